@@ -1,0 +1,27 @@
+# make verify writes nothing and is what CI runs; make fix rewrites.
+
+.PHONY: verify fix format lint doc test cluster demo
+
+verify: format lint doc test
+
+format:
+	cargo fmt --all -- --check
+
+lint:
+	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+test:
+	cargo test --locked
+
+fix:
+	cargo fmt --all
+	cargo clippy --workspace --all-targets --all-features --fix --allow-dirty --allow-staged
+
+cluster:
+	cargo run --release
+
+demo:
+	examples/failover.sh

@@ -1,0 +1,393 @@
+//! The wire: how a [`Message`] looks in bytes. The one place that meets bincode.
+//!
+//! A link begins with the [`PREFACE`] of the side that connected. Then frames follow in both directions:
+//!
+//! ```text
+//! offset  bytes  content
+//! 0       4      length of the body, little endian
+//! 4       4      CRC-32C of kind and body, little endian
+//! 8       1      kind
+//! 9       ..     body
+//! ```
+//!
+//! The messages of the request path are coded by hand: they are what a busy master spends its time on. All
+//! others are one kind, coded by serde and bincode behind a size limit. The byte tables are in `docs/FORMATS.md`.
+
+use crate::command::{Command, ErrorWord, Reply, ReplyError};
+use crate::ids::{Epoch, RequestId, Seq, Version};
+use crate::message::{Message, Request};
+use bytes::{Buf as _, Bytes, BytesMut};
+use thiserror::Error;
+
+/// The first bytes of a native link: a byte that no text protocol begins with, a name, and the version of the
+/// wire as a little-endian `u16`.
+pub const PREFACE: [u8; 6] = [0xd5, b'D', b'S', b'M', WIRE_VERSION as u8, (WIRE_VERSION >> 8) as u8];
+
+/// The version of the wire that this code speaks.
+pub const WIRE_VERSION: u16 = 1;
+
+/// Bytes of a frame in front of its body.
+pub const HEADER_BYTES: usize = 9;
+
+/// The longest body before the handshake is done, in bytes.
+pub const HANDSHAKE_BODY_MAX: usize = 4096;
+
+/// The longest body of a frame that carries `value_max` bytes of values.
+pub fn body_max(value_max: usize) -> usize {
+    value_max + crate::command::KEY_MAX + 1024
+}
+
+const KIND_CONTROL: u8 = 1;
+const KIND_GET: u8 = 16;
+const KIND_PUT: u8 = 17;
+const KIND_COMMAND: u8 = 18;
+const KIND_DONE: u8 = 24;
+const KIND_FOUND: u8 = 25;
+const KIND_NOT_FOUND: u8 = 26;
+const KIND_REPLY: u8 = 27;
+const KIND_REPLY_ERROR: u8 = 28;
+const KIND_WRITE: u8 = 32;
+const KIND_READ: u8 = 33;
+const KIND_ACK: u8 = 34;
+const KIND_VALUE: u8 = 35;
+const KIND_MISSING: u8 = 36;
+const KIND_DROP: u8 = 37;
+const KIND_PING: u8 = 38;
+
+/// What bincode may read into memory for one control message, in bytes.
+const CONTROL_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Why bytes are not a frame. Every one of them ends the link: after it the stream has no known frame border.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum FrameError {
+    /// The stream does not begin with [`PREFACE`]'s name.
+    #[error("not a native link: the preface does not match")]
+    NotNative,
+    /// The other side speaks another version of the wire.
+    #[error("wire version {theirs} is not supported, this side speaks {WIRE_VERSION}")]
+    WireVersion {
+        /// The version in the preface.
+        theirs: u16,
+    },
+    /// The body is longer than allowed.
+    #[error("a frame of {length} bytes is over the limit of {max}")]
+    TooLong {
+        /// Bytes of the body.
+        length: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// The checksum does not match.
+    #[error("a frame's checksum does not match")]
+    Checksum,
+    /// No message has this kind.
+    #[error("unknown frame kind {0}")]
+    Kind(u8),
+    /// The body ends too early, has bytes left over, or holds a number that means nothing.
+    #[error("a frame of kind {0} is malformed")]
+    Malformed(u8),
+}
+
+/// Checks the first bytes of a link. `Ok(false)` while there are too few to tell.
+///
+/// # Errors
+/// `NotNative` and `WireVersion`.
+pub fn check_preface(bytes: &[u8]) -> Result<bool, FrameError> {
+    let known = bytes.len().min(4);
+    if bytes[..known] != PREFACE[..known] {
+        return Err(FrameError::NotNative);
+    }
+    if bytes.len() < PREFACE.len() {
+        return Ok(false);
+    }
+    let theirs = u16::from_le_bytes([bytes[4], bytes[5]]);
+    if theirs != WIRE_VERSION {
+        return Err(FrameError::WireVersion { theirs });
+    }
+    Ok(true)
+}
+
+/// Takes the next whole frame off the front of `buffer`; `None` when it is not whole yet. The length is checked
+/// before a byte is waited for, so `buffer` never needs to grow beyond `body_max` and a header.
+///
+/// # Errors
+/// `TooLong`, `Checksum`, `Kind` and `Malformed`.
+pub fn decode(buffer: &mut BytesMut, body_max: usize) -> Result<Option<Message>, FrameError> {
+    if buffer.len() < HEADER_BYTES {
+        return Ok(None);
+    }
+    let length = u32::from_le_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]) as usize;
+    if length > body_max {
+        return Err(FrameError::TooLong { length, max: body_max });
+    }
+    let whole = HEADER_BYTES + length;
+    if buffer.len() < whole {
+        // One allocation for a long frame instead of many doublings.
+        buffer.reserve(whole - buffer.len());
+        return Ok(None);
+    }
+    let checksum = u32::from_le_bytes([buffer[4], buffer[5], buffer[6], buffer[7]]);
+    if crc32c::crc32c(&buffer[8..whole]) != checksum {
+        return Err(FrameError::Checksum);
+    }
+    let kind = buffer[8];
+    let mut body = buffer.split_to(whole).freeze();
+    body.advance(HEADER_BYTES);
+    decode_body(kind, body).map(Some)
+}
+
+fn decode_body(kind: u8, body: Bytes) -> Result<Message, FrameError> {
+    let mut reader = Reader { kind, body };
+    let message = match kind {
+        KIND_CONTROL => Message::Control(from_bincode(kind, reader.rest())?),
+        KIND_GET => Message::Request(Request {
+            id: RequestId(reader.u64()?),
+            stream: reader.u64()?,
+            generation: reader.u32()?,
+            command: Command::Get { key: reader.rest() },
+        }),
+        KIND_PUT => Message::Request(Request {
+            id: RequestId(reader.u64()?),
+            stream: reader.u64()?,
+            generation: reader.u32()?,
+            command: Command::Put { key: reader.sized()?, value: reader.rest() },
+        }),
+        KIND_COMMAND => Message::Request(Request {
+            id: RequestId(reader.u64()?),
+            stream: reader.u64()?,
+            generation: reader.u32()?,
+            command: from_bincode(kind, reader.rest())?,
+        }),
+        KIND_DONE => Message::Response { id: RequestId(reader.u64()?), reply: Reply::Done },
+        KIND_FOUND => Message::Response { id: RequestId(reader.u64()?), reply: Reply::Value(reader.rest()) },
+        KIND_NOT_FOUND => Message::Response { id: RequestId(reader.u64()?), reply: Reply::NotFound },
+        KIND_REPLY => {
+            Message::Response { id: RequestId(reader.u64()?), reply: from_bincode(kind, reader.rest())? }
+        }
+        KIND_REPLY_ERROR => {
+            let id = RequestId(reader.u64()?);
+            let word = reader.u8()?;
+            let word = *ErrorWord::ALL.get(usize::from(word)).ok_or(FrameError::Malformed(kind))?;
+            let detail = String::from_utf8_lossy(&reader.rest()).into_owned();
+            Message::Response { id, reply: Reply::Error(ReplyError { word, detail }) }
+        }
+        KIND_WRITE => {
+            Message::Write { version: reader.version()?, key: reader.sized()?, value: reader.rest() }
+        }
+        KIND_READ => Message::Read { tag: reader.u64()?, version: reader.version()?, key: reader.rest() },
+        KIND_ACK => Message::Ack { through: reader.u64()?, room_bytes: reader.u64()? },
+        KIND_VALUE => Message::Value { tag: reader.u64()?, version: reader.version()?, value: reader.rest() },
+        KIND_MISSING => {
+            let tag = reader.u64()?;
+            let held = match reader.u8()? {
+                0 => None,
+                1 => Some(reader.version()?),
+                _ => return Err(FrameError::Malformed(kind)),
+            };
+            Message::Missing { tag, held }
+        }
+        KIND_DROP => Message::Drop { version: reader.version()?, key: reader.rest() },
+        KIND_PING => Message::Ping,
+        other => return Err(FrameError::Kind(other)),
+    };
+    if reader.body.is_empty() {
+        Ok(message)
+    } else {
+        Err(FrameError::Malformed(kind))
+    }
+}
+
+/// Appends `message` as one frame.
+pub fn encode(message: &Message, out: &mut Vec<u8>) {
+    match message {
+        Message::Request(request) => encode_request(request, out),
+        Message::Response { id, reply } => encode_response(*id, reply, out),
+        Message::Write { version, key, value } => encode_write(*version, key, value, out),
+        Message::Ping => framed(KIND_PING, out, |_| {}),
+        Message::Ack { through, room_bytes } => framed(KIND_ACK, out, |out| {
+            put_u64(out, *through);
+            put_u64(out, *room_bytes);
+        }),
+        Message::Read { tag, version, key } => encode_read(*tag, *version, key, out),
+        Message::Value { tag, version, value } => encode_value(*tag, *version, value, out),
+        Message::Missing { tag, held } => framed(KIND_MISSING, out, |out| {
+            put_u64(out, *tag);
+            match held {
+                None => out.push(0),
+                Some(version) => {
+                    out.push(1);
+                    put_version(out, *version);
+                }
+            }
+        }),
+        Message::Drop { version, key } => framed(KIND_DROP, out, |out| {
+            put_version(out, *version);
+            out.extend_from_slice(key);
+        }),
+        Message::Control(control) => framed(KIND_CONTROL, out, |out| to_bincode(control, out)),
+    }
+}
+
+/// Appends a request as one frame.
+pub fn encode_request(request: &Request, out: &mut Vec<u8>) {
+    let head = |out: &mut Vec<u8>| {
+        put_u64(out, request.id.0);
+        put_u64(out, request.stream);
+        out.extend_from_slice(&request.generation.to_le_bytes());
+    };
+    match &request.command {
+        Command::Get { key } => framed(KIND_GET, out, |out| {
+            head(out);
+            out.extend_from_slice(key);
+        }),
+        Command::Put { key, value } => framed(KIND_PUT, out, |out| {
+            head(out);
+            put_sized(out, key);
+            out.extend_from_slice(value);
+        }),
+        other @ (Command::GetMany { .. }
+        | Command::PutMany { .. }
+        | Command::Delete { .. }
+        | Command::Exists { .. }
+        | Command::KeyCount
+        | Command::Status
+        | Command::Failover) => framed(KIND_COMMAND, out, |out| {
+            head(out);
+            to_bincode(other, out);
+        }),
+    }
+}
+
+/// Appends a response as one frame.
+pub fn encode_response(id: RequestId, reply: &Reply, out: &mut Vec<u8>) {
+    match reply {
+        Reply::Done => framed(KIND_DONE, out, |out| put_u64(out, id.0)),
+        Reply::Value(value) => framed(KIND_FOUND, out, |out| {
+            put_u64(out, id.0);
+            out.extend_from_slice(value);
+        }),
+        Reply::NotFound => framed(KIND_NOT_FOUND, out, |out| put_u64(out, id.0)),
+        Reply::Error(error) => framed(KIND_REPLY_ERROR, out, |out| {
+            put_u64(out, id.0);
+            let place = ErrorWord::ALL.iter().position(|word| *word == error.word);
+            out.push(place.expect("ALL holds every word") as u8);
+            out.extend_from_slice(error.detail.as_bytes());
+        }),
+        other @ (Reply::Values(_) | Reply::Count(_) | Reply::Text(_)) => framed(KIND_REPLY, out, |out| {
+            put_u64(out, id.0);
+            to_bincode(other, out);
+        }),
+    }
+}
+
+/// Appends a [`Message::Write`] as one frame, without the message.
+pub fn encode_write(version: Version, key: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    framed(KIND_WRITE, out, |out| {
+        put_version(out, version);
+        put_sized(out, key);
+        out.extend_from_slice(value);
+    });
+}
+
+/// Appends a [`Message::Read`] as one frame, without the message.
+pub fn encode_read(tag: u64, version: Version, key: &[u8], out: &mut Vec<u8>) {
+    framed(KIND_READ, out, |out| {
+        put_u64(out, tag);
+        put_version(out, version);
+        out.extend_from_slice(key);
+    });
+}
+
+/// Appends a [`Message::Value`] as one frame, without the message.
+pub fn encode_value(tag: u64, version: Version, value: &[u8], out: &mut Vec<u8>) {
+    framed(KIND_VALUE, out, |out| {
+        put_u64(out, tag);
+        put_version(out, version);
+        out.extend_from_slice(value);
+    });
+}
+
+/// Writes header, body and, once the body is there, its length and checksum.
+fn framed(kind: u8, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, kind]);
+    body(out);
+    let length = u32::try_from(out.len() - start - HEADER_BYTES).expect("limits keep a body below 4 GiB");
+    let checksum = crc32c::crc32c(&out[start + 8..]);
+    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    out[start + 4..start + 8].copy_from_slice(&checksum.to_le_bytes());
+}
+
+fn put_u64(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(&number.to_le_bytes());
+}
+
+fn put_version(out: &mut Vec<u8>, version: Version) {
+    put_u64(out, version.epoch.0);
+    put_u64(out, version.seq.0);
+}
+
+fn put_sized(out: &mut Vec<u8>, bytes: &[u8]) {
+    let length = u32::try_from(bytes.len()).expect("limits keep a key below 4 GiB");
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+fn to_bincode<T: serde::Serialize>(value: &T, out: &mut Vec<u8>) {
+    let bytes = bincode::serde::encode_to_vec(value, bincode::config::standard())
+        .expect("plain data without maps or floats always encodes");
+    out.extend_from_slice(&bytes);
+}
+
+fn from_bincode<T: serde::de::DeserializeOwned>(kind: u8, body: Bytes) -> Result<T, FrameError> {
+    let config = bincode::config::standard().with_limit::<CONTROL_BYTES_MAX>();
+    match bincode::serde::decode_from_slice(&body, config) {
+        Ok((value, read)) if read == body.len() => Ok(value),
+        Ok(_) | Err(_) => Err(FrameError::Malformed(kind)),
+    }
+}
+
+/// Reads the parts of a body from its front.
+struct Reader {
+    kind: u8,
+    body: Bytes,
+}
+
+impl Reader {
+    fn need(&self, bytes: usize) -> Result<(), FrameError> {
+        if self.body.len() < bytes {
+            Err(FrameError::Malformed(self.kind))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn u8(&mut self) -> Result<u8, FrameError> {
+        self.need(1)?;
+        Ok(self.body.get_u8())
+    }
+
+    fn u32(&mut self) -> Result<u32, FrameError> {
+        self.need(4)?;
+        Ok(self.body.get_u32_le())
+    }
+
+    fn u64(&mut self) -> Result<u64, FrameError> {
+        self.need(8)?;
+        Ok(self.body.get_u64_le())
+    }
+
+    fn version(&mut self) -> Result<Version, FrameError> {
+        Ok(Version { epoch: Epoch(self.u64()?), seq: Seq(self.u64()?) })
+    }
+
+    fn sized(&mut self) -> Result<Bytes, FrameError> {
+        let length = self.u32()? as usize;
+        self.need(length)?;
+        Ok(self.body.split_to(length))
+    }
+
+    fn rest(&mut self) -> Bytes {
+        std::mem::take(&mut self.body)
+    }
+}

@@ -1,0 +1,169 @@
+//! The newtypes that name things: nothing that means something travels as a bare `u64` or `String`.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub struct $name(pub u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+number! {
+    /// The reign of one primary. Every takeover begins a new, higher one; 0 is before the first.
+    Epoch
+}
+number! {
+    /// A record's place in the log: 1 for the first record, one more for each that follows. 0 is "none".
+    Seq
+}
+number! {
+    /// One client connection at one master, unique within that process's life.
+    SessionId
+}
+number! {
+    /// One life of one link between two nodes. Answers that carry an older generation are ignored.
+    LinkId
+}
+number! {
+    /// One life of a slave process: a restarted slave is empty, whatever its id.
+    Incarnation
+}
+number! {
+    /// A client that asked for exactly-once retries. Granted by a logged record.
+    ClientId
+}
+number! {
+    /// The number of a request within its connection (or within its client, for exactly-once retries).
+    RequestId
+}
+
+impl Seq {
+    /// The seq of the record that follows this one.
+    #[must_use]
+    pub fn next(self) -> Seq {
+        Seq(self.0 + 1)
+    }
+}
+
+impl Epoch {
+    /// The reign that follows this one.
+    #[must_use]
+    pub fn next(self) -> Epoch {
+        Epoch(self.0 + 1)
+    }
+}
+
+/// The version of a write: the reign of the primary that made it, and its place in the log. Higher wins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Version {
+    /// Compared first.
+    pub epoch: Epoch,
+    /// Compared within one epoch.
+    pub seq: Seq,
+}
+
+impl Version {
+    /// Builds a version from plain numbers.
+    pub fn new(epoch: u64, seq: u64) -> Self {
+        Version { epoch: Epoch(epoch), seq: Seq(seq) }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.epoch, self.seq)
+    }
+}
+
+/// The random identity of a cluster, the first record of its log: 16 hexadecimal digits in text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ClusterId(pub u64);
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl std::str::FromStr for ClusterId {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        u64::from_str_radix(text, 16).map(ClusterId)
+    }
+}
+
+/// A slave's name, chosen by its operator or at random: 1 to 64 bytes of letters, digits, `-`, `_` and `.`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SlaveId(String);
+
+impl SlaveId {
+    /// The longest name, in bytes.
+    pub const LEN_MAX: usize = 64;
+
+    /// Checks and takes a name.
+    ///
+    /// # Errors
+    /// A sentence that says what a name may hold, when `name` is not one.
+    pub fn new(name: impl Into<String>) -> Result<Self, String> {
+        let name = name.into();
+        let fits = (1..=Self::LEN_MAX).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        if fits {
+            Ok(SlaveId(name))
+        } else {
+            Err(format!("a slave id is 1 to {} letters, digits, '-', '_' or '.'", Self::LEN_MAX))
+        }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SlaveId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::str::FromStr for SlaveId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        SlaveId::new(text)
+    }
+}
+
+/// A point in time: milliseconds since the process began to count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    /// Milliseconds from `earlier` to this point; 0 when `earlier` is later.
+    pub fn since(self, earlier: Millis) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// The point `ms` milliseconds later.
+    #[must_use]
+    pub fn plus(self, ms: u64) -> Millis {
+        Millis(self.0.saturating_add(ms))
+    }
+}
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}ms", self.0)
+    }
+}

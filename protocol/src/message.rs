@@ -1,0 +1,213 @@
+//! Everything one node may say to another over a native link. How it looks in bytes is `frame.rs`'s business.
+
+use crate::command::{Command, Reply};
+use crate::ids::{ClusterId, Epoch, Incarnation, RequestId, Seq, SlaveId, Version};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// One frame's content.
+///
+/// Between a master and a slave the messages marked *counted* are numbered from 1 by both ends in the order in
+/// which they travel on one link; [`Message::Ack`] names them by that number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Client (or forwarding master) to master: a request.
+    Request(Request),
+    /// Master to client: the answer to the request with that id, in any order.
+    Response {
+        /// The id the request came with.
+        id: RequestId,
+        /// Its outcome.
+        reply: Reply,
+    },
+    /// Master to slave, counted: hold this value unless a higher version is held.
+    Write {
+        /// The version the value gets.
+        version: Version,
+        /// The key.
+        key: Bytes,
+        /// The value.
+        value: Bytes,
+    },
+    /// Master to slave, counted: answer with an ACK, nothing else.
+    Ping,
+    /// Slave to master: every counted message up to `through` is applied (or was refused just before).
+    Ack {
+        /// The number of the last applied counted message on this link.
+        through: u64,
+        /// Bytes the slave can still take; `u64::MAX` when it has no limit.
+        room_bytes: u64,
+    },
+    /// Master to slave: send the value of `key`, which should be at `version`.
+    Read {
+        /// Comes back with the answer.
+        tag: u64,
+        /// The version the master's directory names.
+        version: Version,
+        /// The key.
+        key: Bytes,
+    },
+    /// Slave to master: the value, at `version`, which is at least the one that was asked for.
+    Value {
+        /// The tag of the read.
+        tag: u64,
+        /// The version held.
+        version: Version,
+        /// The value held.
+        value: Bytes,
+    },
+    /// Slave to master: only an older version is held, or none.
+    Missing {
+        /// The tag of the read.
+        tag: u64,
+        /// The older version held, if any.
+        held: Option<Version>,
+    },
+    /// Master to slave: forget `key` if it is at `version` or lower.
+    Drop {
+        /// The highest version to forget.
+        version: Version,
+        /// The key.
+        key: Bytes,
+    },
+    /// What is rare enough to be coded by serde.
+    Control(Control),
+}
+
+/// A request as it travels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Comes back with the response. Chosen by the sender, unique among its requests in flight.
+    pub id: RequestId,
+    /// 0 on a client's link. On a link between masters: the origin's number for the forwarded session.
+    pub stream: u64,
+    /// 0 on a client's link. On a link between masters: raised by the origin when it sends a stream's refused
+    /// requests again; what comes with a lower number after a refusal is refused too.
+    pub generation: u32,
+    /// What is asked.
+    pub command: Command,
+}
+
+/// The rare messages: handshakes, roles, reports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Control {
+    /// The first frame of the side that connected.
+    Hello(Hello),
+    /// The answer to a [`Hello`] that is accepted.
+    Welcome(Welcome),
+    /// The answer to a [`Hello`] that is refused, or the reason why the link is closed. One line for people.
+    Reject {
+        /// Why.
+        reason: String,
+    },
+    /// Master to slave: this master is the primary of `epoch`. Answered by [`Control::Enlisted`].
+    Announce {
+        /// The new reign.
+        epoch: Epoch,
+    },
+    /// Slave to master: the reign is accepted; commands of lower epochs are refused from now on.
+    Enlisted {
+        /// The epoch that was announced.
+        epoch: Epoch,
+        /// The highest version held.
+        highest: Version,
+        /// Bytes the slave can still take; `u64::MAX` when it has no limit.
+        room_bytes: u64,
+    },
+    /// Slave to master: a command or an announcement of a reign that is over was refused.
+    Outdated {
+        /// The highest epoch the slave has seen.
+        epoch: Epoch,
+    },
+    /// Slave to master: the counted message `number` was a write that did not fit.
+    Full {
+        /// The number of the refused write.
+        number: u64,
+    },
+    /// Slave to master: a part of what the slave holds. Answered by [`Control::HoldingsNext`].
+    Holdings {
+        /// Keys and their versions.
+        entries: Vec<(Bytes, Version)>,
+        /// Whether this part is the last one.
+        last: bool,
+    },
+    /// Master to slave: the part was taken in, the next one may follow.
+    HoldingsNext,
+    /// Master to a peer master that is connected to it: who serves.
+    MasterState(MasterState),
+    /// Standby to active, over a link between masters: a forwarded session is closed.
+    StreamClosed {
+        /// The origin's number of the session.
+        stream: u64,
+    },
+    /// Standby to active: hand over to me.
+    HandoverRequest {
+        /// The last seq the standby has replayed.
+        replayed: Seq,
+        /// The slaves that are connected to the standby.
+        slaves: Vec<SlaveId>,
+    },
+    /// Active to standby: not now.
+    HandoverRefused {
+        /// Why, for people.
+        reason: String,
+    },
+    /// Active to standby: an operator asked for a failover; ask for the handover now.
+    HandoverOffer,
+}
+
+/// Who connects, and what it must be asked about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The cluster this node has belonged to so far, if any.
+    pub cluster: Option<ClusterId>,
+    /// What the node is.
+    pub role: HelloRole,
+}
+
+/// The roles that open links.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HelloRole {
+    /// A client.
+    Client,
+    /// A slave.
+    Slave {
+        /// Its name.
+        id: SlaveId,
+        /// This life of it.
+        incarnation: Incarnation,
+        /// The highest epoch it has seen.
+        epoch: Epoch,
+        /// The highest version it holds.
+        highest: Version,
+        /// Bytes it can still take; `u64::MAX` when it has no limit.
+        room_bytes: u64,
+    },
+    /// The other master.
+    Master {
+        /// The address it serves at.
+        address: String,
+        /// The lock file it sees: `boot-id:device:inode`. Masters on one machine must see the same.
+        lock_identity: String,
+    },
+}
+
+/// The master's side of an accepted handshake.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The cluster; `None` while the log is still empty.
+    pub cluster: Option<ClusterId>,
+    /// Who serves.
+    pub state: MasterState,
+}
+
+/// What a master says about who serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MasterState {
+    /// Whether this master is the active one.
+    pub active: bool,
+    /// The highest epoch it knows.
+    pub epoch: Epoch,
+    /// The address of the active master, if this master knows it.
+    pub active_address: Option<String>,
+}

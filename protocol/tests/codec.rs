@@ -1,0 +1,166 @@
+//! Round trips and garbage for the wire's codec.
+
+use bytes::{Bytes, BytesMut};
+use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::frame::{self, FrameError};
+use dsm_protocol::ids::{Epoch, Incarnation, RequestId, Seq, SlaveId, Version};
+use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Welcome};
+use proptest::prelude::*;
+
+fn bytes() -> impl Strategy<Value = Bytes> {
+    prop::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from)
+}
+
+fn version() -> impl Strategy<Value = Version> {
+    (any::<u64>(), any::<u64>()).prop_map(|(epoch, seq)| Version::new(epoch, seq))
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    let keys = || prop::collection::vec(bytes(), 0..4);
+    prop_oneof![
+        bytes().prop_map(|key| Command::Get { key }),
+        keys().prop_map(|keys| Command::GetMany { keys }),
+        (bytes(), bytes()).prop_map(|(key, value)| Command::Put { key, value }),
+        prop::collection::vec((bytes(), bytes()), 0..4).prop_map(|pairs| Command::PutMany { pairs }),
+        keys().prop_map(|keys| Command::Delete { keys }),
+        keys().prop_map(|keys| Command::Exists { keys }),
+        Just(Command::KeyCount),
+        Just(Command::Status),
+        Just(Command::Failover),
+    ]
+}
+
+fn reply() -> impl Strategy<Value = Reply> {
+    prop_oneof![
+        Just(Reply::Done),
+        Just(Reply::NotFound),
+        bytes().prop_map(Reply::Value),
+        any::<u64>().prop_map(Reply::Count),
+        prop::collection::vec(prop::option::of(bytes()), 0..4).prop_map(Reply::Values),
+        "[ -~]{0,20}".prop_map(Reply::Text),
+        (0..ErrorWord::ALL.len(), "[ -~]{0,20}")
+            .prop_map(|(word, detail)| Reply::error(ErrorWord::ALL[word], detail)),
+    ]
+}
+
+fn control() -> impl Strategy<Value = Control> {
+    let cluster = || prop::option::of(any::<u64>().prop_map(dsm_protocol::ids::ClusterId));
+    let state = || {
+        (any::<bool>(), any::<u64>(), prop::option::of("[ -~]{0,20}")).prop_map(
+            |(active, epoch, active_address)| MasterState { active, epoch: Epoch(epoch), active_address },
+        )
+    };
+    let slave = || "[a-z]{1,8}".prop_map(|name| SlaveId::new(name).unwrap());
+    prop_oneof![
+        (cluster(), slave(), any::<u64>(), version(), any::<u64>()).prop_map(
+            |(cluster, id, incarnation, highest, room_bytes)| {
+                Control::Hello(Hello {
+                    cluster,
+                    role: HelloRole::Slave {
+                        id,
+                        incarnation: Incarnation(incarnation),
+                        epoch: highest.epoch,
+                        highest,
+                        room_bytes,
+                    },
+                })
+            }
+        ),
+        (cluster(), state()).prop_map(|(cluster, state)| Control::Welcome(Welcome { cluster, state })),
+        prop::collection::vec((bytes(), version()), 0..4)
+            .prop_map(|entries| Control::Holdings { entries, last: true }),
+        (any::<u64>(), prop::collection::vec(slave(), 0..3))
+            .prop_map(|(replayed, slaves)| { Control::HandoverRequest { replayed: Seq(replayed), slaves } }),
+        Just(Control::HandoverOffer),
+    ]
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    prop_oneof![
+        (any::<u64>(), any::<u64>(), any::<u32>(), command()).prop_map(
+            |(id, stream, generation, command)| {
+                Message::Request(Request { id: RequestId(id), stream, generation, command })
+            }
+        ),
+        (any::<u64>(), reply()).prop_map(|(id, reply)| Message::Response { id: RequestId(id), reply }),
+        (version(), bytes(), bytes()).prop_map(|(version, key, value)| Message::Write {
+            version,
+            key,
+            value
+        }),
+        Just(Message::Ping),
+        (any::<u64>(), any::<u64>()).prop_map(|(through, room_bytes)| Message::Ack { through, room_bytes }),
+        (any::<u64>(), version(), bytes()).prop_map(|(tag, version, key)| Message::Read {
+            tag,
+            version,
+            key
+        }),
+        (any::<u64>(), version(), bytes()).prop_map(|(tag, version, value)| Message::Value {
+            tag,
+            version,
+            value
+        }),
+        (any::<u64>(), prop::option::of(version())).prop_map(|(tag, held)| Message::Missing { tag, held }),
+        (version(), bytes()).prop_map(|(version, key)| Message::Drop { version, key }),
+        control().prop_map(Message::Control),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn every_message_comes_back_however_the_bytes_arrive(
+        messages in prop::collection::vec(message(), 1..5),
+        step in 1usize..50,
+    ) {
+        let mut wire = Vec::new();
+        for message in &messages {
+            frame::encode(message, &mut wire);
+        }
+        let mut buffer = BytesMut::new();
+        let mut decoded = Vec::new();
+        for piece in wire.chunks(step) {
+            buffer.extend_from_slice(piece);
+            while let Some(message) = frame::decode(&mut buffer, 1 << 20).unwrap() {
+                decoded.push(message);
+            }
+        }
+        prop_assert_eq!(decoded, messages);
+        prop_assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn a_flipped_bit_never_yields_a_message(message in message(), flip in any::<prop::sample::Index>()) {
+        let mut wire = Vec::new();
+        frame::encode(&message, &mut wire);
+        let bit = flip.index(wire.len() * 8);
+        wire[bit / 8] ^= 1 << (bit % 8);
+        let mut buffer = BytesMut::from(&wire[..]);
+        let decoded = frame::decode(&mut buffer, 1 << 20);
+        prop_assert!(!matches!(decoded, Ok(Some(_))), "decoded {decoded:?}");
+    }
+
+    #[test]
+    fn garbage_neither_panics_nor_grows_the_buffer(garbage in prop::collection::vec(any::<u8>(), 0..200)) {
+        let mut buffer = BytesMut::from(&garbage[..]);
+        let _ = frame::decode(&mut buffer, 4096);
+        prop_assert!(buffer.capacity() <= 3 * (4096 + frame::HEADER_BYTES));
+    }
+}
+
+#[test]
+fn a_body_over_the_limit_is_refused_from_its_header_alone() {
+    let mut header = BytesMut::from(&4097u32.to_le_bytes()[..]);
+    header.extend_from_slice(&[0; 5]);
+    assert_eq!(frame::decode(&mut header, 4096), Err(FrameError::TooLong { length: 4097, max: 4096 }));
+}
+
+#[test]
+fn the_preface_tells_native_links_and_versions_apart() {
+    assert_eq!(frame::check_preface(&frame::PREFACE), Ok(true));
+    assert_eq!(frame::check_preface(&frame::PREFACE[..3]), Ok(false));
+    assert_eq!(frame::check_preface(b"*1\r\n"), Err(FrameError::NotNative));
+    assert_eq!(
+        frame::check_preface(&[0xd5, b'D', b'S', b'M', 9, 0]),
+        Err(FrameError::WireVersion { theirs: 9 })
+    );
+}
