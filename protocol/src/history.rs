@@ -1,0 +1,922 @@
+//! The linearizability checker: takes what concurrent clients saw of single keys and says whether one order
+//! of their operations explains all of it.
+//!
+//! It owns the recorded [`History`], the search, and the counter-example that a person can read. It never
+//! asks a clock, never talks to a cluster, and knows nothing of how a history came to be: tests, harness and
+//! simulation bring the times along.
+//!
+//! Linearizability is local (Herlihy and Wing, 1990): a history is linearizable if each key's part is. Each
+//! part is searched as Wing and Gong (1993) and Lowe (2017) describe: linearize one operation after the other,
+//! remember which (set of linearized operations, state) was seen, go back when nothing fits. On top of it:
+//!
+//! * An operation whose outcome is unknown returns at infinity, and may or may not have happened.
+//! * An operation that was answered *not executed* must not have happened: it is left out, so that a read of
+//!   its value has no explanation.
+//! * A read that fits the present state is linearized at once, without a branch: it changes nothing. So is a
+//!   write that nobody read, once nobody needs the present state.
+//! * A state that a read still needs, and that no open operation can produce again, is not left.
+//!
+//! The set of linearized operations is remembered as a 128 bit sum of random numbers, one for each operation.
+
+use bytes::Bytes;
+use foldhash::fast::FixedState;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+
+/// The default of [`Limits::steps_max`].
+pub const STEPS_MAX_DEFAULT: u64 = 20_000_000;
+
+/// How many smaller histories are tried, at most, to make a counter-example small.
+const SHRINK_TRIALS_MAX: u32 = 4_000;
+
+/// The steps of the search that one such trial may take.
+const SHRINK_STEPS_MAX: u64 = 200_000;
+
+/// The columns of the drawn timeline.
+const TIMELINE_COLUMNS_MAX: usize = 60;
+
+/// The bytes of a key or value that a counter-example prints.
+const PRINTED_BYTES_MAX: usize = 48;
+
+/// What a client asked of one key, with what it heard where the answer carries something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Writes the value. Values that are unique within a key make the check sharp and fast.
+    Write(Bytes),
+    /// Deletes the key.
+    Delete {
+        /// Whether the answer said that the key existed; `None` when it did not say.
+        existed: Option<bool>,
+    },
+    /// Reads the key: the value that was answered, `None` for a missing key. Without meaning unless the
+    /// outcome is [`Outcome::Done`].
+    Read(Option<Bytes>),
+}
+
+/// How an operation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was answered with a result: it happened, once, between invocation and return.
+    Done,
+    /// It was answered with an error that means *not executed*: it must not have happened.
+    NotExecuted,
+    /// It may have happened, at any time after its invocation, or not.
+    Unknown,
+}
+
+/// One operation of one client on one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// Which client, for people only: a client may have several operations open.
+    pub client: u64,
+    /// The key.
+    pub key: Bytes,
+    /// What was asked.
+    pub action: Action,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Nanoseconds on a clock that all clients share: before the request left.
+    pub invoked_ns: u64,
+    /// Nanoseconds on the same clock: after the answer came. Without meaning when the outcome is unknown.
+    pub returned_ns: u64,
+}
+
+/// Names an operation that was begun at a [`History`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun(usize);
+
+/// Records operations. Concurrent clients keep one each and [`merge`](History::merge) them at the end.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    operations: Vec<Operation>,
+}
+
+impl History {
+    /// An empty history.
+    pub fn new() -> Self {
+        History::default()
+    }
+
+    /// Notes that a request is about to leave. Until it is finished its outcome is unknown.
+    pub fn begin(&mut self, client: u64, key: Bytes, action: Action, now_ns: u64) -> Begun {
+        self.operations.push(Operation {
+            client,
+            key,
+            action,
+            outcome: Outcome::Unknown,
+            invoked_ns: now_ns,
+            returned_ns: u64::MAX,
+        });
+        Begun(self.operations.len() - 1)
+    }
+
+    /// Notes how an operation ended. `begun` must come from this history.
+    pub fn finish(&mut self, begun: Begun, outcome: Outcome, now_ns: u64) {
+        let operation = &mut self.operations[begun.0];
+        operation.outcome = outcome;
+        operation.returned_ns = now_ns;
+    }
+
+    /// Notes what a read was answered. `begun` must come from this history.
+    pub fn finish_read(&mut self, begun: Begun, value: Option<Bytes>, now_ns: u64) {
+        self.operations[begun.0].action = Action::Read(value);
+        self.finish(begun, Outcome::Done, now_ns);
+    }
+
+    /// Notes that a delete was done, and whether the key existed. `begun` must come from this history.
+    pub fn finish_delete(&mut self, begun: Begun, existed: bool, now_ns: u64) {
+        self.operations[begun.0].action = Action::Delete { existed: Some(existed) };
+        self.finish(begun, Outcome::Done, now_ns);
+    }
+
+    /// Takes in what another client recorded on the same clock.
+    pub fn merge(&mut self, other: History) {
+        self.operations.extend(other.operations);
+    }
+
+    /// The operations in the order in which they were begun.
+    pub fn operations(&self) -> &[Operation] {
+        &self.operations
+    }
+
+    /// Checks what was recorded, with the default limits.
+    ///
+    /// # Errors
+    /// As [`check`].
+    pub fn check(&self) -> Result<Stats, Violation> {
+        check(&self.operations)
+    }
+}
+
+/// Bounds of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How many operations the search may linearize for one key, those that it takes back included.
+    pub steps_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { steps_max: STEPS_MAX_DEFAULT }
+    }
+}
+
+/// What a check that passed looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Operations in the history.
+    pub operations: usize,
+    /// Different keys.
+    pub keys: usize,
+    /// Operations with a result.
+    pub done: usize,
+    /// Operations that were answered *not executed*.
+    pub not_executed: usize,
+    /// Operations whose outcome is unknown.
+    pub unknown: usize,
+    /// Steps of the search over all keys.
+    pub steps: u64,
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} operations on {} keys are linearizable ({} done, {} not executed, {} unknown; {} steps)",
+            self.operations, self.keys, self.done, self.not_executed, self.unknown, self.steps
+        )
+    }
+}
+
+/// Why a history did not pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// No order of the operations explains the answers.
+    NotLinearizable(CounterExample),
+    /// The search took more steps than it may: nothing is known about this key.
+    GaveUp {
+        /// The key.
+        key: Bytes,
+        /// Its operations.
+        operations: usize,
+        /// The steps that were taken.
+        steps: u64,
+    },
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Violation::NotLinearizable(example) => example.fmt(f),
+            Violation::GaveUp { key, operations, steps } => {
+                write!(f, "gave up on key {} with {operations} operations after {steps} steps", Printed(key))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// A part of one key's history that has no explanation by itself. No operation can be left out of it without
+/// changing that (unless the bound on the search for a smaller one was reached).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CounterExample {
+    /// The key.
+    pub key: Bytes,
+    /// The operations that contradict each other, by the time of their invocation.
+    pub operations: Vec<Operation>,
+    /// How many operations the key's whole history has.
+    pub of: usize,
+    /// One sentence that says what is wrong.
+    pub reason: String,
+}
+
+impl fmt::Display for CounterExample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "key {} is not linearizable: {} ({} of its {} operations suffice)",
+            Printed(&self.key),
+            self.reason,
+            self.operations.len(),
+            self.of
+        )?;
+        let origin = self.operations.iter().map(|o| o.invoked_ns).min().unwrap_or(0);
+        let milliseconds = |ns: u64| ns.saturating_sub(origin) as f64 / 1e6;
+        let columns = Columns::new(&self.operations);
+        writeln!(f, "{:>8} {:>12} {:>12}  {}", "client", "from ms", "to ms", columns.blank())?;
+        for operation in &self.operations {
+            let to = match operation.outcome {
+                Outcome::Unknown => "?".to_string(),
+                Outcome::Done | Outcome::NotExecuted => format!("{:.3}", milliseconds(operation.returned_ns)),
+            };
+            writeln!(
+                f,
+                "{:>8} {:>12.3} {:>12}  {}  {}",
+                operation.client,
+                milliseconds(operation.invoked_ns),
+                to,
+                columns.bar(operation),
+                Described(operation),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks that one order of the operations on each key explains all answers, with the default [`Limits`].
+///
+/// One operation precedes another if it returned at an earlier nanosecond than the other was invoked.
+///
+/// # Errors
+/// The first key, in the order of the keys, whose history is not linearizable, with a small counter-example; or
+/// for which the search gave up.
+pub fn check(operations: &[Operation]) -> Result<Stats, Violation> {
+    check_within(operations, Limits::default())
+}
+
+/// [`check`] with bounds of the caller's choice.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_within(operations: &[Operation], limits: Limits) -> Result<Stats, Violation> {
+    let mut stats = Stats { operations: operations.len(), ..Stats::default() };
+    for operation in operations {
+        match operation.outcome {
+            Outcome::Done => stats.done += 1,
+            Outcome::NotExecuted => stats.not_executed += 1,
+            Outcome::Unknown => stats.unknown += 1,
+        }
+    }
+    let mut gave_up = None;
+    for (key, part) in by_key(operations) {
+        stats.keys += 1;
+        match search(&part, limits.steps_max) {
+            Verdict::Linearizable { steps } => stats.steps += steps,
+            Verdict::Not => return Err(Violation::NotLinearizable(counter_example(key, part))),
+            // A key with a proven contradiction says more than one that nothing is known about.
+            Verdict::GaveUp { steps } => {
+                gave_up.get_or_insert(Violation::GaveUp { key: key.clone(), operations: part.len(), steps });
+            }
+        }
+    }
+    gave_up.map_or(Ok(stats), Err)
+}
+
+/// What a key may hold once all its operations are over, and so what must be readable then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Readable {
+    /// The values that may stand: written, and not certainly overwritten or deleted.
+    pub values: Vec<Bytes>,
+    /// Whether the key may be missing.
+    pub missing: bool,
+}
+
+impl Readable {
+    /// Whether `value` (`None`: missing) may be what is read.
+    pub fn allows(&self, value: Option<&Bytes>) -> bool {
+        match value {
+            Some(value) => self.values.contains(value),
+            None => self.missing,
+        }
+    }
+}
+
+/// Says for each key what must be readable when nothing is in flight any more: the acknowledged writes that no
+/// later one replaced. Weaker than [`check`] with the final reads in the history, but simple enough to be
+/// seen right, and it names the write that is lost.
+pub fn readable_after(operations: &[Operation]) -> BTreeMap<Bytes, Readable> {
+    by_key(operations)
+        .into_iter()
+        .map(|(key, part)| {
+            // A change is certainly replaced by one that was invoked after it had returned.
+            let last_invoked_ns = part
+                .iter()
+                .filter(|o| o.outcome == Outcome::Done && is_change(o))
+                .map(|o| o.invoked_ns)
+                .max();
+            let mut readable = Readable { values: Vec::new(), missing: last_invoked_ns.is_none() };
+            for operation in part {
+                let stands = match operation.outcome {
+                    Outcome::Done => Some(operation.returned_ns) >= last_invoked_ns,
+                    Outcome::Unknown => true,
+                    Outcome::NotExecuted => false,
+                };
+                if !stands || !is_change(&operation) {
+                    continue;
+                }
+                match operation.action {
+                    Action::Write(value) => readable.values.push(value),
+                    Action::Delete { .. } => readable.missing = true,
+                    Action::Read(_) => {}
+                }
+            }
+            (key, readable)
+        })
+        .collect()
+}
+
+fn is_change(operation: &Operation) -> bool {
+    match operation.action {
+        // A delete that found nothing changed nothing.
+        Action::Delete { existed } => operation.outcome != Outcome::Done || existed != Some(false),
+        Action::Write(_) => true,
+        Action::Read(_) => false,
+    }
+}
+
+/// The operations of each key, by the time of their invocation.
+fn by_key(operations: &[Operation]) -> BTreeMap<Bytes, Vec<Operation>> {
+    let mut parts: BTreeMap<Bytes, Vec<Operation>> = BTreeMap::new();
+    for operation in operations {
+        parts.entry(operation.key.clone()).or_default().push(operation.clone());
+    }
+    for part in parts.values_mut() {
+        part.sort_by_key(|o| o.invoked_ns);
+    }
+    parts
+}
+
+enum Verdict {
+    Linearizable { steps: u64 },
+    Not,
+    GaveUp { steps: u64 },
+}
+
+/// The state of a key, numbered: missing, some value that nobody read, or one of the values that were read.
+type State = usize;
+
+const MISSING: State = 0;
+const UNREAD: State = 1;
+const FIRST_VALUE: State = 2;
+
+/// What an operation needs and leaves, as the search sees it.
+#[derive(Clone, Copy)]
+struct Step {
+    effect: Effect,
+    invoked_ns: u64,
+    /// `None` when the outcome is unknown: it returns at infinity.
+    returned_ns: Option<u64>,
+}
+
+#[derive(Clone, Copy)]
+enum Effect {
+    /// Needs this state and leaves it.
+    Read(State),
+    /// Leaves `to`; needs the key to be there, if so marked.
+    Set { to: State, needs_present: bool },
+}
+
+/// Numbers the states and leaves out what says nothing: failed reads, and what was not executed.
+fn steps_of(part: &[Operation]) -> (Vec<Step>, usize) {
+    let mut numbers: HashMap<&Bytes, State, FixedState> = HashMap::default();
+    for operation in part {
+        if let (Action::Read(Some(value)), Outcome::Done) = (&operation.action, operation.outcome) {
+            let next = FIRST_VALUE + numbers.len();
+            numbers.entry(value).or_insert(next);
+        }
+    }
+    let number = |value: &Bytes| numbers.get(value).copied().unwrap_or(UNREAD);
+    let steps = part
+        .iter()
+        .filter_map(|operation| {
+            let done = match operation.outcome {
+                Outcome::Done => true,
+                Outcome::Unknown => false,
+                Outcome::NotExecuted => return None,
+            };
+            let effect = match &operation.action {
+                Action::Write(value) => Effect::Set { to: number(value), needs_present: false },
+                Action::Delete { existed: Some(false) } if done => Effect::Read(MISSING),
+                Action::Delete { existed } => {
+                    Effect::Set { to: MISSING, needs_present: done && *existed == Some(true) }
+                }
+                Action::Read(Some(value)) if done => Effect::Read(number(value)),
+                Action::Read(None) if done => Effect::Read(MISSING),
+                Action::Read(_) => return None,
+            };
+            let returned_ns = done.then_some(operation.returned_ns.max(operation.invoked_ns));
+            Some(Step { effect, invoked_ns: operation.invoked_ns, returned_ns })
+        })
+        .collect();
+    (steps, FIRST_VALUE + numbers.len())
+}
+
+fn search(part: &[Operation], steps_max: u64) -> Verdict {
+    let (steps, states) = steps_of(part);
+    Search::new(steps, states).run(steps_max)
+}
+
+/// The search for an order: the present place in it, and what leads back.
+///
+/// Calls and returns stand in one doubly linked list by time, from which a linearized operation's two events are
+/// unlinked. What may come next are the calls in front of the first return.
+struct Search {
+    steps: Vec<Step>,
+    next: Vec<usize>,
+    previous: Vec<usize>,
+    state: State,
+    /// Operations with a return that are not linearized.
+    open: usize,
+    /// By state: open reads of it.
+    readers: Vec<usize>,
+    /// By state: open operations that leave it, those with unknown outcome included.
+    producers: Vec<usize>,
+    /// Open operations that need the key to be there.
+    need_present: usize,
+    /// The operations that are linearized, in order.
+    trail: Vec<usize>,
+    /// The sum of their numbers.
+    sum: u128,
+    numbers: Vec<u128>,
+}
+
+/// A choice that can be taken back.
+struct Branch {
+    step: usize,
+    state: State,
+    trail: usize,
+}
+
+impl Search {
+    fn new(steps: Vec<Step>, states: usize) -> Self {
+        let count = steps.len();
+        // Calls come in front of returns of the same nanosecond: only an earlier return precedes.
+        let mut events: Vec<(u64, bool, usize)> = Vec::with_capacity(2 * count);
+        let mut readers = vec![0; states];
+        let mut producers = vec![0; states];
+        let mut need_present = 0;
+        let mut open = 0;
+        let mut numbers = Vec::with_capacity(count);
+        for (index, step) in steps.iter().enumerate() {
+            events.push((step.invoked_ns, false, index));
+            if let Some(returned_ns) = step.returned_ns {
+                events.push((returned_ns, true, index));
+                open += 1;
+            }
+            let mut class = index;
+            match step.effect {
+                Effect::Read(state) => readers[state] += 1,
+                Effect::Set { to, needs_present } => {
+                    producers[to] += 1;
+                    need_present += usize::from(needs_present);
+                    // Those with unknown outcome that leave the same state stand for each other: none of
+                    // them has to return, and both were invoked if both could be chosen.
+                    if step.returned_ns.is_none() {
+                        class = count + to;
+                    }
+                }
+            }
+            numbers.push(random_number(class as u64));
+        }
+        events.sort_unstable();
+        let head = 2 * count;
+        let mut next = vec![head; head + 1];
+        let mut previous = vec![head; head + 1];
+        let mut last = head;
+        for (_, is_return, index) in events {
+            let event = 2 * index + usize::from(is_return);
+            next[last] = event;
+            previous[event] = last;
+            last = event;
+        }
+        next[last] = head;
+        previous[head] = last;
+        Search {
+            steps,
+            next,
+            previous,
+            state: MISSING,
+            open,
+            readers,
+            producers,
+            need_present,
+            trail: Vec::with_capacity(count),
+            sum: 0,
+            numbers,
+        }
+    }
+
+    fn run(mut self, steps_max: u64) -> Verdict {
+        let head = 2 * self.steps.len();
+        let mut seen: HashSet<(u128, State), FixedState> = HashSet::default();
+        let mut branches: Vec<Branch> = Vec::new();
+        let mut taken = 0;
+        self.absorb();
+        let mut cursor = self.next[head];
+        while self.open > 0 {
+            let candidate = self.candidate(&mut cursor);
+            let back = match candidate {
+                Some((step, to)) => {
+                    taken += 1;
+                    if taken > steps_max {
+                        return Verdict::GaveUp { steps: taken };
+                    }
+                    branches.push(Branch { step, state: self.state, trail: self.trail.len() });
+                    self.linearize(step);
+                    self.state = to;
+                    self.absorb();
+                    !seen.insert((self.sum, self.state))
+                }
+                None => true,
+            };
+            if !back {
+                cursor = self.next[head];
+                continue;
+            }
+            let Some(branch) = branches.pop() else { return Verdict::Not };
+            while self.trail.len() > branch.trail {
+                self.take_back();
+            }
+            self.state = branch.state;
+            cursor = self.next[2 * branch.step];
+        }
+        Verdict::Linearizable { steps: taken }
+    }
+
+    /// The first change at or behind `cursor` that may come next and is worth it; moves `cursor` to its call.
+    fn candidate(&self, cursor: &mut usize) -> Option<(usize, State)> {
+        let head = 2 * self.steps.len();
+        let needed = self.readers[self.state] > 0 && self.producers[self.state] == 0;
+        while *cursor != head && cursor.is_multiple_of(2) {
+            let index = *cursor / 2;
+            let step = &self.steps[index];
+            if let Effect::Set { to, needs_present } = step.effect {
+                let fits = !(needs_present && self.state == MISSING);
+                let leaves_needed = needed && to != self.state;
+                if fits && !leaves_needed && (step.returned_ns.is_some() || self.is_wanted(to)) {
+                    return Some((index, to));
+                }
+            }
+            *cursor = self.next[*cursor];
+        }
+        None
+    }
+
+    /// Whether a change that need not happen would serve anybody.
+    fn is_wanted(&self, to: State) -> bool {
+        let read = self.readers[to] > 0;
+        let present = to != MISSING && self.state == MISSING && self.need_present > 0;
+        to != self.state && (read || present)
+    }
+
+    /// Linearizes what may come next and takes no choice away: reads that fit, and, when nobody needs the
+    /// present state or cares whether the key is there, writes that nobody read.
+    fn absorb(&mut self) {
+        let head = 2 * self.steps.len();
+        loop {
+            let mut cursor = self.next[head];
+            let mut writes = false;
+            while cursor != head && cursor.is_multiple_of(2) {
+                let index = cursor / 2;
+                cursor = self.next[cursor];
+                let step = self.steps[index];
+                match step.effect {
+                    Effect::Read(state) if state == self.state => {
+                        // The event behind the call can be the read's own return.
+                        if cursor == 2 * index + 1 {
+                            cursor = self.next[cursor];
+                        }
+                        self.linearize(index);
+                    }
+                    Effect::Set { to: UNREAD, .. } if step.returned_ns.is_some() => writes = true,
+                    Effect::Read(_) | Effect::Set { .. } => {}
+                }
+            }
+            if !writes || self.need_present > 0 || self.readers[self.state] > 0 {
+                return;
+            }
+            let mut cursor = self.next[head];
+            while cursor != head && cursor.is_multiple_of(2) {
+                let index = cursor / 2;
+                cursor = self.next[cursor];
+                let step = self.steps[index];
+                if matches!(step.effect, Effect::Set { to: UNREAD, .. }) && step.returned_ns.is_some() {
+                    if cursor == 2 * index + 1 {
+                        cursor = self.next[cursor];
+                    }
+                    self.linearize(index);
+                    self.state = UNREAD;
+                }
+            }
+        }
+    }
+
+    fn linearize(&mut self, index: usize) {
+        self.unlink(2 * index);
+        if self.steps[index].returned_ns.is_some() {
+            self.unlink(2 * index + 1);
+            self.open -= 1;
+        }
+        match self.steps[index].effect {
+            Effect::Read(state) => self.readers[state] -= 1,
+            Effect::Set { to, needs_present } => {
+                self.producers[to] -= 1;
+                self.need_present -= usize::from(needs_present);
+            }
+        }
+        self.sum = self.sum.wrapping_add(self.numbers[index]);
+        self.trail.push(index);
+    }
+
+    fn take_back(&mut self) {
+        let index = self.trail.pop().expect("only what was linearized is taken back");
+        self.sum = self.sum.wrapping_sub(self.numbers[index]);
+        match self.steps[index].effect {
+            Effect::Read(state) => self.readers[state] += 1,
+            Effect::Set { to, needs_present } => {
+                self.producers[to] += 1;
+                self.need_present += usize::from(needs_present);
+            }
+        }
+        if self.steps[index].returned_ns.is_some() {
+            self.relink(2 * index + 1);
+            self.open += 1;
+        }
+        self.relink(2 * index);
+    }
+
+    fn unlink(&mut self, event: usize) {
+        let (before, behind) = (self.previous[event], self.next[event]);
+        self.next[before] = behind;
+        self.previous[behind] = before;
+    }
+
+    /// Undoes the latest [`unlink`](Self::unlink) that was not undone: the event still knows its place.
+    fn relink(&mut self, event: usize) {
+        let (before, behind) = (self.previous[event], self.next[event]);
+        self.next[before] = event;
+        self.previous[behind] = event;
+    }
+}
+
+/// Two rounds of splitmix64: fixed, so that the same history takes the same steps.
+fn random_number(seed: u64) -> u128 {
+    let mix = |seed: u64| {
+        let mut z = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    u128::from(mix(2 * seed)) << 64 | u128::from(mix(2 * seed + 1))
+}
+
+/// Makes a history that has no explanation as small as it can be, and says what is wrong with it.
+fn counter_example(key: Bytes, part: Vec<Operation>) -> CounterExample {
+    let of = part.len();
+    let whole = part.clone();
+    let mut operations = shrink(part);
+    let reason = reason(&operations, &whole);
+    // The write that should not have happened belongs into the picture, though it proves nothing.
+    let refused = whole.into_iter().filter(|o| o.outcome == Outcome::NotExecuted);
+    let read: Vec<Bytes> = operations.iter().filter_map(|o| read_value(o).cloned()).collect();
+    operations.extend(refused.filter(|o| matches!(&o.action, Action::Write(v) if read.contains(v))));
+    operations.sort_by_key(|o| o.invoked_ns);
+    CounterExample { key, operations, of, reason }
+}
+
+fn read_value(operation: &Operation) -> Option<&Bytes> {
+    match (&operation.action, operation.outcome) {
+        (Action::Read(value), Outcome::Done) => value.as_ref(),
+        _ => None,
+    }
+}
+
+fn reason(operations: &[Operation], whole: &[Operation]) -> String {
+    for value in operations.iter().filter_map(read_value) {
+        let writers = || whole.iter().filter(|o| matches!(&o.action, Action::Write(v) if v == value));
+        if writers().next().is_none() {
+            return format!("nobody wrote {}", Printed(value));
+        }
+        if writers().all(|o| o.outcome == Outcome::NotExecuted) {
+            return format!("{} was read, but its write was answered 'not executed'", Printed(value));
+        }
+    }
+    "no order of the operations explains the answers".to_string()
+}
+
+/// Leaves out operations as long as the rest still has no explanation.
+///
+/// Only what cannot itself create the contradiction may go (any order that explains the whole must explain
+/// the part): a read always; what a delete said about the key's existence; a value with all its writes and
+/// reads, if no delete is left that needs the key to be there; a delete, if no read is left that may have seen
+/// the key missing because of it.
+fn shrink(part: Vec<Operation>) -> Vec<Operation> {
+    // Says nothing to the search.
+    let mut kept: Vec<Operation> = part
+        .into_iter()
+        .filter(|o| match (&o.action, o.outcome) {
+            (_, Outcome::NotExecuted) | (Action::Read(_), Outcome::Unknown) => false,
+            (Action::Write(_) | Action::Delete { .. }, _) | (Action::Read(_), Outcome::Done) => true,
+        })
+        .collect();
+    let mut trials = 0;
+    let mut chunk = kept.len();
+    loop {
+        let mut shrunk = false;
+        let mut from = 0;
+        while from < kept.len() && trials < SHRINK_TRIALS_MAX {
+            let to = (from + chunk).min(kept.len());
+            trials += 1;
+            match without(&kept, from, to) {
+                Some(smaller) if matches!(search(&smaller, SHRINK_STEPS_MAX), Verdict::Not) => {
+                    kept = smaller;
+                    shrunk = true;
+                }
+                Some(_) | None => from = to,
+            }
+        }
+        if trials >= SHRINK_TRIALS_MAX || (chunk == 1 && !shrunk) {
+            return kept;
+        }
+        chunk = (chunk / 2).max(1);
+    }
+}
+
+/// `kept` without the operations `from..to` and what has to go with them, less what has to stay; `None` when
+/// nothing would change.
+fn without(kept: &[Operation], from: usize, to: usize) -> Option<Vec<Operation>> {
+    let mut gone = vec![false; kept.len()];
+    let mut rest = kept.to_vec();
+    for index in from..to {
+        match &mut rest[index].action {
+            Action::Read(_) => gone[index] = true,
+            // First it only says less; the next time the whole delete may go.
+            Action::Delete { existed } if existed.is_some() && kept[index].outcome == Outcome::Done => {
+                if *existed == Some(false) {
+                    gone[index] = true;
+                } else {
+                    *existed = None;
+                }
+            }
+            Action::Delete { .. } | Action::Write(_) => {}
+        }
+    }
+    let needs_present = rest.iter().any(|o| matches!(o.action, Action::Delete { existed: Some(true) }));
+    if !needs_present {
+        let values: HashSet<&Bytes, FixedState> =
+            kept[from..to].iter().filter_map(|o| written_value(&o.action)).collect();
+        for (index, operation) in kept.iter().enumerate() {
+            let value = read_value(operation).or_else(|| written_value(&operation.action));
+            gone[index] |= value.is_some_and(|value| values.contains(value));
+        }
+    }
+    let done = |index: usize, gone: &[bool]| !gone[index] && kept[index].outcome == Outcome::Done;
+    for index in from..to {
+        let operation = &kept[index];
+        let said = operation.outcome == Outcome::Done
+            && !matches!(operation.action, Action::Delete { existed: None });
+        if said || !matches!(operation.action, Action::Delete { .. }) {
+            continue;
+        }
+        // Reads behind a write that itself is behind the delete do not see the delete.
+        let replaced_ns = (0..kept.len())
+            .filter(|&i| operation.outcome == Outcome::Done && done(i, &gone))
+            .filter(|&i| written_value(&kept[i].action).is_some())
+            .filter(|&i| operation.returned_ns < kept[i].invoked_ns)
+            .map(|i| kept[i].returned_ns)
+            .min()
+            .unwrap_or(u64::MAX);
+        let seen = (0..kept.len()).filter(|&i| done(i, &gone)).any(|i| {
+            matches!(rest[i].action, Action::Read(None) | Action::Delete { existed: Some(false) })
+                && kept[i].returned_ns >= operation.invoked_ns
+                && kept[i].invoked_ns <= replaced_ns
+        });
+        gone[index] |= !seen;
+    }
+    let smaller: Vec<Operation> =
+        rest.into_iter().zip(gone).filter(|(_, gone)| !gone).map(|(operation, _)| operation).collect();
+    (smaller != kept).then_some(smaller)
+}
+
+fn written_value(action: &Action) -> Option<&Bytes> {
+    match action {
+        Action::Write(value) => Some(value),
+        Action::Delete { .. } | Action::Read(_) => None,
+    }
+}
+
+/// Where the events of a counter-example stand on its timeline: by rank, because what counts is the order.
+struct Columns {
+    times: Vec<u64>,
+}
+
+impl Columns {
+    fn new(operations: &[Operation]) -> Self {
+        let mut times: Vec<u64> = operations
+            .iter()
+            .flat_map(|o| [Some(o.invoked_ns), (o.outcome != Outcome::Unknown).then_some(o.returned_ns)])
+            .flatten()
+            .collect();
+        times.sort_unstable();
+        times.dedup();
+        Columns { times }
+    }
+
+    fn width(&self) -> usize {
+        (self.times.len() * 2 + 1).min(TIMELINE_COLUMNS_MAX)
+    }
+
+    fn column(&self, time_ns: u64) -> usize {
+        let rank = self.times.partition_point(|&t| t < time_ns);
+        rank * (self.width() - 1) / self.times.len().max(1)
+    }
+
+    fn blank(&self) -> String {
+        " ".repeat(self.width())
+    }
+
+    fn bar(&self, operation: &Operation) -> String {
+        let from = self.column(operation.invoked_ns);
+        let to = match operation.outcome {
+            Outcome::Unknown => self.width() - 1,
+            Outcome::Done | Outcome::NotExecuted => self.column(operation.returned_ns),
+        };
+        (0..self.width())
+            .map(|column| match column {
+                _ if column == from => '|',
+                _ if column == to && operation.outcome == Outcome::Unknown => '>',
+                _ if column == to => '|',
+                _ if column > from && column < to => '-',
+                _ => ' ',
+            })
+            .collect()
+    }
+}
+
+struct Described<'a>(&'a Operation);
+
+impl fmt::Display for Described<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0.action {
+            Action::Write(value) => write!(f, "WRITE {}", Printed(value))?,
+            Action::Delete { .. } => f.write_str("DELETE")?,
+            Action::Read(_) => f.write_str("READ")?,
+        }
+        match (self.0.outcome, &self.0.action) {
+            (Outcome::NotExecuted, _) => f.write_str(" -> not executed"),
+            (Outcome::Unknown, _) => f.write_str(" -> unknown"),
+            (Outcome::Done, Action::Read(Some(value))) => write!(f, " -> {}", Printed(value)),
+            (Outcome::Done, Action::Read(None)) => f.write_str(" -> not found"),
+            (Outcome::Done, Action::Delete { existed: Some(true) }) => f.write_str(" -> ok, it existed"),
+            (Outcome::Done, Action::Delete { existed: Some(false) }) => {
+                f.write_str(" -> ok, it did not exist")
+            }
+            (Outcome::Done, Action::Write(_) | Action::Delete { existed: None }) => f.write_str(" -> ok"),
+        }
+    }
+}
+
+/// A key or value as text, escaped and cut.
+struct Printed<'a>(&'a [u8]);
+
+impl fmt::Display for Printed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = &self.0[..self.0.len().min(PRINTED_BYTES_MAX)];
+        write!(f, "\"{}\"", shown.escape_ascii())?;
+        if shown.len() < self.0.len() {
+            write!(f, "... ({} bytes)", self.0.len())?;
+        }
+        Ok(())
+    }
+}
