@@ -1,0 +1,82 @@
+//! The text of `kv_store.log.lock`: who holds the lock, for people and for fencing.
+//!
+//! The lock itself is the kernel's; this text only names its holder. Lines of `key=value`, unknown keys ignored.
+
+use crate::ids::{ClusterId, Epoch};
+use std::fmt;
+
+/// What the lock file says. Absent lines are `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LockText {
+    /// The holder's process id.
+    pub pid: Option<u32>,
+    /// When that process started, in clock ticks since boot (field 22 of `/proc/PID/stat`).
+    pub start: Option<u64>,
+    /// The boot in which that process runs.
+    pub boot: Option<String>,
+    /// The address at which the holder serves.
+    pub address: Option<String>,
+    /// The cluster of the log.
+    pub cluster: Option<ClusterId>,
+    /// The epoch of the holder's reign, or of the last one.
+    pub epoch: Option<Epoch>,
+    /// The boot in which the log was last known to be whole. It decides what can be torn: within one boot, only an
+    /// unfinished last line.
+    pub log_boot: Option<String>,
+}
+
+impl LockText {
+    /// Reads the text. What is garbled counts as absent: after a power cut the file may hold anything.
+    pub fn parse(text: &str) -> Self {
+        let mut parsed = LockText::default();
+        for line in text.lines() {
+            let Some((key, value)) = line.split_once('=') else { continue };
+            match key {
+                "pid" => parsed.pid = value.parse().ok(),
+                "start" => parsed.start = value.parse().ok(),
+                "boot" => parsed.boot = Some(value.to_owned()),
+                "address" => parsed.address = Some(value.to_owned()),
+                "cluster" => parsed.cluster = value.parse().ok(),
+                "epoch" => parsed.epoch = value.parse().ok().map(Epoch),
+                "log_boot" => parsed.log_boot = Some(value.to_owned()),
+                _ => {}
+            }
+        }
+        parsed
+    }
+}
+
+impl fmt::Display for LockText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fn line<T: fmt::Display>(f: &mut fmt::Formatter<'_>, key: &str, value: Option<&T>) -> fmt::Result {
+            value.map_or(Ok(()), |value| writeln!(f, "{key}={value}"))
+        }
+        line(f, "pid", self.pid.as_ref())?;
+        line(f, "start", self.start.as_ref())?;
+        line(f, "boot", self.boot.as_ref())?;
+        line(f, "address", self.address.as_ref())?;
+        line(f, "cluster", self.cluster.as_ref())?;
+        line(f, "epoch", self.epoch.as_ref())?;
+        line(f, "log_boot", self.log_boot.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_comes_back_and_garbage_is_absent() {
+        let text = LockText {
+            pid: Some(7),
+            start: Some(123_456),
+            boot: Some("b-1".into()),
+            address: Some("127.0.0.1:12345".into()),
+            cluster: Some(ClusterId(0x7f3a)),
+            epoch: Some(Epoch(9)),
+            log_boot: None,
+        };
+        assert_eq!(LockText::parse(&text.to_string()), text);
+        assert_eq!(LockText::parse("pid=x\n\0\0\0=\nepoch"), LockText::default());
+    }
+}

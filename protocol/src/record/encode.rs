@@ -1,0 +1,177 @@
+//! Writes lines. The hot ones, WRITE and DELETE, without building an [`Operation`].
+
+use super::parse::is_field_name;
+use super::Operation;
+use crate::ids::{Epoch, Seq};
+
+/// What stands behind the `;` of a line, except the checksum.
+#[derive(Clone, Copy, Debug)]
+pub struct Trailer<'f> {
+    /// The record's seq; for SYNCED, that of the last record in front.
+    pub seq: Seq,
+    /// The reign that writes.
+    pub epoch: Epoch,
+    /// The seq through which the log is known to be on disk.
+    pub synced: Seq,
+    /// In a compacted log, where the records in between are left out: the seq of the record in front. `None`
+    /// where the seq is simply the next one.
+    pub after: Option<Seq>,
+    /// Further fields, in this order. A name is a letter and then letters, digits, `_` and `-`; one that begins
+    /// with an upper-case letter must be understood by every reader.
+    pub fields: &'f [(&'f str, &'f [u8])],
+}
+
+impl Trailer<'_> {
+    /// A trailer without further fields.
+    pub fn new(seq: Seq, epoch: Epoch, synced: Seq) -> Self {
+        Trailer { seq, epoch, synced, after: None, fields: &[] }
+    }
+}
+
+/// Appends one line. For [`Operation::Synced`], `seq` is that of the last record.
+///
+/// # Panics
+/// When a WRITE or DELETE has no key: it would not be a record.
+pub fn encode(operation: &Operation, seq: Seq, epoch: Epoch, synced: Seq, out: &mut Vec<u8>) {
+    encode_with(operation, Trailer::new(seq, epoch, synced), out);
+}
+
+/// Appends one line with further fields in its trailer.
+///
+/// # Panics
+/// When a WRITE or DELETE has no key, or a field's name is not one.
+pub fn encode_with(operation: &Operation, trailer: Trailer<'_>, out: &mut Vec<u8>) {
+    match operation {
+        Operation::Write(pairs) => encode_write_with(pairs, trailer, out),
+        Operation::Delete(keys) => encode_delete_with(keys, trailer, out),
+        Operation::Cluster(id) => sealed(trailer, out, |out| {
+            out.extend_from_slice(format!("CLUSTER {id} %").as_bytes());
+        }),
+        Operation::Epoch { address } => sealed(trailer, out, |out| {
+            out.extend_from_slice(b"EPOCH ");
+            put_number(out, trailer.epoch.0);
+            out.push(b' ');
+            put_text(out, address.as_bytes());
+        }),
+        Operation::Synced => sealed(trailer, out, |out| out.extend_from_slice(b"SYNCED % %")),
+    }
+}
+
+/// Appends a WRITE line.
+///
+/// # Panics
+/// When `pairs` is empty.
+pub fn encode_write<K, V>(pairs: &[(K, V)], seq: Seq, epoch: Epoch, synced: Seq, out: &mut Vec<u8>)
+where
+    K: AsRef<[u8]>,
+    V: AsRef<[u8]>,
+{
+    encode_write_with(pairs, Trailer::new(seq, epoch, synced), out);
+}
+
+/// Appends a WRITE line with further fields in its trailer.
+///
+/// # Panics
+/// When `pairs` is empty, or a field's name is not one.
+pub fn encode_write_with<K, V>(pairs: &[(K, V)], trailer: Trailer<'_>, out: &mut Vec<u8>)
+where
+    K: AsRef<[u8]>,
+    V: AsRef<[u8]>,
+{
+    assert!(!pairs.is_empty(), "a WRITE has at least one key");
+    sealed(trailer, out, |out| {
+        out.extend_from_slice(b"WRITE");
+        for (key, value) in pairs {
+            out.push(b' ');
+            put_text(out, key.as_ref());
+            out.push(b' ');
+            put_text(out, value.as_ref());
+        }
+    });
+}
+
+/// Appends a DELETE line.
+///
+/// # Panics
+/// When `keys` is empty.
+pub fn encode_delete<K: AsRef<[u8]>>(keys: &[K], seq: Seq, epoch: Epoch, synced: Seq, out: &mut Vec<u8>) {
+    encode_delete_with(keys, Trailer::new(seq, epoch, synced), out);
+}
+
+/// Appends a DELETE line with further fields in its trailer.
+///
+/// # Panics
+/// When `keys` is empty, or a field's name is not one.
+pub fn encode_delete_with<K: AsRef<[u8]>>(keys: &[K], trailer: Trailer<'_>, out: &mut Vec<u8>) {
+    assert!(!keys.is_empty(), "a DELETE has at least one key");
+    sealed(trailer, out, |out| {
+        out.extend_from_slice(b"DELETE");
+        for key in keys {
+            out.push(b' ');
+            put_text(out, key.as_ref());
+            out.extend_from_slice(b" %");
+        }
+    });
+}
+
+/// Writes the body, the trailer and the checksum of both.
+fn sealed(trailer: Trailer<'_>, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    body(out);
+    out.extend_from_slice(b" ;");
+    put_number(out, trailer.seq.0);
+    out.push(b' ');
+    put_number(out, trailer.epoch.0);
+    out.push(b' ');
+    put_number(out, trailer.synced.0);
+    if let Some(after) = trailer.after {
+        out.extend_from_slice(b" After=");
+        put_number(out, after.0);
+    }
+    for (name, value) in trailer.fields {
+        assert!(is_field_name(name.as_bytes()), "{name:?} cannot be the name of a field");
+        out.push(b' ');
+        out.extend_from_slice(name.as_bytes());
+        out.push(b'=');
+        put_text(out, value);
+    }
+    out.push(b' ');
+    let checksum = crc32c::crc32c(&out[start..]);
+    for digit in (0..8).rev() {
+        out.push(b"0123456789abcdef"[(checksum >> (4 * digit)) as usize & 15]);
+    }
+    out.push(b'\n');
+}
+
+fn put_number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+/// Writes a key, a value or a field's value as one word.
+fn put_text(out: &mut Vec<u8>, text: &[u8]) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    if text.is_empty() {
+        out.push(b'%');
+        return;
+    }
+    let mut plain_from = 0;
+    for (at, &byte) in text.iter().enumerate() {
+        // Everything else stays as it is, so that UTF-8 stays readable.
+        if byte <= b' ' || byte == 0x7f || byte == b'%' || (byte == b';' && at == 0) {
+            out.extend_from_slice(&text[plain_from..at]);
+            out.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            plain_from = at + 1;
+        }
+    }
+    out.extend_from_slice(&text[plain_from..]);
+}

@@ -1,0 +1,174 @@
+//! The log's format: one record as one line of text, and what a damaged line means. Pure code: bytes in, records
+//! and verdicts out. It never opens a file, never cuts one and never decides who may write.
+//!
+//! ```text
+//! OPERATION KEY VALUE[ KEY VALUE]* ;SEQ EPOCH SYNCED[ name=value]* CRC
+//! ```
+//!
+//! [`encode`](fn@encode) writes lines, [`parse_line`] reads one, [`Scanner`] follows a whole log and holds its
+//! rules from line to line, [`Judge`] tells a torn tail from corruption. The grammar is in `docs/FORMATS.md`.
+
+mod encode;
+mod judge;
+mod parse;
+mod scan;
+
+pub use encode::{
+    encode, encode_delete, encode_delete_with, encode_with, encode_write, encode_write_with, Trailer,
+};
+pub use judge::{CrashKind, Evidence, Judge, Verdict};
+pub use parse::{parse_legacy, parse_line, Body, Encoded, Fields, Keys, LegacyLine, Pairs, Record};
+pub use scan::{BadLine, Position, Scanner, Step};
+
+use crate::command::KEY_MAX;
+use crate::ids::{ClusterId, Epoch, Seq, Version};
+use bytes::Bytes;
+use thiserror::Error;
+
+/// What the trailer, the operation and the fields of a line may take beside its keys and values, in bytes.
+const LINE_OVERHEAD_BYTES: usize = 64 * 1024;
+
+/// The longest line of a log whose writes carry at most `value_max` bytes of values, in bytes with the newline:
+/// every byte of key and value may need three (`%XX`).
+pub const fn line_bytes_max(value_max: usize) -> usize {
+    3 * (KEY_MAX + value_max) + LINE_OVERHEAD_BYTES
+}
+
+/// Where a line stands in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Bytes in front of the line.
+    pub offset: u64,
+    /// Bytes of the line, with its newline.
+    pub bytes: u32,
+}
+
+/// What a line does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// The first record of every log: which cluster it belongs to.
+    Cluster(ClusterId),
+    /// The first record of a reign, whose epoch the trailer holds.
+    Epoch {
+        /// Where the new primary serves.
+        address: String,
+    },
+    /// Writes keys, all or none. A key that stands twice takes its last value.
+    Write(Vec<(Bytes, Bytes)>),
+    /// Deletes keys, all or none.
+    Delete(Vec<Bytes>),
+    /// No record: a mark that says through which seq the log is on disk. It takes no seq of its own.
+    Synced,
+}
+
+/// Why a line is not a good one.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum RecordError {
+    /// The line does not end in a trailer.
+    #[error("the line has no trailer")]
+    NoTrailer,
+    /// The checksum does not match.
+    #[error("the checksum does not match")]
+    Checksum,
+    /// The checksum matches, but the trailer's numbers or fields are not what the grammar says.
+    #[error("the trailer is malformed")]
+    Trailer,
+    /// The checksum matches, but keys or values are not what the operation takes.
+    #[error("keys or values of the line are malformed")]
+    Body,
+    /// A newer program wrote the line: its operation is not known.
+    #[error("operation {0} is not known to this version")]
+    Operation(String),
+    /// A newer program wrote the line: a field that must be understood is not known.
+    #[error("field {0} is not known to this version and must be understood")]
+    RequiredField(String),
+    /// The seq is not the one that follows.
+    #[error("seq {found} stands where {expected} belongs")]
+    Seq {
+        /// The seq that follows the record in front.
+        expected: Seq,
+        /// The seq in the line.
+        found: Seq,
+    },
+    /// The epoch is lower than that of the record in front.
+    #[error("epoch {found} stands behind epoch {before}")]
+    EpochFell {
+        /// The epoch in front.
+        before: Epoch,
+        /// The epoch in the line.
+        found: Epoch,
+    },
+    /// The line says that more is on disk than stands in front of it, or less than was said before.
+    #[error("synced {found} is not within {low} and {high}")]
+    Synced {
+        /// What the lines in front say.
+        low: Seq,
+        /// The last seq in front.
+        high: Seq,
+        /// The number in the line.
+        found: Seq,
+    },
+    /// The first line with a trailer is not CLUSTER.
+    #[error("the first line with a trailer is not CLUSTER")]
+    NoCluster,
+    /// CLUSTER stands a second time.
+    #[error("CLUSTER stands a second time")]
+    SecondCluster,
+    /// In front of the first trailer stands a line that the original program did not write.
+    #[error("the line is neither a record nor a line of the original program")]
+    Foreign,
+    /// The line is longer than any record may be. It may be good all the same, if the limit was higher when it
+    /// was written, so it is never torn.
+    #[error("the line is longer than {0} bytes (is --max-value lower than it was?)")]
+    TooLong(usize),
+    /// The file ends before the line does.
+    #[error("the line has no end")]
+    Unfinished,
+    /// The line is good but holds another version than asked for.
+    #[error("the line holds version {found}, not {expected}")]
+    OtherVersion {
+        /// The version asked for.
+        expected: Version,
+        /// The version of the line.
+        found: Version,
+    },
+    /// The line is good but holds no value for the key asked for.
+    #[error("the line holds no value for the key")]
+    NoValue,
+}
+
+impl RecordError {
+    /// Whether the line is whole, but written by a program that knows more than this one. It is never torn.
+    pub fn is_from_newer(&self) -> bool {
+        matches!(self, RecordError::Operation(_) | RecordError::RequiredField(_))
+    }
+}
+
+/// Reads back the value of `key` from its line, with or without the newline. Checks that the line is good, is of
+/// `version` and writes `key`; a key that stands twice has its last value. A line of the original program (epoch
+/// 0) carries no version, so there only the key is checked.
+///
+/// # Errors
+/// What [`parse_line`] finds, `OtherVersion`, and `NoValue` for a key that the line does not write.
+pub fn value_at(line: &[u8], key: &[u8], version: Version) -> Result<Bytes, RecordError> {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let body = match parse_line(line) {
+        Ok(record) => {
+            let found = Version { epoch: record.epoch, seq: record.seq };
+            if found != version {
+                return Err(RecordError::OtherVersion { expected: version, found });
+            }
+            record.body
+        }
+        Err(RecordError::NoTrailer | RecordError::Checksum) if version.epoch == Epoch(0) => {
+            match parse_legacy(line) {
+                Some(LegacyLine::Operation(body)) => body,
+                Some(LegacyLine::Read) | None => return Err(RecordError::Foreign),
+            }
+        }
+        Err(error) => return Err(error),
+    };
+    let Body::Write(pairs) = body else { return Err(RecordError::NoValue) };
+    let last = pairs.filter(|(candidate, _)| candidate.is(key)).last();
+    last.map(|(_, value)| value.to_bytes()).ok_or(RecordError::NoValue)
+}

@@ -1,0 +1,424 @@
+//! Reads one line. Everything is checked here and nothing is copied: keys and values are decoded when asked for.
+
+use super::{Operation, RecordError};
+use crate::ids::{ClusterId, Epoch, Seq};
+use bytes::Bytes;
+use std::borrow::Cow;
+
+/// Bytes of the checksum and the space in front of it.
+const CHECKSUM_BYTES: usize = 9;
+
+/// A parsed line. It borrows from the line.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// The record's seq; for SYNCED, that of the last record in front.
+    pub seq: Seq,
+    /// The reign that wrote it; 0 for a line of the original program.
+    pub epoch: Epoch,
+    /// The seq through which the log was known to be on disk.
+    pub synced: Seq,
+    /// In a compacted log: the seq of the record in front. `None` where the seq is simply the next one.
+    pub after: Option<Seq>,
+    /// What the line does.
+    pub body: Body<'a>,
+    /// The further fields of the trailer.
+    pub fields: Fields<'a>,
+}
+
+impl Record<'_> {
+    /// What the line does, decoded and copied.
+    pub fn to_operation(&self) -> Operation {
+        match self.body {
+            Body::Cluster(id) => Operation::Cluster(id),
+            Body::Epoch { address } => {
+                Operation::Epoch { address: String::from_utf8_lossy(&address.decode()).into_owned() }
+            }
+            Body::Write(pairs) => {
+                Operation::Write(pairs.map(|(key, value)| (key.to_bytes(), value.to_bytes())).collect())
+            }
+            Body::Delete(keys) => Operation::Delete(keys.map(|key| key.to_bytes()).collect()),
+            Body::Synced => Operation::Synced,
+        }
+    }
+}
+
+/// What a parsed line does.
+#[derive(Clone, Copy, Debug)]
+pub enum Body<'a> {
+    /// Which cluster the log belongs to.
+    Cluster(ClusterId),
+    /// A reign begins.
+    Epoch {
+        /// Where the new primary serves.
+        address: Encoded<'a>,
+    },
+    /// Writes keys, all or none.
+    Write(Pairs<'a>),
+    /// Deletes keys, all or none.
+    Delete(Keys<'a>),
+    /// The log is on disk through the trailer's SYNCED.
+    Synced,
+}
+
+/// One key or value as it stands in a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encoded<'a> {
+    text: &'a [u8],
+    /// A line of the original program: what stands there is meant.
+    raw: bool,
+}
+
+impl<'a> Encoded<'a> {
+    /// What was written. Borrows from the line unless something is percent-encoded.
+    pub fn decode(self) -> Cow<'a, [u8]> {
+        if self.raw {
+            return Cow::Borrowed(self.text);
+        }
+        if self.text == b"%" {
+            return Cow::Borrowed(&[]);
+        }
+        let Some(first) = memchr::memchr(b'%', self.text) else { return Cow::Borrowed(self.text) };
+        let mut decoded = Vec::with_capacity(self.text.len());
+        decoded.extend_from_slice(&self.text[..first]);
+        let mut rest = &self.text[first..];
+        while let [b'%', high, low, behind @ ..] = rest {
+            decoded.push(hex_value(*high) << 4 | hex_value(*low));
+            let plain = memchr::memchr(b'%', behind).unwrap_or(behind.len());
+            decoded.extend_from_slice(&behind[..plain]);
+            rest = &behind[plain..];
+        }
+        Cow::Owned(decoded)
+    }
+
+    /// What was written, as bytes of its own.
+    pub fn to_bytes(self) -> Bytes {
+        match self.decode() {
+            Cow::Borrowed(text) => Bytes::copy_from_slice(text),
+            Cow::Owned(text) => Bytes::from(text),
+        }
+    }
+
+    /// Whether `plain` was written.
+    pub fn is(self, plain: &[u8]) -> bool {
+        *self.decode() == *plain
+    }
+
+    /// How it stands in the line.
+    pub fn as_text(self) -> &'a [u8] {
+        self.text
+    }
+}
+
+/// The keys and values of a WRITE, in the order of the line.
+#[derive(Clone, Copy, Debug)]
+pub struct Pairs<'a> {
+    rest: &'a [u8],
+    raw: bool,
+}
+
+impl<'a> Iterator for Pairs<'a> {
+    type Item = (Encoded<'a>, Encoded<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let (key, rest) = cut_word(self.rest);
+        let (value, rest) = if self.raw { (rest, &[][..]) } else { cut_word(rest) };
+        self.rest = rest;
+        Some((Encoded { text: key, raw: self.raw }, Encoded { text: value, raw: self.raw }))
+    }
+}
+
+/// The keys of a DELETE, in the order of the line.
+#[derive(Clone, Copy, Debug)]
+pub struct Keys<'a>(Pairs<'a>);
+
+impl<'a> Iterator for Keys<'a> {
+    type Item = Encoded<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|(key, _)| key)
+    }
+}
+
+/// The further fields of a trailer, in the order of the line. Names that are not known are to be ignored: those
+/// that must be understood never get this far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fields<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    /// The value of the first field with this name.
+    pub fn get(mut self, name: &str) -> Option<Encoded<'a>> {
+        self.find(|(candidate, _)| *candidate == name.as_bytes()).map(|(_, value)| value)
+    }
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = (&'a [u8], Encoded<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let (field, rest) = cut_word(self.rest);
+        self.rest = rest;
+        let name_end = memchr::memchr(b'=', field).unwrap_or(field.len());
+        let value = field.get(name_end + 1..).unwrap_or_default();
+        Some((&field[..name_end], Encoded { text: value, raw: false }))
+    }
+}
+
+/// A line whose checksum and numbers are right; its body and fields are not looked at yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Checked<'a> {
+    body: &'a [u8],
+    fields: &'a [u8],
+    pub(super) seq: Seq,
+    pub(super) epoch: Epoch,
+    pub(super) synced: Seq,
+}
+
+/// Checks the checksum and reads the numbers of a line without its newline.
+pub(super) fn check(line: &[u8]) -> Result<Checked<'_>, RecordError> {
+    let Some(end) = line.len().checked_sub(CHECKSUM_BYTES) else { return Err(RecordError::NoTrailer) };
+    let (sealed, checksum) = line.split_at(end + 1);
+    if sealed[end] != b' ' {
+        return Err(RecordError::NoTrailer);
+    }
+    let checksum = checksum_value(checksum).ok_or(RecordError::NoTrailer)?;
+    if crc32c::crc32c(sealed) != checksum {
+        return Err(RecordError::Checksum);
+    }
+    // No word in front of the trailer begins with a plain `;`, so the last ` ;` is the only one.
+    let mut search = sealed;
+    let marker = loop {
+        let at = memchr::memrchr(b';', search).ok_or(RecordError::Trailer)?;
+        if at > 0 && search[at - 1] == b' ' {
+            break at;
+        }
+        search = &search[..at];
+    };
+    let mut rest = &sealed[marker + 1..];
+    let mut number = || take_number(&mut rest).ok_or(RecordError::Trailer);
+    let (seq, epoch, synced) = (Seq(number()?), Epoch(number()?), Seq(number()?));
+    Ok(Checked { body: &sealed[..marker - 1], fields: rest, seq, epoch, synced })
+}
+
+/// Parses one line with a trailer, given without its newline. Checks the checksum, the numbers and the words, but
+/// nothing that depends on other lines.
+///
+/// # Errors
+/// `NoTrailer`, `Checksum`, `Trailer`, `Body`, `Operation` and `RequiredField`.
+pub fn parse_line(line: &[u8]) -> Result<Record<'_>, RecordError> {
+    parse_checked(check(line)?)
+}
+
+pub(super) fn parse_checked(line: Checked<'_>) -> Result<Record<'_>, RecordError> {
+    let Checked { body, fields, seq, epoch, synced } = line;
+    let (fields, after) = parse_fields(fields)?;
+    let (operation, words) = cut_word(body);
+    let body = match operation {
+        b"WRITE" => {
+            if !are_pairs(words, |_| true) {
+                return Err(RecordError::Body);
+            }
+            Body::Write(Pairs { rest: words, raw: false })
+        }
+        b"DELETE" => {
+            if !are_pairs(words, |value| value == b"%") {
+                return Err(RecordError::Body);
+            }
+            Body::Delete(Keys(Pairs { rest: words, raw: false }))
+        }
+        b"SYNCED" if words == b"% %" => Body::Synced,
+        b"EPOCH" => {
+            let mut address = words;
+            if take_number(&mut address) != Some(epoch.0) || !is_word(address) {
+                return Err(RecordError::Body);
+            }
+            Body::Epoch { address: Encoded { text: address, raw: false } }
+        }
+        b"CLUSTER" => Body::Cluster(parse_cluster(words).ok_or(RecordError::Body)?),
+        b"SYNCED" => return Err(RecordError::Body),
+        other => return Err(RecordError::Operation(String::from_utf8_lossy(other).into_owned())),
+    };
+    // SYNCED speaks of the records in front of it; a record cannot know that it is itself on disk.
+    let synced_max = if matches!(body, Body::Synced) { seq.0 } else { seq.0.saturating_sub(1) };
+    if seq == Seq(0) || synced.0 > synced_max {
+        return Err(RecordError::Trailer);
+    }
+    Ok(Record { seq, epoch, synced, after, body, fields })
+}
+
+/// A line of the original program.
+#[derive(Clone, Copy, Debug)]
+pub enum LegacyLine<'a> {
+    /// `WRITE key value with spaces` or `DELETE key`.
+    Operation(Body<'a>),
+    /// `READ …`, which changes nothing.
+    Read,
+}
+
+/// Parses a line of the original program, given without its newline. `None` when it is not one.
+pub fn parse_legacy(line: &[u8]) -> Option<LegacyLine<'_>> {
+    let space = memchr::memchr(b' ', line).unwrap_or(line.len());
+    let rest = line.get(space + 1..).unwrap_or_default();
+    match &line[..space] {
+        b"READ" => Some(LegacyLine::Read),
+        b"WRITE" => {
+            let key_end = memchr::memchr(b' ', rest)?;
+            let pairs = Pairs { rest, raw: true };
+            (key_end > 0).then_some(LegacyLine::Operation(Body::Write(pairs)))
+        }
+        b"DELETE" => {
+            let key = rest.strip_suffix(b" ").unwrap_or(rest);
+            let fits = !key.is_empty() && memchr::memchr(b' ', key).is_none();
+            fits.then_some(LegacyLine::Operation(Body::Delete(Keys(Pairs { rest: key, raw: true }))))
+        }
+        _ => None,
+    }
+}
+
+/// Whether `name` can name a field of the trailer.
+pub(super) fn is_field_name(name: &[u8]) -> bool {
+    name.first().is_some_and(u8::is_ascii_alphabetic)
+        && name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
+/// Checks the fields, which end in a space, and picks out the one that this version knows.
+fn parse_fields(text: &[u8]) -> Result<(Fields<'_>, Option<Seq>), RecordError> {
+    let Some((_, text)) = text.split_last() else { return Ok((Fields { rest: &[] }, None)) };
+    let fields = Fields { rest: text };
+    let mut after = None;
+    let mut words = text;
+    loop {
+        let (field, rest) = cut_word(words);
+        let equals = memchr::memchr(b'=', field).ok_or(RecordError::Trailer)?;
+        let (name, value) = (&field[..equals], &field[equals + 1..]);
+        if !is_field_name(name) || !is_word(value) {
+            return Err(RecordError::Trailer);
+        }
+        if name == b"After" {
+            after = Some(Seq(number_value(value).ok_or(RecordError::Trailer)?));
+        } else if name[0].is_ascii_uppercase() {
+            return Err(RecordError::RequiredField(String::from_utf8_lossy(name).into_owned()));
+        }
+        // A word and a space were there, so an empty rest behind a space is an empty field.
+        if rest.is_empty() && field.len() == words.len() {
+            return Ok((fields, after));
+        }
+        words = rest;
+    }
+}
+
+/// Cuts off the part in front of the next space; all of it when there is none.
+fn cut_word(text: &[u8]) -> (&[u8], &[u8]) {
+    match memchr::memchr(b' ', text) {
+        Some(space) => (&text[..space], &text[space + 1..]),
+        None => (text, &[]),
+    }
+}
+
+/// Whether `words` are keys and values, one space between any two.
+fn are_pairs(words: &[u8], value_fits: impl Fn(&[u8]) -> bool) -> bool {
+    let mut words = words;
+    loop {
+        let (key, rest) = cut_word(words);
+        let (value, behind) = cut_word(rest);
+        if !is_word(key) || !is_word(value) || !value_fits(value) {
+            return false;
+        }
+        if value.len() == rest.len() {
+            return true;
+        }
+        words = behind;
+    }
+}
+
+/// What a byte means in a word.
+const PLAIN: u8 = 0;
+const ESCAPE: u8 = 1;
+const FORBIDDEN: u8 = 2;
+
+const CLASSES: [u8; 256] = {
+    let mut classes = [PLAIN; 256];
+    let mut byte = 0;
+    while byte <= b' ' as usize {
+        classes[byte] = FORBIDDEN;
+        byte += 1;
+    }
+    classes[0x7f] = FORBIDDEN;
+    classes[b'%' as usize] = ESCAPE;
+    classes
+};
+
+/// Whether `text` is a key or value as a line holds it, so that decoding it cannot fail.
+fn is_word(text: &[u8]) -> bool {
+    if text == b"%" {
+        return true;
+    }
+    if text.is_empty() || text[0] == b';' {
+        return false;
+    }
+    let mut at = 0;
+    while let Some(&byte) = text.get(at) {
+        match CLASSES[usize::from(byte)] {
+            PLAIN => at += 1,
+            ESCAPE => match text.get(at + 1..at + 3) {
+                Some(digits) if digits.iter().all(|d| matches!(d, b'0'..=b'9' | b'A'..=b'F')) => at += 3,
+                Some(_) | None => return false,
+            },
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// The value of an upper-case hexadecimal digit that [`is_word`] has checked.
+fn hex_value(digit: u8) -> u8 {
+    if digit.is_ascii_digit() {
+        digit - b'0'
+    } else {
+        digit.wrapping_sub(b'A' - 10) & 15
+    }
+}
+
+/// At most 16 lower-case hexadecimal digits.
+fn hex_number(text: &[u8]) -> Option<u64> {
+    text.iter().try_fold(0, |number, &digit| match digit {
+        b'0'..=b'9' => Some(number << 4 | u64::from(digit - b'0')),
+        b'a'..=b'f' => Some(number << 4 | u64::from(digit - b'a' + 10)),
+        _ => None,
+    })
+}
+
+fn checksum_value(text: &[u8]) -> Option<u32> {
+    hex_number(text).and_then(|number| u32::try_from(number).ok())
+}
+
+fn parse_cluster(words: &[u8]) -> Option<ClusterId> {
+    let id = words.strip_suffix(b" %")?;
+    (id.len() == 16).then(|| hex_number(id).map(ClusterId))?
+}
+
+/// A decimal number without leading zeros.
+fn number_value(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || (text[0] == b'0' && text.len() > 1) {
+        return None;
+    }
+    text.iter().try_fold(0u64, |number, &digit| {
+        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+/// Takes a number and the space behind it off the front.
+fn take_number(text: &mut &[u8]) -> Option<u64> {
+    let space = memchr::memchr(b' ', text)?;
+    let number = number_value(&text[..space])?;
+    *text = &text[space + 1..];
+    Some(number)
+}

@@ -1,0 +1,274 @@
+//! Follows a log line by line and holds the rules between lines. Keeps a place, never bytes.
+
+use super::parse::{check, parse_checked, parse_legacy, Body, Fields, LegacyLine, Record};
+use super::{Place, RecordError};
+use crate::ids::{ClusterId, Epoch, Seq};
+
+/// A place between two lines of a log, and what the lines in front say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Bytes in front.
+    pub offset: u64,
+    /// Lines in front.
+    pub line: u64,
+    /// The seq of the last record; 0 when there is none.
+    pub seq: Seq,
+    /// The epoch of the last record.
+    pub epoch: Epoch,
+    /// The seq through which the log is known to have been on disk.
+    pub synced: Seq,
+    /// The cluster; `None` before the CLUSTER record.
+    pub cluster: Option<ClusterId>,
+    /// Whether a line with a trailer was seen. From then on lines of the original program are bad.
+    pub seen_trailer: bool,
+    /// Whether the last line is a SYNCED mark that covers everything in front of it.
+    pub ends_with_mark: bool,
+    /// Where the last SYNCED mark that covers everything in front of it begins: the bytes before are on disk.
+    /// 0 when there is none.
+    pub mark_offset: u64,
+    /// The bytes before are known to be on disk: where the group begins whose lines were written last, or the end
+    /// of a SYNCED mark that covers everything. Never too high; lower than it could be where syncs lag behind.
+    pub unsynced_offset: u64,
+    /// Whether the last line, one of the original program, has no newline: one must be written before anything
+    /// else is appended.
+    pub lacks_newline: bool,
+}
+
+impl Position {
+    /// The seq that the next record must have, unless it says that it comes after a gap.
+    pub fn expected_seq(&self) -> Seq {
+        Seq(self.seq.0.saturating_add(1))
+    }
+}
+
+/// What stands at a place in the log.
+#[derive(Clone, Debug)]
+pub enum Step<'a> {
+    /// A good line.
+    Record {
+        /// What it says. Lines of the original program get the seq of their place and epoch 0.
+        record: Record<'a>,
+        /// Where it stands.
+        place: Place,
+    },
+    /// A READ of the original program.
+    Ignored,
+    /// No newline yet (or no byte): more is needed to tell. The position stays.
+    Partial,
+    /// A bad line. The position stays.
+    Bad(BadLine),
+}
+
+/// A line that breaks the format or the order of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadLine {
+    /// Bytes in front of it.
+    pub offset: u64,
+    /// Its number; the first line has 1.
+    pub line: u64,
+    /// What is wrong.
+    pub cause: RecordError,
+    /// The seq that a good record in its place would have.
+    pub expected_seq: Seq,
+    /// Whether its newline was seen.
+    pub finished: bool,
+    /// Whether it stands in front of the first line with a trailer.
+    pub before_trailer: bool,
+}
+
+/// Takes a log apart into records, one line a call, in memory that does not depend on the log's length.
+#[derive(Clone, Debug)]
+pub struct Scanner {
+    position: Position,
+    line_bytes_max: usize,
+}
+
+impl Scanner {
+    /// Begins at the start of a log. A line of more than `line_bytes_max` bytes is bad: see
+    /// [`line_bytes_max`](super::line_bytes_max).
+    pub fn new(line_bytes_max: usize) -> Self {
+        Scanner::resume(Position::default(), line_bytes_max)
+    }
+
+    /// Goes on where another scanner was.
+    pub fn resume(position: Position, line_bytes_max: usize) -> Self {
+        // A place's length is a u32.
+        Scanner { position, line_bytes_max: line_bytes_max.min(u32::MAX as usize) }
+    }
+
+    /// The place behind everything taken so far.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Takes the next line. `bytes` begins at the position's offset and goes as far as the caller has read; to
+    /// stay within linear time, a caller that hears `Partial` should double what it gives.
+    #[inline]
+    pub fn next<'a>(&mut self, bytes: &'a [u8]) -> Step<'a> {
+        let mut bytes = bytes;
+        if self.position.lacks_newline {
+            match bytes.first() {
+                None => return Step::Partial,
+                Some(b'\n') => {
+                    self.position.lacks_newline = false;
+                    self.position.offset += 1;
+                    bytes = &bytes[1..];
+                }
+                Some(_) => return Step::Bad(self.bad(RecordError::Unfinished, false)),
+            }
+        }
+        let within = &bytes[..bytes.len().min(self.line_bytes_max)];
+        let Some(end) = memchr::memchr(b'\n', within) else { return self.without_newline(bytes) };
+        self.take(&bytes[..end], end + 1)
+    }
+
+    /// Takes what is left when the file ends at the end of `rest`: nothing (`None`), a last line of the original
+    /// program without its newline, which counts, or an unfinished line, which is bad.
+    pub fn finish<'a>(&mut self, rest: &'a [u8]) -> Option<Step<'a>> {
+        let step = match self.next(rest) {
+            Step::Partial => match self.finish_legacy(rest) {
+                Some(step) => step,
+                None if rest.is_empty() || self.position.lacks_newline => return None,
+                None => Step::Bad(self.bad(RecordError::Unfinished, false)),
+            },
+            step @ (Step::Record { .. } | Step::Ignored | Step::Bad(_)) => step,
+        };
+        Some(step)
+    }
+
+    /// Accepts the last line of a log of the original program although it has no newline: that program's last
+    /// write may stand so. `None` when `rest` is not such a line.
+    pub fn finish_legacy<'a>(&mut self, rest: &'a [u8]) -> Option<Step<'a>> {
+        let whole = !self.position.seen_trailer && !self.position.lacks_newline && check(rest).is_err();
+        if !whole || memchr::memchr(b'\n', rest).is_some() || parse_legacy(rest).is_none() {
+            return None;
+        }
+        let step = self.take(rest, rest.len());
+        self.position.lacks_newline = true;
+        Some(step)
+    }
+
+    /// Tells a line that is still being written from one that no newline can make good.
+    fn without_newline(&self, bytes: &[u8]) -> Step<'static> {
+        // A hole reads as zeros. No line holds one, so there is no need to wait for the end of a long hole.
+        let hole = if self.position.seen_trailer {
+            memchr::memchr(0, bytes).is_some()
+        } else {
+            bytes.first() == Some(&0)
+        };
+        if hole {
+            Step::Bad(self.bad(RecordError::NoTrailer, false))
+        } else if bytes.len() >= self.line_bytes_max {
+            Step::Bad(self.bad(RecordError::TooLong(self.line_bytes_max), false))
+        } else {
+            Step::Partial
+        }
+    }
+
+    fn take<'a>(&mut self, line: &'a [u8], bytes: usize) -> Step<'a> {
+        let checked = match check(line) {
+            Ok(checked) => checked,
+            Err(RecordError::NoTrailer | RecordError::Checksum) if !self.position.seen_trailer => {
+                return self.take_legacy(line, bytes);
+            }
+            Err(cause) => return Step::Bad(self.bad(cause, true)),
+        };
+        match parse_checked(checked).and_then(|record| self.admit(&record).map(|()| record)) {
+            Ok(record) => Step::Record { record, place: self.advance(&record, bytes) },
+            Err(cause) => Step::Bad(self.bad(cause, true)),
+        }
+    }
+
+    fn take_legacy<'a>(&mut self, line: &'a [u8], bytes: usize) -> Step<'a> {
+        match parse_legacy(line) {
+            Some(LegacyLine::Read) => {
+                self.position.offset += bytes as u64;
+                self.position.line += 1;
+                Step::Ignored
+            }
+            Some(LegacyLine::Operation(body)) => {
+                let place = Place { offset: self.position.offset, bytes: bytes as u32 };
+                self.position.seq = self.position.expected_seq();
+                self.position.offset += bytes as u64;
+                self.position.line += 1;
+                let record = Record {
+                    seq: self.position.seq,
+                    epoch: Epoch(0),
+                    synced: Seq(0),
+                    after: None,
+                    body,
+                    fields: Fields::default(),
+                };
+                Step::Record { record, place }
+            }
+            None => Step::Bad(self.bad(RecordError::Foreign, true)),
+        }
+    }
+
+    /// Checks a good line against the lines in front of it.
+    fn admit(&self, record: &Record<'_>) -> Result<(), RecordError> {
+        let before = &self.position;
+        match (record.body, before.seen_trailer) {
+            (Body::Cluster(_), true) => return Err(RecordError::SecondCluster),
+            (Body::Epoch { .. } | Body::Write(_) | Body::Delete(_) | Body::Synced, false) => {
+                return Err(RecordError::NoCluster);
+            }
+            (Body::Cluster(_), false)
+            | (Body::Epoch { .. } | Body::Write(_) | Body::Delete(_) | Body::Synced, true) => {}
+        }
+        let is_mark = matches!(record.body, Body::Synced);
+        let expected = if is_mark { before.seq } else { before.expected_seq() };
+        let follows = match record.after {
+            None => record.seq == expected,
+            Some(after) => after == before.seq && record.seq >= expected,
+        };
+        // A seq at the end of the numbers has no successor.
+        if !follows || (!is_mark && record.seq == before.seq) {
+            return Err(RecordError::Seq { expected, found: record.seq });
+        }
+        if record.epoch < before.epoch {
+            return Err(RecordError::EpochFell { before: before.epoch, found: record.epoch });
+        }
+        let synced_max = if is_mark { record.seq } else { before.seq };
+        if record.synced < before.synced || record.synced > synced_max {
+            return Err(RecordError::Synced { low: before.synced, high: synced_max, found: record.synced });
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, record: &Record<'_>, bytes: usize) -> Place {
+        let position = &mut self.position;
+        let place = Place { offset: position.offset, bytes: bytes as u32 };
+        let before = position.seq;
+        position.seq = record.seq;
+        position.epoch = record.epoch;
+        position.synced = record.synced;
+        position.seen_trailer = true;
+        position.ends_with_mark = matches!(record.body, Body::Synced) && record.synced == record.seq;
+        if position.ends_with_mark {
+            position.mark_offset = position.offset;
+        }
+        if position.ends_with_mark {
+            position.unsynced_offset = position.offset + bytes as u64;
+        } else if record.synced == before {
+            position.unsynced_offset = position.offset;
+        }
+        if let Body::Cluster(id) = record.body {
+            position.cluster = Some(id);
+        }
+        position.offset += bytes as u64;
+        position.line += 1;
+        place
+    }
+
+    fn bad(&self, cause: RecordError, finished: bool) -> BadLine {
+        BadLine {
+            offset: self.position.offset,
+            line: self.position.line + 1,
+            cause,
+            expected_seq: self.position.expected_seq(),
+            finished,
+            before_trailer: !self.position.seen_trailer,
+        }
+    }
+}
