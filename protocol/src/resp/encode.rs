@@ -1,0 +1,168 @@
+//! Answers to bytes, in both versions of RESP. Owns how things look on the wire, never what is answered.
+//!
+//! ```text
+//!                RESP2                 RESP3
+//! OK             +OK                   +OK
+//! a value        $3 foo                $3 foo
+//! no value       $-1                   _
+//! a count        :2                    :2
+//! values         *2 $3 foo $-1         *2 $3 foo _
+//! a map          *2 $1 k $1 v          %1 $1 k $1 v
+//! a set          *1 $1 a               ~1 $1 a
+//! a text         $5 a:1                =9 txt:a:1
+//! an error       -ERR why              -ERR why
+//! ```
+
+use super::{Protocol, Sections};
+use crate::command::Reply;
+
+/// What a command adds to how its reply is encoded. All but texts follow from the reply itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// `Done` is `OK`, a value a bulk string, `NotFound` null, values an array, a count an integer.
+    Plain,
+    /// A text is the answer to `INFO`: these sections of it, verbatim in RESP3.
+    Info(Sections),
+}
+
+/// Appends the store's reply to a command that came with `shape`.
+pub fn encode_reply(protocol: Protocol, shape: Shape, reply: &Reply, out: &mut Vec<u8>) {
+    match reply {
+        Reply::Done => status(out, "OK"),
+        Reply::Value(value) => bulk(out, value),
+        Reply::NotFound => null(protocol, out),
+        Reply::Values(values) => {
+            array(out, values.len());
+            for value in values {
+                match value {
+                    Some(value) => bulk(out, value),
+                    None => null(protocol, out),
+                }
+            }
+        }
+        Reply::Count(count) => unsigned(out, *count),
+        Reply::Text(text) => match shape {
+            Shape::Plain => bulk(out, text.as_bytes()),
+            Shape::Info(sections) => verbatim(protocol, out, &sections.select(text)),
+        },
+        Reply::Error(reply) => {
+            let space = if reply.detail.is_empty() { "" } else { " " };
+            let parts = [reply.word.as_str().as_bytes(), space.as_bytes(), reply.detail.as_bytes()];
+            error_parts(out, &parts);
+        }
+    }
+}
+
+/// `+OK`: a word of ours, without line ends.
+pub(super) fn status(out: &mut Vec<u8>, word: &str) {
+    out.push(b'+');
+    out.extend_from_slice(word.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// `-ERR why`.
+pub(super) fn error(out: &mut Vec<u8>, text: &str) {
+    error_parts(out, &[text.as_bytes()]);
+}
+
+/// `-ERR why`, from parts that may hold a client's bytes: CR and LF become spaces, at the end nothing.
+pub(super) fn error_parts(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    out.push(b'-');
+    let start = out.len();
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+    while out.len() > start && matches!(out.last(), Some(b'\r' | b'\n')) {
+        out.pop();
+    }
+    for byte in &mut out[start..] {
+        if matches!(byte, b'\r' | b'\n') {
+            *byte = b' ';
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// `$3 foo`.
+pub(super) fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.reserve(bytes.len() + 16);
+    header(out, b'$', bytes.len() as u64);
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// `$-1` or `_`.
+pub(super) fn null(protocol: Protocol, out: &mut Vec<u8>) {
+    out.extend_from_slice(match protocol {
+        Protocol::Resp2 => b"$-1\r\n",
+        Protocol::Resp3 => b"_\r\n",
+    });
+}
+
+/// `:7`.
+pub(super) fn unsigned(out: &mut Vec<u8>, number: u64) {
+    header(out, b':', number);
+}
+
+/// `:-7`.
+pub(super) fn integer(out: &mut Vec<u8>, number: i64) {
+    if number < 0 {
+        out.extend_from_slice(b":-");
+        decimal(out, number.unsigned_abs());
+        out.extend_from_slice(b"\r\n");
+    } else {
+        unsigned(out, number.unsigned_abs());
+    }
+}
+
+/// `*2`: that many values follow.
+pub(super) fn array(out: &mut Vec<u8>, length: usize) {
+    header(out, b'*', length as u64);
+}
+
+/// `*4` or `%2`: that many pairs follow.
+pub(super) fn map(protocol: Protocol, out: &mut Vec<u8>, pairs: usize) {
+    match protocol {
+        Protocol::Resp2 => header(out, b'*', 2 * pairs as u64),
+        Protocol::Resp3 => header(out, b'%', pairs as u64),
+    }
+}
+
+/// `*2` or `~2`: that many different values follow.
+pub(super) fn set(protocol: Protocol, out: &mut Vec<u8>, length: usize) {
+    header(out, if protocol == Protocol::Resp2 { b'*' } else { b'~' }, length as u64);
+}
+
+/// `$5 a:1` or `=9 txt:a:1`.
+pub(super) fn verbatim(protocol: Protocol, out: &mut Vec<u8>, text: &str) {
+    match protocol {
+        Protocol::Resp2 => bulk(out, text.as_bytes()),
+        Protocol::Resp3 => {
+            header(out, b'=', text.len() as u64 + 4);
+            out.extend_from_slice(b"txt:");
+            out.extend_from_slice(text.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+fn header(out: &mut Vec<u8>, kind: u8, number: u64) {
+    out.push(kind);
+    decimal(out, number);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a number without the detour over the formatting machinery: every answer holds one.
+fn decimal(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}

@@ -1,0 +1,120 @@
+//! Redis' glob patterns, for `CONFIG GET` and `COMMAND LIST`. Owns the matching, never what is matched.
+
+/// Whether `text` matches `pattern`, ASCII letters in either case: `*`, `?`, `[abc]`, `[^a-c]`, and `\` in
+/// front of a byte that stands for itself.
+///
+/// Goes back to the last star only, so it costs at most `pattern` times `text` steps.
+pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    // Behind the last star, and the text that it does not cover yet.
+    let mut retry: Option<(usize, usize)> = None;
+    loop {
+        if pattern.get(p) == Some(&b'*') {
+            p += 1;
+            retry = Some((p, t));
+            continue;
+        }
+        let step = match text.get(t) {
+            Some(&byte) => match_one(&pattern[p..], byte),
+            None if p == pattern.len() => return true,
+            None => return false,
+        };
+        match (step, retry) {
+            (Some(length), _) => {
+                p += length;
+                t += 1;
+            }
+            (None, Some((after_star, covered))) => {
+                p = after_star;
+                t = covered + 1;
+                retry = Some((after_star, t));
+            }
+            (None, None) => return false,
+        }
+    }
+}
+
+/// Matches one byte with the head of `pattern`; the bytes of the pattern that this used up, if it matches.
+fn match_one(pattern: &[u8], byte: u8) -> Option<usize> {
+    match *pattern.first()? {
+        b'?' => Some(1),
+        b'[' => match_set(pattern, byte),
+        b'\\' if pattern.len() > 1 => pattern[1].eq_ignore_ascii_case(&byte).then_some(2),
+        literal => literal.eq_ignore_ascii_case(&byte).then_some(1),
+    }
+}
+
+/// A set that is never closed ends with the pattern, as in Redis.
+fn match_set(pattern: &[u8], byte: u8) -> Option<usize> {
+    let byte = byte.to_ascii_lowercase();
+    let negated = pattern.get(1) == Some(&b'^');
+    let mut at = if negated { 2 } else { 1 };
+    let mut found = false;
+    loop {
+        match *pattern.get(at..).unwrap_or_default() {
+            [] => break,
+            [b'\\', escaped, ..] => {
+                found |= escaped.to_ascii_lowercase() == byte;
+                at += 2;
+            }
+            [b']', ..] => {
+                at += 1;
+                break;
+            }
+            [low, b'-', high, ..] => {
+                let (low, high) = (low.to_ascii_lowercase(), high.to_ascii_lowercase());
+                found |= (low.min(high)..=low.max(high)).contains(&byte);
+                at += 3;
+            }
+            [literal, ..] => {
+                found |= literal.to_ascii_lowercase() == byte;
+                at += 1;
+            }
+        }
+    }
+    (found != negated).then_some(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn patterns_match_as_in_redis() {
+        for (pattern, text, expected) in [
+            ("", "", true),
+            ("", "a", false),
+            ("*", "", true),
+            ("**", "abc", true),
+            ("a*", "abc", true),
+            ("*c", "abc", true),
+            ("*b*", "abc", true),
+            ("a*a*b", "aaab", true),
+            ("a*a*c", "aaab", false),
+            ("a?c", "abc", true),
+            ("a?", "a", false),
+            ("ABC", "abc", true),
+            ("[ab]c", "bc", true),
+            ("[^ab]c", "bc", false),
+            ("[a-c]x", "bx", true),
+            ("[c-a]x", "bx", true),
+            ("[a-", "-", true),
+            ("[abc", "c", true),
+            ("[\\]]", "]", true),
+            ("[]", "a", false),
+            ("\\*", "*", true),
+            ("\\*", "a", false),
+            ("\\", "\\", true),
+            ("maxm*", "maxmemory", true),
+            ("maxm*", "maxclients", false),
+        ] {
+            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} on {text}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_of_many_stars_ends_soon() {
+        let pattern = "*a".repeat(1000) + "b";
+        assert!(!matches(pattern.as_bytes(), "a".repeat(1000).as_bytes()));
+    }
+}

@@ -1,0 +1,109 @@
+//! Which sections of the status text `INFO` shows. Owns the choice, never the text: the node writes that.
+
+/// The sections that can be asked for by name: Redis' own, then this server's. The text's headings should be
+/// among them; any other heading is shown only when everything is.
+pub const SECTIONS: [&str; 20] = [
+    "server",
+    "clients",
+    "memory",
+    "persistence",
+    "stats",
+    "replication",
+    "cpu",
+    "modules",
+    "commandstats",
+    "errorstats",
+    "latencystats",
+    "cluster",
+    "keyspace",
+    "dsm",
+    "failover",
+    "log",
+    "repair",
+    "requests",
+    "retries",
+    "slaves",
+];
+
+/// A choice of sections: `INFO` (all of them), or `INFO section [section ...]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sections(u32);
+
+impl Sections {
+    /// Everything, headings that are not in [`SECTIONS`] too.
+    pub const ALL: Sections = Sections(u32::MAX);
+
+    /// The sections with these names, in either case; all of them when there is no name, or one is `all`,
+    /// `default` or `everything`. Names that are none of [`SECTIONS`] choose nothing, as in Redis.
+    pub fn named<'a>(names: impl IntoIterator<Item = &'a [u8]>) -> Sections {
+        let mut chosen = None;
+        for name in names {
+            let bits = chosen.get_or_insert(0);
+            if [&b"all"[..], b"default", b"everything"].iter().any(|all| name.eq_ignore_ascii_case(all)) {
+                return Sections::ALL;
+            }
+            *bits |= bit(name);
+        }
+        chosen.map_or(Sections::ALL, Sections)
+    }
+
+    /// The chosen sections of `text`, each line ended by CR LF, an empty line between sections. A section
+    /// begins with a line `# Name`; `text` may end its lines either way.
+    pub fn select(self, text: &str) -> String {
+        let mut selected = String::with_capacity(text.len() + 64);
+        let mut shown = self == Sections::ALL;
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            if let Some(heading) = line.strip_prefix("# ") {
+                shown = self == Sections::ALL || self.0 & bit(heading.trim_end().as_bytes()) != 0;
+                if shown && !selected.is_empty() {
+                    selected.push_str("\r\n");
+                }
+            }
+            if shown {
+                selected.push_str(line);
+                selected.push_str("\r\n");
+            }
+        }
+        selected
+    }
+}
+
+/// The section's bit; none for a name that is not in [`SECTIONS`].
+fn bit(name: &[u8]) -> u32 {
+    SECTIONS.iter().position(|section| name.eq_ignore_ascii_case(section.as_bytes())).map_or(0, |i| 1 << i)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "# Server\nversion:1\n\n# Odd\nx:1\n\n# Keyspace\nkeys:2\n";
+
+    fn select(names: &[&str]) -> String {
+        Sections::named(names.iter().map(|name| name.as_bytes())).select(TEXT)
+    }
+
+    #[test]
+    fn a_named_section_is_shown_alone() {
+        assert_eq!(select(&["KEYSPACE"]), "# Keyspace\r\nkeys:2\r\n");
+        assert_eq!(
+            select(&["keyspace", "nonsense", "server"]),
+            "# Server\r\nversion:1\r\n\r\n# Keyspace\r\nkeys:2\r\n"
+        );
+    }
+
+    #[test]
+    fn an_unknown_section_is_empty() {
+        assert_eq!(select(&["nonsense"]), "");
+        assert_eq!(select(&["odd"]), "");
+    }
+
+    #[test]
+    fn without_a_name_everything_is_shown() {
+        let all = "# Server\r\nversion:1\r\n\r\n# Odd\r\nx:1\r\n\r\n# Keyspace\r\nkeys:2\r\n";
+        assert_eq!(select(&[]), all);
+        assert_eq!(select(&["server", "ALL"]), all);
+        assert_eq!(select(&["default"]), all);
+        assert_eq!(Sections::ALL.select(all), all);
+    }
+}

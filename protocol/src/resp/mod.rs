@@ -1,0 +1,77 @@
+//! The RESP front door: what a Redis client sends and hears, as pure code.
+//!
+//! Bytes become requests ([`Parser`]), a request is answered at once or becomes a
+//! [`Command`](crate::command::Command) ([`Conversation`]), and the store's reply becomes bytes again
+//! ([`encode_reply`]). Wording and shapes follow Redis 7.0, which `tests/resp.rs` pins byte by byte.
+//!
+//! Nothing here does IO, keeps time or queues: the caller owns the socket, and the order of answers.
+//!
+//! See <https://redis.io/docs/latest/develop/reference/protocol-spec/> and `docs/FORMATS.md`.
+
+mod command;
+mod conversation;
+mod encode;
+mod glob;
+mod info;
+mod parse;
+
+pub use conversation::{Action, Conversation, ServerFacts, CLIENT_ATTRIBUTE_MAX};
+pub use encode::{encode_reply, Shape};
+pub use info::{Sections, SECTIONS};
+pub use parse::{Parser, ProtocolError};
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+/// One request as it came: the command's name and its arguments, at least one entry.
+///
+/// The entries of an array of bulk strings are slices of one allocation, the request's bytes. They keep it
+/// alive.
+pub type Args = SmallVec<[Bytes; 4]>;
+
+/// The version of RESP that a connection speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// What a connection begins with.
+    #[default]
+    Resp2,
+    /// After `HELLO 3`.
+    Resp3,
+}
+
+/// What one connection may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest value, in bytes.
+    pub value_max: usize,
+    /// The longest key, in bytes.
+    pub key_max: usize,
+    /// The most bulk strings in one request.
+    pub args_max: usize,
+    /// The longest request, in bytes as it came, framing included. At most 4 GiB - 1, a larger one counts as
+    /// that.
+    pub request_bytes_max: usize,
+    /// The longest inline request, and the longest line that holds a length, in bytes without the line's end.
+    pub inline_max: usize,
+}
+
+impl Limits {
+    /// The limits that come with values of up to `value_max` bytes.
+    pub fn for_values(value_max: usize) -> Limits {
+        let value_max = value_max.min(u32::MAX as usize / 4);
+        Limits {
+            value_max,
+            key_max: crate::command::KEY_MAX,
+            args_max: 1024 * 1024,
+            // An MSET of several of the longest values must fit, or of many short ones.
+            request_bytes_max: (4 * value_max).max(64 * 1024 * 1024),
+            inline_max: 64 * 1024,
+        }
+    }
+
+    /// The longest bulk string that is read at all. A value up to the longest key's length is read whole even
+    /// if `value_max` is lower, so that its error answer need not close the connection.
+    pub fn bulk_max(&self) -> usize {
+        self.value_max.max(self.key_max)
+    }
+}

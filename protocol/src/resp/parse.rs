@@ -1,0 +1,345 @@
+//! Bytes to requests: `*2\r\n$3\r\nGET\r\n$1\r\nk\r\n`, or inline `GET k\r\n`. Owns the framing and its
+//! limits, never what a request means.
+
+use super::{Args, Limits};
+use bytes::{Buf as _, Bytes, BytesMut};
+use memchr::memchr;
+use smallvec::SmallVec;
+use thiserror::Error;
+
+/// Why bytes are not a request, in Redis' words. Every one of them ends the connection: after it the stream
+/// has no known border. [`ProtocolError::encode`] writes the last answer.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum ProtocolError {
+    /// The number behind `*` is not one, or over [`Limits::args_max`].
+    #[error("Protocol error: invalid multibulk length")]
+    InvalidArrayLength,
+    /// The number behind `$` is not one, is negative, or over [`Limits::bulk_max`].
+    #[error("Protocol error: invalid bulk length")]
+    InvalidBulkLength,
+    /// An array's entry does not begin with `$`.
+    #[error("Protocol error: expected '$', got '{}'", char::from(*.0))]
+    ExpectedBulk(u8),
+    /// The line behind `*` does not end.
+    #[error("Protocol error: too big mbulk count string")]
+    ArrayLengthTooLong,
+    /// The line behind `$` does not end.
+    #[error("Protocol error: too big bulk count string")]
+    BulkLengthTooLong,
+    /// An inline request is over [`Limits::inline_max`].
+    #[error("Protocol error: too big inline request")]
+    InlineTooLong,
+    /// A quote of an inline request is not closed, or not followed by a space.
+    #[error("Protocol error: unbalanced quotes in request")]
+    UnbalancedQuotes,
+    /// The request is over [`Limits::request_bytes_max`].
+    #[error("Protocol error: too big request")]
+    RequestTooLong,
+}
+
+impl ProtocolError {
+    /// Appends the error's answer: `-ERR Protocol error: ...`, one line whatever the offending byte.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match *self {
+            // Not through text, which would turn a byte over 0x7f into two.
+            ProtocolError::ExpectedBulk(byte) => super::encode::error_parts(
+                out,
+                &[b"ERR Protocol error: expected '$', got '", &[byte][..], b"'"],
+            ),
+            ProtocolError::InvalidArrayLength
+            | ProtocolError::InvalidBulkLength
+            | ProtocolError::ArrayLengthTooLong
+            | ProtocolError::BulkLengthTooLong
+            | ProtocolError::InlineTooLong
+            | ProtocolError::UnbalancedQuotes
+            | ProtocolError::RequestTooLong => super::encode::error(out, &format!("ERR {self}")),
+        }
+    }
+}
+
+/// Takes requests off a growing buffer.
+///
+/// It remembers where it was in a request that is not whole yet, so every byte is looked at once, however
+/// small the pieces are in which it arrives. Until a request is whole it stays in the buffer, in one piece: a
+/// trickle of short arguments cannot pin many half-empty buffers.
+#[derive(Debug)]
+pub struct Parser {
+    limits: Limits,
+    /// Bytes at the buffer's front that are understood and belong to the request in progress.
+    cursor: usize,
+    /// Bytes behind the cursor that are known to hold no line end.
+    scanned: usize,
+    stage: Stage,
+    /// The arguments found so far: where they begin and end in the buffer.
+    spans: SmallVec<[(u32, u32); 4]>,
+    failed: Option<ProtocolError>,
+}
+
+/// What is expected at the cursor.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// A request.
+    Start,
+    /// The length of the first of `left` arguments.
+    Length { left: usize },
+    /// The content of the first of `left` arguments.
+    Body { left: usize, length: usize },
+}
+
+impl Parser {
+    /// Starts in front of a request.
+    pub fn new(limits: Limits) -> Self {
+        // Spans are 32 bits wide.
+        let limits = Limits { request_bytes_max: limits.request_bytes_max.min(u32::MAX as usize), ..limits };
+        Parser { limits, cursor: 0, scanned: 0, stage: Stage::Start, spans: SmallVec::new(), failed: None }
+    }
+
+    /// Takes the next whole request off the front of `buffer`; `None` when it is not whole yet. Empty lines
+    /// and empty arrays are skipped.
+    ///
+    /// Between two calls the caller may only append to `buffer`.
+    ///
+    /// # Errors
+    /// A [`ProtocolError`] as soon as the bytes show it (an argument that is too long when its length is
+    /// read, not when it has arrived), and again at every later call.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Args>, ProtocolError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        assert!(self.cursor <= buffer.len(), "the buffer lost bytes of a request in progress");
+        let result = self.advance(buffer);
+        self.failed = result.as_ref().err().copied();
+        result
+    }
+
+    /// How many bytes the request in progress lacks for certain, given that `buffered` are there: with a long
+    /// value on its way the caller can make room in one step. 0 when that is not known.
+    pub fn missing(&self, buffered: usize) -> usize {
+        match self.stage {
+            Stage::Body { length, .. } => (self.cursor + length + 2).saturating_sub(buffered),
+            Stage::Start | Stage::Length { .. } => 0,
+        }
+    }
+
+    fn advance(&mut self, buffer: &mut BytesMut) -> Result<Option<Args>, ProtocolError> {
+        loop {
+            match self.stage {
+                Stage::Start => match buffer.first() {
+                    None => return Ok(None),
+                    Some(b'*') => {
+                        let Some(end) = self.line_end(buffer, ProtocolError::ArrayLengthTooLong)? else {
+                            return Ok(None);
+                        };
+                        let left = match parse_integer(&buffer[1..end]) {
+                            Some(count) if count <= 0 => 0,
+                            Some(count) => usize::try_from(count).unwrap_or(usize::MAX),
+                            None => return Err(ProtocolError::InvalidArrayLength),
+                        };
+                        if left > self.limits.args_max {
+                            return Err(ProtocolError::InvalidArrayLength);
+                        }
+                        self.pass(end + 2);
+                        if left == 0 {
+                            buffer.advance(self.cursor);
+                            self.cursor = 0;
+                        } else {
+                            self.stage = Stage::Length { left };
+                        }
+                    }
+                    Some(_) => match self.inline(buffer)? {
+                        Inline::Request(args) => return Ok(Some(args)),
+                        Inline::Empty => {}
+                        Inline::NotWhole => return Ok(None),
+                    },
+                },
+                Stage::Length { left } => {
+                    let Some(end) = self.line_end(buffer, ProtocolError::BulkLengthTooLong)? else {
+                        return Ok(None);
+                    };
+                    if buffer[self.cursor] != b'$' {
+                        return Err(ProtocolError::ExpectedBulk(buffer[self.cursor]));
+                    }
+                    let length = parse_integer(&buffer[self.cursor + 1..end])
+                        .and_then(|length| usize::try_from(length).ok())
+                        .filter(|&length| length <= self.limits.bulk_max())
+                        .ok_or(ProtocolError::InvalidBulkLength)?;
+                    self.pass(end + 2);
+                    if self.cursor.saturating_add(length).saturating_add(2) > self.limits.request_bytes_max {
+                        return Err(ProtocolError::RequestTooLong);
+                    }
+                    self.stage = Stage::Body { left, length };
+                }
+                Stage::Body { left, length } => {
+                    // What stands where CR LF should is not looked at, as in Redis.
+                    if buffer.len() < self.cursor + length + 2 {
+                        return Ok(None);
+                    }
+                    self.spans.push((self.cursor as u32, (self.cursor + length) as u32));
+                    self.pass(self.cursor + length + 2);
+                    if left == 1 {
+                        return Ok(Some(self.take(buffer)));
+                    }
+                    self.stage = Stage::Length { left: left - 1 };
+                }
+            }
+        }
+    }
+
+    /// Where the line that begins at the cursor ends with CR and another byte; `None` when it does not yet.
+    fn line_end(
+        &mut self,
+        buffer: &BytesMut,
+        too_long: ProtocolError,
+    ) -> Result<Option<usize>, ProtocolError> {
+        let from = self.cursor + self.scanned;
+        let found = memchr(b'\r', &buffer[from..]).map(|at| from + at);
+        self.scanned = found.unwrap_or(buffer.len()) - self.cursor;
+        if self.scanned > self.limits.inline_max {
+            return Err(too_long);
+        }
+        Ok(found.filter(|end| end + 1 < buffer.len()))
+    }
+
+    fn pass(&mut self, cursor: usize) {
+        self.cursor = cursor;
+        self.scanned = 0;
+    }
+
+    /// Takes the request that ends at the cursor.
+    fn take(&mut self, buffer: &mut BytesMut) -> Args {
+        let whole = buffer.split_to(self.cursor).freeze();
+        let args = self.spans.iter().map(|&(start, end)| whole.slice(start as usize..end as usize)).collect();
+        if self.spans.spilled() {
+            self.spans = SmallVec::new();
+        } else {
+            self.spans.clear();
+        }
+        self.cursor = 0;
+        self.stage = Stage::Start;
+        args
+    }
+
+    fn inline(&mut self, buffer: &mut BytesMut) -> Result<Inline, ProtocolError> {
+        let found = memchr(b'\n', &buffer[self.scanned..]).map(|at| self.scanned + at);
+        self.scanned = found.unwrap_or(buffer.len());
+        if self.scanned > self.limits.inline_max {
+            return Err(ProtocolError::InlineTooLong);
+        }
+        let Some(end) = found else {
+            return Ok(Inline::NotWhole);
+        };
+        self.scanned = 0;
+        if buffer[..end].iter().all(|&byte| is_space(byte)) {
+            buffer.advance(end + 1);
+            return Ok(Inline::Empty);
+        }
+        let line = buffer.split_to(end + 1).freeze();
+        split_line(&line.slice(..end)).map(Inline::Request)
+    }
+}
+
+enum Inline {
+    Request(Args),
+    Empty,
+    NotWhole,
+}
+
+/// Splits an inline request into its words. A word may hold double quotes, with the escapes `\n` `\r` `\t`
+/// `\b` `\a` `\xHH` and `\` in front of any other byte, or single quotes, with the escape `\'`.
+fn split_line(line: &Bytes) -> Result<Args, ProtocolError> {
+    let mut args = Args::new();
+    let mut at = 0;
+    loop {
+        at += line[at..].iter().take_while(|&&byte| is_space(byte)).count();
+        if at == line.len() {
+            return Ok(args);
+        }
+        let start = at;
+        let plain = |byte: &&u8| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b'"' | b'\'');
+        at += line[at..].iter().take_while(plain).count();
+        match line.get(at) {
+            Some(b'"' | b'\'') => {
+                let mut word = line[start..at].to_vec();
+                at = unquote(line, at, &mut word)?;
+                args.push(Bytes::from(word));
+            }
+            _ => args.push(line.slice(start..at)),
+        }
+    }
+}
+
+/// Appends what stands between the quote at `at` and the one that closes it; where the word ends.
+fn unquote(line: &[u8], at: usize, word: &mut Vec<u8>) -> Result<usize, ProtocolError> {
+    let quote = line[at];
+    let mut at = at + 1;
+    loop {
+        match *line.get(at..).unwrap_or_default() {
+            [] => return Err(ProtocolError::UnbalancedQuotes),
+            [byte, ..] if byte == quote => {
+                return match line.get(at + 1) {
+                    Some(&next) if !is_space(next) => Err(ProtocolError::UnbalancedQuotes),
+                    _ => Ok(at + 1),
+                };
+            }
+            [b'\\', b'\'', ..] if quote == b'\'' => {
+                word.push(b'\'');
+                at += 2;
+            }
+            [b'\\', b'x', high, low, ..]
+                if quote == b'"' && high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
+            {
+                word.push(hex_digit(high) << 4 | hex_digit(low));
+                at += 4;
+            }
+            [b'\\', escaped, ..] if quote == b'"' => {
+                word.push(match escaped {
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    b'b' => 0x08,
+                    b'a' => 0x07,
+                    other => other,
+                });
+                at += 2;
+            }
+            [byte, ..] => {
+                word.push(byte);
+                at += 1;
+            }
+        }
+    }
+}
+
+fn hex_digit(digit: u8) -> u8 {
+    match digit {
+        b'0'..=b'9' => digit - b'0',
+        letter => letter.to_ascii_lowercase() - b'a' + 10,
+    }
+}
+
+/// C's `isspace`.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t'..=b'\r')
+}
+
+/// A decimal number as Redis reads one: no plus sign, no leading zeros, no `-0`, nothing around it.
+pub(super) fn parse_integer(text: &[u8]) -> Option<i64> {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let negative = digits.len() < text.len();
+    match digits {
+        [b'0'] if !negative => return Some(0),
+        [b'1'..=b'9', ..] => {}
+        _ => return None,
+    }
+    let mut number = 0i64;
+    for digit in digits {
+        if !digit.is_ascii_digit() {
+            return None;
+        }
+        let digit = i64::from(digit - b'0');
+        number = number.checked_mul(10)?;
+        number = if negative { number.checked_sub(digit)? } else { number.checked_add(digit)? };
+    }
+    Some(number)
+}

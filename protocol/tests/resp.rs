@@ -1,0 +1,959 @@
+//! The RESP front door, byte by byte: what Redis answers, what is our own, and what no bytes may do.
+//!
+//! In the tables `^` stands for CR LF, so that an answer reads as one line. The bytes of `AS_REDIS`, `INLINE`
+//! and `PROTOCOL_ERRORS` were taken from redis-server 7.0.15 over a plain socket.
+
+#![allow(clippy::unwrap_used)]
+
+use bytes::{Bytes, BytesMut};
+use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::resp::{
+    encode_reply, Action, Args, Conversation, Limits, Parser, Protocol, ProtocolError, Sections, ServerFacts,
+    Shape, CLIENT_ATTRIBUTE_MAX,
+};
+use proptest::prelude::*;
+use std::time::Duration;
+
+const VALUE_MAX: usize = 16 * 1024 * 1024;
+
+fn facts() -> ServerFacts {
+    ServerFacts {
+        limits: Limits::for_values(VALUE_MAX),
+        clients_max: 10_000,
+        idle_timeout: Duration::ZERO,
+        fsync: "always",
+    }
+}
+
+/// Connection 7, after `HELLO 3` or before it.
+fn conversation(protocol: Protocol) -> Conversation {
+    let mut conversation = Conversation::new(7, facts()).with_addresses("10.0.0.1:5", "10.0.0.2:12345");
+    if protocol == Protocol::Resp3 {
+        let action = conversation.handle(words("HELLO 3"), &mut Vec::new());
+        assert_eq!(action, Action::Answered);
+    }
+    conversation
+}
+
+fn words(request: &str) -> Args {
+    request.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect()
+}
+
+/// The request as a client sends it.
+fn array<W: AsRef<[u8]>>(words: &[W]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend_from_slice(format!("${}\r\n", word.as_ref().len()).as_bytes());
+        bytes.extend_from_slice(word.as_ref());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+/// Bytes with CR LF as `^`, to compare with the tables.
+fn show(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).replace("\r\n", "^")
+}
+
+/// Handles a request that the connection answers by itself.
+fn answer(conversation: &mut Conversation, args: Args) -> String {
+    let mut out = Vec::new();
+    assert_eq!(conversation.handle(args, &mut out), Action::Answered, "{}", show(&out));
+    show(&out)
+}
+
+/// Parses and handles all of `bytes`, asks nothing: the answers, and whether the connection is to be closed.
+fn answers_to(bytes: &[u8]) -> (String, bool) {
+    let mut parser = Parser::new(facts().limits);
+    let mut conversation = conversation(Protocol::Resp2);
+    let mut buffer = BytesMut::from(bytes);
+    let mut out = Vec::new();
+    loop {
+        match parser.next(&mut buffer) {
+            Ok(None) => return (show(&out), false),
+            Ok(Some(args)) => match conversation.handle(args, &mut out) {
+                Action::Answered => {}
+                Action::AnsweredAndClose | Action::Close => return (show(&out), true),
+                Action::Ask { command, .. } => panic!("{command:?} asks the store"),
+            },
+            Err(error) => {
+                error.encode(&mut out);
+                return (show(&out), true);
+            }
+        }
+    }
+}
+
+/// In the third column of a table: the same in RESP3.
+const SAME: &str = "";
+
+fn check_table(table: &[(&str, &str, &str)]) {
+    let version = env!("CARGO_PKG_VERSION");
+    let version = format!("${}^{version}", version.len());
+    for (request, resp2, resp3) in table {
+        let resp3 = if *resp3 == SAME { resp2 } else { resp3 };
+        for (protocol, expected) in [(Protocol::Resp2, resp2), (Protocol::Resp3, resp3)] {
+            let answer = answer(&mut conversation(protocol), words(request));
+            assert_eq!(answer, expected.replace("@VERSION", &version), "{request} in {protocol:?}");
+        }
+    }
+}
+
+#[test]
+fn answers_are_those_of_redis() {
+    check_table(AS_REDIS);
+}
+
+#[test]
+fn answers_are_those_of_this_server() {
+    check_table(OUR_OWN);
+}
+
+#[test]
+fn requests_for_the_store_become_commands() {
+    let key = |key: &'static str| Bytes::from_static(key.as_bytes());
+    let get = || Command::Get { key: key("k") };
+    let put = || Command::Put { key: key("k"), value: key("v") };
+    let keys = || vec![key("a"), key("b"), key("a")];
+    let server = || Shape::Info(Sections::named([&b"server"[..]]));
+    for (request, command, shape) in [
+        ("GET k", get(), Shape::Plain),
+        ("gEt k", get(), Shape::Plain),
+        ("READ k", get(), Shape::Plain),
+        ("SET k v", put(), Shape::Plain),
+        ("write k v", put(), Shape::Plain),
+        ("DEL a b a", Command::Delete { keys: keys() }, Shape::Plain),
+        ("UNLINK a b a", Command::Delete { keys: keys() }, Shape::Plain),
+        ("EXISTS a b a", Command::Exists { keys: keys() }, Shape::Plain),
+        ("MGET a b a", Command::GetMany { keys: keys() }, Shape::Plain),
+        (
+            "MSET a 1 b 2",
+            Command::PutMany { pairs: vec![(key("a"), key("1")), (key("b"), key("2"))] },
+            Shape::Plain,
+        ),
+        ("DBSIZE", Command::KeyCount, Shape::Plain),
+        ("INFO", Command::Status, Shape::Info(Sections::ALL)),
+        ("INFO Server nothing", Command::Status, server()),
+        ("STATUS server", Command::Status, server()),
+        ("FAILOVER", Command::Failover, Shape::Plain),
+    ] {
+        let mut out = Vec::new();
+        let action = conversation(Protocol::Resp2).handle(words(request), &mut out);
+        assert_eq!(action, Action::Ask { command, shape }, "{request}");
+        assert!(out.is_empty(), "{request} answered {}", show(&out));
+    }
+}
+
+#[test]
+fn replies_are_encoded_as_redis_does() {
+    let value = |value: &'static str| Bytes::from_static(value.as_bytes());
+    let text = || Reply::Text("# Server\nversion:1\n\n# Keyspace\nkeys:2\n".to_owned());
+    let info = |name: &'static str| Shape::Info(Sections::named([name.as_bytes()]));
+    for (shape, reply, resp2, resp3) in [
+        (Shape::Plain, Reply::Done, "+OK^", SAME),
+        (Shape::Plain, Reply::Value(value("v")), "$1^v^", SAME),
+        (Shape::Plain, Reply::Value(value("")), "$0^^", SAME),
+        (Shape::Plain, Reply::Value(value("NOT_FOUND")), "$9^NOT_FOUND^", SAME),
+        (Shape::Plain, Reply::NotFound, "$-1^", "_^"),
+        (Shape::Plain, Reply::Values(vec![]), "*0^", SAME),
+        (Shape::Plain, Reply::Values(vec![Some(value("1")), None]), "*2^$1^1^$-1^", "*2^$1^1^_^"),
+        (Shape::Plain, Reply::Count(0), ":0^", SAME),
+        (Shape::Plain, Reply::Count(u64::MAX), ":18446744073709551615^", SAME),
+        (Shape::Plain, Reply::Text("a".to_owned()), "$1^a^", SAME),
+        (info("keyspace"), text(), "$20^# Keyspace^keys:2^^", "=24^txt:# Keyspace^keys:2^^"),
+        (info("nothing"), text(), "$0^^", "=4^txt:^"),
+        (
+            Shape::Info(Sections::ALL),
+            text(),
+            "$43^# Server^version:1^^# Keyspace^keys:2^^",
+            "=47^txt:# Server^version:1^^# Keyspace^keys:2^^",
+        ),
+        (Shape::Plain, Reply::error(ErrorWord::Bad, "no"), "-ERR no^", SAME),
+        (Shape::Plain, Reply::error(ErrorWord::Standby, "10.0.0.1:5"), "-STANDBY 10.0.0.1:5^", SAME),
+        (Shape::Plain, Reply::error(ErrorWord::Loading, ""), "-LOADING^", SAME),
+        (Shape::Plain, Reply::error(ErrorWord::OutOfMemory, "a\r\nb\nc\r\n"), "-OOM a  b c^", SAME),
+        (Shape::Info(Sections::ALL), Reply::error(ErrorWord::Unknown, "x"), "-UNKNOWN x^", SAME),
+    ] {
+        let resp3 = if resp3 == SAME { resp2 } else { resp3 };
+        for (protocol, expected) in [(Protocol::Resp2, resp2), (Protocol::Resp3, resp3)] {
+            let mut out = b"before".to_vec();
+            encode_reply(protocol, shape, &reply, &mut out);
+            assert_eq!(show(&out), format!("before{expected}"), "{reply:?} in {protocol:?}");
+        }
+    }
+}
+
+#[test]
+fn client_info_tells_what_the_client_said() {
+    let mut talk = conversation(Protocol::Resp2);
+    for request in ["CLIENT SETNAME me", "CLIENT SETINFO LIB-NAME lib", "CLIENT SETINFO lib-ver 1.2"] {
+        assert_eq!(answer(&mut talk, words(request)), "+OK^");
+    }
+    let line = "id=7 addr=10.0.0.1:5 laddr=10.0.0.2:12345 name=me db=0 cmd=client|info user=default resp=2 \
+                lib-name=lib lib-ver=1.2\n";
+    assert_eq!(answer(&mut talk, words("CLIENT INFO")), format!("${}^{line}^", line.len()));
+    answer(&mut talk, words("HELLO 3"));
+    let line = line.replace("resp=2", "resp=3");
+    let verbatim = |line: &str| format!("={}^txt:{line}^", line.len() + 4);
+    assert_eq!(answer(&mut talk, words("CLIENT INFO")), verbatim(&line));
+    let line = line.replace("client|info", "client|list");
+    assert_eq!(answer(&mut talk, words("CLIENT LIST")), verbatim(&line));
+    assert_eq!(answer(&mut talk, words("CLIENT LIST TYPE normal")), verbatim(&line));
+    assert_eq!(answer(&mut talk, words("CLIENT LIST ID 3 7")), verbatim(&line));
+    assert_eq!(answer(&mut talk, words("CLIENT LIST ID 3")), "=4^txt:^");
+}
+
+#[test]
+fn a_client_name_is_kept_until_it_is_emptied_or_the_connection_reset() {
+    let mut talk = conversation(Protocol::Resp3);
+    answer(&mut talk, words("CLIENT SETNAME x"));
+    assert_eq!(answer(&mut talk, words("CLIENT GETNAME")), "$1^x^");
+    answer(&mut talk, words("HELLO 3 SETNAME y"));
+    assert_eq!(talk.client_name(), "y");
+    answer(&mut talk, words("CLIENT SETNAME "));
+    assert_eq!(answer(&mut talk, words("CLIENT GETNAME")), "_^");
+    answer(&mut talk, words("CLIENT SETNAME z"));
+    assert_eq!(answer(&mut talk, words("RESET")), "+RESET^");
+    assert_eq!(talk.protocol(), Protocol::Resp2);
+    assert_eq!(answer(&mut talk, words("CLIENT GETNAME")), "$-1^");
+}
+
+#[test]
+fn a_client_name_that_would_break_the_list_is_refused() {
+    let mut talk = conversation(Protocol::Resp2);
+    let refused = "-ERR Client names cannot contain spaces, newlines or special characters.^";
+    for name in ["a b", "a\nb", "\u{e9}"] {
+        let args = ["CLIENT", "SETNAME", name].map(|word| Bytes::copy_from_slice(word.as_bytes()));
+        assert_eq!(answer(&mut talk, args.into_iter().collect()), refused);
+    }
+    let long = "x".repeat(CLIENT_ATTRIBUTE_MAX + 1);
+    let too_long = |what| format!("-ERR {what} is too long: 257 bytes, the limit is 256 bytes^");
+    assert_eq!(answer(&mut talk, words(&format!("CLIENT SETNAME {long}"))), too_long("client name"));
+    let set_info = format!("CLIENT SETINFO LIB-NAME {long}");
+    assert_eq!(answer(&mut talk, words(&set_info)), too_long("client attribute"));
+    assert_eq!(
+        answer(&mut talk, ["CLIENT", "SETINFO", "lib-ver", "1 2"].map(Bytes::from).into_iter().collect()),
+        "-ERR lib-ver cannot contain spaces, newlines or special characters.^"
+    );
+    assert_eq!(talk.client_name(), "");
+}
+
+#[test]
+fn a_hello_that_fails_changes_nothing() {
+    let mut talk = conversation(Protocol::Resp2);
+    for request in ["HELLO 3 AUTH u p SETNAME y", "HELLO 3 SETNAME y x", "HELLO 4 SETNAME y"] {
+        assert!(answer(&mut talk, words(request)).starts_with('-'));
+        assert_eq!(talk.protocol(), Protocol::Resp2);
+        assert_eq!(talk.client_name(), "");
+    }
+}
+
+#[test]
+fn quit_is_answered_and_closes() {
+    assert_eq!(answers_to(b"QUIT now\r\nPING\r\n"), ("+OK^".to_owned(), true));
+}
+
+#[test]
+fn a_browsers_request_closes_without_an_answer() {
+    for request in [
+        &b"POST / HTTP/1.1\r\nHost: x\r\n\r\n"[..],
+        b"post /\r\nPING\r\n",
+        b"host: x\r\nPING\r\n",
+        b"Host:\r\nPING\r\n",
+        b"*1\r\n$4\r\nPOST\r\n",
+        b"*2\r\n$5\r\nhOst:\r\n$1\r\nx\r\n",
+    ] {
+        assert_eq!(answers_to(request), (String::new(), true), "{}", show(request));
+    }
+    assert!(!answers_to(b"POSTX\r\n").1);
+}
+
+#[test]
+fn a_close_takes_back_nothing_that_was_answered_before() {
+    assert_eq!(answers_to(b"PING\r\nPOST /\r\nPING\r\n"), ("+PONG^".to_owned(), true));
+}
+
+#[test]
+fn unknown_commands_are_shown_as_redis_shows_them() {
+    let y128 = "y".repeat(128);
+    let xs = "x".repeat(200);
+    let (y100, z100) = ("y".repeat(100), "z".repeat(100));
+    for (args, expected) in [
+        (vec!["fo\r\no", "a\nb", "c\0d"], "'fo  o', with args beginning with: 'a b' 'c' ".to_owned()),
+        (vec!["fo\0x"], "'fo', with args beginning with: ".to_owned()),
+        (vec!["get\0"], "'get', with args beginning with: ".to_owned()),
+        (vec!["\0get"], "'', with args beginning with: ".to_owned()),
+        (vec![""], "'', with args beginning with: ".to_owned()),
+        (vec!["x", &y128, "z"], format!("'x', with args beginning with: '{y128}' ")),
+        (
+            vec![&xs, &y100, &z100, "w"],
+            format!("'{}', with args beginning with: '{y100}' '{}' ", &xs[..128], &z100[..25]),
+        ),
+    ] {
+        assert_eq!(answers_to(&array(&args)), (format!("-ERR unknown command {expected}^"), false));
+    }
+    let expected = format!("-ERR unknown subcommand '{}'. Try CLIENT HELP.^", &xs[..128]);
+    assert_eq!(answers_to(&array(&["client", &xs])), (expected, false));
+    let expected = "-ERR unknown subcommand 'fo '. Try CONFIG HELP.^".to_owned();
+    assert_eq!(answers_to(&array(&["config", "fo\r\0x"])), (expected, false));
+}
+
+#[test]
+fn a_key_over_the_limit_is_refused_and_the_connection_stays() {
+    let long = "k".repeat(64 * 1024 + 1);
+    let refused = "-ERR key is too long: 65537 bytes, the limit is 65536 bytes^";
+    for request in [
+        vec!["GET", &long],
+        vec!["SET", &long, "v"],
+        vec!["MSET", "a", "1", &long, "2"],
+        vec!["MGET", "a", &long],
+        vec!["DEL", &long],
+        vec!["EXISTS", &long],
+    ] {
+        assert_eq!(answers_to(&array(&request)), (refused.to_owned(), false), "{}", request[0]);
+    }
+    let mut out = Vec::new();
+    let longest = words(&format!("GET {}", "k".repeat(64 * 1024)));
+    assert!(matches!(conversation(Protocol::Resp2).handle(longest, &mut out), Action::Ask { .. }));
+}
+
+#[test]
+fn a_value_over_the_limit_that_was_read_is_refused_and_the_connection_stays() {
+    let limits = Limits::for_values(10);
+    let mut talk = Conversation::new(1, ServerFacts { limits, ..facts() });
+    let mut out = Vec::new();
+    for request in ["SET k 12345678901", "MSET a 1 b 12345678901"] {
+        out.clear();
+        let mut buffer = BytesMut::from(&array(&request.split(' ').collect::<Vec<_>>())[..]);
+        let args = Parser::new(limits).next(&mut buffer).unwrap().unwrap();
+        assert_eq!(talk.handle(args, &mut out), Action::Answered);
+        assert_eq!(show(&out), "-ERR value is too long: 11 bytes, the limit is 10 bytes^");
+    }
+    assert!(matches!(talk.handle(words("SET k 1234567890"), &mut out), Action::Ask { .. }));
+}
+
+#[test]
+fn many_names_do_not_make_a_huge_answer() {
+    let request = format!("COMMAND DOCS{}", " get".repeat(257));
+    let refused = "-ERR too many names: 257, the limit is 256^";
+    assert_eq!(answer(&mut conversation(Protocol::Resp2), words(&request)), refused);
+    let request = request.replace("DOCS", "INFO");
+    assert_eq!(answer(&mut conversation(Protocol::Resp2), words(&request)), refused);
+}
+
+#[test]
+fn command_describes_every_command() {
+    let all = answer(&mut conversation(Protocol::Resp2), words("COMMAND"));
+    assert!(all.starts_with("*23^*10^$3^get^:2^"), "{all}");
+    assert_eq!(all, answer(&mut conversation(Protocol::Resp2), words("COMMAND INFO")));
+    let docs = answer(&mut conversation(Protocol::Resp3), words("COMMAND DOCS"));
+    assert!(docs.starts_with("%23^$3^get^%5^"), "{docs}");
+    let listed = answer(&mut conversation(Protocol::Resp2), words("COMMAND LIST"));
+    for name in listed.split('^').skip(2).step_by(2) {
+        let one = answer(&mut conversation(Protocol::Resp2), words(&format!("COMMAND INFO {name}")));
+        let described = one.strip_prefix("*1^").unwrap();
+        assert!(all.contains(described), "{name}");
+        assert!(docs.contains(&format!("${}^{name}^%", name.len())), "{name}");
+    }
+}
+
+#[test]
+fn every_listed_command_is_known() {
+    let listed = answer(&mut conversation(Protocol::Resp2), words("COMMAND LIST"));
+    for name in listed.split('^').skip(2).step_by(2) {
+        let mut out = Vec::new();
+        conversation(Protocol::Resp2).handle(words(&name.replace('|', " ")), &mut out);
+        assert!(!show(&out).contains("unknown"), "{name}: {}", show(&out));
+    }
+}
+
+/// Line, and the one argument of `PING` that it gives.
+const INLINE: &[(&str, &str)] = &[
+    (r#"PING "a\x41\n\r\t\b\a\q\"z""#, "aA\n\r\t\x08\x07q\"z"),
+    (r"PING 'a\'b\n'", r"a'b\n"),
+    (r#"PING a"b""#, "ab"),
+    ("PING \ta\x0bb\x0c", "a\x0bb\x0c"),
+    (r#"PING """#, ""),
+    (r#"PING "\xzz""#, "xzz"),
+    (r#"PING "\x4""#, "x4"),
+    ("PING '\"'", "\""),
+    ("  PING   x  ", "x"),
+    ("PING a\r", "a"),
+    ("\"PING\" 'a b'", "a b"),
+];
+
+#[test]
+fn inline_requests_are_split_as_redis_does() {
+    for (line, expected) in INLINE {
+        for end in ["\n", "\r\n"] {
+            let (answer, close) = answers_to(format!("{line}{end}").as_bytes());
+            assert_eq!(answer, show(format!("${}\r\n{expected}\r\n", expected.len()).as_bytes()), "{line}");
+            assert!(!close);
+        }
+    }
+    assert_eq!(answers_to(b"PING\nPING\r\n\r\n   \r\n\nPING\r\r\n").0, "+PONG^+PONG^+PONG^");
+    assert_eq!(answers_to(b"PING \"a\"\x0bb\r\n").0, "-ERR wrong number of arguments for 'ping' command^");
+}
+
+/// What is sent, and the last answer before the connection closes.
+const PROTOCOL_ERRORS: &[(&str, &str)] = &[
+    ("*x^", "invalid multibulk length"),
+    ("*^", "invalid multibulk length"),
+    ("*01^$4^PING^", "invalid multibulk length"),
+    ("*+1^$4^PING^", "invalid multibulk length"),
+    ("* 1^$4^PING^", "invalid multibulk length"),
+    ("*-0^PING^", "invalid multibulk length"),
+    ("*1\nPING^", "invalid multibulk length"),
+    ("*2147483648^", "invalid multibulk length"),
+    ("*9223372036854775808^", "invalid multibulk length"),
+    ("*1^x4^PING^", "expected '$', got 'x'"),
+    ("*1^^PING^", "expected '$', got ' '"),
+    ("*1^$-1^", "invalid bulk length"),
+    ("*1^$-0^PING^", "invalid bulk length"),
+    ("*1^$^", "invalid bulk length"),
+    ("*1^$x^", "invalid bulk length"),
+    ("*1^$04^PING^", "invalid bulk length"),
+    ("*1^$+4^PING^", "invalid bulk length"),
+    ("*1^$600000000^", "invalid bulk length"),
+    ("PING \"abc^", "unbalanced quotes in request"),
+    ("PING 'abc^", "unbalanced quotes in request"),
+    ("PING \"a\"b^", "unbalanced quotes in request"),
+    ("PING 'a'b^", "unbalanced quotes in request"),
+    ("PING a\"b c\"d^", "unbalanced quotes in request"),
+    ("PING \"a\\\"^", "unbalanced quotes in request"),
+];
+
+#[test]
+fn protocol_errors_are_worded_as_redis_words_them() {
+    for (bytes, expected) in PROTOCOL_ERRORS {
+        let (answer, close) = answers_to(bytes.replace('^', "\r\n").as_bytes());
+        assert_eq!(answer, format!("-ERR Protocol error: {expected}^"), "{bytes}");
+        assert!(close);
+    }
+    let mut out = Vec::new();
+    ProtocolError::ExpectedBulk(0xff).encode(&mut out);
+    assert_eq!(out, b"-ERR Protocol error: expected '$', got '\xff'\r\n");
+}
+
+#[test]
+fn what_redis_lets_pass_passes() {
+    for bytes in
+        ["*-1^PING^", "*-9223372036854775808^PING^", "*0^PING^", "^PING^", "*1\rX$4\rXPING^", "*1^$4^PINGxx"]
+    {
+        assert_eq!(
+            answers_to(bytes.replace('^', "\r\n").as_bytes()),
+            ("+PONG^".to_owned(), false),
+            "{bytes}"
+        );
+    }
+}
+
+#[test]
+fn a_line_that_does_not_end_is_an_error_past_64_kib() {
+    let (max, over) = ("1".repeat(65_535), "1".repeat(65_536));
+    for (start, error) in [
+        ("*", "too big mbulk count string"),
+        ("*1\r\n$", "too big bulk count string"),
+        ("1", "too big inline request"),
+    ] {
+        assert_eq!(answers_to(format!("{start}{max}").as_bytes()), (String::new(), false), "{start}");
+        let expected = format!("-ERR Protocol error: {error}^");
+        assert_eq!(answers_to(format!("{start}{over}").as_bytes()), (expected, true), "{start}");
+    }
+}
+
+#[test]
+fn a_value_over_the_limit_is_an_error_before_it_arrives() {
+    let header = |length: usize| format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${length}\r\n");
+    let mut parser = Parser::new(facts().limits);
+    let mut buffer = BytesMut::from(header(VALUE_MAX).as_bytes());
+    assert_eq!(parser.next(&mut buffer), Ok(None));
+    assert_eq!(parser.missing(buffer.len()), VALUE_MAX + 2);
+    let mut parser = Parser::new(facts().limits);
+    let mut buffer = BytesMut::from(header(VALUE_MAX + 1).as_bytes());
+    assert_eq!(parser.next(&mut buffer), Err(ProtocolError::InvalidBulkLength));
+}
+
+#[test]
+fn nothing_is_read_behind_an_error() {
+    let mut parser = Parser::new(facts().limits);
+    let mut buffer = BytesMut::from(&b"PING \"\r\nPING\r\n"[..]);
+    for _ in 0..3 {
+        assert_eq!(parser.next(&mut buffer), Err(ProtocolError::UnbalancedQuotes));
+    }
+}
+
+#[test]
+fn a_request_over_its_limits_is_an_error() {
+    let limits = Limits { args_max: 4, request_bytes_max: 40, ..Limits::for_values(30) };
+    let parse = |bytes: &[u8]| Parser::new(limits).next(&mut BytesMut::from(bytes));
+    assert_eq!(parse(b"*5\r\n"), Err(ProtocolError::InvalidArrayLength));
+    assert_eq!(parse(b"*4\r\n"), Ok(None));
+    // 4 of `*1`, 5 of `$28`, and 2 behind the content: 40 in all.
+    assert_eq!(parse(b"*1\r\n$29\r\n"), Ok(None));
+    assert_eq!(parse(b"*1\r\n$30\r\n"), Err(ProtocolError::RequestTooLong));
+    assert_eq!(parse(b"*4\r\n$1\r\na\r\n$1\r\nb\r\n$18\r\n"), Err(ProtocolError::RequestTooLong));
+    let mut out = Vec::new();
+    ProtocolError::RequestTooLong.encode(&mut out);
+    assert_eq!(show(&out), "-ERR Protocol error: too big request^");
+}
+
+#[test]
+fn arguments_are_slices_of_what_was_received() {
+    for bytes in [&b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\nvalue\r\n"[..], b"SET k value\r\n"] {
+        let mut buffer = BytesMut::from(bytes);
+        let range = buffer.as_ptr_range();
+        let args = Parser::new(facts().limits).next(&mut buffer).unwrap().unwrap();
+        assert_eq!(args.len(), 3);
+        assert!(args.iter().all(|arg| range.contains(&arg.as_ptr())), "{}", show(bytes));
+    }
+}
+
+/// With a parser that starts over at every piece this takes minutes.
+#[test]
+fn a_request_in_small_pieces_costs_no_more_than_its_bytes() {
+    let request = array(&vec!["x"; 200_000]);
+    let mut parser = Parser::new(facts().limits);
+    let mut buffer = BytesMut::new();
+    let mut found = None;
+    for piece in request.chunks(5) {
+        assert_eq!(found, None);
+        buffer.extend_from_slice(piece);
+        found = parser.next(&mut buffer).unwrap().map(|args| args.len());
+    }
+    assert_eq!(found, Some(200_000));
+    assert!(buffer.is_empty());
+}
+
+/// Everything that a parser makes of `bytes` when they come in pieces that end at `cuts`.
+fn parse_in_pieces(limits: Limits, bytes: &[u8], cuts: &[usize]) -> (Vec<Vec<Bytes>>, Option<ProtocolError>) {
+    let mut ends: Vec<usize> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();
+    ends.push(bytes.len());
+    ends.sort_unstable();
+    let (mut parser, mut buffer, mut start) = (Parser::new(limits), BytesMut::new(), 0);
+    let mut requests = Vec::new();
+    for end in ends {
+        buffer.extend_from_slice(&bytes[start..end]);
+        start = end;
+        loop {
+            match parser.next(&mut buffer) {
+                Ok(Some(args)) => requests.push(args.into_vec()),
+                Ok(None) => break,
+                Err(error) => return (requests, Some(error)),
+            }
+        }
+        let waiting_max = limits.request_bytes_max.max(limits.inline_max);
+        assert!(buffer.len() <= waiting_max, "{} bytes wait for the rest of a request", buffer.len());
+    }
+    (requests, None)
+}
+
+fn word() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..12),
+        prop::sample::select(vec![
+            "GET", "set", "PING", "HELLO", "3", "CLIENT", "COMMAND", "DOCS", "INFO", "k"
+        ])
+        .prop_map(|word| word.as_bytes().to_vec()),
+    ]
+}
+
+/// A request's bytes, in one of the forms that clients send, or almost.
+fn request() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        4 => prop::collection::vec(word(), 1..6).prop_map(|words| array(&words)),
+        2 => "(GET|PING|set) [a-z ]{0,8}\r?\n".prop_map(String::into_bytes),
+        1 => "[ \t]{0,3}\r\n".prop_map(String::into_bytes),
+        1 => "[*](0|-1)\r\n".prop_map(String::into_bytes),
+        1 => "[a-z\"'\\\\x ]{0,12}\n".prop_map(String::into_bytes),
+        1 => "[*$]?[0-9]{0,3}(\r\n|\r|\n)".prop_map(String::into_bytes),
+    ]
+}
+
+fn tight_limits() -> Limits {
+    Limits { value_max: 16, key_max: 16, args_max: 6, request_bytes_max: 128, inline_max: 32 }
+}
+
+proptest! {
+    #[test]
+    fn any_words_of_pipelined_requests_come_through(
+        requests in prop::collection::vec(
+            prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..12),
+            1..5,
+        ),
+        cuts in prop::collection::vec(any::<usize>(), 0..10),
+    ) {
+        let stream: Vec<u8> = requests.iter().flat_map(|words| array(words)).collect();
+        let expected: Vec<Vec<Bytes>> =
+            requests.into_iter().map(|words| words.into_iter().map(Bytes::from).collect()).collect();
+        prop_assert_eq!(parse_in_pieces(facts().limits, &stream, &cuts), (expected, None));
+    }
+
+    #[test]
+    fn the_cuts_between_reads_change_nothing(
+        stream in prop::collection::vec(request(), 0..12),
+        cuts in prop::collection::vec(any::<usize>(), 0..40),
+        tight in any::<bool>(),
+    ) {
+        let limits = if tight { tight_limits() } else { facts().limits };
+        let stream = stream.concat();
+        let at_once = parse_in_pieces(limits, &stream, &[]);
+        prop_assert_eq!(&parse_in_pieces(limits, &stream, &cuts), &at_once);
+        let every_byte: Vec<usize> = (0..stream.len()).collect();
+        prop_assert_eq!(&parse_in_pieces(limits, &stream, &every_byte), &at_once);
+    }
+
+    #[test]
+    fn garbage_neither_panics_nor_piles_up(
+        bytes in prop::collection::vec(
+            prop_oneof![any::<u8>(), prop::sample::select(b"*$\r\n \"'\\019".to_vec())],
+            0..300,
+        ),
+        cuts in prop::collection::vec(any::<usize>(), 0..40),
+    ) {
+        let at_once = parse_in_pieces(tight_limits(), &bytes, &[]);
+        prop_assert_eq!(&parse_in_pieces(tight_limits(), &bytes, &cuts), &at_once);
+    }
+
+    #[test]
+    fn any_request_is_answered_by_one_whole_value(
+        words in prop::collection::vec(word(), 1..6),
+        resp3 in any::<bool>(),
+    ) {
+        let mut talk = conversation(if resp3 { Protocol::Resp3 } else { Protocol::Resp2 });
+        let mut out = Vec::new();
+        let action = talk.handle(words.into_iter().map(Bytes::from).collect(), &mut out);
+        match action {
+            Action::Answered | Action::AnsweredAndClose => {
+                prop_assert_eq!(value_end(&out, 0), Some(out.len()), "{}", show(&out));
+            }
+            Action::Ask { .. } | Action::Close => prop_assert!(out.is_empty()),
+        }
+    }
+}
+
+#[test]
+fn every_answer_of_the_tables_is_one_whole_value() {
+    for (request, ..) in
+        AS_REDIS.iter().chain(OUR_OWN).chain([("COMMAND", "", ""), ("COMMAND DOCS", "", "")].iter())
+    {
+        for protocol in [Protocol::Resp2, Protocol::Resp3] {
+            let mut out = Vec::new();
+            conversation(protocol).handle(words(request), &mut out);
+            assert_eq!(value_end(&out, 0), Some(out.len()), "{request}: {}", show(&out));
+        }
+    }
+}
+
+/// Where the RESP value that begins at `at` ends; `None` when it is not whole.
+fn value_end(bytes: &[u8], at: usize) -> Option<usize> {
+    let line_end = at + bytes.get(at..)?.windows(2).position(|two| two == b"\r\n")?;
+    let after = line_end + 2;
+    let number = || std::str::from_utf8(&bytes[at + 1..line_end]).ok()?.parse::<i64>().ok();
+    let values = |count: i64| (0..count).try_fold(after, |at, _| value_end(bytes, at));
+    match bytes[at] {
+        b'+' | b'-' | b':' | b'_' => Some(after),
+        b'$' if number()? == -1 => Some(after),
+        b'$' | b'=' => {
+            let end = after + usize::try_from(number()?).ok()?;
+            (bytes.get(end..end + 2)? == b"\r\n").then_some(end + 2)
+        }
+        b'*' | b'~' => values(number()?),
+        b'%' => values(2 * number()?),
+        _ => None,
+    }
+}
+
+/// Prints what one GET and one SET cost from bytes to bytes: `cargo test --release -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement, not a check"]
+#[allow(clippy::disallowed_methods, reason = "a measurement needs a clock")]
+fn cost_of_get_and_set() {
+    const PIPELINED: usize = 100;
+    const ROUNDS: usize = 20_000;
+    let value = "v".repeat(64);
+    let requests = [
+        ("GET", array(&["GET", "key:000000012345"]), Reply::Value(Bytes::from(value.clone()))),
+        ("SET", array(&["SET", "key:000000012345", &value]), Reply::Done),
+    ];
+    for (name, request, reply) in requests {
+        let stream = request.repeat(PIPELINED);
+        let mut parser = Parser::new(facts().limits);
+        let mut talk = conversation(Protocol::Resp2);
+        let mut out = Vec::new();
+        let start = std::time::Instant::now();
+        for _ in 0..ROUNDS {
+            let mut buffer = BytesMut::from(&stream[..]);
+            out.clear();
+            while let Some(args) = parser.next(&mut buffer).unwrap() {
+                match talk.handle(args, &mut out) {
+                    Action::Ask { command, shape } => {
+                        std::hint::black_box(command);
+                        encode_reply(talk.protocol(), shape, &reply, &mut out);
+                    }
+                    Action::Answered | Action::AnsweredAndClose | Action::Close => panic!("{}", show(&out)),
+                }
+            }
+            std::hint::black_box(&out);
+        }
+        let each = start.elapsed().as_nanos() as f64 / (PIPELINED * ROUNDS) as f64;
+        println!("{name}: {each:.0} ns a command");
+    }
+}
+
+/// Request, answer in RESP2, answer in RESP3: byte for byte what Redis 7.0.15 answers.
+const AS_REDIS: &[(&str, &str, &str)] = &[
+    ("PING", "+PONG^", SAME),
+    ("PING a", "$1^a^", SAME),
+    ("PING a b", "-ERR wrong number of arguments for 'ping' command^", SAME),
+    ("ping", "+PONG^", SAME),
+    ("ECHO", "-ERR wrong number of arguments for 'echo' command^", SAME),
+    ("ECHO x", "$1^x^", SAME),
+    ("ECHO a b", "-ERR wrong number of arguments for 'echo' command^", SAME),
+    ("GET", "-ERR wrong number of arguments for 'get' command^", SAME),
+    ("GET a b", "-ERR wrong number of arguments for 'get' command^", SAME),
+    ("SET", "-ERR wrong number of arguments for 'set' command^", SAME),
+    ("SET k", "-ERR wrong number of arguments for 'set' command^", SAME),
+    ("DEL", "-ERR wrong number of arguments for 'del' command^", SAME),
+    ("UNLINK", "-ERR wrong number of arguments for 'unlink' command^", SAME),
+    ("EXISTS", "-ERR wrong number of arguments for 'exists' command^", SAME),
+    ("MGET", "-ERR wrong number of arguments for 'mget' command^", SAME),
+    ("MSET", "-ERR wrong number of arguments for 'mset' command^", SAME),
+    ("MSET a", "-ERR wrong number of arguments for 'mset' command^", SAME),
+    ("MSET a 1 b", "-ERR wrong number of arguments for 'mset' command^", SAME),
+    ("DBSIZE x", "-ERR wrong number of arguments for 'dbsize' command^", SAME),
+    ("SELECT", "-ERR wrong number of arguments for 'select' command^", SAME),
+    ("SELECT 0", "+OK^", SAME),
+    ("SELECT -1", "-ERR DB index is out of range^", SAME),
+    ("SELECT 16", "-ERR DB index is out of range^", SAME),
+    ("SELECT 00", "-ERR value is not an integer or out of range^", SAME),
+    ("SELECT x", "-ERR value is not an integer or out of range^", SAME),
+    ("SELECT 2147483648", "-ERR value is out of range, value must between -2147483648 and 2147483647^", SAME),
+    (
+        "SELECT -2147483649",
+        "-ERR value is out of range, value must between -2147483648 and 2147483647^",
+        SAME,
+    ),
+    ("SELECT 99999999999999999999", "-ERR value is not an integer or out of range^", SAME),
+    ("SELECT 0 0", "-ERR wrong number of arguments for 'select' command^", SAME),
+    ("HELLO 1", "-NOPROTO unsupported protocol version^", SAME),
+    ("HELLO 4", "-NOPROTO unsupported protocol version^", SAME),
+    ("HELLO x", "-ERR Protocol version is not an integer or out of range^", SAME),
+    ("HELLO 03", "-ERR Protocol version is not an integer or out of range^", SAME),
+    ("HELLO 99999999999999999999", "-ERR Protocol version is not an integer or out of range^", SAME),
+    ("HELLO 3 AUTH", "-ERR Syntax error in HELLO option 'AUTH'^", SAME),
+    ("HELLO 3 AUTH a", "-ERR Syntax error in HELLO option 'AUTH'^", SAME),
+    ("HELLO 3 AUTH a b", "-WRONGPASS invalid username-password pair or user is disabled.^", SAME),
+    ("HELLO 3 SETNAME", "-ERR Syntax error in HELLO option 'SETNAME'^", SAME),
+    ("HELLO 3 FOO", "-ERR Syntax error in HELLO option 'FOO'^", SAME),
+    ("HELLO 2 SETNAME x y", "-ERR Syntax error in HELLO option 'y'^", SAME),
+    ("AUTH", "-ERR wrong number of arguments for 'auth' command^", SAME),
+    (
+        "AUTH x",
+        "-ERR AUTH <password> called without any password configured for the default user. Are you su\
+         re your configuration is correct?^",
+        SAME,
+    ),
+    ("AUTH default x", "+OK^", SAME),
+    ("AUTH u p", "-WRONGPASS invalid username-password pair or user is disabled.^", SAME),
+    ("AUTH a b c", "-ERR syntax error^", SAME),
+    ("RESET a", "-ERR wrong number of arguments for 'reset' command^", SAME),
+    ("foo", "-ERR unknown command 'foo', with args beginning with: ^", SAME),
+    ("FOO a b", "-ERR unknown command 'FOO', with args beginning with: 'a' 'b' ^", SAME),
+    ("client|id", "-ERR unknown command 'client|id', with args beginning with: ^", SAME),
+    ("CLIENT", "-ERR wrong number of arguments for 'client' command^", SAME),
+    ("CLIENT foo", "-ERR unknown subcommand 'foo'. Try CLIENT HELP.^", SAME),
+    ("client FOO a b", "-ERR unknown subcommand 'FOO'. Try CLIENT HELP.^", SAME),
+    ("CLIENT SETNAME", "-ERR wrong number of arguments for 'client|setname' command^", SAME),
+    ("CLIENT SETNAME a", "+OK^", SAME),
+    ("CLIENT SETNAME a b", "-ERR wrong number of arguments for 'client|setname' command^", SAME),
+    ("CLIENT GETNAME", "$-1^", "_^"),
+    ("CLIENT GETNAME a", "-ERR wrong number of arguments for 'client|getname' command^", SAME),
+    ("CLIENT ID 2", "-ERR wrong number of arguments for 'client|id' command^", SAME),
+    ("CLIENT INFO x", "-ERR wrong number of arguments for 'client|info' command^", SAME),
+    ("CLIENT LIST x", "-ERR syntax error^", SAME),
+    ("CLIENT LIST TYPE", "-ERR syntax error^", SAME),
+    ("CLIENT LIST TYPE foo", "-ERR Unknown client type 'foo'^", SAME),
+    ("CLIENT LIST TYPE pubsub", "$0^^", "=4^txt:^"),
+    ("CLIENT LIST ID", "-ERR syntax error^", SAME),
+    ("CLIENT LIST ID x", "-ERR Invalid client ID^", SAME),
+    ("CLIENT LIST ID 99999", "$0^^", "=4^txt:^"),
+    ("CLIENT NO-EVICT", "-ERR wrong number of arguments for 'client|no-evict' command^", SAME),
+    ("CLIENT NO-EVICT on", "+OK^", SAME),
+    ("CLIENT NO-EVICT off", "+OK^", SAME),
+    ("CLIENT NO-EVICT x", "-ERR syntax error^", SAME),
+    ("CLIENT REPLY", "-ERR wrong number of arguments for 'client|reply' command^", SAME),
+    ("CLIENT HELP x", "-ERR wrong number of arguments for 'client|help' command^", SAME),
+    ("CONFIG", "-ERR wrong number of arguments for 'config' command^", SAME),
+    ("CONFIG GET", "-ERR wrong number of arguments for 'config|get' command^", SAME),
+    ("CONFIG GET save", "*2^$4^save^$0^^", "%1^$4^save^$0^^"),
+    ("CONFIG GET SA?E nothing", "*2^$4^save^$0^^", "%1^$4^save^$0^^"),
+    ("CONFIG GET nothing", "*0^", "%0^"),
+    ("CONFIG GET maxmemory", "*2^$9^maxmemory^$1^0^", "%1^$9^maxmemory^$1^0^"),
+    ("CONFIG GET timeout", "*2^$7^timeout^$1^0^", "%1^$7^timeout^$1^0^"),
+    ("CONFIG foo", "-ERR unknown subcommand 'foo'. Try CONFIG HELP.^", SAME),
+    ("CONFIG SET", "-ERR wrong number of arguments for 'config|set' command^", SAME),
+    ("CONFIG SET a", "-ERR wrong number of arguments for 'config|set' command^", SAME),
+    ("CONFIG RESETSTAT x", "-ERR wrong number of arguments for 'config|resetstat' command^", SAME),
+    ("CONFIG REWRITE", "-ERR The server is running without a config file^", SAME),
+    ("COMMAND foo", "-ERR unknown subcommand 'foo'. Try COMMAND HELP.^", SAME),
+    ("COMMAND COUNT x", "-ERR wrong number of arguments for 'command|count' command^", SAME),
+    (
+        "COMMAND INFO get",
+        "*1^*10^$3^get^:2^*2^+readonly^+fast^:1^:1^:1^*3^+@read^+@string^+@fast^*0^*1^*6^$5^flags^*2^\
+         +RO^+access^$12^begin_search^*4^$4^type^$5^index^$4^spec^*2^$5^index^:1^$9^find_keys^*4^$4^t\
+         ype^$5^range^$4^spec^*6^$7^lastkey^:0^$7^keystep^:1^$5^limit^:0^*0^",
+        "*1^*10^$3^get^:2^~2^+readonly^+fast^:1^:1^:1^~3^+@read^+@string^+@fast^~0^~1^%3^$5^flags^~2^\
+         +RO^+access^$12^begin_search^%2^$4^type^$5^index^$4^spec^%1^$5^index^:1^$9^find_keys^%2^$4^t\
+         ype^$5^range^$4^spec^%3^$7^lastkey^:0^$7^keystep^:1^$5^limit^:0^~0^",
+    ),
+    (
+        "COMMAND INFO nothing mset",
+        "*2^$-1^*10^$4^mset^:-3^*2^+write^+denyoom^:1^:-1^:2^*3^+@write^+@string^+@slow^*2^$26^reques\
+         t_policy:multi_shard^$29^response_policy:all_succeeded^*1^*6^$5^flags^*2^+OW^+update^$12^beg\
+         in_search^*4^$4^type^$5^index^$4^spec^*2^$5^index^:1^$9^find_keys^*4^$4^type^$5^range^$4^spe\
+         c^*6^$7^lastkey^:-1^$7^keystep^:2^$5^limit^:0^*0^",
+        "*2^_^*10^$4^mset^:-3^~2^+write^+denyoom^:1^:-1^:2^~3^+@write^+@string^+@slow^~2^$26^request_\
+         policy:multi_shard^$29^response_policy:all_succeeded^~1^%3^$5^flags^~2^+OW^+update^$12^begin\
+         _search^%2^$4^type^$5^index^$4^spec^%1^$5^index^:1^$9^find_keys^%2^$4^type^$5^range^$4^spec^\
+         %3^$7^lastkey^:-1^$7^keystep^:2^$5^limit^:0^~0^",
+    ),
+    (
+        "COMMAND INFO client|id get|x client|nothing",
+        "*3^*10^$9^client|id^:2^*3^+noscript^+loading^+stale^:0^:0^:0^*2^+@slow^+@connection^*0^*0^*0\
+         ^$-1^$-1^",
+        "*3^*10^$9^client|id^:2^~3^+noscript^+loading^+stale^:0^:0^:0^~2^+@slow^+@connection^~0^~0^~0\
+         ^_^_^",
+    ),
+    (
+        "COMMAND INFO ping",
+        "*1^*10^$4^ping^:-1^*1^+fast^:0^:0^:0^*2^+@fast^+@connection^*2^$25^request_policy:all_shards\
+         ^$29^response_policy:all_succeeded^*0^*0^",
+        "*1^*10^$4^ping^:-1^~1^+fast^:0^:0^:0^~2^+@fast^+@connection^~2^$25^request_policy:all_shards\
+         ^$29^response_policy:all_succeeded^~0^~0^",
+    ),
+    (
+        "COMMAND INFO quit del",
+        "*2^*10^$4^quit^:-1^*6^+noscript^+loading^+stale^+fast^+no_auth^+allow_busy^:0^:0^:0^*2^+@fas\
+         t^+@connection^*0^*0^*0^*10^$3^del^:-2^*1^+write^:1^:-1^:1^*3^+@keyspace^+@write^+@slow^*2^$\
+         26^request_policy:multi_shard^$23^response_policy:agg_sum^*1^*6^$5^flags^*2^+RM^+delete^$12^\
+         begin_search^*4^$4^type^$5^index^$4^spec^*2^$5^index^:1^$9^find_keys^*4^$4^type^$5^range^$4^\
+         spec^*6^$7^lastkey^:-1^$7^keystep^:1^$5^limit^:0^*0^",
+        "*2^*10^$4^quit^:-1^~6^+noscript^+loading^+stale^+fast^+no_auth^+allow_busy^:0^:0^:0^~2^+@fas\
+         t^+@connection^~0^~0^~0^*10^$3^del^:-2^~1^+write^:1^:-1^:1^~3^+@keyspace^+@write^+@slow^~2^$\
+         26^request_policy:multi_shard^$23^response_policy:agg_sum^~1^%3^$5^flags^~2^+RM^+delete^$12^\
+         begin_search^%2^$4^type^$5^index^$4^spec^%1^$5^index^:1^$9^find_keys^%2^$4^type^$5^range^$4^\
+         spec^%3^$7^lastkey^:-1^$7^keystep^:1^$5^limit^:0^~0^",
+    ),
+    ("COMMAND DOCS nothing", "*0^", "%0^"),
+    ("COMMAND LIST x", "-ERR syntax error^", SAME),
+    ("COMMAND LIST FILTERBY x", "-ERR syntax error^", SAME),
+    ("COMMAND LIST FILTERBY PATTERN", "-ERR syntax error^", SAME),
+    ("COMMAND LIST FILTERBY ACLCAT nothing", "*0^", SAME),
+    ("COMMAND LIST FILTERBY MODULE x", "*0^", SAME),
+    ("COMMAND LIST FILTERBY PATTERN m?et", "*2^$4^mget^$4^mset^", SAME),
+    ("COMMAND HELP x", "-ERR wrong number of arguments for 'command|help' command^", SAME),
+];
+
+/// Request, answer in RESP2, answer in RESP3, where this server is not Redis.
+const OUR_OWN: &[(&str, &str, &str)] = &[
+    ("EXPIRE k 1", "-ERR unknown command 'EXPIRE', with args beginning with: 'k' '1' ^", SAME),
+    ("TTL k", "-ERR unknown command 'TTL', with args beginning with: 'k' ^", SAME),
+    ("OBJECT HELP", "-ERR unknown command 'OBJECT', with args beginning with: 'HELP' ^", SAME),
+    ("READ", "-ERR wrong number of arguments for 'read' command^", SAME),
+    ("READ a b", "-ERR wrong number of arguments for 'read' command^", SAME),
+    ("WRITE k", "-ERR wrong number of arguments for 'write' command^", SAME),
+    ("WRITE k v w", "-ERR wrong number of arguments for 'write' command^", SAME),
+    ("SET k v EX 10", "-ERR syntax error: options of SET are not supported yet: 'EX'^", SAME),
+    ("SET k v KEEPTTL", "-ERR syntax error: options of SET are not supported yet: 'KEEPTTL'^", SAME),
+    ("SELECT 1", "-ERR DB index is out of range^", SAME),
+    (
+        "HELLO",
+        "*14^$6^server^$3^dsm^$7^version^@VERSION^$5^proto^:2^$2^id^:7^$4^mode^$10^standalone^$4^role\
+         ^$6^master^$7^modules^*0^",
+        "%7^$6^server^$3^dsm^$7^version^@VERSION^$5^proto^:3^$2^id^:7^$4^mode^$10^standalone^$4^role^\
+         $6^master^$7^modules^*0^",
+    ),
+    (
+        "HELLO 2",
+        "*14^$6^server^$3^dsm^$7^version^@VERSION^$5^proto^:2^$2^id^:7^$4^mode^$10^standalone^$4^role\
+         ^$6^master^$7^modules^*0^",
+        SAME,
+    ),
+    (
+        "HELLO 3",
+        "%7^$6^server^$3^dsm^$7^version^@VERSION^$5^proto^:3^$2^id^:7^$4^mode^$10^standalone^$4^role^\
+         $6^master^$7^modules^*0^",
+        SAME,
+    ),
+    (
+        "HELLO 3 AUTH default x SETNAME foo",
+        "%7^$6^server^$3^dsm^$7^version^@VERSION^$5^proto^:3^$2^id^:7^$4^mode^$10^standalone^$4^role^\
+         $6^master^$7^modules^*0^",
+        SAME,
+    ),
+    ("FAILOVER x", "-ERR wrong number of arguments for 'failover' command^", SAME),
+    ("CLIENT ID", ":7^", SAME),
+    ("CLIENT NO-TOUCH on", "+OK^", SAME),
+    ("CLIENT REPLY off", "-ERR CLIENT REPLY is not supported: every request is answered^", SAME),
+    ("CLIENT SETINFO LIB-NAME x", "+OK^", SAME),
+    ("CLIENT SETINFO lib-ver 1.0", "+OK^", SAME),
+    ("CLIENT SETINFO a b", "-ERR Unrecognized option 'a'^", SAME),
+    ("CONFIG GET appendonly", "*2^$10^appendonly^$3^yes^", "%1^$10^appendonly^$3^yes^"),
+    ("CONFIG GET databases", "*2^$9^databases^$1^1^", "%1^$9^databases^$1^1^"),
+    (
+        "CONFIG GET append* maxclients proto-* max*",
+        "*12^$10^appendonly^$3^yes^$11^appendfsync^$6^always^$10^maxclients^$5^10000^$9^maxmemory^$1^\
+         0^$16^maxmemory-policy^$10^noeviction^$18^proto-max-bulk-len^$8^16777216^",
+        "%6^$10^appendonly^$3^yes^$11^appendfsync^$6^always^$10^maxclients^$5^10000^$9^maxmemory^$1^0\
+         ^$16^maxmemory-policy^$10^noeviction^$18^proto-max-bulk-len^$8^16777216^",
+    ),
+    ("CONFIG SET a b", "-ERR CONFIG SET is not supported: settings are given when the server starts^", SAME),
+    ("CONFIG RESETSTAT", "-ERR CONFIG RESETSTAT is not supported^", SAME),
+    (
+        "CONFIG HELP",
+        "*11^+CONFIG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:^+GET^+    Get the value\
+         s of configuration parameters^+HELP^+    Show helpful text about the different subcommands^+\
+         RESETSTAT^+    Not supported: the stats count from the start^+REWRITE^+    Not supported: th\
+         ere is no configuration file^+SET^+    Not supported: settings are fixed at the start^",
+        SAME,
+    ),
+    ("COMMAND COUNT", ":23^", SAME),
+    (
+        "COMMAND DOCS get",
+        "*2^$3^get^*10^$7^summary^$22^Get the value of a key^$5^since^$5^0.1.0^$5^group^$6^string^$10\
+         ^complexity^$4^O(1)^$9^arguments^*1^*6^$4^name^$3^key^$4^type^$3^key^$14^key_spec_index^:0^",
+        "%1^$3^get^%5^$7^summary^$22^Get the value of a key^$5^since^$5^0.1.0^$5^group^$6^string^$10^\
+         complexity^$4^O(1)^$9^arguments^*1^%3^$4^name^$3^key^$4^type^$3^key^$14^key_spec_index^:0^",
+    ),
+    (
+        "COMMAND DOCS mset client|id",
+        "*4^$4^mset^*10^$7^summary^$36^Set multiple keys to multiple values^$5^since^$5^0.1.0^$5^grou\
+         p^$6^string^$10^complexity^$42^O(N) where N is the number of keys to set.^$9^arguments^*1^*8\
+         ^$4^name^$9^key_value^$4^type^$5^block^$5^flags^*1^+multiple^$9^arguments^*2^*6^$4^name^$3^k\
+         ey^$4^type^$3^key^$14^key_spec_index^:0^*4^$4^name^$5^value^$4^type^$6^string^$9^client|id^*\
+         8^$7^summary^$48^Returns the client ID for the current connection^$5^since^$5^0.1.0^$5^group\
+         ^$10^connection^$10^complexity^$4^O(1)^",
+        "%2^$4^mset^%5^$7^summary^$36^Set multiple keys to multiple values^$5^since^$5^0.1.0^$5^group\
+         ^$6^string^$10^complexity^$42^O(N) where N is the number of keys to set.^$9^arguments^*1^%4^\
+         $4^name^$9^key_value^$4^type^$5^block^$5^flags^~1^+multiple^$9^arguments^*2^%3^$4^name^$3^ke\
+         y^$4^type^$3^key^$14^key_spec_index^:0^%2^$4^name^$5^value^$4^type^$6^string^$9^client|id^%4\
+         ^$7^summary^$48^Returns the client ID for the current connection^$5^since^$5^0.1.0^$5^group^\
+         $10^connection^$10^complexity^$4^O(1)^",
+    ),
+    (
+        "COMMAND INFO set",
+        "*1^*10^$3^set^:-3^*2^+write^+denyoom^:1^:1^:1^*3^+@write^+@string^+@slow^*0^*1^*6^$5^flags^*\
+         2^+OW^+update^$12^begin_search^*4^$4^type^$5^index^$4^spec^*2^$5^index^:1^$9^find_keys^*4^$4\
+         ^type^$5^range^$4^spec^*6^$7^lastkey^:0^$7^keystep^:1^$5^limit^:0^*0^",
+        "*1^*10^$3^set^:-3^~2^+write^+denyoom^:1^:1^:1^~3^+@write^+@string^+@slow^~0^~1^%3^$5^flags^~\
+         2^+OW^+update^$12^begin_search^%2^$4^type^$5^index^$4^spec^%1^$5^index^:1^$9^find_keys^%2^$4\
+         ^type^$5^range^$4^spec^%3^$7^lastkey^:0^$7^keystep^:1^$5^limit^:0^~0^",
+    ),
+    (
+        "COMMAND LIST FILTERBY PATTERN c*t",
+        "*8^$6^client^$11^client|list^$15^client|no-evict^$13^command|count^$12^command|list^$10^conf\
+         ig|get^$16^config|resetstat^$10^config|set^",
+        SAME,
+    ),
+];
