@@ -102,6 +102,8 @@ pub enum Control {
     },
     /// Master to slave: this master is the primary of `epoch`. Answered by [`Control::Enlisted`].
     Announce {
+        /// The cluster.
+        cluster: ClusterId,
         /// The new reign.
         epoch: Epoch,
     },
@@ -133,6 +135,10 @@ pub enum Control {
     },
     /// Master to slave: the part was taken in, the next one may follow.
     HoldingsNext,
+    /// Master to slave, whether it reigns or not: are you there? Answered by [`Control::Alive`].
+    Probe,
+    /// Slave to master: yes.
+    Alive,
     /// Master to a peer master that is connected to it: who serves.
     MasterState(MasterState),
     /// Standby to active, over a link between masters: a forwarded session is closed.
@@ -146,6 +152,8 @@ pub enum Control {
         replayed: Seq,
         /// The slaves that are connected to the standby.
         slaves: Vec<SlaveId>,
+        /// Whether an operator asked for it.
+        forced: bool,
     },
     /// Active to standby: not now.
     HandoverRefused {
@@ -208,6 +216,8 @@ pub struct MasterState {
     pub active: bool,
     /// The highest epoch it knows.
     pub epoch: Epoch,
+    /// The last seq that this master has written or replayed.
+    pub seq: Seq,
     /// The address of the active master, if this master knows it.
     pub active_address: Option<String>,
 }

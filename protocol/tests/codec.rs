@@ -1,5 +1,7 @@
 //! Round trips and garbage for the wire's codec.
 
+#![allow(clippy::unwrap_used)]
+
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::frame::{self, FrameError};
@@ -47,7 +49,12 @@ fn control() -> impl Strategy<Value = Control> {
     let cluster = || prop::option::of(any::<u64>().prop_map(dsm_protocol::ids::ClusterId));
     let state = || {
         (any::<bool>(), any::<u64>(), prop::option::of("[ -~]{0,20}")).prop_map(
-            |(active, epoch, active_address)| MasterState { active, epoch: Epoch(epoch), active_address },
+            |(active, epoch, active_address)| MasterState {
+                active,
+                epoch: Epoch(epoch),
+                seq: Seq(epoch / 2),
+                active_address,
+            },
         )
     };
     let slave = || "[a-z]{1,8}".prop_map(|name| SlaveId::new(name).unwrap());
@@ -69,8 +76,9 @@ fn control() -> impl Strategy<Value = Control> {
         (cluster(), state()).prop_map(|(cluster, state)| Control::Welcome(Welcome { cluster, state })),
         prop::collection::vec((bytes(), version()), 0..4)
             .prop_map(|entries| Control::Holdings { entries, last: true }),
-        (any::<u64>(), prop::collection::vec(slave(), 0..3))
-            .prop_map(|(replayed, slaves)| { Control::HandoverRequest { replayed: Seq(replayed), slaves } }),
+        (any::<u64>(), prop::collection::vec(slave(), 0..3)).prop_map(|(replayed, slaves)| {
+            Control::HandoverRequest { replayed: Seq(replayed), slaves, forced: replayed % 2 == 0 }
+        }),
         Just(Control::HandoverOffer),
     ]
 }

@@ -1,0 +1,82 @@
+//! Self-doubt: whether a deadline that passed says something about the peer, or only that we slept.
+//!
+//! Owns the rule that a verdict by timeout counts only time in which this process ran. Never judges by itself.
+
+use crate::ids::Millis;
+
+/// Watches our own clock. It must be told the time at least every few dozen milliseconds while the process runs;
+/// a longer silence means that the process did not run (SIGSTOP, a suspended machine, a starved scheduler).
+#[derive(Clone, Debug)]
+pub struct SelfDoubt {
+    jump_ms: u64,
+    last: Millis,
+    resumed: Option<Millis>,
+    jumps: u64,
+}
+
+impl SelfDoubt {
+    /// A silence of more than `jump_ms` counts as a pause of our own.
+    pub fn new(now: Millis, jump_ms: u64) -> Self {
+        SelfDoubt { jump_ms, last: now, resumed: None, jumps: 0 }
+    }
+
+    /// Notes that the process runs at `now`. Returns whether it had been paused.
+    pub fn observe(&mut self, now: Millis) -> bool {
+        let jumped = now.since(self.last) > self.jump_ms;
+        if jumped {
+            self.resumed = Some(now);
+            self.jumps += 1;
+        }
+        self.last = self.last.max(now);
+        jumped
+    }
+
+    /// The point from which a wait that began at `began` is to be counted: after a pause of our own the wait
+    /// starts again, since the answers may lie unread in our sockets.
+    pub fn counted_from(&self, began: Millis) -> Millis {
+        self.resumed.map_or(began, |resumed| resumed.max(began))
+    }
+
+    /// Whether a wait that began at `began` has lasted `timeout_ms` of our own running time.
+    pub fn expired(&self, now: Millis, began: Millis, timeout_ms: u64) -> bool {
+        now.since(self.last) <= self.jump_ms && now.since(self.counted_from(began)) >= timeout_ms
+    }
+
+    /// How often the process had been paused.
+    pub fn jumps(&self) -> u64 {
+        self.jumps
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_counts_from_the_end_of_our_own_pause() {
+        let mut doubt = SelfDoubt::new(Millis(0), 250);
+        for at in (0..=900).step_by(25) {
+            assert!(!doubt.observe(Millis(at)));
+        }
+        // Stopped from 900 to 5000: the deadline at 1000 passed while nobody could read the answer.
+        assert!(!doubt.expired(Millis(5000), Millis(0), 1000), "a verdict before anyone observed the jump");
+        assert!(doubt.observe(Millis(5000)));
+        assert!(!doubt.expired(Millis(5000), Millis(0), 1000));
+        for at in (5000..=6000).step_by(25) {
+            doubt.observe(Millis(at));
+        }
+        assert!(doubt.expired(Millis(6000), Millis(0), 1000));
+        assert_eq!(doubt.jumps(), 1);
+    }
+
+    #[test]
+    fn a_wait_that_began_after_the_pause_is_not_prolonged() {
+        let mut doubt = SelfDoubt::new(Millis(0), 250);
+        doubt.observe(Millis(5000));
+        for at in (5000..=6100).step_by(25) {
+            doubt.observe(Millis(at));
+        }
+        assert!(doubt.expired(Millis(6100), Millis(5100), 1000));
+        assert!(!doubt.expired(Millis(6099), Millis(5100), 1000));
+    }
+}

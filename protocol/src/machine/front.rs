@@ -1,0 +1,515 @@
+//! The front: where a master sends a request that reached it, whatever its role is at the moment.
+//!
+//! Owns the requests that are held back or forwarded to the other master, and the rule that the requests of one
+//! session keep their order through takeovers and handovers. Does not execute anything.
+//!
+//! A request is *served* here, *forwarded* to the active master, *held* while nobody is known to serve, or
+//! *refused* with STANDBY. What was forwarded and refused is sent again under a higher generation once nothing of
+//! the session is outstanding; the other side refuses everything of the old generation from its first refusal on.
+//! So a later request can never overtake an earlier one that has to be sent twice.
+
+use crate::command::{Command, ErrorWord, Reply};
+use crate::ids::{Millis, RequestId, SessionId};
+use crate::machine::master::Asker;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+/// How a session reached this master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A client that does not know of masters: it is forwarded to the active one.
+    Forwardable,
+    /// A client that finds the active master by itself: it is told STANDBY.
+    Native,
+    /// Forwarded by the other master: never forwarded again.
+    Forwarded {
+        /// The generation it came with.
+        generation: u32,
+    },
+}
+
+/// The settings of the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// The most requests that may be held or forwarded at once.
+    pub requests_max: usize,
+    /// The most bytes of keys and values in them.
+    pub bytes_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { requests_max: 100_000, bytes_max: 256 * 1024 * 1024 }
+    }
+}
+
+/// What this master may do with requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Standby,
+    Holding,
+    Serving,
+    /// About to end: nothing is taken any more.
+    Stopping,
+}
+
+/// What happens to the machine.
+#[derive(Debug)]
+pub enum Event {
+    /// This master serves from now on.
+    ServingBegan,
+    /// This master hands over: hold everything.
+    HoldingBegan,
+    /// This master does not serve.
+    StandbyBegan,
+    /// This master is about to end: what waits and what comes is refused with STANDBY.
+    StoppingBegan,
+    /// The link to the other master stands, and says whether that one is active.
+    PeerState {
+        /// Whether it serves.
+        active: bool,
+    },
+    /// The link to the other master is gone.
+    PeerDown,
+    /// A request.
+    Request {
+        /// Who asks.
+        asker: Asker,
+        /// How it got here.
+        kind: Kind,
+        /// When the asker stops waiting.
+        deadline: Millis,
+        /// What is asked.
+        command: Command,
+    },
+    /// The other master answered a forwarded request.
+    Response {
+        /// The number it was forwarded under.
+        id: RequestId,
+        /// The answer.
+        reply: Reply,
+    },
+    /// A session is closed.
+    SessionClosed {
+        /// Which.
+        session: SessionId,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// What the machine wants done, in this order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Execute the request here.
+    Serve {
+        /// Who asks.
+        asker: Asker,
+        /// When the asker stops waiting.
+        deadline: Millis,
+        /// What is asked.
+        command: Command,
+    },
+    /// Send the request to the other master.
+    Forward {
+        /// Its number on that link.
+        id: RequestId,
+        /// The session's number there.
+        stream: u64,
+        /// The session's generation.
+        generation: u32,
+        /// What is asked.
+        command: Command,
+    },
+    /// Tell the other master that a forwarded session is closed.
+    StreamClosed {
+        /// The session's number there.
+        stream: u64,
+    },
+    /// Answer a request.
+    Reply {
+        /// Whom.
+        to: Asker,
+        /// What.
+        reply: Reply,
+    },
+    /// Close a session once its answers are out: what it asked later would run behind an unknown write.
+    CloseSession {
+        /// Which.
+        session: SessionId,
+    },
+}
+
+#[derive(Debug)]
+struct Queued {
+    asker: Asker,
+    deadline: Millis,
+    command: Command,
+}
+
+/// A session with requests that are not served here at once.
+#[derive(Debug, Default)]
+struct Stream {
+    generation: u32,
+    queue: VecDeque<Queued>,
+    outstanding: BTreeMap<RequestId, Queued>,
+    /// Refused ones of the current generation, by the number they were forwarded under.
+    refused: BTreeMap<RequestId, Queued>,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Front {
+    config: Config,
+    role: Role,
+    peer_active: bool,
+    active_address: Option<String>,
+    streams: BTreeMap<SessionId, Stream>,
+    /// Which session a forwarded request belongs to.
+    forwarded: BTreeMap<RequestId, SessionId>,
+    /// For sessions of the other master: the highest generation of which something was refused.
+    refused_generation: HashMap<SessionId, u32, foldhash::fast::FixedState>,
+    next_id: RequestId,
+    requests: usize,
+    bytes: usize,
+}
+
+impl Front {
+    /// A standby without a link to the other master.
+    pub fn new(config: Config) -> Self {
+        Front {
+            config,
+            role: Role::Standby,
+            peer_active: false,
+            active_address: None,
+            streams: BTreeMap::new(),
+            forwarded: BTreeMap::new(),
+            refused_generation: HashMap::default(),
+            next_id: RequestId(1),
+            requests: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Whether requests are served here.
+    pub fn is_serving(&self) -> bool {
+        self.role == Role::Serving
+    }
+
+    /// Requests that are held or forwarded.
+    pub fn waiting(&self) -> usize {
+        self.requests
+    }
+
+    /// Names the address to put into STANDBY answers.
+    pub fn set_active_address(&mut self, address: Option<String>) {
+        self.active_address = address;
+    }
+
+    /// Advances the machine. The caller must perform the effects in the order returned.
+    pub fn step(&mut self, now: Millis, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::ServingBegan => self.become_role(Role::Serving, effects),
+            Event::HoldingBegan => self.become_role(Role::Holding, effects),
+            Event::StandbyBegan => self.become_role(Role::Standby, effects),
+            Event::StoppingBegan => self.stop(effects),
+            Event::PeerState { active } => {
+                self.peer_active = active;
+                self.pump_all(effects);
+            }
+            Event::PeerDown => self.peer_down(effects),
+            Event::Request { asker, kind, deadline, command } => {
+                self.request(asker, kind, deadline, command, effects);
+            }
+            Event::Response { id, reply } => self.response(id, reply, effects),
+            Event::SessionClosed { session } => {
+                self.refused_generation.remove(&session);
+                if self.forget(session) {
+                    effects.push(Effect::StreamClosed { stream: session.0 });
+                }
+            }
+            Event::Tick => self.tick(now, effects),
+        }
+    }
+
+    fn become_role(&mut self, role: Role, effects: &mut Vec<Effect>) {
+        self.role = role;
+        if role == Role::Serving {
+            self.peer_active = false;
+        }
+        self.pump_all(effects);
+    }
+
+    fn stop(&mut self, effects: &mut Vec<Effect>) {
+        self.role = Role::Stopping;
+        let sessions: Vec<SessionId> = self.streams.keys().copied().collect();
+        for session in sessions {
+            let Some(stream) = self.streams.get_mut(&session) else { continue };
+            let refused = std::mem::take(&mut stream.refused).into_values();
+            for queued in refused.chain(std::mem::take(&mut stream.queue)).collect::<Vec<_>>() {
+                self.requests -= 1;
+                self.bytes -= queued.command.payload_bytes();
+                effects.push(self.standby(queued.asker));
+            }
+        }
+    }
+
+    fn request(
+        &mut self,
+        asker: Asker,
+        kind: Kind,
+        deadline: Millis,
+        command: Command,
+        effects: &mut Vec<Effect>,
+    ) {
+        let queued = Queued { asker, deadline, command };
+        match kind {
+            Kind::Forwarded { generation } => {
+                let refused = self.refused_generation.get(&asker.session).is_some_and(|g| generation <= *g);
+                if self.role == Role::Serving && !refused {
+                    effects.push(serve(queued));
+                } else {
+                    let highest = self.refused_generation.entry(asker.session).or_default();
+                    *highest = generation.max(*highest);
+                    effects.push(self.standby(asker));
+                }
+            }
+            Kind::Forwardable | Kind::Native if self.role == Role::Stopping => {
+                effects.push(self.standby(asker));
+            }
+            Kind::Forwardable | Kind::Native => {
+                let behind_others = !self.streams.is_empty() && self.streams.contains_key(&asker.session);
+                if self.role == Role::Serving && !behind_others {
+                    effects.push(serve(queued));
+                } else if kind == Kind::Native
+                    && self.role == Role::Standby
+                    && self.peer_active
+                    && !behind_others
+                {
+                    effects.push(self.standby(asker));
+                } else {
+                    self.enqueue(queued, effects);
+                }
+            }
+        }
+    }
+
+    fn standby(&self, asker: Asker) -> Effect {
+        let address = self.active_address.clone().unwrap_or_default();
+        Effect::Reply { to: asker, reply: Reply::error(ErrorWord::Standby, address) }
+    }
+
+    fn enqueue(&mut self, queued: Queued, effects: &mut Vec<Effect>) {
+        let bytes = queued.command.payload_bytes();
+        if self.requests >= self.config.requests_max || self.bytes + bytes > self.config.bytes_max {
+            let reply = Reply::error(ErrorWord::Busy, "too many requests wait for an active master");
+            effects.push(Effect::Reply { to: queued.asker, reply });
+            return;
+        }
+        self.requests += 1;
+        self.bytes += bytes;
+        let session = queued.asker.session;
+        self.streams.entry(session).or_default().queue.push_back(queued);
+        self.pump(session, effects);
+    }
+
+    fn pump_all(&mut self, effects: &mut Vec<Effect>) {
+        let sessions: Vec<SessionId> = self.streams.keys().copied().collect();
+        for session in sessions {
+            self.pump(session, effects);
+        }
+    }
+
+    /// Moves a session's requests on as far as the role allows.
+    fn pump(&mut self, session: SessionId, effects: &mut Vec<Effect>) {
+        let Some(stream) = self.streams.get_mut(&session) else { return };
+        if !stream.refused.is_empty() {
+            if !stream.outstanding.is_empty() {
+                return;
+            }
+            stream.generation += 1;
+            for (_, queued) in std::mem::take(&mut stream.refused).into_iter().rev() {
+                stream.queue.push_front(queued);
+            }
+        }
+        match self.role {
+            Role::Serving => {
+                if !stream.outstanding.is_empty() {
+                    return;
+                }
+                for queued in std::mem::take(&mut stream.queue) {
+                    self.requests -= 1;
+                    self.bytes -= queued.command.payload_bytes();
+                    effects.push(serve(queued));
+                }
+                self.streams.remove(&session);
+            }
+            Role::Standby if self.peer_active => {
+                while let Some(queued) = stream.queue.pop_front() {
+                    let id = self.next_id;
+                    self.next_id = RequestId(id.0 + 1);
+                    effects.push(Effect::Forward {
+                        id,
+                        stream: session.0,
+                        generation: stream.generation,
+                        command: queued.command.clone(),
+                    });
+                    self.forwarded.insert(id, session);
+                    stream.outstanding.insert(id, queued);
+                }
+            }
+            Role::Standby | Role::Holding | Role::Stopping => {}
+        }
+    }
+
+    fn response(&mut self, id: RequestId, reply: Reply, effects: &mut Vec<Effect>) {
+        let Some(session) = self.forwarded.remove(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&session) else { return };
+        let Some(queued) = stream.outstanding.remove(&id) else { return };
+        let word = match &reply {
+            Reply::Error(error) => Some(error.word),
+            Reply::Done
+            | Reply::Value(_)
+            | Reply::NotFound
+            | Reply::Values(_)
+            | Reply::Count(_)
+            | Reply::Text(_) => None,
+        };
+        if word == Some(ErrorWord::Standby) {
+            stream.refused.insert(id, queued);
+            // While the other side still claims to serve, the next try waits for a tick.
+            if self.role == Role::Serving {
+                self.pump(session, effects);
+            }
+            return;
+        }
+        self.requests -= 1;
+        self.bytes -= queued.command.payload_bytes();
+        effects.push(Effect::Reply { to: queued.asker, reply });
+        if word == Some(ErrorWord::Unknown) {
+            self.close(session, effects);
+        } else {
+            self.drop_if_done(session);
+            if self.role == Role::Serving {
+                self.pump(session, effects);
+            }
+        }
+    }
+
+    fn peer_down(&mut self, effects: &mut Vec<Effect>) {
+        self.peer_active = false;
+        self.forwarded.clear();
+        let sessions: Vec<SessionId> = self.streams.keys().copied().collect();
+        for session in sessions {
+            let Some(stream) = self.streams.get_mut(&session) else { continue };
+            let mut unknown = Vec::new();
+            for (id, queued) in std::mem::take(&mut stream.outstanding) {
+                if queued.command.is_write() {
+                    unknown.push(queued);
+                } else {
+                    stream.refused.insert(id, queued);
+                }
+            }
+            if unknown.is_empty() {
+                self.pump(session, effects);
+                continue;
+            }
+            for queued in unknown {
+                self.requests -= 1;
+                self.bytes -= queued.command.payload_bytes();
+                let reply = Reply::error(ErrorWord::Unknown, "the active master was lost during the write");
+                effects.push(Effect::Reply { to: queued.asker, reply });
+            }
+            self.close(session, effects);
+        }
+    }
+
+    fn tick(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let sessions: Vec<SessionId> = self.streams.keys().copied().collect();
+        for session in sessions {
+            let Some(stream) = self.streams.get_mut(&session) else { continue };
+            let mut late = Vec::new();
+            if stream.outstanding.is_empty() {
+                stream.refused.retain(|_, queued| keep_or_take(queued, now, &mut late));
+            }
+            stream.queue.retain_mut(|queued| keep_or_take(queued, now, &mut late));
+            let unknown: Vec<RequestId> = stream
+                .outstanding
+                .iter()
+                .filter(|(_, queued)| queued.deadline <= now)
+                .map(|(id, _)| *id)
+                .collect();
+            for queued in late {
+                self.requests -= 1;
+                self.bytes -= queued.command.payload_bytes();
+                let reply = Reply::error(ErrorWord::Loading, "no active master was found in time");
+                effects.push(Effect::Reply { to: queued.asker, reply });
+            }
+            let mut lost_write = false;
+            for id in unknown {
+                let Some(stream) = self.streams.get_mut(&session) else { break };
+                let Some(queued) = stream.outstanding.remove(&id) else { continue };
+                self.forwarded.remove(&id);
+                self.requests -= 1;
+                self.bytes -= queued.command.payload_bytes();
+                let write = queued.command.is_write();
+                lost_write |= write;
+                let reply = if write {
+                    Reply::error(ErrorWord::Unknown, "the active master did not answer in time")
+                } else {
+                    Reply::error(ErrorWord::Loading, "the active master did not answer in time")
+                };
+                effects.push(Effect::Reply { to: queued.asker, reply });
+            }
+            if lost_write {
+                self.close(session, effects);
+            } else {
+                self.pump(session, effects);
+                self.drop_if_done(session);
+            }
+        }
+    }
+
+    /// Ends a session after an unknown write; what it still waits for is answered by the connection's end.
+    fn close(&mut self, session: SessionId, effects: &mut Vec<Effect>) {
+        if self.forget(session) {
+            effects.push(Effect::StreamClosed { stream: session.0 });
+        }
+        effects.push(Effect::CloseSession { session });
+    }
+
+    /// Drops all that is kept of a session; whether the other master knows it.
+    fn forget(&mut self, session: SessionId) -> bool {
+        let Some(stream) = self.streams.remove(&session) else { return false };
+        let was_forwarded = !stream.outstanding.is_empty();
+        for id in stream.outstanding.keys() {
+            self.forwarded.remove(id);
+        }
+        let all = stream.outstanding.values().chain(stream.refused.values()).chain(&stream.queue);
+        for queued in all {
+            self.requests -= 1;
+            self.bytes -= queued.command.payload_bytes();
+        }
+        was_forwarded && self.peer_active
+    }
+
+    /// Forgets a session of which nothing waits, but not its generation while the other master may know it.
+    fn drop_if_done(&mut self, session: SessionId) {
+        let idle = |s: &Stream| s.queue.is_empty() && s.outstanding.is_empty() && s.refused.is_empty();
+        if self.role == Role::Serving && self.streams.get(&session).is_some_and(idle) {
+            self.streams.remove(&session);
+        }
+    }
+}
+
+fn keep_or_take(queued: &mut Queued, now: Millis, late: &mut Vec<Queued>) -> bool {
+    if queued.deadline > now {
+        return true;
+    }
+    let command = std::mem::replace(&mut queued.command, Command::KeyCount);
+    late.push(Queued { asker: queued.asker, deadline: queued.deadline, command });
+    false
+}
+
+fn serve(queued: Queued) -> Effect {
+    Effect::Serve { asker: queued.asker, deadline: queued.deadline, command: queued.command }
+}

@@ -1,0 +1,277 @@
+//! Which slaves are active, in which slot, and what each still owes us.
+//!
+//! A slot is a small number that stands for one life of one slave's link, so that a set of holders is one word.
+
+use super::WriteId;
+use crate::ids::{LinkId, Millis, SlaveId};
+use std::collections::VecDeque;
+
+/// The most slaves that can be active at once.
+pub const SLAVES_MAX: usize = 64;
+
+/// The place of an active slave in sets of holders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u8);
+
+/// A set of slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotSet(u64);
+
+impl SlotSet {
+    /// The empty set.
+    pub const EMPTY: SlotSet = SlotSet(0);
+
+    /// Whether `slot` is in the set.
+    pub fn contains(self, slot: Slot) -> bool {
+        self.0 & (1 << slot.0) != 0
+    }
+
+    /// Puts `slot` in; returns whether it was absent.
+    pub fn insert(&mut self, slot: Slot) -> bool {
+        let absent = !self.contains(slot);
+        self.0 |= 1 << slot.0;
+        absent
+    }
+
+    /// Takes `slot` out; returns whether it was present.
+    pub fn remove(&mut self, slot: Slot) -> bool {
+        let present = self.contains(slot);
+        self.0 &= !(1 << slot.0);
+        present
+    }
+
+    /// What is in both sets.
+    #[must_use]
+    pub fn intersection(self, other: SlotSet) -> SlotSet {
+        SlotSet(self.0 & other.0)
+    }
+
+    /// What is in this set and not in `other`.
+    #[must_use]
+    pub fn without(self, other: SlotSet) -> SlotSet {
+        SlotSet(self.0 & !other.0)
+    }
+
+    /// What is in either set.
+    #[must_use]
+    pub fn union(self, other: SlotSet) -> SlotSet {
+        SlotSet(self.0 | other.0)
+    }
+
+    /// How many slots are in the set.
+    pub fn len(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// Whether no slot is in the set.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The slots, lowest first.
+    pub fn iter(self) -> impl Iterator<Item = Slot> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            (rest != 0).then(|| {
+                let lowest = rest.trailing_zeros() as u8;
+                rest &= rest - 1;
+                Slot(lowest)
+            })
+        })
+    }
+
+    /// The `index`th slot of the set, lowest first.
+    pub fn nth(self, index: usize) -> Option<Slot> {
+        self.iter().nth(index)
+    }
+}
+
+impl FromIterator<Slot> for SlotSet {
+    fn from_iter<I: IntoIterator<Item = Slot>>(slots: I) -> Self {
+        let mut set = SlotSet::EMPTY;
+        for slot in slots {
+            set.insert(slot);
+        }
+        set
+    }
+}
+
+/// What a counted message to a slave was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// An item of a client's write.
+    Item { write: WriteId, item: u32, bytes: u64 },
+    /// A copy that nobody waits for.
+    Copy { bytes: u64 },
+    /// A sign of life that nobody waits for.
+    Ping,
+}
+
+impl Sent {
+    fn bytes(self) -> u64 {
+        match self {
+            Sent::Item { bytes, .. } | Sent::Copy { bytes } => bytes,
+            Sent::Ping => 0,
+        }
+    }
+}
+
+/// One active slave.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) id: SlaveId,
+    pub(super) id_hash: u64,
+    pub(super) link: LinkId,
+    /// Whether it has reported all it holds.
+    pub(super) reported: bool,
+    /// How many keys it is known to hold.
+    pub(super) copies: u64,
+    /// A read of it timed out: others are asked first until then.
+    pub(super) slow_until: Millis,
+    room_bytes: u64,
+    unacked_bytes: u64,
+    acked: u64,
+    unacked: VecDeque<Sent>,
+}
+
+impl Member {
+    /// Room that is left when everything under way has arrived, in bytes.
+    pub(super) fn room_bytes(&self) -> u64 {
+        if self.room_bytes == u64::MAX {
+            u64::MAX
+        } else {
+            self.room_bytes.saturating_sub(self.unacked_bytes)
+        }
+    }
+
+    /// Notes a counted message that is sent now.
+    pub(super) fn sent(&mut self, sent: Sent) {
+        self.unacked_bytes += sent.bytes();
+        self.unacked.push_back(sent);
+    }
+
+    /// Takes the next message that an ACK through `through` covers.
+    pub(super) fn take_acked(&mut self, through: u64) -> Option<Sent> {
+        if self.acked >= through {
+            return None;
+        }
+        let sent = self.unacked.pop_front()?;
+        self.acked += 1;
+        self.unacked_bytes -= sent.bytes();
+        Some(sent)
+    }
+
+    /// Takes the counted message `number` out of what is owed: the slave refused it. Its place in the count stays.
+    pub(super) fn take_refused(&mut self, number: u64) -> Option<Sent> {
+        let index = usize::try_from(number.checked_sub(self.acked + 1)?).ok()?;
+        let refused = std::mem::replace(self.unacked.get_mut(index)?, Sent::Ping);
+        self.unacked_bytes -= refused.bytes();
+        Some(refused)
+    }
+
+    pub(super) fn set_room(&mut self, room_bytes: u64) {
+        self.room_bytes = room_bytes;
+    }
+
+    pub(super) fn into_unacked(self) -> VecDeque<Sent> {
+        self.unacked
+    }
+
+    /// Whether every counted message is acknowledged.
+    pub(super) fn is_idle(&self) -> bool {
+        self.unacked.is_empty()
+    }
+}
+
+/// The active slaves by slot.
+#[derive(Debug, Default)]
+pub(super) struct Membership {
+    members: Vec<Option<Member>>,
+    live: SlotSet,
+    /// Slots whose bits may still stand in the directory.
+    stale: SlotSet,
+    unreported: SlotSet,
+}
+
+impl Membership {
+    pub(super) fn live(&self) -> SlotSet {
+        self.live
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.live.len()
+    }
+
+    /// The live slaves that have not yet reported all they hold.
+    pub(super) fn unreported(&self) -> SlotSet {
+        self.unreported
+    }
+
+    pub(super) fn get(&self, slot: Slot) -> Option<&Member> {
+        self.members.get(usize::from(slot.0))?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut Member> {
+        self.members.get_mut(usize::from(slot.0))?.as_mut()
+    }
+
+    /// The member in `slot` if its link is still `link`: what an older link says is ignored.
+    pub(super) fn on_link(&mut self, slot: Slot, link: LinkId) -> Option<&mut Member> {
+        self.get_mut(slot).filter(|member| member.link == link)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &Member)> {
+        self.live.iter().filter_map(|slot| self.get(slot).map(|member| (slot, member)))
+    }
+
+    /// A slot that no bit in the directory names; `None` when a sweep is needed first (or all are live).
+    pub(super) fn clean_slot(&self) -> Option<Slot> {
+        (0..SLAVES_MAX as u8).map(Slot).find(|slot| !self.live.contains(*slot) && !self.stale.contains(*slot))
+    }
+
+    /// Notes that the directory names no slot that is not live.
+    pub(super) fn swept(&mut self) {
+        self.stale = SlotSet::EMPTY;
+    }
+
+    pub(super) fn join(&mut self, slot: Slot, id: SlaveId, link: LinkId, room_bytes: u64) {
+        let index = usize::from(slot.0);
+        if self.members.len() <= index {
+            self.members.resize_with(index + 1, || None);
+        }
+        let id_hash = super::placement::hash_bytes(id.as_str().as_bytes());
+        self.members[index] = Some(Member {
+            id,
+            id_hash,
+            link,
+            reported: false,
+            copies: 0,
+            slow_until: Millis(0),
+            room_bytes,
+            unacked_bytes: 0,
+            acked: 0,
+            unacked: VecDeque::new(),
+        });
+        self.live.insert(slot);
+        self.unreported.insert(slot);
+    }
+
+    pub(super) fn set_reported(&mut self, slot: Slot) {
+        self.unreported.remove(slot);
+        if let Some(member) = self.get_mut(slot) {
+            member.reported = true;
+        }
+    }
+
+    pub(super) fn leave(&mut self, slot: Slot) -> Option<Member> {
+        let member = self.members.get_mut(usize::from(slot.0))?.take()?;
+        self.live.remove(slot);
+        self.unreported.remove(slot);
+        self.stale.insert(slot);
+        Some(member)
+    }
+
+    pub(super) fn slot_of(&self, link: LinkId) -> Option<Slot> {
+        self.iter().find(|(_, member)| member.link == link).map(|(slot, _)| slot)
+    }
+}

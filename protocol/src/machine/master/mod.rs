@@ -1,0 +1,630 @@
+//! The master machine: the directory, the active slaves, the writes and reads in flight.
+//!
+//! Owns the rules of replication of the *serving* primary and the directory that a standby keeps by replay. Knows
+//! nothing of sockets, of the log's file, or of who may be primary: it is told when a reign begins and ends.
+//!
+//! A write is **accepted** (admitted, not yet in the log), **written** (in the log, durable under `--fsync always`;
+//! this is the commit point: from here reads may see it), **replicated** (sent to its slaves), and **done** (enough
+//! slaves acknowledged). See `docs/ARCHITECTURE.md`, *How a write and a read go*.
+
+mod directory;
+mod membership;
+mod placement;
+mod reads;
+mod writes;
+
+pub use directory::{Directory, Entry};
+pub use membership::{Slot, SlotSet, SLAVES_MAX};
+pub use placement::{acks_needed, Placement};
+
+use crate::command::{Command, ErrorWord, Reply};
+use crate::ids::{LinkId, Millis, SessionId, SlaveId, Version};
+use crate::record::Place;
+use bytes::Bytes;
+use membership::{Membership, Sent};
+use placement::Random;
+use reads::Reads;
+use slotmap::{new_key_type, Key as _, KeyData};
+use smallvec::SmallVec;
+use writes::Writes;
+
+new_key_type! {
+    struct WriteKey;
+    struct ReadKey;
+}
+
+/// Names a write from its acceptance until it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WriteId(WriteKey);
+
+/// Names a read while it is in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReadId(ReadKey);
+
+impl ReadId {
+    /// The number under which the read travels.
+    pub fn tag(self) -> u64 {
+        self.0.data().as_ffi()
+    }
+
+    /// The read that travels under `tag`. A number that was never given out names no read.
+    pub fn from_tag(tag: u64) -> Self {
+        ReadId(KeyData::from_ffi(tag).into())
+    }
+}
+
+/// Who is to get an answer: a session, and the place of the request in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// The session.
+    pub session: SessionId,
+    /// The session's own number for the request.
+    pub tag: u64,
+}
+
+/// What a write changes: one record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// These keys get these values.
+    Put(SmallVec<[(Bytes, Bytes); 1]>),
+    /// These keys are removed.
+    Delete(SmallVec<[Bytes; 1]>),
+}
+
+/// The settings of the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// How slaves are chosen.
+    pub placement: Placement,
+    /// Fewer active slaves than this refuse writes. At least 1.
+    pub slaves_min: usize,
+    /// How long one holder may take to answer a read, in milliseconds.
+    pub read_timeout_ms: u64,
+    /// Seeds random placement and the directory's hash.
+    pub seed: u64,
+    /// Whether the log is synced before a write counts as written. Then a slave that holds a version which the log
+    /// lacks is a witness of lost records, and is not told to forget it.
+    pub durable: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { placement: Placement::Hash, slaves_min: 1, read_timeout_ms: 200, seed: 0, durable: true }
+    }
+}
+
+/// What happens to the machine.
+#[derive(Debug)]
+pub enum Event {
+    /// This master is the primary from now on: `version` is that of the reign's EPOCH record.
+    ReignBegan {
+        /// Epoch and place of the EPOCH record.
+        version: Version,
+    },
+    /// The reign goes on under a higher epoch, because a slave had seen one that exceeded ours.
+    ReignRaised {
+        /// Epoch and place of the new EPOCH record.
+        version: Version,
+    },
+    /// This master is a standby from now on. Only after [`Master::in_flight`] said that nothing is.
+    ReignEnded,
+    /// A client asks for something.
+    Request {
+        /// Who.
+        asker: Asker,
+        /// When a read gives up.
+        deadline: Millis,
+        /// What.
+        command: Command,
+    },
+    /// A slave accepted the reign.
+    SlaveJoined {
+        /// Its name.
+        id: SlaveId,
+        /// Its link.
+        link: LinkId,
+        /// Bytes it can take; `u64::MAX` for no limit.
+        room_bytes: u64,
+    },
+    /// A slave's link is gone, or the slave was removed.
+    SlaveLost {
+        /// Its link.
+        link: LinkId,
+    },
+    /// A slave acknowledged.
+    Acked {
+        /// Where the slave is.
+        slot: Slot,
+        /// Over which link it said so.
+        link: LinkId,
+        /// The number of the last counted message it applied.
+        through: u64,
+        /// Bytes it can take.
+        room_bytes: u64,
+    },
+    /// A slave had no room for a write.
+    Full {
+        /// Where the slave is.
+        slot: Slot,
+        /// Over which link it said so.
+        link: LinkId,
+        /// The number of the counted message.
+        number: u64,
+    },
+    /// A slave sent a value.
+    Value {
+        /// Where the slave is.
+        slot: Slot,
+        /// Over which link it said so.
+        link: LinkId,
+        /// The read.
+        read: ReadId,
+        /// The version it holds.
+        version: Version,
+        /// The value.
+        value: Bytes,
+    },
+    /// A slave does not hold the version that was asked for.
+    Missing {
+        /// Where the slave is.
+        slot: Slot,
+        /// Over which link it said so.
+        link: LinkId,
+        /// The read.
+        read: ReadId,
+    },
+    /// A slave reported a part of what it holds.
+    Holdings {
+        /// Where the slave is.
+        slot: Slot,
+        /// Over which link it said so.
+        link: LinkId,
+        /// Keys and versions.
+        entries: Vec<(Bytes, Version)>,
+        /// Whether nothing follows.
+        last: bool,
+    },
+    /// A write's record is written.
+    Written {
+        /// The write. Writes are written in the order in which they were appended.
+        write: WriteId,
+        /// The version its keys get.
+        version: Version,
+        /// Where the record stands.
+        place: Place,
+    },
+    /// A write's record is not in the log and never will be.
+    NotWritten {
+        /// The write.
+        write: WriteId,
+        /// The error word to answer with.
+        word: ErrorWord,
+        /// The rest of the answer.
+        detail: String,
+    },
+    /// The log was read for a read.
+    LogRead {
+        /// The read.
+        read: ReadId,
+        /// The value, or why there is none.
+        result: Result<Bytes, String>,
+    },
+    /// Time passed. At least every 50 ms while reads are in flight.
+    Tick,
+}
+
+/// What the machine wants done, in this order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Answer a request.
+    Reply {
+        /// Whom.
+        to: Asker,
+        /// What.
+        reply: Reply,
+    },
+    /// Append a record. Answered by `Written` or `NotWritten`, in the order of the appends.
+    Append {
+        /// The write.
+        write: WriteId,
+        /// What it changes.
+        change: Change,
+    },
+    /// A slave has its slot; count its messages from 1.
+    Joined {
+        /// The slave's link.
+        link: LinkId,
+        /// Its slot.
+        slot: Slot,
+    },
+    /// Refuse a slave: no slot is free.
+    NoSlot {
+        /// The slave's link.
+        link: LinkId,
+    },
+    /// Send a counted write to a slave.
+    SendWrite {
+        /// The slave.
+        slot: Slot,
+        /// The version.
+        version: Version,
+        /// The key.
+        key: Bytes,
+        /// The value.
+        value: Bytes,
+    },
+    /// Ask a slave for a value.
+    SendRead {
+        /// The slave.
+        slot: Slot,
+        /// The read.
+        read: ReadId,
+        /// The version that is wanted.
+        version: Version,
+        /// The key.
+        key: Bytes,
+    },
+    /// Tell a slave to forget a version and what is older.
+    SendDrop {
+        /// The slave.
+        slot: Slot,
+        /// The version.
+        version: Version,
+        /// The key.
+        key: Bytes,
+    },
+    /// Tell a slave to go on with its report.
+    SendHoldingsNext {
+        /// The slave.
+        slot: Slot,
+    },
+    /// Read a value from the log. Answered by `LogRead`.
+    ReadLog {
+        /// The read.
+        read: ReadId,
+        /// Where the record stands.
+        place: Place,
+        /// The version it must have.
+        version: Version,
+        /// The key it must hold.
+        key: Bytes,
+    },
+    /// A slave holds a version that the log lacks although the log is durable: records were lost.
+    Witnessed {
+        /// The slave.
+        slot: Slot,
+        /// The version it holds.
+        version: Version,
+    },
+}
+
+/// What the machine counts, for INFO.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Reads that were answered.
+    pub reads: u64,
+    /// Writes that were done.
+    pub writes: u64,
+    /// Reads whose value came from the log.
+    pub log_reads: u64,
+    /// Reads of keys without a known holder that were asked of all slaves that had not yet reported.
+    pub asked_all: u64,
+    /// Reads that went on to a further holder.
+    pub read_retries: u64,
+    /// Items of writes that were sent to a substitute.
+    pub substitutions: u64,
+    /// Writes that ended *unknown*.
+    pub unknown: u64,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Master {
+    config: Config,
+    reign: Option<Version>,
+    directory: Directory,
+    members: Membership,
+    writes: Writes,
+    reads: Reads,
+    random: Random,
+    counters: Counters,
+}
+
+impl Master {
+    /// A standby with an empty directory.
+    pub fn new(config: Config) -> Self {
+        Master {
+            config,
+            reign: None,
+            directory: Directory::new(config.seed),
+            members: Membership::default(),
+            writes: Writes::default(),
+            reads: Reads::default(),
+            random: Random::new(config.seed),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Takes in a record of the log, as a standby or before a reign begins: the keys in `puts` have that version and
+    /// stand at `place`, those in `deletes` are gone.
+    pub fn replay_put(&mut self, key: &[u8], version: Version, place: Place) {
+        self.directory.insert(key, Entry { version, place, holders: SlotSet::EMPTY });
+    }
+
+    /// Takes in a deletion of the log, as a standby or before a reign begins.
+    pub fn replay_delete(&mut self, key: &[u8]) {
+        self.directory.remove(key);
+    }
+
+    /// Forgets the directory: the log is another file and will be replayed from its start.
+    pub fn replay_from_start(&mut self) {
+        self.directory.clear();
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Writes and reads that have not been answered yet.
+    pub fn in_flight(&self) -> usize {
+        self.writes.len() + self.reads.len()
+    }
+
+    /// The active slaves: name, slot, copies it is known to hold, bytes it has room for.
+    pub fn slaves(&self) -> impl Iterator<Item = (&SlaveId, Slot, u64, u64)> {
+        self.members.iter().map(|(slot, member)| (&member.id, slot, member.copies, member.room_bytes()))
+    }
+
+    /// The number of active slaves.
+    pub fn slave_count(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Notes a ping that is sent to `slot`, so that the count of both ends stays the same.
+    pub fn pinged(&mut self, slot: Slot) {
+        if let Some(member) = self.members.get_mut(slot) {
+            member.sent(Sent::Ping);
+        }
+    }
+
+    /// Whether `slot` owes no acknowledgement.
+    pub fn is_idle(&self, slot: Slot) -> bool {
+        self.members.get(slot).is_none_or(membership::Member::is_idle)
+    }
+
+    /// Advances the machine. The caller must perform the effects in the order returned.
+    pub fn step(&mut self, now: Millis, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::ReignBegan { version } => {
+                assert!(self.reign.is_none(), "a reign began within a reign");
+                assert_eq!(self.in_flight(), 0, "requests in flight between reigns");
+                self.reign = Some(version);
+            }
+            Event::ReignRaised { version } => {
+                assert!(self.reign.is_some_and(|reign| reign < version), "a reign can only be raised");
+                self.reign = Some(version);
+            }
+            Event::ReignEnded => self.end_reign(),
+            Event::Request { asker, deadline, command } => {
+                self.request(now, asker, deadline, command, effects);
+            }
+            Event::SlaveJoined { id, link, room_bytes } => self.slave_joined(id, link, room_bytes, effects),
+            Event::SlaveLost { link } => {
+                if let Some(slot) = self.members.slot_of(link) {
+                    self.slave_lost(now, slot, effects);
+                }
+            }
+            Event::Acked { slot, link, through, room_bytes } => {
+                self.acked(slot, link, through, room_bytes, effects);
+            }
+            Event::Full { slot, link, number } => self.full(slot, link, number, effects),
+            Event::Value { slot, link, read, version, value } => {
+                if self.members.on_link(slot, link).is_some() {
+                    self.value(now, slot, read, version, value, effects);
+                }
+            }
+            Event::Missing { slot, link, read } => {
+                if self.members.on_link(slot, link).is_some() {
+                    self.missing(now, slot, read, effects);
+                }
+            }
+            Event::Holdings { slot, link, entries, last } => {
+                self.holdings(slot, link, entries, last, effects)
+            }
+            Event::Written { write, version, place } => self.written(now, write, version, place, effects),
+            Event::NotWritten { write, word, detail } => self.not_written(now, write, word, &detail, effects),
+            Event::LogRead { read, result } => self.log_read(now, read, result, effects),
+            Event::Tick => self.expire_reads(now, effects),
+        }
+    }
+
+    fn request(
+        &mut self,
+        now: Millis,
+        asker: Asker,
+        deadline: Millis,
+        command: Command,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.reign.is_none() {
+            let reply = Reply::error(ErrorWord::Standby, "");
+            effects.push(Effect::Reply { to: asker, reply });
+            return;
+        }
+        match command {
+            Command::Get { key } => self.get(now, asker, deadline, key, effects),
+            Command::GetMany { keys } => self.get_many(now, asker, deadline, keys, effects),
+            Command::Exists { keys } => self.exists(asker, keys, effects),
+            Command::KeyCount => self.key_count(asker, effects),
+            Command::Put { key, value } => {
+                self.accept(asker, Change::Put(SmallVec::from_iter([(key, value)])), effects);
+            }
+            Command::PutMany { pairs } => self.accept(asker, Change::Put(last_of_each(pairs)), effects),
+            Command::Delete { keys } => self.accept(asker, Change::Delete(SmallVec::from_vec(keys)), effects),
+            Command::Status | Command::Failover => {
+                let reply = Reply::error(ErrorWord::Bad, "this command is for the node, not for the store");
+                effects.push(Effect::Reply { to: asker, reply });
+            }
+        }
+    }
+
+    fn end_reign(&mut self) {
+        assert_eq!(self.in_flight(), 0, "a reign ended with requests in flight");
+        self.reign = None;
+        for slot in self.members.live().iter() {
+            self.members.leave(slot);
+        }
+    }
+
+    fn slave_joined(&mut self, id: SlaveId, link: LinkId, room_bytes: u64, effects: &mut Vec<Effect>) {
+        assert!(self.reign.is_some(), "a slave joined a standby");
+        assert!(self.members.iter().all(|(_, member)| member.id != id), "slave {id} is active already");
+        if self.members.clean_slot().is_none() {
+            self.directory.sweep(self.members.live());
+            self.members.swept();
+        }
+        match self.members.clean_slot() {
+            Some(slot) => {
+                self.members.join(slot, id, link, room_bytes);
+                effects.push(Effect::Joined { link, slot });
+            }
+            None => effects.push(Effect::NoSlot { link }),
+        }
+    }
+
+    fn slave_lost(&mut self, now: Millis, slot: Slot, effects: &mut Vec<Effect>) {
+        let Some(member) = self.members.leave(slot) else { return };
+        for sent in member.into_unacked() {
+            if let Sent::Item { write, item, .. } = sent {
+                self.substitute(write, item, slot, effects);
+            }
+        }
+        self.drop_acks_of(slot, effects);
+        self.retry_reads_of(now, slot, effects);
+    }
+
+    fn acked(&mut self, slot: Slot, link: LinkId, through: u64, room_bytes: u64, effects: &mut Vec<Effect>) {
+        let Some(member) = self.members.on_link(slot, link) else { return };
+        member.set_room(room_bytes);
+        while let Some(sent) = self.members.on_link(slot, link).and_then(|m| m.take_acked(through)) {
+            if let Sent::Item { write, item, .. } = sent {
+                self.item_acked(write, item, slot, effects);
+            }
+        }
+    }
+
+    fn full(&mut self, slot: Slot, link: LinkId, number: u64, effects: &mut Vec<Effect>) {
+        let Some(member) = self.members.on_link(slot, link) else { return };
+        member.set_room(0);
+        match member.take_refused(number) {
+            Some(Sent::Item { write, item, .. }) => {
+                if let Some((key, version)) = self.item_key(write, item) {
+                    self.not_held(slot, &key, version);
+                }
+                self.substitute(write, item, slot, effects);
+            }
+            // The copy's holder bit stands until a read finds it missing.
+            Some(Sent::Copy { .. } | Sent::Ping) | None => {}
+        }
+    }
+
+    fn holdings(
+        &mut self,
+        slot: Slot,
+        link: LinkId,
+        entries: Vec<(Bytes, Version)>,
+        last: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.members.on_link(slot, link).is_none() {
+            return;
+        }
+        let reign = self.reign.unwrap_or_default();
+        for (key, version) in entries {
+            match self.directory.get_mut(&key) {
+                Some(entry) if entry.version == version => {
+                    if entry.holders.insert(slot) {
+                        self.count_copies(slot, 1);
+                    }
+                }
+                // What this reign has written is in flight on the same link: a snapshot may lag behind it.
+                _ if version.epoch == reign.epoch => {}
+                _ if self.config.durable && version.seq >= reign.seq => {
+                    effects.push(Effect::Witnessed { slot, version });
+                }
+                _ => effects.push(Effect::SendDrop { slot, version, key }),
+            }
+        }
+        if last {
+            self.members.set_reported(slot);
+        } else {
+            effects.push(Effect::SendHoldingsNext { slot });
+        }
+    }
+
+    /// Marks `slots` as holders of `key` and sends them the value as a copy nobody waits for.
+    fn copy_to(
+        &mut self,
+        slots: SlotSet,
+        key: &Bytes,
+        version: Version,
+        value: &Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        for slot in slots.iter() {
+            self.held(slot, key, version);
+            if let Some(member) = self.members.get_mut(slot) {
+                member.sent(Sent::Copy { bytes: payload(key, value) });
+            }
+            effects.push(Effect::SendWrite { slot, version, key: key.clone(), value: value.clone() });
+        }
+    }
+
+    /// Notes that `slot` holds `key` at `version`, if that is still the latest.
+    fn held(&mut self, slot: Slot, key: &[u8], version: Version) {
+        if let Some(entry) = self.directory.get_mut(key) {
+            if entry.version == version && entry.holders.insert(slot) {
+                self.count_copies(slot, 1);
+            }
+        }
+    }
+
+    /// Notes that `slot` does not hold `key` at `version`.
+    fn not_held(&mut self, slot: Slot, key: &[u8], version: Version) {
+        if let Some(entry) = self.directory.get_mut(key) {
+            if entry.version == version && entry.holders.remove(slot) {
+                self.count_copies(slot, -1);
+            }
+        }
+    }
+
+    fn count_copies(&mut self, slot: Slot, change: i64) {
+        if let Some(member) = self.members.get_mut(slot) {
+            member.copies = member.copies.saturating_add_signed(change);
+        }
+    }
+
+    /// The live slaves that have room for `bytes` more.
+    fn with_room(&self, bytes: u64) -> SlotSet {
+        self.members.iter().filter(|(_, member)| member.room_bytes() >= bytes).map(|(slot, _)| slot).collect()
+    }
+}
+
+/// Bytes of a key and its value, as room is counted.
+fn payload(key: &[u8], value: &[u8]) -> u64 {
+    (key.len() + value.len()) as u64 + crate::machine::slave::ENTRY_OVERHEAD_BYTES
+}
+
+/// A key that stands twice takes its last value; the order of the last places is kept.
+fn last_of_each(pairs: Vec<(Bytes, Bytes)>) -> SmallVec<[(Bytes, Bytes); 1]> {
+    let mut last: indexmap::IndexMap<Bytes, Bytes, foldhash::fast::FixedState> =
+        indexmap::IndexMap::with_capacity_and_hasher(pairs.len(), foldhash::fast::FixedState::default());
+    last.extend(pairs);
+    last.into_iter().collect()
+}

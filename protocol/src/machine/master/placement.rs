@@ -1,0 +1,157 @@
+//! Which slaves a write goes to.
+
+use super::membership::{Membership, Slot, SlotSet};
+
+/// How the `ceil(n/2)` slaves of a write are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// Rendezvous hashing of the key over the slaves' ids: a key keeps its slaves while membership stands still,
+    /// and both masters choose alike.
+    #[default]
+    Hash,
+    /// A fresh uniform subset, without replacement, for each write.
+    Random,
+}
+
+/// How many of `active` slaves must acknowledge a write.
+pub fn acks_needed(active: usize) -> usize {
+    active.div_ceil(2)
+}
+
+/// A hash that is the same in every process: FNV-1a, finished by the mixer of splitmix64.
+pub(super) fn hash_bytes(bytes: &[u8]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in bytes {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    mix(hash)
+}
+
+fn mix(mut word: u64) -> u64 {
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}
+
+/// A seeded sequence of numbers (splitmix64): randomness is an argument of the machine.
+#[derive(Debug)]
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Random(seed)
+    }
+
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.0)
+    }
+
+    /// A number below `bound`; the bias is below `bound` / 2^64.
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        ((u128::from(self.next()) * bound as u128) >> 64) as usize
+    }
+}
+
+/// Chooses up to `count` of `among` for a key.
+pub(super) fn choose(
+    placement: Placement,
+    members: &Membership,
+    among: SlotSet,
+    count: usize,
+    key_hash: u64,
+    random: &mut Random,
+) -> SlotSet {
+    if count >= among.len() {
+        return among;
+    }
+    match placement {
+        Placement::Hash => {
+            let mut chosen = SlotSet::EMPTY;
+            for _ in 0..count {
+                let best = among.without(chosen).iter().max_by_key(|slot| weight(members, *slot, key_hash));
+                chosen.extend_one(best);
+            }
+            chosen
+        }
+        Placement::Random => {
+            let mut rest = among;
+            while rest.len() > among.len() - count {
+                if let Some(slot) = rest.nth(random.below(rest.len())) {
+                    rest.remove(slot);
+                }
+            }
+            among.without(rest)
+        }
+    }
+}
+
+fn weight(members: &Membership, slot: Slot, key_hash: u64) -> u64 {
+    members.get(slot).map_or(0, |member| mix(key_hash ^ member.id_hash))
+}
+
+impl SlotSet {
+    fn extend_one(&mut self, slot: Option<Slot>) {
+        if let Some(slot) = slot {
+            self.insert(slot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{LinkId, SlaveId};
+
+    fn nine() -> Membership {
+        let mut members = Membership::default();
+        for n in 0..9u8 {
+            let id = SlaveId::new(format!("slave-{n}")).unwrap();
+            members.join(Slot(n), id, LinkId(u64::from(n)), u64::MAX);
+        }
+        members
+    }
+
+    #[test]
+    fn ceil_half_must_acknowledge() {
+        assert_eq!([1, 2, 3, 4, 5].map(acks_needed), [1, 1, 2, 2, 3]);
+    }
+
+    #[test]
+    fn both_placements_spread_writes_evenly() {
+        let members = nine();
+        for placement in [Placement::Hash, Placement::Random] {
+            let mut random = Random::new(7);
+            let mut loads = [0u32; 9];
+            for n in 0..10_000 {
+                let key_hash = hash_bytes(format!("key{n}").as_bytes());
+                let chosen = choose(placement, &members, members.live(), 5, key_hash, &mut random);
+                assert_eq!(chosen.len(), 5);
+                for slot in chosen.iter() {
+                    loads[usize::from(slot.0)] += 1;
+                }
+            }
+            // Binomial(10000, 5/9): mean 5556, standard deviation 50; five of them on either side.
+            assert!(loads.iter().all(|load| (5306..=5806).contains(load)), "{placement:?}: {loads:?}");
+        }
+    }
+
+    #[test]
+    fn a_leaving_slave_moves_only_its_own_keys() {
+        let mut members = nine();
+        let mut random = Random::new(7);
+        let hashes: Vec<u64> = (0..1000).map(|n| hash_bytes(format!("key{n}").as_bytes())).collect();
+        let mut place = |members: &Membership| -> Vec<SlotSet> {
+            let live = members.live();
+            hashes.iter().map(|h| choose(Placement::Hash, members, live, 3, *h, &mut random)).collect()
+        };
+        let before = place(&members);
+        members.leave(Slot(4));
+        let after = place(&members);
+        for (old, new) in before.iter().zip(&after) {
+            let mut kept = *old;
+            kept.remove(Slot(4));
+            assert_eq!(kept.without(*new), SlotSet::EMPTY, "a surviving holder was abandoned");
+        }
+    }
+}

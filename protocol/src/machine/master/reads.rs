@@ -1,0 +1,409 @@
+//! Reads in flight: one holder after another, then the log.
+
+use super::membership::SlotSet;
+use super::placement::{acks_needed, choose, hash_bytes};
+use super::{payload, Asker, Change, Effect, Master, ReadId, ReadKey, Slot, WriteId};
+use crate::command::{ErrorWord, Reply};
+use crate::ids::{Millis, Version};
+use bytes::Bytes;
+use slotmap::{new_key_type, SlotMap};
+use std::collections::VecDeque;
+
+new_key_type! {
+    struct GatherKey;
+}
+
+/// How long others are preferred to a slave that let a read time out, in milliseconds.
+const SLOW_MS: u64 = 1000;
+
+/// The reads in flight.
+#[derive(Debug, Default)]
+pub(super) struct Reads {
+    all: SlotMap<ReadKey, Read>,
+    gathers: SlotMap<GatherKey, Gather>,
+    /// Questions in the order in which they time out; answered ones stay until their time has come.
+    timeouts: VecDeque<(Millis, ReadId, u32)>,
+    /// Reads that wait for a write of their own session.
+    waiting: usize,
+    turn: usize,
+}
+
+/// The read of one key.
+#[derive(Debug)]
+struct Read {
+    to: Destination,
+    key: Bytes,
+    deadline: Millis,
+    wanted: Version,
+    asked: SlotSet,
+    tried: SlotSet,
+    /// Counts the questions, so that an old timeout does not end a new one.
+    attempt: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Destination {
+    Asker(Asker),
+    Part(GatherKey, usize),
+}
+
+/// A read of several keys that is answered as one.
+#[derive(Debug)]
+struct Gather {
+    asker: Asker,
+    values: Vec<Option<Bytes>>,
+    open: usize,
+    failed: Option<Reply>,
+}
+
+/// What a write of the same session holds back.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    Get { asker: Asker, deadline: Millis, key: Bytes },
+    GetMany { asker: Asker, deadline: Millis, keys: Vec<Bytes> },
+    Exists { asker: Asker, keys: Vec<Bytes> },
+    KeyCount { asker: Asker },
+}
+
+impl Reads {
+    pub(super) fn len(&self) -> usize {
+        self.all.len() + self.waiting
+    }
+}
+
+impl Master {
+    pub(super) fn get(
+        &mut self,
+        now: Millis,
+        asker: Asker,
+        deadline: Millis,
+        key: Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        match self.writes.last_unwritten(asker.session, &key) {
+            Some(write) => self.wait(write, Waiting::Get { asker, deadline, key }),
+            None => self.start_read(now, Destination::Asker(asker), deadline, key, effects),
+        }
+    }
+
+    pub(super) fn get_many(
+        &mut self,
+        now: Millis,
+        asker: Asker,
+        deadline: Millis,
+        keys: Vec<Bytes>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(write) = self.last_unwritten_of_any(asker, &keys) {
+            self.wait(write, Waiting::GetMany { asker, deadline, keys });
+            return;
+        }
+        self.start_gather(now, asker, deadline, keys, effects);
+    }
+
+    fn start_gather(
+        &mut self,
+        now: Millis,
+        asker: Asker,
+        deadline: Millis,
+        keys: Vec<Bytes>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let gather = Gather { asker, values: vec![None; keys.len()], open: keys.len(), failed: None };
+        let gather = self.reads.gathers.insert(gather);
+        for (index, key) in keys.into_iter().enumerate() {
+            self.start_read(now, Destination::Part(gather, index), deadline, key, effects);
+        }
+    }
+
+    pub(super) fn exists(&mut self, asker: Asker, keys: Vec<Bytes>, effects: &mut Vec<Effect>) {
+        if let Some(write) = self.last_unwritten_of_any(asker, &keys) {
+            self.wait(write, Waiting::Exists { asker, keys });
+            return;
+        }
+        self.count_existing(asker, &keys, effects);
+    }
+
+    fn count_existing(&mut self, asker: Asker, keys: &[Bytes], effects: &mut Vec<Effect>) {
+        let count = keys.iter().filter(|key| self.directory.get(key).is_some()).count();
+        self.counters.reads += 1;
+        effects.push(Effect::Reply { to: asker, reply: Reply::Count(count as u64) });
+    }
+
+    pub(super) fn key_count(&mut self, asker: Asker, effects: &mut Vec<Effect>) {
+        if let Some(write) = self.writes.last_unwritten_of(asker.session) {
+            self.wait(write, Waiting::KeyCount { asker });
+            return;
+        }
+        self.count_keys(asker, effects);
+    }
+
+    fn count_keys(&mut self, asker: Asker, effects: &mut Vec<Effect>) {
+        self.counters.reads += 1;
+        effects.push(Effect::Reply { to: asker, reply: Reply::Count(self.directory.len() as u64) });
+    }
+
+    fn last_unwritten_of_any(&self, asker: Asker, keys: &[Bytes]) -> Option<WriteId> {
+        keys.iter()
+            .fold(None, |last, key| self.writes.later(last, self.writes.last_unwritten(asker.session, key)))
+    }
+
+    fn wait(&mut self, write: WriteId, waiting: Waiting) {
+        self.reads.waiting += 1;
+        self.writes.wait(write, waiting);
+    }
+
+    /// The write that held this back is resolved. What is read now is read at this place of the log, behind that
+    /// write and in front of all that the session asked for later: whoever pipelines sees its operations in order.
+    pub(super) fn resume(
+        &mut self,
+        now: Millis,
+        waiting: Waiting,
+        written: Option<&Change>,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.reads.waiting -= 1;
+        match waiting {
+            Waiting::Get { asker, deadline, key } => {
+                let to = Destination::Asker(asker);
+                match written.and_then(|change| value_in(change, &key)) {
+                    Some(value) => self.answer(to, Reply::Value(value), effects),
+                    None => self.start_read(now, to, deadline, key, effects),
+                }
+            }
+            Waiting::GetMany { asker, deadline, keys } => {
+                self.start_gather(now, asker, deadline, keys, effects);
+            }
+            Waiting::Exists { asker, keys } => self.count_existing(asker, &keys, effects),
+            Waiting::KeyCount { asker } => self.count_keys(asker, effects),
+        }
+    }
+
+    fn start_read(
+        &mut self,
+        now: Millis,
+        to: Destination,
+        deadline: Millis,
+        key: Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(entry) = self.directory.get(&key) else {
+            self.answer(to, Reply::NotFound, effects);
+            return;
+        };
+        let wanted = entry.version;
+        let (asked, tried) = (SlotSet::EMPTY, SlotSet::EMPTY);
+        let id = ReadId(self.reads.all.insert(Read { to, key, deadline, wanted, asked, tried, attempt: 0 }));
+        self.ask(now, id, effects);
+    }
+
+    /// Asks the next holder, or all slaves that may hold the key unbeknown to us, or the log.
+    fn ask(&mut self, now: Millis, id: ReadId, effects: &mut Vec<Effect>) {
+        let Some(read) = self.reads.all.get_mut(id.0) else { return };
+        let Some(entry) = self.directory.get(&read.key) else {
+            // Deleted while we asked: that deletion is the latest write.
+            self.end_read(id, Reply::NotFound, effects);
+            return;
+        };
+        if entry.version != read.wanted {
+            read.wanted = entry.version;
+            read.tried = SlotSet::EMPTY;
+        }
+        if read.attempt > 0 {
+            self.counters.read_retries += 1;
+            if now >= read.deadline {
+                let reply = Reply::error(ErrorWord::Busy, "no holder of the key answered in time");
+                self.end_read(id, reply, effects);
+                return;
+            }
+        }
+        read.attempt += 1;
+        let live = self.members.live();
+        let holders = entry.holders.intersection(live).without(read.tried);
+        let asked = if holders.is_empty() {
+            let unreported = self.members.unreported().without(read.tried);
+            // A known holder that failed us does not make the others likelier: only with none known ask all.
+            if entry.holders.intersection(live).is_empty() && !unreported.is_empty() {
+                self.counters.asked_all += 1;
+                unreported
+            } else {
+                SlotSet::EMPTY
+            }
+        } else {
+            self.reads.turn = self.reads.turn.wrapping_add(1);
+            let quick: SlotSet = holders
+                .iter()
+                .filter(|slot| self.members.get(*slot).is_some_and(|member| member.slow_until <= now))
+                .collect();
+            let among = if quick.is_empty() { holders } else { quick };
+            among.nth(self.reads.turn % among.len()).into_iter().collect()
+        };
+        read.asked = asked;
+        if asked.is_empty() {
+            let (key, version, place) = (read.key.clone(), read.wanted, entry.place);
+            self.counters.log_reads += 1;
+            effects.push(Effect::ReadLog { read: id, place, version, key });
+            return;
+        }
+        self.reads.timeouts.push_back((now.plus(self.config.read_timeout_ms), id, read.attempt));
+        for slot in asked.iter() {
+            effects.push(Effect::SendRead { slot, read: id, version: read.wanted, key: read.key.clone() });
+        }
+    }
+
+    pub(super) fn value(
+        &mut self,
+        now: Millis,
+        slot: Slot,
+        id: ReadId,
+        version: Version,
+        value: Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(read) = self.reads.all.get(id.0) else { return };
+        let reign = self.reign.unwrap_or_default().epoch;
+        let latest = self.directory.get(&read.key).map(|entry| entry.version);
+        // The version that was asked for was the latest when the question was put, so the read takes effect there,
+        // even if it has been overtaken since. A newer one must be what the directory names now, and of this reign.
+        let newer_is_latest = latest == Some(version) && version.epoch == reign;
+        if version != read.wanted && !newer_is_latest {
+            self.missing(now, slot, id, effects);
+            return;
+        }
+        let key = read.key.clone();
+        self.held(slot, &key, version);
+        self.end_read(id, Reply::Value(value), effects);
+    }
+
+    pub(super) fn missing(&mut self, now: Millis, slot: Slot, id: ReadId, effects: &mut Vec<Effect>) {
+        let Some(read) = self.reads.all.get_mut(id.0) else { return };
+        if !read.asked.remove(slot) {
+            return;
+        }
+        read.tried.insert(slot);
+        let (wanted, key, done) = (read.wanted, read.key.clone(), read.asked.is_empty());
+        self.not_held(slot, &key, wanted);
+        if done {
+            self.ask(now, id, effects);
+        }
+    }
+
+    pub(super) fn log_read(
+        &mut self,
+        now: Millis,
+        id: ReadId,
+        result: Result<Bytes, String>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(read) = self.reads.all.get(id.0) else { return };
+        let latest = self.directory.get(&read.key).map(|entry| entry.version);
+        if latest != Some(read.wanted) {
+            self.ask(now, id, effects);
+            return;
+        }
+        match result {
+            Ok(value) => {
+                let (key, version) = (read.key.clone(), read.wanted);
+                let live = self.members.live();
+                let entry = self.directory.get(&key).expect("looked at just above");
+                // Put it back only where the copies are missing.
+                let lacking = acks_needed(live.len()).saturating_sub(entry.holders.intersection(live).len());
+                let among = self.with_room(payload(&key, &value)).without(entry.holders);
+                let hash = hash_bytes(&key);
+                let chosen =
+                    choose(self.config.placement, &self.members, among, lacking, hash, &mut self.random);
+                self.copy_to(chosen, &key, version, &value, effects);
+                self.end_read(id, Reply::Value(value), effects);
+            }
+            Err(detail) => self.end_read(id, Reply::error(ErrorWord::Bad, detail), effects),
+        }
+    }
+
+    /// Moves reads on that a holder has not answered in time.
+    pub(super) fn expire_reads(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        while let Some(&(at, id, attempt)) = self.reads.timeouts.front() {
+            let current = self.reads.all.get(id.0).is_some_and(|read| read.attempt == attempt);
+            if current && at > now {
+                break;
+            }
+            self.reads.timeouts.pop_front();
+            if !current {
+                continue;
+            }
+            let Some(read) = self.reads.all.get_mut(id.0) else { continue };
+            let silent = std::mem::take(&mut read.asked);
+            read.tried = read.tried.union(silent);
+            for slot in silent.iter() {
+                if let Some(member) = self.members.get_mut(slot) {
+                    member.slow_until = now.plus(SLOW_MS);
+                }
+            }
+            self.ask(now, id, effects);
+        }
+    }
+
+    /// After a pause of our own the answers may lie unread in our sockets: no holder is late yet.
+    pub fn restart_read_timeouts(&mut self, now: Millis) {
+        let at = now.plus(self.config.read_timeout_ms);
+        for timeout in &mut self.reads.timeouts {
+            timeout.0 = at;
+        }
+    }
+
+    /// A slave has left: what was asked of it is asked of others.
+    pub(super) fn retry_reads_of(&mut self, now: Millis, slot: Slot, effects: &mut Vec<Effect>) {
+        let affected: Vec<ReadId> = self
+            .reads
+            .all
+            .iter()
+            .filter(|(_, read)| read.asked.contains(slot))
+            .map(|(key, _)| ReadId(key))
+            .collect();
+        for id in affected {
+            self.missing(now, slot, id, effects);
+        }
+    }
+
+    fn end_read(&mut self, id: ReadId, reply: Reply, effects: &mut Vec<Effect>) {
+        if let Some(read) = self.reads.all.remove(id.0) {
+            self.answer(read.to, reply, effects);
+        }
+    }
+
+    fn answer(&mut self, to: Destination, reply: Reply, effects: &mut Vec<Effect>) {
+        match to {
+            Destination::Asker(asker) => {
+                self.counters.reads += 1;
+                effects.push(Effect::Reply { to: asker, reply });
+            }
+            Destination::Part(gather, index) => {
+                let Some(all) = self.reads.gathers.get_mut(gather) else { return };
+                match reply {
+                    Reply::Value(value) => all.values[index] = Some(value),
+                    Reply::NotFound => {}
+                    other @ (Reply::Done
+                    | Reply::Values(_)
+                    | Reply::Count(_)
+                    | Reply::Text(_)
+                    | Reply::Error(_)) => all.failed = Some(other),
+                }
+                all.open -= 1;
+                if all.open > 0 {
+                    return;
+                }
+                let Some(all) = self.reads.gathers.remove(gather) else { return };
+                self.counters.reads += 1;
+                let reply = all.failed.unwrap_or(Reply::Values(all.values));
+                effects.push(Effect::Reply { to: all.asker, reply });
+            }
+        }
+    }
+}
+
+/// The value that `change` gives to `key`.
+fn value_in(change: &Change, key: &Bytes) -> Option<Bytes> {
+    match change {
+        Change::Put(pairs) => pairs.iter().find(|(k, _)| k == key).map(|(_, value)| value.clone()),
+        Change::Delete(_) => None,
+    }
+}

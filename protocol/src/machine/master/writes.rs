@@ -1,0 +1,384 @@
+//! Writes in flight: acceptance, the log, replication, acknowledgements, substitution.
+
+use super::membership::Sent;
+use super::placement::{acks_needed, choose, hash_bytes};
+use super::reads::Waiting;
+use super::{payload, Asker, Change, Effect, Entry, Master, Slot, SlotSet, WriteId, WriteKey};
+use crate::command::{ErrorWord, Reply};
+use crate::ids::{Millis, SessionId, Version};
+use crate::record::Place;
+use bytes::Bytes;
+use slotmap::SlotMap;
+use smallvec::SmallVec;
+use std::collections::{HashMap, VecDeque};
+
+/// The writes in flight.
+#[derive(Debug, Default)]
+pub(super) struct Writes {
+    all: SlotMap<WriteKey, Write>,
+    /// The writes whose records are not written yet, in the order of the log.
+    unwritten: VecDeque<WriteId>,
+    /// The same by the hash of each key they change. Never iterated: order cannot reach an effect.
+    unwritten_of_key: HashMap<u64, SmallVec<[WriteId; 2]>, foldhash::fast::FixedState>,
+}
+
+#[derive(Debug)]
+struct Write {
+    asker: Asker,
+    change: Change,
+    version: Version,
+    /// One for each pair of a `Put`, once it is written.
+    items: SmallVec<[Item; 1]>,
+    /// Items that still lack acknowledgements.
+    items_open: usize,
+    /// Whether no slave was left for one of the items.
+    stranded: bool,
+    /// Reads of the same session that must see this write.
+    waiting: Vec<Waiting>,
+}
+
+/// The replication of one key of a write.
+#[derive(Clone, Copy, Debug, Default)]
+struct Item {
+    pending: SlotSet,
+    acked: SlotSet,
+    /// Slaves that refused or left: not asked again for this item.
+    failed: SlotSet,
+    /// Fixed when the write is placed; may only fall, never below 1.
+    needed: usize,
+    closed: bool,
+}
+
+impl Writes {
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// The last unwritten write of `session` to `key`, if any.
+    pub(super) fn last_unwritten(&self, session: SessionId, key: &[u8]) -> Option<WriteId> {
+        if self.unwritten.is_empty() {
+            return None;
+        }
+        let writes = self.unwritten_of_key.get(&hash_bytes(key))?;
+        writes.iter().rev().copied().find(|id| {
+            self.all.get(id.0).is_some_and(|write| {
+                write.asker.session == session
+                    && match &write.change {
+                        Change::Put(pairs) => pairs.iter().any(|(k, _)| k == key),
+                        Change::Delete(keys) => keys.iter().any(|k| k == key),
+                    }
+            })
+        })
+    }
+
+    /// The last unwritten write of `session` to any key.
+    pub(super) fn last_unwritten_of(&self, session: SessionId) -> Option<WriteId> {
+        self.unwritten
+            .iter()
+            .rev()
+            .copied()
+            .find(|id| self.all.get(id.0).is_some_and(|write| write.asker.session == session))
+    }
+
+    /// Of two unwritten writes the one that is written later.
+    pub(super) fn later(&self, a: Option<WriteId>, b: Option<WriteId>) -> Option<WriteId> {
+        match (a, b) {
+            (Some(a), Some(b)) if a != b => {
+                self.unwritten.iter().rev().copied().find(|id| *id == a || *id == b)
+            }
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Lets `waiting` go on when `write` is written or refused.
+    pub(super) fn wait(&mut self, write: WriteId, waiting: Waiting) {
+        self.all.get_mut(write.0).expect("an unwritten write is in flight").waiting.push(waiting);
+    }
+
+    fn insert(&mut self, write: Write) -> WriteId {
+        let hashes: SmallVec<[u64; 4]> = key_hashes(&write.change);
+        let id = WriteId(self.all.insert(write));
+        self.unwritten.push_back(id);
+        for hash in hashes {
+            self.unwritten_of_key.entry(hash).or_default().push(id);
+        }
+        id
+    }
+
+    /// Takes `id` off the unwritten ones.
+    fn resolved(&mut self, id: WriteId) {
+        let first = self.unwritten.pop_front();
+        assert_eq!(first, Some(id), "the log answers in the order of its appends");
+        let hashes = key_hashes(&self.all.get(id.0).expect("an unwritten write is in flight").change);
+        for hash in hashes {
+            if let Some(writes) = self.unwritten_of_key.get_mut(&hash) {
+                writes.retain(|other| *other != id);
+                if writes.is_empty() {
+                    self.unwritten_of_key.remove(&hash);
+                }
+            }
+        }
+    }
+}
+
+fn key_hashes(change: &Change) -> SmallVec<[u64; 4]> {
+    match change {
+        Change::Put(pairs) => pairs.iter().map(|(key, _)| hash_bytes(key)).collect(),
+        Change::Delete(keys) => keys.iter().map(|key| hash_bytes(key)).collect(),
+    }
+}
+
+impl Master {
+    /// Admits a write and hands it to the log, or refuses it: not executed.
+    pub(super) fn accept(&mut self, asker: Asker, change: Change, effects: &mut Vec<Effect>) {
+        if let Some(refusal) = self.refusal(&change) {
+            effects.push(Effect::Reply { to: asker, reply: refusal });
+            return;
+        }
+        let write = self.writes.insert(Write {
+            asker,
+            change: change.clone(),
+            version: Version::default(),
+            items: SmallVec::new(),
+            items_open: 0,
+            stranded: false,
+            waiting: Vec::new(),
+        });
+        effects.push(Effect::Append { write, change });
+    }
+
+    /// Why a write cannot be taken now, if so.
+    fn refusal(&self, change: &Change) -> Option<Reply> {
+        let active = self.members.len();
+        let needed = self.config.slaves_min.max(1);
+        if active < needed {
+            let detail = format!("{active} of at least {needed} slaves are active");
+            return Some(Reply::error(ErrorWord::NoQuorum, detail));
+        }
+        let Change::Put(pairs) = change else { return None };
+        let largest = pairs.iter().map(|(key, value)| payload(key, value)).max().unwrap_or(0);
+        let roomy = self.with_room(largest).len();
+        if roomy < acks_needed(active) {
+            let detail = format!("{roomy} of {active} slaves have room for {largest} more bytes");
+            return Some(Reply::error(ErrorWord::OutOfMemory, detail));
+        }
+        None
+    }
+
+    /// The record stands in the log: the write is committed, the directory names it, its slaves get it.
+    pub(super) fn written(
+        &mut self,
+        now: Millis,
+        id: WriteId,
+        version: Version,
+        place: Place,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.writes.resolved(id);
+        let write = self.writes.all.get_mut(id.0).expect("an unwritten write is in flight");
+        write.version = version;
+        let waiting = std::mem::take(&mut write.waiting);
+        let asker = write.asker;
+        let change = write.change.clone();
+        match change.clone() {
+            Change::Put(pairs) => {
+                write.items_open = pairs.len();
+                write.items = SmallVec::from_elem(Item::default(), pairs.len());
+                for (index, (key, value)) in pairs.into_iter().enumerate() {
+                    self.place_item(id, index, version, place, &key, &value, effects);
+                }
+                self.finish_if_closed(id, effects);
+            }
+            // The directory alone decides what exists: a deletion needs no slave's word.
+            Change::Delete(keys) => {
+                let mut existed = 0;
+                for key in keys {
+                    if let Some(old) = self.directory.remove(&key) {
+                        existed += 1;
+                        self.drop_copies(&key, old, SlotSet::EMPTY, effects);
+                    }
+                }
+                self.writes.all.remove(id.0);
+                self.counters.writes += 1;
+                effects.push(Effect::Reply { to: asker, reply: Reply::Count(existed) });
+            }
+        }
+        for waiting in waiting {
+            self.resume(now, waiting, Some(&change), effects);
+        }
+    }
+
+    /// The record is not in the log: nothing happened.
+    pub(super) fn not_written(
+        &mut self,
+        now: Millis,
+        id: WriteId,
+        word: ErrorWord,
+        detail: &str,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.writes.resolved(id);
+        let write = self.writes.all.remove(id.0).expect("an unwritten write is in flight");
+        effects.push(Effect::Reply { to: write.asker, reply: Reply::error(word, detail) });
+        for waiting in write.waiting {
+            self.resume(now, waiting, None, effects);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn place_item(
+        &mut self,
+        id: WriteId,
+        index: usize,
+        version: Version,
+        place: Place,
+        key: &Bytes,
+        value: &Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        let bytes = payload(key, value);
+        let live = self.members.live();
+        let roomy = self.with_room(bytes);
+        let count = acks_needed(live.len());
+        // Room was there when the write was accepted; if it is gone since, a full slave may still make room.
+        let among = if roomy.is_empty() { live } else { roomy };
+        let chosen =
+            choose(self.config.placement, &self.members, among, count, hash_bytes(key), &mut self.random);
+        let old = self.directory.insert(key, Entry { version, place, holders: chosen });
+        if let Some(old) = old {
+            self.drop_copies(key, old, chosen, effects);
+        }
+        for slot in chosen.iter() {
+            self.count_copies(slot, 1);
+            self.send_item(id, index, slot, version, key, value, effects);
+        }
+        let item = &mut self.writes.all[id.0].items[index];
+        item.pending = chosen;
+        item.needed = count.max(1);
+        self.settle_item(id, index);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn send_item(
+        &mut self,
+        write: WriteId,
+        index: usize,
+        slot: Slot,
+        version: Version,
+        key: &Bytes,
+        value: &Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(member) = self.members.get_mut(slot) {
+            member.sent(Sent::Item { write, item: index as u32, bytes: payload(key, value) });
+        }
+        effects.push(Effect::SendWrite { slot, version, key: key.clone(), value: value.clone() });
+    }
+
+    /// Tells the holders of a superseded version that get no new one to forget it.
+    fn drop_copies(&mut self, key: &Bytes, old: Entry, kept: SlotSet, effects: &mut Vec<Effect>) {
+        for slot in old.holders.intersection(self.members.live()).iter() {
+            self.count_copies(slot, -1);
+            if !kept.contains(slot) {
+                effects.push(Effect::SendDrop { slot, version: old.version, key: key.clone() });
+            }
+        }
+    }
+
+    pub(super) fn item_key(&self, id: WriteId, index: u32) -> Option<(Bytes, Version)> {
+        let write = self.writes.all.get(id.0)?;
+        match &write.change {
+            Change::Put(pairs) => pairs.get(index as usize).map(|(key, _)| (key.clone(), write.version)),
+            Change::Delete(_) => None,
+        }
+    }
+
+    pub(super) fn item_acked(&mut self, id: WriteId, index: u32, slot: Slot, effects: &mut Vec<Effect>) {
+        let index = index as usize;
+        let Some(item) = self.writes.all.get_mut(id.0).and_then(|write| write.items.get_mut(index)) else {
+            return;
+        };
+        if item.pending.remove(slot) {
+            item.acked.insert(slot);
+        }
+        self.settle_item(id, index);
+        self.finish_if_closed(id, effects);
+    }
+
+    /// `slot` will not acknowledge this item: another active slave takes its place, if one is left.
+    pub(super) fn substitute(&mut self, id: WriteId, index: u32, slot: Slot, effects: &mut Vec<Effect>) {
+        let index = index as usize;
+        let Some(write) = self.writes.all.get_mut(id.0) else { return };
+        let Some(item) = write.items.get_mut(index) else { return };
+        item.pending.remove(slot);
+        item.acked.remove(slot);
+        item.failed.insert(slot);
+        if item.closed {
+            return;
+        }
+        let taken = item.pending.union(item.acked).union(item.failed);
+        let Change::Put(pairs) = &write.change else { return };
+        let (key, value) = pairs[index].clone();
+        let version = write.version;
+        let roomy = self.with_room(payload(&key, &value)).without(taken);
+        let next = choose(self.config.placement, &self.members, roomy, 1, hash_bytes(&key), &mut self.random);
+        for substitute in next.iter() {
+            self.counters.substitutions += 1;
+            self.held(substitute, &key, version);
+            self.send_item(id, index, substitute, version, &key, &value, effects);
+            self.writes.all[id.0].items[index].pending.insert(substitute);
+        }
+        self.settle_item(id, index);
+        self.finish_if_closed(id, effects);
+    }
+
+    /// An acknowledgement of a slave that has left since no longer counts for a write that is not done.
+    pub(super) fn drop_acks_of(&mut self, slot: Slot, effects: &mut Vec<Effect>) {
+        let affected: Vec<(WriteId, u32)> = self
+            .writes
+            .all
+            .iter()
+            .flat_map(|(key, write)| {
+                let counted = |item: &Item| !item.closed && item.acked.contains(slot);
+                let indices: Vec<usize> =
+                    write.items.iter().enumerate().filter(|(_, i)| counted(i)).map(|(n, _)| n).collect();
+                indices.into_iter().map(move |index| (WriteId(key), index as u32))
+            })
+            .collect();
+        for (id, index) in affected {
+            self.substitute(id, index, slot, effects);
+        }
+    }
+
+    /// Decides whether an item has what it needs.
+    fn settle_item(&mut self, id: WriteId, index: usize) {
+        let write = &mut self.writes.all[id.0];
+        let item = &mut write.items[index];
+        if item.closed {
+            return;
+        }
+        let reachable = item.acked.len() + item.pending.len();
+        item.needed = item.needed.min(reachable.max(1));
+        let enough = item.acked.len() >= item.needed;
+        if enough || reachable == 0 {
+            item.closed = true;
+            write.items_open -= 1;
+            write.stranded |= !enough;
+        }
+    }
+
+    fn finish_if_closed(&mut self, id: WriteId, effects: &mut Vec<Effect>) {
+        if self.writes.all.get(id.0).is_none_or(|write| write.items_open > 0) {
+            return;
+        }
+        let Some(write) = self.writes.all.remove(id.0) else { return };
+        let reply = if write.stranded {
+            self.counters.unknown += 1;
+            Reply::error(ErrorWord::Unknown, "the write is logged, but no slave was left to acknowledge it")
+        } else {
+            self.counters.writes += 1;
+            Reply::Done
+        };
+        effects.push(Effect::Reply { to: write.asker, reply });
+    }
+}
