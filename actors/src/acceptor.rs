@@ -1,0 +1,570 @@
+//! The listening socket and the tasks of its connections: slaves, clients and the other master share one port.
+//!
+//! Owns the sockets and their handshakes; the first bytes tell who is there. A connection's task ends with its
+//! connection, and a panic in it ends that connection only: its place in the master's tables is given back by a
+//! guard's drop.
+
+use crate::batch::{Inbox, Outbox};
+use crate::config::MasterConfig;
+use crate::env::{Env, Listener, Stream};
+use crate::session::{Coding, Session};
+use crate::supervision::Fate;
+use actix::prelude::Recipient;
+use bytes::BytesMut;
+use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::frame::{self, FrameError};
+use dsm_protocol::ids::{LinkId, SessionId};
+use dsm_protocol::machine::master::{Asker, ReadId};
+use dsm_protocol::message::{Control, Hello, HelloRole, Message};
+use dsm_protocol::resp::{Action, Conversation, Limits, Parser, ServerFacts};
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// Tells the master that its inbox is no longer empty.
+#[derive(actix::Message, Debug)]
+#[rtype(result = "()")]
+pub(crate) struct Drain;
+
+/// What connections bring to the master.
+#[derive(Debug)]
+pub(crate) enum Arrived {
+    /// A session begins.
+    Opened(Rc<Session>),
+    /// A session asks; the answer goes to its slot.
+    Request { asker: Asker, command: Command },
+    /// A session is over.
+    Closed(SessionId),
+    /// A slave wants to register over a new link.
+    SlaveHello { link: LinkId, hello: Hello, outbox: Outbox },
+    /// A slave said something.
+    Slave { link: LinkId, message: Message },
+    /// A slave's link is closed.
+    SlaveGone { link: LinkId, cause: String, protocol: bool },
+    /// The other master has connected.
+    PeerHello { link: LinkId, hello: Hello, outbox: Outbox },
+    /// The other master said something over the link that it opened.
+    Peer { link: LinkId, message: Message },
+    /// That link is closed.
+    PeerGone { link: LinkId },
+    /// Our own link to the other master stands.
+    DialedUp { generation: LinkId, welcome: dsm_protocol::message::Welcome, outbox: Outbox },
+    /// The other master said something over our own link.
+    Dialed { generation: LinkId, message: Message },
+    /// Our own link is closed.
+    DialedDown { generation: LinkId },
+    /// The log was read for a read.
+    LogRead { read: ReadId, result: Result<bytes::Bytes, String> },
+}
+
+/// Counters of what the limits did, for INFO.
+#[derive(Debug, Default)]
+pub(crate) struct LimitCounters {
+    pub(crate) connections: Cell<usize>,
+    pub(crate) connections_total: Cell<u64>,
+    pub(crate) connections_refused: Cell<u64>,
+    pub(crate) throttled: Cell<u64>,
+    pub(crate) slow_readers_cut: Cell<u64>,
+    pub(crate) handshakes_timed_out: Cell<u64>,
+    pub(crate) protocol_errors: Cell<u64>,
+    pub(crate) idle_closed: Cell<u64>,
+    pub(crate) accept_errors: Cell<u64>,
+}
+
+pub(crate) fn count(counter: &Cell<u64>) {
+    counter.set(counter.get() + 1);
+}
+
+/// What all connection tasks of one master share.
+pub(crate) struct Switchboard {
+    inbox: Inbox<Arrived>,
+    drain: Recipient<Drain>,
+    next: Cell<u64>,
+    /// Bytes and requests in flight in all, kept by the tasks and the master together.
+    pub(crate) requests: Cell<usize>,
+    pub(crate) bytes: Cell<usize>,
+    pub(crate) limits: LimitCounters,
+    /// Set when the node stops: no connection is accepted or read any more.
+    pub(crate) stopping: Cell<bool>,
+    pub(crate) stop: Notify,
+}
+
+impl Switchboard {
+    /// A switchboard whose master drains `inbox`.
+    pub(crate) fn new(inbox: Inbox<Arrived>, drain: Recipient<Drain>) -> Self {
+        Switchboard {
+            inbox,
+            drain,
+            next: Cell::new(1),
+            requests: Cell::new(0),
+            bytes: Cell::new(0),
+            limits: LimitCounters::default(),
+            stopping: Cell::new(false),
+            stop: Notify::new(),
+        }
+    }
+
+    /// Brings something to the master; one message wakes it for everything that arrives in the meantime.
+    pub(crate) fn push(&self, arrived: Arrived) {
+        if self.inbox.push(arrived) {
+            self.drain.do_send(Drain);
+        }
+    }
+
+    /// A number that no session and no link of this process has had.
+    pub(crate) fn next_id(&self) -> u64 {
+        let next = self.next.get();
+        self.next.set(next + 1);
+        next
+    }
+}
+
+/// What a connection's task needs.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) env: Env,
+    pub(crate) config: Rc<MasterConfig>,
+    pub(crate) facts: ServerFacts,
+    pub(crate) switchboard: Rc<Switchboard>,
+}
+
+/// How long the acceptor rests when the system has no file descriptor left.
+const ACCEPT_REST: Duration = Duration::from_millis(50);
+
+/// The facts that Redis clients may ask for.
+pub(crate) fn server_facts(config: &MasterConfig) -> ServerFacts {
+    ServerFacts {
+        limits: Limits::for_values(config.value_max()),
+        clients_max: config.max_connections,
+        idle_timeout: config.idle_timeout,
+        fsync: match config.fsync {
+            crate::config::Fsync::Always => "always",
+            crate::config::Fsync::Everysec => "everysec",
+            crate::config::Fsync::Never => "no",
+        },
+    }
+}
+
+/// Accepts connections until the node ends.
+pub(crate) async fn accept(listener: Listener, context: Context, fate: Fate) {
+    let limits = &context.switchboard.limits;
+    while !fate.is_decided() && !context.switchboard.stopping.get() {
+        let accepted = tokio::select! {
+            biased;
+            () = context.switchboard.stop.notified() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, or a connection that was gone before it was accepted: both pass.
+                count(&limits.accept_errors);
+                log::warn!("connection not accepted error={error}");
+                tokio::time::sleep(ACCEPT_REST).await;
+                continue;
+            }
+        };
+        count(&limits.connections_total);
+        if limits.connections.get() >= context.config.max_connections {
+            count(&limits.connections_refused);
+            actix::spawn(refuse(stream));
+            continue;
+        }
+        limits.connections.set(limits.connections.get() + 1);
+        let context = context.clone();
+        actix::spawn(async move {
+            let _counted = Counted(Rc::clone(&context.switchboard));
+            connection(stream, address, context).await;
+        });
+    }
+}
+
+/// Gives a connection's place back, also when its task panics.
+struct Counted(Rc<Switchboard>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let connections = &self.0.limits.connections;
+        connections.set(connections.get() - 1);
+    }
+}
+
+/// Says why, in Redis' words, and closes.
+async fn refuse(stream: Stream) {
+    let said = stream.write_all(b"-ERR max number of clients reached\r\n");
+    let _ = tokio::time::timeout(Duration::from_millis(100), said).await;
+    stream.shut_down_write();
+}
+
+async fn connection(stream: Stream, address: String, context: Context) {
+    let limits = &context.switchboard.limits;
+    let mut buffer = BytesMut::with_capacity(READ_BYTES);
+    let handshake = tokio::time::timeout(context.config.handshake_timeout, stream.read(&mut buffer)).await;
+    match handshake {
+        Ok(Ok(0) | Err(_)) => return,
+        Ok(Ok(_)) => {}
+        Err(_) => {
+            count(&limits.handshakes_timed_out);
+            return;
+        }
+    }
+    log::debug!("connection opened address={address}");
+    let outbox = Outbox::default();
+    let serving = async {
+        if buffer[0] == frame::PREFACE[0] {
+            native(&stream, buffer, &outbox, &context).await
+        } else {
+            redis(&stream, buffer, &outbox, &context, &address).await
+        }
+    };
+    let pumping = outbox.pump(&stream, context.config.write_timeout);
+    tokio::pin!(pumping);
+    let ended = tokio::select! {
+        biased;
+        pumped = &mut pumping => {
+            if pumped.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+                count(&limits.slow_readers_cut);
+            }
+            pumped
+        }
+        served = serving => {
+            outbox.finish();
+            // What is answered is still sent, but to nobody who does not take it.
+            let _ = tokio::time::timeout(context.config.write_timeout, pumping).await;
+            served
+        }
+    };
+    log::debug!("connection closed address={address} cause={:?}", ended.err().map(|error| error.to_string()));
+}
+
+/// How much is read at once, in bytes.
+const READ_BYTES: usize = 16 * 1024;
+
+/// Gives up a session's place at the master, also when its task panics.
+struct SessionGuard {
+    switchboard: Rc<Switchboard>,
+    session: Rc<Session>,
+}
+
+impl SessionGuard {
+    fn open(context: &Context, session: Session) -> Self {
+        let session = Rc::new(session);
+        context.switchboard.push(Arrived::Opened(Rc::clone(&session)));
+        SessionGuard { switchboard: Rc::clone(&context.switchboard), session }
+    }
+
+    /// Asks the master, unless a limit on all requests in flight is reached.
+    fn ask(&self, context: &Context, coding: Coding, command: Command) {
+        let bytes = command.payload_bytes();
+        let tag = self.session.ask(coding, bytes);
+        let switchboard = &context.switchboard;
+        let over = switchboard.requests.get() >= context.config.max_requests
+            || switchboard.bytes.get() + bytes > context.config.max_request_bytes.as_u64() as usize;
+        if over {
+            count(&switchboard.limits.throttled);
+            self.session.answer(tag, &Reply::error(ErrorWord::Busy, "too many requests in flight"));
+            return;
+        }
+        switchboard.requests.set(switchboard.requests.get() + 1);
+        switchboard.bytes.set(switchboard.bytes.get() + bytes);
+        let asker = Asker { session: self.session.id(), tag };
+        switchboard.push(Arrived::Request { asker, command });
+    }
+
+    async fn room(&self, context: &Context) {
+        let config = &context.config;
+        self.session.room(config.max_pipeline, config.max_pipeline_bytes.as_u64() as usize).await;
+    }
+}
+
+impl Drop for SessionGuard {
+    fn drop(&mut self) {
+        self.switchboard.push(Arrived::Closed(self.session.id()));
+    }
+}
+
+/// Reads more into `buffer`; `Ok(false)` at the end of the stream.
+async fn read_more(stream: &Stream, buffer: &mut BytesMut, need: usize) -> io::Result<bool> {
+    buffer.reserve(need.max(READ_BYTES));
+    Ok(stream.read(buffer).await? > 0)
+}
+
+/// A Redis client.
+async fn redis(
+    stream: &Stream,
+    mut buffer: BytesMut,
+    outbox: &Outbox,
+    context: &Context,
+    address: &str,
+) -> io::Result<()> {
+    let limits = &context.switchboard.limits;
+    let id = SessionId(context.switchboard.next_id());
+    let guard = SessionGuard::open(context, Session::resp(id, outbox.clone()));
+    let mut parser = Parser::new(context.facts.limits);
+    let mut conversation = Conversation::new(id.0, context.facts).with_addresses(address, "");
+    let mut own = Vec::new();
+    loop {
+        guard.room(context).await;
+        if outbox.is_ended() {
+            return Ok(());
+        }
+        let args = match parser.next(&mut buffer) {
+            Ok(Some(args)) => args,
+            Ok(None) => {
+                let need = parser.missing(buffer.len());
+                let idle = context.config.idle_timeout;
+                let more = if idle.is_zero() || guard.session.in_flight().0 > 0 {
+                    read_more(stream, &mut buffer, need).await?
+                } else {
+                    match tokio::time::timeout(idle, read_more(stream, &mut buffer, need)).await {
+                        Ok(more) => more?,
+                        Err(_) => {
+                            count(&limits.idle_closed);
+                            return Ok(());
+                        }
+                    }
+                };
+                if !more {
+                    break;
+                }
+                continue;
+            }
+            Err(error) => {
+                count(&limits.protocol_errors);
+                own.clear();
+                error.encode(&mut own);
+                guard.session.say(&own);
+                break;
+            }
+        };
+        own.clear();
+        match conversation.handle(args, &mut own) {
+            Action::Answered => guard.session.say(&own),
+            Action::Ask { command, shape } => {
+                guard.ask(context, Coding::Resp(conversation.protocol(), shape), command);
+            }
+            Action::AnsweredAndClose => {
+                guard.session.say(&own);
+                break;
+            }
+            Action::Close => return Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+    // The client has said all it wants to say, and still hears the answers.
+    let _ = tokio::time::timeout(2 * context.config.request_timeout, guard.session.all_answered()).await;
+    Ok(())
+}
+
+/// Somebody who speaks frames: a client, a slave or the other master.
+async fn native(stream: &Stream, mut buffer: BytesMut, outbox: &Outbox, context: &Context) -> io::Result<()> {
+    let limits = &context.switchboard.limits;
+    let hello = match tokio::time::timeout(context.config.handshake_timeout, hello(stream, &mut buffer)).await
+    {
+        Ok(Ok(hello)) => hello,
+        Ok(Err(HelloError::Io(error))) => return Err(error),
+        Ok(Err(HelloError::Frame(error))) => {
+            count(&limits.protocol_errors);
+            reject(outbox, &error.to_string());
+            return Ok(());
+        }
+        Err(_) => {
+            count(&limits.handshakes_timed_out);
+            return Ok(());
+        }
+    };
+    let Some(hello) = hello else { return Ok(()) };
+    match hello.role {
+        HelloRole::Client => native_client(stream, buffer, outbox, context).await,
+        HelloRole::Slave { .. } => slave(stream, buffer, outbox, context, hello).await,
+        HelloRole::Master { .. } => peer(stream, buffer, outbox, context, hello).await,
+    }
+}
+
+enum HelloError {
+    Io(io::Error),
+    Frame(FrameError),
+}
+
+/// Reads preface and HELLO; `None` when the stream ends before.
+async fn hello(stream: &Stream, buffer: &mut BytesMut) -> Result<Option<Hello>, HelloError> {
+    while !frame::check_preface(buffer).map_err(HelloError::Frame)? {
+        if !read_more(stream, buffer, 0).await.map_err(HelloError::Io)? {
+            return Ok(None);
+        }
+    }
+    bytes::Buf::advance(buffer, frame::PREFACE.len());
+    loop {
+        match frame::decode(buffer, frame::HANDSHAKE_BODY_MAX).map_err(HelloError::Frame)? {
+            Some(Message::Control(Control::Hello(hello))) => return Ok(Some(hello)),
+            Some(_) => return Err(HelloError::Frame(FrameError::NotNative)),
+            None => {}
+        }
+        if !read_more(stream, buffer, 0).await.map_err(HelloError::Io)? {
+            return Ok(None);
+        }
+    }
+}
+
+/// Says why and lets the outbox end.
+pub(crate) fn reject(outbox: &Outbox, reason: &str) {
+    let message = Message::Control(Control::Reject { reason: reason.to_owned() });
+    outbox.append(|out| frame::encode(&message, out));
+    outbox.finish();
+}
+
+/// Reads frames and hands each to `take` until the stream or the outbox ends.
+async fn frames(
+    stream: &Stream,
+    buffer: &mut BytesMut,
+    context: &Context,
+    mut take: impl AsyncFnMut(Message) -> Result<(), FrameError>,
+) -> Result<(), HelloError> {
+    let body_max = frame::body_max(context.config.value_max().max(context.facts.limits.request_bytes_max));
+    loop {
+        while let Some(message) = frame::decode(buffer, body_max).map_err(HelloError::Frame)? {
+            take(message).await.map_err(HelloError::Frame)?;
+        }
+        if !read_more(stream, buffer, 0).await.map_err(HelloError::Io)? {
+            return Ok(());
+        }
+    }
+}
+
+async fn native_client(
+    stream: &Stream,
+    mut buffer: BytesMut,
+    outbox: &Outbox,
+    context: &Context,
+) -> io::Result<()> {
+    let id = SessionId(context.switchboard.next_id());
+    let guard = SessionGuard::open(context, Session::native(id, outbox.clone()));
+    let result = frames(stream, &mut buffer, context, async |message| {
+        let Message::Request(request) = message else { return Err(FrameError::Malformed(0)) };
+        guard.room(context).await;
+        let coding = Coding::Native(request.id);
+        match check_sizes(&request.command, context.config.value_max()) {
+            None => guard.ask(context, coding, request.command),
+            Some(reply) => {
+                let tag = guard.session.ask(coding, 0);
+                guard.session.answer(tag, &reply);
+            }
+        }
+        Ok(())
+    })
+    .await;
+    match result {
+        Ok(()) => {
+            let answered = guard.session.all_answered();
+            let _ = tokio::time::timeout(2 * context.config.request_timeout, answered).await;
+            Ok(())
+        }
+        Err(HelloError::Io(error)) => Err(error),
+        Err(HelloError::Frame(error)) => {
+            count(&context.switchboard.limits.protocol_errors);
+            reject(outbox, &error.to_string());
+            Ok(())
+        }
+    }
+}
+
+/// Why a request is out of bounds, if it is.
+pub(crate) fn check_sizes(command: &Command, value_max: usize) -> Option<Reply> {
+    let key_max = dsm_protocol::command::KEY_MAX;
+    let long_key = |key: &bytes::Bytes| key.len() > key_max;
+    let long_value = |value: &bytes::Bytes| value.len() > value_max;
+    let (key, value, empty) = match command {
+        Command::Get { key } => (long_key(key), false, false),
+        Command::Put { key, value } => (long_key(key), long_value(value), false),
+        Command::PutMany { pairs } => (
+            pairs.iter().any(|(key, _)| long_key(key)),
+            pairs.iter().any(|(_, value)| long_value(value))
+                || pairs.iter().map(|(_, v)| v.len()).sum::<usize>() > 4 * value_max,
+            pairs.is_empty(),
+        ),
+        Command::GetMany { keys } | Command::Delete { keys } | Command::Exists { keys } => {
+            (keys.iter().any(long_key), false, keys.is_empty())
+        }
+        Command::KeyCount | Command::Status | Command::Failover => (false, false, false),
+    };
+    let why = match (key, value, empty) {
+        (true, _, _) => format!("a key is longer than {key_max} bytes"),
+        (_, true, _) => format!("a value is longer than {value_max} bytes"),
+        (_, _, true) => "the request names no key".to_owned(),
+        (false, false, false) => return None,
+    };
+    Some(Reply::error(ErrorWord::Bad, why))
+}
+
+/// Reports the end of a link, also when its task panics.
+struct LinkGuard<'a> {
+    switchboard: &'a Switchboard,
+    gone: Option<Arrived>,
+}
+
+impl Drop for LinkGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(gone) = self.gone.take() {
+            self.switchboard.push(gone);
+        }
+    }
+}
+
+async fn slave(
+    stream: &Stream,
+    mut buffer: BytesMut,
+    outbox: &Outbox,
+    context: &Context,
+    hello: Hello,
+) -> io::Result<()> {
+    let switchboard = &*context.switchboard;
+    let link = LinkId(switchboard.next_id());
+    let cause = "the connection's task is gone".to_owned();
+    let mut guard =
+        LinkGuard { switchboard, gone: Some(Arrived::SlaveGone { link, cause, protocol: false }) };
+    switchboard.push(Arrived::SlaveHello { link, hello, outbox: outbox.clone() });
+    let result = frames(stream, &mut buffer, context, async |message| {
+        switchboard.push(Arrived::Slave { link, message });
+        Ok(())
+    })
+    .await;
+    let (cause, protocol) = match &result {
+        Ok(()) => ("end of stream".to_owned(), false),
+        Err(HelloError::Io(error)) => (error.to_string(), false),
+        Err(HelloError::Frame(error)) => {
+            count(&switchboard.limits.protocol_errors);
+            reject(outbox, &error.to_string());
+            (error.to_string(), true)
+        }
+    };
+    guard.gone = Some(Arrived::SlaveGone { link, cause, protocol });
+    Ok(())
+}
+
+async fn peer(
+    stream: &Stream,
+    mut buffer: BytesMut,
+    outbox: &Outbox,
+    context: &Context,
+    hello: Hello,
+) -> io::Result<()> {
+    let switchboard = &*context.switchboard;
+    let link = LinkId(switchboard.next_id());
+    let _guard = LinkGuard { switchboard, gone: Some(Arrived::PeerGone { link }) };
+    switchboard.push(Arrived::PeerHello { link, hello, outbox: outbox.clone() });
+    let result = frames(stream, &mut buffer, context, async |message| {
+        switchboard.push(Arrived::Peer { link, message });
+        Ok(())
+    })
+    .await;
+    if let Err(HelloError::Frame(error)) = &result {
+        count(&switchboard.limits.protocol_errors);
+        reject(outbox, &error.to_string());
+    }
+    Ok(())
+}
+
+/// Open sessions by number.
+pub(crate) type Sessions = HashMap<SessionId, Rc<Session>>;

@@ -1,0 +1,864 @@
+//! The client library: typed calls over one multiplexed link, which finds the active master by itself.
+//!
+//! [`Client`] is a cheap handle; one background task owns the socket, the frames and the clock, and does what
+//! the machine in `dsm_protocol::machine::client` decides. It keeps no value and never retries a write that may
+//! have been executed. Plain tokio, no actor. Source: `docs/ARCHITECTURE.md`, "The client".
+
+use bytes::{Bytes, BytesMut};
+use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError, KEY_MAX, VALUE_MAX_DEFAULT};
+use dsm_protocol::frame::{self, FrameError};
+use dsm_protocol::ids::{LinkId, Millis, RequestId};
+use dsm_protocol::machine::client::{self as machine, Cause, Effect, Event, Kind, Outcome};
+use dsm_protocol::message::{Control, Hello, HelloRole, Message, Request, Welcome};
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot, watch, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+/// The longest answer that is taken in, in bytes: what the wire's general messages may hold.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Room for one read from the socket, in bytes.
+const READ_BYTES: usize = 64 * 1024;
+
+/// A buffer with less room than this gets new room before the next read, in bytes.
+const READ_ROOM_MIN: usize = 4 * 1024;
+
+/// Reads from the socket before other work gets its turn.
+const READS_MAX: usize = 16;
+
+/// Calls taken from the queue before other work gets its turn.
+const CALLS_MAX: usize = 1024;
+
+/// Values up to this size are copied out of the read buffer, so that keeping one does not keep the buffer.
+const COPY_BYTES_MAX: usize = 8 * 1024;
+
+/// An output buffer that grew beyond this is given back once it is empty, in bytes.
+const KEPT_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+
+/// How a [`Client`] behaves. `ClientConfig::default()` suits a cluster on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientConfig {
+    /// The masters' addresses as `host:port`, the primary's first. Written as the masters advertise them, so
+    /// that a standby's redirect is understood.
+    pub masters: Vec<String>,
+    /// From a call to its end, whatever happens in between. Default 2 s.
+    pub request_timeout: Duration,
+    /// From the first packet to the master's welcome. Default 2 s.
+    pub connect_timeout: Duration,
+    /// The first pause when no master answers; it doubles. Default 10 ms.
+    pub backoff_min: Duration,
+    /// The longest pause when no master answers. Default 2 s.
+    pub backoff_max: Duration,
+    /// Requests in flight; further calls wait, up to `request_timeout`. Default 10,000.
+    pub requests_max: usize,
+    /// Bytes of keys and values of the requests in flight; further calls wait. Default 64 MiB.
+    pub request_bytes_max: usize,
+    /// The longest value the masters take, in bytes. Default 16 MiB.
+    pub value_max: usize,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        ClientConfig {
+            masters: vec!["127.0.0.1:12345".to_owned(), "127.0.0.1:12346".to_owned()],
+            request_timeout: Duration::from_secs(2),
+            connect_timeout: Duration::from_secs(2),
+            backoff_min: Duration::from_millis(10),
+            backoff_max: Duration::from_secs(2),
+            requests_max: 10_000,
+            request_bytes_max: 64 * 1024 * 1024,
+            value_max: VALUE_MAX_DEFAULT,
+        }
+    }
+}
+
+/// The master that serves a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serving {
+    /// The first one of [`ClientConfig::masters`].
+    Primary,
+    /// Another one.
+    Backup,
+}
+
+/// Why a call has no result. The two kinds differ in what the caller may assume.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The request had no effect and never will have one.
+    #[error("{cause}")]
+    NotExecuted {
+        /// Why.
+        cause: Failure,
+    },
+    /// The write may or may not take effect, now or later.
+    #[error("{cause}; the write may or may not take effect")]
+    Indeterminate {
+        /// Why.
+        cause: Failure,
+    },
+}
+
+/// What went wrong with a call.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// A master says so.
+    #[error("{0}")]
+    Refused(ReplyError),
+    /// No master could be reached; each one's address and what happened there.
+    #[error("no master answers ({0})")]
+    Unreachable(String),
+    /// The link broke after the request was sent.
+    #[error("the link to the master broke before the answer")]
+    LinkLost,
+    /// The deadline passed without an answer.
+    #[error("no answer within {}", humantime::format_duration(*.0))]
+    TimedOut(Duration),
+    /// As many requests or bytes are in flight as the configuration allows.
+    #[error("too many requests in flight")]
+    Overloaded,
+    /// No master takes a request like this.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// The answer does not fit the request.
+    #[error("the master's answer does not fit the request")]
+    Protocol,
+    /// The client's runtime is shutting down.
+    #[error("the client is stopped")]
+    Stopped,
+}
+
+impl ClientError {
+    /// Whether the same request may be sent again without a second effect and may then succeed.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            ClientError::Indeterminate { .. } => false,
+            ClientError::NotExecuted { cause } => match cause {
+                Failure::Refused(error) => match error.word {
+                    ErrorWord::Standby
+                    | ErrorWord::NoQuorum
+                    | ErrorWord::Loading
+                    | ErrorWord::ReadOnly
+                    | ErrorWord::Busy
+                    | ErrorWord::OutOfMemory => true,
+                    ErrorWord::NoAuth
+                    | ErrorWord::NoPermission
+                    | ErrorWord::WrongType
+                    | ErrorWord::Bad
+                    | ErrorWord::Unknown => false,
+                },
+                Failure::Unreachable(_) | Failure::LinkLost | Failure::TimedOut(_) | Failure::Overloaded => {
+                    true
+                }
+                Failure::Invalid(_) | Failure::Protocol | Failure::Stopped => false,
+            },
+        }
+    }
+
+    /// Whether the request may have taken effect.
+    pub fn is_indeterminate(&self) -> bool {
+        matches!(self, ClientError::Indeterminate { .. })
+    }
+
+    fn not_executed(cause: Failure) -> ClientError {
+        ClientError::NotExecuted { cause }
+    }
+}
+
+/// A connection to the store. Clones share one link; the link is closed when the last of them is dropped.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    calls: mpsc::UnboundedSender<Call>,
+    requests: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    serving: watch::Receiver<Option<usize>>,
+    config: ClientConfig,
+}
+
+/// A request on its way to the background task. Their number is bounded by the permits they hold.
+struct Call {
+    command: Command,
+    answer: oneshot::Sender<Result<Reply, ClientError>>,
+    permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("masters", &self.shared.config.masters).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Starts a client and returns at once; the first call waits for the connection.
+    ///
+    /// # Panics
+    /// When called outside a tokio runtime, or when `config.masters` is empty.
+    pub fn connect(config: ClientConfig) -> Client {
+        let (calls, queue) = mpsc::unbounded_channel();
+        let (serving_sender, serving) = watch::channel(None);
+        let driver = Driver::new(&config, serving_sender);
+        tokio::spawn(driver.run(queue));
+        Client {
+            shared: Arc::new(Shared {
+                calls,
+                requests: Arc::new(Semaphore::new(config.requests_max.clamp(1, Semaphore::MAX_PERMITS))),
+                bytes: Arc::new(Semaphore::new(byte_permits_max(&config))),
+                serving,
+                config,
+            }),
+        }
+    }
+
+    /// The value of `key`; `None` when there is none.
+    ///
+    /// # Errors
+    /// Only [`ClientError::NotExecuted`].
+    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Bytes>, ClientError> {
+        match self.execute(Command::Get { key: key.into() }).await? {
+            Reply::Value(value) => Ok(Some(unpinned(value))),
+            Reply::NotFound => Ok(None),
+            _ => Err(ClientError::not_executed(Failure::Protocol)),
+        }
+    }
+
+    /// The values of `keys`, in their order, each read by itself.
+    ///
+    /// # Errors
+    /// Only [`ClientError::NotExecuted`].
+    pub async fn get_many(&self, keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>, ClientError> {
+        let asked = keys.len();
+        match self.execute(Command::GetMany { keys }).await? {
+            Reply::Values(values) if values.len() == asked => Ok(values),
+            _ => Err(ClientError::not_executed(Failure::Protocol)),
+        }
+    }
+
+    /// Writes one key.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<(), ClientError> {
+        self.change(Command::Put { key: key.into(), value: value.into() }).await
+    }
+
+    /// Writes several keys, all or none of them.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn put_many(&self, pairs: Vec<(Bytes, Bytes)>) -> Result<(), ClientError> {
+        self.change(Command::PutMany { pairs }).await
+    }
+
+    /// Deletes one key; whether it existed.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<bool, ClientError> {
+        Ok(self.delete_many(vec![key.into()]).await? > 0)
+    }
+
+    /// Deletes several keys, all or none of them; the number of those that existed.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn delete_many(&self, keys: Vec<Bytes>) -> Result<u64, ClientError> {
+        match self.execute(Command::Delete { keys }).await? {
+            Reply::Count(count) => Ok(count),
+            _ => Err(ClientError::Indeterminate { cause: Failure::Protocol }),
+        }
+    }
+
+    /// Whether `key` exists.
+    ///
+    /// # Errors
+    /// Only [`ClientError::NotExecuted`].
+    pub async fn exists(&self, key: impl Into<Bytes>) -> Result<bool, ClientError> {
+        Ok(self.count(Command::Exists { keys: vec![key.into()] }).await? > 0)
+    }
+
+    /// The number of keys.
+    ///
+    /// # Errors
+    /// Only [`ClientError::NotExecuted`].
+    pub async fn key_count(&self) -> Result<u64, ClientError> {
+        self.count(Command::KeyCount).await
+    }
+
+    /// The state of the master at the other end, in the text form of Redis' INFO: the active one if it can be
+    /// found, else any that answers.
+    ///
+    /// # Errors
+    /// Only [`ClientError::NotExecuted`].
+    pub async fn status(&self) -> Result<String, ClientError> {
+        match self.execute(Command::Status).await? {
+            Reply::Text(text) => Ok(text),
+            _ => Err(ClientError::not_executed(Failure::Protocol)),
+        }
+    }
+
+    /// Asks the active master to hand over to its standby.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn failover(&self) -> Result<(), ClientError> {
+        self.change(Command::Failover).await
+    }
+
+    /// Sends any command and returns its result, which is never [`Reply::Error`].
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn execute(&self, command: Command) -> Result<Reply, ClientError> {
+        self.check(&command).map_err(|why| ClientError::not_executed(Failure::Invalid(why)))?;
+        let (answer, result) = oneshot::channel();
+        let permits = self.permits(&command).await?;
+        let stopped = || ClientError::not_executed(Failure::Stopped);
+        let is_write = command.is_write();
+        self.shared.calls.send(Call { command, answer, permits }).map_err(|_| stopped())?;
+        match result.await {
+            Ok(result) => result,
+            Err(_) if is_write => Err(ClientError::Indeterminate { cause: Failure::Stopped }),
+            Err(_) => Err(stopped()),
+        }
+    }
+
+    /// The master that serves now, as far as is known; `None` while the client looks for one.
+    pub fn serving(&self) -> Option<Serving> {
+        self.shared.serving.borrow().map(serving_at)
+    }
+
+    /// Waits until a master serves, at most for `limit`.
+    pub async fn wait_serving(&self, limit: Duration) -> Option<Serving> {
+        self.wait_until(limit, |serving| serving.is_some()).await
+    }
+
+    /// Waits until a master other than `left` serves, at most for `limit`; what serves then.
+    pub async fn wait_serving_other(&self, left: Option<Serving>, limit: Duration) -> Option<Serving> {
+        self.wait_until(limit, |serving| serving.is_some() && *serving != left).await
+    }
+
+    async fn wait_until(&self, limit: Duration, met: impl Fn(&Option<Serving>) -> bool) -> Option<Serving> {
+        let mut serving = self.shared.serving.clone();
+        let met = |place: &Option<usize>| met(&place.map(serving_at));
+        // Both a timeout and a stopped task end the wait; the answer is then what is known.
+        let _ = tokio::time::timeout(limit, serving.wait_for(met)).await;
+        self.serving()
+    }
+
+    async fn change(&self, command: Command) -> Result<(), ClientError> {
+        match self.execute(command).await? {
+            Reply::Done => Ok(()),
+            _ => Err(ClientError::Indeterminate { cause: Failure::Protocol }),
+        }
+    }
+
+    async fn count(&self, command: Command) -> Result<u64, ClientError> {
+        match self.execute(command).await? {
+            Reply::Count(count) => Ok(count),
+            _ => Err(ClientError::not_executed(Failure::Protocol)),
+        }
+    }
+
+    /// What a master would cut the link for is refused here, so that it cannot make other writes unknown.
+    fn check(&self, command: &Command) -> Result<(), &'static str> {
+        let value_max = self.shared.config.value_max;
+        let keys_fit = |keys: &[Bytes]| keys.iter().all(|key| key.len() <= KEY_MAX);
+        let (keys_ok, values_ok, items) = match command {
+            Command::Get { key } => (key.len() <= KEY_MAX, true, 1),
+            Command::Put { key, value } => (key.len() <= KEY_MAX, value.len() <= value_max, 1),
+            Command::GetMany { keys } | Command::Delete { keys } | Command::Exists { keys } => {
+                (keys_fit(keys), true, keys.len())
+            }
+            Command::PutMany { pairs } => (
+                pairs.iter().all(|(key, _)| key.len() <= KEY_MAX),
+                pairs.iter().all(|(_, value)| value.len() <= value_max),
+                pairs.len(),
+            ),
+            Command::KeyCount | Command::Status | Command::Failover => return Ok(()),
+        };
+        // Each item costs its length in front, at most 5 bytes for a key and 5 for a value.
+        let encoded = command.payload_bytes() + 10 * items + 64;
+        if items == 0 {
+            Err("no key given")
+        } else if !keys_ok {
+            Err("the key is too long")
+        } else if !values_ok {
+            Err("the value is too long")
+        } else if encoded > frame::body_max(value_max) {
+            Err("the request is too long")
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn permits(
+        &self,
+        command: &Command,
+    ) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), ClientError> {
+        let bytes = command.payload_bytes().min(byte_permits_max(&self.shared.config)) as u32;
+        let one = || self.shared.requests.clone();
+        let many = || self.shared.bytes.clone();
+        if let Ok(request) = one().try_acquire_owned() {
+            if let Ok(bytes) = many().try_acquire_many_owned(bytes) {
+                return Ok((request, bytes));
+            }
+        }
+        let wait =
+            async { Some((one().acquire_owned().await.ok()?, many().acquire_many_owned(bytes).await.ok()?)) };
+        match tokio::time::timeout(self.shared.config.request_timeout, wait).await {
+            Ok(Some(permits)) => Ok(permits),
+            Ok(None) => Err(ClientError::not_executed(Failure::Stopped)),
+            Err(_) => Err(ClientError::not_executed(Failure::Overloaded)),
+        }
+    }
+}
+
+fn serving_at(place: usize) -> Serving {
+    if place == 0 {
+        Serving::Primary
+    } else {
+        Serving::Backup
+    }
+}
+
+/// Byte permits of the configuration: at least one, and what a single acquisition can name.
+fn byte_permits_max(config: &ClientConfig) -> usize {
+    config.request_bytes_max.clamp(1, (u32::MAX as usize).min(Semaphore::MAX_PERMITS))
+}
+
+fn unpinned(value: Bytes) -> Bytes {
+    if value.len() <= COPY_BYTES_MAX {
+        Bytes::copy_from_slice(&value)
+    } else {
+        value
+    }
+}
+
+type Connecting = Pin<Box<dyn Future<Output = Result<(TcpStream, BytesMut, Welcome), String>> + Send>>;
+
+/// The background task: sockets, frames and time for the machine.
+struct Driver {
+    machine: machine::Client,
+    masters: Vec<String>,
+    request_timeout: Duration,
+    origin: Instant,
+    serving: watch::Sender<Option<usize>>,
+    last_request: u64,
+    calls: foldhash::HashMap<RequestId, Call>,
+    connecting: Option<(LinkId, usize, Connecting)>,
+    socket: Option<Socket>,
+    /// What happened at each master last, for error messages.
+    failures: Vec<String>,
+    effects: machine::Effects,
+}
+
+struct Socket {
+    link: LinkId,
+    master: usize,
+    stream: TcpStream,
+    input: BytesMut,
+    output: Vec<u8>,
+    /// Bytes of `output` that the kernel has.
+    written: usize,
+    /// Bytes given to the kernel over this link's life.
+    written_total: u64,
+    /// Bytes encoded over this link's life.
+    encoded_total: u64,
+    /// Requests of which at least the last byte is not with the kernel yet, by the place of their end.
+    unsent: VecDeque<(u64, RequestId)>,
+}
+
+enum Wake {
+    Calls(usize),
+    Traffic(io::Result<Option<usize>>),
+    Connected(Result<(TcpStream, BytesMut, Welcome), String>),
+    Timer,
+}
+
+impl Driver {
+    fn new(config: &ClientConfig, serving: watch::Sender<Option<usize>>) -> Driver {
+        let settings = machine::Settings {
+            masters: config.masters.clone(),
+            request_timeout_ms: to_millis(config.request_timeout),
+            connect_timeout_ms: to_millis(config.connect_timeout),
+            backoff_min_ms: to_millis(config.backoff_min).max(1),
+            backoff_max_ms: to_millis(config.backoff_max).max(1),
+            seed: rand::random(),
+        };
+        Driver {
+            machine: machine::Client::new(Millis(0), settings),
+            masters: config.masters.clone(),
+            request_timeout: config.request_timeout,
+            origin: Instant::now(),
+            serving,
+            last_request: 0,
+            calls: foldhash::HashMap::default(),
+            connecting: None,
+            socket: None,
+            failures: vec!["not tried yet".to_owned(); config.masters.len()],
+            effects: Vec::new(),
+        }
+    }
+
+    /// Runs until the last [`Client`] is dropped.
+    async fn run(mut self, mut queue: mpsc::UnboundedReceiver<Call>) {
+        let mut batch = Vec::new();
+        let timer = tokio::time::sleep_until(self.origin);
+        tokio::pin!(timer);
+        let mut armed = None;
+        self.settle();
+        loop {
+            let wakeup = self.machine.wakeup();
+            // Deadlines mostly move back: a timer that fires early costs less than one that is always re-armed.
+            if let Some(due) = wakeup.filter(|due| armed.is_none_or(|armed| *due < armed)) {
+                timer.as_mut().reset(self.origin + Duration::from_millis(due.0));
+                armed = Some(due);
+            }
+            let wake = {
+                let Driver { socket, connecting, .. } = &mut self;
+                tokio::select! {
+                    biased;
+                    traffic = traffic(socket), if socket.is_some() => Wake::Traffic(traffic),
+                    connected = connected(connecting), if connecting.is_some() => Wake::Connected(connected),
+                    calls = queue.recv_many(&mut batch, CALLS_MAX) => Wake::Calls(calls),
+                    () = &mut timer, if armed.is_some() => Wake::Timer,
+                }
+            };
+            match wake {
+                Wake::Calls(0) => return,
+                Wake::Calls(_) => {}
+                Wake::Traffic(Ok(Some(read))) => self.take_in(read),
+                Wake::Traffic(Ok(None)) => {}
+                Wake::Traffic(Err(error)) => self.link_ended(error.to_string()),
+                Wake::Connected(result) => self.connected(result),
+                Wake::Timer => {
+                    armed = None;
+                    // Before deadlines are judged, what has arrived is read: it may be us who were paused.
+                    self.drain();
+                }
+            }
+            while batch.len() < CALLS_MAX {
+                match queue.try_recv() {
+                    Ok(call) => batch.push(call),
+                    Err(_) => break,
+                }
+            }
+            for call in batch.drain(..) {
+                self.submit(call);
+            }
+            self.settle();
+            self.flush();
+            self.publish();
+            // A busy socket must not keep the other tasks of this thread from their turn.
+            tokio::task::consume_budget().await;
+        }
+    }
+
+    fn now(&self) -> Millis {
+        Millis(to_millis(self.origin.elapsed()))
+    }
+
+    fn step(&mut self, event: Event) {
+        log::trace!("client event={event:?}");
+        let now = self.now();
+        let first = self.effects.len();
+        self.machine.step(now, event, &mut self.effects);
+        log::trace!("client effects={:?}", &self.effects[first..]);
+    }
+
+    fn submit(&mut self, call: Call) {
+        self.last_request += 1;
+        let request = RequestId(self.last_request);
+        let kind = Kind::of(&call.command);
+        self.calls.insert(request, call);
+        self.step(Event::Submitted { request, kind });
+    }
+
+    /// Ends a batch of events and performs all that follows from it.
+    fn settle(&mut self) {
+        loop {
+            self.step(Event::Tick);
+            if self.effects.is_empty() {
+                return;
+            }
+            let mut effects = std::mem::take(&mut self.effects);
+            for effect in effects.drain(..) {
+                self.perform(effect);
+            }
+            if self.effects.is_empty() {
+                // Keep the buffer.
+                self.effects = effects;
+            }
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Connect { link, master } => {
+                log::debug!("connecting master={} link={link}", self.masters[master]);
+                let opening = open(self.masters[master].clone());
+                self.connecting = Some((link, master, Box::pin(opening)));
+            }
+            Effect::Close { link } => {
+                let mut unsent = Vec::new();
+                match (self.socket.take(), self.connecting.take()) {
+                    (Some(socket), _) => {
+                        unsent = socket.unsent.iter().map(|(_, request)| *request).collect();
+                        self.failures[socket.master] = "does not serve or does not answer".to_owned();
+                    }
+                    (None, Some((_, master, _))) => self.failures[master] = "connecting timed out".to_owned(),
+                    (None, None) => {}
+                }
+                self.step(Event::Closed { link, unsent });
+            }
+            Effect::Send { link, request } => {
+                let socket = self.socket.as_mut().filter(|socket| socket.link == link);
+                let (Some(socket), Some(call)) = (socket, self.calls.get(&request)) else {
+                    unreachable!("the machine sends what has no outcome yet over a link that is open");
+                };
+                socket.push(request, call.command.clone());
+            }
+            Effect::Finish { request, outcome } => {
+                let call = self.calls.remove(&request).expect("the machine finishes a request once");
+                let result = match outcome {
+                    Outcome::Result(reply) => Ok(reply),
+                    Outcome::NotExecuted(cause) => {
+                        Err(ClientError::NotExecuted { cause: self.failure(cause) })
+                    }
+                    Outcome::Unknown(cause) => Err(ClientError::Indeterminate { cause: self.failure(cause) }),
+                };
+                drop(call.permits);
+                // The caller may have lost interest.
+                let _ = call.answer.send(result);
+            }
+        }
+    }
+
+    fn failure(&self, cause: Cause) -> Failure {
+        match cause {
+            Cause::Refused(error) => Failure::Refused(error),
+            Cause::LinkLost => Failure::LinkLost,
+            Cause::TimedOut => Failure::TimedOut(self.request_timeout),
+            Cause::Unreachable => {
+                let each = self.masters.iter().zip(&self.failures);
+                let each: Vec<_> = each.map(|(master, failure)| format!("{master}: {failure}")).collect();
+                Failure::Unreachable(each.join("; "))
+            }
+        }
+    }
+
+    fn connected(&mut self, result: Result<(TcpStream, BytesMut, Welcome), String>) {
+        let Some((link, master, _)) = self.connecting.take() else { return };
+        match result {
+            Ok((stream, input, welcome)) => {
+                log::debug!("connected master={} link={link} {:?}", self.masters[master], welcome.state);
+                self.failures[master] = "connected, but did not answer".to_owned();
+                self.socket = Some(Socket::new(link, master, stream, input));
+                let state = welcome.state;
+                let active_address = state.active_address;
+                self.step(Event::Opened { link, active: state.active, active_address });
+            }
+            Err(failure) => {
+                log::debug!("connecting failed master={} cause={failure:?}", self.masters[master]);
+                self.failures[master] = failure;
+                self.step(Event::Closed { link, unsent: Vec::new() });
+            }
+        }
+    }
+
+    fn link_ended(&mut self, why: String) {
+        if let Some(socket) = self.socket.take() {
+            log::debug!("link ended master={} cause={why:?}", self.masters[socket.master]);
+            self.failures[socket.master] = why;
+            let unsent = socket.unsent.iter().map(|(_, request)| *request).collect();
+            self.step(Event::Closed { link: socket.link, unsent });
+        }
+    }
+
+    /// Takes in what the kernel has, up to a bound.
+    fn drain(&mut self) {
+        for _ in 0..READS_MAX {
+            let Some(socket) = &mut self.socket else { return };
+            socket.make_room();
+            match socket.stream.try_read_buf(&mut socket.input) {
+                Ok(read) => self.take_in(read),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return self.link_ended(error.to_string()),
+            }
+        }
+    }
+
+    /// `read` more bytes are in the input; 0: the master has closed the link.
+    fn take_in(&mut self, read: usize) {
+        let decoded = if read == 0 { Err("closed by the master".to_owned()) } else { self.decode() };
+        if let Err(why) = decoded {
+            self.link_ended(why);
+        }
+    }
+
+    fn decode(&mut self) -> Result<(), String> {
+        while let Some(socket) = &mut self.socket {
+            let message = frame::decode(&mut socket.input, ANSWER_BYTES_MAX).map_err(garbage)?;
+            let link = socket.link;
+            match message {
+                None => return Ok(()),
+                Some(Message::Response { id, reply }) => {
+                    self.step(Event::Answered { link, request: id, reply });
+                }
+                Some(Message::Control(Control::Reject { reason })) => return Err(one_line(&reason)),
+                Some(_) => return Err("sent a message that is not for clients".to_owned()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands the kernel what has been encoded, as much as it takes.
+    fn flush(&mut self) {
+        if let Some(socket) = &mut self.socket {
+            if let Err(error) = socket.flush() {
+                self.link_ended(error.to_string());
+                self.settle();
+            }
+        }
+    }
+
+    fn publish(&self) {
+        let serving = self.machine.serving();
+        self.serving.send_if_modified(|known| {
+            let changed = *known != serving;
+            if changed {
+                log::info!("served by master={:?}", serving.map(|place| &self.masters[place]));
+            }
+            *known = serving;
+            changed
+        });
+    }
+}
+
+impl Socket {
+    fn new(link: LinkId, master: usize, stream: TcpStream, input: BytesMut) -> Socket {
+        Socket {
+            link,
+            master,
+            stream,
+            input,
+            output: Vec::new(),
+            written: 0,
+            written_total: 0,
+            encoded_total: 0,
+            unsent: VecDeque::new(),
+        }
+    }
+
+    fn make_room(&mut self) {
+        if self.input.capacity() - self.input.len() < READ_ROOM_MIN {
+            self.input.reserve(READ_BYTES);
+        }
+    }
+
+    fn push(&mut self, id: RequestId, command: Command) {
+        let before = self.output.len();
+        frame::encode_request(&Request { id, stream: 0, generation: 0, command }, &mut self.output);
+        self.encoded_total += (self.output.len() - before) as u64;
+        self.unsent.push_back((self.encoded_total, id));
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        while self.written < self.output.len() {
+            match self.stream.try_write(&self.output[self.written..]) {
+                Ok(written) => {
+                    self.written += written;
+                    self.written_total += written as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        while self.unsent.front().is_some_and(|(end, _)| *end <= self.written_total) {
+            self.unsent.pop_front();
+        }
+        if self.written == self.output.len() {
+            self.written = 0;
+            self.output.clear();
+            if self.output.capacity() > KEPT_OUTPUT_BYTES_MAX {
+                self.output = Vec::new();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits for bytes of the master, or for room to write what it has not taken yet. `Some` is what was read.
+async fn traffic(socket: &mut Option<Socket>) -> io::Result<Option<usize>> {
+    let Some(socket) = socket else { return std::future::pending().await };
+    let pending = socket.written < socket.output.len();
+    socket.make_room();
+    let (mut reader, writer) = socket.stream.split();
+    tokio::select! {
+        biased;
+        // Unlike `try_read`, this knows that a short read has emptied the socket: one system call less per wake.
+        read = reader.read_buf(&mut socket.input) => read.map(Some),
+        room = writer.writable(), if pending => room.map(|()| None),
+    }
+}
+
+async fn connected(
+    connecting: &mut Option<(LinkId, usize, Connecting)>,
+) -> Result<(TcpStream, BytesMut, Welcome), String> {
+    match connecting {
+        Some((_, _, opening)) => opening.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Connects and shakes hands. What the master sent behind its welcome comes back with the stream.
+async fn open(address: String) -> Result<(TcpStream, BytesMut, Welcome), String> {
+    let text = |error: io::Error| error.to_string();
+    let mut stream = TcpStream::connect(&address).await.map_err(text)?;
+    stream.set_nodelay(true).map_err(text)?;
+    let hello = Control::Hello(Hello { cluster: None, role: HelloRole::Client });
+    let mut greeting = frame::PREFACE.to_vec();
+    frame::encode(&Message::Control(hello), &mut greeting);
+    stream.write_all(&greeting).await.map_err(text)?;
+    let mut input = BytesMut::with_capacity(READ_BYTES);
+    loop {
+        match frame::decode(&mut input, frame::HANDSHAKE_BODY_MAX).map_err(garbage)? {
+            Some(Message::Control(Control::Welcome(welcome))) => return Ok((stream, input, welcome)),
+            Some(Message::Control(Control::Reject { reason })) => return Err(one_line(&reason)),
+            Some(_) => return Err("did not answer the handshake".to_owned()),
+            None => {}
+        }
+        if stream.read_buf(&mut input).await.map_err(text)? == 0 {
+            return Err("closed by the master".to_owned());
+        }
+    }
+}
+
+fn garbage(error: FrameError) -> String {
+    format!("does not speak the store's protocol: {error}")
+}
+
+/// A peer's text, fit for a message of one line.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
+}
+
+fn to_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

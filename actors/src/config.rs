@@ -1,0 +1,390 @@
+//! The settings of the roles: one struct each, which is at once what an embedder fills in and what the command line
+//! is parsed into. The doc comments are the help texts.
+
+use bytesize::ByteSize;
+use clap::{Args, ValueEnum};
+use dsm_protocol::command::VALUE_MAX_DEFAULT;
+use dsm_protocol::ids::SlaveId;
+use dsm_protocol::machine::master::Placement;
+use std::path::PathBuf;
+use std::time::Duration;
+use thiserror::Error;
+
+/// Settings that contradict each other or are out of bounds.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// A wildcard address is listened at, so others cannot be told where to connect.
+    #[error(
+        "--listen {listen} is a wildcard: say with --advertise ADDR at which address this node is reached"
+    )]
+    AdvertiseMissing {
+        /// The wildcard address.
+        listen: String,
+    },
+    /// An address is not `host:port`.
+    #[error("{flag} {address} is not HOST:PORT")]
+    Address {
+        /// The flag.
+        flag: &'static str,
+        /// What it says.
+        address: String,
+    },
+    /// The two masters would have one address.
+    #[error("--peer {address} is this master's own address")]
+    PeerIsSelf {
+        /// The address.
+        address: String,
+    },
+    /// A duration or number is out of bounds.
+    #[error("{flag} must be {bound}")]
+    OutOfBounds {
+        /// The flag.
+        flag: &'static str,
+        /// What it must be.
+        bound: &'static str,
+    },
+    /// No master is named.
+    #[error("--masters names no master")]
+    NoMasters,
+}
+
+/// When a write counts as written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Fsync {
+    /// Once it is on disk: an acknowledged write survives a power cut.
+    #[default]
+    Always,
+    /// Once the kernel has it; on disk within a second.
+    Everysec,
+    /// Once the kernel has it; on disk when the kernel likes.
+    Never,
+}
+
+/// How the slaves of a write are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum PlacementFlag {
+    /// Rendezvous hashing of the key over the slaves' ids.
+    #[default]
+    Hash,
+    /// A fresh uniform subset for each write.
+    Random,
+}
+
+impl From<PlacementFlag> for Placement {
+    fn from(flag: PlacementFlag) -> Self {
+        match flag {
+            PlacementFlag::Hash => Placement::Hash,
+            PlacementFlag::Random => Placement::Random,
+        }
+    }
+}
+
+/// What a standby does about an active master that hangs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Fence {
+    /// Kill it (SIGKILL), once it is certain which process holds the lock.
+    #[default]
+    Kill,
+    /// Only say so and wait. For masters that share a process with other things.
+    None,
+}
+
+/// Settings of a master, primary or backup.
+#[derive(Clone, Debug, Args)]
+pub struct MasterConfig {
+    /// Address to serve slaves and clients at, HOST:PORT [default: 127.0.0.1:12345, backup 127.0.0.1:12346]
+    #[arg(long, env = "DSM_LISTEN", value_name = "ADDR")]
+    pub listen: Option<String>,
+
+    /// Address at which others reach this master; required when --listen is a wildcard
+    #[arg(long, env = "DSM_ADVERTISE", value_name = "ADDR")]
+    pub advertise: Option<String>,
+
+    /// Address of the other master, HOST:PORT [default: 127.0.0.1:12346, backup 127.0.0.1:12345]
+    #[arg(long, env = "DSM_PEER", value_name = "ADDR")]
+    pub peer: Option<String>,
+
+    /// The write-ahead log; both masters must name the same file
+    #[arg(long, env = "DSM_LOG", value_name = "FILE", default_value = "kv_store.log")]
+    pub log: PathBuf,
+
+    /// When a write counts as written
+    #[arg(long, env = "DSM_FSYNC", value_enum, default_value = "always")]
+    pub fsync: Fsync,
+
+    /// How the ceil(n/2) slaves of a write are chosen
+    #[arg(long, env = "DSM_PLACEMENT", value_enum, default_value = "hash")]
+    pub placement: PlacementFlag,
+
+    /// Fewer active slaves than this refuse writes (NOQUORUM)
+    #[arg(long, env = "DSM_MIN_SLAVES", value_name = "N", default_value_t = 1)]
+    pub min_slaves: usize,
+
+    /// How long a slave may take to acknowledge before it is removed
+    #[arg(long, env = "DSM_ACK_TIMEOUT", value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
+    pub ack_timeout: Duration,
+
+    /// How long a slave may take to answer a read before the next holder is asked
+    #[arg(long, env = "DSM_READ_TIMEOUT", value_name = "DURATION", default_value = "200ms", value_parser = humantime::parse_duration)]
+    pub read_timeout: Duration,
+
+    /// How long a request may wait for an active master or for a read
+    #[arg(long, env = "DSM_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
+    pub request_timeout: Duration,
+
+    /// How long the active master may make no progress before the standby fences it
+    #[arg(long, env = "DSM_FAILOVER_TIMEOUT", value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
+    pub failover_timeout: Duration,
+
+    /// What a standby does about an active master that hangs
+    #[arg(long, env = "DSM_FENCE", value_enum, default_value = "kill")]
+    pub fence: Fence,
+
+    /// Stay standby after a return until `dsm-client FAILOVER`
+    #[arg(long, env = "DSM_NO_FAILBACK")]
+    pub no_failback: bool,
+
+    /// Longest value; both masters and all slaves should agree
+    #[arg(long, env = "DSM_MAX_VALUE", value_name = "BYTES", default_value_t = ByteSize(VALUE_MAX_DEFAULT as u64))]
+    pub max_value: ByteSize,
+
+    /// Most connections at once, slaves included
+    #[arg(long, env = "DSM_MAX_CONNECTIONS", value_name = "N", default_value_t = 10_000)]
+    pub max_connections: usize,
+
+    /// Most requests in flight on one connection; beyond it the connection is read no further until answers are out
+    #[arg(long, env = "DSM_MAX_PIPELINE", value_name = "N", default_value_t = 10_000)]
+    pub max_pipeline: usize,
+
+    /// Most bytes of requests, and of answers, in flight on one connection before its further requests wait
+    #[arg(long, env = "DSM_MAX_PIPELINE_BYTES", value_name = "BYTES", default_value_t = ByteSize::mib(32))]
+    pub max_pipeline_bytes: ByteSize,
+
+    /// Most requests in flight in all; beyond it the answer is BUSY
+    #[arg(long, env = "DSM_MAX_REQUESTS", value_name = "N", default_value_t = 200_000)]
+    pub max_requests: usize,
+
+    /// Most bytes of keys and values in flight in all; beyond it the answer is BUSY
+    #[arg(long, env = "DSM_MAX_REQUEST_BYTES", value_name = "BYTES", default_value_t = ByteSize::mib(512))]
+    pub max_request_bytes: ByteSize,
+
+    /// A connection whose peer takes no answers for this long is cut
+    #[arg(long, env = "DSM_WRITE_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub write_timeout: Duration,
+
+    /// How long a connection may take over its first bytes and its handshake
+    #[arg(long, env = "DSM_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub handshake_timeout: Duration,
+
+    /// A client connection without requests for this long is closed; 0s is never
+    #[arg(long, env = "DSM_IDLE_TIMEOUT", value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub idle_timeout: Duration,
+}
+
+/// The address at which a `dsm-master` listens by default.
+pub const PRIMARY_ADDRESS: &str = "127.0.0.1:12345";
+
+/// The address at which a `dsm-backup-master` listens by default.
+pub const BACKUP_ADDRESS: &str = "127.0.0.1:12346";
+
+/// Which of the two masters this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MasterKind {
+    /// Serves when both can.
+    Primary,
+    /// Serves while the primary cannot.
+    Backup,
+}
+
+impl Default for MasterConfig {
+    fn default() -> Self {
+        #[derive(clap::Parser)]
+        struct Defaults {
+            #[command(flatten)]
+            config: MasterConfig,
+        }
+        let mut config = <Defaults as clap::Parser>::parse_from(["dsm"]).config;
+        config.listen = None;
+        config
+    }
+}
+
+impl MasterConfig {
+    /// The address to listen at.
+    pub fn listen_address(&self, kind: MasterKind) -> String {
+        let default = match kind {
+            MasterKind::Primary => PRIMARY_ADDRESS,
+            MasterKind::Backup => BACKUP_ADDRESS,
+        };
+        self.listen.clone().unwrap_or_else(|| default.to_owned())
+    }
+
+    /// The address of the other master.
+    pub fn peer_address(&self, kind: MasterKind) -> String {
+        let default = match kind {
+            MasterKind::Primary => BACKUP_ADDRESS,
+            MasterKind::Backup => PRIMARY_ADDRESS,
+        };
+        self.peer.clone().unwrap_or_else(|| default.to_owned())
+    }
+
+    /// The lock file beside the log.
+    pub fn lock_path(&self) -> PathBuf {
+        let mut path = self.log.clone().into_os_string();
+        path.push(".lock");
+        path.into()
+    }
+
+    /// Checks what clap cannot.
+    ///
+    /// # Errors
+    /// The first setting that is out of bounds or contradicts another.
+    pub fn validate(&self, kind: MasterKind) -> Result<(), ConfigError> {
+        let listen = self.listen_address(kind);
+        let peer = self.peer_address(kind);
+        check_address("--listen", &listen)?;
+        check_address("--peer", &peer)?;
+        let wildcard = ["0.0.0.0:", "[::]:", ":"].iter().any(|start| listen.starts_with(start));
+        match &self.advertise {
+            Some(address) => check_address("--advertise", address)?,
+            None if wildcard => return Err(ConfigError::AdvertiseMissing { listen }),
+            None => {}
+        }
+        if peer == listen {
+            return Err(ConfigError::PeerIsSelf { address: peer });
+        }
+        let long_enough = |flag, duration: Duration| {
+            if duration < Duration::from_millis(10) {
+                Err(ConfigError::OutOfBounds { flag, bound: "at least 10ms" })
+            } else {
+                Ok(())
+            }
+        };
+        long_enough("--ack-timeout", self.ack_timeout)?;
+        long_enough("--read-timeout", self.read_timeout)?;
+        long_enough("--request-timeout", self.request_timeout)?;
+        long_enough("--handshake-timeout", self.handshake_timeout)?;
+        long_enough("--write-timeout", self.write_timeout)?;
+        // The holder publishes its progress every 25 ms and advances it every 100 ms when idle.
+        if self.failover_timeout < Duration::from_millis(300) {
+            return Err(ConfigError::OutOfBounds { flag: "--failover-timeout", bound: "at least 300ms" });
+        }
+        if self.min_slaves == 0 {
+            return Err(ConfigError::OutOfBounds { flag: "--min-slaves", bound: "at least 1" });
+        }
+        if !(1..=1 << 30).contains(&self.max_value.as_u64()) {
+            return Err(ConfigError::OutOfBounds { flag: "--max-value", bound: "1 B to 1 GiB" });
+        }
+        let positive = |flag, number: u64| {
+            if number == 0 {
+                Err(ConfigError::OutOfBounds { flag, bound: "at least 1" })
+            } else {
+                Ok(())
+            }
+        };
+        positive("--max-connections", self.max_connections as u64)?;
+        positive("--max-pipeline", self.max_pipeline as u64)?;
+        positive("--max-pipeline-bytes", self.max_pipeline_bytes.as_u64())?;
+        positive("--max-requests", self.max_requests as u64)?;
+        positive("--max-request-bytes", self.max_request_bytes.as_u64())
+    }
+
+    /// The longest value, in bytes.
+    pub fn value_max(&self) -> usize {
+        self.max_value.as_u64() as usize
+    }
+}
+
+/// Settings of a slave.
+#[derive(Clone, Debug, Args)]
+pub struct SlaveConfig {
+    /// The masters to register at, HOST:PORT,HOST:PORT
+    #[arg(long, env = "DSM_MASTERS", value_name = "ADDRS", value_delimiter = ',', default_values_t = [PRIMARY_ADDRESS.to_owned(), BACKUP_ADDRESS.to_owned()])]
+    pub masters: Vec<String>,
+
+    /// Name of this slave; keys follow it, so a restarted slave should keep its name [default: random]
+    #[arg(long, env = "DSM_ID", value_name = "NAME")]
+    pub id: Option<SlaveId>,
+
+    /// Most memory for keys and values, as 1GiB; a full slave is not chosen for writes [default: no limit]
+    #[arg(long, env = "DSM_MAX_MEMORY", value_name = "BYTES")]
+    pub max_memory: Option<ByteSize>,
+
+    /// Longest value; should be the masters'
+    #[arg(long, env = "DSM_MAX_VALUE", value_name = "BYTES", default_value_t = ByteSize(VALUE_MAX_DEFAULT as u64))]
+    pub max_value: ByteSize,
+
+    /// How long a connect may take
+    #[arg(long, env = "DSM_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
+    pub connect_timeout: Duration,
+}
+
+impl Default for SlaveConfig {
+    fn default() -> Self {
+        SlaveConfig {
+            masters: vec![PRIMARY_ADDRESS.to_owned(), BACKUP_ADDRESS.to_owned()],
+            id: None,
+            max_memory: None,
+            max_value: ByteSize(VALUE_MAX_DEFAULT as u64),
+            connect_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+impl SlaveConfig {
+    /// Checks what clap cannot.
+    ///
+    /// # Errors
+    /// The first setting that is out of bounds.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.masters.iter().all(|master| master.trim().is_empty()) {
+            return Err(ConfigError::NoMasters);
+        }
+        for address in &self.masters {
+            check_address("--masters", address)?;
+        }
+        if self.max_memory.is_some_and(|max| max.as_u64() == 0) {
+            return Err(ConfigError::OutOfBounds { flag: "--max-memory", bound: "more than 0" });
+        }
+        Ok(())
+    }
+}
+
+fn check_address(flag: &'static str, address: &str) -> Result<(), ConfigError> {
+    let whole = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    if whole {
+        Ok(())
+    } else {
+        Err(ConfigError::Address { flag, address: address.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_for_both_masters_and_for_slaves() {
+        let config = MasterConfig::default();
+        assert_eq!(config.validate(MasterKind::Primary), Ok(()));
+        assert_eq!(config.validate(MasterKind::Backup), Ok(()));
+        assert_eq!(config.lock_path(), PathBuf::from("kv_store.log.lock"));
+        assert_eq!(SlaveConfig::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_wildcard_without_an_advertised_address_is_refused() {
+        let mut config = MasterConfig { listen: Some("0.0.0.0:1".into()), ..MasterConfig::default() };
+        let missing = ConfigError::AdvertiseMissing { listen: "0.0.0.0:1".into() };
+        assert_eq!(config.validate(MasterKind::Primary), Err(missing));
+        config.advertise = Some("127.0.0.1:1".into());
+        assert_eq!(config.validate(MasterKind::Primary), Ok(()));
+    }
+
+    #[test]
+    fn an_address_without_a_port_is_refused() {
+        let config = MasterConfig { peer: Some("localhost".into()), ..MasterConfig::default() };
+        let refused = ConfigError::Address { flag: "--peer", address: "localhost".into() };
+        assert_eq!(config.validate(MasterKind::Primary), Err(refused));
+    }
+}

@@ -1,0 +1,245 @@
+//! The seam between the actors and the world: network, disk, locks and fencing, file notice, clocks, randomness.
+//!
+//! Everything an actor does to the world goes through [`Env`], so that a simulated world can take the real one's
+//! place. Threads belong to the real environment alone.
+
+mod net;
+pub mod real;
+
+pub use net::{Listener, Stream};
+
+use dsm_protocol::ids::Millis;
+use dsm_protocol::lock_file::LockText;
+use dsm_protocol::machine::takeover::Seen;
+use futures_util::future::LocalBoxFuture;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+
+/// The world, as one node sees it.
+pub type Env = Rc<dyn Environment>;
+
+/// What a node may ask of the world.
+pub trait Environment {
+    /// Time since the environment was made. Stands still nowhere, follows tokio's clock in tests.
+    fn now(&self) -> Millis;
+
+    /// A random number, not for cryptography.
+    fn random(&self) -> u64;
+
+    /// Listens at `address` (`host:port`).
+    ///
+    /// # Errors
+    /// What the system says, as for a port in use.
+    fn listen<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Listener>>;
+
+    /// Connects to `address` (`host:port`). The caller sets the time limit.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn connect<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Stream>>;
+
+    /// The files.
+    fn disk(&self) -> Rc<dyn Disk>;
+
+    /// The locks.
+    fn locks(&self) -> Rc<dyn Locks>;
+
+    /// The running boot of this machine.
+    fn boot_id(&self) -> String;
+
+    /// This process.
+    fn pid(&self) -> u32;
+}
+
+/// Which file a path or a handle stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileIdentity {
+    /// The device.
+    pub device: u64,
+    /// The inode on it.
+    pub inode: u64,
+}
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// For reading; it must exist.
+    Read,
+    /// For reading and writing; made when it does not exist.
+    Write,
+}
+
+/// Files by path.
+pub trait Disk {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn open<'a>(&'a self, path: &'a Path, mode: OpenMode) -> LocalBoxFuture<'a, io::Result<Rc<dyn File>>>;
+
+    /// Which file stands at `path`; `None` when there is none.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn identity(&self, path: &Path) -> io::Result<Option<FileIdentity>>;
+
+    /// Makes the entries of the directory that holds `path` durable.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn sync_directory<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<()>>;
+
+    /// Watches the directory that holds `path` for changes of that file.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn watch(&self, path: &Path) -> io::Result<Box<dyn Watch>>;
+}
+
+/// An open file. Operations on one handle happen one after another, in the order of the calls, on a thread of their
+/// own; those on different handles are independent.
+pub trait File {
+    /// Reads up to `length` bytes at `offset`; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn read_at(&self, offset: u64, length: usize) -> LocalBoxFuture<'_, io::Result<Vec<u8>>>;
+
+    /// Writes a group at `offset` and, if asked, makes it durable. What `reserve_to` asks for is tried first.
+    fn append(&self, group: Group) -> LocalBoxFuture<'_, Appended>;
+
+    /// Makes what was written durable.
+    ///
+    /// # Errors
+    /// What the system says. After an error nothing is known of what was written since the last success.
+    fn sync(&self) -> LocalBoxFuture<'_, io::Result<()>>;
+
+    /// Cuts the file to `length` bytes.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn truncate(&self, length: u64) -> LocalBoxFuture<'_, io::Result<()>>;
+
+    /// The file's length in bytes.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn length(&self) -> io::Result<u64>;
+
+    /// Which file this is.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn identity(&self) -> io::Result<FileIdentity>;
+
+    /// Takes the exclusive lock on the file without waiting; it is released with the last handle's drop.
+    ///
+    /// # Errors
+    /// What the system says; that somebody else holds it is `Ok(false)`.
+    fn try_lock(&self) -> io::Result<bool>;
+
+    /// Gives that lock back before the handle is dropped.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn unlock(&self) -> io::Result<()>;
+}
+
+/// What [`File::append`] is to write.
+#[derive(Debug, Default)]
+pub struct Group {
+    /// Where.
+    pub offset: u64,
+    /// What. The buffer comes back with the answer.
+    pub bytes: Vec<u8>,
+    /// Whether to make it durable before answering.
+    pub sync: bool,
+    /// Set disk space aside up to this offset first; without it nothing is written.
+    pub reserve_to: Option<u64>,
+}
+
+/// What became of a group.
+#[derive(Debug)]
+pub struct Appended {
+    /// The buffer, for the next group.
+    pub bytes: Vec<u8>,
+    /// How many bytes stand in the file.
+    pub written: usize,
+    /// Why not all of them do.
+    pub write_error: Option<io::Error>,
+    /// Why what stands is not known to be durable, if it was to be.
+    pub sync_error: Option<io::Error>,
+}
+
+/// A notice of changes.
+pub trait Watch {
+    /// Waits until the file may have changed since the last call returned.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn changed(&mut self) -> LocalBoxFuture<'_, io::Result<()>>;
+}
+
+/// Locks by path, and what can be seen of their holders.
+pub trait Locks {
+    /// Queues for the exclusive lock on the file at `path` (made when it does not exist) and resolves when it is
+    /// held and the file is still the one at `path`. Dropping the future leaves the queue.
+    fn acquire<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Box<dyn LockGuard>>>;
+
+    /// Whether somebody holds the lock, and how far its counter has come.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn look(&self, path: &Path) -> io::Result<Seen>;
+
+    /// What the lock file says.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn text(&self, path: &Path) -> io::Result<LockText>;
+
+    /// Makes sure that the holder of the lock runs no more.
+    fn fence(&self, path: &Path) -> Fenced;
+
+    /// `boot-id:device:inode` of the lock file (made when it does not exist): equal for masters that share it.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn identity(&self, path: &Path) -> io::Result<String>;
+}
+
+/// What became of an attempt to fence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fenced {
+    /// The holder got SIGKILL.
+    Killed {
+        /// Its process id.
+        pid: u32,
+    },
+    /// Nobody holds the lock any more.
+    Gone,
+    /// It is not certain that the holder is what the lock file says, or it must not be killed.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The lock, as long as this lives.
+pub trait LockGuard: Send {
+    /// What the lock file said before this holder wrote itself in.
+    fn previous(&self) -> &LockText;
+
+    /// What the lock file says of this holder.
+    fn held(&self) -> LockText;
+
+    /// Writes the lock file's text in place.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn write_text(&self, text: &LockText) -> io::Result<()>;
+
+    /// Says that the holder makes progress. Cheap; published to others within 50 ms without touching a disk.
+    fn advance(&self);
+}

@@ -1,0 +1,90 @@
+//! Sockets behind an enum, so that simulated ones fit without a type parameter on everything.
+
+use bytes::BytesMut;
+use std::io;
+use tokio::net::{TcpListener, TcpStream};
+
+/// A listening socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// The real network.
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    /// Waits for the next connection; gives the stream and the other side's address.
+    ///
+    /// # Errors
+    /// What the system says; running out of file descriptors is one of them and passes.
+    pub async fn accept(&self) -> io::Result<(Stream, String)> {
+        match self {
+            Listener::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok((Stream::Tcp(stream), address.to_string()))
+            }
+        }
+    }
+
+    /// The address that is listened at, with the port that was chosen for port 0.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn local_address(&self) -> io::Result<String> {
+        match self {
+            Listener::Tcp(listener) => Ok(listener.local_addr()?.to_string()),
+        }
+    }
+}
+
+/// A connection. One task may read while another writes.
+#[derive(Debug)]
+pub enum Stream {
+    /// The real network.
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    /// Reads what is there into `buffer`; 0 at the end of the stream.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => loop {
+                match stream.try_read_buf(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
+                    other => return other,
+                }
+            },
+        }
+    }
+
+    /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => {
+                while !bytes.is_empty() {
+                    match stream.try_write(bytes) {
+                        Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                        Ok(written) => bytes = &bytes[written..],
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Says that nothing more will be written; the other side may still be read.
+    pub fn shut_down_write(&self) {
+        match self {
+            // Fails only when the peer is gone already.
+            Stream::Tcp(stream) => drop(rustix::net::shutdown(stream, rustix::net::Shutdown::Write)),
+        }
+    }
+}

@@ -1,0 +1,618 @@
+//! The real world: TCP, files with a thread each, flock, `/proc`, inotify.
+//!
+//! The threads of a node all live here: one for each open file, one while the lock is waited for, one that publishes
+//! the holder's counter.
+
+use super::{
+    Appended, Disk, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard, Locks, OpenMode,
+    Stream, Watch,
+};
+use dsm_protocol::ids::Millis;
+use dsm_protocol::lock_file::LockText;
+use dsm_protocol::machine::takeover::Seen;
+use futures_util::future::LocalBoxFuture;
+use nix::fcntl::{fcntl, FcntlArg};
+use nix::libc;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{mpsc, Arc};
+use std::time::Duration;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::{oneshot, Notify};
+use tokio::time::Instant;
+
+/// The real environment of one node.
+#[derive(Debug)]
+pub struct RealEnv {
+    start: Instant,
+}
+
+impl RealEnv {
+    /// An environment whose time begins now. Must be called within a tokio runtime.
+    #[allow(clippy::new_ret_no_self)]
+    pub fn new() -> super::Env {
+        Rc::new(RealEnv { start: Instant::now() })
+    }
+}
+
+impl Environment for RealEnv {
+    fn now(&self) -> Millis {
+        Millis(self.start.elapsed().as_millis() as u64)
+    }
+
+    fn random(&self) -> u64 {
+        rand::random()
+    }
+
+    fn listen<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Listener>> {
+        Box::pin(async move {
+            let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the address names no host");
+            for address in tokio::net::lookup_host(address).await? {
+                let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+                // A restart must not wait for the TIME_WAIT of its predecessor's connections.
+                socket.set_reuseaddr(true)?;
+                match socket.bind(address).and_then(|()| socket.listen(4096)) {
+                    Ok(listener) => return Ok(Listener::Tcp(listener)),
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
+        })
+    }
+
+    fn connect<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Stream>> {
+        Box::pin(async move {
+            let stream = TcpStream::connect(address).await?;
+            // On loopback a connect to a free port of the ephemeral range can meet itself.
+            if stream.local_addr()? == stream.peer_addr()? {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            stream.set_nodelay(true)?;
+            Ok(Stream::Tcp(stream))
+        })
+    }
+
+    fn disk(&self) -> Rc<dyn Disk> {
+        Rc::new(RealDisk)
+    }
+
+    fn locks(&self) -> Rc<dyn Locks> {
+        Rc::new(RealLocks)
+    }
+
+    fn boot_id(&self) -> String {
+        boot_id()
+    }
+
+    fn pid(&self) -> u32 {
+        std::process::id()
+    }
+}
+
+fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+fn identity_of(metadata: &fs::Metadata) -> FileIdentity {
+    FileIdentity { device: metadata.dev(), inode: metadata.ino() }
+}
+
+fn identity_at(path: &Path) -> io::Result<Option<FileIdentity>> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(identity_of(&metadata))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn directory_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        Some(_) | None => PathBuf::from("."),
+    }
+}
+
+fn spawn_thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
+}
+
+struct RealDisk;
+
+impl Disk for RealDisk {
+    fn open<'a>(&'a self, path: &'a Path, mode: OpenMode) -> LocalBoxFuture<'a, io::Result<Rc<dyn File>>> {
+        Box::pin(async move {
+            let write = mode == OpenMode::Write;
+            let file = fs::OpenOptions::new()
+                .read(true)
+                .write(write)
+                .create(write)
+                .truncate(false)
+                .mode(0o644)
+                .open(path)?;
+            let file: Rc<dyn File> = Rc::new(RealFile::new(file)?);
+            Ok(file)
+        })
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Option<FileIdentity>> {
+        identity_at(path)
+    }
+
+    fn sync_directory<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            let directory = RealFile::new(fs::File::open(directory_of(path))?)?;
+            directory.run(|file| file.sync_all()).await?
+        })
+    }
+
+    fn watch(&self, path: &Path) -> io::Result<Box<dyn Watch>> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+        inotify.add_watch(&directory_of(path), flags)?;
+        let name = path.file_name().map(OsString::from).unwrap_or_default();
+        Ok(Box::new(RealWatch::new(inotify, name)?))
+    }
+}
+
+type Job = Box<dyn FnOnce(&fs::File) + Send>;
+
+/// A file and the thread that works on it.
+struct RealFile {
+    file: Arc<fs::File>,
+    jobs: mpsc::Sender<Job>,
+}
+
+impl RealFile {
+    fn new(file: fs::File) -> io::Result<Self> {
+        let file = Arc::new(file);
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let on_thread = Arc::clone(&file);
+        spawn_thread("dsm-disk", move || {
+            while let Ok(job) = queue.recv() {
+                job(&on_thread);
+            }
+        })?;
+        Ok(RealFile { file, jobs })
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&fs::File) -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |file| drop(answer.send(work(file))));
+        let gone = || io::Error::other("the disk thread is gone");
+        self.jobs.send(job).map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())
+    }
+}
+
+impl File for RealFile {
+    fn read_at(&self, offset: u64, length: usize) -> LocalBoxFuture<'_, io::Result<Vec<u8>>> {
+        Box::pin(async move { self.run(move |file| read_at(file, offset, length)).await? })
+    }
+
+    fn append(&self, group: Group) -> LocalBoxFuture<'_, Appended> {
+        Box::pin(async move {
+            self.run(move |file| append(file, group)).await.unwrap_or_else(|error| Appended {
+                bytes: Vec::new(),
+                written: 0,
+                write_error: None,
+                sync_error: Some(error),
+            })
+        })
+    }
+
+    fn sync(&self) -> LocalBoxFuture<'_, io::Result<()>> {
+        Box::pin(async move { self.run(|file| file.sync_data()).await? })
+    }
+
+    fn truncate(&self, length: u64) -> LocalBoxFuture<'_, io::Result<()>> {
+        Box::pin(async move { self.run(move |file| file.set_len(length)).await? })
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn identity(&self) -> io::Result<FileIdentity> {
+        Ok(identity_of(&self.file.metadata()?))
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        match rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        Ok(rustix::fs::flock(&self.file, FlockOperation::Unlock)?)
+    }
+}
+
+fn read_at(file: &fs::File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    let mut filled = 0;
+    while filled < length {
+        match file.read_at(&mut bytes[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+fn append(file: &fs::File, group: Group) -> Appended {
+    let Group { offset, bytes, sync, reserve_to } = group;
+    if let Some(end) = reserve_to {
+        let length = end.saturating_sub(offset);
+        match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, offset, length) {
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
+            Err(error) => {
+                let write_error = Some(error.into());
+                return Appended { bytes, written: 0, write_error, sync_error: None };
+            }
+        }
+    }
+    let mut written = 0;
+    let mut write_error = None;
+    while written < bytes.len() {
+        match file.write_at(&bytes[written..], offset + written as u64) {
+            Ok(0) => {
+                write_error = Some(io::ErrorKind::WriteZero.into());
+                break;
+            }
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                write_error = Some(error);
+                break;
+            }
+        }
+    }
+    let sync_error = if sync && written > 0 { file.sync_data().err() } else { None };
+    Appended { bytes, written, write_error, sync_error }
+}
+
+/// A notice of changes, from a thread that waits for the kernel's.
+struct RealWatch {
+    changed: Arc<Notify>,
+    failed: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
+}
+
+/// How long the notice thread may outlive its watch.
+const NOTICE_STOP: Duration = Duration::from_millis(200);
+
+impl RealWatch {
+    fn new(inotify: Inotify, name: OsString) -> io::Result<Self> {
+        let watch = RealWatch {
+            changed: Arc::new(Notify::new()),
+            failed: Arc::new(AtomicBool::new(false)),
+            stopped: Arc::new(AtomicBool::new(false)),
+        };
+        let (changed, failed) = (Arc::clone(&watch.changed), Arc::clone(&watch.failed));
+        let stopped = Arc::clone(&watch.stopped);
+        spawn_thread("dsm-notice", move || {
+            while !stopped.load(Ordering::Acquire) {
+                match wait_for_notice(&inotify, &name) {
+                    Ok(false) => {}
+                    Ok(true) => changed.notify_one(),
+                    Err(error) => {
+                        log::error!("file notice failed error={error}");
+                        failed.store(true, Ordering::Release);
+                        changed.notify_one();
+                        return;
+                    }
+                }
+            }
+        })?;
+        Ok(watch)
+    }
+}
+
+/// Waits for a while; whether something about the file was noticed.
+fn wait_for_notice(inotify: &Inotify, name: &OsString) -> io::Result<bool> {
+    let mut polled = [PollFd::new(inotify, PollFlags::IN)];
+    let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: NOTICE_STOP.as_nanos() as i64 };
+    match rustix::event::poll(&mut polled, Some(&timeout)) {
+        Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(false),
+        Ok(_) => {}
+        Err(error) => return Err(error.into()),
+    }
+    match inotify.read_events() {
+        // An event without a name is an overflow: anything may have changed.
+        Ok(events) => Ok(events.iter().any(|event| event.name.as_ref().is_none_or(|n| n == name))),
+        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Watch for RealWatch {
+    fn changed(&mut self) -> LocalBoxFuture<'_, io::Result<()>> {
+        Box::pin(async move {
+            self.changed.notified().await;
+            if self.failed.load(Ordering::Acquire) {
+                return Err(io::Error::other("the file notice has failed"));
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Drop for RealWatch {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Release);
+    }
+}
+
+struct RealLocks;
+
+impl Locks for RealLocks {
+    fn acquire<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Box<dyn LockGuard>>> {
+        Box::pin(async move {
+            let (answer, answered) = oneshot::channel();
+            let path = path.to_owned();
+            spawn_thread("dsm-lock", move || {
+                // If nobody waits any more, the guard is dropped here and with it the lock.
+                drop(answer.send(wait_for_lock(&path)));
+            })?;
+            let guard = answered.await.map_err(|_| io::Error::other("the lock thread is gone"))??;
+            let guard: Box<dyn LockGuard> = Box::new(guard);
+            Ok(guard)
+        })
+    }
+
+    fn look(&self, path: &Path) -> io::Result<Seen> {
+        let file = match fs::OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Seen::Free),
+            Err(error) => return Err(error),
+        };
+        if let Some(beat) = read_beat(&file)? {
+            return Ok(Seen::Held { beat: Some(beat) });
+        }
+        let holder = flock_holder(identity_of(&file.metadata()?))?;
+        Ok(if holder.is_some() { Seen::Held { beat: None } } else { Seen::Free })
+    }
+
+    fn text(&self, path: &Path) -> io::Result<LockText> {
+        match fs::read(path) {
+            Ok(bytes) => Ok(LockText::parse(&String::from_utf8_lossy(&bytes))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(LockText::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn fence(&self, path: &Path) -> Fenced {
+        fence(path).unwrap_or_else(|error| Fenced::Refused { reason: error.to_string() })
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<String> {
+        let file = open_lock_file(path)?;
+        let identity = identity_of(&file.metadata()?);
+        Ok(format!("{}:{}:{}", boot_id(), identity.device, identity.inode))
+    }
+}
+
+fn open_lock_file(path: &Path) -> io::Result<fs::File> {
+    // Rust opens close-on-exec: a child must not keep the lock of a dead master.
+    fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(path)
+}
+
+/// Takes the lock, however long that lasts.
+fn wait_for_lock(path: &Path) -> io::Result<RealGuard> {
+    loop {
+        let file = open_lock_file(path)?;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // A lock on a file that is no longer at the path protects nothing: queue at the new one.
+        if identity_at(path)? != Some(identity_of(&file.metadata()?)) {
+            continue;
+        }
+        return RealGuard::new(file);
+    }
+}
+
+/// Where the counter's byte range begins in the lock file: far behind any text.
+const BEAT_OFFSET: i64 = 1 << 40;
+
+/// The counter is published modulo this.
+const BEAT_MODULUS: u64 = 1 << 20;
+
+/// How often the counter is published.
+const BEAT_EVERY: Duration = Duration::from_millis(25);
+
+/// An `fcntl` lock description.
+fn byte_lock(kind: libc::c_int, start: i64, length: i64) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: start,
+        l_len: length,
+        l_pid: 0,
+    }
+}
+
+/// The counter that the holder of the lock publishes; `None` when it publishes none.
+///
+/// The counter is the place of a locked byte, not the content of one: the kernel keeps locks in memory, so neither
+/// side ever waits for the disk that may be what hangs.
+fn read_beat(file: &fs::File) -> io::Result<Option<u64>> {
+    let mut probe = byte_lock(libc::F_WRLCK, BEAT_OFFSET, BEAT_MODULUS as i64);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut probe))?;
+    let held = libc::c_int::from(probe.l_type) != libc::F_UNLCK;
+    Ok(held.then(|| (probe.l_start - BEAT_OFFSET) as u64))
+}
+
+struct RealGuard {
+    file: Arc<fs::File>,
+    previous: LockText,
+    progress: Arc<AtomicU64>,
+    released: Arc<AtomicBool>,
+}
+
+impl RealGuard {
+    fn new(file: fs::File) -> io::Result<Self> {
+        let mut bytes = Vec::new();
+        (&file).read_to_end(&mut bytes)?;
+        let previous = LockText::parse(&String::from_utf8_lossy(&bytes));
+        let file = Arc::new(file);
+        let progress = Arc::new(AtomicU64::new(1));
+        let released = Arc::new(AtomicBool::new(false));
+        let guard = RealGuard {
+            file: Arc::clone(&file),
+            previous,
+            progress: Arc::clone(&progress),
+            released: Arc::clone(&released),
+        };
+        guard.write_text(&guard.held())?;
+        // The thread must not keep the lock alive: it holds the file weakly.
+        let file = Arc::downgrade(&file);
+        spawn_thread("dsm-beat", move || {
+            let mut published = 0;
+            while !released.load(Ordering::Acquire) {
+                let current = progress.load(Ordering::Relaxed);
+                if current != published {
+                    let Some(file) = file.upgrade() else { return };
+                    publish_beat(&file, published, current);
+                    published = current;
+                }
+                std::thread::sleep(BEAT_EVERY);
+            }
+        })?;
+        Ok(guard)
+    }
+}
+
+/// Moves the locked byte. The new one is locked before the old one is given up, so that a watcher sees one at least.
+fn publish_beat(file: &fs::File, from: u64, to: u64) {
+    let at = |counter: u64| BEAT_OFFSET + (counter % BEAT_MODULUS) as i64;
+    let lock = byte_lock(libc::F_WRLCK, at(to), 1);
+    let locked = fcntl(file, FcntlArg::F_OFD_SETLK(&lock));
+    let unlock = byte_lock(libc::F_UNLCK, at(from), 1);
+    let unlocked = if at(from) == at(to) { Ok(0) } else { fcntl(file, FcntlArg::F_OFD_SETLK(&unlock)) };
+    if let Err(error) = locked.and(unlocked) {
+        log::warn!("progress not published error={error}");
+    }
+}
+
+impl LockGuard for RealGuard {
+    fn previous(&self) -> &LockText {
+        &self.previous
+    }
+
+    fn held(&self) -> LockText {
+        LockText {
+            pid: Some(std::process::id()),
+            start: start_of(std::process::id()).ok(),
+            boot: Some(boot_id()),
+            ..self.previous.clone()
+        }
+    }
+
+    fn write_text(&self, text: &LockText) -> io::Result<()> {
+        let text = text.to_string();
+        let mut file = &*self.file;
+        file.seek(io::SeekFrom::Start(0))?;
+        file.write_all(text.as_bytes())?;
+        file.set_len(text.len() as u64)
+    }
+
+    fn advance(&self) {
+        self.progress.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for RealGuard {
+    fn drop(&mut self) {
+        self.released.store(true, Ordering::Release);
+        let unlock = byte_lock(libc::F_UNLCK, BEAT_OFFSET, BEAT_MODULUS as i64);
+        // Closing the file would do both, but the beat thread may hold it for another moment.
+        let _ = fcntl(&*self.file, FcntlArg::F_OFD_SETLK(&unlock));
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
+/// The process that holds the flock on a file, from the kernel's list; `None` when nobody does (or somebody in
+/// another pid namespace, whom the list does not show).
+fn flock_holder(identity: FileIdentity) -> io::Result<Option<u32>> {
+    let inode = identity.inode.to_string();
+    for line in fs::read_to_string("/proc/locks")?.lines() {
+        // `1: FLOCK  ADVISORY  WRITE 1234 08:02:131090 0 EOF`; a waiter has `->` behind the number.
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, _, pid, file, ..] = fields[..] else { continue };
+        // The device stands there as the file system names it, which is not always what stat says.
+        if file.rsplit(':').next() == Some(&inode) {
+            return Ok(pid.parse().ok().filter(|pid| *pid != 0));
+        }
+    }
+    Ok(None)
+}
+
+/// When a process started, in clock ticks since boot.
+fn start_of(pid: u32) -> io::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name in parentheses may hold anything; field 22 of the line is the 20th behind it.
+    let behind = stat.rsplit_once(')').map_or("", |(_, behind)| behind);
+    let field = behind.split_whitespace().nth(19).and_then(|field| field.parse().ok());
+    field.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no start time in /proc/PID/stat"))
+}
+
+fn fence(path: &Path) -> io::Result<Fenced> {
+    let refused = |reason: String| Ok(Fenced::Refused { reason });
+    let file = fs::File::open(path)?;
+    let text = RealLocks.text(path)?;
+    let Some(holder) = flock_holder(identity_of(&file.metadata()?))? else {
+        let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
+        return match read_beat(&file)? {
+            Some(_) => refused("the holder is in another pid namespace".to_owned()),
+            None => Ok(Fenced::Gone),
+        };
+    };
+    if holder == std::process::id() {
+        return refused("the holder is this process".to_owned());
+    }
+    let (Some(pid), Some(start), Some(boot)) = (text.pid, text.start, &text.boot) else {
+        return refused(format!("pid {holder} holds the lock, but the lock file does not say who that is"));
+    };
+    if pid != holder || *boot != boot_id() {
+        return refused(format!("pid {holder} holds the lock, but the lock file names pid {pid}"));
+    }
+    let target = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let Some(target) = target else { return refused(format!("{pid} is not a pid")) };
+    // From here on the pid cannot come to mean another process unnoticed.
+    let pidfd = match rustix::process::pidfd_open(target, PidfdFlags::empty()) {
+        Ok(pidfd) => pidfd,
+        Err(rustix::io::Errno::SRCH) => return Ok(Fenced::Gone),
+        Err(error) => return Err(error.into()),
+    };
+    if start_of(pid)? != start {
+        return refused(format!("pid {pid} is not the process that took the lock"));
+    }
+    match rustix::process::pidfd_send_signal(&pidfd, Signal::KILL) {
+        Ok(()) => Ok(Fenced::Killed { pid }),
+        Err(rustix::io::Errno::SRCH) => Ok(Fenced::Gone),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,324 @@
+//! `LogTailer`: follows the log of the active master and rebuilds the directory from it.
+//!
+//! Owns its place in the log. Reads what is appended within milliseconds of a file notice, holds back a line until
+//! its newline is there, and starts again when the file at the path is another one or has become shorter. Never
+//! writes, never judges a bad line: whether it is torn is for the next holder of the lock to say.
+
+use crate::env::{Env, File, OpenMode, Watch};
+use crate::supervision::{Fate, NodeError, PanicGuard};
+use actix::prelude::*;
+use dsm_protocol::ids::Version;
+use dsm_protocol::record::{Body, Place, Position, Record, Scanner, Step};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// How much is read at once, in bytes.
+pub(crate) const CHUNK_BYTES: usize = 1 << 20;
+
+/// After a read the tailer rests this long, so that a busy log costs one wake for many groups.
+const REST: Duration = Duration::from_millis(2);
+
+/// A look at the file even without a notice: cheap, and a lost notice must not stop a standby for good.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// What a part of the log does to the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// A key has a new version.
+    Put {
+        /// The key.
+        key: Box<[u8]>,
+        /// The version.
+        version: Version,
+        /// Where the record stands.
+        place: Place,
+    },
+    /// A key is gone.
+    Delete {
+        /// The key.
+        key: Box<[u8]>,
+    },
+}
+
+/// Says what a part of the log holds. Answered when it is taken in, so that at most one part is under way.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Replayed {
+    /// Whether the directory is to be forgotten first: the log is another file.
+    pub from_start: bool,
+    /// The changes, in the order of the log.
+    pub changes: Vec<Replay>,
+    /// The place behind them.
+    pub position: Position,
+    /// Which file it is a place in.
+    pub file: Option<crate::env::FileIdentity>,
+    /// Whether the end of the log was reached.
+    pub caught_up: bool,
+}
+
+/// Adds to `changes` what a record does to the directory.
+pub(crate) fn replay(record: &Record<'_>, place: Place, changes: &mut Vec<Replay>) {
+    let version = Version { epoch: record.epoch, seq: record.seq };
+    match record.body {
+        Body::Write(pairs) => {
+            for (key, _) in pairs {
+                changes.push(Replay::Put { key: key.decode().into(), version, place });
+            }
+        }
+        Body::Delete(keys) => {
+            changes.extend(keys.map(|key| Replay::Delete { key: key.decode().into() }));
+        }
+        Body::Cluster(_) | Body::Epoch { .. } | Body::Synced => {}
+    }
+}
+
+/// Asks the tailer to stop. Every [`Replayed`] that it has sent arrives before [`Halted`].
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Halt;
+
+/// Says that nothing more will be replayed by this tailer.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Halted;
+
+/// Where a tailer goes on.
+#[derive(Clone, Debug, Default)]
+pub struct Start {
+    /// A place in the log.
+    pub position: Position,
+    /// Which file it is a place in; `None` for the start of whatever file is there.
+    pub file: Option<crate::env::FileIdentity>,
+}
+
+/// The actor. See the module.
+pub struct LogTailer {
+    env: Env,
+    path: PathBuf,
+    line_bytes_max: usize,
+    from: Start,
+    replayed: Recipient<Replayed>,
+    halted: Recipient<Halted>,
+    fate: Fate,
+    guard: PanicGuard,
+    task: Option<JoinHandle<()>>,
+}
+
+impl LogTailer {
+    /// A tailer that goes on at `from`.
+    pub fn new(
+        env: Env,
+        path: PathBuf,
+        line_bytes_max: usize,
+        from: Start,
+        replayed: Recipient<Replayed>,
+        halted: Recipient<Halted>,
+        fate: Fate,
+    ) -> Self {
+        let guard = PanicGuard::new("LogTailer", fate.clone());
+        LogTailer { env, path, line_bytes_max, from, replayed, halted, fate, guard, task: None }
+    }
+}
+
+impl Actor for LogTailer {
+    type Context = Context<Self>;
+
+    fn started(&mut self, _: &mut Self::Context) {
+        let follower = Follower {
+            env: Rc::clone(&self.env),
+            path: self.path.clone(),
+            line_bytes_max: self.line_bytes_max,
+            replayed: self.replayed.clone(),
+            scanner: Scanner::resume(self.from.position, self.line_bytes_max),
+            identity: self.from.file,
+            from_start: false,
+            warned_at: None,
+        };
+        let fate = self.fate.clone();
+        let path = self.path.display().to_string();
+        self.task = Some(actix::spawn(async move {
+            // A tail that cannot be read is a standby that cannot take over: it must not pretend to be one.
+            if let Err(error) = follower.follow().await {
+                fate.decide(Err(NodeError::File { path, error: error.to_string() }));
+            }
+        }));
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+        self.guard.stopped_cleanly();
+    }
+}
+
+impl Handler<Halt> for LogTailer {
+    type Result = ();
+
+    fn handle(&mut self, _: Halt, ctx: &mut Self::Context) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+        // Whatever the task has sent lies in front of this in the same mailbox.
+        self.halted.do_send(Halted);
+        ctx.stop();
+    }
+}
+
+/// The loop that follows the file.
+struct Follower {
+    env: Env,
+    path: PathBuf,
+    line_bytes_max: usize,
+    replayed: Recipient<Replayed>,
+    scanner: Scanner,
+    identity: Option<crate::env::FileIdentity>,
+    from_start: bool,
+    /// The place of the bad line that was complained about.
+    warned_at: Option<u64>,
+}
+
+impl Follower {
+    async fn follow(mut self) -> io::Result<()> {
+        let mut watch: Box<dyn Watch> = self.env.disk().watch(&self.path)?;
+        let mut file: Option<Rc<dyn File>> = None;
+        loop {
+            self.check_file(&mut file).await?;
+            match &file {
+                Some(file) => self.read_to_end(file).await?,
+                None => self.tell(Vec::new(), true).await,
+            }
+            tokio::time::sleep(REST).await;
+            if let Ok(noticed) = tokio::time::timeout(LOOK_EVERY, watch.changed()).await {
+                noticed?;
+            }
+        }
+    }
+
+    /// Makes sure that `file` is the one at the path, and that the place is within it.
+    async fn check_file(&mut self, file: &mut Option<Rc<dyn File>>) -> io::Result<()> {
+        let at_path = self.env.disk().identity(&self.path)?;
+        let Some(at_path) = at_path else {
+            if file.take().is_some() {
+                log::warn!("log is gone path={}", self.path.display());
+            }
+            return Ok(());
+        };
+        if file.is_none() || self.identity != Some(at_path) {
+            let opened = match self.env.disk().open(&self.path, OpenMode::Read).await {
+                Ok(opened) => opened,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            let identity = opened.identity()?;
+            if self.identity != Some(identity) {
+                self.restart("another file");
+                self.identity = Some(identity);
+            }
+            *file = Some(opened);
+        }
+        if let Some(file) = file {
+            if file.length()? < self.scanner.position().offset {
+                self.restart("it became shorter");
+            }
+        }
+        Ok(())
+    }
+
+    fn restart(&mut self, why: &str) {
+        if self.scanner.position().offset > 0 {
+            log::info!("log is replayed from its start path={} cause={why:?}", self.path.display());
+        }
+        self.scanner = Scanner::new(self.line_bytes_max);
+        self.from_start = true;
+        self.warned_at = None;
+    }
+
+    async fn read_to_end(&mut self, file: &Rc<dyn File>) -> io::Result<()> {
+        let mut length = CHUNK_BYTES;
+        loop {
+            let offset = self.scanner.position().offset;
+            let bytes = file.read_at(offset, length).await?;
+            let at_end = bytes.len() < length;
+            let mut changes = Vec::new();
+            let bad = scan(&mut self.scanner, &bytes, &mut changes);
+            let progressed = self.scanner.position().offset > offset;
+            if let Some(bad) = bad {
+                if self.warned_at.replace(bad.offset) != Some(bad.offset) {
+                    log::warn!(
+                        "bad log line offset={} line={} cause={:?}",
+                        bad.offset,
+                        bad.line,
+                        bad.cause.to_string()
+                    );
+                }
+                self.tell(changes, true).await;
+                return Ok(());
+            }
+            // A line longer than what was read: read more of it.
+            length =
+                if progressed { CHUNK_BYTES } else { length.saturating_mul(2).min(self.line_bytes_max + 1) };
+            self.tell(changes, at_end).await;
+            if at_end {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn tell(&mut self, changes: Vec<Replay>, caught_up: bool) {
+        let replayed = Replayed {
+            from_start: std::mem::take(&mut self.from_start),
+            changes,
+            position: self.scanner.position(),
+            file: self.identity,
+            caught_up,
+        };
+        // The master is gone only when the node ends.
+        let _ = self.replayed.send(replayed).await;
+    }
+}
+
+/// Takes all whole lines of `bytes`, which begin at the scanner's place; the bad line that stopped it, if any.
+pub(crate) fn scan(
+    scanner: &mut Scanner,
+    bytes: &[u8],
+    changes: &mut Vec<Replay>,
+) -> Option<dsm_protocol::record::BadLine> {
+    let start = scanner.position().offset;
+    loop {
+        let rest = &bytes[(scanner.position().offset - start) as usize..];
+        match scanner.next(rest) {
+            Step::Record { record, place } => replay(&record, place, changes),
+            Step::Ignored => {}
+            Step::Partial => return None,
+            Step::Bad(bad) => return Some(bad),
+        }
+    }
+}
+
+/// Reads the value of `key` at `place`.
+///
+/// # Errors
+/// A sentence, when the file cannot be read or does not hold that version of that key there.
+pub(crate) async fn read_value(
+    file: &Rc<dyn File>,
+    place: Place,
+    key: &[u8],
+    version: Version,
+) -> Result<bytes::Bytes, String> {
+    let bytes = file.read_at(place.offset, place.bytes as usize).await.map_err(|error| error.to_string())?;
+    let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    dsm_protocol::record::value_at(line, key, version)
+        .map_err(|error| format!("the log does not hold the value at byte {}: {error}", place.offset))
+}
+
+/// Opens the log for reading values.
+///
+/// # Errors
+/// What the system says.
+pub(crate) async fn open_for_values(env: &Env, path: &Path) -> io::Result<Rc<dyn File>> {
+    env.disk().open(path, OpenMode::Read).await
+}

@@ -1,0 +1,590 @@
+//! `LogWriter`: appends records to the log, in groups with one sync each.
+//!
+//! Owns the log's end: the next seq, what is known to be durable, the space set aside. Everything that waits while a
+//! group is at the disk becomes the next group, and its lines are made only then, so that each can say through which
+//! seq the log was durable when its sync began. Never retries a failed sync: after one, nothing is known of what was
+//! written, and the node must end.
+
+use crate::config::Fsync;
+use crate::env::{Appended, File, Group};
+use crate::supervision::PanicGuard;
+use actix::prelude::*;
+use dsm_protocol::command::ErrorWord;
+use dsm_protocol::ids::{Epoch, Seq, Version};
+use dsm_protocol::machine::master::{Change, WriteId};
+use dsm_protocol::record::{self, Operation, Place, Position};
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Space that is kept free behind the log's end, so that a takeover can write its EPOCH on a full disk.
+const RESERVE_BYTES: u64 = 64 * 1024;
+
+/// How much more is set aside at a time.
+const RESERVE_STEP_BYTES: u64 = 4 * 1024 * 1024;
+
+/// A group is closed when its lines reach this size.
+const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// After so long without writes a SYNCED mark covers the last group.
+const MARK_AFTER: Duration = Duration::from_millis(10);
+
+/// How often `--fsync everysec` syncs.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// Asks for records to be appended, in this order. Answered by [`Written`] for all of them, in the same order.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Append {
+    /// The writes and what they change.
+    pub changes: Vec<(WriteId, Change)>,
+}
+
+/// Says that records are written: durable under `--fsync always`, else handed to the kernel.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Written {
+    /// The writes, in the order of the log.
+    pub writes: Vec<WrittenRecord>,
+    /// The writes behind them that are not in the log, and why, in the order of their appends.
+    pub refused: Vec<WriteId>,
+    /// Why some are refused.
+    pub refusal: Option<(ErrorWord, String)>,
+}
+
+/// One written record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WrittenRecord {
+    /// The write.
+    pub write: WriteId,
+    /// Its version.
+    pub version: Version,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// Says that the reign's EPOCH record is durable.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct EpochWritten {
+    /// The EPOCH record's version.
+    pub version: Version,
+}
+
+/// Says that the log cannot be trusted any more. The writes that were in flight are unknown; the node must end.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct LogFailed {
+    /// What the system said.
+    pub error: String,
+}
+
+/// Asks for a higher epoch: a slave has seen one that exceeds ours. Answered by [`EpochWritten`].
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct RaiseEpoch {
+    /// The epoch that the new one must exceed.
+    pub above: Epoch,
+}
+
+/// Asks to bring everything to the disk and to let go of the file. Nothing may be appended behind it.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Close;
+
+/// Answers [`Close`]: the log is durable and marked as such.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Closed {
+    /// The end of the log.
+    pub position: Position,
+}
+
+/// Whom a [`LogWriter`] tells what.
+#[derive(Clone)]
+pub struct Ports {
+    /// Hears of written records.
+    pub written: Recipient<Written>,
+    /// Hears of the EPOCH record.
+    pub epoch: Recipient<EpochWritten>,
+    /// Hears that the log failed.
+    pub failed: Recipient<LogFailed>,
+    /// Hears that the log is closed.
+    pub closed: Recipient<Closed>,
+}
+
+/// Where and how a [`LogWriter`] goes on.
+pub struct Start {
+    /// The log, locked.
+    pub file: Rc<dyn File>,
+    /// A second handle of the same file, for syncs beside writes.
+    pub sync_file: Rc<dyn File>,
+    /// Its end. All of it is durable.
+    pub position: Position,
+    /// The new reign.
+    pub epoch: Epoch,
+    /// What stands in front of the EPOCH record: CLUSTER in a new log.
+    pub head: Option<Operation>,
+    /// The EPOCH record's text.
+    pub address: String,
+    /// When a record counts as written.
+    pub fsync: Fsync,
+}
+
+/// The actor. See the module.
+pub struct LogWriter {
+    start: Start,
+    ports: Ports,
+    queue: Vec<Queued>,
+    buffer: Vec<u8>,
+    busy: bool,
+    syncing: bool,
+    failed: bool,
+    closing: bool,
+    offset: u64,
+    /// Lines in front of the end.
+    lines: u64,
+    reserved_to: u64,
+    seq: Seq,
+    synced: Seq,
+    /// Whether the last line is a SYNCED mark.
+    marked: bool,
+    mark_timer: Option<SpawnHandle>,
+    guard: PanicGuard,
+}
+
+#[derive(Debug)]
+enum Queued {
+    Change(WriteId, Change),
+    /// Begins a reign whose epoch exceeds `above` and is the first entry of its group.
+    Epoch {
+        above: Epoch,
+    },
+}
+
+/// What a group at the disk consists of.
+struct InFlight {
+    /// The entries with the length of each one's lines.
+    entries: Vec<(Queued, u32)>,
+    first_seq: Seq,
+    epoch: Epoch,
+    offset: u64,
+    durable: bool,
+}
+
+impl LogWriter {
+    /// A writer that begins its reign with an EPOCH record.
+    pub fn new(start: Start, ports: Ports, guard: PanicGuard) -> Self {
+        let (offset, seq, lines) = (start.position.offset, start.position.seq, start.position.line);
+        LogWriter {
+            start,
+            ports,
+            queue: vec![Queued::Epoch { above: Epoch::default() }],
+            buffer: Vec::new(),
+            busy: false,
+            syncing: false,
+            failed: false,
+            closing: false,
+            offset,
+            lines,
+            reserved_to: 0,
+            seq,
+            synced: seq,
+            marked: false,
+            mark_timer: None,
+            guard,
+        }
+    }
+
+    /// Sends what waits to the disk, unless a group is there already.
+    fn next_group(&mut self, ctx: &mut Context<Self>) {
+        if self.busy || self.failed {
+            return;
+        }
+        if self.queue.is_empty() {
+            if self.closing {
+                self.close(ctx);
+            } else if !self.marked && self.mark_timer.is_none() {
+                self.mark_timer = Some(ctx.run_later(MARK_AFTER, |writer, ctx| {
+                    writer.mark_timer = None;
+                    writer.mark(ctx);
+                }));
+            }
+            return;
+        }
+        if let Some(timer) = self.mark_timer.take() {
+            ctx.cancel_future(timer);
+        }
+        let mut bytes = std::mem::take(&mut self.buffer);
+        bytes.clear();
+        let first_seq = self.seq.next();
+        let mut seq = self.seq;
+        let mut entries = Vec::with_capacity(self.queue.len());
+        let mut rest = Vec::new();
+        let mut has_epoch = false;
+        for queued in self.queue.drain(..) {
+            let is_epoch = matches!(queued, Queued::Epoch { .. });
+            // One group has one epoch.
+            if bytes.len() >= GROUP_BYTES_MAX || !rest.is_empty() || (is_epoch && !entries.is_empty()) {
+                rest.push(queued);
+                continue;
+            }
+            let before = bytes.len();
+            has_epoch |= is_epoch;
+            seq = encode(&queued, seq, self.synced, &mut self.start, &mut bytes);
+            entries.push((queued, (bytes.len() - before) as u32));
+        }
+        self.queue = rest;
+        debug_assert!(seq >= first_seq);
+        let durable = self.is_durable() || has_epoch;
+        let in_flight =
+            InFlight { entries, first_seq, epoch: self.start.epoch, offset: self.offset, durable };
+        let end = self.offset + bytes.len() as u64;
+        let reserve_to = (end + RESERVE_BYTES > self.reserved_to && !has_epoch)
+            .then_some(end + RESERVE_BYTES + RESERVE_STEP_BYTES);
+        let group = Group { offset: self.offset, bytes, sync: in_flight.durable, reserve_to };
+        self.busy = true;
+        self.marked = false;
+        self.write(group, in_flight, ctx);
+    }
+
+    fn is_durable(&self) -> bool {
+        self.start.fsync == Fsync::Always
+    }
+
+    fn write(&self, group: Group, in_flight: InFlight, ctx: &mut Context<Self>) {
+        let file = Rc::clone(&self.start.file);
+        let reserve_to = group.reserve_to;
+        let least = group.offset + group.bytes.len() as u64 + RESERVE_BYTES;
+        let writing = async move {
+            let mut appended = file.append(group).await;
+            let mut reserved_to = reserve_to;
+            // The big step does not fit: the disk is nearly full. Take what this group needs, or nothing.
+            if appended.written == 0 && reserve_to.is_some() && is_full(appended.write_error.as_ref()) {
+                reserved_to = Some(least);
+                let bytes = std::mem::take(&mut appended.bytes);
+                let offset = least - RESERVE_BYTES - bytes.len() as u64;
+                let group = Group { offset, bytes, sync: in_flight.durable, reserve_to: reserved_to };
+                appended = file.append(group).await;
+            }
+            (appended, reserved_to, in_flight)
+        };
+        ctx.spawn(writing.into_actor(self).map(|(appended, reserved_to, in_flight), writer, ctx| {
+            writer.group_done(appended, reserved_to, in_flight, ctx);
+        }));
+    }
+
+    fn group_done(
+        &mut self,
+        appended: Appended,
+        reserved_to: Option<u64>,
+        in_flight: InFlight,
+        ctx: &mut Context<Self>,
+    ) {
+        self.busy = false;
+        let Appended { bytes, written, write_error, sync_error } = appended;
+        if let Some(error) = sync_error {
+            self.fail(&format!("the log cannot be synced: {error}"));
+            return;
+        }
+        self.buffer = bytes;
+        if self.buffer.capacity() > 2 * GROUP_BYTES_MAX {
+            self.buffer = Vec::new();
+        }
+        match write_error {
+            None => {
+                self.reserved_to = self.reserved_to.max(reserved_to.unwrap_or(0));
+                let whole = in_flight.entries.len();
+                self.answer(in_flight, whole, None);
+                self.next_group(ctx);
+            }
+            Some(error) if is_full(Some(&error)) => self.cut_short(written, &error, in_flight, ctx),
+            Some(error) => self.fail(&format!("the log cannot be written: {error}")),
+        }
+    }
+
+    /// The disk is full: whole lines stand, the rest of the file is cut, and what was behind is not executed.
+    fn cut_short(&mut self, written: usize, error: &io::Error, in_flight: InFlight, ctx: &mut Context<Self>) {
+        let mut whole = 0;
+        let mut end = in_flight.offset;
+        for (_, length) in &in_flight.entries {
+            if end + u64::from(*length) > in_flight.offset + written as u64 {
+                break;
+            }
+            end += u64::from(*length);
+            whole += 1;
+        }
+        log::warn!("log not written cause=disk-full whole={whole} of={}", in_flight.entries.len());
+        let refusal = (ErrorWord::ReadOnly, format!("the log's disk is full: {error}"));
+        if written == 0 {
+            self.answer(in_flight, 0, Some(refusal));
+            self.next_group(ctx);
+            return;
+        }
+        self.busy = true;
+        let file = Rc::clone(&self.start.file);
+        let cutting = async move {
+            // The cut must be durable too: a torn line would outlive a crash of the machine.
+            file.truncate(end).await?;
+            file.sync().await
+        };
+        ctx.spawn(cutting.into_actor(self).map(move |cut, writer, ctx| {
+            writer.busy = false;
+            match cut {
+                Ok(()) => {
+                    writer.reserved_to = 0;
+                    writer.answer(in_flight, whole, Some(refusal));
+                    writer.next_group(ctx);
+                }
+                Err(error) => writer.fail(&format!("the log cannot be cut after a short write: {error}")),
+            }
+        }));
+    }
+
+    /// Tells the outcome of a group of which the first `whole` entries stand.
+    fn answer(&mut self, in_flight: InFlight, whole: usize, refusal: Option<(ErrorWord, String)>) {
+        let InFlight { entries, first_seq, epoch, mut offset, durable } = in_flight;
+        let mut writes = Vec::with_capacity(whole);
+        let mut refused = Vec::new();
+        let mut seq = Seq(first_seq.0 - 1);
+        let mut epoch_written = false;
+        for (index, (queued, length)) in entries.into_iter().enumerate() {
+            match queued {
+                Queued::Change(write, _) if index < whole => {
+                    seq = seq.next();
+                    let version = Version { epoch, seq };
+                    writes.push(WrittenRecord { write, version, place: Place { offset, bytes: length } });
+                }
+                Queued::Change(write, _) => refused.push(write),
+                Queued::Epoch { .. } if index < whole => {
+                    seq = seq.next();
+                    if let Some(head) = self.start.head.take() {
+                        seq = seq.next();
+                        self.lines += 1;
+                        if let Operation::Cluster(id) = head {
+                            self.start.position.cluster = Some(id);
+                        }
+                    }
+                    epoch_written = true;
+                }
+                Queued::Epoch { .. } => {
+                    self.fail("the disk is full and leaves no room for the EPOCH record");
+                    return;
+                }
+            }
+            if index < whole {
+                offset += u64::from(length);
+                self.lines += 1;
+            }
+        }
+        if refusal.is_some() {
+            // What waits stands behind what was refused.
+            for queued in std::mem::take(&mut self.queue) {
+                match queued {
+                    Queued::Change(write, _) => refused.push(write),
+                    Queued::Epoch { .. } => {
+                        self.fail("the disk is full and leaves no room for the EPOCH record");
+                        return;
+                    }
+                }
+            }
+        }
+        self.seq = seq;
+        self.offset = offset;
+        if durable || (whole > 0 && refusal.is_some()) {
+            self.synced = seq;
+        }
+        if epoch_written {
+            let version = Version { epoch, seq: self.seq };
+            self.ports.epoch.do_send(EpochWritten { version });
+        }
+        if !writes.is_empty() || !refused.is_empty() {
+            self.ports.written.do_send(Written { writes, refused, refusal });
+        }
+    }
+
+    /// Covers the last group with a SYNCED mark, which itself need not be durable.
+    fn mark(&mut self, ctx: &mut Context<Self>) {
+        if self.busy || self.failed || self.marked || !self.queue.is_empty() || self.synced < self.seq {
+            return;
+        }
+        let mut bytes = std::mem::take(&mut self.buffer);
+        bytes.clear();
+        record::encode(&Operation::Synced, self.seq, self.start.epoch, self.synced, &mut bytes);
+        self.busy = true;
+        let file = Rc::clone(&self.start.file);
+        let group = Group { offset: self.offset, bytes, sync: false, reserve_to: None };
+        let offset = self.offset;
+        let marking = async move {
+            let appended = file.append(group).await;
+            let whole = appended.written == appended.bytes.len();
+            // Half a mark must not stay in front of what is appended next.
+            let cut = if whole || appended.written == 0 { Ok(()) } else { file.truncate(offset).await };
+            (appended, whole, cut)
+        };
+        ctx.spawn(marking.into_actor(self).map(|(appended, whole, cut), writer, ctx| {
+            writer.busy = false;
+            if let Err(error) = cut.and(appended.sync_error.map_or(Ok(()), Err)) {
+                writer.fail(&format!("the log cannot be cut after a short write: {error}"));
+                return;
+            }
+            if whole {
+                writer.offset += appended.bytes.len() as u64;
+                writer.lines += 1;
+            }
+            // On a full disk the mark is left out: the next group says the same.
+            writer.marked = true;
+            writer.buffer = appended.bytes;
+            writer.next_group(ctx);
+        }));
+    }
+
+    /// The last steps of a reign: everything durable, a mark that says so, and no handle left.
+    fn close(&mut self, ctx: &mut Context<Self>) {
+        self.busy = true;
+        let file = Rc::clone(&self.start.file);
+        let (offset, seq, epoch, marked) = (self.offset, self.seq, self.start.epoch, self.marked);
+        let closing = async move {
+            // The mark may only be written once what it covers is known to be on disk.
+            file.sync().await?;
+            let mut bytes = Vec::new();
+            if !marked {
+                record::encode(&Operation::Synced, seq, epoch, seq, &mut bytes);
+            }
+            let length = bytes.len();
+            let appended = file.append(Group { offset, bytes, sync: true, reserve_to: None }).await;
+            if let Some(error) = appended.sync_error {
+                return Err(error);
+            }
+            let whole = appended.written == length;
+            if !whole {
+                file.truncate(offset).await?;
+            }
+            file.unlock()?;
+            Ok((whole && !marked).then_some(length as u64))
+        };
+        ctx.spawn(closing.into_actor(self).map(
+            |closed: io::Result<Option<u64>>, writer, ctx| match closed {
+                Ok(mark) => {
+                    let position = Position {
+                        offset: writer.offset + mark.unwrap_or(0),
+                        line: writer.lines + u64::from(mark.is_some()),
+                        seq: writer.seq,
+                        epoch: writer.start.epoch,
+                        synced: if mark.is_some() { writer.seq } else { writer.synced },
+                        cluster: writer.start.position.cluster,
+                        seen_trailer: true,
+                        ends_with_mark: mark.is_some(),
+                        mark_offset: if mark.is_some() { writer.offset } else { 0 },
+                        unsynced_offset: writer.offset + mark.unwrap_or(0),
+                        lacks_newline: false,
+                    };
+                    writer.ports.closed.do_send(Closed { position });
+                    ctx.stop();
+                }
+                Err(error) => writer.fail(&format!("the log cannot be synced: {error}")),
+            },
+        ));
+    }
+
+    /// Syncs beside the writes, for `--fsync everysec`.
+    fn sync_beside(&mut self, ctx: &mut Context<Self>) {
+        ctx.run_later(SYNC_EVERY, Self::sync_beside);
+        if self.syncing || self.failed || self.synced == self.seq {
+            return;
+        }
+        self.syncing = true;
+        let file = Rc::clone(&self.start.sync_file);
+        let through = self.seq;
+        let syncing = async move { file.sync().await };
+        ctx.spawn(syncing.into_actor(self).map(move |result, writer, ctx| {
+            writer.syncing = false;
+            match result {
+                Ok(()) => {
+                    writer.synced = writer.synced.max(through);
+                    writer.next_group(ctx);
+                }
+                Err(error) => writer.fail(&format!("the log cannot be synced: {error}")),
+            }
+        }));
+    }
+
+    fn fail(&mut self, error: &str) {
+        if !std::mem::replace(&mut self.failed, true) {
+            log::error!("log failed error={error:?}");
+            self.ports.failed.do_send(LogFailed { error: error.to_owned() });
+        }
+    }
+}
+
+fn is_full(error: Option<&io::Error>) -> bool {
+    error.is_some_and(|error| {
+        matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            || error.kind() == io::ErrorKind::FileTooLarge
+    })
+}
+
+/// Appends the lines of one entry; gives the last seq.
+fn encode(queued: &Queued, last: Seq, synced: Seq, start: &mut Start, out: &mut Vec<u8>) -> Seq {
+    let seq = last.next();
+    match queued {
+        Queued::Change(_, Change::Put(pairs)) => record::encode_write(pairs, seq, start.epoch, synced, out),
+        Queued::Change(_, Change::Delete(keys)) => record::encode_delete(keys, seq, start.epoch, synced, out),
+        Queued::Epoch { above } => {
+            if *above >= start.epoch {
+                start.epoch = above.next();
+            }
+            let mut seq = seq;
+            if let Some(head) = &start.head {
+                record::encode(head, seq, start.epoch, synced, out);
+                seq = seq.next();
+            }
+            let epoch = Operation::Epoch { address: start.address.clone() };
+            record::encode(&epoch, seq, start.epoch, synced, out);
+            return seq;
+        }
+    }
+    seq
+}
+
+impl Actor for LogWriter {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        if self.start.fsync == Fsync::Everysec {
+            ctx.run_later(SYNC_EVERY, Self::sync_beside);
+        }
+        self.next_group(ctx);
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.guard.stopped_cleanly();
+    }
+}
+
+impl Handler<Append> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, append: Append, ctx: &mut Self::Context) {
+        self.queue.extend(append.changes.into_iter().map(|(write, change)| Queued::Change(write, change)));
+        self.next_group(ctx);
+    }
+}
+
+impl Handler<RaiseEpoch> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, raise: RaiseEpoch, ctx: &mut Self::Context) {
+        self.queue.push(Queued::Epoch { above: raise.above });
+        self.next_group(ctx);
+    }
+}
+
+impl Handler<Close> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, _: Close, ctx: &mut Self::Context) {
+        self.closing = true;
+        self.next_group(ctx);
+    }
+}

@@ -1,0 +1,163 @@
+//! What the machines want done: answers, frames, appends, reads of the log.
+
+use super::{send, MasterActor, Role};
+use crate::acceptor::Arrived;
+use crate::log_tailer;
+use crate::log_writer::Append;
+use crate::slave_proxy::{End, EndReason};
+use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::frame;
+use dsm_protocol::ids::{LinkId, Millis};
+use dsm_protocol::machine::front;
+use dsm_protocol::machine::master::{Asker, Effect, Event, ReadId, Slot};
+use dsm_protocol::message::{Control, Message, Request};
+use dsm_protocol::record::Place;
+use std::rc::Rc;
+
+impl MasterActor {
+    /// Carries out what the machine wanted in this turn, in order; appends go to the log as one batch.
+    pub(super) fn flush(&mut self) {
+        let mut effects = std::mem::take(&mut self.effects);
+        let now = self.env.now();
+        for effect in effects.drain(..) {
+            self.perform(now, effect);
+        }
+        self.effects = effects;
+        if self.appends.is_empty() {
+            return;
+        }
+        if let Role::Reigning(reign) = &self.role {
+            // Admission has counted these requests, so the mailbox is bounded by the permits.
+            reign.log.do_send(Append { changes: std::mem::take(&mut self.appends) });
+        }
+    }
+
+    fn perform(&mut self, now: Millis, effect: Effect) {
+        match effect {
+            Effect::Reply { to, reply } => self.reply(to, &reply),
+            Effect::Append { write, change } => self.appends.push((write, change)),
+            Effect::Joined { link, slot } => self.slave_joined(link, slot),
+            Effect::NoSlot { link } => {
+                self.end_slave(link, EndReason::Refused("all slots for slaves are taken".to_owned()));
+            }
+            Effect::SendWrite { slot, version, key, value } => {
+                if let Some(slave) = self.at(slot) {
+                    slave.outbox.append(|out| frame::encode_write(version, &key, &value, out));
+                    slave.window.note_sent(now);
+                }
+            }
+            Effect::SendRead { slot, read, version, key } => {
+                if let Some(slave) = self.at(slot) {
+                    slave.outbox.append(|out| frame::encode_read(read.tag(), version, &key, out));
+                }
+            }
+            Effect::SendDrop { slot, version, key } => {
+                if let Some(slave) = self.at(slot) {
+                    send(&slave.outbox, &Message::Drop { version, key });
+                }
+            }
+            Effect::SendHoldingsNext { slot } => {
+                if let Some(slave) = self.at(slot) {
+                    send(&slave.outbox, &Message::Control(Control::HoldingsNext));
+                }
+            }
+            Effect::ReadLog { read, place, version, key } => self.read_log(read, place, version, key),
+            Effect::Witnessed { slot, version } => {
+                if let Some(slave) = self.at(slot) {
+                    log::error!(
+                        "slave holds a version that the log lacks: was the log replaced or cut? slave={} version={version}",
+                        slave.id
+                    );
+                }
+            }
+        }
+    }
+
+    fn at(&self, slot: Slot) -> Option<&super::SlaveLink> {
+        let link = self.slots.get(usize::from(slot.0)).copied().flatten()?;
+        self.slaves.get(&link)
+    }
+
+    /// Sends an answer to its slot and gives the request's permits back.
+    pub(super) fn reply(&mut self, to: Asker, reply: &Reply) {
+        let Some(session) = self.sessions.get(&to.session) else { return };
+        if let Some(bytes) = session.answer(to.tag, reply) {
+            let board = &self.switchboard;
+            board.requests.set(board.requests.get() - 1);
+            board.bytes.set(board.bytes.get() - bytes);
+        }
+    }
+
+    fn read_log(
+        &mut self,
+        read: ReadId,
+        place: Place,
+        version: dsm_protocol::ids::Version,
+        key: bytes::Bytes,
+    ) {
+        let Role::Reigning(reign) = &self.role else {
+            let now = self.env.now();
+            let result = Err("the log is closed".to_owned());
+            self.step(now, Event::LogRead { read, result });
+            return;
+        };
+        let values = Rc::clone(&reign.values);
+        let board = Rc::clone(&self.switchboard);
+        actix::spawn(async move {
+            let result = log_tailer::read_value(&values, place, &key, version).await;
+            board.push(Arrived::LogRead { read, result });
+        });
+    }
+
+    pub(super) fn end_slave(&self, link: LinkId, reason: EndReason) {
+        if let Some(slave) = self.slaves.get(&link) {
+            slave.proxy.do_send(End(reason));
+        }
+    }
+
+    pub(super) fn perform_front(&mut self, now: Millis, effect: front::Effect) {
+        match effect {
+            front::Effect::Serve { asker, command: Command::Failover, .. } => self.failover(asker),
+            front::Effect::Serve { asker, deadline, command } => {
+                self.step(now, Event::Request { asker, deadline, command });
+            }
+            front::Effect::Forward { id, stream, generation, command } => {
+                if let Some(dialed) = &self.dialed {
+                    let request = Request { id, stream, generation, command };
+                    dialed.outbox.append(|out| frame::encode_request(&request, out));
+                }
+            }
+            front::Effect::StreamClosed { stream } => {
+                if let Some(dialed) = &self.dialed {
+                    send(&dialed.outbox, &Message::Control(Control::StreamClosed { stream }));
+                }
+            }
+            front::Effect::Reply { to, reply } => self.reply(to, &reply),
+            front::Effect::CloseSession { session } => {
+                if let Some(session) = self.sessions.get(&session) {
+                    session.close();
+                }
+            }
+        }
+    }
+
+    /// An operator wants the standby to serve.
+    fn failover(&mut self, asker: Asker) {
+        if self.peers.is_empty() {
+            let reply = Reply::error(ErrorWord::Bad, "no standby is connected");
+            self.reply(asker, &reply);
+            return;
+        }
+        self.failover_askers.push(asker);
+        for peer in self.peers.values() {
+            send(&peer.outbox, &Message::Control(Control::HandoverOffer));
+        }
+    }
+
+    /// Tells operators how the failover that they asked for has ended.
+    pub(super) fn answer_failover(&mut self, reply: &Reply) {
+        for asker in std::mem::take(&mut self.failover_askers) {
+            self.reply(asker, reply);
+        }
+    }
+}

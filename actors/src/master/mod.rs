@@ -1,0 +1,597 @@
+//! `MasterActor`: one master, primary or standby.
+//!
+//! Owns the master machine (directory, active slaves, requests in flight), the front (where requests go), and the
+//! node's role; supervises a `SlaveProxy` per slave, and the `LogTailer` of a standby or the `LogWriter` of a reign.
+//! A shell: what arrives becomes events, what the machines decide is carried out in `effects.rs`. Never blocks, never
+//! decides a rule of replication or failover by itself.
+
+mod effects;
+mod peers;
+mod roles;
+mod slaves;
+mod status;
+
+use crate::acceptor::{self, Arrived, Drain, Sessions, Switchboard};
+use crate::batch::{Inbox, Outbox};
+use crate::config::{Fsync, MasterConfig, MasterKind};
+use crate::env::{Env, File, LockGuard};
+use crate::failover_watcher::{FailoverWatcher, Notice};
+use crate::log_tailer::{self, LogTailer, Replay, Replayed};
+use crate::log_writer::{LogWriter, Written};
+use crate::session::shown_key;
+use crate::slave_proxy::SlaveProxy;
+use crate::supervision::{Fate, NodeError, PanicGuard};
+use actix::prelude::*;
+use dsm_protocol::command::{Command, Reply};
+use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, SessionId, SlaveId};
+use dsm_protocol::machine::doubt::SelfDoubt;
+use dsm_protocol::machine::front::{self, Front};
+use dsm_protocol::machine::master::{self, Asker, Change, Master, Slot, WriteId};
+use dsm_protocol::machine::takeover;
+use dsm_protocol::message::{Control, MasterState, Message as Wire, Welcome};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How often the master looks at its clock, its deadlines and its role.
+const TICK: Duration = Duration::from_millis(25);
+
+/// How long a takeover waits for the connected slaves to accept the new reign before it serves with those that did.
+const ENLIST_MS: u64 = 100;
+
+/// How long a handover waits for the requests in flight.
+const YIELD_MS: u64 = 50;
+
+/// How long a stop waits for the requests in flight.
+const STOP_MS: u64 = 1000;
+
+/// Asks the node to stop cleanly.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Stop;
+
+/// A reign of this master.
+pub(super) struct Reign {
+    /// Holds the lock as long as the reign lasts.
+    guard: Box<dyn LockGuard>,
+    log: Addr<LogWriter>,
+    /// For reads of values.
+    values: Rc<dyn File>,
+    epoch: Epoch,
+    phase: Phase,
+}
+
+/// How far a reign has come.
+pub(super) enum Phase {
+    /// The EPOCH record is on its way to the disk.
+    Opening,
+    /// Slaves are told.
+    Announcing { since: Millis },
+    /// Requests are served.
+    Serving,
+    /// Requests are held back until those in flight are done, for a handover.
+    Yielding { since: Millis, to: LinkId },
+    /// The log is being closed, for a handover or a stop.
+    Closing,
+}
+
+/// What this master is at the moment.
+pub(super) enum Role {
+    /// Follows the log.
+    Standby { tailer: Addr<LogTailer> },
+    /// Has won the lock; the tailer is told to stop.
+    Halting { guard: Box<dyn LockGuard> },
+    /// Makes the log whole.
+    Recovering { guard: Box<dyn LockGuard> },
+    /// Has the log.
+    Reigning(Reign),
+    /// Is between two roles, within one turn, or has ended.
+    Ended,
+}
+
+/// A connected slave.
+pub(super) struct SlaveLink {
+    id: SlaveId,
+    incarnation: dsm_protocol::ids::Incarnation,
+    outbox: Outbox,
+    window: Rc<crate::slave_proxy::Window>,
+    proxy: Addr<SlaveProxy>,
+    slot: Option<Slot>,
+}
+
+/// The other master, connected to us.
+pub(super) struct PeerInbound {
+    outbox: Outbox,
+    address: String,
+    /// Its forwarded sessions by its own numbers.
+    streams: BTreeMap<u64, SessionId>,
+}
+
+/// Our link to the other master.
+pub(super) struct PeerOutbound {
+    generation: LinkId,
+    outbox: Outbox,
+    state: MasterState,
+}
+
+/// The actor. See the module.
+pub struct MasterActor {
+    env: Env,
+    config: Rc<MasterConfig>,
+    kind: MasterKind,
+    address: String,
+    peer_address: String,
+    fate: Fate,
+    guard: PanicGuard,
+    switchboard: Rc<Switchboard>,
+    inbox: Inbox<Arrived>,
+    arrived: Vec<Arrived>,
+    machine: Master,
+    front: Front,
+    effects: Vec<master::Effect>,
+    front_effects: Vec<front::Effect>,
+    appends: Vec<(WriteId, Change)>,
+    doubt: Rc<RefCell<SelfDoubt>>,
+    sessions: Sessions,
+    /// Sessions with requests that are put aside.
+    congested: BTreeSet<SessionId>,
+    slaves: BTreeMap<LinkId, SlaveLink>,
+    slots: Vec<Option<LinkId>>,
+    /// Slaves whose name is taken, until it is known whether the other one lives.
+    parked: BTreeMap<LinkId, (dsm_protocol::message::Hello, Outbox)>,
+    peers: BTreeMap<LinkId, PeerInbound>,
+    dialed: Option<PeerOutbound>,
+    watcher: Addr<FailoverWatcher>,
+    role: Role,
+    replayed: log_tailer::Start,
+    replay_caught_up: bool,
+    /// The last seq that the active master has told of.
+    peer_seq: dsm_protocol::ids::Seq,
+    /// The highest epoch that anybody has told of.
+    known_epoch: Epoch,
+    cluster: Rc<Cell<Option<ClusterId>>>,
+    log_bytes: u64,
+    log_seq: dsm_protocol::ids::Seq,
+    told_seq: dsm_protocol::ids::Seq,
+    stopping_since: Option<Millis>,
+    takeovers: u64,
+    slaves_removed: u64,
+    handovers: u64,
+    /// Whose request for the reign is being decided.
+    handover_to: Option<LinkId>,
+    /// Who waits for an operator's failover.
+    failover_askers: Vec<Asker>,
+}
+
+/// What a master is built from.
+pub(crate) struct Parts {
+    pub(crate) env: Env,
+    pub(crate) config: Rc<MasterConfig>,
+    pub(crate) kind: MasterKind,
+    /// The address at which others reach this master.
+    pub(crate) address: String,
+    pub(crate) fate: Fate,
+    /// What the other master has said of our cluster, shared with the link to it.
+    pub(crate) cluster: Rc<Cell<Option<ClusterId>>>,
+}
+
+impl MasterActor {
+    /// Starts a master as a standby; gives its address and the switchboard through which connections reach it.
+    pub(crate) fn begin(parts: Parts) -> (Addr<Self>, Rc<Switchboard>) {
+        let inbox = Inbox::default();
+        let for_switchboard = inbox.clone();
+        let board = Rc::new(RefCell::new(None));
+        let shared_board = Rc::clone(&board);
+        let address = MasterActor::create(move |ctx| {
+            let switchboard = Rc::new(Switchboard::new(for_switchboard, ctx.address().recipient()));
+            *shared_board.borrow_mut() = Some(Rc::clone(&switchboard));
+            Self::new(parts, inbox, switchboard, ctx)
+        });
+        let switchboard = board.borrow_mut().take().expect("create runs its closure before it returns");
+        (address, switchboard)
+    }
+
+    fn new(
+        parts: Parts,
+        inbox: Inbox<Arrived>,
+        switchboard: Rc<Switchboard>,
+        ctx: &mut Context<Self>,
+    ) -> Self {
+        let Parts { env, config, kind, address, fate, cluster } = parts;
+        let now = env.now();
+        let preferred = kind == MasterKind::Primary;
+        let watcher = FailoverWatcher::new(
+            Rc::clone(&env),
+            config.lock_path(),
+            config.fence,
+            takeover::Config {
+                preferred,
+                failback: !config.no_failback,
+                failover_timeout_ms: config.failover_timeout.as_millis() as u64,
+                ..takeover::Config::default()
+            },
+            ctx.address().recipient(),
+            fate.clone(),
+        )
+        .start();
+        let replayed = log_tailer::Start::default();
+        let tailer = Self::tailer(&env, &config, &replayed, &fate, ctx);
+        let machine = Master::new(master::Config {
+            placement: config.placement.into(),
+            slaves_min: config.min_slaves,
+            read_timeout_ms: config.read_timeout.as_millis() as u64,
+            seed: env.random(),
+            durable: config.fsync == Fsync::Always,
+        });
+        let jump_ms = (config.ack_timeout.min(config.failover_timeout).as_millis() as u64 / 4).max(100);
+        MasterActor {
+            peer_address: config.peer_address(kind),
+            guard: PanicGuard::new("MasterActor", fate.clone()),
+            switchboard,
+            inbox,
+            arrived: Vec::new(),
+            machine,
+            front: Front::new(front::Config {
+                requests_max: config.max_requests,
+                bytes_max: config.max_request_bytes.as_u64() as usize,
+            }),
+            effects: Vec::new(),
+            front_effects: Vec::new(),
+            appends: Vec::new(),
+            doubt: Rc::new(RefCell::new(SelfDoubt::new(now, jump_ms))),
+            sessions: Sessions::default(),
+            congested: BTreeSet::new(),
+            slaves: BTreeMap::new(),
+            slots: vec![None; master::SLAVES_MAX],
+            parked: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            dialed: None,
+            watcher,
+            role: Role::Standby { tailer },
+            replayed,
+            replay_caught_up: false,
+            peer_seq: dsm_protocol::ids::Seq::default(),
+            known_epoch: Epoch::default(),
+            cluster,
+            log_bytes: 0,
+            log_seq: dsm_protocol::ids::Seq::default(),
+            told_seq: dsm_protocol::ids::Seq::default(),
+            stopping_since: None,
+            takeovers: 0,
+            slaves_removed: 0,
+            handovers: 0,
+            handover_to: None,
+            failover_askers: Vec::new(),
+            env,
+            config,
+            kind,
+            address,
+            fate,
+        }
+    }
+
+    fn tailer(
+        env: &Env,
+        config: &MasterConfig,
+        from: &log_tailer::Start,
+        fate: &Fate,
+        ctx: &mut Context<Self>,
+    ) -> Addr<LogTailer> {
+        LogTailer::new(
+            Rc::clone(env),
+            config.log.clone(),
+            Self::line_bytes_max(config),
+            from.clone(),
+            ctx.address().recipient(),
+            ctx.address().recipient(),
+            fate.clone(),
+        )
+        .start()
+    }
+
+    fn line_bytes_max(config: &MasterConfig) -> usize {
+        // One record may hold several of the longest values.
+        dsm_protocol::record::line_bytes_max(acceptor::server_facts(config).limits.request_bytes_max)
+    }
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        let now = self.env.now();
+        if self.doubt.borrow_mut().observe(now) {
+            log::warn!("this process was paused, deadlines start again");
+            self.machine.restart_read_timeouts(now);
+        }
+        self.advance();
+        self.step(now, master::Event::Tick);
+        self.step_front(now, front::Event::Tick);
+        self.tick_role(now);
+        self.resume_congested(now);
+        self.tell_seq();
+        self.flush();
+        ctx.run_later(TICK, Self::tick);
+    }
+
+    /// Says that this master makes progress: the standby kills one that does not.
+    fn advance(&self) {
+        match &self.role {
+            Role::Halting { guard } | Role::Recovering { guard } | Role::Reigning(Reign { guard, .. }) => {
+                guard.advance();
+            }
+            Role::Standby { .. } | Role::Ended => {}
+        }
+    }
+
+    /// Advances the master machine and keeps what it wants done for the end of the turn.
+    fn step(&mut self, now: Millis, event: master::Event) {
+        if !matches!(event, master::Event::Tick) {
+            log::trace!("master event={event:?}");
+        }
+        self.machine.step(now, event, &mut self.effects);
+    }
+
+    /// Advances the front and carries out at once what it wants done.
+    fn step_front(&mut self, now: Millis, event: front::Event) {
+        let mut effects = std::mem::take(&mut self.front_effects);
+        self.front.step(now, event, &mut effects);
+        for effect in effects.drain(..) {
+            self.perform_front(now, effect);
+        }
+        self.front_effects = effects;
+    }
+
+    fn request(&mut self, now: Millis, asker: Asker, command: Command) {
+        let Some(session) = self.sessions.get(&asker.session) else { return };
+        if session.has_parked() {
+            session.park(asker.tag, command);
+            return;
+        }
+        if session.is_deep() {
+            let answer_bytes = self.answer_bytes(&command);
+            if answer_bytes > 0 {
+                if !session.has_room_for(answer_bytes, self.config.max_pipeline_bytes.as_u64() as usize) {
+                    session.park(asker.tag, command);
+                    self.congested.insert(asker.session);
+                    return;
+                }
+                session.expect(asker.tag, answer_bytes);
+            }
+        }
+        self.execute(now, asker, command);
+    }
+
+    /// How long the answer will be, as far as the directory tells, in bytes.
+    fn answer_bytes(&self, command: &Command) -> usize {
+        let value = |key: &bytes::Bytes| {
+            self.machine.directory().get(key).map_or(0, |entry| entry.place.bytes as usize)
+        };
+        match command {
+            Command::Get { key } => value(key),
+            Command::GetMany { keys } => keys.iter().map(value).sum(),
+            Command::Put { .. }
+            | Command::PutMany { .. }
+            | Command::Delete { .. }
+            | Command::Exists { .. }
+            | Command::KeyCount
+            | Command::Status
+            | Command::Failover => 0,
+        }
+    }
+
+    /// Goes on with sessions whose requests were put aside until earlier answers have left.
+    fn resume_congested(&mut self, now: Millis) {
+        if self.congested.is_empty() {
+            return;
+        }
+        let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
+        for id in self.congested.iter().copied().collect::<Vec<_>>() {
+            let Some(session) = self.sessions.get(&id).cloned() else {
+                self.congested.remove(&id);
+                continue;
+            };
+            while let Some((tag, command)) = session.unpark(bytes_max) {
+                let answer_bytes = self.answer_bytes(&command);
+                session.expect(tag, answer_bytes);
+                self.execute(now, Asker { session: id, tag }, command);
+            }
+            if !session.has_parked() {
+                self.congested.remove(&id);
+            }
+        }
+    }
+
+    fn execute(&mut self, now: Millis, asker: Asker, command: Command) {
+        let Some(session) = self.sessions.get(&asker.session) else { return };
+        let kind = session.kind();
+        if log::log_enabled!(log::Level::Debug) {
+            log_operation(asker, &command);
+        }
+        if command == Command::Status {
+            let reply = Reply::Text(self.status());
+            self.reply(asker, &reply);
+            return;
+        }
+        let deadline = now.plus(self.config.request_timeout.as_millis() as u64);
+        self.step_front(now, front::Event::Request { asker, kind, deadline, command });
+    }
+
+    fn notice(&self, event: takeover::Event) {
+        self.watcher.do_send(Notice(event));
+    }
+
+    fn arrived(&mut self, now: Millis, arrived: Arrived, ctx: &mut Context<Self>) {
+        match arrived {
+            Arrived::Opened(session) => {
+                if session.kind() == front::Kind::Native {
+                    let welcome = Welcome { cluster: self.cluster.get(), state: self.state() };
+                    session.send(&Wire::Control(Control::Welcome(welcome)));
+                }
+                self.sessions.insert(session.id(), session);
+            }
+            Arrived::Request { asker, command } => self.request(now, asker, command),
+            Arrived::Closed(session) => self.session_closed(now, session),
+            Arrived::SlaveHello { link, hello, outbox } => self.slave_hello(now, link, hello, outbox, ctx),
+            Arrived::Slave { link, message } => self.slave_message(now, link, message),
+            Arrived::SlaveGone { link, cause, protocol } => self.slave_gone(link, cause, protocol),
+            Arrived::PeerHello { link, hello, outbox } => self.peer_hello(link, hello, outbox),
+            Arrived::Peer { link, message } => self.peer_message(now, link, message),
+            Arrived::PeerGone { link } => self.peer_gone(now, link),
+            Arrived::DialedUp { generation, welcome, outbox } => {
+                self.dialed_up(now, generation, welcome, outbox);
+            }
+            Arrived::Dialed { generation, message } => self.dialed_message(now, generation, message),
+            Arrived::DialedDown { generation } => self.dialed_down(now, generation),
+            Arrived::LogRead { read, result } => self.step(now, master::Event::LogRead { read, result }),
+        }
+    }
+
+    fn session_closed(&mut self, now: Millis, session: SessionId) {
+        if let Some(closed) = self.sessions.remove(&session) {
+            // What was asked and is not answered gives its permits back.
+            let (requests, bytes) = closed.abandon();
+            let board = &self.switchboard;
+            board.requests.set(board.requests.get() - requests);
+            board.bytes.set(board.bytes.get() - bytes);
+        }
+        self.step_front(now, front::Event::SessionClosed { session });
+    }
+}
+
+fn log_operation(asker: Asker, command: &Command) {
+    let session = asker.session;
+    match command {
+        Command::Get { key } => log::debug!("READ key={} session={session}", shown_key(key)),
+        Command::Put { key, value } => {
+            log::debug!("WRITE key={} bytes={} session={session}", shown_key(key), value.len());
+        }
+        Command::PutMany { pairs } => log::debug!("WRITE keys={} session={session}", pairs.len()),
+        Command::GetMany { keys } => log::debug!("READ keys={} session={session}", keys.len()),
+        Command::Delete { keys } => log::debug!("DELETE keys={} session={session}", keys.len()),
+        Command::Exists { keys } => log::debug!("EXISTS keys={} session={session}", keys.len()),
+        Command::KeyCount => log::debug!("KEYCOUNT session={session}"),
+        Command::Status => log::debug!("STATUS session={session}"),
+        Command::Failover => log::debug!("FAILOVER session={session}"),
+    }
+}
+
+impl Actor for MasterActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // Told by messages that are never more than one of a kind, batches or answers of children: the rest is
+        // bounded before it gets here.
+        ctx.set_mailbox_capacity(1024);
+        self.tick(ctx);
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.guard.stopped_cleanly();
+    }
+}
+
+impl Handler<Drain> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        let mut arrived = std::mem::take(&mut self.arrived);
+        self.inbox.take(&mut arrived);
+        let now = self.env.now();
+        self.doubt.borrow_mut().observe(now);
+        for arrived in arrived.drain(..) {
+            self.arrived(now, arrived, ctx);
+        }
+        self.arrived = arrived;
+        self.resume_congested(now);
+        self.advance();
+        self.flush();
+        self.finish_yield(now);
+    }
+}
+
+impl Handler<Written> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, written: Written, _: &mut Self::Context) {
+        let now = self.env.now();
+        self.advance();
+        for record in &written.writes {
+            self.log_bytes = record.place.offset + u64::from(record.place.bytes);
+            self.log_seq = record.version.seq;
+            let (write, version, place) = (record.write, record.version, record.place);
+            self.step(now, master::Event::Written { write, version, place });
+        }
+        if let Some((word, detail)) = &written.refusal {
+            for write in written.refused {
+                let (word, detail) = (*word, detail.clone());
+                self.step(now, master::Event::NotWritten { write, word, detail });
+            }
+        }
+        self.flush();
+        self.finish_yield(now);
+    }
+}
+
+impl Handler<Replayed> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, replayed: Replayed, _: &mut Self::Context) {
+        self.advance();
+        if replayed.from_start {
+            self.machine.replay_from_start();
+        }
+        for change in replayed.changes {
+            match change {
+                Replay::Put { key, version, place } => self.machine.replay_put(&key, version, place),
+                Replay::Delete { key } => self.machine.replay_delete(&key),
+            }
+        }
+        self.replayed = log_tailer::Start { position: replayed.position, file: replayed.file };
+        self.log_bytes = replayed.position.offset;
+        self.log_seq = replayed.position.seq;
+        self.known_epoch = self.known_epoch.max(replayed.position.epoch);
+        if replayed.position.cluster.is_some() {
+            self.cluster.set(replayed.position.cluster);
+        }
+        if replayed.caught_up && !std::mem::replace(&mut self.replay_caught_up, true) {
+            if let Role::Standby { .. } = self.role {
+                log::info!(
+                    "standby has replayed the log keys={} seq={}",
+                    self.machine.directory().len(),
+                    self.log_seq
+                );
+                self.notice(takeover::Event::CaughtUp);
+            }
+        }
+    }
+}
+
+impl Handler<Stop> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, _: &mut Self::Context) {
+        if self.stopping_since.is_some() {
+            return;
+        }
+        let now = self.env.now();
+        log::info!("stopping");
+        self.stopping_since = Some(now);
+        self.switchboard.stopping.set(true);
+        self.switchboard.stop.notify_waiters();
+        self.switchboard.stop.notify_one();
+        self.step_front(now, front::Event::StoppingBegan);
+        self.flush();
+        self.tick_role(now);
+    }
+}
+
+/// A frame for a peer.
+pub(super) fn send(outbox: &Outbox, message: &Wire) {
+    outbox.append(|out| dsm_protocol::frame::encode(message, out));
+}
+
+impl MasterActor {
+    /// Ends the node for a reason that no restart of an actor mends.
+    fn fail(&mut self, error: NodeError) {
+        self.role = Role::Ended;
+        self.fate.decide(Err(error));
+    }
+}

@@ -1,0 +1,249 @@
+//! The other master's side of a master: who serves, forwarded requests, handovers.
+
+use super::{send, MasterActor, PeerInbound, PeerOutbound, Phase, Role};
+use crate::acceptor::{check_sizes, count, reject};
+use crate::batch::Outbox;
+use crate::session::{Coding, Session};
+use dsm_protocol::command::{ErrorWord, Reply};
+use dsm_protocol::ids::{LinkId, Millis, Seq, SessionId, SlaveId};
+use dsm_protocol::machine::front;
+use dsm_protocol::machine::master::Asker;
+use dsm_protocol::machine::takeover;
+use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Welcome};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// A standby that lags behind by more records than this is not handed the reign.
+const LAG_MAX: u64 = 10_000;
+
+impl MasterActor {
+    /// What this master says of itself.
+    pub(super) fn state(&self) -> MasterState {
+        let serves = self.serves();
+        let active_address = if serves {
+            Some(self.address.clone())
+        } else {
+            self.dialed.as_ref().and_then(|dialed| dialed.state.active.then(|| self.peer_address.clone()))
+        };
+        let epoch = match &self.role {
+            Role::Reigning(reign) => reign.epoch,
+            Role::Standby { .. } | Role::Halting { .. } | Role::Recovering { .. } | Role::Ended => {
+                self.known_epoch
+            }
+        };
+        MasterState { active: serves, epoch, seq: self.log_seq, active_address }
+    }
+
+    pub(super) fn serves(&self) -> bool {
+        match &self.role {
+            Role::Reigning(reign) => match reign.phase {
+                Phase::Serving => true,
+                Phase::Opening | Phase::Announcing { .. } | Phase::Yielding { .. } | Phase::Closing => false,
+            },
+            Role::Standby { .. } | Role::Halting { .. } | Role::Recovering { .. } | Role::Ended => false,
+        }
+    }
+
+    /// Tells the masters that are connected to us who serves.
+    pub(super) fn tell_state(&mut self) {
+        let state = self.state();
+        self.told_seq = state.seq;
+        for peer in self.peers.values() {
+            send(&peer.outbox, &Message::Control(Control::MasterState(state.clone())));
+        }
+    }
+
+    /// Lets the standby know how far the log has come, for its INFO.
+    pub(super) fn tell_seq(&mut self) {
+        if self.serves() && self.told_seq != self.log_seq && !self.peers.is_empty() {
+            self.tell_state();
+        }
+    }
+
+    pub(super) fn peer_hello(&mut self, link: LinkId, hello: Hello, outbox: Outbox) {
+        let HelloRole::Master { address, lock_identity } = hello.role else { return };
+        let refusal = self.refuse_peer(&address, hello.cluster, &lock_identity);
+        if let Some(reason) = refusal {
+            log::error!("other master refused address={address} cause={reason:?}");
+            reject(&outbox, &reason);
+            return;
+        }
+        let welcome = Welcome { cluster: self.cluster.get(), state: self.state() };
+        send(&outbox, &Message::Control(Control::Welcome(welcome)));
+        log::debug!("other master connected address={address} link={link}");
+        self.peers.insert(link, PeerInbound { outbox, address, streams: BTreeMap::new() });
+    }
+
+    fn refuse_peer(
+        &self,
+        address: &str,
+        cluster: Option<dsm_protocol::ids::ClusterId>,
+        lock_identity: &str,
+    ) -> Option<String> {
+        let ours = match self.env.locks().identity(&self.config.lock_path()) {
+            Ok(identity) => identity,
+            Err(error) => return Some(format!("this master cannot look at its own lock file: {error}")),
+        };
+        let boot = |identity: &str| identity.split(':').next().map(str::to_owned);
+        if boot(&ours) == boot(lock_identity) && ours != *lock_identity {
+            return Some(format!(
+                "master {address} uses another log than this one ({}): both must name the same file with --log",
+                self.config.log.display()
+            ));
+        }
+        match (self.cluster.get(), cluster) {
+            (Some(ours), Some(theirs)) if ours != theirs => {
+                Some(format!("master {address} belongs to cluster {theirs}, this is cluster {ours}"))
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn peer_gone(&mut self, now: Millis, link: LinkId) {
+        let Some(peer) = self.peers.remove(&link) else { return };
+        log::debug!("other master disconnected address={}", peer.address);
+        for session in peer.streams.into_values() {
+            self.session_closed(now, session);
+        }
+        if matches!(&self.role, Role::Reigning(reign) if matches!(reign.phase, Phase::Yielding { to, .. } if to == link))
+        {
+            self.abort_yield(now, "the standby is gone");
+        }
+        if self.peers.is_empty() {
+            self.answer_failover(&Reply::error(ErrorWord::Bad, "the standby is gone"));
+        }
+    }
+
+    /// The other master says something over its link to us.
+    pub(super) fn peer_message(&mut self, now: Millis, link: LinkId, message: Message) {
+        if !self.peers.contains_key(&link) {
+            return;
+        }
+        match message {
+            Message::Request(request) => self.forwarded(now, link, request),
+            Message::Control(Control::StreamClosed { stream }) => {
+                let session = self.peers.get_mut(&link).and_then(|peer| peer.streams.remove(&stream));
+                if let Some(session) = session {
+                    self.session_closed(now, session);
+                }
+            }
+            Message::Control(Control::HandoverRequest { replayed, slaves, forced }) => {
+                self.handover_requested(link, replayed, &slaves, forced);
+            }
+            other => {
+                count(&self.switchboard.limits.protocol_errors);
+                if let Some(peer) = self.peers.get(&link) {
+                    reject(&peer.outbox, &format!("a master does not say {other:?}"));
+                }
+            }
+        }
+    }
+
+    /// A request of one of the other master's sessions.
+    fn forwarded(&mut self, now: Millis, link: LinkId, request: Request) {
+        let Request { id, stream, generation, command } = request;
+        let board = Rc::clone(&self.switchboard);
+        let Some(peer) = self.peers.get_mut(&link) else { return };
+        let session = match peer.streams.get(&stream) {
+            Some(session) => *session,
+            None => {
+                let session = SessionId(board.next_id());
+                peer.streams.insert(stream, session);
+                let forwarded = Rc::new(Session::forwarded(session, peer.outbox.clone()));
+                self.sessions.insert(session, forwarded);
+                session
+            }
+        };
+        let Some(session) = self.sessions.get(&session).cloned() else { return };
+        session.set_generation(generation);
+        let bytes = command.payload_bytes();
+        let tag = session.ask(Coding::Native(id), bytes);
+        board.requests.set(board.requests.get() + 1);
+        board.bytes.set(board.bytes.get() + bytes);
+        let asker = Asker { session: session.id(), tag };
+        match check_sizes(&command, self.config.value_max()) {
+            Some(refusal) => self.reply(asker, &refusal),
+            None => self.request(now, asker, command),
+        }
+    }
+
+    fn handover_requested(&mut self, link: LinkId, replayed: Seq, slaves: &[SlaveId], forced: bool) {
+        let lag = self.log_seq.0.saturating_sub(replayed.0);
+        let has_slaves = self.machine.slaves().all(|(id, ..)| slaves.contains(id));
+        let ready = lag <= LAG_MAX && has_slaves;
+        log::debug!("handover requested lag={lag} has_slaves={has_slaves} forced={forced}");
+        self.handover_to = Some(link);
+        self.notice(takeover::Event::HandoverRequested { ready, forced });
+    }
+
+    /// Our link to the other master stands.
+    pub(super) fn dialed_up(&mut self, now: Millis, generation: LinkId, welcome: Welcome, outbox: Outbox) {
+        if let (Some(ours), Some(theirs)) = (self.cluster.get(), welcome.cluster) {
+            if ours != theirs {
+                log::error!("other master belongs to another cluster ours={ours} theirs={theirs}");
+                outbox.abort();
+                return;
+            }
+        }
+        let state = welcome.state.clone();
+        self.dialed = Some(PeerOutbound { generation, outbox, state: welcome.state });
+        self.peer_says(now, &state);
+    }
+
+    pub(super) fn dialed_down(&mut self, now: Millis, generation: LinkId) {
+        if self.dialed.as_ref().is_some_and(|dialed| dialed.generation == generation) {
+            self.dialed = None;
+            self.front.set_active_address(None);
+            self.step_front(now, front::Event::PeerDown);
+            self.notice(takeover::Event::Peer { active: None });
+        }
+    }
+
+    pub(super) fn dialed_message(&mut self, now: Millis, generation: LinkId, message: Message) {
+        match &mut self.dialed {
+            Some(dialed) if dialed.generation == generation => match message {
+                Message::Response { id, reply } => {
+                    self.step_front(now, front::Event::Response { id, reply });
+                }
+                Message::Control(Control::MasterState(state)) => {
+                    dialed.state = state.clone();
+                    self.peer_says(now, &state);
+                }
+                Message::Control(Control::HandoverRefused { reason }) => {
+                    log::info!("handover refused cause={reason:?}");
+                    self.notice(takeover::Event::HandoverRefused);
+                }
+                Message::Control(Control::HandoverOffer) => self.notice(takeover::Event::HandoverOffered),
+                other => {
+                    log::warn!("the other master says what a master does not say: {other:?}");
+                    dialed.outbox.abort();
+                }
+            },
+            Some(_) | None => {}
+        }
+    }
+
+    fn peer_says(&mut self, now: Millis, state: &MasterState) {
+        self.known_epoch = self.known_epoch.max(state.epoch);
+        self.peer_seq = state.seq;
+        let active = state.active && !self.serves();
+        self.front.set_active_address(active.then(|| self.peer_address.clone()));
+        self.step_front(now, front::Event::PeerState { active });
+        self.notice(takeover::Event::Peer { active: Some(state.active) });
+    }
+
+    /// Asks the active master for the reign.
+    pub(super) fn ask_handover(&self, forced: bool) {
+        let Some(dialed) = &self.dialed else { return };
+        let slaves = self.slaves.values().map(|slave| slave.id.clone()).collect();
+        let replayed = self.log_seq;
+        log::info!("asking for the reign address={} replayed={replayed}", self.peer_address);
+        send(&dialed.outbox, &Message::Control(Control::HandoverRequest { replayed, slaves, forced }));
+    }
+
+    pub(super) fn refuse_handover(&mut self, reason: &str) {
+        let Some(peer) = self.handover_to.take().and_then(|link| self.peers.get(&link)) else { return };
+        let reason = reason.to_owned();
+        send(&peer.outbox, &Message::Control(Control::HandoverRefused { reason }));
+    }
+}

@@ -1,0 +1,343 @@
+//! How a master comes to reign and ceases to: takeover, handover, stop.
+
+use super::{MasterActor, Phase, Reign, Role, ENLIST_MS, STOP_MS, YIELD_MS};
+use crate::env::{File, LockGuard};
+use crate::failover_watcher::LeadershipChanged;
+use crate::log_tailer::{self, Halt, Halted};
+use crate::log_writer::{self, Close, Closed, EpochWritten, LogFailed, LogWriter};
+use crate::recovery::{Recovered, Recovery};
+use crate::supervision::{NodeError, PanicGuard};
+use actix::prelude::*;
+use dsm_protocol::command::{ErrorWord, Reply};
+use dsm_protocol::ids::{ClusterId, Millis};
+use dsm_protocol::lock_file::LockText;
+use dsm_protocol::machine::front;
+use dsm_protocol::machine::master;
+use dsm_protocol::machine::takeover;
+use dsm_protocol::record::{CrashKind, Operation};
+use std::io;
+use std::rc::Rc;
+
+/// The log as a reign needs it.
+struct Opened {
+    recovered: Recovered,
+    values: Rc<dyn File>,
+    sync_file: Rc<dyn File>,
+}
+
+impl MasterActor {
+    /// The lock is won: let the tailer stop first, so that nothing is replayed twice or out of order.
+    fn lock_won(&mut self, guard: Box<dyn LockGuard>) {
+        log::info!("lock won, taking over epoch_seen={}", self.known_epoch);
+        self.role = match std::mem::replace(&mut self.role, Role::Ended) {
+            Role::Standby { tailer } => {
+                tailer.do_send(Halt);
+                Role::Halting { guard }
+            }
+            // The node is ending: the guard's drop gives the lock to the other master.
+            other => other,
+        };
+    }
+
+    fn recover(&mut self, guard: Box<dyn LockGuard>, ctx: &mut Context<Self>) {
+        let same_boot = guard.previous().log_boot.as_deref() == Some(&self.env.boot_id());
+        let recovery = Recovery {
+            env: Rc::clone(&self.env),
+            path: self.config.log.clone(),
+            line_bytes_max: Self::line_bytes_max(&self.config),
+            fsync: self.config.fsync,
+            crash: if same_boot { CrashKind::SameBoot } else { CrashKind::MayHaveLostPower },
+            from: self.replayed.clone(),
+            replayed: ctx.address().recipient(),
+        };
+        self.role = Role::Recovering { guard };
+        let env = Rc::clone(&self.env);
+        let path = self.config.log.clone();
+        let opening = async move {
+            let recovered = recovery.run().await?;
+            let error = |error: io::Error| NodeError::File {
+                path: path.display().to_string(),
+                error: error.to_string(),
+            };
+            let values = log_tailer::open_for_values(&env, &path).await.map_err(error)?;
+            let sync_file = env.disk().open(&path, crate::env::OpenMode::Write).await.map_err(error)?;
+            Ok(Opened { recovered, values, sync_file })
+        };
+        ctx.spawn(opening.into_actor(self).map(
+            |opened: Result<Opened, NodeError>, master, ctx| match opened {
+                Ok(opened) => master.recovered(opened, ctx),
+                Err(error) => master.fail(error),
+            },
+        ));
+    }
+
+    /// The log is whole: begin the reign with an EPOCH record above every epoch that anybody has seen.
+    fn recovered(&mut self, opened: Opened, ctx: &mut Context<Self>) {
+        let Role::Recovering { guard } = std::mem::replace(&mut self.role, Role::Ended) else { return };
+        let position = opened.recovered.position;
+        let file = opened.recovered.file;
+        let seen = [self.known_epoch, position.epoch, guard.previous().epoch.unwrap_or_default()];
+        let epoch = seen.into_iter().max().unwrap_or_default().next();
+        let head = match position.cluster {
+            Some(_) => None,
+            None => {
+                let id = ClusterId(self.env.random());
+                log::info!("new log path={} cluster={id}", self.config.log.display());
+                self.cluster.set(Some(id));
+                Some(Operation::Cluster(id))
+            }
+        };
+        self.replayed = log_tailer::Start { position, file: Some(opened.recovered.identity) };
+        let writer = LogWriter::new(
+            log_writer::Start {
+                file,
+                sync_file: opened.sync_file,
+                position,
+                epoch,
+                head,
+                address: self.address.clone(),
+                fsync: self.config.fsync,
+            },
+            log_writer::Ports {
+                written: ctx.address().recipient(),
+                epoch: ctx.address().recipient(),
+                failed: ctx.address().recipient(),
+                closed: ctx.address().recipient(),
+            },
+            PanicGuard::new("LogWriter", self.fate.clone()),
+        );
+        let reign = Reign { guard, log: writer.start(), values: opened.values, epoch, phase: Phase::Opening };
+        self.role = Role::Reigning(reign);
+    }
+
+    /// Slaves have had their time to enlist, or all of them have.
+    pub(super) fn tick_role(&mut self, now: Millis) {
+        let all_enlisted = self.slaves.values().all(|slave| slave.slot.is_some());
+        let Role::Reigning(reign) = &self.role else {
+            if self.stopping_since.is_some() && !matches!(self.role, Role::Ended) {
+                self.end();
+            }
+            return;
+        };
+        match reign.phase {
+            Phase::Announcing { since } if all_enlisted || now.since(since) >= ENLIST_MS => self.serve(now),
+            Phase::Opening | Phase::Announcing { .. } | Phase::Closing => {}
+            Phase::Serving => {
+                if let Some(since) = self.stopping_since {
+                    if self.machine.in_flight() == 0 || now.since(since) >= STOP_MS {
+                        self.close_log();
+                    }
+                }
+            }
+            Phase::Yielding { since, .. } => {
+                self.finish_yield(now);
+                if now.since(since) >= YIELD_MS {
+                    self.abort_yield(now, "requests in flight were not done in time");
+                }
+            }
+        }
+    }
+
+    fn serve(&mut self, now: Millis) {
+        let Role::Reigning(reign) = &mut self.role else { return };
+        reign.phase = Phase::Serving;
+        let epoch = reign.epoch;
+        self.takeovers += 1;
+        self.front.set_active_address(None);
+        let keys = self.machine.directory().len();
+        let slaves = self.machine.slave_count();
+        log::info!("serving epoch={epoch} keys={keys} slaves={slaves} address={}", self.address);
+        if self.stopping_since.is_none() {
+            self.step_front(now, front::Event::ServingBegan);
+        }
+        self.notice(takeover::Event::ReignBegan);
+        self.tell_state();
+        self.flush();
+    }
+
+    fn begin_yield(&mut self, now: Millis) {
+        let Some(to) = self.handover_to.take() else { return };
+        let Role::Reigning(reign) = &mut self.role else { return };
+        if !matches!(reign.phase, Phase::Serving) || self.stopping_since.is_some() {
+            self.handover_to = Some(to);
+            self.refuse_handover("this master does not serve");
+            return;
+        }
+        log::info!("handing over in_flight={}", self.machine.in_flight());
+        reign.phase = Phase::Yielding { since: now, to };
+        self.step_front(now, front::Event::HoldingBegan);
+        self.flush();
+        self.finish_yield(now);
+    }
+
+    /// Goes on with a handover once nothing is in flight.
+    pub(super) fn finish_yield(&mut self, now: Millis) {
+        if let Role::Reigning(reign) = &self.role {
+            let yielding = matches!(reign.phase, Phase::Yielding { .. });
+            let stopping = self.stopping_since.is_some() && matches!(reign.phase, Phase::Serving);
+            if (yielding || stopping) && self.machine.in_flight() == 0 {
+                log::debug!("nothing in flight, closing the log at={now}");
+                self.close_log();
+            }
+        }
+    }
+
+    fn close_log(&mut self) {
+        let Role::Reigning(reign) = &mut self.role else { return };
+        reign.phase = Phase::Closing;
+        reign.log.do_send(Close);
+    }
+
+    pub(super) fn abort_yield(&mut self, now: Millis, reason: &str) {
+        let Role::Reigning(reign) = &mut self.role else { return };
+        let Phase::Yielding { to, .. } = reign.phase else { return };
+        log::warn!("handover aborted cause={reason:?}");
+        reign.phase = Phase::Serving;
+        self.handover_to = Some(to);
+        self.refuse_handover(reason);
+        self.answer_failover(&Reply::error(ErrorWord::Busy, format!("the handover was aborted: {reason}")));
+        self.step_front(now, front::Event::ServingBegan);
+        self.flush();
+    }
+
+    /// The log is closed: give the locks away and follow the other master from here on, or end.
+    fn closed(&mut self, closed: &Closed, ctx: &mut Context<Self>) {
+        let Role::Reigning(reign) = std::mem::replace(&mut self.role, Role::Ended) else { return };
+        let epoch = reign.epoch;
+        if self.machine.in_flight() == 0 {
+            let now = self.env.now();
+            self.step(now, master::Event::ReignEnded);
+        }
+        for slave in self.slaves.values_mut() {
+            slave.slot = None;
+            slave.window.end();
+        }
+        self.slots.fill(None);
+        self.known_epoch = self.known_epoch.max(epoch);
+        self.log_bytes = closed.position.offset;
+        self.replayed.position = closed.position;
+        self.log_seq = closed.position.seq;
+        // The locks are free with this drop: the standby that waits for them wakes up.
+        drop(reign);
+        if self.stopping_since.is_some() {
+            self.end();
+            return;
+        }
+        self.handovers += 1;
+        log::info!("standby, the reign is handed over epoch={epoch}");
+        self.replay_caught_up = false;
+        self.answer_failover(&Reply::Done);
+        self.notice(takeover::Event::ReignEnded);
+        let tailer = Self::tailer(&self.env, &self.config, &self.replayed, &self.fate, ctx);
+        self.role = Role::Standby { tailer };
+        let now = self.env.now();
+        self.step_front(now, front::Event::StandbyBegan);
+        self.tell_state();
+        self.flush();
+    }
+
+    /// Ends the node cleanly.
+    fn end(&mut self) {
+        self.flush();
+        self.role = Role::Ended;
+        for session in self.sessions.values() {
+            session.close();
+        }
+        for slave in self.slaves.values() {
+            slave.outbox.finish();
+        }
+        for peer in self.peers.values() {
+            peer.outbox.finish();
+        }
+        self.fate.decide(Ok(()));
+    }
+
+    /// Says in the lock file, for people and for fencing, whose reign this is and that the log is whole.
+    fn write_lock_text(&mut self) {
+        let Role::Reigning(reign) = &self.role else { return };
+        let text = LockText {
+            pid: Some(self.env.pid()),
+            address: Some(self.address.clone()),
+            cluster: self.cluster.get(),
+            epoch: Some(reign.epoch),
+            log_boot: Some(self.env.boot_id()),
+            ..reign.guard.held()
+        };
+        if let Err(error) = reign.guard.write_text(&text) {
+            log::warn!("lock file not written error={error}");
+        }
+    }
+}
+
+impl Handler<LeadershipChanged> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, changed: LeadershipChanged, _: &mut Self::Context) {
+        let now = self.env.now();
+        match changed {
+            LeadershipChanged::LockWon(guard) => self.lock_won(guard),
+            LeadershipChanged::AskHandover { forced } => self.ask_handover(forced),
+            LeadershipChanged::GrantHandover => self.begin_yield(now),
+            LeadershipChanged::RefuseHandover(refusal) => {
+                log::info!("handover refused cause=\"{refusal}\"");
+                self.refuse_handover(&refusal.to_string());
+            }
+        }
+    }
+}
+
+impl Handler<Halted> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Halted, ctx: &mut Self::Context) {
+        match std::mem::replace(&mut self.role, Role::Ended) {
+            Role::Halting { guard } => self.recover(guard, ctx),
+            other => self.role = other,
+        }
+    }
+}
+
+impl Handler<EpochWritten> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, written: EpochWritten, _: &mut Self::Context) {
+        let now = self.env.now();
+        let Role::Reigning(reign) = &mut self.role else { return };
+        let version = written.version;
+        reign.epoch = version.epoch;
+        let opening = matches!(reign.phase, Phase::Opening);
+        self.known_epoch = self.known_epoch.max(version.epoch);
+        self.log_seq = version.seq;
+        self.write_lock_text();
+        if opening {
+            if let Role::Reigning(reign) = &mut self.role {
+                reign.phase = Phase::Announcing { since: now };
+            }
+            self.step(now, master::Event::ReignBegan { version });
+            self.announce();
+        } else {
+            self.step(now, master::Event::ReignRaised { version });
+            self.reconnect_slaves();
+        }
+        self.flush();
+        self.tick_role(now);
+    }
+}
+
+impl Handler<LogFailed> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, failed: LogFailed, _: &mut Self::Context) {
+        // What was in flight stays unanswered: to the clients a lost connection during a write is *unknown*, which
+        // is the truth. The process must not live on with a log of which nothing is known.
+        self.fail(NodeError::LogFailed(failed.error));
+    }
+}
+
+impl Handler<Closed> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, closed: Closed, ctx: &mut Self::Context) {
+        self.closed(&closed, ctx);
+    }
+}

@@ -1,0 +1,274 @@
+//! The slaves' side of a master: registration, messages, removal.
+
+use super::{send, MasterActor, Phase, Role, SlaveLink};
+use crate::acceptor::reject;
+use crate::batch::Outbox;
+use crate::log_writer::RaiseEpoch;
+use crate::slave_proxy::{End, EndReason, PingWanted, Ports, SlaveEnded, SlaveProxy, Window};
+use actix::prelude::*;
+use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, LinkId, Millis, SlaveId};
+use dsm_protocol::machine::master::{Event, ReadId, Slot};
+use dsm_protocol::message::{Control, Hello, HelloRole, Message, Welcome};
+use std::rc::Rc;
+
+impl MasterActor {
+    /// A slave wants to register.
+    pub(super) fn slave_hello(
+        &mut self,
+        now: Millis,
+        link: LinkId,
+        hello: Hello,
+        outbox: Outbox,
+        ctx: &mut Context<Self>,
+    ) {
+        let HelloRole::Slave { id, incarnation, epoch, .. } = &hello.role else { return };
+        if self.stopping_since.is_some() {
+            reject(&outbox, "this master is stopping");
+            return;
+        }
+        if let (Some(ours), Some(theirs)) = (self.cluster.get(), hello.cluster) {
+            if ours != theirs {
+                log::warn!("slave refused slave={id} cause=\"belongs to cluster {theirs}, this is {ours}\"");
+                reject(&outbox, &format!("slave {id} belongs to cluster {theirs}, this is cluster {ours}"));
+                return;
+            }
+        }
+        self.heard_of_epoch(*epoch);
+        let same_name = self.slaves.iter().find(|(_, slave)| slave.id == *id).map(|(link, _)| *link);
+        if let Some(old) = same_name {
+            let old_slave = &self.slaves[&old];
+            if old_slave.incarnation == *incarnation {
+                // The same process came back over a new connection: the old one is dead even if we do not see it.
+                old_slave.proxy.do_send(End(EndReason::Replaced));
+            } else {
+                old_slave.window.note_question(now);
+                send(&old_slave.outbox, &Message::Control(Control::Probe));
+            }
+            if let Some((waiting, _)) = self.parked.iter().find(|(_, (hello, _))| name(hello) == Some(id)) {
+                let waiting = *waiting;
+                if let Some((_, outbox)) = self.parked.remove(&waiting) {
+                    reject(&outbox, &format!("another slave named {id} has registered since"));
+                }
+            }
+            self.parked.insert(link, (hello, outbox));
+            return;
+        }
+        let (id, incarnation) = (id.clone(), *incarnation);
+        self.admit(link, id, incarnation, outbox, ctx);
+    }
+
+    fn admit(
+        &mut self,
+        link: LinkId,
+        id: SlaveId,
+        incarnation: Incarnation,
+        outbox: Outbox,
+        ctx: &mut Context<Self>,
+    ) {
+        let window = Rc::new(Window::default());
+        let ports = Ports { ended: ctx.address().recipient(), ping: ctx.address().recipient() };
+        let proxy = SlaveProxy::new(
+            Rc::clone(&self.env),
+            link,
+            id.clone(),
+            outbox.clone(),
+            Rc::clone(&window),
+            self.config.ack_timeout,
+            Rc::clone(&self.doubt),
+            ports,
+        )
+        .start();
+        let welcome = Welcome { cluster: self.cluster.get(), state: self.state() };
+        send(&outbox, &Message::Control(Control::Welcome(welcome)));
+        log::debug!("slave connected slave={id} link={link}");
+        self.slaves.insert(link, SlaveLink { id, incarnation, outbox, window, proxy, slot: None });
+        self.announce_to(link);
+    }
+
+    /// Tells one slave of the reign, if there is one whose EPOCH record is durable.
+    fn announce_to(&self, link: LinkId) {
+        let (Role::Reigning(reign), Some(cluster)) = (&self.role, self.cluster.get()) else { return };
+        let Some(slave) = self.slaves.get(&link) else { return };
+        match reign.phase {
+            Phase::Announcing { .. } | Phase::Serving | Phase::Yielding { .. } => {
+                announce(slave, cluster, reign.epoch, self.env.now());
+            }
+            Phase::Opening | Phase::Closing => {}
+        }
+    }
+
+    /// Tells all connected slaves of the reign.
+    pub(super) fn announce(&self) {
+        for link in self.slaves.keys() {
+            self.announce_to(*link);
+        }
+    }
+
+    pub(super) fn slave_message(&mut self, now: Millis, link: LinkId, message: Message) {
+        let Some(slave) = self.slaves.get(&link) else { return };
+        let slot = slave.slot;
+        match (message, slot) {
+            (Message::Ack { through, room_bytes }, Some(slot)) => {
+                if slave.window.note_acked(through) {
+                    self.step(now, Event::Acked { slot, link, through, room_bytes });
+                } else {
+                    self.end_slave(
+                        link,
+                        EndReason::Protocol(format!("ACK of {through}, which was not sent")),
+                    );
+                }
+            }
+            (Message::Value { tag, version, value }, Some(slot)) => {
+                let read = ReadId::from_tag(tag);
+                self.step(now, Event::Value { slot, link, read, version, value });
+            }
+            (Message::Missing { tag, .. }, Some(slot)) => {
+                self.step(now, Event::Missing { slot, link, read: ReadId::from_tag(tag) });
+            }
+            (Message::Control(Control::Full { number }), Some(slot)) => {
+                self.step(now, Event::Full { slot, link, number });
+            }
+            (Message::Control(Control::Holdings { entries, last }), Some(slot)) => {
+                self.step(now, Event::Holdings { slot, link, entries, last });
+            }
+            (Message::Control(Control::Enlisted { epoch, highest, room_bytes }), None) => {
+                slave.window.note_answer();
+                let id = slave.id.clone();
+                let ours = matches!(&self.role, Role::Reigning(reign) if reign.epoch == epoch);
+                if ours && self.reign_is_announced() {
+                    log::debug!("slave enlisted slave={id} epoch={epoch} highest={highest}");
+                    self.step(now, Event::SlaveJoined { id, link, room_bytes });
+                    // The slot is needed for what the slave says next in the same batch.
+                    self.flush();
+                    self.tick_role(now);
+                }
+            }
+            (Message::Control(Control::Outdated { epoch }), _) => {
+                slave.window.note_answer();
+                self.heard_of_epoch(epoch);
+            }
+            (Message::Control(Control::Alive), _) => {
+                slave.window.note_answer();
+                let id = slave.id.clone();
+                self.refuse_parked(&id);
+            }
+            // What a slave said to a reign that has ended since.
+            (
+                Message::Ack { .. }
+                | Message::Value { .. }
+                | Message::Missing { .. }
+                | Message::Control(Control::Full { .. } | Control::Holdings { .. } | Control::Enlisted { .. }),
+                _,
+            ) => {}
+            (other, _) => {
+                self.end_slave(link, EndReason::Protocol(format!("a slave does not say {other:?}")));
+            }
+        }
+    }
+
+    fn reign_is_announced(&self) -> bool {
+        match &self.role {
+            Role::Reigning(reign) => match reign.phase {
+                Phase::Announcing { .. } | Phase::Serving | Phase::Yielding { .. } => true,
+                Phase::Opening | Phase::Closing => false,
+            },
+            Role::Standby { .. } | Role::Halting { .. } | Role::Recovering { .. } | Role::Ended => false,
+        }
+    }
+
+    /// The machine has given a slave its slot.
+    pub(super) fn slave_joined(&mut self, link: LinkId, slot: Slot) {
+        let Some(slave) = self.slaves.get_mut(&link) else { return };
+        slave.slot = Some(slot);
+        slave.window.begin();
+        self.slots[usize::from(slot.0)] = Some(link);
+        log::info!("slave active slave={} slaves={}", slave.id, self.machine.slave_count());
+    }
+
+    /// The other one with this name lives: the newcomer must take another.
+    fn refuse_parked(&mut self, id: &SlaveId) {
+        let parked = self.parked.iter().find(|(_, (hello, _))| name(hello) == Some(id)).map(|(l, _)| *l);
+        if let Some((_, outbox)) = parked.and_then(|link| self.parked.remove(&link)) {
+            log::warn!("slave refused slave={id} cause=id-in-use");
+            reject(&outbox, &format!("a slave named {id} is registered and answers: choose another --id"));
+        }
+    }
+
+    pub(super) fn slave_gone(&mut self, link: LinkId, cause: String, protocol: bool) {
+        self.parked.remove(&link);
+        let reason = if protocol { EndReason::Protocol(cause) } else { EndReason::Closed(cause) };
+        self.end_slave(link, reason);
+    }
+
+    /// Some slave has seen an epoch: ours must not be lower.
+    fn heard_of_epoch(&mut self, epoch: Epoch) {
+        self.known_epoch = self.known_epoch.max(epoch);
+        if let Role::Reigning(reign) = &self.role {
+            if epoch > reign.epoch {
+                log::warn!("a slave has seen a higher epoch, raising ours={} theirs={epoch}", reign.epoch);
+                reign.log.do_send(RaiseEpoch { above: epoch });
+            }
+        }
+    }
+
+    /// Closes the links of all slaves, so that they register anew.
+    pub(super) fn reconnect_slaves(&self) {
+        for slave in self.slaves.values() {
+            slave.proxy.do_send(End(EndReason::Closed("the epoch was raised".to_owned())));
+        }
+    }
+}
+
+/// The name in a slave's HELLO.
+fn name(hello: &Hello) -> Option<&SlaveId> {
+    match &hello.role {
+        HelloRole::Slave { id, .. } => Some(id),
+        HelloRole::Client | HelloRole::Master { .. } => None,
+    }
+}
+
+fn announce(slave: &SlaveLink, cluster: ClusterId, epoch: Epoch, now: Millis) {
+    slave.window.note_question(now);
+    send(&slave.outbox, &Message::Control(Control::Announce { cluster, epoch }));
+}
+
+impl Handler<SlaveEnded> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, ended: SlaveEnded, ctx: &mut Self::Context) {
+        let now = self.env.now();
+        let Some(slave) = self.slaves.remove(&ended.link) else { return };
+        if let Some(slot) = slave.slot {
+            self.step(now, Event::SlaveLost { link: ended.link });
+            self.slots[usize::from(slot.0)] = None;
+            self.slaves_removed += 1;
+            log::info!(
+                "slave removed slave={} slaves={} cause={}",
+                slave.id,
+                self.machine.slave_count(),
+                ended.reason
+            );
+        }
+        let waiting =
+            self.parked.iter().find(|(_, (hello, _))| name(hello) == Some(&slave.id)).map(|(link, _)| *link);
+        if let Some(link) = waiting {
+            if let Some((hello, outbox)) = self.parked.remove(&link) {
+                self.slave_hello(now, link, hello, outbox, ctx);
+            }
+        }
+        self.flush();
+        self.finish_yield(now);
+    }
+}
+
+impl Handler<PingWanted> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, wanted: PingWanted, _: &mut Self::Context) {
+        let Some(slave) = self.slaves.get(&wanted.link) else { return };
+        let Some(slot) = slave.slot else { return };
+        self.machine.pinged(slot);
+        send(&slave.outbox, &Message::Ping);
+        slave.window.note_sent(self.env.now());
+    }
+}

@@ -1,0 +1,116 @@
+//! The text of STATUS and INFO: sections of `key:value` lines, as Redis' INFO has them.
+
+use super::{MasterActor, Role};
+use crate::config::{Fsync, MasterKind};
+use std::fmt::Write as _;
+
+impl MasterActor {
+    /// Describes this node.
+    pub(super) fn status(&self) -> String {
+        let mut text = String::with_capacity(1024);
+        // Writing to a string cannot fail.
+        let _ = self.write_status(&mut text);
+        text
+    }
+
+    fn role_name(&self) -> &'static str {
+        match &self.role {
+            Role::Standby { .. } => "standby",
+            Role::Reigning(_) if self.serves() => "primary",
+            Role::Halting { .. } | Role::Recovering { .. } | Role::Reigning(_) | Role::Ended => "recovering",
+        }
+    }
+
+    fn write_status(&self, text: &mut String) -> std::fmt::Result {
+        let state = self.state();
+        let limits = &self.switchboard.limits;
+        let kind = match self.kind {
+            MasterKind::Primary => "primary",
+            MasterKind::Backup => "backup",
+        };
+        writeln!(text, "# Server")?;
+        writeln!(text, "dsm_version:{}", env!("CARGO_PKG_VERSION"))?;
+        writeln!(text, "process_id:{}", self.env.pid())?;
+        writeln!(text, "started_as:{kind}")?;
+        writeln!(text, "address:{}", self.address)?;
+        writeln!(text, "uptime_in_seconds:{}", self.env.now().0 / 1000)?;
+        if let Some(cluster) = self.cluster.get() {
+            writeln!(text, "cluster_id:{cluster}")?;
+        }
+
+        writeln!(text, "\n# Replication")?;
+        writeln!(text, "role:{}", self.role_name())?;
+        writeln!(text, "epoch:{}", state.epoch)?;
+        writeln!(text, "active_master:{}", state.active_address.as_deref().unwrap_or(""))?;
+        writeln!(text, "peer_connected:{}", u8::from(self.dialed.is_some()))?;
+        writeln!(text, "takeovers:{}", self.takeovers)?;
+        writeln!(text, "handovers:{}", self.handovers)?;
+
+        let counters = self.machine.counters();
+        let mut copies = 0;
+        writeln!(text, "\n# Slaves")?;
+        if self.serves() {
+            writeln!(text, "active_slaves:{}", self.machine.slave_count())?;
+            let mut slaves: Vec<_> = self.machine.slaves().collect();
+            slaves.sort_by_key(|(id, ..)| *id);
+            for (index, (id, slot, held, room)) in slaves.into_iter().enumerate() {
+                copies += held;
+                let room = if room == u64::MAX { "unlimited".to_owned() } else { room.to_string() };
+                writeln!(text, "slave{index}:id={id},slot={},copies={held},room_bytes={room}", slot.0)?;
+            }
+        } else {
+            writeln!(text, "active_slaves:{}", self.slaves.len())?;
+            let mut ids: Vec<_> = self.slaves.values().map(|slave| &slave.id).collect();
+            ids.sort();
+            for (index, id) in ids.into_iter().enumerate() {
+                writeln!(text, "slave{index}:id={id},state=connected")?;
+            }
+        }
+        writeln!(text, "slaves_removed:{}", self.slaves_removed)?;
+        writeln!(text, "substitutions:{}", counters.substitutions)?;
+
+        writeln!(text, "\n# Keyspace")?;
+        writeln!(text, "keys:{}", self.machine.directory().len())?;
+        writeln!(text, "copies:{copies}")?;
+
+        writeln!(text, "\n# Log")?;
+        writeln!(text, "log_path:{}", self.config.log.display())?;
+        writeln!(text, "log_bytes:{}", self.log_bytes)?;
+        writeln!(text, "log_seq:{}", self.log_seq)?;
+        let fsync = match self.config.fsync {
+            Fsync::Always => "always",
+            Fsync::Everysec => "everysec",
+            Fsync::Never => "never",
+        };
+        writeln!(text, "fsync:{fsync}")?;
+        let lag = match &self.role {
+            Role::Standby { .. } => self.peer_seq.0.saturating_sub(self.log_seq.0),
+            Role::Halting { .. } | Role::Recovering { .. } | Role::Reigning(_) | Role::Ended => 0,
+        };
+        writeln!(text, "replay_lag_seq:{lag}")?;
+
+        writeln!(text, "\n# Requests")?;
+        writeln!(text, "reads_total:{}", counters.reads)?;
+        writeln!(text, "writes_total:{}", counters.writes)?;
+        writeln!(text, "unknown_total:{}", counters.unknown)?;
+        writeln!(text, "read_retries:{}", counters.read_retries)?;
+        writeln!(text, "reads_from_log:{}", counters.log_reads)?;
+        writeln!(text, "reads_of_all_slaves:{}", counters.asked_all)?;
+        writeln!(text, "requests_in_flight:{}", self.switchboard.requests.get())?;
+        writeln!(text, "request_bytes_in_flight:{}", self.switchboard.bytes.get())?;
+        writeln!(text, "requests_waiting_for_master:{}", self.front.waiting())?;
+        writeln!(text, "own_pauses:{}", self.doubt.borrow().jumps())?;
+
+        writeln!(text, "\n# Clients")?;
+        writeln!(text, "connected_clients:{}", self.sessions.len())?;
+        writeln!(text, "connections:{}", limits.connections.get())?;
+        writeln!(text, "connections_total:{}", limits.connections_total.get())?;
+        writeln!(text, "connections_refused:{}", limits.connections_refused.get())?;
+        writeln!(text, "requests_busy:{}", limits.throttled.get())?;
+        writeln!(text, "slow_readers_cut:{}", limits.slow_readers_cut.get())?;
+        writeln!(text, "handshakes_timed_out:{}", limits.handshakes_timed_out.get())?;
+        writeln!(text, "protocol_errors:{}", limits.protocol_errors.get())?;
+        writeln!(text, "idle_closed:{}", limits.idle_closed.get())?;
+        writeln!(text, "accept_errors:{}", limits.accept_errors.get())
+    }
+}

@@ -1,0 +1,140 @@
+//! Our own link to the other master: dialed, kept, and dialed again.
+//!
+//! Owns the connection. What comes over it goes to the master's inbox; the link's generation tells old from new.
+
+use crate::acceptor::{Arrived, Context};
+use crate::batch::Outbox;
+use crate::env::Stream;
+use crate::supervision::{Backoff, Fate};
+use bytes::BytesMut;
+use dsm_protocol::frame;
+use dsm_protocol::ids::{ClusterId, LinkId};
+use dsm_protocol::message::{Control, Hello, HelloRole, Message};
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long a connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The longest pause between attempts: a failback should not wait for it.
+const BACKOFF_MAX: Duration = Duration::from_millis(250);
+
+/// What this master says of itself.
+pub(crate) struct Introduction {
+    /// The other master's address.
+    pub(crate) peer: String,
+    /// Our own address.
+    pub(crate) address: String,
+    /// The lock file we see.
+    pub(crate) lock_identity: String,
+    /// The cluster of our log, once it has one.
+    pub(crate) cluster: Rc<Cell<Option<ClusterId>>>,
+}
+
+/// Keeps a link to the other master until the node ends.
+pub(crate) async fn keep(introduction: Introduction, context: Context, fate: Fate) {
+    let mut backoff = Backoff::up_to(BACKOFF_MAX);
+    let mut complained = false;
+    while !fate.is_decided() && !context.switchboard.stopping.get() {
+        let generation = LinkId(context.switchboard.next_id());
+        match dial(&introduction, &context, generation, &mut backoff).await {
+            Ok(()) => complained = false,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                if !std::mem::replace(&mut complained, true) {
+                    log::error!("refused by the other master address={} cause={error}", introduction.peer);
+                }
+            }
+            Err(error) => {
+                log::debug!("no link to the other master address={} error={error}", introduction.peer);
+            }
+        }
+        let delay = backoff.next(&context.env);
+        tokio::time::sleep(delay).await;
+    }
+}
+
+async fn dial(
+    introduction: &Introduction,
+    context: &Context,
+    generation: LinkId,
+    backoff: &mut Backoff,
+) -> io::Result<()> {
+    let connecting = context.env.connect(&introduction.peer);
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await??;
+    let outbox = Outbox::default();
+    outbox.append(|out| {
+        out.extend_from_slice(&frame::PREFACE);
+        let hello = Hello {
+            cluster: introduction.cluster.get(),
+            role: HelloRole::Master {
+                address: introduction.address.clone(),
+                lock_identity: introduction.lock_identity.clone(),
+            },
+        };
+        frame::encode(&Message::Control(Control::Hello(hello)), out);
+    });
+    let pumping = outbox.pump(&stream, context.config.write_timeout);
+    let reading = read(&stream, &outbox, context, generation, backoff);
+    tokio::select! {
+        biased;
+        pumped = pumping => pumped,
+        read = reading => read,
+    }
+}
+
+/// Reports the end of the link, whatever ends it.
+struct Down<'a> {
+    context: &'a Context,
+    generation: LinkId,
+    up: bool,
+}
+
+impl Drop for Down<'_> {
+    fn drop(&mut self) {
+        if self.up {
+            self.context.switchboard.push(Arrived::DialedDown { generation: self.generation });
+        }
+    }
+}
+
+async fn read(
+    stream: &Stream,
+    outbox: &Outbox,
+    context: &Context,
+    generation: LinkId,
+    backoff: &mut Backoff,
+) -> io::Result<()> {
+    let mut down = Down { context, generation, up: false };
+    let body_max = frame::body_max(context.config.value_max().max(context.facts.limits.request_bytes_max));
+    let invalid = |error: frame::FrameError| io::Error::new(io::ErrorKind::InvalidData, error);
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(16 * 1024);
+        let reading = stream.read(&mut buffer);
+        let read = if down.up {
+            reading.await?
+        } else {
+            tokio::time::timeout(context.config.handshake_timeout, reading).await??
+        };
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        while let Some(message) = frame::decode(&mut buffer, body_max).map_err(invalid)? {
+            match message {
+                Message::Control(Control::Welcome(welcome)) if !down.up => {
+                    down.up = true;
+                    backoff.reset();
+                    let outbox = outbox.clone();
+                    context.switchboard.push(Arrived::DialedUp { generation, welcome, outbox });
+                }
+                Message::Control(Control::Reject { reason }) => {
+                    return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
+                }
+                message if down.up => context.switchboard.push(Arrived::Dialed { generation, message }),
+                _ => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+    }
+}

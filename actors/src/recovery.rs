@@ -1,0 +1,224 @@
+//! What the new holder of the lock does to the log before it may reign. See `docs/ARCHITECTURE.md`, *Takeover*.
+//!
+//! Owns the order of those steps: lock the inode, read to the end, cut what is torn, write again what is not known to
+//! be on disk, sync file and directory. Never serves and never appends: the EPOCH record is `LogWriter`'s first.
+
+use crate::config::Fsync;
+use crate::env::{Env, File, Group, OpenMode};
+use crate::log_tailer::{self, Replay, Replayed, CHUNK_BYTES};
+use crate::supervision::NodeError;
+use actix::prelude::*;
+use dsm_protocol::record::{BadLine, CrashKind, Judge, Position, Scanner, Step, Verdict};
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A torn tail longer than this is not cut by itself when the log is not synced before answers, in bytes.
+const CUT_MAX_BYTES: u64 = 1 << 20;
+
+/// How often the lock on the log's inode is tried while somebody without the lock file still has it.
+const INODE_LOCK_EVERY: Duration = Duration::from_millis(20);
+
+/// What recovery starts from.
+pub(crate) struct Recovery {
+    /// The world.
+    pub(crate) env: Env,
+    /// The log.
+    pub(crate) path: PathBuf,
+    /// The longest line.
+    pub(crate) line_bytes_max: usize,
+    /// When records count as written.
+    pub(crate) fsync: Fsync,
+    /// What can have happened to the log since it was last known to be whole.
+    pub(crate) crash: CrashKind,
+    /// Where the tailer stopped.
+    pub(crate) from: log_tailer::Start,
+    /// Takes in what is found.
+    pub(crate) replayed: Recipient<Replayed>,
+}
+
+/// A log that is whole, durable, locked and replayed.
+pub(crate) struct Recovered {
+    /// The log.
+    pub(crate) file: Rc<dyn File>,
+    /// Its end.
+    pub(crate) position: Position,
+    /// Which file it is.
+    pub(crate) identity: crate::env::FileIdentity,
+}
+
+impl Recovery {
+    /// Makes the log whole.
+    ///
+    /// # Errors
+    /// `File` when the system refuses something, `Corrupt` when acknowledged records are damaged.
+    pub(crate) async fn run(self) -> Result<Recovered, NodeError> {
+        let path = self.path.display().to_string();
+        let io_error = |error: io::Error| NodeError::File { path: path.clone(), error: error.to_string() };
+        let file = self.open_locked().await.map_err(io_error)?;
+        let identity = file.identity().map_err(io_error)?;
+        let length = file.length().map_err(io_error)?;
+        let same = self.from.file == Some(identity) && self.from.position.offset <= length;
+        let start = if same { self.from.position } else { Position::default() };
+        let mut scanner = Scanner::resume(start, self.line_bytes_max);
+        let bad = self.replay(&file, &mut scanner, !same, identity).await.map_err(io_error)?;
+        if let Some(bad) = bad {
+            self.cut(&file, bad).await?;
+        }
+        let position = scanner.position();
+        self.make_durable(&file, position).await.map_err(io_error)?;
+        let position = self.end_line(&file, position).await.map_err(io_error)?;
+        Ok(Recovered { file, position, identity })
+    }
+
+    /// Opens the log and takes the lock on its inode; whoever still has it reigns without the lock file.
+    async fn open_locked(&self) -> io::Result<Rc<dyn File>> {
+        let mut warned = false;
+        loop {
+            let file = self.env.disk().open(&self.path, OpenMode::Write).await?;
+            if file.try_lock()? {
+                if self.env.disk().identity(&self.path)? == Some(file.identity()?) {
+                    return Ok(file);
+                }
+            } else if !std::mem::replace(&mut warned, true) {
+                log::warn!(
+                    "log is locked by another process, waiting path={} (was the lock file deleted?)",
+                    self.path.display()
+                );
+            }
+            tokio::time::sleep(INODE_LOCK_EVERY).await;
+        }
+    }
+
+    /// Replays the rest of the log; the bad line that ends it, if there is one.
+    async fn replay(
+        &self,
+        file: &Rc<dyn File>,
+        scanner: &mut Scanner,
+        from_start: bool,
+        identity: crate::env::FileIdentity,
+    ) -> io::Result<Option<BadLine>> {
+        let mut length = CHUNK_BYTES;
+        let mut from_start = from_start;
+        loop {
+            let offset = scanner.position().offset;
+            let bytes = file.read_at(offset, length).await?;
+            let at_end = bytes.len() < length;
+            let mut changes: Vec<Replay> = Vec::new();
+            let mut bad = log_tailer::scan(scanner, &bytes, &mut changes);
+            if at_end && bad.is_none() {
+                let rest = &bytes[(scanner.position().offset - offset) as usize..];
+                bad = match scanner.finish(rest) {
+                    None | Some(Step::Ignored | Step::Partial) => None,
+                    Some(Step::Record { record, place }) => {
+                        log_tailer::replay(&record, place, &mut changes);
+                        None
+                    }
+                    Some(Step::Bad(bad)) => Some(bad),
+                };
+            }
+            let progressed = scanner.position().offset > offset;
+            length =
+                if progressed { CHUNK_BYTES } else { length.saturating_mul(2).min(self.line_bytes_max + 1) };
+            let replayed = Replayed {
+                from_start: std::mem::take(&mut from_start),
+                changes,
+                position: scanner.position(),
+                file: Some(identity),
+                caught_up: at_end,
+            };
+            let _ = self.replayed.send(replayed).await;
+            if at_end || bad.is_some() {
+                return Ok(bad);
+            }
+        }
+    }
+
+    /// Judges a bad line and cuts the log in front of it, if it is torn.
+    async fn cut(&self, file: &Rc<dyn File>, bad: BadLine) -> Result<(), NodeError> {
+        let path = self.path.display();
+        let io_error =
+            |error: io::Error| NodeError::File { path: path.to_string(), error: error.to_string() };
+        let mut judge = Judge::new(bad.clone(), self.crash, self.line_bytes_max);
+        let mut offset = bad.offset;
+        loop {
+            let bytes = file.read_at(offset, CHUNK_BYTES).await.map_err(io_error)?;
+            judge.push(&bytes);
+            offset += bytes.len() as u64;
+            if bytes.len() < CHUNK_BYTES || judge.is_decided() {
+                break;
+            }
+        }
+        match judge.finish() {
+            Verdict::Torn { offset, bytes, lines } => {
+                if self.fsync != Fsync::Always && bytes > CUT_MAX_BYTES {
+                    return Err(NodeError::Corrupt(format!(
+                        "{path}: the last {bytes} bytes ({lines} lines) from byte {offset} on are torn; without \
+                         --fsync always more than {CUT_MAX_BYTES} bytes are not cut by themselves: look at them with \
+                         `dsm-log check {path}`, then cut them with `dsm-log repair {path}`"
+                    )));
+                }
+                log::warn!(
+                    "log has a torn tail, cutting it path={path} offset={offset} bytes={bytes} lines={lines}"
+                );
+                file.truncate(offset).await.map_err(io_error)?;
+                // The cut must be on disk before anything is appended: old bytes must not come back behind it.
+                file.sync().await.map_err(io_error)
+            }
+            Verdict::Corrupt { offset, line, cause, evidence } => {
+                let proof = evidence.map_or_else(String::new, |evidence| {
+                    format!(
+                        "; line {} at byte {} proves that it had been on disk (SYNCED {})",
+                        evidence.line, evidence.offset, evidence.synced
+                    )
+                });
+                Err(NodeError::Corrupt(format!(
+                    "{path} is corrupt at byte {offset}, line {line}: {cause}{proof}; acknowledged data is damaged, so \
+                     the master does not start: look with `dsm-log check {path}`, then restore the file or use \
+                     `dsm-log repair {path}`"
+                )))
+            }
+        }
+    }
+
+    /// Brings every byte to the disk, those of a failed sync included: the kernel may call pages clean that never
+    /// got there, so what no SYNCED covers is written again.
+    async fn make_durable(&self, file: &Rc<dyn File>, position: Position) -> io::Result<()> {
+        let mut offset = position.unsynced_offset;
+        while self.fsync == Fsync::Always && offset < position.offset {
+            let length = (position.offset - offset).min(CHUNK_BYTES as u64) as usize;
+            let bytes = file.read_at(offset, length).await?;
+            if bytes.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let read = bytes.len();
+            let appended = file.append(Group { offset, bytes, sync: false, reserve_to: None }).await;
+            if let Some(error) = appended.write_error.or(appended.sync_error) {
+                return Err(error);
+            }
+            offset += read as u64;
+        }
+        file.sync().await?;
+        self.env.disk().sync_directory(&self.path).await
+    }
+
+    /// Ends a last line of the original program that has no newline.
+    async fn end_line(&self, file: &Rc<dyn File>, position: Position) -> io::Result<Position> {
+        if !position.lacks_newline {
+            return Ok(position);
+        }
+        let group = Group { offset: position.offset, bytes: vec![b'\n'], sync: true, reserve_to: None };
+        let appended = file.append(group).await;
+        if let Some(error) = appended.write_error.or(appended.sync_error) {
+            return Err(error);
+        }
+        let mut scanner = Scanner::resume(position, self.line_bytes_max);
+        match scanner.next(b"\n") {
+            Step::Partial => Ok(scanner.position()),
+            Step::Record { .. } | Step::Ignored | Step::Bad(_) => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "a newline did not end the last line"))
+            }
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! A client's connection: a plain task that reads and parses, and the slots in which answers wait for their turn.
+//!
+//! Owns the order of answers and the connection's limits. Asks the master in batches and never executes anything.
+
+use crate::batch::Outbox;
+use bytes::Bytes;
+use dsm_protocol::command::{Command, Reply};
+use dsm_protocol::frame;
+use dsm_protocol::ids::{RequestId, SessionId};
+use dsm_protocol::machine::front::Kind;
+use dsm_protocol::message::Message;
+use dsm_protocol::resp::{self, Protocol, Shape};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use tokio::sync::Notify;
+
+/// Up to so many requests in flight nobody looks at how long their answers will be.
+const DEEP_REQUESTS: usize = 32;
+
+/// Nor with so few bytes of answers waiting for the socket.
+const DEEP_BYTES: usize = 256 * 1024;
+
+/// How the answer to a request is coded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Coding {
+    /// For a Redis client.
+    Resp(Protocol, Shape),
+    /// For a native client or a forwarding master.
+    Native(RequestId),
+}
+
+/// The place of a request in its session.
+#[derive(Debug)]
+struct Slot {
+    coding: Coding,
+    bytes: usize,
+    /// Bytes that the answer is expected to have.
+    expected_bytes: usize,
+    state: SlotState,
+}
+
+#[derive(Debug)]
+enum SlotState {
+    Asked,
+    /// Answered, but an earlier one is not.
+    Ready(Vec<u8>),
+    /// Answered out of order.
+    Done,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    first: u64,
+    queue: VecDeque<Slot>,
+    open: usize,
+    bytes: usize,
+    expected_bytes: usize,
+    /// Requests that are not executed before earlier answers have left.
+    parked: VecDeque<(u64, Command)>,
+}
+
+/// A session, shared by the task that reads and the master that answers.
+#[derive(Debug)]
+pub(crate) struct Session {
+    id: SessionId,
+    is_forwarded: bool,
+    is_native: bool,
+    generation: Cell<u32>,
+    outbox: Outbox,
+    slots: RefCell<Slots>,
+    answered: Notify,
+}
+
+impl Session {
+    /// A Redis client's session.
+    pub(crate) fn resp(id: SessionId, outbox: Outbox) -> Self {
+        Self::new(id, outbox, false, false)
+    }
+
+    /// A native client's session.
+    pub(crate) fn native(id: SessionId, outbox: Outbox) -> Self {
+        Self::new(id, outbox, true, false)
+    }
+
+    /// A session of the other master, forwarded over its link.
+    pub(crate) fn forwarded(id: SessionId, outbox: Outbox) -> Self {
+        Self::new(id, outbox, true, true)
+    }
+
+    fn new(id: SessionId, outbox: Outbox, is_native: bool, is_forwarded: bool) -> Self {
+        Session {
+            id,
+            is_forwarded,
+            is_native,
+            generation: Cell::new(0),
+            outbox,
+            slots: RefCell::default(),
+            answered: Notify::new(),
+        }
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// How it reached this master.
+    pub(crate) fn kind(&self) -> Kind {
+        match (self.is_forwarded, self.is_native) {
+            (true, _) => Kind::Forwarded { generation: self.generation.get() },
+            (false, true) => Kind::Native,
+            (false, false) => Kind::Forwardable,
+        }
+    }
+
+    /// Notes the generation with which the next requests came.
+    pub(crate) fn set_generation(&self, generation: u32) {
+        self.generation.set(generation);
+    }
+
+    /// Opens the slot of a request of `bytes` bytes; gives the tag under which it is asked.
+    pub(crate) fn ask(&self, coding: Coding, bytes: usize) -> u64 {
+        let mut slots = self.slots.borrow_mut();
+        slots.open += 1;
+        slots.bytes += bytes;
+        slots.queue.push_back(Slot { coding, bytes, expected_bytes: 0, state: SlotState::Asked });
+        slots.first + slots.queue.len() as u64 - 1
+    }
+
+    /// Answers the request that was asked under `tag`; gives its bytes. `None` when it was answered before.
+    pub(crate) fn answer(&self, tag: u64, reply: &Reply) -> Option<usize> {
+        let mut slots = self.slots.borrow_mut();
+        let index = usize::try_from(tag.checked_sub(slots.first)?).ok()?;
+        let slot = slots.queue.get_mut(index)?;
+        if !matches!(slot.state, SlotState::Asked) {
+            return None;
+        }
+        let bytes = slot.bytes;
+        match slot.coding {
+            Coding::Native(id) => {
+                self.outbox.append(|out| frame::encode_response(id, reply, out));
+                slot.state = SlotState::Done;
+            }
+            Coding::Resp(protocol, shape) if index == 0 => {
+                self.outbox.append(|out| resp::encode_reply(protocol, shape, reply, out));
+                slot.state = SlotState::Done;
+            }
+            Coding::Resp(protocol, shape) => {
+                let mut ready = Vec::new();
+                resp::encode_reply(protocol, shape, reply, &mut ready);
+                slot.state = SlotState::Ready(ready);
+            }
+        }
+        let expected_bytes = slot.expected_bytes;
+        slots.open -= 1;
+        slots.bytes -= bytes;
+        slots.expected_bytes -= expected_bytes;
+        if index == 0 {
+            self.release(&mut slots);
+        }
+        self.answered.notify_one();
+        Some(bytes)
+    }
+
+    /// Sends what the connection answers by itself, behind what was asked before.
+    pub(crate) fn say(&self, answer: &[u8]) {
+        let mut slots = self.slots.borrow_mut();
+        if slots.queue.is_empty() {
+            self.outbox.append(|out| out.extend_from_slice(answer));
+            return;
+        }
+        let coding = Coding::Resp(Protocol::Resp2, Shape::Plain);
+        slots.queue.push_back(Slot {
+            coding,
+            bytes: 0,
+            expected_bytes: 0,
+            state: SlotState::Ready(answer.to_vec()),
+        });
+    }
+
+    /// Sends a frame that answers no request.
+    pub(crate) fn send(&self, message: &Message) {
+        self.outbox.append(|out| frame::encode(message, out));
+    }
+
+    /// Lets go of all slots at the front that need nothing more.
+    fn release(&self, slots: &mut Slots) {
+        while let Some(slot) = slots.queue.front_mut() {
+            match &mut slot.state {
+                SlotState::Asked => return,
+                SlotState::Done => {}
+                SlotState::Ready(ready) => self.outbox.append(|out| out.append(ready)),
+            }
+            slots.queue.pop_front();
+            slots.first += 1;
+        }
+    }
+
+    /// Requests that are not answered yet, and their bytes.
+    pub(crate) fn in_flight(&self) -> (usize, usize) {
+        let slots = self.slots.borrow();
+        // Answers that wait for an earlier one take memory too.
+        (slots.queue.len(), slots.bytes)
+    }
+
+    /// Whether answers are many or long enough that their sizes must be foreseen.
+    pub(crate) fn is_deep(&self) -> bool {
+        self.slots.borrow().open > DEEP_REQUESTS || self.outbox.len() > DEEP_BYTES
+    }
+
+    /// Whether a request may be executed whose answer will have `answer_bytes`: earlier answers that have not left
+    /// and those that are on their way must leave room for it. One answer alone may always be under way.
+    pub(crate) fn has_room_for(&self, answer_bytes: usize, bytes_max: usize) -> bool {
+        let slots = self.slots.borrow();
+        let waiting = self.outbox.len() + slots.expected_bytes;
+        slots.parked.is_empty() && (waiting == 0 || waiting + answer_bytes <= bytes_max)
+    }
+
+    /// Notes that the answer to `tag` will have `answer_bytes`.
+    pub(crate) fn expect(&self, tag: u64, answer_bytes: usize) {
+        let mut slots = self.slots.borrow_mut();
+        let index = tag.checked_sub(slots.first).and_then(|index| usize::try_from(index).ok());
+        if let Some(slot) = index.and_then(|index| slots.queue.get_mut(index)) {
+            slot.expected_bytes = answer_bytes;
+            slots.expected_bytes += answer_bytes;
+        }
+    }
+
+    /// Puts a request aside, behind those that are put aside already.
+    pub(crate) fn park(&self, tag: u64, command: Command) {
+        self.slots.borrow_mut().parked.push_back((tag, command));
+    }
+
+    /// Whether requests are put aside: whatever comes later must queue behind them.
+    pub(crate) fn has_parked(&self) -> bool {
+        !self.slots.borrow().parked.is_empty()
+    }
+
+    /// Takes the first request that was put aside, if earlier answers have left enough room by now.
+    pub(crate) fn unpark(&self, bytes_max: usize) -> Option<(u64, Command)> {
+        let mut slots = self.slots.borrow_mut();
+        let waiting = self.outbox.len() + slots.expected_bytes;
+        if waiting == 0 || waiting < bytes_max / 2 {
+            slots.parked.pop_front()
+        } else {
+            None
+        }
+    }
+
+    /// Waits until there is room for a further request, or nothing more can be answered.
+    pub(crate) async fn room(&self, requests_max: usize, bytes_max: usize) {
+        loop {
+            let (requests, bytes) = self.in_flight();
+            if requests < requests_max && bytes < bytes_max {
+                break;
+            }
+            if self.outbox.is_ended() {
+                return;
+            }
+            self.answered.notified().await;
+        }
+        // Answers that the peer does not take are the other half of the bound.
+        self.outbox.drained_to(bytes_max).await;
+    }
+
+    /// Waits until everything is answered or the outbox has ended.
+    pub(crate) async fn all_answered(&self) {
+        while self.in_flight().0 > 0 && !self.outbox.is_ended() {
+            self.answered.notified().await;
+        }
+    }
+
+    /// Gives up what is not answered: how many requests, and their bytes.
+    pub(crate) fn abandon(&self) -> (usize, usize) {
+        let mut slots = self.slots.borrow_mut();
+        let abandoned = (slots.open, slots.bytes);
+        *slots = Slots { first: slots.first + slots.queue.len() as u64, ..Slots::default() };
+        abandoned
+    }
+
+    /// Closes the session once what is answered is sent.
+    pub(crate) fn close(&self) {
+        self.outbox.finish();
+        self.answered.notify_one();
+    }
+}
+
+/// The payload of a stored value that an error mentions is never shown: keys and values are the users'.
+pub(crate) fn shown_key(key: &Bytes) -> String {
+    let short = &key[..key.len().min(40)];
+    let mut shown = short.escape_ascii().to_string();
+    if short.len() < key.len() {
+        shown.push_str("...");
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RESP: Coding = Coding::Resp(Protocol::Resp2, Shape::Plain);
+
+    fn sent(session: &Session) -> String {
+        let mut sent = Vec::new();
+        session.outbox.append(|out| sent.append(out));
+        String::from_utf8(sent).unwrap()
+    }
+
+    #[test]
+    fn answers_leave_in_the_order_of_the_questions() {
+        let session = Session::resp(SessionId(1), Outbox::default());
+        let first = session.ask(RESP, 10);
+        let second = session.ask(RESP, 20);
+        session.say(b"+PONG\r\n");
+        assert_eq!(session.answer(second, &Reply::NotFound), Some(20));
+        assert_eq!(sent(&session), "");
+        assert_eq!(session.answer(first, &Reply::Done), Some(10));
+        assert_eq!(sent(&session), "+OK\r\n$-1\r\n+PONG\r\n");
+        assert_eq!(session.answer(second, &Reply::Done), None, "answered twice");
+        assert_eq!(session.in_flight(), (0, 0));
+    }
+
+    #[test]
+    fn native_answers_leave_as_they_come() {
+        let session = Session::native(SessionId(1), Outbox::default());
+        let first = session.ask(Coding::Native(RequestId(7)), 1);
+        let second = session.ask(Coding::Native(RequestId(8)), 1);
+        session.answer(second, &Reply::Done);
+        assert!(session.outbox.len() > 0);
+        session.answer(first, &Reply::Done);
+        assert_eq!(session.in_flight(), (0, 0));
+    }
+}

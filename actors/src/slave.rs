@@ -1,0 +1,378 @@
+//! `SlaveActor`: one slave. Holds the values, acknowledges, answers.
+//!
+//! Owns the slave machine; each master's link is a plain task that keeps the connection and hands over what arrives in
+//! batches. A slave is connected to both masters and obeys the one whose reign is the latest.
+
+use crate::batch::{Inbox, Outbox};
+use crate::config::SlaveConfig;
+use crate::env::{Env, Stream};
+use crate::supervision::{Backoff, Fate, PanicGuard};
+use actix::prelude::*;
+use bytes::BytesMut;
+use dsm_protocol::frame;
+use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, LinkId, SlaveId, Version};
+use dsm_protocol::machine::slave::{Effect, Event, Slave};
+use dsm_protocol::message::{Control, Hello, HelloRole, Message as Wire};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long a master may take over the handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A master that takes no answers for this long is given up.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What is in a batch of answers at most before it is written, in bytes of room that is kept.
+const READ_BYTES: usize = 64 * 1024;
+
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+struct Drain;
+
+/// Asks the slave to stop.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Stop;
+
+/// What links bring.
+#[derive(Debug)]
+enum Arrived {
+    Up { link: LinkId, address: String, outbox: Outbox },
+    Frame { link: LinkId, message: Wire },
+    BatchEnded { link: LinkId },
+    Down { link: LinkId },
+}
+
+/// What a link says of the slave in its HELLO, kept up to date by the actor.
+#[derive(Debug)]
+struct Facts {
+    id: SlaveId,
+    incarnation: Incarnation,
+    cluster: Cell<Option<ClusterId>>,
+    epoch: Cell<Epoch>,
+    highest: Cell<Version>,
+    room_bytes: Cell<u64>,
+}
+
+/// The actor. See the module.
+pub struct SlaveActor {
+    machine: Slave,
+    facts: Rc<Facts>,
+    inbox: Inbox<Arrived>,
+    arrived: Vec<Arrived>,
+    effects: Vec<Effect>,
+    links: BTreeMap<LinkId, (String, Outbox)>,
+    fate: Fate,
+    guard: PanicGuard,
+}
+
+struct Board {
+    inbox: Inbox<Arrived>,
+    drain: Recipient<Drain>,
+    next: Cell<u64>,
+}
+
+impl Board {
+    fn push(&self, arrived: Arrived) {
+        if self.inbox.push(arrived) {
+            self.drain.do_send(Drain);
+        }
+    }
+}
+
+impl SlaveActor {
+    /// Starts a slave and its links.
+    pub(crate) fn begin(env: &Env, config: &Rc<SlaveConfig>, fate: &Fate) -> Addr<Self> {
+        let random_id = || format!("slave-{:08x}", env.random() as u32);
+        let id = config.id.clone().unwrap_or_else(|| {
+            SlaveId::new(random_id()).expect("letters, digits and a dash make a valid slave id")
+        });
+        let machine = Slave::new(config.max_memory.map(|max| max.as_u64()), env.random());
+        let facts = Rc::new(Facts {
+            id,
+            incarnation: Incarnation(env.random()),
+            cluster: Cell::new(None),
+            epoch: Cell::new(Epoch::default()),
+            highest: Cell::new(Version::default()),
+            room_bytes: Cell::new(machine.room_bytes()),
+        });
+        let inbox = Inbox::default();
+        let slave = SlaveActor {
+            machine,
+            facts: Rc::clone(&facts),
+            inbox: inbox.clone(),
+            arrived: Vec::new(),
+            effects: Vec::new(),
+            links: BTreeMap::new(),
+            fate: fate.clone(),
+            guard: PanicGuard::new("SlaveActor", fate.clone()),
+        }
+        .start();
+        let board = Rc::new(Board { inbox, drain: slave.clone().recipient(), next: Cell::new(1) });
+        for address in &config.masters {
+            let keeper = Keeper {
+                env: Rc::clone(env),
+                config: Rc::clone(config),
+                address: address.trim().to_owned(),
+                facts: Rc::clone(&facts),
+                board: Rc::clone(&board),
+                fate: fate.clone(),
+            };
+            actix::spawn(keeper.keep());
+        }
+        slave
+    }
+
+    fn step(&mut self, event: Event) {
+        self.machine.step(event, &mut self.effects);
+    }
+
+    fn arrived(&mut self, arrived: Arrived) {
+        match arrived {
+            Arrived::Up { link, address, outbox } => {
+                log::info!("registered slave={} master={address}", self.facts.id);
+                self.links.insert(link, (address, outbox));
+                self.step(Event::LinkUp { link });
+            }
+            Arrived::Down { link } => {
+                if let Some((address, _)) = self.links.remove(&link) {
+                    log::info!("master lost slave={} master={address}", self.facts.id);
+                }
+                self.step(Event::LinkDown { link });
+            }
+            Arrived::BatchEnded { link } => self.step(Event::BatchEnded { link }),
+            Arrived::Frame { link, message } => self.frame(link, message),
+        }
+    }
+
+    fn frame(&mut self, link: LinkId, message: Wire) {
+        if log::log_enabled!(log::Level::Debug) {
+            log_command(&message);
+        }
+        match message {
+            Wire::Write { version, key, value } => self.step(Event::Write { link, version, key, value }),
+            Wire::Read { tag, version, key } => self.step(Event::Read { link, tag, version, key }),
+            Wire::Drop { version, key } => self.step(Event::Drop { link, version, key }),
+            Wire::Ping => self.step(Event::Ping { link }),
+            Wire::Control(Control::Announce { cluster, epoch }) => {
+                self.facts.cluster.set(Some(cluster));
+                self.step(Event::Announced { link, epoch });
+            }
+            Wire::Control(Control::HoldingsNext) => self.step(Event::HoldingsNext { link }),
+            Wire::Control(Control::Probe) => self.send(link, &Wire::Control(Control::Alive)),
+            Wire::Control(Control::Reject { reason }) => {
+                log::warn!("link ended by the master slave={} cause={reason:?}", self.facts.id);
+            }
+            // Who serves is told by the announcement alone.
+            Wire::Control(Control::MasterState(_)) => {}
+            other => {
+                log::warn!("a master does not say {other:?}, closing the link");
+                if let Some((_, outbox)) = self.links.get(&link) {
+                    outbox.abort();
+                }
+            }
+        }
+    }
+
+    fn send(&self, link: LinkId, message: &Wire) {
+        if let Some((_, outbox)) = self.links.get(&link) {
+            outbox.append(|out| frame::encode(message, out));
+        }
+    }
+
+    fn perform(&self, effect: Effect) {
+        match effect {
+            Effect::Value { link, tag, version, value } => {
+                if let Some((_, outbox)) = self.links.get(&link) {
+                    outbox.append(|out| frame::encode_value(tag, version, &value, out));
+                }
+            }
+            Effect::Ack { link, through, room_bytes } => {
+                self.send(link, &Wire::Ack { through, room_bytes });
+            }
+            Effect::Missing { link, tag, held } => self.send(link, &Wire::Missing { tag, held }),
+            Effect::Enlisted { link, epoch, highest, room_bytes } => {
+                log::info!("enlisted slave={} epoch={epoch} keys={}", self.facts.id, self.machine.len());
+                self.send(link, &Wire::Control(Control::Enlisted { epoch, highest, room_bytes }));
+            }
+            Effect::Outdated { link, epoch } => {
+                log::warn!("refused a master whose reign is over slave={} epoch={epoch}", self.facts.id);
+                self.send(link, &Wire::Control(Control::Outdated { epoch }));
+            }
+            Effect::Full { link, number } => self.send(link, &Wire::Control(Control::Full { number })),
+            Effect::Holdings { link, entries, last } => {
+                self.send(link, &Wire::Control(Control::Holdings { entries, last }));
+            }
+        }
+    }
+}
+
+fn log_command(message: &Wire) {
+    use crate::session::shown_key;
+    match message {
+        Wire::Write { version, key, value } => {
+            log::debug!("write key={} version={version} bytes={}", shown_key(key), value.len());
+        }
+        Wire::Read { version, key, .. } => log::debug!("read key={} version={version}", shown_key(key)),
+        Wire::Drop { version, key } => log::debug!("drop key={} version={version}", shown_key(key)),
+        other => log::trace!("frame {other:?}"),
+    }
+}
+
+impl Actor for SlaveActor {
+    type Context = Context<Self>;
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.guard.stopped_cleanly();
+    }
+}
+
+impl Handler<Drain> for SlaveActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Drain, _: &mut Self::Context) {
+        let mut arrived = std::mem::take(&mut self.arrived);
+        self.inbox.take(&mut arrived);
+        for arrived in arrived.drain(..) {
+            self.arrived(arrived);
+        }
+        self.arrived = arrived;
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            self.perform(effect);
+        }
+        self.effects = effects;
+        self.facts.epoch.set(self.machine.epoch());
+        self.facts.highest.set(self.machine.highest());
+        self.facts.room_bytes.set(self.machine.room_bytes());
+    }
+}
+
+impl Handler<Stop> for SlaveActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, _: &mut Self::Context) {
+        log::info!("stopping");
+        for (_, outbox) in self.links.values() {
+            outbox.finish();
+        }
+        self.fate.decide(Ok(()));
+    }
+}
+
+/// Keeps the link to one master.
+struct Keeper {
+    env: Env,
+    config: Rc<SlaveConfig>,
+    address: String,
+    facts: Rc<Facts>,
+    board: Rc<Board>,
+    fate: Fate,
+}
+
+impl Keeper {
+    async fn keep(self) {
+        let mut backoff = Backoff::new();
+        let mut complaint = None;
+        while !self.fate.is_decided() {
+            match self.connect(&mut backoff).await {
+                Ok(()) => complaint = None,
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    let said = error.to_string();
+                    if complaint.as_ref() != Some(&said) {
+                        log::error!("refused by the master master={} cause={said:?}", self.address);
+                        complaint = Some(said);
+                    }
+                }
+                Err(error) => log::debug!("no link master={} error={error}", self.address),
+            }
+            tokio::time::sleep(backoff.next(&self.env)).await;
+        }
+    }
+
+    async fn connect(&self, backoff: &mut Backoff) -> io::Result<()> {
+        let connecting = self.env.connect(&self.address);
+        let stream = tokio::time::timeout(self.config.connect_timeout, connecting).await??;
+        let outbox = Outbox::default();
+        let hello = Hello {
+            cluster: self.facts.cluster.get(),
+            role: HelloRole::Slave {
+                id: self.facts.id.clone(),
+                incarnation: self.facts.incarnation,
+                epoch: self.facts.epoch.get(),
+                highest: self.facts.highest.get(),
+                room_bytes: self.facts.room_bytes.get(),
+            },
+        };
+        outbox.append(|out| {
+            out.extend_from_slice(&frame::PREFACE);
+            frame::encode(&Wire::Control(Control::Hello(hello)), out);
+        });
+        let pumping = outbox.pump(&stream, WRITE_TIMEOUT);
+        let reading = self.read(&stream, &outbox, backoff);
+        tokio::select! {
+            biased;
+            pumped = pumping => pumped,
+            read = reading => read,
+        }
+    }
+
+    async fn read(&self, stream: &Stream, outbox: &Outbox, backoff: &mut Backoff) -> io::Result<()> {
+        let link = LinkId(self.board.next.replace(self.board.next.get() + 1));
+        let mut down = Down { board: &self.board, link, up: false };
+        let body_max = frame::body_max(self.config.max_value.as_u64() as usize);
+        let invalid = |error: frame::FrameError| io::Error::new(io::ErrorKind::InvalidData, error);
+        let mut buffer = BytesMut::new();
+        loop {
+            buffer.reserve(READ_BYTES);
+            let reading = stream.read(&mut buffer);
+            let read = if down.up {
+                reading.await?
+            } else {
+                tokio::time::timeout(HANDSHAKE_TIMEOUT, reading).await??
+            };
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            while let Some(message) = frame::decode(&mut buffer, body_max).map_err(invalid)? {
+                match message {
+                    Wire::Control(Control::Welcome(welcome)) if !down.up => {
+                        down.up = true;
+                        backoff.reset();
+                        if let Some(cluster) = welcome.cluster {
+                            self.facts.cluster.set(Some(cluster));
+                        }
+                        let address = self.address.clone();
+                        self.board.push(Arrived::Up { link, address, outbox: outbox.clone() });
+                    }
+                    Wire::Control(Control::Reject { reason }) => {
+                        return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
+                    }
+                    message if down.up => self.board.push(Arrived::Frame { link, message }),
+                    _ => return Err(io::ErrorKind::InvalidData.into()),
+                }
+            }
+            if down.up {
+                self.board.push(Arrived::BatchEnded { link });
+            }
+        }
+    }
+}
+
+/// Reports the end of a link, whatever ends it.
+struct Down<'a> {
+    board: &'a Board,
+    link: LinkId,
+    up: bool,
+}
+
+impl Drop for Down<'_> {
+    fn drop(&mut self) {
+        if self.up {
+            self.board.push(Arrived::Down { link: self.link });
+        }
+    }
+}

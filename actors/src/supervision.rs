@@ -1,0 +1,217 @@
+//! How a node ends: exit reasons, the guard that notices panics, and the delays between attempts.
+
+use crate::env::Env;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::sync::Notify;
+
+/// Why a node ended other than by being asked to.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// A setting is wrong.
+    #[error("{0}")]
+    Config(String),
+    /// The address cannot be listened at.
+    #[error("cannot listen at {address}: {error}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What the system says.
+        error: String,
+    },
+    /// A file cannot be used.
+    #[error("cannot use {path}: {error}")]
+    File {
+        /// The file.
+        path: String,
+        /// What the system says.
+        error: String,
+    },
+    /// The log holds damaged records that had been acknowledged.
+    #[error("{0}")]
+    Corrupt(String),
+    /// The log failed while it was written: what was in flight is unknown.
+    #[error("{0}")]
+    LogFailed(String),
+    /// An actor that the node cannot do without has panicked.
+    #[error("{actor} has panicked")]
+    Panicked {
+        /// Which.
+        actor: &'static str,
+    },
+    /// The other side refuses this node for good.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// How one node ends; the first word counts.
+#[derive(Clone, Debug, Default)]
+pub struct Fate(Rc<FateState>);
+
+#[derive(Debug, Default)]
+struct FateState {
+    outcome: RefCell<Option<Result<(), NodeError>>>,
+    decided: Notify,
+}
+
+impl Fate {
+    /// Ends the node.
+    pub fn decide(&self, outcome: Result<(), NodeError>) {
+        let mut decided = self.0.outcome.borrow_mut();
+        if decided.is_none() {
+            *decided = Some(outcome);
+            self.0.decided.notify_one();
+        }
+    }
+
+    /// Whether the node has ended.
+    pub fn is_decided(&self) -> bool {
+        self.0.outcome.borrow().is_some()
+    }
+
+    /// Waits for the node's end.
+    ///
+    /// # Errors
+    /// Why it ended, if nobody asked it to.
+    pub async fn decided(&self) -> Result<(), NodeError> {
+        loop {
+            if let Some(outcome) = self.0.outcome.borrow().clone() {
+                return outcome;
+            }
+            self.0.decided.notified().await;
+        }
+    }
+}
+
+/// Lives in an actor that the node cannot do without. When the actor goes away without having stopped, it has
+/// panicked: tokio swallows that, so the guard's drop is what ends the node.
+#[derive(Debug)]
+pub struct PanicGuard {
+    actor: &'static str,
+    fate: Fate,
+    stopped: bool,
+}
+
+impl PanicGuard {
+    /// Guards `actor`.
+    pub fn new(actor: &'static str, fate: Fate) -> Self {
+        PanicGuard { actor, fate, stopped: false }
+    }
+
+    /// To be called in the actor's `stopped`. actix calls that hook for a panicking actor too, while the panic unwinds
+    /// through its task: then it is no clean stop.
+    pub fn stopped_cleanly(&mut self) {
+        self.stopped = !std::thread::panicking();
+    }
+}
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if !self.stopped && !self.fate.is_decided() {
+            log::error!("actor panicked actor={}", self.actor);
+            self.fate.decide(Err(NodeError::Panicked { actor: self.actor }));
+        }
+    }
+}
+
+/// Delays that double from 10 ms to a limit, each with up to half of it at random, so that many who lost the same
+/// peer do not return at once.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    next_ms: u64,
+    max_ms: u64,
+}
+
+impl Backoff {
+    const FIRST_MS: u64 = 10;
+
+    /// The delays of links between nodes: up to 2 s.
+    pub fn new() -> Self {
+        Self::up_to(Duration::from_secs(2))
+    }
+
+    /// Delays up to `max`.
+    pub fn up_to(max: Duration) -> Self {
+        Backoff { next_ms: Self::FIRST_MS, max_ms: (max.as_millis() as u64).max(Self::FIRST_MS) }
+    }
+
+    /// The next delay.
+    pub fn next(&mut self, env: &Env) -> Duration {
+        let full = self.next_ms;
+        self.next_ms = (full * 2).min(self.max_ms);
+        Duration::from_millis(full / 2 + env.random() % (full / 2 + 1))
+    }
+
+    /// Begins with short delays again.
+    pub fn reset(&mut self) {
+        self.next_ms = Self::FIRST_MS;
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::real::RealEnv;
+    use actix::prelude::*;
+
+    struct Panics(PanicGuard);
+
+    impl Actor for Panics {
+        type Context = Context<Self>;
+
+        fn stopped(&mut self, _: &mut Self::Context) {
+            self.0.stopped_cleanly();
+        }
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Do(fn(&mut Context<Panics>));
+
+    impl Handler<Do> for Panics {
+        type Result = ();
+
+        fn handle(&mut self, message: Do, ctx: &mut Self::Context) {
+            (message.0)(ctx);
+        }
+    }
+
+    #[actix::test]
+    async fn a_panicking_actor_ends_the_node() {
+        let fate = Fate::default();
+        let actor = Panics(PanicGuard::new("Panics", fate.clone())).start();
+        actor.do_send(Do(|_| panic!("on purpose")));
+        assert_eq!(fate.decided().await, Err(NodeError::Panicked { actor: "Panics" }));
+    }
+
+    #[actix::test]
+    async fn an_actor_that_stops_does_not() {
+        let fate = Fate::default();
+        let actor = Panics(PanicGuard::new("Panics", fate.clone())).start();
+        actor.send(Do(|ctx| ctx.stop())).await.unwrap();
+        while actor.connected() {
+            tokio::task::yield_now().await;
+        }
+        drop(actor);
+        assert!(!fate.is_decided());
+    }
+
+    #[actix::test]
+    async fn delays_double_up_to_the_limit_and_jitter() {
+        let env = RealEnv::new();
+        let mut backoff = Backoff::new();
+        for full in [10, 20, 40, 80, 160, 320, 640, 1280, 2000, 2000] {
+            let delay = backoff.next(&env).as_millis() as u64;
+            assert!((full / 2..=full).contains(&delay), "{delay} ms where up to {full} ms were due");
+        }
+    }
+}
