@@ -1,2 +1,306 @@
-//! stub
-fn main() {}
+//! `dsm-cluster`: a whole local cluster as child processes, with the client's prompt.
+//!
+//! It starts the roles by running itself again (`dsm-cluster role …`, not meant for people), reports a child's
+//! death and restarts nothing by itself. All children end with it. One cluster per data directory.
+
+mod common;
+mod prompt;
+mod roles;
+
+use anyhow::Context as _;
+use clap::Parser;
+use dsm::client::{ClientConfig, Serving};
+use dsm::launcher::{describe_exit, LaunchError, Launcher, LauncherConfig, Role, RoleCommand};
+use prompt::{Host, Store};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+// It runs the roles too, and they spend much of their time on small allocations.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long a port may still belong to the dying processes of the cluster before this one.
+const PORT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the prompt waits for the other master after the one that serves was killed or paused.
+const TAKEOVER_PATIENCE: Duration = Duration::from_secs(4);
+
+const HELP: &str = "\
+status                shows the processes and the state of the store
+kill ROLE             kills a process (SIGKILL); ROLE: primary, backup, slave N
+restart ROLE          starts a process again, after stopping it if it runs
+pause ROLE            stops a process in its tracks (SIGSTOP)
+continue ROLE         lets it go on (SIGCONT)";
+
+/// Starts a local cluster (primary, backup and slaves as child processes) and shows the client's prompt.
+///
+/// Data and the output of the processes stand in the data directory; a log that is there is used. All processes
+/// end with this one. A flag of theirs can be set through its environment variable `DSM_…` too.
+#[derive(Parser, Debug)]
+#[command(name = "dsm-cluster", version)]
+struct Args {
+    /// Number of slaves, at least 1
+    #[arg(long, env = "DSM_SLAVES", value_name = "N", default_value = "3",
+          value_parser = clap::value_parser!(u16).range(1..=1000))]
+    slaves: u16,
+
+    /// Directory of the log and of the processes' output
+    #[arg(long, env = "DSM_DATA", value_name = "DIR", default_value = "./dsm-data")]
+    data: PathBuf,
+
+    /// Port of the primary; 0: a free one
+    #[arg(long, env = "DSM_PORT", value_name = "PORT", default_value = "12345")]
+    port: u16,
+
+    /// Port of the backup; 0: a free one
+    #[arg(long, env = "DSM_BACKUP_PORT", value_name = "PORT", default_value = "12346")]
+    backup_port: u16,
+
+    /// When the log is forced to disk: always, everysec or never [default: that of dsm-master]
+    #[arg(long, env = "DSM_FSYNC", value_name = "POLICY")]
+    fsync: Option<String>,
+
+    /// How long one operation at the prompt may take before it is given up, as in 500ms or 2s
+    #[arg(long, env = "DSM_REQUEST_TIMEOUT", value_name = "TIME", default_value = "2s",
+          value_parser = humantime::parse_duration)]
+    request_timeout: Duration,
+
+    /// How long the processes may take to start, replaying the log included, as in 30s or 2min
+    #[arg(long, env = "DSM_START_TIMEOUT", value_name = "TIME", default_value = "60s",
+          value_parser = humantime::parse_duration)]
+    start_timeout: Duration,
+
+    /// Show prompts although standard input is not a terminal
+    #[arg(long, env = "DSM_PROMPT")]
+    prompt: bool,
+
+    #[command(flatten)]
+    log: common::LogArgs,
+
+    /// Further flags for both masters, behind `--`
+    #[arg(last = true, value_name = "MASTER_FLAGS")]
+    master_flags: Vec<OsString>,
+}
+
+fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == "role") {
+        let role = words.next().unwrap_or_default();
+        return roles::run(&role.to_string_lossy(), words.collect());
+    }
+    let args = Args::parse();
+    args.log.start("warn");
+    common::finish(run(args), 1)
+}
+
+fn run(args: Args) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(args.port == 0 || args.port != args.backup_port, "--port and --backup-port are the same");
+    fs::create_dir_all(&args.data)
+        .with_context(|| format!("cannot create the data directory {}", args.data.display()))?;
+    let _lock = lock(&args.data)?;
+    check_port(args.port, "--port")?;
+    check_port(args.backup_port, "--backup-port")?;
+    let mut launcher = Launcher::new(launcher_config(&args)?)?;
+    let client = ClientConfig {
+        masters: launcher.masters(),
+        request_timeout: args.request_timeout,
+        ..ClientConfig::default()
+    };
+    // Signals are caught from here on: nothing may be started before.
+    let store = Store::start(client).context("cannot start the client")?;
+    let mut terminal = prompt::Terminal::open(&store, args.prompt, launcher.interruption())
+        .context("cannot read standard input")?;
+    match launcher.start_all() {
+        Ok(()) => {}
+        Err(LaunchError::Interrupted) => {
+            launcher.stop_all();
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(error) => return Err(error).context("the cluster does not start"),
+    }
+    let mut cluster = Cluster { launcher };
+    let shown = cluster.table(false).iter().try_for_each(|line| prompt::say(line.as_bytes()));
+    let result = match shown {
+        Ok(()) => prompt::run(&store, &mut terminal, &mut cluster),
+        Err(error) => Err(error).context("cannot write to standard output"),
+    };
+    drop(terminal);
+    cluster.launcher.stop_all();
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+fn launcher_config(args: &Args) -> anyhow::Result<LauncherConfig> {
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let role = |name: &str| RoleCommand::new(&program).with_prefix(["role", name]);
+    let mut master_flags = args.master_flags.clone();
+    if let Some(policy) = &args.fsync {
+        master_flags.extend(["--fsync".into(), policy.into()]);
+    }
+    let primary = role("master").with_extra(master_flags.clone());
+    let backup = role("backup").with_extra(master_flags);
+    let mut config = LauncherConfig::new(primary, backup, role("slave"), &args.data);
+    config.port = (args.port != 0).then_some(args.port);
+    config.backup_port = (args.backup_port != 0).then_some(args.backup_port);
+    config.slaves = usize::from(args.slaves);
+    config.ready_timeout = args.start_timeout;
+    Ok(config)
+}
+
+/// Takes the data directory for this process; the kernel gives it back when the process ends, however it does.
+fn lock(data: &Path) -> anyhow::Result<File> {
+    let path = data.join("cluster.lock");
+    let open = File::options().create(true).read(true).write(true).truncate(false).open(&path);
+    let mut file = open.with_context(|| format!("cannot open {}", path.display()))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            // Only to name it.
+            let _ = file.read_to_string(&mut holder);
+            let (data, holder) = (data.display(), holder.trim());
+            anyhow::bail!(
+                "a cluster is running on {data} already (pid {holder}); choose another with --data"
+            );
+        }
+        Err(errno) => return Err(io::Error::from(errno)).context(format!("cannot lock {}", path.display())),
+    }
+    let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    written.with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(file)
+}
+
+fn check_port(port: u16, flag: &str) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    loop {
+        match TcpListener::bind(("127.0.0.1", port)) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                if begun.elapsed() >= PORT_PATIENCE {
+                    anyhow::bail!("port {port} is in use by another program; choose another with {flag}");
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(error) => return Err(error).context(format!("cannot listen at port {port} ({flag})")),
+        }
+    }
+}
+
+/// The processes, as commands at the prompt see them.
+struct Cluster {
+    launcher: Launcher,
+}
+
+impl Cluster {
+    fn table(&mut self, states: bool) -> Vec<String> {
+        let row = |role: &str, pid: &str, state: &str, address: &str, output: &str| {
+            let state = if states { format!("{state:<20} ") } else { String::new() };
+            format!("{role:<10} {pid:<8} {state}{address:<17} {output}").trim_end().to_owned()
+        };
+        let mut lines = vec![row("ROLE", "PID", "STATE", "ADDRESS", "LOG")];
+        for role in self.launcher.roles() {
+            let pid = self.launcher.pid(role).map_or("-".to_owned(), |pid| pid.to_string());
+            let state = self.launcher.state(role).to_string();
+            let address = self.launcher.address(role).map_or("-".to_owned(), |address| address.to_string());
+            let output = self.launcher.output_path(role).display().to_string();
+            lines.push(row(&role.to_string(), &pid, &state, &address, &output));
+        }
+        lines
+    }
+
+    fn status(&mut self) -> Vec<String> {
+        let mut lines = self.table(true);
+        lines.push(match self.launcher.serving_status() {
+            None => "store: no master serves".to_owned(),
+            Some(status) => {
+                let fields = ["epoch", "active_slaves", "keys", "copies", "log_bytes"];
+                let told = fields.iter().filter_map(|field| Some(format!("{field}:{}", status.get(field)?)));
+                format!("store: {}", told.collect::<Vec<_>>().join(" "))
+            }
+        });
+        lines
+    }
+
+    fn act(&mut self, action: &str, role: Role, store: &Store) -> Result<String, LaunchError> {
+        let known = self.launcher.roles().contains(&role);
+        if !known {
+            return Err(LaunchError::NotRunning(role));
+        }
+        let before = store.serving();
+        let serves = match before {
+            Some(Serving::Primary) => role == Role::Primary,
+            Some(Serving::Backup) => role == Role::Backup,
+            None => false,
+        };
+        match action {
+            "kill" => {
+                self.launcher.kill(role)?;
+                if serves {
+                    wait_takeover(store, before);
+                }
+                Ok(format!("{role} killed"))
+            }
+            "pause" => {
+                self.launcher.pause(role)?;
+                if serves {
+                    wait_takeover(store, before);
+                }
+                Ok(format!("{role} paused"))
+            }
+            "continue" => {
+                self.launcher.resume(role)?;
+                Ok(format!("{role} continued"))
+            }
+            _ => {
+                self.launcher.restart(role)?;
+                match role {
+                    Role::Primary | Role::Backup => self.launcher.wait_answering(role)?,
+                    Role::Slave(_) => {}
+                }
+                let pid = self.launcher.pid(role).ok_or(LaunchError::NotRunning(role))?;
+                Ok(format!("{role} restarted (pid {pid})"))
+            }
+        }
+    }
+}
+
+/// Until the prompt can tell which master serves; not longer than a takeover takes.
+fn wait_takeover(store: &Store, before: Option<Serving>) {
+    store.run(|client| client.wait_serving_other(before, TAKEOVER_PATIENCE));
+}
+
+impl Host for Cluster {
+    fn command(&mut self, line: &str, store: &Store) -> Option<Vec<String>> {
+        let (action, target) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let action = action.to_ascii_lowercase();
+        match action.as_str() {
+            "status" if target.trim().is_empty() => Some(self.status()),
+            "kill" | "pause" | "continue" | "restart" => Some(vec![match target.parse() {
+                Ok(role) => match self.act(&action, role, store) {
+                    Ok(done) => done,
+                    Err(error) => format!("{:#}", anyhow::Error::new(error)),
+                },
+                Err(why) => format!("{action}: {why}"),
+            }]),
+            _ => None,
+        }
+    }
+
+    fn news(&mut self) -> Vec<String> {
+        let ended = self.launcher.take_ended();
+        let told = ended.into_iter().map(|(role, status)| {
+            let last = self.launcher.last_output(role);
+            let last = if last.is_empty() { String::new() } else { format!(": {last}") };
+            format!("{role} ended ({}){last}; \"restart {role}\" starts it again", describe_exit(status))
+        });
+        told.collect()
+    }
+
+    fn help(&self) -> &'static str {
+        HELP
+    }
+}

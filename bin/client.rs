@@ -1,0 +1,145 @@
+//! `dsm-client`: the prompt, or one operation given on the command line.
+//!
+//! One operation prints its result alone on standard output and ends with 0 (found, done), 1 (not found) or 2
+//! (error, told in one line on standard error).
+
+mod common;
+mod prompt;
+
+use anyhow::Context as _;
+use clap::Parser;
+use dsm::client::{Client, ClientConfig, ClientError};
+use prompt::{Host, Operation, Store};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Reads and writes keys of a dsm cluster, at a prompt or by one operation.
+///
+/// One operation ends with 0 (found, done), 1 (not found) or 2 (error).
+#[derive(Parser, Debug)]
+#[command(name = "dsm-client", version)]
+struct Args {
+    /// The masters, the primary first
+    #[arg(
+        long,
+        env = "DSM_MASTERS",
+        value_name = "ADDR,ADDR",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:12345,127.0.0.1:12346"
+    )]
+    masters: Vec<String>,
+
+    /// How long one operation may take before it is given up, as in 500ms or 2s
+    #[arg(long, env = "DSM_REQUEST_TIMEOUT", value_name = "TIME", default_value = "2s",
+          value_parser = humantime::parse_duration)]
+    request_timeout: Duration,
+
+    /// How long connecting to one master may take, as in 500ms or 2s
+    #[arg(long, env = "DSM_CONNECT_TIMEOUT", value_name = "TIME", default_value = "2s",
+          value_parser = humantime::parse_duration)]
+    connect_timeout: Duration,
+
+    /// Show prompts although standard input is not a terminal
+    #[arg(long, env = "DSM_PROMPT")]
+    prompt: bool,
+
+    #[command(flatten)]
+    log: common::LogArgs,
+
+    /// READ <key> | WRITE <key> <value>... | DELETE <key> | STATUS | FAILOVER; nothing: the prompt
+    #[arg(value_name = "OPERATION", trailing_var_arg = true, allow_hyphen_values = true)]
+    operation: Vec<OsString>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    args.log.start("warn");
+    common::finish(run(args), 2)
+}
+
+fn run(args: Args) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(args.masters.iter().all(|master| !master.is_empty()), "--masters has an empty address");
+    let config = ClientConfig {
+        masters: args.masters,
+        request_timeout: args.request_timeout,
+        connect_timeout: args.connect_timeout,
+        ..ClientConfig::default()
+    };
+    let operation = match args.operation.is_empty() {
+        true => None,
+        false => {
+            let words: Vec<_> = args.operation.into_iter().map(OsString::into_vec).collect();
+            Some(Operation::from_words(&words))
+        }
+    };
+    if let Some(Operation::Invalid(usage)) = operation {
+        anyhow::bail!("{} Usage: {usage}", prompt::INVALID);
+    }
+    let store = Store::start(config).context("cannot start the client")?;
+    match operation {
+        Some(operation) => once(&store, operation),
+        None => {
+            let mut terminal = prompt::Terminal::open(&store, args.prompt, Default::default())
+                .context("cannot read standard input")?;
+            prompt::run(&store, &mut terminal, &mut NoHost)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn once(store: &Store, operation: Operation) -> anyhow::Result<ExitCode> {
+    let failed = |error: ClientError| anyhow::anyhow!("{}", prompt::error_line(&error));
+    let not_found = |key: &[u8]| {
+        eprintln!("{}", String::from_utf8_lossy(&prompt::not_found(key)));
+        Ok(ExitCode::from(1))
+    };
+    let line = match operation {
+        Operation::Read(Some(key)) => match store.run(|client| client.get(key.clone())).map_err(failed)? {
+            Some(value) => prompt::shown(&value),
+            None => return not_found(&key),
+        },
+        Operation::Write(Some((key, value))) => {
+            store.run(|client| client.put(key, value)).map_err(failed)?;
+            b"WRITE_DONE".to_vec()
+        }
+        Operation::Delete(Some(key)) => {
+            if !store.run(|client| client.delete(key.clone())).map_err(failed)? {
+                return not_found(&key);
+            }
+            b"DELETE_DONE".to_vec()
+        }
+        Operation::Status => prompt::status_text(&store.run(Client::status).map_err(failed)?).into_bytes(),
+        Operation::Failover => {
+            store.run(Client::failover).map_err(failed)?;
+            b"FAILOVER_DONE".to_vec()
+        }
+        Operation::Read(None)
+        | Operation::Write(None)
+        | Operation::Delete(None)
+        | Operation::Help
+        | Operation::Exit
+        | Operation::Empty
+        | Operation::Invalid(_) => anyhow::bail!("{}", prompt::INVALID),
+    };
+    prompt::say(&line).context("cannot write the result")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A prompt that can do nothing beyond the store.
+struct NoHost;
+
+impl Host for NoHost {
+    fn command(&mut self, _line: &str, _store: &Store) -> Option<Vec<String>> {
+        None
+    }
+
+    fn news(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn help(&self) -> &'static str {
+        ""
+    }
+}

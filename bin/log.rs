@@ -1,0 +1,621 @@
+//! `dsm-log`: looks at, repairs and imports logs while no master runs. It streams the file, never holds more of it
+//! than one line, and never talks to a master or a slave.
+
+use anyhow::{bail, ensure, Context as _};
+use clap::{Parser, Subcommand, ValueEnum};
+use dsm_protocol::command::VALUE_MAX_DEFAULT;
+use dsm_protocol::ids::{ClusterId, Epoch, Seq};
+use dsm_protocol::record::{
+    encode, line_bytes_max, Body, CrashKind, Encoded, Judge, Operation, Place, Position, Record, Scanner,
+    Step, Verdict,
+};
+use rustix::fs::{flock, renameat_with, FlockOperation, RenameFlags, CWD};
+use std::collections::hash_map::{Entry, HashMap};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Read, Seek as _, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The log is clean, or was made so.
+const EXIT_CLEAN: u8 = 0;
+/// The log ends in a torn tail.
+const EXIT_TORN: u8 = 1;
+/// The log is corrupt, unreadable or in use.
+const EXIT_CORRUPT: u8 = 2;
+
+/// Bytes read at a time.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+#[derive(Parser)]
+#[command(
+    name = "dsm-log",
+    version,
+    about = "Checks, dumps, repairs and imports the log of a dsm cluster, offline",
+    after_help = "Examples:\n  \
+        dsm-log check kv_store.log                   is it whole? exit code 0 clean, 1 torn tail, 2 corrupt\n  \
+        dsm-log dump kv_store.log --key user1        everything that happened to one key\n  \
+        dsm-log repair kv_store.log                  cut a torn tail, keeping what was cut\n  \
+        dsm-log import old_store.log kv_store.log    take over a log of the original program\n\n\
+        Exit codes: 0 clean or done, 1 torn tail, 2 corrupt, unreadable or in use."
+)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+    /// The longest value the masters accept (their --max-value), in bytes: no line may be much longer.
+    #[arg(long, global = true, env = "DSM_MAX_VALUE", default_value_t = VALUE_MAX_DEFAULT, value_name = "BYTES")]
+    max_value: usize,
+    /// What happened since the log was last whole. After the crash of a process only an unfinished last line is
+    /// torn; after a power cut more can be. `auto` asks the lock file.
+    #[arg(long, global = true, value_enum, default_value_t = Crash::Auto)]
+    crash: Crash,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Crash {
+    Auto,
+    Process,
+    Power,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Counts lines, records and keys, and says whether the log is whole. Changes nothing.
+    Check {
+        /// The log.
+        file: PathBuf,
+    },
+    /// Prints the records, one a line: seq, epoch, operation, keys and values. Changes nothing.
+    #[command(after_help = "Bytes that cannot be printed appear as \\xNN. With --json, one object a line; \
+        a key or value that is not UTF-8 appears as key_hex or value_hex.")]
+    Dump {
+        /// The log.
+        file: PathBuf,
+        /// Prints only records of this key.
+        #[arg(long)]
+        key: Option<String>,
+        /// Prints JSON, one object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Cuts a torn tail, after saving it to FILE.cut-<offset>.
+    #[command(after_help = "Fetching lost records from slaves is not in this version.")]
+    Repair {
+        /// The log.
+        file: PathBuf,
+        /// Cuts at corruption too: everything from the damaged line on is taken out of the log, and saved.
+        #[arg(long)]
+        cut_at_corruption: bool,
+    },
+    /// Writes a new log from one of the original program.
+    Import {
+        /// The original program's log. It stays as it is.
+        legacy: PathBuf,
+        /// The new log, which must not exist.
+        file: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(code) => ExitCode::from(code),
+        // Whoever reads us has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(EXIT_CLEAN),
+        Err(error) => {
+            eprintln!("dsm-log: {error:#}");
+            ExitCode::from(EXIT_CORRUPT)
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<u8> {
+    let line_max = line_bytes_max(args.max_value);
+    let mut out = BufWriter::new(io::stdout().lock());
+    match &args.command {
+        Command::Check { file } => check(file, crash_kind(args.crash, file), line_max, &mut out),
+        Command::Dump { file, key, json } => {
+            let key = key.as_ref().map(String::as_bytes);
+            dump(file, crash_kind(args.crash, file), line_max, key, *json, &mut out)
+        }
+        Command::Repair { file, cut_at_corruption } => {
+            repair(file, args.crash, line_max, *cut_at_corruption, &mut out)
+        }
+        Command::Import { legacy, file } => import(legacy, file, line_max, &mut out),
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+    io.is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
+}
+
+// Walking a log.
+
+/// How a log ended.
+struct Walk {
+    /// The place behind the last good line.
+    position: Position,
+    /// What stands behind it; `None` when it is the end.
+    verdict: Option<Verdict>,
+}
+
+/// Reads a log to its end or its first bad line, which is judged by all that stands behind it.
+fn walk(
+    mut file: impl Read,
+    crash: CrashKind,
+    line_max: usize,
+    mut visit: impl FnMut(&Record<'_>, Place) -> anyhow::Result<()>,
+) -> anyhow::Result<Walk> {
+    let mut scanner = Scanner::new(line_max);
+    let mut buffer = vec![0; CHUNK_BYTES];
+    // The bytes of the buffer that are read and not yet taken.
+    let (mut start, mut end) = (0, 0);
+    let mut at_end = false;
+    let bad = loop {
+        let before = scanner.position().offset;
+        let rest = &buffer[start..end];
+        let step = if at_end { scanner.finish(rest) } else { Some(scanner.next(rest)) };
+        match step {
+            None => return Ok(Walk { position: scanner.position(), verdict: None }),
+            Some(Step::Record { record, place }) => visit(&record, place)?,
+            Some(Step::Ignored) => {}
+            Some(Step::Bad(bad)) => break bad,
+            Some(Step::Partial) => {
+                buffer.copy_within(start..end, 0);
+                (start, end) = (0, end - start);
+                // Doubling keeps the search for the end of a long line linear.
+                if end == buffer.len() {
+                    buffer.resize(2 * end, 0);
+                }
+                let read = file.read(&mut buffer[end..])?;
+                at_end = read == 0;
+                end += read;
+            }
+        }
+        start += usize::try_from(scanner.position().offset - before)?;
+    };
+    let mut judge = Judge::new(bad, crash, line_max);
+    judge.push(&buffer[start..end]);
+    while !judge.is_decided() {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            break;
+        }
+        judge.push(&buffer[..read]);
+    }
+    Ok(Walk { position: scanner.position(), verdict: Some(judge.finish()) })
+}
+
+fn open(path: &Path) -> anyhow::Result<File> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    ensure!(file.metadata()?.is_file(), "{} is not a file", path.display());
+    Ok(file)
+}
+
+/// Says on standard error what is wrong, if something is. Gives the exit code.
+fn explain(path: &Path, verdict: Option<&Verdict>) -> u8 {
+    let path = path.display();
+    match verdict {
+        None => EXIT_CLEAN,
+        Some(Verdict::Torn { offset, bytes, lines }) => {
+            eprintln!(
+                "dsm-log: {path} has a torn tail of {bytes} bytes ({lines} lines) at byte {offset} that was never \
+                 acknowledged as synced (or is being written, if a master runs); the next master, or `dsm-log \
+                 repair`, cuts it"
+            );
+            EXIT_TORN
+        }
+        Some(Verdict::Corrupt { offset, line, cause, evidence }) => {
+            let proof = evidence.map_or(String::new(), |evidence| {
+                format!("; line {} says that seq {} had been synced", evidence.line, evidence.synced)
+            });
+            eprintln!(
+                "dsm-log: {path} is corrupt at byte {offset}, line {line}: {cause}{proof}; restore the file from a \
+                 copy, or give up what follows with `dsm-log repair --cut-at-corruption`"
+            );
+            EXIT_CORRUPT
+        }
+    }
+}
+
+// check
+
+/// Counts what a log holds.
+#[derive(Default)]
+struct Census {
+    records: u64,
+    legacy: u64,
+    reigns: u64,
+    marks: u64,
+    /// Key to the bytes of the log that hold its value: its share of the line.
+    live: HashMap<Box<[u8]>, u64>,
+    live_bytes: u64,
+    /// Bytes of CLUSTER, which a compacted log keeps too.
+    head_bytes: u64,
+}
+
+impl Census {
+    fn count(&mut self, record: &Record<'_>, place: Place) {
+        self.records += 1;
+        self.legacy += u64::from(record.epoch == Epoch(0));
+        match record.body {
+            Body::Cluster(_) => self.head_bytes += u64::from(place.bytes),
+            Body::Epoch { .. } => self.reigns += 1,
+            Body::Synced => {
+                self.records -= 1;
+                self.marks += 1;
+            }
+            Body::Write(pairs) => {
+                let share = u64::from(place.bytes) / pairs.count().max(1) as u64;
+                for (key, _) in pairs {
+                    self.live_bytes += share;
+                    match self.live.entry(key.decode().into()) {
+                        Entry::Occupied(mut held) => self.live_bytes -= held.insert(share),
+                        Entry::Vacant(free) => {
+                            free.insert(share);
+                        }
+                    }
+                }
+            }
+            Body::Delete(keys) => {
+                for key in keys {
+                    self.live_bytes -= self.live.remove(&*key.decode()).unwrap_or(0);
+                }
+            }
+        }
+    }
+}
+
+fn check(path: &Path, crash: CrashKind, line_max: usize, out: &mut impl Write) -> anyhow::Result<u8> {
+    let mut census = Census::default();
+    let Walk { position, verdict } = walk(open(path)?, crash, line_max, |record, place| {
+        census.count(record, place);
+        Ok(())
+    })
+    .with_context(|| format!("cannot read {}", path.display()))?;
+    let cluster = position.cluster.map_or("none".to_owned(), |id| id.to_string());
+    writeln!(out, "file              {}", path.display())?;
+    writeln!(out, "cluster           {cluster}")?;
+    writeln!(out, "good bytes        {}", position.offset)?;
+    writeln!(out, "good lines        {}", position.line)?;
+    writeln!(out, "records           {} (original program: {})", census.records, census.legacy)?;
+    writeln!(out, "sync marks        {}", census.marks)?;
+    writeln!(out, "last seq          {} (synced through {})", position.seq, position.synced)?;
+    writeln!(out, "last epoch        {} (reigns in this file: {})", position.epoch, census.reigns)?;
+    writeln!(out, "keys              {}", census.live.len())?;
+    let superseded = position.offset.saturating_sub(census.live_bytes + census.head_bytes);
+    writeln!(out, "superseded bytes  {superseded}")?;
+    let state = match &verdict {
+        None => "clean".to_owned(),
+        Some(Verdict::Torn { offset, bytes, lines }) => {
+            format!("torn tail at byte {offset}: {bytes} bytes, {lines} lines")
+        }
+        Some(Verdict::Corrupt { offset, line, .. }) => format!("corrupt at byte {offset}, line {line}"),
+    };
+    writeln!(out, "state             {state}")?;
+    out.flush()?;
+    Ok(explain(path, verdict.as_ref()))
+}
+
+// dump
+
+fn dump(
+    path: &Path,
+    crash: CrashKind,
+    line_max: usize,
+    key: Option<&[u8]>,
+    json: bool,
+    out: &mut impl Write,
+) -> anyhow::Result<u8> {
+    let walk = walk(open(path)?, crash, line_max, |record, place| {
+        let concerns = match (key, record.body) {
+            (None, _) => true,
+            (Some(key), Body::Write(mut pairs)) => pairs.any(|(candidate, _)| candidate.is(key)),
+            (Some(key), Body::Delete(mut keys)) => keys.any(|candidate| candidate.is(key)),
+            (Some(_), Body::Cluster(_) | Body::Epoch { .. } | Body::Synced) => false,
+        };
+        if concerns && json {
+            write_json(record, place, out)?;
+        } else if concerns {
+            write_text(record, out)?;
+        }
+        Ok(())
+    });
+    let walk = walk.with_context(|| format!("cannot dump {}", path.display()))?;
+    out.flush()?;
+    Ok(explain(path, walk.verdict.as_ref()))
+}
+
+fn write_text(record: &Record<'_>, out: &mut impl Write) -> io::Result<()> {
+    write!(out, "{} {} {}", record.seq, record.epoch, operation_name(&record.body))?;
+    match record.body {
+        Body::Cluster(id) => write!(out, " {id}")?,
+        Body::Epoch { address } => write!(out, " {}", printable(address))?,
+        Body::Synced => write!(out, " {}", record.synced)?,
+        Body::Write(pairs) => {
+            for (key, value) in pairs {
+                write!(out, " {} {}", printable(key), printable(value))?;
+            }
+        }
+        Body::Delete(keys) => {
+            for key in keys {
+                write!(out, " {}", printable(key))?;
+            }
+        }
+    }
+    writeln!(out)
+}
+
+fn write_json(record: &Record<'_>, place: Place, out: &mut impl Write) -> io::Result<()> {
+    write!(out, "{{\"offset\":{},\"bytes\":{},", place.offset, place.bytes)?;
+    write!(out, "\"seq\":{},\"epoch\":{},\"synced\":{},", record.seq, record.epoch, record.synced)?;
+    write!(out, "\"operation\":\"{}\"", operation_name(&record.body))?;
+    match record.body {
+        Body::Cluster(id) => write!(out, ",\"cluster\":\"{id}\"")?,
+        Body::Epoch { address } => write!(out, ",{}", json_member("address", &address.decode()))?,
+        Body::Synced => {}
+        Body::Write(pairs) => {
+            let pair = |(key, value): (Encoded<'_>, Encoded<'_>)| {
+                let key = json_member("key", &key.decode());
+                format!("{{{key},{}}}", json_member("value", &value.decode()))
+            };
+            write!(out, ",\"pairs\":[{}]", pairs.map(pair).collect::<Vec<_>>().join(","))?;
+        }
+        Body::Delete(keys) => {
+            let key = |key: Encoded<'_>| format!("{{{}}}", json_member("key", &key.decode()));
+            write!(out, ",\"keys\":[{}]", keys.map(key).collect::<Vec<_>>().join(","))?;
+        }
+    }
+    let field =
+        |(name, value): (&[u8], Encoded<'_>)| json_member(&String::from_utf8_lossy(name), &value.decode());
+    let fields: Vec<_> = record.fields.map(field).collect();
+    if !fields.is_empty() {
+        write!(out, ",\"fields\":{{{}}}", fields.join(","))?;
+    }
+    writeln!(out, "}}")
+}
+
+fn operation_name(body: &Body<'_>) -> &'static str {
+    match body {
+        Body::Cluster(_) => "CLUSTER",
+        Body::Epoch { .. } => "EPOCH",
+        Body::Write(_) => "WRITE",
+        Body::Delete(_) => "DELETE",
+        Body::Synced => "SYNCED",
+    }
+}
+
+/// The text in quotes, with what a terminal should not get escaped.
+fn printable(text: Encoded<'_>) -> String {
+    let text = text.decode();
+    let mut shown = String::with_capacity(text.len() + 2);
+    shown.push('"');
+    for chunk in text.utf8_chunks() {
+        for char in chunk.valid().chars() {
+            if char.is_control() || matches!(char, '"' | '\\') {
+                shown.extend(char.escape_default());
+            } else {
+                shown.push(char);
+            }
+        }
+        for byte in chunk.invalid() {
+            shown.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    shown.push('"');
+    shown
+}
+
+/// `"name":"text"`, or `"name_hex":"ff00"` for what is not UTF-8 and so has no place in JSON.
+fn json_member(name: &str, text: &[u8]) -> String {
+    let Ok(text) = std::str::from_utf8(text) else {
+        let digits: String = text.iter().map(|byte| format!("{byte:02x}")).collect();
+        return format!("\"{name}_hex\":\"{digits}\"");
+    };
+    let mut member = format!("\"{name}\":\"");
+    for char in text.chars() {
+        match char {
+            '"' => member.push_str("\\\""),
+            '\\' => member.push_str("\\\\"),
+            control if control.is_control() => member.push_str(&format!("\\u{:04x}", u32::from(control))),
+            other => member.push(other),
+        }
+    }
+    member.push('"');
+    member
+}
+
+// repair
+
+fn repair(
+    path: &Path,
+    crash: Crash,
+    line_max: usize,
+    cut_at_corruption: bool,
+    out: &mut impl Write,
+) -> anyhow::Result<u8> {
+    let open = OpenOptions::new().read(true).write(true).open(path);
+    let mut file = open.with_context(|| format!("cannot open {}", path.display()))?;
+    let _lock = lock_beside(path)?;
+    lock(&file, path)?;
+    // A compaction may have put another file in its place before we had the lock.
+    let (locked, named) = (file.metadata()?, fs::metadata(path)?);
+    let same = (locked.dev(), locked.ino()) == (named.dev(), named.ino());
+    ensure!(same, "{} was replaced while it was opened, try again", path.display());
+
+    let Walk { verdict, .. } = walk(&file, crash_kind(crash, path), line_max, |_, _| Ok(()))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let offset = match verdict {
+        None => {
+            writeln!(out, "{} is clean, nothing to repair", path.display())?;
+            out.flush()?;
+            return Ok(EXIT_CLEAN);
+        }
+        Some(Verdict::Corrupt { offset, .. }) if cut_at_corruption => {
+            let length = locked.len();
+            ensure!(offset > 0, "{} has no good line to keep: it may not be a log at all", path.display());
+            writeln!(out, "giving up {} bytes behind byte {offset} of acknowledged data", length - offset)?;
+            offset
+        }
+        Some(verdict @ Verdict::Corrupt { .. }) => {
+            let code = explain(path, Some(&verdict));
+            eprintln!("dsm-log: fetching lost records from slaves is not in this version");
+            return Ok(code);
+        }
+        Some(Verdict::Torn { offset, .. }) => offset,
+    };
+    let (saved_to, bytes) = save_tail(&mut file, path, offset)?;
+    file.set_len(offset).with_context(|| format!("cannot cut {}", path.display()))?;
+    file.sync_all().with_context(|| format!("cannot sync {}", path.display()))?;
+    writeln!(
+        out,
+        "cut {bytes} bytes off {} at byte {offset}, saved to {}",
+        path.display(),
+        saved_to.display()
+    )?;
+    out.flush()?;
+    Ok(EXIT_CLEAN)
+}
+
+/// Copies what stands behind `offset` to a new file beside the log, on disk before this returns.
+fn save_tail(file: &mut File, path: &Path, offset: u64) -> anyhow::Result<(PathBuf, u64)> {
+    let mut attempt = 1;
+    let (saved_to, mut copy) = loop {
+        let suffix = if attempt == 1 { format!(".cut-{offset}") } else { format!(".cut-{offset}.{attempt}") };
+        let candidate = beside(path, &suffix);
+        match OpenOptions::new().write(true).create_new(true).open(&candidate) {
+            Ok(copy) => break (candidate, copy),
+            // An earlier repair cut here too; what it saved stays.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < 100 => attempt += 1,
+            Err(error) => return Err(error).context(format!("cannot create {}", candidate.display())),
+        }
+    };
+    file.seek(SeekFrom::Start(offset))?;
+    let saved = io::copy(file, &mut copy).and_then(|bytes| copy.sync_all().map(|()| bytes));
+    let bytes = saved.with_context(|| format!("cannot save to {}", saved_to.display()))?;
+    sync_directory(path)?;
+    Ok((saved_to, bytes))
+}
+
+// import
+
+fn import(legacy: &Path, path: &Path, line_max: usize, out: &mut impl Write) -> anyhow::Result<u8> {
+    let source = open(legacy)?;
+    let _lock = lock_beside(path)?;
+    ensure!(fs::symlink_metadata(path).is_err(), "{} exists, it is not overwritten", path.display());
+    let draft = beside(path, ".import");
+    let written = write_import(source, legacy, &draft, line_max);
+    // The new log appears whole or not at all, and never in the place of another.
+    let renamed = written.and_then(|records| {
+        renameat_with(CWD, &draft, CWD, path, RenameFlags::NOREPLACE)
+            .with_context(|| format!("cannot name the new log {}", path.display()))?;
+        Ok(records)
+    });
+    if renamed.is_err() {
+        let _ = fs::remove_file(&draft);
+    }
+    let records = renamed?;
+    sync_directory(path)?;
+    writeln!(out, "imported {records} records from {} into {}", legacy.display(), path.display())?;
+    out.flush()?;
+    Ok(EXIT_CLEAN)
+}
+
+/// Writes the new log under a name of its own and syncs it. Gives the number of records taken over.
+fn write_import(source: File, legacy: &Path, draft: &Path, line_max: usize) -> anyhow::Result<u64> {
+    let file = File::create(draft).with_context(|| format!("cannot create {}", draft.display()))?;
+    let mut writer = BufWriter::with_capacity(CHUNK_BYTES, &file);
+    let mut line = Vec::new();
+    let epoch = Epoch(1);
+    let mut seq = Seq(1);
+    encode(&Operation::Cluster(new_cluster_id()?), seq, epoch, Seq(0), &mut line);
+    seq = seq.next();
+    encode(&Operation::Epoch { address: "import".into() }, seq, epoch, Seq(0), &mut line);
+    writer.write_all(&line)?;
+    let Walk { position, verdict } = walk(source, CrashKind::SameBoot, line_max, |record, _| {
+        ensure!(matches!(record.body, Body::Write(_) | Body::Delete(_)), "it is already a log with trailers");
+        seq = seq.next();
+        line.clear();
+        encode(&record.to_operation(), seq, epoch, Seq(0), &mut line);
+        ensure!(line.len() <= line_max, "record {} is too long, see --max-value", record.seq);
+        writer.write_all(&line)?;
+        Ok(())
+    })
+    .with_context(|| format!("cannot import {}", legacy.display()))?;
+    if verdict.is_some() {
+        let (line, offset) = (position.line + 1, position.offset);
+        bail!(
+            "cannot import {}: line {line} (byte {offset}) is not of the original program",
+            legacy.display()
+        );
+    }
+    // The file gets its name only when it is on disk, so the mark is true for whoever can read it.
+    line.clear();
+    encode(&Operation::Synced, seq, epoch, seq, &mut line);
+    writer.write_all(&line)?;
+    writer.flush()?;
+    drop(writer);
+    file.sync_all().with_context(|| format!("cannot sync {}", draft.display()))?;
+    Ok(position.seq.0)
+}
+
+fn new_cluster_id() -> anyhow::Result<ClusterId> {
+    let mut random = [0; 8];
+    let read = File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut random));
+    read.context("cannot read /dev/urandom")?;
+    Ok(ClusterId(u64::from_le_bytes(random)))
+}
+
+// Files and locks.
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn sync_directory(path: &Path) -> anyhow::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let synced = File::open(parent).and_then(|directory| directory.sync_all());
+    synced.with_context(|| format!("cannot sync directory {}", parent.display()))
+}
+
+/// Takes the lock that says who may write the log. It is never waited for.
+fn lock_beside(path: &Path) -> anyhow::Result<File> {
+    let lock_path = beside(path, ".lock");
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path);
+    let file = open.with_context(|| format!("cannot open {}", lock_path.display()))?;
+    lock(&file, path)?;
+    Ok(file)
+}
+
+fn lock(file: &File, path: &Path) -> anyhow::Result<()> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(error) if error == rustix::io::Errno::WOULDBLOCK => {
+            let holder = lock_text(path, "pid").map_or(String::new(), |pid| format!(" (pid {pid})"));
+            bail!("{} is in use by a master{holder}: stop it first", path.display())
+        }
+        Err(error) => Err(error).context(format!("cannot lock {}", path.display())),
+    }
+}
+
+/// One value of the lock file's text.
+fn lock_text(path: &Path, key: &str) -> Option<String> {
+    let mut text = String::new();
+    File::open(beside(path, ".lock")).ok()?.take(4096).read_to_string(&mut text).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=').map(str::to_owned))
+}
+
+fn crash_kind(crash: Crash, path: &Path) -> CrashKind {
+    let same_boot = || {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+        boot.is_some_and(|boot| lock_text(path, "log_boot").as_deref() == Some(boot.trim()))
+    };
+    match crash {
+        Crash::Process => CrashKind::SameBoot,
+        Crash::Auto if same_boot() => CrashKind::SameBoot,
+        Crash::Auto | Crash::Power => CrashKind::MayHaveLostPower,
+    }
+}

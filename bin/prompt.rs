@@ -1,0 +1,663 @@
+//! The prompt of `dsm-client` and `dsm-cluster`: reads operations, asks the store, prints answers.
+//!
+//! It owns the texts of the dialog, line editing at a terminal and the thread that runs the client's sockets. The
+//! main thread stays the caller's: only it may start processes (see `dsm::launcher`). It never retries by itself.
+//! The texts are those of `docs/ARCHITECTURE.md`, "The prompt".
+
+use dsm::client::{Client, ClientConfig, ClientError, Failure, Serving};
+use dsm_protocol::command::{KEY_MAX, VALUE_MAX_DEFAULT};
+use rustyline::error::ReadlineError;
+use rustyline::ExternalPrinter as _;
+use std::future::Future;
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{mpsc, Arc};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{signal, SignalKind};
+
+/// How long the prompt waits for a master before it shows itself.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The longest line that is read, in bytes.
+const LINE_BYTES_MAX: usize = KEY_MAX + VALUE_MAX_DEFAULT + 64;
+
+/// Lines of history that are kept.
+const HISTORY_MAX: usize = 1000;
+
+const ASK_KEY: &str = "Enter the key you want to perform the operation on: ";
+const ASK_VALUE: &str = "Enter the value corresponding to the key: ";
+
+/// What everybody is told who asks for an operation that is not there.
+pub(crate) const INVALID: &str = "Invalid Operation! Please Try Again.";
+
+const HELP: &str = "\
+READ <key>            prints the value of the key
+WRITE <key> <value>   writes the key; the value is the rest of the line
+DELETE <key>          deletes the key
+STATUS                describes the master that serves
+FAILOVER              asks the master that serves to hand over to the other one
+EXIT                  leaves
+READ, WRITE and DELETE alone ask for the rest.";
+
+/// The client on a thread of its own, for callers that block.
+pub(crate) struct Store {
+    handle: Handle,
+    client: Client,
+    // Dropping it ends the thread.
+    _stop: tokio::sync::oneshot::Sender<()>,
+}
+
+impl Store {
+    /// Starts the thread and the client.
+    pub(crate) fn start(config: ClientConfig) -> io::Result<Store> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        std::thread::Builder::new().name("client".to_owned()).spawn(move || {
+            // The sender's end is the message.
+            let _ = runtime.block_on(stopped);
+        })?;
+        let client = handle.block_on(async { Client::connect(config) });
+        Ok(Store { handle, client, _stop: stop })
+    }
+
+    /// Runs one call to its end.
+    pub(crate) fn run<'a, T, F>(&'a self, call: impl FnOnce(&'a Client) -> F) -> T
+    where
+        F: Future<Output = T>,
+    {
+        self.handle.block_on(call(&self.client))
+    }
+
+    /// The master that serves, as far as is known.
+    // dsm-client's prompt waits for it instead.
+    #[allow(dead_code)]
+    pub(crate) fn serving(&self) -> Option<Serving> {
+        self.client.serving()
+    }
+}
+
+/// What a prompt can do beyond the store, and what it may have to report.
+pub(crate) trait Host {
+    /// Carries out a line, if it is one of the host's; the answer, line by line.
+    fn command(&mut self, line: &str, store: &Store) -> Option<Vec<String>>;
+    /// What happened since it was asked last, one line each.
+    fn news(&mut self) -> Vec<String>;
+    /// The lines that HELP shows for the host's commands.
+    fn help(&self) -> &'static str;
+}
+
+/// What reaches the main thread.
+enum Event {
+    Line(io::Result<Option<Vec<u8>>>),
+    Printer(Box<dyn FnMut(String) + Send>),
+    Stop,
+    Child,
+}
+
+/// What a question was answered with.
+enum Answer {
+    Line(Vec<u8>),
+    End,
+    Stop,
+}
+
+struct Question {
+    text: String,
+    keep: bool,
+}
+
+/// Where lines come from and signals arrive.
+pub(crate) struct Terminal {
+    questions: mpsc::Sender<Question>,
+    events: mpsc::Receiver<Event>,
+    printer: Option<Box<dyn FnMut(String) + Send>>,
+    /// Prompts are shown.
+    dialog: bool,
+    /// Lines are edited; the editor shows the prompts.
+    editing: bool,
+    /// The terminal's mode before the editor changed it.
+    mode: Option<rustix::termios::Termios>,
+}
+
+impl Terminal {
+    /// Prepares to read lines. `interrupted` is set when a signal asks the process to stop.
+    pub(crate) fn open(store: &Store, dialog: bool, interrupted: Arc<AtomicBool>) -> io::Result<Terminal> {
+        let editing = io::stdin().is_terminal() && io::stdout().is_terminal();
+        let mode = editing.then(|| rustix::termios::tcgetattr(io::stdin()).ok()).flatten();
+        let (questions, asked) = mpsc::channel();
+        let (sender, events) = mpsc::channel();
+        watch_signals(store, &sender, interrupted)?;
+        std::thread::Builder::new().name("input".to_owned()).spawn(move || {
+            if editing {
+                edit_lines(&asked, &sender);
+            } else {
+                read_lines(&asked, &sender);
+            }
+        })?;
+        let dialog = dialog || io::stdin().is_terminal();
+        Ok(Terminal { questions, events, printer: None, dialog, editing, mode })
+    }
+
+    fn ask(&mut self, text: &str, keep: bool, host: &mut dyn Host) -> io::Result<Answer> {
+        if self.dialog && !self.editing {
+            say_part(text.as_bytes())?;
+        }
+        if self.questions.send(Question { text: text.to_owned(), keep }).is_err() {
+            return Ok(Answer::End);
+        }
+        loop {
+            match self.events.recv() {
+                Ok(Event::Line(line)) => {
+                    return Ok(match line? {
+                        Some(line) => Answer::Line(line),
+                        None => Answer::End,
+                    })
+                }
+                Ok(Event::Printer(printer)) => self.printer = Some(printer),
+                Ok(Event::Stop) => return Ok(Answer::Stop),
+                Ok(Event::Child) => self.report(host)?,
+                Err(mpsc::RecvError) => return Ok(Answer::End),
+            }
+        }
+    }
+
+    fn report(&mut self, host: &mut dyn Host) -> io::Result<()> {
+        for line in host.news() {
+            match &mut self.printer {
+                // Above the line that is being edited.
+                Some(print) => print(format!("{line}\n")),
+                None => say(line.as_bytes())?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Some(mode) = &self.mode {
+            // The editor may still be waiting for a key, with the terminal in its mode.
+            let _ = rustix::termios::tcsetattr(io::stdin(), rustix::termios::OptionalActions::Now, mode);
+        }
+    }
+}
+
+fn watch_signals(
+    store: &Store,
+    sender: &mpsc::Sender<Event>,
+    interrupted: Arc<AtomicBool>,
+) -> io::Result<()> {
+    let _inside = store.handle.enter();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut child = signal(SignalKind::child())?;
+    let sender = sender.clone();
+    store.handle.spawn(async move {
+        loop {
+            let event = tokio::select! {
+                _ = interrupt.recv() => Event::Stop,
+                _ = terminate.recv() => Event::Stop,
+                _ = hangup.recv() => Event::Stop,
+                _ = child.recv() => Event::Child,
+            };
+            if matches!(event, Event::Stop) {
+                interrupted.store(true, Ordering::Relaxed);
+            }
+            if sender.send(event).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+fn read_lines(asked: &mpsc::Receiver<Question>, sender: &mpsc::Sender<Event>) {
+    let mut input = io::stdin().lock();
+    for _ in asked {
+        let mut line = Vec::new();
+        let read = input.by_ref().take(LINE_BYTES_MAX as u64 + 1).read_until(b'\n', &mut line);
+        let line = match read {
+            Err(error) => Err(error),
+            Ok(0) => Ok(None),
+            Ok(_) if line.len() > LINE_BYTES_MAX => {
+                Err(io::Error::other(format!("a line of more than {LINE_BYTES_MAX} bytes")))
+            }
+            Ok(_) => {
+                if line.last() == Some(&b'\n') {
+                    line.pop();
+                    if line.last() == Some(&b'\r') {
+                        line.pop();
+                    }
+                }
+                Ok(Some(line))
+            }
+        };
+        if sender.send(Event::Line(line)).is_err() {
+            return;
+        }
+    }
+}
+
+fn edit_lines(asked: &mpsc::Receiver<Question>, sender: &mpsc::Sender<Event>) {
+    // Without bracketed paste: pasted lines are operations, one each, and a kill leaves the terminal as it was.
+    let config = rustyline::Config::builder().bracketed_paste(false).max_history_size(HISTORY_MAX);
+    let editor = config.and_then(|config| rustyline::DefaultEditor::with_config(config.build()));
+    let mut editor = match editor {
+        Ok(editor) => editor,
+        Err(error) => {
+            log::warn!("no line editing cause={error}");
+            return read_lines(asked, sender);
+        }
+    };
+    if let Ok(mut printer) = editor.create_external_printer() {
+        let print = move |text| {
+            if let Err(error) = printer.print(text) {
+                log::warn!("notice lost cause={error}");
+            }
+        };
+        let _ = sender.send(Event::Printer(Box::new(print)));
+    }
+    let history = history_path();
+    if let Some(path) = &history {
+        // It is not there the first time.
+        let _ = editor.load_history(path);
+    }
+    for question in asked {
+        let line = match editor.readline(&question.text) {
+            Ok(line) => {
+                if question.keep && !line.trim().is_empty() {
+                    let _ = editor.add_history_entry(&line);
+                    if let Some(path) = &history {
+                        if let Err(error) = editor.append_history(path) {
+                            log::debug!("history not saved cause={error}");
+                        }
+                    }
+                }
+                Ok(Some(line.into_bytes()))
+            }
+            Err(ReadlineError::Eof | ReadlineError::Interrupted) => Ok(None),
+            Err(ReadlineError::Io(error)) => Err(error),
+            Err(error) => Err(io::Error::other(error)),
+        };
+        if sender.send(Event::Line(line)).is_err() {
+            return;
+        }
+    }
+}
+
+/// `DSM_HISTORY`, or `.dsm_history` in the home directory.
+fn history_path() -> Option<PathBuf> {
+    std::env::var_os("DSM_HISTORY")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".dsm_history")))
+}
+
+/// An operation as it was typed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    /// `READ key`; without a key it is asked for.
+    Read(Option<Vec<u8>>),
+    /// `WRITE key value`; without both they are asked for.
+    Write(Option<(Vec<u8>, Vec<u8>)>),
+    /// `DELETE key`; without a key it is asked for.
+    Delete(Option<Vec<u8>>),
+    /// `STATUS`.
+    Status,
+    /// `FAILOVER`.
+    Failover,
+    /// `HELP`.
+    Help,
+    /// `EXIT`.
+    Exit,
+    /// Nothing but white space.
+    Empty,
+    /// Something else; how to do it right.
+    Invalid(&'static str),
+}
+
+const USAGE: &str = "READ <key>, WRITE <key> <value>, DELETE <key>, STATUS, FAILOVER, HELP or EXIT";
+const USAGE_READ: &str = "READ <key>";
+const USAGE_WRITE: &str = "WRITE <key> <value>";
+const USAGE_DELETE: &str = "DELETE <key>";
+
+impl Operation {
+    /// Reads a line. A key is one word; a value is what follows the one character behind the key.
+    pub(crate) fn parse(line: &[u8]) -> Operation {
+        let (word, rest) = first_word(line.trim_ascii_start());
+        let rest = rest.trim_ascii_start();
+        let one_key = |usage| {
+            let key = rest.trim_ascii_end();
+            match key.iter().any(u8::is_ascii_whitespace) {
+                true => Err(Operation::Invalid(usage)),
+                false => Ok((!key.is_empty()).then(|| key.to_vec())),
+            }
+        };
+        let alone = |operation| if rest.is_empty() { operation } else { Operation::Invalid(USAGE) };
+        match word.to_ascii_uppercase().as_slice() {
+            b"" => Operation::Empty,
+            b"READ" => one_key(USAGE_READ).map_or_else(|invalid| invalid, Operation::Read),
+            b"DELETE" => one_key(USAGE_DELETE).map_or_else(|invalid| invalid, Operation::Delete),
+            b"WRITE" if rest.is_empty() => Operation::Write(None),
+            b"WRITE" => match first_word(rest) {
+                (_, []) => Operation::Invalid(USAGE_WRITE),
+                (key, value) if value.trim_ascii().is_empty() => {
+                    log::debug!("no value for a key of {} bytes", key.len());
+                    Operation::Invalid(USAGE_WRITE)
+                }
+                (key, value) => Operation::Write(Some((key.to_vec(), value[1..].to_vec()))),
+            },
+            b"STATUS" => alone(Operation::Status),
+            b"FAILOVER" => alone(Operation::Failover),
+            b"HELP" => alone(Operation::Help),
+            b"EXIT" | b"QUIT" => alone(Operation::Exit),
+            _ => Operation::Invalid(USAGE),
+        }
+    }
+
+    /// Reads the words of a command line; each is taken as it is.
+    // dsm-cluster takes none.
+    #[allow(dead_code)]
+    pub(crate) fn from_words(words: &[Vec<u8>]) -> Operation {
+        let Some((word, rest)) = words.split_first() else { return Operation::Invalid(USAGE) };
+        match (word.to_ascii_uppercase().as_slice(), rest) {
+            (b"READ", [key]) => Operation::Read(Some(key.clone())),
+            (b"READ", _) => Operation::Invalid(USAGE_READ),
+            (b"DELETE", [key]) => Operation::Delete(Some(key.clone())),
+            (b"DELETE", _) => Operation::Invalid(USAGE_DELETE),
+            (b"WRITE", [key, value @ ..]) if !value.is_empty() => {
+                Operation::Write(Some((key.clone(), value.join(&b' '))))
+            }
+            (b"WRITE", _) => Operation::Invalid(USAGE_WRITE),
+            (b"STATUS", []) => Operation::Status,
+            (b"FAILOVER", []) => Operation::Failover,
+            _ => Operation::Invalid(USAGE),
+        }
+    }
+}
+
+/// The bytes up to the first white space, and the rest with it.
+fn first_word(text: &[u8]) -> (&[u8], &[u8]) {
+    let end = text.iter().position(u8::is_ascii_whitespace).unwrap_or(text.len());
+    text.split_at(end)
+}
+
+/// Runs the dialog until EXIT, the end of the input or a signal.
+///
+/// # Errors
+/// When the input cannot be read or the output not be written.
+pub(crate) fn run(store: &Store, terminal: &mut Terminal, host: &mut dyn Host) -> anyhow::Result<()> {
+    match (Dialog { store, terminal, host, told: None }).run() {
+        // Whoever read our answers has enough of them.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+struct Dialog<'a> {
+    store: &'a Store,
+    terminal: &'a mut Terminal,
+    host: &'a mut dyn Host,
+    /// What the user was told last about who serves.
+    told: Option<Option<Serving>>,
+}
+
+impl Dialog<'_> {
+    fn run(&mut self) -> io::Result<()> {
+        loop {
+            self.terminal.report(self.host)?;
+            let mut text = String::new();
+            if self.terminal.dialog {
+                let label = self.label()?;
+                text = format!("[{label}] Enter the Operation you would like to perform (READ/WRITE/EXIT): ");
+            }
+            let line = match self.terminal.ask(&text, true, self.host)? {
+                Answer::Line(line) => line,
+                Answer::End | Answer::Stop => return self.farewell(),
+            };
+            if let Ok(words) = std::str::from_utf8(&line) {
+                if let Some(answer) = self.host.command(words.trim(), self.store) {
+                    for line in answer {
+                        say(line.as_bytes())?;
+                    }
+                    continue;
+                }
+            }
+            let operation = Operation::parse(&line);
+            if operation == Operation::Exit {
+                return say(b"Exiting Client...");
+            }
+            if !self.perform(operation)? {
+                return self.farewell();
+            }
+        }
+    }
+
+    /// The end that nobody typed: told to people only, so that a script sees its answers and nothing else.
+    fn farewell(&self) -> io::Result<()> {
+        if self.terminal.dialog {
+            say(b"\nExiting Client...")?;
+        }
+        Ok(())
+    }
+
+    /// Says who serves when that has changed, and returns it for the prompt.
+    fn label(&mut self) -> io::Result<&'static str> {
+        let serving = self.store.run(|client| client.wait_serving(WELCOME_TIMEOUT));
+        let before = self.told.replace(serving);
+        if before != Some(serving) {
+            match serving {
+                Some(Serving::Primary) => say(b"Connected to Master Server!!")?,
+                Some(Serving::Backup) | None => {
+                    say(b"Connection to Master Server failed, connecting to Backup Master...")?;
+                }
+            }
+            if serving.is_none() {
+                say(b"No master serves at the moment; every operation tries again.")?;
+            }
+        }
+        Ok(match serving {
+            Some(Serving::Backup) => "BACKUP",
+            Some(Serving::Primary) | None => "PRIMARY",
+        })
+    }
+
+    /// `false` when the input ended in the middle of the dialog.
+    fn perform(&mut self, operation: Operation) -> io::Result<bool> {
+        let answer = match operation {
+            Operation::Empty | Operation::Exit => return Ok(true),
+            Operation::Help => {
+                say(HELP.as_bytes())?;
+                return match self.host.help() {
+                    "" => Ok(true),
+                    more => say(more.as_bytes()).map(|()| true),
+                };
+            }
+            Operation::Invalid(usage) => return self.invalid(usage),
+            Operation::Read(key) => {
+                let Some(key) = self.given_or_asked(key, ASK_KEY)? else { return Ok(false) };
+                if key.is_empty() {
+                    return self.invalid(USAGE_READ);
+                }
+                self.store.run(|client| client.get(key.clone())).map(|value| match value {
+                    Some(value) => [b"Value for key ", &shown(&key)[..], b" = ", &shown(&value)].concat(),
+                    None => not_found(&key),
+                })
+            }
+            Operation::Write(pair) => {
+                let pair = match pair {
+                    Some(pair) => Some(pair),
+                    None => match self.given_or_asked(None, ASK_KEY)? {
+                        Some(key) if key.is_empty() => return self.invalid(USAGE_WRITE),
+                        Some(key) => self.given_or_asked(None, ASK_VALUE)?.map(|value| (key, value)),
+                        None => None,
+                    },
+                };
+                let Some((key, value)) = pair else { return Ok(false) };
+                self.store.run(|client| client.put(key, value)).map(|()| b"WRITE_DONE".to_vec())
+            }
+            Operation::Delete(key) => {
+                let Some(key) = self.given_or_asked(key, ASK_KEY)? else { return Ok(false) };
+                if key.is_empty() {
+                    return self.invalid(USAGE_DELETE);
+                }
+                self.store.run(|client| client.delete(key.clone())).map(|existed| match existed {
+                    true => b"DELETE_DONE".to_vec(),
+                    false => not_found(&key),
+                })
+            }
+            Operation::Status => self.store.run(Client::status).map(|text| status_text(&text).into_bytes()),
+            Operation::Failover => self.store.run(Client::failover).map(|()| b"FAILOVER_DONE".to_vec()),
+        };
+        match answer {
+            Ok(line) => say(&line)?,
+            Err(error) => say(error_line(&error).as_bytes())?,
+        }
+        Ok(true)
+    }
+
+    fn given_or_asked(&mut self, given: Option<Vec<u8>>, question: &str) -> io::Result<Option<Vec<u8>>> {
+        match given {
+            Some(given) => Ok(Some(given)),
+            None => match self.terminal.ask(question, false, self.host)? {
+                Answer::Line(line) => Ok(Some(line)),
+                Answer::End | Answer::Stop => Ok(None),
+            },
+        }
+    }
+
+    fn invalid(&self, usage: &str) -> io::Result<bool> {
+        say(INVALID.as_bytes())?;
+        if self.terminal.dialog {
+            say(format!("Usage: {usage}").as_bytes())?;
+        } else {
+            eprintln!("usage: {usage}");
+        }
+        Ok(true)
+    }
+}
+
+/// One line about an error, beginning with the word that says its kind: the store's own, `NOT_EXECUTED`, or
+/// `UNKNOWN` for a write that may or may not take effect.
+pub(crate) fn error_line(error: &ClientError) -> String {
+    match error {
+        ClientError::NotExecuted { cause: Failure::Refused(refusal) }
+        | ClientError::Indeterminate { cause: Failure::Refused(refusal) } => refusal.to_string(),
+        ClientError::NotExecuted { cause: Failure::Invalid(why) } => format!("ERR {why}"),
+        ClientError::NotExecuted { cause } => format!("NOT_EXECUTED {cause}"),
+        other => format!("UNKNOWN {other}"),
+    }
+}
+
+/// The text of a STATUS with plain line ends and none at its end.
+pub(crate) fn status_text(text: &str) -> String {
+    text.replace('\r', "").trim_end().to_owned()
+}
+
+/// `Key … not found`.
+pub(crate) fn not_found(key: &[u8]) -> Vec<u8> {
+    [b"Key ", &shown(key)[..], b" not found"].concat()
+}
+
+/// Bytes as they are printed: raw to a pipe; at a terminal, what could change its state is escaped.
+pub(crate) fn shown(bytes: &[u8]) -> Vec<u8> {
+    if io::stdout().is_terminal() {
+        escaped(bytes).into_bytes()
+    } else {
+        bytes.to_vec()
+    }
+}
+
+fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for letter in chunk.valid().chars() {
+            if letter.is_control() {
+                text.extend(letter.escape_default());
+            } else {
+                text.push(letter);
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
+}
+
+/// Prints a line to standard output at once.
+pub(crate) fn say(line: &[u8]) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    output.write_all(line)?;
+    output.write_all(b"\n")?;
+    output.flush()
+}
+
+fn say_part(text: &[u8]) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    output.write_all(text)?;
+    output.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(text: &str) -> Vec<u8> {
+        text.as_bytes().to_vec()
+    }
+
+    #[test]
+    fn operations_are_read_from_a_line_in_any_case() {
+        let write = |key, value| Operation::Write(Some((bytes(key), bytes(value))));
+        for (line, operation) in [
+            ("READ foo", Operation::Read(Some(bytes("foo")))),
+            ("  read \t foo  ", Operation::Read(Some(bytes("foo")))),
+            ("Read", Operation::Read(None)),
+            ("READ a b", Operation::Invalid(USAGE_READ)),
+            ("WRITE a one two", write("a", "one two")),
+            ("write a  one ", write("a", " one ")),
+            ("WRITE", Operation::Write(None)),
+            ("WRITE a", Operation::Invalid(USAGE_WRITE)),
+            ("WRITE a ", Operation::Invalid(USAGE_WRITE)),
+            ("DELETE a", Operation::Delete(Some(bytes("a")))),
+            ("STATUS", Operation::Status),
+            ("STATUS now", Operation::Invalid(USAGE)),
+            ("failover", Operation::Failover),
+            ("help", Operation::Help),
+            ("exit", Operation::Exit),
+            ("", Operation::Empty),
+            (" \t", Operation::Empty),
+            ("UPDATE a", Operation::Invalid(USAGE)),
+        ] {
+            assert_eq!(Operation::parse(line.as_bytes()), operation, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn words_of_a_command_line_are_taken_as_they_are() {
+        let words = |words: &[&str]| -> Vec<Vec<u8>> { words.iter().map(|word| bytes(word)).collect() };
+        let write = |key, value| Operation::Write(Some((bytes(key), bytes(value))));
+        for (line, operation) in [
+            (&["READ", "a b"][..], Operation::Read(Some(bytes("a b")))),
+            (&["READ"], Operation::Invalid(USAGE_READ)),
+            (&["write", "k", "one", "two"], write("k", "one two")),
+            (&["WRITE", "k", ""], write("k", "")),
+            (&["WRITE", "k"], Operation::Invalid(USAGE_WRITE)),
+            (&["DELETE", "-k"], Operation::Delete(Some(bytes("-k")))),
+            (&["FAILOVER"], Operation::Failover),
+            (&["EXIT"], Operation::Invalid(USAGE)),
+        ] {
+            assert_eq!(Operation::from_words(&words(line)), operation, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_terminal_gets_no_control_characters_and_no_broken_text() {
+        assert_eq!(escaped("grün\t\u{1b}[2J".as_bytes()), "grün\\t\\u{1b}[2J");
+        assert_eq!(escaped(b"a\xff\0b"), "a\\xff\\u{0}b");
+    }
+}

@@ -1,0 +1,135 @@
+//! The roles as whole programs: flags, signals, exit codes. Each role's binary is this and nothing else; `dsm-cluster`
+//! runs the roles through it too.
+
+// Each binary uses its part of this module.
+#![allow(dead_code)]
+
+use crate::common::{self, LogArgs};
+use anyhow::Context as _;
+use clap::Parser;
+use dsm::config::{MasterConfig, MasterKind, SlaveConfig};
+use dsm::env::real::RealEnv;
+use dsm::node::{run_node, NodeConfig};
+use rustix::process::Signal;
+use std::ffi::OsString;
+use std::process::ExitCode;
+use tokio::signal::unix::{signal, SignalKind};
+
+/// Runs the primary master: serves slaves and clients, keeps the log
+///
+/// It knows which slaves hold which key and keeps no values itself. While another master holds the log's lock, it is a
+/// standby; a returning primary takes its place again by a handover in which no request fails.
+#[derive(Parser, Debug)]
+#[command(name = "dsm-master", version, after_help = MASTER_EXAMPLES)]
+struct MasterArgs {
+    #[command(flatten)]
+    config: MasterConfig,
+    #[command(flatten)]
+    process: ProcessArgs,
+}
+
+/// Runs the backup master: follows the log and takes over when the primary dies
+///
+/// It serves until the primary has returned and asks for its place.
+#[derive(Parser, Debug)]
+#[command(name = "dsm-backup-master", version, after_help = BACKUP_EXAMPLES)]
+struct BackupArgs {
+    #[command(flatten)]
+    config: MasterConfig,
+    #[command(flatten)]
+    process: ProcessArgs,
+}
+
+/// Runs a slave: holds values in memory and acknowledges writes
+///
+/// It registers at both masters and obeys the one that serves. It keeps nothing on disk: a restarted slave is empty.
+#[derive(Parser, Debug)]
+#[command(name = "dsm-slave", version, after_help = SLAVE_EXAMPLES)]
+struct SlaveArgs {
+    #[command(flatten)]
+    config: SlaveConfig,
+    #[command(flatten)]
+    process: ProcessArgs,
+}
+
+const MASTER_EXAMPLES: &str = "Examples:
+  dsm-master
+  dsm-master --listen 127.0.0.1:7001 --peer 127.0.0.1:7002 --log /var/lib/dsm/kv_store.log";
+
+const BACKUP_EXAMPLES: &str = "Examples:
+  dsm-backup-master
+  dsm-backup-master --listen 127.0.0.1:7002 --peer 127.0.0.1:7001 --log /var/lib/dsm/kv_store.log";
+
+const SLAVE_EXAMPLES: &str = "Examples:
+  dsm-slave
+  dsm-slave --masters 127.0.0.1:7001,127.0.0.1:7002 --id rack1 --max-memory 4GiB";
+
+#[derive(clap::Args, Clone, Debug)]
+struct ProcessArgs {
+    #[command(flatten)]
+    log: LogArgs,
+
+    /// End when this process, which must be the parent, ends
+    #[arg(long, value_name = "PID", hide = true)]
+    die_with_parent: Option<i32>,
+}
+
+/// Runs `role` (`master`, `backup` or `slave`) with the flags of its own binary, without a program name.
+pub(crate) fn run(role: &str, flags: Vec<OsString>) -> ExitCode {
+    let words = |name: &str| std::iter::once(OsString::from(name)).chain(flags);
+    match role {
+        "master" => {
+            let args = MasterArgs::parse_from(words("dsm-master"));
+            start(NodeConfig::Master(MasterKind::Primary, args.config), &args.process)
+        }
+        "backup" => {
+            let args = BackupArgs::parse_from(words("dsm-backup-master"));
+            start(NodeConfig::Master(MasterKind::Backup, args.config), &args.process)
+        }
+        "slave" => {
+            let args = SlaveArgs::parse_from(words("dsm-slave"));
+            start(NodeConfig::Slave(args.config), &args.process)
+        }
+        other => {
+            eprintln!("error: no role {other:?}: there are master, backup and slave");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The flags that this process was started with.
+pub(crate) fn own_flags() -> Vec<OsString> {
+    std::env::args_os().skip(1).collect()
+}
+
+fn start(config: NodeConfig, process: &ProcessArgs) -> ExitCode {
+    process.log.start("info");
+    let result = die_with(process.die_with_parent).and_then(|()| serve(config));
+    common::finish(result.map(|()| ExitCode::SUCCESS), 1)
+}
+
+/// Asks the kernel to end this process with its parent. It follows the parent's *thread* that started us.
+fn die_with(parent: Option<i32>) -> anyhow::Result<()> {
+    let Some(parent) = parent else { return Ok(()) };
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .context("cannot follow the parent's death")?;
+    let actual = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+    anyhow::ensure!(actual == parent, "the parent {parent} is gone");
+    Ok(())
+}
+
+fn serve(config: NodeConfig) -> anyhow::Result<()> {
+    let system = actix::System::new();
+    system.block_on(async move {
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+        let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+        let stop = async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        run_node(config, RealEnv::new(), stop).await?;
+        Ok(())
+    })
+}

@@ -1,0 +1,11 @@
+//! `dsm-slave`. See `--help`.
+
+mod common;
+mod roles;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    roles::run("slave", roles::own_flags())
+}
