@@ -1,0 +1,451 @@
+//! The binaries as a user sees them: `dsm-client` against a small scripted master, `dsm-cluster` as it is.
+
+#![allow(clippy::unwrap_used)]
+
+use bytes::BytesMut;
+use dsm_protocol::command::{Command as StoreCommand, ErrorWord, Reply};
+use dsm_protocol::frame;
+use dsm_protocol::ids::Epoch;
+use dsm_protocol::message::{Control, MasterState, Message, Welcome};
+use std::collections::BTreeMap;
+use std::io::{self, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Nothing here takes longer, unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+type Map = Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>;
+
+/// A master that serves from a map, on threads of its own. The key `busy` is always refused, `lost` ends the link.
+fn small_master(values: &Map) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let values = values.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let values = values.clone();
+            // The client may hang up at any point.
+            std::thread::spawn(move || serve(stream?, &values));
+        }
+    });
+    address
+}
+
+fn serve(mut stream: TcpStream, values: &Map) -> io::Result<()> {
+    let mut preface = [0; frame::PREFACE.len()];
+    stream.read_exact(&mut preface)?;
+    assert_eq!(preface, frame::PREFACE);
+    let mut input = BytesMut::new();
+    loop {
+        while let Some(message) = frame::decode(&mut input, 1 << 26).unwrap() {
+            let answer = match message {
+                Message::Control(Control::Hello(_)) => {
+                    let state = MasterState {
+                        active: true,
+                        epoch: Epoch(1),
+                        seq: dsm_protocol::ids::Seq::default(),
+                        active_address: None,
+                    };
+                    Message::Control(Control::Welcome(Welcome { cluster: None, state }))
+                }
+                Message::Request(request) => match answer(&request.command, values) {
+                    Some(reply) => Message::Response { id: request.id, reply },
+                    None => return Ok(()),
+                },
+                other => panic!("not from a client: {other:?}"),
+            };
+            let mut out = Vec::new();
+            frame::encode(&answer, &mut out);
+            stream.write_all(&out)?;
+        }
+        let mut chunk = [0; 4096];
+        match stream.read(&mut chunk)? {
+            0 => return Ok(()),
+            read => input.extend_from_slice(&chunk[..read]),
+        }
+    }
+}
+
+fn answer(command: &StoreCommand, values: &Map) -> Option<Reply> {
+    let mut values = values.lock().unwrap();
+    Some(match command {
+        StoreCommand::Put { key, .. } if &key[..] == b"busy" => {
+            Reply::error(ErrorWord::NoQuorum, "0 of 1 slaves are active")
+        }
+        StoreCommand::Put { key, .. } if &key[..] == b"lost" => return None,
+        StoreCommand::Put { key, value } => {
+            values.insert(key.to_vec(), value.to_vec());
+            Reply::Done
+        }
+        StoreCommand::Get { key } => match values.get(&key[..]) {
+            Some(value) => Reply::Value(value.clone().into()),
+            None => Reply::NotFound,
+        },
+        StoreCommand::Delete { keys } => {
+            Reply::Count(keys.iter().filter(|key| values.remove(&key[..]).is_some()).count() as u64)
+        }
+        StoreCommand::Status => Reply::Text("# Replication\r\nrole:primary\r\n".to_owned()),
+        StoreCommand::Failover => Reply::Done,
+        other => panic!("the client does not ask {other:?}"),
+    })
+}
+
+/// An address nobody listens at.
+fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+fn client(masters: &[&str], words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dsm-client"));
+    command.arg("--masters").arg(masters.join(",")).args(words);
+    command
+}
+
+fn run(mut command: Command, input: &[u8]) -> Output {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // A program that does not read its input has closed it.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn assert_one_line(error: &[u8]) {
+    assert_eq!(text(error).matches('\n').count(), 1, "{:?}", text(error));
+}
+
+#[test]
+fn a_piped_session_gets_one_answer_a_line_and_nothing_else() {
+    let master = small_master(&Map::default());
+    let script = "WRITE foo one two\nREAD foo\nread nothing\nDELETE foo\nDELETE foo\nWRITE\nk e y\nv a l\n\
+                  READ\nk e y\n\nFROB x\nWRITE foo\nWRITE busy 1\nSTATUS\nFAILOVER\nEXIT\nREAD foo\n";
+    let output = run(client(&[&master], &[]), script.as_bytes());
+    assert_eq!(
+        text(&output.stdout).lines().collect::<Vec<_>>(),
+        [
+            "WRITE_DONE",
+            "Value for key foo = one two",
+            "Key nothing not found",
+            "DELETE_DONE",
+            "Key foo not found",
+            "WRITE_DONE",
+            "Value for key k e y = v a l",
+            "Invalid Operation! Please Try Again.",
+            "Invalid Operation! Please Try Again.",
+            "NOQUORUM 0 of 1 slaves are active",
+            "# Replication",
+            "role:primary",
+            "FAILOVER_DONE",
+            "Exiting Client...",
+        ]
+    );
+    assert!(text(&output.stderr).contains("usage: WRITE <key> <value>"));
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn the_end_of_the_input_is_a_silent_success_even_without_a_last_newline() {
+    let values = Map::default();
+    let master = small_master(&values);
+    let output = run(client(&[&master], &[]), b"WRITE a \xff\x01\r\nREAD a");
+    assert_eq!(output.stdout, b"WRITE_DONE\nValue for key a = \xff\x01\n");
+    assert_eq!((output.stderr, output.status.code()), (Vec::new(), Some(0)));
+    assert_eq!(values.lock().unwrap().get(&b"a"[..]).unwrap(), b"\xff\x01");
+}
+
+#[test]
+fn the_prompt_speaks_the_original_texts() {
+    let master = small_master(&Map::default());
+    let output = run(client(&[&master], &["--prompt"]), b"WRITE\nfoo\nbar\nREAD foo\nEXIT\n");
+    let operation = "[PRIMARY] Enter the Operation you would like to perform (READ/WRITE/EXIT): ";
+    assert_eq!(
+        text(&output.stdout),
+        format!(
+            "Connected to Master Server!!\n{operation}Enter the key you want to perform the operation on: \
+             Enter the value corresponding to the key: WRITE_DONE\n{operation}Value for key foo = bar\n\
+             {operation}Exiting Client...\n"
+        )
+    );
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn the_prompt_tells_that_the_backup_serves() {
+    let backup = small_master(&Map::default());
+    let output = run(client(&[&free_address(), &backup], &["--prompt"]), b"READ foo\n");
+    let text = text(&output.stdout);
+    assert!(
+        text.starts_with(
+            "Connection to Master Server failed, connecting to Backup Master...\n\
+             [BACKUP] Enter the Operation you would like to perform (READ/WRITE/EXIT): Key foo not found\n"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
+fn one_operation_prints_its_result_alone_and_tells_the_rest_by_its_exit_code() {
+    let values = Map::default();
+    let master = small_master(&values);
+    let once = |words: &[&str]| {
+        let output = run(client(&[&master], words), b"");
+        (output.status.code().unwrap(), output.stdout, output.stderr)
+    };
+    assert_eq!(once(&["WRITE", "a key", " one", "two "]), (0, b"WRITE_DONE\n".to_vec(), Vec::new()));
+    assert_eq!(once(&["READ", "a key"]), (0, b" one two \n".to_vec(), Vec::new()));
+    assert_eq!(once(&["write", "-n", "--help"]), (0, b"WRITE_DONE\n".to_vec(), Vec::new()));
+    assert_eq!(once(&["read", "-n"]), (0, b"--help\n".to_vec(), Vec::new()));
+    values.lock().unwrap().insert(b"raw".to_vec(), b"\0\n\xff".to_vec());
+    assert_eq!(once(&["READ", "raw"]), (0, b"\0\n\xff\n".to_vec(), Vec::new()));
+    values.lock().unwrap().insert(b"word".to_vec(), b"NOT_FOUND".to_vec());
+    assert_eq!(once(&["READ", "word"]), (0, b"NOT_FOUND\n".to_vec(), Vec::new()));
+    let missing = once(&["READ", "nothing"]);
+    assert_eq!((missing.0, missing.1), (1, Vec::new()));
+    assert_eq!(once(&["DELETE", "a key"]).0, 0);
+    assert_eq!(once(&["DELETE", "a key"]).0, 1);
+    assert_eq!(once(&["STATUS"]), (0, b"# Replication\nrole:primary\n".to_vec(), Vec::new()));
+}
+
+#[test]
+fn errors_are_one_line_and_code_2() {
+    let master = small_master(&Map::default());
+    let down = [&free_address()[..], &free_address()[..]];
+    for (masters, words, begin) in [
+        (&[&master[..]][..], &["WRITE", "busy", "1"][..], "error: NOQUORUM 0 of 1 slaves are active"),
+        (&[&master[..]], &["WRITE", "lost", "1"], "error: UNKNOWN the link to the master broke"),
+        (&[&master[..]], &["WRITE", "k"], "error: Invalid Operation! Please Try Again. Usage: WRITE"),
+        (&[&master[..]], &["FROB"], "error: Invalid Operation! Please Try Again. Usage: READ"),
+        (
+            &down[..],
+            &["--request-timeout", "100ms", "READ", "k"],
+            "error: NOT_EXECUTED no master answers (127.0.0.1:",
+        ),
+    ] {
+        let output = run(client(masters, words), b"");
+        assert!(text(&output.stderr).starts_with(begin), "{words:?}: {}", text(&output.stderr));
+        assert_one_line(&output.stderr);
+        assert_eq!((output.stdout, output.status.code()), (Vec::new(), Some(2)), "{words:?}");
+    }
+}
+
+#[test]
+fn a_bad_flag_and_help_are_told() {
+    for program in [env!("CARGO_BIN_EXE_dsm-client"), env!("CARGO_BIN_EXE_dsm-cluster")] {
+        let mut bad = Command::new(program);
+        bad.args(["--request-timeout", "soon"]);
+        let output = run(bad, b"");
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).starts_with("error: invalid value 'soon'"));
+        let mut help = Command::new(program);
+        help.arg("--help");
+        let output = run(help, b"");
+        assert!(text(&output.stdout).contains("[default: 2s]"), "{}", text(&output.stdout));
+        assert!(text(&output.stdout).contains("DSM_REQUEST_TIMEOUT"));
+        assert_eq!(output.status.code(), Some(0));
+    }
+}
+
+#[test]
+fn a_signal_ends_the_waiting_client_with_success() {
+    let master = small_master(&Map::default());
+    for name in ["TERM", "INT"] {
+        let mut child =
+            client(&[&master], &["--prompt"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut shown = vec![0; "Connected to Master Server!!\n[".len()];
+        output.read_exact(&mut shown).unwrap();
+        signal(name, child.id());
+        assert_eq!(wait(&mut child), Some(0), "SIG{name}");
+    }
+}
+
+fn signal(name: &str, pid: u32) {
+    let sent = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().unwrap();
+    assert!(sent.success());
+}
+
+/// The exit code, or `None` after a signal.
+fn wait(child: &mut Child) -> Option<i32> {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    panic!("still running after {PATIENCE:?}");
+}
+
+fn cluster(data: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dsm-cluster"));
+    command.args(["--port", "0", "--backup-port", "0", "--data"]).arg(data);
+    command
+}
+
+#[test]
+fn a_second_cluster_on_the_same_data_is_a_clear_error() {
+    let data = tempfile::tempdir().unwrap();
+    let lock = std::fs::File::create(data.path().join("cluster.lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let output = run(cluster(data.path()), b"");
+    assert!(text(&output.stderr).starts_with("error: a cluster is running on "), "{}", text(&output.stderr));
+    assert_one_line(&output.stderr);
+    assert_eq!((output.stdout, output.status.code()), (Vec::new(), Some(1)));
+}
+
+#[test]
+fn a_port_in_use_is_a_clear_error() {
+    let data = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dsm-cluster"));
+    command.arg("--data").arg(data.path()).arg("--port").arg(port.to_string());
+    let output = run(command, b"");
+    let expected = format!("error: port {port} is in use by another program; choose another with --port\n");
+    assert_eq!(text(&output.stderr), expected);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+/// `dsm-cluster` with its prompt's input held open.
+struct RunningCluster {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+    pids: Vec<u32>,
+}
+
+impl RunningCluster {
+    /// Starts a cluster with 3 slaves and reads its table.
+    fn start(data: &Path) -> RunningCluster {
+        let mut child = cluster(data).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let pids = (0..6).map(|_| read_line(&mut output)).filter_map(|line| pid_of(&line)).collect();
+        let running = RunningCluster { child, output, pids };
+        assert_eq!(running.pids.len(), 5, "a primary, a backup, three slaves");
+        running
+    }
+
+    fn ask(&mut self, line: &str) -> String {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+        read_line(&mut self.output)
+    }
+
+    fn assert_no_child_is_left(&self) {
+        let begun = Instant::now();
+        while self.pids.iter().any(|pid| is_alive(*pid)) {
+            assert!(begun.elapsed() < PATIENCE, "children are left: {:?}", self.pids);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for RunningCluster {
+    fn drop(&mut self) {
+        // It is gone in most tests.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read_line(output: &mut impl io::BufRead) -> String {
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    line.trim_end().to_owned()
+}
+
+/// The pid in a row of the table.
+fn pid_of(row: &str) -> Option<u32> {
+    let row = row.strip_prefix("slave ").unwrap_or(row);
+    row.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Whether the process is there and not merely waiting to be reaped.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+#[test]
+fn a_cluster_answers_what_is_piped_into_it() {
+    let data = tempfile::tempdir().unwrap();
+    let output = run(cluster(data.path()), b"WRITE a one two\nREAD a\n");
+    let lines: Vec<_> = text(&output.stdout).lines().collect();
+    assert!(lines[0].starts_with("ROLE") && lines[1].starts_with("primary"), "{lines:?}");
+    assert_eq!(lines[6..], ["WRITE_DONE", "Value for key a = one two"]);
+    assert_eq!(output.status.code(), Some(0));
+    // What it wrote is there the next time.
+    let output = run(cluster(data.path()), b"READ a\n");
+    assert_eq!(text(&output.stdout).lines().last(), Some("Value for key a = one two"));
+}
+
+#[test]
+fn a_cluster_goes_on_when_its_primary_is_killed_and_takes_it_back() {
+    let data = tempfile::tempdir().unwrap();
+    let mut cluster = RunningCluster::start(data.path());
+    assert_eq!(cluster.ask("WRITE a 1"), "WRITE_DONE");
+    assert_eq!(cluster.ask("kill primary"), "primary killed");
+    assert_eq!(cluster.ask("READ a"), "Value for key a = 1");
+    assert_eq!(cluster.ask("WRITE b 2"), "WRITE_DONE");
+    assert_eq!(cluster.ask("kill primary"), "primary is not running");
+    let restarted = cluster.ask("restart primary");
+    assert!(restarted.starts_with("primary restarted (pid "), "{restarted}");
+    assert_eq!(cluster.ask("READ b"), "Value for key b = 2");
+    assert_eq!(cluster.ask("pause slave 2"), "slave 2 paused");
+    assert_eq!(cluster.ask("continue slave 2"), "slave 2 continued");
+    assert_eq!(cluster.ask("kill slave 9"), "slave 9 is not running");
+    assert_eq!(cluster.ask("kill"), "kill: name one of: primary, backup, slave N");
+    let header = cluster.ask("status");
+    assert!(header.contains("STATE"), "{header}");
+    let rows: Vec<_> = (0..6).map(|_| read_line(&mut cluster.output)).collect();
+    assert!(rows[..5].iter().all(|row| row.contains(" alive ")), "{rows:?}");
+    assert!(rows[5].starts_with("store: "), "{rows:?}");
+    cluster.pids.push(pid_of(&rows[0]).unwrap());
+    assert_eq!(cluster.ask("EXIT"), "Exiting Client...");
+    assert_eq!(wait(&mut cluster.child), Some(0));
+    cluster.assert_no_child_is_left();
+}
+
+#[test]
+fn a_cluster_leaves_no_child_behind_however_it_ends() {
+    type End = fn(&mut RunningCluster);
+    let ends: [(&str, Option<i32>, End); 4] = [
+        ("end of input", Some(0), |cluster| drop(cluster.child.stdin.take())),
+        ("SIGTERM", Some(0), |cluster| signal("TERM", cluster.child.id())),
+        ("SIGINT", Some(0), |cluster| signal("INT", cluster.child.id())),
+        ("SIGKILL", None, |cluster| signal("KILL", cluster.child.id())),
+    ];
+    for (name, code, end) in ends {
+        let data = tempfile::tempdir().unwrap();
+        let mut cluster = RunningCluster::start(data.path());
+        end(&mut cluster);
+        assert_eq!(wait(&mut cluster.child), code, "{name}");
+        cluster.assert_no_child_is_left();
+    }
+}
+
+#[test]
+fn a_cluster_reports_a_death_that_it_did_not_cause() {
+    let data = tempfile::tempdir().unwrap();
+    let mut cluster = RunningCluster::start(data.path());
+    signal("KILL", cluster.pids[4]);
+    let notice = read_line(&mut cluster.output);
+    assert!(notice.starts_with("slave 3 ended (killed by signal 9)"), "{notice}");
+    assert_eq!(cluster.ask("WRITE a 1"), "WRITE_DONE");
+}
+
+#[test]
+fn a_cluster_keeps_its_output_beside_its_log() {
+    let data = tempfile::tempdir().unwrap();
+    assert_eq!(run(cluster(data.path()), b"").status.code(), Some(0));
+    let file = |name: &str| -> PathBuf { data.path().join(name) };
+    for name in ["kv_store.log", "primary.out", "backup.out", "slave-1.out", "slave-3.out"] {
+        assert!(file(name).exists(), "{name}");
+    }
+}

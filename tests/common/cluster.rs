@@ -1,0 +1,507 @@
+//! A cluster of the real binaries: both masters and some slaves on free loopback ports, with a log in a
+//! directory of its own. Processes are killed, paused and restarted by their ids; none outlives its
+//! [`TestCluster`]. What they wrote to standard error is printed when the test fails.
+
+use super::resp::{Answer, Connection, Info};
+use super::{seconds, wait_for};
+use rustix::fs::FlockOperation;
+use rustix::process::{kill_process, Pid, Signal};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// How long a cluster may take to come to rest after the last fault.
+pub(crate) const SETTLE: Duration = seconds(25);
+
+/// How long one question to a node may take.
+pub(crate) const ASK: Duration = seconds(2);
+
+/// The lines of standard error that are printed of each process of a failed test.
+const PRINTED_LINES_MAX: usize = 60;
+
+/// One member of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Node {
+    /// `dsm-master`
+    Master,
+    /// `dsm-backup-master`
+    Backup,
+    /// `dsm-slave`, numbered from 0.
+    Slave(usize),
+}
+
+/// Both masters.
+pub(crate) const MASTERS: [Node; 2] = [Node::Master, Node::Backup];
+
+impl Node {
+    /// The other master.
+    ///
+    /// # Panics
+    /// For a slave.
+    pub(crate) fn other(self) -> Node {
+        match self {
+            Node::Master => Node::Backup,
+            Node::Backup => Node::Master,
+            Node::Slave(_) => panic!("a slave has no other"),
+        }
+    }
+
+    fn name(self) -> String {
+        match self {
+            Node::Master => "master".to_string(),
+            Node::Backup => "backup".to_string(),
+            Node::Slave(number) => format!("slave-{number}"),
+        }
+    }
+}
+
+/// What kind of cluster a test wants.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    slaves: usize,
+    master_arguments: Vec<String>,
+    slave_arguments: Vec<String>,
+    log: Option<Vec<u8>>,
+    beside_others: bool,
+}
+
+impl Setup {
+    /// Both masters and this many slaves, all flags at their defaults, with the machine to itself.
+    pub(crate) fn slaves(slaves: usize) -> Setup {
+        Setup {
+            slaves,
+            master_arguments: Vec::new(),
+            slave_arguments: Vec::new(),
+            log: None,
+            beside_others: false,
+        }
+    }
+
+    /// More flags for both masters.
+    pub(crate) fn masters_with(mut self, arguments: &[&str]) -> Setup {
+        self.master_arguments.extend(arguments.iter().map(|a| a.to_string()));
+        self
+    }
+
+    /// More flags for all slaves.
+    pub(crate) fn slaves_with(mut self, arguments: &[&str]) -> Setup {
+        self.slave_arguments.extend(arguments.iter().map(|a| a.to_string()));
+        self
+    }
+
+    /// A log that is there before the first start.
+    pub(crate) fn log(mut self, content: impl Into<Vec<u8>>) -> Setup {
+        self.log = Some(content.into());
+        self
+    }
+
+    /// Lets other tests run at the same time: for tests in which no timeout matters.
+    pub(crate) fn beside_others(mut self) -> Setup {
+        self.beside_others = true;
+        self
+    }
+
+    /// Starts everything and waits until the primary serves and all is at rest.
+    pub(crate) fn start(self) -> TestCluster {
+        let mut cluster = self.prepare();
+        cluster.start_all();
+        assert_eq!(cluster.settle(), Node::Master, "the backup gives the primary a second to come up");
+        cluster
+    }
+
+    /// Takes ports and a directory, and starts nothing.
+    pub(crate) fn prepare(self) -> TestCluster {
+        let turn = Turn::take(self.beside_others);
+        let dir = TempDir::with_prefix("dsm-test-").expect("a directory for temporary files");
+        let [master, backup] = free_ports();
+        let cluster = TestCluster {
+            setup: self,
+            processes: BTreeMap::new(),
+            paused: BTreeSet::new(),
+            addresses: [master, backup],
+            dir,
+            _turn: turn,
+        };
+        if let Some(log) = &cluster.setup.log {
+            std::fs::write(cluster.log(), log).expect("writing the log");
+        }
+        cluster
+    }
+}
+
+/// The right to use the machine, alone or beside others; across test binaries too.
+struct Turn(#[allow(dead_code)] File);
+
+impl Turn {
+    fn take(beside_others: bool) -> Turn {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("turn");
+        let mut options = OpenOptions::new();
+        let file =
+            options.create(true).truncate(false).write(true).open(&path).expect("a file for taking turns");
+        let operation =
+            if beside_others { FlockOperation::LockShared } else { FlockOperation::LockExclusive };
+        rustix::fs::flock(&file, operation).expect("taking turns");
+        Turn(file)
+    }
+}
+
+/// Two ports that nobody listens at, below the range from which the kernel takes ports for outgoing
+/// connections: otherwise a connection to a dead master could meet itself, or sit on its port at the restart.
+pub(crate) fn free_ports() -> [SocketAddr; 2] {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let end = range.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(32768_u16);
+    let end = end.max(10_100);
+    let mut free = Vec::new();
+    for _ in 0..10_000 {
+        let port = rand::random_range(10_000..end);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if !free.contains(&address) && TcpListener::bind(address).is_ok() {
+            free.push(address);
+        }
+        if let [first, second] = free[..] {
+            return [first, second];
+        }
+    }
+    panic!("no free port between 10000 and {end}");
+}
+
+/// The binary of a role.
+pub(crate) fn binary(node: Node) -> &'static str {
+    match node {
+        Node::Master => env!("CARGO_BIN_EXE_dsm-master"),
+        Node::Backup => env!("CARGO_BIN_EXE_dsm-backup-master"),
+        Node::Slave(_) => env!("CARGO_BIN_EXE_dsm-slave"),
+    }
+}
+
+/// A command for a role that sees none of this process's `DSM_` variables.
+pub(crate) fn command(node: Node) -> Command {
+    let mut command = Command::new(binary(node));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("DSM_") {
+            command.env_remove(name);
+        }
+    }
+    command.env_remove("RUST_LOG").env("RUST_BACKTRACE", "1").stdin(Stdio::null());
+    command
+}
+
+/// A running cluster.
+pub(crate) struct TestCluster {
+    setup: Setup,
+    processes: BTreeMap<Node, Child>,
+    paused: BTreeSet<Node>,
+    addresses: [SocketAddr; 2],
+    dir: TempDir,
+    _turn: Turn,
+}
+
+impl TestCluster {
+    /// The addresses of master and backup.
+    pub(crate) fn addresses(&self) -> [SocketAddr; 2] {
+        self.addresses
+    }
+
+    /// The address of a master.
+    pub(crate) fn address(&self, master: Node) -> SocketAddr {
+        match master {
+            Node::Master => self.addresses[0],
+            Node::Backup => self.addresses[1],
+            Node::Slave(_) => panic!("a slave has no address"),
+        }
+    }
+
+    /// The path of the log.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.dir.path().join("kv_store.log")
+    }
+
+    /// A directory that goes with the cluster.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// All members.
+    pub(crate) fn nodes(&self) -> Vec<Node> {
+        MASTERS.into_iter().chain(self.slaves()).collect()
+    }
+
+    /// All slaves.
+    pub(crate) fn slaves(&self) -> Vec<Node> {
+        (0..self.setup.slaves).map(Node::Slave).collect()
+    }
+
+    /// What a node has written to standard error in all its lives.
+    pub(crate) fn stderr(&self, node: Node) -> String {
+        std::fs::read(self.stderr_path(node))
+            .map(|text| String::from_utf8_lossy(&text).into_owned())
+            .unwrap_or_default()
+    }
+
+    fn stderr_path(&self, node: Node) -> PathBuf {
+        self.dir.path().join(format!("{}.stderr", node.name()))
+    }
+
+    /// Starts a node that is not running.
+    pub(crate) fn start(&mut self, node: Node) {
+        assert!(!self.processes.contains_key(&node), "{node:?} runs already");
+        let mut output = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.stderr_path(node))
+            .expect("a file for standard error");
+        writeln!(output, "---- {} starts", node.name()).expect("writing a headline");
+        let mut command = command(node);
+        let [master, backup] = self.addresses.map(|address| address.to_string());
+        match node {
+            Node::Master => {
+                command.args(["--listen", &master, "--peer", &backup, "--log"]).arg(self.log());
+                command.args(&self.setup.master_arguments);
+            }
+            Node::Backup => {
+                command.args(["--listen", &backup, "--peer", &master, "--log"]).arg(self.log());
+                command.args(&self.setup.master_arguments);
+            }
+            Node::Slave(_) => {
+                command.args(["--masters", &format!("{master},{backup}"), "--id", &node.name()]);
+                command.args(&self.setup.slave_arguments);
+            }
+        }
+        command.env("RUST_LOG", "info").current_dir(self.dir.path());
+        let errors = output.try_clone().expect("a second handle of a file");
+        let child = command.stdout(output).stderr(errors).spawn().expect("the binary is built");
+        self.processes.insert(node, child);
+    }
+
+    /// Starts all nodes that are not running.
+    pub(crate) fn start_all(&mut self) {
+        for node in self.nodes() {
+            if !self.processes.contains_key(&node) {
+                self.start(node);
+            }
+        }
+    }
+
+    /// `kill -9`, and waits until the process is gone. The moment is when the signal was sent.
+    pub(crate) fn kill(&mut self, node: Node) -> Instant {
+        self.kill_at_once(&[node])
+    }
+
+    /// `kill -9` of several, all before any is waited for.
+    pub(crate) fn kill_at_once(&mut self, nodes: &[Node]) -> Instant {
+        let at = Instant::now();
+        for &node in nodes {
+            self.signal(node, Signal::KILL);
+        }
+        for node in nodes {
+            let mut child = self.processes.remove(node).expect("signalled just now");
+            child.wait().expect("a child can be waited for");
+            self.paused.remove(node);
+        }
+        at
+    }
+
+    /// `kill -9` of all that run.
+    pub(crate) fn kill_all(&mut self) {
+        let running: Vec<Node> = self.processes.keys().copied().collect();
+        self.kill_at_once(&running);
+    }
+
+    /// `kill -9`, then a new start at once.
+    pub(crate) fn restart(&mut self, node: Node) {
+        self.kill(node);
+        self.start(node);
+    }
+
+    /// SIGSTOP.
+    pub(crate) fn pause(&mut self, node: Node) -> Instant {
+        self.signal(node, Signal::STOP);
+        self.paused.insert(node);
+        Instant::now()
+    }
+
+    /// SIGCONT. Does nothing to a process that was killed meanwhile.
+    pub(crate) fn resume(&mut self, node: Node) {
+        self.signal(node, Signal::CONT);
+        self.paused.remove(&node);
+    }
+
+    /// SIGTERM, and the exit status.
+    pub(crate) fn terminate(&mut self, node: Node) -> ExitStatus {
+        self.signal(node, Signal::TERM);
+        self.wait_for_exit(node, seconds(5))
+    }
+
+    /// Waits until a process ends by itself.
+    pub(crate) fn wait_for_exit(&mut self, node: Node, within: Duration) -> ExitStatus {
+        let status = wait_for(&format!("{node:?} ends"), within, || self.exited(node));
+        self.processes.remove(&node);
+        self.paused.remove(&node);
+        status
+    }
+
+    /// The exit status of a process that has ended.
+    pub(crate) fn exited(&mut self, node: Node) -> Option<ExitStatus> {
+        let child = self.processes.get_mut(&node).unwrap_or_else(|| panic!("{node:?} was not started"));
+        child.try_wait().expect("a child can be asked")
+    }
+
+    fn signal(&self, node: Node, signal: Signal) {
+        let child = self.processes.get(&node).unwrap_or_else(|| panic!("{node:?} is not running"));
+        // Until it is waited for, even a dead child's id is nobody else's.
+        kill_process(Pid::from_child(child), signal).expect("a child can be signalled");
+    }
+
+    /// INFO of a master, if it answers.
+    pub(crate) fn info(&self, master: Node) -> Option<Info> {
+        Info::of(self.address(master), ASK).ok()
+    }
+
+    /// The master that serves, with its INFO.
+    ///
+    /// # Panics
+    /// When both say that they serve in the same reign.
+    pub(crate) fn primary(&self) -> Option<(Node, Info)> {
+        let asked: Vec<(Node, Info)> = MASTERS
+            .into_iter()
+            .filter(|master| self.processes.contains_key(master) && !self.paused.contains(master))
+            .filter_map(|master| Some((master, self.info(master)?)))
+            .filter(|(_, info)| info.role() == "primary")
+            .collect();
+        if let [(_, first), (_, second)] = &asked[..] {
+            let same = first.number("epoch") == second.number("epoch");
+            assert!(!same, "two primaries of one epoch: {first:?} and {second:?}");
+            return None;
+        }
+        asked.into_iter().next()
+    }
+
+    /// Waits for a master that serves.
+    pub(crate) fn wait_for_primary(&self, within: Duration) -> (Node, Info) {
+        wait_for("one master serves", within, || self.primary())
+    }
+
+    /// Waits until this master serves.
+    pub(crate) fn wait_until_serves(&self, master: Node, within: Duration) -> Info {
+        wait_for(&format!("{master:?} serves"), within, || {
+            self.primary().filter(|(node, _)| *node == master).map(|(_, info)| info)
+        })
+    }
+
+    /// Waits until the serving master counts exactly this many active slaves.
+    pub(crate) fn wait_for_active_slaves(&self, count: u64, within: Duration) {
+        wait_for(&format!("{count} slaves are active"), within, || {
+            self.primary().filter(|(_, info)| info.number("active_slaves") == count)
+        });
+    }
+
+    /// Waits until one master serves with all slaves active, and the other one, connected to all slaves too,
+    /// has replayed the whole log; the one that serves. Fails at once when a process has ended by itself.
+    pub(crate) fn settle(&mut self) -> Node {
+        self.settle_within_lag(0)
+    }
+
+    /// [`settle`](Self::settle) while clients write: the standby is never quite at the end of the log then.
+    pub(crate) fn settle_under_load(&mut self) -> Node {
+        self.settle_within_lag(1000)
+    }
+
+    fn settle_within_lag(&mut self, lag_max: u64) -> Node {
+        let running = self.processes.len();
+        assert_eq!(running, self.nodes().len(), "only a whole cluster comes to rest");
+        let slaves = self.setup.slaves as u64;
+        let begun = Instant::now();
+        loop {
+            for node in self.nodes() {
+                if let Some(status) = self.exited(node) {
+                    panic!("{node:?} ended by itself: {status}");
+                }
+            }
+            let primary = self.primary().filter(|(_, info)| info.number("active_slaves") == slaves);
+            let settled = primary.filter(|(node, _)| {
+                self.info(node.other()).is_some_and(|standby| {
+                    standby.role() == "standby"
+                        && standby.number("replay_lag_seq") <= lag_max
+                        && standby.number("active_slaves") == slaves
+                })
+            });
+            if let Some((node, _)) = settled {
+                return node;
+            }
+            if begun.elapsed() > SETTLE {
+                let infos = MASTERS.map(|master| self.info(master));
+                panic!("not at rest after {SETTLE:?} with {slaves} slaves: {infos:#?}");
+            }
+            std::thread::sleep(super::POLL);
+        }
+    }
+
+    /// Undoes all faults: resumes what is paused, starts what is dead, waits until all is at rest.
+    ///
+    /// # Panics
+    /// When a process has ended in another way than by SIGKILL, which is how a fenced master ends.
+    pub(crate) fn heal(&mut self) -> Node {
+        for node in self.nodes() {
+            if self.paused.contains(&node) {
+                self.resume(node);
+            }
+            let status = if self.processes.contains_key(&node) { self.exited(node) } else { None };
+            if let Some(status) = status {
+                assert_eq!(status.signal(), Some(9), "{node:?} ended by itself: {status}");
+                self.processes.remove(&node);
+            }
+        }
+        self.start_all();
+        self.settle()
+    }
+
+    /// Kills everything and starts it again.
+    pub(crate) fn cold_restart(&mut self) -> Node {
+        self.kill_all();
+        self.start_all();
+        self.settle()
+    }
+
+    /// A connection to a master.
+    pub(crate) fn connect(&self, master: Node) -> Connection {
+        Connection::open(self.address(master), seconds(10)).expect("the master accepts connections")
+    }
+
+    /// A connection to the master that serves.
+    pub(crate) fn connect_to_primary(&self) -> Connection {
+        let (master, _) = self.wait_for_primary(SETTLE);
+        self.connect(master)
+    }
+
+    /// One request to the master that serves.
+    pub(crate) fn ask(&self, request: &[&[u8]]) -> Answer {
+        self.connect_to_primary().call(request).expect("the master answers")
+    }
+}
+
+impl Drop for TestCluster {
+    fn drop(&mut self) {
+        for child in self.processes.values_mut() {
+            // Fails only for what is dead already.
+            let _ = child.kill();
+        }
+        for child in self.processes.values_mut() {
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            for node in self.nodes() {
+                let text = self.stderr(node);
+                let lines: Vec<&str> = text.lines().collect();
+                let from = lines.len().saturating_sub(PRINTED_LINES_MAX);
+                eprintln!("==== {} ({} lines, the last of them):", node.name(), lines.len());
+                lines[from..].iter().for_each(|line| eprintln!("{line}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! Clients that load a cluster while a test breaks it, and the proof at the end that nobody was lied to.
+//!
+//! Each client does what a real one would: it stays with a master until that one fails it, then tries the other.
+//! It never repeats a request: each operation is sent once, and recorded with what became of it.
+
+use super::cluster::{Node, TestCluster, MASTERS};
+use super::resp::{encoded, Answer, Connection};
+use super::{seconds, wait_for};
+use bytes::Bytes;
+use dsm_protocol::history::{check, readable_after, Action, History, Outcome};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long a client waits for an answer: the clients' `--request-timeout`.
+const REQUEST_TIMEOUT: Duration = seconds(2);
+
+/// How long a client rests between two operations.
+const THINK: Duration = Duration::from_millis(2);
+
+/// How many failures are remembered one by one.
+const FAILURES_MAX: usize = 100_000;
+
+/// How many reads of the final reading are in flight at once.
+const READ_BACK_BATCH: usize = 256;
+
+/// The number under which the final readings stand in a history.
+const READER: u64 = 1000;
+
+/// A write that was acknowledged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Acknowledged {
+    /// Before it was sent.
+    pub(crate) invoked: Instant,
+    /// After the answer had come.
+    pub(crate) returned: Instant,
+    /// Who answered.
+    pub(crate) by: Node,
+}
+
+/// A request that did not end in a result.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    /// When the client learned of it.
+    pub(crate) at: Instant,
+    /// Whom it had asked.
+    pub(crate) asked: Node,
+    /// What it was told.
+    pub(crate) text: String,
+}
+
+struct Shared {
+    addresses: [SocketAddr; 2],
+    origin: Instant,
+    keys: u64,
+    stop: AtomicBool,
+    writes: AtomicU64,
+    reads: AtomicU64,
+    failed: AtomicU64,
+    failures: Mutex<Vec<Failure>>,
+    /// Answers that the contract does not allow.
+    broken_words: Mutex<Vec<String>>,
+    acknowledged: Mutex<Vec<Acknowledged>>,
+}
+
+/// Clients at work.
+pub(crate) struct Load {
+    shared: Arc<Shared>,
+    clients: Vec<JoinHandle<History>>,
+}
+
+impl Load {
+    /// Starts `clients` clients on `keys` shared keys, and waits until the cluster serves them.
+    pub(crate) fn start(cluster: &TestCluster, clients: u64, keys: u64) -> Load {
+        let seed: u64 = rand::random();
+        println!("load: {clients} clients, {keys} keys, seed {seed}");
+        let shared = Arc::new(Shared {
+            addresses: cluster.addresses(),
+            origin: Instant::now(),
+            keys,
+            stop: AtomicBool::new(false),
+            writes: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            failures: Mutex::new(Vec::new()),
+            broken_words: Mutex::new(Vec::new()),
+            acknowledged: Mutex::new(Vec::new()),
+        });
+        let clients = (0..clients)
+            .map(|id| {
+                let shared = Arc::clone(&shared);
+                let random = StdRng::seed_from_u64(seed.wrapping_add(id));
+                std::thread::spawn(move || Client::new(shared, id, random).run())
+            })
+            .collect();
+        let load = Load { shared, clients };
+        load.wait_for_writes(100, seconds(10));
+        load
+    }
+
+    /// Writes that were acknowledged so far.
+    pub(crate) fn writes(&self) -> u64 {
+        self.shared.writes.load(Ordering::Relaxed)
+    }
+
+    /// Requests that did not end in a result so far.
+    pub(crate) fn failed(&self) -> u64 {
+        self.shared.failed.load(Ordering::Relaxed)
+    }
+
+    /// The failures of a span of time.
+    pub(crate) fn failures_between(&self, from: Instant, to: Instant) -> Vec<Failure> {
+        let failures = self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.iter().filter(|f| (from..to).contains(&f.at)).cloned().collect()
+    }
+
+    /// Whether any request was answered with this word.
+    pub(crate) fn has_failed_with(&self, word: &str) -> bool {
+        let failures = self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.iter().any(|f| f.text.split(' ').next() == Some(word))
+    }
+
+    /// Waits until so many more writes are acknowledged.
+    pub(crate) fn wait_for_writes(&self, more: u64, within: Duration) {
+        let enough = self.writes() + more;
+        wait_for(&format!("{more} more writes are acknowledged"), within, || {
+            (self.writes() >= enough).then_some(())
+        });
+    }
+
+    /// Waits for the first acknowledgement by `by` of a write that was sent after `after`; the time from
+    /// `after` to the acknowledgement.
+    pub(crate) fn wait_for_write_by(&self, by: Node, after: Instant, within: Duration) -> Duration {
+        let returned = wait_for(&format!("{by:?} acknowledges a write"), within, || {
+            let acknowledged = self.shared.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+            let latest = acknowledged.iter().rev().take(4096);
+            latest.filter(|a| a.by == by && a.invoked >= after).map(|a| a.returned).min()
+        });
+        returned.duration_since(after)
+    }
+
+    /// Stops the clients, undoes all faults, and proves the promises: every history linearizable, every
+    /// acknowledged write readable; then again after a cold restart of everything.
+    pub(crate) fn prove(mut self, cluster: &mut TestCluster) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        let mut history = History::new();
+        for client in std::mem::take(&mut self.clients) {
+            history.merge(client.join().expect("a client of the load does not panic"));
+        }
+        let broken = self.shared.broken_words.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(broken.is_empty(), "answers outside the contract: {broken:?}");
+        let mut keys = BTreeSet::new();
+        keys.extend(history.operations().iter().map(|o| o.key.clone()));
+
+        cluster.heal();
+        read_back(cluster, &keys, self.shared.origin, READER, &mut history);
+        judge(&history, "after the faults");
+        cluster.cold_restart();
+        read_back(cluster, &keys, self.shared.origin, READER + 1, &mut history);
+        let verdict = judge(&history, "after a cold restart");
+        println!("{verdict}; {} requests failed", self.shared.failed.load(Ordering::Relaxed));
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // A test that failed: the clients end by themselves.
+        self.shared.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Reads every key until it was read.
+fn read_back(
+    cluster: &TestCluster,
+    keys: &BTreeSet<Bytes>,
+    origin: Instant,
+    reader: u64,
+    history: &mut History,
+) {
+    let mut open: Vec<Bytes> = keys.iter().cloned().collect();
+    let mut problem = String::new();
+    let begun = Instant::now();
+    while !open.is_empty() {
+        assert!(begun.elapsed() < seconds(20), "{} keys cannot be read: {problem}", open.len());
+        let batch = open.split_off(open.len().saturating_sub(READ_BACK_BATCH));
+        let mut connection = cluster.connect_to_primary();
+        let mut requests = Vec::new();
+        let mut begun = Vec::new();
+        for key in &batch {
+            begun.push(history.begin(reader, key.clone(), Action::Read(None), now_ns(origin)));
+            requests.extend(encoded(&[b"GET", key]));
+        }
+        let mut broken = connection.send(&requests).is_err();
+        for (key, begun) in batch.into_iter().zip(begun) {
+            let answer = if broken { Err(io::ErrorKind::BrokenPipe.into()) } else { connection.answer() };
+            broken |= answer.is_err();
+            match answer {
+                Ok(Answer::Bulk(value)) => history.finish_read(begun, Some(value.into()), now_ns(origin)),
+                Ok(Answer::Null) => history.finish_read(begun, None, now_ns(origin)),
+                other => {
+                    problem = format!("{other:?}");
+                    open.push(key);
+                }
+            }
+        }
+    }
+}
+
+/// Checks a history that ends with a reading of all keys.
+fn judge(history: &History, when: &str) -> String {
+    let stats = match check(history.operations()) {
+        Ok(stats) => stats,
+        Err(violation) => panic!("{when}: {violation}"),
+    };
+    let readable = readable_after(history.operations());
+    for last in history.operations().iter().filter(|o| o.client >= READER && o.outcome == Outcome::Done) {
+        let Action::Read(value) = &last.action else { continue };
+        let readable = &readable[&last.key];
+        assert!(
+            readable.allows(value.as_ref()),
+            "{when}: {:?} reads {value:?}, but must be one of {readable:?}",
+            last.key
+        );
+    }
+    stats.to_string()
+}
+
+fn now_ns(origin: Instant) -> u64 {
+    u64::try_from(origin.elapsed().as_nanos()).expect("a test lasts less than 584 years")
+}
+
+struct Client {
+    shared: Arc<Shared>,
+    id: u64,
+    random: StdRng,
+    history: History,
+    connection: Option<Connection>,
+    /// Which of the masters it stays with.
+    master: usize,
+    written: u64,
+}
+
+impl Client {
+    fn new(shared: Arc<Shared>, id: u64, random: StdRng) -> Client {
+        Client { shared, id, random, history: History::new(), connection: None, master: 0, written: 0 }
+    }
+
+    fn run(mut self) -> History {
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            self.operate();
+            std::thread::sleep(THINK);
+        }
+        self.history
+    }
+
+    fn operate(&mut self) {
+        let Some(mut connection) = self.connected() else { return };
+        let (key, action) = self.choose();
+        let request: Vec<&[u8]> = match &action {
+            Action::Write(value) => vec![b"SET", &key, value],
+            Action::Delete { .. } => vec![b"DEL", &key],
+            Action::Read(_) => vec![b"GET", &key],
+        };
+        let is_write = !matches!(action, Action::Read(_));
+        let invoked = Instant::now();
+        let begun = self.history.begin(self.id, key.clone(), action.clone(), now_ns(self.shared.origin));
+        let answer = connection.call(&request);
+        let now = now_ns(self.shared.origin);
+        match answer {
+            Ok(Answer::Simple(ok)) if ok == "OK" && matches!(action, Action::Write(_)) => {
+                self.history.finish(begun, Outcome::Done, now);
+            }
+            Ok(Answer::Integer(count @ 0..=1)) if matches!(action, Action::Delete { .. }) => {
+                self.history.finish_delete(begun, count == 1, now);
+            }
+            Ok(Answer::Bulk(value)) if !is_write => self.history.finish_read(begun, Some(value.into()), now),
+            Ok(Answer::Null) if !is_write => self.history.finish_read(begun, None, now),
+            Ok(Answer::Error(text)) => {
+                let outcome = match text.split(' ').next().unwrap_or_default() {
+                    "STANDBY" | "NOQUORUM" | "LOADING" | "READONLY" | "BUSY" | "OOM" => Outcome::NotExecuted,
+                    "UNKNOWN" if is_write => Outcome::Unknown,
+                    _ => return self.broken(format!("{text:?} to {action:?}")),
+                };
+                self.history.finish(begun, outcome, now);
+                let elsewhere = text.starts_with("STANDBY");
+                self.failed(text);
+                if elsewhere {
+                    self.master ^= 1;
+                } else {
+                    self.connection = Some(connection);
+                }
+                return;
+            }
+            Ok(other) => return self.broken(format!("{other:?} to {action:?}")),
+            // No answer, or half of one: nobody knows. A read that failed says nothing either way.
+            Err(error) => {
+                self.history.finish(begun, Outcome::Unknown, now);
+                self.failed(format!("connection: {error}"));
+                self.master ^= 1;
+                return;
+            }
+        }
+        self.connection = Some(connection);
+        if is_write {
+            let by = MASTERS[self.master];
+            let acknowledged = Acknowledged { invoked, returned: Instant::now(), by };
+            self.shared.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).push(acknowledged);
+            self.shared.writes.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.shared.reads.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn connected(&mut self) -> Option<Connection> {
+        if self.connection.is_none() {
+            match Connection::open(self.shared.addresses[self.master], REQUEST_TIMEOUT) {
+                Ok(connection) => self.connection = Some(connection),
+                // Nothing was sent: nothing to record in the history.
+                Err(error) => {
+                    self.failed(format!("connect: {error}"));
+                    self.master ^= 1;
+                }
+            }
+        }
+        self.connection.take()
+    }
+
+    /// Every value is unique. One write in five goes to a key of its own that is never written again: nothing
+    /// can hide its loss.
+    fn choose(&mut self) -> (Bytes, Action) {
+        let shared = format!("key-{}", self.random.random_range(0..self.shared.keys));
+        match self.random.random_range(0..10) {
+            0..=3 => (shared.into(), Action::Read(None)),
+            4 => (shared.into(), Action::Delete { existed: None }),
+            dice => {
+                self.written += 1;
+                let value = Bytes::from(format!("{}.{}", self.id, self.written));
+                let key = if dice == 5 { format!("once-{}-{}", self.id, self.written) } else { shared };
+                (key.into(), Action::Write(value))
+            }
+        }
+    }
+
+    fn failed(&self, text: String) {
+        self.shared.failed.fetch_add(1, Ordering::Relaxed);
+        let mut failures = self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() < FAILURES_MAX {
+            failures.push(Failure { at: Instant::now(), asked: MASTERS[self.master], text });
+        }
+    }
+
+    fn broken(&self, text: String) {
+        self.shared.broken_words.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+    }
+}

@@ -1,0 +1,306 @@
+//! `dsm-log` as an operator runs it: the real binary on files in a temporary directory.
+#![allow(clippy::unwrap_used)]
+
+use bytes::Bytes;
+use dsm_protocol::ids::{ClusterId, Epoch, Seq};
+use dsm_protocol::record::{encode, encode_with, Operation, Trailer};
+use rustix::fs::{flock, FlockOperation};
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::Command;
+use tempfile::TempDir;
+
+/// What one run of the tool gave.
+struct Run {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+struct Directory(TempDir);
+
+impl Directory {
+    fn new() -> Self {
+        Directory(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.path(name), bytes).unwrap();
+    }
+
+    fn get(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap()
+    }
+
+    fn run(&self, args: &[&str]) -> Run {
+        let tool = Command::new(env!("CARGO_BIN_EXE_dsm-log")).args(args).current_dir(self.0.path()).output();
+        let output = tool.unwrap();
+        Run {
+            code: output.status.code().unwrap(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+fn write(key: &[u8], value: &[u8]) -> Operation {
+    Operation::Write(vec![(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value))])
+}
+
+/// A log of eight lines, each synced before the next, and the offsets at which they begin.
+fn log() -> (Vec<u8>, Vec<usize>) {
+    let operations = [
+        Operation::Cluster(ClusterId(0xabc)),
+        Operation::Epoch { address: "127.0.0.1:12345".into() },
+        write(b"user1", b"Alice"),
+        write(b"user 2", "Bj\u{f6}rn \"x\"\n".as_bytes()),
+        write(b"\xff\0", b""),
+        write(b"user1", b"Bob"),
+        Operation::Delete(vec![Bytes::from("user 2")]),
+        Operation::Synced,
+    ];
+    let (mut bytes, mut starts) = (Vec::new(), Vec::new());
+    for (index, operation) in operations.iter().enumerate() {
+        starts.push(bytes.len());
+        let (seq, synced) = if index == 7 { (7, 7) } else { (index as u64 + 1, index as u64) };
+        encode(operation, Seq(seq), Epoch(1), Seq(synced), &mut bytes);
+    }
+    (bytes, starts)
+}
+
+/// The value behind a name in what `check` prints.
+fn shown<'a>(run: &'a Run, name: &str) -> &'a str {
+    let line = run.stdout.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap_or_else(|| panic!("no {name} in {}", run.stdout)).trim()
+}
+
+#[test]
+fn check_counts_a_clean_log() {
+    let dir = Directory::new();
+    let (bytes, starts) = log();
+    dir.put("a.log", &bytes);
+    let run = dir.run(&["check", "a.log"]);
+    assert_eq!((run.code, run.stderr.as_str()), (0, ""));
+    assert_eq!(shown(&run, "cluster"), "0000000000000abc");
+    assert_eq!(shown(&run, "good lines"), "8");
+    assert_eq!(shown(&run, "records"), "7 (original program: 0)");
+    assert_eq!(shown(&run, "last seq"), "7 (synced through 7)");
+    assert_eq!(shown(&run, "keys"), "2");
+    let line = |index: usize| starts[index + 1] - starts[index];
+    let kept = line(0) + line(4) + line(5);
+    assert_eq!(shown(&run, "superseded bytes"), (bytes.len() - kept).to_string());
+    assert_eq!(shown(&run, "state"), "clean");
+    assert!(!dir.path("a.log.lock").exists(), "check changes nothing");
+}
+
+#[test]
+fn a_torn_tail_is_told_from_corruption_by_place_and_exit_code() {
+    let dir = Directory::new();
+    let (bytes, starts) = log();
+    dir.put("torn.log", &bytes[..starts[7] + 5]);
+    let torn = dir.run(&["check", "torn.log"]);
+    assert_eq!(torn.code, 1, "{}", torn.stderr);
+    assert_eq!(shown(&torn, "state"), format!("torn tail at byte {}: 5 bytes, 1 lines", starts[7]));
+
+    let mut damaged = bytes.clone();
+    damaged[starts[3] + 8] ^= 1;
+    dir.put("damaged.log", &damaged);
+    for command in ["check", "dump"] {
+        let corrupt = dir.run(&[command, "damaged.log"]);
+        assert_eq!(corrupt.code, 2);
+        let place = format!("corrupt at byte {}, line 4: the checksum does not match", starts[3]);
+        assert!(corrupt.stderr.contains(&place), "{}", corrupt.stderr);
+        assert!(corrupt.stderr.contains("line 5 says that seq 4 had been synced"), "{}", corrupt.stderr);
+        assert_eq!(corrupt.stderr.lines().count(), 1);
+    }
+    let missing = dir.run(&["check", "missing.log"]);
+    assert_eq!((missing.code, missing.stderr.lines().count()), (2, 1), "{}", missing.stderr);
+}
+
+#[test]
+fn the_boot_in_the_lock_file_decides_what_can_be_torn() {
+    let dir = Directory::new();
+    let (bytes, starts) = log();
+    let mut garbled = bytes.clone();
+    garbled[starts[7] + 3] ^= 1;
+    dir.put("a.log", &garbled);
+    assert_eq!(dir.run(&["check", "a.log"]).code, 1);
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    dir.put("a.log.lock", format!("pid=1\nlog_boot={boot}").as_bytes());
+    assert_eq!(dir.run(&["check", "a.log"]).code, 2);
+    assert_eq!(dir.run(&["check", "a.log", "--crash", "power"]).code, 1);
+    dir.put("a.log.lock", b"log_boot=another\n");
+    assert_eq!(dir.run(&["check", "a.log"]).code, 1);
+    assert_eq!(dir.run(&["check", "a.log", "--crash", "process"]).code, 2);
+}
+
+#[test]
+fn dump_prints_one_record_a_line() {
+    let dir = Directory::new();
+    let (mut bytes, starts) = log();
+    let fields = [("client", &b"12"[..])];
+    let trailer = Trailer { fields: &fields, ..Trailer::new(Seq(8), Epoch(1), Seq(7)) };
+    encode_with(&write(b"k", b"v"), trailer, &mut bytes);
+    dir.put("a.log", &bytes);
+    let run = dir.run(&["dump", "a.log"]);
+    let expected = r#"1 1 CLUSTER 0000000000000abc
+2 1 EPOCH "127.0.0.1:12345"
+3 1 WRITE "user1" "Alice"
+4 1 WRITE "user 2" "Björn \"x\"\n"
+5 1 WRITE "\xff\u{0}" ""
+6 1 WRITE "user1" "Bob"
+7 1 DELETE "user 2"
+7 1 SYNCED 7
+8 1 WRITE "k" "v"
+"#;
+    assert_eq!((run.code, run.stdout.as_str()), (0, expected));
+
+    let run = dir.run(&["dump", "a.log", "--key", "user 2"]);
+    assert_eq!(run.stdout, "4 1 WRITE \"user 2\" \"Björn \\\"x\\\"\\n\"\n7 1 DELETE \"user 2\"\n");
+
+    let run = dir.run(&["dump", "a.log", "--json"]);
+    let lines: Vec<_> = run.stdout.lines().collect();
+    let (offset, length) = (starts[3], starts[4] - starts[3]);
+    assert_eq!(
+        lines[3],
+        format!(
+            r#"{{"offset":{offset},"bytes":{length},"seq":4,"epoch":1,"synced":3,"operation":"WRITE","pairs":[{{"key":"user 2","value":"Björn \"x\"\u000a"}}]}}"#
+        )
+    );
+    assert!(lines[4].ends_with(r#""pairs":[{"key_hex":"ff00","value":""}]}"#), "{}", lines[4]);
+    assert!(lines[6].ends_with(r#""operation":"DELETE","keys":[{"key":"user 2"}]}"#), "{}", lines[6]);
+    assert!(lines[8].ends_with(r#""fields":{"client":"12"}}"#), "{}", lines[8]);
+}
+
+#[test]
+fn repair_cuts_a_torn_tail_and_keeps_what_it_cut() {
+    let dir = Directory::new();
+    let (bytes, starts) = log();
+    let cut_name = format!("a.log.cut-{}", starts[7]);
+    dir.put("a.log", &bytes[..starts[7] + 5]);
+    let run = dir.run(&["repair", "a.log"]);
+    assert_eq!((run.code, run.stderr.as_str()), (0, ""));
+    assert_eq!(dir.get("a.log"), &bytes[..starts[7]]);
+    assert_eq!(dir.get(&cut_name), b"SYNCE");
+    assert_eq!(dir.run(&["check", "a.log"]).code, 0);
+
+    // A second cut at the same place does not replace what the first one saved.
+    dir.put("a.log", &bytes[..starts[7] + 2]);
+    assert_eq!(dir.run(&["repair", "a.log"]).code, 0);
+    assert_eq!((dir.get(&cut_name), dir.get(&format!("{cut_name}.2"))), (b"SYNCE".to_vec(), b"SY".to_vec()));
+
+    let clean = dir.run(&["repair", "a.log"]);
+    assert!(clean.code == 0 && clean.stdout.contains("nothing to repair"), "{}", clean.stdout);
+}
+
+#[test]
+fn repair_cuts_at_corruption_only_when_told() {
+    let dir = Directory::new();
+    let (bytes, starts) = log();
+    let mut damaged = bytes.clone();
+    damaged[starts[3] + 8] ^= 1;
+    dir.put("a.log", &damaged);
+    let refused = dir.run(&["repair", "a.log"]);
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("--cut-at-corruption"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("from slaves is not in this version"), "{}", refused.stderr);
+    assert_eq!(dir.get("a.log"), damaged);
+
+    assert_eq!(dir.run(&["repair", "a.log", "--cut-at-corruption"]).code, 0);
+    assert_eq!(dir.get("a.log"), &bytes[..starts[3]]);
+    assert_eq!(dir.get(&format!("a.log.cut-{}", starts[3])), &damaged[starts[3]..]);
+
+    dir.put("passwd", b"root:x:0:0\n");
+    let refused = dir.run(&["repair", "passwd", "--cut-at-corruption"]);
+    assert_eq!((refused.code, dir.get("passwd")), (2, b"root:x:0:0\n".to_vec()), "{}", refused.stderr);
+}
+
+#[test]
+fn repair_and_import_refuse_while_a_master_holds_a_lock() {
+    let dir = Directory::new();
+    let (bytes, starts) = log();
+    let torn = &bytes[..starts[7] + 5];
+    dir.put("a.log", torn);
+    dir.put("old.log", b"WRITE a b\n");
+    dir.put("a.log.lock", b"pid=4711\n");
+    for held in ["a.log.lock", "a.log"] {
+        let file = File::open(dir.path(held)).unwrap();
+        flock(&file, FlockOperation::LockExclusive).unwrap();
+        let refused = dir.run(&["repair", "a.log"]);
+        assert_eq!(refused.code, 2, "{held} is held");
+        assert_eq!(refused.stderr, "dsm-log: a.log is in use by a master (pid 4711): stop it first\n");
+        assert_eq!(dir.get("a.log"), torn);
+        assert_eq!(dir.run(&["check", "a.log"]).code, 1, "check only reads");
+    }
+    dir.put("new.log.lock", b"");
+    let file = File::open(dir.path("new.log.lock")).unwrap();
+    flock(&file, FlockOperation::LockExclusive).unwrap();
+    assert_eq!(dir.run(&["import", "old.log", "new.log"]).code, 2);
+    assert!(!dir.path("new.log").exists());
+}
+
+#[test]
+fn import_writes_a_synced_log_with_trailers_and_overwrites_nothing() {
+    let dir = Directory::new();
+    dir.put("old.log", b"WRITE user1 Alice B.\nREAD user1\nWRITE user2 %x\nDELETE user1\nWRITE user3 last");
+    let run = dir.run(&["import", "old.log", "new.log"]);
+    assert_eq!((run.code, run.stderr.as_str()), (0, ""));
+    let check = dir.run(&["check", "new.log", "--crash", "process"]);
+    assert_eq!(check.code, 0);
+    assert_eq!(shown(&check, "records"), "6 (original program: 0)");
+    assert_eq!(shown(&check, "last seq"), "6 (synced through 6)");
+    assert_eq!(shown(&check, "keys"), "2");
+    let dump = dir.run(&["dump", "new.log"]);
+    let records: Vec<_> = dump.stdout.lines().skip(2).collect();
+    let expected = [
+        r#"3 1 WRITE "user1" "Alice B.""#,
+        r#"4 1 WRITE "user2" "%x""#,
+        r#"5 1 DELETE "user1""#,
+        r#"6 1 WRITE "user3" "last""#,
+        "6 1 SYNCED 6",
+    ];
+    assert_eq!(records, expected);
+
+    let before = dir.get("new.log");
+    let again = dir.run(&["import", "old.log", "new.log"]);
+    assert!(again.code == 2 && again.stderr.contains("exists"), "{}", again.stderr);
+    assert_eq!(dir.get("new.log"), before);
+
+    dir.put("strange.log", b"WRITE a b\nUPDATE a c\nWRITE d e\n");
+    let strange = dir.run(&["import", "strange.log", "x.log"]);
+    assert!(strange.code == 2 && strange.stderr.contains("line 2 (byte 10)"), "{}", strange.stderr);
+    let trailers = dir.run(&["import", "new.log", "x.log"]);
+    assert!(trailers.code == 2 && trailers.stderr.contains("already"), "{}", trailers.stderr);
+    assert!(!dir.path("x.log").exists() && !dir.path("x.log.import").exists());
+}
+
+#[test]
+fn long_lines_and_logs_longer_than_a_buffer_are_streamed() {
+    let dir = Directory::new();
+    let (mut bytes, _) = log();
+    let value = vec![b'%'; 700_000];
+    for seq in 8..12 {
+        encode(&write(b"long", &value), Seq(seq), Epoch(1), Seq(7), &mut bytes);
+    }
+    dir.put("a.log", &bytes);
+    let run = dir.run(&["check", "a.log"]);
+    assert_eq!((run.code, shown(&run, "good lines")), (0, "12"));
+    assert_eq!(shown(&run, "good bytes"), bytes.len().to_string());
+    // 65,536 bytes of key and of overhead are always granted; the value's 2,100,000 are not.
+    let limited = dir.run(&["check", "a.log", "--max-value", "1000"]);
+    assert_eq!((limited.code, shown(&limited, "good lines")), (2, "8"), "a lower limit cuts nothing");
+    assert!(limited.stderr.contains("is --max-value lower"), "{}", limited.stderr);
+}
+
+#[test]
+fn a_bad_flag_exits_with_a_message_and_help_shows_examples() {
+    let dir = Directory::new();
+    let bad = dir.run(&["check", "--nonsense"]);
+    assert!(bad.code == 2 && bad.stderr.contains("--nonsense"), "{}", bad.stderr);
+    let help = dir.run(&["--help"]);
+    assert!(help.code == 0 && help.stdout.contains("dsm-log repair kv_store.log"), "{}", help.stdout);
+}

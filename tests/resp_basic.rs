@@ -1,0 +1,280 @@
+//! The RESP door's first commands on a healthy cluster, and how the roles start and stop.
+
+mod common;
+
+use common::cluster::{command, free_ports, Node, Setup, MASTERS};
+use common::resp::{encoded, Answer, Connection};
+use common::{seconds, wait_for};
+use std::io::Read as _;
+use std::net::TcpListener;
+use std::process::{ExitStatus, Stdio};
+
+/// Runs a role that is expected to end by itself: its status and what it wrote to standard error.
+fn fails_with(node: Node, arguments: &[&str]) -> (ExitStatus, String) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut child = command(node)
+        .args(arguments)
+        .env("RUST_LOG", "error")
+        .current_dir(dir.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary is built");
+    let begun = std::time::Instant::now();
+    let status = loop {
+        match child.try_wait().expect("a child can be asked") {
+            Some(status) => break status,
+            None if begun.elapsed() > seconds(10) => {
+                child.kill().expect("a child can be killed");
+                child.wait().expect("a child can be waited for");
+                panic!("{node:?} {arguments:?} does not end");
+            }
+            None => std::thread::sleep(common::millis(5)),
+        }
+    };
+    let mut told = String::new();
+    child.stderr.take().expect("piped").read_to_string(&mut told).expect("text");
+    assert!(!status.success(), "{node:?} {arguments:?} ends with {status}");
+    assert!(status.code().is_some(), "{node:?} {arguments:?} ends in order: {status}");
+    assert!(!told.contains("panicked"), "{told}");
+    (status, told)
+}
+
+fn one_line(told: &str) -> &str {
+    let lines: Vec<&str> = told.lines().filter(|line| !line.trim().is_empty()).collect();
+    assert_eq!(lines.len(), 1, "one clear line, not:\n{told}");
+    lines[0]
+}
+
+#[test]
+fn the_five_commands_answer_as_redis_does() {
+    let cluster = Setup::slaves(2).beside_others().start();
+    let mut connection = cluster.connect_to_primary();
+    let mut ask = |request: &[&[u8]]| connection.call(request).expect("an answer");
+    assert_eq!(ask(&[b"PING"]), Answer::Simple("PONG".to_string()));
+    assert_eq!(ask(&[b"PING", b"hello"]), Answer::bulk("hello"));
+    assert_eq!(ask(&[b"GET", b"k"]), Answer::Null);
+    assert_eq!(ask(&[b"SET", b"k", b"v"]), Answer::ok());
+    assert_eq!(ask(&[b"GET", b"k"]), Answer::bulk("v"));
+    assert_eq!(ask(&[b"set", b"k", b"w"]), Answer::ok());
+    assert_eq!(ask(&[b"gEt", b"k"]), Answer::bulk("w"));
+    assert_eq!(ask(&[b"DEL", b"k"]), Answer::Integer(1));
+    assert_eq!(ask(&[b"DEL", b"k"]), Answer::Integer(0));
+    assert_eq!(ask(&[b"GET", b"k"]), Answer::Null);
+    assert_eq!(ask(&[b"SET", b"a", b"1"]), Answer::ok());
+    assert_eq!(ask(&[b"SET", b"b", b"2"]), Answer::ok());
+    assert_eq!(ask(&[b"DEL", b"a", b"b", b"a", b"c"]), Answer::Integer(2));
+    assert_eq!(ask(&[b"GET", b"a"]), Answer::Null);
+}
+
+#[test]
+fn a_bad_request_is_an_error_that_changes_nothing_and_ends_nothing() {
+    let cluster = Setup::slaves(2).beside_others().start();
+    let mut connection = cluster.connect_to_primary();
+    let mut ask = |request: &[&[u8]]| connection.call(request).expect("an answer");
+    assert_eq!(ask(&[b"SET", b"k", b"v"]), Answer::ok());
+    let bad: &[&[&[u8]]] = &[
+        &[b"NOSUCHCOMMAND", b"k"],
+        &[b"GET"],
+        &[b"GET", b"k", b"l"],
+        &[b"SET", b"k"],
+        &[b"SET", b"k", b"x", b"NOSUCHOPTION"],
+        &[b"DEL"],
+    ];
+    for request in bad {
+        let answer = ask(request);
+        assert_eq!(answer.error_word(), Some("ERR"), "{answer:?} to {request:?}");
+    }
+    let long = vec![b'k'; 64 * 1024 + 1];
+    assert_eq!(ask(&[b"SET", &long, b"x"]).error_word(), Some("ERR"), "a key over 64 KiB");
+    let longest = vec![b'k'; 64 * 1024];
+    assert_eq!(ask(&[b"SET", &longest, b"x"]), Answer::ok());
+    assert_eq!(ask(&[b"GET", &longest]), Answer::bulk("x"));
+    assert_eq!(ask(&[b"GET", b"k"]), Answer::bulk("v"));
+}
+
+#[test]
+fn a_stored_not_found_is_a_value() {
+    let cluster = Setup::slaves(2).beside_others().start();
+    assert_eq!(cluster.ask(&[b"SET", b"k", b"NOT_FOUND"]), Answer::ok());
+    assert_eq!(cluster.ask(&[b"GET", b"k"]), Answer::bulk("NOT_FOUND"));
+    assert_eq!(cluster.ask(&[b"GET", b"l"]), Answer::Null);
+}
+
+#[test]
+fn pipelined_answers_come_in_order_and_see_their_own_writes() {
+    let cluster = Setup::slaves(3).beside_others().start();
+    let mut connection = cluster.connect_to_primary();
+    let mut requests = Vec::new();
+    let mut expected = Vec::new();
+    for round in 0..500 {
+        let key = format!("key-{}", round % 7);
+        let value = format!("value-{round}");
+        requests.extend(encoded(&[b"SET", key.as_bytes(), value.as_bytes()]));
+        expected.push(Answer::ok());
+        requests.extend(encoded(&[b"GET", key.as_bytes()]));
+        expected.push(Answer::bulk(&value));
+        match round % 5 {
+            0 => {
+                requests.extend(encoded(&[b"PING", value.as_bytes()]));
+                expected.push(Answer::bulk(&value));
+            }
+            1 => {
+                requests.extend(encoded(&[b"DEL", key.as_bytes()]));
+                expected.push(Answer::Integer(1));
+                requests.extend(encoded(&[b"GET", key.as_bytes()]));
+                expected.push(Answer::Null);
+            }
+            2 => {
+                requests.extend(encoded(&[b"GET", b"never written"]));
+                expected.push(Answer::Null);
+            }
+            _ => {}
+        }
+    }
+    connection.send(&requests).expect("sent");
+    for (place, expected) in expected.into_iter().enumerate() {
+        assert_eq!(connection.answer().expect("an answer"), expected, "answer {place}");
+    }
+}
+
+#[test]
+fn a_request_in_single_bytes_is_a_request() {
+    let cluster = Setup::slaves(2).beside_others().start();
+    let mut connection = cluster.connect_to_primary();
+    let mut requests = encoded(&[b"SET", b"k", b"slow\r\nvalue"]);
+    requests.extend(encoded(&[b"GET", b"k"]));
+    for byte in requests {
+        connection.send(&[byte]).expect("sent");
+    }
+    assert_eq!(connection.answer().expect("an answer"), Answer::ok());
+    assert_eq!(connection.answer().expect("an answer"), Answer::bulk("slow\r\nvalue"));
+}
+
+#[test]
+fn the_standby_forwards_or_names_the_active_master() {
+    let cluster = Setup::slaves(2).beside_others().start();
+    assert_eq!(cluster.ask(&[b"SET", b"k", b"v"]), Answer::ok());
+    let answer = cluster.connect(Node::Backup).call(&[b"GET", b"k"]).expect("an answer");
+    match answer.error_word() {
+        None => assert_eq!(answer, Answer::bulk("v")),
+        Some(_) => assert_eq!(answer, Answer::Error(format!("STANDBY {}", cluster.address(Node::Master)))),
+    }
+}
+
+#[test]
+fn info_tells_the_state_of_both_masters() {
+    let cluster = Setup::slaves(3).beside_others().start();
+    let mut connection = cluster.connect_to_primary();
+    for number in 0..10 {
+        let key = format!("key-{number}");
+        assert_eq!(connection.call(&[b"SET", key.as_bytes(), b"v"]).expect("an answer"), Answer::ok());
+    }
+    assert_eq!(connection.call(&[b"DEL", b"key-0"]).expect("an answer"), Answer::Integer(1));
+    let info = cluster.info(Node::Master).expect("INFO");
+    assert_eq!(info.role(), "primary");
+    assert!(info.number("epoch") >= 1);
+    assert_eq!(info.number("active_slaves"), 3);
+    assert_eq!(info.slave_ids(), ["slave-0", "slave-1", "slave-2"]);
+    assert_eq!(info.number("keys"), 9);
+    assert_eq!(info.number("copies"), 18, "ceil(3/2) of each");
+    assert!(info.number("log_seq") >= 11);
+    let size = std::fs::metadata(cluster.log()).expect("the log").len();
+    assert!((1..=size).contains(&info.number("log_bytes")), "{info:?} of {size}");
+    assert_eq!(info.number("replay_lag_seq"), 0);
+    let standby = wait_for("the standby has replayed all", seconds(5), || {
+        cluster.info(Node::Backup).filter(|standby| standby.number("log_seq") >= info.number("log_seq"))
+    });
+    assert_eq!(standby.role(), "standby");
+    assert_eq!(standby.number("epoch"), info.number("epoch"));
+    assert_eq!(standby.number("keys"), 9);
+}
+
+#[test]
+fn sigterm_stops_every_role_with_exit_code_0() {
+    let mut cluster = Setup::slaves(2).beside_others().start();
+    assert_eq!(cluster.ask(&[b"SET", b"k", b"v"]), Answer::ok());
+    for node in [Node::Slave(0), Node::Backup, Node::Master, Node::Slave(1)] {
+        let status = cluster.terminate(node);
+        assert_eq!(status.code(), Some(0), "{node:?}: {status}\n{}", cluster.stderr(node));
+    }
+    cluster.start_all();
+    cluster.settle();
+    assert_eq!(cluster.ask(&[b"GET", b"k"]), Answer::bulk("v"));
+}
+
+#[test]
+fn sigterm_of_the_primary_lets_the_backup_serve_at_once() {
+    let mut cluster = Setup::slaves(2).start();
+    assert_eq!(cluster.ask(&[b"SET", b"k", b"v"]), Answer::ok());
+    assert_eq!(cluster.terminate(Node::Master).code(), Some(0));
+    cluster.wait_until_serves(Node::Backup, seconds(2));
+    assert_eq!(cluster.ask(&[b"GET", b"k"]), Answer::bulk("v"));
+}
+
+#[test]
+fn a_port_in_use_is_one_clear_line() {
+    let [listen, peer] = free_ports();
+    let _taken = TcpListener::bind(listen).expect("the port is free");
+    for master in MASTERS {
+        let arguments = ["--listen", &listen.to_string(), "--peer", &peer.to_string()];
+        let (_, told) = fails_with(master, &arguments);
+        assert!(one_line(&told).contains(&listen.to_string()), "it names the address: {told}");
+    }
+}
+
+#[test]
+fn an_unusable_log_is_one_clear_line() {
+    let [listen, peer] = free_ports().map(|address| address.to_string());
+    for path in ["/no/such/directory/kv_store.log", "/"] {
+        let (_, told) = fails_with(Node::Master, &["--listen", &listen, "--peer", &peer, "--log", path]);
+        assert!(one_line(&told).contains(path), "it names the file: {told}");
+    }
+}
+
+#[test]
+fn a_bad_flag_is_named() {
+    for node in [Node::Master, Node::Backup, Node::Slave(0)] {
+        let (_, told) = fails_with(node, &["--no-such-flag"]);
+        assert!(told.contains("--no-such-flag"), "{told}");
+    }
+    for (flag, value) in [
+        ("--listen", "nowhere"),
+        ("--ack-timeout", "banana"),
+        ("--ack-timeout", "0s"),
+        ("--fsync", "sometimes"),
+        ("--placement", "left"),
+    ] {
+        let (_, told) = fails_with(Node::Master, &[flag, value]);
+        assert!(told.contains(flag), "{flag} {value}: {told}");
+    }
+    let (_, told) = fails_with(Node::Slave(0), &["--id", "no spaces allowed"]);
+    assert!(told.contains("--id"), "{told}");
+}
+
+#[test]
+fn a_second_pair_of_masters_on_the_same_log_never_serves() {
+    let cluster = Setup::slaves(1).start();
+    assert_eq!(cluster.ask(&[b"SET", b"k", b"v"]), Answer::ok());
+    let [listen, peer] = free_ports();
+    let mut stranger = command(Node::Master)
+        .args(["--listen", &listen.to_string(), "--peer", &peer.to_string(), "--log"])
+        .arg(cluster.log())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary is built");
+    let epoch = cluster.info(Node::Master).map(|info| info.number("epoch"));
+    common::stays("the stranger does not serve", seconds(2), || {
+        let answer = Connection::open(listen, seconds(1)).and_then(|mut c| c.call(&[b"SET", b"k", b"w"]));
+        match answer {
+            Ok(Answer::Error(_)) | Err(_) => Ok(()),
+            // Forwarded to the one primary: so be it.
+            Ok(_) if cluster.info(Node::Master).map(|info| info.number("epoch")) == epoch => Ok(()),
+            Ok(other) => Err(other),
+        }
+    });
+    stranger.kill().expect("a child can be killed");
+    stranger.wait().expect("a child can be waited for");
+    assert_eq!(cluster.info(Node::Master).map(|info| info.number("epoch")), epoch);
+}
