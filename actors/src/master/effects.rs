@@ -1,6 +1,6 @@
 //! What the machines want done: answers, frames, appends, reads of the log.
 
-use super::{send, MasterActor, Role};
+use super::{send, MasterActor, ReadWindow, Role, SlaveLink, WaitingRead, READ_WINDOW_BYTES};
 use crate::acceptor::Arrived;
 use crate::log_tailer;
 use crate::log_writer::Append;
@@ -9,10 +9,49 @@ use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::frame;
 use dsm_protocol::ids::{LinkId, Millis};
 use dsm_protocol::machine::front;
-use dsm_protocol::machine::master::{Asker, Effect, Event, ReadId, Slot};
+use dsm_protocol::machine::master::{Asker, Effect, Event, Master, ReadId, Slot};
 use dsm_protocol::message::{Control, Message, Request};
 use dsm_protocol::record::Place;
 use std::rc::Rc;
+
+impl SlaveLink {
+    /// Sends a read, or lets it wait for room in the window.
+    fn ask(&mut self, read: WaitingRead) {
+        if self.reads.waiting.is_empty() && self.reads.has_room(read.bytes) {
+            self.send_read(&read);
+        } else {
+            self.reads.waiting.push_back(read);
+        }
+    }
+
+    fn send_read(&mut self, read: &WaitingRead) {
+        self.reads.asked.push_back(read.bytes);
+        self.reads.asked_bytes += read.bytes as usize;
+        self.outbox.append(|out| frame::encode_read(read.read.tag(), read.version, &read.key, out));
+    }
+
+    /// Notes the answer to the oldest read, and sends what has waited for it and is still wanted.
+    pub(super) fn read_answered(&mut self, machine: &Master) {
+        let Some(bytes) = self.reads.asked.pop_front() else { return };
+        self.reads.asked_bytes -= bytes as usize;
+        while let Some(next) = self.reads.waiting.front() {
+            if machine.is_reading(next.read) && !self.reads.has_room(next.bytes) {
+                return;
+            }
+            if let Some(next) = self.reads.waiting.pop_front() {
+                if machine.is_reading(next.read) {
+                    self.send_read(&next);
+                }
+            }
+        }
+    }
+}
+
+impl ReadWindow {
+    fn has_room(&self, bytes: u32) -> bool {
+        self.asked.is_empty() || self.asked_bytes + bytes as usize <= READ_WINDOW_BYTES
+    }
+}
 
 impl MasterActor {
     /// Carries out what the machine wanted in this turn, in order; appends go to the log as one batch.
@@ -46,9 +85,10 @@ impl MasterActor {
                     slave.window.note_sent(now);
                 }
             }
-            Effect::SendRead { slot, read, version, key } => {
-                if let Some(slave) = self.at(slot) {
-                    slave.outbox.append(|out| frame::encode_read(read.tag(), version, &key, out));
+            Effect::SendRead { slot, read, version, key, bytes } => {
+                let link = self.slots.get(usize::from(slot.0)).copied().flatten();
+                if let Some(slave) = link.and_then(|link| self.slaves.get_mut(&link)) {
+                    slave.ask(WaitingRead { read, version, key, bytes });
                 }
             }
             Effect::SendDrop { slot, version, key } => {

@@ -23,14 +23,14 @@ use crate::slave_proxy::SlaveProxy;
 use crate::supervision::{Fate, NodeError, PanicGuard};
 use actix::prelude::*;
 use dsm_protocol::command::{Command, Reply};
-use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, SessionId, SlaveId};
+use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, SessionId, SlaveId, Version};
 use dsm_protocol::machine::doubt::SelfDoubt;
 use dsm_protocol::machine::front::{self, Front};
-use dsm_protocol::machine::master::{self, Asker, Change, Master, Slot, WriteId};
+use dsm_protocol::machine::master::{self, Asker, Change, Master, ReadId, Slot, WriteId};
 use dsm_protocol::machine::takeover;
 use dsm_protocol::message::{Control, MasterState, Message as Wire, Welcome};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -98,7 +98,30 @@ pub(super) struct SlaveLink {
     window: Rc<crate::slave_proxy::Window>,
     proxy: Addr<SlaveProxy>,
     slot: Option<Slot>,
+    reads: ReadWindow,
 }
+
+/// The reads under way to one slave. Long values are asked for a few at a time: acknowledgements travel on the same
+/// link and must not wait behind more of them than the link moves in a fraction of the acknowledgement timeout.
+#[derive(Debug, Default)]
+pub(super) struct ReadWindow {
+    /// Expected bytes of the answers, in the order in which a slave gives them.
+    asked: VecDeque<u32>,
+    asked_bytes: usize,
+    /// Reads that wait for room in the window.
+    waiting: VecDeque<WaitingRead>,
+}
+
+#[derive(Debug)]
+pub(super) struct WaitingRead {
+    read: ReadId,
+    version: Version,
+    key: bytes::Bytes,
+    bytes: u32,
+}
+
+/// The most bytes of values that may be on their way from one slave, unless it is one value alone.
+const READ_WINDOW_BYTES: usize = 8 << 20;
 
 /// The other master, connected to us.
 pub(super) struct PeerInbound {

@@ -81,7 +81,18 @@ impl MasterActor {
         let welcome = Welcome { cluster: self.cluster.get(), state: self.state() };
         send(&outbox, &Message::Control(Control::Welcome(welcome)));
         log::debug!("slave connected slave={id} link={link}");
-        self.slaves.insert(link, SlaveLink { id, incarnation, outbox, window, proxy, slot: None });
+        self.slaves.insert(
+            link,
+            SlaveLink {
+                id,
+                incarnation,
+                outbox,
+                window,
+                proxy,
+                slot: None,
+                reads: super::ReadWindow::default(),
+            },
+        );
         self.announce_to(link);
     }
 
@@ -105,7 +116,7 @@ impl MasterActor {
     }
 
     pub(super) fn slave_message(&mut self, now: Millis, link: LinkId, message: Message) {
-        let Some(slave) = self.slaves.get(&link) else { return };
+        let Some(slave) = self.slaves.get_mut(&link) else { return };
         let slot = slave.slot;
         match (message, slot) {
             (Message::Ack { through, room_bytes }, Some(slot)) => {
@@ -120,9 +131,11 @@ impl MasterActor {
             }
             (Message::Value { tag, version, value }, Some(slot)) => {
                 let read = ReadId::from_tag(tag);
+                slave.read_answered(&self.machine);
                 self.step(now, Event::Value { slot, link, read, version, value });
             }
             (Message::Missing { tag, .. }, Some(slot)) => {
+                slave.read_answered(&self.machine);
                 self.step(now, Event::Missing { slot, link, read: ReadId::from_tag(tag) });
             }
             (Message::Control(Control::Full { number }), Some(slot)) => {
@@ -180,6 +193,7 @@ impl MasterActor {
     pub(super) fn slave_joined(&mut self, link: LinkId, slot: Slot) {
         let Some(slave) = self.slaves.get_mut(&link) else { return };
         slave.slot = Some(slot);
+        slave.reads = super::ReadWindow::default();
         slave.window.begin();
         self.slots[usize::from(slot.0)] = Some(link);
         log::info!("slave active slave={} slaves={}", slave.id, self.machine.slave_count());

@@ -263,6 +263,8 @@ pub enum Effect {
         version: Version,
         /// The key.
         key: Bytes,
+        /// How long the record is: about as long as the answer will be, in bytes.
+        bytes: u32,
     },
     /// Tell a slave to forget a version and what is older.
     SendDrop {
@@ -396,6 +398,11 @@ impl Master {
     /// Whether `slot` owes no acknowledgement.
     pub fn is_idle(&self, slot: Slot) -> bool {
         self.members.get(slot).is_none_or(membership::Member::is_idle)
+    }
+
+    /// Whether a read still waits for an answer.
+    pub fn is_reading(&self, read: ReadId) -> bool {
+        self.reads.contains(read)
     }
 
     /// Advances the machine. The caller must perform the effects in the order returned.

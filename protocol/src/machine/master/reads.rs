@@ -69,6 +69,10 @@ impl Reads {
     pub(super) fn len(&self) -> usize {
         self.all.len() + self.waiting
     }
+
+    pub(super) fn contains(&self, id: ReadId) -> bool {
+        self.all.contains_key(id.0)
+    }
 }
 
 impl Master {
@@ -246,8 +250,10 @@ impl Master {
             return;
         }
         self.reads.timeouts.push_back((now.plus(self.config.read_timeout_ms), id, read.attempt));
+        let bytes = entry.place.bytes;
         for slot in asked.iter() {
-            effects.push(Effect::SendRead { slot, read: id, version: read.wanted, key: read.key.clone() });
+            let (version, key) = (read.wanted, read.key.clone());
+            effects.push(Effect::SendRead { slot, read: id, version, key, bytes });
         }
     }
 
