@@ -48,7 +48,7 @@ struct Args {
     #[command(flatten)]
     log: common::LogArgs,
 
-    /// READ <key> | WRITE <key> <value>... | DELETE <key> | STATUS | FAILOVER; nothing: the prompt
+    /// READ KEY | WRITE KEY VALUE... | DELETE KEY | STATUS | FAILOVER; nothing: the prompt
     #[arg(value_name = "OPERATION", trailing_var_arg = true, allow_hyphen_values = true)]
     operation: Vec<OsString>,
 }
