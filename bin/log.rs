@@ -78,7 +78,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Cuts a torn tail, after saving it to FILE.cut-<offset>.
+    /// Cuts a torn tail, after saving it to FILE.cut-OFFSET.
     #[command(after_help = "Fetching lost records from slaves is not in this version.")]
     Repair {
         /// The log.
