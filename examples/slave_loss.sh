@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Loss and return of a slave: a killed slave is removed at once, a hung one when it misses an acknowledgement; the write
+# that it held up is completed by a substitute, and a slave that comes back is used again. Every step is checked.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+start_cluster
+for number in $(seq 30); do
+    client_quietly 0 "" WRITE "key-$number" "value-$number"
+done
+echo "30 keys are written, each to 2 of 3 slaves"
+
+say "kill -9 of slave 2"
+crash slave-2
+wait_until 10 "slave 2 is removed" serves_with "$primary" 2
+for number in $(seq 30); do
+    client_quietly 0 "value-$number" READ "key-$number"
+done
+echo "all 30 keys are read"
+
+say "Slave 2 returns, empty"
+start_slave 2
+wait_until 10 "slave 2 is active" serves_with "$primary" 3
+
+say "Slave 3 hangs (SIGSTOP)"
+kill -STOP "${pid[slave-3]}"
+for number in $(seq 8); do
+    client_quietly 0 WRITE_DONE WRITE "key-$number" "changed-$number"
+done
+wait_until 10 "slave 3 is removed" serves_with "$primary" 2
+echo "8 writes are acknowledged; $(info "$primary" substitutions) went to a substitute; slave 3 is removed"
+
+say "Slave 3 runs again (SIGCONT)"
+kill -CONT "${pid[slave-3]}"
+wait_until 20 "slave 3 is active again" serves_with "$primary" 3
+for number in $(seq 8); do
+    client_quietly 0 "changed-$number" READ "key-$number"
+done
+for number in $(seq 9 30); do
+    client_quietly 0 "value-$number" READ "key-$number"
+done
+echo "all 30 keys hold what was acknowledged last"
+
+stop_cluster

@@ -1,0 +1,54 @@
+//! The example scripts check themselves; here they are run against the binaries under test.
+
+use std::path::Path;
+use std::process::Command;
+
+/// Runs a script with the binaries under test and shows what it said when it is wrong.
+fn holds(script: &str) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let binaries = Path::new(env!("CARGO_BIN_EXE_dsm-master")).parent().expect("a binary has a folder");
+    // Named so that cargo builds them.
+    let _ = [
+        env!("CARGO_BIN_EXE_dsm-backup-master"),
+        env!("CARGO_BIN_EXE_dsm-slave"),
+        env!("CARGO_BIN_EXE_dsm-client"),
+    ];
+    let output = Command::new("timeout")
+        .args(["--kill-after=5", "120"])
+        .arg(root.join("examples").join(script))
+        .env("DSM_BIN", binaries)
+        .output()
+        .expect("bash and timeout are there");
+    assert!(
+        output.status.success(),
+        "{script} ended with {}:\n{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn a_failover_loses_nothing() {
+    holds("failover.sh");
+}
+
+#[test]
+fn a_failback_fails_no_request() {
+    holds("failback.sh");
+}
+
+#[test]
+fn a_slave_is_lost_and_returns() {
+    holds("slave_loss.sh");
+}
+
+#[test]
+fn all_slaves_are_lost_and_the_log_answers() {
+    holds("all_slaves_lost.sh");
+}
+
+#[test]
+fn a_deleted_lock_file_makes_no_second_primary() {
+    holds("split_brain.sh");
+}
