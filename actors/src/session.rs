@@ -278,6 +278,12 @@ impl Session {
         abandoned
     }
 
+    /// Ends the session at once; what is answered and not sent is lost, which tells its client the truth: unknown.
+    pub(crate) fn abort(&self) {
+        self.outbox.abort();
+        self.answered.notify_one();
+    }
+
     /// Closes the session once what is answered is sent.
     pub(crate) fn close(&self) {
         self.outbox.finish();

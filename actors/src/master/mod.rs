@@ -614,6 +614,10 @@ pub(super) fn send(outbox: &Outbox, message: &Wire) {
 impl MasterActor {
     /// Ends the node for a reason that no restart of an actor mends.
     fn fail(&mut self, error: NodeError) {
+        // Nothing may be answered once the lock is free: the other master may have acknowledged newer writes by then.
+        for session in self.sessions.values() {
+            session.abort();
+        }
         self.role = Role::Ended;
         self.fate.decide(Err(error));
     }
