@@ -553,11 +553,11 @@ impl Master {
                         self.count_copies(slot, 1);
                     }
                 }
-                // What this reign has written is in flight on the same link: a snapshot may lag behind it.
-                _ if version.epoch == reign.epoch => {}
-                _ if self.config.durable && version.seq >= reign.seq => {
+                _ if self.config.durable && version.epoch != reign.epoch && version.seq >= reign.seq => {
                     effects.push(Effect::Witnessed { slot, version });
                 }
+                // Of this reign too: the slave may have missed an overwrite while its link was down. A report that
+                // lags behind what is in flight on the same link does no harm, a drop spares higher versions.
                 _ => effects.push(Effect::SendDrop { slot, version, key }),
             }
         }
