@@ -322,10 +322,15 @@ impl Master {
         let version = write.version;
         let roomy = self.with_room(payload(&key, &value)).without(taken);
         let next = choose(self.config.placement, &self.members, roomy, 1, hash_bytes(&key), &mut self.random);
+        let superseded = self.directory.get(&key).is_none_or(|entry| entry.version != version);
         for substitute in next.iter() {
             self.counters.substitutions += 1;
             self.held(substitute, &key, version);
             self.send_item(id, index, substitute, version, &key, &value, effects);
+            if superseded {
+                // Acknowledged for the sake of this write, but a copy that the directory does not name would stay.
+                effects.push(Effect::SendDrop { slot: substitute, version, key: key.clone() });
+            }
             self.writes.all[id.0].items[index].pending.insert(substitute);
         }
         self.settle_item(id, index);
