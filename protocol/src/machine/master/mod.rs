@@ -525,13 +525,19 @@ impl Master {
         match member.take_refused(number) {
             Some(Sent::Item { write, item, .. }) => {
                 if let Some((key, version)) = self.item_key(write, item) {
-                    self.not_held(slot, &key, version);
+                    self.refused(slot, key, version, effects);
                 }
                 self.substitute(write, item, slot, effects);
             }
-            // The copy's holder bit stands until a read finds it missing.
-            Some(Sent::Copy { .. } | Sent::Ping) | None => {}
+            Some(Sent::Copy { key, version, .. }) => self.refused(slot, key, version, effects),
+            Some(Sent::Ping) | None => {}
         }
+    }
+
+    /// `slot` had no room for a value. The older one that it may hold instead was spared when it was chosen.
+    fn refused(&mut self, slot: Slot, key: Bytes, version: Version, effects: &mut Vec<Effect>) {
+        self.not_held(slot, &key, version);
+        effects.push(Effect::SendDrop { slot, version, key });
     }
 
     fn holdings(
@@ -580,7 +586,7 @@ impl Master {
         for slot in slots.iter() {
             self.held(slot, key, version);
             if let Some(member) = self.members.get_mut(slot) {
-                member.sent(Sent::Copy { bytes: payload(key, value) });
+                member.sent(Sent::Copy { key: key.clone(), version, bytes: payload(key, value) });
             }
             effects.push(Effect::SendWrite { slot, version, key: key.clone(), value: value.clone() });
         }
@@ -602,6 +608,18 @@ impl Master {
                 self.count_copies(slot, -1);
             }
         }
+    }
+
+    /// Whether a write of `key` at `version` is on its way to `slot`: neither acknowledged nor refused.
+    fn is_under_way(&self, slot: Slot, key: &[u8], version: Version) -> bool {
+        let Some(member) = self.members.get(slot) else { return false };
+        member.unacked().any(|sent| match sent {
+            Sent::Item { write, item, .. } => {
+                self.item_key(*write, *item).is_some_and(|(k, v)| k == key && v == version)
+            }
+            Sent::Copy { key: k, version: v, .. } => k == key && *v == version,
+            Sent::Ping => false,
+        })
     }
 
     fn count_copies(&mut self, slot: Slot, change: i64) {

@@ -286,7 +286,11 @@ impl Master {
         }
         read.tried.insert(slot);
         let (wanted, key, done) = (read.wanted, read.key.clone(), read.asked.is_empty());
-        self.not_held(slot, &key, wanted);
+        // What is missing may be on its way behind the question: put back for another read. A write in front of it
+        // would have been refused by now, before the answer.
+        if !self.is_under_way(slot, &key, wanted) {
+            self.not_held(slot, &key, wanted);
+        }
         if done {
             self.ask(now, id, effects);
         }
