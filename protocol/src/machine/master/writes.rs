@@ -344,13 +344,23 @@ impl Master {
             .all
             .iter()
             .flat_map(|(key, write)| {
-                let counted = |item: &Item| !item.closed && item.acked.contains(slot);
-                let indices: Vec<usize> =
-                    write.items.iter().enumerate().filter(|(_, i)| counted(i)).map(|(n, _)| n).collect();
+                let indices: Vec<usize> = write
+                    .items
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, i)| i.acked.contains(slot))
+                    .map(|(n, _)| n)
+                    .collect();
                 indices.into_iter().map(move |index| (WriteId(key), index as u32))
             })
             .collect();
         for (id, index) in affected {
+            let write = &mut self.writes.all[id.0];
+            let item = &mut write.items[index as usize];
+            // An item of several may have had enough while another lacks something: the answer is for all.
+            if std::mem::replace(&mut item.closed, false) {
+                write.items_open += 1;
+            }
             self.substitute(id, index, slot, effects);
         }
     }
