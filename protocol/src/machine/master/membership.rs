@@ -3,7 +3,8 @@
 //! A slot is a small number that stands for one life of one slave's link, so that a set of holders is one word.
 
 use super::WriteId;
-use crate::ids::{LinkId, Millis, SlaveId};
+use crate::ids::{LinkId, Millis, SlaveId, Version};
+use bytes::Bytes;
 use std::collections::VecDeque;
 
 /// The most slaves that can be active at once.
@@ -97,20 +98,20 @@ impl FromIterator<Slot> for SlotSet {
 }
 
 /// What a counted message to a slave was for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
     /// An item of a client's write.
     Item { write: WriteId, item: u32, bytes: u64 },
     /// A copy that nobody waits for.
-    Copy { bytes: u64 },
+    Copy { key: Bytes, version: Version, bytes: u64 },
     /// A sign of life that nobody waits for.
     Ping,
 }
 
 impl Sent {
-    fn bytes(self) -> u64 {
+    fn bytes(&self) -> u64 {
         match self {
-            Sent::Item { bytes, .. } | Sent::Copy { bytes } => bytes,
+            Sent::Item { bytes, .. } | Sent::Copy { bytes, .. } => *bytes,
             Sent::Ping => 0,
         }
     }
@@ -171,6 +172,11 @@ impl Member {
 
     pub(super) fn set_room(&mut self, room_bytes: u64) {
         self.room_bytes = room_bytes;
+    }
+
+    /// What is sent and neither acknowledged nor refused, in order.
+    pub(super) fn unacked(&self) -> impl Iterator<Item = &Sent> {
+        self.unacked.iter()
     }
 
     pub(super) fn into_unacked(self) -> VecDeque<Sent> {

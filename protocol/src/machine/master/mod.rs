@@ -507,12 +507,13 @@ impl Master {
 
     fn slave_lost(&mut self, now: Millis, slot: Slot, effects: &mut Vec<Effect>) {
         let Some(member) = self.members.leave(slot) else { return };
+        // First what it had acknowledged: no write may be done on the word of a slave that is gone.
+        self.drop_acks_of(slot, effects);
         for sent in member.into_unacked() {
             if let Sent::Item { write, item, .. } = sent {
                 self.substitute(write, item, slot, effects);
             }
         }
-        self.drop_acks_of(slot, effects);
         self.retry_reads_of(now, slot, effects);
     }
 
@@ -532,13 +533,19 @@ impl Master {
         match member.take_refused(number) {
             Some(Sent::Item { write, item, .. }) => {
                 if let Some((key, version)) = self.item_key(write, item) {
-                    self.not_held(slot, &key, version);
+                    self.refused(slot, key, version, effects);
                 }
                 self.substitute(write, item, slot, effects);
             }
-            // The copy's holder bit stands until a read finds it missing.
-            Some(Sent::Copy { .. } | Sent::Ping) | None => {}
+            Some(Sent::Copy { key, version, .. }) => self.refused(slot, key, version, effects),
+            Some(Sent::Ping) | None => {}
         }
+    }
+
+    /// `slot` had no room for a value. The older one that it may hold instead was spared when it was chosen.
+    fn refused(&mut self, slot: Slot, key: Bytes, version: Version, effects: &mut Vec<Effect>) {
+        self.not_held(slot, &key, version);
+        effects.push(Effect::SendDrop { slot, version, key });
     }
 
     fn holdings(
@@ -560,11 +567,11 @@ impl Master {
                         self.count_copies(slot, 1);
                     }
                 }
-                // What this reign has written is in flight on the same link: a snapshot may lag behind it.
-                _ if version.epoch == reign.epoch => {}
-                _ if self.config.durable && version.seq >= reign.seq => {
+                _ if self.config.durable && version.epoch != reign.epoch && version.seq >= reign.seq => {
                     effects.push(Effect::Witnessed { slot, version });
                 }
+                // Of this reign too: the slave may have missed an overwrite while its link was down. A report that
+                // lags behind what is in flight on the same link does no harm, a drop spares higher versions.
                 _ => effects.push(Effect::SendDrop { slot, version, key }),
             }
         }
@@ -587,7 +594,7 @@ impl Master {
         for slot in slots.iter() {
             self.held(slot, key, version);
             if let Some(member) = self.members.get_mut(slot) {
-                member.sent(Sent::Copy { bytes: payload(key, value) });
+                member.sent(Sent::Copy { key: key.clone(), version, bytes: payload(key, value) });
             }
             effects.push(Effect::SendWrite { slot, version, key: key.clone(), value: value.clone() });
         }
@@ -609,6 +616,18 @@ impl Master {
                 self.count_copies(slot, -1);
             }
         }
+    }
+
+    /// Whether a write of `key` at `version` is on its way to `slot`: neither acknowledged nor refused.
+    fn is_under_way(&self, slot: Slot, key: &[u8], version: Version) -> bool {
+        let Some(member) = self.members.get(slot) else { return false };
+        member.unacked().any(|sent| match sent {
+            Sent::Item { write, item, .. } => {
+                self.item_key(*write, *item).is_some_and(|(k, v)| k == key && v == version)
+            }
+            Sent::Copy { key: k, version: v, .. } => k == key && *v == version,
+            Sent::Ping => false,
+        })
     }
 
     fn count_copies(&mut self, slot: Slot, change: i64) {

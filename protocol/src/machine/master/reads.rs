@@ -203,16 +203,20 @@ impl Master {
 
     /// Asks the next holder, or all slaves that may hold the key unbeknown to us, or the log.
     fn ask(&mut self, now: Millis, id: ReadId, effects: &mut Vec<Effect>) {
-        let Some(read) = self.reads.all.get_mut(id.0) else { return };
+        let Some(read) = self.reads.all.get(id.0) else { return };
         let Some(entry) = self.directory.get(&read.key) else {
             // Deleted while we asked: that deletion is the latest write.
             self.end_read(id, Reply::NotFound, effects);
             return;
         };
+        let mut id = id;
         if entry.version != read.wanted {
-            read.wanted = entry.version;
-            read.tried = SlotSet::EMPTY;
+            // Under a new number: what a slave still says of the older version must not be taken for a word on this.
+            let Some(old) = self.reads.all.remove(id.0) else { return };
+            let (asked, tried) = (SlotSet::EMPTY, SlotSet::EMPTY);
+            id = ReadId(self.reads.all.insert(Read { wanted: entry.version, asked, tried, ..old }));
         }
+        let Some(read) = self.reads.all.get_mut(id.0) else { return };
         if read.attempt > 0 {
             self.counters.read_retries += 1;
             if now >= read.deadline {
@@ -288,7 +292,11 @@ impl Master {
         }
         read.tried.insert(slot);
         let (wanted, key, done) = (read.wanted, read.key.clone(), read.asked.is_empty());
-        self.not_held(slot, &key, wanted);
+        // What is missing may be on its way behind the question: put back for another read. A write in front of it
+        // would have been refused by now, before the answer.
+        if !self.is_under_way(slot, &key, wanted) {
+            self.not_held(slot, &key, wanted);
+        }
         if done {
             self.ask(now, id, effects);
         }

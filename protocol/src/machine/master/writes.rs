@@ -322,10 +322,15 @@ impl Master {
         let version = write.version;
         let roomy = self.with_room(payload(&key, &value)).without(taken);
         let next = choose(self.config.placement, &self.members, roomy, 1, hash_bytes(&key), &mut self.random);
+        let superseded = self.directory.get(&key).is_none_or(|entry| entry.version != version);
         for substitute in next.iter() {
             self.counters.substitutions += 1;
             self.held(substitute, &key, version);
             self.send_item(id, index, substitute, version, &key, &value, effects);
+            if superseded {
+                // Acknowledged for the sake of this write, but a copy that the directory does not name would stay.
+                effects.push(Effect::SendDrop { slot: substitute, version, key: key.clone() });
+            }
             self.writes.all[id.0].items[index].pending.insert(substitute);
         }
         self.settle_item(id, index);
@@ -339,13 +344,23 @@ impl Master {
             .all
             .iter()
             .flat_map(|(key, write)| {
-                let counted = |item: &Item| !item.closed && item.acked.contains(slot);
-                let indices: Vec<usize> =
-                    write.items.iter().enumerate().filter(|(_, i)| counted(i)).map(|(n, _)| n).collect();
+                let indices: Vec<usize> = write
+                    .items
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, i)| i.acked.contains(slot))
+                    .map(|(n, _)| n)
+                    .collect();
                 indices.into_iter().map(move |index| (WriteId(key), index as u32))
             })
             .collect();
         for (id, index) in affected {
+            let write = &mut self.writes.all[id.0];
+            let item = &mut write.items[index as usize];
+            // An item of several may have had enough while another lacks something: the answer is for all.
+            if std::mem::replace(&mut item.closed, false) {
+                write.items_open += 1;
+            }
             self.substitute(id, index, slot, effects);
         }
     }

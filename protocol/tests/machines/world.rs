@@ -1,0 +1,818 @@
+//! A world of real machines, driven at random: two masters, slaves behind links that deliver late or never, a log,
+//! and clients whose history is checked.
+//!
+//! Owns what is not a machine: links as queues, the log as a list, time as a counter. Never decides what a machine
+//! should do; it only holds them to `docs/ARCHITECTURE.md`.
+
+use bytes::Bytes;
+use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::history::{check, Action as Did, Begun, History, Outcome};
+use dsm_protocol::ids::{Epoch, LinkId, Millis, SessionId, SlaveId, Version};
+use dsm_protocol::machine::master::{
+    Asker, Change, Config, Effect, Event, Master, Placement, ReadId, Slot, WriteId,
+};
+use dsm_protocol::machine::slave::{self, Slave, ENTRY_OVERHEAD_BYTES};
+use dsm_protocol::record::Place;
+use std::collections::{BTreeMap, VecDeque};
+
+pub const KEYS: u8 = 5;
+pub const SESSIONS: u8 = 4;
+const PIPELINE_MAX: usize = 5;
+const DEADLINE_MS: u64 = 1000;
+
+/// What the driver does next. Numbers pick among what there is.
+#[derive(Clone, Debug)]
+pub enum Action {
+    Get {
+        session: u8,
+        key: u8,
+    },
+    GetMany {
+        session: u8,
+        keys: (u8, u8),
+    },
+    Exists {
+        session: u8,
+        key: u8,
+    },
+    KeyCount {
+        session: u8,
+    },
+    Put {
+        session: u8,
+        key: u8,
+    },
+    PutMany {
+        session: u8,
+        keys: (u8, u8),
+    },
+    Delete {
+        session: u8,
+        key: u8,
+    },
+    DeleteMany {
+        session: u8,
+        keys: (u8, u8),
+    },
+    /// The log answers up to so many appends.
+    Log {
+        count: u8,
+    },
+    /// The log refuses the oldest append.
+    LogRefuses,
+    /// One of the reads of the log comes back.
+    LogRead {
+        which: u8,
+        fails: bool,
+    },
+    /// A slave takes in up to so many messages as one batch.
+    ToSlave {
+        link: u8,
+        count: u8,
+    },
+    /// The master takes in up to so many messages of a slave.
+    ToMaster {
+        link: u8,
+        count: u8,
+    },
+    /// A message of a reign that is over arrives late.
+    Zombie {
+        link: u8,
+        count: u8,
+    },
+    Connect {
+        node: u8,
+    },
+    /// The link breaks; both sides learn of it.
+    Lose {
+        node: u8,
+    },
+    /// The slave's process dies: it comes back empty.
+    Kill {
+        node: u8,
+    },
+    Ping {
+        link: u8,
+    },
+    Sleep {
+        ms: u16,
+    },
+    /// The master dies; so many of the appends that nobody has heard of are in the log. The other one takes over.
+    Crash {
+        logged: u8,
+    },
+    /// The reign is handed over as soon as nothing is in flight.
+    Handover,
+    /// A slave has seen a higher epoch.
+    Raise,
+    /// Everything under way arrives.
+    Settle,
+}
+
+#[derive(Debug)]
+enum ToSlave {
+    Announce(Epoch),
+    Write { version: Version, key: Bytes, value: Bytes },
+    Read { tag: u64, version: Version, key: Bytes },
+    Drop { version: Version, key: Bytes },
+    HoldingsNext,
+    Ping,
+}
+
+#[derive(Debug, Default)]
+struct Link {
+    node: usize,
+    slot: Option<Slot>,
+    to_slave: VecDeque<ToSlave>,
+    to_master: VecDeque<slave::Effect>,
+}
+
+#[derive(Debug)]
+struct Node {
+    slave: Slave,
+    memory_max: Option<u64>,
+    link: Option<LinkId>,
+}
+
+/// One record of the log.
+#[derive(Clone, Debug)]
+struct Record {
+    version: Version,
+    change: Option<Change>,
+}
+
+/// A request without an answer, with what its answer will be held to.
+struct Asked {
+    session: SessionId,
+    begun: Vec<Begun>,
+    command: Command,
+    /// For each key the session's own last write that had no answer yet, and whether the log had not spoken.
+    own_before: Vec<(Bytes, Option<(u64, bool)>)>,
+}
+
+/// What the log said of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Open,
+    Written(Version),
+    Refused,
+}
+
+pub struct World {
+    config: Config,
+    masters: [Master; 2],
+    active: usize,
+    reign: Version,
+    log: Vec<Record>,
+    appends: VecDeque<(WriteId, Change)>,
+    log_reads: Vec<(ReadId, Place, Version, Bytes)>,
+    nodes: Vec<Node>,
+    links: BTreeMap<LinkId, Link>,
+    /// Links of reigns that are over, whose last messages may still arrive.
+    zombies: BTreeMap<LinkId, Link>,
+    next_link: u64,
+    now: Millis,
+    clock: u64,
+    history: History,
+    asked: BTreeMap<u64, Asked>,
+    next_tag: u64,
+    /// What the log said of each write, by the tag of its request.
+    fates: BTreeMap<u64, Fate>,
+    /// The request of each append that is under way.
+    tags: Vec<(WriteId, u64)>,
+    pub acknowledged: usize,
+    pub unknown: usize,
+    pub read: usize,
+}
+
+fn key_of(number: u8) -> Bytes {
+    Bytes::from(format!("key{}", number % KEYS))
+}
+
+fn keys_of(command: &Command) -> Vec<Bytes> {
+    match command {
+        Command::Get { key } | Command::Put { key, .. } => vec![key.clone()],
+        Command::GetMany { keys } | Command::Delete { keys } | Command::Exists { keys } => keys.clone(),
+        Command::PutMany { pairs } => pairs.iter().map(|(key, _)| key.clone()).collect(),
+        Command::KeyCount | Command::Status | Command::Failover => Vec::new(),
+    }
+}
+
+fn value_in(change: &Change, key: &[u8]) -> Option<Option<Bytes>> {
+    match change {
+        Change::Put(pairs) => {
+            pairs.iter().rev().find(|(k, _)| k == key).map(|(_, value)| Some(value.clone()))
+        }
+        Change::Delete(keys) => keys.iter().any(|k| k == key).then_some(None),
+    }
+}
+
+impl World {
+    /// `memory_max`: how many bytes each slave may take.
+    pub fn new(placement: Placement, seed: u64, memory_max: &[Option<u64>]) -> World {
+        let config = Config { placement, seed, ..Config::default() };
+        let nodes = memory_max
+            .iter()
+            .map(|max| Node { slave: Slave::new(*max, seed), memory_max: *max, link: None })
+            .collect();
+        let mut world = World {
+            config,
+            masters: [Master::new(config), Master::new(config)],
+            active: 0,
+            reign: Version::default(),
+            log: Vec::new(),
+            appends: VecDeque::new(),
+            log_reads: Vec::new(),
+            nodes,
+            links: BTreeMap::new(),
+            zombies: BTreeMap::new(),
+            next_link: 1,
+            now: Millis(0),
+            clock: 0,
+            history: History::new(),
+            asked: BTreeMap::new(),
+            next_tag: 0,
+            fates: BTreeMap::new(),
+            tags: Vec::new(),
+            acknowledged: 0,
+            unknown: 0,
+            read: 0,
+        };
+        world.begin_reign();
+        for node in 0..world.nodes.len() {
+            world.connect(node);
+        }
+        world.settle();
+        world
+    }
+
+    pub fn act(&mut self, action: &Action) {
+        match *action {
+            Action::Get { session, key } => self.ask(session, Command::Get { key: key_of(key) }),
+            Action::GetMany { session, keys: (a, b) } => {
+                self.ask(session, Command::GetMany { keys: vec![key_of(a), key_of(b)] });
+            }
+            Action::Exists { session, key } => {
+                self.ask(session, Command::Exists { keys: vec![key_of(key)] });
+            }
+            Action::KeyCount { session } => self.ask(session, Command::KeyCount),
+            Action::Put { session, key } => {
+                let value = self.fresh_value("");
+                self.ask(session, Command::Put { key: key_of(key), value });
+            }
+            Action::PutMany { session, keys: (a, b) } => {
+                // A key that stands twice takes its last value: what the first would have been, nobody may see.
+                let pairs = vec![(key_of(a), self.fresh_value("a")), (key_of(b), self.fresh_value("b"))];
+                self.ask(session, Command::PutMany { pairs });
+            }
+            Action::Delete { session, key } => {
+                self.ask(session, Command::Delete { keys: vec![key_of(key)] });
+            }
+            Action::DeleteMany { session, keys: (a, b) } => {
+                self.ask(session, Command::Delete { keys: vec![key_of(a), key_of(b)] });
+            }
+            Action::Log { count } => (0..count).for_each(|_| self.log_answers(false)),
+            Action::LogRefuses => self.log_answers(true),
+            Action::LogRead { which, fails } => self.log_read(usize::from(which), fails),
+            Action::ToSlave { link, count } => {
+                if let Some(link) = nth(&self.links, link) {
+                    self.deliver_to_slave(link, usize::from(count));
+                }
+            }
+            Action::ToMaster { link, count } => {
+                if let Some(link) = nth(&self.links, link) {
+                    self.deliver_to_master(link, usize::from(count));
+                }
+            }
+            Action::Zombie { link, count } => {
+                if let Some(link) = nth(&self.zombies, link) {
+                    self.deliver_zombie(link, usize::from(count));
+                }
+            }
+            Action::Connect { node } => self.connect(usize::from(node) % self.nodes.len()),
+            Action::Lose { node } => self.lose(usize::from(node) % self.nodes.len()),
+            Action::Kill { node } => {
+                let node = usize::from(node) % self.nodes.len();
+                self.lose(node);
+                self.zombies.retain(|_, link| link.node != node);
+                self.nodes[node].slave = Slave::new(self.nodes[node].memory_max, 3);
+            }
+            Action::Ping { link } => {
+                if let Some(link) = nth(&self.links, link).and_then(|id| self.links.get_mut(&id)) {
+                    if let Some(slot) = link.slot {
+                        self.masters[self.active].pinged(slot);
+                        link.to_slave.push_back(ToSlave::Ping);
+                    }
+                }
+            }
+            Action::Sleep { ms } => {
+                self.now = self.now.plus(u64::from(ms));
+                self.step(Event::Tick);
+            }
+            Action::Crash { logged } => self.crash(usize::from(logged)),
+            Action::Handover => self.hand_over(),
+            Action::Raise => {
+                let version = Version::new(self.reign.epoch.0 + 1, self.log.len() as u64 + 1);
+                self.log.push(Record { version, change: None });
+                self.reign = version;
+                self.step(Event::ReignRaised { version });
+                // Every slave is asked to enlist again.
+                let nodes: Vec<usize> = self.links.values().map(|link| link.node).collect();
+                nodes.into_iter().for_each(|node| self.connect(node));
+            }
+            Action::Settle => self.settle(),
+        }
+    }
+
+    fn fresh_value(&mut self, suffix: &str) -> Bytes {
+        self.clock += 1;
+        Bytes::from(format!("value{}{suffix}", self.clock))
+    }
+
+    fn ask(&mut self, session: u8, command: Command) {
+        let session = SessionId(u64::from(session % SESSIONS));
+        if self.asked.values().filter(|asked| asked.session == session).count() >= PIPELINE_MAX {
+            return;
+        }
+        self.clock += 1;
+        let now = self.clock;
+        let client = session.0;
+        let mut begin = |key: &Bytes, did: Did| self.history.begin(client, key.clone(), did, now);
+        let begun = match &command {
+            Command::Get { key } => vec![begin(key, Did::Read(None))],
+            Command::GetMany { keys } => keys.iter().map(|key| begin(key, Did::Read(None))).collect(),
+            Command::Put { key, value } => vec![begin(key, Did::Write(value.clone()))],
+            Command::PutMany { pairs } => {
+                let last: BTreeMap<&Bytes, &Bytes> = pairs.iter().map(|(k, v)| (k, v)).collect();
+                last.into_iter().map(|(key, value)| begin(key, Did::Write(value.clone()))).collect()
+            }
+            Command::Delete { keys } => {
+                let mut keys = keys.clone();
+                keys.dedup();
+                keys.iter().map(|key| begin(key, Did::Delete { existed: None })).collect()
+            }
+            Command::Exists { .. } | Command::KeyCount | Command::Status | Command::Failover => Vec::new(),
+        };
+        let own_before = keys_of(&command)
+            .into_iter()
+            .map(|key| {
+                let last = self
+                    .asked
+                    .iter()
+                    .filter(|(_, asked)| asked.session == session && asked.command.is_write())
+                    .filter(|(_, asked)| keys_of(&asked.command).contains(&key))
+                    .map(|(tag, _)| (*tag, self.fates[tag] == Fate::Open))
+                    .next_back();
+                (key, last)
+            })
+            .collect();
+        let tag = self.next_tag;
+        self.next_tag += 1;
+        if command.is_write() {
+            self.fates.insert(tag, Fate::Open);
+        }
+        self.asked.insert(tag, Asked { session, begun, command: command.clone(), own_before });
+        let deadline = self.now.plus(DEADLINE_MS);
+        self.step(Event::Request { asker: Asker { session, tag }, deadline, command });
+    }
+
+    fn step(&mut self, event: Event) {
+        let requested = match &event {
+            Event::Request { asker, .. } => Some(asker.tag),
+            _ => None,
+        };
+        let mut effects = Vec::new();
+        self.masters[self.active].step(self.now, event, &mut effects);
+        for effect in effects {
+            self.perform(effect, requested);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect, requested: Option<u64>) {
+        match effect {
+            Effect::Reply { to, reply } => self.answered(to, reply),
+            Effect::Append { write, change } => {
+                let tag = requested.expect("appends come from requests");
+                self.tags.push((write, tag));
+                self.appends.push_back((write, change));
+            }
+            Effect::Joined { link, slot } => {
+                self.links.get_mut(&link).expect("a link joined").slot = Some(slot);
+            }
+            Effect::NoSlot { .. } => panic!("no slot for a handful of slaves"),
+            Effect::SendWrite { slot, version, key, value } => {
+                self.send(slot, ToSlave::Write { version, key, value });
+            }
+            Effect::SendRead { slot, read, version, key } => {
+                self.send(slot, ToSlave::Read { tag: read.tag(), version, key });
+            }
+            Effect::SendDrop { slot, version, key } => self.send(slot, ToSlave::Drop { version, key }),
+            Effect::SendHoldingsNext { slot } => self.send(slot, ToSlave::HoldingsNext),
+            Effect::ReadLog { read, place, version, key } => {
+                self.log_reads.push((read, place, version, key));
+            }
+            Effect::Witnessed { slot, version } => {
+                panic!("{slot:?} accuses a whole log of lacking {version}")
+            }
+        }
+    }
+
+    fn send(&mut self, slot: Slot, message: ToSlave) {
+        let link = self.links.values_mut().find(|link| link.slot == Some(slot));
+        link.unwrap_or_else(|| panic!("{message:?} for a slave that is gone")).to_slave.push_back(message);
+    }
+
+    fn answered(&mut self, to: Asker, reply: Reply) {
+        self.clock += 1;
+        let now = self.clock;
+        let asked =
+            self.asked.remove(&to.tag).unwrap_or_else(|| panic!("a second answer to {to:?}: {reply:?}"));
+        assert_eq!(asked.session, to.session);
+        let fate = self.fates.get(&to.tag).copied();
+        match &reply {
+            Reply::Error(error) if error.word == ErrorWord::Unknown => {
+                assert!(matches!(fate, Some(Fate::Written(_))), "{reply:?} to what is not in the log");
+                self.unknown += 1;
+            }
+            Reply::Error(_) => {
+                assert!(!matches!(fate, Some(Fate::Written(_))), "{reply:?} to what is in the log");
+                for begun in asked.begun {
+                    self.history.finish(begun, Outcome::NotExecuted, now);
+                }
+            }
+            Reply::Done => {
+                self.acknowledged += 1;
+                let Some(Fate::Written(version)) = fate else { panic!("OK to what is not in the log") };
+                for key in keys_of(&asked.command) {
+                    self.somebody_holds(&key, version);
+                }
+                for begun in asked.begun {
+                    self.history.finish(begun, Outcome::Done, now);
+                }
+            }
+            Reply::Value(_) | Reply::NotFound | Reply::Values(_) => {
+                self.read += 1;
+                let values = match reply {
+                    Reply::Value(value) => vec![Some(value)],
+                    Reply::NotFound => vec![None],
+                    Reply::Values(values) => values,
+                    other => panic!("{other:?}"),
+                };
+                assert_eq!(values.len(), asked.begun.len());
+                let single = values.len() == 1;
+                for ((begun, value), (key, own)) in asked.begun.into_iter().zip(values).zip(&asked.own_before)
+                {
+                    self.sees_its_own(key, *own, value.as_ref(), single);
+                    self.history.finish_read(begun, value, now);
+                }
+            }
+            Reply::Count(count) => match (&asked.command, &asked.begun[..]) {
+                (Command::Delete { .. }, [begun]) => {
+                    assert!(matches!(fate, Some(Fate::Written(_))), "a count of what is not in the log");
+                    self.history.finish_delete(*begun, *count == 1, now);
+                }
+                (Command::Delete { .. }, several) => {
+                    assert!(*count <= 2);
+                    for begun in several {
+                        self.history.finish(*begun, Outcome::Done, now);
+                    }
+                }
+                // Decided by the directory at this very moment.
+                (Command::Exists { keys }, _) => {
+                    let directory = self.masters[self.active].directory();
+                    let exist = keys.iter().filter(|key| directory.get(key).is_some()).count();
+                    assert_eq!(*count, exist as u64);
+                }
+                (Command::KeyCount, _) => {
+                    assert_eq!(*count, self.masters[self.active].directory().len() as u64);
+                }
+                (other, _) => panic!("a count for {other:?}"),
+            },
+            Reply::Text(text) => panic!("a text nobody asked for: {text}"),
+        }
+    }
+
+    /// Whoever acknowledged `version` of `key` has it, unless it was overtaken since.
+    fn somebody_holds(&mut self, key: &Bytes, version: Version) {
+        let latest = self.masters[self.active].directory().get(key).map(|entry| entry.version);
+        if latest != Some(version) {
+            return;
+        }
+        let links: Vec<LinkId> =
+            self.links.iter().filter(|(_, l)| l.slot.is_some()).map(|(id, _)| *id).collect();
+        let held =
+            links.into_iter().filter(|link| self.held(*link, key).map(|(v, _)| v) == Some(version)).count();
+        assert!(held >= 1, "{key:?} at {version} is acknowledged, but no active slave holds it");
+    }
+
+    /// A read behind the session's own write sees that write or a later one. A single one that waited for the log
+    /// sees exactly that write: it stands behind it and in front of all that comes later.
+    fn sees_its_own(&self, key: &Bytes, own: Option<(u64, bool)>, value: Option<&Bytes>, single: bool) {
+        let Some((tag, waited)) = own else { return };
+        let Fate::Written(own) = self.fates[&tag] else { return };
+        let gives = |record: &&Record| {
+            record.change.as_ref().is_some_and(|change| value_in(change, key) == Some(value.cloned()))
+        };
+        let seen = self.log.iter().rev().find(gives).map(|record| record.version);
+        assert!(seen >= Some(own), "{key:?}: {value:?} of {seen:?} is read behind the own write {own}");
+        if waited && single {
+            let record = self.log.iter().find(|record| record.version == own).expect("it is written");
+            assert!(gives(&record), "{key:?}: {value:?} of {seen:?} instead of the own write {own}");
+        }
+    }
+
+    fn log_answers(&mut self, refuses: bool) {
+        let Some((write, change)) = self.appends.pop_front() else { return };
+        let index = self.tags.iter().position(|(id, _)| *id == write).expect("it was appended");
+        let (_, tag) = self.tags.swap_remove(index);
+        if refuses {
+            self.fates.insert(tag, Fate::Refused);
+            self.step(Event::NotWritten { write, word: ErrorWord::ReadOnly, detail: String::new() });
+            return;
+        }
+        let (version, place) = self.append(change);
+        self.fates.insert(tag, Fate::Written(version));
+        self.step(Event::Written { write, version, place });
+    }
+
+    fn append(&mut self, change: Change) -> (Version, Place) {
+        let version =
+            Version { epoch: self.reign.epoch, seq: dsm_protocol::ids::Seq(self.log.len() as u64 + 1) };
+        let place = Place { offset: self.log.len() as u64, bytes: 1 };
+        self.log.push(Record { version, change: Some(change.clone()) });
+        replay(&mut self.masters[1 - self.active], &change, version, place);
+        (version, place)
+    }
+
+    fn log_read(&mut self, which: usize, fails: bool) {
+        if self.log_reads.is_empty() {
+            return;
+        }
+        let (read, place, version, key) = self.log_reads.swap_remove(which % self.log_reads.len());
+        let record = &self.log[place.offset as usize];
+        assert_eq!(record.version, version, "the place names another version");
+        let change = record.change.as_ref().expect("the place of an EPOCH");
+        let value = value_in(change, &key).flatten().expect("the place names another key");
+        let result = if fails { Err("the disk says no".to_owned()) } else { Ok(value) };
+        self.step(Event::LogRead { read, result });
+    }
+
+    fn connect(&mut self, node: usize) {
+        self.lose(node);
+        let id = LinkId(self.next_link);
+        self.next_link += 1;
+        self.nodes[node].slave.step(slave::Event::LinkUp { link: id }, &mut Vec::new());
+        self.nodes[node].link = Some(id);
+        let mut link = Link { node, ..Link::default() };
+        link.to_slave.push_back(ToSlave::Announce(self.reign.epoch));
+        self.links.insert(id, link);
+    }
+
+    fn lose(&mut self, node: usize) {
+        let Some(id) = self.nodes[node].link.take() else { return };
+        self.nodes[node].slave.step(slave::Event::LinkDown { link: id }, &mut Vec::new());
+        let link = self.links.remove(&id).expect("the node's link");
+        if link.slot.is_some() {
+            self.step(Event::SlaveLost { link: id });
+        }
+    }
+
+    fn deliver_to_slave(&mut self, id: LinkId, count: usize) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let count = count.min(link.to_slave.len());
+        let batch: Vec<ToSlave> = link.to_slave.drain(..count).collect();
+        let mut effects = Vec::new();
+        let slave = &mut self.nodes[link.node].slave;
+        hand_in(slave, id, batch, &mut effects);
+        link.to_master.extend(effects);
+    }
+
+    fn deliver_zombie(&mut self, id: LinkId, count: usize) {
+        let Some(link) = self.zombies.get_mut(&id) else { return };
+        let count = count.min(link.to_slave.len());
+        let batch: Vec<ToSlave> = link.to_slave.drain(..count).collect();
+        let mut effects = Vec::new();
+        hand_in(&mut self.nodes[link.node].slave, id, batch, &mut effects);
+        if link.to_slave.is_empty() {
+            self.zombies.remove(&id);
+        }
+    }
+
+    fn deliver_to_master(&mut self, id: LinkId, count: usize) {
+        for _ in 0..count {
+            let Some(link) = self.links.get_mut(&id) else { return };
+            let Some(effect) = link.to_master.pop_front() else { return };
+            let (node, slot) = (link.node, link.slot);
+            let event = match (effect, slot) {
+                (slave::Effect::Enlisted { epoch, room_bytes, .. }, None) => {
+                    assert_eq!(epoch, self.reign.epoch, "a link belongs to one reign");
+                    Event::SlaveJoined { id: slave_id(node), link: id, room_bytes }
+                }
+                (slave::Effect::Full { number, .. }, Some(slot)) => Event::Full { slot, link: id, number },
+                (slave::Effect::Ack { through, room_bytes, .. }, Some(slot)) => {
+                    Event::Acked { slot, link: id, through, room_bytes }
+                }
+                (slave::Effect::Value { tag, version, value, .. }, Some(slot)) => {
+                    Event::Value { slot, link: id, read: ReadId::from_tag(tag), version, value }
+                }
+                (slave::Effect::Missing { tag, .. }, Some(slot)) => {
+                    Event::Missing { slot, link: id, read: ReadId::from_tag(tag) }
+                }
+                (slave::Effect::Holdings { entries, last, .. }, Some(slot)) => {
+                    Event::Holdings { slot, link: id, entries, last }
+                }
+                (other, slot) => panic!("{other:?} in {slot:?}"),
+            };
+            self.step(event);
+        }
+    }
+
+    fn begin_reign(&mut self) {
+        let epoch = self.reign.epoch.next();
+        self.reign = Version::new(epoch.0, self.log.len() as u64 + 1);
+        self.log.push(Record { version: self.reign, change: None });
+        let version = self.reign;
+        self.step(Event::ReignBegan { version });
+    }
+
+    /// The links of the reign that ends live on as zombies; the slaves connect to the new master.
+    fn change_masters(&mut self) {
+        for (id, mut link) in std::mem::take(&mut self.links) {
+            self.nodes[link.node].link = None;
+            link.slot = None;
+            self.zombies.insert(id, link);
+        }
+        self.active = 1 - self.active;
+        self.begin_reign();
+        for node in 0..self.nodes.len() {
+            self.connect(node);
+        }
+    }
+
+    fn crash(&mut self, logged: usize) {
+        // Some of what was handed to the disk is in the log although nobody was told.
+        for _ in 0..logged {
+            let Some((_, change)) = self.appends.pop_front() else { break };
+            self.append(change);
+        }
+        self.appends.clear();
+        self.log_reads.clear();
+        self.tags.clear();
+        // Writes stay unknown in the history; what was read, nobody heard.
+        self.asked.clear();
+        let mut newborn = Master::new(self.config);
+        for (index, record) in self.log.iter().enumerate() {
+            if let Some(change) = &record.change {
+                replay(&mut newborn, change, record.version, Place { offset: index as u64, bytes: 1 });
+            }
+        }
+        self.masters[self.active] = newborn;
+        self.change_masters();
+    }
+
+    fn hand_over(&mut self) {
+        if self.masters[self.active].in_flight() > 0 {
+            return;
+        }
+        self.step(Event::ReignEnded);
+        self.change_masters();
+    }
+
+    /// Lets everything under way arrive, without new faults.
+    pub fn settle(&mut self) {
+        loop {
+            let mut busy = !self.appends.is_empty() || !self.log_reads.is_empty();
+            while !self.appends.is_empty() {
+                self.log_answers(false);
+            }
+            while !self.log_reads.is_empty() {
+                self.log_read(0, false);
+            }
+            let ids: Vec<LinkId> = self.links.keys().copied().collect();
+            for id in ids {
+                busy |=
+                    self.links.get(&id).is_some_and(|l| !l.to_slave.is_empty() || !l.to_master.is_empty());
+                self.deliver_to_slave(id, usize::MAX);
+                self.deliver_to_master(id, usize::MAX);
+            }
+            if !busy {
+                break;
+            }
+        }
+        self.check_at_rest();
+    }
+
+    /// What the slave at the other end of `link` holds of `key`.
+    fn held(&mut self, link: LinkId, key: &Bytes) -> Option<(Version, Bytes)> {
+        let mut effects = Vec::new();
+        let read = slave::Event::Read { link, tag: 0, version: Version::default(), key: key.clone() };
+        let node = self.links[&link].node;
+        self.nodes[node].slave.step(read, &mut effects);
+        match effects.pop() {
+            Some(slave::Effect::Value { version, value, .. }) => Some((version, value)),
+            Some(slave::Effect::Missing { held: None, .. }) => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// With nothing under way, everyone has an answer, and directory and slaves agree on who holds what.
+    fn check_at_rest(&mut self) {
+        let in_flight = self.masters[self.active].in_flight();
+        assert_eq!(
+            in_flight,
+            0,
+            "requests hang: {:?}",
+            self.asked.values().map(|a| &a.command).collect::<Vec<_>>()
+        );
+        assert!(self.asked.is_empty(), "requests without an answer");
+        let mut state: BTreeMap<Bytes, (Version, Bytes)> = BTreeMap::new();
+        for record in &self.log {
+            match &record.change {
+                Some(Change::Put(pairs)) => {
+                    for (key, value) in pairs {
+                        state.insert(key.clone(), (record.version, value.clone()));
+                    }
+                }
+                Some(Change::Delete(keys)) => keys.iter().for_each(|key| drop(state.remove(key))),
+                None => {}
+            }
+        }
+        for master in &self.masters {
+            let named: BTreeMap<&[u8], Version> =
+                master.directory().iter().map(|(k, e)| (k, e.version)).collect();
+            let logged: BTreeMap<&[u8], Version> = state.iter().map(|(k, (v, _))| (&k[..], *v)).collect();
+            assert_eq!(named, logged, "a directory and the log differ");
+        }
+        let ids: Vec<LinkId> = self.links.keys().copied().collect();
+        for id in ids {
+            let slot = self.links[&id].slot.expect("everyone has joined");
+            let (mut bytes, mut copies) = (0, 0);
+            for number in 0..KEYS {
+                let key = key_of(number);
+                let entry = self.masters[self.active].directory().get(&key).copied();
+                let named = entry.filter(|entry| entry.holders.contains(slot)).map(|entry| entry.version);
+                let held = self.held(id, &key);
+                let version = held.as_ref().map(|(version, _)| *version);
+                assert_eq!(named, version, "{key:?} at {slot:?}: the directory and the slave differ");
+                copies += u64::from(named.is_some());
+                if let Some((version, value)) = held {
+                    assert_eq!(state.get(&key), Some(&(version, value.clone())));
+                    bytes += (key.len() + value.len()) as u64 + ENTRY_OVERHEAD_BYTES;
+                }
+            }
+            let node = &self.nodes[self.links[&id].node];
+            assert_eq!(node.slave.memory_bytes(), bytes, "memory is miscounted");
+            assert!(bytes <= node.memory_max.unwrap_or(u64::MAX));
+            let counted = self.masters[self.active].slaves().find(|(_, s, ..)| *s == slot).expect("active").2;
+            assert_eq!(counted, copies, "copies are miscounted at {slot:?}");
+            assert!(self.masters[self.active].is_idle(slot), "{slot:?} owes acknowledgements");
+        }
+    }
+
+    /// Reads all keys at the end, and holds all answers against one order.
+    pub fn finish(&mut self) {
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].link.is_none() {
+                self.connect(node);
+            }
+        }
+        self.settle();
+        for key in 0..KEYS {
+            self.ask(0, Command::Get { key: key_of(key) });
+            self.settle();
+        }
+        if let Err(violation) = check(self.history.operations()) {
+            panic!("{violation}");
+        }
+    }
+}
+
+fn nth(links: &BTreeMap<LinkId, Link>, which: u8) -> Option<LinkId> {
+    links.keys().nth(usize::from(which) % links.len().max(1)).copied()
+}
+
+fn slave_id(node: usize) -> SlaveId {
+    SlaveId::new(format!("slave-{node}")).unwrap()
+}
+
+fn replay(master: &mut Master, change: &Change, version: Version, place: Place) {
+    match change {
+        Change::Put(pairs) => pairs.iter().for_each(|(key, _)| master.replay_put(key, version, place)),
+        Change::Delete(keys) => keys.iter().for_each(|key| master.replay_delete(key)),
+    }
+}
+
+fn hand_in(slave: &mut Slave, link: LinkId, batch: Vec<ToSlave>, effects: &mut Vec<slave::Effect>) {
+    for message in batch {
+        let event = match message {
+            ToSlave::Announce(epoch) => slave::Event::Announced { link, epoch },
+            ToSlave::Write { version, key, value } => slave::Event::Write { link, version, key, value },
+            ToSlave::Read { tag, version, key } => slave::Event::Read { link, tag, version, key },
+            ToSlave::Drop { version, key } => slave::Event::Drop { link, version, key },
+            ToSlave::HoldingsNext => slave::Event::HoldingsNext { link },
+            ToSlave::Ping => slave::Event::Ping { link },
+        };
+        slave.step(event, effects);
+    }
+    slave.step(slave::Event::BatchEnded { link }, effects);
+}
