@@ -1,4 +1,40 @@
-//! The half of dsm that touches the world: actors, environment, client library.
+//! The half of dsm that touches the world: actors, their environment, the client library.
+//!
+//! The rules live in `dsm-protocol`, as machines without IO; the actors here turn what arrives into events, and carry
+//! out what the machines want done. `docs/ARCHITECTURE.md` is the account of how a cluster works; the glossary stands
+//! at the top of `dsm-protocol`.
+//!
+//! # Code map
+//!
+//! For those who embed dsm:
+//!
+//! | module | is |
+//! |---|---|
+//! | [`client`] | the client library: plain tokio, no actor; finds the active master by itself |
+//! | [`node`] | [`node::run_node`] runs one node, master or slave, on the current `LocalSet` until it is told to stop |
+//! | [`config`] | the settings of a node, with the command line's defaults and help texts |
+//! | [`mod@env`] | the seam to the world (network, disk, locks, file notice, clock, randomness); [`env::real`] is the real one |
+//! | [`launcher`] | starts, signals and reaps the processes of a local cluster |
+//!
+//! The actors, one file or folder each:
+//!
+//! | module | actor | one per |
+//! |---|---|---|
+//! | [`master`] | `MasterActor`: directory, membership, requests in flight, the node's role | master |
+//! | [`slave_proxy`] | `SlaveProxy`: ACK deadlines and end of one link | connected slave |
+//! | [`log_writer`] | `LogWriter`: appends records in groups | reign |
+//! | [`log_tailer`] | `LogTailer`: follows the log | time as a standby |
+//! | [`failover_watcher`] | `FailoverWatcher`: queues for the lock, fences, arranges handovers | master |
+//! | [`slave`] | `SlaveActor`: holds the values | slave |
+//!
+//! Around them: `acceptor` (the listening socket and its connections' tasks), `session` (the order of a client's
+//! answers, and its limits), `peer_link` (the link to the other master), `batch` (how bytes travel between tasks and
+//! actors), `recovery` (what a new holder of the lock does to the log), [`supervision`] (how a node ends).
+//!
+//! **Invariant:** everything of one node runs on one thread. Threads belong to [`env::real`] alone, and to
+//! [`launcher`]'s callers.
+
+#![deny(clippy::disallowed_methods)]
 
 mod acceptor;
 mod batch;

@@ -940,7 +940,14 @@ mod tests {
                     assert_eq!(effects, [finish(1, Outcome::Unknown(cause))]);
                     assert_eq!(read_effects, [], "a read is asked again");
                 }
-                _ => {
+                ErrorWord::NoQuorum
+                | ErrorWord::ReadOnly
+                | ErrorWord::Busy
+                | ErrorWord::OutOfMemory
+                | ErrorWord::NoAuth
+                | ErrorWord::NoPermission
+                | ErrorWord::WrongType
+                | ErrorWord::Bad => {
                     assert_eq!(effects, [finish(1, Outcome::NotExecuted(cause.clone()))]);
                     assert_eq!(read_effects, [finish(2, Outcome::NotExecuted(cause))]);
                 }
