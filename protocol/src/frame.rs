@@ -54,8 +54,9 @@ const KIND_MISSING: u8 = 36;
 const KIND_DROP: u8 = 37;
 const KIND_PING: u8 = 38;
 
-/// What bincode may read into memory for one control message, in bytes.
-const CONTROL_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What bincode may believe of one body, in bytes. The body itself is bounded by the caller and bincode cannot read
+/// beyond it; this only stops lengths that lie by orders of magnitude.
+const CONTROL_BYTES_MAX: usize = 8 << 30;
 
 /// Why bytes are not a frame. Every one of them ends the link: after it the stream has no known frame border.
 #[derive(Debug, Error, PartialEq, Eq)]

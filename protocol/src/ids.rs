@@ -58,7 +58,7 @@ impl Epoch {
     /// The reign that follows this one.
     #[must_use]
     pub fn next(self) -> Epoch {
-        Epoch(self.0 + 1)
+        Epoch(self.0.saturating_add(1))
     }
 }
 

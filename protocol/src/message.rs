@@ -205,6 +205,8 @@ pub enum HelloRole {
 pub struct Welcome {
     /// The cluster; `None` while the log is still empty.
     pub cluster: Option<ClusterId>,
+    /// The longest value of this cluster, in bytes: longer frames are refused, shorter ones must be taken.
+    pub value_max: u64,
     /// Who serves.
     pub state: MasterState,
 }

@@ -73,7 +73,11 @@ fn control() -> impl Strategy<Value = Control> {
                 })
             }
         ),
-        (cluster(), state()).prop_map(|(cluster, state)| Control::Welcome(Welcome { cluster, state })),
+        (cluster(), state()).prop_map(|(cluster, state)| Control::Welcome(Welcome {
+            cluster,
+            value_max: 7,
+            state
+        })),
         prop::collection::vec((bytes(), version()), 0..4)
             .prop_map(|entries| Control::Holdings { entries, last: true }),
         (any::<u64>(), prop::collection::vec(slave(), 0..3)).prop_map(|(replayed, slaves)| {

@@ -91,7 +91,9 @@ impl Runner {
 
     fn show(&mut self, effect: Effect) -> String {
         match effect {
-            Effect::Reply { to, reply } => format!("answer s{}#{}: {}", to.session, to.tag, show_reply(&reply)),
+            Effect::Reply { to, reply } => {
+                format!("answer s{}#{}: {}", to.session, to.tag, show_reply(&reply))
+            }
             Effect::Append { write, change } => {
                 self.appends.push_back(write);
                 self.writes.push(write);
@@ -122,7 +124,7 @@ impl Runner {
             Effect::SendWrite { slot, version, key, value } => {
                 format!("to {}: write {}@{version} = {}", self.name(slot), text(&key), text(&value))
             }
-            Effect::SendRead { slot, read, version, key } => {
+            Effect::SendRead { slot, read, version, key, .. } => {
                 let read = self.read_name(read);
                 format!("to {}: read {read} {}@{version}", self.name(slot), text(&key))
             }
@@ -265,7 +267,10 @@ impl goldenscript::Runner for Runner {
             }
             "log_read_fails" => {
                 let read = self.read(pos()?)?;
-                self.step(Event::LogRead { read, result: Err("the line is another one".to_owned()) }, &mut out);
+                self.step(
+                    Event::LogRead { read, result: Err("the line is another one".to_owned()) },
+                    &mut out,
+                );
             }
             // at MS: time goes on to there, and a tick says so.
             "at" => {

@@ -403,7 +403,7 @@ impl World {
             Effect::SendWrite { slot, version, key, value } => {
                 self.send(slot, ToSlave::Write { version, key, value });
             }
-            Effect::SendRead { slot, read, version, key } => {
+            Effect::SendRead { slot, read, version, key, .. } => {
                 self.send(slot, ToSlave::Read { tag: read.tag(), version, key });
             }
             Effect::SendDrop { slot, version, key } => self.send(slot, ToSlave::Drop { version, key }),
