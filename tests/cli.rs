@@ -50,7 +50,7 @@ fn serve(mut stream: TcpStream, values: &Map) -> io::Result<()> {
                         seq: dsm_protocol::ids::Seq::default(),
                         active_address: None,
                     };
-                    Message::Control(Control::Welcome(Welcome { cluster: None, state }))
+                    Message::Control(Control::Welcome(Welcome { cluster: None, value_max: 16 << 20, state }))
                 }
                 Message::Request(request) => match answer(&request.command, values) {
                     Some(reply) => Message::Response { id: request.id, reply },

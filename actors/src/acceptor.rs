@@ -54,6 +54,8 @@ pub(crate) enum Arrived {
     DialedUp { generation: LinkId, welcome: dsm_protocol::message::Welcome, outbox: Outbox },
     /// The other master said something over our own link.
     Dialed { generation: LinkId, message: Message },
+    /// The other master refuses us.
+    DialRefused { reason: String },
     /// Our own link is closed.
     DialedDown { generation: LinkId },
     /// The log was read for a read.
@@ -344,7 +346,14 @@ async fn redis(
         match conversation.handle(args, &mut own) {
             Action::Answered => guard.session.say(&own),
             Action::Ask { command, shape } => {
-                guard.ask(context, Coding::Resp(conversation.protocol(), shape), command);
+                let coding = Coding::Resp(conversation.protocol(), shape);
+                match check_sizes(&command, context.config.value_max()) {
+                    None => guard.ask(context, coding, command),
+                    Some(reply) => {
+                        let tag = guard.session.ask(coding, 0);
+                        guard.session.answer(tag, &reply);
+                    }
+                }
             }
             Action::AnsweredAndClose => {
                 guard.session.say(&own);
@@ -473,6 +482,10 @@ async fn native_client(
 /// Why a request is out of bounds, if it is.
 pub(crate) fn check_sizes(command: &Command, value_max: usize) -> Option<Reply> {
     let key_max = dsm_protocol::command::KEY_MAX;
+    if command.keys() > dsm_protocol::command::KEYS_MAX {
+        let why = format!("the request names more than {} keys", dsm_protocol::command::KEYS_MAX);
+        return Some(Reply::error(ErrorWord::Bad, why));
+    }
     let long_key = |key: &bytes::Bytes| key.len() > key_max;
     let long_value = |value: &bytes::Bytes| value.len() > value_max;
     let (key, value, empty) = match command {
@@ -481,7 +494,7 @@ pub(crate) fn check_sizes(command: &Command, value_max: usize) -> Option<Reply> 
         Command::PutMany { pairs } => (
             pairs.iter().any(|(key, _)| long_key(key)),
             pairs.iter().any(|(_, value)| long_value(value))
-                || pairs.iter().map(|(_, v)| v.len()).sum::<usize>() > 4 * value_max,
+                || pairs.iter().map(|(_, v)| v.len()).sum::<usize>() > (4 * value_max).max(64 << 20),
             pairs.is_empty(),
         ),
         Command::GetMany { keys } | Command::Delete { keys } | Command::Exists { keys } => {

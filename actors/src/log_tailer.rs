@@ -24,6 +24,9 @@ const REST: Duration = Duration::from_millis(2);
 /// A look at the file even without a notice: cheap, and a lost notice must not stop a standby for good.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// How often the file is looked at where there are no notices.
+const LOOK_WITHOUT_NOTICE: Duration = Duration::from_millis(10);
+
 /// What a part of the log does to the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Replay {
@@ -183,7 +186,13 @@ struct Follower {
 
 impl Follower {
     async fn follow(mut self) -> io::Result<()> {
-        let mut watch: Box<dyn Watch> = self.env.disk().watch(&self.path)?;
+        let mut watch: Option<Box<dyn Watch>> = match self.env.disk().watch(&self.path) {
+            Ok(watch) => Some(watch),
+            Err(error) => {
+                log::warn!("no file notice, looking every {LOOK_WITHOUT_NOTICE:?} instead error={error}");
+                None
+            }
+        };
         let mut file: Option<Rc<dyn File>> = None;
         loop {
             self.check_file(&mut file).await?;
@@ -192,8 +201,13 @@ impl Follower {
                 None => self.tell(Vec::new(), true).await,
             }
             tokio::time::sleep(REST).await;
-            if let Ok(noticed) = tokio::time::timeout(LOOK_EVERY, watch.changed()).await {
-                noticed?;
+            match &mut watch {
+                Some(watch) => {
+                    if let Ok(noticed) = tokio::time::timeout(LOOK_EVERY, watch.changed()).await {
+                        noticed?;
+                    }
+                }
+                None => tokio::time::sleep(LOOK_WITHOUT_NOTICE).await,
             }
         }
     }

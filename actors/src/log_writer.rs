@@ -244,7 +244,6 @@ impl LogWriter {
             .then_some(end + RESERVE_BYTES + RESERVE_STEP_BYTES);
         let group = Group { offset: self.offset, bytes, sync: in_flight.durable, reserve_to };
         self.busy = true;
-        self.marked = false;
         self.write(group, in_flight, ctx);
     }
 
@@ -391,6 +390,10 @@ impl LogWriter {
         }
         self.seq = seq;
         self.offset = offset;
+        // A group of which nothing stands needs no mark: on a full disk marks would use up the reserve.
+        if whole > 0 {
+            self.marked = false;
+        }
         if durable || (whole > 0 && refusal.is_some()) {
             self.synced = seq;
         }
@@ -431,6 +434,9 @@ impl LogWriter {
             if whole {
                 writer.offset += appended.bytes.len() as u64;
                 writer.lines += 1;
+            } else {
+                // The cut may have freed what was set aside.
+                writer.reserved_to = 0;
             }
             // On a full disk the mark is left out: the next group says the same.
             writer.marked = true;

@@ -51,7 +51,7 @@ async fn run_master(
         .await
         .map_err(|error| NodeError::Listen { address: listen.clone(), error: error.to_string() })?;
     let lock_path = config.lock_path();
-    let lock_identity = env.locks().identity(&lock_path).map_err(|error| NodeError::File {
+    env.locks().identity(&lock_path).map_err(|error| NodeError::File {
         path: lock_path.display().to_string(),
         error: error.to_string(),
     })?;
@@ -59,20 +59,28 @@ async fn run_master(
     let bound = listener.local_address().unwrap_or(listen);
     let address = config.advertise.clone().unwrap_or(bound);
     log::info!("started as={kind:?} address={address} log={} pid={}", config.log.display(), env.pid());
+    let cluster = Rc::new(Cell::new(None));
+    let introduction = Introduction {
+        peer: config.peer_address(kind),
+        address: address.clone(),
+        lock_path,
+        cluster: Rc::clone(&cluster),
+    };
+    if let Some(reason) = peer_link::preflight(&introduction, &env).await {
+        return Err(NodeError::Refused(format!("the other master refuses this one: {reason}")));
+    }
     let fate = Fate::default();
     let config = Rc::new(config);
-    let cluster = Rc::new(Cell::new(None));
     let (master, switchboard) = MasterActor::begin(master::Parts {
         env: Rc::clone(&env),
         config: Rc::clone(&config),
         kind,
-        address: address.clone(),
+        address,
         fate: fate.clone(),
-        cluster: Rc::clone(&cluster),
+        cluster,
     });
     let facts = acceptor::server_facts(&config);
     let context = Context { env, config: Rc::clone(&config), facts, switchboard };
-    let introduction = Introduction { peer: config.peer_address(kind), address, lock_identity, cluster };
     let linking = actix::spawn(peer_link::keep(introduction, context.clone(), fate.clone()));
     let accepting = actix::spawn(acceptor::accept(listener, context, fate.clone()));
     let outcome = ended(stop, || master.do_send(master::Stop), &fate).await;

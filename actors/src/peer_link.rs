@@ -4,7 +4,7 @@
 
 use crate::acceptor::{Arrived, Context};
 use crate::batch::Outbox;
-use crate::env::Stream;
+use crate::env::{Env, Stream};
 use crate::supervision::{Backoff, Fate};
 use bytes::BytesMut;
 use dsm_protocol::frame;
@@ -12,6 +12,7 @@ use dsm_protocol::ids::{ClusterId, LinkId};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message};
 use std::cell::Cell;
 use std::io;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -27,8 +28,8 @@ pub(crate) struct Introduction {
     pub(crate) peer: String,
     /// Our own address.
     pub(crate) address: String,
-    /// The lock file we see.
-    pub(crate) lock_identity: String,
+    /// The lock file we see. Looked at for each HELLO: somebody may replace it while we run.
+    pub(crate) lock_path: PathBuf,
     /// The cluster of our log, once it has one.
     pub(crate) cluster: Rc<Cell<Option<ClusterId>>>,
 }
@@ -43,7 +44,8 @@ pub(crate) async fn keep(introduction: Introduction, context: Context, fate: Fat
             Ok(()) => complained = false,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 if !std::mem::replace(&mut complained, true) {
-                    log::error!("refused by the other master address={} cause={error}", introduction.peer);
+                    let reason = error.to_string();
+                    context.switchboard.push(Arrived::DialRefused { reason });
                 }
             }
             Err(error) => {
@@ -52,6 +54,41 @@ pub(crate) async fn keep(introduction: Introduction, context: Context, fate: Fat
         }
         let delay = backoff.next(&context.env);
         tokio::time::sleep(delay).await;
+    }
+}
+
+/// How long a start waits for the other master's word.
+const PREFLIGHT_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Asks the other master, if there is one, whether it accepts this one: two masters that look at different files must
+/// not both begin to serve. `Some` is its refusal.
+pub(crate) async fn preflight(introduction: &Introduction, env: &Env) -> Option<String> {
+    let asking = async {
+        let stream = env.connect(&introduction.peer).await.ok()?;
+        let mut hello = frame::PREFACE.to_vec();
+        frame::encode(&introduction.hello(env).ok()?, &mut hello);
+        stream.write_all(&hello).await.ok()?;
+        let mut buffer = BytesMut::new();
+        loop {
+            buffer.reserve(4096);
+            if stream.read(&mut buffer).await.ok()? == 0 {
+                return None;
+            }
+            match frame::decode(&mut buffer, frame::HANDSHAKE_BODY_MAX).ok()? {
+                Some(Message::Control(Control::Reject { reason })) => return Some(reason),
+                Some(_) => return None,
+                None => {}
+            }
+        }
+    };
+    tokio::time::timeout(PREFLIGHT_TIMEOUT, asking).await.ok().flatten()
+}
+
+impl Introduction {
+    fn hello(&self, env: &Env) -> io::Result<Message> {
+        let lock_identity = env.locks().identity(&self.lock_path)?;
+        let role = HelloRole::Master { address: self.address.clone(), lock_identity };
+        Ok(Message::Control(Control::Hello(Hello { cluster: self.cluster.get(), role })))
     }
 }
 
@@ -64,16 +101,10 @@ async fn dial(
     let connecting = context.env.connect(&introduction.peer);
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await??;
     let outbox = Outbox::default();
+    let hello = introduction.hello(&context.env)?;
     outbox.append(|out| {
         out.extend_from_slice(&frame::PREFACE);
-        let hello = Hello {
-            cluster: introduction.cluster.get(),
-            role: HelloRole::Master {
-                address: introduction.address.clone(),
-                lock_identity: introduction.lock_identity.clone(),
-            },
-        };
-        frame::encode(&Message::Control(Control::Hello(hello)), out);
+        frame::encode(&hello, out);
     });
     let pumping = outbox.pump(&stream, context.config.write_timeout);
     let reading = read(&stream, &outbox, context, generation, backoff);

@@ -158,8 +158,19 @@ impl SlaveActor {
             Wire::Drop { version, key } => self.step(Event::Drop { link, version, key }),
             Wire::Ping => self.step(Event::Ping { link }),
             Wire::Control(Control::Announce { cluster, epoch }) => {
-                self.facts.cluster.set(Some(cluster));
-                self.step(Event::Announced { link, epoch });
+                match self.facts.cluster.get() {
+                    Some(ours) if ours != cluster => {
+                        log::error!("left a master of another cluster ours={ours} theirs={cluster}");
+                        if let Some((_, outbox)) = self.links.get(&link) {
+                            outbox.abort();
+                        }
+                    }
+                    // What is held belongs to one cluster for good.
+                    Some(_) | None => {
+                        self.facts.cluster.set(Some(cluster));
+                        self.step(Event::Announced { link, epoch });
+                    }
+                }
             }
             Wire::Control(Control::HoldingsNext) => self.step(Event::HoldingsNext { link }),
             Wire::Control(Control::Probe) => self.send(link, &Wire::Control(Control::Alive)),
@@ -323,7 +334,7 @@ impl Keeper {
     async fn read(&self, stream: &Stream, outbox: &Outbox, backoff: &mut Backoff) -> io::Result<()> {
         let link = LinkId(self.board.next.replace(self.board.next.get() + 1));
         let mut down = Down { board: &self.board, link, up: false };
-        let body_max = frame::body_max(self.config.max_value.as_u64() as usize);
+        let mut body_max = frame::body_max(self.config.max_value.as_u64() as usize);
         let invalid = |error: frame::FrameError| io::Error::new(io::ErrorKind::InvalidData, error);
         let mut buffer = BytesMut::new();
         loop {
@@ -340,11 +351,18 @@ impl Keeper {
             while let Some(message) = frame::decode(&mut buffer, body_max).map_err(invalid)? {
                 match message {
                     Wire::Control(Control::Welcome(welcome)) if !down.up => {
+                        let ours = self.facts.cluster.get();
+                        if let (Some(ours), Some(theirs)) = (ours, welcome.cluster) {
+                            if ours != theirs {
+                                let why = format!("this slave belongs to cluster {ours}, not to {theirs}");
+                                return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+                            }
+                        }
+                        // A slave that refuses what its cluster allows would be cut off by one long value.
+                        let value_max = usize::try_from(welcome.value_max).unwrap_or(usize::MAX);
+                        body_max = body_max.max(frame::body_max(value_max.min(1 << 30)));
                         down.up = true;
                         backoff.reset();
-                        if let Some(cluster) = welcome.cluster {
-                            self.facts.cluster.set(Some(cluster));
-                        }
                         let address = self.address.clone();
                         self.board.push(Arrived::Up { link, address, outbox: outbox.clone() });
                     }

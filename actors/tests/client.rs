@@ -40,7 +40,8 @@ impl FakeMaster {
         let active_address = active_address.map(str::to_owned);
         let state =
             MasterState { active, epoch: Epoch(1), seq: dsm_protocol::ids::Seq::default(), active_address };
-        link.send(Message::Control(Control::Welcome(Welcome { cluster: None, state }))).await;
+        link.send(Message::Control(Control::Welcome(Welcome { cluster: None, value_max: 16 << 20, state })))
+            .await;
         link
     }
 }

@@ -234,11 +234,8 @@ pub trait LockGuard: Send {
     /// What the lock file says of this holder.
     fn held(&self) -> LockText;
 
-    /// Writes the lock file's text in place.
-    ///
-    /// # Errors
-    /// What the system says.
-    fn write_text(&self, text: &LockText) -> io::Result<()>;
+    /// Writes the lock file's text in place, soon and without waiting for it.
+    fn write_text(&self, text: LockText);
 
     /// Says that the holder makes progress. Cheap; published to others within 50 ms without touching a disk.
     fn advance(&self);

@@ -19,7 +19,7 @@ use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -261,12 +261,17 @@ fn append(file: &fs::File, group: Group) -> Appended {
     let Group { offset, bytes, sync, reserve_to } = group;
     if let Some(end) = reserve_to {
         let length = end.saturating_sub(offset);
-        match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, offset, length) {
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
-            Err(error) => {
-                let write_error = Some(error.into());
-                return Appended { bytes, written: 0, write_error, sync_error: None };
+        let reserved = loop {
+            match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, offset, length) {
+                Err(rustix::io::Errno::INTR) => {}
+                other => break other,
             }
+        };
+        // Only a lack of space is a reason not to write; a file system that cannot set space aside does without.
+        if let Err(error @ (rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT | rustix::io::Errno::FBIG)) =
+            reserved
+        {
+            return Appended { bytes, written: 0, write_error: Some(error.into()), sync_error: None };
         }
     }
     let mut written = 0;
@@ -387,8 +392,8 @@ impl Locks for RealLocks {
         if let Some(beat) = read_beat(&file)? {
             return Ok(Seen::Held { beat: Some(beat) });
         }
-        let holder = flock_holder(identity_of(&file.metadata()?))?;
-        Ok(if holder.is_some() { Seen::Held { beat: None } } else { Seen::Free })
+        let holders = flock_holders(identity_of(&file.metadata()?))?;
+        Ok(if holders.is_empty() { Seen::Free } else { Seen::Held { beat: None } })
     }
 
     fn text(&self, path: &Path) -> io::Result<LockText> {
@@ -486,7 +491,10 @@ impl RealGuard {
             progress: Arc::clone(&progress),
             released: Arc::clone(&released),
         };
-        guard.write_text(&guard.held())?;
+        // The lock counts, not the text: without it this holder can only not be fenced.
+        if let Err(error) = write_text(&guard.file, &guard.held()) {
+            log::warn!("lock file not written error={error}");
+        }
         // The thread must not keep the lock alive: it holds the file weakly.
         let file = Arc::downgrade(&file);
         spawn_thread("dsm-beat", move || {
@@ -531,12 +539,21 @@ impl LockGuard for RealGuard {
         }
     }
 
-    fn write_text(&self, text: &LockText) -> io::Result<()> {
-        let text = text.to_string();
-        let mut file = &*self.file;
-        file.seek(io::SeekFrom::Start(0))?;
-        file.write_all(text.as_bytes())?;
-        file.set_len(text.len() as u64)
+    fn write_text(&self, text: LockText) {
+        // A write can wait for the disk, and a holder that waits makes no progress.
+        let (file, released) = (Arc::downgrade(&self.file), Arc::clone(&self.released));
+        let spawned = spawn_thread("dsm-lock-text", move || {
+            let Some(file) = file.upgrade() else { return };
+            if released.load(Ordering::Acquire) {
+                return;
+            }
+            if let Err(error) = write_text(&file, &text) {
+                log::warn!("lock file not written error={error}");
+            }
+        });
+        if let Err(error) = spawned {
+            log::warn!("lock file not written error={error}");
+        }
     }
 
     fn advance(&self) {
@@ -554,20 +571,27 @@ impl Drop for RealGuard {
     }
 }
 
-/// The process that holds the flock on a file, from the kernel's list; `None` when nobody does (or somebody in
-/// another pid namespace, whom the list does not show).
-fn flock_holder(identity: FileIdentity) -> io::Result<Option<u32>> {
+fn write_text(file: &fs::File, text: &LockText) -> io::Result<()> {
+    let text = text.to_string();
+    file.write_all_at(text.as_bytes(), 0)?;
+    file.set_len(text.len() as u64)
+}
+
+/// The processes that hold a flock on a file with this inode number, from the kernel's list (which does not show those
+/// of other pid namespaces). The list names devices as the file system does, which is not always what stat says, so
+/// files of other devices with the same number may be among them.
+fn flock_holders(identity: FileIdentity) -> io::Result<Vec<u32>> {
+    let mut holders = Vec::new();
     let inode = identity.inode.to_string();
     for line in fs::read_to_string("/proc/locks")?.lines() {
         // `1: FLOCK  ADVISORY  WRITE 1234 08:02:131090 0 EOF`; a waiter has `->` behind the number.
         let fields: Vec<&str> = line.split_whitespace().collect();
         let [_, "FLOCK", _, _, pid, file, ..] = fields[..] else { continue };
-        // The device stands there as the file system names it, which is not always what stat says.
         if file.rsplit(':').next() == Some(&inode) {
-            return Ok(pid.parse().ok().filter(|pid| *pid != 0));
+            holders.extend(pid.parse::<u32>().ok().filter(|pid| *pid != 0));
         }
     }
-    Ok(None)
+    Ok(holders)
 }
 
 /// When a process started, in clock ticks since boot.
@@ -583,21 +607,24 @@ fn fence(path: &Path) -> io::Result<Fenced> {
     let refused = |reason: String| Ok(Fenced::Refused { reason });
     let file = fs::File::open(path)?;
     let text = RealLocks.text(path)?;
-    let Some(holder) = flock_holder(identity_of(&file.metadata()?))? else {
+    let holders = flock_holders(identity_of(&file.metadata()?))?;
+    if holders.is_empty() {
         let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
         return match read_beat(&file)? {
             Some(_) => refused("the holder is in another pid namespace".to_owned()),
             None => Ok(Fenced::Gone),
         };
-    };
-    if holder == std::process::id() {
+    }
+    if text.pid == Some(std::process::id()) {
         return refused("the holder is this process".to_owned());
     }
     let (Some(pid), Some(start), Some(boot)) = (text.pid, text.start, &text.boot) else {
-        return refused(format!("pid {holder} holds the lock, but the lock file does not say who that is"));
+        return refused(format!(
+            "pid {holders:?} holds the lock, but the lock file does not say who that is"
+        ));
     };
-    if pid != holder || *boot != boot_id() {
-        return refused(format!("pid {holder} holds the lock, but the lock file names pid {pid}"));
+    if !holders.contains(&pid) || *boot != boot_id() {
+        return refused(format!("pid {holders:?} holds the lock, but the lock file names pid {pid}"));
     }
     let target = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let Some(target) = target else { return refused(format!("{pid} is not a pid")) };

@@ -14,6 +14,12 @@ use dsm_protocol::message::{Control, Message, Request};
 use dsm_protocol::record::Place;
 use std::rc::Rc;
 
+/// The most operators that wait for one failover.
+const FAILOVER_ASKERS_MAX: usize = 64;
+
+/// A long turn is progress too: after so many effects it is told, so that the standby does not take it for a standstill.
+const ADVANCE_EVERY: usize = 1024;
+
 impl SlaveLink {
     /// Sends a read, or lets it wait for room in the window.
     fn ask(&mut self, read: WaitingRead) {
@@ -56,12 +62,20 @@ impl ReadWindow {
 impl MasterActor {
     /// Carries out what the machine wanted in this turn, in order; appends go to the log as one batch.
     pub(super) fn flush(&mut self) {
-        let mut effects = std::mem::take(&mut self.effects);
         let now = self.env.now();
-        for effect in effects.drain(..) {
-            self.perform(now, effect);
+        // What is performed may step the machine again.
+        while !self.effects.is_empty() {
+            let mut effects = std::mem::take(&mut self.effects);
+            for (done, effect) in effects.drain(..).enumerate() {
+                if done % ADVANCE_EVERY == 0 {
+                    self.advance();
+                }
+                self.perform(now, effect);
+            }
+            if self.effects.is_empty() {
+                self.effects = effects;
+            }
         }
-        self.effects = effects;
         if self.appends.is_empty() {
             return;
         }
@@ -188,7 +202,13 @@ impl MasterActor {
             self.reply(asker, &reply);
             return;
         }
-        self.failover_askers.push(asker);
+        if self.failover_askers.len() >= FAILOVER_ASKERS_MAX {
+            let reply = Reply::error(ErrorWord::Busy, "a failover is being asked for already");
+            self.reply(asker, &reply);
+            return;
+        }
+        let deadline = self.env.now().plus(self.config.request_timeout.as_millis() as u64);
+        self.failover_askers.push((asker, deadline));
         for peer in self.peers.values() {
             send(&peer.outbox, &Message::Control(Control::HandoverOffer));
         }
@@ -196,8 +216,16 @@ impl MasterActor {
 
     /// Tells operators how the failover that they asked for has ended.
     pub(super) fn answer_failover(&mut self, reply: &Reply) {
-        for asker in std::mem::take(&mut self.failover_askers) {
+        for (asker, _) in std::mem::take(&mut self.failover_askers) {
             self.reply(asker, reply);
+        }
+    }
+
+    /// A standby that does not take the offer up keeps nobody waiting for ever.
+    pub(super) fn expire_failover(&mut self, now: Millis) {
+        if self.failover_askers.iter().any(|(_, deadline)| *deadline <= now) {
+            let reply = Reply::error(ErrorWord::Unknown, "the standby has not taken over in time");
+            self.answer_failover(&reply);
         }
     }
 }

@@ -28,7 +28,7 @@ use dsm_protocol::machine::doubt::SelfDoubt;
 use dsm_protocol::machine::front::{self, Front};
 use dsm_protocol::machine::master::{self, Asker, Change, Master, ReadId, Slot, WriteId};
 use dsm_protocol::machine::takeover;
-use dsm_protocol::message::{Control, MasterState, Message as Wire, Welcome};
+use dsm_protocol::message::{Control, MasterState, Message as Wire};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -156,6 +156,7 @@ pub struct MasterActor {
     front_effects: Vec<front::Effect>,
     appends: Vec<(WriteId, Change)>,
     doubt: Rc<RefCell<SelfDoubt>>,
+    jumps_seen: u64,
     sessions: Sessions,
     /// Sessions with requests that are put aside.
     congested: BTreeSet<SessionId>,
@@ -184,7 +185,7 @@ pub struct MasterActor {
     /// Whose request for the reign is being decided.
     handover_to: Option<LinkId>,
     /// Who waits for an operator's failover.
-    failover_askers: Vec<Asker>,
+    failover_askers: Vec<(Asker, Millis)>,
 }
 
 /// What a master is built from.
@@ -263,6 +264,7 @@ impl MasterActor {
             front_effects: Vec::new(),
             appends: Vec::new(),
             doubt: Rc::new(RefCell::new(SelfDoubt::new(now, jump_ms))),
+            jumps_seen: 0,
             sessions: Sessions::default(),
             congested: BTreeSet::new(),
             slaves: BTreeMap::new(),
@@ -320,10 +322,7 @@ impl MasterActor {
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
         let now = self.env.now();
-        if self.doubt.borrow_mut().observe(now) {
-            log::warn!("this process was paused, deadlines start again");
-            self.machine.restart_read_timeouts(now);
-        }
+        self.observe(now);
         self.advance();
         self.step(now, master::Event::Tick);
         self.step_front(now, front::Event::Tick);
@@ -332,6 +331,16 @@ impl MasterActor {
         self.tell_seq();
         self.flush();
         ctx.run_later(TICK, Self::tick);
+    }
+
+    /// Notes that the process runs. Whoever looks first after a pause of our own notices it; here it is acted upon.
+    fn observe(&mut self, now: Millis) {
+        self.doubt.borrow_mut().observe(now);
+        let jumps = self.doubt.borrow().jumps();
+        if std::mem::replace(&mut self.jumps_seen, jumps) != jumps {
+            log::warn!("this process was paused, deadlines start again");
+            self.machine.restart_read_timeouts(now);
+        }
     }
 
     /// Says that this master makes progress: the standby kills one that does not.
@@ -367,6 +376,15 @@ impl MasterActor {
         if session.has_parked() {
             session.park(asker.tag, command);
             return;
+        }
+        if let Command::GetMany { .. } = command {
+            let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
+            if command.keys() > 1 && self.answer_bytes(&command) > bytes_max {
+                let why =
+                    format!("the values have more than {bytes_max} bytes in all (--max-pipeline-bytes)");
+                self.reply(asker, &Reply::error(dsm_protocol::command::ErrorWord::Bad, why));
+                return;
+            }
         }
         if session.is_deep() {
             let answer_bytes = self.answer_bytes(&command);
@@ -445,7 +463,7 @@ impl MasterActor {
         match arrived {
             Arrived::Opened(session) => {
                 if session.kind() == front::Kind::Native {
-                    let welcome = Welcome { cluster: self.cluster.get(), state: self.state() };
+                    let welcome = self.welcome();
                     session.send(&Wire::Control(Control::Welcome(welcome)));
                 }
                 self.sessions.insert(session.id(), session);
@@ -462,6 +480,7 @@ impl MasterActor {
                 self.dialed_up(now, generation, welcome, outbox);
             }
             Arrived::Dialed { generation, message } => self.dialed_message(now, generation, message),
+            Arrived::DialRefused { reason } => self.dial_refused(reason),
             Arrived::DialedDown { generation } => self.dialed_down(now, generation),
             Arrived::LogRead { read, result } => self.step(now, master::Event::LogRead { read, result }),
         }
@@ -469,6 +488,7 @@ impl MasterActor {
 
     fn session_closed(&mut self, now: Millis, session: SessionId) {
         if let Some(closed) = self.sessions.remove(&session) {
+            self.failover_askers.retain(|(asker, _)| asker.session != session);
             // What was asked and is not answered gives its permits back.
             let (requests, bytes) = closed.abandon();
             let board = &self.switchboard;
@@ -518,7 +538,7 @@ impl Handler<Drain> for MasterActor {
         let mut arrived = std::mem::take(&mut self.arrived);
         self.inbox.take(&mut arrived);
         let now = self.env.now();
-        self.doubt.borrow_mut().observe(now);
+        self.observe(now);
         for arrived in arrived.drain(..) {
             self.arrived(now, arrived, ctx);
         }
@@ -615,10 +635,15 @@ impl MasterActor {
     /// Ends the node for a reason that no restart of an actor mends.
     fn fail(&mut self, error: NodeError) {
         // Nothing may be answered once the lock is free: the other master may have acknowledged newer writes by then.
+        // The lock itself is kept until the process, or the embedded node, is gone.
+        let now = self.env.now();
+        self.step_front(now, front::Event::StoppingBegan);
         for session in self.sessions.values() {
             session.abort();
         }
-        self.role = Role::Ended;
+        if let Role::Reigning(reign) = &mut self.role {
+            reign.phase = Phase::Closing;
+        }
         self.fate.decide(Err(error));
     }
 }

@@ -4,6 +4,7 @@ use super::{send, MasterActor, PeerInbound, PeerOutbound, Phase, Role};
 use crate::acceptor::{check_sizes, count, reject};
 use crate::batch::Outbox;
 use crate::session::{Coding, Session};
+use crate::supervision::NodeError;
 use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::ids::{LinkId, Millis, Seq, SessionId, SlaveId};
 use dsm_protocol::machine::front;
@@ -32,6 +33,15 @@ impl MasterActor {
             }
         };
         MasterState { active: serves, epoch, seq: self.log_seq, active_address }
+    }
+
+    /// The answer to a HELLO that is accepted.
+    pub(super) fn welcome(&self) -> Welcome {
+        Welcome {
+            cluster: self.cluster.get(),
+            value_max: self.config.value_max() as u64,
+            state: self.state(),
+        }
     }
 
     pub(super) fn serves(&self) -> bool {
@@ -68,7 +78,7 @@ impl MasterActor {
             reject(&outbox, &reason);
             return;
         }
-        let welcome = Welcome { cluster: self.cluster.get(), state: self.state() };
+        let welcome = self.welcome();
         send(&outbox, &Message::Control(Control::Welcome(welcome)));
         log::debug!("other master connected address={address} link={link}");
         self.peers.insert(link, PeerInbound { outbox, address, streams: BTreeMap::new() });
@@ -84,8 +94,8 @@ impl MasterActor {
             Ok(identity) => identity,
             Err(error) => return Some(format!("this master cannot look at its own lock file: {error}")),
         };
-        let boot = |identity: &str| identity.split(':').next().map(str::to_owned);
-        if boot(&ours) == boot(lock_identity) && ours != *lock_identity {
+        // Only a lock file that both can lock keeps two masters from serving at once.
+        if ours != *lock_identity {
             return Some(format!(
                 "master {address} uses another log than this one ({}): both must name the same file with --log",
                 self.config.log.display()
@@ -190,6 +200,18 @@ impl MasterActor {
         self.peer_says(now, &state);
     }
 
+    /// The other master refuses us: it is of another cluster or locks another file. Whoever does not serve yet must
+    /// not begin to; whoever serves goes on, and says so.
+    pub(super) fn dial_refused(&mut self, reason: String) {
+        match self.role {
+            Role::Reigning(_) => log::error!("refused by the other master cause={reason:?}"),
+            Role::Standby { .. } | Role::Halting { .. } | Role::Recovering { .. } => {
+                self.fail(NodeError::Refused(format!("the other master refuses this one: {reason}")));
+            }
+            Role::Ended => {}
+        }
+    }
+
     pub(super) fn dialed_down(&mut self, now: Millis, generation: LinkId) {
         if self.dialed.as_ref().is_some_and(|dialed| dialed.generation == generation) {
             self.dialed = None;
@@ -224,7 +246,7 @@ impl MasterActor {
     }
 
     fn peer_says(&mut self, now: Millis, state: &MasterState) {
-        self.known_epoch = self.known_epoch.max(state.epoch);
+        self.heard_of_epoch(state.epoch);
         self.peer_seq = state.seq;
         let active = state.active && !self.serves();
         self.front.set_active_address(active.then(|| self.peer_address.clone()));

@@ -112,6 +112,7 @@ impl MasterActor {
 
     /// Slaves have had their time to enlist, or all of them have.
     pub(super) fn tick_role(&mut self, now: Millis) {
+        self.expire_failover(now);
         let all_enlisted = self.slaves.values().all(|slave| slave.slot.is_some());
         let Role::Reigning(reign) = &self.role else {
             if self.stopping_since.is_some() && !matches!(self.role, Role::Ended) {
@@ -158,6 +159,10 @@ impl MasterActor {
     fn begin_yield(&mut self, now: Millis) {
         let Some(to) = self.handover_to.take() else { return };
         let Role::Reigning(reign) = &mut self.role else { return };
+        if !self.peers.contains_key(&to) {
+            log::info!("handover dropped cause=\"the standby that asked is gone\"");
+            return;
+        }
         if !matches!(reign.phase, Phase::Serving) || self.stopping_since.is_some() {
             self.handover_to = Some(to);
             self.refuse_handover("this master does not serve");
@@ -196,7 +201,9 @@ impl MasterActor {
         self.handover_to = Some(to);
         self.refuse_handover(reason);
         self.answer_failover(&Reply::error(ErrorWord::Busy, format!("the handover was aborted: {reason}")));
-        self.step_front(now, front::Event::ServingBegan);
+        if self.stopping_since.is_none() {
+            self.step_front(now, front::Event::ServingBegan);
+        }
         self.flush();
     }
 
@@ -263,9 +270,7 @@ impl MasterActor {
             log_boot: Some(self.env.boot_id()),
             ..reign.guard.held()
         };
-        if let Err(error) = reign.guard.write_text(&text) {
-            log::warn!("lock file not written error={error}");
-        }
+        reign.guard.write_text(text);
     }
 }
 
@@ -281,6 +286,8 @@ impl Handler<LeadershipChanged> for MasterActor {
             LeadershipChanged::RefuseHandover(refusal) => {
                 log::info!("handover refused cause=\"{refusal}\"");
                 self.refuse_handover(&refusal.to_string());
+                let why = format!("the handover was refused: {refusal}");
+                self.answer_failover(&Reply::error(ErrorWord::Busy, why));
             }
         }
     }

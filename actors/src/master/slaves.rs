@@ -8,8 +8,12 @@ use crate::slave_proxy::{End, EndReason, PingWanted, Ports, SlaveEnded, SlavePro
 use actix::prelude::*;
 use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, LinkId, Millis, SlaveId};
 use dsm_protocol::machine::master::{Event, ReadId, Slot};
-use dsm_protocol::message::{Control, Hello, HelloRole, Message, Welcome};
+use dsm_protocol::message::{Control, Hello, HelloRole, Message};
 use std::rc::Rc;
+
+/// Nobody has reigned this many times unnoticed: a higher epoch than ours by more is a lie or a bug, and to follow it
+/// would use up the numbers.
+const EPOCH_JUMP_MAX: u64 = 1 << 20;
 
 impl MasterActor {
     /// A slave wants to register.
@@ -33,7 +37,10 @@ impl MasterActor {
                 return;
             }
         }
-        self.heard_of_epoch(*epoch);
+        // Only who knows the cluster may tell of its epochs.
+        if hello.cluster.is_some() && hello.cluster == self.cluster.get() {
+            self.heard_of_epoch(*epoch);
+        }
         let same_name = self.slaves.iter().find(|(_, slave)| slave.id == *id).map(|(link, _)| *link);
         if let Some(old) = same_name {
             let old_slave = &self.slaves[&old];
@@ -78,7 +85,7 @@ impl MasterActor {
             ports,
         )
         .start();
-        let welcome = Welcome { cluster: self.cluster.get(), state: self.state() };
+        let welcome = self.welcome();
         send(&outbox, &Message::Control(Control::Welcome(welcome)));
         log::debug!("slave connected slave={id} link={link}");
         self.slaves.insert(
@@ -215,7 +222,11 @@ impl MasterActor {
     }
 
     /// Some slave has seen an epoch: ours must not be lower.
-    fn heard_of_epoch(&mut self, epoch: Epoch) {
+    pub(super) fn heard_of_epoch(&mut self, epoch: Epoch) {
+        if epoch.0 > self.known_epoch.0.saturating_add(EPOCH_JUMP_MAX) {
+            log::error!("an epoch is not believed heard={epoch} known={}", self.known_epoch);
+            return;
+        }
         self.known_epoch = self.known_epoch.max(epoch);
         if let Role::Reigning(reign) = &self.role {
             if epoch > reign.epoch {
