@@ -3,6 +3,9 @@
 //! One operation prints its result alone on standard output and ends with 0 (found, done), 1 (not found) or 2
 //! (error, told in one line on standard error).
 
+// The doc comments of flags are their help texts, in which `<key>` is no tag.
+#![allow(rustdoc::invalid_html_tags)]
+
 mod common;
 mod prompt;
 

@@ -1,6 +1,9 @@
 //! `dsm-log`: looks at, repairs and imports logs while no master runs. It streams the file, never holds more of it
 //! than one line, and never talks to a master or a slave.
 
+// The doc comments of subcommands are their help texts, in which `<offset>` is no tag.
+#![allow(rustdoc::invalid_html_tags)]
+
 use anyhow::{bail, ensure, Context as _};
 use clap::{Parser, Subcommand, ValueEnum};
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
