@@ -154,6 +154,15 @@ struct Stream {
     outstanding: BTreeMap<RequestId, Queued>,
     /// Refused ones of the current generation, by the number they were forwarded under.
     refused: BTreeMap<RequestId, Queued>,
+    /// Whether the other master knows the session, on the link that stands.
+    known: bool,
+}
+
+impl Stream {
+    /// Whether nothing of the session waits.
+    fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.outstanding.is_empty() && self.refused.is_empty()
+    }
 }
 
 /// The machine.
@@ -277,7 +286,8 @@ impl Front {
                 effects.push(self.standby(asker));
             }
             Kind::Forwardable | Kind::Native => {
-                let behind_others = !self.streams.is_empty() && self.streams.contains_key(&asker.session);
+                let behind_others = !self.streams.is_empty()
+                    && self.streams.get(&asker.session).is_some_and(|stream| !stream.is_idle());
                 if self.role == Role::Serving && !behind_others {
                     effects.push(serve(queued));
                 } else if kind == Kind::Native
@@ -341,9 +351,12 @@ impl Front {
                     self.bytes -= queued.command.payload_bytes();
                     effects.push(serve(queued));
                 }
-                self.streams.remove(&session);
+                if self.forget(session) {
+                    effects.push(Effect::StreamClosed { stream: session.0 });
+                }
             }
             Role::Standby if self.peer_active => {
+                stream.known |= !stream.queue.is_empty();
                 while let Some(queued) = stream.queue.pop_front() {
                     let id = self.next_id;
                     self.next_id = RequestId(id.0 + 1);
@@ -374,7 +387,7 @@ impl Front {
             | Reply::Count(_)
             | Reply::Text(_) => None,
         };
-        if word == Some(ErrorWord::Standby) {
+        if word == Some(ErrorWord::Standby) && self.role != Role::Stopping {
             stream.refused.insert(id, queued);
             // While the other side still claims to serve, the next try waits for a tick.
             if self.role == Role::Serving {
@@ -388,7 +401,7 @@ impl Front {
         if word == Some(ErrorWord::Unknown) {
             self.close(session, effects);
         } else {
-            self.drop_if_done(session);
+            self.drop_if_done(session, effects);
             if self.role == Role::Serving {
                 self.pump(session, effects);
             }
@@ -401,6 +414,7 @@ impl Front {
         let sessions: Vec<SessionId> = self.streams.keys().copied().collect();
         for session in sessions {
             let Some(stream) = self.streams.get_mut(&session) else { continue };
+            stream.known = false;
             let mut unknown = Vec::new();
             for (id, queued) in std::mem::take(&mut stream.outstanding) {
                 if queued.command.is_write() {
@@ -464,7 +478,7 @@ impl Front {
                 self.close(session, effects);
             } else {
                 self.pump(session, effects);
-                self.drop_if_done(session);
+                self.drop_if_done(session, effects);
             }
         }
     }
@@ -480,7 +494,6 @@ impl Front {
     /// Drops all that is kept of a session; whether the other master knows it.
     fn forget(&mut self, session: SessionId) -> bool {
         let Some(stream) = self.streams.remove(&session) else { return false };
-        let was_forwarded = !stream.outstanding.is_empty();
         for id in stream.outstanding.keys() {
             self.forwarded.remove(id);
         }
@@ -489,14 +502,14 @@ impl Front {
             self.requests -= 1;
             self.bytes -= queued.command.payload_bytes();
         }
-        was_forwarded && self.peer_active
+        stream.known
     }
 
-    /// Forgets a session of which nothing waits, but not its generation while the other master may know it.
-    fn drop_if_done(&mut self, session: SessionId) {
-        let idle = |s: &Stream| s.queue.is_empty() && s.outstanding.is_empty() && s.refused.is_empty();
-        if self.role == Role::Serving && self.streams.get(&session).is_some_and(idle) {
-            self.streams.remove(&session);
+    /// Forgets a session of which nothing waits, but not its generation while the other master may need it.
+    fn drop_if_done(&mut self, session: SessionId, effects: &mut Vec<Effect>) {
+        let done = self.streams.get(&session).is_some_and(Stream::is_idle);
+        if self.role == Role::Serving && done && self.forget(session) {
+            effects.push(Effect::StreamClosed { stream: session.0 });
         }
     }
 }
