@@ -500,12 +500,13 @@ impl Master {
 
     fn slave_lost(&mut self, now: Millis, slot: Slot, effects: &mut Vec<Effect>) {
         let Some(member) = self.members.leave(slot) else { return };
+        // First what it had acknowledged: no write may be done on the word of a slave that is gone.
+        self.drop_acks_of(slot, effects);
         for sent in member.into_unacked() {
             if let Sent::Item { write, item, .. } = sent {
                 self.substitute(write, item, slot, effects);
             }
         }
-        self.drop_acks_of(slot, effects);
         self.retry_reads_of(now, slot, effects);
     }
 
