@@ -1,5 +1,10 @@
 //! The machines held to `docs/ARCHITECTURE.md`: transcripts of one behaviour each, and properties under a random
 //! driver.
 
+mod front_script;
+mod master_script;
 mod properties;
+mod scripts;
+mod slave_script;
+mod takeover_script;
 mod world;

@@ -1,0 +1,307 @@
+//! Transcripts of the master machine.
+//!
+//! Slaves are named; `a` means the slave's last link, `a/1` its first. Appends are `w1`, `w2`, ... and reads `r1`,
+//! `r2`, ... in the order in which the machine named them. The log gives `written` records the next places.
+
+use crate::scripts::{client_command, run_all, show_reply, text, version, Res};
+use bytes::Bytes;
+use dsm_protocol::command::ErrorWord;
+use dsm_protocol::ids::{LinkId, Millis, Seq, SessionId, SlaveId, Version};
+use dsm_protocol::machine::master::{
+    Asker, Change, Config, Effect, Event, Master, Placement, ReadId, Slot, WriteId,
+};
+use dsm_protocol::record::Place;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+
+#[test]
+fn master() {
+    run_all("master", Runner::new);
+}
+
+struct Runner {
+    master: Master,
+    now: Millis,
+    last: Version,
+    /// Per slave its links so far, with the slots they got.
+    links: BTreeMap<String, Vec<(LinkId, Option<Slot>)>>,
+    next_link: u64,
+    next_tag: u64,
+    appends: VecDeque<WriteId>,
+    writes: Vec<WriteId>,
+    reads: Vec<ReadId>,
+}
+
+impl Runner {
+    fn new() -> Runner {
+        Runner {
+            master: Master::new(Config::default()),
+            now: Millis(0),
+            last: Version::default(),
+            links: BTreeMap::new(),
+            next_link: 1,
+            next_tag: 1,
+            appends: VecDeque::new(),
+            writes: Vec::new(),
+            reads: Vec::new(),
+        }
+    }
+
+    fn link(&self, name: &str) -> Res<(Slot, LinkId)> {
+        let (name, which) = name.split_once('/').unwrap_or((name, ""));
+        let links = self.links.get(name).ok_or("no such slave")?;
+        let index = if which.is_empty() { links.len() } else { which.parse()? };
+        let (link, slot) = links.get(index - 1).ok_or("no such link")?;
+        Ok((slot.ok_or("not joined")?, *link))
+    }
+
+    fn read(&self, name: &str) -> Res<ReadId> {
+        let number: usize = name.trim_start_matches('r').parse()?;
+        Ok(*self.reads.get(number - 1).ok_or("no such read")?)
+    }
+
+    fn name(&self, slot: Slot) -> String {
+        let mut found: Vec<(LinkId, &String)> = self
+            .links
+            .iter()
+            .flat_map(|(name, links)| links.iter().map(move |(link, at)| (*link, *at, name)))
+            .filter(|(_, at, _)| *at == Some(slot))
+            .map(|(link, _, name)| (link, name))
+            .collect();
+        found.sort();
+        found.last().map_or_else(|| format!("{slot:?}"), |(_, name)| (*name).clone())
+    }
+
+    fn read_name(&mut self, read: ReadId) -> String {
+        let index = self.reads.iter().position(|id| *id == read).unwrap_or_else(|| {
+            self.reads.push(read);
+            self.reads.len() - 1
+        });
+        format!("r{}", index + 1)
+    }
+
+    fn step(&mut self, event: Event, output: &mut String) {
+        let mut effects = Vec::new();
+        self.master.step(self.now, event, &mut effects);
+        for effect in effects {
+            let line = self.show(effect);
+            writeln!(output, "{line}").unwrap();
+        }
+    }
+
+    fn show(&mut self, effect: Effect) -> String {
+        match effect {
+            Effect::Reply { to, reply } => {
+                format!("answer s{}#{}: {}", to.session, to.tag, show_reply(&reply))
+            }
+            Effect::Append { write, change } => {
+                self.appends.push_back(write);
+                self.writes.push(write);
+                let change = match change {
+                    Change::Put(pairs) => {
+                        let pairs: Vec<String> =
+                            pairs.iter().map(|(k, v)| format!("{}={}", text(k), text(v))).collect();
+                        format!("put {}", pairs.join(" "))
+                    }
+                    Change::Delete(keys) => {
+                        let keys: Vec<String> = keys.iter().map(|k| text(k)).collect();
+                        format!("delete {}", keys.join(" "))
+                    }
+                };
+                format!("append w{}: {change}", self.writes.len())
+            }
+            Effect::Joined { link, slot } => {
+                for links in self.links.values_mut() {
+                    for (id, at) in links {
+                        if *id == link {
+                            *at = Some(slot);
+                        }
+                    }
+                }
+                format!("{} joined at slot {}", self.name(slot), slot.0)
+            }
+            Effect::NoSlot { .. } => "no slot".to_owned(),
+            Effect::SendWrite { slot, version, key, value } => {
+                format!("to {}: write {}@{version} = {}", self.name(slot), text(&key), text(&value))
+            }
+            Effect::SendRead { slot, read, version, key } => {
+                let read = self.read_name(read);
+                format!("to {}: read {read} {}@{version}", self.name(slot), text(&key))
+            }
+            Effect::SendDrop { slot, version, key } => {
+                format!("to {}: drop {}@{version}", self.name(slot), text(&key))
+            }
+            Effect::SendHoldingsNext { slot } => format!("to {}: next part of the report", self.name(slot)),
+            Effect::ReadLog { read, place, version, key } => {
+                let read = self.read_name(read);
+                format!("read log {read} {}@{version} at {}", text(&key), place.offset)
+            }
+            Effect::Witnessed { slot, version } => format!("{} is a witness of {version}", self.name(slot)),
+        }
+    }
+
+    fn next_version(&mut self) -> (Version, Place) {
+        self.last.seq = Seq(self.last.seq.0 + 1);
+        (self.last, Place { offset: self.last.seq.0 * 100, bytes: 100 })
+    }
+}
+
+impl goldenscript::Runner for Runner {
+    type Command = goldenscript::Command;
+
+    fn run(&mut self, command: &goldenscript::Command, context: &goldenscript::Context) -> Res<String> {
+        let mut args = command.consume_args();
+        let mut out = String::new();
+        // `s1: get k` is a request of session 1.
+        if let Some(session) = &context.prefix {
+            let session = SessionId(session.trim_start_matches('s').parse()?);
+            let deadline = args.take_key("deadline").map_or(Ok(u64::MAX), str::parse)?;
+            let asked = client_command(&command.name, &mut args)?.ok_or("no such request")?;
+            args.reject_next()?;
+            let asker = Asker { session, tag: self.next_tag };
+            self.next_tag += 1;
+            self.step(Event::Request { asker, deadline: Millis(deadline), command: asked }, &mut out);
+            return Ok(out);
+        }
+        let mut pos = || args.next_pos().ok_or("an argument is missing");
+        match command.name.as_str() {
+            // config [random=SEED] [min=SLAVES] [durable=false]: a new machine.
+            "config" => {
+                let mut config = Config::default();
+                if let Some(seed) = args.take_key("random") {
+                    (config.placement, config.seed) = (Placement::Random, seed.parse()?);
+                }
+                config.slaves_min = args.take_key("min").map_or(Ok(1), str::parse)?;
+                config.durable = args.take_key("durable").map_or(Ok(true), str::parse)?;
+                self.master = Master::new(config);
+            }
+            // replay KEY=VERSION ...: records of the log.
+            "replay" => {
+                while let Some((key, at)) = args.next_key() {
+                    let at = version(at)?;
+                    self.last = self.last.max(at);
+                    self.master.replay_put(key.as_bytes(), at, Place { offset: at.seq.0 * 100, bytes: 100 });
+                }
+            }
+            "replay_delete" => self.master.replay_delete(pos()?.as_bytes()),
+            // reign EPOCH: the next record of the log begins it.
+            "reign" => {
+                let epoch: u64 = pos()?.parse()?;
+                self.last = Version::new(epoch, self.last.seq.0 + 1);
+                self.step(Event::ReignBegan { version: self.last }, &mut out);
+            }
+            "raise" => {
+                let epoch: u64 = pos()?.parse()?;
+                self.last = Version::new(epoch, self.last.seq.0 + 1);
+                self.step(Event::ReignRaised { version: self.last }, &mut out);
+            }
+            "end" => self.step(Event::ReignEnded, &mut out),
+            // join NAME [room=BYTES] [times=N]: the slave's next link. Several times: it comes and goes.
+            "join" => {
+                let name = pos()?.to_owned();
+                let room_bytes = args.take_key("room").map_or(Ok(u64::MAX), str::parse)?;
+                let times: usize = args.take_key("times").map_or(Ok(1), str::parse)?;
+                for time in 1..=times {
+                    let link = LinkId(self.next_link);
+                    self.next_link += 1;
+                    self.links.entry(name.clone()).or_default().push((link, None));
+                    let id = SlaveId::new(name.clone())?;
+                    out.clear();
+                    self.step(Event::SlaveJoined { id, link, room_bytes }, &mut out);
+                    if time < times {
+                        self.step(Event::SlaveLost { link }, &mut out);
+                    }
+                }
+            }
+            "lose" => {
+                let (_, link) = self.link(pos()?)?;
+                self.step(Event::SlaveLost { link }, &mut out);
+            }
+            // written [N]: the log has taken in the next N appends.
+            "written" => {
+                let count: usize = args.next_pos().map_or(Ok(1), str::parse)?;
+                for _ in 0..count {
+                    let write = self.appends.pop_front().ok_or("nothing is appended")?;
+                    let (version, place) = self.next_version();
+                    self.step(Event::Written { write, version, place }, &mut out);
+                }
+            }
+            "not_written" => {
+                let write = self.appends.pop_front().ok_or("nothing is appended")?;
+                let (word, detail) = (ErrorWord::ReadOnly, "the disk is full".to_owned());
+                self.step(Event::NotWritten { write, word, detail }, &mut out);
+            }
+            // ack NAME THROUGH [room=BYTES]
+            "ack" => {
+                let ((slot, link), through) = (self.link(pos()?)?, pos()?.parse()?);
+                let room_bytes = args.take_key("room").map_or(Ok(u64::MAX), str::parse)?;
+                self.step(Event::Acked { slot, link, through, room_bytes }, &mut out);
+            }
+            "full" => {
+                let ((slot, link), number) = (self.link(pos()?)?, pos()?.parse()?);
+                self.step(Event::Full { slot, link, number }, &mut out);
+            }
+            // value NAME READ VERSION VALUE
+            "value" => {
+                let ((slot, link), read) = (self.link(pos()?)?, self.read(pos()?)?);
+                let (version, value) = (version(pos()?)?, Bytes::from(pos()?.to_owned()));
+                self.step(Event::Value { slot, link, read, version, value }, &mut out);
+            }
+            "missing" => {
+                let ((slot, link), read) = (self.link(pos()?)?, self.read(pos()?)?);
+                self.step(Event::Missing { slot, link, read }, &mut out);
+            }
+            // holdings NAME [more] KEY=VERSION ...
+            "holdings" => {
+                let (slot, link) = self.link(pos()?)?;
+                let last = args.next_pos().is_none();
+                let mut entries = Vec::new();
+                while let Some((key, at)) = args.next_key() {
+                    entries.push((Bytes::from(key.to_owned()), version(at)?));
+                }
+                self.step(Event::Holdings { slot, link, entries, last }, &mut out);
+            }
+            "log_read" => {
+                let (read, value) = (self.read(pos()?)?, Bytes::from(pos()?.to_owned()));
+                self.step(Event::LogRead { read, result: Ok(value) }, &mut out);
+            }
+            "log_read_fails" => {
+                let read = self.read(pos()?)?;
+                self.step(
+                    Event::LogRead { read, result: Err("the line is another one".to_owned()) },
+                    &mut out,
+                );
+            }
+            // at MS: time goes on to there, and a tick says so.
+            "at" => {
+                self.now = Millis(pos()?.parse()?);
+                self.step(Event::Tick, &mut out);
+            }
+            // paused_until MS: this process did not run.
+            "paused_until" => {
+                self.now = Millis(pos()?.parse()?);
+                self.master.restart_read_timeouts(self.now);
+                self.step(Event::Tick, &mut out);
+            }
+            // state: who holds what, and how much is in flight.
+            "state" => {
+                let live: Vec<(String, Slot)> =
+                    self.master.slaves().map(|(id, slot, ..)| (id.to_string(), slot)).collect();
+                let mut entries: Vec<_> = self.master.directory().iter().collect();
+                entries.sort_by_key(|(key, _)| *key);
+                for (key, entry) in entries {
+                    let holders: Vec<&str> = live
+                        .iter()
+                        .filter(|(_, slot)| entry.holders.contains(*slot))
+                        .map(|(name, _)| name.as_str())
+                        .collect();
+                    writeln!(out, "{}@{}: {}", text(key), entry.version, holders.join(" "))?;
+                }
+                writeln!(out, "slaves {} in flight {}", live.len(), self.master.in_flight())?;
+            }
+            other => return Err(format!("no such command {other}").into()),
+        }
+        args.reject_next()?;
+        Ok(out)
+    }
+}

@@ -1,0 +1,73 @@
+//! What the runners of transcripts share.
+//!
+//! A transcript lives in `src/testscripts/MACHINE/`, proves one behaviour, and says which in its first lines.
+//! `UPDATE_GOLDENFILES=1` writes the outputs anew; commit only a difference that you can explain.
+
+use dsm_protocol::command::{Command, Reply};
+use dsm_protocol::ids::Version;
+use std::error::Error;
+use std::path::Path;
+
+pub type Res<T> = Result<T, Box<dyn Error>>;
+
+/// Runs every transcript of a machine, each with a runner of its own.
+pub fn run_all<R: goldenscript::Runner>(machine: &str, mut runner: impl FnMut() -> R) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/testscripts").join(machine);
+    let mut scripts: Vec<_> =
+        std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    scripts.sort();
+    assert!(!scripts.is_empty());
+    for script in scripts {
+        println!("{}", script.display());
+        goldenscript::run(&mut runner(), script).unwrap();
+    }
+}
+
+/// `epoch.seq`.
+pub fn version(text: &str) -> Res<Version> {
+    let (epoch, seq) = text.split_once('.').ok_or_else(|| format!("{text} is no version"))?;
+    Ok(Version::new(epoch.parse()?, seq.parse()?))
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+pub fn show_reply(reply: &Reply) -> String {
+    match reply {
+        Reply::Done => "OK".to_owned(),
+        Reply::Value(value) => format!("value {}", text(value)),
+        Reply::NotFound => "not found".to_owned(),
+        Reply::Values(values) => {
+            let values: Vec<String> =
+                values.iter().map(|v| v.as_ref().map_or("-".to_owned(), |v| text(v))).collect();
+            format!("values {}", values.join(" "))
+        }
+        Reply::Count(count) => format!("count {count}"),
+        Reply::Text(said) => format!("text {said}"),
+        Reply::Error(error) => error.to_string(),
+    }
+}
+
+/// The command that a line of a script asks for: `get k`, `mget a b`, `set k v`, `mset a=1 b=2`, `del a b`, ...
+pub fn client_command(name: &str, args: &mut goldenscript::ArgumentConsumer<'_>) -> Res<Option<Command>> {
+    fn one(args: &mut goldenscript::ArgumentConsumer<'_>) -> Res<bytes::Bytes> {
+        Ok(args.next_pos().ok_or("an argument is missing")?.to_owned().into())
+    }
+    fn rest(args: &mut goldenscript::ArgumentConsumer<'_>) -> Vec<bytes::Bytes> {
+        std::iter::from_fn(|| args.next_pos()).map(|key| key.to_owned().into()).collect()
+    }
+    Ok(Some(match name {
+        "get" => Command::Get { key: one(args)? },
+        "mget" => Command::GetMany { keys: rest(args) },
+        "exists" => Command::Exists { keys: rest(args) },
+        "count" => Command::KeyCount,
+        "set" => Command::Put { key: one(args)?, value: one(args)? },
+        "mset" => {
+            let pair = |pair: (&str, &str)| (pair.0.to_owned().into(), pair.1.to_owned().into());
+            Command::PutMany { pairs: std::iter::from_fn(|| args.next_key()).map(pair).collect() }
+        }
+        "del" => Command::Delete { keys: rest(args) },
+        _ => return Ok(None),
+    }))
+}
