@@ -3,9 +3,11 @@
 use crate::world::{Action, World};
 use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, LinkId, Version};
-use dsm_protocol::machine::master::Placement;
+use dsm_protocol::machine::master::{Counters, Placement};
 use dsm_protocol::machine::slave::{Effect, Event, Slave};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
 use std::collections::{BTreeMap, BTreeSet};
 
 fn action() -> impl Strategy<Value = Action> {
@@ -27,8 +29,8 @@ fn action() -> impl Strategy<Value = Action> {
         14 => (any::<u8>(), 1..6u8).prop_map(|(link, count)| Action::ToSlave { link, count }),
         14 => (any::<u8>(), 1..6u8).prop_map(|(link, count)| Action::ToMaster { link, count }),
         3 => (any::<u8>(), 1..6u8).prop_map(|(link, count)| Action::Zombie { link, count }),
-        3 => any::<u8>().prop_map(|node| Action::Connect { node }),
-        2 => any::<u8>().prop_map(|node| Action::Lose { node }),
+        6 => any::<u8>().prop_map(|node| Action::Connect { node }),
+        1 => any::<u8>().prop_map(|node| Action::Lose { node }),
         1 => any::<u8>().prop_map(|node| Action::Kill { node }),
         1 => any::<u8>().prop_map(|link| Action::Ping { link }),
         3 => (1..300u16).prop_map(|ms| Action::Sleep { ms }),
@@ -68,6 +70,34 @@ proptest! {
         }
         world.finish();
     }
+}
+
+/// A driver that reached nothing would prove nothing.
+#[test]
+fn the_driver_reaches_every_way_out() {
+    let mut runner = TestRunner::deterministic();
+    let (mut done, mut unknown, mut read, mut counters) = (0, 0, 0, Counters::default());
+    for _ in 0..100 {
+        let memory = memory().new_tree(&mut runner).unwrap().current();
+        let actions = prop::collection::vec(action(), 100..200).new_tree(&mut runner).unwrap().current();
+        let mut world = World::new(Placement::Random, 1, &memory);
+        for action in &actions {
+            world.act(action);
+        }
+        world.finish();
+        done += world.acknowledged;
+        unknown += world.unknown;
+        read += world.read;
+        let counted = world.counters();
+        counters.log_reads += counted.log_reads;
+        counters.asked_all += counted.asked_all;
+        counters.read_retries += counted.read_retries;
+        counters.substitutions += counted.substitutions;
+    }
+    println!("writes {done} unknown {unknown} reads {read} {counters:?}");
+    assert!(done > 300 && unknown > 5 && read > 500, "writes {done} unknown {unknown} reads {read}");
+    let Counters { log_reads, asked_all, read_retries, substitutions, .. } = counters;
+    assert!(log_reads > 20 && asked_all > 3 && read_retries > 20 && substitutions > 20, "{counters:?}");
 }
 
 /// What happens to a slave while it reports.
