@@ -29,7 +29,8 @@ fn action() -> impl Strategy<Value = Action> {
         14 => (any::<u8>(), 1..6u8).prop_map(|(link, count)| Action::ToSlave { link, count }),
         14 => (any::<u8>(), 1..6u8).prop_map(|(link, count)| Action::ToMaster { link, count }),
         3 => (any::<u8>(), 1..6u8).prop_map(|(link, count)| Action::Zombie { link, count }),
-        6 => any::<u8>().prop_map(|node| Action::Connect { node }),
+        6 => any::<u8>().prop_map(|node| Action::Join { node }),
+        2 => any::<u8>().prop_map(|node| Action::Connect { node }),
         1 => any::<u8>().prop_map(|node| Action::Lose { node }),
         1 => any::<u8>().prop_map(|node| Action::Kill { node }),
         1 => any::<u8>().prop_map(|link| Action::Ping { link }),
@@ -37,7 +38,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => any::<u8>().prop_map(|logged| Action::Crash { logged }),
         1 => Just(Action::Handover),
         1 => Just(Action::Raise),
-        1 => Just(Action::Settle),
+        3 => Just(Action::Settle),
     ]
 }
 

@@ -80,6 +80,11 @@ pub(crate) enum Action {
         link: u8,
         count: u8,
     },
+    /// The slave connects, if it is not connected.
+    Join {
+        node: u8,
+    },
+    /// The slave connects anew.
     Connect {
         node: u8,
     },
@@ -289,6 +294,12 @@ impl World {
                     self.deliver_zombie(link, usize::from(count));
                 }
             }
+            Action::Join { node } => {
+                let node = usize::from(node) % self.nodes.len();
+                if self.nodes[node].link.is_none() {
+                    self.connect(node);
+                }
+            }
             Action::Connect { node } => self.connect(usize::from(node) % self.nodes.len()),
             Action::Lose { node } => self.lose(usize::from(node) % self.nodes.len()),
             Action::Kill { node } => {
@@ -437,6 +448,9 @@ impl World {
         match &reply {
             Reply::Error(error) if error.word == ErrorWord::Unknown => {
                 assert!(matches!(fate, Some(Fate::Written(_))), "{reply:?} to what is not in the log");
+                let limited = self.nodes.iter().any(|node| node.memory_max.is_some());
+                let active = self.masters[self.active].slave_count();
+                assert!(limited || active == 0, "{reply:?} with {active} slaves that have room");
                 self.unknown += 1;
             }
             Reply::Error(_) => {
