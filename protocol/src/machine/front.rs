@@ -150,8 +150,6 @@ struct Queued {
 #[derive(Debug, Default)]
 struct Stream {
     generation: u32,
-    /// Whether the client can find the active master by itself once nothing of it waits here.
-    native: bool,
     queue: VecDeque<Queued>,
     outstanding: BTreeMap<RequestId, Queued>,
     /// Refused ones of the current generation, by the number they were forwarded under.
@@ -299,7 +297,7 @@ impl Front {
                 {
                     effects.push(self.standby(asker));
                 } else {
-                    self.enqueue(queued, kind == Kind::Native, effects);
+                    self.enqueue(queued, effects);
                 }
             }
         }
@@ -310,7 +308,7 @@ impl Front {
         Effect::Reply { to: asker, reply: Reply::error(ErrorWord::Standby, address) }
     }
 
-    fn enqueue(&mut self, queued: Queued, native: bool, effects: &mut Vec<Effect>) {
+    fn enqueue(&mut self, queued: Queued, effects: &mut Vec<Effect>) {
         let bytes = queued.command.payload_bytes();
         if self.requests >= self.config.requests_max || self.bytes + bytes > self.config.bytes_max {
             let reply = Reply::error(ErrorWord::Busy, "too many requests wait for an active master");
@@ -320,9 +318,7 @@ impl Front {
         self.requests += 1;
         self.bytes += bytes;
         let session = queued.asker.session;
-        let stream = self.streams.entry(session).or_default();
-        stream.native = native;
-        stream.queue.push_back(queued);
+        self.streams.entry(session).or_default().queue.push_back(queued);
         self.pump(session, effects);
     }
 
@@ -511,9 +507,8 @@ impl Front {
 
     /// Forgets a session of which nothing waits, but not its generation while the other master may need it.
     fn drop_if_done(&mut self, session: SessionId, effects: &mut Vec<Effect>) {
-        let Some(stream) = self.streams.get(&session) else { return };
-        let leaves = self.role == Role::Serving || stream.native;
-        if leaves && stream.is_idle() && self.forget(session) {
+        let done = self.streams.get(&session).is_some_and(Stream::is_idle);
+        if self.role == Role::Serving && done && self.forget(session) {
             effects.push(Effect::StreamClosed { stream: session.0 });
         }
     }

@@ -1,7 +1,13 @@
 //! The machines held to `docs/ARCHITECTURE.md`: transcripts of one behaviour each, and properties under a random
 //! driver.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod client_script;
+mod front_script;
 mod master_script;
 mod properties;
 mod scripts;
+mod slave_script;
+mod takeover_script;
 mod world;

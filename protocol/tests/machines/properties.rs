@@ -1,8 +1,14 @@
 //! Properties of the machines under random drivers.
 
 use crate::world::{Action, World};
-use dsm_protocol::machine::master::Placement;
+use bytes::Bytes;
+use dsm_protocol::ids::{Epoch, LinkId, Version};
+use dsm_protocol::machine::master::{Counters, Placement};
+use dsm_protocol::machine::slave::{Effect, Event, Slave};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn action() -> impl Strategy<Value = Action> {
     let session = any::<u8>();
@@ -23,15 +29,16 @@ fn action() -> impl Strategy<Value = Action> {
         14 => (any::<u8>(), 1..6u8).prop_map(|(link, count)| Action::ToSlave { link, count }),
         14 => (any::<u8>(), 1..6u8).prop_map(|(link, count)| Action::ToMaster { link, count }),
         3 => (any::<u8>(), 1..6u8).prop_map(|(link, count)| Action::Zombie { link, count }),
-        3 => any::<u8>().prop_map(|node| Action::Connect { node }),
-        2 => any::<u8>().prop_map(|node| Action::Lose { node }),
+        6 => any::<u8>().prop_map(|node| Action::Join { node }),
+        2 => any::<u8>().prop_map(|node| Action::Connect { node }),
+        1 => any::<u8>().prop_map(|node| Action::Lose { node }),
         1 => any::<u8>().prop_map(|node| Action::Kill { node }),
         1 => any::<u8>().prop_map(|link| Action::Ping { link }),
         3 => (1..300u16).prop_map(|ms| Action::Sleep { ms }),
         1 => any::<u8>().prop_map(|logged| Action::Crash { logged }),
         1 => Just(Action::Handover),
         1 => Just(Action::Raise),
-        1 => Just(Action::Settle),
+        3 => Just(Action::Settle),
     ]
 }
 
@@ -63,5 +70,132 @@ proptest! {
             world.act(action);
         }
         world.finish();
+    }
+}
+
+/// A driver that reached nothing would prove nothing.
+#[test]
+fn the_driver_reaches_every_way_out() {
+    let mut runner = TestRunner::deterministic();
+    let (mut done, mut unknown, mut read, mut counters) = (0, 0, 0, Counters::default());
+    for _ in 0..100 {
+        let memory = memory().new_tree(&mut runner).unwrap().current();
+        let actions = prop::collection::vec(action(), 100..200).new_tree(&mut runner).unwrap().current();
+        let mut world = World::new(Placement::Random, 1, &memory);
+        for action in &actions {
+            world.act(action);
+        }
+        world.finish();
+        done += world.acknowledged;
+        unknown += world.unknown;
+        read += world.read;
+        let counted = world.counters();
+        counters.log_reads += counted.log_reads;
+        counters.asked_all += counted.asked_all;
+        counters.read_retries += counted.read_retries;
+        counters.substitutions += counted.substitutions;
+    }
+    println!("writes {done} unknown {unknown} reads {read} {counters:?}");
+    assert!(done > 300 && unknown > 5 && read > 500, "writes {done} unknown {unknown} reads {read}");
+    let Counters { log_reads, asked_all, read_retries, substitutions, .. } = counters;
+    assert!(log_reads > 20 && asked_all > 3 && read_retries > 20 && substitutions > 20, "{counters:?}");
+}
+
+/// What happens to a slave while it reports.
+#[derive(Clone, Debug)]
+enum Step {
+    Write { key: u16, seq: u64, bytes: u8 },
+    Drop { key: u16, seq: u64 },
+    Next,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let key = 0..3000u16;
+    prop_oneof![
+        2 => (key.clone(), 1..5u64, any::<u8>()).prop_map(|(key, seq, bytes)| Step::Write { key, seq, bytes }),
+        4 => (key, 1..5u64).prop_map(|(key, seq)| Step::Drop { key, seq }),
+        1 => Just(Step::Next),
+    ]
+}
+
+/// A key long enough that a report has several parts by bytes, and many enough that it has by number.
+fn key(number: u16) -> Bytes {
+    Bytes::from(format!("{number:0>200}"))
+}
+
+proptest! {
+    #![proptest_config(config(60))]
+
+    #[test]
+    fn a_report_in_parts_misses_no_key_whatever_is_dropped_meanwhile(
+        keys in 1..3000u16,
+        memory_max in prop::option::weighted(0.3, 100_000..900_000u64),
+        steps in prop::collection::vec(step(), 0..300),
+    ) {
+        let link = LinkId(1);
+        let mut slave = Slave::new(memory_max, 7);
+        let mut model: BTreeMap<Bytes, (Version, usize)> = BTreeMap::new();
+        let mut effects = Vec::new();
+        slave.step(Event::LinkUp { link }, &mut effects);
+        slave.step(Event::Announced { link, epoch: Epoch(1) }, &mut effects);
+        effects.clear();
+        let write = |slave: &mut Slave, model: &mut BTreeMap<Bytes, (Version, usize)>, number, seq, bytes| {
+            let mut effects = Vec::new();
+            let (key, version) = (key(number), Version::new(1, seq));
+            let value = Bytes::from(vec![b'v'; bytes]);
+            slave.step(Event::Write { link, version, key: key.clone(), value }, &mut effects);
+            let refused = effects.iter().any(|effect| matches!(effect, Effect::Full { .. }));
+            if !refused && model.get(&key).is_none_or(|(held, _)| *held < version) {
+                model.insert(key, (version, bytes));
+            }
+        };
+        for number in 0..keys {
+            write(&mut slave, &mut model, number, 1, 3);
+        }
+        // Announced anew, the slave reports what it holds: the first part at once.
+        slave.step(Event::Announced { link, epoch: Epoch(1) }, &mut effects);
+        // What was held all the time must be in the report.
+        let mut untouched: BTreeMap<Bytes, Version> = model.iter().map(|(k, (v, _))| (k.clone(), *v)).collect();
+        let mut reported: BTreeSet<(Bytes, Version)> = BTreeSet::new();
+        let mut last = false;
+        let mut parts = 0;
+        let mut steps = steps.into_iter();
+        loop {
+            for effect in effects.drain(..) {
+                if let Effect::Holdings { entries, last: end, .. } = effect {
+                    prop_assert!(!last, "a part behind the last one");
+                    prop_assert!(entries.len() <= 1024 && (end || !entries.is_empty()));
+                    reported.extend(entries);
+                    last = end;
+                    parts += 1;
+                }
+            }
+            match steps.next() {
+                _ if last => break,
+                Some(Step::Write { key: number, seq, bytes }) => {
+                    write(&mut slave, &mut model, number, seq, usize::from(bytes));
+                    if model.get(&key(number)).map(|(v, _)| v) != untouched.get(&key(number)) {
+                        untouched.remove(&key(number));
+                    }
+                }
+                Some(Step::Drop { key: number, seq }) => {
+                    let (key, version) = (key(number), Version::new(1, seq));
+                    slave.step(Event::Drop { link, version, key: key.clone() }, &mut effects);
+                    if model.get(&key).is_some_and(|(held, _)| *held <= version) {
+                        model.remove(&key);
+                        untouched.remove(&key);
+                    }
+                }
+                Some(Step::Next) | None => slave.step(Event::HoldingsNext { link }, &mut effects),
+            }
+        }
+        for (key, version) in untouched {
+            prop_assert!(reported.contains(&(key, version)), "held all the time and not reported");
+        }
+        prop_assert!(parts >= 1);
+        let bytes: usize = model.iter().map(|(key, (_, bytes))| key.len() + bytes + 96).sum();
+        prop_assert_eq!(slave.memory_bytes(), bytes as u64);
+        prop_assert_eq!(slave.len(), model.len());
+        prop_assert!(slave.memory_bytes() <= memory_max.unwrap_or(u64::MAX));
     }
 }

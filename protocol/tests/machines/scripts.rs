@@ -8,10 +8,10 @@ use dsm_protocol::ids::Version;
 use std::error::Error;
 use std::path::Path;
 
-pub type Res<T> = Result<T, Box<dyn Error>>;
+pub(crate) type Res<T> = Result<T, Box<dyn Error>>;
 
 /// Runs every transcript of a machine, each with a runner of its own.
-pub fn run_all<R: goldenscript::Runner>(machine: &str, mut runner: impl FnMut() -> R) {
+pub(crate) fn run_all<R: goldenscript::Runner>(machine: &str, mut runner: impl FnMut() -> R) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/testscripts").join(machine);
     let mut scripts: Vec<_> =
         std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -24,16 +24,16 @@ pub fn run_all<R: goldenscript::Runner>(machine: &str, mut runner: impl FnMut() 
 }
 
 /// `epoch.seq`.
-pub fn version(text: &str) -> Res<Version> {
+pub(crate) fn version(text: &str) -> Res<Version> {
     let (epoch, seq) = text.split_once('.').ok_or_else(|| format!("{text} is no version"))?;
     Ok(Version::new(epoch.parse()?, seq.parse()?))
 }
 
-pub fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-pub fn show_reply(reply: &Reply) -> String {
+pub(crate) fn show_reply(reply: &Reply) -> String {
     match reply {
         Reply::Done => "OK".to_owned(),
         Reply::Value(value) => format!("value {}", text(value)),
@@ -50,7 +50,10 @@ pub fn show_reply(reply: &Reply) -> String {
 }
 
 /// The command that a line of a script asks for: `get k`, `mget a b`, `set k v`, `mset a=1 b=2`, `del a b`, ...
-pub fn client_command(name: &str, args: &mut goldenscript::ArgumentConsumer<'_>) -> Res<Option<Command>> {
+pub(crate) fn client_command(
+    name: &str,
+    args: &mut goldenscript::ArgumentConsumer<'_>,
+) -> Res<Option<Command>> {
     fn one(args: &mut goldenscript::ArgumentConsumer<'_>) -> Res<bytes::Bytes> {
         Ok(args.next_pos().ok_or("an argument is missing")?.to_owned().into())
     }

@@ -9,20 +9,20 @@ use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::history::{check, Action as Did, Begun, History, Outcome};
 use dsm_protocol::ids::{Epoch, LinkId, Millis, SessionId, SlaveId, Version};
 use dsm_protocol::machine::master::{
-    Asker, Change, Config, Effect, Event, Master, Placement, ReadId, Slot, WriteId,
+    Asker, Change, Config, Counters, Effect, Event, Master, Placement, ReadId, Slot, WriteId,
 };
 use dsm_protocol::machine::slave::{self, Slave, ENTRY_OVERHEAD_BYTES};
 use dsm_protocol::record::Place;
 use std::collections::{BTreeMap, VecDeque};
 
-pub const KEYS: u8 = 5;
-pub const SESSIONS: u8 = 4;
+pub(crate) const KEYS: u8 = 5;
+pub(crate) const SESSIONS: u8 = 4;
 const PIPELINE_MAX: usize = 5;
 const DEADLINE_MS: u64 = 1000;
 
 /// What the driver does next. Numbers pick among what there is.
 #[derive(Clone, Debug)]
-pub enum Action {
+pub(crate) enum Action {
     Get {
         session: u8,
         key: u8,
@@ -80,6 +80,11 @@ pub enum Action {
         link: u8,
         count: u8,
     },
+    /// The slave connects, if it is not connected.
+    Join {
+        node: u8,
+    },
+    /// The slave connects anew.
     Connect {
         node: u8,
     },
@@ -158,7 +163,7 @@ enum Fate {
     Refused,
 }
 
-pub struct World {
+pub(crate) struct World {
     config: Config,
     masters: [Master; 2],
     active: usize,
@@ -180,9 +185,9 @@ pub struct World {
     fates: BTreeMap<u64, Fate>,
     /// The request of each append that is under way.
     tags: Vec<(WriteId, u64)>,
-    pub acknowledged: usize,
-    pub unknown: usize,
-    pub read: usize,
+    pub(crate) acknowledged: usize,
+    pub(crate) unknown: usize,
+    pub(crate) read: usize,
 }
 
 fn key_of(number: u8) -> Bytes {
@@ -209,7 +214,7 @@ fn value_in(change: &Change, key: &[u8]) -> Option<Option<Bytes>> {
 
 impl World {
     /// `memory_max`: how many bytes each slave may take.
-    pub fn new(placement: Placement, seed: u64, memory_max: &[Option<u64>]) -> World {
+    pub(crate) fn new(placement: Placement, seed: u64, memory_max: &[Option<u64>]) -> World {
         let config = Config { placement, seed, ..Config::default() };
         let nodes = memory_max
             .iter()
@@ -246,7 +251,7 @@ impl World {
         world
     }
 
-    pub fn act(&mut self, action: &Action) {
+    pub(crate) fn act(&mut self, action: &Action) {
         match *action {
             Action::Get { session, key } => self.ask(session, Command::Get { key: key_of(key) }),
             Action::GetMany { session, keys: (a, b) } => {
@@ -289,6 +294,12 @@ impl World {
                     self.deliver_zombie(link, usize::from(count));
                 }
             }
+            Action::Join { node } => {
+                let node = usize::from(node) % self.nodes.len();
+                if self.nodes[node].link.is_none() {
+                    self.connect(node);
+                }
+            }
             Action::Connect { node } => self.connect(usize::from(node) % self.nodes.len()),
             Action::Lose { node } => self.lose(usize::from(node) % self.nodes.len()),
             Action::Kill { node } => {
@@ -322,6 +333,11 @@ impl World {
             }
             Action::Settle => self.settle(),
         }
+    }
+
+    /// What the master that is active at the end has counted.
+    pub(crate) fn counters(&self) -> Counters {
+        self.masters[self.active].counters()
     }
 
     fn fresh_value(&mut self, suffix: &str) -> Bytes {
@@ -432,6 +448,9 @@ impl World {
         match &reply {
             Reply::Error(error) if error.word == ErrorWord::Unknown => {
                 assert!(matches!(fate, Some(Fate::Written(_))), "{reply:?} to what is not in the log");
+                let limited = self.nodes.iter().any(|node| node.memory_max.is_some());
+                let active = self.masters[self.active].slave_count();
+                assert!(limited || active == 0, "{reply:?} with {active} slaves that have room");
                 self.unknown += 1;
             }
             Reply::Error(_) => {
@@ -679,7 +698,7 @@ impl World {
     }
 
     /// Lets everything under way arrive, without new faults.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         loop {
             let mut busy = !self.appends.is_empty() || !self.log_reads.is_empty();
             while !self.appends.is_empty() {
@@ -769,8 +788,8 @@ impl World {
         }
     }
 
-    /// Reads all keys at the end, and holds all answers against one order.
-    pub fn finish(&mut self) {
+    /// Reads all keys at the end, and holds all answers against one order. Whatever was answered, it is in there.
+    pub(crate) fn finish(&mut self) {
         for node in 0..self.nodes.len() {
             if self.nodes[node].link.is_none() {
                 self.connect(node);

@@ -1,0 +1,113 @@
+//! Transcripts of the front. `s1: get k` is a request of session 1 that a RESP client sent; `native=true` makes it a
+//! native client's, `generation=N` one that the other master forwarded.
+
+use crate::scripts::{client_command, run_all, show_reply, text, Res};
+use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::ids::{Millis, RequestId, SessionId};
+use dsm_protocol::machine::front::{Config, Effect, Event, Front, Kind};
+use dsm_protocol::machine::master::Asker;
+use std::fmt::Write as _;
+
+#[test]
+fn front() {
+    run_all("front", || Runner { front: new(Config::default()), now: 0, next_tag: 1 });
+}
+
+fn new(config: Config) -> Front {
+    let mut front = Front::new(config);
+    front.set_active_address(Some("other:2".to_owned()));
+    front
+}
+
+struct Runner {
+    front: Front,
+    now: u64,
+    next_tag: u64,
+}
+
+fn show_command(command: &Command) -> String {
+    match command {
+        Command::Get { key } => format!("get {}", text(key)),
+        Command::Put { key, value } => format!("set {} {}", text(key), text(value)),
+        other => format!("{other:?}"),
+    }
+}
+
+impl goldenscript::Runner for Runner {
+    type Command = goldenscript::Command;
+
+    fn run(&mut self, command: &goldenscript::Command, context: &goldenscript::Context) -> Res<String> {
+        let mut args = command.consume_args();
+        let mut out = String::new();
+        let session = |text: &str| text.trim_start_matches('s').parse().map(SessionId);
+        let event = if let Some(from) = &context.prefix {
+            let native = args.take_key("native").map_or(Ok(false), str::parse)?;
+            let kind = match (args.take_key("generation"), native) {
+                (Some(generation), _) => Kind::Forwarded { generation: generation.parse()? },
+                (None, true) => Kind::Native,
+                (None, false) => Kind::Forwardable,
+            };
+            let deadline = args.take_key("deadline").map_or(Ok(2000), str::parse)?;
+            let asker = Asker { session: session(from)?, tag: self.next_tag };
+            self.next_tag += 1;
+            let command = client_command(&command.name, &mut args)?.ok_or("no such request")?;
+            Event::Request { asker, kind, deadline: Millis(deadline), command }
+        } else {
+            match command.name.as_str() {
+                "config" => {
+                    let mut config = Config::default();
+                    config.requests_max =
+                        args.take_key("requests").map_or(Ok(config.requests_max), str::parse)?;
+                    config.bytes_max = args.take_key("bytes").map_or(Ok(config.bytes_max), str::parse)?;
+                    self.front = new(config);
+                    return Ok(out);
+                }
+                "waiting" => return Ok(format!("waiting {}", self.front.waiting())),
+                "serve" => Event::ServingBegan,
+                "hold" => Event::HoldingBegan,
+                "standby" => Event::StandbyBegan,
+                "stop" => Event::StoppingBegan,
+                "peer_active" => Event::PeerState { active: true },
+                "peer_stands_by" => Event::PeerState { active: false },
+                "peer_down" => Event::PeerDown,
+                "closed" => Event::SessionClosed { session: session(args.next_pos().ok_or("which")?)? },
+                "at" => {
+                    self.now = args.next_pos().ok_or("when")?.parse()?;
+                    Event::Tick
+                }
+                // answered ID ok|standby|unknown|VALUE
+                "answered" => {
+                    let id = RequestId(args.next_pos().ok_or("which")?.parse()?);
+                    let reply = match args.next_pos().ok_or("what")? {
+                        "ok" => Reply::Done,
+                        "standby" => Reply::error(ErrorWord::Standby, ""),
+                        "unknown" => Reply::error(ErrorWord::Unknown, "lost"),
+                        value => Reply::Value(value.to_owned().into()),
+                    };
+                    Event::Response { id, reply }
+                }
+                other => return Err(format!("no such command {other}").into()),
+            }
+        };
+        args.reject_next()?;
+        let mut effects = Vec::new();
+        self.front.step(Millis(self.now), event, &mut effects);
+        for effect in effects {
+            let line = match effect {
+                Effect::Serve { asker, command, .. } => {
+                    format!("serve s{}#{}: {}", asker.session, asker.tag, show_command(&command))
+                }
+                Effect::Forward { id, stream, generation, command } => {
+                    format!("forward {id} of s{stream} generation {generation}: {}", show_command(&command))
+                }
+                Effect::StreamClosed { stream } => format!("forward end of s{stream}"),
+                Effect::Reply { to, reply } => {
+                    format!("answer s{}#{}: {}", to.session, to.tag, show_reply(&reply))
+                }
+                Effect::CloseSession { session } => format!("close s{session}"),
+            };
+            writeln!(out, "{line}")?;
+        }
+        Ok(out)
+    }
+}
