@@ -3,7 +3,9 @@
 mod acceptor;
 mod batch;
 pub mod client;
+pub mod client_actor;
 pub mod config;
+pub mod embed;
 pub mod env;
 pub mod failover_watcher;
 pub mod launcher;
