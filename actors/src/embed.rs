@@ -38,6 +38,8 @@ use bytes::Bytes;
 use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError};
 use dsm_protocol::ids::{SessionId, SlaveId};
 use dsm_protocol::machine::master::Asker;
+use futures_util::future::LocalBoxFuture;
+use std::future::Future;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -262,7 +264,7 @@ struct Running {
 impl Running {
     fn start<F>(run: impl FnOnce(oneshot::Receiver<()>) -> F) -> Self
     where
-        F: std::future::Future<Output = Result<(), NodeError>> + 'static,
+        F: Future<Output = Result<(), NodeError>> + 'static,
     {
         let (stop, stopped) = oneshot::channel();
         Running { stop: Some(stop), task: actix::spawn(run(stopped)), outcome: None }
@@ -480,6 +482,86 @@ pub async fn wait_serving(master: &MasterNode, slaves: usize, limit: Duration) -
     tokio::time::timeout(limit, serving)
         .await
         .map_err(|_| NodeError::NotServing { address: master.address().to_owned() })
+}
+
+/// Nodes that are stopped together.
+pub trait Nodes {
+    /// Stops them; when it resolves, they have left nothing behind.
+    ///
+    /// # Errors
+    /// Why one of them had ended by itself before.
+    fn stop(self) -> LocalBoxFuture<'static, Result<(), NodeError>>;
+}
+
+impl Nodes for MasterNode {
+    fn stop(self) -> LocalBoxFuture<'static, Result<(), NodeError>> {
+        Box::pin(MasterNode::stop(self))
+    }
+}
+
+impl Nodes for SlaveNode {
+    fn stop(self) -> LocalBoxFuture<'static, Result<(), NodeError>> {
+        Box::pin(SlaveNode::stop(self))
+    }
+}
+
+impl Nodes for LocalCluster {
+    fn stop(self) -> LocalBoxFuture<'static, Result<(), NodeError>> {
+        Box::pin(LocalCluster::stop(self))
+    }
+}
+
+/// The thread on which [`on_own_thread`] runs nodes. With its drop they are asked to stop.
+#[derive(Debug)]
+pub struct NodesThread {
+    stop: Option<oneshot::Sender<()>>,
+    ended: oneshot::Receiver<Result<(), NodeError>>,
+}
+
+impl NodesThread {
+    /// Stops the nodes and their System.
+    ///
+    /// # Errors
+    /// Why one of them had ended by itself before.
+    pub async fn stop(mut self) -> Result<(), NodeError> {
+        self.stop = None;
+        self.ended.await.unwrap_or(Err(NodeError::Panicked { actor: "the nodes' thread" }))
+    }
+}
+
+/// Starts nodes in an actix System on a thread of its own, for programs that run no System: `start` starts them there,
+/// and what `tell` says of them (addresses, as a rule) is given to the caller. Works from any runtime.
+///
+/// # Errors
+/// Those of `start`; [`NodeError::Panicked`] when there is no thread to be had or `start` panics.
+pub async fn on_own_thread<N, T, F>(
+    start: impl FnOnce() -> F + Send + 'static,
+    tell: impl FnOnce(&N) -> T + Send + 'static,
+) -> Result<(T, NodesThread), NodeError>
+where
+    N: Nodes,
+    T: Send + 'static,
+    F: Future<Output = Result<N, NodeError>>,
+{
+    let (started, starting) = oneshot::channel();
+    let (stop, stopped) = oneshot::channel();
+    let (end, ended) = oneshot::channel();
+    let run = move || {
+        actix::System::new().block_on(async move {
+            let nodes = match start().await {
+                Ok(nodes) => nodes,
+                Err(error) => return drop(started.send(Err(error))),
+            };
+            // A caller who is gone has dropped the wish that the nodes run, too.
+            let _ = started.send(Ok(tell(&nodes)));
+            until(stopped).await;
+            let _ = end.send(nodes.stop().await);
+        });
+    };
+    let panicked = || NodeError::Panicked { actor: "the nodes' thread" };
+    std::thread::Builder::new().name("dsm-nodes".to_owned()).spawn(run).map_err(|_| panicked())?;
+    let told = starting.await.map_err(|_| panicked())??;
+    Ok((told, NodesThread { stop: Some(stop), ended }))
 }
 
 impl LocalCluster {

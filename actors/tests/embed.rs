@@ -230,3 +230,22 @@ async fn a_node_that_cannot_start_says_why() {
     let config = SlaveConfig { masters: Vec::new(), ..SlaveConfig::default() };
     assert!(matches!(embed::start_slave(config, &RealEnv::new()), Err(NodeError::Config(_))));
 }
+
+#[tokio::test]
+async fn a_program_without_a_system_runs_nodes_on_a_thread_of_their_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("kv_store.log");
+    let path = log.clone();
+    let (master, thread) =
+        embed::on_own_thread(move || embed::start_local(path, 1), |cluster| cluster.primary.master().clone())
+            .await
+            .unwrap();
+    assert_eq!(master.send(put("a", "1")).await.unwrap(), Ok(()));
+    thread.stop().await.unwrap();
+    assert_eq!(master.send(get("a")).await, Err(MailboxError::Closed));
+    assert!(is_unlocked(&log));
+
+    let nowhere = directory.path().join("missing").join("kv_store.log");
+    let failed = embed::on_own_thread(move || embed::start_local(nowhere, 1), |_| ()).await;
+    assert!(matches!(failed, Err(NodeError::File { .. })), "{failed:?}");
+}
