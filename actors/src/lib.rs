@@ -19,3 +19,5 @@ mod session;
 pub mod slave;
 pub mod slave_proxy;
 pub mod supervision;
+#[cfg(feature = "testing")]
+pub mod testing;
