@@ -23,6 +23,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 /// Tells the master that its inbox is no longer empty.
 #[derive(actix::Message, Debug)]
@@ -116,6 +117,19 @@ impl Switchboard {
         }
     }
 
+    /// Counts a request of `bytes` bytes as in flight, unless a limit on all of them is reached.
+    pub(crate) fn admit(&self, config: &MasterConfig, bytes: usize) -> bool {
+        let over = self.requests.get() >= config.max_requests
+            || self.bytes.get() + bytes > config.max_request_bytes.as_u64() as usize;
+        if over {
+            count(&self.limits.throttled);
+            return false;
+        }
+        self.requests.set(self.requests.get() + 1);
+        self.bytes.set(self.bytes.get() + bytes);
+        true
+    }
+
     /// A number that no session and no link of this process has had.
     pub(crate) fn next_id(&self) -> u64 {
         let next = self.next.get();
@@ -150,13 +164,23 @@ pub(crate) fn server_facts(config: &MasterConfig) -> ServerFacts {
     }
 }
 
-/// Accepts connections until the node ends.
+/// Accepts connections until the node ends, and then waits for those that are open. With this future's drop all of
+/// them are cut off.
 pub(crate) async fn accept(listener: Listener, context: Context, fate: Fate) {
+    let mut connections = JoinSet::new();
+    accept_into(&mut connections, &listener, &context, &fate).await;
+    // The port is free before the last answers have left.
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn accept_into(connections: &mut JoinSet<()>, listener: &Listener, context: &Context, fate: &Fate) {
     let limits = &context.switchboard.limits;
     while !fate.is_decided() && !context.switchboard.stopping.get() {
         let accepted = tokio::select! {
             biased;
             () = context.switchboard.stop.notified() => return,
+            Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
         let (stream, address) = match accepted {
@@ -172,12 +196,12 @@ pub(crate) async fn accept(listener: Listener, context: Context, fate: Fate) {
         count(&limits.connections_total);
         if limits.connections.get() >= context.config.max_connections {
             count(&limits.connections_refused);
-            actix::spawn(refuse(stream));
+            connections.spawn_local(refuse(stream));
             continue;
         }
         limits.connections.set(limits.connections.get() + 1);
         let context = context.clone();
-        actix::spawn(async move {
+        connections.spawn_local(async move {
             let _counted = Counted(Rc::clone(&context.switchboard));
             connection(stream, address, context).await;
         });
@@ -263,15 +287,10 @@ impl SessionGuard {
         let bytes = command.payload_bytes();
         let tag = self.session.ask(coding, bytes);
         let switchboard = &context.switchboard;
-        let over = switchboard.requests.get() >= context.config.max_requests
-            || switchboard.bytes.get() + bytes > context.config.max_request_bytes.as_u64() as usize;
-        if over {
-            count(&switchboard.limits.throttled);
+        if !switchboard.admit(&context.config, bytes) {
             self.session.answer(tag, &Reply::error(ErrorWord::Busy, "too many requests in flight"));
             return;
         }
-        switchboard.requests.set(switchboard.requests.get() + 1);
-        switchboard.bytes.set(switchboard.bytes.get() + bytes);
         let asker = Asker { session: self.session.id(), tag };
         switchboard.push(Arrived::Request { asker, command });
     }

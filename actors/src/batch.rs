@@ -112,6 +112,13 @@ impl Outbox {
         self.0.ending.get().is_some()
     }
 
+    /// Waits until the outbox has ended. For one that nobody pumps.
+    pub(crate) async fn ended(&self) {
+        while !self.is_ended() {
+            self.0.wake.notified().await;
+        }
+    }
+
     /// Waits until at most `bytes` are left, or the outbox has ended.
     pub(crate) async fn drained_to(&self, bytes: usize) {
         while self.len() > bytes && !self.is_ended() {

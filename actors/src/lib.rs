@@ -39,7 +39,9 @@
 mod acceptor;
 mod batch;
 pub mod client;
+pub mod client_actor;
 pub mod config;
+pub mod embed;
 pub mod env;
 pub mod failover_watcher;
 pub mod launcher;
@@ -53,3 +55,5 @@ mod session;
 pub mod slave;
 pub mod slave_proxy;
 pub mod supervision;
+#[cfg(feature = "testing")]
+pub mod testing;

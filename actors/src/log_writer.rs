@@ -495,6 +495,9 @@ impl LogWriter {
 
     /// Syncs beside the writes, for `--fsync everysec`.
     fn sync_beside(&mut self, ctx: &mut Context<Self>) {
+        if self.failed {
+            return;
+        }
         ctx.run_later(SYNC_EVERY, Self::sync_beside);
         if self.syncing || self.failed || self.synced == self.seq {
             return;

@@ -1,19 +1,23 @@
 //! Starts the actors of one role and waits for the node's end: the only file that knows the whole tree.
 //!
 //! One node lives on the current `LocalSet` (an actix System has one), and so do all its actors. Two nodes may share
-//! a process, and then must not fence each other: give masters `fence: Fence::None`.
+//! a process, and then must not fence each other: give masters `fence: Fence::None`. A node that has ended has given
+//! everything back: its port, its locks, its tasks and its actors.
 
 use crate::acceptor::{self, Context};
 use crate::config::{MasterConfig, MasterKind, SlaveConfig};
-use crate::env::Env;
+use crate::env::{Env, Listener};
 use crate::master::{self, MasterActor};
 use crate::peer_link::{self, Introduction};
 use crate::slave::{self, SlaveActor};
 use crate::supervision::{Fate, NodeError};
+use actix::prelude::*;
+use dsm_protocol::ids::SlaveId;
 use std::cell::Cell;
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 /// How long answers may take to leave after a clean end.
 const LINGER: Duration = Duration::from_millis(50);
@@ -33,23 +37,38 @@ pub enum NodeConfig {
 /// A [`NodeError`] when the node cannot start, or ends without having been asked to.
 pub async fn run_node(config: NodeConfig, env: Env, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
     match config {
-        NodeConfig::Master(kind, config) => run_master(kind, config, env, stop).await,
-        NodeConfig::Slave(config) => run_slave(config, env, stop).await,
+        NodeConfig::Master(kind, config) => open_master(kind, config, env, None).await?.run(stop).await,
+        NodeConfig::Slave(config) => open_slave(config, &env)?.run(stop).await,
     }
 }
 
-async fn run_master(
+/// A master that is started: its actors and the tasks around them. What is left of it ends with the drop.
+pub(crate) struct OpenMaster {
+    /// The address at which others reach it.
+    pub(crate) address: String,
+    pub(crate) master: Addr<MasterActor>,
+    fate: Fate,
+    /// The acceptor with all connections, and the link to the other master.
+    accepting: JoinSet<()>,
+    linking: JoinSet<()>,
+}
+
+/// Starts a master, which listens at `listener` if there is one.
+pub(crate) async fn open_master(
     kind: MasterKind,
     config: MasterConfig,
     env: Env,
-    stop: impl Future<Output = ()>,
-) -> Result<(), NodeError> {
+    listener: Option<Listener>,
+) -> Result<OpenMaster, NodeError> {
     config.validate(kind).map_err(|error| NodeError::Config(error.to_string()))?;
     let listen = config.listen_address(kind);
-    let listener = env
-        .listen(&listen)
-        .await
-        .map_err(|error| NodeError::Listen { address: listen.clone(), error: error.to_string() })?;
+    let listener = match listener {
+        Some(listener) => listener,
+        None => env
+            .listen(&listen)
+            .await
+            .map_err(|error| NodeError::Listen { address: listen.clone(), error: error.to_string() })?,
+    };
     let lock_path = config.lock_path();
     env.locks().identity(&lock_path).map_err(|error| NodeError::File {
         path: lock_path.display().to_string(),
@@ -75,28 +94,84 @@ async fn run_master(
         env: Rc::clone(&env),
         config: Rc::clone(&config),
         kind,
-        address,
+        address: address.clone(),
         fate: fate.clone(),
         cluster,
     });
     let facts = acceptor::server_facts(&config);
     let context = Context { env, config: Rc::clone(&config), facts, switchboard };
-    let linking = actix::spawn(peer_link::keep(introduction, context.clone(), fate.clone()));
-    let accepting = actix::spawn(acceptor::accept(listener, context, fate.clone()));
-    let outcome = ended(stop, || master.do_send(master::Stop), &fate).await;
-    accepting.abort();
-    linking.abort();
-    if outcome.is_ok() {
-        tokio::time::sleep(LINGER).await;
-    }
-    outcome
+    let mut linking = JoinSet::new();
+    linking.spawn_local(peer_link::keep(introduction, context.clone(), fate.clone()));
+    let mut accepting = JoinSet::new();
+    accepting.spawn_local(acceptor::accept(listener, context, fate.clone()));
+    Ok(OpenMaster { address, master, fate, accepting, linking })
 }
 
-async fn run_slave(config: SlaveConfig, env: Env, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+impl OpenMaster {
+    /// Waits for the node's end; once `stop` resolves, asks for it.
+    pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+        let outcome = ended(stop, || self.master.do_send(master::Stop), &self.fate).await;
+        self.linking.shutdown().await;
+        end_tasks(&mut self.accepting, outcome.is_ok()).await;
+        self.master.do_send(master::Dismiss);
+        gone(&self.master).await;
+        outcome
+    }
+}
+
+impl Drop for OpenMaster {
+    fn drop(&mut self) {
+        self.master.do_send(master::Dismiss);
+    }
+}
+
+/// A slave that is started. What is left of it ends with the drop.
+pub(crate) struct OpenSlave {
+    pub(crate) id: SlaveId,
+    slave: Addr<SlaveActor>,
+    fate: Fate,
+    links: JoinSet<()>,
+}
+
+/// Starts a slave.
+pub(crate) fn open_slave(config: SlaveConfig, env: &Env) -> Result<OpenSlave, NodeError> {
     config.validate().map_err(|error| NodeError::Config(error.to_string()))?;
     let fate = Fate::default();
-    let slave = SlaveActor::begin(&env, &Rc::new(config), &fate);
-    ended(stop, || slave.do_send(slave::Stop), &fate).await
+    let (slave, id, links) = SlaveActor::begin(env, &Rc::new(config), &fate);
+    Ok(OpenSlave { id, slave, fate, links })
+}
+
+impl OpenSlave {
+    /// Waits for the node's end; once `stop` resolves, asks for it.
+    pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+        let outcome = ended(stop, || self.slave.do_send(slave::Stop), &self.fate).await;
+        end_tasks(&mut self.links, outcome.is_ok()).await;
+        self.slave.do_send(slave::Dismiss);
+        gone(&self.slave).await;
+        outcome
+    }
+}
+
+impl Drop for OpenSlave {
+    fn drop(&mut self) {
+        self.slave.do_send(slave::Dismiss);
+    }
+}
+
+/// Lets tasks finish what they have to send, then ends those that have not.
+async fn end_tasks(tasks: &mut JoinSet<()>, clean: bool) {
+    if clean {
+        // Whether it is all of them or the time is over: the rest is cut off.
+        let _ = tokio::time::timeout(LINGER, async { while tasks.join_next().await.is_some() {} }).await;
+    }
+    tasks.shutdown().await;
+}
+
+/// Waits until an actor that was told to stop has gone.
+async fn gone<A: Actor<Context = actix::Context<A>>>(actor: &Addr<A>) {
+    while actor.connected() {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Waits for the node's fate; once `stop` resolves, asks for it.

@@ -12,7 +12,7 @@ use dsm_protocol::message::Message;
 use dsm_protocol::resp::{self, Protocol, Shape};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use tokio::sync::Notify;
+use tokio::sync::{oneshot, Notify};
 
 /// Up to so many requests in flight nobody looks at how long their answers will be.
 const DEEP_REQUESTS: usize = 32;
@@ -27,12 +27,16 @@ pub(crate) enum Coding {
     Resp(Protocol, Shape),
     /// For a native client or a forwarding master.
     Native(RequestId),
+    /// For a caller in this process, who waits for the answer itself.
+    Embedded,
 }
 
 /// The place of a request in its session.
 #[derive(Debug)]
 struct Slot {
     coding: Coding,
+    /// Who waits for the answer, if that is somebody in this process.
+    caller: Option<oneshot::Sender<Reply>>,
     bytes: usize,
     /// Bytes that the answer is expected to have.
     expected_bytes: usize,
@@ -87,6 +91,12 @@ impl Session {
         Self::new(id, outbox, true, true)
     }
 
+    /// The session of a program that runs this master in its own process: nothing of it goes over a socket, and a
+    /// standby forwards for it.
+    pub(crate) fn embedded(id: SessionId) -> Self {
+        Self::new(id, Outbox::default(), false, false)
+    }
+
     fn new(id: SessionId, outbox: Outbox, is_native: bool, is_forwarded: bool) -> Self {
         Session {
             id,
@@ -120,10 +130,20 @@ impl Session {
 
     /// Opens the slot of a request of `bytes` bytes; gives the tag under which it is asked.
     pub(crate) fn ask(&self, coding: Coding, bytes: usize) -> u64 {
+        self.open_slot(coding, None, bytes)
+    }
+
+    /// Opens the slot of a request whose answer goes to `caller`; gives the tag under which it is asked. A caller
+    /// whose request is given up hears that its sender is dropped.
+    pub(crate) fn ask_embedded(&self, caller: oneshot::Sender<Reply>, bytes: usize) -> u64 {
+        self.open_slot(Coding::Embedded, Some(caller), bytes)
+    }
+
+    fn open_slot(&self, coding: Coding, caller: Option<oneshot::Sender<Reply>>, bytes: usize) -> u64 {
         let mut slots = self.slots.borrow_mut();
         slots.open += 1;
         slots.bytes += bytes;
-        slots.queue.push_back(Slot { coding, bytes, expected_bytes: 0, state: SlotState::Asked });
+        slots.queue.push_back(Slot { coding, caller, bytes, expected_bytes: 0, state: SlotState::Asked });
         slots.first + slots.queue.len() as u64 - 1
     }
 
@@ -139,6 +159,13 @@ impl Session {
         match slot.coding {
             Coding::Native(id) => {
                 self.outbox.append(|out| frame::encode_response(id, reply, out));
+                slot.state = SlotState::Done;
+            }
+            Coding::Embedded => {
+                if let Some(caller) = slot.caller.take() {
+                    // A caller who does not wait any more wants no answer.
+                    let _ = caller.send(reply.clone());
+                }
                 slot.state = SlotState::Done;
             }
             Coding::Resp(protocol, shape) if index == 0 => {
@@ -172,6 +199,7 @@ impl Session {
         let coding = Coding::Resp(Protocol::Resp2, Shape::Plain);
         slots.queue.push_back(Slot {
             coding,
+            caller: None,
             bytes: 0,
             expected_bytes: 0,
             state: SlotState::Ready(answer.to_vec()),
@@ -284,6 +312,16 @@ impl Session {
         self.answered.notify_one();
     }
 
+    /// Whether the session takes no further request.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.outbox.is_ended()
+    }
+
+    /// Waits until the session is closed. For a session without a socket, whose outbox nobody pumps.
+    pub(crate) async fn closed(&self) {
+        self.outbox.ended().await;
+    }
+
     /// Closes the session once what is answered is sent.
     pub(crate) fn close(&self) {
         self.outbox.finish();
@@ -325,6 +363,21 @@ mod tests {
         assert_eq!(sent(&session), "+OK\r\n$-1\r\n+PONG\r\n");
         assert_eq!(session.answer(second, &Reply::Done), None, "answered twice");
         assert_eq!(session.in_flight(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn an_embedded_caller_hears_its_answer_at_once_and_an_end_when_the_session_is_given_up() {
+        let session = Session::embedded(SessionId(1));
+        let (first, given_up) = oneshot::channel();
+        let (second, answered) = oneshot::channel();
+        session.ask_embedded(first, 1);
+        let tag = session.ask_embedded(second, 2);
+        assert_eq!(session.answer(tag, &Reply::Done), Some(2));
+        assert_eq!(answered.await, Ok(Reply::Done), "it does not wait for the answer in front of it");
+        session.close();
+        session.closed().await;
+        assert_eq!(session.abandon(), (1, 1));
+        assert!(given_up.await.is_err());
     }
 
     #[test]

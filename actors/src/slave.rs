@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 /// How long a master may take over the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,6 +37,11 @@ struct Drain;
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Stop;
+
+/// Ends the actor: its node is over.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub(crate) struct Dismiss;
 
 /// What links bring.
 #[derive(Debug)]
@@ -84,8 +90,12 @@ impl Board {
 }
 
 impl SlaveActor {
-    /// Starts a slave and its links.
-    pub(crate) fn begin(env: &Env, config: &Rc<SlaveConfig>, fate: &Fate) -> Addr<Self> {
+    /// Starts a slave and its links, whose tasks it gives; their drop cuts the links.
+    pub(crate) fn begin(
+        env: &Env,
+        config: &Rc<SlaveConfig>,
+        fate: &Fate,
+    ) -> (Addr<Self>, SlaveId, JoinSet<()>) {
         let random_id = || format!("slave-{:08x}", env.random() as u32);
         let id = config.id.clone().unwrap_or_else(|| {
             SlaveId::new(random_id()).expect("letters, digits and a dash make a valid slave id")
@@ -112,6 +122,7 @@ impl SlaveActor {
         }
         .start();
         let board = Rc::new(Board { inbox, drain: slave.clone().recipient(), next: Cell::new(1) });
+        let mut links = JoinSet::new();
         for address in &config.masters {
             let keeper = Keeper {
                 env: Rc::clone(env),
@@ -121,9 +132,9 @@ impl SlaveActor {
                 board: Rc::clone(&board),
                 fate: fate.clone(),
             };
-            actix::spawn(keeper.keep());
+            links.spawn_local(keeper.keep());
         }
-        slave
+        (slave, facts.id.clone(), links)
     }
 
     fn step(&mut self, event: Event) {
@@ -274,6 +285,14 @@ impl Handler<Stop> for SlaveActor {
     }
 }
 
+impl Handler<Dismiss> for SlaveActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Dismiss, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
 /// Keeps the link to one master.
 struct Keeper {
     env: Env,
@@ -299,6 +318,9 @@ impl Keeper {
                     }
                 }
                 Err(error) => log::debug!("no link master={} error={error}", self.address),
+            }
+            if self.fate.is_decided() {
+                return;
             }
             tokio::time::sleep(backoff.next(&self.env)).await;
         }

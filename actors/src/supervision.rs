@@ -42,6 +42,12 @@ pub enum NodeError {
         /// Which.
         actor: &'static str,
     },
+    /// A master that was waited for does not serve, or not with all its slaves.
+    #[error("the master {address} does not serve with its slaves in time")]
+    NotServing {
+        /// Where it listens.
+        address: String,
+    },
     /// The other side refuses this node for good.
     #[error("{0}")]
     Refused(String),

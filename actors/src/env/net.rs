@@ -45,7 +45,8 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Reads what is there into `buffer`; 0 at the end of the stream.
+    /// Reads what is there into `buffer`; 0 at the end of the stream. What was read stays in `buffer` when the future
+    /// is dropped.
     ///
     /// # Errors
     /// What the system says.
@@ -53,6 +54,12 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => loop {
                 match stream.try_read_buf(buffer) {
+                    Ok(read) if read > 0 && buffer.len() == buffer.capacity() => {
+                        // More is waiting, perhaps without end: a peer that floods must not keep the thread from
+                        // everybody else.
+                        tokio::task::yield_now().await;
+                        return Ok(read);
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
                     other => return other,
                 }

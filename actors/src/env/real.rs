@@ -375,7 +375,9 @@ impl Locks for RealLocks {
             let path = path.to_owned();
             spawn_thread("dsm-lock", move || {
                 // If nobody waits any more, the guard is dropped here and with it the lock.
-                drop(answer.send(wait_for_lock(&path)));
+                if let Some(guard) = wait_for_lock(&path, || answer.is_closed()).transpose() {
+                    drop(answer.send(guard));
+                }
             })?;
             let guard = answered.await.map_err(|_| io::Error::other("the lock thread is gone"))??;
             let guard: Box<dyn LockGuard> = Box::new(guard);
@@ -420,8 +422,8 @@ fn open_lock_file(path: &Path) -> io::Result<fs::File> {
     fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(path)
 }
 
-/// Takes the lock, however long that lasts.
-fn wait_for_lock(path: &Path) -> io::Result<RealGuard> {
+/// Takes the lock, however long that lasts; `None` when nobody wants it any more by then.
+fn wait_for_lock(path: &Path, unwanted: impl Fn() -> bool) -> io::Result<Option<RealGuard>> {
     loop {
         let file = open_lock_file(path)?;
         loop {
@@ -435,7 +437,10 @@ fn wait_for_lock(path: &Path) -> io::Result<RealGuard> {
         if identity_at(path)? != Some(identity_of(&file.metadata()?)) {
             continue;
         }
-        return RealGuard::new(file);
+        if unwanted() {
+            return Ok(None);
+        }
+        return RealGuard::new(file).map(Some);
     }
 }
 

@@ -14,12 +14,13 @@ mod status;
 use crate::acceptor::{self, Arrived, Drain, Sessions, Switchboard};
 use crate::batch::{Inbox, Outbox};
 use crate::config::{Fsync, MasterConfig, MasterKind};
+use crate::embed::Door;
 use crate::env::{Env, File, LockGuard};
-use crate::failover_watcher::{FailoverWatcher, Notice};
+use crate::failover_watcher::{self, FailoverWatcher, Notice};
 use crate::log_tailer::{self, LogTailer, Replay, Replayed};
 use crate::log_writer::{LogWriter, Written};
 use crate::session::shown_key;
-use crate::slave_proxy::SlaveProxy;
+use crate::slave_proxy::{End, EndReason, SlaveProxy};
 use crate::supervision::{Fate, NodeError, PanicGuard};
 use actix::prelude::*;
 use dsm_protocol::command::{Command, Reply};
@@ -50,6 +51,11 @@ const STOP_MS: u64 = 1000;
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Stop;
+
+/// Ends the actor and its children: the node is over.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub(crate) struct Dismiss;
 
 /// A reign of this master.
 pub(super) struct Reign {
@@ -148,6 +154,8 @@ pub struct MasterActor {
     fate: Fate,
     guard: PanicGuard,
     switchboard: Rc<Switchboard>,
+    /// For requests of the program around this master.
+    pub(crate) door: Door,
     inbox: Inbox<Arrived>,
     arrived: Vec<Arrived>,
     machine: Master,
@@ -252,6 +260,7 @@ impl MasterActor {
         MasterActor {
             peer_address: config.peer_address(kind),
             guard: PanicGuard::new("MasterActor", fate.clone()),
+            door: Door::new(Rc::clone(&switchboard), Rc::clone(&config)),
             switchboard,
             inbox,
             arrived: Vec::new(),
@@ -623,6 +632,20 @@ impl Handler<Stop> for MasterActor {
         self.step_front(now, front::Event::StoppingBegan);
         self.flush();
         self.tick_role(now);
+    }
+}
+
+impl Handler<Dismiss> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Dismiss, ctx: &mut Self::Context) {
+        // The lock is free with the role's drop, and tailer and writer end with their last address.
+        self.role = Role::Ended;
+        self.watcher.do_send(failover_watcher::Stop);
+        for slave in self.slaves.values() {
+            slave.proxy.do_send(End(EndReason::Closed("the node has ended".to_owned())));
+        }
+        ctx.stop();
     }
 }
 

@@ -1,0 +1,586 @@
+//! Nodes inside another program: typed messages, and handles of masters and slaves that run as actors beside it.
+//!
+//! [`start_master`] and [`start_slave`] start a node on the current `LocalSet` (every actix arbiter has one) and give a
+//! handle; [`start_local`] starts a whole cluster. An `Addr<MasterActor>` then takes [`Put`], [`Get`], [`Delete`] and
+//! [`Status`], as a `ClientActor` does. Their results are of three kinds: done (`Ok`), not executed
+//! ([`ClientError::NotExecuted`]), unknown ([`ClientError::Indeterminate`]). When actix itself says that the actor is
+//! gone (`MailboxError`), a write is unknown too. Nothing here waits inside a handler, and nothing is retried.
+//!
+//! A request to a master goes the way of every client's: through a session with its own slots, bounded by
+//! `--max-pipeline` and the limits on all requests, executed in the order of arrival, forwarded by a standby.
+//!
+//! ```
+//! use dsm::embed::{self, Get, Put};
+//!
+//! #[actix::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let directory = tempfile::tempdir()?;
+//!     let cluster = embed::start_local(directory.path().join("kv_store.log"), 2).await?;
+//!     let master = cluster.primary.master();
+//!     master.send(Put { key: "user1".into(), value: "Alice".into() }).await??;
+//!     assert_eq!(master.send(Get { key: "user1".into() }).await??, Some("Alice".into()));
+//!     cluster.stop().await?;
+//!     Ok(())
+//! }
+//! ```
+
+use crate::acceptor::{check_sizes, count, Arrived, Switchboard};
+use crate::client::{ClientError, Failure};
+use crate::config::{Fence, MasterConfig, MasterKind, SlaveConfig};
+use crate::env::real::RealEnv;
+use crate::env::{Env, Listener};
+use crate::master::MasterActor;
+use crate::node::{open_master, open_slave};
+use crate::session::Session;
+use crate::supervision::NodeError;
+use actix::prelude::*;
+use bytes::Bytes;
+use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError};
+use dsm_protocol::ids::{SessionId, SlaveId};
+use dsm_protocol::machine::master::Asker;
+use futures_util::future::LocalBoxFuture;
+use std::future::Future;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// Writes one key.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "Result<(), ClientError>")]
+pub struct Put {
+    /// Up to 64 KiB, any bytes.
+    pub key: Bytes,
+    /// Up to `--max-value` bytes, any of them.
+    pub value: Bytes,
+}
+
+/// Reads one key; `None` when it is not there. Never unknown.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "Result<Option<Bytes>, ClientError>")]
+pub struct Get {
+    /// Up to 64 KiB, any bytes.
+    pub key: Bytes,
+}
+
+/// Deletes one key; whether it was there.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "Result<bool, ClientError>")]
+pub struct Delete {
+    /// Up to 64 KiB, any bytes.
+    pub key: Bytes,
+}
+
+/// Asks for the state of the node, in the text form of Redis' INFO. A master describes itself, a client the master at
+/// the other end. Never unknown.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "Result<String, ClientError>")]
+pub struct Status;
+
+/// The way in for the program around a master: one session, opened with the first request and again after it had to
+/// be closed.
+pub(crate) struct Door {
+    switchboard: Rc<Switchboard>,
+    config: Rc<MasterConfig>,
+    session: Option<Rc<Session>>,
+}
+
+impl Door {
+    pub(crate) fn new(switchboard: Rc<Switchboard>, config: Rc<MasterConfig>) -> Self {
+        Door { switchboard, config, session: None }
+    }
+
+    /// Asks what a client may ask, if the limits allow.
+    fn ask(&mut self, command: Command) -> Asked {
+        let is_write = command.is_write();
+        let answer = match self.admit(command) {
+            Ok(answer) => Answer::Awaited(answer),
+            Err(refusal) => Answer::Here(refusal),
+        };
+        Asked { answer, is_write }
+    }
+
+    fn admit(&mut self, command: Command) -> Result<oneshot::Receiver<Reply>, Reply> {
+        if let Some(refusal) = check_sizes(&command, self.config.value_max()) {
+            return Err(refusal);
+        }
+        let session = self.session();
+        let (requests, in_flight_bytes) = session.in_flight();
+        let bytes = command.payload_bytes();
+        if requests >= self.config.max_pipeline
+            || in_flight_bytes >= self.config.max_pipeline_bytes.as_u64() as usize
+        {
+            count(&self.switchboard.limits.throttled);
+            return Err(Reply::Error(busy()));
+        }
+        if !self.switchboard.admit(&self.config, bytes) {
+            return Err(Reply::Error(busy()));
+        }
+        let (caller, answer) = oneshot::channel();
+        let tag = session.ask_embedded(caller, bytes);
+        let asker = Asker { session: session.id(), tag };
+        self.switchboard.push(Arrived::Request { asker, command });
+        Ok(answer)
+    }
+
+    fn session(&mut self) -> Rc<Session> {
+        if let Some(session) = self.session.as_ref().filter(|session| !session.is_closed()) {
+            return Rc::clone(session);
+        }
+        let session = Rc::new(Session::embedded(SessionId(self.switchboard.next_id())));
+        self.switchboard.push(Arrived::Opened(Rc::clone(&session)));
+        self.session = Some(Rc::clone(&session));
+        let (closing, board) = (Rc::clone(&session), Rc::clone(&self.switchboard));
+        // A session that is closed behind an unknown write gives up what it still waits for.
+        actix::spawn(async move {
+            closing.closed().await;
+            board.push(Arrived::Closed(closing.id()));
+        });
+        session
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        if let Some(session) = &self.session {
+            session.close();
+            session.abandon();
+        }
+    }
+}
+
+/// The answer when too much is in flight.
+pub(crate) fn busy() -> ReplyError {
+    ReplyError { word: ErrorWord::Busy, detail: "too many requests in flight".to_owned() }
+}
+
+/// An answer that is here or on its way.
+struct Asked {
+    answer: Answer,
+    is_write: bool,
+}
+
+enum Answer {
+    Here(Reply),
+    Awaited(oneshot::Receiver<Reply>),
+}
+
+impl Asked {
+    /// Waits for the result.
+    async fn result(self) -> Result<Reply, ClientError> {
+        let reply = match self.answer {
+            Answer::Here(reply) => reply,
+            Answer::Awaited(answer) => match answer.await {
+                Ok(reply) => reply,
+                Err(_) if self.is_write => {
+                    return Err(ClientError::Indeterminate { cause: Failure::LinkLost });
+                }
+                Err(_) => return Err(ClientError::NotExecuted { cause: Failure::LinkLost }),
+            },
+        };
+        match reply {
+            Reply::Error(error) => Err(failed(error, self.is_write)),
+            reply => Ok(reply),
+        }
+    }
+}
+
+/// Which of the two kinds of failure a master's error answer is.
+pub(crate) fn failed(error: ReplyError, is_write: bool) -> ClientError {
+    if is_write && !error.word.is_not_executed() {
+        ClientError::Indeterminate { cause: Failure::Refused(error) }
+    } else {
+        ClientError::NotExecuted { cause: Failure::Refused(error) }
+    }
+}
+
+impl Handler<Put> for MasterActor {
+    type Result = ResponseFuture<Result<(), ClientError>>;
+
+    fn handle(&mut self, put: Put, _: &mut Self::Context) -> Self::Result {
+        let asked = self.door.ask(Command::Put { key: put.key, value: put.value });
+        Box::pin(async move {
+            match asked.result().await? {
+                Reply::Done => Ok(()),
+                _ => Err(ClientError::Indeterminate { cause: Failure::Protocol }),
+            }
+        })
+    }
+}
+
+impl Handler<Get> for MasterActor {
+    type Result = ResponseFuture<Result<Option<Bytes>, ClientError>>;
+
+    fn handle(&mut self, get: Get, _: &mut Self::Context) -> Self::Result {
+        let asked = self.door.ask(Command::Get { key: get.key });
+        Box::pin(async move {
+            match asked.result().await? {
+                Reply::Value(value) => Ok(Some(value)),
+                Reply::NotFound => Ok(None),
+                _ => Err(ClientError::NotExecuted { cause: Failure::Protocol }),
+            }
+        })
+    }
+}
+
+impl Handler<Delete> for MasterActor {
+    type Result = ResponseFuture<Result<bool, ClientError>>;
+
+    fn handle(&mut self, delete: Delete, _: &mut Self::Context) -> Self::Result {
+        let asked = self.door.ask(Command::Delete { keys: vec![delete.key] });
+        Box::pin(async move {
+            match asked.result().await? {
+                Reply::Count(count) => Ok(count > 0),
+                _ => Err(ClientError::Indeterminate { cause: Failure::Protocol }),
+            }
+        })
+    }
+}
+
+impl Handler<Status> for MasterActor {
+    type Result = ResponseFuture<Result<String, ClientError>>;
+
+    fn handle(&mut self, _: Status, _: &mut Self::Context) -> Self::Result {
+        let asked = self.door.ask(Command::Status);
+        Box::pin(async move {
+            match asked.result().await? {
+                Reply::Text(text) => Ok(text),
+                _ => Err(ClientError::NotExecuted { cause: Failure::Protocol }),
+            }
+        })
+    }
+}
+
+/// A node's task, and the wish that keeps it running.
+#[derive(Debug)]
+struct Running {
+    /// Its drop asks the node to stop.
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<Result<(), NodeError>>,
+    outcome: Option<Result<(), NodeError>>,
+}
+
+impl Running {
+    fn start<F>(run: impl FnOnce(oneshot::Receiver<()>) -> F) -> Self
+    where
+        F: Future<Output = Result<(), NodeError>> + 'static,
+    {
+        let (stop, stopped) = oneshot::channel();
+        Running { stop: Some(stop), task: actix::spawn(run(stopped)), outcome: None }
+    }
+
+    async fn ended(&mut self) -> Result<(), NodeError> {
+        if self.outcome.is_none() {
+            // The task itself only waits; that it is gone without a word means that its System was.
+            let gone = |_| Err(NodeError::Panicked { actor: "the node" });
+            self.outcome = Some((&mut self.task).await.unwrap_or_else(gone));
+        }
+        self.outcome.clone().unwrap_or(Ok(()))
+    }
+
+    async fn stop(&mut self) -> Result<(), NodeError> {
+        self.stop = None;
+        self.ended().await
+    }
+}
+
+/// A master that runs beside the program. With its drop the node is asked to stop, as by [`MasterNode::stop`], and does
+/// so in the background as long as its System lives.
+#[derive(Debug)]
+pub struct MasterNode {
+    address: String,
+    master: Addr<MasterActor>,
+    running: Running,
+}
+
+impl MasterNode {
+    /// The address (`host:port`) at which slaves, clients and the other master reach it.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The actor, which takes [`Put`], [`Get`], [`Delete`] and [`Status`], from other threads too.
+    pub fn master(&self) -> &Addr<MasterActor> {
+        &self.master
+    }
+
+    /// Waits until the node has ended: by a failure, unless the program stops it.
+    ///
+    /// # Errors
+    /// Why it ended without having been asked to.
+    pub async fn ended(&mut self) -> Result<(), NodeError> {
+        self.running.ended().await
+    }
+
+    /// Stops the node: requests in flight are finished, the log is closed and marked as whole, the locks are released.
+    /// When this returns, the node has left no task, no port and no lock behind.
+    ///
+    /// # Errors
+    /// Why it had ended by itself before.
+    pub async fn stop(mut self) -> Result<(), NodeError> {
+        self.running.stop().await
+    }
+}
+
+/// A slave that runs beside the program. With its drop the node is asked to stop.
+#[derive(Debug)]
+pub struct SlaveNode {
+    id: SlaveId,
+    running: Running,
+}
+
+impl SlaveNode {
+    /// Its name at the masters.
+    pub fn id(&self) -> &SlaveId {
+        &self.id
+    }
+
+    /// Waits until the node has ended: by a failure, unless the program stops it.
+    ///
+    /// # Errors
+    /// Why it ended without having been asked to.
+    pub async fn ended(&mut self) -> Result<(), NodeError> {
+        self.running.ended().await
+    }
+
+    /// Stops the node. When this returns, it has left no task and no connection behind.
+    ///
+    /// # Errors
+    /// Why it had ended by itself before.
+    pub async fn stop(mut self) -> Result<(), NodeError> {
+        self.running.stop().await
+    }
+}
+
+/// Starts a master on the current `LocalSet`. It is a standby at first and serves when it has won the log's lock.
+///
+/// A master that shares its process with other things should have `fence: Fence::None`; and the other master too,
+/// unless it may kill this process when this master hangs.
+///
+/// # Errors
+/// When a setting is wrong, the address is in use, or log or lock file cannot be used.
+pub async fn start_master(kind: MasterKind, config: MasterConfig, env: Env) -> Result<MasterNode, NodeError> {
+    start_master_at(kind, config, env, None).await
+}
+
+async fn start_master_at(
+    kind: MasterKind,
+    config: MasterConfig,
+    env: Env,
+    listener: Option<Listener>,
+) -> Result<MasterNode, NodeError> {
+    let open = open_master(kind, config, env, listener).await?;
+    let (address, master) = (open.address.clone(), open.master.clone());
+    let running = Running::start(|stopped| open.run(until(stopped)));
+    Ok(MasterNode { address, master, running })
+}
+
+/// Starts a slave on the current `LocalSet`. It registers at its masters by itself, whenever they come.
+///
+/// # Errors
+/// When a setting is wrong.
+pub fn start_slave(config: SlaveConfig, env: &Env) -> Result<SlaveNode, NodeError> {
+    let open = open_slave(config, env)?;
+    let id = open.id.clone();
+    let running = Running::start(|stopped| open.run(until(stopped)));
+    Ok(SlaveNode { id, running })
+}
+
+async fn until(stopped: oneshot::Receiver<()>) {
+    // A dropped sender is how a stop is asked for.
+    let _ = stopped.await;
+}
+
+/// A cluster within one process: two masters and slaves.
+#[derive(Debug)]
+pub struct LocalCluster {
+    /// Serves when both can.
+    pub primary: MasterNode,
+    /// Follows the log and takes over when the primary is stopped or dropped.
+    pub backup: MasterNode,
+    /// The slaves.
+    pub slaves: Vec<SlaveNode>,
+}
+
+/// How often [`LocalCluster::wait_serving`] looks.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// How long [`start_local`] waits until the primary serves.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// Starts a cluster on the current `LocalSet`, at free ports of the loopback, with its log at `log`, and waits until the
+/// primary serves with all `slaves`. Neither master kills anybody.
+///
+/// # Errors
+/// As [`start_master`] and [`start_slave`]; [`NodeError::NotServing`] when the primary does not serve within ten
+/// seconds, as when another process has this log.
+pub async fn start_local(log: impl Into<PathBuf>, slaves: usize) -> Result<LocalCluster, NodeError> {
+    let log = log.into();
+    let env = RealEnv::new();
+    let (primary_listener, primary_address) = listen(&env).await?;
+    let (backup_listener, backup_address) = listen(&env).await?;
+    let config = |listen: &str, peer: &str| MasterConfig {
+        listen: Some(listen.to_owned()),
+        peer: Some(peer.to_owned()),
+        log: log.clone(),
+        fence: Fence::None,
+        ..MasterConfig::default()
+    };
+    let primary = start_master_at(
+        MasterKind::Primary,
+        config(&primary_address, &backup_address),
+        Rc::clone(&env),
+        Some(primary_listener),
+    )
+    .await?;
+    let backup = start_master_at(
+        MasterKind::Backup,
+        config(&backup_address, &primary_address),
+        RealEnv::new(),
+        Some(backup_listener),
+    )
+    .await?;
+    let slaves = (1..=slaves)
+        .map(|number| {
+            let id = SlaveId::new(format!("slave{number}")).map_err(NodeError::Config)?;
+            let masters = vec![primary_address.clone(), backup_address.clone()];
+            start_slave(SlaveConfig { masters, id: Some(id), ..SlaveConfig::default() }, &RealEnv::new())
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let cluster = LocalCluster { primary, backup, slaves };
+    wait_serving(&cluster.primary, cluster.slaves.len(), START_LIMIT).await?;
+    Ok(cluster)
+}
+
+async fn listen(env: &Env) -> Result<(Listener, String), NodeError> {
+    let any = "127.0.0.1:0";
+    let error =
+        |error: std::io::Error| NodeError::Listen { address: any.to_owned(), error: error.to_string() };
+    let listener = env.listen(any).await.map_err(error)?;
+    let address = listener.local_address().map_err(error)?;
+    Ok((listener, address))
+}
+
+/// Waits until `master` serves with at least `slaves` slaves.
+///
+/// # Errors
+/// [`NodeError::NotServing`] after `limit`.
+pub async fn wait_serving(master: &MasterNode, slaves: usize, limit: Duration) -> Result<(), NodeError> {
+    let serving = async {
+        loop {
+            if let Ok(Ok(status)) = master.master().send(Status).await {
+                let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+                let active = field("active_slaves:").and_then(|number| number.parse().ok()).unwrap_or(0);
+                if field("role:") == Some("primary") && active >= slaves {
+                    return;
+                }
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    tokio::time::timeout(limit, serving)
+        .await
+        .map_err(|_| NodeError::NotServing { address: master.address().to_owned() })
+}
+
+/// Nodes that are stopped together.
+pub trait Nodes {
+    /// Stops them; when it resolves, they have left nothing behind.
+    ///
+    /// # Errors
+    /// Why one of them had ended by itself before.
+    fn stop(self) -> LocalBoxFuture<'static, Result<(), NodeError>>;
+}
+
+impl Nodes for MasterNode {
+    fn stop(self) -> LocalBoxFuture<'static, Result<(), NodeError>> {
+        Box::pin(MasterNode::stop(self))
+    }
+}
+
+impl Nodes for SlaveNode {
+    fn stop(self) -> LocalBoxFuture<'static, Result<(), NodeError>> {
+        Box::pin(SlaveNode::stop(self))
+    }
+}
+
+impl Nodes for LocalCluster {
+    fn stop(self) -> LocalBoxFuture<'static, Result<(), NodeError>> {
+        Box::pin(LocalCluster::stop(self))
+    }
+}
+
+/// The thread on which [`on_own_thread`] runs nodes. With its drop they are asked to stop.
+#[derive(Debug)]
+pub struct NodesThread {
+    stop: Option<oneshot::Sender<()>>,
+    ended: oneshot::Receiver<Result<(), NodeError>>,
+}
+
+impl NodesThread {
+    /// Stops the nodes and their System.
+    ///
+    /// # Errors
+    /// Why one of them had ended by itself before.
+    pub async fn stop(mut self) -> Result<(), NodeError> {
+        self.stop = None;
+        self.ended.await.unwrap_or(Err(NodeError::Panicked { actor: "the nodes' thread" }))
+    }
+}
+
+/// Starts nodes in an actix System on a thread of its own, for programs that run no System: `start` starts them there,
+/// and what `tell` says of them (addresses, as a rule) is given to the caller. Works from any runtime.
+///
+/// # Errors
+/// Those of `start`; [`NodeError::Panicked`] when there is no thread to be had or `start` panics.
+pub async fn on_own_thread<N, T, F>(
+    start: impl FnOnce() -> F + Send + 'static,
+    tell: impl FnOnce(&N) -> T + Send + 'static,
+) -> Result<(T, NodesThread), NodeError>
+where
+    N: Nodes,
+    T: Send + 'static,
+    F: Future<Output = Result<N, NodeError>>,
+{
+    let (started, starting) = oneshot::channel();
+    let (stop, stopped) = oneshot::channel();
+    let (end, ended) = oneshot::channel();
+    let run = move || {
+        actix::System::new().block_on(async move {
+            let nodes = match start().await {
+                Ok(nodes) => nodes,
+                Err(error) => return drop(started.send(Err(error))),
+            };
+            // A caller who is gone has dropped the wish that the nodes run, too.
+            let _ = started.send(Ok(tell(&nodes)));
+            until(stopped).await;
+            let _ = end.send(nodes.stop().await);
+        });
+    };
+    let panicked = || NodeError::Panicked { actor: "the nodes' thread" };
+    std::thread::Builder::new().name("dsm-nodes".to_owned()).spawn(run).map_err(|_| panicked())?;
+    let told = starting.await.map_err(|_| panicked())??;
+    Ok((told, NodesThread { stop: Some(stop), ended }))
+}
+
+impl LocalCluster {
+    /// The masters' addresses, for clients.
+    pub fn masters(&self) -> Vec<String> {
+        vec![self.primary.address().to_owned(), self.backup.address().to_owned()]
+    }
+
+    /// Stops all nodes, the slaves last.
+    ///
+    /// # Errors
+    /// Why the first of them had ended by itself before; the others are stopped all the same.
+    pub async fn stop(self) -> Result<(), NodeError> {
+        let LocalCluster { primary, backup, slaves } = self;
+        // The standby first: it must not take over for a moment.
+        let mut outcomes = vec![backup.stop().await, primary.stop().await];
+        for slave in slaves {
+            outcomes.push(slave.stop().await);
+        }
+        outcomes.into_iter().collect()
+    }
+}

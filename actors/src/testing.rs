@@ -1,0 +1,575 @@
+//! What tests of single actors need (feature `testing`): stand-ins for collaborators, and a world in memory.
+//!
+//! A [`Probe`] takes any actor's messages. [`MemoryEnv`] has files, locks and a clock but no network; its files fail,
+//! fill up and take time when they are told to. [`virtual_time`] runs a test on a paused clock and then checks that no
+//! actor is left. Nothing here is for production: a poisoned file panics on purpose.
+
+use crate::batch::Outbox;
+use crate::env::{
+    Appended, Disk, Env, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard, Locks,
+    OpenMode, Stream, Watch,
+};
+use crate::slave_proxy::{End, EndReason, PingWanted, Ports, SlaveEnded, SlaveProxy, Window};
+use actix::dev::ToEnvelope;
+use actix::prelude::*;
+use dsm_protocol::ids::{LinkId, Millis, SlaveId};
+use dsm_protocol::lock_file::LockText;
+use dsm_protocol::machine::doubt::SelfDoubt;
+use dsm_protocol::machine::takeover::Seen;
+use futures_util::future::LocalBoxFuture;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::LocalSet;
+use tokio::time::Instant;
+
+/// How long after a test its actors may take to end, in virtual time.
+const END_LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs `test` on a clock that stands still while anything can run and jumps to the next timer when nothing can: an
+/// hour of timers takes milliseconds. Then every task must end by itself.
+///
+/// # Panics
+/// When the test does, or when something of it still runs a minute (of that clock) after its end.
+pub fn virtual_time<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    let runtime = runtime.expect("a runtime can be built");
+    let local = LocalSet::new();
+    let result = local.block_on(&runtime, test);
+    let ended = runtime.block_on(async { tokio::time::timeout(END_LIMIT, local).await });
+    ended.expect("an actor or a task is left running");
+    result
+}
+
+/// An actor that keeps what it is sent, in place of a collaborator.
+pub struct Probe<M: Message<Result = ()>> {
+    kept: Rc<RefCell<Vec<M>>>,
+}
+
+/// What a [`Probe`] was sent.
+pub struct Received<M>(Rc<RefCell<Vec<M>>>);
+
+impl<M> Received<M> {
+    /// Takes everything that has come so far, in its order.
+    pub fn take(&self) -> Vec<M> {
+        std::mem::take(&mut *self.0.borrow_mut())
+    }
+
+    /// How much has come and was not taken.
+    pub fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+
+    /// Whether nothing has come that was not taken.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<M> Probe<M>
+where
+    M: Message<Result = ()> + Send + Unpin + 'static,
+    Context<Self>: ToEnvelope<Self, M>,
+{
+    /// Starts a probe: the port to hand to an actor, and what comes through it. It ends with the port's last clone.
+    pub fn begin() -> (Recipient<M>, Received<M>) {
+        let kept = Rc::new(RefCell::new(Vec::new()));
+        let probe = Probe { kept: Rc::clone(&kept) }.start();
+        (probe.recipient(), Received(kept))
+    }
+}
+
+impl<M: Message<Result = ()> + Unpin + 'static> Actor for Probe<M> {
+    type Context = Context<Self>;
+}
+
+impl<M: Message<Result = ()> + Unpin + 'static> Handler<M> for Probe<M> {
+    type Result = ();
+
+    fn handle(&mut self, message: M, _: &mut Self::Context) {
+        self.kept.borrow_mut().push(message);
+    }
+}
+
+/// A world in memory: tokio's clock, files, locks; no network. Clones are the same world.
+#[derive(Clone)]
+pub struct MemoryEnv {
+    start: Instant,
+    random: Rc<Cell<u64>>,
+    /// Its files.
+    pub disk: MemoryDisk,
+    /// Its locks, of which all paths share one.
+    pub locks: MemoryLocks,
+}
+
+impl MemoryEnv {
+    /// An empty world whose time begins now.
+    pub fn new() -> Self {
+        MemoryEnv {
+            start: Instant::now(),
+            random: Rc::default(),
+            disk: MemoryDisk::default(),
+            locks: MemoryLocks::default(),
+        }
+    }
+
+    /// The world as actors see it.
+    pub fn env(&self) -> Env {
+        Rc::new(self.clone())
+    }
+}
+
+impl Default for MemoryEnv {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn no_network<T>() -> io::Result<T> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "this world has no network"))
+}
+
+impl Environment for MemoryEnv {
+    fn now(&self) -> Millis {
+        Millis(self.start.elapsed().as_millis() as u64)
+    }
+
+    fn random(&self) -> u64 {
+        // The same numbers in every run.
+        let next = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(next);
+        next ^ (next >> 29)
+    }
+
+    fn listen<'a>(&'a self, _: &'a str) -> LocalBoxFuture<'a, io::Result<Listener>> {
+        Box::pin(std::future::ready(no_network()))
+    }
+
+    fn connect<'a>(&'a self, _: &'a str) -> LocalBoxFuture<'a, io::Result<Stream>> {
+        Box::pin(std::future::ready(no_network()))
+    }
+
+    fn disk(&self) -> Rc<dyn Disk> {
+        Rc::new(self.disk.clone())
+    }
+
+    fn locks(&self) -> Rc<dyn Locks> {
+        Rc::new(self.locks.clone())
+    }
+
+    fn boot_id(&self) -> String {
+        "boot".to_owned()
+    }
+
+    fn pid(&self) -> u32 {
+        1
+    }
+}
+
+/// Something that was done to a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// A group was written.
+    Append {
+        /// How many of its bytes stand.
+        written: usize,
+        /// Whether it was to be synced.
+        sync: bool,
+    },
+    /// The file was synced by itself.
+    Sync,
+    /// The file was cut.
+    Truncate {
+        /// To this length.
+        length: u64,
+    },
+}
+
+#[derive(Default)]
+struct DiskState {
+    files: RefCell<BTreeMap<PathBuf, Rc<Inode>>>,
+    inodes: Cell<u64>,
+    operations: RefCell<Vec<Operation>>,
+    watches: RefCell<Vec<Rc<Notify>>>,
+    latency: Cell<Duration>,
+    length_max: Cell<Option<usize>>,
+    sync_fails: Cell<bool>,
+    poisoned: Cell<bool>,
+}
+
+struct Inode {
+    number: u64,
+    content: RefCell<Vec<u8>>,
+    locked: Cell<bool>,
+}
+
+/// Files in memory. Clones are the same files. Space is never set aside, as on a file system that cannot.
+#[derive(Clone, Default)]
+pub struct MemoryDisk(Rc<DiskState>);
+
+impl MemoryDisk {
+    /// Lets every write and sync take this long.
+    pub fn set_latency(&self, latency: Duration) {
+        self.0.latency.set(latency);
+    }
+
+    /// Lets no file grow beyond `length` bytes: a full disk.
+    pub fn set_length_max(&self, length: Option<usize>) {
+        self.0.length_max.set(length);
+    }
+
+    /// Lets every sync fail.
+    pub fn set_sync_fails(&self, fails: bool) {
+        self.0.sync_fails.set(fails);
+    }
+
+    /// Lets every write panic.
+    pub fn poison(&self) {
+        self.0.poisoned.set(true);
+    }
+
+    /// Takes what was done to all files so far.
+    pub fn take_operations(&self) -> Vec<Operation> {
+        std::mem::take(&mut *self.0.operations.borrow_mut())
+    }
+
+    /// What stands in the file at `path`; nothing when there is none.
+    pub fn content(&self, path: &Path) -> Vec<u8> {
+        let files = self.0.files.borrow();
+        files.get(path).map_or_else(Vec::new, |inode| inode.content.borrow().clone())
+    }
+
+    /// Adds bytes to the file at `path`, as another process would.
+    pub fn extend(&self, path: &Path, bytes: &[u8]) {
+        self.inode(path).content.borrow_mut().extend_from_slice(bytes);
+        self.notice();
+    }
+
+    /// Cuts the file at `path`, as another process would.
+    pub fn cut(&self, path: &Path, length: usize) {
+        self.inode(path).content.borrow_mut().truncate(length);
+        self.notice();
+    }
+
+    /// Puts another file at `path`, as a rename does.
+    pub fn replace(&self, path: &Path, content: &[u8]) {
+        let inode = self.new_inode();
+        inode.content.borrow_mut().extend_from_slice(content);
+        self.0.files.borrow_mut().insert(path.to_owned(), inode);
+        self.notice();
+    }
+
+    fn new_inode(&self) -> Rc<Inode> {
+        let number = self.0.inodes.get() + 1;
+        self.0.inodes.set(number);
+        Rc::new(Inode { number, content: RefCell::default(), locked: Cell::new(false) })
+    }
+
+    fn inode(&self, path: &Path) -> Rc<Inode> {
+        if let Some(inode) = self.0.files.borrow().get(path) {
+            return Rc::clone(inode);
+        }
+        let inode = self.new_inode();
+        self.0.files.borrow_mut().insert(path.to_owned(), Rc::clone(&inode));
+        inode
+    }
+
+    fn notice(&self) {
+        for watch in &*self.0.watches.borrow() {
+            watch.notify_one();
+        }
+    }
+
+    fn note(&self, operation: Operation) {
+        self.0.operations.borrow_mut().push(operation);
+    }
+
+    /// Lets the time pass that the disk needs. Without latency nothing is awaited.
+    async fn work(&self) {
+        let latency = self.0.latency.get();
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
+    }
+
+    fn synced(&self) -> io::Result<()> {
+        if self.0.sync_fails.get() {
+            Err(io::Error::other("the disk is broken"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Disk for MemoryDisk {
+    fn open<'a>(&'a self, path: &'a Path, mode: OpenMode) -> LocalBoxFuture<'a, io::Result<Rc<dyn File>>> {
+        Box::pin(async move {
+            if mode == OpenMode::Read && !self.0.files.borrow().contains_key(path) {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            let file: Rc<dyn File> =
+                Rc::new(MemoryFile { disk: self.clone(), inode: self.inode(path), locks: Cell::new(false) });
+            Ok(file)
+        })
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Option<FileIdentity>> {
+        Ok(self.0.files.borrow().get(path).map(|inode| FileIdentity { device: 1, inode: inode.number }))
+    }
+
+    fn sync_directory<'a>(&'a self, _: &'a Path) -> LocalBoxFuture<'a, io::Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn watch(&self, _: &Path) -> io::Result<Box<dyn Watch>> {
+        let changed = Rc::new(Notify::new());
+        self.0.watches.borrow_mut().push(Rc::clone(&changed));
+        Ok(Box::new(MemoryWatch(changed)))
+    }
+}
+
+struct MemoryWatch(Rc<Notify>);
+
+impl Watch for MemoryWatch {
+    fn changed(&mut self) -> LocalBoxFuture<'_, io::Result<()>> {
+        Box::pin(async move {
+            self.0.notified().await;
+            Ok(())
+        })
+    }
+}
+
+/// An open file in memory.
+struct MemoryFile {
+    disk: MemoryDisk,
+    inode: Rc<Inode>,
+    /// Whether this handle holds the lock.
+    locks: Cell<bool>,
+}
+
+impl File for MemoryFile {
+    fn read_at(&self, offset: u64, length: usize) -> LocalBoxFuture<'_, io::Result<Vec<u8>>> {
+        Box::pin(async move {
+            let content = self.inode.content.borrow();
+            let start = usize::try_from(offset).map_or(content.len(), |start| start.min(content.len()));
+            Ok(content[start..content.len().min(start.saturating_add(length))].to_vec())
+        })
+    }
+
+    fn append(&self, group: Group) -> LocalBoxFuture<'_, Appended> {
+        Box::pin(async move {
+            self.disk.work().await;
+            assert!(!self.disk.0.poisoned.get(), "the disk is poisoned, on purpose");
+            let Group { offset, bytes, sync, .. } = group;
+            let room_end = self.disk.0.length_max.get().unwrap_or(usize::MAX);
+            let written = bytes.len().min(room_end.saturating_sub(offset as usize));
+            {
+                let mut content = self.inode.content.borrow_mut();
+                let end = content.len().max(offset as usize + written);
+                content.resize(end, 0);
+                content[offset as usize..offset as usize + written].copy_from_slice(&bytes[..written]);
+            }
+            self.disk.note(Operation::Append { written, sync });
+            self.disk.notice();
+            let write_error = (written < bytes.len()).then(|| io::ErrorKind::StorageFull.into());
+            let sync_error = if sync && written > 0 { self.disk.synced().err() } else { None };
+            Appended { bytes, written, write_error, sync_error }
+        })
+    }
+
+    fn sync(&self) -> LocalBoxFuture<'_, io::Result<()>> {
+        Box::pin(async move {
+            self.disk.work().await;
+            self.disk.note(Operation::Sync);
+            self.disk.synced()
+        })
+    }
+
+    fn truncate(&self, length: u64) -> LocalBoxFuture<'_, io::Result<()>> {
+        Box::pin(async move {
+            self.inode.content.borrow_mut().resize(length as usize, 0);
+            self.disk.note(Operation::Truncate { length });
+            self.disk.notice();
+            Ok(())
+        })
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.inode.content.borrow().len() as u64)
+    }
+
+    fn identity(&self) -> io::Result<FileIdentity> {
+        Ok(FileIdentity { device: 1, inode: self.inode.number })
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        if self.inode.locked.get() && !self.locks.get() {
+            return Ok(false);
+        }
+        self.inode.locked.set(true);
+        self.locks.set(true);
+        Ok(true)
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        if self.locks.replace(false) {
+            self.inode.locked.set(false);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for MemoryFile {
+    fn drop(&mut self) {
+        // Cannot fail in memory.
+        let _ = self.unlock();
+    }
+}
+
+struct LockState {
+    seen: Cell<Seen>,
+    fenced: Cell<usize>,
+    given: Notify,
+}
+
+/// A lock whose holder the test plays. Clones are the same lock.
+#[derive(Clone)]
+pub struct MemoryLocks(Rc<LockState>);
+
+impl Default for MemoryLocks {
+    fn default() -> Self {
+        let state = LockState { seen: Cell::new(Seen::Free), fenced: Cell::new(0), given: Notify::new() };
+        MemoryLocks(Rc::new(state))
+    }
+}
+
+impl MemoryLocks {
+    /// Says what is to be seen of the lock.
+    pub fn set_seen(&self, seen: Seen) {
+        self.0.seen.set(seen);
+    }
+
+    /// Gives the lock to the one who waits for it, or to the next one who will.
+    pub fn give(&self) {
+        self.0.given.notify_one();
+    }
+
+    /// How often the holder was to be fenced.
+    pub fn fenced(&self) -> usize {
+        self.0.fenced.get()
+    }
+}
+
+impl Locks for MemoryLocks {
+    fn acquire<'a>(&'a self, _: &'a Path) -> LocalBoxFuture<'a, io::Result<Box<dyn LockGuard>>> {
+        Box::pin(async move {
+            self.0.given.notified().await;
+            let guard: Box<dyn LockGuard> = Box::<MemoryGuard>::default();
+            Ok(guard)
+        })
+    }
+
+    fn look(&self, _: &Path) -> io::Result<Seen> {
+        Ok(self.0.seen.get())
+    }
+
+    fn text(&self, _: &Path) -> io::Result<LockText> {
+        Ok(LockText::default())
+    }
+
+    fn fence(&self, _: &Path) -> Fenced {
+        self.0.fenced.set(self.0.fenced.get() + 1);
+        Fenced::Killed { pid: 2 }
+    }
+
+    fn identity(&self, _: &Path) -> io::Result<String> {
+        Ok("boot:1:1".to_owned())
+    }
+}
+
+#[derive(Default)]
+struct MemoryGuard {
+    previous: LockText,
+}
+
+impl LockGuard for MemoryGuard {
+    fn previous(&self) -> &LockText {
+        &self.previous
+    }
+
+    fn held(&self) -> LockText {
+        LockText { pid: Some(1), ..self.previous.clone() }
+    }
+
+    fn write_text(&self, _: LockText) {}
+
+    fn advance(&self) {}
+}
+
+/// A [`SlaveProxy`] with the test in the place of the link and of the master.
+pub struct ProxyBench {
+    env: Env,
+    proxy: Addr<SlaveProxy>,
+    window: Rc<Window>,
+    outbox: Outbox,
+    /// What the master hears of the end.
+    pub ended: Received<SlaveEnded>,
+    /// The pings it is asked for.
+    pub pings: Received<PingWanted>,
+}
+
+impl ProxyBench {
+    /// A proxy whose slave has joined.
+    ///
+    /// # Panics
+    /// Never: the slave's name is a valid one.
+    pub fn start(env: &Env, ack_timeout: Duration) -> Self {
+        let (ended_port, ended) = Probe::begin();
+        let (ping_port, pings) = Probe::begin();
+        let (window, outbox) = (Rc::new(Window::default()), Outbox::default());
+        window.begin();
+        let jump_ms = (ack_timeout.as_millis() as u64 / 4).max(100);
+        let proxy = SlaveProxy::new(
+            Rc::clone(env),
+            LinkId(1),
+            SlaveId::new("slave1").expect("letters and a digit make a valid slave id"),
+            outbox.clone(),
+            Rc::clone(&window),
+            ack_timeout,
+            Rc::new(RefCell::new(SelfDoubt::new(env.now(), jump_ms))),
+            Ports { ended: ended_port, ping: ping_port },
+        )
+        .start();
+        ProxyBench { env: Rc::clone(env), proxy, window, outbox, ended, pings }
+    }
+
+    /// A counted message goes to the slave.
+    pub fn send(&self) {
+        self.window.note_sent(self.env.now());
+    }
+
+    /// The slave acknowledges; false when it breaks the protocol by that.
+    pub fn ack(&self, through: u64) -> bool {
+        self.window.note_acked(through)
+    }
+
+    /// The master ends the link.
+    pub fn end(&self, reason: EndReason) {
+        self.proxy.do_send(End(reason));
+    }
+
+    /// Whether the link is cut.
+    pub fn is_cut(&self) -> bool {
+        self.outbox.is_ended()
+    }
+
+    /// Whether the proxy runs.
+    pub fn runs(&self) -> bool {
+        self.proxy.connected()
+    }
+}

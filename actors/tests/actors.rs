@@ -1,0 +1,710 @@
+//! Single actors with stand-ins for their collaborators, in virtual time where the clock matters.
+
+use actix::prelude::*;
+use dsm::config::{Fence, Fsync};
+use dsm::embed::{self, Get, Put, Status};
+use dsm::env::{Disk as _, OpenMode};
+use dsm::failover_watcher::{self, FailoverWatcher, LeadershipChanged, Notice};
+use dsm::log_tailer::{self, LogTailer, Replay, Replayed};
+use dsm::log_writer::{self, Append, Close, Closed, EpochWritten, LogFailed, LogWriter, Written};
+use dsm::slave_proxy::EndReason;
+use dsm::supervision::{Fate, NodeError, PanicGuard};
+use dsm::testing::{virtual_time, MemoryDisk, MemoryEnv, Operation, Probe, ProxyBench, Received};
+use dsm_protocol::command::{Command, ErrorWord};
+use dsm_protocol::frame;
+use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, LinkId, Millis, Seq, SessionId, SlaveId, Version};
+use dsm_protocol::machine::master::{self, Asker, Change, Effect, Master, WriteId};
+use dsm_protocol::machine::takeover::{self, Event, Seen};
+use dsm_protocol::message::{Control, Hello, HelloRole, Message as Wire};
+use dsm_protocol::record::{self, Position, Scanner, Step};
+use std::io::{self, Read as _, Write as _};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{advance, sleep, timeout, Instant};
+
+const LOG: &str = "kv_store.log";
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// Lets everything run that can, without letting time pass.
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+mod slave_proxy {
+    use super::*;
+
+    const ACK_TIMEOUT: Duration = Duration::from_secs(1);
+
+    fn reasons(bench: &ProxyBench) -> Vec<EndReason> {
+        bench.ended.take().into_iter().map(|ended| ended.reason).collect()
+    }
+
+    #[test]
+    fn a_slave_that_never_acknowledges_ends_its_proxy_at_the_timeout() {
+        virtual_time(async {
+            let bench = ProxyBench::start(&MemoryEnv::new().env(), ACK_TIMEOUT);
+            sleep(ms(300)).await;
+            bench.send();
+            sleep(ms(999)).await;
+            assert!(bench.ended.is_empty() && !bench.is_cut(), "too early");
+            sleep(ms(130)).await;
+            assert_eq!(reasons(&bench), [EndReason::AckTimeout]);
+            assert!(bench.is_cut() && !bench.runs());
+        });
+    }
+
+    #[test]
+    fn a_slave_that_acknowledges_late_but_in_time_stays_and_an_idle_one_is_pinged() {
+        virtual_time(async {
+            let bench = ProxyBench::start(&MemoryEnv::new().env(), ACK_TIMEOUT);
+            for number in 1..=20 {
+                bench.send();
+                sleep(ms(900)).await;
+                assert!(bench.ack(number));
+            }
+            assert!(bench.pings.is_empty(), "nobody pings a busy link");
+            sleep(ms(1200)).await;
+            assert_eq!(bench.pings.len(), 1);
+            assert!(bench.ended.is_empty());
+            bench.end(EndReason::Replaced);
+        });
+    }
+
+    #[test]
+    fn acknowledgements_that_wait_behind_a_pause_of_our_own_remove_nobody() {
+        virtual_time(async {
+            let bench = ProxyBench::start(&MemoryEnv::new().env(), ACK_TIMEOUT);
+            sleep(ms(500)).await;
+            bench.send();
+            sleep(ms(200)).await;
+            // Stopped for ten seconds; what the slave has said meanwhile lies unread in the socket.
+            advance(Duration::from_secs(10)).await;
+            sleep(ms(900)).await;
+            assert!(bench.ended.is_empty(), "judged by time in which nobody could have read");
+            assert!(bench.ack(1));
+            sleep(Duration::from_secs(10)).await;
+            assert!(bench.ended.is_empty());
+
+            // The same pause and no acknowledgement: the deadline begins anew, once.
+            bench.send();
+            advance(Duration::from_secs(10)).await;
+            sleep(ms(1300)).await;
+            assert_eq!(reasons(&bench), [EndReason::AckTimeout]);
+        });
+    }
+
+    #[test]
+    fn a_flood_of_acknowledgements_that_say_nothing_new_does_not_move_the_deadline() {
+        virtual_time(async {
+            let bench = ProxyBench::start(&MemoryEnv::new().env(), ACK_TIMEOUT);
+            bench.send();
+            assert!(bench.ack(1));
+            bench.send();
+            for _ in 0..1200 {
+                for _ in 0..50 {
+                    assert!(bench.ack(1), "said before, which is no crime");
+                }
+                sleep(ms(1)).await;
+            }
+            assert_eq!(reasons(&bench), [EndReason::AckTimeout]);
+        });
+    }
+
+    #[test]
+    fn an_acknowledgement_of_what_was_never_sent_is_refused() {
+        virtual_time(async {
+            let bench = ProxyBench::start(&MemoryEnv::new().env(), ACK_TIMEOUT);
+            bench.send();
+            assert!(!bench.ack(2));
+            assert!(bench.ack(1));
+            assert!(!bench.ack(0), "backwards");
+            bench.end(EndReason::Protocol("ACK of 2".to_owned()));
+            settle().await;
+            assert_eq!(reasons(&bench), [EndReason::Protocol("ACK of 2".to_owned())]);
+        });
+    }
+}
+
+mod log_writer_actor {
+    use super::*;
+
+    struct Rig {
+        disk: MemoryDisk,
+        writer: Addr<LogWriter>,
+        written: Received<Written>,
+        epoch: Received<EpochWritten>,
+        failed: Received<LogFailed>,
+        closed: Received<Closed>,
+        fate: Fate,
+        machine: Master,
+        asked: u64,
+    }
+
+    /// A writer whose EPOCH record is written, and no SYNCED mark yet.
+    async fn rig() -> Rig {
+        let world = MemoryEnv::new();
+        let open = || async { world.disk.open(Path::new(LOG), OpenMode::Write).await };
+        let (file, sync_file) = (open().await.expect("in memory"), open().await.expect("in memory"));
+        let start = log_writer::Start {
+            file,
+            sync_file,
+            position: Position::default(),
+            epoch: Epoch(1),
+            head: Some(record::Operation::Cluster(ClusterId(7))),
+            address: "127.0.0.1:1".to_owned(),
+            fsync: Fsync::Always,
+        };
+        let (written_port, written) = Probe::begin();
+        let (epoch_port, epoch) = Probe::begin();
+        let (failed_port, failed) = Probe::begin();
+        let (closed_port, closed) = Probe::begin();
+        let ports = log_writer::Ports {
+            written: written_port,
+            epoch: epoch_port,
+            failed: failed_port,
+            closed: closed_port,
+        };
+        let fate = Fate::default();
+        let writer = LogWriter::new(start, ports, PanicGuard::new("LogWriter", fate.clone())).start();
+        // The machine names the writes: it alone can.
+        let mut machine = Master::new(master::Config::default());
+        let mut effects = Vec::new();
+        machine.step(Millis(0), master::Event::ReignBegan { version: Version::new(1, 2) }, &mut effects);
+        let id = SlaveId::new("slave1").expect("a valid id");
+        let joined = master::Event::SlaveJoined { id, link: LinkId(1), room_bytes: u64::MAX };
+        machine.step(Millis(0), joined, &mut effects);
+        settle().await;
+        assert_eq!(epoch.take().len(), 1);
+        world.disk.take_operations();
+        let disk = world.disk;
+        Rig { disk, writer, written, epoch, failed, closed, fate, machine, asked: 0 }
+    }
+
+    impl Rig {
+        /// A write of a key of its own.
+        fn change(&mut self) -> (WriteId, Change) {
+            self.asked += 1;
+            let asker = Asker { session: SessionId(1), tag: self.asked };
+            let command = Command::Put { key: format!("key{:03}", self.asked).into(), value: "value".into() };
+            let request = master::Event::Request { asker, deadline: Millis(1000), command };
+            let mut effects = Vec::new();
+            self.machine.step(Millis(0), request, &mut effects);
+            match effects.pop() {
+                Some(Effect::Append { write, change }) => (write, change),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        /// Appends `count` writes in one batch; their names.
+        fn append(&mut self, count: usize) -> Vec<WriteId> {
+            let changes: Vec<_> = (0..count).map(|_| self.change()).collect();
+            let names = changes.iter().map(|(write, _)| *write).collect();
+            self.writer.do_send(Append { changes });
+            names
+        }
+
+        fn content(&self) -> Vec<u8> {
+            self.disk.content(Path::new(LOG))
+        }
+
+        /// The operations of the log's lines, all of which must be good.
+        fn lines(&self) -> Vec<String> {
+            let content = self.content();
+            let mut scanner = Scanner::new(1 << 20);
+            while let Step::Record { .. } = scanner.next(&content[scanner.position().offset as usize..]) {}
+            assert_eq!(scanner.position().offset, content.len() as u64, "a bad line");
+            let text = String::from_utf8(content).expect("text");
+            text.lines().map(|line| line.split(' ').next().unwrap_or("").to_owned()).collect()
+        }
+    }
+
+    #[test]
+    fn a_write_is_answered_once_it_is_synced_and_the_log_closes_marked() {
+        virtual_time(async {
+            let mut rig = rig().await;
+            let names = rig.append(1);
+            settle().await;
+            let written = rig.written.take();
+            assert_eq!(written.len(), 1);
+            assert_eq!(written[0].writes[0].write, names[0]);
+            assert_eq!(written[0].writes[0].version, Version::new(1, 3));
+            let operations = rig.disk.take_operations();
+            assert!(matches!(operations[..], [Operation::Append { sync: true, .. }]), "{operations:?}");
+            rig.writer.do_send(Close);
+            settle().await;
+            let closed = rig.closed.take();
+            assert_eq!(closed[0].position.synced, Seq(3));
+            assert_eq!(closed[0].position.offset, rig.content().len() as u64);
+            assert_eq!(rig.lines(), ["CLUSTER", "EPOCH", "WRITE", "SYNCED"]);
+            assert!(!rig.writer.connected() && !rig.fate.is_decided());
+        });
+    }
+
+    #[test]
+    fn what_waits_while_a_group_is_at_the_disk_becomes_one_group_with_one_sync() {
+        virtual_time(async {
+            let mut rig = rig().await;
+            rig.disk.set_latency(ms(5));
+            let mut names = rig.append(1);
+            settle().await;
+            for _ in 0..10 {
+                names.extend(rig.append(2));
+            }
+            sleep(ms(12)).await;
+            let written = rig.written.take();
+            let sizes: Vec<usize> = written.iter().map(|written| written.writes.len()).collect();
+            assert_eq!(sizes, [1, 20]);
+            let answered: Vec<_> = written.iter().flat_map(|w| w.writes.iter().map(|r| r.write)).collect();
+            assert_eq!(answered, names, "in the order of the appends");
+            let operations = rig.disk.take_operations();
+            assert!(
+                matches!(
+                    operations[..],
+                    [Operation::Append { sync: true, .. }, Operation::Append { sync: true, .. }]
+                ),
+                "{operations:?}"
+            );
+        });
+    }
+
+    #[test]
+    fn after_ten_quiet_milliseconds_a_mark_covers_the_last_group_without_a_sync() {
+        virtual_time(async {
+            let mut rig = rig().await;
+            rig.append(1);
+            sleep(ms(9)).await;
+            assert_eq!(rig.lines(), ["CLUSTER", "EPOCH", "WRITE"]);
+            // A write begins the wait anew.
+            rig.append(1);
+            sleep(ms(9)).await;
+            assert_eq!(rig.lines().len(), 4);
+            rig.disk.take_operations();
+            sleep(ms(3)).await;
+            assert_eq!(rig.lines(), ["CLUSTER", "EPOCH", "WRITE", "WRITE", "SYNCED"]);
+            let operations = rig.disk.take_operations();
+            assert!(matches!(operations[..], [Operation::Append { sync: false, .. }]), "{operations:?}");
+            sleep(Duration::from_secs(5)).await;
+            assert_eq!(rig.disk.take_operations(), [], "one mark is enough");
+        });
+    }
+
+    #[test]
+    fn a_sync_that_fails_is_reported_and_never_tried_again() {
+        virtual_time(async {
+            let mut rig = rig().await;
+            rig.disk.set_sync_fails(true);
+            rig.append(1);
+            settle().await;
+            assert_eq!(rig.failed.take().len(), 1);
+            assert!(rig.written.is_empty(), "nobody knows whether it is written");
+            assert_eq!(rig.disk.take_operations().len(), 1);
+            // The disk is well again, or claims to be: what it lost it does not say.
+            rig.disk.set_sync_fails(false);
+            rig.append(1);
+            rig.writer.do_send(Close);
+            sleep(Duration::from_secs(10)).await;
+            assert_eq!(rig.disk.take_operations(), []);
+            assert!(rig.failed.is_empty() && rig.written.is_empty() && rig.closed.is_empty());
+        });
+    }
+
+    #[test]
+    fn on_a_full_disk_whole_lines_are_answered_and_the_rest_is_refused_until_there_is_room() {
+        virtual_time(async {
+            let mut rig = rig().await;
+            let before = rig.content().len();
+            rig.append(1);
+            settle().await;
+            rig.written.take();
+            let line = rig.content().len() - before;
+            rig.disk.take_operations();
+
+            // Two lines and a half fit of the next four; another two wait behind them.
+            rig.disk.set_length_max(Some(before + line + 2 * line + line / 2));
+            rig.disk.set_latency(ms(2));
+            let first = rig.append(4);
+            settle().await;
+            let behind = rig.append(2);
+            sleep(ms(8)).await;
+            let written = rig.written.take();
+            assert_eq!(written.len(), 1, "{written:?}");
+            let done: Vec<_> = written[0].writes.iter().map(|record| record.write).collect();
+            assert_eq!(done, first[..2]);
+            let refused: Vec<_> = first[2..].iter().chain(&behind).copied().collect();
+            assert_eq!(written[0].refused, refused, "what is behind it is refused too, in its order");
+            let word = written[0].refusal.as_ref().map(|(word, _)| *word);
+            assert_eq!(word, Some(ErrorWord::ReadOnly));
+            assert_eq!(rig.content().len(), before + 3 * line, "the half line is cut");
+            let operations = rig.disk.take_operations();
+            assert!(
+                matches!(
+                    operations[..],
+                    [Operation::Append { .. }, Operation::Truncate { .. }, Operation::Sync, ..]
+                ),
+                "{operations:?}"
+            );
+
+            // Full as it is: refused whole, and the log stays good. Then there is room again.
+            rig.disk.set_length_max(Some(before + 3 * line));
+            let full = rig.append(1);
+            sleep(ms(30)).await;
+            assert_eq!(rig.written.take()[0].refused, full);
+            rig.disk.set_length_max(None);
+            let resumed = rig.append(1);
+            sleep(ms(5)).await;
+            let written = rig.written.take();
+            assert_eq!(written[0].writes[0].write, resumed[0]);
+            assert_eq!(written[0].writes[0].version, Version::new(1, 6), "no seq is left out");
+            assert_eq!(rig.lines(), ["CLUSTER", "EPOCH", "WRITE", "WRITE", "WRITE", "WRITE"]);
+            assert!(rig.failed.is_empty() && rig.epoch.is_empty());
+        });
+    }
+
+    #[test]
+    fn a_panic_ends_the_node() {
+        virtual_time(async {
+            let mut rig = rig().await;
+            rig.disk.poison();
+            rig.append(1);
+            let outcome = timeout(Duration::from_secs(1), rig.fate.decided()).await;
+            assert_eq!(outcome, Ok(Err(NodeError::Panicked { actor: "LogWriter" })));
+        });
+    }
+}
+
+mod log_tailer_actor {
+    use super::*;
+
+    struct Rig {
+        disk: MemoryDisk,
+        tailer: Addr<LogTailer>,
+        replayed: Received<Replayed>,
+        halted: Received<log_tailer::Halted>,
+        fate: Fate,
+        seen: Vec<String>,
+    }
+
+    fn rig() -> Rig {
+        let world = MemoryEnv::new();
+        let (replayed_port, replayed) = Probe::begin();
+        let (halted_port, halted) = Probe::begin();
+        let fate = Fate::default();
+        let tailer = LogTailer::new(
+            world.env(),
+            LOG.into(),
+            1 << 20,
+            log_tailer::Start::default(),
+            replayed_port,
+            halted_port,
+            fate.clone(),
+        )
+        .start();
+        Rig { disk: world.disk, tailer, replayed, halted, fate, seen: Vec::new() }
+    }
+
+    impl Rig {
+        /// What has been replayed since the last call: keys, `-key` for deleted ones, `start` for a new beginning.
+        async fn replayed(&mut self) -> Vec<String> {
+            sleep(ms(300)).await;
+            for replayed in self.replayed.take() {
+                if replayed.from_start {
+                    self.seen.push("start".to_owned());
+                }
+                for change in replayed.changes {
+                    let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
+                    self.seen.push(match change {
+                        Replay::Put { key, .. } => text(&key),
+                        Replay::Delete { key } => format!("-{}", text(&key)),
+                    });
+                }
+            }
+            std::mem::take(&mut self.seen)
+        }
+    }
+
+    /// A log whose writes are of `keys`.
+    fn log(keys: &[&str]) -> Vec<u8> {
+        let mut out = Vec::new();
+        record::encode(&record::Operation::Cluster(ClusterId(7)), Seq(1), Epoch(1), Seq(0), &mut out);
+        for (seq, key) in (2..).zip(keys) {
+            record::encode_write(&[(key, "v")], Seq(seq), Epoch(1), Seq(seq - 1), &mut out);
+        }
+        out
+    }
+
+    #[test]
+    fn half_a_line_is_held_back_until_its_end_is_there() {
+        virtual_time(async {
+            let mut rig = rig();
+            assert!(rig.replayed().await.is_empty(), "no file yet");
+            let path = Path::new(LOG);
+            let bytes = log(&["a", "b", "c"]);
+            let half = log(&["a", "b"]).len() - 5;
+            rig.disk.extend(path, &bytes[..half]);
+            assert_eq!(rig.replayed().await, ["start", "a"]);
+            rig.disk.extend(path, &bytes[half..half + 4]);
+            assert!(rig.replayed().await.is_empty(), "all but the newline");
+            rig.disk.extend(path, &bytes[half + 4..half + 5]);
+            assert_eq!(rig.replayed().await, ["b"]);
+            rig.disk.extend(path, &bytes[half + 5..]);
+            assert_eq!(rig.replayed().await, ["c"]);
+            assert!(!rig.fate.is_decided());
+        });
+    }
+
+    #[test]
+    fn what_is_appended_is_replayed_within_milliseconds() {
+        virtual_time(async {
+            let mut rig = rig();
+            rig.disk.extend(Path::new(LOG), &log(&["a"]));
+            rig.replayed().await;
+            let bytes = log(&["a", "b"]);
+            rig.disk.extend(Path::new(LOG), &bytes[log(&["a"]).len()..]);
+            let began = Instant::now();
+            while rig.replayed.is_empty() {
+                sleep(ms(1)).await;
+            }
+            assert!(began.elapsed() <= ms(4), "{:?}", began.elapsed());
+        });
+    }
+
+    #[test]
+    fn another_file_at_the_path_is_read_from_its_start() {
+        virtual_time(async {
+            let mut rig = rig();
+            rig.disk.extend(Path::new(LOG), &log(&["a", "b"]));
+            assert_eq!(rig.replayed().await, ["start", "a", "b"]);
+            // A compacted log of the same length and more: only its identity tells.
+            rig.disk.replace(Path::new(LOG), &log(&["x", "y", "z"]));
+            assert_eq!(rig.replayed().await, ["start", "x", "y", "z"]);
+        });
+    }
+
+    #[test]
+    fn a_file_that_became_shorter_is_read_from_its_start() {
+        virtual_time(async {
+            let mut rig = rig();
+            let path = Path::new(LOG);
+            rig.disk.extend(path, &log(&["a", "b", "c"]));
+            assert_eq!(rig.replayed().await, ["start", "a", "b", "c"]);
+            let kept = log(&["a"]).len();
+            rig.disk.cut(path, kept);
+            assert_eq!(rig.replayed().await, ["start", "a"]);
+            rig.disk.extend(path, &log(&["a", "d"])[kept..]);
+            assert_eq!(rig.replayed().await, ["d"]);
+        });
+    }
+
+    #[test]
+    fn a_bad_line_is_left_alone_and_judged_by_nobody() {
+        virtual_time(async {
+            let mut rig = rig();
+            let path = Path::new(LOG);
+            rig.disk.extend(path, &log(&["a"]));
+            rig.disk.extend(path, b"WRITE b v ;3 1 2 00000000\n");
+            assert_eq!(rig.replayed().await, ["start", "a"]);
+            assert!(!rig.fate.is_decided(), "the next holder of the lock decides");
+            assert_eq!(rig.disk.content(path).len(), log(&["a"]).len() + 26, "untouched");
+        });
+    }
+
+    #[test]
+    fn a_halted_tailer_says_so_behind_everything_it_has_replayed() {
+        virtual_time(async {
+            let mut rig = rig();
+            rig.disk.extend(Path::new(LOG), &log(&["a"]));
+            assert_eq!(rig.replayed().await, ["start", "a"]);
+            rig.tailer.do_send(log_tailer::Halt);
+            settle().await;
+            assert_eq!(rig.halted.len(), 1);
+            rig.disk.extend(Path::new(LOG), &log(&["a", "b"])[log(&["a"]).len()..]);
+            assert!(rig.replayed().await.is_empty());
+            assert!(!rig.fate.is_decided());
+        });
+    }
+}
+
+mod failover_watcher_actor {
+    use super::*;
+
+    struct Rig {
+        world: MemoryEnv,
+        watcher: Addr<FailoverWatcher>,
+        changes: Received<LeadershipChanged>,
+        fate: Fate,
+    }
+
+    /// A standby that queues for a lock which somebody holds, with a counter at 1.
+    async fn rig(fence: Fence) -> Rig {
+        let world = MemoryEnv::new();
+        world.locks.set_seen(Seen::Held { beat: Some(1) });
+        let (port, changes) = Probe::begin();
+        let fate = Fate::default();
+        let config = takeover::Config { failover_timeout_ms: 1000, ..takeover::Config::default() };
+        let path = "kv_store.log.lock".into();
+        let watcher = FailoverWatcher::new(world.env(), path, fence, config, port, fate.clone()).start();
+        watcher.do_send(Notice(Event::CaughtUp));
+        settle().await;
+        Rig { world, watcher, changes, fate }
+    }
+
+    impl Rig {
+        /// The holder makes progress for a while.
+        async fn beat_for(&self, beats: std::ops::Range<u64>) {
+            for beat in beats {
+                self.world.locks.set_seen(Seen::Held { beat: Some(beat) });
+                sleep(ms(25)).await;
+            }
+        }
+
+        async fn end(self) {
+            self.watcher.do_send(failover_watcher::Stop);
+            settle().await;
+            assert!(!self.fate.is_decided(), "a stop is no panic");
+        }
+    }
+
+    #[test]
+    fn a_holder_whose_counter_stands_still_is_fenced_at_the_timeout() {
+        virtual_time(async {
+            let rig = rig(Fence::Kill).await;
+            rig.beat_for(2..200).await;
+            assert_eq!(rig.world.locks.fenced(), 0, "it made progress for five seconds");
+            sleep(ms(950)).await;
+            assert_eq!(rig.world.locks.fenced(), 0, "too early");
+            sleep(ms(100)).await;
+            assert_eq!(rig.world.locks.fenced(), 1);
+            rig.end().await;
+        });
+    }
+
+    #[test]
+    fn a_watcher_that_was_itself_paused_accuses_nobody() {
+        virtual_time(async {
+            let rig = rig(Fence::Kill).await;
+            rig.beat_for(2..40).await;
+            for pause in 1..5 {
+                // Stopped for ten seconds, and the holder with it, as on a machine that was suspended.
+                advance(Duration::from_secs(10)).await;
+                sleep(ms(900)).await;
+                assert_eq!(rig.world.locks.fenced(), 0, "after pause {pause}");
+                rig.beat_for(100 * pause..100 * pause + 10).await;
+            }
+            // It still finds the one that hangs.
+            advance(Duration::from_secs(10)).await;
+            sleep(ms(1200)).await;
+            assert_eq!(rig.world.locks.fenced(), 1);
+            rig.end().await;
+        });
+    }
+
+    #[test]
+    fn with_fencing_forbidden_it_waits() {
+        virtual_time(async {
+            let rig = rig(Fence::None).await;
+            sleep(Duration::from_secs(60)).await;
+            assert_eq!(rig.world.locks.fenced(), 0);
+            rig.world.locks.give();
+            settle().await;
+            assert!(matches!(rig.changes.take()[..], [LeadershipChanged::LockWon(_)]));
+            rig.end().await;
+        });
+    }
+
+    #[test]
+    fn the_lock_is_taken_as_soon_as_it_is_free() {
+        virtual_time(async {
+            let rig = rig(Fence::Kill).await;
+            rig.beat_for(2..10).await;
+            let died = Instant::now();
+            rig.world.locks.give();
+            settle().await;
+            assert!(matches!(rig.changes.take()[..], [LeadershipChanged::LockWon(_)]));
+            assert_eq!(died.elapsed(), Duration::ZERO);
+            rig.end().await;
+        });
+    }
+}
+
+/// A slave on a thread of its own, so that nothing slows it down: it says that it lives, as fast as the socket takes it,
+/// until `stop`; then one word that a slave does not say. Ends when the master has cut the link.
+fn flood(address: &str, stop: &AtomicBool) -> io::Result<()> {
+    let mut stream = std::net::TcpStream::connect(address)?;
+    let role = HelloRole::Slave {
+        id: SlaveId::new("rogue").map_err(io::Error::other)?,
+        incarnation: Incarnation(9),
+        epoch: Epoch(0),
+        highest: Version::default(),
+        room_bytes: u64::MAX,
+    };
+    let mut out = frame::PREFACE.to_vec();
+    frame::encode(&Wire::Control(Control::Hello(Hello { cluster: None, role })), &mut out);
+    for _ in 0..10_000 {
+        frame::encode(&Wire::Control(Control::Alive), &mut out);
+    }
+    stream.write_all(&out)?;
+    let mut alive = Vec::new();
+    for _ in 0..10_000 {
+        frame::encode(&Wire::Control(Control::Alive), &mut alive);
+    }
+    // A master that is starved cannot say stop.
+    let began = Instant::now();
+    while !stop.load(Ordering::Relaxed) && began.elapsed() < Duration::from_secs(15) {
+        stream.write_all(&alive)?;
+    }
+    let mut word = Vec::new();
+    frame::encode(&Wire::Ping, &mut word);
+    stream.write_all(&word)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let mut said = Vec::new();
+    match stream.read_to_end(&mut said) {
+        // Cut while some of what was said is still unread.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+#[actix::test]
+async fn a_slave_that_floods_starves_nobody_and_is_cut_for_a_word_that_is_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let cluster = embed::start_local(directory.path().join(LOG), 1).await.unwrap();
+    let master = cluster.primary.master().clone();
+    let address = cluster.primary.address().to_owned();
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&stop);
+    let flooding = std::thread::spawn(move || flood(&address, &told));
+    let has_line = |status: &str, wanted: &str| status.lines().any(|line| line == wanted);
+    loop {
+        let status = master.send(Status).await.unwrap().unwrap();
+        if has_line(&status, "connections:3") {
+            break;
+        }
+        sleep(ms(1)).await;
+    }
+    for number in 0..30 {
+        let began = Instant::now();
+        let key: bytes::Bytes = format!("key{number}").into();
+        let put = Put { key: key.clone(), value: "v".into() };
+        timeout(Duration::from_secs(10), master.send(put)).await.unwrap().unwrap().unwrap();
+        assert_eq!(master.send(Get { key }).await.unwrap(), Ok(Some("v".into())));
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    }
+    assert!(!flooding.is_finished(), "the flood was there all the time");
+    stop.store(true, Ordering::Relaxed);
+    let cut = async {
+        while !flooding.is_finished() {
+            sleep(ms(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), cut).await.expect("the master cuts the link");
+    flooding.join().unwrap().unwrap();
+    assert_eq!(master.send(Get { key: "key1".into() }).await.unwrap(), Ok(Some("v".into())));
+    cluster.stop().await.unwrap();
+}

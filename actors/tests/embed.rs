@@ -1,0 +1,251 @@
+//! Nodes inside a program: typed messages, a cluster in one process, and what is left of it after its end.
+
+use actix::prelude::*;
+use dsm::client::{ClientConfig, ClientError, Failure};
+use dsm::client_actor::ClientActor;
+use dsm::config::{Fence, MasterConfig, MasterKind, SlaveConfig};
+use dsm::embed::{self, Delete, Get, Put, Status};
+use dsm::env::real::RealEnv;
+use dsm::supervision::NodeError;
+use dsm_protocol::command::ErrorWord;
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+use tokio::task::LocalSet;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn put(key: &'static str, value: &'static str) -> Put {
+    Put { key: key.into(), value: value.into() }
+}
+
+fn get(key: &'static str) -> Get {
+    Get { key: key.into() }
+}
+
+/// Whether nobody holds the lock on the file at `path`.
+fn is_unlocked(path: &Path) -> bool {
+    use rustix::fs::{flock, FlockOperation};
+    flock(File::open(path).expect("it exists"), FlockOperation::NonBlockingLockExclusive).is_ok()
+}
+
+#[actix::test]
+async fn a_master_takes_typed_messages() {
+    let directory = tempfile::tempdir().unwrap();
+    let cluster = embed::start_local(directory.path().join("kv_store.log"), 2).await.unwrap();
+    let master = cluster.primary.master().clone();
+    assert_eq!(master.send(get("a")).await.unwrap(), Ok(None));
+    assert_eq!(master.send(put("a", "1")).await.unwrap(), Ok(()));
+    assert_eq!(master.send(get("a")).await.unwrap(), Ok(Some("1".into())));
+    assert_eq!(master.send(Delete { key: "a".into() }).await.unwrap(), Ok(true));
+    assert_eq!(master.send(Delete { key: "a".into() }).await.unwrap(), Ok(false));
+    let status = master.send(Status).await.unwrap().unwrap();
+    assert!(status.contains("role:primary") && status.contains("active_slaves:2"), "{status}");
+
+    let too_long = Put { key: vec![0; 64 * 1024 + 1].into(), value: "v".into() };
+    let error = master.send(too_long).await.unwrap().unwrap_err();
+    let ClientError::NotExecuted { cause: Failure::Refused(refusal) } = error else { panic!("{error:?}") };
+    assert_eq!(refusal.word, ErrorWord::Bad);
+    cluster.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn messages_are_executed_in_the_order_in_which_they_were_sent() {
+    let directory = tempfile::tempdir().unwrap();
+    let cluster = embed::start_local(directory.path().join("kv_store.log"), 1).await.unwrap();
+    let master = cluster.primary.master();
+    let mut answers = Vec::new();
+    for number in 0..200 {
+        answers.push(master.send(Put { key: "a".into(), value: number.to_string().into() }));
+    }
+    let read = master.send(get("a"));
+    assert_eq!(read.await.unwrap(), Ok(Some("199".into())));
+    for answer in answers {
+        assert_eq!(answer.await.unwrap(), Ok(()));
+    }
+    cluster.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn a_standby_forwards_what_it_is_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    let cluster = embed::start_local(directory.path().join("kv_store.log"), 2).await.unwrap();
+    let backup = cluster.backup.master();
+    assert_eq!(backup.send(put("a", "1")).await.unwrap(), Ok(()));
+    assert_eq!(cluster.primary.master().send(get("a")).await.unwrap(), Ok(Some("1".into())));
+    assert_eq!(backup.send(get("a")).await.unwrap(), Ok(Some("1".into())));
+    let status = backup.send(Status).await.unwrap().unwrap();
+    assert!(status.contains("role:standby"), "it speaks for itself: {status}");
+    cluster.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn too_much_at_once_is_busy_and_the_rest_is_done() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("kv_store.log");
+    let masters = MasterConfig {
+        listen: Some("127.0.0.1:0".into()),
+        peer: Some("127.0.0.1:1".into()),
+        log,
+        fence: Fence::None,
+        max_pipeline: 10,
+        ..MasterConfig::default()
+    };
+    let env = RealEnv::new();
+    let master = embed::start_master(MasterKind::Primary, masters, env.clone()).await.unwrap();
+    let config = SlaveConfig { masters: vec![master.address().to_owned()], ..SlaveConfig::default() };
+    let slave = embed::start_slave(config, &env).unwrap();
+    embed::wait_serving(&master, 1, LIMIT).await.unwrap();
+
+    let answers: Vec<_> = (0..50).map(|_| master.master().send(put("a", "1"))).collect();
+    let (mut done, mut busy) = (0, 0);
+    for answer in answers {
+        match answer.await.unwrap() {
+            Ok(()) => done += 1,
+            Err(ClientError::NotExecuted { cause: Failure::Refused(refusal) }) => {
+                assert_eq!(refusal.word, ErrorWord::Busy);
+                busy += 1;
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((done, busy), (10, 40));
+    assert_eq!(master.master().send(put("a", "2")).await.unwrap(), Ok(()), "room again");
+    let status = master.master().send(Status).await.unwrap().unwrap();
+    assert!(status.contains("requests_busy:40") && status.contains("requests_in_flight:1\n"), "{status}");
+    slave.stop().await.unwrap();
+    master.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn a_client_actor_takes_the_same_messages_and_survives_a_failover() {
+    let directory = tempfile::tempdir().unwrap();
+    let cluster = embed::start_local(directory.path().join("kv_store.log"), 2).await.unwrap();
+    let config = ClientConfig { masters: cluster.masters(), ..ClientConfig::default() };
+    let client = ClientActor::connect(config).start();
+    assert_eq!(client.send(put("a", "1")).await.unwrap(), Ok(()));
+    assert_eq!(client.send(get("a")).await.unwrap(), Ok(Some("1".into())));
+    assert_eq!(client.send(Delete { key: "b".into() }).await.unwrap(), Ok(false));
+    let status = client.send(Status).await.unwrap().unwrap();
+    assert!(status.contains("started_as:primary"), "{status}");
+    let embed::LocalCluster { primary, backup, slaves } = cluster;
+    primary.stop().await.unwrap();
+    assert_eq!(client.send(get("a")).await.unwrap(), Ok(Some("1".into())));
+    backup.stop().await.unwrap();
+    for slave in slaves {
+        slave.stop().await.unwrap();
+    }
+}
+
+#[actix::test]
+async fn a_client_actor_beyond_its_bound_is_busy() {
+    let config = ClientConfig {
+        masters: vec!["127.0.0.1:1".into()],
+        request_timeout: Duration::from_millis(100),
+        requests_max: 2,
+        ..ClientConfig::default()
+    };
+    let client = ClientActor::connect(config).start();
+    let answers: Vec<_> = (0..3).map(|_| client.send(put("a", "1"))).collect();
+    let mut causes = Vec::new();
+    for answer in answers {
+        match answer.await.unwrap() {
+            Err(ClientError::NotExecuted { cause }) => causes.push(cause),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(matches!(causes[..2], [Failure::Unreachable(_), Failure::Unreachable(_)]), "{causes:?}");
+    assert!(matches!(&causes[2], Failure::Refused(error) if error.word == ErrorWord::Busy), "{causes:?}");
+}
+
+#[test]
+fn the_backup_takes_over_in_one_process_and_nothing_is_left_of_the_nodes() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let local = LocalSet::new();
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("kv_store.log");
+    let addresses = local.block_on(&runtime, async {
+        let cluster = embed::start_local(&log, 2).await.unwrap();
+        let addresses = cluster.masters();
+        for number in 0..20 {
+            let key = format!("key{number}").into();
+            let put = Put { key, value: number.to_string().into() };
+            assert_eq!(cluster.primary.master().send(put).await.unwrap(), Ok(()));
+        }
+        let embed::LocalCluster { primary, backup, slaves } = cluster;
+        drop(primary);
+        embed::wait_serving(&backup, 2, LIMIT).await.unwrap();
+        for number in 0..20 {
+            let read = backup.master().send(Get { key: format!("key{number}").into() }).await.unwrap();
+            assert_eq!(read, Ok(Some(number.to_string().into())));
+        }
+        assert_eq!(backup.master().send(put("after", "2")).await.unwrap(), Ok(()));
+        let master = backup.master().clone();
+        backup.stop().await.unwrap();
+        assert!(!master.connected(), "the actor is gone");
+        for slave in slaves {
+            slave.stop().await.unwrap();
+        }
+        addresses
+    });
+    for address in addresses {
+        std::net::TcpListener::bind(&address).expect("the port is free");
+    }
+    assert!(is_unlocked(&log), "the log");
+    assert!(is_unlocked(&directory.path().join("kv_store.log.lock")), "the lock file");
+    let all_ended = async { tokio::time::timeout(Duration::from_secs(5), local).await };
+    runtime.block_on(all_ended).expect("no task is left");
+}
+
+#[actix::test]
+async fn a_request_to_a_master_that_stops_is_never_left_open() {
+    let directory = tempfile::tempdir().unwrap();
+    let cluster = embed::start_local(directory.path().join("kv_store.log"), 1).await.unwrap();
+    let embed::LocalCluster { primary, backup, slaves } = cluster;
+    backup.stop().await.unwrap();
+    for slave in slaves {
+        slave.stop().await.unwrap();
+    }
+    let master = primary.master().clone();
+    let answers: Vec<_> = (0..5).map(|_| master.send(put("a", "1"))).collect();
+    drop(primary);
+    for answer in answers {
+        // Without a slave nothing is written; whether the master says so or is gone before it could.
+        let answer = tokio::time::timeout(LIMIT, answer).await.expect("an answer");
+        assert!(!matches!(answer, Ok(Ok(()))), "{answer:?}");
+    }
+}
+
+#[actix::test]
+async fn a_node_that_cannot_start_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = MasterConfig {
+        listen: Some(taken.local_addr().unwrap().to_string()),
+        log: directory.path().join("kv_store.log"),
+        ..MasterConfig::default()
+    };
+    let error = embed::start_master(MasterKind::Primary, config, RealEnv::new()).await.unwrap_err();
+    assert!(matches!(error, NodeError::Listen { .. }), "{error:?}");
+    let config = SlaveConfig { masters: Vec::new(), ..SlaveConfig::default() };
+    assert!(matches!(embed::start_slave(config, &RealEnv::new()), Err(NodeError::Config(_))));
+}
+
+#[tokio::test]
+async fn a_program_without_a_system_runs_nodes_on_a_thread_of_their_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("kv_store.log");
+    let path = log.clone();
+    let (master, thread) =
+        embed::on_own_thread(move || embed::start_local(path, 1), |cluster| cluster.primary.master().clone())
+            .await
+            .unwrap();
+    assert_eq!(master.send(put("a", "1")).await.unwrap(), Ok(()));
+    thread.stop().await.unwrap();
+    assert_eq!(master.send(get("a")).await, Err(MailboxError::Closed));
+    assert!(is_unlocked(&log));
+
+    let nowhere = directory.path().join("missing").join("kv_store.log");
+    let failed = embed::on_own_thread(move || embed::start_local(nowhere, 1), |_| ()).await;
+    assert!(matches!(failed, Err(NodeError::File { .. })), "{failed:?}");
+}
