@@ -10,6 +10,7 @@ mod common;
 mod prompt;
 
 use anyhow::Context as _;
+use bytesize::ByteSize;
 use clap::Parser;
 use dsm::client::{Client, ClientConfig, ClientError};
 use prompt::{Host, Operation, Store};
@@ -44,6 +45,10 @@ struct Args {
           value_parser = humantime::parse_duration)]
     connect_timeout: Duration,
 
+    /// Longest value to write or read; should be the masters'
+    #[arg(long, env = "DSM_MAX_VALUE", value_name = "BYTES", default_value = "16MiB")]
+    max_value: ByteSize,
+
     /// Show prompts although standard input is not a terminal
     #[arg(long, env = "DSM_PROMPT")]
     prompt: bool,
@@ -68,6 +73,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         masters: args.masters,
         request_timeout: args.request_timeout,
         connect_timeout: args.connect_timeout,
+        value_max: args.max_value.as_u64() as usize,
         ..ClientConfig::default()
     };
     let operation = match args.operation.is_empty() {

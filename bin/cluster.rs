@@ -44,9 +44,9 @@ continue ROLE         lets it go on (SIGCONT)";
 #[derive(Parser, Debug)]
 #[command(name = "dsm-cluster", version)]
 struct Args {
-    /// Number of slaves, at least 1
+    /// Number of slaves, 1 to 64
     #[arg(long, env = "DSM_SLAVES", value_name = "N", default_value = "3",
-          value_parser = clap::value_parser!(u16).range(1..=1000))]
+          value_parser = clap::value_parser!(u16).range(1..=64))]
     slaves: u16,
 
     /// Directory of the log and of the processes' output

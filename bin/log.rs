@@ -5,6 +5,7 @@
 #![allow(rustdoc::invalid_html_tags)]
 
 use anyhow::{bail, ensure, Context as _};
+use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
 use dsm_protocol::ids::{ClusterId, Epoch, Seq};
@@ -12,6 +13,7 @@ use dsm_protocol::record::{
     encode, line_bytes_max, Body, CrashKind, Encoded, Judge, Operation, Place, Position, Record, Scanner,
     Step, Verdict,
 };
+use dsm_protocol::resp::Limits;
 use rustix::fs::{flock, renameat_with, FlockOperation, RenameFlags, CWD};
 use std::collections::hash_map::{Entry, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -45,9 +47,9 @@ const CHUNK_BYTES: usize = 256 * 1024;
 struct Args {
     #[command(subcommand)]
     command: Command,
-    /// The longest value the masters accept (their --max-value), in bytes: no line may be much longer.
-    #[arg(long, global = true, env = "DSM_MAX_VALUE", default_value_t = VALUE_MAX_DEFAULT, value_name = "BYTES")]
-    max_value: usize,
+    /// The longest value the masters accept (their --max-value): no line may be much longer.
+    #[arg(long, global = true, env = "DSM_MAX_VALUE", default_value_t = ByteSize(VALUE_MAX_DEFAULT as u64), value_name = "BYTES")]
+    max_value: ByteSize,
     /// What happened since the log was last whole. After the crash of a process only an unfinished last line is
     /// torn; after a power cut more can be. `auto` asks the lock file.
     #[arg(long, global = true, value_enum, default_value_t = Crash::Auto)]
@@ -113,7 +115,8 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<u8> {
-    let line_max = line_bytes_max(args.max_value);
+    // As the masters have it: one record may hold several of the longest values.
+    let line_max = line_bytes_max(Limits::for_values(args.max_value.as_u64() as usize).request_bytes_max);
     let mut out = BufWriter::new(io::stdout().lock());
     match &args.command {
         Command::Check { file } => check(file, crash_kind(args.crash, file), line_max, &mut out),

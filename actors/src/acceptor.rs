@@ -8,7 +8,7 @@ use crate::batch::{Inbox, Outbox};
 use crate::config::MasterConfig;
 use crate::env::{Env, Listener, Stream};
 use crate::session::{Coding, Session};
-use crate::supervision::Fate;
+use crate::supervision::{Fate, TaskGuard};
 use actix::prelude::Recipient;
 use bytes::BytesMut;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
@@ -167,6 +167,7 @@ pub(crate) fn server_facts(config: &MasterConfig) -> ServerFacts {
 /// Accepts connections until the node ends, and then waits for those that are open. With this future's drop all of
 /// them are cut off.
 pub(crate) async fn accept(listener: Listener, context: Context, fate: Fate) {
+    let _guard = TaskGuard::new("the acceptor", fate.clone());
     let mut connections = JoinSet::new();
     accept_into(&mut connections, &listener, &context, &fate).await;
     // The port is free before the last answers have left.

@@ -453,6 +453,7 @@ type Connecting = Pin<Box<dyn Future<Output = Result<(TcpStream, BytesMut, Welco
 /// The background task: sockets, frames and time for the machine.
 struct Driver {
     machine: machine::Client,
+    answer_bytes_max: usize,
     masters: Vec<String>,
     request_timeout: Duration,
     origin: Instant,
@@ -501,6 +502,7 @@ impl Driver {
         };
         Driver {
             machine: machine::Client::new(Millis(0), settings),
+            answer_bytes_max: ANSWER_BYTES_MAX.max(frame::body_max(config.value_max)),
             masters: config.masters.clone(),
             request_timeout: config.request_timeout,
             origin: Instant::now(),
@@ -712,8 +714,9 @@ impl Driver {
     }
 
     fn decode(&mut self) -> Result<(), String> {
+        let answer_max = self.answer_bytes_max;
         while let Some(socket) = &mut self.socket {
-            let message = frame::decode(&mut socket.input, ANSWER_BYTES_MAX).map_err(garbage)?;
+            let message = frame::decode(&mut socket.input, answer_max).map_err(garbage)?;
             let link = socket.link;
             match message {
                 None => return Ok(()),

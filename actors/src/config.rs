@@ -176,7 +176,7 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub handshake_timeout: Duration,
 
-    /// A client connection without requests for this long is closed; 0s is never
+    /// A Redis client's connection without requests for this long is closed; 0s is never
     #[arg(long, env = "DSM_IDLE_TIMEOUT", value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
     pub idle_timeout: Duration,
 }

@@ -5,7 +5,7 @@
 //! writes, never judges a bad line: whether it is torn is for the next holder of the lock to say.
 
 use crate::env::{Env, File, OpenMode, Watch};
-use crate::supervision::{Fate, NodeError, PanicGuard};
+use crate::supervision::{Fate, NodeError, PanicGuard, TaskGuard};
 use actix::prelude::*;
 use dsm_protocol::ids::Version;
 use dsm_protocol::record::{Body, Place, Position, Record, Scanner, Step};
@@ -143,6 +143,7 @@ impl Actor for LogTailer {
         let fate = self.fate.clone();
         let path = self.path.display().to_string();
         self.task = Some(actix::spawn(async move {
+            let _guard = TaskGuard::new("LogTailer's follower", fate.clone());
             // A tail that cannot be read is a standby that cannot take over: it must not pretend to be one.
             if let Err(error) = follower.follow().await {
                 fate.decide(Err(NodeError::File { path, error: error.to_string() }));

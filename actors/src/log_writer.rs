@@ -69,6 +69,8 @@ pub struct WrittenRecord {
 pub struct EpochWritten {
     /// The EPOCH record's version.
     pub version: Version,
+    /// The end of the log behind it.
+    pub offset: u64,
 }
 
 /// Says that the log cannot be trusted any more. The writes that were in flight are unknown; the node must end.
@@ -399,7 +401,7 @@ impl LogWriter {
         }
         if epoch_written {
             let version = Version { epoch, seq: self.seq };
-            self.ports.epoch.do_send(EpochWritten { version });
+            self.ports.epoch.do_send(EpochWritten { version, offset: self.offset });
         }
         if !writes.is_empty() || !refused.is_empty() {
             self.ports.written.do_send(Written { writes, refused, refusal });

@@ -5,7 +5,7 @@
 use crate::acceptor::{Arrived, Context};
 use crate::batch::Outbox;
 use crate::env::{Env, Stream};
-use crate::supervision::{Backoff, Fate};
+use crate::supervision::{Backoff, Fate, TaskGuard};
 use bytes::BytesMut;
 use dsm_protocol::frame;
 use dsm_protocol::ids::{ClusterId, LinkId};
@@ -36,6 +36,7 @@ pub(crate) struct Introduction {
 
 /// Keeps a link to the other master until the node ends.
 pub(crate) async fn keep(introduction: Introduction, context: Context, fate: Fate) {
+    let _guard = TaskGuard::new("the link to the other master", fate.clone());
     let mut backoff = Backoff::up_to(BACKOFF_MAX);
     let mut complained = false;
     while !fate.is_decided() && !context.switchboard.stopping.get() {

@@ -8,7 +8,7 @@ use crate::env::{Env, File, Group, OpenMode};
 use crate::log_tailer::{self, Replay, Replayed, CHUNK_BYTES};
 use crate::supervision::NodeError;
 use actix::prelude::*;
-use dsm_protocol::record::{BadLine, CrashKind, Judge, Position, Scanner, Step, Verdict};
+use dsm_protocol::record::{BadLine, CrashKind, Judge, Position, RecordError, Scanner, Step, Verdict};
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -165,6 +165,12 @@ impl Recovery {
                 file.truncate(offset).await.map_err(io_error)?;
                 // The cut must be on disk before anything is appended: old bytes must not come back behind it.
                 file.sync().await.map_err(io_error)
+            }
+            Verdict::Corrupt { offset, line, cause: RecordError::Foreign, .. } => {
+                Err(NodeError::Corrupt(format!(
+                    "{path} is no log of this program: byte {offset}, line {line} is neither a record nor a line of the \
+                     original program; give the right file with --log"
+                )))
             }
             Verdict::Corrupt { offset, line, cause, evidence } => {
                 let proof = evidence.map_or_else(String::new, |evidence| {

@@ -6,7 +6,7 @@
 use crate::batch::{Inbox, Outbox};
 use crate::config::SlaveConfig;
 use crate::env::{Env, Stream};
-use crate::supervision::{Backoff, Fate, PanicGuard};
+use crate::supervision::{Backoff, Fate, PanicGuard, TaskGuard};
 use actix::prelude::*;
 use bytes::BytesMut;
 use dsm_protocol::frame;
@@ -305,6 +305,7 @@ struct Keeper {
 
 impl Keeper {
     async fn keep(self) {
+        let _guard = TaskGuard::new("the link to a master", self.fate.clone());
         let mut backoff = Backoff::new();
         let mut complaint = None;
         while !self.fate.is_decided() {

@@ -123,6 +123,29 @@ impl Drop for PanicGuard {
     }
 }
 
+/// Lives in a task that the node cannot do without, as the guard of an actor does. A task may end or be aborted; only a
+/// panic ends the node.
+#[derive(Debug)]
+pub(crate) struct TaskGuard {
+    task: &'static str,
+    fate: Fate,
+}
+
+impl TaskGuard {
+    /// Guards `task`.
+    pub(crate) fn new(task: &'static str, fate: Fate) -> Self {
+        TaskGuard { task, fate }
+    }
+}
+
+impl Drop for TaskGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.fate.decide(Err(NodeError::Panicked { actor: self.task }));
+        }
+    }
+}
+
 /// Delays that double from 10 ms to a limit, each with up to half of it at random, so that many who lost the same
 /// peer do not return at once.
 #[derive(Clone, Debug)]
@@ -209,6 +232,26 @@ mod tests {
         }
         drop(actor);
         assert!(!fate.is_decided());
+    }
+
+    #[actix::test]
+    async fn a_panicking_task_ends_the_node_and_an_aborted_one_does_not() {
+        let fate = Fate::default();
+        let aborted = fate.clone();
+        let task = actix::spawn(async move {
+            let _guard = TaskGuard::new("aborted", aborted);
+            std::future::pending::<()>().await;
+        });
+        tokio::task::yield_now().await;
+        task.abort();
+        assert!(task.await.is_err());
+        assert!(!fate.is_decided());
+        let panics = fate.clone();
+        actix::spawn(async move {
+            let _guard = TaskGuard::new("panics", panics);
+            panic!("on purpose");
+        });
+        assert_eq!(fate.decided().await, Err(NodeError::Panicked { actor: "panics" }));
     }
 
     #[actix::test]

@@ -315,6 +315,7 @@ impl Handler<EpochWritten> for MasterActor {
         let opening = matches!(reign.phase, Phase::Opening);
         self.known_epoch = self.known_epoch.max(version.epoch);
         self.log_seq = version.seq;
+        self.log_bytes = written.offset;
         self.write_lock_text();
         if opening {
             if let Role::Reigning(reign) = &mut self.role {
