@@ -10,7 +10,7 @@ use clap::Parser;
 use dsm::config::{MasterConfig, MasterKind, SlaveConfig};
 use dsm::env::real::RealEnv;
 use dsm::node::{run_node, NodeConfig};
-use rustix::process::Signal;
+use rustix::process::{getrlimit, setrlimit, Resource, Signal};
 use std::ffi::OsString;
 use std::process::ExitCode;
 use tokio::signal::unix::{signal, SignalKind};
@@ -102,10 +102,40 @@ pub(crate) fn own_flags() -> Vec<OsString> {
     std::env::args_os().skip(1).collect()
 }
 
-fn start(config: NodeConfig, process: &ProcessArgs) -> ExitCode {
+fn start(mut config: NodeConfig, process: &ProcessArgs) -> ExitCode {
     process.log.start("info");
+    if let NodeConfig::Master(_, config) = &mut config {
+        fit_descriptors(config);
+    }
     let result = die_with(process.die_with_parent).and_then(|()| serve(config));
     common::finish(result.map(|()| ExitCode::SUCCESS), 1)
+}
+
+/// Descriptors that a master needs beside those of its connections.
+const OWN_DESCRIPTORS: u64 = 32;
+
+/// Raises this process's limit on open files as far as `--max-connections` needs, or else lowers that flag: a
+/// connection too many is refused with a reason, and the master's own files can always be opened.
+fn fit_descriptors(config: &mut MasterConfig) {
+    let mut limit = getrlimit(Resource::Nofile);
+    let wanted = config.max_connections as u64 + OWN_DESCRIPTORS;
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let before = limit.current;
+    limit.current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
+    if setrlimit(Resource::Nofile, limit).is_err() {
+        limit.current = before;
+    }
+    let fitting = limit.current.unwrap_or(wanted).saturating_sub(OWN_DESCRIPTORS).max(1);
+    let fitting = usize::try_from(fitting).unwrap_or(usize::MAX);
+    if fitting < config.max_connections {
+        log::warn!(
+            "open files are limited, lowering --max-connections from={} to={fitting}: raise the limit (ulimit -n)",
+            config.max_connections
+        );
+        config.max_connections = fitting;
+    }
 }
 
 /// Asks the kernel to end this process with its parent. It follows the parent's *thread* that started us.

@@ -69,7 +69,12 @@ pub(crate) struct LimitCounters {
     pub(crate) connections: Cell<usize>,
     pub(crate) connections_total: Cell<u64>,
     pub(crate) connections_refused: Cell<u64>,
-    pub(crate) throttled: Cell<u64>,
+    /// Requests that were answered BUSY.
+    pub(crate) busy: Cell<u64>,
+    /// How often a connection was not read any further because of what it had in flight.
+    pub(crate) reads_paused: Cell<u64>,
+    /// Connections that were cut because unfinished requests took too many bytes in all.
+    pub(crate) uploads_cut: Cell<u64>,
     pub(crate) slow_readers_cut: Cell<u64>,
     pub(crate) handshakes_timed_out: Cell<u64>,
     pub(crate) protocol_errors: Cell<u64>,
@@ -89,6 +94,8 @@ pub(crate) struct Switchboard {
     /// Bytes and requests in flight in all, kept by the tasks and the master together.
     pub(crate) requests: Cell<usize>,
     pub(crate) bytes: Cell<usize>,
+    /// Bytes of long requests that have not arrived whole yet.
+    pub(crate) unfinished_bytes: Cell<usize>,
     pub(crate) limits: LimitCounters,
     /// Set when the node stops: no connection is accepted or read any more.
     pub(crate) stopping: Cell<bool>,
@@ -104,6 +111,7 @@ impl Switchboard {
             next: Cell::new(1),
             requests: Cell::new(0),
             bytes: Cell::new(0),
+            unfinished_bytes: Cell::new(0),
             limits: LimitCounters::default(),
             stopping: Cell::new(false),
             stop: Notify::new(),
@@ -122,12 +130,17 @@ impl Switchboard {
         let over = self.requests.get() >= config.max_requests
             || self.bytes.get() + bytes > config.max_request_bytes.as_u64() as usize;
         if over {
-            count(&self.limits.throttled);
+            count(&self.limits.busy);
             return false;
         }
+        self.permit(bytes);
+        true
+    }
+
+    /// Takes the permits of a request whatever the limits say; its answer gives them back.
+    pub(crate) fn permit(&self, bytes: usize) {
         self.requests.set(self.requests.get() + 1);
         self.bytes.set(self.bytes.get() + bytes);
-        true
     }
 
     /// A number that no session and no link of this process has had.
@@ -288,7 +301,10 @@ impl SessionGuard {
         let bytes = command.payload_bytes();
         let tag = self.session.ask(coding, bytes);
         let switchboard = &context.switchboard;
-        if !switchboard.admit(&context.config, bytes) {
+        // Whoever looks for the reason of BUSY must not be answered BUSY.
+        if command == Command::Status {
+            switchboard.permit(bytes);
+        } else if !switchboard.admit(&context.config, bytes) {
             self.session.answer(tag, &Reply::error(ErrorWord::Busy, "too many requests in flight"));
             return;
         }
@@ -298,7 +314,17 @@ impl SessionGuard {
 
     async fn room(&self, context: &Context) {
         let config = &context.config;
-        self.session.room(config.max_pipeline, config.max_pipeline_bytes.as_u64() as usize).await;
+        let bytes_max = config.max_pipeline_bytes.as_u64() as usize;
+        if !self.session.has_room(config.max_pipeline, bytes_max) {
+            count(&context.switchboard.limits.reads_paused);
+            self.session.room(config.max_pipeline, bytes_max).await;
+        }
+    }
+
+    /// How long the client may be silent; nobody who waits for an answer is silent.
+    fn patience(&self, context: &Context) -> Option<Duration> {
+        let idle = context.config.idle_timeout;
+        (!idle.is_zero() && self.session.in_flight().0 == 0).then_some(idle)
     }
 }
 
@@ -314,6 +340,68 @@ async fn read_more(stream: &Stream, buffer: &mut BytesMut, need: usize) -> io::R
     Ok(stream.read(buffer).await? > 0)
 }
 
+/// What a client's read may end in.
+enum Heard {
+    More,
+    End,
+    /// Nothing came for the idle timeout.
+    Nothing,
+}
+
+/// Reads more of a client's bytes, for `patience` at most.
+async fn hear(
+    stream: &Stream,
+    buffer: &mut BytesMut,
+    need: usize,
+    patience: Option<Duration>,
+) -> io::Result<Heard> {
+    let reading = read_more(stream, buffer, need);
+    let more = match patience {
+        None => reading.await?,
+        Some(patience) => match tokio::time::timeout(patience, reading).await {
+            Ok(more) => more?,
+            Err(_) => return Ok(Heard::Nothing),
+        },
+    };
+    Ok(if more { Heard::More } else { Heard::End })
+}
+
+/// One connection's part of the bytes of unfinished requests, given back when it ends.
+struct Unfinished<'a> {
+    context: &'a Context,
+    held: Cell<usize>,
+}
+
+impl<'a> Unfinished<'a> {
+    fn new(context: &'a Context) -> Self {
+        Unfinished { context, held: Cell::new(0) }
+    }
+
+    /// Notes how many bytes wait in the connection's buffer; whether they may. Short requests always may: a client
+    /// that sends ordinary ones does not suffer from others' endless ones.
+    fn hold(&self, bytes: usize) -> bool {
+        let board = &self.context.switchboard;
+        let bytes = if bytes > READ_BYTES { bytes } else { 0 };
+        let all = board.unfinished_bytes.get() - self.held.replace(bytes) + bytes;
+        board.unfinished_bytes.set(all);
+        let may = bytes == 0 || all <= self.context.config.max_request_bytes.as_u64() as usize;
+        if !may {
+            count(&board.limits.uploads_cut);
+        }
+        may
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        let all = &self.context.switchboard.unfinished_bytes;
+        all.set(all.get() - self.held.get());
+    }
+}
+
+/// What a client hears whose unfinished request is one too many.
+const UPLOADS_CUT: &str = "too many bytes of unfinished requests";
+
 /// A Redis client.
 async fn redis(
     stream: &Stream,
@@ -328,29 +416,45 @@ async fn redis(
     let mut parser = Parser::new(context.facts.limits);
     let mut conversation = Conversation::new(id.0, context.facts).with_addresses(address, "");
     let mut own = Vec::new();
+    let unfinished = Unfinished::new(context);
+    // A Redis client's handshake is its first request.
+    let begun = tokio::time::Instant::now();
+    let mut is_known = false;
     loop {
         guard.room(context).await;
         if outbox.is_ended() {
             return Ok(());
         }
         let args = match parser.next(&mut buffer) {
-            Ok(Some(args)) => args,
+            Ok(Some(args)) => {
+                is_known = true;
+                unfinished.hold(buffer.len());
+                args
+            }
             Ok(None) => {
-                let need = parser.missing(buffer.len());
-                let idle = context.config.idle_timeout;
-                let more = if idle.is_zero() || guard.session.in_flight().0 > 0 {
-                    read_more(stream, &mut buffer, need).await?
-                } else {
-                    match tokio::time::timeout(idle, read_more(stream, &mut buffer, need)).await {
-                        Ok(more) => more?,
-                        Err(_) => {
-                            count(&limits.idle_closed);
-                            return Ok(());
-                        }
-                    }
-                };
-                if !more {
+                if !unfinished.hold(buffer.len()) {
+                    own.clear();
+                    own.extend_from_slice(format!("-BUSY {UPLOADS_CUT}\r\n").as_bytes());
+                    guard.session.say(&own);
                     break;
+                }
+                let need = parser.missing(buffer.len());
+                // A long first request is a client's, however slow its line is.
+                let in_handshake = !is_known && buffer.len() <= READ_BYTES;
+                let patience = if in_handshake {
+                    Some(context.config.handshake_timeout.saturating_sub(begun.elapsed()))
+                } else {
+                    guard.patience(context)
+                };
+                match hear(stream, &mut buffer, need, patience).await? {
+                    Heard::More => {}
+                    Heard::End => break,
+                    Heard::Nothing => {
+                        let counter =
+                            if in_handshake { &limits.handshakes_timed_out } else { &limits.idle_closed };
+                        count(counter);
+                        return Ok(());
+                    }
                 }
                 continue;
             }
@@ -444,17 +548,22 @@ pub(crate) fn reject(outbox: &Outbox, reason: &str) {
     outbox.finish();
 }
 
+/// The longest body of a frame on a link that is open.
+fn link_body_max(context: &Context) -> usize {
+    frame::body_max(context.config.value_max().max(context.facts.limits.request_bytes_max))
+}
+
 /// Reads frames and hands each to `take` until the stream or the outbox ends.
 async fn frames(
     stream: &Stream,
     buffer: &mut BytesMut,
     context: &Context,
-    mut take: impl AsyncFnMut(Message) -> Result<(), FrameError>,
+    mut take: impl FnMut(Message),
 ) -> Result<(), HelloError> {
-    let body_max = frame::body_max(context.config.value_max().max(context.facts.limits.request_bytes_max));
+    let body_max = link_body_max(context);
     loop {
         while let Some(message) = frame::decode(buffer, body_max).map_err(HelloError::Frame)? {
-            take(message).await.map_err(HelloError::Frame)?;
+            take(message);
         }
         if !read_more(stream, buffer, 0).await.map_err(HelloError::Io)? {
             return Ok(());
@@ -470,20 +579,7 @@ async fn native_client(
 ) -> io::Result<()> {
     let id = SessionId(context.switchboard.next_id());
     let guard = SessionGuard::open(context, Session::native(id, outbox.clone()));
-    let result = frames(stream, &mut buffer, context, async |message| {
-        let Message::Request(request) = message else { return Err(FrameError::Malformed(0)) };
-        guard.room(context).await;
-        let coding = Coding::Native(request.id);
-        match check_sizes(&request.command, context.config.value_max()) {
-            None => guard.ask(context, coding, request.command),
-            Some(reply) => {
-                let tag = guard.session.ask(coding, 0);
-                guard.session.answer(tag, &reply);
-            }
-        }
-        Ok(())
-    })
-    .await;
+    let result = native_requests(stream, &mut buffer, context, &guard).await;
     match result {
         Ok(()) => {
             let answered = guard.session.all_answered();
@@ -495,6 +591,46 @@ async fn native_client(
             count(&context.switchboard.limits.protocol_errors);
             reject(outbox, &error.to_string());
             Ok(())
+        }
+    }
+}
+
+/// Reads a native client's requests until it has no more.
+async fn native_requests(
+    stream: &Stream,
+    buffer: &mut BytesMut,
+    context: &Context,
+    guard: &SessionGuard,
+) -> Result<(), HelloError> {
+    let body_max = link_body_max(context);
+    let unfinished = Unfinished::new(context);
+    loop {
+        while let Some(message) = frame::decode(buffer, body_max).map_err(HelloError::Frame)? {
+            unfinished.hold(buffer.len());
+            let Message::Request(request) = message else {
+                return Err(HelloError::Frame(FrameError::Malformed(0)));
+            };
+            guard.room(context).await;
+            let coding = Coding::Native(request.id);
+            match check_sizes(&request.command, context.config.value_max()) {
+                None => guard.ask(context, coding, request.command),
+                Some(reply) => {
+                    let tag = guard.session.ask(coding, 0);
+                    guard.session.answer(tag, &reply);
+                }
+            }
+        }
+        if !unfinished.hold(buffer.len()) {
+            guard.session.send(&Message::Control(Control::Reject { reason: format!("BUSY {UPLOADS_CUT}") }));
+            return Ok(());
+        }
+        match hear(stream, buffer, 0, guard.patience(context)).await.map_err(HelloError::Io)? {
+            Heard::More => {}
+            Heard::End => return Ok(()),
+            Heard::Nothing => {
+                count(&context.switchboard.limits.idle_closed);
+                return Ok(());
+            }
         }
     }
 }
@@ -558,9 +694,8 @@ async fn slave(
     let mut guard =
         LinkGuard { switchboard, gone: Some(Arrived::SlaveGone { link, cause, protocol: false }) };
     switchboard.push(Arrived::SlaveHello { link, hello, outbox: outbox.clone() });
-    let result = frames(stream, &mut buffer, context, async |message| {
+    let result = frames(stream, &mut buffer, context, |message| {
         switchboard.push(Arrived::Slave { link, message });
-        Ok(())
     })
     .await;
     let (cause, protocol) = match &result {
@@ -587,9 +722,8 @@ async fn peer(
     let link = LinkId(switchboard.next_id());
     let _guard = LinkGuard { switchboard, gone: Some(Arrived::PeerGone { link }) };
     switchboard.push(Arrived::PeerHello { link, hello, outbox: outbox.clone() });
-    let result = frames(stream, &mut buffer, context, async |message| {
+    let result = frames(stream, &mut buffer, context, |message| {
         switchboard.push(Arrived::Peer { link, message });
-        Ok(())
     })
     .await;
     if let Err(HelloError::Frame(error)) = &result {

@@ -111,7 +111,7 @@ impl Door {
         if requests >= self.config.max_pipeline
             || in_flight_bytes >= self.config.max_pipeline_bytes.as_u64() as usize
         {
-            count(&self.switchboard.limits.throttled);
+            count(&self.switchboard.limits.busy);
             return Err(Reply::Error(busy()));
         }
         if !self.switchboard.admit(&self.config, bytes) {

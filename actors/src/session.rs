@@ -275,6 +275,12 @@ impl Session {
         }
     }
 
+    /// Whether there is room for a further request.
+    pub(crate) fn has_room(&self, requests_max: usize, bytes_max: usize) -> bool {
+        let (requests, bytes) = self.in_flight();
+        requests < requests_max && bytes < bytes_max && self.outbox.len() <= bytes_max
+    }
+
     /// Waits until there is room for a further request, or nothing more can be answered.
     pub(crate) async fn room(&self, requests_max: usize, bytes_max: usize) {
         loop {
@@ -339,6 +345,35 @@ pub(crate) fn shown_key(key: &Bytes) -> String {
     shown
 }
 
+/// The longest description of a message that its sender should not have sent, in bytes.
+const SHOWN_BYTES_MAX: usize = 80;
+
+/// The beginning of a message for a log line: a peer decides how long the whole would be.
+pub(crate) fn shown_message(message: &Message) -> String {
+    struct Short(String);
+    impl std::fmt::Write for Short {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            let room = SHOWN_BYTES_MAX - self.0.len();
+            let mut end = room.min(text.len());
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            self.0.push_str(&text[..end]);
+            // An error ends the formatting: the rest is never produced.
+            if end < text.len() {
+                Err(std::fmt::Error)
+            } else {
+                Ok(())
+            }
+        }
+    }
+    let mut short = Short(String::new());
+    if std::fmt::Write::write_fmt(&mut short, format_args!("{message:?}")).is_err() {
+        short.0.push_str("...");
+    }
+    short.0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -378,6 +413,17 @@ mod tests {
         session.closed().await;
         assert_eq!(session.abandon(), (1, 1));
         assert!(given_up.await.is_err());
+    }
+
+    #[test]
+    fn a_message_is_shown_by_its_beginning_only() {
+        let value = Bytes::from(vec![0_u8; 1 << 20]);
+        let message = Message::Value { tag: 7, version: dsm_protocol::ids::Version::new(1, 2), value };
+        let shown = shown_message(&message);
+        assert!(shown.starts_with("Value { tag: 7, "), "{shown}");
+        assert!(shown.ends_with("..."), "{shown}");
+        assert_eq!(shown.len(), SHOWN_BYTES_MAX + 3);
+        assert_eq!(shown_message(&Message::Ping), "Ping");
     }
 
     #[test]

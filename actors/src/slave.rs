@@ -6,6 +6,7 @@
 use crate::batch::{Inbox, Outbox};
 use crate::config::SlaveConfig;
 use crate::env::{Env, Stream};
+use crate::session::shown_message;
 use crate::supervision::{Backoff, Fate, PanicGuard, TaskGuard};
 use actix::prelude::*;
 use bytes::BytesMut;
@@ -191,7 +192,7 @@ impl SlaveActor {
             // Who serves is told by the announcement alone.
             Wire::Control(Control::MasterState(_)) => {}
             other => {
-                log::warn!("a master does not say {other:?}, closing the link");
+                log::warn!("a master does not say {}, closing the link", shown_message(&other));
                 if let Some((_, outbox)) = self.links.get(&link) {
                     outbox.abort();
                 }

@@ -103,7 +103,9 @@ impl std::str::FromStr for ClusterId {
 }
 
 /// A slave's name, chosen by its operator or at random: 1 to 64 bytes of letters, digits, `-`, `_` and `.`.
+/// A name that comes over the wire is checked too: it ends up in logs and in INFO.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String")]
 pub struct SlaveId(String);
 
 impl SlaveId {
@@ -128,6 +130,14 @@ impl SlaveId {
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl TryFrom<String> for SlaveId {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        SlaveId::new(name)
     }
 }
 

@@ -68,6 +68,7 @@ pub(crate) struct Setup {
     master_arguments: Vec<String>,
     slave_arguments: Vec<String>,
     log: Option<Vec<u8>>,
+    open_files: Option<u32>,
     beside_others: bool,
 }
 
@@ -79,6 +80,7 @@ impl Setup {
             master_arguments: Vec::new(),
             slave_arguments: Vec::new(),
             log: None,
+            open_files: None,
             beside_others: false,
         }
     }
@@ -98,6 +100,12 @@ impl Setup {
     /// A log that is there before the first start.
     pub(crate) fn log(mut self, content: impl Into<Vec<u8>>) -> Setup {
         self.log = Some(content.into());
+        self
+    }
+
+    /// How many files each master may have open, hard and soft.
+    pub(crate) fn masters_with_open_files(mut self, max: u32) -> Setup {
+        self.open_files = Some(max);
         self
     }
 
@@ -182,7 +190,17 @@ pub(crate) fn binary(node: Node) -> &'static str {
 
 /// A command for a role that sees none of this process's `DSM_` variables.
 pub(crate) fn command(node: Node) -> Command {
-    let mut command = Command::new(binary(node));
+    without_settings(Command::new(binary(node)))
+}
+
+/// The same in a shell that allows no more than this many open files.
+fn limited_command(node: Node, open_files_max: u32) -> Command {
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!("ulimit -n {open_files_max}; exec \"$0\" \"$@\"")).arg(binary(node));
+    without_settings(shell)
+}
+
+fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("DSM_") {
             command.env_remove(name);
@@ -190,6 +208,36 @@ pub(crate) fn command(node: Node) -> Command {
     }
     command.env_remove("RUST_LOG").env("RUST_BACKTRACE", "1").stdin(Stdio::null());
     command
+}
+
+/// Runs a process that is expected to end by itself with an error: its exit code and what it wrote to standard
+/// error.
+///
+/// # Panics
+/// When it does not end within 10 s, ends well, or ends by a signal or a panic.
+pub(crate) fn fails(mut command: Command) -> (i32, String) {
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary is built");
+    let mut process = Process(child);
+    let status = super::wait_for("the process ends", seconds(10), || {
+        process.0.try_wait().expect("a child can be asked")
+    });
+    let mut told = String::new();
+    let mut errors = process.0.stderr.take().expect("piped");
+    std::io::Read::read_to_string(&mut errors, &mut told).expect("text");
+    assert!(!status.success(), "it ends with {status}: {told}");
+    assert!(!told.contains("panicked"), "{told}");
+    (status.code().expect("it ends in order"), told)
+}
+
+/// A process beside the cluster; killed when it is dropped.
+pub(crate) struct Process(pub(crate) Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Fails only for what is dead already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A running cluster.
@@ -257,7 +305,10 @@ impl TestCluster {
             .open(self.stderr_path(node))
             .expect("a file for standard error");
         writeln!(output, "---- {} starts", node.name()).expect("writing a headline");
-        let mut command = command(node);
+        let mut command = match self.setup.open_files.filter(|_| MASTERS.contains(&node)) {
+            Some(max) => limited_command(node, max),
+            None => command(node),
+        };
         let [master, backup] = self.addresses.map(|address| address.to_string());
         match node {
             Node::Master => {
@@ -356,6 +407,23 @@ impl TestCluster {
         let child = self.processes.get(&node).unwrap_or_else(|| panic!("{node:?} is not running"));
         // Until it is waited for, even a dead child's id is nobody else's.
         kill_process(Pid::from_child(child), signal).expect("a child can be signalled");
+    }
+
+    /// The memory of a node that is in use and resident, in bytes.
+    pub(crate) fn resident_bytes(&self, node: Node) -> u64 {
+        let id = self.processes[&node].id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel tells");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib * 1024
+    }
+
+    /// Starts a process beside the members; its standard error goes to a file of the cluster's directory.
+    pub(crate) fn start_stranger(&self, mut command: Command, name: &str) -> (Process, PathBuf) {
+        let path = self.dir.path().join(format!("{name}.stderr"));
+        let errors = File::create(&path).expect("a file for standard error");
+        command.env("RUST_LOG", "info").current_dir(self.dir.path()).stdout(Stdio::null()).stderr(errors);
+        (Process(command.spawn().expect("the binary is built")), path)
     }
 
     /// INFO of a master, if it answers.

@@ -114,6 +114,12 @@ impl Load {
         self.shared.failed.load(Ordering::Relaxed)
     }
 
+    /// What the clients were told in place of a result.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        let failures = self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.iter().map(|failure| failure.text.clone()).collect()
+    }
+
     /// The failures of a span of time.
     pub(crate) fn failures_between(&self, from: Instant, to: Instant) -> Vec<Failure> {
         let failures = self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner);

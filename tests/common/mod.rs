@@ -1,5 +1,5 @@
 //! What the tests of the whole system share: real processes on free ports ([`cluster`]), a client of the RESP
-//! door ([`resp`]), clients that load the cluster and record what they saw ([`load`]).
+//! door ([`resp`]), one of the native door ([`native`]), clients that load the cluster and record what they saw ([`load`]).
 //!
 //! Nothing here knows how the servers are built: it sees binaries, flags, sockets, exit codes and the log.
 
@@ -8,6 +8,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod load;
+pub(crate) mod native;
 pub(crate) mod resp;
 
 use std::time::{Duration, Instant};
@@ -46,6 +47,23 @@ pub(crate) fn stays<D: std::fmt::Debug>(
         }
         std::thread::sleep(POLL);
     }
+}
+
+/// What a load must be through without a failure: three slaves, eight clients, no master replaced, every promise
+/// kept. `masters_with` are the masters' flags; `attack` is what nobody may notice.
+pub(crate) fn nobody_notices(masters_with: &[&str], attack: impl FnOnce(&cluster::TestCluster, &load::Load)) {
+    let mut cluster = cluster::Setup::slaves(3).masters_with(masters_with).start();
+    let load = load::Load::start(&cluster, 8, 20);
+    let epochs = |cluster: &cluster::TestCluster| {
+        cluster::MASTERS.map(|master| cluster.info(master).map(|info| info.number("epoch")))
+    };
+    let before = epochs(&cluster);
+    attack(&cluster, &load);
+    load.wait_for_writes(200, seconds(5));
+    assert_eq!(load.failures(), Vec::<String>::new(), "a client noticed");
+    assert_eq!(epochs(&cluster), before, "no master was replaced");
+    cluster.wait_for_active_slaves(3, seconds(3));
+    load.prove(&mut cluster);
 }
 
 /// Seconds, short to write.

@@ -3,7 +3,7 @@
 use super::{send, MasterActor, PeerInbound, PeerOutbound, Phase, Role};
 use crate::acceptor::{check_sizes, count, reject};
 use crate::batch::Outbox;
-use crate::session::{Coding, Session};
+use crate::session::{shown_message, Coding, Session};
 use crate::supervision::NodeError;
 use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::ids::{LinkId, Millis, Seq, SessionId, SlaveId};
@@ -143,7 +143,7 @@ impl MasterActor {
             other => {
                 count(&self.switchboard.limits.protocol_errors);
                 if let Some(peer) = self.peers.get(&link) {
-                    reject(&peer.outbox, &format!("a master does not say {other:?}"));
+                    reject(&peer.outbox, &format!("a master does not say {}", shown_message(&other)));
                 }
             }
         }
@@ -237,7 +237,8 @@ impl MasterActor {
                 }
                 Message::Control(Control::HandoverOffer) => self.notice(takeover::Event::HandoverOffered),
                 other => {
-                    log::warn!("the other master says what a master does not say: {other:?}");
+                    let said = shown_message(&other);
+                    log::warn!("the other master says what a master does not say: {said}");
                     dialed.outbox.abort();
                 }
             },

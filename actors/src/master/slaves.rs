@@ -4,6 +4,7 @@ use super::{send, MasterActor, Phase, Role, SlaveLink};
 use crate::acceptor::reject;
 use crate::batch::Outbox;
 use crate::log_writer::RaiseEpoch;
+use crate::session::shown_message;
 use crate::slave_proxy::{End, EndReason, PingWanted, Ports, SlaveEnded, SlaveProxy, Window};
 use actix::prelude::*;
 use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, LinkId, Millis, SlaveId};
@@ -181,7 +182,8 @@ impl MasterActor {
                 _,
             ) => {}
             (other, _) => {
-                self.end_slave(link, EndReason::Protocol(format!("a slave does not say {other:?}")));
+                let said = shown_message(&other);
+                self.end_slave(link, EndReason::Protocol(format!("a slave does not say {said}")));
             }
         }
     }
