@@ -405,8 +405,12 @@ impl TestCluster {
 
     fn signal(&self, node: Node, signal: Signal) {
         let child = self.processes.get(&node).unwrap_or_else(|| panic!("{node:?} is not running"));
-        // Until it is waited for, even a dead child's id is nobody else's.
-        kill_process(Pid::from_child(child), signal).expect("a child can be signalled");
+        // Until it is waited for, even a dead child's id is nobody else's. One that was waited for, because it was
+        // found dead, needs no signal any more.
+        match kill_process(Pid::from_child(child), signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => panic!("a child can be signalled: {error}"),
+        }
     }
 
     /// The memory of a node that is in use and resident, in bytes.
