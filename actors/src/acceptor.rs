@@ -4,7 +4,7 @@
 //! connection, and a panic in it ends that connection only: its place in the master's tables is given back by a
 //! guard's drop.
 
-use crate::batch::{Inbox, Outbox};
+use crate::batch::{Inbox, Outbox, Turns};
 use crate::config::MasterConfig;
 use crate::env::{Env, Listener, Stream};
 use crate::session::{Coding, Session};
@@ -420,7 +420,9 @@ async fn redis(
     // A Redis client's handshake is its first request.
     let begun = tokio::time::Instant::now();
     let mut is_known = false;
+    let mut turns = Turns::default();
     loop {
+        turns.count().await;
         guard.room(context).await;
         if outbox.is_ended() {
             return Ok(());
@@ -561,9 +563,11 @@ async fn frames(
     mut take: impl FnMut(Message),
 ) -> Result<(), HelloError> {
     let body_max = link_body_max(context);
+    let mut turns = Turns::default();
     loop {
         while let Some(message) = frame::decode(buffer, body_max).map_err(HelloError::Frame)? {
             take(message);
+            turns.count().await;
         }
         if !read_more(stream, buffer, 0).await.map_err(HelloError::Io)? {
             return Ok(());
@@ -604,8 +608,10 @@ async fn native_requests(
 ) -> Result<(), HelloError> {
     let body_max = link_body_max(context);
     let unfinished = Unfinished::new(context);
+    let mut turns = Turns::default();
     loop {
         while let Some(message) = frame::decode(buffer, body_max).map_err(HelloError::Frame)? {
+            turns.count().await;
             unfinished.hold(buffer.len());
             let Message::Request(request) = message else {
                 return Err(HelloError::Frame(FrameError::Malformed(0)));

@@ -40,6 +40,25 @@ impl<T> Inbox<T> {
     }
 }
 
+/// After so many frames or requests a connection lets others run, even if more are waiting. Counted in what costs time:
+/// large values pass without a stop.
+const IN_A_ROW_MAX: u32 = 256;
+
+/// Keeps a connection whose socket is never empty from keeping the thread.
+#[derive(Debug, Default)]
+pub(crate) struct Turns(u32);
+
+impl Turns {
+    /// Counts a frame or a request.
+    pub(crate) async fn count(&mut self) {
+        self.0 += 1;
+        if self.0 >= IN_A_ROW_MAX {
+            self.0 = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 /// How an [`Outbox`] ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {

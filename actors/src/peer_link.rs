@@ -3,7 +3,7 @@
 //! Owns the connection. What comes over it goes to the master's inbox; the link's generation tells old from new.
 
 use crate::acceptor::{Arrived, Context};
-use crate::batch::Outbox;
+use crate::batch::{Outbox, Turns};
 use crate::env::{Env, Stream};
 use crate::supervision::{Backoff, Fate, TaskGuard};
 use bytes::BytesMut;
@@ -142,6 +142,7 @@ async fn read(
     let body_max = frame::body_max(context.config.value_max().max(context.facts.limits.request_bytes_max));
     let invalid = |error: frame::FrameError| io::Error::new(io::ErrorKind::InvalidData, error);
     let mut buffer = BytesMut::new();
+    let mut turns = Turns::default();
     loop {
         buffer.reserve(16 * 1024);
         let reading = stream.read(&mut buffer);
@@ -154,6 +155,7 @@ async fn read(
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         while let Some(message) = frame::decode(&mut buffer, body_max).map_err(invalid)? {
+            turns.count().await;
             match message {
                 Message::Control(Control::Welcome(welcome)) if !down.up => {
                     down.up = true;

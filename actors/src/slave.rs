@@ -3,7 +3,7 @@
 //! Owns the slave machine; each master's link is a plain task that keeps the connection and hands over what arrives in
 //! batches. A slave is connected to both masters and obeys the one whose reign is the latest.
 
-use crate::batch::{Inbox, Outbox};
+use crate::batch::{Inbox, Outbox, Turns};
 use crate::config::SlaveConfig;
 use crate::env::{Env, Stream};
 use crate::session::shown_message;
@@ -361,6 +361,7 @@ impl Keeper {
         let mut body_max = frame::body_max(self.config.max_value.as_u64() as usize);
         let invalid = |error: frame::FrameError| io::Error::new(io::ErrorKind::InvalidData, error);
         let mut buffer = BytesMut::new();
+        let mut turns = Turns::default();
         loop {
             buffer.reserve(READ_BYTES);
             let reading = stream.read(&mut buffer);
@@ -393,7 +394,10 @@ impl Keeper {
                     Wire::Control(Control::Reject { reason }) => {
                         return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
                     }
-                    message if down.up => self.board.push(Arrived::Frame { link, message }),
+                    message if down.up => {
+                        self.board.push(Arrived::Frame { link, message });
+                        turns.count().await;
+                    }
                     _ => return Err(io::ErrorKind::InvalidData.into()),
                 }
             }

@@ -45,8 +45,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Reads what is there into `buffer`; 0 at the end of the stream. What was read stays in `buffer` when the future
-    /// is dropped.
+    /// Reads what is there into `buffer`; 0 at the end of the stream.
     ///
     /// # Errors
     /// What the system says.
@@ -54,12 +53,6 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => loop {
                 match stream.try_read_buf(buffer) {
-                    Ok(read) if read > 0 && buffer.len() == buffer.capacity() => {
-                        // More is waiting, perhaps without end: a peer that floods must not keep the thread from
-                        // everybody else.
-                        tokio::task::yield_now().await;
-                        return Ok(read);
-                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
                     other => return other,
                 }
