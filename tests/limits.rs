@@ -1,0 +1,298 @@
+//! Each limit on real masters: it bites, INFO shows that it did, the one that caused it hears why or is cut, and
+//! nobody else notices.
+
+mod common;
+
+use bytes::Bytes;
+use common::cluster::{Node, Setup, TestCluster, MASTERS};
+use common::native::{self, Native};
+use common::resp::{encoded, Answer, Connection, Info};
+use common::{millis, nobody_notices, seconds, wait_for};
+use dsm_protocol::command::{Command, Reply};
+use dsm_protocol::frame::PREFACE;
+use dsm_protocol::message::HelloRole;
+use std::io::Write as _;
+use std::time::Instant;
+
+const MIB: u64 = 1 << 20;
+
+fn open(cluster: &TestCluster, master: Node) -> Connection {
+    Connection::open(cluster.address(master), seconds(5)).expect("the master accepts connections")
+}
+
+fn info(cluster: &TestCluster, master: Node) -> Info {
+    cluster.info(master).expect("INFO is always answered")
+}
+
+/// Waits until a limit has bitten so often more than `before`.
+fn wait_for_count(cluster: &TestCluster, master: Node, counter: &str, count: u64) {
+    wait_for(&format!("INFO shows {counter} at {count}"), seconds(5), || {
+        (info(cluster, master).number(counter) >= count).then_some(())
+    });
+}
+
+/// Fills a master with connections until one is refused; those that were taken.
+fn fill(cluster: &TestCluster, master: Node, at_most: usize) -> Vec<Connection> {
+    let mut taken = Vec::new();
+    loop {
+        let mut connection = open(cluster, master);
+        // Sent before the answer is known: a refusal may come without it having been read.
+        let _ = connection.send(&encoded(&[b"PING"]));
+        match connection.answer() {
+            Ok(Answer::Simple(pong)) if pong == "PONG" => taken.push(connection),
+            Ok(Answer::Error(text)) => {
+                assert_eq!(text, "ERR max number of clients reached");
+                connection.wait_for_close().expect("a refused connection is closed");
+                return taken;
+            }
+            // A reset may overtake the words.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return taken,
+            other => panic!("{other:?}"),
+        }
+        assert!(taken.len() <= at_most, "more than {at_most} connections");
+    }
+}
+
+#[test]
+fn connections_over_the_limit_are_refused_in_redis_words() {
+    nobody_notices(&["--max-connections", "40"], |cluster, load| {
+        for master in MASTERS {
+            let mut taken = fill(cluster, master, 40);
+            load.wait_for_writes(100, seconds(5));
+            let mut first = taken.swap_remove(0);
+            let Answer::Bulk(text) = first.call(&[b"INFO"]).expect("an answer") else { panic!("no INFO") };
+            let text = String::from_utf8_lossy(&text).into_owned();
+            assert!(text.contains("connections:40\r\n"), "{text}");
+            let refused = text.lines().find_map(|line| line.strip_prefix("connections_refused:"));
+            assert!(refused.expect("the counter").parse::<u64>().expect("a number") >= 1, "{text}");
+            drop(taken);
+            wait_for("a place is given back", seconds(2), || cluster.info(master));
+        }
+    });
+}
+
+#[test]
+fn open_files_that_are_too_few_lower_the_limit_and_hurt_nobody() {
+    let mut cluster = Setup::slaves(2).masters_with_open_files(64).start();
+    let load = common::load::Load::start(&cluster, 4, 10);
+    for master in MASTERS {
+        assert!(cluster.stderr(master).contains("lowering --max-connections"), "{}", cluster.stderr(master));
+        // Twice: what was refused or closed must leave nothing behind.
+        for _ in 0..2 {
+            let taken = fill(&cluster, master, 64);
+            assert!(!taken.is_empty());
+            load.wait_for_writes(100, seconds(5));
+            drop(taken);
+            wait_for("connections are accepted again", seconds(2), || cluster.info(master));
+        }
+        assert!(info(&cluster, master).number("connections_refused") >= 2);
+        assert_eq!(info(&cluster, master).number("accept_errors"), 0, "no file was lacking");
+    }
+    // A role change needs files too.
+    cluster.kill(Node::Master);
+    cluster.wait_until_serves(Node::Backup, seconds(5));
+    load.prove(&mut cluster);
+}
+
+#[test]
+fn a_pipeline_over_the_limit_waits_and_is_answered_whole() {
+    nobody_notices(&["--max-pipeline", "4"], |cluster, _| {
+        let before = info(cluster, Node::Master).number("reads_paused");
+        let mut connection = open(cluster, Node::Master);
+        let mut sender = connection.sender().expect("a second handle");
+        let writer = std::thread::spawn(move || {
+            for number in 0..1000 {
+                let request = encoded(&[b"SET", b"piped", number.to_string().as_bytes()]);
+                sender.write_all(&request).expect("sent");
+            }
+        });
+        for _ in 0..1000 {
+            assert_eq!(connection.answer().expect("an answer"), Answer::ok());
+        }
+        writer.join().expect("it sends all");
+        assert_eq!(cluster.ask(&[b"GET", b"piped"]), Answer::bulk("999"));
+        assert!(info(cluster, Node::Master).number("reads_paused") > before);
+    });
+}
+
+/// Writes to slaves that do not answer stay in flight: one more than fits is BUSY at once, and INFO is answered.
+fn busy_beyond(flags: &[&str], fitting: usize, value_bytes: usize) {
+    let mut cluster = Setup::slaves(2).masters_with(flags).start();
+    cluster.pause(Node::Slave(0));
+    cluster.pause(Node::Slave(1));
+    let mut link = Native::client(cluster.address(Node::Master), seconds(5));
+    for number in 0..fitting + 3 {
+        let key = Bytes::from(format!("k{number}"));
+        link.ask(Command::Put { key, value: vec![b'v'; value_bytes].into() }).expect("sent");
+    }
+    let mut busy = Vec::new();
+    for _ in 0..3 {
+        let (id, reply) = link.answer();
+        assert!(matches!(&reply, Reply::Error(error) if error.word.as_str() == "BUSY"), "{reply:?}");
+        busy.push(id.0);
+    }
+    let first = fitting as u64 + 1;
+    assert_eq!(busy, [first, first + 1, first + 2], "those that fit are not refused");
+    let during = info(&cluster, Node::Master);
+    assert_eq!(during.number("requests_busy"), 3);
+    assert!(during.number("requests_in_flight") >= fitting as u64);
+    cluster.resume(Node::Slave(0));
+    cluster.resume(Node::Slave(1));
+    for _ in 0..fitting {
+        let (_, reply) = link.answer();
+        assert_ne!(reply, Reply::NotFound);
+        assert!(!matches!(&reply, Reply::Error(error) if error.word.as_str() == "BUSY"), "{reply:?}");
+    }
+    wait_for("nothing is in flight any more", seconds(5), || {
+        let now = info(&cluster, Node::Master);
+        // The question itself is one.
+        (now.number("requests_in_flight") <= 1 && now.number("request_bytes_in_flight") == 0).then_some(())
+    });
+    cluster.settle();
+    for number in 0..fitting + 3 {
+        let answer = cluster.ask(&[b"GET", format!("k{number}").as_bytes()]);
+        let expected = number < fitting;
+        assert_eq!(answer != Answer::Null, expected, "k{number}: what was BUSY was not executed");
+    }
+}
+
+#[test]
+fn requests_over_the_limit_in_all_are_busy_and_not_executed() {
+    busy_beyond(&["--max-requests", "8"], 8, 10);
+}
+
+#[test]
+fn request_bytes_over_the_limit_in_all_are_busy_and_not_executed() {
+    busy_beyond(&["--max-request-bytes", "100kB"], 9, 11_000);
+}
+
+#[test]
+fn a_handshake_that_takes_too_long_is_cut_however_busy_it_looks() {
+    nobody_notices(&["--handshake-timeout", "300ms"], |cluster, _| {
+        for master in MASTERS {
+            let before = info(cluster, master).number("handshakes_timed_out");
+            let mut hello = PREFACE.to_vec();
+            let control = dsm_protocol::message::Control::Hello(dsm_protocol::message::Hello {
+                cluster: None,
+                role: HelloRole::Client,
+            });
+            hello.extend(native::encoded(&dsm_protocol::message::Message::Control(control)));
+            let slow: [&[u8]; 4] =
+                [&hello, &encoded(&[b"SET", b"slow", b"loris"]), b"PING and more of it\r\n", b""];
+            std::thread::scope(|scope| {
+                for bytes in slow {
+                    scope.spawn(move || is_cut_before_the_end(cluster, master, bytes));
+                }
+            });
+            wait_for_count(cluster, master, "handshakes_timed_out", before + 4);
+        }
+        assert_eq!(cluster.ask(&[b"GET", b"slow"]), Answer::Null);
+    });
+}
+
+/// Sends a byte every 50 ms until it is cut.
+fn is_cut_before_the_end(cluster: &TestCluster, master: Node, bytes: &[u8]) {
+    let mut connection = open(cluster, master);
+    let begun = Instant::now();
+    for byte in bytes {
+        // The pace is the attack.
+        std::thread::sleep(millis(50));
+        if begun.elapsed() > millis(1200) || connection.send(&[*byte]).is_err() {
+            break;
+        }
+    }
+    connection.wait_for_close().unwrap_or_else(|error| panic!("{bytes:.30?} is not cut: {error}"));
+    let lasted = begun.elapsed();
+    assert!((millis(280)..seconds(2)).contains(&lasted), "{bytes:.30?} was cut after {lasted:?}");
+}
+
+#[test]
+fn an_idle_client_is_closed_at_either_door_and_a_busy_one_is_not() {
+    nobody_notices(&["--idle-timeout", "300ms"], |cluster, _| {
+        for master in MASTERS {
+            let before = info(cluster, master).number("idle_closed");
+            let begun = Instant::now();
+            let mut resp = open(cluster, master);
+            assert_eq!(resp.call(&[b"PING"]).expect("an answer"), Answer::Simple("PONG".to_string()));
+            let mut halfway = open(cluster, master);
+            halfway.call(&[b"PING"]).expect("an answer");
+            halfway.send(b"*2\r\n$3\r\nGET\r\n").expect("sent");
+            let mut link = Native::client(cluster.address(master), seconds(3));
+            let mut silent = Native::client(cluster.address(master), seconds(3));
+            silent.send(&[100, 0, 0, 0, 0, 0, 0, 0, 17]).expect("sent");
+            resp.wait_for_close().expect("closed");
+            halfway.wait_for_close().expect("closed in the middle of a request");
+            link.end();
+            silent.end();
+            assert!(begun.elapsed() >= millis(300), "too early: {:?}", begun.elapsed());
+            assert!(info(cluster, master).number("idle_closed") >= before + 4);
+        }
+    });
+}
+
+/// Asks for far more than it reads; what it could send.
+fn be_deaf(cluster: &TestCluster, requests: usize) -> Connection {
+    let connection = open(cluster, Node::Master);
+    let mut sender = connection.sender().expect("a second handle");
+    sender.set_write_timeout(Some(millis(200))).expect("a timeout");
+    // Cut, or held up, in the middle.
+    let _ = sender.write_all(&encoded(&[b"GET", b"large"]).repeat(requests));
+    connection
+}
+
+#[test]
+fn a_client_that_takes_no_answers_is_cut() {
+    nobody_notices(&["--write-timeout", "300ms"], |cluster, load| {
+        assert_eq!(cluster.ask(&[b"SET", b"large", &vec![b'x'; MIB as usize]]), Answer::ok());
+        let mut deaf: Vec<Connection> = (0..4).map(|_| be_deaf(cluster, 100)).collect();
+        wait_for_count(cluster, Node::Master, "slow_readers_cut", 4);
+        load.wait_for_writes(100, seconds(5));
+        for connection in &mut deaf {
+            connection.wait_for_close().expect("what was sent, then the end");
+        }
+    });
+}
+
+#[test]
+fn memory_stays_flat_while_deaf_and_greedy_clients_flood() {
+    let flags = ["--max-pipeline-bytes", "4MiB", "--max-request-bytes", "32MiB", "--write-timeout", "60s"];
+    nobody_notices(&flags, |cluster, load| {
+        assert_eq!(cluster.ask(&[b"SET", b"large", &vec![b'x'; MIB as usize]]), Answer::ok());
+        let before = cluster.resident_bytes(Node::Master);
+        // 20 deaf ones may make the master hold 4 MiB of answers each, twice while they are handed over.
+        let deaf: Vec<Connection> = (0..20).map(|_| be_deaf(cluster, 2000)).collect();
+        // 40 greedy ones send all but the end of a value of 15 MiB: 600 MiB.
+        let (mut greedy, mut told) = (Vec::new(), 0);
+        for _ in 0..40 {
+            let mut connection = open(cluster, Node::Master);
+            let mut part = b"*3\r\n$3\r\nSET\r\n$6\r\ngreedy\r\n$15728640\r\n".to_vec();
+            part.resize(15 << 20, b'x');
+            if connection.send(&part).is_err() {
+                told += 1;
+            }
+            greedy.push(connection);
+        }
+        assert!(told > 0, "600 MiB of unfinished requests fit into 32 MiB");
+        let most = (20 * 2 * 4 + 2 * 32 + 64) * MIB;
+        common::stays("the master's memory is bounded", seconds(1), || {
+            let grown = cluster.resident_bytes(Node::Master).saturating_sub(before);
+            if grown < most {
+                Ok(())
+            } else {
+                Err(format!("{} MiB more", grown / MIB))
+            }
+        });
+        let during = info(cluster, Node::Master);
+        assert!(during.number("unfinished_request_bytes") <= 32 * MIB, "{during:?}");
+        assert!(during.number("uploads_cut") > 0, "{during:?}");
+        // Those who send ordinary requests do not suffer.
+        load.wait_for_writes(100, seconds(5));
+        drop(greedy);
+        drop(deaf);
+        wait_for("everything is given back", seconds(3), || {
+            let now = info(cluster, Node::Master);
+            (now.number("unfinished_request_bytes") == 0 && now.number("connections") < 50).then_some(())
+        });
+        assert_eq!(cluster.ask(&[b"GET", b"greedy"]), Answer::Null);
+    });
+}

@@ -1,0 +1,333 @@
+//! Who may be what in a cluster: slaves with names that are taken, slaves of other clusters, clients that pretend,
+//! masters too many, masters with another log, logs that cannot be.
+
+mod common;
+
+use common::cluster::{command, fails, free_ports, Node, Process, Setup, TestCluster, MASTERS};
+use common::native::{self, Native};
+use common::resp::{Answer, Connection};
+use common::{millis, nobody_notices, seconds, wait_for};
+use dsm_protocol::command::Command as StoreCommand;
+use dsm_protocol::ids::{ClusterId, Epoch, RequestId, Version};
+use dsm_protocol::message::{Control, Message, Request};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+
+fn slave(id: &str, masters: &[SocketAddr]) -> Command {
+    let mut command = command(Node::Slave(0));
+    let masters: Vec<String> = masters.iter().map(SocketAddr::to_string).collect();
+    command.args(["--id", id, "--masters", &masters.join(",")]);
+    command
+}
+
+fn master(node: Node, [listen, peer]: [SocketAddr; 2], log: &Path) -> Command {
+    let mut command = command(node);
+    command.args(["--listen", &listen.to_string(), "--peer", &peer.to_string(), "--log"]).arg(log);
+    command
+}
+
+fn wait_until_said(file: &Path, word: &str) {
+    wait_for(&format!("{word:?} stands in {}", file.display()), seconds(5), || {
+        std::fs::read_to_string(file).ok().filter(|text| text.contains(word))
+    });
+}
+
+/// A master of another pair never serves, and the reign of the cluster goes on.
+fn never_serves(cluster: &TestCluster, address: SocketAddr) {
+    let epoch = cluster.info(Node::Master).expect("INFO").number("epoch");
+    wait_for("it listens", seconds(5), || Connection::open(address, seconds(1)).ok());
+    common::stays("it does not serve", millis(1500), || {
+        let role = common::resp::Info::of(address, seconds(1)).map(|info| info.role().to_string());
+        if role.as_deref().is_ok_and(|role| role == "primary") {
+            return Err(role);
+        }
+        Ok(())
+    });
+    assert_eq!(cluster.info(Node::Master).expect("INFO").number("epoch"), epoch);
+}
+
+#[test]
+fn a_slave_with_a_used_name_is_refused_as_long_as_the_first_lives() {
+    let mut cluster = Setup::slaves(3).start();
+    let load = common::load::Load::start(&cluster, 8, 20);
+    let (_process, said) = cluster.start_stranger(slave("slave-1", &cluster.addresses()), "stranger");
+    wait_until_said(&said, "slave named slave-1 is registered and answers");
+    let text = std::fs::read_to_string(&said).expect("text");
+    assert!(text.lines().count() < 20, "it does not repeat itself:\n{text}");
+    load.wait_for_writes(200, seconds(5));
+    assert_eq!(load.failures(), Vec::<String>::new());
+    assert_eq!(cluster.info(Node::Master).expect("INFO").slave_ids(), ["slave-0", "slave-1", "slave-2"]);
+    assert_eq!(cluster.info(Node::Master).expect("INFO").number("slaves_removed"), 0);
+    // Once the first is gone, it takes the name.
+    cluster.kill(Node::Slave(1));
+    cluster.wait_for_active_slaves(3, seconds(5));
+    load.wait_for_writes(200, seconds(5));
+    drop(_process);
+    cluster.start(Node::Slave(1));
+    cluster.settle_under_load();
+    load.prove(&mut cluster);
+}
+
+#[test]
+fn a_slave_with_the_name_of_one_that_hangs_takes_its_place() {
+    let mut cluster = Setup::slaves(2).start();
+    cluster.pause(Node::Slave(1));
+    let (_process, said) = cluster.start_stranger(slave("slave-1", &cluster.addresses()), "stranger");
+    // It is active and answers reads and writes: two copies of one key need it.
+    wait_until_said(&said, "slave");
+    wait_for("the stranger is active", seconds(5), || {
+        let info = cluster.info(Node::Master)?;
+        (info.number("slaves_removed") >= 1 && info.number("active_slaves") == 2).then_some(())
+    });
+    assert_eq!(cluster.ask(&[b"SET", b"k", b"v"]), Answer::ok());
+    assert_eq!(cluster.info(Node::Master).expect("INFO").slave_ids(), ["slave-0", "slave-1"]);
+    // The one that wakes up now is the second.
+    cluster.resume(Node::Slave(1));
+    wait_until_said(&cluster.dir().join("slave-1.stderr"), "registered and answers");
+    assert_eq!(cluster.ask(&[b"GET", b"k"]), Answer::bulk("v"));
+}
+
+#[test]
+fn a_slave_of_another_cluster_is_refused_by_name() {
+    nobody_notices(&[], |cluster, _| {
+        let ours = ClusterId(
+            u64::from_str_radix(
+                cluster.info(Node::Master).expect("INFO").get("cluster_id").expect("an id"),
+                16,
+            )
+            .expect("hexadecimal"),
+        );
+        let other = ClusterId(ours.0 ^ 1);
+        for master in MASTERS {
+            let mut link = Native::open(cluster.address(master), seconds(5));
+            link.say_hello(Some(other), native::slave("foreign")).expect("sent");
+            let told = link.welcome().expect_err("it is refused");
+            assert!(told.contains(&other.to_string()) && told.contains(&ours.to_string()), "{told}");
+            link.end();
+        }
+    });
+}
+
+#[test]
+fn a_slave_that_is_told_of_two_clusters_belongs_to_one() {
+    let first = Setup::slaves(1).beside_others().start();
+    let second = Setup::slaves(1).beside_others().start();
+    let both = [first.address(Node::Master), second.address(Node::Master)];
+    let (_process, said) = first.start_stranger(slave("torn", &both), "torn");
+    wait_until_said(&said, "refused by the master");
+    let text = std::fs::read_to_string(&said).expect("text");
+    assert!(text.contains("belongs to cluster"), "{text}");
+    let counts = [&first, &second].map(|cluster| {
+        wait_for("it settles", seconds(5), || cluster.info(Node::Master)).number("active_slaves")
+    });
+    assert_eq!(counts.iter().sum::<u64>(), 3, "active in one of them: {counts:?}");
+}
+
+#[test]
+fn a_client_that_registers_as_a_slave_and_is_none_is_removed() {
+    nobody_notices(&[], |cluster, load| {
+        let address = cluster.address(Node::Master);
+        let enlist = |name: &str| {
+            let mut link = Native::open(address, seconds(5));
+            link.say_hello(None, native::slave(name)).expect("sent");
+            link.welcome().expect("it looks like a slave");
+            let epoch = loop {
+                if let Message::Control(Control::Announce { epoch, .. }) =
+                    link.message().expect("an announcement")
+                {
+                    break epoch;
+                }
+            };
+            let enlisted = Control::Enlisted { epoch, highest: Version::default(), room_bytes: u64::MAX };
+            link.send(&native::encoded(&Message::Control(enlisted))).expect("sent");
+            link
+        };
+        // One that says what clients say, one that acknowledges what it was never sent, one that sends a flood.
+        let request = Request { id: RequestId(1), stream: 0, generation: 0, command: StoreCommand::KeyCount };
+        let nonsense = [
+            Message::Request(request),
+            Message::Ack { through: u64::MAX, room_bytes: 0 },
+            Message::Write { version: Version::new(9, 9), key: "k".into(), value: vec![0; 8 << 20].into() },
+        ];
+        for (number, message) in nonsense.iter().enumerate() {
+            let mut link = enlist(&format!("pretender-{number}"));
+            link.send(&native::encoded(message)).expect("sent");
+            link.end();
+        }
+        // One that never enlists, one that enlists in a reign that never was: they count for nothing.
+        let mut idle = Native::open(address, seconds(5));
+        idle.say_hello(None, native::slave("idle")).expect("sent");
+        let mut future = Native::open(address, seconds(5));
+        future.say_hello(None, native::slave("future")).expect("sent");
+        let enlisted =
+            Control::Enlisted { epoch: Epoch(u64::MAX), highest: Version::default(), room_bytes: u64::MAX };
+        future.send(&native::encoded(&Message::Control(enlisted))).expect("sent");
+        // One that is silent gets writes, and is removed when it does not acknowledge them.
+        let mut silent = enlist("silent");
+        silent.end();
+        load.wait_for_writes(100, seconds(5));
+        cluster.wait_for_active_slaves(3, seconds(3));
+        for line in cluster.stderr(Node::Master).lines() {
+            assert!(line.len() < 1000, "a line of {} bytes: {line:.200}", line.len());
+        }
+    });
+}
+
+#[test]
+fn a_second_master_on_a_port_in_use_is_one_clear_line() {
+    nobody_notices(&[], |cluster, _| {
+        let [primary, backup] = cluster.addresses();
+        for (node, addresses) in [(Node::Master, [primary, backup]), (Node::Backup, [backup, primary])] {
+            let mut again = master(node, addresses, &cluster.log());
+            again.env("RUST_LOG", "error");
+            let (_, told) = fails(again);
+            assert_eq!(told.lines().count(), 1, "{told}");
+            assert!(told.contains(&addresses[0].to_string()), "it names the address: {told}");
+        }
+    });
+}
+
+#[test]
+fn further_masters_on_other_ports_never_serve() {
+    nobody_notices(&[], |cluster, load| {
+        let [first, second] = free_ports();
+        let [primary, backup] = cluster.addresses();
+        // Of a pair of their own, and posing as the other half of ours.
+        let a =
+            cluster.start_stranger(master(Node::Master, [first, backup], &cluster.log()), "further-primary");
+        let b =
+            cluster.start_stranger(master(Node::Backup, [second, primary], &cluster.log()), "further-backup");
+        never_serves(cluster, first);
+        never_serves(cluster, second);
+        load.wait_for_writes(200, seconds(5));
+        drop((a, b));
+    });
+}
+
+#[test]
+fn of_two_of_a_kind_started_at_once_one_serves() {
+    for node in MASTERS {
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = dir.path().join("kv_store.log");
+        let addresses = free_ports();
+        let turned = [addresses[1], addresses[0]];
+        let mut two: Vec<Process> = [addresses, turned]
+            .map(|addresses| {
+                let mut command = master(node, addresses, &log);
+                command.env("RUST_LOG", "error").current_dir(dir.path());
+                Process(command.spawn().expect("the binary is built"))
+            })
+            .into();
+        let roles = || {
+            addresses.map(|address| {
+                common::resp::Info::of(address, seconds(1))
+                    .map(|info| info.role().to_string())
+                    .unwrap_or_default()
+            })
+        };
+        wait_for("one serves, the other stands by", seconds(5), || {
+            let mut roles = roles();
+            roles.sort();
+            (roles == ["primary", "standby"]).then_some(())
+        });
+        common::stays("only one serves", millis(500), || {
+            let roles = roles();
+            if roles.iter().filter(|role| *role == "primary").count() > 1 {
+                Err(roles)
+            } else {
+                Ok(())
+            }
+        });
+        for process in &mut two {
+            assert!(process.0.try_wait().expect("a child can be asked").is_none(), "both live");
+        }
+    }
+}
+
+#[test]
+fn masters_with_different_logs_say_so_and_the_cluster_goes_on() {
+    nobody_notices(&[], |cluster, load| {
+        let [listen, _] = free_ports();
+        let other = cluster.dir().join("other.log");
+        let stranger = master(Node::Backup, [listen, cluster.address(Node::Master)], &other);
+        let (_process, said) = cluster.start_stranger(stranger, "stranger");
+        wait_until_said(&said, "both must name the same file with --log");
+        load.wait_for_writes(200, seconds(5));
+        assert!(cluster.stderr(Node::Master).contains("uses another log"));
+    });
+}
+
+#[test]
+fn a_deleted_lock_file_makes_no_second_primary() {
+    let mut cluster = Setup::slaves(2).start();
+    let load = common::load::Load::start(&cluster, 8, 20);
+    let epoch = cluster.info(Node::Master).expect("INFO").number("epoch");
+    let mut lock = cluster.log().into_os_string();
+    lock.push(".lock");
+    std::fs::remove_file(&lock).expect("the lock file is there");
+    // A new standby sees another lock file, which is free; the log itself is still locked.
+    cluster.restart(Node::Backup);
+    wait_until_said(&cluster.dir().join("backup.stderr"), "was the lock file deleted?");
+    common::stays("the backup does not serve", seconds(1), || match cluster.info(Node::Backup) {
+        Some(info) if info.role() == "primary" => Err(info),
+        _ => Ok(()),
+    });
+    load.wait_for_writes(200, seconds(5));
+    assert_eq!(load.failures(), Vec::<String>::new());
+    assert_eq!(cluster.info(Node::Master).expect("INFO").number("epoch"), epoch);
+    // The log is free as soon as the primary is gone.
+    cluster.kill(Node::Master);
+    cluster.wait_until_serves(Node::Backup, seconds(5));
+    load.prove(&mut cluster);
+}
+
+#[test]
+fn a_log_that_cannot_be_is_one_clear_line() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").expect("a file");
+    let directory = dir.path().join("directory.log");
+    std::fs::create_dir(&directory).expect("a directory");
+    // Where nobody may create a file, not even root.
+    let read_only = Path::new("/proc/self");
+    let logs = [
+        dir.path().join("missing/kv_store.log"),
+        file.join("kv_store.log"),
+        directory,
+        read_only.join("kv_store.log"),
+    ];
+    for log in logs {
+        for node in MASTERS {
+            let mut command = master(node, free_ports(), &log);
+            command.env("RUST_LOG", "error").current_dir(dir.path());
+            let (_, told) = fails(command);
+            assert_eq!(told.lines().count(), 1, "{told}");
+            assert!(told.contains(&log.display().to_string()), "it names the file: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_read_only_log_directory_is_one_clear_line() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let locked = dir.path().join("locked");
+    std::fs::create_dir(&locked).expect("a directory");
+    let mut permissions = std::fs::metadata(&locked).expect("it is there").permissions();
+    permissions.set_readonly(true);
+    std::fs::set_permissions(&locked, permissions).expect("its owner may");
+    let log = locked.join("kv_store.log");
+    let mut command = master(Node::Master, free_ports(), &log);
+    command.env("RUST_LOG", "error").current_dir(dir.path());
+    if rustix::process::geteuid().is_root() {
+        // Root may write everywhere.
+        let everybody = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), everybody).expect("its owner may");
+        command.uid(65534).gid(65534);
+    }
+    let (_, told) = fails(command);
+    assert_eq!(told.lines().count(), 1, "{told}");
+    assert!(told.contains(&log.display().to_string()), "it names the file: {told}");
+}
