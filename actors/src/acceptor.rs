@@ -741,3 +741,49 @@ async fn peer(
 
 /// Open sessions by number.
 pub(crate) type Sessions = HashMap<SessionId, Rc<Session>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix::prelude::{Actor, Context as ActorContext, Handler};
+
+    struct Drains;
+
+    impl Actor for Drains {
+        type Context = ActorContext<Self>;
+    }
+
+    impl Handler<Drain> for Drains {
+        type Result = ();
+
+        fn handle(&mut self, _: Drain, _: &mut Self::Context) {}
+    }
+
+    #[actix::test]
+    async fn a_panic_in_a_session_gives_its_place_back_and_ends_nothing_else() {
+        let inbox = Inbox::default();
+        let board = Rc::new(Switchboard::new(inbox.clone(), Drains.start().recipient()));
+        let config = MasterConfig::default();
+        let context = Context {
+            env: crate::env::real::RealEnv::new(),
+            facts: server_facts(&config),
+            config: Rc::new(config),
+            switchboard: Rc::clone(&board),
+        };
+        board.limits.connections.set(1);
+        let session = SessionId(board.next_id());
+        let panicked = actix::spawn(async move {
+            let _counted = Counted(Rc::clone(&context.switchboard));
+            let _guard = SessionGuard::open(&context, Session::resp(session, Outbox::default()));
+            panic!("on purpose");
+        });
+        assert!(panicked.await.is_err_and(|error| error.is_panic()));
+        assert_eq!(board.limits.connections.get(), 0);
+        let mut arrived = Vec::new();
+        inbox.take(&mut arrived);
+        assert!(
+            matches!(&arrived[..], [Arrived::Opened(_), Arrived::Closed(closed)] if *closed == session),
+            "{arrived:?}"
+        );
+    }
+}
