@@ -164,7 +164,8 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_MAX_REQUESTS", value_name = "N", default_value_t = 200_000)]
     pub max_requests: usize,
 
-    /// Most bytes of keys and values in flight in all; beyond it the answer is BUSY
+    /// Most bytes of keys and values in flight in all; beyond it the answer is BUSY. As many again may wait in long
+    /// requests that have not arrived whole; beyond it whose they are is cut
     #[arg(long, env = "DSM_MAX_REQUEST_BYTES", value_name = "BYTES", default_value_t = ByteSize::mib(512))]
     pub max_request_bytes: ByteSize,
 
@@ -172,11 +173,12 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_WRITE_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     pub write_timeout: Duration,
 
-    /// How long a connection may take over its first bytes and its handshake
+    /// How long a connection may take over its first bytes, and then over its handshake; a Redis client's is its
+    /// first request
     #[arg(long, env = "DSM_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub handshake_timeout: Duration,
 
-    /// A Redis client's connection without requests for this long is closed; 0s is never
+    /// A client connection without requests for this long is closed; 0s is never
     #[arg(long, env = "DSM_IDLE_TIMEOUT", value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
     pub idle_timeout: Duration,
 }
