@@ -160,6 +160,10 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_MAX_PIPELINE_BYTES", value_name = "BYTES", default_value_t = ByteSize::mib(32))]
     pub max_pipeline_bytes: ByteSize,
 
+    /// Most bytes of values on their way from one slave; beyond it reads wait, so that acknowledgements are not late
+    #[arg(long, env = "DSM_SLAVE_WINDOW", value_name = "BYTES", default_value_t = ByteSize::mib(8))]
+    pub slave_window: ByteSize,
+
     /// Most requests in flight in all; beyond it the answer is BUSY
     #[arg(long, env = "DSM_MAX_REQUESTS", value_name = "N", default_value_t = 200_000)]
     pub max_requests: usize,
@@ -287,6 +291,7 @@ impl MasterConfig {
         positive("--max-connections", self.max_connections as u64)?;
         positive("--max-pipeline", self.max_pipeline as u64)?;
         positive("--max-pipeline-bytes", self.max_pipeline_bytes.as_u64())?;
+        positive("--slave-window", self.slave_window.as_u64())?;
         positive("--max-requests", self.max_requests as u64)?;
         positive("--max-request-bytes", self.max_request_bytes.as_u64())
     }

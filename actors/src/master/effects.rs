@@ -1,6 +1,6 @@
 //! What the machines want done: answers, frames, appends, reads of the log.
 
-use super::{send, MasterActor, ReadWindow, Role, SlaveLink, WaitingRead, READ_WINDOW_BYTES};
+use super::{send, MasterActor, ReadWindow, Role, SlaveLink, WaitingRead};
 use crate::acceptor::Arrived;
 use crate::log_tailer;
 use crate::log_writer::Append;
@@ -26,6 +26,7 @@ impl SlaveLink {
         if self.reads.waiting.is_empty() && self.reads.has_room(read.bytes) {
             self.send_read(&read);
         } else {
+            self.reads.waited += 1;
             self.reads.waiting.push_back(read);
         }
     }
@@ -55,7 +56,7 @@ impl SlaveLink {
 
 impl ReadWindow {
     fn has_room(&self, bytes: u32) -> bool {
-        self.asked.is_empty() || self.asked_bytes + bytes as usize <= READ_WINDOW_BYTES
+        self.asked.is_empty() || self.asked_bytes + bytes as usize <= self.bytes_max
     }
 }
 

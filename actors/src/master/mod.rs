@@ -109,8 +109,12 @@ pub(super) struct SlaveLink {
 
 /// The reads under way to one slave. Long values are asked for a few at a time: acknowledgements travel on the same
 /// link and must not wait behind more of them than the link moves in a fraction of the acknowledgement timeout.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ReadWindow {
+    /// The most bytes under way, unless it is one value alone: `--slave-window`.
+    bytes_max: usize,
+    /// How many reads had to wait for room.
+    waited: u64,
     /// Expected bytes of the answers, in the order in which a slave gives them.
     asked: VecDeque<u32>,
     asked_bytes: usize,
@@ -126,8 +130,17 @@ pub(super) struct WaitingRead {
     bytes: u32,
 }
 
-/// The most bytes of values that may be on their way from one slave, unless it is one value alone.
-const READ_WINDOW_BYTES: usize = 8 << 20;
+impl ReadWindow {
+    fn new(config: &MasterConfig) -> Self {
+        ReadWindow {
+            bytes_max: config.slave_window.as_u64() as usize,
+            waited: 0,
+            asked: VecDeque::new(),
+            asked_bytes: 0,
+            waiting: VecDeque::new(),
+        }
+    }
+}
 
 /// The other master, connected to us.
 pub(super) struct PeerInbound {

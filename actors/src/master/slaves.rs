@@ -98,7 +98,7 @@ impl MasterActor {
                 window,
                 proxy,
                 slot: None,
-                reads: super::ReadWindow::default(),
+                reads: super::ReadWindow::new(&self.config),
             },
         );
         self.announce_to(link);
@@ -202,7 +202,7 @@ impl MasterActor {
     pub(super) fn slave_joined(&mut self, link: LinkId, slot: Slot) {
         let Some(slave) = self.slaves.get_mut(&link) else { return };
         slave.slot = Some(slot);
-        slave.reads = super::ReadWindow::default();
+        slave.reads = super::ReadWindow::new(&self.config);
         slave.window.begin();
         self.slots[usize::from(slot.0)] = Some(link);
         log::info!("slave active slave={} slaves={}", slave.id, self.machine.slave_count());

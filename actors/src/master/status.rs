@@ -68,6 +68,8 @@ impl MasterActor {
         }
         writeln!(text, "slaves_removed:{}", self.slaves_removed)?;
         writeln!(text, "substitutions:{}", counters.substitutions)?;
+        let waited: u64 = self.slaves.values().map(|slave| slave.reads.waited).sum();
+        writeln!(text, "reads_waited_for_slave_window:{waited}")?;
 
         writeln!(text, "\n# Keyspace")?;
         writeln!(text, "keys:{}", self.machine.directory().len())?;
