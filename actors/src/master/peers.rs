@@ -72,7 +72,16 @@ impl MasterActor {
 
     pub(super) fn peer_hello(&mut self, link: LinkId, hello: Hello, outbox: Outbox) {
         let HelloRole::Master { address, lock_identity } = hello.role else { return };
-        let refusal = self.refuse_peer(&address, hello.cluster, &lock_identity);
+        let ours = match self.env.locks().identity(&self.config.lock_path()) {
+            Ok(ours) => ours,
+            // It may pass (no descriptor left, say), and a Reject would end the other master: let it dial again.
+            Err(error) => {
+                log::warn!("other master not answered address={address} error={error}");
+                outbox.abort();
+                return;
+            }
+        };
+        let refusal = self.refuse_peer(&address, hello.cluster, &ours, &lock_identity);
         if let Some(reason) = refusal {
             log::error!("other master refused address={address} cause={reason:?}");
             reject(&outbox, &reason);
@@ -88,14 +97,11 @@ impl MasterActor {
         &self,
         address: &str,
         cluster: Option<dsm_protocol::ids::ClusterId>,
+        ours: &str,
         lock_identity: &str,
     ) -> Option<String> {
-        let ours = match self.env.locks().identity(&self.config.lock_path()) {
-            Ok(identity) => identity,
-            Err(error) => return Some(format!("this master cannot look at its own lock file: {error}")),
-        };
         // Only a lock file that both can lock keeps two masters from serving at once.
-        if ours != *lock_identity {
+        if ours != lock_identity {
             return Some(format!(
                 "master {address} uses another log than this one ({}): both must name the same file with --log",
                 self.config.log.display()
