@@ -367,7 +367,8 @@ fn positions_know_what_is_on_disk_and_carry_a_scan_over() {
         seen_trailer: true,
         ends_with_mark: true,
         mark_offset: mark.1 as u64,
-        unsynced_offset: log.bytes.len() as u64,
+        // The mark itself is not known to be on disk.
+        unsynced_offset: mark.1 as u64,
         lacks_newline: false,
     };
     assert_eq!(position, expected);
@@ -375,6 +376,12 @@ fn positions_know_what_is_on_disk_and_carry_a_scan_over() {
     let (seen, _, after) = scan(&log.bytes, position);
     assert_eq!(seen.len(), 1);
     assert_eq!((after.ends_with_mark, after.mark_offset), (false, position.mark_offset));
+    // The sync of the group behind it may have failed for the mark's page too: both are written again.
+    assert_eq!(after.unsynced_offset, mark.1 as u64);
+    let end = log.bytes.len() as u64;
+    log.group(&[write("k", "x")]);
+    let (_, _, after) = scan(&log.bytes, after);
+    assert_eq!(after.unsynced_offset, end);
 }
 
 #[test]

@@ -26,8 +26,9 @@ pub struct Position {
     /// Where the last SYNCED mark that covers everything in front of it begins: the bytes before are on disk.
     /// 0 when there is none.
     pub mark_offset: u64,
-    /// The bytes before are known to be on disk: where the group begins whose lines were written last, or the end
-    /// of a SYNCED mark that covers everything. Never too high; lower than it could be where syncs lag behind.
+    /// The bytes before are known to be on disk: where the group begins whose lines were written last, or the SYNCED
+    /// mark in front of it, which was not synced by itself. Never too high; lower than it could be where syncs lag
+    /// behind.
     pub unsynced_offset: u64,
     /// Whether the last line, one of the original program, has no newline: one must be written before anything
     /// else is appended.
@@ -244,13 +245,13 @@ impl Scanner {
         position.epoch = record.epoch;
         position.synced = record.synced;
         position.seen_trailer = true;
+        let follows_mark = position.ends_with_mark;
         position.ends_with_mark = matches!(record.body, Body::Synced) && record.synced == record.seq;
         if position.ends_with_mark {
             position.mark_offset = position.offset;
         }
-        if position.ends_with_mark {
-            position.unsynced_offset = position.offset + bytes as u64;
-        } else if record.synced == before {
+        // A mark says that what stands in front of it is on disk; it is not on disk itself before the group behind it.
+        if position.ends_with_mark || (record.synced == before && !follows_mark) {
             position.unsynced_offset = position.offset;
         }
         if let Body::Cluster(id) = record.body {
