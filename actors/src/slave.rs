@@ -27,6 +27,13 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A master that takes no answers for this long is given up.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A master that says nothing for this long is asked whether it is there: one whose machine lost power has not closed
+/// the connection, and a slave that only waits for commands would wait for ever.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// How long it may take to answer that.
+const SIGN_OF_LIFE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// What is in a batch of answers at most before it is written, in bytes of room that is kept.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -189,8 +196,8 @@ impl SlaveActor {
             Wire::Control(Control::Reject { reason }) => {
                 log::warn!("link ended by the master slave={} cause={reason:?}", self.facts.id);
             }
-            // Who serves is told by the announcement alone.
-            Wire::Control(Control::MasterState(_)) => {}
+            // Who serves is told by the announcement alone, and a sign of life is one by having come.
+            Wire::Control(Control::MasterState(_) | Control::Alive) => {}
             other => {
                 log::warn!("a master does not say {}, closing the link", shown_message(&other));
                 if let Some((_, outbox)) = self.links.get(&link) {
@@ -364,11 +371,10 @@ impl Keeper {
         let mut turns = Turns::default();
         loop {
             buffer.reserve(READ_BYTES);
-            let reading = stream.read(&mut buffer);
             let read = if down.up {
-                reading.await?
+                read_or_probe(stream, &mut buffer, outbox).await?
             } else {
-                tokio::time::timeout(HANDSHAKE_TIMEOUT, reading).await??
+                tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.read(&mut buffer)).await??
             };
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -406,6 +412,19 @@ impl Keeper {
             }
         }
     }
+}
+
+/// Reads what a master says; asks one that says nothing whether it is there.
+///
+/// # Errors
+/// What the system says; that there is no sign of life is `TimedOut`.
+async fn read_or_probe(stream: &Stream, buffer: &mut BytesMut, outbox: &Outbox) -> io::Result<usize> {
+    if let Ok(read) = tokio::time::timeout(SILENCE, stream.read(buffer)).await {
+        return read;
+    }
+    outbox.append(|out| frame::encode(&Wire::Control(Control::Probe), out));
+    // What has arrived is read before the time is looked at: a slave that was itself paused accuses no master.
+    tokio::time::timeout(SIGN_OF_LIFE_TIMEOUT, stream.read(buffer)).await?
 }
 
 /// Reports the end of a link, whatever ends it.

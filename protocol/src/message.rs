@@ -135,9 +135,10 @@ pub enum Control {
     },
     /// Master to slave: the part was taken in, the next one may follow.
     HoldingsNext,
-    /// Master to slave, whether it reigns or not: are you there? Answered by [`Control::Alive`].
+    /// Either way between a slave and a master, whether it reigns or not: are you there? Answered by
+    /// [`Control::Alive`].
     Probe,
-    /// Slave to master: yes.
+    /// Yes.
     Alive,
     /// Master to a peer master that is connected to it: who serves.
     MasterState(MasterState),

@@ -173,6 +173,7 @@ impl MasterActor {
                 let id = slave.id.clone();
                 self.refuse_parked(&id);
             }
+            (Message::Control(Control::Probe), _) => send(&slave.outbox, &Message::Control(Control::Alive)),
             // What a slave said to a reign that has ended since.
             (
                 Message::Ack { .. }
