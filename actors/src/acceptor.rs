@@ -740,7 +740,7 @@ async fn peer(
 }
 
 /// Open sessions by number.
-pub(crate) type Sessions = HashMap<SessionId, Rc<Session>>;
+pub(crate) type Sessions = HashMap<SessionId, Rc<Session>, foldhash::fast::FixedState>;
 
 #[cfg(test)]
 mod tests {

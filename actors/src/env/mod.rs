@@ -5,6 +5,8 @@
 
 mod net;
 pub mod real;
+#[cfg(feature = "sim")]
+pub mod sim;
 
 pub use net::{Listener, Stream};
 

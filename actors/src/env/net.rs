@@ -9,6 +9,9 @@ use tokio::net::{TcpListener, TcpStream};
 pub enum Listener {
     /// The real network.
     Tcp(TcpListener),
+    /// The simulated network.
+    #[cfg(feature = "sim")]
+    Sim(super::sim::SimListener),
 }
 
 impl Listener {
@@ -23,6 +26,11 @@ impl Listener {
                 stream.set_nodelay(true)?;
                 Ok((Stream::Tcp(stream), address.to_string()))
             }
+            #[cfg(feature = "sim")]
+            Listener::Sim(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Ok((Stream::Sim(stream), address))
+            }
         }
     }
 
@@ -33,6 +41,8 @@ impl Listener {
     pub fn local_address(&self) -> io::Result<String> {
         match self {
             Listener::Tcp(listener) => Ok(listener.local_addr()?.to_string()),
+            #[cfg(feature = "sim")]
+            Listener::Sim(listener) => Ok(listener.local_address()),
         }
     }
 }
@@ -42,6 +52,9 @@ impl Listener {
 pub enum Stream {
     /// The real network.
     Tcp(TcpStream),
+    /// The simulated network.
+    #[cfg(feature = "sim")]
+    Sim(super::sim::SimStream),
 }
 
 impl Stream {
@@ -57,6 +70,8 @@ impl Stream {
                     other => return other,
                 }
             },
+            #[cfg(feature = "sim")]
+            Stream::Sim(stream) => stream.read(buffer).await,
         }
     }
 
@@ -77,6 +92,8 @@ impl Stream {
                 }
                 Ok(())
             }
+            #[cfg(feature = "sim")]
+            Stream::Sim(stream) => stream.write_all(bytes).await,
         }
     }
 
@@ -85,6 +102,8 @@ impl Stream {
         match self {
             // Fails only when the peer is gone already.
             Stream::Tcp(stream) => drop(rustix::net::shutdown(stream, rustix::net::Shutdown::Write)),
+            #[cfg(feature = "sim")]
+            Stream::Sim(stream) => stream.shut_down_write(),
         }
     }
 }

@@ -1,0 +1,676 @@
+//! The simulated disk: what stands in the cache, what is durable, and everything that can go wrong between the two.
+//!
+//! A write changes the cache. A sync makes durable what stood there when it began. A power cut keeps any subset of the
+//! sectors that were not synced, in any order. A sync that fails leaves pages that count as clean and are not on the disk:
+//! the next sync says all is well. A new file's name is durable once its directory is synced.
+
+use super::{boot_id, sleep, Machine, Moment, Process, World};
+use crate::env::{Appended, Disk, File, FileIdentity, Group, OpenMode, Watch};
+use futures_util::future::LocalBoxFuture;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+use tokio::sync::{oneshot, Mutex, Notify};
+
+/// The unit that reaches the disk whole.
+const SECTOR_BYTES: usize = 512;
+
+/// How long the kernel may take to tell of a change.
+const NOTICE_MS: RangeInclusive<u64> = 0..=2;
+
+/// How a machine's disk behaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskSettings {
+    /// How long a write takes, in milliseconds.
+    pub write_ms: RangeInclusive<u64>,
+    /// How long a sync takes, in milliseconds.
+    pub sync_ms: RangeInclusive<u64>,
+    /// How long a sync takes that is slow, in milliseconds.
+    pub slow_ms: RangeInclusive<u64>,
+    /// How often a sync is slow, in thousandths.
+    pub slow_per_mille: u64,
+    /// How many bytes all files may have together; `None` for no end.
+    pub capacity: Option<u64>,
+}
+
+impl Default for DiskSettings {
+    fn default() -> Self {
+        DiskSettings { write_ms: 0..=0, sync_ms: 0..=1, slow_ms: 20..=300, slow_per_mille: 2, capacity: None }
+    }
+}
+
+/// How one operation fails. The first two count writes, the others syncs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DiskFault {
+    /// A write fails after some of its bytes: an input/output error.
+    WriteFails,
+    /// A write finds no more room after some of its bytes.
+    WriteShort,
+    /// A write finds no room at all.
+    WriteFull,
+    /// A write takes this many milliseconds.
+    WriteStalls(u64),
+    /// A sync fails.
+    SyncFails,
+    /// A sync takes this many milliseconds.
+    SyncStalls(u64),
+}
+
+impl DiskFault {
+    fn is_of_write(self) -> bool {
+        match self {
+            DiskFault::WriteFails
+            | DiskFault::WriteShort
+            | DiskFault::WriteFull
+            | DiskFault::WriteStalls(_) => true,
+            DiskFault::SyncFails | DiskFault::SyncStalls(_) => false,
+        }
+    }
+}
+
+/// What a power cut does to that which was not synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// All of it is gone.
+    All,
+    /// None of it is.
+    Nothing,
+    /// Each sector by chance; a file's length too.
+    Torn,
+    /// As torn, and a lost sector may hold garbage.
+    Garbled,
+}
+
+#[derive(Default)]
+pub(super) struct FileSystem {
+    settings: RefCell<DiskSettings>,
+    /// What the kernel sees.
+    files: RefCell<BTreeMap<PathBuf, Rc<Inode>>>,
+    /// What a restart of the machine sees.
+    durable: RefCell<BTreeMap<PathBuf, Rc<Inode>>>,
+    inodes: Cell<u64>,
+    handles: Cell<u64>,
+    watches: RefCell<Vec<(PathBuf, Weak<Notify>)>>,
+    writes: Cell<u64>,
+    syncs: Cell<u64>,
+    write_faults: RefCell<BTreeMap<u64, DiskFault>>,
+    sync_faults: RefCell<BTreeMap<u64, DiskFault>>,
+}
+
+/// Sectors on their way to the disk, as they were when a sync began.
+struct UnderWay {
+    id: u64,
+    length: usize,
+    sectors: Vec<(usize, Vec<u8>)>,
+}
+
+#[derive(Default)]
+pub(super) struct Inode {
+    number: u64,
+    cached: RefCell<Vec<u8>>,
+    durable: RefCell<Vec<u8>>,
+    /// Sectors that are to be written by the next sync.
+    dirty: RefCell<BTreeSet<usize>>,
+    under_way: RefCell<Vec<UnderWay>>,
+    /// A page that is on its way to the disk is waited for by the next sync: one at a time.
+    syncing: Mutex<()>,
+    reserved_to: Cell<u64>,
+    pub(super) lock: RefCell<Option<Lock>>,
+    pub(super) unlocked: Notify,
+}
+
+/// Who holds a flock.
+#[derive(Clone)]
+pub(super) struct Lock {
+    pub(super) process: Process,
+    pub(super) handle: u64,
+    /// The published progress, for the lock of a path.
+    pub(super) beat: Option<u64>,
+}
+
+impl Inode {
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        self.cached.borrow().clone()
+    }
+
+    /// Writes a whole small file in place.
+    pub(super) fn replace(&self, bytes: &[u8]) {
+        *self.cached.borrow_mut() = bytes.to_vec();
+        self.touch(0, bytes.len());
+    }
+
+    fn allocated(&self) -> u64 {
+        self.reserved_to.get().max(self.cached.borrow().len() as u64)
+    }
+
+    fn touch(&self, from: usize, to: usize) {
+        if to > from {
+            self.dirty.borrow_mut().extend(from / SECTOR_BYTES..=(to - 1) / SECTOR_BYTES);
+        }
+    }
+
+    fn sector(bytes: &[u8], sector: usize) -> Vec<u8> {
+        let start = (sector * SECTOR_BYTES).min(bytes.len());
+        bytes[start..(start + SECTOR_BYTES).min(bytes.len())].to_vec()
+    }
+
+    fn take_dirty(&self, id: u64) {
+        let cached = self.cached.borrow();
+        let sectors = std::mem::take(&mut *self.dirty.borrow_mut());
+        let sectors = sectors.into_iter().map(|sector| (sector, Self::sector(&cached, sector))).collect();
+        self.under_way.borrow_mut().push(UnderWay { id, length: cached.len(), sectors });
+    }
+
+    fn put(durable: &mut Vec<u8>, sector: usize, bytes: &[u8]) {
+        let start = sector * SECTOR_BYTES;
+        if durable.len() < start + bytes.len() {
+            durable.resize(start + bytes.len(), 0);
+        }
+        durable[start..start + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn arrive(&self, id: u64, is_good: bool) {
+        let mut under_way = self.under_way.borrow_mut();
+        let Some(index) = under_way.iter().position(|sync| sync.id == id) else { return };
+        let sync = under_way.remove(index);
+        if is_good {
+            let mut durable = self.durable.borrow_mut();
+            for (sector, bytes) in &sync.sectors {
+                Self::put(&mut durable, *sector, bytes);
+            }
+            // A length grows with the data and shrinks with a cut.
+            durable.resize(sync.length, 0);
+        }
+    }
+
+    fn lose_power(&self, world: &World, loss: Loss) {
+        let id = u64::MAX;
+        self.take_dirty(id);
+        let syncs = std::mem::take(&mut *self.under_way.borrow_mut());
+        let mut durable = self.durable.borrow_mut();
+        let length_before = durable.len();
+        let length = self.cached.borrow().len();
+        let mut reached = length_before;
+        for (sector, bytes) in syncs.iter().flat_map(|sync| &sync.sectors) {
+            let (kept, garbled) = match loss {
+                Loss::All => (false, false),
+                Loss::Nothing => (true, false),
+                Loss::Torn => (world.chance(500), false),
+                Loss::Garbled => (world.chance(500), world.chance(200)),
+            };
+            if kept || garbled {
+                let mut bytes = bytes.clone();
+                if !kept {
+                    // Only what was never synced may come to hold garbage: a sector in front of the durable end holds
+                    // synced bytes, which a disk does not take back.
+                    let start = sector * SECTOR_BYTES;
+                    for (index, byte) in bytes.iter_mut().enumerate() {
+                        *byte = match durable.get(start + index).filter(|_| start + index < length_before) {
+                            Some(old) => *old,
+                            None => world.random() as u8,
+                        };
+                    }
+                }
+                Self::put(&mut durable, *sector, &bytes);
+                reached = reached.max(sector * SECTOR_BYTES + bytes.len());
+            }
+        }
+        let end = match loss {
+            Loss::All => length_before,
+            Loss::Nothing => length,
+            Loss::Torn | Loss::Garbled if world.chance(500) => length,
+            Loss::Torn | Loss::Garbled => reached.min(length.max(length_before)),
+        };
+        durable.resize(end, 0);
+        self.reserved_to.set(0);
+        *self.cached.borrow_mut() = durable.clone();
+        self.dirty.borrow_mut().clear();
+        *self.lock.borrow_mut() = None;
+    }
+}
+
+impl FileSystem {
+    pub(super) fn set(&self, settings: DiskSettings) {
+        *self.settings.borrow_mut() = settings;
+    }
+
+    pub(super) fn fail(&self, nth: u64, fault: DiskFault) {
+        if fault.is_of_write() {
+            self.write_faults.borrow_mut().insert(self.writes.get() + nth, fault);
+        } else {
+            self.sync_faults.borrow_mut().insert(self.syncs.get() + nth, fault);
+        }
+    }
+
+    pub(super) fn mend(&self) {
+        self.write_faults.borrow_mut().clear();
+        self.sync_faults.borrow_mut().clear();
+    }
+
+    pub(super) fn operations(&self) -> (u64, u64) {
+        (self.writes.get(), self.syncs.get())
+    }
+
+    pub(super) fn content(&self, path: &Path) -> Option<Vec<u8>> {
+        self.files.borrow().get(path).map(|inode| inode.cached.borrow().clone())
+    }
+
+    pub(super) fn edit(&self, path: &Path, edit: impl FnOnce(&mut Vec<u8>)) {
+        let inode = self.inode(path);
+        edit(&mut inode.cached.borrow_mut());
+        *inode.durable.borrow_mut() = inode.cached.borrow().clone();
+        self.durable.borrow_mut().insert(path.to_owned(), inode);
+    }
+
+    pub(super) fn remove(&self, path: &Path) {
+        self.files.borrow_mut().remove(path);
+        self.durable.borrow_mut().remove(path);
+    }
+
+    pub(super) fn existing(&self, path: &Path) -> Option<Rc<Inode>> {
+        self.files.borrow().get(path).cloned()
+    }
+
+    /// The file at `path`, made when there is none.
+    pub(super) fn inode(&self, path: &Path) -> Rc<Inode> {
+        if let Some(inode) = self.existing(path) {
+            return inode;
+        }
+        self.inodes.set(self.inodes.get() + 1);
+        let inode = Rc::new(Inode { number: self.inodes.get(), ..Inode::default() });
+        self.files.borrow_mut().insert(path.to_owned(), Rc::clone(&inode));
+        inode
+    }
+
+    pub(super) fn next_handle(&self) -> u64 {
+        self.handles.set(self.handles.get() + 1);
+        self.handles.get()
+    }
+
+    pub(super) fn allocated(&self) -> u64 {
+        self.files.borrow().values().map(|inode| inode.allocated()).sum()
+    }
+
+    /// How many bytes the file may still take on, from what it has now.
+    fn room(&self, inode: &Inode) -> u64 {
+        let capacity = self.settings.borrow().capacity;
+        capacity
+            .map_or(u64::MAX / 2, |capacity| inode.allocated() + capacity.saturating_sub(self.allocated()))
+    }
+
+    fn notice(&self, world: &World, inode: &Rc<Inode>) {
+        let files = self.files.borrow();
+        let mut watches = self.watches.borrow_mut();
+        watches.retain(|(_, watch)| watch.strong_count() > 0);
+        for (path, watch) in &*watches {
+            if files.get(path).is_some_and(|at_path| Rc::ptr_eq(at_path, inode)) {
+                let watch = Weak::clone(watch);
+                world.later(Duration::from_millis(world.random_within(NOTICE_MS)), move |_| {
+                    if let Some(watch) = watch.upgrade() {
+                        watch.notify_one();
+                    }
+                });
+            }
+        }
+    }
+
+    /// Gives back the locks of a dead process.
+    pub(super) fn release(&self, process: &Process) {
+        let files: Vec<_> =
+            self.files.borrow().values().chain(self.durable.borrow().values()).cloned().collect();
+        for inode in files {
+            let is_held = inode.lock.borrow().as_ref().is_some_and(|lock| lock.process.is(process));
+            if is_held {
+                *inode.lock.borrow_mut() = None;
+                inode.unlocked.notify_waiters();
+            }
+        }
+    }
+
+    pub(super) fn lose_power(&self, world: &World, loss: Loss) {
+        let mut files = self.files.borrow_mut();
+        let mut durable = self.durable.borrow_mut();
+        if loss != Loss::All {
+            for (path, inode) in &*files {
+                if loss == Loss::Nothing || world.chance(500) {
+                    durable.insert(path.clone(), Rc::clone(inode));
+                }
+            }
+        }
+        for inode in durable.values() {
+            inode.lose_power(world, loss);
+        }
+        *files = durable.clone();
+        self.watches.borrow_mut().clear();
+    }
+
+    fn sync_names(&self, path: &Path) {
+        let directory = path.parent();
+        let files = self.files.borrow();
+        let mut durable = self.durable.borrow_mut();
+        durable.retain(|at, _| at.parent() != directory || files.contains_key(at));
+        for (at, inode) in files.iter().filter(|(at, _)| at.parent() == directory) {
+            durable.insert(at.clone(), Rc::clone(inode));
+        }
+    }
+}
+
+fn broken() -> io::Error {
+    io::Error::other("input/output error, simulated")
+}
+
+fn identity_of(inode: &Inode) -> FileIdentity {
+    FileIdentity { device: 1, inode: inode.number }
+}
+
+/// The disk as one process sees it.
+pub(super) struct SimDisk {
+    world: World,
+    process: Process,
+}
+
+impl SimDisk {
+    pub(super) fn new(world: &World, process: &Process) -> Self {
+        SimDisk { world: world.clone(), process: process.clone() }
+    }
+
+    fn files(&self) -> &FileSystem {
+        &self.process.0.machine.0.files
+    }
+}
+
+impl Disk for SimDisk {
+    fn open<'a>(&'a self, path: &'a Path, mode: OpenMode) -> LocalBoxFuture<'a, io::Result<Rc<dyn File>>> {
+        Box::pin(async move {
+            alive(&self.process).await;
+            let inode = match mode {
+                OpenMode::Read => self.files().existing(path).ok_or(io::ErrorKind::NotFound)?,
+                OpenMode::Write => self.files().inode(path),
+            };
+            self.world.moment(&self.process, Moment::Opened);
+            let file: Rc<dyn File> = Rc::new(SimFile(Rc::new(Opened {
+                world: self.world.clone(),
+                process: self.process.clone(),
+                machine: self.process.0.machine.clone(),
+                inode,
+                handle: self.files().next_handle(),
+                turn: Mutex::new(()),
+            })));
+            Ok(file)
+        })
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Option<FileIdentity>> {
+        Ok(self.files().existing(path).map(|inode| identity_of(&inode)))
+    }
+
+    fn sync_directory<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            alive(&self.process).await;
+            let range = self.files().settings.borrow().sync_ms.clone();
+            sleep(Duration::from_millis(self.world.random_within(range))).await;
+            alive(&self.process).await;
+            self.files().sync_names(path);
+            self.world.moment(&self.process, Moment::DirectorySynced);
+            Ok(())
+        })
+    }
+
+    fn watch(&self, path: &Path) -> io::Result<Box<dyn Watch>> {
+        let changed = Rc::new(Notify::new());
+        self.files().watches.borrow_mut().push((path.to_owned(), Rc::downgrade(&changed)));
+        Ok(Box::new(SimWatch { changed }))
+    }
+}
+
+/// Waits for ever in a process that has ended.
+async fn alive(process: &Process) {
+    if !process.is_alive() {
+        std::future::pending::<()>().await;
+    }
+}
+
+struct SimWatch {
+    changed: Rc<Notify>,
+}
+
+impl Watch for SimWatch {
+    fn changed(&mut self) -> LocalBoxFuture<'_, io::Result<()>> {
+        Box::pin(async move {
+            self.changed.notified().await;
+            Ok(())
+        })
+    }
+}
+
+struct Opened {
+    world: World,
+    process: Process,
+    machine: Machine,
+    inode: Rc<Inode>,
+    handle: u64,
+    /// One operation at a time, in the order of the calls.
+    turn: Mutex<()>,
+}
+
+/// An open file. What was asked of it is the kernel's affair: it is done even if nobody waits for it any more.
+struct SimFile(Rc<Opened>);
+
+impl SimFile {
+    async fn run<T: 'static, F>(&self, work: impl FnOnce(Rc<Opened>) -> F) -> T
+    where
+        F: std::future::Future<Output = T> + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let opened = Rc::clone(&self.0);
+        alive(&opened.process).await;
+        let (world, boot) = (opened.world.clone(), boot_id(&opened.machine));
+        let work = work(Rc::clone(&opened));
+        // The place in the queue is taken in the order of the calls.
+        world.spawn(async move {
+            let turn = opened.turn.lock().await;
+            // What a process had queued dies with it; what the kernel had begun does not.
+            if opened.process.is_alive() && boot == boot_id(&opened.machine) {
+                drop(answer.send(work.await));
+            }
+            drop(turn);
+        });
+        match answered.await {
+            Ok(result) => result,
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Opened {
+    fn files(&self) -> &FileSystem {
+        &self.machine.0.files
+    }
+
+    /// Whether the machine still runs as it did when the operation began.
+    fn same_boot(&self, boot: &str) -> bool {
+        boot_id(&self.machine) == boot
+    }
+
+    async fn append(self: Rc<Self>, group: Group) -> Appended {
+        let files = self.files();
+        let Group { offset, bytes, sync, reserve_to } = group;
+        self.world.moment(&self.process, Moment::WriteBegan);
+        let boot = boot_id(&self.machine);
+        files.writes.set(files.writes.get() + 1);
+        let fault = files.write_faults.borrow_mut().remove(&files.writes.get());
+        let range = files.settings.borrow().write_ms.clone();
+        let mut delay = Duration::from_millis(self.world.random_within(range));
+        if let Some(DiskFault::WriteStalls(ms)) = fault {
+            delay += Duration::from_millis(ms);
+        }
+        sleep(delay).await;
+        if !self.same_boot(&boot) {
+            return std::future::pending().await;
+        }
+        let full = |bytes, written| Appended {
+            bytes,
+            written,
+            write_error: Some(io::ErrorKind::StorageFull.into()),
+            sync_error: None,
+        };
+        let room = files.room(&self.inode);
+        if reserve_to.is_some_and(|end| end > room) || fault == Some(DiskFault::WriteFull) {
+            return full(bytes, 0);
+        }
+        if let Some(end) = reserve_to {
+            self.inode.reserved_to.set(self.inode.reserved_to.get().max(end));
+        }
+        let mut written = bytes.len().min(room.saturating_sub(offset) as usize);
+        if matches!(fault, Some(DiskFault::WriteFails | DiskFault::WriteShort)) && !bytes.is_empty() {
+            written = self.world.random_within(0..=bytes.len() as u64 - 1) as usize;
+        }
+        let (start, end) = (offset as usize, offset as usize + written);
+        {
+            let mut cached = self.inode.cached.borrow_mut();
+            if cached.len() < end {
+                let old = cached.len();
+                cached.resize(end, 0);
+                self.inode.touch(old.min(start), end);
+            }
+            cached[start..end].copy_from_slice(&bytes[..written]);
+            self.inode.touch(start, end);
+        }
+        self.world.fold((written as u64) << 8 | 4);
+        self.world.moment(&self.process, Moment::Written);
+        files.notice(&self.world, &self.inode);
+        if !self.same_boot(&boot) {
+            return std::future::pending().await;
+        }
+        let write_error = if fault == Some(DiskFault::WriteFails) {
+            Some(broken())
+        } else if written < bytes.len() {
+            Some(io::ErrorKind::StorageFull.into())
+        } else {
+            None
+        };
+        let sync_error = if sync && written > 0 { self.sync().await.err() } else { None };
+        Appended { bytes, written, write_error, sync_error }
+    }
+
+    async fn sync(&self) -> io::Result<()> {
+        let files = self.files();
+        let boot = boot_id(&self.machine);
+        self.world.moment(&self.process, Moment::SyncBegan);
+        let turn = self.inode.syncing.lock().await;
+        if !self.same_boot(&boot) {
+            drop(turn);
+            return std::future::pending().await;
+        }
+        files.syncs.set(files.syncs.get() + 1);
+        let id = files.syncs.get();
+        let fault = files.sync_faults.borrow_mut().remove(&id);
+        self.inode.take_dirty(id);
+        let settings = files.settings.borrow().clone();
+        let range =
+            if self.world.chance(settings.slow_per_mille) { settings.slow_ms } else { settings.sync_ms };
+        let mut delay = Duration::from_millis(self.world.random_within(range));
+        if let Some(DiskFault::SyncStalls(ms)) = fault {
+            delay += Duration::from_millis(ms);
+        }
+        sleep(delay).await;
+        if !self.same_boot(&boot) {
+            drop(turn);
+            return std::future::pending().await;
+        }
+        let is_good = fault != Some(DiskFault::SyncFails);
+        self.inode.arrive(id, is_good);
+        self.world.fold(u64::from(is_good) << 8 | 5);
+        if !is_good {
+            return Err(broken());
+        }
+        self.world.moment(&self.process, Moment::Synced);
+        if !self.same_boot(&boot) {
+            drop(turn);
+            return std::future::pending().await;
+        }
+        Ok(())
+    }
+}
+
+impl File for SimFile {
+    fn read_at(&self, offset: u64, length: usize) -> LocalBoxFuture<'_, io::Result<Vec<u8>>> {
+        Box::pin(self.run(move |opened| async move {
+            let cached = opened.inode.cached.borrow();
+            let start = usize::try_from(offset).map_or(cached.len(), |start| start.min(cached.len()));
+            Ok(cached[start..cached.len().min(start.saturating_add(length))].to_vec())
+        }))
+    }
+
+    fn append(&self, group: Group) -> LocalBoxFuture<'_, Appended> {
+        Box::pin(self.run(move |opened| opened.append(group)))
+    }
+
+    fn sync(&self) -> LocalBoxFuture<'_, io::Result<()>> {
+        Box::pin(self.run(move |opened| async move { opened.sync().await }))
+    }
+
+    fn truncate(&self, length: u64) -> LocalBoxFuture<'_, io::Result<()>> {
+        Box::pin(self.run(move |opened| async move {
+            let length = length as usize;
+            opened.inode.cached.borrow_mut().resize(length, 0);
+            opened.inode.reserved_to.set(0);
+            // The sector that the cut goes through changes on the disk too.
+            opened.inode.dirty.borrow_mut().retain(|sector| sector * SECTOR_BYTES < length);
+            opened.world.fold((length as u64) << 8 | 6);
+            opened.world.moment(&opened.process, Moment::Truncated);
+            opened.files().notice(&opened.world, &opened.inode);
+            Ok(())
+        }))
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.0.inode.cached.borrow().len() as u64)
+    }
+
+    fn identity(&self) -> io::Result<FileIdentity> {
+        Ok(identity_of(&self.0.inode))
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        if !self.0.process.is_alive() {
+            return Ok(false);
+        }
+        let mut lock = self.0.inode.lock.borrow_mut();
+        match &*lock {
+            Some(held) => Ok(held.handle == self.0.handle),
+            None => {
+                *lock = Some(Lock { process: self.0.process.clone(), handle: self.0.handle, beat: None });
+                Ok(true)
+            }
+        }
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        unlock(&self.0.process, &self.0.inode, self.0.handle);
+        Ok(())
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        unlock(&self.0.process, &self.0.inode, self.0.handle);
+    }
+}
+
+/// Gives a lock back, if that handle of a live process has it.
+pub(super) fn unlock(process: &Process, inode: &Inode, handle: u64) {
+    let is_ours = inode.lock.borrow().as_ref().is_some_and(|lock| lock.handle == handle);
+    if process.is_alive() && is_ours {
+        *inode.lock.borrow_mut() = None;
+        inode.unlocked.notify_waiters();
+    }
+}

@@ -1,0 +1,617 @@
+//! A simulated world in virtual time (feature `sim`): machines with disks, processes, and the network between them.
+//!
+//! The real actors run in it unchanged. One thread, one paused tokio clock, a `LocalSet` per process. [`World::run`]
+//! runs a scenario from a seed; the same seed gives the same run, which [`World::digest`] shows. The world is as unkind
+//! as a real one: streams that stand still and resume, connects that hang, disks that tear and reorder what was not
+//! synced, processes that stop for seconds or end between two lines of code. It is never kinder: what a kernel does
+//! not promise, it does not do.
+//!
+//! It owns what survives a process: files, locks and the bytes under way. It knows nothing of what the store promises;
+//! that is for the scenario and its checks.
+//!
+//! A process that was killed never acts again: its locks are released and its sockets closed first, and whatever its
+//! destructors then do to the world is ignored.
+
+mod disk;
+mod locks;
+mod net;
+
+pub use disk::{DiskFault, DiskSettings, Loss};
+pub use net::{NetSettings, SimListener, SimStream};
+
+use super::{Disk, Env, Environment, Listener, Locks, Stream};
+use dsm_protocol::ids::Millis;
+use futures_util::future::LocalBoxFuture;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::ops::RangeInclusive;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+use tokio::time::Instant;
+
+/// How long SIGKILL may take to give back what a process holds.
+const KILL_MS: RangeInclusive<u64> = 0..=2;
+
+/// Something that happened in the world, told to the scenario's hook while it happens: the process that did it is in
+/// the middle of its turn. What the hook does to it takes effect right there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Moment {
+    /// A file was opened.
+    Opened,
+    /// Bytes are about to be written to a file.
+    WriteBegan,
+    /// Bytes stand in a file, if only in the cache.
+    Written,
+    /// A sync of a file has begun.
+    SyncBegan,
+    /// A sync of a file has succeeded.
+    Synced,
+    /// A file was cut.
+    Truncated,
+    /// The entries of a directory were synced.
+    DirectorySynced,
+    /// A lock on a path was taken.
+    LockWon,
+    /// A lock on a path was given back.
+    LockReleased,
+    /// The holder of a lock was killed by another process.
+    Fenced,
+    /// A connection was accepted by this process.
+    Accepted,
+    /// Bytes were handed to a connection.
+    Sent,
+    /// Bytes were taken from a connection.
+    Received,
+}
+
+impl Moment {
+    /// All of them.
+    pub const ALL: [Moment; 13] = [
+        Moment::Opened,
+        Moment::WriteBegan,
+        Moment::Written,
+        Moment::SyncBegan,
+        Moment::Synced,
+        Moment::Truncated,
+        Moment::DirectorySynced,
+        Moment::LockWon,
+        Moment::LockReleased,
+        Moment::Fenced,
+        Moment::Accepted,
+        Moment::Sent,
+        Moment::Received,
+    ];
+}
+
+thread_local! {
+    /// The process whose turn it is, and the time.
+    static TURN: RefCell<Option<(String, Duration)>> = const { RefCell::new(None) };
+}
+
+/// The host of the process whose turn it is, and the time since the world began. For a log's lines.
+pub fn turn() -> Option<(String, Duration)> {
+    TURN.with_borrow(Clone::clone)
+}
+
+type Hook = Box<dyn FnMut(&World, &Process, Moment)>;
+
+/// The world. Clones are the same world.
+#[derive(Clone)]
+pub struct World(Rc<Inner>);
+
+struct Inner {
+    start: Instant,
+    random: RefCell<StdRng>,
+    jobs: mpsc::UnboundedSender<LocalBoxFuture<'static, ()>>,
+    machines: RefCell<Vec<Machine>>,
+    processes: RefCell<Vec<Process>>,
+    network: net::Network,
+    digest: Cell<u64>,
+    steps: Cell<u64>,
+    next_pid: Cell<u32>,
+    /// Where each host lives.
+    hosts: RefCell<BTreeMap<String, Machine>>,
+    hook: RefCell<Option<Hook>>,
+    narrate: Cell<bool>,
+}
+
+impl World {
+    /// Runs a scenario in a new world, on a clock that stands still while anything can run.
+    ///
+    /// # Panics
+    /// When the scenario does.
+    pub fn run<T, F: Future<Output = T>>(seed: u64, scenario: impl FnOnce(World) -> F) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let runtime = runtime.expect("a runtime can be built");
+        let kernel = LocalSet::new();
+        kernel.block_on(&runtime, async {
+            let (jobs, mut queue) = mpsc::unbounded_channel::<LocalBoxFuture<'static, ()>>();
+            let world = World(Rc::new(Inner {
+                start: Instant::now(),
+                random: RefCell::new(StdRng::seed_from_u64(seed)),
+                jobs,
+                machines: RefCell::default(),
+                processes: RefCell::default(),
+                network: net::Network::default(),
+                digest: Cell::new(0xcbf2_9ce4_8422_2325),
+                steps: Cell::new(0),
+                next_pid: Cell::new(100),
+                hosts: RefCell::default(),
+                hook: RefCell::default(),
+                narrate: Cell::new(false),
+            }));
+            // What the kernel does for processes goes on when they have ended: it runs beside them, not in them.
+            let working = tokio::task::spawn_local(async move {
+                while let Some(job) = queue.recv().await {
+                    tokio::task::spawn_local(job);
+                }
+            });
+            let result = scenario(world.clone()).await;
+            world.end();
+            working.abort();
+            result
+        })
+    }
+
+    /// Ends every process, so that nothing keeps the world alive.
+    fn end(&self) {
+        *self.0.hook.borrow_mut() = None;
+        let processes = std::mem::take(&mut *self.0.processes.borrow_mut());
+        for process in processes {
+            process.die();
+        }
+    }
+
+    /// Adds a machine, which is on.
+    pub fn machine(&self, name: &str) -> Machine {
+        let machine = Machine(Rc::new(MachineState {
+            name: name.to_owned(),
+            on: Cell::new(true),
+            boot: Cell::new(1),
+            files: disk::FileSystem::default(),
+        }));
+        self.0.machines.borrow_mut().push(machine.clone());
+        machine
+    }
+
+    /// Starts a process on `machine`, whose network address is `host`; gives it and what it will end with, which is an
+    /// error when it is killed.
+    pub fn start<T: 'static, F: Future<Output = T> + 'static>(
+        &self,
+        machine: &Machine,
+        host: &str,
+        main: impl FnOnce(Env) -> F,
+    ) -> (Process, oneshot::Receiver<T>) {
+        let pid = self.0.next_pid.get();
+        self.0.next_pid.set(pid + 1);
+        self.0.hosts.borrow_mut().insert(host.to_owned(), machine.clone());
+        let process = Process(Rc::new(ProcessState {
+            host: host.to_owned(),
+            machine: machine.clone(),
+            pid,
+            state: Cell::new(State::Running),
+            waker: RefCell::default(),
+            random: RefCell::new(StdRng::seed_from_u64(self.random())),
+            start: Instant::now(),
+            drift_ppm: Cell::new(0),
+            jump: Cell::new(Duration::ZERO),
+        }));
+        self.0.processes.borrow_mut().retain(|process| process.0.state.get() != State::Dead);
+        self.0.processes.borrow_mut().push(process.clone());
+        self.say(|| format!("{host} starts pid={pid}"));
+        let env: Env = Rc::new(SimEnv { world: self.clone(), process: process.clone() });
+        let (ended, end) = oneshot::channel();
+        let local = LocalSet::new();
+        let main = main(env);
+        local.spawn_local(async move { drop(ended.send(main.await)) });
+        let running = Running { world: self.clone(), process: process.clone(), local: Some(local) };
+        tokio::task::spawn_local(running);
+        (process, end)
+    }
+
+    /// An environment for code of the scenario itself, such as a client, that no fault hits as a process.
+    pub fn env(&self, machine: &Machine, host: &str) -> Env {
+        let process = Process(Rc::new(ProcessState {
+            host: host.to_owned(),
+            machine: machine.clone(),
+            pid: 1,
+            state: Cell::new(State::Running),
+            waker: RefCell::default(),
+            random: RefCell::new(StdRng::seed_from_u64(self.random())),
+            start: Instant::now(),
+            drift_ppm: Cell::new(0),
+            jump: Cell::new(Duration::ZERO),
+        }));
+        Rc::new(SimEnv { world: self.clone(), process })
+    }
+
+    /// A random number of the world's own.
+    pub fn random(&self) -> u64 {
+        self.0.random.borrow_mut().random()
+    }
+
+    /// A random number within `range`.
+    pub fn random_within(&self, range: RangeInclusive<u64>) -> u64 {
+        self.0.random.borrow_mut().random_range(range)
+    }
+
+    /// True so many times in a thousand.
+    pub fn chance(&self, per_mille: u64) -> bool {
+        per_mille > 0 && self.random_within(0..=999) < per_mille
+    }
+
+    /// The time since the world began.
+    pub fn elapsed(&self) -> Duration {
+        self.0.start.elapsed()
+    }
+
+    /// The network's settings.
+    pub fn set_net(&self, settings: NetSettings) {
+        self.0.network.set(settings);
+    }
+
+    /// Lets nothing pass from `from` to `to`, one way. What is under way arrives after [`heal`](Self::heal).
+    pub fn cut(&self, from: &str, to: &str) {
+        self.say(|| format!("cut {from} -> {to}"));
+        self.0.network.cut(from, to);
+    }
+
+    /// Lets everything pass again.
+    pub fn heal(&self) {
+        self.say(|| "network healed".to_owned());
+        net::heal(self);
+    }
+
+    /// Calls `hook` at every [`Moment`], or nobody.
+    pub fn set_hook(&self, hook: Option<Hook>) {
+        *self.0.hook.borrow_mut() = hook;
+    }
+
+    /// Says on standard output what happens, with the time.
+    pub fn set_narrate(&self, narrate: bool) {
+        self.0.narrate.set(narrate);
+    }
+
+    /// Says a line, if somebody listens; it counts for the digest too.
+    pub fn say(&self, line: impl FnOnce() -> String) {
+        let line = line();
+        self.fold(line.bytes().fold(17, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte))));
+        if self.0.narrate.get() {
+            println!("{:>10.3} s  {line}", self.elapsed().as_secs_f64());
+        }
+    }
+
+    /// A number that stands for everything that happened so far: equal for two runs of one seed.
+    pub fn digest(&self) -> u64 {
+        self.0.digest.get()
+    }
+
+    /// How many things were counted for the digest.
+    pub fn steps(&self) -> u64 {
+        self.0.steps.get()
+    }
+
+    fn fold(&self, fact: u64) {
+        let time = self.elapsed().as_nanos() as u64;
+        let mixed = (self.0.digest.get() ^ fact ^ time.rotate_left(32)).wrapping_mul(0x0000_0100_0000_01b3);
+        self.0.digest.set(mixed ^ (mixed >> 29));
+        self.0.steps.set(self.0.steps.get() + 1);
+    }
+
+    fn moment(&self, process: &Process, moment: Moment) {
+        self.fold(u64::from(process.0.pid) << 8 | moment as u64);
+        // A hook that causes further moments must not be called within itself.
+        let hook = self.0.hook.borrow_mut().take();
+        if let Some(mut hook) = hook {
+            hook(self, process, moment);
+            self.0.hook.borrow_mut().get_or_insert(hook);
+        }
+    }
+
+    /// Runs `job` as a part of the kernel: whatever becomes of the process that caused it.
+    fn spawn(&self, job: impl Future<Output = ()> + 'static) {
+        // The kernel ends with the scenario, and nothing is wanted of it then.
+        let _ = self.0.jobs.send(Box::pin(job));
+    }
+
+    /// Runs `action` after `delay`, as a part of the kernel.
+    pub fn later(&self, delay: Duration, action: impl FnOnce(&World) + 'static) {
+        let world = self.clone();
+        self.spawn(async move {
+            sleep(delay).await;
+            action(&world);
+        });
+    }
+
+    /// Kills a process: its sockets are closed and its locks given back, and no hook of it runs.
+    pub fn kill(&self, process: &Process) {
+        if process.0.state.get() == State::Dead {
+            return;
+        }
+        self.say(|| format!("{} killed pid={}", process.0.host, process.0.pid));
+        process.die();
+        let delay = Duration::from_millis(self.random_within(KILL_MS));
+        let dead = process.clone();
+        self.later(delay, move |world| world.release(&dead, true));
+    }
+
+    /// Cuts the power of a machine: its processes end, nobody is told, and what was not synced may be gone.
+    pub fn power_off(&self, machine: &Machine, loss: Loss) {
+        if !machine.0.on.replace(false) {
+            return;
+        }
+        self.say(|| format!("{} loses power", machine.0.name));
+        machine.0.boot.set(machine.0.boot.get() + 1);
+        let processes = self.0.processes.borrow().clone();
+        for process in processes.iter().filter(|process| process.0.machine.is(machine)) {
+            process.die();
+            self.release(process, false);
+        }
+        machine.0.files.lose_power(self, loss);
+    }
+
+    /// Starts a machine again, without its processes.
+    pub fn power_on(&self, machine: &Machine) {
+        if !machine.0.on.replace(true) {
+            self.say(|| format!("{} has power again", machine.0.name));
+            net::reset_orphans(self);
+        }
+    }
+
+    /// Gives back what a dead process held.
+    fn release(&self, process: &Process, tell: bool) {
+        process.0.machine.0.files.release(process);
+        self.0.network.close_all(self, process, tell);
+    }
+}
+
+/// A machine: a disk, a boot, and power.
+#[derive(Clone)]
+pub struct Machine(Rc<MachineState>);
+
+struct MachineState {
+    name: String,
+    on: Cell<bool>,
+    boot: Cell<u64>,
+    files: disk::FileSystem,
+}
+
+impl Machine {
+    fn is(&self, other: &Machine) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Whether it has power.
+    pub fn is_on(&self) -> bool {
+        self.0.on.get()
+    }
+
+    /// How fast its disk is, and how large.
+    pub fn set_disk(&self, settings: DiskSettings) {
+        self.0.files.set(settings);
+    }
+
+    /// Lets the `nth` operation of its kind from now on a file fail (1 is the next one).
+    pub fn fail(&self, nth: u64, fault: DiskFault) {
+        self.0.files.fail(nth, fault);
+    }
+
+    /// Forgets the faults that have not come yet.
+    pub fn mend(&self) {
+        self.0.files.mend();
+    }
+
+    /// How many bytes all files have, what is set aside included.
+    pub fn allocated(&self) -> u64 {
+        self.0.files.allocated()
+    }
+
+    /// How many writes and how many syncs were done.
+    pub fn disk_operations(&self) -> (u64, u64) {
+        self.0.files.operations()
+    }
+
+    /// What stands in a file, as a process would read it.
+    pub fn content(&self, path: &std::path::Path) -> Option<Vec<u8>> {
+        self.0.files.content(path)
+    }
+
+    /// Changes what stands in a file, on the disk too: damage, or a person at work.
+    pub fn edit(&self, path: &std::path::Path, edit: impl FnOnce(&mut Vec<u8>)) {
+        self.0.files.edit(path, edit);
+    }
+
+    /// Takes a file away.
+    pub fn remove(&self, path: &std::path::Path) {
+        self.0.files.remove(path);
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Running,
+    Paused,
+    Dead,
+}
+
+/// A process.
+#[derive(Clone)]
+pub struct Process(Rc<ProcessState>);
+
+struct ProcessState {
+    host: String,
+    machine: Machine,
+    pid: u32,
+    state: Cell<State>,
+    /// Wakes the one who polls its tasks.
+    waker: RefCell<Option<Waker>>,
+    random: RefCell<StdRng>,
+    start: Instant,
+    drift_ppm: Cell<i64>,
+    jump: Cell<Duration>,
+}
+
+impl Process {
+    fn is(&self, other: &Process) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Its name in the network.
+    pub fn host(&self) -> &str {
+        &self.0.host
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.0.pid
+    }
+
+    /// Whether it has not ended.
+    pub fn is_alive(&self) -> bool {
+        self.0.state.get() != State::Dead
+    }
+
+    /// Whether it is stopped.
+    pub fn is_paused(&self) -> bool {
+        self.0.state.get() == State::Paused
+    }
+
+    /// Stops it, as SIGSTOP does: its sockets stay open, its locks held.
+    pub fn pause(&self) {
+        if self.is_alive() {
+            self.0.state.set(State::Paused);
+        }
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        if self.is_paused() {
+            self.0.state.set(State::Running);
+            self.wake();
+        }
+    }
+
+    /// Lets its monotonic clock run faster or slower, in millionths.
+    pub fn set_drift_ppm(&self, ppm: i64) {
+        self.0.drift_ppm.set(ppm);
+    }
+
+    /// Lets its monotonic clock jump ahead.
+    pub fn jump(&self, by: Duration) {
+        self.0.jump.set(self.0.jump.get() + by);
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.0.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    fn die(&self) {
+        self.0.state.set(State::Dead);
+        self.wake();
+    }
+}
+
+/// Polls the tasks of a process while it runs, and drops them when it has ended.
+struct Running {
+    world: World,
+    process: Process,
+    local: Option<LocalSet>,
+}
+
+impl Future for Running {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        *self.process.0.waker.borrow_mut() = Some(context.waker().clone());
+        let this = &mut *self;
+        let state = this.process.0.state.get();
+        let Some(local) = &mut this.local else { return Poll::Ready(()) };
+        match state {
+            State::Paused => return Poll::Pending,
+            State::Dead => {}
+            State::Running => {
+                TURN.set(Some((this.process.0.host.clone(), this.world.elapsed())));
+                let polled = Pin::new(local).poll(context);
+                TURN.set(None);
+                if polled.is_pending() && this.process.is_alive() {
+                    return Poll::Pending;
+                }
+            }
+        }
+        if this.process.is_alive() {
+            // It has ended by itthis.
+            this.process.0.state.set(State::Dead);
+            this.world.release(&this.process, true);
+        }
+        this.local = None;
+        Poll::Ready(())
+    }
+}
+
+/// The world as one process sees it.
+struct SimEnv {
+    world: World,
+    process: Process,
+}
+
+impl Environment for SimEnv {
+    fn now(&self) -> Millis {
+        let real = self.process.0.start.elapsed().as_micros() as i128;
+        let drifted = real * i128::from(1_000_000 + self.process.0.drift_ppm.get()) / 1_000_000;
+        Millis((drifted / 1000) as u64 + self.process.0.jump.get().as_millis() as u64)
+    }
+
+    fn random(&self) -> u64 {
+        self.process.0.random.borrow_mut().random()
+    }
+
+    fn listen<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Listener>> {
+        Box::pin(async move { net::listen(&self.world, &self.process, address).map(Listener::Sim) })
+    }
+
+    fn connect<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Stream>> {
+        Box::pin(async move { net::connect(&self.world, &self.process, address).await.map(Stream::Sim) })
+    }
+
+    fn disk(&self) -> Rc<dyn Disk> {
+        Rc::new(disk::SimDisk::new(&self.world, &self.process))
+    }
+
+    fn locks(&self) -> Rc<dyn Locks> {
+        Rc::new(locks::SimLocks::new(&self.world, &self.process))
+    }
+
+    fn boot_id(&self) -> String {
+        boot_id(&self.process.0.machine)
+    }
+
+    fn pid(&self) -> u32 {
+        self.process.0.pid
+    }
+}
+
+fn boot_id(machine: &Machine) -> String {
+    format!("{}-boot-{}", machine.0.name, machine.0.boot.get())
+}
+
+/// Waits; without asking the clock when there is nothing to wait for.
+async fn sleep(delay: Duration) {
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
+}

@@ -1,0 +1,398 @@
+//! Clients of a simulated cluster, whose history is recorded.
+//!
+//! They speak the Redis protocol over simulated streams, as any client library would: one connection, the masters in
+//! turn, a time limit, and an honest account of what an answer or its absence means.
+
+use crate::cluster::Cluster;
+use bytes::{Bytes, BytesMut};
+use dsm::env::{Env, Stream};
+use dsm_protocol::history::{Action, Begun, History, Outcome};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long an answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Records what all clients do, in the order in which it happens.
+#[derive(Clone, Default)]
+pub(crate) struct Recorder(Rc<Recording>);
+
+#[derive(Default)]
+struct Recording {
+    history: RefCell<History>,
+    /// Nothing happens at the same time in a simulated world: the order is a count.
+    count: Cell<u64>,
+    /// Answers by their first word.
+    answers: RefCell<BTreeMap<String, u64>>,
+    acknowledged: Cell<u64>,
+}
+
+impl Recorder {
+    fn now(&self) -> u64 {
+        self.0.count.set(self.0.count.get() + 1);
+        self.0.count.get()
+    }
+
+    fn begin(&self, client: u64, key: &Bytes, action: Action) -> Begun {
+        let now = self.now();
+        self.0.history.borrow_mut().begin(client, key.clone(), action, now)
+    }
+
+    fn note(&self, answer: &str) {
+        *self.0.answers.borrow_mut().entry(answer.to_owned()).or_default() += 1;
+    }
+
+    pub(crate) fn answers(&self) -> BTreeMap<String, u64> {
+        self.0.answers.borrow().clone()
+    }
+
+    pub(crate) fn history(&self) -> History {
+        self.0.history.borrow().clone()
+    }
+
+    /// How many writes were acknowledged so far.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.0.acknowledged.get()
+    }
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Ok,
+    Integer(i64),
+    Value(Option<Bytes>),
+    Values(Vec<Option<Bytes>>),
+    Error(String),
+}
+
+/// Why there is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NoAnswer;
+
+/// A connection.
+pub(crate) struct Connection {
+    stream: Stream,
+    input: BytesMut,
+}
+
+impl Connection {
+    pub(crate) async fn open(env: &Env, address: &str) -> Option<Connection> {
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, env.connect(address)).await.ok()?.ok()?;
+        Some(Connection { stream, input: BytesMut::new() })
+    }
+
+    pub(crate) async fn send(&self, requests: &[Vec<Bytes>]) -> Result<(), NoAnswer> {
+        let mut out = Vec::new();
+        for request in requests {
+            out.extend_from_slice(format!("*{}\r\n", request.len()).as_bytes());
+            for word in request {
+                out.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+                out.extend_from_slice(word);
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+        let writing = tokio::time::timeout(ANSWER_TIMEOUT, self.stream.write_all(&out));
+        writing.await.map_err(|_| NoAnswer)?.map_err(|_| NoAnswer)
+    }
+
+    pub(crate) async fn answer(&mut self) -> Result<Answer, NoAnswer> {
+        let deadline = tokio::time::Instant::now() + ANSWER_TIMEOUT;
+        loop {
+            if let Some((answer, length)) = parse(&self.input) {
+                drop(self.input.split_to(length));
+                return Ok(answer);
+            }
+            self.input.reserve(4096);
+            let reading = tokio::time::timeout_at(deadline, self.stream.read(&mut self.input));
+            match reading.await {
+                Ok(Ok(1..)) => {}
+                Ok(Ok(0) | Err(_)) | Err(_) => return Err(NoAnswer),
+            }
+        }
+    }
+}
+
+fn line(input: &[u8]) -> Option<(&[u8], usize)> {
+    let end = input.windows(2).position(|window| window == b"\r\n")?;
+    Some((&input[..end], end + 2))
+}
+
+fn number(text: &[u8]) -> i64 {
+    std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).expect("a number in an answer")
+}
+
+/// One answer and its length, if it is whole.
+fn parse(input: &[u8]) -> Option<(Answer, usize)> {
+    let (&kind, rest) = input.split_first()?;
+    let (head, used) = line(rest)?;
+    let used = used + 1;
+    Some(match kind {
+        b'+' => (Answer::Ok, used),
+        b'-' => (Answer::Error(String::from_utf8_lossy(head).into_owned()), used),
+        b':' => (Answer::Integer(number(head)), used),
+        b'$' => {
+            let length = number(head);
+            if length < 0 {
+                return Some((Answer::Value(None), used));
+            }
+            let length = length as usize;
+            let value = input.get(used..used + length)?;
+            input.get(used + length..used + length + 2)?;
+            (Answer::Value(Some(Bytes::copy_from_slice(value))), used + length + 2)
+        }
+        b'*' => {
+            let mut values = Vec::new();
+            let mut at = used;
+            for _ in 0..number(head) {
+                let (value, length) = parse(&input[at..])?;
+                let Answer::Value(value) = value else { panic!("a list of something else than values") };
+                values.push(value);
+                at += length;
+            }
+            (Answer::Values(values), at)
+        }
+        other => panic!("an answer begins with {:?}", other as char),
+    })
+}
+
+/// What an error means.
+fn outcome_of(error: &str) -> Outcome {
+    match error.split(' ').next().unwrap_or_default() {
+        "UNKNOWN" => Outcome::Unknown,
+        "STANDBY" | "NOQUORUM" | "LOADING" | "READONLY" | "BUSY" | "OOM" => Outcome::NotExecuted,
+        other => panic!("an error nobody expects: {other:?} in {error:?}"),
+    }
+}
+
+/// What a client does.
+#[derive(Clone, Debug)]
+pub(crate) struct Habits {
+    pub(crate) keys: u64,
+    /// In thousandths.
+    pub(crate) writes: u64,
+    pub(crate) deletes: u64,
+    pub(crate) many: u64,
+    /// The most requests under way on its connection.
+    pub(crate) pipeline: u64,
+    /// The longest pause between requests, in milliseconds.
+    pub(crate) think_ms: u64,
+    /// Extra bytes of a value.
+    pub(crate) value_bytes: u64,
+}
+
+impl Habits {
+    /// Of one who is only told what to read.
+    pub(crate) fn reader(keys: u64) -> Self {
+        Habits { keys, writes: 0, deletes: 0, many: 0, pipeline: 1, think_ms: 0, value_bytes: 0 }
+    }
+}
+
+enum Asked {
+    Read(Begun),
+    ReadMany(Vec<Begun>),
+    Write(Vec<Begun>),
+    Delete(Begun),
+}
+
+/// A client that works until `stop` is set, with its own random numbers.
+pub(crate) struct Client {
+    pub(crate) id: u64,
+    pub(crate) env: Env,
+    pub(crate) recorder: Recorder,
+    pub(crate) habits: Habits,
+    pub(crate) stop: Rc<Cell<bool>>,
+    written: u64,
+}
+
+impl Client {
+    pub(crate) fn new(
+        cluster: &Cluster,
+        id: u64,
+        recorder: &Recorder,
+        habits: Habits,
+        stop: &Rc<Cell<bool>>,
+    ) -> Self {
+        let world = cluster.world();
+        // A machine of its own, which nothing happens to but in the network.
+        let machine = world.machine(&format!("client-machine{id}"));
+        let env = world.env(&machine, &format!("client{id}"));
+        let (recorder, stop) = (recorder.clone(), Rc::clone(stop));
+        Client { id, env, recorder, habits, stop, written: 0 }
+    }
+
+    pub(crate) async fn run(mut self) {
+        let masters = Cluster::masters();
+        let mut next = self.env.random() as usize;
+        while !self.stop.get() {
+            next += 1;
+            let address = &masters[next % masters.len()];
+            match Connection::open(&self.env, address).await {
+                Some(connection) => self.work(connection).await,
+                None => tokio::time::sleep(Duration::from_millis(self.within(1, 100))).await,
+            }
+        }
+    }
+
+    fn within(&self, low: u64, high: u64) -> u64 {
+        low + self.env.random() % (high - low + 1)
+    }
+
+    /// Uses a connection until it fails.
+    async fn work(&mut self, mut connection: Connection) {
+        while !self.stop.get() {
+            let mut asked = Vec::new();
+            let mut requests = Vec::new();
+            for _ in 0..self.within(1, self.habits.pipeline) {
+                let (request, ask) = self.ask();
+                requests.push(request);
+                asked.push(ask);
+            }
+            if connection.send(&requests).await.is_err() {
+                self.give_up(asked);
+                return;
+            }
+            let mut rest = asked.into_iter();
+            while let Some(ask) = rest.next() {
+                match connection.answer().await {
+                    Ok(answer) => self.finish(ask, answer),
+                    Err(NoAnswer) => {
+                        // Unknown, all of them.
+                        self.give_up(std::iter::once(ask).chain(rest).collect());
+                        return;
+                    }
+                }
+            }
+            let think = self.within(0, self.habits.think_ms);
+            if think > 0 {
+                tokio::time::sleep(Duration::from_millis(think)).await;
+            }
+        }
+    }
+
+    fn key(&self) -> Bytes {
+        Bytes::from(format!("key{}", self.within(0, self.habits.keys - 1)))
+    }
+
+    fn value(&mut self) -> Bytes {
+        self.written += 1;
+        let padding = "x".repeat(self.within(0, self.habits.value_bytes) as usize);
+        Bytes::from(format!("c{}-{}{padding}", self.id, self.written))
+    }
+
+    fn ask(&mut self) -> (Vec<Bytes>, Asked) {
+        let word = |word: &'static str| Bytes::from_static(word.as_bytes());
+        let dice = self.within(0, 999);
+        let key = self.key();
+        if dice < self.habits.writes {
+            let mut pairs = BTreeMap::from([(key, self.value())]);
+            if self.within(0, 999) < self.habits.many {
+                for _ in 0..self.within(1, 3) {
+                    pairs.insert(self.key(), self.value());
+                }
+            }
+            let begun =
+                pairs.iter().map(|(key, value)| self.begin(key, Action::Write(value.clone()))).collect();
+            let mut request = vec![if pairs.len() == 1 { word("SET") } else { word("MSET") }];
+            request.extend(pairs.into_iter().flat_map(|(key, value)| [key, value]));
+            (request, Asked::Write(begun))
+        } else if dice < self.habits.writes + self.habits.deletes {
+            let begun = self.begin(&key, Action::Delete { existed: None });
+            (vec![word("DEL"), key], Asked::Delete(begun))
+        } else if self.within(0, 999) < self.habits.many {
+            let keys = [key, self.key()];
+            let begun = keys.iter().map(|key| self.begin(key, Action::Read(None))).collect();
+            let [first, second] = keys;
+            (vec![word("MGET"), first, second], Asked::ReadMany(begun))
+        } else {
+            let begun = self.begin(&key, Action::Read(None));
+            (vec![word("GET"), key], Asked::Read(begun))
+        }
+    }
+
+    fn begin(&self, key: &Bytes, action: Action) -> Begun {
+        self.recorder.begin(self.id, key, action)
+    }
+
+    /// Notes that a read is about to be asked.
+    pub(crate) fn begin_read(&self, key: &Bytes) -> Begun {
+        self.begin(key, Action::Read(None))
+    }
+
+    /// Notes what it was answered.
+    pub(crate) fn finish_read(&self, begun: Begun, value: Option<Bytes>) {
+        let now = self.recorder.now();
+        self.recorder.0.history.borrow_mut().finish_read(begun, value, now);
+    }
+
+    fn finish(&self, asked: Asked, answer: Answer) {
+        let recording = &self.recorder.0;
+        let now = self.recorder.now();
+        let mut history = recording.history.borrow_mut();
+        if let Answer::Error(error) = &answer {
+            self.recorder.note(error.split(' ').next().unwrap_or_default());
+            let outcome = outcome_of(error);
+            let begun = match asked {
+                Asked::Read(begun) | Asked::Delete(begun) => vec![begun],
+                Asked::ReadMany(begun) | Asked::Write(begun) => begun,
+            };
+            for begun in begun {
+                history.finish(begun, outcome, now);
+            }
+            return;
+        }
+        self.recorder.note("done");
+        match (asked, answer) {
+            (Asked::Read(begun), Answer::Value(value)) => history.finish_read(begun, value, now),
+            (Asked::ReadMany(begun), Answer::Values(values)) => {
+                assert_eq!(begun.len(), values.len(), "MGET answers as many as were asked");
+                for (begun, value) in begun.into_iter().zip(values) {
+                    history.finish_read(begun, value, now);
+                }
+            }
+            (Asked::Write(begun), Answer::Ok) => {
+                recording.acknowledged.set(recording.acknowledged.get() + 1);
+                for begun in begun {
+                    history.finish(begun, Outcome::Done, now);
+                }
+            }
+            (Asked::Delete(begun), Answer::Integer(count @ 0..=1)) => {
+                recording.acknowledged.set(recording.acknowledged.get() + 1);
+                history.finish_delete(begun, count == 1, now);
+            }
+            (_, answer) => panic!("the answer is of another kind: {answer:?}"),
+        }
+    }
+
+    fn give_up(&self, asked: Vec<Asked>) {
+        for _ in asked {
+            self.recorder.note("no answer");
+        }
+    }
+}
+
+/// Asks one question of whoever serves, again and again until there is an answer.
+pub(crate) async fn insist(env: &Env, request: &[Bytes], limit: Duration) -> Option<Answer> {
+    let deadline = tokio::time::Instant::now() + limit;
+    let masters = Cluster::masters();
+    for attempt in 0.. {
+        if tokio::time::Instant::now() >= deadline {
+            break;
+        }
+        if let Some(mut connection) = Connection::open(env, &masters[attempt % masters.len()]).await {
+            if connection.send(&[request.to_vec()]).await.is_ok() {
+                match connection.answer().await {
+                    Ok(Answer::Error(_)) | Err(NoAnswer) => {}
+                    Ok(answer) => return Some(answer),
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    None
+}

@@ -1,0 +1,277 @@
+//! One seed: a cluster, its clients, its faults, and the verdict on what came of it.
+
+use crate::clients::{insist, Answer, Client, Habits, Recorder};
+use crate::cluster::{Cluster, Shape};
+use crate::nemesis::Nemesis;
+use bytes::Bytes;
+use dsm::env::sim::World;
+use dsm::supervision::NodeError;
+use dsm_protocol::history::{self, Violation};
+use dsm_protocol::record::{Body, Scanner, Step};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Once;
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+/// How long a cluster may take to serve again when everything is mended.
+const CONVERGE_LIMIT: Duration = Duration::from_secs(60);
+
+/// The longest line of a log here.
+const LINE_BYTES_MAX: usize = 1 << 20;
+
+/// What came of a seed.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    /// Equal for two runs of one seed.
+    pub(crate) digest: u64,
+    pub(crate) virtual_time: Duration,
+    pub(crate) operations: usize,
+    pub(crate) faults: BTreeMap<String, u64>,
+    pub(crate) answers: BTreeMap<String, u64>,
+    /// Why the seed failed.
+    pub(crate) failure: Option<String>,
+}
+
+thread_local! {
+    static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    static WATCHED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A panic in a task is silent in tokio: it is kept, and fails the seed.
+fn watch_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if WATCHED.get() {
+                PANICS.with_borrow_mut(|panics| panics.push(panic.to_string()));
+            } else {
+                before(panic);
+            }
+        }));
+    });
+}
+
+/// Runs a seed. A panic anywhere in it is a failure like any other.
+pub(crate) fn run(seed: u64, duration: Duration, narrate: bool) -> Report {
+    watch_panics();
+    PANICS.take();
+    WATCHED.set(true);
+    let ran = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        World::run(seed, |world| async move {
+            world.set_narrate(narrate);
+            scenario(world, duration).await
+        })
+    }));
+    WATCHED.set(false);
+    let panics = PANICS.take();
+    let mut report = ran.unwrap_or_default();
+    if !panics.is_empty() {
+        report.failure = Some(format!("panicked: {}", panics.join("; ")));
+    }
+    report
+}
+
+/// Prints what the actors log, with the node and the virtual time.
+struct Narrator;
+
+impl log::Log for Narrator {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        WATCHED.get()
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if let Some((host, time)) = dsm::env::sim::turn() {
+            println!("{:>10.3} s  {host} {}: {}", time.as_secs_f64(), record.level(), record.args());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Lets the actors' log be printed, at the level that `RUST_LOG` names (`info` when it names none).
+pub(crate) fn narrate() {
+    let level = std::env::var("RUST_LOG").ok().and_then(|level| level.parse().ok());
+    log::set_max_level(level.unwrap_or(log::LevelFilter::Info));
+    // It is the only logger of this program.
+    let _ = log::set_logger(&Narrator);
+}
+
+fn habits(world: &World) -> Habits {
+    let draw = |low, high| world.random_within(low..=high);
+    Habits {
+        keys: draw(2, 20),
+        writes: draw(200, 700),
+        deletes: draw(0, 100),
+        many: draw(0, 200),
+        pipeline: [1, 1, 4][draw(0, 2) as usize],
+        think_ms: draw(20, 200),
+        value_bytes: [0, 20, 2000][draw(0, 2) as usize],
+    }
+}
+
+async fn scenario(world: World, duration: Duration) -> Report {
+    let cluster = Cluster::start(&world, Shape::draw(&world));
+    cluster.set_restart_ms(0, world.random_within(0..=2000));
+    let recorder = Recorder::default();
+    let stop = Rc::new(Cell::new(false));
+    let habits = habits(&world);
+    let mut clients = JoinSet::new();
+    for id in 1..=8 {
+        clients.spawn_local(Client::new(&cluster, id, &recorder, habits.clone(), &stop).run());
+    }
+    let nemesis = Nemesis::draw(&cluster);
+    world.say(|| format!("shape {:?} habits {habits:?} faults {:?}", cluster.shape(), nemesis.classes()));
+    nemesis.rage(duration).await;
+    nemesis.rest();
+    world.say(|| "everything is mended".to_owned());
+    let verdict = verdict(&cluster, &recorder, &stop, clients, habits.keys).await;
+    if let Ok(path) = std::env::var("SIM_KEEP_LOG") {
+        std::fs::write(path, cluster.log()).expect("the log can be kept");
+    }
+    Report {
+        digest: world.digest(),
+        virtual_time: world.elapsed(),
+        operations: recorder.history().operations().len(),
+        faults: nemesis.tally(),
+        answers: recorder.answers(),
+        failure: verdict.err(),
+    }
+}
+
+/// Everything is mended: the cluster must serve again, and everything it said must have been true.
+async fn verdict(
+    cluster: &Cluster,
+    recorder: &Recorder,
+    stop: &Rc<Cell<bool>>,
+    mut clients: JoinSet<()>,
+    keys: u64,
+) -> Result<(), String> {
+    ends(cluster)?;
+    let machine = cluster.world().machine("judge-machine");
+    let env = cluster.world().env(&machine, "judge");
+    let words = |words: &[&str]| words.iter().map(|word| Bytes::from((*word).to_owned())).collect::<Vec<_>>();
+    let served = insist(&env, &words(&["SET", "judge", "1"]), CONVERGE_LIMIT).await;
+    if served != Some(Answer::Ok) {
+        return Err(format!("does not serve {CONVERGE_LIMIT:?} after everything is mended"));
+    }
+    // The clients, too, find their way back.
+    let before = recorder.acknowledged();
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    if recorder.acknowledged() == before {
+        return Err("no client gets a write acknowledged after everything is mended".to_owned());
+    }
+    stop.set(true);
+    while let Some(ended) = clients.join_next().await {
+        ended.map_err(|error| format!("a client ended: {error}"))?;
+    }
+    ends(cluster)?;
+    converged(cluster, &env).await?;
+    // Every key is read once more, as a part of the history.
+    let reader = Client::new(cluster, 99, recorder, crate::clients::Habits::reader(keys), stop);
+    let mut held = BTreeMap::new();
+    for key in 0..keys {
+        let key = Bytes::from(format!("key{key}"));
+        let begun = reader.begin_read(&key);
+        match insist(&env, &[Bytes::from_static(b"GET"), key.clone()], CONVERGE_LIMIT).await {
+            Some(Answer::Value(value)) => {
+                reader.finish_read(begun, value.clone());
+                held.insert(key, value);
+            }
+            other => return Err(format!("{key:?} cannot be read after everything is mended: {other:?}")),
+        }
+    }
+    let history = recorder.history();
+    match history.check() {
+        Ok(_) => {}
+        Err(Violation::NotLinearizable(example)) => return Err(format!("not linearizable:\n{example}")),
+        Err(other) => return Err(format!("the history has no verdict: {other}")),
+    }
+    for (key, readable) in history::readable_after(history.operations()) {
+        let value = held.get(&key).cloned().flatten();
+        if !readable.allows(value.as_ref()) {
+            return Err(format!("{key:?} holds {value:?}, but {readable:?} is what may stand"));
+        }
+    }
+    let logged = replay(&cluster.log())?;
+    for (key, value) in &held {
+        if logged.get(key) != value.as_ref() {
+            return Err(format!("{key:?} reads {value:?}, and the log says {:?}", logged.get(key)));
+        }
+    }
+    Ok(())
+}
+
+/// No node may have ended for a reason that the faults do not give.
+fn ends(cluster: &Cluster) -> Result<(), String> {
+    for (node, outcome) in cluster.ends() {
+        match outcome {
+            // A restart may be quicker than the end of what it replaces; a disk that fails ends a master.
+            Err(NodeError::Listen { .. } | NodeError::LogFailed(_) | NodeError::File { .. }) => {}
+            Ok(()) => return Err(format!("{} ended as if it had been asked to", node.host())),
+            Err(other) => return Err(format!("{} ended: {other}", node.host())),
+        }
+    }
+    Ok(())
+}
+
+/// One primary, one standby, all slaves.
+async fn converged(cluster: &Cluster, env: &dsm::env::Env) -> Result<(), String> {
+    let deadline = tokio::time::Instant::now() + CONVERGE_LIMIT;
+    let slaves = cluster.shape().slaves;
+    let mut seen = Vec::new();
+    while tokio::time::Instant::now() < deadline {
+        seen.clear();
+        for master in Cluster::masters() {
+            seen.push(status(env, &master).await);
+        }
+        let role = |role: &str| seen.iter().flatten().filter(|status| status.contains(role)).count();
+        let all = format!("active_slaves:{slaves}\r\n");
+        if role("role:primary") == 1 && role("role:standby") == 1 && role(&all) >= 1 {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Err(format!("no primary with {slaves} slaves and a standby {CONVERGE_LIMIT:?} after everything is mended: {seen:?}"))
+}
+
+async fn status(env: &dsm::env::Env, master: &str) -> Option<String> {
+    let mut connection = crate::clients::Connection::open(env, master).await?;
+    connection.send(&[vec![Bytes::from_static(b"INFO")]]).await.ok()?;
+    match connection.answer().await.ok()? {
+        Answer::Value(Some(text)) => {
+            let text = String::from_utf8_lossy(&text).into_owned();
+            let end = text.find("slaves_removed").unwrap_or(text.len());
+            Some(text[..end].to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// What the log says each key holds.
+fn replay(log: &[u8]) -> Result<BTreeMap<Bytes, Bytes>, String> {
+    let mut scanner = Scanner::new(LINE_BYTES_MAX);
+    let mut keys = BTreeMap::new();
+    loop {
+        let rest = &log[scanner.position().offset as usize..];
+        match scanner.next(rest) {
+            Step::Record { record, .. } => match record.body {
+                Body::Write(pairs) => {
+                    keys.extend(pairs.map(|(key, value)| (key.to_bytes(), value.to_bytes())));
+                }
+                Body::Delete(deleted) => {
+                    for key in deleted {
+                        keys.remove(&key.to_bytes());
+                    }
+                }
+                Body::Cluster(_) | Body::Epoch { .. } | Body::Synced => {}
+            },
+            Step::Ignored => {}
+            Step::Partial => return Ok(keys),
+            Step::Bad(bad) => return Err(format!("the log is bad: {bad:?}")),
+        }
+    }
+}
