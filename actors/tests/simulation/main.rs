@@ -11,6 +11,7 @@
 
 mod clients;
 mod cluster;
+mod disk_errors;
 mod nemesis;
 mod seed;
 

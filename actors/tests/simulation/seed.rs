@@ -10,6 +10,7 @@ use dsm_protocol::history::{self, Violation};
 use dsm_protocol::record::{Body, Scanner, Step};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Once;
@@ -55,17 +56,20 @@ fn watch_panics() {
     });
 }
 
-/// Runs a seed. A panic anywhere in it is a failure like any other.
+/// Runs a seed.
 pub(crate) fn run(seed: u64, duration: Duration, narrate: bool) -> Report {
+    guarded(seed, |world| async move {
+        world.set_narrate(narrate);
+        scenario(world, duration).await
+    })
+}
+
+/// Runs a scenario. A panic anywhere in it is a failure like any other.
+pub(crate) fn guarded<F: Future<Output = Report>>(seed: u64, scenario: impl FnOnce(World) -> F) -> Report {
     watch_panics();
     PANICS.take();
     WATCHED.set(true);
-    let ran = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        World::run(seed, |world| async move {
-            world.set_narrate(narrate);
-            scenario(world, duration).await
-        })
-    }));
+    let ran = std::panic::catch_unwind(AssertUnwindSafe(|| World::run(seed, scenario)));
     WATCHED.set(false);
     let panics = PANICS.take();
     let mut report = ran.unwrap_or_default();
@@ -143,7 +147,7 @@ async fn scenario(world: World, duration: Duration) -> Report {
 }
 
 /// Everything is mended: the cluster must serve again, and everything it said must have been true.
-async fn verdict(
+pub(crate) async fn verdict(
     cluster: &Cluster,
     recorder: &Recorder,
     stop: &Rc<Cell<bool>>,
@@ -160,9 +164,13 @@ async fn verdict(
     }
     // The clients, too, find their way back.
     let before = recorder.acknowledged();
-    tokio::time::sleep(Duration::from_secs(8)).await;
-    if recorder.acknowledged() == before {
-        return Err("no client gets a write acknowledged after everything is mended".to_owned());
+    let mut waited = Duration::ZERO;
+    while recorder.acknowledged() == before {
+        if waited >= CONVERGE_LIMIT {
+            return Err("no client gets a write acknowledged after everything is mended".to_owned());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        waited += Duration::from_millis(50);
     }
     stop.set(true);
     while let Some(ended) = clients.join_next().await {
