@@ -1,6 +1,6 @@
 //! Tells a torn tail from corruption: what stands behind a bad line decides. Streams, in bounded memory.
 
-use super::parse::check;
+use super::parse::{check, check_end_of};
 use super::{BadLine, RecordError};
 use crate::ids::Seq;
 
@@ -19,7 +19,8 @@ pub enum CrashKind {
 pub struct Evidence {
     /// Bytes in front of the good line.
     pub offset: u64,
-    /// Its number; the first line has 1.
+    /// The number of the line in which it stands, the first having 1: its own, or that of one in front which lost
+    /// its newline.
     pub line: u64,
     /// The seq through which it says the log was on disk.
     pub synced: Seq,
@@ -157,20 +158,23 @@ impl Judge {
     /// Looks for a reason against cutting in one line. The bad line itself can be one: a line with a right
     /// checksum behind a gap says that what was in the gap had been on disk.
     fn weigh(&mut self, line: &[u8]) {
-        match check(line) {
-            Ok(good) => {
-                if self.evidence.is_none() && good.synced >= self.bad.expected_seq {
-                    self.evidence = Some(Evidence {
-                        offset: self.bad.offset + self.bytes,
-                        line: self.bad.line + self.newlines,
-                        synced: good.synced,
-                    });
-                }
+        let good = match check(line) {
+            Ok(good) => Some((0, good)),
+            Err(_) => {
+                // Behind the lines of the original program, and in a new log, this program first syncs CLUSTER and
+                // EPOCH. If anything else stands there, someone gave us the wrong file: it is not ours to cut.
+                self.foreign |= self.bad.before_trailer && !may_be_torn_head(line);
+                // A line whose newline is damaged takes the next one with it, which may be the only witness.
+                check_end_of(line)
             }
-            // Behind the lines of the original program, and in a new log, this program first syncs CLUSTER and
-            // EPOCH. If anything else stands there, someone gave us the wrong file: it is not ours to cut.
-            Err(_) if self.bad.before_trailer => self.foreign |= !may_be_torn_head(line),
-            Err(_) => {}
+        };
+        let Some((begins_at, good)) = good else { return };
+        if self.evidence.is_none() && good.synced >= self.bad.expected_seq {
+            self.evidence = Some(Evidence {
+                offset: self.bad.offset + self.bytes + begins_at as u64,
+                line: self.bad.line + self.newlines,
+                synced: good.synced,
+            });
         }
     }
 }

@@ -207,6 +207,38 @@ pub(super) fn check(line: &[u8]) -> Result<Checked<'_>, RecordError> {
     Ok(Checked { body: &sealed[..marker - 1], fields: rest, seq, epoch, synced })
 }
 
+/// The first word of a line.
+const OPERATIONS: [&[u8]; 5] = [b"WRITE", b"DELETE", b"SYNCED", b"EPOCH", b"CLUSTER"];
+
+/// Looks for a good line that is the end of a bad one, because the newline between them is damaged, and says where it
+/// begins. However many places look like the begin of a line, the bytes are read only once.
+pub(super) fn check_end_of(line: &[u8]) -> Option<(usize, Checked<'_>)> {
+    let end = line.len().checked_sub(CHECKSUM_BYTES)? + 1;
+    let (sealed, checksum) = line.split_at(end);
+    let checksum = checksum_value(checksum).filter(|_| sealed[end - 1] == b' ')?;
+    let whole = crc32c::crc32c(sealed);
+    let (mut front, mut front_bytes) = (0, 0);
+    for space in memchr::memchr_iter(b' ', sealed) {
+        let Some(operation) = OPERATIONS.iter().find(|operation| sealed[..space].ends_with(operation)) else {
+            continue;
+        };
+        let begin = space - operation.len();
+        if begin == 0 {
+            continue;
+        }
+        front = crc32c::crc32c_append(front, &sealed[front_bytes..begin]);
+        front_bytes = begin;
+        // The checksum of the rest, without reading the rest again for each candidate.
+        let rest = whole ^ crc32c::crc32c_combine(front, 0, end - begin);
+        if rest == checksum {
+            if let Ok(checked) = check(&line[begin..]) {
+                return Some((begin, checked));
+            }
+        }
+    }
+    None
+}
+
 /// Parses one line with a trailer, given without its newline. Checks the checksum, the numbers and the words, but
 /// nothing that depends on other lines.
 ///
