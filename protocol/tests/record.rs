@@ -462,6 +462,20 @@ fn a_line_that_does_not_end_is_bad_in_bounded_memory() {
     assert!(lowered_limit.is_decided(), "the line may be good under a higher limit");
     assert!(matches!(lowered_limit.finish(), Verdict::Corrupt { .. }));
 
+    // Whatever the pieces are, and where its newline stands: the scanner found this line too long as well.
+    for length in [1000, 1500, 4000] {
+        let mut line = vec![b'x'; length];
+        line.push(b'\n');
+        let Step::Bad(bad) = scanner.next(&line) else { panic!("{length} bytes are too many") };
+        assert_eq!(bad.cause, RecordError::TooLong(1000));
+        for piece in [1, 999, 1000, 1001, 5000] {
+            let mut judge = Judge::new(bad.clone(), CrashKind::MayHaveLostPower, 1000);
+            line.chunks(piece).for_each(|piece| judge.push(piece));
+            let verdict = judge.finish();
+            assert!(matches!(verdict, Verdict::Corrupt { .. }), "{length} in pieces of {piece}: {verdict:?}");
+        }
+    }
+
     let Step::Bad(bad) = scanner.next(&[0; 1]) else { panic!("a hole is no line") };
     let mut judge = Judge::new(bad, CrashKind::MayHaveLostPower, 1000);
     for _ in 0..1000 {

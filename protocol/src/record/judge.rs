@@ -62,7 +62,7 @@ pub struct Judge {
     carry: Vec<u8>,
     /// Bytes of that line, the ones that were not kept included.
     carry_bytes: u64,
-    /// Whether that line has a zero byte, which no good line has.
+    /// Whether the part of it that was kept has a zero byte, which no good line has.
     carry_has_hole: bool,
     /// Bytes and finished lines so far.
     bytes: u64,
@@ -96,7 +96,7 @@ impl Judge {
     pub fn push(&mut self, chunk: &[u8]) {
         let mut chunk = chunk;
         while let Some(end) = memchr::memchr(b'\n', chunk) {
-            if self.carry_bytes == 0 {
+            if self.carry_bytes == 0 && end < self.line_bytes_max {
                 self.weigh(&chunk[..end]);
             } else {
                 self.keep(&chunk[..end]);
@@ -142,11 +142,13 @@ impl Judge {
     /// Keeps a part of an unfinished line, as far as the limit allows.
     fn keep(&mut self, part: &[u8]) {
         let room = self.line_bytes_max.saturating_sub(self.carry.len());
-        self.carry.extend_from_slice(&part[..part.len().min(room)]);
+        let kept = &part[..part.len().min(room)];
+        self.carry.extend_from_slice(kept);
         self.carry_bytes += part.len() as u64;
-        self.carry_has_hole |= memchr::memchr(0, part).is_some();
-        // Cutting here because the limit was lowered would cut acknowledged data.
-        self.oversized |= self.carry_bytes > self.line_bytes_max as u64 && !self.carry_has_hole;
+        self.carry_has_hole |= memchr::memchr(0, kept).is_some();
+        // Cutting here because the limit was lowered would cut acknowledged data. The scanner finds the same lines too
+        // long, newline included.
+        self.oversized |= self.carry_bytes >= self.line_bytes_max as u64 && !self.carry_has_hole;
     }
 
     fn weigh_carry(&mut self) {
