@@ -1,6 +1,6 @@
 # make verify writes nothing and is what CI runs; make fix rewrites.
 
-.PHONY: verify fix format lint doc test cluster demo
+.PHONY: verify fix format lint doc test cluster demo fuzz
 
 verify: format lint doc test
 
@@ -25,3 +25,15 @@ cluster:
 
 demo:
 	examples/failover.sh
+
+# Each target for so long, in seconds. Needs `cargo install cargo-fuzz` and a C++ compiler. There is no unsafe code to
+# sanitize, and without a sanitizer any toolchain will do. What is found new is kept out of the corpus of the repository.
+SECONDS ?= 60
+FUZZ_TARGETS ?= $(basename $(notdir $(wildcard protocol/fuzz/fuzz_targets/*.rs)))
+
+fuzz:
+	cd protocol && for target in $(FUZZ_TARGETS); do \
+		mkdir -p fuzz/target/corpus/$$target && \
+		cargo fuzz run --sanitizer none $$target fuzz/target/corpus/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(SECONDS) -max_len=2048 -timeout=20 -rss_limit_mb=1024 || exit 1; \
+	done

@@ -1,21 +1,26 @@
 //! What tests of single actors need (feature `testing`): stand-ins for collaborators, and a world in memory.
 //!
-//! A [`Probe`] takes any actor's messages. [`MemoryEnv`] has files, locks and a clock but no network; its files fail,
+//! A [`Probe`] takes any actor's messages. [`recover_log`] is a takeover's work on the log, without a master around it. [`MemoryEnv`] has files, locks and a clock but no network; its files fail,
 //! fill up and take time when they are told to. [`virtual_time`] runs a test on a paused clock and then checks that no
 //! actor is left. Nothing here is for production: a poisoned file panics on purpose.
 
 use crate::batch::Outbox;
+use crate::config::Fsync;
 use crate::env::{
     Appended, Disk, Env, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard, Locks,
     OpenMode, Stream, Watch,
 };
+use crate::log_tailer::{self, Replayed};
+use crate::recovery::Recovery;
 use crate::slave_proxy::{End, EndReason, PingWanted, Ports, SlaveEnded, SlaveProxy, Window};
+use crate::supervision::NodeError;
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
 use dsm_protocol::ids::{LinkId, Millis, SlaveId};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::doubt::SelfDoubt;
 use dsm_protocol::machine::takeover::Seen;
+use dsm_protocol::record::{CrashKind, Position};
 use futures_util::future::LocalBoxFuture;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -509,6 +514,40 @@ impl LockGuard for MemoryGuard {
     fn write_text(&self, _: LockText) {}
 
     fn advance(&self) {}
+}
+
+/// What [`recover_log`] found.
+pub struct RecoveredLog {
+    /// The end of the log, which is whole and durable.
+    pub position: Position,
+    /// What it holds, in its order.
+    pub replayed: Vec<Replayed>,
+}
+
+/// Does to the log at `path` what a new holder of the lock does before it reigns, from the start of the file on. The file
+/// is let go of again.
+///
+/// # Errors
+/// `File` when the world refuses something, `Corrupt` when the log is damaged and must not be cut.
+pub async fn recover_log(
+    world: &MemoryEnv,
+    path: &Path,
+    line_bytes_max: usize,
+    fsync: Fsync,
+    crash: CrashKind,
+) -> Result<RecoveredLog, NodeError> {
+    let (port, received) = Probe::begin();
+    let recovery = Recovery {
+        env: world.env(),
+        path: path.to_owned(),
+        line_bytes_max,
+        fsync,
+        crash,
+        from: log_tailer::Start::default(),
+        replayed: port,
+    };
+    let recovered = recovery.run().await?;
+    Ok(RecoveredLog { position: recovered.position, replayed: received.take() })
 }
 
 /// A [`SlaveProxy`] with the test in the place of the link and of the master.

@@ -243,8 +243,8 @@ fn a_bit_flipped_at_any_byte_is_noticed_and_is_corruption_as_soon_as_a_later_lin
                 assert!(seen.is_empty(), "bit {bit} of byte {at}: {seen:?}");
                 let bad = bad.unwrap();
                 assert_eq!((bad.offset, bad.line), (start as u64, index as u64 + 1));
-                // Without its newline a line takes the next one with it.
-                let behind = if at == end - 1 { index + 2 } else { index + 1 };
+                // A line without its newline takes the next one with it, but that one is still a witness.
+                let behind = index + 1;
                 let witness = log.lines.iter().skip(behind).position(|line| line.2 >= bad.expected_seq.0);
                 match judge(&bytes, &bad, CrashKind::MayHaveLostPower) {
                     Verdict::Torn { .. } => {
@@ -286,6 +286,28 @@ fn a_line_behind_a_gap_that_says_the_gap_was_synced_is_corruption() {
     let evidence = Some(Evidence { offset: gap as u64, line: 3, synced: Seq(3) });
     let verdict = Verdict::Corrupt { offset: gap as u64, line: 3, cause: bad.cause.clone(), evidence };
     assert_eq!(judge(&log.bytes, &bad, CrashKind::MayHaveLostPower), verdict);
+}
+
+#[test]
+fn a_line_that_lost_its_newline_does_not_hide_the_witness_behind_it() {
+    let mut log = Log::started();
+    log.group(&[write("a", "1"), write("WRITE", "SYNCED")]);
+    log.mark();
+    let (start, mark) = (log.lines[3].1, log.lines[4].1);
+    for damaged in [0, b' ', 0x0b, b'x'] {
+        log.bytes[mark - 1] = damaged;
+        let bad = scan(&log.bytes, Position::default()).1.unwrap();
+        let evidence = Some(Evidence { offset: mark as u64, line: 4, synced: Seq(4) });
+        let verdict = Verdict::Corrupt { offset: start as u64, line: 4, cause: bad.cause.clone(), evidence };
+        assert_eq!(judge(&log.bytes, &bad, CrashKind::MayHaveLostPower), verdict, "{damaged:#x}");
+        // The mark without its own newline says the same.
+        let unfinished = &log.bytes[..log.bytes.len() - 1];
+        assert_eq!(judge(unfinished, &bad, CrashKind::MayHaveLostPower), verdict, "{damaged:#x}");
+    }
+    // Damaged itself, it is none.
+    log.bytes[mark + 3] ^= 1;
+    let bad = scan(&log.bytes, Position::default()).1.unwrap();
+    assert!(matches!(judge(&log.bytes, &bad, CrashKind::MayHaveLostPower), Verdict::Torn { .. }));
 }
 
 #[test]
@@ -446,6 +468,20 @@ fn a_line_that_does_not_end_is_bad_in_bounded_memory() {
     lowered_limit.push(&[b'x'; 1001]);
     assert!(lowered_limit.is_decided(), "the line may be good under a higher limit");
     assert!(matches!(lowered_limit.finish(), Verdict::Corrupt { .. }));
+
+    // Whatever the pieces are, and where its newline stands: the scanner found this line too long as well.
+    for length in [1000, 1500, 4000] {
+        let mut line = vec![b'x'; length];
+        line.push(b'\n');
+        let Step::Bad(bad) = scanner.next(&line) else { panic!("{length} bytes are too many") };
+        assert_eq!(bad.cause, RecordError::TooLong(1000));
+        for piece in [1, 999, 1000, 1001, 5000] {
+            let mut judge = Judge::new(bad.clone(), CrashKind::MayHaveLostPower, 1000);
+            line.chunks(piece).for_each(|piece| judge.push(piece));
+            let verdict = judge.finish();
+            assert!(matches!(verdict, Verdict::Corrupt { .. }), "{length} in pieces of {piece}: {verdict:?}");
+        }
+    }
 
     let Step::Bad(bad) = scanner.next(&[0; 1]) else { panic!("a hole is no line") };
     let mut judge = Judge::new(bad, CrashKind::MayHaveLostPower, 1000);

@@ -263,8 +263,10 @@ impl Client {
         let link = match &self.link {
             Link::Waiting { until, .. } => Some(*until),
             Link::Connecting { since, .. } => Some(since.plus(self.settings.connect_timeout_ms)),
+            // It is left when the last write in flight ends, which no clock brings about.
+            Link::Open(open) if open.leaving.is_some() => None,
             Link::Open(open) if !self.queued.is_empty() => Some(open.hold_until),
-            Link::Open(open) if !open.active => Some(open.look_at),
+            Link::Open(open) if !open.active && open.in_flight == 0 => Some(open.look_at),
             Link::Open(_) | Link::Closing { .. } => None,
         };
         match (deadline, link) {
@@ -971,6 +973,21 @@ mod tests {
         assert_eq!(rig.batch([opened(2, true, None), closed(2, &[])]), []);
         assert!(rig.wait_for_wakeup() >= 5);
         assert_eq!(rig.tick(), [connect(3, PRIMARY)]);
+    }
+
+    #[test]
+    fn a_standby_that_is_to_be_left_sets_no_time_that_has_passed() {
+        let mut rig = Rig::connected();
+        let sent = rig.batch([submit(1, Kind::Write), submit(2, Kind::Write)]);
+        assert_eq!(sent, [send(1, 1), send(1, 2)]);
+        // The first one is refused, and the second may still be executed here: the link must stay.
+        assert_eq!(rig.batch([answer(1, 1, Reply::error(ErrorWord::Standby, "b:2"))]), []);
+        rig.now = rig.now.plus(500);
+        assert_eq!(rig.tick(), []);
+        // The caller would turn in circles.
+        assert_eq!(rig.machine.wakeup(), Some(Millis(2000)), "the deadline alone");
+        let refused = Reply::error(ErrorWord::Standby, "b:2");
+        assert_eq!(rig.batch([answer(1, 2, refused)]), [close(1)]);
     }
 
     #[test]

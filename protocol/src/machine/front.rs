@@ -442,7 +442,8 @@ impl Front {
         for session in sessions {
             let Some(stream) = self.streams.get_mut(&session) else { continue };
             let mut late = Vec::new();
-            if stream.outstanding.is_empty() {
+            // With nothing left outstanding it would be sent again, even behind its deadline.
+            if stream.outstanding.values().all(|queued| queued.deadline <= now) {
                 stream.refused.retain(|_, queued| keep_or_take(queued, now, &mut late));
             }
             stream.queue.retain_mut(|queued| keep_or_take(queued, now, &mut late));

@@ -1,6 +1,6 @@
 //! Tells a torn tail from corruption: what stands behind a bad line decides. Streams, in bounded memory.
 
-use super::parse::check;
+use super::parse::{check, check_end_of};
 use super::{BadLine, RecordError};
 use crate::ids::Seq;
 
@@ -19,7 +19,8 @@ pub enum CrashKind {
 pub struct Evidence {
     /// Bytes in front of the good line.
     pub offset: u64,
-    /// Its number; the first line has 1.
+    /// The number of the line in which it stands, the first having 1: its own, or that of one in front which lost
+    /// its newline.
     pub line: u64,
     /// The seq through which it says the log was on disk.
     pub synced: Seq,
@@ -61,7 +62,7 @@ pub struct Judge {
     carry: Vec<u8>,
     /// Bytes of that line, the ones that were not kept included.
     carry_bytes: u64,
-    /// Whether that line has a zero byte, which no good line has.
+    /// Whether the part of it that was kept has a zero byte, which no good line has.
     carry_has_hole: bool,
     /// Bytes and finished lines so far.
     bytes: u64,
@@ -95,7 +96,7 @@ impl Judge {
     pub fn push(&mut self, chunk: &[u8]) {
         let mut chunk = chunk;
         while let Some(end) = memchr::memchr(b'\n', chunk) {
-            if self.carry_bytes == 0 {
+            if self.carry_bytes == 0 && end < self.line_bytes_max {
                 self.weigh(&chunk[..end]);
             } else {
                 self.keep(&chunk[..end]);
@@ -141,11 +142,13 @@ impl Judge {
     /// Keeps a part of an unfinished line, as far as the limit allows.
     fn keep(&mut self, part: &[u8]) {
         let room = self.line_bytes_max.saturating_sub(self.carry.len());
-        self.carry.extend_from_slice(&part[..part.len().min(room)]);
+        let kept = &part[..part.len().min(room)];
+        self.carry.extend_from_slice(kept);
         self.carry_bytes += part.len() as u64;
-        self.carry_has_hole |= memchr::memchr(0, part).is_some();
-        // Cutting here because the limit was lowered would cut acknowledged data.
-        self.oversized |= self.carry_bytes > self.line_bytes_max as u64 && !self.carry_has_hole;
+        self.carry_has_hole |= memchr::memchr(0, kept).is_some();
+        // Cutting here because the limit was lowered would cut acknowledged data. The scanner finds the same lines too
+        // long, newline included.
+        self.oversized |= self.carry_bytes >= self.line_bytes_max as u64 && !self.carry_has_hole;
     }
 
     fn weigh_carry(&mut self) {
@@ -157,20 +160,23 @@ impl Judge {
     /// Looks for a reason against cutting in one line. The bad line itself can be one: a line with a right
     /// checksum behind a gap says that what was in the gap had been on disk.
     fn weigh(&mut self, line: &[u8]) {
-        match check(line) {
-            Ok(good) => {
-                if self.evidence.is_none() && good.synced >= self.bad.expected_seq {
-                    self.evidence = Some(Evidence {
-                        offset: self.bad.offset + self.bytes,
-                        line: self.bad.line + self.newlines,
-                        synced: good.synced,
-                    });
-                }
+        let good = match check(line) {
+            Ok(good) => Some((0, good)),
+            Err(_) => {
+                // Behind the lines of the original program, and in a new log, this program first syncs CLUSTER and
+                // EPOCH. If anything else stands there, someone gave us the wrong file: it is not ours to cut.
+                self.foreign |= self.bad.before_trailer && !may_be_torn_head(line);
+                // A line whose newline is damaged takes the next one with it, which may be the only witness.
+                check_end_of(line)
             }
-            // Behind the lines of the original program, and in a new log, this program first syncs CLUSTER and
-            // EPOCH. If anything else stands there, someone gave us the wrong file: it is not ours to cut.
-            Err(_) if self.bad.before_trailer => self.foreign |= !may_be_torn_head(line),
-            Err(_) => {}
+        };
+        let Some((begins_at, good)) = good else { return };
+        if self.evidence.is_none() && good.synced >= self.bad.expected_seq {
+            self.evidence = Some(Evidence {
+                offset: self.bad.offset + self.bytes + begins_at as u64,
+                line: self.bad.line + self.newlines,
+                synced: good.synced,
+            });
         }
     }
 }

@@ -207,6 +207,36 @@ pub(super) fn check(line: &[u8]) -> Result<Checked<'_>, RecordError> {
     Ok(Checked { body: &sealed[..marker - 1], fields: rest, seq, epoch, synced })
 }
 
+/// The first word of a line.
+const OPERATIONS: [&[u8]; 5] = [b"WRITE", b"DELETE", b"SYNCED", b"EPOCH", b"CLUSTER"];
+
+/// How many times a bad line's length may be read in search of a good one at its end. Keys and values may look like the
+/// begin of a line; without such ones, one time is enough.
+const SEARCH_PASSES: usize = 8;
+
+/// Looks for a good line that is the end of a bad one, because the newline between them is damaged, and says where it
+/// begins. Takes time in proportion to the length: what is not found within it counts as not there.
+pub(super) fn check_end_of(line: &[u8]) -> Option<(usize, Checked<'_>)> {
+    let mut bytes_left = line.len().saturating_mul(SEARCH_PASSES);
+    // A good line ends in a space and its checksum.
+    let mut front = &line[..line.len().checked_sub(CHECKSUM_BYTES)?];
+    checksum_value(&line[front.len() + 1..]).filter(|_| line[front.len()] == b' ')?;
+    while let Some(space) = memchr::memrchr(b' ', front) {
+        front = &front[..space];
+        let Some(operation) = OPERATIONS.iter().find(|operation| front.ends_with(operation)) else {
+            continue;
+        };
+        let begin = space - operation.len();
+        if begin > 0 {
+            bytes_left = bytes_left.checked_sub(line.len() - begin)?;
+            if let Ok(checked) = check(&line[begin..]) {
+                return Some((begin, checked));
+            }
+        }
+    }
+    None
+}
+
 /// Parses one line with a trailer, given without its newline. Checks the checksum, the numbers and the words, but
 /// nothing that depends on other lines.
 ///

@@ -153,7 +153,7 @@ impl Scanner {
     fn without_newline(&self, bytes: &[u8]) -> Step<'static> {
         // A hole reads as zeros. No line holds one, so there is no need to wait for the end of a long hole.
         let hole = if self.position.seen_trailer {
-            memchr::memchr(0, bytes).is_some()
+            memchr::memchr(0, &bytes[..bytes.len().min(self.line_bytes_max)]).is_some()
         } else {
             bytes.first() == Some(&0)
         };

@@ -1,0 +1,231 @@
+//! The front under any events: every request is answered, served or ended with its session, once; the requests of a
+//! session keep their order; what waits is bounded.
+
+use super::Input;
+use bytes::Bytes;
+use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::ids::{Millis, RequestId, SessionId};
+use dsm_protocol::machine::front::{Config, Effect, Event, Front, Kind};
+use dsm_protocol::machine::master::Asker;
+use std::collections::{BTreeMap, BTreeSet};
+
+const CONFIG: Config = Config { requests_max: 12, bytes_max: 60 };
+
+/// What a request may still become.
+struct Open {
+    session: SessionId,
+    deadline: Millis,
+    command: Command,
+    kind: Kind,
+}
+
+#[derive(Default)]
+struct World {
+    now: Millis,
+    serving: bool,
+    stopping: bool,
+    peer_active: bool,
+    next_tag: u64,
+    /// By tag: no two have the same.
+    open: BTreeMap<u64, Open>,
+    /// Forwarded and not answered, and for whom.
+    forwarded: BTreeMap<RequestId, Asker>,
+    last_forwarded: RequestId,
+    /// The last request of a session that was served, in the order in which they were asked.
+    last_served: BTreeMap<SessionId, u64>,
+    closed: BTreeSet<SessionId>,
+    generations: BTreeMap<u64, u32>,
+}
+
+/// Events, one after the other; then time passes until nothing may wait any more.
+pub(crate) fn run(data: &[u8]) {
+    let mut input = Input::new(data);
+    let mut front = Front::new(CONFIG);
+    let mut world = World::default();
+    while !input.is_empty() {
+        let Some(event) = world.event(&mut input) else { continue };
+        world.step(&mut front, event);
+    }
+    world.now = world.now.plus(10_000);
+    world.step(&mut front, Event::Tick);
+    assert!(world.open.is_empty(), "{} requests are left without an answer", world.open.len());
+    assert_eq!(front.waiting(), 0);
+}
+
+impl World {
+    fn event(&mut self, input: &mut Input<'_>) -> Option<Event> {
+        let choice = input.u8();
+        let event = match choice % 16 {
+            0..=5 => {
+                let who = input.u8();
+                let forwarded = who & 0x30 == 0x30;
+                // The other master's sessions are others than ours.
+                let session = SessionId(u64::from(who & 3) + if forwarded { 100 } else { 0 });
+                if self.closed.contains(&session) {
+                    return None;
+                }
+                let kind = match who >> 4 & 3 {
+                    3 => Kind::Forwarded { generation: u32::from(who >> 6) },
+                    // A session is of one kind.
+                    _ if session.0 & 1 == 1 => Kind::Native,
+                    _ => Kind::Forwardable,
+                };
+                self.next_tag += 1;
+                let asker = Asker { session, tag: self.next_tag };
+                let key = Bytes::from(vec![b'k'; usize::from(who >> 2 & 3)]);
+                let command = if choice & 1 == 0 {
+                    Command::Get { key }
+                } else {
+                    Command::Put { key, value: Bytes::from_static(b"value") }
+                };
+                let deadline = self.now.plus(u64::from(input.u8()) * 4);
+                self.open.insert(asker.tag, Open { session, deadline, command: command.clone(), kind });
+                Event::Request { asker, kind, deadline, command }
+            }
+            6..=8 => {
+                let which = input.u8();
+                let ids: Vec<_> = self.forwarded.keys().copied().collect();
+                let id = match ids.len() {
+                    0 => RequestId(u64::from(which)),
+                    some => ids[usize::from(which & 15) % some],
+                };
+                let reply = match which >> 5 {
+                    0 | 1 => Reply::error(ErrorWord::Standby, ""),
+                    2 => Reply::error(ErrorWord::Unknown, ""),
+                    3 => Reply::NotFound,
+                    _ => Reply::Done,
+                };
+                Event::Response { id, reply }
+            }
+            9 => {
+                let active = input.flag();
+                self.peer_active = active;
+                Event::PeerState { active }
+            }
+            10 => {
+                self.peer_active = false;
+                self.forwarded.clear();
+                // The next link knows nothing of the streams of this one.
+                self.generations.clear();
+                Event::PeerDown
+            }
+            11 => {
+                (self.serving, self.peer_active) = (true, false);
+                Event::ServingBegan
+            }
+            12 => {
+                self.serving = false;
+                if input.flag() {
+                    Event::HoldingBegan
+                } else {
+                    Event::StandbyBegan
+                }
+            }
+            13 => {
+                let session = SessionId(u64::from(input.u8() & 3));
+                self.end(session);
+                Event::SessionClosed { session }
+            }
+            14 if input.u8() > 250 => Event::StoppingBegan,
+            _ => {
+                self.now = self.now.plus(u64::from(choice) * 2);
+                Event::Tick
+            }
+        };
+        // About to end, it takes no other role.
+        if self.stopping && matches!(event, Event::ServingBegan | Event::HoldingBegan | Event::StandbyBegan) {
+            self.serving = false;
+            return None;
+        }
+        if matches!(event, Event::StoppingBegan) {
+            self.stopping = true;
+            self.serving = false;
+        }
+        Some(event)
+    }
+
+    /// The session is over: nobody waits for its answers.
+    fn end(&mut self, session: SessionId) {
+        self.closed.insert(session);
+        self.open.retain(|_, open| open.session != session);
+        self.forwarded.retain(|_, asker| asker.session != session);
+    }
+
+    fn step(&mut self, front: &mut Front, event: Event) {
+        let mut effects = Vec::new();
+        let response = match &event {
+            Event::Response { id, reply } => self.forwarded.remove(id).map(|asker| (asker, reply.clone())),
+            _ => None,
+        };
+        front.step(self.now, event, &mut effects);
+        for effect in effects {
+            self.performed(effect, response.as_ref());
+        }
+        assert!(front.waiting() <= CONFIG.requests_max, "{} wait", front.waiting());
+        assert_eq!(front.is_serving(), self.serving);
+        let own = self.open.values().filter(|open| !matches!(open.kind, Kind::Forwarded { .. })).count();
+        assert_eq!(front.waiting(), own, "what waits is miscounted");
+    }
+
+    fn performed(&mut self, effect: Effect, response: Option<&(Asker, Reply)>) {
+        match effect {
+            Effect::Serve { asker, deadline, command } => {
+                let open = self.open.remove(&asker.tag).expect("served twice, or behind its answer");
+                assert_eq!((open.deadline, open.command), (deadline, command));
+                assert!(self.serving, "served by one that does not serve");
+                let last = self.last_served.insert(asker.session, asker.tag);
+                assert!(last < Some(asker.tag), "a session's order is lost: {asker:?} behind {last:?}");
+                assert!(
+                    !self.forwarded.values().any(|forwarded| forwarded.session == asker.session),
+                    "served here while earlier ones are out"
+                );
+            }
+            Effect::Forward { id, stream, generation, command } => {
+                assert!(self.peer_active && !self.serving && !self.stopping, "forwarded to nobody");
+                assert!(id > self.last_forwarded, "a number is used twice");
+                self.last_forwarded = id;
+                let highest = self.generations.entry(stream).or_default();
+                assert!(generation >= *highest, "a generation falls");
+                *highest = generation;
+                // The oldest of the session that is not out already.
+                let out: Vec<u64> = self.forwarded.values().map(|asker| asker.tag).collect();
+                let next =
+                    self.open.iter().find(|(tag, open)| open.session.0 == stream && !out.contains(tag));
+                let (tag, open) = next.expect("nobody asked for what is forwarded");
+                assert_eq!(open.command, command, "a session's order is lost");
+                assert!(!matches!(open.kind, Kind::Forwarded { .. }), "forwarded a second time");
+                self.forwarded.insert(id, Asker { session: open.session, tag: *tag });
+            }
+            Effect::Reply { to, reply } => {
+                let open = self.open.remove(&to.tag).expect("answered twice");
+                let was_out = self.forwarded.values().any(|asker| *asker == to);
+                self.forwarded.retain(|_, asker| *asker != to);
+                match (response, &reply) {
+                    (Some((asker, answer)), _) if *asker == to => assert_eq!(*answer, reply),
+                    (_, Reply::Error(error)) => match error.word {
+                        ErrorWord::Unknown => assert!(open.command.is_write(), "a read is unknown"),
+                        ErrorWord::Loading => {
+                            assert!(open.deadline <= self.now, "given up before its deadline");
+                            assert!(!(was_out && open.command.is_write()), "a write that is out is unknown");
+                        }
+                        ErrorWord::Standby | ErrorWord::Busy => assert!(!was_out, "refused while it is out"),
+                        _ => panic!("{reply:?}"),
+                    },
+                    _ => panic!("{reply:?} is made up"),
+                }
+            }
+            Effect::StreamClosed { stream } => {
+                self.generations.remove(&stream);
+            }
+            Effect::CloseSession { session } => self.end(session),
+        }
+    }
+}
+
+/// A takeover, a handover, a lost link, and noise.
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
+    let takeover = vec![0, 0, 90, 1, 4, 90, 9, 1, 6, 0, 6, 200, 11, 0, 0, 90, 12, 1, 1, 0, 90, 11];
+    let handover = vec![11, 1, 0, 90, 12, 1, 1, 4, 90, 0, 0, 90, 12, 0, 9, 1, 6, 200, 6, 200];
+    let lost = vec![9, 1, 1, 0, 90, 0, 2, 90, 10, 0, 2, 90, 9, 1, 6, 200, 13, 2, 14, 255, 0, 0, 9];
+    vec![takeover, handover, lost, super::noise(7, 200), super::noise(8, 600)]
+}

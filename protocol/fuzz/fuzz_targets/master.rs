@@ -1,0 +1,8 @@
+//! The master and slaves. See `bodies/master.rs`.
+#![no_main]
+
+#[allow(dead_code, reason = "each target uses one of the bodies")]
+#[path = "../bodies/mod.rs"]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::master::run(data));

@@ -1,0 +1,89 @@
+//! Runs the bodies of the fuzz targets (`fuzz/bodies`) without a fuzzer: over every file of the corpus, over damaged
+//! copies of them, and over random bytes. A bug that fuzzing finds stays found by a file in the corpus.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../fuzz/bodies/mod.rs"]
+mod bodies;
+
+use bodies::{noise, Target, TARGETS};
+use std::fs;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+
+/// How often each file of the corpus is damaged, and how many random inputs each body gets.
+const ROUNDS: u64 = 60;
+
+fn folder(target: &Target) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target.name)
+}
+
+/// The files of a target's corpus, in the order of their names.
+fn corpus(target: &Target) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = fs::read_dir(folder(target)).unwrap();
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+}
+
+/// Runs a body, and tells how to do it again when it panics.
+fn run(target: &Target, input: &[u8], what: &dyn Fn() -> String) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (target.body)(input))) {
+        eprintln!("target {} with {}: {}", target.name, what(), input.escape_ascii());
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
+fn every_file_of_the_corpus_passes() {
+    for target in TARGETS {
+        let files = corpus(target);
+        assert!(files.len() >= 3, "the corpus of {} is missing", target.name);
+        for (path, input) in &files {
+            run(target, input, &|| path.display().to_string());
+        }
+    }
+}
+
+#[test]
+fn damaged_copies_of_the_corpus_pass() {
+    for target in TARGETS {
+        for (path, input) in corpus(target) {
+            for round in 0..ROUNDS {
+                let mut damaged = input.clone();
+                for step in noise(round, 8).chunks(4).filter(|_| !input.is_empty()) {
+                    let length = damaged.len().max(1);
+                    let at = usize::from(u16::from_le_bytes([step[0], step[1]])) % length;
+                    match step[2] % 4 {
+                        0 => damaged.truncate(at),
+                        1 => damaged.insert(at, step[3]),
+                        2 => damaged.extend_from_within(at..),
+                        _ => damaged.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= step[3]),
+                    }
+                }
+                run(target, &damaged, &|| format!("{} damaged, round {round}", path.display()));
+            }
+        }
+    }
+}
+
+#[test]
+fn random_bytes_pass() {
+    for target in TARGETS {
+        for round in 0..10 * ROUNDS {
+            let length = (round * round % 1201) as usize;
+            run(target, &noise(1_000_000 + round, length), &|| format!("noise {round} of {length} bytes"));
+        }
+    }
+}
+
+/// `cargo test -p dsm-protocol --test fuzz_corpus -- --ignored`, when the formats have changed.
+#[test]
+#[ignore = "writes the seeds of the corpus anew"]
+fn seeds_are_written() {
+    for target in TARGETS {
+        fs::create_dir_all(folder(target)).unwrap();
+        for (number, seed) in (target.seeds)().into_iter().enumerate() {
+            fs::write(folder(target).join(format!("seed-{number:02}")), seed).unwrap();
+        }
+    }
+}
