@@ -13,6 +13,7 @@ use dsm_protocol::ids::Version;
 use dsm_protocol::message::{Control, Message};
 use rand::RngExt as _;
 use std::net::Shutdown;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 fn open(cluster: &TestCluster, master: Node) -> Connection {
     Connection::open(cluster.address(master), seconds(5)).expect("the master accepts connections")
@@ -25,18 +26,8 @@ fn info(cluster: &TestCluster, master: Node) -> Info {
 #[test]
 fn garbage_hurts_nobody() {
     nobody_notices(&[], |cluster, _| {
-        let mut random = rand::rng();
-        for round in 0..150 {
-            let mut garbage: Vec<u8> = (0..random.random_range(1..2000)).map(|_| random.random()).collect();
-            match round % 4 {
-                0 => garbage.splice(0..0, PREFACE).for_each(drop),
-                1 => garbage.splice(0..0, *b"*3\r\n$3\r\nSET\r\n").for_each(drop),
-                _ => {}
-            }
-            for master in MASTERS {
-                // It may close before it has heard all.
-                let _ = open(cluster, master).send(&garbage);
-            }
+        for _ in 0..150 {
+            MASTERS.into_iter().for_each(|master| throw_garbage(cluster, master));
         }
     });
 }
@@ -231,9 +222,12 @@ fn a_wrong_version_of_the_wire_is_refused() {
 
 #[test]
 fn a_client_that_never_reads_is_bounded_and_holds_nobody_up() {
-    nobody_notices(&[], |cluster, load| {
+    // With the default of 32 MiB four of them make the master copy 128 MiB at once: on a machine that is busy with other
+    // things that lasts longer than the two seconds for which the load's clients wait.
+    nobody_notices(&["--max-pipeline-bytes", "4MiB"], |cluster, load| {
         let large = vec![b'x'; 1024 * 1024];
         assert_eq!(cluster.ask(&[b"SET", b"large", &large]), Answer::ok());
+        let before = cluster.resident_bytes(Node::Master);
         let mut deaf = Vec::new();
         for _ in 0..4 {
             let connection = open(cluster, Node::Master);
@@ -244,8 +238,110 @@ fn a_client_that_never_reads_is_bounded_and_holds_nobody_up() {
             let _ = std::io::Write::write_all(&mut sender, &requests);
             deaf.push(connection);
         }
-        load.wait_for_writes(500, seconds(10));
+        load.wait_for_writes(500, seconds(20));
+        let grown = cluster.resident_bytes(Node::Master).saturating_sub(before) >> 20;
+        // Twice 4 MiB each while they are handed over, and what an honest load takes.
+        assert!(grown < 4 * 2 * 4 + 64, "the master grew by {grown} MiB");
     });
+}
+
+/// The most that a master may grow while it is attacked from all sides below: 2 × 2 MiB for each of 4 deaf clients,
+/// some 32 KiB for each connection, and the memory that an honest load takes.
+const ATTACKED_GROWTH_MAX: u64 = (4 * 2 * 2 + 2 * 600 / 32 + 128) << 20;
+
+#[test]
+fn thousands_of_hostile_connections_at_once_hurt_nobody_and_memory_stays_flat() {
+    let flags = ["--max-pipeline-bytes", "2MiB", "--max-request-bytes", "64MiB", "--max-link-bytes", "64MiB"];
+    nobody_notices(&flags, |cluster, load| {
+        assert_eq!(cluster.ask(&[b"SET", b"large", &vec![b'x'; 1 << 20]]), Answer::ok());
+        let before = MASTERS.map(|master| cluster.resident_bytes(master));
+        let stop = AtomicBool::new(false);
+        let grown_max = std::thread::scope(|scope| {
+            for master in MASTERS {
+                let stop = &stop;
+                // The attackers' pace: they share their processors with those whom they attack.
+                scope.spawn(move || {
+                    while_not(stop, || {
+                        throw_garbage(cluster, master);
+                        std::thread::sleep(millis(3));
+                    });
+                });
+                scope.spawn(move || {
+                    let mut half_open: Vec<_> = (0..300).map(|_| open(cluster, master)).collect();
+                    let mut oldest = 0;
+                    while_not(stop, || {
+                        // Some leave without a word, others come.
+                        half_open[oldest] = open(cluster, master);
+                        oldest = (oldest + 1) % 300;
+                        std::thread::sleep(millis(5));
+                    });
+                });
+                scope.spawn(move || {
+                    let mut slow: Vec<_> = (0..200).map(|_| open(cluster, master)).collect();
+                    let request = encoded(&[b"SET", b"slow", b"loris"]);
+                    let native = [&PREFACE[..], &[0xff, 0x0f, 0, 0, 0, 0, 0, 0, 1]].concat();
+                    let mut at = 0;
+                    while_not(stop, || {
+                        for (number, connection) in slow.iter_mut().enumerate() {
+                            let whole = if number % 2 == 0 { &request } else { &native };
+                            // All but the last byte, which never comes.
+                            if let Some(byte) = whole[..whole.len() - 1].get(at) {
+                                let _ = connection.send(&[*byte]);
+                            }
+                        }
+                        at += 1;
+                        std::thread::sleep(millis(100));
+                    });
+                });
+                scope.spawn(move || {
+                    let requests = encoded(&[b"GET", b"large"]).repeat(200);
+                    let mut deaf: Vec<_> = (0..2).map(|_| open(cluster, master)).collect();
+                    for connection in &mut deaf {
+                        connection.send(&requests).expect("8 KB are taken");
+                    }
+                    while_not(stop, || std::thread::sleep(millis(10)));
+                });
+            }
+            let (enough, begun) = (load.writes() + 1000, std::time::Instant::now());
+            let mut grown_max = 0;
+            let attacked = || MASTERS.iter().all(|&m| info(cluster, m).number("connections_total") >= 1000);
+            while load.writes() < enough || !attacked() {
+                // A panic here would leave the attackers at work.
+                if begun.elapsed() > seconds(30) {
+                    break;
+                }
+                for (master, before) in MASTERS.into_iter().zip(before) {
+                    grown_max = grown_max.max(cluster.resident_bytes(master).saturating_sub(before));
+                }
+                std::thread::sleep(millis(10));
+            }
+            stop.store(true, Ordering::Relaxed);
+            assert!(load.writes() >= enough, "the honest clients got on");
+            assert!(attacked(), "there were thousands");
+            grown_max
+        });
+        assert!(grown_max < ATTACKED_GROWTH_MAX, "a master grew by {} MiB", grown_max >> 20);
+        assert_eq!(cluster.ask(&[b"GET", b"slow"]), Answer::Null);
+    });
+}
+
+fn while_not(stop: &AtomicBool, mut work: impl FnMut()) {
+    while !stop.load(Ordering::Relaxed) {
+        work();
+    }
+}
+
+/// A connection that sends random bytes, behind the beginning of a request or of a link or not, and leaves.
+fn throw_garbage(cluster: &TestCluster, master: Node) {
+    let mut random = rand::rng();
+    let mut garbage: Vec<u8> = (0..random.random_range(1..2000)).map(|_| random.random()).collect();
+    match random.random_range(0..4) {
+        0 => garbage.splice(0..0, PREFACE).for_each(drop),
+        1 => garbage.splice(0..0, *b"*3\r\n$3\r\nSET\r\n").for_each(drop),
+        _ => {}
+    }
+    // It may close before it has heard all.
+    let _ = open(cluster, master).send(&garbage);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use dsm_protocol::command::{Command, Reply};
 use dsm_protocol::frame::PREFACE;
 use dsm_protocol::message::HelloRole;
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Instant;
 
 const MIB: u64 = 1 << 20;
@@ -294,5 +295,121 @@ fn memory_stays_flat_while_deaf_and_greedy_clients_flood() {
             (now.number("unfinished_request_bytes") == 0 && now.number("connections") < 50).then_some(())
         });
         assert_eq!(cluster.ask(&[b"GET", b"greedy"]), Answer::Null);
+    });
+}
+
+/// What the other master of this cluster says of itself.
+fn other_master(cluster: &TestCluster) -> HelloRole {
+    let mut lock = cluster.log().into_os_string();
+    lock.push(".lock");
+    let lock = std::fs::metadata(lock).expect("the lock file");
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("the kernel tells");
+    let lock_identity = format!("{}:{}:{}", boot.trim(), lock.dev(), lock.ino());
+    HelloRole::Master { address: "127.0.0.1:1".to_string(), lock_identity }
+}
+
+/// The beginning of a frame with a body of `length` bytes: the header and `sent` bytes more.
+fn unfinished(length: usize, sent: usize) -> Vec<u8> {
+    let mut bytes = u32::try_from(length).expect("short").to_le_bytes().to_vec();
+    bytes.resize(9 + sent, 17);
+    bytes
+}
+
+#[test]
+fn who_is_not_known_yet_may_only_say_short_things() {
+    nobody_notices(&[], |cluster, _| {
+        for master in MASTERS {
+            let before = cluster.resident_bytes(master);
+            let mut held = Vec::new();
+            for number in 0..50 {
+                // In place of a hello.
+                let mut link = Native::open(cluster.address(master), seconds(5));
+                link.send(&[&PREFACE[..], &unfinished(4097, 0)].concat()).expect("sent");
+                assert!(link.end().expect("a reason").contains("over the limit of 4096"));
+                // Behind that of a slave that does not enlist: nobody has asked it for a value.
+                let mut link = Native::open(cluster.address(master), seconds(5));
+                link.say_hello(None, native::slave(&format!("stranger-{number}"))).expect("sent");
+                link.welcome().expect("a slave is welcome");
+                let mut sent = unfinished(16 << 20, 0);
+                // It may be cut in the middle.
+                let _ = link.send(&sent);
+                sent.resize(1 << 20, 17);
+                let _ = link.send(&sent);
+                assert!(link.end().is_none_or(|told| told.contains("over the limit of 4096")));
+                // What waits for the rest of a hello counts.
+                let mut link = Native::open(cluster.address(master), seconds(5));
+                link.send(&[&PREFACE[..], &unfinished(4096, 4000)].concat()).expect("sent");
+                held.push(link);
+            }
+            wait_for("INFO shows what waits", seconds(5), || {
+                (info(cluster, master).number("unfinished_link_bytes") >= 200_000).then_some(())
+            });
+            let grown = cluster.resident_bytes(master).saturating_sub(before);
+            assert!(grown < 32 * MIB, "{} MiB more", grown / MIB);
+            drop(held);
+            wait_for("it is given back", seconds(5), || {
+                (info(cluster, master).number("unfinished_link_bytes") == 0).then_some(())
+            });
+            assert_eq!(info(cluster, master).number("links_cut"), 0);
+        }
+    });
+}
+
+#[test]
+fn unfinished_frames_over_the_limit_in_all_are_cut() {
+    nobody_notices(&["--max-link-bytes", "2MiB"], |cluster, load| {
+        for master in MASTERS {
+            let linked = || {
+                let mut link = Native::open(cluster.address(master), seconds(5));
+                link.say_hello(None, other_master(cluster)).expect("sent");
+                link.welcome().expect("a master of the same log is welcome");
+                link
+            };
+            let (mut first, mut second) = (linked(), linked());
+            first.send(&unfinished(16 << 20, 3 << 19)).expect("one alone may send what it likes");
+            wait_for_count(cluster, master, "unfinished_link_bytes", 3 << 19);
+            // It may be cut in the middle.
+            let _ = second.send(&unfinished(16 << 20, 1 << 20));
+            assert!(second.end().is_none_or(|told| told.contains("too many bytes of unfinished frames")));
+            wait_for_count(cluster, master, "links_cut", 1);
+            // Nor is there room for strangers.
+            first.send(&vec![17; 1 << 20]).expect("it may still send what it likes");
+            wait_for_count(cluster, master, "unfinished_link_bytes", 5 << 19);
+            let mut stranger = Native::open(cluster.address(master), seconds(5));
+            stranger.send(&PREFACE[..3]).expect("sent");
+            assert!(stranger.end().is_none_or(|told| told.contains("too many bytes of unfinished frames")));
+            // Slaves and masters that say short things, and clients, do not suffer.
+            load.wait_for_writes(100, seconds(5));
+            drop(first);
+            wait_for("it is given back", seconds(5), || {
+                (info(cluster, master).number("unfinished_link_bytes") == 0).then_some(())
+            });
+        }
+    });
+}
+
+#[test]
+fn a_long_request_leaves_no_memory_behind() {
+    nobody_notices(&[], |cluster, _| {
+        let long = vec![b'x'; 8 << 20];
+        let mut resp: Vec<Connection> = (0..50).map(|_| open(cluster, Node::Master)).collect();
+        let mut native: Vec<Native> =
+            (0..50).map(|_| Native::client(cluster.address(Node::Master), seconds(5))).collect();
+        let before = cluster.resident_bytes(Node::Master);
+        for (resp, native) in resp.iter_mut().zip(&mut native) {
+            let answer = resp.call(&[b"NOSUCH", &long]).expect("an answer");
+            assert_eq!(answer.error_word(), Some("ERR"));
+            // A key is never that long.
+            let reply = native.call(Command::Get { key: long.clone().into() });
+            assert!(matches!(&reply, Reply::Error(error) if error.word.as_str() == "ERR"), "{reply:.100?}");
+        }
+        let most = 128 * MIB;
+        wait_for("the memory of 800 MiB of requests is given back", seconds(10), || {
+            (cluster.resident_bytes(Node::Master).saturating_sub(before) < most).then_some(())
+        });
+        for (resp, native) in resp.iter_mut().zip(&mut native) {
+            assert_eq!(resp.call(&[b"PING"]).expect("an answer"), Answer::Simple("PONG".to_string()));
+            assert_eq!(native.call(Command::Get { key: "nothing".into() }), Reply::NotFound);
+        }
     });
 }

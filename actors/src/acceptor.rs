@@ -8,6 +8,7 @@ use crate::batch::{Inbox, Outbox, Turns};
 use crate::config::MasterConfig;
 use crate::env::{Env, Listener, Stream};
 use crate::session::{Coding, Session};
+use crate::slave_proxy::EndReason;
 use crate::supervision::{Fate, TaskGuard};
 use actix::prelude::Recipient;
 use bytes::BytesMut;
@@ -17,8 +18,8 @@ use dsm_protocol::ids::{LinkId, SessionId};
 use dsm_protocol::machine::master::{Asker, ReadId};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message};
 use dsm_protocol::resp::{Action, Conversation, Limits, Parser, ServerFacts};
-use std::cell::Cell;
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -44,7 +45,7 @@ pub(crate) enum Arrived {
     /// A slave said something.
     Slave { link: LinkId, message: Message },
     /// A slave's link is closed.
-    SlaveGone { link: LinkId, cause: String, protocol: bool },
+    SlaveGone { link: LinkId, reason: EndReason },
     /// The other master has connected.
     PeerHello { link: LinkId, hello: Hello, outbox: Outbox },
     /// The other master said something over the link that it opened.
@@ -73,8 +74,6 @@ pub(crate) struct LimitCounters {
     pub(crate) busy: Cell<u64>,
     /// How often a connection was not read any further because of what it had in flight.
     pub(crate) reads_paused: Cell<u64>,
-    /// Connections that were cut because unfinished requests took too many bytes in all.
-    pub(crate) uploads_cut: Cell<u64>,
     pub(crate) slow_readers_cut: Cell<u64>,
     pub(crate) handshakes_timed_out: Cell<u64>,
     pub(crate) protocol_errors: Cell<u64>,
@@ -86,6 +85,14 @@ pub(crate) fn count(counter: &Cell<u64>) {
     counter.set(counter.get() + 1);
 }
 
+/// Bytes that wait in the buffers of many connections for the rest of what they belong to.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    pub(crate) bytes: Cell<usize>,
+    /// Connections that were cut because their bytes were too many.
+    pub(crate) cut: Cell<u64>,
+}
+
 /// What all connection tasks of one master share.
 pub(crate) struct Switchboard {
     inbox: Inbox<Arrived>,
@@ -94,8 +101,12 @@ pub(crate) struct Switchboard {
     /// Bytes and requests in flight in all, kept by the tasks and the master together.
     pub(crate) requests: Cell<usize>,
     pub(crate) bytes: Cell<usize>,
-    /// Bytes of long requests that have not arrived whole yet.
-    pub(crate) unfinished_bytes: Cell<usize>,
+    /// Bytes of clients' long requests that have not arrived whole yet.
+    pub(crate) unfinished_requests: Pool,
+    /// Bytes of handshakes, and of long frames of slaves and masters, that have not arrived whole yet.
+    pub(crate) unfinished_frames: Pool,
+    /// The links whose frames may be longer than a handshake's.
+    trusted: RefCell<BTreeSet<LinkId>>,
     pub(crate) limits: LimitCounters,
     /// Set when the node stops: no connection is accepted or read any more.
     pub(crate) stopping: Cell<bool>,
@@ -111,7 +122,9 @@ impl Switchboard {
             next: Cell::new(1),
             requests: Cell::new(0),
             bytes: Cell::new(0),
-            unfinished_bytes: Cell::new(0),
+            unfinished_requests: Pool::default(),
+            unfinished_frames: Pool::default(),
+            trusted: RefCell::default(),
             limits: LimitCounters::default(),
             stopping: Cell::new(false),
             stop: Notify::new(),
@@ -141,6 +154,16 @@ impl Switchboard {
     pub(crate) fn permit(&self, bytes: usize) {
         self.requests.set(self.requests.get() + 1);
         self.bytes.set(self.bytes.get() + bytes);
+    }
+
+    /// Lets a link send long frames from now on: the master knows who it is and asks for them.
+    pub(crate) fn trust(&self, link: LinkId) {
+        self.trusted.borrow_mut().insert(link);
+    }
+
+    /// Forgets a link that is gone.
+    pub(crate) fn forget(&self, link: LinkId) {
+        self.trusted.borrow_mut().remove(&link);
     }
 
     /// A number that no session and no link of this process has had.
@@ -334,9 +357,20 @@ impl Drop for SessionGuard {
     }
 }
 
-/// Reads more into `buffer`; `Ok(false)` at the end of the stream.
-async fn read_more(stream: &Stream, buffer: &mut BytesMut, need: usize) -> io::Result<bool> {
-    buffer.reserve(need.max(READ_BYTES));
+/// Reads more into `buffer`, of which `need` bytes are known to be missing; `Ok(false)` at the end of the stream.
+///
+/// The buffer's memory follows what has arrived, not what was announced. While little is in it, it is a new one each
+/// time: the rest of a long request that was taken off its front would keep that request's memory.
+pub(crate) async fn read_more(stream: &Stream, buffer: &mut BytesMut, need: usize) -> io::Result<bool> {
+    let length = buffer.len();
+    let room = need.min(length).max(READ_BYTES);
+    if length <= READ_BYTES {
+        let mut small = BytesMut::with_capacity(length + room);
+        small.extend_from_slice(buffer);
+        *buffer = small;
+    } else {
+        buffer.reserve(room);
+    }
     Ok(stream.read(buffer).await? > 0)
 }
 
@@ -366,27 +400,39 @@ async fn hear(
     Ok(if more { Heard::More } else { Heard::End })
 }
 
-/// One connection's part of the bytes of unfinished requests, given back when it ends.
-struct Unfinished<'a> {
-    context: &'a Context,
+/// One connection's part of a [`Pool`], given back when it ends.
+pub(crate) struct Unfinished<'a> {
+    pool: &'a Pool,
+    bytes_max: usize,
     held: Cell<usize>,
 }
 
 impl<'a> Unfinished<'a> {
-    fn new(context: &'a Context) -> Self {
-        Unfinished { context, held: Cell::new(0) }
+    /// A client's part: `--max-request-bytes`.
+    fn request(context: &'a Context) -> Self {
+        let bytes_max = context.config.max_request_bytes.as_u64() as usize;
+        Unfinished { pool: &context.switchboard.unfinished_requests, bytes_max, held: Cell::new(0) }
     }
 
-    /// Notes how many bytes wait in the connection's buffer; whether they may. Short requests always may: a client
-    /// that sends ordinary ones does not suffer from others' endless ones.
-    fn hold(&self, bytes: usize) -> bool {
-        let board = &self.context.switchboard;
-        let bytes = if bytes > READ_BYTES { bytes } else { 0 };
-        let all = board.unfinished_bytes.get() - self.held.replace(bytes) + bytes;
-        board.unfinished_bytes.set(all);
-        let may = bytes == 0 || all <= self.context.config.max_request_bytes.as_u64() as usize;
+    /// The part of a handshake, or of a slave's or a master's link: `--max-link-bytes`.
+    pub(crate) fn frame(context: &'a Context) -> Self {
+        let bytes_max = context.config.max_link_bytes.as_u64() as usize;
+        Unfinished { pool: &context.switchboard.unfinished_frames, bytes_max, held: Cell::new(0) }
+    }
+
+    /// Notes how many bytes wait in the connection's buffer; whether they may. Short ones always may: who sends
+    /// ordinary requests does not suffer from others' endless ones. So may those of one connection alone.
+    pub(crate) fn hold(&self, bytes: usize) -> bool {
+        self.hold_all(if bytes > READ_BYTES { bytes } else { 0 })
+    }
+
+    /// The same for somebody whom nobody knows yet: each of its bytes counts.
+    pub(crate) fn hold_all(&self, bytes: usize) -> bool {
+        let others = self.pool.bytes.get() - self.held.replace(bytes);
+        self.pool.bytes.set(others + bytes);
+        let may = bytes == 0 || others == 0 || others + bytes <= self.bytes_max;
         if !may {
-            count(&board.limits.uploads_cut);
+            count(&self.pool.cut);
         }
         may
     }
@@ -394,13 +440,15 @@ impl<'a> Unfinished<'a> {
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        let all = &self.context.switchboard.unfinished_bytes;
-        all.set(all.get() - self.held.get());
+        self.pool.bytes.set(self.pool.bytes.get() - self.held.get());
     }
 }
 
 /// What a client hears whose unfinished request is one too many.
 const UPLOADS_CUT: &str = "too many bytes of unfinished requests";
+
+/// What anybody else hears.
+const LINK_CUT: &str = "too many bytes of unfinished frames";
 
 /// A Redis client.
 async fn redis(
@@ -416,7 +464,7 @@ async fn redis(
     let mut parser = Parser::new(context.facts.limits);
     let mut conversation = Conversation::new(id.0, context.facts).with_addresses(address, "");
     let mut own = Vec::new();
-    let unfinished = Unfinished::new(context);
+    let unfinished = Unfinished::request(context);
     // A Redis client's handshake is its first request.
     let begun = tokio::time::Instant::now();
     let mut is_known = false;
@@ -496,13 +544,17 @@ async fn redis(
 /// Somebody who speaks frames: a client, a slave or the other master.
 async fn native(stream: &Stream, mut buffer: BytesMut, outbox: &Outbox, context: &Context) -> io::Result<()> {
     let limits = &context.switchboard.limits;
-    let hello = match tokio::time::timeout(context.config.handshake_timeout, hello(stream, &mut buffer)).await
-    {
+    let shaking = hello(stream, &mut buffer, context);
+    let hello = match tokio::time::timeout(context.config.handshake_timeout, shaking).await {
         Ok(Ok(hello)) => hello,
-        Ok(Err(HelloError::Io(error))) => return Err(error),
-        Ok(Err(HelloError::Frame(error))) => {
+        Ok(Err(LinkError::Io(error))) => return Err(error),
+        Ok(Err(LinkError::Frame(error))) => {
             count(&limits.protocol_errors);
             reject(outbox, &error.to_string());
+            return Ok(());
+        }
+        Ok(Err(LinkError::Cut)) => {
+            reject(outbox, LINK_CUT);
             return Ok(());
         }
         Err(_) => {
@@ -518,26 +570,38 @@ async fn native(stream: &Stream, mut buffer: BytesMut, outbox: &Outbox, context:
     }
 }
 
-enum HelloError {
+/// Why a link is not read any further.
+enum LinkError {
     Io(io::Error),
     Frame(FrameError),
+    /// Too many bytes wait in all for the rest of their frames.
+    Cut,
 }
 
 /// Reads preface and HELLO; `None` when the stream ends before.
-async fn hello(stream: &Stream, buffer: &mut BytesMut) -> Result<Option<Hello>, HelloError> {
-    while !frame::check_preface(buffer).map_err(HelloError::Frame)? {
-        if !read_more(stream, buffer, 0).await.map_err(HelloError::Io)? {
-            return Ok(None);
-        }
-    }
-    bytes::Buf::advance(buffer, frame::PREFACE.len());
+async fn hello(
+    stream: &Stream,
+    buffer: &mut BytesMut,
+    context: &Context,
+) -> Result<Option<Hello>, LinkError> {
+    let unfinished = Unfinished::frame(context);
+    let mut has_preface = false;
     loop {
-        match frame::decode(buffer, frame::HANDSHAKE_BODY_MAX).map_err(HelloError::Frame)? {
-            Some(Message::Control(Control::Hello(hello))) => return Ok(Some(hello)),
-            Some(_) => return Err(HelloError::Frame(FrameError::NotNative)),
-            None => {}
+        if !has_preface && frame::check_preface(buffer).map_err(LinkError::Frame)? {
+            bytes::Buf::advance(buffer, frame::PREFACE.len());
+            has_preface = true;
         }
-        if !read_more(stream, buffer, 0).await.map_err(HelloError::Io)? {
+        if has_preface {
+            match frame::decode(buffer, frame::HANDSHAKE_BODY_MAX).map_err(LinkError::Frame)? {
+                Some(Message::Control(Control::Hello(hello))) => return Ok(Some(hello)),
+                Some(_) => return Err(LinkError::Frame(FrameError::NotNative)),
+                None => {}
+            }
+        }
+        if !unfinished.hold_all(buffer.len()) {
+            return Err(LinkError::Cut);
+        }
+        if !read_more(stream, buffer, 0).await.map_err(LinkError::Io)? {
             return Ok(None);
         }
     }
@@ -550,26 +614,47 @@ pub(crate) fn reject(outbox: &Outbox, reason: &str) {
     outbox.finish();
 }
 
-/// The longest body of a frame on a link that is open.
-fn link_body_max(context: &Context) -> usize {
+/// The longest body of a frame from a client or a master: a request.
+pub(crate) fn request_body_max(context: &Context) -> usize {
     frame::body_max(context.config.value_max().max(context.facts.limits.request_bytes_max))
 }
 
-/// Reads frames and hands each to `take` until the stream or the outbox ends.
+/// A slave's report of what it holds is shorter than this.
+const REPORT_BYTES_MAX: usize = 1024 * 1024;
+
+/// The longest body of a frame from a slave: a value, or a part of its report.
+fn slave_body_max(context: &Context) -> usize {
+    frame::body_max(context.config.value_max().max(REPORT_BYTES_MAX))
+}
+
+/// Reads frames and hands each to `take` until the stream or the outbox ends. They are as short as a handshake's until
+/// the master trusts the link, and then up to `body_max`.
 async fn frames(
     stream: &Stream,
     buffer: &mut BytesMut,
     context: &Context,
+    link: LinkId,
+    body_max: usize,
     mut take: impl FnMut(Message),
-) -> Result<(), HelloError> {
-    let body_max = link_body_max(context);
+) -> Result<(), LinkError> {
+    let trusted = &context.switchboard.trusted;
+    let unfinished = Unfinished::frame(context);
+    let mut is_trusted = false;
     let mut turns = Turns::default();
     loop {
-        while let Some(message) = frame::decode(buffer, body_max).map_err(HelloError::Frame)? {
+        loop {
+            // It is never taken back: what was asked for is still on its way.
+            is_trusted = is_trusted || trusted.borrow().contains(&link);
+            let body_max = if is_trusted { body_max } else { frame::HANDSHAKE_BODY_MAX };
+            let Some(message) = frame::decode(buffer, body_max).map_err(LinkError::Frame)? else { break };
             take(message);
             turns.count().await;
         }
-        if !read_more(stream, buffer, 0).await.map_err(HelloError::Io)? {
+        let may = if is_trusted { unfinished.hold(buffer.len()) } else { unfinished.hold_all(buffer.len()) };
+        if !may {
+            return Err(LinkError::Cut);
+        }
+        if !read_more(stream, buffer, 0).await.map_err(LinkError::Io)? {
             return Ok(());
         }
     }
@@ -583,15 +668,19 @@ async fn native_client(
 ) -> io::Result<()> {
     let id = SessionId(context.switchboard.next_id());
     let guard = SessionGuard::open(context, Session::native(id, outbox.clone()));
-    let result = native_requests(stream, &mut buffer, context, &guard).await;
+    let mut result = native_requests(stream, &mut buffer, context, &guard).await;
+    if let Err(LinkError::Cut) = result {
+        guard.session.send(&Message::Control(Control::Reject { reason: format!("BUSY {UPLOADS_CUT}") }));
+        result = Ok(());
+    }
     match result {
-        Ok(()) => {
+        Ok(()) | Err(LinkError::Cut) => {
             let answered = guard.session.all_answered();
             let _ = tokio::time::timeout(2 * context.config.request_timeout, answered).await;
             Ok(())
         }
-        Err(HelloError::Io(error)) => Err(error),
-        Err(HelloError::Frame(error)) => {
+        Err(LinkError::Io(error)) => Err(error),
+        Err(LinkError::Frame(error)) => {
             count(&context.switchboard.limits.protocol_errors);
             reject(outbox, &error.to_string());
             Ok(())
@@ -605,16 +694,16 @@ async fn native_requests(
     buffer: &mut BytesMut,
     context: &Context,
     guard: &SessionGuard,
-) -> Result<(), HelloError> {
-    let body_max = link_body_max(context);
-    let unfinished = Unfinished::new(context);
+) -> Result<(), LinkError> {
+    let body_max = request_body_max(context);
+    let unfinished = Unfinished::request(context);
     let mut turns = Turns::default();
     loop {
-        while let Some(message) = frame::decode(buffer, body_max).map_err(HelloError::Frame)? {
+        while let Some(message) = frame::decode(buffer, body_max).map_err(LinkError::Frame)? {
             turns.count().await;
             unfinished.hold(buffer.len());
             let Message::Request(request) = message else {
-                return Err(HelloError::Frame(FrameError::Malformed(0)));
+                return Err(LinkError::Frame(FrameError::Malformed(0)));
             };
             guard.room(context).await;
             let coding = Coding::Native(request.id);
@@ -627,10 +716,9 @@ async fn native_requests(
             }
         }
         if !unfinished.hold(buffer.len()) {
-            guard.session.send(&Message::Control(Control::Reject { reason: format!("BUSY {UPLOADS_CUT}") }));
-            return Ok(());
+            return Err(LinkError::Cut);
         }
-        match hear(stream, buffer, 0, guard.patience(context)).await.map_err(HelloError::Io)? {
+        match hear(stream, buffer, 0, guard.patience(context)).await.map_err(LinkError::Io)? {
             Heard::More => {}
             Heard::End => return Ok(()),
             Heard::Nothing => {
@@ -696,24 +784,27 @@ async fn slave(
 ) -> io::Result<()> {
     let switchboard = &*context.switchboard;
     let link = LinkId(switchboard.next_id());
-    let cause = "the connection's task is gone".to_owned();
-    let mut guard =
-        LinkGuard { switchboard, gone: Some(Arrived::SlaveGone { link, cause, protocol: false }) };
+    let reason = EndReason::Closed("the connection's task is gone".to_owned());
+    let mut guard = LinkGuard { switchboard, gone: Some(Arrived::SlaveGone { link, reason }) };
     switchboard.push(Arrived::SlaveHello { link, hello, outbox: outbox.clone() });
-    let result = frames(stream, &mut buffer, context, |message| {
+    let result = frames(stream, &mut buffer, context, link, slave_body_max(context), |message| {
         switchboard.push(Arrived::Slave { link, message });
     })
     .await;
-    let (cause, protocol) = match &result {
-        Ok(()) => ("end of stream".to_owned(), false),
-        Err(HelloError::Io(error)) => (error.to_string(), false),
-        Err(HelloError::Frame(error)) => {
+    let reason = match &result {
+        Ok(()) => EndReason::Closed("end of stream".to_owned()),
+        Err(LinkError::Io(error)) => EndReason::Closed(error.to_string()),
+        Err(LinkError::Frame(error)) => {
             count(&switchboard.limits.protocol_errors);
             reject(outbox, &error.to_string());
-            (error.to_string(), true)
+            EndReason::Protocol(error.to_string())
+        }
+        Err(LinkError::Cut) => {
+            reject(outbox, LINK_CUT);
+            EndReason::Refused(LINK_CUT.to_owned())
         }
     };
-    guard.gone = Some(Arrived::SlaveGone { link, cause, protocol });
+    guard.gone = Some(Arrived::SlaveGone { link, reason });
     Ok(())
 }
 
@@ -728,13 +819,17 @@ async fn peer(
     let link = LinkId(switchboard.next_id());
     let _guard = LinkGuard { switchboard, gone: Some(Arrived::PeerGone { link }) };
     switchboard.push(Arrived::PeerHello { link, hello, outbox: outbox.clone() });
-    let result = frames(stream, &mut buffer, context, |message| {
+    let result = frames(stream, &mut buffer, context, link, request_body_max(context), |message| {
         switchboard.push(Arrived::Peer { link, message });
     })
     .await;
-    if let Err(HelloError::Frame(error)) = &result {
-        count(&switchboard.limits.protocol_errors);
-        reject(outbox, &error.to_string());
+    match result {
+        Ok(()) | Err(LinkError::Io(_)) => {}
+        Err(LinkError::Frame(error)) => {
+            count(&switchboard.limits.protocol_errors);
+            reject(outbox, &error.to_string());
+        }
+        Err(LinkError::Cut) => reject(outbox, LINK_CUT),
     }
     Ok(())
 }

@@ -173,6 +173,11 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_MAX_REQUEST_BYTES", value_name = "BYTES", default_value_t = ByteSize::mib(512))]
     pub max_request_bytes: ByteSize,
 
+    /// Most bytes that wait in all for the rest of a handshake, or of a frame from a slave or the other master; beyond it
+    /// whose they are is cut
+    #[arg(long, env = "DSM_MAX_LINK_BYTES", value_name = "BYTES", default_value_t = ByteSize::mib(512))]
+    pub max_link_bytes: ByteSize,
+
     /// A connection whose peer takes no answers for this long is cut
     #[arg(long, env = "DSM_WRITE_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     pub write_timeout: Duration,
@@ -293,7 +298,8 @@ impl MasterConfig {
         positive("--max-pipeline-bytes", self.max_pipeline_bytes.as_u64())?;
         positive("--slave-window", self.slave_window.as_u64())?;
         positive("--max-requests", self.max_requests as u64)?;
-        positive("--max-request-bytes", self.max_request_bytes.as_u64())
+        positive("--max-request-bytes", self.max_request_bytes.as_u64())?;
+        positive("--max-link-bytes", self.max_link_bytes.as_u64())
     }
 
     /// The longest value, in bytes.

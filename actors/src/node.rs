@@ -23,6 +23,8 @@ use tokio::task::JoinSet;
 const LINGER: Duration = Duration::from_millis(50);
 
 /// What a node does until it ends.
+// There is one of it in a process: its size is of no account.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
 pub enum NodeConfig {
     /// A master.

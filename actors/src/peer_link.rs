@@ -2,7 +2,7 @@
 //!
 //! Owns the connection. What comes over it goes to the master's inbox; the link's generation tells old from new.
 
-use crate::acceptor::{Arrived, Context};
+use crate::acceptor::{read_more, request_body_max, Arrived, Context, Unfinished};
 use crate::batch::{Outbox, Turns};
 use crate::env::{Env, Stream};
 use crate::supervision::{Backoff, Fate, TaskGuard};
@@ -139,22 +139,24 @@ async fn read(
     backoff: &mut Backoff,
 ) -> io::Result<()> {
     let mut down = Down { context, generation, up: false };
-    let body_max = frame::body_max(context.config.value_max().max(context.facts.limits.request_bytes_max));
+    let unfinished = Unfinished::frame(context);
     let invalid = |error: frame::FrameError| io::Error::new(io::ErrorKind::InvalidData, error);
     let mut buffer = BytesMut::new();
     let mut turns = Turns::default();
     loop {
-        buffer.reserve(16 * 1024);
-        let reading = stream.read(&mut buffer);
-        let read = if down.up {
+        let reading = read_more(stream, &mut buffer, 0);
+        let more = if down.up {
             reading.await?
         } else {
             tokio::time::timeout(context.config.handshake_timeout, reading).await??
         };
-        if read == 0 {
+        if !more {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        while let Some(message) = frame::decode(&mut buffer, body_max).map_err(invalid)? {
+        loop {
+            // Whoever answers at the address is nobody we know before it says Welcome.
+            let body_max = if down.up { request_body_max(context) } else { frame::HANDSHAKE_BODY_MAX };
+            let Some(message) = frame::decode(&mut buffer, body_max).map_err(invalid)? else { break };
             turns.count().await;
             match message {
                 Message::Control(Control::Welcome(welcome)) if !down.up => {
@@ -169,6 +171,10 @@ async fn read(
                 message if down.up => context.switchboard.push(Arrived::Dialed { generation, message }),
                 _ => return Err(io::ErrorKind::InvalidData.into()),
             }
+        }
+        let may = if down.up { unfinished.hold(buffer.len()) } else { unfinished.hold_all(buffer.len()) };
+        if !may {
+            return Err(io::Error::other("too many bytes of unfinished frames"));
         }
     }
 }

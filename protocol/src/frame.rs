@@ -32,6 +32,9 @@ pub const HEADER_BYTES: usize = 9;
 /// The longest body before the handshake is done, in bytes.
 pub const HANDSHAKE_BODY_MAX: usize = 4096;
 
+/// A buffer grows by itself up to this length, and then in doublings.
+const GROW_BYTES_MIN: usize = 16 * 1024;
+
 /// The longest body of a frame that carries `value_max` bytes of values.
 pub fn body_max(value_max: usize) -> usize {
     value_max + crate::command::KEY_MAX + 1024
@@ -123,8 +126,10 @@ pub fn decode(buffer: &mut BytesMut, body_max: usize) -> Result<Option<Message>,
     }
     let whole = HEADER_BYTES + length;
     if buffer.len() < whole {
-        // One allocation for a long frame instead of many doublings.
-        buffer.reserve(whole - buffer.len());
+        // Room for what was announced only as far as it has arrived: a header alone costs its sender nothing.
+        if buffer.len() >= GROW_BYTES_MIN {
+            buffer.reserve((whole - buffer.len()).min(buffer.len()));
+        }
         return Ok(None);
     }
     let checksum = u32::from_le_bytes([buffer[4], buffer[5], buffer[6], buffer[7]]);

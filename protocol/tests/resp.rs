@@ -788,10 +788,7 @@ const AS_REDIS: &[(&str, &str, &str)] = &[
     ("CONFIG GET", "-ERR wrong number of arguments for 'config|get' command^", SAME),
     ("CONFIG GET save", "*2^$4^save^$0^^", "%1^$4^save^$0^^"),
     ("CONFIG GET SA?E nothing", "*2^$4^save^$0^^", "%1^$4^save^$0^^"),
-    ("CONFIG GET nothing", "*0^", "%0^"),
-    ("CONFIG GET maxmemory", "*2^$9^maxmemory^$1^0^", "%1^$9^maxmemory^$1^0^"),
-    ("CONFIG GET timeout", "*2^$7^timeout^$1^0^", "%1^$7^timeout^$1^0^"),
-    ("CONFIG foo", "-ERR unknown subcommand 'foo'. Try CONFIG HELP.^", SAME),
+    ("CONFIG GET Save s* SAVE", "*2^$4^Save^$0^^", "%1^$4^Save^$0^^"),
     ("CONFIG SET", "-ERR wrong number of arguments for 'config|set' command^", SAME),
     ("CONFIG SET a", "-ERR wrong number of arguments for 'config|set' command^", SAME),
     ("CONFIG RESETSTAT x", "-ERR wrong number of arguments for 'config|resetstat' command^", SAME),
@@ -865,6 +862,7 @@ const OUR_OWN: &[(&str, &str, &str)] = &[
     ("WRITE k", "-ERR wrong number of arguments for 'write' command^", SAME),
     ("WRITE k v w", "-ERR wrong number of arguments for 'write' command^", SAME),
     ("SET k v EX 10", "-ERR syntax error: options of SET are not supported yet: 'EX'^", SAME),
+    ("SET k v nonsense", "-ERR syntax error^", SAME),
     ("SET k v KEEPTTL", "-ERR syntax error: options of SET are not supported yet: 'KEEPTTL'^", SAME),
     ("SELECT 1", "-ERR DB index is out of range^", SAME),
     (
@@ -903,10 +901,10 @@ const OUR_OWN: &[(&str, &str, &str)] = &[
     ("CONFIG GET databases", "*2^$9^databases^$1^1^", "%1^$9^databases^$1^1^"),
     (
         "CONFIG GET append* maxclients proto-* max*",
-        "*12^$10^appendonly^$3^yes^$11^appendfsync^$6^always^$10^maxclients^$5^10000^$9^maxmemory^$1^\
-         0^$16^maxmemory-policy^$10^noeviction^$18^proto-max-bulk-len^$8^16777216^",
-        "%6^$10^appendonly^$3^yes^$11^appendfsync^$6^always^$10^maxclients^$5^10000^$9^maxmemory^$1^0\
-         ^$16^maxmemory-policy^$10^noeviction^$18^proto-max-bulk-len^$8^16777216^",
+        "*12^$10^appendonly^$3^yes^$11^appendfsync^$6^always^$10^maxclients^$5^10000^$18^proto-max-bu\
+         lk-len^$8^16777216^$9^maxmemory^$1^0^$16^maxmemory-policy^$10^noeviction^",
+        "%6^$10^appendonly^$3^yes^$11^appendfsync^$6^always^$10^maxclients^$5^10000^$18^proto-max-bu\
+         lk-len^$8^16777216^$9^maxmemory^$1^0^$16^maxmemory-policy^$10^noeviction^",
     ),
     ("CONFIG SET a b", "-ERR CONFIG SET is not supported: settings are given when the server starts^", SAME),
     ("CONFIG RESETSTAT", "-ERR CONFIG RESETSTAT is not supported^", SAME),

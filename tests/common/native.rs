@@ -8,7 +8,7 @@ use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, RequestId, SlaveId, Versi
 use dsm_protocol::message::{Control, Hello, HelloRole, Message, Request, Welcome};
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// One link.
 pub(crate) struct Native {
@@ -118,10 +118,11 @@ impl Native {
     /// When it does not within the link's timeout.
     pub(crate) fn end(&mut self) -> Option<String> {
         let mut told = None;
+        let begun = Instant::now();
         loop {
             match self.message() {
                 Ok(Message::Control(Control::Reject { reason })) => told = Some(reason),
-                Ok(_) => {}
+                Ok(_) => assert!(begun.elapsed() < super::seconds(20), "the link is still open, and busy"),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("the link is still open"),
                 // What was sent and not read any more makes the end a reset.
                 Err(_) => return told,

@@ -494,7 +494,7 @@ impl MasterActor {
             Arrived::Closed(session) => self.session_closed(now, session),
             Arrived::SlaveHello { link, hello, outbox } => self.slave_hello(now, link, hello, outbox, ctx),
             Arrived::Slave { link, message } => self.slave_message(now, link, message),
-            Arrived::SlaveGone { link, cause, protocol } => self.slave_gone(link, cause, protocol),
+            Arrived::SlaveGone { link, reason } => self.slave_gone(link, reason),
             Arrived::PeerHello { link, hello, outbox } => self.peer_hello(link, hello, outbox),
             Arrived::Peer { link, message } => self.peer_message(now, link, message),
             Arrived::PeerGone { link } => self.peer_gone(now, link),

@@ -88,6 +88,7 @@ impl MasterActor {
             return;
         }
         let welcome = self.welcome();
+        self.switchboard.trust(link);
         send(&outbox, &Message::Control(Control::Welcome(welcome)));
         log::debug!("other master connected address={address} link={link}");
         self.peers.insert(link, PeerInbound { outbox, address, streams: BTreeMap::new() });
@@ -116,6 +117,7 @@ impl MasterActor {
     }
 
     pub(super) fn peer_gone(&mut self, now: Millis, link: LinkId) {
+        self.switchboard.forget(link);
         let Some(peer) = self.peers.remove(&link) else { return };
         log::debug!("other master disconnected address={}", peer.address);
         for session in peer.streams.into_values() {

@@ -206,6 +206,8 @@ impl MasterActor {
         slave.reads = super::ReadWindow::new(&self.config);
         slave.window.begin();
         self.slots[usize::from(slot.0)] = Some(link);
+        // From now on it is asked for values and reports; before that, all it may say is short.
+        self.switchboard.trust(link);
         log::info!("slave active slave={} slaves={}", slave.id, self.machine.slave_count());
     }
 
@@ -218,9 +220,9 @@ impl MasterActor {
         }
     }
 
-    pub(super) fn slave_gone(&mut self, link: LinkId, cause: String, protocol: bool) {
+    pub(super) fn slave_gone(&mut self, link: LinkId, reason: EndReason) {
+        self.switchboard.forget(link);
         self.parked.remove(&link);
-        let reason = if protocol { EndReason::Protocol(cause) } else { EndReason::Closed(cause) };
         self.end_slave(link, reason);
     }
 

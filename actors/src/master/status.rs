@@ -110,8 +110,11 @@ impl MasterActor {
         writeln!(text, "connections_refused:{}", limits.connections_refused.get())?;
         writeln!(text, "requests_busy:{}", limits.busy.get())?;
         writeln!(text, "reads_paused:{}", limits.reads_paused.get())?;
-        writeln!(text, "unfinished_request_bytes:{}", self.switchboard.unfinished_bytes.get())?;
-        writeln!(text, "uploads_cut:{}", limits.uploads_cut.get())?;
+        let (requests, frames) = (&self.switchboard.unfinished_requests, &self.switchboard.unfinished_frames);
+        writeln!(text, "unfinished_request_bytes:{}", requests.bytes.get())?;
+        writeln!(text, "uploads_cut:{}", requests.cut.get())?;
+        writeln!(text, "unfinished_link_bytes:{}", frames.bytes.get())?;
+        writeln!(text, "links_cut:{}", frames.cut.get())?;
         writeln!(text, "slow_readers_cut:{}", limits.slow_readers_cut.get())?;
         writeln!(text, "handshakes_timed_out:{}", limits.handshakes_timed_out.get())?;
         writeln!(text, "protocol_errors:{}", limits.protocol_errors.get())?;

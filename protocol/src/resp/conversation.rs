@@ -20,6 +20,9 @@ const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user i
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 const SYNTAX_ERROR: &str = "ERR syntax error";
 
+/// What Redis 7 takes behind the value of `SET`, and this server does not yet.
+const SET_OPTIONS: [&str; 8] = ["NX", "XX", "GET", "EX", "PX", "EXAT", "PXAT", "KEEPTTL"];
+
 /// What `CONFIG GET` and `HELLO` tell about the server, besides what is fixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerFacts {
@@ -172,11 +175,14 @@ impl Conversation {
                 }
             }
             (Some(_), Some(_), Some(option)) => {
-                let option = command::printable(&option, 128);
-                error_parts(
-                    out,
-                    &[b"ERR syntax error: options of SET are not supported yet: '", option, b"'"],
-                );
+                if SET_OPTIONS.iter().any(|known| option.eq_ignore_ascii_case(known.as_bytes())) {
+                    error_parts(
+                        out,
+                        &[b"ERR syntax error: options of SET are not supported yet: '", &option, b"'"],
+                    );
+                } else {
+                    error(out, SYNTAX_ERROR);
+                }
             }
             _ => command::wrong_arity(name, out),
         }
@@ -404,14 +410,28 @@ impl Conversation {
         }
     }
 
-    /// `CONFIG GET pattern [pattern ...]`: each parameter once, whichever patterns match it.
+    /// `CONFIG GET pattern [pattern ...]`: each parameter once, whichever patterns match it. As in Redis, a name that
+    /// is no pattern is shown as it was spelled first.
     fn config_get(&self, patterns: &[Bytes], out: &mut Vec<u8>) {
         let parameters = self.facts.parameters();
-        let wanted = |name: &str| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes()));
-        let found: Vec<_> = parameters.iter().filter(|(name, _)| wanted(name)).collect();
+        let mut found: Vec<(&[u8], &str)> = Vec::new();
+        for pattern in patterns {
+            let is_pattern = pattern.iter().any(|byte| b"*?[".contains(byte));
+            for (name, value) in &parameters {
+                let name = name.as_bytes();
+                let is_wanted = if is_pattern {
+                    glob::matches(pattern, name)
+                } else {
+                    pattern.eq_ignore_ascii_case(name)
+                };
+                if is_wanted && !found.iter().any(|(known, _)| known.eq_ignore_ascii_case(name)) {
+                    found.push((if is_pattern { name } else { pattern }, value));
+                }
+            }
+        }
         map(self.protocol, out, found.len());
         for (name, value) in found {
-            bulk(out, name.as_bytes());
+            bulk(out, name);
             bulk(out, value.as_bytes());
         }
     }

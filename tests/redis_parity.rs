@@ -1,0 +1,1030 @@
+//! The RESP door against a real `redis-server`, byte by byte: the same bytes go to Redis, to the primary and to the
+//! standby, and what comes back must be the same. Where it is not, [`DIFFERENCES`] says why, and what comes instead.
+//!
+//! Redis (7.0, which `.ci/run` installs) runs with this server's settings where it has them. What cannot be alike (ids, versions) is masked by name.
+
+mod common;
+
+use common::cluster::{free_ports, Node, Process, Setup, TestCluster, MASTERS};
+use common::resp::encoded;
+use common::{millis, seconds, wait_for};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Where this server answers otherwise than Redis 7.0, on purpose: the scripts, what it answers them, and why. The
+/// table in `docs/SEMANTICS.md` has a line for each reason.
+const DIFFERENCES: &[Difference] = &[
+    Difference {
+        why: "SET takes no options",
+        answers: &[
+            ("SET k v EX 10; GET k", "-ERR syntax error: options of SET are not supported yet: 'EX'^$-1^"),
+            ("SET k v nx", "-ERR syntax error: options of SET are not supported yet: 'nx'^"),
+            ("SET k v GET", "-ERR syntax error: options of SET are not supported yet: 'GET'^"),
+            (
+                "COMMAND INFO set",
+                "*1^*10^$3^set^:-3^*2^+write^+denyoom^:1^:1^:1^*3^+@write^+@string^+@slow^*0^*1^*6^$5^flags^*2^+OW^\
+                 +update^$12^begin_search^*4^$4^type^$5^index^$4^spec^*2^$5^index^:1^$9^find_keys^*4^$4^type^$5^\
+                 range^$4^spec^*6^$7^lastkey^:0^$7^keystep^:1^$5^limit^:0^*0^",
+            ),
+        ],
+    },
+    Difference {
+        why: "No expiry, no other types, no scripts, no transactions, no subscriptions",
+        answers: &[
+            ("INCR k", "-ERR unknown command 'INCR', with args beginning with: 'k' ^"),
+            ("EXPIRE k 10", "-ERR unknown command 'EXPIRE', with args beginning with: 'k' '10' ^"),
+            ("LPUSH k v", "-ERR unknown command 'LPUSH', with args beginning with: 'k' 'v' ^"),
+            ("WATCH k", "-ERR unknown command 'WATCH', with args beginning with: 'k' ^"),
+            ("PUBLISH x y", "-ERR unknown command 'PUBLISH', with args beginning with: 'x' 'y' ^"),
+            ("KEYS *", "-ERR unknown command 'KEYS', with args beginning with: '*' ^"),
+            ("FLUSHALL", "-ERR unknown command 'FLUSHALL', with args beginning with: ^"),
+        ],
+    },
+    Difference {
+        why: "READ, WRITE and STATUS are GET, SET and INFO",
+        answers: &[
+            ("WRITE k v; READ k", "+OK^$1^v^"),
+            ("READ", "-ERR wrong number of arguments for 'read' command^"),
+            ("STATUS", "$15^<a bulk string>^"),
+            ("FAILOVER x", "-ERR wrong number of arguments for 'failover' command^"),
+        ],
+    },
+    Difference {
+        why: "CLIENT SETINFO and CLIENT NO-TOUCH are there, as in Redis 7.2",
+        answers: &[
+            ("CLIENT SETINFO LIB-NAME x", "+OK^"),
+            ("CLIENT SETINFO lib-ver 1.0", "+OK^"),
+            ("CLIENT SETINFO LIB-NAME grün", "-ERR LIB-NAME cannot contain spaces, newlines or special characters.^"),
+            ("CLIENT SETINFO NOSUCH x", "-ERR Unrecognized option 'NOSUCH'^"),
+            ("CLIENT NO-TOUCH on", "+OK^"),
+        ],
+    },
+    Difference {
+        why: "Every request is answered",
+        answers: &[("CLIENT REPLY ON", "-ERR CLIENT REPLY is not supported: every request is answered^")],
+    },
+    Difference {
+        why: "Settings and counters stay as they are from the start",
+        answers: &[
+            (
+                "CONFIG SET timeout 0",
+                "-ERR CONFIG SET is not supported: settings are given when the server starts^",
+            ),
+            ("CONFIG RESETSTAT", "-ERR CONFIG RESETSTAT is not supported^"),
+        ],
+    },
+    Difference {
+        why: "A key has at most 64 KiB, a client's name 256 bytes",
+        answers: &[
+            ("a key over 64 KiB", "-ERR key is too long: 65537 bytes, the limit is 65536 bytes^"),
+            (
+                "a client's name of 300 bytes",
+                "-ERR client name is too long: 300 bytes, the limit is 256 bytes^$-1^",
+            ),
+        ],
+    },
+    Difference {
+        why: "A request has at most 65,536 keys, 1,048,576 words and 64 MiB",
+        answers: &[
+            ("65,537 keys", "-ERR the request names more than 65536 keys^"),
+            ("1,048,577 words", "-ERR Protocol error: invalid multibulk length^<closed>"),
+            ("a request over 64 MiB", "-ERR Protocol error: too big request^<closed>"),
+        ],
+    },
+    Difference {
+        why: "COMMAND INFO and COMMAND DOCS take at most 256 names",
+        answers: &[
+            ("257 names in COMMAND INFO", "-ERR too many names: 257, the limit is 256^"),
+            ("257 names in COMMAND DOCS", "-ERR too many names: 257, the limit is 256^"),
+        ],
+    },
+    Difference {
+        why: "A zero byte hides no end of a line",
+        answers: &[
+            ("a zero in an inline request", "-ERR unknown command 'PING', with args beginning with: ^"),
+            (
+                "a zero in place of a bulk string",
+                "-ERR Protocol error: expected '$', got '\\x00'^<closed>",
+            ),
+        ],
+    },
+    Difference {
+        why: "An error shows at most 128 bytes of a client's word",
+        answers: &[
+            (
+                "unknown: an option of HELLO of 200 bytes",
+                "-ERR Syntax error in HELLO option 'nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn\
+                 nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn'^",
+            ),
+        ],
+    },
+];
+
+/// One reason for scripts to be answered otherwise.
+struct Difference {
+    /// Stands in `docs/SEMANTICS.md`.
+    why: &'static str,
+    /// A script by its name, and what this server answers, as [`shown`].
+    answers: &'static [(&'static str, &'static str)],
+}
+
+/// How long an answer may take.
+const PATIENCE: Duration = seconds(20);
+
+/// Every key that a script sets, one script's to be gone before the next.
+const KEYS: [&str; 5] = ["k", "a", "b", "c", "\"\""];
+
+/// What ends the talk of a script that does not end the connection.
+const SENTINEL: &[u8] = b"the end of the script";
+
+/// What is not compared.
+#[derive(Clone, Copy, Debug)]
+enum Mask {
+    /// The values that follow these names.
+    Fields(&'static [&'static str]),
+    /// Any integer.
+    Integers,
+    /// The order of the pairs of a map.
+    PairOrder,
+    /// All but what kind of value an answer is.
+    All,
+    /// All texts but these names: what remains is the shape.
+    TextsBut(&'static [&'static str]),
+}
+
+/// Bytes to send and what may become of the connection.
+struct Script {
+    name: String,
+    bytes: Vec<u8>,
+    closes: bool,
+    redis_waits: bool,
+    masks: Vec<Mask>,
+}
+
+impl Script {
+    fn raw(name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Script {
+        Script {
+            name: name.into(),
+            bytes: bytes.into(),
+            closes: false,
+            redis_waits: false,
+            masks: Vec::new(),
+        }
+    }
+
+    /// Requests, one a line, their words separated by single spaces; named as they stand. `""` is an empty word.
+    fn of(lines: &str) -> Script {
+        let mut bytes = Vec::new();
+        for line in lines.split('\n') {
+            let words: Vec<&[u8]> =
+                line.split(' ').map(|word| if word == "\"\"" { &b""[..] } else { word.as_bytes() }).collect();
+            bytes.extend(encoded(&words));
+        }
+        Script::raw(lines.replace('\n', "; "), bytes)
+    }
+
+    fn named(mut self, name: &str) -> Script {
+        self.name = name.to_string();
+        self
+    }
+
+    /// The server ends the connection by itself.
+    fn closes(mut self) -> Script {
+        self.closes = true;
+        self
+    }
+
+    /// Redis never answers: it waits for more.
+    fn redis_waits(mut self) -> Script {
+        self.redis_waits = true;
+        self
+    }
+
+    fn mask(mut self, mask: Mask) -> Script {
+        self.masks.push(mask);
+        self
+    }
+}
+
+#[test]
+fn both_masters_answer_as_redis_does_but_where_a_reason_is_written_down() {
+    let redis = Redis::start();
+    let cluster = Setup::slaves(2).beside_others().start();
+    let mut problems = String::new();
+    let mut used = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    let mut compared = 0;
+    for script in scripts() {
+        assert!(seen.insert(script.name.clone()), "two scripts are named {}", script.name);
+        talk(redis.address, &Script::of("FLUSHALL"), PATIENCE);
+        let patience = if script.redis_waits { millis(300) } else { PATIENCE };
+        let theirs = answers_of(redis.address, &script, patience);
+        let listed = DIFFERENCES
+            .iter()
+            .flat_map(|difference| difference.answers)
+            .find(|(name, _)| *name == script.name)
+            .map(|(name, answer)| {
+                used.insert(*name);
+                *answer
+            });
+        for master in MASTERS {
+            talk(cluster.address(master), &Script::of(&format!("DEL {}", KEYS.join(" "))), PATIENCE);
+            let ours = answers_of(cluster.address(master), &script, PATIENCE);
+            compared += 1;
+            let problem = match listed {
+                None if ours == theirs => continue,
+                None => "is answered otherwise than by Redis",
+                Some(_) if ours == theirs => "is answered as by Redis, so it is no difference",
+                Some(listed) if shown(&ours) == listed => continue,
+                Some(_) => "is answered neither as by Redis nor as the table of differences says",
+            };
+            let (theirs, ours) = (shown(&theirs), shown(&ours));
+            writeln!(problems, "{master:?}: {:?} {problem}\n  Redis {theirs}\n  ours  {ours}", script.name)
+                .expect("a string takes all");
+        }
+    }
+    println!("{compared} scripts compared");
+    assert!(problems.is_empty(), "\n{problems}");
+    let listed = DIFFERENCES.iter().flat_map(|difference| difference.answers).map(|(name, _)| *name);
+    let stale: Vec<_> = listed.filter(|name| !used.contains(name)).collect();
+    assert!(stale.is_empty(), "differences of scripts that do not exist: {stale:?}");
+    cluster_is_whole(&cluster);
+}
+
+#[test]
+fn every_difference_stands_in_the_document_too() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/SEMANTICS.md");
+    let document = std::fs::read_to_string(path).expect("the document");
+    let flat = document.split_whitespace().collect::<Vec<_>>().join(" ");
+    for Difference { why, .. } in DIFFERENCES {
+        assert!(flat.contains(why), "docs/SEMANTICS.md does not say: {why}");
+    }
+    let section =
+        document.split("\n## ").find(|section| section.starts_with("Against Redis\n")).expect("a section");
+    let rows = section.lines().filter(|line| line.starts_with("| ")).count() - 1;
+    assert_eq!(rows, DIFFERENCES.len(), "a line for each reason, and no other");
+}
+
+fn cluster_is_whole(cluster: &TestCluster) {
+    for master in MASTERS {
+        let info = cluster.info(master).expect("INFO is always answered");
+        assert_eq!(info.number("takeovers"), u64::from(master == Node::Master), "nobody had to take over");
+    }
+}
+
+/// A Redis of its own.
+struct Redis {
+    address: SocketAddr,
+    _process: Process,
+    _dir: TempDir,
+}
+
+impl Redis {
+    /// Starts one with the settings that our masters have by default.
+    fn start() -> Redis {
+        for _ in 0..20 {
+            let dir = TempDir::with_prefix("dsm-redis-").expect("a directory for temporary files");
+            let [address, _] = free_ports();
+            let mut command = Command::new("redis-server");
+            command
+                .args(["--bind", "127.0.0.1", "--port", &address.port().to_string(), "--dir"])
+                .arg(dir.path())
+                .args(["--save", "", "--appendonly", "yes", "--appendfsync", "always", "--databases", "1"])
+                .args(["--proto-max-bulk-len", "16777216", "--maxclients", "10000", "--daemonize", "no"])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null());
+            let child = command.spawn().expect("redis-server is installed (.ci/run does it)");
+            let mut process = Process(child);
+            let id = process.0.id();
+            let up = wait_for("redis-server serves or ends", seconds(20), || {
+                if process.0.try_wait().expect("a child can be asked").is_some() {
+                    return Some(false);
+                }
+                let info = common::resp::Info::of(address, seconds(2)).ok()?;
+                let version = info.get("redis_version").unwrap_or_default();
+                assert!(version.starts_with("7.0."), "the answers are those of Redis 7.0, this is {version}");
+                Some(info.get("process_id") == Some(&id.to_string()))
+            });
+            // Somebody else may have taken the port meanwhile.
+            if up {
+                return Redis { address, _process: process, _dir: dir };
+            }
+        }
+        panic!("redis-server does not start on any port");
+    }
+}
+
+/// What a server answers to a script, masked, on a connection of its own.
+fn answers_of(address: SocketAddr, script: &Script, patience: Duration) -> Vec<u8> {
+    let mut answers = talk(address, script, patience);
+    for mask in &script.masks {
+        answers = masked(&answers, *mask);
+    }
+    answers
+}
+
+/// Sends a script and reads what comes, until nothing comes for `patience`.
+fn talk(address: SocketAddr, script: &Script, patience: Duration) -> Vec<u8> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the server accepts connections");
+    stream.set_nodelay(true).expect("a socket option");
+    stream.set_read_timeout(Some(patience)).expect("a socket option");
+    stream.set_write_timeout(Some(PATIENCE)).expect("a socket option");
+    let mut bytes = script.bytes.clone();
+    let end = [format!("${}\r\n", SENTINEL.len()).as_bytes(), SENTINEL, b"\r\n"].concat();
+    if !script.closes {
+        bytes.extend(encoded(&[b"ECHO", SENTINEL]));
+    }
+    // Who closes may do so before it has heard all; what it said until then is read below.
+    let _ = stream.write_all(&bytes);
+    let mut answers = Vec::new();
+    let mut chunk = [0; 16 * 1024];
+    loop {
+        match stream.read(&mut chunk) {
+            Ok(read @ 1..) => answers.extend_from_slice(&chunk[..read]),
+            Ok(0) => break answers.extend_from_slice(b"<closed>"),
+            // Not all that was sent has been read.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {
+                break answers.extend_from_slice(b"<closed>");
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                break answers.extend_from_slice(b"<waits>");
+            }
+            Err(error) => panic!("{}: {error} after {}", script.name, shown(&answers)),
+        }
+        if answers.ends_with(&end) {
+            answers.truncate(answers.len() - end.len());
+            break;
+        }
+    }
+    answers
+}
+
+/// Bytes on one line, CR LF as `^`.
+fn shown(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string().replace("\\r\\n", "^").replace("\\'", "'").replace("\\\"", "\"")
+}
+
+/// Leaves out of an answer what is not compared.
+fn masked(answer: &[u8], mask: Mask) -> Vec<u8> {
+    let mut values = Vec::new();
+    let mut rest = answer;
+    while !rest.is_empty() {
+        match Value::take(&mut rest) {
+            Some(value) => values.push(value),
+            // The mark of an end, or no RESP: it stays as it is.
+            None => {
+                values.push(Value::Other(rest.to_vec()));
+                rest = &[];
+            }
+        }
+    }
+    let mut out = Vec::new();
+    for mut value in values {
+        value.mask(mask);
+        value.encode(&mut out);
+    }
+    out
+}
+
+/// One value of either version of RESP.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Value {
+    /// `+OK`, `-ERR`, `_`, and the mark of an end.
+    Other(Vec<u8>),
+    Integer(Vec<u8>),
+    /// `$` or `=`, and the content.
+    Bulk(u8, Vec<u8>),
+    /// `*`, `%` or `~`, and the elements; a map's are keys and values in turn.
+    Many(u8, Vec<Value>),
+}
+
+impl Value {
+    fn take(rest: &mut &[u8]) -> Option<Value> {
+        let end = rest.windows(2).position(|two| two == b"\r\n")?;
+        let (line, behind) = (&rest[..end], &rest[end + 2..]);
+        let number = || std::str::from_utf8(&line[1..]).ok()?.parse::<i64>().ok();
+        match line.first()? {
+            b':' => {
+                *rest = behind;
+                Some(Value::Integer(line[1..].to_vec()))
+            }
+            kind @ (b'$' | b'=') if number()? >= 0 => {
+                let length = usize::try_from(number()?).ok()?;
+                let content = behind.get(..length)?.to_vec();
+                *rest = behind.get(length + 2..)?;
+                Some(Value::Bulk(*kind, content))
+            }
+            kind @ (b'*' | b'%' | b'~') if number()? >= 0 => {
+                let length = usize::try_from(number()?).ok()? * if *kind == b'%' { 2 } else { 1 };
+                *rest = behind;
+                let elements = (0..length).map(|_| Value::take(rest)).collect::<Option<Vec<_>>>()?;
+                Some(Value::Many(*kind, elements))
+            }
+            _ => {
+                *rest = behind;
+                Some(Value::Other([line, b"\r\n"].concat()))
+            }
+        }
+    }
+
+    fn mask(&mut self, mask: Mask) {
+        match (self, mask) {
+            (Value::Many(_, elements), Mask::Fields(names)) => {
+                for at in 1..elements.len() {
+                    let is_named = |name: &&str| matches!(&elements[at - 1], Value::Bulk(_, text) if text == name.as_bytes());
+                    if names.iter().any(is_named) {
+                        elements[at].hide();
+                    }
+                }
+                elements.iter_mut().for_each(|element| element.mask(mask));
+            }
+            (Value::Many(_, elements), Mask::PairOrder) => {
+                let mut pairs: Vec<Vec<Value>> = elements.chunks(2).map(<[Value]>::to_vec).collect();
+                pairs.sort();
+                *elements = pairs.concat();
+            }
+            (Value::Many(_, elements), Mask::All) => elements.clear(),
+            (value @ (Value::Integer(_) | Value::Bulk(..)), Mask::All) => value.hide(),
+            (Value::Many(_, elements), Mask::Integers | Mask::TextsBut(_)) => {
+                elements.iter_mut().for_each(|element| element.mask(mask));
+            }
+            (value @ Value::Integer(_), Mask::Integers) => value.hide(),
+            (Value::Bulk(_, text), Mask::TextsBut(names)) => {
+                if !names.iter().any(|name| text == name.as_bytes()) {
+                    *text = b"...".to_vec();
+                }
+            }
+            (
+                Value::Other(_) | Value::Integer(_) | Value::Bulk(..),
+                Mask::Fields(_) | Mask::Integers | Mask::PairOrder | Mask::TextsBut(_) | Mask::All,
+            ) => {}
+        }
+    }
+
+    /// Keeps only what kind of value it is.
+    fn hide(&mut self) {
+        match self {
+            Value::Other(bytes) => *bytes = b"<masked>\r\n".to_vec(),
+            Value::Integer(digits) => *digits = b"<masked>".to_vec(),
+            Value::Bulk(_, text) => *text = b"<a bulk string>".to_vec(),
+            Value::Many(..) => {}
+        }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Value::Other(bytes) => out.extend_from_slice(bytes),
+            Value::Integer(digits) => out.extend_from_slice(&[b":", &digits[..], b"\r\n"].concat()),
+            Value::Bulk(kind, text) => {
+                out.extend_from_slice(format!("{}{}\r\n", char::from(*kind), text.len()).as_bytes());
+                out.extend_from_slice(text);
+                out.extend_from_slice(b"\r\n");
+            }
+            Value::Many(kind, elements) => {
+                let length = elements.len() / if *kind == b'%' { 2 } else { 1 };
+                out.extend_from_slice(format!("{}{length}\r\n", char::from(*kind)).as_bytes());
+                elements.iter().for_each(|element| element.encode(out));
+            }
+        }
+    }
+}
+
+fn scripts() -> Vec<Script> {
+    let mut scripts = Vec::new();
+    scripts.extend(data());
+    scripts.extend(connection());
+    scripts.extend(framing());
+    scripts.extend(unknown());
+    scripts.extend(arities());
+    scripts.extend(introspection());
+    scripts
+}
+
+fn data() -> Vec<Script> {
+    let mut all: Vec<Script> = [
+        "PING",
+        "PING hello",
+        "PING \"\"",
+        "ping",
+        "PiNg x",
+        "ECHO hello",
+        "ECHO \"\"",
+        "GET k",
+        "SET k v\nGET k\nSET k w\nGET k",
+        "SET k \"\"\nGET k\nEXISTS k",
+        "SET \"\" v\nGET \"\"\nDEL \"\"",
+        "set k v\nget k\ngEt k\ndel k\nget k",
+        "SET k NOT_FOUND\nGET k",
+        "DEL k",
+        "SET k v\nDEL k\nDEL k\nGET k",
+        "SET a 1\nSET b 2\nDEL a b a c\nEXISTS a b",
+        "SET a 1\nUNLINK a b\nUNLINK a",
+        "SET a 1\nEXISTS a\nEXISTS b\nEXISTS a a a b",
+        "MSET a 1 b 2\nMGET a b c a\nMGET c",
+        "MSET a 1 a 2 a 3\nGET a\nDBSIZE",
+        "DBSIZE\nSET a 1\nDBSIZE\nMSET a 2 b 2\nDBSIZE\nDEL a\nDBSIZE",
+        "SET a 1 b",
+        "SET a 1 b 2",
+        "SET a 1\nSET a 2 foo\nGET a",
+        "SET k v EX 10\nGET k",
+        "SET k v nx",
+        "SET k v GET",
+        "INCR k",
+        "EXPIRE k 10",
+        "LPUSH k v",
+        "WATCH k",
+        "PUBLISH x y",
+        "KEYS *",
+        "FLUSHALL",
+        "WRITE k v\nREAD k",
+        "READ",
+        "FAILOVER x",
+    ]
+    .into_iter()
+    .map(Script::of)
+    .collect();
+    let binary: Vec<u8> = (0..=255).collect();
+    let mut every_byte = encoded(&[b"SET", b"k", &binary]);
+    every_byte.extend(encoded(&[b"GET", b"k"]));
+    every_byte.extend(encoded(&[b"PING", &binary]));
+    every_byte.extend(encoded(&[b"ECHO", &binary]));
+    all.push(Script::raw("a value of every byte", every_byte));
+    let mut nulls = encoded(&[b"HELLO", b"3"]);
+    for request in
+        [&[&b"GET"[..], b"k"][..], &[b"MGET", b"k", b"a"], &[b"SET", b"k", b"v"], &[b"MGET", b"k", b"a"]]
+    {
+        nulls.extend(encoded(request));
+    }
+    all.push(Script::raw("answers without a value in RESP3", nulls).mask(HELLO));
+    all.push(Script::of("STATUS").mask(Mask::All));
+    all.push(Script::raw("a key over 64 KiB", encoded(&[b"SET", &[b'k'; 65_537], b"v"])));
+    all.push(Script::raw("a key of 64 KiB", encoded(&[b"GET", &[b'k'; 65_536]])));
+    for (name, count) in [("65,536 keys", 65_536), ("65,537 keys", 65_537)] {
+        let words: Vec<&[u8]> = [&b"MGET"[..]].into_iter().chain([&b"k"[..]].repeat(count)).collect();
+        all.push(Script::raw(name, encoded(&words)));
+    }
+    let long = vec![b'v'; 100_000];
+    let mut deep = Vec::new();
+    for round in 0..200 {
+        deep.extend(encoded(&[b"SET", b"k", &long[..round * 50]]));
+        deep.extend(encoded(&[b"GET", b"k"]));
+        deep.extend(encoded(&[b"MSET", b"a", b"1", b"b", &long[..round]]));
+        deep.extend(encoded(&[b"MGET", b"b", b"a", b"c"]));
+        deep.extend(encoded(&[b"DEL", b"k", b"a"]));
+        deep.extend(encoded(&[b"EXISTS", b"k", b"a", b"b"]));
+    }
+    all.push(Script::raw("a pipeline of 1200 requests", deep));
+    all
+}
+
+/// What a server says of itself and cannot be alike.
+const HELLO: Mask = Mask::Fields(&["server", "version", "id"]);
+
+fn connection() -> Vec<Script> {
+    let mut all: Vec<Script> = [
+        "SELECT 0",
+        "SELECT 1",
+        "SELECT 16",
+        "SELECT -1",
+        "SELECT 00",
+        "SELECT +1",
+        "SELECT x",
+        "SELECT \"\"",
+        "SELECT 1.0",
+        "SELECT 2147483647",
+        "SELECT 2147483648",
+        "SELECT -2147483648",
+        "SELECT -2147483649",
+        "SELECT 9223372036854775807",
+        "SELECT 9223372036854775808",
+        "SELECT 99999999999999999999",
+        "HELLO 1",
+        "HELLO 4",
+        "HELLO -3",
+        "HELLO x",
+        "HELLO \"\"",
+        "HELLO 03",
+        "HELLO 3.0",
+        "HELLO 99999999999999999999",
+        "HELLO 3 AUTH",
+        "HELLO 3 AUTH default",
+        "HELLO 3 AUTH nobody x",
+        "HELLO 3 SETNAME",
+        "HELLO 3 NOSUCHOPTION",
+        "HELLO 3 SETNAME x y",
+        "HELLO 3 SETNAME x SETNAME",
+        "HELLO 3 AUTH nobody x SETNAME x\nCLIENT GETNAME\nGET k",
+        "HELLO 9 SETNAME x\nCLIENT GETNAME\nGET k",
+        "AUTH x",
+        "AUTH default x",
+        "AUTH default \"\"",
+        "AUTH nobody x",
+        "AUTH \"\" x",
+        "AUTH a b c",
+        "RESET",
+        "CLIENT SETNAME x\nRESET\nCLIENT GETNAME",
+        "CLIENT GETNAME",
+        "CLIENT SETNAME x\nCLIENT GETNAME",
+        "CLIENT SETNAME x\nCLIENT SETNAME y\nCLIENT GETNAME",
+        "CLIENT SETNAME x\nCLIENT SETNAME \"\"\nCLIENT GETNAME",
+        "client setname X\nclient getname",
+        "CLIENT SETNAME !~\nCLIENT GETNAME",
+        "CLIENT NO-EVICT on",
+        "CLIENT NO-EVICT OFF",
+        "CLIENT NO-EVICT maybe",
+    ]
+    .into_iter()
+    .map(Script::of)
+    .collect();
+    for lines in [
+        "HELLO",
+        "HELLO 2",
+        "HELLO 3",
+        "hello 3",
+        "HELLO 2\nHELLO 3\nHELLO\nGET k\nHELLO 2\nGET k",
+        "HELLO 3 AUTH default x",
+        "HELLO 3 AUTH default x SETNAME someone\nCLIENT GETNAME",
+        "HELLO 3 setname x auth default y\nCLIENT GETNAME",
+        "HELLO 3\nRESET\nGET k\nCLIENT GETNAME",
+        "HELLO 3\nCLIENT GETNAME\nSELECT 0\nDBSIZE\nMGET k",
+    ] {
+        all.push(Script::of(lines).mask(HELLO));
+    }
+    all.push(Script::of("CLIENT ID").mask(Mask::Integers));
+    for (what, name) in [
+        ("a space", &b"a b"[..]),
+        ("a line end", b"a\nb"),
+        ("a zero", b"a\0b"),
+        ("a delete", b"a\x7f"),
+        ("a tab", b"\t"),
+        ("UTF-8", "grün".as_bytes()),
+        ("a high byte", b"\xff"),
+    ] {
+        let mut bytes = encoded(&[b"CLIENT", b"SETNAME", name]);
+        bytes.extend(encoded(&[b"CLIENT", b"GETNAME"]));
+        all.push(Script::raw(format!("a client's name with {what}"), bytes));
+        all.push(Script::raw(
+            format!("a client's name with {what} in HELLO"),
+            encoded(&[b"HELLO", b"3", b"SETNAME", name]),
+        ));
+    }
+    let long = vec![b'n'; 300];
+    let mut bytes = encoded(&[b"CLIENT", b"SETNAME", &long]);
+    bytes.extend(encoded(&[b"CLIENT", b"GETNAME"]));
+    all.push(Script::raw("a client's name of 300 bytes", bytes));
+    for lines in [
+        "CLIENT SETINFO LIB-NAME x",
+        "CLIENT SETINFO lib-ver 1.0",
+        "CLIENT SETINFO LIB-NAME grün",
+        "CLIENT SETINFO NOSUCH x",
+        "CLIENT NO-TOUCH on",
+        "CLIENT REPLY ON",
+    ] {
+        all.push(Script::of(lines));
+    }
+    for (name, lines) in [
+        ("QUIT", "QUIT"),
+        ("quit", "quit"),
+        ("QUIT with arguments", "QUIT now please"),
+        ("QUIT behind others", "SET k v\nGET k\nQUIT"),
+        ("requests behind QUIT", "SET k v\nQUIT\nSET k w\nGET k"),
+        ("QUIT in RESP3", "HELLO 3\nGET k\nQUIT"),
+    ] {
+        all.push(Script::of(lines).closes().mask(HELLO).named(name));
+    }
+    all
+}
+
+fn framing() -> Vec<Script> {
+    let mut all = Vec::new();
+    // Inline requests and what is skipped.
+    for text in [
+        "PING\r\n",
+        "PING\n",
+        "ping hello\r\n",
+        "  PING  \r\n",
+        "\tPING\t\r\n",
+        "PING\x0b\r\n",
+        "\r\n",
+        "\n",
+        "   \r\n",
+        "\r\n\r\nPING\r\n",
+        "\r\nPING\n\nPING\r\n",
+        "SET k v\r\nGET k\r\n",
+        "SET k \"v w\"\r\nGET k\r\n",
+        "SET k 'v w'\r\nGET k\r\n",
+        "SET k \"\"\r\nGET k\r\n",
+        "SET k ''\r\nGET k\r\n",
+        "SET k \"\\n\\r\\t\\b\\a\\x41\\xfg\\\\\\\"\\q\"\r\nGET k\r\n",
+        "SET k '\\n\\x41\\\\\\''\r\nGET k\r\n",
+        "SET k v\"w\"\r\nGET k\r\n",
+        "SET k 'v' \r\nGET k\r\n",
+        "\"PING\"\r\n",
+        "'PI'\r\n",
+        "ECHO \"\\x00\\xff\"\r\n",
+        "NOSUCH \"a b\" 'c'\r\n",
+        "PING *1\r\n",
+        "$4\r\n",
+        ":1\r\n",
+        "+OK\r\n",
+        "-ERR\r\n",
+        "PING\r\r\n",
+        "PI\rNG\r\n",
+        // Arrays.
+        "*0\r\n",
+        "*-1\r\n",
+        "*-10\r\n",
+        "*0\r\n*1\r\n$4\r\nPING\r\n",
+        "*-1\r\n*0\r\nPING\r\n*1\r\n$4\r\nPING\r\n",
+        "*1\r\n$0\r\n\r\n",
+        "*2\r\n$0\r\n\r\n$1\r\nx\r\n",
+        "*2\r\n$4\r\nPING\r\n$0\r\n\r\n",
+        "*1\r\n$4\r\nPINGxx",
+        "*1\rx$4\r\nPING\r\n",
+        "*1\r\n$4\rxPING\r\n",
+    ] {
+        all.push(Script::raw(shown(text.as_bytes()), text));
+    }
+    all.push(Script::raw("a zero in an inline request", "PING\0\r\n").redis_waits());
+    all.push(Script::raw("a zero in place of a bulk string", "*1\r\n\0\r\n").redis_waits());
+    all.push(Script::raw("1,048,577 words", "*1048577\r\n").redis_waits());
+    let mut long = b"*9\r\n$4\r\nMSET\r\n".to_vec();
+    let value = vec![b'v'; 16 << 20];
+    for key in [&b"a"[..], b"b", b"c"] {
+        long.extend([&b"$1\r\n"[..], key, b"\r\n$16777216\r\n", &value, b"\r\n"].concat());
+    }
+    long.extend(b"$1\r\nd\r\n$16777216\r\n");
+    all.push(Script::raw("a request over 64 MiB", long).redis_waits());
+    // What ends the connection.
+    for text in [
+        "*x\r\n",
+        "*\r\n",
+        "*+1\r\n",
+        "* 1\r\n",
+        "*1 \r\n",
+        "*01\r\n",
+        "*-0\r\n",
+        "*1.0\r\n",
+        "*-x\r\n",
+        "*2147483648\r\n",
+        "*99999999999\r\n",
+        "*99999999999999999999999\r\n",
+        "*9223372036854775807\r\n",
+        "*-9223372036854775809\r\n",
+        "*1\n$4\nPING\n\r\n",
+        "*1\r\n!4\r\nPING\r\n",
+        "*1\r\n\r\n",
+        "*1\r\n*1\r\n$4\r\nPING\r\n",
+        "*2\r\n$3\r\nGET\r\n*1\r\n$1\r\nk\r\n",
+        "*2\r\n$3\r\nGET\r\n:1\r\n",
+        "*2\r\n$3\r\nGET\r\n+k\r\n",
+        "*1\r\n\n\r\n",
+        "*1\r\n'\r\n",
+        "*1\r\nPING\r\n",
+        "*1\r\n$\r\n",
+        "*1\r\n$-1\r\n",
+        "*1\r\n$-7\r\n",
+        "*1\r\n$x\r\n",
+        "*1\r\n$4x\r\nPING\r\n",
+        "*1\r\n$ 4\r\nPING\r\n",
+        "*1\r\n$04\r\nPING\r\n",
+        "*1\r\n$+4\r\nPING\r\n",
+        "*1\r\n$16777217\r\n",
+        "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$16777217\r\n",
+        "*1\r\n$99999999999\r\n",
+        "*1\r\n$99999999999999999999999\r\n",
+        "SET k \"v\r\n",
+        "SET k 'v\r\n",
+        "SET k \"v\"w\r\n",
+        "SET k 'v'w\r\n",
+        "SET k \"v\\\"\r\n",
+        "\"\r\n",
+        "SET k v\r\nGET k\r\n*x\r\nGET k\r\n",
+    ] {
+        all.push(Script::raw(shown(text.as_bytes()), text).closes());
+    }
+    let mut high = b"*1\r\n".to_vec();
+    high.extend(b"\xff4\r\n");
+    all.push(Script::raw("a high byte in place of a bulk string", high).closes());
+    // Of 64 KiB and one byte: more would be sent behind the end of the connection.
+    let line = "x".repeat(64 * 1024 + 1);
+    all.push(Script::raw("an inline request that does not end", line.clone()).closes());
+    all.push(Script::raw("a count that does not end", format!("*{line}")).closes());
+    all.push(Script::raw("a length that does not end", format!("*1\r\n${line}")).closes());
+    all
+}
+
+fn unknown() -> Vec<Script> {
+    let mut all: Vec<Script> = [
+        "nosuch",
+        "NOSUCH a",
+        "NoSuch a b c",
+        "nosuch \"\"",
+        "gett k",
+        "get\x7f k",
+        "GE",
+        "client|id",
+        "CLIENT nosuch",
+        "CLIENT \"\"",
+        "CONFIG nosuch",
+        "COMMAND nosuch",
+        "client NoSuch a b",
+    ]
+    .into_iter()
+    .map(Script::of)
+    .collect();
+    let long = "n".repeat(200);
+    for (what, words) in [
+        ("a line end in the name", vec![&b"no\r\nsuch"[..]]),
+        ("a line end at the end of the name", vec![b"nosuch\r\n"]),
+        ("a line end in an argument", vec![b"nosuch", b"a\r\nb", b"c\n", b"\r"]),
+        ("a zero in the name", vec![b"no\0such", b"a"]),
+        ("a zero in an argument", vec![b"nosuch", b"a\0b", b"c"]),
+        ("high bytes", vec![b"\xff\xfe", b"\x80\x81"]),
+        ("control characters", vec![b"\x01\x02\x1b[31m", b"\x07\x08\t"]),
+        ("quotes", vec![b"no'such", b"a'b", b"\"c\""]),
+        ("a name of 200 bytes", vec![long.as_bytes(), b"a"]),
+        ("an argument of 200 bytes", vec![b"nosuch", long.as_bytes(), b"a"]),
+        (
+            "arguments of 130 bytes in all",
+            vec![b"nosuch", &long.as_bytes()[..60], &long.as_bytes()[..70], b"a"],
+        ),
+        ("a name with a zero behind a command", vec![b"get\0", b"k"]),
+        ("a subcommand with a line end", vec![b"CLIENT", b"no\r\nsuch"]),
+        ("a subcommand with a zero", vec![b"CLIENT", b"no\0such"]),
+        ("a subcommand of 200 bytes", vec![b"CLIENT", long.as_bytes()]),
+        ("an option of HELLO with a line end", vec![b"HELLO", b"3", b"no\r\nsuch"]),
+        ("an option of HELLO of 200 bytes", vec![b"HELLO", b"3", long.as_bytes()]),
+        ("a type of CLIENT LIST with a line end", vec![b"CLIENT", b"LIST", b"TYPE", b"no\r\nsuch"]),
+    ] {
+        all.push(Script::raw(format!("unknown: {what}"), encoded(&words)));
+    }
+    let many: Vec<&[u8]> = [&b"nosuch"[..]].into_iter().chain([&b"argument"[..]; 50]).collect();
+    all.push(Script::raw("unknown: 50 arguments", encoded(&many)));
+    for first in ["POST", "post", "Host:", "host:"] {
+        let text = format!("{first} / HTTP/1.1\r\nPING\r\n");
+        all.push(Script::raw(format!("a browser's {first}"), text).closes());
+    }
+    all.push(Script::raw("a browser's GET", "GET / HTTP/1.1\r\n"));
+    all
+}
+
+/// Every command with no argument up to six, where that many are wrong for Redis: what is right is asked elsewhere.
+fn arities() -> Vec<Script> {
+    let mut all = Vec::new();
+    // Redis' arity: the number of words, at least that many if negative.
+    for (name, arity) in [
+        ("get", 2),
+        ("set", -3),
+        ("del", -2),
+        ("unlink", -2),
+        ("exists", -2),
+        ("mget", -2),
+        ("mset", -3),
+        ("dbsize", 1),
+        ("echo", 2),
+        ("select", 2),
+        ("reset", 1),
+        ("auth", -2),
+        ("client", -2),
+        ("config", -2),
+        ("client getname", 2),
+        ("client help", 2),
+        ("client id", 2),
+        ("client info", 2),
+        ("client list", -2),
+        ("client no-evict", 3),
+        ("client reply", 3),
+        ("client setname", 3),
+        ("command count", 2),
+        ("command help", 2),
+        ("config get", -3),
+        ("config help", 2),
+        ("config resetstat", 2),
+        ("config rewrite", 2),
+        ("config set", -4),
+    ] {
+        let words = name.split(' ').count() as i32;
+        for count in words..words + 7 {
+            let wrong = if arity < 0 { count < -arity } else { count != arity };
+            // A word behind a container is a subcommand.
+            let container = matches!(name, "client" | "config") && count > 1;
+            if wrong && !container {
+                let arguments = " x".repeat((count - words) as usize);
+                all.push(Script::of(&format!("{name}{arguments}")));
+            }
+        }
+    }
+    all.extend(["PING a b", "PING a b c", "MSET a 1 b", "MSET a 1 b 2 c"].map(Script::of));
+    all
+}
+
+fn introspection() -> Vec<Script> {
+    let mut all = vec![Script::of("COMMAND COUNT").mask(Mask::Integers)];
+    for lines in [
+        "COMMAND INFO get",
+        "COMMAND INFO GET nosuch",
+        "COMMAND INFO set",
+        "COMMAND INFO mset del exists mget",
+        "COMMAND INFO ping echo select dbsize",
+        "COMMAND INFO client|id client|setname config|get",
+        "COMMAND INFO nosuch",
+        "COMMAND DOCS nosuch",
+        "COMMAND LIST FILTERBY PATTERN mge*",
+        "COMMAND LIST FILTERBY NOSUCH x",
+        "COMMAND LIST x",
+        "CONFIG GET nosuch",
+        "CONFIG GET maxmemory",
+        "CONFIG GET MAXMEMORY",
+        "CONFIG GET maxmemory-po*",
+        "CONFIG GET appendonly",
+        "CONFIG GET appendfsync",
+        "CONFIG GET databases",
+        "CONFIG GET maxclients",
+        "CONFIG GET proto-max-bulk-le?",
+        "CONFIG GET save",
+        "CONFIG GET timeout",
+        "CONFIG GET time[o]ut timeout",
+        "HELLO 3\nCONFIG GET nosuch",
+        "HELLO 3\nCONFIG GET timeout",
+        "CONFIG REWRITE",
+        "CONFIG SET timeout 0",
+        "CONFIG RESETSTAT",
+        "CLIENT LIST NOSUCH",
+        "CLIENT LIST TYPE",
+        "CLIENT LIST TYPE nosuch",
+        "CLIENT LIST TYPE pubsub",
+        "CLIENT LIST ID",
+        "CLIENT LIST ID x",
+        "CLIENT LIST ID 999999999",
+        "INFO nosuch",
+    ] {
+        let mut script = Script::of(lines);
+        if lines.starts_with("HELLO") {
+            script = script.mask(HELLO);
+        }
+        all.push(script);
+    }
+    // A hash decides over the order.
+    all.push(Script::of("CONFIG GET timeout save databases").mask(Mask::PairOrder));
+    all.push(Script::of("CONFIG GET SAVE Save save").mask(Mask::PairOrder));
+    all.push(Script::of(&format!("CONFIG GET{}", " timeout".repeat(257))).named("257 names in CONFIG GET"));
+    for request in ["COMMAND INFO", "COMMAND DOCS"] {
+        let script = Script::of(&format!("{request}{}", " get".repeat(257)));
+        all.push(script.named(&format!("257 names in {request}")));
+    }
+    // Each server describes itself.
+    for lines in [
+        "INFO",
+        "INFO server",
+        "INFO replication clients",
+        "COMMAND",
+        "COMMAND INFO",
+        "COMMAND DOCS",
+        "COMMAND LIST",
+        "COMMAND HELP",
+        "CLIENT HELP",
+        "CONFIG HELP",
+        "CLIENT INFO",
+        "CLIENT LIST",
+        "CLIENT LIST TYPE normal",
+    ] {
+        all.push(Script::of(lines).mask(Mask::All));
+        all.push(Script::of(&format!("HELLO 3\n{lines}")).mask(Mask::All));
+    }
+    // The fields of these answers, not their texts.
+    let fields: &[&str] = &[
+        "get",
+        "mset",
+        "ping",
+        "summary",
+        "since",
+        "group",
+        "complexity",
+        "arguments",
+        "name",
+        "type",
+        "flags",
+        "key_spec_index",
+        "token",
+        "key",
+        "string",
+        "block",
+        "key_value",
+        "connection",
+        "O(1)",
+        "message",
+    ];
+    for lines in
+        ["COMMAND DOCS get", "COMMAND DOCS ping", "COMMAND DOCS mset nosuch", "HELLO 3\nCOMMAND DOCS get"]
+    {
+        all.push(Script::of(lines).mask(HELLO).mask(Mask::TextsBut(fields)));
+    }
+    all
+}
