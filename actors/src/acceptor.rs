@@ -138,6 +138,11 @@ impl Switchboard {
         }
     }
 
+    /// Whether the master has taken in everything that connections have brought.
+    fn is_heard_out(&self) -> bool {
+        self.inbox.is_empty() || self.stopping.get()
+    }
+
     /// Counts a request of `bytes` bytes as in flight, unless a limit on all of them is reached.
     pub(crate) fn admit(&self, config: &MasterConfig, bytes: usize) -> bool {
         let over = self.requests.get() >= config.max_requests
@@ -645,6 +650,14 @@ async fn frames(
         loop {
             // It is never taken back: what was asked for is still on its way.
             is_trusted = is_trusted || trusted.borrow().contains(&link);
+            if !is_trusted && buffer.len() >= frame::HEADER_BYTES {
+                // A long frame may stand right behind the short one that makes the link known: the master hears that
+                // one out first.
+                while !context.switchboard.is_heard_out() {
+                    tokio::task::yield_now().await;
+                }
+                is_trusted = trusted.borrow().contains(&link);
+            }
             let body_max = if is_trusted { body_max } else { frame::HANDSHAKE_BODY_MAX };
             let Some(message) = frame::decode(buffer, body_max).map_err(LinkError::Frame)? else { break };
             take(message);
