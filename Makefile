@@ -1,6 +1,6 @@
 # make verify writes nothing and is what CI runs; make fix rewrites.
 
-.PHONY: verify fix format lint doc test cluster demo
+.PHONY: verify fix format lint doc test model cluster demo
 
 verify: format lint doc test
 
@@ -15,6 +15,10 @@ doc:
 
 test:
 	cargo test --locked
+
+# The model check with its deep worlds: millions of states, an hour of one core, 8 GB. `make test` searches the small ones.
+model:
+	MODEL_DEEP=1 cargo test --locked -p dsm-protocol --test model -- --nocapture --test-threads 1
 
 fix:
 	cargo fmt --all
