@@ -23,10 +23,15 @@ fn native(wishes: &[Wish]) -> Plan {
     Plan { kind: Kind::Native, pipelines: false, wishes: wishes.to_vec() }
 }
 
+/// A Redis client: it asks for everything at once, of whichever master it has found.
+fn forwarded(wishes: &[Wish]) -> Plan {
+    Plan { kind: Kind::Forwardable, pipelines: true, wishes: wishes.to_vec() }
+}
+
 /// One client writes, another one reads; no faults, masters that do not talk to each other.
 fn setup(name: &'static str, slaves: usize) -> Setup {
     let clients = vec![native(&[Wish::Write]), native(&[Wish::Read])];
-    Setup { name, slaves, clients, faults: Faults::default(), peers: false, bug: None }
+    Setup { name, slaves, clients, faults: Faults::default(), peers: false, nothing_fails: false, bug: None }
 }
 
 /// One of each fault that needs no link between the masters, `total` of them in one run.
@@ -40,8 +45,14 @@ fn any_fault(total: u8) -> Faults {
         ack_timeout: 1,
         read_timeout: 1,
         leave: 1,
+        enlist_timeout: true,
         ..Faults::default()
     }
+}
+
+/// A handover, and no other fault.
+fn handover() -> Faults {
+    Faults { total: 1, handover: 1, ..Faults::default() }
 }
 
 fn search(setup: Setup) -> Report {
@@ -69,8 +80,13 @@ fn is_noticed(bug: Bug, what: &str, setup: Setup) {
     assert!(violation.what.contains(what), "{bug:?}: {}", violation.what);
 }
 
-fn is_deep() -> bool {
-    std::env::var_os("MODEL_DEEP").is_some()
+/// As [`holds`], in a world too large for every run of the tests.
+fn deep(setup: Setup) {
+    if std::env::var_os("MODEL_DEEP").is_some() {
+        holds(setup);
+    } else {
+        println!("{}: only with MODEL_DEEP=1", setup.name);
+    }
 }
 
 #[test]
@@ -98,23 +114,74 @@ fn a_deleted_key_stays_deleted() {
 
 #[test]
 fn a_handover_loses_nothing() {
-    let faults = Faults { total: 1, handover: 1, ..Faults::default() };
+    let faults = Faults { stray: 1, enlist_timeout: true, yield_timeout: true, ..handover() };
     holds(Setup { faults, peers: true, ..setup("a handover, one slave", 1) });
 }
 
 #[test]
+fn a_handover_fails_no_request() {
+    let setup = setup("a handover, one slave, nothing else", 1);
+    holds(Setup { faults: handover(), peers: true, nothing_fails: true, ..setup });
+}
+
+#[test]
+fn a_pipeline_goes_through_a_handover_in_order_and_without_a_failure() {
+    let clients = vec![forwarded(&[Wish::Write, Wish::Read])];
+    let setup = setup("a handover, a forwarded pipeline of 2, one slave", 1);
+    holds(Setup { clients, faults: handover(), peers: true, nothing_fails: true, ..setup });
+}
+
+#[test]
+fn a_pipeline_keeps_its_order_when_a_master_dies() {
+    let clients = vec![forwarded(&[Wish::Write, Wish::Read])];
+    let faults = Faults { total: 1, crash: 1, ..Faults::default() };
+    holds(Setup {
+        clients,
+        faults,
+        peers: true,
+        ..setup("a crash, a forwarded pipeline of 2, one slave", 1)
+    });
+}
+
+#[test]
 fn deep_two_faults_with_two_slaves_lose_nothing() {
-    if is_deep() {
-        holds(Setup { faults: any_fault(2), ..setup("two faults, two slaves", 2) });
-    }
+    deep(Setup { faults: any_fault(2), ..setup("two faults, two slaves", 2) });
+}
+
+#[test]
+fn deep_three_faults_of_masters_lose_nothing() {
+    let faults = Faults { total: 3, crash: 2, power: 1, pause: 1, ..Faults::default() };
+    deep(Setup { faults, ..setup("three faults of masters, one slave", 1) });
+}
+
+#[test]
+fn deep_a_fault_with_three_slaves_loses_nothing() {
+    deep(Setup { faults: any_fault(1), ..setup("one fault, three slaves", 3) });
+}
+
+#[test]
+fn deep_two_writers_and_a_fault_lose_nothing() {
+    let clients = vec![native(&[Wish::Write]), native(&[Wish::Write]), native(&[Wish::Read])];
+    deep(Setup { clients, faults: any_fault(1), ..setup("two writers, one fault, one slave", 1) });
 }
 
 #[test]
 fn deep_a_handover_with_two_slaves_loses_nothing() {
-    if is_deep() {
-        let faults = Faults { total: 1, handover: 1, ..Faults::default() };
-        holds(Setup { faults, peers: true, ..setup("a handover, two slaves", 2) });
-    }
+    let faults = Faults { stray: 1, enlist_timeout: true, yield_timeout: true, ..handover() };
+    deep(Setup { faults, peers: true, ..setup("a handover, two slaves", 2) });
+}
+
+#[test]
+fn deep_a_handover_and_a_crash_lose_nothing() {
+    let faults = Faults { total: 2, crash: 1, ..handover() };
+    deep(Setup { faults, peers: true, ..setup("a handover and a crash, one slave", 1) });
+}
+
+#[test]
+fn deep_a_long_pipeline_goes_through_a_handover_in_order_and_without_a_failure() {
+    let clients = vec![forwarded(&[Wish::Write, Wish::Write, Wish::Read])];
+    let setup = setup("a handover, a forwarded pipeline of 3, one slave", 1);
+    deep(Setup { clients, faults: handover(), peers: true, nothing_fails: true, ..setup });
 }
 
 #[test]
@@ -148,24 +215,27 @@ fn an_epoch_that_is_not_raised_is_noticed() {
 
 #[test]
 fn a_takeover_without_the_lock_is_noticed() {
-    is_noticed(Bug::LockNotAwaited, "two masters serve", setup("a bug", 1));
+    is_noticed(Bug::LockNotAwaited, "stands behind", setup("a bug", 1));
 }
 
 #[test]
 fn a_fence_that_does_not_kill_is_noticed() {
     let faults = Faults { total: 1, pause: 1, ..Faults::default() };
-    is_noticed(Bug::FenceWithoutKill, "two masters serve", Setup { faults, ..setup("a bug", 1) });
+    is_noticed(Bug::FenceWithoutKill, "stands behind", Setup { faults, ..setup("a bug", 1) });
 }
 
 #[test]
 fn a_handover_with_requests_in_flight_is_noticed() {
-    let faults = Faults { total: 1, handover: 1, ..Faults::default() };
-    is_noticed(Bug::YieldedInFlight, "without the lock", Setup { faults, peers: true, ..setup("a bug", 1) });
+    is_noticed(
+        Bug::YieldedInFlight,
+        "without the lock",
+        Setup { faults: handover(), peers: true, ..setup("a bug", 1) },
+    );
 }
 
 #[test]
 fn a_handover_that_does_not_hold_requests_back_is_noticed() {
-    let faults = Faults { total: 1, handover: 1, stray: 1, ..Faults::default() };
+    let faults = Faults { stray: 1, ..handover() };
     is_noticed(Bug::YieldedWithoutHolding, "", Setup { faults, peers: true, ..setup("a bug", 1) });
 }
 

@@ -40,8 +40,12 @@ pub(crate) struct Faults {
     pub(crate) handover: u8,
     /// A client gives up waiting and goes away from its master.
     pub(crate) leave: u8,
-    /// A client asks a master that does not serve.
+    /// A client asks a master that does not serve. Beside `total`.
     pub(crate) stray: u8,
+    /// Whether a new reign may begin without slaves that are connected. As often as may be.
+    pub(crate) enlist_timeout: bool,
+    /// Whether what is in flight may take too long for a handover. As often as may be.
+    pub(crate) yield_timeout: bool,
 }
 
 /// A duty of the shell that it neglects: the search must notice.
@@ -82,5 +86,7 @@ pub(crate) struct Setup {
     pub(crate) faults: Faults,
     /// Whether masters talk to each other: forwarding and handovers need it.
     pub(crate) peers: bool,
+    /// Whether every request must have a result, as when the only fault is a handover.
+    pub(crate) nothing_fails: bool,
     pub(crate) bug: Option<Bug>,
 }
