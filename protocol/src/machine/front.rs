@@ -139,7 +139,7 @@ pub enum Effect {
     },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Queued {
     asker: Asker,
     deadline: Millis,
@@ -147,7 +147,7 @@ struct Queued {
 }
 
 /// A session with requests that are not served here at once.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Stream {
     generation: u32,
     queue: VecDeque<Queued>,
@@ -166,7 +166,7 @@ impl Stream {
 }
 
 /// The machine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Front {
     config: Config,
     role: Role,

@@ -86,7 +86,7 @@ pub enum Event {
 }
 
 /// What the machine wants sent, in this order, over the link that each names.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// The reign is accepted.
     Enlisted {
@@ -154,7 +154,7 @@ pub enum Effect {
 }
 
 /// What a master's link has said so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Master {
     epoch: Option<Epoch>,
     counted: u64,
@@ -164,7 +164,7 @@ struct Master {
     to_report: usize,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Held {
     version: Version,
     // Shared with answers under way, so that a read copies nothing here. Never a slice of a socket's buffer.
@@ -172,7 +172,7 @@ struct Held {
 }
 
 /// The machine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Slave {
     memory_max: Option<u64>,
     memory_bytes: u64,

@@ -141,7 +141,7 @@ enum State {
 }
 
 /// The machine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Takeover {
     config: Config,
     state: State,

@@ -20,7 +20,7 @@ pub struct Entry {
     pub holders: SlotSet,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Node {
     // A boxed slice: a key in flight pins the buffer it was read into, a key at rest must not.
     key: Box<[u8]>,
@@ -32,7 +32,7 @@ const PIECE_NODES: usize = 4096;
 
 /// Nodes by number, in pieces that never move: a table of a million keys grows without being copied, so that its peak
 /// is its size.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Nodes {
     pieces: Vec<Vec<Option<Node>>>,
     vacant: Vec<u32>,
@@ -76,7 +76,7 @@ impl Nodes {
 }
 
 /// Key to [`Entry`]. Iteration order is the same for the same sequence of calls.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Directory {
     hasher: FixedState,
     table: HashTable<u32>,

@@ -118,7 +118,7 @@ impl Sent {
 }
 
 /// One active slave.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Member {
     pub(super) id: SlaveId,
     pub(super) id_hash: u64,
@@ -190,7 +190,7 @@ impl Member {
 }
 
 /// The active slaves by slot.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Membership {
     members: Vec<Option<Member>>,
     live: SlotSet,

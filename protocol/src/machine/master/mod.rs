@@ -320,7 +320,7 @@ pub struct Counters {
 }
 
 /// The machine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Master {
     config: Config,
     reign: Option<Version>,

@@ -34,7 +34,7 @@ fn mix(mut word: u64) -> u64 {
 }
 
 /// A seeded sequence of numbers (splitmix64): randomness is an argument of the machine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Random(u64);
 
 impl Random {

@@ -17,7 +17,7 @@ new_key_type! {
 const SLOW_MS: u64 = 1000;
 
 /// The reads in flight.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Reads {
     all: SlotMap<ReadKey, Read>,
     gathers: SlotMap<GatherKey, Gather>,
@@ -29,7 +29,7 @@ pub(super) struct Reads {
 }
 
 /// The read of one key.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Read {
     to: Destination,
     key: Bytes,
@@ -48,7 +48,7 @@ enum Destination {
 }
 
 /// A read of several keys that is answered as one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Gather {
     asker: Asker,
     values: Vec<Option<Bytes>>,
@@ -57,7 +57,7 @@ struct Gather {
 }
 
 /// What a write of the same session holds back.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Waiting {
     Get { asker: Asker, deadline: Millis, key: Bytes },
     GetMany { asker: Asker, deadline: Millis, keys: Vec<Bytes> },

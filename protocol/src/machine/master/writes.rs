@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use std::collections::{HashMap, VecDeque};
 
 /// The writes in flight.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Writes {
     all: SlotMap<WriteKey, Write>,
     /// The writes whose records are not written yet, in the order of the log.
@@ -22,7 +22,7 @@ pub(super) struct Writes {
     unwritten_of_key: HashMap<u64, SmallVec<[WriteId; 2]>, foldhash::fast::FixedState>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Write {
     asker: Asker,
     change: Change,

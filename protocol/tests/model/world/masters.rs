@@ -1,0 +1,414 @@
+//! The shell of a master: performs the effects of its machines, owns the log's end, its reign, and its own death.
+
+use super::*;
+
+impl World {
+    pub(super) fn core(&mut self, m: usize, event: master::Event) {
+        let mut effects = Vec::new();
+        let now = self.masters[m].shell.now;
+        self.masters[m].core.change().step(now, event, &mut effects);
+        for effect in effects {
+            self.perform_core(m, effect);
+        }
+    }
+
+    pub(super) fn perform_core(&mut self, m: usize, effect: master::Effect) {
+        match effect {
+            master::Effect::Reply { to, reply } => {
+                if !matches!(reply, Reply::Error(_)) && !self.may_serve(m) {
+                    self.wrong(format!("master {m} answers {reply:?} without the lock"));
+                }
+                self.reply(m, to, reply, true);
+            }
+            master::Effect::Append { write, change } => {
+                self.masters[m].shell.change().queue.push_back(Queued::Change(write, change));
+            }
+            master::Effect::Joined { link, slot } => {
+                let s = self.slave_of(m, link);
+                self.links[m][s].change().slot = Some(slot);
+                self.tell(|| format!("slave {s} is active at master {m}"));
+            }
+            master::Effect::NoSlot { .. } => self.wrong("no slot is left for a slave".to_owned()),
+            master::Effect::SendWrite { slot, version, key, value } => {
+                let place = usize::try_from(version.seq.0).unwrap();
+                let durable = place <= self.disk.synced
+                    && self.disk.log.get(place.wrapping_sub(1)).is_some_and(|record| {
+                        record.version == version && value_in(record, &key) == Some(Some(value.clone()))
+                    });
+                if !durable {
+                    self.wrong(format!("{version} is sent to a slave before it is durable in the log"));
+                }
+                self.send_to_slave(m, slot, ToSlave::Write { version, key, value });
+            }
+            master::Effect::SendRead { slot, read, version, key, .. } => {
+                self.send_to_slave(m, slot, ToSlave::Read { tag: read.tag(), version, key });
+            }
+            master::Effect::SendDrop { slot, version, key } => {
+                self.send_to_slave(m, slot, ToSlave::Drop { version, key });
+            }
+            master::Effect::SendHoldingsNext { slot } => self.send_to_slave(m, slot, ToSlave::HoldingsNext),
+            master::Effect::ReadLog { read, place, version, key } => {
+                self.masters[m].shell.change().log_reads.push((read, place, version, key));
+            }
+            master::Effect::Witnessed { version, .. } => {
+                self.wrong(format!("a slave holds {version}, which the log lacks"));
+            }
+        }
+    }
+
+    pub(super) fn front(&mut self, m: usize, event: front::Event) {
+        let mut effects = Vec::new();
+        let now = self.masters[m].shell.now;
+        self.masters[m].front.change().step(now, event, &mut effects);
+        for effect in effects {
+            match effect {
+                front::Effect::Serve { asker, deadline, command } => {
+                    self.core(m, master::Event::Request { asker, deadline, command });
+                }
+                front::Effect::Forward { id, stream, generation, command } => {
+                    if self.peers[m].dialer_up {
+                        self.peers[m].change().to.push_back(ToPeer::Request {
+                            id,
+                            stream,
+                            generation,
+                            command,
+                        });
+                    }
+                }
+                front::Effect::StreamClosed { stream } => {
+                    if self.peers[m].dialer_up {
+                        self.peers[m].change().to.push_back(ToPeer::StreamClosed { stream });
+                    }
+                }
+                front::Effect::Reply { to, reply } => self.reply(m, to, reply, false),
+                front::Effect::CloseSession { session } => {
+                    if let Some(c) = self.client_of(m, session) {
+                        self.session_lost(c, true);
+                    }
+                    self.front(m, front::Event::SessionClosed { session });
+                }
+            }
+        }
+    }
+
+    pub(super) fn watch(&mut self, m: usize, event: takeover::Event) -> bool {
+        let mut effects = Vec::new();
+        let now = self.masters[m].shell.now;
+        self.masters[m].watcher.change().step(now, event, &mut effects);
+        let mut fences = false;
+        for effect in effects {
+            match effect {
+                takeover::Effect::WaitForLock => self.masters[m].shell.change().waits_for_lock = true,
+                takeover::Effect::Fence => fences = true,
+                takeover::Effect::AskHandover { forced } => {
+                    let slaves = (0..self.slaves.len()).filter(|s| self.links[m][*s].master_up).collect();
+                    if self.peers[m].dialer_up {
+                        let request = ToPeer::HandoverRequest { slaves, forced };
+                        self.peers[m].change().to.push_back(request);
+                    }
+                }
+                takeover::Effect::GrantHandover => self.begin_yield(m),
+                takeover::Effect::RefuseHandover(_) => self.refuse_handover(m),
+            }
+        }
+        fences
+    }
+
+    pub(super) fn log_write(&mut self, m: usize) {
+        let queue = std::mem::take(&mut self.masters[m].shell.change().queue);
+        for queued in queue {
+            let place = self.disk.log.len() + 1;
+            let Role::Reigning { epoch, .. } = &mut self.masters[m].shell.change().role else {
+                unreachable!("only a reign has a log");
+            };
+            let (record, done) = match queued {
+                Queued::Change(write, change) => {
+                    let version = Version::new(epoch.0, place as u64);
+                    (Record { version, change: Some(change) }, InGroup::Change(write, place))
+                }
+                Queued::Epoch { above } => {
+                    if above >= *epoch {
+                        *epoch = above.next();
+                    }
+                    (
+                        Record { version: Version::new(epoch.0, place as u64), change: None },
+                        InGroup::Epoch(place),
+                    )
+                }
+            };
+            self.append(m, record);
+            self.masters[m].shell.change().group.push(done);
+        }
+        if self.bug(Bug::WrittenBeforeSync) {
+            let group = std::mem::take(&mut self.masters[m].shell.change().group);
+            self.group_done(m, &group);
+        } else if self.bug(Bug::AnnouncedBeforeEpoch) {
+            let group = self.masters[m].shell.group.clone();
+            if let [InGroup::Epoch(_)] = group[..] {
+                self.masters[m].shell.change().group.clear();
+                self.group_done(m, &group);
+            }
+        }
+    }
+
+    pub(super) fn append(&mut self, m: usize, record: Record) {
+        let version = record.version;
+        self.tell(|| format!("{version} {:?}", record.change));
+        if !self.may_serve(m) {
+            self.wrong(format!("master {m} writes to the log without the lock"));
+        }
+        let last = self.disk.log.last().map(|record| record.version).unwrap_or_default();
+        if record.change.is_none() && version.epoch <= last.epoch {
+            self.wrong(format!("epoch {} begins behind epoch {}", version.epoch, last.epoch));
+        }
+        if version.epoch < last.epoch {
+            self.wrong(format!("{version} stands behind {last}"));
+        }
+        if let Some(Change::Put(pairs)) = &record.change {
+            let value = &pairs[0].1;
+            if self.place_of(|old| value_in(old, &key()) == Some(Some(value.clone())), 0).is_some() {
+                self.wrong(format!("{value:?} is executed twice"));
+            }
+            self.executed(value);
+        }
+        self.disk.change().log.push(record);
+    }
+
+    /// A write is executed now: nothing that its session asked for later may have been answered before.
+    pub(super) fn executed(&mut self, value: &Bytes) {
+        let all: Vec<(usize, usize)> = (0..self.clients.all.len())
+            .flat_map(|c| (0..self.clients.all[c].requests.len()).map(move |index| (c, index)))
+            .collect();
+        for (c, index) in all {
+            if value_of(c, index) != *value {
+                continue;
+            }
+            let Request { overtaken, progress, .. } = self.clients.all[c].requests[index];
+            if overtaken {
+                self.wrong(format!("{value:?} is executed behind what its session asked for later"));
+            }
+            if progress == Progress::NotExecuted {
+                self.wrong(format!("{value:?} was answered 'not executed' and is executed"));
+            }
+        }
+    }
+
+    pub(super) fn log_sync(&mut self, m: usize) {
+        let group = std::mem::take(&mut self.masters[m].shell.change().group);
+        let (InGroup::Change(_, first) | InGroup::Epoch(first)) = group[0];
+        let disk = self.disk.change();
+        // What another process has written may be clean in memory and not on disk: its sync may have failed.
+        if first <= disk.synced + 1 {
+            disk.synced = disk.log.len();
+        }
+        self.group_done(m, &group);
+    }
+
+    pub(super) fn group_done(&mut self, m: usize, group: &[InGroup]) {
+        for done in group {
+            match *done {
+                InGroup::Change(write, place) => {
+                    let version = self.disk.log[place - 1].version;
+                    let place = Place { offset: place as u64, bytes: 1 };
+                    self.core(m, master::Event::Written { write, version, place });
+                }
+                InGroup::Epoch(place) => self.epoch_written(m, self.disk.log[place - 1].version),
+            }
+        }
+    }
+
+    pub(super) fn epoch_written(&mut self, m: usize, version: Version) {
+        self.disk.change().lock_epoch = version.epoch;
+        let shell = self.masters[m].shell.change();
+        shell.known_epoch = shell.known_epoch.max(version.epoch);
+        if self.masters[m].phase() == Some(Phase::Opening) {
+            self.masters[m].set_phase(Phase::Announcing);
+            self.core(m, master::Event::ReignBegan { version });
+            for s in 0..self.slaves.len() {
+                self.announce(m, s);
+            }
+        } else {
+            self.core(m, master::Event::ReignRaised { version });
+            for s in 0..self.slaves.len() {
+                self.slave_ended(m, s);
+            }
+        }
+    }
+
+    pub(super) fn log_read(&mut self, m: usize) {
+        let (read, place, version, key) = self.masters[m].shell.change().log_reads.remove(0);
+        let record = &self.disk.log[usize::try_from(place.offset).unwrap() - 1];
+        assert_eq!(record.version, version, "the place of a read names another version");
+        let value = value_in(record, &key).flatten().expect("the place of a read names another key");
+        self.core(m, master::Event::LogRead { read, result: Ok(value) });
+    }
+
+    pub(super) fn replay(&mut self, m: usize) {
+        let node = &mut self.masters[m];
+        let from = node.shell.replayed;
+        for (index, record) in self.disk.log.iter().enumerate().skip(from) {
+            let place = Place { offset: index as u64 + 1, bytes: 1 };
+            match &record.change {
+                Some(Change::Put(pairs)) => {
+                    pairs.iter().for_each(|(key, _)| {
+                        node.core.change().replay_put(key, record.version, place);
+                    });
+                }
+                Some(Change::Delete(keys)) => {
+                    keys.iter().for_each(|key| node.core.change().replay_delete(key));
+                }
+                None => {}
+            }
+        }
+        let shell = node.shell.change();
+        shell.replayed = self.disk.log.len();
+        let last = self.disk.log.last().map(|record| record.version.epoch).unwrap_or_default();
+        shell.known_epoch = shell.known_epoch.max(last);
+    }
+
+    pub(super) fn look(&mut self, m: usize) {
+        match self.disk.lock {
+            Some(_) => {
+                self.watch(m, takeover::Event::Looked(Seen::Held { beat: Some(1) }));
+            }
+            None => {
+                let until = self.masters[m].shell.now.plus(1100);
+                while self.masters[m].shell.now < until && !self.masters[m].shell.waits_for_lock {
+                    self.watch(m, takeover::Event::Looked(Seen::Free));
+                    let shell = self.masters[m].shell.change();
+                    shell.now = shell.now.plus(100);
+                }
+            }
+        }
+    }
+
+    pub(super) fn win_lock(&mut self, m: usize) {
+        self.disk.change().lock = Some(m);
+        let shell = self.masters[m].shell.change();
+        shell.waits_for_lock = false;
+        shell.role = Role::Recovering;
+        self.watch(m, takeover::Event::LockWon);
+    }
+
+    pub(super) fn recover(&mut self, m: usize) {
+        if !self.bug(Bug::TailNotRead) {
+            self.replay(m);
+        }
+        if !self.bug(Bug::RecoveredWithoutSync) {
+            let disk = self.disk.change();
+            disk.synced = disk.log.len();
+        }
+        let last = self.disk.log.last().map(|record| record.version.epoch).unwrap_or_default();
+        let shell = self.masters[m].shell.change();
+        let seen = shell.known_epoch.max(last).max(self.disk.lock_epoch);
+        let epoch =
+            if self.setup.bug == Some(Bug::EpochNotRaised) { seen.max(Epoch(1)) } else { seen.next() };
+        shell.role = Role::Reigning { epoch, phase: Phase::Opening };
+        shell.queue.push_back(Queued::Epoch { above: Epoch::default() });
+    }
+
+    pub(super) fn serve(&mut self, m: usize) {
+        self.masters[m].set_phase(Phase::Serving);
+        self.tell(|| format!("master {m} serves"));
+        self.front(m, front::Event::ServingBegan);
+        self.watch(m, takeover::Event::ReignBegan);
+        self.tell_state(m);
+    }
+
+    /// The other master stands still: its beat does, while our own clock runs.
+    pub(super) fn suspect(&mut self, m: usize) {
+        let looks = (0..60).any(|_| {
+            let shell = self.masters[m].shell.change();
+            shell.now = shell.now.plus(25);
+            self.watch(m, takeover::Event::Looked(Seen::Held { beat: Some(7) }))
+        });
+        if !looks {
+            self.wrong("a holder that stands still is not fenced".to_owned());
+        } else if self.bug(Bug::FenceWithoutKill) {
+            self.disk.change().lock = None;
+        } else {
+            self.tell(|| format!("master {} is fenced", 1 - m));
+            self.crash(1 - m);
+        }
+    }
+
+    pub(super) fn begin_yield(&mut self, m: usize) {
+        if !self.masters[m].serves() {
+            self.refuse_handover(m);
+            return;
+        }
+        self.masters[m].set_phase(Phase::Yielding);
+        if !self.bug(Bug::YieldedWithoutHolding) {
+            self.front(m, front::Event::HoldingBegan);
+        }
+    }
+
+    pub(super) fn refuse_handover(&mut self, m: usize) {
+        if self.peers[1 - m].other_up {
+            self.peers[1 - m].change().from.push_back(FromPeer::HandoverRefused);
+        }
+    }
+
+    pub(super) fn abort_yield(&mut self, m: usize) {
+        self.masters[m].set_phase(Phase::Serving);
+        self.refuse_handover(m);
+        self.front(m, front::Event::ServingBegan);
+    }
+
+    pub(super) fn close(&mut self, m: usize) {
+        let bug = self.bug(Bug::YieldedInFlight);
+        let disk = self.disk.change();
+        disk.lock = None;
+        if !bug {
+            disk.synced = disk.log.len();
+        }
+        if self.masters[m].core.in_flight() == 0 {
+            self.core(m, master::Event::ReignEnded);
+        } else if !bug {
+            self.wrong("a reign ends with requests in flight".to_owned());
+        } else {
+            // It goes on answering what it had.
+            return;
+        }
+        for s in 0..self.slaves.len() {
+            self.links[m][s].change().slot = None;
+        }
+        let end = self.disk.log.len();
+        let shell = self.masters[m].shell.change();
+        shell.role = Role::Standby;
+        shell.replayed = end;
+        shell.caught_up = false;
+        self.tell(|| format!("master {m} is a standby"));
+        self.watch(m, takeover::Event::ReignEnded);
+        self.front(m, front::Event::StandbyBegan);
+        self.tell_state(m);
+    }
+
+    pub(super) fn crash(&mut self, m: usize) {
+        self.masters[m] = Node::new(m, Life::Down);
+        if self.disk.lock == Some(m) {
+            self.disk.change().lock = None;
+        }
+        for s in 0..self.slaves.len() {
+            if self.links[m][s].master_up {
+                self.master_side_ends(m, s);
+            }
+        }
+        for c in 0..self.clients.all.len() {
+            if self.clients.all[c].at == Some(m) {
+                self.session_lost(c, false);
+            }
+        }
+        if self.peers[m].dialer_up {
+            let link = self.peers[m].change();
+            link.dialer_up = false;
+            link.from.clear();
+        }
+        if self.peers[1 - m].other_up {
+            let link = self.peers[1 - m].change();
+            link.other_up = false;
+            link.to.clear();
+            link.streams.clear();
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! The world that is searched: two masters of real machines, slaves, one log, one lock, clients, and all that may
+//! happen next.
+//!
+//! Owns what is not a machine, as small as it can be: links as queues, the log as a list with a synced prefix, the lock
+//! as a name, the shell's duties as `actors/` performs them. Never decides what a machine should do.
+
+mod actions;
+mod checks;
+mod clients;
+mod masters;
+mod peers;
+mod slaves;
+
+use crate::explore::Model;
+use crate::part::{digest_of, Digest, Part};
+use crate::setup::{Bug, Faults, Setup, Wish};
+use actions::Action;
+use bytes::Bytes;
+use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::ids::{Epoch, LinkId, Millis, RequestId, SessionId, SlaveId, Version};
+use dsm_protocol::machine::front::{self, Front, Kind};
+use dsm_protocol::machine::master::{self, Asker, Change, Master, ReadId, Slot, WriteId};
+use dsm_protocol::machine::slave::{self, Slave};
+use dsm_protocol::machine::takeover::{self, Seen, Takeover};
+use dsm_protocol::record::Place;
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::rc::Rc;
+
+/// No request of the world waits long enough to be given up by a machine.
+const DEADLINE: Millis = Millis(u64::MAX / 2);
+
+/// Sessions from here on are those of the other master's clients.
+const FORWARDED: u64 = 1000;
+
+/// How often time passes for requests that are held, in one run: each try is forwarded under numbers of its own.
+const FRONT_TICKS_MAX: u8 = 3;
+
+/// More steps than any world needs to come to rest.
+const SETTLE_STEPS_MAX: usize = 2000;
+
+/// The most lines that are told of the way to rest.
+const TOLD_MAX: usize = 80;
+
+/// Every how many states the way to rest is tried (all quiet ones are looked at in any case).
+const SETTLE_EVERY: Digest = 64;
+
+#[derive(Clone, Debug)]
+enum ToSlave {
+    Announce(Epoch),
+    Write { version: Version, key: Bytes, value: Bytes },
+    Read { tag: u64, version: Version, key: Bytes },
+    Drop { version: Version, key: Bytes },
+    HoldingsNext,
+}
+
+/// One life after the other of the link between a master and a slave.
+#[derive(Clone, Debug, Default)]
+struct Link {
+    id: LinkId,
+    master_up: bool,
+    slave_up: bool,
+    slot: Option<Slot>,
+    to_slave: VecDeque<ToSlave>,
+    to_master: VecDeque<slave::Effect>,
+}
+
+#[derive(Clone, Debug)]
+enum ToPeer {
+    Request { id: RequestId, stream: u64, generation: u32, command: Command },
+    StreamClosed { stream: u64 },
+    HandoverRequest { slaves: Vec<usize>, forced: bool },
+}
+
+#[derive(Clone, Debug)]
+enum FromPeer {
+    State { active: bool, epoch: Epoch },
+    Response { id: RequestId, reply: Reply },
+    HandoverRefused,
+}
+
+/// The link that one master has dialed to the other.
+#[derive(Clone, Debug, Default)]
+struct PeerLink {
+    generation: u64,
+    dialer_up: bool,
+    other_up: bool,
+    to: VecDeque<ToPeer>,
+    from: VecDeque<FromPeer>,
+    /// Streams that the other side knows.
+    streams: BTreeSet<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Down,
+    Running,
+    Paused,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Opening,
+    Announcing,
+    Serving,
+    Yielding,
+    Closing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Standby,
+    Recovering,
+    Reigning { epoch: Epoch, phase: Phase },
+}
+
+#[derive(Clone, Debug)]
+enum Queued {
+    Change(WriteId, Change),
+    Epoch { above: Epoch },
+}
+
+/// What is on its way to the disk: written, and not yet known to be synced.
+#[derive(Clone, Debug)]
+enum InGroup {
+    Change(WriteId, usize),
+    Epoch(usize),
+}
+
+/// What a master has beside its machines.
+#[derive(Clone, Debug)]
+struct Shell {
+    life: Life,
+    role: Role,
+    now: Millis,
+    known_epoch: Epoch,
+    replayed: usize,
+    caught_up: bool,
+    waits_for_lock: bool,
+    queue: VecDeque<Queued>,
+    group: Vec<InGroup>,
+    log_reads: Vec<(ReadId, Place, Version, Bytes)>,
+}
+
+#[derive(Clone)]
+struct Node {
+    core: Part<Master>,
+    front: Part<Front>,
+    watcher: Part<Takeover>,
+    shell: Part<Shell>,
+}
+
+#[derive(Clone, Debug)]
+struct Record {
+    version: Version,
+    change: Option<Change>,
+}
+
+/// The disk that the masters share.
+#[derive(Clone, Debug, Default)]
+struct Disk {
+    log: Vec<Record>,
+    synced: usize,
+    lock: Option<usize>,
+    lock_epoch: Epoch,
+}
+
+#[derive(Clone, Debug)]
+struct SlaveNode {
+    up: bool,
+    machine: Slave,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Waiting,
+    Asked,
+    Answered,
+    NotExecuted,
+    Unknown,
+}
+
+/// Something that a client asks for.
+#[derive(Clone, Debug)]
+struct Request {
+    progress: Progress,
+    /// The highest place in the log that anybody had heard of when this was first asked.
+    floor: Option<usize>,
+    /// Whether a later request of the same session was answered while this one was not.
+    overtaken: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Client {
+    /// Where its session is.
+    at: Option<usize>,
+    /// Counts sessions.
+    session: u64,
+    requests: Vec<Request>,
+}
+
+/// The clients, and what the world has heard from them.
+#[derive(Clone, Debug)]
+struct Clients {
+    all: Vec<Client>,
+    /// The highest place in the log that an answer has shown.
+    floor: usize,
+    /// The places of acknowledged writes.
+    acknowledged: BTreeSet<usize>,
+}
+
+#[derive(Clone)]
+pub(crate) struct World {
+    setup: Rc<Setup>,
+    masters: [Node; 2],
+    slaves: Vec<Part<SlaveNode>>,
+    links: [Vec<Part<Link>>; 2],
+    peers: [Part<PeerLink>; 2],
+    disk: Part<Disk>,
+    clients: Part<Clients>,
+    spent: Faults,
+    front_ticks: u8,
+    violation: Option<String>,
+    told: Option<Vec<String>>,
+}
+
+fn key() -> Bytes {
+    Bytes::from_static(b"k")
+}
+
+fn slave_id(s: usize) -> SlaveId {
+    SlaveId::new(format!("slave-{s}")).unwrap()
+}
+
+fn value_of(c: usize, index: usize) -> Bytes {
+    Bytes::from(format!("value-{c}-{index}"))
+}
+
+impl Node {
+    fn new(m: usize, life: Life) -> Node {
+        let config = takeover::Config { preferred: m == 0, failback: false, ..takeover::Config::default() };
+        Node {
+            core: Part::new(Master::new(master::Config::default())),
+            front: Part::new(Front::new(front::Config::default())),
+            watcher: Part::new(Takeover::new(config, Millis(0))),
+            shell: Part::new(Shell {
+                life,
+                role: Role::Standby,
+                now: Millis(0),
+                known_epoch: Epoch::default(),
+                replayed: 0,
+                caught_up: false,
+                waits_for_lock: false,
+                queue: VecDeque::new(),
+                group: Vec::new(),
+                log_reads: Vec::new(),
+            }),
+        }
+    }
+
+    fn runs(&self) -> bool {
+        self.shell.life == Life::Running
+    }
+
+    fn phase(&self) -> Option<Phase> {
+        match self.shell.role {
+            Role::Reigning { phase, .. } => Some(phase),
+            Role::Standby | Role::Recovering => None,
+        }
+    }
+
+    fn serves(&self) -> bool {
+        self.phase() == Some(Phase::Serving)
+    }
+
+    fn is_announced(&self) -> bool {
+        matches!(self.phase(), Some(Phase::Announcing | Phase::Serving | Phase::Yielding))
+    }
+
+    fn set_phase(&mut self, to: Phase) {
+        if let Role::Reigning { phase, .. } = &mut self.shell.change().role {
+            *phase = to;
+        }
+    }
+}
+
+impl World {
+    /// A cluster at rest: master 0 serves, all slaves are active, master 1 waits for the lock.
+    pub(crate) fn new(setup: Setup) -> World {
+        let slaves = setup.slaves;
+        let client = |plan: &crate::setup::Plan| Client {
+            at: None,
+            session: 0,
+            requests: vec![
+                Request { progress: Progress::Waiting, floor: None, overtaken: false };
+                plan.wishes.len()
+            ],
+        };
+        let clients = setup.clients.iter().map(client).collect();
+        let link = || Part::new(Link::default());
+        let mut world = World {
+            masters: [Node::new(0, Life::Running), Node::new(1, Life::Down)],
+            slaves: (0..slaves)
+                .map(|_| Part::new(SlaveNode { up: true, machine: Slave::new(None, 1) }))
+                .collect(),
+            links: [(0..slaves).map(|_| link()).collect(), (0..slaves).map(|_| link()).collect()],
+            peers: [Part::new(PeerLink::default()), Part::new(PeerLink::default())],
+            disk: Part::new(Disk::default()),
+            clients: Part::new(Clients { all: clients, floor: 0, acknowledged: BTreeSet::new() }),
+            spent: Faults::default(),
+            front_ticks: 0,
+            violation: None,
+            told: None,
+            setup: Rc::new(Setup { clients: Vec::new(), bug: None, ..setup.clone() }),
+        };
+        // Nobody asks for anything before the cluster stands.
+        world.settle(true);
+        assert_eq!(world.violation, None);
+        assert!(world.masters[0].serves() && world.masters[1].shell.waits_for_lock);
+        world.setup = Rc::new(setup);
+        world
+    }
+
+    fn bug(&self, bug: Bug) -> bool {
+        self.setup.bug == Some(bug)
+    }
+
+    fn wrong(&mut self, what: String) {
+        self.tell(|| format!("WRONG: {what}"));
+        self.violation.get_or_insert(what);
+    }
+
+    fn tell(&mut self, line: impl FnOnce() -> String) {
+        if let Some(told) = &mut self.told {
+            told.push(line());
+        }
+    }
+}
+
+/// What a record makes of a key: `None` when nothing, `Some(None)` when it deletes it.
+fn value_in(record: &Record, key: &Bytes) -> Option<Option<Bytes>> {
+    match record.change.as_ref()? {
+        Change::Put(pairs) => {
+            pairs.iter().rev().find(|(k, _)| k == key).map(|(_, value)| Some(value.clone()))
+        }
+        Change::Delete(keys) => keys.contains(key).then_some(None),
+    }
+}
+
+impl Model for World {
+    type Action = Action;
+
+    fn actions(&self) -> Vec<Action> {
+        let mut all = self.progress_actions();
+        self.fault_actions(&mut all);
+        all
+    }
+
+    fn act(&mut self, action: Action) {
+        self.perform(action);
+    }
+
+    fn violation(&self) -> Option<String> {
+        self.violation.clone()
+    }
+
+    fn inspect(&self, digest: Digest) -> (bool, Option<String>) {
+        let quiet = self.progress_actions().is_empty();
+        // What a neglected duty comes to is looked for where nothing depends on digests.
+        let sampled = self.setup.bug.is_none() && digest.is_multiple_of(SETTLE_EVERY);
+        let look = quiet || sampled;
+        (quiet, if look { self.heals() } else { None })
+    }
+
+    fn digest(&self, text: &mut String) -> Digest {
+        let mut all: Vec<Digest> = Vec::with_capacity(32);
+        for node in &self.masters {
+            all.push(node.core.digest(text));
+            all.push(node.front.digest(text));
+            all.push(node.watcher.digest(text));
+            all.push(node.shell.digest(text));
+        }
+        all.extend(self.slaves.iter().map(|slave| slave.digest(text)));
+        all.extend(self.links.iter().flatten().map(|link| link.digest(text)));
+        all.extend(self.peers.iter().map(|link| link.digest(text)));
+        all.push(self.disk.digest(text));
+        all.push(self.clients.digest(text));
+        digest_of(&(all, self.spent, self.front_ticks))
+    }
+
+    fn narrate(&mut self) {
+        self.told = Some(Vec::new());
+    }
+
+    fn told(&mut self) -> Vec<String> {
+        self.told.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+}

@@ -1,0 +1,83 @@
+//! The links between the masters: who serves, forwarded requests, handovers.
+
+use super::*;
+
+impl World {
+    pub(super) fn dial(&mut self, m: usize) {
+        let other = &self.masters[1 - m];
+        let state = FromPeer::State { active: other.serves(), epoch: other.shell.known_epoch };
+        let link = self.peers[m].change();
+        let generation = link.generation + 1;
+        *link = PeerLink { generation, dialer_up: true, other_up: true, ..PeerLink::default() };
+        link.from.push_back(state);
+    }
+
+    pub(super) fn tell_state(&mut self, m: usize) {
+        if self.peers[1 - m].other_up {
+            let node = &self.masters[m];
+            let state = FromPeer::State { active: node.serves(), epoch: node.shell.known_epoch };
+            self.peers[1 - m].change().from.push_back(state);
+        }
+    }
+
+    /// Master `m` takes in what came over the link that it has dialed.
+    pub(super) fn peer_answers(&mut self, m: usize) {
+        let link = self.peers[m].change();
+        let Some(message) = link.from.pop_front() else {
+            link.dialer_up = false;
+            link.to.clear();
+            self.front(m, front::Event::PeerDown);
+            self.watch(m, takeover::Event::Peer { active: None });
+            return;
+        };
+        self.tell(|| format!("{message:?}"));
+        match message {
+            FromPeer::State { active, epoch } => {
+                self.heard_of_epoch(m, epoch);
+                let believed = active && !self.masters[m].serves();
+                self.front(m, front::Event::PeerState { active: believed });
+                self.watch(m, takeover::Event::Peer { active: Some(active) });
+            }
+            FromPeer::Response { id, reply } => self.front(m, front::Event::Response { id, reply }),
+            FromPeer::HandoverRefused => {
+                self.watch(m, takeover::Event::HandoverRefused);
+            }
+        }
+    }
+
+    /// The other master takes in what `m` sent over the link that it has dialed.
+    pub(super) fn peer_asks(&mut self, m: usize) {
+        let link = self.peers[m].change();
+        let generation = link.generation;
+        let session = |stream: u64| SessionId(generation * FORWARDED + stream);
+        let Some(message) = link.to.pop_front() else {
+            link.other_up = false;
+            link.from.clear();
+            for stream in std::mem::take(&mut link.streams) {
+                self.front(1 - m, front::Event::SessionClosed { session: session(stream) });
+            }
+            if self.masters[1 - m].phase() == Some(Phase::Yielding) {
+                self.abort_yield(1 - m);
+            }
+            return;
+        };
+        self.tell(|| format!("{message:?}"));
+        match message {
+            ToPeer::Request { id, stream, generation, command } => {
+                self.peers[m].change().streams.insert(stream);
+                let asker = Asker { session: session(stream), tag: id.0 };
+                let kind = Kind::Forwarded { generation };
+                self.front(1 - m, front::Event::Request { asker, kind, deadline: DEADLINE, command });
+            }
+            ToPeer::StreamClosed { stream } => {
+                self.peers[m].change().streams.remove(&stream);
+                self.front(1 - m, front::Event::SessionClosed { session: session(stream) });
+            }
+            ToPeer::HandoverRequest { slaves, forced } => {
+                let active = (0..self.slaves.len()).filter(|s| self.links[1 - m][*s].slot.is_some());
+                let ready = active.into_iter().all(|s| slaves.contains(&s));
+                self.watch(1 - m, takeover::Event::HandoverRequested { ready, forced });
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The links between masters and slaves, and what arrives over them.
+
+use super::*;
+
+impl World {
+    pub(super) fn slave_of(&self, m: usize, link: LinkId) -> usize {
+        self.links[m].iter().position(|l| l.id == link).expect("the machine names a link that it was told of")
+    }
+
+    pub(super) fn send_to_slave(&mut self, m: usize, slot: Slot, message: ToSlave) {
+        let Some(s) = self.links[m].iter().position(|link| link.slot == Some(slot)) else {
+            self.wrong(format!("master {m} sends to {slot:?}, where nobody is"));
+            return;
+        };
+        if self.links[m][s].slave_up {
+            self.links[m][s].change().to_slave.push_back(message);
+        }
+    }
+
+    pub(super) fn connect(&mut self, m: usize, s: usize) {
+        if self.links[m][s].master_up {
+            self.slave_ended(m, s);
+        }
+        let epoch = self.slaves[s].machine.epoch();
+        let link = self.links[m][s].change();
+        let id = LinkId(link.id.0.max((10 * m + s) as u64) + 100);
+        *link = Link { id, master_up: true, slave_up: true, ..Link::default() };
+        self.slaves[s].change().machine.step(slave::Event::LinkUp { link: id }, &mut Vec::new());
+        self.heard_of_epoch(m, epoch);
+        if self.masters[m].is_announced() {
+            self.announce(m, s);
+        }
+    }
+
+    pub(super) fn announce(&mut self, m: usize, s: usize) {
+        let Role::Reigning { epoch, .. } = self.masters[m].shell.role else { return };
+        let durable = self.disk.log[..self.disk.synced]
+            .iter()
+            .any(|record| record.change.is_none() && record.version.epoch == epoch);
+        if !durable {
+            self.wrong(format!("epoch {epoch} is announced before it is durable"));
+        }
+        if self.links[m][s].master_up && self.links[m][s].slave_up {
+            self.links[m][s].change().to_slave.push_back(ToSlave::Announce(epoch));
+        }
+    }
+
+    pub(super) fn heard_of_epoch(&mut self, m: usize, heard: Epoch) {
+        let shell = self.masters[m].shell.change();
+        shell.known_epoch = shell.known_epoch.max(heard);
+        if let Role::Reigning { epoch, .. } = shell.role {
+            if heard > epoch {
+                shell.queue.push_back(Queued::Epoch { above: heard });
+            }
+        }
+    }
+
+    /// The master removes a slave. What was sent to it may still arrive there.
+    pub(super) fn slave_ended(&mut self, m: usize, s: usize) {
+        if !self.links[m][s].master_up {
+            return;
+        }
+        let (link, slot) = (self.links[m][s].id, self.links[m][s].slot);
+        self.master_side_ends(m, s);
+        if slot.is_some() && !self.bug(Bug::LostSlaveKept) {
+            self.tell(|| format!("slave {s} is removed at master {m}"));
+            self.core(m, master::Event::SlaveLost { link });
+        }
+    }
+
+    pub(super) fn master_side_ends(&mut self, m: usize, s: usize) {
+        let link = self.links[m][s].change();
+        link.master_up = false;
+        link.slot = None;
+        link.to_master.clear();
+        self.end_if_drained(m, s);
+    }
+
+    /// A slave sees the end of a link behind the last message of it.
+    pub(super) fn end_if_drained(&mut self, m: usize, s: usize) {
+        let link = &self.links[m][s];
+        if !link.master_up && link.slave_up && link.to_slave.is_empty() {
+            let id = link.id;
+            self.links[m][s].change().slave_up = false;
+            self.slaves[s].change().machine.step(slave::Event::LinkDown { link: id }, &mut Vec::new());
+        }
+    }
+
+    pub(super) fn slave_takes(&mut self, m: usize, s: usize) {
+        let link = self.links[m][s].change();
+        let id = link.id;
+        let message = link.to_slave.pop_front().unwrap();
+        self.tell(|| format!("{message:?}"));
+        let event = match message {
+            ToSlave::Announce(epoch) => slave::Event::Announced { link: id, epoch },
+            ToSlave::Write { version, key, value } => slave::Event::Write { link: id, version, key, value },
+            ToSlave::Read { tag, version, key } => slave::Event::Read { link: id, tag, version, key },
+            ToSlave::Drop { version, key } => slave::Event::Drop { link: id, version, key },
+            ToSlave::HoldingsNext => slave::Event::HoldingsNext { link: id },
+        };
+        let mut effects = Vec::new();
+        let machine = &mut self.slaves[s].change().machine;
+        machine.step(event, &mut effects);
+        machine.step(slave::Event::BatchEnded { link: id }, &mut effects);
+        if self.links[m][s].master_up {
+            self.links[m][s].change().to_master.extend(effects);
+        } else {
+            self.end_if_drained(m, s);
+        }
+    }
+
+    pub(super) fn master_takes(&mut self, m: usize, s: usize) {
+        let link = self.links[m][s].change();
+        let (id, slot) = (link.id, link.slot);
+        let Some(message) = link.to_master.pop_front() else {
+            self.slave_ended(m, s);
+            return;
+        };
+        self.tell(|| format!("{message:?}"));
+        let event = match (message, slot) {
+            (slave::Effect::Enlisted { epoch, room_bytes, .. }, None) => {
+                let ours =
+                    matches!(self.masters[m].shell.role, Role::Reigning { epoch: e, .. } if e == epoch);
+                if !ours || !self.masters[m].is_announced() {
+                    return;
+                }
+                master::Event::SlaveJoined { id: slave_id(s), link: id, room_bytes }
+            }
+            (slave::Effect::Outdated { epoch, .. }, _) => {
+                self.heard_of_epoch(m, epoch);
+                return;
+            }
+            (slave::Effect::Ack { through, room_bytes, .. }, Some(slot)) => {
+                master::Event::Acked { slot, link: id, through, room_bytes }
+            }
+            (slave::Effect::Full { number, .. }, Some(slot)) => {
+                master::Event::Full { slot, link: id, number }
+            }
+            (slave::Effect::Value { tag, version, value, .. }, Some(slot)) => {
+                master::Event::Value { slot, link: id, read: ReadId::from_tag(tag), version, value }
+            }
+            (slave::Effect::Missing { tag, .. }, Some(slot)) => {
+                master::Event::Missing { slot, link: id, read: ReadId::from_tag(tag) }
+            }
+            (slave::Effect::Holdings { entries, last, .. }, Some(slot)) => {
+                let entries = if self.bug(Bug::ReportIgnored) { Vec::new() } else { entries };
+                master::Event::Holdings { slot, link: id, entries, last }
+            }
+            // What a slave said to a reign that has ended since.
+            (
+                slave::Effect::Enlisted { .. }
+                | slave::Effect::Ack { .. }
+                | slave::Effect::Full { .. }
+                | slave::Effect::Value { .. }
+                | slave::Effect::Missing { .. }
+                | slave::Effect::Holdings { .. },
+                _,
+            ) => return,
+        };
+        self.core(m, event);
+    }
+
+    /// What slave `s` holds of the key.
+    pub(super) fn held(&self, s: usize) -> Option<(Version, Bytes)> {
+        let mut machine = self.slaves[s].machine.clone();
+        let link = LinkId(u64::MAX);
+        let epoch = machine.epoch();
+        let mut effects = Vec::new();
+        machine.step(slave::Event::LinkUp { link }, &mut effects);
+        machine.step(slave::Event::Announced { link, epoch }, &mut effects);
+        machine
+            .step(slave::Event::Read { link, tag: 0, version: Version::default(), key: key() }, &mut effects);
+        match effects.pop() {
+            Some(slave::Effect::Value { version, value, .. }) => Some((version, value)),
+            Some(slave::Effect::Missing { held: None, .. }) => None,
+            other => panic!("{other:?}"),
+        }
+    }
+}
