@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// A drawn plot.
 #[derive(Clone, Debug)]
+#[allow(dead_code)]
 pub(crate) struct Plot {
     /// What it shows, in a line.
     pub title: String,
