@@ -1,6 +1,6 @@
 # make verify writes nothing and is what CI runs; make fix rewrites.
 
-.PHONY: verify fix format lint doc test cluster demo
+.PHONY: verify fix format lint doc test cluster demo bench
 
 verify: format lint doc test
 
@@ -25,3 +25,6 @@ cluster:
 
 demo:
 	examples/failover.sh
+
+bench:
+	cargo run --release --bin dsm-test-harness -- --slaves 5 --clients 18 --think 0 --check

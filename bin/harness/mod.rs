@@ -45,8 +45,6 @@ use run::Setting;
 use rustix::process::Resource;
 use std::ffi::OsString;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
 use stop::Stop;
 
 /// How long a point of a grid takes beside warm-up and measurement, roughly: start, first values, last reading, end.
@@ -66,8 +64,7 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
     // Now, and not after an hour.
     std::fs::create_dir_all(&options.output)
         .with_context(|| format!("cannot make {}", options.output.display()))?;
-    let stopping = Arc::new(AtomicBool::new(false));
-    let stop = Stop::on_signals(vec![Arc::clone(&stopping)])?;
+    let stop = Stop::on_signals()?;
     let mut progress = Progress::new(options.quiet);
     let single = options.sweep.is_empty() && !options.placement_experiment;
     let mut sweep = SweepRecord { format: FORMAT, ..SweepRecord::default() };
@@ -81,7 +78,7 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
             if !single {
                 progress.label(format!("{}/{} ", number + 1, points.len()));
             }
-            let record = match one(options, point, &stop, &stopping, &mut progress) {
+            let record = match one(options, point, &stop, &mut progress) {
                 Ok(Some(record)) => record,
                 Ok(None) => break,
                 Err(error) if single => return Err(error),
@@ -101,7 +98,7 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
         progress.label(String::new());
     }
     if wants_placement(options) && !stop.is_set() {
-        sweep.placement = placement::experiment(options, seed, &stop, &stopping, &mut progress)?;
+        sweep.placement = placement::experiment(options, seed, &stop, &mut progress)?;
         if !options.quiet {
             println!("{}", placement::table(&sweep.placement));
         }
@@ -158,7 +155,6 @@ fn one(
     options: &Options,
     settings: &Settings,
     stop: &Stop,
-    stopping: &Arc<AtomicBool>,
     progress: &mut Progress,
 ) -> anyhow::Result<Option<RunRecord>> {
     let settings = settings.clone();
@@ -172,7 +168,7 @@ fn one(
         };
     }
     progress.say(&format!("starting a primary, a backup and {} slaves", settings.slaves));
-    let Some(mut cluster) = start(options, &settings, stopping)? else { return Ok(None) };
+    let Some(mut cluster) = start(options, &settings, stop)? else { return Ok(None) };
     if cluster.is_in_memory() && settings.fsync == "always" {
         progress.warn(
             "the log lies in memory (tmpfs), where a sync costs nothing: --data DIR chooses another place",
@@ -190,29 +186,10 @@ fn one(
 }
 
 /// Starts a cluster; nothing, if that was interrupted.
-fn start(
-    options: &Options,
-    settings: &Settings,
-    stopping: &Arc<AtomicBool>,
-) -> anyhow::Result<Option<OwnCluster>> {
+fn start(options: &Options, settings: &Settings, stop: &Stop) -> anyhow::Result<Option<OwnCluster>> {
     let mut cluster = OwnCluster::prepare(settings, &options.master_flags, options.data.as_deref())?;
-    // The launcher has a flag of its own: it is told by a thread that lives as long as the start takes.
-    let (interruption, started) = (cluster.launcher().interruption(), AtomicBool::new(false));
-    let result = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !started.load(Ordering::Acquire) {
-                if stopping.load(Ordering::Acquire) {
-                    interruption.store(true, Ordering::Release);
-                    break;
-                }
-                std::thread::sleep(std::time::Duration::from_millis(10));
-            }
-        });
-        let result = cluster.launcher().start_all();
-        started.store(true, Ordering::Release);
-        result
-    });
-    match result {
+    stop.also_set(cluster.launcher().interruption());
+    match cluster.launcher().start_all() {
         Ok(()) => Ok(Some(cluster)),
         Err(LaunchError::Interrupted) => {
             cluster.stop()?;

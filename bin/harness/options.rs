@@ -230,6 +230,9 @@ impl Options {
                 "--fault needs a cluster of the harness, not --target (but for failover-request)".to_owned()
             );
         }
+        if let Some(late) = self.fault.first_after(self.duration) {
+            return Err(format!("--fault {late} would strike behind the end of --duration"));
+        }
         for point in self.points(0)? {
             self.validate_point(&point)?;
         }
@@ -359,6 +362,7 @@ mod tests {
             ("--value-bytes 100000000 --pipeline 100", "--pipeline"),
             ("--clients 10000 --pool 100", "--clients"),
             ("--fault nonsense", "nonsense"),
+            ("--duration 1s --fault kill-primary@1s", "kill-primary"),
         ] {
             let error = parse(line).unwrap_err();
             assert!(error.contains(named), "{line}: {error}");

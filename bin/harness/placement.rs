@@ -16,7 +16,6 @@ use super::{run, start};
 use rand::rngs::SmallRng;
 use rand::SeedableRng as _;
 use std::fmt::Write as _;
-use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
 /// Writes, and slaves, of the experiment.
@@ -31,14 +30,13 @@ pub(crate) fn experiment(
     options: &Options,
     seed: u64,
     stop: &Stop,
-    stopping: &Arc<AtomicBool>,
     progress: &mut Progress,
 ) -> anyhow::Result<Vec<PlacementRecord>> {
     let mut records = Vec::new();
     for placement in ["hash", "random"] {
         progress.say(&format!("placement {placement}: {WRITES} writes over {SLAVES} slaves"));
         let settings = Settings { slaves: SLAVES, placement: placement.to_owned(), ..options.settings(seed) };
-        let Some(mut cluster) = start(options, &settings, stopping)? else { break };
+        let Some(mut cluster) = start(options, &settings, stop)? else { break };
         let result = write(options, &settings, cluster.launcher().masters(), stop);
         cluster.stop()?;
         match result {
