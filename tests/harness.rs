@@ -296,7 +296,7 @@ fn a_write_that_too_few_replicas_have_is_an_error() {
 #[test]
 fn a_cluster_is_started_checked_and_removed() {
     let run = Run::new();
-    let output = run.run("-slaves 2 -clients 4 --pool 3 --think 1ms --check");
+    let output = run.run("-slaves 2 -clients 4 --pool 3 --think 1ms --check --timeout 20s");
     assert_code(&output, 0);
     let record = run.json("run.json");
     assert!(record["store"].as_str().expect("text").starts_with("dsm "), "{record}");

@@ -76,6 +76,8 @@ pub(crate) struct Shared {
     pub phases: Phases,
     /// When the measurement begins, on the dialer's clock.
     pub from_ns: u64,
+    /// Open loop: when the first request is due, whenever the threads have started.
+    start_ns: u64,
     end_ns: AtomicU64,
     interrupted: AtomicBool,
     windows: Vec<Mutex<Windows>>,
@@ -92,6 +94,7 @@ impl Shared {
     ) -> Shared {
         let windows = (0..plan.threads).map(|_| Mutex::default()).collect();
         Shared {
+            start_ns: dialer.clock.now_ns(),
             plan,
             dialer,
             ledger,
@@ -331,7 +334,6 @@ impl Client {
         let interval_ns = plan.rate.map_or(0.0, |rate| 1e9 * plan.connections as f64 / rate);
         // Spread over the first interval.
         let offset_ns = interval_ns * connection as f64 / plan.connections as f64;
-        let now_ns = shared.dialer.clock.now_ns() as f64;
         let random = SmallRng::seed_from_u64(plan.seed.wrapping_add(connection as u64));
         let (batch, flights) = (Vec::with_capacity(plan.pipeline), Vec::with_capacity(plan.pipeline));
         Client {
@@ -341,7 +343,7 @@ impl Client {
             writer: u32::try_from(connection + 1).unwrap_or(u32::MAX),
             random,
             target: 0,
-            due_ns: now_ns + offset_ns,
+            due_ns: shared.start_ns as f64 + offset_ns,
             interval_ns,
             batch,
             flights,
