@@ -1,6 +1,6 @@
 # make verify writes nothing and is what CI runs; make fix rewrites.
 
-.PHONY: verify fix format lint doc test cluster demo fuzz model
+.PHONY: verify fix format lint doc test cluster demo fuzz model bench
 
 verify: format lint doc test
 
@@ -42,3 +42,5 @@ fuzz:
 		cargo fuzz run --sanitizer none $$target fuzz/target/corpus/$$target fuzz/corpus/$$target -- \
 			-max_total_time=$(SECONDS) -max_len=2048 -timeout=20 -rss_limit_mb=1024 || exit 1; \
 	done
+bench:
+	cargo run --release --bin dsm-test-harness -- --slaves 5 --clients 18 --think 0 --check
