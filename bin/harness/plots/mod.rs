@@ -1,7 +1,7 @@
 //! Draws the plots of a sweep, each as PNG and SVG. A single run is a sweep of one.
 //!
 //! It owns which plots exist and where they lie (docs/HARNESS.md shows them); `by_count`, `over_time` and `load` say what
-//! a plot shows, `paint` puts it on pixels. It reads the record of the runs and nothing else, so that plots can be drawn
+//! a plot shows, `paint` lays it out, `raster` sets the letters of the PNGs. It reads the record of the runs and nothing else, so that plots can be drawn
 //! again from the files of a run.
 
 mod axis;
@@ -11,6 +11,7 @@ mod load;
 pub(crate) mod number;
 mod over_time;
 mod paint;
+mod raster;
 
 use std::path::{Path, PathBuf};
 

@@ -192,7 +192,8 @@ fn figure(title: &str, run: &RunRecord, merged: &Merged, kind: &str, panels: Vec
         subtitle.push(format!("Each point is the {kind} of {} seconds.", merged.each));
     }
     subtitle.extend(think_note(&sweep));
-    subtitle.extend(panels.first().and_then(event_key).map(|key| shorten(&format!("Faults: {key}"), 150)));
+    subtitle
+        .extend(panels.first().and_then(event_key).iter().flat_map(|key| wrap(&format!("Faults: {key}"))));
     Figure { title: title.to_owned(), subtitle, panels, columns: 1 }
 }
 
@@ -226,6 +227,27 @@ fn shorten(text: &str, max: usize) -> String {
         return text.to_owned();
     }
     text.chars().take(max - 1).chain(['…']).collect()
+}
+
+/// `text` in at most three lines that fit under a title, broken at spaces.
+fn wrap(text: &str) -> Vec<String> {
+    const LINE_MAX: usize = 130;
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let (count, Some(line)) = (lines.len(), lines.last_mut()) else { break };
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.chars().count() + 1 + word.chars().count() <= LINE_MAX {
+            line.push(' ');
+            line.push_str(word);
+        } else if count < 3 {
+            lines.push(word.to_owned());
+        } else {
+            line.push_str(" …");
+            break;
+        }
+    }
+    lines
 }
 
 /// The end of the last second, or of the last fault if that is later.

@@ -14,13 +14,13 @@ use plotters::style::FontTransform;
 
 use super::axis::Axis;
 use super::figure::{abbreviate, rows, Event, Figure, Mark, Panel, Point, Shape, Stroke};
+use super::raster::{self, Raster};
 
 /// Pixels of the drawing for each pixel shown.
 pub(super) const FINE: u32 = 2;
 /// Width of each figure as shown.
 pub(super) const WIDTH: u32 = 1000;
 
-const FAMILY: &str = "sans-serif";
 const INK: RGBColor = RGBColor(31, 36, 40);
 const SOFT_INK: RGBColor = RGBColor(84, 92, 100);
 const FRAME: RGBColor = RGBColor(130, 138, 146);
@@ -54,10 +54,9 @@ pub(super) fn save(figure: &Figure, path: &Path) -> anyhow::Result<()> {
 
 /// `figure` as a PNG.
 pub(super) fn png(figure: &Figure) -> anyhow::Result<Vec<u8>> {
-    register_fonts()?;
     let (width, height) = size(figure);
     let mut pixels = vec![0; 3 * width as usize * height as usize];
-    let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
+    let area = Raster::new(&mut pixels, (width, height))?.into_drawing_area();
     paint(&area, figure).map_err(|e| anyhow!("cannot draw \"{}\": {e}", figure.title))?;
     drop(area);
     let mut bytes = Vec::new();
@@ -80,7 +79,6 @@ pub(super) fn png(figure: &Figure) -> anyhow::Result<Vec<u8>> {
 
 /// `figure` as an SVG document.
 pub(super) fn svg(figure: &Figure) -> anyhow::Result<String> {
-    register_fonts()?;
     let (width, height) = size(figure);
     let mut text = String::new();
     let area = SVGBackend::with_string(&mut text, (width, height)).into_drawing_area();
@@ -105,24 +103,15 @@ pub(super) fn size(figure: &Figure) -> (u32, u32) {
     (WIDTH * FINE, (panels + header.max(0) as u32) * FINE)
 }
 
-fn register_fonts() -> anyhow::Result<()> {
-    for (style, bytes) in [(FontStyle::Normal, notosans::REGULAR_TTF), (FontStyle::Bold, notosans::BOLD_TTF)]
-    {
-        plotters::style::register_font(FAMILY, style, bytes)
-            .map_err(|_| anyhow!("the built-in font is broken"))?;
-    }
-    Ok(())
-}
-
 /// Pixels of the drawing.
 fn fine(shown: i32) -> i32 {
     shown * FINE as i32
 }
 
 fn font(size: i32, bold: bool, colour: &RGBColor) -> TextStyle<'static> {
-    // The backends divide by 1.24 what they take for the height of a line.
+    // The backends take the size for the height of a line, and set the letters in 1/1.24 of it.
     let style = if bold { FontStyle::Bold } else { FontStyle::Normal };
-    FontDesc::new(FontFamily::SansSerif, f64::from(fine(size)) * 1.24, style).color(colour)
+    FontDesc::new(FontFamily::SansSerif, f64::from(fine(size)) * raster::LINE, style).color(colour)
 }
 
 fn at(style: &TextStyle<'static>, h: HPos, v: VPos) -> TextStyle<'static> {
@@ -130,12 +119,8 @@ fn at(style: &TextStyle<'static>, h: HPos, v: VPos) -> TextStyle<'static> {
 }
 
 /// Width of `text` in pixels as shown, with a little to spare: another `sans-serif` may be wider than ours.
-fn width_of(text: &str, size: i32, bold: bool) -> f64 {
-    let style = if bold { FontStyle::Bold } else { FontStyle::Normal };
-    let desc = FontDesc::new(FontFamily::SansSerif, f64::from(size) * 1.24, style);
-    desc.box_size(text)
-        .map_or(0.6 * f64::from(size) * text.chars().count() as f64, |(width, _)| f64::from(width))
-        * 1.04
+fn width_of(text: &str, size: i32) -> f64 {
+    raster::width(text, f64::from(size)) * 1.06
 }
 
 fn paint<DB: DrawingBackend>(root: &Area<DB>, figure: &Figure) -> Drawn<DB> {
@@ -164,11 +149,22 @@ fn legend(figure: &Figure) -> Vec<(String, Vec<&Mark>)> {
             continue;
         }
         match entries.iter_mut().find(|(known, _)| known == label) {
+            Some((_, marks)) if marks.iter().any(|known| look_alike(known, mark)) => {}
             Some((_, marks)) => marks.push(mark),
             None => entries.push((label.to_owned(), vec![mark])),
         }
     }
     entries
+}
+
+/// Whether one swatch shows both.
+fn look_alike(a: &Mark, b: &Mark) -> bool {
+    match (a, b) {
+        (Mark::Line { stroke: a, shape: of_a, .. }, Mark::Line { stroke: b, shape: of_b, .. }) => {
+            (a, of_a) == (b, of_b)
+        }
+        _ => std::mem::discriminant(a) == std::mem::discriminant(b),
+    }
 }
 
 const SWATCH: f64 = 34.0;
@@ -178,7 +174,7 @@ fn legend_places(entries: &[(String, Vec<&Mark>)]) -> (Vec<(i32, i32)>, i32) {
     let (mut x, mut row) = (f64::from(MARGIN), 0);
     let mut places = Vec::with_capacity(entries.len());
     for (label, _) in entries {
-        let width = SWATCH + width_of(label, TEXT, false) + 20.0;
+        let width = SWATCH + width_of(label, TEXT) + 20.0;
         if x + width > f64::from(WIDTH as i32 - MARGIN) && x > f64::from(MARGIN) {
             x = f64::from(MARGIN);
             row += 1;
@@ -301,6 +297,11 @@ fn panel<DB: DrawingBackend>(root: &Area<DB>, panel: &Panel, x: Range<i32>, y: R
     }
     if let Some(note) = &panel.note {
         let middle = ((frame.x.start + frame.x.end) / 2, (frame.y.start + frame.y.end) / 2);
+        let (across, up) = (fine(width_of(note, 16) as i32 / 2 + 6), fine(12));
+        root.draw(&Rectangle::new(
+            [(middle.0 - across, middle.1 - up), (middle.0 + across, middle.1 + up)],
+            WHITE.filled(),
+        ))?;
         root.draw_text(note, &at(&font(16, false, &SOFT_INK), HPos::Center, VPos::Center), middle)?;
     }
     root.draw(&Rectangle::new(
@@ -321,7 +322,7 @@ fn grid<DB: DrawingBackend>(root: &Area<DB>, frame: &Frame<'_>, left: i32) -> Dr
         root.draw_text(&text, &style, (x.start - fine(7), at_y))?;
     }
     for (value, text) in
-        fitting(&panel.x, (x.end - x.start) / FINE as i32, |text| width_of(text, SMALL, false) + 8.0)
+        fitting(&panel.x, (x.end - x.start) / FINE as i32, |text| width_of(text, SMALL) + 8.0)
     {
         let Some(at_x) = frame.x(value) else { continue };
         root.draw(&PathElement::new([(at_x, y.start), (at_x, y.end)], line))?;
@@ -335,19 +336,32 @@ fn grid<DB: DrawingBackend>(root: &Area<DB>, frame: &Frame<'_>, left: i32) -> Dr
     root.draw_text(&panel.y.name, &beside, (left, (y.start + y.end) / 2))
 }
 
-/// The ticks of `axis` whose labels do not touch on `length` pixels, the first and the outermost preferred.
+/// The ticks of `axis` whose labels do not touch on `length` pixels: every second, third, … where that leaves most of
+/// them, otherwise as many as fit from the first on.
 fn fitting(axis: &Axis, length: i32, extent: impl Fn(&str) -> f64) -> Vec<(f64, String)> {
-    let place = |value: f64| axis.share(value).map(|share| share * f64::from(length));
-    let mut kept: Vec<(f64, String)> = Vec::with_capacity(axis.ticks.len());
+    let ticks: Vec<(f64, f64, &(f64, String))> = axis
+        .ticks
+        .iter()
+        .filter_map(|tick| Some((axis.share(tick.0)? * f64::from(length), extent(&tick.1) / 2.0, tick)))
+        .collect();
     let mut edge = f64::NEG_INFINITY;
-    for (value, text) in &axis.ticks {
-        let (Some(place), half) = (place(*value), extent(text) / 2.0) else { continue };
-        if place - half >= edge {
-            edge = place + half;
-            kept.push((*value, text.clone()));
+    let greedy = ticks.iter().filter(|(place, half, _)| {
+        let fits = place - half >= edge;
+        edge = if fits { place + half } else { edge };
+        fits
+    });
+    let greedy: Vec<(f64, String)> = greedy.map(|(_, _, tick)| (*tick).clone()).collect();
+    let apart = |a: &(f64, f64, &(f64, String)), b: &(f64, f64, &(f64, String))| a.0 + a.1 <= b.0 - b.1;
+    for step in 1..=ticks.len() {
+        let kept: Vec<_> = ticks.iter().step_by(step).collect();
+        if kept.len() * 10 < greedy.len() * 7 {
+            break;
+        }
+        if kept.windows(2).all(|pair| apart(pair[0], pair[1])) {
+            return kept.into_iter().map(|(_, _, tick)| (*tick).clone()).collect();
         }
     }
-    kept
+    greedy
 }
 
 /// One event's label: where it starts, in which row above the frame.
@@ -402,7 +416,7 @@ fn place_labels(panel: &Panel, texts: &[String], length: f64) -> Vec<EventLabel>
         .filter_map(|(index, event)| panel.x.share(event.at).map(|share| (share * length, index)))
         .collect();
     order.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let widths: Vec<f64> = order.iter().map(|(_, index)| width_of(&texts[*index], SMALL, false)).collect();
+    let widths: Vec<f64> = order.iter().map(|(_, index)| width_of(&texts[*index], SMALL)).collect();
     // A label begins at its line; near the right edge it ends there.
     let starts: Vec<f64> = order
         .iter()
@@ -520,9 +534,8 @@ fn curve<DB: DrawingBackend>(
 ) -> Drawn<DB> {
     let width = match stroke {
         Stroke::None => return Ok(()),
-        Stroke::Thin => FINE,
-        Stroke::Dashed => FINE,
-        Stroke::Thick => FINE * 2 - 1,
+        Stroke::Thin | Stroke::Dashed => FINE * 3 / 2,
+        Stroke::Thick => FINE * 2,
     };
     if stroke == Stroke::Dashed {
         return dashes(root, points, colour.stroke_width(width), 7, 4);
