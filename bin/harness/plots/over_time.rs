@@ -41,7 +41,11 @@ pub(super) fn throughput(run: &RunRecord) -> Figure {
             points,
         });
     }
-    let shape = (ok.len() <= 60).then_some(Shape::Dot);
+    let shape = match ok.len() {
+        0..=10 => Some(Shape::Circle),
+        11..=60 => Some(Shape::Dot),
+        _ => None,
+    };
     marks.push(Mark::Line {
         label: "successful requests".into(),
         colour: GREEN,
@@ -148,7 +152,7 @@ fn percentiles(merged: &Merged, of: Kind) -> Vec<Mark> {
         band("p90 to p99", 0.15, |p| p.p90, |p| p.p99),
         line("slowest", GREY, Stroke::None, Some(Shape::Dot), |p| p.max),
         line("p99.9", VERMILION, Stroke::Thin, None, |p| p.p999),
-        line("p99", GREEN, Stroke::Dashed, None, |p| p.p99),
+        line("p99", GREEN, Stroke::Thin, None, |p| p.p99),
         line("p50 (median)", BLUE, Stroke::Thick, None, |p| p.p50),
     ]
 }
@@ -229,11 +233,11 @@ fn shorten(text: &str, max: usize) -> String {
     text.chars().take(max - 1).chain(['…']).collect()
 }
 
-/// `text` in at most three lines that fit under a title, broken at spaces.
+/// `text` in at most three lines that fit under a title, broken behind commas.
 fn wrap(text: &str) -> Vec<String> {
     const LINE_MAX: usize = 130;
     let mut lines = vec![String::new()];
-    for word in text.split(' ') {
+    for word in text.split_inclusive(", ").map(str::trim_end) {
         let (count, Some(line)) = (lines.len(), lines.last_mut()) else { break };
         if line.is_empty() {
             line.push_str(word);

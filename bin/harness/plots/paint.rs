@@ -374,19 +374,28 @@ struct EventLabel {
     side: HPos,
 }
 
+impl EventLabel {
+    /// A label that begins, or ends, at the event's line.
+    fn new(text: String, line_x: f64, row: usize, ends_there: bool) -> EventLabel {
+        let line_x = line_x as i32;
+        let (side, x) = if ends_there { (HPos::Right, line_x + 2) } else { (HPos::Left, line_x - 2) };
+        EventLabel { text, x, line_x, row, side }
+    }
+}
+
 /// Height of the strip of event labels above a panel that is `across` pixels wide, and the labels: names where they
-/// fit, letters otherwise (the figure's subtitle has the key), and no label where even letters would overlap.
+/// fit, letters otherwise; the figure's subtitle has the key to these.
 fn event_strip(panel: &Panel, across: i32) -> (i32, Vec<EventLabel>) {
     if panel.events.is_empty() {
         return (0, Vec::new());
     }
     let length = f64::from(across - Y_LABELS - 10);
-    let texts: Vec<String> = if names_fit(panel, across) {
-        panel.events.iter().map(|event| event.label.clone()).collect()
+    let labels = if names_fit(panel, across) {
+        let names: Vec<String> = panel.events.iter().map(|event| event.label.clone()).collect();
+        place_labels(panel, &names, length)
     } else {
-        abbreviate(&panel.events).0
+        place_letters(panel, &abbreviate(&panel.events).0, length)
     };
-    let labels = place_labels(panel, &texts, length);
     let rows = labels.iter().map(|label| label.row + 1).max().unwrap_or(0);
     (rows as i32 * EVENT_ROW, labels)
 }
@@ -408,36 +417,55 @@ pub(super) fn event_key(panel: &Panel) -> Option<String> {
     Some(key.join(", "))
 }
 
-fn place_labels(panel: &Panel, texts: &[String], length: f64) -> Vec<EventLabel> {
-    let mut order: Vec<(f64, usize)> = panel
-        .events
-        .iter()
-        .enumerate()
-        .filter_map(|(index, event)| panel.x.share(event.at).map(|share| (share * length, index)))
-        .collect();
+/// Where each event stands, in pixels as shown from the left edge of the frame, and which it is; from left to right.
+fn in_sequence(panel: &Panel, length: f64) -> Vec<(f64, usize)> {
+    let events = panel.events.iter().enumerate();
+    let mut order: Vec<(f64, usize)> =
+        events.filter_map(|(index, event)| Some((panel.x.share(event.at)? * length, index))).collect();
     order.sort_by(|a, b| a.0.total_cmp(&b.0));
+    order
+}
+
+/// A label at each event, in rows; those for which there is no row are left out.
+fn place_labels(panel: &Panel, texts: &[String], length: f64) -> Vec<EventLabel> {
+    let order = in_sequence(panel, length);
     let widths: Vec<f64> = order.iter().map(|(_, index)| width_of(&texts[*index], SMALL)).collect();
     // A label begins at its line; near the right edge it ends there.
-    let starts: Vec<f64> = order
-        .iter()
-        .zip(&widths)
-        .map(|((x, _), width)| if x + width > length { x - width } else { *x })
-        .collect();
+    let ends_there = |at: usize| order[at].0 + widths[at] > length;
+    let starts: Vec<f64> =
+        (0..order.len()).map(|at| order[at].0 - if ends_there(at) { widths[at] } else { 0.0 }).collect();
     rows(&starts, &widths, 8.0, EVENT_ROWS_MAX)
         .into_iter()
         .enumerate()
         .filter_map(|(at, row)| {
             let (line_x, index) = order[at];
-            let (side, air) = if starts[at] < line_x { (HPos::Right, 2) } else { (HPos::Left, -2) };
-            row.map(|row| EventLabel {
-                text: texts[index].clone(),
-                x: line_x as i32 + air,
-                line_x: line_x as i32,
-                row,
-                side,
-            })
+            Some(EventLabel::new(texts[index].clone(), line_x, row?, ends_there(at)))
         })
         .collect()
+}
+
+/// Letters in one row: where they would overlap, the letters of several events stand together at the first.
+fn place_letters(panel: &Panel, letters: &[String], length: f64) -> Vec<EventLabel> {
+    const TOGETHER_MAX: usize = 10;
+    let mut groups: Vec<(f64, Vec<&str>)> = Vec::new();
+    for (x, index) in in_sequence(panel, length) {
+        match groups.last_mut() {
+            Some((first, group)) if x < *first + width_of(&group.join(" "), SMALL) + 5.0 => {
+                group.push(&letters[index])
+            }
+            _ => groups.push((x, vec![&letters[index]])),
+        }
+    }
+    let label = |(x, mut group): (f64, Vec<&str>)| {
+        if group.len() > TOGETHER_MAX {
+            group.truncate(TOGETHER_MAX);
+            group.push("…");
+        }
+        let text = group.join(" ");
+        let ends_there = x + width_of(&text, SMALL) > length;
+        EventLabel::new(text, x, 0, ends_there)
+    };
+    groups.into_iter().map(label).collect()
 }
 
 /// The time that an event lasted.
@@ -482,7 +510,7 @@ fn draw_mark<DB: DrawingBackend>(root: &Area<DB>, frame: &Frame<'_>, mark: &Mark
                 curve(root, &part, *stroke, colour)?;
                 // A lonely point of a line would be invisible.
                 if let ([place], None) = (part.as_slice(), shape) {
-                    marker(root, Shape::Dot, *place, colour, false)?;
+                    marker(root, Shape::Circle, *place, colour, false)?;
                 }
             }
             let Some(shape) = shape else { return Ok(()) };
