@@ -27,6 +27,7 @@ const RUNS_OVER_TIME_MAX: usize = 12;
 
 /// A drawn plot.
 #[derive(Clone, Debug)]
+#[allow(dead_code)]
 pub(crate) struct Plot {
     /// What it shows, in a line.
     pub title: String,
