@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::plots::number::{count, counted, per_cent, short, thousands};
-use super::plots::{size, Plot};
+use super::plots::{name, Dimension, Plot};
 use super::record::{Percentiles, RunRecord, SweepRecord};
 
 /// Looks of the page. In the dark the plots are inverted and their hues turned back, so that blue stays blue.
@@ -72,7 +72,7 @@ fn inline(svg: &str, title: &str) -> String {
 fn html(page: &mut String, sweep: &SweepRecord, plots: &[(&Plot, String)]) -> fmt::Result {
     let title = match sweep.runs.as_slice() {
         [] => "Load distribution".to_owned(),
-        [run] => format!("Load test: {}", size(run)),
+        [run] => format!("Load test: {}", name(sweep, run)),
         runs => format!("Load test: {} runs", runs.len()),
     };
     write!(
@@ -93,7 +93,7 @@ fn html(page: &mut String, sweep: &SweepRecord, plots: &[(&Plot, String)]) -> fm
     match sweep.runs.as_slice() {
         [] => {}
         [run] => totals(page, run)?,
-        runs => runs_table(page, runs)?,
+        _ => runs_table(page, sweep)?,
     }
     errors(page, sweep)?;
     faults(page, sweep)?;
@@ -129,7 +129,7 @@ fn lead(page: &mut String, sweep: &SweepRecord) -> fmt::Result {
         writeln!(
             page,
             "<p class=\"lead\">Fastest: {rate} successful requests/s with {}.</p>",
-            Text(size(run))
+            Text(name(sweep, run))
         )?;
     }
     let interrupted = sweep.runs.iter().filter(|run| run.interrupted).count();
@@ -210,7 +210,7 @@ fn verdicts(page: &mut String, sweep: &SweepRecord) -> fmt::Result {
     let numbered = sweep.runs.len() > 1;
     for (index, run) in runs {
         if numbered {
-            writeln!(page, "<h3>Run {}: {}</h3>", index + 1, Text(size(run)))?;
+            writeln!(page, "<h3>Run {}: {}</h3>", index + 1, Text(name(sweep, run)))?;
         }
         if let Some(check) = &run.check {
             let (class, word, meaning) = match check.verdict.as_str() {
@@ -317,14 +317,19 @@ fn totals(page: &mut String, run: &RunRecord) -> fmt::Result {
     Ok(())
 }
 
-fn runs_table(page: &mut String, runs: &[RunRecord]) -> fmt::Result {
+fn runs_table(page: &mut String, sweep: &SweepRecord) -> fmt::Result {
+    let runs = &sweep.runs;
     page.push_str("<section>\n<h2>Runs</h2>\n");
     let checked = runs.iter().any(|run| run.check.is_some() || run.read_back.is_some());
     let noted = runs.iter().any(|run| run.totals.bound_by_think || run.interrupted);
-    let mut columns = vec![
-        "#run",
-        "#slaves",
-        "#clients",
+    let varied = Dimension::varied(sweep);
+    let always = [Dimension::Slaves, Dimension::Clients];
+    let places: Vec<Dimension> =
+        Dimension::ALL.into_iter().filter(|by| always.contains(by) || varied.contains(by)).collect();
+    let heads: Vec<String> = places.iter().map(|by| format!("#{}", by.word())).collect();
+    let mut columns = vec!["#run"];
+    columns.extend(heads.iter().map(String::as_str));
+    columns.extend([
         "#success/s",
         "#errors",
         "#error rate",
@@ -334,7 +339,7 @@ fn runs_table(page: &mut String, runs: &[RunRecord]) -> fmt::Result {
         "#write mean, µs",
         "#write p50",
         "#write p99",
-    ];
+    ]);
     columns.extend(checked.then_some("check"));
     columns.extend(noted.then_some("note"));
     table_head(page, &columns)?;
@@ -349,14 +354,9 @@ fn runs_table(page: &mut String, runs: &[RunRecord]) -> fmt::Result {
             0 => ["–".to_owned(), "–".to_owned(), "–".to_owned()],
             _ => [thousands(mean, 0), count(percentiles.p50), count(percentiles.p99)],
         };
-        let mut cells = vec![
-            (index + 1).to_string(),
-            count(run.settings.slaves.into()),
-            count(run.settings.clients.into()),
-            thousands(totals.throughput_rps, 0),
-            count(totals.error_count),
-            rate,
-        ];
+        let mut cells = vec![(index + 1).to_string()];
+        cells.extend(places.iter().map(|by| short(by.of(run))));
+        cells.extend([thousands(totals.throughput_rps, 0), count(totals.error_count), rate]);
         cells.extend(latency(totals.read_count, totals.read_latency_us, &totals.read));
         cells.extend(latency(totals.write_count, totals.write_latency_us, &totals.write));
         let class = if totals.throughput_rps == best && best > 0.0 { " class=\"best\"" } else { "" };
@@ -466,7 +466,7 @@ fn faults(page: &mut String, sweep: &SweepRecord) -> fmt::Result {
         for fault in &run.faults {
             page.push_str("<tr>");
             if numbered {
-                write!(page, "<td>{}: {}</td>", index + 1, Text(size(run)))?;
+                write!(page, "<td>{}: {}</td>", index + 1, Text(name(sweep, run)))?;
             }
             let until = fault.until_s.map_or("–".to_owned(), |until| format!("{} s", thousands(until, 1)));
             let classes: Vec<String> = fault
@@ -501,13 +501,11 @@ fn plots_section(page: &mut String, plots: &[(&Plot, String)]) -> fmt::Result {
     let folder = |plot: &Plot| {
         plot.svg.parent().map(|parent| parent.to_string_lossy().into_owned()).unwrap_or_default()
     };
-    let groups = [
-        ("Plots", ""),
-        ("By number of slaves", "plots_by_slave_count"),
-        ("By number of clients", "plots_by_client_count"),
-    ];
-    for (heading, wanted) in groups {
-        let mut members = plots.iter().filter(|(plot, _)| folder(plot) == wanted).peekable();
+    let groups: Vec<(String, String)> = std::iter::once(("Plots".to_owned(), String::new()))
+        .chain(Dimension::ALL.map(|by| (format!("By {}", by.name()), by.folder())))
+        .collect();
+    for (heading, wanted) in &groups {
+        let mut members = plots.iter().filter(|(plot, _)| folder(plot) == *wanted).peekable();
         if members.peek().is_none() {
             continue;
         }

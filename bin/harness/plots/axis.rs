@@ -1,6 +1,6 @@
 //! Axes: which range a plot shows, linear or logarithmic, and where its ticks stand. It knows numbers only, no pixels.
 
-use super::number::thousands;
+use super::number::{short, thousands};
 
 /// From this ratio of the largest to the smallest value on, a latency axis is logarithmic.
 const LOG_FROM: f64 = 20.0;
@@ -90,11 +90,10 @@ impl Axis {
 
     /// An axis for counts that were chosen (slaves, clients): a tick at each of `values`, logarithmic where the
     /// values grow by factors. `values` must be ascending.
-    pub(super) fn for_counts(name: impl Into<String>, values: &[u32]) -> Axis {
-        let ticks: Vec<(f64, String)> =
-            values.iter().map(|value| (f64::from(*value), thousands(f64::from(*value), 0))).collect();
-        let first = values.first().map_or(1.0, |value| f64::from(*value));
-        let last = values.last().map_or(1.0, |value| f64::from(*value));
+    pub(super) fn for_counts(name: impl Into<String>, values: &[f64]) -> Axis {
+        let ticks: Vec<(f64, String)> = values.iter().map(|value| (*value, short(*value))).collect();
+        let first = values.first().copied().unwrap_or(1.0);
+        let last = values.last().copied().unwrap_or(1.0);
         let log = first > 0.0 && last / first >= 16.0;
         let (low, high) = if log {
             let air = (last / first).powf(0.05);
@@ -221,10 +220,10 @@ mod tests {
         let axes = [
             (Axis::for_latency("t", [1.0, 1e6]), 1.0, 1e6),
             (Axis::for_latency("t", [7.0, 7e9]), 7.0, 7e9),
-            (Axis::for_counts("slaves", &[1, 3, 9]), 1.0, 9.0),
-            (Axis::for_counts("clients", &[1, 256]), 1.0, 256.0),
-            (Axis::for_counts("clients", &[0, 256]), 0.0, 256.0),
-            (Axis::for_counts("slaves", &[5]), 5.0, 5.0),
+            (Axis::for_counts("slaves", &[1.0, 3.0, 9.0]), 1.0, 9.0),
+            (Axis::for_counts("clients", &[1.0, 256.0]), 1.0, 256.0),
+            (Axis::for_counts("clients", &[0.0, 256.0]), 0.0, 256.0),
+            (Axis::for_counts("slaves", &[5.0]), 5.0, 5.0),
             (Axis::for_time(600.0), 0.0, 600.0),
         ];
         for (axis, low, high) in axes {

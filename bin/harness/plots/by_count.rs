@@ -1,56 +1,117 @@
 //! Plots of whole runs: a measure against the number of slaves or clients, and what the load consisted of.
 //! It never looks at single seconds, except for the spread of the throughput between them.
 
-use std::collections::BTreeMap;
-
 use plotters::style::RGBColor;
 
 use super::axis::Axis;
 use super::figure::{
     in_order, Bar, Figure, Mark, Panel, Point, Shape, Stroke, BLUE, GREEN, ORANGE, PURPLE, VERMILION,
 };
-use super::number::{count, counted, short};
-use super::{describe, think_note, Varied};
+use super::number::short;
+use super::{describe, think_note};
 use crate::harness::record::{Percentiles, RunRecord, SweepRecord};
 
-/// What stands on the x axis.
+/// What can differ between the runs of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Dimension {
+pub(crate) enum Dimension {
     Slaves,
     Clients,
+    Pool,
+    Pipeline,
+    WritePct,
+    ValueBytes,
 }
 
 impl Dimension {
-    pub(super) const ALL: [Dimension; 2] = [Dimension::Slaves, Dimension::Clients];
+    pub(crate) const ALL: [Dimension; 6] = [
+        Dimension::Slaves,
+        Dimension::Clients,
+        Dimension::Pool,
+        Dimension::Pipeline,
+        Dimension::WritePct,
+        Dimension::ValueBytes,
+    ];
 
-    /// In file names: `slave`.
-    pub(super) fn word(self) -> &'static str {
+    /// In file names.
+    pub(super) fn file(self) -> &'static str {
         match self {
-            Dimension::Slaves => "slave",
-            Dimension::Clients => "client",
+            Dimension::Slaves => "slave_count",
+            Dimension::Clients => "client_count",
+            Dimension::Pool => "pool",
+            Dimension::Pipeline => "pipeline",
+            Dimension::WritePct => "write_pct",
+            Dimension::ValueBytes => "value_bytes",
         }
     }
 
-    fn other(self) -> Dimension {
+    /// Where the plots by it lie.
+    pub(crate) fn folder(self) -> String {
+        format!("plots_by_{}", self.file())
+    }
+
+    /// In titles and beside axes.
+    pub(crate) fn name(self) -> &'static str {
         match self {
-            Dimension::Slaves => Dimension::Clients,
-            Dimension::Clients => Dimension::Slaves,
+            Dimension::Slaves => "number of slaves",
+            Dimension::Clients => "number of clients",
+            Dimension::Pool => "connections of each client",
+            Dimension::Pipeline => "requests in flight on each connection",
+            Dimension::WritePct => "writes (% of requests)",
+            Dimension::ValueBytes => "length of a value (bytes)",
         }
     }
 
-    pub(super) fn of(self, run: &RunRecord) -> u32 {
+    /// At the head of a column.
+    pub(crate) fn word(self) -> &'static str {
         match self {
-            Dimension::Slaves => run.settings.slaves,
-            Dimension::Clients => run.settings.clients,
+            Dimension::Slaves => "slaves",
+            Dimension::Clients => "clients",
+            Dimension::Pool => "pool",
+            Dimension::Pipeline => "pipeline",
+            Dimension::WritePct => "writes, %",
+            Dimension::ValueBytes => "value, B",
+        }
+    }
+
+    /// One value with its unit, or, given the ends, all between them: `1–9 slaves`.
+    pub(super) fn shown(self, first: f64, last: f64) -> String {
+        let one = first == last;
+        let values = if one { short(first) } else { format!("{}–{}", short(first), short(last)) };
+        let s = if one && first == 1.0 { "" } else { "s" };
+        match self {
+            Dimension::Slaves => format!("{values} slave{s}"),
+            Dimension::Clients => format!("{values} client{s}"),
+            Dimension::Pool => format!("pool of {values}"),
+            Dimension::Pipeline => format!("pipeline of {values}"),
+            Dimension::WritePct => format!("{values} % writes"),
+            Dimension::ValueBytes => format!("{values} B values"),
+        }
+    }
+
+    /// Its value in `run`.
+    pub(crate) fn of(self, run: &RunRecord) -> f64 {
+        let settings = &run.settings;
+        match self {
+            Dimension::Slaves => settings.slaves.into(),
+            Dimension::Clients => settings.clients.into(),
+            Dimension::Pool => settings.pool.into(),
+            Dimension::Pipeline => settings.pipeline.into(),
+            Dimension::WritePct => settings.write_pct,
+            Dimension::ValueBytes => settings.value_bytes.into(),
         }
     }
 
     /// The different values in `sweep`, ascending.
-    pub(super) fn values(self, sweep: &SweepRecord) -> Vec<u32> {
-        let mut values: Vec<u32> = sweep.runs.iter().map(|run| self.of(run)).collect();
-        values.sort_unstable();
+    pub(super) fn values(self, sweep: &SweepRecord) -> Vec<f64> {
+        let mut values: Vec<f64> = sweep.runs.iter().map(|run| self.of(run)).collect();
+        values.sort_by(f64::total_cmp);
         values.dedup();
         values
+    }
+
+    /// The dimensions in which the runs of `sweep` differ.
+    pub(crate) fn varied(sweep: &SweepRecord) -> Vec<Dimension> {
+        Dimension::ALL.into_iter().filter(|dimension| dimension.values(sweep).len() > 1).collect()
     }
 }
 
@@ -141,14 +202,15 @@ impl Measure {
             }
             Measure::ErrorRate => "The share of requests that did not succeed, of whatever class.",
         };
-        let lines = match (by.other().values(sweep).len(), self) {
-            (0 | 1, Measure::ReadLatency | Measure::WriteLatency) => {
+        let alone = Dimension::varied(sweep).into_iter().all(|dimension| dimension == by);
+        let lines = match (alone, self) {
+            (true, Measure::ReadLatency | Measure::WriteLatency) => {
                 " The line is the mean; the bands reach from the median to the 90th and on to the 99th percentile."
             }
-            (0 | 1, Measure::Throughput) => " The band holds the middle 80 % of the run's seconds.",
-            (0 | 1, Measure::ErrorRate) => "",
-            (_, Measure::ReadLatency | Measure::WriteLatency) => " Each line joins means of whole runs.",
-            _ => " Each line joins whole runs.",
+            (true, Measure::Throughput) => " The band holds the middle 80 % of the run's seconds.",
+            (true, Measure::ErrorRate) => "",
+            (false, Measure::ReadLatency | Measure::WriteLatency) => " Each line joins means of whole runs.",
+            (false, _) => " Each line joins whole runs.",
         };
         format!("{what}{lines}")
     }
@@ -162,19 +224,52 @@ fn error_rate(run: &RunRecord) -> f64 {
     run.totals.error_count as f64 / run.totals.total_requests as f64 * 100.0
 }
 
-/// `measure` against `by`: one line for each value of the other dimension.
+/// More lines than this are not told apart by name.
+const NAMED_MAX: usize = 12;
+
+/// The runs that differ in `by` alone, as one line each: what they have in common, and the runs.
+fn lines(sweep: &SweepRecord, by: Dimension) -> Vec<(String, Vec<&RunRecord>)> {
+    let others: Vec<Dimension> =
+        Dimension::varied(sweep).into_iter().filter(|dimension| *dimension != by).collect();
+    let mut lines: Vec<(Vec<f64>, Vec<&RunRecord>)> = Vec::new();
+    for run in &sweep.runs {
+        let place: Vec<f64> = others.iter().map(|other| other.of(run)).collect();
+        match lines.iter_mut().find(|(known, _)| *known == place) {
+            Some((_, runs)) => runs.push(run),
+            None => lines.push((place, vec![run])),
+        }
+    }
+    lines.sort_by(|(a, _), (b, _)| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
+    // Of too many lines, names go to some that are evenly apart, the first and the last among them.
+    let last = lines.len().saturating_sub(1);
+    let named = |at: usize| {
+        last < NAMED_MAX
+            || (0..NAMED_MAX).any(|nth| at == (nth * last + (NAMED_MAX - 1) / 2) / (NAMED_MAX - 1))
+    };
+    let name = |place: Vec<f64>| {
+        let parts = others.iter().zip(place).map(|(other, value)| other.shown(value, value));
+        parts.collect::<Vec<_>>().join(", ")
+    };
+    lines
+        .into_iter()
+        .enumerate()
+        .map(|(at, (place, runs))| (if named(at) { name(place) } else { String::new() }, runs))
+        .collect()
+}
+
+/// `measure` against `by`: one line for each value of what else differs.
 pub(super) fn figure(sweep: &SweepRecord, measure: Measure, by: Dimension) -> Figure {
     let values = by.values(sweep);
-    let others = by.other().values(sweep);
+    let lines = lines(sweep, by);
+    let alone = lines.len() == 1;
+    let count_of_lines = lines.len();
     let mut marks = Vec::new();
     let mut all = Vec::new();
-    for (index, other) in others.iter().enumerate() {
-        let runs = || sweep.runs.iter().filter(|run| by.other().of(run) == *other);
-        let alone = others.len() == 1;
+    for (index, (name, runs)) in lines.into_iter().enumerate() {
         let (colour, shape) =
-            if alone { (measure_colour(measure), Shape::Circle) } else { in_order(index, others.len()) };
+            if alone { (measure_colour(measure), Shape::Circle) } else { in_order(index, count_of_lines) };
         let label = if !alone {
-            counted(u64::from(*other), by.other().word())
+            name
         } else if matches!(measure, Measure::ReadLatency | Measure::WriteLatency) {
             "mean".to_owned()
         } else {
@@ -183,19 +278,22 @@ pub(super) fn figure(sweep: &SweepRecord, measure: Measure, by: Dimension) -> Fi
         if alone {
             spread(sweep, measure, by, colour, &mut marks, &mut all);
         }
-        // Runs of the same size are joined by their mean.
-        let mut sums: BTreeMap<u32, (f64, f64)> = BTreeMap::new();
+        // Runs at the same place are joined by their mean.
+        let mut sums: Vec<(f64, f64, f64)> = Vec::new();
         let mut points = Vec::new();
-        for run in runs() {
-            let (x, y) = (f64::from(by.of(run)), measure.of(run));
+        for run in runs {
+            let (x, y) = (by.of(run), measure.of(run));
             all.push(y);
             points.push(Point { x, y, hollow: run.totals.bound_by_think });
             if y.is_finite() {
-                let sum = sums.entry(by.of(run)).or_default();
-                *sum = (sum.0 + y, sum.1 + 1.0);
+                match sums.iter_mut().find(|(known, ..)| *known == x) {
+                    Some((_, sum, of)) => (*sum, *of) = (*sum + y, *of + 1.0),
+                    None => sums.push((x, y, 1.0)),
+                }
             }
         }
-        let means = sums.into_iter().map(|(x, (sum, of))| Point::new(f64::from(x), sum / of)).collect();
+        sums.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let means = sums.into_iter().map(|(x, sum, of)| Point::new(x, sum / of)).collect();
         let stroke = if values.len() > 1 { Stroke::Thin } else { Stroke::None };
         marks.push(Mark::Line { label: label.clone(), colour, stroke, shape: None, points: means });
         marks.push(Mark::Line { label, colour, stroke: Stroke::None, shape: Some(shape), points });
@@ -203,7 +301,7 @@ pub(super) fn figure(sweep: &SweepRecord, measure: Measure, by: Dimension) -> Fi
     let name = measure.axis_name();
     let y = match measure {
         Measure::ReadLatency | Measure::WriteLatency => {
-            let name = if others.len() > 1 { format!("mean {name}") } else { name.to_owned() };
+            let name = if !alone { format!("mean {name}") } else { name.to_owned() };
             Axis::for_latency(name, all.iter().copied())
         }
         Measure::ErrorRate => Axis::for_share(name, largest(&all)),
@@ -215,22 +313,18 @@ pub(super) fn figure(sweep: &SweepRecord, measure: Measure, by: Dimension) -> Fi
         Measure::ErrorRate if largest(&all) == 0.0 => Some("no errors".to_owned()),
         _ => None,
     };
-    let name = match by {
-        Dimension::Slaves => "slaves",
-        Dimension::Clients => "clients",
-    };
-    let mut subtitle = vec![describe(sweep, &[Varied::from(by)])];
+    let mut subtitle = vec![describe(sweep, &[by])];
     if let [only] = values.as_slice() {
-        subtitle.push(format!(
-            "One {} count only ({}): nothing varies along this axis.",
-            by.word(),
-            count(u64::from(*only))
-        ));
+        subtitle
+            .push(format!("Only one value ({}): nothing varies along this axis.", by.shown(*only, *only)));
+    }
+    if count_of_lines > NAMED_MAX {
+        subtitle.push(format!("{NAMED_MAX} of the {count_of_lines} lines are named."));
     }
     subtitle.extend(think_note(sweep));
-    let x = Axis::for_counts(format!("number of {name}"), &values);
+    let x = Axis::for_counts(by.name(), &values);
     Figure {
-        title: format!("{} by number of {name}", measure.title()),
+        title: format!("{} by {}", measure.title(), by.name()),
         subtitle,
         panels: vec![Panel { title: String::new(), x, y, marks, events: Vec::new(), note }],
         columns: 1,
@@ -247,11 +341,14 @@ fn spread(
     all: &mut Vec<f64>,
 ) {
     // Of repeated runs the widest counts.
-    let mut inner: BTreeMap<u32, (f64, f64)> = BTreeMap::new();
-    let mut outer: BTreeMap<u32, (f64, f64)> = BTreeMap::new();
-    let widen = |bands: &mut BTreeMap<u32, (f64, f64)>, x, low: f64, high: f64| {
-        let band = bands.entry(x).or_insert((low, high));
-        *band = (band.0.min(low), band.1.max(high));
+    let mut inner: Vec<(f64, f64, f64)> = Vec::new();
+    let mut outer: Vec<(f64, f64, f64)> = Vec::new();
+    let widen = |bands: &mut Vec<(f64, f64, f64)>, x: f64, low: f64, high: f64| match bands
+        .iter_mut()
+        .find(|(known, ..)| *known == x)
+    {
+        Some((_, lowest, highest)) => (*lowest, *highest) = (lowest.min(low), highest.max(high)),
+        None => bands.push((x, low, high)),
     };
     for run in &sweep.runs {
         let x = by.of(run);
@@ -271,13 +368,13 @@ fn spread(
     } else {
         ["50th to 90th percentile", "90th to 99th percentile"]
     };
-    for (bands, label, alpha) in [(inner, names[0], 0.28), (outer, names[1], 0.13)] {
+    for (mut bands, label, alpha) in [(inner, names[0], 0.28), (outer, names[1], 0.13)] {
         if bands.is_empty() {
             continue;
         }
-        all.extend(bands.values().flat_map(|(low, high)| [*low, *high]));
-        let points = bands.into_iter().map(|(x, (low, high))| (f64::from(x), low, high)).collect();
-        marks.push(Mark::Band { label: label.to_owned(), colour, alpha, points });
+        bands.sort_by(|a, b| a.0.total_cmp(&b.0));
+        all.extend(bands.iter().flat_map(|(_, low, high)| [*low, *high]));
+        marks.push(Mark::Band { label: label.to_owned(), colour, alpha, points: bands });
     }
 }
 
@@ -296,17 +393,20 @@ fn largest(values: &[f64]) -> f64 {
 
 /// What each run's requests were: successful reads, successful writes, errors, stacked.
 pub(super) fn breakdown(sweep: &SweepRecord) -> Figure {
-    let slaves_vary = Dimension::Slaves.values(sweep).len() > 1;
-    let clients_vary = Dimension::Clients.values(sweep).len() > 1;
-    let (name, of): (&str, fn(&RunRecord) -> String) = match (slaves_vary, clients_vary) {
-        (true, true) => ("slaves × clients of the run", |run| {
-            format!("{}×{}", run.settings.slaves, run.settings.clients)
-        }),
-        (true, false) => ("slaves of the run", |run| run.settings.slaves.to_string()),
-        (false, true) => ("clients of the run", |run| run.settings.clients.to_string()),
-        (false, false) => ("slaves × clients of the run", |run| {
-            format!("{}×{}", run.settings.slaves, run.settings.clients)
-        }),
+    let varied = Dimension::varied(sweep);
+    let labels: Vec<String> = sweep
+        .runs
+        .iter()
+        .enumerate()
+        .map(|(at, run)| match varied.as_slice() {
+            [] => (at + 1).to_string(),
+            varied => varied.iter().map(|by| short(by.of(run))).collect::<Vec<_>>().join("×"),
+        })
+        .collect();
+    let name = match varied.as_slice() {
+        [] => "run".to_owned(),
+        [only] => only.name().to_owned(),
+        several => several.iter().map(|by| by.word()).collect::<Vec<_>>().join(" × "),
     };
     let rate = |run: &RunRecord, of: u64| if run.duration_s > 0.0 { of as f64 / run.duration_s } else { 0.0 };
     let stacks: Vec<[f64; 3]> = sweep
@@ -316,9 +416,9 @@ pub(super) fn breakdown(sweep: &SweepRecord) -> Figure {
             [run.totals.read_count, run.totals.write_count, run.totals.error_count].map(|of| rate(run, of))
         })
         .collect();
-    let x = Axis::for_names(name, sweep.runs.iter().map(of));
+    let x = Axis::for_names(name, labels);
     let places = (0..stacks.len()).map(|at| (at as f64 - 0.4, at as f64 + 0.4));
-    let mut subtitle = vec![describe(sweep, &[Varied::Slaves, Varied::Clients])];
+    let mut subtitle = vec![describe(sweep, &varied)];
     subtitle.extend(super::shares(sweep.runs.iter().map(|run| &run.totals)));
     subtitle.extend(think_note(sweep).map(|note| note.replace("Hollow points", "Some runs")));
     Figure {

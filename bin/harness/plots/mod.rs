@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use self::by_count::{Dimension, Measure};
+pub(crate) use self::by_count::Dimension;
+
+use self::by_count::Measure;
 use self::figure::Figure;
 use self::number::{count, counted, short};
 use super::record::{PlacementRecord, RunRecord, SweepRecord, Totals};
@@ -50,10 +52,11 @@ pub(crate) fn draw(sweep: &SweepRecord, directory: &Path) -> anyhow::Result<Vec<
     );
     let mut book = Book { directory, plots: Vec::new() };
     if !sweep.runs.is_empty() {
-        for by in Dimension::ALL {
+        let varied = Dimension::varied(sweep);
+        let always = [Dimension::Slaves, Dimension::Clients];
+        for by in Dimension::ALL.into_iter().filter(|by| always.contains(by) || varied.contains(by)) {
             for measure in Measure::ALL {
-                let word = by.word();
-                let name = format!("plots_by_{word}_count/{}_vs_{word}_count", measure.file());
+                let name = format!("{}/{}_vs_{}", by.folder(), measure.file(), by.file());
                 book.add(&name, measure.explains(by, sweep), &by_count::figure(sweep, measure, by))?;
             }
         }
@@ -70,7 +73,7 @@ pub(crate) fn draw(sweep: &SweepRecord, directory: &Path) -> anyhow::Result<Vec<
                 for (at, run) in runs.iter().enumerate() {
                     let (slaves, clients) = (run.settings.slaves, run.settings.clients);
                     let folder = format!("plots_by_run/{:02}_{slaves}_slaves_{clients}_clients/", at + 1);
-                    let which = format!("Run {}, {}: ", at + 1, size(run));
+                    let which = format!("Run {}, {}: ", at + 1, name(sweep, run));
                     book.add_run(&folder, &which, run)?;
                 }
             }
@@ -192,42 +195,31 @@ fn load_of(run: &RunRecord) -> (PlacementRecord, load::Spread) {
     (record, spread)
 }
 
-/// `5 slaves, 18 clients`.
-pub(crate) fn size(run: &RunRecord) -> String {
-    let settings = &run.settings;
-    format!("{}, {}", counted(settings.slaves.into(), "slave"), counted(settings.clients.into(), "client"))
-}
-
-/// A setting that a plot shows along its axis or in its legend, so that its subtitle leaves it out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Varied {
-    Slaves,
-    Clients,
-}
-
-impl From<Dimension> for Varied {
-    fn from(by: Dimension) -> Varied {
-        match by {
-            Dimension::Slaves => Varied::Slaves,
-            Dimension::Clients => Varied::Clients,
-        }
-    }
+/// What tells `run` from the others of `sweep`: `5 slaves, 18 clients`, and what else differs between them.
+pub(crate) fn name(sweep: &SweepRecord, run: &RunRecord) -> String {
+    let varied = Dimension::varied(sweep);
+    let always = [Dimension::Slaves, Dimension::Clients];
+    let shown = Dimension::ALL.into_iter().filter(|by| always.contains(by) || varied.contains(by));
+    // A target need not say how many slaves it has.
+    let known = shown.filter(|by| *by != Dimension::Slaves || by.of(run) > 0.0);
+    known.map(|by| by.shown(by.of(run), by.of(run))).collect::<Vec<_>>().join(", ")
 }
 
 /// The load in a line: what all runs of `sweep` have in common, and the range of what they do not.
-fn describe(sweep: &SweepRecord, without: &[Varied]) -> String {
+fn describe(sweep: &SweepRecord, without: &[Dimension]) -> String {
     let mut parts: Vec<String> = Vec::new();
     let runs = &sweep.runs;
-    for (varied, by) in [(Varied::Slaves, Dimension::Slaves), (Varied::Clients, Dimension::Clients)] {
+    for by in Dimension::ALL.into_iter().filter(|by| !without.contains(by)) {
         let values = by.values(sweep);
-        match values.as_slice() {
-            _ if without.contains(&varied) => {}
-            // A target that does not say how many slaves it has.
-            [] | [0] => {}
-            [only] => parts.push(counted(u64::from(*only), by.word())),
-            [first, .., last] => {
-                parts.push(format!("{}–{} {}s", count((*first).into()), count((*last).into()), by.word()))
-            }
+        let (Some(first), Some(last)) = (values.first().copied(), values.last().copied()) else { continue };
+        let unsaid = match by {
+            // A target need not say how many slaves it has.
+            Dimension::Slaves => last == 0.0,
+            Dimension::Pool | Dimension::Pipeline => last <= 1.0,
+            Dimension::Clients | Dimension::WritePct | Dimension::ValueBytes => false,
+        };
+        if !unsaid {
+            parts.push(by.shown(first, last));
         }
     }
     let common = |of: &dyn Fn(&RunRecord) -> String| {
@@ -235,8 +227,6 @@ fn describe(sweep: &SweepRecord, without: &[Varied]) -> String {
         let first = values.next()?;
         (values.all(|value| value == first) && !first.is_empty()).then_some(first)
     };
-    parts.extend(common(&|run| format!("{} % writes", short(run.settings.write_pct))));
-    parts.extend(common(&|run| format!("{} B values", count(run.settings.value_bytes.into()))));
     parts.extend(common(&|run| {
         let settings = &run.settings;
         format!("{} {} keys", count(settings.keys.into()), printable(&settings.distribution))
@@ -244,10 +234,6 @@ fn describe(sweep: &SweepRecord, without: &[Varied]) -> String {
     parts.extend(common(&|run| match run.settings.think_ms {
         think if think > 0.0 => format!("{} ms think time", short(think)),
         _ => String::new(),
-    }));
-    parts.extend(common(&|run| match run.settings.pipeline {
-        0 | 1 => String::new(),
-        depth => format!("pipeline of {depth}"),
     }));
     parts.extend(common(&|run| match run.settings.rate {
         Some(rate) => format!("{} requests/s asked for", short(rate)),

@@ -648,7 +648,7 @@ mod tests {
 
     #[test]
     fn tick_labels_that_would_touch_are_left_out() {
-        let axis = Axis::for_counts("slaves", &[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        let axis = Axis::for_counts("slaves", &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]);
         let kept = |length| fitting(&axis, length, |_| 20.0).len();
         assert_eq!((kept(900), kept(1)), (9, 1));
         assert!((4..=5).contains(&kept(100)), "{}", kept(100));

@@ -196,7 +196,7 @@ fn a_single_run_has_every_plot_with_its_axes_named() {
         "number of slaves",
         "mean",
         "50th to 90th percentile",
-        "One slave count only (5)",
+        "Only one value (5 slaves)",
     ] {
         assert!(reads.contains(label), "no {label}: {reads}");
     }
@@ -225,6 +225,30 @@ fn a_grid_has_a_line_for_each_value_of_the_other_dimension() {
         "{:?}",
         texts.keys()
     );
+}
+
+#[test]
+fn a_sweep_over_something_else_has_plots_by_it_and_keeps_its_lines_apart() {
+    let run = |clients, value_bytes| {
+        let mut run = made_up_run(3, clients, 2);
+        run.settings.value_bytes = value_bytes;
+        run
+    };
+    let texts = drawn(&sweep_of(vec![run(1, 64), run(4, 64), run(1, 4096), run(4, 4096)]));
+    let by_value = &texts["plots_by_value_bytes/write_latency_us_vs_value_bytes.svg"];
+    assert!(by_value.contains("length of a value (bytes)") && by_value.contains("4 clients\n"), "{by_value}");
+    let by_clients = &texts["plots_by_client_count/throughput_rps_vs_client_count.svg"];
+    assert!(by_clients.contains("64 B values\n") && by_clients.contains("4,096 B values\n"), "{by_clients}");
+    assert!(!texts.keys().any(|name| name.contains("pipeline")), "{:?}", texts.keys());
+}
+
+#[test]
+fn of_very_many_lines_some_are_named() {
+    let runs = (1..=40).flat_map(|clients| [1, 2].map(|slaves| made_up_run(slaves, clients, 1))).collect();
+    let texts = drawn(&sweep_of(runs));
+    let text = &texts["plots_by_slave_count/throughput_rps_vs_slave_count.svg"];
+    assert!(text.contains("12 of the 40 lines are named"), "{text}");
+    assert_eq!(text.matches(" client").count(), 12 + 1, "{text}");
 }
 
 #[test]
