@@ -9,7 +9,7 @@ use crate::harness::record::{PlacementRecord, SlaveLoad};
 /// What decides which slaves a write goes to, and so how far their loads differ by chance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Spread {
-    /// Every write chooses anew, or has a key of its own.
+    /// Every write chooses anew.
     EachWrite,
     /// The key chooses, and each write takes one of so many keys, all equally likely.
     Keys(u64),
@@ -20,7 +20,7 @@ pub(super) enum Spread {
 impl Spread {
     /// How the band was computed, for people.
     pub(super) fn explains(self) -> String {
-        let band = "The dashed line is the expected mean, writes × copies / slaves; ";
+        let band = "the dashed line is the expected mean, writes × copies / slaves; ";
         let how = match self {
             Spread::EachWrite => {
                 "the band is ±2σ of a binomial spread, σ² = W·p·(1−p) with p = copies / slaves, as every write chooses \

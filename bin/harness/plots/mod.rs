@@ -148,7 +148,7 @@ impl Book<'_> {
             }
             add(
                 "slave_load",
-                format!("How the run's writes were spread over the slaves. {}", spread.explains()),
+                format!("How the run's writes were spread over the slaves: {}", spread.explains()),
                 load::figure("Writes by slave", subtitle, &[(record, spread)]),
             )?;
         }
@@ -157,7 +157,7 @@ impl Book<'_> {
 
     fn add_placements(&mut self, sweep: &SweepRecord) -> anyhow::Result<()> {
         let records: Vec<_> =
-            sweep.placement.iter().map(|record| (record.clone(), load::Spread::EachWrite)).collect();
+            sweep.placement.iter().map(|record| (record.clone(), spread_of(record, sweep))).collect();
         let mut subtitle: Vec<String> = Vec::new();
         for (record, _) in &records {
             let rule = load::rule(record);
@@ -166,12 +166,25 @@ impl Book<'_> {
             }
         }
         let slaves = records.first().map_or(0, |(record, _)| record.loads.len());
-        let explains = format!(
-            "How a fixed number of writes was spread over the slaves by each placement. {}",
-            load::Spread::EachWrite.explains()
-        );
+        let mut explains =
+            "How a fixed number of writes was spread over the slaves by each placement.".to_owned();
+        for (record, spread) in &records {
+            let how = format!(" With {} placement: {}", printable(&record.placement), spread.explains());
+            explains.push_str(&how);
+        }
         let title = format!("Load distribution over {}", counted(slaves as u64, "slave"));
         self.add("load_distribution", explains, &load::figure(&title, subtitle, &records))
+    }
+}
+
+/// What decides the spread of the placement experiment, whose keys are chosen as those of the sweep's runs.
+fn spread_of(record: &PlacementRecord, sweep: &SweepRecord) -> load::Spread {
+    match (record.placement.as_str(), sweep.runs.first()) {
+        ("random", _) => load::Spread::EachWrite,
+        (_, Some(run)) if run.settings.distribution == "uniform" => {
+            load::Spread::Keys(run.settings.keys.into())
+        }
+        _ => load::Spread::Unknown,
     }
 }
 
