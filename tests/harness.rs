@@ -279,13 +279,18 @@ fn a_redis_is_measured_and_every_file_is_written() {
 }
 
 #[test]
-fn wait_counts_replicas_and_a_redis_without_any_fails_it() {
+fn a_write_that_too_few_replicas_have_is_an_error() {
     let redis = Redis::start();
-    let run = Run::new();
-    // The first values are never safe on a replica that is not there: it cannot begin.
-    let output = run.run(&format!("--target {} --wait 0 --think 0 --clients 1 --pool 1", redis.address));
-    assert_code(&output, 0);
-    assert!(number(&run.json("run.json"), "/totals/write_count") > 0.0);
+    for (replicas, errors) in [(0, false), (1, true)] {
+        let run = Run::new();
+        let line = format!("--target {} --wait {replicas} --think 0 --clients 1 --pool 2", redis.address);
+        let output = run.run(&format!("{line} --duration 2s --warmup 0"));
+        assert_code(&output, 0);
+        let record = run.json("run.json");
+        assert_eq!(number(&record, "/totals/write_count") == 0.0, errors, "{record}");
+        assert_eq!(record.pointer("/totals/errors/wait").is_some(), errors, "{record}");
+        assert!(number(&record, "/totals/read_count") > 0.0);
+    }
 }
 
 #[test]
@@ -385,7 +390,7 @@ fn against_a_liar(lie: impl Fn(&[u8], &[u8], &[u8]) -> Vec<u8> + Send + Sync + '
             b"GET" => {
                 let mut reads = reads.lock().expect("no panic");
                 *reads += 1;
-                if *reads % 50 != 0 {
+                if !reads.is_multiple_of(50) {
                     return answer;
                 }
                 let value = store.lock().expect("no panic").get(&words[1]).cloned().unwrap_or_default();
@@ -494,7 +499,7 @@ fn more_errors_than_allowed_are_exit_code_1() {
     let address = server(Arc::new(move |store, words| {
         let mut flip = flip.lock().expect("no panic");
         *flip += 1;
-        if words[0] == b"GET" && *flip % 4 == 0 {
+        if words[0] == b"GET" && flip.is_multiple_of(4) {
             return b"-BUSY later\r\n".to_vec();
         }
         honest(store, words)

@@ -42,6 +42,7 @@ use progress::Progress;
 use rand::RngExt as _;
 use record::{RunRecord, Settings, SweepRecord, FORMAT};
 use run::Setting;
+use rustix::process::Resource;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,13 +61,8 @@ pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
 
 fn measure(options: &Options) -> anyhow::Result<ExitCode> {
     let seed = options.seed.unwrap_or_else(|| rand::rng().random());
-    let points = match sweep::grid(&options.sweep, &options.settings(seed)) {
-        Ok(points) => points,
-        Err(what) => {
-            eprintln!("error: {what}");
-            return Ok(ExitCode::from(2));
-        }
-    };
+    let points = options.points(seed).map_err(anyhow::Error::msg)?;
+    raise_descriptors();
     // Now, and not after an hour.
     std::fs::create_dir_all(&options.output)
         .with_context(|| format!("cannot make {}", options.output.display()))?;
@@ -75,6 +71,7 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
     let mut progress = Progress::new(options.quiet);
     let single = options.sweep.is_empty() && !options.placement_experiment;
     let mut sweep = SweepRecord { format: FORMAT, ..SweepRecord::default() };
+    let mut wrong = Vec::new();
     if !options.placement_experiment {
         announce(options, &points, &mut progress);
         for (number, point) in points.iter().enumerate() {
@@ -84,7 +81,16 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
             if !single {
                 progress.label(format!("{}/{} ", number + 1, points.len()));
             }
-            let Some(record) = one(options, point, &stop, &stopping, &mut progress)? else { break };
+            let record = match one(options, point, &stop, &stopping, &mut progress) {
+                Ok(Some(record)) => record,
+                Ok(None) => break,
+                Err(error) if single => return Err(error),
+                Err(error) => {
+                    // The other points are worth having.
+                    wrong.push(format!("run {} of {}: {error:#}", number + 1, points.len()));
+                    continue;
+                }
+            };
             if !options.quiet {
                 println!("{}", progress::table(&record));
             }
@@ -100,18 +106,33 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
             println!("{}", placement::table(&sweep.placement));
         }
     }
-    output::write(&sweep, single, &options.output)?;
-    let plots = plots::draw(&sweep, &options.output).context("cannot draw the plots")?;
-    report::write(&sweep, &plots, &options.output.join("report.html")).context("cannot write the report")?;
-    progress.say(&format!("written to {}", options.output.display()));
-    let mut wrong: Vec<String> = sweep.runs.iter().flat_map(|run| complaints(run, options)).collect();
     if sweep.runs.is_empty() && sweep.placement.is_empty() {
-        wrong.push("interrupted before anything was measured".to_owned());
+        wrong.push("nothing was measured".to_owned());
+    } else {
+        leave(&sweep, single, options)?;
+        progress.say(&format!("written to {}", options.output.display()));
     }
+    wrong.extend(sweep.runs.iter().flat_map(|run| complaints(run, options)));
     for complaint in &wrong {
         eprintln!("error: {complaint}");
     }
     Ok(if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Writes all files.
+fn leave(sweep: &SweepRecord, single: bool, options: &Options) -> anyhow::Result<()> {
+    output::write(sweep, single, &options.output)?;
+    let plots = plots::draw(sweep, &options.output).context("cannot draw the plots")?;
+    report::write(sweep, &plots, &options.output.join("report.html")).context("cannot write the report")
+}
+
+/// Lets this process have as many connections as the system allows; too few are told when they are opened.
+fn raise_descriptors() {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limit) {
+        log::debug!("open files stay limited cause={error}");
+    }
 }
 
 fn wants_placement(options: &Options) -> bool {

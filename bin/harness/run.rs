@@ -2,7 +2,7 @@
 //!
 //! It runs on the main thread, which alone may start processes (see `dsm::launcher`), and never loads anything itself.
 
-use super::check::{self, Entry, Recorder, Seen};
+use super::check::{self, Deed as Did, Entry, Recorder, Seen};
 use super::clock::{ns, Clock};
 use super::driver::resp::Script;
 use super::driver::{Action, Answer, Connection, Dialer, Fate, Request, Sink};
@@ -30,6 +30,9 @@ const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// How long the store may take to accept a batch of the first values, or to answer one of the last reading.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long it may take to accept the very first ones: nobody there is told soon.
+const FIRST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a failed batch of those rests before it is tried again.
 const REST: Duration = Duration::from_millis(20);
@@ -69,11 +72,13 @@ pub(crate) fn run(setting: Setting<'_>) -> anyhow::Result<RunRecord> {
     let run = (settings.seed ^ (settings.seed >> 32)) as u32;
     let value_bytes = settings.value_bytes as usize;
     let texts = Arc::new(Texts::new(&options.key_prefix, settings.keys, value_bytes, run));
-    let wait = options.wait.map(|replicas| (u64::from(replicas), WAIT_MS));
-    let script = Arc::new(Script::new(Arc::clone(&texts), wait));
-    let dialer = Dialer { targets: targets.clone(), texts: Arc::clone(&texts), script, clock };
+    let dialer = |wait| {
+        let script = Arc::new(Script::new(Arc::clone(&texts), wait));
+        Dialer { targets: targets.clone(), texts: Arc::clone(&texts), script, clock }
+    };
     let ledger = Ledger::new(settings.keys);
-    let mut first = write_first(&dialer, &ledger, options.timeout, stop)?;
+    let mut first = write_first(&dialer(None), &ledger, options.timeout, stop)?;
+    let dialer = dialer(options.wait.map(|replicas| (u64::from(replicas), WAIT_MS)));
     if !options.check {
         first = Vec::new();
     }
@@ -458,6 +463,13 @@ impl<'a> Errand<'a> {
         self.target += 1;
     }
 
+    /// Goes on to the next target: this one answers, but not with what was asked for.
+    fn leave(&mut self, why: String) {
+        self.last_error = why;
+        self.connection = None;
+        self.target += 1;
+    }
+
     /// Rests before the next try.
     ///
     /// # Errors
@@ -500,8 +512,8 @@ pub(crate) fn write_all(
     block_on(async {
         let mut entries = Vec::new();
         let mut errand = Errand::new(dialer, timeout, Some(stop));
+        errand.deadline = Instant::now() + FIRST_PATIENCE;
         for mut left in batches {
-            errand.deadline = Instant::now() + PATIENCE;
             while !left.is_empty() {
                 let fates = write_once(&mut errand, ledger, &left, &mut entries).await;
                 let mut fates = fates.into_iter();
@@ -510,6 +522,7 @@ pub(crate) fn write_all(
                     errand.again("cannot write the first values").await?;
                 }
             }
+            errand.deadline = Instant::now() + PATIENCE;
         }
         Ok(entries)
     })
@@ -539,7 +552,7 @@ async fn write_once(
     });
     errand.exchange(&batch, &mut sink).await;
     if let Some(refused) = refused {
-        errand.last_error = refused;
+        errand.leave(refused);
     }
     for ((key, version), (fate, returned_ns)) in keys.iter().zip(&versions).zip(&fates) {
         match fate {
@@ -550,9 +563,7 @@ async fn write_once(
         entries.push(Entry {
             client: FIRST_WRITER,
             key: *key,
-            written: Some(version.seq),
-            seen: Seen::Nothing,
-            fate: *fate,
+            deed: Did::Wrote(version.seq, *fate),
             invoked_ns,
             returned_ns: *returned_ns,
         });
@@ -622,12 +633,12 @@ async fn read_once(
             }
             Some(_) => last.record.mangled += 1,
         }
-        let (client, written, fate) = (FIRST_WRITER, None, None);
-        last.entries.push(Entry { client, key, written, seen, fate, invoked_ns, returned_ns: at_ns });
+        let (client, deed) = (FIRST_WRITER, Did::Saw(seen));
+        last.entries.push(Entry { client, key, deed, invoked_ns, returned_ns: at_ns });
     });
     errand.exchange(&batch, &mut sink).await;
     if let Some(refused) = refused {
-        errand.last_error = refused;
+        errand.leave(refused);
     }
     read
 }
