@@ -1,7 +1,31 @@
-//! Draws the plots of a sweep.
+//! Draws the plots of a sweep, each as PNG and SVG. A single run is a sweep of one.
+//!
+//! It owns which plots exist and where they lie (docs/HARNESS.md shows them); `by_count`, `over_time` and `load` say what
+//! a plot shows, `paint` lays it out, `raster` sets the letters of the PNGs. It reads the record of the runs and nothing else, so that plots can be drawn
+//! again from the files of a run.
 
-use super::record::SweepRecord;
+mod axis;
+mod by_count;
+mod figure;
+mod load;
+pub(crate) mod number;
+mod over_time;
+mod paint;
+mod raster;
+
 use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+pub(crate) use self::by_count::Dimension;
+
+use self::by_count::Measure;
+use self::figure::Figure;
+use self::number::{count, counted, short};
+use super::record::{PlacementRecord, RunRecord, SweepRecord, Totals};
+
+/// In a sweep of more runs no plots over time are drawn: nobody looks through them, and each run's own record has them.
+const RUNS_OVER_TIME_MAX: usize = 12;
 
 /// A drawn plot.
 #[derive(Clone, Debug)]
@@ -17,10 +41,286 @@ pub(crate) struct Plot {
     pub svg: PathBuf,
 }
 
-/// Draws every plot that applies to `sweep` below `directory`.
+/// Draws every plot that applies to `sweep` below `directory`, which is made if it is missing.
 ///
 /// # Errors
-/// When a file cannot be written.
-pub(crate) fn draw(_sweep: &SweepRecord, _directory: &Path) -> anyhow::Result<Vec<Plot>> {
-    Ok(Vec::new())
+/// When the sweep has no run and no placement, or a file cannot be written.
+pub(crate) fn draw(sweep: &SweepRecord, directory: &Path) -> anyhow::Result<Vec<Plot>> {
+    anyhow::ensure!(
+        !sweep.runs.is_empty() || !sweep.placement.is_empty(),
+        "there is nothing to draw: the sweep has no run"
+    );
+    let mut book = Book { directory, plots: Vec::new() };
+    if !sweep.runs.is_empty() {
+        let varied = Dimension::varied(sweep);
+        let always = [Dimension::Slaves, Dimension::Clients];
+        for by in Dimension::ALL.into_iter().filter(|by| always.contains(by) || varied.contains(by)) {
+            for measure in Measure::ALL {
+                let name = format!("{}/{}_vs_{}", by.folder(), measure.file(), by.file());
+                book.add(&name, measure.explains(by, sweep), &by_count::figure(sweep, measure, by))?;
+            }
+        }
+    }
+    match sweep.runs.as_slice() {
+        [] => {}
+        [run] => book.add_run("", "", run)?,
+        runs => {
+            let explains =
+                "What the requests of each run were: successful reads, successful writes and errors per \
+                            second, stacked. The whole bar is the load that the clients made.";
+            book.add("read_write_breakdown", explains.to_owned(), &by_count::breakdown(sweep))?;
+            if runs.len() <= RUNS_OVER_TIME_MAX {
+                for (at, run) in runs.iter().enumerate() {
+                    let (slaves, clients) = (run.settings.slaves, run.settings.clients);
+                    let folder = format!("plots_by_run/{:02}_{slaves}_slaves_{clients}_clients/", at + 1);
+                    let which = format!("Run {}, {}: ", at + 1, name(sweep, run));
+                    book.add_run(&folder, &which, run)?;
+                }
+            }
+        }
+    }
+    if !sweep.placement.is_empty() {
+        book.add_placements(sweep)?;
+    }
+    Ok(book.plots)
 }
+
+/// The plots made so far.
+struct Book<'a> {
+    directory: &'a Path,
+    plots: Vec<Plot>,
+}
+
+impl Book<'_> {
+    /// Paints `figure` to `name` (without extension, relative to the directory).
+    fn add(&mut self, name: &str, explains: String, figure: &Figure) -> anyhow::Result<()> {
+        let path = self.directory.join(name);
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        }
+        paint::save(figure, &path)?;
+        let with = |extension: &str| PathBuf::from(format!("{name}.{extension}"));
+        let title = figure.title.clone();
+        self.plots.push(Plot { title, explains, png: with("png"), svg: with("svg") });
+        Ok(())
+    }
+
+    /// The plots of one run, their titles beginning with `which`.
+    fn add_run(&mut self, folder: &str, which: &str, run: &RunRecord) -> anyhow::Result<()> {
+        let faults = if run.faults.is_empty() {
+            ""
+        } else {
+            " Dashed lines are the faults; a grey area lasts from a fault until it was undone."
+        };
+        let mut add = |name: &str, explains: String, mut figure: Figure| {
+            figure.title = format!("{which}{}", lower_first(&figure.title, !which.is_empty()));
+            self.add(&format!("{folder}{name}"), explains, &figure)
+        };
+        add(
+            "throughput_over_time",
+            format!(
+                "Requests that succeeded, and those that failed, in each second. A dip to zero is a time without \
+                 service: its length is in the table of faults.{faults}"
+            ),
+            over_time::throughput(run),
+        )?;
+        add(
+            "latency_percentiles_over_time",
+            format!(
+                "How long successful requests took: the median, the bands up to the 90th and 99th percentile, and the \
+                 slowest of each second. What lies far above the bands is rare, but somebody waited for it.{faults}"
+            ),
+            over_time::latency(run),
+        )?;
+        add(
+            "read_write_breakdown",
+            format!(
+                "What the requests were: successful reads, successful writes and errors, stacked. The whole bar is \
+                 the load that the clients made.{faults}"
+            ),
+            over_time::breakdown(run),
+        )?;
+        if run.slave_loads.iter().any(|load| load.writes > 0) {
+            let (record, spread) = load_of(run);
+            let mut subtitle = vec![load::rule(&record)];
+            if !run.faults.is_empty() {
+                subtitle.push("Slaves that were away for a while did less, and the others more.".to_owned());
+            }
+            add(
+                "slave_load",
+                format!("How the run's writes were spread over the slaves: {}", spread.explains()),
+                load::figure("Writes by slave", subtitle, &[(record, spread)]),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn add_placements(&mut self, sweep: &SweepRecord) -> anyhow::Result<()> {
+        let records: Vec<_> =
+            sweep.placement.iter().map(|record| (record.clone(), spread_of(record, sweep))).collect();
+        let mut subtitle: Vec<String> = Vec::new();
+        for (record, _) in &records {
+            let rule = load::rule(record);
+            if !subtitle.contains(&rule) {
+                subtitle.push(rule);
+            }
+        }
+        let slaves = records.first().map_or(0, |(record, _)| record.loads.len());
+        let mut explains =
+            "How a fixed number of writes was spread over the slaves by each placement.".to_owned();
+        for (record, spread) in &records {
+            let how = format!(" With {} placement: {}", printable(&record.placement), spread.explains());
+            explains.push_str(&how);
+        }
+        let title = format!("Load distribution over {}", counted(slaves as u64, "slave"));
+        self.add("load_distribution", explains, &load::figure(&title, subtitle, &records))
+    }
+}
+
+/// What decides the spread of the placement experiment, whose keys are chosen as those of the sweep's runs.
+fn spread_of(record: &PlacementRecord, sweep: &SweepRecord) -> load::Spread {
+    match (record.placement.as_str(), sweep.runs.first()) {
+        ("random", _) => load::Spread::EachWrite,
+        (_, Some(run)) if run.settings.distribution == "uniform" => {
+            load::Spread::Keys(run.settings.keys.into())
+        }
+        _ => load::Spread::Unknown,
+    }
+}
+
+/// The load of a run's slaves, as a placement.
+fn load_of(run: &RunRecord) -> (PlacementRecord, load::Spread) {
+    let slaves = run.slave_loads.len() as u64;
+    let copies = slaves.div_ceil(2);
+    let applied: u64 = run.slave_loads.iter().map(|load| load.writes).sum();
+    let spread = match (run.settings.placement.as_str(), run.settings.distribution.as_str()) {
+        ("random", _) => load::Spread::EachWrite,
+        ("hash", "uniform") => load::Spread::Keys(u64::from(run.settings.keys)),
+        _ => load::Spread::Unknown,
+    };
+    let record = PlacementRecord {
+        placement: run.settings.placement.clone(),
+        // Counted where the copies are, so it includes the warm-up and what nobody waited for any more.
+        writes: applied / copies.max(1),
+        copies,
+        loads: run.slave_loads.clone(),
+    };
+    (record, spread)
+}
+
+/// What tells `run` from the others of `sweep`: `5 slaves, 18 clients`, and what else differs between them.
+pub(crate) fn name(sweep: &SweepRecord, run: &RunRecord) -> String {
+    let varied = Dimension::varied(sweep);
+    let always = [Dimension::Slaves, Dimension::Clients];
+    let shown = Dimension::ALL.into_iter().filter(|by| always.contains(by) || varied.contains(by));
+    // A target need not say how many slaves it has.
+    let known = shown.filter(|by| *by != Dimension::Slaves || by.of(run) > 0.0);
+    known.map(|by| by.shown(by.of(run), by.of(run))).collect::<Vec<_>>().join(", ")
+}
+
+/// The load in a line: what all runs of `sweep` have in common, and the range of what they do not.
+fn describe(sweep: &SweepRecord, without: &[Dimension]) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    let runs = &sweep.runs;
+    for by in Dimension::ALL.into_iter().filter(|by| !without.contains(by)) {
+        let values = by.values(sweep);
+        let (Some(first), Some(last)) = (values.first().copied(), values.last().copied()) else { continue };
+        let unsaid = match by {
+            // A target need not say how many slaves it has.
+            Dimension::Slaves => last == 0.0,
+            Dimension::Pool | Dimension::Pipeline => last <= 1.0,
+            Dimension::Clients | Dimension::WritePct | Dimension::ValueBytes => false,
+        };
+        if !unsaid {
+            parts.push(by.shown(first, last));
+        }
+    }
+    let common = |of: &dyn Fn(&RunRecord) -> String| {
+        let mut values = runs.iter().map(of);
+        let first = values.next()?;
+        (values.all(|value| value == first) && !first.is_empty()).then_some(first)
+    };
+    parts.extend(common(&|run| {
+        let settings = &run.settings;
+        format!("{} {} keys", count(settings.keys.into()), printable(&settings.distribution))
+    }));
+    parts.extend(common(&|run| match run.settings.think_ms {
+        think if think > 0.0 => format!("{} ms think time", short(think)),
+        _ => String::new(),
+    }));
+    parts.extend(common(&|run| match run.settings.rate {
+        Some(rate) => format!("{} requests/s asked for", short(rate)),
+        None => String::new(),
+    }));
+    parts.extend(common(&|run| match run.settings.fsync.as_str() {
+        "" => String::new(),
+        fsync => format!("fsync {}", printable(fsync)),
+    }));
+    parts.extend(common(&|run| match run.settings.placement.as_str() {
+        "" => String::new(),
+        placement => format!("{} placement", printable(placement)),
+    }));
+    parts.extend(common(&|run| printable(&run.store)));
+    if runs.iter().any(|run| run.interrupted) {
+        parts.push("interrupted".to_owned());
+    }
+    parts.join(", ")
+}
+
+/// Says so when pauses of the clients, not the store, set the throughput. In a sweep where that is true of some runs only,
+/// their points are hollow.
+fn think_note(sweep: &SweepRecord) -> Option<String> {
+    let bound = sweep.runs.iter().filter(|run| run.totals.bound_by_think).count();
+    match bound {
+        0 => None,
+        _ if bound == sweep.runs.len() => Some(
+            "Bound by think time: this is the load the clients asked for, not the most the store can do."
+                .to_owned(),
+        ),
+        _ => Some(
+            "Hollow points were bound by think time: the load asked for, not the most the store can do."
+                .to_owned(),
+        ),
+    }
+}
+
+/// The shares of reads, writes and errors in all requests.
+fn shares<'a>(totals: impl Iterator<Item = &'a Totals>) -> Option<String> {
+    let (mut reads, mut writes, mut errors) = (0, 0, 0);
+    for totals in totals {
+        reads += totals.read_count;
+        writes += totals.write_count;
+        errors += totals.error_count;
+    }
+    let all = reads + writes + errors;
+    let share = |part| by_count::share(part, all);
+    (all > 0).then(|| {
+        format!(
+            "In all: {} reads ({}), {} writes ({}), {} errors ({})",
+            count(reads),
+            share(reads),
+            count(writes),
+            share(writes),
+            count(errors),
+            share(errors),
+        )
+    })
+}
+
+/// `text` in one line and without characters that an SVG must not contain.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') { ' ' } else { c })
+        .collect()
+}
+
+fn lower_first(text: &str, lower: bool) -> String {
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) if lower => first.to_lowercase().chain(chars).collect(),
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
