@@ -7,6 +7,7 @@ use super::{seconds, wait_for};
 use rustix::fs::FlockOperation;
 use rustix::process::{kill_process, Pid, Signal};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -21,6 +22,9 @@ pub(crate) const SETTLE: Duration = seconds(25);
 
 /// How long one question to a node may take.
 pub(crate) const ASK: Duration = seconds(2);
+
+/// The log's name in its directory.
+pub(crate) const LOG_NAME: &str = "kv_store.log";
 
 /// The lines of standard error that are printed of each process of a failed test.
 const PRINTED_LINES_MAX: usize = 60;
@@ -69,6 +73,8 @@ pub(crate) struct Setup {
     slave_arguments: Vec<String>,
     log: Option<Vec<u8>>,
     open_files: Option<u32>,
+    environment: BTreeMap<Node, Vec<(String, OsString)>>,
+    log_directory: Option<PathBuf>,
     beside_others: bool,
 }
 
@@ -81,6 +87,8 @@ impl Setup {
             slave_arguments: Vec::new(),
             log: None,
             open_files: None,
+            environment: BTreeMap::new(),
+            log_directory: None,
             beside_others: false,
         }
     }
@@ -106,6 +114,18 @@ impl Setup {
     /// How many files each master may have open, hard and soft.
     pub(crate) fn masters_with_open_files(mut self, max: u32) -> Setup {
         self.open_files = Some(max);
+        self
+    }
+
+    /// A variable of the environment of one node; see [`TestCluster::forget_environment`].
+    pub(crate) fn node_with_variable(mut self, node: Node, name: &str, value: impl Into<OsString>) -> Setup {
+        self.environment.entry(node).or_default().push((name.to_string(), value.into()));
+        self
+    }
+
+    /// The log stands in this directory, which may be on another file system.
+    pub(crate) fn log_in(mut self, directory: &Path) -> Setup {
+        self.log_directory = Some(directory.to_owned());
         self
     }
 
@@ -267,7 +287,12 @@ impl TestCluster {
 
     /// The path of the log.
     pub(crate) fn log(&self) -> PathBuf {
-        self.dir.path().join("kv_store.log")
+        self.setup.log_directory.as_deref().unwrap_or(self.dir.path()).join(LOG_NAME)
+    }
+
+    /// From the next starts on all nodes have the environment of any other cluster's.
+    pub(crate) fn forget_environment(&mut self) {
+        self.setup.environment.clear();
     }
 
     /// A directory that goes with the cluster.
@@ -325,6 +350,8 @@ impl TestCluster {
             }
         }
         command.env("RUST_LOG", "info").current_dir(self.dir.path());
+        command
+            .envs(self.setup.environment.get(&node).into_iter().flatten().map(|(name, value)| (name, value)));
         let errors = output.try_clone().expect("a second handle of a file");
         let child = command.stdout(output).stderr(errors).spawn().expect("the binary is built");
         self.processes.insert(node, child);

@@ -31,7 +31,7 @@ const FAILURES_MAX: usize = 100_000;
 const READ_BACK_BATCH: usize = 256;
 
 /// The number under which the final readings stand in a history.
-const READER: u64 = 1000;
+pub(crate) const READER: u64 = 1000;
 
 /// A write that was acknowledged.
 #[derive(Clone, Copy, Debug)]
@@ -182,7 +182,7 @@ impl Drop for Load {
 }
 
 /// Reads every key until it was read.
-fn read_back(
+pub(crate) fn read_back(
     cluster: &TestCluster,
     keys: &BTreeSet<Bytes>,
     origin: Instant,
@@ -219,7 +219,7 @@ fn read_back(
 }
 
 /// Checks a history that ends with a reading of all keys.
-fn judge(history: &History, when: &str) -> String {
+pub(crate) fn judge(history: &History, when: &str) -> String {
     let stats = match check(history.operations()) {
         Ok(stats) => stats,
         Err(violation) => panic!("{when}: {violation}"),
@@ -237,7 +237,8 @@ fn judge(history: &History, when: &str) -> String {
     stats.to_string()
 }
 
-fn now_ns(origin: Instant) -> u64 {
+/// The time on a history's clock.
+pub(crate) fn now_ns(origin: Instant) -> u64 {
     u64::try_from(origin.elapsed().as_nanos()).expect("a test lasts less than 584 years")
 }
 

@@ -9,6 +9,7 @@
 pub(crate) mod cluster;
 pub(crate) mod load;
 pub(crate) mod native;
+pub(crate) mod programs;
 pub(crate) mod resp;
 
 use std::time::{Duration, Instant};
