@@ -75,6 +75,8 @@ pub(crate) struct Setup {
     open_files: Option<u32>,
     environment: BTreeMap<Node, Vec<(String, OsString)>>,
     log_directory: Option<PathBuf>,
+    addresses: Option<[SocketAddr; 2]>,
+    networks: BTreeMap<Node, String>,
     beside_others: bool,
 }
 
@@ -89,6 +91,8 @@ impl Setup {
             open_files: None,
             environment: BTreeMap::new(),
             log_directory: None,
+            addresses: None,
+            networks: BTreeMap::new(),
             beside_others: false,
         }
     }
@@ -129,6 +133,18 @@ impl Setup {
         self
     }
 
+    /// Both masters listen there, and not at free ports of the loopback.
+    pub(crate) fn masters_at(mut self, addresses: [SocketAddr; 2]) -> Setup {
+        self.addresses = Some(addresses);
+        self
+    }
+
+    /// A node runs in this network of `ip netns`.
+    pub(crate) fn node_in_network(mut self, node: Node, name: &str) -> Setup {
+        self.networks.insert(node, name.to_string());
+        self
+    }
+
     /// Lets other tests run at the same time: for tests in which no timeout matters.
     pub(crate) fn beside_others(mut self) -> Setup {
         self.beside_others = true;
@@ -147,12 +163,12 @@ impl Setup {
     pub(crate) fn prepare(self) -> TestCluster {
         let turn = Turn::take(self.beside_others);
         let dir = TempDir::with_prefix("dsm-test-").expect("a directory for temporary files");
-        let [master, backup] = free_ports();
+        let addresses = self.addresses.unwrap_or_else(free_ports);
         let cluster = TestCluster {
             setup: self,
             processes: BTreeMap::new(),
             paused: BTreeSet::new(),
-            addresses: [master, backup],
+            addresses,
             dir,
             _turn: turn,
         };
@@ -218,6 +234,13 @@ fn limited_command(node: Node, open_files_max: u32) -> Command {
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(format!("ulimit -n {open_files_max}; exec \"$0\" \"$@\"")).arg(binary(node));
     without_settings(shell)
+}
+
+/// The same in a network of `ip netns`. The process becomes the binary, so its id is the binary's.
+fn command_in_network(node: Node, network: &str) -> Command {
+    let mut ip = Command::new("ip");
+    ip.args(["netns", "exec", network]).arg(binary(node));
+    without_settings(ip)
 }
 
 fn without_settings(mut command: Command) -> Command {
@@ -290,6 +313,11 @@ impl TestCluster {
         self.setup.log_directory.as_deref().unwrap_or(self.dir.path()).join(LOG_NAME)
     }
 
+    /// The path of the lock file.
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.log().with_extension("log.lock")
+    }
+
     /// From the next starts on all nodes have the environment of any other cluster's.
     pub(crate) fn forget_environment(&mut self) {
         self.setup.environment.clear();
@@ -332,7 +360,10 @@ impl TestCluster {
         writeln!(output, "---- {} starts", node.name()).expect("writing a headline");
         let mut command = match self.setup.open_files.filter(|_| MASTERS.contains(&node)) {
             Some(max) => limited_command(node, max),
-            None => command(node),
+            None => match self.setup.networks.get(&node) {
+                Some(network) => command_in_network(node, network),
+                None => command(node),
+            },
         };
         let [master, backup] = self.addresses.map(|address| address.to_string());
         match node {

@@ -7,6 +7,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod cluster;
+pub(crate) mod isolation;
 pub(crate) mod load;
 pub(crate) mod native;
 pub(crate) mod programs;
