@@ -10,7 +10,8 @@ mod common;
 
 use bytes::Bytes;
 use common::cluster::{Node, Setup, TestCluster, LOG_NAME};
-use common::load::{judge, now_ns, read_back, READER};
+use common::isolation::{isolated, tell_skipped, CuttableDisk};
+use common::load::{judge, now_ns, read_back, Load, READER};
 use common::programs::compile;
 use common::resp::{encoded, Answer, Connection};
 use common::{millis, seconds};
@@ -173,6 +174,45 @@ fn each_disk_error_is_met_with_the_truth() {
         }
     }
     println!("{} cases in {:?}", cases.len(), begun.elapsed());
+}
+
+#[test]
+fn a_full_disk_refuses_writes_until_there_is_room_and_takeovers_need_none() {
+    for file_system in ["ext4", "xfs"] {
+        let tested = isolated(|| CuttableDisk::new(file_system), |disk| fill_and_take_over(&disk));
+        if let Err(why) = tested {
+            tell_skipped(&format!("a full {file_system}"), &why);
+        }
+    }
+}
+
+fn fill_and_take_over(disk: &CuttableDisk) {
+    let mut cluster = Setup::slaves(SLAVES).masters_with(&["--no-failback"]).log_in(&disk.mounted()).start();
+    let load = Load::start(&cluster, 6, 10);
+    assert_eq!(cluster.ask(&[b"SET", b"kept", b"value"]), Answer::ok());
+    let filler = disk.fill();
+    // The log has room of its own set aside: longer and then shorter values use it up.
+    for bytes in [256 << 10, 16 << 10, 1 << 10, 1] {
+        let value = vec![b'x'; bytes];
+        let refused = (0..200).find_map(|_| match cluster.ask(&[b"SET", b"large", &value]) {
+            Answer::Simple(_) => None,
+            refused => Some(refused),
+        });
+        let refused = refused.expect("the disk is full");
+        assert_eq!(refused.error_word(), Some("READONLY"), "{refused:?}");
+    }
+    assert_eq!(cluster.ask(&[b"GET", b"kept"]), Answer::bulk("value"), "reads go on");
+
+    cluster.kill(Node::Master);
+    cluster.wait_until_serves(Node::Backup, PATIENCE);
+    assert_eq!(cluster.ask(&[b"GET", b"kept"]), Answer::bulk("value"));
+    let refused = cluster.ask(&[b"SET", b"large", &[b'x'; 64 << 10]]);
+    assert_eq!(refused.error_word(), Some("READONLY"), "{refused:?}");
+
+    std::fs::remove_file(filler).expect("it was just made");
+    load.wait_for_writes(200, PATIENCE);
+    assert_eq!(cluster.ask(&[b"SET", b"large", &[b'x'; 64 << 10]]), Answer::ok());
+    load.prove(&mut cluster);
 }
 
 fn run(case: Case, shim: &Path) -> Shown {

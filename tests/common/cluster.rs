@@ -435,6 +435,21 @@ impl TestCluster {
         Instant::now()
     }
 
+    /// SIGSTOP to several, and waits until none of their threads runs any more: one that waits in the kernel (for a disk)
+    /// stops before it is back. The state of the moment is what a loss of power would leave.
+    pub(crate) fn freeze(&mut self, nodes: &[Node]) {
+        for &node in nodes {
+            self.pause(node);
+        }
+        for node in nodes {
+            let tasks = format!("/proc/{}/task", self.processes[node].id());
+            wait_for(&format!("{node:?} is frozen"), seconds(10), || {
+                let mut tasks = std::fs::read_dir(&tasks).ok()?;
+                tasks.all(|task| !task.is_ok_and(|task| runs(&task.path()))).then_some(())
+            });
+        }
+    }
+
     /// SIGCONT. Does nothing to a process that was killed meanwhile.
     pub(crate) fn resume(&mut self, node: Node) {
         self.signal(node, Signal::CONT);
@@ -613,6 +628,14 @@ impl TestCluster {
     pub(crate) fn ask(&self, request: &[&[u8]]) -> Answer {
         self.connect_to_primary().call(request).expect("the master answers")
     }
+}
+
+/// Whether a thread runs or may run any moment. One that is gone does not.
+fn runs(task: &Path) -> bool {
+    let stat = std::fs::read_to_string(task.join("stat")).unwrap_or_default();
+    // The name in parentheses may hold anything; behind it stands the state: T is stopped, D waits in the kernel.
+    let state = stat.rsplit_once(") ").map_or("", |(_, behind)| behind).chars().next();
+    state.is_some_and(|state| !"TtDZX".contains(state))
 }
 
 impl Drop for TestCluster {

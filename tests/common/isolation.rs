@@ -6,8 +6,10 @@
 
 use super::programs::compile;
 use nix::sched::{unshare, CloneFlags};
+use rustix::fs::FallocateFlags;
 use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
 use std::fs::File;
+use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -41,6 +43,16 @@ pub(crate) fn isolated<T: Send>(
     std::thread::scope(|scope| {
         scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// Says on standard error that something was not tested, and why; also where a test's output is captured.
+pub(crate) fn tell_skipped(what: &str, why: &str) {
+    tell(&format!("SKIPPED {what}: {why}"));
+}
+
+/// A line on standard error that a passing test does not keep to itself, as it does with `eprintln!`.
+pub(crate) fn tell(line: &str) {
+    writeln!(std::io::stderr(), "{line}").expect("standard error is open");
 }
 
 /// Runs a program of the system.
@@ -93,6 +105,22 @@ impl CuttableDisk {
 
     fn mount(&self) -> Result<(), String> {
         run_tool("mount", &["-o", "loop", text(&self.image()), text(&self.mounted())]).map(drop)
+    }
+
+    /// Takes all the room that is left; removing the file gives it back.
+    pub(crate) fn fill(&self) -> PathBuf {
+        let path = self.mounted().join("filler");
+        let filler = File::create(&path).expect("the file system works");
+        let mut step = 64 << 20;
+        let mut taken = 0;
+        while step >= 4096 {
+            match rustix::fs::fallocate(&filler, FallocateFlags::empty(), taken, step) {
+                Ok(()) => taken += step,
+                Err(rustix::io::Errno::NOSPC) => step /= 2,
+                Err(error) => panic!("filling the disk: {error}"),
+            }
+        }
+        path
     }
 
     /// Cuts the power: what was not synced is gone, and all that is still asked of the file system fails.
