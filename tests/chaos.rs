@@ -11,7 +11,7 @@ use common::cluster::{Node, Setup, TestCluster, MASTERS};
 use common::isolation::{isolated, tell, tell_skipped, Cut, CuttableDisk, Networks};
 use common::load::Load;
 use common::resp::{Answer, Connection};
-use common::{millis, seconds, wait_for};
+use common::{is_nightly, millis, seconds, wait_for};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
@@ -51,10 +51,6 @@ fn tell_summary() {
 fn skip(what: &str, why: &str) {
     count(&SKIPPED, 1);
     tell_skipped(what, why);
-}
-
-fn is_nightly() -> bool {
-    std::env::var_os("DSM_NIGHTLY").is_some()
 }
 
 /// The seed of each round, printed as it begins.

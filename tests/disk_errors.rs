@@ -14,7 +14,7 @@ use common::isolation::{isolated, tell_skipped, CuttableDisk};
 use common::load::{judge, now_ns, read_back, Load, READER};
 use common::programs::compile;
 use common::resp::{encoded, Answer, Connection};
-use common::{millis, seconds};
+use common::{is_nightly, millis, seconds};
 use dsm_protocol::history::{Action, Begun, History, Outcome};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -130,7 +130,7 @@ struct Shown {
 
 #[test]
 fn each_disk_error_is_met_with_the_truth() {
-    let calls: u64 = if std::env::var_os("DSM_NIGHTLY").is_some() { 200 } else { 20 };
+    let calls: u64 = if is_nightly() { 200 } else { 20 };
     let dir = TempDir::with_prefix("dsm-shim-").expect("a directory for temporary files");
     let shim = compile("disk_faults", dir.path(), &["-shared", "-fPIC"]);
     let cases: Vec<Case> = (1..=calls).flat_map(|n| Fault::ALL.map(|fault| Case { fault, n })).collect();
@@ -244,12 +244,11 @@ fn run(case: Case, shim: &Path) -> Shown {
         assert!(clear, "{case}: the last line says what happened: {last}");
         cluster.wait_until_serves(Node::Backup, PATIENCE);
     }
-    script.run_behind_the_fault(ended);
+    script.run_behind_the_fault(&mut cluster, ended);
     let (primary, info) = cluster.wait_for_primary(PATIENCE);
     assert_eq!(primary, if ended { Node::Backup } else { Node::Master }, "{case}: who serves");
     if !ended {
         assert_eq!(info.number("epoch"), 1, "{case}: nobody was fenced");
-        assert!(cluster.exited(Node::Master).is_none(), "{case}: the master runs");
     }
 
     let Script { mut history, keys, origin, shown, .. } = script;
@@ -311,7 +310,7 @@ impl Script {
         assert!(!self.reported().is_empty(), "the master ended without a fault");
     }
 
-    fn run_behind_the_fault(&mut self, ended: bool) {
+    fn run_behind_the_fault(&mut self, cluster: &mut TestCluster, ended: bool) {
         if ended {
             self.master = 1;
             self.connection = None;
@@ -321,6 +320,8 @@ impl Script {
         let mut succeeded = 0;
         while succeeded < STEPS_BEHIND {
             assert!(begun.elapsed() < PATIENCE, "no {STEPS_BEHIND} steps in a row succeed");
+            let gone = if ended { None } else { cluster.exited(Node::Master) };
+            assert_eq!(gone, None, "the fault is none to end of");
             succeeded = if self.next_step() { succeeded + 1 } else { 0 };
         }
     }

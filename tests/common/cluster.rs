@@ -638,6 +638,21 @@ fn runs(task: &Path) -> bool {
     state.is_some_and(|state| !"TtDZX".contains(state))
 }
 
+impl TestCluster {
+    /// What a night has found must be there in the morning.
+    fn keep_evidence(&mut self) {
+        if self.setup.log_directory.is_some() {
+            for file in [self.log(), self.lock()] {
+                let name = file.file_name().expect("a file has a name");
+                // It may not have been made yet, or its disk may be gone.
+                let _ = std::fs::copy(&file, self.dir.path().join(name));
+            }
+        }
+        self.dir.disable_cleanup(true);
+        eprintln!("==== kept: {}", self.dir.path().display());
+    }
+}
+
 impl Drop for TestCluster {
     fn drop(&mut self) {
         for child in self.processes.values_mut() {
@@ -654,6 +669,9 @@ impl Drop for TestCluster {
                 let from = lines.len().saturating_sub(PRINTED_LINES_MAX);
                 eprintln!("==== {} ({} lines, the last of them):", node.name(), lines.len());
                 lines[from..].iter().for_each(|line| eprintln!("{line}"));
+            }
+            if super::is_nightly() {
+                self.keep_evidence();
             }
         }
     }

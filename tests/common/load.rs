@@ -166,9 +166,11 @@ impl Load {
 
         cluster.heal();
         read_back(cluster, &keys, self.shared.origin, READER, &mut history);
+        keep(&history, cluster);
         judge(&history, "after the faults");
         cluster.cold_restart();
         read_back(cluster, &keys, self.shared.origin, READER + 1, &mut history);
+        keep(&history, cluster);
         let verdict = judge(&history, "after a cold restart");
         println!("{verdict}; {} requests failed", self.shared.failed.load(Ordering::Relaxed));
     }
@@ -215,6 +217,14 @@ pub(crate) fn read_back(
                 }
             }
         }
+    }
+}
+
+/// Puts the history beside the log, which is kept if a nightly run fails.
+fn keep(history: &History, cluster: &TestCluster) {
+    if super::is_nightly() {
+        let lines: Vec<String> = history.operations().iter().map(|o| format!("{o:?}\n")).collect();
+        std::fs::write(cluster.dir().join("history.txt"), lines.concat()).expect("writing the history");
     }
 }
 

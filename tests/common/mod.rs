@@ -68,6 +68,11 @@ pub(crate) fn nobody_notices(masters_with: &[&str], attack: impl FnOnce(&cluster
     load.prove(&mut cluster);
 }
 
+/// Whether the long forms of tests were asked for, as `make nightly` does.
+pub(crate) fn is_nightly() -> bool {
+    std::env::var_os("DSM_NIGHTLY").is_some()
+}
+
 /// Seconds, short to write.
 pub(crate) const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
