@@ -1,5 +1,6 @@
 //! What the tests of the whole system share: real processes on free ports ([`cluster`]), a client of the RESP
-//! door ([`resp`]), one of the native door ([`native`]), clients that load the cluster and record what they saw ([`load`]).
+//! door ([`resp`]), one of the native door ([`native`]), clients that load the cluster and record what they saw ([`load`]),
+//! disks and networks that can be cut ([`isolation`]), small C programs ([`programs`]).
 //!
 //! Nothing here knows how the servers are built: it sees binaries, flags, sockets, exit codes and the log.
 
