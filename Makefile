@@ -1,6 +1,6 @@
-# make verify writes nothing and is what CI runs; make fix rewrites.
+# make verify writes nothing and is what CI runs; make fix rewrites; make nightly runs for hours.
 
-.PHONY: verify fix format lint doc test cluster demo fuzz model bench
+.PHONY: verify format lint doc test fix cluster demo bench sim model fuzz nightly nightly-faults nightly-sim
 
 verify: format lint doc test
 
@@ -16,11 +16,6 @@ doc:
 test:
 	cargo test --locked
 
-# The model check with its deep worlds: 5.5 million states, minutes of one core, 3 GB. Part of a nightly run;
-# `make test` searches the small worlds.
-model:
-	MODEL_DEEP=1 cargo test --locked -p dsm-protocol --test model -- --nocapture --test-threads 1
-
 fix:
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --all-features --fix --allow-dirty --allow-staged
@@ -31,16 +26,37 @@ cluster:
 demo:
 	examples/failover.sh
 
+bench:
+	cargo run --release --bin dsm-test-harness -- --slaves 5 --clients 18 --think 0 --check
+
+# Whole clusters in virtual time. SEEDS=1000 from FIRST=0 on, each broken for SECONDS=30; SEED=n runs one and says what
+# happens.
+sim:
+	$(if $(SEEDS),SEEDS=$(SEEDS)) $(if $(FIRST),FIRST=$(FIRST)) $(if $(SECONDS),SECONDS=$(SECONDS)) $(if $(SEED),SEED=$(SEED)) \
+		cargo test --locked -p dsm --test simulation swarm -- --nocapture
+
+# The model check with its deep worlds: 5.5 million states, minutes of one core, 3 GB. `make test` searches the small ones.
+model:
+	MODEL_DEEP=1 cargo test --locked -p dsm-protocol --test model -- --nocapture --test-threads 1
+
 # Each target for so long, in seconds. Needs `cargo install cargo-fuzz` and a C++ compiler. There is no unsafe code to
 # sanitize, and without a sanitizer any toolchain will do. What is found new is kept out of the corpus of the repository.
-SECONDS ?= 60
 FUZZ_TARGETS ?= $(basename $(notdir $(wildcard protocol/fuzz/fuzz_targets/*.rs)))
 
 fuzz:
 	cd protocol && for target in $(FUZZ_TARGETS); do \
 		mkdir -p fuzz/target/corpus/$$target && \
 		cargo fuzz run --sanitizer none $$target fuzz/target/corpus/$$target fuzz/corpus/$$target -- \
-			-max_total_time=$(SECONDS) -max_len=2048 -timeout=20 -rss_limit_mb=1024 || exit 1; \
+			-max_total_time=$(or $(SECONDS),60) -max_len=2048 -timeout=20 -rss_limit_mb=1024 || exit 1; \
 	done
-bench:
-	cargo run --release --bin dsm-test-harness -- --slaves 5 --clients 18 --think 0 --check
+
+# The long forms of tests that CI runs in minutes, a target for each kind; `make -k nightly` runs all though one fails.
+nightly: nightly-sim nightly-faults model
+	$(MAKE) fuzz SECONDS=600
+
+# Real processes: 200 disk calls for each fault, 3,000 kills, 600 pauses, 1,000 power losses. As root, or much is SKIPPED.
+nightly-faults:
+	DSM_NIGHTLY=1 cargo test --locked --no-fail-fast --test disk_errors --test chaos -- --nocapture --test-threads=1
+
+nightly-sim:
+	$(MAKE) sim SEEDS=10000 SECONDS=60

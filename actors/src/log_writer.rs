@@ -429,6 +429,10 @@ impl LogWriter {
         };
         ctx.spawn(marking.into_actor(self).map(|(appended, whole, cut), writer, ctx| {
             writer.busy = false;
+            if let Some(error) = appended.write_error.filter(|error| !is_full(Some(error))) {
+                writer.fail(&format!("the log cannot be written: {error}"));
+                return;
+            }
             if let Err(error) = cut.and(appended.sync_error.map_or(Ok(()), Err)) {
                 writer.fail(&format!("the log cannot be cut after a short write: {error}"));
                 return;

@@ -7,6 +7,7 @@ use super::{seconds, wait_for};
 use rustix::fs::FlockOperation;
 use rustix::process::{kill_process, Pid, Signal};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -21,6 +22,9 @@ pub(crate) const SETTLE: Duration = seconds(25);
 
 /// How long one question to a node may take.
 pub(crate) const ASK: Duration = seconds(2);
+
+/// The log's name in its directory.
+pub(crate) const LOG_NAME: &str = "kv_store.log";
 
 /// The lines of standard error that are printed of each process of a failed test.
 const PRINTED_LINES_MAX: usize = 60;
@@ -69,6 +73,10 @@ pub(crate) struct Setup {
     slave_arguments: Vec<String>,
     log: Option<Vec<u8>>,
     open_files: Option<u32>,
+    environment: BTreeMap<Node, Vec<(String, OsString)>>,
+    log_directory: Option<PathBuf>,
+    addresses: Option<[SocketAddr; 2]>,
+    networks: BTreeMap<Node, String>,
     beside_others: bool,
 }
 
@@ -81,6 +89,10 @@ impl Setup {
             slave_arguments: Vec::new(),
             log: None,
             open_files: None,
+            environment: BTreeMap::new(),
+            log_directory: None,
+            addresses: None,
+            networks: BTreeMap::new(),
             beside_others: false,
         }
     }
@@ -109,6 +121,30 @@ impl Setup {
         self
     }
 
+    /// A variable of the environment of one node; see [`TestCluster::forget_environment`].
+    pub(crate) fn node_with_variable(mut self, node: Node, name: &str, value: impl Into<OsString>) -> Setup {
+        self.environment.entry(node).or_default().push((name.to_string(), value.into()));
+        self
+    }
+
+    /// The log stands in this directory, which may be on another file system.
+    pub(crate) fn log_in(mut self, directory: &Path) -> Setup {
+        self.log_directory = Some(directory.to_owned());
+        self
+    }
+
+    /// Both masters listen there, and not at free ports of the loopback.
+    pub(crate) fn masters_at(mut self, addresses: [SocketAddr; 2]) -> Setup {
+        self.addresses = Some(addresses);
+        self
+    }
+
+    /// A node runs in this network of `ip netns`.
+    pub(crate) fn node_in_network(mut self, node: Node, name: &str) -> Setup {
+        self.networks.insert(node, name.to_string());
+        self
+    }
+
     /// Lets other tests run at the same time: for tests in which no timeout matters.
     pub(crate) fn beside_others(mut self) -> Setup {
         self.beside_others = true;
@@ -127,12 +163,12 @@ impl Setup {
     pub(crate) fn prepare(self) -> TestCluster {
         let turn = Turn::take(self.beside_others);
         let dir = TempDir::with_prefix("dsm-test-").expect("a directory for temporary files");
-        let [master, backup] = free_ports();
+        let addresses = self.addresses.unwrap_or_else(free_ports);
         let cluster = TestCluster {
             setup: self,
             processes: BTreeMap::new(),
             paused: BTreeSet::new(),
-            addresses: [master, backup],
+            addresses,
             dir,
             _turn: turn,
         };
@@ -198,6 +234,13 @@ fn limited_command(node: Node, open_files_max: u32) -> Command {
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(format!("ulimit -n {open_files_max}; exec \"$0\" \"$@\"")).arg(binary(node));
     without_settings(shell)
+}
+
+/// The same in a network of `ip netns`. The process becomes the binary, so its id is the binary's.
+fn command_in_network(node: Node, network: &str) -> Command {
+    let mut ip = Command::new("ip");
+    ip.args(["netns", "exec", network]).arg(binary(node));
+    without_settings(ip)
 }
 
 fn without_settings(mut command: Command) -> Command {
@@ -267,7 +310,17 @@ impl TestCluster {
 
     /// The path of the log.
     pub(crate) fn log(&self) -> PathBuf {
-        self.dir.path().join("kv_store.log")
+        self.setup.log_directory.as_deref().unwrap_or(self.dir.path()).join(LOG_NAME)
+    }
+
+    /// The path of the lock file.
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.log().with_extension("log.lock")
+    }
+
+    /// From the next starts on all nodes have the environment of any other cluster's.
+    pub(crate) fn forget_environment(&mut self) {
+        self.setup.environment.clear();
     }
 
     /// A directory that goes with the cluster.
@@ -307,7 +360,10 @@ impl TestCluster {
         writeln!(output, "---- {} starts", node.name()).expect("writing a headline");
         let mut command = match self.setup.open_files.filter(|_| MASTERS.contains(&node)) {
             Some(max) => limited_command(node, max),
-            None => command(node),
+            None => match self.setup.networks.get(&node) {
+                Some(network) => command_in_network(node, network),
+                None => command(node),
+            },
         };
         let [master, backup] = self.addresses.map(|address| address.to_string());
         match node {
@@ -325,6 +381,8 @@ impl TestCluster {
             }
         }
         command.env("RUST_LOG", "info").current_dir(self.dir.path());
+        command
+            .envs(self.setup.environment.get(&node).into_iter().flatten().map(|(name, value)| (name, value)));
         let errors = output.try_clone().expect("a second handle of a file");
         let child = command.stdout(output).stderr(errors).spawn().expect("the binary is built");
         self.processes.insert(node, child);
@@ -375,6 +433,21 @@ impl TestCluster {
         self.signal(node, Signal::STOP);
         self.paused.insert(node);
         Instant::now()
+    }
+
+    /// SIGSTOP to several, and waits until none of their threads runs any more: one that waits in the kernel (for a disk)
+    /// stops before it is back. The state of the moment is what a loss of power would leave.
+    pub(crate) fn freeze(&mut self, nodes: &[Node]) {
+        for &node in nodes {
+            self.pause(node);
+        }
+        for node in nodes {
+            let tasks = format!("/proc/{}/task", self.processes[node].id());
+            wait_for(&format!("{node:?} is frozen"), seconds(10), || {
+                let mut tasks = std::fs::read_dir(&tasks).ok()?;
+                tasks.all(|task| !task.is_ok_and(|task| runs(&task.path()))).then_some(())
+            });
+        }
     }
 
     /// SIGCONT. Does nothing to a process that was killed meanwhile.
@@ -557,6 +630,29 @@ impl TestCluster {
     }
 }
 
+/// Whether a thread runs or may run any moment. One that is gone does not.
+fn runs(task: &Path) -> bool {
+    let stat = std::fs::read_to_string(task.join("stat")).unwrap_or_default();
+    // The name in parentheses may hold anything; behind it stands the state: T is stopped, D waits in the kernel.
+    let state = stat.rsplit_once(") ").map_or("", |(_, behind)| behind).chars().next();
+    state.is_some_and(|state| !"TtDZX".contains(state))
+}
+
+impl TestCluster {
+    /// What a night has found must be there in the morning.
+    fn keep_evidence(&mut self) {
+        if self.setup.log_directory.is_some() {
+            for file in [self.log(), self.lock()] {
+                let name = file.file_name().expect("a file has a name");
+                // It may not have been made yet, or its disk may be gone.
+                let _ = std::fs::copy(&file, self.dir.path().join(name));
+            }
+        }
+        self.dir.disable_cleanup(true);
+        eprintln!("==== kept: {}", self.dir.path().display());
+    }
+}
+
 impl Drop for TestCluster {
     fn drop(&mut self) {
         for child in self.processes.values_mut() {
@@ -573,6 +669,9 @@ impl Drop for TestCluster {
                 let from = lines.len().saturating_sub(PRINTED_LINES_MAX);
                 eprintln!("==== {} ({} lines, the last of them):", node.name(), lines.len());
                 lines[from..].iter().for_each(|line| eprintln!("{line}"));
+            }
+            if super::is_nightly() {
+                self.keep_evidence();
             }
         }
     }

@@ -31,7 +31,7 @@ const FAILURES_MAX: usize = 100_000;
 const READ_BACK_BATCH: usize = 256;
 
 /// The number under which the final readings stand in a history.
-const READER: u64 = 1000;
+pub(crate) const READER: u64 = 1000;
 
 /// A write that was acknowledged.
 #[derive(Clone, Copy, Debug)]
@@ -166,9 +166,11 @@ impl Load {
 
         cluster.heal();
         read_back(cluster, &keys, self.shared.origin, READER, &mut history);
+        keep(&history, cluster);
         judge(&history, "after the faults");
         cluster.cold_restart();
         read_back(cluster, &keys, self.shared.origin, READER + 1, &mut history);
+        keep(&history, cluster);
         let verdict = judge(&history, "after a cold restart");
         println!("{verdict}; {} requests failed", self.shared.failed.load(Ordering::Relaxed));
     }
@@ -182,7 +184,7 @@ impl Drop for Load {
 }
 
 /// Reads every key until it was read.
-fn read_back(
+pub(crate) fn read_back(
     cluster: &TestCluster,
     keys: &BTreeSet<Bytes>,
     origin: Instant,
@@ -218,8 +220,16 @@ fn read_back(
     }
 }
 
+/// Puts the history beside the log, which is kept if a nightly run fails.
+fn keep(history: &History, cluster: &TestCluster) {
+    if super::is_nightly() {
+        let lines: Vec<String> = history.operations().iter().map(|o| format!("{o:?}\n")).collect();
+        std::fs::write(cluster.dir().join("history.txt"), lines.concat()).expect("writing the history");
+    }
+}
+
 /// Checks a history that ends with a reading of all keys.
-fn judge(history: &History, when: &str) -> String {
+pub(crate) fn judge(history: &History, when: &str) -> String {
     let stats = match check(history.operations()) {
         Ok(stats) => stats,
         Err(violation) => panic!("{when}: {violation}"),
@@ -237,7 +247,8 @@ fn judge(history: &History, when: &str) -> String {
     stats.to_string()
 }
 
-fn now_ns(origin: Instant) -> u64 {
+/// The time on a history's clock.
+pub(crate) fn now_ns(origin: Instant) -> u64 {
     u64::try_from(origin.elapsed().as_nanos()).expect("a test lasts less than 584 years")
 }
 

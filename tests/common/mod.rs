@@ -1,5 +1,6 @@
 //! What the tests of the whole system share: real processes on free ports ([`cluster`]), a client of the RESP
-//! door ([`resp`]), one of the native door ([`native`]), clients that load the cluster and record what they saw ([`load`]).
+//! door ([`resp`]), one of the native door ([`native`]), clients that load the cluster and record what they saw ([`load`]),
+//! disks and networks that can be cut ([`isolation`]), small C programs ([`programs`]).
 //!
 //! Nothing here knows how the servers are built: it sees binaries, flags, sockets, exit codes and the log.
 
@@ -7,8 +8,10 @@
 #![allow(dead_code)]
 
 pub(crate) mod cluster;
+pub(crate) mod isolation;
 pub(crate) mod load;
 pub(crate) mod native;
+pub(crate) mod programs;
 pub(crate) mod resp;
 
 use std::time::{Duration, Instant};
@@ -64,6 +67,11 @@ pub(crate) fn nobody_notices(masters_with: &[&str], attack: impl FnOnce(&cluster
     assert_eq!(epochs(&cluster), before, "no master was replaced");
     cluster.wait_for_active_slaves(3, seconds(3));
     load.prove(&mut cluster);
+}
+
+/// Whether the long forms of tests were asked for, as `make nightly` does.
+pub(crate) fn is_nightly() -> bool {
+    std::env::var_os("DSM_NIGHTLY").is_some()
 }
 
 /// Seconds, short to write.

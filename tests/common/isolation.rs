@@ -1,0 +1,231 @@
+//! Name spaces of a test's own, so that its mounts and networks are nobody else's and go away with its last process,
+//! however the test ends; what stands in them: a file system whose power can be cut, networks that can be cut one way.
+//!
+//! All of it needs root (CAP_SYS_ADMIN). Where that is not to be had, an `Err` says why, and the test is to be skipped
+//! aloud.
+
+use super::programs::compile;
+use nix::sched::{unshare, CloneFlags};
+use rustix::fs::FallocateFlags;
+use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
+use std::fs::File;
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
+
+/// Runs a test in name spaces of mounts and of networks that begin as copies and end with it. The pid name space stays:
+/// masters must see each other's pids.
+///
+/// `prepare` says whether all that the test needs is there; only then `test` runs.
+///
+/// # Errors
+/// Why there are no such name spaces, or what `prepare` lacks: nothing was tested.
+///
+/// # Panics
+/// When the test does.
+pub(crate) fn isolated<T: Send>(
+    prepare: impl FnOnce() -> Result<T, String> + Send,
+    test: impl FnOnce(T) + Send,
+) -> Result<(), String> {
+    // A thread enters, never the process: other tests stay where they are.
+    let run = || {
+        let spaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET;
+        unshare(spaces).map_err(|error| format!("unshare of mounts and networks: {error}"))?;
+        // Nothing that is mounted here may be seen outside, and /run is where `ip netns` keeps its names.
+        run_tool("mount", &["--make-rprivate", "/"])?;
+        run_tool("mount", &["-t", "tmpfs", "dsm-test", "/run"])?;
+        run_tool("ip", &["link", "set", "lo", "up"])?;
+        prepare().map(test)
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Says on standard error that something was not tested, and why; also where a test's output is captured.
+pub(crate) fn tell_skipped(what: &str, why: &str) {
+    tell(&format!("SKIPPED {what}: {why}"));
+}
+
+/// A line on standard error that a passing test does not keep to itself, as it does with `eprintln!`.
+pub(crate) fn tell(line: &str) {
+    writeln!(std::io::stderr(), "{line}").expect("standard error is open");
+}
+
+/// Runs a program of the system.
+///
+/// # Errors
+/// That it is missing, or what it says.
+fn run_tool(program: &str, arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| format!("{program}: {error}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_string());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+    Err(format!("{program} {}: {} {said}", arguments.join(" "), output.status))
+}
+
+/// A file system in a file, on which the power can fail.
+pub(crate) struct CuttableDisk {
+    /// Holds the image, the place where it is mounted and the program that cuts it.
+    dir: TempDir,
+    shutdown: PathBuf,
+}
+
+impl CuttableDisk {
+    /// Makes and mounts one. Only within [`isolated`]: that is what takes the mount away in the end.
+    ///
+    /// # Errors
+    /// What is missing or not allowed.
+    pub(crate) fn new(file_system: &str) -> Result<CuttableDisk, String> {
+        let dir = TempDir::with_prefix("dsm-disk-").expect("a directory for temporary files");
+        let shutdown = compile("file_system_shutdown", dir.path(), &[]);
+        let disk = CuttableDisk { dir, shutdown };
+        let image = disk.image();
+        // No xfs is smaller than this. The file has holes where nothing is written.
+        File::create(&image).and_then(|file| file.set_len(320 << 20)).expect("an image");
+        std::fs::create_dir(disk.mounted()).expect("a directory");
+        run_tool(&format!("mkfs.{file_system}"), &["-q", text(&image)])?;
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    fn image(&self) -> PathBuf {
+        self.dir.path().join("image")
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn mounted(&self) -> PathBuf {
+        self.dir.path().join("mounted")
+    }
+
+    fn mount(&self) -> Result<(), String> {
+        run_tool("mount", &["-o", "loop", text(&self.image()), text(&self.mounted())]).map(drop)
+    }
+
+    /// Takes all the room that is left; removing the file gives it back.
+    pub(crate) fn fill(&self) -> PathBuf {
+        let path = self.mounted().join("filler");
+        let filler = File::create(&path).expect("the file system works");
+        let mut step = 64 << 20;
+        let mut taken = 0;
+        while step >= 4096 {
+            match rustix::fs::fallocate(&filler, FallocateFlags::empty(), taken, step) {
+                Ok(()) => taken += step,
+                Err(rustix::io::Errno::NOSPC) => step /= 2,
+                Err(error) => panic!("filling the disk: {error}"),
+            }
+        }
+        path
+    }
+
+    /// Cuts the power: what was not synced is gone, and all that is still asked of the file system fails.
+    pub(crate) fn cut_power(&self) {
+        run_tool(text(&self.shutdown), &[text(&self.mounted())])
+            .expect("a file system that can be shut down");
+    }
+
+    /// Switches the power on again. Nobody may have a file open.
+    pub(crate) fn restore_power(&self) {
+        run_tool("umount", &[text(&self.mounted())]).expect("nobody uses it");
+        self.mount().expect("it could be mounted before");
+    }
+}
+
+impl Drop for CuttableDisk {
+    fn drop(&mut self) {
+        // So that the directory can be removed. If somebody still has a file open, the name space's end does the rest.
+        let _ = run_tool("umount", &["--lazy", text(&self.mounted())]);
+    }
+}
+
+/// Which packets are lost, as the machine in the middle sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// What comes from this address.
+    From(Ipv4Addr),
+    /// What goes to this address.
+    To(Ipv4Addr),
+}
+
+/// The network in which the test's own thread is, and one for each name, linked with it. Packets can be cut where they
+/// come in and go out at the test's own.
+pub(crate) struct Networks {
+    names: Vec<String>,
+}
+
+impl Networks {
+    /// The address of the test's own network.
+    pub(crate) const OWN: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+
+    /// Makes a network for each name. Only within [`isolated`].
+    ///
+    /// # Errors
+    /// What is missing or not allowed.
+    pub(crate) fn new(names: &[&str]) -> Result<Networks, String> {
+        let networks = Networks { names: names.iter().map(|name| name.to_string()).collect() };
+        run_tool("ip", &["link", "add", "name", "bridge0", "type", "bridge"])?;
+        run_tool("ip", &["address", "add", &format!("{}/24", Self::OWN), "dev", "bridge0"])?;
+        run_tool("ip", &["link", "set", "bridge0", "up"])?;
+        for name in names {
+            let address = format!("{}/24", networks.address(name));
+            run_tool("ip", &["netns", "add", name])?;
+            run_tool(
+                "ip",
+                &["link", "add", "name", name, "type", "veth", "peer", "name", "eth0", "netns", name],
+            )?;
+            run_tool("ip", &["link", "set", name, "master", "bridge0", "up"])?;
+            run_tool("ip", &["-n", name, "address", "add", &address, "dev", "eth0"])?;
+            run_tool("ip", &["-n", name, "link", "set", "eth0", "up"])?;
+            run_tool("ip", &["-n", name, "link", "set", "lo", "up"])?;
+        }
+        run_tool("nft", &["add", "table", "ip", "cuts"])?;
+        for hook in ["input", "output"] {
+            let chain = format!("{{ type filter hook {hook} priority 0; policy accept; }}");
+            run_tool("nft", &["add", "chain", "ip", "cuts", hook, &chain])?;
+        }
+        Ok(networks)
+    }
+
+    /// The address in a named network.
+    pub(crate) fn address(&self, name: &str) -> Ipv4Addr {
+        let number = self.names.iter().position(|known| known == name).expect("a network that was made");
+        Ipv4Addr::new(10, 77, 0, u8::try_from(number + 11).expect("few"))
+    }
+
+    /// Runs on a thread in a named network, whose threads and processes are in it too.
+    pub(crate) fn within<T: Send>(&self, name: &str, run: impl FnOnce() -> T + Send) -> T {
+        let path = Path::new("/run/netns").join(name);
+        let run = move || {
+            let space = File::open(path).expect("a network that was made");
+            move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network)).expect("root may");
+            run()
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Loses packets from now on.
+    pub(crate) fn cut(&self, cut: Cut) {
+        let (hook, side, address) = match cut {
+            Cut::From(address) => ("input", "saddr", address),
+            Cut::To(address) => ("output", "daddr", address),
+        };
+        let rule = ["add", "rule", "ip", "cuts", hook, "ip", side, &address.to_string(), "drop"];
+        run_tool("nft", &rule).expect("it made the table");
+    }
+
+    /// Loses nothing any more.
+    pub(crate) fn heal(&self) {
+        run_tool("nft", &["flush", "table", "ip", "cuts"]).expect("it made the table");
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary directories have plain names")
+}

@@ -1,0 +1,23 @@
+//! Small C programs of the tests (`tests/shim/`), compiled where a test needs them: what they do has no safe call in Rust.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Compiles `tests/shim/NAME.c` into `directory`, as a library to preload or as a program.
+///
+/// # Panics
+/// When there is no `cc` (Rust needs it too), or it finds anything to say.
+pub(crate) fn compile(name: &str, directory: &Path, flags: &[&str]) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim").join(name).with_extension("c");
+    let target = directory.join(name);
+    let mut cc = Command::new("cc");
+    cc.args(["-O1", "-Wall", "-Wextra", "-Werror"])
+        .args(flags)
+        .arg("-o")
+        .arg(&target)
+        .arg(&source)
+        .arg("-ldl");
+    let output = cc.output().expect("a C compiler, which linking Rust needs too");
+    assert!(output.status.success(), "{}: {}", source.display(), String::from_utf8_lossy(&output.stderr));
+    target
+}
