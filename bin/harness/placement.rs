@@ -62,6 +62,10 @@ fn write(
     let chooser = Chooser::new(options.distribution, settings.keys, options.zipf_exponent)?;
     let mut random = SmallRng::seed_from_u64(settings.seed);
     let keys: Vec<u32> = (0..WRITES).map(|_| chooser.choose(&mut random)).collect();
+    let mut writes = vec![0u64; settings.keys as usize];
+    for key in &keys {
+        writes[*key as usize] += 1;
+    }
     let monitor = Monitor::start(targets, true)?;
     let batches = keys.chunks(run::batch_size(value_bytes)).map(<[u32]>::to_vec);
     run::write_all(&dialer, &ledger, batches, options.timeout, stop)?;
@@ -69,6 +73,7 @@ fn write(
         placement: settings.placement.clone(),
         writes: WRITES as u64,
         copies: u64::from(settings.slaves.div_ceil(2)),
+        squares: writes.iter().map(|count| count * count).sum(),
         loads: monitor.finish().loads,
     })
 }

@@ -256,6 +256,10 @@ pub(crate) struct PlacementRecord {
     pub writes: u64,
     /// Copies of each, `ceil(n/2)`.
     pub copies: u64,
+    /// The sum, over all keys, of the square of a key's number of writes; 0 where it was not counted. All writes of a key
+    /// go to the same slaves where the key chooses, and this says how much that spreads their loads.
+    #[serde(default)]
+    pub squares: u64,
     /// What each slave had of it.
     pub loads: Vec<SlaveLoad>,
 }

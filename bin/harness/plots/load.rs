@@ -13,6 +13,8 @@ pub(super) enum Spread {
     EachWrite,
     /// The key chooses, and each write takes one of so many keys, all equally likely.
     Keys(u64),
+    /// The key chooses, and this is the sum of the squares of the keys' numbers of writes.
+    Counted(u64),
     /// Nothing is known, or some keys are more popular than others: no spread is drawn.
     Unknown,
 }
@@ -31,6 +33,11 @@ impl Spread {
                 "the band is ±2σ. Writes of one key go to the same slaves, so σ² = p·(1−p)·W·(1 + (W−1)/K), with \
                  p = copies / slaves and K = {} keys: about 19 of 20 slaves lie inside.",
                 count(keys)
+            ),
+            Spread::Counted(squares) => format!(
+                "the band is ±2σ. Writes of one key go to the same slaves, so σ² = p·(1−p)·Σw², with p = copies / slaves \
+                 and Σw² = {} over the keys' numbers of writes w: about 19 of 20 slaves lie inside.",
+                count(squares)
             ),
             Spread::Unknown => {
                 "no band is drawn, because the popularity of the keys, or the placement, is not known.".to_owned()
@@ -64,6 +71,7 @@ fn expected(slaves: u64, writes: u64, copies: u64, spread: Spread) -> Expected {
     let squares = match spread {
         Spread::EachWrite => Some(writes),
         Spread::Keys(keys) => Some(writes * (1.0 + (writes - 1.0).max(0.0) / keys.max(1) as f64)),
+        Spread::Counted(squares) => Some(squares as f64),
         Spread::Unknown => None,
     };
     Expected { mean: writes * p, sigma: squares.map(|squares| (squares * p * (1.0 - p)).sqrt()) }

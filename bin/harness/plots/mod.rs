@@ -157,7 +157,7 @@ impl Book<'_> {
 
     fn add_placements(&mut self, sweep: &SweepRecord) -> anyhow::Result<()> {
         let records: Vec<_> =
-            sweep.placement.iter().map(|record| (record.clone(), spread_of(record, sweep))).collect();
+            sweep.placement.iter().map(|record| (record.clone(), spread_of(record))).collect();
         let mut subtitle: Vec<String> = Vec::new();
         for (record, _) in &records {
             let rule = load::rule(record);
@@ -177,14 +177,12 @@ impl Book<'_> {
     }
 }
 
-/// What decides the spread of the placement experiment, whose keys are chosen as those of the sweep's runs.
-fn spread_of(record: &PlacementRecord, sweep: &SweepRecord) -> load::Spread {
-    match (record.placement.as_str(), sweep.runs.first()) {
+/// What decides the spread of the placement experiment.
+fn spread_of(record: &PlacementRecord) -> load::Spread {
+    match (record.placement.as_str(), record.squares) {
         ("random", _) => load::Spread::EachWrite,
-        (_, Some(run)) if run.settings.distribution == "uniform" => {
-            load::Spread::Keys(run.settings.keys.into())
-        }
-        _ => load::Spread::Unknown,
+        (_, 0) => load::Spread::Unknown,
+        (_, squares) => load::Spread::Counted(squares),
     }
 }
 
@@ -203,6 +201,7 @@ fn load_of(run: &RunRecord) -> (PlacementRecord, load::Spread) {
         // Counted where the copies are, so it includes the warm-up and what nobody waited for any more.
         writes: applied / copies.max(1),
         copies,
+        squares: 0,
         loads: run.slave_loads.clone(),
     };
     (record, spread)

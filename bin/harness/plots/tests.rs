@@ -116,7 +116,7 @@ pub(crate) fn fault(name: &str, at_s: f64, until_s: Option<f64>) -> FaultRecord 
 pub(crate) fn placement(placement: &str, loads: [u64; 9]) -> PlacementRecord {
     let loads = loads.into_iter().enumerate();
     let loads = loads.map(|(at, writes)| SlaveLoad { slave: format!("slave-{}", at + 1), writes }).collect();
-    PlacementRecord { placement: placement.into(), writes: 10_000, copies: 5, loads }
+    PlacementRecord { placement: placement.into(), writes: 10_000, copies: 5, squares: 19_999, loads }
 }
 
 pub(crate) fn sweep_of(runs: Vec<RunRecord>) -> SweepRecord {
@@ -274,10 +274,10 @@ fn a_run_in_which_nothing_succeeded_or_happened_is_still_drawn() {
     drawn(&sweep_of(vec![RunRecord::default()]));
     let mut placed = SweepRecord::default();
     placed.placement.push(PlacementRecord::default());
-    placed.placement.push(placement("hash", [5540; 9]));
+    placed.placement.push(PlacementRecord { squares: 0, ..placement("hash", [5540; 9]) });
     let texts = drawn(&placed);
     assert_eq!(texts.len(), 1);
-    // Without a run nobody knows how many keys there were, and no band is made up.
+    // Where the writes of each key were not counted, no band is made up.
     assert!(texts["load_distribution.svg"].contains("Placement by hash: expected 5,556\n"), "{texts:?}");
 }
 
