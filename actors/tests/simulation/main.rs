@@ -11,8 +11,10 @@
 
 mod clients;
 mod cluster;
+mod damage;
 mod nemesis;
 mod seed;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,7 +47,7 @@ struct Summary {
     operations: usize,
     faults: BTreeMap<String, u64>,
     answers: BTreeMap<String, u64>,
-    failures: Vec<(u64, String)>,
+    failures: Vec<(u64, seed::Failure)>,
 }
 
 impl Summary {
