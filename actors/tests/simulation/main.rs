@@ -12,6 +12,8 @@
 mod clients;
 mod cluster;
 mod damage;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod nemesis;
 mod seed;
 mod witness;

@@ -3,6 +3,7 @@
 use super::parse::check;
 use super::{BadLine, RecordError};
 use crate::ids::Seq;
+use crate::planted;
 
 /// What can have happened to the log since it was last known to be whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,7 +160,8 @@ impl Judge {
     fn weigh(&mut self, line: &[u8]) {
         match check(line) {
             Ok(good) => {
-                if self.evidence.is_none() && good.synced >= self.bad.expected_seq {
+                let proves = good.synced >= self.bad.expected_seq && !planted!(EvidenceIgnored);
+                if self.evidence.is_none() && proves {
                     self.evidence = Some(Evidence {
                         offset: self.bad.offset + self.bytes,
                         line: self.bad.line + self.newlines,
