@@ -1,8 +1,8 @@
 # make verify writes nothing and is what CI runs; make fix rewrites; make nightly runs for hours.
 
-.PHONY: verify format lint doc test fix cluster demo bench sim model fuzz nightly nightly-faults nightly-sim
+.PHONY: verify format lint doc test fix cluster demo bench sim model mutants mutants-quick fuzz nightly nightly-faults nightly-sim
 
-verify: format lint doc test
+verify: format lint doc test mutants-quick
 
 format:
 	cargo fmt --all -- --check
@@ -15,6 +15,15 @@ doc:
 
 test:
 	cargo test --locked
+
+# Planted bugs, which the simulation must find: docs/ARCHITECTURE.md, "Planted bugs".
+MUTANTS = cargo test --locked -p dsm --features mutants --test simulation --
+
+mutants:
+	$(MUTANTS) --ignored --exact --nocapture mutants::each_is_found
+
+mutants-quick:
+	$(MUTANTS) --exact mutants::the_quickest_are_found
 
 fix:
 	cargo fmt --all

@@ -8,6 +8,7 @@ use crate::env::{Env, Fenced, LockGuard};
 use crate::supervision::{Fate, NodeError, PanicGuard};
 use actix::prelude::*;
 use dsm_protocol::machine::takeover::{Config, Effect, Event, Refusal, Seen, Takeover};
+use dsm_protocol::planted;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -85,7 +86,15 @@ impl FailoverWatcher {
         for effect in effects {
             match effect {
                 Effect::WaitForLock => self.wait_for_lock(ctx),
-                Effect::Fence => self.fence(),
+                Effect::Fence => {
+                    planted!(TakeoverWithoutLock => {
+                        self.lock_path.set_extension("nobody");
+                        self.waiting = false;
+                        self.wait_for_lock(ctx);
+                        continue;
+                    });
+                    self.fence();
+                }
                 Effect::AskHandover { forced } => {
                     self.master.do_send(LeadershipChanged::AskHandover { forced })
                 }

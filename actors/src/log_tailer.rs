@@ -8,6 +8,7 @@ use crate::env::{Env, File, OpenMode, Watch};
 use crate::supervision::{Fate, NodeError, PanicGuard, TaskGuard};
 use actix::prelude::*;
 use dsm_protocol::ids::Version;
+use dsm_protocol::planted;
 use dsm_protocol::record::{Body, Place, Position, Record, Scanner, Step};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -71,6 +72,7 @@ pub(crate) fn replay(record: &Record<'_>, place: Place, changes: &mut Vec<Replay
                 changes.push(Replay::Put { key: key.decode().into(), version, place });
             }
         }
+        Body::Delete(_) if planted!(ReplayForgetsDelete) => {}
         Body::Delete(keys) => {
             changes.extend(keys.map(|key| Replay::Delete { key: key.decode().into() }));
         }

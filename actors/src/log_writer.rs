@@ -12,6 +12,7 @@ use actix::prelude::*;
 use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::{Epoch, Seq, Version};
 use dsm_protocol::machine::master::{Change, WriteId};
+use dsm_protocol::planted;
 use dsm_protocol::record::{self, Operation, Place, Position};
 use std::io;
 use std::rc::Rc;
@@ -233,7 +234,8 @@ impl LogWriter {
             }
             let before = bytes.len();
             has_epoch |= is_epoch;
-            seq = encode(&queued, seq, self.synced, &mut self.start, &mut bytes);
+            let synced = if planted!(SyncedTooHigh) { seq } else { self.synced };
+            seq = encode(&queued, seq, synced, &mut self.start, &mut bytes);
             entries.push((queued, (bytes.len() - before) as u32));
         }
         self.queue = rest;
@@ -244,7 +246,10 @@ impl LogWriter {
         let end = self.offset + bytes.len() as u64;
         let reserve_to = (end + RESERVE_BYTES > self.reserved_to && !has_epoch)
             .then_some(end + RESERVE_BYTES + RESERVE_STEP_BYTES);
-        let group = Group { offset: self.offset, bytes, sync: in_flight.durable, reserve_to };
+        let mut group = Group { offset: self.offset, bytes, sync: in_flight.durable, reserve_to };
+        if (has_epoch && planted!(EpochNotSynced)) || (!has_epoch && planted!(GroupNotSynced)) {
+            group.sync = false;
+        }
         self.busy = true;
         self.write(group, in_flight, ctx);
     }
@@ -285,8 +290,15 @@ impl LogWriter {
         self.busy = false;
         let Appended { bytes, written, write_error, sync_error } = appended;
         if let Some(error) = sync_error {
-            self.fail(&format!("the log cannot be synced: {error}"));
-            return;
+            planted!(FailedSyncNotExecuted => {
+                self.answer(in_flight, 0, Some((ErrorWord::ReadOnly, error.to_string())));
+                self.next_group(ctx);
+                return;
+            });
+            if !planted!(FailedSyncRetried) {
+                self.fail(&format!("the log cannot be synced: {error}"));
+                return;
+            }
         }
         self.buffer = bytes;
         if self.buffer.capacity() > 2 * GROUP_BYTES_MAX {
@@ -317,6 +329,19 @@ impl LogWriter {
         }
         log::warn!("log not written cause=disk-full whole={whole} of={}", in_flight.entries.len());
         let refusal = (ErrorWord::ReadOnly, format!("the log's disk is full: {error}"));
+        planted!(ShortWriteWhole => {
+            let whole = in_flight.entries.len();
+            self.answer(in_flight, whole, None);
+            self.next_group(ctx);
+            return;
+        });
+        planted!(HalfLineStays => {
+            let half = in_flight.offset + written as u64 - end;
+            self.answer(in_flight, whole, Some(refusal));
+            self.offset += half;
+            self.next_group(ctx);
+            return;
+        });
         if written == 0 {
             self.answer(in_flight, 0, Some(refusal));
             self.next_group(ctx);

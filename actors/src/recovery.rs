@@ -8,6 +8,7 @@ use crate::env::{Env, File, Group, OpenMode};
 use crate::log_tailer::{self, Replay, Replayed, CHUNK_BYTES};
 use crate::supervision::NodeError;
 use actix::prelude::*;
+use dsm_protocol::planted;
 use dsm_protocol::record::{BadLine, CrashKind, Judge, Position, RecordError, Scanner, Step, Verdict};
 use std::io;
 use std::path::PathBuf;
@@ -62,7 +63,11 @@ impl Recovery {
         let same = self.from.file == Some(identity) && self.from.position.offset <= length;
         let start = if same { self.from.position } else { Position::default() };
         let mut scanner = Scanner::resume(start, self.line_bytes_max);
-        let bad = self.replay(&file, &mut scanner, !same, identity).await.map_err(io_error)?;
+        let bad = if same && planted!(RecoveryStopsEarly) {
+            None
+        } else {
+            self.replay(&file, &mut scanner, !same, identity).await.map_err(io_error)?
+        };
         if let Some(bad) = bad {
             self.cut(&file, bad).await?;
         }
@@ -77,7 +82,7 @@ impl Recovery {
         let mut warned = false;
         loop {
             let file = self.env.disk().open(&self.path, OpenMode::Write).await?;
-            if file.try_lock()? {
+            if file.try_lock()? || planted!(TakeoverWithoutLock) {
                 if self.env.disk().identity(&self.path)? == Some(file.identity()?) {
                     return Ok(file);
                 }
@@ -192,6 +197,9 @@ impl Recovery {
     /// got there, so what no SYNCED covers is written again.
     async fn make_durable(&self, file: &Rc<dyn File>, position: Position) -> io::Result<()> {
         let mut offset = position.unsynced_offset;
+        planted!(RecoveryWritesNothingAgain => {
+            offset = position.offset;
+        });
         while self.fsync == Fsync::Always && offset < position.offset {
             let length = (position.offset - offset).min(CHUNK_BYTES as u64) as usize;
             let bytes = file.read_at(offset, length).await?;
@@ -205,7 +213,12 @@ impl Recovery {
             }
             offset += read as u64;
         }
-        file.sync().await?;
+        if !planted!(RecoveryNotSynced) {
+            file.sync().await?;
+        }
+        planted!(DirectoryNotSynced => {
+            return Ok(());
+        });
         self.env.disk().sync_directory(&self.path).await
     }
 

@@ -65,5 +65,7 @@ pub mod ids;
 pub mod lock_file;
 pub mod machine;
 pub mod message;
+#[doc(hidden)]
+pub mod mutant;
 pub mod record;
 pub mod resp;

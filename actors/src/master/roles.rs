@@ -9,11 +9,12 @@ use crate::recovery::{Recovered, Recovery};
 use crate::supervision::{NodeError, PanicGuard};
 use actix::prelude::*;
 use dsm_protocol::command::{ErrorWord, Reply};
-use dsm_protocol::ids::{ClusterId, Millis};
+use dsm_protocol::ids::{ClusterId, Epoch, Millis};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::master;
 use dsm_protocol::machine::takeover;
+use dsm_protocol::planted;
 use dsm_protocol::record::{CrashKind, Operation};
 use std::io;
 use std::rc::Rc;
@@ -40,7 +41,8 @@ impl MasterActor {
     }
 
     fn recover(&mut self, guard: Box<dyn LockGuard>, ctx: &mut Context<Self>) {
-        let same_boot = guard.previous().log_boot.as_deref() == Some(&self.env.boot_id());
+        let same_boot =
+            guard.previous().log_boot.as_deref() == Some(&self.env.boot_id()) || planted!(EveryCrashSameBoot);
         let recovery = Recovery {
             env: Rc::clone(&self.env),
             path: self.config.log.clone(),
@@ -77,7 +79,8 @@ impl MasterActor {
         let position = opened.recovered.position;
         let file = opened.recovered.file;
         let seen = [self.known_epoch, position.epoch, guard.previous().epoch.unwrap_or_default()];
-        let epoch = seen.into_iter().max().unwrap_or_default().next();
+        let highest = seen.into_iter().max().unwrap_or_default();
+        let epoch = if planted!(EpochNotRaised) { highest.max(Epoch(1)) } else { highest.next() };
         let head = match position.cluster {
             Some(_) => None,
             None => {
@@ -170,7 +173,9 @@ impl MasterActor {
         }
         log::info!("handing over in_flight={}", self.machine.in_flight());
         reign.phase = Phase::Yielding { since: now, to };
-        self.step_front(now, front::Event::HoldingBegan);
+        if !planted!(HandoverHoldsNothing) {
+            self.step_front(now, front::Event::HoldingBegan);
+        }
         self.flush();
         self.finish_yield(now);
     }
@@ -180,7 +185,8 @@ impl MasterActor {
         if let Role::Reigning(reign) = &self.role {
             let yielding = matches!(reign.phase, Phase::Yielding { .. });
             let stopping = self.stopping_since.is_some() && matches!(reign.phase, Phase::Serving);
-            if (yielding || stopping) && self.machine.in_flight() == 0 {
+            let is_done = self.machine.in_flight() == 0 || planted!(HandoverDoesNotWait);
+            if (yielding || stopping) && is_done {
                 log::debug!("nothing in flight, closing the log at={now}");
                 self.close_log();
             }

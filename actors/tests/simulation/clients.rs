@@ -4,9 +4,10 @@
 //! turn, a time limit, and an honest account of what an answer or its absence means.
 
 use crate::cluster::Cluster;
+use crate::witness::Witness;
 use bytes::{Bytes, BytesMut};
 use dsm::env::{Env, Stream};
-use dsm_protocol::history::{Action, Begun, History, Outcome};
+use dsm_protocol::history::{Action, Begun, History, Operation, Outcome};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -22,9 +23,22 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(Clone, Default)]
 pub(crate) struct Recorder(Rc<Recording>);
 
+/// What a read behind a write of its own pipeline was answered, when that is not what was written.
+struct Overtaken {
+    client: u64,
+    key: Bytes,
+    /// When the last write of the pipeline in front of the read was invoked.
+    written: u64,
+    /// The same of those in front of it: it has superseded them.
+    superseded: Vec<u64>,
+    read: Option<Bytes>,
+}
+
 #[derive(Default)]
 struct Recording {
     history: RefCell<History>,
+    overtaken: RefCell<Vec<Overtaken>>,
+    witness: Witness,
     /// Nothing happens at the same time in a simulated world: the order is a count.
     count: Cell<u64>,
     /// Answers by their first word.
@@ -38,9 +52,9 @@ impl Recorder {
         self.0.count.get()
     }
 
-    fn begin(&self, client: u64, key: &Bytes, action: Action) -> Begun {
+    fn begin(&self, client: u64, key: &Bytes, action: Action) -> (Begun, u64) {
         let now = self.now();
-        self.0.history.borrow_mut().begin(client, key.clone(), action, now)
+        (self.0.history.borrow_mut().begin(client, key.clone(), action, now), now)
     }
 
     fn note(&self, answer: &str) {
@@ -49,6 +63,40 @@ impl Recorder {
 
     pub(crate) fn answers(&self) -> BTreeMap<String, u64> {
         self.0.answers.borrow().clone()
+    }
+
+    /// Records for a cluster that `witness` listens to.
+    pub(crate) fn new(witness: &Witness) -> Self {
+        Recorder(Rc::new(Recording { witness: witness.clone(), ..Recording::default() }))
+    }
+
+    /// Holds the order of each connection against the history: who pipelines reads its own writes, or later ones.
+    pub(crate) fn check_order(&self) -> Result<(), String> {
+        let history = self.0.history.borrow();
+        for overtaken in self.0.overtaken.borrow().iter() {
+            let is_older = |operation: &Operation| {
+                let is_over = operation.outcome == Outcome::Done && operation.returned_ns < overtaken.written;
+                is_over || overtaken.superseded.contains(&operation.invoked_ns)
+            };
+            let explains = history.operations().iter().any(|operation| {
+                let gives = match (&operation.action, &overtaken.read) {
+                    (Action::Write(value), Some(read)) => value == read,
+                    (Action::Delete { .. }, None) => true,
+                    (Action::Write(_) | Action::Delete { .. } | Action::Read(_), _) => false,
+                };
+                gives
+                    && operation.key == overtaken.key
+                    && operation.outcome != Outcome::NotExecuted
+                    && !is_older(operation)
+            });
+            if !explains {
+                let Overtaken { client, key, written, read, .. } = overtaken;
+                return Err(format!(
+                    "client {client} reads {read:?} from {key:?} behind its own write of {written}, which is later"
+                ));
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn history(&self) -> History {
@@ -193,11 +241,38 @@ impl Habits {
     }
 }
 
+/// A request for one key.
+struct Part {
+    begun: Begun,
+    key: Bytes,
+    invoked: u64,
+}
+
 enum Asked {
-    Read(Begun),
-    ReadMany(Vec<Begun>),
-    Write(Vec<Begun>),
-    Delete(Begun),
+    Read(Part),
+    ReadMany(Vec<Part>),
+    Write(Vec<(Part, Bytes)>),
+    Delete(Part),
+}
+
+impl Asked {
+    fn begun(&self) -> Vec<Begun> {
+        match self {
+            Asked::Read(part) | Asked::Delete(part) => vec![part.begun],
+            Asked::ReadMany(parts) => parts.iter().map(|part| part.begun).collect(),
+            Asked::Write(parts) => parts.iter().map(|(part, _)| part.begun).collect(),
+        }
+    }
+}
+
+/// The writes of one pipeline that were acknowledged so far, by key.
+#[derive(Default)]
+struct Own(BTreeMap<Bytes, Vec<(u64, Option<Bytes>)>>);
+
+impl Own {
+    fn wrote(&mut self, part: &Part, value: Option<&Bytes>) {
+        self.0.entry(part.key.clone()).or_default().push((part.invoked, value.cloned()));
+    }
 }
 
 /// A client that works until `stop` is set, with its own random numbers.
@@ -257,10 +332,11 @@ impl Client {
                 self.give_up(asked);
                 return;
             }
+            let mut own = Own::default();
             let mut rest = asked.into_iter();
             while let Some(ask) = rest.next() {
                 match connection.answer().await {
-                    Ok(answer) => self.finish(ask, answer),
+                    Ok(answer) => self.finish(ask, answer, &mut own),
                     Err(NoAnswer) => {
                         // Unknown, all of them.
                         self.give_up(std::iter::once(ask).chain(rest).collect());
@@ -296,32 +372,35 @@ impl Client {
                     pairs.insert(self.key(), self.value());
                 }
             }
-            let begun =
-                pairs.iter().map(|(key, value)| self.begin(key, Action::Write(value.clone()))).collect();
+            let parts = pairs
+                .iter()
+                .map(|(key, value)| (self.begin(key, Action::Write(value.clone())), value.clone()))
+                .collect();
             let mut request = vec![if pairs.len() == 1 { word("SET") } else { word("MSET") }];
             request.extend(pairs.into_iter().flat_map(|(key, value)| [key, value]));
-            (request, Asked::Write(begun))
+            (request, Asked::Write(parts))
         } else if dice < self.habits.writes + self.habits.deletes {
-            let begun = self.begin(&key, Action::Delete { existed: None });
-            (vec![word("DEL"), key], Asked::Delete(begun))
+            let part = self.begin(&key, Action::Delete { existed: None });
+            (vec![word("DEL"), key], Asked::Delete(part))
         } else if self.within(0, 999) < self.habits.many {
             let keys = [key, self.key()];
-            let begun = keys.iter().map(|key| self.begin(key, Action::Read(None))).collect();
+            let parts = keys.iter().map(|key| self.begin(key, Action::Read(None))).collect();
             let [first, second] = keys;
-            (vec![word("MGET"), first, second], Asked::ReadMany(begun))
+            (vec![word("MGET"), first, second], Asked::ReadMany(parts))
         } else {
-            let begun = self.begin(&key, Action::Read(None));
-            (vec![word("GET"), key], Asked::Read(begun))
+            let part = self.begin(&key, Action::Read(None));
+            (vec![word("GET"), key], Asked::Read(part))
         }
     }
 
-    fn begin(&self, key: &Bytes, action: Action) -> Begun {
-        self.recorder.begin(self.id, key, action)
+    fn begin(&self, key: &Bytes, action: Action) -> Part {
+        let (begun, invoked) = self.recorder.begin(self.id, key, action);
+        Part { begun, key: key.clone(), invoked }
     }
 
     /// Notes that a read is about to be asked.
     pub(crate) fn begin_read(&self, key: &Bytes) -> Begun {
-        self.begin(key, Action::Read(None))
+        self.begin(key, Action::Read(None)).begun
     }
 
     /// Notes what it was answered.
@@ -330,42 +409,59 @@ impl Client {
         self.recorder.0.history.borrow_mut().finish_read(begun, value, now);
     }
 
-    fn finish(&self, asked: Asked, answer: Answer) {
+    fn finish(&self, asked: Asked, answer: Answer, own: &mut Own) {
         let recording = &self.recorder.0;
         let now = self.recorder.now();
         let mut history = recording.history.borrow_mut();
         if let Answer::Error(error) = &answer {
             self.recorder.note(error.split(' ').next().unwrap_or_default());
             let outcome = outcome_of(error);
-            let begun = match asked {
-                Asked::Read(begun) | Asked::Delete(begun) => vec![begun],
-                Asked::ReadMany(begun) | Asked::Write(begun) => begun,
-            };
-            for begun in begun {
+            for begun in asked.begun() {
                 history.finish(begun, outcome, now);
             }
             return;
         }
         self.recorder.note("done");
         match (asked, answer) {
-            (Asked::Read(begun), Answer::Value(value)) => history.finish_read(begun, value, now),
-            (Asked::ReadMany(begun), Answer::Values(values)) => {
-                assert_eq!(begun.len(), values.len(), "MGET answers as many as were asked");
-                for (begun, value) in begun.into_iter().zip(values) {
-                    history.finish_read(begun, value, now);
+            (Asked::Read(part), Answer::Value(value)) => {
+                self.note_order(&part, value.as_ref(), own);
+                history.finish_read(part.begun, value, now);
+            }
+            (Asked::ReadMany(parts), Answer::Values(values)) => {
+                assert_eq!(parts.len(), values.len(), "MGET answers as many as were asked");
+                for (part, value) in parts.into_iter().zip(values) {
+                    self.note_order(&part, value.as_ref(), own);
+                    history.finish_read(part.begun, value, now);
                 }
             }
-            (Asked::Write(begun), Answer::Ok) => {
+            (Asked::Write(parts), Answer::Ok) => {
                 recording.acknowledged.set(recording.acknowledged.get() + 1);
-                for begun in begun {
-                    history.finish(begun, Outcome::Done, now);
+                for (part, value) in parts {
+                    recording.witness.done(&part.key, &value);
+                    own.wrote(&part, Some(&value));
+                    history.finish(part.begun, Outcome::Done, now);
                 }
             }
-            (Asked::Delete(begun), Answer::Integer(count @ 0..=1)) => {
+            (Asked::Delete(part), Answer::Integer(count @ 0..=1)) => {
                 recording.acknowledged.set(recording.acknowledged.get() + 1);
-                history.finish_delete(begun, count == 1, now);
+                own.wrote(&part, None);
+                history.finish_delete(part.begun, count == 1, now);
             }
             (_, answer) => panic!("the answer is of another kind: {answer:?}"),
+        }
+    }
+
+    fn note_order(&self, part: &Part, read: Option<&Bytes>, own: &Own) {
+        let Some((last, earlier)) = own.0.get(&part.key).and_then(|own| own.split_last()) else { return };
+        let (written, value) = last;
+        if value.as_ref() != read {
+            self.recorder.0.overtaken.borrow_mut().push(Overtaken {
+                client: self.id,
+                key: part.key.clone(),
+                written: *written,
+                superseded: earlier.iter().map(|(invoked, _)| *invoked).collect(),
+                read: read.cloned(),
+            });
         }
     }
 

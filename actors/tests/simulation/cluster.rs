@@ -94,6 +94,8 @@ struct State {
     /// How nodes ended that nobody killed.
     ends: RefCell<Vec<(Node, Result<(), NodeError>)>>,
     restart_ms: Cell<(u64, u64)>,
+    /// Whether masters that end are left alone.
+    masters_are_held: Cell<bool>,
 }
 
 /// The cluster. Clones are the same one.
@@ -126,6 +128,7 @@ impl Cluster {
             machines,
             ends: RefCell::default(),
             restart_ms: Cell::new((0, 500)),
+            masters_are_held: Cell::new(false),
         }));
         for place in &cluster.0.places {
             cluster.launch(place);
@@ -187,7 +190,30 @@ impl Cluster {
         self.0.ends.borrow().clone()
     }
 
+    /// Leaves masters that have ended alone, or not any more.
+    pub(crate) fn hold_masters(&self, are_held: bool) {
+        self.0.masters_are_held.set(are_held);
+    }
+
+    /// Starts both masters once, held or not.
+    pub(crate) fn launch_masters(&self) {
+        for place in self.0.places.iter().filter(|place| place.node.is_master()) {
+            self.start_node(place);
+        }
+    }
+
+    /// Forgets how nodes ended: it is known why.
+    pub(crate) fn forget_ends(&self) {
+        self.0.ends.borrow_mut().clear();
+    }
+
     fn launch(&self, place: &Place) {
+        if !(place.node.is_master() && self.0.masters_are_held.get()) {
+            self.start_node(place);
+        }
+    }
+
+    fn start_node(&self, place: &Place) {
         if !place.machine.is_on() || self.process(place.node).is_some() {
             return;
         }

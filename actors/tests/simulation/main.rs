@@ -11,9 +11,13 @@
 
 mod clients;
 mod cluster;
+mod damage;
 mod disk_errors;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod nemesis;
 mod seed;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,7 +50,7 @@ struct Summary {
     operations: usize,
     faults: BTreeMap<String, u64>,
     answers: BTreeMap<String, u64>,
-    failures: Vec<(u64, String)>,
+    failures: Vec<(u64, seed::Failure)>,
 }
 
 impl Summary {

@@ -2,7 +2,9 @@
 
 use crate::clients::{insist, Answer, Client, Habits, Recorder};
 use crate::cluster::{Cluster, Shape};
+use crate::damage;
 use crate::nemesis::Nemesis;
+use crate::witness::Witness;
 use bytes::Bytes;
 use dsm::env::sim::World;
 use dsm::supervision::NodeError;
@@ -21,7 +23,72 @@ use tokio::task::JoinSet;
 const CONVERGE_LIMIT: Duration = Duration::from_secs(60);
 
 /// The longest line of a log here.
-const LINE_BYTES_MAX: usize = 1 << 20;
+pub(crate) const LINE_BYTES_MAX: usize = 1 << 20;
+
+/// One seed in so many gets its log damaged at the end.
+const DAMAGED_EVERY: u64 = 4;
+
+/// What is looked at, in each seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Check {
+    /// Nothing panics.
+    NoPanic,
+    /// No node ends for a reason that the faults do not give.
+    Ends,
+    /// What a slave is told is on the log's disk.
+    LogFirst,
+    /// An epoch is announced by one process only.
+    OneReign,
+    /// A version of a key has one value.
+    OneValue,
+    /// A write that is done was acknowledged by a slave.
+    DoneIsAcknowledged,
+    /// A slave obeys only the latest reign that it has enlisted with.
+    SlaveObeys,
+    /// A slave answers no older version than it was asked for.
+    SlaveAnswers,
+    /// A slave has what it has acknowledged, unless it was told to drop it.
+    SlaveKeeps,
+    /// A damaged log is named and left alone.
+    Damage,
+    /// The cluster serves when everything is mended.
+    Serves,
+    /// So it does for clients that were there all the time.
+    ServesClients,
+    /// There is one primary, one standby, and all slaves are active.
+    Converges,
+    /// The reign moves when an operator asks for it.
+    Handover,
+    /// Every key can be read.
+    Readable,
+    /// The history of each key is linearizable.
+    Linearizable,
+    /// A read behind a write of its own pipeline sees that write, or a later one.
+    Order,
+    /// What is read at the end is what may stand there.
+    LastWrite,
+    /// The log replays to the same.
+    Log,
+}
+
+/// Why a seed failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) check: Check,
+    pub(crate) what: String,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}: {}", self.check, self.what)
+    }
+}
+
+impl Check {
+    fn failed<T>(self, what: impl Into<String>) -> Result<T, Failure> {
+        Err(Failure { check: self, what: what.into() })
+    }
+}
 
 /// What came of a seed.
 #[derive(Debug, Default)]
@@ -33,7 +100,7 @@ pub(crate) struct Report {
     pub(crate) faults: BTreeMap<String, u64>,
     pub(crate) answers: BTreeMap<String, u64>,
     /// Why the seed failed.
-    pub(crate) failure: Option<String>,
+    pub(crate) failure: Option<Failure>,
 }
 
 thread_local! {
@@ -60,7 +127,7 @@ fn watch_panics() {
 pub(crate) fn run(seed: u64, duration: Duration, narrate: bool) -> Report {
     guarded(seed, |world| async move {
         world.set_narrate(narrate);
-        scenario(world, duration).await
+        scenario(world, seed, duration).await
     })
 }
 
@@ -74,7 +141,7 @@ pub(crate) fn guarded<F: Future<Output = Report>>(seed: u64, scenario: impl FnOn
     let panics = PANICS.take();
     let mut report = ran.unwrap_or_default();
     if !panics.is_empty() {
-        report.failure = Some(format!("panicked: {}", panics.join("; ")));
+        report.failure = Some(Failure { check: Check::NoPanic, what: panics.join("; ") });
     }
     report
 }
@@ -117,10 +184,11 @@ fn habits(world: &World) -> Habits {
     }
 }
 
-async fn scenario(world: World, duration: Duration) -> Report {
+async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
     let cluster = Cluster::start(&world, Shape::draw(&world));
     cluster.set_restart_ms(0, world.random_within(0..=2000));
-    let recorder = Recorder::default();
+    let witness = Witness::listen(&world, &cluster);
+    let recorder = Recorder::new(&witness);
     let stop = Rc::new(Cell::new(false));
     let habits = habits(&world);
     let mut clients = JoinSet::new();
@@ -132,7 +200,13 @@ async fn scenario(world: World, duration: Duration) -> Report {
     nemesis.rage(duration).await;
     nemesis.rest();
     world.say(|| "everything is mended".to_owned());
-    let verdict = verdict(&cluster, &recorder, &stop, clients, habits.keys).await;
+    let is_damaged = seed % DAMAGED_EVERY == DAMAGED_EVERY - 1;
+    let verdict = match witness.verdict() {
+        Ok(()) => verdict(&cluster, &recorder, &stop, clients, habits.keys, is_damaged).await,
+        heard => heard,
+    };
+    // What was wrong on the wire explains what came of it.
+    let verdict = witness.verdict().and(verdict);
     if let Ok(path) = std::env::var("SIM_KEEP_LOG") {
         std::fs::write(path, cluster.log()).expect("the log can be kept");
     }
@@ -153,31 +227,39 @@ pub(crate) async fn verdict(
     stop: &Rc<Cell<bool>>,
     mut clients: JoinSet<()>,
     keys: u64,
-) -> Result<(), String> {
+    is_damaged: bool,
+) -> Result<(), Failure> {
     ends(cluster)?;
     let machine = cluster.world().machine("judge-machine");
     let env = cluster.world().env(&machine, "judge");
-    let words = |words: &[&str]| words.iter().map(|word| Bytes::from((*word).to_owned())).collect::<Vec<_>>();
-    let served = insist(&env, &words(&["SET", "judge", "1"]), CONVERGE_LIMIT).await;
-    if served != Some(Answer::Ok) {
-        return Err(format!("does not serve {CONVERGE_LIMIT:?} after everything is mended"));
+    serves(&env).await?;
+    if is_damaged {
+        damage::strike(cluster).await?;
+        serves(&env).await?;
     }
     // The clients, too, find their way back.
     let before = recorder.acknowledged();
     let mut waited = Duration::ZERO;
     while recorder.acknowledged() == before {
         if waited >= CONVERGE_LIMIT {
-            return Err("no client gets a write acknowledged after everything is mended".to_owned());
+            return Check::ServesClients
+                .failed("no client gets a write acknowledged after everything is mended");
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
         waited += Duration::from_millis(50);
     }
     stop.set(true);
     while let Some(ended) = clients.join_next().await {
-        ended.map_err(|error| format!("a client ended: {error}"))?;
+        if let Err(error) = ended {
+            return Check::NoPanic.failed(format!("a client ended: {error}"));
+        }
     }
     ends(cluster)?;
     converged(cluster, &env).await?;
+    let moved = insist(&env, &words(&["FAILOVER"]), CONVERGE_LIMIT).await;
+    if moved != Some(Answer::Ok) {
+        return Check::Handover.failed(format!("the reign does not move, for {CONVERGE_LIMIT:?}: {moved:?}"));
+    }
     // Every key is read once more, as a part of the history.
     let reader = Client::new(cluster, 99, recorder, crate::clients::Habits::reader(keys), stop);
     let mut held = BTreeMap::new();
@@ -189,45 +271,64 @@ pub(crate) async fn verdict(
                 reader.finish_read(begun, value.clone());
                 held.insert(key, value);
             }
-            other => return Err(format!("{key:?} cannot be read after everything is mended: {other:?}")),
+            other => return Check::Readable.failed(format!("{key:?} cannot be read: {other:?}")),
         }
     }
     let history = recorder.history();
     match history.check() {
         Ok(_) => {}
-        Err(Violation::NotLinearizable(example)) => return Err(format!("not linearizable:\n{example}")),
-        Err(other) => return Err(format!("the history has no verdict: {other}")),
+        Err(Violation::NotLinearizable(example)) => {
+            return Check::Linearizable.failed(format!("\n{example}"))
+        }
+        Err(other) => return Check::Linearizable.failed(format!("no verdict: {other}")),
+    }
+    if let Err(overtaken) = recorder.check_order() {
+        return Check::Order.failed(overtaken);
     }
     for (key, readable) in history::readable_after(history.operations()) {
         let value = held.get(&key).cloned().flatten();
         if !readable.allows(value.as_ref()) {
-            return Err(format!("{key:?} holds {value:?}, but {readable:?} is what may stand"));
+            let what = format!("{key:?} holds {value:?}, but {readable:?} is what may stand");
+            return Check::LastWrite.failed(what);
         }
     }
     let logged = replay(&cluster.log())?;
     for (key, value) in &held {
         if logged.get(key) != value.as_ref() {
-            return Err(format!("{key:?} reads {value:?}, and the log says {:?}", logged.get(key)));
+            let what = format!("{key:?} reads {value:?}, and the log says {:?}", logged.get(key));
+            return Check::Log.failed(what);
         }
     }
     Ok(())
 }
 
+fn words(words: &[&str]) -> Vec<Bytes> {
+    words.iter().map(|word| Bytes::from((*word).to_owned())).collect()
+}
+
+async fn serves(env: &dsm::env::Env) -> Result<(), Failure> {
+    let served = insist(env, &words(&["SET", "judge", "1"]), CONVERGE_LIMIT).await;
+    if served != Some(Answer::Ok) {
+        return Check::Serves.failed(format!("not within {CONVERGE_LIMIT:?} after everything is mended"));
+    }
+    Ok(())
+}
+
 /// No node may have ended for a reason that the faults do not give.
-fn ends(cluster: &Cluster) -> Result<(), String> {
+fn ends(cluster: &Cluster) -> Result<(), Failure> {
     for (node, outcome) in cluster.ends() {
         match outcome {
             // A restart may be quicker than the end of what it replaces; a disk that fails ends a master.
             Err(NodeError::Listen { .. } | NodeError::LogFailed(_) | NodeError::File { .. }) => {}
-            Ok(()) => return Err(format!("{} ended as if it had been asked to", node.host())),
-            Err(other) => return Err(format!("{} ended: {other}", node.host())),
+            Ok(()) => return Check::Ends.failed(format!("{} ended as if it had been asked to", node.host())),
+            Err(other) => return Check::Ends.failed(format!("{} ended: {other}", node.host())),
         }
     }
     Ok(())
 }
 
 /// One primary, one standby, all slaves.
-async fn converged(cluster: &Cluster, env: &dsm::env::Env) -> Result<(), String> {
+async fn converged(cluster: &Cluster, env: &dsm::env::Env) -> Result<(), Failure> {
     let deadline = tokio::time::Instant::now() + CONVERGE_LIMIT;
     let slaves = cluster.shape().slaves;
     let mut seen = Vec::new();
@@ -243,7 +344,8 @@ async fn converged(cluster: &Cluster, env: &dsm::env::Env) -> Result<(), String>
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    Err(format!("no primary with {slaves} slaves and a standby {CONVERGE_LIMIT:?} after everything is mended: {seen:?}"))
+    Check::Converges
+        .failed(format!("no primary with {slaves} slaves and a standby for {CONVERGE_LIMIT:?}: {seen:?}"))
 }
 
 async fn status(env: &dsm::env::Env, master: &str) -> Option<String> {
@@ -260,7 +362,7 @@ async fn status(env: &dsm::env::Env, master: &str) -> Option<String> {
 }
 
 /// What the log says each key holds.
-fn replay(log: &[u8]) -> Result<BTreeMap<Bytes, Bytes>, String> {
+fn replay(log: &[u8]) -> Result<BTreeMap<Bytes, Bytes>, Failure> {
     let mut scanner = Scanner::new(LINE_BYTES_MAX);
     let mut keys = BTreeMap::new();
     loop {
@@ -279,7 +381,7 @@ fn replay(log: &[u8]) -> Result<BTreeMap<Bytes, Bytes>, String> {
             },
             Step::Ignored => {}
             Step::Partial => return Ok(keys),
-            Step::Bad(bad) => return Err(format!("the log is bad: {bad:?}")),
+            Step::Bad(bad) => return Check::Log.failed(format!("{bad:?}")),
         }
     }
 }

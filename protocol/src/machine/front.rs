@@ -11,6 +11,7 @@
 use crate::command::{Command, ErrorWord, Reply};
 use crate::ids::{Millis, RequestId, SessionId};
 use crate::machine::master::Asker;
+use crate::planted;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// How a session reached this master.
@@ -296,6 +297,11 @@ impl Front {
                     && !behind_others
                 {
                     effects.push(self.standby(asker));
+                } else if self.role == Role::Standby
+                    && matches!(queued.command, Command::Get { .. })
+                    && planted!(StandbyAnswersReads)
+                {
+                    effects.push(serve(queued));
                 } else {
                     self.enqueue(queued, effects);
                 }
@@ -417,7 +423,7 @@ impl Front {
             stream.known = false;
             let mut unknown = Vec::new();
             for (id, queued) in std::mem::take(&mut stream.outstanding) {
-                if queued.command.is_write() {
+                if queued.command.is_write() && !planted!(ForwardedWriteRepeated) {
                     unknown.push(queued);
                 } else {
                     stream.refused.insert(id, queued);

@@ -4,6 +4,7 @@
 //! knows nothing of placement: whatever arrives is held until it is dropped or overwritten.
 
 use crate::ids::{Epoch, LinkId, Version};
+use crate::planted;
 use bytes::Bytes;
 use indexmap::IndexMap;
 use std::collections::BTreeMap;
@@ -288,7 +289,7 @@ impl Slave {
     fn obeys(&mut self, link: LinkId, effects: &mut Vec<Effect>) -> bool {
         let highest = self.epoch;
         let Some(master) = self.masters.get_mut(&link) else { return false };
-        if master.epoch == Some(highest) {
+        if master.epoch == Some(highest) || (master.epoch.is_some() && planted!(SlaveObeysLowerEpoch)) {
             return true;
         }
         if !std::mem::replace(&mut master.told_outdated, true) {
@@ -311,7 +312,7 @@ impl Slave {
     fn write(&mut self, version: Version, key: &[u8], value: &[u8]) -> bool {
         let bytes = |value: &[u8]| (key.len() + value.len()) as u64 + ENTRY_OVERHEAD_BYTES;
         let held = self.held.get_mut(key);
-        if held.as_ref().is_some_and(|held| held.version >= version) {
+        if held.as_ref().is_some_and(|held| held.version >= version) && !planted!(SlaveAppliesLower) {
             return true;
         }
         let old_bytes = held.as_ref().map_or(0, |held| bytes(&held.value));
@@ -333,7 +334,7 @@ impl Slave {
 
     fn read(&self, link: LinkId, tag: u64, wanted: Version, key: &[u8]) -> Effect {
         match self.held.get(key) {
-            Some(held) if held.version >= wanted => {
+            Some(held) if held.version >= wanted || planted!(SlaveReadsOlder) => {
                 Effect::Value { link, tag, version: held.version, value: held.value.clone() }
             }
             Some(held) => Effect::Missing { link, tag, held: Some(held.version) },
@@ -342,7 +343,8 @@ impl Slave {
     }
 
     fn drop_copy(&mut self, version: Version, key: &[u8]) {
-        if self.held.get(key).is_some_and(|held| held.version <= version) {
+        let is_told = |held: &Held| held.version <= version || planted!(SlaveDropsAnyVersion);
+        if self.held.get(key).is_some_and(is_told) {
             if let Some((key, held)) = self.held.swap_remove_entry(key) {
                 self.memory_bytes -= (key.len() + held.value.len()) as u64 + ENTRY_OVERHEAD_BYTES;
             }

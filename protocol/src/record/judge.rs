@@ -3,6 +3,7 @@
 use super::parse::{check, check_end_of};
 use super::{BadLine, RecordError};
 use crate::ids::Seq;
+use crate::planted;
 
 /// What can have happened to the log since it was last known to be whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,7 +172,8 @@ impl Judge {
             }
         };
         let Some((begins_at, good)) = good else { return };
-        if self.evidence.is_none() && good.synced >= self.bad.expected_seq {
+        let proves = good.synced >= self.bad.expected_seq && !planted!(EvidenceIgnored);
+        if self.evidence.is_none() && proves {
             self.evidence = Some(Evidence {
                 offset: self.bad.offset + self.bytes + begins_at as u64,
                 line: self.bad.line + self.newlines,

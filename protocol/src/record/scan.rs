@@ -3,6 +3,7 @@
 use super::parse::{check, parse_checked, parse_legacy, Body, Fields, LegacyLine, Record};
 use super::{Place, RecordError};
 use crate::ids::{ClusterId, Epoch, Seq};
+use crate::planted;
 
 /// A place between two lines of a log, and what the lines in front say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -251,7 +252,8 @@ impl Scanner {
             position.mark_offset = position.offset;
         }
         // A mark says that what stands in front of it is on disk; it is not on disk itself before the group behind it.
-        if position.ends_with_mark || (record.synced == before && !follows_mark) {
+        let keeps_mark = follows_mark && !planted!(MarkNotWrittenAgain);
+        if position.ends_with_mark || (record.synced == before && !keeps_mark) {
             position.unsynced_offset = position.offset;
         }
         if let Body::Cluster(id) = record.body {

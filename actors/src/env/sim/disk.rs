@@ -263,6 +263,10 @@ impl FileSystem {
         self.files.borrow().get(path).map(|inode| inode.cached.borrow().clone())
     }
 
+    pub(super) fn read_durable<T>(&self, path: &Path, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        self.durable.borrow().get(path).map(|inode| read(&inode.durable.borrow()))
+    }
+
     pub(super) fn edit(&self, path: &Path, edit: impl FnOnce(&mut Vec<u8>)) {
         let inode = self.inode(path);
         edit(&mut inode.cached.borrow_mut());

@@ -17,7 +17,7 @@ mod locks;
 mod net;
 
 pub use disk::{DiskFault, DiskSettings, Loss};
-pub use net::{NetSettings, SimListener, SimStream};
+pub use net::{NetSettings, Passing, SimListener, SimStream};
 
 use super::{Disk, Env, Environment, Listener, Locks, Stream};
 use dsm_protocol::ids::Millis;
@@ -103,6 +103,8 @@ pub fn turn() -> Option<(String, Duration)> {
 
 type Hook = Box<dyn FnMut(&World, &Process, Moment)>;
 
+type Tap = Box<dyn FnMut(&World, &Passing<'_>)>;
+
 /// The world. Clones are the same world.
 #[derive(Clone)]
 pub struct World(Rc<Inner>);
@@ -120,6 +122,7 @@ struct Inner {
     /// Where each host lives.
     hosts: RefCell<BTreeMap<String, Machine>>,
     hook: RefCell<Option<Hook>>,
+    tap: RefCell<Option<Tap>>,
     narrate: Cell<bool>,
 }
 
@@ -146,6 +149,7 @@ impl World {
                 next_pid: Cell::new(100),
                 hosts: RefCell::default(),
                 hook: RefCell::default(),
+                tap: RefCell::default(),
                 narrate: Cell::new(false),
             }));
             // What the kernel does for processes goes on when they have ended: it runs beside them, not in them.
@@ -164,6 +168,7 @@ impl World {
     /// Ends every process, so that nothing keeps the world alive.
     fn end(&self) {
         *self.0.hook.borrow_mut() = None;
+        *self.0.tap.borrow_mut() = None;
         let processes = std::mem::take(&mut *self.0.processes.borrow_mut());
         for process in processes {
             process.die();
@@ -273,6 +278,11 @@ impl World {
     /// Calls `hook` at every [`Moment`], or nobody.
     pub fn set_hook(&self, hook: Option<Hook>) {
         *self.0.hook.borrow_mut() = hook;
+    }
+
+    /// Lets `tap` hear everything that passes through a connection, at both ends, or nobody. It must only listen.
+    pub fn set_tap(&self, tap: Option<Tap>) {
+        *self.0.tap.borrow_mut() = tap;
     }
 
     /// Says on standard output what happens, with the time.
@@ -424,6 +434,11 @@ impl Machine {
         self.0.files.operations()
     }
 
+    /// What is certain to stand at a path after a power cut; `None` when not even a file is.
+    pub fn read_durable<T>(&self, path: &std::path::Path, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        self.0.files.read_durable(path, read)
+    }
+
     /// What stands in a file, as a process would read it.
     pub fn content(&self, path: &std::path::Path) -> Option<Vec<u8>> {
         self.0.files.content(path)
@@ -554,7 +569,7 @@ impl Future for Running {
             }
         }
         if this.process.is_alive() {
-            // It has ended by itthis.
+            // It has ended by itself.
             this.process.0.state.set(State::Dead);
             this.world.release(&this.process, true);
         }

@@ -25,6 +25,21 @@ const RETRANSMIT_MS: RangeInclusive<u64> = 0..=200;
 /// The pauses between the attempts of a connect that hears nothing, the last one repeated.
 const CONNECT_RETRIES_MS: [u64; 3] = [1000, 2000, 4000];
 
+/// Bytes at one end of a connection, as they are sent or received there. For the scenario's tap.
+#[derive(Clone, Copy)]
+pub struct Passing<'a> {
+    /// Which connection.
+    pub connection: u64,
+    /// Whether this is the end that dialed.
+    pub is_dialer: bool,
+    /// Whether the bytes are sent here; else they are received.
+    pub is_sent: bool,
+    /// The process at this end.
+    pub process: &'a Process,
+    /// The bytes.
+    pub bytes: &'a [u8],
+}
+
 /// How the network behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetSettings {
@@ -319,6 +334,15 @@ impl SimStream {
         &self.connection.end(self.side).process
     }
 
+    fn tap(&self, is_sent: bool, bytes: &[u8]) {
+        let world = &self.connection.world;
+        if let Some(tap) = &mut *world.0.tap.borrow_mut() {
+            let is_dialer = self.side == Side::Near;
+            let connection = self.connection.id;
+            tap(world, &Passing { connection, is_dialer, is_sent, process: self.process(), bytes });
+        }
+    }
+
     /// Reads what is there; see [`Stream::read`](super::Stream::read).
     ///
     /// # Errors
@@ -334,7 +358,9 @@ impl SimStream {
             }
             match self.connection.try_read(self.side, buffer) {
                 Ok(result) => {
-                    let read = *result.as_ref().unwrap_or(&0) as u64;
+                    let read = *result.as_ref().unwrap_or(&0);
+                    self.tap(false, &buffer[buffer.len() - read..]);
+                    let read = read as u64;
                     self.connection.world.fold(read << 16 | self.connection.id << 4 | 2);
                     self.connection.world.moment(self.process(), Moment::Received);
                     return result;
@@ -359,6 +385,9 @@ impl SimStream {
         let connection = &self.connection;
         let pipe = connection.pipe_from(self.side);
         let mut rest = Bytes::copy_from_slice(bytes);
+        if self.process().is_alive() {
+            self.tap(true, bytes);
+        }
         while !rest.is_empty() {
             if !self.process().is_alive() {
                 return std::future::pending().await;

@@ -19,6 +19,7 @@ pub use placement::{acks_needed, Placement};
 
 use crate::command::{Command, ErrorWord, Reply};
 use crate::ids::{LinkId, Millis, SessionId, SlaveId, Version};
+use crate::planted;
 use crate::record::Place;
 use bytes::Bytes;
 use membership::{Membership, Sent};
@@ -466,6 +467,12 @@ impl Master {
         effects: &mut Vec<Effect>,
     ) {
         if self.reign.is_none() {
+            planted!(StandbyAnswersReads => {
+                if matches!(&command, Command::Get { key } if self.directory.get(key).is_none()) {
+                    effects.push(Effect::Reply { to: asker, reply: Reply::NotFound });
+                    return;
+                }
+            });
             let reply = Reply::error(ErrorWord::Standby, "");
             effects.push(Effect::Reply { to: asker, reply });
             return;
@@ -517,7 +524,9 @@ impl Master {
         self.drop_acks_of(slot, effects);
         for sent in member.into_unacked() {
             if let Sent::Item { write, item, .. } = sent {
-                self.substitute(write, item, slot, effects);
+                if !planted!(NoSubstitute) {
+                    self.substitute(write, item, slot, effects);
+                }
             }
         }
         self.retry_reads_of(now, slot, effects);

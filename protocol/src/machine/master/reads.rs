@@ -5,6 +5,7 @@ use super::placement::{acks_needed, choose, hash_bytes};
 use super::{payload, Asker, Change, Effect, Master, ReadId, ReadKey, Slot, WriteId};
 use crate::command::{ErrorWord, Reply};
 use crate::ids::{Millis, Version};
+use crate::planted;
 use bytes::Bytes;
 use slotmap::{new_key_type, SlotMap};
 use std::collections::VecDeque;
@@ -84,9 +85,17 @@ impl Master {
         key: Bytes,
         effects: &mut Vec<Effect>,
     ) {
+        planted!(ReadOfUnwritten => {
+            if let Some(value) = self.writes.unwritten_value(&key) {
+                self.answer(Destination::Asker(asker), Reply::Value(value), effects);
+                return;
+            }
+        });
         match self.writes.last_unwritten(asker.session, &key) {
-            Some(write) => self.wait(write, Waiting::Get { asker, deadline, key }),
-            None => self.start_read(now, Destination::Asker(asker), deadline, key, effects),
+            Some(write) if !planted!(ReadOvertakesOwnWrite) => {
+                self.wait(write, Waiting::Get { asker, deadline, key })
+            }
+            Some(_) | None => self.start_read(now, Destination::Asker(asker), deadline, key, effects),
         }
     }
 
@@ -248,6 +257,10 @@ impl Master {
         };
         read.asked = asked;
         if asked.is_empty() {
+            planted!(MissingMeansNotFound => {
+                self.end_read(id, Reply::NotFound, effects);
+                return;
+            });
             let (key, version, place) = (read.key.clone(), read.wanted, entry.place);
             self.counters.log_reads += 1;
             effects.push(Effect::ReadLog { read: id, place, version, key });

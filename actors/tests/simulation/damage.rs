@@ -1,0 +1,138 @@
+//! Damage to what had been on disk: one bit of the log, while no master runs.
+//!
+//! Acknowledged data is broken, and nobody may pretend otherwise: each master must end, name the place, and leave the
+//! file as it is. Restores the bit afterwards, so that the cluster goes on.
+
+use crate::cluster::{Cluster, Node, LOG};
+use crate::seed::{Check, Failure, LINE_BYTES_MAX};
+use dsm::env::sim::{Loss, World};
+use dsm::supervision::NodeError;
+use dsm_protocol::ids::Seq;
+use dsm_protocol::record::{Body, Scanner, Step};
+use std::path::Path;
+use std::time::Duration;
+
+/// How long the masters may take to notice.
+const NOTICE_LIMIT: Duration = Duration::from_secs(30);
+
+/// A line of the log: where it is, which seq it must have on disk to be proven, and which it proves.
+struct Line {
+    offset: usize,
+    bytes: usize,
+    seq: Option<Seq>,
+    synced: Seq,
+}
+
+/// One bit, and where the log becomes bad by it.
+struct Flip {
+    at: usize,
+    mask: u8,
+    bad_offset: u64,
+}
+
+/// Damages the log of a cluster, sees that the masters refuse it, and mends it.
+pub(crate) async fn strike(cluster: &Cluster) -> Result<(), Failure> {
+    let world = cluster.world();
+    cluster.hold_masters(true);
+    if world.chance(500) {
+        // A crash that the machine did not survive: only what the lines say of each other can prove anything.
+        world.power_off(cluster.log_machine(), Loss::Nothing);
+        world.power_on(cluster.log_machine());
+    } else {
+        for node in [Node::Primary, Node::Backup] {
+            if let Some(process) = cluster.process(node) {
+                world.kill(&process);
+            }
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let log = cluster.log();
+    if let Some(flip) = choose(world, &log) {
+        let mend = |log: &mut Vec<u8>| log[flip.at] ^= flip.mask;
+        world.say(|| {
+            format!("bit {} of byte {} is flipped, in the line at {}", flip.mask, flip.at, flip.bad_offset)
+        });
+        cluster.log_machine().edit(Path::new(LOG), mend);
+        let damaged = cluster.log();
+        cluster.forget_ends();
+        cluster.launch_masters();
+        refused(cluster, &flip).await?;
+        if cluster.log() != damaged {
+            return Err(failure(format!("the damaged log was changed (bad at byte {})", flip.bad_offset)));
+        }
+        cluster.log_machine().edit(Path::new(LOG), mend);
+        cluster.forget_ends();
+    }
+    cluster.hold_masters(false);
+    cluster.launch_all();
+    Ok(())
+}
+
+fn failure(what: String) -> Failure {
+    Failure { check: Check::Damage, what }
+}
+
+/// Both masters end because of the damage, and say where it is.
+async fn refused(cluster: &Cluster, flip: &Flip) -> Result<(), Failure> {
+    let deadline = tokio::time::Instant::now() + NOTICE_LIMIT;
+    let place = format!("byte {},", flip.bad_offset);
+    while tokio::time::Instant::now() < deadline {
+        let ends = cluster.ends();
+        for (node, end) in &ends {
+            match end {
+                Err(NodeError::Corrupt(text)) if text.contains(&place) => {}
+                other => {
+                    return Err(failure(format!("{} ended with {other:?}, not at {place}", node.host())))
+                }
+            }
+        }
+        if ends.len() == 2 {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Err(failure(format!("a log that is damaged at {place} is accepted")))
+}
+
+/// A bit of a line that a later one proves to have been on disk; `None` when there is no such line.
+fn choose(world: &World, log: &[u8]) -> Option<Flip> {
+    let lines = lines(log);
+    let proven: Vec<&Line> = lines
+        .iter()
+        .enumerate()
+        // The next line may be damaged too, when it is the newline that is hit.
+        .filter(|(index, line)| {
+            let proof = lines[index + 1..].iter().skip(1).map(|later| later.synced).max();
+            line.seq.is_some_and(|seq| proof.is_some_and(|synced| synced >= seq))
+        })
+        .map(|(_, line)| line)
+        .collect();
+    if proven.is_empty() {
+        return None;
+    }
+    let line = proven[world.random_within(0..=proven.len() as u64 - 1) as usize];
+    let at = line.offset + world.random_within(0..=line.bytes as u64 - 1) as usize;
+    let mask = 1 << world.random_within(0..=7);
+    let mut damaged = log.to_vec();
+    damaged[at] ^= mask;
+    let mut scanner = Scanner::new(LINE_BYTES_MAX);
+    let bad_offset = loop {
+        match scanner.next(&damaged[scanner.position().offset as usize..]) {
+            Step::Record { .. } | Step::Ignored => {}
+            Step::Bad(bad) => break bad.offset,
+            Step::Partial => return None,
+        }
+    };
+    Some(Flip { at, mask, bad_offset })
+}
+
+fn lines(log: &[u8]) -> Vec<Line> {
+    let mut scanner = Scanner::new(LINE_BYTES_MAX);
+    let mut lines = Vec::new();
+    while let Step::Record { record, place } = scanner.next(&log[scanner.position().offset as usize..]) {
+        let seq = (!matches!(record.body, Body::Synced)).then_some(record.seq);
+        let (offset, bytes) = (place.offset as usize, place.bytes as usize);
+        lines.push(Line { offset, bytes, seq, synced: record.synced });
+    }
+    lines
+}

@@ -1,0 +1,128 @@
+//! Bugs on purpose: each planted bug must be found by the checks, or they prove nothing. `make mutants` runs them all
+//! and prints the table of `docs/ARCHITECTURE.md`, *Planted bugs*; `make mutants-quick` those that are found at once.
+//!
+//! | variable | means |
+//! |---|---|
+//! | `MUTANT` | this one alone |
+//! | `SEEDS` | how many seeds each gets (500) |
+//! | `FIRST` | the first of them (0) |
+
+use crate::seed::{self, Failure};
+use crate::{duration, number, THREADS};
+use dsm_protocol::mutant::{plant, Mutant};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// What became of one of them.
+struct Trial {
+    mutant: Mutant,
+    /// The seed that found it, and how.
+    found: Option<(u64, Failure)>,
+    seeds: u64,
+    /// How often the code came to where the bug is.
+    reached: u64,
+    took: Duration,
+}
+
+/// Looks for `mutant` in one seed after the other, in this thread.
+fn hunt(mutant: Mutant, seeds: std::ops::Range<u64>) -> Trial {
+    // The world's time stands still for this.
+    #[allow(clippy::disallowed_methods)]
+    let begun = Instant::now();
+    let first = seeds.start;
+    let mut trial = Trial { mutant, found: None, seeds: 0, reached: 0, took: Duration::ZERO };
+    for seed in seeds {
+        let planted = plant(mutant);
+        let report = seed::run(seed, duration(), false);
+        trial.reached += planted.reached();
+        trial.seeds = seed - first + 1;
+        if let Some(failure) = report.failure {
+            trial.found = Some((seed, failure));
+            break;
+        }
+    }
+    trial.took = begun.elapsed();
+    trial
+}
+
+fn hunt_all(mutants: &[Mutant], seeds: std::ops::Range<u64>) -> Vec<Trial> {
+    let next = AtomicUsize::new(0);
+    let (sender, trials) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            let (next, sender, seeds) = (&next, sender.clone(), seeds.clone());
+            scope.spawn(move || {
+                while let Some(mutant) = mutants.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let trial = hunt(*mutant, seeds.clone());
+                    sender.send(trial).expect("the table outlives the threads");
+                }
+            });
+        }
+        drop(sender);
+        let mut all: Vec<Trial> = trials.iter().inspect(tell).collect();
+        all.sort_by_key(|trial| trial.mutant);
+        all
+    })
+}
+
+fn tell(trial: &Trial) {
+    let what = trial.found.as_ref().map_or_else(String::new, |(_, failure)| failure.to_string());
+    let what: String = what.chars().take(1000).collect();
+    println!("{:?} after {} seeds, reached {} times: {what}", trial.mutant, trial.seeds, trial.reached);
+}
+
+/// Those that a seed or two show, one of each kind.
+const QUICKEST: [Mutant; 10] = [
+    Mutant::GroupNotSynced,
+    Mutant::DirectoryNotSynced,
+    Mutant::RecoveryStopsEarly,
+    Mutant::ReplayForgetsDelete,
+    Mutant::ReadOfUnwritten,
+    Mutant::ReadOvertakesOwnWrite,
+    Mutant::MissingMeansNotFound,
+    Mutant::DoneWithoutAck,
+    Mutant::EpochNotRaised,
+    Mutant::AnswersOutOfOrder,
+];
+
+/// How many seeds those get.
+const QUICK_SEEDS: u64 = 10;
+
+#[test]
+fn the_quickest_are_found() {
+    for trial in hunt_all(&QUICKEST, 0..QUICK_SEEDS) {
+        assert!(trial.found.is_some(), "{:?} is not found in {} seeds", trial.mutant, trial.seeds);
+        assert!(trial.reached > 0, "{:?} is found without being reached", trial.mutant);
+    }
+}
+
+#[test]
+#[ignore = "minutes; `make mutants`"]
+fn each_is_found() {
+    let mutants: Vec<Mutant> = match std::env::var("MUTANT") {
+        Ok(name) => Mutant::ALL.iter().copied().filter(|mutant| format!("{mutant:?}") == name).collect(),
+        Err(_) => Mutant::ALL.to_vec(),
+    };
+    assert!(!mutants.is_empty(), "MUTANT names none of them");
+    if let Ok(seed) = std::env::var("SEED") {
+        seed::narrate();
+        let _planted = plant(mutants[0]);
+        let report = seed::run(seed.parse().expect("SEED is a number"), duration(), true);
+        println!("{report:#?}");
+        return;
+    }
+    let first = number("FIRST", 0);
+    let trials = hunt_all(&mutants, first..first + number("SEEDS", 500));
+    println!("| mutant | breaks | found by | seeds | seconds |\n|---|---|---|---|---|");
+    for trial in &trials {
+        let check = trial
+            .found
+            .as_ref()
+            .map_or_else(|| "-".to_owned(), |(_, failure)| format!("{:?}", failure.check));
+        let (mutant, breaks) = (trial.mutant, trial.mutant.breaks());
+        println!("| {mutant:?} | {breaks} | {check} | {} | {:.1} |", trial.seeds, trial.took.as_secs_f64());
+    }
+    let missed: Vec<Mutant> =
+        trials.iter().filter(|trial| trial.found.is_none()).map(|trial| trial.mutant).collect();
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}

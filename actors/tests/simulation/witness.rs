@@ -1,0 +1,348 @@
+//! Listens to what masters and slaves say to each other, and holds it against what they must never say.
+//!
+//! The store is built so that one mistake is often made good by another rule: a slave that lost a value costs a read
+//! from the log, and no client sees it. Here it is seen. Owns what it has heard; never says a word itself.
+
+use crate::cluster::{Cluster, LOG};
+use crate::seed::{Check, Failure};
+use bytes::{Bytes, BytesMut};
+use dsm::env::sim::{Machine, Passing, World};
+use dsm_protocol::frame::{self, PREFACE};
+use dsm_protocol::ids::{Epoch, Version};
+use dsm_protocol::message::{Control, HelloRole, Message};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
+use std::rc::Rc;
+
+/// The longest frame here.
+const BODY_BYTES_MAX: usize = 1 << 24;
+
+/// The witness. Clones are the same one.
+#[derive(Clone, Default)]
+pub(crate) struct Witness(Rc<RefCell<State>>);
+
+#[derive(Default)]
+struct State {
+    log_machine: Option<Machine>,
+    connections: BTreeMap<u64, Connection>,
+    /// Whose process announced an epoch.
+    reigns: BTreeMap<Epoch, u32>,
+    /// What masters said a version is.
+    values: BTreeMap<(Version, Bytes), Bytes>,
+    /// Versions that were seen on the disk.
+    durable: BTreeSet<Version>,
+    /// What at least one slave has acknowledged.
+    acknowledged: BTreeSet<(Bytes, Bytes)>,
+    /// By process.
+    slaves: BTreeMap<u32, Slave>,
+    failure: Option<Failure>,
+}
+
+/// What is known of a slave's process.
+#[derive(Default)]
+struct Slave {
+    epoch: Epoch,
+    /// What it has acknowledged and was not told to drop.
+    holds: BTreeMap<Bytes, Version>,
+    /// The highest version that it was told to drop.
+    dropped: BTreeMap<Bytes, Version>,
+}
+
+enum Connection {
+    /// The dialer has not yet said who it is.
+    New(BytesMut),
+    /// Between a slave, which dialed, and a master.
+    OfSlave(Box<Link>),
+    /// Of no interest.
+    Other,
+}
+
+#[derive(Default)]
+struct Link {
+    from_slave: BytesMut,
+    from_master: BytesMut,
+    /// Bytes that the master has sent, and that the slave has received.
+    sent: u64,
+    received: u64,
+    /// The slave's process.
+    slave: u32,
+    /// The reign that the slave has enlisted with.
+    now: Reign,
+    /// Those that were announced since. Both sides count anew for each.
+    coming: VecDeque<Reign>,
+}
+
+/// What was said on a link in one reign.
+#[derive(Default)]
+struct Reign {
+    epoch: Epoch,
+    /// Where each counted message and each read ends in what the master has sent.
+    counted_ends: Vec<u64>,
+    read_ends: Vec<u64>,
+    /// The counted messages; a ping is `None`.
+    counted: Vec<Option<(Bytes, Version)>>,
+    acked: usize,
+    reads: BTreeMap<u64, (Bytes, Version)>,
+    answers: usize,
+    /// The counted messages and reads that may still be obeyed, once the slave has enlisted with a later reign.
+    limits: Option<(usize, usize)>,
+}
+
+impl Link {
+    /// The reign of what the master says now.
+    fn latest(&mut self) -> &mut Reign {
+        self.coming.back_mut().unwrap_or(&mut self.now)
+    }
+}
+
+impl Witness {
+    /// A witness of a cluster, from now on.
+    pub(crate) fn listen(world: &World, cluster: &Cluster) -> Self {
+        let log_machine = Some(cluster.log_machine().clone());
+        let witness = Witness(Rc::new(RefCell::new(State { log_machine, ..State::default() })));
+        let listening = witness.clone();
+        world.set_tap(Some(Box::new(move |_, passing| listening.0.borrow_mut().passing(passing))));
+        witness
+    }
+
+    /// What was wrong first.
+    pub(crate) fn verdict(&self) -> Result<(), Failure> {
+        self.0.borrow().failure.clone().map_or(Ok(()), Err)
+    }
+
+    /// A client was told that its write is done.
+    pub(crate) fn done(&self, key: &Bytes, value: &Bytes) {
+        let mut state = self.0.borrow_mut();
+        if !state.acknowledged.contains(&(key.clone(), value.clone())) {
+            state.fail(Check::DoneIsAcknowledged, || {
+                format!("the write of {key:?} is done, and no slave has acknowledged it")
+            });
+        }
+    }
+}
+
+impl State {
+    fn fail(&mut self, check: Check, what: impl FnOnce() -> String) {
+        if self.failure.is_none() {
+            self.failure = Some(Failure { check, what: what() });
+        }
+    }
+
+    fn passing(&mut self, passing: &Passing<'_>) {
+        let id = passing.connection;
+        let connection = self.connections.remove(&id).unwrap_or_else(|| Connection::New(BytesMut::default()));
+        let connection = match connection {
+            Connection::New(mut start) if passing.is_dialer && passing.is_sent => {
+                start.extend_from_slice(passing.bytes);
+                Self::introduced(start, passing)
+            }
+            Connection::OfSlave(mut link) => {
+                self.on_link(&mut link, passing);
+                Connection::OfSlave(link)
+            }
+            other @ (Connection::New(_) | Connection::Other) => other,
+        };
+        self.connections.insert(id, connection);
+    }
+
+    /// Finds out from the first bytes who has dialed.
+    fn introduced(mut start: BytesMut, passing: &Passing<'_>) -> Connection {
+        let length = start.len().min(PREFACE.len());
+        if start[..length] != PREFACE[..length] {
+            return Connection::Other;
+        }
+        let mut frames = BytesMut::from(&start[length..]);
+        match frame::decode(&mut frames, BODY_BYTES_MAX) {
+            Ok(Some(Message::Control(Control::Hello(hello)))) => match hello.role {
+                HelloRole::Slave { .. } => {
+                    let slave = passing.process.pid();
+                    Connection::OfSlave(Box::new(Link { from_slave: frames, slave, ..Link::default() }))
+                }
+                HelloRole::Client | HelloRole::Master { .. } => Connection::Other,
+            },
+            Ok(Some(_)) | Err(_) => Connection::Other,
+            Ok(None) => Connection::New(start.split()),
+        }
+    }
+
+    fn on_link(&mut self, link: &mut Link, passing: &Passing<'_>) {
+        match (passing.is_dialer, passing.is_sent) {
+            (true, false) => link.received += passing.bytes.len() as u64,
+            (false, false) => {}
+            (true, true) => {
+                link.from_slave.extend_from_slice(passing.bytes);
+                while let Ok(Some(message)) = frame::decode(&mut link.from_slave, BODY_BYTES_MAX) {
+                    self.slave_says(link, message);
+                }
+            }
+            (false, true) => {
+                link.from_master.extend_from_slice(passing.bytes);
+                link.sent += passing.bytes.len() as u64;
+                while let Ok(Some(message)) = frame::decode(&mut link.from_master, BODY_BYTES_MAX) {
+                    let end = link.sent - link.from_master.len() as u64;
+                    self.master_says(link, passing.process.pid(), end, message);
+                }
+            }
+        }
+    }
+
+    fn master_says(&mut self, link: &mut Link, master: u32, end: u64, message: Message) {
+        match message {
+            Message::Control(Control::Announce { epoch, .. }) => {
+                let first = *self.reigns.entry(epoch).or_insert(master);
+                if first != master {
+                    self.fail(Check::OneReign, || {
+                        format!("epoch {epoch} is announced by process {master} after {first}")
+                    });
+                }
+                link.coming.push_back(Reign { epoch, ..Reign::default() });
+            }
+            Message::Write { version, key, value } => {
+                self.check_durable(version);
+                let known = self.values.entry((version, key.clone())).or_insert_with(|| value.clone());
+                if *known != value {
+                    self.fail(Check::OneValue, || format!("version {version} of {key:?} has two values"));
+                }
+                link.latest().counted_ends.push(end);
+                link.latest().counted.push(Some((key, version)));
+            }
+            Message::Ping => {
+                link.latest().counted_ends.push(end);
+                link.latest().counted.push(None);
+            }
+            Message::Read { tag, version, key } => {
+                link.latest().read_ends.push(end);
+                link.latest().reads.insert(tag, (key, version));
+            }
+            Message::Drop { version, key } => {
+                let slave = self.slaves.entry(link.slave).or_default();
+                if slave.holds.get(&key).is_some_and(|held| *held <= version) {
+                    slave.holds.remove(&key);
+                }
+                let dropped = slave.dropped.entry(key).or_default();
+                *dropped = version.max(*dropped);
+            }
+            Message::Request(_)
+            | Message::Response { .. }
+            | Message::Ack { .. }
+            | Message::Value { .. }
+            | Message::Missing { .. }
+            | Message::Control(_) => {}
+        }
+    }
+
+    /// Log first: what a slave is told must survive a power cut.
+    fn check_durable(&mut self, version: Version) {
+        let Some(machine) = self.log_machine.clone() else { return };
+        if self.durable.contains(&version) {
+            return;
+        }
+        let trailer = format!(" ;{} {} ", version.seq, version.epoch);
+        let is_durable = machine.read_durable(Path::new(LOG), |log| {
+            log.rsplit(|byte| *byte == b'\n')
+                .any(|line| line.windows(trailer.len()).any(|part| part == trailer.as_bytes()))
+        });
+        if is_durable == Some(true) {
+            self.durable.insert(version);
+        } else {
+            self.fail(Check::LogFirst, || {
+                format!("version {version} is sent to a slave and is not on the log's disk")
+            });
+        }
+    }
+
+    fn slave_says(&mut self, link: &mut Link, message: Message) {
+        match message {
+            Message::Control(Control::Enlisted { epoch, .. }) => {
+                while let Some(reign) = link.coming.pop_front() {
+                    link.now = reign;
+                    if link.now.epoch == epoch {
+                        break;
+                    }
+                }
+                self.enlisted(link.slave, epoch);
+            }
+            Message::Ack { through, .. } => {
+                let reign = &mut link.now;
+                let through = through as usize;
+                if through > reign.counted.len() || reign.limits.is_some_and(|(counted, _)| through > counted)
+                {
+                    let epoch = reign.epoch;
+                    self.fail(Check::SlaveObeys, || format!("a slave obeys the reign {epoch} that is over"));
+                }
+                let through = through.min(reign.counted.len());
+                let slave = self.slaves.entry(link.slave).or_default();
+                for (key, version) in reign.counted[reign.acked.min(through)..through].iter().flatten() {
+                    if let Some(value) = self.values.get(&(*version, key.clone())) {
+                        self.acknowledged.insert((key.clone(), value.clone()));
+                    }
+                    if slave.dropped.get(key).is_none_or(|dropped| dropped < version) {
+                        let held = slave.holds.entry(key.clone()).or_default();
+                        *held = (*version).max(*held);
+                    }
+                }
+                reign.acked = through;
+            }
+            Message::Value { tag, version, value } => {
+                let Some((key, wanted)) = self.answered(link, tag) else { return };
+                if version < wanted {
+                    self.fail(Check::SlaveAnswers, || {
+                        format!("a slave answers version {version} of {key:?}, and {wanted} was asked for")
+                    });
+                }
+                if self.values.get(&(version, key.clone())).is_some_and(|known| *known != value) {
+                    self.fail(Check::OneValue, || {
+                        format!("a slave answers another value for version {version} of {key:?}")
+                    });
+                }
+            }
+            Message::Missing { tag, held } => {
+                let Some((key, wanted)) = self.answered(link, tag) else { return };
+                let slave = self.slaves.entry(link.slave).or_default();
+                if let Some(acked) = slave.holds.get(&key).copied().filter(|acked| *acked >= wanted) {
+                    self.fail(Check::SlaveKeeps, || {
+                        format!("a slave has {held:?} of {key:?}: it had acknowledged {acked}")
+                    });
+                }
+            }
+            Message::Request(_)
+            | Message::Response { .. }
+            | Message::Write { .. }
+            | Message::Ping
+            | Message::Read { .. }
+            | Message::Drop { .. }
+            | Message::Control(_) => {}
+        }
+    }
+
+    /// A read was answered; what it was for.
+    fn answered(&mut self, link: &mut Link, tag: u64) -> Option<(Bytes, Version)> {
+        let reign = &mut link.now;
+        reign.answers += 1;
+        if reign.limits.is_some_and(|(_, reads)| reign.answers > reads) {
+            let epoch = reign.epoch;
+            self.fail(Check::SlaveObeys, || format!("a slave answers the reign {epoch} that is over"));
+        }
+        reign.reads.remove(&tag)
+    }
+
+    /// From here on the slave obeys only what has reached it already, on links of earlier reigns.
+    fn enlisted(&mut self, pid: u32, epoch: Epoch) {
+        let slave = self.slaves.entry(pid).or_default();
+        if epoch < slave.epoch {
+            let highest = slave.epoch;
+            self.fail(Check::SlaveObeys, || format!("a slave enlists for {epoch} after {highest}"));
+            return;
+        }
+        slave.epoch = epoch;
+        for connection in self.connections.values_mut() {
+            if let Connection::OfSlave(link) = connection {
+                if link.slave == pid && link.now.epoch < epoch && link.now.limits.is_none() {
+                    let arrived = |ends: &[u64]| ends.partition_point(|end| *end <= link.received);
+                    link.now.limits = Some((arrived(&link.now.counted_ends), arrived(&link.now.read_ends)));
+                }
+            }
+        }
+    }
+}

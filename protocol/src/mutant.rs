@@ -1,0 +1,177 @@
+//! Planted bugs: proof that the simulation would find such a bug if it were real. See `docs/ARCHITECTURE.md`, *Planted
+//! bugs*.
+//!
+//! Owns the list of them and the switch that turns one on for the thread that sets it. Without the feature `mutants`
+//! nothing of this exists, and `planted!(…)` is the word `false`. With it there is no build without debug assertions,
+//! so that no released program can carry a planted bug.
+
+#[cfg(all(feature = "mutants", not(debug_assertions)))]
+compile_error!(
+    "planted bugs (feature `mutants`) are for tests: they are never built without debug assertions"
+);
+
+/// Whether the named `Mutant` is planted in this thread: where it is, the code does the wrong thing. With a block, the
+/// wrong thing itself, a statement.
+#[cfg(feature = "mutants")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! planted {
+    ($mutant:ident) => {
+        $crate::mutant::is_planted($crate::mutant::Mutant::$mutant)
+    };
+    ($mutant:ident => $wrong:block) => {
+        if $crate::mutant::is_planted($crate::mutant::Mutant::$mutant) $wrong
+    };
+}
+
+/// Nothing is planted in this build.
+#[cfg(not(feature = "mutants"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! planted {
+    ($mutant:ident) => {
+        false
+    };
+    ($mutant:ident => $wrong:block) => {};
+}
+
+#[cfg(feature = "mutants")]
+pub use on::{is_planted, plant, Mutant, Planted};
+
+#[cfg(feature = "mutants")]
+mod on {
+    use std::cell::Cell;
+    use std::marker::PhantomData;
+
+    /// The enum, the list of its variants, and their descriptions for the table.
+    macro_rules! mutants {
+        ($(#[doc = $doc:literal] $name:ident,)+) => {
+            /// A planted bug.
+            #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+            pub enum Mutant {
+                $(#[doc = $doc] $name,)+
+            }
+
+            impl Mutant {
+                /// All of them.
+                pub const ALL: &[Mutant] = &[$(Mutant::$name),+];
+
+                /// What it breaks, in one sentence.
+                pub fn breaks(self) -> &'static str {
+                    match self {
+                        $(Mutant::$name => $doc.trim_ascii(),)+
+                    }
+                }
+            }
+        };
+    }
+
+    mutants! {
+        /// A group of writes is answered as durable and was not synced.
+        GroupNotSynced,
+        /// The EPOCH record of a new reign is not synced.
+        EpochNotSynced,
+        /// A sync that failed is taken for one that succeeded at a second try.
+        FailedSyncRetried,
+        /// Writes whose sync failed are answered *not executed*, and the log goes on.
+        FailedSyncNotExecuted,
+        /// SYNCED claims what stands in front in the same group.
+        SyncedTooHigh,
+        /// A short write is answered as a whole one.
+        ShortWriteWhole,
+        /// The half line of a short write stays in front of the next group.
+        HalfLineStays,
+        /// A new holder of the lock does not write again what no SYNCED covers.
+        RecoveryWritesNothingAgain,
+        /// A SYNCED mark that is not known to be on disk is not written again.
+        MarkNotWrittenAgain,
+        /// A new holder of the lock does not sync the log.
+        RecoveryNotSynced,
+        /// A new holder of the lock does not sync the log's directory.
+        DirectoryNotSynced,
+        /// A new holder of the lock goes on where its tailer stood, and not at the log's end.
+        RecoveryStopsEarly,
+        /// A bad line is cut although a line behind it proves that it had been on disk.
+        EvidenceIgnored,
+        /// Every crash counts as one that the machine survived.
+        EveryCrashSameBoot,
+        /// Replay forgets deletions.
+        ReplayForgetsDelete,
+        /// A read is answered with a value that is not in the log yet.
+        ReadOfUnwritten,
+        /// A read does not wait for the write that the same connection has pipelined in front of it.
+        ReadOvertakesOwnWrite,
+        /// A key that its last holder lacks counts as not found, though the log has it.
+        MissingMeansNotFound,
+        /// A write is done before any slave has acknowledged it.
+        DoneWithoutAck,
+        /// A slave that leaves is not replaced in the writes that wait for it.
+        NoSubstitute,
+        /// A slave answers a read with whatever version it holds.
+        SlaveReadsOlder,
+        /// A slave applies a lower version over a higher one.
+        SlaveAppliesLower,
+        /// A slave drops a key whatever version it is told to drop.
+        SlaveDropsAnyVersion,
+        /// A slave obeys a master whose reign is over.
+        SlaveObeysLowerEpoch,
+        /// A slave waits for ever for a master that has fallen silent.
+        SlaveTrustsSilence,
+        /// A new reign takes the epoch of the one before.
+        EpochNotRaised,
+        /// A standby whose primary hangs takes over without the lock.
+        TakeoverWithoutLock,
+        /// A handover does not wait for the requests in flight.
+        HandoverDoesNotWait,
+        /// Requests that come during a handover are executed.
+        HandoverHoldsNothing,
+        /// A standby says by itself that a key does not exist.
+        StandbyAnswersReads,
+        /// A forwarded write is sent again when the link to the active master is lost.
+        ForwardedWriteRepeated,
+        /// Answers leave a connection in the order in which they are known.
+        AnswersOutOfOrder,
+    }
+
+    thread_local! {
+        static PLANTED: Cell<Option<Mutant>> = const { Cell::new(None) };
+        static REACHED: Cell<u64> = const { Cell::new(0) };
+    }
+
+    /// A mutant in this thread, until the drop.
+    #[derive(Debug)]
+    pub struct Planted(PhantomData<*const ()>);
+
+    impl Planted {
+        /// How often the code came to where the bug is.
+        pub fn reached(&self) -> u64 {
+            REACHED.get()
+        }
+    }
+
+    impl Drop for Planted {
+        fn drop(&mut self) {
+            PLANTED.set(None);
+        }
+    }
+
+    /// Plants a bug in this thread.
+    ///
+    /// # Panics
+    /// When another one is planted: each is proven alone.
+    pub fn plant(mutant: Mutant) -> Planted {
+        let before = PLANTED.replace(Some(mutant));
+        assert_eq!(before, None, "one bug at a time");
+        REACHED.set(0);
+        Planted(PhantomData)
+    }
+
+    /// Whether `mutant` is planted in this thread.
+    pub fn is_planted(mutant: Mutant) -> bool {
+        let is_planted = PLANTED.get() == Some(mutant);
+        if is_planted {
+            REACHED.set(REACHED.get() + 1);
+        }
+        is_planted
+    }
+}
