@@ -1,0 +1,194 @@
+//! The recorded history of a run, and its judgement by `dsm_protocol::history`.
+//!
+//! Operations are kept small until the end (48 bytes each), and at most [`Recorder::max`] of them. From the moment
+//! that bound is reached nothing more is recorded; what was begun before is judged. It owns the translation and the
+//! bound, never the rules of linearizability.
+
+use super::driver::Fate;
+use super::record::CheckRecord;
+use super::value::Texts;
+use bytes::Bytes;
+use dsm_protocol::history::{check, Action, Operation, Outcome, Violation};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// One operation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    /// The connection.
+    pub client: u32,
+    /// The key.
+    pub key: u32,
+    /// Which write of the key, if it was one.
+    pub written: Option<u64>,
+    /// What a read brought.
+    pub seen: Seen,
+    /// `None`: it was done.
+    pub fate: Option<Fate>,
+    /// Before it was sent.
+    pub invoked_ns: u64,
+    /// After it was answered.
+    pub returned_ns: u64,
+}
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// No answer, or it was no read.
+    Nothing,
+    /// The key had no value.
+    Missing,
+    /// This write of the key.
+    Write(u64),
+    /// A value that no write of this key can explain.
+    Odd,
+}
+
+/// Bounds what is recorded.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    max: usize,
+    recorded: AtomicUsize,
+    /// Operations begun from here on are not judged.
+    cut_ns: AtomicU64,
+}
+
+impl Recorder {
+    /// Records `max` operations, and a few more.
+    pub(crate) fn new(max: usize) -> Recorder {
+        Recorder { max, recorded: AtomicUsize::new(0), cut_ns: AtomicU64::new(u64::MAX) }
+    }
+
+    /// Notes `operations` that were begun at `invoked_ns`, or that the bound is reached.
+    pub(crate) fn note(
+        &self,
+        invoked_ns: u64,
+        count: usize,
+        entries: &mut Vec<Entry>,
+        operations: impl IntoIterator<Item = Entry>,
+    ) {
+        if invoked_ns >= self.cut_ns.load(Ordering::Acquire) {
+            return;
+        }
+        if self.recorded.fetch_add(count, Ordering::Relaxed) >= self.max {
+            self.cut_ns.fetch_min(invoked_ns, Ordering::AcqRel);
+            return;
+        }
+        entries.extend(operations);
+    }
+
+    /// How many operations may be recorded.
+    pub(crate) fn max(&self) -> usize {
+        self.max
+    }
+
+    /// When the bound was reached.
+    pub(crate) fn cut_ns(&self) -> Option<u64> {
+        Some(self.cut_ns.load(Ordering::Acquire)).filter(|cut_ns| *cut_ns != u64::MAX)
+    }
+}
+
+/// Judges what was recorded, key by key.
+pub(crate) fn judge(mut entries: Vec<Entry>, cut_ns: Option<u64>, texts: &Texts) -> CheckRecord {
+    if let Some(cut_ns) = cut_ns {
+        // A write that began before is needed, whenever it ended. A read that ended behind may have seen a write that
+        // is not recorded; without it the history is as good as before.
+        entries.retain(|entry| {
+            entry.invoked_ns < cut_ns && (entry.written.is_some() || entry.returned_ns < cut_ns)
+        });
+    }
+    entries.sort_unstable_by_key(|entry| (entry.key, entry.invoked_ns));
+    let mut record = CheckRecord { verdict: "linearizable".to_owned(), ..CheckRecord::default() };
+    for part in entries.chunk_by(|a, b| a.key == b.key) {
+        record.keys += 1;
+        record.operations += part.len() as u64;
+        let operations: Vec<Operation> = part.iter().map(|entry| operation(entry, texts)).collect();
+        match check(&operations) {
+            Ok(_) => {}
+            Err(violation @ Violation::NotLinearizable(_)) => {
+                record.verdict = "violation".to_owned();
+                record.counter_example = Some(violation.to_string());
+                break;
+            }
+            // A proven contradiction of another key would say more.
+            Err(violation @ Violation::GaveUp { .. }) => {
+                record.verdict = "gave up".to_owned();
+                record.counter_example.get_or_insert(violation.to_string());
+            }
+        }
+    }
+    record
+}
+
+fn operation(entry: &Entry, texts: &Texts) -> Operation {
+    let value = |seq: u64| Bytes::from(format!("#{seq}"));
+    let action = match (entry.written, entry.seen) {
+        (Some(seq), _) => Action::Write(value(seq)),
+        (None, Seen::Write(seq)) => Action::Read(Some(value(seq))),
+        (None, Seen::Odd) => Action::Read(Some(Bytes::from_static(b"a value nobody wrote"))),
+        (None, Seen::Missing | Seen::Nothing) => Action::Read(None),
+    };
+    Operation {
+        client: u64::from(entry.client),
+        key: Bytes::copy_from_slice(texts.keys().get(entry.key)),
+        action,
+        outcome: match entry.fate {
+            None => Outcome::Done,
+            Some(Fate::NotExecuted) => Outcome::NotExecuted,
+            Some(Fate::Unknown) => Outcome::Unknown,
+        },
+        invoked_ns: entry.invoked_ns,
+        returned_ns: entry.returned_ns,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(seq: u64, invoked_ns: u64, returned_ns: u64, fate: Option<Fate>) -> Entry {
+        Entry { client: 1, key: 0, written: Some(seq), seen: Seen::Nothing, fate, invoked_ns, returned_ns }
+    }
+
+    fn read(seen: Seen, invoked_ns: u64, returned_ns: u64) -> Entry {
+        Entry { client: 2, key: 0, written: None, seen, fate: None, invoked_ns, returned_ns }
+    }
+
+    fn verdict(entries: Vec<Entry>, cut_ns: Option<u64>) -> String {
+        judge(entries, cut_ns, &Texts::new("key", 1, 64, 0)).verdict
+    }
+
+    #[test]
+    fn a_stale_read_is_a_violation_with_a_counter_example() {
+        let history = vec![write(1, 0, 1, None), write(2, 2, 3, None), read(Seen::Write(1), 4, 5)];
+        let record = judge(history, None, &Texts::new("key", 1, 64, 0));
+        assert_eq!((record.verdict.as_str(), record.operations, record.keys), ("violation", 3, 1));
+        let example = record.counter_example.unwrap();
+        assert!(example.contains("key0") && example.contains("#1"), "{example}");
+    }
+
+    #[test]
+    fn an_unknown_write_may_be_read_late_and_one_that_was_not_executed_never() {
+        let late = |fate| vec![write(1, 0, 1, Some(fate)), write(2, 2, 3, None), read(Seen::Write(1), 4, 5)];
+        assert_eq!(verdict(late(Fate::Unknown), None), "linearizable");
+        assert_eq!(verdict(late(Fate::NotExecuted), None), "violation");
+    }
+
+    #[test]
+    fn what_lies_behind_the_bound_is_not_held_against_the_store() {
+        // The write that the read saw was not recorded.
+        let history = vec![write(1, 0, 1, None), read(Seen::Write(2), 4, 12)];
+        assert_eq!(verdict(history.clone(), Some(10)), "linearizable");
+        assert_eq!(verdict(history, Some(13)), "violation");
+    }
+
+    #[test]
+    fn the_bound_stops_the_recording() {
+        let recorder = Recorder::new(2);
+        let mut entries = Vec::new();
+        for at_ns in 0..5 {
+            recorder.note(at_ns, 1, &mut entries, [write(at_ns, at_ns, at_ns, None)]);
+        }
+        assert_eq!(entries.len(), 2);
+        assert_eq!(recorder.cut_ns(), Some(2));
+    }
+}

@@ -1,0 +1,75 @@
+//! A cluster of the harness' own: this program again in the roles of the masters and slaves, on free ports, with a
+//! directory that is removed at the end.
+
+use super::record::Settings;
+use anyhow::Context as _;
+use dsm::launcher::{Launcher, LauncherConfig, RoleCommand};
+use std::ffi::OsString;
+use std::path::Path;
+use tempfile::TempDir;
+
+/// What statfs says of a file system that lives in memory.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// The processes and their directory. Dropping it ends and removes both.
+#[derive(Debug)]
+pub(crate) struct OwnCluster {
+    // In this order: the processes first, then what they write to.
+    launcher: Launcher,
+    directory: TempDir,
+}
+
+impl OwnCluster {
+    /// Prepares a cluster; nothing runs yet. `parent`: where its directory is made.
+    ///
+    /// # Errors
+    /// When the directory cannot be made, or no port is free.
+    pub(crate) fn prepare(
+        settings: &Settings,
+        master_flags: &[OsString],
+        parent: Option<&Path>,
+    ) -> anyhow::Result<OwnCluster> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("dsm-harness.");
+        let directory = match parent {
+            Some(parent) => builder.tempdir_in(parent),
+            None => builder.tempdir(),
+        };
+        let directory = directory.context("cannot make the cluster's directory")?;
+        let program = std::env::current_exe().context("cannot find this program's own file")?;
+        let role = |name: &str| RoleCommand::new(&program).with_prefix(["role", name]);
+        let mut flags: Vec<OsString> = vec![
+            "--fsync".into(),
+            settings.fsync.clone().into(),
+            "--placement".into(),
+            settings.placement.clone().into(),
+        ];
+        flags.extend_from_slice(master_flags);
+        let primary = role("master").with_extra(flags.clone());
+        let backup = role("backup").with_extra(flags);
+        let mut config = LauncherConfig::new(primary, backup, role("slave"), directory.path());
+        config.slaves = settings.slaves as usize;
+        Ok(OwnCluster { launcher: Launcher::new(config)?, directory })
+    }
+
+    /// Whether its log would be in memory, so that a sync costs nothing and proves nothing.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        rustix::fs::statfs(self.directory.path()).is_ok_and(|found| found.f_type as u64 == TMPFS_MAGIC)
+    }
+
+    /// The processes.
+    pub(crate) fn launcher(&mut self) -> &mut Launcher {
+        &mut self.launcher
+    }
+
+    /// Stops all processes in order and removes the directory.
+    ///
+    /// # Errors
+    /// When the directory cannot be removed.
+    pub(crate) fn stop(self) -> anyhow::Result<()> {
+        let OwnCluster { mut launcher, directory } = self;
+        launcher.stop_all();
+        drop(launcher);
+        directory.close().context("cannot remove the cluster's directory")
+    }
+}

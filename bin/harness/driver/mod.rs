@@ -1,0 +1,111 @@
+//! Connections to the stores that can be measured, one variant for each way to talk to one.
+//!
+//! A driver sends a batch and hands each answer, with the instant at which it was read, to a [`Sink`]. It owns bytes
+//! and buffers; it never looks into a value, keeps no figures, has no timeouts and does not reconnect: [`super::load`]
+//! does, alike for all.
+
+pub(crate) mod resp;
+
+use super::clock::Clock;
+use super::value::{Texts, Version};
+use std::io;
+use std::sync::Arc;
+
+/// One operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Request {
+    /// Number of the key in [`Texts::keys`].
+    pub key: u32,
+    /// What to do with it.
+    pub action: Action,
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// The key's value.
+    Read,
+    /// Writes [`Texts::push_value`] of this version.
+    Write(Version),
+}
+
+/// What became of a request that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It was not executed and never will be.
+    NotExecuted,
+    /// It may or may not be executed.
+    Unknown,
+}
+
+/// What came back for one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer<'a> {
+    /// A read's value.
+    Value(&'a [u8]),
+    /// The key that was read has no value.
+    Missing,
+    /// A write was executed.
+    Done,
+    /// Anything else.
+    Error {
+        /// Its kind in one lower case word.
+        class: &'a str,
+        /// What is known of the request.
+        fate: Fate,
+        /// Whether another target should be asked from now on.
+        leave: bool,
+    },
+}
+
+/// Takes the answers to a batch.
+pub(crate) trait Sink {
+    /// The answer to request `index` of the batch, read at `at_ns` of the run's [`Clock`]. Each index comes at most
+    /// once; what never comes has an unknown outcome.
+    fn answer(&mut self, index: usize, answer: Answer<'_>, at_ns: u64);
+}
+
+/// What all connections of a run share.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialer {
+    /// `host:port`, in the order in which they are tried.
+    pub targets: Vec<String>,
+    /// Keys and values.
+    pub texts: Arc<Texts>,
+    /// What a RESP connection sends.
+    pub script: Arc<resp::Script>,
+    /// Of the run.
+    pub clock: Clock,
+}
+
+impl Dialer {
+    /// Connects to the target with this number, counted round and round.
+    ///
+    /// # Errors
+    /// What the connection ended with. It has no time limit of its own.
+    pub(crate) async fn dial(&self, target: usize) -> io::Result<Connection> {
+        let address = &self.targets[target % self.targets.len()];
+        let resp = resp::Connection::open(address, Arc::clone(&self.script), self.clock).await?;
+        Ok(Connection::Resp(resp))
+    }
+}
+
+/// A connection of one of the kinds.
+#[derive(Debug)]
+pub(crate) enum Connection {
+    /// To `dsm`, or anything else that speaks Redis' protocol.
+    Resp(resp::Connection),
+}
+
+impl Connection {
+    /// Sends `batch` and gives each answer to `sink`, until all are there. Not to be used again once it failed or
+    /// was dropped half way.
+    ///
+    /// # Errors
+    /// What the connection ended with; `InvalidData` for an answer that makes no sense.
+    pub(crate) async fn exchange(&mut self, batch: &[Request], sink: &mut impl Sink) -> io::Result<()> {
+        match self {
+            Connection::Resp(connection) => connection.exchange(batch, sink).await,
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! Redis' protocol: GET and SET, or SET and WAIT, in batches over one connection.
+//!
+//! It keeps two buffers that it fills again and again, and allocates nothing for a request. The parser of replies is
+//! its own, not the store's: what is to be measured must not judge itself.
+
+use super::{Action, Answer, Fate, Request, Sink};
+use crate::harness::clock::Clock;
+use crate::harness::value::{push_number, Table, Texts};
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// What a read from the socket can bring at first, in bytes. It grows to the largest answer.
+const INPUT_BYTES: usize = 16 * 1024;
+
+/// The longest line of a reply, in bytes.
+const LINE_BYTES_MAX: usize = 64 * 1024;
+
+/// The longest value that is taken, in bytes; Redis' own limit.
+const BULK_BYTES_MAX: usize = 512 * 1024 * 1024;
+
+/// The longest word of an error that becomes a class, in bytes.
+const CLASS_BYTES_MAX: usize = 24;
+
+/// The bytes of all requests, made once.
+#[derive(Debug)]
+pub(crate) struct Script {
+    texts: Arc<Texts>,
+    get: Table,
+    set_head: Table,
+    /// What follows each SET, and how many replicas it asks for.
+    wait: Option<(Vec<u8>, u64)>,
+}
+
+impl Script {
+    /// `wait`: how many replicas must have each write, and for how many milliseconds at most the server waits for them.
+    pub(crate) fn new(texts: Arc<Texts>, wait: Option<(u64, u64)>) -> Script {
+        let count = texts.keys().len();
+        let bulk = |out: &mut Vec<u8>, text: &[u8]| {
+            out.push(b'$');
+            push_number(out, text.len() as u64, 10);
+            out.extend_from_slice(b"\r\n");
+            out.extend_from_slice(text);
+            out.extend_from_slice(b"\r\n");
+        };
+        let get = Table::new(count, |key, out| {
+            out.extend_from_slice(b"*2\r\n$3\r\nGET\r\n");
+            bulk(out, texts.keys().get(key));
+        });
+        let set_head = Table::new(count, |key, out| {
+            out.extend_from_slice(b"*3\r\n$3\r\nSET\r\n");
+            bulk(out, texts.keys().get(key));
+            out.push(b'$');
+            push_number(out, texts.value_bytes() as u64, 10);
+            out.extend_from_slice(b"\r\n");
+        });
+        let wait = wait.map(|(replicas, limit_ms)| {
+            let mut out = b"*3\r\n$4\r\nWAIT\r\n".to_vec();
+            bulk(&mut out, replicas.to_string().as_bytes());
+            bulk(&mut out, limit_ms.to_string().as_bytes());
+            (out, replicas)
+        });
+        Script { texts, get, set_head, wait }
+    }
+
+    fn push(&self, request: Request, out: &mut Vec<u8>) {
+        match request.action {
+            Action::Read => out.extend_from_slice(self.get.get(request.key)),
+            Action::Write(version) => {
+                out.extend_from_slice(self.set_head.get(request.key));
+                self.texts.push_value(request.key, version, out);
+                out.extend_from_slice(b"\r\n");
+                if let Some((wait, _)) = &self.wait {
+                    out.extend_from_slice(wait);
+                }
+            }
+        }
+    }
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: TcpStream,
+    script: Arc<Script>,
+    clock: Clock,
+    output: Vec<u8>,
+    input: Vec<u8>,
+    /// What of `input` is filled and not yet read.
+    filled: std::ops::Range<usize>,
+}
+
+/// A reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reply<'a> {
+    Simple(&'a [u8]),
+    Error(&'a [u8]),
+    Integer(i64),
+    Bulk(&'a [u8]),
+    Nil,
+}
+
+impl Connection {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Those of the connect.
+    pub(crate) async fn open(address: &str, script: Arc<Script>, clock: Clock) -> io::Result<Connection> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let (output, input) = (Vec::new(), vec![0; INPUT_BYTES]);
+        Ok(Connection { stream, script, clock, output, input, filled: 0..0 })
+    }
+
+    /// See [`super::Connection::exchange`].
+    pub(crate) async fn exchange(&mut self, batch: &[Request], sink: &mut impl Sink) -> io::Result<()> {
+        self.output.clear();
+        for request in batch {
+            self.script.push(*request, &mut self.output);
+        }
+        let mut sent = 0;
+        let mut answered = 0;
+        // With WAIT: the error that the SET before it was answered with, or that it was not.
+        let mut set = None;
+        while answered < batch.len() {
+            self.send_and_receive(&mut sent).await?;
+            let at_ns = self.clock.now_ns();
+            while let Some((reply, length)) = parse(&self.input[self.filled.clone()])? {
+                let request =
+                    batch.get(answered).ok_or_else(|| invalid("an answer that nobody asked for"))?;
+                let waits = match request.action {
+                    Action::Write(_) => self.script.wait.as_ref().map(|(_, replicas)| *replicas),
+                    Action::Read => None,
+                };
+                let answer = match (waits, set.take()) {
+                    (Some(_), None) => {
+                        // The word must outlive the input; there are few.
+                        set = Some(match write_answer(reply) {
+                            Answer::Error { class, fate, leave } => {
+                                Err((String::from_utf8_lossy(class.as_bytes()).into_owned(), fate, leave))
+                            }
+                            _ => Ok(()),
+                        });
+                        self.filled.start += length;
+                        continue;
+                    }
+                    (Some(_), Some(Err((class, fate, leave)))) => {
+                        sink.answer(answered, Answer::Error { class: &class, fate, leave }, at_ns);
+                        answered += 1;
+                        self.filled.start += length;
+                        continue;
+                    }
+                    (Some(replicas), Some(Ok(()))) => wait_answer(reply, replicas),
+                    (None, _) => match request.action {
+                        Action::Read => read_answer(reply),
+                        Action::Write(_) => write_answer(reply),
+                    },
+                };
+                sink.answer(answered, answer, at_ns);
+                answered += 1;
+                self.filled.start += length;
+            }
+        }
+        if !self.filled.is_empty() {
+            return Err(invalid("more answers than requests"));
+        }
+        Ok(())
+    }
+
+    /// Sends what is left to send and waits for some input. Both at once: with a long batch a server may want its
+    /// answers taken before it reads on.
+    async fn send_and_receive(&mut self, sent: &mut usize) -> io::Result<()> {
+        if self.filled.is_empty() {
+            self.filled = 0..0;
+        } else if self.filled.end == self.input.len() {
+            self.input.copy_within(self.filled.clone(), 0);
+            self.filled = 0..self.filled.len();
+            if self.filled.end == self.input.len() {
+                self.input.resize((self.input.len() * 2).min(BULK_BYTES_MAX * 2), 0);
+            }
+        }
+        let Connection { stream, output, input, filled, .. } = self;
+        let received = poll_fn(|context| {
+            while *sent < output.len() {
+                match Pin::new(&mut *stream).poll_write(context, &output[*sent..]) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Poll::Ready(Ok(written)) => *sent += written,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => break,
+                }
+            }
+            // Through `AsyncRead`, which after a short read knows that there is no more, and asks the kernel no second time.
+            let mut buffer = ReadBuf::new(&mut input[filled.end..]);
+            match Pin::new(&mut *stream).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) => Poll::Ready(Ok(buffer.filled().len())),
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await?;
+        if received == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.filled.end += received;
+        Ok(())
+    }
+}
+
+fn read_answer(reply: Reply<'_>) -> Answer<'_> {
+    match reply {
+        Reply::Bulk(value) => Answer::Value(value),
+        Reply::Nil => Answer::Missing,
+        Reply::Error(text) => error_answer(text),
+        Reply::Simple(_) | Reply::Integer(_) => odd_answer(),
+    }
+}
+
+fn write_answer(reply: Reply<'_>) -> Answer<'_> {
+    match reply {
+        Reply::Simple(b"OK") => Answer::Done,
+        Reply::Error(text) => error_answer(text),
+        Reply::Simple(_) | Reply::Integer(_) | Reply::Bulk(_) | Reply::Nil => odd_answer(),
+    }
+}
+
+fn wait_answer(reply: Reply<'_>, replicas: u64) -> Answer<'_> {
+    match reply {
+        Reply::Integer(acknowledged) if u64::try_from(acknowledged).is_ok_and(|count| count >= replicas) => {
+            Answer::Done
+        }
+        // It was executed, but not where it should be safe.
+        Reply::Integer(_) => Answer::Error { class: "wait", fate: Fate::Unknown, leave: false },
+        // The SET before it was acknowledged.
+        Reply::Error(_) => Answer::Error { class: "wait", fate: Fate::Unknown, leave: false },
+        Reply::Simple(_) | Reply::Bulk(_) | Reply::Nil => odd_answer(),
+    }
+}
+
+/// A reply of a kind that the command does not have.
+fn odd_answer() -> Answer<'static> {
+    Answer::Error { class: "mangled", fate: Fate::Unknown, leave: false }
+}
+
+fn error_answer(text: &[u8]) -> Answer<'_> {
+    let word = text.split(|byte| *byte == b' ').next().unwrap_or_default();
+    let class = match word {
+        b"STANDBY" => "standby",
+        b"NOQUORUM" => "noquorum",
+        b"LOADING" => "loading",
+        b"READONLY" => "readonly",
+        b"BUSY" => "busy",
+        b"OOM" => "oom",
+        b"UNKNOWN" => "unknown",
+        b"ERR" => "err",
+        word => std::str::from_utf8(word)
+            .ok()
+            .filter(|word| !word.is_empty() && word.len() <= CLASS_BYTES_MAX)
+            .filter(|word| word.bytes().all(|byte| byte.is_ascii_graphic()))
+            .unwrap_or("err"),
+    };
+    let fate = if class == "unknown" { Fate::Unknown } else { Fate::NotExecuted };
+    Answer::Error { class, fate, leave: class == "standby" }
+}
+
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// The first reply in `input` and how many bytes it takes; `None` while it is not whole.
+fn parse(input: &[u8]) -> io::Result<Option<(Reply<'_>, usize)>> {
+    let Some(&kind) = input.first() else { return Ok(None) };
+    let Some(end) = memchr::memchr(b'\r', &input[1..]).map(|at| at + 1) else {
+        if input.len() > LINE_BYTES_MAX {
+            return Err(invalid("a line that does not end"));
+        }
+        return Ok(None);
+    };
+    let line = &input[1..end];
+    let behind = end + 2;
+    if input.len() < behind {
+        return Ok(None);
+    }
+    if input[end + 1] != b'\n' {
+        return Err(invalid("a line that ends wrongly"));
+    }
+    let reply = match kind {
+        b'+' => Reply::Simple(line),
+        b'-' => Reply::Error(line),
+        b':' => Reply::Integer(number(line)?),
+        b'_' => Reply::Nil,
+        b'$' => {
+            let Ok(length) = usize::try_from(number(line)?) else { return Ok(Some((Reply::Nil, behind))) };
+            if length > BULK_BYTES_MAX {
+                return Err(invalid("a value that is too long"));
+            }
+            let end = behind + length;
+            let Some(tail) = input.get(end..end + 2) else { return Ok(None) };
+            if tail != b"\r\n" {
+                return Err(invalid("a value that is longer or shorter than it says"));
+            }
+            return Ok(Some((Reply::Bulk(&input[behind..end]), end + 2)));
+        }
+        _ => return Err(invalid("not Redis' protocol")),
+    };
+    Ok(Some((reply, behind)))
+}
+
+fn number(line: &[u8]) -> io::Result<i64> {
+    let text = std::str::from_utf8(line).ok();
+    text.and_then(|text| text.parse().ok()).ok_or_else(|| invalid("a number that is none"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_are_read_once_they_are_whole() {
+        let replies: [(&[u8], Reply<'_>); 7] = [
+            (b"+OK\r\n", Reply::Simple(b"OK")),
+            (b"-BUSY a\r\n", Reply::Error(b"BUSY a")),
+            (b":-12\r\n", Reply::Integer(-12)),
+            (b"$3\r\na\r\n\r\n", Reply::Bulk(b"a\r\n")),
+            (b"$0\r\n\r\n", Reply::Bulk(b"")),
+            (b"$-1\r\n", Reply::Nil),
+            (b"_\r\n", Reply::Nil),
+        ];
+        for (bytes, reply) in replies {
+            for length in 0..bytes.len() {
+                // `$3\r\na\r\n` is not a shorter value.
+                assert_eq!(parse(&bytes[..length]).unwrap(), None, "{bytes:?} {length}");
+            }
+            let more = [bytes, b"+more\r\n"].concat();
+            assert_eq!(parse(&more).unwrap(), Some((reply, bytes.len())));
+        }
+    }
+
+    #[test]
+    fn what_is_no_reply_is_an_error() {
+        for bytes in [&b"HTTP/1.1\r\n"[..], b"+OK\rx", b"$3\r\nabcde", b":x\r\n", b"$9999999999\r\n"] {
+            assert!(parse(bytes).is_err(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn the_word_of_an_error_is_its_class_and_fate() {
+        let unknown = Answer::Error { class: "unknown", fate: Fate::Unknown, leave: false };
+        assert_eq!(error_answer(b"UNKNOWN the write may"), unknown);
+        let standby = Answer::Error { class: "standby", fate: Fate::NotExecuted, leave: true };
+        assert_eq!(error_answer(b"STANDBY 127.0.0.1:1"), standby);
+        let other = Answer::Error { class: "MISCONF", fate: Fate::NotExecuted, leave: false };
+        assert_eq!(error_answer(b"MISCONF x"), other);
+        let odd = Answer::Error { class: "err", fate: Fate::NotExecuted, leave: false };
+        assert_eq!(error_answer(b"\xff\xfe"), odd);
+    }
+
+    #[test]
+    fn a_write_with_too_few_replicas_is_not_done() {
+        assert_eq!(wait_answer(Reply::Integer(2), 2), Answer::Done);
+        assert!(matches!(
+            wait_answer(Reply::Integer(1), 2),
+            Answer::Error { class: "wait", fate: Fate::Unknown, .. }
+        ));
+    }
+
+    #[test]
+    fn requests_are_as_redis_wants_them() {
+        let texts = Arc::new(Texts::new("k", 2, 60, 0));
+        let script = Script::new(Arc::clone(&texts), Some((1, 1000)));
+        let mut out = Vec::new();
+        script.push(Request { key: 1, action: Action::Read }, &mut out);
+        assert_eq!(out, b"*2\r\n$3\r\nGET\r\n$2\r\nk1\r\n");
+        out.clear();
+        let version = crate::harness::value::Version { writer: 1, seq: 1, floor: 0 };
+        script.push(Request { key: 0, action: Action::Write(version) }, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.starts_with("*3\r\n$3\r\nSET\r\n$2\r\nk0\r\n$60\r\nk0:000000:1:1:1;"), "{text}");
+        assert!(text.ends_with("\r\n*3\r\n$4\r\nWAIT\r\n$1\r\n1\r\n$4\r\n1000\r\n"), "{text}");
+    }
+}

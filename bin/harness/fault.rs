@@ -1,0 +1,238 @@
+//! The faults of a run: their spelling, and in what order they strike.
+//!
+//! `kill-primary@10s,restart-primary@15s,pause-slave:2@20s+3s,failover-request@30s`
+
+use dsm::launcher::Role;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Deed {
+    /// SIGKILL.
+    Kill(Role),
+    /// Starts it again, after stopping it if it runs.
+    Restart(Role),
+    /// SIGSTOP.
+    Pause(Role),
+    /// SIGCONT.
+    Resume(Role),
+    /// Asks the master that serves to hand over.
+    RequestFailover,
+}
+
+impl Deed {
+    fn role(self) -> Option<Role> {
+        match self {
+            Deed::Kill(role) | Deed::Restart(role) | Deed::Pause(role) | Deed::Resume(role) => Some(role),
+            Deed::RequestFailover => None,
+        }
+    }
+
+    /// What undoes it.
+    fn undone_by(self) -> Option<Deed> {
+        match self {
+            Deed::Kill(role) => Some(Deed::Restart(role)),
+            Deed::Pause(role) => Some(Deed::Resume(role)),
+            Deed::Restart(_) | Deed::Resume(_) | Deed::RequestFailover => None,
+        }
+    }
+}
+
+impl fmt::Display for Deed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = match self {
+            Deed::Kill(_) => "kill",
+            Deed::Restart(_) => "restart",
+            Deed::Pause(_) => "pause",
+            Deed::Resume(_) => "resume",
+            Deed::RequestFailover => return f.write_str("failover-request"),
+        };
+        match self.role() {
+            Some(Role::Slave(number)) => write!(f, "{verb}-slave:{number}"),
+            Some(role) => write!(f, "{verb}-{role}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Something that happens at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Strike {
+    /// Since the start of the measurement.
+    pub at: Duration,
+    /// What.
+    pub deed: Deed,
+    /// The fault in the order of the plan, which this is or undoes.
+    pub fault: usize,
+    /// Whether it undoes the fault.
+    pub undoes: bool,
+}
+
+/// `--fault`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FaultPlan {
+    faults: Vec<Fault>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fault {
+    deed: Deed,
+    at: Duration,
+    lasts: Option<Duration>,
+}
+
+impl FaultPlan {
+    /// Whether it needs the processes of a cluster.
+    pub(crate) fn touches_processes(&self) -> bool {
+        self.faults.iter().any(|fault| fault.deed.role().is_some())
+    }
+
+    /// What happens, in order.
+    pub(crate) fn strikes(&self) -> Vec<Strike> {
+        let strikes = self.faults.iter().enumerate().flat_map(|(number, fault)| {
+            let strike = Strike { at: fault.at, deed: fault.deed, fault: number, undoes: false };
+            let undone = fault.lasts.zip(fault.deed.undone_by());
+            let undone =
+                undone.map(|(lasts, deed)| Strike { at: fault.at + lasts, deed, undoes: true, ..strike });
+            std::iter::once(strike).chain(undone)
+        });
+        let mut strikes: Vec<Strike> = strikes.collect();
+        strikes.sort_by_key(|strike| strike.at);
+        strikes
+    }
+
+    /// Whether all slaves that are named are there.
+    ///
+    /// # Errors
+    /// One that is not.
+    pub(crate) fn validate(&self, slaves: u32) -> Result<(), String> {
+        for fault in &self.faults {
+            if let Some(Role::Slave(number)) = fault.deed.role() {
+                if number > slaves as usize {
+                    return Err(format!("--fault names slave:{number}, and there are {slaves} slaves"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for FaultPlan {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let faults = text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::parse);
+        let mut faults = faults.collect::<Result<Vec<Fault>, String>>()?;
+        faults.sort_by_key(|fault| fault.at);
+        Ok(FaultPlan { faults })
+    }
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (what, when) = text
+            .split_once('@')
+            .ok_or_else(|| format!("{text:?} does not say when, as in kill-primary@10s"))?;
+        let duration = |text: &str| {
+            humantime::parse_duration(text).map_err(|error| format!("{text:?} is no time as in 10s: {error}"))
+        };
+        let (at, lasts) = match when.split_once('+') {
+            Some((at, lasts)) => (duration(at)?, Some(duration(lasts)?)),
+            None => (duration(when)?, None),
+        };
+        let deed: Deed = what.parse()?;
+        if lasts.is_some() && deed.undone_by().is_none() {
+            return Err(format!("{what} cannot be undone: +TIME is for kill and pause"));
+        }
+        Ok(Fault { deed, at, lasts })
+    }
+}
+
+impl FromStr for Deed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "failover-request" {
+            return Ok(Deed::RequestFailover);
+        }
+        let unknown = || {
+            format!(
+                "{text:?} is no fault: kill, restart, pause or resume, a dash, and primary, backup or slave:N; or \
+                 failover-request"
+            )
+        };
+        let (verb, role) = text.split_once('-').ok_or_else(unknown)?;
+        let role: Role = role.replacen(':', " ", 1).parse().map_err(|_| unknown())?;
+        match verb {
+            "kill" => Ok(Deed::Kill(role)),
+            "restart" => Ok(Deed::Restart(role)),
+            "pause" => Ok(Deed::Pause(role)),
+            "resume" => Ok(Deed::Resume(role)),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(seconds: f64) -> Duration {
+        Duration::from_secs_f64(seconds)
+    }
+
+    #[test]
+    fn faults_strike_in_the_order_of_their_times_and_are_undone() {
+        let plan: FaultPlan =
+            "pause-slave:2@2s+500ms, kill-primary@1s ,failover-request@2100ms".parse().unwrap();
+        let told: Vec<_> =
+            plan.strikes().iter().map(|s| (s.at, s.deed.to_string(), s.fault, s.undoes)).collect();
+        assert_eq!(
+            told,
+            [
+                (seconds(1.0), "kill-primary".to_owned(), 0, false),
+                (seconds(2.0), "pause-slave:2".to_owned(), 1, false),
+                (seconds(2.1), "failover-request".to_owned(), 2, false),
+                (seconds(2.5), "resume-slave:2".to_owned(), 1, true),
+            ]
+        );
+    }
+
+    #[test]
+    fn every_deed_is_read_as_it_is_written() {
+        for text in ["kill-primary", "restart-backup", "pause-slave:1", "resume-slave:12", "failover-request"]
+        {
+            assert_eq!(text.parse::<Deed>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_fault_is_refused() {
+        for text in [
+            "kill-primary",
+            "kill-primary@",
+            "kill-primary@soon",
+            "kill@1s",
+            "kill-nobody@1s",
+            "stop-primary@1s",
+            "kill-slave@1s",
+            "kill-slave:0@1s",
+            "restart-primary@1s+1s",
+            "pause-primary@1s+",
+        ] {
+            assert!(text.parse::<FaultPlan>().is_err(), "{text}");
+        }
+        assert_eq!("".parse(), Ok(FaultPlan::default()));
+    }
+
+    #[test]
+    fn a_slave_that_is_not_there_is_named() {
+        let plan: FaultPlan = "kill-slave:3@1s".parse().unwrap();
+        assert!(plan.validate(3).is_ok());
+        assert!(plan.validate(2).unwrap_err().contains("slave:3"));
+    }
+}

@@ -1,0 +1,229 @@
+//! What the store says about itself during a run: who it is, how many slaves are active, how many writes each of
+//! them acknowledged. A thread of its own asks every target for INFO once a second.
+//!
+//! A master counts the acknowledgements it got itself, from its start on. So the growth of each counter is summed up
+//! over both masters, and a master that dies takes at most one second of them along.
+
+use super::record::SlaveLoad;
+use anyhow::Context as _;
+use std::collections::BTreeMap;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::sync::mpsc::{channel, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How often INFO is asked for.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long one question may take.
+const LIMIT: Duration = Duration::from_millis(500);
+
+/// How long a FAILOVER may take.
+const FAILOVER_LIMIT: Duration = Duration::from_secs(5);
+
+/// The longest INFO that is read, in bytes.
+const INFO_BYTES_MAX: usize = 1 << 20;
+
+/// What was seen.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Monitored {
+    /// `dsm 0.1.0`, `redis 7.0.15`; empty when it did not say.
+    pub store: String,
+    /// Active slaves, at most; replicas of a Redis.
+    pub slaves: u32,
+    /// Writes acknowledged by each slave since the start.
+    pub loads: Vec<SlaveLoad>,
+}
+
+/// Asks until it is finished.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    finish: Sender<()>,
+    thread: JoinHandle<Monitored>,
+}
+
+impl Monitor {
+    /// Notes the counters as they are and starts to ask. `told`: whether the store is known to be `dsm`.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub(crate) fn start(targets: Vec<String>, told: bool) -> anyhow::Result<Monitor> {
+        let (finish, finished) = channel();
+        let mut state = State { targets, monitored: Monitored::default(), ..State::default() };
+        // Before the load begins, or its first writes would not be counted.
+        state.look();
+        if told && state.monitored.store.is_empty() {
+            state.monitored.store = format!("dsm {}", env!("CARGO_PKG_VERSION"));
+        }
+        let work = move || {
+            while finished.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                state.look();
+            }
+            state.look();
+            let loads = state.grown.into_iter().map(|(slave, writes)| SlaveLoad { slave, writes });
+            Monitored { loads: loads.collect(), ..state.monitored }
+        };
+        let thread = std::thread::Builder::new().name("monitor".to_owned()).spawn(work);
+        Ok(Monitor { finish, thread: thread.context("cannot start a thread")? })
+    }
+
+    /// Asks a last time; what was seen.
+    pub(crate) fn finish(self) -> Monitored {
+        // It ends in any case: the channel is gone with us.
+        let _ = self.finish.send(());
+        match self.thread.join() {
+            Ok(monitored) => monitored,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    targets: Vec<String>,
+    monitored: Monitored,
+    /// The counters at the last look, by target and slave.
+    last: BTreeMap<(String, String), u64>,
+    grown: BTreeMap<String, u64>,
+    looked: bool,
+}
+
+impl State {
+    fn look(&mut self) {
+        for target in self.targets.clone() {
+            // A target that is down or hangs is no news here: the load notices.
+            if let Ok(info) = ask(&target, &["INFO"], LIMIT) {
+                self.take(&target, &info);
+            }
+        }
+        self.looked = true;
+    }
+
+    fn take(&mut self, target: &str, info: &str) {
+        let fields: BTreeMap<&str, &str> =
+            info.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
+        for (field, name) in
+            [("dsm_version", "dsm"), ("valkey_version", "valkey"), ("redis_version", "redis")]
+        {
+            if let (true, Some(version)) = (self.monitored.store.is_empty(), fields.get(field)) {
+                self.monitored.store = format!("{name} {version}");
+            }
+        }
+        let serves = matches!(fields.get("role"), Some(&"primary" | &"master"));
+        let slaves = fields.get("active_slaves").or_else(|| fields.get("connected_slaves"));
+        if let (true, Some(Ok(slaves))) = (serves, slaves.map(|text| text.parse::<u32>())) {
+            self.monitored.slaves = self.monitored.slaves.max(slaves);
+        }
+        for (id, writes) in slave_counters(info) {
+            let grown = self.grown.entry(id.clone()).or_default();
+            let last = self.last.insert((target.to_owned(), id), writes);
+            *grown += match last {
+                Some(last) if last <= writes => writes - last,
+                // The slave, or the master, is a new one since the last look.
+                Some(_) => writes,
+                None if self.looked => writes,
+                None => 0,
+            };
+        }
+    }
+}
+
+/// The fields `id` and `writes_acked` of the lines `slave0:id=…,…`.
+fn slave_counters(info: &str) -> Vec<(String, u64)> {
+    let lines = info.lines().filter_map(|line| {
+        let (name, fields) = line.trim_end().split_once(':')?;
+        name.strip_prefix("slave")?.parse::<u32>().ok()?;
+        let fields: BTreeMap<&str, &str> =
+            fields.split(',').filter_map(|field| field.split_once('=')).collect();
+        Some(((*fields.get("id")?).to_owned(), fields.get("writes_acked")?.parse().ok()?))
+    });
+    lines.collect()
+}
+
+/// Asks the master that serves to hand over, without waiting for it: the load goes on meanwhile.
+pub(crate) fn request_failover(targets: Vec<String>) {
+    let work = move || {
+        for target in targets {
+            match ask(&target, &["INFO"], LIMIT) {
+                Ok(info) if info.lines().any(|line| line.trim_end() == "role:primary") => {
+                    if let Err(error) = ask(&target, &["FAILOVER"], FAILOVER_LIMIT) {
+                        log::warn!("failover request failed target={target} cause={error}");
+                    }
+                    return;
+                }
+                Ok(_) => {}
+                Err(error) => log::debug!("not asked target={target} cause={error}"),
+            }
+        }
+        log::warn!("failover request: no target serves");
+    };
+    if let Err(error) = std::thread::Builder::new().name("failover".to_owned()).spawn(work) {
+        log::warn!("failover request not sent cause={error}");
+    }
+}
+
+/// One request over a connection of its own; the text of the answer.
+fn ask(target: &str, words: &[&str], limit: Duration) -> io::Result<String> {
+    let address = target.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
+    let mut request = format!("*{}\r\n", words.len());
+    for word in words {
+        request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+    }
+    stream.write_all(request.as_bytes())?;
+    let mut reader = BufReader::new(stream).take(INFO_BYTES_MAX as u64);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let line = line.trim_end();
+    match line.split_at_checked(1) {
+        Some(("-", error)) => Err(io::Error::other(error.to_owned())),
+        Some(("$", length)) => {
+            let length: usize = length.parse().map_err(|_| io::ErrorKind::InvalidData)?;
+            let mut text = vec![0; length.min(INFO_BYTES_MAX)];
+            reader.read_exact(&mut text)?;
+            Ok(String::from_utf8_lossy(&text).into_owned())
+        }
+        Some((_, text)) => Ok(text.to_owned()),
+        None => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(first: u64, second: u64) -> String {
+        format!(
+            "# Server\r\ndsm_version:0.1.0\r\nrole:primary\r\nactive_slaves:2\r\nslaves_removed:0\r\n\
+             slave0:id=slave-1,slot=0,copies=3,writes_acked={first},room_bytes=unlimited\r\n\
+             slave1:id=slave-2,slot=1,copies=3,writes_acked={second},room_bytes=unlimited\r\n"
+        )
+    }
+
+    #[test]
+    fn the_growth_of_the_counters_is_summed_over_masters_and_restarts() {
+        let mut state = State::default();
+        state.take("a", &info(100, 200));
+        state.looked = true;
+        state.take("a", &info(150, 220));
+        // The slave came back with a new counter, and then another master served.
+        state.take("a", &info(10, 230));
+        state.take("b", &info(5, 0));
+        assert_eq!(state.grown, BTreeMap::from([("slave-1".to_owned(), 65), ("slave-2".to_owned(), 30)]));
+        assert_eq!((state.monitored.store.as_str(), state.monitored.slaves), ("dsm 0.1.0", 2));
+    }
+
+    #[test]
+    fn a_redis_is_known_and_has_no_counters() {
+        let mut state = State::default();
+        state.take(
+            "a",
+            "redis_version:7.0.15\r\nrole:master\r\nconnected_slaves:1\r\nslave0:ip=::1,port=1\r\n",
+        );
+        assert_eq!((state.monitored.store.as_str(), state.monitored.slaves), ("redis 7.0.15", 1));
+        assert!(state.grown.is_empty());
+    }
+}

@@ -1,0 +1,339 @@
+//! The command line: every option with its unit, the spelling with one dash, and what contradicts itself.
+
+use super::fault::FaultPlan;
+use super::keys::Distribution;
+use super::record::Settings;
+use super::sweep::Dimension;
+use super::value::Texts;
+use clap::{CommandFactory as _, Parser};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const EXAMPLES: &str = "Examples:
+  dsm-test-harness --slaves 5 --clients 18
+      starts a primary, a backup and 5 slaves, loads them for 30 s after a warm-up of 5 s
+  dsm-test-harness --slaves 3 --clients 10 --think 0 --check
+      as fast as it goes, and every answer in one linearizable history
+  dsm-test-harness --slaves 3 --clients 10 --rate 5000 --fault kill-primary@10s,restart-primary@15s
+      5000 requests a second whatever happens; what did the clients notice of the failover?
+  dsm-test-harness --target 127.0.0.1:12345,127.0.0.1:12346 --clients 50 --write-pct 50
+      a cluster that runs already; its keys key0 to key999 are overwritten
+  dsm-test-harness --target 127.0.0.1:6379 --think 0 --pipeline 16
+      Redis, measured alike
+  dsm-test-harness --sweep slaves=1..9 --sweep clients=1,2,5,10,20,50 --duration 10s
+      the whole grid, a cluster for each point
+
+Exit codes: 0 good; 1 an answer was wrong, an acknowledged write was lost, the check failed, --max-error-rate was
+exceeded, nothing succeeded, or it could not be measured at all; 2 wrong usage.
+docs/HARNESS.md explains the columns of results.csv, run.json and the faults.";
+
+/// Loads a cluster of its own, or any store that speaks Redis' protocol, verifies every answer, and measures.
+///
+/// Without --target it starts a real cluster on free ports with a data directory of its own, and removes both.
+/// Long options may be written with one dash: -slaves 5 -clients 18.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "dsm-test-harness", version, after_help = EXAMPLES)]
+pub(crate) struct Options {
+    /// Slaves of the cluster, 1 to 64
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64),
+          help_heading = "Store")]
+    pub slaves: u32,
+
+    /// Loads this store instead: HOST:PORT,HOST:PORT, tried in this order
+    #[arg(long, value_name = "ADDRS", value_delimiter = ',', help_heading = "Store",
+          conflicts_with_all = ["slaves", "placement", "fsync", "data", "placement_experiment"])]
+    pub target: Vec<String>,
+
+    /// How the cluster spreads values over its slaves
+    #[arg(long, value_name = "HOW", default_value = "hash", value_parser = ["hash", "random"],
+          help_heading = "Store")]
+    pub placement: String,
+
+    /// When the cluster forces its log to disk
+    #[arg(long, value_name = "WHEN", default_value = "always", value_parser = ["always", "everysec", "never"],
+          help_heading = "Store")]
+    pub fsync: String,
+
+    /// Where the cluster's directory is made, and removed at the end [default: the system's temporary directory]
+    #[arg(long, value_name = "DIR", help_heading = "Store")]
+    pub data: Option<PathBuf>,
+
+    /// Clients
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000),
+          help_heading = "Load")]
+    pub clients: u32,
+
+    /// Connections of each client
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000),
+          help_heading = "Load")]
+    pub pool: u32,
+
+    /// Different keys: key0 to key999
+    #[arg(long, value_name = "N", default_value_t = 1000,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = "Load")]
+    pub keys: u32,
+
+    /// What keys begin with
+    #[arg(long, value_name = "TEXT", default_value = "key", help_heading = "Load")]
+    pub key_prefix: String,
+
+    /// How requests spread over the keys
+    #[arg(long, value_name = "HOW", value_enum, default_value = "uniform", help_heading = "Load")]
+    pub distribution: Distribution,
+
+    /// The exponent of zipf
+    #[arg(long, value_name = "S", default_value_t = 0.99, help_heading = "Load")]
+    pub zipf_exponent: f64,
+
+    /// Writes in percent of all operations
+    #[arg(long, value_name = "PERCENT", default_value_t = 30.0, help_heading = "Load")]
+    pub write_pct: f64,
+
+    /// Length of each value
+    #[arg(long, value_name = "BYTES", default_value_t = 64, help_heading = "Load")]
+    pub value_bytes: u32,
+
+    /// Pause of a connection between an answer and its next operation; 0: none, full speed
+    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = duration, help_heading = "Load")]
+    pub think: Duration,
+
+    /// Requests per second of all connections together, sent when they are due (open loop; no --think); latency
+    /// counts from when a request was due
+    #[arg(long, value_name = "RPS", help_heading = "Load")]
+    pub rate: Option<f64>,
+
+    /// Requests each connection has in flight
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000),
+          help_heading = "Load")]
+    pub pipeline: u32,
+
+    /// Sends WAIT N 1000 behind each SET and counts it to the write (Redis with replicas)
+    #[arg(long, value_name = "REPLICAS", help_heading = "Load")]
+    pub wait: Option<u32>,
+
+    /// How long an answer, or a connect, may take; the connection is given up then
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration, help_heading = "Load")]
+    pub timeout: Duration,
+
+    /// Threads that make the load
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256),
+          help_heading = "Load")]
+    pub threads: u32,
+
+    /// Of the random choices [default: a random one, told in run.json]
+    #[arg(long, value_name = "NUMBER", help_heading = "Load")]
+    pub seed: Option<u64>,
+
+    /// Load before the measurement, in no figure
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration, help_heading = "Measurement")]
+    pub warmup: Duration,
+
+    /// The measurement
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, help_heading = "Measurement")]
+    pub duration: Duration,
+
+    /// Faults of the cluster, since the start of the measurement: kill-primary@10s,pause-slave:2@20s+3s
+    ///
+    /// kill-, restart-, pause- or resume- with primary, backup or slave:N; failover-request. With +TIME a kill or a
+    /// pause is undone after that time.
+    #[arg(long, value_name = "FAULTS", default_value = "", help_heading = "Measurement")]
+    pub fault: FaultPlan,
+
+    /// Records every operation and proves that the history is linearizable
+    #[arg(long, help_heading = "Measurement")]
+    pub check: bool,
+
+    /// Operations that --check records at most, 48 bytes each; what comes later is not judged
+    #[arg(long, value_name = "N", default_value_t = 5_000_000, help_heading = "Measurement")]
+    pub check_max: u64,
+
+    /// Runs once for each value, as slaves=1..9 or clients=1,2,5; again for a grid. Also pipeline, write-pct,
+    /// value-bytes, pool
+    #[arg(long, value_name = "NAME=VALUES", help_heading = "Measurement")]
+    pub sweep: Vec<Dimension>,
+
+    /// Only shows how both placements spread 10,000 writes over 9 slaves; part of every sweep over slaves
+    #[arg(long, help_heading = "Measurement", conflicts_with_all = ["sweep", "fault", "check"])]
+    pub placement_experiment: bool,
+
+    /// Directory of results.csv, run.json, the plots and the report
+    #[arg(
+        long,
+        visible_alias = "out",
+        value_name = "DIR",
+        default_value = "results",
+        help_heading = "Output"
+    )]
+    pub output: PathBuf,
+
+    /// Prints nothing but errors
+    #[arg(long, help_heading = "Output")]
+    pub quiet: bool,
+
+    /// Exit code 1 when more than this share of the requests failed
+    #[arg(long, value_name = "PERCENT", help_heading = "Output")]
+    pub max_error_rate: Option<f64>,
+
+    #[command(flatten)]
+    pub log: crate::common::LogArgs,
+
+    /// Further flags for both masters, behind `--`
+    #[arg(last = true, value_name = "MASTER_FLAGS", conflicts_with = "target")]
+    pub master_flags: Vec<OsString>,
+}
+
+impl Options {
+    /// Reads the command line. What is wrong with it ends the process with code 2 and a line that says so.
+    pub(crate) fn from_command_line(words: impl IntoIterator<Item = OsString>) -> Options {
+        let options = Options::parse_from(two_dashes(words));
+        if let Err(what) = options.validate() {
+            Options::command().error(clap::error::ErrorKind::ValueValidation, what).exit();
+        }
+        options
+    }
+
+    /// What contradicts itself or is out of bounds.
+    fn validate(&self) -> Result<(), String> {
+        let percent = |name: &str, value: f64| {
+            if (0.0..=100.0).contains(&value) {
+                Ok(())
+            } else {
+                Err(format!("{name} must be from 0 to 100"))
+            }
+        };
+        percent("--write-pct", self.write_pct)?;
+        percent("--max-error-rate", self.max_error_rate.unwrap_or(0.0))?;
+        let shortest = Texts::value_bytes_min(&self.key_prefix, self.keys);
+        if (self.value_bytes as usize) < shortest {
+            return Err(format!(
+                "--value-bytes must be at least {shortest}: a value names its key and its writer"
+            ));
+        }
+        if self.value_bytes > 512 * 1024 * 1024 {
+            return Err("--value-bytes must be at most 536870912".to_owned());
+        }
+        if self.key_prefix.bytes().any(|byte| byte == b':' || !byte.is_ascii_graphic()) {
+            return Err("--key-prefix must be visible ASCII without a colon".to_owned());
+        }
+        if self.rate.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
+            return Err("--rate must be above 0".to_owned());
+        }
+        if !(self.zipf_exponent.is_finite() && self.zipf_exponent >= 0.0) {
+            return Err("--zipf-exponent must be 0 or above".to_owned());
+        }
+        if self.duration.is_zero() || self.timeout.is_zero() {
+            return Err("--duration and --timeout must be above 0".to_owned());
+        }
+        if self.clients.saturating_mul(self.pool) > 60_000 {
+            return Err("--clients times --pool must be at most 60000 connections".to_owned());
+        }
+        if !self.target.is_empty() && self.fault.touches_processes() {
+            return Err(
+                "--fault needs a cluster of the harness, not --target (but for failover-request)".to_owned()
+            );
+        }
+        self.fault.validate(self.slaves)
+    }
+
+    /// The settings of a single run.
+    pub(crate) fn settings(&self, seed: u64) -> Settings {
+        let own = self.target.is_empty();
+        let own_text = |text: &str| if own { text.to_owned() } else { String::new() };
+        Settings {
+            target: (!own).then(|| self.target.join(",")),
+            slaves: if own { self.slaves } else { 0 },
+            clients: self.clients,
+            pool: self.pool,
+            keys: self.keys,
+            distribution: self.distribution.to_string(),
+            write_pct: self.write_pct,
+            value_bytes: self.value_bytes,
+            think_ms: if self.rate.is_some() { 0.0 } else { self.think.as_secs_f64() * 1000.0 },
+            rate: self.rate,
+            pipeline: self.pipeline,
+            warmup_s: self.warmup.as_secs_f64(),
+            duration_s: self.duration.as_secs_f64(),
+            placement: own_text(&self.placement),
+            fsync: own_text(&self.fsync),
+            seed,
+        }
+    }
+}
+
+/// `10ms`, `2s`, or `0`.
+fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(text)
+}
+
+/// Gives long options with one dash their second one, up to `--`.
+fn two_dashes(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let command = Options::command();
+    let is_long = |name: &str| {
+        name.len() > 1
+            && (["help", "version"].contains(&name)
+                || command.get_arguments().any(|argument| {
+                    argument.get_long_and_visible_aliases().is_some_and(|names| names.contains(&name))
+                }))
+    };
+    let mut over = false;
+    let words = words.into_iter().map(|word| {
+        over |= word == "--";
+        let text = word.to_str().filter(|_| !over);
+        match text.and_then(|text| text.strip_prefix('-')) {
+            Some(name) if is_long(name.split('=').next().unwrap_or(name)) => {
+                OsString::from(format!("--{name}"))
+            }
+            _ => word,
+        }
+    });
+    words.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Options, String> {
+        let words = std::iter::once("dsm-test-harness").chain(line.split_whitespace()).map(OsString::from);
+        let options = Options::try_parse_from(two_dashes(words)).map_err(|error| error.to_string())?;
+        options.validate().map(|()| options)
+    }
+
+    #[test]
+    fn options_may_have_one_dash() {
+        let options = parse("-slaves 5 -clients=18 -think 0 -out here -- -x --slaves").unwrap();
+        assert_eq!((options.slaves, options.clients), (5, 18));
+        assert_eq!((options.think, options.output), (Duration::ZERO, PathBuf::from("here")));
+        assert_eq!(options.master_flags, ["-x", "--slaves"]);
+        assert_eq!(two_dashes([OsString::from("-h"), "-V".into(), "-5".into()]), ["-h", "-V", "-5"]);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_the_flag() {
+        for (line, named) in [
+            ("--write-pct 101", "--write-pct"),
+            ("--value-bytes 10", "--value-bytes"),
+            ("--rate 0", "--rate"),
+            ("--duration 0", "--duration"),
+            ("--key-prefix a:b", "--key-prefix"),
+            ("--target a:1 --fault kill-primary@1s", "--fault"),
+            ("--slaves 2 --fault kill-slave:3@1s", "slave:3"),
+            ("--target a:1 --slaves 3", "--slaves"),
+            ("--slaves 0", "--slaves"),
+            ("--sweep colour=1", "colour"),
+            ("--fault nonsense", "nonsense"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.contains(named), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_command_is_well_formed() {
+        Options::command().debug_assert();
+    }
+}

@@ -1,0 +1,156 @@
+//! The files of a run: `results.csv`, `run.json` or `sweep.json`. docs/HARNESS.md explains them.
+
+use super::record::{RunRecord, SweepRecord};
+use anyhow::Context as _;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+/// The columns of `results.csv` before those of the errors, one for each class that occurred.
+const COLUMNS: &str = "timestamp,client_count,slave_count,total_requests,success_count,error_count,read_latency_us,\
+write_latency_us,throughput_rps,read_count,write_count,read_p50_us,read_p90_us,read_p99_us,read_p999_us,read_max_us,\
+write_p50_us,write_p90_us,write_p99_us,write_p999_us,write_max_us,at_s,pool,pipeline,write_pct,value_bytes,\
+harness_cpu_pct";
+
+/// The seconds of all runs, one a line.
+pub(crate) fn csv(runs: &[RunRecord]) -> String {
+    let seconds = runs.iter().flat_map(|run| &run.seconds);
+    let classes: BTreeSet<&str> =
+        seconds.flat_map(|second| second.errors.keys().map(String::as_str)).collect();
+    let mut text = COLUMNS.to_owned();
+    for class in &classes {
+        text.push_str(",error_");
+        text.extend(class.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }));
+    }
+    text.push('\n');
+    for run in runs {
+        let settings = &run.settings;
+        for s in &run.seconds {
+            let (r, w) = (&s.read, &s.write);
+            // Writing to a string cannot fail.
+            let _ = write!(
+                text,
+                "{},{},{},{},{},{},{:.1},{:.1},{:.1},{},{},{},{},{},{},{},{},{},{},{},{},{:.3},{},{},{},{},{:.1}",
+                s.timestamp,
+                settings.clients,
+                settings.slaves,
+                s.total_requests,
+                s.success_count,
+                s.error_count,
+                s.read_latency_us,
+                s.write_latency_us,
+                s.throughput_rps,
+                s.read_count,
+                s.write_count,
+                r.p50,
+                r.p90,
+                r.p99,
+                r.p999,
+                r.max,
+                w.p50,
+                w.p90,
+                w.p99,
+                w.p999,
+                w.max,
+                s.at_s,
+                settings.pool,
+                settings.pipeline,
+                settings.write_pct,
+                settings.value_bytes,
+                s.harness_cpu_pct,
+            );
+            for class in &classes {
+                let _ = write!(text, ",{}", s.errors.get(*class).copied().unwrap_or_default());
+            }
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// Writes `results.csv` and `run.json` (of a single run) or `sweep.json`; what another kind of run left is removed.
+///
+/// # Errors
+/// When the directory cannot be made or a file cannot be written.
+pub(crate) fn write(sweep: &SweepRecord, single: bool, directory: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    put(&directory.join("results.csv"), csv(&sweep.runs).as_bytes())?;
+    let (run_path, sweep_path) = (directory.join("run.json"), directory.join("sweep.json"));
+    match (single, &sweep.runs[..]) {
+        (true, [run]) => {
+            put(&run_path, &json(run)?)?;
+            remove(&sweep_path)
+        }
+        _ => {
+            put(&sweep_path, &json(sweep)?)?;
+            remove(&run_path)
+        }
+    }
+}
+
+fn json(record: &impl serde::Serialize) -> anyhow::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(record).context("cannot put the record into JSON")?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// Replaces a file as a whole: a reader never finds half of it.
+fn put(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let written = fs::write(&new, content).and_then(|()| fs::rename(&new, path));
+    written.with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn remove(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::Second;
+    use super::*;
+
+    fn run(clients: u32, errors: &[(&str, u64)]) -> RunRecord {
+        let errors = errors.iter().map(|(class, count)| ((*class).to_owned(), *count)).collect();
+        let mut run = RunRecord::default();
+        run.settings.clients = clients;
+        run.seconds =
+            vec![Second { timestamp: "2026-01-01T00:00:01.000Z".to_owned(), errors, ..Second::default() }];
+        run
+    }
+
+    #[test]
+    fn the_columns_of_the_original_come_first_and_every_line_has_all() {
+        let text = csv(&[run(1, &[("standby", 2)]), run(5, &[("wrong_value", 1)])]);
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
+        assert!(text.starts_with(
+            "timestamp,client_count,slave_count,total_requests,success_count,error_count,read_latency_us,\
+             write_latency_us,throughput_rps,read_count,write_count,read_p50_us,"
+        ));
+        assert_eq!(lines.len(), 3);
+        assert!(lines.iter().all(|line| line.len() == lines[0].len()), "{text}");
+        assert_eq!(lines[0][lines[0].len() - 2..], ["error_standby", "error_wrong_value"]);
+        assert_eq!(lines[1][lines[1].len() - 2..], ["2", "0"]);
+        assert_eq!((lines[1][1], lines[2][1]), ("1", "5"));
+    }
+
+    #[test]
+    fn a_single_run_and_a_sweep_do_not_stand_side_by_side() {
+        let directory = tempfile::tempdir().unwrap();
+        let sweep = SweepRecord { format: 1, runs: vec![run(1, &[])], placement: Vec::new() };
+        write(&sweep, false, directory.path()).unwrap();
+        assert!(directory.path().join("sweep.json").exists());
+        write(&sweep, true, directory.path()).unwrap();
+        assert!(!directory.path().join("sweep.json").exists());
+        let text = fs::read_to_string(directory.path().join("run.json")).unwrap();
+        let read: RunRecord = serde_json::from_str(&text).unwrap();
+        assert_eq!(read.settings.clients, 1);
+    }
+}

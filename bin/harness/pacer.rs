@@ -1,0 +1,151 @@
+//! Waits that end on time: a timer in the kernel for each thread of the load, exact to some ten microseconds.
+//!
+//! tokio's timer counts whole milliseconds, which an open loop would find again in every latency. One descriptor
+//! serves all waits of a thread, so a wait costs a place in a heap, and an early end ([`Pacer::close`]) wakes all.
+
+use super::clock::Clock;
+use rustix::time::{
+    timerfd_create, timerfd_settime, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec,
+};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio::io::Interest;
+
+/// Waits that end within this time are ended together, in nanoseconds.
+const SLACK_NS: u64 = 20_000;
+
+/// The waits of one thread's connections.
+#[derive(Debug)]
+pub(crate) struct Pacer {
+    clock: Clock,
+    timer: AsyncFd<OwnedFd>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// When, and who. An entry whose waiter has no waker is over.
+    due: BinaryHeap<Reverse<(u64, usize)>>,
+    waiters: Vec<Option<(u64, Waker)>>,
+    /// When the timer goes off; `u64::MAX`: never.
+    armed_ns: u64,
+    closed: bool,
+}
+
+impl Pacer {
+    /// For `waiters` waiters, numbered from 0. To be made within the runtime that runs [`Pacer::drive`].
+    ///
+    /// # Errors
+    /// When the kernel gives no timer.
+    pub(crate) fn new(clock: Clock, waiters: usize) -> io::Result<Pacer> {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        let state = State {
+            due: BinaryHeap::with_capacity(waiters),
+            waiters: vec![None; waiters],
+            armed_ns: u64::MAX,
+            closed: false,
+        };
+        // Deprecated for types that may swap their descriptor, which an `OwnedFd` that nobody else has cannot; its
+        // successor is unsafe, and unsafe code is forbidden here.
+        #[allow(deprecated)]
+        let timer = AsyncFd::with_interest(timer, Interest::READABLE)?;
+        Ok(Pacer { clock, timer, state: Mutex::new(state) })
+    }
+
+    /// Waits until `at_ns`, or until all waits are ended. `waiter` has one wait at a time.
+    pub(crate) async fn until(&self, waiter: usize, at_ns: u64) {
+        let mut queued = false;
+        poll_fn(|context| {
+            if self.clock.now_ns() >= at_ns {
+                return Poll::Ready(());
+            }
+            let mut state = self.lock();
+            if state.closed {
+                return Poll::Ready(());
+            }
+            state.waiters[waiter] = Some((at_ns, context.waker().clone()));
+            if !queued {
+                queued = true;
+                state.due.push(Reverse((at_ns, waiter)));
+                self.arm(&mut state);
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Ends all waits and all future ones.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        for waiter in &mut state.waiters {
+            if let Some((_, waker)) = waiter.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Wakes who is due, for as long as it is polled.
+    ///
+    /// # Errors
+    /// When the timer cannot be read.
+    pub(crate) async fn drive(&self) -> io::Result<()> {
+        loop {
+            let mut ready = self.timer.readable().await?;
+            let mut count = [0; 8];
+            match rustix::io::read(self.timer.get_ref(), &mut count) {
+                Ok(_) | Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
+                Err(error) => return Err(error.into()),
+            }
+            let mut state = self.lock();
+            state.armed_ns = u64::MAX;
+            let now_ns = self.clock.now_ns();
+            while let Some(Reverse((at_ns, waiter))) = state.due.peek().copied() {
+                if at_ns > now_ns + SLACK_NS {
+                    break;
+                }
+                state.due.pop();
+                // A later wait of the same waiter has an entry of its own.
+                if state.waiters[waiter].as_ref().is_some_and(|(wanted_ns, _)| *wanted_ns == at_ns) {
+                    if let Some((_, waker)) = state.waiters[waiter].take() {
+                        waker.wake();
+                    }
+                }
+            }
+            self.arm(&mut state);
+        }
+    }
+
+    fn arm(&self, state: &mut State) {
+        let Some(Reverse((at_ns, _))) = state.due.peek().copied() else { return };
+        if at_ns >= state.armed_ns {
+            return;
+        }
+        // A time of zero would stop the timer.
+        let left = self.clock.until(at_ns).max(Duration::from_nanos(1));
+        let value = Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let time = Itimerspec { it_interval: zero, it_value: value };
+        match timerfd_settime(self.timer.get_ref(), TimerfdTimerFlags::empty(), &time) {
+            Ok(_) => state.armed_ns = at_ns,
+            // Only a bad descriptor or a bad time could be refused.
+            Err(error) => log::error!("timer not set cause={error}"),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics half way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,261 @@
+//! What a run leaves behind: the types of `run.json` ([`RunRecord`]) and `sweep.json` ([`SweepRecord`]).
+//!
+//! It owns names, units and meanings (docs/HARNESS.md explains them to readers of the files), and never computes.
+//! Plots and the report read nothing but these.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The value of `format` in both files. It changes when a reader of the last one would be misled.
+pub(crate) const FORMAT: u32 = 1;
+
+/// One run: `run.json`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct RunRecord {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// When the measurement began, after the warm-up: RFC 3339, UTC.
+    pub started_at: String,
+    /// How the harness was called.
+    pub command_line: Vec<String>,
+    /// Version of the harness.
+    pub version: String,
+    /// What was measured: `dsm 0.1.0`, `redis 7.0.15`; empty when it did not say.
+    pub store: String,
+    /// Where.
+    pub system: SystemRecord,
+    /// With what load.
+    pub settings: Settings,
+    /// What was measured, in seconds, without the warm-up; shorter than asked for after Ctrl+C.
+    pub duration_s: f64,
+    /// Whether a signal ended it.
+    pub interrupted: bool,
+    /// One for each second, the warm-up excluded; the last one may be shorter.
+    pub seconds: Vec<Second>,
+    /// The whole measurement.
+    pub totals: Totals,
+    /// The faults, in the order in which they struck.
+    pub faults: Vec<FaultRecord>,
+    /// Writes that each slave acknowledged during the run, the warm-up included.
+    pub slave_loads: Vec<SlaveLoad>,
+    /// The judgement of the history, with `--check`.
+    pub check: Option<CheckRecord>,
+    /// The last reading of every key; missing when the store could not be read any more.
+    pub read_back: Option<ReadBack>,
+    /// What the harness itself cost during the measurement.
+    pub harness_cpu: CpuRecord,
+}
+
+/// The machine.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct SystemRecord {
+    /// As the kernel names it.
+    pub cpu_model: String,
+    /// Logical processors this process may use.
+    pub cores: u64,
+    /// All of it.
+    pub memory_bytes: u64,
+    /// Name and release.
+    pub kernel: String,
+    /// The compiler of the harness; empty when it is unknown.
+    pub rustc: String,
+}
+
+/// The load, with everything that a repetition needs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Settings {
+    /// `--target`; `None` when the harness started a cluster of its own.
+    pub target: Option<String>,
+    /// Slaves of the cluster; for a target what it said, 0 if it said nothing.
+    pub slaves: u32,
+    /// Clients.
+    pub clients: u32,
+    /// Connections of each client.
+    pub pool: u32,
+    /// How many different keys.
+    pub keys: u32,
+    /// `uniform` or `zipf`.
+    pub distribution: String,
+    /// Writes in percent of all operations.
+    pub write_pct: f64,
+    /// Length of each value in bytes.
+    pub value_bytes: u32,
+    /// Pause of a connection between two operations in milliseconds.
+    pub think_ms: f64,
+    /// Requests per second of the open loop; `None`: closed loop.
+    pub rate: Option<f64>,
+    /// Requests a connection has in flight at once.
+    pub pipeline: u32,
+    /// Warm-up in seconds.
+    pub warmup_s: f64,
+    /// Measurement asked for, in seconds.
+    pub duration_s: f64,
+    /// `hash` or `random`; empty for a target.
+    pub placement: String,
+    /// `always`, `everysec` or `never`; empty for a target.
+    pub fsync: String,
+    /// Of the random choices.
+    pub seed: u64,
+}
+
+/// One second. Latencies are microseconds of successful requests, 0 where there was none.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Second {
+    /// End of the second, since the start of the measurement.
+    pub at_s: f64,
+    /// The same as RFC 3339, UTC.
+    pub timestamp: String,
+    /// Successes and errors.
+    pub total_requests: u64,
+    /// Requests with a right answer.
+    pub success_count: u64,
+    /// All others.
+    pub error_count: u64,
+    /// Successful reads.
+    pub read_count: u64,
+    /// Successful writes.
+    pub write_count: u64,
+    /// Successes only, by the real length of this second.
+    pub throughput_rps: f64,
+    /// Mean.
+    pub read_latency_us: f64,
+    /// Mean.
+    pub write_latency_us: f64,
+    /// Of the reads.
+    pub read: Percentiles,
+    /// Of the writes.
+    pub write: Percentiles,
+    /// By class; the classes stand in docs/HARNESS.md.
+    pub errors: BTreeMap<String, u64>,
+    /// Processor time of the harness in percent of one core.
+    pub harness_cpu_pct: f64,
+}
+
+/// A distribution of latencies in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Percentiles {
+    /// Median.
+    pub p50: u64,
+    /// 90 %.
+    pub p90: u64,
+    /// 99 %.
+    pub p99: u64,
+    /// 99.9 %.
+    pub p999: u64,
+    /// The slowest.
+    pub max: u64,
+}
+
+/// The whole measurement; the fields are those of [`Second`].
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Totals {
+    /// Successes and errors.
+    pub total_requests: u64,
+    /// Requests with a right answer.
+    pub success_count: u64,
+    /// All others.
+    pub error_count: u64,
+    /// Successful reads.
+    pub read_count: u64,
+    /// Successful writes.
+    pub write_count: u64,
+    /// Successes only.
+    pub throughput_rps: f64,
+    /// Mean.
+    pub read_latency_us: f64,
+    /// Mean.
+    pub write_latency_us: f64,
+    /// Of the reads.
+    pub read: Percentiles,
+    /// Of the writes.
+    pub write: Percentiles,
+    /// By class.
+    pub errors: BTreeMap<String, u64>,
+    /// Whether the pauses between operations, and not the store, set the throughput.
+    pub bound_by_think: bool,
+}
+
+/// A fault and what became of the load from it to the next one.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct FaultRecord {
+    /// As in `--fault`: `kill-primary`, `pause-slave:2`.
+    pub name: String,
+    /// When it struck, since the start of the measurement.
+    pub at_s: f64,
+    /// When it was undone, if it lasts.
+    pub until_s: Option<f64>,
+    /// The longest time without an acknowledged write, from this fault to the next.
+    pub longest_gap_ms: f64,
+    /// Errors from this fault to the next.
+    pub errors: BTreeMap<String, u64>,
+    /// Acknowledged writes that were gone at the end, by the first fault behind their acknowledgement.
+    pub lost: u64,
+}
+
+/// How much one slave had to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SlaveLoad {
+    /// Its id.
+    pub slave: String,
+    /// Writes it acknowledged.
+    pub writes: u64,
+}
+
+/// What the checker of linearizability said.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct CheckRecord {
+    /// Operations judged.
+    pub operations: u64,
+    /// Different keys.
+    pub keys: u64,
+    /// `linearizable`, `violation` or `gave up`.
+    pub verdict: String,
+    /// A smallest part of the history that has no explanation, for people.
+    pub counter_example: Option<String>,
+}
+
+/// The last reading of every key.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct ReadBack {
+    /// How many were read.
+    pub keys_checked: u64,
+    /// Keys whose latest acknowledged write is gone.
+    pub lost: u64,
+    /// Keys whose value nobody wrote.
+    pub mangled: u64,
+}
+
+/// Processor time of the harness.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct CpuRecord {
+    /// In user mode.
+    pub user_s: f64,
+    /// In the kernel.
+    pub system_s: f64,
+    /// Both, for one request.
+    pub us_per_request: f64,
+}
+
+/// A grid of runs: `sweep.json`. A single run is a sweep of one.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct SweepRecord {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// In the order in which they were made.
+    pub runs: Vec<RunRecord>,
+    /// The placement experiment; empty when it was not made.
+    pub placement: Vec<PlacementRecord>,
+}
+
+/// How one placement spreads writes over the slaves.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct PlacementRecord {
+    /// `hash` or `random`.
+    pub placement: String,
+    /// Writes that were acknowledged.
+    pub writes: u64,
+    /// Copies of each, `ceil(n/2)`.
+    pub copies: u64,
+    /// What each slave had of it.
+    pub loads: Vec<SlaveLoad>,
+}

@@ -1,0 +1,613 @@
+//! One run from beginning to end: first values, warm-up, measurement with its faults, the last reading, the verdicts.
+//!
+//! It runs on the main thread, which alone may start processes (see `dsm::launcher`), and never loads anything itself.
+
+use super::check::{self, Entry, Recorder, Seen};
+use super::clock::{ns, Clock};
+use super::driver::resp::Script;
+use super::driver::{Action, Answer, Connection, Dialer, Fate, Request, Sink};
+use super::fault::{Deed, FaultPlan, Strike};
+use super::keys::{Chooser, Distribution};
+use super::ledger::Ledger;
+use super::load::{judge_value, Load, Phase, Plan, Shared};
+use super::monitor::{self, Monitor};
+use super::options::Options;
+use super::progress::Progress;
+use super::record::{CpuRecord, FaultRecord, ReadBack, RunRecord, Second, Settings, FORMAT};
+use super::stop::Stop;
+use super::system::{self, CpuTime};
+use super::value::{Texts, Version};
+use super::window::Window;
+use anyhow::Context as _;
+use dsm::launcher::Launcher;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Requests of the first writing and the last reading that are in flight at once, and their bytes.
+const BATCH_MAX: usize = 64;
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// How long the store may take to accept the first values, and to answer the last reading.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a failed batch of those rests before it is tried again.
+const REST: Duration = Duration::from_millis(20);
+
+/// How long after its end a second is still open for requests that ended in it and were not counted at once.
+const SECOND_OPEN_NS: u64 = 500_000_000;
+
+/// How many milliseconds WAIT gives the replicas.
+const WAIT_MS: u64 = 1000;
+
+/// The number under which the first writing stands in values and histories.
+const FIRST_WRITER: u32 = 0;
+
+/// What a run is made with.
+pub(crate) struct Setting<'a> {
+    /// The command line.
+    pub options: &'a Options,
+    /// This point of the grid.
+    pub settings: Settings,
+    /// `host:port`.
+    pub targets: Vec<String>,
+    /// The cluster, if it is the harness' own.
+    pub launcher: Option<&'a mut Launcher>,
+    /// Ends it early.
+    pub stop: &'a Stop,
+    /// Shows how it goes.
+    pub progress: &'a mut Progress,
+}
+
+/// Makes one run.
+///
+/// # Errors
+/// When the store could not be measured at all. What went wrong during the measurement is in the record.
+pub(crate) fn run(setting: Setting<'_>) -> anyhow::Result<RunRecord> {
+    let Setting { options, settings, targets, mut launcher, stop, progress } = setting;
+    let clock = Clock::start();
+    let run = (settings.seed ^ (settings.seed >> 32)) as u32;
+    let value_bytes = settings.value_bytes as usize;
+    let texts = Arc::new(Texts::new(&options.key_prefix, settings.keys, value_bytes, run));
+    let wait = options.wait.map(|replicas| (u64::from(replicas), WAIT_MS));
+    let script = Arc::new(Script::new(Arc::clone(&texts), wait));
+    let dialer = Dialer { targets: targets.clone(), texts: Arc::clone(&texts), script, clock };
+    let ledger = Ledger::new(settings.keys);
+    let mut first = write_first(&dialer, &ledger, options.timeout, stop)?;
+    if !options.check {
+        first = Vec::new();
+    }
+    let monitor = Monitor::start(targets, settings.target.is_none())?;
+
+    let from_ns = clock.now_ns() + ns(options.warmup);
+    let end_ns = from_ns + ns(options.duration);
+    let max = usize::try_from(options.check_max).unwrap_or(usize::MAX);
+    let recorder = options.check.then(|| Recorder::new(max));
+    let shared = Shared::new(plan(options, &settings)?, dialer, ledger, recorder, (from_ns, end_ns));
+    let shared = Arc::new(shared);
+    let load = Load::start(Arc::clone(&shared))?;
+    let mut control = Control {
+        shared: &shared,
+        clock,
+        stop,
+        progress,
+        seconds: Seconds::default(),
+        strikes: options.fault.strikes().into(),
+        faults: Vec::new(),
+        cpu: None,
+        cpu_total: None,
+    };
+    control.watch(&load, launcher.as_deref_mut());
+    let (Control { mut seconds, faults, cpu_total, .. }, interrupted) = (control, stop.is_set());
+    let entries = load.join()?;
+    seconds.take(&shared, u64::MAX);
+    let end_ns = shared.end_ns();
+    let duration_s = end_ns.saturating_sub(from_ns) as f64 / 1e9;
+    seconds.close_all(&clock, from_ns, end_ns);
+    let phases = shared.phases.finish(end_ns);
+
+    if let Some(launcher) = launcher {
+        undo_pauses(launcher);
+    }
+    progress.say("reading every key back");
+    let last = read_back(&shared, options.timeout);
+    let (read_back, lost_at, mut last_entries) = match last {
+        Ok(last) => (Some(last.record), last.lost_ns, last.entries),
+        Err(error) => {
+            progress.warn(&format!("not read back: {error:#}"));
+            (None, Vec::new(), Vec::new())
+        }
+    };
+    let monitored = monitor.finish();
+    let mut totals = seconds.total.totals(duration_s);
+    totals.bound_by_think = bound_by_think(options, &totals);
+    let check = shared.recorder.as_ref().map(|recorder| {
+        progress.say("checking the history");
+        first.extend(entries);
+        first.append(&mut last_entries);
+        if recorder.cut_ns().is_some() {
+            progress.warn(&format!(
+                "the history was recorded up to --check-max {} operations; what came later is not judged",
+                recorder.max()
+            ));
+        }
+        check::judge(first, recorder.cut_ns(), &texts)
+    });
+    if shared.ledger.overflowed() {
+        progress.warn("too many writes had unknown outcomes: stale values were no longer told apart");
+    }
+    let cpu = cpu_total.unwrap_or_default();
+    let requests = totals.total_requests.max(1) as f64;
+    Ok(RunRecord {
+        format: FORMAT,
+        started_at: clock.date(from_ns),
+        command_line: std::env::args().collect(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        store: monitored.store,
+        system: system::describe(),
+        settings: Settings {
+            slaves: if settings.target.is_some() { monitored.slaves } else { settings.slaves },
+            ..settings
+        },
+        duration_s,
+        interrupted,
+        seconds: seconds.closed,
+        totals,
+        faults: fault_records(&options.fault, faults, &phases, &lost_at, from_ns),
+        slave_loads: monitored.loads,
+        check,
+        read_back,
+        harness_cpu: CpuRecord {
+            user_s: cpu.user_s,
+            system_s: cpu.system_s,
+            us_per_request: cpu.total_s() * 1e6 / requests,
+        },
+    })
+}
+
+fn plan(options: &Options, settings: &Settings) -> anyhow::Result<Plan> {
+    let distribution = options.distribution;
+    debug_assert_eq!(distribution == Distribution::Zipf, settings.distribution == "zipf");
+    Ok(Plan {
+        connections: settings.clients as usize * settings.pool as usize,
+        threads: (options.threads as usize).min(settings.clients as usize * settings.pool as usize),
+        write_share: settings.write_pct / 100.0,
+        chooser: Chooser::new(distribution, settings.keys, options.zipf_exponent)?,
+        think: options.think,
+        rate: settings.rate,
+        pipeline: settings.pipeline as usize,
+        timeout: options.timeout,
+        seed: settings.seed,
+    })
+}
+
+/// Whether connections spent more time in their pauses than in requests: then the pauses were measured.
+fn bound_by_think(options: &Options, totals: &super::record::Totals) -> bool {
+    let answered = totals.success_count;
+    if options.rate.is_some() || options.think.is_zero() || answered == 0 {
+        return false;
+    }
+    let sum = totals.read_latency_us * totals.read_count as f64
+        + totals.write_latency_us * totals.write_count as f64;
+    options.think.as_secs_f64() * 1e6 > sum / answered as f64
+}
+
+/// What the main thread does while the load runs: seconds, faults, the end.
+struct Control<'a> {
+    shared: &'a Arc<Shared>,
+    clock: Clock,
+    stop: &'a Stop,
+    progress: &'a mut Progress,
+    seconds: Seconds,
+    strikes: std::collections::VecDeque<Strike>,
+    /// Of each fault that struck: which, when, and when it was undone.
+    faults: Vec<Struck>,
+    /// At the last full second, and the time that second ended.
+    cpu: Option<(CpuTime, u64)>,
+    cpu_total: Option<CpuTime>,
+}
+
+/// A fault that struck.
+struct Struck {
+    fault: usize,
+    name: String,
+    at_ns: u64,
+    until_ns: Option<u64>,
+}
+
+impl Control<'_> {
+    fn watch(&mut self, load: &Load, mut launcher: Option<&mut Launcher>) {
+        let from_ns = self.shared.from_ns;
+        let mut tick_ns = self.clock.now_ns();
+        let mut cpu_at_start = None;
+        loop {
+            let now_ns = self.clock.now_ns();
+            let end_ns = self.shared.end_ns();
+            if now_ns >= from_ns && cpu_at_start.is_none() {
+                let cpu = CpuTime::now();
+                cpu_at_start = Some(cpu);
+                self.cpu = Some((cpu, now_ns));
+                tick_ns = from_ns + 1_000_000_000;
+            }
+            while self
+                .strikes
+                .front()
+                .is_some_and(|strike| from_ns + ns(strike.at) <= now_ns && now_ns < end_ns)
+            {
+                if let Some(strike) = self.strikes.pop_front() {
+                    self.strike(strike, launcher.as_deref_mut());
+                }
+            }
+            if now_ns >= tick_ns {
+                self.tick(now_ns, from_ns);
+                tick_ns += 1_000_000_000;
+            }
+            if now_ns >= end_ns {
+                break;
+            }
+            let mut next_ns = tick_ns.min(end_ns);
+            if cpu_at_start.is_none() {
+                next_ns = next_ns.min(from_ns);
+            }
+            if let Some(strike) = self.strikes.front() {
+                next_ns = next_ns.min(from_ns + ns(strike.at));
+            }
+            if self.stop.wait_until(self.clock.instant(next_ns)) {
+                load.interrupt();
+                break;
+            }
+        }
+        self.cpu_total = cpu_at_start.map(|cpu| CpuTime::now().since(cpu));
+        self.progress.end();
+    }
+
+    /// A second is over.
+    fn tick(&mut self, now_ns: u64, from_ns: u64) {
+        if now_ns < from_ns {
+            self.progress.warm_up((from_ns - now_ns) as f64 / 1e9);
+            return;
+        }
+        let over = (now_ns - from_ns) / 1_000_000_000;
+        let cpu = CpuTime::now();
+        if let Some((before, at_ns)) = self.cpu.replace((cpu, now_ns)) {
+            let wall_s = (now_ns - at_ns) as f64 / 1e9;
+            if wall_s > 0.0 {
+                let percent = 100.0 * cpu.since(before).total_s() / wall_s;
+                self.seconds.cpu_pct.insert(over.saturating_sub(1), percent);
+            }
+        }
+        self.seconds.take(self.shared, over);
+        let closed = now_ns.saturating_sub(from_ns + SECOND_OPEN_NS) / 1_000_000_000;
+        self.seconds.close(&self.clock, from_ns, self.shared.end_ns(), closed);
+        if let Some(window) = self.seconds.open.get(&over.saturating_sub(1)) {
+            let total_s = (self.shared.end_ns() - from_ns) as f64 / 1e9;
+            self.progress.second(over as f64, total_s, &window.second(1.0), self.seconds.failures);
+        }
+    }
+
+    fn strike(&mut self, strike: Strike, launcher: Option<&mut Launcher>) {
+        let at_ns = self.clock.now_ns();
+        if strike.undoes {
+            if let Some(struck) = self.faults.iter_mut().find(|struck| struck.fault == strike.fault) {
+                struck.until_ns = Some(at_ns);
+            }
+        } else {
+            self.shared.phases.begin(at_ns);
+            let name = strike.deed.to_string();
+            self.faults.push(Struck { fault: strike.fault, name, at_ns, until_ns: None });
+        }
+        self.progress.say(&format!("{} at {:.1} s", strike.deed, (at_ns - self.shared.from_ns) as f64 / 1e9));
+        let done = match (strike.deed, launcher) {
+            (Deed::Kill(role), Some(launcher)) => launcher.kill(role).map(|_| ()),
+            (Deed::Restart(role), Some(launcher)) => launcher.restart(role),
+            (Deed::Pause(role), Some(launcher)) => launcher.pause(role),
+            (Deed::Resume(role), Some(launcher)) => launcher.resume(role),
+            (Deed::RequestFailover, _) => {
+                monitor::request_failover(self.shared.dialer.targets.clone());
+                Ok(())
+            }
+            (_, None) => Ok(()),
+        };
+        if let Err(error) = done {
+            self.progress.warn(&format!("{}: {error}", strike.deed));
+        }
+    }
+}
+
+/// The seconds so far.
+#[derive(Default)]
+struct Seconds {
+    /// Those that may still get something.
+    open: BTreeMap<u64, Window>,
+    closed: Vec<Second>,
+    total: Window,
+    failures: u64,
+    cpu_pct: BTreeMap<u64, f64>,
+}
+
+impl Seconds {
+    /// Takes what the load counted in the seconds before `number`.
+    fn take(&mut self, shared: &Shared, number: u64) {
+        for (second, window) in shared.take_before(number) {
+            self.total.add(&window);
+            self.failures += window.failures();
+            let second = second.max(self.closed.len() as u64);
+            self.open.entry(second).or_default().add(&window);
+        }
+    }
+
+    /// Closes the seconds before `number`.
+    fn close(&mut self, clock: &Clock, from_ns: u64, end_ns: u64, number: u64) {
+        for second in self.closed.len() as u64..number {
+            let start_ns = from_ns + second * 1_000_000_000;
+            let until_ns = (start_ns + 1_000_000_000).min(end_ns);
+            let window = self.open.remove(&second).unwrap_or_default();
+            let figures = window.second(until_ns.saturating_sub(start_ns) as f64 / 1e9);
+            self.closed.push(Second {
+                at_s: until_ns.saturating_sub(from_ns) as f64 / 1e9,
+                timestamp: clock.date(until_ns),
+                harness_cpu_pct: self.cpu_pct.remove(&second).unwrap_or_default(),
+                ..figures
+            });
+        }
+    }
+
+    fn close_all(&mut self, clock: &Clock, from_ns: u64, end_ns: u64) {
+        let count = end_ns.saturating_sub(from_ns).div_ceil(1_000_000_000);
+        self.close(clock, from_ns, end_ns, count);
+    }
+}
+
+fn undo_pauses(launcher: &mut Launcher) {
+    for role in launcher.roles() {
+        if launcher.state(role) == dsm::launcher::ProcessState::Paused {
+            if let Err(error) = launcher.resume(role) {
+                log::warn!("not resumed role={role} cause={error}");
+            }
+        }
+    }
+}
+
+fn fault_records(
+    plan: &FaultPlan,
+    struck: Vec<Struck>,
+    phases: &[Phase],
+    lost_ns: &[u64],
+    from_ns: u64,
+) -> Vec<FaultRecord> {
+    debug_assert!(struck.len() <= plan.strikes().len());
+    let seconds = |at_ns: u64| at_ns.saturating_sub(from_ns) as f64 / 1e9;
+    let last = struck.len().saturating_sub(1);
+    let mut records: Vec<FaultRecord> = struck
+        .iter()
+        .zip(phases)
+        .map(|(struck, phase)| FaultRecord {
+            name: struck.name.clone(),
+            at_s: seconds(struck.at_ns),
+            until_s: struck.until_ns.map(seconds),
+            longest_gap_ms: phase.longest_gap_ns as f64 / 1e6,
+            errors: phase.errors.clone(),
+            lost: 0,
+        })
+        .collect();
+    for lost_ns in lost_ns {
+        let blamed = struck.iter().position(|struck| struck.at_ns >= *lost_ns).unwrap_or(last);
+        if let Some(record) = records.get_mut(blamed) {
+            record.lost += 1;
+        }
+    }
+    records
+}
+
+/// Gives each answer of a batch of the first writing or the last reading to a closure.
+struct Each<F>(F);
+
+impl<F: FnMut(usize, Answer<'_>, u64)> Sink for Each<F> {
+    fn answer(&mut self, index: usize, answer: Answer<'_>, at_ns: u64) {
+        (self.0)(index, answer, at_ns);
+    }
+}
+
+fn batches(keys: u32, value_bytes: usize) -> impl Iterator<Item = std::ops::Range<u32>> {
+    let size = (BATCH_BYTES_MAX / value_bytes.max(1)).clamp(1, BATCH_MAX);
+    (0..keys).step_by(size).map(move |start| start..start.saturating_add(size as u32).min(keys))
+}
+
+/// A connection outside the load, which tries again until its patience ends.
+struct Errand<'a> {
+    dialer: &'a Dialer,
+    timeout: Duration,
+    deadline: Instant,
+    stop: Option<&'a Stop>,
+    target: usize,
+    connection: Option<Connection>,
+    last_error: String,
+}
+
+impl Errand<'_> {
+    /// One try at a batch; whether it went through.
+    async fn exchange(&mut self, batch: &[Request], sink: &mut impl Sink) -> bool {
+        let result = tokio::time::timeout(self.timeout, async {
+            let mut connection = match self.connection.take() {
+                Some(connection) => connection,
+                None => self.dialer.dial(self.target).await?,
+            };
+            connection.exchange(batch, sink).await?;
+            Ok::<_, std::io::Error>(connection)
+        });
+        match result.await {
+            Ok(Ok(connection)) => {
+                self.connection = Some(connection);
+                return true;
+            }
+            Ok(Err(error)) => self.last_error = error.to_string(),
+            Err(_) => self.last_error = format!("no answer within {:?}", self.timeout),
+        }
+        let asked = &self.dialer.targets[self.target % self.dialer.targets.len()];
+        self.last_error = format!("{asked}: {}", self.last_error);
+        self.target += 1;
+        false
+    }
+
+    /// Rests before the next try.
+    ///
+    /// # Errors
+    /// When the patience is at its end.
+    async fn again(&self, what: &str) -> anyhow::Result<()> {
+        anyhow::ensure!(!self.stop.is_some_and(Stop::is_set), "interrupted");
+        anyhow::ensure!(Instant::now() < self.deadline, "{what}: {}", self.last_error);
+        tokio::time::sleep(REST).await;
+        Ok(())
+    }
+}
+
+fn block_on<T>(future: impl std::future::Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start a runtime")?.block_on(future)
+}
+
+/// Writes every key once, so that whatever is read later was written by this run.
+fn write_first(
+    dialer: &Dialer,
+    ledger: &Ledger,
+    timeout: Duration,
+    stop: &Stop,
+) -> anyhow::Result<Vec<Entry>> {
+    block_on(async {
+        let mut entries = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
+        let stop = Some(stop);
+        let last_error = String::new();
+        let mut errand = Errand { dialer, timeout, deadline, stop, target: 0, connection: None, last_error };
+        for keys in batches(dialer.texts.keys().len(), dialer.texts.value_bytes()) {
+            let mut left: Vec<u32> = keys.collect();
+            while !left.is_empty() {
+                errand.deadline = errand.deadline.max(Instant::now() + REST);
+                let versions: Vec<Version> =
+                    left.iter().map(|key| ledger.begin(*key, FIRST_WRITER)).collect();
+                let requests = left.iter().zip(&versions);
+                let batch: Vec<Request> = requests
+                    .map(|(key, version)| Request { key: *key, action: Action::Write(*version) })
+                    .collect();
+                let invoked_ns = dialer.clock.now_ns();
+                let mut fates = vec![(Some(Fate::Unknown), u64::MAX); batch.len()];
+                let mut refused = String::new();
+                let mut sink = Each(|index: usize, answer: Answer<'_>, at_ns| match answer {
+                    Answer::Done => fates[index] = (None, at_ns),
+                    Answer::Error { fate, class, .. } => {
+                        fates[index] = (Some(fate), at_ns);
+                        refused = format!("the store refuses writes: {class}");
+                    }
+                    Answer::Value(_) | Answer::Missing => {}
+                });
+                let went_through = errand.exchange(&batch, &mut sink).await;
+                for ((key, version), (fate, returned_ns)) in left.iter().zip(&versions).zip(&fates) {
+                    match fate {
+                        None => ledger.acknowledged(*key, *version, *returned_ns),
+                        Some(Fate::NotExecuted) => ledger.not_executed(*key, *version),
+                        Some(Fate::Unknown) => ledger.unknown(*key, *version),
+                    }
+                    let (written, seen) = (Some(version.seq), Seen::Nothing);
+                    let (client, returned_ns) = (FIRST_WRITER, *returned_ns);
+                    entries.push(Entry {
+                        client,
+                        key: *key,
+                        written,
+                        seen,
+                        fate: *fate,
+                        invoked_ns,
+                        returned_ns,
+                    });
+                }
+                let mut index = 0;
+                left.retain(|_| {
+                    index += 1;
+                    fates[index - 1].0.is_some()
+                });
+                if !left.is_empty() {
+                    if went_through {
+                        errand.last_error = refused;
+                    }
+                    errand.again("cannot write the first values").await?;
+                }
+            }
+        }
+        Ok(entries)
+    })
+}
+
+/// The last reading.
+struct LastReading {
+    record: ReadBack,
+    /// When each lost write had been acknowledged.
+    lost_ns: Vec<u64>,
+    entries: Vec<Entry>,
+}
+
+/// Reads every key: each must hold its latest acknowledged write, or one that may have come later.
+fn read_back(shared: &Shared, timeout: Duration) -> anyhow::Result<LastReading> {
+    block_on(async {
+        let dialer = &shared.dialer;
+        let mut last = LastReading { record: ReadBack::default(), lost_ns: Vec::new(), entries: Vec::new() };
+        let deadline = Instant::now() + PATIENCE;
+        let last_error = String::new();
+        let mut errand =
+            Errand { dialer, timeout, deadline, stop: None, target: 0, connection: None, last_error };
+        for keys in batches(dialer.texts.keys().len(), dialer.texts.value_bytes()) {
+            let mut left: Vec<u32> = keys.collect();
+            while !left.is_empty() {
+                let batch: Vec<Request> =
+                    left.iter().map(|key| Request { key: *key, action: Action::Read }).collect();
+                let floors: Vec<u64> = left.iter().map(|key| shared.ledger.floor(*key)).collect();
+                let invoked_ns = dialer.clock.now_ns();
+                let mut read = vec![false; batch.len()];
+                let mut refused = String::new();
+                let mut sink = Each(|index: usize, answer: Answer<'_>, at_ns| {
+                    let key = batch[index].key;
+                    let (seen, class) = match answer {
+                        Answer::Value(value) => judge_value(shared, key, value, floors[index], at_ns),
+                        Answer::Missing => (Seen::Missing, Some("stale_value")),
+                        Answer::Done => (Seen::Odd, Some("mangled")),
+                        Answer::Error { class, .. } => {
+                            refused = format!("the store refuses reads: {class}");
+                            return;
+                        }
+                    };
+                    read[index] = true;
+                    last.record.keys_checked += 1;
+                    match class {
+                        None => {}
+                        Some("stale_value") => {
+                            last.record.lost += 1;
+                            last.lost_ns.push(shared.ledger.certain_ns(key));
+                        }
+                        Some(_) => last.record.mangled += 1,
+                    }
+                    let (client, written, fate) = (FIRST_WRITER, None, None);
+                    last.entries.push(Entry {
+                        client,
+                        key,
+                        written,
+                        seen,
+                        fate,
+                        invoked_ns,
+                        returned_ns: at_ns,
+                    });
+                });
+                let went_through = errand.exchange(&batch, &mut sink).await;
+                let mut index = 0;
+                left.retain(|_| {
+                    index += 1;
+                    !read[index - 1]
+                });
+                if !left.is_empty() {
+                    if went_through {
+                        errand.last_error = refused;
+                    }
+                    errand.again("cannot read the keys back").await?;
+                }
+            }
+        }
+        Ok(last)
+    })
+}

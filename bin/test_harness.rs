@@ -1,0 +1,23 @@
+//! `dsm-test-harness`: loads a cluster of its own, or any store that speaks Redis' protocol, verifies every answer and
+//! measures. See `--help` and `docs/HARNESS.md`.
+//!
+//! It runs the roles of its cluster by running itself again (`dsm-test-harness role …`, not meant for people).
+
+mod common;
+mod harness;
+mod roles;
+
+use std::process::ExitCode;
+
+// It runs the roles too, and they are to be measured with the allocator they have in their own binaries.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    if words.nth(1).is_some_and(|word| word == "role") {
+        let role = words.next().unwrap_or_default();
+        return roles::run(&role.to_string_lossy(), words.collect());
+    }
+    harness::main(std::env::args_os().collect())
+}
