@@ -1,6 +1,6 @@
 # make verify writes nothing and is what CI runs; make fix rewrites.
 
-.PHONY: verify fix format lint doc test cluster demo
+.PHONY: verify fix format lint doc test cluster demo bench-peers
 
 verify: format lint doc test
 
@@ -25,3 +25,9 @@ cluster:
 
 demo:
 	examples/failover.sh
+
+# Beside redis-server, etcd and ZooKeeper; rewrites the tables of docs/BENCHMARKS.md. PEERS_FLAGS=--quick takes 6 minutes
+# instead of 50.
+bench-peers:
+	cargo build --release --locked --features peers --bin dsm-test-harness
+	target/release/dsm-test-harness peers --document docs/BENCHMARKS.md $(PEERS_FLAGS)
