@@ -73,6 +73,10 @@ pub(crate) fn run(setting: Setting<'_>) -> anyhow::Result<RunRecord> {
     let script = Arc::new(Script::new(Arc::clone(&texts), wait));
     let protocol = options.protocol;
     let dialer = Dialer { targets: targets.clone(), texts: Arc::clone(&texts), script, clock, protocol };
+    #[cfg(feature = "peers")]
+    let ledger =
+        if protocol.keeps_order() { Ledger::new(settings.keys) } else { Ledger::unordered(settings.keys) };
+    #[cfg(not(feature = "peers"))]
     let ledger = Ledger::new(settings.keys);
     let mut first = write_first(&dialer, &ledger, options.timeout, stop)?;
     if !options.check {

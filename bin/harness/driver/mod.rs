@@ -32,6 +32,19 @@ pub(crate) enum Protocol {
     ZookeeperLocal,
 }
 
+impl Protocol {
+    /// Whether the requests of a batch are executed in their order. etcd's are streams that know nothing of each other.
+    pub(crate) fn keeps_order(self) -> bool {
+        match self {
+            Protocol::Resp => true,
+            #[cfg(feature = "peers")]
+            Protocol::Zookeeper | Protocol::ZookeeperLocal => true,
+            #[cfg(feature = "peers")]
+            Protocol::Etcd => false,
+        }
+    }
+}
+
 /// One operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
