@@ -1,6 +1,6 @@
 # make verify writes nothing and is what CI runs; make fix rewrites.
 
-.PHONY: verify fix format lint doc test cluster demo bench-peers
+.PHONY: verify fix format lint doc test cluster demo bench bench-peers
 
 verify: format lint doc test
 
@@ -25,6 +25,9 @@ cluster:
 
 demo:
 	examples/failover.sh
+
+bench:
+	cargo run --release --bin dsm-test-harness -- --slaves 5 --clients 18 --think 0 --check
 
 # Beside redis-server, etcd and ZooKeeper; rewrites the tables of docs/BENCHMARKS.md. PEERS_FLAGS=--quick takes 6 minutes
 # instead of 50.

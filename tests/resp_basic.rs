@@ -178,6 +178,13 @@ fn info_tells_the_state_of_both_masters() {
     assert_eq!(info.slave_ids(), ["slave-0", "slave-1", "slave-2"]);
     assert_eq!(info.number("keys"), 9);
     assert_eq!(info.number("copies"), 18, "ceil(3/2) of each");
+    let acked: Vec<u64> =
+        info.of_slaves("writes_acked=").iter().map(|n| n.parse().expect("a number")).collect();
+    assert_eq!(
+        (acked.len(), acked.iter().sum::<u64>()),
+        (3, 20),
+        "ten writes, two slaves each, and no DELETE"
+    );
     assert!(info.number("log_seq") >= 11);
     let size = std::fs::metadata(cluster.log()).expect("the log").len();
     assert!((1..=size).contains(&info.number("log_bytes")), "{info:?} of {size}");

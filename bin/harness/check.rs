@@ -11,30 +11,33 @@ use bytes::Bytes;
 use dsm_protocol::history::{check, Action, Operation, Outcome, Violation};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// One operation.
+/// One operation that is over, or a write that may still take effect.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
     /// The connection.
     pub client: u32,
     /// The key.
     pub key: u32,
-    /// Which write of the key, if it was one.
-    pub written: Option<u64>,
-    /// What a read brought.
-    pub seen: Seen,
-    /// `None`: it was done.
-    pub fate: Option<Fate>,
+    /// What it did.
+    pub deed: Deed,
     /// Before it was sent.
     pub invoked_ns: u64,
     /// After it was answered.
     pub returned_ns: u64,
 }
 
+/// What an operation did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Deed {
+    /// This write of the key; `None`: it was done.
+    Wrote(u64, Option<Fate>),
+    /// A read that brought this.
+    Saw(Seen),
+}
+
 /// What a read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
-    /// No answer, or it was no read.
-    Nothing,
     /// The key had no value.
     Missing,
     /// This write of the key.
@@ -93,7 +96,8 @@ pub(crate) fn judge(mut entries: Vec<Entry>, cut_ns: Option<u64>, texts: &Texts)
         // A write that began before is needed, whenever it ended. A read that ended behind may have seen a write that
         // is not recorded; without it the history is as good as before.
         entries.retain(|entry| {
-            entry.invoked_ns < cut_ns && (entry.written.is_some() || entry.returned_ns < cut_ns)
+            let writes = matches!(entry.deed, Deed::Wrote(..));
+            entry.invoked_ns < cut_ns && (writes || entry.returned_ns < cut_ns)
         });
     }
     entries.sort_unstable_by_key(|entry| (entry.key, entry.invoked_ns));
@@ -121,17 +125,17 @@ pub(crate) fn judge(mut entries: Vec<Entry>, cut_ns: Option<u64>, texts: &Texts)
 
 fn operation(entry: &Entry, texts: &Texts) -> Operation {
     let value = |seq: u64| Bytes::from(format!("#{seq}"));
-    let action = match (entry.written, entry.seen) {
-        (Some(seq), _) => Action::Write(value(seq)),
-        (None, Seen::Write(seq)) => Action::Read(Some(value(seq))),
-        (None, Seen::Odd) => Action::Read(Some(Bytes::from_static(b"a value nobody wrote"))),
-        (None, Seen::Missing | Seen::Nothing) => Action::Read(None),
+    let (action, fate) = match entry.deed {
+        Deed::Wrote(seq, fate) => (Action::Write(value(seq)), fate),
+        Deed::Saw(Seen::Write(seq)) => (Action::Read(Some(value(seq))), None),
+        Deed::Saw(Seen::Odd) => (Action::Read(Some(Bytes::from_static(b"a value nobody wrote"))), None),
+        Deed::Saw(Seen::Missing) => (Action::Read(None), None),
     };
     Operation {
         client: u64::from(entry.client),
         key: Bytes::copy_from_slice(texts.keys().get(entry.key)),
         action,
-        outcome: match entry.fate {
+        outcome: match fate {
             None => Outcome::Done,
             Some(Fate::NotExecuted) => Outcome::NotExecuted,
             Some(Fate::Unknown) => Outcome::Unknown,
@@ -146,11 +150,11 @@ mod tests {
     use super::*;
 
     fn write(seq: u64, invoked_ns: u64, returned_ns: u64, fate: Option<Fate>) -> Entry {
-        Entry { client: 1, key: 0, written: Some(seq), seen: Seen::Nothing, fate, invoked_ns, returned_ns }
+        Entry { client: 1, key: 0, deed: Deed::Wrote(seq, fate), invoked_ns, returned_ns }
     }
 
     fn read(seen: Seen, invoked_ns: u64, returned_ns: u64) -> Entry {
-        Entry { client: 2, key: 0, written: None, seen, fate: None, invoked_ns, returned_ns }
+        Entry { client: 2, key: 0, deed: Deed::Saw(seen), invoked_ns, returned_ns }
     }
 
     fn verdict(entries: Vec<Entry>, cut_ns: Option<u64>) -> String {
@@ -179,6 +183,11 @@ mod tests {
         let history = vec![write(1, 0, 1, None), read(Seen::Write(2), 4, 12)];
         assert_eq!(verdict(history.clone(), Some(10)), "linearizable");
         assert_eq!(verdict(history, Some(13)), "violation");
+    }
+
+    #[test]
+    fn an_entry_is_as_small_as_the_documentation_says() {
+        assert_eq!(size_of::<Entry>(), 48);
     }
 
     #[test]

@@ -103,6 +103,11 @@ impl FaultPlan {
         strikes
     }
 
+    /// The first fault that would strike at `end` or later.
+    pub(crate) fn first_after(&self, end: Duration) -> Option<Deed> {
+        self.faults.iter().find(|fault| fault.at >= end).map(|fault| fault.deed)
+    }
+
     /// Whether all slaves that are named are there.
     ///
     /// # Errors

@@ -55,16 +55,15 @@ struct Open {
 }
 
 impl Ledger {
-    /// No key is written. One writer's open writes are executed in the order in which they are begun.
+    /// No key is written, and one writer's open writes are executed in the order in which they are begun.
     pub(crate) fn new(keys: u32) -> Ledger {
         let keys = (0..keys).map(|_| Key::default()).collect();
         Ledger { keys, unknown: AtomicUsize::new(0), ordered: true }
     }
 
-    /// The same for a store that may execute one writer's open writes in any order.
-    #[cfg(feature = "peers")]
-    pub(crate) fn unordered(keys: u32) -> Ledger {
-        Ledger { ordered: false, ..Ledger::new(keys) }
+    /// Whether one writer's open writes are executed in the order in which they are begun.
+    pub(crate) fn ordered(self, ordered: bool) -> Ledger {
+        Ledger { ordered, ..self }
     }
 
     fn key(&self, key: u32) -> &Key {
@@ -160,7 +159,6 @@ fn raise(key: &Key, open: &mut Open, floor: u64, now_ns: u64) {
 mod tests {
     use super::*;
 
-    #[cfg(feature = "peers")]
     #[test]
     fn without_an_order_the_earlier_of_a_writers_open_writes_may_win() {
         let judged = |ledger: Ledger| {
@@ -170,7 +168,7 @@ mod tests {
             ledger.judge(0, first, ledger.floor(0), 12)
         };
         assert_eq!(judged(Ledger::new(1)), Err(Misread::Stale));
-        assert_eq!(judged(Ledger::unordered(1)), Ok(()));
+        assert_eq!(judged(Ledger::new(1).ordered(false)), Ok(()));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! A request belongs to the measurement if it was begun (in the open loop: was to be begun) within it. Those that are
 //! answered after its end count in its last second: leaving them out would leave out the slowest.
 
-use super::check::{Entry, Recorder, Seen};
+use super::check::{Deed, Entry, Recorder, Seen};
 use super::clock::ns;
 use super::driver::{Action, Answer, Connection, Dialer, Fate, Request, Sink};
 use super::keys::Chooser;
@@ -76,6 +76,8 @@ pub(crate) struct Shared {
     pub phases: Phases,
     /// When the measurement begins, on the dialer's clock.
     pub from_ns: u64,
+    /// Open loop: when the first request is due, whenever the threads have started.
+    start_ns: u64,
     end_ns: AtomicU64,
     interrupted: AtomicBool,
     windows: Vec<Mutex<Windows>>,
@@ -92,6 +94,7 @@ impl Shared {
     ) -> Shared {
         let windows = (0..plan.threads).map(|_| Mutex::default()).collect();
         Shared {
+            start_ns: dialer.clock.now_ns(),
             plan,
             dialer,
             ledger,
@@ -306,15 +309,16 @@ struct Flight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
     Open,
+    /// `seen`: by a read.
     Right {
         at_ns: u64,
-        seen: Seen,
+        seen: Option<Seen>,
     },
-    /// In [`Client::failures`].
+    /// Why is in [`Client::failures`].
     Wrong {
         at_ns: u64,
         fate: Fate,
-        seen: Seen,
+        seen: Option<Seen>,
     },
 }
 
@@ -330,7 +334,6 @@ impl Client {
         let interval_ns = plan.rate.map_or(0.0, |rate| 1e9 * plan.connections as f64 / rate);
         // Spread over the first interval.
         let offset_ns = interval_ns * connection as f64 / plan.connections as f64;
-        let now_ns = shared.dialer.clock.now_ns() as f64;
         let random = SmallRng::seed_from_u64(plan.seed.wrapping_add(connection as u64));
         let (batch, flights) = (Vec::with_capacity(plan.pipeline), Vec::with_capacity(plan.pipeline));
         Client {
@@ -340,7 +343,7 @@ impl Client {
             writer: u32::try_from(connection + 1).unwrap_or(u32::MAX),
             random,
             target: 0,
-            due_ns: now_ns + offset_ns,
+            due_ns: shared.start_ns as f64 + offset_ns,
             interval_ns,
             batch,
             flights,
@@ -584,25 +587,18 @@ impl Client {
 
 /// What the check must know of an operation; nothing of a read that brought nothing.
 fn entry(writer: u32, sent_ns: u64, request: Request, flight: Flight) -> Option<Entry> {
-    let entry = |written, seen, fate, returned_ns| {
-        let (client, key) = (writer, request.key);
-        Entry { client, key, written, seen, fate, invoked_ns: sent_ns, returned_ns }
-    };
-    match (request.action, flight.ended) {
-        (Action::Write(version), Ended::Open) => {
-            Some(entry(Some(version.seq), Seen::Nothing, Some(Fate::Unknown), u64::MAX))
-        }
-        (Action::Write(version), Ended::Right { at_ns, .. }) => {
-            Some(entry(Some(version.seq), Seen::Nothing, None, at_ns))
-        }
+    let (deed, returned_ns) = match (request.action, flight.ended) {
+        (Action::Write(version), Ended::Open) => (Deed::Wrote(version.seq, Some(Fate::Unknown)), u64::MAX),
+        (Action::Write(version), Ended::Right { at_ns, .. }) => (Deed::Wrote(version.seq, None), at_ns),
         (Action::Write(version), Ended::Wrong { at_ns, fate, .. }) => {
-            Some(entry(Some(version.seq), Seen::Nothing, Some(fate), at_ns))
+            (Deed::Wrote(version.seq, Some(fate)), at_ns)
         }
         (Action::Read, Ended::Right { at_ns, seen } | Ended::Wrong { at_ns, seen, .. }) => {
-            (seen != Seen::Nothing).then(|| entry(None, seen, None, at_ns))
+            (Deed::Saw(seen?), at_ns)
         }
-        (Action::Read, Ended::Open) => None,
-    }
+        (Action::Read, Ended::Open) => return None,
+    };
+    Some(Entry { client: writer, key: request.key, deed, invoked_ns: sent_ns, returned_ns })
 }
 
 /// The number of the second of the measurement in which `at_ns` lies; the last one, if it lies behind.
@@ -627,7 +623,7 @@ impl Sink for Judge<'_> {
         let ended = match (request.action, answer) {
             (Action::Write(version), Answer::Done) => {
                 ledger.acknowledged(request.key, version, at_ns);
-                Ended::Right { at_ns, seen: Seen::Nothing }
+                Ended::Right { at_ns, seen: None }
             }
             (Action::Read, Answer::Value(value)) => {
                 let flight = self.flights[index];
@@ -640,14 +636,14 @@ impl Sink for Judge<'_> {
                     }
                 }
                 match judge_value(self.shared, request.key, value, floor, at_ns) {
-                    (seen, None) => Ended::Right { at_ns, seen },
-                    (seen, Some(class)) => self.wrong(index, class, Fate::NotExecuted, at_ns, seen),
+                    (seen, None) => Ended::Right { at_ns, seen: Some(seen) },
+                    (seen, Some(class)) => self.wrong(index, class, Fate::NotExecuted, at_ns, Some(seen)),
                 }
             }
             (Action::Read, Answer::Missing) if ledger.is_written(request.key) => {
-                self.wrong(index, "stale_value", Fate::NotExecuted, at_ns, Seen::Missing)
+                self.wrong(index, "stale_value", Fate::NotExecuted, at_ns, Some(Seen::Missing))
             }
-            (Action::Read, Answer::Missing) => Ended::Right { at_ns, seen: Seen::Missing },
+            (Action::Read, Answer::Missing) => Ended::Right { at_ns, seen: Some(Seen::Missing) },
             (action, Answer::Error { class, fate, leave }) => {
                 self.leave |= leave;
                 if let Action::Write(version) = action {
@@ -656,22 +652,20 @@ impl Sink for Judge<'_> {
                         Fate::Unknown => ledger.unknown(request.key, version),
                     }
                 }
-                self.wrong(index, class, fate, at_ns, Seen::Nothing)
+                self.wrong(index, class, fate, at_ns, None)
             }
             (Action::Write(version), Answer::Value(_) | Answer::Missing) => {
                 ledger.unknown(request.key, version);
-                self.wrong(index, "mangled", Fate::Unknown, at_ns, Seen::Nothing)
+                self.wrong(index, "mangled", Fate::Unknown, at_ns, None)
             }
-            (Action::Read, Answer::Done) => {
-                self.wrong(index, "mangled", Fate::NotExecuted, at_ns, Seen::Nothing)
-            }
+            (Action::Read, Answer::Done) => self.wrong(index, "mangled", Fate::NotExecuted, at_ns, None),
         };
         self.flights[index].ended = ended;
     }
 }
 
 impl Judge<'_> {
-    fn wrong(&mut self, index: usize, class: &str, fate: Fate, at_ns: u64, seen: Seen) -> Ended {
+    fn wrong(&mut self, index: usize, class: &str, fate: Fate, at_ns: u64, seen: Option<Seen>) -> Ended {
         self.failures.push((index, class.to_owned()));
         Ended::Wrong { at_ns, fate, seen }
     }

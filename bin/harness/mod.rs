@@ -45,10 +45,9 @@ use progress::Progress;
 use rand::RngExt as _;
 use record::{RunRecord, Settings, SweepRecord, FORMAT};
 use run::Setting;
+use rustix::process::Resource;
 use std::ffi::OsString;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
 use stop::Stop;
 
 /// How long a point of a grid takes beside warm-up and measurement, roughly: start, first values, last reading, end.
@@ -63,21 +62,16 @@ pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
 
 fn measure(options: &Options) -> anyhow::Result<ExitCode> {
     let seed = options.seed.unwrap_or_else(|| rand::rng().random());
-    let points = match sweep::grid(&options.sweep, &options.settings(seed)) {
-        Ok(points) => points,
-        Err(what) => {
-            eprintln!("error: {what}");
-            return Ok(ExitCode::from(2));
-        }
-    };
+    let points = options.points(seed).map_err(anyhow::Error::msg)?;
+    raise_descriptors();
     // Now, and not after an hour.
     std::fs::create_dir_all(&options.output)
         .with_context(|| format!("cannot make {}", options.output.display()))?;
-    let stopping = Arc::new(AtomicBool::new(false));
-    let stop = Stop::on_signals(vec![Arc::clone(&stopping)])?;
+    let stop = Stop::on_signals()?;
     let mut progress = Progress::new(options.quiet);
     let single = options.sweep.is_empty() && !options.placement_experiment;
     let mut sweep = SweepRecord { format: FORMAT, ..SweepRecord::default() };
+    let mut wrong = Vec::new();
     if !options.placement_experiment {
         announce(options, &points, &mut progress);
         for (number, point) in points.iter().enumerate() {
@@ -87,7 +81,16 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
             if !single {
                 progress.label(format!("{}/{} ", number + 1, points.len()));
             }
-            let Some(record) = one(options, point, &stop, &stopping, &mut progress)? else { break };
+            let record = match one(options, point, &stop, &mut progress) {
+                Ok(Some(record)) => record,
+                Ok(None) => break,
+                Err(error) if single => return Err(error),
+                Err(error) => {
+                    // The other points are worth having.
+                    wrong.push(format!("run {} of {}: {error:#}", number + 1, points.len()));
+                    continue;
+                }
+            };
             if !options.quiet {
                 println!("{}", progress::table(&record));
             }
@@ -98,23 +101,38 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
         progress.label(String::new());
     }
     if wants_placement(options) && !stop.is_set() {
-        sweep.placement = placement::experiment(options, seed, &stop, &stopping, &mut progress)?;
+        sweep.placement = placement::experiment(options, seed, &stop, &mut progress)?;
         if !options.quiet {
             println!("{}", placement::table(&sweep.placement));
         }
     }
-    output::write(&sweep, single, &options.output)?;
-    let plots = plots::draw(&sweep, &options.output).context("cannot draw the plots")?;
-    report::write(&sweep, &plots, &options.output.join("report.html")).context("cannot write the report")?;
-    progress.say(&format!("written to {}", options.output.display()));
-    let mut wrong: Vec<String> = sweep.runs.iter().flat_map(|run| complaints(run, options)).collect();
     if sweep.runs.is_empty() && sweep.placement.is_empty() {
-        wrong.push("interrupted before anything was measured".to_owned());
+        wrong.push("nothing was measured".to_owned());
+    } else {
+        leave(&sweep, single, options)?;
+        progress.say(&format!("written to {}", options.output.display()));
     }
+    wrong.extend(sweep.runs.iter().flat_map(|run| complaints(run, options)));
     for complaint in &wrong {
         eprintln!("error: {complaint}");
     }
     Ok(if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Writes all files.
+fn leave(sweep: &SweepRecord, single: bool, options: &Options) -> anyhow::Result<()> {
+    output::write(sweep, single, &options.output)?;
+    let plots = plots::draw(sweep, &options.output).context("cannot draw the plots")?;
+    report::write(sweep, &plots, &options.output.join("report.html")).context("cannot write the report")
+}
+
+/// Lets this process have as many connections as the system allows; too few are told when they are opened.
+fn raise_descriptors() {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limit) {
+        log::debug!("open files stay limited cause={error}");
+    }
 }
 
 fn wants_placement(options: &Options) -> bool {
@@ -140,7 +158,6 @@ fn one(
     options: &Options,
     settings: &Settings,
     stop: &Stop,
-    stopping: &Arc<AtomicBool>,
     progress: &mut Progress,
 ) -> anyhow::Result<Option<RunRecord>> {
     let settings = settings.clone();
@@ -154,7 +171,7 @@ fn one(
         };
     }
     progress.say(&format!("starting a primary, a backup and {} slaves", settings.slaves));
-    let Some(mut cluster) = start(options, &settings, stopping)? else { return Ok(None) };
+    let Some(mut cluster) = start(options, &settings, stop)? else { return Ok(None) };
     if cluster.is_in_memory() && settings.fsync == "always" {
         progress.warn(
             "the log lies in memory (tmpfs), where a sync costs nothing: --data DIR chooses another place",
@@ -172,29 +189,10 @@ fn one(
 }
 
 /// Starts a cluster; nothing, if that was interrupted.
-fn start(
-    options: &Options,
-    settings: &Settings,
-    stopping: &Arc<AtomicBool>,
-) -> anyhow::Result<Option<OwnCluster>> {
+fn start(options: &Options, settings: &Settings, stop: &Stop) -> anyhow::Result<Option<OwnCluster>> {
     let mut cluster = OwnCluster::prepare(settings, &options.master_flags, options.data.as_deref())?;
-    // The launcher has a flag of its own: it is told by a thread that lives as long as the start takes.
-    let (interruption, started) = (cluster.launcher().interruption(), AtomicBool::new(false));
-    let result = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !started.load(Ordering::Acquire) {
-                if stopping.load(Ordering::Acquire) {
-                    interruption.store(true, Ordering::Release);
-                    break;
-                }
-                std::thread::sleep(std::time::Duration::from_millis(10));
-            }
-        });
-        let result = cluster.launcher().start_all();
-        started.store(true, Ordering::Release);
-        result
-    });
-    match result {
+    stop.also_set(cluster.launcher().interruption());
+    match cluster.launcher().start_all() {
         Ok(()) => Ok(Some(cluster)),
         Err(LaunchError::Interrupted) => {
             cluster.stop()?;

@@ -4,12 +4,18 @@ use super::driver::Protocol;
 use super::fault::FaultPlan;
 use super::keys::Distribution;
 use super::record::Settings;
-use super::sweep::Dimension;
+use super::sweep::{self, Dimension, Name};
 use super::value::Texts;
 use clap::{CommandFactory as _, Parser};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// The most connections of a run: about as many as one address has ports for.
+const CONNECTIONS_MAX: u32 = 60_000;
+
+/// The most bytes of values in one batch.
+const BATCH_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 const EXAMPLES: &str = "Examples:
   dsm-test-harness --slaves 5 --clients 18
@@ -218,15 +224,6 @@ impl Options {
         };
         percent("--write-pct", self.write_pct)?;
         percent("--max-error-rate", self.max_error_rate.unwrap_or(0.0))?;
-        let shortest = Texts::value_bytes_min(&self.key_prefix, self.keys);
-        if (self.value_bytes as usize) < shortest {
-            return Err(format!(
-                "--value-bytes must be at least {shortest}: a value names its key and its writer"
-            ));
-        }
-        if self.value_bytes > 512 * 1024 * 1024 {
-            return Err("--value-bytes must be at most 536870912".to_owned());
-        }
         if self.key_prefix.bytes().any(|byte| byte == b':' || !byte.is_ascii_graphic()) {
             return Err("--key-prefix must be visible ASCII without a colon".to_owned());
         }
@@ -239,15 +236,48 @@ impl Options {
         if self.duration.is_zero() || self.timeout.is_zero() {
             return Err("--duration and --timeout must be above 0".to_owned());
         }
-        if self.clients.saturating_mul(self.pool) > 60_000 {
-            return Err("--clients times --pool must be at most 60000 connections".to_owned());
+        if !self.target.is_empty() && self.sweep.iter().any(|dimension| dimension.name == Name::Slaves) {
+            return Err("--sweep slaves needs a cluster of the harness, not --target".to_owned());
         }
         if !self.target.is_empty() && self.fault.touches_processes() {
             return Err(
                 "--fault needs a cluster of the harness, not --target (but for failover-request)".to_owned()
             );
         }
-        self.fault.validate(self.slaves)
+        if let Some(late) = self.fault.first_after(self.duration) {
+            return Err(format!("--fault {late} would strike behind the end of --duration"));
+        }
+        for point in self.points(0)? {
+            self.validate_point(&point)?;
+        }
+        Ok(())
+    }
+
+    fn validate_point(&self, point: &Settings) -> Result<(), String> {
+        let shortest = Texts::value_bytes_min(&self.key_prefix, point.keys);
+        if (point.value_bytes as usize) < shortest {
+            return Err(format!(
+                "--value-bytes must be at least {shortest}: a value names its key and its writer"
+            ));
+        }
+        if u64::from(point.value_bytes) * u64::from(point.pipeline) > BATCH_BYTES_MAX {
+            return Err(format!("--value-bytes times --pipeline must be at most {BATCH_BYTES_MAX}"));
+        }
+        if point.clients.saturating_mul(point.pool) > CONNECTIONS_MAX {
+            return Err(format!("--clients times --pool must be at most {CONNECTIONS_MAX} connections"));
+        }
+        if self.target.is_empty() {
+            self.fault.validate(point.slaves)?;
+        }
+        Ok(())
+    }
+
+    /// The settings of every run.
+    ///
+    /// # Errors
+    /// When the grid makes no sense.
+    pub(crate) fn points(&self, seed: u64) -> Result<Vec<Settings>, String> {
+        sweep::grid(&self.sweep, &self.settings(seed))
     }
 
     /// The settings of a single run.
@@ -339,7 +369,14 @@ mod tests {
             ("--target a:1 --slaves 3", "--slaves"),
             ("--slaves 0", "--slaves"),
             ("--sweep colour=1", "colour"),
+            ("--sweep value-bytes=64,10", "--value-bytes"),
+            ("--sweep slaves=1..3 --fault kill-slave:3@1s", "slave:3"),
+            ("--sweep clients=1 --sweep clients=2", "twice"),
+            ("--target a:1 --sweep slaves=1,2", "--sweep slaves"),
+            ("--value-bytes 100000000 --pipeline 100", "--pipeline"),
+            ("--clients 10000 --pool 100", "--clients"),
             ("--fault nonsense", "nonsense"),
+            ("--duration 1s --fault kill-primary@1s", "kill-primary"),
         ] {
             let error = parse(line).unwrap_err();
             assert!(error.contains(named), "{line}: {error}");

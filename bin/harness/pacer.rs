@@ -149,3 +149,49 @@ impl Pacer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block_on<T>(future: impl std::future::Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn waits_end_in_their_order_and_not_before_their_time() {
+        block_on(async {
+            let clock = Clock::start();
+            let pacer = Pacer::new(clock, 2).unwrap();
+            let order = Mutex::new(Vec::new());
+            let wait = |waiter: usize, at_ns: u64| {
+                let (pacer, order) = (&pacer, &order);
+                async move {
+                    pacer.until(waiter, at_ns).await;
+                    assert!(clock.now_ns() + SLACK_NS >= at_ns, "too early");
+                    order.lock().unwrap().push(waiter);
+                }
+            };
+            let waits = async { tokio::join!(wait(0, 30_000_000), wait(1, 10_000_000)) };
+            tokio::select! {
+                _ = waits => {}
+                _ = pacer.drive() => panic!("it drives for ever"),
+            }
+            assert_eq!(*order.lock().unwrap(), [1, 0]);
+        });
+    }
+
+    #[test]
+    fn closing_ends_every_wait_now_and_later() {
+        block_on(async {
+            let pacer = Pacer::new(Clock::start(), 2).unwrap();
+            let waits = async { tokio::join!(pacer.until(0, u64::MAX / 2), pacer.until(1, u64::MAX / 2)) };
+            let close = async {
+                tokio::task::yield_now().await;
+                pacer.close();
+            };
+            tokio::join!(waits, close);
+            pacer.until(0, u64::MAX / 2).await;
+        });
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! It runs on the main thread, which alone may start processes (see `dsm::launcher`), and never loads anything itself.
 
-use super::check::{self, Entry, Recorder, Seen};
+use super::check::{self, Deed as Did, Entry, Recorder, Seen};
 use super::clock::{ns, Clock};
 use super::driver::resp::Script;
 use super::driver::{Action, Answer, Connection, Dialer, Fate, Protocol, Request, Sink};
@@ -28,8 +28,11 @@ use std::time::{Duration, Instant};
 const BATCH_MAX: usize = 64;
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// How long the store may take to accept the first values, and to answer the last reading.
+/// How long the store may take to accept a batch of the first values, or to answer one of the last reading.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long it may take to accept the very first ones: nobody there is told soon.
+const FIRST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a failed batch of those rests before it is tried again.
 const REST: Duration = Duration::from_millis(20);
@@ -69,16 +72,14 @@ pub(crate) fn run(setting: Setting<'_>) -> anyhow::Result<RunRecord> {
     let run = (settings.seed ^ (settings.seed >> 32)) as u32;
     let value_bytes = settings.value_bytes as usize;
     let texts = Arc::new(Texts::new(&options.key_prefix, settings.keys, value_bytes, run));
-    let wait = options.wait.map(|replicas| (u64::from(replicas), WAIT_MS));
-    let script = Arc::new(Script::new(Arc::clone(&texts), wait));
     let protocol = options.protocol;
-    let dialer = Dialer { targets: targets.clone(), texts: Arc::clone(&texts), script, clock, protocol };
-    #[cfg(feature = "peers")]
-    let ledger =
-        if protocol.keeps_order() { Ledger::new(settings.keys) } else { Ledger::unordered(settings.keys) };
-    #[cfg(not(feature = "peers"))]
-    let ledger = Ledger::new(settings.keys);
-    let mut first = write_first(&dialer, &ledger, options.timeout, stop)?;
+    let dialer = |wait| {
+        let script = Arc::new(Script::new(Arc::clone(&texts), wait));
+        Dialer { targets: targets.clone(), texts: Arc::clone(&texts), script, clock, protocol }
+    };
+    let ledger = Ledger::new(settings.keys).ordered(protocol.keeps_order());
+    let mut first = write_first(&dialer(None), &ledger, options.timeout, stop)?;
+    let dialer = dialer(options.wait.map(|replicas| (u64::from(replicas), WAIT_MS)));
     if !options.check {
         first = Vec::new();
     }
@@ -415,8 +416,13 @@ impl<F: FnMut(usize, Answer<'_>, u64)> Sink for Each<F> {
     }
 }
 
+/// How many values of this length are sent at once.
+pub(crate) fn batch_size(value_bytes: usize) -> usize {
+    (BATCH_BYTES_MAX / value_bytes.max(1)).clamp(1, BATCH_MAX)
+}
+
 fn batches(keys: u32, value_bytes: usize) -> impl Iterator<Item = std::ops::Range<u32>> {
-    let size = (BATCH_BYTES_MAX / value_bytes.max(1)).clamp(1, BATCH_MAX);
+    let size = batch_size(value_bytes);
     (0..keys).step_by(size).map(move |start| start..start.saturating_add(size as u32).min(keys))
 }
 
@@ -431,9 +437,14 @@ struct Errand<'a> {
     last_error: String,
 }
 
-impl Errand<'_> {
-    /// One try at a batch; whether it went through.
-    async fn exchange(&mut self, batch: &[Request], sink: &mut impl Sink) -> bool {
+impl<'a> Errand<'a> {
+    fn new(dialer: &'a Dialer, timeout: Duration, stop: Option<&'a Stop>) -> Errand<'a> {
+        let (deadline, last_error) = (Instant::now() + PATIENCE, String::new());
+        Errand { dialer, timeout, deadline, stop, target: 0, connection: None, last_error }
+    }
+
+    /// One try at a batch. What went wrong with the connection is in `last_error`.
+    async fn exchange(&mut self, batch: &[Request], sink: &mut impl Sink) {
         let result = tokio::time::timeout(self.timeout, async {
             let mut connection = match self.connection.take() {
                 Some(connection) => connection,
@@ -445,7 +456,7 @@ impl Errand<'_> {
         match result.await {
             Ok(Ok(connection)) => {
                 self.connection = Some(connection);
-                return true;
+                return;
             }
             Ok(Err(error)) => self.last_error = error.to_string(),
             Err(_) => self.last_error = format!("no answer within {:?}", self.timeout),
@@ -453,7 +464,13 @@ impl Errand<'_> {
         let asked = &self.dialer.targets[self.target % self.dialer.targets.len()];
         self.last_error = format!("{asked}: {}", self.last_error);
         self.target += 1;
-        false
+    }
+
+    /// Goes on to the next target: this one answers, but not with what was asked for.
+    fn leave(&mut self, why: String) {
+        self.last_error = why;
+        self.connection = None;
+        self.target += 1;
     }
 
     /// Rests before the next try.
@@ -480,67 +497,81 @@ fn write_first(
     timeout: Duration,
     stop: &Stop,
 ) -> anyhow::Result<Vec<Entry>> {
+    let batches = batches(dialer.texts.keys().len(), dialer.texts.value_bytes()).map(Iterator::collect);
+    write_all(dialer, ledger, batches, timeout, stop)
+}
+
+/// Writes the keys of each batch, again and again until they are acknowledged. What was done, for the check.
+///
+/// # Errors
+/// When the store did not take them in time, or it is to be stopped.
+pub(crate) fn write_all(
+    dialer: &Dialer,
+    ledger: &Ledger,
+    batches: impl Iterator<Item = Vec<u32>>,
+    timeout: Duration,
+    stop: &Stop,
+) -> anyhow::Result<Vec<Entry>> {
     block_on(async {
         let mut entries = Vec::new();
-        let deadline = Instant::now() + PATIENCE;
-        let stop = Some(stop);
-        let last_error = String::new();
-        let mut errand = Errand { dialer, timeout, deadline, stop, target: 0, connection: None, last_error };
-        for keys in batches(dialer.texts.keys().len(), dialer.texts.value_bytes()) {
-            let mut left: Vec<u32> = keys.collect();
+        let mut errand = Errand::new(dialer, timeout, Some(stop));
+        errand.deadline = Instant::now() + FIRST_PATIENCE;
+        for mut left in batches {
             while !left.is_empty() {
-                errand.deadline = errand.deadline.max(Instant::now() + REST);
-                let versions: Vec<Version> =
-                    left.iter().map(|key| ledger.begin(*key, FIRST_WRITER)).collect();
-                let requests = left.iter().zip(&versions);
-                let batch: Vec<Request> = requests
-                    .map(|(key, version)| Request { key: *key, action: Action::Write(*version) })
-                    .collect();
-                let invoked_ns = dialer.clock.now_ns();
-                let mut fates = vec![(Some(Fate::Unknown), u64::MAX); batch.len()];
-                let mut refused = String::new();
-                let mut sink = Each(|index: usize, answer: Answer<'_>, at_ns| match answer {
-                    Answer::Done => fates[index] = (None, at_ns),
-                    Answer::Error { fate, class, .. } => {
-                        fates[index] = (Some(fate), at_ns);
-                        refused = format!("the store refuses writes: {class}");
-                    }
-                    Answer::Value(_) | Answer::Missing => {}
-                });
-                let went_through = errand.exchange(&batch, &mut sink).await;
-                for ((key, version), (fate, returned_ns)) in left.iter().zip(&versions).zip(&fates) {
-                    match fate {
-                        None => ledger.acknowledged(*key, *version, *returned_ns),
-                        Some(Fate::NotExecuted) => ledger.not_executed(*key, *version),
-                        Some(Fate::Unknown) => ledger.unknown(*key, *version),
-                    }
-                    let (written, seen) = (Some(version.seq), Seen::Nothing);
-                    let (client, returned_ns) = (FIRST_WRITER, *returned_ns);
-                    entries.push(Entry {
-                        client,
-                        key: *key,
-                        written,
-                        seen,
-                        fate: *fate,
-                        invoked_ns,
-                        returned_ns,
-                    });
-                }
-                let mut index = 0;
-                left.retain(|_| {
-                    index += 1;
-                    fates[index - 1].0.is_some()
-                });
+                let fates = write_once(&mut errand, ledger, &left, &mut entries).await;
+                let mut fates = fates.into_iter();
+                left.retain(|_| fates.next().is_some_and(|fate| fate.is_some()));
                 if !left.is_empty() {
-                    if went_through {
-                        errand.last_error = refused;
-                    }
                     errand.again("cannot write the first values").await?;
                 }
             }
+            errand.deadline = Instant::now() + PATIENCE;
         }
         Ok(entries)
     })
+}
+
+/// One try; what became of each key's write, `None`: acknowledged.
+async fn write_once(
+    errand: &mut Errand<'_>,
+    ledger: &Ledger,
+    keys: &[u32],
+    entries: &mut Vec<Entry>,
+) -> Vec<Option<Fate>> {
+    let versions: Vec<Version> = keys.iter().map(|key| ledger.begin(*key, FIRST_WRITER)).collect();
+    let requests = keys.iter().zip(&versions);
+    let batch: Vec<Request> =
+        requests.map(|(key, version)| Request { key: *key, action: Action::Write(*version) }).collect();
+    let invoked_ns = errand.dialer.clock.now_ns();
+    let mut fates = vec![(Some(Fate::Unknown), u64::MAX); batch.len()];
+    let mut refused = None;
+    let mut sink = Each(|index: usize, answer: Answer<'_>, at_ns| match answer {
+        Answer::Done => fates[index] = (None, at_ns),
+        Answer::Error { fate, class, .. } => {
+            fates[index] = (Some(fate), at_ns);
+            refused = Some(format!("the store refuses writes: {class}"));
+        }
+        Answer::Value(_) | Answer::Missing => {}
+    });
+    errand.exchange(&batch, &mut sink).await;
+    if let Some(refused) = refused {
+        errand.leave(refused);
+    }
+    for ((key, version), (fate, returned_ns)) in keys.iter().zip(&versions).zip(&fates) {
+        match fate {
+            None => ledger.acknowledged(*key, *version, *returned_ns),
+            Some(Fate::NotExecuted) => ledger.not_executed(*key, *version),
+            Some(Fate::Unknown) => ledger.unknown(*key, *version),
+        }
+        entries.push(Entry {
+            client: FIRST_WRITER,
+            key: *key,
+            deed: Did::Wrote(version.seq, *fate),
+            invoked_ns,
+            returned_ns: *returned_ns,
+        });
+    }
+    fates.into_iter().map(|(fate, _)| fate).collect()
 }
 
 /// The last reading.
@@ -554,67 +585,63 @@ struct LastReading {
 /// Reads every key: each must hold its latest acknowledged write, or one that may have come later.
 fn read_back(shared: &Shared, timeout: Duration) -> anyhow::Result<LastReading> {
     block_on(async {
-        let dialer = &shared.dialer;
         let mut last = LastReading { record: ReadBack::default(), lost_ns: Vec::new(), entries: Vec::new() };
-        let deadline = Instant::now() + PATIENCE;
-        let last_error = String::new();
-        let mut errand =
-            Errand { dialer, timeout, deadline, stop: None, target: 0, connection: None, last_error };
-        for keys in batches(dialer.texts.keys().len(), dialer.texts.value_bytes()) {
+        let mut errand = Errand::new(&shared.dialer, timeout, None);
+        for keys in batches(shared.dialer.texts.keys().len(), shared.dialer.texts.value_bytes()) {
+            errand.deadline = Instant::now() + PATIENCE;
             let mut left: Vec<u32> = keys.collect();
             while !left.is_empty() {
-                let batch: Vec<Request> =
-                    left.iter().map(|key| Request { key: *key, action: Action::Read }).collect();
-                let floors: Vec<u64> = left.iter().map(|key| shared.ledger.floor(*key)).collect();
-                let invoked_ns = dialer.clock.now_ns();
-                let mut read = vec![false; batch.len()];
-                let mut refused = String::new();
-                let mut sink = Each(|index: usize, answer: Answer<'_>, at_ns| {
-                    let key = batch[index].key;
-                    let (seen, class) = match answer {
-                        Answer::Value(value) => judge_value(shared, key, value, floors[index], at_ns),
-                        Answer::Missing => (Seen::Missing, Some("stale_value")),
-                        Answer::Done => (Seen::Odd, Some("mangled")),
-                        Answer::Error { class, .. } => {
-                            refused = format!("the store refuses reads: {class}");
-                            return;
-                        }
-                    };
-                    read[index] = true;
-                    last.record.keys_checked += 1;
-                    match class {
-                        None => {}
-                        Some("stale_value") => {
-                            last.record.lost += 1;
-                            last.lost_ns.push(shared.ledger.certain_ns(key));
-                        }
-                        Some(_) => last.record.mangled += 1,
-                    }
-                    let (client, written, fate) = (FIRST_WRITER, None, None);
-                    last.entries.push(Entry {
-                        client,
-                        key,
-                        written,
-                        seen,
-                        fate,
-                        invoked_ns,
-                        returned_ns: at_ns,
-                    });
-                });
-                let went_through = errand.exchange(&batch, &mut sink).await;
-                let mut index = 0;
-                left.retain(|_| {
-                    index += 1;
-                    !read[index - 1]
-                });
+                let read = read_once(&mut errand, shared, &left, &mut last).await;
+                let mut read = read.into_iter();
+                left.retain(|_| read.next() == Some(false));
                 if !left.is_empty() {
-                    if went_through {
-                        errand.last_error = refused;
-                    }
                     errand.again("cannot read the keys back").await?;
                 }
             }
         }
         Ok(last)
     })
+}
+
+/// One try; which keys were read.
+async fn read_once(
+    errand: &mut Errand<'_>,
+    shared: &Shared,
+    keys: &[u32],
+    last: &mut LastReading,
+) -> Vec<bool> {
+    let batch: Vec<Request> = keys.iter().map(|key| Request { key: *key, action: Action::Read }).collect();
+    let floors: Vec<u64> = keys.iter().map(|key| shared.ledger.floor(*key)).collect();
+    let invoked_ns = shared.dialer.clock.now_ns();
+    let mut read = vec![false; batch.len()];
+    let mut refused = None;
+    let mut sink = Each(|index: usize, answer: Answer<'_>, at_ns| {
+        let key = batch[index].key;
+        let (seen, class) = match answer {
+            Answer::Value(value) => judge_value(shared, key, value, floors[index], at_ns),
+            Answer::Missing => (Seen::Missing, Some("stale_value")),
+            Answer::Done => (Seen::Odd, Some("mangled")),
+            Answer::Error { class, .. } => {
+                refused = Some(format!("the store refuses reads: {class}"));
+                return;
+            }
+        };
+        read[index] = true;
+        last.record.keys_checked += 1;
+        match class {
+            None => {}
+            Some("stale_value") => {
+                last.record.lost += 1;
+                last.lost_ns.push(shared.ledger.certain_ns(key));
+            }
+            Some(_) => last.record.mangled += 1,
+        }
+        let (client, deed) = (FIRST_WRITER, Did::Saw(seen));
+        last.entries.push(Entry { client, key, deed, invoked_ns, returned_ns: at_ns });
+    });
+    errand.exchange(&batch, &mut sink).await;
+    if let Some(refused) = refused {
+        errand.leave(refused);
+    }
+    read
 }

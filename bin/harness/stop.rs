@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::signal::unix::{signal, SignalKind};
 
@@ -12,15 +12,22 @@ const AT_ONCE: i32 = 130;
 /// Whether to stop; wakes who waits for the time to pass.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stop {
-    shared: Arc<(Mutex<bool>, Condvar)>,
+    shared: Arc<(Mutex<State>, Condvar)>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stopped: bool,
+    /// What is to be set when it is time to stop.
+    flags: Vec<Arc<AtomicBool>>,
 }
 
 impl Stop {
-    /// Catches the signals from now on. `also` is set by the first one, too.
+    /// Catches the signals from now on.
     ///
     /// # Errors
     /// When they cannot be caught.
-    pub(crate) fn on_signals(also: Vec<Arc<AtomicBool>>) -> anyhow::Result<Stop> {
+    pub(crate) fn on_signals() -> anyhow::Result<Stop> {
         let stop = Stop::default();
         let stopper = stop.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -42,7 +49,6 @@ impl Stop {
                         // The processes of the cluster die with this one.
                         std::process::exit(AT_ONCE);
                     }
-                    also.iter().for_each(|flag| flag.store(true, Ordering::Release));
                     stopper.stop();
                 }
             });
@@ -55,26 +61,63 @@ impl Stop {
     }
 
     fn stop(&self) {
-        let (stopped, changed) = &*self.shared;
-        *stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        changed.notify_all();
+        let mut state = self.lock();
+        state.stopped = true;
+        for flag in state.flags.drain(..) {
+            flag.store(true, Ordering::Release);
+        }
+        self.shared.1.notify_all();
+    }
+
+    /// Sets `flag`, too, when it is time to stop; at once, if it is.
+    pub(crate) fn also_set(&self, flag: Arc<AtomicBool>) {
+        let mut state = self.lock();
+        if state.stopped {
+            flag.store(true, Ordering::Release);
+        } else {
+            state.flags.push(flag);
+        }
     }
 
     /// Whether to stop.
     pub(crate) fn is_set(&self) -> bool {
-        *self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lock().stopped
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics half way through a change.
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until `deadline`, or until it is time to stop; whether it is.
     pub(crate) fn wait_until(&self, deadline: Instant) -> bool {
-        let (stopped, changed) = &*self.shared;
-        let mut guard = stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if *guard || left.is_zero() {
-                return *guard;
+            if state.stopped || left.is_zero() {
+                return state.stopped;
             }
-            guard = changed.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.shared.1.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_stop_ends_waits_and_sets_flags_before_and_after() {
+        let stop = Stop::default();
+        let (early, late) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        stop.also_set(Arc::clone(&early));
+        assert!(!stop.wait_until(Instant::now()) && !early.load(Ordering::Acquire));
+        let waiter = stop.clone();
+        let waiter = std::thread::spawn(move || waiter.wait_until(Instant::now() + Duration::from_secs(60)));
+        stop.stop();
+        stop.also_set(Arc::clone(&late));
+        assert!(waiter.join().unwrap());
+        assert!(early.load(Ordering::Acquire) && late.load(Ordering::Acquire) && stop.is_set());
     }
 }

@@ -229,13 +229,18 @@ impl Info {
 
     /// The ids of the slaves that are listed, in the order of their numbers.
     pub(crate) fn slave_ids(&self) -> Vec<String> {
+        self.of_slaves("id=")
+    }
+
+    /// A field of each slave that is listed, in the order of their numbers; `name` ends with the equals sign.
+    pub(crate) fn of_slaves(&self, name: &str) -> Vec<String> {
         let listed = |key: &str| {
             let number = key.strip_prefix("slave")?;
             (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())).then_some(())
         };
-        let id =
-            |value: &str| value.split(',').find_map(|field| field.strip_prefix("id=")).map(str::to_string);
-        self.0.iter().filter(|(key, _)| listed(key).is_some()).filter_map(|(_, value)| id(value)).collect()
+        let field =
+            |value: &str| value.split(',').find_map(|field| field.strip_prefix(name)).map(str::to_string);
+        self.0.iter().filter(|(key, _)| listed(key).is_some()).filter_map(|(_, value)| field(value)).collect()
     }
 }
 

@@ -56,7 +56,9 @@ impl MasterActor {
             for (index, (id, slot, held, room)) in slaves.into_iter().enumerate() {
                 copies += held;
                 let room = if room == u64::MAX { "unlimited".to_owned() } else { room.to_string() };
-                writeln!(text, "slave{index}:id={id},slot={},copies={held},room_bytes={room}", slot.0)?;
+                let acked = self.machine.writes_acked(slot);
+                write!(text, "slave{index}:id={id},slot={},copies={held},", slot.0)?;
+                writeln!(text, "writes_acked={acked},room_bytes={room}")?;
             }
         } else {
             writeln!(text, "active_slaves:{}", self.slaves.len())?;

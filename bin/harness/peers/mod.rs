@@ -152,7 +152,7 @@ impl<'a> Bench<'a> {
                 .collect(),
             ..PeersRecord::default()
         };
-        let (stop, progress) = (Stop::on_signals(Vec::new())?, Progress::new(false));
+        let (stop, progress) = (Stop::on_signals()?, Progress::new(false));
         Ok(Bench { options, plan, peers, record, stop, progress, begun: Instant::now() })
     }
 

@@ -82,7 +82,7 @@ impl Instance {
     /// When it cannot be started, does not serve in time, or `stop` is set.
     pub(crate) fn start(peer: Peer, parent: Option<&Path>, stop: &Stop) -> anyhow::Result<Instance> {
         if peer == Peer::Dsm {
-            return start_dsm(parent);
+            return start_dsm(parent, stop);
         }
         let mut builder = tempfile::Builder::new();
         builder.prefix("dsm-peers.");
@@ -138,7 +138,7 @@ impl Instance {
     }
 }
 
-fn start_dsm(parent: Option<&Path>) -> anyhow::Result<Instance> {
+fn start_dsm(parent: Option<&Path>, stop: &Stop) -> anyhow::Result<Instance> {
     let settings = Settings {
         slaves: 3,
         placement: "hash".to_owned(),
@@ -146,6 +146,7 @@ fn start_dsm(parent: Option<&Path>) -> anyhow::Result<Instance> {
         ..Settings::default()
     };
     let mut cluster = OwnCluster::prepare(&settings, &[], parent)?;
+    stop.also_set(cluster.launcher().interruption());
     cluster.launcher().start_all().context("the cluster does not start")?;
     let targets = cluster.launcher().masters();
     let commands = vec![

@@ -127,6 +127,8 @@ pub(super) struct Member {
     pub(super) reported: bool,
     /// How many keys it is known to hold.
     pub(super) copies: u64,
+    /// How many items of clients' writes it acknowledged over this link.
+    pub(super) writes_acked: u64,
     /// A read of it timed out: others are asked first until then.
     pub(super) slow_until: Millis,
     room_bytes: u64,
@@ -252,6 +254,7 @@ impl Membership {
             link,
             reported: false,
             copies: 0,
+            writes_acked: 0,
             slow_until: Millis(0),
             room_bytes,
             unacked_bytes: 0,

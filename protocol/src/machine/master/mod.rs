@@ -383,6 +383,12 @@ impl Master {
         self.members.iter().map(|(slot, member)| (&member.id, slot, member.copies, member.room_bytes()))
     }
 
+    /// How many items of clients' writes the slave in `slot` acknowledged since it joined; copies that nobody waited
+    /// for do not count.
+    pub fn writes_acked(&self, slot: Slot) -> u64 {
+        self.members.get(slot).map_or(0, |member| member.writes_acked)
+    }
+
     /// The number of active slaves.
     pub fn slave_count(&self) -> usize {
         self.members.len()
@@ -522,6 +528,9 @@ impl Master {
         member.set_room(room_bytes);
         while let Some(sent) = self.members.on_link(slot, link).and_then(|m| m.take_acked(through)) {
             if let Sent::Item { write, item, .. } = sent {
+                if let Some(member) = self.members.get_mut(slot) {
+                    member.writes_acked += 1;
+                }
                 self.item_acked(write, item, slot, effects);
             }
         }

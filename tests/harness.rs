@@ -1,0 +1,596 @@
+//! `dsm-test-harness` as a user runs it: real stores, real clusters, and servers that lie or stall, which it must
+//! find out.
+
+mod common;
+
+use common::resp::encoded;
+use common::{millis, seconds, wait_for};
+use rustix::process::{kill_process, Pid, Signal};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// How long a short run may take on a machine with much else to do.
+const PATIENCE: Duration = seconds(120);
+
+/// A run of the harness in a directory of its own.
+struct Run {
+    directory: TempDir,
+}
+
+impl Run {
+    fn new() -> Run {
+        Run { directory: tempfile::tempdir().expect("a directory") }
+    }
+
+    /// The harness with `line`, a short warm-up and measurement; the clusters' directories are made in ours.
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dsm-test-harness"));
+        command.args(line.split_whitespace());
+        for (flag, value) in [("--warmup", "200ms"), ("--duration", "1s")] {
+            if !line.contains(flag) {
+                command.args([flag, value]);
+            }
+        }
+        let temporary = self.directory.path().join("tmp");
+        fs::create_dir_all(&temporary).expect("a directory");
+        command.arg("--output").arg(self.output()).env("TMPDIR", temporary);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn spawn(&self, line: &str) -> Harness {
+        Harness(Some(self.command(line).spawn().expect("the harness starts")))
+    }
+
+    fn run(&self, line: &str) -> Output {
+        self.spawn(line).wait()
+    }
+
+    fn output(&self) -> PathBuf {
+        self.directory.path().join("results")
+    }
+
+    fn json(&self, name: &str) -> Value {
+        let text = fs::read_to_string(self.output().join(name)).expect("the file is written");
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    fn csv(&self) -> Vec<BTreeMap<String, String>> {
+        let text = fs::read_to_string(self.output().join("results.csv")).expect("the file is written");
+        let mut lines = text.lines();
+        let names: Vec<&str> = lines.next().expect("a head").split(',').collect();
+        let row = |line: &str| {
+            let values: Vec<&str> = line.split(',').collect();
+            assert_eq!(values.len(), names.len(), "{line}");
+            names.iter().zip(values).map(|(name, value)| (name.to_string(), value.to_owned())).collect()
+        };
+        lines.map(row).collect()
+    }
+
+    /// Whether nothing of a cluster is left: no directory, no process that was started with one.
+    fn assert_nothing_left(&self) {
+        let left: Vec<_> = fs::read_dir(self.directory.path().join("tmp")).expect("ours").collect();
+        assert!(left.is_empty(), "{left:?}");
+        let here = self.directory.path().display().to_string();
+        let ours = processes().into_iter().filter(|(_, line)| line.contains(&here)).collect::<Vec<_>>();
+        assert!(ours.is_empty(), "{ours:?}");
+    }
+}
+
+/// Pid and command line of every process.
+fn processes() -> Vec<(i32, String)> {
+    let pids = fs::read_dir("/proc")
+        .expect("procfs")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid: i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        Some((pid, String::from_utf8_lossy(&line).replace('\0', " ")))
+    })
+    .collect()
+}
+
+/// A harness that does not outlive its test.
+struct Harness(Option<Child>);
+
+impl Harness {
+    fn pid(&self) -> Pid {
+        Pid::from_child(self.0.as_ref().expect("it runs"))
+    }
+
+    fn wait(mut self) -> Output {
+        let pid = self.pid();
+        let child = self.0.take().expect("it runs");
+        let (done, waited) = std::sync::mpsc::channel();
+        let waiter = std::thread::spawn(move || {
+            let output = child.wait_with_output();
+            // Nobody listens any more if it took too long.
+            let _ = done.send(());
+            output
+        });
+        if waited.recv_timeout(PATIENCE).is_err() {
+            kill_process(pid, Signal::KILL).expect("our child");
+            let output = waiter.join().expect("no panic").expect("its output");
+            panic!("it did not end: {}", told(&output));
+        }
+        waiter.join().expect("no panic").expect("its output")
+    }
+}
+
+impl Drop for Harness {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn told(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    format!("{}\n{}{}", output.status, text(&output.stdout), text(&output.stderr))
+}
+
+fn assert_code(output: &Output, code: i32) {
+    assert_eq!(output.status.code(), Some(code), "{}", told(output));
+}
+
+fn number(value: &Value, path: &str) -> f64 {
+    let found = value.pointer(path).unwrap_or_else(|| panic!("no {path} in {value}"));
+    found.as_f64().unwrap_or_else(|| panic!("{path} is {found}"))
+}
+
+/// A real Redis on a free port.
+struct Redis {
+    child: Child,
+    address: SocketAddr,
+    _directory: TempDir,
+}
+
+impl Redis {
+    fn start() -> Redis {
+        let directory = tempfile::tempdir().expect("a directory");
+        // Held until just before it starts, so that no other test gets the same one.
+        let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
+        let child = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .current_dir(directory.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        let redis = Redis { child, address: SocketAddr::from(([127, 0, 0, 1], port)), _directory: directory };
+        wait_for("redis answers", seconds(20), || {
+            let mut stream = TcpStream::connect(redis.address).ok()?;
+            stream.write_all(b"PING\r\n").ok()?;
+            let mut answer = [0; 7];
+            stream.read_exact(&mut answer).ok()?;
+            (&answer == b"+PONG\r\n").then_some(())
+        });
+        redis
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a request of the harness is answered with; the store is at hand, the number of the connection, and the words.
+type Answer = dyn Fn(&Mutex<BTreeMap<Vec<u8>, Vec<u8>>>, &[Vec<u8>]) -> Vec<u8> + Send + Sync;
+
+/// A server that does as it likes. Its threads end with its connections.
+fn server(answer: Arc<Answer>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let store = Arc::new(Mutex::new(BTreeMap::new()));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else { return };
+            let (answer, store) = (Arc::clone(&answer), Arc::clone(&store));
+            std::thread::spawn(move || {
+                let mut writer = stream.try_clone().expect("a descriptor");
+                let mut reader = BufReader::new(stream);
+                while let Some(words) = request(&mut reader) {
+                    if writer.write_all(&answer(&store, &words)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// One request as Redis' clients send them.
+fn request(reader: &mut impl std::io::BufRead) -> Option<Vec<Vec<u8>>> {
+    let number = |kind: char, reader: &mut dyn std::io::BufRead| -> Option<usize> {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        line.trim_end().strip_prefix(kind)?.parse().ok()
+    };
+    let count = number('*', reader)?;
+    (0..count)
+        .map(|_| {
+            let mut word = vec![0; number('$', reader)? + 2];
+            reader.read_exact(&mut word).ok()?;
+            word.truncate(word.len() - 2);
+            Some(word)
+        })
+        .collect()
+}
+
+fn bulk(value: &[u8]) -> Vec<u8> {
+    [format!("${}\r\n", value.len()).as_bytes(), value, b"\r\n"].concat()
+}
+
+/// What an honest store answers.
+fn honest(store: &Mutex<BTreeMap<Vec<u8>, Vec<u8>>>, words: &[Vec<u8>]) -> Vec<u8> {
+    let mut store = store.lock().expect("no panic");
+    match (words[0].as_slice(), &words[1..]) {
+        (b"SET", [key, value]) => {
+            store.insert(key.clone(), value.clone());
+            b"+OK\r\n".to_vec()
+        }
+        (b"GET", [key]) => store.get(key).map_or(b"$-1\r\n".to_vec(), |value| bulk(value)),
+        _ => b"-ERR unknown command\r\n".to_vec(),
+    }
+}
+
+#[test]
+fn a_redis_is_measured_and_every_file_is_written() {
+    let redis = Redis::start();
+    let run = Run::new();
+    let line =
+        format!("--target {} -clients 3 -pool=2 --think 0 --pipeline 4 --check --seed 7", redis.address);
+    let output = run.run(&line);
+    assert_code(&output, 0);
+    let record = run.json("run.json");
+    assert!(record["store"].as_str().expect("text").starts_with("redis "), "{record}");
+    assert_eq!(number(&record, "/settings/clients"), 3.0);
+    assert_eq!(number(&record, "/settings/pool"), 2.0);
+    assert_eq!(number(&record, "/settings/seed"), 7.0);
+    assert_eq!(number(&record, "/totals/error_count"), 0.0);
+    assert_eq!(record["check"]["verdict"], "linearizable");
+    assert_eq!(number(&record, "/read_back/keys_checked"), 1000.0);
+    assert!(number(&record, "/harness_cpu/us_per_request") > 0.0);
+    let (reads, writes) = (number(&record, "/totals/read_count"), number(&record, "/totals/write_count"));
+    assert!(reads + writes > 500.0, "{record}");
+    let share = writes / (reads + writes);
+    assert!((0.2..0.4).contains(&share), "30 % are writes: {share}");
+    // Each second stands in the CSV file, and the seconds add up to the whole.
+    let rows = run.csv();
+    assert_eq!(rows.len(), record["seconds"].as_array().expect("a list").len());
+    let sum: f64 = rows.iter().map(|row| row["success_count"].parse::<f64>().expect("a number")).sum();
+    assert_eq!(sum, number(&record, "/totals/success_count"));
+    assert_eq!(rows[0]["client_count"], "3");
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(table.contains("reads") && table.contains("p99.9") && table.contains("redis"), "{table}");
+}
+
+#[test]
+fn a_write_that_too_few_replicas_have_is_an_error() {
+    let redis = Redis::start();
+    for (replicas, errors) in [(0, false), (1, true)] {
+        let run = Run::new();
+        let line = format!("--target {} --wait {replicas} --think 0 --clients 1 --pool 2", redis.address);
+        let output = run.run(&format!("{line} --duration 2s --warmup 0"));
+        assert_code(&output, 0);
+        let record = run.json("run.json");
+        assert_eq!(number(&record, "/totals/write_count") == 0.0, errors, "{record}");
+        assert_eq!(record.pointer("/totals/errors/wait").is_some(), errors, "{record}");
+        assert!(number(&record, "/totals/read_count") > 0.0);
+    }
+}
+
+#[test]
+fn a_cluster_is_started_checked_and_removed() {
+    let run = Run::new();
+    let output = run.run("-slaves 2 -clients 4 --pool 3 --think 1ms --check --timeout 20s");
+    assert_code(&output, 0);
+    let record = run.json("run.json");
+    assert!(record["store"].as_str().expect("text").starts_with("dsm "), "{record}");
+    assert_eq!(record["check"]["verdict"], "linearizable", "{record}");
+    assert_eq!(number(&record, "/totals/error_count"), 0.0, "{record}");
+    assert_eq!(number(&record, "/read_back/lost"), 0.0);
+    // With two slaves each write is on one.
+    let loads = record["slave_loads"].as_array().expect("a list");
+    let applied: f64 = loads.iter().map(|load| number(load, "/writes")).sum();
+    assert_eq!(loads.len(), 2, "{record}");
+    assert!(applied >= number(&record, "/totals/write_count"), "the warm-up is counted, too: {record}");
+    run.assert_nothing_left();
+}
+
+#[test]
+fn a_killed_primary_is_told_with_its_gap_and_nothing_is_lost() {
+    let run = Run::new();
+    let faults = "--fault kill-primary@500ms+500ms,pause-slave:1@1s+200ms";
+    let output =
+        run.run(&format!("--slaves 3 --clients 2 --pool 3 --think 2ms --duration 2s --check {faults}"));
+    assert_code(&output, 0);
+    let record = run.json("run.json");
+    let faults = record["faults"].as_array().expect("a list");
+    assert_eq!(
+        (faults[0]["name"].as_str(), faults[1]["name"].as_str()),
+        (Some("kill-primary"), Some("pause-slave:1"))
+    );
+    assert!(number(&faults[0], "/at_s") >= 0.5);
+    assert!(number(&faults[0], "/until_s") > number(&faults[0], "/at_s"));
+    assert!(number(&faults[0], "/longest_gap_ms") > 0.0);
+    assert!(number(&faults[0], "/errors/connection") > 0.0, "its connections broke: {record}");
+    assert_eq!(number(&faults[0], "/lost"), 0.0);
+    assert_eq!(number(&record, "/read_back/lost"), 0.0);
+    assert_eq!(record["check"]["verdict"], "linearizable", "{record}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("longest gap between acknowledged writes"));
+    run.assert_nothing_left();
+}
+
+#[test]
+fn an_interrupted_run_leaves_its_files_and_no_process() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let run = Run::new();
+        let harness = run.spawn("--slaves 2 --clients 2 --pool 2 --duration 1h");
+        let pid = harness.pid().as_raw_nonzero().get().to_string();
+        let children = || -> BTreeSet<i32> {
+            let flag = format!("--die-with-parent {pid}");
+            processes().into_iter().filter(|(_, line)| line.contains(&flag)).map(|(pid, _)| pid).collect()
+        };
+        wait_for("the cluster runs", PATIENCE, || (children().len() == 4).then_some(()));
+        // The connections of the load are there once the first values are written; a second of measurement follows.
+        let backup_log =
+            wait_for("the log is written", PATIENCE, || find(run.directory.path(), "kv_store.log"));
+        wait_for("the load writes", PATIENCE, || {
+            (fs::metadata(&backup_log).ok()?.len() > 200_000).then_some(())
+        });
+        kill_process(harness.pid(), signal).expect("our child");
+        let output = harness.wait();
+        assert_code(&output, 0);
+        let record = run.json("run.json");
+        assert_eq!(record["interrupted"], true);
+        assert!(number(&record, "/totals/success_count") > 0.0, "{}", told(&output));
+        assert_eq!(number(&record, "/read_back/keys_checked"), 1000.0);
+        assert!(!run.csv().is_empty());
+        assert_eq!(children(), BTreeSet::new());
+        run.assert_nothing_left();
+    }
+}
+
+fn find(directory: &Path, name: &str) -> Option<PathBuf> {
+    fs::read_dir(directory).ok()?.filter_map(Result::ok).find_map(|entry| {
+        let path = entry.path();
+        if path.is_dir() {
+            find(&path, name)
+        } else {
+            (path.file_name()? == name).then_some(path)
+        }
+    })
+}
+
+/// Runs against a server that answers reads with what `lie` makes of the honest value and of the key's first value.
+fn against_a_liar(lie: impl Fn(&[u8], &[u8], &[u8]) -> Vec<u8> + Send + Sync + 'static) -> (Output, Value) {
+    let first = Mutex::new(BTreeMap::<Vec<u8>, Vec<u8>>::new());
+    let reads = Mutex::new(0_u64);
+    let address = server(Arc::new(move |store, words| {
+        let answer = honest(store, words);
+        match words[0].as_slice() {
+            b"SET" => {
+                first.lock().expect("no panic").entry(words[1].clone()).or_insert_with(|| words[2].clone());
+                answer
+            }
+            b"GET" => {
+                let mut reads = reads.lock().expect("no panic");
+                *reads += 1;
+                if !reads.is_multiple_of(50) {
+                    return answer;
+                }
+                let value = store.lock().expect("no panic").get(&words[1]).cloned().unwrap_or_default();
+                let first = first.lock().expect("no panic").get(&words[1]).cloned().unwrap_or_default();
+                lie(&words[1], &value, &first)
+            }
+            _ => answer,
+        }
+    }));
+    let run = Run::new();
+    let output = run.run(&format!("--target {address} --clients 2 --pool 2 --think 0 --keys 20 --warmup 0"));
+    let record = run.json("run.json");
+    (output, record)
+}
+
+#[test]
+fn a_value_of_another_key_is_a_wrong_value() {
+    let (output, record) = against_a_liar(|key, value, _| {
+        let name: &[u8] = if key == b"key3" { b"key4" } else { b"key3" };
+        let behind = value.iter().position(|byte| *byte == b':').expect("a value names its key");
+        bulk(&[name, &value[behind..]].concat())
+    });
+    assert_code(&output, 1);
+    assert!(number(&record, "/totals/errors/wrong_value") > 0.0, "{record}");
+    assert!(told(&output).contains("wrong_value"), "{}", told(&output));
+}
+
+#[test]
+fn a_value_that_was_replaced_is_a_stale_value() {
+    let (output, record) = against_a_liar(|_, _, first| bulk(first));
+    assert_code(&output, 1);
+    assert!(number(&record, "/totals/errors/stale_value") > 0.0, "{record}");
+}
+
+#[test]
+fn a_lost_key_is_a_stale_value() {
+    let (output, record) = against_a_liar(|_, _, _| b"$-1\r\n".to_vec());
+    assert_code(&output, 1);
+    assert!(number(&record, "/totals/errors/stale_value") > 0.0, "{record}");
+}
+
+#[test]
+fn a_changed_byte_is_a_mangled_value() {
+    let (output, record) = against_a_liar(|_, value, _| {
+        let mut value = value.to_vec();
+        *value.last_mut().expect("it is not empty") ^= 1;
+        bulk(&value)
+    });
+    assert_code(&output, 1);
+    assert!(number(&record, "/totals/errors/mangled") > 0.0, "{record}");
+    assert_eq!(number(&record, "/totals/error_count"), number(&record, "/totals/errors/mangled"));
+}
+
+#[test]
+fn a_write_that_was_acknowledged_and_dropped_is_lost() {
+    let written = Mutex::new(BTreeSet::new());
+    let address = server(Arc::new(move |store, words| {
+        // Each key keeps its first value and a little more.
+        if words[0] == b"SET" && !written.lock().expect("no panic").insert(words[1].clone()) {
+            return b"+OK\r\n".to_vec();
+        }
+        honest(store, words)
+    }));
+    let run = Run::new();
+    let line = "--clients 1 --pool 1 --think 0 --keys 5 --write-pct 100 --check";
+    let output = run.run(&format!("--target {address} {line}"));
+    assert_code(&output, 1);
+    let record = run.json("run.json");
+    assert_eq!(number(&record, "/read_back/lost"), 5.0, "{record}");
+    assert_eq!(record["check"]["verdict"], "violation");
+    let example = record["check"]["counter_example"].as_str().expect("text");
+    assert!(example.contains("is not linearizable"), "{example}");
+    assert!(told(&output).contains(example.lines().next().expect("a line")), "it is on standard error, too");
+}
+
+#[test]
+fn the_open_loop_counts_a_stall_for_all_who_had_to_wait() {
+    let stall = millis(300);
+    let begun = Instant::now();
+    let stalled = Mutex::new(false);
+    let address = server(Arc::new(move |store, words| {
+        // All connections wait for the one that stalls.
+        let mut stalled = stalled.lock().expect("no panic");
+        if !*stalled && words[0] == b"GET" && begun.elapsed() > millis(700) {
+            *stalled = true;
+            std::thread::sleep(stall);
+        }
+        honest(store, words)
+    }));
+    let run = Run::new();
+    let line = "--clients 1 --pool 4 --rate 1000 --write-pct 10 --warmup 0 --duration 3s";
+    let output = run.run(&format!("--target {address} {line}"));
+    assert_code(&output, 0);
+    let record = run.json("run.json");
+    // 300 of 3000 requests were due in the stall: a tenth waited, 150 ms on average. In a closed loop it would be four.
+    let (p99, max) = (number(&record, "/totals/read/p99"), number(&record, "/totals/read/max"));
+    assert!(max >= 290_000.0, "{record}");
+    assert!(p99 >= 150_000.0, "{record}");
+    let sent = number(&record, "/totals/total_requests");
+    assert!((2990.0..=3010.0).contains(&sent), "whatever happens, 1000 a second are due: {sent}");
+}
+
+#[test]
+fn more_errors_than_allowed_are_exit_code_1() {
+    let flip = Mutex::new(0_u32);
+    let address = server(Arc::new(move |store, words| {
+        let mut flip = flip.lock().expect("no panic");
+        *flip += 1;
+        if words[0] == b"GET" && flip.is_multiple_of(4) {
+            return b"-BUSY later\r\n".to_vec();
+        }
+        honest(store, words)
+    }));
+    let line = format!("--target {address} --clients 1 --pool 1 --think 0 --keys 5 --quiet");
+    let run = Run::new();
+    let output = run.run(&format!("{line} --max-error-rate 90"));
+    assert_code(&output, 0);
+    assert!(output.stdout.is_empty() && output.stderr.is_empty(), "--quiet: {}", told(&output));
+    let record = run.json("run.json");
+    let (all, good) = (number(&record, "/totals/total_requests"), number(&record, "/totals/success_count"));
+    assert_eq!(all - good, number(&record, "/totals/errors/busy"));
+    let throughput = number(&record, "/totals/throughput_rps") * number(&record, "/duration_s");
+    assert!((throughput - good).abs() < 1.0, "only successes are throughput: {record}");
+    assert_code(&Run::new().run(&format!("{line} --max-error-rate 1")), 1);
+}
+
+#[test]
+fn clients_go_on_at_the_next_target() {
+    let refused = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
+    let standby = server(Arc::new(|_, _| b"-STANDBY elsewhere\r\n".to_vec()));
+    let good = server(Arc::new(honest));
+    let run = Run::new();
+    let line = "--clients 1 --pool 2 --think 0 --keys 5 --max-error-rate 50";
+    let output = run.run(&format!("--target {standby},{refused},{good} {line} --warmup 0"));
+    assert_code(&output, 0);
+    let record = run.json("run.json");
+    assert_eq!(number(&record, "/totals/errors/standby"), 2.0, "each connection asked there once: {record}");
+}
+
+#[test]
+fn a_sweep_runs_every_point_and_announces_its_time() {
+    let address = server(Arc::new(honest));
+    let run = Run::new();
+    let line = "--sweep clients=1,2 --sweep pipeline=1..3 --pool 1 --think 0 --keys 5 --warmup 50ms --duration 200ms";
+    let output = run.run(&format!("--target {address} {line}"));
+    assert_code(&output, 0);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("6 runs, about"), "{}", told(&output));
+    let sweep = run.json("sweep.json");
+    let points: Vec<_> = sweep["runs"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|run| (number(run, "/settings/clients") as u32, number(run, "/settings/pipeline") as u32))
+        .collect();
+    assert_eq!(points, [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]);
+    assert_eq!(run.csv().len(), 6);
+    assert!(!run.output().join("run.json").exists());
+}
+
+#[test]
+fn placement_is_counted_by_the_slaves() {
+    let run = Run::new();
+    let output = run.run("--placement-experiment --keys 500");
+    assert_code(&output, 0);
+    let sweep = run.json("sweep.json");
+    for (index, name) in ["hash", "random"].into_iter().enumerate() {
+        let record = &sweep["placement"][index];
+        assert_eq!(record["placement"], name);
+        let loads = record["loads"].as_array().expect("a list");
+        assert_eq!(loads.len(), 9, "{record}");
+        let sum: f64 = loads.iter().map(|load| number(load, "/writes")).sum();
+        assert!(sum >= 50_000.0, "10,000 writes, five copies of each: {record}");
+    }
+    run.assert_nothing_left();
+}
+
+#[test]
+fn wrong_usage_and_an_unreachable_target_are_told_apart() {
+    let run = Run::new();
+    for line in
+        ["--slaves 0", "--target a:1 --slaves 2", "--fault explode@1s", "--no-such-flag", "--sweep a=1"]
+    {
+        let output = run.run(line);
+        assert_code(&output, 2);
+    }
+    let nobody = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
+    let mut child = run.spawn(&format!("--target {nobody}"));
+    let mut line = String::new();
+    let stderr = child.0.as_mut().and_then(|child| child.stderr.take()).expect("piped");
+    BufReader::new(stderr).read_line(&mut line).expect("text");
+    assert!(line.contains(&nobody.to_string()) && line.contains("refused"), "{line}");
+    assert_code(&child.wait(), 1);
+    let output = run.run("--help");
+    assert_code(&output, 0);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("Examples:"));
+}
+
+#[test]
+fn the_requests_of_this_file_are_read_as_they_are_sent() {
+    let sent = encoded(&[b"SET", b"k", b"a\r\nb"]);
+    let words = request(&mut BufReader::new(&sent[..])).expect("a request");
+    assert_eq!(words, [b"SET".to_vec(), b"k".to_vec(), b"a\r\nb".to_vec()]);
+}
