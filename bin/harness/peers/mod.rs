@@ -275,11 +275,14 @@ fn one(
     stop: &Stop,
     progress: &mut Progress,
 ) -> anyhow::Result<PeerRun> {
-    let options = load(peer, cell, &instance.targets, times)?;
+    let mut targets = instance.targets.clone();
+    if peer.avoids_leader() {
+        targets.rotate_left(1);
+    }
+    let options = load(peer, cell, &targets, times)?;
     let sampler = Sampler::start(instance.pids())?;
     // Values of one run are told from those of another by this.
     let settings = options.settings(rand::random());
-    let targets = instance.targets.clone();
     let result = run::run(Setting { options: &options, settings, targets, launcher: None, stop, progress });
     let (from, until) = match &result {
         Ok(run) => window(run)?,

@@ -77,6 +77,12 @@ impl Peer {
         self == Peer::ZookeeperLocal
     }
 
+    /// Whether it is asked at a follower first, and not at the leader: the leader of ZooKeeper 3.8.0 now and then leaves
+    /// a read behind a sync of the same session unanswered for ever.
+    pub(crate) fn avoids_leader(self) -> bool {
+        self == Peer::Zookeeper
+    }
+
     /// Whether `cell` says anything about it: two ways to read do not differ where nothing is read.
     pub(crate) fn takes(self, cell: Cell) -> bool {
         self != Peer::ZookeeperLocal || cell.write_pct < 100
