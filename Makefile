@@ -1,6 +1,6 @@
 # make verify writes nothing and is what CI runs; make fix rewrites; make nightly runs for hours.
 
-.PHONY: verify format lint doc test fix cluster demo bench sim model mutants mutants-quick fuzz nightly nightly-faults nightly-sim
+.PHONY: verify format lint doc test fix cluster demo bench bench-peers sim model mutants mutants-quick fuzz nightly nightly-faults nightly-sim
 
 verify: format lint doc test mutants-quick
 
@@ -37,6 +37,12 @@ demo:
 
 bench:
 	cargo run --release --bin dsm-test-harness -- --slaves 5 --clients 18 --think 0 --check
+
+# Beside redis-server, etcd and ZooKeeper; rewrites the tables of docs/BENCHMARKS.md. PEERS_FLAGS=--quick takes 6 minutes
+# instead of 50.
+bench-peers:
+	cargo build --release --locked --features peers --bin dsm-test-harness
+	target/release/dsm-test-harness peers --document docs/BENCHMARKS.md $(PEERS_FLAGS)
 
 # Whole clusters in virtual time. SEEDS=1000 from FIRST=0 on, each broken for SECONDS=30; SEED=n runs one and says what
 # happens.

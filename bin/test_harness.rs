@@ -1,6 +1,8 @@
 //! `dsm-test-harness`: loads a cluster of its own, or any store that speaks Redis' protocol, verifies every answer and
 //! measures. See `--help` and `docs/HARNESS.md`.
 //!
+//! With the feature `peers`, `dsm-test-harness peers` measures this store beside others; see `docs/BENCHMARKS.md`.
+//!
 //! It runs the roles of its cluster by running itself again (`dsm-test-harness role …`, not meant for people).
 
 mod common;
@@ -14,6 +16,10 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    #[cfg(feature = "peers")]
+    if std::env::args_os().nth(1).is_some_and(|word| word == "peers") {
+        return harness::peers::main(std::env::args_os().skip(1).collect());
+    }
     let mut words = std::env::args_os();
     if words.nth(1).is_some_and(|word| word == "role") {
         let role = words.next().unwrap_or_default();

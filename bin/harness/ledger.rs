@@ -31,6 +31,8 @@ pub(crate) enum Misread {
 pub(crate) struct Ledger {
     keys: Vec<Key>,
     unknown: AtomicUsize,
+    /// Whether one writer's open writes are executed in the order in which they are begun.
+    ordered: bool,
 }
 
 #[derive(Debug, Default)]
@@ -53,22 +55,28 @@ struct Open {
 }
 
 impl Ledger {
-    /// No key is written.
+    /// No key is written, and one writer's open writes are executed in the order in which they are begun.
     pub(crate) fn new(keys: u32) -> Ledger {
         let keys = (0..keys).map(|_| Key::default()).collect();
-        Ledger { keys, unknown: AtomicUsize::new(0) }
+        Ledger { keys, unknown: AtomicUsize::new(0), ordered: true }
+    }
+
+    /// Whether one writer's open writes are executed in the order in which they are begun.
+    pub(crate) fn ordered(self, ordered: bool) -> Ledger {
+        Ledger { ordered, ..self }
     }
 
     fn key(&self, key: u32) -> &Key {
         &self.keys[key as usize]
     }
 
-    /// Begins a write of `key`. One writer's open writes are executed in the order in which they are begun.
+    /// Begins a write of `key`.
     pub(crate) fn begin(&self, key: u32, writer: u32) -> Version {
         let key = self.key(key);
         let mut open = lock(&key.open);
         let seq = key.last.load(Ordering::Relaxed) + 1;
-        let concurrent = open.writes.iter().filter(|(_, by)| *by != writer).map(|(seq, _)| *seq).min();
+        let concurrent =
+            open.writes.iter().filter(|(_, by)| !self.ordered || *by != writer).map(|(seq, _)| *seq).min();
         let floor = concurrent.unwrap_or(seq) - 1;
         open.writes.push((seq, writer));
         // Behind the lock: whoever reads the value has got it from a store that got it from here.
@@ -150,6 +158,18 @@ fn raise(key: &Key, open: &mut Open, floor: u64, now_ns: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_an_order_the_earlier_of_a_writers_open_writes_may_win() {
+        let judged = |ledger: Ledger| {
+            let (first, second) = (ledger.begin(0, 1), ledger.begin(0, 1));
+            ledger.acknowledged(0, second, 10);
+            ledger.acknowledged(0, first, 11);
+            ledger.judge(0, first, ledger.floor(0), 12)
+        };
+        assert_eq!(judged(Ledger::new(1)), Err(Misread::Stale));
+        assert_eq!(judged(Ledger::new(1).ordered(false)), Ok(()));
+    }
 
     #[test]
     fn what_an_acknowledged_write_replaced_is_stale() {

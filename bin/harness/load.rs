@@ -495,7 +495,8 @@ impl Client {
                 let same = |request: &Request| request.key == key && request.action != Action::Read;
                 let start = self.batch.len().saturating_sub(LOOK_BACK_MAX);
                 let found = self.batch[start..].iter().rposition(same).map(|at| (start + at) as u32);
-                flight.behind = found;
+                // Where there is no order, the read may overtake that write.
+                flight.behind = found.filter(|_| self.shared.dialer.protocol.keeps_order());
                 Action::Read
             };
             self.batch.push(Request { key, action });

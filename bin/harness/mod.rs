@@ -7,6 +7,7 @@
 //! | [`load`], [`driver`], [`pacer`] | the requests |
 //! | [`keys`], [`value`], [`ledger`], [`check`] | what is asked for, and whether the answer is true |
 //! | [`window`], [`monitor`], [`system`], [`clock`] | figures |
+//! | `peers`, with the feature of that name | this store beside others |
 //! | [`record`], [`output`], [`progress`], [`plots`], [`report`] | what is left behind and shown |
 //! | [`cluster`], [`stop`] | processes and signals |
 
@@ -22,6 +23,8 @@ pub(crate) mod monitor;
 pub(crate) mod options;
 pub(crate) mod output;
 pub(crate) mod pacer;
+#[cfg(feature = "peers")]
+pub(crate) mod peers;
 pub(crate) mod placement;
 pub(crate) mod plots;
 pub(crate) mod progress;

@@ -164,7 +164,7 @@ pub(crate) fn request_failover(targets: Vec<String>) {
 }
 
 /// One request over a connection of its own; the text of the answer.
-fn ask(target: &str, words: &[&str], limit: Duration) -> io::Result<String> {
+pub(crate) fn ask(target: &str, words: &[&str], limit: Duration) -> io::Result<String> {
     let address = target.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
     let mut stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_read_timeout(Some(limit))?;

@@ -1,5 +1,6 @@
 //! The command line: every option with its unit, the spelling with one dash, and what contradicts itself.
 
+use super::driver::Protocol;
 use super::fault::FaultPlan;
 use super::keys::Distribution;
 use super::record::Settings;
@@ -50,6 +51,19 @@ pub(crate) struct Options {
     #[arg(long, value_name = "ADDRS", value_delimiter = ',', help_heading = "Store",
           conflicts_with_all = ["slaves", "placement", "fsync", "data", "placement_experiment"])]
     pub target: Vec<String>,
+
+    /// How to talk to it; etcd and ZooKeeper if the harness was built with the feature `peers`
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_enum,
+        default_value = "resp",
+        help_heading = "Store",
+        requires_if("etcd", "target"),
+        requires_if("zookeeper", "target"),
+        requires_if("zookeeper-local", "target")
+    )]
+    pub protocol: Protocol,
 
     /// How the cluster spreads values over its slaves
     #[arg(long, value_name = "HOW", default_value = "hash", value_parser = ["hash", "random"],

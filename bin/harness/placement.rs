@@ -3,7 +3,7 @@
 
 use super::clock::Clock;
 use super::driver::resp::Script;
-use super::driver::Dialer;
+use super::driver::{Dialer, Protocol};
 use super::keys::Chooser;
 use super::ledger::Ledger;
 use super::monitor::Monitor;
@@ -57,7 +57,8 @@ fn write(
     let value_bytes = settings.value_bytes as usize;
     let texts = Arc::new(Texts::new(&options.key_prefix, settings.keys, value_bytes, settings.seed as u32));
     let script = Arc::new(Script::new(Arc::clone(&texts), None));
-    let dialer = Dialer { targets: targets.clone(), texts, script, clock: Clock::start() };
+    let dialer =
+        Dialer { targets: targets.clone(), texts, script, clock: Clock::start(), protocol: Protocol::Resp };
     let ledger = Ledger::new(settings.keys);
     let chooser = Chooser::new(options.distribution, settings.keys, options.zipf_exponent)?;
     let mut random = SmallRng::seed_from_u64(settings.seed);

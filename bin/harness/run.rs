@@ -5,7 +5,7 @@
 use super::check::{self, Deed as Did, Entry, Recorder, Seen};
 use super::clock::{ns, Clock};
 use super::driver::resp::Script;
-use super::driver::{Action, Answer, Connection, Dialer, Fate, Request, Sink};
+use super::driver::{Action, Answer, Connection, Dialer, Fate, Protocol, Request, Sink};
 use super::fault::{Deed, FaultPlan, Strike};
 use super::keys::{Chooser, Distribution};
 use super::ledger::Ledger;
@@ -72,17 +72,20 @@ pub(crate) fn run(setting: Setting<'_>) -> anyhow::Result<RunRecord> {
     let run = (settings.seed ^ (settings.seed >> 32)) as u32;
     let value_bytes = settings.value_bytes as usize;
     let texts = Arc::new(Texts::new(&options.key_prefix, settings.keys, value_bytes, run));
+    let protocol = options.protocol;
     let dialer = |wait| {
         let script = Arc::new(Script::new(Arc::clone(&texts), wait));
-        Dialer { targets: targets.clone(), texts: Arc::clone(&texts), script, clock }
+        Dialer { targets: targets.clone(), texts: Arc::clone(&texts), script, clock, protocol }
     };
-    let ledger = Ledger::new(settings.keys);
+    let ledger = Ledger::new(settings.keys).ordered(protocol.keeps_order());
     let mut first = write_first(&dialer(None), &ledger, options.timeout, stop)?;
     let dialer = dialer(options.wait.map(|replicas| (u64::from(replicas), WAIT_MS)));
     if !options.check {
         first = Vec::new();
     }
-    let monitor = Monitor::start(targets, settings.target.is_none())?;
+    // What does not speak Redis' protocol cannot be asked for INFO.
+    let asked = if protocol == Protocol::Resp { targets } else { Vec::new() };
+    let monitor = Monitor::start(asked, settings.target.is_none())?;
 
     let from_ns = clock.now_ns() + ns(options.warmup);
     let end_ns = from_ns + ns(options.duration);

@@ -4,12 +4,46 @@
 //! and buffers; it never looks into a value, keeps no figures, has no timeouts and does not reconnect: [`super::load`]
 //! does, alike for all.
 
+#[cfg(feature = "peers")]
+pub(crate) mod etcd;
 pub(crate) mod resp;
+#[cfg(feature = "peers")]
+pub(crate) mod zookeeper;
 
 use super::clock::Clock;
 use super::value::{Texts, Version};
 use std::io;
 use std::sync::Arc;
+
+/// How to talk to a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Protocol {
+    /// Redis' protocol: `dsm` and many others
+    #[default]
+    Resp,
+    /// etcd, version 3
+    #[cfg(feature = "peers")]
+    Etcd,
+    /// ZooKeeper, a sync in front of each read
+    #[cfg(feature = "peers")]
+    Zookeeper,
+    /// ZooKeeper, reads of what the server has, however old
+    #[cfg(feature = "peers")]
+    ZookeeperLocal,
+}
+
+impl Protocol {
+    /// Whether the requests of a batch are executed in their order. etcd's are streams that know nothing of each other.
+    pub(crate) fn keeps_order(self) -> bool {
+        match self {
+            Protocol::Resp => true,
+            #[cfg(feature = "peers")]
+            Protocol::Zookeeper | Protocol::ZookeeperLocal => true,
+            #[cfg(feature = "peers")]
+            Protocol::Etcd => false,
+        }
+    }
+}
 
 /// One operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +110,8 @@ pub(crate) struct Dialer {
     pub script: Arc<resp::Script>,
     /// Of the run.
     pub clock: Clock,
+    /// Of all targets.
+    pub protocol: Protocol,
 }
 
 impl Dialer {
@@ -85,8 +121,21 @@ impl Dialer {
     /// What the connection ended with. It has no time limit of its own.
     pub(crate) async fn dial(&self, target: usize) -> io::Result<Connection> {
         let address = &self.targets[target % self.targets.len()];
-        let resp = resp::Connection::open(address, Arc::clone(&self.script), self.clock).await?;
-        Ok(Connection::Resp(resp))
+        Ok(match self.protocol {
+            Protocol::Resp => {
+                Connection::Resp(resp::Connection::open(address, Arc::clone(&self.script), self.clock).await?)
+            }
+            #[cfg(feature = "peers")]
+            Protocol::Etcd => {
+                Connection::Etcd(etcd::Connection::open(address, Arc::clone(&self.texts), self.clock).await?)
+            }
+            #[cfg(feature = "peers")]
+            Protocol::Zookeeper | Protocol::ZookeeperLocal => {
+                let syncs = self.protocol == Protocol::Zookeeper;
+                let texts = Arc::clone(&self.texts);
+                Connection::Zookeeper(zookeeper::Connection::open(address, texts, self.clock, syncs).await?)
+            }
+        })
     }
 }
 
@@ -95,6 +144,12 @@ impl Dialer {
 pub(crate) enum Connection {
     /// To `dsm`, or anything else that speaks Redis' protocol.
     Resp(resp::Connection),
+    /// To etcd.
+    #[cfg(feature = "peers")]
+    Etcd(etcd::Connection),
+    /// To ZooKeeper.
+    #[cfg(feature = "peers")]
+    Zookeeper(zookeeper::Connection),
 }
 
 impl Connection {
@@ -106,6 +161,10 @@ impl Connection {
     pub(crate) async fn exchange(&mut self, batch: &[Request], sink: &mut impl Sink) -> io::Result<()> {
         match self {
             Connection::Resp(connection) => connection.exchange(batch, sink).await,
+            #[cfg(feature = "peers")]
+            Connection::Etcd(connection) => connection.exchange(batch, sink).await,
+            #[cfg(feature = "peers")]
+            Connection::Zookeeper(connection) => connection.exchange(batch, sink).await,
         }
     }
 }

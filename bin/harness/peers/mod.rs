@@ -1,0 +1,382 @@
+//! `dsm-test-harness peers`: this store beside Redis, etcd and ZooKeeper, the same load on each, in one run.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`plan`] | which stores under which loads |
+//! | [`server`] | their processes |
+//! | [`cpu`] | what they cost |
+//! | [`record`] | `peers.json` |
+//! | [`table`] | the tables of docs/BENCHMARKS.md |
+//!
+//! Only one store runs at a time. It never judges the figures.
+
+mod cpu;
+mod plan;
+mod record;
+mod server;
+mod table;
+
+use super::options::Options;
+use super::progress::Progress;
+use super::record::RunRecord;
+use super::run::{self, Setting};
+use super::stop::Stop;
+use anyhow::{ensure, Context as _};
+use clap::{Parser, ValueEnum as _};
+use cpu::Sampler;
+use plan::{Cell, Peer, Plan, KEYS, VALUE_BYTES};
+use record::{PeerRecord, PeerRun, PeersRecord, FORMAT};
+use server::Instance;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Measures this store beside its peers: redis-server, etcd and ZooKeeper from Debian's packages
+///
+/// Each store is started on free ports with a directory of its own, loaded, stopped and removed, one at a time, in
+/// several rounds. A store that is not installed is left out and said so.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "dsm-test-harness peers", version)]
+struct PeersOptions {
+    /// A few loads only: about 6 minutes instead of 50
+    #[arg(long)]
+    quick: bool,
+
+    /// Rounds [default: 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+
+    /// Measurement of each load on each store [default: 5s, with --quick 1500ms]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    duration: Option<Duration>,
+
+    /// Only these stores
+    #[arg(long, value_name = "NAMES", value_enum, value_delimiter = ',')]
+    only: Vec<Peer>,
+
+    /// Where the stores' directories are made; it should be on the disk in question, not in memory [default: the
+    /// system's temporary directory]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+
+    /// Where all figures go; with --tables-only, where they come from
+    #[arg(long, value_name = "FILE", default_value = "results/peers.json")]
+    json: PathBuf,
+
+    /// The document whose tables, between two marks, are replaced
+    #[arg(long, value_name = "FILE")]
+    document: Option<PathBuf>,
+
+    /// Measures nothing, only makes the tables again
+    #[arg(long)]
+    tables_only: bool,
+
+    #[command(flatten)]
+    log: crate::common::LogArgs,
+}
+
+/// Runs it with the words of the command line, the first of which is the program.
+pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
+    let options = PeersOptions::parse_from(words);
+    options.log.start("warn");
+    crate::common::finish(measure(&options), 1)
+}
+
+fn measure(options: &PeersOptions) -> anyhow::Result<ExitCode> {
+    let record = if options.tables_only {
+        let text = fs::read_to_string(&options.json);
+        let text = text.with_context(|| format!("cannot read {}", options.json.display()))?;
+        let record: PeersRecord = serde_json::from_str(&text).context("not a record of peers")?;
+        ensure!(record.format == FORMAT, "a record of another version: {}", record.format);
+        record
+    } else {
+        if let Some(document) = &options.document {
+            // Now, and not after an hour.
+            table::replace(&read(document)?, "").with_context(|| document.display().to_string())?;
+        }
+        Bench::new(options)?.run()?
+    };
+    let text = table::render(&record);
+    match &options.document {
+        Some(document) => {
+            let whole = table::replace(&read(document)?, &text)?;
+            fs::write(document, whole).with_context(|| format!("cannot write {}", document.display()))?;
+        }
+        None => println!("{text}"),
+    }
+    let complete = record.ended_early.is_none();
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// One run of the benchmark.
+struct Bench<'a> {
+    options: &'a PeersOptions,
+    plan: Plan,
+    peers: Vec<Peer>,
+    record: PeersRecord,
+    stop: Stop,
+    progress: Progress,
+    begun: Instant,
+}
+
+impl<'a> Bench<'a> {
+    fn new(options: &'a PeersOptions) -> anyhow::Result<Bench<'a>> {
+        let mut plan = if options.quick { Plan::quick() } else { Plan::full() };
+        plan.rounds = options.rounds.unwrap_or(plan.rounds);
+        plan.duration = options.duration.unwrap_or(plan.duration);
+        let wanted = |peer: &Peer| options.only.is_empty() || options.only.contains(peer);
+        let peers: Vec<Peer> = Peer::ALL.into_iter().filter(wanted).collect();
+        if let Some(parent) = options.json.parent() {
+            fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        }
+        let record = PeersRecord {
+            format: FORMAT,
+            started_at: now(),
+            command_line: std::env::args().skip(1).collect(),
+            system: super::system::describe(),
+            rounds: plan.rounds,
+            warmup_s: plan.warmup.as_secs_f64(),
+            duration_s: plan.duration.as_secs_f64(),
+            keys: KEYS,
+            value_bytes: VALUE_BYTES,
+            cells: plan.cells(),
+            peers: peers
+                .iter()
+                .map(|peer| PeerRecord { peer: *peer, version: String::new(), commands: Vec::new() })
+                .collect(),
+            ..PeersRecord::default()
+        };
+        let (stop, progress) = (Stop::on_signals()?, Progress::new(false));
+        Ok(Bench { options, plan, peers, record, stop, progress, begun: Instant::now() })
+    }
+
+    fn run(mut self) -> anyhow::Result<PeersRecord> {
+        for round in 1..=self.plan.rounds {
+            for group in self.plan.groups.clone() {
+                let order = Plan::order(round - 1, &self.peers);
+                let mut instance = None;
+                for peer in order {
+                    self.peer(peer, round, &group, &mut instance)?;
+                }
+                if let Some((_, instance)) = instance.take() {
+                    Instance::stop(instance)?;
+                }
+            }
+        }
+        self.record.ended_at = now();
+        self.save()?;
+        Ok(self.record)
+    }
+
+    /// Measures the cells of a group on one store. `running`: what the store before it left running.
+    fn peer(
+        &mut self,
+        peer: Peer,
+        round: u32,
+        group: &[Cell],
+        running: &mut Option<(Peer, Instance)>,
+    ) -> anyhow::Result<()> {
+        let cells: Vec<Cell> = group.iter().copied().filter(|cell| peer.takes(*cell)).collect();
+        let shared =
+            peer.shares_processes() && running.as_ref().is_some_and(|(of, _)| *of == Peer::Zookeeper);
+        if !shared {
+            if let Some((_, instance)) = running.take() {
+                instance.stop()?;
+            }
+        }
+        if cells.is_empty() || self.is_over() {
+            return Ok(());
+        }
+        if !shared {
+            self.progress.say(&format!("round {round}: {}", peer.title()));
+            let started = match server::missing(peer) {
+                Some(missing) => Err(anyhow::anyhow!(missing)),
+                None => Instance::start(peer, self.options.data.as_deref(), &self.stop),
+            };
+            match started {
+                Ok(instance) => *running = Some((peer, instance)),
+                Err(_) if self.stop.is_set() => return Ok(()),
+                Err(error) => {
+                    let why = format!("{error:#}");
+                    self.progress.warn(&format!("{}: {why}", peer.title()));
+                    let failed = |cell: Cell| PeerRun::failed(peer, cell, round, why.clone());
+                    self.record.runs.extend(cells.into_iter().map(failed));
+                    return self.save();
+                }
+            }
+        }
+        let Some((_, instance)) = running else { return Ok(()) };
+        if let Some(told) = self.record.peers.iter_mut().find(|told| told.peer == peer) {
+            told.version.clone_from(&instance.version);
+            told.commands.clone_from(&instance.commands);
+        }
+        if !shared {
+            // Caches, heaps and just-in-time compilers of a store that was started a moment ago.
+            let warm = Cell { write_pct: 30, connections: 50, pipeline: 16 };
+            let first = (self.plan.first, Duration::from_millis(100));
+            // If it fails, the cells will, and tell.
+            let _ = one(peer, warm, instance, first, &self.stop, &mut self.progress);
+        }
+        for cell in cells {
+            if self.is_over() {
+                return Ok(());
+            }
+            self.progress.label(format!("round {round}, {}, {}: ", peer.title(), cell.title()));
+            let times = (self.plan.warmup, self.plan.duration);
+            let run = match one(peer, cell, instance, times, &self.stop, &mut self.progress) {
+                Ok(run) => PeerRun { round, ..run },
+                Err(_) if self.stop.is_set() => return Ok(()),
+                Err(error) => PeerRun::failed(peer, cell, round, format!("{error:#}")),
+            };
+            self.progress.label(String::new());
+            self.progress.say(&match &run.failed {
+                Some(why) => format!("{}, {}: {why}", peer.title(), cell.title()),
+                None => format!("{}, {}: {:.0} op/s", peer.title(), cell.title(), run.throughput_rps),
+            });
+            self.record.runs.push(run);
+            // After each, so that an hour's work survives whatever comes.
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing new is to be begun; why, is in the record.
+    fn is_over(&mut self) -> bool {
+        let why = if self.stop.is_set() {
+            "interrupted by a signal".to_owned()
+        } else if self.begun.elapsed() > self.plan.limit {
+            format!("stopped after its limit of {} minutes", self.plan.limit.as_secs() / 60)
+        } else {
+            return false;
+        };
+        self.record.ended_early = Some(why);
+        true
+    }
+
+    fn save(&self) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(&self.record).context("cannot put the record into JSON")?;
+        let path = &self.options.json;
+        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// One load on a store that runs. `times`: of the warm-up and of the measurement.
+fn one(
+    peer: Peer,
+    cell: Cell,
+    instance: &mut Instance,
+    times: (Duration, Duration),
+    stop: &Stop,
+    progress: &mut Progress,
+) -> anyhow::Result<PeerRun> {
+    let mut targets = instance.targets.clone();
+    if peer.avoids_leader() {
+        targets.rotate_left(1);
+    }
+    let options = load(peer, cell, &targets, times)?;
+    let sampler = Sampler::start(instance.pids())?;
+    // Values of one run are told from those of another by this.
+    let settings = options.settings(rand::random());
+    let result = run::run(Setting { options: &options, settings, targets, launcher: None, stop, progress });
+    let (from, until) = match &result {
+        Ok(run) => window(run)?,
+        Err(_) => (SystemTime::now(), SystemTime::now()),
+    };
+    let used = sampler.finish(from, until);
+    let RunRecord { totals, duration_s, harness_cpu, read_back, interrupted, .. } = result?;
+    ensure!(!interrupted, "interrupted");
+    ensure!(totals.success_count > 0, "no request succeeded: {:?}", totals.errors);
+    let mut errors = totals.errors;
+    if let Some(lost) = read_back.map(|back| back.lost + back.mangled).filter(|lost| *lost > 0) {
+        errors.insert("lost".to_owned(), lost);
+    }
+    let harness_s = harness_cpu.user_s + harness_cpu.system_s;
+    let percent = |seconds: f64| 100.0 * seconds / duration_s;
+    Ok(PeerRun {
+        peer,
+        cell,
+        round: 0,
+        failed: None,
+        throughput_rps: totals.throughput_rps,
+        success_count: totals.success_count,
+        error_count: totals.error_count,
+        errors,
+        read_count: totals.read_count,
+        write_count: totals.write_count,
+        read: totals.read,
+        write: totals.write,
+        server_cpu_us: used.servers_s * 1e6 / totals.success_count as f64,
+        server_cpu_pct: percent(used.servers_s),
+        harness_cpu_pct: percent(harness_s),
+        other_cpu_pct: percent((used.machine_s - used.servers_s - harness_s).max(0.0)),
+    })
+}
+
+/// When the measurement of a run began and ended.
+fn window(run: &RunRecord) -> anyhow::Result<(SystemTime, SystemTime)> {
+    let from = humantime::parse_rfc3339(&run.started_at).context("a run without a beginning")?;
+    Ok((from, from + Duration::from_secs_f64(run.duration_s)))
+}
+
+/// The harness' options for a load: they are the ones that anybody can give it.
+fn load(
+    peer: Peer,
+    cell: Cell,
+    targets: &[String],
+    (warmup, duration): (Duration, Duration),
+) -> anyhow::Result<Options> {
+    let protocol = peer.protocol().to_possible_value().context("a protocol without a name")?;
+    let mut words = vec![
+        "dsm-test-harness".to_owned(),
+        format!("--target={}", targets.join(",")),
+        format!("--protocol={}", protocol.get_name()),
+        format!("--clients={}", cell.connections),
+        "--pool=1".to_owned(),
+        format!("--pipeline={}", cell.pipeline),
+        format!("--write-pct={}", cell.write_pct),
+        "--think=0".to_owned(),
+        format!("--keys={KEYS}"),
+        format!("--value-bytes={VALUE_BYTES}"),
+        format!("--warmup={}ms", warmup.as_millis()),
+        format!("--duration={}ms", duration.as_millis()),
+        "--timeout=10s".to_owned(),
+    ];
+    words.extend(peer.wait().map(|replicas| format!("--wait={replicas}")));
+    Options::try_parse_from(words).context("the load has wrong options")
+}
+
+fn now() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_load_is_one_that_the_harness_takes() {
+        let times = (Duration::from_millis(500), Duration::from_secs(1));
+        for peer in Peer::ALL {
+            for cell in Plan::full().cells() {
+                let options = load(peer, cell, &["127.0.0.1:1".to_owned()], times).unwrap();
+                assert_eq!((options.protocol, options.pipeline), (peer.protocol(), cell.pipeline));
+                assert_eq!(
+                    (options.clients, options.write_pct),
+                    (cell.connections, f64::from(cell.write_pct))
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_command_is_well_formed() {
+        use clap::CommandFactory as _;
+        PeersOptions::command().debug_assert();
+    }
+}
