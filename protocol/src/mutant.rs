@@ -95,6 +95,8 @@ mod on {
         EvidenceIgnored,
         /// Every crash counts as one that the machine survived.
         EveryCrashSameBoot,
+        /// Every crash counts as a power cut.
+        EveryCrashPowerCut,
         /// Replay forgets deletions.
         ReplayForgetsDelete,
         /// A read is answered with a value that is not in the log yet.

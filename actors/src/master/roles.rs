@@ -43,6 +43,7 @@ impl MasterActor {
     fn recover(&mut self, guard: Box<dyn LockGuard>, ctx: &mut Context<Self>) {
         let same_boot =
             guard.previous().log_boot.as_deref() == Some(&self.env.boot_id()) || planted!(EveryCrashSameBoot);
+        let same_boot = same_boot && !planted!(EveryCrashPowerCut);
         let recovery = Recovery {
             env: Rc::clone(&self.env),
             path: self.config.log.clone(),

@@ -4,6 +4,7 @@
 //! turn, a time limit, and an honest account of what an answer or its absence means.
 
 use crate::cluster::Cluster;
+use crate::seed::Check;
 use crate::witness::Witness;
 use bytes::{Bytes, BytesMut};
 use dsm::env::{Env, Stream};
@@ -209,12 +210,12 @@ fn parse(input: &[u8]) -> Option<(Answer, usize)> {
     })
 }
 
-/// What an error means.
-fn outcome_of(error: &str) -> Outcome {
+/// What an error means; `None` when nothing that was asked here can lead to it.
+fn outcome_of(error: &str) -> Option<Outcome> {
     match error.split(' ').next().unwrap_or_default() {
-        "UNKNOWN" => Outcome::Unknown,
-        "STANDBY" | "NOQUORUM" | "LOADING" | "READONLY" | "BUSY" | "OOM" => Outcome::NotExecuted,
-        other => panic!("an error nobody expects: {other:?} in {error:?}"),
+        "UNKNOWN" => Some(Outcome::Unknown),
+        "STANDBY" | "NOQUORUM" | "LOADING" | "READONLY" | "BUSY" | "OOM" => Some(Outcome::NotExecuted),
+        _ => None,
     }
 }
 
@@ -415,7 +416,10 @@ impl Client {
         let mut history = recording.history.borrow_mut();
         if let Answer::Error(error) = &answer {
             self.recorder.note(error.split(' ').next().unwrap_or_default());
-            let outcome = outcome_of(error);
+            let outcome = outcome_of(error).unwrap_or_else(|| {
+                recording.witness.hear(Check::Answers, format!("a client is told {error:?}"));
+                Outcome::Unknown
+            });
             for begun in asked.begun() {
                 history.finish(begun, outcome, now);
             }
@@ -447,7 +451,11 @@ impl Client {
                 own.wrote(&part, None);
                 history.finish_delete(part.begun, count == 1, now);
             }
-            (_, answer) => panic!("the answer is of another kind: {answer:?}"),
+            (_, answer) => {
+                recording
+                    .witness
+                    .hear(Check::Answers, format!("a client is told {answer:?}, of another kind"));
+            }
         }
     }
 

@@ -34,8 +34,8 @@ struct Flip {
 pub(crate) async fn strike(cluster: &Cluster) -> Result<(), Failure> {
     let world = cluster.world();
     cluster.hold_masters(true);
-    if world.chance(500) {
-        // A crash that the machine did not survive: only what the lines say of each other can prove anything.
+    let is_power_cut = world.chance(500);
+    if is_power_cut {
         world.power_off(cluster.log_machine(), Loss::Nothing);
         world.power_on(cluster.log_machine());
     } else {
@@ -47,7 +47,7 @@ pub(crate) async fn strike(cluster: &Cluster) -> Result<(), Failure> {
     }
     tokio::time::sleep(Duration::from_millis(50)).await;
     let log = cluster.log();
-    if let Some(flip) = choose(world, &log) {
+    if let Some(flip) = choose(world, &log, is_power_cut) {
         let mend = |log: &mut Vec<u8>| log[flip.at] ^= flip.mask;
         world.say(|| {
             format!("bit {} of byte {} is flipped, in the line at {}", flip.mask, flip.at, flip.bad_offset)
@@ -94,23 +94,29 @@ async fn refused(cluster: &Cluster, flip: &Flip) -> Result<(), Failure> {
     Err(failure(format!("a log that is damaged at {place} is accepted")))
 }
 
-/// A bit of a line that a later one proves to have been on disk; `None` when there is no such line.
-fn choose(world: &World, log: &[u8]) -> Option<Flip> {
+/// A bit whose damage no crash explains; `None` when there is none.
+fn choose(world: &World, log: &[u8], is_power_cut: bool) -> Option<Flip> {
     let lines = lines(log);
-    let proven: Vec<&Line> = lines
+    // A kill tears nothing but a last line. After a power cut only what later lines say of it tells damage from a
+    // torn tail; the next line does not count, as it is damaged too when the newline is hit.
+    let is_proven = |index: usize, line: &Line| {
+        let proof = lines[index + 1..].iter().skip(1).map(|later| later.synced).max();
+        line.seq.is_some_and(|seq| proof.is_some_and(|synced| synced >= seq))
+    };
+    let mut inexplicable: Vec<&Line> = lines
         .iter()
         .enumerate()
-        // The next line may be damaged too, when it is the newline that is hit.
-        .filter(|(index, line)| {
-            let proof = lines[index + 1..].iter().skip(1).map(|later| later.synced).max();
-            line.seq.is_some_and(|seq| proof.is_some_and(|synced| synced >= seq))
-        })
+        .filter(|(index, line)| if is_power_cut { is_proven(*index, line) } else { index + 1 < lines.len() })
         .map(|(_, line)| line)
         .collect();
-    if proven.is_empty() {
+    if inexplicable.is_empty() {
         return None;
     }
-    let line = proven[world.random_within(0..=proven.len() as u64 - 1) as usize];
+    if world.chance(500) {
+        // The last ones, which few lines or none speak for, are where it is hard.
+        inexplicable.drain(..inexplicable.len().saturating_sub(4));
+    }
+    let line = inexplicable[world.random_within(0..=inexplicable.len() as u64 - 1) as usize];
     let at = line.offset + world.random_within(0..=line.bytes as u64 - 1) as usize;
     let mask = 1 << world.random_within(0..=7);
     let mut damaged = log.to_vec();

@@ -142,6 +142,13 @@ fn what_failed_once_does_not_fail_again() {
 }
 
 #[test]
+fn a_damaged_log_is_named_and_left_alone() {
+    for seed in 0..5 {
+        assert_eq!(seed::run_damaged(seed, 10), Ok(()), "seed {seed}");
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
     let mut digests = std::collections::BTreeSet::new();
     for seed in 1000..1020 {

@@ -41,6 +41,8 @@ pub(crate) enum Check {
     OneReign,
     /// A version of a key has one value.
     OneValue,
+    /// An answer is of the kind that was asked for; an error, one that a client must expect.
+    Answers,
     /// A write that is done was acknowledged by a slave.
     DoneIsAcknowledged,
     /// A slave obeys only the latest reign that it has enlisted with.
@@ -146,6 +148,32 @@ pub(crate) fn guarded<F: Future<Output = Report>>(seed: u64, scenario: impl FnOn
     report
 }
 
+/// Damages the log of a quiet cluster again and again.
+pub(crate) fn run_damaged(seed: u64, times: usize) -> Result<(), Failure> {
+    World::run(seed, |world| async move {
+        let cluster = Cluster::start(&world, Shape::default());
+        let witness = Witness::listen(&world, &cluster);
+        let recorder = Recorder::new(&witness);
+        let stop = Rc::new(Cell::new(false));
+        let habits = habits(&world);
+        let mut clients = JoinSet::new();
+        for id in 1..=4 {
+            clients.spawn_local(Client::new(&cluster, id, &recorder, habits.clone(), &stop).run());
+        }
+        let env = world.env(&world.machine("judge-machine"), "judge");
+        for _ in 0..times {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            damage::strike(&cluster).await?;
+            serves(&env).await?;
+        }
+        witness.verdict()?;
+        match recorder.history().check() {
+            Ok(_) => Ok(()),
+            Err(violation) => Check::Linearizable.failed(violation.to_string()),
+        }
+    })
+}
+
 /// Prints what the actors log, with the node and the virtual time.
 struct Narrator;
 
@@ -232,7 +260,10 @@ pub(crate) async fn verdict(
     ends(cluster)?;
     let machine = cluster.world().machine("judge-machine");
     let env = cluster.world().env(&machine, "judge");
-    serves(&env).await?;
+    let served = serves(&env).await;
+    // Why it does not, if a node's end says so.
+    ends(cluster)?;
+    served?;
     if is_damaged {
         damage::strike(cluster).await?;
         serves(&env).await?;

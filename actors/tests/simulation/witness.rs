@@ -111,6 +111,11 @@ impl Witness {
         self.0.borrow().failure.clone().map_or(Ok(()), Err)
     }
 
+    /// Somebody else has found something wrong.
+    pub(crate) fn hear(&self, check: Check, what: String) {
+        self.0.borrow_mut().fail(check, || what);
+    }
+
     /// A client was told that its write is done.
     pub(crate) fn done(&self, key: &Bytes, value: &Bytes) {
         let mut state = self.0.borrow_mut();

@@ -252,10 +252,16 @@ impl Scanner {
             position.mark_offset = position.offset;
         }
         // A mark says that what stands in front of it is on disk; it is not on disk itself before the group behind it.
-        let keeps_mark = follows_mark && !planted!(MarkNotWrittenAgain);
-        if position.ends_with_mark || (record.synced == before && !keeps_mark) {
+        if position.ends_with_mark || (record.synced == before && !follows_mark) {
             position.unsynced_offset = position.offset;
         }
+        planted!(MarkNotWrittenAgain => {
+            if position.ends_with_mark {
+                position.unsynced_offset = position.offset + bytes as u64;
+            } else if record.synced == before {
+                position.unsynced_offset = position.offset;
+            }
+        });
         if let Body::Cluster(id) = record.body {
             position.cluster = Some(id);
         }

@@ -172,6 +172,8 @@ impl World {
         let processes = std::mem::take(&mut *self.0.processes.borrow_mut());
         for process in processes {
             process.die();
+            // A lock names its holder, and the holder its machine with the file: nothing would be freed.
+            process.0.machine.0.files.release(&process);
         }
     }
 
