@@ -66,7 +66,7 @@ fuzz:
 	done
 
 # The long forms of tests that CI runs in minutes, a target for each kind; `make -k nightly` runs all though one fails.
-nightly: nightly-sim nightly-faults model
+nightly: nightly-sim nightly-faults model mutants
 	$(MAKE) fuzz SECONDS=600
 
 # Real processes: 200 disk calls for each fault, 3,000 kills, 600 pauses, 1,000 power losses. As root, or much is SKIPPED.
