@@ -1,8 +1,8 @@
 # make verify writes nothing and is what CI runs; make fix rewrites; make nightly runs for hours.
 
-.PHONY: verify format lint doc test fix cluster demo bench bench-peers sim model mutants mutants-quick fuzz nightly nightly-faults nightly-sim
+.PHONY: verify format lint doc test fix cluster demo bench bench-peers sim model mutants mutants-quick test-peers fuzz nightly nightly-faults nightly-sim
 
-verify: format lint doc test mutants-quick
+verify: format lint doc test mutants-quick test-peers
 
 format:
 	cargo fmt --all -- --check
@@ -37,6 +37,10 @@ demo:
 
 bench:
 	cargo run --release --bin dsm-test-harness -- --slaves 5 --clients 18 --think 0 --check
+
+# What only the comparison with other stores is built with: their drivers against recorded answers, tables and pictures.
+test-peers:
+	cargo test --locked --features peers --bin dsm-test-harness -- driver peers named
 
 # Beside redis-server, etcd and ZooKeeper; rewrites the tables of docs/BENCHMARKS.md. PEERS_FLAGS=--quick takes 6 minutes
 # instead of 50.

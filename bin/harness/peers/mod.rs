@@ -6,12 +6,14 @@
 //! | [`server`] | their processes |
 //! | [`cpu`] | what they cost |
 //! | [`record`] | `peers.json` |
+//! | [`plot`] | its pictures, in `img/` beside it |
 //! | [`table`] | the tables of docs/BENCHMARKS.md |
 //!
 //! Only one store runs at a time. It never judges the figures.
 
 mod cpu;
 mod plan;
+mod plot;
 mod record;
 mod server;
 mod table;
@@ -103,6 +105,7 @@ fn measure(options: &PeersOptions) -> anyhow::Result<ExitCode> {
         Some(document) => {
             let whole = table::replace(&read(document)?, &text)?;
             fs::write(document, whole).with_context(|| format!("cannot write {}", document.display()))?;
+            plot::draw(&record, &document.with_file_name("img"))?;
         }
         None => println!("{text}"),
     }

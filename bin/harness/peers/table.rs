@@ -50,8 +50,8 @@ pub(crate) fn render(record: &PeersRecord) -> String {
     out
 }
 
-struct View<'a> {
-    record: &'a PeersRecord,
+pub(super) struct View<'a> {
+    pub(super) record: &'a PeersRecord,
 }
 
 // Writing to a string cannot fail: its results are left alone below.
@@ -224,7 +224,7 @@ impl View<'_> {
         out.push('\n');
     }
 
-    fn peers(&self) -> Vec<Peer> {
+    pub(super) fn peers(&self) -> Vec<Peer> {
         self.record.peers.iter().map(|told| told.peer).collect()
     }
 
@@ -236,7 +236,7 @@ impl View<'_> {
         self.good().filter(|run| run.peer == peer && run.cell == cell).map(of).collect()
     }
 
-    fn median(&self, peer: Peer, cell: Cell, of: impl Fn(&PeerRun) -> f64) -> Option<f64> {
+    pub(super) fn median(&self, peer: Peer, cell: Cell, of: impl Fn(&PeerRun) -> f64) -> Option<f64> {
         median(&mut self.values(peer, cell, of))
     }
 

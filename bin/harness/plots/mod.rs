@@ -1,13 +1,15 @@
 //! Draws the plots of a sweep, each as PNG and SVG. A single run is a sweep of one.
 //!
 //! It owns which plots exist and where they lie (docs/HARNESS.md shows them); `by_count`, `over_time` and `load` say what
-//! a plot shows, `paint` lays it out, `raster` sets the letters of the PNGs. It reads the record of the runs and nothing else, so that plots can be drawn
-//! again from the files of a run.
+//! a plot shows, `paint` lays it out, `raster` sets the letters of the PNGs. It reads the record of the runs and nothing
+//! else, so that plots can be drawn again from the files of a run.
 
 mod axis;
 mod by_count;
 mod figure;
 mod load;
+#[cfg(feature = "peers")]
+pub(crate) mod named;
 pub(crate) mod number;
 mod over_time;
 mod paint;
@@ -29,7 +31,6 @@ const RUNS_OVER_TIME_MAX: usize = 12;
 
 /// A drawn plot.
 #[derive(Clone, Debug)]
-#[allow(dead_code)]
 pub(crate) struct Plot {
     /// What it shows, in a line.
     pub title: String,

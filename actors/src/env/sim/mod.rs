@@ -200,17 +200,7 @@ impl World {
         let pid = self.0.next_pid.get();
         self.0.next_pid.set(pid + 1);
         self.0.hosts.borrow_mut().insert(host.to_owned(), machine.clone());
-        let process = Process(Rc::new(ProcessState {
-            host: host.to_owned(),
-            machine: machine.clone(),
-            pid,
-            state: Cell::new(State::Running),
-            waker: RefCell::default(),
-            random: RefCell::new(StdRng::seed_from_u64(self.random())),
-            start: Instant::now(),
-            drift_ppm: Cell::new(0),
-            jump: Cell::new(Duration::ZERO),
-        }));
+        let process = self.process(machine, host, pid);
         self.0.processes.borrow_mut().retain(|process| process.0.state.get() != State::Dead);
         self.0.processes.borrow_mut().push(process.clone());
         self.say(|| format!("{host} starts pid={pid}"));
@@ -226,18 +216,22 @@ impl World {
 
     /// An environment for code of the scenario itself, such as a client, that no fault hits as a process.
     pub fn env(&self, machine: &Machine, host: &str) -> Env {
-        let process = Process(Rc::new(ProcessState {
+        let process = self.process(machine, host, 1);
+        Rc::new(SimEnv { world: self.clone(), process })
+    }
+
+    fn process(&self, machine: &Machine, host: &str, pid: u32) -> Process {
+        Process(Rc::new(ProcessState {
             host: host.to_owned(),
             machine: machine.clone(),
-            pid: 1,
+            pid,
             state: Cell::new(State::Running),
             waker: RefCell::default(),
             random: RefCell::new(StdRng::seed_from_u64(self.random())),
             start: Instant::now(),
             drift_ppm: Cell::new(0),
             jump: Cell::new(Duration::ZERO),
-        }));
-        Rc::new(SimEnv { world: self.clone(), process })
+        }))
     }
 
     /// A random number of the world's own.
