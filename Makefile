@@ -52,7 +52,7 @@ bench-peers:
 # happens.
 sim:
 	$(if $(SEEDS),SEEDS=$(SEEDS)) $(if $(FIRST),FIRST=$(FIRST)) $(if $(SECONDS),SECONDS=$(SECONDS)) $(if $(SEED),SEED=$(SEED)) \
-		cargo test --locked -p dsm --test simulation swarm -- --nocapture
+		cargo test --locked --profile sim -p dsm --test simulation swarm -- --nocapture
 
 # The model check with its deep worlds: 5.5 million states, minutes of one core, 3 GB. `make test` searches the small ones.
 model:
