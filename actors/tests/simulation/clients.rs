@@ -1,14 +1,18 @@
 //! Clients of a simulated cluster, whose history is recorded.
 //!
-//! They speak the Redis protocol over simulated streams, as any client library would: one connection, the masters in
-//! turn, a time limit, and an honest account of what an answer or its absence means.
+//! They speak the Redis protocol or the native one over simulated streams, as any client library would: one connection,
+//! the masters in turn, a time limit, and an honest account of what an answer or its absence means.
 
 use crate::cluster::Cluster;
 use crate::seed::Check;
 use crate::witness::Witness;
 use bytes::{Bytes, BytesMut};
 use dsm::env::{Env, Stream};
+use dsm_protocol::command::{Command, Reply};
+use dsm_protocol::frame;
 use dsm_protocol::history::{Action, Begun, History, Operation, Outcome};
+use dsm_protocol::ids::RequestId;
+use dsm_protocol::message::{Control, Hello, HelloRole, Message, Request};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -16,6 +20,9 @@ use std::time::Duration;
 
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The longest frame that a client takes, in bytes.
+const FRAME_BYTES_MAX: usize = 1 << 20;
 
 /// How long a connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -128,16 +135,47 @@ pub(crate) struct NoAnswer;
 pub(crate) struct Connection {
     stream: Stream,
     input: BytesMut,
+    /// Of a native connection.
+    native: Option<Native>,
+}
+
+/// What a native connection keeps: its answers come in any order.
+#[derive(Default)]
+struct Native {
+    asked: Cell<u64>,
+    answered: u64,
+    early: BTreeMap<u64, Answer>,
 }
 
 impl Connection {
     pub(crate) async fn open(env: &Env, address: &str) -> Option<Connection> {
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, env.connect(address)).await.ok()?.ok()?;
-        Some(Connection { stream, input: BytesMut::new() })
+        Some(Connection { stream, input: BytesMut::new(), native: None })
+    }
+
+    /// Opens a native one, which ends with the handshake.
+    pub(crate) async fn open_native(env: &Env, address: &str) -> Option<Connection> {
+        let mut connection = Self::open(env, address).await?;
+        let mut greeting = frame::PREFACE.to_vec();
+        let hello = Control::Hello(Hello { cluster: None, role: HelloRole::Client });
+        frame::encode(&Message::Control(hello), &mut greeting);
+        connection.write(&greeting).await.ok()?;
+        let deadline = tokio::time::Instant::now() + ANSWER_TIMEOUT;
+        while !matches!(connection.frame(deadline).await.ok()?, Message::Control(Control::Welcome(_))) {}
+        connection.native = Some(Native::default());
+        Some(connection)
     }
 
     pub(crate) async fn send(&self, requests: &[Vec<Bytes>]) -> Result<(), NoAnswer> {
         let mut out = Vec::new();
+        if let Some(native) = &self.native {
+            for words in requests {
+                let id = RequestId(native.asked.replace(native.asked.get() + 1));
+                let request = Request { id, stream: 0, generation: 0, command: command(words) };
+                frame::encode_request(&request, &mut out);
+            }
+            return self.write(&out).await;
+        }
         for request in requests {
             out.extend_from_slice(format!("*{}\r\n", request.len()).as_bytes());
             for word in request {
@@ -146,24 +184,86 @@ impl Connection {
                 out.extend_from_slice(b"\r\n");
             }
         }
-        let writing = tokio::time::timeout(ANSWER_TIMEOUT, self.stream.write_all(&out));
+        self.write(&out).await
+    }
+
+    async fn write(&self, bytes: &[u8]) -> Result<(), NoAnswer> {
+        let writing = tokio::time::timeout(ANSWER_TIMEOUT, self.stream.write_all(bytes));
         writing.await.map_err(|_| NoAnswer)?.map_err(|_| NoAnswer)
+    }
+
+    async fn read(&mut self, deadline: tokio::time::Instant) -> Result<(), NoAnswer> {
+        self.input.reserve(4096);
+        match tokio::time::timeout_at(deadline, self.stream.read(&mut self.input)).await {
+            Ok(Ok(1..)) => Ok(()),
+            Ok(Ok(0) | Err(_)) | Err(_) => Err(NoAnswer),
+        }
+    }
+
+    async fn frame(&mut self, deadline: tokio::time::Instant) -> Result<Message, NoAnswer> {
+        loop {
+            match frame::decode(&mut self.input, FRAME_BYTES_MAX).map_err(|_| NoAnswer)? {
+                Some(message) => return Ok(message),
+                None => self.read(deadline).await?,
+            }
+        }
+    }
+
+    /// The answer to the oldest request that has none.
+    async fn native_answer(&mut self, deadline: tokio::time::Instant) -> Result<Answer, NoAnswer> {
+        loop {
+            let native = self.native.as_mut().expect("a native connection");
+            if let Some(answer) = native.early.remove(&native.answered) {
+                native.answered += 1;
+                return Ok(answer);
+            }
+            if let Message::Response { id, reply } = self.frame(deadline).await? {
+                let native = self.native.as_mut().expect("a native connection");
+                native.early.insert(id.0, answer_of(reply));
+            }
+        }
     }
 
     pub(crate) async fn answer(&mut self) -> Result<Answer, NoAnswer> {
         let deadline = tokio::time::Instant::now() + ANSWER_TIMEOUT;
+        if self.native.is_some() {
+            return self.native_answer(deadline).await;
+        }
         loop {
             if let Some((answer, length)) = parse(&self.input) {
                 drop(self.input.split_to(length));
                 return Ok(answer);
             }
-            self.input.reserve(4096);
-            let reading = tokio::time::timeout_at(deadline, self.stream.read(&mut self.input));
-            match reading.await {
-                Ok(Ok(1..)) => {}
-                Ok(Ok(0) | Err(_)) | Err(_) => return Err(NoAnswer),
-            }
+            self.read(deadline).await?;
         }
+    }
+}
+
+/// What the words of a request are natively.
+fn command(words: &[Bytes]) -> Command {
+    let (name, rest) = words.split_first().expect("a request has a name");
+    match (&name[..], rest) {
+        (b"GET", [key]) => Command::Get { key: key.clone() },
+        (b"MGET", keys) => Command::GetMany { keys: keys.to_vec() },
+        (b"SET", [key, value]) => Command::Put { key: key.clone(), value: value.clone() },
+        (b"MSET", pairs) => {
+            let pairs = pairs.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
+            Command::PutMany { pairs }
+        }
+        (b"DEL", keys) => Command::Delete { keys: keys.to_vec() },
+        (other, _) => panic!("no client here asks {other:?}"),
+    }
+}
+
+fn answer_of(reply: Reply) -> Answer {
+    match reply {
+        Reply::Done => Answer::Ok,
+        Reply::Value(value) => Answer::Value(Some(value)),
+        Reply::NotFound => Answer::Value(None),
+        Reply::Values(values) => Answer::Values(values),
+        Reply::Count(count) => Answer::Integer(count as i64),
+        Reply::Text(text) => Answer::Value(Some(Bytes::from(text))),
+        Reply::Error(error) => Answer::Error(format!("{} {}", error.word.as_str(), error.detail)),
     }
 }
 
@@ -283,6 +383,8 @@ pub(crate) struct Client {
     pub(crate) recorder: Recorder,
     pub(crate) habits: Habits,
     pub(crate) stop: Rc<Cell<bool>>,
+    /// Whether it speaks the native protocol.
+    pub(crate) is_native: bool,
     written: u64,
 }
 
@@ -299,7 +401,7 @@ impl Client {
         let machine = world.machine(&format!("client-machine{id}"));
         let env = world.env(&machine, &format!("client{id}"));
         let (recorder, stop) = (recorder.clone(), Rc::clone(stop));
-        Client { id, env, recorder, habits, stop, written: 0 }
+        Client { id, env, recorder, habits, stop, is_native: false, written: 0 }
     }
 
     pub(crate) async fn run(mut self) {
@@ -308,7 +410,12 @@ impl Client {
         while !self.stop.get() {
             next += 1;
             let address = &masters[next % masters.len()];
-            match Connection::open(&self.env, address).await {
+            let opened = if self.is_native {
+                Connection::open_native(&self.env, address).await
+            } else {
+                Connection::open(&self.env, address).await
+            };
+            match opened {
                 Some(connection) => self.work(connection).await,
                 None => tokio::time::sleep(Duration::from_millis(self.within(1, 100))).await,
             }
@@ -333,17 +440,26 @@ impl Client {
                 self.give_up(asked);
                 return;
             }
+            let mut is_at_standby = false;
             let mut own = Own::default();
             let mut rest = asked.into_iter();
             while let Some(ask) = rest.next() {
                 match connection.answer().await {
-                    Ok(answer) => self.finish(ask, answer, &mut own),
+                    Ok(answer) => {
+                        is_at_standby |=
+                            matches!(&answer, Answer::Error(error) if error.starts_with("STANDBY"));
+                        self.finish(ask, answer, &mut own);
+                    }
                     Err(NoAnswer) => {
                         // Unknown, all of them.
                         self.give_up(std::iter::once(ask).chain(rest).collect());
                         return;
                     }
                 }
+            }
+            if is_at_standby && self.is_native {
+                // Nobody forwards for a native client: it asks the other master.
+                return;
             }
             let think = self.within(0, self.habits.think_ms);
             if think > 0 {
@@ -425,7 +541,7 @@ impl Client {
             }
             return;
         }
-        self.recorder.note("done");
+        self.recorder.note(if self.is_native { "done natively" } else { "done" });
         match (asked, answer) {
             (Asked::Read(part), Answer::Value(value)) => {
                 self.note_order(&part, value.as_ref(), own);

@@ -131,6 +131,9 @@ fn swarm() {
     summary.print(begun.elapsed());
     assert!(summary.failures.is_empty(), "run one of these seeds alone with SEED=n: {:?}", summary.failures);
     assert!(summary.operations > 0, "something was checked");
+    if summary.seeds >= 10 {
+        assert!(summary.answers.contains_key("done natively"), "no native client got anything done");
+    }
 }
 
 #[test]

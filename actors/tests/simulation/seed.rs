@@ -25,6 +25,9 @@ const CONVERGE_LIMIT: Duration = Duration::from_secs(60);
 /// The longest line of a log here.
 pub(crate) const LINE_BYTES_MAX: usize = 1 << 20;
 
+/// In one seed of so many, half of the clients speak the native protocol.
+const NATIVE_EVERY: u64 = 5;
+
 /// One seed in so many gets its log damaged at the end.
 const DAMAGED_EVERY: u64 = 4;
 
@@ -221,7 +224,9 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
     let habits = habits(&world);
     let mut clients = JoinSet::new();
     for id in 1..=8 {
-        clients.spawn_local(Client::new(&cluster, id, &recorder, habits.clone(), &stop).run());
+        let mut client = Client::new(&cluster, id, &recorder, habits.clone(), &stop);
+        client.is_native = seed % NATIVE_EVERY == NATIVE_EVERY - 1 && id % 2 == 0;
+        clients.spawn_local(client.run());
     }
     let nemesis = Nemesis::draw(&cluster);
     world.say(|| format!("shape {:?} habits {habits:?} faults {:?}", cluster.shape(), nemesis.classes()));
