@@ -79,7 +79,7 @@ async fn status(store: Store) -> Result<HttpResponse, Error> {
     Ok(HttpResponse::Ok().content_type("text/plain").body(store.send(Status).await??))
 }
 
-/// What a request did not end in a result for.
+/// Why a request did not end in a result.
 #[derive(Debug)]
 enum Error {
     Store(ClientError),

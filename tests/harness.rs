@@ -30,7 +30,8 @@ impl Run {
         Run { directory: tempfile::tempdir().expect("a directory") }
     }
 
-    /// The harness with `line`, a short warm-up and measurement; the clusters' directories are made in ours.
+    /// The harness with `line`, a short warm-up and measurement, and no placement experiment unless `line` speaks of it;
+    /// the clusters' directories are made in ours.
     fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dsm-test-harness"));
         command.args(line.split_whitespace());
@@ -38,6 +39,9 @@ impl Run {
             if !line.contains(flag) {
                 command.args([flag, value]);
             }
+        }
+        if !line.contains("--placement-experiment") {
+            command.arg("--placement-experiment=never");
         }
         let temporary = self.directory.path().join("tmp");
         fs::create_dir_all(&temporary).expect("a directory");
@@ -551,13 +555,31 @@ fn a_sweep_runs_every_point_and_announces_its_time() {
 }
 
 #[test]
-fn placement_is_counted_by_the_slaves() {
+fn placement_is_counted_by_the_slaves_behind_each_run() {
+    let run = Run::new();
+    let output = run.run("--slaves 1 --clients 1 --keys 500 --placement-experiment=after");
+    assert_code(&output, 0);
+    let record = run.json("run.json");
+    assert!(number(&record, "/totals/success_count") > 0.0, "{record}");
+    assert_ten_thousand_writes_were_counted(&run, &record);
+}
+
+#[test]
+fn placement_alone_makes_no_run() {
     let run = Run::new();
     let output = run.run("--placement-experiment --keys 500");
     assert_code(&output, 0);
-    let sweep = run.json("sweep.json");
+    let record = run.json("sweep.json");
+    assert_eq!(record["runs"].as_array().map(Vec::len), Some(0), "{record}");
+    assert_ten_thousand_writes_were_counted(&run, &record);
+}
+
+/// By nine slaves, for either placement, and drawn.
+fn assert_ten_thousand_writes_were_counted(run: &Run, record: &Value) {
+    assert!(run.output().join("load_distribution.png").exists());
+    assert!(fs::read_to_string(run.output().join("report.html")).expect("text").contains("Load distribution"));
     for (index, name) in ["hash", "random"].into_iter().enumerate() {
-        let record = &sweep["placement"][index];
+        let record = &record["placement"][index];
         assert_eq!(record["placement"], name);
         let loads = record["loads"].as_array().expect("a list");
         assert_eq!(loads.len(), 9, "{record}");

@@ -169,7 +169,7 @@ pub struct MasterConfig {
     pub max_requests: usize,
 
     /// Most bytes of keys and values in flight in all; beyond it the answer is BUSY. As many again may wait in long
-    /// requests that have not arrived whole; beyond it whose they are is cut
+    /// requests that have not arrived whole; beyond it the connection they belong to is cut
     #[arg(long, env = "DSM_MAX_REQUEST_BYTES", value_name = "BYTES", default_value_t = ByteSize::mib(512))]
     pub max_request_bytes: ByteSize,
 
@@ -187,7 +187,7 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub handshake_timeout: Duration,
 
-    /// A client connection without requests for this long is closed; 0s is never
+    /// A client connection without requests for this long is closed; 0s: never
     #[arg(long, env = "DSM_IDLE_TIMEOUT", value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
     pub idle_timeout: Duration,
 }

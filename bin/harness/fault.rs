@@ -84,6 +84,11 @@ struct Fault {
 }
 
 impl FaultPlan {
+    /// Whether nothing is to happen.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.faults.is_empty()
+    }
+
     /// Whether it needs the processes of a cluster.
     pub(crate) fn touches_processes(&self) -> bool {
         self.faults.iter().any(|fault| fault.deed.role().is_some())

@@ -40,7 +40,7 @@ pub(crate) mod window;
 use anyhow::Context as _;
 use cluster::OwnCluster;
 use dsm::launcher::LaunchError;
-use options::Options;
+use options::{Options, PlacementExperiment};
 use progress::Progress;
 use rand::RngExt as _;
 use record::{RunRecord, Settings, SweepRecord, FORMAT};
@@ -69,10 +69,11 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("cannot make {}", options.output.display()))?;
     let stop = Stop::on_signals()?;
     let mut progress = Progress::new(options.quiet);
-    let single = options.sweep.is_empty() && !options.placement_experiment;
+    let alone = options.placement_experiment == PlacementExperiment::Only;
+    let single = options.sweep.is_empty() && !alone;
     let mut sweep = SweepRecord { format: FORMAT, ..SweepRecord::default() };
     let mut wrong = Vec::new();
-    if !options.placement_experiment {
+    if !alone {
         announce(options, &points, &mut progress);
         for (number, point) in points.iter().enumerate() {
             if stop.is_set() {
@@ -101,7 +102,12 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
         progress.label(String::new());
     }
     if wants_placement(options) && !stop.is_set() {
-        sweep.placement = placement::experiment(options, seed, &stop, &mut progress)?;
+        match placement::experiment(options, seed, &stop, &mut progress) {
+            Ok(records) => sweep.placement = records,
+            Err(error) if alone => return Err(error),
+            // The runs are measured, whatever became of the experiment behind them.
+            Err(error) => progress.warn(&format!("no placement experiment: {error:#}")),
+        }
         if !options.quiet {
             println!("{}", placement::table(&sweep.placement));
         }
@@ -136,8 +142,7 @@ fn raise_descriptors() {
 }
 
 fn wants_placement(options: &Options) -> bool {
-    let sweeps_slaves = options.sweep.iter().any(|dimension| dimension.name == sweep::Name::Slaves);
-    options.placement_experiment || (sweeps_slaves && options.target.is_empty())
+    options.target.is_empty() && options.placement_experiment != PlacementExperiment::Never
 }
 
 fn announce(options: &Options, points: &[Settings], progress: &mut Progress) {

@@ -6,7 +6,7 @@ use super::keys::Distribution;
 use super::record::Settings;
 use super::sweep::{self, Dimension, Name};
 use super::value::Texts;
-use clap::{CommandFactory as _, Parser};
+use clap::{CommandFactory as _, Parser, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -49,7 +49,7 @@ pub(crate) struct Options {
 
     /// Loads this store instead: HOST:PORT,HOST:PORT, tried in this order
     #[arg(long, value_name = "ADDRS", value_delimiter = ',', help_heading = "Store",
-          conflicts_with_all = ["slaves", "placement", "fsync", "data", "placement_experiment"])]
+          conflicts_with_all = ["slaves", "placement", "fsync", "data"])]
     pub target: Vec<String>,
 
     /// How to talk to it; etcd and ZooKeeper if the harness was built with the feature `peers`
@@ -173,9 +173,20 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAME=VALUES", help_heading = "Measurement")]
     pub sweep: Vec<Dimension>,
 
-    /// Only shows how both placements spread 10,000 writes over 9 slaves; part of every sweep over slaves
-    #[arg(long, help_heading = "Measurement", conflicts_with_all = ["sweep", "fault", "check"])]
-    pub placement_experiment: bool,
+    /// When to show how both placements spread 10,000 writes over 9 slaves, on clusters of its own
+    ///
+    /// It takes some seconds. Against --target there is none.
+    #[arg(
+        long,
+        value_name = "WHEN",
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "after",
+        default_missing_value = "only",
+        help_heading = "Measurement"
+    )]
+    pub placement_experiment: PlacementExperiment,
 
     /// Directory of results.csv, run.json, the plots and the report
     #[arg(
@@ -201,6 +212,17 @@ pub(crate) struct Options {
     /// Further flags for both masters, behind `--`
     #[arg(last = true, value_name = "MASTER_FLAGS", conflicts_with = "target")]
     pub master_flags: Vec<OsString>,
+}
+
+/// When the placement experiment is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlacementExperiment {
+    /// Behind the runs
+    After,
+    /// Instead of runs; what the flag without a value means
+    Only,
+    /// Not at all
+    Never,
 }
 
 impl Options {
@@ -243,6 +265,17 @@ impl Options {
             return Err(
                 "--fault needs a cluster of the harness, not --target (but for failover-request)".to_owned()
             );
+        }
+        if self.placement_experiment == PlacementExperiment::Only {
+            let with = [
+                (!self.target.is_empty(), "--target"),
+                (!self.sweep.is_empty(), "--sweep"),
+                (!self.fault.is_empty(), "--fault"),
+                (self.check, "--check"),
+            ];
+            if let Some((_, other)) = with.into_iter().find(|(given, _)| *given) {
+                return Err(format!("--placement-experiment runs nothing else: {other} means nothing beside it"));
+            }
         }
         if let Some(late) = self.fault.first_after(self.duration) {
             return Err(format!("--fault {late} would strike behind the end of --duration"));
@@ -357,6 +390,20 @@ mod tests {
     }
 
     #[test]
+    fn the_placement_experiment_has_its_time() {
+        use PlacementExperiment::{After, Never, Only};
+        for (line, expected) in [
+            ("", After),
+            ("-placement-experiment --keys 5", Only),
+            ("--placement-experiment=only", Only),
+            ("--placement-experiment=never --check", Never),
+            ("--placement-experiment=never --target a:1", Never),
+        ] {
+            assert_eq!(parse(line).unwrap().placement_experiment, expected, "{line}");
+        }
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused_with_the_flag() {
         for (line, named) in [
             ("--write-pct 101", "--write-pct"),
@@ -376,6 +423,9 @@ mod tests {
             ("--value-bytes 100000000 --pipeline 100", "--pipeline"),
             ("--clients 10000 --pool 100", "--clients"),
             ("--fault nonsense", "nonsense"),
+            ("--placement-experiment --check", "--check"),
+            ("--placement-experiment=only --target a:1", "--target"),
+            ("--placement-experiment=soon", "soon"),
             ("--duration 1s --fault kill-primary@1s", "kill-primary"),
         ] {
             let error = parse(line).unwrap_err();

@@ -1,6 +1,6 @@
 //! The files of a run: `results.csv`, `run.json` or `sweep.json`. docs/HARNESS.md explains them.
 
-use super::record::{RunRecord, SweepRecord};
+use super::record::{RunRecord, SingleRecord, SweepRecord};
 use anyhow::Context as _;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -79,7 +79,8 @@ pub(crate) fn write(sweep: &SweepRecord, single: bool, directory: &Path) -> anyh
     let (run_path, sweep_path) = (directory.join("run.json"), directory.join("sweep.json"));
     match (single, &sweep.runs[..]) {
         (true, [run]) => {
-            put(&run_path, &json(run)?)?;
+            let single = SingleRecord { run: run.clone(), placement: sweep.placement.clone() };
+            put(&run_path, &json(&single)?)?;
             remove(&sweep_path)
         }
         _ => {
@@ -114,7 +115,7 @@ fn remove(path: &Path) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::Second;
+    use super::super::record::{PlacementRecord, Second};
     use super::*;
 
     fn run(clients: u32, errors: &[(&str, u64)]) -> RunRecord {
@@ -144,13 +145,14 @@ mod tests {
     #[test]
     fn a_single_run_and_a_sweep_do_not_stand_side_by_side() {
         let directory = tempfile::tempdir().unwrap();
-        let sweep = SweepRecord { format: 1, runs: vec![run(1, &[])], placement: Vec::new() };
+        let placement = vec![PlacementRecord { writes: 7, ..PlacementRecord::default() }];
+        let sweep = SweepRecord { format: 1, runs: vec![run(1, &[])], placement };
         write(&sweep, false, directory.path()).unwrap();
         assert!(directory.path().join("sweep.json").exists());
         write(&sweep, true, directory.path()).unwrap();
         assert!(!directory.path().join("sweep.json").exists());
         let text = fs::read_to_string(directory.path().join("run.json")).unwrap();
-        let read: RunRecord = serde_json::from_str(&text).unwrap();
-        assert_eq!(read.settings.clients, 1);
+        let read: SingleRecord = serde_json::from_str(&text).unwrap();
+        assert_eq!((read.run.settings.clients, read.placement[0].writes), (1, 7));
     }
 }

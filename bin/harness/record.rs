@@ -247,6 +247,17 @@ pub(crate) struct SweepRecord {
     pub placement: Vec<PlacementRecord>,
 }
 
+/// A single run and what was found beside it: `run.json`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct SingleRecord {
+    /// The run.
+    #[serde(flatten)]
+    pub run: RunRecord,
+    /// The placement experiment; empty when it was not made.
+    #[serde(default)]
+    pub placement: Vec<PlacementRecord>,
+}
+
 /// How one placement spreads writes over the slaves.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct PlacementRecord {
