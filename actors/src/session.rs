@@ -1,6 +1,6 @@
-//! A client's connection: a plain task that reads and parses, and the slots in which answers wait for their turn.
+//! A client's session: the slots in which answers wait for their turn, and the limits of a connection.
 //!
-//! Owns the order of answers and the connection's limits. Asks the master in batches and never executes anything.
+//! Owns the order of answers. Reads no socket (`acceptor.rs` does) and never executes anything.
 
 use crate::batch::Outbox;
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use dsm_protocol::message::Message;
 use dsm_protocol::planted;
 use dsm_protocol::resp::{self, Protocol, Shape};
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use tokio::sync::{oneshot, Notify};
 
 /// Up to so many requests in flight nobody looks at how long their answers will be.
@@ -49,19 +49,56 @@ enum SlotState {
     Asked,
     /// Answered, but an earlier one is not.
     Ready(Vec<u8>),
-    /// Answered out of order.
+    /// Answered and sent.
     Done,
 }
 
 #[derive(Debug, Default)]
 struct Slots {
-    first: u64,
+    /// The tag of the next request.
+    next: u64,
+    /// Of a Redis client, whose answers leave in the order of its requests; the last has the tag in front of `next`.
     queue: VecDeque<Slot>,
+    /// Of everybody else: an answer leaves when it is there, and nothing of its request stays behind.
+    unordered: HashMap<u64, Slot, foldhash::fast::FixedState>,
     open: usize,
     bytes: usize,
     expected_bytes: usize,
+    /// Bytes of the answers that wait for an earlier one.
+    ready_bytes: usize,
     /// Requests that are not executed before earlier answers have left.
     parked: VecDeque<(u64, Command)>,
+}
+
+impl Slots {
+    fn open(&mut self, slot: Slot) -> u64 {
+        let tag = self.next;
+        self.next += 1;
+        match slot.coding {
+            Coding::Resp(..) => self.queue.push_back(slot),
+            Coding::Native(_) | Coding::Embedded => {
+                self.unordered.insert(tag, slot);
+            }
+        }
+        tag
+    }
+
+    /// Where in the queue the request `tag` stands, if it does.
+    fn index(&self, tag: u64) -> Option<usize> {
+        let first = self.next - self.queue.len() as u64;
+        usize::try_from(tag.checked_sub(first)?).ok().filter(|index| *index < self.queue.len())
+    }
+
+    fn settle(&mut self, bytes: usize, expected_bytes: usize) {
+        self.open -= 1;
+        self.bytes -= bytes;
+        self.expected_bytes -= expected_bytes;
+    }
+
+    /// Requests that take memory, be it for an answer that waits for an earlier one.
+    fn len(&self) -> usize {
+        self.queue.len() + self.unordered.len()
+    }
 }
 
 /// A session, shared by the task that reads and the master that answers.
@@ -144,49 +181,56 @@ impl Session {
         let mut slots = self.slots.borrow_mut();
         slots.open += 1;
         slots.bytes += bytes;
-        slots.queue.push_back(Slot { coding, caller, bytes, expected_bytes: 0, state: SlotState::Asked });
-        slots.first + slots.queue.len() as u64 - 1
+        slots.open(Slot { coding, caller, bytes, expected_bytes: 0, state: SlotState::Asked })
     }
 
     /// Answers the request that was asked under `tag`; gives its bytes. `None` when it was answered before.
     pub(crate) fn answer(&self, tag: u64, reply: &Reply) -> Option<usize> {
-        let mut slots = self.slots.borrow_mut();
-        let index = usize::try_from(tag.checked_sub(slots.first)?).ok()?;
-        let slot = slots.queue.get_mut(index)?;
+        let slots = &mut *self.slots.borrow_mut();
+        let bytes = match slots.index(tag) {
+            Some(index) => self.answer_in_order(slots, index, reply)?,
+            None => {
+                let slot = slots.unordered.remove(&tag)?;
+                match (slot.coding, slot.caller) {
+                    (Coding::Native(id), _) => {
+                        self.outbox.append(|out| frame::encode_response(id, reply, out));
+                    }
+                    (_, Some(caller)) => {
+                        // A caller who does not wait any more wants no answer.
+                        let _ = caller.send(reply.clone());
+                    }
+                    (_, None) => {}
+                }
+                slots.settle(slot.bytes, slot.expected_bytes);
+                slot.bytes
+            }
+        };
+        self.answered.notify_one();
+        Some(bytes)
+    }
+
+    fn answer_in_order(&self, slots: &mut Slots, index: usize, reply: &Reply) -> Option<usize> {
+        let slot = &mut slots.queue[index];
+        let Coding::Resp(protocol, shape) = slot.coding else { return None };
         if !matches!(slot.state, SlotState::Asked) {
             return None;
         }
-        let bytes = slot.bytes;
-        match slot.coding {
-            Coding::Native(id) => {
-                self.outbox.append(|out| frame::encode_response(id, reply, out));
-                slot.state = SlotState::Done;
-            }
-            Coding::Embedded => {
-                if let Some(caller) = slot.caller.take() {
-                    // A caller who does not wait any more wants no answer.
-                    let _ = caller.send(reply.clone());
-                }
-                slot.state = SlotState::Done;
-            }
-            Coding::Resp(protocol, shape) if index == 0 || planted!(AnswersOutOfOrder) => {
-                self.outbox.append(|out| resp::encode_reply(protocol, shape, reply, out));
-                slot.state = SlotState::Done;
-            }
-            Coding::Resp(protocol, shape) => {
-                let mut ready = Vec::new();
-                resp::encode_reply(protocol, shape, reply, &mut ready);
-                slot.state = SlotState::Ready(ready);
-            }
+        let mut ready_bytes = 0;
+        if index == 0 || planted!(AnswersOutOfOrder) {
+            self.outbox.append(|out| resp::encode_reply(protocol, shape, reply, out));
+            slot.state = SlotState::Done;
+        } else {
+            let mut ready = Vec::new();
+            resp::encode_reply(protocol, shape, reply, &mut ready);
+            ready_bytes = ready.len();
+            slot.state = SlotState::Ready(ready);
         }
-        let expected_bytes = slot.expected_bytes;
-        slots.open -= 1;
-        slots.bytes -= bytes;
-        slots.expected_bytes -= expected_bytes;
+        let (bytes, expected_bytes) = (slot.bytes, slot.expected_bytes);
+        slots.settle(bytes, expected_bytes);
+        slots.ready_bytes += ready_bytes;
         if index == 0 {
-            self.release(&mut slots);
+            self.release(slots);
         }
-        self.answered.notify_one();
         Some(bytes)
     }
 
@@ -197,9 +241,9 @@ impl Session {
             self.outbox.append(|out| out.extend_from_slice(answer));
             return;
         }
-        let coding = Coding::Resp(Protocol::Resp2, Shape::Plain);
-        slots.queue.push_back(Slot {
-            coding,
+        slots.ready_bytes += answer.len();
+        slots.open(Slot {
+            coding: Coding::Resp(Protocol::Resp2, Shape::Plain),
             caller: None,
             bytes: 0,
             expected_bytes: 0,
@@ -218,38 +262,44 @@ impl Session {
             match &mut slot.state {
                 SlotState::Asked => return,
                 SlotState::Done => {}
-                SlotState::Ready(ready) => self.outbox.append(|out| out.append(ready)),
+                SlotState::Ready(ready) => {
+                    slots.ready_bytes -= ready.len();
+                    self.outbox.append(|out| out.append(ready));
+                }
             }
             slots.queue.pop_front();
-            slots.first += 1;
         }
     }
 
-    /// Requests that are not answered yet, and their bytes.
+    /// Requests that are not answered yet, or whose answers wait for earlier ones; and the bytes of the former.
     pub(crate) fn in_flight(&self) -> (usize, usize) {
         let slots = self.slots.borrow();
-        // Answers that wait for an earlier one take memory too.
-        (slots.queue.len(), slots.bytes)
+        (slots.len(), slots.bytes)
     }
 
     /// Whether answers are many or long enough that their sizes must be foreseen.
     pub(crate) fn is_deep(&self) -> bool {
-        self.slots.borrow().open > DEEP_REQUESTS || self.outbox.len() > DEEP_BYTES
+        let slots = self.slots.borrow();
+        slots.open > DEEP_REQUESTS || self.outbox.len() + slots.ready_bytes > DEEP_BYTES
     }
 
     /// Whether a request may be executed whose answer will have `answer_bytes`: earlier answers that have not left
     /// and those that are on their way must leave room for it. One answer alone may always be under way.
     pub(crate) fn has_room_for(&self, answer_bytes: usize, bytes_max: usize) -> bool {
         let slots = self.slots.borrow();
-        let waiting = self.outbox.len() + slots.expected_bytes;
+        let waiting = self.outbox.len() + slots.ready_bytes + slots.expected_bytes;
         slots.parked.is_empty() && (waiting == 0 || waiting + answer_bytes <= bytes_max)
     }
 
     /// Notes that the answer to `tag` will have `answer_bytes`.
     pub(crate) fn expect(&self, tag: u64, answer_bytes: usize) {
         let mut slots = self.slots.borrow_mut();
-        let index = tag.checked_sub(slots.first).and_then(|index| usize::try_from(index).ok());
-        if let Some(slot) = index.and_then(|index| slots.queue.get_mut(index)) {
+        let slots = &mut *slots;
+        let slot = match slots.index(tag) {
+            Some(index) => slots.queue.get_mut(index),
+            None => slots.unordered.get_mut(&tag),
+        };
+        if let Some(slot) = slot {
             slot.expected_bytes = answer_bytes;
             slots.expected_bytes += answer_bytes;
         }
@@ -268,6 +318,7 @@ impl Session {
     /// Takes the first request that was put aside, if earlier answers have left enough room by now.
     pub(crate) fn unpark(&self, bytes_max: usize) -> Option<(u64, Command)> {
         let mut slots = self.slots.borrow_mut();
+        // Not those that are ready: they may wait for this very one.
         let waiting = self.outbox.len() + slots.expected_bytes;
         if waiting == 0 || waiting < bytes_max / 2 {
             slots.parked.pop_front()
@@ -278,24 +329,26 @@ impl Session {
 
     /// Whether there is room for a further request.
     pub(crate) fn has_room(&self, requests_max: usize, bytes_max: usize) -> bool {
-        let (requests, bytes) = self.in_flight();
-        requests < requests_max && bytes < bytes_max && self.outbox.len() <= bytes_max
+        let slots = self.slots.borrow();
+        slots.len() < requests_max
+            && slots.bytes < bytes_max
+            && self.outbox.len() + slots.ready_bytes <= bytes_max
     }
 
     /// Waits until there is room for a further request, or nothing more can be answered.
     pub(crate) async fn room(&self, requests_max: usize, bytes_max: usize) {
-        loop {
-            let (requests, bytes) = self.in_flight();
-            if requests < requests_max && bytes < bytes_max {
-                break;
+        while !self.has_room(requests_max, bytes_max) && !self.outbox.is_ended() {
+            let ready_bytes = {
+                let slots = self.slots.borrow();
+                let is_full = slots.len() >= requests_max || slots.bytes >= bytes_max;
+                (!is_full).then_some(slots.ready_bytes)
+            };
+            match ready_bytes.and_then(|ready_bytes| bytes_max.checked_sub(ready_bytes)) {
+                // Answers that the peer does not take are the other half of the bound.
+                Some(left) => self.outbox.drained_to(left).await,
+                None => self.answered.notified().await,
             }
-            if self.outbox.is_ended() {
-                return;
-            }
-            self.answered.notified().await;
         }
-        // Answers that the peer does not take are the other half of the bound.
-        self.outbox.drained_to(bytes_max).await;
     }
 
     /// Waits until everything is answered or the outbox has ended.
@@ -309,7 +362,7 @@ impl Session {
     pub(crate) fn abandon(&self) -> (usize, usize) {
         let mut slots = self.slots.borrow_mut();
         let abandoned = (slots.open, slots.bytes);
-        *slots = Slots { first: slots.first + slots.queue.len() as u64, ..Slots::default() };
+        *slots = Slots { next: slots.next, ..Slots::default() };
         abandoned
     }
 
@@ -378,6 +431,7 @@ pub(crate) fn shown_message(message: &Message) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt as _;
 
     const RESP: Coding = Coding::Resp(Protocol::Resp2, Shape::Plain);
 
@@ -398,6 +452,40 @@ mod tests {
         assert_eq!(session.answer(first, &Reply::Done), Some(10));
         assert_eq!(sent(&session), "+OK\r\n$-1\r\n+PONG\r\n");
         assert_eq!(session.answer(second, &Reply::Done), None, "answered twice");
+        assert_eq!(session.in_flight(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn answers_that_wait_for_an_earlier_one_are_bounded() {
+        let session = Session::resp(SessionId(1), Outbox::default());
+        let slow = session.ask(RESP, 1);
+        session.say(&[b'x'; 60]);
+        assert!(session.has_room(100, 100));
+        assert!(!session.has_room_for(50, 100));
+        let late = session.ask(RESP, 1);
+        session.answer(late, &Reply::Value(Bytes::from(vec![b'y'; 60])));
+        assert!(!session.has_room(100, 100), "60 bytes of each wait");
+        let room = session.room(100, 100);
+        tokio::pin!(room);
+        assert_eq!(room.as_mut().now_or_never(), None);
+        session.answer(slow, &Reply::Done);
+        assert_eq!(room.as_mut().now_or_never(), None, "now they wait for the peer");
+        assert!(sent(&session).starts_with("+OK\r\nxxx"));
+        assert!(session.has_room(100, 100));
+        assert_eq!((session.in_flight(), session.slots.borrow().ready_bytes), ((0, 0), 0));
+    }
+
+    #[test]
+    fn an_answered_request_takes_no_place_where_no_order_is_held() {
+        let session = Session::native(SessionId(1), Outbox::default());
+        let slow = session.ask(Coding::Native(RequestId(0)), 1);
+        for id in 1..1000 {
+            let tag = session.ask(Coding::Native(RequestId(id)), 1);
+            assert_eq!(session.answer(tag, &Reply::Done), Some(1));
+            assert_eq!(session.answer(tag, &Reply::Done), None, "answered twice");
+            assert_eq!(session.in_flight(), (1, 1));
+        }
+        assert_eq!(session.answer(slow, &Reply::Done), Some(1));
         assert_eq!(session.in_flight(), (0, 0));
     }
 

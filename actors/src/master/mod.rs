@@ -26,7 +26,7 @@ use actix::prelude::*;
 use dsm_protocol::command::{Command, Reply};
 use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, SessionId, SlaveId, Version};
 use dsm_protocol::machine::doubt::SelfDoubt;
-use dsm_protocol::machine::front::{self, Front};
+use dsm_protocol::machine::front::{self, Front, Kind};
 use dsm_protocol::machine::master::{self, Asker, Change, Master, ReadId, Slot, WriteId};
 use dsm_protocol::machine::takeover;
 use dsm_protocol::message::{Control, MasterState, Message as Wire};
@@ -395,6 +395,10 @@ impl MasterActor {
 
     fn request(&mut self, now: Millis, asker: Asker, command: Command) {
         let Some(session) = self.sessions.get(&asker.session) else { return };
+        // Closed behind an unknown write: what the client had pipelined after it must not run.
+        if session.is_closed() && !matches!(session.kind(), Kind::Forwarded { .. }) {
+            return;
+        }
         if session.has_parked() {
             session.park(asker.tag, command);
             return;
@@ -451,6 +455,10 @@ impl MasterActor {
                 self.congested.remove(&id);
                 continue;
             };
+            if session.is_closed() {
+                self.congested.remove(&id);
+                continue;
+            }
             while let Some((tag, command)) = session.unpark(bytes_max) {
                 let answer_bytes = self.answer_bytes(&command);
                 session.expect(tag, answer_bytes);
