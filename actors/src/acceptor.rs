@@ -558,10 +558,8 @@ async fn native(stream: &Stream, mut buffer: BytesMut, outbox: &Outbox, context:
             reject(outbox, &error.to_string());
             return Ok(());
         }
-        Ok(Err(LinkError::Cut)) => {
-            reject(outbox, LINK_CUT);
-            return Ok(());
-        }
+        // It passes; a Reject would tell a master or slave that it is not wanted.
+        Ok(Err(LinkError::Cut)) => return Ok(()),
         Err(_) => {
             count(&limits.handshakes_timed_out);
             return Ok(());
@@ -756,8 +754,7 @@ pub(crate) fn check_sizes(command: &Command, value_max: usize) -> Option<Reply> 
         Command::Put { key, value } => (long_key(key), long_value(value), false),
         Command::PutMany { pairs } => (
             pairs.iter().any(|(key, _)| long_key(key)),
-            pairs.iter().any(|(_, value)| long_value(value))
-                || pairs.iter().map(|(_, v)| v.len()).sum::<usize>() > (4 * value_max).max(64 << 20),
+            pairs.iter().any(|(_, value)| long_value(value)),
             pairs.is_empty(),
         ),
         Command::GetMany { keys } | Command::Delete { keys } | Command::Exists { keys } => {
@@ -765,6 +762,10 @@ pub(crate) fn check_sizes(command: &Command, value_max: usize) -> Option<Reply> 
         }
         Command::KeyCount | Command::Status | Command::Failover => (false, false, false),
     };
+    let request_max = Limits::for_values(value_max).request_bytes_max;
+    if command.payload_bytes() > request_max.max(value_max + key_max) {
+        return Some(Reply::error(ErrorWord::Bad, format!("the request is longer than {request_max} bytes")));
+    }
     let why = match (key, value, empty) {
         (true, _, _) => format!("a key is longer than {key_max} bytes"),
         (_, true, _) => format!("a value is longer than {value_max} bytes"),

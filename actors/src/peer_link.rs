@@ -39,9 +39,11 @@ pub(crate) async fn keep(introduction: Introduction, context: Context, fate: Fat
     let _guard = TaskGuard::new("the link to the other master", fate.clone());
     let mut backoff = Backoff::up_to(BACKOFF_MAX);
     let mut complained = false;
+    let mut told = false;
+    let has_been_up = Cell::new(false);
     while !fate.is_decided() && !context.switchboard.stopping.get() {
         let generation = LinkId(context.switchboard.next_id());
-        match dial(&introduction, &context, generation, &mut backoff).await {
+        match dial(&introduction, &context, generation, &mut backoff, &has_been_up).await {
             Ok(()) => complained = false,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 if !std::mem::replace(&mut complained, true) {
@@ -49,6 +51,12 @@ pub(crate) async fn keep(introduction: Introduction, context: Context, fate: Fat
                     context.switchboard.push(Arrived::DialRefused { reason });
                 }
             }
+            // A wrong address, perhaps. A link that stood and is lost shows in INFO.
+            Err(error) if !has_been_up.get() && !std::mem::replace(&mut told, true) => log::info!(
+                "no link to the other master yet, trying on address={} cause={:?}",
+                introduction.peer,
+                error.to_string()
+            ),
             Err(error) => {
                 log::debug!("no link to the other master address={} error={error}", introduction.peer);
             }
@@ -98,6 +106,7 @@ async fn dial(
     context: &Context,
     generation: LinkId,
     backoff: &mut Backoff,
+    has_been_up: &Cell<bool>,
 ) -> io::Result<()> {
     let connecting = context.env.connect(&introduction.peer);
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await??;
@@ -108,7 +117,7 @@ async fn dial(
         frame::encode(&hello, out);
     });
     let pumping = outbox.pump(&stream, context.config.write_timeout);
-    let reading = read(&stream, &outbox, context, generation, backoff);
+    let reading = read(&stream, &outbox, context, generation, backoff, has_been_up);
     tokio::select! {
         biased;
         pumped = pumping => pumped,
@@ -137,6 +146,7 @@ async fn read(
     context: &Context,
     generation: LinkId,
     backoff: &mut Backoff,
+    has_been_up: &Cell<bool>,
 ) -> io::Result<()> {
     let mut down = Down { context, generation, up: false };
     let unfinished = Unfinished::frame(context);
@@ -162,11 +172,14 @@ async fn read(
                 Message::Control(Control::Welcome(welcome)) if !down.up => {
                     down.up = true;
                     backoff.reset();
+                    has_been_up.set(true);
                     let outbox = outbox.clone();
                     context.switchboard.push(Arrived::DialedUp { generation, welcome, outbox });
                 }
+                // Only the answer to our HELLO is about who we are. Later ones are about a frame, and pass.
                 Message::Control(Control::Reject { reason }) => {
-                    return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
+                    let kind = if down.up { io::ErrorKind::Other } else { io::ErrorKind::PermissionDenied };
+                    return Err(io::Error::new(kind, reason));
                 }
                 message if down.up => context.switchboard.push(Arrived::Dialed { generation, message }),
                 _ => return Err(io::ErrorKind::InvalidData.into()),

@@ -7,8 +7,8 @@ use dsm::env::sim::{DiskFault, Machine, Process, World};
 use dsm::env::{Env, Stream};
 use dsm::node::{run_node, NodeConfig};
 use dsm::supervision::NodeError;
-use dsm_protocol::ids::{Epoch, Incarnation, SlaveId, Version};
-use dsm_protocol::message::{Control, Hello, HelloRole, Message};
+use dsm_protocol::ids::{Epoch, Incarnation, Seq, SlaveId, Version};
+use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Welcome};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -338,5 +338,40 @@ fn a_restarted_slave_takes_its_name_over_only_when_the_old_one_gives_no_sign_of_
         let (_new, gone) = tokio::join!(again, old.closed());
         assert!(gone.is_none() && begun.elapsed() >= ACK_TIMEOUT / 2, "{:?}", begun.elapsed());
         assert_eq!(alone.fact("active_slaves").await, 1);
+    });
+}
+
+#[test]
+fn a_master_that_is_told_off_behind_a_welcome_stays_a_standby() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let _slave = alone.slave("one", 1).await;
+        let listener = alone.env.listen("other:12346").await.unwrap();
+        let config = MasterConfig {
+            listen: Some("backup:12346".to_owned()),
+            peer: Some("other:12346".to_owned()),
+            log: "/data/kv_store.log".into(),
+            ..MasterConfig::default()
+        };
+        let node = NodeConfig::Master(MasterKind::Backup, config);
+        let never = std::future::pending();
+        let (_, mut end) = alone.world.start(&alone.machine, "backup", |env| run_node(node, env, never));
+        // The first link is its question before it begins; each later one is cut off in its turn.
+        for _ in 0..4 {
+            let (stream, _) = tokio::time::timeout(LIMIT, listener.accept()).await.unwrap().unwrap();
+            let mut link = Link::accepted(stream).await;
+            assert!(matches!(link.message().await, Some(Message::Control(Control::Hello(_)))));
+            let state = MasterState { active: false, epoch: Epoch(1), seq: Seq(1), active_address: None };
+            let welcome = Welcome { cluster: None, value_max: 1 << 20, state };
+            link.send(&Message::Control(Control::Welcome(welcome))).await;
+            let reason = "a frame of 4 GiB is too long".to_owned();
+            link.send(&Message::Control(Control::Reject { reason })).await;
+            while link.message().await.is_some() {}
+        }
+        assert!(end.try_recv().is_err(), "it has ended");
+        let stream = alone.env.connect("backup:12346").await.unwrap();
+        let mut client = Client { stream, input: BytesMut::new() };
+        client.send(&["INFO"]).await;
+        assert!(client.bulk().await.contains("role:standby"));
     });
 }
