@@ -763,13 +763,12 @@ pub(crate) fn check_sizes(command: &Command, value_max: usize) -> Option<Reply> 
         Command::KeyCount | Command::Status | Command::Failover => (false, false, false),
     };
     let request_max = Limits::for_values(value_max).request_bytes_max;
-    if command.payload_bytes() > request_max.max(value_max + key_max) {
-        return Some(Reply::error(ErrorWord::Bad, format!("the request is longer than {request_max} bytes")));
-    }
+    let too_long = command.payload_bytes() > request_max.max(value_max + key_max);
     let why = match (key, value, empty) {
         (true, _, _) => format!("a key is longer than {key_max} bytes"),
         (_, true, _) => format!("a value is longer than {value_max} bytes"),
         (_, _, true) => "the request names no key".to_owned(),
+        (false, false, false) if too_long => format!("the request is longer than {request_max} bytes"),
         (false, false, false) => return None,
     };
     Some(Reply::error(ErrorWord::Bad, why))

@@ -236,7 +236,9 @@ impl LogWriter {
             has_epoch |= is_epoch;
             let synced = if planted!(SyncedTooHigh) { seq } else { self.synced };
             seq = encode(&queued, seq, synced, &mut self.start, &mut bytes);
-            entries.push((queued, (bytes.len() - before) as u32));
+            let length =
+                u32::try_from(bytes.len() - before).expect("no request is longer than PAYLOAD_BYTES_MAX");
+            entries.push((queued, length));
         }
         self.queue = rest;
         debug_assert!(seq >= first_seq);

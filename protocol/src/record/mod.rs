@@ -34,6 +34,12 @@ pub const fn line_bytes_max(value_max: usize) -> usize {
     3 * (KEY_MAX + value_max) + LINE_OVERHEAD_BYTES
 }
 
+/// The most bytes of keys and values in one record: its line is shorter than 4 GiB whatever they are, as a [`Place`] and
+/// the log's reader need.
+pub const PAYLOAD_BYTES_MAX: usize = (u32::MAX as usize - LINE_OVERHEAD_BYTES) / 3 - KEY_MAX;
+
+const _: () = assert!(line_bytes_max(PAYLOAD_BYTES_MAX) <= u32::MAX as usize);
+
 /// Where a line stands in the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {

@@ -20,6 +20,7 @@ pub use encode::{encode_reply, Shape};
 pub use info::{Sections, SECTIONS};
 pub use parse::{Parser, ProtocolError};
 
+use crate::record::PAYLOAD_BYTES_MAX;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
@@ -64,7 +65,7 @@ impl Limits {
             key_max: crate::command::KEY_MAX,
             args_max: 1024 * 1024,
             // An MSET of several of the longest values must fit, or of many short ones.
-            request_bytes_max: (4 * value_max).max(64 * 1024 * 1024),
+            request_bytes_max: (4 * value_max).clamp(64 * 1024 * 1024, PAYLOAD_BYTES_MAX),
             inline_max: 64 * 1024,
         }
     }
