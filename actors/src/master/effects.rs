@@ -22,7 +22,11 @@ const ADVANCE_EVERY: usize = 1024;
 
 impl SlaveLink {
     /// Sends a read, or lets it wait for room in the window.
-    fn ask(&mut self, read: WaitingRead) {
+    fn ask(&mut self, read: WaitingRead, machine: &Master) {
+        // Reads that have gone elsewhere meanwhile. A slave that answers none would else be sent, and kept, ever more.
+        while self.reads.waiting.front().is_some_and(|oldest| !machine.is_reading(oldest.read)) {
+            self.reads.waiting.pop_front();
+        }
         if self.reads.waiting.is_empty() && self.reads.has_room(read.bytes) {
             self.send_read(&read);
         } else {
@@ -103,7 +107,7 @@ impl MasterActor {
             Effect::SendRead { slot, read, version, key, bytes } => {
                 let link = self.slots.get(usize::from(slot.0)).copied().flatten();
                 if let Some(slave) = link.and_then(|link| self.slaves.get_mut(&link)) {
-                    slave.ask(WaitingRead { read, version, key, bytes });
+                    slave.ask(WaitingRead { read, version, key, bytes }, &self.machine);
                 }
             }
             Effect::SendDrop { slot, version, key } => {
