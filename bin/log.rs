@@ -42,12 +42,12 @@ const CHUNK_BYTES: usize = 256 * 1024;
         dsm-log dump kv_store.log --key user1        everything that happened to one key\n  \
         dsm-log repair kv_store.log                  cut a torn tail, keeping what was cut\n  \
         dsm-log import old_store.log kv_store.log    take over a log of the original program\n\n\
-        Exit codes: 0 clean or done, 1 torn tail, 2 corrupt, unreadable or in use."
+        Exit codes: 0 clean or done, 1 torn tail, 2 corrupt, unreadable or in use, or wrong usage."
 )]
 struct Args {
     #[command(subcommand)]
     command: Command,
-    /// The longest value the masters accept (their --max-value): no line may be much longer.
+    /// The masters' --max-value, which bounds the length of a line.
     #[arg(long, global = true, env = "DSM_MAX_VALUE", default_value_t = ByteSize(VALUE_MAX_DEFAULT as u64), value_name = "BYTES")]
     max_value: ByteSize,
     /// What happened since the log was last whole. After the crash of a process only an unfinished last line is

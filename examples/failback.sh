@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The return of a primary while clients write: it catches up, asks for its place after a stable second, and gets it by
-# a handover in which no request fails. Then an operator moves the reign by hand. Every step is checked.
+# a handover in which no request fails. Then an operator stops it, and later gives it the reign by hand. Every step is checked.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -22,11 +22,11 @@ done
 echo "$writes writes were acknowledged meanwhile, none failed"
 client 0 "$writes" READ counter
 
-say "An operator hands the reign to the backup"
+say "An operator stops the primary, and later gives it the reign by hand"
 wait_until 10 "the backup stands by" stands_by "$backup"
-# Without this flag the primary would ask for its place again at once.
 kill -TERM "${pid[primary]}" && wait "${pid[primary]}" && unset 'pid[primary]'
 wait_until 10 "the backup serves" serves "$backup"
+# Without this flag the primary would ask for its place after a stable second.
 start_primary --no-failback
 wait_until 10 "the primary stands by" stands_by "$primary"
 client 0 "$writes" READ counter

@@ -577,7 +577,9 @@ fn placement_alone_makes_no_run() {
 /// By nine slaves, for either placement, and drawn.
 fn assert_ten_thousand_writes_were_counted(run: &Run, record: &Value) {
     assert!(run.output().join("load_distribution.png").exists());
-    assert!(fs::read_to_string(run.output().join("report.html")).expect("text").contains("Load distribution"));
+    assert!(fs::read_to_string(run.output().join("report.html"))
+        .expect("text")
+        .contains("Load distribution"));
     for (index, name) in ["hash", "random"].into_iter().enumerate() {
         let record = &record["placement"][index];
         assert_eq!(record["placement"], name);

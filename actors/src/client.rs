@@ -395,9 +395,9 @@ impl Client {
         if items == 0 {
             Err("no key given")
         } else if !keys_ok {
-            Err("the key is too long")
+            Err("the key is longer than 64 KiB")
         } else if !values_ok {
-            Err("the value is too long")
+            Err("the value is longer than value_max (--max-value)")
         } else if encoded > frame::body_max(value_max) {
             Err("the request is too long")
         } else {

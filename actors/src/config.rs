@@ -30,7 +30,7 @@ pub enum ConfigError {
         address: String,
     },
     /// The two masters would have one address.
-    #[error("--peer {address} is this master's own address")]
+    #[error("--listen and --peer are both {address}: give the other master's address with --peer")]
     PeerIsSelf {
         /// The address.
         address: String,
@@ -44,7 +44,7 @@ pub enum ConfigError {
         bound: &'static str,
     },
     /// No master is named.
-    #[error("--masters names no master")]
+    #[error("--masters names no master: give HOST:PORT,HOST:PORT")]
     NoMasters,
 }
 
@@ -116,7 +116,7 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_PLACEMENT", value_enum, default_value = "hash")]
     pub placement: PlacementFlag,
 
-    /// Fewer active slaves than this refuse writes (NOQUORUM)
+    /// With fewer active slaves than this, writes are refused (NOQUORUM)
     #[arg(long, env = "DSM_MIN_SLAVES", value_name = "N", default_value_t = 1)]
     pub min_slaves: usize,
 
@@ -182,8 +182,8 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_WRITE_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     pub write_timeout: Duration,
 
-    /// How long a connection may take over its first bytes, and then over its handshake; a Redis client's is its
-    /// first request
+    /// How long a connection may take over its first bytes, and then over its handshake; for a Redis client, the
+    /// handshake is its first request
     #[arg(long, env = "DSM_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub handshake_timeout: Duration,
 

@@ -131,7 +131,9 @@ impl FailoverWatcher {
     fn fence(&mut self) {
         if self.fence == Fence::None {
             self.complain(
-                "the active master makes no progress, and --fence none forbids to end it".to_owned(),
+                "the active master makes no progress, and --fence none forbids to kill it: kill it by hand, and this \
+                 master takes over"
+                    .to_owned(),
             );
             return;
         }

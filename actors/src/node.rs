@@ -139,7 +139,9 @@ pub(crate) struct OpenSlave {
 pub(crate) fn open_slave(config: SlaveConfig, env: &Env) -> Result<OpenSlave, NodeError> {
     config.validate().map_err(|error| NodeError::Config(error.to_string()))?;
     let fate = Fate::default();
+    let masters = config.masters.join(",");
     let (slave, id, links) = SlaveActor::begin(env, &Rc::new(config), &fate);
+    log::info!("started as=Slave slave={id} masters={masters} pid={}", std::process::id());
     Ok(OpenSlave { id, slave, fate, links })
 }
 

@@ -186,8 +186,9 @@ impl Recovery {
                 });
                 Err(NodeError::Corrupt(format!(
                     "{path} is corrupt at byte {offset}, line {line}: {cause}{proof}; acknowledged data is damaged, so \
-                     the master does not start: look with `dsm-log check {path}`, then restore the file or use \
-                     `dsm-log repair {path}`"
+                     the master does not start: look with `dsm-log check {path}`, then restore the file from a copy; if \
+                     there is none, `dsm-log repair --cut-at-corruption {path}` gives up everything from there on and \
+                     saves it beside the log"
                 )))
             }
         }

@@ -140,6 +140,7 @@ impl SlaveActor {
                 facts: Rc::clone(&facts),
                 board: Rc::clone(&board),
                 fate: fate.clone(),
+                has_been_up: Cell::new(false),
             };
             links.spawn_local(keeper.keep());
         }
@@ -310,6 +311,7 @@ struct Keeper {
     facts: Rc<Facts>,
     board: Rc<Board>,
     fate: Fate,
+    has_been_up: Cell<bool>,
 }
 
 impl Keeper {
@@ -317,6 +319,7 @@ impl Keeper {
         let _guard = TaskGuard::new("the link to a master", self.fate.clone());
         let mut backoff = Backoff::new();
         let mut complaint = None;
+        let mut told = false;
         while !self.fate.is_decided() {
             match self.connect(&mut backoff).await {
                 Ok(()) => complaint = None,
@@ -326,6 +329,14 @@ impl Keeper {
                         log::error!("refused by the master master={} cause={said:?}", self.address);
                         complaint = Some(said);
                     }
+                }
+                // A wrong address, perhaps. The loss of a link that stood is told where it is noticed.
+                Err(error) if !self.has_been_up.get() && !std::mem::replace(&mut told, true) => {
+                    log::info!(
+                        "no link yet, trying on master={} cause={:?}",
+                        self.address,
+                        error.to_string()
+                    );
                 }
                 Err(error) => log::debug!("no link master={} error={error}", self.address),
             }
@@ -395,6 +406,7 @@ impl Keeper {
                         body_max = body_max.max(frame::body_max(value_max.min(1 << 30)));
                         down.up = true;
                         backoff.reset();
+                        self.has_been_up.set(true);
                         let address = self.address.clone();
                         self.board.push(Arrived::Up { link, address, outbox: outbox.clone() });
                     }

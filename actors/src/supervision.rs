@@ -15,7 +15,7 @@ pub enum NodeError {
     #[error("{0}")]
     Config(String),
     /// The address cannot be listened at.
-    #[error("cannot listen at {address}: {error}")]
+    #[error("cannot listen at {address}: {error}; choose another address with --listen")]
     Listen {
         /// The address.
         address: String,
@@ -43,7 +43,7 @@ pub enum NodeError {
         actor: &'static str,
     },
     /// A master that was waited for does not serve, or not with all its slaves.
-    #[error("the master {address} does not serve with its slaves in time")]
+    #[error("the master {address} did not begin to serve with all its slaves in time: does another process use its log?")]
     NotServing {
         /// Where it listens.
         address: String,

@@ -274,7 +274,9 @@ impl Options {
                 (self.check, "--check"),
             ];
             if let Some((_, other)) = with.into_iter().find(|(given, _)| *given) {
-                return Err(format!("--placement-experiment runs nothing else: {other} means nothing beside it"));
+                return Err(format!(
+                    "--placement-experiment runs nothing else: {other} means nothing beside it"
+                ));
             }
         }
         if let Some(late) = self.fault.first_after(self.duration) {

@@ -104,8 +104,9 @@ impl MasterActor {
         // Only a lock file that both can lock keeps two masters from serving at once.
         if ours != lock_identity {
             return Some(format!(
-                "master {address} uses another log than this one ({}): both must name the same file with --log",
-                self.config.log.display()
+                "master {address} uses another log than master {}, which has {}: both must name the same file with --log",
+                self.address,
+                std::path::absolute(&self.config.log).unwrap_or_else(|_| self.config.log.clone()).display()
             ));
         }
         match (self.cluster.get(), cluster) {
