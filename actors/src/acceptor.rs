@@ -326,6 +326,8 @@ impl SessionGuard {
 
     /// Asks the master, unless a limit on all requests in flight is reached.
     fn ask(&self, context: &Context, coding: Coding, command: Command) {
+        #[cfg(feature = "testing")]
+        crate::testing::pass(|place| *place == crate::testing::Place::Session);
         let bytes = command.payload_bytes();
         let tag = self.session.ask(coding, bytes);
         let switchboard = &context.switchboard;

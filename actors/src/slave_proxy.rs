@@ -183,6 +183,10 @@ impl SlaveProxy {
 
     /// Looks at the oldest unanswered batch and comes back at its deadline, or soon.
     fn watch(&mut self, ctx: &mut Context<Self>) {
+        #[cfg(feature = "testing")]
+        crate::testing::pass(
+            |place| matches!(place, crate::testing::Place::SlaveProxy(id) if *id == self.id),
+        );
         let now = self.env.now();
         let timeout_ms = self.ack_timeout.as_millis() as u64;
         self.doubt.borrow_mut().observe(now);

@@ -7,6 +7,7 @@ use dsm::env::sim::{DiskFault, Machine, Process, World};
 use dsm::env::{Env, Stream};
 use dsm::node::{run_node, NodeConfig};
 use dsm::supervision::NodeError;
+use dsm::testing::{panic_at, Place};
 use dsm_protocol::ids::{Epoch, Incarnation, SlaveId, Version};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message};
 use std::time::Duration;
@@ -226,6 +227,74 @@ fn a_slave_that_never_acknowledges_is_removed_at_the_timeout_and_substituted() {
         assert_eq!(alone.fact("active_slaves").await, 1);
         assert_eq!(alone.fact("slaves_removed").await, 1);
         assert_eq!(alone.fact("substitutions").await, 1);
+    });
+}
+
+#[test]
+fn a_panic_in_a_session_ends_that_connection_and_gives_its_permits_back() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let mut slave = alone.slave("one", 1).await;
+        let mut other = alone.client().await;
+        other.send(&["PING"]).await;
+        assert_eq!(other.line().await.as_deref(), Some("+PONG"));
+        let epoch = alone.fact("epoch").await;
+        let connections = alone.fact("connections").await;
+
+        let mut client = alone.client().await;
+        client.send(&["SET", "k", "v"]).await;
+        slave.write().await.expect("the write");
+        // The question itself is one of those in flight.
+        assert_eq!(alone.fact("requests_in_flight").await, 2);
+        assert_eq!(alone.fact("request_bytes_in_flight").await, 2);
+        assert_eq!(alone.fact("connections").await, connections + 1);
+        panic_at(Place::Session);
+        client.send(&["GET", "k"]).await;
+        assert_eq!(client.line().await, None, "the connection is closed");
+        assert_eq!(alone.fact("requests_in_flight").await, 1);
+        assert_eq!(alone.fact("request_bytes_in_flight").await, 0);
+        assert_eq!(alone.fact("connections").await, connections);
+        assert_eq!(alone.fact("connected_clients").await, 2, "the other one, and who asks");
+
+        // What it had asked for is in the log; the others go on.
+        slave.ack().await;
+        other.send(&["SET", "k", "w"]).await;
+        slave.write().await.expect("the write");
+        slave.ack().await;
+        assert_eq!(other.line().await.as_deref(), Some("+OK"));
+        assert_eq!(alone.fact("keys").await, 1);
+        assert_eq!(alone.fact("epoch").await, epoch);
+    });
+}
+
+#[test]
+fn a_panic_in_a_proxy_ends_its_link_and_another_slave_takes_its_writes() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let (mut one, mut two) = (alone.slave("one", 1).await, alone.slave("two", 2).await);
+        let epoch = alone.fact("epoch").await;
+        let mut client = alone.client().await;
+        client.send(&["SET", "k", "v"]).await;
+        let asked = Instant::now();
+        let (name, mut cut, mut other) = tokio::select! {
+            biased;
+            first = one.write() => { assert!(first.is_some()); ("one", one, two) }
+            second = two.write() => { assert!(second.is_some()); ("two", two, one) }
+        };
+        panic_at(Place::SlaveProxy(SlaveId::new(name).unwrap()));
+        let (substituted, closed) = tokio::join!(other.write(), cut.closed());
+        let (_, key, _) = substituted.expect("the other slave gets the write");
+        assert_eq!((key, closed), (text("k"), None));
+        assert!(asked.elapsed() < ACK_TIMEOUT, "only the deadline ended it, after {:?}", asked.elapsed());
+        other.ack().await;
+        assert_eq!(client.line().await.as_deref(), Some("+OK"));
+        assert_eq!(alone.fact("active_slaves").await, 1);
+        assert_eq!(alone.fact("slaves_removed").await, 1);
+        assert_eq!(alone.fact("substitutions").await, 1);
+        assert_eq!(alone.fact("epoch").await, epoch, "the node lives");
+        // The slave may come back.
+        let _back = alone.slave(name, 3).await;
+        assert_eq!(alone.fact("active_slaves").await, 2);
     });
 }
 
