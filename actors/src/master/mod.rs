@@ -202,6 +202,7 @@ pub struct MasterActor {
     stopping_since: Option<Millis>,
     takeovers: u64,
     slaves_removed: u64,
+    slaves_refused: u64,
     handovers: u64,
     /// Whose request for the reign is being decided.
     handover_to: Option<LinkId>,
@@ -307,6 +308,7 @@ impl MasterActor {
             stopping_since: None,
             takeovers: 0,
             slaves_removed: 0,
+            slaves_refused: 0,
             handovers: 0,
             handover_to: None,
             failover_askers: Vec::new(),

@@ -69,6 +69,7 @@ impl MasterActor {
             }
         }
         writeln!(text, "slaves_removed:{}", self.slaves_removed)?;
+        writeln!(text, "slaves_refused:{}", self.slaves_refused)?;
         writeln!(text, "substitutions:{}", counters.substitutions)?;
         let waited: u64 = self.slaves.values().map(|slave| slave.reads.waited).sum();
         writeln!(text, "reads_waited_for_slave_window:{waited}")?;

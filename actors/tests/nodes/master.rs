@@ -1,14 +1,14 @@
 //! `MasterActor` against slaves, clients and disks that the test plays.
 
-use crate::peer::{text, Link, LIMIT};
+use crate::peer::{text, Link, CLUSTER, LIMIT};
 use bytes::{Bytes, BytesMut};
-use dsm::config::{MasterConfig, MasterKind};
+use dsm::config::{MasterConfig, MasterKind, SlaveConfig};
 use dsm::env::sim::{DiskFault, Machine, Process, World};
 use dsm::env::{Env, Stream};
 use dsm::node::{run_node, NodeConfig};
 use dsm::supervision::NodeError;
 use dsm::testing::{panic_at, Place};
-use dsm_protocol::ids::{Epoch, Incarnation, SlaveId, Version};
+use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, SlaveId, Version};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -49,6 +49,24 @@ impl Alone {
         while !self.is_serving().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        let link = self.hello(name, incarnation).await;
+        let mut slave = Slave { link, counted: 0 };
+        let epoch = slave.announced().await;
+        slave.enlist(epoch).await;
+        let holdings = Control::Holdings { entries: Vec::new(), last: true };
+        slave.link.send(&Message::Control(holdings)).await;
+        while !self.info().await.contains(&format!("id={name},slot=")) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        slave
+    }
+
+    /// A link whose other end has heard the hello of a slave.
+    async fn hello(&self, name: &str, incarnation: u64) -> Link {
+        self.hello_of(None, name, incarnation).await
+    }
+
+    async fn hello_of(&self, cluster: Option<ClusterId>, name: &str, incarnation: u64) -> Link {
         let link = Link::dial(&self.env, ADDRESS).await;
         let role = HelloRole::Slave {
             id: SlaveId::new(name).unwrap(),
@@ -57,26 +75,29 @@ impl Alone {
             highest: Version::default(),
             room_bytes: u64::MAX,
         };
-        link.send(&Message::Control(Control::Hello(Hello { cluster: None, role }))).await;
-        let mut slave = Slave { link, counted: 0 };
-        loop {
-            match slave.link.message().await.expect("the slave is registered") {
-                Message::Control(Control::Announce { epoch, .. }) => {
-                    let highest = Version::default();
-                    let enlisted = Control::Enlisted { epoch, highest, room_bytes: u64::MAX };
-                    slave.link.send(&Message::Control(enlisted)).await;
-                    let holdings = Control::Holdings { entries: Vec::new(), last: true };
-                    slave.link.send(&Message::Control(holdings)).await;
-                    break;
-                }
-                Message::Control(Control::Welcome(_) | Control::MasterState(_)) => {}
-                other => panic!("{other:?}"),
-            }
-        }
-        while !self.info().await.contains(&format!("id={name},slot=")) {
+        link.send(&Message::Control(Control::Hello(Hello { cluster, role }))).await;
+        link
+    }
+
+    /// Starts a real slave in a process of its own.
+    fn real_slave(&self, name: &str) -> Process {
+        let config = SlaveConfig {
+            masters: vec![ADDRESS.to_owned()],
+            id: Some(SlaveId::new(name).unwrap()),
+            ..SlaveConfig::default()
+        };
+        let never = std::future::pending();
+        let run = |env| run_node(NodeConfig::Slave(config), env, never);
+        self.world.start(&self.machine, name, run).0
+    }
+
+    /// Waits until INFO shows a number.
+    async fn wait_for(&self, name: &str, number: u64) {
+        let begun = Instant::now();
+        while self.fact(name).await != number {
+            assert!(begun.elapsed() < LIMIT, "{name} is not {number}: {}", self.info().await);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        slave
     }
 
     async fn is_serving(&self) -> bool {
@@ -112,6 +133,22 @@ struct Slave {
 }
 
 impl Slave {
+    /// Waits for the announcement of the reign: its epoch.
+    async fn announced(&mut self) -> Epoch {
+        loop {
+            match self.link.message().await.expect("the slave is registered") {
+                Message::Control(Control::Announce { epoch, .. }) => return epoch,
+                Message::Control(Control::Welcome(_) | Control::MasterState(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    async fn enlist(&self, epoch: Epoch) {
+        let enlisted = Control::Enlisted { epoch, highest: Version::default(), room_bytes: u64::MAX };
+        self.link.send(&Message::Control(enlisted)).await;
+    }
+
     /// The next write, with its version; `None` when the link is closed. Pings are answered on the way.
     async fn write(&mut self) -> Option<(Version, Bytes, Bytes)> {
         let begun = Instant::now();
@@ -295,6 +332,53 @@ fn a_panic_in_a_proxy_ends_its_link_and_another_slave_takes_its_writes() {
         // The slave may come back.
         let _back = alone.slave(name, 3).await;
         assert_eq!(alone.fact("active_slaves").await, 2);
+    });
+}
+
+#[test]
+fn the_65th_slave_is_told_that_it_is_one_too_many() {
+    const WHY: &str = "64 slaves are active, which is the most: stop one first";
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let mut real: Vec<Process> =
+            (1..=63).map(|number| alone.real_slave(&format!("real-{number}"))).collect();
+        alone.wait_for("active_slaves", 63).await;
+        // It was welcome, but is not the first to enlist.
+        let link = alone.hello("late", 1).await;
+        let mut late = Slave { link, counted: 0 };
+        let epoch = late.announced().await;
+        real.push(alone.real_slave("real-64"));
+        alone.wait_for("active_slaves", 64).await;
+        late.enlist(epoch).await;
+        assert_eq!(late.link.refusal().await, WHY);
+        assert_eq!(alone.fact("slaves_refused").await, 1);
+        // From now on nobody is welcome,
+        let mut newcomer = alone.hello("newcomer", 1).await;
+        assert_eq!(newcomer.refusal().await, WHY);
+        assert_eq!(alone.fact("slaves_refused").await, 2);
+        assert_eq!(alone.fact("active_slaves").await, 64);
+        // except who returns over a new connection, and when one has left.
+        alone.world.kill(&real.pop().unwrap());
+        alone.wait_for("active_slaves", 63).await;
+        let _newcomer = alone.slave("newcomer", 1).await;
+        assert_eq!(alone.fact("active_slaves").await, 64);
+        assert_eq!(alone.fact("slaves_refused").await, 2);
+    });
+}
+
+#[test]
+fn a_slave_that_is_refused_is_counted() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        alone.real_slave("one");
+        alone.wait_for("active_slaves", 1).await;
+        let mut same_name = alone.hello("one", 7).await;
+        assert!(same_name.refusal().await.contains("registered and answers"));
+        assert_eq!(alone.fact("slaves_refused").await, 1);
+        let mut foreign = alone.hello_of(Some(CLUSTER), "two", 1).await;
+        assert!(foreign.refusal().await.contains("belongs to cluster"));
+        assert_eq!(alone.fact("slaves_refused").await, 2);
+        assert_eq!(alone.fact("active_slaves").await, 1);
     });
 }
 
