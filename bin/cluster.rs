@@ -93,13 +93,18 @@ fn main() -> ExitCode {
         let role = words.next().unwrap_or_default();
         return roles::run(&role.to_string_lossy(), words.collect());
     }
-    let args = Args::parse();
+    let args = match common::parse::<Args>(std::env::args_os()) {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    if args.port != 0 && args.port == args.backup_port {
+        return common::finish(Err(anyhow::anyhow!("--port and --backup-port are the same")), 2);
+    }
     args.log.start("warn");
     common::finish(run(args), 1)
 }
 
 fn run(args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(args.port == 0 || args.port != args.backup_port, "--port and --backup-port are the same");
     fs::create_dir_all(&args.data)
         .with_context(|| format!("cannot create the data directory {}", args.data.display()))?;
     let _lock = lock(&args.data)?;

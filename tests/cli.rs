@@ -238,18 +238,42 @@ fn errors_are_one_line_and_code_2() {
 #[test]
 fn a_bad_flag_and_help_are_told() {
     for program in [env!("CARGO_BIN_EXE_dsm-client"), env!("CARGO_BIN_EXE_dsm-cluster")] {
-        let mut bad = Command::new(program);
-        bad.args(["--request-timeout", "soon"]);
-        let output = run(bad, b"");
-        assert_eq!(output.status.code(), Some(2));
-        assert!(text(&output.stderr).starts_with("error: invalid value 'soon'"));
+        is_refused(
+            program,
+            &["--request-timeout", "soon"],
+            "error: invalid value 'soon' for '--request-timeout",
+        );
+        is_refused(program, &["--request-time", "1s"], "error: unexpected argument '--request-time' found\n");
         let mut help = Command::new(program);
         help.arg("--help");
         let output = run(help, b"");
         assert!(text(&output.stdout).contains("[default: 2s]"), "{}", text(&output.stdout));
         assert!(text(&output.stdout).contains("DSM_REQUEST_TIMEOUT"));
-        assert_eq!(output.status.code(), Some(0));
+        assert_eq!((output.stderr, output.status.code()), (Vec::new(), Some(0)));
     }
+    let cluster = env!("CARGO_BIN_EXE_dsm-cluster");
+    is_refused(
+        cluster,
+        &["--port", "7", "--backup-port", "7"],
+        "error: --port and --backup-port are the same\n",
+    );
+    let log = env!("CARGO_BIN_EXE_dsm-log");
+    is_refused(
+        log,
+        &["check", "--crash", "loud", "x"],
+        "error: invalid value 'loud' for '--crash <CRASH>' [possible",
+    );
+    is_refused(log, &["check"], "error: the following required arguments were not provided: <FILE>\n");
+}
+
+/// The program says what is wrong with its flags in one line, and ends with 2.
+fn is_refused(program: &str, flags: &[&str], begin: &str) {
+    let mut command = Command::new(program);
+    command.args(flags);
+    let output = run(command, b"");
+    assert!(text(&output.stderr).starts_with(begin), "{flags:?}: {}", text(&output.stderr));
+    assert_one_line(&output.stderr);
+    assert_eq!((output.stdout, output.status.code()), (Vec::new(), Some(2)), "{flags:?}");
 }
 
 #[test]
