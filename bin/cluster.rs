@@ -230,11 +230,16 @@ impl Cluster {
         lines
     }
 
-    fn act(&mut self, action: &str, role: Role, store: &Store) -> Result<String, LaunchError> {
-        let known = self.launcher.roles().contains(&role);
-        if !known {
-            return Err(LaunchError::NotRunning(role));
+    /// What is said to who names a slave that never was.
+    fn no_such(&self, role: Role) -> String {
+        let slaves = self.launcher.roles().iter().filter(|role| matches!(role, Role::Slave(_))).count();
+        match slaves {
+            1 => format!("there is no {role}; there is slave 1"),
+            _ => format!("there is no {role}; there are slaves 1 to {slaves}"),
         }
+    }
+
+    fn act(&mut self, action: &str, role: Role, store: &Store) -> Result<String, LaunchError> {
         let before = store.serving();
         let serves = match before {
             Some(Serving::Primary) => role == Role::Primary,
@@ -285,8 +290,12 @@ impl Host for Cluster {
         match action.as_str() {
             "status" if target.trim().is_empty() => Some(self.status()),
             "kill" | "pause" | "continue" | "restart" => Some(vec![match target.parse() {
+                Ok(role) if !self.launcher.roles().contains(&role) => self.no_such(role),
                 Ok(role) => match self.act(&action, role, store) {
                     Ok(done) => done,
+                    Err(error @ LaunchError::NotRunning(_)) => {
+                        format!("{error}; \"restart {role}\" starts it")
+                    }
                     Err(error) => format!("{:#}", anyhow::Error::new(error)),
                 },
                 Err(why) => format!("{action}: {why}"),

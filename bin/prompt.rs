@@ -470,11 +470,8 @@ impl Dialog<'_> {
         let answer = match operation {
             Operation::Empty | Operation::Exit => return Ok(true),
             Operation::Help => {
-                say(HELP.as_bytes())?;
-                return match self.host.help() {
-                    "" => Ok(true),
-                    more => say(more.as_bytes()).map(|()| true),
-                };
+                say(help(self.host.help()).as_bytes())?;
+                return Ok(true);
             }
             Operation::Invalid(usage) => return self.invalid(usage),
             Operation::Read(key) => {
@@ -538,6 +535,13 @@ impl Dialog<'_> {
         }
         Ok(true)
     }
+}
+
+/// What HELP shows: the prompt's operations, and the host's commands, which win where both know a word.
+fn help(of_host: &str) -> String {
+    let word = |line: &str| line.split(' ').next().unwrap_or("").to_ascii_lowercase();
+    let is_hosts = |line: &&str| of_host.lines().any(|host| word(host) == word(line));
+    HELP.lines().filter(|line| !is_hosts(line)).chain(of_host.lines()).collect::<Vec<_>>().join("\n")
 }
 
 /// One line about an error, beginning with the word that says its kind: the store's own, `NOT_EXECUTED`, or
@@ -635,6 +639,14 @@ mod tests {
         ] {
             assert_eq!(Operation::parse(line.as_bytes()), operation, "{line:?}");
         }
+    }
+
+    #[test]
+    fn a_command_of_the_host_takes_the_place_of_the_prompts_own() {
+        assert_eq!(help(""), HELP);
+        let both = help("status   shows more\nkill N   kills");
+        assert!(!both.contains("STATUS") && both.contains("FAILOVER"), "{both}");
+        assert!(both.ends_with("ask for the rest.\nstatus   shows more\nkill N   kills"), "{both}");
     }
 
     #[test]

@@ -417,13 +417,16 @@ fn a_cluster_goes_on_when_its_primary_is_killed_and_takes_it_back() {
     assert_eq!(cluster.ask("kill primary"), "primary killed");
     assert_eq!(cluster.ask("READ a"), "Value for key a = 1");
     assert_eq!(cluster.ask("WRITE b 2"), "WRITE_DONE");
-    assert_eq!(cluster.ask("kill primary"), "primary is not running");
+    assert_eq!(cluster.ask("kill primary"), "primary is not running; \"restart primary\" starts it");
     let restarted = cluster.ask("restart primary");
     assert!(restarted.starts_with("primary restarted (pid "), "{restarted}");
     assert_eq!(cluster.ask("READ b"), "Value for key b = 2");
     assert_eq!(cluster.ask("pause slave 2"), "slave 2 paused");
     assert_eq!(cluster.ask("continue slave 2"), "slave 2 continued");
-    assert_eq!(cluster.ask("kill slave 9"), "slave 9 is not running");
+    for action in ["kill", "restart", "pause", "continue"] {
+        let told = cluster.ask(&format!("{action} slave 9"));
+        assert_eq!(told, "there is no slave 9; there are slaves 1 to 3", "{action}");
+    }
     assert_eq!(cluster.ask("kill"), "kill: name one of: primary, backup, slave N");
     let header = cluster.ask("status");
     assert!(header.contains("STATE"), "{header}");
