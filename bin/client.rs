@@ -23,7 +23,7 @@ use std::time::Duration;
 ///
 /// One operation ends with 0 (found, done), 1 (not found) or 2 (error).
 #[derive(Parser, Debug)]
-#[command(name = "dsm-client", version)]
+#[command(name = "dsm-client", version, after_help = prompt::HISTORY_HELP)]
 struct Args {
     /// The masters, the primary first
     #[arg(

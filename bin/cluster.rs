@@ -42,7 +42,7 @@ continue ROLE         lets it go on (SIGCONT)";
 /// Data and the output of the processes stand in the data directory; a log that is there is used. All processes
 /// end with this one. A flag of theirs can be set through its environment variable `DSM_…` too.
 #[derive(Parser, Debug)]
-#[command(name = "dsm-cluster", version)]
+#[command(name = "dsm-cluster", version, after_help = prompt::HISTORY_HELP)]
 struct Args {
     /// Number of slaves, 1 to 64
     #[arg(long, env = "DSM_SLAVES", value_name = "N", default_value = "3",
@@ -100,11 +100,16 @@ fn main() -> ExitCode {
     if args.port != 0 && args.port == args.backup_port {
         return common::finish(Err(anyhow::anyhow!("--port and --backup-port are the same")), 2);
     }
+    // The masters' own flags are looked at before anything is started.
+    let value_max = match roles::value_max(&args.master_flags) {
+        Ok(value_max) => value_max,
+        Err(code) => return code,
+    };
     args.log.start("warn");
-    common::finish(run(args), 1)
+    common::finish(run(args, value_max), 1)
 }
 
-fn run(args: Args) -> anyhow::Result<ExitCode> {
+fn run(args: Args, value_max: usize) -> anyhow::Result<ExitCode> {
     fs::create_dir_all(&args.data)
         .with_context(|| format!("cannot create the data directory {}", args.data.display()))?;
     let _lock = lock(&args.data)?;
@@ -114,6 +119,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     let client = ClientConfig {
         masters: launcher.masters(),
         request_timeout: args.request_timeout,
+        value_max,
         ..ClientConfig::default()
     };
     // Signals are caught from here on: nothing may be started before.

@@ -95,6 +95,15 @@ pub(crate) fn run(role: &str, flags: Vec<OsString>) -> ExitCode {
     }
 }
 
+/// What masters with these flags, and this process's environment, take as a value at most, in bytes.
+///
+/// # Errors
+/// The exit code when masters would not start with them; it is told why.
+pub(crate) fn value_max(master_flags: &[OsString]) -> Result<usize, ExitCode> {
+    let words = std::iter::once(OsString::from("dsm-master")).chain(master_flags.iter().cloned());
+    common::parse::<MasterArgs>(words).map(|args| args.config.value_max())
+}
+
 /// The flags that this process was started with.
 pub(crate) fn own_flags() -> Vec<OsString> {
     std::env::args_os().skip(1).collect()

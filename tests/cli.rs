@@ -248,7 +248,9 @@ fn a_bad_flag_and_help_are_told() {
         help.arg("--help");
         let output = run(help, b"");
         assert!(text(&output.stdout).contains("[default: 2s]"), "{}", text(&output.stdout));
-        assert!(text(&output.stdout).contains("DSM_REQUEST_TIMEOUT"));
+        for variable in ["DSM_REQUEST_TIMEOUT", "DSM_HISTORY"] {
+            assert!(text(&output.stdout).contains(variable), "{}", text(&output.stdout));
+        }
         assert_eq!((output.stderr, output.status.code()), (Vec::new(), Some(0)));
     }
     let cluster = env!("CARGO_BIN_EXE_dsm-cluster");
@@ -257,6 +259,8 @@ fn a_bad_flag_and_help_are_told() {
         &["--port", "7", "--backup-port", "7"],
         "error: --port and --backup-port are the same\n",
     );
+    // Before anything is started.
+    is_refused(cluster, &["--", "--no-such-flag"], "error: unexpected argument '--no-such-flag' found\n");
     let log = env!("CARGO_BIN_EXE_dsm-log");
     is_refused(
         log,
@@ -274,6 +278,23 @@ fn is_refused(program: &str, flags: &[&str], begin: &str) {
     assert!(text(&output.stderr).starts_with(begin), "{flags:?}: {}", text(&output.stderr));
     assert_one_line(&output.stderr);
     assert_eq!((output.stdout, output.status.code()), (Vec::new(), Some(2)), "{flags:?}");
+}
+
+#[test]
+fn the_prompts_take_values_as_long_as_the_masters_do() {
+    let long = vec![b'x'; 17 << 20];
+    let script = [b"WRITE k ", &long[..], b"\nREAD k\n"].concat();
+    let expected = [b"WRITE_DONE\nValue for key k = ", &long[..], b"\n"].concat();
+    let master = small_master(&Map::default());
+    let output = run(client(&[&master], &["--max-value", "18MiB"]), &script);
+    assert!(output.stdout == expected, "{:.200}", String::from_utf8_lossy(&output.stdout));
+
+    let data = tempfile::tempdir().unwrap();
+    let mut command = cluster(data.path());
+    command.args(["--request-timeout", "60s", "--", "--max-value", "18MiB", "--ack-timeout", "60s"]);
+    let output = run(command, &script);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.stdout.ends_with(&expected), "{:.500} {told}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]
