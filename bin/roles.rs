@@ -164,7 +164,7 @@ fn die_with(parent: Option<i32>) -> anyhow::Result<()> {
 }
 
 fn serve(config: NodeConfig) -> anyhow::Result<()> {
-    let system = actix::System::new();
+    let system = actix_rt::System::new();
     system.block_on(async move {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;

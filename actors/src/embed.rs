@@ -403,7 +403,7 @@ pub struct LocalCluster {
     pub slaves: Vec<SlaveNode>,
 }
 
-/// How often [`LocalCluster::wait_serving`] looks.
+/// How often [`wait_serving`] looks.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// How long [`start_local`] waits until the primary serves.
@@ -547,7 +547,7 @@ where
     let (stop, stopped) = oneshot::channel();
     let (end, ended) = oneshot::channel();
     let run = move || {
-        actix::System::new().block_on(async move {
+        actix_rt::System::new().block_on(async move {
             let nodes = match start().await {
                 Ok(nodes) => nodes,
                 Err(error) => return drop(started.send(Err(error))),

@@ -166,7 +166,7 @@ pub struct SlaveProxy {
 
 impl SlaveProxy {
     /// A proxy for a link whose handshake is done.
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments, reason = "a link's parts, named once, where it is admitted")]
     pub(crate) fn new(
         env: Env,
         link: LinkId,
