@@ -96,7 +96,10 @@ impl Door {
         let is_write = command.is_write();
         let answer = match self.admit(command) {
             Ok(answer) => Answer::Awaited(answer),
-            Err(refusal) => Answer::Here(refusal),
+            Err(refusal) => {
+                self.switchboard.errors.note(&refusal);
+                Answer::Here(refusal)
+            }
         };
         Asked { answer, is_write }
     }

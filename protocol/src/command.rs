@@ -245,6 +245,21 @@ impl ErrorWord {
         }
     }
 
+    /// Whether no answer begins with this word yet: there are no passwords, permissions or types.
+    pub fn is_reserved(self) -> bool {
+        match self {
+            ErrorWord::NoAuth | ErrorWord::NoPermission | ErrorWord::WrongType => true,
+            ErrorWord::Standby
+            | ErrorWord::NoQuorum
+            | ErrorWord::Loading
+            | ErrorWord::ReadOnly
+            | ErrorWord::Busy
+            | ErrorWord::OutOfMemory
+            | ErrorWord::Bad
+            | ErrorWord::Unknown => false,
+        }
+    }
+
     /// Whether the request certainly had no effect.
     pub fn is_not_executed(self) -> bool {
         self != ErrorWord::Unknown

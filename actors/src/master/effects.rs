@@ -136,6 +136,7 @@ impl MasterActor {
         let Some(session) = self.sessions.get(&to.session) else { return };
         if let Some(bytes) = session.answer(to.tag, reply) {
             let board = &self.switchboard;
+            board.errors.note(reply);
             board.requests.set(board.requests.get() - 1);
             board.bytes.set(board.bytes.get() - bytes);
         }

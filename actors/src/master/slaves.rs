@@ -208,6 +208,7 @@ impl MasterActor {
     pub(super) fn slave_joined(&mut self, link: LinkId, slot: Slot) {
         let Some(slave) = self.slaves.get_mut(&link) else { return };
         slave.slot = Some(slot);
+        self.reads_waited += slave.reads.waited;
         slave.reads = super::ReadWindow::new(&self.config);
         slave.window.begin();
         self.slots[usize::from(slot.0)] = Some(link);
@@ -293,6 +294,7 @@ impl Handler<SlaveEnded> for MasterActor {
     fn handle(&mut self, ended: SlaveEnded, ctx: &mut Self::Context) {
         let now = self.env.now();
         let Some(slave) = self.slaves.remove(&ended.link) else { return };
+        self.reads_waited += slave.reads.waited;
         if let Some(slot) = slave.slot {
             self.step(now, Event::SlaveLost { link: ended.link });
             self.slots[usize::from(slot.0)] = None;

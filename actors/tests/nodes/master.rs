@@ -8,13 +8,16 @@ use dsm::env::{Env, Stream};
 use dsm::node::{run_node, NodeConfig};
 use dsm::supervision::NodeError;
 use dsm::testing::{panic_at, Place};
-use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, SlaveId, Version};
-use dsm_protocol::message::{Control, Hello, HelloRole, Message};
+use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, RequestId, SlaveId, Version};
+use dsm_protocol::message::{Control, Hello, HelloRole, Message, Request};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 const ADDRESS: &str = "master:12345";
+
+const BACKUP_ADDRESS: &str = "backup:12346";
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -94,8 +97,9 @@ impl Alone {
     /// Waits until INFO shows a number.
     async fn wait_for(&self, name: &str, number: u64) {
         let begun = Instant::now();
-        while self.fact(name).await != number {
-            assert!(begun.elapsed() < LIMIT, "{name} is not {number}: {}", self.info().await);
+        // At the start nobody listens yet.
+        while fact_of(&self.env, ADDRESS, name).await != Some(number) {
+            assert!(begun.elapsed() < LIMIT, "{name} is not {number}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -119,10 +123,17 @@ impl Alone {
 
     /// A number from INFO.
     async fn fact(&self, name: &str) -> u64 {
-        let info = self.info().await;
-        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.unwrap_or_else(|| panic!("no {name} in {info}")).parse().unwrap()
+        fact_of(&self.env, ADDRESS, name).await.expect("the master listens")
     }
+}
+
+/// A number from a master's INFO; `None` when nobody listens there.
+async fn fact_of(env: &Env, address: &str, name: &str) -> Option<u64> {
+    let mut client = Client { stream: env.connect(address).await.ok()?, input: BytesMut::new() };
+    client.send(&["INFO"]).await;
+    let info = client.bulk().await;
+    let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    Some(line.unwrap_or_else(|| panic!("no {name} in {info}")).parse().unwrap())
 }
 
 /// A slave that does what the test says.
@@ -176,7 +187,11 @@ impl Slave {
     }
 
     async fn ack(&self) {
-        self.link.send(&Message::Ack { through: self.counted, room_bytes: u64::MAX }).await;
+        self.ack_with_room(u64::MAX).await;
+    }
+
+    async fn ack_with_room(&self, room_bytes: u64) {
+        self.link.send(&Message::Ack { through: self.counted, room_bytes }).await;
     }
 }
 
@@ -432,6 +447,7 @@ fn a_full_disk_refuses_writes_and_serves_reads_and_heals() {
         client.send(&["SET", "k", "w"]).await;
         let refused = client.line().await.unwrap();
         assert!(refused.starts_with("-READONLY"), "{refused}");
+        assert_eq!(alone.fact("errors_readonly").await, 1);
         client.send(&["GET", "k"]).await;
         loop {
             match slave.link.message().await.expect("the read") {
@@ -454,12 +470,136 @@ fn a_full_disk_refuses_writes_and_serves_reads_and_heals() {
 }
 
 #[test]
+fn each_error_is_counted_by_its_word() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let mut slave = alone.slave("one", 1).await;
+        let mut client = alone.client().await;
+        for (words, begins) in [
+            (&["FROB"][..], "-ERR unknown command"),
+            (&["SET", "k"], "-ERR wrong number"),
+            (&["GET", &"k".repeat((64 << 10) + 1)], "-ERR key is too long"),
+        ] {
+            client.send(words).await;
+            let told = client.line().await.expect("an answer");
+            assert!(told.starts_with(begins), "{told}");
+        }
+        assert_eq!(alone.fact("errors_err").await, 3);
+        // The slave is full, and has room again.
+        client.send(&["SET", "k", "v"]).await;
+        slave.write().await.expect("the write");
+        slave.ack_with_room(0).await;
+        assert_eq!(client.line().await.as_deref(), Some("+OK"));
+        client.send(&["SET", "k", "w"]).await;
+        let full = client.line().await.expect("an answer");
+        assert!(full.starts_with("-OOM"), "{full}");
+        assert_eq!(alone.fact("errors_oom").await, 1);
+        slave.ack().await;
+        while !alone.info().await.contains("room_bytes=unlimited") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // The only slave leaves in the middle of a write, and then there is none.
+        client.send(&["SET", "k", "x"]).await;
+        slave.write().await.expect("the write");
+        drop(slave);
+        let told = client.line().await.expect("an answer");
+        assert!(told.starts_with("-UNKNOWN"), "{told}");
+        assert_eq!(alone.fact("errors_unknown").await, 1);
+        client.send(&["SET", "k", "y"]).await;
+        let told = client.line().await.expect("an answer");
+        assert!(told.starts_with("-NOQUORUM"), "{told}");
+        assert_eq!(alone.fact("errors_noquorum").await, 1);
+        let nothing = ["errors_standby", "errors_loading", "errors_readonly", "errors_busy"];
+        for field in nothing {
+            assert_eq!(alone.fact(field).await, 0, "{field}");
+        }
+    });
+}
+
+#[test]
+fn reads_that_waited_for_a_slave_stay_counted_when_it_is_gone() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let mut slave = alone.slave("one", 1).await;
+        let mut client = alone.client().await;
+        // Two of them fit into --slave-window.
+        let long = "v".repeat(3 << 20);
+        for key in ["a", "b", "c"] {
+            client.send(&["SET", key, &long]).await;
+            slave.write().await.expect("the write");
+            slave.ack().await;
+            assert_eq!(client.line().await.as_deref(), Some("+OK"));
+        }
+        for key in ["a", "b", "c"] {
+            client.send(&["GET", key]).await;
+        }
+        alone.wait_for("reads_waited_for_slave_window", 1).await;
+        drop(slave);
+        alone.wait_for("active_slaves", 0).await;
+        assert_eq!(alone.fact("reads_waited_for_slave_window").await, 1);
+        for _ in 0..3 {
+            assert!(client.bulk().await == long, "from the log");
+        }
+    });
+}
+
+#[test]
+fn a_standby_counts_its_errors_too() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let _slave = alone.slave("one", 1).await;
+        let config = MasterConfig {
+            listen: Some(BACKUP_ADDRESS.to_owned()),
+            peer: Some(ADDRESS.to_owned()),
+            log: "/data/kv_store.log".into(),
+            failover_timeout: LIMIT,
+            ..MasterConfig::default()
+        };
+        let node = NodeConfig::Master(MasterKind::Backup, config);
+        let never = std::future::pending();
+        let (_, _end) = alone.world.start(&alone.machine, "backup", |env| run_node(node, env, never));
+        let begun = Instant::now();
+        while fact_of(&alone.env, BACKUP_ADDRESS, "peer_connected").await != Some(1) {
+            assert!(begun.elapsed() < LIMIT, "it does not find the other master");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // A native client is sent on; a Redis client's requests are forwarded, to one that does not answer.
+        let mut native = Link::dial(&alone.env, BACKUP_ADDRESS).await;
+        let hello = Hello { cluster: None, role: HelloRole::Client };
+        native.send(&Message::Control(Control::Hello(hello))).await;
+        let command = Command::Get { key: text("k") };
+        native.send(&Message::Request(Request { id: RequestId(1), stream: 0, generation: 0, command })).await;
+        loop {
+            match native.message().await.expect("an answer") {
+                Message::Response { reply: Reply::Error(error), .. } => {
+                    assert_eq!((error.word, &error.detail[..]), (ErrorWord::Standby, ADDRESS));
+                    break;
+                }
+                Message::Control(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        alone.process.pause();
+        for (words, begins) in [(&["GET", "k"][..], "-LOADING"), (&["SET", "k", "v"], "-UNKNOWN")] {
+            let stream = alone.env.connect(BACKUP_ADDRESS).await.unwrap();
+            let mut client = Client { stream, input: BytesMut::new() };
+            client.send(words).await;
+            let told = client.line().await.expect("an answer");
+            assert!(told.starts_with(begins), "{told}");
+        }
+        for field in ["errors_standby", "errors_loading", "errors_unknown"] {
+            assert_eq!(fact_of(&alone.env, BACKUP_ADDRESS, field).await, Some(1), "{field}");
+        }
+    });
+}
+
+#[test]
 fn the_standby_serves_nobody_while_the_lock_is_held() {
     World::run(1, |world| async move {
         let alone = Alone::start(&world);
         let _slave = alone.slave("one", 1).await;
         let config = MasterConfig {
-            listen: Some("backup:12346".to_owned()),
+            listen: Some(BACKUP_ADDRESS.to_owned()),
             peer: Some(ADDRESS.to_owned()),
             log: "/data/kv_store.log".into(),
             ..MasterConfig::default()
@@ -470,7 +610,7 @@ fn the_standby_serves_nobody_while_the_lock_is_held() {
         // Its own word for itself, over many times every timeout of the cluster.
         for _ in 0..20 {
             tokio::time::sleep(Duration::from_millis(500)).await;
-            let stream = alone.env.connect("backup:12346").await.unwrap();
+            let stream = alone.env.connect(BACKUP_ADDRESS).await.unwrap();
             let mut client = Client { stream, input: BytesMut::new() };
             client.send(&["INFO"]).await;
             assert!(client.bulk().await.contains("role:standby"));
