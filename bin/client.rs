@@ -23,7 +23,7 @@ use std::time::Duration;
 ///
 /// One operation ends with 0 (found, done), 1 (not found) or 2 (error).
 #[derive(Parser, Debug)]
-#[command(name = "dsm-client", version)]
+#[command(name = "dsm-client", version, after_help = prompt::HISTORY_HELP)]
 struct Args {
     /// The masters, the primary first
     #[arg(
@@ -62,9 +62,13 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    args.log.start("warn");
-    common::finish(run(args), 2)
+    match common::parse::<Args>(std::env::args_os()) {
+        Ok(args) => {
+            args.log.start("warn");
+            common::finish(run(args), 2)
+        }
+        Err(code) => code,
+    }
 }
 
 fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -76,6 +80,9 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         value_max: args.max_value.as_u64() as usize,
         ..ClientConfig::default()
     };
+    // What begins the operation may begin with a dash, so that keys and values may; no operation does.
+    let first = args.operation.first().map(|word| word.to_string_lossy().into_owned());
+    let mistaken = first.filter(|word| word.starts_with('-'));
     let operation = match args.operation.is_empty() {
         true => None,
         false => {
@@ -83,6 +90,9 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             Some(Operation::from_words(&words))
         }
     };
+    if let Some(flag) = mistaken {
+        anyhow::bail!("unexpected argument '{flag}' found");
+    }
     if let Some(Operation::Invalid(usage)) = operation {
         anyhow::bail!("{} Usage: {usage}", prompt::INVALID);
     }

@@ -42,7 +42,7 @@ continue ROLE         lets it go on (SIGCONT)";
 /// Data and the output of the processes stand in the data directory; a log that is there is used. All processes
 /// end with this one. A flag of theirs can be set through its environment variable `DSM_…` too.
 #[derive(Parser, Debug)]
-#[command(name = "dsm-cluster", version)]
+#[command(name = "dsm-cluster", version, after_help = prompt::HISTORY_HELP)]
 struct Args {
     /// Number of slaves, 1 to 64
     #[arg(long, env = "DSM_SLAVES", value_name = "N", default_value = "3",
@@ -93,13 +93,23 @@ fn main() -> ExitCode {
         let role = words.next().unwrap_or_default();
         return roles::run(&role.to_string_lossy(), words.collect());
     }
-    let args = Args::parse();
+    let args = match common::parse::<Args>(std::env::args_os()) {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    if args.port != 0 && args.port == args.backup_port {
+        return common::finish(Err(anyhow::anyhow!("--port and --backup-port are the same")), 2);
+    }
+    // The masters' own flags are looked at before anything is started.
+    let value_max = match roles::value_max(&args.master_flags) {
+        Ok(value_max) => value_max,
+        Err(code) => return code,
+    };
     args.log.start("warn");
-    common::finish(run(args), 1)
+    common::finish(run(args, value_max), 1)
 }
 
-fn run(args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(args.port == 0 || args.port != args.backup_port, "--port and --backup-port are the same");
+fn run(args: Args, value_max: usize) -> anyhow::Result<ExitCode> {
     fs::create_dir_all(&args.data)
         .with_context(|| format!("cannot create the data directory {}", args.data.display()))?;
     let _lock = lock(&args.data)?;
@@ -109,6 +119,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     let client = ClientConfig {
         masters: launcher.masters(),
         request_timeout: args.request_timeout,
+        value_max,
         ..ClientConfig::default()
     };
     // Signals are caught from here on: nothing may be started before.
@@ -225,11 +236,16 @@ impl Cluster {
         lines
     }
 
-    fn act(&mut self, action: &str, role: Role, store: &Store) -> Result<String, LaunchError> {
-        let known = self.launcher.roles().contains(&role);
-        if !known {
-            return Err(LaunchError::NotRunning(role));
+    /// What is said to who names a slave that never was.
+    fn no_such(&self, role: Role) -> String {
+        let slaves = self.launcher.roles().iter().filter(|role| matches!(role, Role::Slave(_))).count();
+        match slaves {
+            1 => format!("there is no {role}; there is slave 1"),
+            _ => format!("there is no {role}; there are slaves 1 to {slaves}"),
         }
+    }
+
+    fn act(&mut self, action: &str, role: Role, store: &Store) -> Result<String, LaunchError> {
         let before = store.serving();
         let serves = match before {
             Some(Serving::Primary) => role == Role::Primary,
@@ -280,8 +296,12 @@ impl Host for Cluster {
         match action.as_str() {
             "status" if target.trim().is_empty() => Some(self.status()),
             "kill" | "pause" | "continue" | "restart" => Some(vec![match target.parse() {
+                Ok(role) if !self.launcher.roles().contains(&role) => self.no_such(role),
                 Ok(role) => match self.act(&action, role, store) {
                     Ok(done) => done,
+                    Err(error @ LaunchError::NotRunning(_)) => {
+                        format!("{error}; \"restart {role}\" starts it")
+                    }
                     Err(error) => format!("{:#}", anyhow::Error::new(error)),
                 },
                 Err(why) => format!("{action}: {why}"),

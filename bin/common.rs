@@ -3,6 +3,7 @@
 // Each binary uses its part of this module.
 #![allow(dead_code)]
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// The flags about logging, flattened into each binary's own.
@@ -26,6 +27,26 @@ impl LogArgs {
             .target(env_logger::Target::Stderr)
             .try_init();
     }
+}
+
+/// Reads the words of a command line, the program's name first. What is wrong with it is told in one line; help and
+/// version are printed as clap prints them. The exit code is for what the caller has nothing more to do.
+pub(crate) fn parse<A: clap::Parser>(words: impl IntoIterator<Item = OsString>) -> Result<A, ExitCode> {
+    A::try_parse_from(words).map_err(|error| {
+        if error.use_stderr() {
+            eprintln!("{}", first_paragraph(&error.render().to_string()));
+        } else {
+            // Whoever reads it may have enough of it.
+            let _ = error.print();
+        }
+        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+    })
+}
+
+/// The words in front of the first empty line, in one line: behind it stand tips and the usage.
+fn first_paragraph(text: &str) -> String {
+    let lines = text.lines().take_while(|line| !line.trim().is_empty());
+    lines.map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 /// Turns the result of a binary into its exit code and prints the chain of an error once, in one line.

@@ -4,6 +4,8 @@
 // The doc comments of subcommands are their help texts, in which `<offset>` is no tag.
 #![allow(rustdoc::invalid_html_tags)]
 
+mod common;
+
 use anyhow::{bail, ensure, Context as _};
 use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -102,7 +104,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match common::parse::<Args>(std::env::args_os()) {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
     match run(&args) {
         Ok(code) => ExitCode::from(code),
         // Whoever reads us has seen enough.

@@ -5,7 +5,7 @@
 //! The texts are those of `docs/ARCHITECTURE.md`, "The prompt".
 
 use dsm::client::{Client, ClientConfig, ClientError, Failure, Serving};
-use dsm_protocol::command::{KEY_MAX, VALUE_MAX_DEFAULT};
+use dsm_protocol::command::KEY_MAX;
 use rustyline::error::ReadlineError;
 use rustyline::ExternalPrinter as _;
 use std::future::Future;
@@ -20,8 +20,8 @@ use tokio::signal::unix::{signal, SignalKind};
 /// How long the prompt waits for a master before it shows itself.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The longest line that is read, in bytes.
-const LINE_BYTES_MAX: usize = KEY_MAX + VALUE_MAX_DEFAULT + 64;
+/// What a line may have beside a key and a value, in bytes.
+const LINE_BYTES_MORE: usize = 64;
 
 /// Lines of history that are kept.
 const HISTORY_MAX: usize = 1000;
@@ -45,6 +45,8 @@ READ, WRITE and DELETE alone ask for the rest.";
 pub(crate) struct Store {
     handle: Handle,
     client: Client,
+    /// The longest line that names a key and a value, in bytes.
+    line_bytes_max: usize,
     // Dropping it ends the thread.
     _stop: tokio::sync::oneshot::Sender<()>,
 }
@@ -59,8 +61,9 @@ impl Store {
             // The sender's end is the message.
             let _ = runtime.block_on(stopped);
         })?;
+        let line_bytes_max = config.value_max.saturating_add(KEY_MAX + LINE_BYTES_MORE);
         let client = handle.block_on(async { Client::connect(config) });
-        Ok(Store { handle, client, _stop: stop })
+        Ok(Store { handle, client, line_bytes_max, _stop: stop })
     }
 
     /// Runs one call to its end.
@@ -130,11 +133,12 @@ impl Terminal {
         let (questions, asked) = mpsc::channel();
         let (sender, events) = mpsc::channel();
         watch_signals(store, &sender, interrupted)?;
+        let line_bytes_max = store.line_bytes_max;
         std::thread::Builder::new().name("input".to_owned()).spawn(move || {
             if editing {
-                edit_lines(&asked, &sender);
+                edit_lines(&asked, &sender, line_bytes_max);
             } else {
-                read_lines(&asked, &sender);
+                read_lines(&asked, &sender, line_bytes_max);
             }
         })?;
         let dialog = dialog || io::stdin().is_terminal();
@@ -215,16 +219,17 @@ fn watch_signals(
     Ok(())
 }
 
-fn read_lines(asked: &mpsc::Receiver<Question>, sender: &mpsc::Sender<Event>) {
+fn read_lines(asked: &mpsc::Receiver<Question>, sender: &mpsc::Sender<Event>, line_bytes_max: usize) {
     let mut input = io::stdin().lock();
     for _ in asked {
         let mut line = Vec::new();
-        let read = input.by_ref().take(LINE_BYTES_MAX as u64 + 1).read_until(b'\n', &mut line);
+        let read =
+            input.by_ref().take((line_bytes_max as u64).saturating_add(1)).read_until(b'\n', &mut line);
         let line = match read {
             Err(error) => Err(error),
             Ok(0) => Ok(None),
-            Ok(_) if line.len() > LINE_BYTES_MAX => {
-                Err(io::Error::other(format!("a line of more than {LINE_BYTES_MAX} bytes")))
+            Ok(_) if line.len() > line_bytes_max => {
+                Err(io::Error::other(format!("a line of more than {line_bytes_max} bytes")))
             }
             Ok(_) => {
                 if line.last() == Some(&b'\n') {
@@ -242,7 +247,7 @@ fn read_lines(asked: &mpsc::Receiver<Question>, sender: &mpsc::Sender<Event>) {
     }
 }
 
-fn edit_lines(asked: &mpsc::Receiver<Question>, sender: &mpsc::Sender<Event>) {
+fn edit_lines(asked: &mpsc::Receiver<Question>, sender: &mpsc::Sender<Event>, line_bytes_max: usize) {
     // Without bracketed paste: pasted lines are operations, one each, and a kill leaves the terminal as it was.
     let config = rustyline::Config::builder().bracketed_paste(false).max_history_size(HISTORY_MAX);
     let editor = config.and_then(|config| rustyline::DefaultEditor::with_config(config.build()));
@@ -250,7 +255,7 @@ fn edit_lines(asked: &mpsc::Receiver<Question>, sender: &mpsc::Sender<Event>) {
         Ok(editor) => editor,
         Err(error) => {
             log::warn!("no line editing cause={error}");
-            return read_lines(asked, sender);
+            return read_lines(asked, sender, line_bytes_max);
         }
     };
     if let Ok(mut printer) = editor.create_external_printer() {
@@ -289,11 +294,23 @@ fn edit_lines(asked: &mpsc::Receiver<Question>, sender: &mpsc::Sender<Event>) {
     }
 }
 
+/// What the binaries' help says of the history.
+pub(crate) const HISTORY_HELP: &str = "\
+Environment:
+  DSM_HISTORY   File that keeps the last 1000 lines typed at a terminal, with their keys and values; /dev/null keeps
+                none [default: ~/.dsm_history]";
+
 /// `DSM_HISTORY`, or `.dsm_history` in the home directory.
 fn history_path() -> Option<PathBuf> {
-    std::env::var_os("DSM_HISTORY")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".dsm_history")))
+    let in_home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".dsm_history"));
+    kept_in(std::env::var_os("DSM_HISTORY").map(PathBuf::from).or_else(in_home)?)
+}
+
+/// The path, if lines can be kept there. The editor takes a history away from all but its owner, and must not do that
+/// to a device: then nobody could use /dev/null any more.
+fn kept_in(path: PathBuf) -> Option<PathBuf> {
+    let can_be = std::fs::metadata(&path).map_or(!path.as_os_str().is_empty(), |there| there.is_file());
+    can_be.then_some(path)
 }
 
 /// An operation as it was typed.
@@ -470,11 +487,8 @@ impl Dialog<'_> {
         let answer = match operation {
             Operation::Empty | Operation::Exit => return Ok(true),
             Operation::Help => {
-                say(HELP.as_bytes())?;
-                return match self.host.help() {
-                    "" => Ok(true),
-                    more => say(more.as_bytes()).map(|()| true),
-                };
+                say(help(self.host.help()).as_bytes())?;
+                return Ok(true);
             }
             Operation::Invalid(usage) => return self.invalid(usage),
             Operation::Read(key) => {
@@ -538,6 +552,13 @@ impl Dialog<'_> {
         }
         Ok(true)
     }
+}
+
+/// What HELP shows: the prompt's operations, and the host's commands, which win where both know a word.
+fn help(of_host: &str) -> String {
+    let word = |line: &str| line.split(' ').next().unwrap_or("").to_ascii_lowercase();
+    let is_hosts = |line: &&str| of_host.lines().any(|host| word(host) == word(line));
+    HELP.lines().filter(|line| !is_hosts(line)).chain(of_host.lines()).collect::<Vec<_>>().join("\n")
 }
 
 /// One line about an error, beginning with the word that says its kind: the store's own, `NOT_EXECUTED`, or
@@ -635,6 +656,27 @@ mod tests {
         ] {
             assert_eq!(Operation::parse(line.as_bytes()), operation, "{line:?}");
         }
+    }
+
+    #[test]
+    fn a_command_of_the_host_takes_the_place_of_the_prompts_own() {
+        assert_eq!(help(""), HELP);
+        let both = help("status   shows more\nkill N   kills");
+        assert!(!both.contains("STATUS") && both.contains("FAILOVER"), "{both}");
+        assert!(both.ends_with("ask for the rest.\nstatus   shows more\nkill N   kills"), "{both}");
+    }
+
+    #[test]
+    fn a_history_is_kept_in_files_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("history");
+        assert_eq!(kept_in(file.clone()), Some(file.clone()), "it is not there the first time");
+        std::fs::write(&file, "#V2\n").unwrap();
+        assert_eq!(kept_in(file.clone()), Some(file));
+        for no_file in ["/dev/null", ""] {
+            assert_eq!(kept_in(no_file.into()), None, "{no_file:?}");
+        }
+        assert_eq!(kept_in(directory.path().to_owned()), None);
     }
 
     #[test]

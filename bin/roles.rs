@@ -77,24 +77,31 @@ struct ProcessArgs {
 /// Runs `role` (`master`, `backup` or `slave`) with the flags of its own binary, without a program name.
 pub(crate) fn run(role: &str, flags: Vec<OsString>) -> ExitCode {
     let words = |name: &str| std::iter::once(OsString::from(name)).chain(flags);
-    match role {
-        "master" => {
-            let args = MasterArgs::parse_from(words("dsm-master"));
-            start(NodeConfig::Master(MasterKind::Primary, args.config), &args.process)
-        }
-        "backup" => {
-            let args = BackupArgs::parse_from(words("dsm-backup-master"));
-            start(NodeConfig::Master(MasterKind::Backup, args.config), &args.process)
-        }
-        "slave" => {
-            let args = SlaveArgs::parse_from(words("dsm-slave"));
-            start(NodeConfig::Slave(args.config), &args.process)
-        }
+    let parsed = match role {
+        "master" => common::parse::<MasterArgs>(words("dsm-master"))
+            .map(|args| (NodeConfig::Master(MasterKind::Primary, args.config), args.process)),
+        "backup" => common::parse::<BackupArgs>(words("dsm-backup-master"))
+            .map(|args| (NodeConfig::Master(MasterKind::Backup, args.config), args.process)),
+        "slave" => common::parse::<SlaveArgs>(words("dsm-slave"))
+            .map(|args| (NodeConfig::Slave(args.config), args.process)),
         other => {
             eprintln!("error: no role {other:?}: there are master, backup and slave");
-            ExitCode::from(2)
+            return ExitCode::from(2);
         }
+    };
+    match parsed {
+        Ok((config, process)) => start(config, &process),
+        Err(code) => code,
     }
+}
+
+/// What masters with these flags, and this process's environment, take as a value at most, in bytes.
+///
+/// # Errors
+/// The exit code when masters would not start with them; it is told why.
+pub(crate) fn value_max(master_flags: &[OsString]) -> Result<usize, ExitCode> {
+    let words = std::iter::once(OsString::from("dsm-master")).chain(master_flags.iter().cloned());
+    common::parse::<MasterArgs>(words).map(|args| args.config.value_max())
 }
 
 /// The flags that this process was started with.
@@ -103,6 +110,14 @@ pub(crate) fn own_flags() -> Vec<OsString> {
 }
 
 fn start(mut config: NodeConfig, process: &ProcessArgs) -> ExitCode {
+    let valid = match &config {
+        NodeConfig::Master(kind, config) => config.validate(*kind),
+        NodeConfig::Slave(config) => config.validate(),
+    };
+    if let Err(error) = valid {
+        // A flag whose value cannot be is as bad as one that cannot be read.
+        return common::finish(Err(error.into()), 2);
+    }
     process.log.start("info");
     if let NodeConfig::Master(_, config) = &mut config {
         fit_descriptors(config);
@@ -149,7 +164,7 @@ fn die_with(parent: Option<i32>) -> anyhow::Result<()> {
 }
 
 fn serve(config: NodeConfig) -> anyhow::Result<()> {
-    let system = actix::System::new();
+    let system = actix_rt::System::new();
     system.block_on(async move {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;

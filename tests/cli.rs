@@ -238,18 +238,63 @@ fn errors_are_one_line_and_code_2() {
 #[test]
 fn a_bad_flag_and_help_are_told() {
     for program in [env!("CARGO_BIN_EXE_dsm-client"), env!("CARGO_BIN_EXE_dsm-cluster")] {
-        let mut bad = Command::new(program);
-        bad.args(["--request-timeout", "soon"]);
-        let output = run(bad, b"");
-        assert_eq!(output.status.code(), Some(2));
-        assert!(text(&output.stderr).starts_with("error: invalid value 'soon'"));
+        is_refused(
+            program,
+            &["--request-timeout", "soon"],
+            "error: invalid value 'soon' for '--request-timeout",
+        );
+        is_refused(program, &["--request-time", "1s"], "error: unexpected argument '--request-time' found\n");
         let mut help = Command::new(program);
         help.arg("--help");
         let output = run(help, b"");
         assert!(text(&output.stdout).contains("[default: 2s]"), "{}", text(&output.stdout));
-        assert!(text(&output.stdout).contains("DSM_REQUEST_TIMEOUT"));
-        assert_eq!(output.status.code(), Some(0));
+        for variable in ["DSM_REQUEST_TIMEOUT", "DSM_HISTORY"] {
+            assert!(text(&output.stdout).contains(variable), "{}", text(&output.stdout));
+        }
+        assert_eq!((output.stderr, output.status.code()), (Vec::new(), Some(0)));
     }
+    let cluster = env!("CARGO_BIN_EXE_dsm-cluster");
+    is_refused(
+        cluster,
+        &["--port", "7", "--backup-port", "7"],
+        "error: --port and --backup-port are the same\n",
+    );
+    // Before anything is started.
+    is_refused(cluster, &["--", "--no-such-flag"], "error: unexpected argument '--no-such-flag' found\n");
+    let log = env!("CARGO_BIN_EXE_dsm-log");
+    is_refused(
+        log,
+        &["check", "--crash", "loud", "x"],
+        "error: invalid value 'loud' for '--crash <CRASH>' [possible",
+    );
+    is_refused(log, &["check"], "error: the following required arguments were not provided: <FILE>\n");
+}
+
+/// The program says what is wrong with its flags in one line, and ends with 2.
+fn is_refused(program: &str, flags: &[&str], begin: &str) {
+    let mut command = Command::new(program);
+    command.args(flags);
+    let output = run(command, b"");
+    assert!(text(&output.stderr).starts_with(begin), "{flags:?}: {}", text(&output.stderr));
+    assert_one_line(&output.stderr);
+    assert_eq!((output.stdout, output.status.code()), (Vec::new(), Some(2)), "{flags:?}");
+}
+
+#[test]
+fn the_prompts_take_values_as_long_as_the_masters_do() {
+    let long = vec![b'x'; 17 << 20];
+    let script = [b"WRITE k ", &long[..], b"\nREAD k\n"].concat();
+    let expected = [b"WRITE_DONE\nValue for key k = ", &long[..], b"\n"].concat();
+    let master = small_master(&Map::default());
+    let output = run(client(&[&master], &["--max-value", "18MiB"]), &script);
+    assert!(output.stdout == expected, "{:.200}", String::from_utf8_lossy(&output.stdout));
+
+    let data = tempfile::tempdir().unwrap();
+    let mut command = cluster(data.path());
+    command.args(["--request-timeout", "60s", "--", "--max-value", "18MiB", "--ack-timeout", "60s"]);
+    let output = run(command, &script);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.stdout.ends_with(&expected), "{:.500} {told}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]
@@ -393,13 +438,16 @@ fn a_cluster_goes_on_when_its_primary_is_killed_and_takes_it_back() {
     assert_eq!(cluster.ask("kill primary"), "primary killed");
     assert_eq!(cluster.ask("READ a"), "Value for key a = 1");
     assert_eq!(cluster.ask("WRITE b 2"), "WRITE_DONE");
-    assert_eq!(cluster.ask("kill primary"), "primary is not running");
+    assert_eq!(cluster.ask("kill primary"), "primary is not running; \"restart primary\" starts it");
     let restarted = cluster.ask("restart primary");
     assert!(restarted.starts_with("primary restarted (pid "), "{restarted}");
     assert_eq!(cluster.ask("READ b"), "Value for key b = 2");
     assert_eq!(cluster.ask("pause slave 2"), "slave 2 paused");
     assert_eq!(cluster.ask("continue slave 2"), "slave 2 continued");
-    assert_eq!(cluster.ask("kill slave 9"), "slave 9 is not running");
+    for action in ["kill", "restart", "pause", "continue"] {
+        let told = cluster.ask(&format!("{action} slave 9"));
+        assert_eq!(told, "there is no slave 9; there are slaves 1 to 3", "{action}");
+    }
     assert_eq!(cluster.ask("kill"), "kill: name one of: primary, backup, slave N");
     let header = cluster.ask("status");
     assert!(header.contains("STATE"), "{header}");

@@ -11,6 +11,8 @@ use common::{millis, nobody_notices, seconds, wait_for};
 use dsm_protocol::command::{Command, Reply};
 use dsm_protocol::frame::PREFACE;
 use dsm_protocol::message::HelloRole;
+use dsm_protocol::resp::SECTIONS;
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Instant;
@@ -136,6 +138,7 @@ fn busy_beyond(flags: &[&str], fitting: usize, value_bytes: usize) {
     assert_eq!(busy, [first, first + 1, first + 2], "those that fit are not refused");
     let during = info(&cluster, Node::Master);
     assert_eq!(during.number("requests_busy"), 3);
+    assert_eq!(during.number("errors_busy"), 3);
     assert!(during.number("requests_in_flight") >= fitting as u64);
     cluster.resume(Node::Slave(0));
     cluster.resume(Node::Slave(1));
@@ -286,6 +289,7 @@ fn memory_stays_flat_while_deaf_and_greedy_clients_flood() {
         let during = info(cluster, Node::Master);
         assert!(during.number("unfinished_request_bytes") <= 32 * MIB, "{during:?}");
         assert!(during.number("uploads_cut") > 0, "{during:?}");
+        assert!(during.number("requests_parked") > 0, "{during:?}");
         // Those who send ordinary requests do not suffer.
         load.wait_for_writes(100, seconds(5));
         drop(greedy);
@@ -412,4 +416,59 @@ fn a_long_request_leaves_no_memory_behind() {
             assert_eq!(native.call(Command::Get { key: "nothing".into() }), Reply::NotFound);
         }
     });
+}
+
+/// The lines of a table's cells between a heading of a document and the next one of its rank.
+fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(document);
+    let text = std::fs::read_to_string(path).expect("the document");
+    let (_, section) = text.split_once(&format!("\n## {heading}\n")).expect("the section");
+    let section = section.split_once("\n## ").map_or(section, |(section, _)| section);
+    let rows = section.lines().filter(|line| line.starts_with('|')).skip(2);
+    rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_string()).collect()).collect()
+}
+
+/// The words of a cell that stand in backquotes.
+fn quoted(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn every_field_of_info_is_explained_and_each_limit_names_its_own() {
+    let cluster = Setup::slaves(2).beside_others().start();
+    let (mut section, mut explained) = (String::new(), BTreeSet::new());
+    for row in table("FORMATS.md", "INFO") {
+        assert_eq!(row.len(), 4, "{row:?}");
+        if !row[0].is_empty() {
+            section = row[0].clone();
+        }
+        explained.extend(quoted(&row[1]).map(|field| (section.clone(), field.to_string())));
+    }
+    for master in MASTERS {
+        let Answer::Bulk(text) = open(&cluster, master).call(&[b"INFO"]).expect("an answer") else {
+            panic!("no INFO");
+        };
+        let (mut section, mut shown, mut sections) = (String::new(), BTreeSet::new(), BTreeSet::new());
+        for line in String::from_utf8(text).expect("text").lines().filter(|line| !line.is_empty()) {
+            match (line.strip_prefix("# "), line.split_once(':')) {
+                (Some(heading), _) => {
+                    section = heading.to_string();
+                    sections.insert(heading.to_lowercase());
+                }
+                (None, Some((field, _))) => {
+                    shown.insert((section.clone(), field.to_string()));
+                }
+                (None, None) => panic!("{line:?}"),
+            }
+        }
+        assert_eq!(shown, explained, "what {master:?} shows, and what docs/FORMATS.md explains");
+        assert_eq!(sections, SECTIONS.map(str::to_string).into(), "each can be asked for by name");
+    }
+    let known: BTreeSet<&str> = explained.iter().map(|(_, field)| field.as_str()).collect();
+    for row in table("ARCHITECTURE.md", "Limits") {
+        assert_eq!(row.len(), 4, "{row:?}");
+        for field in quoted(&row[3]) {
+            assert!(known.contains(field), "docs/ARCHITECTURE.md, Limits, names {field}: {row:?}");
+        }
+    }
 }

@@ -240,10 +240,9 @@ fn an_unusable_log_is_one_clear_line() {
 }
 
 #[test]
-fn a_bad_flag_is_named() {
+fn a_bad_flag_is_named_in_one_line() {
     for node in [Node::Master, Node::Backup, Node::Slave(0)] {
-        let (_, told) = fails_with(node, &["--no-such-flag"]);
-        assert!(told.contains("--no-such-flag"), "{told}");
+        is_bad(node, "--no-such-flag", &[]);
     }
     for (flag, value) in [
         ("--listen", "nowhere"),
@@ -252,11 +251,19 @@ fn a_bad_flag_is_named() {
         ("--fsync", "sometimes"),
         ("--placement", "left"),
     ] {
-        let (_, told) = fails_with(Node::Master, &[flag, value]);
-        assert!(told.contains(flag), "{flag} {value}: {told}");
+        is_bad(Node::Master, flag, &[value]);
     }
-    let (_, told) = fails_with(Node::Slave(0), &["--id", "no spaces allowed"]);
-    assert!(told.contains("--id"), "{told}");
+    is_bad(Node::Slave(0), "--id", &["no spaces allowed"]);
+    is_bad(Node::Slave(0), "--max-memory", &["0"]);
+}
+
+/// One line names the flag, and the role ends with 2.
+fn is_bad(node: Node, flag: &str, value: &[&str]) {
+    let (status, told) = fails_with(node, &[&[flag], value].concat());
+    let line = one_line(&told);
+    assert!(line.starts_with("error: ") && line.contains(flag), "{flag} {value:?}: {told}");
+    assert!(!line.contains("Usage") && !line.contains("--help"), "what is wrong and nothing else: {told}");
+    assert_eq!(status.code(), Some(2), "{flag} {value:?}: {told}");
 }
 
 #[test]

@@ -70,10 +70,12 @@ pub(crate) struct LimitCounters {
     pub(crate) connections: Cell<usize>,
     pub(crate) connections_total: Cell<u64>,
     pub(crate) connections_refused: Cell<u64>,
-    /// Requests that were answered BUSY.
+    /// Requests that were refused because too much was in flight; all BUSY answers are among the [`ErrorCounters`].
     pub(crate) busy: Cell<u64>,
     /// How often a connection was not read any further because of what it had in flight.
     pub(crate) reads_paused: Cell<u64>,
+    /// Requests that had to wait for earlier answers of their connection to leave.
+    pub(crate) parked: Cell<u64>,
     pub(crate) slow_readers_cut: Cell<u64>,
     pub(crate) handshakes_timed_out: Cell<u64>,
     pub(crate) protocol_errors: Cell<u64>,
@@ -83,6 +85,33 @@ pub(crate) struct LimitCounters {
 
 pub(crate) fn count(counter: &Cell<u64>) {
     counter.set(counter.get() + 1);
+}
+
+/// How often each word of an error was answered, for INFO.
+#[derive(Debug, Default)]
+pub(crate) struct ErrorCounters([Cell<u64>; ErrorWord::ALL.len()]);
+
+impl ErrorCounters {
+    /// Notes an answer.
+    pub(crate) fn note(&self, reply: &Reply) {
+        if let Reply::Error(error) = reply {
+            count(&self.0[error.word as usize]);
+        }
+    }
+
+    /// Notes an answer in RESP.
+    fn note_encoded(&self, answer: &[u8]) {
+        let Some(error) = answer.strip_prefix(b"-") else { return };
+        let word = error.split(|byte| *byte == b' ').next().unwrap_or(error);
+        if let Some(word) = ErrorWord::ALL.into_iter().find(|known| known.as_str().as_bytes() == word) {
+            count(&self.0[word as usize]);
+        }
+    }
+
+    /// How often `word` was answered.
+    pub(crate) fn of(&self, word: ErrorWord) -> u64 {
+        self.0[word as usize].get()
+    }
 }
 
 /// Bytes that wait in the buffers of many connections for the rest of what they belong to.
@@ -108,6 +137,7 @@ pub(crate) struct Switchboard {
     /// The links whose frames may be longer than a handshake's.
     trusted: RefCell<BTreeSet<LinkId>>,
     pub(crate) limits: LimitCounters,
+    pub(crate) errors: ErrorCounters,
     /// Set when the node stops: no connection is accepted or read any more.
     pub(crate) stopping: Cell<bool>,
     pub(crate) stop: Notify,
@@ -126,6 +156,7 @@ impl Switchboard {
             unfinished_frames: Pool::default(),
             trusted: RefCell::default(),
             limits: LimitCounters::default(),
+            errors: ErrorCounters::default(),
             stopping: Cell::new(false),
             stop: Notify::new(),
         }
@@ -326,6 +357,8 @@ impl SessionGuard {
 
     /// Asks the master, unless a limit on all requests in flight is reached.
     fn ask(&self, context: &Context, coding: Coding, command: Command) {
+        #[cfg(feature = "testing")]
+        crate::testing::pass(|place| *place == crate::testing::Place::Session);
         let bytes = command.payload_bytes();
         let tag = self.session.ask(coding, bytes);
         let switchboard = &context.switchboard;
@@ -333,11 +366,29 @@ impl SessionGuard {
         if command == Command::Status {
             switchboard.permit(bytes);
         } else if !switchboard.admit(&context.config, bytes) {
-            self.session.answer(tag, &Reply::error(ErrorWord::Busy, "too many requests in flight"));
+            self.answer(tag, &Reply::error(ErrorWord::Busy, "too many requests in flight"));
             return;
         }
         let asker = Asker { session: self.session.id(), tag };
         switchboard.push(Arrived::Request { asker, command });
+    }
+
+    /// Refuses a request that takes no permits.
+    fn refuse(&self, coding: Coding, refusal: &Reply) {
+        let tag = self.session.ask(coding, 0);
+        self.answer(tag, refusal);
+    }
+
+    /// Answers what the master is not asked.
+    fn answer(&self, tag: u64, reply: &Reply) {
+        self.switchboard.errors.note(reply);
+        self.session.answer(tag, reply);
+    }
+
+    /// Sends what the connection says by itself, behind what was asked before.
+    fn say(&self, answer: &[u8]) {
+        self.switchboard.errors.note_encoded(answer);
+        self.session.say(answer);
     }
 
     async fn room(&self, context: &Context) {
@@ -490,7 +541,7 @@ async fn redis(
                 if !unfinished.hold(buffer.len()) {
                     own.clear();
                     own.extend_from_slice(format!("-BUSY {UPLOADS_CUT}\r\n").as_bytes());
-                    guard.session.say(&own);
+                    guard.say(&own);
                     break;
                 }
                 let need = parser.missing(buffer.len());
@@ -517,25 +568,22 @@ async fn redis(
                 count(&limits.protocol_errors);
                 own.clear();
                 error.encode(&mut own);
-                guard.session.say(&own);
+                guard.say(&own);
                 break;
             }
         };
         own.clear();
         match conversation.handle(args, &mut own) {
-            Action::Answered => guard.session.say(&own),
+            Action::Answered => guard.say(&own),
             Action::Ask { command, shape } => {
                 let coding = Coding::Resp(conversation.protocol(), shape);
                 match check_sizes(&command, context.config.value_max()) {
                     None => guard.ask(context, coding, command),
-                    Some(reply) => {
-                        let tag = guard.session.ask(coding, 0);
-                        guard.session.answer(tag, &reply);
-                    }
+                    Some(refusal) => guard.refuse(coding, &refusal),
                 }
             }
             Action::AnsweredAndClose => {
-                guard.session.say(&own);
+                guard.say(&own);
                 break;
             }
             Action::Close => return Err(io::ErrorKind::InvalidData.into()),
@@ -720,10 +768,7 @@ async fn native_requests(
             let coding = Coding::Native(request.id);
             match check_sizes(&request.command, context.config.value_max()) {
                 None => guard.ask(context, coding, request.command),
-                Some(reply) => {
-                    let tag = guard.session.ask(coding, 0);
-                    guard.session.answer(tag, &reply);
-                }
+                Some(refusal) => guard.refuse(coding, &refusal),
             }
         }
         if !unfinished.hold(buffer.len()) {

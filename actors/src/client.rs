@@ -205,6 +205,29 @@ impl fmt::Debug for Client {
 impl Client {
     /// Starts a client and returns at once; the first call waits for the connection.
     ///
+    /// ```
+    /// use dsm::client::{Client, ClientConfig};
+    /// use dsm::embed;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let log = directory.path().join("kv_store.log");
+    /// // A cluster to talk to: on a thread of its own, for this program runs no actors.
+    /// let start = move || embed::start_local(log, 1);
+    /// let (masters, cluster) = embed::on_own_thread(start, embed::LocalCluster::masters).await?;
+    ///
+    /// let client = Client::connect(ClientConfig { masters, ..ClientConfig::default() });
+    /// client.put("user1", "Alice").await?;
+    /// assert_eq!(client.get("user1").await?, Some("Alice".into()));
+    /// assert_eq!(client.get("nobody").await?, None);
+    /// let too_long = client.put("user1", vec![0; 17 << 20]).await.unwrap_err();
+    /// assert!(!too_long.is_indeterminate(), "it was certainly not executed");
+    /// # cluster.stop().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Panics
     /// When called outside a tokio runtime, or when `config.masters` is empty.
     pub fn connect(config: ClientConfig) -> Client {

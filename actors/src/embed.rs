@@ -96,7 +96,10 @@ impl Door {
         let is_write = command.is_write();
         let answer = match self.admit(command) {
             Ok(answer) => Answer::Awaited(answer),
-            Err(refusal) => Answer::Here(refusal),
+            Err(refusal) => {
+                self.switchboard.errors.note(&refusal);
+                Answer::Here(refusal)
+            }
         };
         Asked { answer, is_write }
     }
@@ -403,7 +406,7 @@ pub struct LocalCluster {
     pub slaves: Vec<SlaveNode>,
 }
 
-/// How often [`LocalCluster::wait_serving`] looks.
+/// How often [`wait_serving`] looks.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// How long [`start_local`] waits until the primary serves.
@@ -547,7 +550,7 @@ where
     let (stop, stopped) = oneshot::channel();
     let (end, ended) = oneshot::channel();
     let run = move || {
-        actix::System::new().block_on(async move {
+        actix_rt::System::new().block_on(async move {
             let nodes = match start().await {
                 Ok(nodes) => nodes,
                 Err(error) => return drop(started.send(Err(error))),

@@ -4,13 +4,21 @@
 //! out what the machines want done. `docs/ARCHITECTURE.md` is the account of how a cluster works; the glossary stands
 //! at the top of `dsm-protocol`.
 //!
-//! # Code map
+//! # In a program of yours
 //!
-//! For those who embed dsm:
+//! | module | is | example |
+//! |---|---|---|
+//! | [`client`] | the client library: plain tokio, no actor; finds the active master by itself | `examples/tokio_client.rs` |
+//! | [`client_actor`] | `ClientActor`: the same behind an actor's address, asked by [`embed`]'s messages | |
+//! | [`embed`] | masters and slaves as actors in your own process, asked by [`Put`], [`Get`], [`Delete`] and [`Status`]; a whole cluster by [`embed::start_local`] | `examples/embed_in_actix_web.rs`, `examples/one_process_cluster.rs` |
+//! | `testing` | (feature `testing`) stand-ins for collaborators, a world in memory, virtual time | `actors/tests/actors.rs` |
+//!
+//! A result is of one of three kinds: done, *not executed*, *unknown*; see [`client::ClientError`].
+//!
+//! # Code map
 //!
 //! | module | is |
 //! |---|---|
-//! | [`client`] | the client library: plain tokio, no actor; finds the active master by itself |
 //! | [`node`] | [`node::run_node`] runs one node, master or slave, on the current `LocalSet` until it is told to stop |
 //! | [`config`] | the settings of a node, with the command line's defaults and help texts |
 //! | [`mod@env`] | the seam to the world (network, disk, locks, file notice, clock, randomness); [`env::real`] is the real one |
@@ -26,6 +34,7 @@
 //! | [`log_tailer`] | `LogTailer`: follows the log | time as a standby |
 //! | [`failover_watcher`] | `FailoverWatcher`: queues for the lock, fences, arranges handovers | master |
 //! | [`slave`] | `SlaveActor`: holds the values | slave |
+//! | [`client_actor`] | `ClientActor`: a client library | embedding program |
 //!
 //! Around them: `acceptor` (the listening socket and its connections' tasks), `session` (the order of a client's
 //! answers, and its limits), `peer_link` (the link to the other master), `batch` (how bytes travel between tasks and
@@ -33,6 +42,11 @@
 //!
 //! **Invariant:** everything of one node runs on one thread. Threads belong to [`env::real`] alone, and to
 //! [`launcher`]'s callers.
+//!
+//! [`Put`]: embed::Put
+//! [`Get`]: embed::Get
+//! [`Delete`]: embed::Delete
+//! [`Status`]: embed::Status
 
 #![deny(clippy::disallowed_methods)]
 

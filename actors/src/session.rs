@@ -1,6 +1,7 @@
-//! A client's session: the slots in which answers wait for their turn, and the limits of a connection.
+//! A client's session: the slots in which its answers wait for their turn, shared by the connection's task, which reads
+//! and parses (`acceptor.rs`), and the master, which answers.
 //!
-//! Owns the order of answers. Reads no socket (`acceptor.rs` does) and never executes anything.
+//! Owns the order of answers, and what is in flight and put aside. Never reads a socket, never executes anything.
 
 use crate::batch::Outbox;
 use bytes::Bytes;

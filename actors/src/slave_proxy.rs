@@ -166,7 +166,7 @@ pub struct SlaveProxy {
 
 impl SlaveProxy {
     /// A proxy for a link whose handshake is done.
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments, reason = "a link's parts, named once, where it is admitted")]
     pub(crate) fn new(
         env: Env,
         link: LinkId,
@@ -183,6 +183,10 @@ impl SlaveProxy {
 
     /// Looks at the oldest unanswered batch and comes back at its deadline, or soon.
     fn watch(&mut self, ctx: &mut Context<Self>) {
+        #[cfg(feature = "testing")]
+        crate::testing::pass(
+            |place| matches!(place, crate::testing::Place::SlaveProxy(id) if *id == self.id),
+        );
         let now = self.env.now();
         let timeout_ms = self.ack_timeout.as_millis() as u64;
         self.doubt.borrow_mut().observe(now);

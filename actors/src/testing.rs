@@ -1,8 +1,9 @@
 //! What tests of single actors need (feature `testing`): stand-ins for collaborators, and a world in memory.
 //!
-//! A [`Probe`] takes any actor's messages. [`recover_log`] is a takeover's work on the log, without a master around it. [`MemoryEnv`] has files, locks and a clock but no network; its files fail,
-//! fill up and take time when they are told to. [`virtual_time`] runs a test on a paused clock and then checks that no
-//! actor is left. Nothing here is for production: a poisoned file panics on purpose.
+//! A [`Probe`] takes any actor's messages. [`recover_log`] is a takeover's work on the log, without a master around it.
+//! [`MemoryEnv`] has files, locks and a clock but no network; its files fail, fill up and take time when they are told
+//! to. [`virtual_time`] runs a test on a paused clock and then checks that no actor is left. [`panic_at`] makes a
+//! running node's own code panic. Nothing here is for production.
 
 use crate::batch::Outbox;
 use crate::config::Fsync;
@@ -49,6 +50,31 @@ pub fn virtual_time<T>(test: impl Future<Output = T>) -> T {
     let ended = runtime.block_on(async { tokio::time::timeout(END_LIMIT, local).await });
     ended.expect("an actor or a task is left running");
     result
+}
+
+/// A place in a running node where a test can have the code panic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Where the task of a client's connection hands a request to the master.
+    Session,
+    /// Where the proxy of this slave looks at its deadlines.
+    SlaveProxy(SlaveId),
+}
+
+thread_local! {
+    static PANIC_AT: RefCell<Option<Place>> = const { RefCell::new(None) };
+}
+
+/// Lets whoever of this thread's nodes comes to `place` first panic there, once.
+pub fn panic_at(place: Place) {
+    PANIC_AT.set(Some(place));
+}
+
+/// Panics if a test wants this place to.
+pub(crate) fn pass(is_here: impl FnOnce(&Place) -> bool) {
+    if PANIC_AT.with_borrow(|wanted| wanted.as_ref().is_some_and(is_here)) {
+        panic!("on purpose, at {:?}", PANIC_AT.take());
+    }
 }
 
 /// An actor that keeps what it is sent, in place of a collaborator.

@@ -143,7 +143,7 @@ pub enum Reply {
     Done,
     /// The value of the key that was asked for.
     Value(Bytes),
-    /// The key was never written, or deleted, or has expired.
+    /// The key was never written, or was deleted.
     NotFound,
     /// One entry a key, in the order asked; `None` for a key that is not there.
     Values(Vec<Option<Bytes>>),
@@ -188,23 +188,24 @@ impl std::error::Error for ReplyError {}
 pub enum ErrorWord {
     /// This master does not serve; the detail begins with the address of the one that does, if known.
     Standby,
-    /// Fewer slaves are active than a write needs.
+    /// Fewer slaves are active than `--min-slaves`.
     NoQuorum,
-    /// The master is about to serve, but does not yet.
+    /// No master was found to serve before the deadline, or a forwarded read was not answered in time.
     Loading,
     /// The log cannot take writes now (a full disk); reads go on.
     ReadOnly,
-    /// A limit on requests in flight is reached.
+    /// A limit on requests in flight is reached, no holder answered a read in time, or a handover was refused or
+    /// aborted.
     Busy,
-    /// No slave has room for the value.
+    /// Fewer slaves have room for the value than a write needs.
     OutOfMemory,
-    /// The connection must authenticate first.
+    /// The connection must authenticate first. Reserved: never answered yet.
     NoAuth,
-    /// The connection may not do this.
+    /// The connection may not do this. Reserved: never answered yet.
     NoPermission,
-    /// The key holds another kind of value.
+    /// The key holds another kind of value. Reserved: never answered yet.
     WrongType,
-    /// The request is malformed or out of bounds.
+    /// The request is malformed, unknown or out of bounds; or the log does not hold a value that it should.
     Bad,
     /// The write may or may not take effect.
     Unknown,
@@ -241,6 +242,21 @@ impl ErrorWord {
             ErrorWord::WrongType => "WRONGTYPE",
             ErrorWord::Bad => "ERR",
             ErrorWord::Unknown => "UNKNOWN",
+        }
+    }
+
+    /// Whether no answer begins with this word yet: there are no passwords, permissions or types.
+    pub fn is_reserved(self) -> bool {
+        match self {
+            ErrorWord::NoAuth | ErrorWord::NoPermission | ErrorWord::WrongType => true,
+            ErrorWord::Standby
+            | ErrorWord::NoQuorum
+            | ErrorWord::Loading
+            | ErrorWord::ReadOnly
+            | ErrorWord::Busy
+            | ErrorWord::OutOfMemory
+            | ErrorWord::Bad
+            | ErrorWord::Unknown => false,
         }
     }
 

@@ -17,6 +17,23 @@
 //! * A state that a read still needs, and that no open operation can produce again, is not left.
 //!
 //! The set of linearized operations is remembered as a 128 bit sum of random numbers, one for each operation.
+//!
+//! ```
+//! use dsm_protocol::history::{Action, History, Outcome, Violation};
+//!
+//! // One client writes; the answer comes at 20 ns. Another one reads while the write is under way.
+//! let mut history = History::new();
+//! let write = history.begin(1, "k".into(), Action::Write("new".into()), 10);
+//! let early = history.begin(2, "k".into(), Action::Read(None), 15);
+//! history.finish(write, Outcome::Done, 20);
+//! history.finish_read(early, None, 25);
+//! assert_eq!(history.check().expect("the read happened first").done, 2);
+//!
+//! // A third one asks later, and is told that there is nothing: no order explains that.
+//! let late = history.begin(3, "k".into(), Action::Read(None), 30);
+//! history.finish_read(late, None, 35);
+//! assert!(matches!(history.check(), Err(Violation::NotLinearizable(_))));
+//! ```
 
 use bytes::Bytes;
 use foldhash::fast::FixedState;

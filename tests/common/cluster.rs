@@ -180,7 +180,7 @@ impl Setup {
 }
 
 /// The right to use the machine, alone or beside others; across test binaries too.
-struct Turn(#[allow(dead_code)] File);
+struct Turn(#[allow(dead_code, reason = "the lock goes with the file")] File);
 
 impl Turn {
     fn take(beside_others: bool) -> Turn {

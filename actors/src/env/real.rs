@@ -38,7 +38,7 @@ pub struct RealEnv {
 
 impl RealEnv {
     /// An environment whose time begins now. Must be called within a tokio runtime.
-    #[allow(clippy::new_ret_no_self)]
+    #[allow(clippy::new_ret_no_self, reason = "everybody takes an environment as an `Env`")]
     pub fn new() -> super::Env {
         Rc::new(RealEnv { start: Instant::now() })
     }

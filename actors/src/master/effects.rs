@@ -95,9 +95,7 @@ impl MasterActor {
             Effect::Reply { to, reply } => self.reply(to, &reply),
             Effect::Append { write, change } => self.appends.push((write, change)),
             Effect::Joined { link, slot } => self.slave_joined(link, slot),
-            Effect::NoSlot { link } => {
-                self.end_slave(link, EndReason::Refused("all slots for slaves are taken".to_owned()));
-            }
+            Effect::NoSlot { link } => self.slave_without_slot(link),
             Effect::SendWrite { slot, version, key, value } => {
                 if let Some(slave) = self.at(slot) {
                     slave.outbox.append(|out| frame::encode_write(version, &key, &value, out));
@@ -142,6 +140,7 @@ impl MasterActor {
         let Some(session) = self.sessions.get(&to.session) else { return };
         if let Some(bytes) = session.answer(to.tag, reply) {
             let board = &self.switchboard;
+            board.errors.note(reply);
             board.requests.set(board.requests.get() - 1);
             board.bytes.set(board.bytes.get() - bytes);
         }

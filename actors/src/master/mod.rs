@@ -11,7 +11,7 @@ mod roles;
 mod slaves;
 mod status;
 
-use crate::acceptor::{self, Arrived, Drain, Sessions, Switchboard};
+use crate::acceptor::{self, count, Arrived, Drain, Sessions, Switchboard};
 use crate::batch::{Inbox, Outbox};
 use crate::config::{Fsync, MasterConfig, MasterKind};
 use crate::embed::Door;
@@ -202,6 +202,9 @@ pub struct MasterActor {
     stopping_since: Option<Millis>,
     takeovers: u64,
     slaves_removed: u64,
+    slaves_refused: u64,
+    /// Reads that had to wait for room in the windows of slaves that are gone.
+    reads_waited: u64,
     handovers: u64,
     /// Whose request for the reign is being decided.
     handover_to: Option<LinkId>,
@@ -307,6 +310,8 @@ impl MasterActor {
             stopping_since: None,
             takeovers: 0,
             slaves_removed: 0,
+            slaves_refused: 0,
+            reads_waited: 0,
             handovers: 0,
             handover_to: None,
             failover_askers: Vec::new(),
@@ -399,7 +404,9 @@ impl MasterActor {
         if session.is_closed() && !matches!(session.kind(), Kind::Forwarded { .. }) {
             return;
         }
+        let parked = &self.switchboard.limits.parked;
         if session.has_parked() {
+            count(parked);
             session.park(asker.tag, command);
             return;
         }
@@ -416,6 +423,7 @@ impl MasterActor {
             let answer_bytes = self.answer_bytes(&command);
             if answer_bytes > 0 {
                 if !session.has_room_for(answer_bytes, self.config.max_pipeline_bytes.as_u64() as usize) {
+                    count(parked);
                     session.park(asker.tag, command);
                     self.congested.insert(asker.session);
                     return;

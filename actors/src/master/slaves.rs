@@ -8,7 +8,7 @@ use crate::session::shown_message;
 use crate::slave_proxy::{End, EndReason, PingWanted, Ports, SlaveEnded, SlaveProxy, Window};
 use actix::prelude::*;
 use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, LinkId, Millis, SlaveId};
-use dsm_protocol::machine::master::{Event, ReadId, Slot};
+use dsm_protocol::machine::master::{Event, ReadId, Slot, SLAVES_MAX};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message};
 use std::rc::Rc;
 
@@ -33,8 +33,8 @@ impl MasterActor {
         }
         if let (Some(ours), Some(theirs)) = (self.cluster.get(), hello.cluster) {
             if ours != theirs {
-                log::warn!("slave refused slave={id} cause=\"belongs to cluster {theirs}, this is {ours}\"");
-                reject(&outbox, &format!("slave {id} belongs to cluster {theirs}, this is cluster {ours}"));
+                let reason = format!("slave {id} belongs to cluster {theirs}, this is cluster {ours}");
+                self.refuse_slave(id, &outbox, &format!("other-cluster theirs={theirs}"), &reason);
                 return;
             }
         }
@@ -55,10 +55,15 @@ impl MasterActor {
             if let Some((waiting, _)) = self.parked.iter().find(|(_, (hello, _))| name(hello) == Some(id)) {
                 let waiting = *waiting;
                 if let Some((_, outbox)) = self.parked.remove(&waiting) {
-                    reject(&outbox, &format!("another slave named {id} has registered since"));
+                    let reason = format!("another slave named {id} has registered since");
+                    self.refuse_slave(id, &outbox, "registered-again", &reason);
                 }
             }
             self.parked.insert(link, (hello, outbox));
+            return;
+        }
+        if self.machine.slave_count() >= SLAVES_MAX {
+            self.refuse_for_want_of_a_slot(id, &outbox);
             return;
         }
         let (id, incarnation) = (id.clone(), *incarnation);
@@ -203,6 +208,7 @@ impl MasterActor {
     pub(super) fn slave_joined(&mut self, link: LinkId, slot: Slot) {
         let Some(slave) = self.slaves.get_mut(&link) else { return };
         slave.slot = Some(slot);
+        self.reads_waited += slave.reads.waited;
         slave.reads = super::ReadWindow::new(&self.config);
         slave.window.begin();
         self.slots[usize::from(slot.0)] = Some(link);
@@ -215,9 +221,29 @@ impl MasterActor {
     fn refuse_parked(&mut self, id: &SlaveId) {
         let parked = self.parked.iter().find(|(_, (hello, _))| name(hello) == Some(id)).map(|(l, _)| *l);
         if let Some((_, outbox)) = parked.and_then(|link| self.parked.remove(&link)) {
-            log::warn!("slave refused slave={id} cause=id-in-use");
-            reject(&outbox, &format!("a slave named {id} is registered and answers: choose another --id"));
+            let reason = format!("a slave named {id} is registered and answers: choose another --id");
+            self.refuse_slave(id, &outbox, "id-in-use", &reason);
         }
+    }
+
+    /// Says no to a slave: to it, in the log and in INFO. It asks again, less and less often.
+    fn refuse_slave(&mut self, id: &SlaveId, outbox: &Outbox, cause: &str, reason: &str) {
+        self.slaves_refused += 1;
+        log::warn!("slave refused slave={id} cause={cause}");
+        reject(outbox, reason);
+    }
+
+    fn refuse_for_want_of_a_slot(&mut self, id: &SlaveId, outbox: &Outbox) {
+        let reason = format!("{SLAVES_MAX} slaves are active, which is the most: stop one first");
+        self.refuse_slave(id, outbox, &format!("no-slot max={SLAVES_MAX}"), &reason);
+    }
+
+    /// The machine has no slot for a slave that has enlisted: others were faster since its hello.
+    pub(super) fn slave_without_slot(&mut self, link: LinkId) {
+        let Some(slave) = self.slaves.get(&link) else { return };
+        let (id, outbox) = (slave.id.clone(), slave.outbox.clone());
+        self.refuse_for_want_of_a_slot(&id, &outbox);
+        self.end_slave(link, EndReason::Refused("all slots for slaves are taken".to_owned()));
     }
 
     pub(super) fn slave_gone(&mut self, link: LinkId, reason: EndReason) {
@@ -268,6 +294,7 @@ impl Handler<SlaveEnded> for MasterActor {
     fn handle(&mut self, ended: SlaveEnded, ctx: &mut Self::Context) {
         let now = self.env.now();
         let Some(slave) = self.slaves.remove(&ended.link) else { return };
+        self.reads_waited += slave.reads.waited;
         if let Some(slot) = slave.slot {
             self.step(now, Event::SlaveLost { link: ended.link });
             self.slots[usize::from(slot.0)] = None;

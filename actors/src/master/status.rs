@@ -1,7 +1,9 @@
-//! The text of STATUS and INFO: sections of `key:value` lines, as Redis' INFO has them.
+//! The text of STATUS and INFO: sections of `key:value` lines, as Redis' INFO has them. `docs/FORMATS.md`, *INFO*,
+//! explains each; a test holds the two together.
 
 use super::{MasterActor, Role};
 use crate::config::{Fsync, MasterKind};
+use dsm_protocol::command::ErrorWord;
 use std::fmt::Write as _;
 
 impl MasterActor {
@@ -69,9 +71,10 @@ impl MasterActor {
             }
         }
         writeln!(text, "slaves_removed:{}", self.slaves_removed)?;
+        writeln!(text, "slaves_refused:{}", self.slaves_refused)?;
         writeln!(text, "substitutions:{}", counters.substitutions)?;
-        let waited: u64 = self.slaves.values().map(|slave| slave.reads.waited).sum();
-        writeln!(text, "reads_waited_for_slave_window:{waited}")?;
+        let waited = self.slaves.values().map(|slave| slave.reads.waited).sum::<u64>();
+        writeln!(text, "reads_waited_for_slave_window:{}", self.reads_waited + waited)?;
 
         writeln!(text, "\n# Keyspace")?;
         writeln!(text, "keys:{}", self.machine.directory().len())?;
@@ -105,6 +108,12 @@ impl MasterActor {
         writeln!(text, "requests_waiting_for_master:{}", self.front.waiting())?;
         writeln!(text, "own_pauses:{}", self.doubt.borrow().jumps())?;
 
+        writeln!(text, "\n# Errors")?;
+        for word in ErrorWord::ALL.into_iter().filter(|word| !word.is_reserved()) {
+            let answered = self.switchboard.errors.of(word);
+            writeln!(text, "errors_{}:{answered}", word.as_str().to_ascii_lowercase())?;
+        }
+
         writeln!(text, "\n# Clients")?;
         writeln!(text, "connected_clients:{}", self.sessions.len())?;
         writeln!(text, "connections:{}", limits.connections.get())?;
@@ -112,6 +121,7 @@ impl MasterActor {
         writeln!(text, "connections_refused:{}", limits.connections_refused.get())?;
         writeln!(text, "requests_busy:{}", limits.busy.get())?;
         writeln!(text, "reads_paused:{}", limits.reads_paused.get())?;
+        writeln!(text, "requests_parked:{}", limits.parked.get())?;
         let (requests, frames) = (&self.switchboard.unfinished_requests, &self.switchboard.unfinished_frames);
         writeln!(text, "unfinished_request_bytes:{}", requests.bytes.get())?;
         writeln!(text, "uploads_cut:{}", requests.cut.get())?;

@@ -1,19 +1,23 @@
 //! `MasterActor` against slaves, clients and disks that the test plays.
 
-use crate::peer::{text, Link, LIMIT};
+use crate::peer::{text, Link, CLUSTER, LIMIT};
 use bytes::{Bytes, BytesMut};
-use dsm::config::{MasterConfig, MasterKind};
+use dsm::config::{MasterConfig, MasterKind, SlaveConfig};
 use dsm::env::sim::{DiskFault, Machine, Process, World};
 use dsm::env::{Env, Stream};
 use dsm::node::{run_node, NodeConfig};
 use dsm::supervision::NodeError;
-use dsm_protocol::ids::{Epoch, Incarnation, Seq, SlaveId, Version};
-use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Welcome};
+use dsm::testing::{panic_at, Place};
+use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, RequestId, Seq, SlaveId, Version};
+use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Welcome};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 const ADDRESS: &str = "master:12345";
+
+const BACKUP_ADDRESS: &str = "backup:12346";
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -48,6 +52,24 @@ impl Alone {
         while !self.is_serving().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        let link = self.hello(name, incarnation).await;
+        let mut slave = Slave { link, counted: 0 };
+        let epoch = slave.announced().await;
+        slave.enlist(epoch).await;
+        let holdings = Control::Holdings { entries: Vec::new(), last: true };
+        slave.link.send(&Message::Control(holdings)).await;
+        while !self.info().await.contains(&format!("id={name},slot=")) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        slave
+    }
+
+    /// A link whose other end has heard the hello of a slave.
+    async fn hello(&self, name: &str, incarnation: u64) -> Link {
+        self.hello_of(None, name, incarnation).await
+    }
+
+    async fn hello_of(&self, cluster: Option<ClusterId>, name: &str, incarnation: u64) -> Link {
         let link = Link::dial(&self.env, ADDRESS).await;
         let role = HelloRole::Slave {
             id: SlaveId::new(name).unwrap(),
@@ -56,26 +78,30 @@ impl Alone {
             highest: Version::default(),
             room_bytes: u64::MAX,
         };
-        link.send(&Message::Control(Control::Hello(Hello { cluster: None, role }))).await;
-        let mut slave = Slave { link, counted: 0 };
-        loop {
-            match slave.link.message().await.expect("the slave is registered") {
-                Message::Control(Control::Announce { epoch, .. }) => {
-                    let highest = Version::default();
-                    let enlisted = Control::Enlisted { epoch, highest, room_bytes: u64::MAX };
-                    slave.link.send(&Message::Control(enlisted)).await;
-                    let holdings = Control::Holdings { entries: Vec::new(), last: true };
-                    slave.link.send(&Message::Control(holdings)).await;
-                    break;
-                }
-                Message::Control(Control::Welcome(_) | Control::MasterState(_)) => {}
-                other => panic!("{other:?}"),
-            }
-        }
-        while !self.info().await.contains(&format!("id={name},slot=")) {
+        link.send(&Message::Control(Control::Hello(Hello { cluster, role }))).await;
+        link
+    }
+
+    /// Starts a real slave in a process of its own.
+    fn real_slave(&self, name: &str) -> Process {
+        let config = SlaveConfig {
+            masters: vec![ADDRESS.to_owned()],
+            id: Some(SlaveId::new(name).unwrap()),
+            ..SlaveConfig::default()
+        };
+        let never = std::future::pending();
+        let run = |env| run_node(NodeConfig::Slave(config), env, never);
+        self.world.start(&self.machine, name, run).0
+    }
+
+    /// Waits until INFO shows a number.
+    async fn wait_for(&self, name: &str, number: u64) {
+        let begun = Instant::now();
+        // At the start nobody listens yet.
+        while fact_of(&self.env, ADDRESS, name).await != Some(number) {
+            assert!(begun.elapsed() < LIMIT, "{name} is not {number}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        slave
     }
 
     async fn is_serving(&self) -> bool {
@@ -97,10 +123,17 @@ impl Alone {
 
     /// A number from INFO.
     async fn fact(&self, name: &str) -> u64 {
-        let info = self.info().await;
-        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.unwrap_or_else(|| panic!("no {name} in {info}")).parse().unwrap()
+        fact_of(&self.env, ADDRESS, name).await.expect("the master listens")
     }
+}
+
+/// A number from a master's INFO; `None` when nobody listens there.
+async fn fact_of(env: &Env, address: &str, name: &str) -> Option<u64> {
+    let mut client = Client { stream: env.connect(address).await.ok()?, input: BytesMut::new() };
+    client.send(&["INFO"]).await;
+    let info = client.bulk().await;
+    let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    Some(line.unwrap_or_else(|| panic!("no {name} in {info}")).parse().unwrap())
 }
 
 /// A slave that does what the test says.
@@ -111,6 +144,22 @@ struct Slave {
 }
 
 impl Slave {
+    /// Waits for the announcement of the reign: its epoch.
+    async fn announced(&mut self) -> Epoch {
+        loop {
+            match self.link.message().await.expect("the slave is registered") {
+                Message::Control(Control::Announce { epoch, .. }) => return epoch,
+                Message::Control(Control::Welcome(_) | Control::MasterState(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    async fn enlist(&self, epoch: Epoch) {
+        let enlisted = Control::Enlisted { epoch, highest: Version::default(), room_bytes: u64::MAX };
+        self.link.send(&Message::Control(enlisted)).await;
+    }
+
     /// The next write, with its version; `None` when the link is closed. Pings are answered on the way.
     async fn write(&mut self) -> Option<(Version, Bytes, Bytes)> {
         let begun = Instant::now();
@@ -138,7 +187,11 @@ impl Slave {
     }
 
     async fn ack(&self) {
-        self.link.send(&Message::Ack { through: self.counted, room_bytes: u64::MAX }).await;
+        self.ack_with_room(u64::MAX).await;
+    }
+
+    async fn ack_with_room(&self, room_bytes: u64) {
+        self.link.send(&Message::Ack { through: self.counted, room_bytes }).await;
     }
 }
 
@@ -230,6 +283,121 @@ fn a_slave_that_never_acknowledges_is_removed_at_the_timeout_and_substituted() {
 }
 
 #[test]
+fn a_panic_in_a_session_ends_that_connection_and_gives_its_permits_back() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let mut slave = alone.slave("one", 1).await;
+        let mut other = alone.client().await;
+        other.send(&["PING"]).await;
+        assert_eq!(other.line().await.as_deref(), Some("+PONG"));
+        let epoch = alone.fact("epoch").await;
+        let connections = alone.fact("connections").await;
+
+        let mut client = alone.client().await;
+        client.send(&["SET", "k", "v"]).await;
+        slave.write().await.expect("the write");
+        // The question itself is one of those in flight.
+        assert_eq!(alone.fact("requests_in_flight").await, 2);
+        assert_eq!(alone.fact("request_bytes_in_flight").await, 2);
+        assert_eq!(alone.fact("connections").await, connections + 1);
+        panic_at(Place::Session);
+        client.send(&["GET", "k"]).await;
+        assert_eq!(client.line().await, None, "the connection is closed");
+        assert_eq!(alone.fact("requests_in_flight").await, 1);
+        assert_eq!(alone.fact("request_bytes_in_flight").await, 0);
+        assert_eq!(alone.fact("connections").await, connections);
+        assert_eq!(alone.fact("connected_clients").await, 2, "the other one, and who asks");
+
+        // What it had asked for is in the log; the others go on.
+        slave.ack().await;
+        other.send(&["SET", "k", "w"]).await;
+        slave.write().await.expect("the write");
+        slave.ack().await;
+        assert_eq!(other.line().await.as_deref(), Some("+OK"));
+        assert_eq!(alone.fact("keys").await, 1);
+        assert_eq!(alone.fact("epoch").await, epoch);
+    });
+}
+
+#[test]
+fn a_panic_in_a_proxy_ends_its_link_and_another_slave_takes_its_writes() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let (mut one, mut two) = (alone.slave("one", 1).await, alone.slave("two", 2).await);
+        let epoch = alone.fact("epoch").await;
+        let mut client = alone.client().await;
+        client.send(&["SET", "k", "v"]).await;
+        let asked = Instant::now();
+        let (name, mut cut, mut other) = tokio::select! {
+            biased;
+            first = one.write() => { assert!(first.is_some()); ("one", one, two) }
+            second = two.write() => { assert!(second.is_some()); ("two", two, one) }
+        };
+        panic_at(Place::SlaveProxy(SlaveId::new(name).unwrap()));
+        let (substituted, closed) = tokio::join!(other.write(), cut.closed());
+        let (_, key, _) = substituted.expect("the other slave gets the write");
+        assert_eq!((key, closed), (text("k"), None));
+        assert!(asked.elapsed() < ACK_TIMEOUT, "only the deadline ended it, after {:?}", asked.elapsed());
+        other.ack().await;
+        assert_eq!(client.line().await.as_deref(), Some("+OK"));
+        assert_eq!(alone.fact("active_slaves").await, 1);
+        assert_eq!(alone.fact("slaves_removed").await, 1);
+        assert_eq!(alone.fact("substitutions").await, 1);
+        assert_eq!(alone.fact("epoch").await, epoch, "the node lives");
+        // The slave may come back.
+        let _back = alone.slave(name, 3).await;
+        assert_eq!(alone.fact("active_slaves").await, 2);
+    });
+}
+
+#[test]
+fn the_65th_slave_is_told_that_it_is_one_too_many() {
+    const WHY: &str = "64 slaves are active, which is the most: stop one first";
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let mut real: Vec<Process> =
+            (1..=63).map(|number| alone.real_slave(&format!("real-{number}"))).collect();
+        alone.wait_for("active_slaves", 63).await;
+        // It was welcome, but is not the first to enlist.
+        let link = alone.hello("late", 1).await;
+        let mut late = Slave { link, counted: 0 };
+        let epoch = late.announced().await;
+        real.push(alone.real_slave("real-64"));
+        alone.wait_for("active_slaves", 64).await;
+        late.enlist(epoch).await;
+        assert_eq!(late.link.refusal().await, WHY);
+        assert_eq!(alone.fact("slaves_refused").await, 1);
+        // From now on nobody is welcome,
+        let mut newcomer = alone.hello("newcomer", 1).await;
+        assert_eq!(newcomer.refusal().await, WHY);
+        assert_eq!(alone.fact("slaves_refused").await, 2);
+        assert_eq!(alone.fact("active_slaves").await, 64);
+        // except who returns over a new connection, and when one has left.
+        alone.world.kill(&real.pop().unwrap());
+        alone.wait_for("active_slaves", 63).await;
+        let _newcomer = alone.slave("newcomer", 1).await;
+        assert_eq!(alone.fact("active_slaves").await, 64);
+        assert_eq!(alone.fact("slaves_refused").await, 2);
+    });
+}
+
+#[test]
+fn a_slave_that_is_refused_is_counted() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        alone.real_slave("one");
+        alone.wait_for("active_slaves", 1).await;
+        let mut same_name = alone.hello("one", 7).await;
+        assert!(same_name.refusal().await.contains("registered and answers"));
+        assert_eq!(alone.fact("slaves_refused").await, 1);
+        let mut foreign = alone.hello_of(Some(CLUSTER), "two", 1).await;
+        assert!(foreign.refusal().await.contains("belongs to cluster"));
+        assert_eq!(alone.fact("slaves_refused").await, 2);
+        assert_eq!(alone.fact("active_slaves").await, 1);
+    });
+}
+
+#[test]
 fn acknowledgements_that_wait_behind_a_pause_of_our_own_remove_nobody() {
     World::run(1, |world| async move {
         let alone = Alone::start(&world);
@@ -279,6 +447,7 @@ fn a_full_disk_refuses_writes_and_serves_reads_and_heals() {
         client.send(&["SET", "k", "w"]).await;
         let refused = client.line().await.unwrap();
         assert!(refused.starts_with("-READONLY"), "{refused}");
+        assert_eq!(alone.fact("errors_readonly").await, 1);
         client.send(&["GET", "k"]).await;
         loop {
             match slave.link.message().await.expect("the read") {
@@ -301,12 +470,136 @@ fn a_full_disk_refuses_writes_and_serves_reads_and_heals() {
 }
 
 #[test]
+fn each_error_is_counted_by_its_word() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let mut slave = alone.slave("one", 1).await;
+        let mut client = alone.client().await;
+        for (words, begins) in [
+            (&["FROB"][..], "-ERR unknown command"),
+            (&["SET", "k"], "-ERR wrong number"),
+            (&["GET", &"k".repeat((64 << 10) + 1)], "-ERR key is too long"),
+        ] {
+            client.send(words).await;
+            let told = client.line().await.expect("an answer");
+            assert!(told.starts_with(begins), "{told}");
+        }
+        assert_eq!(alone.fact("errors_err").await, 3);
+        // The slave is full, and has room again.
+        client.send(&["SET", "k", "v"]).await;
+        slave.write().await.expect("the write");
+        slave.ack_with_room(0).await;
+        assert_eq!(client.line().await.as_deref(), Some("+OK"));
+        client.send(&["SET", "k", "w"]).await;
+        let full = client.line().await.expect("an answer");
+        assert!(full.starts_with("-OOM"), "{full}");
+        assert_eq!(alone.fact("errors_oom").await, 1);
+        slave.ack().await;
+        while !alone.info().await.contains("room_bytes=unlimited") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // The only slave leaves in the middle of a write, and then there is none.
+        client.send(&["SET", "k", "x"]).await;
+        slave.write().await.expect("the write");
+        drop(slave);
+        let told = client.line().await.expect("an answer");
+        assert!(told.starts_with("-UNKNOWN"), "{told}");
+        assert_eq!(alone.fact("errors_unknown").await, 1);
+        client.send(&["SET", "k", "y"]).await;
+        let told = client.line().await.expect("an answer");
+        assert!(told.starts_with("-NOQUORUM"), "{told}");
+        assert_eq!(alone.fact("errors_noquorum").await, 1);
+        let nothing = ["errors_standby", "errors_loading", "errors_readonly", "errors_busy"];
+        for field in nothing {
+            assert_eq!(alone.fact(field).await, 0, "{field}");
+        }
+    });
+}
+
+#[test]
+fn reads_that_waited_for_a_slave_stay_counted_when_it_is_gone() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let mut slave = alone.slave("one", 1).await;
+        let mut client = alone.client().await;
+        // Two of them fit into --slave-window.
+        let long = "v".repeat(3 << 20);
+        for key in ["a", "b", "c"] {
+            client.send(&["SET", key, &long]).await;
+            slave.write().await.expect("the write");
+            slave.ack().await;
+            assert_eq!(client.line().await.as_deref(), Some("+OK"));
+        }
+        for key in ["a", "b", "c"] {
+            client.send(&["GET", key]).await;
+        }
+        alone.wait_for("reads_waited_for_slave_window", 1).await;
+        drop(slave);
+        alone.wait_for("active_slaves", 0).await;
+        assert_eq!(alone.fact("reads_waited_for_slave_window").await, 1);
+        for _ in 0..3 {
+            assert!(client.bulk().await == long, "from the log");
+        }
+    });
+}
+
+#[test]
+fn a_standby_counts_its_errors_too() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let _slave = alone.slave("one", 1).await;
+        let config = MasterConfig {
+            listen: Some(BACKUP_ADDRESS.to_owned()),
+            peer: Some(ADDRESS.to_owned()),
+            log: "/data/kv_store.log".into(),
+            failover_timeout: LIMIT,
+            ..MasterConfig::default()
+        };
+        let node = NodeConfig::Master(MasterKind::Backup, config);
+        let never = std::future::pending();
+        let (_, _end) = alone.world.start(&alone.machine, "backup", |env| run_node(node, env, never));
+        let begun = Instant::now();
+        while fact_of(&alone.env, BACKUP_ADDRESS, "peer_connected").await != Some(1) {
+            assert!(begun.elapsed() < LIMIT, "it does not find the other master");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // A native client is sent on; a Redis client's requests are forwarded, to one that does not answer.
+        let mut native = Link::dial(&alone.env, BACKUP_ADDRESS).await;
+        let hello = Hello { cluster: None, role: HelloRole::Client };
+        native.send(&Message::Control(Control::Hello(hello))).await;
+        let command = Command::Get { key: text("k") };
+        native.send(&Message::Request(Request { id: RequestId(1), stream: 0, generation: 0, command })).await;
+        loop {
+            match native.message().await.expect("an answer") {
+                Message::Response { reply: Reply::Error(error), .. } => {
+                    assert_eq!((error.word, &error.detail[..]), (ErrorWord::Standby, ADDRESS));
+                    break;
+                }
+                Message::Control(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        alone.process.pause();
+        for (words, begins) in [(&["GET", "k"][..], "-LOADING"), (&["SET", "k", "v"], "-UNKNOWN")] {
+            let stream = alone.env.connect(BACKUP_ADDRESS).await.unwrap();
+            let mut client = Client { stream, input: BytesMut::new() };
+            client.send(words).await;
+            let told = client.line().await.expect("an answer");
+            assert!(told.starts_with(begins), "{told}");
+        }
+        for field in ["errors_standby", "errors_loading", "errors_unknown"] {
+            assert_eq!(fact_of(&alone.env, BACKUP_ADDRESS, field).await, Some(1), "{field}");
+        }
+    });
+}
+
+#[test]
 fn the_standby_serves_nobody_while_the_lock_is_held() {
     World::run(1, |world| async move {
         let alone = Alone::start(&world);
         let _slave = alone.slave("one", 1).await;
         let config = MasterConfig {
-            listen: Some("backup:12346".to_owned()),
+            listen: Some(BACKUP_ADDRESS.to_owned()),
             peer: Some(ADDRESS.to_owned()),
             log: "/data/kv_store.log".into(),
             ..MasterConfig::default()
@@ -317,7 +610,7 @@ fn the_standby_serves_nobody_while_the_lock_is_held() {
         // Its own word for itself, over many times every timeout of the cluster.
         for _ in 0..20 {
             tokio::time::sleep(Duration::from_millis(500)).await;
-            let stream = alone.env.connect("backup:12346").await.unwrap();
+            let stream = alone.env.connect(BACKUP_ADDRESS).await.unwrap();
             let mut client = Client { stream, input: BytesMut::new() };
             client.send(&["INFO"]).await;
             assert!(client.bulk().await.contains("role:standby"));

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use dsm::env::{Env, Stream};
 use dsm_protocol::frame;
 use dsm_protocol::ids::ClusterId;
-use dsm_protocol::message::Message;
+use dsm_protocol::message::{Control, Message};
 use std::time::Duration;
 
 /// How long something may take before the test has failed, in virtual time.
@@ -46,6 +46,19 @@ impl Link {
                 return None;
             }
         }
+    }
+
+    /// Waits until the other end refuses: its reason. The link is closed behind it.
+    pub(crate) async fn refusal(&mut self) -> String {
+        let reason = loop {
+            match self.message().await.expect("a reason before the end") {
+                Message::Control(Control::Reject { reason }) => break reason,
+                Message::Control(_) => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(self.message().await.is_none(), "the link is still open");
+        reason
     }
 
     pub(crate) async fn send(&self, message: &Message) {

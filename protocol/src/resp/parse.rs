@@ -102,7 +102,10 @@ impl Parser {
     /// # Errors
     /// A [`ProtocolError`] as soon as the bytes show it (an argument that is too long when its length is
     /// read, not when it has arrived), and again at every later call.
-    #[allow(clippy::should_implement_trait)]
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "no iterator: it takes the buffer each time, and may fail"
+    )]
     pub fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Args>, ProtocolError> {
         if let Some(error) = self.failed {
             return Err(error);

@@ -1,6 +1,6 @@
 //! The directory: which version of each key is the latest written one, where it stands in the log, who holds it.
 //!
-//! Owns nothing of a value. With a log, a key that is not here was never written, deleted, or has expired.
+//! Owns nothing of a value. With a log, a key that is not here was never written, or was deleted.
 
 use super::membership::SlotSet;
 use crate::ids::Version;

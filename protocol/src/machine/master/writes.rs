@@ -235,7 +235,10 @@ impl Master {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one item of a write, borrowed in parts: its write is in the table"
+    )]
     fn place_item(
         &mut self,
         id: WriteId,
@@ -268,7 +271,10 @@ impl Master {
         self.settle_item(id, index);
     }
 
-    #[allow(clippy::too_many_arguments)]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one item of a write, borrowed in parts: its write is in the table"
+    )]
     fn send_item(
         &mut self,
         write: WriteId,
