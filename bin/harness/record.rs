@@ -96,6 +96,30 @@ pub(crate) struct Settings {
     pub fsync: String,
     /// Of the random choices.
     pub seed: u64,
+    /// How long an answer, or a connect, may take, in seconds.
+    #[serde(default)]
+    pub timeout_s: f64,
+    /// Threads that make the load.
+    #[serde(default)]
+    pub threads: u32,
+    /// Replicas that WAIT asks for behind each write; `None`: no WAIT.
+    #[serde(default)]
+    pub wait: Option<u32>,
+    /// The exponent of `zipf`; `None` for another distribution.
+    #[serde(default)]
+    pub zipf_exponent: Option<f64>,
+    /// What keys begin with.
+    #[serde(default)]
+    pub key_prefix: String,
+    /// How the store is talked to: `resp`.
+    #[serde(default)]
+    pub protocol: String,
+    /// As in `--fault`; empty: none.
+    #[serde(default)]
+    pub faults: String,
+    /// Further flags of both masters.
+    #[serde(default)]
+    pub master_flags: Vec<String>,
 }
 
 /// One second. Latencies are microseconds of successful requests, 0 where there was none.
