@@ -110,7 +110,7 @@ pub(crate) fn break_seconds(run: &mut RunRecord, from: usize, to: usize) {
 
 pub(crate) fn fault(name: &str, at_s: f64, until_s: Option<f64>) -> FaultRecord {
     let errors = BTreeMap::from([("connection".to_owned(), 12)]);
-    FaultRecord { name: name.into(), at_s, until_s, longest_gap_ms: 41.5, errors, lost: 0 }
+    FaultRecord { name: name.into(), at_s, until_s, longest_gap_ms: Some(41.5), errors, lost: 0 }
 }
 
 pub(crate) fn placement(placement: &str, loads: [u64; 9]) -> PlacementRecord {
