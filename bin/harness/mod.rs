@@ -117,7 +117,7 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
             let table = progress::table(&record);
             sweep.runs.push(record);
             // The files first, after each point, so that an hour's work survives whatever comes.
-            if let Err(error) = leave(&sweep, single, options, plots::draw) {
+            if let Err(error) = leave(&sweep, single, options, plots::draw_after_point) {
                 progress.warn(&format!("{error:#}"));
             }
             progress.table(&table);
