@@ -704,6 +704,17 @@ fn a_bound_of_the_check_that_was_reached_is_in_the_record() {
 }
 
 #[test]
+fn a_cluster_that_does_not_start_leaves_its_last_words() {
+    let run = Run::new();
+    let mut command = run.command("--slaves 1");
+    command.args(["--", "--no-such-flag"]);
+    let output = Harness(Some(command.spawn().expect("the harness starts"))).wait();
+    assert_code(&output, 1);
+    assert!(told(&output).contains("unexpected argument '--no-such-flag'"), "{}", told(&output));
+    run.assert_nothing_left();
+}
+
+#[test]
 fn more_errors_than_allowed_are_exit_code_1() {
     let flip = Mutex::new(0_u32);
     let address = server(Arc::new(move |store, words| {

@@ -68,6 +68,9 @@ const POINT_EXTRA_S: f64 = 2.0;
 /// How long the placement experiment takes, roughly.
 const PLACEMENT_S: f64 = 2.0;
 
+/// How many lines of a node that does not start are shown.
+const LAST_LINES: usize = 5;
+
 /// Runs the harness with the words of the command line.
 pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
     let options = Options::from_command_line(words);
@@ -236,21 +239,31 @@ fn start(options: &Options, settings: &Settings, stop: &Stop) -> anyhow::Result<
         }
         Err(error) => {
             // With the cluster its directory goes, and what the nodes said in it.
-            let said = last_words(cluster.launcher());
+            let said = last_words(cluster.launcher(), &error);
             Err(error).with_context(|| format!("the cluster does not start{said}"))
         }
     }
 }
 
-/// What each node printed last.
-fn last_words(launcher: &Launcher) -> String {
-    let said = launcher.roles().into_iter().map(|role| (role, launcher.last_output(role)));
-    let said: Vec<String> =
-        said.filter(|(_, line)| !line.is_empty()).map(|(role, line)| format!("{role}: {line}")).collect();
+/// What the node printed last that kept the others from starting, or else every node.
+fn last_words(launcher: &Launcher, error: &LaunchError) -> String {
+    let said: Vec<String> = match error {
+        LaunchError::Ended { role, .. } => {
+            let output = std::fs::read(launcher.output_path(*role)).unwrap_or_default();
+            let output = String::from_utf8_lossy(&output).into_owned();
+            let lines: Vec<&str> = output.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+            lines[lines.len().saturating_sub(LAST_LINES)..].iter().map(|line| (*line).to_owned()).collect()
+        }
+        _ => {
+            let said = launcher.roles().into_iter().map(|role| (role, launcher.last_output(role)));
+            let said = said.filter(|(_, line)| !line.is_empty());
+            said.map(|(role, line)| format!("{role}: {line}")).collect()
+        }
+    };
     if said.is_empty() {
         String::new()
     } else {
-        format!(" (the nodes said last: {})", said.join("; "))
+        format!(" (said last: {})", said.join("; "))
     }
 }
 
