@@ -276,7 +276,8 @@ fn a_redis_is_measured_and_every_file_is_written() {
     let rows = run.csv();
     assert_eq!(rows.len(), record["seconds"].as_array().expect("a list").len());
     let sum: f64 = rows.iter().map(|row| row["success_count"].parse::<f64>().expect("a number")).sum();
-    assert_eq!(sum, number(&record, "/totals/success_count"));
+    let late = number(&record, "/totals/late_count");
+    assert_eq!(sum + late, number(&record, "/totals/success_count"), "but for what came behind the end");
     assert_eq!(rows[0]["client_count"], "3");
     let table = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(table.contains("reads") && table.contains("p99.9") && table.contains("redis"), "{table}");
@@ -344,18 +345,11 @@ fn an_interrupted_run_leaves_its_files_and_no_process() {
     for signal in [Signal::INT, Signal::TERM] {
         let run = Run::new();
         let harness = run.spawn("--slaves 2 --clients 2 --pool 2 --duration 1h");
-        let pid = harness.pid().as_raw_nonzero().get().to_string();
-        let children = || -> BTreeSet<i32> {
-            let flag = format!("--die-with-parent {pid}");
-            processes().into_iter().filter(|(_, line)| line.contains(&flag)).map(|(pid, _)| pid).collect()
-        };
+        let children = || harness_children(harness_pid(&harness));
         wait_for("the cluster runs", PATIENCE, || (children().len() == 4).then_some(()));
         // The connections of the load are there once the first values are written; a second of measurement follows.
-        let backup_log =
-            wait_for("the log is written", PATIENCE, || find(run.directory.path(), "kv_store.log"));
-        wait_for("the load writes", PATIENCE, || {
-            (fs::metadata(&backup_log).ok()?.len() > 200_000).then_some(())
-        });
+        wait_for_log(&run, 200_000);
+        let pid = harness_pid(&harness);
         kill_process(harness.pid(), signal).expect("our child");
         let output = harness.wait();
         assert_code(&output, 0);
@@ -364,9 +358,52 @@ fn an_interrupted_run_leaves_its_files_and_no_process() {
         assert!(number(&record, "/totals/success_count") > 0.0, "{}", told(&output));
         assert_eq!(number(&record, "/read_back/keys_checked"), 1000.0);
         assert!(!run.csv().is_empty());
-        assert_eq!(children(), BTreeSet::new());
+        assert_eq!(harness_children(pid), BTreeMap::new());
         run.assert_nothing_left();
     }
+}
+
+fn harness_pid(harness: &Harness) -> i32 {
+    harness.pid().as_raw_nonzero().get()
+}
+
+/// The nodes of a harness' cluster, by pid.
+fn harness_children(pid: i32) -> BTreeMap<i32, String> {
+    let flag = format!("--die-with-parent {pid} ");
+    processes().into_iter().filter(|(_, line)| line.contains(&flag)).collect()
+}
+
+/// Waits until the cluster of `run` has logged so much.
+fn wait_for_log(run: &Run, bytes: u64) {
+    let log = wait_for("there is a log", PATIENCE, || find(run.directory.path(), "kv_store.log"));
+    wait_for("the load writes", PATIENCE, || (fs::metadata(&log).ok()?.len() > bytes).then_some(()));
+}
+
+#[test]
+fn a_primary_that_is_killed_by_hand_is_told_like_a_fault() {
+    let run = Run::new();
+    let harness = run.spawn("--slaves 2 --clients 2 --pool 2 --think 2ms --warmup 0 --duration 1h");
+    wait_for_log(&run, 200_000);
+    let primary = wait_for("the primary runs", PATIENCE, || {
+        let children = harness_children(harness_pid(&harness));
+        children.into_iter().find(|(_, line)| line.contains(" role master ")).map(|(pid, _)| pid)
+    });
+    kill_process(Pid::from_raw(primary).expect("a pid"), Signal::KILL).expect("it runs");
+    let log = find(run.directory.path(), "kv_store.log").expect("it is there");
+    let before = fs::metadata(&log).expect("it is there").len();
+    wait_for_log(&run, before + 200_000);
+    kill_process(harness.pid(), Signal::INT).expect("our child");
+    let output = harness.wait();
+    assert_code(&output, 0);
+    let record = run.json("run.json");
+    assert_eq!(record["faults"][0]["name"], "primary ended (signal 9)", "{record}");
+    assert!(number(&record, "/faults/0/longest_gap_ms") > 0.0, "{record}");
+    assert!(number(&record, "/faults/0/errors/connection") > 0.0, "{record}");
+    assert_eq!(number(&record, "/faults/0/lost"), 0.0, "{record}");
+    assert!(number(&record, "/totals/longest_write_gap_ms") >= number(&record, "/faults/0/longest_gap_ms"));
+    assert!(told(&output).contains("warning: primary ended (signal 9)"), "{}", told(&output));
+    assert!(told(&output).contains("errors: connection "), "{}", told(&output));
+    run.assert_nothing_left();
 }
 
 fn find(directory: &Path, name: &str) -> Option<PathBuf> {
@@ -498,6 +535,186 @@ fn the_open_loop_counts_a_stall_for_all_who_had_to_wait() {
 }
 
 #[test]
+fn an_open_loop_above_capacity_shows_what_the_store_did_in_each_second() {
+    let one_at_a_time = Mutex::new(());
+    let address = server(Arc::new(move |store, words| {
+        let _turn = one_at_a_time.lock().expect("no panic");
+        if words[0] == b"GET" {
+            std::thread::sleep(millis(2));
+        }
+        honest(store, words)
+    }));
+    let run = Run::new();
+    let line =
+        "--clients 1 --pool 4 --rate 5000 --write-pct 0 --keys 5 --timeout 1s --warmup 1s --duration 2200ms";
+    let output = run.run(&format!("--target {address} {line}"));
+    assert_code(&output, 0);
+    let record = run.json("run.json");
+    let seconds = record["seconds"].as_array().expect("a list");
+    assert_eq!(seconds.len(), 2, "the short rest belongs to the second before: {record}");
+    let sum = |path: &str| seconds.iter().map(|second| number(second, path)).sum::<f64>();
+    for second in seconds {
+        // At most 500 a second are served, and the warm-up's backlog is not worked off first.
+        assert!((1.0..700.0).contains(&number(second, "/throughput_rps")), "{record}");
+        assert!(number(second, "/errors/unsent") > 0.0, "it counts when it was due: {record}");
+        let all = number(second, "/success_count") + number(second, "/error_count");
+        assert_eq!(number(second, "/total_requests"), all);
+    }
+    let late = number(&record, "/totals/late_count");
+    assert!(late > 0.0, "what was due is still sent behind the end: {record}");
+    assert_eq!(number(&record, "/totals/total_requests"), sum("/total_requests") + late);
+    assert!((10_990.0..=11_010.0).contains(&number(&record, "/totals/total_requests")), "{record}");
+    let throughput = number(&record, "/totals/throughput_rps") * number(&record, "/duration_s");
+    assert!((throughput - sum("/success_count")).abs() < 1.0, "what came late is no throughput: {record}");
+    assert!(number(&record, "/totals/success_count") > throughput + 1.0, "but it succeeded: {record}");
+    assert_eq!(record["totals"]["longest_write_gap_ms"], Value::Null, "nothing was to be written");
+}
+
+#[test]
+fn targets_that_serve_nobody_are_not_asked_in_a_hot_loop() {
+    let (first, standbys) = (Mutex::new(None), Arc::new(Mutex::new(0_u32)));
+    let asked = Arc::clone(&standbys);
+    let address = server(Arc::new(move |store, words| {
+        if words[0] == b"GET" {
+            let begun = *first.lock().expect("no panic").get_or_insert_with(Instant::now);
+            if begun.elapsed() < millis(1500) {
+                *asked.lock().expect("no panic") += 1;
+                return b"-STANDBY elsewhere\r\n".to_vec();
+            }
+        }
+        honest(store, words)
+    }));
+    let run = Run::new();
+    let output =
+        run.run(&format!("--target {address} --clients 1 --pool 2 --think 0 --write-pct 0 --keys 5"));
+    // Nothing succeeded in the measurement, if the machine was fast enough to make it within that time.
+    assert!(output.status.code().is_some(), "{}", told(&output));
+    let standbys = *standbys.lock().expect("no panic");
+    assert!((2..300).contains(&standbys), "each connection rests longer and longer: {standbys}");
+}
+
+#[test]
+fn a_wrong_answer_in_the_warm_up_is_exit_code_1_and_in_no_figure() {
+    let lies = Mutex::new(10);
+    let address = server(Arc::new(move |store, words| {
+        let mut lies = lies.lock().expect("no panic");
+        if words[0] == b"GET" && *lies > 0 {
+            *lies -= 1;
+            return b"$3\r\nlie\r\n".to_vec();
+        }
+        honest(store, words)
+    }));
+    let run = Run::new();
+    let line = "--clients 1 --pool 1 --think 0 --write-pct 10 --keys 5 --warmup 2s";
+    let output = run.run(&format!("--target {address} {line}"));
+    assert_code(&output, 1);
+    let record = run.json("run.json");
+    assert_eq!(number(&record, "/wrong_outside/mangled"), 10.0, "{record}");
+    assert_eq!(number(&record, "/totals/error_count"), 0.0, "{record}");
+    assert!(told(&output).contains("10 answers outside the measurement had"), "{}", told(&output));
+    let report = fs::read_to_string(run.output().join("report.html")).expect("text");
+    assert!(report.contains("10 of them outside the measurement"));
+}
+
+#[test]
+fn the_files_are_written_though_nobody_reads_the_table() {
+    let address = server(Arc::new(honest));
+    let run = Run::new();
+    let mut harness = run.spawn(&format!("--target {address} --clients 1 --pool 1 --think 0 --keys 5"));
+    drop(harness.0.as_mut().and_then(|child| child.stdout.take()));
+    assert_code(&harness.wait(), 0);
+    assert!(number(&run.json("run.json"), "/totals/success_count") > 0.0);
+    assert!(run.output().join("report.html").exists());
+}
+
+#[test]
+fn the_verdicts_are_told_though_the_files_cannot_be_written() {
+    let address = server(Arc::new(honest));
+    let run = Run::new();
+    fs::create_dir_all(run.output().join("results.csv")).expect("a directory");
+    let output = run.run(&format!("--target {address} --clients 1 --pool 1 --think 0 --keys 5"));
+    assert_code(&output, 1);
+    assert!(told(&output).contains("cannot write"), "{}", told(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("read back: 5 keys"), "{}", told(&output));
+    let left: Vec<_> = fs::read_dir(run.output()).expect("ours").collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
+/// Answers, but for requests with `word`; those are never answered. Whether there was one.
+fn silent_to(word: &'static [u8]) -> (SocketAddr, Arc<Mutex<bool>>) {
+    let asked = Arc::new(Mutex::new(false));
+    let noted = Arc::clone(&asked);
+    let address = server(Arc::new(move |store, words| {
+        if words[0] == word {
+            *noted.lock().expect("no panic") = true;
+            // Until the process of this test ends.
+            loop {
+                std::thread::park();
+            }
+        }
+        honest(store, words)
+    }));
+    (address, asked)
+}
+
+#[test]
+fn the_figures_are_there_before_the_last_reading_and_a_signal_ends_that() {
+    let (address, asked) = silent_to(b"GET");
+    let run = Run::new();
+    let line = "--clients 1 --pool 1 --think 0 --write-pct 100 --keys 5 --timeout 1h";
+    let harness = run.spawn(&format!("--target {address} {line}"));
+    wait_for("the last reading begins", PATIENCE, || asked.lock().expect("no panic").then_some(()));
+    let record = run.json("run.json");
+    assert!(number(&record, "/totals/write_count") > 0.0, "{record}");
+    assert!(!run.csv().is_empty());
+    kill_process(harness.pid(), Signal::INT).expect("our child");
+    let output = harness.wait();
+    assert_code(&output, 1);
+    let record = run.json("run.json");
+    assert_eq!(
+        (&record["read_back"], &record["read_back_error"]),
+        (&Value::Null, &Value::from("interrupted"))
+    );
+    assert!(told(&output).contains("could not be read back"), "{}", told(&output));
+}
+
+#[test]
+fn a_signal_ends_the_first_writing() {
+    let (address, asked) = silent_to(b"SET");
+    let run = Run::new();
+    let harness = run.spawn(&format!("--target {address} --keys 5 --timeout 1h"));
+    wait_for("the first writing begins", PATIENCE, || asked.lock().expect("no panic").then_some(()));
+    kill_process(harness.pid(), Signal::INT).expect("our child");
+    let output = harness.wait();
+    assert_code(&output, 1);
+    assert!(told(&output).contains("nothing was measured"), "{}", told(&output));
+}
+
+#[test]
+fn a_bound_of_the_check_that_was_reached_is_in_the_record() {
+    let address = server(Arc::new(honest));
+    let run = Run::new();
+    let line = "--clients 1 --pool 1 --think 0 --keys 5 --check --check-max 10";
+    let output = run.run(&format!("--target {address} {line}"));
+    assert_code(&output, 0);
+    let record = run.json("run.json");
+    assert!(number(&record, "/check/cut_at_s") < 0.0, "in the warm-up: {record}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("(--check-max)"), "{}", told(&output));
+    assert!(fs::read_to_string(run.output().join("report.html")).expect("text").contains("--check-max"));
+}
+
+#[test]
+fn a_cluster_that_does_not_start_leaves_its_last_words() {
+    let run = Run::new();
+    let mut command = run.command("--slaves 1");
+    command.args(["--", "--no-such-flag"]);
+    let output = Harness(Some(command.spawn().expect("the harness starts"))).wait();
+    assert_code(&output, 1);
+    assert!(told(&output).contains("unexpected argument '--no-such-flag'"), "{}", told(&output));
+    run.assert_nothing_left();
+}
+
+#[test]
 fn more_errors_than_allowed_are_exit_code_1() {
     let flip = Mutex::new(0_u32);
     let address = server(Arc::new(move |store, words| {
@@ -517,7 +734,8 @@ fn more_errors_than_allowed_are_exit_code_1() {
     let (all, good) = (number(&record, "/totals/total_requests"), number(&record, "/totals/success_count"));
     assert_eq!(all - good, number(&record, "/totals/errors/busy"));
     let throughput = number(&record, "/totals/throughput_rps") * number(&record, "/duration_s");
-    assert!((throughput - good).abs() < 1.0, "only successes are throughput: {record}");
+    let late = number(&record, "/totals/late_count");
+    assert!((-1.0..late + 1.0).contains(&(good - throughput)), "only successes are throughput: {record}");
     assert_code(&Run::new().run(&format!("{line} --max-error-rate 1")), 1);
 }
 
@@ -549,6 +767,13 @@ fn a_sweep_runs_every_point_and_announces_its_time() {
         .iter()
         .map(|run| (number(run, "/settings/clients") as u32, number(run, "/settings/pipeline") as u32))
         .collect();
+    let tags: BTreeSet<&str> = sweep["runs"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|run| run["run_tag"].as_str().expect("text"))
+        .collect();
+    assert_eq!(tags.len(), 6, "the values of each run are its own: {tags:?}");
     assert_eq!(points, [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]);
     assert_eq!(run.csv().len(), 6);
     assert!(!run.output().join("run.json").exists());

@@ -129,6 +129,20 @@ impl FaultPlan {
     }
 }
 
+impl fmt::Display for FaultPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, fault) in self.faults.iter().enumerate() {
+            let comma = if number == 0 { "" } else { "," };
+            let time = |duration: Duration| humantime::format_duration(duration).to_string().replace(' ', "");
+            write!(f, "{comma}{}@{}", fault.deed, time(fault.at))?;
+            if let Some(lasts) = fault.lasts {
+                write!(f, "+{}", time(lasts))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl FromStr for FaultPlan {
     type Err = String;
 
@@ -210,6 +224,14 @@ mod tests {
                 (seconds(2.5), "resume-slave:2".to_owned(), 1, true),
             ]
         );
+    }
+
+    #[test]
+    fn a_plan_is_read_as_it_is_written() {
+        let text = "kill-primary@1s500ms+2m3s,failover-request@2s";
+        let plan: FaultPlan = text.parse().unwrap();
+        assert_eq!(plan.to_string(), text);
+        assert_eq!(FaultPlan::default().to_string(), "");
     }
 
     #[test]

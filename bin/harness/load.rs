@@ -4,8 +4,9 @@
 //! the load and reconnects by itself; a request costs no task, no timer and no allocation. What is counted goes once
 //! a batch into [`Windows`], in the second in which the request ended.
 //!
-//! A request belongs to the measurement if it was begun (in the open loop: was to be begun) within it. Those that are
-//! answered after its end count in its last second: leaving them out would leave out the slowest.
+//! A request belongs to the measurement if it was begun (in the open loop: was due) within it. Those that are answered
+//! behind its end are late: they count in the totals, as leaving them out would leave out the slowest, but in no second
+//! and no throughput. What the open loop did not get done in the warm-up is dropped when the measurement begins.
 
 use super::check::{Deed, Entry, Recorder, Seen};
 use super::clock::ns;
@@ -13,30 +14,42 @@ use super::driver::{Action, Answer, Connection, Dialer, Fate, Request, Sink};
 use super::keys::Chooser;
 use super::ledger::{Ledger, Misread};
 use super::pacer::Pacer;
+use super::schedule::Schedule;
 use super::value::{Unfit, Version};
-use super::window::{count_errors, Errors, Windows};
+use super::window::{count_errors, Errors, Window, Windows};
 use anyhow::Context as _;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
+use std::collections::BTreeMap;
 use std::future::{poll_fn, Future};
 use std::io;
 use std::pin::{pin, Pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{sleep_until, Sleep};
 
-/// How long a connection waits after all targets refused it, at first and at most.
+/// How long a connection rests after a round of targets that did not serve it, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+
+/// How long what was due before an interruption may still be sent, at most.
+const GRACE_MAX: Duration = Duration::from_secs(2);
+
+/// How far back failures are laid to a process that is found to have ended: so many moments of this length.
+const MOMENT_NS: u64 = 10_000_000;
+const MOMENTS_MAX: usize = 20;
+
+/// A second of the measurement.
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// The shortest time at the end that is a second of its own: a shorter one would make a rate of very few requests.
+const LAST_SECOND_NS_MIN: u64 = 500_000_000;
 
 /// How far back in a batch a write of the same key is looked for.
 const LOOK_BACK_MAX: usize = 64;
-
-/// A gap between acknowledged writes that is worth a look, in nanoseconds.
-const GAP_NS_MIN: u64 = 1_000_000;
 
 /// What the connections do.
 #[derive(Clone, Debug)]
@@ -74,6 +87,8 @@ pub(crate) struct Shared {
     pub recorder: Option<Recorder>,
     /// What happens from one fault to the next.
     pub phases: Phases,
+    /// Why a connection could not be opened, the first time.
+    pub connect_error: OnceLock<String>,
     /// When the measurement begins, on the dialer's clock.
     pub from_ns: u64,
     /// Open loop: when the first request is due, whenever the threads have started.
@@ -93,13 +108,15 @@ impl Shared {
         (from_ns, end_ns): (u64, u64),
     ) -> Shared {
         let windows = (0..plan.threads).map(|_| Mutex::default()).collect();
+        let start_ns = dialer.clock.now_ns();
         Shared {
-            start_ns: dialer.clock.now_ns(),
+            start_ns,
             plan,
             dialer,
             ledger,
             recorder,
-            phases: Phases::default(),
+            phases: Phases::new(start_ns, from_ns),
+            connect_error: OnceLock::new(),
             from_ns,
             end_ns: AtomicU64::new(end_ns),
             interrupted: AtomicBool::new(false),
@@ -118,28 +135,78 @@ impl Shared {
         self.end_ns.fetch_min(self.dialer.clock.now_ns(), Ordering::AcqRel);
     }
 
-    fn interrupted(&self) -> bool {
-        self.interrupted.load(Ordering::Acquire)
+    /// Open loop: until when what was due within the measurement may be sent.
+    fn grace_until_ns(&self) -> u64 {
+        let timeout = self.plan.timeout;
+        let grace = if self.interrupted.load(Ordering::Acquire) { timeout.min(GRACE_MAX) } else { timeout };
+        self.end_ns().saturating_add(ns(grace))
+    }
+
+    /// The number of the second in which `at_ns` lies; the last one, if it lies behind.
+    fn second_of(&self, at_ns: u64) -> u64 {
+        (at_ns.saturating_sub(self.from_ns) / SECOND_NS).min(self.last_second())
+    }
+
+    /// The number of the last second, from 0.
+    pub(crate) fn last_second(&self) -> u64 {
+        let length_ns = self.end_ns().saturating_sub(self.from_ns);
+        let full = length_ns / SECOND_NS;
+        // What is too short belongs to the second before.
+        full - u64::from(full > 0 && length_ns % SECOND_NS < LAST_SECOND_NS_MIN)
+    }
+
+    /// When the second with this number ends.
+    pub(crate) fn second_end_ns(&self, number: u64) -> u64 {
+        if number >= self.last_second() {
+            self.end_ns()
+        } else {
+            self.from_ns + (number + 1) * SECOND_NS
+        }
     }
 
     /// Takes what ended before second `number`, of all threads.
-    pub(crate) fn take_before(&self, number: u64) -> Vec<(u64, super::window::Window)> {
+    pub(crate) fn take_before(&self, number: u64) -> Vec<(u64, Window)> {
         let lock = |windows| -> MutexGuard<'_, Windows> { lock(windows) };
         self.windows.iter().flat_map(|windows| lock(windows).take_before(number)).collect()
     }
+
+    /// Takes what is in no second, of all threads: what ended behind the end, and wrong answers outside the measurement.
+    pub(crate) fn take_rest(&self) -> (Window, Errors) {
+        let (mut late, mut outside) = (Window::default(), Errors::new());
+        for windows in &self.windows {
+            let (window, errors) = lock(windows).take_rest();
+            late.add(&window);
+            for (class, count) in errors {
+                count_errors(&mut outside, &class, count);
+            }
+        }
+        (late, outside)
+    }
 }
 
-/// What the load saw from each fault to the next.
-#[derive(Debug, Default)]
+/// What the load saw as a whole, and from each fault to the next.
+#[derive(Debug)]
 pub(crate) struct Phases {
-    begun: AtomicBool,
+    from_ns: u64,
     last_write_ns: AtomicU64,
-    phases: Mutex<Vec<Phase>>,
+    /// The longest time without an acknowledged write since `from_ns`.
+    longest_gap_ns: AtomicU64,
+    begun: AtomicBool,
+    state: Mutex<PhasesState>,
+}
+
+#[derive(Debug, Default)]
+struct PhasesState {
+    phases: Vec<Phase>,
+    /// What failed a moment ago, by number of [`MOMENT_NS`]; [`MOMENTS_MAX`] of them.
+    recent: BTreeMap<u64, Errors>,
 }
 
 /// From one fault to the next.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Phase {
+    /// When the fault struck.
+    pub from_ns: u64,
     /// The longest time without an acknowledged write.
     pub longest_gap_ns: u64,
     /// What failed.
@@ -147,44 +214,83 @@ pub(crate) struct Phase {
 }
 
 impl Phases {
+    /// Of a load that starts at `start_ns` and is measured from `from_ns` on.
+    fn new(start_ns: u64, from_ns: u64) -> Phases {
+        Phases {
+            from_ns,
+            last_write_ns: AtomicU64::new(start_ns),
+            longest_gap_ns: AtomicU64::new(0),
+            begun: AtomicBool::new(false),
+            state: Mutex::default(),
+        }
+    }
+
     /// A fault strikes.
     pub(crate) fn begin(&self, now_ns: u64) {
-        let mut phases = lock(&self.phases);
+        let mut state = lock(&self.state);
         let gap_ns = now_ns.saturating_sub(self.last_write_ns.load(Ordering::Relaxed));
-        if let Some(phase) = phases.last_mut() {
+        if let Some(phase) = state.phases.last_mut() {
             phase.longest_gap_ns = phase.longest_gap_ns.max(gap_ns);
         }
-        phases.push(Phase::default());
+        state.phases.push(Phase { from_ns: now_ns, ..Phase::default() });
         self.begun.store(true, Ordering::Release);
     }
 
-    /// The phases, the last one ended at `now_ns`.
-    pub(crate) fn finish(&self, now_ns: u64) -> Vec<Phase> {
-        let mut phases = lock(&self.phases);
-        let gap_ns = now_ns.saturating_sub(self.last_write_ns.load(Ordering::Relaxed));
-        if let Some(phase) = phases.last_mut() {
-            phase.longest_gap_ns = phase.longest_gap_ns.max(gap_ns);
+    /// A process is found to have ended a moment ago. Its connections knew before we did: what failed in that moment is
+    /// due to it.
+    pub(crate) fn begin_late(&self, now_ns: u64) {
+        self.begin(now_ns);
+        let mut state = lock(&self.state);
+        let PhasesState { phases, recent } = &mut *state;
+        let first = (now_ns / MOMENT_NS).saturating_sub(MOMENTS_MAX as u64);
+        let Some((last, earlier)) = phases.split_last_mut() else { return };
+        let mut earlier = earlier.last_mut();
+        for (class, count) in recent.range(first..).flat_map(|(_, errors)| errors) {
+            count_errors(&mut last.errors, class, *count);
+            if let Some(counted) = earlier.as_mut().and_then(|phase| phase.errors.get_mut(class)) {
+                *counted = counted.saturating_sub(*count);
+            }
         }
-        phases.clone()
+        if let Some(phase) = earlier {
+            phase.errors.retain(|_, count| *count > 0);
+        }
+        recent.clear();
+    }
+
+    /// The longest time without an acknowledged write in the measurement, which ended at `end_ns`, and the phases.
+    pub(crate) fn finish(&self, end_ns: u64) -> (u64, Vec<Phase>) {
+        self.gap(self.last_write_ns.load(Ordering::Relaxed), end_ns);
+        (self.longest_gap_ns.load(Ordering::Relaxed), lock(&self.state).phases.clone())
     }
 
     fn write_acknowledged(&self, at_ns: u64) {
         let before_ns = self.last_write_ns.fetch_max(at_ns, Ordering::Relaxed);
-        let gap_ns = at_ns.saturating_sub(before_ns);
-        if gap_ns < GAP_NS_MIN || !self.begun.load(Ordering::Acquire) {
+        self.gap(before_ns, at_ns);
+    }
+
+    /// No write was acknowledged between these two.
+    fn gap(&self, before_ns: u64, at_ns: u64) {
+        let gap_ns = at_ns.saturating_sub(before_ns.max(self.from_ns));
+        if gap_ns > self.longest_gap_ns.load(Ordering::Relaxed) {
+            self.longest_gap_ns.fetch_max(gap_ns, Ordering::Relaxed);
+        }
+        if gap_ns == 0 || !self.begun.load(Ordering::Acquire) {
             return;
         }
-        if let Some(phase) = lock(&self.phases).last_mut() {
-            phase.longest_gap_ns = phase.longest_gap_ns.max(gap_ns);
+        if let Some(phase) = lock(&self.state).phases.last_mut() {
+            phase.longest_gap_ns = phase.longest_gap_ns.max(at_ns.saturating_sub(before_ns));
         }
     }
 
-    fn failed(&self, class: &str) {
-        if !self.begun.load(Ordering::Acquire) {
-            return;
+    /// Requests failed, or were due and could not be sent, at `at_ns`.
+    fn failed(&self, class: &str, at_ns: u64, count: u64) {
+        let mut state = lock(&self.state);
+        if let Some(phase) = state.phases.iter_mut().rfind(|phase| phase.from_ns <= at_ns) {
+            count_errors(&mut phase.errors, class, count);
         }
-        if let Some(phase) = lock(&self.phases).last_mut() {
-            count_errors(&mut phase.errors, class, 1);
+        count_errors(state.recent.entry(at_ns / MOMENT_NS).or_default(), class, count);
+        if state.recent.len() > MOMENTS_MAX {
+            state.recent.pop_first();
         }
     }
 }
@@ -284,9 +390,10 @@ struct Client {
     random: SmallRng,
     /// The target it is connected to, or tries next.
     target: usize,
-    /// Open loop: when the next request is due, and the time between two.
-    due_ns: f64,
-    interval_ns: f64,
+    /// How many targets in a row did not serve.
+    refused: usize,
+    /// Open loop: when requests are due.
+    schedule: Option<Schedule>,
     batch: Vec<Request>,
     flights: Vec<Flight>,
     /// What failed in this batch, and how.
@@ -297,6 +404,8 @@ struct Client {
 /// What is known of a request in flight.
 #[derive(Clone, Copy, Debug)]
 struct Flight {
+    /// What decides whether it is measured.
+    due_ns: u64,
     /// From when its latency counts.
     begun_ns: u64,
     /// Reads: what is stale, as of before it was sent.
@@ -331,9 +440,8 @@ impl Client {
         connection: usize,
     ) -> Client {
         let plan = &shared.plan;
-        let interval_ns = plan.rate.map_or(0.0, |rate| 1e9 * plan.connections as f64 / rate);
-        // Spread over the first interval.
-        let offset_ns = interval_ns * connection as f64 / plan.connections as f64;
+        let schedule =
+            plan.rate.map(|rate| Schedule::new(shared.start_ns, rate, plan.connections, connection));
         let random = SmallRng::seed_from_u64(plan.seed.wrapping_add(connection as u64));
         let (batch, flights) = (Vec::with_capacity(plan.pipeline), Vec::with_capacity(plan.pipeline));
         Client {
@@ -343,8 +451,8 @@ impl Client {
             writer: u32::try_from(connection + 1).unwrap_or(u32::MAX),
             random,
             target: 0,
-            due_ns: shared.start_ns as f64 + offset_ns,
-            interval_ns,
+            refused: 0,
+            schedule,
             batch,
             flights,
             failures: Vec::new(),
@@ -357,24 +465,32 @@ impl Client {
         self.shared.dialer.clock.now_ns()
     }
 
-    fn is_open_loop(&self) -> bool {
-        self.shared.plan.rate.is_some()
-    }
-
     /// Whether no further request is to be sent.
     fn is_over(&self) -> bool {
         let (now_ns, end_ns) = (self.now_ns(), self.shared.end_ns());
-        if self.is_open_loop() && !self.shared.interrupted() {
+        match &self.schedule {
             // What was due within the measurement is still sent, or the requests that waited longest were left out.
-            self.due_ns >= end_ns as f64 || now_ns >= end_ns + ns(self.shared.plan.timeout)
-        } else {
-            now_ns >= end_ns
+            Some(schedule) => {
+                let never_measured = end_ns <= self.shared.from_ns && now_ns >= end_ns;
+                schedule.due_ns() >= end_ns || never_measured || now_ns >= self.shared.grace_until_ns()
+            }
+            None => now_ns >= end_ns,
         }
+    }
+
+    /// Open loop: when the next request is due. From the start of the measurement on, none of the warm-up is.
+    fn due_ns(&mut self) -> Option<u64> {
+        let now_ns = self.now_ns();
+        let schedule = self.schedule.as_mut()?;
+        if now_ns >= self.shared.from_ns {
+            schedule.skip_before(self.shared.from_ns);
+        }
+        Some(schedule.due_ns())
     }
 
     async fn run(mut self) -> Vec<Entry> {
         let think = self.shared.plan.think;
-        if !think.is_zero() && !self.is_open_loop() {
+        if !think.is_zero() && self.schedule.is_none() {
             // Or all would ask at once, again and again.
             let first = self.random.random_range(Duration::ZERO..think);
             let at_ns = self.now_ns() + ns(first);
@@ -382,18 +498,21 @@ impl Client {
         }
         let mut backoff = BACKOFF.0;
         while !self.is_over() {
-            match self.connect().await {
-                Some(connection) => {
-                    if self.use_up(connection).await {
-                        backoff = BACKOFF.0;
-                    }
-                    self.target += 1;
+            if let Some(connection) = self.connect().await {
+                if self.use_up(connection).await {
+                    backoff = BACKOFF.0;
+                    self.refused = 0;
+                } else {
+                    self.refused += 1;
                 }
-                None => {
-                    let rest = backoff.mul_f64(self.random.random_range(0.5..1.0));
-                    backoff = (backoff * 2).min(BACKOFF.1);
-                    self.pause(self.now_ns() + ns(rest)).await;
-                }
+                self.target += 1;
+            }
+            if self.refused >= self.shared.dialer.targets.len() {
+                // Whether they take no connection, close it, or serve nobody: asked at once they would say the same.
+                self.refused = 0;
+                let rest = backoff.mul_f64(self.random.random_range(0.5..1.0));
+                backoff = (backoff * 2).min(BACKOFF.1);
+                self.rest(rest).await;
             }
         }
         self.count_unsent();
@@ -405,22 +524,36 @@ impl Client {
         self.pacer.until(self.waiter, until_ns.min(self.shared.end_ns())).await;
     }
 
+    /// Waits, beyond the end only while there is something to send.
+    async fn rest(&self, rest: Duration) {
+        let until_ns = self.now_ns() + ns(rest);
+        self.pause(until_ns).await;
+        if !self.is_over() {
+            tokio::time::sleep(self.shared.dialer.clock.until(until_ns)).await;
+        }
+    }
+
     /// Tries each target once. That none took the connection is one failed request.
     async fn connect(&mut self) -> Option<Connection> {
         let begun_ns = self.now_ns();
         let timeout = self.shared.plan.timeout;
         for _ in 0..self.shared.dialer.targets.len() {
-            if let Ok(Ok(connection)) =
-                tokio::time::timeout(timeout, self.shared.dialer.dial(self.target)).await
-            {
-                return Some(connection);
-            }
+            let error = match tokio::time::timeout(timeout, self.shared.dialer.dial(self.target)).await {
+                Ok(Ok(connection)) => return Some(connection),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no connection within {timeout:?}"),
+            };
+            let targets = &self.shared.dialer.targets;
+            self.shared
+                .connect_error
+                .get_or_init(|| format!("{}: {error}", targets[self.target % targets.len()]));
             self.target += 1;
+            self.refused += 1;
             if self.is_over() {
                 return None;
             }
         }
-        self.count(begun_ns, self.now_ns(), Err("connection"));
+        self.count_error(begun_ns, self.now_ns(), "connection");
         None
     }
 
@@ -430,8 +563,8 @@ impl Client {
         let mut useful = false;
         let mut timer = pin!(sleep_until(tokio::time::Instant::now() + timeout));
         loop {
-            if self.is_open_loop() {
-                self.pacer.until(self.waiter, (self.due_ns as u64).min(self.shared.end_ns())).await;
+            if let Some(due_ns) = self.due_ns() {
+                self.pause(due_ns).await;
             }
             if self.is_over() {
                 return useful;
@@ -459,7 +592,7 @@ impl Client {
                 return useful;
             }
             let think = self.shared.plan.think;
-            if !think.is_zero() && !self.is_open_loop() {
+            if !think.is_zero() && self.schedule.is_none() {
                 self.pause(self.now_ns() + ns(think)).await;
             }
         }
@@ -474,20 +607,22 @@ impl Client {
         let plan = &self.shared.plan;
         let ledger = &self.shared.ledger;
         while self.batch.len() < plan.pipeline {
-            let begun_ns = if plan.rate.is_some() {
-                if self.due_ns > now_ns as f64 && !self.batch.is_empty() {
-                    break;
+            let due_ns = match &mut self.schedule {
+                Some(schedule) => {
+                    let due_ns = schedule.due_ns();
+                    if due_ns > now_ns && !self.batch.is_empty() {
+                        break;
+                    }
+                    schedule.advance();
+                    due_ns
                 }
-                let due_ns = self.due_ns;
-                self.due_ns += self.interval_ns;
-                // A wait may end a little early.
-                (due_ns as u64).min(now_ns)
-            } else {
-                now_ns
+                None => now_ns,
             };
+            // A wait may end a little early.
+            let begun_ns = due_ns.min(now_ns);
             let key = plan.chooser.choose(&mut self.random);
             let writes = self.random.random::<f64>() < plan.write_share;
-            let mut flight = Flight { begun_ns, floor: 0, behind: None, ended: Ended::Open };
+            let mut flight = Flight { due_ns, begun_ns, floor: 0, behind: None, ended: Ended::Open };
             let action = if writes {
                 Action::Write(ledger.begin(key, self.writer))
             } else {
@@ -512,34 +647,33 @@ impl Client {
         let mut last_write_ns = 0;
         let mut successes = 0;
         let end_ns = shared.end_ns();
-        let measured = |begun_ns: u64| begun_ns >= shared.from_ns && begun_ns < end_ns;
         {
             let mut windows = lock(&shared.windows[self.thread]);
             for (request, flight) in self.batch.iter().zip(&self.flights) {
                 let Ended::Right { at_ns, .. } = flight.ended else { continue };
                 successes += 1;
                 let latency_ns = at_ns.saturating_sub(flight.begun_ns);
-                let measured = measured(flight.begun_ns);
                 let writes = request.action != Action::Read;
-                if writes {
+                // Answers that came together have one time.
+                if writes && at_ns != last_write_ns {
                     last_write_ns = at_ns;
+                    shared.phases.write_acknowledged(at_ns.min(end_ns));
                 }
-                if measured {
-                    let window = windows.second(second_of(&shared, at_ns));
-                    if writes {
-                        window.write(latency_ns);
-                    } else {
-                        window.read(latency_ns);
-                    }
+                if flight.due_ns < shared.from_ns || flight.due_ns >= end_ns {
+                    continue;
+                }
+                let window =
+                    if at_ns < end_ns { windows.second(shared.second_of(at_ns)) } else { windows.late() };
+                if writes {
+                    window.write(latency_ns);
+                } else {
+                    window.read(latency_ns);
                 }
             }
         }
-        if last_write_ns > 0 {
-            shared.phases.write_acknowledged(last_write_ns);
-        }
         if successes < self.batch.len() {
             for (index, class) in std::mem::take(&mut self.failures) {
-                self.count(self.flights[index].begun_ns, now_ns, Err(&class));
+                self.count_error(self.flights[index].due_ns, now_ns, &class);
             }
             let class = broken.unwrap_or("mangled");
             for index in 0..self.batch.len() {
@@ -549,7 +683,7 @@ impl Client {
                 if let Action::Write(version) = self.batch[index].action {
                     shared.ledger.unknown(self.batch[index].key, version);
                 }
-                self.count(self.flights[index].begun_ns, now_ns, Err(class));
+                self.count_error(self.flights[index].due_ns, now_ns, class);
             }
         }
         if let Some(recorder) = &shared.recorder {
@@ -562,25 +696,36 @@ impl Client {
         successes > 0
     }
 
-    /// Counts a request that failed, if it is measured.
-    fn count(&self, begun_ns: u64, ended_ns: u64, result: Result<(), &str>) {
+    /// Counts a request that failed.
+    fn count_error(&self, due_ns: u64, ended_ns: u64, class: &str) {
         let shared = &self.shared;
-        let Err(class) = result else { return };
-        if begun_ns >= shared.from_ns && begun_ns < shared.end_ns() {
-            lock(&shared.windows[self.thread]).second(second_of(shared, ended_ns)).error(class);
-            shared.phases.failed(class);
-        }
-    }
-
-    /// Open loop: what was due within the measurement and could not even be sent failed.
-    fn count_unsent(&mut self) {
-        if !self.is_open_loop() || self.shared.interrupted() {
+        let end_ns = shared.end_ns();
+        let mut windows = lock(&shared.windows[self.thread]);
+        if due_ns < shared.from_ns || due_ns >= end_ns {
+            windows.outside(class);
             return;
         }
-        let now_ns = self.now_ns();
-        while (self.due_ns as u64) < self.shared.end_ns() {
-            self.count(self.due_ns as u64, now_ns, Err("unsent"));
-            self.due_ns += self.interval_ns;
+        let window =
+            if ended_ns < end_ns { windows.second(shared.second_of(ended_ns)) } else { windows.late() };
+        window.errors(class, 1);
+        shared.phases.failed(class, ended_ns, 1);
+    }
+
+    /// Open loop: what was due within the measurement and could not even be sent failed when it was due.
+    fn count_unsent(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let Some(schedule) = &mut self.schedule else { return };
+        schedule.skip_before(shared.from_ns);
+        let mut windows = lock(&shared.windows[self.thread]);
+        loop {
+            let due_ns = schedule.due_ns();
+            if due_ns >= shared.end_ns() {
+                return;
+            }
+            let second = shared.second_of(due_ns);
+            let count = schedule.take_before(shared.second_end_ns(second));
+            windows.second(second).errors("unsent", count);
+            shared.phases.failed("unsent", due_ns, count);
         }
     }
 }
@@ -599,12 +744,6 @@ fn entry(writer: u32, sent_ns: u64, request: Request, flight: Flight) -> Option<
         (Action::Read, Ended::Open) => return None,
     };
     Some(Entry { client: writer, key: request.key, deed, invoked_ns: sent_ns, returned_ns })
-}
-
-/// The number of the second of the measurement in which `at_ns` lies; the last one, if it lies behind.
-fn second_of(shared: &Shared, at_ns: u64) -> u64 {
-    let last_ns = shared.end_ns().saturating_sub(1).min(at_ns);
-    last_ns.saturating_sub(shared.from_ns) / 1_000_000_000
 }
 
 /// Looks at each answer as it arrives.
@@ -715,4 +854,68 @@ async fn within<F: Future>(
         Poll::Pending
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn the_longest_gap_counts_from_the_start_to_the_end_and_not_the_warm_up() {
+        let phases = Phases::new(0, 1000 * MS);
+        for at_ms in [100, 900, 1300, 1350] {
+            phases.write_acknowledged(at_ms * MS);
+        }
+        assert_eq!(phases.finish(1600 * MS).0, 300 * MS, "from the start to the first write");
+        assert_eq!(phases.finish(1700 * MS).0, 350 * MS, "from the last write to the end");
+        assert_eq!(Phases::new(0, 1000 * MS).finish(3000 * MS).0, 2000 * MS);
+    }
+
+    #[test]
+    fn each_fault_has_the_gap_and_the_errors_behind_it() {
+        let phases = Phases::new(0, 0);
+        phases.write_acknowledged(90 * MS);
+        phases.failed("early", 95 * MS, 1);
+        phases.begin(100 * MS);
+        phases.failed("connection", 110 * MS, 2);
+        phases.write_acknowledged(150 * MS);
+        phases.begin(200 * MS);
+        // What was due between the two faults and is counted later belongs there.
+        phases.failed("unsent", 190 * MS, 5);
+        phases.failed("unsent", 200 * MS, 7);
+        let (longest_ns, found) = phases.finish(230 * MS);
+        assert_eq!(longest_ns, 90 * MS);
+        let told: Vec<_> = found.iter().map(|phase| (phase.longest_gap_ns / MS, &phase.errors)).collect();
+        let first = Errors::from([("connection".to_owned(), 2), ("unsent".to_owned(), 5)]);
+        let second = Errors::from([("unsent".to_owned(), 7)]);
+        assert_eq!(told, [(60, &first), (80, &second)]);
+    }
+
+    #[test]
+    fn what_failed_just_before_a_process_was_found_dead_is_laid_to_it() {
+        let phases = Phases::new(0, 0);
+        phases.begin(0);
+        phases.failed("busy", 100 * MS, 1);
+        phases.failed("connection", 100 * MS, 3);
+        phases.failed("connection", 995 * MS, 2);
+        phases.begin_late(1000 * MS);
+        phases.failed("connection", 1005 * MS, 4);
+        let found: Vec<_> = phases.finish(2000 * MS).1.into_iter().map(|phase| phase.errors).collect();
+        let before = Errors::from([("busy".to_owned(), 1), ("connection".to_owned(), 3)]);
+        assert_eq!(found, [before, Errors::from([("connection".to_owned(), 6)])]);
+    }
+
+    #[test]
+    fn the_failures_that_are_kept_for_that_are_few() {
+        let phases = Phases::new(0, 0);
+        for at_ms in 0..10_000 {
+            phases.failed("busy", at_ms * MS, 1);
+        }
+        assert_eq!(lock(&phases.state).recent.len(), MOMENTS_MAX);
+        phases.begin_late(10_000 * MS);
+        let errors = &phases.finish(10_000 * MS).1[0].errors;
+        assert_eq!(errors, &Errors::from([("busy".to_owned(), 200)]));
+    }
 }

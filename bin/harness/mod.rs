@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`options`], [`fault`], [`sweep`] | the command line |
 //! | [`run`] | one run from beginning to end |
-//! | [`load`], [`driver`], [`pacer`] | the requests |
+//! | [`placement`] | the placement experiment |
+//! | [`load`], [`driver`], [`schedule`], [`pacer`] | the requests |
 //! | [`keys`], [`value`], [`ledger`], [`check`] | what is asked for, and whether the answer is true |
 //! | [`window`], [`monitor`], [`system`], [`clock`] | figures |
 //! | `peers`, with the feature of that name | this store beside others |
@@ -31,6 +32,7 @@ pub(crate) mod progress;
 pub(crate) mod record;
 pub(crate) mod report;
 pub(crate) mod run;
+pub(crate) mod schedule;
 pub(crate) mod stop;
 pub(crate) mod sweep;
 pub(crate) mod system;
@@ -39,19 +41,35 @@ pub(crate) mod window;
 
 use anyhow::Context as _;
 use cluster::OwnCluster;
-use dsm::launcher::LaunchError;
+use dsm::launcher::{LaunchError, Launcher};
 use options::{Options, PlacementExperiment};
+use plots::Plot;
 use progress::Progress;
 use rand::RngExt as _;
 use record::{RunRecord, Settings, SweepRecord, FORMAT};
 use run::Setting;
 use rustix::process::Resource;
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 use stop::Stop;
+use window::WRONG;
+
+/// What the answers of [`WRONG`] had.
+const WRONG_MEANS: [&str; 3] = [
+    "had a value that was never written to their key",
+    "had a value that had been replaced, or none",
+    "had a value that nobody wrote, or made no sense",
+];
 
 /// How long a point of a grid takes beside warm-up and measurement, roughly: start, first values, last reading, end.
 const POINT_EXTRA_S: f64 = 2.0;
+
+/// How long the placement experiment takes, roughly.
+const PLACEMENT_S: f64 = 2.0;
+
+/// How many lines of a node that does not start are shown.
+const LAST_LINES: usize = 5;
 
 /// Runs the harness with the words of the command line.
 pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
@@ -82,7 +100,13 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
             if !single {
                 progress.label(format!("{}/{} ", number + 1, points.len()));
             }
-            let record = match one(options, point, &stop, &mut progress) {
+            let mut keep = |record: &RunRecord| {
+                sweep.runs.push(record.clone());
+                let written = output::write(&sweep, single, &options.output);
+                sweep.runs.pop();
+                written
+            };
+            let record = match one(options, point, &stop, &mut progress, &mut keep) {
                 Ok(Some(record)) => record,
                 Ok(None) => break,
                 Err(error) if single => return Err(error),
@@ -92,12 +116,14 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
                     continue;
                 }
             };
-            if !options.quiet {
-                println!("{}", progress::table(&record));
-            }
+            wrong.extend(complaints(&record, options));
+            let table = progress::table(&record);
             sweep.runs.push(record);
-            // After each point, so that an hour's work survives whatever comes.
-            output::write(&sweep, single, &options.output)?;
+            // The files first, after each point, so that an hour's work survives whatever comes.
+            if let Err(error) = leave(&sweep, single, options, plots::draw_after_point) {
+                progress.warn(&format!("{error:#}"));
+            }
+            progress.table(&table);
         }
         progress.label(String::new());
     }
@@ -108,31 +134,35 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
             // The runs are measured, whatever became of the experiment behind them.
             Err(error) => progress.warn(&format!("no placement experiment: {error:#}")),
         }
-        if !options.quiet {
-            println!("{}", placement::table(&sweep.placement));
-        }
+        progress.table(&placement::table(&sweep.placement));
     }
     if sweep.runs.is_empty() && sweep.placement.is_empty() {
         wrong.push("nothing was measured".to_owned());
     } else {
-        leave(&sweep, single, options)?;
-        progress.say(&format!("written to {}", options.output.display()));
+        match leave(&sweep, single, options, plots::draw) {
+            Ok(()) => progress.say(&format!("written to {}", options.output.display())),
+            // What was found out is told all the same.
+            Err(error) => wrong.push(format!("{error:#}")),
+        }
     }
-    wrong.extend(sweep.runs.iter().flat_map(|run| complaints(run, options)));
     for complaint in &wrong {
-        eprintln!("error: {complaint}");
+        progress.error(complaint);
     }
     Ok(if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// How the plots are drawn.
+type Draw = fn(&SweepRecord, &Path) -> anyhow::Result<Vec<Plot>>;
+
 /// Writes all files.
-fn leave(sweep: &SweepRecord, single: bool, options: &Options) -> anyhow::Result<()> {
+fn leave(sweep: &SweepRecord, single: bool, options: &Options, draw: Draw) -> anyhow::Result<()> {
     output::write(sweep, single, &options.output)?;
-    let plots = plots::draw(sweep, &options.output).context("cannot draw the plots")?;
+    let plots = draw(sweep, &options.output).context("cannot draw the plots")?;
     report::write(sweep, &plots, &options.output.join("report.html")).context("cannot write the report")
 }
 
-/// Lets this process have as many connections as the system allows; too few are told when they are opened.
+/// Lets this process have as many connections as the system allows. Where that is too few, connections cannot be opened;
+/// they count as errors, and the run warns with the reason of the first.
 fn raise_descriptors() {
     let mut limit = rustix::process::getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -148,7 +178,8 @@ fn wants_placement(options: &Options) -> bool {
 fn announce(options: &Options, points: &[Settings], progress: &mut Progress) {
     if points.len() > 1 {
         let each_s = options.warmup.as_secs_f64() + options.duration.as_secs_f64() + POINT_EXTRA_S;
-        let total_s = each_s * points.len() as f64;
+        let behind_s = if wants_placement(options) { PLACEMENT_S } else { 0.0 };
+        let total_s = each_s * points.len() as f64 + behind_s;
         progress.say(&format!(
             "{} runs, about {:.0} min {:.0} s",
             points.len(),
@@ -164,11 +195,13 @@ fn one(
     settings: &Settings,
     stop: &Stop,
     progress: &mut Progress,
+    keep: &mut dyn FnMut(&RunRecord) -> anyhow::Result<()>,
 ) -> anyhow::Result<Option<RunRecord>> {
     let settings = settings.clone();
     if !options.target.is_empty() {
         let targets = options.target.clone();
-        let setting = Setting { options, settings, targets, launcher: None, stop, progress };
+        let launcher = None;
+        let setting = Setting { options, settings, targets, launcher, stop, progress, keep };
         return match run::run(setting) {
             Ok(record) => Ok(Some(record)),
             Err(_) if stop.is_set() => Ok(None),
@@ -183,7 +216,8 @@ fn one(
         );
     }
     let targets = cluster.launcher().masters();
-    let setting = Setting { options, settings, targets, launcher: Some(cluster.launcher()), stop, progress };
+    let launcher = Some(cluster.launcher());
+    let setting = Setting { options, settings, targets, launcher, stop, progress, keep };
     let result = run::run(setting);
     cluster.stop()?;
     match result {
@@ -203,7 +237,33 @@ fn start(options: &Options, settings: &Settings, stop: &Stop) -> anyhow::Result<
             cluster.stop()?;
             Ok(None)
         }
-        Err(error) => Err(error).context("the cluster does not start"),
+        Err(error) => {
+            // With the cluster its directory goes, and what the nodes said in it.
+            let said = last_words(cluster.launcher(), &error);
+            Err(error).with_context(|| format!("the cluster does not start{said}"))
+        }
+    }
+}
+
+/// What the node printed last that kept the others from starting, or else every node.
+fn last_words(launcher: &Launcher, error: &LaunchError) -> String {
+    let said: Vec<String> = match error {
+        LaunchError::Ended { role, .. } => {
+            let output = std::fs::read(launcher.output_path(*role)).unwrap_or_default();
+            let output = String::from_utf8_lossy(&output).into_owned();
+            let lines: Vec<&str> = output.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+            lines[lines.len().saturating_sub(LAST_LINES)..].iter().map(|line| (*line).to_owned()).collect()
+        }
+        _ => {
+            let said = launcher.roles().into_iter().map(|role| (role, launcher.last_output(role)));
+            let said = said.filter(|(_, line)| !line.is_empty());
+            said.map(|(role, line)| format!("{role}: {line}")).collect()
+        }
+    };
+    if said.is_empty() {
+        String::new()
+    } else {
+        format!(" (said last: {})", said.join("; "))
     }
 }
 
@@ -211,22 +271,23 @@ fn start(options: &Options, settings: &Settings, stop: &Stop) -> anyhow::Result<
 fn complaints(run: &RunRecord, options: &Options) -> Vec<String> {
     let mut found = Vec::new();
     let totals = &run.totals;
-    for (class, what) in [
-        ("wrong_value", "answers had a value that was never written to their key"),
-        ("stale_value", "answers had a value that had been replaced"),
-        ("mangled", "answers had a value that nobody wrote, or made no sense"),
-    ] {
-        if let Some(count) = totals.errors.get(class) {
-            found.push(format!("{count} {what} ({class})"));
+    for (errors, when) in [(&totals.errors, ""), (&run.wrong_outside, " outside the measurement")] {
+        for (class, what) in WRONG.iter().zip(WRONG_MEANS) {
+            if let Some(count) = errors.get(*class) {
+                found.push(format!("{count} answers{when} {what} ({class})"));
+            }
         }
     }
     match &run.read_back {
-        Some(back) if back.lost > 0 => found.push(format!("{} acknowledged writes are lost", back.lost)),
-        Some(back) if back.mangled > 0 => {
-            found.push(format!("{} keys hold at the end what nobody wrote", back.mangled));
+        Some(back) => {
+            if back.lost > 0 {
+                found.push(format!("{} keys lost their latest acknowledged write", back.lost));
+            }
+            if back.mangled > 0 {
+                found.push(format!("{} keys hold at the end what nobody wrote", back.mangled));
+            }
         }
-        Some(_) => {}
-        None => found.push("the keys could not be read back at the end".to_owned()),
+        None => found.push(format!("the keys could not be read back at the end: {}", run.read_back_error)),
     }
     if let Some(check) = run.check.as_ref().filter(|check| check.verdict != "linearizable") {
         let example = check.counter_example.as_deref().unwrap_or_default();

@@ -163,10 +163,21 @@ pub(crate) fn request_failover(targets: Vec<String>) {
     }
 }
 
+/// Tries each address of a name in turn, as the load does.
+fn connect(target: &str, limit: Duration) -> io::Result<TcpStream> {
+    let mut last = io::ErrorKind::AddrNotAvailable.into();
+    for address in target.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, limit) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
 /// One request over a connection of its own; the text of the answer.
 pub(crate) fn ask(target: &str, words: &[&str], limit: Duration) -> io::Result<String> {
-    let address = target.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
-    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    let mut stream = connect(target, limit)?;
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;
     let mut request = format!("*{}\r\n", words.len());

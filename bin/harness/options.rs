@@ -17,6 +17,12 @@ const CONNECTIONS_MAX: u32 = 60_000;
 /// The most bytes of values in one batch.
 const BATCH_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
+/// The most bytes of values in flight on all connections: each has them in a buffer.
+const IN_FLIGHT_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+
+/// The lowest and the highest rate of an open loop. Beyond, requests would be due at the same nanoseconds, or never.
+const RATE: std::ops::RangeInclusive<f64> = 0.001..=1e8;
+
 const EXAMPLES: &str = "Examples:
   dsm-test-harness --slaves 5 --clients 18
       starts a primary, a backup and 5 slaves, loads them for 30 s after a warm-up of 5 s
@@ -198,7 +204,7 @@ pub(crate) struct Options {
     )]
     pub output: PathBuf,
 
-    /// Prints nothing but errors
+    /// Prints nothing but errors and warnings
     #[arg(long, help_heading = "Output")]
     pub quiet: bool,
 
@@ -249,8 +255,8 @@ impl Options {
         if self.key_prefix.bytes().any(|byte| byte == b':' || !byte.is_ascii_graphic()) {
             return Err("--key-prefix must be visible ASCII without a colon".to_owned());
         }
-        if self.rate.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
-            return Err("--rate must be above 0".to_owned());
+        if self.rate.is_some_and(|rate| !RATE.contains(&rate)) {
+            return Err(format!("--rate must be from {} to {}", RATE.start(), RATE.end()));
         }
         if !(self.zipf_exponent.is_finite() && self.zipf_exponent >= 0.0) {
             return Err("--zipf-exponent must be 0 or above".to_owned());
@@ -298,8 +304,15 @@ impl Options {
         if u64::from(point.value_bytes) * u64::from(point.pipeline) > BATCH_BYTES_MAX {
             return Err(format!("--value-bytes times --pipeline must be at most {BATCH_BYTES_MAX}"));
         }
-        if point.clients.saturating_mul(point.pool) > CONNECTIONS_MAX {
+        let connections = point.clients.saturating_mul(point.pool);
+        if connections > CONNECTIONS_MAX {
             return Err(format!("--clients times --pool must be at most {CONNECTIONS_MAX} connections"));
+        }
+        let batch_bytes = u64::from(point.value_bytes) * u64::from(point.pipeline);
+        if batch_bytes * u64::from(connections) > IN_FLIGHT_BYTES_MAX {
+            return Err(format!(
+                "--value-bytes times --pipeline times all connections must be at most {IN_FLIGHT_BYTES_MAX}"
+            ));
         }
         if self.target.is_empty() {
             self.fault.validate(point.slaves)?;
@@ -336,6 +349,14 @@ impl Options {
             placement: own_text(&self.placement),
             fsync: own_text(&self.fsync),
             seed,
+            timeout_s: self.timeout.as_secs_f64(),
+            threads: self.threads,
+            wait: self.wait,
+            zipf_exponent: (self.distribution == Distribution::Zipf).then_some(self.zipf_exponent),
+            key_prefix: self.key_prefix.clone(),
+            protocol: self.protocol.to_string(),
+            faults: self.fault.to_string(),
+            master_flags: self.master_flags.iter().map(|flag| flag.to_string_lossy().into_owned()).collect(),
         }
     }
 }
@@ -411,6 +432,8 @@ mod tests {
             ("--write-pct 101", "--write-pct"),
             ("--value-bytes 10", "--value-bytes"),
             ("--rate 0", "--rate"),
+            ("--rate 2e8", "--rate"),
+            ("--rate NaN", "--rate"),
             ("--duration 0", "--duration"),
             ("--key-prefix a:b", "--key-prefix"),
             ("--target a:1 --fault kill-primary@1s", "--fault"),
@@ -423,6 +446,7 @@ mod tests {
             ("--sweep clients=1 --sweep clients=2", "twice"),
             ("--target a:1 --sweep slaves=1,2", "--sweep slaves"),
             ("--value-bytes 100000000 --pipeline 100", "--pipeline"),
+            ("--value-bytes 1000000 --pipeline 100 --clients 50", "all connections"),
             ("--clients 10000 --pool 100", "--clients"),
             ("--fault nonsense", "nonsense"),
             ("--placement-experiment --check", "--check"),
@@ -433,6 +457,19 @@ mod tests {
             let error = parse(line).unwrap_err();
             assert!(error.contains(named), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn the_settings_hold_what_a_repetition_needs() {
+        let line = "--timeout 3s --threads 2 --wait 1 --distribution zipf --key-prefix k --fault \
+                    kill-primary@1s+500ms,pause-slave:2@2s -- --min-slaves 2";
+        let settings = parse(line).unwrap().settings(7);
+        assert_eq!((settings.timeout_s, settings.threads, settings.wait), (3.0, 2, Some(1)));
+        assert_eq!((settings.zipf_exponent, settings.key_prefix.as_str()), (Some(0.99), "k"));
+        assert_eq!(settings.faults, "kill-primary@1s+500ms,pause-slave:2@2s");
+        assert_eq!((settings.protocol.as_str(), settings.seed), ("resp", 7));
+        assert_eq!(settings.master_flags, ["--min-slaves", "2"]);
+        assert_eq!(parse("").unwrap().settings(7).zipf_exponent, None);
     }
 
     #[test]

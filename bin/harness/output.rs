@@ -101,6 +101,10 @@ fn put(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let written = fs::write(&new, content).and_then(|()| fs::rename(&new, path));
+    if written.is_err() {
+        // Half a file, where there was any room at all.
+        let _ = fs::remove_file(&new);
+    }
     written.with_context(|| format!("cannot write {}", path.display()))
 }
 
@@ -140,6 +144,18 @@ mod tests {
         assert_eq!(lines[0][lines[0].len() - 2..], ["error_standby", "error_wrong_value"]);
         assert_eq!(lines[1][lines[1].len() - 2..], ["2", "0"]);
         assert_eq!((lines[1][1], lines[2][1]), ("1", "5"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_leaves_nothing_half_done() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("results.csv");
+        // A rename onto a directory fails.
+        fs::create_dir(&path).unwrap();
+        assert!(put(&path, b"text").is_err());
+        let left: Vec<_> =
+            fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [path]);
     }
 
     #[test]

@@ -60,20 +60,19 @@ impl Pacer {
         Ok(Pacer { clock, timer, state: Mutex::new(state) })
     }
 
-    /// Waits until `at_ns`, or until all waits are ended. `waiter` has one wait at a time.
+    /// Waits until `at_ns`, give or take [`SLACK_NS`], or until all waits are ended. `waiter` has one wait at a time.
     pub(crate) async fn until(&self, waiter: usize, at_ns: u64) {
-        let mut queued = false;
         poll_fn(|context| {
-            if self.clock.now_ns() >= at_ns {
+            // Whoever was woken is due: with a stricter rule here it would wait for a timer that has gone off.
+            if self.clock.now_ns() + SLACK_NS >= at_ns {
                 return Poll::Ready(());
             }
             let mut state = self.lock();
             if state.closed {
                 return Poll::Ready(());
             }
-            state.waiters[waiter] = Some((at_ns, context.waker().clone()));
-            if !queued {
-                queued = true;
+            let before = state.waiters[waiter].replace((at_ns, context.waker().clone()));
+            if before.is_none_or(|(before_ns, _)| before_ns != at_ns) {
                 state.due.push(Reverse((at_ns, waiter)));
                 self.arm(&mut state);
             }
@@ -105,23 +104,27 @@ impl Pacer {
                 Ok(_) | Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
                 Err(error) => return Err(error.into()),
             }
-            let mut state = self.lock();
-            state.armed_ns = u64::MAX;
-            let now_ns = self.clock.now_ns();
-            while let Some(Reverse((at_ns, waiter))) = state.due.peek().copied() {
-                if at_ns > now_ns + SLACK_NS {
-                    break;
-                }
-                state.due.pop();
-                // A later wait of the same waiter has an entry of its own.
-                if state.waiters[waiter].as_ref().is_some_and(|(wanted_ns, _)| *wanted_ns == at_ns) {
-                    if let Some((_, waker)) = state.waiters[waiter].take() {
-                        waker.wake();
-                    }
+            self.wake_due(self.clock.now_ns());
+        }
+    }
+
+    /// The timer has gone off: wakes who is due at `now_ns` and sets it for the next one.
+    fn wake_due(&self, now_ns: u64) {
+        let mut state = self.lock();
+        state.armed_ns = u64::MAX;
+        while let Some(Reverse((at_ns, waiter))) = state.due.peek().copied() {
+            if at_ns > now_ns + SLACK_NS {
+                break;
+            }
+            state.due.pop();
+            // A later wait of the same waiter has an entry of its own.
+            if state.waiters[waiter].as_ref().is_some_and(|(wanted_ns, _)| *wanted_ns == at_ns) {
+                if let Some((_, waker)) = state.waiters[waiter].take() {
+                    waker.wake();
                 }
             }
-            self.arm(&mut state);
         }
+        self.arm(&mut state);
     }
 
     fn arm(&self, state: &mut State) {
@@ -153,6 +156,11 @@ impl Pacer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::Future as _;
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::Arc;
+    use std::task::Context;
 
     fn block_on<T>(future: impl std::future::Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
@@ -178,6 +186,54 @@ mod tests {
                 _ = pacer.drive() => panic!("it drives for ever"),
             }
             assert_eq!(*order.lock().unwrap(), [1, 0]);
+        });
+    }
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_wait_that_was_woken_and_polled_before_its_time_is_woken_again() {
+        block_on(async {
+            let pacer = Pacer::new(Clock::start(), 1).unwrap();
+            let woken = Arc::new(Woken::default());
+            let waker = Waker::from(Arc::clone(&woken));
+            let mut context = Context::from_waker(&waker);
+            let at_ns = u64::MAX / 4;
+            let mut wait = pin!(pacer.until(0, at_ns));
+            for times in 1..=3 {
+                assert!(wait.as_mut().poll(&mut context).is_pending());
+                // Polled for another reason: it stays one entry.
+                assert!(wait.as_mut().poll(&mut context).is_pending());
+                pacer.wake_due(at_ns - SLACK_NS);
+                assert_eq!(woken.0.load(Ordering::SeqCst), times);
+            }
+        });
+    }
+
+    #[test]
+    fn waits_that_end_within_the_slack_of_each_other_all_end() {
+        block_on(async {
+            let clock = Clock::start();
+            let pacer = Pacer::new(clock, 2).unwrap();
+            let waits = async {
+                for _ in 0..500 {
+                    let at_ns = clock.now_ns() + 100_000;
+                    tokio::join!(pacer.until(0, at_ns), pacer.until(1, at_ns + 10_000));
+                }
+            };
+            tokio::select! {
+                _ = waits => {}
+                _ = pacer.drive() => panic!("it drives for ever"),
+                () = tokio::time::sleep(Duration::from_secs(60)) => panic!("a wait was forgotten"),
+            }
         });
     }
 

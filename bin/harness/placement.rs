@@ -22,6 +22,9 @@ use std::sync::Arc;
 const WRITES: usize = 10_000;
 const SLAVES: u32 = 9;
 
+/// Length of each value, unless it must be longer to name its key.
+const VALUE_BYTES: u32 = 64;
+
 /// Runs it for both placements. Interrupted, it gives those that are complete.
 ///
 /// # Errors
@@ -35,7 +38,7 @@ pub(crate) fn experiment(
     let mut records = Vec::new();
     for placement in ["hash", "random"] {
         progress.say(&format!("placement {placement}: {WRITES} writes over {SLAVES} slaves"));
-        let settings = Settings { slaves: SLAVES, placement: placement.to_owned(), ..options.settings(seed) };
+        let settings = settings(options, seed, placement);
         let Some(mut cluster) = start(options, &settings, stop)? else { break };
         let result = write(options, &settings, cluster.launcher().masters(), stop);
         cluster.stop()?;
@@ -46,6 +49,13 @@ pub(crate) fn experiment(
         }
     }
     Ok(records)
+}
+
+fn settings(options: &Options, seed: u64, placement: &str) -> Settings {
+    // What counts is how many writes there are, not how long the values of the runs are.
+    let shortest = Texts::value_bytes_min(&options.key_prefix, options.keys);
+    let value_bytes = VALUE_BYTES.max(u32::try_from(shortest).unwrap_or(u32::MAX));
+    Settings { slaves: SLAVES, placement: placement.to_owned(), value_bytes, ..options.settings(seed) }
 }
 
 fn write(
@@ -102,4 +112,20 @@ pub(crate) fn table(records: &[PlacementRecord]) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    #[test]
+    fn its_values_are_short_however_long_those_of_the_runs_are() {
+        let bytes = |line: &str| {
+            let words = ["dsm-test-harness"].into_iter().chain(line.split(' '));
+            settings(&Options::parse_from(words), 1, "hash").value_bytes
+        };
+        assert_eq!(bytes("--value-bytes 1048576"), 64);
+        assert!(bytes(&format!("--key-prefix {}", "k".repeat(100))) > 100);
+    }
 }

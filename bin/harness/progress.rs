@@ -2,8 +2,12 @@
 //! and the table at the end. Everything but the table goes to standard error. With `--quiet`: warnings alone.
 
 use super::record::{Percentiles, RunRecord, Second};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
+
+/// Columns of a terminal that does not say how many it has.
+const COLUMNS: usize = 80;
 
 /// Width of the bar in columns.
 const BAR: usize = 24;
@@ -73,6 +77,21 @@ impl Progress {
         self.line(&format!("warning: {text}"));
     }
 
+    /// Says why the exit code will be 1.
+    pub(crate) fn error(&mut self, text: &str) {
+        self.line(&format!("error: {text}"));
+    }
+
+    /// Prints a table to standard output, unless it is to be quiet.
+    pub(crate) fn table(&mut self, table: &str) {
+        if self.quiet {
+            return;
+        }
+        self.end();
+        // Nobody reads it any more, perhaps; the files are what is left behind.
+        let _ = writeln!(io::stdout(), "{table}");
+    }
+
     /// Takes the bar away.
     pub(crate) fn end(&mut self) {
         if std::mem::take(&mut self.drawn) {
@@ -82,6 +101,8 @@ impl Progress {
 
     fn draw(&mut self, text: &str) {
         self.drawn = true;
+        let columns = rustix::termios::tcgetwinsize(io::stderr()).map_or(0, |size| size.ws_col.into());
+        let text = cut(text, if columns == 0 { COLUMNS } else { columns });
         self.put(&format!("\r\x1b[K{text}"));
     }
 
@@ -93,6 +114,14 @@ impl Progress {
     fn put(&self, text: &str) {
         // There is nobody to tell that there is nobody to tell.
         let _ = io::stderr().write_all(text.as_bytes());
+    }
+}
+
+/// What of `text` fits into a line of so many columns: one that is wrapped could not be taken away again.
+fn cut(text: &str, columns: usize) -> &str {
+    match text.char_indices().nth(columns.saturating_sub(1)) {
+        Some((end, _)) => &text[..end],
+        None => text,
     }
 }
 
@@ -144,6 +173,13 @@ fn write_table(text: &mut String, run: &RunRecord) -> std::fmt::Result {
         totals.total_requests,
         totals.error_count
     )?;
+    if totals.late_count > 0 {
+        writeln!(
+            text,
+            "{} of them were answered behind the end: they count in everything but the successes/s",
+            totals.late_count
+        )?;
+    }
     writeln!(text)?;
     writeln!(
         text,
@@ -159,16 +195,25 @@ fn write_table(text: &mut String, run: &RunRecord) -> std::fmt::Result {
     row("writes", totals.write_count, totals.write_latency_us, &totals.write)?;
     writeln!(text)?;
     if !totals.errors.is_empty() {
-        let errors: Vec<_> = totals.errors.iter().map(|(class, count)| format!("{class} {count}")).collect();
-        writeln!(text, "errors: {}", errors.join(", "))?;
+        writeln!(text, "errors: {}", by_class(&totals.errors))?;
+    }
+    if !run.wrong_outside.is_empty() {
+        writeln!(text, "wrong answers outside the measurement: {}", by_class(&run.wrong_outside))?;
+    }
+    if let Some(gap_ms) = totals.longest_write_gap_ms {
+        writeln!(text, "longest time without an acknowledged write: {gap_ms:.1} ms")?;
     }
     for fault in &run.faults {
-        let errors: u64 = fault.errors.values().sum();
+        let errors = if fault.errors.is_empty() { "none".to_owned() } else { by_class(&fault.errors) };
         let until = fault.until_s.map(|until_s| format!(" to {until_s:.1} s")).unwrap_or_default();
+        let gap = fault
+            .longest_gap_ms
+            .map(|gap_ms| format!("longest gap between acknowledged writes {gap_ms:.0} ms, "))
+            .unwrap_or_default();
         writeln!(
             text,
-            "{} at {:.1} s{until}: longest gap between acknowledged writes {:.0} ms, {errors} errors, {} writes lost",
-            fault.name, fault.at_s, fault.longest_gap_ms, fault.lost
+            "{} at {:.1} s{until}: {gap}errors: {errors}; {} keys lost their latest acknowledged write",
+            fault.name, fault.at_s, fault.lost
         )?;
     }
     if !run.slave_loads.is_empty() {
@@ -179,13 +224,21 @@ fn write_table(text: &mut String, run: &RunRecord) -> std::fmt::Result {
     match &run.read_back {
         Some(back) => writeln!(
             text,
-            "read back: {} keys, {} acknowledged writes lost, {} mangled",
+            "read back: {} keys, {} lost their latest acknowledged write, {} mangled",
             back.keys_checked, back.lost, back.mangled
         )?,
-        None => writeln!(text, "read back: the store could not be read any more")?,
+        None => writeln!(text, "read back: the keys could not be read back: {}", run.read_back_error)?,
     }
     if let Some(check) = &run.check {
-        writeln!(text, "check: {} operations on {} keys: {}", check.operations, check.keys, check.verdict)?;
+        let cut = check.cut_at_s.map(|at_s| format!(", begun before {at_s:.1} s (--check-max)"));
+        writeln!(
+            text,
+            "check: {} operations{} on {} keys: {}",
+            check.operations,
+            cut.unwrap_or_default(),
+            check.keys,
+            check.verdict
+        )?;
     }
     let cpu = &run.harness_cpu;
     writeln!(
@@ -203,6 +256,12 @@ fn write_table(text: &mut String, run: &RunRecord) -> std::fmt::Result {
     Ok(())
 }
 
+/// `timeout 3, unknown 5`
+fn by_class(errors: &BTreeMap<String, u64>) -> String {
+    let errors: Vec<_> = errors.iter().map(|(class, count)| format!("{class} {count}")).collect();
+    errors.join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,12 +274,21 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_a_terminal_is_never_full() {
+        assert_eq!(cut("µµµµ", 5), "µµµµ");
+        assert_eq!(cut("µµµµ", 4), "µµµ");
+        assert_eq!(cut("µµµµ", 0), "");
+    }
+
+    #[test]
     fn the_table_tells_what_was_measured_and_what_went_wrong() {
         let mut run = RunRecord { store: "dsm 0.1.0".to_owned(), ..RunRecord::default() };
         run.totals.errors.insert("stale_value".to_owned(), 3);
         run.totals.bound_by_think = true;
+        run.read_back_error = "why".to_owned();
         let table = table(&run);
-        for part in ["dsm 0.1.0", "errors: stale_value 3", "bound by --think", "could not be read"] {
+        for part in ["dsm 0.1.0", "errors: stale_value 3", "bound by --think", "could not be read back: why"]
+        {
             assert!(table.contains(part), "{part} in {table}");
         }
     }

@@ -30,18 +30,27 @@ pub(crate) struct RunRecord {
     pub duration_s: f64,
     /// Whether a signal ended it.
     pub interrupted: bool,
+    /// By which the values of this run are told from those of others: the second part of each value.
+    #[serde(default)]
+    pub run_tag: String,
     /// One for each second, the warm-up excluded; the last one may be shorter.
     pub seconds: Vec<Second>,
     /// The whole measurement.
     pub totals: Totals,
-    /// The faults, in the order in which they struck.
+    /// Wrong answers to requests that do not belong to the measurement, as those of the warm-up, by class.
+    #[serde(default)]
+    pub wrong_outside: BTreeMap<String, u64>,
+    /// The faults, and the processes that ended by themselves, in the order in which it happened.
     pub faults: Vec<FaultRecord>,
     /// Writes that each slave acknowledged during the run, the warm-up included.
     pub slave_loads: Vec<SlaveLoad>,
     /// The judgement of the history, with `--check`.
     pub check: Option<CheckRecord>,
-    /// The last reading of every key; missing when the store could not be read any more.
+    /// The last reading of every key; missing when it was not brought to its end.
     pub read_back: Option<ReadBack>,
+    /// Why the last reading is missing; empty when it is not.
+    #[serde(default)]
+    pub read_back_error: String,
     /// What the harness itself cost during the measurement.
     pub harness_cpu: CpuRecord,
 }
@@ -96,6 +105,30 @@ pub(crate) struct Settings {
     pub fsync: String,
     /// Of the random choices.
     pub seed: u64,
+    /// How long an answer, or a connect, may take, in seconds.
+    #[serde(default)]
+    pub timeout_s: f64,
+    /// Threads that make the load.
+    #[serde(default)]
+    pub threads: u32,
+    /// Replicas that WAIT asks for behind each write; `None`: no WAIT.
+    #[serde(default)]
+    pub wait: Option<u32>,
+    /// The exponent of `zipf`; `None` for another distribution.
+    #[serde(default)]
+    pub zipf_exponent: Option<f64>,
+    /// What keys begin with.
+    #[serde(default)]
+    pub key_prefix: String,
+    /// How the store is talked to: `resp`.
+    #[serde(default)]
+    pub protocol: String,
+    /// As in `--fault`; empty: none.
+    #[serde(default)]
+    pub faults: String,
+    /// Further flags of both masters.
+    #[serde(default)]
+    pub master_flags: Vec<String>,
 }
 
 /// One second. Latencies are microseconds of successful requests, 0 where there was none.
@@ -146,7 +179,8 @@ pub(crate) struct Percentiles {
     pub max: u64,
 }
 
-/// The whole measurement; the fields are those of [`Second`].
+/// The whole measurement; the fields are those of [`Second`]. What was begun within it and answered behind its end is
+/// in none of the seconds; here it counts in everything but the throughput.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Totals {
     /// Successes and errors.
@@ -159,7 +193,10 @@ pub(crate) struct Totals {
     pub read_count: u64,
     /// Successful writes.
     pub write_count: u64,
-    /// Successes only.
+    /// How many of all requests were answered, or given up, behind the end.
+    #[serde(default)]
+    pub late_count: u64,
+    /// Successes within the measurement only.
     pub throughput_rps: f64,
     /// Mean.
     pub read_latency_us: f64,
@@ -171,24 +208,28 @@ pub(crate) struct Totals {
     pub write: Percentiles,
     /// By class.
     pub errors: BTreeMap<String, u64>,
+    /// The longest time without an acknowledged write, over all connections, from the start to the end; `None` when no
+    /// write was asked for.
+    #[serde(default)]
+    pub longest_write_gap_ms: Option<f64>,
     /// Whether the pauses between operations, and not the store, set the throughput.
     pub bound_by_think: bool,
 }
 
-/// A fault and what became of the load from it to the next one.
+/// A fault, or the end of a process that nobody asked for, and what became of the load from it to the next one.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct FaultRecord {
-    /// As in `--fault`: `kill-primary`, `pause-slave:2`.
+    /// As in `--fault`: `kill-primary`, `pause-slave:2`; or `primary ended (signal 9)`.
     pub name: String,
     /// When it struck, since the start of the measurement.
     pub at_s: f64,
     /// When it was undone, if it lasts.
     pub until_s: Option<f64>,
-    /// The longest time without an acknowledged write, from this fault to the next.
-    pub longest_gap_ms: f64,
+    /// The longest time without an acknowledged write, from this fault to the next; `None` when no write was asked for.
+    pub longest_gap_ms: Option<f64>,
     /// Errors from this fault to the next.
     pub errors: BTreeMap<String, u64>,
-    /// Acknowledged writes that were gone at the end, by the first fault behind their acknowledgement.
+    /// Keys whose latest acknowledged write was gone at the end, by the first fault behind its acknowledgement.
     pub lost: u64,
 }
 
@@ -208,8 +249,12 @@ pub(crate) struct CheckRecord {
     pub operations: u64,
     /// Different keys.
     pub keys: u64,
-    /// `linearizable`, `violation` or `gave up`.
+    /// `linearizable`, `violation`, `gave up`, or `interrupted` by a second signal.
     pub verdict: String,
+    /// Operations that were begun later than this are not judged: `--check-max` was reached. Since the start of the
+    /// measurement, so below 0 in the warm-up.
+    #[serde(default)]
+    pub cut_at_s: Option<f64>,
     /// A smallest part of the history that has no explanation, for people.
     pub counter_example: Option<String>,
 }

@@ -11,7 +11,8 @@ use anyhow::Context as _;
 
 use super::plots::number::{count, counted, per_cent, short, thousands};
 use super::plots::{name, Dimension, Plot};
-use super::record::{Percentiles, RunRecord, SweepRecord};
+use super::record::{Percentiles, RunRecord, Second, SweepRecord};
+use super::window::WRONG;
 
 /// Looks of the page. In the dark the plots are inverted and their hues turned back, so that blue stays blue.
 const STYLE: &str = include_str!("report.css");
@@ -192,32 +193,83 @@ fn cards(page: &mut String, run: &RunRecord) -> fmt::Result {
     Ok(())
 }
 
+/// How many of `errors` are answers that must never be.
+fn wrong(errors: &BTreeMap<String, u64>) -> u64 {
+    WRONG.iter().filter_map(|class| errors.get(*class)).sum()
+}
+
+/// Whether all that was looked at was right.
+fn is_right(run: &RunRecord) -> bool {
+    wrong(&run.totals.errors) + wrong(&run.wrong_outside) == 0
+        && run.read_back.as_ref().is_some_and(|back| back.lost + back.mangled == 0)
+        && run.check.as_ref().is_none_or(|check| check.verdict == "linearizable")
+}
+
 /// What was checked, and what came out.
 fn verdicts(page: &mut String, sweep: &SweepRecord) -> fmt::Result {
-    let runs: Vec<(usize, &RunRecord)> = sweep
-        .runs
-        .iter()
-        .enumerate()
-        .filter(|(_, run)| run.check.is_some() || run.read_back.is_some())
-        .collect();
     if sweep.runs.is_empty() {
         return Ok(());
     }
     page.push_str("<section>\n<h2>Was everything right?</h2>\n");
-    if runs.is_empty() {
-        page.push_str("<p>Nothing was checked: neither the order of the answers (<code>--check</code>) nor what was left at the end.</p>\n");
+    let all = sweep.runs.len();
+    let right = sweep.runs.iter().filter(|run| is_right(run)).count();
+    if all > 1 && right > 0 {
+        let checked = match sweep.runs.iter().filter(|run| run.check.is_some()).count() {
+            0 => "the order of the answers was not judged (<code>--check</code>)",
+            n if n == all => "every history was linearizable",
+            _ => "every history that was judged was linearizable",
+        };
+        writeln!(
+            page,
+            "<p><strong class=\"good\">{right} of {all} runs: nothing wrong.</strong> No answer was wrong, nothing was \
+             lost, and {checked}.</p>"
+        )?;
     }
-    let numbered = sweep.runs.len() > 1;
-    for (index, run) in runs {
-        if numbered {
+    for (index, run) in sweep.runs.iter().enumerate() {
+        if all > 1 {
+            if is_right(run) {
+                continue;
+            }
             writeln!(page, "<h3>Run {}: {}</h3>", index + 1, Text(name(sweep, run)))?;
         }
-        if let Some(check) = &run.check {
+        verdict(page, run)?;
+    }
+    page.push_str("</section>\n");
+    Ok(())
+}
+
+fn verdict(page: &mut String, run: &RunRecord) -> fmt::Result {
+    let (within, outside) = (wrong(&run.totals.errors), wrong(&run.wrong_outside));
+    if within + outside > 0 {
+        write!(
+            page,
+            "<p><strong class=\"bad\">Wrong answers.</strong> {} had a value that must not have been there",
+            Text(counted(within + outside, "answer"))
+        )?;
+        if outside > 0 {
+            write!(page, ", {} of them outside the measurement (as in the warm-up)", count(outside))?;
+        }
+        let classes: Vec<String> = [&run.totals.errors, &run.wrong_outside]
+            .into_iter()
+            .flatten()
+            .filter(|(class, _)| WRONG.contains(&class.as_str()))
+            .map(|(class, n)| format!("{class} {}", count(*n)))
+            .collect();
+        writeln!(page, ": {}.</p>", Text(classes.join(", ")))?;
+    } else {
+        page.push_str(
+            "<p><strong class=\"good\">No wrong answer.</strong> Every value that was read was compared with what had \
+             been written.</p>\n",
+        );
+    }
+    match &run.check {
+        Some(check) => {
             let (class, word, meaning) = match check.verdict.as_str() {
                 "linearizable" => {
                     ("good", "Linearizable", "one order of all operations explains every answer")
                 }
                 "violation" => ("bad", "Violation", "no order of the operations explains the answers"),
+                "interrupted" => ("unsure", "Undecided", "a signal ended the check"),
                 _ => ("unsure", "Undecided", "the checker gave up before it had looked at everything"),
             };
             writeln!(
@@ -226,6 +278,14 @@ fn verdicts(page: &mut String, sweep: &SweepRecord) -> fmt::Result {
                 Text(counted(check.operations, "operation")),
                 Text(counted(check.keys, "key")),
             )?;
+            if let Some(at_s) = check.cut_at_s {
+                writeln!(
+                    page,
+                    "<p>Operations that were begun after {} s of the measurement are not judged: <code>--check-max</code> \
+                     was reached.</p>",
+                    thousands(at_s, 1)
+                )?;
+            }
             if let Some(example) = &check.counter_example {
                 writeln!(
                     page,
@@ -234,24 +294,31 @@ fn verdicts(page: &mut String, sweep: &SweepRecord) -> fmt::Result {
                 )?;
             }
         }
-        if let Some(back) = &run.read_back {
-            let (class, word) = if back.lost + back.mangled == 0 {
-                ("good", "Nothing lost.")
-            } else {
-                ("bad", "Acknowledged writes are missing.")
+        None => page.push_str("<p>The order of the answers was not judged (<code>--check</code>).</p>\n"),
+    }
+    match &run.read_back {
+        Some(back) => {
+            let (class, word) = match (back.lost, back.mangled) {
+                (0, 0) => ("good", "Nothing lost."),
+                (0, _) => ("bad", "Mangled values."),
+                _ => ("bad", "Acknowledged writes are missing."),
             };
             writeln!(
                 page,
-                "<p><strong class=\"{class}\">{word}</strong> Of {} read back at the end, {} had lost an acknowledged write \
-                 and {} held a value that nobody wrote.</p>",
+                "<p><strong class=\"{class}\">{word}</strong> Of {} read back at the end, {} had lost the latest \
+                 acknowledged write and {} held a value that nobody wrote.</p>",
                 Text(counted(back.keys_checked, "key")),
                 count(back.lost),
                 count(back.mangled),
-            )?;
+            )
         }
+        None => writeln!(
+            page,
+            "<p><strong class=\"bad\">Not read back.</strong> The keys could not be read back at the end, so nobody \
+             knows what was lost: {}.</p>",
+            Text(&run.read_back_error)
+        ),
     }
-    page.push_str("</section>\n");
-    Ok(())
 }
 
 /// Opens a table with these columns; those that begin with `#` hold numbers.
@@ -288,16 +355,18 @@ fn totals(page: &mut String, run: &RunRecord) -> fmt::Result {
     let columns =
         ["", "#requests", "#per second", "#mean, µs", "#p50", "#p90", "#p99", "#p99.9", "#slowest, µs"];
     table_head(page, &columns)?;
-    let kinds = [
-        ("successful reads", totals.read_count, totals.read_latency_us, &totals.read),
-        ("successful writes", totals.write_count, totals.write_latency_us, &totals.write),
+    type Kind<'a> = (&'static str, u64, f64, &'a Percentiles, fn(&Second) -> u64);
+    let kinds: [Kind<'_>; 2] = [
+        ("successful reads", totals.read_count, totals.read_latency_us, &totals.read, |s| s.read_count),
+        ("successful writes", totals.write_count, totals.write_latency_us, &totals.write, |s| s.write_count),
     ];
-    let per_second = |of: u64| match run.duration_s {
-        seconds if seconds > 0.0 => thousands(of as f64 / seconds, 0),
+    // What was answered behind the end is in no second, and in no rate.
+    let per_second = |of: fn(&Second) -> u64| match run.duration_s {
+        seconds if seconds > 0.0 => thousands(run.seconds.iter().map(of).sum::<u64>() as f64 / seconds, 0),
         _ => "–".to_owned(),
     };
-    for (name, requests, mean, percentiles) in kinds {
-        let mut cells = vec![name.to_owned(), count(requests), per_second(requests)];
+    for (name, requests, mean, percentiles, of) in kinds {
+        let mut cells = vec![name.to_owned(), count(requests), per_second(of)];
         if requests > 0 {
             cells.push(thousands(mean, 0));
             let Percentiles { p50, p90, p99, p999, max } = *percentiles;
@@ -307,12 +376,32 @@ fn totals(page: &mut String, run: &RunRecord) -> fmt::Result {
         }
         row(page, 1, &cells)?;
     }
-    for (name, requests) in [("errors", totals.error_count), ("all requests", totals.total_requests)] {
-        let mut cells = vec![name.to_owned(), count(requests), per_second(requests)];
+    type Sum = (&'static str, u64, fn(&Second) -> u64);
+    let sums: [Sum; 2] = [
+        ("errors", totals.error_count, |s| s.error_count),
+        ("all requests", totals.total_requests, |s| s.total_requests),
+    ];
+    for (name, requests, of) in sums {
+        let mut cells = vec![name.to_owned(), count(requests), per_second(of)];
         cells.resize(columns.len(), String::new());
         row(page, 1, &cells)?;
     }
     table_end(page);
+    if totals.late_count > 0 {
+        writeln!(
+            page,
+            "<p class=\"small\">{} of these requests were answered, or given up, behind the end of the measurement. They \
+             count in numbers and latencies, but in no rate.</p>",
+            count(totals.late_count)
+        )?;
+    }
+    if let Some(gap_ms) = totals.longest_write_gap_ms {
+        writeln!(
+            page,
+            "<p class=\"small\">Longest time without an acknowledged write, over all connections: {} ms.</p>",
+            thousands(gap_ms, 1)
+        )?;
+    }
     page.push_str("</section>\n");
     Ok(())
 }
@@ -320,7 +409,6 @@ fn totals(page: &mut String, run: &RunRecord) -> fmt::Result {
 fn runs_table(page: &mut String, sweep: &SweepRecord) -> fmt::Result {
     let runs = &sweep.runs;
     page.push_str("<section>\n<h2>Runs</h2>\n");
-    let checked = runs.iter().any(|run| run.check.is_some() || run.read_back.is_some());
     let noted = runs.iter().any(|run| run.totals.bound_by_think || run.interrupted);
     let varied = Dimension::varied(sweep);
     let always = [Dimension::Slaves, Dimension::Clients];
@@ -340,7 +428,7 @@ fn runs_table(page: &mut String, sweep: &SweepRecord) -> fmt::Result {
         "#write p50",
         "#write p99",
     ]);
-    columns.extend(checked.then_some("check"));
+    columns.push("check");
     columns.extend(noted.then_some("note"));
     table_head(page, &columns)?;
     let best = runs.iter().map(|run| run.totals.throughput_rps).fold(0.0, f64::max);
@@ -364,9 +452,7 @@ fn runs_table(page: &mut String, sweep: &SweepRecord) -> fmt::Result {
         for cell in cells {
             write!(page, "<td class=\"number\">{}</td>", Text(cell))?;
         }
-        if checked {
-            write!(page, "<td>{}</td>", Text(outcome(run)))?;
-        }
+        write!(page, "<td>{}</td>", Text(outcome(run)))?;
         if noted {
             let notes = [(totals.bound_by_think, "think time"), (run.interrupted, "ended early")];
             let notes: Vec<&str> = notes.into_iter().filter(|(so, _)| *so).map(|(_, note)| note).collect();
@@ -381,12 +467,17 @@ fn runs_table(page: &mut String, sweep: &SweepRecord) -> fmt::Result {
 
 /// What the checks of a run came to, in a few words.
 fn outcome(run: &RunRecord) -> String {
+    let answers = match wrong(&run.totals.errors) + wrong(&run.wrong_outside) {
+        0 => None,
+        wrong => Some(format!("{} wrong", count(wrong))),
+    };
     let verdict = run.check.as_ref().map(|check| check.verdict.clone());
-    let kept = run.read_back.as_ref().map(|back| match back.lost + back.mangled {
-        0 => "nothing lost".to_owned(),
-        lost => format!("{} lost", count(lost)),
-    });
-    verdict.into_iter().chain(kept).collect::<Vec<_>>().join(", ")
+    let kept = match run.read_back.as_ref().map(|back| back.lost + back.mangled) {
+        None => "not read back".to_owned(),
+        Some(0) => "nothing lost".to_owned(),
+        Some(lost) => format!("{} lost", counted(lost, "key")),
+    };
+    answers.into_iter().chain(verdict).chain([kept]).collect::<Vec<_>>().join(", ")
 }
 
 /// What a class of errors means to the client.
@@ -405,9 +496,13 @@ fn meaning(class: &str) -> &'static str {
         "timeout" => "No answer in time; a write may or may not have been executed.",
         "wrong_value" => "A read gave a value that this key never had. This should never be.",
         "stale_value" => {
-            "A read gave a value that a later acknowledged write had replaced. This should never be."
+            "A read gave a value that a later acknowledged write had replaced, one of an earlier run, or none although the \
+             key had been written. This should never be."
         }
-        "mangled" => "A read gave bytes that nobody wrote. This should never be.",
+        "mangled" => "A read gave bytes that nobody wrote, or the answer made no sense. This should never be.",
+        "unsent" => "It was due (--rate) and never sent: its connection was still busy with what was due before.",
+        "wait" => "Executed, but fewer replicas than --wait asks for confirmed it in time.",
+        "other" => "One more class than the 40 that are told apart.",
         _ => "",
     }
 }
@@ -452,12 +547,14 @@ fn faults(page: &mut String, sweep: &SweepRecord) -> fmt::Result {
         return Ok(());
     }
     page.push_str(
-        "<section>\n<h2>Faults</h2>\n<p>The gap is the longest time without an acknowledged write, from the fault to the \
-         next one; errors and lost writes are counted over the same time.</p>\n",
+        "<section>\n<h2>Faults</h2>\n<p>What was done to the cluster, and which of its processes ended by themselves. The \
+         gap is the longest time without an acknowledged write, from the fault to the next one; errors are counted over the \
+         same time. A key is lost if its latest acknowledged write was gone at the end; the first fault behind the \
+         acknowledgement is blamed.</p>\n",
     );
     let numbered = sweep.runs.len() > 1;
     let mut columns =
-        vec!["fault", "#at", "#until", "#longest gap", "#errors", "#lost writes", "errors by class"];
+        vec!["fault", "#at", "#until", "#longest gap", "#errors", "#lost keys", "errors by class"];
     if numbered {
         columns.insert(0, "run");
     }
@@ -469,6 +566,8 @@ fn faults(page: &mut String, sweep: &SweepRecord) -> fmt::Result {
                 write!(page, "<td>{}: {}</td>", index + 1, Text(name(sweep, run)))?;
             }
             let until = fault.until_s.map_or("–".to_owned(), |until| format!("{} s", thousands(until, 1)));
+            let gap =
+                fault.longest_gap_ms.map_or("–".to_owned(), |gap| format!("{} ms", thousands(gap, 1)));
             let classes: Vec<String> = fault
                 .errors
                 .iter()
@@ -478,10 +577,9 @@ fn faults(page: &mut String, sweep: &SweepRecord) -> fmt::Result {
             writeln!(
                 page,
                 "<td><code>{}</code></td><td class=\"number\">{} s</td><td class=\"number\">{until}</td>\
-                 <td class=\"number\">{} ms</td><td class=\"number\">{}</td><td class=\"number\">{}</td><td>{}</td></tr>",
+                 <td class=\"number\">{gap}</td><td class=\"number\">{}</td><td class=\"number\">{}</td><td>{}</td></tr>",
                 Text(&fault.name),
                 thousands(fault.at_s, 1),
-                thousands(fault.longest_gap_ms, 1),
                 count(fault.errors.values().sum()),
                 count(fault.lost),
                 Text(classes.join(", ")),
@@ -587,13 +685,32 @@ fn setup(page: &mut String, sweep: &SweepRecord) -> fmt::Result {
         ),
         ("think time", all(&|run| format!("{} ms", short(run.settings.think_ms)))),
         ("writes", all(&|run| format!("{} %", short(run.settings.write_pct)))),
-        ("keys", all(&|run| format!("{}, {}", count(run.settings.keys.into()), run.settings.distribution))),
+        (
+            "keys",
+            all(&|run| {
+                let settings = &run.settings;
+                let exponent = settings.zipf_exponent.map(|s| format!(" with exponent {}", short(s)));
+                let (last, exponent) = (settings.keys.saturating_sub(1), exponent.unwrap_or_default());
+                let prefix = &settings.key_prefix;
+                format!("{prefix}0 to {prefix}{last}, {}{exponent}", settings.distribution)
+            }),
+        ),
         ("length of a value", all(&|run| format!("{} B", count(run.settings.value_bytes.into())))),
+        ("protocol", all(&|run| or(&run.settings.protocol, "unknown"))),
+        (
+            "WAIT behind each write",
+            all(&|run| run.settings.wait.map_or("no".into(), |replicas| format!("for {replicas} replicas"))),
+        ),
+        ("time for an answer", all(&|run| format!("{} s", short(run.settings.timeout_s)))),
+        ("threads of the harness", all(&|run| count(run.settings.threads.into()))),
         ("warm-up", all(&|run| format!("{} s", short(run.settings.warmup_s)))),
         ("measurement asked for", all(&|run| format!("{} s", short(run.settings.duration_s)))),
         ("placement", all(&|run| or(&run.settings.placement, "the target's"))),
         ("fsync", all(&|run| or(&run.settings.fsync, "the target's"))),
+        ("faults", all(&|run| or(&run.settings.faults, "none"))),
+        ("flags of the masters", all(&|run| or(&shell(&run.settings.master_flags), "none"))),
         ("seed", all(&|run| run.settings.seed.to_string())),
+        ("tag of the values", all(&|run| or(&run.run_tag, "unknown"))),
     ];
     facts(page, &load)?;
     page.push_str("</div>\n<div>\n<h3>System</h3>\n<table class=\"facts\"><tbody>\n");
@@ -626,11 +743,15 @@ fn setup(page: &mut String, sweep: &SweepRecord) -> fmt::Result {
             thousands((user + kernel) * 1e6 / requests.max(1) as f64, 1),
         )?;
     }
-    page.push_str(
-        "<p>Latencies are those of successful requests, from sending to the whole answer, in microseconds. The \
-         warm-up is in none of the figures, except in the slaves' own counters of writes.</p>\n</section>\n",
-    );
-    Ok(())
+    let from = match first.settings.rate {
+        Some(_) => "from the moment at which each was due (<code>--rate</code>)",
+        None => "from sending",
+    };
+    write!(
+        page,
+        "<p>Latencies are those of successful requests, {from} to the whole answer, in microseconds. The warm-up is in none \
+         of the figures, except in the slaves' acknowledgements, which the masters counted.</p>\n</section>\n",
+    )
 }
 
 /// Rows of names and values; closes the table.
@@ -691,6 +812,7 @@ mod tests {
             keys: 56,
             verdict: "violation".into(),
             counter_example: Some("READ k -> <nothing>".into()),
+            ..CheckRecord::default()
         });
         run.read_back = Some(ReadBack { keys_checked: 10_000, lost: 3, mangled: 0 });
         let mut sweep = sweep_of(vec![run]);
@@ -705,7 +827,7 @@ mod tests {
             "The connection failed before the answer",
             "Violation.",
             "READ k -&gt; &lt;nothing&gt;",
-            "3 had lost an acknowledged write",
+            "3 had lost the latest acknowledged write",
             "10,000 writes, each to 5 of 9 slaves",
             "Content-Security-Policy",
         ] {
@@ -756,6 +878,56 @@ mod tests {
         assert!(html.contains("<td class=\"note-cell\">think time</td>") && html.contains("ended early"));
         assert!(html.contains("1 of the runs were bound by think time"));
         assert_eq!(reaches_out(&html), [""; 0]);
+    }
+
+    #[test]
+    fn what_went_wrong_is_told_of_each_run_and_what_went_right_of_all() {
+        let right = |slaves| {
+            let mut run = made_up_run(slaves, 8, 3);
+            run.read_back = Some(ReadBack { keys_checked: 10, ..ReadBack::default() });
+            run
+        };
+        let mut wrong_answers = right(2);
+        wrong_answers.totals.errors.insert("stale_value".into(), 5);
+        let mut wrong_before = right(3);
+        wrong_before.wrong_outside.insert("mangled".into(), 1);
+        let unread = RunRecord { read_back_error: "nobody is there".into(), ..made_up_run(4, 8, 3) };
+        let mut cut = right(5);
+        cut.check =
+            Some(CheckRecord { verdict: "violation".into(), cut_at_s: Some(1.26), ..CheckRecord::default() });
+        let sweep = sweep_of(vec![right(1), wrong_answers.clone(), wrong_before, unread.clone(), cut]);
+        let html = report(&sweep);
+        for part in [
+            "1 of 5 runs: nothing wrong.",
+            "5 answers had a value",
+            "stale_value 5",
+            "1 answer had a value that must not have been there, 1 of them outside the measurement",
+            "could not be read back at the end, so nobody knows what was lost: nobody is there",
+            "begun after 1.3 s",
+            "<td>5 wrong, nothing lost</td>",
+            "<td>not read back</td>",
+        ] {
+            assert!(html.contains(part), "no {part:?}");
+        }
+        assert!(!html.contains("<h3>Run 1:") && html.contains("<h3>Run 4:"));
+        assert!(report(&sweep_of(vec![wrong_answers])).contains("Wrong answers."));
+        assert!(report(&sweep_of(vec![unread])).contains("Not read back."));
+        assert!(report(&sweep_of(vec![right(1)])).contains("No wrong answer."));
+    }
+
+    #[test]
+    fn texts_say_what_is_true_of_the_run_shown() {
+        let own = report(&sweep_of(vec![made_up_run(5, 8, 3)]));
+        assert!(own.contains("on ⌈n/2⌉ of the n slaves") && own.contains("from sending"));
+        let mut run = made_up_run(5, 8, 3);
+        run.settings.target = Some("127.0.0.1:6379".into());
+        run.settings.rate = Some(1000.0);
+        run.settings.faults = "kill-primary@1s".into();
+        run.totals.errors.insert("unsent".into(), 4);
+        let html = report(&sweep_of(vec![run]));
+        assert!(!html.contains("⌈n/2⌉") && !html.contains("from sending"), "a target may be any store");
+        assert!(html.contains("which each was due") && html.contains("never sent"));
+        assert!(html.contains("<td>kill-primary@1s</td>"));
     }
 
     #[test]

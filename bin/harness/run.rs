@@ -6,21 +6,26 @@ use super::check::{self, Deed as Did, Entry, Recorder, Seen};
 use super::clock::{ns, Clock};
 use super::driver::resp::Script;
 use super::driver::{Action, Answer, Connection, Dialer, Fate, Protocol, Request, Sink};
-use super::fault::{Deed, FaultPlan, Strike};
+use super::fault::{Deed, Strike};
 use super::keys::{Chooser, Distribution};
 use super::ledger::Ledger;
 use super::load::{judge_value, Load, Phase, Plan, Shared};
 use super::monitor::{self, Monitor};
 use super::options::Options;
 use super::progress::Progress;
-use super::record::{CpuRecord, FaultRecord, ReadBack, RunRecord, Second, Settings, FORMAT};
+use super::record::{
+    CheckRecord, CpuRecord, FaultRecord, ReadBack, RunRecord, Second, Settings, Totals, FORMAT,
+};
 use super::stop::Stop;
 use super::system::{self, CpuTime};
 use super::value::{Texts, Version};
-use super::window::Window;
+use super::window::{count_errors, Window};
 use anyhow::Context as _;
-use dsm::launcher::Launcher;
+use dsm::launcher::{Launcher, Role};
+use rand::RngExt as _;
 use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,11 +39,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long it may take to accept the very first ones: nobody there is told soon.
 const FIRST_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long the last reading may take for a batch once a signal came: somebody waits for the end.
+const STOPPED_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How long a failed batch of those rests before it is tried again.
 const REST: Duration = Duration::from_millis(20);
 
 /// How long after its end a second is still open for requests that ended in it and were not counted at once.
 const SECOND_OPEN_NS: u64 = 500_000_000;
+
+/// The share of what the pauses alone allow that makes a run bound by them.
+const BOUND_SHARE: f64 = 0.8;
 
 /// How many milliseconds WAIT gives the replicas.
 const WAIT_MS: u64 = 1000;
@@ -60,6 +71,8 @@ pub(crate) struct Setting<'a> {
     pub stop: &'a Stop,
     /// Shows how it goes.
     pub progress: &'a mut Progress,
+    /// Takes the record as it is when the measurement is over, before the last reading and the check.
+    pub keep: &'a mut dyn FnMut(&RunRecord) -> anyhow::Result<()>,
 }
 
 /// Makes one run.
@@ -67,11 +80,11 @@ pub(crate) struct Setting<'a> {
 /// # Errors
 /// When the store could not be measured at all. What went wrong during the measurement is in the record.
 pub(crate) fn run(setting: Setting<'_>) -> anyhow::Result<RunRecord> {
-    let Setting { options, settings, targets, mut launcher, stop, progress } = setting;
+    let Setting { options, settings, targets, mut launcher, stop, progress, keep } = setting;
     let clock = Clock::start();
-    let run = (settings.seed ^ (settings.seed >> 32)) as u32;
     let value_bytes = settings.value_bytes as usize;
-    let texts = Arc::new(Texts::new(&options.key_prefix, settings.keys, value_bytes, run));
+    let texts = Texts::new(&options.key_prefix, settings.keys, value_bytes, run_tag(&settings));
+    let texts = Arc::new(texts);
     let protocol = options.protocol;
     let dialer = |wait| {
         let script = Arc::new(Script::new(Arc::clone(&texts), wait));
@@ -104,32 +117,74 @@ pub(crate) fn run(setting: Setting<'_>) -> anyhow::Result<RunRecord> {
         faults: Vec::new(),
         cpu: None,
         cpu_total: None,
+        connect_error_told: false,
     };
     control.watch(&load, launcher.as_deref_mut());
     let (Control { mut seconds, faults, cpu_total, .. }, interrupted) = (control, stop.is_set());
     let entries = load.join()?;
     seconds.take(&shared, u64::MAX);
+    let (late, wrong_outside) = shared.take_rest();
     let end_ns = shared.end_ns();
     let duration_s = end_ns.saturating_sub(from_ns) as f64 / 1e9;
-    seconds.close_all(&clock, from_ns, end_ns);
-    let phases = shared.phases.finish(end_ns);
+    seconds.close_all(&shared);
+    let (longest_gap_ns, phases) = shared.phases.finish(end_ns);
 
-    if let Some(launcher) = launcher {
+    if let Some(launcher) = launcher.as_deref_mut() {
         undo_pauses(launcher);
     }
-    progress.say("reading every key back");
-    let last = read_back(&shared, options.timeout);
-    let (read_back, lost_at, mut last_entries) = match last {
-        Ok(last) => (Some(last.record), last.lost_ns, last.entries),
-        Err(error) => {
-            progress.warn(&format!("not read back: {error:#}"));
-            (None, Vec::new(), Vec::new())
-        }
-    };
     let monitored = monitor.finish();
-    let mut totals = seconds.total.totals(duration_s);
-    totals.bound_by_think = bound_by_think(options, &totals);
-    let check = shared.recorder.as_ref().map(|recorder| {
+    let mut totals = seconds.total.totals(duration_s, &late);
+    totals.bound_by_think = bound_by_think(&settings, &totals);
+    totals.longest_write_gap_ms = gap_ms(&settings, longest_gap_ns);
+    let cpu = cpu_total.unwrap_or_default();
+    let requests = totals.total_requests.max(1) as f64;
+    let mut record = RunRecord {
+        format: FORMAT,
+        started_at: clock.date(from_ns),
+        command_line: std::env::args().collect(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        store: monitored.store,
+        system: system::describe(),
+        settings: Settings {
+            slaves: if settings.target.is_some() { monitored.slaves } else { settings.slaves },
+            ..settings.clone()
+        },
+        duration_s,
+        interrupted,
+        run_tag: texts.run_tag().to_owned(),
+        seconds: seconds.closed,
+        totals,
+        wrong_outside,
+        faults: fault_records(&settings, &faults, &phases, from_ns),
+        slave_loads: monitored.loads,
+        check: None,
+        read_back: None,
+        read_back_error: "not yet".to_owned(),
+        harness_cpu: CpuRecord {
+            user_s: cpu.user_s,
+            system_s: cpu.system_s,
+            us_per_request: cpu.total_s() * 1e6 / requests,
+        },
+    };
+    // Whatever becomes of what follows, the measurement is there.
+    if let Err(error) = keep(&record) {
+        progress.warn(&format!("{error:#}"));
+    }
+
+    progress.say("reading every key back");
+    let mut last_entries = Vec::new();
+    match read_back(&shared, options.timeout, stop) {
+        Ok(last) => {
+            blame(&mut record.faults, &faults, &last.lost_ns);
+            (record.read_back, record.read_back_error) = (Some(last.record), String::new());
+            last_entries = last.entries;
+        }
+        Err(error) => {
+            record.read_back_error = format!("{error:#}");
+            progress.warn(&format!("not read back: {error:#}"));
+        }
+    }
+    if let Some(recorder) = &shared.recorder {
         progress.say("checking the history");
         first.extend(entries);
         first.append(&mut last_entries);
@@ -139,37 +194,47 @@ pub(crate) fn run(setting: Setting<'_>) -> anyhow::Result<RunRecord> {
                 recorder.max()
             ));
         }
-        check::judge(first, recorder.cut_ns(), &texts)
-    });
+        let mut check = judged(first, recorder.cut_ns(), &texts, stop)?;
+        check.cut_at_s = recorder.cut_ns().map(|cut_ns| (cut_ns as f64 - from_ns as f64) / 1e9);
+        record.check = Some(check);
+    }
     if shared.ledger.overflowed() {
         progress.warn("too many writes had unknown outcomes: stale values were no longer told apart");
     }
-    let cpu = cpu_total.unwrap_or_default();
-    let requests = totals.total_requests.max(1) as f64;
-    Ok(RunRecord {
-        format: FORMAT,
-        started_at: clock.date(from_ns),
-        command_line: std::env::args().collect(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        store: monitored.store,
-        system: system::describe(),
-        settings: Settings {
-            slaves: if settings.target.is_some() { monitored.slaves } else { settings.slaves },
-            ..settings
-        },
-        duration_s,
-        interrupted,
-        seconds: seconds.closed,
-        totals,
-        faults: fault_records(&options.fault, faults, &phases, &lost_at, from_ns),
-        slave_loads: monitored.loads,
-        check,
-        read_back,
-        harness_cpu: CpuRecord {
-            user_s: cpu.user_s,
-            system_s: cpu.system_s,
-            us_per_request: cpu.total_s() * 1e6 / requests,
-        },
+    for (role, status) in launcher.map(Launcher::take_ended).unwrap_or_default() {
+        progress.warn(&format!("{} behind the measurement", ended(role, status)));
+    }
+    Ok(record)
+}
+
+/// What tells the values of this run from those of any other, the other points of its grid included.
+fn run_tag(settings: &Settings) -> u32 {
+    let folded = (settings.seed ^ (settings.seed >> 32)) as u32;
+    folded ^ rand::rng().random::<u32>()
+}
+
+/// Judges the history on a thread of its own: a second signal does not wait for it.
+fn judged(
+    entries: Vec<Entry>,
+    cut_ns: Option<u64>,
+    texts: &Arc<Texts>,
+    stop: &Stop,
+) -> anyhow::Result<CheckRecord> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let texts = Arc::clone(texts);
+    let work = move || {
+        // Nobody waits for it any more after a second signal.
+        let _ = sender.send(check::judge(entries, cut_ns, &texts));
+    };
+    std::thread::Builder::new().name("check".to_owned()).spawn(work).context("cannot start a thread")?;
+    block_on(async {
+        tokio::select! {
+            biased;
+            check = receiver => check.context("the check of the history failed"),
+            () = stop.reached(2) => {
+                Ok(CheckRecord { verdict: "interrupted".to_owned(), ..CheckRecord::default() })
+            }
+        }
     })
 }
 
@@ -189,15 +254,12 @@ fn plan(options: &Options, settings: &Settings) -> anyhow::Result<Plan> {
     })
 }
 
-/// Whether connections spent more time in their pauses than in requests: then the pauses were measured.
-fn bound_by_think(options: &Options, totals: &super::record::Totals) -> bool {
-    let answered = totals.success_count;
-    if options.rate.is_some() || options.think.is_zero() || answered == 0 {
-        return false;
-    }
-    let sum = totals.read_latency_us * totals.read_count as f64
-        + totals.write_latency_us * totals.write_count as f64;
-    options.think.as_secs_f64() * 1e6 > sum / answered as f64
+/// Whether connections spent most of their time in their pauses: then the pauses were measured. A store that is full
+/// is slower than that, and one that fails gets less.
+fn bound_by_think(settings: &Settings, totals: &Totals) -> bool {
+    let connections = f64::from(settings.clients) * f64::from(settings.pool);
+    let most_rps = connections * f64::from(settings.pipeline) / (settings.think_ms / 1000.0);
+    settings.rate.is_none() && settings.think_ms > 0.0 && totals.throughput_rps >= BOUND_SHARE * most_rps
 }
 
 /// What the main thread does while the load runs: seconds, faults, the end.
@@ -213,11 +275,13 @@ struct Control<'a> {
     /// At the last full second, and the time that second ended.
     cpu: Option<(CpuTime, u64)>,
     cpu_total: Option<CpuTime>,
+    connect_error_told: bool,
 }
 
-/// A fault that struck.
+/// A fault that struck, or a process that ended by itself.
 struct Struck {
-    fault: usize,
+    /// Which one of the plan.
+    fault: Option<usize>,
     name: String,
     at_ns: u64,
     until_ns: Option<u64>,
@@ -229,6 +293,9 @@ impl Control<'_> {
         let mut tick_ns = self.clock.now_ns();
         let mut cpu_at_start = None;
         loop {
+            if let Some(launcher) = launcher.as_deref_mut() {
+                self.notice_ends(launcher);
+            }
             let now_ns = self.clock.now_ns();
             let end_ns = self.shared.end_ns();
             if now_ns >= from_ns && cpu_at_start.is_none() {
@@ -269,8 +336,28 @@ impl Control<'_> {
         self.progress.end();
     }
 
+    /// Notices the processes that ended although nobody here asked them to.
+    fn notice_ends(&mut self, launcher: &mut Launcher) {
+        for (role, status) in launcher.take_ended() {
+            let at_ns = self.clock.now_ns();
+            let name = ended(role, status);
+            let output = launcher.last_output(role);
+            let said = if output.is_empty() { String::new() } else { format!("; it said last: {output}") };
+            self.progress.warn(&format!("{name}{said}"));
+            self.shared.phases.begin_late(at_ns);
+            self.faults.push(Struck { fault: None, name, at_ns, until_ns: None });
+        }
+    }
+
     /// A second is over.
     fn tick(&mut self, now_ns: u64, from_ns: u64) {
+        // While a fault lasts, refused connections are no news.
+        if let (Some(error), false, []) =
+            (self.shared.connect_error.get(), self.connect_error_told, &self.faults[..])
+        {
+            self.progress.warn(&format!("a connection could not be opened: {error}"));
+            self.connect_error_told = true;
+        }
         if now_ns < from_ns {
             self.progress.warm_up((from_ns - now_ns) as f64 / 1e9);
             return;
@@ -286,23 +373,24 @@ impl Control<'_> {
         }
         self.seconds.take(self.shared, over);
         let closed = now_ns.saturating_sub(from_ns + SECOND_OPEN_NS) / 1_000_000_000;
-        self.seconds.close(&self.clock, from_ns, self.shared.end_ns(), closed);
-        if let Some(window) = self.seconds.open.get(&over.saturating_sub(1)) {
-            let total_s = (self.shared.end_ns() - from_ns) as f64 / 1e9;
-            self.progress.second(over as f64, total_s, &window.second(1.0), self.seconds.failures);
-        }
+        self.seconds.close(self.shared, closed.min(self.shared.last_second()));
+        let total_s = (self.shared.end_ns() - from_ns) as f64 / 1e9;
+        let window = self.seconds.open.get(&over.saturating_sub(1));
+        // When nothing ended, that is what there is to see.
+        let second = window.map_or_else(|| Window::default().second(1.0), |window| window.second(1.0));
+        self.progress.second(over as f64, total_s, &second, self.seconds.failures);
     }
 
     fn strike(&mut self, strike: Strike, launcher: Option<&mut Launcher>) {
         let at_ns = self.clock.now_ns();
         if strike.undoes {
-            if let Some(struck) = self.faults.iter_mut().find(|struck| struck.fault == strike.fault) {
+            if let Some(struck) = self.faults.iter_mut().find(|struck| struck.fault == Some(strike.fault)) {
                 struck.until_ns = Some(at_ns);
             }
         } else {
             self.shared.phases.begin(at_ns);
             let name = strike.deed.to_string();
-            self.faults.push(Struck { fault: strike.fault, name, at_ns, until_ns: None });
+            self.faults.push(Struck { fault: Some(strike.fault), name, at_ns, until_ns: None });
         }
         self.progress.say(&format!("{} at {:.1} s", strike.deed, (at_ns - self.shared.from_ns) as f64 / 1e9));
         let done = match (strike.deed, launcher) {
@@ -336,19 +424,29 @@ struct Seconds {
 impl Seconds {
     /// Takes what the load counted in the seconds before `number`.
     fn take(&mut self, shared: &Shared, number: u64) {
-        for (second, window) in shared.take_before(number) {
+        for (second, mut window) in shared.take_before(number) {
             self.total.add(&window);
             self.failures += window.failures();
+            let place = usize::try_from(second).unwrap_or(usize::MAX);
+            if let Some(closed) = self.closed.get_mut(place) {
+                // What could not be sent is known at the end only, and belongs where it was due.
+                for (class, count) in window.take_errors() {
+                    closed.error_count += count;
+                    closed.total_requests += count;
+                    count_errors(&mut closed.errors, &class, count);
+                }
+            }
             let second = second.max(self.closed.len() as u64);
             self.open.entry(second).or_default().add(&window);
         }
     }
 
     /// Closes the seconds before `number`.
-    fn close(&mut self, clock: &Clock, from_ns: u64, end_ns: u64, number: u64) {
+    fn close(&mut self, shared: &Shared, number: u64) {
+        let (clock, from_ns) = (&shared.dialer.clock, shared.from_ns);
         for second in self.closed.len() as u64..number {
             let start_ns = from_ns + second * 1_000_000_000;
-            let until_ns = (start_ns + 1_000_000_000).min(end_ns);
+            let until_ns = shared.second_end_ns(second);
             let window = self.open.remove(&second).unwrap_or_default();
             let figures = window.second(until_ns.saturating_sub(start_ns) as f64 / 1e9);
             self.closed.push(Second {
@@ -360,9 +458,17 @@ impl Seconds {
         }
     }
 
-    fn close_all(&mut self, clock: &Clock, from_ns: u64, end_ns: u64) {
-        let count = end_ns.saturating_sub(from_ns).div_ceil(1_000_000_000);
-        self.close(clock, from_ns, end_ns, count);
+    /// Closes all of them.
+    fn close_all(&mut self, shared: &Shared) {
+        if shared.end_ns() <= shared.from_ns {
+            return;
+        }
+        let last = shared.last_second();
+        // An early end made it longer than it was to be.
+        for (_, window) in self.open.split_off(&(last + 1)) {
+            self.open.entry(last).or_default().add(&window);
+        }
+        self.close(shared, last + 1);
     }
 }
 
@@ -376,35 +482,43 @@ fn undo_pauses(launcher: &mut Launcher) {
     }
 }
 
-fn fault_records(
-    plan: &FaultPlan,
-    struck: Vec<Struck>,
-    phases: &[Phase],
-    lost_ns: &[u64],
-    from_ns: u64,
-) -> Vec<FaultRecord> {
-    debug_assert!(struck.len() <= plan.strikes().len());
+/// What is told of a process that ended by itself: `primary ended (signal 9)`.
+fn ended(role: Role, status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("{role} ended (exit code {code})"),
+        (None, Some(signal)) => format!("{role} ended (signal {signal})"),
+        (None, None) => format!("{role} ended ({status})"),
+    }
+}
+
+/// The longest time without an acknowledged write; where none was to be written, there is no such time.
+fn gap_ms(settings: &Settings, gap_ns: u64) -> Option<f64> {
+    (settings.write_pct > 0.0).then_some(gap_ns as f64 / 1e6)
+}
+
+fn fault_records(settings: &Settings, struck: &[Struck], phases: &[Phase], from_ns: u64) -> Vec<FaultRecord> {
     let seconds = |at_ns: u64| at_ns.saturating_sub(from_ns) as f64 / 1e9;
+    let records = struck.iter().zip(phases).map(|(struck, phase)| FaultRecord {
+        // Nothing strikes in the warm-up, but a process may die there.
+        name: format!("{}{}", struck.name, if struck.at_ns < from_ns { " in the warm-up" } else { "" }),
+        at_s: seconds(struck.at_ns),
+        until_s: struck.until_ns.map(seconds),
+        longest_gap_ms: gap_ms(settings, phase.longest_gap_ns),
+        errors: phase.errors.clone(),
+        lost: 0,
+    });
+    records.collect()
+}
+
+/// Counts each key whose latest acknowledged write is gone to the first fault behind the acknowledgement.
+fn blame(records: &mut [FaultRecord], struck: &[Struck], lost_ns: &[u64]) {
     let last = struck.len().saturating_sub(1);
-    let mut records: Vec<FaultRecord> = struck
-        .iter()
-        .zip(phases)
-        .map(|(struck, phase)| FaultRecord {
-            name: struck.name.clone(),
-            at_s: seconds(struck.at_ns),
-            until_s: struck.until_ns.map(seconds),
-            longest_gap_ms: phase.longest_gap_ns as f64 / 1e6,
-            errors: phase.errors.clone(),
-            lost: 0,
-        })
-        .collect();
     for lost_ns in lost_ns {
         let blamed = struck.iter().position(|struck| struck.at_ns >= *lost_ns).unwrap_or(last);
         if let Some(record) = records.get_mut(blamed) {
             record.lost += 1;
         }
     }
-    records
 }
 
 /// Gives each answer of a batch of the first writing or the last reading to a closure.
@@ -430,40 +544,81 @@ fn batches(keys: u32, value_bytes: usize) -> impl Iterator<Item = std::ops::Rang
 struct Errand<'a> {
     dialer: &'a Dialer,
     timeout: Duration,
-    deadline: Instant,
-    stop: Option<&'a Stop>,
+    /// What a batch may take, and since when it takes.
+    patience: Duration,
+    begun: Instant,
+    stop: &'a Stop,
+    /// How many signals end it.
+    signals: u32,
     target: usize,
     connection: Option<Connection>,
     last_error: String,
 }
 
 impl<'a> Errand<'a> {
-    fn new(dialer: &'a Dialer, timeout: Duration, stop: Option<&'a Stop>) -> Errand<'a> {
-        let (deadline, last_error) = (Instant::now() + PATIENCE, String::new());
-        Errand { dialer, timeout, deadline, stop, target: 0, connection: None, last_error }
+    fn new(dialer: &'a Dialer, timeout: Duration, stop: &'a Stop, signals: u32) -> Errand<'a> {
+        Errand {
+            dialer,
+            timeout,
+            patience: PATIENCE,
+            begun: Instant::now(),
+            stop,
+            signals,
+            target: 0,
+            connection: None,
+            last_error: String::new(),
+        }
+    }
+
+    /// A batch begins.
+    fn begin(&mut self) {
+        self.begun = Instant::now();
+    }
+
+    /// Waits until it is to be given up for the signals that came.
+    async fn stopped(&self) {
+        let soon = async {
+            self.stop.reached(1).await;
+            tokio::time::sleep_until((self.begun + STOPPED_PATIENCE).into()).await;
+        };
+        tokio::select! {
+            () = self.stop.reached(self.signals) => {}
+            () = soon => {}
+        }
     }
 
     /// One try at a batch. What went wrong with the connection is in `last_error`.
-    async fn exchange(&mut self, batch: &[Request], sink: &mut impl Sink) {
-        let result = tokio::time::timeout(self.timeout, async {
-            let mut connection = match self.connection.take() {
+    ///
+    /// # Errors
+    /// When it is to be given up.
+    async fn exchange(&mut self, batch: &[Request], sink: &mut impl Sink) -> anyhow::Result<()> {
+        let connection = self.connection.take();
+        let (dialer, target) = (self.dialer, self.target);
+        let exchange = tokio::time::timeout(self.timeout, async {
+            let mut connection = match connection {
                 Some(connection) => connection,
-                None => self.dialer.dial(self.target).await?,
+                None => dialer.dial(target).await?,
             };
             connection.exchange(batch, sink).await?;
             Ok::<_, std::io::Error>(connection)
         });
-        match result.await {
+        let result = tokio::select! {
+            biased;
+            () = self.stopped() => anyhow::bail!("interrupted"),
+            result = exchange => result,
+        };
+        let error = match result {
             Ok(Ok(connection)) => {
                 self.connection = Some(connection);
-                return;
+                return Ok(());
             }
-            Ok(Err(error)) => self.last_error = error.to_string(),
-            Err(_) => self.last_error = format!("no answer within {:?}", self.timeout),
-        }
-        let asked = &self.dialer.targets[self.target % self.dialer.targets.len()];
-        self.last_error = format!("{asked}: {}", self.last_error);
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {:?}", self.timeout),
+        };
+        let asked = &dialer.targets[target % dialer.targets.len()];
+        self.last_error = format!("{asked}: {error}");
         self.target += 1;
+        Ok(())
     }
 
     /// Goes on to the next target: this one answers, but not with what was asked for.
@@ -478,8 +633,7 @@ impl<'a> Errand<'a> {
     /// # Errors
     /// When the patience is at its end.
     async fn again(&self, what: &str) -> anyhow::Result<()> {
-        anyhow::ensure!(!self.stop.is_some_and(Stop::is_set), "interrupted");
-        anyhow::ensure!(Instant::now() < self.deadline, "{what}: {}", self.last_error);
+        anyhow::ensure!(self.begun.elapsed() < self.patience, "{what}: {}", self.last_error);
         tokio::time::sleep(REST).await;
         Ok(())
     }
@@ -514,18 +668,19 @@ pub(crate) fn write_all(
 ) -> anyhow::Result<Vec<Entry>> {
     block_on(async {
         let mut entries = Vec::new();
-        let mut errand = Errand::new(dialer, timeout, Some(stop));
-        errand.deadline = Instant::now() + FIRST_PATIENCE;
+        let mut errand = Errand::new(dialer, timeout, stop, 1);
+        errand.patience = FIRST_PATIENCE;
         for mut left in batches {
+            errand.begin();
             while !left.is_empty() {
-                let fates = write_once(&mut errand, ledger, &left, &mut entries).await;
+                let fates = write_once(&mut errand, ledger, &left, &mut entries).await?;
                 let mut fates = fates.into_iter();
                 left.retain(|_| fates.next().is_some_and(|fate| fate.is_some()));
                 if !left.is_empty() {
                     errand.again("cannot write the first values").await?;
                 }
             }
-            errand.deadline = Instant::now() + PATIENCE;
+            errand.patience = PATIENCE;
         }
         Ok(entries)
     })
@@ -537,7 +692,7 @@ async fn write_once(
     ledger: &Ledger,
     keys: &[u32],
     entries: &mut Vec<Entry>,
-) -> Vec<Option<Fate>> {
+) -> anyhow::Result<Vec<Option<Fate>>> {
     let versions: Vec<Version> = keys.iter().map(|key| ledger.begin(*key, FIRST_WRITER)).collect();
     let requests = keys.iter().zip(&versions);
     let batch: Vec<Request> =
@@ -553,7 +708,7 @@ async fn write_once(
         }
         Answer::Value(_) | Answer::Missing => {}
     });
-    errand.exchange(&batch, &mut sink).await;
+    errand.exchange(&batch, &mut sink).await?;
     if let Some(refused) = refused {
         errand.leave(refused);
     }
@@ -571,7 +726,7 @@ async fn write_once(
             returned_ns: *returned_ns,
         });
     }
-    fates.into_iter().map(|(fate, _)| fate).collect()
+    Ok(fates.into_iter().map(|(fate, _)| fate).collect())
 }
 
 /// The last reading.
@@ -583,15 +738,15 @@ struct LastReading {
 }
 
 /// Reads every key: each must hold its latest acknowledged write, or one that may have come later.
-fn read_back(shared: &Shared, timeout: Duration) -> anyhow::Result<LastReading> {
+fn read_back(shared: &Shared, timeout: Duration, stop: &Stop) -> anyhow::Result<LastReading> {
     block_on(async {
         let mut last = LastReading { record: ReadBack::default(), lost_ns: Vec::new(), entries: Vec::new() };
-        let mut errand = Errand::new(&shared.dialer, timeout, None);
+        let mut errand = Errand::new(&shared.dialer, timeout, stop, 2);
         for keys in batches(shared.dialer.texts.keys().len(), shared.dialer.texts.value_bytes()) {
-            errand.deadline = Instant::now() + PATIENCE;
+            errand.begin();
             let mut left: Vec<u32> = keys.collect();
             while !left.is_empty() {
-                let read = read_once(&mut errand, shared, &left, &mut last).await;
+                let read = read_once(&mut errand, shared, &left, &mut last).await?;
                 let mut read = read.into_iter();
                 left.retain(|_| read.next() == Some(false));
                 if !left.is_empty() {
@@ -609,7 +764,7 @@ async fn read_once(
     shared: &Shared,
     keys: &[u32],
     last: &mut LastReading,
-) -> Vec<bool> {
+) -> anyhow::Result<Vec<bool>> {
     let batch: Vec<Request> = keys.iter().map(|key| Request { key: *key, action: Action::Read }).collect();
     let floors: Vec<u64> = keys.iter().map(|key| shared.ledger.floor(*key)).collect();
     let invoked_ns = shared.dialer.clock.now_ns();
@@ -639,9 +794,27 @@ async fn read_once(
         let (client, deed) = (FIRST_WRITER, Did::Saw(seen));
         last.entries.push(Entry { client, key, deed, invoked_ns, returned_ns: at_ns });
     });
-    errand.exchange(&batch, &mut sink).await;
+    errand.exchange(&batch, &mut sink).await?;
     if let Some(refused) = refused {
         errand.leave(refused);
     }
-    read
+    Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_bound_by_think_only_if_it_made_most_of_what_the_pauses_allow() {
+        let settings = Settings { clients: 5, pool: 2, pipeline: 3, think_ms: 10.0, ..Settings::default() };
+        let bound = |settings: &Settings, rps: f64| {
+            bound_by_think(settings, &Totals { throughput_rps: rps, ..Totals::default() })
+        };
+        // 10 connections with 3 requests each make at most 3000 a second with pauses of 10 ms.
+        assert!(bound(&settings, 2_500.0));
+        assert!(!bound(&settings, 2_300.0), "a store that answers slowly was measured, too");
+        assert!(!bound(&Settings { think_ms: 0.0, ..settings.clone() }, 1e9));
+        assert!(!bound(&Settings { rate: Some(1.0), ..settings }, 2_900.0));
+    }
 }

@@ -1,23 +1,38 @@
-//! Ctrl+C and SIGTERM: the first one ends the measurement early and cleanly, the second one ends the process at once.
+//! Ctrl+C and SIGTERM: the first one ends the measurement early and cleanly, the second one what is done behind it, the
+//! third one the process at once. And the news that a child may have ended.
 
 use anyhow::Context as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::signal::unix::{signal, SignalKind};
+use tokio::sync::watch;
 
-/// The exit code after a second signal: that of a shell for SIGINT.
+/// How many signals end the process at once.
+const SIGNALS_MAX: u32 = 3;
+
+/// The exit code then: that of a shell for SIGINT.
 const AT_ONCE: i32 = 130;
 
 /// Whether to stop; wakes who waits for the time to pass.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stop {
-    shared: Arc<(Mutex<State>, Condvar)>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// How many signals there were.
+    signals: watch::Sender<u32>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     stopped: bool,
+    /// Whether a child's state has changed and nobody has looked yet.
+    child: bool,
     /// What is to be set when it is time to stop.
     flags: Vec<Arc<AtomicBool>>,
 }
@@ -32,24 +47,32 @@ impl Stop {
         let stopper = stop.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("cannot start a runtime")?;
-        let (mut interrupt, mut terminate, mut hangup) = {
+        let (mut interrupt, mut terminate, mut hangup, mut child) = {
             let _entered = runtime.enter();
             let catch = |kind| signal(kind).context("cannot catch signals");
-            (catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?, catch(SignalKind::hangup())?)
+            (
+                catch(SignalKind::interrupt())?,
+                catch(SignalKind::terminate())?,
+                catch(SignalKind::hangup())?,
+                catch(SignalKind::child())?,
+            )
         };
         let work = move || {
             runtime.block_on(async {
-                for count in 1.. {
+                loop {
                     tokio::select! {
                         _ = interrupt.recv() => {}
                         _ = terminate.recv() => {}
                         _ = hangup.recv() => {}
+                        _ = child.recv() => {
+                            stopper.child_changed();
+                            continue;
+                        }
                     }
-                    if count > 1 {
+                    if stopper.stop() >= SIGNALS_MAX {
                         // The processes of the cluster die with this one.
                         std::process::exit(AT_ONCE);
                     }
-                    stopper.stop();
                 }
             });
         };
@@ -60,13 +83,27 @@ impl Stop {
         Ok(stop)
     }
 
-    fn stop(&self) {
+    /// A signal came; how many that makes.
+    fn stop(&self) -> u32 {
         let mut state = self.lock();
         state.stopped = true;
         for flag in state.flags.drain(..) {
             flag.store(true, Ordering::Release);
         }
-        self.shared.1.notify_all();
+        self.shared.changed.notify_all();
+        self.shared.signals.send_modify(|signals| *signals += 1);
+        *self.shared.signals.borrow()
+    }
+
+    fn child_changed(&self) {
+        self.lock().child = true;
+        self.shared.changed.notify_all();
+    }
+
+    /// Waits until this many signals have come.
+    pub(crate) async fn reached(&self, signals: u32) {
+        // It ends in one way only: the sender is ours.
+        let _ = self.shared.signals.subscribe().wait_for(|came| *came >= signals).await;
     }
 
     /// Sets `flag`, too, when it is time to stop; at once, if it is.
@@ -86,18 +123,18 @@ impl Stop {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics half way through a change.
-        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `deadline`, or until it is time to stop; whether it is.
+    /// Waits until `deadline`, until it is time to stop, or until a child may have ended. Whether to stop.
     pub(crate) fn wait_until(&self, deadline: Instant) -> bool {
         let mut state = self.lock();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if state.stopped || left.is_zero() {
+            if std::mem::take(&mut state.child) || state.stopped || left.is_zero() {
                 return state.stopped;
             }
-            state = self.shared.1.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -119,5 +156,32 @@ mod tests {
         stop.also_set(Arc::clone(&late));
         assert!(waiter.join().unwrap());
         assert!(early.load(Ordering::Acquire) && late.load(Ordering::Acquire) && stop.is_set());
+    }
+
+    #[test]
+    fn a_child_that_changes_ends_one_wait_and_stops_nothing() {
+        let stop = Stop::default();
+        stop.child_changed();
+        assert!(!stop.wait_until(Instant::now() + Duration::from_secs(3600)));
+        let deadline = Instant::now() + Duration::from_millis(10);
+        assert!(!stop.wait_until(deadline));
+        assert!(Instant::now() >= deadline, "it is told once");
+    }
+
+    #[test]
+    fn signals_are_counted_for_those_who_wait_for_more_than_one() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let stop = Stop::default();
+        assert_eq!(stop.stop(), 1);
+        runtime.block_on(async {
+            stop.reached(1).await;
+            tokio::select! {
+                biased;
+                () = stop.reached(2) => panic!("there was one"),
+                () = std::future::ready(()) => {}
+            }
+            assert_eq!(stop.stop(), 2);
+            stop.reached(2).await;
+        });
     }
 }

@@ -101,6 +101,11 @@ impl Texts {
         prefix.len() + digits + RUN_DIGITS + WRITER_DIGITS_MAX + 2 * SEQ_DIGITS_MAX + 5
     }
 
+    /// What stands for the run in each value.
+    pub(crate) fn run_tag(&self) -> &str {
+        std::str::from_utf8(&self.run).expect("hexadecimal digits are ASCII")
+    }
+
     /// All keys.
     pub(crate) fn keys(&self) -> &Table {
         &self.keys

@@ -14,6 +14,9 @@ const DIGITS: u8 = 3;
 /// How many classes of errors are told apart.
 const CLASSES_MAX: usize = 40;
 
+/// The classes of answers that must never be.
+pub(crate) const WRONG: [&str; 3] = ["wrong_value", "stale_value", "mangled"];
+
 /// Errors by class.
 pub(crate) type Errors = BTreeMap<String, u64>;
 
@@ -29,35 +32,38 @@ pub(crate) fn count_errors(errors: &mut Errors, class: &str, count: u64) {
 }
 
 /// The successful requests of one kind.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Latencies {
-    histogram: Histogram<u32>,
+    /// Some 80 KiB: made when there is something to hold.
+    histogram: Option<Histogram<u32>>,
     sum_ns: u64,
     max_ns: u64,
 }
 
 impl Latencies {
-    fn new() -> Latencies {
-        let histogram = Histogram::new_with_bounds(1, LATENCY_US_MAX, DIGITS);
-        let histogram = histogram.expect("the bounds are constants that fit each other");
-        Latencies { histogram, sum_ns: 0, max_ns: 0 }
+    fn histogram(&mut self) -> &mut Histogram<u32> {
+        self.histogram.get_or_insert_with(|| {
+            let histogram = Histogram::new_with_bounds(1, LATENCY_US_MAX, DIGITS);
+            histogram.expect("the bounds are constants that fit each other")
+        })
     }
 
     fn record(&mut self, latency_ns: u64) {
-        self.histogram.saturating_record((latency_ns / 1000).max(1));
+        self.histogram().saturating_record((latency_ns / 1000).max(1));
         self.sum_ns += latency_ns;
         self.max_ns = self.max_ns.max(latency_ns);
     }
 
     fn add(&mut self, other: &Latencies) {
+        let Some(histogram) = &other.histogram else { return };
         // Both have the same constant bounds, so there is nothing that does not fit.
-        let _ = self.histogram.add(&other.histogram);
+        let _ = self.histogram().add(histogram);
         self.sum_ns += other.sum_ns;
         self.max_ns = self.max_ns.max(other.max_ns);
     }
 
     fn count(&self) -> u64 {
-        self.histogram.len()
+        self.histogram.as_ref().map_or(0, Histogram::len)
     }
 
     fn mean_us(&self) -> f64 {
@@ -69,33 +75,23 @@ impl Latencies {
     }
 
     fn percentiles(&self) -> Percentiles {
+        let Some(histogram) = &self.histogram else { return Percentiles::default() };
         let max = self.max_ns.div_ceil(1000);
         // A bucket's upper end may lie above everything that was recorded in it.
-        let at = |quantile| self.histogram.value_at_quantile(quantile).min(max);
+        let at = |quantile| histogram.value_at_quantile(quantile).min(max);
         Percentiles { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max }
     }
 }
 
 /// A span of time. Successes are in the histograms, everything else in the errors.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Window {
     reads: Latencies,
     writes: Latencies,
     errors: Errors,
 }
 
-impl Default for Window {
-    fn default() -> Self {
-        Window::new()
-    }
-}
-
 impl Window {
-    /// Nothing happened.
-    pub(crate) fn new() -> Window {
-        Window { reads: Latencies::new(), writes: Latencies::new(), errors: Errors::new() }
-    }
-
     /// A successful read.
     pub(crate) fn read(&mut self, latency_ns: u64) {
         self.reads.record(latency_ns);
@@ -106,9 +102,14 @@ impl Window {
         self.writes.record(latency_ns);
     }
 
-    /// A request that did not succeed. Its time is in no latency.
-    pub(crate) fn error(&mut self, class: &str) {
-        count_errors(&mut self.errors, class, 1);
+    /// Requests that did not succeed. Their times are in no latency.
+    pub(crate) fn errors(&mut self, class: &str, count: u64) {
+        count_errors(&mut self.errors, class, count);
+    }
+
+    /// Takes the requests that did not succeed.
+    pub(crate) fn take_errors(&mut self) -> Errors {
+        std::mem::take(&mut self.errors)
     }
 
     /// Adds what happened elsewhere.
@@ -149,36 +150,63 @@ impl Window {
         }
     }
 
-    /// The figures of a measurement that took `length_s`.
-    pub(crate) fn totals(&self, length_s: f64) -> Totals {
-        let second = self.second(length_s);
+    /// The figures of a measurement that took `length_s`. What was answered behind its end counts in everything but
+    /// the throughput: there it would be a rate that the store never had.
+    pub(crate) fn totals(&self, length_s: f64, late: &Window) -> Totals {
+        let mut all = self.clone();
+        all.add(late);
+        let second = all.second(length_s);
         Totals {
             total_requests: second.total_requests,
             success_count: second.success_count,
             error_count: second.error_count,
             read_count: second.read_count,
             write_count: second.write_count,
-            throughput_rps: second.throughput_rps,
+            late_count: late.successes() + late.failures(),
+            throughput_rps: self.second(length_s).throughput_rps,
             read_latency_us: second.read_latency_us,
             write_latency_us: second.write_latency_us,
             read: second.read,
             write: second.write,
             errors: second.errors,
+            longest_write_gap_ms: None,
             bound_by_think: false,
         }
     }
 }
 
-/// The seconds in which one thread's requests ended and that nobody has taken yet.
+/// What one thread counted and nobody has taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct Windows {
+    /// The seconds of the measurement in which requests ended.
     windows: BTreeMap<u64, Window>,
+    /// What belongs to the measurement and ended behind it.
+    late: Window,
+    /// Wrong answers to requests that do not belong to the measurement.
+    outside: Errors,
 }
 
 impl Windows {
     /// The second with this number, from 0.
     pub(crate) fn second(&mut self, number: u64) -> &mut Window {
         self.windows.entry(number).or_default()
+    }
+
+    /// Behind the end.
+    pub(crate) fn late(&mut self) -> &mut Window {
+        &mut self.late
+    }
+
+    /// Notes a failure outside the measurement. Only a wrong answer is worth a word there.
+    pub(crate) fn outside(&mut self, class: &str) {
+        if WRONG.contains(&class) {
+            count_errors(&mut self.outside, class, 1);
+        }
+    }
+
+    /// Takes what is in no second: what ended behind the end, and wrong answers outside the measurement.
+    pub(crate) fn take_rest(&mut self) -> (Window, Errors) {
+        (std::mem::take(&mut self.late), std::mem::take(&mut self.outside))
     }
 
     /// Takes the seconds before `number`.
@@ -194,11 +222,11 @@ mod tests {
 
     #[test]
     fn failures_count_neither_as_throughput_nor_in_latencies() {
-        let mut window = Window::new();
+        let mut window = Window::default();
         window.read(1_000_000);
         window.write(3_000_000);
-        window.error("STANDBY");
-        window.error("standby");
+        window.errors("STANDBY", 1);
+        window.errors("standby", 1);
         let second = window.second(0.5);
         assert_eq!((second.total_requests, second.success_count, second.error_count), (4, 2, 2));
         assert_eq!((second.read_count, second.write_count), (1, 1));
@@ -209,8 +237,35 @@ mod tests {
     }
 
     #[test]
+    fn what_is_answered_behind_the_end_counts_but_is_no_throughput() {
+        let (mut window, mut late) = (Window::default(), Window::default());
+        for _ in 0..10 {
+            window.read(1_000_000);
+        }
+        for _ in 0..90 {
+            late.read(2_000_000_000);
+        }
+        late.errors("timeout", 3);
+        let totals = window.totals(5.0, &late);
+        assert_eq!((totals.total_requests, totals.success_count, totals.error_count), (103, 100, 3));
+        assert_eq!((totals.throughput_rps, totals.late_count), (2.0, 93));
+        assert!(totals.read.p50.abs_diff(2_000_000) <= 2_000, "{totals:?}");
+    }
+
+    #[test]
+    fn only_wrong_answers_are_noted_outside_the_measurement() {
+        let mut windows = Windows::default();
+        for class in ["stale_value", "timeout", "mangled", "stale_value"] {
+            windows.outside(class);
+        }
+        let expected = Errors::from([("stale_value".to_owned(), 2), ("mangled".to_owned(), 1)]);
+        assert_eq!(windows.take_rest().1, expected);
+        assert_eq!(windows.take_rest().1, Errors::new());
+    }
+
+    #[test]
     fn windows_add_up_and_percentiles_are_true_to_a_thousandth() {
-        let (mut whole, mut part) = (Window::new(), Window::new());
+        let (mut whole, mut part) = (Window::default(), Window::default());
         for us in 1..=5000 {
             whole.read(us * 1000);
             part.read((us + 5000) * 1000);

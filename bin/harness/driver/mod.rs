@@ -12,6 +12,7 @@ pub(crate) mod zookeeper;
 
 use super::clock::Clock;
 use super::value::{Texts, Version};
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -30,6 +31,14 @@ pub(crate) enum Protocol {
     /// ZooKeeper, reads of what the server has, however old
     #[cfg(feature = "peers")]
     ZookeeperLocal,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // None of them is hidden, so each has a name.
+        let value = clap::ValueEnum::to_possible_value(self);
+        f.write_str(value.as_ref().map_or("", clap::builder::PossibleValue::get_name))
+    }
 }
 
 impl Protocol {

@@ -286,16 +286,22 @@ fn one(
     let sampler = Sampler::start(instance.pids())?;
     // Values of one run are told from those of another by this.
     let settings = options.settings(rand::random());
-    let result = run::run(Setting { options: &options, settings, targets, launcher: None, stop, progress });
+    // The record of all peers is written after each run.
+    let keep = &mut |_: &RunRecord| -> anyhow::Result<()> { Ok(()) };
+    let (options, launcher) = (&options, None);
+    let result = run::run(Setting { options, settings, targets, launcher, stop, progress, keep });
     let (from, until) = match &result {
         Ok(run) => window(run)?,
         Err(_) => (SystemTime::now(), SystemTime::now()),
     };
     let used = sampler.finish(from, until);
-    let RunRecord { totals, duration_s, harness_cpu, read_back, interrupted, .. } = result?;
+    let RunRecord { totals, wrong_outside, duration_s, harness_cpu, read_back, interrupted, .. } = result?;
     ensure!(!interrupted, "interrupted");
     ensure!(totals.success_count > 0, "no request succeeded: {:?}", totals.errors);
     let mut errors = totals.errors;
+    for (class, count) in wrong_outside {
+        *errors.entry(class).or_default() += count;
+    }
     if let Some(lost) = read_back.map(|back| back.lost + back.mangled).filter(|lost| *lost > 0) {
         errors.insert("lost".to_owned(), lost);
     }

@@ -188,19 +188,37 @@ impl Measure {
 
     /// What a reader should know, for the report.
     pub(super) fn explains(self, by: Dimension, sweep: &SweepRecord) -> String {
+        // Neither differs between the runs of a sweep.
+        let settings = sweep.runs.first().map(|run| &run.settings);
+        let from = match settings.and_then(|settings| settings.rate) {
+            Some(_) => {
+                "from the moment at which each was due (--rate), however long it then waited to be sent,"
+            }
+            None => "from sending the request",
+        };
         let what = match self {
             Measure::Throughput => {
                 "Successful requests per second, reads and writes together; failed requests do not count. \
                  A line that flattens while clients are added shows where the store, or this machine, is full."
+                    .to_owned()
             }
             Measure::ReadLatency => {
-                "How long successful reads took, from sending the request to the whole answer, as a client sees it."
+                format!("How long successful reads took, {from} to the whole answer, as a client sees it.")
             }
             Measure::WriteLatency => {
-                "How long successful writes took, until the store had promised to keep them: on disk as --fsync asks, \
-                 and on a majority of the slaves."
+                let promise = match settings.map(|settings| (&settings.target, settings.wait)) {
+                    Some((Some(_), Some(_))) => {
+                        "until the store had acknowledged them and WAIT the replicas that were asked for"
+                    }
+                    Some((Some(_), None)) => "until the store had acknowledged them",
+                    _ => {
+                        "until the store had promised to keep them: in the log, as --fsync asks, and on ⌈n/2⌉ of the n \
+                         slaves"
+                    }
+                };
+                format!("How long successful writes took, {from} {promise}.")
             }
-            Measure::ErrorRate => "The share of requests that did not succeed, of whatever class.",
+            Measure::ErrorRate => "The share of requests that did not succeed, of whatever class.".to_owned(),
         };
         let alone = Dimension::varied(sweep).into_iter().all(|dimension| dimension == by);
         let lines = match (alone, self) {

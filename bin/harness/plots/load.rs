@@ -217,7 +217,7 @@ fn placement_label(record: &PlacementRecord) -> String {
 pub(super) fn rule(record: &PlacementRecord) -> String {
     let slaves = record.loads.len() as u64;
     format!(
-        "{} writes, each to {} of {} slaves: {} × {} / {} = {} expected on each. Counted by the slaves themselves.",
+        "{} writes, each to {} of {} slaves: {} × {} / {} = {} expected on each. Counted by the masters, from the slaves' acknowledgements.",
         count(record.writes),
         count(record.copies),
         count(slaves),

@@ -15,6 +15,7 @@ mod over_time;
 mod paint;
 mod raster;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -26,8 +27,16 @@ use self::figure::Figure;
 use self::number::{count, counted, short};
 use super::record::{PlacementRecord, RunRecord, SweepRecord, Totals};
 
-/// In a sweep of more runs no plots over time are drawn: nobody looks through them, and each run's own record has them.
+/// So many runs of a sweep have plots over time: nobody looks through more of them, and the record has what is in them.
 const RUNS_OVER_TIME_MAX: usize = 12;
+
+/// The plots of one run, and where they lie in a sweep.
+const OVER_TIME: [&str; 4] =
+    ["throughput_over_time", "latency_percentiles_over_time", "read_write_breakdown", "slave_load"];
+const RUNS_FOLDER: &str = "plots_by_run";
+
+/// The plot of the placement experiment.
+const PLACEMENTS: &str = "load_distribution";
 
 /// A drawn plot.
 #[derive(Clone, Debug)]
@@ -42,23 +51,40 @@ pub(crate) struct Plot {
     pub svg: PathBuf,
 }
 
-/// Draws every plot that applies to `sweep` below `directory`, which is made if it is missing.
+/// Draws every plot that applies to `sweep` below `directory`, which is made if it is missing. The plots of earlier runs
+/// that lie there and do not belong to it are removed.
 ///
 /// # Errors
-/// When the sweep has no run and no placement, or a file cannot be written.
+/// When the sweep has no run and no placement, or a file cannot be written or removed.
 pub(crate) fn draw(sweep: &SweepRecord, directory: &Path) -> anyhow::Result<Vec<Plot>> {
+    draw_from(sweep, directory, 0)
+}
+
+/// The same after one more point of a grid: the plots over time of the runs before it stay as they were drawn.
+///
+/// # Errors
+/// See [`draw`].
+pub(crate) fn draw_after_point(sweep: &SweepRecord, directory: &Path) -> anyhow::Result<Vec<Plot>> {
+    draw_from(sweep, directory, sweep.runs.len().saturating_sub(1))
+}
+
+/// `first`: the runs before this one have their plots over time, unless the files are missing.
+fn draw_from(sweep: &SweepRecord, directory: &Path, first: usize) -> anyhow::Result<Vec<Plot>> {
     anyhow::ensure!(
         !sweep.runs.is_empty() || !sweep.placement.is_empty(),
         "there is nothing to draw: the sweep has no run"
     );
-    let mut book = Book { directory, plots: Vec::new() };
+    let mut book = Book { directory, plots: Vec::new(), drawn_before: false };
     if !sweep.runs.is_empty() {
         let varied = Dimension::varied(sweep);
         let always = [Dimension::Slaves, Dimension::Clients];
         for by in Dimension::ALL.into_iter().filter(|by| always.contains(by) || varied.contains(by)) {
             for measure in Measure::ALL {
-                let name = format!("{}/{}_vs_{}", by.folder(), measure.file(), by.file());
-                book.add(&name, measure.explains(by, sweep), &by_count::figure(sweep, measure, by))?;
+                book.add(
+                    &by_count_name(measure, by),
+                    measure.explains(by, sweep),
+                    &by_count::figure(sweep, measure, by),
+                )?;
             }
         }
     }
@@ -70,26 +96,70 @@ pub(crate) fn draw(sweep: &SweepRecord, directory: &Path) -> anyhow::Result<Vec<
                 "What the requests of each run were: successful reads, successful writes and errors per \
                             second, stacked. The whole bar is the load that the clients made.";
             book.add("read_write_breakdown", explains.to_owned(), &by_count::breakdown(sweep))?;
-            if runs.len() <= RUNS_OVER_TIME_MAX {
-                for (at, run) in runs.iter().enumerate() {
-                    let (slaves, clients) = (run.settings.slaves, run.settings.clients);
-                    let folder = format!("plots_by_run/{:02}_{slaves}_slaves_{clients}_clients/", at + 1);
-                    let which = format!("Run {}, {}: ", at + 1, name(sweep, run));
-                    book.add_run(&folder, &which, run)?;
-                }
+            for (at, run) in runs.iter().enumerate().take(RUNS_OVER_TIME_MAX) {
+                let (slaves, clients) = (run.settings.slaves, run.settings.clients);
+                let folder = format!("{RUNS_FOLDER}/{:02}_{slaves}_slaves_{clients}_clients/", at + 1);
+                let which = format!("Run {}, {}: ", at + 1, name(sweep, run));
+                book.drawn_before = at < first;
+                book.add_run(&folder, &which, run)?;
             }
+            book.drawn_before = false;
         }
     }
     if !sweep.placement.is_empty() {
         book.add_placements(sweep)?;
     }
+    remove_others(directory, &book.plots)?;
     Ok(book.plots)
+}
+
+/// Removes what an earlier run drew and `plots` has not, and the folders that are empty then. Other files are not ours.
+fn remove_others(directory: &Path, plots: &[Plot]) -> anyhow::Result<()> {
+    let kept: BTreeSet<&Path> = plots.iter().flat_map(|plot| [plot.png.as_path(), &plot.svg]).collect();
+    let mut folders: Vec<String> = Dimension::ALL.iter().map(|by| by.folder()).collect();
+    let mut names: Vec<String> =
+        OVER_TIME.iter().chain([&PLACEMENTS]).map(|name| (*name).to_owned()).collect();
+    for by in Dimension::ALL {
+        names.extend(Measure::ALL.iter().map(|measure| by_count_name(*measure, by)));
+    }
+    // A folder that is not there, or cannot be read, has nothing to be removed.
+    for entry in std::fs::read_dir(directory.join(RUNS_FOLDER)).into_iter().flatten().flatten() {
+        let folder = format!("{RUNS_FOLDER}/{}", entry.file_name().to_string_lossy());
+        names.extend(OVER_TIME.iter().map(|name| format!("{folder}/{name}")));
+        folders.push(folder);
+    }
+    folders.push(RUNS_FOLDER.to_owned());
+    for name in names {
+        for extension in ["png", "svg"] {
+            let file = PathBuf::from(format!("{name}.{extension}"));
+            if kept.contains(file.as_path()) {
+                continue;
+            }
+            match std::fs::remove_file(directory.join(&file)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove {}", file.display()));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+    for folder in folders {
+        // One that holds something stays.
+        let _ = std::fs::remove_dir(directory.join(folder));
+    }
+    Ok(())
+}
+
+fn by_count_name(measure: Measure, by: Dimension) -> String {
+    format!("{}/{}_vs_{}", by.folder(), measure.file(), by.file())
 }
 
 /// The plots made so far.
 struct Book<'a> {
     directory: &'a Path,
     plots: Vec<Plot>,
+    /// Whether the file that is there shows the same.
+    drawn_before: bool,
 }
 
 impl Book<'_> {
@@ -99,7 +169,9 @@ impl Book<'_> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
-        paint::save(figure, &path)?;
+        if !self.drawn_before || !path.with_extension("svg").exists() {
+            paint::save(figure, &path)?;
+        }
         let with = |extension: &str| PathBuf::from(format!("{name}.{extension}"));
         let title = figure.title.clone();
         self.plots.push(Plot { title, explains, png: with("png"), svg: with("svg") });
@@ -174,7 +246,7 @@ impl Book<'_> {
             explains.push_str(&how);
         }
         let title = format!("Load distribution over {}", counted(slaves as u64, "slave"));
-        self.add("load_distribution", explains, &load::figure(&title, subtitle, &records))
+        self.add(PLACEMENTS, explains, &load::figure(&title, subtitle, &records))
     }
 }
 

@@ -18,11 +18,8 @@ type Kind = fn(&Second) -> (&Percentiles, u64);
 /// Throughput and errors.
 pub(super) fn throughput(run: &RunRecord) -> Figure {
     let merged = merge(&run.seconds, POINTS_MAX);
-    let curve = |of: fn(&Second) -> f64| -> Vec<Point> {
-        merged.points.iter().map(|second| Point::new(middle(second, &merged), of(second))).collect()
-    };
-    let ok = curve(|second| second.throughput_rps);
-    let errors = curve(|second| second.error_count as f64);
+    let ok: Vec<Point> = merged.placed().map(|(x, second, _)| Point::new(x, second.throughput_rps)).collect();
+    let errors = error_rate(&merged);
     let some_errors = errors.iter().any(|point| point.y > 0.0);
     let top = ok
         .iter()
@@ -71,6 +68,12 @@ pub(super) fn throughput(run: &RunRecord) -> Figure {
         note: empty(run),
     };
     figure("Throughput over time", run, &merged, "mean", vec![panel])
+}
+
+/// Errors a second.
+fn error_rate(merged: &Merged) -> Vec<Point> {
+    let rate = |second: &Second, width: f64| second.error_count as f64 / width.max(1e-3);
+    merged.placed().map(|(x, second, width)| Point::new(x, rate(second, width))).collect()
 }
 
 /// Percentiles of the reads' and the writes' latencies.
@@ -131,9 +134,8 @@ fn percentiles(merged: &Merged, of: Kind) -> Vec<Mark> {
             colour: BLUE,
             alpha,
             points: merged
-                .points
-                .iter()
-                .map(|second| (middle(second, merged), value(second, low), value(second, high)))
+                .placed()
+                .map(|(x, second, _)| (x, value(second, low), value(second, high)))
                 .collect(),
         };
     let line = |label: &str, colour, stroke, shape, pick: fn(&Percentiles) -> u64| Mark::Line {
@@ -141,11 +143,7 @@ fn percentiles(merged: &Merged, of: Kind) -> Vec<Mark> {
         colour,
         stroke,
         shape,
-        points: merged
-            .points
-            .iter()
-            .map(|second| Point::new(middle(second, merged), value(second, pick)))
-            .collect(),
+        points: merged.placed().map(|(x, second, _)| Point::new(x, value(second, pick))).collect(),
     };
     vec![
         band("p50 to p90", 0.34, |p| p.p50, |p| p.p90),
@@ -269,9 +267,14 @@ struct Merged {
     each: usize,
 }
 
-fn middle(second: &Second, merged: &Merged) -> f64 {
-    // A second's value belongs to its middle; the last may be shorter, which no eye sees.
-    second.at_s - 0.5 * merged.each as f64
+impl Merged {
+    /// Each point with the middle of its time, to which its value belongs, and the length of it.
+    fn placed(&self) -> impl Iterator<Item = (f64, &Second, f64)> {
+        self.points
+            .iter()
+            .zip(&self.widths)
+            .map(|(second, width)| (second.at_s - 0.5 * width, second, *width))
+    }
 }
 
 /// At most `max` points: counts are added, rates are means, latencies the worst of the seconds merged.
@@ -320,6 +323,7 @@ mod tests {
                 at_s: f64::from(at),
                 throughput_rps: 10.0,
                 write_count: 10,
+                error_count: 3,
                 write: Percentiles { max: if at == 5_000 { 777 } else { 1 }, ..Percentiles::default() },
                 ..Second::default()
             })
@@ -329,5 +333,8 @@ mod tests {
         assert_eq!(merged.points.iter().map(|second| second.write.max).max(), Some(777));
         assert_eq!(merged.points.iter().map(|second| second.write_count).sum::<u64>(), 864_000);
         assert!(merged.points.iter().all(|second| (second.throughput_rps - 10.0).abs() < 1e-6));
+        let rates = error_rate(&merged);
+        assert!(rates.iter().all(|point| (point.y - 3.0).abs() < 1e-6), "errors a second, not a point");
+        assert_eq!((rates[0].x, rates[1].x), (72.0, 216.0));
     }
 }

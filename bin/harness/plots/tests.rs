@@ -110,7 +110,7 @@ pub(crate) fn break_seconds(run: &mut RunRecord, from: usize, to: usize) {
 
 pub(crate) fn fault(name: &str, at_s: f64, until_s: Option<f64>) -> FaultRecord {
     let errors = BTreeMap::from([("connection".to_owned(), 12)]);
-    FaultRecord { name: name.into(), at_s, until_s, longest_gap_ms: 41.5, errors, lost: 0 }
+    FaultRecord { name: name.into(), at_s, until_s, longest_gap_ms: Some(41.5), errors, lost: 0 }
 }
 
 pub(crate) fn placement(placement: &str, loads: [u64; 9]) -> PlacementRecord {
@@ -225,6 +225,51 @@ fn a_grid_has_a_line_for_each_value_of_the_other_dimension() {
         "{:?}",
         texts.keys()
     );
+}
+
+#[test]
+fn the_first_twelve_runs_of_a_grid_have_plots_over_time_and_nothing_old_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = || {
+        let mut files = Vec::new();
+        let mut folders = vec![directory.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    files.push(path.strip_prefix(directory.path()).unwrap().display().to_string());
+                }
+            }
+        }
+        files.sort();
+        files
+    };
+    let expected = |plots: Vec<Plot>| {
+        let files = plots.into_iter().flat_map(|plot| [plot.png, plot.svg]);
+        let mut files: Vec<String> = files.map(|file| file.display().to_string()).collect();
+        files.push("notes.png".to_owned());
+        files.sort();
+        files
+    };
+    std::fs::write(directory.path().join("notes.png"), "somebody else's").unwrap();
+    let mut runs: Vec<RunRecord> = (1..=13).map(|clients| made_up_run(2, clients, 2)).collect();
+    let plots = draw(&sweep_of(runs.clone()), directory.path()).unwrap();
+    let names: Vec<String> = plots.iter().map(|plot| plot.svg.display().to_string()).collect();
+    assert!(names.iter().any(|name| name.starts_with("plots_by_run/12_2_slaves_12_clients/")), "{names:?}");
+    assert!(!names.iter().any(|name| name.starts_with("plots_by_run/13")), "{names:?}");
+    assert_eq!(files(), expected(plots));
+    // Another grid into the same directory, drawn after each of its points.
+    runs.truncate(2);
+    runs[1].settings.pool = 7;
+    for count in 1..=2 {
+        let plots = draw_after_point(&sweep_of(runs[..count].to_vec()), directory.path()).unwrap();
+        assert_eq!(files(), expected(plots), "after {count}");
+    }
+    assert!(directory.path().join("plots_by_run/01_2_slaves_1_clients/slave_load.png").exists());
+    assert!(!directory.path().join("plots_by_run/02_2_slaves_2_clients").join("x").exists());
+    assert_eq!(std::fs::read_dir(directory.path().join("plots_by_run")).unwrap().count(), 2);
 }
 
 #[test]
