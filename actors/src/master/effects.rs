@@ -17,9 +17,6 @@ use std::rc::Rc;
 /// The most operators that wait for one failover.
 const FAILOVER_ASKERS_MAX: usize = 64;
 
-/// A long turn is progress too: after so many effects it is told, so that the standby does not take it for a standstill.
-const ADVANCE_EVERY: usize = 1024;
-
 impl SlaveLink {
     /// Sends a read, or lets it wait for room in the window.
     fn ask(&mut self, read: WaitingRead) {
@@ -68,9 +65,7 @@ impl MasterActor {
         while !self.effects.is_empty() {
             let mut effects = std::mem::take(&mut self.effects);
             for (done, effect) in effects.drain(..).enumerate() {
-                if done % ADVANCE_EVERY == 0 {
-                    self.advance();
-                }
+                self.advance_within(done);
                 self.perform(now, effect);
             }
             if self.effects.is_empty() {

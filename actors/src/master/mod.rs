@@ -38,6 +38,9 @@ use std::time::Duration;
 /// How often the master looks at its clock, its deadlines and its role.
 const TICK: Duration = Duration::from_millis(25);
 
+/// A long turn is progress too: after so many steps it is told, so that the standby does not take it for a standstill.
+const ADVANCE_EVERY: usize = 1024;
+
 /// How long a takeover waits for the connected slaves to accept the new reign before it serves with those that did.
 const ENLIST_MS: u64 = 100;
 
@@ -375,6 +378,13 @@ impl MasterActor {
         }
     }
 
+    /// The same within a turn of many steps, of which `done` are done.
+    fn advance_within(&self, done: usize) {
+        if done.is_multiple_of(ADVANCE_EVERY) {
+            self.advance();
+        }
+    }
+
     /// Advances the master machine and keeps what it wants done for the end of the turn.
     fn step(&mut self, now: Millis, event: master::Event) {
         if !matches!(event, master::Event::Tick) {
@@ -561,7 +571,8 @@ impl Handler<Drain> for MasterActor {
         self.inbox.take(&mut arrived);
         let now = self.env.now();
         self.observe(now);
-        for arrived in arrived.drain(..) {
+        for (done, arrived) in arrived.drain(..).enumerate() {
+            self.advance_within(done);
             self.arrived(now, arrived, ctx);
         }
         self.arrived = arrived;
@@ -577,15 +588,16 @@ impl Handler<Written> for MasterActor {
 
     fn handle(&mut self, written: Written, _: &mut Self::Context) {
         let now = self.env.now();
-        self.advance();
-        for record in &written.writes {
+        for (done, record) in written.writes.iter().enumerate() {
+            self.advance_within(done);
             self.log_bytes = record.place.offset + u64::from(record.place.bytes);
             self.log_seq = record.version.seq;
             let (write, version, place) = (record.write, record.version, record.place);
             self.step(now, master::Event::Written { write, version, place });
         }
         if let Some((word, detail)) = &written.refusal {
-            for write in written.refused {
+            for (done, write) in written.refused.into_iter().enumerate() {
+                self.advance_within(done);
                 let (word, detail) = (*word, detail.clone());
                 self.step(now, master::Event::NotWritten { write, word, detail });
             }
@@ -603,7 +615,8 @@ impl Handler<Replayed> for MasterActor {
         if replayed.from_start {
             self.machine.replay_from_start();
         }
-        for change in replayed.changes {
+        for (done, change) in replayed.changes.into_iter().enumerate() {
+            self.advance_within(done);
             match change {
                 Replay::Put { key, version, place } => self.machine.replay_put(&key, version, place),
                 Replay::Delete { key } => self.machine.replay_delete(&key),

@@ -11,6 +11,7 @@ mod directory;
 mod membership;
 mod placement;
 mod reads;
+mod unwritten;
 mod writes;
 
 pub use directory::{Directory, Entry};
