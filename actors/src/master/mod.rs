@@ -44,11 +44,23 @@ const ADVANCE_EVERY: usize = 1024;
 /// How long a takeover waits for the connected slaves to accept the new reign before it serves with those that did.
 const ENLIST_MS: u64 = 100;
 
+/// A handover holds requests back once the log was synced within so long: closing it takes no longer, then.
+const SYNC_MS: u64 = 100;
+
+/// So often a handover has the log synced; then it goes on in any case.
+const SYNCS_MAX: u32 = 5;
+
 /// How long a handover waits for the requests in flight.
 const YIELD_MS: u64 = 50;
 
+/// How long a handover waits for the log to be closed.
+const CLOSE_MS: u64 = 500;
+
 /// How long a stop waits for the requests in flight.
 const STOP_MS: u64 = 1000;
+
+/// After so long a stop ends the node whatever the disk is at.
+const STOP_MAX_MS: u64 = 6000;
 
 /// Asks the node to stop cleanly.
 #[derive(Message, Debug)]
@@ -79,10 +91,16 @@ pub(super) enum Phase {
     Announcing { since: Millis },
     /// Requests are served.
     Serving,
+    /// Requests are served while the log is synced, so that a handover finds little left to sync.
+    Preparing { since: Millis, to: LinkId, syncs: u32 },
     /// Requests are held back until those in flight are done, for a handover.
     Yielding { since: Millis, to: LinkId },
-    /// The log is being closed, for a handover or a stop.
-    Closing,
+    /// The log is being closed for a handover, or has been asked back.
+    Closing { since: Millis, to: LinkId, asked_back: bool },
+    /// The log is being closed for good.
+    Stopping,
+    /// The node ends, and nothing is waited for any more.
+    Ending,
 }
 
 /// What this master is at the moment.
@@ -691,7 +709,7 @@ impl MasterActor {
             session.abort();
         }
         if let Role::Reigning(reign) = &mut self.role {
-            reign.phase = Phase::Closing;
+            reign.phase = Phase::Ending;
         }
         self.fate.decide(Err(error));
     }
