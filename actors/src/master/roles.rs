@@ -199,6 +199,10 @@ impl MasterActor {
     fn synced(&mut self, now: Millis) {
         let Role::Reigning(reign) = &mut self.role else { return };
         let Phase::Preparing { since, to, syncs } = reign.phase else { return };
+        if self.stopping_since.is_some() {
+            // The log is closed for good as soon as nothing is in flight.
+            return;
+        }
         let took_ms = now.since(since);
         if took_ms > SYNC_MS && syncs < SYNCS_MAX {
             log::info!("handover waits, the log was slow to sync took_ms={took_ms} syncs={syncs}");
