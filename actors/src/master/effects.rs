@@ -97,7 +97,10 @@ impl MasterActor {
             }
             Effect::SendRead { slot, read, version, key, bytes } => {
                 let link = self.slots.get(usize::from(slot.0)).copied().flatten();
-                if let Some(slave) = link.and_then(|link| self.slaves.get_mut(&link)) {
+                if let Some((link, slave)) = link.and_then(|link| Some((link, self.slaves.get_mut(&link)?))) {
+                    if bytes as usize > self.config.value_max() {
+                        self.switchboard.expect(link, bytes as usize);
+                    }
                     slave.ask(WaitingRead { read, version, key, bytes });
                 }
             }

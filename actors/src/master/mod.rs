@@ -289,6 +289,7 @@ impl MasterActor {
             read_timeout_ms: config.read_timeout.as_millis() as u64,
             seed: env.random(),
             durable: config.fsync == Fsync::Always,
+            value_max: config.value_max(),
         });
         let jump_ms = (config.ack_timeout.min(config.failover_timeout).as_millis() as u64 / 4).max(100);
         MasterActor {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod handover;
+mod lowered;
 mod master;
 mod peer;
 mod slave;

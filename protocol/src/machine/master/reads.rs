@@ -339,7 +339,11 @@ impl Master {
                 let entry = self.directory.get(&key).expect("looked at just above");
                 // Put it back only where the copies are missing.
                 let lacking = acks_needed(live.len()).saturating_sub(entry.holders.intersection(live).len());
-                let among = self.with_room(payload(&key, &value)).without(entry.holders);
+                let among = if value.len() <= self.config.value_max {
+                    self.with_room(payload(&key, &value)).without(entry.holders)
+                } else {
+                    SlotSet::EMPTY
+                };
                 let hash = hash_bytes(&key);
                 let chosen =
                     choose(self.config.placement, &self.members, among, lacking, hash, &mut self.random);
