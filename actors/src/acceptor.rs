@@ -19,7 +19,7 @@ use dsm_protocol::machine::master::{Asker, ReadId};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message};
 use dsm_protocol::resp::{Action, Conversation, Limits, Parser, ServerFacts};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -134,8 +134,8 @@ pub(crate) struct Switchboard {
     pub(crate) unfinished_requests: Pool,
     /// Bytes of handshakes, and of long frames of slaves and masters, that have not arrived whole yet.
     pub(crate) unfinished_frames: Pool,
-    /// The links whose frames may be longer than a handshake's.
-    trusted: RefCell<BTreeSet<LinkId>>,
+    /// The links whose frames may be longer than a handshake's, and how long a value was asked for over each.
+    trusted: RefCell<BTreeMap<LinkId, usize>>,
     pub(crate) limits: LimitCounters,
     pub(crate) errors: ErrorCounters,
     /// Set when the node stops: no connection is accepted or read any more.
@@ -194,7 +194,14 @@ impl Switchboard {
 
     /// Lets a link send long frames from now on: the master knows who it is and asks for them.
     pub(crate) fn trust(&self, link: LinkId) {
-        self.trusted.borrow_mut().insert(link);
+        self.trusted.borrow_mut().entry(link).or_default();
+    }
+
+    /// Notes that an answer of so many bytes was asked for over a trusted link.
+    pub(crate) fn expect(&self, link: LinkId, bytes: usize) {
+        if let Some(longest) = self.trusted.borrow_mut().get_mut(&link) {
+            *longest = bytes.max(*longest);
+        }
     }
 
     /// Forgets a link that is gone.
@@ -695,17 +702,26 @@ async fn frames(
     loop {
         loop {
             // It is never taken back: what was asked for is still on its way.
-            is_trusted = is_trusted || trusted.borrow().contains(&link);
+            is_trusted = is_trusted || trusted.borrow().contains_key(&link);
             if !is_trusted && buffer.len() >= frame::HEADER_BYTES {
                 // A long frame may stand right behind the short one that makes the link known: the master hears that
                 // one out first.
                 while !context.switchboard.is_heard_out() {
                     tokio::task::yield_now().await;
                 }
-                is_trusted = trusted.borrow().contains(&link);
+                is_trusted = trusted.borrow().contains_key(&link);
             }
             let body_max = if is_trusted { body_max } else { frame::HANDSHAKE_BODY_MAX };
-            let Some(message) = frame::decode(buffer, body_max).map_err(LinkError::Frame)? else { break };
+            let decoded = match frame::decode(buffer, body_max) {
+                // A value from before `--max-value` was lowered: it is as long as it is.
+                Err(FrameError::TooLong { length, .. })
+                    if trusted.borrow().get(&link).is_some_and(|asked| length <= frame::body_max(*asked)) =>
+                {
+                    frame::decode(buffer, length)
+                }
+                decoded => decoded,
+            };
+            let Some(message) = decoded.map_err(LinkError::Frame)? else { break };
             take(message);
             turns.count().await;
         }

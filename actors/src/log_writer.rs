@@ -90,10 +90,32 @@ pub struct RaiseEpoch {
     pub above: Epoch,
 }
 
-/// Asks to bring everything to the disk and to let go of the file. Nothing may be appended behind it.
+/// Asks to bring to the disk what is written so far, while records are appended: what [`Close`] finds is little then.
+/// Answered by [`Synced`], once for all that ask before the sync begins.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Sync;
+
+/// Answers [`Sync`].
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Synced;
+
+/// Asks to bring everything to the disk and to let go of the file. Nothing may be appended behind it, unless
+/// [`Reopen`] takes it back.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Close;
+
+/// Takes [`Close`] back. Answered by [`Reopened`], unless [`Closed`] was said first.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Reopen;
+
+/// Answers [`Reopen`]: the log is still this writer's, and records may be appended.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Reopened;
 
 /// Answers [`Close`]: the log is durable and marked as such.
 #[derive(Message, Debug)]
@@ -112,8 +134,12 @@ pub struct Ports {
     pub epoch: Recipient<EpochWritten>,
     /// Hears that the log failed.
     pub failed: Recipient<LogFailed>,
+    /// Hears that what was written is durable.
+    pub synced: Recipient<Synced>,
     /// Hears that the log is closed.
     pub closed: Recipient<Closed>,
+    /// Hears that it is not.
+    pub reopened: Recipient<Reopened>,
 }
 
 /// Where and how a [`LogWriter`] goes on.
@@ -141,7 +167,10 @@ pub struct LogWriter {
     queue: Vec<Queued>,
     buffer: Vec<u8>,
     busy: bool,
+    /// Whether a sync beside the writes is under way.
     syncing: bool,
+    /// Whether another one was asked for since it began.
+    sync_asked: bool,
     failed: bool,
     closing: bool,
     offset: u64,
@@ -186,6 +215,7 @@ impl LogWriter {
             buffer: Vec::new(),
             busy: false,
             syncing: false,
+            sync_asked: false,
             failed: false,
             closing: false,
             offset,
@@ -499,43 +529,70 @@ impl LogWriter {
             if !whole {
                 file.truncate(offset).await?;
             }
-            file.unlock()?;
             Ok((whole && !marked).then_some(length as u64))
         };
         ctx.spawn(closing.into_actor(self).map(
-            |closed: io::Result<Option<u64>>, writer, ctx| match closed {
-                Ok(mark) => {
-                    let position = Position {
-                        offset: writer.offset + mark.unwrap_or(0),
-                        line: writer.lines + u64::from(mark.is_some()),
-                        seq: writer.seq,
-                        epoch: writer.start.epoch,
-                        synced: if mark.is_some() { writer.seq } else { writer.synced },
-                        cluster: writer.start.position.cluster,
-                        seen_trailer: true,
-                        ends_with_mark: mark.is_some(),
-                        mark_offset: if mark.is_some() { writer.offset } else { 0 },
-                        unsynced_offset: writer.offset + mark.unwrap_or(0),
-                        lacks_newline: false,
-                    };
-                    writer.ports.closed.do_send(Closed { position });
-                    ctx.stop();
-                }
+            |settled: io::Result<Option<u64>>, writer, ctx| match settled {
+                Ok(mark) => writer.let_go(mark, ctx),
                 Err(error) => writer.fail(&format!("the log cannot be synced: {error}")),
             },
         ));
     }
 
-    /// Syncs beside the writes, for `--fsync everysec`.
-    fn sync_beside(&mut self, ctx: &mut Context<Self>) {
+    /// Everything is durable and covered by a mark of so many bytes, or by one that stood there.
+    fn let_go(&mut self, mark: Option<u64>, ctx: &mut Context<Self>) {
         if self.failed {
             return;
         }
-        ctx.run_later(SYNC_EVERY, Self::sync_beside);
-        if self.syncing || self.failed || self.synced == self.seq {
+        let position = Position {
+            offset: self.offset + mark.unwrap_or(0),
+            line: self.lines + u64::from(mark.is_some()),
+            seq: self.seq,
+            epoch: self.start.epoch,
+            synced: if mark.is_some() { self.seq } else { self.synced },
+            cluster: self.start.position.cluster,
+            seen_trailer: true,
+            ends_with_mark: mark.is_some(),
+            mark_offset: if mark.is_some() { self.offset } else { 0 },
+            unsynced_offset: self.offset + mark.unwrap_or(0),
+            lacks_newline: false,
+        };
+        (self.offset, self.lines, self.synced) = (position.offset, position.line, self.seq);
+        if mark.is_none() && !self.marked {
+            // The cut may have freed what was set aside. On a full disk the mark is left out.
+            self.reserved_to = 0;
+        }
+        self.marked = true;
+        self.busy = false;
+        // Within one turn, so that whoever asks for the log again is told in time or finds it closed, never both.
+        if !self.closing || !self.queue.is_empty() {
+            self.next_group(ctx);
             return;
         }
+        match self.start.file.unlock() {
+            Ok(()) => {
+                self.ports.closed.do_send(Closed { position });
+                ctx.stop();
+            }
+            Err(error) => self.fail(&format!("the log cannot be unlocked: {error}")),
+        }
+    }
+
+    /// Syncs every second, for `--fsync everysec`.
+    fn sync_often(&mut self, ctx: &mut Context<Self>) {
+        if self.failed {
+            return;
+        }
+        ctx.run_later(SYNC_EVERY, Self::sync_often);
+        if !self.syncing && self.synced != self.seq {
+            self.sync_beside(ctx);
+        }
+    }
+
+    /// Syncs beside the writes.
+    fn sync_beside(&mut self, ctx: &mut Context<Self>) {
         self.syncing = true;
+        let asked = std::mem::take(&mut self.sync_asked);
         let file = Rc::clone(&self.start.sync_file);
         let through = self.seq;
         let syncing = async move { file.sync().await };
@@ -544,6 +601,11 @@ impl LogWriter {
             match result {
                 Ok(()) => {
                     writer.synced = writer.synced.max(through);
+                    if writer.sync_asked && !writer.failed {
+                        writer.sync_beside(ctx);
+                    } else if asked {
+                        writer.ports.synced.do_send(Synced);
+                    }
                     writer.next_group(ctx);
                 }
                 Err(error) => writer.fail(&format!("the log cannot be synced: {error}")),
@@ -594,7 +656,7 @@ impl Actor for LogWriter {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         if self.start.fsync == Fsync::Everysec {
-            ctx.run_later(SYNC_EVERY, Self::sync_beside);
+            ctx.run_later(SYNC_EVERY, Self::sync_often);
         }
         self.next_group(ctx);
     }
@@ -619,6 +681,29 @@ impl Handler<RaiseEpoch> for LogWriter {
     fn handle(&mut self, raise: RaiseEpoch, ctx: &mut Self::Context) {
         self.queue.push(Queued::Epoch { above: raise.above });
         self.next_group(ctx);
+    }
+}
+
+impl Handler<Sync> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, _: Sync, ctx: &mut Self::Context) {
+        self.sync_asked = true;
+        if !self.syncing && !self.failed {
+            self.sync_beside(ctx);
+        }
+    }
+}
+
+impl Handler<Reopen> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, _: Reopen, ctx: &mut Self::Context) {
+        if self.closing && !self.failed {
+            self.closing = false;
+            self.ports.reopened.do_send(Reopened);
+            self.next_group(ctx);
+        }
     }
 }
 

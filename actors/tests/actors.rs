@@ -6,7 +6,9 @@ use dsm::embed::{self, Get, Put, Status};
 use dsm::env::{Disk as _, OpenMode};
 use dsm::failover_watcher::{self, FailoverWatcher, LeadershipChanged, Notice};
 use dsm::log_tailer::{self, LogTailer, Replay, Replayed};
-use dsm::log_writer::{self, Append, Close, Closed, EpochWritten, LogFailed, LogWriter, Written};
+use dsm::log_writer::{
+    self, Append, Close, Closed, EpochWritten, LogFailed, LogWriter, Reopen, Reopened, Sync, Synced, Written,
+};
 use dsm::slave_proxy::EndReason;
 use dsm::supervision::{Fate, NodeError, PanicGuard};
 use dsm::testing::{virtual_time, MemoryDisk, MemoryEnv, Operation, Probe, ProxyBench, Received};
@@ -141,7 +143,9 @@ mod log_writer_actor {
         written: Received<Written>,
         epoch: Received<EpochWritten>,
         failed: Received<LogFailed>,
+        synced: Received<Synced>,
         closed: Received<Closed>,
+        reopened: Received<Reopened>,
         fate: Fate,
         machine: Master,
         asked: u64,
@@ -164,12 +168,16 @@ mod log_writer_actor {
         let (written_port, written) = Probe::begin();
         let (epoch_port, epoch) = Probe::begin();
         let (failed_port, failed) = Probe::begin();
+        let (synced_port, synced) = Probe::begin();
         let (closed_port, closed) = Probe::begin();
+        let (reopened_port, reopened) = Probe::begin();
         let ports = log_writer::Ports {
             written: written_port,
             epoch: epoch_port,
             failed: failed_port,
+            synced: synced_port,
             closed: closed_port,
+            reopened: reopened_port,
         };
         let fate = Fate::default();
         let writer = LogWriter::new(start, ports, PanicGuard::new("LogWriter", fate.clone())).start();
@@ -184,7 +192,7 @@ mod log_writer_actor {
         assert_eq!(epoch.take().len(), 1);
         world.disk.take_operations();
         let disk = world.disk;
-        Rig { disk, writer, written, epoch, failed, closed, fate, machine, asked: 0 }
+        Rig { disk, writer, written, epoch, failed, synced, closed, reopened, fate, machine, asked: 0 }
     }
 
     impl Rig {
@@ -244,6 +252,76 @@ mod log_writer_actor {
             assert_eq!(closed[0].position.offset, rig.content().len() as u64);
             assert_eq!(rig.lines(), ["CLUSTER", "EPOCH", "WRITE", "SYNCED"]);
             assert!(!rig.writer.connected() && !rig.fate.is_decided());
+        });
+    }
+
+    #[test]
+    fn what_is_written_is_synced_beside_the_writes_and_said_once_to_all_who_asked_in_time() {
+        virtual_time(async {
+            let mut rig = rig().await;
+            rig.append(1);
+            settle().await;
+            rig.disk.take_operations();
+            rig.disk.set_latency(ms(5));
+            rig.writer.do_send(Sync);
+            settle().await;
+            // Too late for the sync that has begun, and in time for the next one, both of them.
+            rig.writer.do_send(Sync);
+            rig.writer.do_send(Sync);
+            rig.append(1);
+            sleep(ms(6)).await;
+            assert_eq!(rig.written.take().len(), 2, "the log is written meanwhile");
+            assert!(rig.synced.is_empty());
+            sleep(ms(5)).await;
+            assert_eq!(rig.synced.take().len(), 1);
+            let syncs = rig.disk.take_operations();
+            let syncs = syncs.iter().filter(|operation| matches!(operation, Operation::Sync)).count();
+            assert_eq!(syncs, 2);
+            sleep(ms(50)).await;
+            assert!(rig.synced.is_empty());
+        });
+    }
+
+    #[test]
+    fn a_close_that_is_taken_back_in_time_leaves_the_log_open_and_marked_once() {
+        virtual_time(async {
+            let mut rig = rig().await;
+            rig.append(1);
+            settle().await;
+            rig.disk.set_latency(ms(5));
+            rig.writer.do_send(Close);
+            // In the midst of the last sync.
+            sleep(ms(7)).await;
+            rig.writer.do_send(Reopen);
+            rig.append(1);
+            settle().await;
+            assert_eq!(rig.reopened.take().len(), 1, "said without waiting for the disk");
+            sleep(ms(12)).await;
+            assert_eq!(rig.written.take().len(), 2);
+            assert_eq!(rig.lines(), ["CLUSTER", "EPOCH", "WRITE", "SYNCED", "WRITE"]);
+            // A second close finds a write that it must not cut off.
+            rig.append(1);
+            rig.writer.do_send(Close);
+            sleep(ms(50)).await;
+            assert_eq!(rig.written.take().len(), 1);
+            let closed = rig.closed.take();
+            assert_eq!(closed.len(), 1);
+            assert_eq!(closed[0].position.offset, rig.content().len() as u64);
+            assert_eq!(closed[0].position.line, 7);
+            assert_eq!(rig.lines()[3..], ["SYNCED", "WRITE", "WRITE", "SYNCED"]);
+            assert!(!rig.writer.connected());
+        });
+    }
+
+    #[test]
+    fn a_log_that_is_closed_is_not_given_back() {
+        virtual_time(async {
+            let rig = rig().await;
+            rig.writer.do_send(Close);
+            sleep(ms(1)).await;
+            rig.writer.do_send(Reopen);
+            settle().await;
+            assert_eq!((rig.closed.take().len(), rig.reopened.take().len()), (1, 0));
         });
     }
 

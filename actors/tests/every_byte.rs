@@ -109,11 +109,14 @@ impl Reign {
         let (epoch_port, epoch) = Probe::begin();
         let (failed_port, failed) = Probe::begin();
         let (closed_port, closed) = Probe::begin();
+        let ((synced_port, _), (reopened_port, _)) = (Probe::begin(), Probe::begin());
         let ports = log_writer::Ports {
             written: written_port,
             epoch: epoch_port,
             failed: failed_port,
+            synced: synced_port,
             closed: closed_port,
+            reopened: reopened_port,
         };
         let writer = LogWriter::new(start, ports, PanicGuard::new("LogWriter", Fate::default())).start();
         Reign { writer, written, epoch, failed, closed }

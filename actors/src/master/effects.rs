@@ -17,9 +17,6 @@ use std::rc::Rc;
 /// The most operators that wait for one failover.
 const FAILOVER_ASKERS_MAX: usize = 64;
 
-/// A long turn is progress too: after so many effects it is told, so that the standby does not take it for a standstill.
-const ADVANCE_EVERY: usize = 1024;
-
 impl SlaveLink {
     /// Sends a read, or lets it wait for room in the window.
     fn ask(&mut self, read: WaitingRead, machine: &Master) {
@@ -72,9 +69,7 @@ impl MasterActor {
         while !self.effects.is_empty() {
             let mut effects = std::mem::take(&mut self.effects);
             for (done, effect) in effects.drain(..).enumerate() {
-                if done % ADVANCE_EVERY == 0 {
-                    self.advance();
-                }
+                self.advance_within(done);
                 self.perform(now, effect);
             }
             if self.effects.is_empty() {
@@ -104,7 +99,10 @@ impl MasterActor {
             }
             Effect::SendRead { slot, read, version, key, bytes } => {
                 let link = self.slots.get(usize::from(slot.0)).copied().flatten();
-                if let Some(slave) = link.and_then(|link| self.slaves.get_mut(&link)) {
+                if let Some((link, slave)) = link.and_then(|link| Some((link, self.slaves.get_mut(&link)?))) {
+                    if bytes as usize > self.config.value_max() {
+                        self.switchboard.expect(link, bytes as usize);
+                    }
                     slave.ask(WaitingRead { read, version, key, bytes }, &self.machine);
                 }
             }

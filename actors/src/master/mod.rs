@@ -38,14 +38,29 @@ use std::time::Duration;
 /// How often the master looks at its clock, its deadlines and its role.
 const TICK: Duration = Duration::from_millis(25);
 
+/// A long turn is progress too: after so many steps it is told, so that the standby does not take it for a standstill.
+const ADVANCE_EVERY: usize = 1024;
+
 /// How long a takeover waits for the connected slaves to accept the new reign before it serves with those that did.
 const ENLIST_MS: u64 = 100;
+
+/// A handover holds requests back once the log was synced within so long: closing it takes no longer, then.
+const SYNC_MS: u64 = 100;
+
+/// So often a handover has the log synced; then it goes on in any case.
+const SYNCS_MAX: u32 = 5;
 
 /// How long a handover waits for the requests in flight.
 const YIELD_MS: u64 = 50;
 
+/// How long a handover waits for the log to be closed.
+const CLOSE_MS: u64 = 500;
+
 /// How long a stop waits for the requests in flight.
 const STOP_MS: u64 = 1000;
+
+/// After so long a stop ends the node whatever the disk is at.
+const STOP_MAX_MS: u64 = 6000;
 
 /// Asks the node to stop cleanly.
 #[derive(Message, Debug)]
@@ -76,10 +91,16 @@ pub(super) enum Phase {
     Announcing { since: Millis },
     /// Requests are served.
     Serving,
+    /// Requests are served while the log is synced, so that a handover finds little left to sync.
+    Preparing { since: Millis, to: LinkId, syncs: u32 },
     /// Requests are held back until those in flight are done, for a handover.
     Yielding { since: Millis, to: LinkId },
-    /// The log is being closed, for a handover or a stop.
-    Closing,
+    /// The log is being closed for a handover, or has been asked back.
+    Closing { since: Millis, to: LinkId, asked_back: bool },
+    /// The log is being closed for good.
+    Stopping,
+    /// The node ends, and nothing is waited for any more.
+    Ending,
 }
 
 /// What this master is at the moment.
@@ -271,6 +292,7 @@ impl MasterActor {
             read_timeout_ms: config.read_timeout.as_millis() as u64,
             seed: env.random(),
             durable: config.fsync == Fsync::Always,
+            value_max: config.value_max(),
         });
         let jump_ms = (config.ack_timeout.min(config.failover_timeout).as_millis() as u64 / 4).max(100);
         MasterActor {
@@ -377,6 +399,13 @@ impl MasterActor {
                 guard.advance();
             }
             Role::Standby { .. } | Role::Ended => {}
+        }
+    }
+
+    /// The same within a turn of many steps, of which `done` are done.
+    fn advance_within(&self, done: usize) {
+        if done.is_multiple_of(ADVANCE_EVERY) {
+            self.advance();
         }
     }
 
@@ -577,7 +606,8 @@ impl Handler<Drain> for MasterActor {
         self.inbox.take(&mut arrived);
         let now = self.env.now();
         self.observe(now);
-        for arrived in arrived.drain(..) {
+        for (done, arrived) in arrived.drain(..).enumerate() {
+            self.advance_within(done);
             self.arrived(now, arrived, ctx);
         }
         self.arrived = arrived;
@@ -593,15 +623,16 @@ impl Handler<Written> for MasterActor {
 
     fn handle(&mut self, written: Written, _: &mut Self::Context) {
         let now = self.env.now();
-        self.advance();
-        for record in &written.writes {
+        for (done, record) in written.writes.iter().enumerate() {
+            self.advance_within(done);
             self.log_bytes = record.place.offset + u64::from(record.place.bytes);
             self.log_seq = record.version.seq;
             let (write, version, place) = (record.write, record.version, record.place);
             self.step(now, master::Event::Written { write, version, place });
         }
         if let Some((word, detail)) = &written.refusal {
-            for write in written.refused {
+            for (done, write) in written.refused.into_iter().enumerate() {
+                self.advance_within(done);
                 let (word, detail) = (*word, detail.clone());
                 self.step(now, master::Event::NotWritten { write, word, detail });
             }
@@ -619,7 +650,8 @@ impl Handler<Replayed> for MasterActor {
         if replayed.from_start {
             self.machine.replay_from_start();
         }
-        for change in replayed.changes {
+        for (done, change) in replayed.changes.into_iter().enumerate() {
+            self.advance_within(done);
             match change {
                 Replay::Put { key, version, place } => self.machine.replay_put(&key, version, place),
                 Replay::Delete { key } => self.machine.replay_delete(&key),
@@ -694,7 +726,7 @@ impl MasterActor {
             session.abort();
         }
         if let Role::Reigning(reign) = &mut self.role {
-            reign.phase = Phase::Closing;
+            reign.phase = Phase::Ending;
         }
         self.fate.decide(Err(error));
     }

@@ -1,6 +1,6 @@
 //! The other master's side of a master: who serves, forwarded requests, handovers.
 
-use super::{send, MasterActor, PeerInbound, PeerOutbound, Phase, Role};
+use super::{send, MasterActor, PeerInbound, PeerOutbound, Phase, Reign, Role};
 use crate::acceptor::{check_sizes, count, reject};
 use crate::batch::Outbox;
 use crate::session::{shown_message, Coding, Session};
@@ -47,8 +47,13 @@ impl MasterActor {
     pub(super) fn serves(&self) -> bool {
         match &self.role {
             Role::Reigning(reign) => match reign.phase {
-                Phase::Serving => true,
-                Phase::Opening | Phase::Announcing { .. } | Phase::Yielding { .. } | Phase::Closing => false,
+                Phase::Serving | Phase::Preparing { .. } => true,
+                Phase::Opening
+                | Phase::Announcing { .. }
+                | Phase::Yielding { .. }
+                | Phase::Closing { .. }
+                | Phase::Stopping
+                | Phase::Ending => false,
             },
             Role::Standby { .. } | Role::Halting { .. } | Role::Recovering { .. } | Role::Ended => false,
         }
@@ -124,9 +129,13 @@ impl MasterActor {
         for session in peer.streams.into_values() {
             self.session_closed(now, session);
         }
-        if matches!(&self.role, Role::Reigning(reign) if matches!(reign.phase, Phase::Yielding { to, .. } if to == link))
+        if let Role::Reigning(Reign {
+            phase: Phase::Preparing { to, .. } | Phase::Yielding { to, .. }, ..
+        }) = self.role
         {
-            self.abort_yield(now, "the standby is gone");
+            if to == link {
+                self.abort_yield(now, "the standby is gone");
+            }
         }
         if self.peers.is_empty() {
             self.answer_failover(&Reply::error(ErrorWord::Bad, "the standby is gone"));

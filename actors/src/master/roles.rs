@@ -1,10 +1,14 @@
 //! How a master comes to reign and ceases to: takeover, handover, stop.
 
-use super::{MasterActor, Phase, Reign, Role, ENLIST_MS, STOP_MS, YIELD_MS};
+use super::{
+    MasterActor, Phase, Reign, Role, CLOSE_MS, ENLIST_MS, STOP_MAX_MS, STOP_MS, SYNCS_MAX, SYNC_MS, YIELD_MS,
+};
 use crate::env::{File, LockGuard};
 use crate::failover_watcher::LeadershipChanged;
 use crate::log_tailer::{self, Halt, Halted};
-use crate::log_writer::{self, Close, Closed, EpochWritten, LogFailed, LogWriter};
+use crate::log_writer::{
+    self, Close, Closed, EpochWritten, LogFailed, LogWriter, Reopen, Reopened, Sync, Synced,
+};
 use crate::recovery::{Recovered, Recovery};
 use crate::supervision::{NodeError, PanicGuard};
 use actix::prelude::*;
@@ -106,7 +110,9 @@ impl MasterActor {
                 written: ctx.address().recipient(),
                 epoch: ctx.address().recipient(),
                 failed: ctx.address().recipient(),
+                synced: ctx.address().recipient(),
                 closed: ctx.address().recipient(),
+                reopened: ctx.address().recipient(),
             },
             PanicGuard::new("LogWriter", self.fate.clone()),
         );
@@ -114,23 +120,27 @@ impl MasterActor {
         self.role = Role::Reigning(reign);
     }
 
-    /// Slaves have had their time to enlist, or all of them have.
+    /// What is due in the role by now.
     pub(super) fn tick_role(&mut self, now: Millis) {
         self.expire_failover(now);
         let all_enlisted = self.slaves.values().all(|slave| slave.slot.is_some());
-        let Role::Reigning(reign) = &self.role else {
+        let Role::Reigning(reign) = &mut self.role else {
             if self.stopping_since.is_some() && !matches!(self.role, Role::Ended) {
                 self.end();
             }
             return;
         };
+        if self.stopping_since.is_some_and(|since| now.since(since) >= STOP_MAX_MS) {
+            self.end_unclosed();
+            return;
+        }
         match reign.phase {
             Phase::Announcing { since } if all_enlisted || now.since(since) >= ENLIST_MS => self.serve(now),
-            Phase::Opening | Phase::Announcing { .. } | Phase::Closing => {}
-            Phase::Serving => {
+            Phase::Opening | Phase::Announcing { .. } | Phase::Stopping | Phase::Ending => {}
+            Phase::Serving | Phase::Preparing { .. } => {
                 if let Some(since) = self.stopping_since {
                     if self.machine.in_flight() == 0 || now.since(since) >= STOP_MS {
-                        self.close_log();
+                        self.close_log(now);
                     }
                 }
             }
@@ -140,6 +150,14 @@ impl MasterActor {
                     self.abort_yield(now, "requests in flight were not done in time");
                 }
             }
+            Phase::Closing { since, to, asked_back: false }
+                if now.since(since) >= CLOSE_MS && self.stopping_since.is_none() =>
+            {
+                log::debug!("asking for the log back at={now}");
+                reign.log.do_send(Reopen);
+                reign.phase = Phase::Closing { since, to, asked_back: true };
+            }
+            Phase::Closing { .. } => {}
         }
     }
 
@@ -169,7 +187,27 @@ impl MasterActor {
         }
         if !matches!(reign.phase, Phase::Serving) || self.stopping_since.is_some() {
             self.handover_to = Some(to);
-            self.refuse_handover("this master does not serve");
+            self.refuse_handover("this master does not serve, or hands over already");
+            return;
+        }
+        log::debug!("syncing the log for a handover at={now}");
+        reign.phase = Phase::Preparing { since: now, to, syncs: 1 };
+        reign.log.do_send(Sync);
+    }
+
+    /// The log is synced: with little left to sync, requests may be held.
+    fn synced(&mut self, now: Millis) {
+        let Role::Reigning(reign) = &mut self.role else { return };
+        let Phase::Preparing { since, to, syncs } = reign.phase else { return };
+        if self.stopping_since.is_some() {
+            // The log is closed for good as soon as nothing is in flight.
+            return;
+        }
+        let took_ms = now.since(since);
+        if took_ms > SYNC_MS && syncs < SYNCS_MAX {
+            log::info!("handover waits, the log was slow to sync took_ms={took_ms} syncs={syncs}");
+            reign.phase = Phase::Preparing { since: now, to, syncs: syncs + 1 };
+            reign.log.do_send(Sync);
             return;
         }
         log::info!("handing over in_flight={}", self.machine.in_flight());
@@ -185,24 +223,34 @@ impl MasterActor {
     pub(super) fn finish_yield(&mut self, now: Millis) {
         if let Role::Reigning(reign) = &self.role {
             let yielding = matches!(reign.phase, Phase::Yielding { .. });
-            let stopping = self.stopping_since.is_some() && matches!(reign.phase, Phase::Serving);
+            let serving = matches!(reign.phase, Phase::Serving | Phase::Preparing { .. });
+            let stopping = self.stopping_since.is_some() && serving;
             let is_done = self.machine.in_flight() == 0 || planted!(HandoverDoesNotWait);
             if (yielding || stopping) && is_done {
                 log::debug!("nothing in flight, closing the log at={now}");
-                self.close_log();
+                self.close_log(now);
             }
         }
     }
 
-    fn close_log(&mut self) {
+    fn close_log(&mut self, now: Millis) {
         let Role::Reigning(reign) = &mut self.role else { return };
-        reign.phase = Phase::Closing;
+        reign.phase = if let Phase::Yielding { to, .. } = reign.phase {
+            Phase::Closing { since: now, to, asked_back: false }
+        } else {
+            Phase::Stopping
+        };
         reign.log.do_send(Close);
     }
 
+    /// Gives a handover up and goes on serving.
     pub(super) fn abort_yield(&mut self, now: Millis, reason: &str) {
         let Role::Reigning(reign) = &mut self.role else { return };
-        let Phase::Yielding { to, .. } = reign.phase else { return };
+        let (Phase::Preparing { to, .. } | Phase::Yielding { to, .. } | Phase::Closing { to, .. }) =
+            reign.phase
+        else {
+            return;
+        };
         log::warn!("handover aborted cause={reason:?}");
         reign.phase = Phase::Serving;
         self.handover_to = Some(to);
@@ -254,6 +302,12 @@ impl MasterActor {
     fn end(&mut self) {
         self.flush();
         self.role = Role::Ended;
+        self.end_links();
+        self.fate.decide(Ok(()));
+    }
+
+    /// Closes every link once what is said is sent.
+    fn end_links(&self) {
         for session in self.sessions.values() {
             session.close();
         }
@@ -263,6 +317,17 @@ impl MasterActor {
         for peer in self.peers.values() {
             peer.outbox.finish();
         }
+    }
+
+    /// Ends the node although the log is not closed: the disk has had its time. What is acknowledged stands in the log,
+    /// only the mark may be missing. The locks are kept until the process, or the embedded node, is gone.
+    fn end_unclosed(&mut self) {
+        let Role::Reigning(reign) = &mut self.role else { return };
+        if matches!(std::mem::replace(&mut reign.phase, Phase::Ending), Phase::Ending) {
+            return;
+        }
+        log::warn!("stopped without closing the log cause=disk-slow waited_ms={STOP_MAX_MS}");
+        self.end_links();
         self.fate.decide(Ok(()));
     }
 
@@ -354,5 +419,24 @@ impl Handler<Closed> for MasterActor {
 
     fn handle(&mut self, closed: Closed, ctx: &mut Self::Context) {
         self.closed(&closed, ctx);
+    }
+}
+
+impl Handler<Synced> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Synced, _: &mut Self::Context) {
+        let now = self.env.now();
+        self.synced(now);
+    }
+}
+
+impl Handler<Reopened> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Reopened, _: &mut Self::Context) {
+        let now = self.env.now();
+        self.abort_yield(now, "the log could not be closed in time");
+        self.tick_role(now);
     }
 }

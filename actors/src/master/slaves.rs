@@ -114,10 +114,12 @@ impl MasterActor {
         let (Role::Reigning(reign), Some(cluster)) = (&self.role, self.cluster.get()) else { return };
         let Some(slave) = self.slaves.get(&link) else { return };
         match reign.phase {
-            Phase::Announcing { .. } | Phase::Serving | Phase::Yielding { .. } => {
-                announce(slave, cluster, reign.epoch, self.env.now());
-            }
-            Phase::Opening | Phase::Closing => {}
+            Phase::Announcing { .. }
+            | Phase::Serving
+            | Phase::Preparing { .. }
+            | Phase::Yielding { .. }
+            | Phase::Closing { .. } => announce(slave, cluster, reign.epoch, self.env.now()),
+            Phase::Opening | Phase::Stopping | Phase::Ending => {}
         }
     }
 
@@ -197,8 +199,12 @@ impl MasterActor {
     fn reign_is_announced(&self) -> bool {
         match &self.role {
             Role::Reigning(reign) => match reign.phase {
-                Phase::Announcing { .. } | Phase::Serving | Phase::Yielding { .. } => true,
-                Phase::Opening | Phase::Closing => false,
+                Phase::Announcing { .. }
+                | Phase::Serving
+                | Phase::Preparing { .. }
+                | Phase::Yielding { .. }
+                | Phase::Closing { .. } => true,
+                Phase::Opening | Phase::Stopping | Phase::Ending => false,
             },
             Role::Standby { .. } | Role::Halting { .. } | Role::Recovering { .. } | Role::Ended => false,
         }

@@ -1,7 +1,10 @@
-//! `MasterActor` and `SlaveActor`, each alone in a simulated world: the test plays everybody else, in virtual time.
+//! `MasterActor` and `SlaveActor` in a simulated world, in virtual time: the test plays everybody else, or what their
+//! disks do.
 
 #![allow(clippy::unwrap_used)]
 
+mod handover;
+mod lowered;
 mod master;
 mod peer;
 mod slave;

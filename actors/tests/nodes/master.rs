@@ -196,13 +196,13 @@ impl Slave {
 }
 
 /// A Redis client.
-struct Client {
-    stream: Stream,
-    input: BytesMut,
+pub(crate) struct Client {
+    pub(crate) stream: Stream,
+    pub(crate) input: BytesMut,
 }
 
 impl Client {
-    async fn send(&self, words: &[&str]) {
+    pub(crate) async fn send(&self, words: &[&str]) {
         let mut out = format!("*{}\r\n", words.len());
         for word in words {
             out += &format!("${}\r\n{word}\r\n", word.len());
@@ -211,7 +211,7 @@ impl Client {
     }
 
     /// The first line of the next answer; `None` when the connection is closed.
-    async fn line(&mut self) -> Option<String> {
+    pub(crate) async fn line(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.input.windows(2).position(|window| window == b"\r\n") {
                 let line = self.input.split_to(end + 2);
@@ -224,7 +224,7 @@ impl Client {
         }
     }
 
-    async fn bulk(&mut self) -> String {
+    pub(crate) async fn bulk(&mut self) -> String {
         let head = self.line().await.expect("an answer");
         let length: usize = head.strip_prefix('$').expect("a bulk string").parse().unwrap();
         while self.input.len() < length + 2 {

@@ -11,6 +11,7 @@ mod directory;
 mod membership;
 mod placement;
 mod reads;
+mod unwritten;
 mod writes;
 
 pub use directory::{Directory, Entry};
@@ -86,11 +87,20 @@ pub struct Config {
     /// Whether the log is synced before a write counts as written. Then a slave that holds a version which the log
     /// lacks is a witness of lost records, and is not told to forget it.
     pub durable: bool,
+    /// The longest value that slaves take, in bytes. The log may hold longer ones: this was once higher, then.
+    pub value_max: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { placement: Placement::Hash, slaves_min: 1, read_timeout_ms: 200, seed: 0, durable: true }
+        Config {
+            placement: Placement::Hash,
+            slaves_min: 1,
+            read_timeout_ms: 200,
+            seed: 0,
+            durable: true,
+            value_max: usize::MAX,
+        }
     }
 }
 

@@ -17,6 +17,9 @@ new_key_type! {
 /// How long others are preferred to a slave that let a read time out, in milliseconds.
 const SLOW_MS: u64 = 1000;
 
+/// In a write of more keys than this none is searched for: who waited for it reads like anybody else.
+const PAIRS_SEARCHED_MAX: usize = 16;
+
 /// The reads in flight.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reads {
@@ -91,7 +94,7 @@ impl Master {
                 return;
             }
         });
-        match self.writes.last_unwritten(asker.session, &key) {
+        match self.last_unwritten_of_any(asker, std::slice::from_ref(&key)) {
             Some(write) if !planted!(ReadOvertakesOwnWrite) => {
                 self.wait(write, Waiting::Get { asker, deadline, key })
             }
@@ -144,7 +147,7 @@ impl Master {
     }
 
     pub(super) fn key_count(&mut self, asker: Asker, effects: &mut Vec<Effect>) {
-        if let Some(write) = self.writes.last_unwritten_of(asker.session) {
+        if let Some(write) = self.writes.unwritten.last_of_session(asker.session) {
             self.wait(write, Waiting::KeyCount { asker });
             return;
         }
@@ -157,8 +160,7 @@ impl Master {
     }
 
     fn last_unwritten_of_any(&self, asker: Asker, keys: &[Bytes]) -> Option<WriteId> {
-        keys.iter()
-            .fold(None, |last, key| self.writes.later(last, self.writes.last_unwritten(asker.session, key)))
+        self.writes.unwritten.last_of_keys(asker.session, keys.iter().map(|key| hash_bytes(key)))
     }
 
     fn wait(&mut self, write: WriteId, waiting: Waiting) {
@@ -306,8 +308,10 @@ impl Master {
         read.tried.insert(slot);
         let (wanted, key, done) = (read.wanted, read.key.clone(), read.asked.is_empty());
         // What is missing may be on its way behind the question: put back for another read. A write in front of it
-        // would have been refused by now, before the answer.
-        if !self.is_under_way(slot, &key, wanted) {
+        // would have been refused by now, before the answer. Looked for only where it matters: much may be under way.
+        let entry = self.directory.get(&key);
+        let is_holder = entry.is_some_and(|entry| entry.version == wanted && entry.holders.contains(slot));
+        if is_holder && !self.is_under_way(slot, &key, wanted) {
             self.not_held(slot, &key, wanted);
         }
         if done {
@@ -335,7 +339,11 @@ impl Master {
                 let entry = self.directory.get(&key).expect("looked at just above");
                 // Put it back only where the copies are missing.
                 let lacking = acks_needed(live.len()).saturating_sub(entry.holders.intersection(live).len());
-                let among = self.with_room(payload(&key, &value)).without(entry.holders);
+                let among = if value.len() <= self.config.value_max {
+                    self.with_room(payload(&key, &value)).without(entry.holders)
+                } else {
+                    SlotSet::EMPTY
+                };
                 let hash = hash_bytes(&key);
                 let chosen =
                     choose(self.config.placement, &self.members, among, lacking, hash, &mut self.random);
@@ -427,9 +435,10 @@ impl Master {
     }
 }
 
-/// The value that `change` gives to `key`.
+/// The value that `change` gives to `key`, if that is found at once: many reads may wait for one write of many keys.
 fn value_in(change: &Change, key: &Bytes) -> Option<Bytes> {
     match change {
+        Change::Put(pairs) if pairs.len() > PAIRS_SEARCHED_MAX => None,
         Change::Put(pairs) => pairs.iter().find(|(k, _)| k == key).map(|(_, value)| value.clone()),
         Change::Delete(_) => None,
     }

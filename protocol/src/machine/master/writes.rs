@@ -3,24 +3,22 @@
 use super::membership::Sent;
 use super::placement::{acks_needed, choose, hash_bytes};
 use super::reads::Waiting;
+use super::unwritten::Unwritten;
 use super::{payload, Asker, Change, Effect, Entry, Master, Slot, SlotSet, WriteId, WriteKey};
 use crate::command::{ErrorWord, Reply};
-use crate::ids::{Millis, SessionId, Version};
+use crate::ids::{Millis, Version};
 use crate::planted;
 use crate::record::Place;
 use bytes::Bytes;
 use slotmap::SlotMap;
 use smallvec::SmallVec;
-use std::collections::{HashMap, VecDeque};
 
 /// The writes in flight.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Writes {
     all: SlotMap<WriteKey, Write>,
-    /// The writes whose records are not written yet, in the order of the log.
-    unwritten: VecDeque<WriteId>,
-    /// The same by the hash of each key they change. Never iterated: order cannot reach an effect.
-    unwritten_of_key: HashMap<u64, SmallVec<[WriteId; 2]>, foldhash::fast::FixedState>,
+    /// Those whose records are not written yet.
+    pub(super) unwritten: Unwritten,
 }
 
 #[derive(Clone, Debug)]
@@ -55,49 +53,15 @@ impl Writes {
         self.all.len()
     }
 
-    /// The last unwritten write of `session` to `key`, if any.
-    pub(super) fn last_unwritten(&self, session: SessionId, key: &[u8]) -> Option<WriteId> {
-        if self.unwritten.is_empty() {
-            return None;
-        }
-        let writes = self.unwritten_of_key.get(&hash_bytes(key))?;
-        writes.iter().rev().copied().find(|id| {
-            self.all.get(id.0).is_some_and(|write| {
-                write.asker.session == session
-                    && match &write.change {
-                        Change::Put(pairs) => pairs.iter().any(|(k, _)| k == key),
-                        Change::Delete(keys) => keys.iter().any(|k| k == key),
-                    }
-            })
-        })
-    }
-
     /// What a write that is not in the log yet gives `key`: what a planted bug answers.
     #[cfg(feature = "mutants")]
     pub(super) fn unwritten_value(&self, key: &[u8]) -> Option<Bytes> {
-        let writes = self.unwritten_of_key.get(&hash_bytes(key))?;
-        let write = self.all.get(writes.last()?.0)?;
-        let Change::Put(pairs) = &write.change else { return None };
-        pairs.iter().find(|(k, _)| k == key).map(|(_, value)| value.clone())
-    }
-
-    /// The last unwritten write of `session` to any key.
-    pub(super) fn last_unwritten_of(&self, session: SessionId) -> Option<WriteId> {
-        self.unwritten
-            .iter()
-            .rev()
-            .copied()
-            .find(|id| self.all.get(id.0).is_some_and(|write| write.asker.session == session))
-    }
-
-    /// Of two unwritten writes the one that is written later.
-    pub(super) fn later(&self, a: Option<WriteId>, b: Option<WriteId>) -> Option<WriteId> {
-        match (a, b) {
-            (Some(a), Some(b)) if a != b => {
-                self.unwritten.iter().rev().copied().find(|id| *id == a || *id == b)
-            }
-            (a, b) => a.or(b),
-        }
+        let changes = self.unwritten.newest_first().filter_map(|id| Some(&self.all.get(id.0)?.change));
+        let mut puts = changes.filter_map(|change| match change {
+            Change::Put(pairs) => Some(pairs),
+            Change::Delete(_) => None,
+        });
+        puts.find_map(|pairs| pairs.iter().find(|(k, _)| k == key).map(|(_, value)| value.clone()))
     }
 
     /// Lets `waiting` go on when `write` is written or refused.
@@ -106,28 +70,16 @@ impl Writes {
     }
 
     fn insert(&mut self, write: Write) -> WriteId {
-        let hashes: SmallVec<[u64; 4]> = key_hashes(&write.change);
+        let (session, hashes) = (write.asker.session, key_hashes(&write.change));
         let id = WriteId(self.all.insert(write));
-        self.unwritten.push_back(id);
-        for hash in hashes {
-            self.unwritten_of_key.entry(hash).or_default().push(id);
-        }
+        self.unwritten.push(id, session, &hashes);
         id
     }
 
     /// Takes `id` off the unwritten ones.
     fn resolved(&mut self, id: WriteId) {
-        let first = self.unwritten.pop_front();
-        assert_eq!(first, Some(id), "the log answers in the order of its appends");
-        let hashes = key_hashes(&self.all.get(id.0).expect("an unwritten write is in flight").change);
-        for hash in hashes {
-            if let Some(writes) = self.unwritten_of_key.get_mut(&hash) {
-                writes.retain(|other| *other != id);
-                if writes.is_empty() {
-                    self.unwritten_of_key.remove(&hash);
-                }
-            }
-        }
+        let write = self.all.get(id.0).expect("an unwritten write is in flight");
+        self.unwritten.resolve(id, write.asker.session, &key_hashes(&write.change));
     }
 }
 

@@ -1,0 +1,207 @@
+//! Two masters and a slave, as they are, over disks that stall while the reign changes hands or the node ends.
+
+use crate::master::Client;
+use crate::peer::LIMIT;
+use bytes::BytesMut;
+use dsm::config::{Fsync, MasterConfig, MasterKind, SlaveConfig};
+use dsm::env::sim::{DiskFault, DiskSettings, Machine, World};
+use dsm::env::Env;
+use dsm::node::{run_node, NodeConfig};
+use dsm::supervision::NodeError;
+use std::cell::Cell;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+const ADDRESSES: [&str; 2] = ["primary:12345", "backup:12346"];
+
+const LOG: &str = "/data/kv_store.log";
+
+/// A primary, a backup on the same machine, and a slave on another.
+struct Cluster {
+    env: Env,
+    machine: Machine,
+    /// Asks the primary to stop.
+    stop: oneshot::Sender<()>,
+    end: oneshot::Receiver<Result<(), NodeError>>,
+}
+
+impl Cluster {
+    /// Starts a cluster, and waits until the standby could take over.
+    async fn start(world: &World, fsync: Fsync) -> Cluster {
+        let machine = world.machine("masters");
+        machine.set_disk(DiskSettings { sync_ms: 0..=0, slow_per_mille: 0, ..DiskSettings::default() });
+        let (stop, stopped) = oneshot::channel();
+        let node = |kind, ours: usize| {
+            let config = MasterConfig {
+                listen: Some(ADDRESSES[ours].to_owned()),
+                peer: Some(ADDRESSES[1 - ours].to_owned()),
+                log: LOG.into(),
+                fsync,
+                ..MasterConfig::default()
+            };
+            NodeConfig::Master(kind, config)
+        };
+        let (primary, backup) = (node(MasterKind::Primary, 0), node(MasterKind::Backup, 1));
+        let (_, end) = world.start(&machine, "primary", |env| {
+            run_node(primary, env, async {
+                // Kept without a word: the test does not want it to stop.
+                if stopped.await.is_err() {
+                    std::future::pending().await
+                }
+            })
+        });
+        world.start(&machine, "backup", |env| run_node(backup, env, std::future::pending()));
+        let masters = ADDRESSES.map(str::to_owned).to_vec();
+        let slave = NodeConfig::Slave(SlaveConfig { masters, ..SlaveConfig::default() });
+        let slaves = world.machine("slaves");
+        world.start(&slaves, "slave", |env| run_node(slave, env, std::future::pending()));
+        let cluster = Cluster { env: world.env(&world.machine("clients"), "client"), machine, stop, end };
+        cluster.wait_for(0, "active_slaves:1").await;
+        // The slave's link to the standby and the masters' to each other are not shown there.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(cluster.info(1).await.contains("role:standby"));
+        cluster
+    }
+
+    async fn client(&self, master: usize) -> Client {
+        let stream = self.env.connect(ADDRESSES[master]).await.unwrap();
+        Client { stream, input: BytesMut::new() }
+    }
+
+    async fn info(&self, master: usize) -> String {
+        let mut client = self.client(master).await;
+        client.send(&["INFO"]).await;
+        client.bulk().await
+    }
+
+    async fn wait_for(&self, master: usize, fact: &str) {
+        let begun = Instant::now();
+        while self.env.connect(ADDRESSES[master]).await.is_err() || !self.info(master).await.contains(fact) {
+            assert!(begun.elapsed() < LIMIT, "no {fact} in time");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Has the primary hand over; gives the answer, and the longest that a request of another client took meanwhile.
+    async fn failover_under_load(&self, words: &[&[&str]]) -> (String, Duration) {
+        let (mut operator, mut client) = (self.client(0).await, self.client(0).await);
+        operator.send(&["FAILOVER"]).await;
+        let is_over = Cell::new(false);
+        let load = async {
+            let mut longest = Duration::ZERO;
+            while !is_over.get() {
+                for words in words {
+                    let asked = Instant::now();
+                    client.send(words).await;
+                    let answer = client.line().await.expect("an answer");
+                    if answer.starts_with('$') {
+                        client.line().await.expect("the value");
+                    }
+                    assert!(!answer.starts_with('-'), "{words:?}: {answer}");
+                    longest = longest.max(asked.elapsed());
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            longest
+        };
+        let answer = async {
+            let answer = operator.line().await.expect("an answer");
+            is_over.set(true);
+            answer
+        };
+        tokio::join!(answer, load)
+    }
+}
+
+#[test]
+fn a_handover_syncs_the_log_before_it_holds_anything_back() {
+    World::run(1, |world| async move {
+        let cluster = Cluster::start(&world, Fsync::Never).await;
+        // Gigabytes that were never synced, say.
+        cluster.machine.fail(1, DiskFault::SyncStalls(1500));
+        let load: &[&[&str]] = &[&["SET", "k", "v"], &["GET", "k"]];
+        let (answer, longest) = cluster.failover_under_load(load).await;
+        assert_eq!(answer, "+OK");
+        assert!(longest < Duration::from_millis(300), "a request was held for {longest:?}");
+        assert!(cluster.info(0).await.contains("role:standby"));
+        cluster.wait_for(1, "role:primary").await;
+    });
+}
+
+#[test]
+fn a_handover_whose_log_cannot_be_closed_in_time_is_given_up_and_fails_no_request() {
+    World::run(1, |world| async move {
+        let cluster = Cluster::start(&world, Fsync::Never).await;
+        let mut client = cluster.client(0).await;
+        client.send(&["SET", "k", "v"]).await;
+        assert_eq!(client.line().await.as_deref(), Some("+OK"));
+        // The first sync is in time; the disk stalls just behind it.
+        cluster.machine.fail(2, DiskFault::SyncStalls(20_000));
+        let (answer, longest) = cluster.failover_under_load(&[&["GET", "k"]]).await;
+        assert!(answer.starts_with("-BUSY the handover was aborted"), "{answer}");
+        assert!(longest < Duration::from_secs(1), "a read was held for {longest:?}");
+        assert!(cluster.info(0).await.contains("role:primary"));
+        assert!(cluster.info(1).await.contains("role:standby"));
+        // Reads are served on; a write waits for the disk, as it does at any other time.
+        let mut writer = cluster.client(0).await;
+        writer.send(&["SET", "k", "w"]).await;
+        let asked = Instant::now();
+        client.send(&["GET", "k"]).await;
+        assert_eq!(client.bulk().await, "v");
+        assert!(asked.elapsed() < Duration::from_secs(1));
+        assert_eq!(writer.line().await.as_deref(), Some("+OK"));
+        // The same log goes on, and the next handover finds a disk that is well.
+        let (answer, _) = cluster.failover_under_load(&[&["GET", "k"]]).await;
+        assert_eq!(answer, "+OK");
+        cluster.wait_for(1, "role:primary").await;
+        let mut client = cluster.client(1).await;
+        client.send(&["GET", "k"]).await;
+        assert_eq!(client.bulk().await, "w");
+    });
+}
+
+#[test]
+fn a_master_whose_disk_stalls_stops_in_bounded_time_and_answers_nothing_that_it_does_not_know() {
+    World::run(1, |world| async move {
+        let cluster = Cluster::start(&world, Fsync::Always).await;
+        cluster.machine.fail(1, DiskFault::SyncStalls(3_600_000));
+        let mut client = cluster.client(0).await;
+        client.send(&["SET", "k", "v"]).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let asked = Instant::now();
+        cluster.stop.send(()).unwrap();
+        assert_eq!(cluster.end.await.unwrap(), Ok(()));
+        assert!(asked.elapsed() < Duration::from_secs(10), "it took {:?}", asked.elapsed());
+        assert_eq!(client.line().await, None, "nobody knows whether the write is on the disk");
+    });
+}
+
+#[test]
+fn a_master_whose_disk_stalls_before_it_serves_stops_in_bounded_time() {
+    // Whichever sync it is of those on the way to a reign.
+    for nth in 1..=5 {
+        World::run(1, |world| async move {
+            let machine = world.machine("masters");
+            let config = MasterConfig {
+                listen: Some(ADDRESSES[0].to_owned()),
+                peer: Some(ADDRESSES[1].to_owned()),
+                log: LOG.into(),
+                ..MasterConfig::default()
+            };
+            machine.fail(nth, DiskFault::SyncStalls(3_600_000));
+            let (stop, stopped) = oneshot::channel::<()>();
+            let node = NodeConfig::Master(MasterKind::Primary, config);
+            let (_, end) = world.start(&machine, "primary", |env| {
+                run_node(node, env, async {
+                    stopped.await.unwrap();
+                })
+            });
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let asked = Instant::now();
+            stop.send(()).unwrap();
+            assert_eq!(end.await.unwrap(), Ok(()));
+            assert!(asked.elapsed() < Duration::from_secs(10), "sync {nth}: it took {:?}", asked.elapsed());
+        });
+    }
+}

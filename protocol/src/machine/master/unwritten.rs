@@ -1,0 +1,265 @@
+//! The writes whose records are not written yet: their order, and the last one of each session and of each key.
+//!
+//! Owns what a read must know to wait for the writes of its own session. A question and a change take the same few
+//! steps however many writes wait: a flood of writes to one key must not make a turn long. Holds nothing of a write
+//! that is written or refused, and never looks into one.
+
+use super::WriteId;
+use crate::ids::SessionId;
+use std::collections::hash_map::{Entry, HashMap};
+use std::collections::VecDeque;
+use std::hash::Hash;
+
+/// Never iterated: order cannot reach an effect.
+type Index<K> = HashMap<K, Last, foldhash::fast::FixedState>;
+
+/// The unwritten writes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unwritten {
+    /// In the order of the log.
+    order: VecDeque<WriteId>,
+    /// How many were ever added.
+    added: u64,
+    /// The last one by its session and the hash of a key that it changes. Two keys of one hash share an entry, which
+    /// makes a read wait for a later write of its own session than it had to: it sees no less.
+    of_key: Index<(SessionId, u64)>,
+    of_session: Index<SessionId>,
+}
+
+/// The last of several writes.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    number: Number,
+    write: WriteId,
+}
+
+/// Counts the writes in the order of the log.
+#[derive(Clone, Copy, Debug)]
+struct Number(u64);
+
+impl Number {
+    fn is(self, other: Number) -> bool {
+        #[cfg(test)]
+        tests::STEPS.with(|steps| steps.set(steps.get() + 1));
+        self.0 == other.0
+    }
+
+    fn is_behind(self, other: Number) -> bool {
+        #[cfg(test)]
+        tests::STEPS.with(|steps| steps.set(steps.get() + 1));
+        self.0 > other.0
+    }
+}
+
+impl Unwritten {
+    /// Adds a write of `session` that changes the keys with these hashes. The log gets it behind all others.
+    pub(super) fn push(&mut self, write: WriteId, session: SessionId, hashes: &[u64]) {
+        self.order.push_back(write);
+        let last = Last { number: Number(self.added), write };
+        self.added += 1;
+        for hash in hashes {
+            self.of_key.insert((session, *hash), last);
+        }
+        self.of_session.insert(session, last);
+    }
+
+    /// Takes off the first write, which must be `write`, as it was added.
+    pub(super) fn resolve(&mut self, write: WriteId, session: SessionId, hashes: &[u64]) {
+        let number = Number(self.added - self.order.len() as u64);
+        let first = self.order.pop_front();
+        assert_eq!(first, Some(write), "the log answers in the order of its appends");
+        for hash in hashes {
+            forget(&mut self.of_key, (session, *hash), number);
+        }
+        forget(&mut self.of_session, session, number);
+    }
+
+    /// The last write of `session` to any of the keys with these hashes.
+    pub(super) fn last_of_keys(
+        &self,
+        session: SessionId,
+        hashes: impl Iterator<Item = u64>,
+    ) -> Option<WriteId> {
+        if self.order.is_empty() {
+            return None;
+        }
+        let lasts = hashes.filter_map(|hash| self.of_key.get(&(session, hash)));
+        let last = lasts.reduce(|a, b| if b.number.is_behind(a.number) { b } else { a });
+        last.map(|last| last.write)
+    }
+
+    /// The last write of `session`.
+    pub(super) fn last_of_session(&self, session: SessionId) -> Option<WriteId> {
+        self.of_session.get(&session).map(|last| last.write)
+    }
+
+    /// All of them, the last one first.
+    #[cfg(feature = "mutants")]
+    pub(super) fn newest_first(&self) -> impl Iterator<Item = WriteId> + '_ {
+        self.order.iter().rev().copied()
+    }
+}
+
+/// Takes the write with `number` out of `index`, unless a later one stands in its place.
+fn forget<K: Eq + Hash>(index: &mut Index<K>, key: K, number: Number) {
+    if let Entry::Occupied(entry) = index.entry(key) {
+        if entry.get().number.is(number) {
+            entry.remove();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Command, Reply};
+    use crate::ids::{LinkId, Millis, SlaveId, Version};
+    use crate::machine::master::{Asker, Config, Effect, Event, Master};
+    use crate::record::Place;
+    use bytes::Bytes;
+    use std::cell::Cell;
+
+    thread_local! {
+        /// How often two writes were told apart. Whoever looks for one among many does it once for each.
+        pub(super) static STEPS: Cell<u64> = const { Cell::new(0) };
+    }
+
+    /// A reigning master with one slave.
+    struct Flooded {
+        master: Master,
+        /// What stands to be written, in order.
+        appended: Vec<WriteId>,
+        replies: Vec<(Asker, Reply)>,
+        tags: u64,
+    }
+
+    impl Flooded {
+        fn new() -> Self {
+            let mut flooded = Flooded {
+                master: Master::new(Config::default()),
+                appended: Vec::new(),
+                replies: Vec::new(),
+                tags: 0,
+            };
+            flooded.step(Event::ReignBegan { version: Version::new(1, 1) });
+            let id = SlaveId::new("one").unwrap();
+            flooded.step(Event::SlaveJoined { id, link: LinkId(1), room_bytes: u64::MAX });
+            flooded
+        }
+
+        fn step(&mut self, event: Event) {
+            let mut effects = Vec::new();
+            self.master.step(Millis(0), event, &mut effects);
+            for effect in effects {
+                match effect {
+                    Effect::Append { write, .. } => self.appended.push(write),
+                    Effect::Reply { to, reply } => self.replies.push((to, reply)),
+                    Effect::Joined { .. }
+                    | Effect::NoSlot { .. }
+                    | Effect::SendWrite { .. }
+                    | Effect::SendRead { .. }
+                    | Effect::SendDrop { .. }
+                    | Effect::SendHoldingsNext { .. }
+                    | Effect::ReadLog { .. }
+                    | Effect::Witnessed { .. } => {}
+                }
+            }
+        }
+
+        fn ask(&mut self, session: u64, command: Command) {
+            self.tags += 1;
+            let asker = Asker { session: SessionId(session), tag: self.tags };
+            self.step(Event::Request { asker, deadline: Millis(1000), command });
+        }
+
+        fn write_all(&mut self) {
+            for (index, write) in std::mem::take(&mut self.appended).into_iter().enumerate() {
+                let (version, place) = (Version::new(1, 2 + index as u64), Place { offset: 0, bytes: 1 });
+                self.step(Event::Written { write, version, place });
+            }
+        }
+
+        fn is_empty(&self) -> bool {
+            let unwritten = &self.master.writes.unwritten;
+            unwritten.order.is_empty() && unwritten.of_key.is_empty() && unwritten.of_session.is_empty()
+        }
+    }
+
+    fn put(key: &'static str, value: u64) -> Command {
+        Command::Put { key: Bytes::from_static(key.as_bytes()), value: Bytes::from(value.to_string()) }
+    }
+
+    fn keys(keys: &[&'static str]) -> Vec<Bytes> {
+        keys.iter().map(|key| Bytes::from_static(key.as_bytes())).collect()
+    }
+
+    /// Steps for each request of a flood of `rounds` times eight sessions that write and read the same few keys.
+    fn steps_of_a_flood(rounds: u64) -> f64 {
+        let mut flooded = Flooded::new();
+        STEPS.with(|steps| steps.set(0));
+        for round in 0..rounds {
+            for session in 1..=8 {
+                flooded.ask(session, put("hot", round));
+                flooded.ask(session, put("warm", round));
+                // A session that only reads, too: it waits for nobody.
+                for reader in [session, 100] {
+                    flooded.ask(reader, Command::Get { key: Bytes::from_static(b"hot") });
+                    flooded.ask(reader, Command::GetMany { keys: keys(&["warm", "cold", "hot"]) });
+                    flooded.ask(reader, Command::Exists { keys: keys(&["hot", "warm"]) });
+                    flooded.ask(reader, Command::KeyCount);
+                }
+            }
+        }
+        flooded.write_all();
+        let steps = STEPS.with(Cell::get);
+        assert!(flooded.is_empty(), "writes that are written are remembered");
+        steps as f64 / flooded.tags as f64
+    }
+
+    #[test]
+    fn a_flood_of_one_key_takes_the_same_steps_for_each_request_however_long_it_is() {
+        let (short, long) = (steps_of_a_flood(10), steps_of_a_flood(1000));
+        assert!(short >= 0.2, "nothing is counted: {short}");
+        assert!(
+            long <= short * 1.01,
+            "{short} steps for each request of a short flood, {long} of a long one"
+        );
+    }
+
+    #[test]
+    fn a_read_of_many_keys_waits_for_the_last_own_write_to_any_of_them() {
+        for read in [["a", "b"], ["b", "a"]] {
+            let mut flooded = Flooded::new();
+            for (session, key) in [(1, "a"), (1, "b"), (2, "a"), (1, "a"), (2, "b"), (1, "c")] {
+                flooded.ask(session, put(key, 0));
+            }
+            flooded.ask(1, Command::Exists { keys: keys(&read) });
+            let asked = flooded.tags;
+            let answered = |flooded: &Flooded| flooded.replies.iter().any(|(asker, _)| asker.tag == asked);
+            let appended = std::mem::take(&mut flooded.appended);
+            for (index, write) in appended.into_iter().enumerate() {
+                assert_eq!(answered(&flooded), index > 3, "with {index} writes written");
+                let version = Version::new(1, 2 + index as u64);
+                flooded.step(Event::Written { write, version, place: Place { offset: 0, bytes: 1 } });
+            }
+            assert!(flooded.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_write_that_is_written_is_forgotten_and_the_later_one_to_its_key_is_not() {
+        let mut flooded = Flooded::new();
+        flooded.ask(1, Command::Delete { keys: keys(&["a", "a"]) });
+        flooded.ask(1, put("a", 1));
+        let (write, version) = (flooded.appended.remove(0), Version::new(1, 2));
+        flooded.step(Event::Written { write, version, place: Place { offset: 0, bytes: 1 } });
+        let answered = flooded.replies.len();
+        flooded.ask(1, Command::Exists { keys: keys(&["a"]) });
+        flooded.ask(1, Command::KeyCount);
+        assert_eq!(flooded.replies.len(), answered, "answered in front of the write");
+        flooded.write_all();
+        let counts: Vec<_> = flooded.replies[answered..].iter().map(|(_, reply)| reply.clone()).collect();
+        assert_eq!(counts, [Reply::Count(1), Reply::Count(1)]);
+        assert!(flooded.is_empty());
+    }
+}
