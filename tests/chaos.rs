@@ -8,7 +8,7 @@
 mod common;
 
 use common::cluster::{Node, Process, Setup, TestCluster, MASTERS};
-use common::isolation::{isolated, tell, tell_skipped, Cut, CuttableDisk, Networks};
+use common::isolation::{isolated, skipped, tell, tell_skipped, Cut, CuttableDisk, Networks};
 use common::load::Load;
 use common::resp::{Answer, Connection};
 use common::{is_nightly, millis, seconds, wait_for};
@@ -35,7 +35,6 @@ static KILLS: AtomicU64 = AtomicU64::new(0);
 static PAUSES: AtomicU64 = AtomicU64::new(0);
 static POWER_LOSSES: AtomicU64 = AtomicU64::new(0);
 static CUTS: AtomicU64 = AtomicU64::new(0);
-static SKIPPED: AtomicU64 = AtomicU64::new(0);
 
 fn count(counter: &AtomicU64, more: usize) {
     counter.fetch_add(more as u64, Ordering::Relaxed);
@@ -43,16 +42,12 @@ fn count(counter: &AtomicU64, more: usize) {
 
 /// Says on standard error, also where a test's output is captured, what all tests of this process have done so far.
 fn tell_summary() {
-    let [kills, pauses, power_losses, cuts, skipped] =
-        [&KILLS, &PAUSES, &POWER_LOSSES, &CUTS, &SKIPPED].map(|counter| counter.load(Ordering::Relaxed));
+    let [kills, pauses, power_losses, cuts] =
+        [&KILLS, &PAUSES, &POWER_LOSSES, &CUTS].map(|counter| counter.load(Ordering::Relaxed));
+    let skipped = skipped();
     tell(&format!(
         "chaos summary: kills={kills} pauses={pauses} power_losses={power_losses} cuts={cuts} skipped={skipped}"
     ));
-}
-
-fn skip(what: &str, why: &str) {
-    count(&SKIPPED, 1);
-    tell_skipped(what, why);
 }
 
 /// The seed of each round, printed as it begins.
@@ -158,7 +153,7 @@ fn power_losses_take_no_acknowledged_write() {
             );
             if let Err(why) = tested {
                 assert_eq!(round, 0, "it was possible before: {why}");
-                skip(&format!("power_loss on {file_system}"), &why);
+                tell_skipped(power_losses_take_no_acknowledged_write, file_system, &why);
                 break;
             }
         }
@@ -249,7 +244,7 @@ fn a_slave_cut_off_one_way_is_replaced_and_joins_again() {
         },
     );
     if let Err(why) = tested {
-        skip("one-way cuts of a slave", &why);
+        tell_skipped(a_slave_cut_off_one_way_is_replaced_and_joins_again, "", &why);
     }
     tell_summary();
 }
@@ -291,7 +286,7 @@ fn a_client_cut_off_one_way_knows_nothing_of_its_writes() {
         },
     );
     if let Err(why) = tested {
-        skip("one-way cuts of clients", &why);
+        tell_skipped(a_client_cut_off_one_way_knows_nothing_of_its_writes, "", &why);
     }
     tell_summary();
 }
