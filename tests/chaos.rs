@@ -7,16 +7,18 @@
 
 mod common;
 
-use common::cluster::{Node, Setup, TestCluster, MASTERS};
-use common::isolation::{isolated, tell, tell_skipped, Cut, CuttableDisk, Networks};
+use common::cluster::{Node, Process, Setup, TestCluster, MASTERS};
+use common::isolation::{isolated, skipped, tell, tell_skipped, Cut, CuttableDisk, Networks};
 use common::load::Load;
 use common::resp::{Answer, Connection};
 use common::{is_nightly, millis, seconds, wait_for};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
+use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -33,7 +35,6 @@ static KILLS: AtomicU64 = AtomicU64::new(0);
 static PAUSES: AtomicU64 = AtomicU64::new(0);
 static POWER_LOSSES: AtomicU64 = AtomicU64::new(0);
 static CUTS: AtomicU64 = AtomicU64::new(0);
-static SKIPPED: AtomicU64 = AtomicU64::new(0);
 
 fn count(counter: &AtomicU64, more: usize) {
     counter.fetch_add(more as u64, Ordering::Relaxed);
@@ -41,16 +42,12 @@ fn count(counter: &AtomicU64, more: usize) {
 
 /// Says on standard error, also where a test's output is captured, what all tests of this process have done so far.
 fn tell_summary() {
-    let [kills, pauses, power_losses, cuts, skipped] =
-        [&KILLS, &PAUSES, &POWER_LOSSES, &CUTS, &SKIPPED].map(|counter| counter.load(Ordering::Relaxed));
+    let [kills, pauses, power_losses, cuts] =
+        [&KILLS, &PAUSES, &POWER_LOSSES, &CUTS].map(|counter| counter.load(Ordering::Relaxed));
+    let skipped = skipped();
     tell(&format!(
         "chaos summary: kills={kills} pauses={pauses} power_losses={power_losses} cuts={cuts} skipped={skipped}"
     ));
-}
-
-fn skip(what: &str, why: &str) {
-    count(&SKIPPED, 1);
-    tell_skipped(what, why);
 }
 
 /// The seed of each round, printed as it begins.
@@ -86,7 +83,7 @@ fn kills_pauses_and_restart_storms_break_no_promise() {
             } else {
                 left.kills -= kill(&mut cluster, &mut random, left.kills);
             }
-            revive(&mut cluster);
+            cluster.revive();
             load.wait_for_writes(20, PATIENCE);
         }
         load.prove(&mut cluster);
@@ -145,15 +142,6 @@ fn kill(cluster: &mut TestCluster, random: &mut StdRng, kills_max: usize) -> usi
     kills
 }
 
-/// A master that was fenced stays dead until somebody starts it.
-fn revive(cluster: &mut TestCluster) {
-    for node in cluster.nodes() {
-        if cluster.exited(node).is_some() {
-            cluster.restart(node);
-        }
-    }
-}
-
 #[test]
 fn power_losses_take_no_acknowledged_write() {
     for (file_system, in_ci) in [("ext4", 3), ("xfs", 2)] {
@@ -165,7 +153,7 @@ fn power_losses_take_no_acknowledged_write() {
             );
             if let Err(why) = tested {
                 assert_eq!(round, 0, "it was possible before: {why}");
-                skip(&format!("power_loss on {file_system}"), &why);
+                tell_skipped(power_losses_take_no_acknowledged_write, file_system, &why);
                 break;
             }
         }
@@ -256,7 +244,7 @@ fn a_slave_cut_off_one_way_is_replaced_and_joins_again() {
         },
     );
     if let Err(why) = tested {
-        skip("one-way cuts of a slave", &why);
+        tell_skipped(a_slave_cut_off_one_way_is_replaced_and_joins_again, "", &why);
     }
     tell_summary();
 }
@@ -298,7 +286,41 @@ fn a_client_cut_off_one_way_knows_nothing_of_its_writes() {
         },
     );
     if let Err(why) = tested {
-        skip("one-way cuts of clients", &why);
+        tell_skipped(a_client_cut_off_one_way_knows_nothing_of_its_writes, "", &why);
     }
     tell_summary();
+}
+
+/// Prints the ids of a cluster's processes, and waits for the end of its standard input.
+#[test]
+#[ignore = "is run, and killed, by a_test_that_is_killed_leaves_no_process"]
+fn a_cluster_that_waits() {
+    let cluster = Setup::slaves(2).beside_others().start();
+    println!("\nprocesses: {:?}", cluster.process_ids());
+    std::io::stdin().read_line(&mut String::new()).expect("an input that ends");
+}
+
+#[test]
+fn a_test_that_is_killed_leaves_no_process() {
+    let files = tempfile::tempdir().expect("a directory for temporary files");
+    let mut command = Command::new(std::env::current_exe().expect("this test is a program"));
+    command.args(["--ignored", "--exact", "--nocapture", "a_cluster_that_waits"]).env("TMPDIR", files.path());
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let mut test = Process(child.expect("this program can be started"));
+    let output = BufReader::new(test.0.stdout.take().expect("piped"));
+    let mut told = output.lines().map(|line| line.expect("text"));
+    let ids = told.find_map(|line| Some(line.strip_prefix("processes: [")?.strip_suffix("]")?.to_owned()));
+    let ids = ids.expect("the cluster stands");
+    let ids: Vec<&str> = ids.split(", ").collect();
+    assert_eq!(ids.len(), 4, "{ids:?}");
+    // One that is dead may wait for somebody to take note.
+    let lives = |id: &&str| {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat"));
+        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    };
+    assert!(ids.iter().all(lives));
+    test.0.kill().expect("a child can be killed");
+    wait_for("the processes of the killed test are gone", seconds(30), || {
+        (!ids.iter().any(lives)).then_some(())
+    });
 }

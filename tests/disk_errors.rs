@@ -4,13 +4,14 @@
 //! script. Each case is a cluster of its own, and ends in the proof that the client was told the truth: its history is
 //! linearizable, before and after a restart of everything without faults.
 //!
-//! The first 20 calls are tried; with `DSM_NIGHTLY=1` the first 200.
+//! The first 20 calls are tried; with `DSM_NIGHTLY=1` the first 200. What the machine does not allow is skipped aloud on
+//! standard error; the last `disk_errors summary` says what was done.
 
 mod common;
 
 use bytes::Bytes;
 use common::cluster::{Node, Setup, TestCluster, LOG_NAME};
-use common::isolation::{isolated, tell_skipped, CuttableDisk};
+use common::isolation::{isolated, skipped, tell, tell_skipped, CuttableDisk};
 use common::load::{judge, now_ns, read_back, Load, READER};
 use common::programs::compile;
 use common::resp::{encoded, Answer, Connection};
@@ -42,6 +43,15 @@ const STEPS_BEHIND: u64 = 8;
 
 /// How many slaves a case has.
 const SLAVES: usize = 2;
+
+static ERRORS: AtomicUsize = AtomicUsize::new(0);
+static FULL_DISKS: AtomicUsize = AtomicUsize::new(0);
+
+/// Says on standard error, also where a test's output is captured, what all tests of this process have done so far.
+fn tell_summary() {
+    let [errors, full_disks] = [&ERRORS, &FULL_DISKS].map(|counter| counter.load(Ordering::Relaxed));
+    tell(&format!("disk_errors summary: errors={errors} full_disks={full_disks} skipped={}", skipped()));
+}
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -174,6 +184,8 @@ fn each_disk_error_is_met_with_the_truth() {
         }
     }
     println!("{} cases in {:?}", cases.len(), begun.elapsed());
+    ERRORS.fetch_add(cases.len(), Ordering::Relaxed);
+    tell_summary();
 }
 
 #[test]
@@ -181,9 +193,16 @@ fn a_full_disk_refuses_writes_until_there_is_room_and_takeovers_need_none() {
     for file_system in ["ext4", "xfs"] {
         let tested = isolated(|| CuttableDisk::new(file_system), |disk| fill_and_take_over(&disk));
         if let Err(why) = tested {
-            tell_skipped(&format!("a full {file_system}"), &why);
+            tell_skipped(
+                a_full_disk_refuses_writes_until_there_is_room_and_takeovers_need_none,
+                file_system,
+                &why,
+            );
+        } else {
+            FULL_DISKS.fetch_add(1, Ordering::Relaxed);
         }
     }
+    tell_summary();
 }
 
 fn fill_and_take_over(disk: &CuttableDisk) {

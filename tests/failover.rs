@@ -279,12 +279,7 @@ fn random_faults_of_all_kinds_break_no_promise() {
                 cluster.restart(node);
             }
         }
-        // A fenced master stays dead until somebody starts it.
-        for node in nodes {
-            if cluster.exited(node).is_some() {
-                cluster.restart(node);
-            }
-        }
+        cluster.revive();
         std::thread::sleep(millis(random.random_range(0..500)));
     }
     load.prove(&mut cluster);

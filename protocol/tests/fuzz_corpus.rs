@@ -1,12 +1,15 @@
 //! Runs the bodies of the fuzz targets (`fuzz/bodies`) without a fuzzer: over every file of the corpus, over damaged
-//! copies of them, and over random bytes. A bug that fuzzing finds stays found by a file in the corpus.
+//! copies of them, and over random bytes. Damage and random bytes are others in each run, from a seed that is printed
+//! with a failure; `DSM_FUZZ_SEED=n` takes it back. A bug that is found stays found by a file in the corpus.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../fuzz/bodies/mod.rs"]
 mod bodies;
 
 use bodies::{noise, Target, TARGETS};
+use std::collections::hash_map::RandomState;
 use std::fs;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +26,15 @@ fn corpus(target: &Target) -> Vec<(PathBuf, Vec<u8>)> {
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+}
+
+/// What this run's noise begins with: drawn, or asked for.
+fn seed() -> u64 {
+    match std::env::var("DSM_FUZZ_SEED") {
+        Ok(seed) => seed.parse().expect("DSM_FUZZ_SEED is a number"),
+        // The keys of the standard library's hashes are the one source of randomness without a dependency.
+        Err(_) => RandomState::new().build_hasher().finish(),
+    }
 }
 
 /// Runs a body, and tells how to do it again when it panics.
@@ -46,11 +58,12 @@ fn every_file_of_the_corpus_passes() {
 
 #[test]
 fn damaged_copies_of_the_corpus_pass() {
+    let seed = seed();
     for target in TARGETS {
         for (path, input) in corpus(target) {
             for round in 0..ROUNDS {
                 let mut damaged = input.clone();
-                for step in noise(round, 8).chunks(4).filter(|_| !input.is_empty()) {
+                for step in noise(seed.wrapping_add(round), 8).chunks(4).filter(|_| !input.is_empty()) {
                     let length = damaged.len().max(1);
                     let at = usize::from(u16::from_le_bytes([step[0], step[1]])) % length;
                     match step[2] % 4 {
@@ -60,7 +73,9 @@ fn damaged_copies_of_the_corpus_pass() {
                         _ => damaged.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= step[3]),
                     }
                 }
-                run(target, &damaged, &|| format!("{} damaged, round {round}", path.display()));
+                run(target, &damaged, &|| {
+                    format!("{} damaged, round {round} of DSM_FUZZ_SEED={seed}", path.display())
+                });
             }
         }
     }
@@ -68,10 +83,12 @@ fn damaged_copies_of_the_corpus_pass() {
 
 #[test]
 fn random_bytes_pass() {
+    let seed = seed();
     for target in TARGETS {
         for round in 0..10 * ROUNDS {
             let length = (round * round % 1201) as usize;
-            run(target, &noise(1_000_000 + round, length), &|| format!("noise {round} of {length} bytes"));
+            let input = noise(seed.wrapping_add(1_000_000 + round), length);
+            run(target, &input, &|| format!("noise {round} of {length} bytes, DSM_FUZZ_SEED={seed}"));
         }
     }
 }

@@ -1,19 +1,26 @@
 //! A cluster of the real binaries: both masters and some slaves on free loopback ports, with a log in a
 //! directory of its own. Processes are killed, paused and restarted by their ids; none outlives its
-//! [`TestCluster`]. What they wrote to standard error is printed when the test fails.
+//! [`TestCluster`], nor the test's process. What they wrote to standard error is printed when the test fails.
+//!
+//! A test that kills must not hide a death of another cause: whatever is found dead must have died by SIGKILL, ours or a
+//! fence's, unless the test waits for the end itself ([`TestCluster::wait_for_exit`]), and nobody may have panicked.
 
 use super::resp::{Answer, Connection, Info};
 use super::{seconds, wait_for};
 use rustix::fs::FlockOperation;
+use rustix::net::sockopt::set_socket_reuseaddr;
+use rustix::net::{bind, socket_with, AddressFamily, SocketFlags, SocketType};
 use rustix::process::{kill_process, Pid, Signal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -163,13 +170,20 @@ impl Setup {
     pub(crate) fn prepare(self) -> TestCluster {
         let turn = Turn::take(self.beside_others);
         let dir = TempDir::with_prefix("dsm-test-").expect("a directory for temporary files");
-        let addresses = self.addresses.unwrap_or_else(free_ports);
+        let (addresses, ports) = match self.addresses {
+            Some(addresses) => (addresses, None),
+            None => {
+                let ports = [ReservedPort::take(), ReservedPort::take()];
+                ([ports[0].address, ports[1].address], Some(ports))
+            }
+        };
         let cluster = TestCluster {
             setup: self,
             processes: BTreeMap::new(),
             paused: BTreeSet::new(),
             addresses,
             dir,
+            _ports: ports,
             _turn: turn,
         };
         if let Some(log) = &cluster.setup.log {
@@ -195,24 +209,47 @@ impl Turn {
     }
 }
 
-/// Two ports that nobody listens at, below the range from which the kernel takes ports for outgoing
-/// connections: otherwise a connection to a dead master could meet itself, or sit on its port at the restart.
-pub(crate) fn free_ports() -> [SocketAddr; 2] {
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let end = range.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(32768_u16);
-    let end = end.max(10_100);
-    let mut free = Vec::new();
-    for _ in 0..10_000 {
-        let port = rand::random_range(10_000..end);
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        if !free.contains(&address) && TcpListener::bind(address).is_ok() {
-            free.push(address);
-        }
-        if let [first, second] = free[..] {
-            return [first, second];
-        }
+/// A port that nobody else is given as long as this lives, though nobody listens at it: a dead master's, for example.
+///
+/// The kernel keeps it, for all processes and whatever becomes of this one. A socket is bound to the port alone, which
+/// fails if anybody else's is bound there. Only then it says SO_REUSEADDR, beside which whoever says so too, as every
+/// server does, may bind and listen.
+struct ReservedPort {
+    address: SocketAddr,
+    _socket: OwnedFd,
+}
+
+impl ReservedPort {
+    /// One below the range from which the kernel takes ports for outgoing connections: otherwise a connection to a dead
+    /// master could meet itself, or sit on its port at the restart.
+    fn take() -> ReservedPort {
+        let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+        let end = range.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(32768_u16);
+        let end = end.max(10_100);
+        let free = (0..10_000).find_map(|_| ReservedPort::of(rand::random_range(10_000..end)));
+        free.unwrap_or_else(|| panic!("no free port between 10000 and {end}"))
     }
-    panic!("no free port between 10000 and {end}");
+
+    fn of(port: u16) -> Option<ReservedPort> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+        let socket = socket.expect("a socket");
+        bind(&socket, &address).ok()?;
+        set_socket_reuseaddr(&socket, true).expect("a socket option");
+        Some(ReservedPort { address, _socket: socket })
+    }
+}
+
+/// Two ports that nobody listens at, and nobody else is given as long as this process lives.
+pub(crate) fn free_ports() -> [SocketAddr; 2] {
+    static RESERVED: Mutex<Vec<ReservedPort>> = Mutex::new(Vec::new());
+    let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
+    [(); 2].map(|()| {
+        let port = ReservedPort::take();
+        let address = port.address;
+        reserved.push(port);
+        address
+    })
 }
 
 /// The binary of a role.
@@ -224,26 +261,27 @@ pub(crate) fn binary(node: Node) -> &'static str {
     }
 }
 
-/// A command for a role that sees none of this process's `DSM_` variables.
+/// A command for a role that sees none of this process's `DSM_` variables, and ends with the thread that starts it.
 pub(crate) fn command(node: Node) -> Command {
-    without_settings(Command::new(binary(node)))
+    for_tests(Command::new(binary(node)))
 }
 
 /// The same in a shell that allows no more than this many open files.
 fn limited_command(node: Node, open_files_max: u32) -> Command {
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(format!("ulimit -n {open_files_max}; exec \"$0\" \"$@\"")).arg(binary(node));
-    without_settings(shell)
+    for_tests(shell)
 }
 
 /// The same in a network of `ip netns`. The process becomes the binary, so its id is the binary's.
 fn command_in_network(node: Node, network: &str) -> Command {
     let mut ip = Command::new("ip");
     ip.args(["netns", "exec", network]).arg(binary(node));
-    without_settings(ip)
+    for_tests(ip)
 }
 
-fn without_settings(mut command: Command) -> Command {
+fn for_tests(mut command: Command) -> Command {
+    command.arg("--die-with-parent").arg(std::process::id().to_string());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("DSM_") {
             command.env_remove(name);
@@ -290,6 +328,7 @@ pub(crate) struct TestCluster {
     paused: BTreeSet<Node>,
     addresses: [SocketAddr; 2],
     dir: TempDir,
+    _ports: Option<[ReservedPort; 2]>,
     _turn: Turn,
 }
 
@@ -403,15 +442,18 @@ impl TestCluster {
     }
 
     /// `kill -9` of several, all before any is waited for.
+    ///
+    /// # Panics
+    /// When one had ended by itself before.
     pub(crate) fn kill_at_once(&mut self, nodes: &[Node]) -> Instant {
         let at = Instant::now();
         for &node in nodes {
             self.signal(node, Signal::KILL);
         }
-        for node in nodes {
-            let mut child = self.processes.remove(node).expect("signalled just now");
-            child.wait().expect("a child can be waited for");
-            self.paused.remove(node);
+        for &node in nodes {
+            let mut child = self.processes.remove(&node).expect("signalled just now");
+            assert_killed(node, child.wait().expect("a child can be waited for"));
+            self.paused.remove(&node);
         }
         at
     }
@@ -426,6 +468,18 @@ impl TestCluster {
     pub(crate) fn restart(&mut self, node: Node) {
         self.kill(node);
         self.start(node);
+    }
+
+    /// Starts the masters that were fenced: they stay dead until somebody does.
+    ///
+    /// # Panics
+    /// When a process has ended by itself.
+    pub(crate) fn revive(&mut self) {
+        for node in self.nodes() {
+            if self.exited(node).is_some() {
+                self.restart(node);
+            }
+        }
     }
 
     /// SIGSTOP.
@@ -484,6 +538,11 @@ impl TestCluster {
             Ok(()) | Err(rustix::io::Errno::SRCH) => {}
             Err(error) => panic!("a child can be signalled: {error}"),
         }
+    }
+
+    /// The ids of all processes.
+    pub(crate) fn process_ids(&self) -> Vec<u32> {
+        self.processes.values().map(Child::id).collect()
     }
 
     /// The memory of a node that is in use and resident, in bytes.
@@ -590,7 +649,7 @@ impl TestCluster {
     /// Undoes all faults: resumes what is paused, starts what is dead, waits until all is at rest.
     ///
     /// # Panics
-    /// When a process has ended in another way than by SIGKILL, which is how a fenced master ends.
+    /// When a process has ended by itself.
     pub(crate) fn heal(&mut self) -> Node {
         for node in self.nodes() {
             if self.paused.contains(&node) {
@@ -598,7 +657,7 @@ impl TestCluster {
             }
             let status = if self.processes.contains_key(&node) { self.exited(node) } else { None };
             if let Some(status) = status {
-                assert_eq!(status.signal(), Some(9), "{node:?} ended by itself: {status}");
+                assert_killed(node, status);
                 self.processes.remove(&node);
             }
         }
@@ -630,6 +689,11 @@ impl TestCluster {
     }
 }
 
+/// A process that is found dead died by SIGKILL: by the test's, or as a fenced master.
+fn assert_killed(node: Node, status: ExitStatus) {
+    assert_eq!(status.signal(), Some(9), "{node:?} ended by itself: {status}");
+}
+
 /// Whether a thread runs or may run any moment. One that is gone does not.
 fn runs(task: &Path) -> bool {
     let stat = std::fs::read_to_string(task.join("stat")).unwrap_or_default();
@@ -639,6 +703,20 @@ fn runs(task: &Path) -> bool {
 }
 
 impl TestCluster {
+    /// The standard errors, strangers' included, that tell of a panic. One that ends only a connection or a link would
+    /// else go by unnoticed.
+    fn panics(&self) -> Vec<String> {
+        let files = std::fs::read_dir(self.dir.path()).expect("the cluster's directory");
+        let paths = files.map(|file| file.expect("the cluster's directory").path());
+        let told = |path: PathBuf| {
+            let text = String::from_utf8_lossy(&std::fs::read(&path).ok()?).into_owned();
+            let from = text.lines().position(|line| line.contains("panicked at"))?;
+            let lines: Vec<&str> = text.lines().skip(from).take(PRINTED_LINES_MAX).collect();
+            Some(format!("{}:\n{}\n", path.display(), lines.join("\n")))
+        };
+        paths.filter(|path| path.extension().is_some_and(|end| end == "stderr")).filter_map(told).collect()
+    }
+
     /// What a night has found must be there in the morning.
     fn keep_evidence(&mut self) {
         if self.setup.log_directory.is_some() {
@@ -659,10 +737,15 @@ impl Drop for TestCluster {
             // Fails only for what is dead already.
             let _ = child.kill();
         }
-        for child in self.processes.values_mut() {
-            let _ = child.wait();
+        let mut wrong = Vec::new();
+        for (node, child) in &mut self.processes {
+            match child.wait() {
+                Ok(status) if status.signal() == Some(9) => {}
+                ended => wrong.push(format!("{node:?} ended by itself: {ended:?}\n")),
+            }
         }
-        if std::thread::panicking() {
+        wrong.extend(self.panics());
+        if std::thread::panicking() || !wrong.is_empty() {
             for node in self.nodes() {
                 let text = self.stderr(node);
                 let lines: Vec<&str> = text.lines().collect();
@@ -674,5 +757,6 @@ impl Drop for TestCluster {
                 self.keep_evidence();
             }
         }
+        assert!(std::thread::panicking() || wrong.is_empty(), "{}", wrong.concat());
     }
 }

@@ -14,6 +14,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::TempDir;
 
 /// Runs a test in name spaces of mounts and of networks that begin as copies and end with it. The pid name space stays:
@@ -45,9 +46,24 @@ pub(crate) fn isolated<T: Send>(
     })
 }
 
-/// Says on standard error that something was not tested, and why; also where a test's output is captured.
-pub(crate) fn tell_skipped(what: &str, why: &str) {
-    tell(&format!("SKIPPED {what}: {why}"));
+static SKIPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Says on standard error that `test`, or the `part` of it, was not run, and why; also where a test's output is captured.
+pub(crate) fn tell_skipped<T>(test: T, part: &str, why: &str) {
+    SKIPPED.fetch_add(1, Ordering::Relaxed);
+    let part = if part.is_empty() { String::new() } else { format!(" ({part})") };
+    tell(&format!("SKIPPED {}{part}: {why}", name_of(&test)));
+}
+
+/// How often this process has told that it skipped something.
+pub(crate) fn skipped() -> u64 {
+    SKIPPED.load(Ordering::Relaxed)
+}
+
+/// The name of a function, as the compiler knows it: one that is written down would outlive a renaming.
+fn name_of<T>(_: &T) -> &'static str {
+    let path = std::any::type_name::<T>();
+    path.rsplit_once("::").map_or(path, |(_, name)| name)
 }
 
 /// A line on standard error that a passing test does not keep to itself, as it does with `eprintln!`.

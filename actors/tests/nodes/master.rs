@@ -180,6 +180,25 @@ impl Slave {
         }
     }
 
+    /// The tag of the next read, and the version that it wants. Pings are answered on the way.
+    async fn read(&mut self) -> (u64, Version) {
+        loop {
+            match self.link.message().await.expect("the link stands") {
+                Message::Read { tag, version, .. } => return (tag, version),
+                Message::Ping => {
+                    self.counted += 1;
+                    self.ack().await;
+                }
+                Message::Control(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    async fn value(&self, tag: u64, version: Version, value: &str) {
+        self.link.send(&Message::Value { tag, version, value: text(value) }).await;
+    }
+
     /// Reads on, saying nothing, until the master closes the link.
     async fn closed(&mut self) -> Option<(Version, Bytes, Bytes)> {
         while self.link.message().await.is_some() {}
@@ -248,6 +267,93 @@ fn a_write_is_logged_before_a_slave_hears_of_it_and_answered_after_its_acknowled
         let early = tokio::time::timeout(ACK_TIMEOUT / 2, client.line()).await;
         assert!(early.is_err(), "answered before the slave has it: {early:?}");
         slave.ack().await;
+        assert_eq!(client.line().await.as_deref(), Some("+OK"));
+    });
+}
+
+#[test]
+fn a_read_is_answered_while_another_clients_write_waits_for_its_sync() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let mut slave = alone.slave("one", 1).await;
+        let (mut writer, mut reader) = (alone.client().await, alone.client().await);
+        writer.send(&["SET", "k", "old"]).await;
+        let (old, ..) = slave.write().await.expect("the write");
+        slave.ack().await;
+        assert_eq!(writer.line().await.as_deref(), Some("+OK"));
+
+        let stall = Duration::from_secs(5);
+        alone.machine.fail(1, DiskFault::SyncStalls(5000));
+        let begun = Instant::now();
+        writer.send(&["SET", "k", "new"]).await;
+        let is_in_file = || {
+            let log = alone.machine.content("/data/kv_store.log".as_ref()).unwrap();
+            String::from_utf8_lossy(&log).contains("WRITE k new ;")
+        };
+        while !is_in_file() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        reader.send(&["GET", "k"]).await;
+        let (tag, wanted) = slave.read().await;
+        assert_eq!(wanted, old, "what is not synced is nobody's to read");
+        slave.value(tag, old, "old").await;
+        assert_eq!(reader.bulk().await, "old");
+        assert!(begun.elapsed() < stall / 10, "the read took {:?}", begun.elapsed());
+
+        slave.write().await.expect("the write");
+        assert!(begun.elapsed() >= stall, "the sync did not hang");
+        slave.ack().await;
+        assert_eq!(writer.line().await.as_deref(), Some("+OK"));
+    });
+}
+
+#[test]
+fn a_read_is_answered_while_another_clients_write_waits_for_its_acknowledgement() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let mut slave = alone.slave("one", 1).await;
+        let (mut writer, mut reader) = (alone.client().await, alone.client().await);
+        writer.send(&["SET", "k", "v"]).await;
+        let (version, ..) = slave.write().await.expect("the write");
+        reader.send(&["GET", "k"]).await;
+        let (tag, wanted) = slave.read().await;
+        assert_eq!(wanted, version, "it is written, and counts");
+        slave.value(tag, version, "v").await;
+        assert_eq!(reader.bulk().await, "v");
+        let early = tokio::time::timeout(ACK_TIMEOUT / 4, writer.line()).await;
+        assert!(early.is_err(), "nobody has acknowledged it: {early:?}");
+        slave.ack().await;
+        assert_eq!(writer.line().await.as_deref(), Some("+OK"));
+    });
+}
+
+#[test]
+fn a_write_is_done_while_a_read_in_front_of_it_waits_for_its_slave() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let mut slave = alone.slave("one", 1).await;
+        let (mut client, mut other) = (alone.client().await, alone.client().await);
+        client.send(&["SET", "k", "old"]).await;
+        let (old, ..) = slave.write().await.expect("the write");
+        slave.ack().await;
+        assert_eq!(client.line().await.as_deref(), Some("+OK"));
+
+        client.send(&["GET", "k"]).await;
+        let (tag, wanted) = slave.read().await;
+        assert_eq!(wanted, old);
+        // The slave keeps the value to itself, and takes what the same connection sends behind the question.
+        client.send(&["SET", "k", "new"]).await;
+        let (new, ..) = slave.write().await.expect("the write");
+        slave.ack().await;
+        other.send(&["GET", "k"]).await;
+        let (others, wanted) = slave.read().await;
+        assert_eq!(wanted, new);
+        slave.value(others, new, "new").await;
+        assert_eq!(other.bulk().await, "new");
+        assert_eq!(alone.fact("read_retries").await, 0, "the read in front still waits for its slave");
+
+        slave.value(tag, old, "old").await;
+        assert_eq!(client.bulk().await, "old", "it was asked in front of the write");
         assert_eq!(client.line().await.as_deref(), Some("+OK"));
     });
 }
@@ -449,17 +555,9 @@ fn a_full_disk_refuses_writes_and_serves_reads_and_heals() {
         assert!(refused.starts_with("-READONLY"), "{refused}");
         assert_eq!(alone.fact("errors_readonly").await, 1);
         client.send(&["GET", "k"]).await;
-        loop {
-            match slave.link.message().await.expect("the read") {
-                Message::Read { tag, version: wanted, .. } => {
-                    assert_eq!(wanted, version);
-                    slave.link.send(&Message::Value { tag, version, value: text("v") }).await;
-                    break;
-                }
-                Message::Control(_) => {}
-                other => panic!("{other:?}"),
-            }
-        }
+        let (tag, wanted) = slave.read().await;
+        assert_eq!(wanted, version);
+        slave.value(tag, version, "v").await;
         assert_eq!(client.bulk().await, "v");
         alone.machine.mend();
         client.send(&["SET", "k", "x"]).await;

@@ -15,8 +15,8 @@
 //! One loss cannot be seen in the file, because nothing is left in it that contradicts: that of the log's end, when no
 //! SYNCED stands behind it. A file that is cut at the end of a line is whole. One that is cut within a line, or damaged
 //! in its last group before any line said that the group was synced, looks like the crash that would have left it so, and
-//! is cut there, with a warning. Only a slave that holds a lost version can tell. The tests about the invisible loss hold
-//! the border of that case, so that it cannot grow unnoticed.
+//! is cut there, with a warning. Only a slave that holds a lost version can tell. And lines of the original program have
+//! no checksum. The tests about what is invisible hold the borders of these cases, so that they cannot grow unnoticed.
 #![allow(clippy::unwrap_used)]
 
 mod log;
@@ -500,4 +500,28 @@ fn a_synced_log_cut_at_a_line_end_is_whole_until_a_slave_reports_what_is_lost() 
         witnessed += 1;
     }
     assert!(witnessed > RECORDS / 2, "{witnessed}");
+}
+
+/// The invisible change: nothing vouches for a line of the original program but that it reads as one.
+#[test]
+fn a_letter_changed_in_a_line_of_the_original_program_goes_unnoticed() {
+    let log = Log::imported(91, 100);
+    let mut file = log.bytes.clone();
+    let read = |file: &[u8]| {
+        let mut scanner = Scanner::resume(log.positions[0], LINE_MAX);
+        let mut lines = 0;
+        while let Some(step) = scanner.finish(&file[scanner.position().offset as usize..]) {
+            assert!(matches!(step, Step::Record { .. }), "{step:?}");
+            lines += 1;
+        }
+        lines
+    };
+    let originals = log.lines.iter().filter(|line| line.end <= log.checked_from);
+    assert!(originals.clone().count() > 10);
+    for line in originals {
+        let at = line.start + "WRITE u".len();
+        file[at] ^= 1;
+        assert_eq!(read(&file), log.lines.len(), "{at}");
+        file[at] ^= 1;
+    }
 }

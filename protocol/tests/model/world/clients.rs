@@ -72,10 +72,12 @@ impl World {
                 }
                 Progress::Answered
             }
-            (Reply::Count(_), Wish::Delete) => {
-                match self.place_of(|record| value_in(record, &key()) == Some(None), floor) {
+            (Reply::Count(count), Wish::Delete) => {
+                match self.deletion_of(count, floor + 1) {
                     Some(place) => self.acknowledge(None, place),
-                    None => self.wrong("a deletion is acknowledged and not in the log".to_owned()),
+                    None => {
+                        self.wrong(format!("a deletion of {count} keys is acknowledged and not in the log"))
+                    }
                 }
                 Progress::Answered
             }
@@ -135,6 +137,15 @@ impl World {
     /// The first place from `from` on (counted from 1) that `fits`.
     pub(super) fn place_of(&self, fits: impl Fn(&Record) -> bool, from: usize) -> Option<usize> {
         (from.max(1)..=self.disk.log.len()).find(|place| fits(&self.disk.log[place - 1]))
+    }
+
+    /// The first place from `from` on of a deletion that found `count` keys.
+    pub(super) fn deletion_of(&self, count: u64, from: usize) -> Option<usize> {
+        (from..=self.disk.log.len()).find(|place| {
+            let (before, behind) = self.disk.log.split_at(place - 1);
+            let last = before.iter().rev().find_map(|record| value_in(record, &key()));
+            value_in(&behind[0], &key()) == Some(None) && u64::from(last.flatten().is_some()) == count
+        })
     }
 
     pub(super) fn acknowledge(&mut self, by: Option<usize>, place: usize) {
