@@ -20,6 +20,7 @@ mod nemesis;
 mod seed;
 mod windows;
 mod witness;
+mod world;
 
 use nemesis::Class;
 use std::collections::BTreeMap;

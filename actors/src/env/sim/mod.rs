@@ -567,6 +567,11 @@ impl Process {
         self.0.clock.set(clock.set(clock.drift_ppm, by));
     }
 
+    /// What its monotonic clock shows, from its start on.
+    pub fn clock(&self) -> Duration {
+        self.0.clock.get().now()
+    }
+
     /// Whether what it held is given back: a supervisor does not start its successor before.
     pub fn is_gone(&self) -> bool {
         self.0.gone.get()
@@ -636,7 +641,7 @@ struct SimEnv {
 
 impl Environment for SimEnv {
     fn now(&self) -> Millis {
-        Millis(self.process.0.clock.get().now().as_millis() as u64)
+        Millis(self.process.clock().as_millis() as u64)
     }
 
     fn random(&self) -> u64 {
