@@ -410,7 +410,17 @@ async fn active(env: &dsm::env::Env) -> Option<usize> {
 
 /// The primary hangs: the standby must end it and take its place.
 async fn replaces(cluster: &Cluster, env: &dsm::env::Env) -> Result<(), Failure> {
-    let Some(index) = active(env).await else { return Check::Replaces.failed("nobody reigns") };
+    // A primary that has come back may be about to get its reign back: nobody reigns for a moment then.
+    let deadline = tokio::time::Instant::now() + CONVERGE_LIMIT;
+    let index = loop {
+        if let Some(index) = active(env).await {
+            break index;
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Check::Replaces.failed("nobody reigns");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
     let Some(hung) = cluster.process([Node::Primary, Node::Backup][index]) else {
         return Check::Replaces.failed("who reigns does not run");
     };
