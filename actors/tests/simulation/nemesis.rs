@@ -422,7 +422,7 @@ impl Nemesis {
     /// Another fault, in the recovery from the one before.
     fn second_blow(&self) {
         if !self.0.is_over.get() && self.world().chance(self.0.double_per_mille) {
-            let window = self.one_of(&[Window::Recovery, Window::Recovery, Window::Takeover]);
+            let window = self.one_of(&[Window::Recovery, Window::Takeover]);
             self.arm(window, true);
         }
     }
@@ -447,11 +447,17 @@ impl Nemesis {
             return;
         }
         let is_master = window.moments(false).is_empty() || self.world().chance(500);
+        let skip_max = match (is_second, window.is_rare()) {
+            // The next one is the recovery that is meant.
+            (true, _) => 0,
+            (false, true) => 2,
+            (false, false) => 30,
+        };
         let aim = Aim {
             window,
             is_master,
             moment: self.one_of(window.moments(is_master)),
-            skip: self.within(0, if window.is_rare() { 2 } else { 30 }),
+            skip: self.within(0, skip_max),
             delay_ms: if self.world().chance(500) { 0 } else { self.within(0, 60) },
             blow: self.one_of(&blows),
             is_second,
