@@ -23,7 +23,7 @@ mutants:
 	$(MUTANTS) --ignored --exact --nocapture mutants::each_is_found
 
 mutants-quick:
-	$(MUTANTS) --exact mutants::the_quickest_are_found
+	$(MUTANTS) --exact mutants::the_quickest_are_found mutants::the_documented_table_has_each
 
 fix:
 	cargo fmt --all
@@ -79,3 +79,4 @@ nightly-faults:
 
 nightly-sim:
 	$(MAKE) sim SEEDS=10000 SECONDS=60
+	TWICE=200 cargo test --locked --profile sim -p dsm --test simulation the_same_seed_gives_the_same_run

@@ -515,6 +515,8 @@ enum Wake {
 
 impl Driver {
     fn new(config: &ClientConfig, serving: watch::Sender<Option<usize>>) -> Driver {
+        // A program that uses the library has no environment to ask; all that it decides is jitter.
+        #[allow(clippy::disallowed_methods)]
         let settings = machine::Settings {
             masters: config.masters.clone(),
             request_timeout_ms: to_millis(config.request_timeout),

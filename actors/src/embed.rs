@@ -562,6 +562,8 @@ where
         });
     };
     let panicked = || NodeError::Panicked { actor: "the nodes' thread" };
+    // The nodes' one thread, of a program that has its own.
+    #[allow(clippy::disallowed_methods)]
     std::thread::Builder::new().name("dsm-nodes".to_owned()).spawn(run).map_err(|_| panicked())?;
     let told = starting.await.map_err(|_| panicked())??;
     Ok((told, NodesThread { stop: Some(stop), ended }))

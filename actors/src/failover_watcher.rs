@@ -93,6 +93,9 @@ impl FailoverWatcher {
                         self.wait_for_lock(ctx);
                         continue;
                     });
+                    planted!(NeverFences => {
+                        continue;
+                    });
                     self.fence();
                 }
                 Effect::AskHandover { forced } => {

@@ -757,6 +757,8 @@ async fn a_slave_that_floods_starves_nobody_and_is_cut_for_a_word_that_is_none()
     let address = cluster.primary.address().to_owned();
     let stop = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&stop);
+    // Load from outside of the runtime that is under test.
+    #[allow(clippy::disallowed_methods)]
     let flooding = std::thread::spawn(move || flood(&address, &told));
     let has_line = |status: &str, wanted: &str| status.lines().any(|line| line == wanted);
     loop {

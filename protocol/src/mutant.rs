@@ -93,6 +93,8 @@ mod on {
         RecoveryStopsEarly,
         /// A bad line is cut although a line behind it proves that it had been on disk.
         EvidenceIgnored,
+        /// A line whose checksum is wrong counts as good.
+        BadChecksumAccepted,
         /// Every crash counts as one that the machine survived.
         EveryCrashSameBoot,
         /// Every crash counts as a power cut.
@@ -123,6 +125,8 @@ mod on {
         EpochNotRaised,
         /// A standby whose primary hangs takes over without the lock.
         TakeoverWithoutLock,
+        /// A standby does not end a primary that hangs.
+        NeverFences,
         /// A handover does not wait for the requests in flight.
         HandoverDoesNotWait,
         /// Requests that come during a handover are executed.

@@ -49,6 +49,8 @@ impl Environment for RealEnv {
         Millis(self.start.elapsed().as_millis() as u64)
     }
 
+    // This is what others are to ask.
+    #[allow(clippy::disallowed_methods)]
     fn random(&self) -> u64 {
         rand::random()
     }
@@ -122,6 +124,8 @@ fn directory_of(path: &Path) -> PathBuf {
     }
 }
 
+// This is where what blocks belongs.
+#[allow(clippy::disallowed_methods)]
 fn spawn_thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
 }

@@ -51,7 +51,8 @@ struct Recording {
     count: Cell<u64>,
     /// Answers by their first word.
     answers: RefCell<BTreeMap<String, u64>>,
-    acknowledged: Cell<u64>,
+    /// Acknowledged writes, by client.
+    acknowledged: RefCell<BTreeMap<u64, u64>>,
 }
 
 impl Recorder {
@@ -111,9 +112,13 @@ impl Recorder {
         self.0.history.borrow().clone()
     }
 
-    /// How many writes were acknowledged so far.
-    pub(crate) fn acknowledged(&self) -> u64 {
-        self.0.acknowledged.get()
+    /// How many writes were acknowledged so far, by client.
+    pub(crate) fn acknowledged(&self) -> BTreeMap<u64, u64> {
+        self.0.acknowledged.borrow().clone()
+    }
+
+    fn note_acknowledged(&self, client: u64, writes: u64) {
+        *self.0.acknowledged.borrow_mut().entry(client).or_default() += writes;
     }
 }
 
@@ -405,6 +410,7 @@ impl Client {
     }
 
     pub(crate) async fn run(mut self) {
+        self.recorder.note_acknowledged(self.id, 0);
         let masters = Cluster::masters();
         let mut next = self.env.random() as usize;
         while !self.stop.get() {
@@ -555,7 +561,7 @@ impl Client {
                 }
             }
             (Asked::Write(parts), Answer::Ok) => {
-                recording.acknowledged.set(recording.acknowledged.get() + 1);
+                self.recorder.note_acknowledged(self.id, 1);
                 for (part, value) in parts {
                     recording.witness.done(&part.key, &value);
                     own.wrote(&part, Some(&value));
@@ -563,7 +569,7 @@ impl Client {
                 }
             }
             (Asked::Delete(part), Answer::Integer(count @ 0..=1)) => {
-                recording.acknowledged.set(recording.acknowledged.get() + 1);
+                self.recorder.note_acknowledged(self.id, 1);
                 own.wrote(&part, None);
                 history.finish_delete(part.begun, count == 1, now);
             }
@@ -598,8 +604,17 @@ impl Client {
 
 /// Asks one question of whoever serves, again and again until there is an answer.
 pub(crate) async fn insist(env: &Env, request: &[Bytes], limit: Duration) -> Option<Answer> {
+    insist_at(env, &Cluster::masters(), request, limit).await
+}
+
+/// The same of some masters only.
+pub(crate) async fn insist_at(
+    env: &Env,
+    masters: &[String],
+    request: &[Bytes],
+    limit: Duration,
+) -> Option<Answer> {
     let deadline = tokio::time::Instant::now() + limit;
-    let masters = Cluster::masters();
     for attempt in 0.. {
         if tokio::time::Instant::now() >= deadline {
             break;

@@ -214,7 +214,9 @@ impl Cluster {
     }
 
     fn start_node(&self, place: &Place) {
-        if !place.machine.is_on() || self.process(place.node).is_some() {
+        // What holds its sockets still is not started twice: who waits for its end starts the next.
+        let is_there = place.process.borrow().as_ref().is_some_and(|process| !process.is_gone());
+        if !place.machine.is_on() || is_there {
             return;
         }
         let config = self.config(place.node);
@@ -222,7 +224,7 @@ impl Cluster {
         let (process, end) = world.start(&place.machine, &place.node.host(), |env| async move {
             run_node(config, env, std::future::pending()).await
         });
-        *place.process.borrow_mut() = Some(process);
+        *place.process.borrow_mut() = Some(process.clone());
         let (cluster, node) = (self.clone(), place.node);
         tokio::task::spawn_local(async move {
             // An error: it was killed.
@@ -230,6 +232,7 @@ impl Cluster {
                 cluster.0.world.say(|| format!("{} ended by itself: {outcome:?}", node.host()));
                 cluster.0.ends.borrow_mut().push((node, outcome));
             }
+            process.gone().await;
             let (low, high) = cluster.0.restart_ms.get();
             let delay = cluster.0.world.random_within(low..=high);
             tokio::time::sleep(Duration::from_millis(delay)).await;

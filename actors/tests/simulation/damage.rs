@@ -5,6 +5,7 @@
 
 use crate::cluster::{Cluster, Node, LOG};
 use crate::seed::{Check, Failure, LINE_BYTES_MAX};
+use dsm::config::Fsync;
 use dsm::env::sim::{Loss, World};
 use dsm::supervision::NodeError;
 use dsm_protocol::ids::Seq;
@@ -30,11 +31,12 @@ struct Flip {
     bad_offset: u64,
 }
 
-/// Damages the log of a cluster, sees that the masters refuse it, and mends it.
-pub(crate) async fn strike(cluster: &Cluster) -> Result<(), Failure> {
+/// Damages the log of a cluster, sees that the masters refuse it, and mends it. Whether there was a bit to damage.
+pub(crate) async fn strike(cluster: &Cluster) -> Result<bool, Failure> {
     let world = cluster.world();
     cluster.hold_masters(true);
-    let is_power_cut = world.chance(500);
+    // Where answers do not wait for the disk, a power cut may take what a failed sync has left out.
+    let is_power_cut = cluster.shape().fsync == Fsync::Always && world.chance(500);
     if is_power_cut {
         world.power_off(cluster.log_machine(), Loss::Nothing);
         world.power_on(cluster.log_machine());
@@ -47,7 +49,9 @@ pub(crate) async fn strike(cluster: &Cluster) -> Result<(), Failure> {
     }
     tokio::time::sleep(Duration::from_millis(50)).await;
     let log = cluster.log();
-    if let Some(flip) = choose(world, &log, is_power_cut) {
+    let flip = choose(world, &log, is_power_cut);
+    let has_struck = flip.is_some();
+    if let Some(flip) = flip {
         let mend = |log: &mut Vec<u8>| log[flip.at] ^= flip.mask;
         world.say(|| {
             format!("bit {} of byte {} is flipped, in the line at {}", flip.mask, flip.at, flip.bad_offset)
@@ -65,7 +69,7 @@ pub(crate) async fn strike(cluster: &Cluster) -> Result<(), Failure> {
     }
     cluster.hold_masters(false);
     cluster.launch_all();
-    Ok(())
+    Ok(has_struck)
 }
 
 fn failure(what: String) -> Failure {

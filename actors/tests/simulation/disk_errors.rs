@@ -2,7 +2,7 @@
 
 use crate::clients::{Client, Habits, Recorder};
 use crate::cluster::{Cluster, Shape};
-use crate::seed::{guarded, verdict, Check, Failure, Report};
+use crate::seed::{guarded, verdict, Check, Failure, Report, Trials};
 use crate::{number, THREADS};
 use dsm::env::sim::{DiskFault, Loss, World};
 use std::cell::Cell;
@@ -55,12 +55,13 @@ async fn script(world: World, nth: u64, fault: DiskFault) -> Report {
     machine.mend();
     world.power_on(&machine);
     cluster.launch_all();
-    let mut failure = verdict(&cluster, &recorder, &stop, clients, habits.keys, false).await.err();
+    let mut failure =
+        verdict(&cluster, &recorder, &stop, clients, habits.keys, Trials::default()).await.err();
     if reached.is_err() {
         let what = "the run never came to the operation that fails".to_owned();
         failure.get_or_insert(Failure { check: Check::Serves, what });
     }
-    if recorder.acknowledged() == 0 {
+    if recorder.acknowledged().values().sum::<u64>() == 0 {
         let what = "nothing was acknowledged".to_owned();
         failure.get_or_insert(Failure { check: Check::ServesClients, what });
     }

@@ -8,7 +8,7 @@
 //! | `FIRST` | the first of them (0) |
 //! | `SEED` | run `MUTANT` in this seed alone, and say what happens, at the level of `RUST_LOG` |
 
-use crate::seed::{self, Failure};
+use crate::seed::{self, Check, Failure};
 use crate::{duration, number, THREADS};
 use dsm_protocol::mutant::{plant, Mutant};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,6 +24,44 @@ struct Trial {
     reached: u64,
     /// Of the processor.
     took: Duration,
+}
+
+/// The checks that may find a mutant. Another one would be luck: what it looks at has nothing to do with the bug.
+fn finders(mutant: Mutant) -> &'static [Check] {
+    match mutant {
+        Mutant::GroupNotSynced | Mutant::DirectoryNotSynced => &[Check::LogFirst],
+        Mutant::EpochNotSynced => &[Check::OneReign, Check::Ends],
+        Mutant::EpochNotRaised => &[Check::OneReign],
+        Mutant::FailedSyncNotExecuted => &[Check::Ends, Check::Linearizable],
+        Mutant::SyncedTooHigh
+        | Mutant::ShortWriteWhole
+        | Mutant::HalfLineStays
+        | Mutant::RecoveryWritesNothingAgain
+        | Mutant::MarkNotWrittenAgain
+        | Mutant::FailedSyncRetried
+        | Mutant::RecoveryNotSynced
+        | Mutant::EveryCrashSameBoot => &[Check::Ends, Check::LogFirst],
+        Mutant::RecoveryStopsEarly => &[Check::Linearizable, Check::Ends],
+        Mutant::EvidenceIgnored | Mutant::EveryCrashPowerCut => &[Check::Damage],
+        Mutant::BadChecksumAccepted => &[Check::Damage, Check::Ends],
+        Mutant::ReplayForgetsDelete
+        | Mutant::ReadOfUnwritten
+        | Mutant::MissingMeansNotFound
+        | Mutant::StandbyAnswersReads
+        | Mutant::ForwardedWriteRepeated => &[Check::Linearizable],
+        Mutant::ReadOvertakesOwnWrite => &[Check::Order],
+        Mutant::DoneWithoutAck => &[Check::DoneIsAcknowledged],
+        Mutant::NoSubstitute => &[Check::Handover, Check::ServesClients],
+        Mutant::SlaveReadsOlder => &[Check::SlaveAnswers],
+        Mutant::SlaveAppliesLower | Mutant::SlaveDropsAnyVersion => &[Check::SlaveKeeps],
+        Mutant::SlaveObeysLowerEpoch => &[Check::SlaveObeys],
+        Mutant::SlaveTrustsSilence => &[Check::Serves, Check::Converges],
+        Mutant::TakeoverWithoutLock => &[Check::Answers, Check::LogFirst, Check::OneReign],
+        Mutant::NeverFences => &[Check::Replaces],
+        Mutant::HandoverDoesNotWait => &[Check::Answers, Check::NoPanic],
+        Mutant::HandoverHoldsNothing => &[Check::NoPanic],
+        Mutant::AnswersOutOfOrder => &[Check::Answers],
+    }
 }
 
 /// How long this thread has worked so far: what else the machine has to do does not count.
@@ -98,7 +136,16 @@ const QUICK_SEEDS: u64 = 10;
 fn the_quickest_are_found() {
     for trial in hunt_all(&QUICKEST, 0..QUICK_SEEDS) {
         assert!(trial.found.is_some(), "{:?} is not found in {} seeds", trial.mutant, trial.seeds);
-        assert!(trial.reached > 0, "{:?} is found without being reached", trial.mutant);
+        is_found_by_what_looks_at_it(&trial);
+    }
+}
+
+fn is_found_by_what_looks_at_it(trial: &Trial) {
+    let mutant = trial.mutant;
+    assert!(trial.reached > 0, "{mutant:?} is found without being reached");
+    if let Some((seed, failure)) = &trial.found {
+        let check = failure.check;
+        assert!(finders(mutant).contains(&check), "{mutant:?} is found in seed {seed} by {check:?}");
     }
 }
 
@@ -141,7 +188,7 @@ fn each_is_found() {
             trial.took.as_secs_f64()
         );
     }
-    let missed: Vec<Mutant> =
-        trials.iter().filter(|trial| trial.found.is_none()).map(|trial| trial.mutant).collect();
+    let missed: Vec<Mutant> = trials.iter().filter(|t| t.found.is_none()).map(|t| t.mutant).collect();
     assert!(missed.is_empty(), "not found: {missed:?}");
+    trials.iter().for_each(is_found_by_what_looks_at_it);
 }

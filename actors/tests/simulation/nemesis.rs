@@ -2,10 +2,14 @@
 //!
 //! Owns the faults and their count. Everything it breaks it mends, at the latest in [`Nemesis::rest`].
 
+use crate::clients::Answer;
 use crate::cluster::{Cluster, Node};
+use crate::windows::{Window, Windows};
+use crate::witness::Witness;
+use dsm::config::Fsync;
 use dsm::env::sim::{DiskFault, DiskSettings, Loss, Moment, NetSettings, Process, World};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -30,7 +34,7 @@ pub(crate) enum Class {
 }
 
 impl Class {
-    const ALL: [Class; 15] = [
+    pub(crate) const ALL: [Class; 15] = [
         Class::Kill,
         Class::KillAll,
         Class::Pause,
@@ -61,30 +65,31 @@ enum Blow {
 /// A fault that waits for its moment.
 #[derive(Clone, Copy, Debug)]
 struct Aim {
-    moment: Moment,
+    window: Window,
     is_master: bool,
+    moment: Moment,
     /// How many such moments pass by first.
     skip: u64,
     /// How long after the moment, in milliseconds; right within it when 0.
     delay_ms: u64,
     blow: Blow,
+    /// Whether it is for the recovery from another fault.
+    is_second: bool,
 }
 
-/// The moments that are worth aiming at, those of recovery and of the log first.
-const AIMED: [Moment; 12] = [
-    Moment::WriteBegan,
-    Moment::Written,
-    Moment::SyncBegan,
-    Moment::Synced,
-    Moment::Truncated,
-    Moment::DirectorySynced,
-    Moment::LockWon,
-    Moment::LockReleased,
-    Moment::Fenced,
-    Moment::Opened,
-    Moment::Sent,
-    Moment::Received,
-];
+/// How many aims wait at a time: the oldest makes room, for its moment may never come.
+const AIMS_MAX: usize = 4;
+
+/// What the faults of a seed came to. Each is counted where it takes effect: what hits a process that is down, a cut
+/// that nothing wanted to pass, a disk fault that no operation met are not there.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) faults: BTreeMap<Class, u64>,
+    /// Kills, power cuts, pauses and cuts that struck within a window.
+    pub(crate) windows: BTreeMap<Window, u64>,
+    /// Those of them that struck in the recovery from another fault.
+    pub(crate) second_blows: u64,
+}
 
 /// The faults of one seed.
 #[derive(Clone)]
@@ -92,40 +97,61 @@ pub(crate) struct Nemesis(Rc<State>);
 
 struct State {
     cluster: Cluster,
+    witness: Witness,
     classes: BTreeSet<Class>,
     pause_ms: (u64, u64),
     aimed_per_mille: u64,
     /// Whether a fault is often followed by another one in the recovery from it.
     double_per_mille: u64,
-    aims: RefCell<Vec<Aim>>,
-    tally: RefCell<BTreeMap<String, u64>>,
+    aims: RefCell<VecDeque<Aim>>,
+    windows: RefCell<Windows>,
+    tally: RefCell<Tally>,
     is_over: Cell<bool>,
 }
 
 impl Nemesis {
     /// Draws the faults of a seed.
-    pub(crate) fn draw(cluster: &Cluster) -> Self {
+    pub(crate) fn draw(cluster: &Cluster, witness: &Witness) -> Self {
         let world = cluster.world();
         let mut classes: BTreeSet<Class> = Class::ALL.into_iter().filter(|_| world.chance(350)).collect();
+        if cluster.shape().fsync != Fsync::Always {
+            // What was acknowledged may be gone then: nothing is promised.
+            classes.remove(&Class::PowerCut);
+        }
         if classes.is_empty() {
             classes.insert(Class::Kill);
         }
+        // Where space is set aside, a disk that fills up is seldom noticed within a seed.
+        let can_reserve = world.chance(500);
+        cluster.log_machine().change_disk(|disk| disk.can_reserve = can_reserve);
         let low = world.random_within(20..=500);
         Nemesis(Rc::new(State {
             cluster: cluster.clone(),
+            witness: witness.clone(),
             classes,
             pause_ms: (low, low * world.random_within(2..=8)),
             aimed_per_mille: [0, 300, 700][world.random_within(0..=2) as usize],
             double_per_mille: [0, 300, 800][world.random_within(0..=2) as usize],
             aims: RefCell::default(),
+            windows: RefCell::default(),
             tally: RefCell::default(),
             is_over: Cell::new(false),
         }))
     }
 
-    /// How often each fault struck.
-    pub(crate) fn tally(&self) -> BTreeMap<String, u64> {
-        self.0.tally.borrow().clone()
+    /// How often each fault struck, and where.
+    pub(crate) fn tally(&self) -> Tally {
+        let mut tally = self.0.tally.borrow().clone();
+        let failures = self.0.cluster.log_machine().disk_failures();
+        for (class, count) in [
+            (Class::SyncFails, failures.failed_syncs),
+            (Class::WriteFails, failures.failed_writes),
+            (Class::WriteShort, failures.short_writes),
+            (Class::DiskFull, failures.full_writes),
+        ] {
+            tally.faults.insert(class, count);
+        }
+        tally
     }
 
     /// The classes that were drawn.
@@ -137,12 +163,16 @@ impl Nemesis {
         self.0.cluster.world()
     }
 
-    fn count(&self, what: impl Into<String>) {
-        *self.0.tally.borrow_mut().entry(what.into()).or_default() += 1;
+    fn count(&self, class: Class) {
+        *self.0.tally.borrow_mut().faults.entry(class).or_default() += 1;
     }
 
     fn within(&self, low: u64, high: u64) -> u64 {
         self.world().random_within(low..=high)
+    }
+
+    fn one_of<T: Copy>(&self, choices: &[T]) -> T {
+        choices[self.within(0, choices.len() as u64 - 1) as usize]
     }
 
     /// Breaks things until `duration` is over.
@@ -152,6 +182,7 @@ impl Nemesis {
         self.world().set_hook(Some(Box::new(move |_, process, moment| nemesis.at(process, moment))));
         let strikes = [Class::Kill, Class::Pause, Class::PowerCut, Class::Cut];
         let can_aim = strikes.iter().any(|class| self.0.classes.contains(class));
+        let classes: Vec<Class> = self.0.classes.iter().copied().collect();
         loop {
             let pause = self.within(self.0.pause_ms.0, self.0.pause_ms.1);
             tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -159,11 +190,10 @@ impl Nemesis {
                 return;
             }
             if can_aim && self.world().chance(self.0.aimed_per_mille) {
-                self.aim();
+                let window = self.one_of(&Window::ALL);
+                self.arm(window, false);
             } else {
-                let index = self.within(0, self.0.classes.len() as u64 - 1) as usize;
-                let class = *self.0.classes.iter().nth(index).expect("an index within the set");
-                self.strike(class);
+                self.strike(self.one_of(&classes));
             }
         }
     }
@@ -176,7 +206,9 @@ impl Nemesis {
         world.heal();
         world.set_net(NetSettings::default());
         for machine in self.0.cluster.machines() {
-            machine.set_disk(DiskSettings::default());
+            machine.change_disk(|disk| {
+                *disk = DiskSettings { can_reserve: disk.can_reserve, ..DiskSettings::default() };
+            });
             machine.mend();
             world.power_on(machine);
         }
@@ -197,27 +229,26 @@ impl Nemesis {
     }
 
     fn any_loss(&self) -> Loss {
-        [Loss::All, Loss::Nothing, Loss::Torn, Loss::Torn, Loss::Garbled][self.within(0, 4) as usize]
+        self.one_of(&[Loss::All, Loss::Nothing, Loss::Torn, Loss::Torn, Loss::Garbled])
     }
 
     fn strike(&self, class: Class) {
         let world = self.world();
         let cluster = &self.0.cluster;
-        self.count(format!("{class:?}"));
         match class {
-            Class::Kill => {
-                if let Some(process) = cluster.process(self.any_node()) {
-                    world.kill(&process);
-                    self.second_blow();
-                }
-            }
+            Class::Kill => self.kill(self.any_node()),
             Class::KillAll => {
+                let mut has_killed = false;
                 for node in cluster.nodes() {
                     if let Some(process) = cluster.process(node).filter(|_| world.chance(900)) {
                         world.kill(&process);
+                        has_killed = true;
                     }
                 }
-                self.second_blow();
+                if has_killed {
+                    self.count(class);
+                    self.second_blow();
+                }
             }
             Class::Pause => {
                 let ms = self.within(10, 3000);
@@ -228,15 +259,15 @@ impl Nemesis {
                 self.power_cut(self.any_node(), loss);
             }
             Class::Cut | Class::CutOneWay => {
-                let one = self.any_host();
-                let other = self.any_host();
-                if one != other {
-                    world.cut(&one, &other);
+                // All that talk talk to a master.
+                let (one, other) = (self.any_master().host(), self.any_host());
+                let (from, to) = if world.chance(500) { (one, other) } else { (other, one) };
+                if from != to {
+                    let mut ways = vec![(from.clone(), to.clone())];
                     if class == Class::Cut {
-                        world.cut(&other, &one);
+                        ways.push((to, from));
                     }
-                    let ms = self.within(10, 4000);
-                    world.later(Duration::from_millis(ms), World::heal);
+                    self.cut(class, ways, self.within(10, 4000));
                 }
             }
             Class::SlowNetwork => {
@@ -247,43 +278,43 @@ impl Nemesis {
                     late_per_mille: self.within(0, 100),
                     split_per_mille: self.within(0, 500),
                 });
+                // There is always something on its way.
+                self.count(class);
                 let ms = self.within(100, 4000);
                 world.later(Duration::from_millis(ms), |world| world.set_net(NetSettings::default()));
             }
-            Class::SlowDisk => {
-                let machine = cluster.log_machine().clone();
-                machine.set_disk(DiskSettings {
-                    write_ms: 0..=self.within(0, 3),
-                    sync_ms: 0..=self.within(1, 20),
-                    slow_ms: 20..=self.within(50, 1500),
-                    slow_per_mille: self.within(0, 200),
-                    capacity: None,
-                });
-                let ms = self.within(100, 4000);
-                world.later(Duration::from_millis(ms), move |_| machine.set_disk(DiskSettings::default()));
-            }
+            Class::SlowDisk => self.slow_disk(),
+            // These are counted by the disk when an operation meets them.
             Class::SyncFails => cluster.log_machine().fail(self.within(1, 20), DiskFault::SyncFails),
             Class::WriteFails => cluster.log_machine().fail(self.within(1, 20), DiskFault::WriteFails),
             Class::WriteShort => cluster.log_machine().fail(self.within(1, 20), DiskFault::WriteShort),
             Class::DiskFull => {
                 let machine = cluster.log_machine().clone();
                 let capacity = machine.allocated() + self.within(0, 4000);
-                machine.set_disk(DiskSettings { capacity: Some(capacity), ..DiskSettings::default() });
+                machine.change_disk(|disk| disk.capacity = Some(capacity));
                 let ms = self.within(100, 3000);
-                world.later(Duration::from_millis(ms), move |_| machine.set_disk(DiskSettings::default()));
+                world.later(Duration::from_millis(ms), move |_| {
+                    machine.change_disk(|disk| disk.capacity = None);
+                });
             }
             Class::ClockJump => {
                 if let Some(process) = cluster.process(self.any_node()) {
+                    self.count(class);
                     process.jump(Duration::from_millis(self.within(1, 5000)));
                 }
             }
             Class::Drift => {
                 if let Some(process) = cluster.process(self.any_node()) {
+                    self.count(class);
                     process.set_drift_ppm(self.within(0, 100_000) as i64 - 50_000);
                 }
             }
             Class::Handover => self.ask_handover(),
         }
+    }
+
+    fn any_master(&self) -> Node {
+        self.one_of(&[Node::Primary, Node::Backup])
     }
 
     fn any_host(&self) -> String {
@@ -295,15 +326,27 @@ impl Nemesis {
         }
     }
 
+    fn kill(&self, node: Node) {
+        if let Some(process) = self.0.cluster.process(node) {
+            self.count(Class::Kill);
+            self.world().kill(&process);
+            self.second_blow();
+        }
+    }
+
     fn pause(&self, node: Node, ms: u64) {
         let Some(process) = self.0.cluster.process(node) else { return };
         self.world().say(|| format!("{} stopped for {ms} ms", node.host()));
+        self.count(Class::Pause);
         process.pause();
         self.world().later(Duration::from_millis(ms), move |_| process.resume());
     }
 
     fn power_cut(&self, node: Node, loss: Loss) {
         let machine = self.0.cluster.machine_of(node).clone();
+        if machine.is_on() {
+            self.count(Class::PowerCut);
+        }
         self.world().power_off(&machine, loss);
         let (cluster, nemesis) = (self.0.cluster.clone(), self.clone());
         let ms = self.within(0, 1500);
@@ -314,9 +357,51 @@ impl Nemesis {
         });
     }
 
+    /// Cuts ways, and takes it back after a while.
+    fn cut(&self, class: Class, ways: Vec<(String, String)>, ms: u64) {
+        for (from, to) in &ways {
+            self.world().cut(from, to);
+        }
+        let nemesis = self.clone();
+        self.world().later(Duration::from_millis(ms), move |world| {
+            let mut has_held = false;
+            for (from, to) in &ways {
+                has_held |= world.heal_way(from, to);
+            }
+            if has_held {
+                nemesis.count(class);
+            }
+        });
+    }
+
+    fn slow_disk(&self) {
+        let machine = self.0.cluster.log_machine().clone();
+        let (sync_ms, slow_ms) = (self.within(1, 20), self.within(50, 1500));
+        let (write_ms, slow_per_mille) = (self.within(0, 3), self.within(0, 200));
+        machine.change_disk(|disk| {
+            disk.write_ms = 0..=write_ms;
+            disk.sync_ms = 0..=sync_ms;
+            disk.slow_ms = 20..=slow_ms;
+            disk.slow_per_mille = slow_per_mille;
+        });
+        let (_, syncs_before) = machine.disk_operations();
+        let nemesis = self.clone();
+        let ms = self.within(100, 4000);
+        self.world().later(Duration::from_millis(ms), move |_| {
+            machine.change_disk(|disk| {
+                let DiskSettings { write_ms, sync_ms, slow_ms, slow_per_mille, .. } = DiskSettings::default();
+                *disk = DiskSettings { write_ms, sync_ms, slow_ms, slow_per_mille, ..disk.clone() };
+            });
+            let (_, syncs) = machine.disk_operations();
+            if syncs > syncs_before {
+                nemesis.count(Class::SlowDisk);
+            }
+        });
+    }
+
     /// An operator asks for the reign to change.
     fn ask_handover(&self) {
-        let cluster = self.0.cluster.clone();
+        let nemesis = self.clone();
         let machine = self.world().machine("operator-machine");
         let env = self.world().env(&machine, "operator");
         let master = Cluster::masters()[self.within(0, 1) as usize].clone();
@@ -325,7 +410,10 @@ impl Nemesis {
                 let word = bytes::Bytes::from_static(b"FAILOVER");
                 if connection.send(&[vec![word]]).await.is_ok() {
                     let answer = connection.answer().await;
-                    cluster.world().say(|| format!("failover asked at {master}: {answer:?}"));
+                    nemesis.world().say(|| format!("failover asked at {master}: {answer:?}"));
+                    if answer == Ok(Answer::Ok) {
+                        nemesis.count(Class::Handover);
+                    }
                 }
             }
         });
@@ -334,29 +422,13 @@ impl Nemesis {
     /// Another fault, in the recovery from the one before.
     fn second_blow(&self) {
         if !self.0.is_over.get() && self.world().chance(self.0.double_per_mille) {
-            self.count("second blow armed");
-            let recovery = [
-                Moment::Opened,
-                Moment::LockWon,
-                Moment::WriteBegan,
-                Moment::Written,
-                Moment::SyncBegan,
-                Moment::Synced,
-                Moment::Truncated,
-                Moment::DirectorySynced,
-            ];
-            let moment = recovery[self.within(0, recovery.len() as u64 - 1) as usize];
-            self.arm(moment, true, self.within(0, 4));
+            let window = self.one_of(&[Window::Recovery, Window::Takeover]);
+            self.arm(window, true);
         }
     }
 
-    fn aim(&self) {
-        let moment = AIMED[self.within(0, AIMED.len() as u64 - 1) as usize];
-        let is_master = self.world().chance(800);
-        self.arm(moment, is_master, self.within(0, 30));
-    }
-
-    fn arm(&self, moment: Moment, is_master: bool, skip: u64) {
+    /// Lets a fault wait for a moment of `window`.
+    fn arm(&self, window: Window, is_second: bool) {
         let classes = &self.0.classes;
         let mut blows = Vec::new();
         if classes.contains(&Class::Kill) {
@@ -374,65 +446,91 @@ impl Nemesis {
         if blows.is_empty() {
             return;
         }
-        let blow = blows[self.within(0, blows.len() as u64 - 1) as usize];
-        let delay_ms = if self.world().chance(500) { 0 } else { self.within(0, 60) };
+        let is_master = window.moments(false).is_empty() || self.world().chance(500);
+        let skip_max = match (is_second, window.is_rare()) {
+            // The next one is the recovery that is meant.
+            (true, _) => 0,
+            (false, true) => 2,
+            (false, false) => 30,
+        };
+        let aim = Aim {
+            window,
+            is_master,
+            moment: self.one_of(window.moments(is_master)),
+            skip: self.within(0, skip_max),
+            delay_ms: if self.world().chance(500) { 0 } else { self.within(0, 60) },
+            blow: self.one_of(&blows),
+            is_second,
+        };
         let mut aims = self.0.aims.borrow_mut();
-        if aims.len() < 4 {
-            aims.push(Aim { moment, is_master, skip, delay_ms, blow });
+        if aims.len() == AIMS_MAX {
+            aims.pop_front();
         }
+        aims.push_back(aim);
     }
 
     /// A moment has come.
     fn at(&self, process: &Process, moment: Moment) {
         let Some(node) = self.0.cluster.node_of(process) else { return };
-        let mut due = None;
-        {
-            let mut aims = self.0.aims.borrow_mut();
-            for (index, aim) in aims.iter_mut().enumerate() {
-                if aim.moment == moment && aim.is_master == node.is_master() {
-                    if aim.skip == 0 {
-                        due = Some(index);
-                        break;
-                    }
-                    aim.skip -= 1;
-                }
-            }
-            due = due.filter(|_| !self.0.is_over.get());
-            if due.is_none() {
-                return;
-            }
+        // What the kernel goes on with for a process that has ended is not its work any more.
+        if !process.is_alive() {
+            return;
         }
-        let Some(aim) = due.map(|index| self.0.aims.borrow_mut().remove(index)) else { return };
-        self.count(format!("aimed {:?}", aim.moment));
+        let window = {
+            let mut windows = self.0.windows.borrow_mut();
+            if let Some(handover) = self.0.witness.take_handover() {
+                windows.heard(handover);
+            }
+            windows.at(process.pid(), node.is_master(), moment, self.0.witness.talk())
+        };
+        let Some(window) = window.filter(|_| !self.0.is_over.get()) else { return };
+        let Some(aim) = self.due(window, node.is_master(), moment) else { return };
         if aim.delay_ms == 0 {
-            self.blow(node, aim.blow);
+            self.blow(node, aim, Some(window));
         } else {
-            let nemesis = self.clone();
+            let (nemesis, process) = (self.clone(), process.clone());
             self.world().later(Duration::from_millis(aim.delay_ms), move |_| {
-                if !nemesis.0.is_over.get() {
-                    nemesis.blow(node, aim.blow);
+                if !nemesis.0.is_over.get() && process.is_alive() {
+                    let window = nemesis.0.windows.borrow().of(process.pid());
+                    nemesis.blow(node, aim, window);
                 }
             });
         }
     }
 
-    fn blow(&self, node: Node, blow: Blow) {
-        let world = self.world();
-        match blow {
-            Blow::Kill => {
-                if let Some(process) = self.0.cluster.process(node) {
-                    world.kill(&process);
-                    self.second_blow();
+    /// The aim whose moment this is, if there is one.
+    fn due(&self, window: Window, is_master: bool, moment: Moment) -> Option<Aim> {
+        let mut aims = self.0.aims.borrow_mut();
+        let mut due = None;
+        for (index, aim) in aims.iter_mut().enumerate() {
+            if (aim.window, aim.is_master, aim.moment) == (window, is_master, moment) {
+                if aim.skip == 0 {
+                    due = Some(index);
+                    break;
                 }
+                aim.skip -= 1;
             }
+        }
+        aims.remove(due?)
+    }
+
+    fn blow(&self, node: Node, aim: Aim, window: Option<Window>) {
+        {
+            let mut tally = self.0.tally.borrow_mut();
+            tally.second_blows += u64::from(aim.is_second);
+            if let Some(window) = window {
+                *tally.windows.entry(window).or_default() += 1;
+            }
+        }
+        match aim.blow {
+            Blow::Kill => self.kill(node),
             Blow::PowerCut(loss) => self.power_cut(node, loss),
             Blow::Pause(ms) => self.pause(node, ms),
             Blow::Isolate(ms) => {
-                for other in self.0.cluster.nodes() {
-                    world.cut(&node.host(), &other.host());
-                    world.cut(&other.host(), &node.host());
-                }
-                world.later(Duration::from_millis(ms), World::heal);
+                let others = self.0.cluster.nodes().into_iter().filter(|other| *other != node);
+                let ways =
+                    others.flat_map(|other| [(node.host(), other.host()), (other.host(), node.host())]);
+                self.cut(Class::Cut, ways.collect(), ms);
             }
         }
     }

@@ -1,11 +1,12 @@
 //! One seed: a cluster, its clients, its faults, and the verdict on what came of it.
 
-use crate::clients::{insist, Answer, Client, Habits, Recorder};
-use crate::cluster::{Cluster, Shape};
+use crate::clients::{insist, insist_at, Answer, Client, Habits, Recorder};
+use crate::cluster::{Cluster, Node, Shape};
 use crate::damage;
-use crate::nemesis::Nemesis;
+use crate::nemesis::{Nemesis, Tally};
 use crate::witness::Witness;
 use bytes::Bytes;
+use dsm::config::Fsync;
 use dsm::env::sim::World;
 use dsm::supervision::NodeError;
 use dsm_protocol::history::{self, Violation};
@@ -30,6 +31,18 @@ const NATIVE_EVERY: u64 = 5;
 
 /// One seed in so many gets its log damaged at the end.
 const DAMAGED_EVERY: u64 = 4;
+
+/// In one seed of so many, the primary hangs at the end.
+const HUNG_EVERY: u64 = 4;
+
+/// In one seed of so many the log is synced once a second only. What was acknowledged survives all but a power cut.
+const EVERYSEC_EVERY: u64 = 6;
+
+/// How long a primary that hangs may stay without a successor, beyond the failover timeout.
+const REPLACE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a reign that was moved stays before the primary may ask for it back.
+const STAYS: Duration = Duration::from_millis(900);
 
 /// What is looked at, in each seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,10 +71,12 @@ pub(crate) enum Check {
     Damage,
     /// The cluster serves when everything is mended.
     Serves,
-    /// So it does for clients that were there all the time.
+    /// So it does for each client that was there all the time.
     ServesClients,
     /// There is one primary, one standby, and all slaves are active.
     Converges,
+    /// A primary that hangs is fenced and replaced in time.
+    Replaces,
     /// The reign moves when an operator asks for it.
     Handover,
     /// Every key can be read.
@@ -102,7 +117,9 @@ pub(crate) struct Report {
     pub(crate) digest: u64,
     pub(crate) virtual_time: Duration,
     pub(crate) operations: usize,
-    pub(crate) faults: BTreeMap<String, u64>,
+    pub(crate) tally: Tally,
+    /// How often the log was damaged at the end.
+    pub(crate) damages: u64,
     pub(crate) answers: BTreeMap<String, u64>,
     /// Why the seed failed.
     pub(crate) failure: Option<Failure>,
@@ -152,29 +169,35 @@ pub(crate) fn guarded<F: Future<Output = Report>>(seed: u64, scenario: impl FnOn
 }
 
 /// Damages the log of a quiet cluster again and again.
-pub(crate) fn run_damaged(seed: u64, times: usize) -> Result<(), Failure> {
-    World::run(seed, |world| async move {
-        let cluster = Cluster::start(&world, Shape::default());
-        let witness = Witness::listen(&world, &cluster);
-        let recorder = Recorder::new(&witness);
-        let stop = Rc::new(Cell::new(false));
-        let habits = habits(&world);
-        let mut clients = JoinSet::new();
-        for id in 1..=4 {
-            clients.spawn_local(Client::new(&cluster, id, &recorder, habits.clone(), &stop).run());
-        }
-        let env = world.env(&world.machine("judge-machine"), "judge");
-        for _ in 0..times {
-            tokio::time::sleep(Duration::from_secs(2)).await;
-            damage::strike(&cluster).await?;
-            serves(&env).await?;
-        }
-        witness.verdict()?;
-        match recorder.history().check() {
-            Ok(_) => Ok(()),
-            Err(violation) => Check::Linearizable.failed(violation.to_string()),
-        }
+pub(crate) fn run_damaged(seed: u64, times: usize) -> Report {
+    guarded(seed, |world| async move {
+        let mut report = Report::default();
+        report.failure = damaged(world, times, &mut report).await.err();
+        report
     })
+}
+
+async fn damaged(world: World, times: usize, report: &mut Report) -> Result<(), Failure> {
+    let cluster = Cluster::start(&world, Shape::default());
+    let witness = Witness::listen(&world, &cluster);
+    let recorder = Recorder::new(&witness);
+    let stop = Rc::new(Cell::new(false));
+    let habits = habits(&world);
+    let mut clients = JoinSet::new();
+    for id in 1..=4 {
+        clients.spawn_local(Client::new(&cluster, id, &recorder, habits.clone(), &stop).run());
+    }
+    let env = world.env(&world.machine("judge-machine"), "judge");
+    for _ in 0..times {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        report.damages += u64::from(damage::strike(&cluster).await?);
+        serves(&env).await?;
+    }
+    witness.verdict()?;
+    match recorder.history().check() {
+        Ok(_) => Ok(()),
+        Err(violation) => Check::Linearizable.failed(violation.to_string()),
+    }
 }
 
 /// Prints what the actors log, with the node and the virtual time.
@@ -216,7 +239,11 @@ fn habits(world: &World) -> Habits {
 }
 
 async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
-    let cluster = Cluster::start(&world, Shape::draw(&world));
+    let mut shape = Shape::draw(&world);
+    if seed % EVERYSEC_EVERY == 2 {
+        shape.fsync = Fsync::Everysec;
+    }
+    let cluster = Cluster::start(&world, shape);
     cluster.set_restart_ms(0, world.random_within(0..=2000));
     let witness = Witness::listen(&world, &cluster);
     let recorder = Recorder::new(&witness);
@@ -228,18 +255,20 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
         client.is_native = seed % NATIVE_EVERY == NATIVE_EVERY - 1 && id % 2 == 0;
         clients.spawn_local(client.run());
     }
-    let nemesis = Nemesis::draw(&cluster);
+    let nemesis = Nemesis::draw(&cluster, &witness);
     world.say(|| format!("shape {:?} habits {habits:?} faults {:?}", cluster.shape(), nemesis.classes()));
     nemesis.rage(duration).await;
     nemesis.rest();
     world.say(|| "everything is mended".to_owned());
-    let is_damaged = seed % DAMAGED_EVERY == DAMAGED_EVERY - 1;
+    let trials =
+        Trials { is_damaged: seed % DAMAGED_EVERY == DAMAGED_EVERY - 1, is_hung: seed % HUNG_EVERY == 1 };
     let verdict = match witness.verdict() {
-        Ok(()) => verdict(&cluster, &recorder, &stop, clients, habits.keys, is_damaged).await,
-        heard => heard,
+        Ok(()) => verdict(&cluster, &recorder, &stop, clients, habits.keys, trials).await,
+        heard => heard.map(|()| 0),
     };
     // What was wrong on the wire explains what came of it.
     let verdict = witness.verdict().and(verdict);
+    let damages = *verdict.as_ref().unwrap_or(&0);
     if let Ok(path) = std::env::var("SIM_KEEP_LOG") {
         std::fs::write(path, cluster.log()).expect("the log can be kept");
     }
@@ -247,21 +276,32 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
         digest: world.digest(),
         virtual_time: world.elapsed(),
         operations: recorder.history().operations().len(),
-        faults: nemesis.tally(),
+        tally: nemesis.tally(),
+        damages,
         answers: recorder.answers(),
         failure: verdict.err(),
     }
 }
 
-/// Everything is mended: the cluster must serve again, and everything it said must have been true.
+/// What a cluster must stand once everything is mended.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Trials {
+    /// Its log is damaged.
+    pub(crate) is_damaged: bool,
+    /// Its primary hangs.
+    pub(crate) is_hung: bool,
+}
+
+/// Everything is mended: the cluster must serve again, and everything it said must have been true. How often its log
+/// was damaged.
 pub(crate) async fn verdict(
     cluster: &Cluster,
     recorder: &Recorder,
     stop: &Rc<Cell<bool>>,
     mut clients: JoinSet<()>,
     keys: u64,
-    is_damaged: bool,
-) -> Result<(), Failure> {
+    trials: Trials,
+) -> Result<u64, Failure> {
     ends(cluster)?;
     let machine = cluster.world().machine("judge-machine");
     let env = cluster.world().env(&machine, "judge");
@@ -269,20 +309,26 @@ pub(crate) async fn verdict(
     // Why it does not, if a node's end says so.
     ends(cluster)?;
     served?;
-    if is_damaged {
-        damage::strike(cluster).await?;
+    let mut damages = 0;
+    if trials.is_damaged {
+        damages += u64::from(damage::strike(cluster).await?);
         serves(&env).await?;
     }
-    // The clients, too, find their way back.
+    // The clients, too, find their way back, each of them.
     let before = recorder.acknowledged();
-    let mut waited = Duration::ZERO;
-    while recorder.acknowledged() == before {
-        if waited >= CONVERGE_LIMIT {
-            return Check::ServesClients
-                .failed("no client gets a write acknowledged after everything is mended");
+    let deadline = tokio::time::Instant::now() + CONVERGE_LIMIT;
+    loop {
+        let mut waiting = recorder.acknowledged();
+        waiting.retain(|client, acknowledged| before.get(client) == Some(acknowledged));
+        if waiting.is_empty() {
+            break;
+        }
+        if tokio::time::Instant::now() >= deadline {
+            let clients: Vec<&u64> = waiting.keys().collect();
+            let what = format!("clients {clients:?} get no write acknowledged after everything is mended");
+            return Check::ServesClients.failed(what);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
-        waited += Duration::from_millis(50);
     }
     stop.set(true);
     while let Some(ended) = clients.join_next().await {
@@ -292,10 +338,12 @@ pub(crate) async fn verdict(
     }
     ends(cluster)?;
     converged(cluster, &env).await?;
-    let moved = insist(&env, &words(&["FAILOVER"]), CONVERGE_LIMIT).await;
-    if moved != Some(Answer::Ok) {
-        return Check::Handover.failed(format!("the reign does not move, for {CONVERGE_LIMIT:?}: {moved:?}"));
+    if trials.is_hung {
+        replaces(cluster, &env).await?;
+        ends(cluster)?;
+        converged(cluster, &env).await?;
     }
+    hands_over(&env).await?;
     // Every key is read once more, as a part of the history.
     let reader = Client::new(cluster, 99, recorder, crate::clients::Habits::reader(keys), stop);
     let mut held = BTreeMap::new();
@@ -335,7 +383,7 @@ pub(crate) async fn verdict(
             return Check::Log.failed(what);
         }
     }
-    Ok(())
+    Ok(damages)
 }
 
 fn words(words: &[&str]) -> Vec<Bytes> {
@@ -350,12 +398,74 @@ async fn serves(env: &dsm::env::Env) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Which master reigns, if one says so.
+async fn active(env: &dsm::env::Env) -> Option<usize> {
+    for (index, master) in Cluster::masters().iter().enumerate() {
+        if status(env, master).await.is_some_and(|status| status.contains("role:primary")) {
+            return Some(index);
+        }
+    }
+    None
+}
+
+/// The primary hangs: the standby must end it and take its place.
+async fn replaces(cluster: &Cluster, env: &dsm::env::Env) -> Result<(), Failure> {
+    // A primary that has come back may be about to get its reign back: nobody reigns for a moment then.
+    let deadline = tokio::time::Instant::now() + CONVERGE_LIMIT;
+    let index = loop {
+        if let Some(index) = active(env).await {
+            break index;
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Check::Replaces.failed("nobody reigns");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let Some(hung) = cluster.process([Node::Primary, Node::Backup][index]) else {
+        return Check::Replaces.failed("who reigns does not run");
+    };
+    cluster.world().say(|| format!("{} hangs", hung.host()));
+    hung.pause();
+    let standby = Cluster::masters().swap_remove(1 - index);
+    let limit = cluster.shape().failover_timeout + REPLACE_LIMIT;
+    let served = insist_at(env, &[standby], &words(&["SET", "judge", "2"]), limit).await;
+    hung.resume();
+    match served {
+        Some(Answer::Ok) => Ok(()),
+        other => Check::Replaces
+            .failed(format!("a primary that hangs is not replaced within {limit:?}: {other:?}")),
+    }
+}
+
+/// An operator asks for the reign to move, and it does.
+async fn hands_over(env: &dsm::env::Env) -> Result<(), Failure> {
+    let deadline = tokio::time::Instant::now() + CONVERGE_LIMIT;
+    let mut moved = None;
+    while tokio::time::Instant::now() < deadline {
+        let before = active(env).await;
+        moved = insist(env, &words(&["FAILOVER"]), CONVERGE_LIMIT).await;
+        if moved != Some(Answer::Ok) {
+            break;
+        }
+        // A primary may have asked for it back in between: then it was moved twice, and one more try shows it.
+        let stays = tokio::time::Instant::now() + STAYS;
+        while before.is_some() && tokio::time::Instant::now() < stays {
+            if active(env).await.is_some_and(|after| Some(after) != before) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    Check::Handover.failed(format!("the reign does not move, for {CONVERGE_LIMIT:?}: {moved:?}"))
+}
+
 /// No node may have ended for a reason that the faults do not give.
 fn ends(cluster: &Cluster) -> Result<(), Failure> {
+    // A disk that fails ends a master: one for each time that it has failed.
+    let mut excuses = cluster.log_machine().disk_failures().total();
     for (node, outcome) in cluster.ends() {
         match outcome {
-            // A restart may be quicker than the end of what it replaces; a disk that fails ends a master.
-            Err(NodeError::Listen { .. } | NodeError::LogFailed(_) | NodeError::File { .. }) => {}
+            Err(NodeError::LogFailed(_) | NodeError::File { .. }) if excuses > 0 => excuses -= 1,
             Ok(()) => return Check::Ends.failed(format!("{} ended as if it had been asked to", node.host())),
             Err(other) => return Check::Ends.failed(format!("{} ended: {other}", node.host())),
         }

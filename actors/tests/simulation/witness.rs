@@ -6,6 +6,7 @@
 use crate::cluster::{Cluster, LOG};
 use crate::seed::{Check, Failure};
 use bytes::{Bytes, BytesMut};
+use dsm::config::Fsync;
 use dsm::env::sim::{Machine, Passing, World};
 use dsm_protocol::frame::{self, PREFACE};
 use dsm_protocol::ids::{Epoch, Version};
@@ -18,12 +19,33 @@ use std::rc::Rc;
 /// The longest frame here.
 const BODY_BYTES_MAX: usize = 1 << 24;
 
+/// What passes right now, as far as faults are aimed at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Talk {
+    /// A write on its way to a slave, at either end.
+    Write,
+    /// A slave's acknowledgement of a write, at either end.
+    Ack,
+    /// Anything else.
+    Other,
+}
+
+/// What masters say to each other about a handover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Handover {
+    /// The standby asks for the reign.
+    Asked,
+    /// The active master keeps it.
+    Refused,
+}
+
 /// The witness. Clones are the same one.
 #[derive(Clone, Default)]
 pub(crate) struct Witness(Rc<RefCell<State>>);
 
 #[derive(Default)]
 struct State {
+    /// Where the log is, if it is to be synced before anything is told.
     log_machine: Option<Machine>,
     connections: BTreeMap<u64, Connection>,
     /// Whose process announced an epoch.
@@ -37,6 +59,8 @@ struct State {
     /// By process.
     slaves: BTreeMap<u32, Slave>,
     failure: Option<Failure>,
+    talk: Option<Talk>,
+    handover: Option<Handover>,
 }
 
 /// What is known of a slave's process.
@@ -54,6 +78,8 @@ enum Connection {
     New(BytesMut),
     /// Between a slave, which dialed, and a master.
     OfSlave(Box<Link>),
+    /// Between two masters: what the dialer sends, and the other one.
+    OfMasters(Box<[BytesMut; 2]>),
     /// Of no interest.
     Other,
 }
@@ -65,6 +91,12 @@ struct Link {
     /// Bytes that the master has sent, and that the slave has received.
     sent: u64,
     received: u64,
+    /// Where writes that the slave has not received end in what the master has sent.
+    write_ends: VecDeque<u64>,
+    /// The same of acknowledgements, the other way.
+    acks_sent: u64,
+    acks_received: u64,
+    ack_ends: VecDeque<u64>,
     /// The slave's process.
     slave: u32,
     /// The reign that the slave has enlisted with.
@@ -99,7 +131,8 @@ impl Link {
 impl Witness {
     /// A witness of a cluster, from now on.
     pub(crate) fn listen(world: &World, cluster: &Cluster) -> Self {
-        let log_machine = Some(cluster.log_machine().clone());
+        let is_log_first = cluster.shape().fsync == Fsync::Always;
+        let log_machine = is_log_first.then(|| cluster.log_machine().clone());
         let witness = Witness(Rc::new(RefCell::new(State { log_machine, ..State::default() })));
         let listening = witness.clone();
         world.set_tap(Some(Box::new(move |_, passing| listening.0.borrow_mut().passing(passing))));
@@ -109,6 +142,16 @@ impl Witness {
     /// What was wrong first.
     pub(crate) fn verdict(&self) -> Result<(), Failure> {
         self.0.borrow().failure.clone().map_or(Ok(()), Err)
+    }
+
+    /// What passes right now: to be asked in the moment in which something is sent or received.
+    pub(crate) fn talk(&self) -> Talk {
+        self.0.borrow().talk.unwrap_or(Talk::Other)
+    }
+
+    /// What was said of a handover in what passes right now, once.
+    pub(crate) fn take_handover(&self) -> Option<Handover> {
+        self.0.borrow_mut().handover.take()
     }
 
     /// Somebody else has found something wrong.
@@ -135,6 +178,7 @@ impl State {
     }
 
     fn passing(&mut self, passing: &Passing<'_>) {
+        self.talk = None;
         let id = passing.connection;
         let connection = self.connections.remove(&id).unwrap_or_else(|| Connection::New(BytesMut::default()));
         let connection = match connection {
@@ -145,6 +189,24 @@ impl State {
             Connection::OfSlave(mut link) => {
                 self.on_link(&mut link, passing);
                 Connection::OfSlave(link)
+            }
+            Connection::OfMasters(mut ways) => {
+                if passing.is_sent {
+                    let way = &mut ways[usize::from(!passing.is_dialer)];
+                    way.extend_from_slice(passing.bytes);
+                    while let Ok(Some(message)) = frame::decode(way, BODY_BYTES_MAX) {
+                        match message {
+                            Message::Control(Control::HandoverRequest { .. }) => {
+                                self.handover = Some(Handover::Asked);
+                            }
+                            Message::Control(Control::HandoverRefused { .. }) => {
+                                self.handover = Some(Handover::Refused);
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+                Connection::OfMasters(ways)
             }
             other @ (Connection::New(_) | Connection::Other) => other,
         };
@@ -164,7 +226,8 @@ impl State {
                     let slave = passing.process.pid();
                     Connection::OfSlave(Box::new(Link { from_slave: frames, slave, ..Link::default() }))
                 }
-                HelloRole::Client | HelloRole::Master { .. } => Connection::Other,
+                HelloRole::Master { .. } => Connection::OfMasters(Box::new([frames, BytesMut::new()])),
+                HelloRole::Client => Connection::Other,
             },
             Ok(Some(_)) | Err(_) => Connection::Other,
             Ok(None) => Connection::New(start.split()),
@@ -173,10 +236,17 @@ impl State {
 
     fn on_link(&mut self, link: &mut Link, passing: &Passing<'_>) {
         match (passing.is_dialer, passing.is_sent) {
-            (true, false) => link.received += passing.bytes.len() as u64,
-            (false, false) => {}
+            (true, false) => {
+                link.received += passing.bytes.len() as u64;
+                self.arrived(&mut link.write_ends, link.received, Talk::Write);
+            }
+            (false, false) => {
+                link.acks_received += passing.bytes.len() as u64;
+                self.arrived(&mut link.ack_ends, link.acks_received, Talk::Ack);
+            }
             (true, true) => {
                 link.from_slave.extend_from_slice(passing.bytes);
+                link.acks_sent += passing.bytes.len() as u64;
                 while let Ok(Some(message)) = frame::decode(&mut link.from_slave, BODY_BYTES_MAX) {
                     self.slave_says(link, message);
                 }
@@ -189,6 +259,14 @@ impl State {
                     self.master_says(link, passing.process.pid(), end, message);
                 }
             }
+        }
+    }
+
+    /// Something has come to an end of a link: what it was, if the whole of it is there.
+    fn arrived(&mut self, ends: &mut VecDeque<u64>, received: u64, talk: Talk) {
+        while ends.front().is_some_and(|end| *end <= received) {
+            ends.pop_front();
+            self.talk = Some(talk);
         }
     }
 
@@ -209,6 +287,8 @@ impl State {
                 if *known != value {
                     self.fail(Check::OneValue, || format!("version {version} of {key:?} has two values"));
                 }
+                self.talk = Some(Talk::Write);
+                link.write_ends.push_back(end);
                 link.latest().counted_ends.push(end);
                 link.latest().counted.push(Some((key, version)));
             }
@@ -278,7 +358,10 @@ impl State {
                 }
                 let through = through.min(reign.counted.len());
                 let slave = self.slaves.entry(link.slave).or_default();
+                let mut has_write = false;
                 for (key, version) in reign.counted[reign.acked.min(through)..through].iter().flatten() {
+                    self.talk = Some(Talk::Ack);
+                    has_write = true;
                     if let Some(value) = self.values.get(&(*version, key.clone())) {
                         self.acknowledged.insert((key.clone(), value.clone()));
                     }
@@ -288,6 +371,9 @@ impl State {
                     }
                 }
                 reign.acked = through;
+                if has_write {
+                    link.ack_ends.push_back(link.acks_sent - link.from_slave.len() as u64);
+                }
             }
             Message::Value { tag, version, value } => {
                 let Some((key, wanted)) = self.answered(link, tag) else { return };

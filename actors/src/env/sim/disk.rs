@@ -1,8 +1,8 @@
 //! The simulated disk: what stands in the cache, what is durable, and everything that can go wrong between the two.
 //!
 //! A write changes the cache. A sync makes durable what stood there when it began. A power cut keeps any subset of the
-//! sectors that were not synced, in any order. A sync that fails leaves pages that count as clean and are not on the disk:
-//! the next sync says all is well. A new file's name is durable once its directory is synced.
+//! sectors that were not synced, in any order. A sync that fails leaves pages that count as clean, and only some of which
+//! are on the disk: the next sync says all is well. A new file's name is durable once its directory is synced.
 
 use super::{boot_id, sleep, Machine, Moment, Process, World};
 use crate::env::{Appended, Disk, File, FileIdentity, Group, OpenMode, Watch};
@@ -35,11 +35,20 @@ pub struct DiskSettings {
     pub slow_per_mille: u64,
     /// How many bytes all files may have together; `None` for no end.
     pub capacity: Option<u64>,
+    /// Whether space can be set aside. A file system that cannot does without, and is full without warning.
+    pub can_reserve: bool,
 }
 
 impl Default for DiskSettings {
     fn default() -> Self {
-        DiskSettings { write_ms: 0..=0, sync_ms: 0..=1, slow_ms: 20..=300, slow_per_mille: 2, capacity: None }
+        DiskSettings {
+            write_ms: 0..=0,
+            sync_ms: 0..=1,
+            slow_ms: 20..=300,
+            slow_per_mille: 2,
+            capacity: None,
+            can_reserve: true,
+        }
     }
 }
 
@@ -72,6 +81,26 @@ impl DiskFault {
     }
 }
 
+/// How often a disk has failed whoever used it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskFailures {
+    /// Writes that ended with an input/output error.
+    pub failed_writes: u64,
+    /// Writes that fell short, or found no room, because they were told to.
+    pub short_writes: u64,
+    /// Writes that did not fit.
+    pub full_writes: u64,
+    /// Syncs that failed.
+    pub failed_syncs: u64,
+}
+
+impl DiskFailures {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.failed_writes + self.short_writes + self.full_writes + self.failed_syncs
+    }
+}
+
 /// What a power cut does to that which was not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
@@ -99,6 +128,7 @@ pub(super) struct FileSystem {
     syncs: Cell<u64>,
     write_faults: RefCell<BTreeMap<u64, DiskFault>>,
     sync_faults: RefCell<BTreeMap<u64, DiskFault>>,
+    failures: Cell<DiskFailures>,
 }
 
 /// Sectors on their way to the disk, as they were when a sync began.
@@ -177,15 +207,18 @@ impl Inode {
         durable[start..start + bytes.len()].copy_from_slice(bytes);
     }
 
-    fn arrive(&self, id: u64, is_good: bool) {
+    /// A sync has ended. One that failed has brought some of its sectors to the disk, and nobody knows which.
+    fn arrive(&self, world: &World, id: u64, is_good: bool) {
         let mut under_way = self.under_way.borrow_mut();
         let Some(index) = under_way.iter().position(|sync| sync.id == id) else { return };
         let sync = under_way.remove(index);
-        if is_good {
-            let mut durable = self.durable.borrow_mut();
-            for (sector, bytes) in &sync.sectors {
+        let mut durable = self.durable.borrow_mut();
+        for (sector, bytes) in &sync.sectors {
+            if is_good || world.chance(500) {
                 Self::put(&mut durable, *sector, bytes);
             }
+        }
+        if is_good {
             // A length grows with the data and shrinks with a cut.
             durable.resize(sync.length, 0);
         }
@@ -238,8 +271,18 @@ impl Inode {
 }
 
 impl FileSystem {
-    pub(super) fn set(&self, settings: DiskSettings) {
-        *self.settings.borrow_mut() = settings;
+    pub(super) fn change(&self, change: impl FnOnce(&mut DiskSettings)) {
+        change(&mut self.settings.borrow_mut());
+    }
+
+    pub(super) fn failures(&self) -> DiskFailures {
+        self.failures.get()
+    }
+
+    fn note_failure(&self, note: impl FnOnce(&mut DiskFailures)) {
+        let mut failures = self.failures.get();
+        note(&mut failures);
+        self.failures.set(failures);
     }
 
     pub(super) fn fail(&self, nth: u64, fault: DiskFault) {
@@ -356,14 +399,17 @@ impl FileSystem {
         self.watches.borrow_mut().clear();
     }
 
-    fn sync_names(&self, path: &Path) {
-        let directory = path.parent();
+    /// What the directory of `path` names now.
+    fn names(&self, path: &Path) -> BTreeMap<PathBuf, Rc<Inode>> {
         let files = self.files.borrow();
+        let of_directory = files.iter().filter(|(at, _)| at.parent() == path.parent());
+        of_directory.map(|(at, inode)| (at.clone(), Rc::clone(inode))).collect()
+    }
+
+    fn sync_names(&self, path: &Path, names: BTreeMap<PathBuf, Rc<Inode>>) {
         let mut durable = self.durable.borrow_mut();
-        durable.retain(|at, _| at.parent() != directory || files.contains_key(at));
-        for (at, inode) in files.iter().filter(|(at, _)| at.parent() == directory) {
-            durable.insert(at.clone(), Rc::clone(inode));
-        }
+        durable.retain(|at, _| at.parent() != path.parent() || names.contains_key(at));
+        durable.extend(names);
     }
 }
 
@@ -419,10 +465,11 @@ impl Disk for SimDisk {
     fn sync_directory<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
             alive(&self.process).await;
+            let names = self.files().names(path);
             let range = self.files().settings.borrow().sync_ms.clone();
             sleep(Duration::from_millis(self.world.random_within(range))).await;
             alive(&self.process).await;
-            self.files().sync_names(path);
+            self.files().sync_names(path, names);
             self.world.moment(&self.process, Moment::DirectorySynced);
             Ok(())
         })
@@ -527,7 +574,13 @@ impl Opened {
             sync_error: None,
         };
         let room = files.room(&self.inode);
-        if reserve_to.is_some_and(|end| end > room) || fault == Some(DiskFault::WriteFull) {
+        let reserve_to = reserve_to.filter(|_| files.settings.borrow().can_reserve);
+        if fault == Some(DiskFault::WriteFull) {
+            files.note_failure(|failures| failures.short_writes += 1);
+            return full(bytes, 0);
+        }
+        if reserve_to.is_some_and(|end| end > room) {
+            files.note_failure(|failures| failures.full_writes += 1);
             return full(bytes, 0);
         }
         if let Some(end) = reserve_to {
@@ -555,8 +608,13 @@ impl Opened {
             return std::future::pending().await;
         }
         let write_error = if fault == Some(DiskFault::WriteFails) {
+            files.note_failure(|failures| failures.failed_writes += 1);
             Some(broken())
         } else if written < bytes.len() {
+            files.note_failure(|failures| match fault {
+                Some(DiskFault::WriteShort) => failures.short_writes += 1,
+                _ => failures.full_writes += 1,
+            });
             Some(io::ErrorKind::StorageFull.into())
         } else {
             None
@@ -591,9 +649,10 @@ impl Opened {
             return std::future::pending().await;
         }
         let is_good = fault != Some(DiskFault::SyncFails);
-        self.inode.arrive(id, is_good);
+        self.inode.arrive(&self.world, id, is_good);
         self.world.fold(u64::from(is_good) << 8 | 5);
         if !is_good {
+            files.note_failure(|failures| failures.failed_syncs += 1);
             return Err(broken());
         }
         self.world.moment(&self.process, Moment::Synced);

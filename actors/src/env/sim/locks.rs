@@ -92,8 +92,8 @@ impl Locks for SimLocks {
         if !is_named || lock.process.is(&self.process) {
             return Fenced::Refused { reason: "the lock file does not name the holder".to_owned() };
         }
-        self.world.moment(&lock.process, Moment::Fenced);
         self.world.kill(&lock.process);
+        self.world.moment(&self.process, Moment::Fenced);
         Fenced::Killed { pid: lock.process.pid() }
     }
 

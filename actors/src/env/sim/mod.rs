@@ -16,7 +16,7 @@ mod disk;
 mod locks;
 mod net;
 
-pub use disk::{DiskFault, DiskSettings, Loss};
+pub use disk::{DiskFailures, DiskFault, DiskSettings, Loss};
 pub use net::{NetSettings, Passing, SimListener, SimStream};
 
 use super::{Disk, Env, Environment, Listener, Locks, Stream};
@@ -33,7 +33,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, Notify};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
@@ -62,7 +62,7 @@ pub enum Moment {
     LockWon,
     /// A lock on a path was given back.
     LockReleased,
-    /// The holder of a lock was killed by another process.
+    /// This process has killed the holder of a lock.
     Fenced,
     /// A connection was accepted by this process.
     Accepted,
@@ -228,9 +228,9 @@ impl World {
             state: Cell::new(State::Running),
             waker: RefCell::default(),
             random: RefCell::new(StdRng::seed_from_u64(self.random())),
-            start: Instant::now(),
-            drift_ppm: Cell::new(0),
-            jump: Cell::new(Duration::ZERO),
+            clock: Cell::new(Clock::new()),
+            gone: Cell::new(false),
+            leaving: Notify::new(),
         }))
     }
 
@@ -263,6 +263,12 @@ impl World {
     pub fn cut(&self, from: &str, to: &str) {
         self.say(|| format!("cut {from} -> {to}"));
         self.0.network.cut(from, to);
+    }
+
+    /// Takes one cut of the way from `from` to `to` back. Whether it was still there and has held anything up.
+    pub fn heal_way(&self, from: &str, to: &str) -> bool {
+        self.say(|| format!("healed {from} -> {to}"));
+        net::heal_way(self, from, to)
     }
 
     /// Lets everything pass again.
@@ -376,6 +382,8 @@ impl World {
     fn release(&self, process: &Process, tell: bool) {
         process.0.machine.0.files.release(process);
         self.0.network.close_all(self, process, tell);
+        process.0.gone.set(true);
+        process.0.leaving.notify_waiters();
     }
 }
 
@@ -405,9 +413,14 @@ impl Machine {
         self.0.on.get()
     }
 
-    /// How fast its disk is, and how large.
-    pub fn set_disk(&self, settings: DiskSettings) {
-        self.0.files.set(settings);
+    /// Changes how fast its disk is, or how large.
+    pub fn change_disk(&self, change: impl FnOnce(&mut DiskSettings)) {
+        self.0.files.change(change);
+    }
+
+    /// How often its disk has failed so far.
+    pub fn disk_failures(&self) -> DiskFailures {
+        self.0.files.failures()
     }
 
     /// Lets the `nth` operation of its kind from now on a file fail (1 is the next one).
@@ -470,9 +483,36 @@ struct ProcessState {
     /// Wakes the one who polls its tasks.
     waker: RefCell<Option<Waker>>,
     random: RefCell<StdRng>,
-    start: Instant,
-    drift_ppm: Cell<i64>,
-    jump: Cell<Duration>,
+    clock: Cell<Clock>,
+    /// Whether what it held is given back.
+    gone: Cell<bool>,
+    leaving: Notify,
+}
+
+/// A monotonic clock: what it showed when it was last set, and how fast it has run since. It never goes back.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    set: Instant,
+    shown: Duration,
+    drift_ppm: i64,
+}
+
+impl Clock {
+    /// A clock that begins at zero.
+    fn new() -> Self {
+        Clock { set: Instant::now(), shown: Duration::ZERO, drift_ppm: 0 }
+    }
+
+    fn now(&self) -> Duration {
+        let passed = self.set.elapsed().as_nanos() as i128;
+        let shown = passed * i128::from(1_000_000 + self.drift_ppm.max(-999_999)) / 1_000_000;
+        self.shown + Duration::from_nanos(shown as u64)
+    }
+
+    /// The same clock from now on, with another drift and ahead by a jump.
+    fn set(&self, drift_ppm: i64, jump: Duration) -> Self {
+        Clock { set: Instant::now(), shown: self.now() + jump, drift_ppm }
+    }
 }
 
 impl Process {
@@ -515,14 +555,33 @@ impl Process {
         }
     }
 
-    /// Lets its monotonic clock run faster or slower, in millionths.
+    /// Lets its monotonic clock run faster or slower from now on, in millionths. Timers do not drift.
     pub fn set_drift_ppm(&self, ppm: i64) {
-        self.0.drift_ppm.set(ppm);
+        let clock = self.0.clock.get();
+        self.0.clock.set(clock.set(ppm, Duration::ZERO));
     }
 
-    /// Lets its monotonic clock jump ahead.
+    /// Lets its monotonic clock jump ahead. Timers do not jump.
     pub fn jump(&self, by: Duration) {
-        self.0.jump.set(self.0.jump.get() + by);
+        let clock = self.0.clock.get();
+        self.0.clock.set(clock.set(clock.drift_ppm, by));
+    }
+
+    /// What its monotonic clock shows, from its start on.
+    pub fn clock(&self) -> Duration {
+        self.0.clock.get().now()
+    }
+
+    /// Whether what it held is given back: a supervisor does not start its successor before.
+    pub fn is_gone(&self) -> bool {
+        self.0.gone.get()
+    }
+
+    /// Waits until it is gone.
+    pub async fn gone(&self) {
+        while !self.is_gone() {
+            self.0.leaving.notified().await;
+        }
     }
 
     fn wake(&self) {
@@ -582,9 +641,7 @@ struct SimEnv {
 
 impl Environment for SimEnv {
     fn now(&self) -> Millis {
-        let real = self.process.0.start.elapsed().as_micros() as i128;
-        let drifted = real * i128::from(1_000_000 + self.process.0.drift_ppm.get()) / 1_000_000;
-        Millis((drifted / 1000) as u64 + self.process.0.jump.get().as_millis() as u64)
+        Millis(self.process.clock().as_millis() as u64)
     }
 
     fn random(&self) -> u64 {

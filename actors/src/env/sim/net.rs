@@ -7,7 +7,7 @@
 use super::{sleep, Moment, Process, World};
 use bytes::{Bytes, BytesMut};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::ops::RangeInclusive;
@@ -62,11 +62,19 @@ impl Default for NetSettings {
 #[derive(Default)]
 pub(super) struct Network {
     settings: RefCell<NetSettings>,
-    cuts: RefCell<BTreeSet<(String, String)>>,
-    healed: Notify,
+    cuts: RefCell<BTreeMap<(String, String), Cut>>,
     listeners: RefCell<BTreeMap<String, Weak<Listening>>>,
     connections: RefCell<Vec<Weak<Connection>>>,
     next: Cell<u64>,
+}
+
+/// A way that is cut.
+#[derive(Default)]
+struct Cut {
+    /// How often: it is free when each of them is healed.
+    times: u32,
+    /// Whether anything wanted to pass.
+    has_held: bool,
 }
 
 impl Network {
@@ -75,12 +83,18 @@ impl Network {
     }
 
     pub(super) fn cut(&self, from: &str, to: &str) {
-        self.cuts.borrow_mut().insert((from.to_owned(), to.to_owned()));
+        self.cuts.borrow_mut().entry((from.to_owned(), to.to_owned())).or_default().times += 1;
     }
 
-    fn is_cut(&self, from: &str, to: &str) -> bool {
-        let cuts = self.cuts.borrow();
-        !cuts.is_empty() && cuts.contains(&(from.to_owned(), to.to_owned()))
+    /// Whether the way is cut; `wants` says that something would pass now.
+    fn is_cut(&self, from: &str, to: &str, wants: bool) -> bool {
+        let mut cuts = self.cuts.borrow_mut();
+        if cuts.is_empty() {
+            return false;
+        }
+        let Some(cut) = cuts.get_mut(&(from.to_owned(), to.to_owned())) else { return false };
+        cut.has_held |= wants;
+        true
     }
 
     fn live(&self) -> Vec<Rc<Connection>> {
@@ -106,29 +120,51 @@ impl Network {
 
 /// Lets everything pass again; what stood still arrives after a while.
 pub(super) fn heal(world: &World) {
-    let network = &world.0.network;
-    if network.cuts.borrow().is_empty() {
-        return;
+    let cuts = std::mem::take(&mut *world.0.network.cuts.borrow_mut());
+    if !cuts.is_empty() {
+        resume(world);
     }
-    network.cuts.borrow_mut().clear();
+}
+
+/// Takes one cut of a way back; whether it has held anything up.
+pub(super) fn heal_way(world: &World, from: &str, to: &str) -> bool {
+    let network = &world.0.network;
+    let way = (from.to_owned(), to.to_owned());
+    let mut cuts = network.cuts.borrow_mut();
+    let Some(cut) = cuts.get_mut(&way) else { return false };
+    let has_held = cut.has_held;
+    cut.times -= 1;
+    if cut.times == 0 {
+        cuts.remove(&way);
+        drop(cuts);
+        resume(world);
+    }
+    has_held
+}
+
+/// Lets go on what stands still on ways that are free.
+fn resume(world: &World) {
+    let network = &world.0.network;
     let now = Instant::now();
     for connection in network.live() {
         for side in Side::BOTH {
-            let again = now + Duration::from_millis(world.random_within(RETRANSMIT_MS));
+            if connection.is_cut_from(side, false) {
+                continue;
+            }
             let pipe = connection.pipe_from(side);
             let mut state = pipe.state.borrow_mut();
-            if state.is_held {
-                state.is_held = false;
-                for chunk in &mut state.chunks {
-                    chunk.at = chunk.at.max(again);
-                }
-                state.last = state.last.max(Some(again));
+            if !std::mem::take(&mut state.is_held) {
+                continue;
             }
+            let again = now + Duration::from_millis(world.random_within(RETRANSMIT_MS));
+            for chunk in &mut state.chunks {
+                chunk.at = chunk.at.max(again);
+            }
+            state.last = state.last.max(Some(again));
             drop(state);
             pipe.readable.notify_one();
         }
     }
-    network.healed.notify_waiters();
 }
 
 /// A machine is back: whoever still writes to a process that it had before hears that there is none.
@@ -221,9 +257,9 @@ impl Connection {
         }
     }
 
-    fn is_cut_from(&self, side: Side) -> bool {
+    fn is_cut_from(&self, side: Side, wants: bool) -> bool {
         let (from, to) = (&self.end(side).process.0, &self.end(side.other()).process.0);
-        self.world.0.network.is_cut(&from.host, &to.host)
+        self.world.0.network.is_cut(&from.host, &to.host, wants)
     }
 
     /// Puts a chunk on its way.
@@ -277,8 +313,8 @@ impl Connection {
         let from = side.other();
         let pipe = self.pipe_from(from);
         let now = Instant::now();
-        let is_cut = self.is_cut_from(from);
         let mut state = pipe.state.borrow_mut();
+        let is_cut = self.is_cut_from(from, !state.chunks.is_empty());
         if is_cut {
             state.is_held = true;
             return Err(None);
@@ -402,7 +438,7 @@ impl SimStream {
             if far.is_closed.get() {
                 if far.process.0.machine.is_on() {
                     // Nobody reads there any more: what is sent is answered by a reset.
-                    if !connection.is_cut_from(self.side) {
+                    if !connection.is_cut_from(self.side, true) {
                         connection.break_from(self.side.other());
                     }
                     return Ok(());
@@ -534,7 +570,7 @@ pub(super) async fn connect(world: &World, process: &Process, address: &str) -> 
         if !process.is_alive() {
             return std::future::pending().await;
         }
-        let cut = network.is_cut(process.host(), host) || network.is_cut(host, process.host());
+        let cut = network.is_cut(process.host(), host, true) || network.is_cut(host, process.host(), true);
         let off = world.0.hosts.borrow().get(host).is_some_and(|machine| !machine.is_on());
         if !cut && !off {
             break;
