@@ -7,7 +7,7 @@
 
 mod common;
 
-use common::cluster::{Node, Process, Setup, TestCluster, MASTERS};
+use common::cluster::{is_free, Node, Process, Setup, TestCluster, MASTERS};
 use common::isolation::{isolated, skipped, tell, tell_skipped, Cut, CuttableDisk, Networks};
 use common::load::Load;
 use common::resp::{Answer, Connection};
@@ -16,7 +16,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -323,4 +323,14 @@ fn a_test_that_is_killed_leaves_no_process() {
     wait_for("the processes of the killed test are gone", seconds(30), || {
         (!ids.iter().any(lives)).then_some(())
     });
+}
+
+#[test]
+fn the_port_of_a_dead_master_is_given_to_nobody_else() {
+    let cluster = Setup::slaves(1).beside_others().prepare();
+    for address in cluster.addresses() {
+        assert!(!is_free(address.port()), "nobody listens there yet");
+        drop(TcpListener::bind(address).expect("the master itself may"));
+        assert!(!is_free(address.port()), "nobody listens there any more");
+    }
 }

@@ -240,6 +240,11 @@ impl ReservedPort {
     }
 }
 
+/// Whether a test would be given this port.
+pub(crate) fn is_free(port: u16) -> bool {
+    ReservedPort::of(port).is_some()
+}
+
 /// Two ports that nobody listens at, and nobody else is given as long as this process lives.
 pub(crate) fn free_ports() -> [SocketAddr; 2] {
     static RESERVED: Mutex<Vec<ReservedPort>> = Mutex::new(Vec::new());
