@@ -279,9 +279,8 @@ impl LogWriter {
         let reserve_to = (end + RESERVE_BYTES > self.reserved_to && !has_epoch)
             .then_some(end + RESERVE_BYTES + RESERVE_STEP_BYTES);
         let mut group = Group { offset: self.offset, bytes, sync: in_flight.durable, reserve_to };
-        if (has_epoch && planted!(EpochNotSynced)) || (!has_epoch && planted!(GroupNotSynced)) {
-            group.sync = false;
-        }
+        let is_broken = [planted!(GroupNotSynced), planted!(EpochNotSynced)];
+        group.sync &= !is_broken[usize::from(has_epoch)];
         self.busy = true;
         self.write(group, in_flight, ctx);
     }

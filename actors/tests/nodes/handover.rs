@@ -4,7 +4,7 @@ use crate::master::Client;
 use crate::peer::LIMIT;
 use bytes::BytesMut;
 use dsm::config::{Fsync, MasterConfig, MasterKind, SlaveConfig};
-use dsm::env::sim::{DiskFault, DiskSettings, Machine, World};
+use dsm::env::sim::{DiskFault, Machine, World};
 use dsm::env::Env;
 use dsm::node::{run_node, NodeConfig};
 use dsm::supervision::NodeError;
@@ -30,7 +30,7 @@ impl Cluster {
     /// Starts a cluster, and waits until the standby could take over.
     async fn start(world: &World, fsync: Fsync) -> Cluster {
         let machine = world.machine("masters");
-        machine.set_disk(DiskSettings { sync_ms: 0..=0, slow_per_mille: 0, ..DiskSettings::default() });
+        machine.change_disk(|disk| (disk.sync_ms, disk.slow_per_mille) = (0..=0, 0));
         let (stop, stopped) = oneshot::channel();
         let node = |kind, ours: usize| {
             let config = MasterConfig {
