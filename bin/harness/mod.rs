@@ -73,7 +73,10 @@ const LAST_LINES: usize = 5;
 
 /// Runs the harness with the words of the command line.
 pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
-    let options = Options::from_command_line(words);
+    let options = match Options::from_command_line(words) {
+        Ok(options) => options,
+        Err(code) => return code,
+    };
     options.log.start("warn");
     crate::common::finish(measure(&options), 1)
 }

@@ -9,6 +9,7 @@ use super::value::Texts;
 use clap::{CommandFactory as _, Parser, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 /// The most connections of a run: about as many as one address has ports for.
@@ -232,13 +233,19 @@ pub(crate) enum PlacementExperiment {
 }
 
 impl Options {
-    /// Reads the command line. What is wrong with it ends the process with code 2 and a line that says so.
-    pub(crate) fn from_command_line(words: impl IntoIterator<Item = OsString>) -> Options {
-        let options = Options::parse_from(two_dashes(words));
-        if let Err(what) = options.validate() {
-            Options::command().error(clap::error::ErrorKind::ValueValidation, what).exit();
+    /// Reads the command line. What is wrong with it is told in one line; then there is nothing to do but to end.
+    ///
+    /// # Errors
+    /// The exit code: 2 for wrong usage, 0 for help and version.
+    pub(crate) fn from_command_line(words: impl IntoIterator<Item = OsString>) -> Result<Options, ExitCode> {
+        let options: Options = crate::common::parse(two_dashes(words))?;
+        match options.validate() {
+            Ok(()) => Ok(options),
+            Err(what) => {
+                eprintln!("error: {what}");
+                Err(ExitCode::from(2))
+            }
         }
-        options
     }
 
     /// What contradicts itself or is out of bounds.
