@@ -59,7 +59,7 @@ fn finders(mutant: Mutant) -> &'static [Check] {
         Mutant::TakeoverWithoutLock => &[Check::Answers, Check::LogFirst, Check::OneReign],
         Mutant::NeverFences => &[Check::Replaces],
         Mutant::HandoverDoesNotWait => &[Check::Answers, Check::NoPanic],
-        Mutant::HandoverHoldsNothing => &[Check::NoPanic],
+        Mutant::HandoverHoldsNothing => &[Check::Answers, Check::NoPanic],
         Mutant::AnswersOutOfOrder => &[Check::Answers],
     }
 }
