@@ -59,6 +59,8 @@ pub enum Place {
     Session,
     /// Where the proxy of this slave looks at its deadlines.
     SlaveProxy(SlaveId),
+    /// Where the task that reads a value from the log begins.
+    LogRead,
 }
 
 thread_local! {

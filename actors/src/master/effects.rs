@@ -1,8 +1,7 @@
 //! What the machines want done: answers, frames, appends, reads of the log.
 
 use super::{send, MasterActor, ReadWindow, Role, SlaveLink, WaitingRead};
-use crate::acceptor::Arrived;
-use crate::log_tailer;
+use crate::acceptor::{Arrived, Switchboard};
 use crate::log_writer::Append;
 use crate::session::shown_key;
 use crate::slave_proxy::{End, EndReason};
@@ -59,6 +58,20 @@ impl SlaveLink {
 impl ReadWindow {
     fn has_room(&self, bytes: u32) -> bool {
         self.asked.is_empty() || self.asked_bytes + bytes as usize <= self.bytes_max
+    }
+}
+
+/// The answer to one read of the log. It is given by the drop, so that there is one even if the task has panicked.
+struct LogAnswer {
+    read: ReadId,
+    board: Rc<Switchboard>,
+    result: Result<bytes::Bytes, String>,
+}
+
+impl Drop for LogAnswer {
+    fn drop(&mut self) {
+        let result = std::mem::replace(&mut self.result, Err(String::new()));
+        self.board.push(Arrived::LogRead { read: self.read, result });
     }
 }
 
@@ -160,12 +173,19 @@ impl MasterActor {
         };
         let values = Rc::clone(&reign.values);
         let board = Rc::clone(&self.switchboard);
+        let answer = LogAnswer { read, board, result: Err("the read of the log has panicked".to_owned()) };
         actix::spawn(async move {
-            let result = log_tailer::read_value(&values, place, version).await;
-            if let Err(error) = &result {
-                log::error!("value not read from the log key={} error={error:?}", shown_key(&key));
-            }
-            board.push(Arrived::LogRead { read, result });
+            let mut answer = answer;
+            #[cfg(feature = "testing")]
+            crate::testing::pass(|place| *place == crate::testing::Place::LogRead);
+            answer.result = values.read_value(place, version.epoch).await.map_err(|error| {
+                let key = shown_key(&key);
+                log::error!(
+                    "value not read from the log key={key} version={version} offset={} error={error}",
+                    place.offset
+                );
+                format!("the log does not give the value of {version} at byte {}: {error}", place.offset)
+            });
         });
     }
 

@@ -293,6 +293,7 @@ impl MasterActor {
             seed: env.random(),
             durable: config.fsync == Fsync::Always,
             value_max: config.value_max(),
+            log_window_bytes: config.log_read_window.as_u64(),
         });
         let jump_ms = (config.ack_timeout.min(config.failover_timeout).as_millis() as u64 / 4).max(100);
         MasterActor {

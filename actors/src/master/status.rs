@@ -102,6 +102,8 @@ impl MasterActor {
         writeln!(text, "unknown_total:{}", counters.unknown)?;
         writeln!(text, "read_retries:{}", counters.read_retries)?;
         writeln!(text, "reads_from_log:{}", counters.log_reads)?;
+        writeln!(text, "reads_waited_for_log_window:{}", counters.log_reads_waited)?;
+        writeln!(text, "log_read_bytes:{}", self.machine.log_read_bytes())?;
         writeln!(text, "reads_of_all_slaves:{}", counters.asked_all)?;
         writeln!(text, "requests_in_flight:{}", self.switchboard.requests.get())?;
         writeln!(text, "request_bytes_in_flight:{}", self.switchboard.bytes.get())?;

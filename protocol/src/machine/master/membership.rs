@@ -172,6 +172,11 @@ impl Member {
         Some(refused)
     }
 
+    /// What is under way to it, in bytes.
+    pub(super) fn unacked_bytes(&self) -> u64 {
+        self.unacked_bytes
+    }
+
     pub(super) fn set_room(&mut self, room_bytes: u64) {
         self.room_bytes = room_bytes;
     }

@@ -8,6 +8,7 @@
 //! slaves acknowledged). See `docs/ARCHITECTURE.md`, *How a write and a read go*.
 
 mod directory;
+mod log_reads;
 mod membership;
 mod placement;
 mod reads;
@@ -89,6 +90,8 @@ pub struct Config {
     pub durable: bool,
     /// The longest value that slaves take, in bytes. The log may hold longer ones: this was once higher, then.
     pub value_max: usize,
+    /// How many bytes of values may be on their way from the log at once, unless it is one value alone.
+    pub log_window_bytes: u64,
 }
 
 impl Default for Config {
@@ -100,6 +103,7 @@ impl Default for Config {
             seed: 0,
             durable: true,
             value_max: usize::MAX,
+            log_window_bytes: 64 << 20,
         }
     }
 }
@@ -318,8 +322,10 @@ pub struct Counters {
     pub reads: u64,
     /// Writes that were done.
     pub writes: u64,
-    /// Reads whose value came from the log.
+    /// Reads for which the log was read.
     pub log_reads: u64,
+    /// Those of them that had to wait until earlier ones had left room.
+    pub log_reads_waited: u64,
     /// Reads of keys without a known holder that were asked of all slaves that had not yet reported.
     pub asked_all: u64,
     /// Reads that went on to a further holder.
@@ -417,6 +423,11 @@ impl Master {
         self.members.get(slot).is_none_or(membership::Member::is_idle)
     }
 
+    /// How many bytes reads of the log may bring into memory that are under way now.
+    pub fn log_read_bytes(&self) -> u64 {
+        self.reads.log.under_way_bytes()
+    }
+
     /// Whether a read still waits for an answer.
     pub fn is_reading(&self, read: ReadId) -> bool {
         self.reads.contains(read)
@@ -464,7 +475,10 @@ impl Master {
             Event::Written { write, version, places } => self.written(now, write, version, &places, effects),
             Event::NotWritten { write, word, detail } => self.not_written(now, write, word, &detail, effects),
             Event::LogRead { read, result } => self.log_read(now, read, result, effects),
-            Event::Tick => self.expire_reads(now, effects),
+            Event::Tick => {
+                self.expire_reads(now, effects);
+                self.expire_log_reads(now, effects);
+            }
         }
     }
 
@@ -507,6 +521,7 @@ impl Master {
     fn end_reign(&mut self) {
         assert_eq!(self.in_flight(), 0, "a reign ended with requests in flight");
         self.reign = None;
+        self.reads.log.clear();
         for slot in self.members.live().iter() {
             self.members.leave(slot);
         }
