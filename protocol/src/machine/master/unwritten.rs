@@ -156,6 +156,7 @@ mod tests {
                     Effect::Reply { to, reply } => self.replies.push((to, reply)),
                     Effect::Joined { .. }
                     | Effect::NoSlot { .. }
+                    | Effect::SlotFree { .. }
                     | Effect::SendWrite { .. }
                     | Effect::SendRead { .. }
                     | Effect::SendDrop { .. }
