@@ -1,6 +1,7 @@
 //! What the tests of the whole system share: real processes on free ports ([`cluster`]), a client of the RESP
 //! door ([`resp`]), one of the native door ([`native`]), clients that load the cluster and record what they saw ([`load`]),
-//! disks and networks that can be cut ([`isolation`]), small C programs ([`programs`]).
+//! disks and networks that can be cut ([`isolation`]), small C programs ([`programs`]), what a test does that cannot run
+//! here ([`skip`]).
 //!
 //! Nothing here knows how the servers are built: it sees binaries, flags, sockets, exit codes and the log.
 
@@ -13,6 +14,7 @@ pub(crate) mod load;
 pub(crate) mod native;
 pub(crate) mod programs;
 pub(crate) mod resp;
+pub(crate) mod skip;
 
 use std::time::{Duration, Instant};
 
