@@ -1,6 +1,8 @@
 //! `dsm-log`: looks at, repairs and imports logs while no master runs. It streams the file, never holds more of it
 //! than one line, and never talks to a master or a slave.
 
+// Nobody may wait for whoever reads standard error, nor fail with it: `common::tell`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 // The doc comments of subcommands are their help texts, in which `<offset>` is no tag.
 #![allow(rustdoc::invalid_html_tags)]
 
@@ -109,12 +111,12 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     match run(&args) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => common::ended(ExitCode::from(code)),
         // Whoever reads us has seen enough.
-        Err(error) if is_broken_pipe(&error) => ExitCode::from(EXIT_CLEAN),
+        Err(error) if common::is_broken_pipe(&error) => common::ended(ExitCode::from(EXIT_CLEAN)),
         Err(error) => {
-            eprintln!("dsm-log: {error:#}");
-            ExitCode::from(EXIT_CORRUPT)
+            common::tell(&format!("dsm-log: {error:#}"));
+            common::ended(ExitCode::from(EXIT_CORRUPT))
         }
     }
 }
@@ -134,11 +136,6 @@ fn run(args: &Args) -> anyhow::Result<u8> {
         }
         Command::Import { legacy, file } => import(legacy, file, line_max, &mut out),
     }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
-    io.is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
 }
 
 // Walking a log.
@@ -210,21 +207,21 @@ fn explain(path: &Path, verdict: Option<&Verdict>) -> u8 {
     match verdict {
         None => EXIT_CLEAN,
         Some(Verdict::Torn { offset, bytes, lines }) => {
-            eprintln!(
+            common::tell(&format!(
                 "dsm-log: {path} has a torn tail of {bytes} bytes ({lines} lines) at byte {offset} that was never \
                  acknowledged as synced (or is being written, if a master runs); the next master, or `dsm-log \
                  repair`, cuts it"
-            );
+            ));
             EXIT_TORN
         }
         Some(Verdict::Corrupt { offset, line, cause, evidence }) => {
             let proof = evidence.map_or(String::new(), |evidence| {
                 format!("; line {} says that seq {} had been synced", evidence.line, evidence.synced)
             });
-            eprintln!(
+            common::tell(&format!(
                 "dsm-log: {path} is corrupt at byte {offset}, line {line}: {cause}{proof}; restore the file from a \
                  copy, or give up what follows with `dsm-log repair --cut-at-corruption`"
-            );
+            ));
             EXIT_CORRUPT
         }
     }
@@ -471,7 +468,7 @@ fn repair(
         }
         Some(verdict @ Verdict::Corrupt { .. }) => {
             let code = explain(path, Some(&verdict));
-            eprintln!("dsm-log: fetching lost records from slaves is not in this version");
+            common::tell("dsm-log: fetching lost records from slaves is not in this version");
             return Ok(code);
         }
         Some(Verdict::Torn { offset, .. }) => offset,

@@ -172,6 +172,10 @@ impl Environment for MemoryEnv {
         Millis(self.start.elapsed().as_millis() as u64)
     }
 
+    fn clock_us(&self) -> u64 {
+        self.start.elapsed().as_micros() as u64
+    }
+
     fn random(&self) -> u64 {
         // The same numbers in every run.
         let next = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);

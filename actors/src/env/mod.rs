@@ -28,6 +28,14 @@ pub trait Environment {
     /// Time since the environment was made. Stands still nowhere, follows tokio's clock in tests.
     fn now(&self) -> Millis;
 
+    /// The same in microseconds, to tell how long a turn takes.
+    fn clock_us(&self) -> u64;
+
+    /// For how long this thread has computed so far, in milliseconds. 0 where nobody counts that.
+    fn computed_ms(&self) -> u64 {
+        0
+    }
+
     /// A random number, not for cryptography.
     fn random(&self) -> u64;
 

@@ -105,6 +105,7 @@ impl MasterActor {
             Effect::Append { write, change } => self.appends.push((write, change)),
             Effect::Joined { link, slot } => self.slave_joined(link, slot),
             Effect::NoSlot { link } => self.slave_without_slot(link),
+            Effect::SlotFree { link } => self.announce_to(link),
             Effect::SendWrite { slot, version, key, value } => {
                 if let Some(slave) = self.at(slot) {
                     slave.outbox.append(|out| frame::encode_write(version, &key, &value, out));

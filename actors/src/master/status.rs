@@ -108,7 +108,16 @@ impl MasterActor {
         writeln!(text, "requests_in_flight:{}", self.switchboard.requests.get())?;
         writeln!(text, "request_bytes_in_flight:{}", self.switchboard.bytes.get())?;
         writeln!(text, "requests_waiting_for_master:{}", self.front.waiting())?;
-        writeln!(text, "own_pauses:{}", self.doubt.borrow().jumps())?;
+        writeln!(text, "own_pauses:{}", self.doubt.borrow().jumps() - self.jumps_busy)?;
+        writeln!(text, "own_stalls:{}", self.jumps_busy)?;
+
+        writeln!(text, "\n# Turns")?;
+        for (class, turns) in self.turns.classes() {
+            writeln!(text, "{class}:{turns}")?;
+        }
+        let (longest_us, longest_in) = self.turns.longest();
+        writeln!(text, "turn_longest_us:{longest_us}")?;
+        writeln!(text, "turn_longest_in:{longest_in}")?;
 
         writeln!(text, "\n# Errors")?;
         for word in ErrorWord::ALL.into_iter().filter(|word| !word.is_reserved()) {

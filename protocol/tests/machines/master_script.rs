@@ -126,6 +126,7 @@ impl Runner {
                 format!("{} joined at slot {}", self.name(slot), slot.0)
             }
             Effect::NoSlot { .. } => "no slot".to_owned(),
+            Effect::SlotFree { link } => format!("announce again to {link}"),
             Effect::SendWrite { slot, version, key, value } => {
                 format!("to {}: write {}@{version} = {}", self.name(slot), text(&key), text(&value))
             }
@@ -287,6 +288,12 @@ impl goldenscript::Runner for Runner {
             "at" => {
                 self.now = Millis(pos()?.parse()?);
                 self.step(Event::Tick, &mut out);
+            }
+            // chores: what is done beside requests, to its end.
+            "chores" => {
+                while self.master.has_chores() {
+                    self.step(Event::Chore, &mut out);
+                }
             }
             // paused_until MS: this process did not run.
             "paused_until" => {
