@@ -7,6 +7,8 @@
 #![allow(rustdoc::invalid_html_tags)]
 
 mod common;
+#[path = "log/mend.rs"]
+mod mend;
 
 use anyhow::{bail, ensure, Context as _};
 use bytesize::ByteSize;
@@ -44,7 +46,7 @@ const CHUNK_BYTES: usize = 256 * 1024;
     after_help = "Examples:\n  \
         dsm-log check kv_store.log                   is it whole? exit code 0 clean, 1 torn tail, 2 corrupt\n  \
         dsm-log dump kv_store.log --key user1        everything that happened to one key\n  \
-        dsm-log repair kv_store.log                  cut a torn tail, keeping what was cut\n  \
+        dsm-log repair kv_store.log                  cut a torn tail, or take damaged lines out, and say what is lost\n  \
         dsm-log import old_store.log kv_store.log    take over a log of the original program\n\n\
         Exit codes: 0 clean or done, 1 torn tail, 2 corrupt, unreadable or in use, or wrong usage."
 )]
@@ -87,12 +89,16 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Cuts a torn tail, after saving it to FILE.cut-OFFSET.
-    #[command(after_help = "Fetching lost records from slaves is not in this version.")]
+    /// Cuts a torn tail, after saving it to FILE.cut-OFFSET; takes damaged lines out of a corrupt log, keeps every line
+    /// that still checks, lists what is lost, and leaves the damaged file as FILE.damaged-TIME.
+    #[command(
+        after_help = "What is lost is not fetched from slaves in this version. A key of a lost line reads as \
+        the lines in front of it left it."
+    )]
     Repair {
         /// The log.
         file: PathBuf,
-        /// Cuts at corruption too: everything from the damaged line on is taken out of the log, and saved.
+        /// Instead of that, cuts at corruption: everything from the damaged line on is taken out of the log, and saved.
         #[arg(long)]
         cut_at_corruption: bool,
     },
@@ -168,17 +174,22 @@ fn walk(
             None => return Ok(Walk { position: scanner.position(), verdict: None }),
             Some(Step::Record { record, span }) => visit(&record, span)?,
             Some(Step::Ignored) => {}
-            Some(Step::Bad(bad)) => break bad,
-            Some(Step::Partial) => {
-                buffer.copy_within(start..end, 0);
-                (start, end) = (0, end - start);
-                // Doubling keeps the search for the end of a long line linear.
-                if end == buffer.len() {
-                    buffer.resize(2 * end, 0);
+            Some(Step::Bad(bad)) => match scanner.pass_damaged_mark(rest) {
+                Some(true) => {
+                    common::tell(&format!(
+                        "dsm-log: the SYNCED mark at byte {before} is damaged; no record is missing with it, so it is \
+                         passed over"
+                    ));
                 }
-                let read = file.read(&mut buffer[end..])?;
-                at_end = read == 0;
-                end += read;
+                // The line behind it decides, and is not read yet.
+                None if !at_end => {
+                    read_more(&mut file, &mut buffer, &mut start, &mut end, &mut at_end)?;
+                    continue;
+                }
+                Some(false) | None => break bad,
+            },
+            Some(Step::Partial) => {
+                read_more(&mut file, &mut buffer, &mut start, &mut end, &mut at_end)?;
             }
         }
         start += usize::try_from(scanner.position().offset - before)?;
@@ -193,6 +204,26 @@ fn walk(
         judge.push(&buffer[..read]);
     }
     Ok(Walk { position: scanner.position(), verdict: Some(judge.finish()) })
+}
+
+/// Reads more behind what stands in the buffer from `start` to `end`.
+fn read_more(
+    file: &mut impl Read,
+    buffer: &mut Vec<u8>,
+    start: &mut usize,
+    end: &mut usize,
+    at_end: &mut bool,
+) -> io::Result<()> {
+    buffer.copy_within(*start..*end, 0);
+    (*start, *end) = (0, *end - *start);
+    // Doubling keeps the search for the end of a long line linear.
+    if *end == buffer.len() {
+        buffer.resize(2 * *end, 0);
+    }
+    let read = file.read(&mut buffer[*end..])?;
+    *at_end = read == 0;
+    *end += read;
+    Ok(())
 }
 
 fn open(path: &Path) -> anyhow::Result<File> {
@@ -220,7 +251,7 @@ fn explain(path: &Path, verdict: Option<&Verdict>) -> u8 {
             });
             common::tell(&format!(
                 "dsm-log: {path} is corrupt at byte {offset}, line {line}: {cause}{proof}; restore the file from a \
-                 copy, or give up what follows with `dsm-log repair --cut-at-corruption`"
+                 copy, or take the damaged lines out with `dsm-log repair`, which keeps the rest and lists what is lost"
             ));
             EXIT_CORRUPT
         }
@@ -466,11 +497,7 @@ fn repair(
             writeln!(out, "giving up {} bytes behind byte {offset} of acknowledged data", length - offset)?;
             offset
         }
-        Some(verdict @ Verdict::Corrupt { .. }) => {
-            let code = explain(path, Some(&verdict));
-            common::tell("dsm-log: fetching lost records from slaves is not in this version");
-            return Ok(code);
-        }
+        Some(Verdict::Corrupt { .. }) => return mend::mend(&file, path, line_max, out),
         Some(Verdict::Torn { offset, .. }) => offset,
     };
     let (saved_to, bytes) = save_tail(&mut file, path, offset)?;

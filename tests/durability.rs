@@ -7,6 +7,8 @@ use common::cluster::{Node, Setup, TestCluster, MASTERS};
 use common::load::Load;
 use common::resp::Answer;
 use common::{millis, seconds};
+use dsm_protocol::ids::{ClusterId, Epoch, Seq};
+use dsm_protocol::record::{encode, encode_write, Operation};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use std::io::Write as _;
@@ -167,6 +169,46 @@ fn a_flipped_byte_in_the_synced_log_stops_both_masters_with_its_place() {
         assert!(!told.contains("panicked"), "{told}");
     }
     assert_eq!(std::fs::read(cluster.log()).expect("the log"), log, "nothing was cut or repaired");
+}
+
+#[test]
+fn a_log_that_was_repaired_around_a_flipped_bit_is_served_but_for_the_lost_line() {
+    const KEYS: u64 = 2_500;
+    let value = |key: u64| format!("{key:010000}");
+    let mut log = Vec::new();
+    encode(&Operation::Cluster(ClusterId(7)), Seq(1), Epoch(1), Seq(0), &mut log);
+    encode(&Operation::Epoch { address: "x".into() }, Seq(2), Epoch(1), Seq(1), &mut log);
+    for key in 0..KEYS {
+        let pairs = [(format!("key-{key}"), value(key))];
+        encode_write(&pairs, Seq(key + 3), Epoch(1), Seq(key + 2), &mut log);
+    }
+    assert!(log.len() > 25_000_000);
+    let middle = log.len() / 2;
+    log[middle] ^= 0x10;
+    let lost = log[..middle].iter().filter(|byte| **byte == b'\n').count() as u64 - 2;
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("kv_store.log");
+    std::fs::write(&path, log).expect("writing the log");
+    let repair = std::process::Command::new(env!("CARGO_BIN_EXE_dsm-log")).arg("repair").arg(&path).output();
+    let repair = repair.expect("the tool runs");
+    let told = String::from_utf8_lossy(&repair.stdout).into_owned();
+    assert!(repair.status.success(), "{}", String::from_utf8_lossy(&repair.stderr));
+    assert!(told.contains(&format!("key-{lost}")) && told.contains("1 records lost"), "{told}");
+    let repaired = std::fs::read(&path).expect("the repaired log");
+    let mut cluster = Setup::slaves(1).beside_others().log(repaired).start();
+    let serves = |cluster: &TestCluster| {
+        let mut connection = cluster.connect_to_primary();
+        for key in (0..KEYS).step_by(50).chain([lost - 1, lost + 1, KEYS - 1]).filter(|key| *key != lost) {
+            let answer = connection.call(&[b"GET", format!("key-{key}").as_bytes()]).expect("an answer");
+            assert!(answer == Answer::bulk(value(key)), "key-{key}");
+        }
+        assert_eq!(get(cluster, &format!("key-{lost}")), Answer::Null);
+    };
+    serves(&cluster);
+    set(&cluster, "more", "v");
+    cluster.cold_restart();
+    serves(&cluster);
+    assert_eq!(get(&cluster, "more"), Answer::bulk("v"));
 }
 
 #[test]

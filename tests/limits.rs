@@ -161,6 +161,35 @@ fn busy_beyond(flags: &[&str], fitting: usize, value_bytes: usize) {
 }
 
 #[test]
+fn a_log_that_may_not_grow_refuses_writes_until_it_may_and_ends_nobody() {
+    let mut cluster = Setup::slaves(2).start();
+    assert_eq!(cluster.ask(&[b"SET", b"before", b"v"]), Answer::ok());
+    let mut client = cluster.connect(Node::Master);
+    let length = std::fs::metadata(cluster.log()).expect("the log").len();
+    cluster.limit_file_length(Node::Master, Some(length + 200_000));
+    let value = vec![b'v'; 10_000];
+    let mut written = Vec::new();
+    let refused = loop {
+        let key = format!("k{}", written.len());
+        match client.call(&[b"SET", key.as_bytes(), &value]).expect("an answer") {
+            Answer::Simple(ok) if ok == "OK" => written.push(key),
+            other => break other,
+        }
+        assert!(written.len() < 30, "the limit bites");
+    };
+    assert_eq!(refused.error_word(), Some("READONLY"), "{refused:?}");
+    assert!(!written.is_empty(), "what fits is written");
+    assert_eq!(client.call(&[b"GET", b"before"]).expect("an answer"), Answer::bulk("v"));
+    assert!(cluster.exited(Node::Master).is_none(), "{}", cluster.stderr(Node::Master));
+    cluster.limit_file_length(Node::Master, None);
+    assert_eq!(client.call(&[b"SET", b"after", b"v"]).expect("an answer"), Answer::ok());
+    for key in &written {
+        assert_eq!(client.call(&[b"GET", key.as_bytes()]).expect("an answer"), Answer::bulk(&value));
+    }
+    assert_eq!(client.call(&[b"GET", b"k30"]).expect("an answer"), Answer::Null);
+}
+
+#[test]
 fn requests_over_the_limit_in_all_are_busy_and_not_executed() {
     busy_beyond(&["--max-requests", "8"], 8, 10);
 }

@@ -59,6 +59,7 @@ pub mod embed;
 pub mod env;
 pub mod failover_watcher;
 pub mod launcher;
+pub mod log_scan;
 pub mod log_tailer;
 pub mod log_writer;
 pub mod master;

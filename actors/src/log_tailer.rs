@@ -4,20 +4,18 @@
 //! its newline is there, and starts again when the file at the path is another one or has become shorter. Never
 //! writes, never judges a bad line: whether it is torn is for the next holder of the lock to say.
 
-use crate::env::{Env, File, OpenMode, Watch};
+use crate::env::{Env, File, FileIdentity, OpenMode, Watch};
+use crate::log_scan::{LogPlace, LogScan, Part};
 use crate::supervision::{Fate, NodeError, PanicGuard, TaskGuard};
 use actix::prelude::*;
 use dsm_protocol::ids::Version;
 use dsm_protocol::planted;
-use dsm_protocol::record::{Body, Place, Position, Record, Scanner, Span, Step};
+use dsm_protocol::record::{Body, Place, Record, Span};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
-
-/// How much is read at once, in bytes.
-pub(crate) const CHUNK_BYTES: usize = 1 << 20;
 
 /// After a read the tailer rests this long, so that a busy log costs one wake for many groups.
 const REST: Duration = Duration::from_millis(2);
@@ -56,9 +54,9 @@ pub struct Replayed {
     /// The changes, in the order of the log.
     pub changes: Vec<Replay>,
     /// The place behind them.
-    pub position: Position,
+    pub place: LogPlace,
     /// Which file it is a place in.
-    pub file: Option<crate::env::FileIdentity>,
+    pub file: Option<FileIdentity>,
     /// Whether the end of the log was reached.
     pub caught_up: bool,
 }
@@ -94,9 +92,9 @@ pub struct Halted;
 #[derive(Clone, Debug, Default)]
 pub struct Start {
     /// A place in the log.
-    pub position: Position,
+    pub place: LogPlace,
     /// Which file it is a place in; `None` for the start of whatever file is there.
-    pub file: Option<crate::env::FileIdentity>,
+    pub file: Option<FileIdentity>,
 }
 
 /// The actor. See the module.
@@ -137,7 +135,7 @@ impl Actor for LogTailer {
             path: self.path.clone(),
             line_bytes_max: self.line_bytes_max,
             replayed: self.replayed.clone(),
-            scanner: Scanner::resume(self.from.position, self.line_bytes_max),
+            scan: Some(LogScan::new(&self.from.place, self.line_bytes_max)),
             identity: self.from.file,
             from_start: false,
             warned_at: None,
@@ -180,8 +178,9 @@ struct Follower {
     path: PathBuf,
     line_bytes_max: usize,
     replayed: Recipient<Replayed>,
-    scanner: Scanner,
-    identity: Option<crate::env::FileIdentity>,
+    /// Absent only while a file's thread has it.
+    scan: Option<LogScan>,
+    identity: Option<FileIdentity>,
     from_start: bool,
     /// The place of the bad line that was complained about.
     warned_at: Option<u64>,
@@ -189,7 +188,7 @@ struct Follower {
 
 impl Follower {
     async fn follow(mut self) -> io::Result<()> {
-        let mut watch: Option<Box<dyn Watch>> = match self.env.disk().watch(&self.path) {
+        let mut watch: Option<Box<dyn Watch>> = match self.env.disk().watch(&self.path).await {
             Ok(watch) => Some(watch),
             Err(error) => {
                 log::warn!("no file notice, looking every {LOOK_WITHOUT_NOTICE:?} instead error={error}");
@@ -217,7 +216,7 @@ impl Follower {
 
     /// Makes sure that `file` is the one at the path, and that the place is within it.
     async fn check_file(&mut self, file: &mut Option<Rc<dyn File>>) -> io::Result<()> {
-        let at_path = self.env.disk().identity(&self.path)?;
+        let at_path = self.env.disk().identity(&self.path).await?;
         let Some(at_path) = at_path else {
             if file.take().is_some() {
                 log::warn!("log is gone path={}", self.path.display());
@@ -230,7 +229,7 @@ impl Follower {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
                 Err(error) => return Err(error),
             };
-            let identity = opened.identity()?;
+            let identity = opened.identity().await?;
             if self.identity != Some(identity) {
                 self.restart("another file");
                 self.identity = Some(identity);
@@ -238,7 +237,7 @@ impl Follower {
             *file = Some(opened);
         }
         if let Some(file) = file {
-            if file.length()? < self.scanner.position().offset {
+            if file.length().await? < self.place().position.offset {
                 self.restart("it became shorter");
             }
         }
@@ -246,24 +245,30 @@ impl Follower {
     }
 
     fn restart(&mut self, why: &str) {
-        if self.scanner.position().offset > 0 {
+        if self.place().position.offset > 0 {
             log::info!("log is replayed from its start path={} cause={why:?}", self.path.display());
         }
-        self.scanner = Scanner::new(self.line_bytes_max);
+        self.scan = Some(LogScan::new(&LogPlace::default(), self.line_bytes_max));
         self.from_start = true;
         self.warned_at = None;
     }
 
+    fn place(&self) -> LogPlace {
+        self.scan.as_ref().map_or_else(LogPlace::default, LogScan::place)
+    }
+
     async fn read_to_end(&mut self, file: &Rc<dyn File>) -> io::Result<()> {
-        let mut length = CHUNK_BYTES;
         loop {
-            let offset = self.scanner.position().offset;
-            let bytes = file.read_at(offset, length).await?;
-            let at_end = bytes.len() < length;
-            let mut changes = Vec::new();
-            let bad = scan(&mut self.scanner, &bytes, &mut changes);
-            let progressed = self.scanner.position().offset > offset;
-            if let Some(bad) = bad {
+            let Some(scan) = self.scan.take() else { return Ok(()) };
+            let (scan, part) = file.scan(scan).await?;
+            self.scan = Some(scan);
+            tell_of_marks(&self.path, &part);
+            if part.lost {
+                // Somebody took over, cut what the disk had not taken, and wrote on behind it.
+                self.restart("what was read is not there any more");
+                continue;
+            }
+            if let Some(bad) = part.bad {
                 if self.warned_at.replace(bad.offset) != Some(bad.offset) {
                     log::warn!(
                         "bad log line offset={} line={} cause={:?}",
@@ -272,14 +277,11 @@ impl Follower {
                         bad.cause.to_string()
                     );
                 }
-                self.tell(changes, true).await;
+                self.tell(part.changes, true).await;
                 return Ok(());
             }
-            // A line longer than what was read: read more of it.
-            length =
-                if progressed { CHUNK_BYTES } else { length.saturating_mul(2).min(self.line_bytes_max + 1) };
-            self.tell(changes, at_end).await;
-            if at_end {
+            self.tell(part.changes, part.at_end).await;
+            if part.at_end {
                 return Ok(());
             }
         }
@@ -289,7 +291,7 @@ impl Follower {
         let replayed = Replayed {
             from_start: std::mem::take(&mut self.from_start),
             changes,
-            position: self.scanner.position(),
+            place: self.place(),
             file: self.identity,
             caught_up,
         };
@@ -298,28 +300,12 @@ impl Follower {
     }
 }
 
-/// Takes all whole lines of `bytes`, which begin at the scanner's place; the bad line that stopped it, if any.
-pub(crate) fn scan(
-    scanner: &mut Scanner,
-    bytes: &[u8],
-    changes: &mut Vec<Replay>,
-) -> Option<dsm_protocol::record::BadLine> {
-    let start = scanner.position().offset;
-    loop {
-        let rest = &bytes[(scanner.position().offset - start) as usize..];
-        match scanner.next(rest) {
-            Step::Record { record, span } => replay(&record, span, changes),
-            Step::Ignored => {}
-            Step::Partial => return None,
-            Step::Bad(bad) => return Some(bad),
-        }
+/// Says which damaged marks a part of the log had. Nothing is missing with them.
+pub(crate) fn tell_of_marks(path: &Path, part: &Part) {
+    for offset in &part.damaged_marks {
+        log::warn!(
+            "damaged SYNCED mark passed over, no record is missing path={} offset={offset} (is the disk failing?)",
+            path.display()
+        );
     }
-}
-
-/// Opens the log for reading values.
-///
-/// # Errors
-/// What the system says.
-pub(crate) async fn open_for_values(env: &Env, path: &Path) -> io::Result<Rc<dyn File>> {
-    env.disk().open(path, OpenMode::Read).await
 }

@@ -4,8 +4,9 @@
 //! be on disk, sync file and directory. Never serves and never appends: the EPOCH record is `LogWriter`'s first.
 
 use crate::config::Fsync;
-use crate::env::{Env, File, Group, OpenMode};
-use crate::log_tailer::{self, Replay, Replayed, CHUNK_BYTES};
+use crate::env::{Env, File, FileIdentity, Group, OpenMode};
+use crate::log_scan::{LogPlace, LogScan, Part, CHUNK_BYTES};
+use crate::log_tailer::{self, Replayed};
 use crate::log_writer::{is_full, ROOM_EVERY};
 use crate::supervision::NodeError;
 use actix::prelude::*;
@@ -40,6 +41,16 @@ pub(crate) struct Recovery {
     pub(crate) replayed: Recipient<Replayed>,
 }
 
+/// How far a replay has come.
+struct Found {
+    /// The place behind what is replayed.
+    place: LogPlace,
+    /// The bad line there, if one ended it.
+    bad: Option<BadLine>,
+    /// Whether it could not go on where it was to begin.
+    lost: bool,
+}
+
 /// A log that is whole, durable, locked and replayed.
 pub(crate) struct Recovered {
     /// The log.
@@ -47,7 +58,7 @@ pub(crate) struct Recovered {
     /// Its end.
     pub(crate) position: Position,
     /// Which file it is.
-    pub(crate) identity: crate::env::FileIdentity,
+    pub(crate) identity: FileIdentity,
 }
 
 impl Recovery {
@@ -59,22 +70,46 @@ impl Recovery {
         let path = self.path.display().to_string();
         let io_error = |error: io::Error| NodeError::File { path: path.clone(), error: error.to_string() };
         let file = self.open_locked().await.map_err(io_error)?;
-        let identity = file.identity().map_err(io_error)?;
-        let length = file.length().map_err(io_error)?;
-        let same = self.from.file == Some(identity) && self.from.position.offset <= length;
-        let start = if same { self.from.position } else { Position::default() };
-        let mut scanner = Scanner::resume(start, self.line_bytes_max);
-        let bad = if same && planted!(RecoveryStopsEarly) {
-            None
-        } else {
-            self.replay(&file, &mut scanner, !same, identity).await.map_err(io_error)?
+        let identity = file.identity().await.map_err(io_error)?;
+        let length = file.length().await.map_err(io_error)?;
+        let same = self.from.file == Some(identity) && self.from.place.position.offset <= length;
+        let mut from_start = !same;
+        let mut crash = self.crash;
+        let place = loop {
+            let begin = if from_start { LogPlace::default() } else { self.from.place.clone() };
+            let found = if same && planted!(RecoveryStopsEarly) {
+                Found { place: begin, bad: None, lost: false }
+            } else {
+                self.replay(&file, begin, from_start, identity).await.map_err(io_error)?
+            };
+            if found.lost {
+                // The disk has not got it, or somebody has found that out before us, cut it, and written on.
+                log::warn!("log is not what was read from memory, reading it again path={path}");
+                from_start = true;
+                crash = CrashKind::MayHaveLostPower;
+                continue;
+            }
+            if let Some(bad) = found.bad {
+                self.cut(&file, bad, crash).await?;
+            }
+            let Some(hole) = self.make_durable(&file, &found.place).await.map_err(io_error)? else {
+                break found.place;
+            };
+            let end = found.place.position;
+            log::warn!(
+                "log was read from memory, and the disk has not got it: a write of it failed, and nothing of that was \
+                 acknowledged path={path} offset={} line={} bytes={} lines={}",
+                hole.offset,
+                hole.line,
+                end.offset - hole.offset,
+                (end.line + 1).saturating_sub(hole.line)
+            );
+            // What is missing may have been replayed: begin again, without it. The file is shorter each time.
+            crash = CrashKind::MayHaveLostPower;
+            self.cut(&file, hole, crash).await?;
+            from_start = true;
         };
-        if let Some(bad) = bad {
-            self.cut(&file, bad).await?;
-        }
-        let position = scanner.position();
-        self.make_durable(&file, position).await.map_err(io_error)?;
-        let position = self.end_line(&file, position).await.map_err(io_error)?;
+        let position = self.end_line(&file, place.position).await.map_err(io_error)?;
         Ok(Recovered { file, position, identity })
     }
 
@@ -84,7 +119,7 @@ impl Recovery {
         loop {
             let file = self.env.disk().open(&self.path, OpenMode::Write).await?;
             if file.try_lock()? || planted!(TakeoverWithoutLock) {
-                if self.env.disk().identity(&self.path)? == Some(file.identity()?) {
+                if self.env.disk().identity(&self.path).await? == Some(file.identity().await?) {
                     return Ok(file);
                 }
             } else if !std::mem::replace(&mut warned, true) {
@@ -97,56 +132,45 @@ impl Recovery {
         }
     }
 
-    /// Replays the rest of the log; the bad line that ends it, if there is one.
+    /// Replays the rest of the log from `begin` on.
     async fn replay(
         &self,
         file: &Rc<dyn File>,
-        scanner: &mut Scanner,
+        begin: LogPlace,
         from_start: bool,
-        identity: crate::env::FileIdentity,
-    ) -> io::Result<Option<BadLine>> {
-        let mut length = CHUNK_BYTES;
+        identity: FileIdentity,
+    ) -> io::Result<Found> {
+        let begin =
+            if planted!(RecoveryBelievesMemory) { LogPlace { tail: Vec::new(), ..begin } } else { begin };
+        let mut scan = LogScan::new(&begin, self.line_bytes_max).finishing();
         let mut from_start = from_start;
         loop {
-            let offset = scanner.position().offset;
-            let bytes = file.read_at(offset, length).await?;
-            let at_end = bytes.len() < length;
-            let mut changes: Vec<Replay> = Vec::new();
-            let mut bad = log_tailer::scan(scanner, &bytes, &mut changes);
-            if at_end && bad.is_none() {
-                let rest = &bytes[(scanner.position().offset - offset) as usize..];
-                bad = match scanner.finish(rest) {
-                    None | Some(Step::Ignored | Step::Partial) => None,
-                    Some(Step::Record { record, span }) => {
-                        log_tailer::replay(&record, span, &mut changes);
-                        None
-                    }
-                    Some(Step::Bad(bad)) => Some(bad),
+            let (then, part) = file.scan(scan).await?;
+            scan = then;
+            log_tailer::tell_of_marks(&self.path, &part);
+            let Part { changes, bad, at_end, lost, .. } = part;
+            if !lost {
+                let replayed = Replayed {
+                    from_start: std::mem::take(&mut from_start),
+                    changes,
+                    place: scan.place(),
+                    file: Some(identity),
+                    caught_up: at_end,
                 };
+                let _ = self.replayed.send(replayed).await;
             }
-            let progressed = scanner.position().offset > offset;
-            length =
-                if progressed { CHUNK_BYTES } else { length.saturating_mul(2).min(self.line_bytes_max + 1) };
-            let replayed = Replayed {
-                from_start: std::mem::take(&mut from_start),
-                changes,
-                position: scanner.position(),
-                file: Some(identity),
-                caught_up: at_end,
-            };
-            let _ = self.replayed.send(replayed).await;
-            if at_end || bad.is_some() {
-                return Ok(bad);
+            if at_end || lost || bad.is_some() {
+                return Ok(Found { place: scan.place(), bad, lost });
             }
         }
     }
 
     /// Judges a bad line and cuts the log in front of it, if it is torn.
-    async fn cut(&self, file: &Rc<dyn File>, bad: BadLine) -> Result<(), NodeError> {
+    async fn cut(&self, file: &Rc<dyn File>, bad: BadLine, crash: CrashKind) -> Result<(), NodeError> {
         let path = self.path.display();
         let io_error =
             |error: io::Error| NodeError::File { path: path.to_string(), error: error.to_string() };
-        let mut judge = Judge::new(bad.clone(), self.crash, self.line_bytes_max);
+        let mut judge = Judge::new(bad.clone(), crash, self.line_bytes_max);
         let mut offset = bad.offset;
         loop {
             let bytes = file.read_at(offset, CHUNK_BYTES).await.map_err(io_error)?;
@@ -188,8 +212,8 @@ impl Recovery {
                 Err(NodeError::Corrupt(format!(
                     "{path} is corrupt at byte {offset}, line {line}: {cause}{proof}; acknowledged data is damaged, so \
                      the master does not start: look with `dsm-log check {path}`, then restore the file from a copy; if \
-                     there is none, `dsm-log repair --cut-at-corruption {path}` gives up everything from there on and \
-                     saves it beside the log"
+                     there is none, `dsm-log repair {path}` takes the damaged lines out, keeps all others and lists what \
+                     is lost"
                 )))
             }
         }
@@ -197,28 +221,43 @@ impl Recovery {
 
     /// Brings every byte to the disk, those of a failed sync included: the kernel may call pages clean that never
     /// got there, so what no SYNCED covers is written again.
-    async fn make_durable(&self, file: &Rc<dyn File>, position: Position) -> io::Result<()> {
-        let mut offset = position.unsynced_offset;
-        planted!(RecoveryWritesNothingAgain => {
-            offset = position.offset;
-        });
-        while self.fsync == Fsync::Always && offset < position.offset {
-            let length = (position.offset - offset).min(CHUNK_BYTES as u64) as usize;
-            let bytes = file.read_at(offset, length).await?;
-            if bytes.is_empty() {
+    ///
+    /// What is written again is what this reads now, and each line of it is looked at first: since the log was replayed,
+    /// the kernel may have thrown such a page away, and then gives what the disk has. Gives the first line that is not
+    /// what was replayed.
+    async fn make_durable(&self, file: &Rc<dyn File>, place: &LogPlace) -> io::Result<Option<BadLine>> {
+        let end = place.position.offset;
+        let mut scan =
+            LogScan::new(&LogPlace::durable(place.durable), self.line_bytes_max).keeping_bytes_to(end);
+        let writes = self.fsync == Fsync::Always && !planted!(RecoveryWritesNothingAgain);
+        while writes && scan.position().offset < end {
+            let offset = scan.position().offset;
+            planted!(RecoveryBelievesMemory => {
+                let bytes = file.read_at(offset, (end - offset) as usize).await?;
+                self.write(file, Group { offset, bytes, sync: false, reserve_to: None }).await?;
+                break;
+            });
+            let (then, part) = file.scan(scan).await?;
+            scan = then;
+            if !part.bytes.is_empty() {
+                let group = Group { offset, bytes: part.bytes, sync: false, reserve_to: None };
+                self.write(file, group).await?;
+            }
+            if part.bad.is_some() {
+                return Ok(part.bad);
+            }
+            if part.at_end && scan.position().offset < end {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let read = bytes.len();
-            self.write(file, Group { offset, bytes, sync: false, reserve_to: None }).await?;
-            offset += read as u64;
         }
         if !planted!(RecoveryNotSynced) {
             file.sync().await?;
         }
         planted!(DirectoryNotSynced => {
-            return Ok(());
+            return Ok(None);
         });
-        self.env.disk().sync_directory(&self.path).await
+        self.env.disk().sync_directory(&self.path).await?;
+        Ok(None)
     }
 
     /// Writes a group, however long the disk is full: whoever takes over in our place would find no more room.

@@ -293,6 +293,14 @@ impl MemoryDisk {
         self.notice();
     }
 
+    /// Lets a part of the file at `path` read as zeros, as a page does that the disk never got.
+    ///
+    /// # Panics
+    /// When the file does not reach so far.
+    pub fn lose(&self, path: &Path, part: std::ops::Range<usize>) {
+        self.inode(path).content.borrow_mut()[part].fill(0);
+    }
+
     /// Puts another file at `path`, as a rename does.
     pub fn replace(&self, path: &Path, content: &[u8]) {
         let inode = self.new_inode();
@@ -355,18 +363,21 @@ impl Disk for MemoryDisk {
         })
     }
 
-    fn identity(&self, path: &Path) -> io::Result<Option<FileIdentity>> {
-        Ok(self.0.files.borrow().get(path).map(|inode| FileIdentity { device: 1, inode: inode.number }))
+    fn identity<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Option<FileIdentity>>> {
+        let files = self.0.files.borrow();
+        let found = files.get(path).map(|inode| FileIdentity { device: 1, inode: inode.number });
+        Box::pin(std::future::ready(Ok(found)))
     }
 
     fn sync_directory<'a>(&'a self, _: &'a Path) -> LocalBoxFuture<'a, io::Result<()>> {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn watch(&self, _: &Path) -> io::Result<Box<dyn Watch>> {
+    fn watch<'a>(&'a self, _: &'a Path) -> LocalBoxFuture<'a, io::Result<Box<dyn Watch>>> {
         let changed = Rc::new(Notify::new());
         self.0.watches.borrow_mut().push(Rc::clone(&changed));
-        Ok(Box::new(MemoryWatch(changed)))
+        let watch: Box<dyn Watch> = Box::new(MemoryWatch(changed));
+        Box::pin(std::future::ready(Ok(watch)))
     }
 }
 
@@ -436,12 +447,18 @@ impl File for MemoryFile {
         })
     }
 
-    fn length(&self) -> io::Result<u64> {
-        Ok(self.inode.content.borrow().len() as u64)
+    fn length(&self) -> LocalBoxFuture<'_, io::Result<u64>> {
+        Box::pin(std::future::ready(Ok(self.inode.content.borrow().len() as u64)))
     }
 
-    fn identity(&self) -> io::Result<FileIdentity> {
-        Ok(FileIdentity { device: 1, inode: self.inode.number })
+    fn identity(&self) -> LocalBoxFuture<'_, io::Result<FileIdentity>> {
+        Box::pin(std::future::ready(Ok(FileIdentity { device: 1, inode: self.inode.number })))
+    }
+
+    fn duplicate(&self) -> LocalBoxFuture<'_, io::Result<Rc<dyn File>>> {
+        let (disk, inode) = (self.disk.clone(), Rc::clone(&self.inode));
+        let file: Rc<dyn File> = Rc::new(MemoryFile { disk, inode, locks: Cell::new(false) });
+        Box::pin(std::future::ready(Ok(file)))
     }
 
     fn try_lock(&self) -> io::Result<bool> {
@@ -568,6 +585,21 @@ pub async fn recover_log(
     fsync: Fsync,
     crash: CrashKind,
 ) -> Result<RecoveredLog, NodeError> {
+    recover_log_from(world, path, line_bytes_max, fsync, crash, log_tailer::Start::default()).await
+}
+
+/// The same for a master that has followed the log as far as `from`.
+///
+/// # Errors
+/// As [`recover_log`].
+pub async fn recover_log_from(
+    world: &MemoryEnv,
+    path: &Path,
+    line_bytes_max: usize,
+    fsync: Fsync,
+    crash: CrashKind,
+    from: log_tailer::Start,
+) -> Result<RecoveredLog, NodeError> {
     let (port, received) = Probe::begin();
     let recovery = Recovery {
         env: world.env(),
@@ -575,7 +607,7 @@ pub async fn recover_log(
         line_bytes_max,
         fsync,
         crash,
-        from: log_tailer::Start::default(),
+        from,
         replayed: port,
     };
     let recovered = recovery.run().await?;

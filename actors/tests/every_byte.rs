@@ -7,10 +7,12 @@
 use actix::prelude::*;
 use dsm::config::Fsync;
 use dsm::env::{Disk as _, OpenMode};
-use dsm::log_tailer::Replay;
+use dsm::log_tailer::{self, Replay};
 use dsm::log_writer::{self, Append, Close, Closed, EpochWritten, LogFailed, LogWriter, Written};
 use dsm::supervision::{Fate, NodeError, PanicGuard};
-use dsm::testing::{recover_log, virtual_time, MemoryEnv, Operation, Probe, Received, RecoveredLog};
+use dsm::testing::{
+    recover_log, recover_log_from, virtual_time, MemoryEnv, Operation, Probe, Received, RecoveredLog,
+};
 use dsm_protocol::command::Command;
 use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, SessionId, SlaveId, Version};
 use dsm_protocol::machine::master::{self, Asker, Change, Effect, Master};
@@ -359,6 +361,52 @@ fn a_byte_damaged_anywhere_is_refused_unless_it_was_never_synced() {
         }
         assert!(refused > 50_000 && torn > 20_000, "{refused} refused, {torn} torn");
     });
+}
+
+#[test]
+fn what_the_disk_lost_is_not_written_again_and_not_served() {
+    virtual_time(async {
+        let history = write_history(&MemoryEnv::new()).await;
+        let mut lost = 0;
+        for &(start, end) in &history.groups {
+            for hole in [start..end, start + 5..start + 6, start + 3..end - 1, end - 9..end] {
+                // A standby has read this group, which is under way, from memory. Its sync fails, and the page goes.
+                let world = MemoryEnv::new();
+                world.disk.replace(path(), &history.bytes[..end]);
+                let recover =
+                    |from| recover_log_from(&world, path(), LINE_MAX, Fsync::Always, SameBoot, from);
+                let read = recover(log_tailer::Start::default()).await.expect("all of it is good");
+                let last = read.replayed.last().expect("it has read something");
+                assert_eq!(last.place.position.offset as usize, end);
+                assert_eq!(last.place.durable.offset as usize, start - mark_before(&history, start));
+                let from = log_tailer::Start { place: last.place.clone(), file: last.file };
+                world.disk.lose(path(), hole.clone());
+                world.disk.take_operations();
+                let recovered = recover(from).await.expect("nothing acknowledged is lost");
+                let whole = history.line_at(hole.start).0;
+                assert_eq!(world.disk.content(path()), history.bytes[..whole], "{hole:?} of {start}..{end}");
+                assert_eq!(recovered.position.offset as usize, whole);
+                let began = recovered.replayed.iter().rposition(|replayed| replayed.from_start);
+                assert!(began.is_some(), "what is gone is forgotten");
+                let replayed = recovered.replayed.into_iter().skip(began.unwrap_or(0)).collect();
+                let recovered = RecoveredLog { replayed, ..recovered };
+                assert_eq!(contents_of(&recovered), history.contents(whole));
+                assert!(world.disk.take_operations().contains(&Operation::Truncate { length: whole as u64 }));
+                lost += 1;
+            }
+        }
+        assert!(lost > 90, "{lost}");
+    });
+}
+
+/// How many bytes the mark in front of a group has; 0 where another group is in front.
+fn mark_before(history: &History, start: usize) -> usize {
+    let begin = history.line_at(start - 1).0;
+    if history.bytes[begin..].starts_with(b"SYNCED") {
+        start - begin
+    } else {
+        0
+    }
 }
 
 #[test]

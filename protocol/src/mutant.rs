@@ -83,6 +83,8 @@ mod on {
         HalfLineStays,
         /// A new holder of the lock does not write again what no SYNCED covers.
         RecoveryWritesNothingAgain,
+        /// A new holder of the lock writes again what it reads, without a look at whether it is what was replayed.
+        RecoveryBelievesMemory,
         /// A SYNCED mark that is not known to be on disk is not written again.
         MarkNotWrittenAgain,
         /// A new holder of the lock does not sync the log.

@@ -567,6 +567,13 @@ impl TestCluster {
             .expect("the kernel takes it of our own processes");
     }
 
+    /// Limits, or no longer limits, the length of the files that a node writes: `ulimit -f`.
+    pub(crate) fn limit_file_length(&self, node: Node, bytes: Option<u64>) {
+        let id = rustix::process::Pid::from_child(&self.processes[&node]);
+        let limit = rustix::process::Rlimit { current: bytes, maximum: None };
+        rustix::process::prlimit(Some(id), rustix::process::Resource::Fsize, limit).expect("our own process");
+    }
+
     fn status_bytes(&self, node: Node, field: &str) -> u64 {
         let id = self.processes[&node].id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("it runs");

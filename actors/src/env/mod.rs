@@ -10,6 +10,7 @@ pub mod sim;
 
 pub use net::{Listener, Stream};
 
+use crate::log_scan::{LogScan, Next, Part};
 use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Millis};
 use dsm_protocol::lock_file::LockText;
@@ -94,7 +95,7 @@ pub trait Disk {
     ///
     /// # Errors
     /// What the system says.
-    fn identity(&self, path: &Path) -> io::Result<Option<FileIdentity>>;
+    fn identity<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Option<FileIdentity>>>;
 
     /// Makes the entries of the directory that holds `path` durable.
     ///
@@ -106,7 +107,7 @@ pub trait Disk {
     ///
     /// # Errors
     /// What the system says.
-    fn watch(&self, path: &Path) -> io::Result<Box<dyn Watch>>;
+    fn watch<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Box<dyn Watch>>>;
 }
 
 /// An open file. Operations on one handle happen one after another, in the order of the calls, on a thread of their
@@ -149,13 +150,40 @@ pub trait File {
     ///
     /// # Errors
     /// What the system says.
-    fn length(&self) -> io::Result<u64>;
+    fn length(&self) -> LocalBoxFuture<'_, io::Result<u64>>;
 
     /// Which file this is.
     ///
     /// # Errors
     /// What the system says.
-    fn identity(&self) -> io::Result<FileIdentity>;
+    fn identity(&self) -> LocalBoxFuture<'_, io::Result<FileIdentity>>;
+
+    /// A second handle of the same file, whatever stands at its path by now. Its operations are independent of this
+    /// one's. The lock is this handle's and is released with it, or when it is given back.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn duplicate(&self) -> LocalBoxFuture<'_, io::Result<Rc<dyn File>>>;
+
+    /// Goes on with a scan: reads and takes apart until it has a part to tell, none of it on the caller's thread where
+    /// files have one of their own.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn scan(&self, scan: LogScan) -> LocalBoxFuture<'_, io::Result<(LogScan, Part)>> {
+        let mut scan = scan;
+        Box::pin(async move {
+            loop {
+                match scan.next() {
+                    Next::Part(part) => return Ok((scan, part)),
+                    Next::Read { offset, length } => {
+                        let bytes = self.read_at(offset, length).await?;
+                        scan.fill(&bytes, length);
+                    }
+                }
+            }
+        })
+    }
 
     /// Takes the exclusive lock on the file without waiting; it is released with the last handle's drop.
     ///
@@ -258,7 +286,8 @@ pub trait LockGuard: Send {
     /// What the lock file says of this holder.
     fn held(&self) -> LockText;
 
-    /// Writes the lock file's text in place, soon and without waiting for it.
+    /// Writes the lock file's text in place, soon and without waiting for it. With the drop of the guard the lock is given
+    /// back, after a text that is just being written.
     fn write_text(&self, text: LockText);
 
     /// Says that the holder makes progress. Cheap; published to others within 50 ms without touching a disk.

@@ -1,12 +1,13 @@
 //! The real world: TCP, files with a thread each, flock, `/proc`, inotify.
 //!
-//! The threads of a node all live here: one for each open file, one while the lock is waited for, one that publishes
+//! The threads of a node all live here: one for each open file, one while a path is opened or looked at, one while the lock is waited for, one that publishes
 //! the holder's counter.
 
 use super::{
     Appended, Disk, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard, Locks, OpenMode,
     Stream, Watch,
 };
+use crate::log_scan::{LogScan, Next, Part};
 use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Millis};
 use dsm_protocol::lock_file::LockText;
@@ -27,9 +28,10 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{mpsc, Arc};
+use std::sync::{mpsc, Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::signal::unix::{signal, SignalKind};
 use tokio::sync::{oneshot, Notify};
 use tokio::time::Instant;
 
@@ -42,7 +44,14 @@ pub struct RealEnv {
 impl RealEnv {
     /// An environment whose time begins now. Must be called within a tokio runtime.
     #[allow(clippy::new_ret_no_self, reason = "everybody takes an environment as an `Env`")]
+    ///
+    /// From now on the process outlives SIGXFSZ: a write beyond the limit for a file's size (`ulimit -f`) is an error like
+    /// any other of a full disk, and not its end.
     pub fn new() -> super::Env {
+        // What a handler is called for does not do what it does by default. Nobody needs to hear of it.
+        if let Err(error) = signal(SignalKind::from_raw(libc::SIGXFSZ)) {
+            log::warn!("a file that outgrows its limit will end this process cause={error}");
+        }
         Rc::new(RealEnv { start: Instant::now() })
     }
 }
@@ -147,37 +156,58 @@ struct RealDisk;
 impl Disk for RealDisk {
     fn open<'a>(&'a self, path: &'a Path, mode: OpenMode) -> LocalBoxFuture<'a, io::Result<Rc<dyn File>>> {
         Box::pin(async move {
+            let path = path.to_owned();
             let write = mode == OpenMode::Write;
-            let file = fs::OpenOptions::new()
-                .read(true)
-                .write(write)
-                .create(write)
-                .truncate(false)
-                .mode(0o644)
-                .open(path)?;
-            let file: Rc<dyn File> = Rc::new(RealFile::new(file)?);
+            let opened = on_thread(move || {
+                fs::OpenOptions::new()
+                    .read(true)
+                    .write(write)
+                    .create(write)
+                    .truncate(false)
+                    .mode(0o644)
+                    .open(path)
+            });
+            let file: Rc<dyn File> = Rc::new(RealFile::new(opened.await??)?);
             Ok(file)
         })
     }
 
-    fn identity(&self, path: &Path) -> io::Result<Option<FileIdentity>> {
-        identity_at(path)
+    fn identity<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Option<FileIdentity>>> {
+        Box::pin(async move {
+            let path = path.to_owned();
+            on_thread(move || identity_at(&path)).await?
+        })
     }
 
     fn sync_directory<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
-            let directory = RealFile::new(fs::File::open(directory_of(path))?)?;
-            directory.run(|file| file.sync_all()).await?
+            let directory = directory_of(path);
+            on_thread(move || fs::File::open(directory)?.sync_all()).await?
         })
     }
 
-    fn watch(&self, path: &Path) -> io::Result<Box<dyn Watch>> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
-        inotify.add_watch(&directory_of(path), flags)?;
-        let name = path.file_name().map(OsString::from).unwrap_or_default();
-        Ok(Box::new(RealWatch::new(inotify, name)?))
+    fn watch<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Box<dyn Watch>>> {
+        Box::pin(async move {
+            let directory = directory_of(path);
+            let inotify = on_thread(move || {
+                let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+                let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+                inotify.add_watch(&directory, flags)?;
+                Ok::<_, io::Error>(inotify)
+            });
+            let inotify = inotify.await??;
+            let name = path.file_name().map(OsString::from).unwrap_or_default();
+            let watch: Box<dyn Watch> = Box::new(RealWatch::new(inotify, name)?);
+            Ok(watch)
+        })
     }
+}
+
+/// Does what may wait for a disk on a thread of its own: a path can be on one that hangs.
+async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let (answer, answered) = oneshot::channel();
+    spawn_thread("dsm-path", move || drop(answer.send(work())))?;
+    answered.await.map_err(|_| io::Error::other("a thread for a path has panicked"))
 }
 
 type Job = Box<dyn FnOnce(&fs::File) + Send>;
@@ -249,12 +279,34 @@ impl File for RealFile {
         Box::pin(async move { self.run(move |file| file.set_len(length)).await? })
     }
 
-    fn length(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+    fn length(&self) -> LocalBoxFuture<'_, io::Result<u64>> {
+        Box::pin(async move { self.run(|file| Ok(file.metadata()?.len())).await? })
     }
 
-    fn identity(&self) -> io::Result<FileIdentity> {
-        Ok(identity_of(&self.file.metadata()?))
+    fn identity(&self) -> LocalBoxFuture<'_, io::Result<FileIdentity>> {
+        Box::pin(async move { self.run(|file| Ok(identity_of(&file.metadata()?))).await? })
+    }
+
+    fn duplicate(&self) -> LocalBoxFuture<'_, io::Result<Rc<dyn File>>> {
+        Box::pin(async move {
+            let file: Rc<dyn File> = Rc::new(RealFile::new(self.file.try_clone()?)?);
+            Ok(file)
+        })
+    }
+
+    fn scan(&self, scan: LogScan) -> LocalBoxFuture<'_, io::Result<(LogScan, Part)>> {
+        let mut scan = scan;
+        Box::pin(async move {
+            self.run(move |file| loop {
+                match scan.next() {
+                    Next::Part(part) => return Ok((scan, part)),
+                    Next::Read { offset, length } => {
+                        scan.fill_by(length, |room| read_into(file, offset, room))?;
+                    }
+                }
+            })
+            .await?
+        })
     }
 
     fn try_lock(&self) -> io::Result<bool> {
@@ -272,8 +324,15 @@ impl File for RealFile {
 
 fn read_at(file: &fs::File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; length];
+    let filled = read_into(file, offset, &mut bytes)?;
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+/// Reads until the room is filled or the file ends; gives how much that is.
+fn read_into(file: &fs::File, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
-    while filled < length {
+    while filled < bytes.len() {
         match file.read_at(&mut bytes[filled..], offset + filled as u64) {
             Ok(0) => break,
             Ok(read) => filled += read,
@@ -281,8 +340,7 @@ fn read_at(file: &fs::File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
             Err(error) => return Err(error),
         }
     }
-    bytes.truncate(filled);
-    Ok(bytes)
+    Ok(filled)
 }
 
 fn append(file: &fs::File, group: Group) -> Appended {
@@ -508,6 +566,19 @@ struct RealGuard {
     previous: LockText,
     progress: Arc<AtomicU64>,
     released: Arc<AtomicBool>,
+    texts: Arc<Mutex<Texts>>,
+}
+
+/// What is to be written into the lock file. A text must not be written once the lock is another holder's, so whoever is
+/// writing one when the lock is given back gives it back after that.
+#[derive(Default)]
+struct Texts {
+    /// The text that is written next.
+    next: Option<LockText>,
+    /// Whether a thread is writing.
+    writing: bool,
+    /// Whether the lock is not wanted any more.
+    released: bool,
 }
 
 impl RealGuard {
@@ -523,6 +594,7 @@ impl RealGuard {
             previous,
             progress: Arc::clone(&progress),
             released: Arc::clone(&released),
+            texts: Arc::default(),
         };
         // The lock counts, not the text: without it this holder can only not be fenced.
         if let Err(error) = write_text(&guard.file, &guard.held()) {
@@ -573,19 +645,17 @@ impl LockGuard for RealGuard {
     }
 
     fn write_text(&self, text: LockText) {
+        let mut texts = locked(&self.texts);
+        texts.next = Some(text);
+        if std::mem::replace(&mut texts.writing, true) {
+            return;
+        }
+        drop(texts);
         // A write can wait for the disk, and a holder that waits makes no progress.
-        let (file, released) = (Arc::downgrade(&self.file), Arc::clone(&self.released));
-        let spawned = spawn_thread("dsm-lock-text", move || {
-            let Some(file) = file.upgrade() else { return };
-            if released.load(Ordering::Acquire) {
-                return;
-            }
-            if let Err(error) = write_text(&file, &text) {
-                log::warn!("lock file not written error={error}");
-            }
-        });
-        if let Err(error) = spawned {
+        let (file, texts) = (Arc::clone(&self.file), Arc::clone(&self.texts));
+        if let Err(error) = spawn_thread("dsm-lock-text", move || write_texts(&file, &texts)) {
             log::warn!("lock file not written error={error}");
+            locked(&self.texts).writing = false;
         }
     }
 
@@ -597,11 +667,42 @@ impl LockGuard for RealGuard {
 impl Drop for RealGuard {
     fn drop(&mut self) {
         self.released.store(true, Ordering::Release);
-        let unlock = byte_lock(libc::F_UNLCK, BEAT_OFFSET, BEAT_MODULUS as i64);
-        // Closing the file would do both, but the beat thread may hold it for another moment.
-        let _ = fcntl(&*self.file, FcntlArg::F_OFD_SETLK(&unlock));
-        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+        let mut texts = locked(&self.texts);
+        texts.released = true;
+        if !texts.writing {
+            release(&self.file);
+        }
     }
+}
+
+fn locked(texts: &Mutex<Texts>) -> MutexGuard<'_, Texts> {
+    texts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes what is to be written into the lock file, and gives the lock back if it was to be given back meanwhile.
+fn write_texts(file: &fs::File, texts: &Mutex<Texts>) {
+    loop {
+        let mut state = locked(texts);
+        let next = state.next.take().filter(|_| !state.released);
+        let Some(text) = next else {
+            state.writing = false;
+            if state.released {
+                release(file);
+            }
+            return;
+        };
+        drop(state);
+        if let Err(error) = write_text(file, &text) {
+            log::warn!("lock file not written error={error}");
+        }
+    }
+}
+
+/// Gives the lock and the beat back. Closing the file would do both, but threads may hold it for another moment.
+fn release(file: &fs::File) {
+    let unlock = byte_lock(libc::F_UNLCK, BEAT_OFFSET, BEAT_MODULUS as i64);
+    let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&unlock));
+    let _ = rustix::fs::flock(file, FlockOperation::Unlock);
 }
 
 fn write_text(file: &fs::File, text: &LockText) -> io::Result<()> {
@@ -680,6 +781,29 @@ fn fence(path: &Path) -> io::Result<Fenced> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_of_a_holder_that_is_gone_never_follows_the_text_of_the_next() {
+        let path = std::env::temp_dir().join(format!("dsm-lock-{}", std::process::id()));
+        let lock = || wait_for_lock(&path, || false).expect("the lock").expect("it is wanted");
+        for round in 0..100 {
+            let first = lock();
+            for number in 0..3 {
+                let address = Some(format!("{round}-{number}"));
+                first.write_text(LockText { address, ..first.held() });
+            }
+            let texts = Arc::clone(&first.texts);
+            drop(first);
+            // Its own text is written before it is given out.
+            let second = lock();
+            let written = fs::read(&path).expect("the lock file");
+            assert!(!locked(&texts).writing, "the next has the lock while the last one writes");
+            std::thread::yield_now();
+            assert_eq!(fs::read(&path).expect("the lock file"), written);
+            drop(second);
+        }
+        fs::remove_file(&path).expect("the lock file");
+    }
 
     #[tokio::test]
     async fn a_job_that_panics_fails_alone() {

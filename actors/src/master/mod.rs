@@ -701,12 +701,13 @@ impl Handler<Replayed> for MasterActor {
                 Replay::Delete { key } => self.machine.replay_delete(&key),
             }
         }
-        self.replayed = log_tailer::Start { position: replayed.position, file: replayed.file };
-        self.log_bytes = replayed.position.offset;
-        self.log_seq = replayed.position.seq;
-        self.known_epoch = self.known_epoch.max(replayed.position.epoch);
-        if replayed.position.cluster.is_some() {
-            self.cluster.set(replayed.position.cluster);
+        let position = replayed.place.position;
+        self.replayed = log_tailer::Start { place: replayed.place, file: replayed.file };
+        self.log_bytes = position.offset;
+        self.log_seq = position.seq;
+        self.known_epoch = self.known_epoch.max(position.epoch);
+        if position.cluster.is_some() {
+            self.cluster.set(position.cluster);
         }
         if replayed.caught_up && !std::mem::replace(&mut self.replay_caught_up, true) {
             if let Role::Standby { .. } = self.role {

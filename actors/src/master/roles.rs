@@ -5,6 +5,7 @@ use super::{
 };
 use crate::env::{File, LockGuard};
 use crate::failover_watcher::LeadershipChanged;
+use crate::log_scan::LogPlace;
 use crate::log_tailer::{self, Halt, Halted};
 use crate::log_writer::{
     self, Close, Closed, EpochWritten, LogFailed, LogWriter, Reopen, Reopened, Sync, Synced,
@@ -58,7 +59,6 @@ impl MasterActor {
             replayed: ctx.address().recipient(),
         };
         self.role = Role::Recovering { guard };
-        let env = Rc::clone(&self.env);
         let path = self.config.log.clone();
         let opening = async move {
             let recovered = recovery.run().await?;
@@ -66,8 +66,9 @@ impl MasterActor {
                 path: path.display().to_string(),
                 error: error.to_string(),
             };
-            let values = log_tailer::open_for_values(&env, &path).await.map_err(error)?;
-            let sync_file = env.disk().open(&path, crate::env::OpenMode::Write).await.map_err(error)?;
+            // Of the file that is locked, whatever stands at the path by now.
+            let values = recovered.file.duplicate().await.map_err(error)?;
+            let sync_file = recovered.file.duplicate().await.map_err(error)?;
             Ok(Opened { recovered, values, sync_file })
         };
         ctx.spawn(opening.into_actor(self).map(
@@ -95,7 +96,8 @@ impl MasterActor {
                 Some(Operation::Cluster(id))
             }
         };
-        self.replayed = log_tailer::Start { position, file: Some(opened.recovered.identity) };
+        let place = LogPlace::durable(position);
+        self.replayed = log_tailer::Start { place, file: Some(opened.recovered.identity) };
         let writer = LogWriter::new(
             log_writer::Start {
                 file,
@@ -277,7 +279,7 @@ impl MasterActor {
         self.slots.fill(None);
         self.known_epoch = self.known_epoch.max(epoch);
         self.log_bytes = closed.position.offset;
-        self.replayed.position = closed.position;
+        self.replayed.place = LogPlace::durable(closed.position);
         self.log_seq = closed.position.seq;
         // The locks are free with this drop: the standby that waits for them wakes up.
         drop(reign);

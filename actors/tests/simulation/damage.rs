@@ -127,7 +127,7 @@ fn choose(world: &World, log: &[u8], is_power_cut: bool) -> Option<Flip> {
     damaged[at] ^= mask;
     let mut scanner = Scanner::new(LINE_BYTES_MAX);
     let bad_offset = loop {
-        match scanner.next(&damaged[scanner.position().offset as usize..]) {
+        match scanner.next_past_marks(&damaged[scanner.position().offset as usize..]) {
             Step::Record { .. } | Step::Ignored => {}
             Step::Bad(bad) => break bad.offset,
             Step::Partial => return None,
@@ -139,7 +139,9 @@ fn choose(world: &World, log: &[u8], is_power_cut: bool) -> Option<Flip> {
 fn lines(log: &[u8]) -> Vec<Line> {
     let mut scanner = Scanner::new(LINE_BYTES_MAX);
     let mut lines = Vec::new();
-    while let Step::Record { record, span } = scanner.next(&log[scanner.position().offset as usize..]) {
+    while let Step::Record { record, span } =
+        scanner.next_past_marks(&log[scanner.position().offset as usize..])
+    {
         let seq = (!matches!(record.body, Body::Synced)).then_some(record.seq);
         let (offset, bytes) = (span.offset as usize, span.bytes as usize);
         lines.push(Line { offset, bytes, seq, synced: record.synced });

@@ -37,6 +37,7 @@ fn finders(mutant: Mutant) -> &'static [Check] {
         | Mutant::ShortWriteWhole
         | Mutant::HalfLineStays
         | Mutant::RecoveryWritesNothingAgain
+        | Mutant::RecoveryBelievesMemory
         | Mutant::MarkNotWrittenAgain
         | Mutant::FailedSyncRetried
         | Mutant::RecoveryNotSynced

@@ -123,7 +123,8 @@ impl Nemesis {
         }
         // Where space is set aside, a disk that fills up is seldom noticed within a seed.
         let can_reserve = world.chance(500);
-        cluster.log_machine().change_disk(|disk| disk.can_reserve = can_reserve);
+        let evicts = cluster.shape().fsync == Fsync::Always;
+        cluster.log_machine().change_disk(|disk| (disk.can_reserve, disk.evicts) = (can_reserve, evicts));
         let low = world.random_within(20..=500);
         Nemesis(Rc::new(State {
             cluster: cluster.clone(),
@@ -207,7 +208,8 @@ impl Nemesis {
         world.set_net(NetSettings::default());
         for machine in self.0.cluster.machines() {
             machine.change_disk(|disk| {
-                *disk = DiskSettings { can_reserve: disk.can_reserve, ..DiskSettings::default() };
+                let DiskSettings { can_reserve, evicts, .. } = *disk;
+                *disk = DiskSettings { can_reserve, evicts, ..DiskSettings::default() };
             });
             machine.mend();
             world.power_on(machine);

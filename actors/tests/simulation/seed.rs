@@ -514,7 +514,7 @@ fn replay(log: &[u8]) -> Result<BTreeMap<Bytes, Bytes>, Failure> {
     let mut keys = BTreeMap::new();
     loop {
         let rest = &log[scanner.position().offset as usize..];
-        match scanner.next(rest) {
+        match scanner.next_past_marks(rest) {
             Step::Record { record, .. } => match record.body {
                 Body::Write(pairs) => {
                     keys.extend(pairs.map(|(key, value)| (key.to_bytes(), value.to_bytes())));

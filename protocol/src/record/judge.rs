@@ -8,12 +8,20 @@ use crate::planted;
 /// What can have happened to the log since it was last known to be whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CrashKind {
-    /// The machine kept running, so everything that was written is there: only a line whose write was cut short,
-    /// the last one, can be torn.
+    /// The machine kept running, so everything that was written is there, unless the disk failed to take it: only a line
+    /// whose write was cut short, the last one, can be torn, and one with a hole in it.
     SameBoot,
     /// The power may have gone: whatever was not synced may be missing, garbled or zero, in any order.
     MayHaveLostPower,
 }
+
+/// What reaches a disk, or does not, as a whole: a divisor of every page and sector size.
+const SECTOR_BYTES: u64 = 512;
+
+/// So many zeros that reach the end of a sector are a hole: bytes that were written and never got to the disk. The file
+/// was extended, the write of its page failed, and the page was thrown away; or the disk was put back to a snapshot. Then
+/// the machine may have run all the time, and yet what was not synced may be missing. Damage looks different.
+const HOLE_BYTES_MIN: u64 = 16;
 
 /// A good line which says that the bad one had been on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +79,10 @@ pub struct Judge {
     evidence: Option<Evidence>,
     /// Whether something stands there that no crash of this program leaves at the start of a log.
     foreign: bool,
+    /// Zero bytes of the bad line up to here without another one between them.
+    zeros: u64,
+    /// Whether the bad line has a hole: see [`HOLE_BYTES_MIN`].
+    has_hole: bool,
     /// Whether a line is too long to be looked at, and yet could be good under a higher limit.
     oversized: bool,
 }
@@ -89,6 +101,8 @@ impl Judge {
             newlines: 0,
             evidence: None,
             foreign: false,
+            zeros: 0,
+            has_hole: false,
             oversized: false,
         }
     }
@@ -96,6 +110,9 @@ impl Judge {
     /// Takes the next bytes. They may end anywhere.
     pub fn push(&mut self, chunk: &[u8]) {
         let mut chunk = chunk;
+        if self.newlines == 0 && self.crash == CrashKind::SameBoot {
+            self.look_for_hole(chunk);
+        }
         while let Some(end) = memchr::memchr(b'\n', chunk) {
             if self.carry_bytes == 0 && end < self.line_bytes_max {
                 self.weigh(&chunk[..end]);
@@ -124,7 +141,7 @@ impl Judge {
         if unfinished {
             self.weigh_carry();
         }
-        let outlived_by_newline = self.crash == CrashKind::SameBoot && self.newlines > 0;
+        let outlived_by_newline = self.crash == CrashKind::SameBoot && self.newlines > 0 && !self.has_hole;
         if self.is_decided() || outlived_by_newline {
             return Verdict::Corrupt {
                 offset: self.bad.offset,
@@ -137,6 +154,17 @@ impl Judge {
             offset: self.bad.offset,
             bytes: self.bytes + self.carry_bytes,
             lines: self.newlines + u64::from(unfinished),
+        }
+    }
+
+    /// Looks at the bad line's bytes for zeros that reach the end of a sector.
+    fn look_for_hole(&mut self, chunk: &[u8]) {
+        let line = &chunk[..memchr::memchr(b'\n', chunk).unwrap_or(chunk.len())];
+        let mut offset = self.bad.offset + self.bytes + self.carry_bytes;
+        for byte in line {
+            self.zeros = if *byte == 0 { self.zeros + 1 } else { 0 };
+            offset += 1;
+            self.has_hole |= self.zeros >= HOLE_BYTES_MIN && offset.is_multiple_of(SECTOR_BYTES);
         }
     }
 

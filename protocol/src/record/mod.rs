@@ -18,7 +18,9 @@ pub use encode::{
     Trailer,
 };
 pub use judge::{CrashKind, Evidence, Judge, Verdict};
-pub use parse::{parse_legacy, parse_line, Body, Encoded, Fields, Keys, LegacyLine, Pairs, Record};
+pub use parse::{
+    good_line_at_end, parse_legacy, parse_line, Body, Encoded, Fields, Keys, LegacyLine, Pairs, Record,
+};
 pub use scan::{BadLine, Position, Scanner, Step};
 
 use crate::command::KEY_MAX;

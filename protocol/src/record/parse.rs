@@ -295,6 +295,11 @@ pub(super) fn check_end_of(line: &[u8]) -> Option<(usize, Checked<'_>)> {
     None
 }
 
+/// Where the good line begins that is the end of a bad one, given without its newline: the newline between them is damaged.
+pub fn good_line_at_end(line: &[u8]) -> Option<usize> {
+    check_end_of(line).map(|(begin, _)| begin)
+}
+
 /// Parses one line with a trailer, given without its newline. Checks the checksum, the numbers and the words, but
 /// nothing that depends on other lines.
 ///
@@ -429,22 +434,8 @@ fn are_pairs(words: &[u8], value_fits: impl Fn(&[u8]) -> bool) -> bool {
     }
 }
 
-/// What a byte means in a word.
-const PLAIN: u8 = 0;
-const ESCAPE: u8 = 1;
-const FORBIDDEN: u8 = 2;
-
-const CLASSES: [u8; 256] = {
-    let mut classes = [PLAIN; 256];
-    let mut byte = 0;
-    while byte <= b' ' as usize {
-        classes[byte] = FORBIDDEN;
-        byte += 1;
-    }
-    classes[0x7f] = FORBIDDEN;
-    classes[b'%' as usize] = ESCAPE;
-    classes
-};
+/// How many bytes of a word are looked at before it is asked whether one was wrong.
+const BLOCK_BYTES: usize = 4096;
 
 /// Whether `text` is a key or value as a line holds it, so that decoding it cannot fail.
 fn is_word(text: &[u8]) -> bool {
@@ -454,18 +445,37 @@ fn is_word(text: &[u8]) -> bool {
     if text.is_empty() || text[0] == b';' {
         return false;
     }
-    let mut at = 0;
-    while let Some(&byte) = text.get(at) {
-        match CLASSES[usize::from(byte)] {
-            PLAIN => at += 1,
-            ESCAPE => match text.get(at + 1..at + 3) {
-                Some(digits) if digits.iter().all(|d| matches!(d, b'0'..=b'9' | b'A'..=b'F')) => at += 3,
-                Some(_) | None => return false,
-            },
-            _ => return false,
+    // The digits of an escape are no `%`, so each `%` begins one: every byte can be looked at together with the two behind
+    // it and without regard to those in front. Values may be long, and their bytes any: no branch depends on one.
+    let (front, last) = text.split_at(text.len().saturating_sub(2));
+    if last.iter().any(|byte| is_forbidden(*byte) || *byte == b'%') {
+        return false;
+    }
+    let mut from = 0;
+    while from < front.len() {
+        let to = front.len().min(from + BLOCK_BYTES);
+        let bytes = text[from..to].iter().zip(&text[from + 1..to + 1]).zip(&text[from + 2..to + 2]);
+        let wrong = bytes.fold(false, |wrong, ((byte, high), low)| {
+            wrong | is_forbidden(*byte) | ((*byte == b'%') & !(is_digit(*high) & is_digit(*low)))
+        });
+        if wrong {
+            return false;
         }
+        from = to;
     }
     true
+}
+
+/// Whether no word holds this byte.
+#[inline]
+fn is_forbidden(byte: u8) -> bool {
+    (byte <= b' ') | (byte == 0x7f)
+}
+
+/// Whether this is an upper-case hexadecimal digit.
+#[inline]
+fn is_digit(byte: u8) -> bool {
+    (byte.wrapping_sub(b'0') < 10) | (byte.wrapping_sub(b'A') < 6)
 }
 
 /// The value of an upper-case hexadecimal digit that [`is_word`] has checked.

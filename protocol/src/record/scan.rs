@@ -1,6 +1,6 @@
 //! Follows a log line by line and holds the rules between lines. Keeps a place, never bytes.
 
-use super::parse::{check, parse_checked, parse_legacy, Body, Fields, LegacyLine, Record};
+use super::parse::{check, parse_checked, parse_legacy, parse_line, Body, Fields, LegacyLine, Record};
 use super::{RecordError, Span};
 use crate::ids::{ClusterId, Epoch, Seq};
 use crate::planted;
@@ -82,6 +82,8 @@ pub struct BadLine {
 #[derive(Clone, Debug)]
 pub struct Scanner {
     position: Position,
+    /// The position at its `unsynced_offset`.
+    durable: Position,
     line_bytes_max: usize,
 }
 
@@ -92,15 +94,66 @@ impl Scanner {
         Scanner::resume(Position::default(), line_bytes_max)
     }
 
-    /// Goes on where another scanner was.
+    /// Goes on where another scanner was, for one that does not ask for [`durable`](Self::durable).
     pub fn resume(position: Position, line_bytes_max: usize) -> Self {
+        Scanner::resume_from(position, position, line_bytes_max)
+    }
+
+    /// Goes on where another scanner was, which gave these two.
+    pub fn resume_from(position: Position, durable: Position, line_bytes_max: usize) -> Self {
         // A span's length is a u32.
-        Scanner { position, line_bytes_max: line_bytes_max.min(u32::MAX as usize) }
+        Scanner { position, durable, line_bytes_max: line_bytes_max.min(u32::MAX as usize) }
     }
 
     /// The place behind everything taken so far.
     pub fn position(&self) -> Position {
         self.position
+    }
+
+    /// The place at the position's `unsynced_offset`: what stands in front of it is known to be on disk, and a scanner
+    /// that begins there reads again all that is not.
+    pub fn durable(&self) -> Position {
+        self.durable
+    }
+
+    /// The longest line, in bytes.
+    pub fn line_bytes_max(&self) -> usize {
+        self.line_bytes_max
+    }
+
+    /// After `Bad`: whether the line can only have been a SYNCED mark, because the good line behind it is the one that
+    /// follows the record in front, so that none is missing. It is passed over, then. `None` when `bytes`, the same as
+    /// before or more of them, do not hold all of the line behind.
+    pub fn pass_damaged_mark(&mut self, bytes: &[u8]) -> Option<bool> {
+        if !self.position.seen_trailer || self.position.lacks_newline {
+            return Some(false);
+        }
+        let within = &bytes[..bytes.len().min(self.line_bytes_max)];
+        let Some(end) = memchr::memchr(b'\n', within) else { return Some(false) };
+        let next = &bytes[end + 1..];
+        let within = &next[..next.len().min(self.line_bytes_max)];
+        let Some(next_end) = memchr::memchr(b'\n', within) else {
+            return (next.len() >= self.line_bytes_max).then_some(false);
+        };
+        let follows = parse_line(&next[..next_end]).is_ok_and(|record| self.admit(&record).is_ok());
+        if follows {
+            self.position.offset += end as u64 + 1;
+            self.position.line += 1;
+            self.position.ends_with_mark = false;
+        }
+        Some(follows)
+    }
+
+    /// Takes the next line as [`next`](Self::next) does, behind damaged marks that can be passed over.
+    pub fn next_past_marks<'a>(&mut self, bytes: &'a [u8]) -> Step<'a> {
+        let start = self.position.offset;
+        loop {
+            let rest = &bytes[(self.position.offset - start) as usize..];
+            match self.next(rest) {
+                Step::Bad(_) if self.pass_damaged_mark(rest) == Some(true) => {}
+                step @ (Step::Record { .. } | Step::Ignored | Step::Partial | Step::Bad(_)) => return step,
+            }
+        }
     }
 
     /// Takes the next line. `bytes` begins at the position's offset and goes as far as the caller has read; to
@@ -239,6 +292,7 @@ impl Scanner {
     }
 
     fn advance(&mut self, record: &Record<'_>, bytes: usize) -> Span {
+        let front = self.position;
         let position = &mut self.position;
         let span = Span { offset: position.offset, bytes: bytes as u32 };
         let before = position.seq;
@@ -254,6 +308,7 @@ impl Scanner {
         // A mark says that what stands in front of it is on disk; it is not on disk itself before the group behind it.
         if position.ends_with_mark || (record.synced == before && !follows_mark) {
             position.unsynced_offset = position.offset;
+            self.durable = Position { unsynced_offset: front.offset, ..front };
         }
         planted!(MarkNotWrittenAgain => {
             if position.ends_with_mark {
@@ -267,6 +322,11 @@ impl Scanner {
         }
         position.offset += bytes as u64;
         position.line += 1;
+        planted!(MarkNotWrittenAgain => {
+            if position.ends_with_mark {
+                self.durable = *position;
+            }
+        });
         span
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A write changes the cache. A sync makes durable what stood there when it began. A power cut keeps any subset of the
 //! sectors that were not synced, in any order. A sync that fails leaves pages that count as clean, and only some of which
-//! are on the disk: the next sync says all is well. A new file's name is durable once its directory is synced.
+//! are on the disk: the next sync says all is well, and when such a page is thrown away, readers get what the disk has. A new file's name is durable once its directory is synced.
 
 use super::{boot_id, sleep, Machine, Moment, Process, World};
 use crate::env::{Appended, Disk, File, FileIdentity, Group, OpenMode, Watch};
@@ -18,6 +18,10 @@ use tokio::sync::{oneshot, Mutex, Notify};
 
 /// The unit that reaches the disk whole.
 const SECTOR_BYTES: usize = 512;
+
+/// How often the pages that a failed sync left clean are thrown away, in thousandths, and after how many milliseconds.
+const EVICTED_PER_MILLE: u64 = 500;
+const EVICTED_AFTER_MS: RangeInclusive<u64> = 0..=40;
 
 /// How long the kernel may take to tell of a change.
 const NOTICE_MS: RangeInclusive<u64> = 0..=2;
@@ -37,6 +41,9 @@ pub struct DiskSettings {
     pub capacity: Option<u64>,
     /// Whether space can be set aside. A file system that cannot does without, and is full without warning.
     pub can_reserve: bool,
+    /// Whether the pages that a failed sync left clean may be thrown away. Without `--fsync always` that takes acknowledged
+    /// writes, and nothing can be done about it.
+    pub evicts: bool,
 }
 
 impl Default for DiskSettings {
@@ -48,6 +55,7 @@ impl Default for DiskSettings {
             slow_per_mille: 2,
             capacity: None,
             can_reserve: true,
+            evicts: true,
         }
     }
 }
@@ -92,6 +100,8 @@ pub struct DiskFailures {
     pub full_writes: u64,
     /// Syncs that failed.
     pub failed_syncs: u64,
+    /// Sectors that read as the disk has them after such a sync, and no longer as they were written.
+    pub evicted_sectors: u64,
 }
 
 /// What a power cut does to that which was not synced.
@@ -200,21 +210,45 @@ impl Inode {
         durable[start..start + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// A sync has ended. One that failed has brought some of its sectors to the disk, and nobody knows which.
-    fn arrive(&self, world: &World, id: u64, is_good: bool) {
+    /// A sync has ended. One that failed has brought some of its sectors to the disk, and nobody knows which; gives the
+    /// others, whose pages count as clean.
+    fn arrive(&self, world: &World, id: u64, is_good: bool) -> Vec<usize> {
         let mut under_way = self.under_way.borrow_mut();
-        let Some(index) = under_way.iter().position(|sync| sync.id == id) else { return };
+        let Some(index) = under_way.iter().position(|sync| sync.id == id) else { return Vec::new() };
         let sync = under_way.remove(index);
         let mut durable = self.durable.borrow_mut();
+        let mut missing = Vec::new();
         for (sector, bytes) in &sync.sectors {
             if is_good || world.chance(500) {
                 Self::put(&mut durable, *sector, bytes);
+            } else {
+                missing.push(*sector);
             }
         }
         if is_good {
             // A length grows with the data and shrinks with a cut.
             durable.resize(sync.length, 0);
         }
+        missing
+    }
+
+    /// The memory of a clean page is wanted for something else: from now on readers get what the disk has. The file keeps
+    /// its length, what never got to the disk reads as zeros.
+    fn evict(&self, sector: usize) -> bool {
+        let is_clean = !self.dirty.borrow().contains(&sector)
+            && !self.under_way.borrow().iter().any(|sync| sync.sectors.iter().any(|(at, _)| *at == sector));
+        let mut cached = self.cached.borrow_mut();
+        let (start, end) = (sector * SECTOR_BYTES, ((sector + 1) * SECTOR_BYTES).min(cached.len()));
+        if !is_clean || start >= end {
+            return false;
+        }
+        let durable = self.durable.borrow();
+        let mut changed = false;
+        for at in start..end {
+            let on_disk = durable.get(at).copied().unwrap_or(0);
+            changed |= std::mem::replace(&mut cached[at], on_disk) != on_disk;
+        }
+        changed
     }
 
     fn lose_power(&self, world: &World, loss: Loss) {
@@ -451,8 +485,8 @@ impl Disk for SimDisk {
         })
     }
 
-    fn identity(&self, path: &Path) -> io::Result<Option<FileIdentity>> {
-        Ok(self.files().existing(path).map(|inode| identity_of(&inode)))
+    fn identity<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Option<FileIdentity>>> {
+        Box::pin(async move { Ok(self.files().existing(path).map(|inode| identity_of(&inode))) })
     }
 
     fn sync_directory<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<()>> {
@@ -468,10 +502,13 @@ impl Disk for SimDisk {
         })
     }
 
-    fn watch(&self, path: &Path) -> io::Result<Box<dyn Watch>> {
-        let changed = Rc::new(Notify::new());
-        self.files().watches.borrow_mut().push((path.to_owned(), Rc::downgrade(&changed)));
-        Ok(Box::new(SimWatch { changed }))
+    fn watch<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Box<dyn Watch>>> {
+        Box::pin(async move {
+            let changed = Rc::new(Notify::new());
+            self.files().watches.borrow_mut().push((path.to_owned(), Rc::downgrade(&changed)));
+            let watch: Box<dyn Watch> = Box::new(SimWatch { changed });
+            Ok(watch)
+        })
     }
 }
 
@@ -642,7 +679,19 @@ impl Opened {
             return std::future::pending().await;
         }
         let is_good = fault != Some(DiskFault::SyncFails);
-        self.inode.arrive(&self.world, id, is_good);
+        let missing = self.inode.arrive(&self.world, id, is_good);
+        let evicts = files.settings.borrow().evicts;
+        if evicts && !missing.is_empty() && self.world.chance(EVICTED_PER_MILLE) {
+            let delay = Duration::from_millis(self.world.random_within(EVICTED_AFTER_MS));
+            let (machine, inode) = (self.machine.clone(), Rc::clone(&self.inode));
+            let at_boot = boot.clone();
+            self.world.later(delay, move |_| {
+                if boot_id(&machine) == at_boot {
+                    let lost = missing.iter().filter(|sector| inode.evict(**sector)).count() as u64;
+                    machine.0.files.note_failure(|failures| failures.evicted_sectors += lost);
+                }
+            });
+        }
         self.world.fold(u64::from(is_good) << 8 | 5);
         if !is_good {
             files.note_failure(|failures| failures.failed_syncs += 1);
@@ -688,12 +737,27 @@ impl File for SimFile {
         }))
     }
 
-    fn length(&self) -> io::Result<u64> {
-        Ok(self.0.inode.cached.borrow().len() as u64)
+    fn length(&self) -> LocalBoxFuture<'_, io::Result<u64>> {
+        Box::pin(async move { Ok(self.0.inode.cached.borrow().len() as u64) })
     }
 
-    fn identity(&self) -> io::Result<FileIdentity> {
-        Ok(identity_of(&self.0.inode))
+    fn identity(&self) -> LocalBoxFuture<'_, io::Result<FileIdentity>> {
+        Box::pin(async move { Ok(identity_of(&self.0.inode)) })
+    }
+
+    fn duplicate(&self) -> LocalBoxFuture<'_, io::Result<Rc<dyn File>>> {
+        Box::pin(async move {
+            let opened = &self.0;
+            let file: Rc<dyn File> = Rc::new(SimFile(Rc::new(Opened {
+                world: opened.world.clone(),
+                process: opened.process.clone(),
+                machine: opened.machine.clone(),
+                inode: Rc::clone(&opened.inode),
+                handle: opened.files().next_handle(),
+                turn: Mutex::new(()),
+            })));
+            Ok(file)
+        })
     }
 
     fn try_lock(&self) -> io::Result<bool> {

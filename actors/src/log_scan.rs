@@ -1,0 +1,392 @@
+//! Takes a log apart in parts, each byte read once.
+//!
+//! Owns a place in a log and the bytes that were read behind it and not taken yet. Does no input or output: it says what
+//! it wants to read, and is told. So the real disk's thread can do all of it, reading, checksums and parsing, and an
+//! actor hears what the lines do to the directory.
+
+use crate::log_tailer::{self, Replay};
+use dsm_protocol::record::{BadLine, Position, Scanner, Step};
+
+/// How much is read at once, in bytes, and how much of the log a part holds, if its lines are not longer.
+pub(crate) const CHUNK_BYTES: usize = 1 << 20;
+
+/// How many bytes in front of a place say whether it is still the same place.
+const TAIL_BYTES: usize = 64;
+
+/// A place in a log, and what is known of it.
+#[derive(Clone, Debug, Default)]
+pub struct LogPlace {
+    /// The place.
+    pub position: Position,
+    /// The last place in front of it through which the log is known to be on disk.
+    pub durable: Position,
+    /// The bytes in front of it: something else there means that the log was cut since, and written again. Empty when
+    /// they are not known.
+    pub tail: Vec<u8>,
+}
+
+impl LogPlace {
+    /// A place in a log that is on disk up to there.
+    pub fn durable(position: Position) -> Self {
+        LogPlace { position, durable: position, tail: Vec::new() }
+    }
+}
+
+/// What a part of a log holds.
+#[derive(Debug, Default)]
+pub struct Part {
+    /// What its lines do to the directory, in their order.
+    pub changes: Vec<Replay>,
+    /// Its bytes, if they are kept.
+    pub bytes: Vec<u8>,
+    /// The bad line that stands behind it.
+    pub bad: Option<BadLine>,
+    /// Whether the end was reached.
+    pub at_end: bool,
+    /// Whether what stands in front of the place is not what stood there: nothing was taken.
+    pub lost: bool,
+    /// Where damaged SYNCED marks were passed over.
+    pub damaged_marks: Vec<u64>,
+}
+
+/// What a [`LogScan`] wants next.
+#[derive(Debug)]
+pub enum Next {
+    /// To be told what stands there, by [`LogScan::fill`].
+    Read {
+        /// Where.
+        offset: u64,
+        /// How much at most; less only at the end of the file.
+        length: usize,
+    },
+    /// To tell this.
+    Part(Part),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct LogScan {
+    scanner: Scanner,
+    /// What was read from `buffer_offset` on. What stands in front of the scanner's place is taken already.
+    buffer: Vec<u8>,
+    buffer_offset: u64,
+    /// Whether nothing stands behind the buffer.
+    ended: bool,
+    /// Whether more must be read before anything can be taken.
+    starved: bool,
+    tail: Vec<u8>,
+    tail_checked: bool,
+    /// Nothing is read beyond this, as if the file ended there.
+    end: Option<u64>,
+    /// Whether the file's end ends the last line of a log of the original program.
+    finishes: bool,
+    keeps_bytes: bool,
+}
+
+impl LogScan {
+    /// Goes on at `place`.
+    pub fn new(place: &LogPlace, line_bytes_max: usize) -> Self {
+        LogScan {
+            scanner: Scanner::resume_from(place.position, place.durable, line_bytes_max),
+            buffer: Vec::new(),
+            buffer_offset: place.position.offset,
+            ended: false,
+            starved: true,
+            tail: place.tail.clone(),
+            tail_checked: place.tail.is_empty(),
+            end: None,
+            finishes: false,
+            keeps_bytes: false,
+        }
+    }
+
+    /// Takes the file's end for the end of the log: a last line of the original program needs no newline.
+    #[must_use]
+    pub fn finishing(self) -> Self {
+        LogScan { finishes: true, ..self }
+    }
+
+    /// Stops at `end`, and keeps the bytes of the lines that it takes.
+    #[must_use]
+    pub fn keeping_bytes_to(self, end: u64) -> Self {
+        LogScan { end: Some(end), keeps_bytes: true, finishes: true, ..self }
+    }
+
+    /// The place behind everything taken so far.
+    pub fn place(&self) -> LogPlace {
+        LogPlace {
+            position: self.scanner.position(),
+            durable: self.scanner.durable(),
+            tail: self.tail.clone(),
+        }
+    }
+
+    /// The position of that place.
+    pub fn position(&self) -> Position {
+        self.scanner.position()
+    }
+
+    fn taken(&self) -> usize {
+        self.scanner.position().offset.saturating_sub(self.buffer_offset) as usize
+    }
+
+    /// Says what to do next.
+    pub fn next(&mut self) -> Next {
+        if self.starved && !self.ended {
+            return self.read_more();
+        }
+        if !self.tail_checked {
+            if !self.buffer.starts_with(&self.tail) {
+                self.forget_buffer();
+                return Next::Part(Part { lost: true, ..Part::default() });
+            }
+            self.tail_checked = true;
+        }
+        let begins = self.taken();
+        let mut part = Part::default();
+        loop {
+            let taken = self.taken();
+            if taken - begins >= CHUNK_BYTES {
+                return self.tell(part, begins);
+            }
+            let rest = &self.buffer[taken..];
+            let step = if self.ended && self.finishes {
+                self.scanner.finish(rest).unwrap_or(Step::Partial)
+            } else {
+                self.scanner.next(rest)
+            };
+            match step {
+                Step::Record { record, span } => log_tailer::replay(&record, span, &mut part.changes),
+                Step::Ignored => {}
+                Step::Partial if self.ended => {
+                    part.at_end = true;
+                    return self.tell(part, begins);
+                }
+                Step::Partial if taken > begins => {
+                    self.starved = true;
+                    return self.tell(part, begins);
+                }
+                Step::Partial => return self.read_more(),
+                Step::Bad(bad) => {
+                    let at = bad.offset;
+                    let rest = &self.buffer[self.taken()..];
+                    match self.scanner.pass_damaged_mark(rest) {
+                        Some(true) => part.damaged_marks.push(at),
+                        // What is not read yet may say that nothing is missing.
+                        None if !self.ended && self.taken() == begins => return self.read_more(),
+                        None if !self.ended => {
+                            self.starved = true;
+                            return self.tell(part, begins);
+                        }
+                        Some(false) | None => {
+                            part.bad = Some(bad);
+                            part.at_end = self.ended;
+                            return self.tell(part, begins);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what was read, when [`Next::Read`] asked for `length` bytes.
+    pub fn fill(&mut self, bytes: &[u8], length: usize) {
+        self.buffer.extend_from_slice(bytes);
+        self.filled(bytes.len(), length);
+    }
+
+    /// The same for whoever reads into the buffer itself. `read` is given the room and gives how much of it is filled.
+    ///
+    /// # Errors
+    /// What `read` says.
+    pub fn fill_by<E>(
+        &mut self,
+        length: usize,
+        read: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<(), E> {
+        let before = self.buffer.len();
+        self.buffer.resize(before + length, 0);
+        let filled = read(&mut self.buffer[before..])?;
+        self.buffer.truncate(before + filled);
+        self.filled(filled, length);
+        Ok(())
+    }
+
+    fn filled(&mut self, filled: usize, length: usize) {
+        let end = self.buffer_offset + self.buffer.len() as u64;
+        self.ended = filled < length || self.end.is_some_and(|limit| end >= limit);
+        self.starved = false;
+    }
+
+    fn read_more(&mut self) -> Next {
+        if self.buffer.is_empty() {
+            let tail = if self.tail_checked { 0 } else { self.tail.len() };
+            self.buffer_offset = self.scanner.position().offset - tail as u64;
+        } else if self.tail_checked {
+            let taken = self.taken();
+            self.buffer.drain(..taken);
+            self.buffer_offset += taken as u64;
+        }
+        // Doubling keeps the search for the end of a long line linear.
+        let doubled = self.buffer.len().clamp(CHUNK_BYTES, self.scanner.line_bytes_max().max(CHUNK_BYTES));
+        let offset = self.buffer_offset + self.buffer.len() as u64;
+        let left = self.end.map_or(u64::MAX, |end| end.saturating_sub(offset));
+        self.starved = true;
+        Next::Read { offset, length: doubled.min(usize::try_from(left).unwrap_or(usize::MAX)) }
+    }
+
+    /// Gives a part whose lines begin at `begins` in the buffer.
+    fn tell(&mut self, mut part: Part, begins: usize) -> Next {
+        let taken = self.taken();
+        let lines = &self.buffer[begins..taken];
+        if !lines.is_empty() {
+            if lines.len() < TAIL_BYTES {
+                self.tail.extend_from_slice(lines);
+            } else {
+                self.tail.clear();
+                self.tail.extend_from_slice(&lines[lines.len() - TAIL_BYTES..]);
+            }
+            let spare = self.tail.len().saturating_sub(TAIL_BYTES);
+            self.tail.drain(..spare);
+        }
+        if self.keeps_bytes {
+            part.bytes = lines.to_vec();
+        }
+        if part.at_end || part.bad.is_some() {
+            // What stands there may be written anew before it is looked at again.
+            self.forget_buffer();
+        }
+        Next::Part(part)
+    }
+
+    fn forget_buffer(&mut self) {
+        // Also gives back what a long line took.
+        self.buffer = Vec::new();
+        self.ended = false;
+        self.starved = true;
+        self.tail_checked = self.tail.is_empty();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dsm_protocol::ids::{ClusterId, Epoch, Seq};
+    use dsm_protocol::record::{encode, line_bytes_max, Operation};
+
+    const LINE_MAX: usize = line_bytes_max(8 << 20);
+
+    /// Lines of which some are many times as long as a chunk, with a mark behind every third.
+    fn log() -> Vec<u8> {
+        let mut log = Vec::new();
+        encode(&Operation::Cluster(ClusterId(7)), Seq(1), Epoch(1), Seq(0), &mut log);
+        let mut synced = 0;
+        for seq in 2..60u64 {
+            let bytes = if seq % 10 == 0 { seq as usize * 60_000 } else { seq as usize };
+            let value = vec![b'a' + (seq % 26) as u8; bytes].into();
+            let pairs = vec![(format!("key{seq}").into(), value)];
+            encode(&Operation::Write(pairs), Seq(seq), Epoch(1), Seq(synced), &mut log);
+            if seq % 3 == 0 {
+                synced = seq;
+                encode(&Operation::Synced, Seq(seq), Epoch(1), Seq(seq), &mut log);
+            }
+        }
+        log
+    }
+
+    struct Told {
+        changes: Vec<Replay>,
+        bytes: Vec<u8>,
+        bad: Option<BadLine>,
+        lost: bool,
+        marks: Vec<u64>,
+        place: LogPlace,
+        /// How many bytes were read.
+        read: usize,
+    }
+
+    fn run(mut scan: LogScan, log: &[u8]) -> Told {
+        let (mut told, mut read) = (Part::default(), 0);
+        loop {
+            match scan.next() {
+                Next::Read { offset, length } => {
+                    let from = (offset as usize).min(log.len());
+                    let bytes = &log[from..log.len().min(from + length)];
+                    read += bytes.len();
+                    scan.fill(bytes, length);
+                }
+                Next::Part(part) => {
+                    told.changes.extend(part.changes);
+                    told.bytes.extend(part.bytes);
+                    told.damaged_marks.extend(part.damaged_marks);
+                    if part.at_end || part.bad.is_some() || part.lost {
+                        let Part { changes, bytes, damaged_marks: marks, .. } = told;
+                        let place = scan.place();
+                        return Told { changes, bytes, bad: part.bad, lost: part.lost, marks, place, read };
+                    }
+                }
+            }
+        }
+    }
+
+    fn start() -> LogScan {
+        LogScan::new(&LogPlace::default(), LINE_MAX)
+    }
+
+    #[test]
+    fn every_byte_is_read_once_however_long_the_lines_are() {
+        let log = log();
+        let told = run(start(), &log);
+        assert_eq!((told.bad, told.lost, told.changes.len()), (None, false, 58));
+        assert_eq!(told.place.position.offset as usize, log.len());
+        assert_eq!(told.read, log.len());
+    }
+
+    #[test]
+    fn what_is_kept_is_what_was_taken_from_the_durable_place_to_the_end() {
+        let log = log();
+        let place = run(start(), &log).place;
+        assert!(place.durable.offset < place.position.offset);
+        let from = LogPlace { tail: Vec::new(), ..LogPlace::durable(place.durable) };
+        let end = place.position.offset;
+        let again = run(LogScan::new(&from, LINE_MAX).keeping_bytes_to(end), &log);
+        assert_eq!(again.bytes, log[place.durable.offset as usize..]);
+        assert_eq!(again.place.position, place.position);
+    }
+
+    #[test]
+    fn a_place_whose_front_was_written_anew_is_lost() {
+        let mut log = log();
+        let place = run(start(), &log).place;
+        log.extend_from_slice(b"more");
+        let same = run(LogScan::new(&place, LINE_MAX), &log);
+        assert!(!same.lost && same.bad.is_none());
+        let at = place.position.offset as usize - 3;
+        log[at] ^= 1;
+        assert!(run(LogScan::new(&place, LINE_MAX), &log).lost);
+        log.truncate(at);
+        assert!(run(LogScan::new(&place, LINE_MAX), &log).lost);
+    }
+
+    #[test]
+    fn a_damaged_mark_hides_nothing_and_a_damaged_record_does() {
+        let log = log();
+        let lines: Vec<(usize, usize)> = {
+            let ends: Vec<usize> = memchr::memchr_iter(b'\n', &log).map(|end| end + 1).collect();
+            std::iter::once(0).chain(ends.iter().copied()).zip(ends.iter().copied()).collect()
+        };
+        for (number, (from, to)) in lines.iter().copied().enumerate() {
+            let is_mark = log[from..].starts_with(b"SYNCED");
+            let is_last = number + 1 == lines.len();
+            let mut damaged = log.clone();
+            damaged[from + (to - from) / 2] ^= 4;
+            let told = run(start(), &damaged);
+            if is_mark && !is_last {
+                assert_eq!((told.bad, told.marks), (None, vec![from as u64]), "line {number}");
+                assert_eq!(told.changes.len(), 58);
+            } else {
+                assert_eq!(told.bad.map(|bad| bad.offset), Some(from as u64), "line {number}");
+            }
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! `dsm-log repair` of a corrupt log: writes a new one of all lines that still check, lists what is lost, and puts it in the
+//! place of the damaged one, which stays beside it.
+
+use crate::{beside, explain, lock, lock_text, sync_directory, CHUNK_BYTES, EXIT_CLEAN, EXIT_CORRUPT};
+use anyhow::{ensure, Context as _};
+use dsm_protocol::ids::{ClusterId, Epoch, Seq};
+use dsm_protocol::record::{
+    encode, encode_with, good_line_at_end, parse_line, BadLine, Operation, Position, Record, RecordError,
+    Scanner, Step, Trailer, Verdict,
+};
+use rustix::fs::{renameat_with, RenameFlags, CWD};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Seek as _, SeekFrom, Write};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// How many damaged places are listed; the rest is counted.
+const LISTED_MAX: usize = 100;
+
+/// How many keys of a damaged place are shown.
+const KEYS_SHOWN_MAX: usize = 20;
+
+/// Lines of the damaged log that follow each other and that nobody can read.
+struct Damage {
+    offset: u64,
+    line: u64,
+    bytes: u64,
+    lines: u64,
+    /// What the first of them begins with, as far as a key or two go.
+    head: Vec<u8>,
+}
+
+/// The good lines of the damaged log, written anew.
+struct Draft<W> {
+    writer: W,
+    /// Reads what is written, as a master will.
+    scanner: Scanner,
+    /// Damage since the last good line.
+    open: Option<Damage>,
+    listed: Vec<String>,
+    unlisted: usize,
+    lost_bytes: u64,
+    lost_records: u64,
+    kept: u64,
+}
+
+/// Repairs the locked log at `path`.
+pub(crate) fn mend(file: &File, path: &Path, line_max: usize, out: &mut impl Write) -> anyhow::Result<u8> {
+    let draft_path = beside(path, ".repair");
+    let written = write_draft(file, path, &draft_path, line_max);
+    let swapped = written.and_then(|draft| swap(file, path, &draft_path).map(|kept_at| (draft, kept_at)));
+    let (draft, kept_at) = match swapped {
+        Ok(done) => done,
+        Err(error) => {
+            let _ = fs::remove_file(&draft_path);
+            if let Some(foreign) = error.downcast_ref::<Foreign>() {
+                explain(path, Some(&foreign.0));
+                return Ok(EXIT_CORRUPT);
+            }
+            return Err(error);
+        }
+    };
+    for line in &draft.listed {
+        writeln!(out, "{line}")?;
+    }
+    if draft.unlisted > 0 {
+        writeln!(out, "and {} more damaged places", draft.unlisted)?;
+    }
+    writeln!(
+        out,
+        "repaired {}: {} lines kept, {} bytes taken out, {} records lost; the damaged file is {}",
+        path.display(),
+        draft.kept,
+        draft.lost_bytes,
+        draft.lost_records,
+        kept_at.display()
+    )?;
+    out.flush()?;
+    Ok(EXIT_CLEAN)
+}
+
+/// Why a file is not mended: it is not one of ours, or one of a newer version.
+#[derive(Debug)]
+struct Foreign(Verdict);
+
+impl std::fmt::Display for Foreign {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the log cannot be mended")
+    }
+}
+
+impl std::error::Error for Foreign {}
+
+impl Foreign {
+    fn at(bad: BadLine) -> Self {
+        let BadLine { offset, line, cause, .. } = bad;
+        Foreign(Verdict::Corrupt { offset, line, cause, evidence: None })
+    }
+}
+
+fn write_draft(
+    mut file: &File,
+    path: &Path,
+    draft_path: &Path,
+    line_max: usize,
+) -> anyhow::Result<Draft<()>> {
+    let context = || format!("cannot write {}", draft_path.display());
+    let output = File::create(draft_path).with_context(context)?;
+    output.set_permissions(file.metadata()?.permissions()).with_context(context)?;
+    // Whoever finds the new log at the path before it is whole must find it locked.
+    lock(&output, path)?;
+    let mut draft = Draft {
+        writer: BufWriter::with_capacity(CHUNK_BYTES, &output),
+        scanner: Scanner::new(line_max),
+        open: None,
+        listed: Vec::new(),
+        unlisted: 0,
+        lost_bytes: 0,
+        lost_records: 0,
+        kept: 0,
+    };
+    file.seek(SeekFrom::Start(0))?;
+    let mut lines =
+        Lines { file, buffer: Vec::new(), start: 0, offset: 0, number: 1, at_end: false, line_max };
+    while let Some(line) = lines.next()? {
+        draft.take(path, &line)?;
+    }
+    draft.close_damage(None);
+    ensure!(draft.kept > 0, "{} has no good line to keep: it may not be a log at all", path.display());
+    // All of it is on disk before it gets its name, so the mark is true for whoever can read it.
+    let Position { seq, epoch, ends_with_mark, .. } = draft.scanner.position();
+    if !ends_with_mark && draft.scanner.position().seen_trailer {
+        let mut mark = Vec::new();
+        encode(&Operation::Synced, seq, epoch, seq, &mut mark);
+        draft.accept(&mark)?;
+    }
+    draft.writer.flush().with_context(context)?;
+    output.sync_all().with_context(context)?;
+    let Draft { scanner, listed, unlisted, lost_bytes, lost_records, kept, .. } = draft;
+    Ok(Draft { writer: (), scanner, open: None, listed, unlisted, lost_bytes, lost_records, kept })
+}
+
+/// Puts the draft in the log's place; gives where the damaged one is now.
+fn swap(file: &File, path: &Path, draft_path: &Path) -> anyhow::Result<std::path::PathBuf> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let kept_at = beside(path, &format!(".damaged-{seconds}"));
+    ensure!(fs::symlink_metadata(&kept_at).is_err(), "{} exists, try again", kept_at.display());
+    file.sync_all().with_context(|| format!("cannot sync {}", path.display()))?;
+    // There is a whole file at the path all the time.
+    renameat_with(CWD, draft_path, CWD, path, RenameFlags::EXCHANGE)
+        .with_context(|| format!("cannot put {} in the place of the log", draft_path.display()))?;
+    renameat_with(CWD, draft_path, CWD, &kept_at, RenameFlags::NOREPLACE)
+        .with_context(|| format!("cannot name the damaged log {}", kept_at.display()))?;
+    sync_directory(path)?;
+    Ok(kept_at)
+}
+
+impl<W: Write> Draft<W> {
+    /// Takes one line of the damaged log.
+    fn take(&mut self, path: &Path, line: &Line<'_>) -> anyhow::Result<()> {
+        if line.is_whole() && self.accept(line.text)? {
+            self.close_damage(None);
+            return Ok(());
+        }
+        let text = line.text.strip_suffix(b"\n").unwrap_or(line.text);
+        if !self.scanner.position().seen_trailer {
+            self.begin(path, line)?;
+        }
+        let whole = line.is_whole().then(|| parse_line(text));
+        match whole {
+            Some(Ok(record)) if self.accept_behind_a_gap(&record)? => return Ok(()),
+            Some(Err(cause)) if cause.is_from_newer() => {
+                let bad = BadLine {
+                    offset: line.offset,
+                    line: line.number,
+                    cause,
+                    expected_seq: Seq(0),
+                    finished: true,
+                    before_trailer: false,
+                };
+                return Err(Foreign::at(bad).into());
+            }
+            Some(Ok(_) | Err(_)) | None => {}
+        }
+        // A damaged newline joins a line with the next one, which may be good.
+        if line.is_whole() {
+            if let Some(begins) = good_line_at_end(text).filter(|begins| *begins > 0) {
+                self.damaged(line, begins);
+                let rest = Line {
+                    offset: line.offset + begins as u64,
+                    text: &line.text[begins..],
+                    bytes: line.bytes - begins as u64,
+                    ..*line
+                };
+                return self.take(path, &rest);
+            }
+        }
+        self.damaged(line, line.bytes as usize);
+        Ok(())
+    }
+
+    /// A log whose first line is damaged has lost the name of its cluster. The lock file knows it too.
+    fn begin(&mut self, path: &Path, line: &Line<'_>) -> anyhow::Result<()> {
+        let foreign = |cause| {
+            let (offset, number) = (line.offset, line.number);
+            let (finished, before_trailer) = (true, true);
+            let expected_seq = Seq(1);
+            Foreign::at(BadLine { offset, line: number, cause, expected_seq, finished, before_trailer })
+        };
+        // Behind lines of the original program nothing tells damage from a file that is none of ours.
+        if line.offset > 0 {
+            return Err(foreign(RecordError::Foreign).into());
+        }
+        let named = lock_text(path, "cluster").and_then(|id| u64::from_str_radix(&id, 16).ok());
+        let Some(id) = named.filter(|_| line.text.starts_with(b"CLUSTER ")) else {
+            return Err(foreign(RecordError::NoCluster).into());
+        };
+        let mut first = Vec::new();
+        encode(&Operation::Cluster(ClusterId(id)), Seq(1), Epoch(1), Seq(0), &mut first);
+        ensure!(self.accept(&first)?, "the line that names the cluster cannot be written anew");
+        Ok(())
+    }
+
+    /// Writes a line as it is, if it follows what is written.
+    fn accept(&mut self, line: &[u8]) -> anyhow::Result<bool> {
+        let mut ahead = self.scanner.clone();
+        match ahead.next(line) {
+            Step::Record { .. } | Step::Ignored => {
+                self.scanner = ahead;
+                self.writer.write_all(line)?;
+                self.kept += 1;
+                Ok(true)
+            }
+            Step::Partial | Step::Bad(_) => Ok(false),
+        }
+    }
+
+    /// Writes a good line that comes behind lost ones: with the field that names the record in front of the gap.
+    fn accept_behind_a_gap(&mut self, record: &Record<'_>) -> anyhow::Result<bool> {
+        let before = self.scanner.position();
+        let operation = record.to_operation();
+        let fields: Vec<_> = record
+            .fields
+            .filter(|(name, _)| *name != b"After")
+            .map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value.to_bytes()))
+            .collect();
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+        // It may say that what is lost is on disk; what is in front of it, now, is.
+        let is_mark = operation == Operation::Synced;
+        let synced_max = if is_mark { record.seq } else { before.seq };
+        let synced = record.synced.min(synced_max).max(before.synced);
+        let trailer = Trailer {
+            after: Some(before.seq),
+            fields: &fields,
+            ..Trailer::new(record.seq, record.epoch, synced)
+        };
+        let mut line = Vec::new();
+        encode_with(&operation, trailer, &mut line);
+        if !self.accept(&line)? {
+            return Ok(false);
+        }
+        let first = before.seq.next();
+        let last = if is_mark { record.seq } else { Seq(record.seq.0.saturating_sub(1)) };
+        self.lost_records += (last.0 + 1).saturating_sub(first.0);
+        self.close_damage(Some((first, last)));
+        Ok(true)
+    }
+
+    /// Notes that the first `bytes` of a line are lost.
+    fn damaged(&mut self, line: &Line<'_>, bytes: usize) {
+        self.lost_bytes += bytes as u64;
+        match &mut self.open {
+            Some(damage) => {
+                damage.bytes += bytes as u64;
+                damage.lines += 1;
+            }
+            None => {
+                let head = line.text[..line.text.len().min(bytes).min(4096)].to_vec();
+                let (offset, number) = (line.offset, line.number);
+                self.open = Some(Damage { offset, line: number, bytes: bytes as u64, lines: 1, head });
+            }
+        }
+    }
+
+    /// Lists the damage in front of a good line. `seqs` are those of the records that are missing; none is where nothing
+    /// but marks was damaged, or the end of the log.
+    fn close_damage(&mut self, seqs: Option<(Seq, Seq)>) {
+        let damage = self.open.take();
+        let what = match seqs {
+            Some((first, last)) if first > last && damage.is_none() => return,
+            Some((first, last)) if first > last => "no record in front of a good one is lost".to_owned(),
+            Some((first, last)) if first < last => format!("seqs {first} to {last} are lost"),
+            Some((first, _)) => format!("seq {first} is lost"),
+            None if damage.is_some() => "no record in front of a good one is lost".to_owned(),
+            None => return,
+        };
+        if self.listed.len() >= LISTED_MAX {
+            self.unlisted += 1;
+            return;
+        }
+        let place = damage.as_ref().map_or_else(
+            || "lines that are gone".to_owned(),
+            |damage| {
+                format!(
+                    "byte {}, line {}: {} bytes ({} lines) cannot be read",
+                    damage.offset, damage.line, damage.bytes, damage.lines
+                )
+            },
+        );
+        let keys = damage.map_or_else(Vec::new, |damage| keys_in(&damage.head));
+        let about = if keys.is_empty() {
+            String::new()
+        } else {
+            format!("; as far as it can be read it is about {} (may read as before it)", keys.join(" "))
+        };
+        self.listed.push(format!("{place}: {what}{about}"));
+    }
+}
+
+/// The keys of a damaged line, as far as they look like some.
+fn keys_in(head: &[u8]) -> Vec<String> {
+    let words = match head {
+        [b'W', b'R', b'I', b'T', b'E', b' ', words @ ..] => words,
+        [b'D', b'E', b'L', b'E', b'T', b'E', b' ', words @ ..] => words,
+        _ => return Vec::new(),
+    };
+    let words = words.split(|byte| *byte == b' ' || *byte == b'\n');
+    words
+        .take_while(|word| !word.starts_with(b";") && !word.contains(&0))
+        .step_by(2)
+        .take(KEYS_SHOWN_MAX)
+        .map(|word| format!("{:?}", String::from_utf8_lossy(&word[..word.len().min(200)])))
+        .collect()
+}
+
+/// A line of the damaged log.
+#[derive(Clone, Copy)]
+struct Line<'a> {
+    offset: u64,
+    /// The first one has 1.
+    number: u64,
+    /// It with its newline, or the begin of one that is longer than a line may be.
+    text: &'a [u8],
+    bytes: u64,
+}
+
+impl Line<'_> {
+    fn is_whole(&self) -> bool {
+        self.text.len() as u64 == self.bytes
+    }
+}
+
+/// Reads lines, however damaged, in memory that a line's limit bounds.
+struct Lines<'f> {
+    file: &'f File,
+    buffer: Vec<u8>,
+    start: usize,
+    offset: u64,
+    number: u64,
+    at_end: bool,
+    line_max: usize,
+}
+
+impl Lines<'_> {
+    fn next(&mut self) -> io::Result<Option<Line<'_>>> {
+        let mut searched = 0;
+        let found = loop {
+            let rest = &self.buffer[self.start..];
+            if let Some(end) = memchr::memchr(b'\n', &rest[searched..]) {
+                break Some(searched + end + 1);
+            }
+            searched = rest.len();
+            if self.at_end || searched >= self.line_max {
+                break (searched > 0).then_some(searched);
+            }
+            self.read()?;
+        };
+        let Some(length) = found else { return Ok(None) };
+        let text = self.start..self.start + length;
+        let mut bytes = length as u64;
+        // What is too long is passed over to its end.
+        let is_cut = self.buffer[text.end - 1] != b'\n' && !self.at_end;
+        if is_cut {
+            bytes += self.skip_to_newline(text.end)?;
+        } else {
+            self.start += length;
+        }
+        let line = Line { offset: self.offset, number: self.number, text: &self.buffer[text], bytes };
+        self.offset += bytes;
+        self.number += 1;
+        Ok(Some(line))
+    }
+
+    fn read(&mut self) -> io::Result<()> {
+        self.buffer.drain(..self.start);
+        self.start = 0;
+        let before = self.buffer.len();
+        let more = before.clamp(CHUNK_BYTES, self.line_max.max(CHUNK_BYTES));
+        let read = Read::by_ref(&mut self.file).take(more as u64).read_to_end(&mut self.buffer)?;
+        self.at_end = read == 0;
+        Ok(())
+    }
+
+    /// Passes over what follows `from` in the buffer and in the file, through the next newline; gives how much that is.
+    /// The buffer up to `from` stays.
+    fn skip_to_newline(&mut self, from: usize) -> io::Result<u64> {
+        let mut skipped = 0;
+        loop {
+            match memchr::memchr(b'\n', &self.buffer[from..]) {
+                Some(end) => {
+                    self.buffer.drain(from..from + end + 1);
+                    self.start = from;
+                    return Ok(skipped + end as u64 + 1);
+                }
+                None => {
+                    skipped += (self.buffer.len() - from) as u64;
+                    self.buffer.truncate(from);
+                }
+            }
+            let read = Read::by_ref(&mut self.file).take(CHUNK_BYTES as u64).read_to_end(&mut self.buffer)?;
+            if read == 0 {
+                self.at_end = true;
+                self.start = from;
+                return Ok(skipped);
+            }
+        }
+    }
+}
