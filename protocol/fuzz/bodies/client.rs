@@ -125,6 +125,12 @@ impl World {
                 }
                 self.step(Event::Answered { link, request, reply });
             }
+            7 if choice >> 6 == 3 => {
+                if let Link::Open(link) = self.link {
+                    self.heard = self.now;
+                    self.step(Event::Heard { link });
+                }
+            }
             7 => self.now = self.now.plus(u64::from(input.u8()) * 8),
             8 => self.now = self.now.plus(u64::from(input.u8())),
             _ => {
