@@ -22,6 +22,7 @@ use crate::log_writer::{LogWriter, Written, WrittenRecord};
 use crate::session::shown_key;
 use crate::slave_proxy::{End, EndReason, SlaveProxy};
 use crate::supervision::{Fate, NodeError, PanicGuard};
+use crate::turns::TurnLengths;
 use actix::prelude::*;
 use dsm_protocol::command::{Command, Reply};
 use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, SessionId, SlaveId, Version};
@@ -71,6 +72,11 @@ pub struct Stop;
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub(crate) struct Dismiss;
+
+/// Asks to go on with what was left at the end of a turn. Others have had theirs in between.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+struct Resume;
 
 /// A reign of this master.
 pub(super) struct Reign {
@@ -199,6 +205,13 @@ pub struct MasterActor {
     appends: Vec<(WriteId, Change)>,
     doubt: Rc<RefCell<SelfDoubt>>,
     jumps_seen: u64,
+    /// Those of the jumps in which this process was not paused but busy.
+    jumps_busy: u64,
+    /// At the last tick: the time, and for how long this thread had computed.
+    computed: (Millis, u64),
+    turns: Rc<TurnLengths>,
+    /// Whether a [`Resume`] is on its way.
+    resuming: bool,
     sessions: Sessions,
     /// Sessions with requests that are put aside.
     congested: BTreeSet<SessionId>,
@@ -293,6 +306,7 @@ impl MasterActor {
             seed: env.random(),
             durable: config.fsync == Fsync::Always,
             value_max: config.value_max(),
+            log_window_bytes: config.log_read_window.as_u64(),
         });
         let jump_ms = (config.ack_timeout.min(config.failover_timeout).as_millis() as u64 / 4).max(100);
         MasterActor {
@@ -312,6 +326,10 @@ impl MasterActor {
             appends: Vec::new(),
             doubt: Rc::new(RefCell::new(SelfDoubt::new(now, jump_ms))),
             jumps_seen: 0,
+            jumps_busy: 0,
+            computed: (now, env.computed_ms()),
+            turns: TurnLengths::new(Rc::clone(&env)),
+            resuming: false,
             sessions: Sessions::default(),
             congested: BTreeSet::new(),
             slaves: BTreeMap::new(),
@@ -370,8 +388,10 @@ impl MasterActor {
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
+        let _turn = self.turns.begin("tick");
         let now = self.env.now();
         self.observe(now);
+        self.computed = (now, self.env.computed_ms());
         self.advance();
         self.step(now, master::Event::Tick);
         self.step_front(now, front::Event::Tick);
@@ -379,7 +399,20 @@ impl MasterActor {
         self.resume_congested(now);
         self.tell_seq();
         self.flush();
+        self.resume_later(ctx);
         ctx.run_later(TICK, Self::tick);
+    }
+
+    /// Sees to it that there is another turn if something is left to be done, once everybody else has had one.
+    fn resume_later(&mut self, ctx: &mut Context<Self>) {
+        if self.machine.has_chores() && !std::mem::replace(&mut self.resuming, true) {
+            let master = ctx.address();
+            // Not from here: actix empties the mailbox before it lets anybody else run.
+            actix::spawn(async move {
+                tokio::task::yield_now().await;
+                master.do_send(Resume);
+            });
+        }
     }
 
     /// Notes that the process runs. Whoever looks first after a pause of our own notices it; here it is acted upon.
@@ -387,7 +420,14 @@ impl MasterActor {
         self.doubt.borrow_mut().observe(now);
         let jumps = self.doubt.borrow().jumps();
         if std::mem::replace(&mut self.jumps_seen, jumps) != jumps {
-            log::warn!("this process was paused, deadlines start again");
+            let (since, computed_ms) = self.computed;
+            let busy_ms = self.env.computed_ms().saturating_sub(computed_ms);
+            if busy_ms > now.since(since) / 2 {
+                self.jumps_busy += 1;
+                log::warn!("this process was busy, deadlines start again busy_ms={busy_ms}");
+            } else {
+                log::warn!("this process was paused, deadlines start again");
+            }
             self.machine.restart_read_timeouts(now);
         }
     }
@@ -411,7 +451,7 @@ impl MasterActor {
 
     /// Advances the master machine and keeps what it wants done for the end of the turn.
     fn step(&mut self, now: Millis, event: master::Event) {
-        if !matches!(event, master::Event::Tick) {
+        if !matches!(event, master::Event::Tick | master::Event::Chore) {
             log::trace!("master event={event:?}");
         }
         self.machine.step(now, event, &mut self.effects);
@@ -602,6 +642,7 @@ impl Handler<Drain> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("requests");
         let mut arrived = std::mem::take(&mut self.arrived);
         self.inbox.take(&mut arrived);
         let now = self.env.now();
@@ -615,6 +656,7 @@ impl Handler<Drain> for MasterActor {
         self.advance();
         self.flush();
         self.finish_yield(now);
+        self.resume_later(ctx);
     }
 }
 
@@ -622,6 +664,7 @@ impl Handler<Written> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, written: Written, _: &mut Self::Context) {
+        let _turn = self.turns.begin("written");
         let now = self.env.now();
         self.log_bytes = written.offset;
         for (done, record) in written.writes.into_iter().enumerate() {
@@ -645,7 +688,8 @@ impl Handler<Written> for MasterActor {
 impl Handler<Replayed> for MasterActor {
     type Result = ();
 
-    fn handle(&mut self, replayed: Replayed, _: &mut Self::Context) {
+    fn handle(&mut self, replayed: Replayed, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("replay");
         self.advance();
         if replayed.from_start {
             self.machine.replay_from_start();
@@ -674,6 +718,23 @@ impl Handler<Replayed> for MasterActor {
                 self.notice(takeover::Event::CaughtUp);
             }
         }
+        self.resume_later(ctx);
+    }
+}
+
+impl Handler<Resume> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Resume, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("chores");
+        self.resuming = false;
+        let now = self.env.now();
+        self.observe(now);
+        self.advance();
+        self.step(now, master::Event::Chore);
+        self.flush();
+        self.finish_yield(now);
+        self.resume_later(ctx);
     }
 }
 

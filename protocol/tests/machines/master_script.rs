@@ -126,6 +126,7 @@ impl Runner {
                 format!("{} joined at slot {}", self.name(slot), slot.0)
             }
             Effect::NoSlot { .. } => "no slot".to_owned(),
+            Effect::SlotFree { link } => format!("announce again to {link}"),
             Effect::SendWrite { slot, version, key, value } => {
                 format!("to {}: write {}@{version} = {}", self.name(slot), text(&key), text(&value))
             }
@@ -147,7 +148,7 @@ impl Runner {
 
     fn next_version(&mut self) -> (Version, Place) {
         self.last.seq = Seq(self.last.seq.0 + 1);
-        (self.last, Place { offset: self.last.seq.0 * 100, bytes: 100, ..Place::default() })
+        (self.last, Place { offset: self.last.seq.0 * 100, text_bytes: 100, bytes: 100, ..Place::default() })
     }
 }
 
@@ -170,7 +171,7 @@ impl goldenscript::Runner for Runner {
         }
         let mut pos = || args.next_pos().ok_or("an argument is missing");
         match command.name.as_str() {
-            // config [random=SEED] [min=SLAVES] [durable=false]: a new machine.
+            // config [random=SEED] [min=SLAVES] [durable=false] [log_window=BYTES]: a new machine.
             "config" => {
                 let mut config = Config::default();
                 if let Some(seed) = args.take_key("random") {
@@ -178,6 +179,9 @@ impl goldenscript::Runner for Runner {
                 }
                 config.slaves_min = args.take_key("min").map_or(Ok(1), str::parse)?;
                 config.durable = args.take_key("durable").map_or(Ok(true), str::parse)?;
+                if let Some(bytes) = args.take_key("log_window") {
+                    config.log_window_bytes = bytes.parse()?;
+                }
                 self.master = Master::new(config);
             }
             // replay KEY=VERSION ...: records of the log.
@@ -185,7 +189,8 @@ impl goldenscript::Runner for Runner {
                 while let Some((key, at)) = args.next_key() {
                     let at = version(at)?;
                     self.last = self.last.max(at);
-                    let place = Place { offset: at.seq.0 * 100, bytes: 100, ..Place::default() };
+                    let place =
+                        Place { offset: at.seq.0 * 100, text_bytes: 100, bytes: 100, ..Place::default() };
                     self.master.replay_put(key.as_bytes(), at, place);
                 }
             }
@@ -283,6 +288,12 @@ impl goldenscript::Runner for Runner {
             "at" => {
                 self.now = Millis(pos()?.parse()?);
                 self.step(Event::Tick, &mut out);
+            }
+            // chores: what is done beside requests, to its end.
+            "chores" => {
+                while self.master.has_chores() {
+                    self.step(Event::Chore, &mut out);
+                }
             }
             // paused_until MS: this process did not run.
             "paused_until" => {

@@ -319,6 +319,7 @@ impl World {
             Action::Sleep { ms } => {
                 self.now = self.now.plus(u64::from(ms));
                 self.step(Event::Tick);
+                self.chore();
             }
             Action::Crash { logged } => self.crash(usize::from(logged)),
             Action::Handover => self.hand_over(),
@@ -416,6 +417,10 @@ impl World {
                 self.links.get_mut(&link).expect("a link joined").slot = Some(slot);
             }
             Effect::NoSlot { .. } => panic!("no slot for a handful of slaves"),
+            Effect::SlotFree { link } => {
+                let link = self.links.get_mut(&link).expect("who waits for a slot is connected");
+                link.to_slave.push_back(ToSlave::Announce(self.reign.epoch));
+            }
             Effect::SendWrite { slot, version, key, value } => {
                 self.send(slot, ToSlave::Write { version, key, value });
             }
@@ -581,6 +586,15 @@ impl World {
         self.step(Event::LogRead { read, result });
     }
 
+    /// Lets the master do a piece of what it does beside requests, if there is something.
+    fn chore(&mut self) -> bool {
+        let has_chores = self.masters[self.active].has_chores();
+        if has_chores {
+            self.step(Event::Chore);
+        }
+        has_chores
+    }
+
     fn connect(&mut self, node: usize) {
         self.lose(node);
         let id = LinkId(self.next_link);
@@ -707,6 +721,7 @@ impl World {
     pub(crate) fn settle(&mut self) {
         loop {
             let mut busy = !self.appends.is_empty() || !self.log_reads.is_empty();
+            busy |= self.chore();
             while !self.appends.is_empty() {
                 self.log_answers(false);
             }
