@@ -211,9 +211,7 @@ impl MasterActor {
         }
         let deadline = self.env.now().plus(self.config.request_timeout.as_millis() as u64);
         self.failover_askers.push((asker, deadline));
-        for peer in self.peers.values() {
-            send(&peer.outbox, &Message::Control(Control::HandoverOffer));
-        }
+        self.offer_reign();
     }
 
     /// Tells operators how the failover that they asked for has ended.

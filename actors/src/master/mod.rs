@@ -10,6 +10,7 @@ mod peers;
 mod roles;
 mod slaves;
 mod status;
+mod stop;
 
 use crate::acceptor::{self, count, Arrived, Drain, Sessions, Switchboard};
 use crate::batch::{Inbox, Outbox};
@@ -221,6 +222,8 @@ pub struct MasterActor {
     log_seq: dsm_protocol::ids::Seq,
     told_seq: dsm_protocol::ids::Seq,
     stopping_since: Option<Millis>,
+    /// What is done about the stop.
+    course: stop::Course,
     takeovers: u64,
     slaves_removed: u64,
     slaves_refused: u64,
@@ -330,6 +333,7 @@ impl MasterActor {
             log_seq: dsm_protocol::ids::Seq::default(),
             told_seq: dsm_protocol::ids::Seq::default(),
             stopping_since: None,
+            course: stop::Course::Open,
             takeovers: 0,
             slaves_removed: 0,
             slaves_refused: 0,
@@ -533,6 +537,7 @@ impl MasterActor {
                     let welcome = self.welcome();
                     session.send(&Wire::Control(Control::Welcome(welcome)));
                 }
+                self.let_go_if_leaving(&session);
                 self.sessions.insert(session.id(), session);
             }
             Arrived::Request { asker, command } => self.request(now, asker, command),
@@ -681,18 +686,8 @@ impl Handler<Stop> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, _: Stop, _: &mut Self::Context) {
-        if self.stopping_since.is_some() {
-            return;
-        }
         let now = self.env.now();
-        log::info!("stopping");
-        self.stopping_since = Some(now);
-        self.switchboard.stopping.set(true);
-        self.switchboard.stop.notify_waiters();
-        self.switchboard.stop.notify_one();
-        self.step_front(now, front::Event::StoppingBegan);
-        self.flush();
-        self.tick_role(now);
+        self.begin_stop(now);
     }
 }
 

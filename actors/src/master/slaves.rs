@@ -27,7 +27,7 @@ impl MasterActor {
         ctx: &mut Context<Self>,
     ) {
         let HelloRole::Slave { id, incarnation, epoch, .. } = &hello.role else { return };
-        if self.stopping_since.is_some() {
+        if self.is_closing() || self.is_leaving() {
             reject(&outbox, "this master is stopping");
             return;
         }
