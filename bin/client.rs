@@ -3,6 +3,8 @@
 //! One operation prints its result alone on standard output and ends with 0 (found, done), 1 (not found) or 2
 //! (error, told in one line on standard error).
 
+// Nobody may wait for whoever reads standard error, nor fail with it: `common::tell`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 // The doc comments of flags are their help texts, in which `<key>` is no tag.
 #![allow(rustdoc::invalid_html_tags)]
 
@@ -91,7 +93,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     if let Some(flag) = mistaken {
-        anyhow::bail!("unexpected argument '{flag}' found");
+        anyhow::bail!("unexpected argument '{flag}' found; see dsm-client --help");
     }
     if let Some(Operation::Invalid(usage)) = operation {
         anyhow::bail!("{} Usage: {usage}", prompt::INVALID);
@@ -111,7 +113,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn once(store: &Store, operation: Operation) -> anyhow::Result<ExitCode> {
     let failed = |error: ClientError| anyhow::anyhow!("{}", prompt::error_line(&error));
     let not_found = |key: &[u8]| {
-        eprintln!("{}", String::from_utf8_lossy(&prompt::not_found(key)));
+        common::tell(&String::from_utf8_lossy(&prompt::not_found(key)));
         Ok(ExitCode::from(1))
     };
     let line = match operation {

@@ -1,6 +1,8 @@
 //! `dsm-log`: looks at, repairs and imports logs while no master runs. It streams the file, never holds more of it
 //! than one line, and never talks to a master or a slave.
 
+// Nobody may wait for whoever reads standard error, nor fail with it: `common::tell`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 // The doc comments of subcommands are their help texts, in which `<offset>` is no tag.
 #![allow(rustdoc::invalid_html_tags)]
 
@@ -12,7 +14,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
 use dsm_protocol::ids::{ClusterId, Epoch, Seq};
 use dsm_protocol::record::{
-    encode, line_bytes_max, Body, CrashKind, Encoded, Judge, Operation, Place, Position, Record, Scanner,
+    encode, line_bytes_max, Body, CrashKind, Encoded, Judge, Operation, Position, Record, Scanner, Span,
     Step, Verdict,
 };
 use dsm_protocol::resp::Limits;
@@ -109,12 +111,12 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     match run(&args) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => common::ended(ExitCode::from(code)),
         // Whoever reads us has seen enough.
-        Err(error) if is_broken_pipe(&error) => ExitCode::from(EXIT_CLEAN),
+        Err(error) if common::is_broken_pipe(&error) => common::ended(ExitCode::from(EXIT_CLEAN)),
         Err(error) => {
-            eprintln!("dsm-log: {error:#}");
-            ExitCode::from(EXIT_CORRUPT)
+            common::tell(&format!("dsm-log: {error:#}"));
+            common::ended(ExitCode::from(EXIT_CORRUPT))
         }
     }
 }
@@ -136,11 +138,6 @@ fn run(args: &Args) -> anyhow::Result<u8> {
     }
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
-    io.is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
-}
-
 // Walking a log.
 
 /// How a log ended.
@@ -156,7 +153,7 @@ fn walk(
     mut file: impl Read,
     crash: CrashKind,
     line_max: usize,
-    mut visit: impl FnMut(&Record<'_>, Place) -> anyhow::Result<()>,
+    mut visit: impl FnMut(&Record<'_>, Span) -> anyhow::Result<()>,
 ) -> anyhow::Result<Walk> {
     let mut scanner = Scanner::new(line_max);
     let mut buffer = vec![0; CHUNK_BYTES];
@@ -169,7 +166,7 @@ fn walk(
         let step = if at_end { scanner.finish(rest) } else { Some(scanner.next(rest)) };
         match step {
             None => return Ok(Walk { position: scanner.position(), verdict: None }),
-            Some(Step::Record { record, place }) => visit(&record, place)?,
+            Some(Step::Record { record, span }) => visit(&record, span)?,
             Some(Step::Ignored) => {}
             Some(Step::Bad(bad)) => break bad,
             Some(Step::Partial) => {
@@ -210,21 +207,21 @@ fn explain(path: &Path, verdict: Option<&Verdict>) -> u8 {
     match verdict {
         None => EXIT_CLEAN,
         Some(Verdict::Torn { offset, bytes, lines }) => {
-            eprintln!(
+            common::tell(&format!(
                 "dsm-log: {path} has a torn tail of {bytes} bytes ({lines} lines) at byte {offset} that was never \
                  acknowledged as synced (or is being written, if a master runs); the next master, or `dsm-log \
                  repair`, cuts it"
-            );
+            ));
             EXIT_TORN
         }
         Some(Verdict::Corrupt { offset, line, cause, evidence }) => {
             let proof = evidence.map_or(String::new(), |evidence| {
                 format!("; line {} says that seq {} had been synced", evidence.line, evidence.synced)
             });
-            eprintln!(
+            common::tell(&format!(
                 "dsm-log: {path} is corrupt at byte {offset}, line {line}: {cause}{proof}; restore the file from a \
                  copy, or give up what follows with `dsm-log repair --cut-at-corruption`"
-            );
+            ));
             EXIT_CORRUPT
         }
     }
@@ -247,18 +244,18 @@ struct Census {
 }
 
 impl Census {
-    fn count(&mut self, record: &Record<'_>, place: Place) {
+    fn count(&mut self, record: &Record<'_>, span: Span) {
         self.records += 1;
         self.legacy += u64::from(record.epoch == Epoch(0));
         match record.body {
-            Body::Cluster(_) => self.head_bytes += u64::from(place.bytes),
+            Body::Cluster(_) => self.head_bytes += u64::from(span.bytes),
             Body::Epoch { .. } => self.reigns += 1,
             Body::Synced => {
                 self.records -= 1;
                 self.marks += 1;
             }
             Body::Write(pairs) => {
-                let share = u64::from(place.bytes) / pairs.count().max(1) as u64;
+                let share = u64::from(span.bytes) / pairs.count().max(1) as u64;
                 for (key, _) in pairs {
                     self.live_bytes += share;
                     match self.live.entry(key.decode().into()) {
@@ -280,8 +277,8 @@ impl Census {
 
 fn check(path: &Path, crash: CrashKind, line_max: usize, out: &mut impl Write) -> anyhow::Result<u8> {
     let mut census = Census::default();
-    let Walk { position, verdict } = walk(open(path)?, crash, line_max, |record, place| {
-        census.count(record, place);
+    let Walk { position, verdict } = walk(open(path)?, crash, line_max, |record, span| {
+        census.count(record, span);
         Ok(())
     })
     .with_context(|| format!("cannot read {}", path.display()))?;
@@ -319,7 +316,7 @@ fn dump(
     json: bool,
     out: &mut impl Write,
 ) -> anyhow::Result<u8> {
-    let walk = walk(open(path)?, crash, line_max, |record, place| {
+    let walk = walk(open(path)?, crash, line_max, |record, span| {
         let concerns = match (key, record.body) {
             (None, _) => true,
             (Some(key), Body::Write(mut pairs)) => pairs.any(|(candidate, _)| candidate.is(key)),
@@ -327,7 +324,7 @@ fn dump(
             (Some(_), Body::Cluster(_) | Body::Epoch { .. } | Body::Synced) => false,
         };
         if concerns && json {
-            write_json(record, place, out)?;
+            write_json(record, span, out)?;
         } else if concerns {
             write_text(record, out)?;
         }
@@ -358,8 +355,8 @@ fn write_text(record: &Record<'_>, out: &mut impl Write) -> io::Result<()> {
     writeln!(out)
 }
 
-fn write_json(record: &Record<'_>, place: Place, out: &mut impl Write) -> io::Result<()> {
-    write!(out, "{{\"offset\":{},\"bytes\":{},", place.offset, place.bytes)?;
+fn write_json(record: &Record<'_>, span: Span, out: &mut impl Write) -> io::Result<()> {
+    write!(out, "{{\"offset\":{},\"bytes\":{},", span.offset, span.bytes)?;
     write!(out, "\"seq\":{},\"epoch\":{},\"synced\":{},", record.seq, record.epoch, record.synced)?;
     write!(out, "\"operation\":\"{}\"", operation_name(&record.body))?;
     match record.body {
@@ -471,7 +468,7 @@ fn repair(
         }
         Some(verdict @ Verdict::Corrupt { .. }) => {
             let code = explain(path, Some(&verdict));
-            eprintln!("dsm-log: fetching lost records from slaves is not in this version");
+            common::tell("dsm-log: fetching lost records from slaves is not in this version");
             return Ok(code);
         }
         Some(Verdict::Torn { offset, .. }) => offset,

@@ -548,7 +548,7 @@ impl Dialog<'_> {
         if self.terminal.dialog {
             say(format!("Usage: {usage}").as_bytes())?;
         } else {
-            eprintln!("usage: {usage}");
+            crate::common::tell(&format!("usage: {usage}"));
         }
         Ok(true)
     }

@@ -85,8 +85,7 @@ pub(crate) fn run(role: &str, flags: Vec<OsString>) -> ExitCode {
         "slave" => common::parse::<SlaveArgs>(words("dsm-slave"))
             .map(|args| (NodeConfig::Slave(args.config), args.process)),
         other => {
-            eprintln!("error: no role {other:?}: there are master, backup and slave");
-            return ExitCode::from(2);
+            return common::fail(&format!("no role {other:?}: there are master, backup and slave"), 2);
         }
     };
     match parsed {

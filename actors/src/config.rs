@@ -164,6 +164,11 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_SLAVE_WINDOW", value_name = "BYTES", default_value_t = ByteSize::mib(8))]
     pub slave_window: ByteSize,
 
+    /// Most bytes of values on their way from the log, or one value alone; beyond it reads wait, at most until their
+    /// deadline
+    #[arg(long, env = "DSM_LOG_READ_WINDOW", value_name = "BYTES", default_value_t = ByteSize::mib(64))]
+    pub log_read_window: ByteSize,
+
     /// Most requests in flight in all; beyond it the answer is BUSY
     #[arg(long, env = "DSM_MAX_REQUESTS", value_name = "N", default_value_t = 200_000)]
     pub max_requests: usize,
@@ -297,6 +302,7 @@ impl MasterConfig {
         positive("--max-pipeline", self.max_pipeline as u64)?;
         positive("--max-pipeline-bytes", self.max_pipeline_bytes.as_u64())?;
         positive("--slave-window", self.slave_window.as_u64())?;
+        positive("--log-read-window", self.log_read_window.as_u64())?;
         positive("--max-requests", self.max_requests as u64)?;
         positive("--max-request-bytes", self.max_request_bytes.as_u64())?;
         positive("--max-link-bytes", self.max_link_bytes.as_u64())

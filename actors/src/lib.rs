@@ -69,5 +69,7 @@ mod session;
 pub mod slave;
 pub mod slave_proxy;
 pub mod supervision;
+mod turns;
+
 #[cfg(feature = "testing")]
 pub mod testing;

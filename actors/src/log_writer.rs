@@ -13,7 +13,8 @@ use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::{Epoch, Seq, Version};
 use dsm_protocol::machine::master::{Change, WriteId};
 use dsm_protocol::planted;
-use dsm_protocol::record::{self, Operation, Place, Position};
+use dsm_protocol::record::{self, Operation, Place, Position, Trailer};
+use smallvec::SmallVec;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -29,6 +30,9 @@ const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// After so long without writes a SYNCED mark covers the last group.
 const MARK_AFTER: Duration = Duration::from_millis(10);
+
+/// How often a record that must be written is tried again while the disk is full.
+pub(crate) const ROOM_EVERY: Duration = Duration::from_millis(250);
 
 /// How often `--fsync everysec` syncs.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
@@ -51,17 +55,19 @@ pub struct Written {
     pub refused: Vec<WriteId>,
     /// Why some are refused.
     pub refusal: Option<(ErrorWord, String)>,
+    /// The end of the log behind what is written, in bytes.
+    pub offset: u64,
 }
 
 /// One written record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrittenRecord {
     /// The write.
     pub write: WriteId,
     /// Its version.
     pub version: Version,
-    /// Where it stands.
-    pub place: Place,
+    /// Where its values stand, in the order of its pairs. None for a deletion.
+    pub places: SmallVec<[Place; 1]>,
 }
 
 /// Says that the reign's EPOCH record is durable.
@@ -173,6 +179,10 @@ pub struct LogWriter {
     sync_asked: bool,
     failed: bool,
     closing: bool,
+    /// Whether an EPOCH record found no room: it is tried again, nobody else could write it either.
+    waits_for_room: bool,
+    /// Whether it was said that the disk is full.
+    is_full: bool,
     offset: u64,
     /// Lines in front of the end.
     lines: u64,
@@ -194,10 +204,19 @@ enum Queued {
     },
 }
 
+/// One entry of a group.
+struct Encoded {
+    queued: Queued,
+    /// How long its lines are, in bytes.
+    length: u32,
+    /// Where its values stand.
+    places: SmallVec<[Place; 1]>,
+}
+
 /// What a group at the disk consists of.
 struct InFlight {
-    /// The entries with the length of each one's lines.
-    entries: Vec<(Queued, u32)>,
+    /// The entries.
+    entries: Vec<Encoded>,
     first_seq: Seq,
     epoch: Epoch,
     offset: u64,
@@ -218,6 +237,8 @@ impl LogWriter {
             sync_asked: false,
             failed: false,
             closing: false,
+            waits_for_room: false,
+            is_full: false,
             offset,
             lines,
             reserved_to: 0,
@@ -232,6 +253,14 @@ impl LogWriter {
     /// Sends what waits to the disk, unless a group is there already.
     fn next_group(&mut self, ctx: &mut Context<Self>) {
         if self.busy || self.failed {
+            return;
+        }
+        if std::mem::take(&mut self.waits_for_room) {
+            self.busy = true;
+            ctx.run_later(ROOM_EVERY, |writer, ctx| {
+                writer.busy = false;
+                writer.next_group(ctx);
+            });
             return;
         }
         if self.queue.is_empty() {
@@ -265,10 +294,12 @@ impl LogWriter {
             let before = bytes.len();
             has_epoch |= is_epoch;
             let synced = if planted!(SyncedTooHigh) { seq } else { self.synced };
-            seq = encode(&queued, seq, synced, &mut self.start, &mut bytes);
+            let mut places = SmallVec::new();
+            let offset = self.offset + before as u64;
+            seq = encode(&queued, seq, synced, offset, &mut self.start, &mut bytes, &mut places);
             let length =
                 u32::try_from(bytes.len() - before).expect("no request is longer than PAYLOAD_BYTES_MAX");
-            entries.push((queued, length));
+            entries.push(Encoded { queued, length, places });
         }
         self.queue = rest;
         debug_assert!(seq >= first_seq);
@@ -339,6 +370,9 @@ impl LogWriter {
             None => {
                 self.reserved_to = self.reserved_to.max(reserved_to.unwrap_or(0));
                 let whole = in_flight.entries.len();
+                if std::mem::take(&mut self.is_full) {
+                    log::info!("log is written again, the disk has room");
+                }
                 self.answer(in_flight, whole, None);
                 self.next_group(ctx);
             }
@@ -351,14 +385,16 @@ impl LogWriter {
     fn cut_short(&mut self, written: usize, error: &io::Error, in_flight: InFlight, ctx: &mut Context<Self>) {
         let mut whole = 0;
         let mut end = in_flight.offset;
-        for (_, length) in &in_flight.entries {
+        for Encoded { length, .. } in &in_flight.entries {
             if end + u64::from(*length) > in_flight.offset + written as u64 {
                 break;
             }
             end += u64::from(*length);
             whole += 1;
         }
-        log::warn!("log not written cause=disk-full whole={whole} of={}", in_flight.entries.len());
+        if !std::mem::replace(&mut self.is_full, true) {
+            log::warn!("log not written cause=disk-full whole={whole} of={}", in_flight.entries.len());
+        }
         let refusal = (ErrorWord::ReadOnly, format!("the log's disk is full: {error}"));
         planted!(ShortWriteWhole => {
             let whole = in_flight.entries.len();
@@ -403,14 +439,15 @@ impl LogWriter {
         let InFlight { entries, first_seq, epoch, mut offset, durable } = in_flight;
         let mut writes = Vec::with_capacity(whole);
         let mut refused = Vec::new();
+        let mut epochs = Vec::new();
         let mut seq = Seq(first_seq.0 - 1);
         let mut epoch_written = false;
-        for (index, (queued, length)) in entries.into_iter().enumerate() {
+        for (index, Encoded { queued, length, places }) in entries.into_iter().enumerate() {
             match queued {
                 Queued::Change(write, _) if index < whole => {
                     seq = seq.next();
                     let version = Version { epoch, seq };
-                    writes.push(WrittenRecord { write, version, place: Place { offset, bytes: length } });
+                    writes.push(WrittenRecord { write, version, places });
                 }
                 Queued::Change(write, _) => refused.push(write),
                 Queued::Epoch { .. } if index < whole => {
@@ -424,10 +461,7 @@ impl LogWriter {
                     }
                     epoch_written = true;
                 }
-                Queued::Epoch { .. } => {
-                    self.fail("the disk is full and leaves no room for the EPOCH record");
-                    return;
-                }
+                epoch @ Queued::Epoch { .. } => epochs.push(epoch),
             }
             if index < whole {
                 offset += u64::from(length);
@@ -439,12 +473,11 @@ impl LogWriter {
             for queued in std::mem::take(&mut self.queue) {
                 match queued {
                     Queued::Change(write, _) => refused.push(write),
-                    Queued::Epoch { .. } => {
-                        self.fail("the disk is full and leaves no room for the EPOCH record");
-                        return;
-                    }
+                    epoch @ Queued::Epoch { .. } => epochs.push(epoch),
                 }
             }
+            self.waits_for_room = !epochs.is_empty();
+            self.queue = epochs;
         }
         self.seq = seq;
         self.offset = offset;
@@ -460,7 +493,7 @@ impl LogWriter {
             self.ports.epoch.do_send(EpochWritten { version, offset: self.offset });
         }
         if !writes.is_empty() || !refused.is_empty() {
-            self.ports.written.do_send(Written { writes, refused, refusal });
+            self.ports.written.do_send(Written { writes, refused, refusal, offset });
         }
     }
 
@@ -620,18 +653,30 @@ impl LogWriter {
     }
 }
 
-fn is_full(error: Option<&io::Error>) -> bool {
+/// Whether an error says that the disk, or what one file or user may have of it, is used up.
+pub(crate) fn is_full(error: Option<&io::Error>) -> bool {
     error.is_some_and(|error| {
         matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             || error.kind() == io::ErrorKind::FileTooLarge
     })
 }
 
-/// Appends the lines of one entry; gives the last seq.
-fn encode(queued: &Queued, last: Seq, synced: Seq, start: &mut Start, out: &mut Vec<u8>) -> Seq {
+/// Appends the lines of one entry, which will stand at `offset`; gives the last seq, and where the values will stand.
+fn encode(
+    queued: &Queued,
+    last: Seq,
+    synced: Seq,
+    offset: u64,
+    start: &mut Start,
+    out: &mut Vec<u8>,
+    places: &mut SmallVec<[Place; 1]>,
+) -> Seq {
     let seq = last.next();
     match queued {
-        Queued::Change(_, Change::Put(pairs)) => record::encode_write(pairs, seq, start.epoch, synced, out),
+        Queued::Change(_, Change::Put(pairs)) => {
+            let trailer = Trailer::new(seq, start.epoch, synced);
+            record::encode_write_at(pairs, trailer, offset, out, places);
+        }
         Queued::Change(_, Change::Delete(keys)) => record::encode_delete(keys, seq, start.epoch, synced, out),
         Queued::Epoch { above } => {
             if *above >= start.epoch {

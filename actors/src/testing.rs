@@ -59,6 +59,8 @@ pub enum Place {
     Session,
     /// Where the proxy of this slave looks at its deadlines.
     SlaveProxy(SlaveId),
+    /// Where the task that reads a value from the log begins.
+    LogRead,
 }
 
 thread_local! {
@@ -168,6 +170,10 @@ fn no_network<T>() -> io::Result<T> {
 impl Environment for MemoryEnv {
     fn now(&self) -> Millis {
         Millis(self.start.elapsed().as_millis() as u64)
+    }
+
+    fn clock_us(&self) -> u64 {
+        self.start.elapsed().as_micros() as u64
     }
 
     fn random(&self) -> u64 {

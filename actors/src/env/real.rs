@@ -7,9 +7,11 @@ use super::{
     Appended, Disk, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard, Locks, OpenMode,
     Stream, Watch,
 };
-use dsm_protocol::ids::Millis;
+use bytes::Bytes;
+use dsm_protocol::ids::{Epoch, Millis};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::takeover::Seen;
+use dsm_protocol::record::{self, Place};
 use futures_util::future::LocalBoxFuture;
 use nix::fcntl::{fcntl, FcntlArg};
 use nix::libc;
@@ -21,6 +23,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -47,6 +50,15 @@ impl RealEnv {
 impl Environment for RealEnv {
     fn now(&self) -> Millis {
         Millis(self.start.elapsed().as_millis() as u64)
+    }
+
+    fn clock_us(&self) -> u64 {
+        self.start.elapsed().as_micros() as u64
+    }
+
+    fn computed_ms(&self) -> u64 {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        (time.tv_sec * 1000 + time.tv_nsec / 1_000_000) as u64
     }
 
     // This is what others are to ask.
@@ -183,7 +195,9 @@ impl RealFile {
         let on_thread = Arc::clone(&file);
         spawn_thread("dsm-disk", move || {
             while let Ok(job) = queue.recv() {
-                job(&on_thread);
+                // A job that panics drops its answer, which its caller takes for an error. The jobs behind it are done: a
+                // bug in one must not leave all other readers of the file without answers.
+                let _ = std::panic::catch_unwind(AssertUnwindSafe(|| job(&on_thread)));
             }
         })?;
         Ok(RealFile { file, jobs })
@@ -195,7 +209,7 @@ impl RealFile {
     ) -> io::Result<T> {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |file| drop(answer.send(work(file))));
-        let gone = || io::Error::other("the disk thread is gone");
+        let gone = || io::Error::other("the disk thread is gone, or has panicked over this");
         self.jobs.send(job).map_err(|_| gone())?;
         answered.await.map_err(|_| gone())
     }
@@ -204,6 +218,16 @@ impl RealFile {
 impl File for RealFile {
     fn read_at(&self, offset: u64, length: usize) -> LocalBoxFuture<'_, io::Result<Vec<u8>>> {
         Box::pin(async move { self.run(move |file| read_at(file, offset, length)).await? })
+    }
+
+    fn read_value(&self, place: Place, epoch: Epoch) -> LocalBoxFuture<'_, io::Result<Bytes>> {
+        Box::pin(async move {
+            self.run(move |file| {
+                let text = read_at(file, place.offset, place.text_bytes as usize)?;
+                record::value_at(text, place, epoch).map_err(io::Error::other)
+            })
+            .await?
+        })
     }
 
     fn append(&self, group: Group) -> LocalBoxFuture<'_, Appended> {
@@ -650,5 +674,21 @@ fn fence(path: &Path) -> io::Result<Fenced> {
         Ok(()) => Ok(Fenced::Killed { pid }),
         Err(rustix::io::Errno::SRCH) => Ok(Fenced::Gone),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_job_that_panics_fails_alone() {
+        let path = std::env::temp_dir().join(format!("dsm-real-{}", std::process::id()));
+        fs::write(&path, "value").expect("a temporary file");
+        let file = RealFile::new(fs::File::open(&path).expect("it was just made")).expect("a thread");
+        fs::remove_file(&path).expect("it was just made");
+        let failed = file.run(|_| panic!("on purpose")).await;
+        assert!(failed.expect_err("no answer").to_string().contains("panicked"));
+        assert_eq!(file.read_at(1, 3).await.expect("the thread goes on"), b"alu");
     }
 }

@@ -1,9 +1,9 @@
 //! What the machines want done: answers, frames, appends, reads of the log.
 
 use super::{send, MasterActor, ReadWindow, Role, SlaveLink, WaitingRead};
-use crate::acceptor::Arrived;
-use crate::log_tailer;
+use crate::acceptor::{Arrived, Switchboard};
 use crate::log_writer::Append;
+use crate::session::shown_key;
 use crate::slave_proxy::{End, EndReason};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::frame;
@@ -61,6 +61,20 @@ impl ReadWindow {
     }
 }
 
+/// The answer to one read of the log. It is given by the drop, so that there is one even if the task has panicked.
+struct LogAnswer {
+    read: ReadId,
+    board: Rc<Switchboard>,
+    result: Result<bytes::Bytes, String>,
+}
+
+impl Drop for LogAnswer {
+    fn drop(&mut self) {
+        let result = std::mem::replace(&mut self.result, Err(String::new()));
+        self.board.push(Arrived::LogRead { read: self.read, result });
+    }
+}
+
 impl MasterActor {
     /// Carries out what the machine wanted in this turn, in order; appends go to the log as one batch.
     pub(super) fn flush(&mut self) {
@@ -91,6 +105,7 @@ impl MasterActor {
             Effect::Append { write, change } => self.appends.push((write, change)),
             Effect::Joined { link, slot } => self.slave_joined(link, slot),
             Effect::NoSlot { link } => self.slave_without_slot(link),
+            Effect::SlotFree { link } => self.announce_to(link),
             Effect::SendWrite { slot, version, key, value } => {
                 if let Some(slave) = self.at(slot) {
                     slave.outbox.append(|out| frame::encode_write(version, &key, &value, out));
@@ -159,9 +174,19 @@ impl MasterActor {
         };
         let values = Rc::clone(&reign.values);
         let board = Rc::clone(&self.switchboard);
+        let answer = LogAnswer { read, board, result: Err("the read of the log has panicked".to_owned()) };
         actix::spawn(async move {
-            let result = log_tailer::read_value(&values, place, &key, version).await;
-            board.push(Arrived::LogRead { read, result });
+            let mut answer = answer;
+            #[cfg(feature = "testing")]
+            crate::testing::pass(|place| *place == crate::testing::Place::LogRead);
+            answer.result = values.read_value(place, version.epoch).await.map_err(|error| {
+                let key = shown_key(&key);
+                log::error!(
+                    "value not read from the log key={key} version={version} offset={} error={error}",
+                    place.offset
+                );
+                format!("the log does not give the value of {version} at byte {}: {error}", place.offset)
+            });
         });
     }
 

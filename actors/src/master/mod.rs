@@ -19,10 +19,11 @@ use crate::embed::Door;
 use crate::env::{Env, File, LockGuard};
 use crate::failover_watcher::{self, FailoverWatcher, Notice};
 use crate::log_tailer::{self, LogTailer, Replay, Replayed};
-use crate::log_writer::{LogWriter, Written};
+use crate::log_writer::{LogWriter, Written, WrittenRecord};
 use crate::session::shown_key;
 use crate::slave_proxy::{End, EndReason, SlaveProxy};
 use crate::supervision::{Fate, NodeError, PanicGuard};
+use crate::turns::TurnLengths;
 use actix::prelude::*;
 use dsm_protocol::command::{Command, Reply};
 use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, SessionId, SlaveId, Version};
@@ -72,6 +73,11 @@ pub struct Stop;
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub(crate) struct Dismiss;
+
+/// Asks to go on with what was left at the end of a turn. Others have had theirs in between.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+struct Resume;
 
 /// A reign of this master.
 pub(super) struct Reign {
@@ -200,6 +206,13 @@ pub struct MasterActor {
     appends: Vec<(WriteId, Change)>,
     doubt: Rc<RefCell<SelfDoubt>>,
     jumps_seen: u64,
+    /// Those of the jumps in which this process was not paused but busy.
+    jumps_busy: u64,
+    /// At the last tick: the time, and for how long this thread had computed.
+    computed: (Millis, u64),
+    turns: Rc<TurnLengths>,
+    /// Whether a [`Resume`] is on its way.
+    resuming: bool,
     sessions: Sessions,
     /// Sessions with requests that are put aside.
     congested: BTreeSet<SessionId>,
@@ -296,6 +309,7 @@ impl MasterActor {
             seed: env.random(),
             durable: config.fsync == Fsync::Always,
             value_max: config.value_max(),
+            log_window_bytes: config.log_read_window.as_u64(),
         });
         let jump_ms = (config.ack_timeout.min(config.failover_timeout).as_millis() as u64 / 4).max(100);
         MasterActor {
@@ -315,6 +329,10 @@ impl MasterActor {
             appends: Vec::new(),
             doubt: Rc::new(RefCell::new(SelfDoubt::new(now, jump_ms))),
             jumps_seen: 0,
+            jumps_busy: 0,
+            computed: (now, env.computed_ms()),
+            turns: TurnLengths::new(Rc::clone(&env)),
+            resuming: false,
             sessions: Sessions::default(),
             congested: BTreeSet::new(),
             slaves: BTreeMap::new(),
@@ -374,8 +392,10 @@ impl MasterActor {
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
+        let _turn = self.turns.begin("tick");
         let now = self.env.now();
         self.observe(now);
+        self.computed = (now, self.env.computed_ms());
         self.advance();
         self.step(now, master::Event::Tick);
         self.step_front(now, front::Event::Tick);
@@ -383,7 +403,20 @@ impl MasterActor {
         self.resume_congested(now);
         self.tell_seq();
         self.flush();
+        self.resume_later(ctx);
         ctx.run_later(TICK, Self::tick);
+    }
+
+    /// Sees to it that there is another turn if something is left to be done, once everybody else has had one.
+    fn resume_later(&mut self, ctx: &mut Context<Self>) {
+        if self.machine.has_chores() && !std::mem::replace(&mut self.resuming, true) {
+            let master = ctx.address();
+            // Not from here: actix empties the mailbox before it lets anybody else run.
+            actix::spawn(async move {
+                tokio::task::yield_now().await;
+                master.do_send(Resume);
+            });
+        }
     }
 
     /// Notes that the process runs. Whoever looks first after a pause of our own notices it; here it is acted upon.
@@ -391,7 +424,14 @@ impl MasterActor {
         self.doubt.borrow_mut().observe(now);
         let jumps = self.doubt.borrow().jumps();
         if std::mem::replace(&mut self.jumps_seen, jumps) != jumps {
-            log::warn!("this process was paused, deadlines start again");
+            let (since, computed_ms) = self.computed;
+            let busy_ms = self.env.computed_ms().saturating_sub(computed_ms);
+            if busy_ms > now.since(since) / 2 {
+                self.jumps_busy += 1;
+                log::warn!("this process was busy, deadlines start again busy_ms={busy_ms}");
+            } else {
+                log::warn!("this process was paused, deadlines start again");
+            }
             self.machine.restart_read_timeouts(now);
         }
     }
@@ -415,7 +455,7 @@ impl MasterActor {
 
     /// Advances the master machine and keeps what it wants done for the end of the turn.
     fn step(&mut self, now: Millis, event: master::Event) {
-        if !matches!(event, master::Event::Tick) {
+        if !matches!(event, master::Event::Tick | master::Event::Chore) {
             log::trace!("master event={event:?}");
         }
         self.machine.step(now, event, &mut self.effects);
@@ -607,6 +647,7 @@ impl Handler<Drain> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("requests");
         let mut arrived = std::mem::take(&mut self.arrived);
         self.inbox.take(&mut arrived);
         let now = self.env.now();
@@ -620,6 +661,7 @@ impl Handler<Drain> for MasterActor {
         self.advance();
         self.flush();
         self.finish_yield(now);
+        self.resume_later(ctx);
     }
 }
 
@@ -627,13 +669,14 @@ impl Handler<Written> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, written: Written, _: &mut Self::Context) {
+        let _turn = self.turns.begin("written");
         let now = self.env.now();
-        for (done, record) in written.writes.iter().enumerate() {
+        self.log_bytes = written.offset;
+        for (done, record) in written.writes.into_iter().enumerate() {
             self.advance_within(done);
-            self.log_bytes = record.place.offset + u64::from(record.place.bytes);
-            self.log_seq = record.version.seq;
-            let (write, version, place) = (record.write, record.version, record.place);
-            self.step(now, master::Event::Written { write, version, place });
+            let WrittenRecord { write, version, places } = record;
+            self.log_seq = version.seq;
+            self.step(now, master::Event::Written { write, version, places });
         }
         if let Some((word, detail)) = &written.refusal {
             for (done, write) in written.refused.into_iter().enumerate() {
@@ -650,7 +693,8 @@ impl Handler<Written> for MasterActor {
 impl Handler<Replayed> for MasterActor {
     type Result = ();
 
-    fn handle(&mut self, replayed: Replayed, _: &mut Self::Context) {
+    fn handle(&mut self, replayed: Replayed, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("replay");
         self.advance();
         if replayed.from_start {
             self.machine.replay_from_start();
@@ -679,6 +723,23 @@ impl Handler<Replayed> for MasterActor {
                 self.notice(takeover::Event::CaughtUp);
             }
         }
+        self.resume_later(ctx);
+    }
+}
+
+impl Handler<Resume> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Resume, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("chores");
+        self.resuming = false;
+        let now = self.env.now();
+        self.observe(now);
+        self.advance();
+        self.step(now, master::Event::Chore);
+        self.flush();
+        self.finish_yield(now);
+        self.resume_later(ctx);
     }
 }
 

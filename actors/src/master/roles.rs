@@ -356,6 +356,7 @@ impl Handler<LeadershipChanged> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, changed: LeadershipChanged, _: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
         let now = self.env.now();
         match changed {
             LeadershipChanged::LockWon(guard) => self.lock_won(guard),
@@ -375,6 +376,7 @@ impl Handler<Halted> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, _: Halted, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
         match std::mem::replace(&mut self.role, Role::Ended) {
             Role::Halting { guard } => self.recover(guard, ctx),
             other => self.role = other,
@@ -386,6 +388,7 @@ impl Handler<EpochWritten> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, written: EpochWritten, _: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
         let now = self.env.now();
         let Role::Reigning(reign) = &mut self.role else { return };
         let version = written.version;
@@ -414,6 +417,7 @@ impl Handler<LogFailed> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, failed: LogFailed, _: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
         // What was in flight stays unanswered: to the clients a lost connection during a write is *unknown*, which
         // is the truth. The process must not live on with a log of which nothing is known.
         self.fail(NodeError::LogFailed(failed.error));
@@ -424,6 +428,7 @@ impl Handler<Closed> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, closed: Closed, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
         self.closed(&closed, ctx);
     }
 }
@@ -432,6 +437,7 @@ impl Handler<Synced> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, _: Synced, _: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
         let now = self.env.now();
         self.synced(now);
     }
@@ -441,6 +447,7 @@ impl Handler<Reopened> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, _: Reopened, _: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
         let now = self.env.now();
         self.abort_yield(now, "the log could not be closed in time");
         self.tick_role(now);

@@ -110,7 +110,7 @@ impl MasterActor {
     }
 
     /// Tells one slave of the reign, if there is one whose EPOCH record is durable.
-    fn announce_to(&self, link: LinkId) {
+    pub(super) fn announce_to(&self, link: LinkId) {
         let (Role::Reigning(reign), Some(cluster)) = (&self.role, self.cluster.get()) else { return };
         let Some(slave) = self.slaves.get(&link) else { return };
         match reign.phase {
@@ -298,6 +298,7 @@ impl Handler<SlaveEnded> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, ended: SlaveEnded, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("slave lost");
         let now = self.env.now();
         let Some(slave) = self.slaves.remove(&ended.link) else { return };
         self.reads_waited += slave.reads.waited;
@@ -321,6 +322,7 @@ impl Handler<SlaveEnded> for MasterActor {
         }
         self.flush();
         self.finish_yield(now);
+        self.resume_later(ctx);
     }
 }
 

@@ -102,11 +102,22 @@ impl MasterActor {
         writeln!(text, "unknown_total:{}", counters.unknown)?;
         writeln!(text, "read_retries:{}", counters.read_retries)?;
         writeln!(text, "reads_from_log:{}", counters.log_reads)?;
+        writeln!(text, "reads_waited_for_log_window:{}", counters.log_reads_waited)?;
+        writeln!(text, "log_read_bytes:{}", self.machine.log_read_bytes())?;
         writeln!(text, "reads_of_all_slaves:{}", counters.asked_all)?;
         writeln!(text, "requests_in_flight:{}", self.switchboard.requests.get())?;
         writeln!(text, "request_bytes_in_flight:{}", self.switchboard.bytes.get())?;
         writeln!(text, "requests_waiting_for_master:{}", self.front.waiting())?;
-        writeln!(text, "own_pauses:{}", self.doubt.borrow().jumps())?;
+        writeln!(text, "own_pauses:{}", self.doubt.borrow().jumps() - self.jumps_busy)?;
+        writeln!(text, "own_stalls:{}", self.jumps_busy)?;
+
+        writeln!(text, "\n# Turns")?;
+        for (class, turns) in self.turns.classes() {
+            writeln!(text, "{class}:{turns}")?;
+        }
+        let (longest_us, longest_in) = self.turns.longest();
+        writeln!(text, "turn_longest_us:{longest_us}")?;
+        writeln!(text, "turn_longest_in:{longest_in}")?;
 
         writeln!(text, "\n# Errors")?;
         for word in ErrorWord::ALL.into_iter().filter(|word| !word.is_reserved()) {

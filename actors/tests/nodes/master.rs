@@ -426,6 +426,29 @@ fn a_panic_in_a_session_ends_that_connection_and_gives_its_permits_back() {
 }
 
 #[test]
+fn a_panic_in_a_read_of_the_log_is_an_error_of_that_read() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let mut slave = alone.slave("one", 1).await;
+        let mut client = alone.client().await;
+        client.send(&["SET", "k", "v"]).await;
+        slave.write().await.expect("the write");
+        slave.ack().await;
+        assert_eq!(client.line().await.as_deref(), Some("+OK"));
+        drop(slave);
+        alone.wait_for("active_slaves", 0).await;
+        panic_at(Place::LogRead);
+        client.send(&["GET", "k"]).await;
+        let told = client.line().await.expect("an answer");
+        assert!(told.starts_with("-ERR") && told.contains("panicked"), "{told}");
+        assert_eq!(alone.fact("requests_in_flight").await, 1, "the question itself");
+        assert_eq!(alone.fact("log_read_bytes").await, 0);
+        client.send(&["GET", "k"]).await;
+        assert_eq!(client.bulk().await, "v");
+    });
+}
+
+#[test]
 fn a_panic_in_a_proxy_ends_its_link_and_another_slave_takes_its_writes() {
     World::run(1, |world| async move {
         let alone = Alone::start(&world);

@@ -17,4 +17,5 @@ pub mod doubt;
 pub mod front;
 pub mod master;
 pub mod slave;
+mod table;
 pub mod takeover;

@@ -27,7 +27,8 @@ struct Runner {
     links: BTreeMap<String, Vec<(LinkId, Option<Slot>)>>,
     next_link: u64,
     next_tag: u64,
-    appends: VecDeque<WriteId>,
+    /// Writes, and how many values each has.
+    appends: VecDeque<(WriteId, usize)>,
     writes: Vec<WriteId>,
     reads: Vec<ReadId>,
 }
@@ -95,7 +96,11 @@ impl Runner {
                 format!("answer s{}#{}: {}", to.session, to.tag, show_reply(&reply))
             }
             Effect::Append { write, change } => {
-                self.appends.push_back(write);
+                let values = match &change {
+                    Change::Put(pairs) => pairs.len(),
+                    Change::Delete(_) => 0,
+                };
+                self.appends.push_back((write, values));
                 self.writes.push(write);
                 let change = match change {
                     Change::Put(pairs) => {
@@ -121,6 +126,7 @@ impl Runner {
                 format!("{} joined at slot {}", self.name(slot), slot.0)
             }
             Effect::NoSlot { .. } => "no slot".to_owned(),
+            Effect::SlotFree { link } => format!("announce again to {link}"),
             Effect::SendWrite { slot, version, key, value } => {
                 format!("to {}: write {}@{version} = {}", self.name(slot), text(&key), text(&value))
             }
@@ -142,7 +148,7 @@ impl Runner {
 
     fn next_version(&mut self) -> (Version, Place) {
         self.last.seq = Seq(self.last.seq.0 + 1);
-        (self.last, Place { offset: self.last.seq.0 * 100, bytes: 100 })
+        (self.last, Place { offset: self.last.seq.0 * 100, text_bytes: 100, bytes: 100, ..Place::default() })
     }
 }
 
@@ -165,7 +171,7 @@ impl goldenscript::Runner for Runner {
         }
         let mut pos = || args.next_pos().ok_or("an argument is missing");
         match command.name.as_str() {
-            // config [random=SEED] [min=SLAVES] [durable=false]: a new machine.
+            // config [random=SEED] [min=SLAVES] [durable=false] [log_window=BYTES]: a new machine.
             "config" => {
                 let mut config = Config::default();
                 if let Some(seed) = args.take_key("random") {
@@ -173,6 +179,9 @@ impl goldenscript::Runner for Runner {
                 }
                 config.slaves_min = args.take_key("min").map_or(Ok(1), str::parse)?;
                 config.durable = args.take_key("durable").map_or(Ok(true), str::parse)?;
+                if let Some(bytes) = args.take_key("log_window") {
+                    config.log_window_bytes = bytes.parse()?;
+                }
                 self.master = Master::new(config);
             }
             // replay KEY=VERSION ...: records of the log.
@@ -180,7 +189,9 @@ impl goldenscript::Runner for Runner {
                 while let Some((key, at)) = args.next_key() {
                     let at = version(at)?;
                     self.last = self.last.max(at);
-                    self.master.replay_put(key.as_bytes(), at, Place { offset: at.seq.0 * 100, bytes: 100 });
+                    let place =
+                        Place { offset: at.seq.0 * 100, text_bytes: 100, bytes: 100, ..Place::default() };
+                    self.master.replay_put(key.as_bytes(), at, place);
                 }
             }
             "replay_delete" => self.master.replay_delete(pos()?.as_bytes()),
@@ -221,13 +232,14 @@ impl goldenscript::Runner for Runner {
             "written" => {
                 let count: usize = args.next_pos().map_or(Ok(1), str::parse)?;
                 for _ in 0..count {
-                    let write = self.appends.pop_front().ok_or("nothing is appended")?;
+                    let (write, values) = self.appends.pop_front().ok_or("nothing is appended")?;
                     let (version, place) = self.next_version();
-                    self.step(Event::Written { write, version, place }, &mut out);
+                    let places = std::iter::repeat_n(place, values).collect();
+                    self.step(Event::Written { write, version, places }, &mut out);
                 }
             }
             "not_written" => {
-                let write = self.appends.pop_front().ok_or("nothing is appended")?;
+                let (write, _) = self.appends.pop_front().ok_or("nothing is appended")?;
                 let (word, detail) = (ErrorWord::ReadOnly, "the disk is full".to_owned());
                 self.step(Event::NotWritten { write, word, detail }, &mut out);
             }
@@ -276,6 +288,12 @@ impl goldenscript::Runner for Runner {
             "at" => {
                 self.now = Millis(pos()?.parse()?);
                 self.step(Event::Tick, &mut out);
+            }
+            // chores: what is done beside requests, to its end.
+            "chores" => {
+                while self.master.has_chores() {
+                    self.step(Event::Chore, &mut out);
+                }
             }
             // paused_until MS: this process did not run.
             "paused_until" => {

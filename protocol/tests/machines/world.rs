@@ -319,6 +319,7 @@ impl World {
             Action::Sleep { ms } => {
                 self.now = self.now.plus(u64::from(ms));
                 self.step(Event::Tick);
+                self.chore();
             }
             Action::Crash { logged } => self.crash(usize::from(logged)),
             Action::Handover => self.hand_over(),
@@ -416,6 +417,10 @@ impl World {
                 self.links.get_mut(&link).expect("a link joined").slot = Some(slot);
             }
             Effect::NoSlot { .. } => panic!("no slot for a handful of slaves"),
+            Effect::SlotFree { link } => {
+                let link = self.links.get_mut(&link).expect("who waits for a slot is connected");
+                link.to_slave.push_back(ToSlave::Announce(self.reign.epoch));
+            }
             Effect::SendWrite { slot, version, key, value } => {
                 self.send(slot, ToSlave::Write { version, key, value });
             }
@@ -551,13 +556,18 @@ impl World {
         }
         let (version, place) = self.append(change);
         self.fates.insert(tag, Fate::Written(version));
-        self.step(Event::Written { write, version, place });
+        let pairs = match &self.log.last().expect("it was just appended").change {
+            Some(Change::Put(pairs)) => pairs.len(),
+            Some(Change::Delete(_)) | None => 0,
+        };
+        let places = std::iter::repeat_n(place, pairs).collect();
+        self.step(Event::Written { write, version, places });
     }
 
     fn append(&mut self, change: Change) -> (Version, Place) {
         let version =
             Version { epoch: self.reign.epoch, seq: dsm_protocol::ids::Seq(self.log.len() as u64 + 1) };
-        let place = Place { offset: self.log.len() as u64, bytes: 1 };
+        let place = Place { offset: self.log.len() as u64, bytes: 1, ..Place::default() };
         self.log.push(Record { version, change: Some(change.clone()) });
         replay(&mut self.masters[1 - self.active], &change, version, place);
         (version, place)
@@ -574,6 +584,15 @@ impl World {
         let value = value_in(change, &key).flatten().expect("the place names another key");
         let result = if fails { Err("the disk says no".to_owned()) } else { Ok(value) };
         self.step(Event::LogRead { read, result });
+    }
+
+    /// Lets the master do a piece of what it does beside requests, if there is something.
+    fn chore(&mut self) -> bool {
+        let has_chores = self.masters[self.active].has_chores();
+        if has_chores {
+            self.step(Event::Chore);
+        }
+        has_chores
     }
 
     fn connect(&mut self, node: usize) {
@@ -682,7 +701,8 @@ impl World {
         let mut newborn = Master::new(self.config);
         for (index, record) in self.log.iter().enumerate() {
             if let Some(change) = &record.change {
-                replay(&mut newborn, change, record.version, Place { offset: index as u64, bytes: 1 });
+                let place = Place { offset: index as u64, bytes: 1, ..Place::default() };
+                replay(&mut newborn, change, record.version, place);
             }
         }
         self.masters[self.active] = newborn;
@@ -701,6 +721,7 @@ impl World {
     pub(crate) fn settle(&mut self) {
         loop {
             let mut busy = !self.appends.is_empty() || !self.log_reads.is_empty();
+            busy |= self.chore();
             while !self.appends.is_empty() {
                 self.log_answers(false);
             }

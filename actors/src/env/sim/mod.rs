@@ -644,6 +644,10 @@ impl Environment for SimEnv {
         Millis(self.process.clock().as_millis() as u64)
     }
 
+    fn clock_us(&self) -> u64 {
+        self.process.clock().as_micros() as u64
+    }
+
     fn random(&self) -> u64 {
         self.process.0.random.borrow_mut().random()
     }

@@ -10,6 +10,9 @@ use std::collections::VecDeque;
 /// The most slaves that can be active at once.
 pub const SLAVES_MAX: usize = 64;
 
+/// With fewer clean slots than this a sweep begins: it takes its time, and slaves that join meanwhile need some.
+const CLEAN_MIN: usize = 16;
+
 /// The place of an active slave in sets of holders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u8);
@@ -172,6 +175,11 @@ impl Member {
         Some(refused)
     }
 
+    /// What is under way to it, in bytes.
+    pub(super) fn unacked_bytes(&self) -> u64 {
+        self.unacked_bytes
+    }
+
     pub(super) fn set_room(&mut self, room_bytes: u64) {
         self.room_bytes = room_bytes;
     }
@@ -232,14 +240,24 @@ impl Membership {
         self.live.iter().filter_map(|slot| self.get(slot).map(|member| (slot, member)))
     }
 
-    /// A slot that no bit in the directory names; `None` when a sweep is needed first (or all are live).
-    pub(super) fn clean_slot(&self) -> Option<Slot> {
-        (0..SLAVES_MAX as u8).map(Slot).find(|slot| !self.live.contains(*slot) && !self.stale.contains(*slot))
+    /// The slots that no bit in the directory names.
+    fn clean(&self) -> SlotSet {
+        SlotSet(!0).without(self.live).without(self.stale)
     }
 
-    /// Notes that the directory names no slot that is not live.
-    pub(super) fn swept(&mut self) {
-        self.stale = SlotSet::EMPTY;
+    /// A slot that no bit in the directory names; `None` when a sweep is needed first (or all are live).
+    pub(super) fn clean_slot(&self) -> Option<Slot> {
+        self.clean().nth(0)
+    }
+
+    /// The slots that a sweep is to clear, once few are clean.
+    pub(super) fn to_sweep(&self) -> Option<SlotSet> {
+        (!self.stale.is_empty() && self.clean().len() < CLEAN_MIN).then_some(self.stale)
+    }
+
+    /// Notes that the directory does not name `slots`.
+    pub(super) fn swept(&mut self, slots: SlotSet) {
+        self.stale = self.stale.without(slots);
     }
 
     pub(super) fn join(&mut self, slot: Slot, id: SlaveId, link: LinkId, room_bytes: u64) {

@@ -8,6 +8,7 @@
 //! slaves acknowledged). See `docs/ARCHITECTURE.md`, *How a write and a read go*.
 
 mod directory;
+mod log_reads;
 mod membership;
 mod placement;
 mod reads;
@@ -34,6 +35,9 @@ new_key_type! {
     struct WriteKey;
     struct ReadKey;
 }
+
+/// Entries that one chore looks at or frees.
+const CHORE_ENTRIES: usize = 4096;
 
 /// Names a write from its acceptance until it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,6 +93,8 @@ pub struct Config {
     pub durable: bool,
     /// The longest value that slaves take, in bytes. The log may hold longer ones: this was once higher, then.
     pub value_max: usize,
+    /// How many bytes of values may be on their way from the log at once, unless it is one value alone.
+    pub log_window_bytes: u64,
 }
 
 impl Default for Config {
@@ -100,6 +106,7 @@ impl Default for Config {
             seed: 0,
             durable: true,
             value_max: usize::MAX,
+            log_window_bytes: 64 << 20,
         }
     }
 }
@@ -201,8 +208,8 @@ pub enum Event {
         write: WriteId,
         /// The version its keys get.
         version: Version,
-        /// Where the record stands.
-        place: Place,
+        /// Where its values stand, in the order of its pairs. None for a deletion.
+        places: SmallVec<[Place; 1]>,
     },
     /// A write's record is not in the log and never will be.
     NotWritten {
@@ -222,6 +229,8 @@ pub enum Event {
     },
     /// Time passed. At least every 50 ms while reads are in flight.
     Tick,
+    /// There is time for a piece of what is done beside requests, as long as [`Master::has_chores`] says so.
+    Chore,
 }
 
 /// What the machine wants done, in this order.
@@ -253,6 +262,11 @@ pub enum Effect {
         /// The slave's link.
         link: LinkId,
     },
+    /// Announce the reign to this slave again: it had enlisted while no slot was to be had, and now one is.
+    SlotFree {
+        /// The slave's link.
+        link: LinkId,
+    },
     /// Send a counted write to a slave.
     SendWrite {
         /// The slave.
@@ -274,7 +288,7 @@ pub enum Effect {
         version: Version,
         /// The key.
         key: Bytes,
-        /// How long the record is: about as long as the answer will be, in bytes.
+        /// How long the value is, in bytes.
         bytes: u32,
     },
     /// Tell a slave to forget a version and what is older.
@@ -295,11 +309,11 @@ pub enum Effect {
     ReadLog {
         /// The read.
         read: ReadId,
-        /// Where the record stands.
+        /// Where it stands.
         place: Place,
-        /// The version it must have.
+        /// Its version.
         version: Version,
-        /// The key it must hold.
+        /// Its key.
         key: Bytes,
     },
     /// A slave holds a version that the log lacks although the log is durable: records were lost.
@@ -318,8 +332,10 @@ pub struct Counters {
     pub reads: u64,
     /// Writes that were done.
     pub writes: u64,
-    /// Reads whose value came from the log.
+    /// Reads for which the log was read.
     pub log_reads: u64,
+    /// Those of them that had to wait until earlier ones had left room.
+    pub log_reads_waited: u64,
     /// Reads of keys without a known holder that were asked of all slaves that had not yet reported.
     pub asked_all: u64,
     /// Reads that went on to a further holder.
@@ -341,6 +357,8 @@ pub struct Master {
     reads: Reads,
     random: Random,
     counters: Counters,
+    /// Links of slaves that enlisted while the slots of former ones were not usable again yet.
+    waiting_for_slot: Vec<LinkId>,
 }
 
 impl Master {
@@ -355,11 +373,12 @@ impl Master {
             reads: Reads::default(),
             random: Random::new(config.seed),
             counters: Counters::default(),
+            waiting_for_slot: Vec::new(),
         }
     }
 
-    /// Takes in a record of the log, as a standby or before a reign begins: the keys in `puts` have that version and
-    /// stand at `place`, those in `deletes` are gone.
+    /// Takes in a write of the log, as a standby or before a reign begins: the key has that version, and its value stands
+    /// at `place`.
     pub fn replay_put(&mut self, key: &[u8], version: Version, place: Place) {
         self.directory.insert(key, Entry { version, place, holders: SlotSet::EMPTY });
     }
@@ -417,6 +436,11 @@ impl Master {
         self.members.get(slot).is_none_or(membership::Member::is_idle)
     }
 
+    /// How many bytes reads of the log may bring into memory that are under way now.
+    pub fn log_read_bytes(&self) -> u64 {
+        self.reads.log.under_way_bytes()
+    }
+
     /// Whether a read still waits for an answer.
     pub fn is_reading(&self, read: ReadId) -> bool {
         self.reads.contains(read)
@@ -440,6 +464,7 @@ impl Master {
             }
             Event::SlaveJoined { id, link, room_bytes } => self.slave_joined(id, link, room_bytes, effects),
             Event::SlaveLost { link } => {
+                self.waiting_for_slot.retain(|waiting| *waiting != link);
                 if let Some(slot) = self.members.slot_of(link) {
                     self.slave_lost(now, slot, effects);
                 }
@@ -461,10 +486,14 @@ impl Master {
             Event::Holdings { slot, link, entries, last } => {
                 self.holdings(slot, link, entries, last, effects)
             }
-            Event::Written { write, version, place } => self.written(now, write, version, place, effects),
+            Event::Written { write, version, places } => self.written(now, write, version, &places, effects),
             Event::NotWritten { write, word, detail } => self.not_written(now, write, word, &detail, effects),
             Event::LogRead { read, result } => self.log_read(now, read, result, effects),
-            Event::Tick => self.expire_reads(now, effects),
+            Event::Tick => {
+                self.expire_reads(now, effects);
+                self.expire_log_reads(now, effects);
+            }
+            Event::Chore => self.chore(effects),
         }
     }
 
@@ -507,6 +536,8 @@ impl Master {
     fn end_reign(&mut self) {
         assert_eq!(self.in_flight(), 0, "a reign ended with requests in flight");
         self.reign = None;
+        self.reads.log.clear();
+        self.waiting_for_slot.clear();
         for slot in self.members.live().iter() {
             self.members.leave(slot);
         }
@@ -515,21 +546,44 @@ impl Master {
     fn slave_joined(&mut self, id: SlaveId, link: LinkId, room_bytes: u64, effects: &mut Vec<Effect>) {
         assert!(self.reign.is_some(), "a slave joined a standby");
         assert!(self.members.iter().all(|(_, member)| member.id != id), "slave {id} is active already");
-        if self.members.clean_slot().is_none() {
-            self.directory.sweep(self.members.live());
-            self.members.swept();
-        }
         match self.members.clean_slot() {
             Some(slot) => {
                 self.members.join(slot, id, link, room_bytes);
                 effects.push(Effect::Joined { link, slot });
             }
-            None => effects.push(Effect::NoSlot { link }),
+            None if self.members.len() == SLAVES_MAX => effects.push(Effect::NoSlot { link }),
+            None if self.waiting_for_slot.contains(&link) => {}
+            None => self.waiting_for_slot.push(link),
         }
+        self.sweep_if_needed();
+    }
+
+    /// Begins to make slots of slaves that have left usable again, before there is none for the next one.
+    fn sweep_if_needed(&mut self) {
+        if self.directory.sweeping().is_none() {
+            if let Some(slots) = self.members.to_sweep() {
+                self.directory.begin_sweep(slots);
+            }
+        }
+    }
+
+    /// Whether there is something to do beside requests, in pieces, each with an [`Event::Chore`].
+    pub fn has_chores(&self) -> bool {
+        !self.directory.is_at_rest()
+    }
+
+    fn chore(&mut self, effects: &mut Vec<Effect>) {
+        if let Some(slots) = self.directory.sweep_on(CHORE_ENTRIES) {
+            self.members.swept(slots);
+            effects.extend(self.waiting_for_slot.drain(..).map(|link| Effect::SlotFree { link }));
+            self.sweep_if_needed();
+        }
+        self.directory.tidy(CHORE_ENTRIES);
     }
 
     fn slave_lost(&mut self, now: Millis, slot: Slot, effects: &mut Vec<Effect>) {
         let Some(member) = self.members.leave(slot) else { return };
+        self.sweep_if_needed();
         // First what it had acknowledged: no write may be done on the word of a slave that is gone.
         self.drop_acks_of(slot, effects);
         for sent in member.into_unacked() {

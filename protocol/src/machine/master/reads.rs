@@ -1,6 +1,7 @@
-//! Reads in flight: one holder after another, then the log.
+//! Reads in flight: one holder after another, then the log (`log_reads.rs`).
 
-use super::membership::SlotSet;
+use super::log_reads::LogReads;
+use super::membership::{Member, SlotSet};
 use super::placement::{acks_needed, choose, hash_bytes};
 use super::{payload, Asker, Change, Effect, Master, ReadId, ReadKey, Slot, WriteId};
 use crate::command::{ErrorWord, Reply};
@@ -27,6 +28,8 @@ pub(super) struct Reads {
     gathers: SlotMap<GatherKey, Gather>,
     /// Questions in the order in which they time out; answered ones stay until their time has come.
     timeouts: VecDeque<(Millis, ReadId, u32)>,
+    /// Those of them that are to be answered from the log.
+    pub(super) log: LogReads,
     /// Reads that wait for a write of their own session.
     waiting: usize,
     turn: usize,
@@ -34,11 +37,11 @@ pub(super) struct Reads {
 
 /// The read of one key.
 #[derive(Clone, Debug)]
-struct Read {
+pub(super) struct Read {
     to: Destination,
-    key: Bytes,
-    deadline: Millis,
-    wanted: Version,
+    pub(super) key: Bytes,
+    pub(super) deadline: Millis,
+    pub(super) wanted: Version,
     asked: SlotSet,
     tried: SlotSet,
     /// Counts the questions, so that an old timeout does not end a new one.
@@ -72,6 +75,10 @@ pub(super) enum Waiting {
 impl Reads {
     pub(super) fn len(&self) -> usize {
         self.all.len() + self.waiting
+    }
+
+    pub(super) fn get(&self, id: ReadId) -> Option<&Read> {
+        self.all.get(id.0)
     }
 
     pub(super) fn contains(&self, id: ReadId) -> bool {
@@ -263,9 +270,8 @@ impl Master {
                 self.end_read(id, Reply::NotFound, effects);
                 return;
             });
-            let (key, version, place) = (read.key.clone(), read.wanted, entry.place);
-            self.counters.log_reads += 1;
-            effects.push(Effect::ReadLog { read: id, place, version, key });
+            let place = entry.place;
+            self.read_from_log(now, id, place, effects);
             return;
         }
         self.reads.timeouts.push_back((now.plus(self.config.read_timeout_ms), id, read.attempt));
@@ -326,6 +332,7 @@ impl Master {
         result: Result<Bytes, String>,
         effects: &mut Vec<Effect>,
     ) {
+        self.log_answered(now, id, effects);
         let Some(read) = self.reads.all.get(id.0) else { return };
         let latest = self.directory.get(&read.key).map(|entry| entry.version);
         if latest != Some(read.wanted) {
@@ -340,7 +347,9 @@ impl Master {
                 // Put it back only where the copies are missing.
                 let lacking = acks_needed(live.len()).saturating_sub(entry.holders.intersection(live).len());
                 let among = if value.len() <= self.config.value_max {
-                    self.with_room(payload(&key, &value)).without(entry.holders)
+                    self.with_room(payload(&key, &value))
+                        .without(entry.holders)
+                        .without(self.behind_on_copies())
                 } else {
                     SlotSet::EMPTY
                 };
@@ -352,6 +361,14 @@ impl Master {
             }
             Err(detail) => self.end_read(id, Reply::error(ErrorWord::Bad, detail), effects),
         }
+    }
+
+    /// The slaves that already owe acknowledgements for as many bytes as the log may be read at a time. Nobody waits for
+    /// a copy, so nothing else would bound what reads put into their links.
+    fn behind_on_copies(&self) -> SlotSet {
+        let window_bytes = self.config.log_window_bytes;
+        let is_behind = |member: &Member| member.unacked_bytes() >= window_bytes;
+        self.members.iter().filter(|(_, member)| is_behind(member)).map(|(slot, _)| slot).collect()
     }
 
     /// Moves reads on that a holder has not answered in time.
@@ -399,8 +416,9 @@ impl Master {
         }
     }
 
-    fn end_read(&mut self, id: ReadId, reply: Reply, effects: &mut Vec<Effect>) {
+    pub(super) fn end_read(&mut self, id: ReadId, reply: Reply, effects: &mut Vec<Effect>) {
         if let Some(read) = self.reads.all.remove(id.0) {
+            self.reads.log.forget(id, read.deadline);
             self.answer(read.to, reply, effects);
         }
     }
