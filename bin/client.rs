@@ -33,6 +33,7 @@ struct Args {
         env = "DSM_MASTERS",
         value_name = "ADDR,ADDR",
         value_delimiter = ',',
+        value_parser = dsm::address::to_connect,
         default_value = "127.0.0.1:12345,127.0.0.1:12346"
     )]
     masters: Vec<String>,
@@ -42,7 +43,7 @@ struct Args {
           value_parser = humantime::parse_duration)]
     request_timeout: Duration,
 
-    /// How long connecting to one master may take, as in 500ms or 2s
+    /// How long connecting to one master may take, as in 500ms or 2s; less while another one is left to try
     #[arg(long, env = "DSM_CONNECT_TIMEOUT", value_name = "TIME", default_value = "2s",
           value_parser = humantime::parse_duration)]
     connect_timeout: Duration,
@@ -74,7 +75,6 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(args.masters.iter().all(|master| !master.is_empty()), "--masters has an empty address");
     let config = ClientConfig {
         masters: args.masters,
         request_timeout: args.request_timeout,

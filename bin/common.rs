@@ -9,8 +9,8 @@ mod levels;
 mod words;
 
 pub(crate) use error_output::tell;
-#[allow(unused_imports, reason = "the tests of the harness' flags use it")]
-pub(crate) use words::two_dashes;
+#[allow(unused_imports, reason = "each binary uses its part")]
+pub(crate) use words::{two_dashes, with_variables};
 
 use clap::builder::{BoolishValueParser, Resettable};
 use clap::{Arg, ArgAction};

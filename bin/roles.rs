@@ -76,6 +76,7 @@ struct ProcessArgs {
 
 /// Runs `role` (`master`, `backup` or `slave`) with the flags of its own binary, without a program name.
 pub(crate) fn run(role: &str, flags: Vec<OsString>) -> ExitCode {
+    let given = flags.clone();
     let words = |name: &str| std::iter::once(OsString::from(name)).chain(flags);
     let parsed = match role {
         "master" => common::parse::<MasterArgs>(words("dsm-master"))
@@ -89,7 +90,7 @@ pub(crate) fn run(role: &str, flags: Vec<OsString>) -> ExitCode {
         }
     };
     match parsed {
-        Ok((config, process)) => start(config, &process),
+        Ok((config, process)) => start(config, &process, &given),
         Err(code) => code,
     }
 }
@@ -108,21 +109,24 @@ pub(crate) fn own_flags() -> Vec<OsString> {
     std::env::args_os().skip(1).collect()
 }
 
-fn start(mut config: NodeConfig, process: &ProcessArgs) -> ExitCode {
+fn start(mut config: NodeConfig, process: &ProcessArgs, given: &[OsString]) -> ExitCode {
     let valid = match &config {
         NodeConfig::Master(kind, config) => config.validate(*kind),
         NodeConfig::Slave(config) => config.validate(),
     };
     if let Err(error) = valid {
         // A flag whose value cannot be is as bad as one that cannot be read.
-        return common::finish(Err(error.into()), 2);
+        return common::fail(&common::with_variables(&error.to_string(), given), 2);
     }
     process.log.start("info");
     if let NodeConfig::Master(_, config) = &mut config {
         fit_descriptors(config);
     }
     let result = die_with(process.die_with_parent).and_then(|()| serve(config));
-    common::finish(result.map(|()| ExitCode::SUCCESS), 1)
+    match result {
+        Ok(()) => common::ended(ExitCode::SUCCESS),
+        Err(error) => common::fail(&common::with_variables(&format!("{error:#}"), given), 1),
+    }
 }
 
 /// Descriptors that a master needs beside those of its connections.

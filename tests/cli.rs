@@ -720,3 +720,106 @@ fn a_cluster_takes_flags_with_one_dash_and_no_variable_of_a_kubernetes_service()
     let output = run(command, b"");
     assert!(text(&output.stderr).starts_with("error: port 12345 is in use"), "{}", text(&output.stderr));
 }
+
+#[test]
+fn a_first_master_that_hangs_leaves_the_second_one_its_time() {
+    let values = Map::default();
+    let serving = small_master(&values);
+    // The kernel accepts for a process that hangs, and nobody answers.
+    let hanging = TcpListener::bind("127.0.0.1:0").unwrap();
+    let hangs = hanging.local_addr().unwrap().to_string();
+    let once = |words: &[&str]| {
+        let output = run(client(&[&hangs, &serving], words), b"");
+        (text(&output.stdout).to_owned(), text(&output.stderr).to_owned(), output.status.code())
+    };
+    let done = |line: &str| (format!("{line}\n"), String::new(), Some(0));
+    assert_eq!(once(&["WRITE", "k", "v"]), done("WRITE_DONE"));
+    assert_eq!(once(&["READ", "k"]), done("v"));
+    assert_eq!(once(&["STATUS"]), done("# Replication\nrole:primary"));
+    // When nobody answers, it is told of each.
+    let also = TcpListener::bind("127.0.0.1:0").unwrap();
+    let output = run(client(&[&hangs, &also.local_addr().unwrap().to_string()], &["READ", "k"]), b"");
+    assert!(!text(&output.stderr).contains("not tried"), "{}", text(&output.stderr));
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn addresses_are_taken_as_people_type_them() {
+    let master = small_master(&Map::default());
+    let port = master.rsplit(':').next().unwrap();
+    let nobody = free_address();
+    for masters in [format!("{nobody}, LocalHost:{port} "), format!("[::1]:{port} ,127.0.0.1:{port}")] {
+        let output = run(client(&[&masters], &["WRITE", "k", "v"]), b"");
+        assert_eq!(text(&output.stdout), "WRITE_DONE\n", "{masters}: {}", text(&output.stderr));
+    }
+    let client = env!("CARGO_BIN_EXE_dsm-client");
+    let master = env!("CARGO_BIN_EXE_dsm-master");
+    let programs: [(&str, &[&str], &str, &str); 6] = [
+        (client, &["STATUS"], "--masters", "DSM_MASTERS"),
+        (env!("CARGO_BIN_EXE_dsm-slave"), &[], "--masters", "DSM_MASTERS"),
+        (master, &[], "--listen", "DSM_LISTEN"),
+        (master, &[], "--peer", "DSM_PEER"),
+        (env!("CARGO_BIN_EXE_dsm-backup-master"), &[], "--advertise", "DSM_ADVERTISE"),
+        (env!("CARGO_BIN_EXE_dsm-test-harness"), &[], "--target", ""),
+    ];
+    for (program, words, flag, variable) in programs {
+        for (typed, why) in [
+            ("localhost", "it names no port"),
+            ("::1:12345", "an IPv6 address stands in brackets"),
+            ("redis://localhost:1", "it is a URL"),
+            ("127.0.0.300:1", "it is no IPv4 address"),
+            (":12345", "it names no host"),
+        ] {
+            let mut command = Command::new(program);
+            command.args([flag, typed]).args(words);
+            let output = run(command, b"");
+            let told = text(&output.stderr);
+            assert!(told.contains(flag) && told.contains(typed) && told.contains(why), "{program}: {told}");
+            assert_one_line(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{program} {flag} {typed}");
+            if !variable.is_empty() {
+                let mut command = Command::new(program);
+                command.env(variable, typed).args(words);
+                let output = run(command, b"");
+                let told = text(&output.stderr);
+                assert!(
+                    told.contains(flag) && told.contains(variable) && told.contains(why),
+                    "{program}: {told}"
+                );
+                assert_eq!(output.status.code(), Some(2), "{program} {variable}={typed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_master_that_is_told_to_be_its_own_peer_is_refused() {
+    let data = tempfile::tempdir().unwrap();
+    let own = free_address();
+    let port = own.rsplit(':').next().unwrap();
+    let refused = |flags: &[&str], variable: Option<(&str, &str)>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dsm-master"));
+        command.arg("--log").arg(data.path().join("kv_store.log")).args(flags).envs(variable);
+        let output = run(command, b"");
+        assert_ne!(output.status.code(), Some(0));
+        text(&output.stderr).lines().last().unwrap_or_default().to_owned()
+    };
+    let any = format!("0:{port}");
+    let named = format!("localhost:{port}");
+    for flags in [["--listen", &own, "--peer", &named], ["--listen", &own, "--peer", &own]] {
+        let told = refused(&flags, None);
+        assert!(told.contains("give the other master's address with --peer"), "{told}");
+    }
+    let told = refused(&["--listen", &any, "--advertise", &own, "--peer", &named], None);
+    assert!(told.contains("leads to this master itself"), "{told}");
+    let told = refused(&["--listen", &any, "--advertise", &own], Some(("DSM_PEER", &own)));
+    assert!(told.contains("--advertise and --peer are both") && told.contains("DSM_PEER"), "{told}");
+    // A wildcard, however it is written, is not where others could reach it.
+    for listen in [any, format!("[::0]:{port}"), format!("0.0.0.0:{port}")] {
+        let told = refused(&[], Some(("DSM_LISTEN", &listen)));
+        assert!(
+            told.contains("is a wildcard: say with --advertise") && told.contains("DSM_LISTEN"),
+            "{told}"
+        );
+    }
+}

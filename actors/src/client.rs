@@ -4,6 +4,7 @@
 //! the machine in `dsm_protocol::machine::client` decides. It keeps no value and never retries a write that may
 //! have been executed. Plain tokio, no actor. Source: `docs/ARCHITECTURE.md`, "The client".
 
+use crate::env::names;
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError, KEY_MAX, VALUE_MAX_DEFAULT};
 use dsm_protocol::frame::{self, FrameError};
@@ -44,6 +45,9 @@ const COPY_BYTES_MAX: usize = 8 * 1024;
 /// An output buffer that grew beyond this is given back once it is empty, in bytes.
 const KEPT_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 
+/// What is told of a master that had no turn.
+const NOT_TRIED: &str = "not tried yet";
+
 /// How a [`Client`] behaves. `ClientConfig::default()` suits a cluster on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientConfig {
@@ -52,7 +56,8 @@ pub struct ClientConfig {
     pub masters: Vec<String>,
     /// From a call to its end, whatever happens in between. Default 2 s.
     pub request_timeout: Duration,
-    /// From the first packet to the master's welcome. Default 2 s.
+    /// From the first packet to the master's welcome; less while a call waits and another master is left to try. Default
+    /// 2 s.
     pub connect_timeout: Duration,
     /// The first pause when no master answers; it doubles. Default 10 ms.
     pub backoff_min: Duration,
@@ -536,7 +541,7 @@ impl Driver {
             calls: foldhash::HashMap::default(),
             connecting: None,
             socket: None,
-            failures: vec!["not tried yet".to_owned(); config.masters.len()],
+            failures: vec![NOT_TRIED.to_owned(); config.masters.len()],
             effects: Vec::new(),
         }
     }
@@ -637,6 +642,9 @@ impl Driver {
         match effect {
             Effect::Connect { link, master } => {
                 log::debug!("connecting master={} link={link}", self.masters[master]);
+                if self.failures[master] == NOT_TRIED {
+                    self.failures[master] = "no answer so far".to_owned();
+                }
                 let opening = open(self.masters[master].clone());
                 self.connecting = Some((link, master, Box::pin(opening)));
             }
@@ -734,7 +742,13 @@ impl Driver {
     fn take_in(&mut self, read: usize) {
         let decoded = if read == 0 { Err("closed by the master".to_owned()) } else { self.decode() };
         if let Err(why) = decoded {
-            self.link_ended(why);
+            return self.link_ended(why);
+        }
+        // The beginning of an answer, perhaps of a long one.
+        if let Some(link) =
+            self.socket.as_ref().filter(|socket| !socket.input.is_empty()).map(|socket| socket.link)
+        {
+            self.step(Event::Heard { link });
         }
     }
 
@@ -862,8 +876,7 @@ async fn connected(
 /// Connects and shakes hands. What the master sent behind its welcome comes back with the stream.
 async fn open(address: String) -> Result<(TcpStream, BytesMut, Welcome), String> {
     let text = |error: io::Error| error.to_string();
-    let mut stream = TcpStream::connect(&address).await.map_err(text)?;
-    stream.set_nodelay(true).map_err(text)?;
+    let mut stream = names::connect(&address).await.map_err(text)?;
     let hello = Control::Hello(Hello { cluster: None, role: HelloRole::Client });
     let mut greeting = frame::PREFACE.to_vec();
     frame::encode(&Message::Control(hello), &mut greeting);

@@ -1,6 +1,7 @@
 //! The settings of the roles: one struct each, which is at once what an embedder fills in and what the command line
 //! is parsed into. The doc comments are the help texts.
 
+use crate::address::{self, AddressError};
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
@@ -21,17 +22,21 @@ pub enum ConfigError {
         /// The wildcard address.
         listen: String,
     },
-    /// An address is not `host:port`.
-    #[error("{flag} {address} is not HOST:PORT")]
+    /// An address is none.
+    #[error("{flag} {address:?}: {why}")]
     Address {
         /// The flag.
         flag: &'static str,
         /// What it says.
         address: String,
+        /// Why.
+        why: AddressError,
     },
     /// The two masters would have one address.
-    #[error("--listen and --peer are both {address}: give the other master's address with --peer")]
+    #[error("{own} and --peer are both {address}: give the other master's address with --peer")]
     PeerIsSelf {
+        /// The flag with this master's own address.
+        own: &'static str,
         /// The address.
         address: String,
     },
@@ -93,15 +98,15 @@ pub enum Fence {
 #[derive(Clone, Debug, Args)]
 pub struct MasterConfig {
     /// Address to serve slaves and clients at, HOST:PORT [default: 127.0.0.1:12345, backup 127.0.0.1:12346]
-    #[arg(long, env = "DSM_LISTEN", value_name = "ADDR")]
+    #[arg(long, env = "DSM_LISTEN", value_name = "ADDR", value_parser = address::to_listen)]
     pub listen: Option<String>,
 
     /// Address at which others reach this master; required when --listen is a wildcard
-    #[arg(long, env = "DSM_ADVERTISE", value_name = "ADDR")]
+    #[arg(long, env = "DSM_ADVERTISE", value_name = "ADDR", value_parser = address::to_connect)]
     pub advertise: Option<String>,
 
     /// Address of the other master, HOST:PORT [default: 127.0.0.1:12346, backup 127.0.0.1:12345]
-    #[arg(long, env = "DSM_PEER", value_name = "ADDR")]
+    #[arg(long, env = "DSM_PEER", value_name = "ADDR", value_parser = address::to_connect)]
     pub peer: Option<String>,
 
     /// The write-ahead log; both masters must name the same file
@@ -258,16 +263,21 @@ impl MasterConfig {
     pub fn validate(&self, kind: MasterKind) -> Result<(), ConfigError> {
         let listen = self.listen_address(kind);
         let peer = self.peer_address(kind);
-        check_address("--listen", &listen)?;
-        check_address("--peer", &peer)?;
-        let wildcard = ["0.0.0.0:", "[::]:", ":"].iter().any(|start| listen.starts_with(start));
-        match &self.advertise {
-            Some(address) => check_address("--advertise", address)?,
-            None if wildcard => return Err(ConfigError::AdvertiseMissing { listen }),
-            None => {}
+        let given = |flag, address: &str, read: Reader| {
+            read(address).map_err(|why| ConfigError::Address { flag, address: address.to_owned(), why })
+        };
+        let listen = given("--listen", &listen, address::to_listen)?;
+        let peer = given("--peer", &peer, address::to_connect)?;
+        let advertise = match &self.advertise {
+            Some(address) => Some(given("--advertise", address, address::to_connect)?),
+            None if address::is_wildcard(&listen) => return Err(ConfigError::AdvertiseMissing { listen }),
+            None => None,
+        };
+        if advertise.is_some_and(|advertise| advertise == peer) {
+            return Err(ConfigError::PeerIsSelf { own: "--advertise", address: peer });
         }
         if peer == listen {
-            return Err(ConfigError::PeerIsSelf { address: peer });
+            return Err(ConfigError::PeerIsSelf { own: "--listen", address: peer });
         }
         let long_enough = |flag, duration: Duration| {
             if duration < Duration::from_millis(10) {
@@ -318,7 +328,7 @@ impl MasterConfig {
 #[derive(Clone, Debug, Args)]
 pub struct SlaveConfig {
     /// The masters to register at, HOST:PORT,HOST:PORT
-    #[arg(long, env = "DSM_MASTERS", value_name = "ADDRS", value_delimiter = ',', default_values_t = [PRIMARY_ADDRESS.to_owned(), BACKUP_ADDRESS.to_owned()])]
+    #[arg(long, env = "DSM_MASTERS", value_name = "ADDRS", value_delimiter = ',', value_parser = address::to_connect, default_values_t = [PRIMARY_ADDRESS.to_owned(), BACKUP_ADDRESS.to_owned()])]
     pub masters: Vec<String>,
 
     /// Name of this slave; keys follow it, so a restarted slave should keep its name [default: random]
@@ -360,7 +370,9 @@ impl SlaveConfig {
             return Err(ConfigError::NoMasters);
         }
         for address in &self.masters {
-            check_address("--masters", address)?;
+            if let Err(why) = address::to_connect(address) {
+                return Err(ConfigError::Address { flag: "--masters", address: address.clone(), why });
+            }
         }
         if self.max_memory.is_some_and(|max| max.as_u64() == 0) {
             return Err(ConfigError::OutOfBounds { flag: "--max-memory", bound: "more than 0" });
@@ -369,14 +381,7 @@ impl SlaveConfig {
     }
 }
 
-fn check_address(flag: &'static str, address: &str) -> Result<(), ConfigError> {
-    let whole = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    if whole {
-        Ok(())
-    } else {
-        Err(ConfigError::Address { flag, address: address.to_owned() })
-    }
-}
+type Reader = fn(&str) -> Result<String, AddressError>;
 
 #[cfg(test)]
 mod tests {
@@ -403,7 +408,8 @@ mod tests {
     #[test]
     fn an_address_without_a_port_is_refused() {
         let config = MasterConfig { peer: Some("localhost".into()), ..MasterConfig::default() };
-        let refused = ConfigError::Address { flag: "--peer", address: "localhost".into() };
+        let refused =
+            ConfigError::Address { flag: "--peer", address: "localhost".into(), why: AddressError::NoPort };
         assert_eq!(config.validate(MasterKind::Primary), Err(refused));
     }
 }

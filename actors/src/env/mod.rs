@@ -3,6 +3,7 @@
 //! Everything an actor does to the world goes through [`Env`], so that a simulated world can take the real one's
 //! place. Threads belong to the real environment alone.
 
+pub(crate) mod names;
 mod net;
 pub mod real;
 #[cfg(feature = "sim")]

@@ -2,6 +2,7 @@
 
 use bytes::BytesMut;
 use std::io;
+use std::net::{IpAddr, UdpSocket};
 use tokio::net::{TcpListener, TcpStream};
 
 /// A listening socket.
@@ -31,6 +32,26 @@ impl Listener {
                 let (stream, address) = listener.accept().await?;
                 Ok((Stream::Sim(stream), address))
             }
+        }
+    }
+
+    /// Whether whoever connects to `address` comes here. What cannot be found out is no.
+    pub(crate) async fn is_reached_at(&self, address: &str) -> bool {
+        match self {
+            Listener::Tcp(listener) => {
+                let (Ok(ours), Ok(found)) = (listener.local_addr(), super::names::look_up(address).await)
+                else {
+                    return false;
+                };
+                // Only an address of this machine can be bound.
+                let is_here = |ip: IpAddr| UdpSocket::bind((ip, 0)).is_ok();
+                found.iter().any(|there| {
+                    there.port() == ours.port()
+                        && (there.ip() == ours.ip() || (ours.ip().is_unspecified() && is_here(there.ip())))
+                })
+            }
+            #[cfg(feature = "sim")]
+            Listener::Sim(listener) => listener.local_address() == address,
         }
     }
 

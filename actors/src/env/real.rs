@@ -4,8 +4,8 @@
 //! the holder's counter.
 
 use super::{
-    Appended, Disk, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard, Locks, OpenMode,
-    Stream, Watch,
+    names, Appended, Disk, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard, Locks,
+    OpenMode, Stream, Watch,
 };
 use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Millis};
@@ -29,9 +29,12 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{mpsc, Arc};
 use std::time::Duration;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tokio::sync::{oneshot, Notify};
 use tokio::time::Instant;
+
+/// How long the system may take to find the name that is to be listened at.
+const NAME_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The real environment of one node.
 #[derive(Debug)]
@@ -70,7 +73,8 @@ impl Environment for RealEnv {
     fn listen<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Listener>> {
         Box::pin(async move {
             let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the address names no host");
-            for address in tokio::net::lookup_host(address).await? {
+            let found = tokio::time::timeout(NAME_TIMEOUT, names::look_up(address)).await;
+            for address in found.map_err(|_| io::Error::other("its name is not found in time"))?? {
                 let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
                 // A restart must not wait for the TIME_WAIT of its predecessor's connections.
                 socket.set_reuseaddr(true)?;
@@ -85,12 +89,7 @@ impl Environment for RealEnv {
 
     fn connect<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Stream>> {
         Box::pin(async move {
-            let stream = TcpStream::connect(address).await?;
-            // On loopback a connect to a free port of the ephemeral range can meet itself.
-            if stream.local_addr()? == stream.peer_addr()? {
-                return Err(io::ErrorKind::ConnectionRefused.into());
-            }
-            stream.set_nodelay(true)?;
+            let stream = names::connect(address).await?;
             Ok(Stream::Tcp(stream))
         })
     }
@@ -138,7 +137,7 @@ fn directory_of(path: &Path) -> PathBuf {
 
 // This is where what blocks belongs.
 #[allow(clippy::disallowed_methods)]
-fn spawn_thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub(super) fn spawn_thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
 }
 

@@ -109,6 +109,12 @@ impl MasterActor {
         ours: &str,
         lock_identity: &str,
     ) -> Option<String> {
+        // Our own link, or a master that calls itself by our name.
+        if address == self.address {
+            return Some(format!(
+                "master {address} is called by its own name, or dials itself: give the other master's address with --peer"
+            ));
+        }
         // Only a lock file that both can lock keeps two masters from serving at once.
         if ours != lock_identity {
             return Some(format!(

@@ -126,6 +126,12 @@ impl World {
                 self.step(Event::Answered { link, request, reply });
             }
             7 if choice >> 6 == 3 => {
+                if let Link::Open(link) = self.link {
+                    self.heard = self.now;
+                    self.step(Event::Heard { link });
+                }
+            }
+            7 if choice >> 6 == 2 => {
                 let (Link::Open(link) | Link::Connecting(link) | Link::Closing(link)) = self.link else {
                     return;
                 };

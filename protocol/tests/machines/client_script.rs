@@ -70,6 +70,8 @@ impl goldenscript::Runner for Runner {
                 }
                 Some(Event::Closed { link, unsent })
             }
+            // heard LINK: a part of something.
+            "heard" => Some(Event::Heard { link: LinkId(pos()?.parse()?) }),
             // answered LINK REQUEST ok|busy|loading|unknown|standby [ADDRESS]
             "answered" => {
                 let (link, request) = (LinkId(pos()?.parse()?), RequestId(pos()?.parse()?));
