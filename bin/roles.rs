@@ -171,13 +171,34 @@ fn serve(config: NodeConfig) -> anyhow::Result<()> {
     system.block_on(async move {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-        let stop = async move {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+        let (ask, asked) = tokio::sync::oneshot::channel();
+        let mut ask = Some(ask);
+        let signals = async move {
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                match ask.take() {
+                    // Nobody listens any more when the node has ended by itself.
+                    Some(ask) => drop(ask.send(())),
+                    None => return,
+                }
             }
         };
-        run_node(config, RealEnv::new(), stop).await?;
-        Ok(())
+        let stop = async move {
+            // The sender waits for a signal as long as the node runs.
+            let _ = asked.await;
+        };
+        tokio::select! {
+            biased;
+            ended = run_node(config, RealEnv::new(), stop) => Ok(ended?),
+            () = signals => {
+                log::warn!("ended at once by a second signal");
+                log::logger().flush();
+                // Threads may wait for a disk: nothing waits for them.
+                std::process::exit(1);
+            }
+        }
     })
 }

@@ -7,6 +7,7 @@ use dsm_protocol::command::{Command as StoreCommand, ErrorWord, Reply};
 use dsm_protocol::frame;
 use dsm_protocol::ids::Epoch;
 use dsm_protocol::message::{Control, MasterState, Message, Welcome};
+use rustix::process::{kill_process, Pid, Signal};
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -327,8 +328,16 @@ fn a_signal_ends_the_waiting_client_with_success() {
 }
 
 fn signal(name: &str, pid: u32) {
-    let sent = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().unwrap();
-    assert!(sent.success());
+    let signal = match name {
+        "INT" => Signal::INT,
+        "TERM" => Signal::TERM,
+        "KILL" => Signal::KILL,
+        "STOP" => Signal::STOP,
+        "CONT" => Signal::CONT,
+        other => panic!("no test sends SIG{other}"),
+    };
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
+    kill_process(pid, signal).expect("it runs");
 }
 
 /// The exit code, or `None` after a signal.

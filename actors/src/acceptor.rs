@@ -141,6 +141,8 @@ pub(crate) struct Switchboard {
     /// Set when the node stops: no connection is accepted or read any more.
     pub(crate) stopping: Cell<bool>,
     pub(crate) stop: Notify,
+    /// Told when the other master has connected.
+    pub(crate) peer_came: Notify,
 }
 
 impl Switchboard {
@@ -159,6 +161,7 @@ impl Switchboard {
             errors: ErrorCounters::default(),
             stopping: Cell::new(false),
             stop: Notify::new(),
+            peer_came: Notify::new(),
         }
     }
 
@@ -229,6 +232,12 @@ pub(crate) struct Context {
 /// How long the acceptor rests when the system has no file descriptor left.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
 
+/// How long nobody may have connected before the port of a node that stops goes.
+const ACCEPT_LAST: Duration = Duration::from_millis(2);
+
+/// How long a client that was let go may take to close its side.
+const PARTING_MAX: Duration = Duration::from_secs(1);
+
 /// The facts that Redis clients may ask for.
 pub(crate) fn server_facts(config: &MasterConfig) -> ServerFacts {
     ServerFacts {
@@ -259,7 +268,7 @@ async fn accept_into(connections: &mut JoinSet<()>, listener: &Listener, context
     while !fate.is_decided() && !context.switchboard.stopping.get() {
         let accepted = tokio::select! {
             biased;
-            () = context.switchboard.stop.notified() => return,
+            () = context.switchboard.stop.notified() => break,
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
@@ -273,19 +282,29 @@ async fn accept_into(connections: &mut JoinSet<()>, listener: &Listener, context
                 continue;
             }
         };
-        count(&limits.connections_total);
-        if limits.connections.get() >= context.config.max_connections {
-            count(&limits.connections_refused);
-            connections.spawn_local(refuse(stream));
-            continue;
-        }
-        limits.connections.set(limits.connections.get() + 1);
-        let context = context.clone();
-        connections.spawn_local(async move {
-            let _counted = Counted(Rc::clone(&context.switchboard));
-            connection(stream, address, context).await;
-        });
+        take_in(connections, stream, address, context);
     }
+    // Who has connected is heard before the port goes: the kernel would reset it.
+    while let Ok(Ok((stream, address))) = tokio::time::timeout(ACCEPT_LAST, listener.accept()).await {
+        take_in(connections, stream, address, context);
+    }
+}
+
+/// Serves a connection, or says that it is one too many.
+fn take_in(connections: &mut JoinSet<()>, stream: Stream, address: String, context: &Context) {
+    let limits = &context.switchboard.limits;
+    count(&limits.connections_total);
+    if limits.connections.get() >= context.config.max_connections {
+        count(&limits.connections_refused);
+        connections.spawn_local(refuse(stream));
+        return;
+    }
+    limits.connections.set(limits.connections.get() + 1);
+    let context = context.clone();
+    connections.spawn_local(async move {
+        let _counted = Counted(Rc::clone(&context.switchboard));
+        connection(stream, address, context).await;
+    });
 }
 
 /// Gives a connection's place back, also when its task panics.
@@ -340,10 +359,34 @@ async fn connection(stream: Stream, address: String, context: Context) {
             outbox.finish();
             // What is answered is still sent, but to nobody who does not take it.
             let _ = tokio::time::timeout(context.config.write_timeout, pumping).await;
+            if context.switchboard.stopping.get() {
+                // What crosses our end is not executed; were it left unread, the kernel would reset the connection, and
+                // answers that the client has not read yet would be lost.
+                let _ = tokio::time::timeout(PARTING_MAX, read_off(&stream)).await;
+            }
             served
         }
     };
     log::debug!("connection closed address={address} cause={:?}", ended.err().map(|error| error.to_string()));
+}
+
+/// Reads and throws away what comes until the other side ends.
+async fn read_off(stream: &Stream) {
+    let mut buffer = BytesMut::with_capacity(READ_BYTES);
+    while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+        buffer.clear();
+    }
+}
+
+/// Waits until a connection may be closed although its client has not closed it: this master lets its clients go,
+/// nothing of this one is unanswered, and no part of a request has arrived.
+async fn parted(stream: &Stream, session: &Session, is_between_requests: bool) {
+    session.let_go_of().await;
+    if !is_between_requests {
+        std::future::pending::<()>().await;
+    }
+    stream.hold_back();
+    session.may_part().await;
 }
 
 /// How much is read at once, in bytes.
@@ -559,7 +602,13 @@ async fn redis(
                 } else {
                     guard.patience(context)
                 };
-                match hear(stream, &mut buffer, need, patience).await? {
+                let parted = parted(stream, &guard.session, buffer.is_empty());
+                let heard = tokio::select! {
+                    biased;
+                    heard = hear(stream, &mut buffer, need, patience) => heard?,
+                    () = parted => break,
+                };
+                match heard {
                     Heard::More => {}
                     Heard::End => break,
                     Heard::Nothing => {
@@ -691,7 +740,7 @@ async fn frames(
     stream: &Stream,
     buffer: &mut BytesMut,
     context: &Context,
-    link: LinkId,
+    (link, outbox): (LinkId, &Outbox),
     body_max: usize,
     mut take: impl FnMut(Message),
 ) -> Result<(), LinkError> {
@@ -729,9 +778,11 @@ async fn frames(
         if !may {
             return Err(LinkError::Cut);
         }
+        let unread = buffer.len();
         if !read_more(stream, buffer, 0).await.map_err(LinkError::Io)? {
             return Ok(());
         }
+        outbox.note_heard(buffer.len() - unread);
     }
 }
 
@@ -790,7 +841,13 @@ async fn native_requests(
         if !unfinished.hold(buffer.len()) {
             return Err(LinkError::Cut);
         }
-        match hear(stream, buffer, 0, guard.patience(context)).await.map_err(LinkError::Io)? {
+        let parted = parted(stream, &guard.session, buffer.is_empty());
+        let heard = tokio::select! {
+            biased;
+            heard = hear(stream, buffer, 0, guard.patience(context)) => heard.map_err(LinkError::Io)?,
+            () = parted => return Ok(()),
+        };
+        match heard {
             Heard::More => {}
             Heard::End => return Ok(()),
             Heard::Nothing => {
@@ -861,7 +918,7 @@ async fn slave(
     let reason = EndReason::Closed("the connection's task is gone".to_owned());
     let mut guard = LinkGuard { switchboard, gone: Some(Arrived::SlaveGone { link, reason }) };
     switchboard.push(Arrived::SlaveHello { link, hello, outbox: outbox.clone() });
-    let result = frames(stream, &mut buffer, context, link, slave_body_max(context), |message| {
+    let result = frames(stream, &mut buffer, context, (link, outbox), slave_body_max(context), |message| {
         switchboard.push(Arrived::Slave { link, message });
     })
     .await;
@@ -893,7 +950,7 @@ async fn peer(
     let link = LinkId(switchboard.next_id());
     let _guard = LinkGuard { switchboard, gone: Some(Arrived::PeerGone { link }) };
     switchboard.push(Arrived::PeerHello { link, hello, outbox: outbox.clone() });
-    let result = frames(stream, &mut buffer, context, link, request_body_max(context), |message| {
+    let result = frames(stream, &mut buffer, context, (link, outbox), request_body_max(context), |message| {
         switchboard.push(Arrived::Peer { link, message });
     })
     .await;

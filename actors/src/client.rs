@@ -763,6 +763,10 @@ impl Driver {
                     self.step(Event::Answered { link, request: id, reply });
                 }
                 Some(Message::Control(Control::Reject { reason })) => return Err(one_line(&reason)),
+                Some(Message::Control(Control::MasterState(state))) if !state.active => {
+                    self.step(Event::StoodBy { link, active_address: state.active_address });
+                }
+                Some(Message::Control(Control::MasterState(_))) => {}
                 Some(_) => return Err("sent a message that is not for clients".to_owned()),
             }
         }

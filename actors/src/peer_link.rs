@@ -41,7 +41,8 @@ pub(crate) async fn keep(introduction: Introduction, context: Context, fate: Fat
     let mut complained = false;
     let mut told = false;
     let has_been_up = Cell::new(false);
-    while !fate.is_decided() && !context.switchboard.stopping.get() {
+    // A master that stops needs the link too, to forward what its clients still ask.
+    while !fate.is_decided() {
         let generation = LinkId(context.switchboard.next_id());
         match dial(&introduction, &context, generation, &mut backoff, &has_been_up).await {
             Ok(()) => complained = false,
@@ -62,7 +63,12 @@ pub(crate) async fn keep(introduction: Introduction, context: Context, fate: Fat
             }
         }
         let delay = backoff.next(&context.env);
-        tokio::time::sleep(delay).await;
+        tokio::select! {
+            biased;
+            // It has just connected to us, so it is there.
+            () = context.switchboard.peer_came.notified() => {}
+            () = tokio::time::sleep(delay) => {}
+        }
     }
 }
 

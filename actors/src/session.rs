@@ -102,12 +102,25 @@ impl Slots {
     }
 }
 
+/// Whether a session is to end although its client has not ended it: this master stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parting {
+    No,
+    /// As soon as something more was asked and is answered.
+    WithAnAnswer,
+    /// As soon as nothing is unanswered.
+    Now,
+}
+
 /// A session, shared by the task that reads and the master that answers.
 #[derive(Debug)]
 pub(crate) struct Session {
     id: SessionId,
     is_forwarded: bool,
     is_native: bool,
+    /// Of the program around this master: no connection.
+    is_embedded: bool,
+    parting: Cell<Parting>,
     generation: Cell<u32>,
     outbox: Outbox,
     slots: RefCell<Slots>,
@@ -133,7 +146,7 @@ impl Session {
     /// The session of a program that runs this master in its own process: nothing of it goes over a socket, and a
     /// standby forwards for it.
     pub(crate) fn embedded(id: SessionId) -> Self {
-        Self::new(id, Outbox::default(), false, false)
+        Session { is_embedded: true, ..Self::new(id, Outbox::default(), false, false) }
     }
 
     fn new(id: SessionId, outbox: Outbox, is_native: bool, is_forwarded: bool) -> Self {
@@ -141,6 +154,8 @@ impl Session {
             id,
             is_forwarded,
             is_native,
+            is_embedded: false,
+            parting: Cell::new(Parting::No),
             generation: Cell::new(0),
             outbox,
             slots: RefCell::default(),
@@ -151,6 +166,47 @@ impl Session {
     /// Its number.
     pub(crate) fn id(&self) -> SessionId {
         self.id
+    }
+
+    /// Whether it is the program's around this master.
+    pub(crate) fn is_embedded(&self) -> bool {
+        self.is_embedded
+    }
+
+    /// Lets the session end between two requests: with the next answer, or at once when it `may_be_silent` and asks
+    /// nothing.
+    pub(crate) fn let_go(&self, may_be_silent: bool) {
+        let is_native = self.is_native;
+        let parting = match self.parting.get() {
+            _ if may_be_silent => Parting::Now,
+            // A native client is told, and goes by itself.
+            Parting::No if self.in_flight().0 > 0 && !is_native => Parting::Now,
+            Parting::No => Parting::WithAnAnswer,
+            told @ (Parting::WithAnAnswer | Parting::Now) => told,
+        };
+        self.parting.set(parting);
+        self.answered.notify_one();
+    }
+
+    /// Notes that something is asked: the session may end with the answer.
+    fn note_asked(&self) {
+        if self.parting.get() == Parting::WithAnAnswer && !self.is_native {
+            self.parting.set(Parting::Now);
+        }
+    }
+
+    /// Waits until the session is let go.
+    pub(crate) async fn let_go_of(&self) {
+        while self.parting.get() == Parting::No {
+            self.answered.notified().await;
+        }
+    }
+
+    /// Waits until the session may end: it is let go and nothing of it is unanswered.
+    pub(crate) async fn may_part(&self) {
+        while self.parting.get() != Parting::Now || self.in_flight().0 > 0 {
+            self.answered.notified().await;
+        }
     }
 
     /// How it reached this master.
@@ -179,6 +235,7 @@ impl Session {
     }
 
     fn open_slot(&self, coding: Coding, caller: Option<oneshot::Sender<Reply>>, bytes: usize) -> u64 {
+        self.note_asked();
         let mut slots = self.slots.borrow_mut();
         slots.open += 1;
         slots.bytes += bytes;
@@ -237,6 +294,7 @@ impl Session {
 
     /// Sends what the connection answers by itself, behind what was asked before.
     pub(crate) fn say(&self, answer: &[u8]) {
+        self.note_asked();
         let mut slots = self.slots.borrow_mut();
         if slots.queue.is_empty() {
             self.outbox.append(|out| out.extend_from_slice(answer));

@@ -118,6 +118,17 @@ impl Stream {
         }
     }
 
+    /// Keeps back what is written until the stream is shut down (or for 200 ms), so that the last bytes and the end are
+    /// one packet: who has read the one knows the other.
+    pub fn hold_back(&self) {
+        match self {
+            // Where it cannot be, the end comes a moment later.
+            Stream::Tcp(stream) => drop(rustix::net::sockopt::set_tcp_cork(stream, true)),
+            #[cfg(feature = "sim")]
+            Stream::Sim(_) => {}
+        }
+    }
+
     /// Says that nothing more will be written; the other side may still be read.
     pub fn shut_down_write(&self) {
         match self {

@@ -10,6 +10,7 @@ mod peers;
 mod roles;
 mod slaves;
 mod status;
+mod stop;
 
 use crate::acceptor::{self, count, Arrived, Drain, Sessions, Switchboard};
 use crate::batch::{Inbox, Outbox};
@@ -20,7 +21,7 @@ use crate::failover_watcher::{self, FailoverWatcher, Notice};
 use crate::log_tailer::{self, LogTailer, Replay, Replayed};
 use crate::log_writer::{LogWriter, Written, WrittenRecord};
 use crate::session::shown_key;
-use crate::slave_proxy::{End, EndReason, SlaveProxy};
+use crate::slave_proxy::{self, End, EndReason, SlaveProxy};
 use crate::supervision::{Fate, NodeError, PanicGuard};
 use crate::turns::TurnLengths;
 use actix::prelude::*;
@@ -28,6 +29,7 @@ use dsm_protocol::command::{Command, Reply};
 use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, SessionId, SlaveId, Version};
 use dsm_protocol::machine::doubt::SelfDoubt;
 use dsm_protocol::machine::front::{self, Front, Kind};
+use dsm_protocol::machine::link::{Quarantine, Standing};
 use dsm_protocol::machine::master::{self, Asker, Change, Master, ReadId, Slot, WriteId};
 use dsm_protocol::machine::takeover;
 use dsm_protocol::message::{Control, MasterState, Message as Wire};
@@ -128,9 +130,14 @@ pub(super) struct SlaveLink {
     id: SlaveId,
     incarnation: dsm_protocol::ids::Incarnation,
     outbox: Outbox,
-    window: Rc<crate::slave_proxy::Window>,
+    window: slave_proxy::Window,
+    /// What the proxy knows of the reads under way.
+    owed: slave_proxy::Owed,
     proxy: Addr<SlaveProxy>,
+    standing: Standing,
     slot: Option<Slot>,
+    /// Since when it has its slot.
+    active_since: Option<Millis>,
     reads: ReadWindow,
 }
 
@@ -216,6 +223,8 @@ pub struct MasterActor {
     /// Sessions with requests that are put aside.
     congested: BTreeSet<SessionId>,
     slaves: BTreeMap<LinkId, SlaveLink>,
+    /// Slaves that have failed and must wait before they count again.
+    quarantine: Quarantine,
     slots: Vec<Option<LinkId>>,
     /// Slaves whose name is taken, until it is known whether the other one lives.
     parked: BTreeMap<LinkId, (dsm_protocol::message::Hello, Outbox)>,
@@ -234,6 +243,8 @@ pub struct MasterActor {
     log_seq: dsm_protocol::ids::Seq,
     told_seq: dsm_protocol::ids::Seq,
     stopping_since: Option<Millis>,
+    /// What is done about the stop.
+    course: stop::Course,
     takeovers: u64,
     slaves_removed: u64,
     slaves_refused: u64,
@@ -333,6 +344,7 @@ impl MasterActor {
             sessions: Sessions::default(),
             congested: BTreeSet::new(),
             slaves: BTreeMap::new(),
+            quarantine: Quarantine::default(),
             slots: vec![None; master::SLAVES_MAX],
             parked: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -348,6 +360,7 @@ impl MasterActor {
             log_seq: dsm_protocol::ids::Seq::default(),
             told_seq: dsm_protocol::ids::Seq::default(),
             stopping_since: None,
+            course: stop::Course::Open,
             takeovers: 0,
             slaves_removed: 0,
             slaves_refused: 0,
@@ -396,6 +409,7 @@ impl MasterActor {
         self.step(now, master::Event::Tick);
         self.step_front(now, front::Event::Tick);
         self.tick_role(now);
+        self.admit_waiting(now);
         self.resume_congested(now);
         self.tell_seq();
         self.flush();
@@ -573,6 +587,7 @@ impl MasterActor {
                     let welcome = self.welcome();
                     session.send(&Wire::Control(Control::Welcome(welcome)));
                 }
+                self.let_go_if_leaving(&session);
                 self.sessions.insert(session.id(), session);
             }
             Arrived::Request { asker, command } => self.request(now, asker, command),
@@ -742,18 +757,8 @@ impl Handler<Stop> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, _: Stop, _: &mut Self::Context) {
-        if self.stopping_since.is_some() {
-            return;
-        }
         let now = self.env.now();
-        log::info!("stopping");
-        self.stopping_since = Some(now);
-        self.switchboard.stopping.set(true);
-        self.switchboard.stop.notify_waiters();
-        self.switchboard.stop.notify_one();
-        self.step_front(now, front::Event::StoppingBegan);
-        self.flush();
-        self.tick_role(now);
+        self.begin_stop(now);
     }
 }
 
@@ -765,7 +770,7 @@ impl Handler<Dismiss> for MasterActor {
         self.role = Role::Ended;
         self.watcher.do_send(failover_watcher::Stop);
         for slave in self.slaves.values() {
-            slave.proxy.do_send(End(EndReason::Closed("the node has ended".to_owned())));
+            slave.proxy.do_send(End(EndReason::Dismissed("the node has ended")));
         }
         ctx.stop();
     }

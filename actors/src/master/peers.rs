@@ -97,6 +97,9 @@ impl MasterActor {
         send(&outbox, &Message::Control(Control::Welcome(welcome)));
         log::debug!("other master connected address={address} link={link}");
         self.peers.insert(link, PeerInbound { outbox, address, streams: BTreeMap::new() });
+        if self.dialed.is_none() {
+            self.switchboard.peer_came.notify_one();
+        }
     }
 
     fn refuse_peer(

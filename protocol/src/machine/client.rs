@@ -117,6 +117,13 @@ pub enum Event {
         /// What it says.
         reply: Reply,
     },
+    /// The master says by itself that it does not serve any more: it stops.
+    StoodBy {
+        /// On which link.
+        link: LinkId,
+        /// The address of the one that serves, if it is known.
+        active_address: Option<String>,
+    },
     /// All events that were at hand have been given: judge deadlines, decide where to go. Every batch of events
     /// ends with one, so that an answer that is already here is never taken for a timeout.
     Tick,
@@ -215,6 +222,8 @@ struct Open {
     silent: bool,
     /// It does not serve: go elsewhere as soon as no write is in flight, to that master first.
     leaving: Option<Option<usize>>,
+    /// It has said by itself that it does not serve any more.
+    stops: bool,
     /// When to look for the active master although nobody asks for anything.
     look_at: Millis,
     writes_in_flight: usize,
@@ -312,6 +321,14 @@ impl Client {
             Event::Closed { link, unsent } => self.closed(now, link, &unsent, effects),
             Event::Heard { link } => self.heard(now, link),
             Event::Answered { link, request, reply } => self.answered(now, link, request, reply, effects),
+            Event::StoodBy { link, active_address } => match &mut self.link {
+                Link::Open(open) if open.link == link => {
+                    open.heard = now;
+                    open.stops = true;
+                    self.stands_by(active_address.as_deref());
+                }
+                Link::Open(_) | Link::Waiting { .. } | Link::Connecting { .. } | Link::Closing { .. } => {}
+            },
             Event::Tick => {
                 self.expire(now, effects);
                 self.decide(now, effects);
@@ -362,6 +379,7 @@ impl Client {
             heard: now,
             silent: false,
             leaving,
+            stops: false,
             look_at,
             writes_in_flight: 0,
             in_flight: 0,
@@ -467,7 +485,8 @@ impl Client {
             | Reply::Values(_)
             | Reply::Count(_)
             | Reply::Text(_)) => {
-                if kind != Kind::Status {
+                // One that stops has answered what was asked before.
+                if kind != Kind::Status && !open.stops {
                     open.active = true;
                     open.leaving = None;
                     self.found();

@@ -56,6 +56,11 @@ impl goldenscript::Runner for Runner {
                 let active_address = args.next_pos().map(str::to_owned);
                 Some(Event::Opened { link, active, active_address })
             }
+            // stood_by LINK [ADDRESS]
+            "stood_by" => {
+                let link = LinkId(pos()?.parse()?);
+                Some(Event::StoodBy { link, active_address: args.next_pos().map(str::to_owned) })
+            }
             // closed LINK [UNSENT ...]
             "closed" => {
                 let link = LinkId(pos()?.parse()?);
