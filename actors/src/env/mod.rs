@@ -3,12 +3,14 @@
 //! Everything an actor does to the world goes through [`Env`], so that a simulated world can take the real one's
 //! place. Threads belong to the real environment alone.
 
+pub(crate) mod local;
 pub(crate) mod names;
 mod net;
 pub mod real;
 #[cfg(feature = "sim")]
 pub mod sim;
 
+pub use local::LocalListener;
 pub use net::{Listener, Stream};
 
 use bytes::Bytes;
