@@ -740,7 +740,7 @@ async fn frames(
     stream: &Stream,
     buffer: &mut BytesMut,
     context: &Context,
-    link: LinkId,
+    (link, outbox): (LinkId, &Outbox),
     body_max: usize,
     mut take: impl FnMut(Message),
 ) -> Result<(), LinkError> {
@@ -778,9 +778,11 @@ async fn frames(
         if !may {
             return Err(LinkError::Cut);
         }
+        let unread = buffer.len();
         if !read_more(stream, buffer, 0).await.map_err(LinkError::Io)? {
             return Ok(());
         }
+        outbox.note_heard(buffer.len() - unread);
     }
 }
 
@@ -916,7 +918,7 @@ async fn slave(
     let reason = EndReason::Closed("the connection's task is gone".to_owned());
     let mut guard = LinkGuard { switchboard, gone: Some(Arrived::SlaveGone { link, reason }) };
     switchboard.push(Arrived::SlaveHello { link, hello, outbox: outbox.clone() });
-    let result = frames(stream, &mut buffer, context, link, slave_body_max(context), |message| {
+    let result = frames(stream, &mut buffer, context, (link, outbox), slave_body_max(context), |message| {
         switchboard.push(Arrived::Slave { link, message });
     })
     .await;
@@ -948,7 +950,7 @@ async fn peer(
     let link = LinkId(switchboard.next_id());
     let _guard = LinkGuard { switchboard, gone: Some(Arrived::PeerGone { link }) };
     switchboard.push(Arrived::PeerHello { link, hello, outbox: outbox.clone() });
-    let result = frames(stream, &mut buffer, context, link, request_body_max(context), |message| {
+    let result = frames(stream, &mut buffer, context, (link, outbox), request_body_max(context), |message| {
         switchboard.push(Arrived::Peer { link, message });
     })
     .await;

@@ -82,7 +82,11 @@ const PIECE_BYTES: usize = 256 * 1024;
 #[derive(Debug, Default)]
 struct Out {
     bytes: RefCell<Vec<u8>>,
+    /// Bytes that were ever appended.
+    queued: Cell<u64>,
     writing: Cell<usize>,
+    /// Bytes that the other side of the socket has said.
+    heard: Cell<u64>,
     ending: Cell<Option<Ending>>,
     wake: Notify,
     drained: Notify,
@@ -99,8 +103,10 @@ impl Outbox {
             return;
         }
         let mut bytes = self.0.bytes.borrow_mut();
-        let was_empty = bytes.is_empty();
+        let before = bytes.len();
+        let was_empty = before == 0;
         append(&mut bytes);
+        self.0.queued.set(self.0.queued.get() + (bytes.len() - before) as u64);
         if was_empty && !bytes.is_empty() {
             self.0.wake.notify_one();
         }
@@ -109,6 +115,34 @@ impl Outbox {
     /// Bytes that the socket has not yet taken.
     pub(crate) fn len(&self) -> usize {
         self.0.bytes.borrow().len() + self.0.writing.get()
+    }
+
+    /// Bytes that were ever appended.
+    pub(crate) fn queued(&self) -> u64 {
+        self.0.queued.get()
+    }
+
+    /// Bytes of these that the socket has taken, to within a piece.
+    pub(crate) fn taken(&self) -> u64 {
+        self.queued() - self.len() as u64
+    }
+
+    /// Takes bytes off the front as a socket does.
+    #[cfg(feature = "testing")]
+    pub(crate) fn discard(&self, bytes: usize) {
+        let mut queue = self.0.bytes.borrow_mut();
+        let bytes = bytes.min(queue.len());
+        queue.drain(..bytes);
+    }
+
+    /// Notes bytes that the other side of the socket has said.
+    pub(crate) fn note_heard(&self, bytes: usize) {
+        self.0.heard.set(self.0.heard.get() + bytes as u64);
+    }
+
+    /// Bytes that the other side of the socket has said.
+    pub(crate) fn heard(&self) -> u64 {
+        self.0.heard.get()
     }
 
     /// Ends the outbox once everything in it is written.
@@ -185,7 +219,7 @@ impl Outbox {
             };
             let written = tokio::select! {
                 biased;
-                written = write_pieces(stream, &buffer, stall) => Some(written),
+                written = self.write_pieces(stream, &buffer, stall) => Some(written),
                 () = aborted => None,
             };
             self.0.writing.set(0);
@@ -201,14 +235,16 @@ impl Outbox {
             }
         }
     }
-}
 
-/// Writes `bytes` in pieces, each within `stall`.
-async fn write_pieces(stream: &Stream, bytes: &[u8], stall: Duration) -> io::Result<()> {
-    for piece in bytes.chunks(PIECE_BYTES) {
-        tokio::time::timeout(stall, stream.write_all(piece)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    /// Writes `bytes` in pieces, each within `stall`.
+    async fn write_pieces(&self, stream: &Stream, bytes: &[u8], stall: Duration) -> io::Result<()> {
+        for piece in bytes.chunks(PIECE_BYTES) {
+            let written = tokio::time::timeout(stall, stream.write_all(piece)).await;
+            written.map_err(|_| io::ErrorKind::TimedOut)??;
+            self.0.writing.set(self.0.writing.get() - piece.len());
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -194,6 +194,15 @@ impl SlaveActor {
                 }
             }
             Wire::Control(Control::HoldingsNext) => self.step(Event::HoldingsNext { link }),
+            Wire::Trial { bytes } => {
+                self.send(link, &Wire::Control(Control::Took { bytes: bytes.len() as u64 }));
+            }
+            Wire::Control(Control::Quarantined { ms, reason }) => {
+                let (id, master) = (&self.facts.id, self.links.get(&link).map_or("", |(address, _)| address));
+                log::warn!(
+                    "in quarantine, not used for a while slave={id} master={master} ms={ms} cause={reason:?}"
+                );
+            }
             Wire::Control(Control::Probe) => self.send(link, &Wire::Control(Control::Alive)),
             Wire::Control(Control::Reject { reason }) => {
                 log::warn!("link ended by the master slave={} cause={reason:?}", self.facts.id);

@@ -56,6 +56,7 @@ const KIND_VALUE: u8 = 35;
 const KIND_MISSING: u8 = 36;
 const KIND_DROP: u8 = 37;
 const KIND_PING: u8 = 38;
+const KIND_TRIAL: u8 = 39;
 
 /// What bincode may believe of one body, in bytes. The body itself is bounded by the caller and bincode cannot read
 /// beyond it; this only stops lengths that lie by orders of magnitude.
@@ -194,6 +195,7 @@ fn decode_body(kind: u8, body: Bytes) -> Result<Message, FrameError> {
         }
         KIND_DROP => Message::Drop { version: reader.version()?, key: reader.rest() },
         KIND_PING => Message::Ping,
+        KIND_TRIAL => Message::Trial { bytes: reader.rest() },
         other => return Err(FrameError::Kind(other)),
     };
     if reader.body.is_empty() {
@@ -210,6 +212,7 @@ pub fn encode(message: &Message, out: &mut Vec<u8>) {
         Message::Response { id, reply } => encode_response(*id, reply, out),
         Message::Write { version, key, value } => encode_write(*version, key, value, out),
         Message::Ping => framed(KIND_PING, out, |_| {}),
+        Message::Trial { bytes } => framed(KIND_TRIAL, out, |out| out.extend_from_slice(bytes)),
         Message::Ack { through, room_bytes } => framed(KIND_ACK, out, |out| {
             put_u64(out, *through);
             put_u64(out, *room_bytes);

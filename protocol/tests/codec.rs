@@ -84,6 +84,8 @@ fn control() -> impl Strategy<Value = Control> {
             Control::HandoverRequest { replayed: Seq(replayed), slaves, forced: replayed % 2 == 0 }
         }),
         Just(Control::HandoverOffer),
+        any::<u64>().prop_map(|bytes| Control::Took { bytes }),
+        any::<u64>().prop_map(|ms| Control::Quarantined { ms, reason: format!("late by {ms}") }),
     ]
 }
 
@@ -101,6 +103,7 @@ fn message() -> impl Strategy<Value = Message> {
             value
         }),
         Just(Message::Ping),
+        bytes().prop_map(|bytes| Message::Trial { bytes }),
         (any::<u64>(), any::<u64>()).prop_map(|(through, room_bytes)| Message::Ack { through, room_bytes }),
         (any::<u64>(), version(), bytes()).prop_map(|(tag, version, key)| Message::Read {
             tag,

@@ -99,6 +99,15 @@ pub trait Disk {
     /// What the system says.
     fn identity(&self, path: &Path) -> io::Result<Option<FileIdentity>>;
 
+    /// The access rights of the file at `path`, if they let others than its owner read it.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn others_may_read(&self, path: &Path) -> io::Result<Option<u32>> {
+        let _ = path;
+        Ok(None)
+    }
+
     /// Makes the entries of the directory that holds `path` durable.
     ///
     /// # Errors

@@ -18,6 +18,17 @@ use std::rc::Rc;
 const FAILOVER_ASKERS_MAX: usize = 64;
 
 impl SlaveLink {
+    /// Notes that the counted message that was appended last is on its way.
+    pub(super) fn note_sent(&self, now: Millis) {
+        self.window.borrow_mut().note_sent(now, self.outbox.queued());
+    }
+
+    /// Asks for an answer outside the count.
+    pub(super) fn question(&self, now: Millis, message: &Message) {
+        send(&self.outbox, message);
+        self.window.borrow_mut().note_question(now, self.outbox.queued());
+    }
+
     /// Sends a read, or lets it wait for room in the window.
     fn ask(&mut self, read: WaitingRead, machine: &Master) {
         // Reads that have gone elsewhere meanwhile. A slave that answers none would else be sent, and kept, ever more.
@@ -35,6 +46,7 @@ impl SlaveLink {
     fn send_read(&mut self, read: &WaitingRead) {
         self.reads.asked.push_back(read.bytes);
         self.reads.asked_bytes += read.bytes as usize;
+        self.owed.set(self.reads.asked_bytes);
         self.outbox.append(|out| frame::encode_read(read.read.tag(), read.version, &read.key, out));
     }
 
@@ -42,6 +54,7 @@ impl SlaveLink {
     pub(super) fn read_answered(&mut self, machine: &Master) {
         let Some(bytes) = self.reads.asked.pop_front() else { return };
         self.reads.asked_bytes -= bytes as usize;
+        self.owed.set(self.reads.asked_bytes);
         while let Some(next) = self.reads.waiting.front() {
             if machine.is_reading(next.read) && !self.reads.has_room(next.bytes) {
                 return;
@@ -105,11 +118,11 @@ impl MasterActor {
             Effect::Append { write, change } => self.appends.push((write, change)),
             Effect::Joined { link, slot } => self.slave_joined(link, slot),
             Effect::NoSlot { link } => self.slave_without_slot(link),
-            Effect::SlotFree { link } => self.announce_to(link),
+            Effect::SlotFree { link } => self.announce_to(now, link),
             Effect::SendWrite { slot, version, key, value } => {
                 if let Some(slave) = self.at(slot) {
                     slave.outbox.append(|out| frame::encode_write(version, &key, &value, out));
-                    slave.window.note_sent(now);
+                    slave.note_sent(now);
                 }
             }
             Effect::SendRead { slot, read, version, key, bytes } => {

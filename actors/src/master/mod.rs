@@ -21,7 +21,7 @@ use crate::failover_watcher::{self, FailoverWatcher, Notice};
 use crate::log_tailer::{self, LogTailer, Replay, Replayed};
 use crate::log_writer::{LogWriter, Written, WrittenRecord};
 use crate::session::shown_key;
-use crate::slave_proxy::{End, EndReason, SlaveProxy};
+use crate::slave_proxy::{self, End, EndReason, SlaveProxy};
 use crate::supervision::{Fate, NodeError, PanicGuard};
 use crate::turns::TurnLengths;
 use actix::prelude::*;
@@ -29,6 +29,7 @@ use dsm_protocol::command::{Command, Reply};
 use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, SessionId, SlaveId, Version};
 use dsm_protocol::machine::doubt::SelfDoubt;
 use dsm_protocol::machine::front::{self, Front, Kind};
+use dsm_protocol::machine::link::{Quarantine, Standing};
 use dsm_protocol::machine::master::{self, Asker, Change, Master, ReadId, Slot, WriteId};
 use dsm_protocol::machine::takeover;
 use dsm_protocol::message::{Control, MasterState, Message as Wire};
@@ -129,9 +130,14 @@ pub(super) struct SlaveLink {
     id: SlaveId,
     incarnation: dsm_protocol::ids::Incarnation,
     outbox: Outbox,
-    window: Rc<crate::slave_proxy::Window>,
+    window: slave_proxy::Window,
+    /// What the proxy knows of the reads under way.
+    owed: slave_proxy::Owed,
     proxy: Addr<SlaveProxy>,
+    standing: Standing,
     slot: Option<Slot>,
+    /// Since when it has its slot.
+    active_since: Option<Millis>,
     reads: ReadWindow,
 }
 
@@ -217,6 +223,8 @@ pub struct MasterActor {
     /// Sessions with requests that are put aside.
     congested: BTreeSet<SessionId>,
     slaves: BTreeMap<LinkId, SlaveLink>,
+    /// Slaves that have failed and must wait before they count again.
+    quarantine: Quarantine,
     slots: Vec<Option<LinkId>>,
     /// Slaves whose name is taken, until it is known whether the other one lives.
     parked: BTreeMap<LinkId, (dsm_protocol::message::Hello, Outbox)>,
@@ -336,6 +344,7 @@ impl MasterActor {
             sessions: Sessions::default(),
             congested: BTreeSet::new(),
             slaves: BTreeMap::new(),
+            quarantine: Quarantine::default(),
             slots: vec![None; master::SLAVES_MAX],
             parked: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -400,6 +409,7 @@ impl MasterActor {
         self.step(now, master::Event::Tick);
         self.step_front(now, front::Event::Tick);
         self.tick_role(now);
+        self.admit_waiting(now);
         self.resume_congested(now);
         self.tell_seq();
         self.flush();
@@ -760,7 +770,7 @@ impl Handler<Dismiss> for MasterActor {
         self.role = Role::Ended;
         self.watcher.do_send(failover_watcher::Stop);
         for slave in self.slaves.values() {
-            slave.proxy.do_send(End(EndReason::Closed("the node has ended".to_owned())));
+            slave.proxy.do_send(End(EndReason::Dismissed("the node has ended")));
         }
         ctx.stop();
     }

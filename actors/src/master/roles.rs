@@ -277,7 +277,8 @@ impl MasterActor {
         }
         for slave in self.slaves.values_mut() {
             slave.slot = None;
-            slave.window.end();
+            slave.active_since = None;
+            slave.window.borrow_mut().end();
         }
         self.slots.fill(None);
         self.known_epoch = self.known_epoch.max(epoch);
@@ -403,7 +404,7 @@ impl Handler<EpochWritten> for MasterActor {
                 reign.phase = Phase::Announcing { since: now };
             }
             self.step(now, master::Event::ReignBegan { version });
-            self.announce();
+            self.announce(now);
         } else {
             self.step(now, master::Event::ReignRaised { version });
             self.reconnect_slaves();

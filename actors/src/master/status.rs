@@ -23,6 +23,20 @@ impl MasterActor {
         }
     }
 
+    /// The slaves that are connected and do not count, numbered from `first` on.
+    fn write_quarantined(&self, text: &mut String, first: usize) -> std::fmt::Result {
+        let now = self.env.now();
+        let mut waiting: Vec<_> = self.slaves.values().filter(|slave| slave.is_in_quarantine()).collect();
+        waiting.sort_by_key(|slave| &slave.id);
+        for (index, slave) in waiting.into_iter().enumerate() {
+            let Some(record) = self.quarantine.of(&slave.id, slave.incarnation) else { continue };
+            let left = record.ms_left(now);
+            write!(text, "slave{}:id={},state=quarantined,", first + index, slave.id)?;
+            writeln!(text, "failures={},cause={},ms_left={left}", record.failures, record.cause)?;
+        }
+        Ok(())
+    }
+
     fn write_status(&self, text: &mut String) -> std::fmt::Result {
         let state = self.state();
         let limits = &self.switchboard.limits;
@@ -59,9 +73,10 @@ impl MasterActor {
                 copies += held;
                 let room = if room == u64::MAX { "unlimited".to_owned() } else { room.to_string() };
                 let acked = self.machine.writes_acked(slot);
-                write!(text, "slave{index}:id={id},slot={},copies={held},", slot.0)?;
+                write!(text, "slave{index}:id={id},slot={},state=active,copies={held},", slot.0)?;
                 writeln!(text, "writes_acked={acked},room_bytes={room}")?;
             }
+            self.write_quarantined(text, self.machine.slave_count())?;
         } else {
             writeln!(text, "active_slaves:{}", self.slaves.len())?;
             let mut ids: Vec<_> = self.slaves.values().map(|slave| &slave.id).collect();
@@ -70,6 +85,8 @@ impl MasterActor {
                 writeln!(text, "slave{index}:id={id},state=connected")?;
             }
         }
+        let waiting = self.slaves.values().filter(|slave| slave.is_in_quarantine()).count();
+        writeln!(text, "slaves_quarantined:{waiting}")?;
         writeln!(text, "slaves_removed:{}", self.slaves_removed)?;
         writeln!(text, "slaves_refused:{}", self.slaves_refused)?;
         writeln!(text, "substitutions:{}", counters.substitutions)?;
@@ -100,6 +117,7 @@ impl MasterActor {
         writeln!(text, "reads_total:{}", counters.reads)?;
         writeln!(text, "writes_total:{}", counters.writes)?;
         writeln!(text, "unknown_total:{}", counters.unknown)?;
+        writeln!(text, "writes_without_copy:{}", counters.without_copy)?;
         writeln!(text, "read_retries:{}", counters.read_retries)?;
         writeln!(text, "reads_from_log:{}", counters.log_reads)?;
         writeln!(text, "reads_waited_for_log_window:{}", counters.log_reads_waited)?;
