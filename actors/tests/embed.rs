@@ -260,12 +260,12 @@ async fn a_program_without_a_system_runs_nodes_on_a_thread_of_their_own() {
 /// The TCP ports that this process listens at.
 fn ports() -> Vec<String> {
     let inodes: Vec<String> = std::fs::read_dir("/proc/self/fd")
-        .unwrap()
+        .expect("/proc is there")
         .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
         .filter_map(|target| Some(target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
         .collect();
-    let table =
-        ["/proc/self/net/tcp", "/proc/self/net/tcp6"].map(|path| std::fs::read_to_string(path).unwrap());
+    let table = ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
+        .map(|path| std::fs::read_to_string(path).expect("/proc is there"));
     let listening = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
         let is_ours = words.len() > 9 && words[3] == "0A" && inodes.iter().any(|inode| inode == words[9]);
