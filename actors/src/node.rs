@@ -213,7 +213,16 @@ async fn ended(stop: impl Future<Output = ()>, ask: impl FnOnce(), fate: &Fate) 
 async fn check_log(config: &MasterConfig, env: &Env) -> Result<(), NodeError> {
     let opened = env.disk().open(&config.log, crate::env::OpenMode::Write).await;
     let error = match opened {
-        Ok(_) => return Ok(()),
+        Ok(_) => {
+            // Not to know is no reason to say anything.
+            if let Ok(Some(mode)) = env.disk().others_may_read(&config.log) {
+                let path = config.log.display();
+                log::warn!(
+                    "others than its owner may read the log path={path} mode={mode:03o}: chmod 600 {path}"
+                );
+            }
+            return Ok(());
+        }
         Err(error) => error,
     };
     Err(NodeError::File { path: config.log.display().to_string(), error: error.to_string() })

@@ -3,12 +3,14 @@
 //! Everything an actor does to the world goes through [`Env`], so that a simulated world can take the real one's
 //! place. Threads belong to the real environment alone.
 
+pub(crate) mod local;
 pub(crate) mod names;
 mod net;
 pub mod real;
 #[cfg(feature = "sim")]
 pub mod sim;
 
+pub use local::LocalListener;
 pub use net::{Listener, Stream};
 
 use bytes::Bytes;
@@ -99,6 +101,15 @@ pub trait Disk {
     /// # Errors
     /// What the system says.
     fn identity(&self, path: &Path) -> io::Result<Option<FileIdentity>>;
+
+    /// The access rights of the file at `path`, if they let others than its owner read it.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn others_may_read(&self, path: &Path) -> io::Result<Option<u32>> {
+        let _ = path;
+        Ok(None)
+    }
 
     /// Makes the entries of the directory that holds `path` durable.
     ///

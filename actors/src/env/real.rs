@@ -33,6 +33,9 @@ use tokio::net::TcpSocket;
 use tokio::sync::{oneshot, Notify};
 use tokio::time::Instant;
 
+/// Who may read and write what a master keeps: it holds everybody's values.
+const OWNER_ONLY: u32 = 0o600;
+
 /// How long the system may take to find the name that is to be listened at.
 const NAME_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -123,6 +126,14 @@ fn boot_id() -> String {
         .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 
+/// The name space in which this process has its id: two processes of different ones may have the same.
+fn pid_namespace() -> Option<String> {
+    let name = fs::read_link("/proc/self/ns/pid").ok()?;
+    let name = name.to_str()?;
+    // `pid:[4026531836]`
+    Some(name.strip_prefix("pid:[")?.strip_suffix(']')?.to_owned())
+}
+
 fn identity_of(metadata: &fs::Metadata) -> FileIdentity {
     FileIdentity { device: metadata.dev(), inode: metadata.ino() }
 }
@@ -159,7 +170,7 @@ impl Disk for RealDisk {
                 .write(write)
                 .create(write)
                 .truncate(false)
-                .mode(0o644)
+                .mode(OWNER_ONLY)
                 .open(path)?;
             let file: Rc<dyn File> = Rc::new(RealFile::new(file)?);
             Ok(file)
@@ -168,6 +179,11 @@ impl Disk for RealDisk {
 
     fn identity(&self, path: &Path) -> io::Result<Option<FileIdentity>> {
         identity_at(path)
+    }
+
+    fn others_may_read(&self, path: &Path) -> io::Result<Option<u32>> {
+        let mode = fs::metadata(path)?.mode() & 0o777;
+        Ok((mode & 0o044 != 0).then_some(mode))
     }
 
     fn sync_directory<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<()>> {
@@ -453,7 +469,7 @@ impl Locks for RealLocks {
 
 fn open_lock_file(path: &Path) -> io::Result<fs::File> {
     // Rust opens close-on-exec: a child must not keep the lock of a dead master.
-    fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(path)
+    fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(OWNER_ONLY).open(path)
 }
 
 /// Takes the lock, however long that lasts; `None` when nobody wants it any more by then.
@@ -574,6 +590,7 @@ impl LockGuard for RealGuard {
             pid: Some(std::process::id()),
             start: start_of(std::process::id()).ok(),
             boot: Some(boot_id()),
+            pid_ns: pid_namespace(),
             ..self.previous.clone()
         }
     }
@@ -642,6 +659,9 @@ fn start_of(pid: u32) -> io::Result<u64> {
     field.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no start time in /proc/PID/stat"))
 }
 
+/// Why a holder that this process cannot see is not killed.
+const ELSEWHERE: &str = "the holder is in another pid namespace: kill it by hand, and this master takes over";
+
 fn fence(path: &Path) -> io::Result<Fenced> {
     let refused = |reason: String| Ok(Fenced::Refused { reason });
     let file = fs::File::open(path)?;
@@ -650,11 +670,18 @@ fn fence(path: &Path) -> io::Result<Fenced> {
     if holders.is_empty() {
         let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
         return match read_beat(&file)? {
-            Some(_) => refused("the holder is in another pid namespace".to_owned()),
+            Some(_) => refused(ELSEWHERE.to_owned()),
             None => Ok(Fenced::Gone),
         };
     }
-    if text.pid == Some(std::process::id()) {
+    // Their ids mean nothing here: not even that the holder has ours.
+    if let (Some(theirs), Some(ours)) = (&text.pid_ns, pid_namespace()) {
+        if *theirs != ours && text.boot.as_deref() == Some(&boot_id()) {
+            return refused(ELSEWHERE.to_owned());
+        }
+    }
+    let own = std::process::id();
+    if text.pid == Some(own) && text.start == start_of(own).ok() {
         return refused("the holder is this process".to_owned());
     }
     let (Some(pid), Some(start), Some(boot)) = (text.pid, text.start, &text.boot) else {
