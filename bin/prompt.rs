@@ -69,7 +69,7 @@ impl Store {
             let _ = runtime.block_on(stopped);
         })?;
         let line_bytes_max = config.value_max.saturating_add(KEY_MAX + LINE_BYTES_MORE);
-        let client = handle.block_on(async { Client::connect(config) });
+        let client = handle.block_on(async { Client::connect(config) }).map_err(io::Error::other)?;
         Ok(Store { handle, client, line_bytes_max, _stop: stop })
     }
 

@@ -32,7 +32,8 @@ impl Natives {
                 for number in 0..clients {
                     let (masters, stop, done) = (masters.clone(), Arc::clone(&stop_all), Arc::clone(&count));
                     tasks.spawn(async move {
-                        let client = Client::connect(ClientConfig { masters, ..ClientConfig::default() });
+                        let client = Client::connect(ClientConfig { masters, ..ClientConfig::default() })
+                            .expect("masters and a runtime");
                         let key = format!("native-{number}");
                         let mut failures = Vec::new();
                         for round in 0_u64.. {

@@ -6,7 +6,7 @@
 
 use crate::env::names;
 use bytes::{Bytes, BytesMut};
-use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError, KEY_MAX, VALUE_MAX_DEFAULT};
+pub use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError, KEY_MAX, VALUE_MAX_DEFAULT};
 use dsm_protocol::frame::{self, FrameError};
 use dsm_protocol::ids::{LinkId, Millis, RequestId};
 use dsm_protocol::machine::client::{self as machine, Cause, Effect, Event, Kind, Outcome};
@@ -212,17 +212,18 @@ impl Client {
     ///
     /// ```
     /// use dsm::client::{Client, ClientConfig};
-    /// use dsm::embed;
+    /// use dsm::embed::{self, Doors, LocalConfig};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let directory = tempfile::tempdir()?;
     /// # let log = directory.path().join("kv_store.log");
     /// // A cluster to talk to: on a thread of its own, for this program runs no actors.
-    /// let start = move || embed::start_local(log, 1);
+    /// let config = LocalConfig { doors: Doors::Loopback, ..LocalConfig::new(log, 1) };
+    /// let start = move || embed::start_local(config);
     /// let (masters, cluster) = embed::on_own_thread(start, embed::LocalCluster::masters).await?;
     ///
-    /// let client = Client::connect(ClientConfig { masters, ..ClientConfig::default() });
+    /// let client = Client::connect(ClientConfig { masters, ..ClientConfig::default() })?;
     /// client.put("user1", "Alice").await?;
     /// assert_eq!(client.get("user1").await?, Some("Alice".into()));
     /// assert_eq!(client.get("nobody").await?, None);
@@ -233,14 +234,21 @@ impl Client {
     /// # }
     /// ```
     ///
-    /// # Panics
-    /// When called outside a tokio runtime, or when `config.masters` is empty.
-    pub fn connect(config: ClientConfig) -> Client {
+    /// # Errors
+    /// [`ClientError::NotExecuted`] with [`Failure::Invalid`]: `config.masters` is empty, or there is no tokio runtime here.
+    pub fn connect(config: ClientConfig) -> Result<Client, ClientError> {
+        let invalid = |why| Err(ClientError::not_executed(Failure::Invalid(why)));
+        if config.masters.is_empty() {
+            return invalid("the client is told of no master");
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return invalid("a client needs a tokio runtime around it");
+        };
         let (calls, queue) = mpsc::unbounded_channel();
         let (serving_sender, serving) = watch::channel(None);
         let driver = Driver::new(&config, serving_sender);
-        tokio::spawn(driver.run(queue));
-        Client {
+        runtime.spawn(driver.run(queue));
+        Ok(Client {
             shared: Arc::new(Shared {
                 calls,
                 requests: Arc::new(Semaphore::new(config.requests_max.clamp(1, Semaphore::MAX_PERMITS))),
@@ -248,7 +256,7 @@ impl Client {
                 serving,
                 config,
             }),
-        }
+        })
     }
 
     /// The value of `key`; `None` when there is none.

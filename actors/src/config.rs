@@ -2,10 +2,10 @@
 //! is parsed into. The doc comments are the help texts.
 
 use crate::address::{self, AddressError};
-use bytesize::ByteSize;
+pub use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
-use dsm_protocol::ids::SlaveId;
+pub use dsm_protocol::ids::SlaveId;
 use dsm_protocol::machine::master::Placement;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -217,16 +217,36 @@ pub enum MasterKind {
     Backup,
 }
 
+/// Values, the same as those of the command line's flags. Nothing is read: not the environment of the program around.
 impl Default for MasterConfig {
     fn default() -> Self {
-        #[derive(clap::Parser)]
-        struct Defaults {
-            #[command(flatten)]
-            config: MasterConfig,
+        MasterConfig {
+            listen: None,
+            advertise: None,
+            peer: None,
+            log: PathBuf::from("kv_store.log"),
+            fsync: Fsync::default(),
+            placement: PlacementFlag::default(),
+            min_slaves: 1,
+            ack_timeout: Duration::from_secs(1),
+            read_timeout: Duration::from_millis(200),
+            request_timeout: Duration::from_secs(2),
+            failover_timeout: Duration::from_secs(1),
+            fence: Fence::default(),
+            no_failback: false,
+            max_value: ByteSize(VALUE_MAX_DEFAULT as u64),
+            max_connections: 10_000,
+            max_pipeline: 10_000,
+            max_pipeline_bytes: ByteSize::mib(32),
+            slave_window: ByteSize::mib(8),
+            log_read_window: ByteSize::mib(64),
+            max_requests: 200_000,
+            max_request_bytes: ByteSize::mib(512),
+            max_link_bytes: ByteSize::mib(512),
+            write_timeout: Duration::from_secs(30),
+            handshake_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::ZERO,
         }
-        let mut config = <Defaults as clap::Parser>::parse_from(["dsm"]).config;
-        config.listen = None;
-        config
     }
 }
 
@@ -394,6 +414,34 @@ mod tests {
         assert_eq!(config.validate(MasterKind::Backup), Ok(()));
         assert_eq!(config.lock_path(), PathBuf::from("kv_store.log.lock"));
         assert_eq!(SlaveConfig::default().validate(), Ok(()));
+    }
+
+    /// The settings that a command line without flags, in an empty environment, gives.
+    #[derive(clap::Parser)]
+    struct Flags<T: Args> {
+        #[command(flatten)]
+        config: T,
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_flags() {
+        use clap::Parser as _;
+        let set: Vec<_> =
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DSM_")).collect();
+        let is_setting = |name: &str| {
+            let flag = name.trim_start_matches("DSM_").to_lowercase().replace('_', "-");
+            MasterConfig::augment_args(clap::Command::new("dsm"))
+                .get_arguments()
+                .any(|arg| arg.get_long() == Some(&flag))
+        };
+        assert!(
+            set.iter().all(|(name, _)| !is_setting(&name.to_string_lossy())),
+            "unset these first: {set:?}"
+        );
+        let flags = Flags::<MasterConfig>::parse_from(["dsm"]).config;
+        assert_eq!(format!("{flags:?}"), format!("{:?}", MasterConfig::default()));
+        let flags = Flags::<SlaveConfig>::parse_from(["dsm"]).config;
+        assert_eq!(format!("{flags:?}"), format!("{:?}", SlaveConfig::default()));
     }
 
     #[test]

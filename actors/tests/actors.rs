@@ -794,7 +794,7 @@ fn flood(address: &str, stop: &AtomicBool) -> io::Result<()> {
 #[actix::test]
 async fn a_slave_that_floods_starves_nobody_and_is_cut_for_a_word_that_is_none() {
     let directory = tempfile::tempdir().unwrap();
-    let cluster = embed::start_local(directory.path().join(LOG), 1).await.unwrap();
+    let cluster = embed::start_local(embed::LocalConfig::new(directory.path().join(LOG), 1)).await.unwrap();
     let master = cluster.primary.master().clone();
     let address = cluster.primary.address().to_owned();
     let stop = Arc::new(AtomicBool::new(false));

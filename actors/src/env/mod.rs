@@ -3,12 +3,14 @@
 //! Everything an actor does to the world goes through [`Env`], so that a simulated world can take the real one's
 //! place. Threads belong to the real environment alone.
 
+pub(crate) mod local;
 pub(crate) mod names;
 mod net;
 pub mod real;
 #[cfg(feature = "sim")]
 pub mod sim;
 
+pub use local::LocalListener;
 pub use net::{Listener, Stream};
 
 use bytes::Bytes;
@@ -63,6 +65,9 @@ pub trait Environment {
 
     /// This process.
     fn pid(&self) -> u32;
+
+    /// Memory of this process that is resident, in bytes; 0 when nobody knows.
+    fn resident_bytes(&self) -> u64;
 }
 
 /// Which file a path or a handle stands for.

@@ -1,15 +1,18 @@
 //! Sockets behind an enum, so that simulated ones fit without a type parameter on everything.
 
+use super::local::LocalListener;
 use bytes::BytesMut;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 /// A listening socket.
 #[derive(Debug)]
 pub enum Listener {
     /// The real network.
     Tcp(TcpListener),
+    /// Within this process.
+    Local(LocalListener),
     /// The simulated network.
     #[cfg(feature = "sim")]
     Sim(super::sim::SimListener),
@@ -27,6 +30,7 @@ impl Listener {
                 stream.set_nodelay(true)?;
                 Ok((Stream::Tcp(stream), address.to_string()))
             }
+            Listener::Local(listener) => listener.accept().await,
             #[cfg(feature = "sim")]
             Listener::Sim(listener) => {
                 let (stream, address) = listener.accept().await?;
@@ -50,6 +54,7 @@ impl Listener {
                         && (there.ip() == ours.ip() || (ours.ip().is_unspecified() && is_here(there.ip())))
                 })
             }
+            Listener::Local(listener) => listener.address() == address,
             #[cfg(feature = "sim")]
             Listener::Sim(listener) => listener.local_address() == address,
         }
@@ -62,6 +67,7 @@ impl Listener {
     pub fn local_address(&self) -> io::Result<String> {
         match self {
             Listener::Tcp(listener) => Ok(listener.local_addr()?.to_string()),
+            Listener::Local(listener) => Ok(listener.address().to_owned()),
             #[cfg(feature = "sim")]
             Listener::Sim(listener) => Ok(listener.local_address()),
         }
@@ -73,6 +79,8 @@ impl Listener {
 pub enum Stream {
     /// The real network.
     Tcp(TcpStream),
+    /// Within this process.
+    Local(UnixStream),
     /// The simulated network.
     #[cfg(feature = "sim")]
     Sim(super::sim::SimStream),
@@ -86,6 +94,12 @@ impl Stream {
     pub async fn read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
         match self {
             Stream::Tcp(stream) => loop {
+                match stream.try_read_buf(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
+                    other => return other,
+                }
+            },
+            Stream::Local(stream) => loop {
                 match stream.try_read_buf(buffer) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
                     other => return other,
@@ -113,6 +127,17 @@ impl Stream {
                 }
                 Ok(())
             }
+            Stream::Local(stream) => {
+                while !bytes.is_empty() {
+                    match stream.try_write(bytes) {
+                        Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                        Ok(written) => bytes = &bytes[written..],
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(())
+            }
             #[cfg(feature = "sim")]
             Stream::Sim(stream) => stream.write_all(bytes).await,
         }
@@ -124,6 +149,7 @@ impl Stream {
         match self {
             // Where it cannot be, the end comes a moment later.
             Stream::Tcp(stream) => drop(rustix::net::sockopt::set_tcp_cork(stream, true)),
+            Stream::Local(_) => {}
             #[cfg(feature = "sim")]
             Stream::Sim(_) => {}
         }
@@ -134,6 +160,7 @@ impl Stream {
         match self {
             // Fails only when the peer is gone already.
             Stream::Tcp(stream) => drop(rustix::net::shutdown(stream, rustix::net::Shutdown::Write)),
+            Stream::Local(stream) => drop(rustix::net::shutdown(stream, rustix::net::Shutdown::Write)),
             #[cfg(feature = "sim")]
             Stream::Sim(stream) => stream.shut_down_write(),
         }
