@@ -7,6 +7,7 @@ use crate::log_writer::RaiseEpoch;
 use crate::session::shown_message;
 use crate::slave_proxy::{End, EndReason, Owed, Parts, PingWanted, Ports, SlaveEnded, SlaveProxy};
 use actix::prelude::*;
+use dsm_protocol::command::KEY_MAX;
 use dsm_protocol::ids::{Epoch, Incarnation, LinkId, Millis, SlaveId};
 use dsm_protocol::machine::link::{Admission, Ending, Link, Standing};
 use dsm_protocol::machine::master::{Event, ReadId, Slot, SLAVES_MAX};
@@ -139,7 +140,9 @@ impl MasterActor {
             Admission::Trial { bytes } => {
                 log::debug!("slave on trial slave={} bytes={bytes}", slave.id);
                 slave.standing = Standing::OnTrial;
-                slave.question(now, &Message::Trial { bytes: trial(bytes as usize) });
+                // No longer than what the slave must take anyway.
+                let bytes = (bytes as usize).min(self.config.value_max() + KEY_MAX);
+                slave.question(now, &Message::Trial { bytes: trial(bytes) });
             }
             Admission::Wait { ms } => {
                 if slave.standing != Standing::Quarantined {
