@@ -1,7 +1,7 @@
 //! `dsm-client`: the prompt, or one operation given on the command line.
 //!
-//! One operation prints its result alone on standard output and ends with 0 (found, done), 1 (not found) or 2
-//! (error, told in one line on standard error).
+//! One operation prints its result alone on standard output and ends with 0 (found, done), 1 (not found; of STATUS: the
+//! cluster is short of something, told in one line on standard error) or 2 (error, told likewise).
 
 // Nobody may wait for whoever reads standard error, nor fail with it: `common::tell`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
@@ -23,7 +23,7 @@ use std::time::Duration;
 
 /// Reads and writes keys of a dsm cluster, at a prompt or by one operation.
 ///
-/// One operation ends with 0 (found, done), 1 (not found) or 2 (error).
+/// One operation ends with 0 (found, done), 1 (not found; STATUS: degraded) or 2 (error).
 #[derive(Parser, Debug)]
 #[command(name = "dsm-client", version, after_help = prompt::HISTORY_HELP)]
 struct Args {
@@ -131,7 +131,17 @@ fn once(store: &Store, operation: Operation) -> anyhow::Result<ExitCode> {
             }
             b"DELETE_DONE".to_vec()
         }
-        Operation::Status => prompt::status_text(&store.run(Client::status).map_err(failed)?).into_bytes(),
+        Operation::Status => {
+            let text = prompt::status_text(&store.run(Client::status).map_err(failed)?);
+            prompt::say(text.as_bytes()).context("cannot write the result")?;
+            return Ok(match degraded(&text) {
+                None => ExitCode::SUCCESS,
+                Some(what) => {
+                    common::tell(&format!("degraded: {what}"));
+                    ExitCode::from(1)
+                }
+            });
+        }
         Operation::Failover => {
             store.run(Client::failover).map_err(failed)?;
             b"FAILOVER_DONE".to_vec()
@@ -146,6 +156,11 @@ fn once(store: &Store, operation: Operation) -> anyhow::Result<ExitCode> {
     };
     prompt::say(&line).context("cannot write the result")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the cluster is short of, if a STATUS says so.
+fn degraded(status: &str) -> Option<&str> {
+    status.lines().find_map(|line| line.strip_prefix("degraded:")).filter(|what| !what.is_empty())
 }
 
 /// A prompt that can do nothing beyond the store.

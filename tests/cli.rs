@@ -89,7 +89,11 @@ fn answer(command: &StoreCommand, values: &Map) -> Option<Reply> {
         StoreCommand::Delete { keys } => {
             Reply::Count(keys.iter().filter(|key| values.remove(&key[..]).is_some()).count() as u64)
         }
-        StoreCommand::Status => Reply::Text("# Replication\r\nrole:primary\r\n".to_owned()),
+        StoreCommand::Status => {
+            let degraded = values.get(&b"degraded"[..]).map(|what| String::from_utf8(what.clone()).unwrap());
+            let degraded = degraded.map_or_else(String::new, |what| format!("degraded:{what}\r\n"));
+            Reply::Text(format!("# Replication\r\nrole:primary\r\n{degraded}"))
+        }
         StoreCommand::Failover => Reply::Done,
         other => panic!("the client does not ask {other:?}"),
     })
@@ -212,6 +216,12 @@ fn one_operation_prints_its_result_alone_and_tells_the_rest_by_its_exit_code() {
     assert_eq!(once(&["DELETE", "a key"]).0, 0);
     assert_eq!(once(&["DELETE", "a key"]).0, 1);
     assert_eq!(once(&["STATUS"]), (0, b"# Replication\nrole:primary\n".to_vec(), Vec::new()));
+    values.lock().unwrap().insert(b"degraded".to_vec(), Vec::new());
+    assert_eq!(once(&["STATUS"]).0, 0, "nothing is missing");
+    values.lock().unwrap().insert(b"degraded".to_vec(), b"no standby is connected; 2 of 3 slaves".to_vec());
+    let (code, text, told) = once(&["STATUS"]);
+    assert_eq!((code, told), (1, b"degraded: no standby is connected; 2 of 3 slaves\n".to_vec()));
+    assert!(text.starts_with(b"# Replication\n"), "{text:?}");
 }
 
 #[test]

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+const MIB: u64 = 1 << 20;
+
 fn slave(id: &str, masters: &[SocketAddr]) -> Command {
     let mut command = command(Node::Slave(0));
     let masters: Vec<String> = masters.iter().map(SocketAddr::to_string).collect();
@@ -183,6 +185,9 @@ fn slaves_that_are_added_to_a_full_store_take_what_the_full_ones_cannot() {
     let now = info(&cluster);
     assert_eq!((now.number("errors_unknown"), now.number("unknown_total")), (0, 0), "{now:?}");
     assert_eq!(now.number("writes_without_copy"), 0, "{now:?}");
+    assert_eq!(now.number("slaves_full"), 3, "{now:?}");
+    let told = cluster.stderr(Node::Master);
+    assert_eq!(told.matches("degraded: no room at").count(), 1, "{told}");
     let mut connection = cluster.connect_to_primary();
     for number in 0..taken[0] {
         let (key, value) = (format!("full-0-{number}"), [b'w'; 64 * 1024]);
@@ -212,4 +217,91 @@ fn slaves_that_are_added_to_a_full_store_take_what_the_full_ones_cannot() {
         assert_eq!(answer, Answer::bulk([letter; 64 * 1024]), "{key}");
     }
     drop(added);
+}
+
+/// `dsm-client STATUS`: its exit code, and what it says beside the text.
+fn status(cluster: &TestCluster) -> (i32, String) {
+    let masters = cluster.addresses().map(|address| address.to_string()).join(",");
+    let mut client = Command::new(env!("CARGO_BIN_EXE_dsm-client"));
+    client.env_remove("DSM_MASTERS").args(["--masters", &masters, "STATUS"]);
+    let output = client.output().expect("the binary is built");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("role:primary"), "{output:?}");
+    (output.status.code().expect("an exit code"), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Waits until STATUS ends with 1 and says this, or with 0 if it is empty.
+fn wait_for_status(cluster: &TestCluster, says: &str) {
+    wait_for(&format!("STATUS says {says:?}"), seconds(12), || {
+        let (code, told) = status(cluster);
+        let fits = match says {
+            "" => code == 0 && told.is_empty(),
+            says => code == 1 && told.lines().count() == 1 && told.contains(says),
+        };
+        fits.then_some(())
+    });
+}
+
+#[test]
+fn what_is_lost_is_told_when_it_begins_and_when_it_ends() {
+    let mut cluster = Setup::slaves(2).start();
+    let mut connection = cluster.connect_to_primary();
+    write(&mut connection, "key", 200, 10);
+    wait_for_status(&cluster, "");
+    let now = info(&cluster);
+    assert!(now.number("used_memory_rss") > MIB && now.number("standby_lag_ms") < 3000, "{now:?}");
+    assert!(["slave-0", "slave-1"].contains(&now.get("slowest_slave").expect("INFO has it")), "{now:?}");
+
+    cluster.kill(Node::Slave(1));
+    wait_for_status(&cluster, "1 of 2 slaves are active");
+    // Half of the keys were on it alone.
+    wait_for_status(&cluster, "keys have no copy");
+    let lost = info(&cluster).number("keys_without_copy");
+    assert!((20..=180).contains(&lost), "{lost}");
+    cluster.start(Node::Slave(1));
+    for number in 0..200 {
+        connection.call(&[b"GET", format!("key-{number}").as_bytes()]).expect("an answer");
+    }
+    wait_for_status(&cluster, "");
+
+    cluster.pause(Node::Backup);
+    wait_for_status(&cluster, "ms behind");
+    assert!(info(&cluster).number("standby_lag_ms") >= 5000);
+    cluster.resume(Node::Backup);
+    wait_for_status(&cluster, "");
+    cluster.kill(Node::Backup);
+    wait_for_status(&cluster, "no standby is connected");
+    assert_eq!(info(&cluster).get("standby_lag_ms"), Some(""));
+    cluster.start(Node::Backup);
+    wait_for_status(&cluster, "");
+
+    let told = cluster.stderr(Node::Master);
+    let warnings: Vec<&str> = told.lines().filter(|line| line.contains("WARN")).collect();
+    for (begins, ends) in [
+        ("degraded: 1 of 2 slaves are active", "no longer degraded: all slaves are active"),
+        ("keys have no copy", "no longer degraded: all keys have a copy"),
+        ("degraded: the standby is", "no longer degraded: the standby has caught up"),
+        ("degraded: no standby is connected", "no longer degraded: a standby is connected"),
+    ] {
+        for words in [begins, ends] {
+            let times = warnings.iter().filter(|line| line.contains(words)).count();
+            assert_eq!(times, 1, "{words}: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_second_pair_on_the_same_log_says_whom_it_waits_for() {
+    let cluster = Setup::slaves(1).start();
+    let [listen, peer] = common::cluster::free_ports();
+    let mut second = command(Node::Master);
+    second.args(["--listen", &listen.to_string(), "--peer", &peer.to_string(), "--log"]).arg(cluster.log());
+    let (_second, said) = cluster.start_stranger(second, "second");
+    let holder = info(&cluster).number("process_id");
+    let words = format!("another master holds: pid={holder} address={}", cluster.address(Node::Master));
+    wait_for("it says so", seconds(8), || {
+        let told = std::fs::read_to_string(&said).ok()?;
+        told.lines().any(|line| line.contains("WARN") && line.contains(&words)).then_some(())
+    });
+    let second = Info::of(listen, seconds(2)).expect("INFO");
+    assert!(second.get("degraded").is_some_and(|what| what.contains(&words)), "{second:?}");
 }

@@ -207,6 +207,10 @@ impl Environment for MemoryEnv {
     fn pid(&self) -> u32 {
         1
     }
+
+    fn resident_bytes(&self) -> u64 {
+        0
+    }
 }
 
 /// Something that was done to a file.

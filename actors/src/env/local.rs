@@ -112,4 +112,8 @@ impl Environment for LocalEnv {
     fn pid(&self) -> u32 {
         self.env.pid()
     }
+
+    fn resident_bytes(&self) -> u64 {
+        self.env.resident_bytes()
+    }
 }

@@ -65,6 +65,9 @@ pub trait Environment {
 
     /// This process.
     fn pid(&self) -> u32;
+
+    /// Memory of this process that is resident, in bytes; 0 when nobody knows.
+    fn resident_bytes(&self) -> u64;
 }
 
 /// Which file a path or a handle stands for.

@@ -6,6 +6,7 @@
 //! decides a rule of replication or failover by itself.
 
 mod effects;
+mod health;
 mod peers;
 mod roles;
 mod slaves;
@@ -30,8 +31,9 @@ use dsm_protocol::command::{Command, Reply};
 use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, SessionId, SlaveId, Version};
 use dsm_protocol::machine::doubt::SelfDoubt;
 use dsm_protocol::machine::front::{self, Front, Kind};
+use dsm_protocol::machine::health::{Health, Lag};
 use dsm_protocol::machine::link::{Quarantine, Standing};
-use dsm_protocol::machine::master::{self, Asker, Change, Master, ReadId, Slot, WriteId};
+use dsm_protocol::machine::master::{self, Asker, Census, Change, Master, ReadId, Slot, WriteId};
 use dsm_protocol::machine::takeover;
 use dsm_protocol::message::{Control, MasterState, Message as Wire};
 use std::cell::{Cell, RefCell};
@@ -190,6 +192,8 @@ pub(super) struct PeerOutbound {
     generation: LinkId,
     outbox: Outbox,
     state: MasterState,
+    /// How far it is behind.
+    lag: Lag,
 }
 
 /// The actor. See the module.
@@ -226,6 +230,11 @@ pub struct MasterActor {
     slaves: BTreeMap<LinkId, SlaveLink>,
     /// Slaves that have failed and must wait before they count again.
     quarantine: Quarantine,
+    census: Census,
+    health: Health,
+    /// Who holds the lock, and when that was looked at, while nobody is known to serve.
+    lock_holder: Option<String>,
+    lock_looked_at: Millis,
     slots: Vec<Option<LinkId>>,
     /// Slaves whose name is taken, until it is known whether the other one lives.
     parked: BTreeMap<LinkId, (dsm_protocol::message::Hello, Outbox)>,
@@ -243,6 +252,7 @@ pub struct MasterActor {
     log_bytes: u64,
     log_seq: dsm_protocol::ids::Seq,
     told_seq: dsm_protocol::ids::Seq,
+    told_at: Millis,
     stopping_since: Option<Millis>,
     /// What is done about the stop.
     course: stop::Course,
@@ -348,6 +358,10 @@ impl MasterActor {
             congested: BTreeSet::new(),
             slaves: BTreeMap::new(),
             quarantine: Quarantine::default(),
+            census: Census::default(),
+            health: Health::default(),
+            lock_holder: None,
+            lock_looked_at: now,
             slots: vec![None; master::SLAVES_MAX],
             parked: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -362,6 +376,7 @@ impl MasterActor {
             log_bytes: 0,
             log_seq: dsm_protocol::ids::Seq::default(),
             told_seq: dsm_protocol::ids::Seq::default(),
+            told_at: now,
             stopping_since: None,
             course: stop::Course::Open,
             takeovers: 0,
@@ -414,8 +429,9 @@ impl MasterActor {
         self.step_front(now, front::Event::Tick);
         self.tick_role(now);
         self.admit_waiting(now);
+        self.look_after_health(now);
         self.resume_congested(now);
-        self.tell_seq();
+        self.tell_seq(now);
         self.flush();
         self.resume_later(ctx);
         ctx.run_later(TICK, Self::tick);
@@ -447,6 +463,9 @@ impl MasterActor {
                 log::warn!("this process was paused, deadlines start again");
             }
             self.machine.restart_read_timeouts(now);
+            if let Some(dialed) = &mut self.dialed {
+                dialed.lag.restart(now);
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use crate::supervision::NodeError;
 use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::ids::{LinkId, Millis, Seq, SessionId, SlaveId};
 use dsm_protocol::machine::front;
+use dsm_protocol::machine::health::{Lag, TELL_MS};
 use dsm_protocol::machine::master::Asker;
 use dsm_protocol::machine::takeover;
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Welcome};
@@ -62,15 +63,16 @@ impl MasterActor {
     /// Tells the masters that are connected to us who serves.
     pub(super) fn tell_state(&mut self) {
         let state = self.state();
-        self.told_seq = state.seq;
+        (self.told_seq, self.told_at) = (state.seq, self.env.now());
         for peer in self.peers.values() {
             send(&peer.outbox, &Message::Control(Control::MasterState(state.clone())));
         }
     }
 
-    /// Lets the standby know how far the log has come, for its INFO.
-    pub(super) fn tell_seq(&mut self) {
-        if self.serves() && self.told_seq != self.log_seq && !self.peers.is_empty() {
+    /// Lets the other master know how far we have come, for its INFO, and that we live.
+    pub(super) fn tell_seq(&mut self, now: Millis) {
+        let is_news = self.serves() && self.told_seq != self.log_seq;
+        if !self.peers.is_empty() && (is_news || now.since(self.told_at) >= TELL_MS) {
             self.tell_state();
         }
     }
@@ -225,7 +227,8 @@ impl MasterActor {
             }
         }
         let state = welcome.state.clone();
-        self.dialed = Some(PeerOutbound { generation, outbox, state: welcome.state });
+        let lag = Lag::new(now, state.seq, self.log_seq);
+        self.dialed = Some(PeerOutbound { generation, outbox, state: welcome.state, lag });
         self.peer_says(now, &state);
     }
 
@@ -258,6 +261,7 @@ impl MasterActor {
                 }
                 Message::Control(Control::MasterState(state)) => {
                     dialed.state = state.clone();
+                    dialed.lag.told(now, state.seq, self.log_seq);
                     self.peer_says(now, &state);
                 }
                 Message::Control(Control::HandoverRefused { reason }) => {

@@ -4,6 +4,7 @@
 use super::{MasterActor, Role};
 use crate::config::{Fsync, MasterKind};
 use dsm_protocol::command::ErrorWord;
+use dsm_protocol::machine::master::Lacking;
 use std::fmt::Write as _;
 
 impl MasterActor {
@@ -49,7 +50,9 @@ impl MasterActor {
         writeln!(text, "process_id:{}", self.env.pid())?;
         writeln!(text, "started_as:{kind}")?;
         writeln!(text, "address:{}", self.address)?;
-        writeln!(text, "uptime_in_seconds:{}", self.env.now().0 / 1000)?;
+        let now = self.env.now();
+        writeln!(text, "uptime_in_seconds:{}", now.0 / 1000)?;
+        writeln!(text, "used_memory_rss:{}", self.env.resident_bytes())?;
         if let Some(cluster) = self.cluster.get() {
             writeln!(text, "cluster_id:{cluster}")?;
         }
@@ -59,6 +62,9 @@ impl MasterActor {
         writeln!(text, "epoch:{}", state.epoch)?;
         writeln!(text, "active_master:{}", state.active_address.as_deref().unwrap_or(""))?;
         writeln!(text, "peer_connected:{}", u8::from(self.dialed.is_some()))?;
+        let lag = if self.serves() { self.standby_lag_ms(now) } else { None };
+        writeln!(text, "standby_lag_ms:{}", lag.map_or_else(String::new, |ms| ms.to_string()))?;
+        writeln!(text, "degraded:{}", self.health.degraded())?;
         writeln!(text, "takeovers:{}", self.takeovers)?;
         writeln!(text, "handovers:{}", self.handovers)?;
 
@@ -87,6 +93,10 @@ impl MasterActor {
         }
         let waiting = self.slaves.values().filter(|slave| slave.is_in_quarantine()).count();
         writeln!(text, "slaves_quarantined:{waiting}")?;
+        writeln!(text, "slaves_full:{}", self.machine.full_slaves().count())?;
+        let (slowest, ack_ms) = self.slowest_slave(now).unwrap_or(("", 0));
+        writeln!(text, "slowest_slave:{slowest}")?;
+        writeln!(text, "slowest_slave_ack_ms:{ack_ms}")?;
         writeln!(text, "slaves_removed:{}", self.slaves_removed)?;
         writeln!(text, "slaves_refused:{}", self.slaves_refused)?;
         writeln!(text, "substitutions:{}", counters.substitutions)?;
@@ -96,6 +106,10 @@ impl MasterActor {
         writeln!(text, "\n# Keyspace")?;
         writeln!(text, "keys:{}", self.machine.directory().len())?;
         writeln!(text, "copies:{copies}")?;
+        let (counted_at, lacking) = self.census.last().unwrap_or((now, Lacking::default()));
+        writeln!(text, "keys_without_copy:{}", lacking.without_copy)?;
+        writeln!(text, "keys_below_copies:{}", lacking.below_copies)?;
+        writeln!(text, "copies_counted_ms_ago:{}", now.since(counted_at))?;
 
         writeln!(text, "\n# Log")?;
         writeln!(text, "log_path:{}", self.config.log.display())?;

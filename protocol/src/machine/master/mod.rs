@@ -7,6 +7,7 @@
 //! this is the commit point: from here reads may see it), **replicated** (sent to its slaves), and **done** (enough
 //! slaves acknowledged). See `docs/ARCHITECTURE.md`, *How a write and a read go*.
 
+mod census;
 mod directory;
 mod log_reads;
 mod membership;
@@ -15,6 +16,7 @@ mod reads;
 mod unwritten;
 mod writes;
 
+pub use census::{Census, Lacking};
 pub use directory::{Directory, Entry};
 pub use membership::{Slot, SlotSet, SLAVES_MAX};
 pub use placement::{acks_needed, Placement};
