@@ -12,6 +12,7 @@ mod roles;
 mod slaves;
 mod status;
 mod stop;
+mod told;
 
 use crate::acceptor::{self, count, Arrived, Drain, Sessions, Switchboard};
 use crate::batch::{Inbox, Outbox};
@@ -276,6 +277,8 @@ pub struct MasterActor {
     takeovers: u64,
     slaves_removed: u64,
     slaves_refused: u64,
+    /// Slaves and masters whose refusal the log tells of already.
+    refusals: told::Told,
     /// Reads that had to wait for room in the windows of slaves that are gone.
     reads_waited: u64,
     handovers: u64,
@@ -399,6 +402,7 @@ impl MasterActor {
             takeovers: 0,
             slaves_removed: 0,
             slaves_refused: 0,
+            refusals: told::Told::default(),
             reads_waited: 0,
             handovers: 0,
             handover_to: None,

@@ -90,7 +90,9 @@ impl MasterActor {
         };
         let refusal = self.refuse_peer(&address, hello.cluster, &ours, &lock_identity);
         if let Some(reason) = refusal {
-            log::error!("other master refused address={address} cause={reason:?}");
+            if self.refusals.is_new(&address, &reason) {
+                log::error!("other master refused address={address} cause={reason:?}");
+            }
             reject(&outbox, &reason);
             return;
         }
