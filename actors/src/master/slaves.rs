@@ -268,6 +268,7 @@ impl MasterActor {
         // From now on it is asked for values and reports; before that, all it may say is short.
         self.switchboard.trust(link);
         log::info!("slave active slave={} slaves={}", slave.id, self.machine.slave_count());
+        self.refusals.forget(slave.id.as_str());
     }
 
     /// The other one with this name lives: the newcomer must take another.
@@ -282,7 +283,9 @@ impl MasterActor {
     /// Says no to a slave: to it, in the log and in INFO. It asks again, less and less often.
     fn refuse_slave(&mut self, id: &SlaveId, outbox: &Outbox, cause: &str, reason: &str) {
         self.slaves_refused += 1;
-        log::warn!("slave refused slave={id} cause={cause}");
+        if self.refusals.is_new(id.as_str(), cause) {
+            log::warn!("slave refused slave={id} cause={cause}; it asks again, which is not told");
+        }
         reject(outbox, reason);
     }
 
