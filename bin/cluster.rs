@@ -313,6 +313,10 @@ impl Host for Cluster {
         }
     }
 
+    fn outlives_input(&self) -> bool {
+        true
+    }
+
     fn news(&mut self) -> Vec<String> {
         let ended = self.launcher.take_ended();
         let told = ended.into_iter().map(|(role, status)| {

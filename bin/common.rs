@@ -56,6 +56,29 @@ impl LogArgs {
     }
 }
 
+/// A stream of SIGHUP, which never comes where whoever started this program had it ignored, as nohup does.
+///
+/// # Errors
+/// When it cannot be caught.
+pub(crate) fn hangup() -> io::Result<Option<tokio::signal::unix::Signal>> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    // The lowest bit is signal 1.
+    if ignored & 1 != 0 {
+        return Ok(None);
+    }
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).map(Some)
+}
+
+/// Waits for the next SIGHUP.
+pub(crate) async fn hung_up(hangup: &mut Option<tokio::signal::unix::Signal>) {
+    match hangup {
+        Some(hangup) => drop(hangup.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
 /// Reads the words of a command line, the program's name first. What is wrong with it is told in one line; help and
 /// version are printed as clap prints them. The exit code is for what the caller has nothing more to do.
 pub(crate) fn parse<A: clap::Parser>(words: impl IntoIterator<Item = OsString>) -> Result<A, ExitCode> {

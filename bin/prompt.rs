@@ -93,6 +93,10 @@ impl Store {
 pub(crate) trait Host {
     /// Carries out a line, if it is one of the host's; the answer, line by line.
     fn command(&mut self, line: &str, store: &Store) -> Option<Vec<String>>;
+    /// Whether it goes on without anybody to give it lines, until a signal comes.
+    fn outlives_input(&self) -> bool {
+        false
+    }
     /// What happened since it was asked last, one line each.
     fn news(&mut self) -> Vec<String>;
     /// The lines that HELP shows for the host's commands.
@@ -194,6 +198,17 @@ impl Terminal {
         }
     }
 
+    /// Waits for a signal that asks the process to stop.
+    fn wait_for_stop(&mut self, host: &mut dyn Host) -> io::Result<()> {
+        loop {
+            match self.events.recv() {
+                Ok(Event::Stop | Event::Interrupt) | Err(mpsc::RecvError) => return Ok(()),
+                Ok(Event::Child) => self.report(host)?,
+                Ok(Event::Line(_) | Event::Cleared | Event::Printer(_)) => {}
+            }
+        }
+    }
+
     fn report(&mut self, host: &mut dyn Host) -> io::Result<()> {
         host.news().iter().try_for_each(|line| self.notice(line))
     }
@@ -230,7 +245,7 @@ fn watch_signals(
     let _inside = store.handle.enter();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+    let mut hangup = crate::common::hangup()?;
     let mut child = signal(SignalKind::child())?;
     let sender = sender.clone();
     store.handle.spawn(async move {
@@ -238,7 +253,7 @@ fn watch_signals(
             let event = tokio::select! {
                 _ = interrupt.recv() => Event::Interrupt,
                 _ = terminate.recv() => Event::Stop,
-                _ = hangup.recv() => Event::Stop,
+                () = crate::common::hung_up(&mut hangup) => Event::Stop,
                 _ = child.recv() => Event::Child,
             };
             if matches!(event, Event::Stop | Event::Interrupt) {
@@ -502,6 +517,12 @@ fn quoted(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     }
 }
 
+/// Whether standard input is something that operations could come from: a terminal, a pipe, a file; not /dev/null.
+fn is_fed() -> bool {
+    let kind = rustix::fs::fstat(io::stdin()).map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode));
+    kind.is_ok_and(|kind| kind != rustix::fs::FileType::CharacterDevice) || io::stdin().is_terminal()
+}
+
 /// Runs the dialog until EXIT, the end of the input or a signal.
 ///
 /// # Errors
@@ -532,6 +553,7 @@ struct Dialog<'a> {
 
 impl Dialog<'_> {
     fn run(&mut self) -> io::Result<()> {
+        let mut is_first = true;
         loop {
             self.terminal.report(self.host)?;
             let mut text = String::new();
@@ -542,8 +564,10 @@ impl Dialog<'_> {
             let line = match self.terminal.ask(&text, true, self.host)? {
                 Answer::Line(line) => line,
                 Answer::Cleared => continue,
-                Answer::End | Answer::Stop => return self.farewell(),
+                Answer::End => return self.end_of_input(is_first),
+                Answer::Stop => return self.farewell(),
             };
+            is_first = false;
             if let Ok(words) = std::str::from_utf8(&line) {
                 if let Some(answer) = self.host.command(words.trim(), self.store) {
                     for line in answer {
@@ -561,6 +585,21 @@ impl Dialog<'_> {
                 Next::Leave => return self.farewell(),
             }
         }
+    }
+
+    /// Nobody will give another line, or, as under systemd and nohup, a first one.
+    fn end_of_input(&mut self, is_first: bool) -> io::Result<()> {
+        if !self.host.outlives_input() || self.terminal.dialog {
+            return self.farewell();
+        }
+        if is_first && !is_fed() {
+            say(b"No operations come from /dev/null: serving until SIGINT or SIGTERM.")?;
+            return self.terminal.wait_for_stop(self.host);
+        }
+        if is_first {
+            log::warn!("standard input has ended without an operation, and the cluster ends with it; with </dev/null it serves until a signal");
+        }
+        self.farewell()
     }
 
     /// The end that nobody typed: told to people only, so that a script sees its answers and nothing else.

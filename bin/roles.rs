@@ -12,6 +12,7 @@ use dsm::env::real::RealEnv;
 use dsm::node::{run_node, NodeConfig};
 use rustix::process::{getrlimit, setrlimit, Resource, Signal};
 use std::ffi::OsString;
+use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 use tokio::signal::unix::{signal, SignalKind};
 
@@ -171,6 +172,9 @@ fn serve(config: NodeConfig) -> anyhow::Result<()> {
     system.block_on(async move {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+        let mut hangup = common::hangup().context("cannot wait for SIGHUP")?;
+        // Whoever closes the terminal means the programs in it; elsewhere it means "read your files again".
+        let at_terminal = io::stdin().is_terminal() || io::stderr().is_terminal();
         let (ask, asked) = tokio::sync::oneshot::channel();
         let mut ask = Some(ask);
         let signals = async move {
@@ -178,6 +182,12 @@ fn serve(config: NodeConfig) -> anyhow::Result<()> {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
+                    () = common::hung_up(&mut hangup) => if !at_terminal {
+                        log::info!(
+                            "SIGHUP ignored: no file is read again, and the output belongs to whoever started this"
+                        );
+                        continue;
+                    }
                 }
                 match ask.take() {
                     // Nobody listens any more when the node has ended by itself.

@@ -357,6 +357,7 @@ fn signal(name: &str, pid: u32) {
         "KILL" => Signal::KILL,
         "STOP" => Signal::STOP,
         "CONT" => Signal::CONT,
+        "HUP" => Signal::HUP,
         other => panic!("no test sends SIG{other}"),
     };
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
@@ -510,10 +511,11 @@ fn a_cluster_goes_on_when_its_primary_is_killed_and_takes_it_back() {
 #[test]
 fn a_cluster_leaves_no_child_behind_however_it_ends() {
     type End = fn(&mut RunningCluster);
-    let ends: [(&str, Option<i32>, End); 4] = [
+    let ends: [(&str, Option<i32>, End); 5] = [
         ("end of input", Some(0), |cluster| drop(cluster.child.stdin.take())),
         ("SIGTERM", Some(0), |cluster| signal("TERM", cluster.child.id())),
         ("SIGINT", Some(0), |cluster| signal("INT", cluster.child.id())),
+        ("SIGHUP", Some(0), |cluster| signal("HUP", cluster.child.id())),
         ("SIGKILL", None, |cluster| signal("KILL", cluster.child.id())),
     ];
     for (name, code, end) in ends {
@@ -523,6 +525,48 @@ fn a_cluster_leaves_no_child_behind_however_it_ends() {
         assert_eq!(wait(&mut cluster.child), code, "{name}");
         cluster.assert_no_child_is_left();
     }
+}
+
+#[test]
+fn a_cluster_without_input_serves_until_a_signal_and_outlives_a_hangup_that_is_ignored() {
+    let data = tempfile::tempdir().unwrap();
+    // As under nohup; systemd gives no input either.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_dsm-cluster")]);
+    shell.args(cluster(data.path()).get_args());
+    let mut child = shell.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let table: Vec<String> = (0..6).map(|_| read_line(&mut output)).collect();
+    let pids = table.iter().filter_map(|line| pid_of(line)).collect();
+    let mut running = RunningCluster { child, output, pids };
+    assert!(read_line(&mut running.output).contains("serving until SIGINT or SIGTERM"));
+    let primary = table[1].split_whitespace().nth(2).expect("an address").to_owned();
+    for (pid, name) in [(running.child.id(), "HUP"), (running.pids[0], "HUP"), (running.pids[2], "HUP")] {
+        signal(name, pid);
+    }
+    let written = run(client(&[&primary], &["WRITE", "a", "1"]), b"");
+    assert_eq!(text(&written.stdout), "WRITE_DONE\n", "{}", text(&written.stderr));
+    // What is said of a death shows that it listens.
+    signal("KILL", running.pids[4]);
+    assert!(read_line(&mut running.output).starts_with("slave 3 ended"));
+    signal("TERM", running.child.id());
+    assert_eq!(wait(&mut running.child), Some(0));
+    running.assert_no_child_is_left();
+}
+
+#[test]
+fn a_cluster_that_ends_because_nothing_was_piped_in_says_so() {
+    let data = tempfile::tempdir().unwrap();
+    let output = run(cluster(data.path()), b"");
+    assert_eq!(output.status.code(), Some(0));
+    let told = text(&output.stderr);
+    assert!(
+        told.contains("standard input has ended without an operation") && told.lines().count() == 1,
+        "{told}"
+    );
+    // With operations, it has done what was asked.
+    let output = run(cluster(data.path()), b"WRITE a b\n");
+    assert_eq!((text(&output.stderr), output.status.code()), ("", Some(0)));
 }
 
 #[test]

@@ -288,6 +288,23 @@ fn a_deleted_lock_file_makes_no_second_primary() {
 }
 
 #[test]
+fn a_slave_that_is_refused_again_and_again_is_told_of_once() {
+    let cluster = Setup::slaves(2).beside_others().start();
+    let mut stranger = slave("slave-0", &cluster.addresses());
+    stranger.args(["--connect-timeout", "1s"]);
+    let (_process, said) = cluster.start_stranger(stranger, "stranger");
+    for master in MASTERS {
+        wait_for("it has asked four times", seconds(20), || {
+            (cluster.info(master)?.number("slaves_refused") >= 4).then_some(())
+        });
+        let told = cluster.stderr(master);
+        assert_eq!(told.matches("slave refused slave=slave-0").count(), 1, "{told}");
+    }
+    let told = std::fs::read_to_string(said).expect("its standard error");
+    assert_eq!(told.matches("refused by the master").count(), 2, "once for each master: {told}");
+}
+
+#[test]
 fn a_log_that_cannot_be_is_one_clear_line() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("file");

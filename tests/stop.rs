@@ -146,6 +146,20 @@ fn without_a_standby_a_stop_answers_what_is_in_flight_and_ends() {
 }
 
 #[test]
+fn a_hangup_ends_nobody_who_was_not_started_at_a_terminal() {
+    let cluster = Setup::slaves(2).beside_others().start();
+    for node in cluster.nodes() {
+        cluster.signal(node, Signal::HUP);
+    }
+    for node in cluster.nodes() {
+        wait_for("it says that it has heard", seconds(5), || {
+            cluster.stderr(node).contains("SIGHUP ignored").then_some(())
+        });
+    }
+    assert_eq!(cluster.ask(&[b"SET", b"k", b"v"]), Answer::ok());
+}
+
+#[test]
 fn a_second_signal_ends_a_role_at_once() {
     let mut cluster = Setup::slaves(2).start();
     // A client that sends half a request keeps the master that stops waiting.

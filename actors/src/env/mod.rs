@@ -11,6 +11,7 @@ pub mod real;
 pub mod sim;
 
 pub use local::LocalListener;
+pub(crate) use net::keep_alive;
 pub use net::{Listener, Stream};
 
 use bytes::Bytes;

@@ -7,6 +7,7 @@ use crate::log_writer::RaiseEpoch;
 use crate::session::shown_message;
 use crate::slave_proxy::{End, EndReason, Owed, Parts, PingWanted, Ports, SlaveEnded, SlaveProxy};
 use actix::prelude::*;
+use dsm_protocol::command::KEY_MAX;
 use dsm_protocol::ids::{Epoch, Incarnation, LinkId, Millis, SlaveId};
 use dsm_protocol::machine::link::{Admission, Ending, Link, Standing};
 use dsm_protocol::machine::master::{Event, ReadId, Slot, SLAVES_MAX};
@@ -139,7 +140,9 @@ impl MasterActor {
             Admission::Trial { bytes } => {
                 log::debug!("slave on trial slave={} bytes={bytes}", slave.id);
                 slave.standing = Standing::OnTrial;
-                slave.question(now, &Message::Trial { bytes: trial(bytes as usize) });
+                // No longer than what the slave must take anyway.
+                let bytes = (bytes as usize).min(self.config.value_max() + KEY_MAX);
+                slave.question(now, &Message::Trial { bytes: trial(bytes) });
             }
             Admission::Wait { ms } => {
                 if slave.standing != Standing::Quarantined {
@@ -265,6 +268,7 @@ impl MasterActor {
         // From now on it is asked for values and reports; before that, all it may say is short.
         self.switchboard.trust(link);
         log::info!("slave active slave={} slaves={}", slave.id, self.machine.slave_count());
+        self.refusals.forget(slave.id.as_str());
     }
 
     /// The other one with this name lives: the newcomer must take another.
@@ -279,7 +283,9 @@ impl MasterActor {
     /// Says no to a slave: to it, in the log and in INFO. It asks again, less and less often.
     fn refuse_slave(&mut self, id: &SlaveId, outbox: &Outbox, cause: &str, reason: &str) {
         self.slaves_refused += 1;
-        log::warn!("slave refused slave={id} cause={cause}");
+        if self.refusals.is_new(id.as_str(), cause) {
+            log::warn!("slave refused slave={id} cause={cause}; it asks again, which is not told");
+        }
         reject(outbox, reason);
     }
 

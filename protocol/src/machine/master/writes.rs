@@ -13,6 +13,10 @@ use bytes::Bytes;
 use slotmap::SlotMap;
 use smallvec::SmallVec;
 
+/// A write of more keys than this sets its room aside at all slaves as a whole, if they have it: to choose for each key takes
+/// its time, and is only worth it near the edge.
+const PAIRS_PLACED_MAX: usize = 64;
+
 /// The writes in flight.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Writes {
@@ -43,6 +47,8 @@ struct Write {
 struct Reserved {
     /// The slaves of each pair.
     slots: SmallVec<[SlotSet; 1]>,
+    /// Slaves with room for all pairs.
+    everywhere: SlotSet,
     /// Bytes in all at each of them.
     bytes: SmallVec<[(Slot, LinkId, u64); 2]>,
 }
@@ -148,6 +154,19 @@ impl Master {
         let Change::Put(pairs) = change else { return Ok(reserved) };
         if self.members.iter().all(|(_, member)| member.is_unlimited()) {
             return Ok(reserved);
+        }
+        if pairs.len() > PAIRS_PLACED_MAX {
+            let sum = pairs.iter().map(|(key, value)| payload(key, value)).sum();
+            if self.with_room(sum) == self.members.live() {
+                for slot in self.members.live().iter() {
+                    if let Some(member) = self.members.get_mut(slot) {
+                        member.reserve(sum);
+                        reserved.add(slot, member.link, sum);
+                    }
+                }
+                reserved.everywhere = self.members.live();
+                return Ok(reserved);
+            }
         }
         for (key, value) in pairs {
             let bytes = payload(key, value);
@@ -283,8 +302,8 @@ impl Master {
     ) {
         let bytes = payload(key, value);
         let live = self.members.live();
-        let reserved = self.writes.all[id.0].reserved.slots.get(index).copied().unwrap_or_default();
-        let reserved = reserved.intersection(live);
+        let reserved = &self.writes.all[id.0].reserved;
+        let reserved = reserved.slots.get(index).copied().unwrap_or(reserved.everywhere).intersection(live);
         // Those that have no room count as absent. Slaves where room was set aside have it. When all of these have left
         // since, nobody gets it: what room the others have was promised to other writes.
         let among = self.with_room_for(key, bytes).union(reserved);
