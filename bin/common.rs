@@ -9,8 +9,8 @@ mod levels;
 mod words;
 
 pub(crate) use error_output::tell;
-#[allow(unused_imports, reason = "the tests of the harness' flags use it")]
-pub(crate) use words::two_dashes;
+#[allow(unused_imports, reason = "each binary uses its part")]
+pub(crate) use words::{two_dashes, with_variables};
 
 use clap::builder::{BoolishValueParser, Resettable};
 use clap::{Arg, ArgAction};
@@ -53,6 +53,29 @@ impl LogArgs {
         if let (Some(why), None) = (refused, &self.log_level) {
             log::warn!("RUST_LOG is ignored: {why}");
         }
+    }
+}
+
+/// A stream of SIGHUP, which never comes where whoever started this program had it ignored, as nohup does.
+///
+/// # Errors
+/// When it cannot be caught.
+pub(crate) fn hangup() -> io::Result<Option<tokio::signal::unix::Signal>> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    // The lowest bit is signal 1.
+    if ignored & 1 != 0 {
+        return Ok(None);
+    }
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).map(Some)
+}
+
+/// Waits for the next SIGHUP.
+pub(crate) async fn hung_up(hangup: &mut Option<tokio::signal::unix::Signal>) {
+    match hangup {
+        Some(hangup) => drop(hangup.recv().await),
+        None => std::future::pending().await,
     }
 }
 

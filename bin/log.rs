@@ -24,7 +24,7 @@ use rustix::fs::{flock, renameat_with, FlockOperation, RenameFlags, CWD};
 use std::collections::hash_map::{Entry, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Seek as _, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -34,6 +34,9 @@ const EXIT_CLEAN: u8 = 0;
 const EXIT_TORN: u8 = 1;
 /// The log is corrupt, unreadable or in use.
 const EXIT_CORRUPT: u8 = 2;
+
+/// Who may read and write what is made here: it holds everybody's values.
+const OWNER_ONLY: u32 = 0o600;
 
 /// Bytes read at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -519,7 +522,7 @@ fn save_tail(file: &mut File, path: &Path, offset: u64) -> anyhow::Result<(PathB
     let (saved_to, mut copy) = loop {
         let suffix = if attempt == 1 { format!(".cut-{offset}") } else { format!(".cut-{offset}.{attempt}") };
         let candidate = beside(path, &suffix);
-        match OpenOptions::new().write(true).create_new(true).open(&candidate) {
+        match OpenOptions::new().write(true).create_new(true).mode(OWNER_ONLY).open(&candidate) {
             Ok(copy) => break (candidate, copy),
             // An earlier repair cut here too; what it saved stays.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < 100 => attempt += 1,
@@ -559,7 +562,8 @@ fn import(legacy: &Path, path: &Path, line_max: usize, out: &mut impl Write) -> 
 
 /// Writes the new log under a name of its own and syncs it. Gives the number of records taken over.
 fn write_import(source: File, legacy: &Path, draft: &Path, line_max: usize) -> anyhow::Result<u64> {
-    let file = File::create(draft).with_context(|| format!("cannot create {}", draft.display()))?;
+    let options = OpenOptions::new().write(true).create(true).truncate(true).mode(OWNER_ONLY).open(draft);
+    let file = options.with_context(|| format!("cannot create {}", draft.display()))?;
     let mut writer = BufWriter::with_capacity(CHUNK_BYTES, &file);
     let mut line = Vec::new();
     let epoch = Epoch(1);
@@ -619,7 +623,9 @@ fn sync_directory(path: &Path) -> anyhow::Result<()> {
 /// Takes the lock that says who may write the log. It is never waited for.
 fn lock_beside(path: &Path) -> anyhow::Result<File> {
     let lock_path = beside(path, ".lock");
-    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(OWNER_ONLY);
+    let open = options.open(&lock_path);
     let file = open.with_context(|| format!("cannot open {}", lock_path.display()))?;
     lock(&file, path)?;
     Ok(file)

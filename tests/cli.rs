@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use bytes::BytesMut;
+use common::skip::{need_program, skip};
 use dsm_protocol::command::{Command as StoreCommand, ErrorWord, Reply};
 use dsm_protocol::frame;
 use dsm_protocol::ids::Epoch;
 use dsm_protocol::message::{Control, MasterState, Message, Welcome};
+use rustix::process::{kill_process, Pid, Signal};
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -18,9 +22,13 @@ use std::time::{Duration, Instant};
 /// Nothing here takes longer, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a read of `slow` takes.
+const SLOW: Duration = Duration::from_millis(700);
+
 type Map = Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>;
 
-/// A master that serves from a map, on threads of its own. The key `busy` is always refused, `lost` ends the link.
+/// A master that serves from a map, on threads of its own. The key `busy` is always refused, `lost` ends the link, and
+/// whoever reads `slow` finds that he has `asked`.
 fn small_master(values: &Map) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -81,6 +89,12 @@ fn answer(command: &StoreCommand, values: &Map) -> Option<Reply> {
             values.insert(key.to_vec(), value.to_vec());
             Reply::Done
         }
+        StoreCommand::Get { key } if &key[..] == b"slow" => {
+            values.insert(b"asked".to_vec(), Vec::new());
+            drop(values);
+            std::thread::sleep(SLOW);
+            Reply::NotFound
+        }
         StoreCommand::Get { key } => match values.get(&key[..]) {
             Some(value) => Reply::Value(value.clone().into()),
             None => Reply::NotFound,
@@ -88,7 +102,11 @@ fn answer(command: &StoreCommand, values: &Map) -> Option<Reply> {
         StoreCommand::Delete { keys } => {
             Reply::Count(keys.iter().filter(|key| values.remove(&key[..]).is_some()).count() as u64)
         }
-        StoreCommand::Status => Reply::Text("# Replication\r\nrole:primary\r\n".to_owned()),
+        StoreCommand::Status => {
+            let degraded = values.get(&b"degraded"[..]).map(|what| String::from_utf8(what.clone()).unwrap());
+            let degraded = degraded.map_or_else(String::new, |what| format!("degraded:{what}\r\n"));
+            Reply::Text(format!("# Replication\r\nrole:primary\r\n{degraded}"))
+        }
         StoreCommand::Failover => Reply::Done,
         other => panic!("the client does not ask {other:?}"),
     })
@@ -211,6 +229,12 @@ fn one_operation_prints_its_result_alone_and_tells_the_rest_by_its_exit_code() {
     assert_eq!(once(&["DELETE", "a key"]).0, 0);
     assert_eq!(once(&["DELETE", "a key"]).0, 1);
     assert_eq!(once(&["STATUS"]), (0, b"# Replication\nrole:primary\n".to_vec(), Vec::new()));
+    values.lock().unwrap().insert(b"degraded".to_vec(), Vec::new());
+    assert_eq!(once(&["STATUS"]).0, 0, "nothing is missing");
+    values.lock().unwrap().insert(b"degraded".to_vec(), b"no standby is connected; 2 of 3 slaves".to_vec());
+    let (code, text, told) = once(&["STATUS"]);
+    assert_eq!((code, told), (1, b"degraded: no standby is connected; 2 of 3 slaves\n".to_vec()));
+    assert!(text.starts_with(b"# Replication\n"), "{text:?}");
 }
 
 #[test]
@@ -327,8 +351,17 @@ fn a_signal_ends_the_waiting_client_with_success() {
 }
 
 fn signal(name: &str, pid: u32) {
-    let sent = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().unwrap();
-    assert!(sent.success());
+    let signal = match name {
+        "INT" => Signal::INT,
+        "TERM" => Signal::TERM,
+        "KILL" => Signal::KILL,
+        "STOP" => Signal::STOP,
+        "CONT" => Signal::CONT,
+        "HUP" => Signal::HUP,
+        other => panic!("no test sends SIG{other}"),
+    };
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
+    kill_process(pid, signal).expect("it runs");
 }
 
 /// The exit code, or `None` after a signal.
@@ -478,10 +511,11 @@ fn a_cluster_goes_on_when_its_primary_is_killed_and_takes_it_back() {
 #[test]
 fn a_cluster_leaves_no_child_behind_however_it_ends() {
     type End = fn(&mut RunningCluster);
-    let ends: [(&str, Option<i32>, End); 4] = [
+    let ends: [(&str, Option<i32>, End); 5] = [
         ("end of input", Some(0), |cluster| drop(cluster.child.stdin.take())),
         ("SIGTERM", Some(0), |cluster| signal("TERM", cluster.child.id())),
         ("SIGINT", Some(0), |cluster| signal("INT", cluster.child.id())),
+        ("SIGHUP", Some(0), |cluster| signal("HUP", cluster.child.id())),
         ("SIGKILL", None, |cluster| signal("KILL", cluster.child.id())),
     ];
     for (name, code, end) in ends {
@@ -491,6 +525,48 @@ fn a_cluster_leaves_no_child_behind_however_it_ends() {
         assert_eq!(wait(&mut cluster.child), code, "{name}");
         cluster.assert_no_child_is_left();
     }
+}
+
+#[test]
+fn a_cluster_without_input_serves_until_a_signal_and_outlives_a_hangup_that_is_ignored() {
+    let data = tempfile::tempdir().unwrap();
+    // As under nohup; systemd gives no input either.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_dsm-cluster")]);
+    shell.args(cluster(data.path()).get_args());
+    let mut child = shell.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let table: Vec<String> = (0..6).map(|_| read_line(&mut output)).collect();
+    let pids = table.iter().filter_map(|line| pid_of(line)).collect();
+    let mut running = RunningCluster { child, output, pids };
+    assert!(read_line(&mut running.output).contains("serving until SIGINT or SIGTERM"));
+    let primary = table[1].split_whitespace().nth(2).expect("an address").to_owned();
+    for (pid, name) in [(running.child.id(), "HUP"), (running.pids[0], "HUP"), (running.pids[2], "HUP")] {
+        signal(name, pid);
+    }
+    let written = run(client(&[&primary], &["WRITE", "a", "1"]), b"");
+    assert_eq!(text(&written.stdout), "WRITE_DONE\n", "{}", text(&written.stderr));
+    // What is said of a death shows that it listens.
+    signal("KILL", running.pids[4]);
+    assert!(read_line(&mut running.output).starts_with("slave 3 ended"));
+    signal("TERM", running.child.id());
+    assert_eq!(wait(&mut running.child), Some(0));
+    running.assert_no_child_is_left();
+}
+
+#[test]
+fn a_cluster_that_ends_because_nothing_was_piped_in_says_so() {
+    let data = tempfile::tempdir().unwrap();
+    let output = run(cluster(data.path()), b"");
+    assert_eq!(output.status.code(), Some(0));
+    let told = text(&output.stderr);
+    assert!(
+        told.contains("standard input has ended without an operation") && told.lines().count() == 1,
+        "{told}"
+    );
+    // With operations, it has done what was asked.
+    let output = run(cluster(data.path()), b"WRITE a b\n");
+    assert_eq!((text(&output.stderr), output.status.code()), ("", Some(0)));
 }
 
 #[test]
@@ -710,4 +786,252 @@ fn a_cluster_takes_flags_with_one_dash_and_no_variable_of_a_kubernetes_service()
     command.args(["--backup-port", "0", "--data"]).arg(data.path()).env("DSM_PORT", "tcp://10.96.7.1:12345");
     let output = run(command, b"");
     assert!(text(&output.stderr).starts_with("error: port 12345 is in use"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_first_master_that_hangs_leaves_the_second_one_its_time() {
+    let values = Map::default();
+    let serving = small_master(&values);
+    // The kernel accepts for a process that hangs, and nobody answers.
+    let hanging = TcpListener::bind("127.0.0.1:0").unwrap();
+    let hangs = hanging.local_addr().unwrap().to_string();
+    let once = |words: &[&str]| {
+        let output = run(client(&[&hangs, &serving], words), b"");
+        (text(&output.stdout).to_owned(), text(&output.stderr).to_owned(), output.status.code())
+    };
+    let done = |line: &str| (format!("{line}\n"), String::new(), Some(0));
+    assert_eq!(once(&["WRITE", "k", "v"]), done("WRITE_DONE"));
+    assert_eq!(once(&["READ", "k"]), done("v"));
+    assert_eq!(once(&["STATUS"]), done("# Replication\nrole:primary"));
+    // When nobody answers, it is told of each.
+    let also = TcpListener::bind("127.0.0.1:0").unwrap();
+    let output = run(client(&[&hangs, &also.local_addr().unwrap().to_string()], &["READ", "k"]), b"");
+    assert!(!text(&output.stderr).contains("not tried"), "{}", text(&output.stderr));
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn addresses_are_taken_as_people_type_them() {
+    let master = small_master(&Map::default());
+    let port = master.rsplit(':').next().unwrap();
+    let nobody = free_address();
+    for masters in [format!("{nobody}, LocalHost:{port} "), format!("[::1]:{port} ,127.0.0.1:{port}")] {
+        let output = run(client(&[&masters], &["WRITE", "k", "v"]), b"");
+        assert_eq!(text(&output.stdout), "WRITE_DONE\n", "{masters}: {}", text(&output.stderr));
+    }
+    let client = env!("CARGO_BIN_EXE_dsm-client");
+    let master = env!("CARGO_BIN_EXE_dsm-master");
+    let programs: [(&str, &[&str], &str, &str); 6] = [
+        (client, &["STATUS"], "--masters", "DSM_MASTERS"),
+        (env!("CARGO_BIN_EXE_dsm-slave"), &[], "--masters", "DSM_MASTERS"),
+        (master, &[], "--listen", "DSM_LISTEN"),
+        (master, &[], "--peer", "DSM_PEER"),
+        (env!("CARGO_BIN_EXE_dsm-backup-master"), &[], "--advertise", "DSM_ADVERTISE"),
+        (env!("CARGO_BIN_EXE_dsm-test-harness"), &[], "--target", ""),
+    ];
+    for (program, words, flag, variable) in programs {
+        for (typed, why) in [
+            ("localhost", "it names no port"),
+            ("::1:12345", "an IPv6 address stands in brackets"),
+            ("redis://localhost:1", "it is a URL"),
+            ("127.0.0.300:1", "it is no IPv4 address"),
+            (":12345", "it names no host"),
+        ] {
+            let mut command = Command::new(program);
+            command.args([flag, typed]).args(words);
+            let output = run(command, b"");
+            let told = text(&output.stderr);
+            assert!(told.contains(flag) && told.contains(typed) && told.contains(why), "{program}: {told}");
+            assert_one_line(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{program} {flag} {typed}");
+            if !variable.is_empty() {
+                let mut command = Command::new(program);
+                command.env(variable, typed).args(words);
+                let output = run(command, b"");
+                let told = text(&output.stderr);
+                assert!(
+                    told.contains(flag) && told.contains(variable) && told.contains(why),
+                    "{program}: {told}"
+                );
+                assert_eq!(output.status.code(), Some(2), "{program} {variable}={typed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_master_that_is_told_to_be_its_own_peer_is_refused() {
+    let data = tempfile::tempdir().unwrap();
+    let own = free_address();
+    let port = own.rsplit(':').next().unwrap();
+    let refused = |flags: &[&str], variable: Option<(&str, &str)>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dsm-master"));
+        command.arg("--log").arg(data.path().join("kv_store.log")).args(flags).envs(variable);
+        let output = run(command, b"");
+        assert_ne!(output.status.code(), Some(0));
+        text(&output.stderr).lines().last().unwrap_or_default().to_owned()
+    };
+    let any = format!("0:{port}");
+    let named = format!("localhost:{port}");
+    for flags in [["--listen", &own, "--peer", &named], ["--listen", &own, "--peer", &own]] {
+        let told = refused(&flags, None);
+        assert!(told.contains("give the other master's address with --peer"), "{told}");
+    }
+    let told = refused(&["--listen", &any, "--advertise", &own, "--peer", &named], None);
+    assert!(told.contains("leads to this master itself"), "{told}");
+    let told = refused(&["--listen", &any, "--advertise", &own], Some(("DSM_PEER", &own)));
+    assert!(told.contains("--advertise and --peer are both") && told.contains("DSM_PEER"), "{told}");
+    // A wildcard, however it is written, is not where others could reach it.
+    for listen in [any, format!("[::0]:{port}"), format!("0.0.0.0:{port}")] {
+        let told = refused(&[], Some(("DSM_LISTEN", &listen)));
+        assert!(
+            told.contains("is a wildcard: say with --advertise") && told.contains("DSM_LISTEN"),
+            "{told}"
+        );
+    }
+}
+
+/// A program at a terminal of its own, by `script`, whose standard input is what is typed.
+struct AtTerminal {
+    child: Child,
+    shown: Arc<Mutex<Vec<u8>>>,
+}
+
+impl AtTerminal {
+    fn start(command: &Command) -> AtTerminal {
+        let quote = |word: &std::ffi::OsStr| format!("'{}'", word.to_str().unwrap());
+        let words: Vec<_> =
+            std::iter::once(command.get_program()).chain(command.get_args()).map(quote).collect();
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--command", &words.join(" "), "/dev/null"]);
+        script.env("DSM_HISTORY", "/dev/null").env("TERM", "xterm");
+        let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let (mut output, into) = (child.stdout.take().unwrap(), Arc::clone(&shown));
+        std::thread::spawn(move || {
+            let mut chunk = [0; 4096];
+            while let Ok(read @ 1..) = output.read(&mut chunk) {
+                into.lock().unwrap().extend_from_slice(&chunk[..read]);
+            }
+        });
+        AtTerminal { child, shown }
+    }
+
+    fn type_in(&mut self, keys: &str) {
+        self.child.stdin.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
+    }
+
+    fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
+    }
+
+    /// Waits until a text was shown so many times.
+    fn wait_for(&self, text: &str, times: usize) {
+        let begun = Instant::now();
+        while self.shown().matches(text).count() < times {
+            assert!(begun.elapsed() < PATIENCE, "{text:?} is not shown {times} times: {}", self.shown());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for AtTerminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const CTRL_C: &str = "\u{3}";
+const CTRL_D: &str = "\u{4}";
+const PROMPT: &str = "(READ/WRITE/EXIT): ";
+
+#[test]
+fn what_is_pasted_or_typed_ahead_is_read_line_by_line() {
+    if let Err(why) = need_program("script", &["--version"], "bsdutils") {
+        return skip(what_is_pasted_or_typed_ahead_is_read_line_by_line, "", &why);
+    }
+    let values = Map::default();
+    let master = small_master(&values);
+    let mut terminal = AtTerminal::start(&client(&[&master], &[]));
+    terminal.wait_for(PROMPT, 1);
+    let lines: String = (0..100).map(|number| format!("WRITE key{number} {}\r", "x".repeat(50))).collect();
+    terminal.type_in(&lines);
+    terminal.wait_for("WRITE_DONE", 100);
+    assert_eq!(values.lock().unwrap().len(), 100);
+    // While a command waits.
+    terminal.type_in("READ slow\r");
+    let begun = Instant::now();
+    while !values.lock().unwrap().contains_key(&b"asked"[..]) {
+        assert!(begun.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    terminal.type_in("WRITE ahead 1\rREAD ahead\r");
+    terminal.wait_for("Value for key ahead = 1", 1);
+    terminal.type_in(CTRL_D);
+    terminal.wait_for("Exiting Client...", 1);
+    assert_eq!(wait(&mut terminal.child), Some(0));
+}
+
+#[test]
+fn ctrl_c_clears_the_line_and_ends_neither_the_client_nor_a_cluster() {
+    if let Err(why) = need_program("script", &["--version"], "bsdutils") {
+        return skip(ctrl_c_clears_the_line_and_ends_neither_the_client_nor_a_cluster, "", &why);
+    }
+    let hint = "Ctrl+C clears the line; EXIT or Ctrl+D leaves.";
+    let values = Map::default();
+    let master = small_master(&values);
+    let data = tempfile::tempdir().unwrap();
+    for (name, command) in [("client", client(&[&master], &[])), ("cluster", cluster(data.path()))] {
+        let mut terminal = AtTerminal::start(&command);
+        terminal.wait_for(PROMPT, 1);
+        terminal.type_in(&format!("WRITE half a line{CTRL_C}"));
+        terminal.wait_for(hint, 1);
+        terminal.type_in("WRITE\r");
+        terminal.wait_for("Enter the key you want to perform the operation on: ", 1);
+        terminal.type_in(CTRL_C);
+        terminal.wait_for(hint, 2);
+        if name == "client" {
+            // While a command waits: it is for the line that comes.
+            terminal.type_in("READ slow\r");
+            let begun = Instant::now();
+            while !values.lock().unwrap().contains_key(&b"asked"[..]) {
+                assert!(begun.elapsed() < PATIENCE);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            terminal.type_in(CTRL_C);
+            terminal.wait_for(hint, 3);
+        }
+        terminal.type_in("WRITE \"a key\" 'a value'\r");
+        terminal.wait_for("WRITE_DONE", 1);
+        terminal.type_in("READ 'a key'\rREAD half\rEXIT\r");
+        terminal.wait_for("Value for key a key = a value", 1);
+        terminal.wait_for("Key half not found", 1);
+        terminal.wait_for("Exiting Client...", 1);
+        assert_eq!(wait(&mut terminal.child), Some(0), "{name}: {}", terminal.shown());
+    }
+}
+
+#[test]
+fn the_prompt_and_status_say_who_serves_and_when_nobody_does() {
+    let down = free_address();
+    let output = run(client(&[&down], &["--prompt", "--request-timeout", "50ms"]), b"READ a\n");
+    let shown = text(&output.stdout);
+    assert!(shown.contains("[NO MASTER] Enter the Operation") && !shown.contains("[PRIMARY]"), "{shown}");
+    let data = tempfile::tempdir().unwrap();
+    let output = run(cluster(data.path()), b"status\nkill primary\nREAD a\nstatus\nkill backup\nstatus\n");
+    let told: Vec<_> = text(&output.stdout).lines().filter(|line| line.starts_with("store: ")).collect();
+    assert!(told[0].starts_with("store: the primary serves, epoch:1"), "{told:?}");
+    assert!(told[1].starts_with("store: the backup serves, epoch:2"), "{told:?}");
+    assert_eq!(told[2..], ["store: no master serves"]);
+}
+
+#[test]
+fn help_and_exit_are_operations_too() {
+    let nobody = free_address();
+    let output = run(client(&[&nobody], &["HELP"]), b"");
+    assert!(text(&output.stdout).starts_with("READ <key>"), "{}", text(&output.stdout));
+    assert_eq!((text(&output.stderr), output.status.code()), ("", Some(0)));
+    let output = run(client(&[&nobody], &["exit"]), b"");
+    assert_eq!((text(&output.stdout), output.status.code()), ("Exiting Client...\n", Some(0)));
 }

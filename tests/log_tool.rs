@@ -203,8 +203,8 @@ fn repair_keeps_every_line_that_checks_and_lists_what_is_lost() {
     let lines = |log: &[u8]| -> Vec<String> {
         String::from_utf8_lossy(log).lines().map(|line| line.split(" ;").next().unwrap().to_owned()).collect()
     };
-    for damaged_line in 1..8 {
-        for at in [starts[damaged_line], starts[damaged_line] + 8] {
+    for (damaged_line, start) in starts.iter().copied().enumerate().skip(1) {
+        for at in [start, start + 8] {
             let dir = Directory::new();
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;
@@ -221,7 +221,7 @@ fn repair_keeps_every_line_that_checks_and_lists_what_is_lost() {
             assert_eq!(lines(&repaired), expected, "line {damaged_line}: {}", done.stdout);
             assert_eq!(dir.run(&["check", "a.log"]).code, 0, "{}", String::from_utf8_lossy(&repaired));
             if !is_mark {
-                let told = format!("byte {}, line {}", starts[damaged_line], damaged_line + 1);
+                let told = format!("byte {start}, line {}", damaged_line + 1);
                 assert!(done.stdout.contains(&told), "{}", done.stdout);
                 assert!(
                     done.stdout.contains(&format!("seq {} is lost", damaged_line + 1)),

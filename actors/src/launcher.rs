@@ -22,6 +22,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -621,13 +622,18 @@ impl Launcher {
 
     /// The state of the master that serves; `None` while none does.
     pub fn serving_status(&mut self) -> Option<Status> {
+        self.serving().map(|(_, status)| status)
+    }
+
+    /// The master that serves, with its state; `None` while none does.
+    pub fn serving(&mut self) -> Option<(Role, Status)> {
         [Role::Primary, Role::Backup]
             .into_iter()
             .filter(|role| self.state(*role) == ProcessState::Running)
             .collect::<Vec<_>>()
             .into_iter()
-            .filter_map(|role| Status::ask(self.address(role)?, STATUS_TIMEOUT).ok())
-            .find(Status::is_primary)
+            .filter_map(|role| Some((role, Status::ask(self.address(role)?, STATUS_TIMEOUT).ok()?)))
+            .find(|(_, status)| status.is_primary())
     }
 
     fn wait_status(
@@ -808,7 +814,8 @@ fn new_output(path: &Path) -> io::Result<File> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    File::options().create(true).append(true).open(path)
+    // It may name keys.
+    File::options().create(true).append(true).mode(0o600).open(path)
 }
 
 fn last_line(path: &Path) -> io::Result<String> {

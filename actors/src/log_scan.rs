@@ -131,7 +131,7 @@ impl LogScan {
     }
 
     /// Says what to do next.
-    pub fn next(&mut self) -> Next {
+    pub fn advance(&mut self) -> Next {
         if self.starved && !self.ended {
             return self.read_more();
         }
@@ -308,7 +308,7 @@ mod tests {
     fn run(mut scan: LogScan, log: &[u8]) -> Told {
         let (mut told, mut read) = (Part::default(), 0);
         loop {
-            match scan.next() {
+            match scan.advance() {
                 Next::Read { offset, length } => {
                     let from = (offset as usize).min(log.len());
                     let bytes = &log[from..log.len().min(from + length)];

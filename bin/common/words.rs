@@ -63,6 +63,29 @@ pub(crate) fn one_line(error: &clap::Error, command: &Command, words: &[OsString
     format!("{line}; see {} --help", command.get_name())
 }
 
+/// Adds to a text that names flags which of them were set by a variable, as far as the words of the command line do not
+/// set them.
+pub(crate) fn with_variables(text: &str, words: &[OsString]) -> String {
+    let is_name = |letter: char| letter.is_ascii_lowercase() || letter == '-';
+    let flags = text.split(|letter| !is_name(letter)).filter(|word| word.starts_with("--") && word.len() > 2);
+    let mut told = text.to_owned();
+    let mut seen = Vec::new();
+    for flag in flags {
+        let variable = format!("DSM_{}", flag[2..].replace('-', "_").to_ascii_uppercase());
+        let by_variable = std::env::var_os(&variable).is_some_and(|value| !value.is_empty());
+        if by_variable && !is_given(flag, words) && !seen.contains(&flag) {
+            seen.push(flag);
+            told.push_str(&format!(" ({flag} is from the environment variable {variable})"));
+        }
+    }
+    told
+}
+
+fn is_given(long: &str, words: &[OsString]) -> bool {
+    let with_value = format!("{long}=");
+    words.iter().any(|word| word.to_str().is_some_and(|word| word == long || word.starts_with(&with_value)))
+}
+
 /// The variable that brought the value which is refused, if it was one.
 fn variable_of(error: &clap::Error, command: &Command, words: &[OsString]) -> Option<String> {
     let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) else { return None };
@@ -71,12 +94,8 @@ fn variable_of(error: &clap::Error, command: &Command, words: &[OsString]) -> Op
     command.build();
     let arg = command.get_arguments().find(|arg| arg.to_string() == *shown)?;
     let variable = arg.get_env()?.to_str()?.to_owned();
-    let long = format!("--{}", arg.get_long()?);
-    let is_flag = |word: &OsString| {
-        word.to_str().is_some_and(|word| word == long || word.starts_with(&format!("{long}=")))
-    };
     let set = std::env::var_os(&variable).is_some();
-    (set && !words.iter().any(is_flag)).then_some(variable)
+    (set && !is_given(&format!("--{}", arg.get_long()?), words)).then_some(variable)
 }
 
 #[cfg(test)]

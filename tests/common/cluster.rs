@@ -535,7 +535,8 @@ impl TestCluster {
         child.try_wait().expect("a child can be asked")
     }
 
-    fn signal(&self, node: Node, signal: Signal) {
+    /// Sends a signal.
+    pub(crate) fn signal(&self, node: Node, signal: Signal) {
         let child = self.processes.get(&node).unwrap_or_else(|| panic!("{node:?} is not running"));
         // Until it is waited for, even a dead child's id is nobody else's. One that was waited for, because it was
         // found dead, needs no signal any more.

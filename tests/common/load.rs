@@ -63,6 +63,7 @@ struct Shared {
     writes: AtomicU64,
     reads: AtomicU64,
     failed: AtomicU64,
+    longest_us: AtomicU64,
     failures: Mutex<Vec<Failure>>,
     /// Answers that the contract does not allow.
     broken_words: Mutex<Vec<String>>,
@@ -88,6 +89,7 @@ impl Load {
             writes: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            longest_us: AtomicU64::new(0),
             failures: Mutex::new(Vec::new()),
             broken_words: Mutex::new(Vec::new()),
             acknowledged: Mutex::new(Vec::new()),
@@ -124,6 +126,16 @@ impl Load {
     pub(crate) fn failures_between(&self, from: Instant, to: Instant) -> Vec<Failure> {
         let failures = self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.iter().filter(|f| (from..to).contains(&f.at)).cloned().collect()
+    }
+
+    /// The requests that were sent and had no result; a master that is not there is no failure of one.
+    pub(crate) fn failed_requests(&self) -> Vec<String> {
+        self.failures().into_iter().filter(|text| !text.starts_with("connect: ")).collect()
+    }
+
+    /// The longest time that a request took of those which had a result.
+    pub(crate) fn longest(&self) -> Duration {
+        Duration::from_micros(self.shared.longest_us.load(Ordering::Relaxed))
     }
 
     /// Whether any request was answered with this word.
@@ -324,6 +336,8 @@ impl Client {
             }
         }
         self.connection = Some(connection);
+        let took_us = u64::try_from(invoked.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.shared.longest_us.fetch_max(took_us, Ordering::Relaxed);
         if is_write {
             let by = MASTERS[self.master];
             let acknowledged = Acknowledged { invoked, returned: Instant::now(), by };
@@ -335,6 +349,11 @@ impl Client {
     }
 
     fn connected(&mut self) -> Option<Connection> {
+        // As connection pools do: one that the server has ended between two requests is replaced, and nothing has failed.
+        if self.connection.as_ref().is_some_and(Connection::is_ended) {
+            self.connection = None;
+            self.master ^= 1;
+        }
         if self.connection.is_none() {
             match Connection::open(self.shared.addresses[self.master], REQUEST_TIMEOUT) {
                 Ok(connection) => self.connection = Some(connection),

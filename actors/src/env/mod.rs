@@ -3,11 +3,15 @@
 //! Everything an actor does to the world goes through [`Env`], so that a simulated world can take the real one's
 //! place. Threads belong to the real environment alone.
 
+pub(crate) mod local;
+pub(crate) mod names;
 mod net;
 pub mod real;
 #[cfg(feature = "sim")]
 pub mod sim;
 
+pub use local::LocalListener;
+pub(crate) use net::keep_alive;
 pub use net::{Listener, Stream};
 
 use crate::log_scan::{LogScan, Next, Part};
@@ -63,6 +67,9 @@ pub trait Environment {
 
     /// This process.
     fn pid(&self) -> u32;
+
+    /// Memory of this process that is resident, in bytes; 0 when nobody knows.
+    fn resident_bytes(&self) -> u64;
 }
 
 /// Which file a path or a handle stands for.
@@ -96,6 +103,15 @@ pub trait Disk {
     /// # Errors
     /// What the system says.
     fn identity<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Option<FileIdentity>>>;
+
+    /// The access rights of the file at `path`, if they let others than its owner read it.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn others_may_read(&self, path: &Path) -> io::Result<Option<u32>> {
+        let _ = path;
+        Ok(None)
+    }
 
     /// Makes the entries of the directory that holds `path` durable.
     ///
@@ -174,7 +190,7 @@ pub trait File {
         let mut scan = scan;
         Box::pin(async move {
             loop {
-                match scan.next() {
+                match scan.advance() {
                     Next::Part(part) => return Ok((scan, part)),
                     Next::Read { offset, length } => {
                         let bytes = self.read_at(offset, length).await?;

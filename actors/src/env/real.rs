@@ -4,8 +4,8 @@
 //! the holder's counter.
 
 use super::{
-    Appended, Disk, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard, Locks, OpenMode,
-    Stream, Watch,
+    names, Appended, Disk, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard, Locks,
+    OpenMode, Stream, Watch,
 };
 use crate::log_scan::{LogScan, Next, Part};
 use bytes::Bytes;
@@ -30,10 +30,16 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{mpsc, Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tokio::signal::unix::{signal, SignalKind};
 use tokio::sync::{oneshot, Notify};
 use tokio::time::Instant;
+
+/// Who may read and write what a master keeps: it holds everybody's values.
+const OWNER_ONLY: u32 = 0o600;
+
+/// How long the system may take to find the name that is to be listened at.
+const NAME_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The real environment of one node.
 #[derive(Debug)]
@@ -79,7 +85,8 @@ impl Environment for RealEnv {
     fn listen<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Listener>> {
         Box::pin(async move {
             let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the address names no host");
-            for address in tokio::net::lookup_host(address).await? {
+            let found = tokio::time::timeout(NAME_TIMEOUT, names::look_up(address)).await;
+            for address in found.map_err(|_| io::Error::other("its name is not found in time"))?? {
                 let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
                 // A restart must not wait for the TIME_WAIT of its predecessor's connections.
                 socket.set_reuseaddr(true)?;
@@ -94,12 +101,7 @@ impl Environment for RealEnv {
 
     fn connect<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Stream>> {
         Box::pin(async move {
-            let stream = TcpStream::connect(address).await?;
-            // On loopback a connect to a free port of the ephemeral range can meet itself.
-            if stream.local_addr()? == stream.peer_addr()? {
-                return Err(io::ErrorKind::ConnectionRefused.into());
-            }
-            stream.set_nodelay(true)?;
+            let stream = names::connect(address).await?;
             Ok(Stream::Tcp(stream))
         })
     }
@@ -119,11 +121,26 @@ impl Environment for RealEnv {
     fn pid(&self) -> u32 {
         std::process::id()
     }
+
+    // No disk is asked: the kernel writes this file when it is read.
+    fn resident_bytes(&self) -> u64 {
+        let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+        pages.unwrap_or(0) * rustix::param::page_size() as u64
+    }
 }
 
 fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+/// The name space in which this process has its id: two processes of different ones may have the same.
+fn pid_namespace() -> Option<String> {
+    let name = fs::read_link("/proc/self/ns/pid").ok()?;
+    let name = name.to_str()?;
+    // `pid:[4026531836]`
+    Some(name.strip_prefix("pid:[")?.strip_suffix(']')?.to_owned())
 }
 
 fn identity_of(metadata: &fs::Metadata) -> FileIdentity {
@@ -147,7 +164,7 @@ fn directory_of(path: &Path) -> PathBuf {
 
 // This is where what blocks belongs.
 #[allow(clippy::disallowed_methods)]
-fn spawn_thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub(super) fn spawn_thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
 }
 
@@ -164,7 +181,7 @@ impl Disk for RealDisk {
                     .write(write)
                     .create(write)
                     .truncate(false)
-                    .mode(0o644)
+                    .mode(OWNER_ONLY)
                     .open(path)
             });
             let file: Rc<dyn File> = Rc::new(RealFile::new(opened.await??)?);
@@ -177,6 +194,11 @@ impl Disk for RealDisk {
             let path = path.to_owned();
             on_thread(move || identity_at(&path)).await?
         })
+    }
+
+    fn others_may_read(&self, path: &Path) -> io::Result<Option<u32>> {
+        let mode = fs::metadata(path)?.mode() & 0o777;
+        Ok((mode & 0o044 != 0).then_some(mode))
     }
 
     fn sync_directory<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<()>> {
@@ -298,7 +320,7 @@ impl File for RealFile {
         let mut scan = scan;
         Box::pin(async move {
             self.run(move |file| loop {
-                match scan.next() {
+                match scan.advance() {
                     Next::Part(part) => return Ok((scan, part)),
                     Next::Read { offset, length } => {
                         scan.fill_by(length, |room| read_into(file, offset, room))?;
@@ -505,7 +527,7 @@ impl Locks for RealLocks {
 
 fn open_lock_file(path: &Path) -> io::Result<fs::File> {
     // Rust opens close-on-exec: a child must not keep the lock of a dead master.
-    fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(path)
+    fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(OWNER_ONLY).open(path)
 }
 
 /// Takes the lock, however long that lasts; `None` when nobody wants it any more by then.
@@ -640,6 +662,7 @@ impl LockGuard for RealGuard {
             pid: Some(std::process::id()),
             start: start_of(std::process::id()).ok(),
             boot: Some(boot_id()),
+            pid_ns: pid_namespace(),
             ..self.previous.clone()
         }
     }
@@ -737,6 +760,9 @@ fn start_of(pid: u32) -> io::Result<u64> {
     field.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no start time in /proc/PID/stat"))
 }
 
+/// Why a holder that this process cannot see is not killed.
+const ELSEWHERE: &str = "the holder is in another pid namespace: kill it by hand, and this master takes over";
+
 fn fence(path: &Path) -> io::Result<Fenced> {
     let refused = |reason: String| Ok(Fenced::Refused { reason });
     let file = fs::File::open(path)?;
@@ -745,11 +771,18 @@ fn fence(path: &Path) -> io::Result<Fenced> {
     if holders.is_empty() {
         let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
         return match read_beat(&file)? {
-            Some(_) => refused("the holder is in another pid namespace".to_owned()),
+            Some(_) => refused(ELSEWHERE.to_owned()),
             None => Ok(Fenced::Gone),
         };
     }
-    if text.pid == Some(std::process::id()) {
+    // Their ids mean nothing here: not even that the holder has ours.
+    if let (Some(theirs), Some(ours)) = (&text.pid_ns, pid_namespace()) {
+        if *theirs != ours && text.boot.as_deref() == Some(&boot_id()) {
+            return refused(ELSEWHERE.to_owned());
+        }
+    }
+    let own = std::process::id();
+    if text.pid == Some(own) && text.start == start_of(own).ok() {
         return refused("the holder is this process".to_owned());
     }
     let (Some(pid), Some(start), Some(boot)) = (text.pid, text.start, &text.boot) else {

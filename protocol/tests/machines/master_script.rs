@@ -28,7 +28,7 @@ struct Runner {
     next_link: u64,
     next_tag: u64,
     /// Writes, and how many values each has.
-    appends: VecDeque<(WriteId, usize)>,
+    appends: VecDeque<(WriteId, Vec<usize>)>,
     writes: Vec<WriteId>,
     reads: Vec<ReadId>,
 }
@@ -97,8 +97,8 @@ impl Runner {
             }
             Effect::Append { write, change } => {
                 let values = match &change {
-                    Change::Put(pairs) => pairs.len(),
-                    Change::Delete(_) => 0,
+                    Change::Put(pairs) => pairs.iter().map(|(_, value)| value.len()).collect(),
+                    Change::Delete(_) => Vec::new(),
                 };
                 self.appends.push_back((write, values));
                 self.writes.push(write);
@@ -169,6 +169,7 @@ impl goldenscript::Runner for Runner {
             self.step(Event::Request { asker, deadline: Millis(deadline), command: asked }, &mut out);
             return Ok(out);
         }
+        let args_are_empty = command.args.is_empty();
         let mut pos = || args.next_pos().ok_or("an argument is missing");
         match command.name.as_str() {
             // config [random=SEED] [min=SLAVES] [durable=false] [log_window=BYTES]: a new machine.
@@ -234,8 +235,15 @@ impl goldenscript::Runner for Runner {
                 for _ in 0..count {
                     let (write, values) = self.appends.pop_front().ok_or("nothing is appended")?;
                     let (version, place) = self.next_version();
-                    let places = std::iter::repeat_n(place, values).collect();
+                    let places = values.into_iter().map(|bytes| Place { bytes: bytes as u32, ..place });
+                    let places = places.collect();
                     self.step(Event::Written { write, version, places }, &mut out);
+                }
+            }
+            // full: who lately had no room.
+            "full" if args_are_empty => {
+                for (id, room, lacking) in self.master.full_slaves() {
+                    writeln!(out, "{id} has room for {room} and lacked {lacking}")?;
                 }
             }
             "not_written" => {

@@ -675,6 +675,10 @@ impl Environment for SimEnv {
     fn pid(&self) -> u32 {
         self.process.0.pid
     }
+
+    fn resident_bytes(&self) -> u64 {
+        0
+    }
 }
 
 fn boot_id(machine: &Machine) -> String {

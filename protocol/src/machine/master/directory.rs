@@ -106,6 +106,13 @@ impl Directory {
         Some(slots)
     }
 
+    /// Shows up to `entries` entries from number `from` on. Where to go on; `None` at the end.
+    pub(super) fn walk(&self, from: usize, entries: usize, mut show: impl FnMut(&Entry)) -> Option<usize> {
+        let end = from.saturating_add(entries).min(self.table.numbers());
+        (from..end).filter_map(|number| self.table.at(number)).for_each(|(_, entry)| show(entry));
+        (end < self.table.numbers()).then_some(end)
+    }
+
     /// Gives back the memory of up to `entries` entries that were forgotten.
     pub(super) fn tidy(&mut self, entries: usize) {
         self.table.tidy(entries);

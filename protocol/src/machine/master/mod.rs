@@ -7,6 +7,7 @@
 //! this is the commit point: from here reads may see it), **replicated** (sent to its slaves), and **done** (enough
 //! slaves acknowledged). See `docs/ARCHITECTURE.md`, *How a write and a read go*.
 
+mod census;
 mod directory;
 mod log_reads;
 mod membership;
@@ -15,6 +16,7 @@ mod reads;
 mod unwritten;
 mod writes;
 
+pub use census::{Census, Lacking};
 pub use directory::{Directory, Entry};
 pub use membership::{Slot, SlotSet, SLAVES_MAX};
 pub use placement::{acks_needed, Placement};
@@ -344,6 +346,8 @@ pub struct Counters {
     pub substitutions: u64,
     /// Writes that ended *unknown*.
     pub unknown: u64,
+    /// Items of writes that no slave took, for want of room: they stand in the log alone.
+    pub without_copy: u64,
 }
 
 /// The machine.
@@ -612,7 +616,9 @@ impl Master {
     fn full(&mut self, slot: Slot, link: LinkId, number: u64, effects: &mut Vec<Effect>) {
         let Some(member) = self.members.on_link(slot, link) else { return };
         member.set_room(0);
-        match member.take_refused(number) {
+        let refused = member.take_refused(number);
+        member.lacks(refused.as_ref().map_or(1, Sent::bytes).max(1));
+        match refused {
             Some(Sent::Item { write, item, .. }) => {
                 if let Some((key, version)) = self.item_key(write, item) {
                     self.refused(slot, key, version, effects);
@@ -718,6 +724,33 @@ impl Master {
         }
     }
 
+    /// The live slaves that have room for a value of `key` that takes `bytes` in all: one that holds an older value needs
+    /// room for the difference only. Those that have not are noted.
+    fn with_room_for(&mut self, key: &[u8], bytes: u64) -> SlotSet {
+        if self.members.iter().all(|(_, member)| member.is_unlimited()) {
+            return self.members.live();
+        }
+        let old = self.directory.get(key).copied();
+        let mut roomy = SlotSet::EMPTY;
+        for slot in self.members.live().iter() {
+            let charge = charge(old.as_ref(), slot, key, bytes);
+            let Some(member) = self.members.get_mut(slot) else { continue };
+            if member.room_bytes() >= charge {
+                roomy.insert(slot);
+            } else {
+                member.lacks(bytes);
+            }
+        }
+        roomy
+    }
+
+    /// The active slaves that lately had no room for a value: name, bytes of room, bytes that the smallest one takes.
+    pub fn full_slaves(&self) -> impl Iterator<Item = (&SlaveId, u64, u64)> {
+        self.members
+            .iter()
+            .filter_map(|(_, member)| Some((&member.id, member.room_bytes(), member.lacking_bytes()?)))
+    }
+
     /// The live slaves that have room for `bytes` more.
     fn with_room(&self, bytes: u64) -> SlotSet {
         self.members.iter().filter(|(_, member)| member.room_bytes() >= bytes).map(|(slot, _)| slot).collect()
@@ -727,6 +760,15 @@ impl Master {
 /// Bytes of a key and its value, as room is counted.
 fn payload(key: &[u8], value: &[u8]) -> u64 {
     (key.len() + value.len()) as u64 + crate::machine::slave::ENTRY_OVERHEAD_BYTES
+}
+
+/// What a value of `key` that takes `bytes` in all adds to what `slot` holds, where `old` is what is written of the key.
+fn charge(old: Option<&Entry>, slot: Slot, key: &[u8], bytes: u64) -> u64 {
+    let held = old.filter(|entry| entry.holders.contains(slot));
+    let held = held.map_or(0, |entry| {
+        key.len() as u64 + u64::from(entry.place.bytes) + crate::machine::slave::ENTRY_OVERHEAD_BYTES
+    });
+    bytes.saturating_sub(held)
 }
 
 /// A key that stands twice takes its last value; the order of the last places is kept.
