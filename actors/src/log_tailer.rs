@@ -17,6 +17,9 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
+/// So many keys are handed to the master at once.
+const CHANGES_MAX: usize = 2048;
+
 /// After a read the tailer rests this long, so that a busy log costs one wake for many groups.
 const REST: Duration = Duration::from_millis(2);
 
@@ -138,6 +141,7 @@ impl Actor for LogTailer {
             scan: Some(LogScan::new(&self.from.place, self.line_bytes_max)),
             identity: self.from.file,
             from_start: false,
+            told: self.from.place.clone(),
             warned_at: None,
         };
         let fate = self.fate.clone();
@@ -182,6 +186,8 @@ struct Follower {
     scan: Option<LogScan>,
     identity: Option<FileIdentity>,
     from_start: bool,
+    /// The place that the master was told last.
+    told: LogPlace,
     /// The place of the bad line that was complained about.
     warned_at: Option<u64>,
 }
@@ -250,6 +256,7 @@ impl Follower {
         }
         self.scan = Some(LogScan::new(&LogPlace::default(), self.line_bytes_max));
         self.from_start = true;
+        self.told = LogPlace::default();
         self.warned_at = None;
     }
 
@@ -295,8 +302,8 @@ impl Follower {
             file: self.identity,
             caught_up,
         };
-        // The master is gone only when the node ends.
-        let _ = self.replayed.send(replayed).await;
+        let before = std::mem::replace(&mut self.told, replayed.place.clone());
+        hand_over(&self.replayed, replayed, before).await;
     }
 }
 
@@ -308,4 +315,22 @@ pub(crate) fn tell_of_marks(path: &Path, part: &Part) {
             path.display()
         );
     }
+}
+
+/// Hands a part of the log to the master in pieces that one turn can take in. All but the last name the place `before`
+/// the part: if the rest does not follow, what was taken in is replayed again, which changes nothing.
+pub(crate) async fn hand_over(replayed: &Recipient<Replayed>, mut part: Replayed, before: LogPlace) {
+    while part.changes.len() > CHANGES_MAX {
+        let rest = part.changes.split_off(CHANGES_MAX);
+        let piece = Replayed {
+            from_start: std::mem::take(&mut part.from_start),
+            changes: std::mem::replace(&mut part.changes, rest),
+            place: before.clone(),
+            file: part.file,
+            caught_up: false,
+        };
+        // The master is gone only when the node ends.
+        let _ = replayed.send(piece).await;
+    }
+    let _ = replayed.send(part).await;
 }

@@ -152,6 +152,7 @@ impl Recovery {
         let mut scan = LogScan::new(&begin, self.line_bytes_max).finishing();
         let mut from_start = from_start;
         loop {
+            let before = scan.place();
             let (then, part) = file.scan(scan).await?;
             scan = then;
             log_tailer::tell_of_marks(&self.path, &part);
@@ -164,7 +165,7 @@ impl Recovery {
                     file: Some(identity),
                     caught_up: at_end,
                 };
-                let _ = self.replayed.send(replayed).await;
+                log_tailer::hand_over(&self.replayed, replayed, before).await;
             }
             if at_end || lost || bad.is_some() {
                 return Ok(Found { place: scan.place(), bad, lost });
