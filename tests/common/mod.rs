@@ -1,5 +1,6 @@
 //! What the tests of the whole system share: real processes on free ports ([`cluster`]), a client of the RESP
 //! door ([`resp`]), one of the native door ([`native`]), clients that load the cluster and record what they saw ([`load`]),
+//! what they ask ([`requests`]),
 //! disks and networks that can be cut ([`isolation`]), small C programs ([`programs`]).
 //!
 //! Nothing here knows how the servers are built: it sees binaries, flags, sockets, exit codes and the log.
@@ -12,6 +13,7 @@ pub(crate) mod isolation;
 pub(crate) mod load;
 pub(crate) mod native;
 pub(crate) mod programs;
+pub(crate) mod requests;
 pub(crate) mod resp;
 
 use std::time::{Duration, Instant};
