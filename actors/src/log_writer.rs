@@ -30,6 +30,9 @@ const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// After so long without writes a SYNCED mark covers the last group.
 const MARK_AFTER: Duration = Duration::from_millis(10);
 
+/// How often a record that must be written is tried again while the disk is full.
+pub(crate) const ROOM_EVERY: Duration = Duration::from_millis(250);
+
 /// How often `--fsync everysec` syncs.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
@@ -173,6 +176,10 @@ pub struct LogWriter {
     sync_asked: bool,
     failed: bool,
     closing: bool,
+    /// Whether an EPOCH record found no room: it is tried again, nobody else could write it either.
+    waits_for_room: bool,
+    /// Whether it was said that the disk is full.
+    is_full: bool,
     offset: u64,
     /// Lines in front of the end.
     lines: u64,
@@ -218,6 +225,8 @@ impl LogWriter {
             sync_asked: false,
             failed: false,
             closing: false,
+            waits_for_room: false,
+            is_full: false,
             offset,
             lines,
             reserved_to: 0,
@@ -232,6 +241,14 @@ impl LogWriter {
     /// Sends what waits to the disk, unless a group is there already.
     fn next_group(&mut self, ctx: &mut Context<Self>) {
         if self.busy || self.failed {
+            return;
+        }
+        if std::mem::take(&mut self.waits_for_room) {
+            self.busy = true;
+            ctx.run_later(ROOM_EVERY, |writer, ctx| {
+                writer.busy = false;
+                writer.next_group(ctx);
+            });
             return;
         }
         if self.queue.is_empty() {
@@ -339,6 +356,9 @@ impl LogWriter {
             None => {
                 self.reserved_to = self.reserved_to.max(reserved_to.unwrap_or(0));
                 let whole = in_flight.entries.len();
+                if std::mem::take(&mut self.is_full) {
+                    log::info!("log is written again, the disk has room");
+                }
                 self.answer(in_flight, whole, None);
                 self.next_group(ctx);
             }
@@ -358,7 +378,9 @@ impl LogWriter {
             end += u64::from(*length);
             whole += 1;
         }
-        log::warn!("log not written cause=disk-full whole={whole} of={}", in_flight.entries.len());
+        if !std::mem::replace(&mut self.is_full, true) {
+            log::warn!("log not written cause=disk-full whole={whole} of={}", in_flight.entries.len());
+        }
         let refusal = (ErrorWord::ReadOnly, format!("the log's disk is full: {error}"));
         planted!(ShortWriteWhole => {
             let whole = in_flight.entries.len();
@@ -403,6 +425,7 @@ impl LogWriter {
         let InFlight { entries, first_seq, epoch, mut offset, durable } = in_flight;
         let mut writes = Vec::with_capacity(whole);
         let mut refused = Vec::new();
+        let mut epochs = Vec::new();
         let mut seq = Seq(first_seq.0 - 1);
         let mut epoch_written = false;
         for (index, (queued, length)) in entries.into_iter().enumerate() {
@@ -424,10 +447,7 @@ impl LogWriter {
                     }
                     epoch_written = true;
                 }
-                Queued::Epoch { .. } => {
-                    self.fail("the disk is full and leaves no room for the EPOCH record");
-                    return;
-                }
+                epoch @ Queued::Epoch { .. } => epochs.push(epoch),
             }
             if index < whole {
                 offset += u64::from(length);
@@ -439,12 +459,11 @@ impl LogWriter {
             for queued in std::mem::take(&mut self.queue) {
                 match queued {
                     Queued::Change(write, _) => refused.push(write),
-                    Queued::Epoch { .. } => {
-                        self.fail("the disk is full and leaves no room for the EPOCH record");
-                        return;
-                    }
+                    epoch @ Queued::Epoch { .. } => epochs.push(epoch),
                 }
             }
+            self.waits_for_room = !epochs.is_empty();
+            self.queue = epochs;
         }
         self.seq = seq;
         self.offset = offset;
@@ -620,7 +639,8 @@ impl LogWriter {
     }
 }
 
-fn is_full(error: Option<&io::Error>) -> bool {
+/// Whether an error says that the disk, or what one file or user may have of it, is used up.
+pub(crate) fn is_full(error: Option<&io::Error>) -> bool {
     error.is_some_and(|error| {
         matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             || error.kind() == io::ErrorKind::FileTooLarge

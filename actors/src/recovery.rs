@@ -6,6 +6,7 @@
 use crate::config::Fsync;
 use crate::env::{Env, File, Group, OpenMode};
 use crate::log_tailer::{self, Replay, Replayed, CHUNK_BYTES};
+use crate::log_writer::{is_full, ROOM_EVERY};
 use crate::supervision::NodeError;
 use actix::prelude::*;
 use dsm_protocol::planted;
@@ -208,10 +209,7 @@ impl Recovery {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             let read = bytes.len();
-            let appended = file.append(Group { offset, bytes, sync: false, reserve_to: None }).await;
-            if let Some(error) = appended.write_error.or(appended.sync_error) {
-                return Err(error);
-            }
+            self.write(file, Group { offset, bytes, sync: false, reserve_to: None }).await?;
             offset += read as u64;
         }
         if !planted!(RecoveryNotSynced) {
@@ -223,16 +221,39 @@ impl Recovery {
         self.env.disk().sync_directory(&self.path).await
     }
 
+    /// Writes a group, however long the disk is full: whoever takes over in our place would find no more room.
+    async fn write(&self, file: &Rc<dyn File>, group: Group) -> io::Result<()> {
+        let Group { offset, mut bytes, sync, reserve_to } = group;
+        let mut told = false;
+        loop {
+            let appended = file.append(Group { offset, bytes, sync, reserve_to }).await;
+            // A failed sync is never tried again, whatever its reason.
+            if let Some(error) = appended.sync_error {
+                return Err(error);
+            }
+            match appended.write_error {
+                None => return Ok(()),
+                Some(error) if is_full(Some(&error)) => {
+                    if !std::mem::replace(&mut told, true) {
+                        log::warn!(
+                            "log cannot be made whole, waiting for room cause=disk-full error={error}"
+                        );
+                    }
+                    bytes = appended.bytes;
+                    tokio::time::sleep(ROOM_EVERY).await;
+                }
+                Some(error) => return Err(error),
+            }
+        }
+    }
+
     /// Ends a last line of the original program that has no newline.
     async fn end_line(&self, file: &Rc<dyn File>, position: Position) -> io::Result<Position> {
         if !position.lacks_newline {
             return Ok(position);
         }
         let group = Group { offset: position.offset, bytes: vec![b'\n'], sync: true, reserve_to: None };
-        let appended = file.append(group).await;
-        if let Some(error) = appended.write_error.or(appended.sync_error) {
-            return Err(error);
-        }
+        self.write(file, group).await?;
         let mut scanner = Scanner::resume(position, self.line_bytes_max);
         match scanner.next(b"\n") {
             Step::Partial => Ok(scanner.position()),

@@ -153,7 +153,14 @@ mod log_writer_actor {
 
     /// A writer whose EPOCH record is written, and no SYNCED mark yet.
     async fn rig() -> Rig {
-        let world = MemoryEnv::new();
+        let rig = rig_on(MemoryEnv::new()).await;
+        assert_eq!(rig.epoch.take().len(), 1);
+        rig.disk.take_operations();
+        rig
+    }
+
+    /// A writer that has been told to begin.
+    async fn rig_on(world: MemoryEnv) -> Rig {
         let open = || async { world.disk.open(Path::new(LOG), OpenMode::Write).await };
         let (file, sync_file) = (open().await.expect("in memory"), open().await.expect("in memory"));
         let start = log_writer::Start {
@@ -189,8 +196,6 @@ mod log_writer_actor {
         let joined = master::Event::SlaveJoined { id, link: LinkId(1), room_bytes: u64::MAX };
         machine.step(Millis(0), joined, &mut effects);
         settle().await;
-        assert_eq!(epoch.take().len(), 1);
-        world.disk.take_operations();
         let disk = world.disk;
         Rig { disk, writer, written, epoch, failed, synced, closed, reopened, fate, machine, asked: 0 }
     }
@@ -390,6 +395,26 @@ mod log_writer_actor {
             sleep(Duration::from_secs(10)).await;
             assert_eq!(rig.disk.take_operations(), []);
             assert!(rig.failed.is_empty() && rig.written.is_empty() && rig.closed.is_empty());
+        });
+    }
+
+    #[test]
+    fn a_reign_whose_epoch_finds_no_room_begins_when_there_is_some() {
+        virtual_time(async {
+            let world = MemoryEnv::new();
+            world.disk.set_length_max(Some(30));
+            let mut rig = rig_on(world).await;
+            sleep(ms(10_000)).await;
+            assert!(rig.epoch.is_empty() && rig.failed.is_empty(), "it neither begins nor ends");
+            let tries = rig.disk.take_operations().len();
+            assert!(tries < 200, "{tries} operations in ten seconds");
+            rig.disk.set_length_max(None);
+            sleep(ms(300)).await;
+            assert_eq!(rig.epoch.take().len(), 1);
+            rig.append(1);
+            settle().await;
+            assert_eq!(rig.written.take()[0].writes[0].version, Version::new(1, 3));
+            assert_eq!(rig.lines()[..4], ["CLUSTER", "EPOCH", "SYNCED", "WRITE"]);
         });
     }
 

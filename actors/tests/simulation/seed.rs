@@ -461,8 +461,9 @@ async fn hands_over(env: &dsm::env::Env) -> Result<(), Failure> {
 
 /// No node may have ended for a reason that the faults do not give.
 fn ends(cluster: &Cluster) -> Result<(), Failure> {
-    // A disk that fails ends a master: one for each time that it has failed.
-    let mut excuses = cluster.log_machine().disk_failures().total();
+    // A disk that fails ends a master: one for each time that it has failed. A full one ends nobody.
+    let failures = cluster.log_machine().disk_failures();
+    let mut excuses = failures.failed_writes + failures.failed_syncs;
     for (node, outcome) in cluster.ends() {
         match outcome {
             Err(NodeError::LogFailed(_) | NodeError::File { .. }) if excuses > 0 => excuses -= 1,

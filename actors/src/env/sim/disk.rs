@@ -94,13 +94,6 @@ pub struct DiskFailures {
     pub failed_syncs: u64,
 }
 
-impl DiskFailures {
-    /// All of them.
-    pub fn total(&self) -> u64 {
-        self.failed_writes + self.short_writes + self.full_writes + self.failed_syncs
-    }
-}
-
 /// What a power cut does to that which was not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
