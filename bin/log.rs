@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
 use dsm_protocol::ids::{ClusterId, Epoch, Seq};
 use dsm_protocol::record::{
-    encode, line_bytes_max, Body, CrashKind, Encoded, Judge, Operation, Place, Position, Record, Scanner,
+    encode, line_bytes_max, Body, CrashKind, Encoded, Judge, Operation, Position, Record, Scanner, Span,
     Step, Verdict,
 };
 use dsm_protocol::resp::Limits;
@@ -156,7 +156,7 @@ fn walk(
     mut file: impl Read,
     crash: CrashKind,
     line_max: usize,
-    mut visit: impl FnMut(&Record<'_>, Place) -> anyhow::Result<()>,
+    mut visit: impl FnMut(&Record<'_>, Span) -> anyhow::Result<()>,
 ) -> anyhow::Result<Walk> {
     let mut scanner = Scanner::new(line_max);
     let mut buffer = vec![0; CHUNK_BYTES];
@@ -169,7 +169,7 @@ fn walk(
         let step = if at_end { scanner.finish(rest) } else { Some(scanner.next(rest)) };
         match step {
             None => return Ok(Walk { position: scanner.position(), verdict: None }),
-            Some(Step::Record { record, place }) => visit(&record, place)?,
+            Some(Step::Record { record, span }) => visit(&record, span)?,
             Some(Step::Ignored) => {}
             Some(Step::Bad(bad)) => break bad,
             Some(Step::Partial) => {
@@ -247,18 +247,18 @@ struct Census {
 }
 
 impl Census {
-    fn count(&mut self, record: &Record<'_>, place: Place) {
+    fn count(&mut self, record: &Record<'_>, span: Span) {
         self.records += 1;
         self.legacy += u64::from(record.epoch == Epoch(0));
         match record.body {
-            Body::Cluster(_) => self.head_bytes += u64::from(place.bytes),
+            Body::Cluster(_) => self.head_bytes += u64::from(span.bytes),
             Body::Epoch { .. } => self.reigns += 1,
             Body::Synced => {
                 self.records -= 1;
                 self.marks += 1;
             }
             Body::Write(pairs) => {
-                let share = u64::from(place.bytes) / pairs.count().max(1) as u64;
+                let share = u64::from(span.bytes) / pairs.count().max(1) as u64;
                 for (key, _) in pairs {
                     self.live_bytes += share;
                     match self.live.entry(key.decode().into()) {
@@ -280,8 +280,8 @@ impl Census {
 
 fn check(path: &Path, crash: CrashKind, line_max: usize, out: &mut impl Write) -> anyhow::Result<u8> {
     let mut census = Census::default();
-    let Walk { position, verdict } = walk(open(path)?, crash, line_max, |record, place| {
-        census.count(record, place);
+    let Walk { position, verdict } = walk(open(path)?, crash, line_max, |record, span| {
+        census.count(record, span);
         Ok(())
     })
     .with_context(|| format!("cannot read {}", path.display()))?;
@@ -319,7 +319,7 @@ fn dump(
     json: bool,
     out: &mut impl Write,
 ) -> anyhow::Result<u8> {
-    let walk = walk(open(path)?, crash, line_max, |record, place| {
+    let walk = walk(open(path)?, crash, line_max, |record, span| {
         let concerns = match (key, record.body) {
             (None, _) => true,
             (Some(key), Body::Write(mut pairs)) => pairs.any(|(candidate, _)| candidate.is(key)),
@@ -327,7 +327,7 @@ fn dump(
             (Some(_), Body::Cluster(_) | Body::Epoch { .. } | Body::Synced) => false,
         };
         if concerns && json {
-            write_json(record, place, out)?;
+            write_json(record, span, out)?;
         } else if concerns {
             write_text(record, out)?;
         }
@@ -358,8 +358,8 @@ fn write_text(record: &Record<'_>, out: &mut impl Write) -> io::Result<()> {
     writeln!(out)
 }
 
-fn write_json(record: &Record<'_>, place: Place, out: &mut impl Write) -> io::Result<()> {
-    write!(out, "{{\"offset\":{},\"bytes\":{},", place.offset, place.bytes)?;
+fn write_json(record: &Record<'_>, span: Span, out: &mut impl Write) -> io::Result<()> {
+    write!(out, "{{\"offset\":{},\"bytes\":{},", span.offset, span.bytes)?;
     write!(out, "\"seq\":{},\"epoch\":{},\"synced\":{},", record.seq, record.epoch, record.synced)?;
     write!(out, "\"operation\":\"{}\"", operation_name(&record.body))?;
     match record.body {

@@ -8,9 +8,10 @@
 mod common;
 
 use common::cluster::{is_free, Node, Process, Setup, TestCluster, MASTERS};
-use common::isolation::{isolated, skipped, tell, tell_skipped, Cut, CuttableDisk, Networks};
+use common::isolation::{isolated, tell, Cut, CuttableDisk, Networks};
 use common::load::Load;
 use common::resp::{Answer, Connection};
+use common::skip::{skip, skipped};
 use common::{is_nightly, millis, seconds, wait_for};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -152,8 +153,8 @@ fn power_losses_take_no_acknowledged_write() {
                 |disk| lose_power_again_and_again(&disk, losses, random),
             );
             if let Err(why) = tested {
-                assert_eq!(round, 0, "it was possible before: {why}");
-                tell_skipped(power_losses_take_no_acknowledged_write, file_system, &why);
+                assert_eq!(round, 0, "it was possible before: {why:?}");
+                skip(power_losses_take_no_acknowledged_write, file_system, &why);
                 break;
             }
         }
@@ -244,7 +245,7 @@ fn a_slave_cut_off_one_way_is_replaced_and_joins_again() {
         },
     );
     if let Err(why) = tested {
-        tell_skipped(a_slave_cut_off_one_way_is_replaced_and_joins_again, "", &why);
+        skip(a_slave_cut_off_one_way_is_replaced_and_joins_again, "", &why);
     }
     tell_summary();
 }
@@ -286,7 +287,7 @@ fn a_client_cut_off_one_way_knows_nothing_of_its_writes() {
         },
     );
     if let Err(why) = tested {
-        tell_skipped(a_client_cut_off_one_way_knows_nothing_of_its_writes, "", &why);
+        skip(a_client_cut_off_one_way_knows_nothing_of_its_writes, "", &why);
     }
     tell_summary();
 }

@@ -11,10 +11,11 @@ mod common;
 
 use bytes::Bytes;
 use common::cluster::{Node, Setup, TestCluster, LOG_NAME};
-use common::isolation::{isolated, skipped, tell, tell_skipped, CuttableDisk};
+use common::isolation::{isolated, tell, CuttableDisk};
 use common::load::{judge, now_ns, read_back, Load, READER};
 use common::programs::compile;
 use common::resp::{encoded, Answer, Connection};
+use common::skip::{skip, skipped};
 use common::{is_nightly, millis, seconds};
 use dsm_protocol::history::{Action, Begun, History, Outcome};
 use std::collections::{BTreeMap, BTreeSet};
@@ -191,11 +192,7 @@ fn a_full_disk_refuses_writes_until_there_is_room_and_takeovers_need_none() {
     for file_system in ["ext4", "xfs"] {
         let tested = isolated(|| CuttableDisk::new(file_system), |disk| fill_and_take_over(&disk));
         if let Err(why) = tested {
-            tell_skipped(
-                a_full_disk_refuses_writes_until_there_is_room_and_takeovers_need_none,
-                file_system,
-                &why,
-            );
+            skip(a_full_disk_refuses_writes_until_there_is_room_and_takeovers_need_none, file_system, &why);
         } else {
             FULL_DISKS.fetch_add(1, Ordering::Relaxed);
         }

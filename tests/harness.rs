@@ -4,6 +4,7 @@
 mod common;
 
 use common::resp::encoded;
+use common::skip::{need_program, skip, Lack};
 use common::{millis, seconds, wait_for};
 use rustix::process::{kill_process, Pid, Signal};
 use serde_json::Value;
@@ -160,7 +161,10 @@ struct Redis {
 }
 
 impl Redis {
-    fn start() -> Redis {
+    /// # Errors
+    /// That there is none here.
+    fn start() -> Result<Redis, Lack> {
+        need_program("redis-server", &["--version"], "redis-server")?;
         let directory = tempfile::tempdir().expect("a directory");
         // Held until just before it starts, so that no other test gets the same one.
         let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
@@ -169,7 +173,7 @@ impl Redis {
             .current_dir(directory.path())
             .stdout(Stdio::null())
             .spawn()
-            .expect("redis-server is installed");
+            .expect("it could be started just now");
         let redis = Redis { child, address: SocketAddr::from(([127, 0, 0, 1], port)), _directory: directory };
         wait_for("redis answers", seconds(20), || {
             let mut stream = TcpStream::connect(redis.address).ok()?;
@@ -178,7 +182,7 @@ impl Redis {
             stream.read_exact(&mut answer).ok()?;
             (&answer == b"+PONG\r\n").then_some(())
         });
-        redis
+        Ok(redis)
     }
 }
 
@@ -253,7 +257,10 @@ fn honest(store: &Mutex<BTreeMap<Vec<u8>, Vec<u8>>>, words: &[Vec<u8>]) -> Vec<u
 
 #[test]
 fn a_redis_is_measured_and_every_file_is_written() {
-    let redis = Redis::start();
+    let redis = match Redis::start() {
+        Ok(redis) => redis,
+        Err(lack) => return skip(a_redis_is_measured_and_every_file_is_written, "", &lack),
+    };
     let run = Run::new();
     let line =
         format!("--target {} -clients 3 -pool=2 --think 0 --pipeline 4 --check --seed 7", redis.address);
@@ -285,7 +292,10 @@ fn a_redis_is_measured_and_every_file_is_written() {
 
 #[test]
 fn a_write_that_too_few_replicas_have_is_an_error() {
-    let redis = Redis::start();
+    let redis = match Redis::start() {
+        Ok(redis) => redis,
+        Err(lack) => return skip(a_write_that_too_few_replicas_have_is_an_error, "", &lack),
+    };
     for (replicas, errors) in [(0, false), (1, true)] {
         let run = Run::new();
         let line = format!("--target {} --wait {replicas} --think 0 --clients 1 --pool 2", redis.address);

@@ -1,14 +1,17 @@
-//! The RESP door against a real `redis-server`, byte by byte: the same bytes go to Redis, to the primary and to the
+//! The RESP door against Redis, byte by byte: the same bytes that were sent to Redis go to the primary and to the
 //! standby, and what comes back must be the same. Where it is not, [`DIFFERENCES`] says why, and what comes instead.
 //!
-//! Redis (7.0, which `.ci/run` installs) runs with this server's settings where it has them. What cannot be alike (ids, versions) is masked by name.
+//! What Redis 7.0 answers stands in `tests/redis_parity/recorded.txt`, so that no Redis is needed. Where one is, the record
+//! is compared with it; `UPDATE_GOLDENFILES=1` writes the record anew. It ran with this server's settings where it has
+//! them. What cannot be alike (ids, versions) is masked by name.
 
 mod common;
 
 use common::cluster::{free_ports, Node, Process, Setup, TestCluster, MASTERS};
-use common::resp::encoded;
+use common::resp::{encoded, Info};
+use common::skip::{need_program, skip, Lack};
 use common::{millis, seconds, wait_for};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -213,17 +216,17 @@ impl Script {
 
 #[test]
 fn both_masters_answer_as_redis_does_but_where_a_reason_is_written_down() {
-    let redis = Redis::start();
+    let record = Record::read();
     let cluster = Setup::slaves(2).beside_others().start();
     let mut problems = String::new();
     let mut used = BTreeSet::new();
-    let mut seen = BTreeSet::new();
     let mut compared = 0;
     for script in scripts() {
-        assert!(seen.insert(script.name.clone()), "two scripts are named {}", script.name);
-        talk(redis.address, &Script::of("FLUSHALL"), PATIENCE);
-        let patience = if script.redis_waits { millis(300) } else { PATIENCE };
-        let theirs = answers_of(redis.address, &script, patience);
+        let Some(theirs) = record.answers(&script) else {
+            writeln!(problems, "{:?} is not in the record, or with other bytes", script.name)
+                .expect("a string takes all");
+            continue;
+        };
         let listed = DIFFERENCES
             .iter()
             .flat_map(|difference| difference.answers)
@@ -234,26 +237,125 @@ fn both_masters_answer_as_redis_does_but_where_a_reason_is_written_down() {
             });
         for master in MASTERS {
             talk(cluster.address(master), &Script::of(&format!("DEL {}", KEYS.join(" "))), PATIENCE);
-            let ours = answers_of(cluster.address(master), &script, PATIENCE);
+            let answers = answers_of(cluster.address(master), &script, PATIENCE);
+            let ours = escaped(&answers);
             compared += 1;
             let problem = match listed {
                 None if ours == theirs => continue,
                 None => "is answered otherwise than by Redis",
                 Some(_) if ours == theirs => "is answered as by Redis, so it is no difference",
-                Some(listed) if shown(&ours) == listed => continue,
+                Some(listed) if shown(&answers) == listed => continue,
                 Some(_) => "is answered neither as by Redis nor as the table of differences says",
             };
-            let (theirs, ours) = (shown(&theirs), shown(&ours));
             writeln!(problems, "{master:?}: {:?} {problem}\n  Redis {theirs}\n  ours  {ours}", script.name)
                 .expect("a string takes all");
         }
     }
-    println!("{compared} scripts compared");
+    println!("{compared} answers compared");
     assert!(problems.is_empty(), "\n{problems}");
     let listed = DIFFERENCES.iter().flat_map(|difference| difference.answers).map(|(name, _)| *name);
     let stale: Vec<_> = listed.filter(|name| !used.contains(name)).collect();
     assert!(stale.is_empty(), "differences of scripts that do not exist: {stale:?}");
     cluster_is_whole(&cluster);
+}
+
+#[test]
+fn the_record_is_what_redis_answers() {
+    match Redis::start() {
+        Ok(redis) => {
+            let mut record = Record::of(&redis);
+            if is_to_be_updated() {
+                record.write();
+            }
+            // Another 7.0 may have mended its texts; the answers must be the same.
+            let recorded = Record::read();
+            record.redis.clone_from(&recorded.redis);
+            for (name, said) in &record.said {
+                assert_eq!(recorded.said.get(name), Some(said), "{name}; UPDATE_GOLDENFILES=1 records anew");
+            }
+            assert!(record == recorded, "the record has scripts that are gone");
+        }
+        Err(lack) => {
+            assert!(!is_to_be_updated(), "no Redis 7.0 to record: {lack:?}");
+            skip(the_record_is_what_redis_answers, "", &lack);
+        }
+    }
+}
+
+/// Where Redis' answers stand.
+const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/redis_parity/recorded.txt");
+
+fn is_to_be_updated() -> bool {
+    std::env::var_os("UPDATE_GOLDENFILES").is_some_and(|value| value == "1")
+}
+
+/// What Redis answered to each script.
+#[derive(Debug, PartialEq, Eq)]
+struct Record {
+    /// Its version.
+    redis: String,
+    /// By a script's name: what was sent, what came back, both [`escaped`].
+    said: BTreeMap<String, (String, String)>,
+}
+
+impl Record {
+    /// Asks a Redis.
+    fn of(redis: &Redis) -> Record {
+        let mut said = BTreeMap::new();
+        for script in scripts() {
+            talk(redis.address, &Script::of("FLUSHALL"), PATIENCE);
+            let patience = if script.redis_waits { millis(300) } else { PATIENCE };
+            let answers = answers_of(redis.address, &script, patience);
+            let before = said.insert(script.name.clone(), (escaped(&script.bytes), escaped(&answers)));
+            assert!(before.is_none(), "two scripts are named {}", script.name);
+        }
+        Record { redis: redis.version.clone(), said }
+    }
+
+    fn write(&self) {
+        let mut text = format!(
+            "# What Redis {} answers, for tests/redis_parity.rs. A script's name, the bytes that were sent, the bytes\n\
+             # that came back, all on a line each; of long ones the beginning, the length and the CRC32C. Written by\n\
+             # UPDATE_GOLDENFILES=1 cargo test --test redis_parity the_record\n",
+            self.redis
+        );
+        for (name, (sent, answered)) in &self.said {
+            assert!(!name.contains('\n'), "a name is one line");
+            write!(text, "\nscript {name}\n  sent {sent}\n  answered {answered}\n")
+                .expect("a string takes all");
+        }
+        std::fs::write(RECORD, text).expect("the record can be written");
+    }
+
+    /// Reads the file.
+    fn read() -> Record {
+        let text = std::fs::read_to_string(RECORD).expect("the record is there");
+        let redis = text.split_whitespace().nth(3).expect("a version").to_string();
+        let said = text.split("\nscript ").skip(1).map(|part| {
+            let mut lines = part.lines();
+            let mut line = |prefix| lines.next().and_then(|line| line.strip_prefix(prefix)).expect(RECORD);
+            let name = line("").to_string();
+            (name, (line("  sent ").to_string(), line("  answered ").to_string()))
+        });
+        Record { redis, said: said.collect() }
+    }
+
+    /// What came back, if the script is in the record as it is now.
+    fn answers(&self, script: &Script) -> Option<&str> {
+        let (sent, answered) = self.said.get(&script.name)?;
+        (*sent == escaped(&script.bytes)).then_some(answered)
+    }
+}
+
+/// Bytes on one line, which are the same only if the bytes are.
+fn escaped(bytes: &[u8]) -> String {
+    const LONGEST: usize = 2000;
+    const HEAD: usize = 200;
+    if bytes.len() <= LONGEST {
+        return bytes.escape_ascii().to_string();
+    }
+    let head = bytes[..HEAD].escape_ascii();
+    format!("{head} ... ({} bytes, crc32c {:08x})", bytes.len(), crc32c::crc32c(bytes))
 }
 
 #[test]
@@ -280,13 +382,18 @@ fn cluster_is_whole(cluster: &TestCluster) {
 /// A Redis of its own.
 struct Redis {
     address: SocketAddr,
+    version: String,
     _process: Process,
     _dir: TempDir,
 }
 
 impl Redis {
     /// Starts one with the settings that our masters have by default.
-    fn start() -> Redis {
+    ///
+    /// # Errors
+    /// That there is none, or one of another version.
+    fn start() -> Result<Redis, Lack> {
+        need_program("redis-server", &["--version"], "redis-server")?;
         for _ in 0..20 {
             let dir = TempDir::with_prefix("dsm-redis-").expect("a directory for temporary files");
             let [address, _] = free_ports();
@@ -298,22 +405,23 @@ impl Redis {
                 .args(["--proto-max-bulk-len", "16777216", "--maxclients", "10000", "--daemonize", "no"])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null());
-            let child = command.spawn().expect("redis-server is installed (.ci/run does it)");
-            let mut process = Process(child);
+            let mut process = Process(command.spawn().expect("it could be started just now"));
             let id = process.0.id();
             let up = wait_for("redis-server serves or ends", seconds(20), || {
                 if process.0.try_wait().expect("a child can be asked").is_some() {
-                    return Some(false);
+                    return Some(None);
                 }
-                let info = common::resp::Info::of(address, seconds(2)).ok()?;
-                let version = info.get("redis_version").unwrap_or_default();
-                assert!(version.starts_with("7.0."), "the answers are those of Redis 7.0, this is {version}");
-                Some(info.get("process_id") == Some(&id.to_string()))
+                let info = Info::of(address, seconds(2)).ok()?;
+                // Somebody else may have taken the port meanwhile.
+                (info.get("process_id") == Some(&id.to_string())).then_some(Some(info))
             });
-            // Somebody else may have taken the port meanwhile.
-            if up {
-                return Redis { address, _process: process, _dir: dir };
+            let Some(info) = up else { continue };
+            let version = info.get("redis_version").unwrap_or_default().to_string();
+            if !version.starts_with("7.0.") {
+                let why = format!("the record is of Redis 7.0, redis-server is {version}");
+                return Err(Lack::Refused(why));
             }
+            return Ok(Redis { address, version, _process: process, _dir: dir });
         }
         panic!("redis-server does not start on any port");
     }

@@ -9,7 +9,7 @@ use crate::supervision::{Fate, NodeError, PanicGuard, TaskGuard};
 use actix::prelude::*;
 use dsm_protocol::ids::Version;
 use dsm_protocol::planted;
-use dsm_protocol::record::{Body, Place, Position, Record, Scanner, Step};
+use dsm_protocol::record::{Body, Place, Position, Record, Scanner, Span, Step};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -37,7 +37,7 @@ pub enum Replay {
         key: Box<[u8]>,
         /// The version.
         version: Version,
-        /// Where the record stands.
+        /// Where the value stands.
         place: Place,
     },
     /// A key is gone.
@@ -64,12 +64,12 @@ pub struct Replayed {
 }
 
 /// Adds to `changes` what a record does to the directory.
-pub(crate) fn replay(record: &Record<'_>, place: Place, changes: &mut Vec<Replay>) {
+pub(crate) fn replay(record: &Record<'_>, span: Span, changes: &mut Vec<Replay>) {
     let version = Version { epoch: record.epoch, seq: record.seq };
     match record.body {
         Body::Write(pairs) => {
-            for (key, _) in pairs {
-                changes.push(Replay::Put { key: key.decode().into(), version, place });
+            for (key, value) in pairs {
+                changes.push(Replay::Put { key: key.decode().into(), version, place: value.place(span) });
             }
         }
         Body::Delete(_) if planted!(ReplayForgetsDelete) => {}
@@ -308,7 +308,7 @@ pub(crate) fn scan(
     loop {
         let rest = &bytes[(scanner.position().offset - start) as usize..];
         match scanner.next(rest) {
-            Step::Record { record, place } => replay(&record, place, changes),
+            Step::Record { record, span } => replay(&record, span, changes),
             Step::Ignored => {}
             Step::Partial => return None,
             Step::Bad(bad) => return Some(bad),
@@ -316,20 +316,20 @@ pub(crate) fn scan(
     }
 }
 
-/// Reads the value of `key` at `place`.
+/// Reads the value at `place`, which has that version.
 ///
 /// # Errors
-/// A sentence, when the file cannot be read or does not hold that version of that key there.
+/// A sentence, when the file cannot be read or something else stands there.
 pub(crate) async fn read_value(
     file: &Rc<dyn File>,
     place: Place,
-    key: &[u8],
     version: Version,
 ) -> Result<bytes::Bytes, String> {
-    let bytes = file.read_at(place.offset, place.bytes as usize).await.map_err(|error| error.to_string())?;
-    let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
-    dsm_protocol::record::value_at(line, key, version)
-        .map_err(|error| format!("the log does not hold the value at byte {}: {error}", place.offset))
+    let text =
+        file.read_at(place.offset, place.text_bytes as usize).await.map_err(|error| error.to_string())?;
+    dsm_protocol::record::value_at(text, place, version.epoch).map_err(|error| {
+        format!("the log does not hold the value of {version} at byte {}: {error}", place.offset)
+    })
 }
 
 /// Opens the log for reading values.

@@ -13,7 +13,8 @@ use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::{Epoch, Seq, Version};
 use dsm_protocol::machine::master::{Change, WriteId};
 use dsm_protocol::planted;
-use dsm_protocol::record::{self, Operation, Place, Position};
+use dsm_protocol::record::{self, Operation, Place, Position, Trailer};
+use smallvec::SmallVec;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -54,17 +55,19 @@ pub struct Written {
     pub refused: Vec<WriteId>,
     /// Why some are refused.
     pub refusal: Option<(ErrorWord, String)>,
+    /// The end of the log behind what is written, in bytes.
+    pub offset: u64,
 }
 
 /// One written record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrittenRecord {
     /// The write.
     pub write: WriteId,
     /// Its version.
     pub version: Version,
-    /// Where it stands.
-    pub place: Place,
+    /// Where its values stand, in the order of its pairs. None for a deletion.
+    pub places: SmallVec<[Place; 1]>,
 }
 
 /// Says that the reign's EPOCH record is durable.
@@ -201,10 +204,19 @@ enum Queued {
     },
 }
 
+/// One entry of a group.
+struct Encoded {
+    queued: Queued,
+    /// How long its lines are, in bytes.
+    length: u32,
+    /// Where its values stand.
+    places: SmallVec<[Place; 1]>,
+}
+
 /// What a group at the disk consists of.
 struct InFlight {
-    /// The entries with the length of each one's lines.
-    entries: Vec<(Queued, u32)>,
+    /// The entries.
+    entries: Vec<Encoded>,
     first_seq: Seq,
     epoch: Epoch,
     offset: u64,
@@ -282,10 +294,12 @@ impl LogWriter {
             let before = bytes.len();
             has_epoch |= is_epoch;
             let synced = if planted!(SyncedTooHigh) { seq } else { self.synced };
-            seq = encode(&queued, seq, synced, &mut self.start, &mut bytes);
+            let mut places = SmallVec::new();
+            let offset = self.offset + before as u64;
+            seq = encode(&queued, seq, synced, offset, &mut self.start, &mut bytes, &mut places);
             let length =
                 u32::try_from(bytes.len() - before).expect("no request is longer than PAYLOAD_BYTES_MAX");
-            entries.push((queued, length));
+            entries.push(Encoded { queued, length, places });
         }
         self.queue = rest;
         debug_assert!(seq >= first_seq);
@@ -371,7 +385,7 @@ impl LogWriter {
     fn cut_short(&mut self, written: usize, error: &io::Error, in_flight: InFlight, ctx: &mut Context<Self>) {
         let mut whole = 0;
         let mut end = in_flight.offset;
-        for (_, length) in &in_flight.entries {
+        for Encoded { length, .. } in &in_flight.entries {
             if end + u64::from(*length) > in_flight.offset + written as u64 {
                 break;
             }
@@ -428,12 +442,12 @@ impl LogWriter {
         let mut epochs = Vec::new();
         let mut seq = Seq(first_seq.0 - 1);
         let mut epoch_written = false;
-        for (index, (queued, length)) in entries.into_iter().enumerate() {
+        for (index, Encoded { queued, length, places }) in entries.into_iter().enumerate() {
             match queued {
                 Queued::Change(write, _) if index < whole => {
                     seq = seq.next();
                     let version = Version { epoch, seq };
-                    writes.push(WrittenRecord { write, version, place: Place { offset, bytes: length } });
+                    writes.push(WrittenRecord { write, version, places });
                 }
                 Queued::Change(write, _) => refused.push(write),
                 Queued::Epoch { .. } if index < whole => {
@@ -479,7 +493,7 @@ impl LogWriter {
             self.ports.epoch.do_send(EpochWritten { version, offset: self.offset });
         }
         if !writes.is_empty() || !refused.is_empty() {
-            self.ports.written.do_send(Written { writes, refused, refusal });
+            self.ports.written.do_send(Written { writes, refused, refusal, offset });
         }
     }
 
@@ -647,11 +661,22 @@ pub(crate) fn is_full(error: Option<&io::Error>) -> bool {
     })
 }
 
-/// Appends the lines of one entry; gives the last seq.
-fn encode(queued: &Queued, last: Seq, synced: Seq, start: &mut Start, out: &mut Vec<u8>) -> Seq {
+/// Appends the lines of one entry, which will stand at `offset`; gives the last seq, and where the values will stand.
+fn encode(
+    queued: &Queued,
+    last: Seq,
+    synced: Seq,
+    offset: u64,
+    start: &mut Start,
+    out: &mut Vec<u8>,
+    places: &mut SmallVec<[Place; 1]>,
+) -> Seq {
     let seq = last.next();
     match queued {
-        Queued::Change(_, Change::Put(pairs)) => record::encode_write(pairs, seq, start.epoch, synced, out),
+        Queued::Change(_, Change::Put(pairs)) => {
+            let trailer = Trailer::new(seq, start.epoch, synced);
+            record::encode_write_at(pairs, trailer, offset, out, places);
+        }
         Queued::Change(_, Change::Delete(keys)) => record::encode_delete(keys, seq, start.epoch, synced, out),
         Queued::Epoch { above } => {
             if *above >= start.epoch {

@@ -117,8 +117,8 @@ impl Recovery {
                 let rest = &bytes[(scanner.position().offset - offset) as usize..];
                 bad = match scanner.finish(rest) {
                     None | Some(Step::Ignored | Step::Partial) => None,
-                    Some(Step::Record { record, place }) => {
-                        log_tailer::replay(&record, place, &mut changes);
+                    Some(Step::Record { record, span }) => {
+                        log_tailer::replay(&record, span, &mut changes);
                         None
                     }
                     Some(Step::Bad(bad)) => Some(bad),

@@ -15,6 +15,7 @@ use dsm_protocol::command::Command;
 use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, SessionId, SlaveId, Version};
 use dsm_protocol::machine::master::{self, Asker, Change, Effect, Master};
 use dsm_protocol::record::{self, line_bytes_max, CrashKind, Place, Position};
+use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -35,7 +36,9 @@ type Contents = BTreeMap<Vec<u8>, (Version, Place)>;
 struct Acknowledged {
     change: Change,
     version: Version,
-    place: Place,
+    places: SmallVec<[Place; 1]>,
+    /// Where its line ends.
+    end: usize,
 }
 
 /// What a reign wrote, as its writer said.
@@ -52,11 +55,11 @@ impl History {
     /// What the records in the first `length` bytes leave.
     fn contents(&self, length: usize) -> Contents {
         let mut contents = Contents::new();
-        for record in self.records.iter().filter(|record| end_of(record.place) <= length) {
+        for record in self.records.iter().filter(|record| record.end <= length) {
             match &record.change {
                 Change::Put(pairs) => {
-                    for (key, _) in pairs {
-                        contents.insert(key.to_vec(), (record.version, record.place));
+                    for ((key, _), place) in pairs.iter().zip(&record.places) {
+                        contents.insert(key.to_vec(), (record.version, *place));
                     }
                 }
                 Change::Delete(keys) => keys.iter().for_each(|key| {
@@ -73,14 +76,6 @@ impl History {
         let start = front.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
         (start, front.iter().filter(|byte| **byte == b'\n').count() + 1)
     }
-}
-
-fn end_of(place: Place) -> usize {
-    (place.offset + u64::from(place.bytes)) as usize
-}
-
-fn start_of(place: Place) -> usize {
-    place.offset as usize
 }
 
 /// A reign's writer and those it talks to.
@@ -192,13 +187,18 @@ async fn write_history(world: &MemoryEnv) -> History {
         reign.writer.do_send(Append { changes: changes.clone() });
         let written = came(&reign.written).await.remove(0);
         assert_eq!((written.writes.len(), written.refused.len()), (changes.len(), 0));
-        let (first, last) = (written.writes[0].place, written.writes[changes.len() - 1].place);
-        history.groups.push((start_of(first), end_of(last)));
-        for (record, (write, change)) in written.writes.into_iter().zip(changes) {
+        let file = world.disk.content(path());
+        let ends: Vec<usize> = memchr::memchr_iter(b'\n', &file).map(|newline| newline + 1).collect();
+        // The records are the last lines of the file.
+        let ends = &ends[ends.len() - changes.len() - 1..];
+        assert_eq!(written.offset as usize, ends[changes.len()]);
+        history.groups.push((ends[0], ends[changes.len()]));
+        for ((record, (write, change)), end) in written.writes.into_iter().zip(changes).zip(&ends[1..]) {
             assert_eq!(record.write, write);
-            let (version, place) = (record.version, record.place);
-            machine.step(Millis(0), master::Event::Written { write, version, place }, &mut effects);
-            history.records.push(Acknowledged { change, version, place });
+            let (version, places) = (record.version, record.places);
+            let event = master::Event::Written { write, version, places: places.clone() };
+            machine.step(Millis(0), event, &mut effects);
+            history.records.push(Acknowledged { change, version, places, end: *end });
         }
         if turn % 6 == 5 {
             sleep(Duration::from_millis(50)).await;

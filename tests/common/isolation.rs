@@ -2,9 +2,10 @@
 //! however the test ends; what stands in them: a file system whose power can be cut, networks that can be cut one way.
 //!
 //! All of it needs root (CAP_SYS_ADMIN). Where that is not to be had, an `Err` says why, and the test is to be skipped
-//! aloud.
+//! ([`super::skip`]).
 
 use super::programs::compile;
+use super::skip::Lack;
 use nix::sched::{unshare, CloneFlags};
 use rustix::fs::FallocateFlags;
 use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
@@ -14,7 +15,6 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::TempDir;
 
 /// Runs a test in name spaces of mounts and of networks that begin as copies and end with it. The pid name space stays:
@@ -28,13 +28,16 @@ use tempfile::TempDir;
 /// # Panics
 /// When the test does.
 pub(crate) fn isolated<T: Send>(
-    prepare: impl FnOnce() -> Result<T, String> + Send,
+    prepare: impl FnOnce() -> Result<T, Lack> + Send,
     test: impl FnOnce(T) + Send,
-) -> Result<(), String> {
+) -> Result<(), Lack> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Lack::Missing("needs root".into()));
+    }
     // A thread enters, never the process: other tests stay where they are.
     let run = || {
         let spaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET;
-        unshare(spaces).map_err(|error| format!("unshare of mounts and networks: {error}"))?;
+        unshare(spaces).map_err(|error| Lack::Refused(format!("unshare of mounts and networks: {error}")))?;
         // Nothing that is mounted here may be seen outside, and /run is where `ip netns` keeps its names.
         run_tool("mount", &["--make-rprivate", "/"])?;
         run_tool("mount", &["-t", "tmpfs", "dsm-test", "/run"])?;
@@ -46,43 +49,43 @@ pub(crate) fn isolated<T: Send>(
     })
 }
 
-static SKIPPED: AtomicU64 = AtomicU64::new(0);
-
-/// Says on standard error that `test`, or the `part` of it, was not run, and why; also where a test's output is captured.
-pub(crate) fn tell_skipped<T>(test: T, part: &str, why: &str) {
-    SKIPPED.fetch_add(1, Ordering::Relaxed);
-    let part = if part.is_empty() { String::new() } else { format!(" ({part})") };
-    tell(&format!("SKIPPED {}{part}: {why}", name_of(&test)));
-}
-
-/// How often this process has told that it skipped something.
-pub(crate) fn skipped() -> u64 {
-    SKIPPED.load(Ordering::Relaxed)
-}
-
-/// The name of a function, as the compiler knows it: one that is written down would outlive a renaming.
-fn name_of<T>(_: &T) -> &'static str {
-    let path = std::any::type_name::<T>();
-    path.rsplit_once("::").map_or(path, |(_, name)| name)
-}
-
 /// A line on standard error that a passing test does not keep to itself, as it does with `eprintln!`.
 pub(crate) fn tell(line: &str) {
     writeln!(std::io::stderr(), "{line}").expect("standard error is open");
 }
 
+/// What programs say when the kernel, or the container around it, has not or does not allow what they ask of it.
+const REFUSALS: [&str; 9] = [
+    "Operation not permitted",
+    "Permission denied",
+    "permission denied",
+    "not supported",
+    "unknown filesystem type",
+    "failed to setup loop device",
+    "Unknown device type",
+    "Protocol not available",
+    "cache initialization failed",
+];
+
 /// Runs a program of the system.
 ///
 /// # Errors
-/// That it is missing, or what it says.
-fn run_tool(program: &str, arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
-    let output = output.map_err(|error| format!("{program}: {error}"))?;
+/// That it is missing, or that the kernel refuses what it asks for.
+///
+/// # Panics
+/// When it fails for another reason, which would be a mistake of the test.
+fn run_tool(program: &str, arguments: &[&str]) -> Result<String, Lack> {
+    let output = match Command::new(program).args(arguments).stdin(Stdio::null()).output() {
+        Ok(output) => output,
+        Err(error) => return Err(Lack::Missing(format!("{program}: {error}"))),
+    };
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).trim().to_string());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
-    Err(format!("{program} {}: {} {said}", arguments.join(" "), output.status))
+    let told = format!("{program} {}: {} {said}", arguments.join(" "), output.status);
+    assert!(REFUSALS.iter().any(|refusal| said.contains(refusal)), "{told}");
+    Err(Lack::Refused(told))
 }
 
 /// A file system in a file, on which the power can fail.
@@ -97,7 +100,7 @@ impl CuttableDisk {
     ///
     /// # Errors
     /// What is missing or not allowed.
-    pub(crate) fn new(file_system: &str) -> Result<CuttableDisk, String> {
+    pub(crate) fn new(file_system: &str) -> Result<CuttableDisk, Lack> {
         let dir = TempDir::with_prefix("dsm-disk-").expect("a directory for temporary files");
         let shutdown = compile("file_system_shutdown", dir.path(), &[]);
         let disk = CuttableDisk { dir, shutdown };
@@ -119,7 +122,7 @@ impl CuttableDisk {
         self.dir.path().join("mounted")
     }
 
-    fn mount(&self) -> Result<(), String> {
+    fn mount(&self) -> Result<(), Lack> {
         run_tool("mount", &["-o", "loop", text(&self.image()), text(&self.mounted())]).map(drop)
     }
 
@@ -155,7 +158,7 @@ impl CuttableDisk {
 impl Drop for CuttableDisk {
     fn drop(&mut self) {
         // So that the directory can be removed. If somebody still has a file open, the name space's end does the rest.
-        let _ = run_tool("umount", &["--lazy", text(&self.mounted())]);
+        let _ = Command::new("umount").arg("--lazy").arg(self.mounted()).stderr(Stdio::null()).status();
     }
 }
 
@@ -182,7 +185,7 @@ impl Networks {
     ///
     /// # Errors
     /// What is missing or not allowed.
-    pub(crate) fn new(names: &[&str]) -> Result<Networks, String> {
+    pub(crate) fn new(names: &[&str]) -> Result<Networks, Lack> {
         let networks = Networks { names: names.iter().map(|name| name.to_string()).collect() };
         run_tool("ip", &["link", "add", "name", "bridge0", "type", "bridge"])?;
         run_tool("ip", &["address", "add", &format!("{}/24", Self::OWN), "dev", "bridge0"])?;

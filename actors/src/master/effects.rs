@@ -4,6 +4,7 @@ use super::{send, MasterActor, ReadWindow, Role, SlaveLink, WaitingRead};
 use crate::acceptor::Arrived;
 use crate::log_tailer;
 use crate::log_writer::Append;
+use crate::session::shown_key;
 use crate::slave_proxy::{End, EndReason};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::frame;
@@ -160,7 +161,10 @@ impl MasterActor {
         let values = Rc::clone(&reign.values);
         let board = Rc::clone(&self.switchboard);
         actix::spawn(async move {
-            let result = log_tailer::read_value(&values, place, &key, version).await;
+            let result = log_tailer::read_value(&values, place, version).await;
+            if let Err(error) = &result {
+                log::error!("value not read from the log key={} error={error:?}", shown_key(&key));
+            }
             board.push(Arrived::LogRead { read, result });
         });
     }

@@ -18,7 +18,7 @@ use crate::embed::Door;
 use crate::env::{Env, File, LockGuard};
 use crate::failover_watcher::{self, FailoverWatcher, Notice};
 use crate::log_tailer::{self, LogTailer, Replay, Replayed};
-use crate::log_writer::{LogWriter, Written};
+use crate::log_writer::{LogWriter, Written, WrittenRecord};
 use crate::session::shown_key;
 use crate::slave_proxy::{End, EndReason, SlaveProxy};
 use crate::supervision::{Fate, NodeError, PanicGuard};
@@ -623,12 +623,12 @@ impl Handler<Written> for MasterActor {
 
     fn handle(&mut self, written: Written, _: &mut Self::Context) {
         let now = self.env.now();
-        for (done, record) in written.writes.iter().enumerate() {
+        self.log_bytes = written.offset;
+        for (done, record) in written.writes.into_iter().enumerate() {
             self.advance_within(done);
-            self.log_bytes = record.place.offset + u64::from(record.place.bytes);
-            self.log_seq = record.version.seq;
-            let (write, version, place) = (record.write, record.version, record.place);
-            self.step(now, master::Event::Written { write, version, place });
+            let WrittenRecord { write, version, places } = record;
+            self.log_seq = version.seq;
+            self.step(now, master::Event::Written { write, version, places });
         }
         if let Some((word, detail)) = &written.refusal {
             for (done, write) in written.refused.into_iter().enumerate() {

@@ -139,9 +139,9 @@ fn choose(world: &World, log: &[u8], is_power_cut: bool) -> Option<Flip> {
 fn lines(log: &[u8]) -> Vec<Line> {
     let mut scanner = Scanner::new(LINE_BYTES_MAX);
     let mut lines = Vec::new();
-    while let Step::Record { record, place } = scanner.next(&log[scanner.position().offset as usize..]) {
+    while let Step::Record { record, span } = scanner.next(&log[scanner.position().offset as usize..]) {
         let seq = (!matches!(record.body, Body::Synced)).then_some(record.seq);
-        let (offset, bytes) = (place.offset as usize, place.bytes as usize);
+        let (offset, bytes) = (span.offset as usize, span.bytes as usize);
         lines.push(Line { offset, bytes, seq, synced: record.synced });
     }
     lines

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dsm_protocol::ids::{ClusterId, Epoch, Seq};
 use dsm_protocol::record::{
     encode_with, parse_legacy, parse_line, value_at, BadLine, Body, CrashKind, Judge, Operation, Position,
-    Record, RecordError, Scanner, Step, Trailer, Verdict,
+    Record, RecordError, Scanner, Span, Step, Trailer, Verdict,
 };
 
 /// Low, so that small inputs reach it.
@@ -127,11 +127,12 @@ fn scan(log: &[u8], chunk: usize) -> Seen {
         let step = if at_end { scanner.finish(read) } else { Some(scanner.next(read)) };
         match step {
             None => break None,
-            Some(Step::Record { record, place }) => {
-                assert_eq!(place.offset, before.offset + u64::from(before.lacks_newline));
-                let line = &log[place.offset as usize..place.offset as usize + place.bytes as usize];
+            Some(Step::Record { record, span }) => {
+                assert_eq!(span.offset, before.offset + u64::from(before.lacks_newline));
+                let line = &log[span.offset as usize..span.offset as usize + span.bytes as usize];
                 agrees(line, &record, before);
-                records.push((place.offset, place.bytes, record.seq, record.epoch));
+                values_come_back(log, &record, span);
+                records.push((span.offset, span.bytes, record.seq, record.epoch));
                 length = chunk;
             }
             Some(Step::Ignored) => length = chunk,
@@ -175,12 +176,20 @@ fn agrees(line: &[u8], record: &Record<'_>, before: Position) {
             assert_eq!((record.epoch, record.synced), (Epoch(0), Seq(0)));
         }
     }
-    let version = dsm_protocol::ids::Version { epoch: record.epoch, seq: record.seq };
-    if let Body::Write(pairs) = record.body {
-        for (key, _) in pairs {
-            let key = key.decode();
-            let last = pairs.filter(|(other, _)| other.is(&key)).last().expect("the key itself");
-            assert_eq!(value_at(line, &key, version).expect("the value is there"), last.1.decode()[..]);
+}
+
+/// Each value is read back from its place alone, and nothing else is taken for it.
+fn values_come_back(log: &[u8], record: &Record<'_>, span: Span) {
+    let Body::Write(pairs) = record.body else { return };
+    for (_, value) in pairs {
+        let place = value.place(span);
+        let (from, length) = (place.offset as usize, place.text_bytes as usize);
+        let read = |from: usize| value_at(log[from..from + length].to_vec(), place, record.epoch);
+        let read_back = read(from).expect("the value is there");
+        assert_eq!(read_back, value.decode()[..]);
+        assert_eq!(read_back.len(), place.bytes as usize);
+        if length > 0 && log[from - 1..from - 1 + length] != log[from..from + length] {
+            assert!(read(from - 1).is_err(), "something else is taken for the value");
         }
     }
 }

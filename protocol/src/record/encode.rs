@@ -1,7 +1,7 @@
 //! Writes lines. The hot ones, WRITE and DELETE, without building an [`Operation`].
 
 use super::parse::is_field_name;
-use super::Operation;
+use super::{Operation, Place};
 use crate::ids::{Epoch, Seq};
 
 /// What stands behind the `;` of a line, except the checksum.
@@ -78,6 +78,48 @@ where
     K: AsRef<[u8]>,
     V: AsRef<[u8]>,
 {
+    put_write(pairs, trailer, out, |_, _, _| {});
+}
+
+/// Appends a WRITE line that will stand at `offset` in the log, and adds to `places` where each of its values will, in
+/// the order of `pairs`.
+///
+/// # Panics
+/// When `pairs` is empty, or longer than [`PAYLOAD_BYTES_MAX`](super::PAYLOAD_BYTES_MAX).
+pub fn encode_write_at<K, V>(
+    pairs: &[(K, V)],
+    trailer: Trailer<'_>,
+    offset: u64,
+    out: &mut Vec<u8>,
+    places: &mut impl Extend<Place>,
+) where
+    K: AsRef<[u8]>,
+    V: AsRef<[u8]>,
+{
+    let start = out.len();
+    put_write(pairs, trailer, out, |line, at, bytes| {
+        let text = &line[at..];
+        let length = |bytes: usize| u32::try_from(bytes).expect("a line is shorter than 4 GiB");
+        places.extend([Place {
+            offset: offset + (at - start) as u64,
+            text_bytes: length(text.len()),
+            text_crc: crc32c::crc32c(text),
+            bytes: length(bytes),
+        }]);
+    });
+}
+
+/// Appends a WRITE line. `placed` is told of each value: what is written so far, where the value's text begins in it,
+/// and how long the value is.
+fn put_write<K, V>(
+    pairs: &[(K, V)],
+    trailer: Trailer<'_>,
+    out: &mut Vec<u8>,
+    mut placed: impl FnMut(&[u8], usize, usize),
+) where
+    K: AsRef<[u8]>,
+    V: AsRef<[u8]>,
+{
     assert!(!pairs.is_empty(), "a WRITE has at least one key");
     sealed(trailer, out, |out| {
         out.extend_from_slice(b"WRITE");
@@ -85,7 +127,9 @@ where
             out.push(b' ');
             put_text(out, key.as_ref());
             out.push(b' ');
+            let at = out.len();
             put_text(out, value.as_ref());
+            placed(out, at, value.as_ref().len());
         }
     });
 }

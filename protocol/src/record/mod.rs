@@ -14,14 +14,15 @@ mod parse;
 mod scan;
 
 pub use encode::{
-    encode, encode_delete, encode_delete_with, encode_with, encode_write, encode_write_with, Trailer,
+    encode, encode_delete, encode_delete_with, encode_with, encode_write, encode_write_at, encode_write_with,
+    Trailer,
 };
 pub use judge::{CrashKind, Evidence, Judge, Verdict};
 pub use parse::{parse_legacy, parse_line, Body, Encoded, Fields, Keys, LegacyLine, Pairs, Record};
 pub use scan::{BadLine, Position, Scanner, Step};
 
 use crate::command::KEY_MAX;
-use crate::ids::{ClusterId, Epoch, Seq, Version};
+use crate::ids::{ClusterId, Epoch, Seq};
 use bytes::Bytes;
 use thiserror::Error;
 
@@ -34,18 +35,34 @@ pub const fn line_bytes_max(value_max: usize) -> usize {
     3 * (KEY_MAX + value_max) + LINE_OVERHEAD_BYTES
 }
 
-/// The most bytes of keys and values in one record: its line is shorter than 4 GiB whatever they are, as a [`Place`] and
-/// the log's reader need.
+/// The most bytes of keys and values in one record: its line is shorter than 4 GiB whatever they are, as a [`Span`], a
+/// [`Place`] and the log's reader need.
 pub const PAYLOAD_BYTES_MAX: usize = (u32::MAX as usize - LINE_OVERHEAD_BYTES) / 3 - KEY_MAX;
 
 const _: () = assert!(line_bytes_max(PAYLOAD_BYTES_MAX) <= u32::MAX as usize);
 
 /// Where a line stands in the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct Span {
     /// Bytes in front of the line.
     pub offset: u64,
     /// Bytes of the line, with its newline.
+    pub bytes: u32,
+}
+
+/// Where a value stands in the log, and enough of it to notice that something else stands there.
+///
+/// It names the value, not its line: a line may hold tens of thousands of values, and reading one must not cost what
+/// reading all of them costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Bytes in front of the value's text.
+    pub offset: u64,
+    /// Bytes of its text, percent-encoded.
+    pub text_bytes: u32,
+    /// CRC-32C of its text. The line's own checksum covers the whole line, and so cannot be checked from a part.
+    pub text_crc: u32,
+    /// Bytes of the value.
     pub bytes: u32,
 }
 
@@ -130,17 +147,9 @@ pub enum RecordError {
     /// The file ends before the line does.
     #[error("the line has no end")]
     Unfinished,
-    /// The line is good but holds another version than asked for.
-    #[error("the line holds version {found}, not {expected}")]
-    OtherVersion {
-        /// The version asked for.
-        expected: Version,
-        /// The version of the line.
-        found: Version,
-    },
-    /// The line is good but holds no value for the key asked for.
-    #[error("the line holds no value for the key")]
-    NoValue,
+    /// What stands at the place of a value is not what was written there.
+    #[error("what stands there is not the value that was written")]
+    OtherValue,
 }
 
 impl RecordError {
@@ -150,31 +159,14 @@ impl RecordError {
     }
 }
 
-/// Reads back the value of `key` from its line, with or without the newline. Checks that the line is good, is of
-/// `version` and writes `key`; a key that stands twice has its last value. A line of the original program (epoch
-/// 0) carries no version, so there only the key is checked.
+/// Reads back a value: `text` is what the log holds at `place`, and `epoch` that of the value's version. Values of the
+/// original program (epoch 0) are not percent-encoded.
 ///
 /// # Errors
-/// What [`parse_line`] finds, `OtherVersion`, and `NoValue` for a key that the line does not write.
-pub fn value_at(line: &[u8], key: &[u8], version: Version) -> Result<Bytes, RecordError> {
-    let line = line.strip_suffix(b"\n").unwrap_or(line);
-    let body = match parse_line(line) {
-        Ok(record) => {
-            let found = Version { epoch: record.epoch, seq: record.seq };
-            if found != version {
-                return Err(RecordError::OtherVersion { expected: version, found });
-            }
-            record.body
-        }
-        Err(RecordError::NoTrailer | RecordError::Checksum) if version.epoch == Epoch(0) => {
-            match parse_legacy(line) {
-                Some(LegacyLine::Operation(body)) => body,
-                Some(LegacyLine::Read) | None => return Err(RecordError::Foreign),
-            }
-        }
-        Err(error) => return Err(error),
-    };
-    let Body::Write(pairs) = body else { return Err(RecordError::NoValue) };
-    let last = pairs.filter(|(candidate, _)| candidate.is(key)).last();
-    last.map(|(_, value)| value.to_bytes()).ok_or(RecordError::NoValue)
+/// `OtherValue` when it is not what was written there: the file was damaged, cut or replaced.
+pub fn value_at(text: Vec<u8>, place: Place, epoch: Epoch) -> Result<Bytes, RecordError> {
+    if text.len() != place.text_bytes as usize || crc32c::crc32c(&text) != place.text_crc {
+        return Err(RecordError::OtherValue);
+    }
+    Ok(parse::decode_value(text, epoch == Epoch(0)))
 }

@@ -1,6 +1,6 @@
 //! Reads one line. Everything is checked here and nothing is copied: keys and values are decoded when asked for.
 
-use super::{Operation, RecordError};
+use super::{Operation, Place, RecordError, Span};
 use crate::ids::{ClusterId, Epoch, Seq};
 use crate::planted;
 use bytes::Bytes;
@@ -65,6 +65,8 @@ pub enum Body<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Encoded<'a> {
     text: &'a [u8],
+    /// Bytes of the line in front of it.
+    at: usize,
     /// A line of the original program: what stands there is meant.
     raw: bool,
 }
@@ -78,17 +80,32 @@ impl<'a> Encoded<'a> {
         if self.text == b"%" {
             return Cow::Borrowed(&[]);
         }
-        let Some(first) = memchr::memchr(b'%', self.text) else { return Cow::Borrowed(self.text) };
-        let mut decoded = Vec::with_capacity(self.text.len());
-        decoded.extend_from_slice(&self.text[..first]);
-        let mut rest = &self.text[first..];
-        while let [b'%', high, low, behind @ ..] = rest {
-            decoded.push(hex_value(*high) << 4 | hex_value(*low));
-            let plain = memchr::memchr(b'%', behind).unwrap_or(behind.len());
-            decoded.extend_from_slice(&behind[..plain]);
-            rest = &behind[plain..];
+        match memchr::memchr(b'%', self.text) {
+            None => Cow::Borrowed(self.text),
+            Some(first) => Cow::Owned(decode_escapes(self.text, first)),
         }
-        Cow::Owned(decoded)
+    }
+
+    /// How long that is, in bytes.
+    pub fn decoded_bytes(self) -> usize {
+        if self.raw {
+            return self.text.len();
+        }
+        if self.text == b"%" {
+            return 0;
+        }
+        self.text.len() - 2 * memchr::memchr_iter(b'%', self.text).count()
+    }
+
+    /// Where it stands in the log, as a value of a line at `span`.
+    pub fn place(self, span: Span) -> Place {
+        Place {
+            offset: span.offset + self.at as u64,
+            // A line is shorter than 4 GiB, as its span.
+            text_bytes: self.text.len() as u32,
+            text_crc: crc32c::crc32c(self.text),
+            bytes: self.decoded_bytes() as u32,
+        }
     }
 
     /// What was written, as bytes of its own.
@@ -110,10 +127,40 @@ impl<'a> Encoded<'a> {
     }
 }
 
+/// Decodes a text whose first escape is at `first`.
+fn decode_escapes(text: &[u8], first: usize) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(text.len());
+    decoded.extend_from_slice(&text[..first]);
+    let mut rest = &text[first..];
+    while let [b'%', high, low, behind @ ..] = rest {
+        decoded.push(hex_value(*high) << 4 | hex_value(*low));
+        let plain = memchr::memchr(b'%', behind).unwrap_or(behind.len());
+        decoded.extend_from_slice(&behind[..plain]);
+        rest = &behind[plain..];
+    }
+    decoded
+}
+
+/// Decodes the text of a value, without a copy where nothing is percent-encoded.
+pub(super) fn decode_value(text: Vec<u8>, raw: bool) -> Bytes {
+    if raw {
+        return Bytes::from(text);
+    }
+    if text == b"%" {
+        return Bytes::new();
+    }
+    match memchr::memchr(b'%', &text) {
+        None => Bytes::from(text),
+        Some(first) => Bytes::from(decode_escapes(&text, first)),
+    }
+}
+
 /// The keys and values of a WRITE, in the order of the line.
 #[derive(Clone, Copy, Debug)]
 pub struct Pairs<'a> {
     rest: &'a [u8],
+    /// Bytes of the line in front of the rest.
+    at: usize,
     raw: bool,
 }
 
@@ -126,8 +173,11 @@ impl<'a> Iterator for Pairs<'a> {
         }
         let (key, rest) = cut_word(self.rest);
         let (value, rest) = if self.raw { (rest, &[][..]) } else { cut_word(rest) };
+        let (key_at, value_at) = (self.at, self.at + key.len() + 1);
         self.rest = rest;
-        Some((Encoded { text: key, raw: self.raw }, Encoded { text: value, raw: self.raw }))
+        self.at = value_at + value.len() + 1;
+        let raw = self.raw;
+        Some((Encoded { text: key, at: key_at, raw }, Encoded { text: value, at: value_at, raw }))
     }
 }
 
@@ -148,6 +198,8 @@ impl<'a> Iterator for Keys<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Fields<'a> {
     rest: &'a [u8],
+    /// Bytes of the line in front of the rest.
+    at: usize,
 }
 
 impl<'a> Fields<'a> {
@@ -165,10 +217,12 @@ impl<'a> Iterator for Fields<'a> {
             return None;
         }
         let (field, rest) = cut_word(self.rest);
-        self.rest = rest;
         let name_end = memchr::memchr(b'=', field).unwrap_or(field.len());
         let value = field.get(name_end + 1..).unwrap_or_default();
-        Some((&field[..name_end], Encoded { text: value, raw: false }))
+        let at = self.at + name_end + 1;
+        self.rest = rest;
+        self.at += field.len() + 1;
+        Some((&field[..name_end], Encoded { text: value, at, raw: false }))
     }
 }
 
@@ -177,6 +231,8 @@ impl<'a> Iterator for Fields<'a> {
 pub(super) struct Checked<'a> {
     body: &'a [u8],
     fields: &'a [u8],
+    /// Bytes of the line in front of the fields.
+    fields_at: usize,
     pub(super) seq: Seq,
     pub(super) epoch: Epoch,
     pub(super) synced: Seq,
@@ -205,7 +261,8 @@ pub(super) fn check(line: &[u8]) -> Result<Checked<'_>, RecordError> {
     let mut rest = &sealed[marker + 1..];
     let mut number = || take_number(&mut rest).ok_or(RecordError::Trailer);
     let (seq, epoch, synced) = (Seq(number()?), Epoch(number()?), Seq(number()?));
-    Ok(Checked { body: &sealed[..marker - 1], fields: rest, seq, epoch, synced })
+    let fields_at = sealed.len() - rest.len();
+    Ok(Checked { body: &sealed[..marker - 1], fields: rest, fields_at, seq, epoch, synced })
 }
 
 /// The first word of a line.
@@ -248,21 +305,22 @@ pub fn parse_line(line: &[u8]) -> Result<Record<'_>, RecordError> {
 }
 
 pub(super) fn parse_checked(line: Checked<'_>) -> Result<Record<'_>, RecordError> {
-    let Checked { body, fields, seq, epoch, synced } = line;
-    let (fields, after) = parse_fields(fields)?;
+    let Checked { body, fields, fields_at, seq, epoch, synced } = line;
+    let (fields, after) = parse_fields(fields, fields_at)?;
     let (operation, words) = cut_word(body);
+    let at = operation.len() + 1;
     let body = match operation {
         b"WRITE" => {
             if !are_pairs(words, |_| true) {
                 return Err(RecordError::Body);
             }
-            Body::Write(Pairs { rest: words, raw: false })
+            Body::Write(Pairs { rest: words, at, raw: false })
         }
         b"DELETE" => {
             if !are_pairs(words, |value| value == b"%") {
                 return Err(RecordError::Body);
             }
-            Body::Delete(Keys(Pairs { rest: words, raw: false }))
+            Body::Delete(Keys(Pairs { rest: words, at, raw: false }))
         }
         b"SYNCED" if words == b"% %" => Body::Synced,
         b"EPOCH" => {
@@ -270,7 +328,8 @@ pub(super) fn parse_checked(line: Checked<'_>) -> Result<Record<'_>, RecordError
             if take_number(&mut address) != Some(epoch.0) || !is_word(address) {
                 return Err(RecordError::Body);
             }
-            Body::Epoch { address: Encoded { text: address, raw: false } }
+            let at = body.len() - address.len();
+            Body::Epoch { address: Encoded { text: address, at, raw: false } }
         }
         b"CLUSTER" => Body::Cluster(parse_cluster(words).ok_or(RecordError::Body)?),
         b"SYNCED" => return Err(RecordError::Body),
@@ -301,13 +360,14 @@ pub fn parse_legacy(line: &[u8]) -> Option<LegacyLine<'_>> {
         b"READ" => Some(LegacyLine::Read),
         b"WRITE" => {
             let key_end = memchr::memchr(b' ', rest)?;
-            let pairs = Pairs { rest, raw: true };
+            let pairs = Pairs { rest, at: space + 1, raw: true };
             (key_end > 0).then_some(LegacyLine::Operation(Body::Write(pairs)))
         }
         b"DELETE" => {
             let key = rest.strip_suffix(b" ").unwrap_or(rest);
             let fits = !key.is_empty() && memchr::memchr(b' ', key).is_none();
-            fits.then_some(LegacyLine::Operation(Body::Delete(Keys(Pairs { rest: key, raw: true }))))
+            let keys = Keys(Pairs { rest: key, at: space + 1, raw: true });
+            fits.then_some(LegacyLine::Operation(Body::Delete(keys)))
         }
         _ => None,
     }
@@ -320,9 +380,9 @@ pub(super) fn is_field_name(name: &[u8]) -> bool {
 }
 
 /// Checks the fields, which end in a space, and picks out the one that this version knows.
-fn parse_fields(text: &[u8]) -> Result<(Fields<'_>, Option<Seq>), RecordError> {
-    let Some((_, text)) = text.split_last() else { return Ok((Fields { rest: &[] }, None)) };
-    let fields = Fields { rest: text };
+fn parse_fields(text: &[u8], at: usize) -> Result<(Fields<'_>, Option<Seq>), RecordError> {
+    let Some((_, text)) = text.split_last() else { return Ok((Fields::default(), None)) };
+    let fields = Fields { rest: text, at };
     let mut after = None;
     let mut words = text;
     loop {

@@ -1,7 +1,7 @@
 //! Follows a log line by line and holds the rules between lines. Keeps a place, never bytes.
 
 use super::parse::{check, parse_checked, parse_legacy, Body, Fields, LegacyLine, Record};
-use super::{Place, RecordError};
+use super::{RecordError, Span};
 use crate::ids::{ClusterId, Epoch, Seq};
 use crate::planted;
 
@@ -51,7 +51,7 @@ pub enum Step<'a> {
         /// What it says. Lines of the original program get the seq of their place and epoch 0.
         record: Record<'a>,
         /// Where it stands.
-        place: Place,
+        span: Span,
     },
     /// A READ of the original program.
     Ignored,
@@ -94,7 +94,7 @@ impl Scanner {
 
     /// Goes on where another scanner was.
     pub fn resume(position: Position, line_bytes_max: usize) -> Self {
-        // A place's length is a u32.
+        // A span's length is a u32.
         Scanner { position, line_bytes_max: line_bytes_max.min(u32::MAX as usize) }
     }
 
@@ -176,7 +176,7 @@ impl Scanner {
             Err(cause) => return Step::Bad(self.bad(cause, true)),
         };
         match parse_checked(checked).and_then(|record| self.admit(&record).map(|()| record)) {
-            Ok(record) => Step::Record { record, place: self.advance(&record, bytes) },
+            Ok(record) => Step::Record { record, span: self.advance(&record, bytes) },
             Err(cause) => Step::Bad(self.bad(cause, true)),
         }
     }
@@ -189,7 +189,7 @@ impl Scanner {
                 Step::Ignored
             }
             Some(LegacyLine::Operation(body)) => {
-                let place = Place { offset: self.position.offset, bytes: bytes as u32 };
+                let span = Span { offset: self.position.offset, bytes: bytes as u32 };
                 self.position.seq = self.position.expected_seq();
                 self.position.offset += bytes as u64;
                 self.position.line += 1;
@@ -201,7 +201,7 @@ impl Scanner {
                     body,
                     fields: Fields::default(),
                 };
-                Step::Record { record, place }
+                Step::Record { record, span }
             }
             None => Step::Bad(self.bad(RecordError::Foreign, true)),
         }
@@ -238,9 +238,9 @@ impl Scanner {
         Ok(())
     }
 
-    fn advance(&mut self, record: &Record<'_>, bytes: usize) -> Place {
+    fn advance(&mut self, record: &Record<'_>, bytes: usize) -> Span {
         let position = &mut self.position;
-        let place = Place { offset: position.offset, bytes: bytes as u32 };
+        let span = Span { offset: position.offset, bytes: bytes as u32 };
         let before = position.seq;
         position.seq = record.seq;
         position.epoch = record.epoch;
@@ -267,7 +267,7 @@ impl Scanner {
         }
         position.offset += bytes as u64;
         position.line += 1;
-        place
+        span
     }
 
     fn bad(&self, cause: RecordError, finished: bool) -> BadLine {

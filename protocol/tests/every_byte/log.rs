@@ -302,10 +302,10 @@ impl Log {
         let mut scanner = Scanner::new(LINE_MAX);
         for line in &self.lines {
             self.positions.push(scanner.position());
-            let Step::Record { record, place } = scanner.next(&self.bytes[line.start..]) else {
+            let Step::Record { record, span } = scanner.next(&self.bytes[line.start..]) else {
                 panic!("the line at {} is not good", line.start)
             };
-            assert_eq!((place.offset as usize, place.bytes as usize), (line.start, line.end - line.start));
+            assert_eq!((span.offset as usize, span.bytes as usize), (line.start, line.end - line.start));
             assert_eq!(record.to_operation(), line.operation);
             match line.trailer {
                 Some(trailer) => assert_eq!((record.seq, record.epoch, record.synced), trailer),

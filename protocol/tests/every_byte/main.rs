@@ -99,9 +99,9 @@ fn recover(log: &Log, file: &[u8], from: usize, kind: CrashKind, chunk_bytes: us
         let step = if at_end { scanner.finish(read) } else { Some(scanner.next(read)) };
         match step {
             None => break None,
-            Some(Step::Record { place, .. }) => {
+            Some(Step::Record { span, .. }) => {
                 let line = log.lines.get(reached).expect("a line that was never written is accepted");
-                let place = place.offset as usize..place.offset as usize + place.bytes as usize;
+                let place = span.offset as usize..span.offset as usize + span.bytes as usize;
                 assert_eq!(place, line.start..line.end, "a line that was never written is accepted");
                 assert_eq!(file[place.clone()], log.bytes[place], "a damaged line is accepted");
                 reached += 1;

@@ -27,7 +27,8 @@ struct Runner {
     links: BTreeMap<String, Vec<(LinkId, Option<Slot>)>>,
     next_link: u64,
     next_tag: u64,
-    appends: VecDeque<WriteId>,
+    /// Writes, and how many values each has.
+    appends: VecDeque<(WriteId, usize)>,
     writes: Vec<WriteId>,
     reads: Vec<ReadId>,
 }
@@ -95,7 +96,11 @@ impl Runner {
                 format!("answer s{}#{}: {}", to.session, to.tag, show_reply(&reply))
             }
             Effect::Append { write, change } => {
-                self.appends.push_back(write);
+                let values = match &change {
+                    Change::Put(pairs) => pairs.len(),
+                    Change::Delete(_) => 0,
+                };
+                self.appends.push_back((write, values));
                 self.writes.push(write);
                 let change = match change {
                     Change::Put(pairs) => {
@@ -142,7 +147,7 @@ impl Runner {
 
     fn next_version(&mut self) -> (Version, Place) {
         self.last.seq = Seq(self.last.seq.0 + 1);
-        (self.last, Place { offset: self.last.seq.0 * 100, bytes: 100 })
+        (self.last, Place { offset: self.last.seq.0 * 100, bytes: 100, ..Place::default() })
     }
 }
 
@@ -180,7 +185,8 @@ impl goldenscript::Runner for Runner {
                 while let Some((key, at)) = args.next_key() {
                     let at = version(at)?;
                     self.last = self.last.max(at);
-                    self.master.replay_put(key.as_bytes(), at, Place { offset: at.seq.0 * 100, bytes: 100 });
+                    let place = Place { offset: at.seq.0 * 100, bytes: 100, ..Place::default() };
+                    self.master.replay_put(key.as_bytes(), at, place);
                 }
             }
             "replay_delete" => self.master.replay_delete(pos()?.as_bytes()),
@@ -221,13 +227,14 @@ impl goldenscript::Runner for Runner {
             "written" => {
                 let count: usize = args.next_pos().map_or(Ok(1), str::parse)?;
                 for _ in 0..count {
-                    let write = self.appends.pop_front().ok_or("nothing is appended")?;
+                    let (write, values) = self.appends.pop_front().ok_or("nothing is appended")?;
                     let (version, place) = self.next_version();
-                    self.step(Event::Written { write, version, place }, &mut out);
+                    let places = std::iter::repeat_n(place, values).collect();
+                    self.step(Event::Written { write, version, places }, &mut out);
                 }
             }
             "not_written" => {
-                let write = self.appends.pop_front().ok_or("nothing is appended")?;
+                let (write, _) = self.appends.pop_front().ok_or("nothing is appended")?;
                 let (word, detail) = (ErrorWord::ReadOnly, "the disk is full".to_owned());
                 self.step(Event::NotWritten { write, word, detail }, &mut out);
             }

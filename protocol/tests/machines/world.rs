@@ -551,13 +551,18 @@ impl World {
         }
         let (version, place) = self.append(change);
         self.fates.insert(tag, Fate::Written(version));
-        self.step(Event::Written { write, version, place });
+        let pairs = match &self.log.last().expect("it was just appended").change {
+            Some(Change::Put(pairs)) => pairs.len(),
+            Some(Change::Delete(_)) | None => 0,
+        };
+        let places = std::iter::repeat_n(place, pairs).collect();
+        self.step(Event::Written { write, version, places });
     }
 
     fn append(&mut self, change: Change) -> (Version, Place) {
         let version =
             Version { epoch: self.reign.epoch, seq: dsm_protocol::ids::Seq(self.log.len() as u64 + 1) };
-        let place = Place { offset: self.log.len() as u64, bytes: 1 };
+        let place = Place { offset: self.log.len() as u64, bytes: 1, ..Place::default() };
         self.log.push(Record { version, change: Some(change.clone()) });
         replay(&mut self.masters[1 - self.active], &change, version, place);
         (version, place)
@@ -682,7 +687,8 @@ impl World {
         let mut newborn = Master::new(self.config);
         for (index, record) in self.log.iter().enumerate() {
             if let Some(change) = &record.change {
-                replay(&mut newborn, change, record.version, Place { offset: index as u64, bytes: 1 });
+                let place = Place { offset: index as u64, bytes: 1, ..Place::default() };
+                replay(&mut newborn, change, record.version, place);
             }
         }
         self.masters[self.active] = newborn;

@@ -1,4 +1,4 @@
-//! The directory: which version of each key is the latest written one, where it stands in the log, who holds it.
+//! The directory: which version of each key is the latest written one, where its value stands in the log, who holds it.
 //!
 //! Owns nothing of a value. With a log, a key that is not here was never written, or was deleted.
 
@@ -14,11 +14,14 @@ use std::hash::BuildHasher as _;
 pub struct Entry {
     /// The latest written version.
     pub version: Version,
-    /// Where the record stands.
+    /// Where the value stands in the log.
     pub place: Place,
     /// The slots of the slaves that hold that version. Slots that are no longer live count as absent.
     pub holders: SlotSet,
 }
+
+/// There is one for every key.
+const _: () = assert!(size_of::<Entry>() <= 48);
 
 #[derive(Clone, Debug)]
 struct Node {
@@ -161,7 +164,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn entry(seq: u64) -> Entry {
-        let place = Place { offset: seq * 100, bytes: 50 };
+        let place = Place { offset: seq * 100, bytes: 50, ..Place::default() };
         Entry {
             version: Version::new(1, seq),
             place,

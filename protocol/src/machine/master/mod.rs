@@ -201,8 +201,8 @@ pub enum Event {
         write: WriteId,
         /// The version its keys get.
         version: Version,
-        /// Where the record stands.
-        place: Place,
+        /// Where its values stand, in the order of its pairs. None for a deletion.
+        places: SmallVec<[Place; 1]>,
     },
     /// A write's record is not in the log and never will be.
     NotWritten {
@@ -274,7 +274,7 @@ pub enum Effect {
         version: Version,
         /// The key.
         key: Bytes,
-        /// How long the record is: about as long as the answer will be, in bytes.
+        /// How long the value is, in bytes.
         bytes: u32,
     },
     /// Tell a slave to forget a version and what is older.
@@ -295,11 +295,11 @@ pub enum Effect {
     ReadLog {
         /// The read.
         read: ReadId,
-        /// Where the record stands.
+        /// Where it stands.
         place: Place,
-        /// The version it must have.
+        /// Its version.
         version: Version,
-        /// The key it must hold.
+        /// Its key.
         key: Bytes,
     },
     /// A slave holds a version that the log lacks although the log is durable: records were lost.
@@ -358,8 +358,8 @@ impl Master {
         }
     }
 
-    /// Takes in a record of the log, as a standby or before a reign begins: the keys in `puts` have that version and
-    /// stand at `place`, those in `deletes` are gone.
+    /// Takes in a write of the log, as a standby or before a reign begins: the key has that version, and its value stands
+    /// at `place`.
     pub fn replay_put(&mut self, key: &[u8], version: Version, place: Place) {
         self.directory.insert(key, Entry { version, place, holders: SlotSet::EMPTY });
     }
@@ -461,7 +461,7 @@ impl Master {
             Event::Holdings { slot, link, entries, last } => {
                 self.holdings(slot, link, entries, last, effects)
             }
-            Event::Written { write, version, place } => self.written(now, write, version, place, effects),
+            Event::Written { write, version, places } => self.written(now, write, version, &places, effects),
             Event::NotWritten { write, word, detail } => self.not_written(now, write, word, &detail, effects),
             Event::LogRead { read, result } => self.log_read(now, read, result, effects),
             Event::Tick => self.expire_reads(now, effects),

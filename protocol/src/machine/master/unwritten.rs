@@ -117,6 +117,7 @@ mod tests {
     use crate::machine::master::{Asker, Config, Effect, Event, Master};
     use crate::record::Place;
     use bytes::Bytes;
+    use smallvec::smallvec;
     use std::cell::Cell;
 
     thread_local! {
@@ -174,8 +175,8 @@ mod tests {
 
         fn write_all(&mut self) {
             for (index, write) in std::mem::take(&mut self.appended).into_iter().enumerate() {
-                let (version, place) = (Version::new(1, 2 + index as u64), Place { offset: 0, bytes: 1 });
-                self.step(Event::Written { write, version, place });
+                let version = Version::new(1, 2 + index as u64);
+                self.step(Event::Written { write, version, places: smallvec![Place::default()] });
             }
         }
 
@@ -240,7 +241,7 @@ mod tests {
             for (index, write) in appended.into_iter().enumerate() {
                 assert_eq!(answered(&flooded), index > 3, "with {index} writes written");
                 let version = Version::new(1, 2 + index as u64);
-                flooded.step(Event::Written { write, version, place: Place { offset: 0, bytes: 1 } });
+                flooded.step(Event::Written { write, version, places: smallvec![Place::default()] });
             }
             assert!(flooded.is_empty());
         }
@@ -252,7 +253,7 @@ mod tests {
         flooded.ask(1, Command::Delete { keys: keys(&["a", "a"]) });
         flooded.ask(1, put("a", 1));
         let (write, version) = (flooded.appended.remove(0), Version::new(1, 2));
-        flooded.step(Event::Written { write, version, place: Place { offset: 0, bytes: 1 } });
+        flooded.step(Event::Written { write, version, places: smallvec![Place::default()] });
         let answered = flooded.replies.len();
         flooded.ask(1, Command::Exists { keys: keys(&["a"]) });
         flooded.ask(1, Command::KeyCount);

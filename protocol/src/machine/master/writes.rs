@@ -133,7 +133,7 @@ impl Master {
         now: Millis,
         id: WriteId,
         version: Version,
-        place: Place,
+        places: &[Place],
         effects: &mut Vec<Effect>,
     ) {
         self.writes.resolved(id);
@@ -146,8 +146,9 @@ impl Master {
             Change::Put(pairs) => {
                 write.items_open = pairs.len();
                 write.items = SmallVec::from_elem(Item::default(), pairs.len());
-                for (index, (key, value)) in pairs.into_iter().enumerate() {
-                    self.place_item(id, index, version, place, &key, &value, effects);
+                assert_eq!(places.len(), pairs.len(), "each value of a written record has its place");
+                for (index, ((key, value), place)) in pairs.into_iter().zip(places).enumerate() {
+                    self.place_item(id, index, version, *place, &key, &value, effects);
                 }
                 self.finish_if_closed(id, effects);
             }

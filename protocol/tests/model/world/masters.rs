@@ -209,8 +209,13 @@ impl World {
             match *done {
                 InGroup::Change(write, place) => {
                     let version = self.disk.log[place - 1].version;
-                    let place = Place { offset: place as u64, bytes: 1 };
-                    self.core(m, master::Event::Written { write, version, place });
+                    let pairs = match &self.disk.log[place - 1].change {
+                        Some(Change::Put(pairs)) => pairs.len(),
+                        Some(Change::Delete(_)) | None => 0,
+                    };
+                    let place = Place { offset: place as u64, bytes: 1, ..Place::default() };
+                    let places = std::iter::repeat_n(place, pairs).collect();
+                    self.core(m, master::Event::Written { write, version, places });
                 }
                 InGroup::Epoch(place) => self.epoch_written(m, self.disk.log[place - 1].version),
             }
@@ -247,7 +252,7 @@ impl World {
         let node = &mut self.masters[m];
         let from = node.shell.replayed;
         for (index, record) in self.disk.log.iter().enumerate().skip(from) {
-            let place = Place { offset: index as u64 + 1, bytes: 1 };
+            let place = Place { offset: index as u64 + 1, bytes: 1, ..Place::default() };
             match &record.change {
                 Some(Change::Put(pairs)) => {
                     pairs.iter().for_each(|(key, _)| {

@@ -1,0 +1,79 @@
+//! Runs last of this package, by its name: what all tests of this `cargo test` have skipped, and that a skip is told,
+//! counted and, with `DSM_REQUIRE_ALL=1`, a failure.
+
+mod common;
+
+use common::isolation::tell;
+use common::skip::{forget_others, noted, skip, Lack};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// The names of all tests of this package.
+fn tests() -> BTreeSet<String> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(directory).expect("the tests are there") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            let source = std::fs::read_to_string(path).expect("a source");
+            let functions = source.lines().filter_map(|line| line.strip_prefix("fn ")?.split_once('('));
+            names.extend(functions.map(|(name, _)| name.to_string()));
+        }
+    }
+    names
+}
+
+#[test]
+fn what_was_skipped_is_told_as_a_sum() {
+    forget_others().expect("old notes can be removed");
+    let lines = noted().expect("the notes can be read");
+    let tests = tests();
+    for line in &lines {
+        let name = line.split([' ', ':']).nth(1).expect("a name");
+        assert!(tests.contains(name), "no test has this name: {line}");
+    }
+    match lines.len() {
+        0 => tell("SKIPPED in all: 0"),
+        count => tell(&format!(
+            "SKIPPED in all: {count}. CONTRIBUTING.md says what they need:\n  {}",
+            lines.join("\n  ")
+        )),
+    }
+}
+
+#[test]
+#[ignore = "is run by the test below"]
+fn one_that_lacks_a_program() {
+    let lack = Lack::Missing("no-such-program: not found".into());
+    skip(one_that_lacks_a_program, "a part", &lack);
+}
+
+#[test]
+#[ignore = "is run by the test below"]
+fn one_that_the_machine_refuses() {
+    skip(one_that_the_machine_refuses, "", &Lack::Refused("no such file system".into()));
+}
+
+#[test]
+fn a_skip_is_told_and_fails_where_all_is_required_and_could_be_there() {
+    let run = |name: &str, required: bool| -> Output {
+        let mut command = Command::new(std::env::current_exe().expect("this test is a program"));
+        // Output is captured, as always; a skip must be seen all the same.
+        command.args(["--ignored", "--exact", name]).env_remove("DSM_REQUIRE_ALL");
+        if required {
+            command.env("DSM_REQUIRE_ALL", "1");
+        }
+        command.output().expect("this program can be started")
+    };
+    let told = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let output = run("one_that_lacks_a_program", false);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(told(&output), "SKIPPED one_that_lacks_a_program (a part): no-such-program: not found\n");
+    assert!(!run("one_that_lacks_a_program", true).status.success());
+    for required in [false, true] {
+        let output = run("one_that_the_machine_refuses", required);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(told(&output), "SKIPPED one_that_the_machine_refuses: no such file system\n");
+    }
+}
