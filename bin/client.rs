@@ -1,8 +1,10 @@
 //! `dsm-client`: the prompt, or one operation given on the command line.
 //!
-//! One operation prints its result alone on standard output and ends with 0 (found, done), 1 (not found) or 2
-//! (error, told in one line on standard error).
+//! One operation prints its result alone on standard output and ends with 0 (found, done), 1 (not found; of STATUS: the
+//! cluster is short of something, told in one line on standard error) or 2 (error, told likewise).
 
+// Nobody may wait for whoever reads standard error, nor fail with it: `common::tell`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 // The doc comments of flags are their help texts, in which `<key>` is no tag.
 #![allow(rustdoc::invalid_html_tags)]
 
@@ -21,7 +23,7 @@ use std::time::Duration;
 
 /// Reads and writes keys of a dsm cluster, at a prompt or by one operation.
 ///
-/// One operation ends with 0 (found, done), 1 (not found) or 2 (error).
+/// One operation ends with 0 (found, done), 1 (not found; STATUS: degraded) or 2 (error).
 #[derive(Parser, Debug)]
 #[command(name = "dsm-client", version, after_help = prompt::HISTORY_HELP)]
 struct Args {
@@ -31,6 +33,7 @@ struct Args {
         env = "DSM_MASTERS",
         value_name = "ADDR,ADDR",
         value_delimiter = ',',
+        value_parser = dsm::address::to_connect,
         default_value = "127.0.0.1:12345,127.0.0.1:12346"
     )]
     masters: Vec<String>,
@@ -40,7 +43,7 @@ struct Args {
           value_parser = humantime::parse_duration)]
     request_timeout: Duration,
 
-    /// How long connecting to one master may take, as in 500ms or 2s
+    /// How long connecting to one master may take, as in 500ms or 2s; less while another one is left to try
     #[arg(long, env = "DSM_CONNECT_TIMEOUT", value_name = "TIME", default_value = "2s",
           value_parser = humantime::parse_duration)]
     connect_timeout: Duration,
@@ -72,7 +75,6 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(args.masters.iter().all(|master| !master.is_empty()), "--masters has an empty address");
     let config = ClientConfig {
         masters: args.masters,
         request_timeout: args.request_timeout,
@@ -91,7 +93,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     if let Some(flag) = mistaken {
-        anyhow::bail!("unexpected argument '{flag}' found");
+        anyhow::bail!("unexpected argument '{flag}' found; see dsm-client --help");
     }
     if let Some(Operation::Invalid(usage)) = operation {
         anyhow::bail!("{} Usage: {usage}", prompt::INVALID);
@@ -111,7 +113,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn once(store: &Store, operation: Operation) -> anyhow::Result<ExitCode> {
     let failed = |error: ClientError| anyhow::anyhow!("{}", prompt::error_line(&error));
     let not_found = |key: &[u8]| {
-        eprintln!("{}", String::from_utf8_lossy(&prompt::not_found(key)));
+        common::tell(&String::from_utf8_lossy(&prompt::not_found(key)));
         Ok(ExitCode::from(1))
     };
     let line = match operation {
@@ -129,7 +131,17 @@ fn once(store: &Store, operation: Operation) -> anyhow::Result<ExitCode> {
             }
             b"DELETE_DONE".to_vec()
         }
-        Operation::Status => prompt::status_text(&store.run(Client::status).map_err(failed)?).into_bytes(),
+        Operation::Status => {
+            let text = prompt::status_text(&store.run(Client::status).map_err(failed)?);
+            prompt::say(text.as_bytes()).context("cannot write the result")?;
+            return Ok(match degraded(&text) {
+                None => ExitCode::SUCCESS,
+                Some(what) => {
+                    common::tell(&format!("degraded: {what}"));
+                    ExitCode::from(1)
+                }
+            });
+        }
         Operation::Failover => {
             store.run(Client::failover).map_err(failed)?;
             b"FAILOVER_DONE".to_vec()
@@ -144,6 +156,11 @@ fn once(store: &Store, operation: Operation) -> anyhow::Result<ExitCode> {
     };
     prompt::say(&line).context("cannot write the result")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the cluster is short of, if a STATUS says so.
+fn degraded(status: &str) -> Option<&str> {
+    status.lines().find_map(|line| line.strip_prefix("degraded:")).filter(|what| !what.is_empty())
 }
 
 /// A prompt that can do nothing beyond the store.

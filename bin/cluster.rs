@@ -3,6 +3,9 @@
 //! It starts the roles by running itself again (`dsm-cluster role …`, not meant for people), reports a child's
 //! death and restarts nothing by itself. All children end with it. One cluster per data directory.
 
+// Nobody may wait for whoever reads standard error, nor fail with it: `common::tell`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 mod common;
 mod prompt;
 mod roles;
@@ -308,6 +311,10 @@ impl Host for Cluster {
             }]),
             _ => None,
         }
+    }
+
+    fn outlives_input(&self) -> bool {
+        true
     }
 
     fn news(&mut self) -> Vec<String> {

@@ -1,9 +1,21 @@
-//! What all binaries share: logging to standard error, one line for what went wrong, exit codes.
+//! What all binaries share: flags and their variables, logging to standard error, one line for what went wrong, exit
+//! codes.
 
 // Each binary uses its part of this module.
 #![allow(dead_code)]
 
+mod error_output;
+mod levels;
+mod words;
+
+pub(crate) use error_output::tell;
+#[allow(unused_imports, reason = "each binary uses its part")]
+pub(crate) use words::{two_dashes, with_variables};
+
+use clap::builder::{BoolishValueParser, Resettable};
+use clap::{Arg, ArgAction};
 use std::ffi::OsString;
+use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 
 /// The flags about logging, flattened into each binary's own.
@@ -11,53 +23,122 @@ use std::process::ExitCode;
 pub(crate) struct LogArgs {
     /// What to log to standard error: error, warn, info, debug (operations) or trace (frames), also per module
     /// as in `info,dsm::client=debug`; RUST_LOG works too [default: info; for dsm-client and dsm-cluster: warn]
-    #[arg(long, env = "DSM_LOG_LEVEL", value_name = "LEVEL")]
+    #[arg(long, env = "DSM_LOG_LEVEL", value_name = "LEVEL", value_parser = levels::parse)]
     log_level: Option<String>,
 }
 
 impl LogArgs {
     /// Starts logging; `default` is the level when the flag is not given.
     pub(crate) fn start(&self, default: &str) {
-        let usual = std::env::var("RUST_LOG").ok();
+        let usual = std::env::var("RUST_LOG").ok().filter(|filter| !filter.trim().is_empty());
+        // That variable is for all programs: what is said there for others must not silence this one.
+        let (usual, refused) = match usual.as_deref().map(levels::parse) {
+            Some(Ok(filter)) => (Some(filter), None),
+            Some(Err(why)) => (None, Some(why)),
+            None => (None, None),
+        };
         let filter = self.log_level.as_deref().or(usual.as_deref()).unwrap_or(default);
+        let plain = !io::stderr().is_terminal()
+            || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
+        let style = if plain { env_logger::WriteStyle::Never } else { env_logger::WriteStyle::Always };
         // A second start, as in a role within another process, changes nothing.
         let _ = env_logger::Builder::new()
             .parse_filters(filter)
             .format_timestamp_millis()
-            .target(env_logger::Target::Stderr)
+            .write_style(style)
+            .target(env_logger::Target::Pipe(Box::new(error_output::ErrorOutput)))
             .try_init();
+        error_output::catch_panics();
+        if let (Some(why), None) = (refused, &self.log_level) {
+            log::warn!("RUST_LOG is ignored: {why}");
+        }
+    }
+}
+
+/// A stream of SIGHUP, which never comes where whoever started this program had it ignored, as nohup does.
+///
+/// # Errors
+/// When it cannot be caught.
+pub(crate) fn hangup() -> io::Result<Option<tokio::signal::unix::Signal>> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    // The lowest bit is signal 1.
+    if ignored & 1 != 0 {
+        return Ok(None);
+    }
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).map(Some)
+}
+
+/// Waits for the next SIGHUP.
+pub(crate) async fn hung_up(hangup: &mut Option<tokio::signal::unix::Signal>) {
+    match hangup {
+        Some(hangup) => drop(hangup.recv().await),
+        None => std::future::pending().await,
     }
 }
 
 /// Reads the words of a command line, the program's name first. What is wrong with it is told in one line; help and
 /// version are printed as clap prints them. The exit code is for what the caller has nothing more to do.
 pub(crate) fn parse<A: clap::Parser>(words: impl IntoIterator<Item = OsString>) -> Result<A, ExitCode> {
-    A::try_parse_from(words).map_err(|error| {
+    let command = A::command().mut_args(with_variable);
+    let words = words::two_dashes(&command, words);
+    let parsed = command.clone().try_get_matches_from(&words);
+    parsed.and_then(|mut matches| A::from_arg_matches_mut(&mut matches)).map_err(|error| {
         if error.use_stderr() {
-            eprintln!("{}", first_paragraph(&error.render().to_string()));
+            fail(&words::one_line(&error, &command, &words), u8::try_from(error.exit_code()).unwrap_or(2))
         } else {
             // Whoever reads it may have enough of it.
             let _ = error.print();
+            ExitCode::SUCCESS
         }
-        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
     })
 }
 
-/// The words in front of the first empty line, in one line: behind it stand tips and the usage.
-fn first_paragraph(text: &str) -> String {
-    let lines = text.lines().take_while(|line| !line.trim().is_empty());
-    lines.map(str::trim).collect::<Vec<_>>().join(" ")
+/// How a flag reads its variable: one that is empty is not set, and one that Kubernetes sets for a Service is not meant
+/// for us. A flag without a value takes every usual word for yes and no.
+fn with_variable(arg: Arg) -> Arg {
+    let arg = match arg.get_action() {
+        ArgAction::SetTrue => arg.value_parser(BoolishValueParser::new()),
+        _ => arg,
+    };
+    let value = arg.get_env().and_then(std::env::var_os);
+    match value {
+        Some(value) if value.is_empty() || words::is_service_link(&value.to_string_lossy()) => {
+            arg.env(Resettable::Reset)
+        }
+        Some(_) | None => arg,
+    }
 }
 
-/// Turns the result of a binary into its exit code and prints the chain of an error once, in one line.
+/// Says what went wrong in one line, and gives the exit code for it.
+pub(crate) fn fail(what: &str, code: u8) -> ExitCode {
+    let what = what.replace(['\n', '\r'], " ");
+    let begun = if what.starts_with("error: ") { "" } else { "error: " };
+    tell(&format!("{begun}{what}"));
+    ended(ExitCode::from(code))
+}
+
+/// Gives the lines of a program that has nothing more to say a moment to leave. To be called last.
+pub(crate) fn ended(code: ExitCode) -> ExitCode {
+    error_output::flush();
+    code
+}
+
+/// Turns the result of a binary into its exit code and prints the chain of an error once, in one line. Whoever read our
+/// results and has seen enough is no error.
 pub(crate) fn finish(result: anyhow::Result<ExitCode>, failure: u8) -> ExitCode {
     match result {
-        Ok(code) => code,
-        Err(error) => {
-            // The alternate form joins the causes by colons.
-            let chain = format!("{error:#}").replace(['\n', '\r'], " ");
-            eprintln!("error: {chain}");
-            ExitCode::from(failure)
-        }
+        Ok(code) => ended(code),
+        Err(error) if is_broken_pipe(&error) => ended(ExitCode::SUCCESS),
+        // The alternate form joins the causes by colons.
+        Err(error) => fail(&format!("{error:#}"), failure),
     }
+}
+
+/// Whether nobody reads our standard output any more.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+    io.is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
 }

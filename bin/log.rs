@@ -1,6 +1,8 @@
 //! `dsm-log`: looks at, repairs and imports logs while no master runs. It streams the file, never holds more of it
 //! than one line, and never talks to a master or a slave.
 
+// Nobody may wait for whoever reads standard error, nor fail with it: `common::tell`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 // The doc comments of subcommands are their help texts, in which `<offset>` is no tag.
 #![allow(rustdoc::invalid_html_tags)]
 
@@ -20,7 +22,7 @@ use rustix::fs::{flock, renameat_with, FlockOperation, RenameFlags, CWD};
 use std::collections::hash_map::{Entry, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Seek as _, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -30,6 +32,9 @@ const EXIT_CLEAN: u8 = 0;
 const EXIT_TORN: u8 = 1;
 /// The log is corrupt, unreadable or in use.
 const EXIT_CORRUPT: u8 = 2;
+
+/// Who may read and write what is made here: it holds everybody's values.
+const OWNER_ONLY: u32 = 0o600;
 
 /// Bytes read at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -109,12 +114,12 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     match run(&args) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => common::ended(ExitCode::from(code)),
         // Whoever reads us has seen enough.
-        Err(error) if is_broken_pipe(&error) => ExitCode::from(EXIT_CLEAN),
+        Err(error) if common::is_broken_pipe(&error) => common::ended(ExitCode::from(EXIT_CLEAN)),
         Err(error) => {
-            eprintln!("dsm-log: {error:#}");
-            ExitCode::from(EXIT_CORRUPT)
+            common::tell(&format!("dsm-log: {error:#}"));
+            common::ended(ExitCode::from(EXIT_CORRUPT))
         }
     }
 }
@@ -134,11 +139,6 @@ fn run(args: &Args) -> anyhow::Result<u8> {
         }
         Command::Import { legacy, file } => import(legacy, file, line_max, &mut out),
     }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
-    io.is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
 }
 
 // Walking a log.
@@ -210,21 +210,21 @@ fn explain(path: &Path, verdict: Option<&Verdict>) -> u8 {
     match verdict {
         None => EXIT_CLEAN,
         Some(Verdict::Torn { offset, bytes, lines }) => {
-            eprintln!(
+            common::tell(&format!(
                 "dsm-log: {path} has a torn tail of {bytes} bytes ({lines} lines) at byte {offset} that was never \
                  acknowledged as synced (or is being written, if a master runs); the next master, or `dsm-log \
                  repair`, cuts it"
-            );
+            ));
             EXIT_TORN
         }
         Some(Verdict::Corrupt { offset, line, cause, evidence }) => {
             let proof = evidence.map_or(String::new(), |evidence| {
                 format!("; line {} says that seq {} had been synced", evidence.line, evidence.synced)
             });
-            eprintln!(
+            common::tell(&format!(
                 "dsm-log: {path} is corrupt at byte {offset}, line {line}: {cause}{proof}; restore the file from a \
                  copy, or give up what follows with `dsm-log repair --cut-at-corruption`"
-            );
+            ));
             EXIT_CORRUPT
         }
     }
@@ -471,7 +471,7 @@ fn repair(
         }
         Some(verdict @ Verdict::Corrupt { .. }) => {
             let code = explain(path, Some(&verdict));
-            eprintln!("dsm-log: fetching lost records from slaves is not in this version");
+            common::tell("dsm-log: fetching lost records from slaves is not in this version");
             return Ok(code);
         }
         Some(Verdict::Torn { offset, .. }) => offset,
@@ -495,7 +495,7 @@ fn save_tail(file: &mut File, path: &Path, offset: u64) -> anyhow::Result<(PathB
     let (saved_to, mut copy) = loop {
         let suffix = if attempt == 1 { format!(".cut-{offset}") } else { format!(".cut-{offset}.{attempt}") };
         let candidate = beside(path, &suffix);
-        match OpenOptions::new().write(true).create_new(true).open(&candidate) {
+        match OpenOptions::new().write(true).create_new(true).mode(OWNER_ONLY).open(&candidate) {
             Ok(copy) => break (candidate, copy),
             // An earlier repair cut here too; what it saved stays.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < 100 => attempt += 1,
@@ -535,7 +535,8 @@ fn import(legacy: &Path, path: &Path, line_max: usize, out: &mut impl Write) -> 
 
 /// Writes the new log under a name of its own and syncs it. Gives the number of records taken over.
 fn write_import(source: File, legacy: &Path, draft: &Path, line_max: usize) -> anyhow::Result<u64> {
-    let file = File::create(draft).with_context(|| format!("cannot create {}", draft.display()))?;
+    let options = OpenOptions::new().write(true).create(true).truncate(true).mode(OWNER_ONLY).open(draft);
+    let file = options.with_context(|| format!("cannot create {}", draft.display()))?;
     let mut writer = BufWriter::with_capacity(CHUNK_BYTES, &file);
     let mut line = Vec::new();
     let epoch = Epoch(1);
@@ -595,7 +596,9 @@ fn sync_directory(path: &Path) -> anyhow::Result<()> {
 /// Takes the lock that says who may write the log. It is never waited for.
 fn lock_beside(path: &Path) -> anyhow::Result<File> {
     let lock_path = beside(path, ".lock");
-    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(OWNER_ONLY);
+    let open = options.open(&lock_path);
     let file = open.with_context(|| format!("cannot open {}", lock_path.display()))?;
     lock(&file, path)?;
     Ok(file)

@@ -62,7 +62,7 @@ impl Store {
             let _ = runtime.block_on(stopped);
         })?;
         let line_bytes_max = config.value_max.saturating_add(KEY_MAX + LINE_BYTES_MORE);
-        let client = handle.block_on(async { Client::connect(config) });
+        let client = handle.block_on(async { Client::connect(config) }).map_err(io::Error::other)?;
         Ok(Store { handle, client, line_bytes_max, _stop: stop })
     }
 
@@ -86,6 +86,10 @@ impl Store {
 pub(crate) trait Host {
     /// Carries out a line, if it is one of the host's; the answer, line by line.
     fn command(&mut self, line: &str, store: &Store) -> Option<Vec<String>>;
+    /// Whether it goes on without anybody to give it lines, until a signal comes.
+    fn outlives_input(&self) -> bool {
+        false
+    }
     /// What happened since it was asked last, one line each.
     fn news(&mut self) -> Vec<String>;
     /// The lines that HELP shows for the host's commands.
@@ -168,6 +172,17 @@ impl Terminal {
         }
     }
 
+    /// Waits for a signal that asks the process to stop.
+    fn wait_for_stop(&mut self, host: &mut dyn Host) -> io::Result<()> {
+        loop {
+            match self.events.recv() {
+                Ok(Event::Stop) | Err(mpsc::RecvError) => return Ok(()),
+                Ok(Event::Child) => self.report(host)?,
+                Ok(Event::Line(_) | Event::Printer(_)) => {}
+            }
+        }
+    }
+
     fn report(&mut self, host: &mut dyn Host) -> io::Result<()> {
         for line in host.news() {
             match &mut self.printer {
@@ -197,7 +212,7 @@ fn watch_signals(
     let _inside = store.handle.enter();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+    let mut hangup = crate::common::hangup()?;
     let mut child = signal(SignalKind::child())?;
     let sender = sender.clone();
     store.handle.spawn(async move {
@@ -205,7 +220,7 @@ fn watch_signals(
             let event = tokio::select! {
                 _ = interrupt.recv() => Event::Stop,
                 _ = terminate.recv() => Event::Stop,
-                _ = hangup.recv() => Event::Stop,
+                () = crate::common::hung_up(&mut hangup) => Event::Stop,
                 _ = child.recv() => Event::Child,
             };
             if matches!(event, Event::Stop) {
@@ -402,6 +417,12 @@ fn first_word(text: &[u8]) -> (&[u8], &[u8]) {
     text.split_at(end)
 }
 
+/// Whether standard input is something that operations could come from: a terminal, a pipe, a file; not /dev/null.
+fn is_fed() -> bool {
+    let kind = rustix::fs::fstat(io::stdin()).map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode));
+    kind.is_ok_and(|kind| kind != rustix::fs::FileType::CharacterDevice) || io::stdin().is_terminal()
+}
+
 /// Runs the dialog until EXIT, the end of the input or a signal.
 ///
 /// # Errors
@@ -424,6 +445,7 @@ struct Dialog<'a> {
 
 impl Dialog<'_> {
     fn run(&mut self) -> io::Result<()> {
+        let mut is_first = true;
         loop {
             self.terminal.report(self.host)?;
             let mut text = String::new();
@@ -433,8 +455,10 @@ impl Dialog<'_> {
             }
             let line = match self.terminal.ask(&text, true, self.host)? {
                 Answer::Line(line) => line,
-                Answer::End | Answer::Stop => return self.farewell(),
+                Answer::End => return self.end_of_input(is_first),
+                Answer::Stop => return self.farewell(),
             };
+            is_first = false;
             if let Ok(words) = std::str::from_utf8(&line) {
                 if let Some(answer) = self.host.command(words.trim(), self.store) {
                     for line in answer {
@@ -451,6 +475,21 @@ impl Dialog<'_> {
                 return self.farewell();
             }
         }
+    }
+
+    /// Nobody will give another line, or, as under systemd and nohup, a first one.
+    fn end_of_input(&mut self, is_first: bool) -> io::Result<()> {
+        if !self.host.outlives_input() || self.terminal.dialog {
+            return self.farewell();
+        }
+        if is_first && !is_fed() {
+            say(b"No operations come from /dev/null: serving until SIGINT or SIGTERM.")?;
+            return self.terminal.wait_for_stop(self.host);
+        }
+        if is_first {
+            log::warn!("standard input has ended without an operation, and the cluster ends with it; with </dev/null it serves until a signal");
+        }
+        self.farewell()
     }
 
     /// The end that nobody typed: told to people only, so that a script sees its answers and nothing else.
@@ -548,7 +587,7 @@ impl Dialog<'_> {
         if self.terminal.dialog {
             say(format!("Usage: {usage}").as_bytes())?;
         } else {
-            eprintln!("usage: {usage}");
+            crate::common::tell(&format!("usage: {usage}"));
         }
         Ok(true)
     }

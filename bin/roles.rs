@@ -12,6 +12,7 @@ use dsm::env::real::RealEnv;
 use dsm::node::{run_node, NodeConfig};
 use rustix::process::{getrlimit, setrlimit, Resource, Signal};
 use std::ffi::OsString;
+use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 use tokio::signal::unix::{signal, SignalKind};
 
@@ -76,6 +77,7 @@ struct ProcessArgs {
 
 /// Runs `role` (`master`, `backup` or `slave`) with the flags of its own binary, without a program name.
 pub(crate) fn run(role: &str, flags: Vec<OsString>) -> ExitCode {
+    let given = flags.clone();
     let words = |name: &str| std::iter::once(OsString::from(name)).chain(flags);
     let parsed = match role {
         "master" => common::parse::<MasterArgs>(words("dsm-master"))
@@ -85,12 +87,11 @@ pub(crate) fn run(role: &str, flags: Vec<OsString>) -> ExitCode {
         "slave" => common::parse::<SlaveArgs>(words("dsm-slave"))
             .map(|args| (NodeConfig::Slave(args.config), args.process)),
         other => {
-            eprintln!("error: no role {other:?}: there are master, backup and slave");
-            return ExitCode::from(2);
+            return common::fail(&format!("no role {other:?}: there are master, backup and slave"), 2);
         }
     };
     match parsed {
-        Ok((config, process)) => start(config, &process),
+        Ok((config, process)) => start(config, &process, &given),
         Err(code) => code,
     }
 }
@@ -109,21 +110,24 @@ pub(crate) fn own_flags() -> Vec<OsString> {
     std::env::args_os().skip(1).collect()
 }
 
-fn start(mut config: NodeConfig, process: &ProcessArgs) -> ExitCode {
+fn start(mut config: NodeConfig, process: &ProcessArgs, given: &[OsString]) -> ExitCode {
     let valid = match &config {
         NodeConfig::Master(kind, config) => config.validate(*kind),
         NodeConfig::Slave(config) => config.validate(),
     };
     if let Err(error) = valid {
         // A flag whose value cannot be is as bad as one that cannot be read.
-        return common::finish(Err(error.into()), 2);
+        return common::fail(&common::with_variables(&error.to_string(), given), 2);
     }
     process.log.start("info");
     if let NodeConfig::Master(_, config) = &mut config {
         fit_descriptors(config);
     }
     let result = die_with(process.die_with_parent).and_then(|()| serve(config));
-    common::finish(result.map(|()| ExitCode::SUCCESS), 1)
+    match result {
+        Ok(()) => common::ended(ExitCode::SUCCESS),
+        Err(error) => common::fail(&common::with_variables(&format!("{error:#}"), given), 1),
+    }
 }
 
 /// Descriptors that a master needs beside those of its connections.
@@ -168,13 +172,43 @@ fn serve(config: NodeConfig) -> anyhow::Result<()> {
     system.block_on(async move {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-        let stop = async move {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+        let mut hangup = common::hangup().context("cannot wait for SIGHUP")?;
+        // Whoever closes the terminal means the programs in it; elsewhere it means "read your files again".
+        let at_terminal = io::stdin().is_terminal() || io::stderr().is_terminal();
+        let (ask, asked) = tokio::sync::oneshot::channel();
+        let mut ask = Some(ask);
+        let signals = async move {
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                    () = common::hung_up(&mut hangup) => if !at_terminal {
+                        log::info!(
+                            "SIGHUP ignored: no file is read again, and the output belongs to whoever started this"
+                        );
+                        continue;
+                    }
+                }
+                match ask.take() {
+                    // Nobody listens any more when the node has ended by itself.
+                    Some(ask) => drop(ask.send(())),
+                    None => return,
+                }
             }
         };
-        run_node(config, RealEnv::new(), stop).await?;
-        Ok(())
+        let stop = async move {
+            // The sender waits for a signal as long as the node runs.
+            let _ = asked.await;
+        };
+        tokio::select! {
+            biased;
+            ended = run_node(config, RealEnv::new(), stop) => Ok(ended?),
+            () = signals => {
+                log::warn!("ended at once by a second signal");
+                log::logger().flush();
+                // Threads may wait for a disk: nothing waits for them.
+                std::process::exit(1);
+            }
+        }
     })
 }

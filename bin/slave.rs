@@ -1,5 +1,8 @@
 //! `dsm-slave`. See `--help`.
 
+// Nobody may wait for whoever reads standard error, nor fail with it: `common::tell`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 mod common;
 mod roles;
 

@@ -5,6 +5,9 @@
 //!
 //! It runs the roles of its cluster by running itself again (`dsm-test-harness role …`, not meant for people).
 
+// Nobody may wait for whoever reads standard error, nor fail with it: `common::tell`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 mod common;
 mod harness;
 mod roles;

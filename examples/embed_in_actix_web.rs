@@ -13,10 +13,9 @@
 use actix::{Addr, MailboxError};
 use actix_web::{http::StatusCode, web, App, HttpResponse, HttpServer, ResponseError};
 use anyhow::Context as _;
-use dsm::client::{ClientError, Failure};
-use dsm::embed::{self, Delete, Get, Put, Status};
+use dsm::client::{ClientError, ErrorWord, Failure, VALUE_MAX_DEFAULT};
+use dsm::embed::{self, Delete, Get, LocalConfig, Put, Status};
 use dsm::master::MasterActor;
-use dsm_protocol::command::{ErrorWord, VALUE_MAX_DEFAULT};
 use std::fmt;
 use std::io::Write as _;
 
@@ -32,7 +31,7 @@ async fn main() -> anyhow::Result<()> {
     let log = args.next().map_or_else(|| directory.path().join("kv_store.log"), Into::into);
 
     // The nodes live in this System, beside the web server.
-    let cluster = embed::start_local(log, 3).await?;
+    let cluster = embed::start_local(LocalConfig::new(log, 3)).await?;
     let store = Store::new(cluster.primary.master().clone());
     let server = HttpServer::new(move || {
         App::new()

@@ -6,7 +6,7 @@
 
 use anyhow::Context as _;
 use dsm::client::{Client, ClientConfig, ClientError};
-use dsm::embed::{self, LocalCluster};
+use dsm::embed::{self, Doors, LocalCluster, LocalConfig};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
@@ -16,7 +16,9 @@ async fn main() -> anyhow::Result<()> {
     }
     let directory = tempfile::tempdir().context("no place for the log")?;
     let log = directory.path().join("kv_store.log");
-    let start = move || embed::start_local(log, 2);
+    // Its ports are open to every user of this machine; without a word of it there are none.
+    let config = LocalConfig { doors: Doors::Loopback, ..LocalConfig::new(log, 2) };
+    let start = move || embed::start_local(config);
     let (masters, cluster) = embed::on_own_thread(start, LocalCluster::masters).await?;
     println!("a cluster runs at {}", masters.join(" and "));
     talk(masters).await?;
@@ -25,7 +27,7 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn talk(masters: Vec<String>) -> anyhow::Result<()> {
-    let client = Client::connect(ClientConfig { masters, ..ClientConfig::default() });
+    let client = Client::connect(ClientConfig { masters, ..ClientConfig::default() })?;
 
     // A client is a cheap handle: clones share its link, and what they ask at once travels together.
     let writes: Vec<_> = (0..100)

@@ -7,17 +7,18 @@
 
 mod common;
 
-use common::cluster::{is_free, Node, Process, Setup, TestCluster, MASTERS};
-use common::isolation::{isolated, tell, Cut, CuttableDisk, Networks};
+use common::cluster::{command, is_free, Node, Process, Setup, TestCluster, LOG_NAME, MASTERS};
+use common::isolation::{bind_mount, isolated, tell, Cut, CuttableDisk, Networks};
 use common::load::Load;
 use common::resp::{Answer, Connection};
-use common::skip::{skip, skipped};
+use common::skip::{skip, skipped, Lack};
 use common::{is_nightly, millis, seconds, wait_for};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
+use rustix::process::{Pid, Signal};
 use std::io::{BufRead as _, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -288,6 +289,57 @@ fn a_client_cut_off_one_way_knows_nothing_of_its_writes() {
     );
     if let Err(why) = tested {
         skip(a_client_cut_off_one_way_knows_nothing_of_its_writes, "", &why);
+    }
+    tell_summary();
+}
+
+#[test]
+fn a_name_that_nobody_answers_for_holds_no_stop_and_no_other_master() {
+    let prepare = || {
+        // A name server that says nothing.
+        let server =
+            UdpSocket::bind("127.0.0.1:53").map_err(|error| Lack::Refused(format!("port 53: {error}")))?;
+        std::fs::write("/run/resolv.conf", "nameserver 127.0.0.1\noptions timeout:30 attempts:2\n")
+            .map_err(|error| Lack::Refused(format!("/run: {error}")))?;
+        bind_mount(Path::new("/run/resolv.conf"), Path::new("/etc/resolv.conf"))?;
+        Ok(server)
+    };
+    let tested = isolated(prepare, |server| {
+        let cluster = Setup::slaves(1).beside_others().start();
+        let asked = |name: &str| {
+            server.set_read_timeout(Some(PATIENCE)).expect("a socket");
+            let mut question = [0; 512];
+            let label = [&[name.len() as u8], name.as_bytes()].concat();
+            wait_for("the name is asked for", PATIENCE, || {
+                let length = server.recv(&mut question).ok()?;
+                question[..length].windows(label.len()).any(|part| part == label).then_some(())
+            });
+        };
+        let [primary, backup] = cluster.addresses();
+        let mut slave = command(Node::Slave(9));
+        slave.args(["--id", "named", "--masters", &format!("slave-asks.test:12345,{primary},{backup}")]);
+        let (slave, _) = cluster.start_stranger(slave, "named");
+        asked("slave-asks");
+        // The other masters are reached meanwhile.
+        cluster.wait_for_active_slaves(2, PATIENCE);
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut master = command(Node::Master);
+        master.args(["--listen", "127.0.0.1:0", "--peer", "master-asks.test:12346", "--log"]);
+        master.arg(directory.path().join(LOG_NAME));
+        let (master, said) = cluster.start_stranger(master, "asks");
+        asked("master-asks");
+        wait_for("it serves alone", PATIENCE, || {
+            std::fs::read_to_string(&said).ok().filter(|text| text.contains("serving epoch=1"))
+        });
+        for mut process in [slave, master] {
+            let begun = Instant::now();
+            rustix::process::kill_process(Pid::from_child(&process.0), Signal::TERM).expect("it runs");
+            let status = process.0.wait().expect("our child");
+            assert!(status.success() && begun.elapsed() < seconds(3), "{status} after {:?}", begun.elapsed());
+        }
+    });
+    if let Err(why) = tested {
+        skip(a_name_that_nobody_answers_for_holds_no_stop_and_no_other_master, "", &why);
     }
     tell_summary();
 }

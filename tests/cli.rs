@@ -7,6 +7,7 @@ use dsm_protocol::command::{Command as StoreCommand, ErrorWord, Reply};
 use dsm_protocol::frame;
 use dsm_protocol::ids::Epoch;
 use dsm_protocol::message::{Control, MasterState, Message, Welcome};
+use rustix::process::{kill_process, Pid, Signal};
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -88,7 +89,11 @@ fn answer(command: &StoreCommand, values: &Map) -> Option<Reply> {
         StoreCommand::Delete { keys } => {
             Reply::Count(keys.iter().filter(|key| values.remove(&key[..]).is_some()).count() as u64)
         }
-        StoreCommand::Status => Reply::Text("# Replication\r\nrole:primary\r\n".to_owned()),
+        StoreCommand::Status => {
+            let degraded = values.get(&b"degraded"[..]).map(|what| String::from_utf8(what.clone()).unwrap());
+            let degraded = degraded.map_or_else(String::new, |what| format!("degraded:{what}\r\n"));
+            Reply::Text(format!("# Replication\r\nrole:primary\r\n{degraded}"))
+        }
         StoreCommand::Failover => Reply::Done,
         other => panic!("the client does not ask {other:?}"),
     })
@@ -211,6 +216,12 @@ fn one_operation_prints_its_result_alone_and_tells_the_rest_by_its_exit_code() {
     assert_eq!(once(&["DELETE", "a key"]).0, 0);
     assert_eq!(once(&["DELETE", "a key"]).0, 1);
     assert_eq!(once(&["STATUS"]), (0, b"# Replication\nrole:primary\n".to_vec(), Vec::new()));
+    values.lock().unwrap().insert(b"degraded".to_vec(), Vec::new());
+    assert_eq!(once(&["STATUS"]).0, 0, "nothing is missing");
+    values.lock().unwrap().insert(b"degraded".to_vec(), b"no standby is connected; 2 of 3 slaves".to_vec());
+    let (code, text, told) = once(&["STATUS"]);
+    assert_eq!((code, told), (1, b"degraded: no standby is connected; 2 of 3 slaves\n".to_vec()));
+    assert!(text.starts_with(b"# Replication\n"), "{text:?}");
 }
 
 #[test]
@@ -243,7 +254,12 @@ fn a_bad_flag_and_help_are_told() {
             &["--request-timeout", "soon"],
             "error: invalid value 'soon' for '--request-timeout",
         );
-        is_refused(program, &["--request-time", "1s"], "error: unexpected argument '--request-time' found\n");
+        is_refused(program, &["--request-time", "1s"], "error: unexpected argument '--request-time' found; ");
+        is_refused(
+            program,
+            &["--request-timeout"],
+            "error: a value is required for '--request-timeout <TIME>'",
+        );
         let mut help = Command::new(program);
         help.arg("--help");
         let output = run(help, b"");
@@ -256,18 +272,28 @@ fn a_bad_flag_and_help_are_told() {
     let cluster = env!("CARGO_BIN_EXE_dsm-cluster");
     is_refused(
         cluster,
+        &["--request-time", "1s"],
+        "error: unexpected argument '--request-time' found; tip: a similar argument exists: '--request-timeout'; see \
+         dsm-cluster --help\n",
+    );
+    is_refused(
+        cluster,
         &["--port", "7", "--backup-port", "7"],
         "error: --port and --backup-port are the same\n",
     );
     // Before anything is started.
-    is_refused(cluster, &["--", "--no-such-flag"], "error: unexpected argument '--no-such-flag' found\n");
+    is_refused(
+        cluster,
+        &["--", "--no-such-flag"],
+        "error: unexpected argument '--no-such-flag' found; see dsm-master --help\n",
+    );
     let log = env!("CARGO_BIN_EXE_dsm-log");
     is_refused(
         log,
         &["check", "--crash", "loud", "x"],
         "error: invalid value 'loud' for '--crash <CRASH>' [possible",
     );
-    is_refused(log, &["check"], "error: the following required arguments were not provided: <FILE>\n");
+    is_refused(log, &["check"], "error: the following required arguments were not provided: <FILE>; see ");
 }
 
 /// The program says what is wrong with its flags in one line, and ends with 2.
@@ -312,8 +338,17 @@ fn a_signal_ends_the_waiting_client_with_success() {
 }
 
 fn signal(name: &str, pid: u32) {
-    let sent = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().unwrap();
-    assert!(sent.success());
+    let signal = match name {
+        "INT" => Signal::INT,
+        "TERM" => Signal::TERM,
+        "KILL" => Signal::KILL,
+        "STOP" => Signal::STOP,
+        "CONT" => Signal::CONT,
+        "HUP" => Signal::HUP,
+        other => panic!("no test sends SIG{other}"),
+    };
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
+    kill_process(pid, signal).expect("it runs");
 }
 
 /// The exit code, or `None` after a signal.
@@ -463,10 +498,11 @@ fn a_cluster_goes_on_when_its_primary_is_killed_and_takes_it_back() {
 #[test]
 fn a_cluster_leaves_no_child_behind_however_it_ends() {
     type End = fn(&mut RunningCluster);
-    let ends: [(&str, Option<i32>, End); 4] = [
+    let ends: [(&str, Option<i32>, End); 5] = [
         ("end of input", Some(0), |cluster| drop(cluster.child.stdin.take())),
         ("SIGTERM", Some(0), |cluster| signal("TERM", cluster.child.id())),
         ("SIGINT", Some(0), |cluster| signal("INT", cluster.child.id())),
+        ("SIGHUP", Some(0), |cluster| signal("HUP", cluster.child.id())),
         ("SIGKILL", None, |cluster| signal("KILL", cluster.child.id())),
     ];
     for (name, code, end) in ends {
@@ -476,6 +512,48 @@ fn a_cluster_leaves_no_child_behind_however_it_ends() {
         assert_eq!(wait(&mut cluster.child), code, "{name}");
         cluster.assert_no_child_is_left();
     }
+}
+
+#[test]
+fn a_cluster_without_input_serves_until_a_signal_and_outlives_a_hangup_that_is_ignored() {
+    let data = tempfile::tempdir().unwrap();
+    // As under nohup; systemd gives no input either.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_dsm-cluster")]);
+    shell.args(cluster(data.path()).get_args());
+    let mut child = shell.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let table: Vec<String> = (0..6).map(|_| read_line(&mut output)).collect();
+    let pids = table.iter().filter_map(|line| pid_of(line)).collect();
+    let mut running = RunningCluster { child, output, pids };
+    assert!(read_line(&mut running.output).contains("serving until SIGINT or SIGTERM"));
+    let primary = table[1].split_whitespace().nth(2).expect("an address").to_owned();
+    for (pid, name) in [(running.child.id(), "HUP"), (running.pids[0], "HUP"), (running.pids[2], "HUP")] {
+        signal(name, pid);
+    }
+    let written = run(client(&[&primary], &["WRITE", "a", "1"]), b"");
+    assert_eq!(text(&written.stdout), "WRITE_DONE\n", "{}", text(&written.stderr));
+    // What is said of a death shows that it listens.
+    signal("KILL", running.pids[4]);
+    assert!(read_line(&mut running.output).starts_with("slave 3 ended"));
+    signal("TERM", running.child.id());
+    assert_eq!(wait(&mut running.child), Some(0));
+    running.assert_no_child_is_left();
+}
+
+#[test]
+fn a_cluster_that_ends_because_nothing_was_piped_in_says_so() {
+    let data = tempfile::tempdir().unwrap();
+    let output = run(cluster(data.path()), b"");
+    assert_eq!(output.status.code(), Some(0));
+    let told = text(&output.stderr);
+    assert!(
+        told.contains("standard input has ended without an operation") && told.lines().count() == 1,
+        "{told}"
+    );
+    // With operations, it has done what was asked.
+    let output = run(cluster(data.path()), b"WRITE a b\n");
+    assert_eq!((text(&output.stderr), output.status.code()), ("", Some(0)));
 }
 
 #[test]
@@ -495,5 +573,307 @@ fn a_cluster_keeps_its_output_beside_its_log() {
     let file = |name: &str| -> PathBuf { data.path().join(name) };
     for name in ["kv_store.log", "primary.out", "backup.out", "slave-1.out", "slave-3.out"] {
         assert!(file(name).exists(), "{name}");
+    }
+}
+
+/// A pipe that takes nothing more. Nobody reads it as long as the reader lives.
+fn full_pipe() -> (io::PipeReader, io::PipeWriter) {
+    let (reader, writer) = io::pipe().unwrap();
+    let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
+    rustix::fs::fcntl_setfl(&writer, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
+    for chunk in [&[b'.'; 4096][..], b"."] {
+        while (&writer).write(chunk).is_ok() {}
+    }
+    rustix::fs::fcntl_setfl(&writer, flags).unwrap();
+    (reader, writer)
+}
+
+/// A pipe whose reader is gone.
+fn broken_pipe() -> io::PipeWriter {
+    io::pipe().unwrap().1
+}
+
+/// Processes that end with the test.
+#[derive(Default)]
+struct Running(Vec<Child>);
+
+impl Running {
+    fn start(&mut self, command: &mut Command) -> usize {
+        self.0.push(command.stdin(Stdio::null()).spawn().unwrap());
+        self.0.len() - 1
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            // It may be gone.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Runs a client until it succeeds; what it printed.
+fn until_done(masters: &[&str], words: &[&str]) -> String {
+    let begun = Instant::now();
+    loop {
+        let output = run(client(masters, words), b"");
+        if output.status.success() {
+            return text(&output.stdout).trim_end().to_owned();
+        }
+        assert!(begun.elapsed() < PATIENCE, "{words:?}: {}", text(&output.stderr));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_standby_whose_standard_error_takes_nothing_serves_when_the_primary_dies() {
+    let data = tempfile::tempdir().unwrap();
+    let (primary, backup) = (free_address(), free_address());
+    let mut running = Running::default();
+    let master = |program: &str, listen: &str, peer: &str| {
+        let mut command = Command::new(program);
+        command.args(["--listen", listen, "--peer", peer, "--log-level", "trace", "--log"]);
+        command.arg(data.path().join("kv_store.log")).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    let first = running.start(&mut master(env!("CARGO_BIN_EXE_dsm-master"), &primary, &backup));
+    let masters = [&primary[..], &backup[..]];
+    let mut slave = Command::new(env!("CARGO_BIN_EXE_dsm-slave"));
+    slave.arg("--masters").arg(masters.join(",")).stderr(Stdio::null());
+    running.start(&mut slave);
+    assert_eq!(until_done(&masters, &["WRITE", "k", "v"]), "WRITE_DONE");
+    let (reader, writer) = full_pipe();
+    let mut standby = master(env!("CARGO_BIN_EXE_dsm-backup-master"), &backup, &primary);
+    let standby = running.start(standby.stderr(writer));
+    // It has the value only once the slave is registered there too.
+    let begun = Instant::now();
+    while !until_done(&masters[1..], &["STATUS"]).contains("role:standby") {
+        assert!(begun.elapsed() < PATIENCE);
+    }
+    running.0[first].kill().unwrap();
+    running.0[first].wait().unwrap();
+    assert_eq!(until_done(&masters[1..], &["READ", "k"]), "v");
+    assert_eq!(until_done(&masters[1..], &["WRITE", "k", "w"]), "WRITE_DONE");
+    signal("TERM", running.0[standby].id());
+    assert_eq!(wait(&mut running.0[standby]), Some(0));
+    drop(reader);
+}
+
+#[test]
+fn a_standard_error_that_fails_changes_no_exit_code() {
+    let nowhere = free_address();
+    let programs: [(&str, &[&str], i32); 6] = [
+        (
+            env!("CARGO_BIN_EXE_dsm-client"),
+            &["--masters", &nowhere, "--request-timeout", "50ms", "READ", "k"],
+            2,
+        ),
+        (env!("CARGO_BIN_EXE_dsm-client"), &["--no-such-flag"], 2),
+        (
+            env!("CARGO_BIN_EXE_dsm-master"),
+            &["--log", "/no/such/directory/kv_store.log", "--listen", "127.0.0.1:0"],
+            1,
+        ),
+        (env!("CARGO_BIN_EXE_dsm-slave"), &["--masters", "nonsense"], 2),
+        (env!("CARGO_BIN_EXE_dsm-log"), &["check", "/no/such/log"], 2),
+        (env!("CARGO_BIN_EXE_dsm-cluster"), &["--port", "7", "--backup-port", "7"], 2),
+    ];
+    for (program, flags, code) in programs {
+        let full = || Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap());
+        let (reader, stuck) = full_pipe();
+        for (name, error) in
+            [("a full disk", full()), ("nobody there", broken_pipe().into()), ("nobody reads", stuck.into())]
+        {
+            let mut command = Command::new(program);
+            let status =
+                command.args(flags).stdin(Stdio::null()).stdout(Stdio::null()).stderr(error).status();
+            assert_eq!(status.unwrap().code(), Some(code), "{program} {flags:?} {name}");
+        }
+        drop(reader);
+    }
+}
+
+#[test]
+fn a_reader_who_has_seen_enough_is_no_error() {
+    let master = small_master(&Map::default());
+    for words in [&["STATUS"][..], &["WRITE", "k", "v"], &[], &["--prompt"], &["--help"]] {
+        let mut command = client(&[&master], words);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(broken_pipe()).stderr(Stdio::piped()).spawn().unwrap();
+        let _ = child.stdin.take().unwrap().write_all(b"STATUS\nSTATUS\n");
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((text(&output.stderr), output.status.code()), ("", Some(0)), "{words:?}");
+    }
+}
+
+#[test]
+fn a_variable_is_read_as_people_write_it_and_named_when_it_is_wrong() {
+    let with = |program: &str, variable: &str, value: &str, flags: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(flags).env(variable, value);
+        let output = run(command, b"");
+        (output.status.code().unwrap(), text(&output.stderr).to_owned())
+    };
+    let master = env!("CARGO_BIN_EXE_dsm-master");
+    // What is looked at after the flags: so far it comes only when all of them are taken.
+    let log = ["--log", "/no/such/directory/kv_store.log", "--listen", "127.0.0.1:0"];
+    for (variable, value) in [
+        ("DSM_NO_FAILBACK", "1"),
+        ("DSM_NO_FAILBACK", "no"),
+        ("DSM_NO_FAILBACK", ""),
+        ("DSM_MIN_SLAVES", ""),
+        ("DSM_LOG_LEVEL", "warning"),
+        // A Service that Kubernetes knows by the program's name.
+        ("DSM_LISTEN", "tcp://10.96.7.1:12345"),
+    ] {
+        let (code, told) = with(master, variable, value, &log);
+        assert_eq!((code, told.contains("/no/such/directory")), (1, true), "{variable}={value}: {told}");
+    }
+    let (code, told) = with(master, "DSM_NO_FAILBACK", "perhaps", &log);
+    assert!(
+        told.contains("'perhaps'") && told.contains("--no-failback") && told.contains("DSM_NO_FAILBACK"),
+        "{told}"
+    );
+    assert_eq!(code, 2);
+    let (code, told) = with(master, "DSM_LOG_LEVEL", "verbose", &log);
+    assert!(
+        told.contains("off, error, warn, info, debug and trace") && told.contains("DSM_LOG_LEVEL"),
+        "{told}"
+    );
+    assert_eq!(code, 2);
+    // Not the variable's fault.
+    let (_, told) = with(master, "DSM_ACK_TIMEOUT", "1s", &["--ack-timeout", "soon"]);
+    assert!(told.contains("--ack-timeout") && !told.contains("DSM_ACK_TIMEOUT"), "{told}");
+    // One that is for all programs must not silence this one's errors.
+    let data = tempfile::tempdir().unwrap();
+    let full = |name: &str| data.path().join(name).display().to_string();
+    std::fs::create_dir(full("kv_store.log")).unwrap();
+    let (code, told) =
+        with(master, "RUST_LOG", "verbose", &["--log", &full("kv_store.log"), "--listen", "127.0.0.1:0"]);
+    assert!(told.contains("RUST_LOG is ignored: \"verbose\" is no level"), "{told}");
+    assert_eq!(code, 1);
+}
+
+#[test]
+fn a_cluster_takes_flags_with_one_dash_and_no_variable_of_a_kubernetes_service() {
+    let data = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dsm-cluster"));
+    command.args(["-backup-port=0", "-slaves", "1", "-port", "0", "-data"]).arg(data.path());
+    // The roles inherit it.
+    command.env("DSM_LISTEN", "tcp://10.96.7.1:12345").env("DSM_PORT", "tcp://10.96.7.1:12345");
+    let output = run(command, b"WRITE a 1\n");
+    let lines: Vec<_> = text(&output.stdout).lines().collect();
+    assert!(lines[3].starts_with("slave 1"), "{lines:?}");
+    assert_eq!((lines[4], lines.len()), ("WRITE_DONE", 5), "{}", text(&output.stderr));
+    // Without a flag, the port is the usual one, whatever that variable says.
+    let _taken = TcpListener::bind("127.0.0.1:12345");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dsm-cluster"));
+    command.args(["--backup-port", "0", "--data"]).arg(data.path()).env("DSM_PORT", "tcp://10.96.7.1:12345");
+    let output = run(command, b"");
+    assert!(text(&output.stderr).starts_with("error: port 12345 is in use"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_first_master_that_hangs_leaves_the_second_one_its_time() {
+    let values = Map::default();
+    let serving = small_master(&values);
+    // The kernel accepts for a process that hangs, and nobody answers.
+    let hanging = TcpListener::bind("127.0.0.1:0").unwrap();
+    let hangs = hanging.local_addr().unwrap().to_string();
+    let once = |words: &[&str]| {
+        let output = run(client(&[&hangs, &serving], words), b"");
+        (text(&output.stdout).to_owned(), text(&output.stderr).to_owned(), output.status.code())
+    };
+    let done = |line: &str| (format!("{line}\n"), String::new(), Some(0));
+    assert_eq!(once(&["WRITE", "k", "v"]), done("WRITE_DONE"));
+    assert_eq!(once(&["READ", "k"]), done("v"));
+    assert_eq!(once(&["STATUS"]), done("# Replication\nrole:primary"));
+    // When nobody answers, it is told of each.
+    let also = TcpListener::bind("127.0.0.1:0").unwrap();
+    let output = run(client(&[&hangs, &also.local_addr().unwrap().to_string()], &["READ", "k"]), b"");
+    assert!(!text(&output.stderr).contains("not tried"), "{}", text(&output.stderr));
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn addresses_are_taken_as_people_type_them() {
+    let master = small_master(&Map::default());
+    let port = master.rsplit(':').next().unwrap();
+    let nobody = free_address();
+    for masters in [format!("{nobody}, LocalHost:{port} "), format!("[::1]:{port} ,127.0.0.1:{port}")] {
+        let output = run(client(&[&masters], &["WRITE", "k", "v"]), b"");
+        assert_eq!(text(&output.stdout), "WRITE_DONE\n", "{masters}: {}", text(&output.stderr));
+    }
+    let client = env!("CARGO_BIN_EXE_dsm-client");
+    let master = env!("CARGO_BIN_EXE_dsm-master");
+    let programs: [(&str, &[&str], &str, &str); 6] = [
+        (client, &["STATUS"], "--masters", "DSM_MASTERS"),
+        (env!("CARGO_BIN_EXE_dsm-slave"), &[], "--masters", "DSM_MASTERS"),
+        (master, &[], "--listen", "DSM_LISTEN"),
+        (master, &[], "--peer", "DSM_PEER"),
+        (env!("CARGO_BIN_EXE_dsm-backup-master"), &[], "--advertise", "DSM_ADVERTISE"),
+        (env!("CARGO_BIN_EXE_dsm-test-harness"), &[], "--target", ""),
+    ];
+    for (program, words, flag, variable) in programs {
+        for (typed, why) in [
+            ("localhost", "it names no port"),
+            ("::1:12345", "an IPv6 address stands in brackets"),
+            ("redis://localhost:1", "it is a URL"),
+            ("127.0.0.300:1", "it is no IPv4 address"),
+            (":12345", "it names no host"),
+        ] {
+            let mut command = Command::new(program);
+            command.args([flag, typed]).args(words);
+            let output = run(command, b"");
+            let told = text(&output.stderr);
+            assert!(told.contains(flag) && told.contains(typed) && told.contains(why), "{program}: {told}");
+            assert_one_line(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{program} {flag} {typed}");
+            if !variable.is_empty() {
+                let mut command = Command::new(program);
+                command.env(variable, typed).args(words);
+                let output = run(command, b"");
+                let told = text(&output.stderr);
+                assert!(
+                    told.contains(flag) && told.contains(variable) && told.contains(why),
+                    "{program}: {told}"
+                );
+                assert_eq!(output.status.code(), Some(2), "{program} {variable}={typed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_master_that_is_told_to_be_its_own_peer_is_refused() {
+    let data = tempfile::tempdir().unwrap();
+    let own = free_address();
+    let port = own.rsplit(':').next().unwrap();
+    let refused = |flags: &[&str], variable: Option<(&str, &str)>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dsm-master"));
+        command.arg("--log").arg(data.path().join("kv_store.log")).args(flags).envs(variable);
+        let output = run(command, b"");
+        assert_ne!(output.status.code(), Some(0));
+        text(&output.stderr).lines().last().unwrap_or_default().to_owned()
+    };
+    let any = format!("0:{port}");
+    let named = format!("localhost:{port}");
+    for flags in [["--listen", &own, "--peer", &named], ["--listen", &own, "--peer", &own]] {
+        let told = refused(&flags, None);
+        assert!(told.contains("give the other master's address with --peer"), "{told}");
+    }
+    let told = refused(&["--listen", &any, "--advertise", &own, "--peer", &named], None);
+    assert!(told.contains("leads to this master itself"), "{told}");
+    let told = refused(&["--listen", &any, "--advertise", &own], Some(("DSM_PEER", &own)));
+    assert!(told.contains("--advertise and --peer are both") && told.contains("DSM_PEER"), "{told}");
+    // A wildcard, however it is written, is not where others could reach it.
+    for listen in [any, format!("[::0]:{port}"), format!("0.0.0.0:{port}")] {
+        let told = refused(&[], Some(("DSM_LISTEN", &listen)));
+        assert!(
+            told.contains("is a wildcard: say with --advertise") && told.contains("DSM_LISTEN"),
+            "{told}"
+        );
     }
 }

@@ -34,6 +34,11 @@ fn a_failover_loses_nothing() {
 }
 
 #[test]
+fn a_rolling_restart_fails_no_request() {
+    holds("rolling_restart.sh");
+}
+
+#[test]
 fn a_failback_fails_no_request() {
     holds("failback.sh");
 }

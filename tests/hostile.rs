@@ -116,6 +116,7 @@ fn what_a_client_may_not_say_ends_its_link() {
         let version = Version::new(u64::MAX, u64::MAX);
         let messages = [
             Message::Ping,
+            Message::Trial { bytes: value.clone() },
             Message::Write { version, key: key.clone(), value: value.clone() },
             Message::Drop { version, key: key.clone() },
             Message::Ack { through: u64::MAX, room_bytes: 0 },
@@ -124,6 +125,7 @@ fn what_a_client_may_not_say_ends_its_link() {
             Message::Response { id: dsm_protocol::ids::RequestId(1), reply: Reply::Value(value) },
             Message::Control(Control::Probe),
             Message::Control(Control::HandoverOffer),
+            Message::Control(Control::Took { bytes: 1 << 20 }),
             Message::Control(Control::StreamClosed { stream: 1 }),
             Message::Control(Control::Holdings { entries: vec![(key, version)], last: true }),
         ];

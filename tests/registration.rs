@@ -6,15 +6,18 @@ mod common;
 use common::cluster::{command, fails, free_ports, Node, Process, Setup, TestCluster, MASTERS};
 use common::native::{self, Native};
 use common::resp::{Answer, Connection};
+use common::skip::{skip, Lack};
 use common::{millis, nobody_notices, seconds, wait_for};
 use dsm_protocol::command::Command as StoreCommand;
 use dsm_protocol::ids::{ClusterId, Epoch, RequestId, Version};
 use dsm_protocol::message::{Control, Message, Request};
+use nix::sched::{unshare, CloneFlags};
+use rustix::process::{Pid, Signal};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 fn slave(id: &str, masters: &[SocketAddr]) -> Command {
     let mut command = command(Node::Slave(0));
@@ -285,6 +288,23 @@ fn a_deleted_lock_file_makes_no_second_primary() {
 }
 
 #[test]
+fn a_slave_that_is_refused_again_and_again_is_told_of_once() {
+    let cluster = Setup::slaves(2).beside_others().start();
+    let mut stranger = slave("slave-0", &cluster.addresses());
+    stranger.args(["--connect-timeout", "1s"]);
+    let (_process, said) = cluster.start_stranger(stranger, "stranger");
+    for master in MASTERS {
+        wait_for("it has asked four times", seconds(20), || {
+            (cluster.info(master)?.number("slaves_refused") >= 4).then_some(())
+        });
+        let told = cluster.stderr(master);
+        assert_eq!(told.matches("slave refused slave=slave-0").count(), 1, "{told}");
+    }
+    let told = std::fs::read_to_string(said).expect("its standard error");
+    assert_eq!(told.matches("refused by the master").count(), 2, "once for each master: {told}");
+}
+
+#[test]
 fn a_log_that_cannot_be_is_one_clear_line() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("file");
@@ -336,4 +356,84 @@ fn a_read_only_log_directory_is_one_clear_line() {
     let (_, told) = fails(command);
     assert_eq!(told.lines().count(), 1, "{told}");
     assert!(told.contains(&log.display().to_string()), "it names the file: {told}");
+}
+
+#[test]
+fn a_new_log_is_its_owners_alone_and_an_old_one_that_others_may_read_is_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = directory.path().join("kv_store.log");
+    let said = directory.path().join("said");
+    let start = || {
+        let mut command = master(Node::Master, free_ports(), &log);
+        let process =
+            Process(command.stderr(std::fs::File::create(&said).expect("a file")).spawn().expect("built"));
+        wait_until_said(&said, "serving epoch=");
+        drop(process);
+        std::fs::read_to_string(&said).expect("text")
+    };
+    assert!(!start().contains("may read the log"));
+    for file in [log.clone(), directory.path().join("kv_store.log.lock")] {
+        let mode = std::fs::metadata(&file).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", file.display());
+    }
+    std::fs::set_permissions(&log, std::fs::Permissions::from_mode(0o640)).expect("ours");
+    let told = start();
+    assert_eq!(told.matches("others than its owner may read the log").count(), 1, "{told}");
+    assert!(told.contains("mode=640"), "{told}");
+}
+
+#[test]
+fn a_dead_holders_lock_on_the_log_is_no_alarm_before_it_lasts() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = directory.path().join("kv_store.log");
+    let said = directory.path().join("said");
+    for (held, is_strange) in [(millis(250), false), (millis(1500), true)] {
+        // The kernel gives the locks of a dead process back one after another.
+        let file = std::fs::File::options().create(true).append(true).open(&log).expect("a file");
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("ours");
+        let mut command = master(Node::Master, free_ports(), &log);
+        let process =
+            Process(command.stderr(std::fs::File::create(&said).expect("a file")).spawn().expect("built"));
+        wait_until_said(&said, "lock won");
+        std::thread::sleep(held);
+        drop(file);
+        wait_until_said(&said, "serving epoch=");
+        drop(process);
+        let told = std::fs::read_to_string(&said).expect("text");
+        assert_eq!(told.contains("was the lock file deleted"), is_strange, "{held:?}: {told}");
+    }
+}
+
+#[test]
+fn a_hanging_holder_in_another_pid_namespace_is_told_as_that() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = directory.path().join("kv_store.log");
+    let ports = free_ports();
+    // Each is process 1 of its own name space.
+    let start = |node: Node, ports: [SocketAddr; 2], said: &Path| {
+        let errors = std::fs::File::create(said).expect("a file");
+        let mut command = Command::new(common::cluster::binary(node));
+        command.args(["--listen", &ports[0].to_string(), "--peer", &ports[1].to_string(), "--log"]).arg(&log);
+        command.stdin(Stdio::null()).stderr(errors);
+        std::thread::scope(|scope| {
+            let spawn = || match unshare(CloneFlags::CLONE_NEWPID) {
+                Ok(()) => Ok(Process(command.spawn().expect("the binary is built"))),
+                Err(error) => Err(Lack::Refused(format!("unshare of pids: {error}"))),
+            };
+            scope.spawn(spawn).join().expect("no panic")
+        })
+    };
+    let (first, second) = (directory.path().join("first"), directory.path().join("second"));
+    let primary = match start(Node::Master, ports, &first) {
+        Ok(primary) => primary,
+        Err(why) => return skip(a_hanging_holder_in_another_pid_namespace_is_told_as_that, "", &why),
+    };
+    wait_until_said(&first, "serving epoch=1");
+    let [listen, peer] = ports;
+    let _backup = start(Node::Backup, [peer, listen], &second).expect("as before");
+    wait_until_said(&second, "standby has replayed the log");
+    rustix::process::kill_process(Pid::from_child(&primary.0), Signal::STOP).expect("it runs");
+    wait_until_said(&second, "is not fenced: the holder is in another pid namespace: kill it by hand");
+    drop(primary);
+    wait_until_said(&second, "serving epoch=2");
 }

@@ -4,9 +4,10 @@
 //! the machine in `dsm_protocol::machine::client` decides. It keeps no value and never retries a write that may
 //! have been executed. Plain tokio, no actor. Source: `docs/ARCHITECTURE.md`, "The client".
 
+use crate::env::names;
 use bytes::{Bytes, BytesMut};
-use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError, KEY_MAX, VALUE_MAX_DEFAULT};
-use dsm_protocol::frame::{self, FrameError};
+pub use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError, KEY_MAX, VALUE_MAX_DEFAULT};
+use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
 use dsm_protocol::ids::{LinkId, Millis, RequestId};
 use dsm_protocol::machine::client::{self as machine, Cause, Effect, Event, Kind, Outcome};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message, Request, Welcome};
@@ -44,6 +45,9 @@ const COPY_BYTES_MAX: usize = 8 * 1024;
 /// An output buffer that grew beyond this is given back once it is empty, in bytes.
 const KEPT_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 
+/// What is told of a master that had no turn.
+const NOT_TRIED: &str = "not tried yet";
+
 /// How a [`Client`] behaves. `ClientConfig::default()` suits a cluster on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientConfig {
@@ -52,7 +56,8 @@ pub struct ClientConfig {
     pub masters: Vec<String>,
     /// From a call to its end, whatever happens in between. Default 2 s.
     pub request_timeout: Duration,
-    /// From the first packet to the master's welcome. Default 2 s.
+    /// From the first packet to the master's welcome; less while a call waits and another master is left to try. Default
+    /// 2 s.
     pub connect_timeout: Duration,
     /// The first pause when no master answers; it doubles. Default 10 ms.
     pub backoff_min: Duration,
@@ -207,17 +212,18 @@ impl Client {
     ///
     /// ```
     /// use dsm::client::{Client, ClientConfig};
-    /// use dsm::embed;
+    /// use dsm::embed::{self, Doors, LocalConfig};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let directory = tempfile::tempdir()?;
     /// # let log = directory.path().join("kv_store.log");
     /// // A cluster to talk to: on a thread of its own, for this program runs no actors.
-    /// let start = move || embed::start_local(log, 1);
+    /// let config = LocalConfig { doors: Doors::Loopback, ..LocalConfig::new(log, 1) };
+    /// let start = move || embed::start_local(config);
     /// let (masters, cluster) = embed::on_own_thread(start, embed::LocalCluster::masters).await?;
     ///
-    /// let client = Client::connect(ClientConfig { masters, ..ClientConfig::default() });
+    /// let client = Client::connect(ClientConfig { masters, ..ClientConfig::default() })?;
     /// client.put("user1", "Alice").await?;
     /// assert_eq!(client.get("user1").await?, Some("Alice".into()));
     /// assert_eq!(client.get("nobody").await?, None);
@@ -228,14 +234,21 @@ impl Client {
     /// # }
     /// ```
     ///
-    /// # Panics
-    /// When called outside a tokio runtime, or when `config.masters` is empty.
-    pub fn connect(config: ClientConfig) -> Client {
+    /// # Errors
+    /// [`ClientError::NotExecuted`] with [`Failure::Invalid`]: `config.masters` is empty, or there is no tokio runtime here.
+    pub fn connect(config: ClientConfig) -> Result<Client, ClientError> {
+        let invalid = |why| Err(ClientError::not_executed(Failure::Invalid(why)));
+        if config.masters.is_empty() {
+            return invalid("the client is told of no master");
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return invalid("a client needs a tokio runtime around it");
+        };
         let (calls, queue) = mpsc::unbounded_channel();
         let (serving_sender, serving) = watch::channel(None);
         let driver = Driver::new(&config, serving_sender);
-        tokio::spawn(driver.run(queue));
-        Client {
+        runtime.spawn(driver.run(queue));
+        Ok(Client {
             shared: Arc::new(Shared {
                 calls,
                 requests: Arc::new(Semaphore::new(config.requests_max.clamp(1, Semaphore::MAX_PERMITS))),
@@ -243,7 +256,7 @@ impl Client {
                 serving,
                 config,
             }),
-        }
+        })
     }
 
     /// The value of `key`; `None` when there is none.
@@ -495,6 +508,7 @@ struct Socket {
     master: usize,
     stream: TcpStream,
     input: BytesMut,
+    unframer: Unframer,
     output: Vec<u8>,
     /// Bytes of `output` that the kernel has.
     written: usize,
@@ -536,7 +550,7 @@ impl Driver {
             calls: foldhash::HashMap::default(),
             connecting: None,
             socket: None,
-            failures: vec!["not tried yet".to_owned(); config.masters.len()],
+            failures: vec![NOT_TRIED.to_owned(); config.masters.len()],
             effects: Vec::new(),
         }
     }
@@ -637,6 +651,9 @@ impl Driver {
         match effect {
             Effect::Connect { link, master } => {
                 log::debug!("connecting master={} link={link}", self.masters[master]);
+                if self.failures[master] == NOT_TRIED {
+                    self.failures[master] = "no answer so far".to_owned();
+                }
                 let opening = open(self.masters[master].clone());
                 self.connecting = Some((link, master, Box::pin(opening)));
             }
@@ -734,22 +751,43 @@ impl Driver {
     fn take_in(&mut self, read: usize) {
         let decoded = if read == 0 { Err("closed by the master".to_owned()) } else { self.decode() };
         if let Err(why) = decoded {
-            self.link_ended(why);
+            return self.link_ended(why);
+        }
+        // The beginning of an answer, perhaps of a long one.
+        if let Some(link) =
+            self.socket.as_ref().filter(|socket| !socket.input.is_empty()).map(|socket| socket.link)
+        {
+            self.step(Event::Heard { link });
         }
     }
 
     fn decode(&mut self) -> Result<(), String> {
         let answer_max = self.answer_bytes_max;
         while let Some(socket) = &mut self.socket {
-            let message = frame::decode(&mut socket.input, answer_max).map_err(garbage)?;
+            let incoming = socket.unframer.next(&mut socket.input, answer_max).map_err(garbage)?;
             let link = socket.link;
-            match message {
+            match incoming {
                 None => return Ok(()),
-                Some(Message::Response { id, reply }) => {
+                Some(Incoming::Message(Message::Response { id, reply })) => {
                     self.step(Event::Answered { link, request: id, reply });
                 }
-                Some(Message::Control(Control::Reject { reason })) => return Err(one_line(&reason)),
-                Some(_) => return Err("sent a message that is not for clients".to_owned()),
+                // That request's failure, and no other's.
+                Some(Incoming::TooLong { about: About::Response(id), length }) => {
+                    let why =
+                        format!("the answer has {length} bytes, more than this client takes (value_max)");
+                    let reply = Reply::error(ErrorWord::Bad, why);
+                    self.step(Event::Answered { link, request: id, reply });
+                }
+                Some(Incoming::Message(Message::Control(Control::Reject { reason }))) => {
+                    return Err(one_line(&reason));
+                }
+                Some(Incoming::Message(Message::Control(Control::MasterState(state)))) if !state.active => {
+                    self.step(Event::StoodBy { link, active_address: state.active_address });
+                }
+                Some(Incoming::Message(Message::Control(Control::MasterState(_)))) => {}
+                Some(Incoming::Message(_) | Incoming::TooLong { .. }) => {
+                    return Err("sent a message that is not for clients".to_owned());
+                }
             }
         }
         Ok(())
@@ -785,6 +823,7 @@ impl Socket {
             master,
             stream,
             input,
+            unframer: Unframer::default(),
             output: Vec::new(),
             written: 0,
             written_total: 0,
@@ -858,8 +897,8 @@ async fn connected(
 /// Connects and shakes hands. What the master sent behind its welcome comes back with the stream.
 async fn open(address: String) -> Result<(TcpStream, BytesMut, Welcome), String> {
     let text = |error: io::Error| error.to_string();
-    let mut stream = TcpStream::connect(&address).await.map_err(text)?;
-    stream.set_nodelay(true).map_err(text)?;
+    let mut stream = names::connect(&address).await.map_err(text)?;
+    crate::env::keep_alive(&stream, crate::config::TCP_KEEPALIVE_DEFAULT);
     let hello = Control::Hello(Hello { cluster: None, role: HelloRole::Client });
     let mut greeting = frame::PREFACE.to_vec();
     frame::encode(&Message::Control(hello), &mut greeting);

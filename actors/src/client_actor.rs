@@ -27,11 +27,11 @@ impl ClientActor {
 
     /// Connects a client of its own, with `config.requests_max` as the bound.
     ///
-    /// # Panics
+    /// # Errors
     /// As [`Client::connect`]: outside a runtime, or without a master.
-    pub fn connect(config: ClientConfig) -> Self {
+    pub fn connect(config: ClientConfig) -> Result<Self, ClientError> {
         let requests_max = config.requests_max;
-        Self::new(Client::connect(config), requests_max)
+        Ok(Self::new(Client::connect(config)?, requests_max))
     }
 
     /// Lets `call` run if there is room for it.

@@ -1,10 +1,11 @@
 //! The settings of the roles: one struct each, which is at once what an embedder fills in and what the command line
 //! is parsed into. The doc comments are the help texts.
 
-use bytesize::ByteSize;
+use crate::address::{self, AddressError};
+pub use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
-use dsm_protocol::ids::SlaveId;
+pub use dsm_protocol::ids::SlaveId;
 use dsm_protocol::machine::master::Placement;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,17 +22,21 @@ pub enum ConfigError {
         /// The wildcard address.
         listen: String,
     },
-    /// An address is not `host:port`.
-    #[error("{flag} {address} is not HOST:PORT")]
+    /// An address is none.
+    #[error("{flag} {address:?}: {why}")]
     Address {
         /// The flag.
         flag: &'static str,
         /// What it says.
         address: String,
+        /// Why.
+        why: AddressError,
     },
     /// The two masters would have one address.
-    #[error("--listen and --peer are both {address}: give the other master's address with --peer")]
+    #[error("{own} and --peer are both {address}: give the other master's address with --peer")]
     PeerIsSelf {
+        /// The flag with this master's own address.
+        own: &'static str,
         /// The address.
         address: String,
     },
@@ -93,15 +98,15 @@ pub enum Fence {
 #[derive(Clone, Debug, Args)]
 pub struct MasterConfig {
     /// Address to serve slaves and clients at, HOST:PORT [default: 127.0.0.1:12345, backup 127.0.0.1:12346]
-    #[arg(long, env = "DSM_LISTEN", value_name = "ADDR")]
+    #[arg(long, env = "DSM_LISTEN", value_name = "ADDR", value_parser = address::to_listen)]
     pub listen: Option<String>,
 
     /// Address at which others reach this master; required when --listen is a wildcard
-    #[arg(long, env = "DSM_ADVERTISE", value_name = "ADDR")]
+    #[arg(long, env = "DSM_ADVERTISE", value_name = "ADDR", value_parser = address::to_connect)]
     pub advertise: Option<String>,
 
     /// Address of the other master, HOST:PORT [default: 127.0.0.1:12346, backup 127.0.0.1:12345]
-    #[arg(long, env = "DSM_PEER", value_name = "ADDR")]
+    #[arg(long, env = "DSM_PEER", value_name = "ADDR", value_parser = address::to_connect)]
     pub peer: Option<String>,
 
     /// The write-ahead log; both masters must name the same file
@@ -160,9 +165,19 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_MAX_PIPELINE_BYTES", value_name = "BYTES", default_value_t = ByteSize::mib(32))]
     pub max_pipeline_bytes: ByteSize,
 
+    /// Most bytes of answers in all that are on their way from slaves, or wait for clients to take them; beyond it those
+    /// that are longer than 16 KiB wait, and clients that take nothing for a second are cut
+    #[arg(long, env = "DSM_MAX_ANSWER_BYTES", value_name = "BYTES", default_value_t = ByteSize::mib(512))]
+    pub max_answer_bytes: ByteSize,
+
     /// Most bytes of values on their way from one slave; beyond it reads wait, so that acknowledgements are not late
     #[arg(long, env = "DSM_SLAVE_WINDOW", value_name = "BYTES", default_value_t = ByteSize::mib(8))]
     pub slave_window: ByteSize,
+
+    /// Most bytes of values on their way from the log, or one value alone; beyond it reads wait, at most until their
+    /// deadline
+    #[arg(long, env = "DSM_LOG_READ_WINDOW", value_name = "BYTES", default_value_t = ByteSize::mib(64))]
+    pub log_read_window: ByteSize,
 
     /// Most requests in flight in all; beyond it the answer is BUSY
     #[arg(long, env = "DSM_MAX_REQUESTS", value_name = "N", default_value_t = 200_000)]
@@ -178,7 +193,7 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_MAX_LINK_BYTES", value_name = "BYTES", default_value_t = ByteSize::mib(512))]
     pub max_link_bytes: ByteSize,
 
-    /// A connection whose peer takes no answers for this long is cut
+    /// A connection whose peer takes no answers for this long, and sends nothing either, is cut
     #[arg(long, env = "DSM_WRITE_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     pub write_timeout: Duration,
 
@@ -190,7 +205,14 @@ pub struct MasterConfig {
     /// A client connection without requests for this long is closed; 0s: never
     #[arg(long, env = "DSM_IDLE_TIMEOUT", value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
     pub idle_timeout: Duration,
+
+    /// A peer that says nothing for this long is probed by the system, and given up after three probes; 0s: never
+    #[arg(long, env = "DSM_TCP_KEEPALIVE", value_name = "DURATION", default_value = "300s", value_parser = humantime::parse_duration)]
+    pub tcp_keepalive: Duration,
 }
+
+/// The default of `--tcp-keepalive`, which is Redis'.
+pub(crate) const TCP_KEEPALIVE_DEFAULT: Duration = Duration::from_secs(300);
 
 /// The address at which a `dsm-master` listens by default.
 pub const PRIMARY_ADDRESS: &str = "127.0.0.1:12345";
@@ -207,16 +229,38 @@ pub enum MasterKind {
     Backup,
 }
 
+/// Values, the same as those of the command line's flags. Nothing is read: not the environment of the program around.
 impl Default for MasterConfig {
     fn default() -> Self {
-        #[derive(clap::Parser)]
-        struct Defaults {
-            #[command(flatten)]
-            config: MasterConfig,
+        MasterConfig {
+            listen: None,
+            advertise: None,
+            peer: None,
+            log: PathBuf::from("kv_store.log"),
+            fsync: Fsync::default(),
+            placement: PlacementFlag::default(),
+            min_slaves: 1,
+            ack_timeout: Duration::from_secs(1),
+            read_timeout: Duration::from_millis(200),
+            request_timeout: Duration::from_secs(2),
+            failover_timeout: Duration::from_secs(1),
+            fence: Fence::default(),
+            no_failback: false,
+            max_value: ByteSize(VALUE_MAX_DEFAULT as u64),
+            max_connections: 10_000,
+            max_pipeline: 10_000,
+            max_pipeline_bytes: ByteSize::mib(32),
+            max_answer_bytes: ByteSize::mib(512),
+            slave_window: ByteSize::mib(8),
+            log_read_window: ByteSize::mib(64),
+            max_requests: 200_000,
+            max_request_bytes: ByteSize::mib(512),
+            max_link_bytes: ByteSize::mib(512),
+            write_timeout: Duration::from_secs(30),
+            handshake_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::ZERO,
+            tcp_keepalive: TCP_KEEPALIVE_DEFAULT,
         }
-        let mut config = <Defaults as clap::Parser>::parse_from(["dsm"]).config;
-        config.listen = None;
-        config
     }
 }
 
@@ -253,16 +297,21 @@ impl MasterConfig {
     pub fn validate(&self, kind: MasterKind) -> Result<(), ConfigError> {
         let listen = self.listen_address(kind);
         let peer = self.peer_address(kind);
-        check_address("--listen", &listen)?;
-        check_address("--peer", &peer)?;
-        let wildcard = ["0.0.0.0:", "[::]:", ":"].iter().any(|start| listen.starts_with(start));
-        match &self.advertise {
-            Some(address) => check_address("--advertise", address)?,
-            None if wildcard => return Err(ConfigError::AdvertiseMissing { listen }),
-            None => {}
+        let given = |flag, address: &str, read: Reader| {
+            read(address).map_err(|why| ConfigError::Address { flag, address: address.to_owned(), why })
+        };
+        let listen = given("--listen", &listen, address::to_listen)?;
+        let peer = given("--peer", &peer, address::to_connect)?;
+        let advertise = match &self.advertise {
+            Some(address) => Some(given("--advertise", address, address::to_connect)?),
+            None if address::is_wildcard(&listen) => return Err(ConfigError::AdvertiseMissing { listen }),
+            None => None,
+        };
+        if advertise.is_some_and(|advertise| advertise == peer) {
+            return Err(ConfigError::PeerIsSelf { own: "--advertise", address: peer });
         }
         if peer == listen {
-            return Err(ConfigError::PeerIsSelf { address: peer });
+            return Err(ConfigError::PeerIsSelf { own: "--listen", address: peer });
         }
         let long_enough = |flag, duration: Duration| {
             if duration < Duration::from_millis(10) {
@@ -296,7 +345,9 @@ impl MasterConfig {
         positive("--max-connections", self.max_connections as u64)?;
         positive("--max-pipeline", self.max_pipeline as u64)?;
         positive("--max-pipeline-bytes", self.max_pipeline_bytes.as_u64())?;
+        positive("--max-answer-bytes", self.max_answer_bytes.as_u64())?;
         positive("--slave-window", self.slave_window.as_u64())?;
+        positive("--log-read-window", self.log_read_window.as_u64())?;
         positive("--max-requests", self.max_requests as u64)?;
         positive("--max-request-bytes", self.max_request_bytes.as_u64())?;
         positive("--max-link-bytes", self.max_link_bytes.as_u64())
@@ -312,7 +363,7 @@ impl MasterConfig {
 #[derive(Clone, Debug, Args)]
 pub struct SlaveConfig {
     /// The masters to register at, HOST:PORT,HOST:PORT
-    #[arg(long, env = "DSM_MASTERS", value_name = "ADDRS", value_delimiter = ',', default_values_t = [PRIMARY_ADDRESS.to_owned(), BACKUP_ADDRESS.to_owned()])]
+    #[arg(long, env = "DSM_MASTERS", value_name = "ADDRS", value_delimiter = ',', value_parser = address::to_connect, default_values_t = [PRIMARY_ADDRESS.to_owned(), BACKUP_ADDRESS.to_owned()])]
     pub masters: Vec<String>,
 
     /// Name of this slave; keys follow it, so a restarted slave should keep its name [default: random]
@@ -330,6 +381,10 @@ pub struct SlaveConfig {
     /// How long a connect may take
     #[arg(long, env = "DSM_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
     pub connect_timeout: Duration,
+
+    /// A peer that says nothing for this long is probed by the system, and given up after three probes; 0s: never
+    #[arg(long, env = "DSM_TCP_KEEPALIVE", value_name = "DURATION", default_value = "300s", value_parser = humantime::parse_duration)]
+    pub tcp_keepalive: Duration,
 }
 
 impl Default for SlaveConfig {
@@ -340,6 +395,7 @@ impl Default for SlaveConfig {
             max_memory: None,
             max_value: ByteSize(VALUE_MAX_DEFAULT as u64),
             connect_timeout: Duration::from_secs(2),
+            tcp_keepalive: TCP_KEEPALIVE_DEFAULT,
         }
     }
 }
@@ -354,7 +410,9 @@ impl SlaveConfig {
             return Err(ConfigError::NoMasters);
         }
         for address in &self.masters {
-            check_address("--masters", address)?;
+            if let Err(why) = address::to_connect(address) {
+                return Err(ConfigError::Address { flag: "--masters", address: address.clone(), why });
+            }
         }
         if self.max_memory.is_some_and(|max| max.as_u64() == 0) {
             return Err(ConfigError::OutOfBounds { flag: "--max-memory", bound: "more than 0" });
@@ -363,14 +421,7 @@ impl SlaveConfig {
     }
 }
 
-fn check_address(flag: &'static str, address: &str) -> Result<(), ConfigError> {
-    let whole = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    if whole {
-        Ok(())
-    } else {
-        Err(ConfigError::Address { flag, address: address.to_owned() })
-    }
-}
+type Reader = fn(&str) -> Result<String, AddressError>;
 
 #[cfg(test)]
 mod tests {
@@ -385,6 +436,34 @@ mod tests {
         assert_eq!(SlaveConfig::default().validate(), Ok(()));
     }
 
+    /// The settings that a command line without flags, in an empty environment, gives.
+    #[derive(clap::Parser)]
+    struct Flags<T: Args> {
+        #[command(flatten)]
+        config: T,
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_flags() {
+        use clap::Parser as _;
+        let set: Vec<_> =
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DSM_")).collect();
+        let is_setting = |name: &str| {
+            let flag = name.trim_start_matches("DSM_").to_lowercase().replace('_', "-");
+            MasterConfig::augment_args(clap::Command::new("dsm"))
+                .get_arguments()
+                .any(|arg| arg.get_long() == Some(&flag))
+        };
+        assert!(
+            set.iter().all(|(name, _)| !is_setting(&name.to_string_lossy())),
+            "unset these first: {set:?}"
+        );
+        let flags = Flags::<MasterConfig>::parse_from(["dsm"]).config;
+        assert_eq!(format!("{flags:?}"), format!("{:?}", MasterConfig::default()));
+        let flags = Flags::<SlaveConfig>::parse_from(["dsm"]).config;
+        assert_eq!(format!("{flags:?}"), format!("{:?}", SlaveConfig::default()));
+    }
+
     #[test]
     fn a_wildcard_without_an_advertised_address_is_refused() {
         let mut config = MasterConfig { listen: Some("0.0.0.0:1".into()), ..MasterConfig::default() };
@@ -397,7 +476,8 @@ mod tests {
     #[test]
     fn an_address_without_a_port_is_refused() {
         let config = MasterConfig { peer: Some("localhost".into()), ..MasterConfig::default() };
-        let refused = ConfigError::Address { flag: "--peer", address: "localhost".into() };
+        let refused =
+            ConfigError::Address { flag: "--peer", address: "localhost".into(), why: AddressError::NoPort };
         assert_eq!(config.validate(MasterKind::Primary), Err(refused));
     }
 }

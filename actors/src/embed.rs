@@ -10,12 +10,13 @@
 //! `--max-pipeline` and the limits on all requests, executed in the order of arrival, forwarded by a standby.
 //!
 //! ```
-//! use dsm::embed::{self, Get, Put};
+//! use dsm::embed::{self, Get, LocalConfig, Put};
 //!
 //! #[actix::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let directory = tempfile::tempdir()?;
-//!     let cluster = embed::start_local(directory.path().join("kv_store.log"), 2).await?;
+//!     let config = LocalConfig::new(directory.path().join("kv_store.log"), 2);
+//!     let cluster = embed::start_local(config).await?;
 //!     let master = cluster.primary.master();
 //!     master.send(Put { key: "user1".into(), value: "Alice".into() }).await??;
 //!     assert_eq!(master.send(Get { key: "user1".into() }).await??, Some("Alice".into()));
@@ -27,6 +28,7 @@
 use crate::acceptor::{check_sizes, count, Arrived, Switchboard};
 use crate::client::{ClientError, Failure};
 use crate::config::{Fence, MasterConfig, MasterKind, SlaveConfig};
+use crate::env::local::LocalNet;
 use crate::env::real::RealEnv;
 use crate::env::{Env, Listener};
 use crate::master::MasterActor;
@@ -34,7 +36,7 @@ use crate::node::{open_master, open_slave};
 use crate::session::Session;
 use crate::supervision::NodeError;
 use actix::prelude::*;
-use bytes::Bytes;
+pub use bytes::Bytes;
 use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError};
 use dsm_protocol::ids::{SessionId, SlaveId};
 use dsm_protocol::machine::master::Asker;
@@ -131,7 +133,8 @@ impl Door {
         if let Some(session) = self.session.as_ref().filter(|session| !session.is_closed()) {
             return Rc::clone(session);
         }
-        let session = Rc::new(Session::embedded(SessionId(self.switchboard.next_id())));
+        let session =
+            Rc::new(Session::embedded(SessionId(self.switchboard.next_id()), &self.switchboard.answers));
         self.switchboard.push(Arrived::Opened(Rc::clone(&session)));
         self.session = Some(Rc::clone(&session));
         let (closing, board) = (Rc::clone(&session), Rc::clone(&self.switchboard));
@@ -409,58 +412,103 @@ pub struct LocalCluster {
 /// How often [`wait_serving`] looks.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// How long [`start_local`] waits until the primary serves.
+/// How long [`start_local`] waits by default until the primary serves.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// Starts a cluster on the current `LocalSet`, at free ports of the loopback, with its log at `log`, and waits until the
-/// primary serves with all `slaves`. Neither master kills anybody.
+/// At which addresses the masters of a [`LocalCluster`] can be reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Doors {
+    /// At none: the nodes talk within the process, no port is opened, and only the program around them can ask.
+    #[default]
+    Closed,
+    /// At free ports of the loopback, open to every user and program of this machine.
+    Loopback,
+    /// At these addresses, which no wildcard may be.
+    At {
+        /// Where the primary listens, HOST:PORT.
+        primary: String,
+        /// Where the backup listens, HOST:PORT.
+        backup: String,
+    },
+}
+
+/// The settings of a [`LocalCluster`].
+#[derive(Clone, Debug)]
+pub struct LocalConfig {
+    /// How many slaves.
+    pub slaves: usize,
+    /// At which addresses the masters listen.
+    pub doors: Doors,
+    /// The settings of both masters. Their addresses (`listen`, `advertise`, `peer`) are set by [`start_local`], and
+    /// `fence` is [`Fence::None`] unless it is set otherwise after [`LocalConfig::new`].
+    pub masters: MasterConfig,
+    /// The settings of each slave. Its `masters` and `id` (`slave1`, `slave2`, ...) are set by [`start_local`].
+    pub slave: SlaveConfig,
+    /// How long to wait until the primary serves with all slaves. Default 10 s.
+    pub start_limit: Duration,
+}
+
+impl LocalConfig {
+    /// A cluster with its log at `log` and so many slaves, everything else by default: no port is opened.
+    pub fn new(log: impl Into<PathBuf>, slaves: usize) -> Self {
+        LocalConfig {
+            slaves,
+            doors: Doors::default(),
+            masters: MasterConfig { log: log.into(), fence: Fence::None, ..MasterConfig::default() },
+            slave: SlaveConfig::default(),
+            start_limit: START_LIMIT,
+        }
+    }
+}
+
+/// Under which names the masters of a cluster without ports reach each other.
+const NAMES: [&str; 2] = ["primary.in-process:1", "backup.in-process:1"];
+
+/// Starts a cluster on the current `LocalSet`, and waits until the primary serves with all slaves. Neither master kills
+/// anybody, unless the settings say so.
 ///
 /// # Errors
-/// As [`start_master`] and [`start_slave`]; [`NodeError::NotServing`] when the primary does not serve within ten
-/// seconds, as when another process has this log.
-pub async fn start_local(log: impl Into<PathBuf>, slaves: usize) -> Result<LocalCluster, NodeError> {
-    let log = log.into();
-    let env = RealEnv::new();
-    let (primary_listener, primary_address) = listen(&env).await?;
-    let (backup_listener, backup_address) = listen(&env).await?;
-    let config = |listen: &str, peer: &str| MasterConfig {
-        listen: Some(listen.to_owned()),
-        peer: Some(peer.to_owned()),
-        log: log.clone(),
-        fence: Fence::None,
-        ..MasterConfig::default()
+/// As [`start_master`] and [`start_slave`]; [`NodeError::NotServing`] when the primary does not serve in time, as when
+/// another process has this log.
+pub async fn start_local(config: LocalConfig) -> Result<LocalCluster, NodeError> {
+    let net = LocalNet::default();
+    let is_closed = config.doors == Doors::Closed;
+    let env = || if is_closed { net.env(RealEnv::new()) } else { RealEnv::new() };
+    let listen = match &config.doors {
+        Doors::Closed => NAMES.map(str::to_owned),
+        Doors::Loopback => [(); 2].map(|()| "127.0.0.1:0".to_owned()),
+        Doors::At { primary, backup } => [primary.clone(), backup.clone()],
     };
-    let primary = start_master_at(
-        MasterKind::Primary,
-        config(&primary_address, &backup_address),
-        Rc::clone(&env),
-        Some(primary_listener),
-    )
-    .await?;
-    let backup = start_master_at(
-        MasterKind::Backup,
-        config(&backup_address, &primary_address),
-        RealEnv::new(),
-        Some(backup_listener),
-    )
-    .await?;
-    let slaves = (1..=slaves)
+    let envs = [env(), env()];
+    let (primary_listener, primary_address) = open_door(&envs[0], &listen[0]).await?;
+    let (backup_listener, backup_address) = open_door(&envs[1], &listen[1]).await?;
+    let masters = |listen: &str, peer: &str| MasterConfig {
+        listen: Some(listen.to_owned()),
+        advertise: None,
+        peer: Some(peer.to_owned()),
+        ..config.masters.clone()
+    };
+    let [primary_env, backup_env] = envs;
+    let settings = masters(&primary_address, &backup_address);
+    let primary = start_master_at(MasterKind::Primary, settings, primary_env, Some(primary_listener)).await?;
+    let settings = masters(&backup_address, &primary_address);
+    let backup = start_master_at(MasterKind::Backup, settings, backup_env, Some(backup_listener)).await?;
+    let slaves = (1..=config.slaves)
         .map(|number| {
             let id = SlaveId::new(format!("slave{number}")).map_err(NodeError::Config)?;
             let masters = vec![primary_address.clone(), backup_address.clone()];
-            start_slave(SlaveConfig { masters, id: Some(id), ..SlaveConfig::default() }, &RealEnv::new())
+            start_slave(SlaveConfig { masters, id: Some(id), ..config.slave.clone() }, &env())
         })
         .collect::<Result<Vec<_>, _>>()?;
     let cluster = LocalCluster { primary, backup, slaves };
-    wait_serving(&cluster.primary, cluster.slaves.len(), START_LIMIT).await?;
+    wait_serving(&cluster.primary, cluster.slaves.len(), config.start_limit).await?;
     Ok(cluster)
 }
 
-async fn listen(env: &Env) -> Result<(Listener, String), NodeError> {
-    let any = "127.0.0.1:0";
+async fn open_door(env: &Env, address: &str) -> Result<(Listener, String), NodeError> {
     let error =
-        |error: std::io::Error| NodeError::Listen { address: any.to_owned(), error: error.to_string() };
-    let listener = env.listen(any).await.map_err(error)?;
+        |error: std::io::Error| NodeError::Listen { address: address.to_owned(), error: error.to_string() };
+    let listener = env.listen(address).await.map_err(error)?;
     let address = listener.local_address().map_err(error)?;
     Ok((listener, address))
 }
@@ -570,9 +618,14 @@ where
 }
 
 impl LocalCluster {
-    /// The masters' addresses, for clients.
+    /// The masters' addresses, for clients; none when the cluster has no doors ([`Doors::Closed`]).
     pub fn masters(&self) -> Vec<String> {
-        vec![self.primary.address().to_owned(), self.backup.address().to_owned()]
+        let addresses = [self.primary.address(), self.backup.address()];
+        addresses
+            .iter()
+            .filter(|address| !NAMES.contains(address))
+            .map(|address| (*address).to_owned())
+            .collect()
     }
 
     /// Stops all nodes, the slaves last.

@@ -20,6 +20,7 @@
 //! | module | is |
 //! |---|---|
 //! | [`node`] | [`node::run_node`] runs one node, master or slave, on the current `LocalSet` until it is told to stop |
+//! | [`mod@address`] | addresses as people type them |
 //! | [`config`] | the settings of a node, with the command line's defaults and help texts |
 //! | [`mod@env`] | the seam to the world (network, disk, locks, file notice, clock, randomness); [`env::real`] is the real one |
 //! | [`launcher`] | starts, signals and reaps the processes of a local cluster |
@@ -51,6 +52,7 @@
 #![deny(clippy::disallowed_methods)]
 
 mod acceptor;
+pub mod address;
 mod batch;
 pub mod client;
 pub mod client_actor;
@@ -69,5 +71,7 @@ mod session;
 pub mod slave;
 pub mod slave_proxy;
 pub mod supervision;
+mod turns;
+
 #[cfg(feature = "testing")]
 pub mod testing;

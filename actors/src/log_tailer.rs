@@ -316,22 +316,6 @@ pub(crate) fn scan(
     }
 }
 
-/// Reads the value at `place`, which has that version.
-///
-/// # Errors
-/// A sentence, when the file cannot be read or something else stands there.
-pub(crate) async fn read_value(
-    file: &Rc<dyn File>,
-    place: Place,
-    version: Version,
-) -> Result<bytes::Bytes, String> {
-    let text =
-        file.read_at(place.offset, place.text_bytes as usize).await.map_err(|error| error.to_string())?;
-    dsm_protocol::record::value_at(text, place, version.epoch).map_err(|error| {
-        format!("the log does not hold the value of {version} at byte {}: {error}", place.offset)
-    })
-}
-
 /// Opens the log for reading values.
 ///
 /// # Errors

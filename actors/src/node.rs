@@ -15,12 +15,16 @@ use actix::prelude::*;
 use dsm_protocol::ids::SlaveId;
 use std::cell::Cell;
 use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// How long answers may take to leave after a clean end.
 const LINGER: Duration = Duration::from_millis(50);
+
+/// How long a start may look for the meaning of the other master's name.
+const SELF_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What a node does until it ends.
 // There is one of it in a process: its size is of no account.
@@ -39,7 +43,16 @@ pub enum NodeConfig {
 /// A [`NodeError`] when the node cannot start, or ends without having been asked to.
 pub async fn run_node(config: NodeConfig, env: Env, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
     match config {
-        NodeConfig::Master(kind, config) => open_master(kind, config, env, None).await?.run(stop).await,
+        NodeConfig::Master(kind, config) => {
+            let mut stop = pin!(stop);
+            // A start may wait for names, files and the other master, and a stop must not wait for that.
+            let opened = tokio::select! {
+                biased;
+                opened = open_master(kind, config, env, None) => opened?,
+                () = &mut stop => return Ok(()),
+            };
+            opened.run(stop).await
+        }
         NodeConfig::Slave(config) => open_slave(config, &env)?.run(stop).await,
     }
 }
@@ -78,7 +91,7 @@ pub(crate) async fn open_master(
     })?;
     check_log(&config, &env).await?;
     let bound = listener.local_address().unwrap_or(listen);
-    let address = config.advertise.clone().unwrap_or(bound);
+    let address = config.advertise.clone().unwrap_or_else(|| bound.clone());
     log::info!("started as={kind:?} address={address} log={} pid={}", config.log.display(), env.pid());
     let cluster = Rc::new(Cell::new(None));
     let introduction = Introduction {
@@ -87,6 +100,14 @@ pub(crate) async fn open_master(
         lock_path,
         cluster: Rc::clone(&cluster),
     };
+    let is_itself = listener.is_reached_at(&introduction.peer);
+    // What takes longer shows when the link is dialed.
+    if tokio::time::timeout(SELF_TIMEOUT, is_itself).await.unwrap_or(false) {
+        return Err(NodeError::Config(format!(
+            "--peer {} leads to this master itself, which listens at {bound}: give the other master's address with --peer",
+            introduction.peer
+        )));
+    }
     if let Some(reason) = peer_link::preflight(&introduction, &env).await {
         return Err(NodeError::Refused(format!("the other master refuses this one: {reason}")));
     }
@@ -192,7 +213,16 @@ async fn ended(stop: impl Future<Output = ()>, ask: impl FnOnce(), fate: &Fate) 
 async fn check_log(config: &MasterConfig, env: &Env) -> Result<(), NodeError> {
     let opened = env.disk().open(&config.log, crate::env::OpenMode::Write).await;
     let error = match opened {
-        Ok(_) => return Ok(()),
+        Ok(_) => {
+            // Not to know is no reason to say anything.
+            if let Ok(Some(mode)) = env.disk().others_may_read(&config.log) {
+                let path = config.log.display();
+                log::warn!(
+                    "others than its owner may read the log path={path} mode={mode:03o}: chmod 600 {path}"
+                );
+            }
+            return Ok(());
+        }
         Err(error) => error,
     };
     Err(NodeError::File { path: config.log.display().to_string(), error: error.to_string() })

@@ -19,6 +19,10 @@ use std::time::Duration;
 /// A torn tail longer than this is not cut by itself when the log is not synced before answers, in bytes.
 const CUT_MAX_BYTES: u64 = 1 << 20;
 
+/// How long it may take until it is strange that the log's inode is still locked, in milliseconds: the kernel frees the
+/// locks of a killed holder one after another, and this one last.
+const INODE_LOCK_PATIENCE_MS: u64 = 500;
+
 /// How often the lock on the log's inode is tried while somebody without the lock file still has it.
 const INODE_LOCK_EVERY: Duration = Duration::from_millis(20);
 
@@ -80,6 +84,7 @@ impl Recovery {
 
     /// Opens the log and takes the lock on its inode; whoever still has it reigns without the lock file.
     async fn open_locked(&self) -> io::Result<Rc<dyn File>> {
+        let begun = self.env.now();
         let mut warned = false;
         loop {
             let file = self.env.disk().open(&self.path, OpenMode::Write).await?;
@@ -87,7 +92,9 @@ impl Recovery {
                 if self.env.disk().identity(&self.path)? == Some(file.identity()?) {
                     return Ok(file);
                 }
-            } else if !std::mem::replace(&mut warned, true) {
+            } else if self.env.now().since(begun) >= INODE_LOCK_PATIENCE_MS
+                && !std::mem::replace(&mut warned, true)
+            {
                 log::warn!(
                     "log is locked by another process, waiting path={} (was the lock file deleted?)",
                     self.path.display()

@@ -194,6 +194,15 @@ impl SlaveActor {
                 }
             }
             Wire::Control(Control::HoldingsNext) => self.step(Event::HoldingsNext { link }),
+            Wire::Trial { bytes } => {
+                self.send(link, &Wire::Control(Control::Took { bytes: bytes.len() as u64 }));
+            }
+            Wire::Control(Control::Quarantined { ms, reason }) => {
+                let (id, master) = (&self.facts.id, self.links.get(&link).map_or("", |(address, _)| address));
+                log::warn!(
+                    "in quarantine, not used for a while slave={id} master={master} ms={ms} cause={reason:?}"
+                );
+            }
             Wire::Control(Control::Probe) => self.send(link, &Wire::Control(Control::Alive)),
             Wire::Control(Control::Reject { reason }) => {
                 log::warn!("link ended by the master slave={} cause={reason:?}", self.facts.id);
@@ -219,7 +228,7 @@ impl SlaveActor {
         match effect {
             Effect::Value { link, tag, version, value } => {
                 if let Some((_, outbox)) = self.links.get(&link) {
-                    outbox.append(|out| frame::encode_value(tag, version, &value, out));
+                    outbox.append_pieces(|out| frame::encode_value(tag, version, &value, out));
                 }
             }
             Effect::Ack { link, through, room_bytes } => {
@@ -318,12 +327,16 @@ impl Keeper {
     async fn keep(self) {
         let _guard = TaskGuard::new("the link to a master", self.fate.clone());
         let mut backoff = Backoff::new();
+        // A refusal may come after the welcome, which is no reason to ask again at once.
+        let mut refused = Backoff::new();
         let mut complaint = None;
         let mut told = false;
         while !self.fate.is_decided() {
+            let mut is_refused = false;
             match self.connect(&mut backoff).await {
                 Ok(()) => complaint = None,
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    is_refused = true;
                     let said = error.to_string();
                     if complaint.as_ref() != Some(&said) {
                         log::error!("refused by the master master={} cause={said:?}", self.address);
@@ -343,13 +356,18 @@ impl Keeper {
             if self.fate.is_decided() {
                 return;
             }
-            tokio::time::sleep(backoff.next(&self.env)).await;
+            if !is_refused {
+                refused.reset();
+            }
+            let delay = if is_refused { &mut refused } else { &mut backoff }.next(&self.env);
+            tokio::time::sleep(delay).await;
         }
     }
 
     async fn connect(&self, backoff: &mut Backoff) -> io::Result<()> {
         let connecting = self.env.connect(&self.address);
         let stream = tokio::time::timeout(self.config.connect_timeout, connecting).await??;
+        stream.keep_alive(self.config.tcp_keepalive);
         let outbox = Outbox::default();
         let hello = Hello {
             cluster: self.facts.cluster.get(),

@@ -13,13 +13,14 @@ use crate::env::{
 };
 use crate::log_tailer::{self, Replayed};
 use crate::recovery::Recovery;
-use crate::slave_proxy::{End, EndReason, PingWanted, Ports, SlaveEnded, SlaveProxy, Window};
+use crate::slave_proxy::{End, EndReason, Parts, PingWanted, Ports, SlaveEnded, SlaveProxy, Window};
 use crate::supervision::NodeError;
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
 use dsm_protocol::ids::{LinkId, Millis, SlaveId};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::doubt::SelfDoubt;
+use dsm_protocol::machine::link::Link;
 use dsm_protocol::machine::takeover::Seen;
 use dsm_protocol::record::{CrashKind, Position};
 use futures_util::future::LocalBoxFuture;
@@ -59,6 +60,8 @@ pub enum Place {
     Session,
     /// Where the proxy of this slave looks at its deadlines.
     SlaveProxy(SlaveId),
+    /// Where the task that reads a value from the log begins.
+    LogRead,
 }
 
 thread_local! {
@@ -170,6 +173,10 @@ impl Environment for MemoryEnv {
         Millis(self.start.elapsed().as_millis() as u64)
     }
 
+    fn clock_us(&self) -> u64 {
+        self.start.elapsed().as_micros() as u64
+    }
+
     fn random(&self) -> u64 {
         // The same numbers in every run.
         let next = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -199,6 +206,10 @@ impl Environment for MemoryEnv {
 
     fn pid(&self) -> u32 {
         1
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        0
     }
 }
 
@@ -580,7 +591,7 @@ pub async fn recover_log(
 pub struct ProxyBench {
     env: Env,
     proxy: Addr<SlaveProxy>,
-    window: Rc<Window>,
+    window: Window,
     outbox: Outbox,
     /// What the master hears of the end.
     pub ended: Received<SlaveEnded>,
@@ -596,18 +607,21 @@ impl ProxyBench {
     pub fn start(env: &Env, ack_timeout: Duration) -> Self {
         let (ended_port, ended) = Probe::begin();
         let (ping_port, pings) = Probe::begin();
-        let (window, outbox) = (Rc::new(Window::default()), Outbox::default());
-        window.begin();
+        let window = Rc::new(RefCell::new(Link::new(ack_timeout.as_millis() as u64, env.now())));
+        window.borrow_mut().begin();
+        let outbox = Outbox::default();
         let jump_ms = (ack_timeout.as_millis() as u64 / 4).max(100);
         let proxy = SlaveProxy::new(
             Rc::clone(env),
-            LinkId(1),
-            SlaveId::new("slave1").expect("letters and a digit make a valid slave id"),
-            outbox.clone(),
-            Rc::clone(&window),
-            ack_timeout,
-            Rc::new(RefCell::new(SelfDoubt::new(env.now(), jump_ms))),
-            Ports { ended: ended_port, ping: ping_port },
+            Parts {
+                link: LinkId(1),
+                id: SlaveId::new("slave1").expect("letters and a digit make a valid slave id"),
+                outbox: outbox.clone(),
+                window: Rc::clone(&window),
+                owed: Rc::default(),
+                doubt: Rc::new(RefCell::new(SelfDoubt::new(env.now(), jump_ms))),
+                ports: Ports { ended: ended_port, ping: ping_port },
+            },
         )
         .start();
         ProxyBench { env: Rc::clone(env), proxy, window, outbox, ended, pings }
@@ -615,12 +629,26 @@ impl ProxyBench {
 
     /// A counted message goes to the slave.
     pub fn send(&self) {
-        self.window.note_sent(self.env.now());
+        self.window.borrow_mut().note_sent(self.env.now(), self.outbox.queued());
+    }
+
+    /// A counted message of so many bytes goes to the slave.
+    pub fn send_bytes(&self, bytes: usize) {
+        self.outbox.append(|out| out.resize(out.len() + bytes, 0));
+        self.send();
+    }
+
+    /// The socket takes so many bytes in each `period`, so many times.
+    pub async fn let_the_socket_take(&self, bytes: usize, period: Duration, times: usize) {
+        for _ in 0..times {
+            tokio::time::sleep(period).await;
+            self.outbox.discard(bytes);
+        }
     }
 
     /// The slave acknowledges; false when it breaks the protocol by that.
     pub fn ack(&self, through: u64) -> bool {
-        self.window.note_acked(through)
+        self.window.borrow_mut().note_acked(self.env.now(), through)
     }
 
     /// The master ends the link.

@@ -80,6 +80,23 @@ mod slave_proxy {
     }
 
     #[test]
+    fn a_long_value_may_take_its_time_on_a_slow_link_and_a_stuck_one_may_not() {
+        virtual_time(async {
+            let bench = ProxyBench::start(&MemoryEnv::new().env(), ACK_TIMEOUT);
+            // 16 MiB, of which the socket takes 2 MiB a second.
+            bench.send_bytes(16 << 20);
+            bench.let_the_socket_take(2 << 20, ms(1000), 8).await;
+            assert!(bench.ended.is_empty(), "it makes progress: {:?}", reasons(&bench));
+            assert!(bench.ack(1));
+            // The next one stands still after 2 MiB.
+            bench.send_bytes(16 << 20);
+            bench.let_the_socket_take(2 << 20, ms(500), 1).await;
+            sleep(ms(5600)).await;
+            assert_eq!(reasons(&bench), [EndReason::AckTimeout]);
+        });
+    }
+
+    #[test]
     fn acknowledgements_that_wait_behind_a_pause_of_our_own_remove_nobody() {
         virtual_time(async {
             let bench = ProxyBench::start(&MemoryEnv::new().env(), ACK_TIMEOUT);
@@ -777,7 +794,7 @@ fn flood(address: &str, stop: &AtomicBool) -> io::Result<()> {
 #[actix::test]
 async fn a_slave_that_floods_starves_nobody_and_is_cut_for_a_word_that_is_none() {
     let directory = tempfile::tempdir().unwrap();
-    let cluster = embed::start_local(directory.path().join(LOG), 1).await.unwrap();
+    let cluster = embed::start_local(embed::LocalConfig::new(directory.path().join(LOG), 1)).await.unwrap();
     let master = cluster.primary.master().clone();
     let address = cluster.primary.address().to_owned();
     let stop = Arc::new(AtomicBool::new(false));

@@ -97,7 +97,7 @@ fn free_address() -> String {
 #[tokio::test]
 async fn calls_become_requests_and_responses_in_any_order_find_their_caller() {
     let master = FakeMaster::new().await;
-    let client = Client::connect(config(&[&master.address]));
+    let client = Client::connect(config(&[&master.address])).unwrap();
     let script = async {
         let mut link = master.accept(true, None).await;
         let first = link.request().await;
@@ -122,7 +122,7 @@ async fn calls_become_requests_and_responses_in_any_order_find_their_caller() {
 #[tokio::test]
 async fn concurrent_calls_arrive_in_one_piece() {
     let master = FakeMaster::new().await;
-    let client = Client::connect(config(&[&master.address]));
+    let client = Client::connect(config(&[&master.address])).unwrap();
     let accepted = master.accept(true, None);
     let (mut link, serving) = tokio::join!(accepted, client.wait_serving(Duration::from_secs(5)));
     assert_eq!(serving, Some(Serving::Primary));
@@ -148,7 +148,7 @@ async fn concurrent_calls_arrive_in_one_piece() {
 #[tokio::test]
 async fn a_master_that_dies_makes_the_write_in_flight_unknown_and_the_read_moves_on() {
     let (primary, backup) = (FakeMaster::new().await, FakeMaster::new().await);
-    let client = Client::connect(config(&[&primary.address, &backup.address]));
+    let client = Client::connect(config(&[&primary.address, &backup.address])).unwrap();
     let script = async {
         let mut link = primary.accept(true, None).await;
         link.request().await;
@@ -180,7 +180,7 @@ async fn a_master_that_dies_makes_the_write_in_flight_unknown_and_the_read_moves
 #[tokio::test]
 async fn a_standby_redirects_and_the_write_is_executed_once_at_the_other_master() {
     let (primary, backup) = (FakeMaster::new().await, FakeMaster::new().await);
-    let client = Client::connect(config(&[&primary.address, &backup.address]));
+    let client = Client::connect(config(&[&primary.address, &backup.address])).unwrap();
     let script = async {
         let mut link = primary.accept(true, None).await;
         let request = link.request().await;
@@ -201,7 +201,7 @@ async fn a_standby_redirects_and_the_write_is_executed_once_at_the_other_master(
 async fn a_standby_in_a_takeover_is_asked_again_within_milliseconds() {
     let gone = free_address();
     let backup = FakeMaster::new().await;
-    let client = Client::connect(config(&[&gone, &backup.address]));
+    let client = Client::connect(config(&[&gone, &backup.address])).unwrap();
     let script = async {
         let mut link = backup.accept(false, Some(&gone)).await;
         let request = link.request().await;
@@ -221,7 +221,7 @@ async fn with_both_masters_down_the_error_says_so_and_names_them() {
     let (primary, backup) = (free_address(), free_address());
     let settings =
         ClientConfig { request_timeout: Duration::from_millis(200), ..config(&[&primary, &backup]) };
-    let client = Client::connect(settings);
+    let client = Client::connect(settings).unwrap();
     let error = client.put("a", "1").await.unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, ClientError::NotExecuted { cause: Failure::Unreachable(_) }), "{error:?}");
@@ -234,7 +234,8 @@ async fn with_both_masters_down_the_error_says_so_and_names_them() {
 async fn a_silent_master_makes_a_write_unknown_after_the_timeout_and_is_left() {
     let (primary, backup) = (FakeMaster::new().await, FakeMaster::new().await);
     let masters = config(&[&primary.address, &backup.address]);
-    let client = Client::connect(ClientConfig { request_timeout: Duration::from_millis(200), ..masters });
+    let client =
+        Client::connect(ClientConfig { request_timeout: Duration::from_millis(200), ..masters }).unwrap();
     let mut kept = None;
     let (write, ()) = tokio::join!(client.put("a", "1"), async {
         kept = Some(primary.accept(true, None).await);
@@ -255,7 +256,8 @@ async fn garbage_from_a_master_ends_the_link_and_is_named() {
     for garbage in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], &[0xff; 64], &[0; 64]] {
         let master = FakeMaster::new().await;
         let masters = config(&[&master.address]);
-        let client = Client::connect(ClientConfig { request_timeout: Duration::from_millis(300), ..masters });
+        let client =
+            Client::connect(ClientConfig { request_timeout: Duration::from_millis(300), ..masters }).unwrap();
         let script = async {
             let mut link = master.accept(true, None).await;
             link.request().await;
@@ -274,7 +276,8 @@ async fn a_rejected_handshake_is_told_to_the_caller() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let masters = config(&[&address]);
-    let client = Client::connect(ClientConfig { request_timeout: Duration::from_millis(200), ..masters });
+    let client =
+        Client::connect(ClientConfig { request_timeout: Duration::from_millis(200), ..masters }).unwrap();
     let rejecting = tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
@@ -291,7 +294,7 @@ async fn a_rejected_handshake_is_told_to_the_caller() {
 
 #[tokio::test]
 async fn what_no_master_takes_is_refused_without_a_connection() {
-    let client = Client::connect(config(&[&free_address()]));
+    let client = Client::connect(config(&[&free_address()])).unwrap();
     let long_key = vec![b'k'; dsm_protocol::command::KEY_MAX + 1];
     let half = bytes::Bytes::from(vec![b'v'; dsm_protocol::command::VALUE_MAX_DEFAULT * 2 / 3]);
     let long_value = vec![b'v'; dsm_protocol::command::VALUE_MAX_DEFAULT + 1];
@@ -311,7 +314,8 @@ async fn what_no_master_takes_is_refused_without_a_connection() {
 async fn calls_beyond_the_bounds_wait_for_their_turn() {
     let master = FakeMaster::new().await;
     let masters = config(&[&master.address]);
-    let client = Client::connect(ClientConfig { request_bytes_max: 100, requests_max: 2, ..masters });
+    let client =
+        Client::connect(ClientConfig { request_bytes_max: 100, requests_max: 2, ..masters }).unwrap();
     let script = async {
         let mut link = master.accept(true, None).await;
         for _ in 0..3 {
@@ -332,7 +336,7 @@ async fn calls_beyond_the_bounds_wait_for_their_turn() {
 #[tokio::test]
 async fn a_large_write_and_its_read_pass_through_a_slow_socket() {
     let master = FakeMaster::new().await;
-    let client = Client::connect(config(&[&master.address]));
+    let client = Client::connect(config(&[&master.address])).unwrap();
     let value = vec![0x5a; 8 << 20];
     let script = async {
         let mut link = master.accept(true, None).await;
@@ -354,7 +358,7 @@ async fn a_large_write_and_its_read_pass_through_a_slow_socket() {
 #[tokio::test]
 async fn the_link_is_closed_when_the_last_handle_is_dropped() {
     let master = FakeMaster::new().await;
-    let client = Client::connect(config(&[&master.address]));
+    let client = Client::connect(config(&[&master.address])).unwrap();
     let mut link = master.accept(true, None).await;
     drop(client.clone());
     let closed = tokio::time::timeout(Duration::from_millis(20), link.message()).await;

@@ -1,13 +1,12 @@
 //! Nodes inside a program: typed messages, a cluster in one process, and what is left of it after its end.
 
 use actix::prelude::*;
-use dsm::client::{ClientConfig, ClientError, Failure};
+use dsm::client::{Client, ClientConfig, ClientError, ErrorWord, Failure};
 use dsm::client_actor::ClientActor;
-use dsm::config::{Fence, MasterConfig, MasterKind, SlaveConfig};
-use dsm::embed::{self, Delete, Get, Put, Status};
+use dsm::config::{ByteSize, Fence, Fsync, MasterConfig, MasterKind, SlaveConfig};
+use dsm::embed::{self, Delete, Doors, Get, LocalCluster, LocalConfig, Put, Status};
 use dsm::env::real::RealEnv;
 use dsm::supervision::NodeError;
-use dsm_protocol::command::ErrorWord;
 use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
@@ -32,7 +31,8 @@ fn is_unlocked(path: &Path) -> bool {
 #[actix::test]
 async fn a_master_takes_typed_messages() {
     let directory = tempfile::tempdir().unwrap();
-    let cluster = embed::start_local(directory.path().join("kv_store.log"), 2).await.unwrap();
+    let cluster =
+        embed::start_local(LocalConfig::new(directory.path().join("kv_store.log"), 2)).await.unwrap();
     let master = cluster.primary.master().clone();
     assert_eq!(master.send(get("a")).await.unwrap(), Ok(None));
     assert_eq!(master.send(put("a", "1")).await.unwrap(), Ok(()));
@@ -52,7 +52,8 @@ async fn a_master_takes_typed_messages() {
 #[actix::test]
 async fn messages_are_executed_in_the_order_in_which_they_were_sent() {
     let directory = tempfile::tempdir().unwrap();
-    let cluster = embed::start_local(directory.path().join("kv_store.log"), 1).await.unwrap();
+    let cluster =
+        embed::start_local(LocalConfig::new(directory.path().join("kv_store.log"), 1)).await.unwrap();
     let master = cluster.primary.master();
     let mut answers = Vec::new();
     for number in 0..200 {
@@ -69,7 +70,8 @@ async fn messages_are_executed_in_the_order_in_which_they_were_sent() {
 #[actix::test]
 async fn a_standby_forwards_what_it_is_asked() {
     let directory = tempfile::tempdir().unwrap();
-    let cluster = embed::start_local(directory.path().join("kv_store.log"), 2).await.unwrap();
+    let cluster =
+        embed::start_local(LocalConfig::new(directory.path().join("kv_store.log"), 2)).await.unwrap();
     let backup = cluster.backup.master();
     assert_eq!(backup.send(put("a", "1")).await.unwrap(), Ok(()));
     assert_eq!(cluster.primary.master().send(get("a")).await.unwrap(), Ok(Some("1".into())));
@@ -120,9 +122,10 @@ async fn too_much_at_once_is_busy_and_the_rest_is_done() {
 #[actix::test]
 async fn a_client_actor_takes_the_same_messages_and_survives_a_failover() {
     let directory = tempfile::tempdir().unwrap();
-    let cluster = embed::start_local(directory.path().join("kv_store.log"), 2).await.unwrap();
+    let config = LocalConfig::new(directory.path().join("kv_store.log"), 2);
+    let cluster = embed::start_local(LocalConfig { doors: Doors::Loopback, ..config }).await.unwrap();
     let config = ClientConfig { masters: cluster.masters(), ..ClientConfig::default() };
-    let client = ClientActor::connect(config).start();
+    let client = ClientActor::connect(config).unwrap().start();
     assert_eq!(client.send(put("a", "1")).await.unwrap(), Ok(()));
     assert_eq!(client.send(get("a")).await.unwrap(), Ok(Some("1".into())));
     assert_eq!(client.send(Delete { key: "b".into() }).await.unwrap(), Ok(false));
@@ -145,7 +148,7 @@ async fn a_client_actor_beyond_its_bound_is_busy() {
         requests_max: 2,
         ..ClientConfig::default()
     };
-    let client = ClientActor::connect(config).start();
+    let client = ClientActor::connect(config).unwrap().start();
     let answers: Vec<_> = (0..3).map(|_| client.send(put("a", "1"))).collect();
     let mut causes = Vec::new();
     for answer in answers {
@@ -165,7 +168,8 @@ fn the_backup_takes_over_in_one_process_and_nothing_is_left_of_the_nodes() {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("kv_store.log");
     let addresses = local.block_on(&runtime, async {
-        let cluster = embed::start_local(&log, 2).await.unwrap();
+        let config = LocalConfig { doors: Doors::Loopback, ..LocalConfig::new(&log, 2) };
+        let cluster = embed::start_local(config).await.unwrap();
         let addresses = cluster.masters();
         for number in 0..20 {
             let key = format!("key{number}").into();
@@ -200,7 +204,8 @@ fn the_backup_takes_over_in_one_process_and_nothing_is_left_of_the_nodes() {
 #[actix::test]
 async fn a_request_to_a_master_that_stops_is_never_left_open() {
     let directory = tempfile::tempdir().unwrap();
-    let cluster = embed::start_local(directory.path().join("kv_store.log"), 1).await.unwrap();
+    let cluster =
+        embed::start_local(LocalConfig::new(directory.path().join("kv_store.log"), 1)).await.unwrap();
     let embed::LocalCluster { primary, backup, slaves } = cluster;
     backup.stop().await.unwrap();
     for slave in slaves {
@@ -236,16 +241,114 @@ async fn a_program_without_a_system_runs_nodes_on_a_thread_of_their_own() {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("kv_store.log");
     let path = log.clone();
-    let (master, thread) =
-        embed::on_own_thread(move || embed::start_local(path, 1), |cluster| cluster.primary.master().clone())
-            .await
-            .unwrap();
+    let (master, thread) = embed::on_own_thread(
+        move || embed::start_local(LocalConfig::new(path, 1)),
+        |cluster| cluster.primary.master().clone(),
+    )
+    .await
+    .unwrap();
     assert_eq!(master.send(put("a", "1")).await.unwrap(), Ok(()));
     thread.stop().await.unwrap();
     assert_eq!(master.send(get("a")).await, Err(MailboxError::Closed));
     assert!(is_unlocked(&log));
 
     let nowhere = directory.path().join("missing").join("kv_store.log");
-    let failed = embed::on_own_thread(move || embed::start_local(nowhere, 1), |_| ()).await;
+    let failed = embed::on_own_thread(move || embed::start_local(LocalConfig::new(nowhere, 1)), |_| ()).await;
     assert!(matches!(failed, Err(NodeError::File { .. })), "{failed:?}");
+}
+
+/// The TCP ports that this process listens at.
+fn ports() -> Vec<String> {
+    let inodes: Vec<String> = std::fs::read_dir("/proc/self/fd")
+        .expect("/proc is there")
+        .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+        .filter_map(|target| Some(target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let table = ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
+        .map(|path| std::fs::read_to_string(path).expect("/proc is there"));
+    let listening = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let is_ours = words.len() > 9 && words[3] == "0A" && inodes.iter().any(|inode| inode == words[9]);
+        is_ours.then(|| words[1].to_owned())
+    };
+    table.iter().flat_map(|table| table.lines()).filter_map(listening).collect()
+}
+
+/// Is run by the test below, in a process of its own: other tests of this one open ports.
+#[actix::test]
+#[ignore = "is run by a_cluster_within_a_program_opens_no_port_and_reads_no_environment"]
+async fn a_local_cluster_by_its_settings() {
+    let directory = tempfile::tempdir().unwrap();
+    let defaults = MasterConfig::default();
+    assert_eq!((defaults.fsync, defaults.min_slaves, defaults.listen), (Fsync::Always, 1, None));
+    let mut config = LocalConfig::new(directory.path().join("kv_store.log"), 2);
+    config.masters.min_slaves = 2;
+    config.masters.max_value = ByteSize(100);
+    config.slave.max_memory = Some(ByteSize::mib(1));
+    let cluster = embed::start_local(config.clone()).await.unwrap();
+    assert_eq!(ports(), Vec::<String>::new());
+    assert_eq!(cluster.masters(), Vec::<String>::new(), "there is no address that a client could have");
+    let master = cluster.primary.master();
+    assert_eq!(master.send(put("a", "1")).await.unwrap(), Ok(()));
+    assert_eq!(cluster.backup.master().send(get("a")).await.unwrap(), Ok(Some("1".into())));
+    let too_long = Put { key: "a".into(), value: vec![0; 101].into() };
+    let error = master.send(too_long).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("longer than 100 bytes"), "{error}");
+    let status = master.send(Status).await.unwrap().unwrap();
+    assert!(!status.contains("room_bytes=unlimited"), "{status}");
+    // The backup takes over without a port, too.
+    let LocalCluster { primary, backup, mut slaves } = cluster;
+    primary.stop().await.unwrap();
+    embed::wait_serving(&backup, 2, LIMIT).await.unwrap();
+    assert_eq!(backup.master().send(get("a")).await.unwrap(), Ok(Some("1".into())));
+    slaves.pop().unwrap().stop().await.unwrap();
+    let refused = loop {
+        match backup.master().send(put("a", "2")).await.unwrap() {
+            Ok(()) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(refused) => break refused,
+        }
+    };
+    let ClientError::NotExecuted { cause: Failure::Refused(error) } = refused else { panic!("{refused:?}") };
+    assert_eq!(error.word, ErrorWord::NoQuorum, "two slaves are the least");
+    backup.stop().await.unwrap();
+    for slave in slaves {
+        slave.stop().await.unwrap();
+    }
+    // With doors, there are two.
+    let config = LocalConfig { doors: Doors::Loopback, ..config };
+    let cluster = embed::start_local(config).await.unwrap();
+    assert_eq!((ports().len(), cluster.masters().len()), (2, 2));
+    cluster.stop().await.unwrap();
+    assert_eq!(ports(), Vec::<String>::new());
+}
+
+#[test]
+fn a_cluster_within_a_program_opens_no_port_and_reads_no_environment() {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", "a_local_cluster_by_its_settings"]);
+    // The program's own, which happen to have these names.
+    let foreign = [
+        ("DSM_FSYNC", "sometimes"),
+        ("DSM_MIN_SLAVES", "7"),
+        ("DSM_LISTEN", "nowhere"),
+        ("DSM_PEER", "tcp://10.0.0.1"),
+        ("DSM_MAX_VALUE", "1"),
+        ("DSM_MAX_MEMORY", "1"),
+        ("DSM_MASTERS", "x"),
+    ];
+    let output = command.envs(foreign).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && told.contains("1 passed"), "{told}");
+}
+
+#[test]
+fn a_client_that_is_told_of_no_master_or_has_no_runtime_is_an_error() {
+    let nobody = ClientConfig { masters: Vec::new(), ..ClientConfig::default() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let refused = runtime.block_on(async { Client::connect(nobody).map(drop) });
+    let why = Failure::Invalid("the client is told of no master");
+    assert_eq!(refused, Err(ClientError::NotExecuted { cause: why }));
+    let why = Failure::Invalid("a client needs a tokio runtime around it");
+    let refused = Client::connect(ClientConfig::default()).map(drop);
+    assert_eq!(refused, Err(ClientError::NotExecuted { cause: why }));
 }

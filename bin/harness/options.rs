@@ -6,7 +6,7 @@ use super::keys::Distribution;
 use super::record::Settings;
 use super::sweep::{self, Dimension, Name};
 use super::value::Texts;
-use clap::{CommandFactory as _, Parser, ValueEnum};
+use clap::{Parser, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -55,7 +55,7 @@ pub(crate) struct Options {
     pub slaves: u32,
 
     /// Loads this store instead: HOST:PORT,HOST:PORT, tried in this order
-    #[arg(long, value_name = "ADDRS", value_delimiter = ',', help_heading = "Store",
+    #[arg(long, value_name = "ADDRS", value_delimiter = ',', value_parser = dsm::address::to_connect, help_heading = "Store",
           conflicts_with_all = ["slaves", "placement", "fsync", "data"])]
     pub target: Vec<String>,
 
@@ -238,13 +238,10 @@ impl Options {
     /// # Errors
     /// The exit code: 2 for wrong usage, 0 for help and version.
     pub(crate) fn from_command_line(words: impl IntoIterator<Item = OsString>) -> Result<Options, ExitCode> {
-        let options: Options = crate::common::parse(two_dashes(words))?;
+        let options: Options = crate::common::parse(words)?;
         match options.validate() {
             Ok(()) => Ok(options),
-            Err(what) => {
-                eprintln!("error: {what}");
-                Err(ExitCode::from(2))
-            }
+            Err(what) => Err(crate::common::fail(&what, 2)),
         }
     }
 
@@ -376,37 +373,16 @@ fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
     humantime::parse_duration(text)
 }
 
-/// Gives long options with one dash their second one, up to `--`.
-fn two_dashes(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let command = Options::command();
-    let is_long = |name: &str| {
-        name.len() > 1
-            && (["help", "version"].contains(&name)
-                || command.get_arguments().any(|argument| {
-                    argument.get_long_and_visible_aliases().is_some_and(|names| names.contains(&name))
-                }))
-    };
-    let mut over = false;
-    let words = words.into_iter().map(|word| {
-        over |= word == "--";
-        let text = word.to_str().filter(|_| !over);
-        match text.and_then(|text| text.strip_prefix('-')) {
-            Some(name) if is_long(name.split('=').next().unwrap_or(name)) => {
-                OsString::from(format!("--{name}"))
-            }
-            _ => word,
-        }
-    });
-    words.collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::common::two_dashes;
+    use clap::CommandFactory as _;
 
     fn parse(line: &str) -> Result<Options, String> {
         let words = std::iter::once("dsm-test-harness").chain(line.split_whitespace()).map(OsString::from);
-        let options = Options::try_parse_from(two_dashes(words)).map_err(|error| error.to_string())?;
+        let options = Options::try_parse_from(two_dashes(&Options::command(), words))
+            .map_err(|error| error.to_string())?;
         options.validate().map(|()| options)
     }
 
@@ -416,7 +392,6 @@ mod tests {
         assert_eq!((options.slaves, options.clients), (5, 18));
         assert_eq!((options.think, options.output), (Duration::ZERO, PathBuf::from("here")));
         assert_eq!(options.master_flags, ["-x", "--slaves"]);
-        assert_eq!(two_dashes([OsString::from("-h"), "-V".into(), "-5".into()]), ["-h", "-V", "-5"]);
     }
 
     #[test]

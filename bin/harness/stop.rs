@@ -53,7 +53,7 @@ impl Stop {
             (
                 catch(SignalKind::interrupt())?,
                 catch(SignalKind::terminate())?,
-                catch(SignalKind::hangup())?,
+                crate::common::hangup().context("cannot catch signals")?,
                 catch(SignalKind::child())?,
             )
         };
@@ -63,7 +63,7 @@ impl Stop {
                     tokio::select! {
                         _ = interrupt.recv() => {}
                         _ = terminate.recv() => {}
-                        _ = hangup.recv() => {}
+                        () = crate::common::hung_up(&mut hangup) => {}
                         _ = child.recv() => {
                             stopper.child_changed();
                             continue;

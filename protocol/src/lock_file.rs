@@ -14,6 +14,8 @@ pub struct LockText {
     pub start: Option<u64>,
     /// The boot in which that process runs.
     pub boot: Option<String>,
+    /// The pid name space in which that process has its id; absent where it is not known.
+    pub pid_ns: Option<String>,
     /// The address at which the holder serves.
     pub address: Option<String>,
     /// The cluster of the log.
@@ -34,6 +36,7 @@ impl LockText {
             match key {
                 "pid" => parsed.pid = value.parse().ok(),
                 "start" => parsed.start = value.parse().ok(),
+                "pid_ns" => parsed.pid_ns = Some(value.to_owned()),
                 "boot" => parsed.boot = Some(value.to_owned()),
                 "address" => parsed.address = Some(value.to_owned()),
                 "cluster" => parsed.cluster = value.parse().ok(),
@@ -54,6 +57,7 @@ impl fmt::Display for LockText {
         line(f, "pid", self.pid.as_ref())?;
         line(f, "start", self.start.as_ref())?;
         line(f, "boot", self.boot.as_ref())?;
+        line(f, "pid_ns", self.pid_ns.as_ref())?;
         line(f, "address", self.address.as_ref())?;
         line(f, "cluster", self.cluster.as_ref())?;
         line(f, "epoch", self.epoch.as_ref())?;
@@ -71,6 +75,7 @@ mod tests {
             pid: Some(7),
             start: Some(123_456),
             boot: Some("b-1".into()),
+            pid_ns: Some("4026531836".into()),
             address: Some("127.0.0.1:12345".into()),
             cluster: Some(ClusterId(0x7f3a)),
             epoch: Some(Epoch(9)),

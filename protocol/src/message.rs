@@ -31,6 +31,12 @@ pub enum Message {
     },
     /// Master to slave, counted: answer with an ACK, nothing else.
     Ping,
+    /// Master to slave, not counted: take these bytes, which mean nothing, and answer with [`Control::Took`]. Asked of a
+    /// slave that has failed, before it counts again.
+    Trial {
+        /// Any bytes.
+        bytes: Bytes,
+    },
     /// Slave to master: every counted message up to `through` is applied (or was refused just before).
     Ack {
         /// The number of the last applied counted message on this link.
@@ -163,6 +169,18 @@ pub enum Control {
     },
     /// Active to standby: an operator asked for a failover; ask for the handover now.
     HandoverOffer,
+    /// Slave to master: a [`Message::Trial`] has arrived whole.
+    Took {
+        /// Its length in bytes.
+        bytes: u64,
+    },
+    /// Master to slave: the slave has failed and is told of no reign for a while.
+    Quarantined {
+        /// How long, in milliseconds.
+        ms: u64,
+        /// Why, for people.
+        reason: String,
+    },
 }
 
 /// Who connects, and what it must be asked about.

@@ -105,6 +105,8 @@ mod on {
         ReadOfUnwritten,
         /// A read does not wait for the write that the same connection has pipelined in front of it.
         ReadOvertakesOwnWrite,
+        /// A read that waits is answered with whatever is written meanwhile, be it by the same connection.
+        ReadSeesLaterWrite,
         /// A key that its last holder lacks counts as not found, though the log has it.
         MissingMeansNotFound,
         /// A write is done before any slave has acknowledged it.

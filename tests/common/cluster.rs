@@ -535,7 +535,8 @@ impl TestCluster {
         child.try_wait().expect("a child can be asked")
     }
 
-    fn signal(&self, node: Node, signal: Signal) {
+    /// Sends a signal.
+    pub(crate) fn signal(&self, node: Node, signal: Signal) {
         let child = self.processes.get(&node).unwrap_or_else(|| panic!("{node:?} is not running"));
         // Until it is waited for, even a dead child's id is nobody else's. One that was waited for, because it was
         // found dead, needs no signal any more.
@@ -552,9 +553,25 @@ impl TestCluster {
 
     /// The memory of a node that is in use and resident, in bytes.
     pub(crate) fn resident_bytes(&self, node: Node) -> u64 {
+        self.status_bytes(node, "VmRSS:")
+    }
+
+    /// The most that it was since the node began, or since [`forget_peak`](Self::forget_peak), in bytes.
+    pub(crate) fn peak_bytes(&self, node: Node) -> u64 {
+        self.status_bytes(node, "VmHWM:")
+    }
+
+    /// Lets the peak of a node's memory begin anew.
+    pub(crate) fn forget_peak(&self, node: Node) {
+        let id = self.processes[&node].id();
+        std::fs::write(format!("/proc/{id}/clear_refs"), "5")
+            .expect("the kernel takes it of our own processes");
+    }
+
+    fn status_bytes(&self, node: Node, field: &str) -> u64 {
         let id = self.processes[&node].id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel tells");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the kernel tells");
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
         kib * 1024
     }

@@ -88,6 +88,14 @@ fn run_tool(program: &str, arguments: &[&str]) -> Result<String, Lack> {
     Err(Lack::Refused(told))
 }
 
+/// Shows a file at another path. Only within [`isolated`].
+///
+/// # Errors
+/// What is missing or not allowed.
+pub(crate) fn bind_mount(file: &Path, at: &Path) -> Result<(), Lack> {
+    run_tool("mount", &["--bind", text(file), text(at)]).map(drop)
+}
+
 /// A file system in a file, on which the power can fail.
 pub(crate) struct CuttableDisk {
     /// Holds the image, the place where it is mounted and the program that cuts it.

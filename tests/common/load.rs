@@ -66,6 +66,7 @@ struct Shared {
     writes: AtomicU64,
     reads: AtomicU64,
     failed: AtomicU64,
+    longest_us: AtomicU64,
     failures: Mutex<Vec<Failure>>,
     /// Answers that the contract does not allow.
     broken_words: Mutex<Vec<String>>,
@@ -93,6 +94,7 @@ impl Load {
             writes: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            longest_us: AtomicU64::new(0),
             failures: Mutex::new(Vec::new()),
             broken_words: Mutex::new(Vec::new()),
             acknowledged: Mutex::new(Vec::new()),
@@ -130,6 +132,16 @@ impl Load {
     pub(crate) fn failures_between(&self, from: Instant, to: Instant) -> Vec<Failure> {
         let failures = self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.iter().filter(|f| (from..to).contains(&f.at)).cloned().collect()
+    }
+
+    /// The requests that were sent and had no result; a master that is not there is no failure of one.
+    pub(crate) fn failed_requests(&self) -> Vec<String> {
+        self.failures().into_iter().filter(|text| !text.starts_with("connect: ")).collect()
+    }
+
+    /// The longest time that a request took of those which had a result.
+    pub(crate) fn longest(&self) -> Duration {
+        Duration::from_micros(self.shared.longest_us.load(Ordering::Relaxed))
     }
 
     /// Whether any request was answered with this word.
@@ -371,7 +383,11 @@ impl Client {
         }
         if let Err(other) = request.finish_with(answer, now, &mut self.history) {
             self.broken(format!("{other:?} to {request:?}"));
-        } else if request.is_write() {
+            return false;
+        }
+        let took_us = u64::try_from(invoked.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.shared.longest_us.fetch_max(took_us, Ordering::Relaxed);
+        if request.is_write() {
             let by = MASTERS[self.master];
             let acknowledged = Acknowledged { invoked, returned: Instant::now(), by };
             self.shared.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).push(acknowledged);
@@ -389,6 +405,11 @@ impl Client {
     }
 
     fn connected(&mut self) -> Option<Connection> {
+        // As connection pools do: one that the server has ended between two requests is replaced, and nothing has failed.
+        if self.connection.as_ref().is_some_and(Connection::is_ended) {
+            self.connection = None;
+            self.master ^= 1;
+        }
         if self.connection.is_none() {
             match Connection::open(self.shared.addresses[self.master], REQUEST_TIMEOUT) {
                 Ok(connection) => self.connection = Some(connection),

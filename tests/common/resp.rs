@@ -63,6 +63,17 @@ impl Connection {
         Ok(Connection { stream, received: Vec::new(), consumed: 0 })
     }
 
+    /// Whether the peer has closed, so far as is known here: what connection pools look at before they use one again.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.stream.set_nonblocking(true).expect("a socket option");
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).expect("a socket option");
+        match peeked {
+            Ok(bytes) => bytes == 0,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+
     /// Sends one request and reads its answer.
     ///
     /// # Errors

@@ -3,16 +3,22 @@
 //! Everything an actor does to the world goes through [`Env`], so that a simulated world can take the real one's
 //! place. Threads belong to the real environment alone.
 
+pub(crate) mod local;
+pub(crate) mod names;
 mod net;
 pub mod real;
 #[cfg(feature = "sim")]
 pub mod sim;
 
+pub use local::LocalListener;
+pub(crate) use net::keep_alive;
 pub use net::{Listener, Stream};
 
-use dsm_protocol::ids::Millis;
+use bytes::Bytes;
+use dsm_protocol::ids::{Epoch, Millis};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::takeover::Seen;
+use dsm_protocol::record::{self, Place};
 use futures_util::future::LocalBoxFuture;
 use std::io;
 use std::path::Path;
@@ -25,6 +31,14 @@ pub type Env = Rc<dyn Environment>;
 pub trait Environment {
     /// Time since the environment was made. Stands still nowhere, follows tokio's clock in tests.
     fn now(&self) -> Millis;
+
+    /// The same in microseconds, to tell how long a turn takes.
+    fn clock_us(&self) -> u64;
+
+    /// For how long this thread has computed so far, in milliseconds. 0 where nobody counts that.
+    fn computed_ms(&self) -> u64 {
+        0
+    }
 
     /// A random number, not for cryptography.
     fn random(&self) -> u64;
@@ -52,6 +66,9 @@ pub trait Environment {
 
     /// This process.
     fn pid(&self) -> u32;
+
+    /// Memory of this process that is resident, in bytes; 0 when nobody knows.
+    fn resident_bytes(&self) -> u64;
 }
 
 /// Which file a path or a handle stands for.
@@ -86,6 +103,15 @@ pub trait Disk {
     /// What the system says.
     fn identity(&self, path: &Path) -> io::Result<Option<FileIdentity>>;
 
+    /// The access rights of the file at `path`, if they let others than its owner read it.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn others_may_read(&self, path: &Path) -> io::Result<Option<u32>> {
+        let _ = path;
+        Ok(None)
+    }
+
     /// Makes the entries of the directory that holds `path` durable.
     ///
     /// # Errors
@@ -107,6 +133,18 @@ pub trait File {
     /// # Errors
     /// What the system says.
     fn read_at(&self, offset: u64, length: usize) -> LocalBoxFuture<'_, io::Result<Vec<u8>>>;
+
+    /// Reads the value at `place`, of a version of that epoch, checks it and decodes it: none of it on the caller's thread
+    /// where files have one of their own.
+    ///
+    /// # Errors
+    /// What the system says, and that something else stands there.
+    fn read_value(&self, place: Place, epoch: Epoch) -> LocalBoxFuture<'_, io::Result<Bytes>> {
+        Box::pin(async move {
+            let text = self.read_at(place.offset, place.text_bytes as usize).await?;
+            record::value_at(text, place, epoch).map_err(io::Error::other)
+        })
+    }
 
     /// Writes a group at `offset` and, if asked, makes it durable. What `reserve_to` asks for is tried first.
     fn append(&self, group: Group) -> LocalBoxFuture<'_, Appended>;

@@ -1,14 +1,42 @@
 //! Sockets behind an enum, so that simulated ones fit without a type parameter on everything.
 
+use super::local::LocalListener;
 use bytes::BytesMut;
 use std::io;
-use tokio::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+
+/// Probes without an answer until a silent peer is given up, as Redis has it.
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// Lets the system probe a peer that has been silent for `idle`, and end the connection when it answers none of three
+/// probes, a third of `idle` apart. Zero: never. As Redis does: a peer whose machine lost power says nothing at all.
+pub(crate) fn keep_alive(stream: &TcpStream, idle: Duration) {
+    use rustix::net::sockopt;
+    if idle.is_zero() {
+        return;
+    }
+    // The kernel counts whole seconds, up to 32767 of them.
+    let idle = Duration::from_secs(idle.as_secs().clamp(1, 32_767));
+    let between = Duration::from_secs((idle.as_secs() / 3).max(1));
+    let set = sockopt::set_socket_keepalive(stream, true)
+        .and_then(|()| sockopt::set_tcp_keepidle(stream, idle))
+        .and_then(|()| sockopt::set_tcp_keepintvl(stream, between))
+        .and_then(|()| sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES));
+    // Only of a connection that has ended meanwhile, which its next read tells.
+    if let Err(error) = set {
+        log::debug!("keepalive not set error={error}");
+    }
+}
 
 /// A listening socket.
 #[derive(Debug)]
 pub enum Listener {
     /// The real network.
     Tcp(TcpListener),
+    /// Within this process.
+    Local(LocalListener),
     /// The simulated network.
     #[cfg(feature = "sim")]
     Sim(super::sim::SimListener),
@@ -26,11 +54,33 @@ impl Listener {
                 stream.set_nodelay(true)?;
                 Ok((Stream::Tcp(stream), address.to_string()))
             }
+            Listener::Local(listener) => listener.accept().await,
             #[cfg(feature = "sim")]
             Listener::Sim(listener) => {
                 let (stream, address) = listener.accept().await?;
                 Ok((Stream::Sim(stream), address))
             }
+        }
+    }
+
+    /// Whether whoever connects to `address` comes here. What cannot be found out is no.
+    pub(crate) async fn is_reached_at(&self, address: &str) -> bool {
+        match self {
+            Listener::Tcp(listener) => {
+                let (Ok(ours), Ok(found)) = (listener.local_addr(), super::names::look_up(address).await)
+                else {
+                    return false;
+                };
+                // Only an address of this machine can be bound.
+                let is_here = |ip: IpAddr| UdpSocket::bind((ip, 0)).is_ok();
+                found.iter().any(|there| {
+                    there.port() == ours.port()
+                        && (there.ip() == ours.ip() || (ours.ip().is_unspecified() && is_here(there.ip())))
+                })
+            }
+            Listener::Local(listener) => listener.address() == address,
+            #[cfg(feature = "sim")]
+            Listener::Sim(listener) => listener.local_address() == address,
         }
     }
 
@@ -41,6 +91,7 @@ impl Listener {
     pub fn local_address(&self) -> io::Result<String> {
         match self {
             Listener::Tcp(listener) => Ok(listener.local_addr()?.to_string()),
+            Listener::Local(listener) => Ok(listener.address().to_owned()),
             #[cfg(feature = "sim")]
             Listener::Sim(listener) => Ok(listener.local_address()),
         }
@@ -52,6 +103,8 @@ impl Listener {
 pub enum Stream {
     /// The real network.
     Tcp(TcpStream),
+    /// Within this process.
+    Local(UnixStream),
     /// The simulated network.
     #[cfg(feature = "sim")]
     Sim(super::sim::SimStream),
@@ -66,6 +119,36 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => loop {
                 match stream.try_read_buf(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
+                    other => return other,
+                }
+            },
+            Stream::Local(stream) => loop {
+                match stream.try_read_buf(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
+                    other => return other,
+                }
+            },
+            #[cfg(feature = "sim")]
+            Stream::Sim(stream) => stream.read(buffer).await,
+        }
+    }
+
+    /// The same for at most `bytes_max` bytes, so that `buffer` ends where something long ends. A simulated socket may
+    /// bring more.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn read_at_most(&self, buffer: &mut BytesMut, bytes_max: usize) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => loop {
+                match stream.try_read_buf(&mut bytes::BufMut::limit(&mut *buffer, bytes_max)) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
+                    other => return other,
+                }
+            },
+            Stream::Local(stream) => loop {
+                match stream.try_read_buf(&mut bytes::BufMut::limit(&mut *buffer, bytes_max)) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
                     other => return other,
                 }
@@ -92,8 +175,42 @@ impl Stream {
                 }
                 Ok(())
             }
+            Stream::Local(stream) => {
+                while !bytes.is_empty() {
+                    match stream.try_write(bytes) {
+                        Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                        Ok(written) => bytes = &bytes[written..],
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(())
+            }
             #[cfg(feature = "sim")]
             Stream::Sim(stream) => stream.write_all(bytes).await,
+        }
+    }
+
+    /// Lets the system find out that the peer is gone without a word: see [`keep_alive`]. A simulated network does not.
+    pub fn keep_alive(&self, idle: Duration) {
+        match self {
+            Stream::Tcp(stream) => keep_alive(stream, idle),
+            // Whose other end is gone tells so.
+            Stream::Local(_) => {}
+            #[cfg(feature = "sim")]
+            Stream::Sim(_) => {}
+        }
+    }
+
+    /// Keeps back what is written until the stream is shut down (or for 200 ms), so that the last bytes and the end are
+    /// one packet: who has read the one knows the other.
+    pub fn hold_back(&self) {
+        match self {
+            // Where it cannot be, the end comes a moment later.
+            Stream::Tcp(stream) => drop(rustix::net::sockopt::set_tcp_cork(stream, true)),
+            Stream::Local(_) => {}
+            #[cfg(feature = "sim")]
+            Stream::Sim(_) => {}
         }
     }
 
@@ -102,8 +219,30 @@ impl Stream {
         match self {
             // Fails only when the peer is gone already.
             Stream::Tcp(stream) => drop(rustix::net::shutdown(stream, rustix::net::Shutdown::Write)),
+            Stream::Local(stream) => drop(rustix::net::shutdown(stream, rustix::net::Shutdown::Write)),
             #[cfg(feature = "sim")]
             Stream::Sim(stream) => stream.shut_down_write(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::sockopt;
+
+    #[tokio::test]
+    async fn a_socket_is_probed_as_redis_probes_its_own() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        keep_alive(&stream, Duration::ZERO);
+        assert!(!sockopt::socket_keepalive(&stream).unwrap());
+        for (idle, probed_after, apart) in [(300, 300, 100), (1, 1, 1), (1 << 20, 32_767, 10_922)] {
+            keep_alive(&stream, Duration::from_secs(idle));
+            assert!(sockopt::socket_keepalive(&stream).unwrap());
+            assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), Duration::from_secs(probed_after));
+            assert_eq!(sockopt::tcp_keepintvl(&stream).unwrap(), Duration::from_secs(apart));
+            assert_eq!(sockopt::tcp_keepcnt(&stream).unwrap(), 3);
         }
     }
 }

@@ -4,12 +4,14 @@
 //! the holder's counter.
 
 use super::{
-    Appended, Disk, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard, Locks, OpenMode,
-    Stream, Watch,
+    names, Appended, Disk, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard, Locks,
+    OpenMode, Stream, Watch,
 };
-use dsm_protocol::ids::Millis;
+use bytes::Bytes;
+use dsm_protocol::ids::{Epoch, Millis};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::takeover::Seen;
+use dsm_protocol::record::{self, Place};
 use futures_util::future::LocalBoxFuture;
 use nix::fcntl::{fcntl, FcntlArg};
 use nix::libc;
@@ -21,14 +23,21 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{mpsc, Arc};
 use std::time::Duration;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tokio::sync::{oneshot, Notify};
 use tokio::time::Instant;
+
+/// Who may read and write what a master keeps: it holds everybody's values.
+const OWNER_ONLY: u32 = 0o600;
+
+/// How long the system may take to find the name that is to be listened at.
+const NAME_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The real environment of one node.
 #[derive(Debug)]
@@ -49,6 +58,15 @@ impl Environment for RealEnv {
         Millis(self.start.elapsed().as_millis() as u64)
     }
 
+    fn clock_us(&self) -> u64 {
+        self.start.elapsed().as_micros() as u64
+    }
+
+    fn computed_ms(&self) -> u64 {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        (time.tv_sec * 1000 + time.tv_nsec / 1_000_000) as u64
+    }
+
     // This is what others are to ask.
     #[allow(clippy::disallowed_methods)]
     fn random(&self) -> u64 {
@@ -58,7 +76,8 @@ impl Environment for RealEnv {
     fn listen<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Listener>> {
         Box::pin(async move {
             let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the address names no host");
-            for address in tokio::net::lookup_host(address).await? {
+            let found = tokio::time::timeout(NAME_TIMEOUT, names::look_up(address)).await;
+            for address in found.map_err(|_| io::Error::other("its name is not found in time"))?? {
                 let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
                 // A restart must not wait for the TIME_WAIT of its predecessor's connections.
                 socket.set_reuseaddr(true)?;
@@ -73,12 +92,7 @@ impl Environment for RealEnv {
 
     fn connect<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Stream>> {
         Box::pin(async move {
-            let stream = TcpStream::connect(address).await?;
-            // On loopback a connect to a free port of the ephemeral range can meet itself.
-            if stream.local_addr()? == stream.peer_addr()? {
-                return Err(io::ErrorKind::ConnectionRefused.into());
-            }
-            stream.set_nodelay(true)?;
+            let stream = names::connect(address).await?;
             Ok(Stream::Tcp(stream))
         })
     }
@@ -98,11 +112,26 @@ impl Environment for RealEnv {
     fn pid(&self) -> u32 {
         std::process::id()
     }
+
+    // No disk is asked: the kernel writes this file when it is read.
+    fn resident_bytes(&self) -> u64 {
+        let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+        pages.unwrap_or(0) * rustix::param::page_size() as u64
+    }
 }
 
 fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+/// The name space in which this process has its id: two processes of different ones may have the same.
+fn pid_namespace() -> Option<String> {
+    let name = fs::read_link("/proc/self/ns/pid").ok()?;
+    let name = name.to_str()?;
+    // `pid:[4026531836]`
+    Some(name.strip_prefix("pid:[")?.strip_suffix(']')?.to_owned())
 }
 
 fn identity_of(metadata: &fs::Metadata) -> FileIdentity {
@@ -126,7 +155,7 @@ fn directory_of(path: &Path) -> PathBuf {
 
 // This is where what blocks belongs.
 #[allow(clippy::disallowed_methods)]
-fn spawn_thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub(super) fn spawn_thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
 }
 
@@ -141,7 +170,7 @@ impl Disk for RealDisk {
                 .write(write)
                 .create(write)
                 .truncate(false)
-                .mode(0o644)
+                .mode(OWNER_ONLY)
                 .open(path)?;
             let file: Rc<dyn File> = Rc::new(RealFile::new(file)?);
             Ok(file)
@@ -150,6 +179,11 @@ impl Disk for RealDisk {
 
     fn identity(&self, path: &Path) -> io::Result<Option<FileIdentity>> {
         identity_at(path)
+    }
+
+    fn others_may_read(&self, path: &Path) -> io::Result<Option<u32>> {
+        let mode = fs::metadata(path)?.mode() & 0o777;
+        Ok((mode & 0o044 != 0).then_some(mode))
     }
 
     fn sync_directory<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<()>> {
@@ -183,7 +217,9 @@ impl RealFile {
         let on_thread = Arc::clone(&file);
         spawn_thread("dsm-disk", move || {
             while let Ok(job) = queue.recv() {
-                job(&on_thread);
+                // A job that panics drops its answer, which its caller takes for an error. The jobs behind it are done: a
+                // bug in one must not leave all other readers of the file without answers.
+                let _ = std::panic::catch_unwind(AssertUnwindSafe(|| job(&on_thread)));
             }
         })?;
         Ok(RealFile { file, jobs })
@@ -195,7 +231,7 @@ impl RealFile {
     ) -> io::Result<T> {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |file| drop(answer.send(work(file))));
-        let gone = || io::Error::other("the disk thread is gone");
+        let gone = || io::Error::other("the disk thread is gone, or has panicked over this");
         self.jobs.send(job).map_err(|_| gone())?;
         answered.await.map_err(|_| gone())
     }
@@ -204,6 +240,16 @@ impl RealFile {
 impl File for RealFile {
     fn read_at(&self, offset: u64, length: usize) -> LocalBoxFuture<'_, io::Result<Vec<u8>>> {
         Box::pin(async move { self.run(move |file| read_at(file, offset, length)).await? })
+    }
+
+    fn read_value(&self, place: Place, epoch: Epoch) -> LocalBoxFuture<'_, io::Result<Bytes>> {
+        Box::pin(async move {
+            self.run(move |file| {
+                let text = read_at(file, place.offset, place.text_bytes as usize)?;
+                record::value_at(text, place, epoch).map_err(io::Error::other)
+            })
+            .await?
+        })
     }
 
     fn append(&self, group: Group) -> LocalBoxFuture<'_, Appended> {
@@ -423,7 +469,7 @@ impl Locks for RealLocks {
 
 fn open_lock_file(path: &Path) -> io::Result<fs::File> {
     // Rust opens close-on-exec: a child must not keep the lock of a dead master.
-    fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(path)
+    fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(OWNER_ONLY).open(path)
 }
 
 /// Takes the lock, however long that lasts; `None` when nobody wants it any more by then.
@@ -544,6 +590,7 @@ impl LockGuard for RealGuard {
             pid: Some(std::process::id()),
             start: start_of(std::process::id()).ok(),
             boot: Some(boot_id()),
+            pid_ns: pid_namespace(),
             ..self.previous.clone()
         }
     }
@@ -612,6 +659,9 @@ fn start_of(pid: u32) -> io::Result<u64> {
     field.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no start time in /proc/PID/stat"))
 }
 
+/// Why a holder that this process cannot see is not killed.
+const ELSEWHERE: &str = "the holder is in another pid namespace: kill it by hand, and this master takes over";
+
 fn fence(path: &Path) -> io::Result<Fenced> {
     let refused = |reason: String| Ok(Fenced::Refused { reason });
     let file = fs::File::open(path)?;
@@ -620,11 +670,18 @@ fn fence(path: &Path) -> io::Result<Fenced> {
     if holders.is_empty() {
         let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
         return match read_beat(&file)? {
-            Some(_) => refused("the holder is in another pid namespace".to_owned()),
+            Some(_) => refused(ELSEWHERE.to_owned()),
             None => Ok(Fenced::Gone),
         };
     }
-    if text.pid == Some(std::process::id()) {
+    // Their ids mean nothing here: not even that the holder has ours.
+    if let (Some(theirs), Some(ours)) = (&text.pid_ns, pid_namespace()) {
+        if *theirs != ours && text.boot.as_deref() == Some(&boot_id()) {
+            return refused(ELSEWHERE.to_owned());
+        }
+    }
+    let own = std::process::id();
+    if text.pid == Some(own) && text.start == start_of(own).ok() {
         return refused("the holder is this process".to_owned());
     }
     let (Some(pid), Some(start), Some(boot)) = (text.pid, text.start, &text.boot) else {
@@ -650,5 +707,21 @@ fn fence(path: &Path) -> io::Result<Fenced> {
         Ok(()) => Ok(Fenced::Killed { pid }),
         Err(rustix::io::Errno::SRCH) => Ok(Fenced::Gone),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_job_that_panics_fails_alone() {
+        let path = std::env::temp_dir().join(format!("dsm-real-{}", std::process::id()));
+        fs::write(&path, "value").expect("a temporary file");
+        let file = RealFile::new(fs::File::open(&path).expect("it was just made")).expect("a thread");
+        fs::remove_file(&path).expect("it was just made");
+        let failed = file.run(|_| panic!("on purpose")).await;
+        assert!(failed.expect_err("no answer").to_string().contains("panicked"));
+        assert_eq!(file.read_at(1, 3).await.expect("the thread goes on"), b"alu");
     }
 }

@@ -1,8 +1,7 @@
 //! What the machines want done: answers, frames, appends, reads of the log.
 
 use super::{send, MasterActor, ReadWindow, Role, SlaveLink, WaitingRead};
-use crate::acceptor::Arrived;
-use crate::log_tailer;
+use crate::acceptor::{Arrived, Switchboard};
 use crate::log_writer::Append;
 use crate::session::shown_key;
 use crate::slave_proxy::{End, EndReason};
@@ -19,16 +18,29 @@ use std::rc::Rc;
 const FAILOVER_ASKERS_MAX: usize = 64;
 
 impl SlaveLink {
+    /// Notes that the counted message that was appended last is on its way.
+    pub(super) fn note_sent(&self, now: Millis) {
+        self.window.borrow_mut().note_sent(now, self.outbox.queued());
+    }
+
+    /// Asks for an answer outside the count.
+    pub(super) fn question(&self, now: Millis, message: &Message) {
+        send(&self.outbox, message);
+        self.window.borrow_mut().note_question(now, self.outbox.queued());
+    }
+
     /// Sends a read, or lets it wait for room in the window.
-    fn ask(&mut self, read: WaitingRead, machine: &Master) {
+    fn ask(&mut self, now: Millis, read: WaitingRead, machine: &mut Master) {
         // Reads that have gone elsewhere meanwhile. A slave that answers none would else be sent, and kept, ever more.
         while self.reads.waiting.front().is_some_and(|oldest| !machine.is_reading(oldest.read)) {
-            self.reads.waiting.pop_front();
+            self.reads.next_waiting();
         }
         if self.reads.waiting.is_empty() && self.reads.has_room(read.bytes) {
             self.send_read(&read);
         } else {
             self.reads.waited += 1;
+            self.reads.waiting_bytes += u64::from(read.bytes);
+            machine.read_waits(now, read.read, self.reads.asked_bytes as u64 + self.reads.waiting_bytes);
             self.reads.waiting.push_back(read);
         }
     }
@@ -36,6 +48,7 @@ impl SlaveLink {
     fn send_read(&mut self, read: &WaitingRead) {
         self.reads.asked.push_back(read.bytes);
         self.reads.asked_bytes += read.bytes as usize;
+        self.owed.set(self.reads.asked_bytes);
         self.outbox.append(|out| frame::encode_read(read.read.tag(), read.version, &read.key, out));
     }
 
@@ -43,11 +56,12 @@ impl SlaveLink {
     pub(super) fn read_answered(&mut self, machine: &Master) {
         let Some(bytes) = self.reads.asked.pop_front() else { return };
         self.reads.asked_bytes -= bytes as usize;
+        self.owed.set(self.reads.asked_bytes);
         while let Some(next) = self.reads.waiting.front() {
             if machine.is_reading(next.read) && !self.reads.has_room(next.bytes) {
                 return;
             }
-            if let Some(next) = self.reads.waiting.pop_front() {
+            if let Some(next) = self.reads.next_waiting() {
                 if machine.is_reading(next.read) {
                     self.send_read(&next);
                 }
@@ -57,8 +71,28 @@ impl SlaveLink {
 }
 
 impl ReadWindow {
+    fn next_waiting(&mut self) -> Option<WaitingRead> {
+        let next = self.waiting.pop_front()?;
+        self.waiting_bytes -= u64::from(next.bytes);
+        Some(next)
+    }
+
     fn has_room(&self, bytes: u32) -> bool {
         self.asked.is_empty() || self.asked_bytes + bytes as usize <= self.bytes_max
+    }
+}
+
+/// The answer to one read of the log. It is given by the drop, so that there is one even if the task has panicked.
+struct LogAnswer {
+    read: ReadId,
+    board: Rc<Switchboard>,
+    result: Result<bytes::Bytes, String>,
+}
+
+impl Drop for LogAnswer {
+    fn drop(&mut self) {
+        let result = std::mem::replace(&mut self.result, Err(String::new()));
+        self.board.push(Arrived::LogRead { read: self.read, result });
     }
 }
 
@@ -92,10 +126,11 @@ impl MasterActor {
             Effect::Append { write, change } => self.appends.push((write, change)),
             Effect::Joined { link, slot } => self.slave_joined(link, slot),
             Effect::NoSlot { link } => self.slave_without_slot(link),
+            Effect::SlotFree { link } => self.announce_to(now, link),
             Effect::SendWrite { slot, version, key, value } => {
                 if let Some(slave) = self.at(slot) {
-                    slave.outbox.append(|out| frame::encode_write(version, &key, &value, out));
-                    slave.window.note_sent(now);
+                    slave.outbox.append_pieces(|out| frame::encode_write(version, &key, &value, out));
+                    slave.note_sent(now);
                 }
             }
             Effect::SendRead { slot, read, version, key, bytes } => {
@@ -104,7 +139,7 @@ impl MasterActor {
                     if bytes as usize > self.config.value_max() {
                         self.switchboard.expect(link, bytes as usize);
                     }
-                    slave.ask(WaitingRead { read, version, key, bytes }, &self.machine);
+                    slave.ask(now, WaitingRead { read, version, key, bytes }, &mut self.machine);
                 }
             }
             Effect::SendDrop { slot, version, key } => {
@@ -145,6 +180,25 @@ impl MasterActor {
         }
     }
 
+    /// Sends an answer that may come from the other master, which knew its length before we did: what was not foreseen
+    /// and has no room is not kept.
+    fn forwarded_reply(&mut self, to: Asker, reply: &Reply) {
+        let bytes = match reply {
+            Reply::Value(value) => value.len(),
+            Reply::Values(values) => values.iter().flatten().map(bytes::Bytes::len).sum(),
+            Reply::Done | Reply::NotFound | Reply::Count(_) | Reply::Text(_) | Reply::Error(_) => 0,
+        };
+        let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
+        let fits =
+            self.sessions.get(&to.session).is_none_or(|session| session.fits(to.tag, bytes, bytes_max));
+        if fits {
+            self.reply(to, reply);
+        } else {
+            let why = "earlier answers must be taken first (--max-pipeline-bytes)";
+            self.reply(to, &Reply::error(ErrorWord::Busy, why));
+        }
+    }
+
     fn read_log(
         &mut self,
         read: ReadId,
@@ -160,12 +214,19 @@ impl MasterActor {
         };
         let values = Rc::clone(&reign.values);
         let board = Rc::clone(&self.switchboard);
+        let answer = LogAnswer { read, board, result: Err("the read of the log has panicked".to_owned()) };
         actix::spawn(async move {
-            let result = log_tailer::read_value(&values, place, version).await;
-            if let Err(error) = &result {
-                log::error!("value not read from the log key={} error={error:?}", shown_key(&key));
-            }
-            board.push(Arrived::LogRead { read, result });
+            let mut answer = answer;
+            #[cfg(feature = "testing")]
+            crate::testing::pass(|place| *place == crate::testing::Place::LogRead);
+            answer.result = values.read_value(place, version.epoch).await.map_err(|error| {
+                let key = shown_key(&key);
+                log::error!(
+                    "value not read from the log key={key} version={version} offset={} error={error}",
+                    place.offset
+                );
+                format!("the log does not give the value of {version} at byte {}: {error}", place.offset)
+            });
         });
     }
 
@@ -183,8 +244,13 @@ impl MasterActor {
             }
             front::Effect::Forward { id, stream, generation, command } => {
                 if let Some(dialed) = &self.dialed {
+                    // It may be longer than a value that is taken now: `--max-value` was once higher, then.
+                    let answer_bytes = super::foreseen(&self.machine, &command).value_bytes;
+                    if answer_bytes > self.config.value_max() {
+                        self.switchboard.expect(dialed.generation, answer_bytes);
+                    }
                     let request = Request { id, stream, generation, command };
-                    dialed.outbox.append(|out| frame::encode_request(&request, out));
+                    dialed.outbox.append_pieces(|out| frame::encode_request(&request, out));
                 }
             }
             front::Effect::StreamClosed { stream } => {
@@ -192,7 +258,7 @@ impl MasterActor {
                     send(&dialed.outbox, &Message::Control(Control::StreamClosed { stream }));
                 }
             }
-            front::Effect::Reply { to, reply } => self.reply(to, &reply),
+            front::Effect::Reply { to, reply } => self.forwarded_reply(to, &reply),
             front::Effect::CloseSession { session } => {
                 if let Some(session) = self.sessions.get(&session) {
                     session.close();
@@ -215,9 +281,7 @@ impl MasterActor {
         }
         let deadline = self.env.now().plus(self.config.request_timeout.as_millis() as u64);
         self.failover_askers.push((asker, deadline));
-        for peer in self.peers.values() {
-            send(&peer.outbox, &Message::Control(Control::HandoverOffer));
-        }
+        self.offer_reign();
     }
 
     /// Tells operators how the failover that they asked for has ended.

@@ -6,10 +6,13 @@
 //! decides a rule of replication or failover by itself.
 
 mod effects;
+mod health;
 mod peers;
 mod roles;
 mod slaves;
 mod status;
+mod stop;
+mod told;
 
 use crate::acceptor::{self, count, Arrived, Drain, Sessions, Switchboard};
 use crate::batch::{Inbox, Outbox};
@@ -19,19 +22,22 @@ use crate::env::{Env, File, LockGuard};
 use crate::failover_watcher::{self, FailoverWatcher, Notice};
 use crate::log_tailer::{self, LogTailer, Replay, Replayed};
 use crate::log_writer::{LogWriter, Written, WrittenRecord};
-use crate::session::shown_key;
-use crate::slave_proxy::{End, EndReason, SlaveProxy};
+use crate::session::{shown_key, AnswerPool, Room};
+use crate::slave_proxy::{self, End, EndReason, SlaveProxy};
 use crate::supervision::{Fate, NodeError, PanicGuard};
+use crate::turns::TurnLengths;
 use actix::prelude::*;
 use dsm_protocol::command::{Command, Reply};
 use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, SessionId, SlaveId, Version};
 use dsm_protocol::machine::doubt::SelfDoubt;
 use dsm_protocol::machine::front::{self, Front, Kind};
-use dsm_protocol::machine::master::{self, Asker, Change, Master, ReadId, Slot, WriteId};
+use dsm_protocol::machine::health::{Health, Lag};
+use dsm_protocol::machine::link::{Quarantine, Standing};
+use dsm_protocol::machine::master::{self, Asker, Census, Change, Master, ReadId, Slot, WriteId};
 use dsm_protocol::machine::takeover;
 use dsm_protocol::message::{Control, MasterState, Message as Wire};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -40,6 +46,19 @@ const TICK: Duration = Duration::from_millis(25);
 
 /// A long turn is progress too: after so many steps it is told, so that the standby does not take it for a standstill.
 const ADVANCE_EVERY: usize = 1024;
+
+/// So many requests that were put aside are looked at in one turn.
+const RESUMED_MAX: usize = 1024;
+
+/// A client that takes nothing for so long gives its room to others that wait as long.
+const DEAF: Duration = Duration::from_secs(1);
+
+/// What the read of one key among many takes beside its value until all are there, in bytes: what is known of it in the
+/// machine, the question to the slave, and the value's place in the answer.
+const PART_BYTES: usize = 512;
+
+/// About how long the answer to STATUS is, in bytes.
+const STATUS_BYTES: usize = 8 * 1024;
 
 /// How long a takeover waits for the connected slaves to accept the new reign before it serves with those that did.
 const ENLIST_MS: u64 = 100;
@@ -71,6 +90,11 @@ pub struct Stop;
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub(crate) struct Dismiss;
+
+/// Asks to go on with what was left at the end of a turn. Others have had theirs in between.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+struct Resume;
 
 /// A reign of this master.
 pub(super) struct Reign {
@@ -122,9 +146,14 @@ pub(super) struct SlaveLink {
     id: SlaveId,
     incarnation: dsm_protocol::ids::Incarnation,
     outbox: Outbox,
-    window: Rc<crate::slave_proxy::Window>,
+    window: slave_proxy::Window,
+    /// What the proxy knows of the reads under way.
+    owed: slave_proxy::Owed,
     proxy: Addr<SlaveProxy>,
+    standing: Standing,
     slot: Option<Slot>,
+    /// Since when it has its slot.
+    active_since: Option<Millis>,
     reads: ReadWindow,
 }
 
@@ -141,6 +170,8 @@ pub(super) struct ReadWindow {
     asked_bytes: usize,
     /// Reads that wait for room in the window.
     waiting: VecDeque<WaitingRead>,
+    /// Expected bytes of their answers.
+    waiting_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -159,6 +190,7 @@ impl ReadWindow {
             asked: VecDeque::new(),
             asked_bytes: 0,
             waiting: VecDeque::new(),
+            waiting_bytes: 0,
         }
     }
 }
@@ -176,6 +208,8 @@ pub(super) struct PeerOutbound {
     generation: LinkId,
     outbox: Outbox,
     state: MasterState,
+    /// How far it is behind.
+    lag: Lag,
 }
 
 /// The actor. See the module.
@@ -199,10 +233,26 @@ pub struct MasterActor {
     appends: Vec<(WriteId, Change)>,
     doubt: Rc<RefCell<SelfDoubt>>,
     jumps_seen: u64,
+    /// Those of the jumps in which this process was not paused but busy.
+    jumps_busy: u64,
+    /// At the last tick: the time, and for how long this thread had computed.
+    computed: (Millis, u64),
+    turns: Rc<TurnLengths>,
+    /// Whether a [`Resume`] is on its way.
+    resuming: bool,
     sessions: Sessions,
-    /// Sessions with requests that are put aside.
-    congested: BTreeSet<SessionId>,
+    /// Sessions with requests that are put aside until their own answers have left.
+    congested: VecDeque<SessionId>,
+    /// The same until answers of others have left, and since when. The first in line is the first to go on.
+    in_line: VecDeque<(SessionId, Millis)>,
     slaves: BTreeMap<LinkId, SlaveLink>,
+    /// Slaves that have failed and must wait before they count again.
+    quarantine: Quarantine,
+    census: Census,
+    health: Health,
+    /// Who holds the lock, and when that was looked at, while nobody is known to serve.
+    lock_holder: Option<String>,
+    lock_looked_at: Millis,
     slots: Vec<Option<LinkId>>,
     /// Slaves whose name is taken, until it is known whether the other one lives.
     parked: BTreeMap<LinkId, (dsm_protocol::message::Hello, Outbox)>,
@@ -220,10 +270,15 @@ pub struct MasterActor {
     log_bytes: u64,
     log_seq: dsm_protocol::ids::Seq,
     told_seq: dsm_protocol::ids::Seq,
+    told_at: Millis,
     stopping_since: Option<Millis>,
+    /// What is done about the stop.
+    course: stop::Course,
     takeovers: u64,
     slaves_removed: u64,
     slaves_refused: u64,
+    /// Slaves and masters whose refusal the log tells of already.
+    refusals: told::Told,
     /// Reads that had to wait for room in the windows of slaves that are gone.
     reads_waited: u64,
     handovers: u64,
@@ -253,7 +308,8 @@ impl MasterActor {
         let board = Rc::new(RefCell::new(None));
         let shared_board = Rc::clone(&board);
         let address = MasterActor::create(move |ctx| {
-            let switchboard = Rc::new(Switchboard::new(for_switchboard, ctx.address().recipient()));
+            let answers = AnswerPool::new(parts.config.max_answer_bytes.as_u64() as usize);
+            let switchboard = Rc::new(Switchboard::new(for_switchboard, ctx.address().recipient(), answers));
             *shared_board.borrow_mut() = Some(Rc::clone(&switchboard));
             Self::new(parts, inbox, switchboard, ctx)
         });
@@ -293,6 +349,7 @@ impl MasterActor {
             seed: env.random(),
             durable: config.fsync == Fsync::Always,
             value_max: config.value_max(),
+            log_window_bytes: config.log_read_window.as_u64(),
         });
         let jump_ms = (config.ack_timeout.min(config.failover_timeout).as_millis() as u64 / 4).max(100);
         MasterActor {
@@ -312,9 +369,19 @@ impl MasterActor {
             appends: Vec::new(),
             doubt: Rc::new(RefCell::new(SelfDoubt::new(now, jump_ms))),
             jumps_seen: 0,
+            jumps_busy: 0,
+            computed: (now, env.computed_ms()),
+            turns: TurnLengths::new(Rc::clone(&env)),
+            resuming: false,
             sessions: Sessions::default(),
-            congested: BTreeSet::new(),
+            congested: VecDeque::new(),
+            in_line: VecDeque::new(),
             slaves: BTreeMap::new(),
+            quarantine: Quarantine::default(),
+            census: Census::default(),
+            health: Health::default(),
+            lock_holder: None,
+            lock_looked_at: now,
             slots: vec![None; master::SLAVES_MAX],
             parked: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -329,10 +396,13 @@ impl MasterActor {
             log_bytes: 0,
             log_seq: dsm_protocol::ids::Seq::default(),
             told_seq: dsm_protocol::ids::Seq::default(),
+            told_at: now,
             stopping_since: None,
+            course: stop::Course::Open,
             takeovers: 0,
             slaves_removed: 0,
             slaves_refused: 0,
+            refusals: told::Told::default(),
             reads_waited: 0,
             handovers: 0,
             handover_to: None,
@@ -370,16 +440,34 @@ impl MasterActor {
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
+        let _turn = self.turns.begin("tick");
         let now = self.env.now();
         self.observe(now);
+        self.computed = (now, self.env.computed_ms());
         self.advance();
         self.step(now, master::Event::Tick);
         self.step_front(now, front::Event::Tick);
         self.tick_role(now);
+        self.relieve(now);
+        self.admit_waiting(now);
+        self.look_after_health(now);
         self.resume_congested(now);
-        self.tell_seq();
+        self.tell_seq(now);
         self.flush();
+        self.resume_later(ctx);
         ctx.run_later(TICK, Self::tick);
+    }
+
+    /// Sees to it that there is another turn if something is left to be done, once everybody else has had one.
+    fn resume_later(&mut self, ctx: &mut Context<Self>) {
+        if self.machine.has_chores() && !std::mem::replace(&mut self.resuming, true) {
+            let master = ctx.address();
+            // Not from here: actix empties the mailbox before it lets anybody else run.
+            actix::spawn(async move {
+                tokio::task::yield_now().await;
+                master.do_send(Resume);
+            });
+        }
     }
 
     /// Notes that the process runs. Whoever looks first after a pause of our own notices it; here it is acted upon.
@@ -387,8 +475,18 @@ impl MasterActor {
         self.doubt.borrow_mut().observe(now);
         let jumps = self.doubt.borrow().jumps();
         if std::mem::replace(&mut self.jumps_seen, jumps) != jumps {
-            log::warn!("this process was paused, deadlines start again");
+            let (since, computed_ms) = self.computed;
+            let busy_ms = self.env.computed_ms().saturating_sub(computed_ms);
+            if busy_ms > now.since(since) / 2 {
+                self.jumps_busy += 1;
+                log::warn!("this process was busy, deadlines start again busy_ms={busy_ms}");
+            } else {
+                log::warn!("this process was paused, deadlines start again");
+            }
             self.machine.restart_read_timeouts(now);
+            if let Some(dialed) = &mut self.dialed {
+                dialed.lag.restart(now);
+            }
         }
     }
 
@@ -411,7 +509,7 @@ impl MasterActor {
 
     /// Advances the master machine and keeps what it wants done for the end of the turn.
     fn step(&mut self, now: Millis, event: master::Event) {
-        if !matches!(event, master::Event::Tick) {
+        if !matches!(event, master::Event::Tick | master::Event::Chore) {
             log::trace!("master event={event:?}");
         }
         self.machine.step(now, event, &mut self.effects);
@@ -436,74 +534,106 @@ impl MasterActor {
         let parked = &self.switchboard.limits.parked;
         if session.has_parked() {
             count(parked);
-            session.park(asker.tag, command);
+            session.park(asker.tag, command, Room::NotHere);
             return;
         }
-        if let Command::GetMany { .. } = command {
-            let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
-            if command.keys() > 1 && self.answer_bytes(&command) > bytes_max {
-                let why =
-                    format!("the values have more than {bytes_max} bytes in all (--max-pipeline-bytes)");
-                self.reply(asker, &Reply::error(dsm_protocol::command::ErrorWord::Bad, why));
-                return;
-            }
+        let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
+        let answer = foreseen(&self.machine, &command);
+        if command.keys() > 1 && answer.value_bytes > bytes_max {
+            let why = format!("the values have more than {bytes_max} bytes in all (--max-pipeline-bytes)");
+            self.reply(asker, &Reply::error(dsm_protocol::command::ErrorWord::Bad, why));
+            return;
         }
-        if session.is_deep() {
-            let answer_bytes = self.answer_bytes(&command);
-            if answer_bytes > 0 {
-                if !session.has_room_for(answer_bytes, self.config.max_pipeline_bytes.as_u64() as usize) {
+        if answer.bytes > 0 {
+            match session.expect(asker.tag, answer.bytes, bytes_max) {
+                Room::Yes => {}
+                room @ (Room::NotHere | Room::NotInAll) => {
                     count(parked);
-                    session.park(asker.tag, command);
-                    self.congested.insert(asker.session);
+                    session.park(asker.tag, command, room);
+                    self.set_aside(now, asker.session, room);
                     return;
                 }
-                session.expect(asker.tag, answer_bytes);
             }
         }
         self.execute(now, asker, command);
     }
 
-    /// How long the answer will be, as far as the directory tells, in bytes.
-    fn answer_bytes(&self, command: &Command) -> usize {
-        let value = |key: &bytes::Bytes| {
-            self.machine.directory().get(key).map_or(0, |entry| entry.place.bytes as usize)
-        };
-        match command {
-            Command::Get { key } => value(key),
-            Command::GetMany { keys } => keys.iter().map(value).sum(),
-            Command::Put { .. }
-            | Command::PutMany { .. }
-            | Command::Delete { .. }
-            | Command::Exists { .. }
-            | Command::KeyCount
-            | Command::Status
-            | Command::Failover => 0,
+    /// Notes that a session has requests that are put aside.
+    fn set_aside(&mut self, now: Millis, session: SessionId, room: Room) {
+        match room {
+            Room::NotHere => self.congested.push_back(session),
+            Room::NotInAll => self.in_line.push_back((session, now)),
+            Room::Yes => {}
         }
     }
 
     /// Goes on with sessions whose requests were put aside until earlier answers have left.
     fn resume_congested(&mut self, now: Millis) {
-        if self.congested.is_empty() {
+        let mut left = RESUMED_MAX;
+        // Whoever has waited longest for room among all gets it first, and then waits for all others.
+        for _ in 0..self.in_line.len().min(RESUMED_MAX) {
+            let Some((id, since)) = self.in_line.pop_front() else { break };
+            left -= 1;
+            match self.resume(now, id) {
+                Ok(true) => self.in_line.push_back((id, now)),
+                Ok(false) => {}
+                Err(Room::NotInAll) => {
+                    self.in_line.push_front((id, since));
+                    break;
+                }
+                Err(room) => self.set_aside(now, id, room),
+            }
+        }
+        for _ in 0..self.congested.len() {
+            let Some(id) = self.congested.pop_front() else { break };
+            loop {
+                if left == 0 {
+                    self.congested.push_front(id);
+                    return;
+                }
+                left -= 1;
+                match self.resume(now, id) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(room) => {
+                        self.set_aside(now, id, room);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Executes the first request of a session that was put aside, if there is room for its answer; whether there may
+    /// be more.
+    fn resume(&mut self, now: Millis, id: SessionId) -> Result<bool, Room> {
+        let session = match self.sessions.get(&id) {
+            Some(session) if !session.is_closed() => Rc::clone(session),
+            Some(_) | None => return Ok(false),
+        };
+        let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
+        let machine = &self.machine;
+        match session.unpark(bytes_max, |command| foreseen(machine, command).bytes)? {
+            Some((tag, command)) => {
+                self.execute(now, Asker { session: id, tag }, command);
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// Cuts a client that has taken nothing for long while others wait for the room that its answers take: the one that
+    /// has taken nothing for longest, and one at a time.
+    fn relieve(&mut self, now: Millis) {
+        let Some((_, since)) = self.in_line.front() else { return };
+        if now.since(*since) < DEAF.as_millis() as u64 {
             return;
         }
-        let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
-        for id in self.congested.iter().copied().collect::<Vec<_>>() {
-            let Some(session) = self.sessions.get(&id).cloned() else {
-                self.congested.remove(&id);
-                continue;
-            };
-            if session.is_closed() {
-                self.congested.remove(&id);
-                continue;
-            }
-            while let Some((tag, command)) = session.unpark(bytes_max) {
-                let answer_bytes = self.answer_bytes(&command);
-                session.expect(tag, answer_bytes);
-                self.execute(now, Asker { session: id, tag }, command);
-            }
-            if !session.has_parked() {
-                self.congested.remove(&id);
-            }
+        let deaf = self.sessions.values().map(|session| (session.is_deaf_for(), session));
+        let deafest =
+            deaf.filter(|(time, _)| *time >= DEAF).max_by_key(|(time, session)| (*time, session.id()));
+        if let Some((_, session)) = deafest {
+            session.cut("it takes no answers, and others wait for the room (--max-answer-bytes)");
         }
     }
 
@@ -533,6 +663,7 @@ impl MasterActor {
                     let welcome = self.welcome();
                     session.send(&Wire::Control(Control::Welcome(welcome)));
                 }
+                self.let_go_if_leaving(&session);
                 self.sessions.insert(session.id(), session);
             }
             Arrived::Request { asker, command } => self.request(now, asker, command),
@@ -564,6 +695,32 @@ impl MasterActor {
         }
         self.step_front(now, front::Event::SessionClosed { session });
     }
+}
+
+/// How long an answer will be.
+struct Foreseen {
+    /// Bytes of values.
+    value_bytes: usize,
+    /// Bytes that it will take while it waits.
+    bytes: usize,
+}
+
+/// How long the answer to `command` will be, as far as the directory tells.
+fn foreseen(machine: &Master, command: &Command) -> Foreseen {
+    let value =
+        |key: &bytes::Bytes| machine.directory().get(key).map_or(0, |entry| entry.place.bytes as usize);
+    let (value_bytes, more) = match command {
+        Command::Get { key } => (value(key), 0),
+        Command::GetMany { keys } => (keys.iter().map(value).sum(), keys.len() * PART_BYTES),
+        Command::Status => (0, STATUS_BYTES),
+        Command::Put { .. }
+        | Command::PutMany { .. }
+        | Command::Delete { .. }
+        | Command::Exists { .. }
+        | Command::KeyCount
+        | Command::Failover => (0, 0),
+    };
+    Foreseen { value_bytes, bytes: value_bytes + more }
 }
 
 fn log_operation(asker: Asker, command: &Command) {
@@ -602,6 +759,7 @@ impl Handler<Drain> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("requests");
         let mut arrived = std::mem::take(&mut self.arrived);
         self.inbox.take(&mut arrived);
         let now = self.env.now();
@@ -615,6 +773,7 @@ impl Handler<Drain> for MasterActor {
         self.advance();
         self.flush();
         self.finish_yield(now);
+        self.resume_later(ctx);
     }
 }
 
@@ -622,6 +781,7 @@ impl Handler<Written> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, written: Written, _: &mut Self::Context) {
+        let _turn = self.turns.begin("written");
         let now = self.env.now();
         self.log_bytes = written.offset;
         for (done, record) in written.writes.into_iter().enumerate() {
@@ -645,7 +805,8 @@ impl Handler<Written> for MasterActor {
 impl Handler<Replayed> for MasterActor {
     type Result = ();
 
-    fn handle(&mut self, replayed: Replayed, _: &mut Self::Context) {
+    fn handle(&mut self, replayed: Replayed, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("replay");
         self.advance();
         if replayed.from_start {
             self.machine.replay_from_start();
@@ -674,6 +835,23 @@ impl Handler<Replayed> for MasterActor {
                 self.notice(takeover::Event::CaughtUp);
             }
         }
+        self.resume_later(ctx);
+    }
+}
+
+impl Handler<Resume> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Resume, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("chores");
+        self.resuming = false;
+        let now = self.env.now();
+        self.observe(now);
+        self.advance();
+        self.step(now, master::Event::Chore);
+        self.flush();
+        self.finish_yield(now);
+        self.resume_later(ctx);
     }
 }
 
@@ -681,18 +859,8 @@ impl Handler<Stop> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, _: Stop, _: &mut Self::Context) {
-        if self.stopping_since.is_some() {
-            return;
-        }
         let now = self.env.now();
-        log::info!("stopping");
-        self.stopping_since = Some(now);
-        self.switchboard.stopping.set(true);
-        self.switchboard.stop.notify_waiters();
-        self.switchboard.stop.notify_one();
-        self.step_front(now, front::Event::StoppingBegan);
-        self.flush();
-        self.tick_role(now);
+        self.begin_stop(now);
     }
 }
 
@@ -704,7 +872,7 @@ impl Handler<Dismiss> for MasterActor {
         self.role = Role::Ended;
         self.watcher.do_send(failover_watcher::Stop);
         for slave in self.slaves.values() {
-            slave.proxy.do_send(End(EndReason::Closed("the node has ended".to_owned())));
+            slave.proxy.do_send(End(EndReason::Dismissed("the node has ended")));
         }
         ctx.stop();
     }

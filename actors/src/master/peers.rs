@@ -8,6 +8,7 @@ use crate::supervision::NodeError;
 use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::ids::{LinkId, Millis, Seq, SessionId, SlaveId};
 use dsm_protocol::machine::front;
+use dsm_protocol::machine::health::{Lag, TELL_MS};
 use dsm_protocol::machine::master::Asker;
 use dsm_protocol::machine::takeover;
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Welcome};
@@ -62,15 +63,16 @@ impl MasterActor {
     /// Tells the masters that are connected to us who serves.
     pub(super) fn tell_state(&mut self) {
         let state = self.state();
-        self.told_seq = state.seq;
+        (self.told_seq, self.told_at) = (state.seq, self.env.now());
         for peer in self.peers.values() {
             send(&peer.outbox, &Message::Control(Control::MasterState(state.clone())));
         }
     }
 
-    /// Lets the standby know how far the log has come, for its INFO.
-    pub(super) fn tell_seq(&mut self) {
-        if self.serves() && self.told_seq != self.log_seq && !self.peers.is_empty() {
+    /// Lets the other master know how far we have come, for its INFO, and that we live.
+    pub(super) fn tell_seq(&mut self, now: Millis) {
+        let is_news = self.serves() && self.told_seq != self.log_seq;
+        if !self.peers.is_empty() && (is_news || now.since(self.told_at) >= TELL_MS) {
             self.tell_state();
         }
     }
@@ -88,7 +90,9 @@ impl MasterActor {
         };
         let refusal = self.refuse_peer(&address, hello.cluster, &ours, &lock_identity);
         if let Some(reason) = refusal {
-            log::error!("other master refused address={address} cause={reason:?}");
+            if self.refusals.is_new(&address, &reason) {
+                log::error!("other master refused address={address} cause={reason:?}");
+            }
             reject(&outbox, &reason);
             return;
         }
@@ -97,6 +101,9 @@ impl MasterActor {
         send(&outbox, &Message::Control(Control::Welcome(welcome)));
         log::debug!("other master connected address={address} link={link}");
         self.peers.insert(link, PeerInbound { outbox, address, streams: BTreeMap::new() });
+        if self.dialed.is_none() {
+            self.switchboard.peer_came.notify_one();
+        }
     }
 
     fn refuse_peer(
@@ -106,6 +113,12 @@ impl MasterActor {
         ours: &str,
         lock_identity: &str,
     ) -> Option<String> {
+        // Our own link, or a master that calls itself by our name.
+        if address == self.address {
+            return Some(format!(
+                "master {address} is called by its own name, or dials itself: give the other master's address with --peer"
+            ));
+        }
         // Only a lock file that both can lock keeps two masters from serving at once.
         if ours != lock_identity {
             return Some(format!(
@@ -177,7 +190,7 @@ impl MasterActor {
             None => {
                 let session = SessionId(board.next_id());
                 peer.streams.insert(stream, session);
-                let forwarded = Rc::new(Session::forwarded(session, peer.outbox.clone()));
+                let forwarded = Rc::new(Session::forwarded(session, peer.outbox.clone(), &board.answers));
                 self.sessions.insert(session, forwarded);
                 session
             }
@@ -214,7 +227,9 @@ impl MasterActor {
             }
         }
         let state = welcome.state.clone();
-        self.dialed = Some(PeerOutbound { generation, outbox, state: welcome.state });
+        self.switchboard.trust(generation);
+        let lag = Lag::new(now, state.seq, self.log_seq);
+        self.dialed = Some(PeerOutbound { generation, outbox, state: welcome.state, lag });
         self.peer_says(now, &state);
     }
 
@@ -231,6 +246,7 @@ impl MasterActor {
     }
 
     pub(super) fn dialed_down(&mut self, now: Millis, generation: LinkId) {
+        self.switchboard.forget(generation);
         if self.dialed.as_ref().is_some_and(|dialed| dialed.generation == generation) {
             self.dialed = None;
             self.front.set_active_address(None);
@@ -247,6 +263,7 @@ impl MasterActor {
                 }
                 Message::Control(Control::MasterState(state)) => {
                     dialed.state = state.clone();
+                    dialed.lag.told(now, state.seq, self.log_seq);
                     self.peer_says(now, &state);
                 }
                 Message::Control(Control::HandoverRefused { reason }) => {

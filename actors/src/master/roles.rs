@@ -1,8 +1,6 @@
 //! How a master comes to reign and ceases to: takeover, handover, stop.
 
-use super::{
-    MasterActor, Phase, Reign, Role, CLOSE_MS, ENLIST_MS, STOP_MAX_MS, STOP_MS, SYNCS_MAX, SYNC_MS, YIELD_MS,
-};
+use super::{MasterActor, Phase, Reign, Role, CLOSE_MS, ENLIST_MS, STOP_MAX_MS, STOP_MS, SYNCS_MAX, SYNC_MS};
 use crate::env::{File, LockGuard};
 use crate::failover_watcher::LeadershipChanged;
 use crate::log_tailer::{self, Halt, Halted};
@@ -33,6 +31,10 @@ struct Opened {
 impl MasterActor {
     /// The lock is won: let the tailer stop first, so that nothing is replayed twice or out of order.
     fn lock_won(&mut self, guard: Box<dyn LockGuard>) {
+        if self.is_leaving() {
+            // It was on its way when this master gave the queue up: the other one gets it with the guard's drop.
+            return;
+        }
         log::info!("lock won, taking over epoch_seen={}", self.known_epoch);
         self.role = match std::mem::replace(&mut self.role, Role::Ended) {
             Role::Standby { tailer } => {
@@ -123,13 +125,11 @@ impl MasterActor {
     /// What is due in the role by now.
     pub(super) fn tick_role(&mut self, now: Millis) {
         self.expire_failover(now);
+        self.tick_stop(now);
         let all_enlisted = self.slaves.values().all(|slave| slave.slot.is_some());
-        let Role::Reigning(reign) = &mut self.role else {
-            if self.stopping_since.is_some() && !matches!(self.role, Role::Ended) {
-                self.end();
-            }
-            return;
-        };
+        let closing_since = self.closing_since();
+        let yield_ms = self.yield_ms();
+        let Role::Reigning(reign) = &mut self.role else { return };
         if self.stopping_since.is_some_and(|since| now.since(since) >= STOP_MAX_MS) {
             self.end_unclosed();
             return;
@@ -138,7 +138,7 @@ impl MasterActor {
             Phase::Announcing { since } if all_enlisted || now.since(since) >= ENLIST_MS => self.serve(now),
             Phase::Opening | Phase::Announcing { .. } | Phase::Stopping | Phase::Ending => {}
             Phase::Serving | Phase::Preparing { .. } => {
-                if let Some(since) = self.stopping_since {
+                if let Some(since) = closing_since {
                     if self.machine.in_flight() == 0 || now.since(since) >= STOP_MS {
                         self.close_log(now);
                     }
@@ -146,7 +146,10 @@ impl MasterActor {
             }
             Phase::Yielding { since, .. } => {
                 self.finish_yield(now);
-                if now.since(since) >= YIELD_MS {
+                if now.since(since) >= yield_ms {
+                    if self.stopping_since.is_some() {
+                        self.begin_closing(now);
+                    }
                     self.abort_yield(now, "requests in flight were not done in time");
                 }
             }
@@ -170,7 +173,7 @@ impl MasterActor {
         let keys = self.machine.directory().len();
         let slaves = self.machine.slave_count();
         log::info!("serving epoch={epoch} keys={keys} slaves={slaves} address={}", self.address);
-        if self.stopping_since.is_none() {
+        if !self.is_closing() {
             self.step_front(now, front::Event::ServingBegan);
         }
         self.notice(takeover::Event::ReignBegan);
@@ -180,12 +183,13 @@ impl MasterActor {
 
     fn begin_yield(&mut self, now: Millis) {
         let Some(to) = self.handover_to.take() else { return };
+        let is_closing = self.is_closing();
         let Role::Reigning(reign) = &mut self.role else { return };
         if !self.peers.contains_key(&to) {
             log::info!("handover dropped cause=\"the standby that asked is gone\"");
             return;
         }
-        if !matches!(reign.phase, Phase::Serving) || self.stopping_since.is_some() {
+        if !matches!(reign.phase, Phase::Serving) || is_closing {
             self.handover_to = Some(to);
             self.refuse_handover("this master does not serve, or hands over already");
             return;
@@ -197,9 +201,10 @@ impl MasterActor {
 
     /// The log is synced: with little left to sync, requests may be held.
     fn synced(&mut self, now: Millis) {
+        let is_closing = self.is_closing();
         let Role::Reigning(reign) = &mut self.role else { return };
         let Phase::Preparing { since, to, syncs } = reign.phase else { return };
-        if self.stopping_since.is_some() {
+        if is_closing {
             // The log is closed for good as soon as nothing is in flight.
             return;
         }
@@ -224,7 +229,7 @@ impl MasterActor {
         if let Role::Reigning(reign) = &self.role {
             let yielding = matches!(reign.phase, Phase::Yielding { .. });
             let serving = matches!(reign.phase, Phase::Serving | Phase::Preparing { .. });
-            let stopping = self.stopping_since.is_some() && serving;
+            let stopping = self.is_closing() && serving;
             let is_done = self.machine.in_flight() == 0 || planted!(HandoverDoesNotWait);
             if (yielding || stopping) && is_done {
                 log::debug!("nothing in flight, closing the log at={now}");
@@ -256,7 +261,7 @@ impl MasterActor {
         self.handover_to = Some(to);
         self.refuse_handover(reason);
         self.answer_failover(&Reply::error(ErrorWord::Busy, format!("the handover was aborted: {reason}")));
-        if self.stopping_since.is_none() {
+        if !self.is_closing() {
             self.step_front(now, front::Event::ServingBegan);
         }
         self.flush();
@@ -272,7 +277,8 @@ impl MasterActor {
         }
         for slave in self.slaves.values_mut() {
             slave.slot = None;
-            slave.window.end();
+            slave.active_since = None;
+            slave.window.borrow_mut().end();
         }
         self.slots.fill(None);
         self.known_epoch = self.known_epoch.max(epoch);
@@ -281,7 +287,7 @@ impl MasterActor {
         self.log_seq = closed.position.seq;
         // The locks are free with this drop: the standby that waits for them wakes up.
         drop(reign);
-        if self.stopping_since.is_some() {
+        if self.is_closing() {
             self.end();
             return;
         }
@@ -295,11 +301,12 @@ impl MasterActor {
         let now = self.env.now();
         self.step_front(now, front::Event::StandbyBegan);
         self.tell_state();
+        self.tick_stop(now);
         self.flush();
     }
 
     /// Ends the node cleanly.
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         self.flush();
         self.role = Role::Ended;
         self.end_links();
@@ -350,6 +357,7 @@ impl Handler<LeadershipChanged> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, changed: LeadershipChanged, _: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
         let now = self.env.now();
         match changed {
             LeadershipChanged::LockWon(guard) => self.lock_won(guard),
@@ -369,6 +377,7 @@ impl Handler<Halted> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, _: Halted, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
         match std::mem::replace(&mut self.role, Role::Ended) {
             Role::Halting { guard } => self.recover(guard, ctx),
             other => self.role = other,
@@ -380,6 +389,7 @@ impl Handler<EpochWritten> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, written: EpochWritten, _: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
         let now = self.env.now();
         let Role::Reigning(reign) = &mut self.role else { return };
         let version = written.version;
@@ -394,7 +404,7 @@ impl Handler<EpochWritten> for MasterActor {
                 reign.phase = Phase::Announcing { since: now };
             }
             self.step(now, master::Event::ReignBegan { version });
-            self.announce();
+            self.announce(now);
         } else {
             self.step(now, master::Event::ReignRaised { version });
             self.reconnect_slaves();
@@ -408,6 +418,7 @@ impl Handler<LogFailed> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, failed: LogFailed, _: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
         // What was in flight stays unanswered: to the clients a lost connection during a write is *unknown*, which
         // is the truth. The process must not live on with a log of which nothing is known.
         self.fail(NodeError::LogFailed(failed.error));
@@ -418,6 +429,7 @@ impl Handler<Closed> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, closed: Closed, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
         self.closed(&closed, ctx);
     }
 }
@@ -426,6 +438,7 @@ impl Handler<Synced> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, _: Synced, _: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
         let now = self.env.now();
         self.synced(now);
     }
@@ -435,6 +448,7 @@ impl Handler<Reopened> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, _: Reopened, _: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
         let now = self.env.now();
         self.abort_yield(now, "the log could not be closed in time");
         self.tick_role(now);

@@ -1,15 +1,17 @@
 //! The slaves' side of a master: registration, messages, removal.
 
-use super::{send, MasterActor, Phase, Role, SlaveLink};
+use super::{send, MasterActor, Phase, ReadWindow, Role, SlaveLink};
 use crate::acceptor::reject;
 use crate::batch::Outbox;
 use crate::log_writer::RaiseEpoch;
 use crate::session::shown_message;
-use crate::slave_proxy::{End, EndReason, PingWanted, Ports, SlaveEnded, SlaveProxy, Window};
+use crate::slave_proxy::{End, EndReason, Owed, Parts, PingWanted, Ports, SlaveEnded, SlaveProxy};
 use actix::prelude::*;
-use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, LinkId, Millis, SlaveId};
+use dsm_protocol::ids::{Epoch, Incarnation, LinkId, Millis, SlaveId};
+use dsm_protocol::machine::link::{Admission, Ending, Link, Standing};
 use dsm_protocol::machine::master::{Event, ReadId, Slot, SLAVES_MAX};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message};
+use std::cell::RefCell;
 use std::rc::Rc;
 
 /// Nobody has reigned this many times unnoticed: a higher epoch than ours by more is a lie or a bug, and to follow it
@@ -27,7 +29,7 @@ impl MasterActor {
         ctx: &mut Context<Self>,
     ) {
         let HelloRole::Slave { id, incarnation, epoch, .. } = &hello.role else { return };
-        if self.stopping_since.is_some() {
+        if self.is_closing() || self.is_leaving() {
             reject(&outbox, "this master is stopping");
             return;
         }
@@ -49,8 +51,7 @@ impl MasterActor {
                 // The same process came back over a new connection: the old one is dead even if we do not see it.
                 old_slave.proxy.do_send(End(EndReason::Replaced));
             } else {
-                old_slave.window.note_question(now);
-                send(&old_slave.outbox, &Message::Control(Control::Probe));
+                old_slave.question(now, &Message::Control(Control::Probe));
             }
             if let Some((waiting, _)) = self.parked.iter().find(|(_, (hello, _))| name(hello) == Some(id)) {
                 let waiting = *waiting;
@@ -78,19 +79,19 @@ impl MasterActor {
         outbox: Outbox,
         ctx: &mut Context<Self>,
     ) {
-        let window = Rc::new(Window::default());
-        let ports = Ports { ended: ctx.address().recipient(), ping: ctx.address().recipient() };
-        let proxy = SlaveProxy::new(
-            Rc::clone(&self.env),
+        let now = self.env.now();
+        let window = Rc::new(RefCell::new(Link::new(self.config.ack_timeout.as_millis() as u64, now)));
+        let owed = Owed::default();
+        let parts = Parts {
             link,
-            id.clone(),
-            outbox.clone(),
-            Rc::clone(&window),
-            self.config.ack_timeout,
-            Rc::clone(&self.doubt),
-            ports,
-        )
-        .start();
+            id: id.clone(),
+            outbox: outbox.clone(),
+            window: Rc::clone(&window),
+            owed: Rc::clone(&owed),
+            doubt: Rc::clone(&self.doubt),
+            ports: Ports { ended: ctx.address().recipient(), ping: ctx.address().recipient() },
+        };
+        let proxy = SlaveProxy::new(Rc::clone(&self.env), parts).start();
         let welcome = self.welcome();
         send(&outbox, &Message::Control(Control::Welcome(welcome)));
         log::debug!("slave connected slave={id} link={link}");
@@ -101,32 +102,68 @@ impl MasterActor {
                 incarnation,
                 outbox,
                 window,
+                owed,
                 proxy,
+                standing: Standing::Connected,
                 slot: None,
-                reads: super::ReadWindow::new(&self.config),
+                active_since: None,
+                reads: ReadWindow::new(&self.config),
             },
         );
-        self.announce_to(link);
+        self.announce_to(now, link);
     }
 
-    /// Tells one slave of the reign, if there is one whose EPOCH record is durable.
-    fn announce_to(&self, link: LinkId) {
+    /// Tells one slave of the reign, if there is one whose EPOCH record is durable. One that has failed is told that it
+    /// must wait, and then tried first.
+    pub(super) fn announce_to(&mut self, now: Millis, link: LinkId) {
+        if !self.reign_is_announced() {
+            return;
+        }
         let (Role::Reigning(reign), Some(cluster)) = (&self.role, self.cluster.get()) else { return };
-        let Some(slave) = self.slaves.get(&link) else { return };
-        match reign.phase {
-            Phase::Announcing { .. }
-            | Phase::Serving
-            | Phase::Preparing { .. }
-            | Phase::Yielding { .. }
-            | Phase::Closing { .. } => announce(slave, cluster, reign.epoch, self.env.now()),
-            Phase::Opening | Phase::Stopping | Phase::Ending => {}
+        let is_needed = self.machine.slave_count() < self.config.min_slaves.max(1);
+        let Some(slave) = self.slaves.get_mut(&link) else { return };
+        if slave.standing == Standing::OnTrial {
+            return;
+        }
+        let admission = match slave.standing {
+            Standing::Proven => Admission::Free,
+            Standing::Connected | Standing::Quarantined | Standing::OnTrial => {
+                self.quarantine.admission(now, &slave.id, slave.incarnation, is_needed)
+            }
+        };
+        match admission {
+            Admission::Free => {
+                slave.standing = Standing::Proven;
+                slave.question(now, &Message::Control(Control::Announce { cluster, epoch: reign.epoch }));
+            }
+            Admission::Trial { bytes } => {
+                log::debug!("slave on trial slave={} bytes={bytes}", slave.id);
+                slave.standing = Standing::OnTrial;
+                slave.question(now, &Message::Trial { bytes: trial(bytes as usize) });
+            }
+            Admission::Wait { ms } => {
+                if slave.standing != Standing::Quarantined {
+                    slave.standing = Standing::Quarantined;
+                    let record = self.quarantine.of(&slave.id, slave.incarnation);
+                    let reason = record.map_or_else(String::new, |record| record.cause.to_string());
+                    send(&slave.outbox, &Message::Control(Control::Quarantined { ms, reason }));
+                }
+            }
         }
     }
 
     /// Tells all connected slaves of the reign.
-    pub(super) fn announce(&self) {
-        for link in self.slaves.keys() {
-            self.announce_to(*link);
+    pub(super) fn announce(&mut self, now: Millis) {
+        for link in self.slaves.keys().copied().collect::<Vec<_>>() {
+            self.announce_to(now, link);
+        }
+    }
+
+    /// Tries the slaves whose quarantine is over, or without which there are too few.
+    pub(super) fn admit_waiting(&mut self, now: Millis) {
+        let waiting = self.slaves.iter().filter(|(_, slave)| slave.standing == Standing::Quarantined);
+        for link in waiting.map(|(link, _)| *link).collect::<Vec<_>>() {
+            self.announce_to(now, link);
         }
     }
 
@@ -135,7 +172,7 @@ impl MasterActor {
         let slot = slave.slot;
         match (message, slot) {
             (Message::Ack { through, room_bytes }, Some(slot)) => {
-                if slave.window.note_acked(through) {
+                if slave.window.borrow_mut().note_acked(now, through) {
                     self.step(now, Event::Acked { slot, link, through, room_bytes });
                 } else {
                     self.end_slave(
@@ -160,7 +197,7 @@ impl MasterActor {
                 self.step(now, Event::Holdings { slot, link, entries, last });
             }
             (Message::Control(Control::Enlisted { epoch, highest, room_bytes }), None) => {
-                slave.window.note_answer();
+                slave.window.borrow_mut().note_answer();
                 let id = slave.id.clone();
                 let ours = matches!(&self.role, Role::Reigning(reign) if reign.epoch == epoch);
                 if ours && self.reign_is_announced() {
@@ -172,13 +209,18 @@ impl MasterActor {
                 }
             }
             (Message::Control(Control::Outdated { epoch }), _) => {
-                slave.window.note_answer();
+                slave.window.borrow_mut().note_answer();
                 self.heard_of_epoch(epoch);
             }
             (Message::Control(Control::Alive), _) => {
-                slave.window.note_answer();
+                slave.window.borrow_mut().note_answer();
                 let id = slave.id.clone();
                 self.refuse_parked(&id);
+            }
+            (Message::Control(Control::Took { .. }), None) if slave.standing == Standing::OnTrial => {
+                slave.window.borrow_mut().note_answer();
+                slave.standing = Standing::Proven;
+                self.announce_to(now, link);
             }
             (Message::Control(Control::Probe), _) => send(&slave.outbox, &Message::Control(Control::Alive)),
             // What a slave said to a reign that has ended since.
@@ -214,13 +256,16 @@ impl MasterActor {
     pub(super) fn slave_joined(&mut self, link: LinkId, slot: Slot) {
         let Some(slave) = self.slaves.get_mut(&link) else { return };
         slave.slot = Some(slot);
+        slave.active_since = Some(self.env.now());
         self.reads_waited += slave.reads.waited;
-        slave.reads = super::ReadWindow::new(&self.config);
-        slave.window.begin();
+        slave.reads = ReadWindow::new(&self.config);
+        slave.owed.set(0);
+        slave.window.borrow_mut().begin();
         self.slots[usize::from(slot.0)] = Some(link);
         // From now on it is asked for values and reports; before that, all it may say is short.
         self.switchboard.trust(link);
         log::info!("slave active slave={} slaves={}", slave.id, self.machine.slave_count());
+        self.refusals.forget(slave.id.as_str());
     }
 
     /// The other one with this name lives: the newcomer must take another.
@@ -235,7 +280,9 @@ impl MasterActor {
     /// Says no to a slave: to it, in the log and in INFO. It asks again, less and less often.
     fn refuse_slave(&mut self, id: &SlaveId, outbox: &Outbox, cause: &str, reason: &str) {
         self.slaves_refused += 1;
-        log::warn!("slave refused slave={id} cause={cause}");
+        if self.refusals.is_new(id.as_str(), cause) {
+            log::warn!("slave refused slave={id} cause={cause}; it asks again, which is not told");
+        }
         reject(outbox, reason);
     }
 
@@ -273,11 +320,30 @@ impl MasterActor {
         }
     }
 
+    /// Holds a link's end against its slave, if it is to blame.
+    fn judge(&mut self, now: Millis, slave: &SlaveLink, reason: &EndReason) {
+        let ending = ending(reason, slave.window.borrow().bytes_ahead());
+        let is_on_trial = slave.standing == Standing::OnTrial;
+        let (id, incarnation) = (&slave.id, slave.incarnation);
+        let failed = self.quarantine.ended(now, id, incarnation, slave.active_since, is_on_trial, ending);
+        let Some(failed) = failed else { return };
+        let (ms, failures, cause) = (failed.quarantine_ms(), failed.failures, failed.cause);
+        let level = if failures == 1 { log::Level::Warn } else { log::Level::Info };
+        log::log!(level, "slave quarantined slave={id} ms={ms} failures={failures} cause={cause}");
+    }
+
     /// Closes the links of all slaves, so that they register anew.
     pub(super) fn reconnect_slaves(&self) {
         for slave in self.slaves.values() {
-            slave.proxy.do_send(End(EndReason::Closed("the epoch was raised".to_owned())));
+            slave.proxy.do_send(End(EndReason::Dismissed("the epoch was raised")));
         }
+    }
+}
+
+impl SlaveLink {
+    /// Whether it has failed and does not count yet.
+    pub(super) fn is_in_quarantine(&self) -> bool {
+        matches!(self.standing, Standing::Quarantined | Standing::OnTrial)
     }
 }
 
@@ -289,18 +355,36 @@ fn name(hello: &Hello) -> Option<&SlaveId> {
     }
 }
 
-fn announce(slave: &SlaveLink, cluster: ClusterId, epoch: Epoch, now: Millis) {
-    slave.window.note_question(now);
-    send(&slave.outbox, &Message::Control(Control::Announce { cluster, epoch }));
+/// Bytes that no link between here and there makes shorter.
+fn trial(bytes: usize) -> bytes::Bytes {
+    let mut word = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut padding = Vec::with_capacity(bytes + 8);
+    while padding.len() < bytes {
+        word = word.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        padding.extend_from_slice(&(word ^ (word >> 32)).to_le_bytes());
+    }
+    padding.truncate(bytes);
+    padding.into()
+}
+
+/// What the end of a link says of its slave.
+fn ending(reason: &EndReason, bytes: u64) -> Ending {
+    match reason {
+        EndReason::AckTimeout => Ending::Late { bytes },
+        EndReason::Closed(_) | EndReason::Replaced | EndReason::Protocol(_) => Ending::Broken,
+        EndReason::Dismissed(_) | EndReason::Refused(_) => Ending::Ours,
+    }
 }
 
 impl Handler<SlaveEnded> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, ended: SlaveEnded, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("slave lost");
         let now = self.env.now();
         let Some(slave) = self.slaves.remove(&ended.link) else { return };
         self.reads_waited += slave.reads.waited;
+        self.judge(now, &slave, &ended.reason);
         if let Some(slot) = slave.slot {
             self.step(now, Event::SlaveLost { link: ended.link });
             self.slots[usize::from(slot.0)] = None;
@@ -321,6 +405,7 @@ impl Handler<SlaveEnded> for MasterActor {
         }
         self.flush();
         self.finish_yield(now);
+        self.resume_later(ctx);
     }
 }
 
@@ -332,6 +417,6 @@ impl Handler<PingWanted> for MasterActor {
         let Some(slot) = slave.slot else { return };
         self.machine.pinged(slot);
         send(&slave.outbox, &Message::Ping);
-        slave.window.note_sent(self.env.now());
+        slave.note_sent(self.env.now());
     }
 }

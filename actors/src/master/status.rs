@@ -4,6 +4,7 @@
 use super::{MasterActor, Role};
 use crate::config::{Fsync, MasterKind};
 use dsm_protocol::command::ErrorWord;
+use dsm_protocol::machine::master::Lacking;
 use std::fmt::Write as _;
 
 impl MasterActor {
@@ -23,6 +24,20 @@ impl MasterActor {
         }
     }
 
+    /// The slaves that are connected and do not count, numbered from `first` on.
+    fn write_quarantined(&self, text: &mut String, first: usize) -> std::fmt::Result {
+        let now = self.env.now();
+        let mut waiting: Vec<_> = self.slaves.values().filter(|slave| slave.is_in_quarantine()).collect();
+        waiting.sort_by_key(|slave| &slave.id);
+        for (index, slave) in waiting.into_iter().enumerate() {
+            let Some(record) = self.quarantine.of(&slave.id, slave.incarnation) else { continue };
+            let left = record.ms_left(now);
+            write!(text, "slave{}:id={},state=quarantined,", first + index, slave.id)?;
+            writeln!(text, "failures={},cause={},ms_left={left}", record.failures, record.cause)?;
+        }
+        Ok(())
+    }
+
     fn write_status(&self, text: &mut String) -> std::fmt::Result {
         let state = self.state();
         let limits = &self.switchboard.limits;
@@ -35,7 +50,9 @@ impl MasterActor {
         writeln!(text, "process_id:{}", self.env.pid())?;
         writeln!(text, "started_as:{kind}")?;
         writeln!(text, "address:{}", self.address)?;
-        writeln!(text, "uptime_in_seconds:{}", self.env.now().0 / 1000)?;
+        let now = self.env.now();
+        writeln!(text, "uptime_in_seconds:{}", now.0 / 1000)?;
+        writeln!(text, "used_memory_rss:{}", self.env.resident_bytes())?;
         if let Some(cluster) = self.cluster.get() {
             writeln!(text, "cluster_id:{cluster}")?;
         }
@@ -45,6 +62,9 @@ impl MasterActor {
         writeln!(text, "epoch:{}", state.epoch)?;
         writeln!(text, "active_master:{}", state.active_address.as_deref().unwrap_or(""))?;
         writeln!(text, "peer_connected:{}", u8::from(self.dialed.is_some()))?;
+        let lag = if self.serves() { self.standby_lag_ms(now) } else { None };
+        writeln!(text, "standby_lag_ms:{}", lag.map_or_else(String::new, |ms| ms.to_string()))?;
+        writeln!(text, "degraded:{}", self.health.degraded())?;
         writeln!(text, "takeovers:{}", self.takeovers)?;
         writeln!(text, "handovers:{}", self.handovers)?;
 
@@ -59,9 +79,10 @@ impl MasterActor {
                 copies += held;
                 let room = if room == u64::MAX { "unlimited".to_owned() } else { room.to_string() };
                 let acked = self.machine.writes_acked(slot);
-                write!(text, "slave{index}:id={id},slot={},copies={held},", slot.0)?;
+                write!(text, "slave{index}:id={id},slot={},state=active,copies={held},", slot.0)?;
                 writeln!(text, "writes_acked={acked},room_bytes={room}")?;
             }
+            self.write_quarantined(text, self.machine.slave_count())?;
         } else {
             writeln!(text, "active_slaves:{}", self.slaves.len())?;
             let mut ids: Vec<_> = self.slaves.values().map(|slave| &slave.id).collect();
@@ -70,6 +91,12 @@ impl MasterActor {
                 writeln!(text, "slave{index}:id={id},state=connected")?;
             }
         }
+        let waiting = self.slaves.values().filter(|slave| slave.is_in_quarantine()).count();
+        writeln!(text, "slaves_quarantined:{waiting}")?;
+        writeln!(text, "slaves_full:{}", self.machine.full_slaves().count())?;
+        let (slowest, ack_ms) = self.slowest_slave(now).unwrap_or(("", 0));
+        writeln!(text, "slowest_slave:{slowest}")?;
+        writeln!(text, "slowest_slave_ack_ms:{ack_ms}")?;
         writeln!(text, "slaves_removed:{}", self.slaves_removed)?;
         writeln!(text, "slaves_refused:{}", self.slaves_refused)?;
         writeln!(text, "substitutions:{}", counters.substitutions)?;
@@ -79,6 +106,10 @@ impl MasterActor {
         writeln!(text, "\n# Keyspace")?;
         writeln!(text, "keys:{}", self.machine.directory().len())?;
         writeln!(text, "copies:{copies}")?;
+        let (counted_at, lacking) = self.census.last().unwrap_or((now, Lacking::default()));
+        writeln!(text, "keys_without_copy:{}", lacking.without_copy)?;
+        writeln!(text, "keys_below_copies:{}", lacking.below_copies)?;
+        writeln!(text, "copies_counted_ms_ago:{}", now.since(counted_at))?;
 
         writeln!(text, "\n# Log")?;
         writeln!(text, "log_path:{}", self.config.log.display())?;
@@ -100,13 +131,25 @@ impl MasterActor {
         writeln!(text, "reads_total:{}", counters.reads)?;
         writeln!(text, "writes_total:{}", counters.writes)?;
         writeln!(text, "unknown_total:{}", counters.unknown)?;
+        writeln!(text, "writes_without_copy:{}", counters.without_copy)?;
         writeln!(text, "read_retries:{}", counters.read_retries)?;
         writeln!(text, "reads_from_log:{}", counters.log_reads)?;
+        writeln!(text, "reads_waited_for_log_window:{}", counters.log_reads_waited)?;
+        writeln!(text, "log_read_bytes:{}", self.machine.log_read_bytes())?;
         writeln!(text, "reads_of_all_slaves:{}", counters.asked_all)?;
         writeln!(text, "requests_in_flight:{}", self.switchboard.requests.get())?;
         writeln!(text, "request_bytes_in_flight:{}", self.switchboard.bytes.get())?;
         writeln!(text, "requests_waiting_for_master:{}", self.front.waiting())?;
-        writeln!(text, "own_pauses:{}", self.doubt.borrow().jumps())?;
+        writeln!(text, "own_pauses:{}", self.doubt.borrow().jumps() - self.jumps_busy)?;
+        writeln!(text, "own_stalls:{}", self.jumps_busy)?;
+
+        writeln!(text, "\n# Turns")?;
+        for (class, turns) in self.turns.classes() {
+            writeln!(text, "{class}:{turns}")?;
+        }
+        let (longest_us, longest_in) = self.turns.longest();
+        writeln!(text, "turn_longest_us:{longest_us}")?;
+        writeln!(text, "turn_longest_in:{longest_in}")?;
 
         writeln!(text, "\n# Errors")?;
         for word in ErrorWord::ALL.into_iter().filter(|word| !word.is_reserved()) {
@@ -122,6 +165,8 @@ impl MasterActor {
         writeln!(text, "requests_busy:{}", limits.busy.get())?;
         writeln!(text, "reads_paused:{}", limits.reads_paused.get())?;
         writeln!(text, "requests_parked:{}", limits.parked.get())?;
+        writeln!(text, "answer_bytes:{}", self.switchboard.answers.len())?;
+        writeln!(text, "clients_waiting_for_answer_room:{}", self.switchboard.answers.waiting())?;
         let (requests, frames) = (&self.switchboard.unfinished_requests, &self.switchboard.unfinished_frames);
         writeln!(text, "unfinished_request_bytes:{}", requests.bytes.get())?;
         writeln!(text, "uploads_cut:{}", requests.cut.get())?;

@@ -4,7 +4,7 @@ use crate::master::Client;
 use crate::peer::LIMIT;
 use bytes::BytesMut;
 use dsm::config::{Fsync, MasterConfig, MasterKind, SlaveConfig};
-use dsm::env::sim::{DiskFault, Machine, World};
+use dsm::env::sim::{DiskFault, Machine, Process, World};
 use dsm::env::Env;
 use dsm::node::{run_node, NodeConfig};
 use dsm::supervision::NodeError;
@@ -21,6 +21,7 @@ const LOG: &str = "/data/kv_store.log";
 struct Cluster {
     env: Env,
     machine: Machine,
+    backup: Process,
     /// Asks the primary to stop.
     stop: oneshot::Sender<()>,
     end: oneshot::Receiver<Result<(), NodeError>>,
@@ -51,12 +52,14 @@ impl Cluster {
                 }
             })
         });
-        world.start(&machine, "backup", |env| run_node(backup, env, std::future::pending()));
+        let (backup, _) =
+            world.start(&machine, "backup", |env| run_node(backup, env, std::future::pending()));
         let masters = ADDRESSES.map(str::to_owned).to_vec();
         let slave = NodeConfig::Slave(SlaveConfig { masters, ..SlaveConfig::default() });
         let slaves = world.machine("slaves");
         world.start(&slaves, "slave", |env| run_node(slave, env, std::future::pending()));
-        let cluster = Cluster { env: world.env(&world.machine("clients"), "client"), machine, stop, end };
+        let cluster =
+            Cluster { env: world.env(&world.machine("clients"), "client"), machine, backup, stop, end };
         cluster.wait_for(0, "active_slaves:1").await;
         // The slave's link to the standby and the masters' to each other are not shown there.
         tokio::time::sleep(Duration::from_secs(5)).await;
@@ -158,6 +161,56 @@ fn a_handover_whose_log_cannot_be_closed_in_time_is_given_up_and_fails_no_reques
         let mut client = cluster.client(1).await;
         client.send(&["GET", "k"]).await;
         assert_eq!(client.bulk().await, "w");
+    });
+}
+
+#[test]
+fn a_stop_hands_over_forwards_what_is_still_asked_and_ends_connections_with_an_answer() {
+    World::run(1, |world| async move {
+        let cluster = Cluster::start(&world, Fsync::Always).await;
+        let (mut busy, mut silent) = (cluster.client(0).await, cluster.client(0).await);
+        for client in [&mut busy, &mut silent] {
+            client.send(&["SET", "k", "before"]).await;
+            assert_eq!(client.line().await.as_deref(), Some("+OK"));
+        }
+        let Cluster { stop, end, env, .. } = cluster;
+        let asked = Instant::now();
+        stop.send(()).unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        // The reign has gone by now; who asks here is forwarded, and let go.
+        busy.send(&["SET", "k", "after"]).await;
+        assert_eq!(busy.line().await.as_deref(), Some("+OK"));
+        assert_eq!(busy.line().await, None);
+        assert!(asked.elapsed() < Duration::from_millis(400), "{:?}", asked.elapsed());
+        // Who says nothing may say it for a while.
+        assert_eq!(silent.line().await, None);
+        let waited = asked.elapsed();
+        assert!((Duration::from_millis(400)..Duration::from_secs(1)).contains(&waited), "{waited:?}");
+        assert_eq!(end.await.unwrap(), Ok(()));
+        let stream = env.connect(ADDRESSES[1]).await.unwrap();
+        let mut client = Client { stream, input: BytesMut::new() };
+        client.send(&["GET", "k"]).await;
+        assert_eq!(client.bulk().await, "after");
+    });
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_standby_that_does_not_take_the_reign() {
+    World::run(1, |world| async move {
+        let cluster = Cluster::start(&world, Fsync::Always).await;
+        let mut client = cluster.client(0).await;
+        client.send(&["SET", "k", "v"]).await;
+        assert_eq!(client.line().await.as_deref(), Some("+OK"));
+        cluster.backup.pause();
+        let asked = Instant::now();
+        cluster.stop.send(()).unwrap();
+        // It is served while the standby is waited for.
+        client.send(&["SET", "k", "w"]).await;
+        assert_eq!(client.line().await.as_deref(), Some("+OK"));
+        assert_eq!(client.line().await, None);
+        assert_eq!(cluster.end.await.unwrap(), Ok(()));
+        let waited = asked.elapsed();
+        assert!((Duration::from_secs(1)..Duration::from_secs(3)).contains(&waited), "{waited:?}");
     });
 }
 

@@ -388,6 +388,137 @@ fn a_slave_that_never_acknowledges_is_removed_at_the_timeout_and_substituted() {
     });
 }
 
+/// A slave that comes back after a missed acknowledgement: what it is told first, and when.
+struct Returned {
+    link: Link,
+    told: Message,
+    after: Duration,
+}
+
+impl Returned {
+    /// The same process as `incarnation` says hello again; what comes after the welcome, without the states of masters.
+    async fn hello(alone: &Alone, name: &str, incarnation: u64) -> Returned {
+        let begun = Instant::now();
+        let mut link = alone.hello(name, incarnation).await;
+        loop {
+            match link.message().await.expect("the link stands") {
+                Message::Control(Control::Welcome(_) | Control::MasterState(_)) => {}
+                told => return Returned { link, told, after: begun.elapsed() },
+            }
+        }
+    }
+
+    /// Waits for the trial, takes it, and waits for the announcement: the trial's bytes, and how long it took to come.
+    async fn pass(mut self) -> (Slave, usize, Duration) {
+        let begun = Instant::now();
+        let bytes = loop {
+            match self.link.message().await.expect("the link stands") {
+                Message::Trial { bytes } => break bytes.len(),
+                Message::Control(Control::MasterState(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        let took = begun.elapsed();
+        self.link.send(&Message::Control(Control::Took { bytes: bytes as u64 })).await;
+        let mut slave = Slave { link: self.link, counted: 0 };
+        let epoch = slave.announced().await;
+        slave.enlist(epoch).await;
+        (slave, bytes, took)
+    }
+}
+
+#[test]
+fn a_slave_that_missed_an_acknowledgement_counts_again_after_a_while_and_a_trial() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let (mut one, mut two) = (alone.slave("one", 1).await, alone.slave("two", 2).await);
+        let mut client = alone.client().await;
+        for failures in 1..=3 {
+            // Long enough that the trial is as long as what was lost.
+            client.send(&["SET", &format!("k{failures}"), &"v".repeat(100_000)]).await;
+            // Either gets it. The one is deaf; if it is spared, a ping finds it.
+            let answered = async {
+                assert_eq!(client.line().await.as_deref(), Some("+OK"));
+                one.closed().await;
+            };
+            keep_alive(&mut two, answered).await;
+            let returned = keep_alive(&mut two, Returned::hello(&alone, "one", 1)).await;
+            let waits_ms = 1000 << (failures - 1);
+            let Message::Control(Control::Quarantined { ms, reason }) = &returned.told else {
+                panic!("{:?}", returned.told)
+            };
+            assert!(*ms <= waits_ms && *ms + 200 >= waits_ms, "{ms} of {waits_ms}");
+            assert_eq!(reason, "ack-timeout");
+            assert!(returned.after < Duration::from_millis(100), "told at once");
+            assert!(alone.info().await.contains("id=one,state=quarantined,failures="));
+            assert_eq!(alone.fact("slaves_quarantined").await, 1);
+            let (slave, bytes, took) = keep_alive(&mut two, returned.pass()).await;
+            assert!(bytes >= 64 * 1024, "{bytes}");
+            assert!(took.as_millis() as u64 + 300 >= waits_ms, "{took:?} of {waits_ms}");
+            one = slave;
+            keep_alive(&mut two, alone.wait_for("active_slaves", 2)).await;
+            assert_eq!(alone.fact("slaves_quarantined").await, 0);
+        }
+        // A new life has no past.
+        let returned = keep_alive(&mut two, Returned::hello(&alone, "one", 9)).await;
+        assert!(matches!(returned.told, Message::Control(Control::Announce { .. })), "{:?}", returned.told);
+    });
+}
+
+/// Lets a slave answer its pings and writes while something else is waited for.
+async fn keep_alive<T>(slave: &mut Slave, waited_for: impl std::future::Future<Output = T>) -> T {
+    let mut waited_for = std::pin::pin!(waited_for);
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut waited_for => return result,
+            message = slave.link.message() => match message.expect("the link stands") {
+                Message::Ping | Message::Write { .. } => {
+                    slave.counted += 1;
+                    slave.ack().await;
+                }
+                _ => {}
+            },
+        }
+    }
+}
+
+#[test]
+fn a_trial_that_is_not_taken_is_a_failure_and_no_write_waits_for_it() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let (mut one, mut two) = (alone.slave("one", 1).await, alone.slave("two", 2).await);
+        keep_alive(&mut two, one.closed()).await;
+        for failures in 2..=4 {
+            let mut returned = keep_alive(&mut two, Returned::hello(&alone, "one", 1)).await;
+            // It hears of the trial and does not answer.
+            keep_alive(&mut two, async { while returned.link.message().await.is_some() {} }).await;
+            let told = keep_alive(&mut two, Returned::hello(&alone, "one", 1)).await.told;
+            let Message::Control(Control::Quarantined { ms, reason }) = &told else { panic!("{told:?}") };
+            assert_eq!(reason, "trial-failed");
+            assert!(*ms + 200 >= 1000 << (failures - 1), "{ms}");
+        }
+        assert_eq!(alone.fact("slaves_removed").await, 1, "it was active once");
+    });
+}
+
+#[test]
+fn a_slave_that_is_all_there_is_waits_for_a_second_at_most() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let mut one = alone.slave("one", 1).await;
+        for failures in 1..=4 {
+            one.closed().await;
+            alone.wait_for("active_slaves", 0).await;
+            let returned = Returned::hello(&alone, "one", 1).await;
+            let (slave, _, took) = returned.pass().await;
+            assert!(took <= Duration::from_millis(1100), "failure {failures}: {took:?}");
+            one = slave;
+            alone.wait_for("active_slaves", 1).await;
+        }
+    });
+}
+
 #[test]
 fn a_panic_in_a_session_ends_that_connection_and_gives_its_permits_back() {
     World::run(1, |world| async move {
@@ -422,6 +553,29 @@ fn a_panic_in_a_session_ends_that_connection_and_gives_its_permits_back() {
         assert_eq!(other.line().await.as_deref(), Some("+OK"));
         assert_eq!(alone.fact("keys").await, 1);
         assert_eq!(alone.fact("epoch").await, epoch);
+    });
+}
+
+#[test]
+fn a_panic_in_a_read_of_the_log_is_an_error_of_that_read() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let mut slave = alone.slave("one", 1).await;
+        let mut client = alone.client().await;
+        client.send(&["SET", "k", "v"]).await;
+        slave.write().await.expect("the write");
+        slave.ack().await;
+        assert_eq!(client.line().await.as_deref(), Some("+OK"));
+        drop(slave);
+        alone.wait_for("active_slaves", 0).await;
+        panic_at(Place::LogRead);
+        client.send(&["GET", "k"]).await;
+        let told = client.line().await.expect("an answer");
+        assert!(told.starts_with("-ERR") && told.contains("panicked"), "{told}");
+        assert_eq!(alone.fact("requests_in_flight").await, 1, "the question itself");
+        assert_eq!(alone.fact("log_read_bytes").await, 0);
+        client.send(&["GET", "k"]).await;
+        assert_eq!(client.bulk().await, "v");
     });
 }
 
@@ -588,7 +742,7 @@ fn each_error_is_counted_by_its_word() {
         slave.write().await.expect("the write");
         slave.ack_with_room(0).await;
         assert_eq!(client.line().await.as_deref(), Some("+OK"));
-        client.send(&["SET", "k", "w"]).await;
+        client.send(&["SET", "k", "a longer one"]).await;
         let full = client.line().await.expect("an answer");
         assert!(full.starts_with("-OOM"), "{full}");
         assert_eq!(alone.fact("errors_oom").await, 1);

@@ -313,6 +313,7 @@ impl State {
             | Message::Ack { .. }
             | Message::Value { .. }
             | Message::Missing { .. }
+            | Message::Trial { .. }
             | Message::Control(_) => {}
         }
     }
@@ -401,6 +402,7 @@ impl State {
             | Message::Response { .. }
             | Message::Write { .. }
             | Message::Ping
+            | Message::Trial { .. }
             | Message::Read { .. }
             | Message::Drop { .. }
             | Message::Control(_) => {}

@@ -31,6 +31,7 @@ use record::{PeerRecord, PeerRun, PeersRecord, FORMAT};
 use server::Instance;
 use std::ffi::OsString;
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
@@ -107,7 +108,7 @@ fn measure(options: &PeersOptions) -> anyhow::Result<ExitCode> {
             fs::write(document, whole).with_context(|| format!("cannot write {}", document.display()))?;
             plot::draw(&record, &document.with_file_name("img"))?;
         }
-        None => println!("{text}"),
+        None => writeln!(io::stdout(), "{text}").context("cannot write to standard output")?,
     }
     let complete = record.ended_early.is_none();
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })

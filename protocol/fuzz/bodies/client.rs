@@ -125,6 +125,23 @@ impl World {
                 }
                 self.step(Event::Answered { link, request, reply });
             }
+            7 if choice >> 6 == 3 => {
+                if let Link::Open(link) = self.link {
+                    self.heard = self.now;
+                    self.step(Event::Heard { link });
+                }
+            }
+            7 if choice >> 6 == 2 => {
+                let (Link::Open(link) | Link::Connecting(link) | Link::Closing(link)) = self.link else {
+                    return;
+                };
+                let which = input.below(5);
+                if matches!(self.link, Link::Open(_)) {
+                    self.heard = self.now;
+                }
+                let active_address = (which < 4).then(|| format!("m:{which}"));
+                self.step(Event::StoodBy { link, active_address });
+            }
             7 => self.now = self.now.plus(u64::from(input.u8()) * 8),
             8 => self.now = self.now.plus(u64::from(input.u8())),
             _ => {

@@ -106,6 +106,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         vec![
             Message::Write { version, key: bytes("k"), value: bytes("v") },
             Message::Ping,
+            Message::Trial { bytes: bytes("some") },
             Message::Ack { through: 2, room_bytes: u64::MAX },
             Message::Drop { version, key: bytes("k") },
         ],

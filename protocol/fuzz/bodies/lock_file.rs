@@ -21,6 +21,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         pid: Some(4242),
         start: Some(123_456),
         boot: Some("0b0a0f9c-6a0e-4c3e-9d5a-7c1f1f5b7f10".to_owned()),
+        pid_ns: Some("4026531836".to_owned()),
         address: Some("127.0.0.1:12345".to_owned()),
         cluster: Some(ClusterId(0x7f3a_9c0e_51d2_4b88)),
         epoch: Some(Epoch(9)),

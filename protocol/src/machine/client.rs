@@ -12,6 +12,9 @@
 //!   again until its deadline. So is a read, whatever happened to it.
 //! * A write that was sent and got no answer is *unknown* and never sent again.
 //! * A link is left for another master only when no write is in flight on it, unless it broke or fell silent.
+//! * A master that says nothing does not use up the time of those that wait: with `n` masters, a handshake that somebody
+//!   waits for, and reads in flight, may last the `n`th part of a request's time before another master is tried. Over a
+//!   link that is silent for that long nothing more is sent, so that it can still move.
 
 use crate::command::{Command, ErrorWord, Reply, ReplyError};
 use crate::ids::{LinkId, Millis, RequestId};
@@ -26,6 +29,9 @@ const STANDBY_DOUBLINGS_MAX: u32 = 2;
 /// A new request never waits longer than this for the next attempt to connect, in milliseconds.
 const FRESH_REQUEST_PAUSE_MS: u64 = 100;
 
+/// The shortest time that a master has for its welcome, or to say anything, before another one is tried, in milliseconds.
+const SILENCE_MIN_MS: u64 = 10;
+
 /// A link that lasted this long without an answer was a good one too, in milliseconds.
 const STABLE_LINK_MS: u64 = 1000;
 
@@ -36,7 +42,8 @@ pub struct Settings {
     pub masters: Vec<String>,
     /// From the submission of a request to its end, in milliseconds.
     pub request_timeout_ms: u64,
-    /// From the first packet to the master's welcome, in milliseconds.
+    /// From the first packet to the master's welcome, in milliseconds; less where somebody waits and another master is
+    /// left to try.
     pub connect_timeout_ms: u64,
     /// The first pause when no master answers, in milliseconds; it doubles.
     pub backoff_min_ms: u64,
@@ -96,6 +103,11 @@ pub enum Event {
         /// The requests of which at least the last byte was never handed to the kernel.
         unsent: Vec<RequestId>,
     },
+    /// A part of something came in: the master is not silent.
+    Heard {
+        /// On which link.
+        link: LinkId,
+    },
     /// A response came in.
     Answered {
         /// On which link.
@@ -104,6 +116,13 @@ pub enum Event {
         request: RequestId,
         /// What it says.
         reply: Reply,
+    },
+    /// The master says by itself that it does not serve any more: it stops.
+    StoodBy {
+        /// On which link.
+        link: LinkId,
+        /// The address of the one that serves, if it is known.
+        active_address: Option<String>,
     },
     /// All events that were at hand have been given: judge deadlines, decide where to go. Every batch of events
     /// ends with one, so that an answer that is already here is never taken for a timeout.
@@ -199,12 +218,23 @@ struct Open {
     hold_until: Millis,
     /// When something last came in, or when the first of the requests in flight was sent.
     heard: Millis,
+    /// It has been silent for too long: what was not sent waits.
+    silent: bool,
     /// It does not serve: go elsewhere as soon as no write is in flight, to that master first.
     leaving: Option<Option<usize>>,
+    /// It has said by itself that it does not serve any more.
+    stops: bool,
     /// When to look for the active master although nobody asks for anything.
     look_at: Millis,
     writes_in_flight: usize,
     in_flight: usize,
+}
+
+impl Open {
+    /// Something is in flight, and nothing that becomes unknown with the link.
+    fn may_be_left(&self) -> bool {
+        self.leaving.is_none() && self.in_flight > 0 && self.writes_in_flight == 0
+    }
 }
 
 /// The client's machine.
@@ -262,12 +292,18 @@ impl Client {
         let deadline = self.requests.values().next().map(|pending| pending.deadline);
         let link = match &self.link {
             Link::Waiting { until, .. } => Some(*until),
-            Link::Connecting { since, .. } => Some(since.plus(self.settings.connect_timeout_ms)),
+            Link::Connecting { since, .. } => Some(since.plus(self.welcome_ms())),
             // It is left when the last write in flight ends, which no clock brings about.
             Link::Open(open) if open.leaving.is_some() => None,
-            Link::Open(open) if !self.queued.is_empty() => Some(open.hold_until),
-            Link::Open(open) if !open.active && open.in_flight == 0 => Some(open.look_at),
-            Link::Open(_) | Link::Closing { .. } => None,
+            Link::Open(open) => {
+                let can_send = !self.queued.is_empty() && !open.silent;
+                let is_idle = self.queued.is_empty() && open.in_flight == 0;
+                let send = can_send.then_some(open.hold_until);
+                let look = (is_idle && !open.active).then_some(open.look_at);
+                let leave = open.may_be_left().then(|| self.silence_ms().map(|ms| open.heard.plus(ms)));
+                [send, look, leave.flatten()].into_iter().flatten().min()
+            }
+            Link::Closing { .. } => None,
         };
         match (deadline, link) {
             (Some(deadline), Some(link)) => Some(deadline.min(link)),
@@ -283,7 +319,16 @@ impl Client {
                 self.opened(now, link, active, active_address.as_deref());
             }
             Event::Closed { link, unsent } => self.closed(now, link, &unsent, effects),
+            Event::Heard { link } => self.heard(now, link),
             Event::Answered { link, request, reply } => self.answered(now, link, request, reply, effects),
+            Event::StoodBy { link, active_address } => match &mut self.link {
+                Link::Open(open) if open.link == link => {
+                    open.heard = now;
+                    open.stops = true;
+                    self.stands_by(active_address.as_deref());
+                }
+                Link::Open(_) | Link::Waiting { .. } | Link::Connecting { .. } | Link::Closing { .. } => {}
+            },
             Event::Tick => {
                 self.expire(now, effects);
                 self.decide(now, effects);
@@ -332,7 +377,9 @@ impl Client {
             since: now,
             hold_until: now,
             heard: now,
+            silent: false,
             leaving,
+            stops: false,
             look_at,
             writes_in_flight: 0,
             in_flight: 0,
@@ -376,6 +423,16 @@ impl Client {
         }
     }
 
+    fn heard(&mut self, now: Millis, heard: LinkId) {
+        match &mut self.link {
+            Link::Open(open) if open.link == heard => {
+                open.heard = now;
+                open.silent = false;
+            }
+            Link::Open(_) | Link::Waiting { .. } | Link::Connecting { .. } | Link::Closing { .. } => {}
+        }
+    }
+
     fn answered(
         &mut self,
         now: Millis,
@@ -384,11 +441,11 @@ impl Client {
         reply: Reply,
         effects: &mut Effects,
     ) {
+        self.heard(now, link);
         let open = match &mut self.link {
             Link::Open(open) if open.link == link => open,
             Link::Open(_) | Link::Waiting { .. } | Link::Connecting { .. } | Link::Closing { .. } => return,
         };
-        open.heard = now;
         // An answer to a request that has timed out, or that a confused master invented, is for nobody.
         let Some(pending) = self.requests.get_mut(&request).filter(|pending| pending.sent) else { return };
         open.in_flight -= 1;
@@ -428,7 +485,8 @@ impl Client {
             | Reply::Values(_)
             | Reply::Count(_)
             | Reply::Text(_)) => {
-                if kind != Kind::Status {
+                // One that stops has answered what was asked before.
+                if kind != Kind::Status && !open.stops {
                     open.active = true;
                     open.leaving = None;
                     self.found();
@@ -521,6 +579,7 @@ impl Client {
     }
 
     fn decide(&mut self, now: Millis, effects: &mut Effects) {
+        let welcome_ms = self.welcome_ms();
         match &mut self.link {
             Link::Waiting { until, .. } => {
                 if *until <= now {
@@ -531,7 +590,7 @@ impl Client {
                 }
             }
             Link::Connecting { link, since } => {
-                if now.since(*since) >= self.settings.connect_timeout_ms {
+                if now.since(*since) >= welcome_ms {
                     let link = *link;
                     self.link = Link::Closing { link, prefer: None };
                     effects.push(Effect::Close { link });
@@ -543,6 +602,7 @@ impl Client {
                     open.leaving = Some(None);
                 }
                 self.leave_or_send(now, effects);
+                self.leave_silent(now, effects);
             }
             Link::Closing { .. } => {}
         }
@@ -571,12 +631,32 @@ impl Client {
         self.send(now, effects);
     }
 
+    /// Leaves a master that says nothing, while reads alone are in flight: they may be put to another one.
+    fn leave_silent(&mut self, now: Millis, effects: &mut Effects) {
+        let Link::Open(open) = &self.link else { return };
+        let is_silent = self.silence_ms().is_some_and(|limit| now.since(open.heard) >= limit);
+        if open.may_be_left() && is_silent {
+            let (link, was_active) = (open.link, open.active);
+            if was_active {
+                self.found();
+            }
+            self.link = Link::Closing { link, prefer: None };
+            effects.push(Effect::Close { link });
+        }
+    }
+
     /// Sends what waits, if the link takes it now.
     fn send(&mut self, now: Millis, effects: &mut Effects) {
+        let silence_ms = self.silence_ms();
         let Link::Open(open) = &mut self.link else { return };
         if open.leaving.is_some() || open.hold_until > now {
             return;
         }
+        if open.in_flight > 0 && silence_ms.is_some_and(|limit| now.since(open.heard) >= limit) {
+            open.silent = true;
+            return;
+        }
+        open.silent = false;
         while let Some(request) = self.queued.pop_first() {
             let pending = self.requests.get_mut(&request).expect("what is queued has no outcome yet");
             pending.sent = true;
@@ -597,6 +677,23 @@ impl Client {
         self.master = master;
         self.link = Link::Connecting { link, since: now };
         effects.push(Effect::Connect { link, master });
+    }
+
+    /// How long a master may be silent while somebody waits and there is another one; `None` when there is none.
+    fn silence_ms(&self) -> Option<u64> {
+        let count = self.settings.masters.len() as u64;
+        (count > 1).then(|| (self.settings.request_timeout_ms / count).max(SILENCE_MIN_MS))
+    }
+
+    /// How long the master that is being connected to has for its welcome.
+    fn welcome_ms(&self) -> u64 {
+        let timeout = self.settings.connect_timeout_ms;
+        let others = (0..self.settings.masters.len())
+            .any(|place| place != self.master && !self.tried.contains(&place));
+        match self.silence_ms() {
+            Some(limit) if others && !self.requests.is_empty() => limit.min(timeout),
+            Some(_) | None => timeout,
+        }
     }
 
     fn place_of(&self, address: &str) -> Option<usize> {
@@ -881,7 +978,7 @@ mod tests {
         assert_eq!(rig.machine.wakeup(), None);
         rig.now = Millis(3_600_000);
         assert_eq!(rig.tick(), []);
-        rig.batch([submit(1, Kind::Read)]);
+        rig.batch([submit(1, Kind::Write)]);
         assert_eq!(rig.machine.wakeup(), Some(Millis(3_602_000)));
     }
 
@@ -964,6 +1061,52 @@ mod tests {
         assert_eq!(rig.wait_for_wakeup(), 2000);
         assert_eq!(rig.tick(), [close(1)]);
         assert_eq!(rig.batch([closed(1, &[])]), [connect(2, BACKUP)]);
+    }
+
+    #[test]
+    fn a_first_master_that_says_nothing_leaves_the_other_one_its_part_of_the_time() {
+        let mut rig = Rig::new();
+        assert_eq!(rig.batch([submit(1, Kind::Write)]), [connect(1, PRIMARY)]);
+        assert_eq!(rig.wait_for_wakeup(), 1000);
+        assert_eq!(rig.tick(), [close(1)]);
+        assert_eq!(rig.batch([closed(1, &[])]), [connect(2, BACKUP)]);
+        // Nobody is left to try: this one has all that remains.
+        assert_eq!(rig.machine.wakeup(), Some(Millis(2000)));
+        rig.now = Millis(1900);
+        assert_eq!(rig.batch([opened(2, true, None)]), [send(2, 1)]);
+    }
+
+    #[test]
+    fn a_read_leaves_a_link_that_falls_silent_while_there_is_time_for_another_master() {
+        let mut rig = Rig::connected();
+        rig.batch([submit(1, Kind::Read)]);
+        rig.now = Millis(900);
+        // A part of a long answer.
+        assert_eq!(rig.batch([Event::Heard { link: LinkId(1) }]), []);
+        assert_eq!(rig.machine.wakeup(), Some(Millis(1900)));
+        rig.now = Millis(1900);
+        assert_eq!(rig.tick(), [close(1)]);
+        assert_eq!(rig.batch([closed(1, &[])]), [connect(2, BACKUP)]);
+        assert_eq!(rig.batch([opened(2, true, None)]), [send(2, 1)]);
+    }
+
+    #[test]
+    fn nothing_more_is_sent_into_a_silence() {
+        let mut rig = Rig::connected();
+        rig.batch([submit(1, Kind::Write)]);
+        rig.now = Millis(1500);
+        assert_eq!(rig.batch([submit(2, Kind::Write)]), []);
+        assert_eq!(rig.machine.wakeup(), Some(Millis(2000)), "the deadline alone");
+        // It was slow, and goes on.
+        assert_eq!(rig.batch([Event::Heard { link: LinkId(1) }]), [send(1, 2)]);
+        rig.now = Millis(2600);
+        let finished = rig.batch([submit(3, Kind::Write)]);
+        assert_eq!(finished, [finish(1, Outcome::Unknown(Cause::TimedOut))]);
+        // The second one's time is over: the third was never sent, and another master executes it.
+        rig.now = Millis(3500);
+        assert_eq!(rig.tick(), [finish(2, Outcome::Unknown(Cause::TimedOut)), close(1)]);
+        assert_eq!(rig.batch([closed(1, &[])]), [connect(2, BACKUP)]);
+        assert_eq!(rig.batch([opened(2, true, None)]), [send(2, 3)]);
     }
 
     #[test]

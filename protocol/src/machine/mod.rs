@@ -15,6 +15,9 @@
 pub mod client;
 pub mod doubt;
 pub mod front;
+pub mod health;
+pub mod link;
 pub mod master;
 pub mod slave;
+mod table;
 pub mod takeover;

@@ -3,10 +3,10 @@
 //! Owns the values. Applies a write only over a lower version, refuses what a reign that is over asks for, and
 //! knows nothing of placement: whatever arrives is held until it is dropped or overwritten.
 
+use super::table::Table;
 use crate::ids::{Epoch, LinkId, Version};
 use crate::planted;
 use bytes::Bytes;
-use indexmap::IndexMap;
 use std::collections::BTreeMap;
 
 /// What an entry costs beside its key and value, in bytes: table slots, two allocations, the version.
@@ -14,6 +14,9 @@ pub const ENTRY_OVERHEAD_BYTES: u64 = 96;
 
 /// The most entries in one part of a report.
 const HOLDINGS_ENTRIES_MAX: usize = 1024;
+
+/// The most places of the table that are looked at for one part of a report: many may be empty.
+const HOLDINGS_PLACES_MAX: usize = 16 * 1024;
 
 /// The most bytes of keys in one part of a report.
 const HOLDINGS_BYTES_MAX: usize = 256 * 1024;
@@ -161,7 +164,7 @@ struct Master {
     counted: u64,
     acked: u64,
     told_outdated: bool,
-    /// Entries below this index are still to be reported, from the highest down.
+    /// Entries at places below this are still to be reported, from the highest down.
     to_report: usize,
 }
 
@@ -179,7 +182,7 @@ pub struct Slave {
     memory_bytes: u64,
     epoch: Epoch,
     highest: Version,
-    held: IndexMap<Box<[u8]>, Held, foldhash::fast::FixedState>,
+    held: Table<Held>,
     masters: BTreeMap<LinkId, Master>,
 }
 
@@ -191,7 +194,7 @@ impl Slave {
             memory_bytes: 0,
             epoch: Epoch::default(),
             highest: Version::default(),
-            held: IndexMap::with_hasher(foldhash::fast::FixedState::with_seed(seed)),
+            held: Table::new(seed),
             masters: BTreeMap::new(),
         }
     }
@@ -213,7 +216,7 @@ impl Slave {
 
     /// Whether nothing is held.
     pub fn is_empty(&self) -> bool {
-        self.held.is_empty()
+        self.held.len() == 0
     }
 
     /// Bytes that the entries take.
@@ -278,7 +281,7 @@ impl Slave {
             return;
         }
         self.epoch = epoch;
-        let (highest, room_bytes, to_report) = (self.highest, self.room_bytes(), self.held.len());
+        let (highest, room_bytes, to_report) = (self.highest, self.room_bytes(), self.held.numbers());
         let Some(master) = self.masters.get_mut(&link) else { return };
         *master = Master { epoch: Some(epoch), to_report, ..Master::default() };
         effects.push(Effect::Enlisted { link, epoch, highest, room_bytes });
@@ -326,7 +329,7 @@ impl Slave {
         match held {
             Some(held) => *held = Held { version, value },
             None => {
-                self.held.insert(key.into(), Held { version, value });
+                self.held.insert(key, Held { version, value });
             }
         }
         true
@@ -345,22 +348,23 @@ impl Slave {
     fn drop_copy(&mut self, version: Version, key: &[u8]) {
         let is_told = |held: &Held| held.version <= version || planted!(SlaveDropsAnyVersion);
         if self.held.get(key).is_some_and(is_told) {
-            if let Some((key, held)) = self.held.swap_remove_entry(key) {
+            if let Some((key, held)) = self.held.remove(key) {
                 self.memory_bytes -= (key.len() + held.value.len()) as u64 + ENTRY_OVERHEAD_BYTES;
             }
         }
     }
 
-    /// Sends the next part of the report, from the end of the table down: a removal moves the last entry to a lower
-    /// place, so that an entry may be reported twice but never missed.
+    /// Sends the next part of the report, from the end of the table down. An entry stays at its place, so that none is
+    /// missed; what comes meanwhile is known to the master, which has sent it.
     fn report(&mut self, link: LinkId, effects: &mut Vec<Effect>) {
         let Some(master) = self.masters.get_mut(&link) else { return };
-        let mut index = master.to_report.min(self.held.len());
+        let mut index = master.to_report.min(self.held.numbers());
+        let floor = index.saturating_sub(HOLDINGS_PLACES_MAX);
         let mut entries = Vec::new();
         let mut bytes = 0;
-        while index > 0 && entries.len() < HOLDINGS_ENTRIES_MAX && bytes < HOLDINGS_BYTES_MAX {
+        while index > floor && entries.len() < HOLDINGS_ENTRIES_MAX && bytes < HOLDINGS_BYTES_MAX {
             index -= 1;
-            let Some((key, held)) = self.held.get_index(index) else { break };
+            let Some((key, held)) = self.held.at(index) else { continue };
             bytes += key.len();
             entries.push((Bytes::copy_from_slice(key), held.version));
         }

@@ -2,8 +2,8 @@
 
 /// The headings of the text, as they can be asked for by name. A name of Redis that is none of them (`memory`, `cpu`)
 /// shows nothing, as any other.
-pub const SECTIONS: [&str; 8] =
-    ["server", "replication", "slaves", "keyspace", "log", "requests", "errors", "clients"];
+pub const SECTIONS: [&str; 9] =
+    ["server", "replication", "slaves", "keyspace", "log", "requests", "turns", "errors", "clients"];
 
 /// A choice of sections: `INFO` (all of them), or `INFO section [section ...]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

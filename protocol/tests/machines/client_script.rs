@@ -56,6 +56,11 @@ impl goldenscript::Runner for Runner {
                 let active_address = args.next_pos().map(str::to_owned);
                 Some(Event::Opened { link, active, active_address })
             }
+            // stood_by LINK [ADDRESS]
+            "stood_by" => {
+                let link = LinkId(pos()?.parse()?);
+                Some(Event::StoodBy { link, active_address: args.next_pos().map(str::to_owned) })
+            }
             // closed LINK [UNSENT ...]
             "closed" => {
                 let link = LinkId(pos()?.parse()?);
@@ -65,6 +70,8 @@ impl goldenscript::Runner for Runner {
                 }
                 Some(Event::Closed { link, unsent })
             }
+            // heard LINK: a part of something.
+            "heard" => Some(Event::Heard { link: LinkId(pos()?.parse()?) }),
             // answered LINK REQUEST ok|busy|loading|unknown|standby [ADDRESS]
             "answered" => {
                 let (link, request) = (LinkId(pos()?.parse()?), RequestId(pos()?.parse()?));

@@ -28,7 +28,7 @@ struct Runner {
     next_link: u64,
     next_tag: u64,
     /// Writes, and how many values each has.
-    appends: VecDeque<(WriteId, usize)>,
+    appends: VecDeque<(WriteId, Vec<usize>)>,
     writes: Vec<WriteId>,
     reads: Vec<ReadId>,
 }
@@ -97,8 +97,8 @@ impl Runner {
             }
             Effect::Append { write, change } => {
                 let values = match &change {
-                    Change::Put(pairs) => pairs.len(),
-                    Change::Delete(_) => 0,
+                    Change::Put(pairs) => pairs.iter().map(|(_, value)| value.len()).collect(),
+                    Change::Delete(_) => Vec::new(),
                 };
                 self.appends.push_back((write, values));
                 self.writes.push(write);
@@ -126,6 +126,7 @@ impl Runner {
                 format!("{} joined at slot {}", self.name(slot), slot.0)
             }
             Effect::NoSlot { .. } => "no slot".to_owned(),
+            Effect::SlotFree { link } => format!("announce again to {link}"),
             Effect::SendWrite { slot, version, key, value } => {
                 format!("to {}: write {}@{version} = {}", self.name(slot), text(&key), text(&value))
             }
@@ -147,7 +148,7 @@ impl Runner {
 
     fn next_version(&mut self) -> (Version, Place) {
         self.last.seq = Seq(self.last.seq.0 + 1);
-        (self.last, Place { offset: self.last.seq.0 * 100, bytes: 100, ..Place::default() })
+        (self.last, Place { offset: self.last.seq.0 * 100, text_bytes: 100, bytes: 100, ..Place::default() })
     }
 }
 
@@ -168,9 +169,10 @@ impl goldenscript::Runner for Runner {
             self.step(Event::Request { asker, deadline: Millis(deadline), command: asked }, &mut out);
             return Ok(out);
         }
+        let args_are_empty = command.args.is_empty();
         let mut pos = || args.next_pos().ok_or("an argument is missing");
         match command.name.as_str() {
-            // config [random=SEED] [min=SLAVES] [durable=false]: a new machine.
+            // config [random=SEED] [min=SLAVES] [durable=false] [log_window=BYTES]: a new machine.
             "config" => {
                 let mut config = Config::default();
                 if let Some(seed) = args.take_key("random") {
@@ -178,6 +180,9 @@ impl goldenscript::Runner for Runner {
                 }
                 config.slaves_min = args.take_key("min").map_or(Ok(1), str::parse)?;
                 config.durable = args.take_key("durable").map_or(Ok(true), str::parse)?;
+                if let Some(bytes) = args.take_key("log_window") {
+                    config.log_window_bytes = bytes.parse()?;
+                }
                 self.master = Master::new(config);
             }
             // replay KEY=VERSION ...: records of the log.
@@ -185,7 +190,8 @@ impl goldenscript::Runner for Runner {
                 while let Some((key, at)) = args.next_key() {
                     let at = version(at)?;
                     self.last = self.last.max(at);
-                    let place = Place { offset: at.seq.0 * 100, bytes: 100, ..Place::default() };
+                    let place =
+                        Place { offset: at.seq.0 * 100, text_bytes: 100, bytes: 100, ..Place::default() };
                     self.master.replay_put(key.as_bytes(), at, place);
                 }
             }
@@ -229,8 +235,15 @@ impl goldenscript::Runner for Runner {
                 for _ in 0..count {
                     let (write, values) = self.appends.pop_front().ok_or("nothing is appended")?;
                     let (version, place) = self.next_version();
-                    let places = std::iter::repeat_n(place, values).collect();
+                    let places = values.into_iter().map(|bytes| Place { bytes: bytes as u32, ..place });
+                    let places = places.collect();
                     self.step(Event::Written { write, version, places }, &mut out);
+                }
+            }
+            // full: who lately had no room.
+            "full" if args_are_empty => {
+                for (id, room, lacking) in self.master.full_slaves() {
+                    writeln!(out, "{id} has room for {room} and lacked {lacking}")?;
                 }
             }
             "not_written" => {
@@ -283,6 +296,12 @@ impl goldenscript::Runner for Runner {
             "at" => {
                 self.now = Millis(pos()?.parse()?);
                 self.step(Event::Tick, &mut out);
+            }
+            // chores: what is done beside requests, to its end.
+            "chores" => {
+                while self.master.has_chores() {
+                    self.step(Event::Chore, &mut out);
+                }
             }
             // paused_until MS: this process did not run.
             "paused_until" => {

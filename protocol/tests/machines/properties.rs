@@ -78,6 +78,7 @@ proptest! {
 fn the_driver_reaches_every_way_out() {
     let mut runner = TestRunner::deterministic();
     let (mut done, mut unknown, mut read, mut counters) = (0, 0, 0, Counters::default());
+    let mut without_copy = 0;
     for _ in 0..100 {
         let memory = memory().new_tree(&mut runner).unwrap().current();
         let actions = prop::collection::vec(action(), 100..200).new_tree(&mut runner).unwrap().current();
@@ -89,13 +90,15 @@ fn the_driver_reaches_every_way_out() {
         done += world.acknowledged;
         unknown += world.unknown;
         read += world.read;
+        without_copy += world.without_copy;
         let counted = world.counters();
         counters.log_reads += counted.log_reads;
         counters.asked_all += counted.asked_all;
         counters.read_retries += counted.read_retries;
         counters.substitutions += counted.substitutions;
     }
-    println!("writes {done} unknown {unknown} reads {read} {counters:?}");
+    println!("writes {done} unknown {unknown} without copy {without_copy} reads {read} {counters:?}");
+    assert!(without_copy > 0, "room never left with its slave");
     assert!(done > 300 && unknown > 5 && read > 500, "writes {done} unknown {unknown} reads {read}");
     let Counters { log_reads, asked_all, read_retries, substitutions, .. } = counters;
     assert!(log_reads > 20 && asked_all > 3 && read_retries > 20 && substitutions > 20, "{counters:?}");

@@ -187,6 +187,7 @@ pub(crate) struct World {
     tags: Vec<(WriteId, u64)>,
     pub(crate) acknowledged: usize,
     pub(crate) unknown: usize,
+    pub(crate) without_copy: usize,
     pub(crate) read: usize,
 }
 
@@ -241,6 +242,7 @@ impl World {
             tags: Vec::new(),
             acknowledged: 0,
             unknown: 0,
+            without_copy: 0,
             read: 0,
         };
         world.begin_reign();
@@ -319,6 +321,7 @@ impl World {
             Action::Sleep { ms } => {
                 self.now = self.now.plus(u64::from(ms));
                 self.step(Event::Tick);
+                self.chore();
             }
             Action::Crash { logged } => self.crash(usize::from(logged)),
             Action::Handover => self.hand_over(),
@@ -416,6 +419,10 @@ impl World {
                 self.links.get_mut(&link).expect("a link joined").slot = Some(slot);
             }
             Effect::NoSlot { .. } => panic!("no slot for a handful of slaves"),
+            Effect::SlotFree { link } => {
+                let link = self.links.get_mut(&link).expect("who waits for a slot is connected");
+                link.to_slave.push_back(ToSlave::Announce(self.reign.epoch));
+            }
             Effect::SendWrite { slot, version, key, value } => {
                 self.send(slot, ToSlave::Write { version, key, value });
             }
@@ -448,9 +455,8 @@ impl World {
         match &reply {
             Reply::Error(error) if error.word == ErrorWord::Unknown => {
                 assert!(matches!(fate, Some(Fate::Written(_))), "{reply:?} to what is not in the log");
-                let limited = self.nodes.iter().any(|node| node.memory_max.is_some());
                 let active = self.masters[self.active].slave_count();
-                assert!(limited || active == 0, "{reply:?} with {active} slaves that have room");
+                assert_eq!(active, 0, "{reply:?} with {active} slaves, full or not");
                 self.unknown += 1;
             }
             Reply::Error(_) => {
@@ -513,8 +519,15 @@ impl World {
 
     /// Whoever acknowledged `version` of `key` has it, unless it was overtaken since.
     fn somebody_holds(&mut self, key: &Bytes, version: Version) {
-        let latest = self.masters[self.active].directory().get(key).map(|entry| entry.version);
-        if latest != Some(version) {
+        let Some(entry) = self.masters[self.active].directory().get(key).copied() else { return };
+        if entry.version != version {
+            return;
+        }
+        let live = |slot: &Slot| self.links.values().any(|link| link.slot == Some(*slot));
+        if entry.holders.iter().filter(live).count() == 0 {
+            // Those that had room have left since it was accepted.
+            assert!(self.nodes.iter().any(|node| node.memory_max.is_some()), "{key:?} has no copy");
+            self.without_copy += 1;
             return;
         }
         let links: Vec<LinkId> =
@@ -579,6 +592,15 @@ impl World {
         let value = value_in(change, &key).flatten().expect("the place names another key");
         let result = if fails { Err("the disk says no".to_owned()) } else { Ok(value) };
         self.step(Event::LogRead { read, result });
+    }
+
+    /// Lets the master do a piece of what it does beside requests, if there is something.
+    fn chore(&mut self) -> bool {
+        let has_chores = self.masters[self.active].has_chores();
+        if has_chores {
+            self.step(Event::Chore);
+        }
+        has_chores
     }
 
     fn connect(&mut self, node: usize) {
@@ -707,6 +729,7 @@ impl World {
     pub(crate) fn settle(&mut self) {
         loop {
             let mut busy = !self.appends.is_empty() || !self.log_reads.is_empty();
+            busy |= self.chore();
             while !self.appends.is_empty() {
                 self.log_answers(false);
             }

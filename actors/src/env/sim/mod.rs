@@ -644,6 +644,10 @@ impl Environment for SimEnv {
         Millis(self.process.clock().as_millis() as u64)
     }
 
+    fn clock_us(&self) -> u64 {
+        self.process.clock().as_micros() as u64
+    }
+
     fn random(&self) -> u64 {
         self.process.0.random.borrow_mut().random()
     }
@@ -670,6 +674,10 @@ impl Environment for SimEnv {
 
     fn pid(&self) -> u32 {
         self.process.0.pid
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        0
     }
 }
 

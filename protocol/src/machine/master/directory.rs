@@ -4,10 +4,8 @@
 
 use super::membership::SlotSet;
 use crate::ids::Version;
+use crate::machine::table::Table;
 use crate::record::Place;
-use foldhash::fast::FixedState;
-use hashbrown::hash_table::HashTable;
-use std::hash::BuildHasher as _;
 
 /// What the directory knows of one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,108 +21,45 @@ pub struct Entry {
 /// There is one for every key.
 const _: () = assert!(size_of::<Entry>() <= 48);
 
-#[derive(Clone, Debug)]
-struct Node {
-    // A boxed slice: a key in flight pins the buffer it was read into, a key at rest must not.
-    key: Box<[u8]>,
-    entry: Entry,
-}
-
-/// Nodes in one piece of [`Nodes`].
-const PIECE_NODES: usize = 4096;
-
-/// Nodes by number, in pieces that never move: a table of a million keys grows without being copied, so that its peak
-/// is its size.
-#[derive(Clone, Debug, Default)]
-struct Nodes {
-    pieces: Vec<Vec<Option<Node>>>,
-    vacant: Vec<u32>,
-}
-
-impl Nodes {
-    fn get(&self, number: u32) -> &Node {
-        let number = number as usize;
-        self.pieces[number / PIECE_NODES][number % PIECE_NODES]
-            .as_ref()
-            .expect("the table names nodes that exist")
-    }
-
-    fn get_mut(&mut self, number: u32) -> &mut Node {
-        let number = number as usize;
-        self.pieces[number / PIECE_NODES][number % PIECE_NODES]
-            .as_mut()
-            .expect("the table names nodes that exist")
-    }
-
-    fn insert(&mut self, node: Node) -> u32 {
-        if let Some(number) = self.vacant.pop() {
-            self.pieces[number as usize / PIECE_NODES][number as usize % PIECE_NODES] = Some(node);
-            return number;
-        }
-        if self.pieces.last().is_none_or(|piece| piece.len() == PIECE_NODES) {
-            self.pieces.push(Vec::with_capacity(PIECE_NODES));
-        }
-        let before = (self.pieces.len() - 1) * PIECE_NODES;
-        let piece = self.pieces.last_mut().expect("a piece was just made sure of");
-        piece.push(Some(node));
-        u32::try_from(before + piece.len() - 1).expect("there are fewer than 4 billion keys")
-    }
-
-    fn remove(&mut self, number: u32) -> Node {
-        self.vacant.push(number);
-        self.pieces[number as usize / PIECE_NODES][number as usize % PIECE_NODES]
-            .take()
-            .expect("the table names nodes that exist")
-    }
-}
-
 /// Key to [`Entry`]. Iteration order is the same for the same sequence of calls.
 #[derive(Clone, Debug)]
 pub struct Directory {
-    hasher: FixedState,
-    table: HashTable<u32>,
-    nodes: Nodes,
+    table: Table<Entry>,
+    sweep: Option<Sweep>,
+}
+
+/// A walk over all entries that takes slots out of them.
+#[derive(Clone, Copy, Debug)]
+struct Sweep {
+    slots: SlotSet,
+    /// Entries with lower numbers are done.
+    next: usize,
 }
 
 impl Directory {
     /// An empty directory. Keys come from clients, so their hash is seeded.
     pub fn new(seed: u64) -> Self {
-        Directory { hasher: FixedState::with_seed(seed), table: HashTable::new(), nodes: Nodes::default() }
-    }
-
-    fn find(&self, key: &[u8]) -> Option<u32> {
-        let hash = self.hasher.hash_one(key);
-        self.table.find(hash, |number| *self.nodes.get(*number).key == *key).copied()
+        Directory { table: Table::new(seed), sweep: None }
     }
 
     /// The entry of `key`.
     pub fn get(&self, key: &[u8]) -> Option<&Entry> {
-        self.find(key).map(|number| &self.nodes.get(number).entry)
+        self.table.get(key)
     }
 
     /// The entry of `key`, to change its holders.
     pub fn get_mut(&mut self, key: &[u8]) -> Option<&mut Entry> {
-        self.find(key).map(|number| &mut self.nodes.get_mut(number).entry)
+        self.table.get_mut(key)
     }
 
     /// Replaces the entry of `key` and returns the one it supersedes.
     pub fn insert(&mut self, key: &[u8], entry: Entry) -> Option<Entry> {
-        let hash = self.hasher.hash_one(key);
-        if let Some(number) = self.table.find(hash, |number| *self.nodes.get(*number).key == *key) {
-            return Some(std::mem::replace(&mut self.nodes.get_mut(*number).entry, entry));
-        }
-        let number = self.nodes.insert(Node { key: key.into(), entry });
-        let Directory { hasher, table, nodes } = self;
-        table.insert_unique(hash, number, |number| hasher.hash_one(&*nodes.get(*number).key));
-        None
+        self.table.insert(key, entry)
     }
 
     /// Removes `key` and returns its last entry.
     pub fn remove(&mut self, key: &[u8]) -> Option<Entry> {
-        let hash = self.hasher.hash_one(key);
-        let found = self.table.find_entry(hash, |number| *self.nodes.get(*number).key == *key).ok()?;
-        let (number, _) = found.remove();
-        Some(self.nodes.remove(number).entry)
+        self.table.remove(key).map(|(_, entry)| entry)
     }
 
     /// The number of keys.
@@ -134,25 +69,63 @@ impl Directory {
 
     /// Whether there is no key.
     pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
+        self.len() == 0
     }
 
-    /// Forgets everything, as when the log is a new file.
+    /// Forgets everything, as when the log is a new file. Its memory is given back by [`Directory::tidy`] and with
+    /// what is put in.
     pub fn clear(&mut self) {
-        self.table = HashTable::new();
-        self.nodes = Nodes::default();
+        self.table.clear();
     }
 
-    /// Clears the bits of all slots but `live` everywhere, so that the others can be given away again.
-    pub fn sweep(&mut self, live: SlotSet) {
-        for node in self.nodes.pieces.iter_mut().flatten().flatten() {
-            node.entry.holders = node.entry.holders.intersection(live);
+    /// Begins to clear the bits of `slots` everywhere; [`Directory::sweep_on`] does it. Nothing that is put in
+    /// meanwhile may name one of them.
+    pub(super) fn begin_sweep(&mut self, slots: SlotSet) {
+        self.sweep = Some(Sweep { slots, next: 0 });
+    }
+
+    /// The slots that are being cleared.
+    pub(super) fn sweeping(&self) -> Option<SlotSet> {
+        self.sweep.map(|sweep| sweep.slots)
+    }
+
+    /// Looks at up to `entries` entries. The slots that no entry names any more, once that is so.
+    pub(super) fn sweep_on(&mut self, entries: usize) -> Option<SlotSet> {
+        let Sweep { slots, next } = self.sweep?;
+        let end = next.saturating_add(entries);
+        for number in next..end.min(self.table.numbers()) {
+            if let Some(entry) = self.table.at_mut(number) {
+                entry.holders = entry.holders.without(slots);
+            }
         }
+        if end < self.table.numbers() {
+            self.sweep = Some(Sweep { slots, next: end });
+            return None;
+        }
+        self.sweep = None;
+        Some(slots)
+    }
+
+    /// Shows up to `entries` entries from number `from` on. Where to go on; `None` at the end.
+    pub(super) fn walk(&self, from: usize, entries: usize, mut show: impl FnMut(&Entry)) -> Option<usize> {
+        let end = from.saturating_add(entries).min(self.table.numbers());
+        (from..end).filter_map(|number| self.table.at(number)).for_each(|(_, entry)| show(entry));
+        (end < self.table.numbers()).then_some(end)
+    }
+
+    /// Gives back the memory of up to `entries` entries that were forgotten.
+    pub(super) fn tidy(&mut self, entries: usize) {
+        self.table.tidy(entries);
+    }
+
+    /// Whether there is nothing to sweep or to give back.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.sweep.is_none() && self.table.is_tidy()
     }
 
     /// All keys with their entries.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Entry)> {
-        self.nodes.pieces.iter().flatten().flatten().map(|node| (&*node.key, &node.entry))
+        self.table.iter()
     }
 }
 
@@ -206,11 +179,17 @@ mod tests {
                         let key = key.to_string().into_bytes();
                         prop_assert_eq!(directory.remove(&key), model.remove(&key));
                     }
-                    Op::Sweep(live) => {
-                        let live = [Slot(live)].into_iter().collect();
-                        directory.sweep(live);
+                    Op::Sweep(slot) => {
+                        let slots = [Slot(slot)].into_iter().collect();
+                        directory.begin_sweep(slots);
+                        let mut swept = None;
+                        while swept.is_none() {
+                            prop_assert_eq!(directory.sweeping(), Some(slots));
+                            swept = directory.sweep_on(7);
+                        }
+                        prop_assert_eq!(swept, Some(slots));
                         for entry in model.values_mut() {
-                            entry.holders = entry.holders.intersection(live);
+                            entry.holders = entry.holders.without(slots);
                         }
                     }
                     Op::Clear => {

@@ -10,6 +10,9 @@ use std::collections::VecDeque;
 /// The most slaves that can be active at once.
 pub const SLAVES_MAX: usize = 64;
 
+/// With fewer clean slots than this a sweep begins: it takes its time, and slaves that join meanwhile need some.
+const CLEAN_MIN: usize = 16;
+
 /// The place of an active slave in sets of holders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u8);
@@ -109,7 +112,7 @@ pub(super) enum Sent {
 }
 
 impl Sent {
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         match self {
             Sent::Item { bytes, .. } | Sent::Copy { bytes, .. } => *bytes,
             Sent::Ping => 0,
@@ -132,19 +135,46 @@ pub(super) struct Member {
     /// A read of it timed out: others are asked first until then.
     pub(super) slow_until: Millis,
     room_bytes: u64,
+    /// What writes that are accepted and not yet in the log will take, in bytes.
+    reserved_bytes: u64,
+    /// The smallest value for which it had no room lately, in bytes as room is counted.
+    lacking_bytes: Option<u64>,
     unacked_bytes: u64,
     acked: u64,
     unacked: VecDeque<Sent>,
 }
 
 impl Member {
-    /// Room that is left when everything under way has arrived, in bytes.
+    /// Room that is left when everything under way and everything accepted has arrived, in bytes.
     pub(super) fn room_bytes(&self) -> u64 {
-        if self.room_bytes == u64::MAX {
+        if self.is_unlimited() {
             u64::MAX
         } else {
-            self.room_bytes.saturating_sub(self.unacked_bytes)
+            self.room_bytes.saturating_sub(self.unacked_bytes + self.reserved_bytes)
         }
+    }
+
+    /// Whether it takes whatever comes.
+    pub(super) fn is_unlimited(&self) -> bool {
+        self.room_bytes == u64::MAX
+    }
+
+    pub(super) fn reserve(&mut self, bytes: u64) {
+        self.reserved_bytes += bytes;
+    }
+
+    pub(super) fn release(&mut self, bytes: u64) {
+        self.reserved_bytes -= bytes;
+    }
+
+    /// Notes that it had no room for so many bytes.
+    pub(super) fn lacks(&mut self, bytes: u64) {
+        self.lacking_bytes = Some(self.lacking_bytes.map_or(bytes, |lacking| lacking.min(bytes)));
+    }
+
+    /// The smallest value for which it had no room, as long as it has not half as much more.
+    pub(super) fn lacking_bytes(&self) -> Option<u64> {
+        self.lacking_bytes
     }
 
     /// Notes a counted message that is sent now.
@@ -172,8 +202,17 @@ impl Member {
         Some(refused)
     }
 
+    /// What is under way to it, in bytes.
+    pub(super) fn unacked_bytes(&self) -> u64 {
+        self.unacked_bytes
+    }
+
     pub(super) fn set_room(&mut self, room_bytes: u64) {
         self.room_bytes = room_bytes;
+        let has_room = |lacking: &u64| room_bytes.saturating_sub(self.unacked_bytes) >= lacking + lacking / 2;
+        if self.lacking_bytes.as_ref().is_some_and(has_room) {
+            self.lacking_bytes = None;
+        }
     }
 
     /// What is sent and neither acknowledged nor refused, in order.
@@ -199,6 +238,8 @@ pub(super) struct Membership {
     /// Slots whose bits may still stand in the directory.
     stale: SlotSet,
     unreported: SlotSet,
+    /// Who is in each slot, or was last: the hash of its name.
+    names: Vec<u64>,
 }
 
 impl Membership {
@@ -232,22 +273,34 @@ impl Membership {
         self.live.iter().filter_map(|slot| self.get(slot).map(|member| (slot, member)))
     }
 
-    /// A slot that no bit in the directory names; `None` when a sweep is needed first (or all are live).
-    pub(super) fn clean_slot(&self) -> Option<Slot> {
-        (0..SLAVES_MAX as u8).map(Slot).find(|slot| !self.live.contains(*slot) && !self.stale.contains(*slot))
+    /// The slots that no bit in the directory names.
+    fn clean(&self) -> SlotSet {
+        SlotSet(!0).without(self.live).without(self.stale)
     }
 
-    /// Notes that the directory names no slot that is not live.
-    pub(super) fn swept(&mut self) {
-        self.stale = SlotSet::EMPTY;
+    /// A slot that no bit in the directory names; `None` when a sweep is needed first (or all are live).
+    pub(super) fn clean_slot(&self) -> Option<Slot> {
+        self.clean().nth(0)
+    }
+
+    /// The slots that a sweep is to clear, once few are clean.
+    pub(super) fn to_sweep(&self) -> Option<SlotSet> {
+        (!self.stale.is_empty() && self.clean().len() < CLEAN_MIN).then_some(self.stale)
+    }
+
+    /// Notes that the directory does not name `slots`.
+    pub(super) fn swept(&mut self, slots: SlotSet) {
+        self.stale = self.stale.without(slots);
     }
 
     pub(super) fn join(&mut self, slot: Slot, id: SlaveId, link: LinkId, room_bytes: u64) {
         let index = usize::from(slot.0);
         if self.members.len() <= index {
             self.members.resize_with(index + 1, || None);
+            self.names.resize(index + 1, 0);
         }
         let id_hash = super::placement::hash_bytes(id.as_str().as_bytes());
+        self.names[index] = id_hash;
         self.members[index] = Some(Member {
             id,
             id_hash,
@@ -257,6 +310,8 @@ impl Membership {
             writes_acked: 0,
             slow_until: Millis(0),
             room_bytes,
+            reserved_bytes: 0,
+            lacking_bytes: None,
             unacked_bytes: 0,
             acked: 0,
             unacked: VecDeque::new(),
@@ -278,6 +333,13 @@ impl Membership {
         self.unreported.remove(slot);
         self.stale.insert(slot);
         Some(member)
+    }
+
+    /// The live slaves that were in one of `slots`, under whatever number they are now.
+    pub(super) fn once_in(&self, slots: SlotSet) -> SlotSet {
+        let name = |slot: Slot| self.names.get(usize::from(slot.0)).copied();
+        let was_there = |now: &Slot| slots.iter().any(|then| name(then) == name(*now));
+        self.live.iter().filter(was_there).collect()
     }
 
     pub(super) fn slot_of(&self, link: LinkId) -> Option<Slot> {

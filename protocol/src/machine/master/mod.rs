@@ -7,13 +7,16 @@
 //! this is the commit point: from here reads may see it), **replicated** (sent to its slaves), and **done** (enough
 //! slaves acknowledged). See `docs/ARCHITECTURE.md`, *How a write and a read go*.
 
+mod census;
 mod directory;
+mod log_reads;
 mod membership;
 mod placement;
 mod reads;
 mod unwritten;
 mod writes;
 
+pub use census::{Census, Lacking};
 pub use directory::{Directory, Entry};
 pub use membership::{Slot, SlotSet, SLAVES_MAX};
 pub use placement::{acks_needed, Placement};
@@ -34,6 +37,9 @@ new_key_type! {
     struct WriteKey;
     struct ReadKey;
 }
+
+/// Entries that one chore looks at or frees.
+const CHORE_ENTRIES: usize = 4096;
 
 /// Names a write from its acceptance until it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,6 +95,8 @@ pub struct Config {
     pub durable: bool,
     /// The longest value that slaves take, in bytes. The log may hold longer ones: this was once higher, then.
     pub value_max: usize,
+    /// How many bytes of values may be on their way from the log at once, unless it is one value alone.
+    pub log_window_bytes: u64,
 }
 
 impl Default for Config {
@@ -100,6 +108,7 @@ impl Default for Config {
             seed: 0,
             durable: true,
             value_max: usize::MAX,
+            log_window_bytes: 64 << 20,
         }
     }
 }
@@ -222,6 +231,8 @@ pub enum Event {
     },
     /// Time passed. At least every 50 ms while reads are in flight.
     Tick,
+    /// There is time for a piece of what is done beside requests, as long as [`Master::has_chores`] says so.
+    Chore,
 }
 
 /// What the machine wants done, in this order.
@@ -250,6 +261,11 @@ pub enum Effect {
     },
     /// Refuse a slave: no slot is free.
     NoSlot {
+        /// The slave's link.
+        link: LinkId,
+    },
+    /// Announce the reign to this slave again: it had enlisted while no slot was to be had, and now one is.
+    SlotFree {
         /// The slave's link.
         link: LinkId,
     },
@@ -318,8 +334,10 @@ pub struct Counters {
     pub reads: u64,
     /// Writes that were done.
     pub writes: u64,
-    /// Reads whose value came from the log.
+    /// Reads for which the log was read.
     pub log_reads: u64,
+    /// Those of them that had to wait until earlier ones had left room.
+    pub log_reads_waited: u64,
     /// Reads of keys without a known holder that were asked of all slaves that had not yet reported.
     pub asked_all: u64,
     /// Reads that went on to a further holder.
@@ -328,6 +346,8 @@ pub struct Counters {
     pub substitutions: u64,
     /// Writes that ended *unknown*.
     pub unknown: u64,
+    /// Items of writes that no slave took, for want of room: they stand in the log alone.
+    pub without_copy: u64,
 }
 
 /// The machine.
@@ -341,6 +361,8 @@ pub struct Master {
     reads: Reads,
     random: Random,
     counters: Counters,
+    /// Links of slaves that enlisted while the slots of former ones were not usable again yet.
+    waiting_for_slot: Vec<LinkId>,
 }
 
 impl Master {
@@ -355,6 +377,7 @@ impl Master {
             reads: Reads::default(),
             random: Random::new(config.seed),
             counters: Counters::default(),
+            waiting_for_slot: Vec::new(),
         }
     }
 
@@ -417,6 +440,11 @@ impl Master {
         self.members.get(slot).is_none_or(membership::Member::is_idle)
     }
 
+    /// How many bytes reads of the log may bring into memory that are under way now.
+    pub fn log_read_bytes(&self) -> u64 {
+        self.reads.log.under_way_bytes()
+    }
+
     /// Whether a read still waits for an answer.
     pub fn is_reading(&self, read: ReadId) -> bool {
         self.reads.contains(read)
@@ -440,6 +468,7 @@ impl Master {
             }
             Event::SlaveJoined { id, link, room_bytes } => self.slave_joined(id, link, room_bytes, effects),
             Event::SlaveLost { link } => {
+                self.waiting_for_slot.retain(|waiting| *waiting != link);
                 if let Some(slot) = self.members.slot_of(link) {
                     self.slave_lost(now, slot, effects);
                 }
@@ -464,7 +493,11 @@ impl Master {
             Event::Written { write, version, places } => self.written(now, write, version, &places, effects),
             Event::NotWritten { write, word, detail } => self.not_written(now, write, word, &detail, effects),
             Event::LogRead { read, result } => self.log_read(now, read, result, effects),
-            Event::Tick => self.expire_reads(now, effects),
+            Event::Tick => {
+                self.expire_reads(now, effects);
+                self.expire_log_reads(now, effects);
+            }
+            Event::Chore => self.chore(effects),
         }
     }
 
@@ -507,6 +540,8 @@ impl Master {
     fn end_reign(&mut self) {
         assert_eq!(self.in_flight(), 0, "a reign ended with requests in flight");
         self.reign = None;
+        self.reads.log.clear();
+        self.waiting_for_slot.clear();
         for slot in self.members.live().iter() {
             self.members.leave(slot);
         }
@@ -515,21 +550,44 @@ impl Master {
     fn slave_joined(&mut self, id: SlaveId, link: LinkId, room_bytes: u64, effects: &mut Vec<Effect>) {
         assert!(self.reign.is_some(), "a slave joined a standby");
         assert!(self.members.iter().all(|(_, member)| member.id != id), "slave {id} is active already");
-        if self.members.clean_slot().is_none() {
-            self.directory.sweep(self.members.live());
-            self.members.swept();
-        }
         match self.members.clean_slot() {
             Some(slot) => {
                 self.members.join(slot, id, link, room_bytes);
                 effects.push(Effect::Joined { link, slot });
             }
-            None => effects.push(Effect::NoSlot { link }),
+            None if self.members.len() == SLAVES_MAX => effects.push(Effect::NoSlot { link }),
+            None if self.waiting_for_slot.contains(&link) => {}
+            None => self.waiting_for_slot.push(link),
         }
+        self.sweep_if_needed();
+    }
+
+    /// Begins to make slots of slaves that have left usable again, before there is none for the next one.
+    fn sweep_if_needed(&mut self) {
+        if self.directory.sweeping().is_none() {
+            if let Some(slots) = self.members.to_sweep() {
+                self.directory.begin_sweep(slots);
+            }
+        }
+    }
+
+    /// Whether there is something to do beside requests, in pieces, each with an [`Event::Chore`].
+    pub fn has_chores(&self) -> bool {
+        !self.directory.is_at_rest()
+    }
+
+    fn chore(&mut self, effects: &mut Vec<Effect>) {
+        if let Some(slots) = self.directory.sweep_on(CHORE_ENTRIES) {
+            self.members.swept(slots);
+            effects.extend(self.waiting_for_slot.drain(..).map(|link| Effect::SlotFree { link }));
+            self.sweep_if_needed();
+        }
+        self.directory.tidy(CHORE_ENTRIES);
     }
 
     fn slave_lost(&mut self, now: Millis, slot: Slot, effects: &mut Vec<Effect>) {
         let Some(member) = self.members.leave(slot) else { return };
+        self.sweep_if_needed();
         // First what it had acknowledged: no write may be done on the word of a slave that is gone.
         self.drop_acks_of(slot, effects);
         for sent in member.into_unacked() {
@@ -558,7 +616,9 @@ impl Master {
     fn full(&mut self, slot: Slot, link: LinkId, number: u64, effects: &mut Vec<Effect>) {
         let Some(member) = self.members.on_link(slot, link) else { return };
         member.set_room(0);
-        match member.take_refused(number) {
+        let refused = member.take_refused(number);
+        member.lacks(refused.as_ref().map_or(1, Sent::bytes).max(1));
+        match refused {
             Some(Sent::Item { write, item, .. }) => {
                 if let Some((key, version)) = self.item_key(write, item) {
                     self.refused(slot, key, version, effects);
@@ -664,6 +724,33 @@ impl Master {
         }
     }
 
+    /// The live slaves that have room for a value of `key` that takes `bytes` in all: one that holds an older value needs
+    /// room for the difference only. Those that have not are noted.
+    fn with_room_for(&mut self, key: &[u8], bytes: u64) -> SlotSet {
+        if self.members.iter().all(|(_, member)| member.is_unlimited()) {
+            return self.members.live();
+        }
+        let old = self.directory.get(key).copied();
+        let mut roomy = SlotSet::EMPTY;
+        for slot in self.members.live().iter() {
+            let charge = charge(old.as_ref(), slot, key, bytes);
+            let Some(member) = self.members.get_mut(slot) else { continue };
+            if member.room_bytes() >= charge {
+                roomy.insert(slot);
+            } else {
+                member.lacks(bytes);
+            }
+        }
+        roomy
+    }
+
+    /// The active slaves that lately had no room for a value: name, bytes of room, bytes that the smallest one takes.
+    pub fn full_slaves(&self) -> impl Iterator<Item = (&SlaveId, u64, u64)> {
+        self.members
+            .iter()
+            .filter_map(|(_, member)| Some((&member.id, member.room_bytes(), member.lacking_bytes()?)))
+    }
+
     /// The live slaves that have room for `bytes` more.
     fn with_room(&self, bytes: u64) -> SlotSet {
         self.members.iter().filter(|(_, member)| member.room_bytes() >= bytes).map(|(slot, _)| slot).collect()
@@ -673,6 +760,15 @@ impl Master {
 /// Bytes of a key and its value, as room is counted.
 fn payload(key: &[u8], value: &[u8]) -> u64 {
     (key.len() + value.len()) as u64 + crate::machine::slave::ENTRY_OVERHEAD_BYTES
+}
+
+/// What a value of `key` that takes `bytes` in all adds to what `slot` holds, where `old` is what is written of the key.
+fn charge(old: Option<&Entry>, slot: Slot, key: &[u8], bytes: u64) -> u64 {
+    let held = old.filter(|entry| entry.holders.contains(slot));
+    let held = held.map_or(0, |entry| {
+        key.len() as u64 + u64::from(entry.place.bytes) + crate::machine::slave::ENTRY_OVERHEAD_BYTES
+    });
+    bytes.saturating_sub(held)
 }
 
 /// A key that stands twice takes its last value; the order of the last places is kept.

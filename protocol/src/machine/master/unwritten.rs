@@ -157,6 +157,7 @@ mod tests {
                     Effect::Reply { to, reply } => self.replies.push((to, reply)),
                     Effect::Joined { .. }
                     | Effect::NoSlot { .. }
+                    | Effect::SlotFree { .. }
                     | Effect::SendWrite { .. }
                     | Effect::SendRead { .. }
                     | Effect::SendDrop { .. }

@@ -4,9 +4,9 @@ use super::membership::Sent;
 use super::placement::{acks_needed, choose, hash_bytes};
 use super::reads::Waiting;
 use super::unwritten::Unwritten;
-use super::{payload, Asker, Change, Effect, Entry, Master, Slot, SlotSet, WriteId, WriteKey};
+use super::{charge, payload, Asker, Change, Effect, Entry, Master, Slot, SlotSet, WriteId, WriteKey};
 use crate::command::{ErrorWord, Reply};
-use crate::ids::{Millis, Version};
+use crate::ids::{LinkId, Millis, Version};
 use crate::planted;
 use crate::record::Place;
 use bytes::Bytes;
@@ -32,8 +32,28 @@ struct Write {
     items_open: usize,
     /// Whether no slave was left for one of the items.
     stranded: bool,
+    /// The room that is set aside until the record is written.
+    reserved: Reserved,
     /// Reads of the same session that must see this write.
     waiting: Vec<Waiting>,
+}
+
+/// Room that is set aside for a write between its acceptance and its place in the log. Empty when no slave has a limit.
+#[derive(Clone, Debug, Default)]
+struct Reserved {
+    /// The slaves of each pair.
+    slots: SmallVec<[SlotSet; 1]>,
+    /// Bytes in all at each of them.
+    bytes: SmallVec<[(Slot, LinkId, u64); 2]>,
+}
+
+impl Reserved {
+    fn add(&mut self, slot: Slot, link: LinkId, bytes: u64) {
+        match self.bytes.iter_mut().find(|(at, ..)| *at == slot) {
+            Some((.., sum)) => *sum += bytes,
+            None => self.bytes.push((slot, link, bytes)),
+        }
+    }
 }
 
 /// The replication of one key of a write.
@@ -93,10 +113,13 @@ fn key_hashes(change: &Change) -> SmallVec<[u64; 4]> {
 impl Master {
     /// Admits a write and hands it to the log, or refuses it: not executed.
     pub(super) fn accept(&mut self, asker: Asker, change: Change, effects: &mut Vec<Effect>) {
-        if let Some(refusal) = self.refusal(&change) {
-            effects.push(Effect::Reply { to: asker, reply: refusal });
-            return;
-        }
+        let reserved = match self.admit(&change) {
+            Ok(reserved) => reserved,
+            Err(refusal) => {
+                effects.push(Effect::Reply { to: asker, reply: refusal });
+                return;
+            }
+        };
         let write = self.writes.insert(Write {
             asker,
             change: change.clone(),
@@ -104,27 +127,75 @@ impl Master {
             items: SmallVec::new(),
             items_open: 0,
             stranded: false,
+            reserved,
             waiting: Vec::new(),
         });
         effects.push(Effect::Append { write, change });
     }
 
-    /// Why a write cannot be taken now, if so.
-    fn refusal(&self, change: &Change) -> Option<Reply> {
+    /// Sets room aside for a write.
+    ///
+    /// # Errors
+    /// Why it cannot be taken now.
+    fn admit(&mut self, change: &Change) -> Result<Reserved, Reply> {
         let active = self.members.len();
         let needed = self.config.slaves_min.max(1);
         if active < needed {
             let detail = format!("{active} of at least {needed} slaves are active");
-            return Some(Reply::error(ErrorWord::NoQuorum, detail));
+            return Err(Reply::error(ErrorWord::NoQuorum, detail));
         }
-        let Change::Put(pairs) = change else { return None };
-        let largest = pairs.iter().map(|(key, value)| payload(key, value)).max().unwrap_or(0);
-        let roomy = self.with_room(largest).len();
-        if roomy < acks_needed(active) {
-            let detail = format!("{roomy} of {active} slaves have room for {largest} more bytes");
-            return Some(Reply::error(ErrorWord::OutOfMemory, detail));
+        let mut reserved = Reserved::default();
+        let Change::Put(pairs) = change else { return Ok(reserved) };
+        if self.members.iter().all(|(_, member)| member.is_unlimited()) {
+            return Ok(reserved);
         }
-        None
+        for (key, value) in pairs {
+            let bytes = payload(key, value);
+            let roomy = self.with_room_for(key, bytes);
+            if roomy.len() < needed {
+                self.release(&mut reserved);
+                let roomy = roomy.len();
+                let detail = format!("{roomy} of {active} slaves have room for {bytes} more bytes");
+                return Err(Reply::error(ErrorWord::OutOfMemory, detail));
+            }
+            let chosen = self.choose(roomy, acks_needed(roomy.len()), key);
+            let old = self.directory.get(key).copied();
+            for slot in chosen.iter() {
+                let charge = charge(old.as_ref(), slot, key, bytes);
+                if let Some(member) = self.members.get_mut(slot) {
+                    member.reserve(charge);
+                    reserved.add(slot, member.link, charge);
+                }
+            }
+            reserved.slots.push(chosen);
+        }
+        Ok(reserved)
+    }
+
+    /// Gives all of a write's room back.
+    fn release(&mut self, reserved: &mut Reserved) {
+        for (slot, link, bytes) in reserved.bytes.drain(..) {
+            if let Some(member) = self.members.on_link(slot, link) {
+                member.release(bytes);
+            }
+        }
+    }
+
+    /// Gives back what was set aside at `slot` for a part of a write that is sent now.
+    fn use_reserved(&mut self, id: WriteId, slot: Slot, charge: u64) {
+        let Some(write) = self.writes.all.get_mut(id.0) else { return };
+        let Some((_, link, left)) = write.reserved.bytes.iter_mut().find(|(at, ..)| *at == slot) else {
+            return;
+        };
+        let used = charge.min(*left);
+        *left -= used;
+        if let Some(member) = self.members.on_link(slot, *link) {
+            member.release(used);
+        }
+    }
+
+    fn choose(&mut self, among: SlotSet, count: usize, key: &[u8]) -> SlotSet {
+        choose(self.config.placement, &self.members, among, count, hash_bytes(key), &mut self.random)
     }
 
     /// The record stands in the log: the write is committed, the directory names it, its slaves get it.
@@ -150,6 +221,7 @@ impl Master {
                 for (index, ((key, value), place)) in pairs.into_iter().zip(places).enumerate() {
                     self.place_item(id, index, version, *place, &key, &value, effects);
                 }
+                self.release_rest(id);
                 self.finish_if_closed(id, effects);
             }
             // The directory alone decides what exists: a deletion needs no slave's word.
@@ -171,6 +243,12 @@ impl Master {
         }
     }
 
+    fn release_rest(&mut self, id: WriteId) {
+        let write = self.writes.all.get_mut(id.0);
+        let mut rest = write.map(|write| std::mem::take(&mut write.reserved)).unwrap_or_default();
+        self.release(&mut rest);
+    }
+
     /// The record is not in the log: nothing happened.
     pub(super) fn not_written(
         &mut self,
@@ -181,6 +259,7 @@ impl Master {
         effects: &mut Vec<Effect>,
     ) {
         self.writes.resolved(id);
+        self.release_rest(id);
         let write = self.writes.all.remove(id.0).expect("an unwritten write is in flight");
         effects.push(Effect::Reply { to: write.asker, reply: Reply::error(word, detail) });
         for waiting in write.waiting {
@@ -204,19 +283,26 @@ impl Master {
     ) {
         let bytes = payload(key, value);
         let live = self.members.live();
-        let roomy = self.with_room(bytes);
-        let count = acks_needed(live.len());
-        // Room was there when the write was accepted; if it is gone since, a full slave may still make room.
-        let among = if roomy.is_empty() { live } else { roomy };
-        let chosen =
-            choose(self.config.placement, &self.members, among, count, hash_bytes(key), &mut self.random);
+        let reserved = self.writes.all[id.0].reserved.slots.get(index).copied().unwrap_or_default();
+        let reserved = reserved.intersection(live);
+        // Those that have no room count as absent. Slaves where room was set aside have it. When all of these have left
+        // since, nobody gets it: what room the others have was promised to other writes.
+        let among = self.with_room_for(key, bytes).union(reserved);
+        let count = acks_needed(among.len());
+        let chosen = if reserved.len() >= count {
+            self.choose(reserved, count, key)
+        } else {
+            self.choose(among.without(reserved), count - reserved.len(), key).union(reserved)
+        };
         let old = self.directory.insert(key, Entry { version, place, holders: chosen });
         if let Some(old) = old {
             self.drop_copies(key, old, chosen, effects);
         }
         for slot in chosen.iter() {
+            let charge = charge(old.as_ref(), slot, key, bytes);
+            self.use_reserved(id, slot, charge);
             self.count_copies(slot, 1);
-            self.send_item(id, index, slot, version, key, value, effects);
+            self.send_item(id, index, slot, (version, charge), key, value, effects);
         }
         let item = &mut self.writes.all[id.0].items[index];
         item.pending = chosen;
@@ -233,13 +319,13 @@ impl Master {
         write: WriteId,
         index: usize,
         slot: Slot,
-        version: Version,
+        (version, charge): (Version, u64),
         key: &Bytes,
         value: &Bytes,
         effects: &mut Vec<Effect>,
     ) {
         if let Some(member) = self.members.get_mut(slot) {
-            member.sent(Sent::Item { write, item: index as u32, bytes: payload(key, value) });
+            member.sent(Sent::Item { write, item: index as u32, bytes: charge });
         }
         effects.push(Effect::SendWrite { slot, version, key: key.clone(), value: value.clone() });
     }
@@ -286,16 +372,21 @@ impl Master {
             return;
         }
         let taken = item.pending.union(item.acked).union(item.failed);
+        // A slave that failed this write once and has come back since is asked only when nobody else is left.
+        let returned = self.members.once_in(item.failed);
         let Change::Put(pairs) = &write.change else { return };
         let (key, value) = pairs[index].clone();
         let version = write.version;
-        let roomy = self.with_room(payload(&key, &value)).without(taken);
-        let next = choose(self.config.placement, &self.members, roomy, 1, hash_bytes(&key), &mut self.random);
+        let bytes = payload(&key, &value);
+        let roomy = self.with_room_for(&key, bytes).without(taken);
+        let others = roomy.without(returned);
+        let roomy = if others.is_empty() { roomy } else { others };
+        let next = self.choose(roomy, 1, &key);
         let superseded = self.directory.get(&key).is_none_or(|entry| entry.version != version);
         for substitute in next.iter() {
             self.counters.substitutions += 1;
             self.held(substitute, &key, version);
-            self.send_item(id, index, substitute, version, &key, &value, effects);
+            self.send_item(id, index, substitute, (version, bytes), &key, &value, effects);
             if superseded {
                 // Acknowledged for the sake of this write, but a copy that the directory does not name would stay.
                 effects.push(Effect::SendDrop { slot: substitute, version, key: key.clone() });
@@ -347,7 +438,12 @@ impl Master {
         if enough || reachable == 0 {
             item.closed = true;
             write.items_open -= 1;
-            write.stranded |= !enough;
+            if !enough && self.members.live().is_empty() {
+                write.stranded = true;
+            } else if !enough {
+                // Who has room has left, and the others have none. It stands in the log, and is read from there.
+                self.counters.without_copy += 1;
+            }
         }
     }
 

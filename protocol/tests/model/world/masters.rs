@@ -28,7 +28,9 @@ impl World {
                 self.links[m][s].change().slot = Some(slot);
                 self.tell(|| format!("slave {s} is active at master {m}"));
             }
-            master::Effect::NoSlot { .. } => self.wrong("no slot is left for a slave".to_owned()),
+            master::Effect::NoSlot { .. } | master::Effect::SlotFree { .. } => {
+                self.wrong("no slot is left for a slave".to_owned())
+            }
             master::Effect::SendWrite { slot, version, key, value } => {
                 let place = usize::try_from(version.seq.0).unwrap();
                 let durable = place <= self.disk.synced

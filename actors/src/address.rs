@@ -1,0 +1,175 @@
+//! Addresses as people type them: `HOST:PORT`, for every flag and every program the same.
+//!
+//! Owns the rules by which a text is an address, and the one spelling in which it is kept. Looks no name up: a name may
+//! come to mean another machine, so that is done at each dial.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6};
+use thiserror::Error;
+
+/// Why a text is no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum AddressError {
+    /// Nothing is there, as between two commas.
+    #[error("it is empty: give HOST:PORT")]
+    Empty,
+    /// `tcp://…`, `redis://…`.
+    #[error("it is a URL: give HOST:PORT alone")]
+    Url,
+    /// `localhost`.
+    #[error("it names no port: give HOST:PORT")]
+    NoPort,
+    /// `localhost:http`, `localhost:70000`.
+    #[error("what follows the colon is no port: give HOST:PORT, with a port from 1 to 65535")]
+    Port,
+    /// `127.0.0.1:0` where somebody is to connect to.
+    #[error("nobody can connect to port 0: give the port that is listened at")]
+    PortZero,
+    /// `:12345`.
+    #[error("it names no host: give HOST:PORT, as 127.0.0.1:PORT")]
+    NoHost,
+    /// `::1:12345`.
+    #[error("an IPv6 address stands in brackets: give [ADDRESS]:PORT, as [::1]:12345")]
+    Brackets,
+    /// `127.0.0:1`, `10.0.0.256:1`.
+    #[error("it is no IPv4 address: give four numbers from 0 to 255, as 127.0.0.1:PORT")]
+    Ipv4,
+    /// A space or another letter that no name has.
+    #[error("no name has the letter {0:?}: give HOST:PORT")]
+    Letter(char),
+    /// `0.0.0.0:12345` where somebody is to connect to.
+    #[error("it is a wildcard, which is only listened at: give the address at which the machine is reached")]
+    Wildcard,
+}
+
+/// Reads an address to listen at, which may be a wildcard or leave the port to the system.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn to_listen(text: &str) -> Result<String, AddressError> {
+    let (host, port) = read(text)?;
+    Ok(format!("{host}:{port}"))
+}
+
+/// Reads an address to connect to.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn to_connect(text: &str) -> Result<String, AddressError> {
+    let (host, port) = read(text)?;
+    let address = format!("{host}:{port}");
+    if is_wildcard(&address) {
+        Err(AddressError::Wildcard)
+    } else if port == 0 {
+        Err(AddressError::PortZero)
+    } else {
+        Ok(address)
+    }
+}
+
+/// Whether an address stands for all of a machine's.
+pub fn is_wildcard(address: &str) -> bool {
+    address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified())
+}
+
+/// Host and port, in the one spelling that is kept.
+fn read(text: &str) -> Result<(String, u16), AddressError> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(AddressError::Empty);
+    }
+    if text.contains("://") {
+        return Err(AddressError::Url);
+    }
+    if text.starts_with('[') {
+        let address: SocketAddrV6 = text.parse().map_err(|_| match text.rsplit_once("]:") {
+            Some((_, port)) if port.parse::<u16>().is_err() => AddressError::Port,
+            Some(_) => AddressError::Brackets,
+            None => AddressError::NoPort,
+        })?;
+        let whole = SocketAddrV6::new(*address.ip(), 0, 0, address.scope_id()).to_string();
+        let host = whole.strip_suffix(":0").unwrap_or(&whole);
+        return Ok((host.to_owned(), address.port()));
+    }
+    let (host, port) = text.rsplit_once(':').ok_or(AddressError::NoPort)?;
+    if host.contains(':') {
+        return Err(AddressError::Brackets);
+    }
+    let is_number = !port.is_empty() && port.bytes().all(|digit| digit.is_ascii_digit());
+    let port = port.parse().ok().filter(|_| is_number).ok_or(AddressError::Port)?;
+    Ok((host_of(host)?, port))
+}
+
+fn host_of(host: &str) -> Result<String, AddressError> {
+    if host.is_empty() {
+        return Err(AddressError::NoHost);
+    }
+    if let Some(letter) = host.chars().find(|letter| !letter.is_alphanumeric() && !"-._".contains(*letter)) {
+        return Err(AddressError::Letter(letter));
+    }
+    // `0` is an old way to write the wildcard, which people use.
+    if host == "0" {
+        return Ok(Ipv4Addr::UNSPECIFIED.to_string());
+    }
+    // The system would read `127.1` and `1` as addresses too, but not as those that were meant.
+    let last = host.rsplit('.').next().unwrap_or(host);
+    if last.bytes().all(|digit| digit.is_ascii_digit()) {
+        return host.parse::<Ipv4Addr>().map(|ip| ip.to_string()).map_err(|_| AddressError::Ipv4);
+    }
+    Ok(host.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_kept_in_one_spelling() {
+        for (typed, kept) in [
+            ("127.0.0.1:12345", "127.0.0.1:12345"),
+            (" localhost:1\t", "localhost:1"),
+            ("LocalHost:01", "localhost:1"),
+            ("dsm-master.prod_1.svc:12345", "dsm-master.prod_1.svc:12345"),
+            ("[::1]:12345", "[::1]:12345"),
+            ("[0:0::1]:12345", "[::1]:12345"),
+            ("[fe80::1%2]:12345", "[fe80::1%2]:12345"),
+        ] {
+            assert_eq!(to_connect(typed).as_deref(), Ok(kept), "{typed:?}");
+            assert_eq!(to_listen(typed).as_deref(), Ok(kept), "{typed:?}");
+        }
+        for (typed, kept) in
+            [("0:12345", "0.0.0.0:12345"), ("[::0]:12345", "[::]:12345"), ("0.0.0.0:0", "0.0.0.0:0")]
+        {
+            assert_eq!(to_listen(typed).as_deref(), Ok(kept), "{typed:?}");
+            assert_eq!(to_connect(typed), Err(AddressError::Wildcard), "{typed:?}");
+            assert!(is_wildcard(kept));
+        }
+        assert_eq!(to_listen("127.0.0.1:0").as_deref(), Ok("127.0.0.1:0"));
+        assert_eq!(to_connect("127.0.0.1:0"), Err(AddressError::PortZero));
+    }
+
+    #[test]
+    fn what_is_no_address_is_told_as_what_it_is() {
+        for (typed, why) in [
+            ("", AddressError::Empty),
+            ("  ", AddressError::Empty),
+            ("tcp://10.0.0.1:12345", AddressError::Url),
+            ("localhost", AddressError::NoPort),
+            ("[::1]", AddressError::NoPort),
+            ("localhost:", AddressError::Port),
+            ("localhost:+1", AddressError::Port),
+            ("localhost:65536", AddressError::Port),
+            ("[::1]:x", AddressError::Port),
+            (":12345", AddressError::NoHost),
+            ("::1:12345", AddressError::Brackets),
+            ("[::g]:1", AddressError::Brackets),
+            ("127.1:1", AddressError::Ipv4),
+            ("10.0.0.256:1", AddressError::Ipv4),
+            ("a b:1", AddressError::Letter(' ')),
+            ("a,b:1", AddressError::Letter(',')),
+            ("user@host:1", AddressError::Letter('@')),
+        ] {
+            assert_eq!(to_connect(typed), Err(why), "{typed:?}");
+            assert_eq!(to_listen(typed), Err(why), "{typed:?}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The real world with a network that ends at the process: the nodes of a cluster inside one program reach each other by
+//! name, and nobody else reaches them.
+//!
+//! Owns who listens under which name. Everything but the network is the real environment's.
+
+use super::net::{Listener, Stream};
+use super::{Disk, Env, Environment, Locks};
+use dsm_protocol::ids::Millis;
+use futures_util::future::{poll_fn, LocalBoxFuture};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+/// Connections that wait to be accepted at one name; beyond them a connect is refused.
+const BACKLOG: usize = 64;
+
+/// Who listens under which name, for all nodes of one program's cluster. They share a thread.
+#[derive(Clone, Default)]
+pub(crate) struct LocalNet(Rc<RefCell<BTreeMap<String, mpsc::Sender<UnixStream>>>>);
+
+impl LocalNet {
+    /// `env` for one more node of this network.
+    pub(crate) fn env(&self, env: Env) -> Env {
+        Rc::new(LocalEnv { env, net: self.clone() })
+    }
+
+    fn listen(&self, address: &str) -> io::Result<Listener> {
+        let mut listening = self.0.borrow_mut();
+        if listening.get(address).is_some_and(|listener| !listener.is_closed()) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let (sender, incoming) = mpsc::channel(BACKLOG);
+        listening.insert(address.to_owned(), sender);
+        Ok(Listener::Local(LocalListener { address: address.to_owned(), incoming: RefCell::new(incoming) }))
+    }
+
+    fn connect(&self, address: &str) -> io::Result<Stream> {
+        let listening = self.0.borrow();
+        let listener = listening.get(address).ok_or(io::ErrorKind::ConnectionRefused)?;
+        let (near, far) = UnixStream::pair()?;
+        listener.try_send(far).map_err(|_| io::ErrorKind::ConnectionRefused)?;
+        Ok(Stream::Local(near))
+    }
+}
+
+/// A name that is listened at. With its drop connects are refused.
+#[derive(Debug)]
+pub struct LocalListener {
+    address: String,
+    incoming: RefCell<mpsc::Receiver<UnixStream>>,
+}
+
+impl LocalListener {
+    pub(super) async fn accept(&self) -> io::Result<(Stream, String)> {
+        // Somebody may connect as long as the network lives; without it nobody will.
+        match poll_fn(|context| self.incoming.borrow_mut().poll_recv(context)).await {
+            Some(stream) => Ok((Stream::Local(stream), "in-process".to_owned())),
+            None => std::future::pending().await,
+        }
+    }
+
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+struct LocalEnv {
+    env: Env,
+    net: LocalNet,
+}
+
+impl Environment for LocalEnv {
+    fn now(&self) -> Millis {
+        self.env.now()
+    }
+
+    fn clock_us(&self) -> u64 {
+        self.env.clock_us()
+    }
+
+    fn computed_ms(&self) -> u64 {
+        self.env.computed_ms()
+    }
+
+    fn random(&self) -> u64 {
+        self.env.random()
+    }
+
+    fn listen<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Listener>> {
+        Box::pin(async move { self.net.listen(address) })
+    }
+
+    fn connect<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Stream>> {
+        Box::pin(async move { self.net.connect(address) })
+    }
+
+    fn disk(&self) -> Rc<dyn Disk> {
+        self.env.disk()
+    }
+
+    fn locks(&self) -> Rc<dyn Locks> {
+        self.env.locks()
+    }
+
+    fn boot_id(&self) -> String {
+        self.env.boot_id()
+    }
+
+    fn pid(&self) -> u32 {
+        self.env.pid()
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        self.env.resident_bytes()
+    }
+}

@@ -1,0 +1,158 @@
+//! Names and TCP: looks a name up anew at each dial, and tries every address that it has.
+//!
+//! Owns the threads in which the system is asked for names, one for each name at a time. Its answer may take a minute, and
+//! nobody is held by that: neither an actor's thread nor the end of a process, as a thread of tokio's pool would.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+/// How long an address of a name may take when the name has others.
+const ADDRESS_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// What was found, or what the system says: its errors cannot be copied.
+type Found = Result<Vec<SocketAddr>, (io::ErrorKind, String)>;
+
+/// Who waits for which name.
+type Asked = HashMap<String, Vec<oneshot::Sender<Found>>>;
+
+fn asked() -> MutexGuard<'static, Asked> {
+    static ASKED: OnceLock<Mutex<Asked>> = OnceLock::new();
+    // Nothing is left half done when somebody panics.
+    ASKED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The addresses of `HOST:PORT`, at least one.
+///
+/// # Errors
+/// What the system says. The caller sets the time limit.
+pub(crate) async fn look_up(address: &str) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = address.parse() {
+        return Ok(vec![address]);
+    }
+    let ask = |address: String| address.to_socket_addrs().map(Iterator::collect);
+    look_up_by(address, ask).await
+}
+
+async fn look_up_by(
+    address: &str,
+    ask: impl FnOnce(String) -> io::Result<Vec<SocketAddr>> + Send + 'static,
+) -> io::Result<Vec<SocketAddr>> {
+    let (sender, found) = oneshot::channel();
+    let is_first = {
+        let mut asked = asked();
+        let waiting = asked.entry(address.to_owned()).or_default();
+        let is_first = waiting.is_empty();
+        // Those who gave up are of no use to anybody, but the first one stands for the thread.
+        waiting.retain(|sender| !sender.is_closed());
+        waiting.push(sender);
+        is_first
+    };
+    if is_first {
+        let name = address.to_owned();
+        let answer = move || {
+            let found = ask(name.clone()).map_err(|error| (error.kind(), error.to_string()));
+            for sender in asked().remove(&name).unwrap_or_default() {
+                // Who gave up does not want it.
+                let _ = sender.send(found.clone());
+            }
+        };
+        if let Err(error) = super::real::spawn_thread("dsm-names", answer) {
+            asked().remove(address);
+            return Err(error);
+        }
+    }
+    let gone = |_| io::Error::other("the thread that asked for the name is gone");
+    let found = found.await.map_err(gone)?.map_err(|(kind, why)| {
+        io::Error::new(kind, format!("cannot find the address of {address}: {why}"))
+    })?;
+    if found.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, format!("{address} has no address")));
+    }
+    Ok(found)
+}
+
+/// Connects to the first address of `HOST:PORT` that answers.
+///
+/// # Errors
+/// What the system says of the last one. The caller sets the time limit.
+pub(crate) async fn connect(address: &str) -> io::Result<TcpStream> {
+    let addresses = look_up(address).await?;
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for (place, address) in addresses.iter().enumerate() {
+        let connecting = TcpStream::connect(address);
+        let connected = if place + 1 < addresses.len() {
+            match tokio::time::timeout(ADDRESS_TIMEOUT, connecting).await {
+                Ok(connected) => connected,
+                Err(_) => Err(io::ErrorKind::TimedOut.into()),
+            }
+        } else {
+            connecting.await
+        };
+        match connected {
+            // On loopback a connect to a free port of the ephemeral range can meet itself.
+            Ok(stream) if stream.local_addr()? == stream.peer_addr()? => {
+                last = io::ErrorKind::ConnectionRefused.into();
+            }
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[tokio::test]
+    async fn a_name_that_hangs_is_asked_for_once_and_answers_all_who_still_wait() {
+        let (answer, wait) = mpsc::channel::<()>();
+        let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let ask = move |_| {
+            wait.recv().map_err(io::Error::other)?;
+            Ok(vec![address])
+        };
+        let name = "hangs.test:1";
+        let first = tokio::time::timeout(Duration::from_millis(20), look_up_by(name, ask)).await;
+        assert!(first.is_err(), "it hangs, and holds nobody");
+        let never = |_| panic!("it is being asked for");
+        for _ in 0..3 {
+            assert!(tokio::time::timeout(Duration::from_millis(5), look_up_by(name, never)).await.is_err());
+        }
+        assert!(asked()[name].len() <= 2, "those who gave up are forgotten");
+        let waiting = tokio::spawn(look_up_by(name, never));
+        tokio::task::yield_now().await;
+        answer.send(()).unwrap();
+        assert_eq!(waiting.await.unwrap().unwrap(), [address]);
+        assert!(!asked().contains_key(name));
+        // Anew at the next dial: it may have moved.
+        let moved: SocketAddr = "127.0.0.2:1".parse().unwrap();
+        assert_eq!(look_up_by(name, move |_| Ok(vec![moved])).await.unwrap(), [moved]);
+    }
+
+    #[tokio::test]
+    async fn every_address_of_a_name_is_tried() {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let somebody = listener.local_addr().unwrap();
+        let name = format!("localhost:{}", somebody.port());
+        let stream = connect(&name).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), somebody);
+        let error = connect(&nobody.to_string()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        let error = connect("no-such-host.invalid:1").await.unwrap_err();
+        assert!(
+            error.to_string().starts_with("cannot find the address of no-such-host.invalid:1: "),
+            "{error}"
+        );
+    }
+}

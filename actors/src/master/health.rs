@@ -1,0 +1,73 @@
+//! What this master's cluster is short of: looked at with every tick, told in the log when it begins and ends.
+
+use super::{MasterActor, Role};
+use dsm_protocol::ids::Millis;
+use dsm_protocol::machine::health::{Facts, News};
+use dsm_protocol::machine::takeover::Seen;
+
+/// How often a master that knows of nobody that serves looks who holds the lock, in milliseconds.
+const LOOK_MS: u64 = 1000;
+
+impl MasterActor {
+    /// Looks at what is missing, and says what is new.
+    pub(super) fn look_after_health(&mut self, now: Millis) {
+        let serves = self.serves();
+        if serves {
+            self.census.look(now, &self.machine);
+        } else {
+            self.census.forget();
+        }
+        // Between two roles nobody is short of anything yet.
+        if self.stopping_since.is_some() || (!serves && !matches!(self.role, Role::Standby { .. })) {
+            return;
+        }
+        let knows_active = self.dialed.as_ref().is_some_and(|dialed| dialed.state.active);
+        if serves || knows_active {
+            self.lock_holder = None;
+        } else if now.since(self.lock_looked_at) >= LOOK_MS {
+            self.lock_looked_at = now;
+            self.lock_holder = self.lock_holder_now();
+        }
+        let facts = Facts {
+            serves,
+            lock_holder: self.lock_holder.clone(),
+            knows_active,
+            standby_lag_ms: self.standby_lag_ms(now),
+            slaves: if serves { self.machine.slave_count() } else { 0 },
+            full: self.machine.full_slaves().map(|(id, ..)| id.to_string()).collect(),
+            keys_without_copy: self.census.last().map_or(0, |(_, lacking)| lacking.without_copy),
+        };
+        for news in self.health.look(now, facts) {
+            match news {
+                News::Began(trouble) => log::warn!("degraded: {}", self.health.words(trouble)),
+                News::Ended { trouble, ms } => {
+                    log::warn!("no longer degraded: {} after_ms={ms}", trouble.over());
+                }
+            }
+        }
+    }
+
+    /// Who holds the lock, if somebody does: pid and address from the lock file's text.
+    fn lock_holder_now(&self) -> Option<String> {
+        let (locks, path) = (self.env.locks(), self.config.lock_path());
+        match locks.look(&path) {
+            Ok(Seen::Held { .. }) => {}
+            Ok(Seen::Free) | Err(_) => return None,
+        }
+        let text = locks.text(&path).ok()?;
+        let pid = text.pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
+        Some(format!("pid={pid} address={}", text.address.as_deref().unwrap_or("unknown")))
+    }
+
+    /// How far the other master is behind; `None` when it is not connected.
+    pub(super) fn standby_lag_ms(&self, now: Millis) -> Option<u64> {
+        self.dialed.as_ref().map(|dialed| dialed.lag.ms(now))
+    }
+
+    /// The active slave that takes longest to acknowledge, and how long, in milliseconds.
+    pub(super) fn slowest_slave(&self, now: Millis) -> Option<(&str, u64)> {
+        let active = self.slaves.values().filter(|slave| slave.slot.is_some());
+        let waits = active.map(|slave| (slave.id.as_str(), slave.window.borrow().ack_ms(now)));
+        waits.max_by_key(|(_, ms)| *ms)
+    }
+}

@@ -1,0 +1,351 @@
+//! What a cluster is short of: when it begins, when it ends, and in what words.
+//!
+//! Owns the rules by which a lack is one: how long it must last before anybody is told, and how long it must be gone. It is
+//! told the facts several times a second, and mends nothing.
+
+use crate::ids::{Millis, Seq};
+use std::collections::BTreeMap;
+
+/// A standby that is behind by more than this lags, in milliseconds.
+pub const LAG_MS_MAX: u64 = 5000;
+
+/// How often a master tells the other one how far it has come, in milliseconds.
+pub const TELL_MS: u64 = 500;
+
+/// How far the other master is behind, as far as it tells. One that hangs tells nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Lag {
+    heard: Millis,
+    theirs: Seq,
+    /// A place in our log, and when we were there.
+    mark: (Seq, Millis),
+}
+
+impl Lag {
+    /// The other one has connected, and has come as far as `theirs`.
+    pub fn new(now: Millis, theirs: Seq, ours: Seq) -> Self {
+        Lag { heard: now, theirs, mark: (ours, now) }
+    }
+
+    /// It tells how far it has come.
+    pub fn told(&mut self, now: Millis, theirs: Seq, ours: Seq) {
+        (self.heard, self.theirs) = (now, theirs);
+        if theirs >= self.mark.0 {
+            self.mark = (ours, now);
+        }
+    }
+
+    /// We did not run ourselves: what it has told meanwhile is not read yet.
+    pub fn restart(&mut self, now: Millis) {
+        self.heard = now;
+        self.mark.1 = now;
+    }
+
+    /// How far it is behind, in milliseconds: since when it lacks something, or has been silent.
+    pub fn ms(&self, now: Millis) -> u64 {
+        let silent_ms = now.since(self.heard);
+        let behind_ms = if self.theirs < self.mark.0 { now.since(self.mark.1) } else { 0 };
+        if silent_ms > 3 * TELL_MS {
+            silent_ms.max(behind_ms)
+        } else {
+            behind_ms
+        }
+    }
+}
+
+/// What may be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trouble {
+    /// There is nobody to take over.
+    NoStandby,
+    /// Whoever is to take over is behind, or says nothing.
+    StandbyLags,
+    /// This master does not serve and knows of none that does.
+    NobodyServes,
+    /// Fewer slaves are active than have been.
+    SlavesMissing,
+    /// Slaves have no room for a value.
+    SlavesFull,
+    /// No active slave holds some of the keys.
+    KeysWithoutCopy,
+}
+
+impl Trouble {
+    const ALL: [Trouble; 6] = [
+        Trouble::NoStandby,
+        Trouble::StandbyLags,
+        Trouble::NobodyServes,
+        Trouble::SlavesMissing,
+        Trouble::SlavesFull,
+        Trouble::KeysWithoutCopy,
+    ];
+
+    /// What is said when it is over.
+    pub fn over(self) -> &'static str {
+        match self {
+            Trouble::NoStandby => "a standby is connected",
+            Trouble::StandbyLags => "the standby has caught up",
+            Trouble::NobodyServes => "a master serves",
+            Trouble::SlavesMissing => "all slaves are active",
+            Trouble::SlavesFull => "all slaves have room",
+            Trouble::KeysWithoutCopy => "all keys have a copy",
+        }
+    }
+
+    /// How long it must last before it is told, and how long it must be gone before that is, in milliseconds.
+    fn patience_ms(self) -> (u64, u64) {
+        match self {
+            Trouble::NoStandby | Trouble::NobodyServes => (2000, 0),
+            Trouble::StandbyLags => (0, 1000),
+            Trouble::SlavesMissing => (500, 0),
+            // One that is full is now and then not, while values come and go.
+            Trouble::SlavesFull => (0, 10_000),
+            Trouble::KeysWithoutCopy => (0, 0),
+        }
+    }
+}
+
+/// What a master sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Whether it serves.
+    pub serves: bool,
+    /// Whether it knows of another one that does.
+    pub knows_active: bool,
+    /// Who holds the lock, as the lock file says, if this master knows of nobody that serves.
+    pub lock_holder: Option<String>,
+    /// Whether the other master is connected, and what it is behind by, in milliseconds, as far as it tells.
+    pub standby_lag_ms: Option<u64>,
+    /// Active slaves.
+    pub slaves: usize,
+    /// The names of those without room.
+    pub full: Vec<String>,
+    /// Keys without a copy.
+    pub keys_without_copy: u64,
+}
+
+/// What is to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// It has begun.
+    Began(Trouble),
+    /// It is over.
+    Ended {
+        /// What.
+        trouble: Trouble,
+        /// How long it lasted, in milliseconds.
+        ms: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct State {
+    since: Millis,
+    /// When it was there last.
+    seen: Millis,
+    told: bool,
+}
+
+/// The machine.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    facts: Facts,
+    /// The most slaves that were active at once since this master serves.
+    slaves_most: usize,
+    troubles: BTreeMap<Trouble, State>,
+}
+
+impl Health {
+    /// Takes in the facts of now; what is new.
+    pub fn look(&mut self, now: Millis, facts: Facts) -> Vec<News> {
+        if facts.serves != self.facts.serves {
+            // What a master is short of is another matter in another role.
+            self.troubles.clear();
+            self.slaves_most = 0;
+        }
+        self.slaves_most = self.slaves_most.max(facts.slaves);
+        self.facts = facts;
+        let mut news = Vec::new();
+        for trouble in Trouble::ALL {
+            let (begins_ms, ends_ms) = trouble.patience_ms();
+            if self.is_there(trouble) {
+                let new = State { since: now, seen: now, told: false };
+                let state = self.troubles.entry(trouble).or_insert(new);
+                state.seen = now;
+                if !state.told && now.since(state.since) >= begins_ms {
+                    state.told = true;
+                    news.push(News::Began(trouble));
+                }
+            } else if let Some(state) = self.troubles.get(&trouble).copied() {
+                if !state.told {
+                    self.troubles.remove(&trouble);
+                } else if now.since(state.seen) >= ends_ms {
+                    self.troubles.remove(&trouble);
+                    news.push(News::Ended { trouble, ms: now.since(state.since) });
+                }
+            }
+        }
+        news
+    }
+
+    fn is_there(&self, trouble: Trouble) -> bool {
+        let Facts { serves, knows_active, standby_lag_ms, slaves, full, keys_without_copy, .. } = &self.facts;
+        match trouble {
+            Trouble::NoStandby => *serves && standby_lag_ms.is_none(),
+            Trouble::StandbyLags => *serves && standby_lag_ms.is_some_and(|ms| ms >= LAG_MS_MAX),
+            Trouble::NobodyServes => !serves && !knows_active,
+            Trouble::SlavesMissing => *serves && (*slaves < self.slaves_most || *slaves == 0),
+            Trouble::SlavesFull => *serves && !full.is_empty(),
+            Trouble::KeysWithoutCopy => *serves && *keys_without_copy > 0,
+        }
+    }
+
+    /// The troubles that have been told and are not over.
+    pub fn troubles(&self) -> impl Iterator<Item = Trouble> + '_ {
+        self.troubles.iter().filter(|(_, state)| state.told).map(|(trouble, _)| *trouble)
+    }
+
+    /// What is wrong now, in words; empty when nothing is.
+    pub fn degraded(&self) -> String {
+        let words: Vec<String> = self.troubles().map(|trouble| self.words(trouble)).collect();
+        words.join("; ")
+    }
+
+    /// A trouble in words.
+    pub fn words(&self, trouble: Trouble) -> String {
+        let Facts { lock_holder, standby_lag_ms, slaves, full, keys_without_copy, .. } = &self.facts;
+        match trouble {
+            Trouble::NoStandby => "no standby is connected".to_owned(),
+            Trouble::StandbyLags => format!("the standby is {} ms behind", standby_lag_ms.unwrap_or(0)),
+            Trouble::NobodyServes => match lock_holder {
+                Some(holder) => format!("waiting for the log, which another master holds: {holder}"),
+                None => "no master is known to serve".to_owned(),
+            },
+            Trouble::SlavesMissing if self.slaves_most == 0 => "no slave is active".to_owned(),
+            Trouble::SlavesMissing => format!("{slaves} of {} slaves are active", self.slaves_most),
+            Trouble::SlavesFull => format!("no room at {}", full.join(", ")),
+            Trouble::KeysWithoutCopy => format!("{keys_without_copy} keys have no copy"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fine() -> Facts {
+        Facts { serves: true, standby_lag_ms: Some(0), slaves: 3, ..Facts::default() }
+    }
+
+    /// What is told, and when, while the facts stay what they are from each of these moments on.
+    fn told(health: &mut Health, changes: &[(u64, Facts)], until: u64) -> Vec<(u64, News)> {
+        let mut told = Vec::new();
+        for now in (0..=until).step_by(25) {
+            let (_, facts) =
+                changes.iter().rev().find(|(from, _)| *from <= now).expect("the first is from 0 on");
+            told.extend(health.look(Millis(now), facts.clone()).into_iter().map(|news| (now, news)));
+        }
+        told
+    }
+
+    #[test]
+    fn each_loss_is_told_once_when_it_begins_and_once_when_it_ends() {
+        use Trouble::*;
+        let losses = [
+            (NoStandby, Facts { standby_lag_ms: None, ..fine() }, "no standby is connected", 2000, 0),
+            (
+                StandbyLags,
+                Facts { standby_lag_ms: Some(7000), ..fine() },
+                "the standby is 7000 ms behind",
+                0,
+                1000,
+            ),
+            (SlavesMissing, Facts { slaves: 2, ..fine() }, "2 of 3 slaves are active", 500, 0),
+            (
+                SlavesFull,
+                Facts { full: vec!["a".into(), "b".into()], ..fine() },
+                "no room at a, b",
+                0,
+                10_000,
+            ),
+            (KeysWithoutCopy, Facts { keys_without_copy: 9, ..fine() }, "9 keys have no copy", 0, 0),
+        ];
+        for (trouble, facts, words, begins_ms, ends_ms) in losses {
+            let mut health = Health::default();
+            let changes = [(0, fine()), (1000, facts.clone()), (20_000, fine())];
+            let news = told(&mut health, &changes[..2], 19_975);
+            assert_eq!(news, [(1000 + begins_ms, News::Began(trouble))]);
+            assert_eq!(health.degraded(), words);
+            let mut health = Health::default();
+            let news = told(&mut health, &changes, 40_000);
+            let ended = 20_000 + if ends_ms == 0 { 0 } else { ends_ms - 25 };
+            assert_eq!(news[1..], [(ended, News::Ended { trouble, ms: ended - 1000 })], "{trouble:?}");
+            assert_eq!(health.degraded(), "");
+        }
+    }
+
+    #[test]
+    fn a_standby_lags_by_what_it_lacks_or_by_its_silence() {
+        let (ours, mut now) = (Seq(100), Millis(0));
+        let mut lag = Lag::new(now, Seq(100), ours);
+        assert_eq!(lag.ms(Millis(1500)), 0, "it speaks now and then");
+        assert_eq!(lag.ms(Millis(1501)), 1501, "it hangs");
+        // It speaks, is behind by what is being written, and keeps up.
+        for step in 1..=20 {
+            now = Millis(500 * step);
+            lag.told(now, Seq(90 + 10 * step), Seq(100 + 10 * step));
+            assert!(lag.ms(now) <= 500, "{} at {now}", lag.ms(now));
+        }
+        // It speaks and does not move.
+        for step in 21..=40 {
+            now = Millis(500 * step);
+            lag.told(now, Seq(290), Seq(100 + 10 * step));
+        }
+        assert!((9500..=10_500).contains(&lag.ms(now)), "{}", lag.ms(now));
+        lag.restart(now);
+        assert_eq!(lag.ms(now), 0);
+    }
+
+    #[test]
+    fn what_passes_before_anybody_could_mind_is_not_told() {
+        let mut health = Health::default();
+        let restarts = [
+            (0, fine()),
+            (1000, Facts { slaves: 2, ..fine() }),
+            (1400, fine()),
+            (2000, Facts { standby_lag_ms: None, ..fine() }),
+            (3900, fine()),
+        ];
+        assert_eq!(told(&mut health, &restarts, 10_000), []);
+    }
+
+    #[test]
+    fn a_full_slave_that_has_room_now_and_then_is_told_once() {
+        let full = Facts { full: vec!["a".into()], ..fine() };
+        let changes: Vec<(u64, Facts)> =
+            (0..20).map(|n| (n * 3000, if n % 2 == 0 { full.clone() } else { fine() })).collect();
+        let news = told(&mut Health::default(), &changes, 60_000);
+        assert_eq!(news, [(0, News::Began(Trouble::SlavesFull))]);
+    }
+
+    #[test]
+    fn another_role_is_another_matter() {
+        let mut health = Health::default();
+        let standby = Facts { knows_active: true, ..Facts::default() };
+        let changes = [(0, fine()), (1000, Facts { slaves: 1, ..fine() }), (3000, standby)];
+        assert_eq!(told(&mut health, &changes, 9000), [(1500, News::Began(Trouble::SlavesMissing))]);
+        assert_eq!(health.degraded(), "");
+        let mut health = Health::default();
+        let news = told(&mut health, &[(0, Facts::default())], 9000);
+        assert_eq!(news, [(2000, News::Began(Trouble::NobodyServes))]);
+        assert_eq!(health.degraded(), "no master is known to serve");
+        let holder = Facts { lock_holder: Some("pid=7 address=a:1".to_owned()), ..Facts::default() };
+        health.look(Millis(9025), holder);
+        assert_eq!(health.degraded(), "waiting for the log, which another master holds: pid=7 address=a:1");
+        // One slave is all that has ever been; none at all is too few whatever has been.
+        let mut health = Health::default();
+        let none = [(0, Facts { slaves: 0, ..fine() })];
+        assert_eq!(told(&mut health, &none, 9000), [(500, News::Began(Trouble::SlavesMissing))]);
+        assert_eq!(health.degraded(), "no slave is active");
+    }
+}

@@ -1,0 +1,151 @@
+//! How many keys lack copies.
+//!
+//! A walk over the directory, a slice at a time: a slave that leaves takes copies of millions of keys with it at once, and
+//! nobody may count them in one turn. What it gives is as old as its walk. Only reads.
+
+use super::{acks_needed, Master};
+use crate::ids::Millis;
+
+/// Entries that one slice looks at: about a millisecond.
+const SLICE_ENTRIES: usize = 32 * 1024;
+
+/// How long a walk rests before the next one, in milliseconds.
+const REST_MS: u64 = 1000;
+
+/// It rests so many times as long as it took, too.
+const REST_TIMES: u64 = 4;
+
+/// How many keys lack copies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lacking {
+    /// Keys that no active slave is known to hold.
+    pub without_copy: u64,
+    /// Keys of which fewer active slaves are known to hold a copy than a write has to have: half of them.
+    pub below_copies: u64,
+}
+
+/// The walk.
+#[derive(Clone, Debug, Default)]
+pub struct Census {
+    walk: Option<Walk>,
+    last: Option<(Millis, Lacking)>,
+    due: Millis,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Walk {
+    next: usize,
+    began: Millis,
+    lacking: Lacking,
+}
+
+impl Census {
+    /// Looks at the next slice, if it is time. To be called every few dozen milliseconds while `master` reigns. Nothing is
+    /// counted before its slaves have reported what they hold.
+    pub fn look(&mut self, now: Millis, master: &Master) {
+        if !master.members.unreported().is_empty() {
+            (self.walk, self.due) = (None, now);
+            return;
+        }
+        if self.walk.is_none() && now < self.due {
+            return;
+        }
+        let mut walk = self.walk.unwrap_or(Walk { next: 0, began: now, lacking: Lacking::default() });
+        let live = master.members.live();
+        let wanted = acks_needed(live.len()).max(1);
+        let lacking = &mut walk.lacking;
+        let next = master.directory.walk(walk.next, SLICE_ENTRIES, |entry| {
+            let copies = entry.holders.intersection(live).len();
+            lacking.without_copy += u64::from(copies == 0);
+            lacking.below_copies += u64::from(copies < wanted);
+        });
+        self.walk = next.map(|next| Walk { next, ..walk });
+        if next.is_none() {
+            self.last = Some((walk.began, walk.lacking));
+            self.due = now.plus((REST_TIMES * now.since(walk.began)).max(REST_MS));
+        }
+    }
+
+    /// Forgets everything: the reign is over.
+    pub fn forget(&mut self) {
+        *self = Census::default();
+    }
+
+    /// What the last whole walk has counted, and when it began.
+    pub fn last(&self) -> Option<(Millis, Lacking)> {
+        self.last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{LinkId, SlaveId, Version};
+    use crate::machine::master::{Config, Event};
+    use crate::record::Place;
+
+    const KEYS: u64 = 100_000;
+
+    fn step(master: &mut Master, event: Event) {
+        master.step(Millis(0), event, &mut Vec::new());
+    }
+
+    fn join(master: &mut Master, number: u64, keys: std::ops::Range<u64>) -> LinkId {
+        let (link, id) = (LinkId(number), SlaveId::new(format!("slave-{number}")).expect("a valid id"));
+        step(master, Event::SlaveJoined { id, link, room_bytes: u64::MAX });
+        let slot = master.slaves().last().expect("it joined").1;
+        let entries =
+            keys.map(|key| (key.to_string().into_bytes().into(), Version::new(1, 2 + key))).collect();
+        step(master, Event::Holdings { slot, link, entries, last: true });
+        link
+    }
+
+    /// Ticks of 25 ms until the next whole walk has ended: how many there were with work in them, and what it counted.
+    fn walk(census: &mut Census, now: &mut Millis, master: &Master) -> (u64, Lacking) {
+        let (before, mut slices) = (census.last, 0);
+        loop {
+            *now = now.plus(25);
+            let idle = census.walk.is_none() && *now < census.due;
+            census.look(*now, master);
+            slices += u64::from(!idle);
+            if census.last != before {
+                return (slices, census.last.expect("it has ended").1);
+            }
+        }
+    }
+
+    #[test]
+    fn keys_without_a_copy_are_counted_in_slices_and_anew_when_a_slave_has_left() {
+        let mut master = Master::new(Config::default());
+        for key in 0..KEYS {
+            let version = Version::new(1, 2 + key);
+            master.replay_put(key.to_string().as_bytes(), version, Place::default());
+        }
+        step(&mut master, Event::ReignBegan { version: Version::new(2, KEYS + 2) });
+        let (mut census, mut now) = (Census::default(), Millis(0));
+        let all = Lacking { without_copy: KEYS, below_copies: KEYS };
+        assert_eq!(walk(&mut census, &mut now, &master), (KEYS.div_ceil(SLICE_ENTRIES as u64), all));
+        join(&mut master, 1, 0..70_000);
+        let two = join(&mut master, 2, 60_000..90_000);
+        join(&mut master, 3, 0..0);
+        let lacking = Lacking { without_copy: 10_000, below_copies: 90_000 };
+        assert_eq!(walk(&mut census, &mut now, &master).1, lacking);
+        step(&mut master, Event::SlaveLost { link: two });
+        let lacking = Lacking { without_copy: 30_000, below_copies: 30_000 };
+        assert_eq!(walk(&mut census, &mut now, &master).1, lacking);
+    }
+
+    #[test]
+    fn nothing_is_counted_before_all_slaves_have_reported() {
+        let mut master = Master::new(Config::default());
+        master.replay_put(b"k", Version::new(1, 2), Place::default());
+        step(&mut master, Event::ReignBegan { version: Version::new(2, 3) });
+        let id = SlaveId::new("one").expect("a valid id");
+        step(&mut master, Event::SlaveJoined { id, link: LinkId(1), room_bytes: u64::MAX });
+        let mut census = Census::default();
+        for tick in 1..100 {
+            census.look(Millis(25 * tick), &master);
+        }
+        assert_eq!(census.last(), None);
+    }
+}

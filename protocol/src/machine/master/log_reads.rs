@@ -1,0 +1,124 @@
+//! Reads from the log: a few at a time, and none for those that wait no more.
+//!
+//! Owns which reads wait for the log, which are under way there, and how many bytes those may bring into memory. A read
+//! whose deadline has come is answered BUSY whether it waits or is under way; what is under way keeps its part of the
+//! window until the log has answered, for its bytes are in memory until then.
+
+use super::{Effect, Master, ReadId};
+use crate::command::{ErrorWord, Reply};
+use crate::ids::Millis;
+use crate::record::Place;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// What a read costs beside its value, in bytes: many small ones must not pass for nothing.
+const READ_BYTES: u64 = 512;
+
+/// The reads from the log.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LogReads {
+    /// Those that wait, in the order in which they came. Some may be answered by now. Bounded as the reads in flight.
+    waiting: VecDeque<(ReadId, Place)>,
+    /// Those that the log was asked for, with the bytes that each may bring.
+    under_way: BTreeMap<ReadId, u64>,
+    under_way_bytes: u64,
+    /// When those that wait or are under way give up.
+    deadlines: BTreeSet<(Millis, ReadId)>,
+}
+
+impl LogReads {
+    fn has_room(&self, bytes: u64, window_bytes: u64) -> bool {
+        // One value alone always fits.
+        self.under_way.is_empty() || self.under_way_bytes + bytes <= window_bytes
+    }
+
+    fn begin(&mut self, id: ReadId, bytes: u64) {
+        self.under_way.insert(id, bytes);
+        self.under_way_bytes += bytes;
+    }
+
+    /// The log has answered.
+    fn end(&mut self, id: ReadId) {
+        if let Some(bytes) = self.under_way.remove(&id) {
+            self.under_way_bytes -= bytes;
+        }
+    }
+
+    /// A read has ended, or goes on elsewhere.
+    pub(super) fn forget(&mut self, id: ReadId, deadline: Millis) {
+        self.deadlines.remove(&(deadline, id));
+    }
+
+    /// The bytes that reads under way may bring into memory.
+    pub(super) fn under_way_bytes(&self) -> u64 {
+        self.under_way_bytes
+    }
+
+    /// The reign is over, and nobody waits for anything: what the log still answers is ignored.
+    pub(super) fn clear(&mut self) {
+        *self = LogReads::default();
+    }
+}
+
+/// What a value's text and the value itself may take while it is read.
+fn cost(place: Place) -> u64 {
+    u64::from(place.text_bytes) + READ_BYTES
+}
+
+impl Master {
+    /// Reads a value from the log as soon as the window has room for it.
+    pub(super) fn read_from_log(&mut self, now: Millis, id: ReadId, place: Place, effects: &mut Vec<Effect>) {
+        let Some(read) = self.reads.get(id) else { return };
+        self.reads.log.deadlines.insert((read.deadline, id));
+        if !self.reads.log.has_room(cost(place), self.config.log_window_bytes) {
+            self.counters.log_reads_waited += 1;
+        }
+        self.reads.log.waiting.push_back((id, place));
+        self.start_log_reads(now, effects);
+    }
+
+    /// The log has answered a read: its bytes are this turn's now, and others may follow.
+    pub(super) fn log_answered(&mut self, now: Millis, id: ReadId, effects: &mut Vec<Effect>) {
+        self.reads.log.end(id);
+        if let Some(deadline) = self.reads.get(id).map(|read| read.deadline) {
+            self.reads.log.forget(id, deadline);
+        }
+        self.start_log_reads(now, effects);
+    }
+
+    fn start_log_reads(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        while let Some(&(id, place)) = self.reads.log.waiting.front() {
+            match self.reads.get(id).map(|read| read.deadline) {
+                // Answered by a slave after all, or given up.
+                None => {}
+                Some(deadline) if deadline <= now => self.give_up_log_read(id, effects),
+                Some(_) => {
+                    if !self.reads.log.has_room(cost(place), self.config.log_window_bytes) {
+                        return;
+                    }
+                    self.reads.log.begin(id, cost(place));
+                    self.counters.log_reads += 1;
+                    let Some(read) = self.reads.get(id) else { return };
+                    let (version, key) = (read.wanted, read.key.clone());
+                    effects.push(Effect::ReadLog { read: id, place, version, key });
+                }
+            }
+            self.reads.log.waiting.pop_front();
+        }
+    }
+
+    /// Answers the reads that the log has not answered in time.
+    pub(super) fn expire_log_reads(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        while let Some(&(deadline, id)) = self.reads.log.deadlines.first() {
+            if deadline > now {
+                return;
+            }
+            self.reads.log.deadlines.pop_first();
+            self.give_up_log_read(id, effects);
+        }
+    }
+
+    fn give_up_log_read(&mut self, id: ReadId, effects: &mut Vec<Effect>) {
+        let reply = Reply::error(ErrorWord::Busy, "the value was not read from the log in time");
+        self.end_read(id, reply, effects);
+    }
+}

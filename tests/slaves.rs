@@ -1,0 +1,307 @@
+//! Slaves that do not do what they should, and clusters that are short of them: real processes, and a wire between them
+//! that the test bends.
+
+mod common;
+
+use common::cluster::{command, Node, Setup, TestCluster};
+use common::resp::{Answer, Connection, Info};
+use common::{seconds, wait_for};
+use std::io::{self, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+const MIB: u64 = 1 << 20;
+
+fn slave(id: &str, masters: &[SocketAddr]) -> Command {
+    let mut command = command(Node::Slave(0));
+    let masters: Vec<String> = masters.iter().map(SocketAddr::to_string).collect();
+    command.args(["--id", id, "--masters", &masters.join(",")]);
+    command
+}
+
+fn info(cluster: &TestCluster) -> Info {
+    cluster.info(Node::Master).expect("INFO is always answered")
+}
+
+/// A wire to a master on which frames from it pass only up to a length. At a longer one the stream stands still, as behind
+/// a router that drops full packets.
+struct Wire {
+    address: SocketAddr,
+    /// Bytes of the longest frame that passes.
+    frame_max: Arc<AtomicUsize>,
+    _accepting: JoinHandle<()>,
+}
+
+impl Wire {
+    fn to(master: SocketAddr, frame_max: usize) -> Wire {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it listens");
+        let frame_max = Arc::new(AtomicUsize::new(frame_max));
+        let limit = Arc::clone(&frame_max);
+        let accepting = std::thread::spawn(move || {
+            for near in listener.incoming() {
+                let Ok(near) = near else { return };
+                let Ok(far) = TcpStream::connect(master) else { continue };
+                let limit = Arc::clone(&limit);
+                let (from, to) = (near.try_clone().expect("a handle"), far.try_clone().expect("a handle"));
+                std::thread::spawn(move || copy(from, to));
+                std::thread::spawn(move || copy_frames(far, near, &limit));
+            }
+        });
+        Wire { address, frame_max, _accepting: accepting }
+    }
+
+    fn lets_everything_pass(&self) {
+        self.frame_max.store(usize::MAX, Ordering::Relaxed);
+    }
+}
+
+fn copy(mut from: TcpStream, mut to: TcpStream) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        if to.write_all(&buffer[..read]).is_err() {
+            break;
+        }
+    }
+    // Fails only for what is closed already.
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
+}
+
+fn copy_frames(mut from: TcpStream, mut to: TcpStream, frame_max: &AtomicUsize) {
+    let mut pass = || -> io::Result<()> {
+        loop {
+            let mut frame = vec![0; 9];
+            from.read_exact(&mut frame)?;
+            let length = u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]) as usize;
+            if frame.len() + length > frame_max.load(Ordering::Relaxed) {
+                // What comes after it is taken as a full buffer takes it: not at all, until the connection ends.
+                while from.peek(&mut [0])? > 0 && from.take_error()?.is_none() {
+                    std::thread::sleep(common::millis(20));
+                    if is_closed(&to) {
+                        return Ok(());
+                    }
+                }
+                return Ok(());
+            }
+            frame.resize(9 + length, 0);
+            from.read_exact(&mut frame[9..])?;
+            to.write_all(&frame)?;
+        }
+    };
+    let _ = pass();
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
+}
+
+/// Whether the other direction has shut this socket down.
+fn is_closed(socket: &TcpStream) -> bool {
+    socket.peer_addr().is_err()
+}
+
+/// Writes so many keys, one after the other, each with a value of that many bytes.
+fn write(connection: &mut Connection, prefix: &str, count: usize, bytes: usize) {
+    for number in 0..count {
+        let (key, value) = (format!("{prefix}-{number}"), vec![b'v'; bytes]);
+        let answer = connection.call(&[b"SET", key.as_bytes(), &value]).expect("an answer");
+        assert_eq!(answer, Answer::ok(), "{key}");
+    }
+}
+
+#[test]
+fn a_slave_that_takes_no_long_frames_costs_one_write_a_wait_and_is_used_again_when_it_does() {
+    let cluster = Setup::slaves(2).start();
+    let wires = cluster.addresses().map(|master| Wire::to(master, 1024));
+    let masters = [wires[0].address, wires[1].address];
+    let (_slave, said) = cluster.start_stranger(slave("narrow", &masters), "narrow");
+    cluster.wait_for_active_slaves(3, seconds(5));
+    let mut connection = cluster.connect_to_primary();
+    write(&mut connection, "first", 300, 2048);
+    // On it goes until the slave has failed twice more, in trials.
+    let mut rounds = 0;
+    wait_for("the slave fails its trials", seconds(12), || {
+        rounds += 1;
+        write(&mut connection, &format!("round-{rounds}"), 20, 2048);
+        let failures = info(&cluster).of_slaves("failures=");
+        failures
+            .iter()
+            .any(|failures| failures.parse().is_ok_and(|failures: u64| failures >= 3))
+            .then_some(())
+    });
+    let now = info(&cluster);
+    assert_eq!(now.of_slaves("state="), ["active", "active", "quarantined"]);
+    let waited = (now.number("slaves_removed"), now.number("substitutions"), now.number("unknown_total"));
+    assert_eq!(waited, (1, 1, 0), "removed once, and one write waited for it: {now:?}");
+    let told = cluster.stderr(Node::Master);
+    let warned = told.lines().filter(|line| line.contains("WARN") && line.contains("slave quarantined"));
+    assert_eq!(warned.count(), 1, "{told}");
+    let told = std::fs::read_to_string(&said).expect("text");
+    assert!(told.contains("in quarantine, not used for a while"), "{told}");
+
+    wires.iter().for_each(Wire::lets_everything_pass);
+    cluster.wait_for_active_slaves(3, seconds(20));
+    write(&mut connection, "last", 100, 2048);
+    let now = info(&cluster);
+    assert_eq!(now.number("slaves_removed"), 1);
+    let acked: Vec<u64> = now.of_slaves("writes_acked=").iter().map(|acked| acked.parse().unwrap()).collect();
+    assert!(acked.len() == 3 && acked.iter().all(|acked| *acked > 0), "all take writes again: {acked:?}");
+}
+
+/// Sets keys one after the other until one is refused: how many were taken. No answer may leave its outcome open.
+fn fill(address: SocketAddr, prefix: &str, value: &[u8]) -> usize {
+    let mut connection = Connection::open(address, seconds(10)).expect("the master accepts connections");
+    for number in 0..100_000 {
+        let key = format!("{prefix}-{number}");
+        match connection.call(&[b"SET", key.as_bytes(), value]).expect("an answer") {
+            answer if answer == Answer::ok() => {}
+            refused => {
+                assert_eq!(refused.error_word(), Some("OOM"), "{refused:?}");
+                return number;
+            }
+        }
+    }
+    panic!("more than the slaves can hold was taken");
+}
+
+#[test]
+fn slaves_that_are_added_to_a_full_store_take_what_the_full_ones_cannot() {
+    const MEMORY: [&str; 2] = ["--max-memory", "8MiB"];
+    let cluster = Setup::slaves(3).slaves_with(&MEMORY).start();
+    let address = cluster.address(Node::Master);
+    let value = [b'v'; 64 * 1024];
+    // Eight at once come to the edge together: each is done or refused in front of the log.
+    let filling: Vec<JoinHandle<usize>> = (0..8)
+        .map(|client| {
+            std::thread::spawn(move || fill(address, &format!("full-{client}"), &[b'v'; 64 * 1024]))
+        })
+        .collect();
+    let taken: Vec<usize> = filling.into_iter().map(|thread| thread.join().expect("no doubt")).collect();
+    let keys: usize = taken.iter().sum();
+    // Each key has two copies at first, and one when only one slave has room.
+    assert!((180..=384).contains(&keys), "{taken:?}");
+    let now = info(&cluster);
+    assert_eq!((now.number("errors_unknown"), now.number("unknown_total")), (0, 0), "{now:?}");
+    assert_eq!(now.number("writes_without_copy"), 0, "{now:?}");
+    assert_eq!(now.number("slaves_full"), 3, "{now:?}");
+    let told = cluster.stderr(Node::Master);
+    assert_eq!(told.matches("degraded: no room at").count(), 1, "{told}");
+    let mut connection = cluster.connect_to_primary();
+    for number in 0..taken[0] {
+        let (key, value) = (format!("full-0-{number}"), [b'w'; 64 * 1024]);
+        let answer = connection.call(&[b"SET", key.as_bytes(), &value]).expect("an answer");
+        assert_eq!(answer, Answer::ok(), "the new value takes the old one's room: {key}");
+    }
+
+    let added: Vec<_> = ["added-1", "added-2"]
+        .map(|id| {
+            let mut command = slave(id, &cluster.addresses());
+            command.args(MEMORY);
+            cluster.start_stranger(command, id)
+        })
+        .into();
+    cluster.wait_for_active_slaves(5, seconds(5));
+    let mut connection = cluster.connect_to_primary();
+    for number in 0..100 {
+        let key = format!("new-{number}");
+        let answer = connection.call(&[b"SET", key.as_bytes(), &value]).expect("an answer");
+        assert_eq!(answer, Answer::ok(), "{key}");
+    }
+    let now = info(&cluster);
+    assert_eq!((now.number("errors_unknown"), now.number("writes_without_copy")), (0, 0), "{now:?}");
+    for key in ["full-0-0", "full-7-0", "new-0", "new-99"] {
+        let letter = if key == "full-0-0" { b'w' } else { b'v' };
+        let answer = connection.call(&[b"GET", key.as_bytes()]).expect("an answer");
+        assert_eq!(answer, Answer::bulk([letter; 64 * 1024]), "{key}");
+    }
+    drop(added);
+}
+
+/// `dsm-client STATUS`: its exit code, and what it says beside the text.
+fn status(cluster: &TestCluster) -> (i32, String) {
+    let masters = cluster.addresses().map(|address| address.to_string()).join(",");
+    let mut client = Command::new(env!("CARGO_BIN_EXE_dsm-client"));
+    client.env_remove("DSM_MASTERS").args(["--masters", &masters, "STATUS"]);
+    let output = client.output().expect("the binary is built");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("role:primary"), "{output:?}");
+    (output.status.code().expect("an exit code"), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Waits until STATUS ends with 1 and says this, or with 0 if it is empty.
+fn wait_for_status(cluster: &TestCluster, says: &str) {
+    wait_for(&format!("STATUS says {says:?}"), seconds(12), || {
+        let (code, told) = status(cluster);
+        let fits = match says {
+            "" => code == 0 && told.is_empty(),
+            says => code == 1 && told.lines().count() == 1 && told.contains(says),
+        };
+        fits.then_some(())
+    });
+}
+
+#[test]
+fn what_is_lost_is_told_when_it_begins_and_when_it_ends() {
+    let mut cluster = Setup::slaves(2).start();
+    let mut connection = cluster.connect_to_primary();
+    write(&mut connection, "key", 200, 10);
+    wait_for_status(&cluster, "");
+    let now = info(&cluster);
+    assert!(now.number("used_memory_rss") > MIB && now.number("standby_lag_ms") < 3000, "{now:?}");
+    assert!(["slave-0", "slave-1"].contains(&now.get("slowest_slave").expect("INFO has it")), "{now:?}");
+
+    cluster.kill(Node::Slave(1));
+    wait_for_status(&cluster, "1 of 2 slaves are active");
+    // Half of the keys were on it alone.
+    wait_for_status(&cluster, "keys have no copy");
+    let lost = info(&cluster).number("keys_without_copy");
+    assert!((20..=180).contains(&lost), "{lost}");
+    cluster.start(Node::Slave(1));
+    for number in 0..200 {
+        connection.call(&[b"GET", format!("key-{number}").as_bytes()]).expect("an answer");
+    }
+    wait_for_status(&cluster, "");
+
+    cluster.pause(Node::Backup);
+    wait_for_status(&cluster, "ms behind");
+    assert!(info(&cluster).number("standby_lag_ms") >= 5000);
+    cluster.resume(Node::Backup);
+    wait_for_status(&cluster, "");
+    cluster.kill(Node::Backup);
+    wait_for_status(&cluster, "no standby is connected");
+    assert_eq!(info(&cluster).get("standby_lag_ms"), Some(""));
+    cluster.start(Node::Backup);
+    wait_for_status(&cluster, "");
+
+    let told = cluster.stderr(Node::Master);
+    let warnings: Vec<&str> = told.lines().filter(|line| line.contains("WARN")).collect();
+    for (begins, ends) in [
+        ("degraded: 1 of 2 slaves are active", "no longer degraded: all slaves are active"),
+        ("keys have no copy", "no longer degraded: all keys have a copy"),
+        ("degraded: the standby is", "no longer degraded: the standby has caught up"),
+        ("degraded: no standby is connected", "no longer degraded: a standby is connected"),
+    ] {
+        for words in [begins, ends] {
+            let times = warnings.iter().filter(|line| line.contains(words)).count();
+            assert_eq!(times, 1, "{words}: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_second_pair_on_the_same_log_says_whom_it_waits_for() {
+    let cluster = Setup::slaves(1).start();
+    let [listen, peer] = common::cluster::free_ports();
+    let mut second = command(Node::Master);
+    second.args(["--listen", &listen.to_string(), "--peer", &peer.to_string(), "--log"]).arg(cluster.log());
+    let (_second, said) = cluster.start_stranger(second, "second");
+    let holder = info(&cluster).number("process_id");
+    let words = format!("another master holds: pid={holder} address={}", cluster.address(Node::Master));
+    wait_for("it says so", seconds(8), || {
+        let told = std::fs::read_to_string(&said).ok()?;
+        told.lines().any(|line| line.contains("WARN") && line.contains(&words)).then_some(())
+    });
+    let second = Info::of(listen, seconds(2)).expect("INFO");
+    assert!(second.get("degraded").is_some_and(|what| what.contains(&words)), "{second:?}");
+}
