@@ -140,6 +140,8 @@ pub(crate) struct Switchboard {
     pub(crate) answers: Rc<AnswerPool>,
     pub(crate) limits: LimitCounters,
     pub(crate) errors: ErrorCounters,
+    /// Whether the master has yet to do something of what it has taken out of the inbox.
+    pub(crate) is_behind: Cell<bool>,
     /// Set when the node stops: no connection is accepted or read any more.
     pub(crate) stopping: Cell<bool>,
     pub(crate) stop: Notify,
@@ -162,6 +164,7 @@ impl Switchboard {
             trusted: RefCell::default(),
             limits: LimitCounters::default(),
             errors: ErrorCounters::default(),
+            is_behind: Cell::new(false),
             stopping: Cell::new(false),
             stop: Notify::new(),
             peer_came: Notify::new(),
@@ -177,7 +180,7 @@ impl Switchboard {
 
     /// Whether the master has taken in everything that connections have brought.
     fn is_heard_out(&self) -> bool {
-        self.inbox.is_empty() || self.stopping.get()
+        (self.inbox.is_empty() && !self.is_behind.get()) || self.stopping.get()
     }
 
     /// Counts a request of `bytes` bytes as in flight, unless a limit on all of them is reached.
@@ -273,6 +276,8 @@ pub(crate) async fn accept(listener: Listener, context: Context, fate: Fate) {
 
 async fn accept_into(connections: &mut JoinSet<()>, listener: &Listener, context: &Context, fate: &Fate) {
     let limits = &context.switchboard.limits;
+    // One line for a time without descriptors; INFO counts.
+    let mut told = false;
     while !fate.is_decided() && !context.switchboard.stopping.get() {
         let accepted = tokio::select! {
             biased;
@@ -285,11 +290,14 @@ async fn accept_into(connections: &mut JoinSet<()>, listener: &Listener, context
             Err(error) => {
                 // Out of descriptors, or a connection that was gone before it was accepted: both pass.
                 count(&limits.accept_errors);
-                log::warn!("connection not accepted error={error}");
+                if !std::mem::replace(&mut told, true) {
+                    log::warn!("connections are not accepted for now, trying on error={error}");
+                }
                 tokio::time::sleep(ACCEPT_REST).await;
                 continue;
             }
         };
+        told = false;
         take_in(connections, stream, address, context);
     }
     // Who has connected is heard before the port goes: the kernel would reset it.

@@ -7,6 +7,7 @@ use crate::log_writer::RaiseEpoch;
 use crate::session::shown_message;
 use crate::slave_proxy::{End, EndReason, Owed, Parts, PingWanted, Ports, SlaveEnded, SlaveProxy};
 use actix::prelude::*;
+use dsm_protocol::command::KEY_MAX;
 use dsm_protocol::ids::{Epoch, Incarnation, LinkId, Millis, SlaveId};
 use dsm_protocol::machine::link::{Admission, Ending, Link, Standing};
 use dsm_protocol::machine::master::{Event, ReadId, Slot, SLAVES_MAX};
@@ -139,7 +140,9 @@ impl MasterActor {
             Admission::Trial { bytes } => {
                 log::debug!("slave on trial slave={} bytes={bytes}", slave.id);
                 slave.standing = Standing::OnTrial;
-                slave.question(now, &Message::Trial { bytes: trial(bytes as usize) });
+                // No longer than what the slave must take anyway.
+                let bytes = (bytes as usize).min(self.config.value_max() + KEY_MAX);
+                slave.question(now, &Message::Trial { bytes: trial(bytes) });
             }
             Admission::Wait { ms } => {
                 if slave.standing != Standing::Quarantined {
@@ -380,7 +383,7 @@ impl Handler<SlaveEnded> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, ended: SlaveEnded, ctx: &mut Self::Context) {
-        let _turn = self.turns.begin("slave lost");
+        let turn = self.turns.begin("slave lost");
         let now = self.env.now();
         let Some(slave) = self.slaves.remove(&ended.link) else { return };
         self.reads_waited += slave.reads.waited;
@@ -403,9 +406,7 @@ impl Handler<SlaveEnded> for MasterActor {
                 self.slave_hello(now, link, hello, outbox, ctx);
             }
         }
-        self.flush();
-        self.finish_yield(now);
-        self.resume_later(ctx);
+        self.work(&turn, ctx);
     }
 }
 
@@ -415,6 +416,10 @@ impl Handler<PingWanted> for MasterActor {
     fn handle(&mut self, wanted: PingWanted, _: &mut Self::Context) {
         let Some(slave) = self.slaves.get(&wanted.link) else { return };
         let Some(slot) = slave.slot else { return };
+        // Both ends count: a ping may not overtake what the machine has counted in front of it.
+        if self.is_behind() {
+            return;
+        }
         self.machine.pinged(slot);
         send(&slave.outbox, &Message::Ping);
         slave.note_sent(self.env.now());
