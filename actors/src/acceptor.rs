@@ -140,6 +140,8 @@ pub(crate) struct Switchboard {
     pub(crate) answers: Rc<AnswerPool>,
     pub(crate) limits: LimitCounters,
     pub(crate) errors: ErrorCounters,
+    /// Whether the master has yet to do something of what it has taken out of the inbox.
+    pub(crate) is_behind: Cell<bool>,
     /// Set when the node stops: no connection is accepted or read any more.
     pub(crate) stopping: Cell<bool>,
     pub(crate) stop: Notify,
@@ -162,6 +164,7 @@ impl Switchboard {
             trusted: RefCell::default(),
             limits: LimitCounters::default(),
             errors: ErrorCounters::default(),
+            is_behind: Cell::new(false),
             stopping: Cell::new(false),
             stop: Notify::new(),
             peer_came: Notify::new(),
@@ -177,7 +180,7 @@ impl Switchboard {
 
     /// Whether the master has taken in everything that connections have brought.
     fn is_heard_out(&self) -> bool {
-        self.inbox.is_empty() || self.stopping.get()
+        (self.inbox.is_empty() && !self.is_behind.get()) || self.stopping.get()
     }
 
     /// Counts a request of `bytes` bytes as in flight, unless a limit on all of them is reached.

@@ -115,7 +115,8 @@ impl Recovery {
         let mut length = CHUNK_BYTES;
         let mut from_start = from_start;
         loop {
-            let offset = scanner.position().offset;
+            let before = scanner.position();
+            let offset = before.offset;
             let bytes = file.read_at(offset, length).await?;
             let at_end = bytes.len() < length;
             let mut changes: Vec<Replay> = Vec::new();
@@ -141,7 +142,7 @@ impl Recovery {
                 file: Some(identity),
                 caught_up: at_end,
             };
-            let _ = self.replayed.send(replayed).await;
+            log_tailer::hand_over(&self.replayed, replayed, before).await;
             if at_end || bad.is_some() {
                 return Ok(bad);
             }

@@ -219,7 +219,7 @@ mod log_writer_actor {
 
     impl Rig {
         /// A write of a key of its own.
-        fn change(&mut self) -> (WriteId, Change) {
+        fn change(&mut self) -> (WriteId, Arc<Change>) {
             self.asked += 1;
             let asker = Asker { session: SessionId(1), tag: self.asked };
             let command = Command::Put { key: format!("key{:03}", self.asked).into(), value: "value".into() };

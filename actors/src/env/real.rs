@@ -242,6 +242,10 @@ impl File for RealFile {
         Box::pin(async move { self.run(move |file| read_at(file, offset, length)).await? })
     }
 
+    fn compute(&self, work: Box<dyn FnOnce() + Send>) -> LocalBoxFuture<'_, io::Result<()>> {
+        Box::pin(async move { self.run(move |_| work()).await })
+    }
+
     fn read_value(&self, place: Place, epoch: Epoch) -> LocalBoxFuture<'_, io::Result<Bytes>> {
         Box::pin(async move {
             self.run(move |file| {

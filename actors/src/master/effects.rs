@@ -1,10 +1,11 @@
 //! What the machines want done: answers, frames, appends, reads of the log.
 
-use super::{send, MasterActor, ReadWindow, Role, SlaveLink, WaitingRead};
+use super::{send, Allowance, MasterActor, ReadWindow, Role, SlaveLink, Todo, WaitingRead};
 use crate::acceptor::{Arrived, Switchboard};
 use crate::log_writer::Append;
 use crate::session::shown_key;
 use crate::slave_proxy::{End, EndReason};
+use bytes::Bytes;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::frame;
 use dsm_protocol::ids::{LinkId, Millis};
@@ -16,6 +17,28 @@ use std::rc::Rc;
 
 /// The most operators that wait for one failover.
 const FAILOVER_ASKERS_MAX: usize = 64;
+
+/// So many bytes that are copied or checksummed count as a step.
+const STEP_BYTES: usize = 32 * 1024;
+
+/// Bytes that are gone through to carry an effect out.
+fn bytes_of(effect: &Effect) -> usize {
+    match effect {
+        Effect::SendWrite { value, .. } => value.len(),
+        Effect::Reply { reply: Reply::Value(value), .. } => value.len(),
+        Effect::Reply { reply: Reply::Values(values), .. } => values.iter().flatten().map(Bytes::len).sum(),
+        Effect::Reply { .. }
+        | Effect::Append { .. }
+        | Effect::Joined { .. }
+        | Effect::NoSlot { .. }
+        | Effect::SlotFree { .. }
+        | Effect::SendRead { .. }
+        | Effect::SendDrop { .. }
+        | Effect::SendHoldingsNext { .. }
+        | Effect::ReadLog { .. }
+        | Effect::Witnessed { .. } => 0,
+    }
+}
 
 impl SlaveLink {
     /// Notes that the counted message that was appended last is on its way.
@@ -97,20 +120,27 @@ impl Drop for LogAnswer {
 }
 
 impl MasterActor {
-    /// Carries out what the machine wanted in this turn, in order; appends go to the log as one batch.
+    /// Carries out everything that the machine wants, in order.
     pub(super) fn flush(&mut self) {
         let now = self.env.now();
         // What is performed may step the machine again.
-        while !self.effects.is_empty() {
-            let mut effects = std::mem::take(&mut self.effects);
-            for (done, effect) in effects.drain(..).enumerate() {
-                self.advance_within(done);
-                self.perform(now, effect);
-            }
-            if self.effects.is_empty() {
-                self.effects = effects;
-            }
+        while let Some(effect) = self.effects.pop_front() {
+            self.perform(now, effect);
         }
+        self.append();
+    }
+
+    /// The same as far as the turn has time for it.
+    pub(super) fn perform_within(&mut self, now: Millis, left: &mut Allowance<'_>) {
+        while !left.is_spent() {
+            let Some(effect) = self.effects.pop_front() else { return };
+            left.spend(1 + bytes_of(&effect) / STEP_BYTES);
+            self.perform(now, effect);
+        }
+    }
+
+    /// What is to be appended goes to the log as one batch.
+    pub(super) fn append(&mut self) {
         if self.appends.is_empty() {
             return;
         }
@@ -239,6 +269,9 @@ impl MasterActor {
     pub(super) fn perform_front(&mut self, now: Millis, effect: front::Effect) {
         match effect {
             front::Effect::Serve { asker, command: Command::Failover, .. } => self.failover(asker),
+            front::Effect::Serve { asker, deadline, command } if self.releasing => {
+                self.released.push_back(Todo::Serve { asker, deadline, command });
+            }
             front::Effect::Serve { asker, deadline, command } => {
                 self.step(now, Event::Request { asker, deadline, command });
             }

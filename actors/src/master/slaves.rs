@@ -388,7 +388,7 @@ impl Handler<SlaveEnded> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, ended: SlaveEnded, ctx: &mut Self::Context) {
-        let _turn = self.turns.begin("slave lost");
+        let turn = self.turns.begin("slave lost");
         let now = self.env.now();
         let Some(slave) = self.slaves.remove(&ended.link) else { return };
         self.reads_waited += slave.reads.waited;
@@ -411,9 +411,7 @@ impl Handler<SlaveEnded> for MasterActor {
                 self.slave_hello(now, link, hello, outbox, ctx);
             }
         }
-        self.flush();
-        self.finish_yield(now);
-        self.resume_later(ctx);
+        self.work(&turn, ctx);
     }
 }
 
@@ -423,6 +421,10 @@ impl Handler<PingWanted> for MasterActor {
     fn handle(&mut self, wanted: PingWanted, _: &mut Self::Context) {
         let Some(slave) = self.slaves.get(&wanted.link) else { return };
         let Some(slot) = slave.slot else { return };
+        // Both ends count: a ping may not overtake what the machine has counted in front of it.
+        if self.is_behind() {
+            return;
+        }
         self.machine.pinged(slot);
         send(&slave.outbox, &Message::Ping);
         slave.note_sent(self.env.now());

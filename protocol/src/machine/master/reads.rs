@@ -442,18 +442,11 @@ impl Master {
         }
     }
 
-    /// A slave has left: what was asked of it is asked of others.
-    pub(super) fn retry_reads_of(&mut self, now: Millis, slot: Slot, effects: &mut Vec<Effect>) {
-        let affected: Vec<ReadId> = self
-            .reads
-            .all
-            .iter()
-            .filter(|(_, read)| read.asked.contains(slot))
-            .map(|(key, _)| ReadId(key))
-            .collect();
-        for id in affected {
-            self.missing(now, slot, id, effects);
-        }
+    /// The reads in flight, the oldest last.
+    pub(super) fn reads_in_flight(&self) -> Vec<ReadId> {
+        let mut reads: Vec<ReadId> = self.reads.all.keys().map(ReadId).collect();
+        reads.reverse();
+        reads
     }
 
     pub(super) fn end_read(&mut self, id: ReadId, reply: Reply, effects: &mut Vec<Effect>) {
