@@ -276,6 +276,8 @@ pub(crate) async fn accept(listener: Listener, context: Context, fate: Fate) {
 
 async fn accept_into(connections: &mut JoinSet<()>, listener: &Listener, context: &Context, fate: &Fate) {
     let limits = &context.switchboard.limits;
+    // One line for a time without descriptors; INFO counts.
+    let mut told = false;
     while !fate.is_decided() && !context.switchboard.stopping.get() {
         let accepted = tokio::select! {
             biased;
@@ -288,11 +290,14 @@ async fn accept_into(connections: &mut JoinSet<()>, listener: &Listener, context
             Err(error) => {
                 // Out of descriptors, or a connection that was gone before it was accepted: both pass.
                 count(&limits.accept_errors);
-                log::warn!("connection not accepted error={error}");
+                if !std::mem::replace(&mut told, true) {
+                    log::warn!("connections are not accepted for now, trying on error={error}");
+                }
                 tokio::time::sleep(ACCEPT_REST).await;
                 continue;
             }
         };
+        told = false;
         take_in(connections, stream, address, context);
     }
     // Who has connected is heard before the port goes: the kernel would reset it.

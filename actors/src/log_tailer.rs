@@ -211,9 +211,11 @@ impl Follower {
             }
             tokio::time::sleep(REST).await;
             match &mut watch {
-                Some(watch) => {
-                    if let Ok(noticed) = tokio::time::timeout(LOOK_EVERY, watch.changed()).await {
-                        noticed?;
+                Some(noticing) => {
+                    let noticed = tokio::time::timeout(LOOK_EVERY, noticing.changed()).await;
+                    if let Ok(Err(error)) = noticed {
+                        log::warn!("no more file notices, looking every {LOOK_WITHOUT_NOTICE:?} instead error={error}");
+                        watch = None;
                     }
                 }
                 None => tokio::time::sleep(LOOK_WITHOUT_NOTICE).await,

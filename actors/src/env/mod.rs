@@ -251,6 +251,15 @@ pub trait Locks {
     /// What the system says.
     fn text(&self, path: &Path) -> io::Result<LockText>;
 
+    /// Tries, on a file of its own beside the one at `path`, the kinds of locks that are needed.
+    ///
+    /// # Errors
+    /// What is missing, for good: no master can serve there.
+    fn try_kinds(&self, path: &Path) -> io::Result<()> {
+        let _ = path;
+        Ok(())
+    }
+
     /// Makes sure that the holder of the lock runs no more.
     fn fence(&self, path: &Path) -> Fenced;
 
