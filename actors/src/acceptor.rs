@@ -518,8 +518,15 @@ pub(crate) async fn read_more(stream: &Stream, buffer: &mut BytesMut, need: usiz
     } else {
         stream.read(buffer).await?
     };
+    if read >= LONG_READ_BYTES {
+        tokio::task::yield_now().await;
+    }
     Ok(read > 0)
 }
+
+/// After a read of so many bytes a connection lets others run, even if more is there: many that bring long values at once
+/// would else hold up everybody, timers too.
+const LONG_READ_BYTES: usize = 32 * 1024;
 
 /// What a client's read may end in.
 enum Heard {

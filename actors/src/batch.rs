@@ -47,8 +47,8 @@ impl<T> Inbox<T> {
     }
 }
 
-/// After so many frames or requests a connection lets others run, even if more are waiting. Counted in what costs time:
-/// large values pass without a stop.
+/// After so many frames or requests a connection lets others run, even if more are waiting. Long reads and writes do so
+/// by themselves.
 const IN_A_ROW_MAX: u32 = 256;
 
 /// Keeps a connection whose socket is never empty from keeping the thread.
@@ -372,6 +372,10 @@ impl Outbox {
                 }
             }
             self.0.took(part.len());
+            // A peer that takes all at once keeps nobody else waiting.
+            if part.len() == PIECE_BYTES {
+                tokio::task::yield_now().await;
+            }
         }
         Ok(())
     }

@@ -766,6 +766,20 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_is_longer_than_was_foreseen_needs_room() {
+        let session = resp_session(usize::MAX);
+        let (first, second) = (session.ask(RESP, 1), session.ask(RESP, 1));
+        assert_eq!(session.expect(first, LONG, 2 * LONG), Room::Yes);
+        assert!(session.fits(first, LONG, 2 * LONG), "as long as it was to be");
+        assert!(session.fits(second, ANSWER_BYTES_FREE, 0), "short");
+        assert!(session.fits(second, LONG, 2 * LONG));
+        assert!(!session.fits(second, LONG + 1, 2 * LONG));
+        session.answer(first, &Reply::NotFound);
+        sent(&session);
+        assert!(session.fits(second, 9 * LONG, LONG), "one alone always may");
+    }
+
+    #[test]
     fn what_all_sessions_may_have_under_way_is_bounded_but_for_short_things() {
         let pool = pool(2 * LONG);
         let (first, second) = (session_in(&pool), session_in(&pool));

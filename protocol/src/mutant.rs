@@ -115,6 +115,8 @@ mod on {
         DoneWithoutAck,
         /// A slave that leaves is not replaced in the writes that wait for it.
         NoSubstitute,
+        /// A slave that missed an acknowledgement counts again at once, without a trial.
+        LateSlaveUntried,
         /// A slave answers a read with whatever version it holds.
         SlaveReadsOlder,
         /// A slave applies a lower version over a higher one.

@@ -12,6 +12,7 @@ use dsm_protocol::ids::{Epoch, Incarnation, LinkId, Millis, SlaveId};
 use dsm_protocol::machine::link::{Admission, Ending, Link, Standing};
 use dsm_protocol::machine::master::{Event, ReadId, Slot, SLAVES_MAX};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message};
+use dsm_protocol::planted;
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -126,11 +127,15 @@ impl MasterActor {
         if slave.standing == Standing::OnTrial {
             return;
         }
-        let admission = match slave.standing {
-            Standing::Proven => Admission::Free,
-            Standing::Connected | Standing::Quarantined | Standing::OnTrial => {
-                self.quarantine.admission(now, &slave.id, slave.incarnation, is_needed)
-            }
+        let is_proven = match slave.standing {
+            Standing::Proven => true,
+            Standing::Quarantined => planted!(LateSlaveUntried),
+            Standing::Connected | Standing::OnTrial => false,
+        };
+        let admission = if is_proven {
+            Admission::Free
+        } else {
+            self.quarantine.admission(now, &slave.id, slave.incarnation, is_needed)
         };
         match admission {
             Admission::Free => {

@@ -65,6 +65,8 @@ pub(crate) enum Check {
     Answers,
     /// A write that is done was acknowledged by a slave.
     DoneIsAcknowledged,
+    /// A slave that was told of its quarantine hears of a reign only after it has taken a trial.
+    Tried,
     /// A slave obeys only the latest reign that it has enlisted with.
     SlaveObeys,
     /// A slave answers no older version than it was asked for.
