@@ -59,7 +59,7 @@ struct Args {
     #[command(flatten)]
     log: common::LogArgs,
 
-    /// READ KEY | WRITE KEY VALUE... | DELETE KEY | STATUS | FAILOVER; nothing: the prompt
+    /// READ KEY | WRITE KEY VALUE... | DELETE KEY | STATUS | FAILOVER | HELP; nothing: the prompt
     #[arg(value_name = "OPERATION", trailing_var_arg = true, allow_hyphen_values = true)]
     operation: Vec<OsString>,
 }
@@ -146,11 +146,12 @@ fn once(store: &Store, operation: Operation) -> anyhow::Result<ExitCode> {
             store.run(Client::failover).map_err(failed)?;
             b"FAILOVER_DONE".to_vec()
         }
+        Operation::Help => prompt::help("").into_bytes(),
+        // There is nothing to leave.
+        Operation::Exit => prompt::FAREWELL.to_vec(),
         Operation::Read(None)
         | Operation::Write(None)
         | Operation::Delete(None)
-        | Operation::Help
-        | Operation::Exit
         | Operation::Empty
         | Operation::Invalid(_) => anyhow::bail!("{}", prompt::INVALID),
     };

@@ -228,12 +228,12 @@ impl Cluster {
 
     fn status(&mut self) -> Vec<String> {
         let mut lines = self.table(true);
-        lines.push(match self.launcher.serving_status() {
+        lines.push(match self.launcher.serving() {
             None => "store: no master serves".to_owned(),
-            Some(status) => {
+            Some((role, status)) => {
                 let fields = ["epoch", "active_slaves", "keys", "copies", "log_bytes"];
                 let told = fields.iter().filter_map(|field| Some(format!("{field}:{}", status.get(field)?)));
-                format!("store: {}", told.collect::<Vec<_>>().join(" "))
+                format!("store: the {role} serves, {}", told.collect::<Vec<_>>().join(" "))
             }
         });
         lines

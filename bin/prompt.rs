@@ -29,6 +29,12 @@ const HISTORY_MAX: usize = 1000;
 const ASK_KEY: &str = "Enter the key you want to perform the operation on: ";
 const ASK_VALUE: &str = "Enter the value corresponding to the key: ";
 
+/// The last line of a dialog.
+pub(crate) const FAREWELL: &[u8] = b"Exiting Client...";
+
+/// What is told of Ctrl+C at a terminal.
+const HINT: &str = "Ctrl+C clears the line; EXIT or Ctrl+D leaves.";
+
 /// What everybody is told who asks for an operation that is not there.
 pub(crate) const INVALID: &str = "Invalid Operation! Please Try Again.";
 
@@ -39,7 +45,8 @@ DELETE <key>          deletes the key
 STATUS                describes the master that serves
 FAILOVER              asks the master that serves to hand over to the other one
 EXIT                  leaves
-READ, WRITE and DELETE alone ask for the rest.";
+READ, WRITE and DELETE alone ask for the rest. A key, or a whole value, may stand in quotes as in redis-cli:
+\"a b\" with \\n, \\\", \\x00 and the like in it, 'a b' as it is.";
 
 /// The client on a thread of its own, for callers that block.
 pub(crate) struct Store {
@@ -99,14 +106,20 @@ pub(crate) trait Host {
 /// What reaches the main thread.
 enum Event {
     Line(io::Result<Option<Vec<u8>>>),
+    /// Ctrl+C instead of a line.
+    Cleared,
     Printer(Box<dyn FnMut(String) + Send>),
     Stop,
+    /// SIGINT: Ctrl+C where no line is edited, or from another process.
+    Interrupt,
     Child,
 }
 
 /// What a question was answered with.
 enum Answer {
     Line(Vec<u8>),
+    /// Ctrl+C: nothing was asked for.
+    Cleared,
     End,
     Stop,
 }
@@ -127,16 +140,19 @@ pub(crate) struct Terminal {
     editing: bool,
     /// The terminal's mode before the editor changed it.
     mode: Option<rustix::termios::Termios>,
+    /// A signal has asked for an end of what runs now.
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Terminal {
-    /// Prepares to read lines. `interrupted` is set when a signal asks the process to stop.
+    /// Prepares to read lines. `interrupted` is set when a signal asks the process to stop, and by Ctrl+C: where lines
+    /// are edited, that ends the command that runs, and no more.
     pub(crate) fn open(store: &Store, dialog: bool, interrupted: Arc<AtomicBool>) -> io::Result<Terminal> {
         let editing = io::stdin().is_terminal() && io::stdout().is_terminal();
         let mode = editing.then(|| rustix::termios::tcgetattr(io::stdin()).ok()).flatten();
         let (questions, asked) = mpsc::channel();
         let (sender, events) = mpsc::channel();
-        watch_signals(store, &sender, interrupted)?;
+        watch_signals(store, &sender, Arc::clone(&interrupted))?;
         let line_bytes_max = store.line_bytes_max;
         std::thread::Builder::new().name("input".to_owned()).spawn(move || {
             if editing {
@@ -146,7 +162,7 @@ impl Terminal {
             }
         })?;
         let dialog = dialog || io::stdin().is_terminal();
-        Ok(Terminal { questions, events, printer: None, dialog, editing, mode })
+        Ok(Terminal { questions, events, printer: None, dialog, editing, mode, interrupted })
     }
 
     fn ask(&mut self, text: &str, keep: bool, host: &mut dyn Host) -> io::Result<Answer> {
@@ -164,8 +180,18 @@ impl Terminal {
                         None => Answer::End,
                     })
                 }
+                Ok(Event::Cleared) => {
+                    say(HINT.as_bytes())?;
+                    return Ok(Answer::Cleared);
+                }
                 Ok(Event::Printer(printer)) => self.printer = Some(printer),
                 Ok(Event::Stop) => return Ok(Answer::Stop),
+                // It was for the command before, or comes from another process, whose SIGTERM would be meant.
+                Ok(Event::Interrupt) if self.editing => {
+                    self.forget_interruption();
+                    self.notice(HINT)?;
+                }
+                Ok(Event::Interrupt) => return Ok(Answer::Stop),
                 Ok(Event::Child) => self.report(host)?,
                 Err(mpsc::RecvError) => return Ok(Answer::End),
             }
@@ -176,22 +202,29 @@ impl Terminal {
     fn wait_for_stop(&mut self, host: &mut dyn Host) -> io::Result<()> {
         loop {
             match self.events.recv() {
-                Ok(Event::Stop) | Err(mpsc::RecvError) => return Ok(()),
+                Ok(Event::Stop | Event::Interrupt) | Err(mpsc::RecvError) => return Ok(()),
                 Ok(Event::Child) => self.report(host)?,
-                Ok(Event::Line(_) | Event::Printer(_)) => {}
+                Ok(Event::Line(_) | Event::Cleared | Event::Printer(_)) => {}
             }
         }
     }
 
     fn report(&mut self, host: &mut dyn Host) -> io::Result<()> {
-        for line in host.news() {
-            match &mut self.printer {
-                // Above the line that is being edited.
-                Some(print) => print(format!("{line}\n")),
-                None => say(line.as_bytes())?,
-            }
+        host.news().iter().try_for_each(|line| self.notice(line))
+    }
+
+    fn notice(&mut self, line: &str) -> io::Result<()> {
+        match &mut self.printer {
+            // Above the line that is being edited.
+            Some(print) => print(format!("{line}\n")),
+            None => say(line.as_bytes())?,
         }
         Ok(())
+    }
+
+    /// What was interrupted has ended. A request to stop stays in force: its event is on its way.
+    fn forget_interruption(&self) {
+        self.interrupted.store(false, Ordering::Relaxed);
     }
 }
 
@@ -218,12 +251,12 @@ fn watch_signals(
     store.handle.spawn(async move {
         loop {
             let event = tokio::select! {
-                _ = interrupt.recv() => Event::Stop,
+                _ = interrupt.recv() => Event::Interrupt,
                 _ = terminate.recv() => Event::Stop,
                 () = crate::common::hung_up(&mut hangup) => Event::Stop,
                 _ = child.recv() => Event::Child,
             };
-            if matches!(event, Event::Stop) {
+            if matches!(event, Event::Stop | Event::Interrupt) {
                 interrupted.store(true, Ordering::Relaxed);
             }
             if sender.send(event).is_err() {
@@ -299,7 +332,13 @@ fn edit_lines(asked: &mpsc::Receiver<Question>, sender: &mpsc::Sender<Event>, li
                 }
                 Ok(Some(line.into_bytes()))
             }
-            Err(ReadlineError::Eof | ReadlineError::Interrupted) => Ok(None),
+            Err(ReadlineError::Interrupted) => {
+                if sender.send(Event::Cleared).is_err() {
+                    return;
+                }
+                continue;
+            }
+            Err(ReadlineError::Eof) => Ok(None),
             Err(ReadlineError::Io(error)) => Err(error),
             Err(error) => Err(io::Error::other(error)),
         };
@@ -357,16 +396,15 @@ const USAGE_WRITE: &str = "WRITE <key> <value>";
 const USAGE_DELETE: &str = "DELETE <key>";
 
 impl Operation {
-    /// Reads a line. A key is one word; a value is what follows the one character behind the key.
+    /// Reads a line. A key is one word, or stands in quotes; a value is what follows the one character behind the key,
+    /// without the quotes if all of it stands in quotes.
     pub(crate) fn parse(line: &[u8]) -> Operation {
         let (word, rest) = first_word(line.trim_ascii_start());
         let rest = rest.trim_ascii_start();
-        let one_key = |usage| {
-            let key = rest.trim_ascii_end();
-            match key.iter().any(u8::is_ascii_whitespace) {
-                true => Err(Operation::Invalid(usage)),
-                false => Ok((!key.is_empty()).then(|| key.to_vec())),
-            }
+        let one_key = |usage| match key_and_rest(rest) {
+            None if rest.is_empty() => Ok(None),
+            Some((key, after)) if after.trim_ascii().is_empty() => Ok(Some(key)),
+            Some(_) | None => Err(Operation::Invalid(usage)),
         };
         let alone = |operation| if rest.is_empty() { operation } else { Operation::Invalid(USAGE) };
         match word.to_ascii_uppercase().as_slice() {
@@ -374,13 +412,11 @@ impl Operation {
             b"READ" => one_key(USAGE_READ).map_or_else(|invalid| invalid, Operation::Read),
             b"DELETE" => one_key(USAGE_DELETE).map_or_else(|invalid| invalid, Operation::Delete),
             b"WRITE" if rest.is_empty() => Operation::Write(None),
-            b"WRITE" => match first_word(rest) {
-                (_, []) => Operation::Invalid(USAGE_WRITE),
-                (key, value) if value.trim_ascii().is_empty() => {
-                    log::debug!("no value for a key of {} bytes", key.len());
-                    Operation::Invalid(USAGE_WRITE)
+            b"WRITE" => match key_and_rest(rest) {
+                Some((key, value)) if !value.trim_ascii().is_empty() => {
+                    Operation::Write(Some((key, value_of(&value[1..]))))
                 }
-                (key, value) => Operation::Write(Some((key.to_vec(), value[1..].to_vec()))),
+                Some(_) | None => Operation::Invalid(USAGE_WRITE),
             },
             b"STATUS" => alone(Operation::Status),
             b"FAILOVER" => alone(Operation::Failover),
@@ -406,6 +442,8 @@ impl Operation {
             (b"WRITE", _) => Operation::Invalid(USAGE_WRITE),
             (b"STATUS", []) => Operation::Status,
             (b"FAILOVER", []) => Operation::Failover,
+            (b"HELP", []) => Operation::Help,
+            (b"EXIT" | b"QUIT", []) => Operation::Exit,
             _ => Operation::Invalid(USAGE),
         }
     }
@@ -415,6 +453,68 @@ impl Operation {
 fn first_word(text: &[u8]) -> (&[u8], &[u8]) {
     let end = text.iter().position(u8::is_ascii_whitespace).unwrap_or(text.len());
     text.split_at(end)
+}
+
+/// The key at the beginning, one word or in quotes, and the rest with its white space; `None` when there is none, or its
+/// quotes do not close.
+fn key_and_rest(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    match text.first()? {
+        b'"' | b'\'' => quoted(text).filter(|(key, _)| !key.is_empty()),
+        _ => {
+            let (key, rest) = first_word(text);
+            Some((key.to_vec(), rest))
+        }
+    }
+}
+
+/// A value as it was meant: all of it in quotes, or as it is.
+fn value_of(text: &[u8]) -> Vec<u8> {
+    match quoted(text.trim_ascii()) {
+        Some((value, [])) => value,
+        Some(_) | None => text.to_vec(),
+    }
+}
+
+/// What stands in quotes at the beginning, by the rules of redis-cli, and the rest, which begins with white space if
+/// there is one.
+fn quoted(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let (&quote, mut rest) = text.split_first().filter(|(quote, _)| **quote == b'"' || **quote == b'\'')?;
+    let mut word = Vec::new();
+    loop {
+        rest = match (quote, rest) {
+            (b'"', [b'\\', b'x', high, low, rest @ ..])
+                if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
+            {
+                let digit = |letter: u8| char::from(letter).to_digit(16).unwrap_or(0) as u8;
+                word.push(digit(*high) << 4 | digit(*low));
+                rest
+            }
+            (b'"', [b'\\', letter, rest @ ..]) => {
+                word.push(match letter {
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    b'b' => 8,
+                    b'a' => 7,
+                    other => *other,
+                });
+                rest
+            }
+            (b'\'', [b'\\', b'\'', rest @ ..]) => {
+                word.push(b'\'');
+                rest
+            }
+            (_, [letter, rest @ ..]) if *letter == quote => {
+                let ends = rest.first().is_none_or(u8::is_ascii_whitespace);
+                return ends.then_some((word, rest));
+            }
+            (_, [letter, rest @ ..]) => {
+                word.push(*letter);
+                rest
+            }
+            (_, []) => return None,
+        };
+    }
 }
 
 /// Whether standard input is something that operations could come from: a terminal, a pipe, a file; not /dev/null.
@@ -433,6 +533,14 @@ pub(crate) fn run(store: &Store, terminal: &mut Terminal, host: &mut dyn Host) -
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => Ok(other?),
     }
+}
+
+/// What follows an operation.
+enum Next {
+    /// The next one.
+    Ask,
+    /// Nothing: the input ended in the middle of the dialog.
+    Leave,
 }
 
 struct Dialog<'a> {
@@ -455,6 +563,7 @@ impl Dialog<'_> {
             }
             let line = match self.terminal.ask(&text, true, self.host)? {
                 Answer::Line(line) => line,
+                Answer::Cleared => continue,
                 Answer::End => return self.end_of_input(is_first),
                 Answer::Stop => return self.farewell(),
             };
@@ -469,10 +578,11 @@ impl Dialog<'_> {
             }
             let operation = Operation::parse(&line);
             if operation == Operation::Exit {
-                return say(b"Exiting Client...");
+                return say(FAREWELL);
             }
-            if !self.perform(operation)? {
-                return self.farewell();
+            match self.perform(operation)? {
+                Next::Ask => {}
+                Next::Leave => return self.farewell(),
             }
         }
     }
@@ -495,7 +605,7 @@ impl Dialog<'_> {
     /// The end that nobody typed: told to people only, so that a script sees its answers and nothing else.
     fn farewell(&self) -> io::Result<()> {
         if self.terminal.dialog {
-            say(b"\nExiting Client...")?;
+            say(&[b"\n", FAREWELL].concat())?;
         }
         Ok(())
     }
@@ -517,21 +627,24 @@ impl Dialog<'_> {
         }
         Ok(match serving {
             Some(Serving::Backup) => "BACKUP",
-            Some(Serving::Primary) | None => "PRIMARY",
+            Some(Serving::Primary) => "PRIMARY",
+            None => "NO MASTER",
         })
     }
 
-    /// `false` when the input ended in the middle of the dialog.
-    fn perform(&mut self, operation: Operation) -> io::Result<bool> {
+    fn perform(&mut self, operation: Operation) -> io::Result<Next> {
         let answer = match operation {
-            Operation::Empty | Operation::Exit => return Ok(true),
+            Operation::Empty | Operation::Exit => return Ok(Next::Ask),
             Operation::Help => {
                 say(help(self.host.help()).as_bytes())?;
-                return Ok(true);
+                return Ok(Next::Ask);
             }
             Operation::Invalid(usage) => return self.invalid(usage),
             Operation::Read(key) => {
-                let Some(key) = self.given_or_asked(key, ASK_KEY)? else { return Ok(false) };
+                let key = match self.given_or_asked(key, ASK_KEY)? {
+                    Ok(key) => key,
+                    Err(next) => return Ok(next),
+                };
                 if key.is_empty() {
                     return self.invalid(USAGE_READ);
                 }
@@ -541,19 +654,27 @@ impl Dialog<'_> {
                 })
             }
             Operation::Write(pair) => {
-                let pair = match pair {
-                    Some(pair) => Some(pair),
-                    None => match self.given_or_asked(None, ASK_KEY)? {
-                        Some(key) if key.is_empty() => return self.invalid(USAGE_WRITE),
-                        Some(key) => self.given_or_asked(None, ASK_VALUE)?.map(|value| (key, value)),
-                        None => None,
-                    },
+                let (key, value) = match pair {
+                    Some(pair) => pair,
+                    None => {
+                        let key = match self.given_or_asked(None, ASK_KEY)? {
+                            Ok(key) if key.is_empty() => return self.invalid(USAGE_WRITE),
+                            Ok(key) => key,
+                            Err(next) => return Ok(next),
+                        };
+                        match self.given_or_asked(None, ASK_VALUE)? {
+                            Ok(value) => (key, value),
+                            Err(next) => return Ok(next),
+                        }
+                    }
                 };
-                let Some((key, value)) = pair else { return Ok(false) };
                 self.store.run(|client| client.put(key, value)).map(|()| b"WRITE_DONE".to_vec())
             }
             Operation::Delete(key) => {
-                let Some(key) = self.given_or_asked(key, ASK_KEY)? else { return Ok(false) };
+                let key = match self.given_or_asked(key, ASK_KEY)? {
+                    Ok(key) => key,
+                    Err(next) => return Ok(next),
+                };
                 if key.is_empty() {
                     return self.invalid(USAGE_DELETE);
                 }
@@ -569,32 +690,38 @@ impl Dialog<'_> {
             Ok(line) => say(&line)?,
             Err(error) => say(error_line(&error).as_bytes())?,
         }
-        Ok(true)
+        Ok(Next::Ask)
     }
 
-    fn given_or_asked(&mut self, given: Option<Vec<u8>>, question: &str) -> io::Result<Option<Vec<u8>>> {
+    /// What was given, or the answer to `question`; else what follows instead of the operation.
+    fn given_or_asked(
+        &mut self,
+        given: Option<Vec<u8>>,
+        question: &str,
+    ) -> io::Result<Result<Vec<u8>, Next>> {
         match given {
-            Some(given) => Ok(Some(given)),
-            None => match self.terminal.ask(question, false, self.host)? {
-                Answer::Line(line) => Ok(Some(line)),
-                Answer::End | Answer::Stop => Ok(None),
-            },
+            Some(given) => Ok(Ok(given)),
+            None => Ok(match self.terminal.ask(question, false, self.host)? {
+                Answer::Line(line) => Ok(line),
+                Answer::Cleared => Err(Next::Ask),
+                Answer::End | Answer::Stop => Err(Next::Leave),
+            }),
         }
     }
 
-    fn invalid(&self, usage: &str) -> io::Result<bool> {
+    fn invalid(&self, usage: &str) -> io::Result<Next> {
         say(INVALID.as_bytes())?;
         if self.terminal.dialog {
             say(format!("Usage: {usage}").as_bytes())?;
         } else {
             crate::common::tell(&format!("usage: {usage}"));
         }
-        Ok(true)
+        Ok(Next::Ask)
     }
 }
 
 /// What HELP shows: the prompt's operations, and the host's commands, which win where both know a word.
-fn help(of_host: &str) -> String {
+pub(crate) fn help(of_host: &str) -> String {
     let word = |line: &str| line.split(' ').next().unwrap_or("").to_ascii_lowercase();
     let is_hosts = |line: &&str| of_host.lines().any(|host| word(host) == word(line));
     HELP.lines().filter(|line| !is_hosts(line)).chain(of_host.lines()).collect::<Vec<_>>().join("\n")
@@ -692,6 +819,20 @@ mod tests {
             ("", Operation::Empty),
             (" \t", Operation::Empty),
             ("UPDATE a", Operation::Invalid(USAGE)),
+            (r#"WRITE "a b" c"#, write("a b", "c")),
+            (r#"WRITE k "one two""#, write("k", "one two")),
+            (r#"WRITE 'a\'b' 'it''s'"#, write("a'b", "'it''s'")),
+            (r#"WRITE k say "hi""#, write("k", r#"say "hi""#)),
+            (r#"WRITE k "hi" he said"#, write("k", r#""hi" he said"#)),
+            (r#"WRITE k """#, write("k", "")),
+            (r#"WRITE k "no end"#, write("k", r#""no end"#)),
+            (r#"WRITE "k"v w"#, Operation::Invalid(USAGE_WRITE)),
+            (r#"WRITE "no end"#, Operation::Invalid(USAGE_WRITE)),
+            (r#"READ "a\tb\"\x41\\""#, Operation::Read(Some(bytes("a\tb\"A\\")))),
+            (r#"READ 'a\tb' "#, Operation::Read(Some(bytes(r"a\tb")))),
+            (r#"READ "a" b"#, Operation::Invalid(USAGE_READ)),
+            (r#"READ """#, Operation::Invalid(USAGE_READ)),
+            (r#"DELETE a"b"#, Operation::Delete(Some(bytes(r#"a"b"#)))),
         ] {
             assert_eq!(Operation::parse(line.as_bytes()), operation, "{line:?}");
         }
@@ -702,7 +843,7 @@ mod tests {
         assert_eq!(help(""), HELP);
         let both = help("status   shows more\nkill N   kills");
         assert!(!both.contains("STATUS") && both.contains("FAILOVER"), "{both}");
-        assert!(both.ends_with("ask for the rest.\nstatus   shows more\nkill N   kills"), "{both}");
+        assert!(both.ends_with("as it is.\nstatus   shows more\nkill N   kills"), "{both}");
     }
 
     #[test]
@@ -730,7 +871,9 @@ mod tests {
             (&["WRITE", "k"], Operation::Invalid(USAGE_WRITE)),
             (&["DELETE", "-k"], Operation::Delete(Some(bytes("-k")))),
             (&["FAILOVER"], Operation::Failover),
-            (&["EXIT"], Operation::Invalid(USAGE)),
+            (&["help"], Operation::Help),
+            (&["EXIT"], Operation::Exit),
+            (&["EXIT", "now"], Operation::Invalid(USAGE)),
         ] {
             assert_eq!(Operation::from_words(&words(line)), operation, "{line:?}");
         }

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use bytes::BytesMut;
+use common::skip::{need_program, skip};
 use dsm_protocol::command::{Command as StoreCommand, ErrorWord, Reply};
 use dsm_protocol::frame;
 use dsm_protocol::ids::Epoch;
@@ -19,9 +22,13 @@ use std::time::{Duration, Instant};
 /// Nothing here takes longer, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a read of `slow` takes.
+const SLOW: Duration = Duration::from_millis(700);
+
 type Map = Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>;
 
-/// A master that serves from a map, on threads of its own. The key `busy` is always refused, `lost` ends the link.
+/// A master that serves from a map, on threads of its own. The key `busy` is always refused, `lost` ends the link, and
+/// whoever reads `slow` finds that he has `asked`.
 fn small_master(values: &Map) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -81,6 +88,12 @@ fn answer(command: &StoreCommand, values: &Map) -> Option<Reply> {
         StoreCommand::Put { key, value } => {
             values.insert(key.to_vec(), value.to_vec());
             Reply::Done
+        }
+        StoreCommand::Get { key } if &key[..] == b"slow" => {
+            values.insert(b"asked".to_vec(), Vec::new());
+            drop(values);
+            std::thread::sleep(SLOW);
+            Reply::NotFound
         }
         StoreCommand::Get { key } => match values.get(&key[..]) {
             Some(value) => Reply::Value(value.clone().into()),
@@ -876,4 +889,149 @@ fn a_master_that_is_told_to_be_its_own_peer_is_refused() {
             "{told}"
         );
     }
+}
+
+/// A program at a terminal of its own, by `script`, whose standard input is what is typed.
+struct AtTerminal {
+    child: Child,
+    shown: Arc<Mutex<Vec<u8>>>,
+}
+
+impl AtTerminal {
+    fn start(command: &Command) -> AtTerminal {
+        let quote = |word: &std::ffi::OsStr| format!("'{}'", word.to_str().unwrap());
+        let words: Vec<_> =
+            std::iter::once(command.get_program()).chain(command.get_args()).map(quote).collect();
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--command", &words.join(" "), "/dev/null"]);
+        script.env("DSM_HISTORY", "/dev/null").env("TERM", "xterm");
+        let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let (mut output, into) = (child.stdout.take().unwrap(), Arc::clone(&shown));
+        std::thread::spawn(move || {
+            let mut chunk = [0; 4096];
+            while let Ok(read @ 1..) = output.read(&mut chunk) {
+                into.lock().unwrap().extend_from_slice(&chunk[..read]);
+            }
+        });
+        AtTerminal { child, shown }
+    }
+
+    fn type_in(&mut self, keys: &str) {
+        self.child.stdin.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
+    }
+
+    fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
+    }
+
+    /// Waits until a text was shown so many times.
+    fn wait_for(&self, text: &str, times: usize) {
+        let begun = Instant::now();
+        while self.shown().matches(text).count() < times {
+            assert!(begun.elapsed() < PATIENCE, "{text:?} is not shown {times} times: {}", self.shown());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for AtTerminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const CTRL_C: &str = "\u{3}";
+const CTRL_D: &str = "\u{4}";
+const PROMPT: &str = "(READ/WRITE/EXIT): ";
+
+#[test]
+fn what_is_pasted_or_typed_ahead_is_read_line_by_line() {
+    if let Err(why) = need_program("script", &["--version"], "bsdutils") {
+        return skip(what_is_pasted_or_typed_ahead_is_read_line_by_line, "", &why);
+    }
+    let values = Map::default();
+    let master = small_master(&values);
+    let mut terminal = AtTerminal::start(&client(&[&master], &[]));
+    terminal.wait_for(PROMPT, 1);
+    let lines: String = (0..100).map(|number| format!("WRITE key{number} {}\r", "x".repeat(50))).collect();
+    terminal.type_in(&lines);
+    terminal.wait_for("WRITE_DONE", 100);
+    assert_eq!(values.lock().unwrap().len(), 100);
+    // While a command waits.
+    terminal.type_in("READ slow\r");
+    let begun = Instant::now();
+    while !values.lock().unwrap().contains_key(&b"asked"[..]) {
+        assert!(begun.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    terminal.type_in("WRITE ahead 1\rREAD ahead\r");
+    terminal.wait_for("Value for key ahead = 1", 1);
+    terminal.type_in(CTRL_D);
+    terminal.wait_for("Exiting Client...", 1);
+    assert_eq!(wait(&mut terminal.child), Some(0));
+}
+
+#[test]
+fn ctrl_c_clears_the_line_and_ends_neither_the_client_nor_a_cluster() {
+    if let Err(why) = need_program("script", &["--version"], "bsdutils") {
+        return skip(ctrl_c_clears_the_line_and_ends_neither_the_client_nor_a_cluster, "", &why);
+    }
+    let hint = "Ctrl+C clears the line; EXIT or Ctrl+D leaves.";
+    let values = Map::default();
+    let master = small_master(&values);
+    let data = tempfile::tempdir().unwrap();
+    for (name, command) in [("client", client(&[&master], &[])), ("cluster", cluster(data.path()))] {
+        let mut terminal = AtTerminal::start(&command);
+        terminal.wait_for(PROMPT, 1);
+        terminal.type_in(&format!("WRITE half a line{CTRL_C}"));
+        terminal.wait_for(hint, 1);
+        terminal.type_in("WRITE\r");
+        terminal.wait_for("Enter the key you want to perform the operation on: ", 1);
+        terminal.type_in(CTRL_C);
+        terminal.wait_for(hint, 2);
+        if name == "client" {
+            // While a command waits: it is for the line that comes.
+            terminal.type_in("READ slow\r");
+            let begun = Instant::now();
+            while !values.lock().unwrap().contains_key(&b"asked"[..]) {
+                assert!(begun.elapsed() < PATIENCE);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            terminal.type_in(CTRL_C);
+            terminal.wait_for(hint, 3);
+        }
+        terminal.type_in("WRITE \"a key\" 'a value'\r");
+        terminal.wait_for("WRITE_DONE", 1);
+        terminal.type_in("READ 'a key'\rREAD half\rEXIT\r");
+        terminal.wait_for("Value for key a key = a value", 1);
+        terminal.wait_for("Key half not found", 1);
+        terminal.wait_for("Exiting Client...", 1);
+        assert_eq!(wait(&mut terminal.child), Some(0), "{name}: {}", terminal.shown());
+    }
+}
+
+#[test]
+fn the_prompt_and_status_say_who_serves_and_when_nobody_does() {
+    let down = free_address();
+    let output = run(client(&[&down], &["--prompt", "--request-timeout", "50ms"]), b"READ a\n");
+    let shown = text(&output.stdout);
+    assert!(shown.contains("[NO MASTER] Enter the Operation") && !shown.contains("[PRIMARY]"), "{shown}");
+    let data = tempfile::tempdir().unwrap();
+    let output = run(cluster(data.path()), b"status\nkill primary\nREAD a\nstatus\nkill backup\nstatus\n");
+    let told: Vec<_> = text(&output.stdout).lines().filter(|line| line.starts_with("store: ")).collect();
+    assert!(told[0].starts_with("store: the primary serves, epoch:1"), "{told:?}");
+    assert!(told[1].starts_with("store: the backup serves, epoch:2"), "{told:?}");
+    assert_eq!(told[2..], ["store: no master serves"]);
+}
+
+#[test]
+fn help_and_exit_are_operations_too() {
+    let nobody = free_address();
+    let output = run(client(&[&nobody], &["HELP"]), b"");
+    assert!(text(&output.stdout).starts_with("READ <key>"), "{}", text(&output.stdout));
+    assert_eq!((text(&output.stderr), output.status.code()), ("", Some(0)));
+    let output = run(client(&[&nobody], &["exit"]), b"");
+    assert_eq!((text(&output.stdout), output.status.code()), ("Exiting Client...\n", Some(0)));
 }

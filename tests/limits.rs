@@ -234,6 +234,52 @@ fn an_idle_client_is_closed_at_either_door_and_a_busy_one_is_not() {
     });
 }
 
+/// The established IPv4 connections between two ports of this machine, by the port of the side whose socket it is, and
+/// the one it talks to: whether the system will probe the other side, and after how long at the latest.
+fn probed_after(local: &[u16], remote: &[u16]) -> Vec<Option<std::time::Duration>> {
+    const ESTABLISHED: &str = "01";
+    const KEEPALIVE: &str = "02";
+    let text = std::fs::read_to_string("/proc/net/tcp").expect("the kernel tells");
+    let port = |address: &str| {
+        let (_, port) = address.split_once(':').expect("an address");
+        u16::from_str_radix(port, 16).expect("a port")
+    };
+    let mut found = Vec::new();
+    for line in text.lines().skip(1) {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, ours, theirs, state, _, timer, ..] = fields[..] else { panic!("{line:?}") };
+        let wanted = local.contains(&port(ours)) || remote.contains(&port(theirs));
+        if state != ESTABLISHED || !wanted {
+            continue;
+        }
+        let (kind, when) = timer.split_once(':').expect("a timer");
+        let hundredths = u64::from_str_radix(when, 16).expect("a time");
+        found.push((kind == KEEPALIVE).then(|| millis(hundredths * 10)));
+    }
+    found
+}
+
+#[test]
+fn every_socket_is_probed_as_redis_probes_its_clients() {
+    let cluster = Setup::slaves(2).start();
+    let ports = MASTERS.map(|master| cluster.address(master).port());
+    let clients: Vec<Connection> = MASTERS.into_iter().map(|master| open(&cluster, master)).collect();
+    // What the masters have accepted: two slaves, the other master and a client each.
+    let by_default = wait_for("every accepted connection is probed", seconds(10), || {
+        let probed = probed_after(&ports, &[]);
+        (probed.len() >= 8 && probed.iter().all(Option::is_some)).then_some(probed)
+    });
+    for after in by_default.into_iter().flatten() {
+        assert!((seconds(200)..=seconds(300)).contains(&after), "{after:?}");
+    }
+    // What slaves and masters have dialed. The test's own clients ask for nothing.
+    wait_for("every dialed connection but the test's own is probed", seconds(10), || {
+        let probed = probed_after(&[], &ports);
+        (probed.iter().flatten().count() >= 6).then_some(())
+    });
+    drop(clients);
+}
+
 /// Asks for far more than it reads; what it could send.
 fn be_deaf(cluster: &TestCluster, requests: usize) -> Connection {
     let connection = open(cluster, Node::Master);

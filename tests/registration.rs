@@ -6,7 +6,7 @@ mod common;
 use common::cluster::{command, fails, free_ports, Node, Process, Setup, TestCluster, MASTERS};
 use common::native::{self, Native};
 use common::resp::{Answer, Connection};
-use common::skip::{skip, Lack};
+use common::skip::{need_program, skip, Lack};
 use common::{millis, nobody_notices, seconds, wait_for};
 use dsm_protocol::command::Command as StoreCommand;
 use dsm_protocol::ids::{ClusterId, Epoch, RequestId, Version};
@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 fn slave(id: &str, masters: &[SocketAddr]) -> Command {
@@ -33,7 +33,11 @@ fn master(node: Node, [listen, peer]: [SocketAddr; 2], log: &Path) -> Command {
 }
 
 fn wait_until_said(file: &Path, word: &str) {
-    wait_for(&format!("{word:?} stands in {}", file.display()), seconds(5), || {
+    wait_until_said_within(file, word, seconds(5));
+}
+
+fn wait_until_said_within(file: &Path, word: &str, limit: std::time::Duration) {
+    wait_for(&format!("{word:?} stands in {}", file.display()), limit, || {
         std::fs::read_to_string(file).ok().filter(|text| text.contains(word))
     });
 }
@@ -436,4 +440,84 @@ fn a_hanging_holder_in_another_pid_namespace_is_told_as_that() {
     wait_until_said(&second, "is not fenced: the holder is in another pid namespace: kill it by hand");
     drop(primary);
     wait_until_said(&second, "serving epoch=2");
+}
+
+/// A master to which the system refuses what `strace` is told to refuse it, with what it says.
+fn refused(injections: &[&str], directory: &Path) -> Result<(Process, [SocketAddr; 2], PathBuf), Lack> {
+    need_program("strace", &["-V"], "strace")?;
+    let (ports, said) = (free_ports(), directory.join("said"));
+    let mut command = Command::new("strace");
+    // The tracer is a grandchild: the process that is started here becomes the master.
+    command.args(["-D", "-f", "-qq", "-o", "/dev/null"]);
+    for injection in injections {
+        command.args(["-e", &format!("inject={injection}")]);
+    }
+    command.arg(common::cluster::binary(Node::Master));
+    command.args(["--listen", &ports[0].to_string(), "--peer", &ports[1].to_string(), "--log"]);
+    command.arg(directory.join("kv_store.log")).stdin(Stdio::null());
+    let process =
+        command.stderr(std::fs::File::create(&said).expect("a file")).spawn().expect("strace is there");
+    let process = Process(process);
+    // Where it may not trace, it says so and ends.
+    let begun = wait_for("it says something", seconds(20), || {
+        std::fs::read_to_string(&said).ok().filter(|text| text.contains('\n'))
+    });
+    match begun.contains("ptrace") {
+        true => Err(Lack::Refused(begun)),
+        false => Ok((process, ports, said)),
+    }
+}
+
+#[test]
+fn what_the_system_refuses_for_a_while_ends_nobody_and_is_told_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let injections = [
+        // The first threads; each thread's first locks; and two things that are done without for good.
+        "clone,clone3:error=EAGAIN:when=1..6",
+        "flock:error=ENOLCK:when=1..2",
+        "fallocate:error=EOPNOTSUPP",
+        "inotify_init1:error=EMFILE",
+    ];
+    let (process, [address, peer], said) = match refused(&injections, directory.path()) {
+        Ok(started) => started,
+        Err(why) => return skip(what_the_system_refuses_for_a_while_ends_nobody_and_is_told_once, "", &why),
+    };
+    wait_until_said_within(&said, "serving epoch=1", seconds(20));
+    let (_slave, told) = {
+        let told = directory.path().join("slave");
+        let errors = std::fs::File::create(&told).expect("a file");
+        let mut command = slave("slave-0", &[address, peer]);
+        (Process(command.stderr(errors).spawn().expect("the binary is built")), told)
+    };
+    wait_until_said(&told, "enlisted");
+    let mut client = Connection::open(address, seconds(5)).expect("it serves");
+    assert_eq!(client.call(&[b"SET", b"k", b"v"]).expect("an answer"), Answer::ok());
+    drop(process);
+    let said = std::fs::read_to_string(&said).expect("text");
+    for told in [
+        "what=\"a file and its thread\" error=Resource temporarily unavailable",
+        "what=\"the log's lock\" error=No locks available",
+        "what=\"the lock\" error=No locks available",
+        "no file notice",
+    ] {
+        assert_eq!(said.matches(told).count(), 1, "{told}: {said}");
+    }
+}
+
+#[test]
+fn a_file_system_without_locks_is_told_at_the_start() {
+    let directory = tempfile::tempdir().expect("a directory");
+    match refused(&["flock:error=EOPNOTSUPP"], directory.path()) {
+        Ok((mut process, _, said)) => {
+            assert_eq!(process.0.wait().expect("our child").code(), Some(1));
+            let told = std::fs::read_to_string(&said).expect("text");
+            assert!(told.contains("takes no locks") && told.contains("put the log on a local one"), "{told}");
+            let left: Vec<_> = std::fs::read_dir(directory.path()).expect("ours").flatten().collect();
+            assert!(
+                !left.iter().any(|file| file.file_name().to_string_lossy().contains(".try-")),
+                "{left:?}"
+            );
+        }
+        Err(why) => skip(a_file_system_without_locks_is_told_at_the_start, "", &why),
+    }
 }

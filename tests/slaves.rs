@@ -26,8 +26,8 @@ fn info(cluster: &TestCluster) -> Info {
     cluster.info(Node::Master).expect("INFO is always answered")
 }
 
-/// A wire to a master on which frames from it pass only up to a length. At a longer one the stream stands still, as behind
-/// a router that drops full packets.
+/// A wire to a master on which frames from it pass only up to a length, and only so many bytes a second. At a longer one the
+/// stream stands still, as behind a router that drops full packets.
 struct Wire {
     address: SocketAddr,
     /// Bytes of the longest frame that passes.
@@ -36,7 +36,7 @@ struct Wire {
 }
 
 impl Wire {
-    fn to(master: SocketAddr, frame_max: usize) -> Wire {
+    fn to(master: SocketAddr, frame_max: usize, bytes_per_second: Option<u64>) -> Wire {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it listens");
         let frame_max = Arc::new(AtomicUsize::new(frame_max));
@@ -48,7 +48,7 @@ impl Wire {
                 let limit = Arc::clone(&limit);
                 let (from, to) = (near.try_clone().expect("a handle"), far.try_clone().expect("a handle"));
                 std::thread::spawn(move || copy(from, to));
-                std::thread::spawn(move || copy_frames(far, near, &limit));
+                std::thread::spawn(move || copy_frames(far, near, &limit, bytes_per_second));
             }
         });
         Wire { address, frame_max, _accepting: accepting }
@@ -71,7 +71,12 @@ fn copy(mut from: TcpStream, mut to: TcpStream) {
     let _ = from.shutdown(Shutdown::Both);
 }
 
-fn copy_frames(mut from: TcpStream, mut to: TcpStream, frame_max: &AtomicUsize) {
+fn copy_frames(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    frame_max: &AtomicUsize,
+    bytes_per_second: Option<u64>,
+) {
     let mut pass = || -> io::Result<()> {
         loop {
             let mut frame = vec![0; 9];
@@ -88,8 +93,15 @@ fn copy_frames(mut from: TcpStream, mut to: TcpStream, frame_max: &AtomicUsize) 
                 return Ok(());
             }
             frame.resize(9 + length, 0);
-            from.read_exact(&mut frame[9..])?;
-            to.write_all(&frame)?;
+            // What has arrived goes on: a wire does not wait for whole frames.
+            to.write_all(&frame[..9])?;
+            for piece in frame[9..].chunks_mut(64 * 1024) {
+                from.read_exact(piece)?;
+                to.write_all(piece)?;
+                if let Some(rate) = bytes_per_second {
+                    std::thread::sleep(common::millis(piece.len() as u64 * 1000 / rate));
+                }
+            }
         }
     };
     let _ = pass();
@@ -114,7 +126,7 @@ fn write(connection: &mut Connection, prefix: &str, count: usize, bytes: usize) 
 #[test]
 fn a_slave_that_takes_no_long_frames_costs_one_write_a_wait_and_is_used_again_when_it_does() {
     let cluster = Setup::slaves(2).start();
-    let wires = cluster.addresses().map(|master| Wire::to(master, 1024));
+    let wires = cluster.addresses().map(|master| Wire::to(master, 1024, None));
     let masters = [wires[0].address, wires[1].address];
     let (_slave, said) = cluster.start_stranger(slave("narrow", &masters), "narrow");
     cluster.wait_for_active_slaves(3, seconds(5));
@@ -150,6 +162,24 @@ fn a_slave_that_takes_no_long_frames_costs_one_write_a_wait_and_is_used_again_wh
     assert!(acked.len() == 3 && acked.iter().all(|acked| *acked > 0), "all take writes again: {acked:?}");
 }
 
+#[test]
+fn a_long_value_on_a_slow_link_costs_no_slave() {
+    let cluster = Setup::slaves(0).start();
+    let wires = cluster.addresses().map(|master| Wire::to(master, usize::MAX, Some(6 * MIB)));
+    let (_slave, _) = cluster.start_stranger(slave("slow", &[wires[0].address, wires[1].address]), "slow");
+    cluster.wait_for_active_slaves(1, seconds(5));
+    let mut connection = cluster.connect_to_primary();
+    // Over two seconds each on the way, with an ACK timeout of one; and two of them in each other's way.
+    let value = vec![b'v'; 16 * MIB as usize];
+    let mut other = cluster.connect_to_primary();
+    let sent = std::thread::spawn(move || other.call(&[b"SET", b"other", &[b'w'; 1000]]));
+    assert_eq!(connection.call(&[b"SET", b"long", &value]).expect("an answer"), Answer::ok());
+    assert_eq!(sent.join().expect("no panic").expect("an answer"), Answer::ok());
+    let now = info(&cluster);
+    assert_eq!((now.number("slaves_removed"), now.number("unknown_total")), (0, 0), "{now:?}");
+    assert!(now.number("slowest_slave_ack_ms") > 0, "{now:?}");
+}
+
 /// Sets keys one after the other until one is refused: how many were taken. No answer may leave its outcome open.
 fn fill(address: SocketAddr, prefix: &str, value: &[u8]) -> usize {
     let mut connection = Connection::open(address, seconds(10)).expect("the master accepts connections");
@@ -172,6 +202,13 @@ fn slaves_that_are_added_to_a_full_store_take_what_the_full_ones_cannot() {
     let cluster = Setup::slaves(3).slaves_with(&MEMORY).start();
     let address = cluster.address(Node::Master);
     let value = [b'v'; 64 * 1024];
+    let keys: Vec<String> = (0..100).map(|number| format!("many-{number}")).collect();
+    let many = |value: &[u8]| {
+        let pairs = keys.iter().flat_map(|key| [key.as_bytes(), value]);
+        let request: Vec<&[u8]> = [&b"MSET"[..]].into_iter().chain(pairs).collect();
+        cluster.connect_to_primary().call(&request).expect("an answer")
+    };
+    assert_eq!(many(&[b'v'; 1000]), Answer::ok());
     // Eight at once come to the edge together: each is done or refused in front of the log.
     let filling: Vec<JoinHandle<usize>> = (0..8)
         .map(|client| {
@@ -179,15 +216,17 @@ fn slaves_that_are_added_to_a_full_store_take_what_the_full_ones_cannot() {
         })
         .collect();
     let taken: Vec<usize> = filling.into_iter().map(|thread| thread.join().expect("no doubt")).collect();
-    let keys: usize = taken.iter().sum();
+    let in_all: usize = taken.iter().sum();
     // Each key has two copies at first, and one when only one slave has room.
-    assert!((180..=384).contains(&keys), "{taken:?}");
+    assert!((180..=384).contains(&in_all), "{taken:?}");
     let now = info(&cluster);
     assert_eq!((now.number("errors_unknown"), now.number("unknown_total")), (0, 0), "{now:?}");
     assert_eq!(now.number("writes_without_copy"), 0, "{now:?}");
     assert_eq!(now.number("slaves_full"), 3, "{now:?}");
     let told = cluster.stderr(Node::Master);
     assert_eq!(told.matches("degraded: no room at").count(), 1, "{told}");
+    assert_eq!(many(&value).error_word(), Some("OOM"), "all of them or none");
+    assert_eq!(many(&[b'w'; 1000]), Answer::ok(), "the new values take the old ones' room");
     let mut connection = cluster.connect_to_primary();
     for number in 0..taken[0] {
         let (key, value) = (format!("full-0-{number}"), [b'w'; 64 * 1024]);
@@ -211,6 +250,8 @@ fn slaves_that_are_added_to_a_full_store_take_what_the_full_ones_cannot() {
     }
     let now = info(&cluster);
     assert_eq!((now.number("errors_unknown"), now.number("writes_without_copy")), (0, 0), "{now:?}");
+    let many_99 = connection.call(&[b"GET", b"many-99"]).expect("an answer");
+    assert_eq!(many_99, Answer::bulk([b'w'; 1000]));
     for key in ["full-0-0", "full-7-0", "new-0", "new-99"] {
         let letter = if key == "full-0-0" { b'w' } else { b'v' };
         let answer = connection.call(&[b"GET", key.as_bytes()]).expect("an answer");

@@ -7,13 +7,13 @@
 use crate::batch::{Inbox, Outbox, Turns};
 use crate::config::MasterConfig;
 use crate::env::{Env, Listener, Stream};
-use crate::session::{Coding, Session};
+use crate::session::{AnswerPool, Coding, Session};
 use crate::slave_proxy::EndReason;
 use crate::supervision::{Fate, TaskGuard};
 use actix::prelude::Recipient;
 use bytes::BytesMut;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
-use dsm_protocol::frame::{self, FrameError};
+use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
 use dsm_protocol::ids::{LinkId, SessionId};
 use dsm_protocol::machine::master::{Asker, ReadId};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message};
@@ -136,8 +136,12 @@ pub(crate) struct Switchboard {
     pub(crate) unfinished_frames: Pool,
     /// The links whose frames may be longer than a handshake's, and how long a value was asked for over each.
     trusted: RefCell<BTreeMap<LinkId, usize>>,
+    /// Bytes of the answers of all connections.
+    pub(crate) answers: Rc<AnswerPool>,
     pub(crate) limits: LimitCounters,
     pub(crate) errors: ErrorCounters,
+    /// Whether the master has yet to do something of what it has taken out of the inbox.
+    pub(crate) is_behind: Cell<bool>,
     /// Set when the node stops: no connection is accepted or read any more.
     pub(crate) stopping: Cell<bool>,
     pub(crate) stop: Notify,
@@ -147,8 +151,9 @@ pub(crate) struct Switchboard {
 
 impl Switchboard {
     /// A switchboard whose master drains `inbox`.
-    pub(crate) fn new(inbox: Inbox<Arrived>, drain: Recipient<Drain>) -> Self {
+    pub(crate) fn new(inbox: Inbox<Arrived>, drain: Recipient<Drain>, answers: AnswerPool) -> Self {
         Switchboard {
+            answers: Rc::new(answers),
             inbox,
             drain,
             next: Cell::new(1),
@@ -159,6 +164,7 @@ impl Switchboard {
             trusted: RefCell::default(),
             limits: LimitCounters::default(),
             errors: ErrorCounters::default(),
+            is_behind: Cell::new(false),
             stopping: Cell::new(false),
             stop: Notify::new(),
             peer_came: Notify::new(),
@@ -174,7 +180,7 @@ impl Switchboard {
 
     /// Whether the master has taken in everything that connections have brought.
     fn is_heard_out(&self) -> bool {
-        self.inbox.is_empty() || self.stopping.get()
+        (self.inbox.is_empty() && !self.is_behind.get()) || self.stopping.get()
     }
 
     /// Counts a request of `bytes` bytes as in flight, unless a limit on all of them is reached.
@@ -205,6 +211,11 @@ impl Switchboard {
         if let Some(longest) = self.trusted.borrow_mut().get_mut(&link) {
             *longest = bytes.max(*longest);
         }
+    }
+
+    /// The longest answer that was asked for over a link.
+    pub(crate) fn asked(&self, link: LinkId) -> usize {
+        self.trusted.borrow().get(&link).copied().unwrap_or_default()
     }
 
     /// Forgets a link that is gone.
@@ -265,6 +276,8 @@ pub(crate) async fn accept(listener: Listener, context: Context, fate: Fate) {
 
 async fn accept_into(connections: &mut JoinSet<()>, listener: &Listener, context: &Context, fate: &Fate) {
     let limits = &context.switchboard.limits;
+    // One line for a time without descriptors; INFO counts.
+    let mut told = false;
     while !fate.is_decided() && !context.switchboard.stopping.get() {
         let accepted = tokio::select! {
             biased;
@@ -277,11 +290,14 @@ async fn accept_into(connections: &mut JoinSet<()>, listener: &Listener, context
             Err(error) => {
                 // Out of descriptors, or a connection that was gone before it was accepted: both pass.
                 count(&limits.accept_errors);
-                log::warn!("connection not accepted error={error}");
+                if !std::mem::replace(&mut told, true) {
+                    log::warn!("connections are not accepted for now, trying on error={error}");
+                }
                 tokio::time::sleep(ACCEPT_REST).await;
                 continue;
             }
         };
+        told = false;
         take_in(connections, stream, address, context);
     }
     // Who has connected is heard before the port goes: the kernel would reset it.
@@ -293,6 +309,7 @@ async fn accept_into(connections: &mut JoinSet<()>, listener: &Listener, context
 /// Serves a connection, or says that it is one too many.
 fn take_in(connections: &mut JoinSet<()>, stream: Stream, address: String, context: &Context) {
     let limits = &context.switchboard.limits;
+    stream.keep_alive(context.config.tcp_keepalive);
     count(&limits.connections_total);
     if limits.connections.get() >= context.config.max_connections {
         count(&limits.connections_refused);
@@ -337,7 +354,7 @@ async fn connection(stream: Stream, address: String, context: Context) {
         }
     }
     log::debug!("connection opened address={address}");
-    let outbox = Outbox::default();
+    let outbox = Outbox::metered(context.switchboard.answers.meter());
     let serving = async {
         if buffer[0] == frame::PREFACE[0] {
             native(&stream, buffer, &outbox, &context).await
@@ -350,8 +367,11 @@ async fn connection(stream: Stream, address: String, context: Context) {
     let ended = tokio::select! {
         biased;
         pumped = &mut pumping => {
-            if pumped.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+            let is_slow = pumped.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
+            let why = is_slow.then_some("it takes no answers (--write-timeout)").or(outbox.why_cut());
+            if let Some(why) = why {
                 count(&limits.slow_readers_cut);
+                log::warn!("connection cut address={address} cause={why:?}");
             }
             pumped
         }
@@ -450,6 +470,21 @@ impl SessionGuard {
         }
     }
 
+    /// The client has said all that it wants to say, and still hears the answers. Those that wait for earlier ones to
+    /// leave have as long as these take: a client that takes none is cut by the writer.
+    async fn hear_out(&self, context: &Context) {
+        let patience = 2 * context.config.request_timeout;
+        loop {
+            let before = self.session.in_flight().0;
+            if tokio::time::timeout(patience, self.session.all_answered()).await.is_ok() {
+                return;
+            }
+            if self.session.in_flight().0 == before && !self.session.has_unsent() {
+                return;
+            }
+        }
+    }
+
     /// How long the client may be silent; nobody who waits for an answer is silent.
     fn patience(&self, context: &Context) -> Option<Duration> {
         let idle = context.config.idle_timeout;
@@ -466,7 +501,8 @@ impl Drop for SessionGuard {
 /// Reads more into `buffer`, of which `need` bytes are known to be missing; `Ok(false)` at the end of the stream.
 ///
 /// The buffer's memory follows what has arrived, not what was announced. While little is in it, it is a new one each
-/// time: the rest of a long request that was taken off its front would keep that request's memory.
+/// time: the rest of a long request that was taken off its front would keep that request's memory. A long one ends where
+/// what is missing ends: nothing short that comes after it can keep its memory.
 pub(crate) async fn read_more(stream: &Stream, buffer: &mut BytesMut, need: usize) -> io::Result<bool> {
     let length = buffer.len();
     let room = need.min(length).max(READ_BYTES);
@@ -477,8 +513,20 @@ pub(crate) async fn read_more(stream: &Stream, buffer: &mut BytesMut, need: usiz
     } else {
         buffer.reserve(room);
     }
-    Ok(stream.read(buffer).await? > 0)
+    let read = if need > READ_BYTES {
+        stream.read_at_most(buffer, need).await?
+    } else {
+        stream.read(buffer).await?
+    };
+    if read >= LONG_READ_BYTES {
+        tokio::task::yield_now().await;
+    }
+    Ok(read > 0)
 }
+
+/// After a read of so many bytes a connection lets others run, even if more is there: many that bring long values at once
+/// would else hold up everybody, timers too.
+const LONG_READ_BYTES: usize = 32 * 1024;
 
 /// What a client's read may end in.
 enum Heard {
@@ -566,7 +614,7 @@ async fn redis(
 ) -> io::Result<()> {
     let limits = &context.switchboard.limits;
     let id = SessionId(context.switchboard.next_id());
-    let guard = SessionGuard::open(context, Session::resp(id, outbox.clone()));
+    let guard = SessionGuard::open(context, Session::resp(id, outbox.clone(), &context.switchboard.answers));
     let mut parser = Parser::new(context.facts.limits);
     let mut conversation = Conversation::new(id.0, context.facts).with_addresses(address, "");
     let mut own = Vec::new();
@@ -589,6 +637,7 @@ async fn redis(
             }
             Ok(None) => {
                 if !unfinished.hold(buffer.len()) {
+                    log::warn!("connection cut address={address} cause={UPLOADS_CUT:?}");
                     own.clear();
                     own.extend_from_slice(format!("-BUSY {UPLOADS_CUT}\r\n").as_bytes());
                     guard.say(&own);
@@ -609,7 +658,7 @@ async fn redis(
                     () = parted => break,
                 };
                 match heard {
-                    Heard::More => {}
+                    Heard::More => outbox.note_sends(),
                     Heard::End => break,
                     Heard::Nothing => {
                         let counter =
@@ -645,8 +694,7 @@ async fn redis(
             Action::Close => return Err(io::ErrorKind::InvalidData.into()),
         }
     }
-    // The client has said all it wants to say, and still hears the answers.
-    let _ = tokio::time::timeout(2 * context.config.request_timeout, guard.session.all_answered()).await;
+    guard.hear_out(context).await;
     Ok(())
 }
 
@@ -735,7 +783,8 @@ fn slave_body_max(context: &Context) -> usize {
 }
 
 /// Reads frames and hands each to `take` until the stream or the outbox ends. They are as short as a handshake's until
-/// the master trusts the link, and then up to `body_max`.
+/// the master trusts the link, and then up to `body_max`; a longer one that concerns one request is skipped, and
+/// `refuse` is told.
 async fn frames(
     stream: &Stream,
     buffer: &mut BytesMut,
@@ -743,11 +792,13 @@ async fn frames(
     (link, outbox): (LinkId, &Outbox),
     body_max: usize,
     mut take: impl FnMut(Message),
+    mut refuse: impl FnMut(About, usize),
 ) -> Result<(), LinkError> {
     let trusted = &context.switchboard.trusted;
     let unfinished = Unfinished::frame(context);
     let mut is_trusted = false;
     let mut turns = Turns::default();
+    let mut unframer = Unframer::default();
     loop {
         loop {
             // It is never taken back: what was asked for is still on its way.
@@ -760,18 +811,21 @@ async fn frames(
                 }
                 is_trusted = trusted.borrow().contains_key(&link);
             }
-            let body_max = if is_trusted { body_max } else { frame::HANDSHAKE_BODY_MAX };
-            let decoded = match frame::decode(buffer, body_max) {
-                // A value from before `--max-value` was lowered: it is as long as it is.
-                Err(FrameError::TooLong { length, .. })
-                    if trusted.borrow().get(&link).is_some_and(|asked| length <= frame::body_max(*asked)) =>
-                {
-                    frame::decode(buffer, length)
+            if !is_trusted {
+                match frame::decode(buffer, frame::HANDSHAKE_BODY_MAX).map_err(LinkError::Frame)? {
+                    Some(message) => take(message),
+                    None => break,
                 }
-                decoded => decoded,
-            };
-            let Some(message) = decoded.map_err(LinkError::Frame)? else { break };
-            take(message);
+                turns.count().await;
+                continue;
+            }
+            // A value from before `--max-value` was lowered is as long as it is, and was asked for.
+            let asked = frame::body_max(context.switchboard.asked(link));
+            match unframer.next(buffer, body_max.max(asked)).map_err(LinkError::Frame)? {
+                Some(Incoming::Message(message)) => take(message),
+                Some(Incoming::TooLong { about, length }) => refuse(about, length),
+                None => break,
+            }
             turns.count().await;
         }
         let may = if is_trusted { unfinished.hold(buffer.len()) } else { unfinished.hold_all(buffer.len()) };
@@ -779,7 +833,7 @@ async fn frames(
             return Err(LinkError::Cut);
         }
         let unread = buffer.len();
-        if !read_more(stream, buffer, 0).await.map_err(LinkError::Io)? {
+        if !read_more(stream, buffer, frame::missing(buffer)).await.map_err(LinkError::Io)? {
             return Ok(());
         }
         outbox.note_heard(buffer.len() - unread);
@@ -793,7 +847,8 @@ async fn native_client(
     context: &Context,
 ) -> io::Result<()> {
     let id = SessionId(context.switchboard.next_id());
-    let guard = SessionGuard::open(context, Session::native(id, outbox.clone()));
+    let guard =
+        SessionGuard::open(context, Session::native(id, outbox.clone(), &context.switchboard.answers));
     let mut result = native_requests(stream, &mut buffer, context, &guard).await;
     if let Err(LinkError::Cut) = result {
         guard.session.send(&Message::Control(Control::Reject { reason: format!("BUSY {UPLOADS_CUT}") }));
@@ -801,8 +856,7 @@ async fn native_client(
     }
     match result {
         Ok(()) | Err(LinkError::Cut) => {
-            let answered = guard.session.all_answered();
-            let _ = tokio::time::timeout(2 * context.config.request_timeout, answered).await;
+            guard.hear_out(context).await;
             Ok(())
         }
         Err(LinkError::Io(error)) => Err(error),
@@ -844,11 +898,11 @@ async fn native_requests(
         let parted = parted(stream, &guard.session, buffer.is_empty());
         let heard = tokio::select! {
             biased;
-            heard = hear(stream, buffer, 0, guard.patience(context)) => heard.map_err(LinkError::Io)?,
+            heard = hear(stream, buffer, frame::missing(buffer), guard.patience(context)) => heard.map_err(LinkError::Io)?,
             () = parted => return Ok(()),
         };
         match heard {
-            Heard::More => {}
+            Heard::More => guard.session.note_sends(),
             Heard::End => return Ok(()),
             Heard::Nothing => {
                 count(&context.switchboard.limits.idle_closed);
@@ -914,14 +968,26 @@ async fn slave(
     hello: Hello,
 ) -> io::Result<()> {
     let switchboard = &*context.switchboard;
+    outbox.leave_meter();
     let link = LinkId(switchboard.next_id());
     let reason = EndReason::Closed("the connection's task is gone".to_owned());
     let mut guard = LinkGuard { switchboard, gone: Some(Arrived::SlaveGone { link, reason }) };
     switchboard.push(Arrived::SlaveHello { link, hello, outbox: outbox.clone() });
-    let result = frames(stream, &mut buffer, context, (link, outbox), slave_body_max(context), |message| {
-        switchboard.push(Arrived::Slave { link, message });
-    })
-    .await;
+    let take = |message| switchboard.push(Arrived::Slave { link, message });
+    // Longer than was asked for: not what it should be, so it holds nothing that is wanted.
+    let refuse = |about, length| match about {
+        About::Value(tag) => {
+            log::warn!("value not taken link={link} bytes={length}");
+            switchboard.push(Arrived::Slave { link, message: Message::Missing { tag, held: None } });
+        }
+        // It answers nothing and asks nothing, which it will hear.
+        About::Request(id) | About::Response(id) => {
+            let reply = Reply::error(ErrorWord::Bad, "a slave does not say this");
+            switchboard.push(Arrived::Slave { link, message: Message::Response { id, reply } });
+        }
+    };
+    let result =
+        frames(stream, &mut buffer, context, (link, outbox), slave_body_max(context), take, refuse).await;
     let reason = match &result {
         Ok(()) => EndReason::Closed("end of stream".to_owned()),
         Err(LinkError::Io(error)) => EndReason::Closed(error.to_string()),
@@ -950,10 +1016,23 @@ async fn peer(
     let link = LinkId(switchboard.next_id());
     let _guard = LinkGuard { switchboard, gone: Some(Arrived::PeerGone { link }) };
     switchboard.push(Arrived::PeerHello { link, hello, outbox: outbox.clone() });
-    let result = frames(stream, &mut buffer, context, (link, outbox), request_body_max(context), |message| {
-        switchboard.push(Arrived::Peer { link, message });
-    })
-    .await;
+    let take = |message| switchboard.push(Arrived::Peer { link, message });
+    // Of a client of the other master, where longer ones are allowed: its error, and nobody else's.
+    let refuse = |about, length| match about {
+        About::Request(id) => {
+            let why =
+                format!("the request has {length} bytes, more than the active master takes (--max-value)");
+            let reply = Reply::error(ErrorWord::Bad, why);
+            switchboard.errors.note(&reply);
+            outbox.append_pieces(|out| frame::encode_response(id, &reply, out));
+        }
+        About::Response(_) | About::Value(_) => {
+            count(&switchboard.limits.protocol_errors);
+            reject(outbox, "a master does not say this");
+        }
+    };
+    let result =
+        frames(stream, &mut buffer, context, (link, outbox), request_body_max(context), take, refuse).await;
     match result {
         Ok(()) | Err(LinkError::Io(_)) => {}
         Err(LinkError::Frame(error)) => {
@@ -988,7 +1067,8 @@ mod tests {
     #[actix::test]
     async fn a_panic_in_a_session_gives_its_place_back_and_ends_nothing_else() {
         let inbox = Inbox::default();
-        let board = Rc::new(Switchboard::new(inbox.clone(), Drains.start().recipient()));
+        let answers = AnswerPool::new(usize::MAX);
+        let board = Rc::new(Switchboard::new(inbox.clone(), Drains.start().recipient(), answers));
         let config = MasterConfig::default();
         let context = Context {
             env: crate::env::real::RealEnv::new(),
@@ -1000,7 +1080,10 @@ mod tests {
         let session = SessionId(board.next_id());
         let panicked = actix::spawn(async move {
             let _counted = Counted(Rc::clone(&context.switchboard));
-            let _guard = SessionGuard::open(&context, Session::resp(session, Outbox::default()));
+            let _guard = SessionGuard::open(
+                &context,
+                Session::resp(session, Outbox::default(), &context.switchboard.answers),
+            );
             panic!("on purpose");
         });
         assert!(panicked.await.is_err_and(|error| error.is_panic()));

@@ -3,11 +3,13 @@
 //! Everything here stays on one thread. No cell is borrowed across an await.
 
 use crate::env::Stream;
+use dsm_protocol::pieces::{Pieces, Sink as _};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// A queue from many tasks to one actor. The edge from empty to non-empty is what the actor is woken for.
 #[derive(Debug)]
@@ -45,8 +47,8 @@ impl<T> Inbox<T> {
     }
 }
 
-/// After so many frames or requests a connection lets others run, even if more are waiting. Counted in what costs time:
-/// large values pass without a stop.
+/// After so many frames or requests a connection lets others run, even if more are waiting. Long reads and writes do so
+/// by themselves.
 const IN_A_ROW_MAX: u32 = 256;
 
 /// Keeps a connection whose socket is never empty from keeping the thread.
@@ -73,23 +75,61 @@ enum Ending {
     Abort,
 }
 
-/// A buffer above this size is given back to the allocator once it is written.
-const KEEP_BYTES_MAX: usize = 1 << 20;
-
 /// The unit in which a peer's progress is judged.
 const PIECE_BYTES: usize = 256 * 1024;
 
+/// Counts the bytes in many outboxes.
+pub(crate) type Meter = Rc<Cell<usize>>;
+
 #[derive(Debug, Default)]
 struct Out {
-    bytes: RefCell<Vec<u8>>,
+    pieces: RefCell<Pieces>,
     /// Bytes that were ever appended.
     queued: Cell<u64>,
+    /// Bytes of the piece that is being written.
     writing: Cell<usize>,
+    /// Bytes that are to come: answers that are on their way, or wait for an earlier one.
+    reserved: Cell<usize>,
     /// Bytes that the other side of the socket has said.
     heard: Cell<u64>,
     ending: Cell<Option<Ending>>,
+    /// Why it was cut, if it was.
+    cut: Cell<Option<&'static str>>,
+    /// Counts what is in here, with the same of others.
+    meter: RefCell<Option<Meter>>,
+    /// Since when the socket has taken nothing although there is something.
+    stuck_since: Cell<Option<Instant>>,
+    /// When a client last sent something.
+    asked_at: Cell<Option<Instant>>,
     wake: Notify,
     drained: Notify,
+}
+
+impl Out {
+    fn len(&self) -> usize {
+        self.pieces.borrow().len() + self.writing.get()
+    }
+
+    fn meter(&self, change: impl FnOnce(usize) -> usize) {
+        if let Some(meter) = &*self.meter.borrow() {
+            meter.set(change(meter.get()));
+        }
+    }
+
+    /// Notes that the socket has taken `bytes` of what is being written.
+    fn took(&self, bytes: usize) {
+        self.writing.set(self.writing.get() - bytes);
+        self.meter(|metered| metered - bytes);
+        let is_empty = self.len() == 0;
+        self.stuck_since.set((!is_empty).then(Instant::now));
+        self.drained.notify_one();
+    }
+}
+
+impl Drop for Out {
+    fn drop(&mut self) {
+        self.meter(|metered| metered - self.len() - self.reserved.get());
+    }
 }
 
 /// Bytes on their way to a socket: appended to by actors, written once per wake by [`Outbox::pump`].
@@ -97,24 +137,81 @@ struct Out {
 pub(crate) struct Outbox(Rc<Out>);
 
 impl Outbox {
-    /// Lets `append` add bytes at the end and wakes the writer. Nothing is added to an outbox that has ended.
+    /// An outbox whose bytes `meter` counts.
+    pub(crate) fn metered(meter: Meter) -> Self {
+        let outbox = Outbox::default();
+        *outbox.0.meter.borrow_mut() = Some(meter);
+        outbox
+    }
+
+    /// Counts its bytes no more: they are no answers.
+    pub(crate) fn leave_meter(&self) {
+        self.0.meter(|metered| metered - self.load());
+        *self.0.meter.borrow_mut() = None;
+    }
+
+    /// Lets `append` add short things at the end and wakes the writer. Nothing is added to an outbox that has ended.
     pub(crate) fn append(&self, append: impl FnOnce(&mut Vec<u8>)) {
+        self.append_pieces(|out| append(out.tail()));
+    }
+
+    /// The same for what may hold long values, which are not copied.
+    pub(crate) fn append_pieces(&self, append: impl FnOnce(&mut Pieces)) {
         if self.0.ending.get().is_some() {
             return;
         }
-        let mut bytes = self.0.bytes.borrow_mut();
-        let before = bytes.len();
-        let was_empty = before == 0;
-        append(&mut bytes);
-        self.0.queued.set(self.0.queued.get() + (bytes.len() - before) as u64);
-        if was_empty && !bytes.is_empty() {
+        let mut pieces = self.0.pieces.borrow_mut();
+        let before = pieces.len();
+        append(&mut pieces);
+        let added = pieces.len().saturating_sub(before);
+        if added == 0 {
+            return;
+        }
+        self.0.queued.set(self.0.queued.get() + added as u64);
+        self.0.meter(|metered| metered + added);
+        if before == 0 {
+            if self.0.writing.get() == 0 {
+                self.0.stuck_since.set(Some(Instant::now()));
+            }
             self.0.wake.notify_one();
         }
     }
 
+    /// For tests that take out what nobody pumps.
+    #[cfg(test)]
+    pub(crate) fn note_taken(&self, bytes: usize) {
+        self.0.meter(|metered| metered - bytes);
+    }
+
     /// Bytes that the socket has not yet taken.
     pub(crate) fn len(&self) -> usize {
-        self.0.bytes.borrow().len() + self.0.writing.get()
+        self.0.len()
+    }
+
+    /// Counts bytes that are to come.
+    pub(crate) fn reserve(&self, bytes: usize) {
+        self.0.reserved.set(self.0.reserved.get() + bytes);
+        self.0.meter(|metered| metered + bytes);
+    }
+
+    /// Counts them no more: they have come, or will not.
+    pub(crate) fn release(&self, bytes: usize) {
+        self.0.reserved.set(self.0.reserved.get() - bytes);
+        self.0.meter(|metered| metered - bytes);
+    }
+
+    /// Bytes that the socket has not yet taken, and those that are to come.
+    pub(crate) fn load(&self) -> usize {
+        self.len() + self.0.reserved.get()
+    }
+
+    /// For how long the socket has taken nothing although there is something.
+    pub(crate) fn stuck_for(&self) -> Duration {
+        self.0.stuck_since.get().map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn has_asked_within(&self, time: Duration) -> bool {
+        self.0.asked_at.get().is_some_and(|asked| asked.elapsed() < time)
     }
 
     /// Bytes that were ever appended.
@@ -130,9 +227,19 @@ impl Outbox {
     /// Takes bytes off the front as a socket does.
     #[cfg(feature = "testing")]
     pub(crate) fn discard(&self, bytes: usize) {
-        let mut queue = self.0.bytes.borrow_mut();
-        let bytes = bytes.min(queue.len());
-        queue.drain(..bytes);
+        let mut pieces = self.0.pieces.borrow_mut();
+        let mut all = Vec::new();
+        while let Some(piece) = pieces.pop() {
+            all.extend_from_slice(piece.bytes());
+        }
+        let gone = bytes.min(all.len());
+        pieces.tail().extend_from_slice(&all[gone..]);
+        self.0.meter(|metered| metered - gone);
+    }
+
+    /// Notes that a client asks more: it has not gone, be it that it does not listen yet.
+    pub(crate) fn note_sends(&self) {
+        self.0.asked_at.set(Some(Instant::now()));
     }
 
     /// Notes bytes that the other side of the socket has said.
@@ -152,9 +259,23 @@ impl Outbox {
 
     /// Ends the outbox at once.
     pub(crate) fn abort(&self) {
-        self.0.bytes.borrow_mut().clear();
+        let mut pieces = self.0.pieces.borrow_mut();
+        self.0.meter(|metered| metered - pieces.len());
+        pieces.clear();
+        drop(pieces);
         self.0.ending.set(None);
         self.end(Ending::Abort);
+    }
+
+    /// Ends the outbox at once, for a reason that is told where its connection ends.
+    pub(crate) fn cut(&self, why: &'static str) {
+        self.0.cut.set(Some(why));
+        self.abort();
+    }
+
+    /// Why the outbox was cut, if it was.
+    pub(crate) fn why_cut(&self) -> Option<&'static str> {
+        self.0.cut.get()
     }
 
     fn end(&self, ending: Ending) {
@@ -189,7 +310,7 @@ impl Outbox {
     /// # Errors
     /// What the socket says. The outbox has ended then.
     ///
-    /// A peer that takes nothing for `stall` is cut off.
+    /// A peer that takes nothing for `stall` is cut off, unless it is a client that still sends.
     pub(crate) async fn pump(&self, stream: &Stream, stall: Duration) -> io::Result<()> {
         let result = self.write(stream, stall).await;
         if result.is_err() {
@@ -200,18 +321,21 @@ impl Outbox {
     }
 
     async fn write(&self, stream: &Stream, stall: Duration) -> io::Result<()> {
-        let mut buffer = Vec::new();
         loop {
-            std::mem::swap(&mut *self.0.bytes.borrow_mut(), &mut buffer);
-            if buffer.is_empty() {
+            let popped = {
+                let mut pieces = self.0.pieces.borrow_mut();
+                let piece = pieces.pop();
+                self.0.writing.set(piece.as_ref().map_or(0, |piece| piece.bytes().len()));
+                piece
+            };
+            let Some(piece) = popped else {
                 if self.0.ending.get().is_some() {
                     stream.shut_down_write();
                     return Ok(());
                 }
                 self.0.wake.notified().await;
                 continue;
-            }
-            self.0.writing.set(buffer.len());
+            };
             let aborted = async {
                 while self.0.ending.get() != Some(Ending::Abort) {
                     self.0.wake.notified().await;
@@ -219,29 +343,39 @@ impl Outbox {
             };
             let written = tokio::select! {
                 biased;
-                written = self.write_pieces(stream, &buffer, stall) => Some(written),
+                written = self.write_piece(stream, piece.bytes(), stall) => Some(written),
                 () = aborted => None,
             };
-            self.0.writing.set(0);
-            self.0.drained.notify_one();
+            // What is left of it goes with the connection.
+            let left = self.0.writing.replace(0);
+            self.0.meter(|metered| metered - left);
             match written {
                 Some(Ok(())) => {}
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),
             }
-            buffer.clear();
-            if buffer.capacity() > KEEP_BYTES_MAX {
-                buffer = Vec::new();
-            }
+            self.0.pieces.borrow_mut().recycle(piece);
         }
     }
 
-    /// Writes `bytes` in pieces, each within `stall`.
-    async fn write_pieces(&self, stream: &Stream, bytes: &[u8], stall: Duration) -> io::Result<()> {
-        for piece in bytes.chunks(PIECE_BYTES) {
-            let written = tokio::time::timeout(stall, stream.write_all(piece)).await;
-            written.map_err(|_| io::ErrorKind::TimedOut)??;
-            self.0.writing.set(self.0.writing.get() - piece.len());
+    /// Writes `bytes` in parts, each within `stall`, or as long as a client still asks: who asks for much before it
+    /// listens has not gone.
+    async fn write_piece(&self, stream: &Stream, bytes: &[u8], stall: Duration) -> io::Result<()> {
+        for part in bytes.chunks(PIECE_BYTES) {
+            let writing = stream.write_all(part);
+            tokio::pin!(writing);
+            loop {
+                match tokio::time::timeout(stall, &mut writing).await {
+                    Ok(written) => break written?,
+                    Err(_) if self.has_asked_within(stall) => {}
+                    Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+                }
+            }
+            self.0.took(part.len());
+            // A peer that takes all at once keeps nobody else waiting.
+            if part.len() == PIECE_BYTES {
+                tokio::task::yield_now().await;
+            }
         }
         Ok(())
     }

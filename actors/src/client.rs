@@ -7,7 +7,7 @@
 use crate::env::names;
 use bytes::{Bytes, BytesMut};
 pub use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError, KEY_MAX, VALUE_MAX_DEFAULT};
-use dsm_protocol::frame::{self, FrameError};
+use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
 use dsm_protocol::ids::{LinkId, Millis, RequestId};
 use dsm_protocol::machine::client::{self as machine, Cause, Effect, Event, Kind, Outcome};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message, Request, Welcome};
@@ -508,6 +508,7 @@ struct Socket {
     master: usize,
     stream: TcpStream,
     input: BytesMut,
+    unframer: Unframer,
     output: Vec<u8>,
     /// Bytes of `output` that the kernel has.
     written: usize,
@@ -763,19 +764,30 @@ impl Driver {
     fn decode(&mut self) -> Result<(), String> {
         let answer_max = self.answer_bytes_max;
         while let Some(socket) = &mut self.socket {
-            let message = frame::decode(&mut socket.input, answer_max).map_err(garbage)?;
+            let incoming = socket.unframer.next(&mut socket.input, answer_max).map_err(garbage)?;
             let link = socket.link;
-            match message {
+            match incoming {
                 None => return Ok(()),
-                Some(Message::Response { id, reply }) => {
+                Some(Incoming::Message(Message::Response { id, reply })) => {
                     self.step(Event::Answered { link, request: id, reply });
                 }
-                Some(Message::Control(Control::Reject { reason })) => return Err(one_line(&reason)),
-                Some(Message::Control(Control::MasterState(state))) if !state.active => {
+                // That request's failure, and no other's.
+                Some(Incoming::TooLong { about: About::Response(id), length }) => {
+                    let why =
+                        format!("the answer has {length} bytes, more than this client takes (value_max)");
+                    let reply = Reply::error(ErrorWord::Bad, why);
+                    self.step(Event::Answered { link, request: id, reply });
+                }
+                Some(Incoming::Message(Message::Control(Control::Reject { reason }))) => {
+                    return Err(one_line(&reason));
+                }
+                Some(Incoming::Message(Message::Control(Control::MasterState(state)))) if !state.active => {
                     self.step(Event::StoodBy { link, active_address: state.active_address });
                 }
-                Some(Message::Control(Control::MasterState(_))) => {}
-                Some(_) => return Err("sent a message that is not for clients".to_owned()),
+                Some(Incoming::Message(Message::Control(Control::MasterState(_)))) => {}
+                Some(Incoming::Message(_) | Incoming::TooLong { .. }) => {
+                    return Err("sent a message that is not for clients".to_owned());
+                }
             }
         }
         Ok(())
@@ -811,6 +823,7 @@ impl Socket {
             master,
             stream,
             input,
+            unframer: Unframer::default(),
             output: Vec::new(),
             written: 0,
             written_total: 0,
@@ -885,6 +898,7 @@ async fn connected(
 async fn open(address: String) -> Result<(TcpStream, BytesMut, Welcome), String> {
     let text = |error: io::Error| error.to_string();
     let mut stream = names::connect(&address).await.map_err(text)?;
+    crate::env::keep_alive(&stream, crate::config::TCP_KEEPALIVE_DEFAULT);
     let hello = Control::Hello(Hello { cluster: None, role: HelloRole::Client });
     let mut greeting = frame::PREFACE.to_vec();
     frame::encode(&Message::Control(hello), &mut greeting);

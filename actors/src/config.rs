@@ -165,6 +165,11 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_MAX_PIPELINE_BYTES", value_name = "BYTES", default_value_t = ByteSize::mib(32))]
     pub max_pipeline_bytes: ByteSize,
 
+    /// Most bytes of answers in all that are on their way from slaves, or wait for clients to take them; beyond it those
+    /// that are longer than 16 KiB wait, and clients that take nothing for a second are cut
+    #[arg(long, env = "DSM_MAX_ANSWER_BYTES", value_name = "BYTES", default_value_t = ByteSize::mib(512))]
+    pub max_answer_bytes: ByteSize,
+
     /// Most bytes of values on their way from one slave; beyond it reads wait, so that acknowledgements are not late
     #[arg(long, env = "DSM_SLAVE_WINDOW", value_name = "BYTES", default_value_t = ByteSize::mib(8))]
     pub slave_window: ByteSize,
@@ -188,7 +193,7 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_MAX_LINK_BYTES", value_name = "BYTES", default_value_t = ByteSize::mib(512))]
     pub max_link_bytes: ByteSize,
 
-    /// A connection whose peer takes no answers for this long is cut
+    /// A connection whose peer takes no answers for this long, and sends nothing either, is cut
     #[arg(long, env = "DSM_WRITE_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     pub write_timeout: Duration,
 
@@ -200,7 +205,14 @@ pub struct MasterConfig {
     /// A client connection without requests for this long is closed; 0s: never
     #[arg(long, env = "DSM_IDLE_TIMEOUT", value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
     pub idle_timeout: Duration,
+
+    /// A peer that says nothing for this long is probed by the system, and given up after three probes; 0s: never
+    #[arg(long, env = "DSM_TCP_KEEPALIVE", value_name = "DURATION", default_value = "300s", value_parser = humantime::parse_duration)]
+    pub tcp_keepalive: Duration,
 }
+
+/// The default of `--tcp-keepalive`, which is Redis'.
+pub(crate) const TCP_KEEPALIVE_DEFAULT: Duration = Duration::from_secs(300);
 
 /// The address at which a `dsm-master` listens by default.
 pub const PRIMARY_ADDRESS: &str = "127.0.0.1:12345";
@@ -238,6 +250,7 @@ impl Default for MasterConfig {
             max_connections: 10_000,
             max_pipeline: 10_000,
             max_pipeline_bytes: ByteSize::mib(32),
+            max_answer_bytes: ByteSize::mib(512),
             slave_window: ByteSize::mib(8),
             log_read_window: ByteSize::mib(64),
             max_requests: 200_000,
@@ -246,6 +259,7 @@ impl Default for MasterConfig {
             write_timeout: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::ZERO,
+            tcp_keepalive: TCP_KEEPALIVE_DEFAULT,
         }
     }
 }
@@ -331,6 +345,7 @@ impl MasterConfig {
         positive("--max-connections", self.max_connections as u64)?;
         positive("--max-pipeline", self.max_pipeline as u64)?;
         positive("--max-pipeline-bytes", self.max_pipeline_bytes.as_u64())?;
+        positive("--max-answer-bytes", self.max_answer_bytes.as_u64())?;
         positive("--slave-window", self.slave_window.as_u64())?;
         positive("--log-read-window", self.log_read_window.as_u64())?;
         positive("--max-requests", self.max_requests as u64)?;
@@ -366,6 +381,10 @@ pub struct SlaveConfig {
     /// How long a connect may take
     #[arg(long, env = "DSM_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
     pub connect_timeout: Duration,
+
+    /// A peer that says nothing for this long is probed by the system, and given up after three probes; 0s: never
+    #[arg(long, env = "DSM_TCP_KEEPALIVE", value_name = "DURATION", default_value = "300s", value_parser = humantime::parse_duration)]
+    pub tcp_keepalive: Duration,
 }
 
 impl Default for SlaveConfig {
@@ -376,6 +395,7 @@ impl Default for SlaveConfig {
             max_memory: None,
             max_value: ByteSize(VALUE_MAX_DEFAULT as u64),
             connect_timeout: Duration::from_secs(2),
+            tcp_keepalive: TCP_KEEPALIVE_DEFAULT,
         }
     }
 }

@@ -133,7 +133,8 @@ impl Door {
         if let Some(session) = self.session.as_ref().filter(|session| !session.is_closed()) {
             return Rc::clone(session);
         }
-        let session = Rc::new(Session::embedded(SessionId(self.switchboard.next_id())));
+        let session =
+            Rc::new(Session::embedded(SessionId(self.switchboard.next_id()), &self.switchboard.answers));
         self.switchboard.push(Arrived::Opened(Rc::clone(&session)));
         self.session = Some(Rc::clone(&session));
         let (closing, board) = (Rc::clone(&session), Rc::clone(&self.switchboard));

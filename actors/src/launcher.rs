@@ -622,13 +622,18 @@ impl Launcher {
 
     /// The state of the master that serves; `None` while none does.
     pub fn serving_status(&mut self) -> Option<Status> {
+        self.serving().map(|(_, status)| status)
+    }
+
+    /// The master that serves, with its state; `None` while none does.
+    pub fn serving(&mut self) -> Option<(Role, Status)> {
         [Role::Primary, Role::Backup]
             .into_iter()
             .filter(|role| self.state(*role) == ProcessState::Running)
             .collect::<Vec<_>>()
             .into_iter()
-            .filter_map(|role| Status::ask(self.address(role)?, STATUS_TIMEOUT).ok())
-            .find(Status::is_primary)
+            .filter_map(|role| Some((role, Status::ask(self.address(role)?, STATUS_TIMEOUT).ok()?)))
+            .find(|(_, status)| status.is_primary())
     }
 
     fn wait_status(

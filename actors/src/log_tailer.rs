@@ -19,6 +19,9 @@ use tokio::task::JoinHandle;
 /// How much is read at once, in bytes.
 pub(crate) const CHUNK_BYTES: usize = 1 << 20;
 
+/// So many keys are handed to the master at once.
+const CHANGES_MAX: usize = 2048;
+
 /// After a read the tailer rests this long, so that a busy log costs one wake for many groups.
 const REST: Duration = Duration::from_millis(2);
 
@@ -140,6 +143,7 @@ impl Actor for LogTailer {
             scanner: Scanner::resume(self.from.position, self.line_bytes_max),
             identity: self.from.file,
             from_start: false,
+            told: self.from.position,
             warned_at: None,
         };
         let fate = self.fate.clone();
@@ -183,6 +187,8 @@ struct Follower {
     scanner: Scanner,
     identity: Option<crate::env::FileIdentity>,
     from_start: bool,
+    /// The place that the master was told last.
+    told: Position,
     /// The place of the bad line that was complained about.
     warned_at: Option<u64>,
 }
@@ -205,9 +211,11 @@ impl Follower {
             }
             tokio::time::sleep(REST).await;
             match &mut watch {
-                Some(watch) => {
-                    if let Ok(noticed) = tokio::time::timeout(LOOK_EVERY, watch.changed()).await {
-                        noticed?;
+                Some(noticing) => {
+                    let noticed = tokio::time::timeout(LOOK_EVERY, noticing.changed()).await;
+                    if let Ok(Err(error)) = noticed {
+                        log::warn!("no more file notices, looking every {LOOK_WITHOUT_NOTICE:?} instead error={error}");
+                        watch = None;
                     }
                 }
                 None => tokio::time::sleep(LOOK_WITHOUT_NOTICE).await,
@@ -251,6 +259,7 @@ impl Follower {
         }
         self.scanner = Scanner::new(self.line_bytes_max);
         self.from_start = true;
+        self.told = Position::default();
         self.warned_at = None;
     }
 
@@ -293,9 +302,27 @@ impl Follower {
             file: self.identity,
             caught_up,
         };
-        // The master is gone only when the node ends.
-        let _ = self.replayed.send(replayed).await;
+        let before = std::mem::replace(&mut self.told, replayed.position);
+        hand_over(&self.replayed, replayed, before).await;
     }
+}
+
+/// Hands a part of the log to the master in pieces that one turn can take in. All but the last name the place `before`
+/// the part: if the rest does not follow, what was taken in is replayed again, which changes nothing.
+pub(crate) async fn hand_over(replayed: &Recipient<Replayed>, mut part: Replayed, before: Position) {
+    while part.changes.len() > CHANGES_MAX {
+        let rest = part.changes.split_off(CHANGES_MAX);
+        let piece = Replayed {
+            from_start: std::mem::take(&mut part.from_start),
+            changes: std::mem::replace(&mut part.changes, rest),
+            position: before,
+            file: part.file,
+            caught_up: false,
+        };
+        // The master is gone only when the node ends.
+        let _ = replayed.send(piece).await;
+    }
+    let _ = replayed.send(part).await;
 }
 
 /// Takes all whole lines of `bytes`, which begin at the scanner's place; the bad line that stopped it, if any.

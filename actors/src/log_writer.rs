@@ -15,9 +15,12 @@ use dsm_protocol::machine::master::{Change, WriteId};
 use dsm_protocol::planted;
 use dsm_protocol::record::{self, Operation, Place, Position, Trailer};
 use smallvec::SmallVec;
+use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// Space that is kept free behind the log's end, so that a takeover can write its EPOCH on a full disk.
 const RESERVE_BYTES: u64 = 64 * 1024;
@@ -25,8 +28,15 @@ const RESERVE_BYTES: u64 = 64 * 1024;
 /// How much more is set aside at a time.
 const RESERVE_STEP_BYTES: u64 = 4 * 1024 * 1024;
 
-/// A group is closed when its lines reach this size.
+/// A group is closed when the keys and values in it reach this size, or with so many entries.
 const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
+const GROUP_ENTRIES_MAX: usize = 16 * 1024;
+
+/// Bytes of a line beside its keys and values, about.
+const LINE_BYTES: usize = 64;
+
+/// The lines of a group of so many bytes are made on the disk's thread: below, the way there costs more.
+const LONG_BYTES_MIN: usize = 64 * 1024;
 
 /// After so long without writes a SYNCED mark covers the last group.
 const MARK_AFTER: Duration = Duration::from_millis(10);
@@ -42,7 +52,7 @@ const SYNC_EVERY: Duration = Duration::from_secs(1);
 #[rtype(result = "()")]
 pub struct Append {
     /// The writes and what they change.
-    pub changes: Vec<(WriteId, Change)>,
+    pub changes: Vec<(WriteId, Arc<Change>)>,
 }
 
 /// Says that records are written: durable under `--fsync always`, else handed to the kernel.
@@ -170,7 +180,7 @@ pub struct Start {
 pub struct LogWriter {
     start: Start,
     ports: Ports,
-    queue: Vec<Queued>,
+    queue: VecDeque<Queued>,
     buffer: Vec<u8>,
     busy: bool,
     /// Whether a sync beside the writes is under way.
@@ -197,8 +207,8 @@ pub struct LogWriter {
 
 #[derive(Debug)]
 enum Queued {
-    Change(WriteId, Change),
-    /// Begins a reign whose epoch exceeds `above` and is the first entry of its group.
+    Change(WriteId, Arc<Change>),
+    /// Begins a reign whose epoch exceeds `above` and is the only entry of its group.
     Epoch {
         above: Epoch,
     },
@@ -230,7 +240,7 @@ impl LogWriter {
         LogWriter {
             start,
             ports,
-            queue: vec![Queued::Epoch { above: Epoch::default() }],
+            queue: VecDeque::from([Queued::Epoch { above: Epoch::default() }]),
             buffer: Vec::new(),
             busy: false,
             syncing: false,
@@ -277,62 +287,88 @@ impl LogWriter {
         if let Some(timer) = self.mark_timer.take() {
             ctx.cancel_future(timer);
         }
-        let mut bytes = std::mem::take(&mut self.buffer);
-        bytes.clear();
-        let first_seq = self.seq.next();
-        let mut seq = self.seq;
-        let mut entries = Vec::with_capacity(self.queue.len());
-        let mut rest = Vec::new();
-        let mut has_epoch = false;
-        for queued in self.queue.drain(..) {
-            let is_epoch = matches!(queued, Queued::Epoch { .. });
-            // One group has one epoch.
-            if bytes.len() >= GROUP_BYTES_MAX || !rest.is_empty() || (is_epoch && !entries.is_empty()) {
-                rest.push(queued);
-                continue;
+        let mut queued = Vec::new();
+        let mut payload_bytes = 0;
+        while let Some(next) = self.queue.pop_front() {
+            let is_epoch = matches!(next, Queued::Epoch { .. });
+            payload_bytes += next.payload_bytes();
+            queued.push(next);
+            // One group has one epoch, and an EPOCH record is one by itself.
+            let is_last = is_epoch || matches!(self.queue.front(), Some(Queued::Epoch { .. }));
+            if is_last || payload_bytes >= GROUP_BYTES_MAX || queued.len() >= GROUP_ENTRIES_MAX {
+                break;
             }
-            let before = bytes.len();
-            has_epoch |= is_epoch;
-            let synced = if planted!(SyncedTooHigh) { seq } else { self.synced };
-            let mut places = SmallVec::new();
-            let offset = self.offset + before as u64;
-            seq = encode(&queued, seq, synced, offset, &mut self.start, &mut bytes, &mut places);
-            let length =
-                u32::try_from(bytes.len() - before).expect("no request is longer than PAYLOAD_BYTES_MAX");
-            entries.push(Encoded { queued, length, places });
         }
-        self.queue = rest;
-        debug_assert!(seq >= first_seq);
-        let durable = self.is_durable() || has_epoch;
-        let in_flight =
-            InFlight { entries, first_seq, epoch: self.start.epoch, offset: self.offset, durable };
-        let end = self.offset + bytes.len() as u64;
-        let reserve_to = (end + RESERVE_BYTES > self.reserved_to && !has_epoch)
-            .then_some(end + RESERVE_BYTES + RESERVE_STEP_BYTES);
-        let mut group = Group { offset: self.offset, bytes, sync: in_flight.durable, reserve_to };
-        let is_broken = [planted!(GroupNotSynced), planted!(EpochNotSynced)];
-        group.sync &= !is_broken[usize::from(has_epoch)];
+        let above = match queued.first() {
+            Some(Queued::Epoch { above }) => Some(*above),
+            Some(Queued::Change(..)) | None => None,
+        };
+        if let Some(above) = above {
+            self.start.epoch = self.start.epoch.max(above.next());
+        }
+        let draft = Draft {
+            queued,
+            bytes: std::mem::take(&mut self.buffer),
+            last: self.seq,
+            synced: self.synced,
+            synced_too_high: planted!(SyncedTooHigh),
+            offset: self.offset,
+            epoch: self.start.epoch,
+            address: self.start.address.clone(),
+            head: self.start.head.clone(),
+        };
         self.busy = true;
-        self.write(group, in_flight, ctx);
+        self.write(draft, payload_bytes >= LONG_BYTES_MIN, above.is_some(), ctx);
     }
 
     fn is_durable(&self) -> bool {
         self.start.fsync == Fsync::Always
     }
 
-    fn write(&self, group: Group, in_flight: InFlight, ctx: &mut Context<Self>) {
+    /// Makes the lines of a group and writes them. Those of a long one are made on the disk's thread: to encode and to
+    /// checksum megabytes would hold up everybody.
+    fn write(&self, draft: Draft, is_long: bool, has_epoch: bool, ctx: &mut Context<Self>) {
         let file = Rc::clone(&self.start.file);
-        let reserve_to = group.reserve_to;
-        let least = group.offset + group.bytes.len() as u64 + RESERVE_BYTES;
+        let (first_seq, epoch, offset) = (self.seq.next(), self.start.epoch, self.offset);
+        let durable = self.is_durable() || has_epoch;
+        let is_broken = [planted!(GroupNotSynced), planted!(EpochNotSynced)];
+        let sync = durable && !is_broken[usize::from(has_epoch)];
+        let reserved = self.reserved_to;
         let writing = async move {
-            let mut appended = file.append(group).await;
+            let mut in_flight = InFlight { entries: Vec::new(), first_seq, epoch, offset, durable };
+            let made = if is_long {
+                let (answer, answered) = oneshot::channel();
+                let work = Box::new(move || drop(answer.send(draft.encode())));
+                match file.compute(work).await {
+                    Ok(()) => answered.await.map_err(io::Error::other),
+                    Err(error) => Err(error),
+                }
+            } else {
+                Ok(draft.encode())
+            };
+            let (bytes, entries) = match made {
+                Ok(made) => made,
+                Err(error) => {
+                    let appended = Appended {
+                        bytes: Vec::new(),
+                        written: 0,
+                        write_error: None,
+                        sync_error: Some(error),
+                    };
+                    return (appended, None, in_flight);
+                }
+            };
+            in_flight.entries = entries;
+            let end = offset + bytes.len() as u64;
+            let least = end + RESERVE_BYTES;
+            let reserve_to = (least > reserved && !has_epoch).then_some(least + RESERVE_STEP_BYTES);
+            let mut appended = file.append(Group { offset, bytes, sync, reserve_to }).await;
             let mut reserved_to = reserve_to;
             // The big step does not fit: the disk is nearly full. Take what this group needs, or nothing.
             if appended.written == 0 && reserve_to.is_some() && is_full(appended.write_error.as_ref()) {
                 reserved_to = Some(least);
                 let bytes = std::mem::take(&mut appended.bytes);
-                let offset = least - RESERVE_BYTES - bytes.len() as u64;
-                let group = Group { offset, bytes, sync: in_flight.durable, reserve_to: reserved_to };
+                let group = Group { offset, bytes, sync: durable, reserve_to: reserved_to };
                 appended = file.append(group).await;
             }
             (appended, reserved_to, in_flight)
@@ -477,7 +513,7 @@ impl LogWriter {
                 }
             }
             self.waits_for_room = !epochs.is_empty();
-            self.queue = epochs;
+            self.queue = epochs.into();
         }
         self.seq = seq;
         self.offset = offset;
@@ -661,38 +697,70 @@ pub(crate) fn is_full(error: Option<&io::Error>) -> bool {
     })
 }
 
-/// Appends the lines of one entry, which will stand at `offset`; gives the last seq, and where the values will stand.
-fn encode(
-    queued: &Queued,
+impl Queued {
+    /// Bytes of keys and values, and what a line has beside them.
+    fn payload_bytes(&self) -> usize {
+        let keys_and_values: usize = match self {
+            Queued::Change(_, change) => match &**change {
+                Change::Put(pairs) => pairs.iter().map(|(key, value)| key.len() + value.len()).sum(),
+                Change::Delete(keys) => keys.iter().map(|key| key.len()).sum(),
+            },
+            Queued::Epoch { .. } => 0,
+        };
+        keys_and_values + LINE_BYTES
+    }
+}
+
+/// A group whose lines are to be made: all that they depend on.
+struct Draft {
+    queued: Vec<Queued>,
+    /// Where to write them; what is in it goes.
+    bytes: Vec<u8>,
+    /// The seq in front.
     last: Seq,
     synced: Seq,
+    synced_too_high: bool,
     offset: u64,
-    start: &mut Start,
-    out: &mut Vec<u8>,
-    places: &mut SmallVec<[Place; 1]>,
-) -> Seq {
-    let seq = last.next();
-    match queued {
-        Queued::Change(_, Change::Put(pairs)) => {
-            let trailer = Trailer::new(seq, start.epoch, synced);
-            record::encode_write_at(pairs, trailer, offset, out, places);
-        }
-        Queued::Change(_, Change::Delete(keys)) => record::encode_delete(keys, seq, start.epoch, synced, out),
-        Queued::Epoch { above } => {
-            if *above >= start.epoch {
-                start.epoch = above.next();
+    epoch: Epoch,
+    address: String,
+    head: Option<Operation>,
+}
+
+impl Draft {
+    /// Makes the lines.
+    fn encode(self) -> (Vec<u8>, Vec<Encoded>) {
+        let Draft { queued, mut bytes, mut last, .. } = self;
+        bytes.clear();
+        let mut entries = Vec::with_capacity(queued.len());
+        for queued in queued {
+            let before = bytes.len();
+            let synced = if self.synced_too_high { last } else { self.synced };
+            let mut places = SmallVec::new();
+            last = last.next();
+            let trailer = Trailer::new(last, self.epoch, synced);
+            match &queued {
+                Queued::Change(_, change) => match &**change {
+                    Change::Put(pairs) => {
+                        let offset = self.offset + before as u64;
+                        record::encode_write_at(pairs, trailer, offset, &mut bytes, &mut places);
+                    }
+                    Change::Delete(keys) => record::encode_delete(keys, last, self.epoch, synced, &mut bytes),
+                },
+                Queued::Epoch { .. } => {
+                    if let Some(head) = &self.head {
+                        record::encode(head, last, self.epoch, synced, &mut bytes);
+                        last = last.next();
+                    }
+                    let epoch = Operation::Epoch { address: self.address.clone() };
+                    record::encode(&epoch, last, self.epoch, synced, &mut bytes);
+                }
             }
-            let mut seq = seq;
-            if let Some(head) = &start.head {
-                record::encode(head, seq, start.epoch, synced, out);
-                seq = seq.next();
-            }
-            let epoch = Operation::Epoch { address: start.address.clone() };
-            record::encode(&epoch, seq, start.epoch, synced, out);
-            return seq;
+            let length =
+                u32::try_from(bytes.len() - before).expect("no request is longer than PAYLOAD_BYTES_MAX");
+            entries.push(Encoded { queued, length, places });
         }
+        (bytes, entries)
     }
-    seq
 }
 
 impl Actor for LogWriter {
@@ -723,7 +791,7 @@ impl Handler<RaiseEpoch> for LogWriter {
     type Result = ();
 
     fn handle(&mut self, raise: RaiseEpoch, ctx: &mut Self::Context) {
-        self.queue.push(Queued::Epoch { above: raise.above });
+        self.queue.push_back(Queued::Epoch { above: raise.above });
         self.next_group(ctx);
     }
 }

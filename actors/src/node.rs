@@ -15,6 +15,7 @@ use actix::prelude::*;
 use dsm_protocol::ids::SlaveId;
 use std::cell::Cell;
 use std::future::Future;
+use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -85,10 +86,12 @@ pub(crate) async fn open_master(
             .map_err(|error| NodeError::Listen { address: listen.clone(), error: error.to_string() })?,
     };
     let lock_path = config.lock_path();
-    env.locks().identity(&lock_path).map_err(|error| NodeError::File {
+    let unusable = |error: io::Error| NodeError::File {
         path: lock_path.display().to_string(),
         error: error.to_string(),
-    })?;
+    };
+    env.locks().identity(&lock_path).map_err(unusable)?;
+    env.locks().try_kinds(&lock_path).map_err(unusable)?;
     check_log(&config, &env).await?;
     let bound = listener.local_address().unwrap_or(listen);
     let address = config.advertise.clone().unwrap_or_else(|| bound.clone());

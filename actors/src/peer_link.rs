@@ -7,7 +7,8 @@ use crate::batch::{Outbox, Turns};
 use crate::env::{Env, Stream};
 use crate::supervision::{Backoff, Fate, TaskGuard};
 use bytes::BytesMut;
-use dsm_protocol::frame;
+use dsm_protocol::command::{ErrorWord, Reply};
+use dsm_protocol::frame::{self, About, Incoming, Unframer};
 use dsm_protocol::ids::{ClusterId, LinkId};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message};
 use std::cell::Cell;
@@ -116,6 +117,7 @@ async fn dial(
 ) -> io::Result<()> {
     let connecting = context.env.connect(&introduction.peer);
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await??;
+    stream.keep_alive(context.config.tcp_keepalive);
     let outbox = Outbox::default();
     let hello = introduction.hello(&context.env)?;
     outbox.append(|out| {
@@ -159,8 +161,10 @@ async fn read(
     let invalid = |error: frame::FrameError| io::Error::new(io::ErrorKind::InvalidData, error);
     let mut buffer = BytesMut::new();
     let mut turns = Turns::default();
+    let mut unframer = Unframer::default();
     loop {
-        let reading = read_more(stream, &mut buffer, 0);
+        let need = frame::missing(&buffer);
+        let reading = read_more(stream, &mut buffer, need);
         let more = if down.up {
             reading.await?
         } else {
@@ -171,8 +175,25 @@ async fn read(
         }
         loop {
             // Whoever answers at the address is nobody we know before it says Welcome.
-            let body_max = if down.up { request_body_max(context) } else { frame::HANDSHAKE_BODY_MAX };
-            let Some(message) = frame::decode(&mut buffer, body_max).map_err(invalid)? else { break };
+            let incoming = if down.up {
+                // A value from before `--max-value` was lowered is as long as it is, and was asked for.
+                let asked = frame::body_max(context.switchboard.asked(generation));
+                unframer.next(&mut buffer, request_body_max(context).max(asked)).map_err(invalid)?
+            } else {
+                frame::decode(&mut buffer, frame::HANDSHAKE_BODY_MAX).map_err(invalid)?.map(Incoming::Message)
+            };
+            let message = match incoming {
+                Some(Incoming::Message(message)) => message,
+                Some(Incoming::TooLong { about: About::Response(id), length }) => {
+                    let why =
+                        format!("the answer has {length} bytes, more than this master takes (--max-value)");
+                    Message::Response { id, reply: Reply::error(ErrorWord::Bad, why) }
+                }
+                Some(Incoming::TooLong { about: About::Request(_) | About::Value(_), .. }) => {
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
+                None => break,
+            };
             turns.count().await;
             match message {
                 Message::Control(Control::Welcome(welcome)) if !down.up => {

@@ -4,6 +4,7 @@
 //! be on disk, sync file and directory. Never serves and never appends: the EPOCH record is `LogWriter`'s first.
 
 use crate::config::Fsync;
+use crate::env::real::passes;
 use crate::env::{Env, File, Group, OpenMode};
 use crate::log_tailer::{self, Replay, Replayed, CHUNK_BYTES};
 use crate::log_writer::{is_full, ROOM_EVERY};
@@ -85,10 +86,22 @@ impl Recovery {
     /// Opens the log and takes the lock on its inode; whoever still has it reigns without the lock file.
     async fn open_locked(&self) -> io::Result<Rc<dyn File>> {
         let begun = self.env.now();
-        let mut warned = false;
+        let (mut warned, mut refused) = (false, false);
         loop {
             let file = self.env.disk().open(&self.path, OpenMode::Write).await?;
-            if file.try_lock()? || planted!(TakeoverWithoutLock) {
+            let locked = match file.try_lock() {
+                Err(error) if passes(&error) => {
+                    if !std::mem::replace(&mut refused, true) {
+                        log::warn!(
+                            "the system refuses for now, trying on what=\"the log's lock\" error={error}"
+                        );
+                    }
+                    tokio::time::sleep(INODE_LOCK_EVERY).await;
+                    continue;
+                }
+                locked => locked?,
+            };
+            if locked || planted!(TakeoverWithoutLock) {
                 if self.env.disk().identity(&self.path)? == Some(file.identity()?) {
                     return Ok(file);
                 }
@@ -115,7 +128,8 @@ impl Recovery {
         let mut length = CHUNK_BYTES;
         let mut from_start = from_start;
         loop {
-            let offset = scanner.position().offset;
+            let before = scanner.position();
+            let offset = before.offset;
             let bytes = file.read_at(offset, length).await?;
             let at_end = bytes.len() < length;
             let mut changes: Vec<Replay> = Vec::new();
@@ -141,7 +155,7 @@ impl Recovery {
                 file: Some(identity),
                 caught_up: at_end,
             };
-            let _ = self.replayed.send(replayed).await;
+            log_tailer::hand_over(&self.replayed, replayed, before).await;
             if at_end || bad.is_some() {
                 return Ok(bad);
             }

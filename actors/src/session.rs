@@ -3,24 +3,80 @@
 //!
 //! Owns the order of answers, and what is in flight and put aside. Never reads a socket, never executes anything.
 
-use crate::batch::Outbox;
+use crate::batch::{Meter, Outbox};
 use bytes::Bytes;
 use dsm_protocol::command::{Command, Reply};
 use dsm_protocol::frame;
 use dsm_protocol::ids::{RequestId, SessionId};
 use dsm_protocol::machine::front::Kind;
 use dsm_protocol::message::Message;
+use dsm_protocol::pieces::Pieces;
 use dsm_protocol::planted;
 use dsm_protocol::resp::{self, Protocol, Shape};
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
 use tokio::sync::{oneshot, Notify};
 
-/// Up to so many requests in flight nobody looks at how long their answers will be.
-const DEEP_REQUESTS: usize = 32;
+/// So many bytes of answers each connection may have on their way and waiting, whatever all others have: who asks for
+/// short things does not suffer from those who ask for long ones and do not listen.
+pub(crate) const ANSWER_BYTES_FREE: usize = 16 * 1024;
 
-/// Nor with so few bytes of answers waiting for the socket.
-const DEEP_BYTES: usize = 256 * 1024;
+/// What a request or an answer takes in memory beside its own bytes while it waits for an earlier one.
+const SLOT_BYTES: usize = 128;
+
+/// What the answers of all connections take in memory: `--max-answer-bytes`.
+#[derive(Debug)]
+pub(crate) struct AnswerPool {
+    bytes_max: usize,
+    /// Bytes of values that are on their way from slaves, and of answers that wait for an earlier one or for a socket.
+    bytes: Meter,
+    /// Bytes of what connections say by themselves and must hold back, for an earlier request is not answered.
+    said: Cell<usize>,
+    /// Sessions with a request that waits for room in here.
+    waiting: Cell<usize>,
+}
+
+impl AnswerPool {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        AnswerPool { bytes_max, bytes: Meter::default(), said: Cell::new(0), waiting: Cell::new(0) }
+    }
+
+    /// Counts the bytes of outboxes.
+    pub(crate) fn meter(&self) -> Meter {
+        Rc::clone(&self.bytes)
+    }
+
+    /// Bytes that are taken.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.get() + self.said.get()
+    }
+
+    /// Whether an answer of `bytes` may be under way as well. One alone always may.
+    fn has_room_for(&self, bytes: usize) -> bool {
+        self.bytes.get() == 0 || self.bytes.get() + bytes <= self.bytes_max
+    }
+
+    fn is_full(&self) -> bool {
+        self.len() >= self.bytes_max
+    }
+
+    /// Sessions with a request that waits for room in here.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.get()
+    }
+}
+
+/// Whether a request may be executed whose answer is long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    Yes,
+    /// Earlier answers of the connection must leave first.
+    NotHere,
+    /// Answers of others must leave first.
+    NotInAll,
+}
 
 /// How the answer to a request is coded.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +105,9 @@ struct Slot {
 enum SlotState {
     Asked,
     /// Answered, but an earlier one is not.
-    Ready(Vec<u8>),
+    Ready(Pieces),
+    /// The same of what the connection says by itself.
+    Said(Vec<u8>),
     /// Answered and sent.
     Done,
 }
@@ -67,8 +125,13 @@ struct Slots {
     expected_bytes: usize,
     /// Bytes of the answers that wait for an earlier one.
     ready_bytes: usize,
+    /// The same of what the connection says by itself. It may wait for a request that is put aside: it cannot be a
+    /// reason for that to wait.
+    said_bytes: usize,
     /// Requests that are not executed before earlier answers have left.
     parked: VecDeque<(u64, Command)>,
+    /// Whether the first of them waits for answers of others.
+    waits_in_all: bool,
 }
 
 impl Slots {
@@ -90,10 +153,11 @@ impl Slots {
         usize::try_from(tag.checked_sub(first)?).ok().filter(|index| *index < self.queue.len())
     }
 
-    fn settle(&mut self, bytes: usize, expected_bytes: usize) {
+    fn settle(&mut self, bytes: usize, expected_bytes: usize, outbox: &Outbox) {
         self.open -= 1;
         self.bytes -= bytes;
         self.expected_bytes -= expected_bytes;
+        outbox.release(expected_bytes);
     }
 
     /// Requests that take memory, be it for an answer that waits for an earlier one.
@@ -123,33 +187,42 @@ pub(crate) struct Session {
     parting: Cell<Parting>,
     generation: Cell<u32>,
     outbox: Outbox,
+    pool: Rc<AnswerPool>,
     slots: RefCell<Slots>,
     answered: Notify,
 }
 
 impl Session {
     /// A Redis client's session.
-    pub(crate) fn resp(id: SessionId, outbox: Outbox) -> Self {
-        Self::new(id, outbox, false, false)
+    pub(crate) fn resp(id: SessionId, outbox: Outbox, pool: &Rc<AnswerPool>) -> Self {
+        Self::new(id, outbox, pool, false, false)
     }
 
     /// A native client's session.
-    pub(crate) fn native(id: SessionId, outbox: Outbox) -> Self {
-        Self::new(id, outbox, true, false)
+    pub(crate) fn native(id: SessionId, outbox: Outbox, pool: &Rc<AnswerPool>) -> Self {
+        Self::new(id, outbox, pool, true, false)
     }
 
     /// A session of the other master, forwarded over its link.
-    pub(crate) fn forwarded(id: SessionId, outbox: Outbox) -> Self {
-        Self::new(id, outbox, true, true)
+    pub(crate) fn forwarded(id: SessionId, outbox: Outbox, pool: &Rc<AnswerPool>) -> Self {
+        Self::new(id, outbox, pool, true, true)
     }
 
     /// The session of a program that runs this master in its own process: nothing of it goes over a socket, and a
     /// standby forwards for it.
-    pub(crate) fn embedded(id: SessionId) -> Self {
-        Session { is_embedded: true, ..Self::new(id, Outbox::default(), false, false) }
+    pub(crate) fn embedded(id: SessionId, pool: &Rc<AnswerPool>) -> Self {
+        let mut session = Self::new(id, Outbox::metered(pool.meter()), pool, false, false);
+        session.is_embedded = true;
+        session
     }
 
-    fn new(id: SessionId, outbox: Outbox, is_native: bool, is_forwarded: bool) -> Self {
+    fn new(
+        id: SessionId,
+        outbox: Outbox,
+        pool: &Rc<AnswerPool>,
+        is_native: bool,
+        is_forwarded: bool,
+    ) -> Self {
         Session {
             id,
             is_forwarded,
@@ -158,6 +231,7 @@ impl Session {
             parting: Cell::new(Parting::No),
             generation: Cell::new(0),
             outbox,
+            pool: Rc::clone(pool),
             slots: RefCell::default(),
             answered: Notify::new(),
         }
@@ -251,7 +325,7 @@ impl Session {
                 let slot = slots.unordered.remove(&tag)?;
                 match (slot.coding, slot.caller) {
                     (Coding::Native(id), _) => {
-                        self.outbox.append(|out| frame::encode_response(id, reply, out));
+                        self.outbox.append_pieces(|out| frame::encode_response(id, reply, out));
                     }
                     (_, Some(caller)) => {
                         // A caller who does not wait any more wants no answer.
@@ -259,7 +333,7 @@ impl Session {
                     }
                     (_, None) => {}
                 }
-                slots.settle(slot.bytes, slot.expected_bytes);
+                slots.settle(slot.bytes, slot.expected_bytes, &self.outbox);
                 slot.bytes
             }
         };
@@ -275,17 +349,18 @@ impl Session {
         }
         let mut ready_bytes = 0;
         if index == 0 || planted!(AnswersOutOfOrder) {
-            self.outbox.append(|out| resp::encode_reply(protocol, shape, reply, out));
+            self.outbox.append_pieces(|out| resp::encode_reply(protocol, shape, reply, out));
             slot.state = SlotState::Done;
         } else {
-            let mut ready = Vec::new();
+            let mut ready = Pieces::default();
             resp::encode_reply(protocol, shape, reply, &mut ready);
             ready_bytes = ready.len();
             slot.state = SlotState::Ready(ready);
         }
         let (bytes, expected_bytes) = (slot.bytes, slot.expected_bytes);
-        slots.settle(bytes, expected_bytes);
+        slots.settle(bytes, expected_bytes, &self.outbox);
         slots.ready_bytes += ready_bytes;
+        self.outbox.reserve(ready_bytes);
         if index == 0 {
             self.release(slots);
         }
@@ -300,13 +375,14 @@ impl Session {
             self.outbox.append(|out| out.extend_from_slice(answer));
             return;
         }
-        slots.ready_bytes += answer.len();
+        slots.said_bytes += answer.len() + SLOT_BYTES;
+        self.pool.said.set(self.pool.said.get() + answer.len() + SLOT_BYTES);
         slots.open(Slot {
             coding: Coding::Resp(Protocol::Resp2, Shape::Plain),
             caller: None,
             bytes: 0,
             expected_bytes: 0,
-            state: SlotState::Ready(answer.to_vec()),
+            state: SlotState::Said(answer.to_vec()),
         });
     }
 
@@ -323,7 +399,13 @@ impl Session {
                 SlotState::Done => {}
                 SlotState::Ready(ready) => {
                     slots.ready_bytes -= ready.len();
-                    self.outbox.append(|out| out.append(ready));
+                    self.outbox.release(ready.len());
+                    self.outbox.append_pieces(|out| out.append(ready));
+                }
+                SlotState::Said(said) => {
+                    slots.said_bytes -= said.len() + SLOT_BYTES;
+                    self.pool.said.set(self.pool.said.get() - said.len() - SLOT_BYTES);
+                    self.outbox.append(|out| out.append(said));
                 }
             }
             slots.queue.pop_front();
@@ -336,24 +418,39 @@ impl Session {
         (slots.len(), slots.bytes)
     }
 
-    /// Whether answers are many or long enough that their sizes must be foreseen.
-    pub(crate) fn is_deep(&self) -> bool {
-        let slots = self.slots.borrow();
-        slots.open > DEEP_REQUESTS || self.outbox.len() + slots.ready_bytes > DEEP_BYTES
+    /// Whether a request may be executed whose answer will have `answer_bytes`: earlier answers that have not left, and
+    /// those that are on their way, must leave room for it, on this connection and in all. One answer alone may always
+    /// be under way.
+    fn room_for(&self, slots: &Slots, answer_bytes: usize, bytes_max: usize) -> Room {
+        let load = self.outbox.load();
+        // What comes from the other master shares one link: there, only what is on its way is one session's own.
+        let own = if self.is_forwarded { slots.expected_bytes } else { load };
+        if own + answer_bytes <= ANSWER_BYTES_FREE.min(bytes_max) {
+            Room::Yes
+        } else if load > 0 && load + answer_bytes > bytes_max {
+            Room::NotHere
+        } else if !self.pool.has_room_for(answer_bytes) {
+            Room::NotInAll
+        } else {
+            Room::Yes
+        }
     }
 
-    /// Whether a request may be executed whose answer will have `answer_bytes`: earlier answers that have not left
-    /// and those that are on their way must leave room for it. One answer alone may always be under way.
-    pub(crate) fn has_room_for(&self, answer_bytes: usize, bytes_max: usize) -> bool {
-        let slots = self.slots.borrow();
-        let waiting = self.outbox.len() + slots.ready_bytes + slots.expected_bytes;
-        slots.parked.is_empty() && (waiting == 0 || waiting + answer_bytes <= bytes_max)
+    /// Takes room for the answer to `tag`, which will have `answer_bytes`, if there is room on this connection and, if
+    /// nobody has waited for it longer, in all.
+    pub(crate) fn expect(&self, tag: u64, answer_bytes: usize, bytes_max: usize) -> Room {
+        let slots = &mut *self.slots.borrow_mut();
+        let room = match self.room_for(slots, answer_bytes, bytes_max) {
+            Room::Yes if self.pool.waiting() > 0 && answer_bytes > ANSWER_BYTES_FREE => Room::NotInAll,
+            room => room,
+        };
+        if room == Room::Yes {
+            self.take_room(slots, tag, answer_bytes);
+        }
+        room
     }
 
-    /// Notes that the answer to `tag` will have `answer_bytes`.
-    pub(crate) fn expect(&self, tag: u64, answer_bytes: usize) {
-        let mut slots = self.slots.borrow_mut();
-        let slots = &mut *slots;
+    fn take_room(&self, slots: &mut Slots, tag: u64, answer_bytes: usize) {
         let slot = match slots.index(tag) {
             Some(index) => slots.queue.get_mut(index),
             None => slots.unordered.get_mut(&tag),
@@ -361,12 +458,31 @@ impl Session {
         if let Some(slot) = slot {
             slot.expected_bytes = answer_bytes;
             slots.expected_bytes += answer_bytes;
+            self.outbox.reserve(answer_bytes);
         }
     }
 
+    /// Whether there is room for an answer of `answer_bytes` to `tag`, which may be longer than was expected.
+    pub(crate) fn fits(&self, tag: u64, answer_bytes: usize, bytes_max: usize) -> bool {
+        let slots = self.slots.borrow();
+        let slot = match slots.index(tag) {
+            Some(index) => slots.queue.get(index),
+            None => slots.unordered.get(&tag),
+        };
+        let expected_bytes = slot.map_or(0, |slot| slot.expected_bytes);
+        let others = self.outbox.load() - expected_bytes;
+        answer_bytes <= expected_bytes.max(ANSWER_BYTES_FREE)
+            || others == 0
+            || others + answer_bytes <= bytes_max
+    }
+
     /// Puts a request aside, behind those that are put aside already.
-    pub(crate) fn park(&self, tag: u64, command: Command) {
-        self.slots.borrow_mut().parked.push_back((tag, command));
+    pub(crate) fn park(&self, tag: u64, command: Command, room: Room) {
+        let slots = &mut *self.slots.borrow_mut();
+        if slots.parked.is_empty() {
+            self.wait_in_all(slots, room == Room::NotInAll);
+        }
+        slots.parked.push_back((tag, command));
     }
 
     /// Whether requests are put aside: whatever comes later must queue behind them.
@@ -374,35 +490,85 @@ impl Session {
         !self.slots.borrow().parked.is_empty()
     }
 
-    /// Takes the first request that was put aside, if earlier answers have left enough room by now.
-    pub(crate) fn unpark(&self, bytes_max: usize) -> Option<(u64, Command)> {
-        let mut slots = self.slots.borrow_mut();
-        // Not those that are ready: they may wait for this very one.
-        let waiting = self.outbox.len() + slots.expected_bytes;
-        if waiting == 0 || waiting < bytes_max / 2 {
-            slots.parked.pop_front()
-        } else {
-            None
+    /// Takes the first request that was put aside, if there is room now for its answer, whose length `answer_bytes`
+    /// tells. `Err` says where there is none.
+    pub(crate) fn unpark(
+        &self,
+        bytes_max: usize,
+        answer_bytes: impl FnOnce(&Command) -> usize,
+    ) -> Result<Option<(u64, Command)>, Room> {
+        let slots = &mut *self.slots.borrow_mut();
+        let Some((tag, command)) = slots.parked.front() else {
+            self.wait_in_all(slots, false);
+            return Ok(None);
+        };
+        let (tag, answer_bytes) = (*tag, answer_bytes(command));
+        let room = self.room_for(slots, answer_bytes, bytes_max);
+        self.wait_in_all(slots, room == Room::NotInAll);
+        if room != Room::Yes {
+            return Err(room);
         }
+        self.take_room(slots, tag, answer_bytes);
+        Ok(slots.parked.pop_front())
+    }
+
+    /// Notes whether the session waits for answers of others to leave.
+    fn wait_in_all(&self, slots: &mut Slots, waits: bool) {
+        if std::mem::replace(&mut slots.waits_in_all, waits) != waits {
+            let waiting = self.pool.waiting.get();
+            self.pool.waiting.set(if waits { waiting + 1 } else { waiting - 1 });
+        }
+    }
+
+    /// Notes that its client has sent something.
+    pub(crate) fn note_sends(&self) {
+        self.outbox.note_sends();
+    }
+
+    /// For how long its client has taken none of its answers, if that is a client's own connection.
+    pub(crate) fn is_deaf_for(&self) -> Duration {
+        if self.is_forwarded || self.outbox.len() <= ANSWER_BYTES_FREE {
+            Duration::ZERO
+        } else {
+            self.outbox.stuck_for()
+        }
+    }
+
+    /// Ends the session at once, for a reason that its connection tells.
+    pub(crate) fn cut(&self, why: &'static str) {
+        self.outbox.cut(why);
+        self.answered.notify_one();
     }
 
     /// Whether there is room for a further request.
     pub(crate) fn has_room(&self, requests_max: usize, bytes_max: usize) -> bool {
         let slots = self.slots.borrow();
+        let answers = self.outbox.len() + slots.ready_bytes + slots.said_bytes;
         slots.len() < requests_max
             && slots.bytes < bytes_max
-            && self.outbox.len() + slots.ready_bytes <= bytes_max
+            && slots.parked.is_empty()
+            && answers <= self.answers_max(bytes_max)
+    }
+
+    /// Up to how many bytes of answers may wait here for more to be asked.
+    fn answers_max(&self, bytes_max: usize) -> usize {
+        if self.pool.is_full() {
+            ANSWER_BYTES_FREE.min(bytes_max)
+        } else {
+            bytes_max
+        }
     }
 
     /// Waits until there is room for a further request, or nothing more can be answered.
     pub(crate) async fn room(&self, requests_max: usize, bytes_max: usize) {
         while !self.has_room(requests_max, bytes_max) && !self.outbox.is_ended() {
-            let ready_bytes = {
+            let held_bytes = {
                 let slots = self.slots.borrow();
-                let is_full = slots.len() >= requests_max || slots.bytes >= bytes_max;
-                (!is_full).then_some(slots.ready_bytes)
+                let is_full =
+                    slots.len() >= requests_max || slots.bytes >= bytes_max || !slots.parked.is_empty();
+                (!is_full).then_some(slots.ready_bytes + slots.said_bytes)
             };
-            match ready_bytes.and_then(|ready_bytes| bytes_max.checked_sub(ready_bytes)) {
+            match held_bytes.and_then(|held_bytes| self.answers_max(bytes_max).checked_sub(held_bytes)) {
                 // Answers that the peer does not take are the other half of the bound.
                 Some(left) => self.outbox.drained_to(left).await,
                 None => self.answered.notified().await,
@@ -417,10 +583,18 @@ impl Session {
         }
     }
 
+    /// Whether answers wait for the socket.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.outbox.len() > 0
+    }
+
     /// Gives up what is not answered: how many requests, and their bytes.
     pub(crate) fn abandon(&self) -> (usize, usize) {
-        let mut slots = self.slots.borrow_mut();
+        let slots = &mut *self.slots.borrow_mut();
         let abandoned = (slots.open, slots.bytes);
+        self.outbox.release(slots.expected_bytes + slots.ready_bytes);
+        self.pool.said.set(self.pool.said.get() - slots.said_bytes);
+        self.wait_in_all(slots, false);
         *slots = Slots { next: slots.next, ..Slots::default() };
         abandoned
     }
@@ -445,6 +619,13 @@ impl Session {
     pub(crate) fn close(&self) {
         self.outbox.finish();
         self.answered.notify_one();
+    }
+}
+
+impl Drop for Session {
+    // What it had taken of what is shared.
+    fn drop(&mut self) {
+        self.abandon();
     }
 }
 
@@ -492,17 +673,35 @@ mod tests {
     use super::*;
     use futures_util::FutureExt as _;
 
+    fn pool(bytes_max: usize) -> Rc<AnswerPool> {
+        Rc::new(AnswerPool::new(bytes_max))
+    }
+
+    /// A session whose outbox nobody pumps.
+    fn session_in(pool: &Rc<AnswerPool>) -> Session {
+        Session::resp(SessionId(1), Outbox::metered(pool.meter()), pool)
+    }
+
+    fn resp_session(bytes_max: usize) -> Session {
+        session_in(&pool(bytes_max))
+    }
+
     const RESP: Coding = Coding::Resp(Protocol::Resp2, Shape::Plain);
 
     fn sent(session: &Session) -> String {
         let mut sent = Vec::new();
-        session.outbox.append(|out| sent.append(out));
+        session.outbox.append_pieces(|out| {
+            while let Some(piece) = out.pop() {
+                sent.extend_from_slice(piece.bytes());
+            }
+        });
+        session.outbox.note_taken(sent.len());
         String::from_utf8(sent).unwrap()
     }
 
     #[test]
     fn answers_leave_in_the_order_of_the_questions() {
-        let session = Session::resp(SessionId(1), Outbox::default());
+        let session = resp_session(usize::MAX);
         let first = session.ask(RESP, 10);
         let second = session.ask(RESP, 20);
         session.say(b"+PONG\r\n");
@@ -514,29 +713,100 @@ mod tests {
         assert_eq!(session.in_flight(), (0, 0));
     }
 
+    fn value(bytes: usize) -> Reply {
+        Reply::Value(Bytes::from(vec![b'y'; bytes]))
+    }
+
+    /// An answer of so many bytes is bound to be.
+    const LONG: usize = 3 * ANSWER_BYTES_FREE;
+
     #[tokio::test]
     async fn answers_that_wait_for_an_earlier_one_are_bounded() {
-        let session = Session::resp(SessionId(1), Outbox::default());
+        let session = resp_session(usize::MAX);
         let slow = session.ask(RESP, 1);
-        session.say(&[b'x'; 60]);
-        assert!(session.has_room(100, 100));
-        assert!(!session.has_room_for(50, 100));
+        session.say(&vec![b'x'; LONG]);
+        assert!(session.has_room(100, 2 * LONG));
         let late = session.ask(RESP, 1);
-        session.answer(late, &Reply::Value(Bytes::from(vec![b'y'; 60])));
-        assert!(!session.has_room(100, 100), "60 bytes of each wait");
-        let room = session.room(100, 100);
+        assert_eq!(session.expect(late, LONG, 2 * LONG), Room::Yes, "what is said waits for nobody");
+        session.answer(late, &value(LONG));
+        assert!(!session.has_room(100, 2 * LONG), "both wait");
+        let room = session.room(100, 2 * LONG);
         tokio::pin!(room);
         assert_eq!(room.as_mut().now_or_never(), None);
         session.answer(slow, &Reply::Done);
         assert_eq!(room.as_mut().now_or_never(), None, "now they wait for the peer");
         assert!(sent(&session).starts_with("+OK\r\nxxx"));
-        assert!(session.has_room(100, 100));
-        assert_eq!((session.in_flight(), session.slots.borrow().ready_bytes), ((0, 0), 0));
+        assert!(session.has_room(100, 2 * LONG));
+        let slots = session.slots.borrow();
+        assert_eq!((slots.ready_bytes, slots.said_bytes, slots.expected_bytes, slots.len()), (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn the_first_long_answer_counts_like_the_thirty_third() {
+        let (session, bytes_max) = (resp_session(usize::MAX), 2 * LONG);
+        let ask = || session.expect(session.ask(RESP, 1), LONG, bytes_max);
+        assert_eq!([ask(), ask(), ask()], [Room::Yes, Room::Yes, Room::NotHere]);
+        let short = session.ask(RESP, 1);
+        assert_eq!(session.expect(short, 1, bytes_max), Room::NotHere);
+    }
+
+    #[test]
+    fn one_answer_longer_than_the_bound_is_under_way_alone() {
+        let session = resp_session(LONG);
+        let (first, second) = (session.ask(RESP, 1), session.ask(RESP, 1));
+        assert_eq!(session.expect(first, 9 * LONG, LONG), Room::Yes);
+        assert_eq!(session.expect(second, 9 * LONG, LONG), Room::NotHere);
+        session.park(second, Command::KeyCount, Room::NotHere);
+        assert!(!session.has_room(100, LONG), "nobody is heard whose requests wait");
+        assert_eq!(session.unpark(LONG, |_| 9 * LONG), Err(Room::NotHere));
+        session.answer(first, &value(9 * LONG));
+        assert_eq!(session.unpark(LONG, |_| 9 * LONG), Err(Room::NotHere), "it has not left");
+        sent(&session);
+        assert_eq!(session.unpark(LONG, |_| 9 * LONG), Ok(Some((second, Command::KeyCount))));
+    }
+
+    #[test]
+    fn an_answer_that_is_longer_than_was_foreseen_needs_room() {
+        let session = resp_session(usize::MAX);
+        let (first, second) = (session.ask(RESP, 1), session.ask(RESP, 1));
+        assert_eq!(session.expect(first, LONG, 2 * LONG), Room::Yes);
+        assert!(session.fits(first, LONG, 2 * LONG), "as long as it was to be");
+        assert!(session.fits(second, ANSWER_BYTES_FREE, 0), "short");
+        assert!(session.fits(second, LONG, 2 * LONG));
+        assert!(!session.fits(second, LONG + 1, 2 * LONG));
+        session.answer(first, &Reply::NotFound);
+        sent(&session);
+        assert!(session.fits(second, 9 * LONG, LONG), "one alone always may");
+    }
+
+    #[test]
+    fn what_all_sessions_may_have_under_way_is_bounded_but_for_short_things() {
+        let pool = pool(2 * LONG);
+        let (first, second) = (session_in(&pool), session_in(&pool));
+        let ask = |session: &Session, bytes| {
+            let tag = session.ask(RESP, 1);
+            (tag, session.expect(tag, bytes, 100 * LONG))
+        };
+        let (held, _) = ask(&first, 2 * LONG);
+        let (waits, room) = ask(&second, LONG);
+        assert_eq!(room, Room::NotInAll);
+        assert_eq!(ask(&second, ANSWER_BYTES_FREE).1, Room::Yes, "short answers are for everybody");
+        second.park(waits, Command::KeyCount, room);
+        assert_eq!((pool.waiting(), pool.len()), (1, 2 * LONG + ANSWER_BYTES_FREE));
+        assert_eq!(second.unpark(100 * LONG, |_| LONG), Err(Room::NotInAll));
+        // An answer that turns out to be short.
+        first.answer(held, &Reply::NotFound);
+        assert_eq!(ask(&first, LONG).1, Room::NotInAll, "who has waited longer comes first");
+        assert_eq!(second.unpark(100 * LONG, |_| LONG), Ok(Some((waits, Command::KeyCount))));
+        assert_eq!(second.unpark(100 * LONG, |_| 0), Ok(None));
+        assert_eq!(pool.waiting(), 0);
+        drop((first, second));
+        assert_eq!((pool.len(), pool.waiting()), (0, 0), "nothing is left of sessions that are gone");
     }
 
     #[test]
     fn an_answered_request_takes_no_place_where_no_order_is_held() {
-        let session = Session::native(SessionId(1), Outbox::default());
+        let session = Session::native(SessionId(1), Outbox::default(), &pool(usize::MAX));
         let slow = session.ask(Coding::Native(RequestId(0)), 1);
         for id in 1..1000 {
             let tag = session.ask(Coding::Native(RequestId(id)), 1);
@@ -550,7 +820,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_embedded_caller_hears_its_answer_at_once_and_an_end_when_the_session_is_given_up() {
-        let session = Session::embedded(SessionId(1));
+        let session = Session::embedded(SessionId(1), &pool(usize::MAX));
         let (first, given_up) = oneshot::channel();
         let (second, answered) = oneshot::channel();
         session.ask_embedded(first, 1);
@@ -576,7 +846,7 @@ mod tests {
 
     #[test]
     fn native_answers_leave_as_they_come() {
-        let session = Session::native(SessionId(1), Outbox::default());
+        let session = Session::native(SessionId(1), Outbox::default(), &pool(usize::MAX));
         let first = session.ask(Coding::Native(RequestId(7)), 1);
         let second = session.ask(Coding::Native(RequestId(8)), 1);
         session.answer(second, &Reply::Done);

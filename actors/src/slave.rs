@@ -228,7 +228,7 @@ impl SlaveActor {
         match effect {
             Effect::Value { link, tag, version, value } => {
                 if let Some((_, outbox)) = self.links.get(&link) {
-                    outbox.append(|out| frame::encode_value(tag, version, &value, out));
+                    outbox.append_pieces(|out| frame::encode_value(tag, version, &value, out));
                 }
             }
             Effect::Ack { link, through, room_bytes } => {
@@ -367,6 +367,7 @@ impl Keeper {
     async fn connect(&self, backoff: &mut Backoff) -> io::Result<()> {
         let connecting = self.env.connect(&self.address);
         let stream = tokio::time::timeout(self.config.connect_timeout, connecting).await??;
+        stream.keep_alive(self.config.tcp_keepalive);
         let outbox = Outbox::default();
         let hello = Hello {
             cluster: self.facts.cluster.get(),

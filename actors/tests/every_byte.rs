@@ -18,6 +18,7 @@ use dsm_protocol::record::{self, line_bytes_max, CrashKind, Place, Position};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
 use CrashKind::{MayHaveLostPower, SameBoot};
@@ -34,7 +35,7 @@ type Contents = BTreeMap<Vec<u8>, (Version, Place)>;
 
 /// A record that was answered.
 struct Acknowledged {
-    change: Change,
+    change: Arc<Change>,
     version: Version,
     places: SmallVec<[Place; 1]>,
     /// Where its line ends.
@@ -56,7 +57,7 @@ impl History {
     fn contents(&self, length: usize) -> Contents {
         let mut contents = Contents::new();
         for record in self.records.iter().filter(|record| record.end <= length) {
-            match &record.change {
+            match &*record.change {
                 Change::Put(pairs) => {
                     for ((key, _), place) in pairs.iter().zip(&record.places) {
                         contents.insert(key.to_vec(), (record.version, *place));

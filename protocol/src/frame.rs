@@ -16,6 +16,7 @@
 use crate::command::{Command, ErrorWord, Reply, ReplyError};
 use crate::ids::{Epoch, RequestId, Seq, Version};
 use crate::message::{Message, Request};
+use crate::pieces::Sink;
 use bytes::{Buf as _, Bytes, BytesMut};
 use thiserror::Error;
 
@@ -143,6 +144,80 @@ pub fn decode(buffer: &mut BytesMut, body_max: usize) -> Result<Option<Message>,
     decode_body(kind, body).map(Some)
 }
 
+/// What comes off the front of a link's bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Incoming {
+    /// A message.
+    Message(Message),
+    /// A frame that is longer than this side takes. It is skipped: it concerns one request, not the link.
+    TooLong {
+        /// What it would have been.
+        about: About,
+        /// Bytes of its body.
+        length: usize,
+    },
+}
+
+/// What a frame is about that is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// A request with this id.
+    Request(RequestId),
+    /// The response to the request with this id.
+    Response(RequestId),
+    /// The value that was asked for under this tag.
+    Value(u64),
+}
+
+/// Takes frames off a link whose messages concern many requests, so that one which is too long ends none of the others.
+#[derive(Debug, Default)]
+pub struct Unframer {
+    /// Bytes that are still to come of a frame that is skipped.
+    skip: usize,
+}
+
+impl Unframer {
+    /// Takes the next whole frame off the front of `buffer`, or skips it; `None` when more is needed to tell.
+    ///
+    /// # Errors
+    /// As [`decode`]; `TooLong` only where a frame names no request.
+    pub fn next(&mut self, buffer: &mut BytesMut, body_max: usize) -> Result<Option<Incoming>, FrameError> {
+        let skipped = self.skip.min(buffer.len());
+        buffer.advance(skipped);
+        self.skip -= skipped;
+        if self.skip > 0 {
+            return Ok(None);
+        }
+        match decode(buffer, body_max) {
+            Err(FrameError::TooLong { length, max }) => {
+                let about: fn(u64) -> About = match buffer[8] {
+                    KIND_GET | KIND_PUT | KIND_COMMAND => |id| About::Request(RequestId(id)),
+                    KIND_FOUND | KIND_REPLY | KIND_REPLY_ERROR => |id| About::Response(RequestId(id)),
+                    KIND_VALUE => About::Value,
+                    _ => return Err(FrameError::TooLong { length, max }),
+                };
+                let Some(number) = buffer.get(HEADER_BYTES..).and_then(|body| body.first_chunk::<8>()) else {
+                    return Ok(None);
+                };
+                let about = about(u64::from_le_bytes(*number));
+                let here = buffer.len().min(HEADER_BYTES + length);
+                buffer.advance(here);
+                self.skip = HEADER_BYTES + length - here;
+                Ok(Some(Incoming::TooLong { about, length }))
+            }
+            decoded => Ok(decoded?.map(Incoming::Message)),
+        }
+    }
+}
+
+/// How many bytes the first frame in `buffer` lacks, as far as its length is there; 0 when that is not known, or none.
+pub fn missing(buffer: &[u8]) -> usize {
+    match buffer.first_chunk::<4>() {
+        Some(length) => (HEADER_BYTES + u32::from_le_bytes(*length) as usize).saturating_sub(buffer.len()),
+        None => 0,
+    }
+}
+
 fn decode_body(kind: u8, body: Bytes) -> Result<Message, FrameError> {
     let mut reader = Reader { kind, body };
     let message = match kind {
@@ -238,29 +313,31 @@ pub fn encode(message: &Message, out: &mut Vec<u8>) {
 }
 
 /// Appends a request as one frame.
-pub fn encode_request(request: &Request, out: &mut Vec<u8>) {
+pub fn encode_request(request: &Request, out: &mut impl Sink) {
     let head = |out: &mut Vec<u8>| {
         put_u64(out, request.id.0);
         put_u64(out, request.stream);
         out.extend_from_slice(&request.generation.to_le_bytes());
     };
     match &request.command {
-        Command::Get { key } => framed(KIND_GET, out, |out| {
+        Command::Get { key } => framed(KIND_GET, out.tail(), |out| {
             head(out);
             out.extend_from_slice(key);
         }),
-        Command::Put { key, value } => framed(KIND_PUT, out, |out| {
-            head(out);
-            put_sized(out, key);
-            out.extend_from_slice(value);
-        }),
+        Command::Put { key, value } => {
+            let head = |out: &mut Vec<u8>| {
+                head(out);
+                put_sized(out, key);
+            };
+            framed_value(KIND_PUT, out, head, value);
+        }
         other @ (Command::GetMany { .. }
         | Command::PutMany { .. }
         | Command::Delete { .. }
         | Command::Exists { .. }
         | Command::KeyCount
         | Command::Status
-        | Command::Failover) => framed(KIND_COMMAND, out, |out| {
+        | Command::Failover) => framed(KIND_COMMAND, out.tail(), |out| {
             head(out);
             to_bincode(other, out);
         }),
@@ -268,34 +345,33 @@ pub fn encode_request(request: &Request, out: &mut Vec<u8>) {
 }
 
 /// Appends a response as one frame.
-pub fn encode_response(id: RequestId, reply: &Reply, out: &mut Vec<u8>) {
+pub fn encode_response(id: RequestId, reply: &Reply, out: &mut impl Sink) {
     match reply {
-        Reply::Done => framed(KIND_DONE, out, |out| put_u64(out, id.0)),
-        Reply::Value(value) => framed(KIND_FOUND, out, |out| {
-            put_u64(out, id.0);
-            out.extend_from_slice(value);
-        }),
-        Reply::NotFound => framed(KIND_NOT_FOUND, out, |out| put_u64(out, id.0)),
-        Reply::Error(error) => framed(KIND_REPLY_ERROR, out, |out| {
+        Reply::Done => framed(KIND_DONE, out.tail(), |out| put_u64(out, id.0)),
+        Reply::Value(value) => framed_value(KIND_FOUND, out, |out| put_u64(out, id.0), value),
+        Reply::NotFound => framed(KIND_NOT_FOUND, out.tail(), |out| put_u64(out, id.0)),
+        Reply::Error(error) => framed(KIND_REPLY_ERROR, out.tail(), |out| {
             put_u64(out, id.0);
             let place = ErrorWord::ALL.iter().position(|word| *word == error.word);
             out.push(place.expect("ALL holds every word") as u8);
             out.extend_from_slice(error.detail.as_bytes());
         }),
-        other @ (Reply::Values(_) | Reply::Count(_) | Reply::Text(_)) => framed(KIND_REPLY, out, |out| {
-            put_u64(out, id.0);
-            to_bincode(other, out);
-        }),
+        other @ (Reply::Values(_) | Reply::Count(_) | Reply::Text(_)) => {
+            framed(KIND_REPLY, out.tail(), |out| {
+                put_u64(out, id.0);
+                to_bincode(other, out);
+            });
+        }
     }
 }
 
 /// Appends a [`Message::Write`] as one frame, without the message.
-pub fn encode_write(version: Version, key: &[u8], value: &[u8], out: &mut Vec<u8>) {
-    framed(KIND_WRITE, out, |out| {
+pub fn encode_write(version: Version, key: &[u8], value: &Bytes, out: &mut impl Sink) {
+    let head = |out: &mut Vec<u8>| {
         put_version(out, version);
         put_sized(out, key);
-        out.extend_from_slice(value);
-    });
+    };
+    framed_value(KIND_WRITE, out, head, value);
 }
 
 /// Appends a [`Message::Read`] as one frame, without the message.
@@ -308,12 +384,12 @@ pub fn encode_read(tag: u64, version: Version, key: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Appends a [`Message::Value`] as one frame, without the message.
-pub fn encode_value(tag: u64, version: Version, value: &[u8], out: &mut Vec<u8>) {
-    framed(KIND_VALUE, out, |out| {
+pub fn encode_value(tag: u64, version: Version, value: &Bytes, out: &mut impl Sink) {
+    let head = |out: &mut Vec<u8>| {
         put_u64(out, tag);
         put_version(out, version);
-        out.extend_from_slice(value);
-    });
+    };
+    framed_value(KIND_VALUE, out, head, value);
 }
 
 /// Writes header, body and, once the body is there, its length and checksum.
@@ -325,6 +401,20 @@ fn framed(kind: u8, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     let checksum = crc32c::crc32c(&out[start + 8..]);
     out[start..start + 4].copy_from_slice(&length.to_le_bytes());
     out[start + 4..start + 8].copy_from_slice(&checksum.to_le_bytes());
+}
+
+/// The same for a body that ends in a value, which need not be copied for it.
+fn framed_value(kind: u8, out: &mut impl Sink, head: impl FnOnce(&mut Vec<u8>), value: &Bytes) {
+    let tail = out.tail();
+    let start = tail.len();
+    tail.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, kind]);
+    head(tail);
+    let length = tail.len() - start - HEADER_BYTES + value.len();
+    let length = u32::try_from(length).expect("limits keep a body below 4 GiB");
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&tail[start + 8..]), value);
+    tail[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    tail[start + 4..start + 8].copy_from_slice(&checksum.to_le_bytes());
+    out.value(value);
 }
 
 fn put_u64(out: &mut Vec<u8>, number: u64) {

@@ -14,6 +14,7 @@
 //! | [`command`] | what a client may ask and hear, and the words that begin an error answer |
 //! | [`message`] | everything one node may say to another |
 //! | [`frame`] | how that looks in bytes; the one place that meets bincode |
+//! | [`pieces`] | encoded bytes on their way out |
 //! | [`record`] | a line of the log, a whole log line by line, and what tells a torn tail from corruption |
 //! | [`lock_file`] | the text of the lock file |
 //! | [`resp`] | the front door for Redis clients: requests, answers, what a connection answers by itself |
@@ -67,5 +68,6 @@ pub mod machine;
 pub mod message;
 #[doc(hidden)]
 pub mod mutant;
+pub mod pieces;
 pub mod record;
 pub mod resp;

@@ -105,12 +105,16 @@ mod on {
         ReadOfUnwritten,
         /// A read does not wait for the write that the same connection has pipelined in front of it.
         ReadOvertakesOwnWrite,
+        /// A read that waits is answered with whatever is written meanwhile, be it by the same connection.
+        ReadSeesLaterWrite,
         /// A key that its last holder lacks counts as not found, though the log has it.
         MissingMeansNotFound,
         /// A write is done before any slave has acknowledged it.
         DoneWithoutAck,
         /// A slave that leaves is not replaced in the writes that wait for it.
         NoSubstitute,
+        /// A slave that missed an acknowledgement counts again at once, without a trial.
+        LateSlaveUntried,
         /// A slave answers a read with whatever version it holds.
         SlaveReadsOlder,
         /// A slave applies a lower version over a higher one.

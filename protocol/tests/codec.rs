@@ -4,7 +4,7 @@
 
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
-use dsm_protocol::frame::{self, FrameError};
+use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
 use dsm_protocol::ids::{Epoch, Incarnation, RequestId, Seq, SlaveId, Version};
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Welcome};
 use proptest::prelude::*;
@@ -167,6 +167,60 @@ fn a_body_over_the_limit_is_refused_from_its_header_alone() {
     let mut header = BytesMut::from(&4097u32.to_le_bytes()[..]);
     header.extend_from_slice(&[0; 5]);
     assert_eq!(frame::decode(&mut header, 4096), Err(FrameError::TooLong { length: 4097, max: 4096 }));
+}
+
+/// Feeds a link's bytes in parts of `part` bytes; what comes off.
+fn unframed(bytes: &[u8], part: usize, body_max: usize) -> Result<Vec<Incoming>, FrameError> {
+    let (mut unframer, mut buffer, mut all) = (Unframer::default(), BytesMut::new(), Vec::new());
+    for part in bytes.chunks(part) {
+        buffer.extend_from_slice(part);
+        while let Some(incoming) = unframer.next(&mut buffer, body_max)? {
+            all.push(incoming);
+        }
+        assert!(buffer.len() <= body_max + frame::HEADER_BYTES + part.len(), "what is skipped is not kept");
+    }
+    assert!(buffer.is_empty());
+    Ok(all)
+}
+
+#[test]
+fn a_frame_over_the_limit_ends_its_request_and_not_the_link() {
+    let long = Bytes::from(vec![b'x'; 5000]);
+    let key = Bytes::from_static(b"k");
+    let command = Command::Put { key: key.clone(), value: long.clone() };
+    let too_long = [
+        Message::Response { id: RequestId(7), reply: Reply::Value(long.clone()) },
+        Message::Response { id: RequestId(8), reply: Reply::Values(vec![Some(long.clone())]) },
+        Message::Value { tag: 9, version: Version::new(1, 2), value: long.clone() },
+        Message::Request(Request { id: RequestId(10), stream: 1, generation: 0, command }),
+    ];
+    let next = Message::Missing { tag: 1, held: None };
+    let mut bytes = Vec::new();
+    let mut lengths = Vec::new();
+    for message in &too_long {
+        let before = bytes.len();
+        frame::encode(message, &mut bytes);
+        lengths.push(bytes.len() - before - frame::HEADER_BYTES);
+        frame::encode(&next, &mut bytes);
+    }
+    let abouts = [
+        About::Response(RequestId(7)),
+        About::Response(RequestId(8)),
+        About::Value(9),
+        About::Request(RequestId(10)),
+    ];
+    let expected: Vec<Incoming> = abouts
+        .into_iter()
+        .zip(lengths)
+        .flat_map(|(about, length)| [Incoming::TooLong { about, length }, Incoming::Message(next.clone())])
+        .collect();
+    for part in [1, 7, 9, 17, 100, 5009, bytes.len()] {
+        assert_eq!(unframed(&bytes, part, 4096).unwrap(), expected, "in parts of {part}");
+    }
+    // What concerns no request cannot be left out: a slave counts the writes it gets.
+    let mut write = Vec::new();
+    frame::encode(&Message::Write { version: Version::new(1, 2), key, value: long }, &mut write);
+    assert!(matches!(unframed(&write, 100, 4096), Err(FrameError::TooLong { .. })));
 }
 
 #[test]

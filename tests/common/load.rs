@@ -1,16 +1,19 @@
 //! Clients that load a cluster while a test breaks it, and the proof at the end that nobody was lied to.
 //!
-//! Each client does what a real one would: it stays with a master until that one fails it, then tries the other.
-//! It never repeats a request: each operation is sent once, and recorded with what became of it.
+//! Each client does what a real one would: it stays with a master until that one fails it, then tries the other. It
+//! sends single requests and pipelines, of one key and of several, with values of a few bytes and of hundreds of KiB.
+//! It never repeats a request: each operation is sent once, and recorded with what became of it. What requests are made
+//! of stands in [`super::requests`].
 
 use super::cluster::{Node, TestCluster, MASTERS};
+use super::requests::{name_of, order_of, Request, Requests, Together};
 use super::resp::{encoded, Answer, Connection};
 use super::{seconds, wait_for};
 use bytes::Bytes;
 use dsm_protocol::history::{check, readable_after, Action, History, Outcome};
 use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
-use std::collections::BTreeSet;
+use rand::SeedableRng as _;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -68,6 +71,8 @@ struct Shared {
     /// Answers that the contract does not allow.
     broken_words: Mutex<Vec<String>>,
     acknowledged: Mutex<Vec<Acknowledged>>,
+    /// Keys that one request wrote together, and nobody else ever.
+    together: Mutex<Vec<Together>>,
 }
 
 /// Clients at work.
@@ -93,6 +98,7 @@ impl Load {
             failures: Mutex::new(Vec::new()),
             broken_words: Mutex::new(Vec::new()),
             acknowledged: Mutex::new(Vec::new()),
+            together: Mutex::new(Vec::new()),
         });
         let clients = (0..clients)
             .map(|id| {
@@ -180,11 +186,45 @@ impl Load {
         read_back(cluster, &keys, self.shared.origin, READER, &mut history);
         keep(&history, cluster);
         judge(&history, "after the faults");
+        let unknown = self.judge_together(&history, READER, "after the faults");
         cluster.cold_restart();
         read_back(cluster, &keys, self.shared.origin, READER + 1, &mut history);
         keep(&history, cluster);
         let verdict = judge(&history, "after a cold restart");
+        self.judge_together(&history, READER + 1, "after a cold restart");
+        println!(
+            "{unknown} writes of several keys with an unknown outcome: each has all of its keys or none"
+        );
         println!("{verdict}; {} requests failed", self.shared.failed.load(Ordering::Relaxed));
+    }
+}
+
+impl Load {
+    /// What one request wrote together is there as a whole or not at all, an unknown outcome or not; how many of these
+    /// were unknown.
+    fn judge_together(&self, history: &History, reader: u64, when: &str) -> usize {
+        let read = history.operations().iter().filter(|o| o.client == reader && o.outcome == Outcome::Done);
+        let values: BTreeMap<&Bytes, Option<&Bytes>> = read
+            .filter_map(|o| match &o.action {
+                Action::Read(value) => Some((&o.key, value.as_ref())),
+                Action::Write(_) | Action::Delete { .. } => None,
+            })
+            .collect();
+        let together = self.shared.together.lock().unwrap_or_else(PoisonError::into_inner);
+        for written in together.iter() {
+            let there = written.keys.iter().filter(|key| values[key] == Some(&written.value)).count();
+            let all = written.keys.len();
+            let is_right = match written.outcome {
+                Outcome::Done => there == all,
+                Outcome::NotExecuted => there == 0,
+                Outcome::Unknown => there == 0 || there == all,
+            };
+            assert!(
+                is_right,
+                "{when}: {there} of {all} keys that were written together are there: {written:?}"
+            );
+        }
+        together.iter().filter(|written| written.outcome == Outcome::Unknown).count()
     }
 }
 
@@ -221,7 +261,7 @@ pub(crate) fn read_back(
             let answer = if broken { Err(io::ErrorKind::BrokenPipe.into()) } else { connection.answer() };
             broken |= answer.is_err();
             match answer {
-                Ok(Answer::Bulk(value)) => history.finish_read(begun, Some(value.into()), now_ns(origin)),
+                Ok(Answer::Bulk(value)) => history.finish_read(begun, Some(name_of(value)), now_ns(origin)),
                 Ok(Answer::Null) => history.finish_read(begun, None, now_ns(origin)),
                 other => {
                     problem = format!("{other:?}");
@@ -267,17 +307,17 @@ pub(crate) fn now_ns(origin: Instant) -> u64 {
 struct Client {
     shared: Arc<Shared>,
     id: u64,
-    random: StdRng,
+    requests: Requests,
     history: History,
     connection: Option<Connection>,
     /// Which of the masters it stays with.
     master: usize,
-    written: u64,
 }
 
 impl Client {
     fn new(shared: Arc<Shared>, id: u64, random: StdRng) -> Client {
-        Client { shared, id, random, history: History::new(), connection: None, master: 0, written: 0 }
+        let requests = Requests::new(id, shared.keys, random);
+        Client { shared, id, requests, history: History::new(), connection: None, master: 0 }
     }
 
     fn run(mut self) -> History {
@@ -288,63 +328,79 @@ impl Client {
         self.history
     }
 
+    /// Sends one pipeline, often of one request, and takes in its answers.
     fn operate(&mut self) {
         let Some(mut connection) = self.connected() else { return };
-        let (key, action) = self.choose();
-        let request: Vec<&[u8]> = match &action {
-            Action::Write(value) => vec![b"SET", &key, value],
-            Action::Delete { .. } => vec![b"DEL", &key],
-            Action::Read(_) => vec![b"GET", &key],
-        };
-        let is_write = !matches!(action, Action::Read(_));
+        let mut pipeline = self.requests.pipeline();
+        let mut bytes = Vec::new();
         let invoked = Instant::now();
-        let begun = self.history.begin(self.id, key.clone(), action.clone(), now_ns(self.shared.origin));
-        let answer = connection.call(&request);
         let now = now_ns(self.shared.origin);
-        match answer {
-            Ok(Answer::Simple(ok)) if ok == "OK" && matches!(action, Action::Write(_)) => {
-                self.history.finish(begun, Outcome::Done, now);
-            }
-            Ok(Answer::Integer(count @ 0..=1)) if matches!(action, Action::Delete { .. }) => {
-                self.history.finish_delete(begun, count == 1, now);
-            }
-            Ok(Answer::Bulk(value)) if !is_write => self.history.finish_read(begun, Some(value.into()), now),
-            Ok(Answer::Null) if !is_write => self.history.finish_read(begun, None, now),
-            Ok(Answer::Error(text)) => {
-                let outcome = match text.split(' ').next().unwrap_or_default() {
-                    "STANDBY" | "NOQUORUM" | "LOADING" | "READONLY" | "BUSY" | "OOM" => Outcome::NotExecuted,
-                    "UNKNOWN" if is_write => Outcome::Unknown,
-                    _ => return self.broken(format!("{text:?} to {action:?}")),
-                };
-                self.history.finish(begun, outcome, now);
-                let elsewhere = text.starts_with("STANDBY");
-                self.failed(text);
-                if elsewhere {
-                    self.master ^= 1;
-                } else {
-                    self.connection = Some(connection);
+        for request in &mut pipeline {
+            request.begin(self.id, now, &mut self.history);
+            request.encode(&mut bytes);
+        }
+        let mut lost = connection.send(&bytes).err();
+        let mut elsewhere = false;
+        for request in &mut pipeline {
+            if lost.is_none() {
+                match connection.answer() {
+                    Ok(answer) => elsewhere |= self.answered(request, answer, invoked),
+                    Err(error) => lost = Some(error),
                 }
-                return;
             }
-            Ok(other) => return self.broken(format!("{other:?} to {action:?}")),
-            // No answer, or half of one: nobody knows. A read that failed says nothing either way.
-            Err(error) => {
-                self.history.finish(begun, Outcome::Unknown, now);
+            self.note_together(request);
+        }
+        if let Some(overtaken) = pipeline.iter().enumerate().find_map(|(at, _)| order_of(&pipeline, at)) {
+            self.broken(overtaken);
+        }
+        match lost {
+            // No answer, or half of one: nobody knows what became of the rest. A read that failed says nothing.
+            Some(error) => {
                 self.failed(format!("connection: {error}"));
                 self.master ^= 1;
-                return;
             }
+            None if elsewhere => self.master ^= 1,
+            None => self.connection = Some(connection),
         }
-        self.connection = Some(connection);
+    }
+
+    /// Takes in an answer; whether it says that another master serves.
+    fn answered(&mut self, request: &mut Request, answer: Answer, invoked: Instant) -> bool {
+        let now = now_ns(self.shared.origin);
+        if let Answer::Error(text) = answer {
+            let outcome = match text.split(' ').next().unwrap_or_default() {
+                "STANDBY" | "NOQUORUM" | "LOADING" | "READONLY" | "BUSY" | "OOM" => Outcome::NotExecuted,
+                "UNKNOWN" if request.is_write() => Outcome::Unknown,
+                _ => {
+                    self.broken(format!("{text:?} to {request:?}"));
+                    return false;
+                }
+            };
+            request.finish(outcome, now, &mut self.history);
+            let elsewhere = text.starts_with("STANDBY");
+            self.failed(text);
+            return elsewhere;
+        }
+        if let Err(other) = request.finish_with(answer, now, &mut self.history) {
+            self.broken(format!("{other:?} to {request:?}"));
+            return false;
+        }
         let took_us = u64::try_from(invoked.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.shared.longest_us.fetch_max(took_us, Ordering::Relaxed);
-        if is_write {
+        if request.is_write() {
             let by = MASTERS[self.master];
             let acknowledged = Acknowledged { invoked, returned: Instant::now(), by };
             self.shared.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).push(acknowledged);
             self.shared.writes.fetch_add(1, Ordering::Relaxed);
         } else {
             self.shared.reads.fetch_add(1, Ordering::Relaxed);
+        }
+        false
+    }
+
+    fn note_together(&self, request: &Request) {
+        if let Some(together) = request.together() {
+            self.shared.together.lock().unwrap_or_else(PoisonError::into_inner).push(together);
         }
     }
 
@@ -365,22 +421,6 @@ impl Client {
             }
         }
         self.connection.take()
-    }
-
-    /// Every value is unique. One write in five goes to a key of its own that is never written again: nothing
-    /// can hide its loss.
-    fn choose(&mut self) -> (Bytes, Action) {
-        let shared = format!("key-{}", self.random.random_range(0..self.shared.keys));
-        match self.random.random_range(0..10) {
-            0..=3 => (shared.into(), Action::Read(None)),
-            4 => (shared.into(), Action::Delete { existed: None }),
-            dice => {
-                self.written += 1;
-                let value = Bytes::from(format!("{}.{}", self.id, self.written));
-                let key = if dice == 5 { format!("once-{}-{}", self.id, self.written) } else { shared };
-                (key.into(), Action::Write(value))
-            }
-        }
     }
 
     fn failed(&self, text: String) {

@@ -1,7 +1,7 @@
 //! What the tests of the whole system share: real processes on free ports ([`cluster`]), a client of the RESP
 //! door ([`resp`]), one of the native door ([`native`]), clients that load the cluster and record what they saw ([`load`]),
-//! disks and networks that can be cut ([`isolation`]), small C programs ([`programs`]), what a test does that cannot run
-//! here ([`skip`]).
+//! what they ask ([`requests`]), disks and networks that can be cut ([`isolation`]), small C programs ([`programs`]), what
+//! a test does that cannot run here ([`skip`]).
 //!
 //! Nothing here knows how the servers are built: it sees binaries, flags, sockets, exit codes and the log.
 
@@ -13,6 +13,7 @@ pub(crate) mod isolation;
 pub(crate) mod load;
 pub(crate) mod native;
 pub(crate) mod programs;
+pub(crate) mod requests;
 pub(crate) mod resp;
 pub(crate) mod skip;
 

@@ -11,6 +11,7 @@ pub mod real;
 pub mod sim;
 
 pub use local::LocalListener;
+pub(crate) use net::keep_alive;
 pub use net::{Listener, Stream};
 
 use bytes::Bytes;
@@ -133,6 +134,18 @@ pub trait File {
     /// What the system says.
     fn read_at(&self, offset: u64, length: usize) -> LocalBoxFuture<'_, io::Result<Vec<u8>>>;
 
+    /// Runs `work`, which takes a while and touches nothing of the world, beside the node's own thread, in the order of
+    /// the other operations. Where there are no threads it runs at once.
+    ///
+    /// # Errors
+    /// What the system says. The work may not have been done then.
+    fn compute(&self, work: Box<dyn FnOnce() + Send>) -> LocalBoxFuture<'_, io::Result<()>> {
+        Box::pin(async move {
+            work();
+            Ok(())
+        })
+    }
+
     /// Reads the value at `place`, of a version of that epoch, checks it and decodes it: none of it on the caller's thread
     /// where files have one of their own.
     ///
@@ -237,6 +250,15 @@ pub trait Locks {
     /// # Errors
     /// What the system says.
     fn text(&self, path: &Path) -> io::Result<LockText>;
+
+    /// Tries, on a file of its own beside the one at `path`, the kinds of locks that are needed.
+    ///
+    /// # Errors
+    /// What is missing, for good: no master can serve there.
+    fn try_kinds(&self, path: &Path) -> io::Result<()> {
+        let _ = path;
+        Ok(())
+    }
 
     /// Makes sure that the holder of the lock runs no more.
     fn fence(&self, path: &Path) -> Fenced;

@@ -4,7 +4,31 @@ use super::local::LocalListener;
 use bytes::BytesMut;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
+
+/// Probes without an answer until a silent peer is given up, as Redis has it.
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// Lets the system probe a peer that has been silent for `idle`, and end the connection when it answers none of three
+/// probes, a third of `idle` apart. Zero: never. As Redis does: a peer whose machine lost power says nothing at all.
+pub(crate) fn keep_alive(stream: &TcpStream, idle: Duration) {
+    use rustix::net::sockopt;
+    if idle.is_zero() {
+        return;
+    }
+    // The kernel counts whole seconds, up to 32767 of them.
+    let idle = Duration::from_secs(idle.as_secs().clamp(1, 32_767));
+    let between = Duration::from_secs((idle.as_secs() / 3).max(1));
+    let set = sockopt::set_socket_keepalive(stream, true)
+        .and_then(|()| sockopt::set_tcp_keepidle(stream, idle))
+        .and_then(|()| sockopt::set_tcp_keepintvl(stream, between))
+        .and_then(|()| sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES));
+    // Only of a connection that has ended meanwhile, which its next read tells.
+    if let Err(error) = set {
+        log::debug!("keepalive not set error={error}");
+    }
+}
 
 /// A listening socket.
 #[derive(Debug)]
@@ -110,6 +134,30 @@ impl Stream {
         }
     }
 
+    /// The same for at most `bytes_max` bytes, so that `buffer` ends where something long ends. A simulated socket may
+    /// bring more.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn read_at_most(&self, buffer: &mut BytesMut, bytes_max: usize) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => loop {
+                match stream.try_read_buf(&mut bytes::BufMut::limit(&mut *buffer, bytes_max)) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
+                    other => return other,
+                }
+            },
+            Stream::Local(stream) => loop {
+                match stream.try_read_buf(&mut bytes::BufMut::limit(&mut *buffer, bytes_max)) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
+                    other => return other,
+                }
+            },
+            #[cfg(feature = "sim")]
+            Stream::Sim(stream) => stream.read(buffer).await,
+        }
+    }
+
     /// Writes all of `bytes`.
     ///
     /// # Errors
@@ -143,6 +191,17 @@ impl Stream {
         }
     }
 
+    /// Lets the system find out that the peer is gone without a word: see [`keep_alive`]. A simulated network does not.
+    pub fn keep_alive(&self, idle: Duration) {
+        match self {
+            Stream::Tcp(stream) => keep_alive(stream, idle),
+            // Whose other end is gone tells so.
+            Stream::Local(_) => {}
+            #[cfg(feature = "sim")]
+            Stream::Sim(_) => {}
+        }
+    }
+
     /// Keeps back what is written until the stream is shut down (or for 200 ms), so that the last bytes and the end are
     /// one packet: who has read the one knows the other.
     pub fn hold_back(&self) {
@@ -163,6 +222,27 @@ impl Stream {
             Stream::Local(stream) => drop(rustix::net::shutdown(stream, rustix::net::Shutdown::Write)),
             #[cfg(feature = "sim")]
             Stream::Sim(stream) => stream.shut_down_write(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::sockopt;
+
+    #[tokio::test]
+    async fn a_socket_is_probed_as_redis_probes_its_own() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        keep_alive(&stream, Duration::ZERO);
+        assert!(!sockopt::socket_keepalive(&stream).unwrap());
+        for (idle, probed_after, apart) in [(300, 300, 100), (1, 1, 1), (1 << 20, 32_767, 10_922)] {
+            keep_alive(&stream, Duration::from_secs(idle));
+            assert!(sockopt::socket_keepalive(&stream).unwrap());
+            assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), Duration::from_secs(probed_after));
+            assert_eq!(sockopt::tcp_keepintvl(&stream).unwrap(), Duration::from_secs(apart));
+            assert_eq!(sockopt::tcp_keepcnt(&stream).unwrap(), 3);
         }
     }
 }

@@ -27,7 +27,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{mpsc, Arc};
+use std::sync::{mpsc, Arc, Weak};
 use std::time::Duration;
 use tokio::net::TcpSocket;
 use tokio::sync::{oneshot, Notify};
@@ -159,20 +159,54 @@ pub(super) fn spawn_thread(name: &str, run: impl FnOnce() + Send + 'static) -> i
     std::thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
 }
 
+/// How soon what the system has refused is asked for again; twice as late each time.
+const REFUSED_PAUSE_MIN: Duration = Duration::from_millis(20);
+
+/// The longest of these pauses.
+const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Whether the system lacks only now what it was asked for: a thread, a descriptor, memory, room in a table of locks.
+pub(crate) fn passes(error: &io::Error) -> bool {
+    let Some(code) = error.raw_os_error() else { return false };
+    [libc::EAGAIN, libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::ENOLCK, libc::EINTR]
+        .contains(&code)
+}
+
+/// Tries for as long as the system refuses what it may give later, and says so once: whoever ends for that may be the
+/// only one that could serve.
+async fn patiently<T>(what: &str, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let mut pause = REFUSED_PAUSE_MIN;
+    loop {
+        match attempt() {
+            Err(error) if passes(&error) => {
+                if pause == REFUSED_PAUSE_MIN {
+                    log::warn!("the system refuses for now, trying on what={what:?} error={error}");
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(REFUSED_PAUSE_MAX);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 struct RealDisk;
 
 impl Disk for RealDisk {
     fn open<'a>(&'a self, path: &'a Path, mode: OpenMode) -> LocalBoxFuture<'a, io::Result<Rc<dyn File>>> {
         Box::pin(async move {
             let write = mode == OpenMode::Write;
-            let file = fs::OpenOptions::new()
-                .read(true)
-                .write(write)
-                .create(write)
-                .truncate(false)
-                .mode(OWNER_ONLY)
-                .open(path)?;
-            let file: Rc<dyn File> = Rc::new(RealFile::new(file)?);
+            let open = || {
+                let file = fs::OpenOptions::new()
+                    .read(true)
+                    .write(write)
+                    .create(write)
+                    .truncate(false)
+                    .mode(OWNER_ONLY)
+                    .open(path)?;
+                RealFile::new(file)
+            };
+            let file: Rc<dyn File> = Rc::new(patiently("a file and its thread", open).await?);
             Ok(file)
         })
     }
@@ -188,7 +222,8 @@ impl Disk for RealDisk {
 
     fn sync_directory<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
-            let directory = RealFile::new(fs::File::open(directory_of(path))?)?;
+            let open = || RealFile::new(fs::File::open(directory_of(path))?);
+            let directory = patiently("a directory and its thread", open).await?;
             directory.run(|file| file.sync_all()).await?
         })
     }
@@ -240,6 +275,10 @@ impl RealFile {
 impl File for RealFile {
     fn read_at(&self, offset: u64, length: usize) -> LocalBoxFuture<'_, io::Result<Vec<u8>>> {
         Box::pin(async move { self.run(move |file| read_at(file, offset, length)).await? })
+    }
+
+    fn compute(&self, work: Box<dyn FnOnce() + Send>) -> LocalBoxFuture<'_, io::Result<()>> {
+        Box::pin(async move { self.run(move |_| work()).await })
     }
 
     fn read_value(&self, place: Place, epoch: Epoch) -> LocalBoxFuture<'_, io::Result<Bytes>> {
@@ -422,13 +461,23 @@ impl Locks for RealLocks {
     fn acquire<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Box<dyn LockGuard>>> {
         Box::pin(async move {
             let (answer, answered) = oneshot::channel();
-            let path = path.to_owned();
-            spawn_thread("dsm-lock", move || {
-                // If nobody waits any more, the guard is dropped here and with it the lock.
-                if let Some(guard) = wait_for_lock(&path, || answer.is_closed()).transpose() {
-                    drop(answer.send(guard));
+            let mut asked = Some((path.to_owned(), answer));
+            let start = || {
+                let (path, answer) =
+                    asked.take().ok_or_else(|| io::Error::other("the lock is waited for"))?;
+                // A thread that cannot be had takes what it was to have with it.
+                let (into, from) = mpsc::channel();
+                match spawn_thread("dsm-lock", move || hold_lock(from)) {
+                    Ok(()) => {
+                        into.send((path, answer)).map_err(|_| io::Error::other("the lock thread is gone"))
+                    }
+                    Err(error) => {
+                        asked = Some((path, answer));
+                        Err(error)
+                    }
                 }
-            })?;
+            };
+            patiently("the thread that waits for the lock", start).await?;
             let guard = answered.await.map_err(|_| io::Error::other("the lock thread is gone"))??;
             let guard: Box<dyn LockGuard> = Box::new(guard);
             Ok(guard)
@@ -456,6 +505,32 @@ impl Locks for RealLocks {
         }
     }
 
+    fn try_kinds(&self, path: &Path) -> io::Result<()> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".try-{}", std::process::id()));
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(OWNER_ONLY);
+        // What keeps a file from being made is told where it matters.
+        let Ok(file) = options.open(&name) else { return Ok(()) };
+        let _ = fs::remove_file(&name);
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(errno) if passes(&errno.into()) => {}
+            Err(errno) => {
+                return Err(io::Error::new(
+                    errno.kind(),
+                    format!("its file system takes no locks (flock: {errno}): put the log on a local one"),
+                ))
+            }
+        }
+        if let Err(errno) = fcntl(&file, FcntlArg::F_OFD_SETLK(&byte_lock(libc::F_WRLCK, BEAT_OFFSET, 1))) {
+            log::warn!(
+                "progress cannot be published here, so that a master that hangs is not fenced error={errno}"
+            );
+        }
+        Ok(())
+    }
+
     fn fence(&self, path: &Path) -> Fenced {
         fence(path).unwrap_or_else(|error| Fenced::Refused { reason: error.to_string() })
     }
@@ -472,8 +547,44 @@ fn open_lock_file(path: &Path) -> io::Result<fs::File> {
     fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(OWNER_ONLY).open(path)
 }
 
+/// Whom the lock at a path is for.
+type LockAsked = (PathBuf, oneshot::Sender<io::Result<RealGuard>>);
+
+/// The thread that waits for the lock, and then publishes the holder's progress: no other thread is needed for a takeover,
+/// which the system might refuse.
+fn hold_lock(asked: mpsc::Receiver<LockAsked>) {
+    let Ok((path, answer)) = asked.recv() else { return };
+    // If nobody waits any more, the guard is dropped here and with it the lock.
+    match wait_for_lock(&path, || answer.is_closed()).map(|file| file.map(RealGuard::new)) {
+        Ok(None) => {}
+        Ok(Some(Ok((guard, beat)))) => {
+            drop(answer.send(Ok(guard)));
+            beat.publish();
+        }
+        Ok(Some(Err(error))) | Err(error) => drop(answer.send(Err(error))),
+    }
+}
+
 /// Takes the lock, however long that lasts; `None` when nobody wants it any more by then.
-fn wait_for_lock(path: &Path, unwanted: impl Fn() -> bool) -> io::Result<Option<RealGuard>> {
+fn wait_for_lock(path: &Path, unwanted: impl Fn() -> bool) -> io::Result<Option<fs::File>> {
+    let mut told = false;
+    loop {
+        match queue_for_lock(path, &unwanted) {
+            Err(error) if passes(&error) => {
+                if !std::mem::replace(&mut told, true) {
+                    log::warn!("the system refuses for now, trying on what=\"the lock\" error={error}");
+                }
+                std::thread::sleep(REFUSED_PAUSE_MAX);
+                if unwanted() {
+                    return Ok(None);
+                }
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn queue_for_lock(path: &Path, unwanted: impl Fn() -> bool) -> io::Result<Option<fs::File>> {
     loop {
         let file = open_lock_file(path)?;
         loop {
@@ -490,7 +601,7 @@ fn wait_for_lock(path: &Path, unwanted: impl Fn() -> bool) -> io::Result<Option<
         if unwanted() {
             return Ok(None);
         }
-        return RealGuard::new(file).map(Some);
+        return Ok(Some(file));
     }
 }
 
@@ -533,7 +644,7 @@ struct RealGuard {
 }
 
 impl RealGuard {
-    fn new(file: fs::File) -> io::Result<Self> {
+    fn new(file: fs::File) -> io::Result<(Self, Beat)> {
         let mut bytes = Vec::new();
         (&file).read_to_end(&mut bytes)?;
         let previous = LockText::parse(&String::from_utf8_lossy(&bytes));
@@ -550,21 +661,32 @@ impl RealGuard {
         if let Err(error) = write_text(&guard.file, &guard.held()) {
             log::warn!("lock file not written error={error}");
         }
-        // The thread must not keep the lock alive: it holds the file weakly.
-        let file = Arc::downgrade(&file);
-        spawn_thread("dsm-beat", move || {
-            let mut published = 0;
-            while !released.load(Ordering::Acquire) {
-                let current = progress.load(Ordering::Relaxed);
-                if current != published {
-                    let Some(file) = file.upgrade() else { return };
-                    publish_beat(&file, published, current);
-                    published = current;
-                }
-                std::thread::sleep(BEAT_EVERY);
+        // It must not keep the lock alive, and holds the file weakly.
+        let beat = Beat { file: Arc::downgrade(&file), progress, released };
+        Ok((guard, beat))
+    }
+}
+
+/// What publishes a holder's progress.
+struct Beat {
+    file: Weak<fs::File>,
+    progress: Arc<AtomicU64>,
+    released: Arc<AtomicBool>,
+}
+
+impl Beat {
+    /// Publishes until the lock is given back.
+    fn publish(self) {
+        let mut published = 0;
+        while !self.released.load(Ordering::Acquire) {
+            let current = self.progress.load(Ordering::Relaxed);
+            if current != published {
+                let Some(file) = self.file.upgrade() else { return };
+                publish_beat(&file, published, current);
+                published = current;
             }
-        })?;
-        Ok(guard)
+            std::thread::sleep(BEAT_EVERY);
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! What the machines want done: answers, frames, appends, reads of the log.
 
-use super::{send, MasterActor, ReadWindow, Role, SlaveLink, WaitingRead};
+use super::{send, Allowance, MasterActor, ReadWindow, Role, SlaveLink, Todo, WaitingRead};
 use crate::acceptor::{Arrived, Switchboard};
 use crate::log_writer::Append;
 use crate::session::shown_key;
 use crate::slave_proxy::{End, EndReason};
+use bytes::Bytes;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::frame;
 use dsm_protocol::ids::{LinkId, Millis};
@@ -16,6 +17,28 @@ use std::rc::Rc;
 
 /// The most operators that wait for one failover.
 const FAILOVER_ASKERS_MAX: usize = 64;
+
+/// So many bytes that are copied or checksummed count as a step.
+const STEP_BYTES: usize = 32 * 1024;
+
+/// Bytes that are gone through to carry an effect out.
+fn bytes_of(effect: &Effect) -> usize {
+    match effect {
+        Effect::SendWrite { value, .. } => value.len(),
+        Effect::Reply { reply: Reply::Value(value), .. } => value.len(),
+        Effect::Reply { reply: Reply::Values(values), .. } => values.iter().flatten().map(Bytes::len).sum(),
+        Effect::Reply { .. }
+        | Effect::Append { .. }
+        | Effect::Joined { .. }
+        | Effect::NoSlot { .. }
+        | Effect::SlotFree { .. }
+        | Effect::SendRead { .. }
+        | Effect::SendDrop { .. }
+        | Effect::SendHoldingsNext { .. }
+        | Effect::ReadLog { .. }
+        | Effect::Witnessed { .. } => 0,
+    }
+}
 
 impl SlaveLink {
     /// Notes that the counted message that was appended last is on its way.
@@ -30,15 +53,17 @@ impl SlaveLink {
     }
 
     /// Sends a read, or lets it wait for room in the window.
-    fn ask(&mut self, read: WaitingRead, machine: &Master) {
+    fn ask(&mut self, now: Millis, read: WaitingRead, machine: &mut Master) {
         // Reads that have gone elsewhere meanwhile. A slave that answers none would else be sent, and kept, ever more.
         while self.reads.waiting.front().is_some_and(|oldest| !machine.is_reading(oldest.read)) {
-            self.reads.waiting.pop_front();
+            self.reads.next_waiting();
         }
         if self.reads.waiting.is_empty() && self.reads.has_room(read.bytes) {
             self.send_read(&read);
         } else {
             self.reads.waited += 1;
+            self.reads.waiting_bytes += u64::from(read.bytes);
+            machine.read_waits(now, read.read, self.reads.asked_bytes as u64 + self.reads.waiting_bytes);
             self.reads.waiting.push_back(read);
         }
     }
@@ -59,7 +84,7 @@ impl SlaveLink {
             if machine.is_reading(next.read) && !self.reads.has_room(next.bytes) {
                 return;
             }
-            if let Some(next) = self.reads.waiting.pop_front() {
+            if let Some(next) = self.reads.next_waiting() {
                 if machine.is_reading(next.read) {
                     self.send_read(&next);
                 }
@@ -69,6 +94,12 @@ impl SlaveLink {
 }
 
 impl ReadWindow {
+    fn next_waiting(&mut self) -> Option<WaitingRead> {
+        let next = self.waiting.pop_front()?;
+        self.waiting_bytes -= u64::from(next.bytes);
+        Some(next)
+    }
+
     fn has_room(&self, bytes: u32) -> bool {
         self.asked.is_empty() || self.asked_bytes + bytes as usize <= self.bytes_max
     }
@@ -89,20 +120,27 @@ impl Drop for LogAnswer {
 }
 
 impl MasterActor {
-    /// Carries out what the machine wanted in this turn, in order; appends go to the log as one batch.
+    /// Carries out everything that the machine wants, in order.
     pub(super) fn flush(&mut self) {
         let now = self.env.now();
         // What is performed may step the machine again.
-        while !self.effects.is_empty() {
-            let mut effects = std::mem::take(&mut self.effects);
-            for (done, effect) in effects.drain(..).enumerate() {
-                self.advance_within(done);
-                self.perform(now, effect);
-            }
-            if self.effects.is_empty() {
-                self.effects = effects;
-            }
+        while let Some(effect) = self.effects.pop_front() {
+            self.perform(now, effect);
         }
+        self.append();
+    }
+
+    /// The same as far as the turn has time for it.
+    pub(super) fn perform_within(&mut self, now: Millis, left: &mut Allowance<'_>) {
+        while !left.is_spent() {
+            let Some(effect) = self.effects.pop_front() else { return };
+            left.spend(1 + bytes_of(&effect) / STEP_BYTES);
+            self.perform(now, effect);
+        }
+    }
+
+    /// What is to be appended goes to the log as one batch.
+    pub(super) fn append(&mut self) {
         if self.appends.is_empty() {
             return;
         }
@@ -121,7 +159,7 @@ impl MasterActor {
             Effect::SlotFree { link } => self.announce_to(now, link),
             Effect::SendWrite { slot, version, key, value } => {
                 if let Some(slave) = self.at(slot) {
-                    slave.outbox.append(|out| frame::encode_write(version, &key, &value, out));
+                    slave.outbox.append_pieces(|out| frame::encode_write(version, &key, &value, out));
                     slave.note_sent(now);
                 }
             }
@@ -131,7 +169,7 @@ impl MasterActor {
                     if bytes as usize > self.config.value_max() {
                         self.switchboard.expect(link, bytes as usize);
                     }
-                    slave.ask(WaitingRead { read, version, key, bytes }, &self.machine);
+                    slave.ask(now, WaitingRead { read, version, key, bytes }, &mut self.machine);
                 }
             }
             Effect::SendDrop { slot, version, key } => {
@@ -169,6 +207,25 @@ impl MasterActor {
             board.errors.note(reply);
             board.requests.set(board.requests.get() - 1);
             board.bytes.set(board.bytes.get() - bytes);
+        }
+    }
+
+    /// Sends an answer that may come from the other master, which knew its length before we did: what was not foreseen
+    /// and has no room is not kept.
+    fn forwarded_reply(&mut self, to: Asker, reply: &Reply) {
+        let bytes = match reply {
+            Reply::Value(value) => value.len(),
+            Reply::Values(values) => values.iter().flatten().map(bytes::Bytes::len).sum(),
+            Reply::Done | Reply::NotFound | Reply::Count(_) | Reply::Text(_) | Reply::Error(_) => 0,
+        };
+        let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
+        let fits =
+            self.sessions.get(&to.session).is_none_or(|session| session.fits(to.tag, bytes, bytes_max));
+        if fits {
+            self.reply(to, reply);
+        } else {
+            let why = "earlier answers must be taken first (--max-pipeline-bytes)";
+            self.reply(to, &Reply::error(ErrorWord::Busy, why));
         }
     }
 
@@ -212,13 +269,21 @@ impl MasterActor {
     pub(super) fn perform_front(&mut self, now: Millis, effect: front::Effect) {
         match effect {
             front::Effect::Serve { asker, command: Command::Failover, .. } => self.failover(asker),
+            front::Effect::Serve { asker, deadline, command } if self.releasing => {
+                self.released.push_back(Todo::Serve { asker, deadline, command });
+            }
             front::Effect::Serve { asker, deadline, command } => {
                 self.step(now, Event::Request { asker, deadline, command });
             }
             front::Effect::Forward { id, stream, generation, command } => {
                 if let Some(dialed) = &self.dialed {
+                    // It may be longer than a value that is taken now: `--max-value` was once higher, then.
+                    let answer_bytes = super::foreseen(&self.machine, &command).value_bytes;
+                    if answer_bytes > self.config.value_max() {
+                        self.switchboard.expect(dialed.generation, answer_bytes);
+                    }
                     let request = Request { id, stream, generation, command };
-                    dialed.outbox.append(|out| frame::encode_request(&request, out));
+                    dialed.outbox.append_pieces(|out| frame::encode_request(&request, out));
                 }
             }
             front::Effect::StreamClosed { stream } => {
@@ -226,7 +291,7 @@ impl MasterActor {
                     send(&dialed.outbox, &Message::Control(Control::StreamClosed { stream }));
                 }
             }
-            front::Effect::Reply { to, reply } => self.reply(to, &reply),
+            front::Effect::Reply { to, reply } => self.forwarded_reply(to, &reply),
             front::Effect::CloseSession { session } => {
                 if let Some(session) = self.sessions.get(&session) {
                     session.close();

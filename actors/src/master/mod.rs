@@ -22,12 +22,12 @@ use crate::env::{Env, File, LockGuard};
 use crate::failover_watcher::{self, FailoverWatcher, Notice};
 use crate::log_tailer::{self, LogTailer, Replay, Replayed};
 use crate::log_writer::{LogWriter, Written, WrittenRecord};
-use crate::session::shown_key;
+use crate::session::{shown_key, AnswerPool, Room};
 use crate::slave_proxy::{self, End, EndReason, SlaveProxy};
 use crate::supervision::{Fate, NodeError, PanicGuard};
-use crate::turns::TurnLengths;
+use crate::turns::{Turn, TurnLengths};
 use actix::prelude::*;
-use dsm_protocol::command::{Command, Reply};
+use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, SessionId, SlaveId, Version};
 use dsm_protocol::machine::doubt::SelfDoubt;
 use dsm_protocol::machine::front::{self, Front, Kind};
@@ -37,15 +37,32 @@ use dsm_protocol::machine::master::{self, Asker, Census, Change, Master, ReadId,
 use dsm_protocol::machine::takeover;
 use dsm_protocol::message::{Control, MasterState, Message as Wire};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often the master looks at its clock, its deadlines and its role.
 const TICK: Duration = Duration::from_millis(25);
 
-/// A long turn is progress too: after so many steps it is told, so that the standby does not take it for a standstill.
-const ADVANCE_EVERY: usize = 1024;
+/// A turn ends after so many steps, of which each takes some microseconds.
+const TURN_STEPS_MAX: usize = 1024;
+
+/// Or after so many microseconds. One step may take as long again.
+const TURN_US_MAX: u64 = 4_000;
+
+/// So many requests that were put aside are looked at in one turn.
+const RESUMED_MAX: usize = 1024;
+
+/// A client that takes nothing for so long gives its room to others that wait as long.
+const DEAF: Duration = Duration::from_secs(1);
+
+/// What the read of one key among many takes beside its value until all are there, in bytes: what is known of it in the
+/// machine, the question to the slave, and the value's place in the answer.
+const PART_BYTES: usize = 512;
+
+/// About how long the answer to STATUS is, in bytes.
+const STATUS_BYTES: usize = 8 * 1024;
 
 /// How long a takeover waits for the connected slaves to accept the new reign before it serves with those that did.
 const ENLIST_MS: u64 = 100;
@@ -77,6 +94,41 @@ pub struct Stop;
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub(crate) struct Dismiss;
+
+/// What has come and is to be done, in its order.
+enum Todo {
+    /// What a connection has brought.
+    Arrived(Arrived),
+    /// A record is written.
+    Written(WrittenRecord),
+    /// A record is not, and why.
+    Refused(WriteId, ErrorWord, String),
+    /// A request that the front has held back.
+    Serve { asker: Asker, deadline: Millis, command: Command },
+}
+
+/// So much of a turn is left. It is counted in steps, so that a simulated world without time within a turn sees the same
+/// bounds, and in time.
+pub(super) struct Allowance<'a> {
+    turn: &'a Turn,
+    steps: usize,
+}
+
+impl<'a> Allowance<'a> {
+    fn new(turn: &'a Turn) -> Self {
+        Allowance { turn, steps: TURN_STEPS_MAX }
+    }
+
+    /// Notes that so many steps were made.
+    pub(super) fn spend(&mut self, steps: usize) {
+        self.steps = self.steps.saturating_sub(steps);
+    }
+
+    /// Whether the turn is to end.
+    pub(super) fn is_spent(&self) -> bool {
+        self.steps == 0 || self.turn.took_us() >= TURN_US_MAX
+    }
+}
 
 /// Asks to go on with what was left at the end of a turn. Others have had theirs in between.
 #[derive(Message, Debug)]
@@ -157,6 +209,8 @@ pub(super) struct ReadWindow {
     asked_bytes: usize,
     /// Reads that wait for room in the window.
     waiting: VecDeque<WaitingRead>,
+    /// Expected bytes of their answers.
+    waiting_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -175,6 +229,7 @@ impl ReadWindow {
             asked: VecDeque::new(),
             asked_bytes: 0,
             waiting: VecDeque::new(),
+            waiting_bytes: 0,
         }
     }
 }
@@ -210,11 +265,19 @@ pub struct MasterActor {
     pub(crate) door: Door,
     inbox: Inbox<Arrived>,
     arrived: Vec<Arrived>,
+    /// What has come and is not done.
+    todo: VecDeque<Todo>,
+    /// What the front has held back and is to be done first.
+    released: VecDeque<Todo>,
+    /// Whether what the front serves is held back no more, but comes in its turn.
+    releasing: bool,
     machine: Master,
     front: Front,
-    effects: Vec<master::Effect>,
+    /// What the machine wants done.
+    effects: VecDeque<master::Effect>,
+    made: Vec<master::Effect>,
     front_effects: Vec<front::Effect>,
-    appends: Vec<(WriteId, Change)>,
+    appends: Vec<(WriteId, Arc<Change>)>,
     doubt: Rc<RefCell<SelfDoubt>>,
     jumps_seen: u64,
     /// Those of the jumps in which this process was not paused but busy.
@@ -225,8 +288,10 @@ pub struct MasterActor {
     /// Whether a [`Resume`] is on its way.
     resuming: bool,
     sessions: Sessions,
-    /// Sessions with requests that are put aside.
-    congested: BTreeSet<SessionId>,
+    /// Sessions with requests that are put aside until their own answers have left.
+    congested: VecDeque<SessionId>,
+    /// The same until answers of others have left, and since when. The first in line is the first to go on.
+    in_line: VecDeque<(SessionId, Millis)>,
     slaves: BTreeMap<LinkId, SlaveLink>,
     /// Slaves that have failed and must wait before they count again.
     quarantine: Quarantine,
@@ -290,7 +355,8 @@ impl MasterActor {
         let board = Rc::new(RefCell::new(None));
         let shared_board = Rc::clone(&board);
         let address = MasterActor::create(move |ctx| {
-            let switchboard = Rc::new(Switchboard::new(for_switchboard, ctx.address().recipient()));
+            let answers = AnswerPool::new(parts.config.max_answer_bytes.as_u64() as usize);
+            let switchboard = Rc::new(Switchboard::new(for_switchboard, ctx.address().recipient(), answers));
             *shared_board.borrow_mut() = Some(Rc::clone(&switchboard));
             Self::new(parts, inbox, switchboard, ctx)
         });
@@ -340,12 +406,16 @@ impl MasterActor {
             switchboard,
             inbox,
             arrived: Vec::new(),
+            todo: VecDeque::new(),
+            released: VecDeque::new(),
+            releasing: false,
             machine,
             front: Front::new(front::Config {
                 requests_max: config.max_requests,
                 bytes_max: config.max_request_bytes.as_u64() as usize,
             }),
-            effects: Vec::new(),
+            effects: VecDeque::new(),
+            made: Vec::new(),
             front_effects: Vec::new(),
             appends: Vec::new(),
             doubt: Rc::new(RefCell::new(SelfDoubt::new(now, jump_ms))),
@@ -355,7 +425,8 @@ impl MasterActor {
             turns: TurnLengths::new(Rc::clone(&env)),
             resuming: false,
             sessions: Sessions::default(),
-            congested: BTreeSet::new(),
+            congested: VecDeque::new(),
+            in_line: VecDeque::new(),
             slaves: BTreeMap::new(),
             quarantine: Quarantine::default(),
             census: Census::default(),
@@ -420,7 +491,7 @@ impl MasterActor {
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
-        let _turn = self.turns.begin("tick");
+        let turn = self.turns.begin("tick");
         let now = self.env.now();
         self.observe(now);
         self.computed = (now, self.env.computed_ms());
@@ -428,18 +499,73 @@ impl MasterActor {
         self.step(now, master::Event::Tick);
         self.step_front(now, front::Event::Tick);
         self.tick_role(now);
+        self.relieve(now);
         self.admit_waiting(now);
         self.look_after_health(now);
-        self.resume_congested(now);
         self.tell_seq(now);
-        self.flush();
-        self.resume_later(ctx);
+        self.work(&turn, ctx);
         ctx.run_later(TICK, Self::tick);
+    }
+
+    /// Does what has come, in its order, for as long as a turn may take; the rest is done in turns of its own.
+    fn work(&mut self, turn: &Turn, ctx: &mut Context<Self>) {
+        let now = self.env.now();
+        self.observe(now);
+        self.advance();
+        let mut left = Allowance::new(turn);
+        self.perform_within(now, &mut left);
+        while !left.is_spent() {
+            // What the front held comes before whatever came since.
+            let todo = match self.released.pop_front() {
+                Some(released) => released,
+                None => match self.todo.pop_front() {
+                    Some(todo) => todo,
+                    None => break,
+                },
+            };
+            left.spend(1);
+            match todo {
+                Todo::Arrived(arrived) => self.arrived(now, arrived, ctx),
+                Todo::Written(WrittenRecord { write, version, places }) => {
+                    self.log_seq = version.seq;
+                    self.step(now, master::Event::Written { write, version, places });
+                }
+                Todo::Refused(write, word, detail) => {
+                    self.step(now, master::Event::NotWritten { write, word, detail });
+                }
+                Todo::Serve { asker, deadline, command } => {
+                    self.step(now, master::Event::Request { asker, deadline, command });
+                }
+            }
+            self.perform_within(now, &mut left);
+        }
+        self.resume_congested(now);
+        self.perform_within(now, &mut left);
+        self.append();
+        self.advance();
+        self.finish_yield(now);
+        self.switchboard.is_behind.set(self.is_behind());
+        self.resume_later(ctx);
+    }
+
+    /// Whether something that has come is not done yet.
+    fn is_behind(&self) -> bool {
+        !self.todo.is_empty() || !self.released.is_empty() || !self.effects.is_empty()
+    }
+
+    /// What a slave has acknowledged is no longer owed, even if it takes a while until the rest of it is done.
+    fn note_arrived(&self, now: Millis, arrived: &Arrived) {
+        if let Arrived::Slave { link, message: Wire::Ack { through, .. } } = arrived {
+            if let Some(slave) = self.slaves.get(link) {
+                slave.window.borrow_mut().note_arrived(now, *through);
+            }
+        }
     }
 
     /// Sees to it that there is another turn if something is left to be done, once everybody else has had one.
     fn resume_later(&mut self, ctx: &mut Context<Self>) {
-        if self.machine.has_chores() && !std::mem::replace(&mut self.resuming, true) {
+        let is_left = self.is_behind() || self.machine.has_chores();
+        if is_left && !std::mem::replace(&mut self.resuming, true) {
             let master = ctx.address();
             // Not from here: actix empties the mailbox before it lets anybody else run.
             actix::spawn(async move {
@@ -479,19 +605,13 @@ impl MasterActor {
         }
     }
 
-    /// The same within a turn of many steps, of which `done` are done.
-    fn advance_within(&self, done: usize) {
-        if done.is_multiple_of(ADVANCE_EVERY) {
-            self.advance();
-        }
-    }
-
     /// Advances the master machine and keeps what it wants done for the end of the turn.
     fn step(&mut self, now: Millis, event: master::Event) {
         if !matches!(event, master::Event::Tick | master::Event::Chore) {
             log::trace!("master event={event:?}");
         }
-        self.machine.step(now, event, &mut self.effects);
+        self.machine.step(now, event, &mut self.made);
+        self.effects.extend(self.made.drain(..));
     }
 
     /// Advances the front and carries out at once what it wants done.
@@ -513,74 +633,106 @@ impl MasterActor {
         let parked = &self.switchboard.limits.parked;
         if session.has_parked() {
             count(parked);
-            session.park(asker.tag, command);
+            session.park(asker.tag, command, Room::NotHere);
             return;
         }
-        if let Command::GetMany { .. } = command {
-            let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
-            if command.keys() > 1 && self.answer_bytes(&command) > bytes_max {
-                let why =
-                    format!("the values have more than {bytes_max} bytes in all (--max-pipeline-bytes)");
-                self.reply(asker, &Reply::error(dsm_protocol::command::ErrorWord::Bad, why));
-                return;
-            }
+        let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
+        let answer = foreseen(&self.machine, &command);
+        if command.keys() > 1 && answer.value_bytes > bytes_max {
+            let why = format!("the values have more than {bytes_max} bytes in all (--max-pipeline-bytes)");
+            self.reply(asker, &Reply::error(dsm_protocol::command::ErrorWord::Bad, why));
+            return;
         }
-        if session.is_deep() {
-            let answer_bytes = self.answer_bytes(&command);
-            if answer_bytes > 0 {
-                if !session.has_room_for(answer_bytes, self.config.max_pipeline_bytes.as_u64() as usize) {
+        if answer.bytes > 0 {
+            match session.expect(asker.tag, answer.bytes, bytes_max) {
+                Room::Yes => {}
+                room @ (Room::NotHere | Room::NotInAll) => {
                     count(parked);
-                    session.park(asker.tag, command);
-                    self.congested.insert(asker.session);
+                    session.park(asker.tag, command, room);
+                    self.set_aside(now, asker.session, room);
                     return;
                 }
-                session.expect(asker.tag, answer_bytes);
             }
         }
         self.execute(now, asker, command);
     }
 
-    /// How long the answer will be, as far as the directory tells, in bytes.
-    fn answer_bytes(&self, command: &Command) -> usize {
-        let value = |key: &bytes::Bytes| {
-            self.machine.directory().get(key).map_or(0, |entry| entry.place.bytes as usize)
-        };
-        match command {
-            Command::Get { key } => value(key),
-            Command::GetMany { keys } => keys.iter().map(value).sum(),
-            Command::Put { .. }
-            | Command::PutMany { .. }
-            | Command::Delete { .. }
-            | Command::Exists { .. }
-            | Command::KeyCount
-            | Command::Status
-            | Command::Failover => 0,
+    /// Notes that a session has requests that are put aside.
+    fn set_aside(&mut self, now: Millis, session: SessionId, room: Room) {
+        match room {
+            Room::NotHere => self.congested.push_back(session),
+            Room::NotInAll => self.in_line.push_back((session, now)),
+            Room::Yes => {}
         }
     }
 
     /// Goes on with sessions whose requests were put aside until earlier answers have left.
     fn resume_congested(&mut self, now: Millis) {
-        if self.congested.is_empty() {
+        let mut left = RESUMED_MAX;
+        // Whoever has waited longest for room among all gets it first, and then waits for all others.
+        for _ in 0..self.in_line.len().min(RESUMED_MAX) {
+            let Some((id, since)) = self.in_line.pop_front() else { break };
+            left -= 1;
+            match self.resume(now, id) {
+                Ok(true) => self.in_line.push_back((id, now)),
+                Ok(false) => {}
+                Err(Room::NotInAll) => {
+                    self.in_line.push_front((id, since));
+                    break;
+                }
+                Err(room) => self.set_aside(now, id, room),
+            }
+        }
+        for _ in 0..self.congested.len() {
+            let Some(id) = self.congested.pop_front() else { break };
+            loop {
+                if left == 0 {
+                    self.congested.push_front(id);
+                    return;
+                }
+                left -= 1;
+                match self.resume(now, id) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(room) => {
+                        self.set_aside(now, id, room);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Executes the first request of a session that was put aside, if there is room for its answer; whether there may
+    /// be more.
+    fn resume(&mut self, now: Millis, id: SessionId) -> Result<bool, Room> {
+        let session = match self.sessions.get(&id) {
+            Some(session) if !session.is_closed() => Rc::clone(session),
+            Some(_) | None => return Ok(false),
+        };
+        let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
+        let machine = &self.machine;
+        match session.unpark(bytes_max, |command| foreseen(machine, command).bytes)? {
+            Some((tag, command)) => {
+                self.execute(now, Asker { session: id, tag }, command);
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// Cuts a client that has taken nothing for long while others wait for the room that its answers take: the one that
+    /// has taken nothing for longest, and one at a time.
+    fn relieve(&mut self, now: Millis) {
+        let Some((_, since)) = self.in_line.front() else { return };
+        if now.since(*since) < DEAF.as_millis() as u64 {
             return;
         }
-        let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
-        for id in self.congested.iter().copied().collect::<Vec<_>>() {
-            let Some(session) = self.sessions.get(&id).cloned() else {
-                self.congested.remove(&id);
-                continue;
-            };
-            if session.is_closed() {
-                self.congested.remove(&id);
-                continue;
-            }
-            while let Some((tag, command)) = session.unpark(bytes_max) {
-                let answer_bytes = self.answer_bytes(&command);
-                session.expect(tag, answer_bytes);
-                self.execute(now, Asker { session: id, tag }, command);
-            }
-            if !session.has_parked() {
-                self.congested.remove(&id);
-            }
+        let deaf = self.sessions.values().map(|session| (session.is_deaf_for(), session));
+        let deafest =
+            deaf.filter(|(time, _)| *time >= DEAF).max_by_key(|(time, session)| (*time, session.id()));
+        if let Some((_, session)) = deafest {
+            session.cut("it takes no answers, and others wait for the room (--max-answer-bytes)");
         }
     }
 
@@ -644,6 +796,32 @@ impl MasterActor {
     }
 }
 
+/// How long an answer will be.
+struct Foreseen {
+    /// Bytes of values.
+    value_bytes: usize,
+    /// Bytes that it will take while it waits.
+    bytes: usize,
+}
+
+/// How long the answer to `command` will be, as far as the directory tells.
+fn foreseen(machine: &Master, command: &Command) -> Foreseen {
+    let value =
+        |key: &bytes::Bytes| machine.directory().get(key).map_or(0, |entry| entry.place.bytes as usize);
+    let (value_bytes, more) = match command {
+        Command::Get { key } => (value(key), 0),
+        Command::GetMany { keys } => (keys.iter().map(value).sum(), keys.len() * PART_BYTES),
+        Command::Status => (0, STATUS_BYTES),
+        Command::Put { .. }
+        | Command::PutMany { .. }
+        | Command::Delete { .. }
+        | Command::Exists { .. }
+        | Command::KeyCount
+        | Command::Failover => (0, 0),
+    };
+    Foreseen { value_bytes, bytes: value_bytes + more }
+}
+
 fn log_operation(asker: Asker, command: &Command) {
     let session = asker.session;
     match command {
@@ -680,46 +858,31 @@ impl Handler<Drain> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
-        let _turn = self.turns.begin("requests");
+        let turn = self.turns.begin("requests");
         let mut arrived = std::mem::take(&mut self.arrived);
         self.inbox.take(&mut arrived);
         let now = self.env.now();
-        self.observe(now);
-        for (done, arrived) in arrived.drain(..).enumerate() {
-            self.advance_within(done);
-            self.arrived(now, arrived, ctx);
+        for arrived in arrived.drain(..) {
+            self.note_arrived(now, &arrived);
+            self.todo.push_back(Todo::Arrived(arrived));
         }
         self.arrived = arrived;
-        self.resume_congested(now);
-        self.advance();
-        self.flush();
-        self.finish_yield(now);
-        self.resume_later(ctx);
+        self.work(&turn, ctx);
     }
 }
 
 impl Handler<Written> for MasterActor {
     type Result = ();
 
-    fn handle(&mut self, written: Written, _: &mut Self::Context) {
-        let _turn = self.turns.begin("written");
-        let now = self.env.now();
+    fn handle(&mut self, written: Written, ctx: &mut Self::Context) {
+        let turn = self.turns.begin("written");
         self.log_bytes = written.offset;
-        for (done, record) in written.writes.into_iter().enumerate() {
-            self.advance_within(done);
-            let WrittenRecord { write, version, places } = record;
-            self.log_seq = version.seq;
-            self.step(now, master::Event::Written { write, version, places });
+        self.todo.extend(written.writes.into_iter().map(Todo::Written));
+        if let Some((word, detail)) = written.refusal {
+            let refused = written.refused.into_iter();
+            self.todo.extend(refused.map(|write| Todo::Refused(write, word, detail.clone())));
         }
-        if let Some((word, detail)) = &written.refusal {
-            for (done, write) in written.refused.into_iter().enumerate() {
-                self.advance_within(done);
-                let (word, detail) = (*word, detail.clone());
-                self.step(now, master::Event::NotWritten { write, word, detail });
-            }
-        }
-        self.flush();
-        self.finish_yield(now);
+        self.work(&turn, ctx);
     }
 }
 
@@ -732,8 +895,7 @@ impl Handler<Replayed> for MasterActor {
         if replayed.from_start {
             self.machine.replay_from_start();
         }
-        for (done, change) in replayed.changes.into_iter().enumerate() {
-            self.advance_within(done);
+        for change in replayed.changes {
             match change {
                 Replay::Put { key, version, place } => self.machine.replay_put(&key, version, place),
                 Replay::Delete { key } => self.machine.replay_delete(&key),
@@ -764,15 +926,14 @@ impl Handler<Resume> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, _: Resume, ctx: &mut Self::Context) {
-        let _turn = self.turns.begin("chores");
+        let turn = self.turns.begin("rest");
         self.resuming = false;
         let now = self.env.now();
         self.observe(now);
-        self.advance();
-        self.step(now, master::Event::Chore);
-        self.flush();
-        self.finish_yield(now);
-        self.resume_later(ctx);
+        if self.machine.has_chores() {
+            self.step(now, master::Event::Chore);
+        }
+        self.work(&turn, ctx);
     }
 }
 

@@ -190,7 +190,7 @@ impl MasterActor {
             None => {
                 let session = SessionId(board.next_id());
                 peer.streams.insert(stream, session);
-                let forwarded = Rc::new(Session::forwarded(session, peer.outbox.clone()));
+                let forwarded = Rc::new(Session::forwarded(session, peer.outbox.clone(), &board.answers));
                 self.sessions.insert(session, forwarded);
                 session
             }
@@ -227,6 +227,7 @@ impl MasterActor {
             }
         }
         let state = welcome.state.clone();
+        self.switchboard.trust(generation);
         let lag = Lag::new(now, state.seq, self.log_seq);
         self.dialed = Some(PeerOutbound { generation, outbox, state: welcome.state, lag });
         self.peer_says(now, &state);
@@ -245,6 +246,7 @@ impl MasterActor {
     }
 
     pub(super) fn dialed_down(&mut self, now: Millis, generation: LinkId) {
+        self.switchboard.forget(generation);
         if self.dialed.as_ref().is_some_and(|dialed| dialed.generation == generation) {
             self.dialed = None;
             self.front.set_active_address(None);

@@ -174,11 +174,18 @@ impl MasterActor {
         let slaves = self.machine.slave_count();
         log::info!("serving epoch={epoch} keys={keys} slaves={slaves} address={}", self.address);
         if !self.is_closing() {
-            self.step_front(now, front::Event::ServingBegan);
+            self.release(now);
         }
         self.notice(takeover::Event::ReignBegan);
         self.tell_state();
         self.flush();
+    }
+
+    /// Lets the requests that the front holds back be served, each in its turn: there may be thousands.
+    fn release(&mut self, now: Millis) {
+        self.releasing = true;
+        self.step_front(now, front::Event::ServingBegan);
+        self.releasing = false;
     }
 
     fn begin_yield(&mut self, now: Millis) {
@@ -226,6 +233,9 @@ impl MasterActor {
 
     /// Goes on with a handover once nothing is in flight.
     pub(super) fn finish_yield(&mut self, now: Millis) {
+        if self.is_behind() {
+            return;
+        }
         if let Role::Reigning(reign) = &self.role {
             let yielding = matches!(reign.phase, Phase::Yielding { .. });
             let serving = matches!(reign.phase, Phase::Serving | Phase::Preparing { .. });
@@ -262,13 +272,15 @@ impl MasterActor {
         self.refuse_handover(reason);
         self.answer_failover(&Reply::error(ErrorWord::Busy, format!("the handover was aborted: {reason}")));
         if !self.is_closing() {
-            self.step_front(now, front::Event::ServingBegan);
+            self.release(now);
         }
         self.flush();
     }
 
     /// The log is closed: give the locks away and follow the other master from here on, or end.
     fn closed(&mut self, closed: &Closed, ctx: &mut Context<Self>) {
+        // Nothing may be answered once the locks are free.
+        self.flush();
         let Role::Reigning(reign) = std::mem::replace(&mut self.role, Role::Ended) else { return };
         let epoch = reign.epoch;
         if self.machine.in_flight() == 0 {

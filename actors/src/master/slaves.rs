@@ -7,10 +7,12 @@ use crate::log_writer::RaiseEpoch;
 use crate::session::shown_message;
 use crate::slave_proxy::{End, EndReason, Owed, Parts, PingWanted, Ports, SlaveEnded, SlaveProxy};
 use actix::prelude::*;
+use dsm_protocol::command::KEY_MAX;
 use dsm_protocol::ids::{Epoch, Incarnation, LinkId, Millis, SlaveId};
 use dsm_protocol::machine::link::{Admission, Ending, Link, Standing};
 use dsm_protocol::machine::master::{Event, ReadId, Slot, SLAVES_MAX};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message};
+use dsm_protocol::planted;
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -125,11 +127,15 @@ impl MasterActor {
         if slave.standing == Standing::OnTrial {
             return;
         }
-        let admission = match slave.standing {
-            Standing::Proven => Admission::Free,
-            Standing::Connected | Standing::Quarantined | Standing::OnTrial => {
-                self.quarantine.admission(now, &slave.id, slave.incarnation, is_needed)
-            }
+        let is_proven = match slave.standing {
+            Standing::Proven => true,
+            Standing::Quarantined => planted!(LateSlaveUntried),
+            Standing::Connected | Standing::OnTrial => false,
+        };
+        let admission = if is_proven {
+            Admission::Free
+        } else {
+            self.quarantine.admission(now, &slave.id, slave.incarnation, is_needed)
         };
         match admission {
             Admission::Free => {
@@ -139,7 +145,9 @@ impl MasterActor {
             Admission::Trial { bytes } => {
                 log::debug!("slave on trial slave={} bytes={bytes}", slave.id);
                 slave.standing = Standing::OnTrial;
-                slave.question(now, &Message::Trial { bytes: trial(bytes as usize) });
+                // No longer than what the slave must take anyway.
+                let bytes = (bytes as usize).min(self.config.value_max() + KEY_MAX);
+                slave.question(now, &Message::Trial { bytes: trial(bytes) });
             }
             Admission::Wait { ms } => {
                 if slave.standing != Standing::Quarantined {
@@ -380,7 +388,7 @@ impl Handler<SlaveEnded> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, ended: SlaveEnded, ctx: &mut Self::Context) {
-        let _turn = self.turns.begin("slave lost");
+        let turn = self.turns.begin("slave lost");
         let now = self.env.now();
         let Some(slave) = self.slaves.remove(&ended.link) else { return };
         self.reads_waited += slave.reads.waited;
@@ -403,9 +411,7 @@ impl Handler<SlaveEnded> for MasterActor {
                 self.slave_hello(now, link, hello, outbox, ctx);
             }
         }
-        self.flush();
-        self.finish_yield(now);
-        self.resume_later(ctx);
+        self.work(&turn, ctx);
     }
 }
 
@@ -415,6 +421,10 @@ impl Handler<PingWanted> for MasterActor {
     fn handle(&mut self, wanted: PingWanted, _: &mut Self::Context) {
         let Some(slave) = self.slaves.get(&wanted.link) else { return };
         let Some(slot) = slave.slot else { return };
+        // Both ends count: a ping may not overtake what the machine has counted in front of it.
+        if self.is_behind() {
+            return;
+        }
         self.machine.pinged(slot);
         send(&slave.outbox, &Message::Ping);
         slave.note_sent(self.env.now());

@@ -165,6 +165,8 @@ impl MasterActor {
         writeln!(text, "requests_busy:{}", limits.busy.get())?;
         writeln!(text, "reads_paused:{}", limits.reads_paused.get())?;
         writeln!(text, "requests_parked:{}", limits.parked.get())?;
+        writeln!(text, "answer_bytes:{}", self.switchboard.answers.len())?;
+        writeln!(text, "clients_waiting_for_answer_room:{}", self.switchboard.answers.waiting())?;
         let (requests, frames) = (&self.switchboard.unfinished_requests, &self.switchboard.unfinished_frames);
         writeln!(text, "unfinished_request_bytes:{}", requests.bytes.get())?;
         writeln!(text, "uploads_cut:{}", requests.cut.get())?;

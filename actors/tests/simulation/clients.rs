@@ -46,6 +46,8 @@ struct Overtaken {
 struct Recording {
     history: RefCell<History>,
     overtaken: RefCell<Vec<Overtaken>>,
+    /// The first read that was answered with what its own pipeline writes behind it.
+    early: RefCell<Option<String>>,
     witness: Witness,
     /// Nothing happens at the same time in a simulated world: the order is a count.
     count: Cell<u64>,
@@ -79,8 +81,12 @@ impl Recorder {
         Recorder(Rc::new(Recording { witness: witness.clone(), ..Recording::default() }))
     }
 
-    /// Holds the order of each connection against the history: who pipelines reads its own writes, or later ones.
+    /// Holds the order of each connection against the history: who pipelines reads its own earlier writes, or later ones
+    /// of others, and none of its own later ones.
     pub(crate) fn check_order(&self) -> Result<(), String> {
+        if let Some(early) = &*self.0.early.borrow() {
+            return Err(early.clone());
+        }
         let history = self.0.history.borrow();
         for overtaken in self.0.overtaken.borrow().iter() {
             let is_older = |operation: &Operation| {
@@ -454,7 +460,7 @@ impl Client {
                     Ok(answer) => {
                         is_at_standby |=
                             matches!(&answer, Answer::Error(error) if error.starts_with("STANDBY"));
-                        self.finish(ask, answer, &mut own);
+                        self.finish(ask, answer, &mut own, rest.as_slice());
                     }
                     Err(NoAnswer) => {
                         // Unknown, all of them.
@@ -532,7 +538,8 @@ impl Client {
         self.recorder.0.history.borrow_mut().finish_read(begun, value, now);
     }
 
-    fn finish(&self, asked: Asked, answer: Answer, own: &mut Own) {
+    /// Notes an answer; `later` was asked behind it.
+    fn finish(&self, asked: Asked, answer: Answer, own: &mut Own, later: &[Asked]) {
         let recording = &self.recorder.0;
         let now = self.recorder.now();
         let mut history = recording.history.borrow_mut();
@@ -550,13 +557,13 @@ impl Client {
         self.recorder.note(if self.is_native { "done natively" } else { "done" });
         match (asked, answer) {
             (Asked::Read(part), Answer::Value(value)) => {
-                self.note_order(&part, value.as_ref(), own);
+                self.note_order(&part, value.as_ref(), own, later);
                 history.finish_read(part.begun, value, now);
             }
             (Asked::ReadMany(parts), Answer::Values(values)) => {
                 assert_eq!(parts.len(), values.len(), "MGET answers as many as were asked");
                 for (part, value) in parts.into_iter().zip(values) {
-                    self.note_order(&part, value.as_ref(), own);
+                    self.note_order(&part, value.as_ref(), own, later);
                     history.finish_read(part.begun, value, now);
                 }
             }
@@ -581,7 +588,20 @@ impl Client {
         }
     }
 
-    fn note_order(&self, part: &Part, read: Option<&Bytes>, own: &Own) {
+    fn note_order(&self, part: &Part, read: Option<&Bytes>, own: &Own, later: &[Asked]) {
+        let is_early = later.iter().any(|asked| match asked {
+            // No two writes write the same.
+            Asked::Write(parts) => {
+                parts.iter().any(|(write, value)| write.key == part.key && Some(value) == read)
+            }
+            Asked::Read(_) | Asked::ReadMany(_) | Asked::Delete(_) => false,
+        });
+        if is_early {
+            let (client, key) = (self.id, &part.key);
+            let early =
+                format!("client {client} reads {read:?} from {key:?}, which it writes behind the read");
+            self.recorder.0.early.borrow_mut().get_or_insert(early);
+        }
         let Some((last, earlier)) = own.0.get(&part.key).and_then(|own| own.split_last()) else { return };
         let (written, value) = last;
         if value.as_ref() != read {

@@ -2,6 +2,7 @@
 //!
 //! Owns the processes. Never breaks one by itself; that is the nemesis' part.
 
+use bytesize::ByteSize;
 use dsm::config::{Fsync, MasterConfig, MasterKind, PlacementFlag, SlaveConfig};
 use dsm::env::sim::{Machine, Process, World};
 use dsm::node::{run_node, NodeConfig};
@@ -48,6 +49,8 @@ pub(crate) struct Shape {
     pub(crate) ack_timeout: Duration,
     pub(crate) read_timeout: Duration,
     pub(crate) failover_timeout: Duration,
+    /// Bytes of values that may be on their way from one slave.
+    pub(crate) slave_window: ByteSize,
 }
 
 impl Default for Shape {
@@ -60,6 +63,7 @@ impl Default for Shape {
             ack_timeout: Duration::from_secs(1),
             read_timeout: Duration::from_millis(200),
             failover_timeout: Duration::from_secs(1),
+            slave_window: MasterConfig::default().slave_window,
         }
     }
 }
@@ -76,6 +80,7 @@ impl Shape {
             ack_timeout: ms(100, 1000),
             read_timeout: ms(50, 200),
             failover_timeout: ms(300, 1000),
+            slave_window: MasterConfig::default().slave_window,
         }
     }
 }
@@ -259,6 +264,7 @@ impl Cluster {
             ack_timeout: shape.ack_timeout,
             read_timeout: shape.read_timeout,
             failover_timeout: shape.failover_timeout,
+            slave_window: shape.slave_window,
             ..MasterConfig::default()
         };
         match node {

@@ -50,8 +50,10 @@ fn finders(mutant: Mutant) -> &'static [Check] {
         | Mutant::StandbyAnswersReads
         | Mutant::ForwardedWriteRepeated => &[Check::Linearizable],
         Mutant::ReadOvertakesOwnWrite => &[Check::Order],
+        Mutant::ReadSeesLaterWrite => &[Check::Order],
         Mutant::DoneWithoutAck => &[Check::DoneIsAcknowledged],
         Mutant::NoSubstitute => &[Check::Handover, Check::ServesClients],
+        Mutant::LateSlaveUntried => &[Check::Tried],
         Mutant::SlaveReadsOlder => &[Check::SlaveAnswers],
         Mutant::SlaveAppliesLower | Mutant::SlaveDropsAnyVersion => &[Check::SlaveKeeps],
         Mutant::SlaveObeysLowerEpoch => &[Check::SlaveObeys],

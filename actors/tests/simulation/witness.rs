@@ -99,6 +99,8 @@ struct Link {
     ack_ends: VecDeque<u64>,
     /// The slave's process.
     slave: u32,
+    /// Whether it was told that it is in quarantine, and has not taken a trial since.
+    is_untried: bool,
     /// The reign that the slave has enlisted with.
     now: Reign,
     /// Those that were announced since. Both sides count anew for each.
@@ -279,8 +281,14 @@ impl State {
                         format!("epoch {epoch} is announced by process {master} after {first}")
                     });
                 }
+                if link.is_untried {
+                    self.fail(Check::Tried, || {
+                        format!("a slave in quarantine hears of the reign {epoch} and has taken no trial")
+                    });
+                }
                 link.coming.push_back(Reign { epoch, ..Reign::default() });
             }
+            Message::Control(Control::Quarantined { .. }) => link.is_untried = true,
             Message::Write { version, key, value } => {
                 self.check_durable(version);
                 let known = self.values.entry((version, key.clone())).or_insert_with(|| value.clone());
@@ -349,6 +357,7 @@ impl State {
                 }
                 self.enlisted(link.slave, epoch);
             }
+            Message::Control(Control::Took { .. }) => link.is_untried = false,
             Message::Ack { through, .. } => {
                 let reign = &mut link.now;
                 let through = through as usize;

@@ -157,6 +157,8 @@ struct Stream {
     refused: BTreeMap<RequestId, Queued>,
     /// Whether the other master knows the session, on the link that stands.
     known: bool,
+    /// The last write that the other master has done: what was asked in front of it may not see it.
+    done: Option<RequestId>,
 }
 
 impl Stream {
@@ -401,6 +403,9 @@ impl Front {
             }
             return;
         }
+        if word.is_none() && queued.command.is_write() {
+            stream.done = stream.done.max(Some(id));
+        }
         self.requests -= 1;
         self.bytes -= queued.command.payload_bytes();
         effects.push(Effect::Reply { to: queued.asker, reply });
@@ -421,13 +426,22 @@ impl Front {
         for session in sessions {
             let Some(stream) = self.streams.get_mut(&session) else { continue };
             stream.known = false;
-            let mut unknown = Vec::new();
+            let (mut unknown, mut overtaken) = (Vec::new(), Vec::new());
             for (id, queued) in std::mem::take(&mut stream.outstanding) {
                 if queued.command.is_write() && !planted!(ForwardedWriteRepeated) {
                     unknown.push(queued);
+                } else if stream.done > Some(id) {
+                    overtaken.push(queued);
                 } else {
                     stream.refused.insert(id, queued);
                 }
+            }
+            for queued in overtaken {
+                self.requests -= 1;
+                self.bytes -= queued.command.payload_bytes();
+                // Asked again it would see what its session has written since.
+                let reply = Reply::error(ErrorWord::Loading, "the active master was lost during the read");
+                effects.push(Effect::Reply { to: queued.asker, reply });
             }
             if unknown.is_empty() {
                 self.pump(session, effects);

@@ -155,6 +155,19 @@ impl Link {
             return false;
         }
         self.acked = through;
+        self.confirm(now, through);
+        true
+    }
+
+    /// Notes that an acknowledgement has come, which [`Link::note_acked`] is told of when its turn comes: what is done at
+    /// our end may take a while, and the slave is not to blame for that.
+    pub fn note_arrived(&mut self, now: Millis, through: u64) {
+        if through <= self.sent {
+            self.confirm(now, through);
+        }
+    }
+
+    fn confirm(&mut self, now: Millis, through: u64) {
         while let Some(batch) = self.batches.front().filter(|batch| batch.through <= through).copied() {
             self.batches.pop_front();
             self.confirmed = self.confirmed.max(batch.end);
@@ -163,7 +176,6 @@ impl Link {
             let ack_ms = now.since(batch.at);
             self.ack_eighths = self.ack_eighths - self.ack_eighths / 8 + ack_ms;
         }
-        true
     }
 
     /// Notes that an answer is owed outside the count. The question ends at `queued` in the bytes given to the link.

@@ -15,6 +15,8 @@
 
 use super::{Protocol, Sections};
 use crate::command::Reply;
+use crate::pieces::Sink;
+use bytes::Bytes;
 
 /// What a command adds to how its reply is encoded. All but texts follow from the reply itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,31 +28,38 @@ pub enum Shape {
 }
 
 /// Appends the store's reply to a command that came with `shape`.
-pub fn encode_reply(protocol: Protocol, shape: Shape, reply: &Reply, out: &mut Vec<u8>) {
+pub fn encode_reply(protocol: Protocol, shape: Shape, reply: &Reply, out: &mut impl Sink) {
     match reply {
-        Reply::Done => status(out, "OK"),
-        Reply::Value(value) => bulk(out, value),
-        Reply::NotFound => null(protocol, out),
+        Reply::Done => status(out.tail(), "OK"),
+        Reply::Value(value) => stored(out, value),
+        Reply::NotFound => null(protocol, out.tail()),
         Reply::Values(values) => {
-            array(out, values.len());
+            array(out.tail(), values.len());
             for value in values {
                 match value {
-                    Some(value) => bulk(out, value),
-                    None => null(protocol, out),
+                    Some(value) => stored(out, value),
+                    None => null(protocol, out.tail()),
                 }
             }
         }
-        Reply::Count(count) => unsigned(out, *count),
+        Reply::Count(count) => unsigned(out.tail(), *count),
         Reply::Text(text) => match shape {
-            Shape::Plain => bulk(out, text.as_bytes()),
-            Shape::Info(sections) => verbatim(protocol, out, &sections.select(text)),
+            Shape::Plain => bulk(out.tail(), text.as_bytes()),
+            Shape::Info(sections) => verbatim(protocol, out.tail(), &sections.select(text)),
         },
         Reply::Error(reply) => {
             let space = if reply.detail.is_empty() { "" } else { " " };
             let parts = [reply.word.as_str().as_bytes(), space.as_bytes(), reply.detail.as_bytes()];
-            error_parts(out, &parts);
+            error_parts(out.tail(), &parts);
         }
     }
+}
+
+/// `$3 foo`, of a value.
+fn stored(out: &mut impl Sink, value: &Bytes) {
+    header(out.tail(), b'$', value.len() as u64);
+    out.value(value);
+    out.tail().extend_from_slice(b"\r\n");
 }
 
 /// `+OK`: a word of ours, without line ends.

@@ -96,13 +96,13 @@ impl Runner {
                 format!("answer s{}#{}: {}", to.session, to.tag, show_reply(&reply))
             }
             Effect::Append { write, change } => {
-                let values = match &change {
+                let values = match &*change {
                     Change::Put(pairs) => pairs.iter().map(|(_, value)| value.len()).collect(),
                     Change::Delete(_) => Vec::new(),
                 };
                 self.appends.push_back((write, values));
                 self.writes.push(write);
-                let change = match change {
+                let change = match &*change {
                     Change::Put(pairs) => {
                         let pairs: Vec<String> =
                             pairs.iter().map(|(k, v)| format!("{}={}", text(k), text(v))).collect();

@@ -14,6 +14,7 @@ use dsm_protocol::machine::master::{
 use dsm_protocol::machine::slave::{self, Slave, ENTRY_OVERHEAD_BYTES};
 use dsm_protocol::record::Place;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 pub(crate) const KEYS: u8 = 5;
 pub(crate) const SESSIONS: u8 = 4;
@@ -413,7 +414,7 @@ impl World {
             Effect::Append { write, change } => {
                 let tag = requested.expect("appends come from requests");
                 self.tags.push((write, tag));
-                self.appends.push_back((write, change));
+                self.appends.push_back((write, Arc::unwrap_or_clone(change)));
             }
             Effect::Joined { link, slot } => {
                 self.links.get_mut(&link).expect("a link joined").slot = Some(slot);

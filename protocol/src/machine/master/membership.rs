@@ -141,6 +141,7 @@ pub(super) struct Member {
     lacking_bytes: Option<u64>,
     unacked_bytes: u64,
     acked: u64,
+    acked_through: u64,
     unacked: VecDeque<Sent>,
 }
 
@@ -183,9 +184,19 @@ impl Member {
         self.unacked.push_back(sent);
     }
 
-    /// Takes the next message that an ACK through `through` covers.
-    pub(super) fn take_acked(&mut self, through: u64) -> Option<Sent> {
-        if self.acked >= through {
+    /// Notes an ACK through `through`; what it covers is taken with [`Member::take_acked`].
+    pub(super) fn note_acked(&mut self, through: u64) {
+        self.acked_through = through.max(self.acked_through);
+    }
+
+    /// Whether an ACK covers more than what was taken.
+    fn has_acked(&self) -> bool {
+        self.acked < self.acked_through && !self.unacked.is_empty()
+    }
+
+    /// Takes the next message that an ACK covers.
+    pub(super) fn take_acked(&mut self) -> Option<Sent> {
+        if self.acked >= self.acked_through {
             return None;
         }
         let sent = self.unacked.pop_front()?;
@@ -218,10 +229,6 @@ impl Member {
     /// What is sent and neither acknowledged nor refused, in order.
     pub(super) fn unacked(&self) -> impl Iterator<Item = &Sent> {
         self.unacked.iter()
-    }
-
-    pub(super) fn into_unacked(self) -> VecDeque<Sent> {
-        self.unacked
     }
 
     /// Whether every counted message is acknowledged.
@@ -273,6 +280,11 @@ impl Membership {
         self.live.iter().filter_map(|slot| self.get(slot).map(|member| (slot, member)))
     }
 
+    /// The first slave of which an ACK covers more than what was taken.
+    pub(super) fn acknowledging(&self) -> Option<Slot> {
+        self.iter().find(|(_, member)| member.has_acked()).map(|(slot, _)| slot)
+    }
+
     /// The slots that no bit in the directory names.
     fn clean(&self) -> SlotSet {
         SlotSet(!0).without(self.live).without(self.stale)
@@ -314,6 +326,7 @@ impl Membership {
             lacking_bytes: None,
             unacked_bytes: 0,
             acked: 0,
+            acked_through: 0,
             unacked: VecDeque::new(),
         });
         self.live.insert(slot);

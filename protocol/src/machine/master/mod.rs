@@ -26,11 +26,14 @@ use crate::ids::{LinkId, Millis, SessionId, SlaveId, Version};
 use crate::planted;
 use crate::record::Place;
 use bytes::Bytes;
+use hashbrown::hash_table::HashTable;
 use membership::{Membership, Sent};
 use placement::Random;
 use reads::Reads;
 use slotmap::{new_key_type, Key as _, KeyData};
 use smallvec::SmallVec;
+use std::hash::BuildHasher as _;
+use std::sync::Arc;
 use writes::Writes;
 
 new_key_type! {
@@ -40,6 +43,9 @@ new_key_type! {
 
 /// Entries that one chore looks at or frees.
 const CHORE_ENTRIES: usize = 4096;
+
+/// So many messages that an ACK covers are taken in at once. What is left is done as chores.
+const ACKS_AT_ONCE: usize = 1024;
 
 /// Names a write from its acceptance until it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -250,7 +256,7 @@ pub enum Effect {
         /// The write.
         write: WriteId,
         /// What it changes.
-        change: Change,
+        change: Arc<Change>,
     },
     /// A slave has its slot; count its messages from 1.
     Joined {
@@ -490,14 +496,14 @@ impl Master {
             Event::Holdings { slot, link, entries, last } => {
                 self.holdings(slot, link, entries, last, effects)
             }
-            Event::Written { write, version, places } => self.written(now, write, version, &places, effects),
-            Event::NotWritten { write, word, detail } => self.not_written(now, write, word, &detail, effects),
+            Event::Written { write, version, places } => self.written(now, write, version, places, effects),
+            Event::NotWritten { write, word, detail } => self.not_written(now, write, word, detail, effects),
             Event::LogRead { read, result } => self.log_read(now, read, result, effects),
             Event::Tick => {
                 self.expire_reads(now, effects);
                 self.expire_log_reads(now, effects);
             }
-            Event::Chore => self.chore(effects),
+            Event::Chore => self.chore(now, effects),
         }
     }
 
@@ -542,6 +548,7 @@ impl Master {
         self.reign = None;
         self.reads.log.clear();
         self.waiting_for_slot.clear();
+        self.writes.forget_losses();
         for slot in self.members.live().iter() {
             self.members.leave(slot);
         }
@@ -564,7 +571,8 @@ impl Master {
 
     /// Begins to make slots of slaves that have left usable again, before there is none for the next one.
     fn sweep_if_needed(&mut self) {
-        if self.directory.sweeping().is_none() {
+        // A slot that still has part in a write is not to be had again.
+        if self.directory.sweeping().is_none() && !self.writes.has_chores() {
             if let Some(slots) = self.members.to_sweep() {
                 self.directory.begin_sweep(slots);
             }
@@ -573,10 +581,19 @@ impl Master {
 
     /// Whether there is something to do beside requests, in pieces, each with an [`Event::Chore`].
     pub fn has_chores(&self) -> bool {
-        !self.directory.is_at_rest()
+        self.members.acknowledging().is_some() || self.writes.has_chores() || !self.directory.is_at_rest()
     }
 
-    fn chore(&mut self, effects: &mut Vec<Effect>) {
+    fn chore(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        if let Some(slot) = self.members.acknowledging() {
+            self.take_acks(slot, effects);
+        }
+        if self.writes.has_chores() {
+            self.take_in(now, effects);
+            self.make_good(now, effects);
+            self.sweep_if_needed();
+            return;
+        }
         if let Some(slots) = self.directory.sweep_on(CHORE_ENTRIES) {
             self.members.swept(slots);
             effects.extend(self.waiting_for_slot.drain(..).map(|link| Effect::SlotFree { link }));
@@ -586,29 +603,30 @@ impl Master {
     }
 
     fn slave_lost(&mut self, now: Millis, slot: Slot, effects: &mut Vec<Effect>) {
-        let Some(member) = self.members.leave(slot) else { return };
-        self.sweep_if_needed();
-        // First what it had acknowledged: no write may be done on the word of a slave that is gone.
-        self.drop_acks_of(slot, effects);
-        for sent in member.into_unacked() {
-            if let Sent::Item { write, item, .. } = sent {
-                if !planted!(NoSubstitute) {
-                    self.substitute(write, item, slot, effects);
-                }
-            }
+        if self.members.leave(slot).is_some() {
+            self.lose(now, slot, effects);
+            self.sweep_if_needed();
         }
-        self.retry_reads_of(now, slot, effects);
     }
 
     fn acked(&mut self, slot: Slot, link: LinkId, through: u64, room_bytes: u64, effects: &mut Vec<Effect>) {
         let Some(member) = self.members.on_link(slot, link) else { return };
         member.set_room(room_bytes);
-        while let Some(sent) = self.members.on_link(slot, link).and_then(|m| m.take_acked(through)) {
-            if let Sent::Item { write, item, .. } = sent {
-                if let Some(member) = self.members.get_mut(slot) {
+        member.note_acked(through);
+        self.take_acks(slot, effects);
+    }
+
+    /// Takes in what a slave has acknowledged, a bounded number of messages: one ACK covers all that it read at once.
+    fn take_acks(&mut self, slot: Slot, effects: &mut Vec<Effect>) {
+        for _ in 0..ACKS_AT_ONCE {
+            let Some(member) = self.members.get_mut(slot) else { return };
+            match member.take_acked() {
+                Some(Sent::Item { write, item, .. }) => {
                     member.writes_acked += 1;
+                    self.item_acked(write, item, slot, effects);
                 }
-                self.item_acked(write, item, slot, effects);
+                Some(Sent::Copy { .. } | Sent::Ping) => {}
+                None => return,
             }
         }
     }
@@ -771,10 +789,22 @@ fn charge(old: Option<&Entry>, slot: Slot, key: &[u8], bytes: u64) -> u64 {
     bytes.saturating_sub(held)
 }
 
-/// A key that stands twice takes its last value; the order of the last places is kept.
+/// A key that stands twice takes its last value.
 fn last_of_each(pairs: Vec<(Bytes, Bytes)>) -> SmallVec<[(Bytes, Bytes); 1]> {
+    let hasher = foldhash::fast::FixedState::default();
+    let mut seen: HashTable<u32> = HashTable::with_capacity(pairs.len());
+    let has_twice = pairs.iter().enumerate().any(|(index, (key, _))| {
+        let hash = hasher.hash_one(key);
+        let is_there = seen.find(hash, |other| pairs[*other as usize].0 == *key).is_some();
+        // There is room for all of them, so that no hash is asked for again.
+        seen.insert_unique(hash, index as u32, |other| hasher.hash_one(&pairs[*other as usize].0));
+        is_there
+    });
+    if !has_twice {
+        return SmallVec::from_vec(pairs);
+    }
     let mut last: indexmap::IndexMap<Bytes, Bytes, foldhash::fast::FixedState> =
-        indexmap::IndexMap::with_capacity_and_hasher(pairs.len(), foldhash::fast::FixedState::default());
+        indexmap::IndexMap::with_capacity_and_hasher(pairs.len(), hasher);
     last.extend(pairs);
     last.into_iter().collect()
 }

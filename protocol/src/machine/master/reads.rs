@@ -1,15 +1,21 @@
 //! Reads in flight: one holder after another, then the log (`log_reads.rs`).
+//!
+//! A read is *bound* when it is accepted, or when the write of its own session that it waits for is resolved: to the
+//! version that is the latest then, and to that version's place in the log. It is answered with that version, whatever is
+//! written while it waits: a session's later write is never seen by its earlier read.
 
 use super::log_reads::LogReads;
 use super::membership::{Member, SlotSet};
 use super::placement::{acks_needed, choose, hash_bytes};
-use super::{payload, Asker, Change, Effect, Master, ReadId, ReadKey, Slot, WriteId};
+use super::{payload, Asker, Change, Effect, Entry, Master, ReadId, ReadKey, Slot, WriteId};
 use crate::command::{ErrorWord, Reply};
 use crate::ids::{Millis, Version};
 use crate::planted;
+use crate::record::Place;
 use bytes::Bytes;
 use slotmap::{new_key_type, SlotMap};
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 
 new_key_type! {
     struct GatherKey;
@@ -21,13 +27,22 @@ const SLOW_MS: u64 = 1000;
 /// In a write of more keys than this none is searched for: who waited for it reads like anybody else.
 const PAIRS_SEARCHED_MAX: usize = 16;
 
+/// So many bytes more of a value, or in front of it on the same link, give a read a millisecond more: that is 8 MiB in a
+/// second, less than a network of 100 Mbit/s moves.
+const BYTES_PER_MS: u64 = 8 * 1024;
+
+/// A value among many that is not longer is copied, or it would keep the buffer it was read into until all are there.
+const COPIED_BYTES_MAX: usize = 4 * 1024;
+
 /// The reads in flight.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reads {
     all: SlotMap<ReadKey, Read>,
     gathers: SlotMap<GatherKey, Gather>,
-    /// Questions in the order in which they time out; answered ones stay until their time has come.
+    /// Questions in the order in which they time out if nothing is long; answered ones stay until their time has come.
     timeouts: VecDeque<(Millis, ReadId, u32)>,
+    /// Those that were given more time when theirs had come.
+    extended: BinaryHeap<Reverse<(Millis, ReadId, u32)>>,
     /// Those of them that are to be answered from the log.
     pub(super) log: LogReads,
     /// Reads that wait for a write of their own session.
@@ -41,9 +56,14 @@ pub(super) struct Read {
     to: Destination,
     pub(super) key: Bytes,
     pub(super) deadline: Millis,
+    /// The version that it is bound to.
     pub(super) wanted: Version,
+    /// Where that stands in the log.
+    pub(super) place: Place,
     asked: SlotSet,
     tried: SlotSet,
+    /// When the question times out.
+    due: Millis,
     /// Counts the questions, so that an old timeout does not end a new one.
     attempt: u32,
 }
@@ -213,27 +233,16 @@ impl Master {
             self.answer(to, Reply::NotFound, effects);
             return;
         };
-        let wanted = entry.version;
-        let (asked, tried) = (SlotSet::EMPTY, SlotSet::EMPTY);
-        let id = ReadId(self.reads.all.insert(Read { to, key, deadline, wanted, asked, tried, attempt: 0 }));
+        let (wanted, place) = (entry.version, entry.place);
+        let deadline = deadline.plus(more_time_ms(u64::from(place.bytes)));
+        let (asked, tried, due) = (SlotSet::EMPTY, SlotSet::EMPTY, now);
+        let read = Read { to, key, deadline, wanted, place, asked, tried, due, attempt: 0 };
+        let id = ReadId(self.reads.all.insert(read));
         self.ask(now, id, effects);
     }
 
     /// Asks the next holder, or all slaves that may hold the key unbeknown to us, or the log.
     fn ask(&mut self, now: Millis, id: ReadId, effects: &mut Vec<Effect>) {
-        let Some(read) = self.reads.all.get(id.0) else { return };
-        let Some(entry) = self.directory.get(&read.key) else {
-            // Deleted while we asked: that deletion is the latest write.
-            self.end_read(id, Reply::NotFound, effects);
-            return;
-        };
-        let mut id = id;
-        if entry.version != read.wanted {
-            // Under a new number: what a slave still says of the older version must not be taken for a word on this.
-            let Some(old) = self.reads.all.remove(id.0) else { return };
-            let (asked, tried) = (SlotSet::EMPTY, SlotSet::EMPTY);
-            id = ReadId(self.reads.all.insert(Read { wanted: entry.version, asked, tried, ..old }));
-        }
         let Some(read) = self.reads.all.get_mut(id.0) else { return };
         if read.attempt > 0 {
             self.counters.read_retries += 1;
@@ -245,11 +254,15 @@ impl Master {
         }
         read.attempt += 1;
         let live = self.members.live();
-        let holders = entry.holders.intersection(live).without(read.tried);
+        let is_bound_to = |entry: &&Entry| entry.version == read.wanted || planted!(ReadSeesLaterWrite);
+        let entry = self.directory.get(&read.key).filter(is_bound_to);
+        let known = entry.map_or(SlotSet::EMPTY, |entry| entry.holders.intersection(live));
+        let holders = known.without(read.tried);
         let asked = if holders.is_empty() {
             let unreported = self.members.unreported().without(read.tried);
-            // A known holder that failed us does not make the others likelier: only with none known ask all.
-            if entry.holders.intersection(live).is_empty() && !unreported.is_empty() {
+            // A known holder that failed us does not make the others likelier: only with none known ask all. A version
+            // that is superseded has no holder for certain: the log has it.
+            if entry.is_some() && known.is_empty() && !unreported.is_empty() {
                 self.counters.asked_all += 1;
                 unreported
             } else {
@@ -270,12 +283,14 @@ impl Master {
                 self.end_read(id, Reply::NotFound, effects);
                 return;
             });
-            let place = entry.place;
+            let place = read.place;
             self.read_from_log(now, id, place, effects);
             return;
         }
-        self.reads.timeouts.push_back((now.plus(self.config.read_timeout_ms), id, read.attempt));
-        let bytes = entry.place.bytes;
+        let bytes = read.place.bytes;
+        let soonest = now.plus(self.config.read_timeout_ms);
+        read.due = soonest.plus(more_time_ms(u64::from(bytes)));
+        self.reads.timeouts.push_back((soonest, id, read.attempt));
         for slot in asked.iter() {
             let (version, key) = (read.wanted, read.key.clone());
             effects.push(Effect::SendRead { slot, read: id, version, key, bytes });
@@ -292,12 +307,7 @@ impl Master {
         effects: &mut Vec<Effect>,
     ) {
         let Some(read) = self.reads.all.get(id.0) else { return };
-        let reign = self.reign.unwrap_or_default().epoch;
-        let latest = self.directory.get(&read.key).map(|entry| entry.version);
-        // The version that was asked for was the latest when the question was put, so the read takes effect there,
-        // even if it has been overtaken since. A newer one must be what the directory names now, and of this reign.
-        let newer_is_latest = latest == Some(version) && version.epoch == reign;
-        if version != read.wanted && !newer_is_latest {
+        if version != read.wanted && !planted!(ReadSeesLaterWrite) {
             self.missing(now, slot, id, effects);
             return;
         }
@@ -334,33 +344,29 @@ impl Master {
     ) {
         self.log_answered(now, id, effects);
         let Some(read) = self.reads.all.get(id.0) else { return };
-        let latest = self.directory.get(&read.key).map(|entry| entry.version);
-        if latest != Some(read.wanted) {
-            self.ask(now, id, effects);
-            return;
-        }
         match result {
             Ok(value) => {
                 let (key, version) = (read.key.clone(), read.wanted);
-                let live = self.members.live();
-                let entry = self.directory.get(&key).expect("looked at just above");
-                // Put it back only where the copies are missing.
-                let lacking = acks_needed(live.len()).saturating_sub(entry.holders.intersection(live).len());
-                let among = if value.len() <= self.config.value_max {
-                    self.with_room(payload(&key, &value))
-                        .without(entry.holders)
-                        .without(self.behind_on_copies())
-                } else {
-                    SlotSet::EMPTY
-                };
-                let hash = hash_bytes(&key);
-                let chosen =
-                    choose(self.config.placement, &self.members, among, lacking, hash, &mut self.random);
-                self.copy_to(chosen, &key, version, &value, effects);
+                self.put_back(&key, version, &value, effects);
                 self.end_read(id, Reply::Value(value), effects);
             }
             Err(detail) => self.end_read(id, Reply::error(ErrorWord::Bad, detail), effects),
         }
+    }
+
+    /// Sends a value that came from the log to as many slaves as lack a copy, if it is still the latest.
+    fn put_back(&mut self, key: &Bytes, version: Version, value: &Bytes, effects: &mut Vec<Effect>) {
+        let live = self.members.live();
+        let Some(entry) = self.directory.get(key).filter(|entry| entry.version == version) else { return };
+        let lacking = acks_needed(live.len()).saturating_sub(entry.holders.intersection(live).len());
+        let among = if value.len() <= self.config.value_max {
+            self.with_room(payload(key, value)).without(entry.holders).without(self.behind_on_copies())
+        } else {
+            SlotSet::EMPTY
+        };
+        let hash = hash_bytes(key);
+        let chosen = choose(self.config.placement, &self.members, among, lacking, hash, &mut self.random);
+        self.copy_to(chosen, key, version, value, effects);
     }
 
     /// The slaves that already owe acknowledgements for as many bytes as the log may be read at a time. Nobody waits for
@@ -371,27 +377,58 @@ impl Master {
         self.members.iter().filter(|(_, member)| is_behind(member)).map(|(slot, _)| slot).collect()
     }
 
+    /// The question of a read waits for `bytes_in_front` to come over the same link: it has the time that they need, too.
+    pub fn read_waits(&mut self, now: Millis, id: ReadId, bytes_in_front: u64) {
+        let Some(read) = self.reads.all.get_mut(id.0).filter(|read| !read.asked.is_empty()) else { return };
+        let more_ms = more_time_ms(bytes_in_front + u64::from(read.place.bytes));
+        read.due = now.plus(self.config.read_timeout_ms + more_ms).max(read.due);
+        read.deadline = read.deadline.max(read.due);
+    }
+
     /// Moves reads on that a holder has not answered in time.
     pub(super) fn expire_reads(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         while let Some(&(at, id, attempt)) = self.reads.timeouts.front() {
-            let current = self.reads.all.get(id.0).is_some_and(|read| read.attempt == attempt);
-            if current && at > now {
+            let current = self.reads.all.get(id.0).filter(|read| read.attempt == attempt);
+            if current.is_some() && at > now {
                 break;
             }
+            let due = current.map(|read| read.due);
             self.reads.timeouts.pop_front();
-            if !current {
-                continue;
-            }
-            let Some(read) = self.reads.all.get_mut(id.0) else { continue };
-            let silent = std::mem::take(&mut read.asked);
-            read.tried = read.tried.union(silent);
-            for slot in silent.iter() {
-                if let Some(member) = self.members.get_mut(slot) {
-                    member.slow_until = now.plus(SLOW_MS);
-                }
-            }
-            self.ask(now, id, effects);
+            self.expire_or_extend(now, id, attempt, due, effects);
         }
+        while let Some(&Reverse((at, id, attempt))) = self.reads.extended.peek() {
+            if at > now {
+                break;
+            }
+            let due = self.reads.all.get(id.0).filter(|read| read.attempt == attempt).map(|read| read.due);
+            self.reads.extended.pop();
+            self.expire_or_extend(now, id, attempt, due, effects);
+        }
+    }
+
+    /// The time of a question has come, which is answered when it has no `due`.
+    fn expire_or_extend(
+        &mut self,
+        now: Millis,
+        id: ReadId,
+        attempt: u32,
+        due: Option<Millis>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(due) = due else { return };
+        if due > now {
+            self.reads.extended.push(Reverse((due, id, attempt)));
+            return;
+        }
+        let Some(read) = self.reads.all.get_mut(id.0) else { return };
+        let silent = std::mem::take(&mut read.asked);
+        read.tried = read.tried.union(silent);
+        for slot in silent.iter() {
+            if let Some(member) = self.members.get_mut(slot) {
+                member.slow_until = now.plus(SLOW_MS);
+            }
+        }
+        self.ask(now, id, effects);
     }
 
     /// After a pause of our own the answers may lie unread in our sockets: no holder is late yet.
@@ -400,20 +437,16 @@ impl Master {
         for timeout in &mut self.reads.timeouts {
             timeout.0 = at;
         }
+        for read in self.reads.all.values_mut() {
+            read.due = at.plus(more_time_ms(u64::from(read.place.bytes))).max(read.due);
+        }
     }
 
-    /// A slave has left: what was asked of it is asked of others.
-    pub(super) fn retry_reads_of(&mut self, now: Millis, slot: Slot, effects: &mut Vec<Effect>) {
-        let affected: Vec<ReadId> = self
-            .reads
-            .all
-            .iter()
-            .filter(|(_, read)| read.asked.contains(slot))
-            .map(|(key, _)| ReadId(key))
-            .collect();
-        for id in affected {
-            self.missing(now, slot, id, effects);
-        }
+    /// The reads in flight, the oldest last.
+    pub(super) fn reads_in_flight(&self) -> Vec<ReadId> {
+        let mut reads: Vec<ReadId> = self.reads.all.keys().map(ReadId).collect();
+        reads.reverse();
+        reads
     }
 
     pub(super) fn end_read(&mut self, id: ReadId, reply: Reply, effects: &mut Vec<Effect>) {
@@ -432,6 +465,9 @@ impl Master {
             Destination::Part(gather, index) => {
                 let Some(all) = self.reads.gathers.get_mut(gather) else { return };
                 match reply {
+                    Reply::Value(value) if value.len() <= COPIED_BYTES_MAX => {
+                        all.values[index] = Some(Bytes::copy_from_slice(&value));
+                    }
                     Reply::Value(value) => all.values[index] = Some(value),
                     Reply::NotFound => {}
                     other @ (Reply::Done
@@ -451,6 +487,11 @@ impl Master {
             }
         }
     }
+}
+
+/// How much longer `bytes` may take than nothing, in milliseconds.
+fn more_time_ms(bytes: u64) -> u64 {
+    bytes / BYTES_PER_MS
 }
 
 /// The value that `change` gives to `key`, if that is found at once: many reads may wait for one write of many keys.

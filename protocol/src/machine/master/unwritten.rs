@@ -24,6 +24,8 @@ pub(super) struct Unwritten {
     /// makes a read wait for a later write of its own session than it had to: it sees no less.
     of_key: Index<(SessionId, u64)>,
     of_session: Index<SessionId>,
+    /// The last one of those that change many keys.
+    of_many: Index<SessionId>,
 }
 
 /// The last of several writes.
@@ -53,23 +55,28 @@ impl Number {
 
 impl Unwritten {
     /// Adds a write of `session` that changes the keys with these hashes. The log gets it behind all others.
-    pub(super) fn push(&mut self, write: WriteId, session: SessionId, hashes: &[u64]) {
+    /// Without hashes it is one of many keys, and may change any.
+    pub(super) fn push(&mut self, write: WriteId, session: SessionId, hashes: Option<&[u64]>) {
         self.order.push_back(write);
         let last = Last { number: Number(self.added), write };
         self.added += 1;
-        for hash in hashes {
-            self.of_key.insert((session, *hash), last);
+        match hashes {
+            Some(hashes) => self.of_key.extend(hashes.iter().map(|hash| ((session, *hash), last))),
+            None => drop(self.of_many.insert(session, last)),
         }
         self.of_session.insert(session, last);
     }
 
     /// Takes off the first write, which must be `write`, as it was added.
-    pub(super) fn resolve(&mut self, write: WriteId, session: SessionId, hashes: &[u64]) {
+    pub(super) fn resolve(&mut self, write: WriteId, session: SessionId, hashes: Option<&[u64]>) {
         let number = Number(self.added - self.order.len() as u64);
         let first = self.order.pop_front();
         assert_eq!(first, Some(write), "the log answers in the order of its appends");
-        for hash in hashes {
-            forget(&mut self.of_key, (session, *hash), number);
+        match hashes {
+            Some(hashes) => {
+                hashes.iter().for_each(|hash| forget(&mut self.of_key, (session, *hash), number));
+            }
+            None => forget(&mut self.of_many, session, number),
         }
         forget(&mut self.of_session, session, number);
     }
@@ -84,6 +91,7 @@ impl Unwritten {
             return None;
         }
         let lasts = hashes.filter_map(|hash| self.of_key.get(&(session, hash)));
+        let lasts = lasts.chain(self.of_many.get(&session));
         let last = lasts.reduce(|a, b| if b.number.is_behind(a.number) { b } else { a });
         last.map(|last| last.write)
     }

@@ -4,7 +4,9 @@ use super::membership::Sent;
 use super::placement::{acks_needed, choose, hash_bytes};
 use super::reads::Waiting;
 use super::unwritten::Unwritten;
-use super::{charge, payload, Asker, Change, Effect, Entry, Master, Slot, SlotSet, WriteId, WriteKey};
+use super::{
+    charge, payload, Asker, Change, Effect, Entry, Master, ReadId, Slot, SlotSet, WriteId, WriteKey,
+};
 use crate::command::{ErrorWord, Reply};
 use crate::ids::{LinkId, Millis, Version};
 use crate::planted;
@@ -12,19 +14,70 @@ use crate::record::Place;
 use bytes::Bytes;
 use slotmap::SlotMap;
 use smallvec::SmallVec;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// So many keys of a record are taken in at once, and so many steps are made for a slave that has left. What is left is
+/// done in pieces, as chores.
+pub(super) const STEPS_AT_ONCE: usize = 256;
+
+/// A write of more keys than this is not remembered by its keys: a read of its session waits for it whatever it reads.
+const KEYS_REMEMBERED_MAX: usize = 64;
+
+/// A write of more keys than this sets its room aside at all slaves as a whole, if they have it: to choose for each key takes
+/// its time, and is only worth it near the edge.
+const PAIRS_PLACED_MAX: usize = 64;
 
 /// The writes in flight.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Writes {
     all: SlotMap<WriteKey, Write>,
+    /// What the log has answered and is not taken in to its end, in the order of the log.
+    outcomes: VecDeque<Outcome>,
+    /// The slaves that have left, and whose part in writes and reads is not made good to its end.
+    losses: VecDeque<Loss>,
     /// Those whose records are not written yet.
     pub(super) unwritten: Unwritten,
+}
+
+/// What became of a write in the log.
+#[derive(Clone, Debug)]
+enum Outcome {
+    Written {
+        write: WriteId,
+        /// One for each pair of a `Put`.
+        places: SmallVec<[Place; 1]>,
+        /// So many keys are taken in.
+        done: usize,
+        /// So many of them were there: what a deletion answers.
+        existed: u64,
+    },
+    NotWritten {
+        write: WriteId,
+        word: ErrorWord,
+        detail: String,
+    },
+}
+
+/// What is to be made good after a slave has left. Until a write is looked through, it cannot end: an acknowledgement of
+/// a slave that is gone does not count.
+#[derive(Clone, Debug)]
+struct Loss {
+    slot: Slot,
+    /// The writes that were in flight then, ascending.
+    writes: Vec<WriteId>,
+    /// So many of them are looked through.
+    writes_done: usize,
+    /// So many items of the next one are.
+    items_done: usize,
+    /// The reads that were in flight then and are not looked at yet.
+    reads: Vec<ReadId>,
 }
 
 #[derive(Clone, Debug)]
 struct Write {
     asker: Asker,
-    change: Change,
+    change: Arc<Change>,
     version: Version,
     /// One for each pair of a `Put`, once it is written.
     items: SmallVec<[Item; 1]>,
@@ -43,6 +96,8 @@ struct Write {
 struct Reserved {
     /// The slaves of each pair.
     slots: SmallVec<[SlotSet; 1]>,
+    /// Slaves with room for all pairs.
+    everywhere: SlotSet,
     /// Bytes in all at each of them.
     bytes: SmallVec<[(Slot, LinkId, u64); 2]>,
 }
@@ -76,7 +131,7 @@ impl Writes {
     /// What a write that is not in the log yet gives `key`: what a planted bug answers.
     #[cfg(feature = "mutants")]
     pub(super) fn unwritten_value(&self, key: &[u8]) -> Option<Bytes> {
-        let changes = self.unwritten.newest_first().filter_map(|id| Some(&self.all.get(id.0)?.change));
+        let changes = self.unwritten.newest_first().filter_map(|id| Some(&*self.all.get(id.0)?.change));
         let mut puts = changes.filter_map(|change| match change {
             Change::Put(pairs) => Some(pairs),
             Change::Delete(_) => None,
@@ -92,21 +147,47 @@ impl Writes {
     fn insert(&mut self, write: Write) -> WriteId {
         let (session, hashes) = (write.asker.session, key_hashes(&write.change));
         let id = WriteId(self.all.insert(write));
-        self.unwritten.push(id, session, &hashes);
+        self.unwritten.push(id, session, hashes.as_deref());
         id
+    }
+
+    fn keys_of(&self, id: WriteId) -> usize {
+        self.all.get(id.0).map_or(0, |write| match &*write.change {
+            Change::Put(pairs) => pairs.len(),
+            Change::Delete(keys) => keys.len(),
+        })
+    }
+
+    /// Whether something waits for [`Master::take_in`] or [`Master::make_good`].
+    pub(super) fn has_chores(&self) -> bool {
+        !self.outcomes.is_empty() || !self.losses.is_empty()
+    }
+
+    /// Whether a slave has left whose part in this write is not made good.
+    fn is_bereft(&self, id: WriteId) -> bool {
+        self.losses.iter().any(|loss| loss.writes[loss.writes_done..].binary_search(&id).is_ok())
+    }
+
+    /// Forgets what is to be made good: nothing is in flight.
+    pub(super) fn forget_losses(&mut self) {
+        self.losses.clear();
     }
 
     /// Takes `id` off the unwritten ones.
     fn resolved(&mut self, id: WriteId) {
         let write = self.all.get(id.0).expect("an unwritten write is in flight");
-        self.unwritten.resolve(id, write.asker.session, &key_hashes(&write.change));
+        self.unwritten.resolve(id, write.asker.session, key_hashes(&write.change).as_deref());
     }
 }
 
-fn key_hashes(change: &Change) -> SmallVec<[u64; 4]> {
+/// By which keys a write is remembered; `None` for a write of many.
+fn key_hashes(change: &Change) -> Option<SmallVec<[u64; 4]>> {
     match change {
-        Change::Put(pairs) => pairs.iter().map(|(key, _)| hash_bytes(key)).collect(),
-        Change::Delete(keys) => keys.iter().map(|key| hash_bytes(key)).collect(),
+        Change::Put(pairs) => (pairs.len() <= KEYS_REMEMBERED_MAX)
+            .then(|| pairs.iter().map(|(key, _)| hash_bytes(key)).collect()),
+        Change::Delete(keys) => {
+            (keys.len() <= KEYS_REMEMBERED_MAX).then(|| keys.iter().map(|key| hash_bytes(key)).collect())
+        }
     }
 }
 
@@ -120,9 +201,10 @@ impl Master {
                 return;
             }
         };
+        let change = Arc::new(change);
         let write = self.writes.insert(Write {
             asker,
-            change: change.clone(),
+            change: Arc::clone(&change),
             version: Version::default(),
             items: SmallVec::new(),
             items_open: 0,
@@ -148,6 +230,19 @@ impl Master {
         let Change::Put(pairs) = change else { return Ok(reserved) };
         if self.members.iter().all(|(_, member)| member.is_unlimited()) {
             return Ok(reserved);
+        }
+        if pairs.len() > PAIRS_PLACED_MAX {
+            let sum = pairs.iter().map(|(key, value)| payload(key, value)).sum();
+            if self.with_room(sum) == self.members.live() {
+                for slot in self.members.live().iter() {
+                    if let Some(member) = self.members.get_mut(slot) {
+                        member.reserve(sum);
+                        reserved.add(slot, member.link, sum);
+                    }
+                }
+                reserved.everywhere = self.members.live();
+                return Ok(reserved);
+            }
         }
         for (key, value) in pairs {
             let bytes = payload(key, value);
@@ -198,49 +293,26 @@ impl Master {
         choose(self.config.placement, &self.members, among, count, hash_bytes(key), &mut self.random)
     }
 
-    /// The record stands in the log: the write is committed, the directory names it, its slaves get it.
+    /// The record stands in the log: the write is committed. The directory names it and its slaves get it, key by key,
+    /// once the records in front of it are taken in. A record of many keys takes several turns: meanwhile some of its
+    /// keys have their new value and others not yet, and its own session's reads wait.
     pub(super) fn written(
         &mut self,
         now: Millis,
         id: WriteId,
         version: Version,
-        places: &[Place],
+        places: SmallVec<[Place; 1]>,
         effects: &mut Vec<Effect>,
     ) {
-        self.writes.resolved(id);
         let write = self.writes.all.get_mut(id.0).expect("an unwritten write is in flight");
         write.version = version;
-        let waiting = std::mem::take(&mut write.waiting);
-        let asker = write.asker;
-        let change = write.change.clone();
-        match change.clone() {
-            Change::Put(pairs) => {
-                write.items_open = pairs.len();
-                write.items = SmallVec::from_elem(Item::default(), pairs.len());
-                assert_eq!(places.len(), pairs.len(), "each value of a written record has its place");
-                for (index, ((key, value), place)) in pairs.into_iter().zip(places).enumerate() {
-                    self.place_item(id, index, version, *place, &key, &value, effects);
-                }
-                self.release_rest(id);
-                self.finish_if_closed(id, effects);
-            }
-            // The directory alone decides what exists: a deletion needs no slave's word.
-            Change::Delete(keys) => {
-                let mut existed = 0;
-                for key in keys {
-                    if let Some(old) = self.directory.remove(&key) {
-                        existed += 1;
-                        self.drop_copies(&key, old, SlotSet::EMPTY, effects);
-                    }
-                }
-                self.writes.all.remove(id.0);
-                self.counters.writes += 1;
-                effects.push(Effect::Reply { to: asker, reply: Reply::Count(existed) });
-            }
+        if let Change::Put(pairs) = &*write.change {
+            assert_eq!(places.len(), pairs.len(), "each value of a written record has its place");
+            write.items_open = pairs.len();
+            write.items = SmallVec::from_elem(Item::default(), pairs.len());
         }
-        for waiting in waiting {
-            self.resume(now, waiting, Some(&change), effects);
-        }
+        self.writes.outcomes.push_back(Outcome::Written { write: id, places, done: 0, existed: 0 });
+        self.take_in(now, effects);
     }
 
     fn release_rest(&mut self, id: WriteId) {
@@ -255,15 +327,99 @@ impl Master {
         now: Millis,
         id: WriteId,
         word: ErrorWord,
-        detail: &str,
+        detail: String,
         effects: &mut Vec<Effect>,
     ) {
+        self.writes.outcomes.push_back(Outcome::NotWritten { write: id, word, detail });
+        self.take_in(now, effects);
+    }
+
+    /// Takes in what the log has answered, in its order, a bounded number of keys.
+    pub(super) fn take_in(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let mut left = STEPS_AT_ONCE;
+        while let Some(outcome) = self.writes.outcomes.pop_front() {
+            match outcome {
+                Outcome::Written { write, places, done, existed } => {
+                    let keys = self.writes.keys_of(write);
+                    let (done, existed) =
+                        self.take_in_keys(write, &places, done, existed, &mut left, effects);
+                    if done < keys {
+                        self.writes.outcomes.push_front(Outcome::Written { write, places, done, existed });
+                        return;
+                    }
+                    self.end_written(now, write, existed, effects);
+                }
+                Outcome::NotWritten { write, word, detail } => {
+                    self.writes.resolved(write);
+                    self.release_rest(write);
+                    let refused = self.writes.all.remove(write.0).expect("an unwritten write is in flight");
+                    effects.push(Effect::Reply { to: refused.asker, reply: Reply::error(word, detail) });
+                    for waiting in refused.waiting {
+                        self.resume(now, waiting, None, effects);
+                    }
+                    left = left.saturating_sub(1);
+                }
+            }
+            if left == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Takes in up to `left` keys of a record of which `done` are in; how many are then, and how many existed.
+    fn take_in_keys(
+        &mut self,
+        id: WriteId,
+        places: &[Place],
+        mut done: usize,
+        mut existed: u64,
+        left: &mut usize,
+        effects: &mut Vec<Effect>,
+    ) -> (usize, u64) {
+        let write = self.writes.all.get(id.0).expect("an unwritten write is in flight");
+        let (change, version) = (Arc::clone(&write.change), write.version);
+        match &*change {
+            Change::Put(pairs) => {
+                while let Some((key, value)) = pairs.get(done).filter(|_| *left > 0) {
+                    self.place_item(id, done, version, places[done], key, value, effects);
+                    done += 1;
+                    *left -= 1;
+                }
+            }
+            Change::Delete(keys) => {
+                while let Some(key) = keys.get(done).filter(|_| *left > 0) {
+                    if let Some(old) = self.directory.remove(key) {
+                        existed += 1;
+                        self.drop_copies(key, old, SlotSet::EMPTY, effects);
+                    }
+                    done += 1;
+                    *left -= 1;
+                }
+            }
+        }
+        (done, existed)
+    }
+
+    /// All keys of a record are taken in.
+    fn end_written(&mut self, now: Millis, id: WriteId, existed: u64, effects: &mut Vec<Effect>) {
         self.writes.resolved(id);
-        self.release_rest(id);
-        let write = self.writes.all.remove(id.0).expect("an unwritten write is in flight");
-        effects.push(Effect::Reply { to: write.asker, reply: Reply::error(word, detail) });
-        for waiting in write.waiting {
-            self.resume(now, waiting, None, effects);
+        let write = self.writes.all.get_mut(id.0).expect("an unwritten write is in flight");
+        let waiting = std::mem::take(&mut write.waiting);
+        let (change, asker) = (Arc::clone(&write.change), write.asker);
+        match &*change {
+            Change::Put(_) => {
+                self.release_rest(id);
+                self.finish_if_closed(id, effects);
+            }
+            // The directory alone decides what exists: a deletion needs no slave's word.
+            Change::Delete(_) => {
+                self.writes.all.remove(id.0);
+                self.counters.writes += 1;
+                effects.push(Effect::Reply { to: asker, reply: Reply::Count(existed) });
+            }
+        }
+        for waiting in waiting {
+            self.resume(now, waiting, Some(&change), effects);
         }
     }
 
@@ -283,8 +439,8 @@ impl Master {
     ) {
         let bytes = payload(key, value);
         let live = self.members.live();
-        let reserved = self.writes.all[id.0].reserved.slots.get(index).copied().unwrap_or_default();
-        let reserved = reserved.intersection(live);
+        let reserved = &self.writes.all[id.0].reserved;
+        let reserved = reserved.slots.get(index).copied().unwrap_or(reserved.everywhere).intersection(live);
         // Those that have no room count as absent. Slaves where room was set aside have it. When all of these have left
         // since, nobody gets it: what room the others have was promised to other writes.
         let among = self.with_room_for(key, bytes).union(reserved);
@@ -342,7 +498,7 @@ impl Master {
 
     pub(super) fn item_key(&self, id: WriteId, index: u32) -> Option<(Bytes, Version)> {
         let write = self.writes.all.get(id.0)?;
-        match &write.change {
+        match &*write.change {
             Change::Put(pairs) => pairs.get(index as usize).map(|(key, _)| (key.clone(), write.version)),
             Change::Delete(_) => None,
         }
@@ -374,7 +530,7 @@ impl Master {
         let taken = item.pending.union(item.acked).union(item.failed);
         // A slave that failed this write once and has come back since is asked only when nobody else is left.
         let returned = self.members.once_in(item.failed);
-        let Change::Put(pairs) = &write.change else { return };
+        let Change::Put(pairs) = &*write.change else { return };
         let (key, value) = pairs[index].clone();
         let version = write.version;
         let bytes = payload(&key, &value);
@@ -397,39 +553,84 @@ impl Master {
         self.finish_if_closed(id, effects);
     }
 
-    /// An acknowledgement of a slave that has left since no longer counts for a write that is not done.
-    pub(super) fn drop_acks_of(&mut self, slot: Slot, effects: &mut Vec<Effect>) {
-        let affected: Vec<(WriteId, u32)> = self
-            .writes
-            .all
-            .iter()
-            .flat_map(|(key, write)| {
-                let indices: Vec<usize> = write
-                    .items
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, i)| i.acked.contains(slot))
-                    .map(|(n, _)| n)
-                    .collect();
-                indices.into_iter().map(move |index| (WriteId(key), index as u32))
-            })
-            .collect();
-        for (id, index) in affected {
-            let write = &mut self.writes.all[id.0];
-            let item = &mut write.items[index as usize];
+    /// A slave has left: its acknowledgements count no more for writes that are not done, others take its place in what
+    /// it owed, and what it was asked for is asked of others.
+    pub(super) fn lose(&mut self, now: Millis, slot: Slot, effects: &mut Vec<Effect>) {
+        let writes = self.writes.all.keys().map(WriteId).collect();
+        let reads = self.reads_in_flight();
+        self.writes.losses.push_back(Loss { slot, writes, writes_done: 0, items_done: 0, reads });
+        self.make_good(now, effects);
+    }
+
+    /// Makes good what slaves that have left have lost, a bounded number of steps.
+    pub(super) fn make_good(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let mut left = STEPS_AT_ONCE;
+        while let Some(loss) = self.writes.losses.front_mut() {
+            if left == 0 {
+                return;
+            }
+            let slot = loss.slot;
+            // First the writes: none may be done on the word of a slave that is gone.
+            if let Some(write) = loss.writes.get(loss.writes_done).copied() {
+                self.make_good_write(write, slot, &mut left, effects);
+            } else if let Some(read) = loss.reads.pop() {
+                self.missing(now, slot, read, effects);
+                left -= 1;
+            } else {
+                self.writes.losses.pop_front();
+            }
+        }
+    }
+
+    /// Looks through the next items of a write for what the slave of the first loss had part in.
+    fn make_good_write(&mut self, id: WriteId, slot: Slot, left: &mut usize, effects: &mut Vec<Effect>) {
+        let Some(loss) = self.writes.losses.front_mut() else { return };
+        let from = loss.items_done;
+        let items = self.writes.all.get(id.0).map_or(0, |write| write.items.len());
+        let until = items.min(from + STEPS_AT_ONCE);
+        loss.items_done = until;
+        *left -= 1;
+        for index in from..until {
+            let Some(write) = self.writes.all.get_mut(id.0) else { break };
+            let item = &mut write.items[index];
+            if !item.acked.union(item.pending).contains(slot) {
+                continue;
+            }
             // An item of several may have had enough while another lacks something: the answer is for all.
-            if std::mem::replace(&mut item.closed, false) {
+            if item.acked.contains(slot) && std::mem::replace(&mut item.closed, false) {
                 write.items_open += 1;
             }
-            self.substitute(id, index, slot, effects);
+            *left = left.saturating_sub(1);
+            if !planted!(NoSubstitute) {
+                self.substitute(id, index as u32, slot, effects);
+            }
+        }
+        if until < items {
+            return;
+        }
+        // It is looked through: what it was told meanwhile counts from here on.
+        if let Some(loss) = self.writes.losses.front_mut() {
+            loss.items_done = 0;
+            loss.writes_done += 1;
+        }
+        // What is not in the log yet has no items, and cannot end.
+        for index in 0..items {
+            self.settle_item(id, index);
+        }
+        if items > 0 {
+            self.finish_if_closed(id, effects);
         }
     }
 
     /// Decides whether an item has what it needs.
     fn settle_item(&mut self, id: WriteId, index: usize) {
-        let write = &mut self.writes.all[id.0];
+        if self.writes.is_bereft(id) {
+            return;
+        }
+        let Some(write) = self.writes.all.get_mut(id.0) else { return };
         let item = &mut write.items[index];
-        if item.closed {
+        // One that is not placed yet needs nothing so far.
+        if item.closed || item.needed == 0 {
             return;
         }
         let reachable = item.acked.len() + item.pending.len();
@@ -448,7 +649,7 @@ impl Master {
     }
 
     fn finish_if_closed(&mut self, id: WriteId, effects: &mut Vec<Effect>) {
-        if self.writes.all.get(id.0).is_none_or(|write| write.items_open > 0) {
+        if self.writes.all.get(id.0).is_none_or(|write| write.items_open > 0) || self.writes.is_bereft(id) {
             return;
         }
         let Some(write) = self.writes.all.remove(id.0) else { return };
@@ -460,5 +661,214 @@ impl Master {
             Reply::Done
         };
         effects.push(Effect::Reply { to: write.asker, reply });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Command;
+    use crate::ids::{LinkId, SessionId, SlaveId};
+    use crate::machine::master::{Config, Event};
+
+    /// The most effects of one step: what one turn does for it. A key that is overwritten has a write and a drop for each
+    /// of three slaves.
+    const EFFECTS_MAX: usize = STEPS_AT_ONCE * 6 + 1;
+
+    struct World {
+        master: Master,
+        /// What is to be written, in order.
+        appended: VecDeque<(WriteId, usize)>,
+        replies: Vec<(Asker, Reply)>,
+        /// How many counted messages each slave was sent.
+        sent: Vec<u64>,
+        tags: u64,
+        seq: u64,
+    }
+
+    impl World {
+        /// A reigning master with so many slaves, in the slots from 0 on.
+        fn new(slaves: u64) -> World {
+            let mut world = World {
+                master: Master::new(Config::default()),
+                appended: VecDeque::new(),
+                replies: Vec::new(),
+                sent: vec![0; slaves as usize],
+                tags: 0,
+                seq: 1,
+            };
+            world.step(Event::ReignBegan { version: Version::new(1, 1) });
+            for number in 0..slaves {
+                let id = SlaveId::new(format!("s{number}")).unwrap();
+                world.step(Event::SlaveJoined { id, link: LinkId(number), room_bytes: u64::MAX });
+            }
+            world
+        }
+
+        fn step(&mut self, event: Event) {
+            let mut effects = Vec::new();
+            self.master.step(Millis(0), event, &mut effects);
+            assert!(effects.len() <= EFFECTS_MAX, "{} effects of one step", effects.len());
+            for effect in effects {
+                match effect {
+                    Effect::Append { write, change } => {
+                        let values = match &*change {
+                            Change::Put(pairs) => pairs.len(),
+                            Change::Delete(_) => 0,
+                        };
+                        self.appended.push_back((write, values));
+                    }
+                    Effect::Reply { to, reply } => self.replies.push((to, reply)),
+                    Effect::SendWrite { slot, .. } => self.sent[usize::from(slot.0)] += 1,
+                    Effect::Joined { .. }
+                    | Effect::NoSlot { .. }
+                    | Effect::SlotFree { .. }
+                    | Effect::SendRead { .. }
+                    | Effect::SendDrop { .. }
+                    | Effect::SendHoldingsNext { .. }
+                    | Effect::ReadLog { .. }
+                    | Effect::Witnessed { .. } => {}
+                }
+            }
+        }
+
+        /// Asks, and gives the request's tag.
+        fn ask(&mut self, session: u64, command: Command) -> u64 {
+            self.tags += 1;
+            let asker = Asker { session: SessionId(session), tag: self.tags };
+            self.step(Event::Request { asker, deadline: Millis(1000), command });
+            self.tags
+        }
+
+        fn written(&mut self) {
+            let (write, values) = self.appended.pop_front().expect("something is appended");
+            self.seq += 1;
+            let places = SmallVec::from_elem(Place::default(), values);
+            self.step(Event::Written { write, version: Version::new(1, self.seq), places });
+        }
+
+        /// Does what is left to be done; in how many pieces.
+        fn chores(&mut self) -> usize {
+            let mut pieces = 0;
+            while self.master.has_chores() {
+                self.step(Event::Chore);
+                pieces += 1;
+            }
+            pieces
+        }
+
+        fn ack_all(&mut self, slot: u8) {
+            let (link, through) = (LinkId(u64::from(slot)), self.sent[usize::from(slot)]);
+            self.step(Event::Acked { slot: Slot(slot), link, through, room_bytes: u64::MAX });
+        }
+
+        fn answer(&self, tag: u64) -> Option<&Reply> {
+            self.replies.iter().find(|(asker, _)| asker.tag == tag).map(|(_, reply)| reply)
+        }
+
+        fn version(&self, key: &str) -> Option<u64> {
+            self.master.directory().get(key.as_bytes()).map(|entry| entry.version.seq.0)
+        }
+    }
+
+    fn key(number: usize) -> Bytes {
+        Bytes::from(format!("key{number}"))
+    }
+
+    fn put_many(keys: usize) -> Command {
+        Command::PutMany { pairs: (0..keys).map(|number| (key(number), Bytes::from_static(b"v"))).collect() }
+    }
+
+    const KEYS: usize = 5000;
+
+    #[test]
+    fn a_record_of_many_keys_is_taken_in_in_pieces_and_in_the_order_of_the_log() {
+        let mut world = World::new(3);
+        let old = world.ask(1, Command::Put { key: key(KEYS - 1), value: Bytes::from_static(b"old") });
+        world.written();
+        let many = world.ask(1, put_many(KEYS));
+        let own = world.ask(1, Command::Exists { keys: vec![key(7)] });
+        // Of another session, and behind it in the log.
+        let later = world.ask(2, Command::Put { key: key(KEYS - 1), value: Bytes::from_static(b"later") });
+        let (many_written, later_written) = (3, 4);
+        world.written();
+        world.written();
+        assert_eq!(world.version("key0"), Some(many_written));
+        assert_eq!(world.version(&format!("key{}", KEYS - 1)), Some(2), "the last key has its old value yet");
+        assert_eq!(world.answer(own), None, "a session's own read waits for all of its write");
+        assert!(world.chores() >= KEYS / STEPS_AT_ONCE - 2, "all at once");
+        assert_eq!(world.version(&format!("key{}", KEYS - 2)), Some(many_written));
+        assert_eq!(world.version(&format!("key{}", KEYS - 1)), Some(later_written));
+        assert_eq!(world.answer(own), Some(&Reply::Count(1)));
+        assert_eq!(world.answer(many), None, "nobody has acknowledged it");
+        for slot in 0..3 {
+            world.ack_all(slot);
+        }
+        world.chores();
+        for tag in [old, many, later] {
+            assert_eq!(world.answer(tag), Some(&Reply::Done));
+        }
+        assert_eq!(world.master.in_flight(), 0);
+        let deleted = world.ask(3, Command::Delete { keys: (0..KEYS + 9).map(key).collect() });
+        world.written();
+        assert_eq!(world.answer(deleted), None);
+        world.chores();
+        assert_eq!(world.answer(deleted), Some(&Reply::Count(KEYS as u64)));
+        assert!(world.master.directory().is_empty());
+    }
+
+    #[test]
+    fn a_record_that_was_refused_behind_one_of_many_keys_is_refused_in_its_turn() {
+        let mut world = World::new(1);
+        let many = world.ask(1, put_many(KEYS));
+        let refused = world.ask(1, Command::Put { key: key(0), value: Bytes::new() });
+        world.written();
+        let (write, _) = world.appended.pop_front().expect("two were appended");
+        let detail = "the disk is full".to_owned();
+        world.step(Event::NotWritten { write, word: ErrorWord::ReadOnly, detail });
+        assert_eq!(world.answer(refused), None);
+        world.chores();
+        assert!(matches!(world.answer(refused), Some(Reply::Error(_))));
+        world.ack_all(0);
+        world.chores();
+        assert_eq!(world.answer(many), Some(&Reply::Done));
+    }
+
+    /// Two of three slaves hold each key; the third one's acknowledgements alone make nothing done.
+    #[test]
+    fn the_loss_of_a_slave_is_made_good_in_pieces_and_no_write_ends_on_its_word() {
+        let mut world = World::new(3);
+        let many = world.ask(1, put_many(KEYS));
+        world.written();
+        world.chores();
+        let tags: Vec<u64> = (0..3 * KEYS)
+            .map(|number| {
+                let tag = world.ask(2, Command::Put { key: key(number), value: Bytes::from_static(b"w") });
+                world.written();
+                tag
+            })
+            .collect();
+        // All that slave 0 was sent it has acknowledged, and then it is gone.
+        world.ack_all(0);
+        world.chores();
+        assert!(world.replies.is_empty());
+        world.step(Event::SlaveLost { link: LinkId(0) });
+        assert!(world.master.has_chores(), "all at once");
+        world.step(Event::Chore);
+        // What it shared with slave 1 is not done with the word of slave 1, for slave 2 is to have it too.
+        world.ack_all(1);
+        assert!(world.chores() >= KEYS / STEPS_AT_ONCE);
+        assert!(world.replies.is_empty());
+        world.ack_all(2);
+        world.chores();
+        let by_then = world.replies.len();
+        // Which leaves what slave 1 got in the place of slave 0, after it had acknowledged the rest.
+        world.ack_all(1);
+        world.chores();
+        assert!(0 < by_then && by_then < world.replies.len(), "{by_then}");
+        for tag in tags.into_iter().chain([many]) {
+            assert_eq!(world.answer(tag), Some(&Reply::Done));
+        }
+        assert_eq!((world.master.in_flight(), world.master.counters().substitutions > 0), (0, true));
     }
 }

@@ -1,0 +1,244 @@
+//! Pipelines at default limits, with values of real sizes: what clients ask for and do not take is bounded by its bytes
+//! from the first one on, and what a connection reads is in the order of what it asked.
+
+mod common;
+
+use common::cluster::{Node, Setup, TestCluster, MASTERS};
+use common::native::Native;
+use common::resp::{encoded, Answer, Connection, Info};
+use common::{millis, nobody_notices, seconds, stays, wait_for};
+use dsm_protocol::command::Command;
+use std::io::Write as _;
+use std::time::Instant;
+
+const MIB: u64 = 1 << 20;
+
+fn open(cluster: &TestCluster, master: Node) -> Connection {
+    Connection::open(cluster.address(master), seconds(20)).expect("the master accepts connections")
+}
+
+fn info(cluster: &TestCluster, master: Node) -> Info {
+    cluster.info(master).expect("INFO is always answered")
+}
+
+/// The same natively.
+fn deaf_natives(cluster: &TestCluster, clients: usize, requests: usize) -> Vec<Native> {
+    let ask_all = |link: &mut Native| {
+        for _ in 0..requests {
+            link.ask(Command::Get { key: "long".into() }).expect("a short request is taken");
+        }
+    };
+    let mut links: Vec<Native> =
+        (0..clients).map(|_| Native::client(cluster.address(Node::Master), seconds(20))).collect();
+    links.iter_mut().for_each(ask_all);
+    links
+}
+
+/// Clients that ask for a value so many times, in one packet, and never read.
+fn deaf(cluster: &TestCluster, master: Node, clients: usize, requests: usize) -> Vec<Connection> {
+    let packet = encoded(&[b"GET", b"long"]).repeat(requests);
+    let mut connections: Vec<Connection> = (0..clients).map(|_| open(cluster, master)).collect();
+    for connection in &mut connections {
+        connection.send(&packet).expect("a short packet is taken");
+    }
+    connections
+}
+
+#[test]
+fn long_answers_that_nobody_takes_are_bounded_and_hold_nobody_up() {
+    nobody_notices(&[], |cluster, load| {
+        let long = vec![b'x'; 16 << 20];
+        assert_eq!(cluster.ask(&[b"SET", b"long", &long]), Answer::ok());
+        for master in MASTERS {
+            // What was written or read before has left.
+            wait_for("the masters are idle", seconds(10), || {
+                MASTERS.iter().all(|master| info(cluster, *master).number("answer_bytes") < MIB).then_some(())
+            });
+            let before = MASTERS.map(|master| cluster.resident_bytes(master));
+            let deaf = deaf(cluster, master, 12, 32);
+            wait_for("requests wait for answers to leave", seconds(10), || {
+                (info(cluster, master).number("requests_parked") >= 12).then_some(())
+            });
+            // 32 MiB for each, and what the honest load and a value in each link take.
+            let most = (12 * 32 + 128) * MIB;
+            stays("the masters' memory is bounded", seconds(3), || {
+                for (master, before) in MASTERS.into_iter().zip(before) {
+                    let grown = cluster.resident_bytes(master).saturating_sub(before);
+                    if grown > most {
+                        return Err(format!("{master:?} has {} MiB more", grown / MIB));
+                    }
+                }
+                Ok(())
+            });
+            assert!(info(cluster, master).number("answer_bytes") <= 512 * MIB);
+            let begun = Instant::now();
+            assert_eq!(
+                open(cluster, master).call(&[b"GET", b"long"]).expect("an answer"),
+                Answer::Bulk(long.clone())
+            );
+            assert!(begun.elapsed() < seconds(5), "a client that listens waits for {:?}", begun.elapsed());
+            load.wait_for_writes(100, seconds(5));
+            drop(deaf);
+        }
+        wait_for("the master is idle", seconds(10), || {
+            (info(cluster, Node::Master).number("answer_bytes") < MIB).then_some(())
+        });
+        let before = cluster.resident_bytes(Node::Master);
+        let natives = deaf_natives(cluster, 6, 32);
+        wait_for("native clients' requests wait, too", seconds(10), || {
+            (info(cluster, Node::Master).number("answer_bytes") > 6 * 16 * MIB).then_some(())
+        });
+        stays("the master's memory is bounded", seconds(1), || {
+            let grown = cluster.resident_bytes(Node::Master).saturating_sub(before) / MIB;
+            if grown > 6 * 32 + 128 {
+                Err(grown)
+            } else {
+                Ok(())
+            }
+        });
+        load.wait_for_writes(100, seconds(5));
+        drop(natives);
+    });
+}
+
+#[test]
+fn answers_in_all_are_bounded_and_who_takes_none_is_cut_for_others() {
+    nobody_notices(&["--max-answer-bytes", "64MiB"], |cluster, load| {
+        let long = vec![b'x'; 4 << 20];
+        assert_eq!(cluster.ask(&[b"SET", b"long", &long]), Answer::ok());
+        let before = cluster.resident_bytes(Node::Master);
+        let deaf = deaf(cluster, Node::Master, 12, 8);
+        wait_for("the room is taken", seconds(10), || {
+            (info(cluster, Node::Master).number("answer_bytes") > 56 * MIB).then_some(())
+        });
+        let mut most = 0;
+        for _ in 0..10 {
+            let mut client = open(cluster, Node::Master);
+            assert_eq!(client.call(&[b"GET", b"long"]).expect("an answer"), Answer::Bulk(long.clone()));
+            let during = info(cluster, Node::Master);
+            most = most.max(during.number("answer_bytes"));
+            assert!(during.number("answer_bytes") <= 65 * MIB, "{during:?}");
+        }
+        assert!(most > 32 * MIB, "the deaf hold {most} bytes");
+        load.wait_for_writes(100, seconds(5));
+        let grown = cluster.resident_bytes(Node::Master).saturating_sub(before);
+        assert!(grown < (64 + 96) * MIB, "{} MiB more", grown / MIB);
+        let cut = info(cluster, Node::Master).number("slow_readers_cut");
+        assert!(cut > 0, "room is made for those who listen");
+        wait_for("the log tells of each", seconds(5), || {
+            let told = cluster.stderr(Node::Master).matches("connection cut").count() as u64;
+            (told >= cut).then_some(())
+        });
+        drop(deaf);
+    });
+}
+
+#[test]
+fn a_million_requests_may_be_sent_before_an_answer_is_read() {
+    let cluster = Setup::slaves(2).start();
+    assert_eq!(cluster.ask(&[b"SET", b"k", b"sixteen bytes..."]), Answer::ok());
+    let mut connection = open(&cluster, Node::Master);
+    let mut sender = connection.sender().expect("a second handle");
+    sender.set_write_timeout(Some(seconds(60))).expect("a timeout");
+    let packet = encoded(&[b"GET", b"k"]).repeat(1000);
+    for _ in 0..1000 {
+        sender.write_all(&packet).expect("all requests are taken");
+    }
+    for number in 0..1_000_000 {
+        assert_eq!(connection.answer().expect("an answer"), Answer::bulk("sixteen bytes..."), "{number}");
+    }
+    assert_eq!(info(&cluster, Node::Master).number("slow_readers_cut"), 0);
+}
+
+#[test]
+fn a_client_that_takes_no_answers_is_told_of_in_the_log() {
+    let cluster = Setup::slaves(2).masters_with(&["--write-timeout", "300ms"]).start();
+    assert_eq!(cluster.ask(&[b"SET", b"long", &vec![b'x'; 16 << 20]]), Answer::ok());
+    let mut deaf = deaf(&cluster, Node::Master, 1, 10);
+    wait_for("it is told", seconds(10), || {
+        let told = cluster.stderr(Node::Master);
+        told.lines()
+            .any(|line| line.contains("connection cut") && line.contains("--write-timeout"))
+            .then_some(())
+    });
+    deaf[0].wait_for_close().expect("what was sent, then the end");
+}
+
+#[test]
+fn a_read_never_shows_what_its_own_pipeline_writes_later() {
+    let cluster = Setup::slaves(3).start();
+    let big = vec![b'x'; 12 << 20];
+    assert_eq!(cluster.ask(&[b"SET", b"big", &big]), Answer::ok());
+    for master in MASTERS {
+        let mut connection = open(&cluster, master);
+        for round in 0..4 {
+            let (old, new) = (format!("{master:?} old {round}"), format!("{master:?} new {round}"));
+            assert_eq!(
+                connection.call(&[b"MSET", b"k", old.as_bytes(), b"j", b"0"]).expect("done"),
+                Answer::ok()
+            );
+            let pipeline: [&[&[u8]]; 8] = [
+                &[b"GET", b"big"],
+                &[b"GET", b"big"],
+                &[b"GET", b"k"],
+                &[b"MGET", b"j", b"k"],
+                &[b"EXISTS", b"k"],
+                &[b"SET", b"k", new.as_bytes()],
+                &[b"GET", b"k"],
+                &[b"DEL", b"k"],
+            ];
+            connection.send(&pipeline.map(encoded).concat()).expect("sent");
+            let expected = [
+                Answer::Bulk(big.clone()),
+                Answer::Bulk(big.clone()),
+                Answer::bulk(&old),
+                Answer::Array(vec![Answer::bulk("0"), Answer::bulk(&old)]),
+                Answer::Integer(1),
+                Answer::ok(),
+                Answer::bulk(&new),
+                Answer::Integer(1),
+            ];
+            for (number, expected) in expected.into_iter().enumerate() {
+                let answer = connection.answer().expect("an answer");
+                assert!(
+                    answer == expected,
+                    "{master:?}, answer {number}: {answer:.60?}, not {expected:.60?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn many_values_of_one_record_are_read_by_their_own_size() {
+    let cluster = Setup::slaves(2).start();
+    for master in MASTERS {
+        let pairs: Vec<Vec<u8>> =
+            (0..600).flat_map(|number| [format!("many{number}").into_bytes(), vec![b'v'; 100]]).collect();
+        let words: Vec<&[u8]> =
+            std::iter::once(&b"MSET"[..]).chain(pairs.iter().map(|word| &word[..])).collect();
+        assert_eq!(cluster.ask(&words), Answer::ok());
+        let keys: Vec<&[u8]> =
+            std::iter::once(&b"MGET"[..]).chain(pairs.iter().step_by(2).map(|word| &word[..])).collect();
+        let all = Answer::Array(vec![Answer::Bulk(vec![b'v'; 100]); 600]);
+        assert_eq!(open(&cluster, master).call(&keys).expect("an answer"), all);
+    }
+    // The limit is on the values.
+    for name in ["a", "b", "c"] {
+        assert_eq!(cluster.ask(&[b"SET", name.as_bytes(), &vec![b'x'; 12 << 20]]), Answer::ok());
+    }
+    let mut connection = open(&cluster, Node::Master);
+    let told = connection.call(&[b"MGET", b"a", b"b", b"c"]).expect("an answer");
+    assert_eq!(told.error_word(), Some("ERR"), "36 MiB");
+    let Answer::Array(two) = connection.call(&[b"MGET", b"a", b"b"]).expect("an answer") else {
+        panic!("24 MiB are no array")
+    };
+    assert_eq!(two.len(), 2);
+    // Nothing is left of it.
+    wait_for("the room is given back", seconds(5), || {
+        (info(&cluster, Node::Master).number("answer_bytes") < MIB).then_some(())
+    });
+    let begun = Instant::now();
+    assert_eq!(cluster.ask(&[b"GET", b"many1"]), Answer::Bulk(vec![b'v'; 100]));
+    assert!(begun.elapsed() < millis(1000));
+}
