@@ -332,10 +332,6 @@ pub(super) fn figure(sweep: &SweepRecord, measure: Measure, by: Dimension) -> Fi
         _ => None,
     };
     let mut subtitle = vec![describe(sweep, &[by])];
-    if let [only] = values.as_slice() {
-        subtitle
-            .push(format!("Only one value ({}): nothing varies along this axis.", by.shown(*only, *only)));
-    }
     if count_of_lines > NAMED_MAX {
         subtitle.push(format!("{NAMED_MAX} of the {count_of_lines} lines are named."));
     }

@@ -76,9 +76,8 @@ fn draw_from(sweep: &SweepRecord, directory: &Path, first: usize) -> anyhow::Res
     );
     let mut book = Book { directory, plots: Vec::new(), drawn_before: false };
     if !sweep.runs.is_empty() {
-        let varied = Dimension::varied(sweep);
-        let always = [Dimension::Slaves, Dimension::Clients];
-        for by in Dimension::ALL.into_iter().filter(|by| always.contains(by) || varied.contains(by)) {
+        // Of what does not vary there would be a single point, which the tables say better.
+        for by in Dimension::varied(sweep) {
             for measure in Measure::ALL {
                 book.add(
                     &by_count_name(measure, by),

@@ -282,6 +282,7 @@ fn panel<DB: DrawingBackend>(root: &Area<DB>, panel: &Panel, x: Range<i32>, y: R
     for mark in &panel.marks {
         draw_mark(root, &frame, mark)?;
     }
+    bar_values(root, &frame)?;
     for event in &panel.events {
         event_line(root, &frame, event)?;
     }
@@ -529,15 +530,82 @@ fn draw_mark<DB: DrawingBackend>(root: &Area<DB>, frame: &Frame<'_>, mark: &Mark
                     continue;
                 }
                 root.draw(&Rectangle::new([(from, high), (to, low)], colour.filled()))?;
-                if *values_shown {
-                    let text = super::number::thousands(bar.high - bar.low, 0);
-                    let style = at(&font(11, false, &INK), HPos::Center, VPos::Bottom);
-                    root.draw_text(&text, &style, ((from + to) / 2, high - fine(3)))?;
-                }
             }
             Ok(())
         }
     }
+}
+
+/// The size of the letters of a bar's value, and how far it stands from the bar's end.
+const BAR_VALUE: i32 = 11;
+const BAR_VALUE_GAP: i32 = 3;
+
+/// The values of bars that are to show them: above the bars, or, where a line would strike one through there, all of the
+/// panel at the foot of their bars.
+fn bar_values<DB: DrawingBackend>(root: &Area<DB>, frame: &Frame<'_>) -> Drawn<DB> {
+    let values = bar_values_above(frame);
+    let at_foot = values.iter().any(|(_, place)| is_struck(frame, place));
+    for (text, place) in values {
+        let middle = (place.x.start + place.x.end) / 2;
+        if !at_foot {
+            let style = at(&font(BAR_VALUE, false, &INK), HPos::Center, VPos::Bottom);
+            root.draw_text(&text, &style, (middle, place.y.end))?;
+            continue;
+        }
+        let bottom = frame.y.end - fine(BAR_VALUE_GAP);
+        let top = bottom - (place.y.end - place.y.start) - fine(2);
+        root.draw(&Rectangle::new([(place.x.start, top), (place.x.end, bottom)], WHITE.filled()))?;
+        let style = at(&font(BAR_VALUE, false, &INK), HPos::Center, VPos::Center);
+        root.draw_text(&text, &style, (middle, (top + bottom) / 2))?;
+    }
+    Ok(())
+}
+
+/// A place on the drawing.
+struct Place {
+    x: Range<i32>,
+    y: Range<i32>,
+}
+
+/// The values that are to be shown, each with its place above its bar.
+fn bar_values_above(frame: &Frame<'_>) -> Vec<(String, Place)> {
+    let mut values = Vec::new();
+    for mark in &frame.panel.marks {
+        let Mark::Bars { values_shown: true, bars, .. } = mark else { continue };
+        for bar in bars {
+            let places = (frame.x(bar.from), frame.x(bar.to), frame.y(bar.high));
+            let (Some(from), Some(to), Some(high)) = places else { continue };
+            let text = super::number::thousands(bar.high - bar.low, 0);
+            let half = fine(width_of(&text, BAR_VALUE) as i32 / 2 + 2);
+            let (middle, foot) = ((from + to) / 2, high - fine(BAR_VALUE_GAP));
+            values
+                .push((text, Place { x: middle - half..middle + half, y: foot - fine(BAR_VALUE + 1)..foot }));
+        }
+    }
+    values
+}
+
+/// Whether a line of the panel goes through `place`.
+fn is_struck(frame: &Frame<'_>, place: &Place) -> bool {
+    let crosses = |points: &[Point]| {
+        points.windows(2).any(|pair| {
+            let spot = |point: &Point| Some((frame.x(point.x)?, frame.y(point.y)?));
+            let (Some(from), Some(to)) = (spot(&pair[0]), spot(&pair[1])) else { return false };
+            // The part of the segment above, below or at the place, by its ends.
+            let (left, right) = (from.0.max(place.x.start), to.0.min(place.x.end));
+            if left > right || from.0 == to.0 {
+                return false;
+            }
+            let slope = f64::from(to.1 - from.1) / f64::from(to.0 - from.0);
+            let y = |x: i32| from.1 + (f64::from(x - from.0) * slope).round() as i32;
+            let (a, b) = (y(left), y(right));
+            a.min(b) <= place.y.end && a.max(b) >= place.y.start
+        })
+    };
+    frame.panel.marks.iter().any(|mark| match mark {
+        Mark::Line { stroke, points, .. } => *stroke != Stroke::None && crosses(points),
+        Mark::Band { .. } | Mark::Bars { .. } => false,
+    })
 }
 
 /// The stretches of `points` between gaps.
@@ -638,12 +706,58 @@ fn marker<DB: DrawingBackend>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::figure::Bar;
     use super::*;
 
     #[test]
     fn a_gap_splits_a_curve() {
         let parts = unbroken([None, Some(1), Some(2), None, None, Some(3), None].into_iter());
         assert_eq!(parts, [vec![1, 2], vec![3]]);
+    }
+
+    /// A panel of bars with a line across all of it, and whether that goes through one of their values.
+    fn is_any_value_struck(bars: &[f64], line: f64) -> bool {
+        let bar = |(at, high): (usize, &f64)| Bar {
+            from: at as f64 - 0.36,
+            to: at as f64 + 0.36,
+            low: 0.0,
+            high: *high,
+        };
+        let last = bars.len() as f64 - 0.4;
+        let panel = Panel {
+            title: String::new(),
+            x: Axis::for_names("", bars.iter().map(|_| "slave".to_owned())),
+            y: Axis::from_zero("", 1000.0),
+            marks: vec![
+                Mark::Bars {
+                    label: String::new(),
+                    colour: super::super::figure::BLUE,
+                    values_shown: true,
+                    bars: bars.iter().enumerate().map(bar).collect(),
+                },
+                Mark::Line {
+                    label: String::new(),
+                    colour: super::super::figure::VERMILION,
+                    stroke: Stroke::Dashed,
+                    shape: None,
+                    points: vec![Point::new(-0.6, line), Point::new(last, line)],
+                },
+            ],
+            events: Vec::new(),
+            note: None,
+        };
+        let frame = Frame { panel: &panel, x: fine(60)..fine(460), y: fine(20)..fine(320) };
+        let values = bar_values_above(&frame);
+        assert_eq!(values.len(), bars.len());
+        values.iter().any(|(_, place)| is_struck(&frame, place))
+    }
+
+    #[test]
+    fn a_line_just_above_a_bar_strikes_its_value_and_one_elsewhere_does_not() {
+        assert!(is_any_value_struck(&[500.0, 400.0], 520.0));
+        assert!(is_any_value_struck(&[800.0, 510.0], 520.0));
+        assert!(!is_any_value_struck(&[500.0, 400.0], 900.0));
+        assert!(!is_any_value_struck(&[500.0, 480.0], 100.0), "it goes through the bars");
     }
 
     #[test]
