@@ -99,6 +99,9 @@ const DIFFERENCES: &[Difference] = &[
             ("a request over 64 MiB", "-ERR Protocol error: too big request^<closed>"),
         ],
     },
+    // What shows only with long values or deaf clients is shown in `tests/pipelines.rs` and `tests/limits.rs`.
+    Difference { why: "The values of an MGET have at most 32 MiB in all", answers: &[] },
+    Difference { why: "Answers that a client does not take wait up to 32 MiB", answers: &[] },
     Difference {
         why: "COMMAND INFO and COMMAND DOCS take at most 256 names",
         answers: &[
