@@ -505,7 +505,8 @@ impl Drop for SessionGuard {
 /// what is missing ends: nothing short that comes after it can keep its memory.
 pub(crate) async fn read_more(stream: &Stream, buffer: &mut BytesMut, need: usize) -> io::Result<bool> {
     let length = buffer.len();
-    let room = need.min(length).max(READ_BYTES);
+    // Memory that nothing was read into takes none; to copy a long request again and again would take long.
+    let room = if length >= WHOLE_BYTES_MIN { need } else { need.min(length) }.max(READ_BYTES);
     if length <= READ_BYTES {
         let mut small = BytesMut::with_capacity(length + room);
         small.extend_from_slice(buffer);
@@ -514,7 +515,7 @@ pub(crate) async fn read_more(stream: &Stream, buffer: &mut BytesMut, need: usiz
         buffer.reserve(room);
     }
     let read = if need > READ_BYTES {
-        stream.read_at_most(buffer, need).await?
+        stream.read_at_most(buffer, need.min(LONG_READ_BYTES)).await?
     } else {
         stream.read(buffer).await?
     };
@@ -524,9 +525,12 @@ pub(crate) async fn read_more(stream: &Stream, buffer: &mut BytesMut, need: usiz
     Ok(read > 0)
 }
 
-/// After a read of so many bytes a connection lets others run, even if more is there: many that bring long values at once
-/// would else hold up everybody, timers too.
-const LONG_READ_BYTES: usize = 32 * 1024;
+/// No more of a long request is read at once, and after that a connection lets others run, even if more is there: many
+/// that bring long values at once would else hold up everybody, timers too.
+const LONG_READ_BYTES: usize = 64 * 1024;
+
+/// With so many bytes of a request there, room is made for all of it.
+const WHOLE_BYTES_MIN: usize = 1 << 20;
 
 /// What a client's read may end in.
 enum Heard {

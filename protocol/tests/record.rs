@@ -327,6 +327,13 @@ fn a_line_that_lost_its_newline_does_not_hide_the_witness_behind_it() {
     assert!(matches!(judge(&log.bytes, &bad, CrashKind::MayHaveLostPower), Verdict::Torn { .. }));
 }
 
+/// How long the line of a WRITE with small numbers is.
+fn write_length(key: &str, value: &str) -> usize {
+    let mut line = Vec::new();
+    encode(&write(key, value), Seq(3), Epoch(1), Seq(2), &mut line);
+    line.len()
+}
+
 #[test]
 fn a_hole_is_what_was_never_on_disk() {
     let mut log = Log::started();
@@ -344,6 +351,18 @@ fn a_hole_is_what_was_never_on_disk() {
     assert!(torn(&verdict(496..512, CrashKind::SameBoot, &log)));
     assert!(torn(&verdict(300..512, CrashKind::SameBoot, &log)));
     assert!(torn(&verdict(512 - 200..512, CrashKind::MayHaveLostPower, &log)));
+    // What was synced ended shortly in front of the sector's end.
+    let mut short = Log { bytes: Log::started().bytes, ..Log::default() };
+    let pad = 500 - short.bytes.len() - write_length("pad", "");
+    encode(&write("pad", &"p".repeat(pad + 1)), Seq(3), Epoch(1), Seq(2), &mut short.bytes);
+    let begins = short.bytes.len();
+    assert_eq!(begins, 500);
+    encode(&write("a", "1"), Seq(4), Epoch(1), Seq(3), &mut short.bytes);
+    encode(&write("b", "2"), Seq(5), Epoch(1), Seq(3), &mut short.bytes);
+    let found = verdict(begins..512, CrashKind::SameBoot, &short);
+    assert!(matches!(found, Verdict::Torn { offset: 500, lines: 2, .. }), "{found:?}");
+    let found = verdict(begins + 1..512, CrashKind::SameBoot, &short);
+    assert!(matches!(found, Verdict::Corrupt { .. }), "{found:?}");
     // That is how damage looks, and in the same boot nothing else explains it.
     for zeros in [497..512, 511..512, 300..511, 300..301, 513..700] {
         let found = verdict(zeros.clone(), CrashKind::SameBoot, &log);

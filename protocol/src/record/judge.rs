@@ -18,7 +18,7 @@ pub enum CrashKind {
 /// What reaches a disk, or does not, as a whole: a divisor of every page and sector size.
 const SECTOR_BYTES: u64 = 512;
 
-/// So many zeros that reach the end of a sector are a hole: bytes that were written and never got to the disk. The file
+/// So many zeros that reach the end of a sector, or fewer if nothing of the line stands in front of them, are a hole: bytes that were written and never got to the disk. The file
 /// was extended, the write of its page failed, and the page was thrown away; or the disk was put back to a snapshot. Then
 /// the machine may have run all the time, and yet what was not synced may be missing. Damage looks different.
 const HOLE_BYTES_MIN: u64 = 16;
@@ -164,7 +164,8 @@ impl Judge {
         for byte in line {
             self.zeros = if *byte == 0 { self.zeros + 1 } else { 0 };
             offset += 1;
-            self.has_hole |= self.zeros >= HOLE_BYTES_MIN && offset.is_multiple_of(SECTOR_BYTES);
+            let is_enough = self.zeros >= HOLE_BYTES_MIN || self.zeros == offset - self.bad.offset;
+            self.has_hole |= is_enough && offset.is_multiple_of(SECTOR_BYTES);
         }
     }
 
