@@ -833,8 +833,13 @@ mod tests {
         ] {
             assert!(html.contains(part), "no {part:?}");
         }
-        assert_eq!(html.matches("<svg ").count(), 13);
+        // What compares runs is drawn where a grid varies something: a single run shows its course and its slaves.
+        let single = html.matches("<svg ").count();
+        assert_eq!(single, 5);
         assert_eq!(reaches_out(&html), [""; 0]);
+        sweep.runs.push(made_up_run(5, 36, 12));
+        let grid = report(&sweep).matches("<svg ").count();
+        assert!(grid > single, "{grid} plots of two numbers of clients");
     }
 
     #[test]
@@ -917,14 +922,16 @@ mod tests {
 
     #[test]
     fn texts_say_what_is_true_of_the_run_shown() {
-        let own = report(&sweep_of(vec![made_up_run(5, 8, 3)]));
+        let own = report(&sweep_of(vec![made_up_run(5, 8, 3), made_up_run(5, 16, 3)]));
         assert!(own.contains("on ⌈n/2⌉ of the n slaves") && own.contains("from sending"));
         let mut run = made_up_run(5, 8, 3);
         run.settings.target = Some("127.0.0.1:6379".into());
         run.settings.rate = Some(1000.0);
         run.settings.faults = "kill-primary@1s".into();
         run.totals.errors.insert("unsent".into(), 4);
-        let html = report(&sweep_of(vec![run]));
+        let mut second = run.clone();
+        second.settings.clients *= 2;
+        let html = report(&sweep_of(vec![run, second]));
         assert!(!html.contains("⌈n/2⌉") && !html.contains("from sending"), "a target may be any store");
         assert!(html.contains("which each was due") && html.contains("never sent"));
         assert!(html.contains("<td>kill-primary@1s</td>"));

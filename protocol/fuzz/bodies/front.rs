@@ -203,7 +203,8 @@ impl World {
                 let was_out = self.forwarded.values().any(|asker| *asker == to);
                 self.forwarded.retain(|_, asker| *asker != to);
                 if open.command.is_write() && !matches!(reply, Reply::Error(_)) {
-                    self.done.insert(to.session, to.tag);
+                    let last = self.done.entry(to.session).or_default();
+                    *last = to.tag.max(*last);
                 }
                 match (response, &reply) {
                     (Some((asker, answer)), _) if *asker == to => assert_eq!(*answer, reply),
