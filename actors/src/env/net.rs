@@ -191,7 +191,8 @@ impl Stream {
         }
     }
 
-    /// Lets the system find out that the peer is gone without a word: see [`keep_alive`]. A simulated network does not.
+    /// Lets the system find out that the peer is gone without a word, as Redis does: it asks after `idle` of silence, and then
+    /// every third of it. A simulated network does not.
     pub fn keep_alive(&self, idle: Duration) {
         match self {
             Stream::Tcp(stream) => keep_alive(stream, idle),

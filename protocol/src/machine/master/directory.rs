@@ -72,7 +72,7 @@ impl Directory {
         self.len() == 0
     }
 
-    /// Forgets everything, as when the log is a new file. Its memory is given back by [`Directory::tidy`] and with
+    /// Forgets everything, as when the log is a new file. Its memory is given back by `tidy` and with
     /// what is put in.
     pub fn clear(&mut self) {
         self.table.clear();
