@@ -14,17 +14,18 @@ use anyhow::{bail, ensure, Context as _};
 use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
-use dsm_protocol::ids::{ClusterId, Epoch, Seq};
+use dsm_protocol::ids::{ClusterId, Epoch, ReignId, Seq};
+use dsm_protocol::lock_file::LockText;
 use dsm_protocol::record::{
-    encode, line_bytes_max, Body, CrashKind, Encoded, Judge, Operation, Position, Record, Scanner, Span,
-    Step, Verdict,
+    encode, line_bytes_max, Body, CrashKind, Encoded, Judge, Operation, Position, Record, ReignMark, Scanner,
+    Span, Step, SyncMode, Verdict,
 };
 use dsm_protocol::resp::Limits;
 use rustix::fs::{flock, renameat_with, FlockOperation, RenameFlags, CWD};
 use std::collections::hash_map::{Entry, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Seek as _, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -50,6 +51,7 @@ const CHUNK_BYTES: usize = 256 * 1024;
         dsm-log check kv_store.log                   is it whole? exit code 0 clean, 1 torn tail, 2 corrupt\n  \
         dsm-log dump kv_store.log --key user1        everything that happened to one key\n  \
         dsm-log repair kv_store.log                  cut a torn tail, or take damaged lines out, and say what is lost\n  \
+        dsm-log new-cluster staging/kv_store.log     a copy that is served beside the original: its own cluster id\n  \
         dsm-log import old_store.log kv_store.log    take over a log of the original program\n\n\
         Exit codes: 0 clean or done, 1 torn tail, 2 corrupt, unreadable or in use, or wrong usage."
 )]
@@ -105,6 +107,15 @@ enum Command {
         #[arg(long)]
         cut_at_corruption: bool,
     },
+    /// Gives a copied log a cluster id of its own, and forgets what the copied lock file says.
+    #[command(
+        after_help = "For a copy that is to be served beside the original, as staging beside production: slaves tell the \
+        two apart by the cluster id. Run it on the copy, before its first start."
+    )]
+    NewCluster {
+        /// The log.
+        file: PathBuf,
+    },
     /// Writes a new log from one of the original program.
     Import {
         /// The original program's log. It stays as it is.
@@ -143,6 +154,7 @@ fn run(args: &Args) -> anyhow::Result<u8> {
         Command::Repair { file, cut_at_corruption } => {
             repair(file, args.crash, line_max, *cut_at_corruption, &mut out)
         }
+        Command::NewCluster { file } => new_cluster(file, args.crash, line_max, &mut out),
         Command::Import { legacy, file } => import(legacy, file, line_max, &mut out),
     }
 }
@@ -373,7 +385,15 @@ fn write_text(record: &Record<'_>, out: &mut impl Write) -> io::Result<()> {
     write!(out, "{} {} {}", record.seq, record.epoch, operation_name(&record.body))?;
     match record.body {
         Body::Cluster(id) => write!(out, " {id}")?,
-        Body::Epoch { address } => write!(out, " {}", printable(address))?,
+        Body::Epoch { address, mark } => {
+            write!(out, " {}", printable(address))?;
+            if let Some(fsync) = mark.fsync {
+                write!(out, " reign {} fsync {}", mark.id, fsync.as_str())?;
+            }
+            for reign in mark.given_up {
+                write!(out, " given-up {reign}")?;
+            }
+        }
         Body::Synced => write!(out, " {}", record.synced)?,
         Body::Write(pairs) => {
             for (key, value) in pairs {
@@ -395,7 +415,17 @@ fn write_json(record: &Record<'_>, span: Span, out: &mut impl Write) -> io::Resu
     write!(out, "\"operation\":\"{}\"", operation_name(&record.body))?;
     match record.body {
         Body::Cluster(id) => write!(out, ",\"cluster\":\"{id}\"")?,
-        Body::Epoch { address } => write!(out, ",{}", json_member("address", &address.decode()))?,
+        Body::Epoch { address, mark } => {
+            let address = json_member("address", &address.decode());
+            write!(out, ",{address},\"reign\":\"{}\"", mark.id)?;
+            if let Some(fsync) = mark.fsync {
+                write!(out, ",\"fsync\":\"{}\"", fsync.as_str())?;
+            }
+            let given_up: Vec<String> = mark.given_up.map(|reign| format!("\"{reign}\"")).collect();
+            if !given_up.is_empty() {
+                write!(out, ",\"given_up\":[{}]", given_up.join(","))?;
+            }
+        }
         Body::Synced => {}
         Body::Write(pairs) => {
             let pair = |(key, value): (Encoded<'_>, Encoded<'_>)| {
@@ -470,6 +500,56 @@ fn json_member(name: &str, text: &[u8]) -> String {
 
 // repair
 
+fn new_cluster(path: &Path, crash: Crash, line_max: usize, out: &mut impl Write) -> anyhow::Result<u8> {
+    let (file, mut lock_file) = open_locked(path)?;
+    let mut found = None;
+    let Walk { verdict, .. } = walk(&file, crash_kind(crash, path), line_max, |record, span| {
+        if let Body::Cluster(id) = record.body {
+            found = Some((id, record.seq, record.epoch, record.synced, span));
+        }
+        Ok(())
+    })
+    .with_context(|| format!("cannot read {}", path.display()))?;
+    if verdict.is_some() {
+        return Ok(explain(path, verdict.as_ref()));
+    }
+    let Some((old, seq, epoch, synced, span)) = found else {
+        bail!("{} names no cluster: a master gives it one at its first start", path.display());
+    };
+    let new = ClusterId(random()?);
+    let mut line = Vec::new();
+    encode(&Operation::Cluster(new), seq, epoch, synced, &mut line);
+    ensure!(
+        line.len() == span.bytes as usize,
+        "the CLUSTER line has fields that this version does not write"
+    );
+    file.write_all_at(&line, span.offset)
+        .and_then(|()| file.sync_all())
+        .context("cannot write the CLUSTER line")?;
+    // What the lock file says is of the original.
+    let mut text = String::new();
+    lock_file.read_to_string(&mut text).context("cannot read the lock file")?;
+    let text = LockText { cluster: None, epoch: None, ..LockText::parse(&text) }.to_string();
+    let written = lock_file.set_len(0).and_then(|()| lock_file.write_all_at(text.as_bytes(), 0));
+    written.context("cannot write the lock file")?;
+    writeln!(out, "{}: cluster {old} is cluster {new} from here on", path.display())?;
+    out.flush()?;
+    Ok(EXIT_CLEAN)
+}
+
+/// Opens a log for changes with both of its locks.
+fn open_locked(path: &Path) -> anyhow::Result<(File, File)> {
+    let open = OpenOptions::new().read(true).write(true).open(path);
+    let file = open.with_context(|| format!("cannot open {}", path.display()))?;
+    let lock_file = lock_beside(path)?;
+    lock(&file, path)?;
+    // A compaction may have put another file in its place before we had the lock.
+    let (locked, named) = (file.metadata()?, fs::metadata(path)?);
+    let same = (locked.dev(), locked.ino()) == (named.dev(), named.ino());
+    ensure!(same, "{} was replaced while it was opened, try again", path.display());
+    Ok((file, lock_file))
+}
+
 fn repair(
     path: &Path,
     crash: Crash,
@@ -477,15 +557,8 @@ fn repair(
     cut_at_corruption: bool,
     out: &mut impl Write,
 ) -> anyhow::Result<u8> {
-    let open = OpenOptions::new().read(true).write(true).open(path);
-    let mut file = open.with_context(|| format!("cannot open {}", path.display()))?;
-    let _lock = lock_beside(path)?;
-    lock(&file, path)?;
-    // A compaction may have put another file in its place before we had the lock.
-    let (locked, named) = (file.metadata()?, fs::metadata(path)?);
-    let same = (locked.dev(), locked.ino()) == (named.dev(), named.ino());
-    ensure!(same, "{} was replaced while it was opened, try again", path.display());
-
+    let (mut file, _lock) = open_locked(path)?;
+    let locked = file.metadata()?;
     let Walk { verdict, .. } = walk(&file, crash_kind(crash, path), line_max, |_, _| Ok(()))
         .with_context(|| format!("cannot read {}", path.display()))?;
     let offset = match verdict {
@@ -568,9 +641,11 @@ fn write_import(source: File, legacy: &Path, draft: &Path, line_max: usize) -> a
     let mut line = Vec::new();
     let epoch = Epoch(1);
     let mut seq = Seq(1);
-    encode(&Operation::Cluster(new_cluster_id()?), seq, epoch, Seq(0), &mut line);
+    encode(&Operation::Cluster(ClusterId(random()?)), seq, epoch, Seq(0), &mut line);
     seq = seq.next();
-    encode(&Operation::Epoch { address: "import".into() }, seq, epoch, Seq(0), &mut line);
+    let mark = ReignMark { id: ReignId(random()?), fsync: SyncMode::Always, given_up: Vec::new() };
+    let begun = Operation::Epoch { address: "import".into(), mark: Some(mark) };
+    encode(&begun, seq, epoch, Seq(0), &mut line);
     writer.write_all(&line)?;
     let Walk { position, verdict } = walk(source, CrashKind::SameBoot, line_max, |record, _| {
         ensure!(matches!(record.body, Body::Write(_) | Body::Delete(_)), "it is already a log with trailers");
@@ -599,11 +674,12 @@ fn write_import(source: File, legacy: &Path, draft: &Path, line_max: usize) -> a
     Ok(position.seq.0)
 }
 
-fn new_cluster_id() -> anyhow::Result<ClusterId> {
+/// A random number that nobody else has drawn.
+fn random() -> anyhow::Result<u64> {
     let mut random = [0; 8];
     let read = File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut random));
     read.context("cannot read /dev/urandom")?;
-    Ok(ClusterId(u64::from_le_bytes(random)))
+    Ok(u64::from_le_bytes(random))
 }
 
 // Files and locks.

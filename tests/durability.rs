@@ -177,7 +177,7 @@ fn a_log_that_was_repaired_around_a_flipped_bit_is_served_but_for_the_lost_line(
     let value = |key: u64| format!("{key:010000}");
     let mut log = Vec::new();
     encode(&Operation::Cluster(ClusterId(7)), Seq(1), Epoch(1), Seq(0), &mut log);
-    encode(&Operation::Epoch { address: "x".into() }, Seq(2), Epoch(1), Seq(1), &mut log);
+    encode(&Operation::Epoch { address: "x".into(), mark: None }, Seq(2), Epoch(1), Seq(1), &mut log);
     for key in 0..KEYS {
         let pairs = [(format!("key-{key}"), value(key))];
         encode_write(&pairs, Seq(key + 3), Epoch(1), Seq(key + 2), &mut log);

@@ -9,7 +9,7 @@ use common::resp::{encoded, Answer, Connection, Info};
 use common::{millis, nobody_notices, seconds};
 use dsm_protocol::command::{Command, Reply, KEY_MAX};
 use dsm_protocol::frame::{self, PREFACE};
-use dsm_protocol::ids::Version;
+use dsm_protocol::ids::{ReignId, Stamp, Version};
 use dsm_protocol::message::{Control, Message};
 use rand::RngExt as _;
 use std::net::Shutdown;
@@ -113,21 +113,24 @@ fn is_request(kind: u8, body: &[u8]) -> bool {
 fn what_a_client_may_not_say_ends_its_link() {
     nobody_notices(&[], |cluster, _| {
         let (key, value) = (bytes::Bytes::from("k"), bytes::Bytes::from("v"));
-        let version = Version::new(u64::MAX, u64::MAX);
+        let (version, reign) = (Version::new(u64::MAX, u64::MAX), ReignId(u64::MAX));
         let messages = [
             Message::Ping,
             Message::Trial { bytes: value.clone() },
-            Message::Write { version, key: key.clone(), value: value.clone() },
-            Message::Drop { version, key: key.clone() },
+            Message::Write { version, reign, key: key.clone(), value: value.clone() },
+            Message::Drop { version, reign, key: key.clone() },
             Message::Ack { through: u64::MAX, room_bytes: 0 },
-            Message::Value { tag: 0, version, value: value.clone() },
+            Message::Value { tag: 0, version, reign, value: value.clone() },
             Message::Missing { tag: 0, held: Some(version) },
             Message::Response { id: dsm_protocol::ids::RequestId(1), reply: Reply::Value(value) },
             Message::Control(Control::Probe),
             Message::Control(Control::HandoverOffer),
             Message::Control(Control::Took { bytes: 1 << 20 }),
             Message::Control(Control::StreamClosed { stream: 1 }),
-            Message::Control(Control::Holdings { entries: vec![(key, version)], last: true }),
+            Message::Control(Control::Holdings {
+                entries: vec![(key, Stamp { version, reign })],
+                last: true,
+            }),
         ];
         for master in MASTERS {
             for message in &messages {

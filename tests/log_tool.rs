@@ -55,7 +55,7 @@ fn write(key: &[u8], value: &[u8]) -> Operation {
 fn log() -> (Vec<u8>, Vec<usize>) {
     let operations = [
         Operation::Cluster(ClusterId(0xabc)),
-        Operation::Epoch { address: "127.0.0.1:12345".into() },
+        Operation::Epoch { address: "127.0.0.1:12345".into(), mark: None },
         write(b"user1", b"Alice"),
         write(b"user 2", "Bj\u{f6}rn \"x\"\n".as_bytes()),
         write(b"\xff\0", b""),
@@ -303,6 +303,26 @@ fn repair_cuts_at_corruption_only_when_told() {
     dir.put("passwd", b"root:x:0:0\n");
     let refused = dir.run(&["repair", "passwd", "--cut-at-corruption"]);
     assert_eq!((refused.code, dir.get("passwd")), (2, b"root:x:0:0\n".to_vec()), "{}", refused.stderr);
+}
+
+#[test]
+fn a_copied_log_gets_a_cluster_of_its_own_and_keeps_the_rest() {
+    let dir = Directory::new();
+    let (bytes, starts) = log();
+    dir.put("a.log", &bytes);
+    dir.put("a.log.lock", b"pid=4711\ncluster=0000000000000abc\nepoch=1\nlog_boot=b\n");
+    let run = dir.run(&["new-cluster", "a.log"]);
+    assert_eq!((run.code, run.stderr.as_str()), (0, ""));
+    assert!(run.stdout.contains("cluster 0000000000000abc is cluster "), "{}", run.stdout);
+    let changed = dir.get("a.log");
+    assert_ne!(changed[..starts[1]], bytes[..starts[1]], "another id");
+    assert_eq!(changed[starts[1]..], bytes[starts[1]..], "nothing else");
+    assert_eq!(dir.run(&["check", "a.log"]).code, 0);
+    assert_eq!(dir.get("a.log.lock"), b"pid=4711\nlog_boot=b\n");
+    // A torn log is no log to begin with.
+    dir.put("b.log", &bytes[..starts[7] + 3]);
+    assert_eq!(dir.run(&["new-cluster", "b.log"]).code, 1);
+    assert_eq!(dir.get("b.log"), &bytes[..starts[7] + 3]);
 }
 
 #[test]

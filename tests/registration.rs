@@ -9,7 +9,7 @@ use common::resp::{Answer, Connection};
 use common::skip::{need_program, skip, Lack};
 use common::{millis, nobody_notices, seconds, wait_for};
 use dsm_protocol::command::Command as StoreCommand;
-use dsm_protocol::ids::{ClusterId, Epoch, RequestId, Version};
+use dsm_protocol::ids::{ClusterId, Reign, ReignId, RequestId, Version};
 use dsm_protocol::message::{Control, Message, Request};
 use nix::sched::{unshare, CloneFlags};
 use rustix::process::{Pid, Signal};
@@ -141,14 +141,14 @@ fn a_client_that_registers_as_a_slave_and_is_none_is_removed() {
             let mut link = Native::open(address, seconds(5));
             link.say_hello(None, native::slave(name)).expect("sent");
             link.welcome().expect("it looks like a slave");
-            let epoch = loop {
-                if let Message::Control(Control::Announce { epoch, .. }) =
+            let reign = loop {
+                if let Message::Control(Control::Announce { reign, .. }) =
                     link.message().expect("an announcement")
                 {
-                    break epoch;
+                    break reign;
                 }
             };
-            let enlisted = Control::Enlisted { epoch, highest: Version::default(), room_bytes: u64::MAX };
+            let enlisted = Control::Enlisted { reign, seen: None, room_bytes: u64::MAX };
             link.send(&native::encoded(&Message::Control(enlisted))).expect("sent");
             link
         };
@@ -157,7 +157,12 @@ fn a_client_that_registers_as_a_slave_and_is_none_is_removed() {
         let nonsense = [
             Message::Request(request),
             Message::Ack { through: u64::MAX, room_bytes: 0 },
-            Message::Write { version: Version::new(9, 9), key: "k".into(), value: vec![0; 8 << 20].into() },
+            Message::Write {
+                version: Version::new(9, 9),
+                reign: ReignId(9),
+                key: "k".into(),
+                value: vec![0; 8 << 20].into(),
+            },
         ];
         for (number, message) in nonsense.iter().enumerate() {
             let mut link = enlist(&format!("pretender-{number}"));
@@ -169,8 +174,7 @@ fn a_client_that_registers_as_a_slave_and_is_none_is_removed() {
         idle.say_hello(None, native::slave("idle")).expect("sent");
         let mut future = Native::open(address, seconds(5));
         future.say_hello(None, native::slave("future")).expect("sent");
-        let enlisted =
-            Control::Enlisted { epoch: Epoch(u64::MAX), highest: Version::default(), room_bytes: u64::MAX };
+        let enlisted = Control::Enlisted { reign: Reign::new(u64::MAX, 1), seen: None, room_bytes: u64::MAX };
         future.send(&native::encoded(&Message::Control(enlisted))).expect("sent");
         // One that is silent gets writes, and is removed when it does not acknowledge them.
         let mut silent = enlist("silent");

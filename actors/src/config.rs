@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
 pub use dsm_protocol::ids::SlaveId;
 use dsm_protocol::machine::master::Placement;
+use dsm_protocol::record::SyncMode;
 use std::path::PathBuf;
 use std::time::Duration;
 use thiserror::Error;
@@ -63,6 +64,16 @@ pub enum Fsync {
     Everysec,
     /// Once the kernel has it; on disk when the kernel likes.
     Never,
+}
+
+impl From<Fsync> for SyncMode {
+    fn from(fsync: Fsync) -> Self {
+        match fsync {
+            Fsync::Always => SyncMode::Always,
+            Fsync::Everysec => SyncMode::Everysec,
+            Fsync::Never => SyncMode::Never,
+        }
+    }
 }
 
 /// How the slaves of a write are chosen.

@@ -8,9 +8,10 @@ use crate::env::{Env, File, FileIdentity, OpenMode, Watch};
 use crate::log_scan::{LogPlace, LogScan, Part};
 use crate::supervision::{Fate, NodeError, PanicGuard, TaskGuard};
 use actix::prelude::*;
-use dsm_protocol::ids::Version;
+use dsm_protocol::ids::{Reign, Version};
+use dsm_protocol::machine::master::ReignRecord;
 use dsm_protocol::planted;
-use dsm_protocol::record::{Body, Place, Record, Span};
+use dsm_protocol::record::{Body, Place, Record, Span, SyncMode};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -46,6 +47,10 @@ pub enum Replay {
         /// The key.
         key: Box<[u8]>,
     },
+    /// A reign began.
+    Reign(ReignRecord),
+    /// The loss of a reign was accepted.
+    GivenUp(Reign),
 }
 
 /// Says what a part of the log holds. Answered when it is taken in, so that at most one part is under way.
@@ -77,7 +82,13 @@ pub(crate) fn replay(record: &Record<'_>, span: Span, changes: &mut Vec<Replay>)
         Body::Delete(keys) => {
             changes.extend(keys.map(|key| Replay::Delete { key: key.decode().into() }));
         }
-        Body::Cluster(_) | Body::Epoch { .. } | Body::Synced => {}
+        Body::Epoch { mark, .. } => {
+            let reign = Reign { epoch: record.epoch, id: mark.id };
+            let durable = mark.fsync == Some(SyncMode::Always);
+            changes.push(Replay::Reign(ReignRecord { reign, first: record.seq, durable }));
+            changes.extend(mark.given_up.map(Replay::GivenUp));
+        }
+        Body::Cluster(_) | Body::Synced => {}
     }
 }
 

@@ -10,10 +10,10 @@ use crate::env::{Appended, File, Group};
 use crate::supervision::PanicGuard;
 use actix::prelude::*;
 use dsm_protocol::command::ErrorWord;
-use dsm_protocol::ids::{Epoch, Seq, Version};
+use dsm_protocol::ids::{Epoch, Reign, Seq, Version};
 use dsm_protocol::machine::master::{Change, WriteId};
 use dsm_protocol::planted;
-use dsm_protocol::record::{self, Operation, Place, Position, Trailer};
+use dsm_protocol::record::{self, Operation, Place, Position, ReignMark, SyncMode, Trailer};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::io;
@@ -98,14 +98,6 @@ pub struct LogFailed {
     pub error: String,
 }
 
-/// Asks for a higher epoch: a slave has seen one that exceeds ours. Answered by [`EpochWritten`].
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub struct RaiseEpoch {
-    /// The epoch that the new one must exceed.
-    pub above: Epoch,
-}
-
 /// Asks to bring to the disk what is written so far, while records are appended: what [`Close`] finds is little then.
 /// Answered by [`Synced`], once for all that ask before the sync begins.
 #[derive(Message, Debug)]
@@ -167,7 +159,7 @@ pub struct Start {
     /// Its end. All of it is durable.
     pub position: Position,
     /// The new reign.
-    pub epoch: Epoch,
+    pub reign: Reign,
     /// What stands in front of the EPOCH record: CLUSTER in a new log.
     pub head: Option<Operation>,
     /// The EPOCH record's text.
@@ -208,10 +200,8 @@ pub struct LogWriter {
 #[derive(Debug)]
 enum Queued {
     Change(WriteId, Arc<Change>),
-    /// Begins a reign whose epoch exceeds `above` and is the only entry of its group.
-    Epoch {
-        above: Epoch,
-    },
+    /// Begins the reign, as the only entry of its group.
+    Epoch,
 }
 
 /// One entry of a group.
@@ -240,7 +230,7 @@ impl LogWriter {
         LogWriter {
             start,
             ports,
-            queue: VecDeque::from([Queued::Epoch { above: Epoch::default() }]),
+            queue: VecDeque::from([Queued::Epoch]),
             buffer: Vec::new(),
             busy: false,
             syncing: false,
@@ -290,22 +280,16 @@ impl LogWriter {
         let mut queued = Vec::new();
         let mut payload_bytes = 0;
         while let Some(next) = self.queue.pop_front() {
-            let is_epoch = matches!(next, Queued::Epoch { .. });
+            let is_epoch = matches!(next, Queued::Epoch);
             payload_bytes += next.payload_bytes();
             queued.push(next);
             // One group has one epoch, and an EPOCH record is one by itself.
-            let is_last = is_epoch || matches!(self.queue.front(), Some(Queued::Epoch { .. }));
+            let is_last = is_epoch || matches!(self.queue.front(), Some(Queued::Epoch));
             if is_last || payload_bytes >= GROUP_BYTES_MAX || queued.len() >= GROUP_ENTRIES_MAX {
                 break;
             }
         }
-        let above = match queued.first() {
-            Some(Queued::Epoch { above }) => Some(*above),
-            Some(Queued::Change(..)) | None => None,
-        };
-        if let Some(above) = above {
-            self.start.epoch = self.start.epoch.max(above.next());
-        }
+        let has_epoch = matches!(queued.first(), Some(Queued::Epoch));
         let draft = Draft {
             queued,
             bytes: std::mem::take(&mut self.buffer),
@@ -313,12 +297,13 @@ impl LogWriter {
             synced: self.synced,
             synced_too_high: planted!(SyncedTooHigh),
             offset: self.offset,
-            epoch: self.start.epoch,
+            reign: self.start.reign,
+            fsync: self.start.fsync.into(),
             address: self.start.address.clone(),
             head: self.start.head.clone(),
         };
         self.busy = true;
-        self.write(draft, payload_bytes >= LONG_BYTES_MIN, above.is_some(), ctx);
+        self.write(draft, payload_bytes >= LONG_BYTES_MIN, has_epoch, ctx);
     }
 
     fn is_durable(&self) -> bool {
@@ -329,7 +314,7 @@ impl LogWriter {
     /// checksum megabytes would hold up everybody.
     fn write(&self, draft: Draft, is_long: bool, has_epoch: bool, ctx: &mut Context<Self>) {
         let file = Rc::clone(&self.start.file);
-        let (first_seq, epoch, offset) = (self.seq.next(), self.start.epoch, self.offset);
+        let (first_seq, epoch, offset) = (self.seq.next(), self.start.reign.epoch, self.offset);
         let durable = self.is_durable() || has_epoch;
         let is_broken = [planted!(GroupNotSynced), planted!(EpochNotSynced)];
         let sync = durable && !is_broken[usize::from(has_epoch)];
@@ -486,7 +471,7 @@ impl LogWriter {
                     writes.push(WrittenRecord { write, version, places });
                 }
                 Queued::Change(write, _) => refused.push(write),
-                Queued::Epoch { .. } if index < whole => {
+                Queued::Epoch if index < whole => {
                     seq = seq.next();
                     if let Some(head) = self.start.head.take() {
                         seq = seq.next();
@@ -497,7 +482,7 @@ impl LogWriter {
                     }
                     epoch_written = true;
                 }
-                epoch @ Queued::Epoch { .. } => epochs.push(epoch),
+                epoch @ Queued::Epoch => epochs.push(epoch),
             }
             if index < whole {
                 offset += u64::from(length);
@@ -509,7 +494,7 @@ impl LogWriter {
             for queued in std::mem::take(&mut self.queue) {
                 match queued {
                     Queued::Change(write, _) => refused.push(write),
-                    epoch @ Queued::Epoch { .. } => epochs.push(epoch),
+                    epoch @ Queued::Epoch => epochs.push(epoch),
                 }
             }
             self.waits_for_room = !epochs.is_empty();
@@ -540,7 +525,7 @@ impl LogWriter {
         }
         let mut bytes = std::mem::take(&mut self.buffer);
         bytes.clear();
-        record::encode(&Operation::Synced, self.seq, self.start.epoch, self.synced, &mut bytes);
+        record::encode(&Operation::Synced, self.seq, self.start.reign.epoch, self.synced, &mut bytes);
         self.busy = true;
         let file = Rc::clone(&self.start.file);
         let group = Group { offset: self.offset, bytes, sync: false, reserve_to: None };
@@ -580,7 +565,7 @@ impl LogWriter {
     fn close(&mut self, ctx: &mut Context<Self>) {
         self.busy = true;
         let file = Rc::clone(&self.start.file);
-        let (offset, seq, epoch, marked) = (self.offset, self.seq, self.start.epoch, self.marked);
+        let (offset, seq, epoch, marked) = (self.offset, self.seq, self.start.reign.epoch, self.marked);
         let closing = async move {
             // The mark may only be written once what it covers is known to be on disk.
             file.sync().await?;
@@ -616,7 +601,8 @@ impl LogWriter {
             offset: self.offset + mark.unwrap_or(0),
             line: self.lines + u64::from(mark.is_some()),
             seq: self.seq,
-            epoch: self.start.epoch,
+            epoch: self.start.reign.epoch,
+            reign: self.start.reign,
             synced: if mark.is_some() { self.seq } else { self.synced },
             cluster: self.start.position.cluster,
             seen_trailer: true,
@@ -705,7 +691,7 @@ impl Queued {
                 Change::Put(pairs) => pairs.iter().map(|(key, value)| key.len() + value.len()).sum(),
                 Change::Delete(keys) => keys.iter().map(|key| key.len()).sum(),
             },
-            Queued::Epoch { .. } => 0,
+            Queued::Epoch => 0,
         };
         keys_and_values + LINE_BYTES
     }
@@ -721,7 +707,8 @@ struct Draft {
     synced: Seq,
     synced_too_high: bool,
     offset: u64,
-    epoch: Epoch,
+    reign: Reign,
+    fsync: SyncMode,
     address: String,
     head: Option<Operation>,
 }
@@ -730,6 +717,7 @@ impl Draft {
     /// Makes the lines.
     fn encode(self) -> (Vec<u8>, Vec<Encoded>) {
         let Draft { queued, mut bytes, mut last, .. } = self;
+        let epoch = self.reign.epoch;
         bytes.clear();
         let mut entries = Vec::with_capacity(queued.len());
         for queued in queued {
@@ -737,22 +725,23 @@ impl Draft {
             let synced = if self.synced_too_high { last } else { self.synced };
             let mut places = SmallVec::new();
             last = last.next();
-            let trailer = Trailer::new(last, self.epoch, synced);
+            let trailer = Trailer::new(last, epoch, synced);
             match &queued {
                 Queued::Change(_, change) => match &**change {
                     Change::Put(pairs) => {
                         let offset = self.offset + before as u64;
                         record::encode_write_at(pairs, trailer, offset, &mut bytes, &mut places);
                     }
-                    Change::Delete(keys) => record::encode_delete(keys, last, self.epoch, synced, &mut bytes),
+                    Change::Delete(keys) => record::encode_delete(keys, last, epoch, synced, &mut bytes),
                 },
-                Queued::Epoch { .. } => {
+                Queued::Epoch => {
                     if let Some(head) = &self.head {
-                        record::encode(head, last, self.epoch, synced, &mut bytes);
+                        record::encode(head, last, epoch, synced, &mut bytes);
                         last = last.next();
                     }
-                    let epoch = Operation::Epoch { address: self.address.clone() };
-                    record::encode(&epoch, last, self.epoch, synced, &mut bytes);
+                    let mark = ReignMark { id: self.reign.id, fsync: self.fsync, given_up: Vec::new() };
+                    let begun = Operation::Epoch { address: self.address.clone(), mark: Some(mark) };
+                    record::encode(&begun, last, epoch, synced, &mut bytes);
                 }
             }
             let length =
@@ -783,15 +772,6 @@ impl Handler<Append> for LogWriter {
 
     fn handle(&mut self, append: Append, ctx: &mut Self::Context) {
         self.queue.extend(append.changes.into_iter().map(|(write, change)| Queued::Change(write, change)));
-        self.next_group(ctx);
-    }
-}
-
-impl Handler<RaiseEpoch> for LogWriter {
-    type Result = ();
-
-    fn handle(&mut self, raise: RaiseEpoch, ctx: &mut Self::Context) {
-        self.queue.push_back(Queued::Epoch { above: raise.above });
         self.next_group(ctx);
     }
 }

@@ -836,7 +836,8 @@ mod tests {
     #[test]
     fn a_message_is_shown_by_its_beginning_only() {
         let value = Bytes::from(vec![0_u8; 1 << 20]);
-        let message = Message::Value { tag: 7, version: dsm_protocol::ids::Version::new(1, 2), value };
+        let version = dsm_protocol::ids::Version::new(1, 2);
+        let message = Message::Value { tag: 7, version, reign: dsm_protocol::ids::ReignId(3), value };
         let shown = shown_message(&message);
         assert!(shown.starts_with("Value { tag: 7, "), "{shown}");
         assert!(shown.ends_with("..."), "{shown}");

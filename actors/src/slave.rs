@@ -11,9 +11,9 @@ use crate::supervision::{Backoff, Fate, PanicGuard, TaskGuard};
 use actix::prelude::*;
 use bytes::BytesMut;
 use dsm_protocol::frame;
-use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, LinkId, SlaveId, Version};
+use dsm_protocol::ids::{ClusterId, Incarnation, LinkId, SlaveId, Stamp};
 use dsm_protocol::machine::slave::{Effect, Event, Slave};
-use dsm_protocol::message::{Control, Hello, HelloRole, Message as Wire};
+use dsm_protocol::message::{Control, Hello, HelloRole, Message as Wire, Seen};
 use dsm_protocol::planted;
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -67,8 +67,7 @@ struct Facts {
     id: SlaveId,
     incarnation: Incarnation,
     cluster: Cell<Option<ClusterId>>,
-    epoch: Cell<Epoch>,
-    highest: Cell<Version>,
+    seen: Cell<Option<Seen>>,
     room_bytes: Cell<u64>,
 }
 
@@ -114,8 +113,7 @@ impl SlaveActor {
             id,
             incarnation: Incarnation(env.random()),
             cluster: Cell::new(None),
-            epoch: Cell::new(Epoch::default()),
-            highest: Cell::new(Version::default()),
+            seen: Cell::new(None),
             room_bytes: Cell::new(machine.room_bytes()),
         });
         let inbox = Inbox::default();
@@ -174,11 +172,16 @@ impl SlaveActor {
             log_command(&message);
         }
         match message {
-            Wire::Write { version, key, value } => self.step(Event::Write { link, version, key, value }),
-            Wire::Read { tag, version, key } => self.step(Event::Read { link, tag, version, key }),
-            Wire::Drop { version, key } => self.step(Event::Drop { link, version, key }),
+            Wire::Write { version, reign, key, value } => {
+                self.step(Event::Write { link, version, reign, key, value });
+            }
+            Wire::Read { tag, version, reign, key } => {
+                self.step(Event::Read { link, tag, version, reign, key });
+            }
+            Wire::Drop { version, reign, key } => self.step(Event::Drop { link, version, reign, key }),
             Wire::Ping => self.step(Event::Ping { link }),
-            Wire::Control(Control::Announce { cluster, epoch }) => {
+            Wire::Control(Control::Admitted { reign }) => self.step(Event::Admitted { link, reign }),
+            Wire::Control(Control::Announce { cluster, reign, seq, durable }) => {
                 match self.facts.cluster.get() {
                     Some(ours) if ours != cluster => {
                         log::error!("left a master of another cluster ours={ours} theirs={cluster}");
@@ -189,7 +192,7 @@ impl SlaveActor {
                     // What is held belongs to one cluster for good.
                     Some(_) | None => {
                         self.facts.cluster.set(Some(cluster));
-                        self.step(Event::Announced { link, epoch });
+                        self.step(Event::Announced { link, reign, seq, durable });
                     }
                 }
             }
@@ -226,22 +229,28 @@ impl SlaveActor {
 
     fn perform(&self, effect: Effect) {
         match effect {
-            Effect::Value { link, tag, version, value } => {
+            Effect::Value { link, tag, version, reign, value } => {
                 if let Some((_, outbox)) = self.links.get(&link) {
-                    outbox.append_pieces(|out| frame::encode_value(tag, version, &value, out));
+                    let stamp = Stamp { version, reign };
+                    outbox.append_pieces(|out| frame::encode_value(tag, stamp, &value, out));
                 }
             }
             Effect::Ack { link, through, room_bytes } => {
                 self.send(link, &Wire::Ack { through, room_bytes });
             }
             Effect::Missing { link, tag, held } => self.send(link, &Wire::Missing { tag, held }),
-            Effect::Enlisted { link, epoch, highest, room_bytes } => {
+            Effect::Enlisted { link, reign, seen, room_bytes } => {
+                let epoch = reign.epoch;
                 log::info!("enlisted slave={} epoch={epoch} keys={}", self.facts.id, self.machine.len());
-                self.send(link, &Wire::Control(Control::Enlisted { epoch, highest, room_bytes }));
+                self.send(link, &Wire::Control(Control::Enlisted { reign, seen, room_bytes }));
             }
-            Effect::Outdated { link, epoch } => {
-                log::warn!("refused a master whose reign is over slave={} epoch={epoch}", self.facts.id);
-                self.send(link, &Wire::Control(Control::Outdated { epoch }));
+            Effect::Outdated { link, seen } => {
+                log::warn!(
+                    "refused a master whose reign is over, or which has another copy of the log slave={} reign={}",
+                    self.facts.id,
+                    seen.reign
+                );
+                self.send(link, &Wire::Control(Control::Outdated { seen }));
             }
             Effect::Full { link, number } => self.send(link, &Wire::Control(Control::Full { number })),
             Effect::Holdings { link, entries, last } => {
@@ -254,11 +263,11 @@ impl SlaveActor {
 fn log_command(message: &Wire) {
     use crate::session::shown_key;
     match message {
-        Wire::Write { version, key, value } => {
+        Wire::Write { version, key, value, .. } => {
             log::debug!("write key={} version={version} bytes={}", shown_key(key), value.len());
         }
         Wire::Read { version, key, .. } => log::debug!("read key={} version={version}", shown_key(key)),
-        Wire::Drop { version, key } => log::debug!("drop key={} version={version}", shown_key(key)),
+        Wire::Drop { version, key, .. } => log::debug!("drop key={} version={version}", shown_key(key)),
         other => log::trace!("frame {other:?}"),
     }
 }
@@ -286,8 +295,7 @@ impl Handler<Drain> for SlaveActor {
             self.perform(effect);
         }
         self.effects = effects;
-        self.facts.epoch.set(self.machine.epoch());
-        self.facts.highest.set(self.machine.highest());
+        self.facts.seen.set(self.machine.seen());
         self.facts.room_bytes.set(self.machine.room_bytes());
     }
 }
@@ -374,8 +382,7 @@ impl Keeper {
             role: HelloRole::Slave {
                 id: self.facts.id.clone(),
                 incarnation: self.facts.incarnation,
-                epoch: self.facts.epoch.get(),
-                highest: self.facts.highest.get(),
+                seen: self.facts.seen.get(),
                 room_bytes: self.facts.room_bytes.get(),
             },
         };

@@ -14,7 +14,9 @@ use dsm::supervision::{Fate, NodeError, PanicGuard};
 use dsm::testing::{virtual_time, MemoryDisk, MemoryEnv, Operation, Probe, ProxyBench, Received};
 use dsm_protocol::command::{Command, ErrorWord};
 use dsm_protocol::frame;
-use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, LinkId, Millis, Seq, SessionId, SlaveId, Version};
+use dsm_protocol::ids::{
+    ClusterId, Epoch, Incarnation, LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version,
+};
 use dsm_protocol::machine::master::{self, Asker, Change, Effect, Master, WriteId};
 use dsm_protocol::machine::takeover::{self, Event, Seen};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message as Wire};
@@ -184,7 +186,7 @@ mod log_writer_actor {
             file,
             sync_file,
             position: Position::default(),
-            epoch: Epoch(1),
+            reign: Reign::new(1, 1),
             head: Some(record::Operation::Cluster(ClusterId(7))),
             address: "127.0.0.1:1".to_owned(),
             fsync: Fsync::Always,
@@ -208,7 +210,11 @@ mod log_writer_actor {
         // The machine names the writes: it alone can.
         let mut machine = Master::new(master::Config::default());
         let mut effects = Vec::new();
-        machine.step(Millis(0), master::Event::ReignBegan { version: Version::new(1, 2) }, &mut effects);
+        machine.step(
+            Millis(0),
+            master::Event::ReignBegan { version: Version::new(1, 2), id: ReignId(1) },
+            &mut effects,
+        );
         let id = SlaveId::new("slave1").expect("a valid id");
         let joined = master::Event::SlaveJoined { id, link: LinkId(1), room_bytes: u64::MAX };
         machine.step(Millis(0), joined, &mut effects);
@@ -539,10 +545,11 @@ mod log_tailer_actor {
                 }
                 for change in replayed.changes {
                     let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
-                    self.seen.push(match change {
-                        Replay::Put { key, .. } => text(&key),
-                        Replay::Delete { key } => format!("-{}", text(&key)),
-                    });
+                    match change {
+                        Replay::Put { key, .. } => self.seen.push(text(&key)),
+                        Replay::Delete { key } => self.seen.push(format!("-{}", text(&key))),
+                        Replay::Reign(_) | Replay::GivenUp(_) => {}
+                    }
                 }
             }
             std::mem::take(&mut self.seen)
@@ -760,8 +767,7 @@ fn flood(address: &str, stop: &AtomicBool) -> io::Result<()> {
     let role = HelloRole::Slave {
         id: SlaveId::new("rogue").map_err(io::Error::other)?,
         incarnation: Incarnation(9),
-        epoch: Epoch(0),
-        highest: Version::default(),
+        seen: None,
         room_bytes: u64::MAX,
     };
     let mut out = frame::PREFACE.to_vec();

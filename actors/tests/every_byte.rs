@@ -14,7 +14,7 @@ use dsm::testing::{
     recover_log, recover_log_from, virtual_time, MemoryEnv, Operation, Probe, Received, RecoveredLog,
 };
 use dsm_protocol::command::Command;
-use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, SessionId, SlaveId, Version};
+use dsm_protocol::ids::{ClusterId, LinkId, Millis, Reign as Name, ReignId, SessionId, SlaveId, Version};
 use dsm_protocol::machine::master::{self, Asker, Change, Effect, Master};
 use dsm_protocol::record::{self, line_bytes_max, CrashKind, Place, Position};
 use smallvec::SmallVec;
@@ -98,7 +98,7 @@ impl Reign {
             file: open().await,
             sync_file: open().await,
             position,
-            epoch: Epoch(position.epoch.0 + 1),
+            reign: Name::new(position.epoch.0 + 1, 7),
             head: position.cluster.is_none().then_some(record::Operation::Cluster(ClusterId(7))),
             address: "127.0.0.1:12345".to_owned(),
             fsync: Fsync::Always,
@@ -162,7 +162,7 @@ async fn write_history(world: &MemoryEnv) -> History {
     let mut effects = Vec::new();
     let (id, link) = (SlaveId::new("slave1").expect("a valid id"), LinkId(1));
     for event in [
-        master::Event::ReignBegan { version: epoch.version },
+        master::Event::ReignBegan { version: epoch.version, id: ReignId(1) },
         master::Event::SlaveJoined { id, link, room_bytes: u64::MAX },
     ] {
         machine.step(Millis(0), event, &mut effects);
@@ -275,6 +275,7 @@ fn contents_of(recovered: &RecoveredLog) -> Contents {
             Replay::Delete { key } => {
                 contents.remove(&key[..]);
             }
+            Replay::Reign(_) | Replay::GivenUp(_) => {}
         }
     }
     contents

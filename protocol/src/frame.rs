@@ -14,7 +14,7 @@
 //! others are one kind, coded by serde and bincode behind a size limit. The byte tables are in `docs/FORMATS.md`.
 
 use crate::command::{Command, ErrorWord, Reply, ReplyError};
-use crate::ids::{Epoch, RequestId, Seq, Version};
+use crate::ids::{Epoch, ReignId, RequestId, Seq, Stamp, Version};
 use crate::message::{Message, Request};
 use crate::pieces::Sink;
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -25,7 +25,7 @@ use thiserror::Error;
 pub const PREFACE: [u8; 6] = [0xd5, b'D', b'S', b'M', WIRE_VERSION as u8, (WIRE_VERSION >> 8) as u8];
 
 /// The version of the wire that this code speaks.
-pub const WIRE_VERSION: u16 = 1;
+pub const WIRE_VERSION: u16 = 2;
 
 /// Bytes of a frame in front of its body.
 pub const HEADER_BYTES: usize = 9;
@@ -254,11 +254,20 @@ fn decode_body(kind: u8, body: Bytes) -> Result<Message, FrameError> {
             Message::Response { id, reply: Reply::Error(ReplyError { word, detail }) }
         }
         KIND_WRITE => {
-            Message::Write { version: reader.version()?, key: reader.sized()?, value: reader.rest() }
+            let Stamp { version, reign } = reader.stamp()?;
+            Message::Write { version, reign, key: reader.sized()?, value: reader.rest() }
         }
-        KIND_READ => Message::Read { tag: reader.u64()?, version: reader.version()?, key: reader.rest() },
+        KIND_READ => {
+            let tag = reader.u64()?;
+            let Stamp { version, reign } = reader.stamp()?;
+            Message::Read { tag, version, reign, key: reader.rest() }
+        }
         KIND_ACK => Message::Ack { through: reader.u64()?, room_bytes: reader.u64()? },
-        KIND_VALUE => Message::Value { tag: reader.u64()?, version: reader.version()?, value: reader.rest() },
+        KIND_VALUE => {
+            let tag = reader.u64()?;
+            let Stamp { version, reign } = reader.stamp()?;
+            Message::Value { tag, version, reign, value: reader.rest() }
+        }
         KIND_MISSING => {
             let tag = reader.u64()?;
             let held = match reader.u8()? {
@@ -268,7 +277,10 @@ fn decode_body(kind: u8, body: Bytes) -> Result<Message, FrameError> {
             };
             Message::Missing { tag, held }
         }
-        KIND_DROP => Message::Drop { version: reader.version()?, key: reader.rest() },
+        KIND_DROP => {
+            let Stamp { version, reign } = reader.stamp()?;
+            Message::Drop { version, reign, key: reader.rest() }
+        }
         KIND_PING => Message::Ping,
         KIND_TRIAL => Message::Trial { bytes: reader.rest() },
         other => return Err(FrameError::Kind(other)),
@@ -285,15 +297,21 @@ pub fn encode(message: &Message, out: &mut Vec<u8>) {
     match message {
         Message::Request(request) => encode_request(request, out),
         Message::Response { id, reply } => encode_response(*id, reply, out),
-        Message::Write { version, key, value } => encode_write(*version, key, value, out),
+        Message::Write { version, reign, key, value } => {
+            encode_write(Stamp { version: *version, reign: *reign }, key, value, out);
+        }
         Message::Ping => framed(KIND_PING, out, |_| {}),
         Message::Trial { bytes } => framed(KIND_TRIAL, out, |out| out.extend_from_slice(bytes)),
         Message::Ack { through, room_bytes } => framed(KIND_ACK, out, |out| {
             put_u64(out, *through);
             put_u64(out, *room_bytes);
         }),
-        Message::Read { tag, version, key } => encode_read(*tag, *version, key, out),
-        Message::Value { tag, version, value } => encode_value(*tag, *version, value, out),
+        Message::Read { tag, version, reign, key } => {
+            encode_read(*tag, Stamp { version: *version, reign: *reign }, key, out);
+        }
+        Message::Value { tag, version, reign, value } => {
+            encode_value(*tag, Stamp { version: *version, reign: *reign }, value, out);
+        }
         Message::Missing { tag, held } => framed(KIND_MISSING, out, |out| {
             put_u64(out, *tag);
             match held {
@@ -304,8 +322,8 @@ pub fn encode(message: &Message, out: &mut Vec<u8>) {
                 }
             }
         }),
-        Message::Drop { version, key } => framed(KIND_DROP, out, |out| {
-            put_version(out, *version);
+        Message::Drop { version, reign, key } => framed(KIND_DROP, out, |out| {
+            put_stamp(out, Stamp { version: *version, reign: *reign });
             out.extend_from_slice(key);
         }),
         Message::Control(control) => framed(KIND_CONTROL, out, |out| to_bincode(control, out)),
@@ -366,28 +384,28 @@ pub fn encode_response(id: RequestId, reply: &Reply, out: &mut impl Sink) {
 }
 
 /// Appends a [`Message::Write`] as one frame, without the message.
-pub fn encode_write(version: Version, key: &[u8], value: &Bytes, out: &mut impl Sink) {
+pub fn encode_write(stamp: Stamp, key: &[u8], value: &Bytes, out: &mut impl Sink) {
     let head = |out: &mut Vec<u8>| {
-        put_version(out, version);
+        put_stamp(out, stamp);
         put_sized(out, key);
     };
     framed_value(KIND_WRITE, out, head, value);
 }
 
 /// Appends a [`Message::Read`] as one frame, without the message.
-pub fn encode_read(tag: u64, version: Version, key: &[u8], out: &mut Vec<u8>) {
+pub fn encode_read(tag: u64, stamp: Stamp, key: &[u8], out: &mut Vec<u8>) {
     framed(KIND_READ, out, |out| {
         put_u64(out, tag);
-        put_version(out, version);
+        put_stamp(out, stamp);
         out.extend_from_slice(key);
     });
 }
 
 /// Appends a [`Message::Value`] as one frame, without the message.
-pub fn encode_value(tag: u64, version: Version, value: &Bytes, out: &mut impl Sink) {
+pub fn encode_value(tag: u64, stamp: Stamp, value: &Bytes, out: &mut impl Sink) {
     let head = |out: &mut Vec<u8>| {
         put_u64(out, tag);
-        put_version(out, version);
+        put_stamp(out, stamp);
     };
     framed_value(KIND_VALUE, out, head, value);
 }
@@ -424,6 +442,11 @@ fn put_u64(out: &mut Vec<u8>, number: u64) {
 fn put_version(out: &mut Vec<u8>, version: Version) {
     put_u64(out, version.epoch.0);
     put_u64(out, version.seq.0);
+}
+
+fn put_stamp(out: &mut Vec<u8>, stamp: Stamp) {
+    put_version(out, stamp.version);
+    put_u64(out, stamp.reign.0);
 }
 
 fn put_sized(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -478,6 +501,10 @@ impl Reader {
 
     fn version(&mut self) -> Result<Version, FrameError> {
         Ok(Version { epoch: Epoch(self.u64()?), seq: Seq(self.u64()?) })
+    }
+
+    fn stamp(&mut self) -> Result<Stamp, FrameError> {
+        Ok(Stamp { version: self.version()?, reign: ReignId(self.u64()?) })
     }
 
     fn sized(&mut self) -> Result<Bytes, FrameError> {

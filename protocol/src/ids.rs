@@ -102,6 +102,54 @@ impl std::str::FromStr for ClusterId {
     }
 }
 
+/// The random identity of one reign, from its EPOCH record: 16 hexadecimal digits in text. An epoch alone is only a
+/// number: two logs that began as copies of one another give it twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ReignId(pub u64);
+
+impl fmt::Display for ReignId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A reign by number and identity: `3-7f3a9c0e51d24b88` in text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Reign {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Which reign of that epoch it is.
+    pub id: ReignId,
+}
+
+impl Reign {
+    /// Builds a reign from plain numbers.
+    pub fn new(epoch: u64, id: u64) -> Self {
+        Reign { epoch: Epoch(epoch), id: ReignId(id) }
+    }
+}
+
+impl fmt::Display for Reign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.epoch, self.id)
+    }
+}
+
+/// What identifies a copy of a value: the version of the write, and which reign of that epoch made it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Stamp {
+    /// The version.
+    pub version: Version,
+    /// The reign that the version's epoch stands for.
+    pub reign: ReignId,
+}
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.version, self.reign)
+    }
+}
+
 /// A slave's name, chosen by its operator or at random: 1 to 64 bytes of letters, digits, `-`, `_` and `.`.
 /// A name that comes over the wire is checked too: it ends up in logs and in INFO.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! Everything one node may say to another over a native link. How it looks in bytes is `frame.rs`'s business.
 
 use crate::command::{Command, Reply};
-use crate::ids::{ClusterId, Epoch, Incarnation, RequestId, Seq, SlaveId, Version};
+use crate::ids::{ClusterId, Epoch, Incarnation, Reign, ReignId, RequestId, Seq, SlaveId, Stamp, Version};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,8 @@ pub enum Message {
     Write {
         /// The version the value gets.
         version: Version,
+        /// Which reign of the version's epoch wrote it.
+        reign: ReignId,
         /// The key.
         key: Bytes,
         /// The value.
@@ -50,6 +52,8 @@ pub enum Message {
         tag: u64,
         /// The version the master's directory names.
         version: Version,
+        /// Which reign of the version's epoch wrote it.
+        reign: ReignId,
         /// The key.
         key: Bytes,
     },
@@ -59,6 +63,8 @@ pub enum Message {
         tag: u64,
         /// The version held.
         version: Version,
+        /// Which reign of the version's epoch wrote it.
+        reign: ReignId,
         /// The value held.
         value: Bytes,
     },
@@ -69,10 +75,13 @@ pub enum Message {
         /// The older version held, if any.
         held: Option<Version>,
     },
-    /// Master to slave: forget `key` if it is at `version` or lower.
+    /// Master to slave: forget `key` if it is at `version` or lower. A copy of the same epoch that another reign made
+    /// is spared.
     Drop {
         /// The highest version to forget.
         version: Version,
+        /// Which reign of the version's epoch is meant.
+        reign: ReignId,
         /// The key.
         key: Bytes,
     },
@@ -106,26 +115,31 @@ pub enum Control {
         /// Why.
         reason: String,
     },
-    /// Master to slave: this master is the primary of `epoch`. Answered by [`Control::Enlisted`].
+    /// Master to slave: this master is the primary of `reign`. Answered by [`Control::Enlisted`] or
+    /// [`Control::Outdated`].
     Announce {
         /// The cluster.
         cluster: ClusterId,
-        /// The new reign.
-        epoch: Epoch,
+        /// The new reign. Its EPOCH record is on disk.
+        reign: Reign,
+        /// The EPOCH record's seq.
+        seq: Seq,
+        /// Whether a record of this reign is on disk before a slave sees it (`--fsync always`).
+        durable: bool,
     },
     /// Slave to master: the reign is accepted; commands of lower epochs are refused from now on.
     Enlisted {
-        /// The epoch that was announced.
-        epoch: Epoch,
-        /// The highest version held.
-        highest: Version,
+        /// The reign that was announced.
+        reign: Reign,
+        /// The last reign that the slave was part of before; `None` for one that is new.
+        seen: Option<Seen>,
         /// Bytes the slave can still take; `u64::MAX` when it has no limit.
         room_bytes: u64,
     },
-    /// Slave to master: a command or an announcement of a reign that is over was refused.
+    /// Slave to master: a command or an announcement of a reign that is over, or of another time line, was refused.
     Outdated {
-        /// The highest epoch the slave has seen.
-        epoch: Epoch,
+        /// The highest reign the slave knows.
+        seen: Seen,
     },
     /// Slave to master: the counted message `number` was a write that did not fit.
     Full {
@@ -134,8 +148,8 @@ pub enum Control {
     },
     /// Slave to master: a part of what the slave holds. Answered by [`Control::HoldingsNext`].
     Holdings {
-        /// Keys and their versions.
-        entries: Vec<(Bytes, Version)>,
+        /// Keys, their versions and whose those are.
+        entries: Vec<(Bytes, Stamp)>,
         /// Whether this part is the last one.
         last: bool,
     },
@@ -157,6 +171,10 @@ pub enum Control {
     HandoverRequest {
         /// The last seq the standby has replayed.
         replayed: Seq,
+        /// The reign of the last record it has replayed.
+        reign: Reign,
+        /// The file that it replays: device and inode; `None` when there is none.
+        file: Option<(u64, u64)>,
         /// The slaves that are connected to the standby.
         slaves: Vec<SlaveId>,
         /// Whether an operator asked for it.
@@ -181,6 +199,11 @@ pub enum Control {
         /// Why, for people.
         reason: String,
     },
+    /// Master to slave: the slave has its place in the reign. From here on the reign is the last one it was part of.
+    Admitted {
+        /// The reign that was announced.
+        reign: Reign,
+    },
 }
 
 /// Who connects, and what it must be asked about.
@@ -203,10 +226,8 @@ pub enum HelloRole {
         id: SlaveId,
         /// This life of it.
         incarnation: Incarnation,
-        /// The highest epoch it has seen.
-        epoch: Epoch,
-        /// The highest version it holds.
-        highest: Version,
+        /// The last reign that it was part of; `None` for one that is new.
+        seen: Option<Seen>,
         /// Bytes it can still take; `u64::MAX` when it has no limit.
         room_bytes: u64,
     },
@@ -217,6 +238,19 @@ pub enum HelloRole {
         /// The lock file it sees: `boot-id:device:inode`. Masters on one machine must see the same.
         lock_identity: String,
     },
+}
+
+/// What a slave knows of the last reign that it was part of. A log of its cluster that lacks the reign, or ends it before
+/// that seq, has lost records: an EPOCH record is on disk before it is announced, and in a durable reign each record is
+/// before a slave sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// The reign.
+    pub reign: Reign,
+    /// The highest seq that the slave has seen in it.
+    pub seq: Seq,
+    /// Whether a record of that reign was on disk before a slave saw it.
+    pub durable: bool,
 }
 
 /// The master's side of an accepted handshake.

@@ -5,8 +5,8 @@
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
-use dsm_protocol::ids::{Epoch, Incarnation, RequestId, Seq, SlaveId, Version};
-use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Welcome};
+use dsm_protocol::ids::{Epoch, Incarnation, Reign, ReignId, RequestId, Seq, SlaveId, Stamp, Version};
+use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Seen, Welcome};
 use proptest::prelude::*;
 
 fn bytes() -> impl Strategy<Value = Bytes> {
@@ -15,6 +15,10 @@ fn bytes() -> impl Strategy<Value = Bytes> {
 
 fn version() -> impl Strategy<Value = Version> {
     (any::<u64>(), any::<u64>()).prop_map(|(epoch, seq)| Version::new(epoch, seq))
+}
+
+fn stamp() -> impl Strategy<Value = Stamp> {
+    (version(), any::<u64>()).prop_map(|(version, reign)| Stamp { version, reign: ReignId(reign) })
 }
 
 fn command() -> impl Strategy<Value = Command> {
@@ -66,8 +70,11 @@ fn control() -> impl Strategy<Value = Control> {
                     role: HelloRole::Slave {
                         id,
                         incarnation: Incarnation(incarnation),
-                        epoch: highest.epoch,
-                        highest,
+                        seen: Some(Seen {
+                            reign: Reign { epoch: highest.epoch, id: ReignId(incarnation) },
+                            seq: highest.seq,
+                            durable: true,
+                        }),
                         room_bytes,
                     },
                 })
@@ -78,10 +85,16 @@ fn control() -> impl Strategy<Value = Control> {
             value_max: 7,
             state
         })),
-        prop::collection::vec((bytes(), version()), 0..4)
+        prop::collection::vec((bytes(), stamp()), 0..4)
             .prop_map(|entries| Control::Holdings { entries, last: true }),
         (any::<u64>(), prop::collection::vec(slave(), 0..3)).prop_map(|(replayed, slaves)| {
-            Control::HandoverRequest { replayed: Seq(replayed), slaves, forced: replayed % 2 == 0 }
+            Control::HandoverRequest {
+                replayed: Seq(replayed),
+                reign: Reign::new(replayed, 7),
+                file: Some((1, replayed)),
+                slaves,
+                forced: replayed % 2 == 0,
+            }
         }),
         Just(Control::HandoverOffer),
         any::<u64>().prop_map(|bytes| Control::Took { bytes }),
@@ -97,26 +110,29 @@ fn message() -> impl Strategy<Value = Message> {
             }
         ),
         (any::<u64>(), reply()).prop_map(|(id, reply)| Message::Response { id: RequestId(id), reply }),
-        (version(), bytes(), bytes()).prop_map(|(version, key, value)| Message::Write {
+        (stamp(), bytes(), bytes()).prop_map(|(Stamp { version, reign }, key, value)| Message::Write {
             version,
+            reign,
             key,
             value
         }),
         Just(Message::Ping),
         bytes().prop_map(|bytes| Message::Trial { bytes }),
         (any::<u64>(), any::<u64>()).prop_map(|(through, room_bytes)| Message::Ack { through, room_bytes }),
-        (any::<u64>(), version(), bytes()).prop_map(|(tag, version, key)| Message::Read {
+        (any::<u64>(), stamp(), bytes()).prop_map(|(tag, Stamp { version, reign }, key)| Message::Read {
             tag,
             version,
+            reign,
             key
         }),
-        (any::<u64>(), version(), bytes()).prop_map(|(tag, version, value)| Message::Value {
+        (any::<u64>(), stamp(), bytes()).prop_map(|(tag, Stamp { version, reign }, value)| Message::Value {
             tag,
             version,
+            reign,
             value
         }),
         (any::<u64>(), prop::option::of(version())).prop_map(|(tag, held)| Message::Missing { tag, held }),
-        (version(), bytes()).prop_map(|(version, key)| Message::Drop { version, key }),
+        (stamp(), bytes()).prop_map(|(Stamp { version, reign }, key)| Message::Drop { version, reign, key }),
         control().prop_map(Message::Control),
     ]
 }
@@ -191,7 +207,7 @@ fn a_frame_over_the_limit_ends_its_request_and_not_the_link() {
     let too_long = [
         Message::Response { id: RequestId(7), reply: Reply::Value(long.clone()) },
         Message::Response { id: RequestId(8), reply: Reply::Values(vec![Some(long.clone())]) },
-        Message::Value { tag: 9, version: Version::new(1, 2), value: long.clone() },
+        Message::Value { tag: 9, version: Version::new(1, 2), reign: ReignId(3), value: long.clone() },
         Message::Request(Request { id: RequestId(10), stream: 1, generation: 0, command }),
     ];
     let next = Message::Missing { tag: 1, held: None };
@@ -219,7 +235,10 @@ fn a_frame_over_the_limit_ends_its_request_and_not_the_link() {
     }
     // What concerns no request cannot be left out: a slave counts the writes it gets.
     let mut write = Vec::new();
-    frame::encode(&Message::Write { version: Version::new(1, 2), key, value: long }, &mut write);
+    frame::encode(
+        &Message::Write { version: Version::new(1, 2), reign: ReignId(3), key, value: long },
+        &mut write,
+    );
     assert!(matches!(unframed(&write, 100, 4096), Err(FrameError::TooLong { .. })));
 }
 

@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
-use dsm_protocol::ids::{ClusterId, Epoch, Seq};
+use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq};
 use dsm_protocol::record::{
     encode, encode_with, encode_write, encode_write_at, line_bytes_max, parse_line, value_at, BadLine, Body,
-    CrashKind, Evidence, Judge, Operation, Place, Position, Record, RecordError, Scanner, Span, Step,
-    Trailer, Verdict,
+    CrashKind, Evidence, Judge, Operation, Place, Position, Record, RecordError, ReignMark, Scanner, Span,
+    Step, SyncMode, Trailer, Verdict,
 };
 use proptest::prelude::*;
 
@@ -64,7 +64,10 @@ struct Log {
 impl Log {
     fn started() -> Log {
         let mut log = Log::default();
-        log.group(&[Operation::Cluster(ClusterId(7)), Operation::Epoch { address: "127.0.0.1:1".into() }]);
+        log.group(&[
+            Operation::Cluster(ClusterId(7)),
+            Operation::Epoch { address: "127.0.0.1:1".into(), mark: None },
+        ]);
         log
     }
 
@@ -101,11 +104,21 @@ fn text() -> impl Strategy<Value = Bytes> {
     ]
 }
 
+fn mark() -> impl Strategy<Value = ReignMark> {
+    let fsync = prop_oneof![Just(SyncMode::Always), Just(SyncMode::Everysec), Just(SyncMode::Never)];
+    let reign = || (any::<u64>(), any::<u64>()).prop_map(|(epoch, id)| Reign::new(epoch, id));
+    (any::<u64>(), fsync, prop::collection::vec(reign(), 0..3)).prop_map(|(id, fsync, given_up)| ReignMark {
+        id: ReignId(id),
+        fsync,
+        given_up,
+    })
+}
+
 fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
         4 => prop::collection::vec((text(), text()), 1..4).prop_map(Operation::Write),
         2 => prop::collection::vec(text(), 1..4).prop_map(Operation::Delete),
-        1 => "[ -~]{0,20}".prop_map(|address| Operation::Epoch { address }),
+        1 => "[ -~]{0,20}".prop_map(|address| Operation::Epoch { address, mark: None }),
         1 => Just(Operation::Synced),
     ]
 }
@@ -114,10 +127,15 @@ proptest! {
     #[test]
     fn every_line_comes_back(
         operation in operation(),
+        mark in prop::option::of(mark()),
         numbers in (2u64.., any::<u64>()),
         values in prop::collection::vec(text(), 0..3),
     ) {
         let (seq, epoch) = numbers;
+        let operation = match operation {
+            Operation::Epoch { address, .. } => Operation::Epoch { address, mark },
+            other => other,
+        };
         let names = ["client", "request", "expires"];
         let fields: Vec<_> = names.into_iter().zip(values.iter().map(|value| &value[..])).collect();
         let trailer = Trailer { fields: &fields, ..Trailer::new(Seq(seq), Epoch(epoch), Seq(seq / 2)) };
@@ -127,7 +145,8 @@ proptest! {
         let record = parse_line(&line[..line.len() - 1]).unwrap();
         prop_assert_eq!((record.seq, record.epoch, record.synced), (Seq(seq), Epoch(epoch), Seq(seq / 2)));
         prop_assert_eq!(record.to_operation(), operation.clone());
-        prop_assert_eq!(record.fields.count(), values.len());
+        let own = record.fields.filter(|(name, _)| !name[0].is_ascii_uppercase());
+        prop_assert_eq!(own.count(), values.len());
         for (name, value) in &fields {
             prop_assert_eq!(&record.fields.get(name).unwrap().decode()[..], *value);
         }
@@ -388,7 +407,7 @@ fn the_order_of_lines_is_held_even_where_every_checksum_is_right() {
     for (seq, epoch, synced, cause) in cases {
         let mut log = Vec::new();
         encode(&Operation::Cluster(ClusterId(1)), Seq(1), Epoch(2), Seq(0), &mut log);
-        encode(&Operation::Epoch { address: String::new() }, Seq(2), Epoch(2), Seq(1), &mut log);
+        encode(&Operation::Epoch { address: String::new(), mark: None }, Seq(2), Epoch(2), Seq(1), &mut log);
         encode(&write("k", "v"), Seq(*seq), Epoch(*epoch), Seq(*synced), &mut log);
         let (seen, bad, _) = scan(&log, Position::default());
         assert_eq!(seen.len(), 2);
@@ -458,8 +477,11 @@ fn positions_know_what_is_on_disk_and_carry_a_scan_over() {
         // The mark itself is not known to be on disk.
         unsynced_offset: mark.1 as u64,
         lacks_newline: false,
+        // That of an EPOCH line without a reign id: the line's checksum.
+        reign: position.reign,
     };
     assert_eq!(position, expected);
+    assert_eq!(position.reign.epoch, Epoch(1));
     log.group(&[write("k", "w")]);
     let (seen, _, after) = scan(&log.bytes, position);
     assert_eq!(seen.len(), 1);
@@ -638,7 +660,14 @@ fn the_documented_example_is_a_log() {
         operations,
         [
             Operation::Cluster(ClusterId(0x7f3a_9c0e_51d2_4b88)),
-            Operation::Epoch { address: "127.0.0.1:12345".into() },
+            Operation::Epoch {
+                address: "127.0.0.1:12345".into(),
+                mark: Some(ReignMark {
+                    id: ReignId(0x2c1f_88d0_4be7_93a6),
+                    fsync: SyncMode::Always,
+                    given_up: Vec::new(),
+                }),
+            },
             write("user1", "Alice"),
             Operation::Delete(vec![Bytes::from("user2")]),
             Operation::Write(vec![
@@ -649,6 +678,74 @@ fn the_documented_example_is_a_log() {
         ]
     );
     assert!(position.ends_with_mark);
+}
+
+fn epoch_line(epoch: u64, seq: u64, mark: Option<ReignMark>) -> Vec<u8> {
+    let mut line = Vec::new();
+    let operation = Operation::Epoch { address: "a:1".into(), mark };
+    encode(&operation, Seq(seq), Epoch(epoch), Seq(0), &mut line);
+    line
+}
+
+fn mark_of(id: u64) -> ReignMark {
+    ReignMark {
+        id: ReignId(id),
+        fsync: SyncMode::Everysec,
+        given_up: vec![Reign::new(2, 7), Reign::new(3, 8)],
+    }
+}
+
+#[test]
+fn an_epoch_line_names_its_reign_and_what_is_given_up() {
+    let line = epoch_line(4, 9, Some(mark_of(5)));
+    let shown = String::from_utf8(line.clone()).unwrap();
+    let fields = "Reign=0000000000000005 Fsync=everysec GivenUp=2-0000000000000007,3-0000000000000008";
+    assert!(shown.starts_with(&format!("EPOCH 4 a:1 ;9 4 0 {fields} ")), "{shown}");
+    let record = parse_line(line.strip_suffix(b"\n").unwrap()).unwrap();
+    assert_eq!(record.to_operation(), Operation::Epoch { address: "a:1".into(), mark: Some(mark_of(5)) });
+}
+
+#[test]
+fn an_epoch_line_of_the_version_before_is_identified_by_its_checksum() {
+    let line = epoch_line(4, 9, None);
+    let text = std::str::from_utf8(&line).unwrap().trim_end();
+    let checksum = u64::from_str_radix(text.rsplit_once(' ').unwrap().1, 16).unwrap();
+    let record = parse_line(text.as_bytes()).unwrap();
+    let Body::Epoch { mark, .. } = record.body else { panic!("{record:?}") };
+    assert_eq!((mark.id, mark.fsync), (ReignId(checksum), None));
+    assert_eq!(record.to_operation(), Operation::Epoch { address: "a:1".into(), mark: None });
+}
+
+#[test]
+fn the_fields_of_a_reign_stand_together_and_on_an_epoch_line_only() {
+    let sealed = |text: &str| {
+        let text = format!("{text} ");
+        format!("{text}{:08x}", crc32c::crc32c(text.as_bytes()))
+    };
+    for bad in [
+        "EPOCH 4 a:1 ;9 4 0 Reign=0000000000000005",
+        "EPOCH 4 a:1 ;9 4 0 Fsync=always",
+        "EPOCH 4 a:1 ;9 4 0 Reign=5 Fsync=always",
+        "EPOCH 4 a:1 ;9 4 0 Reign=0000000000000005 Fsync=sometimes",
+        "EPOCH 4 a:1 ;9 4 0 Reign=0000000000000005 Fsync=always GivenUp=3",
+        "EPOCH 4 a:1 ;9 4 0 GivenUp=3-0000000000000008",
+        "WRITE k v ;9 4 0 Reign=0000000000000005 Fsync=always",
+    ] {
+        assert_eq!(parse_line(sealed(bad).as_bytes()).unwrap_err(), RecordError::Trailer, "{bad}");
+    }
+    let good = sealed("EPOCH 4 a:1 ;9 4 0 Reign=0000000000000005 Fsync=always later=1");
+    assert!(parse_line(good.as_bytes()).is_ok());
+}
+
+#[test]
+fn a_reign_that_takes_the_epoch_of_another_is_a_bad_line() {
+    let mut log = Vec::new();
+    encode(&Operation::Cluster(ClusterId(7)), Seq(1), Epoch(1), Seq(0), &mut log);
+    log.extend(epoch_line(1, 2, Some(mark_of(5))));
+    log.extend(epoch_line(1, 3, Some(mark_of(6))));
+    let (seen, bad, position) = scan(&log, Position::default());
+    assert_eq!((seen.len(), position.reign), (2, Reign::new(1, 5)));
+    assert_eq!(bad.unwrap().cause, RecordError::EpochFell { before: Epoch(1), found: Epoch(1) });
 }
 
 #[test]

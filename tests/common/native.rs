@@ -4,7 +4,7 @@
 use bytes::BytesMut;
 use dsm_protocol::command::{Command, Reply};
 use dsm_protocol::frame;
-use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, RequestId, SlaveId, Version};
+use dsm_protocol::ids::{ClusterId, Incarnation, RequestId, SlaveId};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message, Request, Welcome};
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -152,8 +152,7 @@ pub(crate) fn slave(id: &str) -> HelloRole {
     HelloRole::Slave {
         id: SlaveId::new(id).expect("a name"),
         incarnation: Incarnation(rand::random()),
-        epoch: Epoch(0),
-        highest: Version::default(),
+        seen: None,
         room_bytes: u64::MAX,
     }
 }

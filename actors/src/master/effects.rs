@@ -8,7 +8,7 @@ use crate::slave_proxy::{End, EndReason};
 use bytes::Bytes;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::frame;
-use dsm_protocol::ids::{LinkId, Millis};
+use dsm_protocol::ids::{LinkId, Millis, Stamp};
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::master::{Asker, Effect, Event, Master, ReadId, Slot};
 use dsm_protocol::message::{Control, Message, Request};
@@ -72,7 +72,7 @@ impl SlaveLink {
         self.reads.asked.push_back(read.bytes);
         self.reads.asked_bytes += read.bytes as usize;
         self.owed.set(self.reads.asked_bytes);
-        self.outbox.append(|out| frame::encode_read(read.read.tag(), read.version, &read.key, out));
+        self.outbox.append(|out| frame::encode_read(read.read.tag(), read.stamp, &read.key, out));
     }
 
     /// Notes the answer to the oldest read, and sends what has waited for it and is still wanted.
@@ -157,24 +157,26 @@ impl MasterActor {
             Effect::Joined { link, slot } => self.slave_joined(link, slot),
             Effect::NoSlot { link } => self.slave_without_slot(link),
             Effect::SlotFree { link } => self.announce_to(now, link),
-            Effect::SendWrite { slot, version, key, value } => {
+            Effect::SendWrite { slot, version, reign, key, value } => {
                 if let Some(slave) = self.at(slot) {
-                    slave.outbox.append_pieces(|out| frame::encode_write(version, &key, &value, out));
+                    let stamp = Stamp { version, reign };
+                    slave.outbox.append_pieces(|out| frame::encode_write(stamp, &key, &value, out));
                     slave.note_sent(now);
                 }
             }
-            Effect::SendRead { slot, read, version, key, bytes } => {
+            Effect::SendRead { slot, read, version, reign, key, bytes } => {
                 let link = self.slots.get(usize::from(slot.0)).copied().flatten();
                 if let Some((link, slave)) = link.and_then(|link| Some((link, self.slaves.get_mut(&link)?))) {
                     if bytes as usize > self.config.value_max() {
                         self.switchboard.expect(link, bytes as usize);
                     }
-                    slave.ask(now, WaitingRead { read, version, key, bytes }, &mut self.machine);
+                    let stamp = Stamp { version, reign };
+                    slave.ask(now, WaitingRead { read, stamp, key, bytes }, &mut self.machine);
                 }
             }
-            Effect::SendDrop { slot, version, key } => {
+            Effect::SendDrop { slot, version, reign, key } => {
                 if let Some(slave) = self.at(slot) {
-                    send(&slave.outbox, &Message::Drop { version, key });
+                    send(&slave.outbox, &Message::Drop { version, reign, key });
                 }
             }
             Effect::SendHoldingsNext { slot } => {
@@ -183,11 +185,11 @@ impl MasterActor {
                 }
             }
             Effect::ReadLog { read, place, version, key } => self.read_log(read, place, version, key),
-            Effect::Witnessed { slot, version } => {
-                if let Some(slave) = self.at(slot) {
+            Effect::Witnessed { slot, stamp } => {
+                let Some(id) = self.at(slot).map(|slave| slave.id.clone()) else { return };
+                if let Some(unsaid) = self.may_accuse(now) {
                     log::error!(
-                        "slave holds a version that the log lacks: was the log replaced or cut? slave={} version={version}",
-                        slave.id
+                        "slave holds a version that the log lacks: was the log replaced or cut? slave={id} version={stamp} unsaid={unsaid}"
                     );
                 }
             }

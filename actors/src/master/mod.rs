@@ -28,7 +28,7 @@ use crate::supervision::{Fate, NodeError, PanicGuard};
 use crate::turns::{Turn, TurnLengths};
 use actix::prelude::*;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
-use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, SessionId, SlaveId, Version};
+use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, Reign as ReignName, SessionId, SlaveId, Stamp};
 use dsm_protocol::machine::doubt::SelfDoubt;
 use dsm_protocol::machine::front::{self, Front, Kind};
 use dsm_protocol::machine::health::{Health, Lag};
@@ -142,7 +142,7 @@ pub(super) struct Reign {
     log: Addr<LogWriter>,
     /// For reads of values.
     values: Rc<dyn File>,
-    epoch: Epoch,
+    reign: ReignName,
     phase: Phase,
 }
 
@@ -194,6 +194,10 @@ pub(super) struct SlaveLink {
     /// Since when it has its slot.
     active_since: Option<Millis>,
     reads: ReadWindow,
+    /// Whether it named our cluster in its hello: then it may know of our reigns.
+    names_cluster: bool,
+    /// What it says it has seen is not in the log: it gets no place in this reign, and nothing of it is dropped.
+    disputes: bool,
 }
 
 /// The reads under way to one slave. Long values are asked for a few at a time: acknowledgements travel on the same
@@ -216,7 +220,7 @@ pub(super) struct ReadWindow {
 #[derive(Debug)]
 pub(super) struct WaitingRead {
     read: ReadId,
-    version: Version,
+    stamp: Stamp,
     key: bytes::Bytes,
     bytes: u32,
 }
@@ -311,7 +315,7 @@ pub struct MasterActor {
     replay_caught_up: bool,
     /// The last seq that the active master has told of.
     peer_seq: dsm_protocol::ids::Seq,
-    /// The highest epoch that anybody has told of.
+    /// The highest epoch of the log, as far as it is replayed or written.
     known_epoch: Epoch,
     cluster: Rc<Cell<Option<ClusterId>>>,
     log_bytes: u64,
@@ -324,6 +328,8 @@ pub struct MasterActor {
     takeovers: u64,
     slaves_removed: u64,
     slaves_refused: u64,
+    /// When it was last said that a slave accuses the log, and how often it was not said since.
+    accused: (Option<Millis>, u64),
     /// Slaves and masters whose refusal the log tells of already.
     refusals: told::Told,
     /// Reads that had to wait for room in the windows of slaves that are gone.
@@ -453,6 +459,7 @@ impl MasterActor {
             takeovers: 0,
             slaves_removed: 0,
             slaves_refused: 0,
+            accused: (None, 0),
             refusals: told::Told::default(),
             reads_waited: 0,
             handovers: 0,
@@ -899,6 +906,8 @@ impl Handler<Replayed> for MasterActor {
             match change {
                 Replay::Put { key, version, place } => self.machine.replay_put(&key, version, place),
                 Replay::Delete { key } => self.machine.replay_delete(&key),
+                Replay::Reign(record) => self.machine.replay_reign(record),
+                Replay::GivenUp(reign) => self.machine.replay_given_up(reign),
             }
         }
         let position = replayed.place.position;

@@ -6,7 +6,7 @@ use crate::batch::Outbox;
 use crate::session::{shown_message, Coding, Session};
 use crate::supervision::NodeError;
 use dsm_protocol::command::{ErrorWord, Reply};
-use dsm_protocol::ids::{LinkId, Millis, Seq, SessionId, SlaveId};
+use dsm_protocol::ids::{LinkId, Millis, Reign as ReignName, Seq, SessionId, SlaveId};
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::health::{Lag, TELL_MS};
 use dsm_protocol::machine::master::Asker;
@@ -14,6 +14,17 @@ use dsm_protocol::machine::takeover;
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Welcome};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+
+/// What a standby that asks for the reign has replayed.
+#[derive(Clone, Copy, Debug)]
+struct Follows {
+    /// Through which seq.
+    replayed: Seq,
+    /// The reign of the last EPOCH record.
+    reign: ReignName,
+    /// Device and inode of the file.
+    file: Option<(u64, u64)>,
+}
 
 /// A standby that lags behind by more records than this is not handed the reign.
 const LAG_MAX: u64 = 10_000;
@@ -28,7 +39,7 @@ impl MasterActor {
             self.dialed.as_ref().and_then(|dialed| dialed.state.active.then(|| self.peer_address.clone()))
         };
         let epoch = match &self.role {
-            Role::Reigning(reign) => reign.epoch,
+            Role::Reigning(reign) => reign.reign.epoch,
             Role::Standby { .. } | Role::Halting { .. } | Role::Recovering { .. } | Role::Ended => {
                 self.known_epoch
             }
@@ -168,8 +179,8 @@ impl MasterActor {
                     self.session_closed(now, session);
                 }
             }
-            Message::Control(Control::HandoverRequest { replayed, slaves, forced }) => {
-                self.handover_requested(link, replayed, &slaves, forced);
+            Message::Control(Control::HandoverRequest { replayed, reign, file, slaves, forced }) => {
+                self.handover_requested(link, Follows { replayed, reign, file }, &slaves, forced);
             }
             other => {
                 count(&self.switchboard.limits.protocol_errors);
@@ -208,10 +219,21 @@ impl MasterActor {
         }
     }
 
-    fn handover_requested(&mut self, link: LinkId, replayed: Seq, slaves: &[SlaveId], forced: bool) {
-        let lag = self.log_seq.0.saturating_sub(replayed.0);
+    fn handover_requested(&mut self, link: LinkId, follows: Follows, slaves: &[SlaveId], forced: bool) {
+        let lag = self.log_seq.0.saturating_sub(follows.replayed.0);
         let has_slaves = self.machine.slaves().all(|(id, ..)| slaves.contains(id));
-        let ready = lag <= LAG_MAX && has_slaves;
+        // A seq alone says nothing: it may be one of another file, or of another log.
+        let own = self.replayed.file.map(|file| (file.device, file.inode));
+        let own_reign = self.machine.reigns().last().map(|record| record.reign);
+        let is_same = follows.file == own && Some(follows.reign) == own_reign;
+        if !is_same {
+            log::warn!(
+                "the standby follows another log file=\"{:?}\" ours=\"{own:?}\" reign={}",
+                follows.file,
+                follows.reign
+            );
+        }
+        let ready = is_same && lag <= LAG_MAX && has_slaves;
         log::debug!("handover requested lag={lag} has_slaves={has_slaves} forced={forced}");
         self.handover_to = Some(link);
         self.notice(takeover::Event::HandoverRequested { ready, forced });
@@ -282,7 +304,6 @@ impl MasterActor {
     }
 
     fn peer_says(&mut self, now: Millis, state: &MasterState) {
-        self.heard_of_epoch(state.epoch);
         self.peer_seq = state.seq;
         let active = state.active && !self.serves();
         self.front.set_active_address(active.then(|| self.peer_address.clone()));
@@ -295,8 +316,13 @@ impl MasterActor {
         let Some(dialed) = &self.dialed else { return };
         let slaves = self.slaves.values().map(|slave| slave.id.clone()).collect();
         let replayed = self.log_seq;
+        let file = self.replayed.file.map(|file| (file.device, file.inode));
+        let reign = self.machine.reigns().last().map(|record| record.reign).unwrap_or_default();
         log::info!("asking for the reign address={} replayed={replayed}", self.peer_address);
-        send(&dialed.outbox, &Message::Control(Control::HandoverRequest { replayed, slaves, forced }));
+        send(
+            &dialed.outbox,
+            &Message::Control(Control::HandoverRequest { replayed, reign, file, slaves, forced }),
+        );
     }
 
     pub(super) fn refuse_handover(&mut self, reason: &str) {

@@ -12,7 +12,7 @@ use crate::recovery::{Recovered, Recovery};
 use crate::supervision::{NodeError, PanicGuard};
 use actix::prelude::*;
 use dsm_protocol::command::{ErrorWord, Reply};
-use dsm_protocol::ids::{ClusterId, Epoch, Millis};
+use dsm_protocol::ids::{ClusterId, Epoch, Millis, Reign as ReignName, ReignId};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::master;
@@ -89,6 +89,7 @@ impl MasterActor {
         let seen = [self.known_epoch, position.epoch, guard.previous().epoch.unwrap_or_default()];
         let highest = seen.into_iter().max().unwrap_or_default();
         let epoch = if planted!(EpochNotRaised) { highest.max(Epoch(1)) } else { highest.next() };
+        let name = ReignName { epoch, id: ReignId(self.env.random()) };
         let head = match position.cluster {
             Some(_) => None,
             None => {
@@ -105,7 +106,7 @@ impl MasterActor {
                 file,
                 sync_file: opened.sync_file,
                 position,
-                epoch,
+                reign: name,
                 head,
                 address: self.address.clone(),
                 fsync: self.config.fsync,
@@ -120,7 +121,8 @@ impl MasterActor {
             },
             PanicGuard::new("LogWriter", self.fate.clone()),
         );
-        let reign = Reign { guard, log: writer.start(), values: opened.values, epoch, phase: Phase::Opening };
+        let reign =
+            Reign { guard, log: writer.start(), values: opened.values, reign: name, phase: Phase::Opening };
         self.role = Role::Reigning(reign);
     }
 
@@ -169,7 +171,7 @@ impl MasterActor {
     fn serve(&mut self, now: Millis) {
         let Role::Reigning(reign) = &mut self.role else { return };
         reign.phase = Phase::Serving;
-        let epoch = reign.epoch;
+        let epoch = reign.reign.epoch;
         self.takeovers += 1;
         self.front.set_active_address(None);
         let keys = self.machine.directory().len();
@@ -284,7 +286,7 @@ impl MasterActor {
         // Nothing may be answered once the locks are free.
         self.flush();
         let Role::Reigning(reign) = std::mem::replace(&mut self.role, Role::Ended) else { return };
-        let epoch = reign.epoch;
+        let epoch = reign.reign.epoch;
         if self.machine.in_flight() == 0 {
             let now = self.env.now();
             self.step(now, master::Event::ReignEnded);
@@ -359,7 +361,7 @@ impl MasterActor {
             pid: Some(self.env.pid()),
             address: Some(self.address.clone()),
             cluster: self.cluster.get(),
-            epoch: Some(reign.epoch),
+            epoch: Some(reign.reign.epoch),
             log_boot: Some(self.env.boot_id()),
             ..reign.guard.held()
         };
@@ -407,22 +409,14 @@ impl Handler<EpochWritten> for MasterActor {
         let now = self.env.now();
         let Role::Reigning(reign) = &mut self.role else { return };
         let version = written.version;
-        reign.epoch = version.epoch;
-        let opening = matches!(reign.phase, Phase::Opening);
+        reign.phase = Phase::Announcing { since: now };
+        let id = reign.reign.id;
         self.known_epoch = self.known_epoch.max(version.epoch);
         self.log_seq = version.seq;
         self.log_bytes = written.offset;
         self.write_lock_text();
-        if opening {
-            if let Role::Reigning(reign) = &mut self.role {
-                reign.phase = Phase::Announcing { since: now };
-            }
-            self.step(now, master::Event::ReignBegan { version });
-            self.announce(now);
-        } else {
-            self.step(now, master::Event::ReignRaised { version });
-            self.reconnect_slaves();
-        }
+        self.step(now, master::Event::ReignBegan { version, id });
+        self.announce(now);
         self.flush();
         self.tick_role(now);
     }

@@ -3,22 +3,20 @@
 use super::{send, MasterActor, Phase, ReadWindow, Role, SlaveLink};
 use crate::acceptor::reject;
 use crate::batch::Outbox;
-use crate::log_writer::RaiseEpoch;
 use crate::session::shown_message;
 use crate::slave_proxy::{End, EndReason, Owed, Parts, PingWanted, Ports, SlaveEnded, SlaveProxy};
 use actix::prelude::*;
 use dsm_protocol::command::KEY_MAX;
-use dsm_protocol::ids::{Epoch, Incarnation, LinkId, Millis, SlaveId};
+use dsm_protocol::ids::{Incarnation, LinkId, Millis, SlaveId};
 use dsm_protocol::machine::link::{Admission, Ending, Link, Standing};
-use dsm_protocol::machine::master::{Event, ReadId, Slot, SLAVES_MAX};
-use dsm_protocol::message::{Control, Hello, HelloRole, Message};
+use dsm_protocol::machine::master::{Event, ReadId, ReignRecord, Slot, Testimony, SLAVES_MAX};
+use dsm_protocol::message::{Control, Hello, HelloRole, Message, Seen};
 use dsm_protocol::planted;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// Nobody has reigned this many times unnoticed: a higher epoch than ours by more is a lie or a bug, and to follow it
-/// would use up the numbers.
-const EPOCH_JUMP_MAX: u64 = 1 << 20;
+/// How often it is said that a slave accuses the log, in milliseconds: anybody can pose as one.
+const ACCUSED_EVERY_MS: u64 = 10_000;
 
 impl MasterActor {
     /// A slave wants to register.
@@ -30,7 +28,7 @@ impl MasterActor {
         outbox: Outbox,
         ctx: &mut Context<Self>,
     ) {
-        let HelloRole::Slave { id, incarnation, epoch, .. } = &hello.role else { return };
+        let HelloRole::Slave { id, incarnation, .. } = &hello.role else { return };
         if self.is_closing() || self.is_leaving() {
             reject(&outbox, "this master is stopping");
             return;
@@ -41,10 +39,6 @@ impl MasterActor {
                 self.refuse_slave(id, &outbox, &format!("other-cluster theirs={theirs}"), &reason);
                 return;
             }
-        }
-        // Only who knows the cluster may tell of its epochs.
-        if hello.cluster.is_some() && hello.cluster == self.cluster.get() {
-            self.heard_of_epoch(*epoch);
         }
         let same_name = self.slaves.iter().find(|(_, slave)| slave.id == *id).map(|(link, _)| *link);
         if let Some(old) = same_name {
@@ -70,7 +64,8 @@ impl MasterActor {
             return;
         }
         let (id, incarnation) = (id.clone(), *incarnation);
-        self.admit(link, id, incarnation, outbox, ctx);
+        let names_cluster = hello.cluster.is_some();
+        self.admit(link, id, incarnation, names_cluster, outbox, ctx);
     }
 
     fn admit(
@@ -78,6 +73,7 @@ impl MasterActor {
         link: LinkId,
         id: SlaveId,
         incarnation: Incarnation,
+        names_cluster: bool,
         outbox: Outbox,
         ctx: &mut Context<Self>,
     ) {
@@ -108,6 +104,8 @@ impl MasterActor {
                 proxy,
                 standing: Standing::Connected,
                 slot: None,
+                names_cluster,
+                disputes: false,
                 active_since: None,
                 reads: ReadWindow::new(&self.config),
             },
@@ -122,6 +120,7 @@ impl MasterActor {
             return;
         }
         let (Role::Reigning(reign), Some(cluster)) = (&self.role, self.cluster.get()) else { return };
+        let Some(own) = self.machine.reigns().last().filter(|own| own.reign == reign.reign) else { return };
         let is_needed = self.machine.slave_count() < self.config.min_slaves.max(1);
         let Some(slave) = self.slaves.get_mut(&link) else { return };
         if slave.standing == Standing::OnTrial {
@@ -140,7 +139,10 @@ impl MasterActor {
         match admission {
             Admission::Free => {
                 slave.standing = Standing::Proven;
-                slave.question(now, &Message::Control(Control::Announce { cluster, epoch: reign.epoch }));
+                slave.disputes = false;
+                let ReignRecord { reign, first: seq, durable } = own;
+                let announced = Control::Announce { cluster, reign, seq, durable };
+                slave.question(now, &Message::Control(announced));
             }
             Admission::Trial { bytes } => {
                 log::debug!("slave on trial slave={} bytes={bytes}", slave.id);
@@ -189,10 +191,10 @@ impl MasterActor {
                     );
                 }
             }
-            (Message::Value { tag, version, value }, Some(slot)) => {
+            (Message::Value { tag, version, reign, value }, Some(slot)) => {
                 let read = ReadId::from_tag(tag);
                 slave.read_answered(&self.machine);
-                self.step(now, Event::Value { slot, link, read, version, value });
+                self.step(now, Event::Value { slot, link, read, version, reign, value });
             }
             (Message::Missing { tag, .. }, Some(slot)) => {
                 slave.read_answered(&self.machine);
@@ -204,21 +206,24 @@ impl MasterActor {
             (Message::Control(Control::Holdings { entries, last }), Some(slot)) => {
                 self.step(now, Event::Holdings { slot, link, entries, last });
             }
-            (Message::Control(Control::Enlisted { epoch, highest, room_bytes }), None) => {
+            (Message::Control(Control::Enlisted { reign, seen, room_bytes }), None) => {
                 slave.window.borrow_mut().note_answer();
                 let id = slave.id.clone();
-                let ours = matches!(&self.role, Role::Reigning(reign) if reign.epoch == epoch);
-                if ours && self.reign_is_announced() {
-                    log::debug!("slave enlisted slave={id} epoch={epoch} highest={highest}");
+                let ours = matches!(&self.role, Role::Reigning(own) if own.reign == reign);
+                if ours && self.reign_is_announced() && !self.accuses(now, link, seen) {
+                    log::debug!("slave enlisted slave={id} reign={reign}");
                     self.step(now, Event::SlaveJoined { id, link, room_bytes });
                     // The slot is needed for what the slave says next in the same batch.
                     self.flush();
                     self.tick_role(now);
                 }
             }
-            (Message::Control(Control::Outdated { epoch }), _) => {
+            (Message::Control(Control::Outdated { seen }), _) => {
                 slave.window.borrow_mut().note_answer();
-                self.heard_of_epoch(epoch);
+                // Who did not name this cluster cannot know of its reigns.
+                if slave.names_cluster && self.reign_is_announced() {
+                    self.accuses(now, link, Some(seen));
+                }
             }
             (Message::Control(Control::Alive), _) => {
                 slave.window.borrow_mut().note_answer();
@@ -264,6 +269,9 @@ impl MasterActor {
     pub(super) fn slave_joined(&mut self, link: LinkId, slot: Slot) {
         let Some(slave) = self.slaves.get_mut(&link) else { return };
         slave.slot = Some(slot);
+        if let Some(own) = self.machine.reigns().last() {
+            send(&slave.outbox, &Message::Control(Control::Admitted { reign: own.reign }));
+        }
         slave.active_since = Some(self.env.now());
         self.reads_waited += slave.reads.waited;
         slave.reads = ReadWindow::new(&self.config);
@@ -313,19 +321,40 @@ impl MasterActor {
         self.end_slave(link, reason);
     }
 
-    /// Some slave has seen an epoch: ours must not be lower.
-    pub(super) fn heard_of_epoch(&mut self, epoch: Epoch) {
-        if epoch.0 > self.known_epoch.0.saturating_add(EPOCH_JUMP_MAX) {
-            log::error!("an epoch is not believed heard={epoch} known={}", self.known_epoch);
-            return;
+    /// Whether what a slave has seen is not in the log. Then it gets no place in this reign: what it holds may be all that is
+    /// left of records that were lost. Said once for each link, and seldom in all; nobody else notices.
+    fn accuses(&mut self, now: Millis, link: LinkId, seen: Option<Seen>) -> bool {
+        let Some(seen) = seen else { return false };
+        let testimony = self.machine.reigns().testimony(&seen);
+        let Some(slave) = self.slaves.get_mut(&link) else { return false };
+        if testimony == Testimony::Agrees {
+            return false;
         }
-        self.known_epoch = self.known_epoch.max(epoch);
-        if let Role::Reigning(reign) = &self.role {
-            if epoch > reign.epoch {
-                log::warn!("a slave has seen a higher epoch, raising ours={} theirs={epoch}", reign.epoch);
-                reign.log.do_send(RaiseEpoch { above: epoch });
-            }
+        if std::mem::replace(&mut slave.disputes, true) {
+            return true;
         }
+        let id = slave.id.clone();
+        if let Some(unsaid) = self.may_accuse(now) {
+            log::error!(
+                "slave set aside slave={id} cause=\"it has seen reign {} through seq {}, which this log lacks: the log was \
+                 restored from an older copy, or the slave serves another copy of it (`dsm-log new-cluster`); restart the \
+                 slave to give up what it holds\" unsaid={unsaid}",
+                seen.reign,
+                seen.seq
+            );
+        }
+        true
+    }
+
+    /// Whether it may be said that a slave accuses the log; if so, how often it was not said since the last time.
+    pub(super) fn may_accuse(&mut self, now: Millis) -> Option<u64> {
+        let (said_at, unsaid) = &mut self.accused;
+        if said_at.is_some_and(|at| now.since(at) < ACCUSED_EVERY_MS) {
+            *unsaid += 1;
+            return None;
+        }
+        *said_at = Some(now);
+        Some(std::mem::take(unsaid))
     }
 
     /// Holds a link's end against its slave, if it is to blame.
@@ -338,13 +367,6 @@ impl MasterActor {
         let (ms, failures, cause) = (failed.quarantine_ms(), failed.failures, failed.cause);
         let level = if failures == 1 { log::Level::Warn } else { log::Level::Info };
         log::log!(level, "slave quarantined slave={id} ms={ms} failures={failures} cause={cause}");
-    }
-
-    /// Closes the links of all slaves, so that they register anew.
-    pub(super) fn reconnect_slaves(&self) {
-        for slave in self.slaves.values() {
-            slave.proxy.do_send(End(EndReason::Dismissed("the epoch was raised")));
-        }
     }
 }
 

@@ -70,6 +70,10 @@ impl MasterActor {
 
         let counters = self.machine.counters();
         let mut copies = 0;
+        let reign = self.machine.reigns().last().map(|last| last.reign.id).unwrap_or_default();
+        writeln!(text, "reign_id:{reign}")?;
+        writeln!(text, "reigns:{}", self.machine.reigns().len())?;
+
         writeln!(text, "\n# Slaves")?;
         if self.serves() {
             writeln!(text, "active_slaves:{}", self.machine.slave_count())?;
@@ -99,6 +103,8 @@ impl MasterActor {
         writeln!(text, "slowest_slave_ack_ms:{ack_ms}")?;
         writeln!(text, "slaves_removed:{}", self.slaves_removed)?;
         writeln!(text, "slaves_refused:{}", self.slaves_refused)?;
+        let disputing = self.slaves.values().filter(|slave| slave.disputes).count();
+        writeln!(text, "slaves_disputing:{disputing}")?;
         writeln!(text, "substitutions:{}", counters.substitutions)?;
         let waited = self.slaves.values().map(|slave| slave.reads.waited).sum::<u64>();
         writeln!(text, "reads_waited_for_slave_window:{}", self.reads_waited + waited)?;

@@ -9,7 +9,7 @@ use dsm::node::{run_node, NodeConfig};
 use dsm::supervision::NodeError;
 use dsm::testing::{panic_at, Place};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
-use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, RequestId, Seq, SlaveId, Version};
+use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, Reign, RequestId, Seq, SlaveId, Version};
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Welcome};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -53,9 +53,9 @@ impl Alone {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let link = self.hello(name, incarnation).await;
-        let mut slave = Slave { link, counted: 0 };
-        let epoch = slave.announced().await;
-        slave.enlist(epoch).await;
+        let mut slave = Slave { link, counted: 0, reign: Reign::default() };
+        let reign = slave.announced().await;
+        slave.enlist(reign).await;
         let holdings = Control::Holdings { entries: Vec::new(), last: true };
         slave.link.send(&Message::Control(holdings)).await;
         while !self.info().await.contains(&format!("id={name},slot=")) {
@@ -74,8 +74,7 @@ impl Alone {
         let role = HelloRole::Slave {
             id: SlaveId::new(name).unwrap(),
             incarnation: Incarnation(incarnation),
-            epoch: Epoch(0),
-            highest: Version::default(),
+            seen: None,
             room_bytes: u64::MAX,
         };
         link.send(&Message::Control(Control::Hello(Hello { cluster, role }))).await;
@@ -141,22 +140,27 @@ struct Slave {
     link: Link,
     /// Counted messages so far.
     counted: u64,
+    /// The reign that was announced.
+    reign: Reign,
 }
 
 impl Slave {
-    /// Waits for the announcement of the reign: its epoch.
-    async fn announced(&mut self) -> Epoch {
+    /// Waits for the announcement of the reign.
+    async fn announced(&mut self) -> Reign {
         loop {
             match self.link.message().await.expect("the slave is registered") {
-                Message::Control(Control::Announce { epoch, .. }) => return epoch,
+                Message::Control(Control::Announce { reign, .. }) => {
+                    self.reign = reign;
+                    return reign;
+                }
                 Message::Control(Control::Welcome(_) | Control::MasterState(_)) => {}
                 other => panic!("{other:?}"),
             }
         }
     }
 
-    async fn enlist(&self, epoch: Epoch) {
-        let enlisted = Control::Enlisted { epoch, highest: Version::default(), room_bytes: u64::MAX };
+    async fn enlist(&self, reign: Reign) {
+        let enlisted = Control::Enlisted { reign, seen: None, room_bytes: u64::MAX };
         self.link.send(&Message::Control(enlisted)).await;
     }
 
@@ -166,7 +170,7 @@ impl Slave {
         loop {
             assert!(begun.elapsed() < LIMIT, "no write in time");
             match self.link.message().await? {
-                Message::Write { version, key, value } => {
+                Message::Write { version, key, value, .. } => {
                     self.counted += 1;
                     return Some((version, key, value));
                 }
@@ -196,7 +200,8 @@ impl Slave {
     }
 
     async fn value(&self, tag: u64, version: Version, value: &str) {
-        self.link.send(&Message::Value { tag, version, value: text(value) }).await;
+        let reign = self.reign.id;
+        self.link.send(&Message::Value { tag, version, reign, value: text(value) }).await;
     }
 
     /// Reads on, saying nothing, until the master closes the link.
@@ -420,7 +425,7 @@ impl Returned {
         };
         let took = begun.elapsed();
         self.link.send(&Message::Control(Control::Took { bytes: bytes as u64 })).await;
-        let mut slave = Slave { link: self.link, counted: 0 };
+        let mut slave = Slave { link: self.link, counted: 0, reign: Reign::default() };
         let epoch = slave.announced().await;
         slave.enlist(epoch).await;
         (slave, bytes, took)
@@ -620,11 +625,11 @@ fn the_65th_slave_is_told_that_it_is_one_too_many() {
         alone.wait_for("active_slaves", 63).await;
         // It was welcome, but is not the first to enlist.
         let link = alone.hello("late", 1).await;
-        let mut late = Slave { link, counted: 0 };
-        let epoch = late.announced().await;
+        let mut late = Slave { link, counted: 0, reign: Reign::default() };
+        let reign = late.announced().await;
         real.push(alone.real_slave("real-64"));
         alone.wait_for("active_slaves", 64).await;
-        late.enlist(epoch).await;
+        late.enlist(reign).await;
         assert_eq!(late.link.refusal().await, WHY);
         assert_eq!(alone.fact("slaves_refused").await, 1);
         // From now on nobody is welcome,

@@ -6,8 +6,8 @@ use dsm::config::SlaveConfig;
 use dsm::env::sim::{Loss, Machine, Process, World};
 use dsm::env::{Env, Listener};
 use dsm::node::{run_node, NodeConfig};
-use dsm_protocol::ids::{ClusterId, Epoch, SlaveId, Version};
-use dsm_protocol::message::{Control, HelloRole, MasterState, Message, Welcome};
+use dsm_protocol::ids::{ClusterId, Epoch, Reign, Seq, SlaveId, Version};
+use dsm_protocol::message::{Control, HelloRole, MasterState, Message, Seen, Welcome};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -48,24 +48,33 @@ impl FakeMaster {
     }
 }
 
+fn reign_of(epoch: u64) -> Reign {
+    Reign::new(epoch, 100 + epoch)
+}
+
 impl Link {
     /// Announces a reign and gives what the slave reports to hold.
     async fn announce(&mut self, epoch: u64) -> Vec<(Bytes, Version)> {
-        self.send(&Message::Control(Control::Announce { cluster: CLUSTER, epoch: Epoch(epoch) })).await;
+        let (reign, seq) = (reign_of(epoch), Seq(1));
+        self.send(&Message::Control(Control::Announce { cluster: CLUSTER, reign, seq, durable: true })).await;
         let enlisted = self.message().await.unwrap();
         assert!(
-            matches!(&enlisted, Message::Control(Control::Enlisted { epoch: e, .. }) if e.0 == epoch),
+            matches!(&enlisted, Message::Control(Control::Enlisted { reign: r, .. }) if *r == reign),
             "{enlisted:?}"
         );
+        self.send(&Message::Control(Control::Admitted { reign })).await;
         match self.message().await.unwrap() {
-            Message::Control(Control::Holdings { entries, last: true }) => entries,
+            Message::Control(Control::Holdings { entries, last: true }) => {
+                entries.into_iter().map(|(key, stamp)| (key, stamp.version)).collect()
+            }
             other => panic!("{other:?}"),
         }
     }
 
     async fn write(&mut self, version: Version, key: &'static str, value: &'static str) {
         let (key, value) = (Bytes::from_static(key.as_bytes()), Bytes::from_static(value.as_bytes()));
-        self.send(&Message::Write { version, key, value }).await;
+        let reign = reign_of(version.epoch.0).id;
+        self.send(&Message::Write { version, reign, key, value }).await;
     }
 }
 
@@ -103,10 +112,19 @@ fn writes_are_acknowledged_by_their_number_and_read_at_their_version() {
             }
         }
         let key = Bytes::from_static(b"k");
-        link.send(&Message::Read { tag: 9, version: Version::new(1, 5), key: key.clone() }).await;
+        link.send(&Message::Read {
+            tag: 9,
+            version: Version::new(1, 5),
+            reign: reign_of(1).id,
+            key: key.clone(),
+        })
+        .await;
         let value = Bytes::from_static(b"new");
-        assert_eq!(link.message().await, Some(Message::Value { tag: 9, version: Version::new(1, 5), value }));
-        link.send(&Message::Read { tag: 10, version: Version::new(1, 6), key }).await;
+        assert_eq!(
+            link.message().await,
+            Some(Message::Value { tag: 9, version: Version::new(1, 5), reign: reign_of(1).id, value })
+        );
+        link.send(&Message::Read { tag: 10, version: Version::new(1, 6), reign: reign_of(1).id, key }).await;
         assert_eq!(link.message().await, Some(Message::Missing { tag: 10, held: Some(Version::new(1, 5)) }));
     });
 }
@@ -136,13 +154,20 @@ fn the_master_of_the_latest_reign_is_obeyed_and_the_other_is_told() {
         assert!(matches!(old_link.message().await, Some(Message::Ack { through: 1, .. })));
         assert_eq!(new_link.announce(2).await, [(Bytes::from_static(b"k"), Version::new(1, 2))]);
         old_link.write(Version::new(1, 3), "k", "late").await;
-        assert_eq!(old_link.message().await, Some(Message::Control(Control::Outdated { epoch: Epoch(2) })));
+        assert_eq!(
+            old_link.message().await,
+            Some(Message::Control(Control::Outdated {
+                seen: Seen { reign: reign_of(2), seq: Seq(1), durable: true }
+            }))
+        );
         let key = Bytes::from_static(b"k");
-        new_link.send(&Message::Read { tag: 1, version: Version::new(1, 2), key }).await;
+        new_link
+            .send(&Message::Read { tag: 1, version: Version::new(1, 2), reign: reign_of(1).id, key })
+            .await;
         let value = Bytes::from_static(b"v");
         assert_eq!(
             new_link.message().await,
-            Some(Message::Value { tag: 1, version: Version::new(1, 2), value })
+            Some(Message::Value { tag: 1, version: Version::new(1, 2), reign: reign_of(1).id, value })
         );
     });
 }
@@ -228,11 +253,25 @@ fn drops_remove_that_version_or_lower_and_never_a_newer_one() {
         link.announce(1).await;
         link.write(Version::new(1, 5), "k", "v").await;
         assert!(matches!(link.message().await, Some(Message::Ack { through: 1, .. })));
-        link.send(&Message::Drop { version: Version::new(1, 4), key: text("k") }).await;
-        link.send(&Message::Read { tag: 1, version: Version::new(1, 5), key: text("k") }).await;
+        link.send(&Message::Drop { version: Version::new(1, 4), reign: reign_of(1).id, key: text("k") })
+            .await;
+        link.send(&Message::Read {
+            tag: 1,
+            version: Version::new(1, 5),
+            reign: reign_of(1).id,
+            key: text("k"),
+        })
+        .await;
         assert!(matches!(link.message().await, Some(Message::Value { tag: 1, .. })));
-        link.send(&Message::Drop { version: Version::new(1, 5), key: text("k") }).await;
-        link.send(&Message::Read { tag: 2, version: Version::new(1, 5), key: text("k") }).await;
+        link.send(&Message::Drop { version: Version::new(1, 5), reign: reign_of(1).id, key: text("k") })
+            .await;
+        link.send(&Message::Read {
+            tag: 2,
+            version: Version::new(1, 5),
+            reign: reign_of(1).id,
+            key: text("k"),
+        })
+        .await;
         assert_eq!(link.message().await, Some(Message::Missing { tag: 2, held: None }));
     });
 }

@@ -31,7 +31,8 @@ fn finders(mutant: Mutant) -> &'static [Check] {
     match mutant {
         Mutant::GroupNotSynced | Mutant::DirectoryNotSynced => &[Check::LogFirst],
         Mutant::EpochNotSynced => &[Check::OneReign, Check::Ends],
-        Mutant::EpochNotRaised => &[Check::OneReign],
+        // The log's own rule, or the announcement: whichever is looked at first.
+        Mutant::EpochNotRaised => &[Check::OneReign, Check::Ends],
         Mutant::FailedSyncNotExecuted => &[Check::Ends, Check::Linearizable],
         Mutant::SyncedTooHigh
         | Mutant::ShortWriteWhole
@@ -42,7 +43,8 @@ fn finders(mutant: Mutant) -> &'static [Check] {
         | Mutant::FailedSyncRetried
         | Mutant::RecoveryNotSynced
         | Mutant::EveryCrashSameBoot => &[Check::Ends, Check::LogFirst],
-        Mutant::RecoveryStopsEarly => &[Check::Linearizable, Check::Ends],
+        // What it does not read it does not find damaged either.
+        Mutant::RecoveryStopsEarly => &[Check::Linearizable, Check::Ends, Check::Damage],
         Mutant::EvidenceIgnored | Mutant::EveryCrashPowerCut => &[Check::Damage],
         Mutant::BadChecksumAccepted => &[Check::Damage, Check::Ends],
         Mutant::ReplayForgetsDelete

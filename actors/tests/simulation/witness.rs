@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use dsm::config::Fsync;
 use dsm::env::sim::{Machine, Passing, World};
 use dsm_protocol::frame::{self, PREFACE};
-use dsm_protocol::ids::{Epoch, Version};
+use dsm_protocol::ids::{Epoch, Reign as Name, Version};
 use dsm_protocol::message::{Control, HelloRole, Message};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -105,6 +105,8 @@ struct Link {
     now: Reign,
     /// Those that were announced since. Both sides count anew for each.
     coming: VecDeque<Reign>,
+    /// The reign for which it has enlisted without having a place in it yet.
+    enlisting: Option<Epoch>,
 }
 
 /// What was said on a link in one reign.
@@ -274,7 +276,7 @@ impl State {
 
     fn master_says(&mut self, link: &mut Link, master: u32, end: u64, message: Message) {
         match message {
-            Message::Control(Control::Announce { epoch, .. }) => {
+            Message::Control(Control::Announce { reign: Name { epoch, .. }, .. }) => {
                 let first = *self.reigns.entry(epoch).or_insert(master);
                 if first != master {
                     self.fail(Check::OneReign, || {
@@ -289,7 +291,7 @@ impl State {
                 link.coming.push_back(Reign { epoch, ..Reign::default() });
             }
             Message::Control(Control::Quarantined { .. }) => link.is_untried = true,
-            Message::Write { version, key, value } => {
+            Message::Write { version, key, value, .. } => {
                 self.check_durable(version);
                 let known = self.values.entry((version, key.clone())).or_insert_with(|| value.clone());
                 if *known != value {
@@ -304,11 +306,11 @@ impl State {
                 link.latest().counted_ends.push(end);
                 link.latest().counted.push(None);
             }
-            Message::Read { tag, version, key } => {
+            Message::Read { tag, version, key, .. } => {
                 link.latest().read_ends.push(end);
                 link.latest().reads.insert(tag, (key, version));
             }
-            Message::Drop { version, key } => {
+            Message::Drop { version, key, .. } => {
                 let slave = self.slaves.entry(link.slave).or_default();
                 if slave.holds.get(&key).is_some_and(|held| *held <= version) {
                     slave.holds.remove(&key);
@@ -348,7 +350,12 @@ impl State {
 
     fn slave_says(&mut self, link: &mut Link, message: Message) {
         match message {
-            Message::Control(Control::Enlisted { epoch, .. }) => {
+            Message::Control(Control::Enlisted { reign: Name { epoch, .. }, .. }) => {
+                link.enlisting = Some(epoch);
+            }
+            // The first part of a report says that the slave has got its place.
+            Message::Control(Control::Holdings { .. }) => {
+                let Some(epoch) = link.enlisting.take() else { return };
                 while let Some(reign) = link.coming.pop_front() {
                     link.now = reign;
                     if link.now.epoch == epoch {
@@ -385,7 +392,7 @@ impl State {
                     link.ack_ends.push_back(link.acks_sent - link.from_slave.len() as u64);
                 }
             }
-            Message::Value { tag, version, value } => {
+            Message::Value { tag, version, value, .. } => {
                 let Some((key, wanted)) = self.answered(link, tag) else { return };
                 if version < wanted {
                     self.fail(Check::SlaveAnswers, || {

@@ -4,8 +4,10 @@ use super::Input;
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::frame::{self, FrameError, HEADER_BYTES};
-use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, RequestId, Seq, SlaveId, Version};
-use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Welcome};
+use dsm_protocol::ids::{
+    ClusterId, Epoch, Incarnation, Reign, ReignId, RequestId, Seq, SlaveId, Stamp, Version,
+};
+use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Seen, Welcome};
 
 /// `MODE CHUNK BODY_MAX` and then bytes of the wire (even mode), or kinds and bodies to be framed (odd mode).
 pub(crate) fn run(data: &[u8]) {
@@ -73,7 +75,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let request =
         |command| Message::Request(Request { id: RequestId(7), stream: 300, generation: 2, command });
     let response = |reply| Message::Response { id: RequestId(70_000), reply };
-    let version = Version::new(3, 1 << 40);
+    let (version, reign) = (Version::new(3, 1 << 40), ReignId(1 << 50));
     let state = MasterState {
         active: true,
         epoch: Epoch(3),
@@ -84,8 +86,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let slave = HelloRole::Slave {
         id: id.clone(),
         incarnation: Incarnation(5),
-        epoch: Epoch(2),
-        highest: version,
+        seen: Some(Seen { reign: Reign::new(2, 9), seq: Seq(9), durable: true }),
         room_bytes: u64::MAX,
     };
     let master = HelloRole::Master { address: "a:1".to_owned(), lock_identity: "boot:1:2".to_owned() };
@@ -104,15 +105,15 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
             response(Reply::error(ErrorWord::Standby, "127.0.0.1:12346")),
         ],
         vec![
-            Message::Write { version, key: bytes("k"), value: bytes("v") },
+            Message::Write { version, reign, key: bytes("k"), value: bytes("v") },
             Message::Ping,
             Message::Trial { bytes: bytes("some") },
             Message::Ack { through: 2, room_bytes: u64::MAX },
-            Message::Drop { version, key: bytes("k") },
+            Message::Drop { version, reign, key: bytes("k") },
         ],
         vec![
-            Message::Read { tag: 1, version, key: bytes("k") },
-            Message::Value { tag: 1, version, value: bytes("v") },
+            Message::Read { tag: 1, version, reign, key: bytes("k") },
+            Message::Value { tag: 1, version, reign, value: bytes("v") },
             Message::Missing { tag: 1, held: Some(version) },
             Message::Missing { tag: 1, held: None },
         ],
@@ -127,8 +128,17 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
             Message::Control(Control::Reject { reason: "another cluster".to_owned() }),
         ],
         vec![
-            Message::Control(Control::Holdings { entries: vec![(bytes("k"), version)], last: true }),
-            Message::Control(Control::HandoverRequest { replayed: Seq(9), slaves: vec![id], forced: false }),
+            Message::Control(Control::Holdings {
+                entries: vec![(bytes("k"), Stamp { version, reign })],
+                last: true,
+            }),
+            Message::Control(Control::HandoverRequest {
+                replayed: Seq(9),
+                reign: Reign::new(3, 1),
+                file: Some((1, 2)),
+                slaves: vec![id],
+                forced: false,
+            }),
         ],
     ];
     let mut seeds = Vec::new();

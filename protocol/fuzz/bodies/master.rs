@@ -74,7 +74,6 @@ fn action(input: &mut Input<'_>) -> Action {
         },
         18 => Action::Sleep { ms: 1 + u16::from(a) },
         19 => Action::Handover,
-        20 => Action::Raise,
         _ => Action::Settle,
     }
 }

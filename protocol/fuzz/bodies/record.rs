@@ -3,10 +3,10 @@
 
 use super::Input;
 use bytes::Bytes;
-use dsm_protocol::ids::{ClusterId, Epoch, Seq};
+use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq};
 use dsm_protocol::record::{
     encode_with, parse_legacy, parse_line, value_at, BadLine, Body, CrashKind, Judge, Operation, Position,
-    Record, RecordError, Scanner, Span, Step, Trailer, Verdict,
+    Record, RecordError, ReignMark, Scanner, Span, Step, SyncMode, Trailer, Verdict,
 };
 
 /// Low, so that small inputs reach it.
@@ -69,7 +69,11 @@ fn written(input: &mut Input<'_>, gaps: bool) -> Vec<u8> {
         let operation = match choice & 7 {
             0 => {
                 epoch += 1 + u64::from(input.u8());
-                Operation::Epoch { address: String::from_utf8_lossy(input.sized()).into_owned() }
+                let given_up =
+                    (0..input.below(3)).map(|_| Reign::new(input.number(), input.number())).collect();
+                let (id, fsync) = (ReignId(input.number()), SyncMode::Always);
+                let mark = input.flag().then_some(ReignMark { id, fsync, given_up });
+                Operation::Epoch { address: String::from_utf8_lossy(input.sized()).into_owned(), mark }
             }
             1 => Operation::Synced,
             2 | 3 => Operation::Delete((0..1 + input.below(3)).map(|_| bytes(input)).collect()),
@@ -275,7 +279,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     };
     let bytes = Bytes::from_static;
     put(Operation::Cluster(ClusterId(7)), 1, 0);
-    put(Operation::Epoch { address: "127.0.0.1:1".to_owned() }, 2, 0);
+    put(Operation::Epoch { address: "127.0.0.1:1".to_owned(), mark: None }, 2, 0);
     put(Operation::Write(vec![(bytes(b"user1"), bytes(b"Alice B. 100%"))]), 3, 2);
     put(Operation::Write(vec![(bytes(b""), bytes(b";x")), (bytes(b"\0\n"), bytes(b""))]), 4, 3);
     put(Operation::Delete(vec![bytes(b"user1"), bytes(b"user2")]), 5, 3);

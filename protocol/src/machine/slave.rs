@@ -4,13 +4,14 @@
 //! knows nothing of placement: whatever arrives is held until it is dropped or overwritten.
 
 use super::table::Table;
-use crate::ids::{Epoch, LinkId, Version};
+use crate::ids::{Epoch, LinkId, Reign, ReignId, Seq, Stamp, Version};
+use crate::message::Seen;
 use crate::planted;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
-/// What an entry costs beside its key and value, in bytes: table slots, two allocations, the version.
-pub const ENTRY_OVERHEAD_BYTES: u64 = 96;
+/// What an entry costs beside its key and value, in bytes: table slots, two allocations, version and reign.
+pub const ENTRY_OVERHEAD_BYTES: u64 = 104;
 
 /// The most entries in one part of a report.
 const HOLDINGS_ENTRIES_MAX: usize = 1024;
@@ -38,8 +39,19 @@ pub enum Event {
     Announced {
         /// Its link.
         link: LinkId,
-        /// Its epoch.
-        epoch: Epoch,
+        /// The reign.
+        reign: Reign,
+        /// Its EPOCH record's seq.
+        seq: Seq,
+        /// Whether its records are on disk before a slave sees them.
+        durable: bool,
+    },
+    /// A master has given the slave its place in its reign.
+    Admitted {
+        /// Its link.
+        link: LinkId,
+        /// The reign.
+        reign: Reign,
     },
     /// Counted: hold a value.
     Write {
@@ -47,6 +59,8 @@ pub enum Event {
         link: LinkId,
         /// The version.
         version: Version,
+        /// Which reign of its epoch wrote it.
+        reign: ReignId,
         /// The key.
         key: Bytes,
         /// The value.
@@ -65,6 +79,8 @@ pub enum Event {
         tag: u64,
         /// The version wanted, or a higher one.
         version: Version,
+        /// Which reign of its epoch wrote it.
+        reign: ReignId,
         /// The key.
         key: Bytes,
     },
@@ -74,6 +90,8 @@ pub enum Event {
         link: LinkId,
         /// The version.
         version: Version,
+        /// Which reign of its epoch is meant.
+        reign: ReignId,
         /// The key.
         key: Bytes,
     },
@@ -96,10 +114,10 @@ pub enum Effect {
     Enlisted {
         /// The link.
         link: LinkId,
-        /// The epoch.
-        epoch: Epoch,
-        /// The highest version held.
-        highest: Version,
+        /// The reign.
+        reign: Reign,
+        /// The last one that the slave was part of.
+        seen: Option<Seen>,
         /// Bytes of room; `u64::MAX` for no limit.
         room_bytes: u64,
     },
@@ -107,8 +125,8 @@ pub enum Effect {
     Outdated {
         /// The link.
         link: LinkId,
-        /// The highest epoch seen.
-        epoch: Epoch,
+        /// The highest reign known.
+        seen: Seen,
     },
     /// A counted write did not fit. Always before the ACK that covers it.
     Full {
@@ -134,6 +152,8 @@ pub enum Effect {
         tag: u64,
         /// The version held.
         version: Version,
+        /// Which reign of its epoch wrote it.
+        reign: ReignId,
         /// The value.
         value: Bytes,
     },
@@ -150,8 +170,8 @@ pub enum Effect {
     Holdings {
         /// The link.
         link: LinkId,
-        /// Keys and versions.
-        entries: Vec<(Bytes, Version)>,
+        /// Keys, versions and whose those are.
+        entries: Vec<(Bytes, Stamp)>,
         /// Whether nothing follows.
         last: bool,
     },
@@ -160,7 +180,10 @@ pub enum Effect {
 /// What a master's link has said so far.
 #[derive(Clone, Debug, Default)]
 struct Master {
-    epoch: Option<Epoch>,
+    /// What it has announced and not yet given a place in.
+    announced: Option<Seen>,
+    /// The reign in which it has given this slave a place.
+    reign: Option<Reign>,
     counted: u64,
     acked: u64,
     told_outdated: bool,
@@ -171,6 +194,8 @@ struct Master {
 #[derive(Clone, Debug)]
 struct Held {
     version: Version,
+    /// Which reign of the version's epoch wrote it.
+    reign: ReignId,
     // Shared with answers under way, so that a read copies nothing here. Never a slice of a socket's buffer.
     value: Bytes,
 }
@@ -180,8 +205,8 @@ struct Held {
 pub struct Slave {
     memory_max: Option<u64>,
     memory_bytes: u64,
-    epoch: Epoch,
-    highest: Version,
+    /// The reign that this slave has a place in, or had last. It is the one that is obeyed.
+    seen: Option<Seen>,
     held: Table<Held>,
     masters: BTreeMap<LinkId, Master>,
 }
@@ -189,24 +214,17 @@ pub struct Slave {
 impl Slave {
     /// An empty slave that takes up to `memory_max` bytes (`None`: no limit). The seed is for the table's hash.
     pub fn new(memory_max: Option<u64>, seed: u64) -> Self {
-        Slave {
-            memory_max,
-            memory_bytes: 0,
-            epoch: Epoch::default(),
-            highest: Version::default(),
-            held: Table::new(seed),
-            masters: BTreeMap::new(),
-        }
+        Slave { memory_max, memory_bytes: 0, seen: None, held: Table::new(seed), masters: BTreeMap::new() }
     }
 
-    /// The highest epoch seen.
+    /// The epoch that is obeyed.
     pub fn epoch(&self) -> Epoch {
-        self.epoch
+        self.seen.map_or(Epoch::default(), |seen| seen.reign.epoch)
     }
 
-    /// The highest version ever held.
-    pub fn highest(&self) -> Version {
-        self.highest
+    /// The reign that this slave has a place in, or had last.
+    pub fn seen(&self) -> Option<Seen> {
+        self.seen
     }
 
     /// The number of keys held.
@@ -238,24 +256,27 @@ impl Slave {
             Event::LinkDown { link } => {
                 self.masters.remove(&link);
             }
-            Event::Announced { link, epoch } => self.announced(link, epoch, effects),
-            Event::Write { link, version, key, value } => {
+            Event::Announced { link, reign, seq, durable } => {
+                self.announced(link, Seen { reign, seq, durable }, effects);
+            }
+            Event::Admitted { link, reign } => self.admitted(link, reign, effects),
+            Event::Write { link, version, reign, key, value } => {
                 let Some(number) = self.count(link, effects) else { return };
-                if !self.write(version, &key, &value) {
+                if !self.write(Stamp { version, reign }, &key, &value) {
                     effects.push(Effect::Full { link, number });
                 }
             }
             Event::Ping { link } => {
                 self.count(link, effects);
             }
-            Event::Read { link, tag, version, key } => {
+            Event::Read { link, tag, version, reign, key } => {
                 if self.obeys(link, effects) {
-                    effects.push(self.read(link, tag, version, &key));
+                    effects.push(self.read(link, tag, Stamp { version, reign }, &key));
                 }
             }
-            Event::Drop { link, version, key } => {
+            Event::Drop { link, version, reign, key } => {
                 if self.obeys(link, effects) {
-                    self.drop_copy(version, &key);
+                    self.drop_copy(Stamp { version, reign }, &key);
                 }
             }
             Event::HoldingsNext { link } => {
@@ -275,28 +296,47 @@ impl Slave {
         }
     }
 
-    fn announced(&mut self, link: LinkId, epoch: Epoch, effects: &mut Vec<Effect>) {
-        if epoch < self.epoch {
-            effects.push(Effect::Outdated { link, epoch: self.epoch });
+    /// Says what this slave was part of. Nothing else changes yet: the master may find that its log lacks that.
+    fn announced(&mut self, link: LinkId, announced: Seen, effects: &mut Vec<Effect>) {
+        let reign = announced.reign;
+        if let Some(seen) = self.seen.filter(|seen| !is_later(reign, seen.reign)) {
+            effects.push(Effect::Outdated { link, seen });
             return;
         }
-        self.epoch = epoch;
-        let (highest, room_bytes, to_report) = (self.highest, self.room_bytes(), self.held.numbers());
+        let (seen, room_bytes) = (self.seen, self.room_bytes());
         let Some(master) = self.masters.get_mut(&link) else { return };
-        *master = Master { epoch: Some(epoch), to_report, ..Master::default() };
-        effects.push(Effect::Enlisted { link, epoch, highest, room_bytes });
+        *master = Master { announced: Some(announced), ..Master::default() };
+        effects.push(Effect::Enlisted { link, reign, seen, room_bytes });
+    }
+
+    /// From here on that reign is obeyed, and hears what is held.
+    fn admitted(&mut self, link: LinkId, reign: Reign, effects: &mut Vec<Effect>) {
+        let to_report = self.held.numbers();
+        let Some(master) = self.masters.get_mut(&link) else { return };
+        let Some(announced) = master.announced.take().filter(|announced| announced.reign == reign) else {
+            return;
+        };
+        if let Some(seen) = self.seen.filter(|seen| !is_later(reign, seen.reign)) {
+            effects.push(Effect::Outdated { link, seen });
+            return;
+        }
+        *master = Master { reign: Some(reign), to_report, ..Master::default() };
+        if self.seen.is_none_or(|seen| seen.reign != reign) {
+            self.seen = Some(announced);
+        }
         self.report(link, effects);
     }
 
     /// Whether the master of `link` reigns; if not, says so once.
     fn obeys(&mut self, link: LinkId, effects: &mut Vec<Effect>) -> bool {
-        let highest = self.epoch;
+        let obeyed = self.seen;
         let Some(master) = self.masters.get_mut(&link) else { return false };
-        if master.epoch == Some(highest) || (master.epoch.is_some() && planted!(SlaveObeysLowerEpoch)) {
+        let reigns = master.reign.is_some() && master.reign == obeyed.map(|seen| seen.reign);
+        if reigns || (master.reign.is_some() && planted!(SlaveObeysLowerEpoch)) {
             return true;
         }
-        if !std::mem::replace(&mut master.told_outdated, true) {
-            effects.push(Effect::Outdated { link, epoch: highest });
+        if let Some(seen) = obeyed.filter(|_| !std::mem::replace(&mut master.told_outdated, true)) {
+            effects.push(Effect::Outdated { link, seen });
         }
         false
     }
@@ -312,10 +352,13 @@ impl Slave {
     }
 
     /// Applies a write; false when it does not fit.
-    fn write(&mut self, version: Version, key: &[u8], value: &[u8]) -> bool {
+    fn write(&mut self, stamp: Stamp, key: &[u8], value: &[u8]) -> bool {
+        let Stamp { version, reign } = stamp;
         let bytes = |value: &[u8]| (key.len() + value.len()) as u64 + ENTRY_OVERHEAD_BYTES;
         let held = self.held.get_mut(key);
-        if held.as_ref().is_some_and(|held| held.version >= version) && !planted!(SlaveAppliesLower) {
+        // What another reign of that epoch wrote is of another time line: the master that is obeyed knows better.
+        let is_lower = |held: &Held| held.version >= version && !is_of_other_reign(held, stamp);
+        if held.as_ref().is_some_and(|held| is_lower(held)) && !planted!(SlaveAppliesLower) {
             return true;
         }
         let old_bytes = held.as_ref().map_or(0, |held| bytes(&held.value));
@@ -324,29 +367,36 @@ impl Slave {
             return false;
         }
         self.memory_bytes = memory_bytes;
-        self.highest = self.highest.max(version);
+        let own = Reign { epoch: version.epoch, id: reign };
+        if let Some(seen) = self.seen.as_mut().filter(|seen| seen.reign == own) {
+            seen.seq = seen.seq.max(version.seq);
+        }
         let value = Bytes::copy_from_slice(value);
         match held {
-            Some(held) => *held = Held { version, value },
+            Some(held) => *held = Held { version, reign, value },
             None => {
-                self.held.insert(key, Held { version, value });
+                self.held.insert(key, Held { version, reign, value });
             }
         }
         true
     }
 
-    fn read(&self, link: LinkId, tag: u64, wanted: Version, key: &[u8]) -> Effect {
+    fn read(&self, link: LinkId, tag: u64, wanted: Stamp, key: &[u8]) -> Effect {
+        let is_wanted = |held: &Held| held.version >= wanted.version && !is_of_other_reign(held, wanted);
         match self.held.get(key) {
-            Some(held) if held.version >= wanted || planted!(SlaveReadsOlder) => {
-                Effect::Value { link, tag, version: held.version, value: held.value.clone() }
+            Some(held) if is_wanted(held) || planted!(SlaveReadsOlder) => {
+                let (version, reign, value) = (held.version, held.reign, held.value.clone());
+                Effect::Value { link, tag, version, reign, value }
             }
             Some(held) => Effect::Missing { link, tag, held: Some(held.version) },
             None => Effect::Missing { link, tag, held: None },
         }
     }
 
-    fn drop_copy(&mut self, version: Version, key: &[u8]) {
-        let is_told = |held: &Held| held.version <= version || planted!(SlaveDropsAnyVersion);
+    fn drop_copy(&mut self, told: Stamp, key: &[u8]) {
+        let is_told = |held: &Held| {
+            (held.version <= told.version && !is_of_other_reign(held, told)) || planted!(SlaveDropsAnyVersion)
+        };
         if self.held.get(key).is_some_and(is_told) {
             if let Some((key, held)) = self.held.remove(key) {
                 self.memory_bytes -= (key.len() + held.value.len()) as u64 + ENTRY_OVERHEAD_BYTES;
@@ -366,9 +416,21 @@ impl Slave {
             index -= 1;
             let Some((key, held)) = self.held.at(index) else { continue };
             bytes += key.len();
-            entries.push((Bytes::copy_from_slice(key), held.version));
+            let stamp = Stamp { version: held.version, reign: held.reign };
+            entries.push((Bytes::copy_from_slice(key), stamp));
         }
         master.to_report = index;
         effects.push(Effect::Holdings { link, entries, last: index == 0 });
     }
+}
+
+/// Whether a copy is of the stamp's epoch, but of another reign: of another time line.
+fn is_of_other_reign(held: &Held, stamp: Stamp) -> bool {
+    held.version.epoch == stamp.version.epoch && held.reign != stamp.reign
+}
+
+/// Whether a slave that is bound to a reign follows an announced one. One of the same epoch and another id is of another
+/// time line: two logs that were once one.
+fn is_later(announced: Reign, bound: Reign) -> bool {
+    announced.epoch > bound.epoch || announced == bound
 }

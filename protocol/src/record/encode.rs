@@ -1,8 +1,8 @@
 //! Writes lines. The hot ones, WRITE and DELETE, without building an [`Operation`].
 
 use super::parse::is_field_name;
-use super::{Operation, Place};
-use crate::ids::{Epoch, Seq};
+use super::{Operation, Place, ReignMark};
+use crate::ids::{Epoch, Reign, Seq};
 
 /// What stands behind the `;` of a line, except the checksum.
 #[derive(Clone, Copy, Debug)]
@@ -47,14 +47,30 @@ pub fn encode_with(operation: &Operation, trailer: Trailer<'_>, out: &mut Vec<u8
         Operation::Cluster(id) => sealed(trailer, out, |out| {
             out.extend_from_slice(format!("CLUSTER {id} %").as_bytes());
         }),
-        Operation::Epoch { address } => sealed(trailer, out, |out| {
-            out.extend_from_slice(b"EPOCH ");
-            put_number(out, trailer.epoch.0);
-            out.push(b' ');
-            put_text(out, address.as_bytes());
-        }),
+        Operation::Epoch { address, mark } => encode_epoch(address, mark.as_ref(), trailer, out),
         Operation::Synced => sealed(trailer, out, |out| out.extend_from_slice(b"SYNCED % %")),
     }
+}
+
+fn encode_epoch(address: &str, mark: Option<&ReignMark>, trailer: Trailer<'_>, out: &mut Vec<u8>) {
+    let body = |out: &mut Vec<u8>| {
+        out.extend_from_slice(b"EPOCH ");
+        put_number(out, trailer.epoch.0);
+        out.push(b' ');
+        put_text(out, address.as_bytes());
+    };
+    let Some(mark) = mark else {
+        sealed(trailer, out, body);
+        return;
+    };
+    let id = mark.id.to_string();
+    let given_up = mark.given_up.iter().map(Reign::to_string).collect::<Vec<_>>().join(",");
+    let mut fields = vec![("Reign", id.as_bytes()), ("Fsync", mark.fsync.as_str().as_bytes())];
+    if !given_up.is_empty() {
+        fields.push(("GivenUp", given_up.as_bytes()));
+    }
+    fields.extend_from_slice(trailer.fields);
+    sealed(Trailer { fields: &fields, ..trailer }, out, body);
 }
 
 /// Appends a WRITE line.

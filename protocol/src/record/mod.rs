@@ -19,12 +19,13 @@ pub use encode::{
 };
 pub use judge::{CrashKind, Evidence, Judge, Verdict};
 pub use parse::{
-    good_line_at_end, parse_legacy, parse_line, Body, Encoded, Fields, Keys, LegacyLine, Pairs, Record,
+    good_line_at_end, parse_legacy, parse_line, Body, Encoded, EpochMark, Fields, GivenUp, Keys, LegacyLine,
+    Pairs, Record,
 };
 pub use scan::{BadLine, Position, Scanner, Step};
 
 use crate::command::KEY_MAX;
-use crate::ids::{ClusterId, Epoch, Seq};
+use crate::ids::{ClusterId, Epoch, Reign, ReignId, Seq};
 use bytes::Bytes;
 use thiserror::Error;
 
@@ -77,6 +78,8 @@ pub enum Operation {
     Epoch {
         /// Where the new primary serves.
         address: String,
+        /// What identifies the reign; `None` in a log of the version before this.
+        mark: Option<ReignMark>,
     },
     /// Writes keys, all or none. A key that stands twice takes its last value.
     Write(Vec<(Bytes, Bytes)>),
@@ -84,6 +87,45 @@ pub enum Operation {
     Delete(Vec<Bytes>),
     /// No record: a mark that says through which seq the log is on disk. It takes no seq of its own.
     Synced,
+}
+
+/// When the records of a reign were brought to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncMode {
+    /// Before a slave or a client heard of them.
+    Always,
+    /// Once a second.
+    Everysec,
+    /// When the system liked to.
+    Never,
+}
+
+impl SyncMode {
+    /// The word for it in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SyncMode::Always => "always",
+            SyncMode::Everysec => "everysec",
+            SyncMode::Never => "never",
+        }
+    }
+
+    fn from_text(text: &[u8]) -> Option<Self> {
+        [SyncMode::Always, SyncMode::Everysec, SyncMode::Never]
+            .into_iter()
+            .find(|mode| mode.as_str().as_bytes() == text)
+    }
+}
+
+/// What an EPOCH record says of its reign.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReignMark {
+    /// Its random identity.
+    pub id: ReignId,
+    /// When its records were brought to the disk.
+    pub fsync: SyncMode,
+    /// Reigns that this log lacks and whose loss is accepted with this record.
+    pub given_up: Vec<Reign>,
 }
 
 /// Why a line is not a good one.

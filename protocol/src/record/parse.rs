@@ -1,7 +1,7 @@
 //! Reads one line. Everything is checked here and nothing is copied: keys and values are decoded when asked for.
 
-use super::{Operation, Place, RecordError, Span};
-use crate::ids::{ClusterId, Epoch, Seq};
+use super::{Operation, Place, RecordError, ReignMark, Span, SyncMode};
+use crate::ids::{ClusterId, Epoch, Reign, ReignId, Seq};
 use crate::planted;
 use bytes::Bytes;
 use std::borrow::Cow;
@@ -31,9 +31,14 @@ impl Record<'_> {
     pub fn to_operation(&self) -> Operation {
         match self.body {
             Body::Cluster(id) => Operation::Cluster(id),
-            Body::Epoch { address } => {
-                Operation::Epoch { address: String::from_utf8_lossy(&address.decode()).into_owned() }
-            }
+            Body::Epoch { address, mark } => Operation::Epoch {
+                address: String::from_utf8_lossy(&address.decode()).into_owned(),
+                mark: mark.fsync.map(|fsync| ReignMark {
+                    id: mark.id,
+                    fsync,
+                    given_up: mark.given_up.collect(),
+                }),
+            },
             Body::Write(pairs) => {
                 Operation::Write(pairs.map(|(key, value)| (key.to_bytes(), value.to_bytes())).collect())
             }
@@ -52,6 +57,8 @@ pub enum Body<'a> {
     Epoch {
         /// Where the new primary serves.
         address: Encoded<'a>,
+        /// What identifies the reign.
+        mark: EpochMark<'a>,
     },
     /// Writes keys, all or none.
     Write(Pairs<'a>),
@@ -59,6 +66,34 @@ pub enum Body<'a> {
     Delete(Keys<'a>),
     /// The log is on disk through the trailer's SYNCED.
     Synced,
+}
+
+/// What an EPOCH line says of its reign.
+#[derive(Clone, Copy, Debug)]
+pub struct EpochMark<'a> {
+    /// Its identity. A line of the version before this has none: its checksum stands for it.
+    pub id: ReignId,
+    /// When its records were brought to the disk; `None` in a line of the version before this.
+    pub fsync: Option<SyncMode>,
+    /// Reigns whose loss is accepted with this line.
+    pub given_up: GivenUp<'a>,
+}
+
+/// Reigns whose loss is accepted, in the order of the line.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GivenUp<'a> {
+    rest: &'a [u8],
+}
+
+impl Iterator for GivenUp<'_> {
+    type Item = Reign;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let end = memchr::memchr(b',', self.rest).unwrap_or(self.rest.len());
+        let reign = parse_reign(&self.rest[..end])?;
+        self.rest = self.rest.get(end + 1..).unwrap_or_default();
+        Some(reign)
+    }
 }
 
 /// One key or value as it stands in a line.
@@ -236,6 +271,7 @@ pub(super) struct Checked<'a> {
     pub(super) seq: Seq,
     pub(super) epoch: Epoch,
     pub(super) synced: Seq,
+    checksum: u32,
 }
 
 /// Checks the checksum and reads the numbers of a line without its newline.
@@ -262,7 +298,7 @@ pub(super) fn check(line: &[u8]) -> Result<Checked<'_>, RecordError> {
     let mut number = || take_number(&mut rest).ok_or(RecordError::Trailer);
     let (seq, epoch, synced) = (Seq(number()?), Epoch(number()?), Seq(number()?));
     let fields_at = sealed.len() - rest.len();
-    Ok(Checked { body: &sealed[..marker - 1], fields: rest, fields_at, seq, epoch, synced })
+    Ok(Checked { body: &sealed[..marker - 1], fields: rest, fields_at, seq, epoch, synced, checksum })
 }
 
 /// The first word of a line.
@@ -310,8 +346,8 @@ pub fn parse_line(line: &[u8]) -> Result<Record<'_>, RecordError> {
 }
 
 pub(super) fn parse_checked(line: Checked<'_>) -> Result<Record<'_>, RecordError> {
-    let Checked { body, fields, fields_at, seq, epoch, synced } = line;
-    let (fields, after) = parse_fields(fields, fields_at)?;
+    let Checked { body, fields, fields_at, seq, epoch, synced, checksum } = line;
+    let Known { fields, after, reign, fsync, given_up } = parse_fields(fields, fields_at)?;
     let (operation, words) = cut_word(body);
     let at = operation.len() + 1;
     let body = match operation {
@@ -334,12 +370,24 @@ pub(super) fn parse_checked(line: Checked<'_>) -> Result<Record<'_>, RecordError
                 return Err(RecordError::Body);
             }
             let at = body.len() - address.len();
-            Body::Epoch { address: Encoded { text: address, at, raw: false } }
+            let address = Encoded { text: address, at, raw: false };
+            // Both stand there, or none.
+            let id = match (reign, fsync) {
+                (Some(id), Some(_)) => id,
+                (None, None) if given_up.is_none() => ReignId(u64::from(checksum)),
+                _ => return Err(RecordError::Trailer),
+            };
+            let given_up = given_up.unwrap_or_default();
+            Body::Epoch { address, mark: EpochMark { id, fsync, given_up } }
         }
         b"CLUSTER" => Body::Cluster(parse_cluster(words).ok_or(RecordError::Body)?),
         b"SYNCED" => return Err(RecordError::Body),
         other => return Err(RecordError::Operation(String::from_utf8_lossy(other).into_owned())),
     };
+    let is_marked = reign.is_some() || fsync.is_some() || given_up.is_some();
+    if is_marked && !matches!(body, Body::Epoch { .. }) {
+        return Err(RecordError::Trailer);
+    }
     // SYNCED speaks of the records in front of it; a record cannot know that it is itself on disk.
     let synced_max = if matches!(body, Body::Synced) { seq.0 } else { seq.0.saturating_sub(1) };
     if seq == Seq(0) || synced.0 > synced_max {
@@ -384,11 +432,20 @@ pub(super) fn is_field_name(name: &[u8]) -> bool {
         && name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
-/// Checks the fields, which end in a space, and picks out the one that this version knows.
-fn parse_fields(text: &[u8], at: usize) -> Result<(Fields<'_>, Option<Seq>), RecordError> {
-    let Some((_, text)) = text.split_last() else { return Ok((Fields::default(), None)) };
-    let fields = Fields { rest: text, at };
-    let mut after = None;
+/// The fields of a line, and of those the ones that this version knows.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known<'a> {
+    fields: Fields<'a>,
+    after: Option<Seq>,
+    reign: Option<ReignId>,
+    fsync: Option<SyncMode>,
+    given_up: Option<GivenUp<'a>>,
+}
+
+/// Checks the fields, which end in a space, and picks out the ones that this version knows.
+fn parse_fields(text: &[u8], at: usize) -> Result<Known<'_>, RecordError> {
+    let Some((_, text)) = text.split_last() else { return Ok(Known::default()) };
+    let mut known = Known { fields: Fields { rest: text, at }, ..Known::default() };
     let mut words = text;
     loop {
         let (field, rest) = cut_word(words);
@@ -397,14 +454,24 @@ fn parse_fields(text: &[u8], at: usize) -> Result<(Fields<'_>, Option<Seq>), Rec
         if !is_field_name(name) || !is_word(value) {
             return Err(RecordError::Trailer);
         }
-        if name == b"After" {
-            after = Some(Seq(number_value(value).ok_or(RecordError::Trailer)?));
-        } else if name[0].is_ascii_uppercase() {
-            return Err(RecordError::RequiredField(String::from_utf8_lossy(name).into_owned()));
+        match name {
+            b"After" => known.after = Some(Seq(number_value(value).ok_or(RecordError::Trailer)?)),
+            b"Reign" => known.reign = Some(parse_reign_id(value).ok_or(RecordError::Trailer)?),
+            b"Fsync" => known.fsync = Some(SyncMode::from_text(value).ok_or(RecordError::Trailer)?),
+            b"GivenUp" => {
+                if !value.split(|byte| *byte == b',').all(|reign| parse_reign(reign).is_some()) {
+                    return Err(RecordError::Trailer);
+                }
+                known.given_up = Some(GivenUp { rest: value });
+            }
+            [b'A'..=b'Z', ..] => {
+                return Err(RecordError::RequiredField(String::from_utf8_lossy(name).into_owned()));
+            }
+            _ => {}
         }
         // A word and a space were there, so an empty rest behind a space is an empty field.
         if rest.is_empty() && field.len() == words.len() {
-            return Ok((fields, after));
+            return Ok(known);
         }
         words = rest;
     }
@@ -498,6 +565,17 @@ fn hex_number(text: &[u8]) -> Option<u64> {
 
 fn checksum_value(text: &[u8]) -> Option<u32> {
     hex_number(text).and_then(|number| u32::try_from(number).ok())
+}
+
+/// `EPOCH-ID`.
+fn parse_reign(text: &[u8]) -> Option<Reign> {
+    let dash = memchr::memchr(b'-', text)?;
+    let epoch = Epoch(number_value(&text[..dash])?);
+    Some(Reign { epoch, id: parse_reign_id(&text[dash + 1..])? })
+}
+
+fn parse_reign_id(text: &[u8]) -> Option<ReignId> {
+    (text.len() == 16).then(|| hex_number(text).map(ReignId))?
 }
 
 fn parse_cluster(words: &[u8]) -> Option<ClusterId> {

@@ -2,7 +2,7 @@
 
 use super::parse::{check, parse_checked, parse_legacy, parse_line, Body, Fields, LegacyLine, Record};
 use super::{RecordError, Span};
-use crate::ids::{ClusterId, Epoch, Seq};
+use crate::ids::{ClusterId, Epoch, Reign, Seq};
 use crate::planted;
 
 /// A place between two lines of a log, and what the lines in front say.
@@ -16,6 +16,8 @@ pub struct Position {
     pub seq: Seq,
     /// The epoch of the last record.
     pub epoch: Epoch,
+    /// The reign of the last EPOCH record; that of the original program's lines, 0, before the first.
+    pub reign: Reign,
     /// The seq through which the log is known to have been on disk.
     pub synced: Seq,
     /// The cluster; `None` before the CLUSTER record.
@@ -284,6 +286,12 @@ impl Scanner {
         if record.epoch < before.epoch {
             return Err(RecordError::EpochFell { before: before.epoch, found: record.epoch });
         }
+        // A reign has an epoch of its own. The version before this could be told of a higher one within a reign.
+        if let Body::Epoch { mark, .. } = record.body {
+            if mark.fsync.is_some() && record.epoch <= before.reign.epoch {
+                return Err(RecordError::EpochFell { before: before.reign.epoch, found: record.epoch });
+            }
+        }
         let synced_max = if is_mark { record.seq } else { before.seq };
         if record.synced < before.synced || record.synced > synced_max {
             return Err(RecordError::Synced { low: before.synced, high: synced_max, found: record.synced });
@@ -317,8 +325,10 @@ impl Scanner {
                 position.unsynced_offset = position.offset;
             }
         });
-        if let Body::Cluster(id) = record.body {
-            position.cluster = Some(id);
+        match record.body {
+            Body::Cluster(id) => position.cluster = Some(id),
+            Body::Epoch { mark, .. } => position.reign = Reign { epoch: record.epoch, id: mark.id },
+            Body::Write(_) | Body::Delete(_) | Body::Synced => {}
         }
         position.offset += bytes as u64;
         position.line += 1;

@@ -342,5 +342,5 @@ impl Log {
 }
 
 fn epoch() -> Operation {
-    Operation::Epoch { address: "127.0.0.1:12345".to_owned() }
+    Operation::Epoch { address: "127.0.0.1:12345".to_owned(), mark: None }
 }

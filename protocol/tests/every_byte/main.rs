@@ -21,7 +21,7 @@
 
 mod log;
 
-use dsm_protocol::ids::{LinkId, Millis, SlaveId, Version};
+use dsm_protocol::ids::{LinkId, Millis, ReignId, SlaveId, Stamp, Version};
 use dsm_protocol::machine::master::{self, Effect, Master};
 use dsm_protocol::record::{CrashKind, Judge, Operation, Scanner, Step, Verdict};
 use log::{Log, Numbers, LINE_MAX};
@@ -488,15 +488,16 @@ fn a_synced_log_cut_at_a_line_end_is_whole_until_a_slave_reports_what_is_lost() 
         let reign = Version { epoch: log.positions.last().unwrap().epoch.next(), seq: position.seq.next() };
         let (id, link) = (SlaveId::new("slave1").unwrap(), LinkId(1));
         let joined = master::Event::SlaveJoined { id, link, room_bytes: u64::MAX };
-        for event in [master::Event::ReignBegan { version: reign }, joined] {
+        for event in [master::Event::ReignBegan { version: reign, id: ReignId(9) }, joined] {
             master.step(Millis(0), event, &mut effects);
         }
         let [Effect::Joined { slot, .. }] = effects[..] else { panic!("{effects:?}") };
         effects.clear();
-        let entries = vec![(key, version)];
+        let stamp = Stamp { version, reign: ReignId(7) };
+        let entries = vec![(key, stamp)];
         let report = master::Event::Holdings { slot, link, entries, last: true };
         master.step(Millis(0), report, &mut effects);
-        assert_eq!(effects, [Effect::Witnessed { slot, version }]);
+        assert_eq!(effects, [Effect::Witnessed { slot, stamp }]);
         witnessed += 1;
     }
     assert!(witnessed > RECORDS / 2, "{witnessed}");

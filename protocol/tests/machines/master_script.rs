@@ -6,9 +6,9 @@
 use crate::scripts::{client_command, run_all, show_reply, text, version, Res};
 use bytes::Bytes;
 use dsm_protocol::command::ErrorWord;
-use dsm_protocol::ids::{LinkId, Millis, Seq, SessionId, SlaveId, Version};
+use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Stamp, Version};
 use dsm_protocol::machine::master::{
-    Asker, Change, Config, Effect, Event, Master, Placement, ReadId, Slot, WriteId,
+    Asker, Change, Config, Effect, Event, Master, Placement, ReadId, ReignRecord, Slot, WriteId,
 };
 use dsm_protocol::record::Place;
 use std::collections::{BTreeMap, VecDeque};
@@ -127,22 +127,25 @@ impl Runner {
             }
             Effect::NoSlot { .. } => "no slot".to_owned(),
             Effect::SlotFree { link } => format!("announce again to {link}"),
-            Effect::SendWrite { slot, version, key, value } => {
+            Effect::SendWrite { slot, version, key, value, .. } => {
                 format!("to {}: write {}@{version} = {}", self.name(slot), text(&key), text(&value))
             }
             Effect::SendRead { slot, read, version, key, .. } => {
                 let read = self.read_name(read);
                 format!("to {}: read {read} {}@{version}", self.name(slot), text(&key))
             }
-            Effect::SendDrop { slot, version, key } => {
-                format!("to {}: drop {}@{version}", self.name(slot), text(&key))
+            Effect::SendDrop { slot, version, reign, key } => {
+                format!("to {}: drop {}@{version}{}", self.name(slot), text(&key), show_id(reign))
             }
             Effect::SendHoldingsNext { slot } => format!("to {}: next part of the report", self.name(slot)),
             Effect::ReadLog { read, place, version, key } => {
                 let read = self.read_name(read);
                 format!("read log {read} {}@{version} at {}", text(&key), place.offset)
             }
-            Effect::Witnessed { slot, version } => format!("{} is a witness of {version}", self.name(slot)),
+            Effect::Witnessed { slot, stamp } => {
+                let (version, id) = (stamp.version, show_id(stamp.reign));
+                format!("{} is a witness of {version}{id}", self.name(slot))
+            }
         }
     }
 
@@ -196,16 +199,19 @@ impl goldenscript::Runner for Runner {
                 }
             }
             "replay_delete" => self.master.replay_delete(pos()?.as_bytes()),
-            // reign EPOCH: the next record of the log begins it.
+            // reign EPOCH[/ID]: the next record of the log begins it.
             "reign" => {
-                let epoch: u64 = pos()?.parse()?;
+                let (epoch, id) = epoch_and_id(pos()?)?;
                 self.last = Version::new(epoch, self.last.seq.0 + 1);
-                self.step(Event::ReignBegan { version: self.last }, &mut out);
+                self.step(Event::ReignBegan { version: self.last, id }, &mut out);
             }
-            "raise" => {
-                let epoch: u64 = pos()?.parse()?;
-                self.last = Version::new(epoch, self.last.seq.0 + 1);
-                self.step(Event::ReignRaised { version: self.last }, &mut out);
+            // replay_reign EPOCH[/ID] FIRST [durable=false]: an EPOCH record of the log.
+            "replay_reign" => {
+                let (epoch, id) = epoch_and_id(pos()?)?;
+                self.last = self.last.max(Version::new(epoch, pos()?.parse()?));
+                let (reign, first) = (Reign { epoch: self.last.epoch, id }, self.last.seq);
+                let durable = args.take_key("durable").map_or(Ok(true), str::parse)?;
+                self.master.replay_reign(ReignRecord { reign, first, durable });
             }
             "end" => self.step(Event::ReignEnded, &mut out),
             // join NAME [room=BYTES] [times=N]: the slave's next link. Several times: it comes and goes.
@@ -261,23 +267,23 @@ impl goldenscript::Runner for Runner {
                 let ((slot, link), number) = (self.link(pos()?)?, pos()?.parse()?);
                 self.step(Event::Full { slot, link, number }, &mut out);
             }
-            // value NAME READ VERSION VALUE
+            // value NAME READ VERSION[/ID] VALUE
             "value" => {
                 let ((slot, link), read) = (self.link(pos()?)?, self.read(pos()?)?);
-                let (version, value) = (version(pos()?)?, Bytes::from(pos()?.to_owned()));
-                self.step(Event::Value { slot, link, read, version, value }, &mut out);
+                let (Stamp { version, reign }, value) = (stamp(pos()?)?, Bytes::from(pos()?.to_owned()));
+                self.step(Event::Value { slot, link, read, version, reign, value }, &mut out);
             }
             "missing" => {
                 let ((slot, link), read) = (self.link(pos()?)?, self.read(pos()?)?);
                 self.step(Event::Missing { slot, link, read }, &mut out);
             }
-            // holdings NAME [more] KEY=VERSION ...
+            // holdings NAME [more] KEY=VERSION[/ID] ...
             "holdings" => {
                 let (slot, link) = self.link(pos()?)?;
                 let last = args.next_pos().is_none();
                 let mut entries = Vec::new();
                 while let Some((key, at)) = args.next_key() {
-                    entries.push((Bytes::from(key.to_owned()), version(at)?));
+                    entries.push((Bytes::from(key.to_owned()), stamp(at)?));
                 }
                 self.step(Event::Holdings { slot, link, entries, last }, &mut out);
             }
@@ -329,5 +335,25 @@ impl goldenscript::Runner for Runner {
         }
         args.reject_next()?;
         Ok(out)
+    }
+}
+
+/// `EPOCH[/ID]`.
+fn epoch_and_id(text: &str) -> Res<(u64, ReignId)> {
+    let (epoch, id) = text.split_once('/').unwrap_or((text, "0"));
+    Ok((epoch.parse()?, ReignId(id.parse()?)))
+}
+
+/// `EPOCH.SEQ[/ID]`.
+fn stamp(text: &str) -> Res<Stamp> {
+    let (at, id) = text.split_once('/').unwrap_or((text, "0"));
+    Ok(Stamp { version: version(at)?, reign: ReignId(id.parse()?) })
+}
+
+fn show_id(id: ReignId) -> String {
+    if id == ReignId(0) {
+        String::new()
+    } else {
+        format!("/{}", id.0)
     }
 }

@@ -7,9 +7,10 @@
 use bytes::Bytes;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::history::{check, Action as Did, Begun, History, Outcome};
-use dsm_protocol::ids::{Epoch, LinkId, Millis, SessionId, SlaveId, Version};
+use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version};
 use dsm_protocol::machine::master::{
-    Asker, Change, Config, Counters, Effect, Event, Master, Placement, ReadId, Slot, WriteId,
+    Asker, Change, Config, Counters, Effect, Event, Master, Placement, ReadId, ReignRecord, Slot, Testimony,
+    WriteId,
 };
 use dsm_protocol::machine::slave::{self, Slave, ENTRY_OVERHEAD_BYTES};
 use dsm_protocol::record::Place;
@@ -110,17 +111,17 @@ pub(crate) enum Action {
     /// The reign is handed over as soon as nothing is in flight.
     Handover,
     /// A slave has seen a higher epoch.
-    Raise,
     /// Everything under way arrives.
     Settle,
 }
 
 #[derive(Debug)]
 enum ToSlave {
-    Announce(Epoch),
-    Write { version: Version, key: Bytes, value: Bytes },
-    Read { tag: u64, version: Version, key: Bytes },
-    Drop { version: Version, key: Bytes },
+    Announce(Reign, Seq),
+    Admitted(Reign),
+    Write { version: Version, reign: ReignId, key: Bytes, value: Bytes },
+    Read { tag: u64, version: Version, reign: ReignId, key: Bytes },
+    Drop { version: Version, reign: ReignId, key: Bytes },
     HoldingsNext,
     Ping,
 }
@@ -326,15 +327,6 @@ impl World {
             }
             Action::Crash { logged } => self.crash(usize::from(logged)),
             Action::Handover => self.hand_over(),
-            Action::Raise => {
-                let version = Version::new(self.reign.epoch.0 + 1, self.log.len() as u64 + 1);
-                self.log.push(Record { version, change: None });
-                self.reign = version;
-                self.step(Event::ReignRaised { version });
-                // Every slave is asked to enlist again.
-                let nodes: Vec<usize> = self.links.values().map(|link| link.node).collect();
-                nodes.into_iter().for_each(|node| self.connect(node));
-            }
             Action::Settle => self.settle(),
         }
     }
@@ -417,26 +409,31 @@ impl World {
                 self.appends.push_back((write, Arc::unwrap_or_clone(change)));
             }
             Effect::Joined { link, slot } => {
-                self.links.get_mut(&link).expect("a link joined").slot = Some(slot);
+                let reign = reign_of(self.reign);
+                let link = self.links.get_mut(&link).expect("a link joined");
+                link.slot = Some(slot);
+                link.to_slave.push_back(ToSlave::Admitted(reign));
             }
             Effect::NoSlot { .. } => panic!("no slot for a handful of slaves"),
             Effect::SlotFree { link } => {
                 let link = self.links.get_mut(&link).expect("who waits for a slot is connected");
-                link.to_slave.push_back(ToSlave::Announce(self.reign.epoch));
+                link.to_slave.push_back(ToSlave::Announce(reign_of(self.reign), self.reign.seq));
             }
-            Effect::SendWrite { slot, version, key, value } => {
-                self.send(slot, ToSlave::Write { version, key, value });
+            Effect::SendWrite { slot, version, reign, key, value } => {
+                self.send(slot, ToSlave::Write { version, reign, key, value });
             }
-            Effect::SendRead { slot, read, version, key, .. } => {
-                self.send(slot, ToSlave::Read { tag: read.tag(), version, key });
+            Effect::SendRead { slot, read, version, reign, key, .. } => {
+                self.send(slot, ToSlave::Read { tag: read.tag(), version, reign, key });
             }
-            Effect::SendDrop { slot, version, key } => self.send(slot, ToSlave::Drop { version, key }),
+            Effect::SendDrop { slot, version, reign, key } => {
+                self.send(slot, ToSlave::Drop { version, reign, key });
+            }
             Effect::SendHoldingsNext { slot } => self.send(slot, ToSlave::HoldingsNext),
             Effect::ReadLog { read, place, version, key } => {
                 self.log_reads.push((read, place, version, key));
             }
-            Effect::Witnessed { slot, version } => {
-                panic!("{slot:?} accuses a whole log of lacking {version}")
+            Effect::Witnessed { slot, stamp } => {
+                panic!("{slot:?} accuses a whole log of lacking {stamp}")
             }
         }
     }
@@ -611,7 +608,7 @@ impl World {
         self.nodes[node].slave.step(slave::Event::LinkUp { link: id }, &mut Vec::new());
         self.nodes[node].link = Some(id);
         let mut link = Link { node, ..Link::default() };
-        link.to_slave.push_back(ToSlave::Announce(self.reign.epoch));
+        link.to_slave.push_back(ToSlave::Announce(reign_of(self.reign), self.reign.seq));
         self.links.insert(id, link);
     }
 
@@ -651,16 +648,18 @@ impl World {
             let Some(effect) = link.to_master.pop_front() else { return };
             let (node, slot) = (link.node, link.slot);
             let event = match (effect, slot) {
-                (slave::Effect::Enlisted { epoch, room_bytes, .. }, None) => {
-                    assert_eq!(epoch, self.reign.epoch, "a link belongs to one reign");
+                (slave::Effect::Enlisted { reign, seen, room_bytes, .. }, None) => {
+                    assert_eq!(reign, reign_of(self.reign), "a link belongs to one reign");
+                    let testimony = seen.map(|seen| self.masters[self.active].reigns().testimony(&seen));
+                    assert!(matches!(testimony, None | Some(Testimony::Agrees)), "{seen:?} is {testimony:?}");
                     Event::SlaveJoined { id: slave_id(node), link: id, room_bytes }
                 }
                 (slave::Effect::Full { number, .. }, Some(slot)) => Event::Full { slot, link: id, number },
                 (slave::Effect::Ack { through, room_bytes, .. }, Some(slot)) => {
                     Event::Acked { slot, link: id, through, room_bytes }
                 }
-                (slave::Effect::Value { tag, version, value, .. }, Some(slot)) => {
-                    Event::Value { slot, link: id, read: ReadId::from_tag(tag), version, value }
+                (slave::Effect::Value { tag, version, reign, value, .. }, Some(slot)) => {
+                    Event::Value { slot, link: id, read: ReadId::from_tag(tag), version, reign, value }
                 }
                 (slave::Effect::Missing { tag, .. }, Some(slot)) => {
                     Event::Missing { slot, link: id, read: ReadId::from_tag(tag) }
@@ -679,7 +678,11 @@ impl World {
         self.reign = Version::new(epoch.0, self.log.len() as u64 + 1);
         self.log.push(Record { version: self.reign, change: None });
         let version = self.reign;
-        self.step(Event::ReignBegan { version });
+        let id = reign_of(version).id;
+        self.step(Event::ReignBegan { version, id });
+        let durable = self.config.durable;
+        let record = ReignRecord { reign: reign_of(version), first: version.seq, durable };
+        self.masters[1 - self.active].replay_reign(record);
     }
 
     /// The links of the reign that ends live on as zombies; the slaves connect to the new master.
@@ -709,10 +712,14 @@ impl World {
         self.asked.clear();
         let mut newborn = Master::new(self.config);
         for (index, record) in self.log.iter().enumerate() {
-            if let Some(change) = &record.change {
-                let place = Place { offset: index as u64, bytes: 1, ..Place::default() };
-                replay(&mut newborn, change, record.version, place);
-            }
+            let version = record.version;
+            let Some(change) = &record.change else {
+                let (reign, durable) = (reign_of(version), self.config.durable);
+                newborn.replay_reign(ReignRecord { reign, first: version.seq, durable });
+                continue;
+            };
+            let place = Place { offset: index as u64, bytes: 1, ..Place::default() };
+            replay(&mut newborn, change, version, place);
         }
         self.masters[self.active] = newborn;
         self.change_masters();
@@ -754,12 +761,15 @@ impl World {
     /// What the slave at the other end of `link` holds of `key`.
     fn held(&mut self, link: LinkId, key: &Bytes) -> Option<(Version, Bytes)> {
         let mut effects = Vec::new();
-        let read = slave::Event::Read { link, tag: 0, version: Version::default(), key: key.clone() };
+        let (version, reign) = (Version::default(), ReignId(0));
+        let read = slave::Event::Read { link, tag: 0, version, reign, key: key.clone() };
         let node = self.links[&link].node;
         self.nodes[node].slave.step(read, &mut effects);
         match effects.pop() {
             Some(slave::Effect::Value { version, value, .. }) => Some((version, value)),
             Some(slave::Effect::Missing { held: None, .. }) => None,
+            // Its place in the reign is still on its way to it.
+            None | Some(slave::Effect::Outdated { .. }) => None,
             other => panic!("{other:?}"),
         }
     }
@@ -840,6 +850,11 @@ fn nth(links: &BTreeMap<LinkId, Link>, which: u8) -> Option<LinkId> {
     links.keys().nth(usize::from(which) % links.len().max(1)).copied()
 }
 
+/// What identifies the reign of an EPOCH record: no two stand in one place.
+fn reign_of(version: Version) -> Reign {
+    Reign { epoch: version.epoch, id: ReignId(version.seq.0) }
+}
+
 fn slave_id(node: usize) -> SlaveId {
     SlaveId::new(format!("slave-{node}")).unwrap()
 }
@@ -854,10 +869,15 @@ fn replay(master: &mut Master, change: &Change, version: Version, place: Place) 
 fn hand_in(slave: &mut Slave, link: LinkId, batch: Vec<ToSlave>, effects: &mut Vec<slave::Effect>) {
     for message in batch {
         let event = match message {
-            ToSlave::Announce(epoch) => slave::Event::Announced { link, epoch },
-            ToSlave::Write { version, key, value } => slave::Event::Write { link, version, key, value },
-            ToSlave::Read { tag, version, key } => slave::Event::Read { link, tag, version, key },
-            ToSlave::Drop { version, key } => slave::Event::Drop { link, version, key },
+            ToSlave::Announce(reign, seq) => slave::Event::Announced { link, reign, seq, durable: true },
+            ToSlave::Admitted(reign) => slave::Event::Admitted { link, reign },
+            ToSlave::Write { version, reign, key, value } => {
+                slave::Event::Write { link, version, reign, key, value }
+            }
+            ToSlave::Read { tag, version, reign, key } => {
+                slave::Event::Read { link, tag, version, reign, key }
+            }
+            ToSlave::Drop { version, reign, key } => slave::Event::Drop { link, version, reign, key },
             ToSlave::HoldingsNext => slave::Event::HoldingsNext { link },
             ToSlave::Ping => slave::Event::Ping { link },
         };

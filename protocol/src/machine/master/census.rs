@@ -80,7 +80,7 @@ impl Census {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{LinkId, SlaveId, Version};
+    use crate::ids::{LinkId, ReignId, SlaveId, Stamp, Version};
     use crate::machine::master::{Config, Event};
     use crate::record::Place;
 
@@ -90,12 +90,17 @@ mod tests {
         master.step(Millis(0), event, &mut Vec::new());
     }
 
+    /// A version of a reign without an EPOCH record.
+    fn stamp(version: Version) -> Stamp {
+        Stamp { version, reign: ReignId(0) }
+    }
+
     fn join(master: &mut Master, number: u64, keys: std::ops::Range<u64>) -> LinkId {
         let (link, id) = (LinkId(number), SlaveId::new(format!("slave-{number}")).expect("a valid id"));
         step(master, Event::SlaveJoined { id, link, room_bytes: u64::MAX });
         let slot = master.slaves().last().expect("it joined").1;
         let entries =
-            keys.map(|key| (key.to_string().into_bytes().into(), Version::new(1, 2 + key))).collect();
+            keys.map(|key| (key.to_string().into_bytes().into(), stamp(Version::new(1, 2 + key)))).collect();
         step(master, Event::Holdings { slot, link, entries, last: true });
         link
     }
@@ -121,7 +126,7 @@ mod tests {
             let version = Version::new(1, 2 + key);
             master.replay_put(key.to_string().as_bytes(), version, Place::default());
         }
-        step(&mut master, Event::ReignBegan { version: Version::new(2, KEYS + 2) });
+        step(&mut master, Event::ReignBegan { version: Version::new(2, KEYS + 2), id: ReignId(2) });
         let (mut census, mut now) = (Census::default(), Millis(0));
         let all = Lacking { without_copy: KEYS, below_copies: KEYS };
         assert_eq!(walk(&mut census, &mut now, &master), (KEYS.div_ceil(SLICE_ENTRIES as u64), all));
@@ -139,7 +144,7 @@ mod tests {
     fn nothing_is_counted_before_all_slaves_have_reported() {
         let mut master = Master::new(Config::default());
         master.replay_put(b"k", Version::new(1, 2), Place::default());
-        step(&mut master, Event::ReignBegan { version: Version::new(2, 3) });
+        step(&mut master, Event::ReignBegan { version: Version::new(2, 3), id: ReignId(2) });
         let id = SlaveId::new("one").expect("a valid id");
         step(&mut master, Event::SlaveJoined { id, link: LinkId(1), room_bytes: u64::MAX });
         let mut census = Census::default();

@@ -13,6 +13,7 @@ mod log_reads;
 mod membership;
 mod placement;
 mod reads;
+mod reigns;
 mod unwritten;
 mod writes;
 
@@ -20,9 +21,10 @@ pub use census::{Census, Lacking};
 pub use directory::{Directory, Entry};
 pub use membership::{Slot, SlotSet, SLAVES_MAX};
 pub use placement::{acks_needed, Placement};
+pub use reigns::{ReignRecord, Reigns, Testimony};
 
 use crate::command::{Command, ErrorWord, Reply};
-use crate::ids::{LinkId, Millis, SessionId, SlaveId, Version};
+use crate::ids::{LinkId, Millis, Reign, ReignId, SessionId, SlaveId, Stamp, Version};
 use crate::planted;
 use crate::record::Place;
 use bytes::Bytes;
@@ -96,8 +98,8 @@ pub struct Config {
     pub read_timeout_ms: u64,
     /// Seeds random placement and the directory's hash.
     pub seed: u64,
-    /// Whether the log is synced before a write counts as written. Then a slave that holds a version which the log
-    /// lacks is a witness of lost records, and is not told to forget it.
+    /// Whether the log is synced before a write counts as written. Then a slave that has seen a version of this reign proves
+    /// that the log once held it.
     pub durable: bool,
     /// The longest value that slaves take, in bytes. The log may hold longer ones: this was once higher, then.
     pub value_max: usize,
@@ -126,11 +128,8 @@ pub enum Event {
     ReignBegan {
         /// Epoch and place of the EPOCH record.
         version: Version,
-    },
-    /// The reign goes on under a higher epoch, because a slave had seen one that exceeded ours.
-    ReignRaised {
-        /// Epoch and place of the new EPOCH record.
-        version: Version,
+        /// The reign's identity.
+        id: ReignId,
     },
     /// This master is a standby from now on. Only after [`Master::in_flight`] said that nothing is.
     ReignEnded,
@@ -187,6 +186,8 @@ pub enum Event {
         read: ReadId,
         /// The version it holds.
         version: Version,
+        /// Which reign of its epoch wrote it.
+        reign: ReignId,
         /// The value.
         value: Bytes,
     },
@@ -205,8 +206,8 @@ pub enum Event {
         slot: Slot,
         /// Over which link it said so.
         link: LinkId,
-        /// Keys and versions.
-        entries: Vec<(Bytes, Version)>,
+        /// Keys, versions and whose those are.
+        entries: Vec<(Bytes, Stamp)>,
         /// Whether nothing follows.
         last: bool,
     },
@@ -281,6 +282,8 @@ pub enum Effect {
         slot: Slot,
         /// The version.
         version: Version,
+        /// Which reign of its epoch is meant.
+        reign: ReignId,
         /// The key.
         key: Bytes,
         /// The value.
@@ -294,6 +297,8 @@ pub enum Effect {
         read: ReadId,
         /// The version that is wanted.
         version: Version,
+        /// Which reign of its epoch wrote it.
+        reign: ReignId,
         /// The key.
         key: Bytes,
         /// How long the value is, in bytes.
@@ -305,6 +310,8 @@ pub enum Effect {
         slot: Slot,
         /// The version.
         version: Version,
+        /// Which reign of its epoch is meant.
+        reign: ReignId,
         /// The key.
         key: Bytes,
     },
@@ -324,12 +331,12 @@ pub enum Effect {
         /// Its key.
         key: Bytes,
     },
-    /// A slave holds a version that the log lacks although the log is durable: records were lost.
+    /// A slave holds a copy that the log does not account for: records were lost. It is not told to drop it.
     Witnessed {
         /// The slave.
         slot: Slot,
-        /// The version it holds.
-        version: Version,
+        /// What it holds.
+        stamp: Stamp,
     },
 }
 
@@ -361,6 +368,7 @@ pub struct Counters {
 pub struct Master {
     config: Config,
     reign: Option<Version>,
+    reigns: Reigns,
     directory: Directory,
     members: Membership,
     writes: Writes,
@@ -377,6 +385,7 @@ impl Master {
         Master {
             config,
             reign: None,
+            reigns: Reigns::default(),
             directory: Directory::new(config.seed),
             members: Membership::default(),
             writes: Writes::default(),
@@ -398,8 +407,24 @@ impl Master {
         self.directory.remove(key);
     }
 
+    /// Takes in an EPOCH record of the log, as a standby or before a reign begins.
+    pub fn replay_reign(&mut self, record: ReignRecord) {
+        self.reigns.begin(record);
+    }
+
+    /// Takes in that the loss of a reign was accepted, as a standby or before a reign begins.
+    pub fn replay_given_up(&mut self, reign: Reign) {
+        self.reigns.give_up(reign);
+    }
+
+    /// The reigns of the log.
+    pub fn reigns(&self) -> &Reigns {
+        &self.reigns
+    }
+
     /// Forgets the directory: the log is another file and will be replayed from its start.
     pub fn replay_from_start(&mut self) {
+        self.reigns.clear();
         self.directory.clear();
     }
 
@@ -459,14 +484,12 @@ impl Master {
     /// Advances the machine. The caller must perform the effects in the order returned.
     pub fn step(&mut self, now: Millis, event: Event, effects: &mut Vec<Effect>) {
         match event {
-            Event::ReignBegan { version } => {
+            Event::ReignBegan { version, id } => {
                 assert!(self.reign.is_none(), "a reign began within a reign");
                 assert_eq!(self.in_flight(), 0, "requests in flight between reigns");
                 self.reign = Some(version);
-            }
-            Event::ReignRaised { version } => {
-                assert!(self.reign.is_some_and(|reign| reign < version), "a reign can only be raised");
-                self.reign = Some(version);
+                let reign = Reign { epoch: version.epoch, id };
+                self.reigns.begin(ReignRecord { reign, first: version.seq, durable: self.config.durable });
             }
             Event::ReignEnded => self.end_reign(),
             Event::Request { asker, deadline, command } => {
@@ -483,9 +506,10 @@ impl Master {
                 self.acked(slot, link, through, room_bytes, effects);
             }
             Event::Full { slot, link, number } => self.full(slot, link, number, effects),
-            Event::Value { slot, link, read, version, value } => {
+            Event::Value { slot, link, read, version, reign, value } => {
                 if self.members.on_link(slot, link).is_some() {
-                    self.value(now, slot, read, version, value, effects);
+                    let stamp = Stamp { version, reign };
+                    self.value(now, slot, read, stamp, value, effects);
                 }
             }
             Event::Missing { slot, link, read } => {
@@ -651,34 +675,33 @@ impl Master {
     /// `slot` had no room for a value. The older one that it may hold instead was spared when it was chosen.
     fn refused(&mut self, slot: Slot, key: Bytes, version: Version, effects: &mut Vec<Effect>) {
         self.not_held(slot, &key, version);
-        effects.push(Effect::SendDrop { slot, version, key });
+        let reign = self.reigns.id_of(version.epoch);
+        effects.push(Effect::SendDrop { slot, version, reign, key });
     }
 
     fn holdings(
         &mut self,
         slot: Slot,
         link: LinkId,
-        entries: Vec<(Bytes, Version)>,
+        entries: Vec<(Bytes, Stamp)>,
         last: bool,
         effects: &mut Vec<Effect>,
     ) {
         if self.members.on_link(slot, link).is_none() {
             return;
         }
-        let reign = self.reign.unwrap_or_default();
-        for (key, version) in entries {
+        for (key, stamp) in entries {
+            let Stamp { version, reign } = stamp;
             match self.directory.get_mut(&key) {
-                Some(entry) if entry.version == version => {
+                Some(entry) if entry.version == version && self.reigns.is_ours(stamp) => {
                     if entry.holders.insert(slot) {
                         self.count_copies(slot, 1);
                     }
                 }
-                _ if self.config.durable && version.epoch != reign.epoch && version.seq >= reign.seq => {
-                    effects.push(Effect::Witnessed { slot, version });
-                }
+                _ if !self.reigns.may_drop(stamp) => effects.push(Effect::Witnessed { slot, stamp }),
                 // Of this reign too: the slave may have missed an overwrite while its link was down. A report that
                 // lags behind what is in flight on the same link does no harm, a drop spares higher versions.
-                _ => effects.push(Effect::SendDrop { slot, version, key }),
+                _ => effects.push(Effect::SendDrop { slot, version, reign, key }),
             }
         }
         if last {
@@ -702,7 +725,8 @@ impl Master {
             if let Some(member) = self.members.get_mut(slot) {
                 member.sent(Sent::Copy { key: key.clone(), version, bytes: payload(key, value) });
             }
-            effects.push(Effect::SendWrite { slot, version, key: key.clone(), value: value.clone() });
+            let reign = self.reigns.id_of(version.epoch);
+            effects.push(Effect::SendWrite { slot, version, reign, key: key.clone(), value: value.clone() });
         }
     }
 

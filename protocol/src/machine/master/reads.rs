@@ -9,7 +9,7 @@ use super::membership::{Member, SlotSet};
 use super::placement::{acks_needed, choose, hash_bytes};
 use super::{payload, Asker, Change, Effect, Entry, Master, ReadId, ReadKey, Slot, WriteId};
 use crate::command::{ErrorWord, Reply};
-use crate::ids::{Millis, Version};
+use crate::ids::{Millis, Stamp, Version};
 use crate::planted;
 use crate::record::Place;
 use bytes::Bytes;
@@ -291,9 +291,10 @@ impl Master {
         let soonest = now.plus(self.config.read_timeout_ms);
         read.due = soonest.plus(more_time_ms(u64::from(bytes)));
         self.reads.timeouts.push_back((soonest, id, read.attempt));
+        let reign = self.reigns.id_of(read.wanted.epoch);
         for slot in asked.iter() {
             let (version, key) = (read.wanted, read.key.clone());
-            effects.push(Effect::SendRead { slot, read: id, version, key, bytes });
+            effects.push(Effect::SendRead { slot, read: id, version, reign, key, bytes });
         }
     }
 
@@ -302,12 +303,14 @@ impl Master {
         now: Millis,
         slot: Slot,
         id: ReadId,
-        version: Version,
+        stamp: Stamp,
         value: Bytes,
         effects: &mut Vec<Effect>,
     ) {
+        let version = stamp.version;
         let Some(read) = self.reads.all.get(id.0) else { return };
-        if version != read.wanted && !planted!(ReadSeesLaterWrite) {
+        // A version of another reign of that epoch is of another time line.
+        if !self.reigns.is_ours(stamp) || (version != read.wanted && !planted!(ReadSeesLaterWrite)) {
             self.missing(now, slot, id, effects);
             return;
         }

@@ -121,7 +121,7 @@ fn forget<K: Eq + Hash>(index: &mut Index<K>, key: K, number: Number) {
 mod tests {
     use super::*;
     use crate::command::{Command, Reply};
-    use crate::ids::{LinkId, Millis, SlaveId, Version};
+    use crate::ids::{LinkId, Millis, ReignId, SlaveId, Version};
     use crate::machine::master::{Asker, Config, Effect, Event, Master};
     use crate::record::Place;
     use bytes::Bytes;
@@ -150,7 +150,7 @@ mod tests {
                 replies: Vec::new(),
                 tags: 0,
             };
-            flooded.step(Event::ReignBegan { version: Version::new(1, 1) });
+            flooded.step(Event::ReignBegan { version: Version::new(1, 1), id: ReignId(1) });
             let id = SlaveId::new("one").unwrap();
             flooded.step(Event::SlaveJoined { id, link: LinkId(1), room_bytes: u64::MAX });
             flooded

@@ -483,7 +483,8 @@ impl Master {
         if let Some(member) = self.members.get_mut(slot) {
             member.sent(Sent::Item { write, item: index as u32, bytes: charge });
         }
-        effects.push(Effect::SendWrite { slot, version, key: key.clone(), value: value.clone() });
+        let reign = self.reigns.id_of(version.epoch);
+        effects.push(Effect::SendWrite { slot, version, reign, key: key.clone(), value: value.clone() });
     }
 
     /// Tells the holders of a superseded version that get no new one to forget it.
@@ -491,7 +492,8 @@ impl Master {
         for slot in old.holders.intersection(self.members.live()).iter() {
             self.count_copies(slot, -1);
             if !kept.contains(slot) {
-                effects.push(Effect::SendDrop { slot, version: old.version, key: key.clone() });
+                let (version, reign) = (old.version, self.reigns.id_of(old.version.epoch));
+                effects.push(Effect::SendDrop { slot, version, reign, key: key.clone() });
             }
         }
     }
@@ -545,7 +547,8 @@ impl Master {
             self.send_item(id, index, substitute, (version, bytes), &key, &value, effects);
             if superseded {
                 // Acknowledged for the sake of this write, but a copy that the directory does not name would stay.
-                effects.push(Effect::SendDrop { slot: substitute, version, key: key.clone() });
+                let reign = self.reigns.id_of(version.epoch);
+                effects.push(Effect::SendDrop { slot: substitute, version, reign, key: key.clone() });
             }
             self.writes.all[id.0].items[index].pending.insert(substitute);
         }
@@ -668,7 +671,7 @@ impl Master {
 mod tests {
     use super::*;
     use crate::command::Command;
-    use crate::ids::{LinkId, SessionId, SlaveId};
+    use crate::ids::{LinkId, ReignId, SessionId, SlaveId};
     use crate::machine::master::{Config, Event};
 
     /// The most effects of one step: what one turn does for it. A key that is overwritten has a write and a drop for each
@@ -697,7 +700,7 @@ mod tests {
                 tags: 0,
                 seq: 1,
             };
-            world.step(Event::ReignBegan { version: Version::new(1, 1) });
+            world.step(Event::ReignBegan { version: Version::new(1, 1), id: ReignId(1) });
             for number in 0..slaves {
                 let id = SlaveId::new(format!("s{number}")).unwrap();
                 world.step(Event::SlaveJoined { id, link: LinkId(number), room_bytes: u64::MAX });

@@ -1,6 +1,7 @@
 //! The shell of a master: performs the effects of its machines, owns the log's end, its reign, and its own death.
 
 use super::*;
+use dsm_protocol::machine::master::ReignRecord;
 
 impl World {
     pub(super) fn core(&mut self, m: usize, event: master::Event) {
@@ -27,12 +28,14 @@ impl World {
             master::Effect::Joined { link, slot } => {
                 let s = self.slave_of(m, link);
                 self.links[m][s].change().slot = Some(slot);
+                let reign = self.masters[m].core.reigns().last().expect("a slave joined a reign").reign;
+                self.send_to_slave(m, slot, ToSlave::Admitted(reign));
                 self.tell(|| format!("slave {s} is active at master {m}"));
             }
             master::Effect::NoSlot { .. } | master::Effect::SlotFree { .. } => {
                 self.wrong("no slot is left for a slave".to_owned())
             }
-            master::Effect::SendWrite { slot, version, key, value } => {
+            master::Effect::SendWrite { slot, version, reign, key, value } => {
                 let place = usize::try_from(version.seq.0).unwrap();
                 let durable = place <= self.disk.synced
                     && self.disk.log.get(place.wrapping_sub(1)).is_some_and(|record| {
@@ -41,20 +44,20 @@ impl World {
                 if !durable {
                     self.wrong(format!("{version} is sent to a slave before it is durable in the log"));
                 }
-                self.send_to_slave(m, slot, ToSlave::Write { version, key, value });
+                self.send_to_slave(m, slot, ToSlave::Write { version, reign, key, value });
             }
-            master::Effect::SendRead { slot, read, version, key, .. } => {
-                self.send_to_slave(m, slot, ToSlave::Read { tag: read.tag(), version, key });
+            master::Effect::SendRead { slot, read, version, reign, key, .. } => {
+                self.send_to_slave(m, slot, ToSlave::Read { tag: read.tag(), version, reign, key });
             }
-            master::Effect::SendDrop { slot, version, key } => {
-                self.send_to_slave(m, slot, ToSlave::Drop { version, key });
+            master::Effect::SendDrop { slot, version, reign, key } => {
+                self.send_to_slave(m, slot, ToSlave::Drop { version, reign, key });
             }
             master::Effect::SendHoldingsNext { slot } => self.send_to_slave(m, slot, ToSlave::HoldingsNext),
             master::Effect::ReadLog { read, place, version, key } => {
                 self.masters[m].shell.change().log_reads.push((read, place, version, key));
             }
-            master::Effect::Witnessed { version, .. } => {
-                self.wrong(format!("a slave holds {version}, which the log lacks"));
+            master::Effect::Witnessed { stamp, .. } => {
+                self.wrong(format!("a slave holds {stamp}, which the log lacks"));
             }
         }
     }
@@ -121,7 +124,7 @@ impl World {
         let queue = std::mem::take(&mut self.masters[m].shell.change().queue);
         for queued in queue {
             let place = self.disk.log.len() + 1;
-            let Role::Reigning { epoch, .. } = &mut self.masters[m].shell.change().role else {
+            let Role::Reigning { epoch, .. } = self.masters[m].shell.role else {
                 unreachable!("only a reign has a log");
             };
             let (record, done) = match queued {
@@ -129,15 +132,10 @@ impl World {
                     let version = Version::new(epoch.0, place as u64);
                     (Record { version, change: Some(change) }, InGroup::Change(write, place))
                 }
-                Queued::Epoch { above } => {
-                    if above >= *epoch {
-                        *epoch = above.next();
-                    }
-                    (
-                        Record { version: Version::new(epoch.0, place as u64), change: None },
-                        InGroup::Epoch(place),
-                    )
-                }
+                Queued::Epoch => (
+                    Record { version: Version::new(epoch.0, place as u64), change: None },
+                    InGroup::Epoch(place),
+                ),
             };
             self.append(m, record);
             self.masters[m].shell.change().group.push(done);
@@ -227,19 +225,10 @@ impl World {
 
     pub(super) fn epoch_written(&mut self, m: usize, version: Version) {
         self.disk.change().lock_epoch = version.epoch;
-        let shell = self.masters[m].shell.change();
-        shell.known_epoch = shell.known_epoch.max(version.epoch);
-        if self.masters[m].phase() == Some(Phase::Opening) {
-            self.masters[m].set_phase(Phase::Announcing);
-            self.core(m, master::Event::ReignBegan { version });
-            for s in 0..self.slaves.len() {
-                self.announce(m, s);
-            }
-        } else {
-            self.core(m, master::Event::ReignRaised { version });
-            for s in 0..self.slaves.len() {
-                self.slave_ended(m, s);
-            }
+        self.masters[m].set_phase(Phase::Announcing);
+        self.core(m, master::Event::ReignBegan { version, id: reign_of(version).id });
+        for s in 0..self.slaves.len() {
+            self.announce(m, s);
         }
     }
 
@@ -265,13 +254,13 @@ impl World {
                 Some(Change::Delete(keys)) => {
                     keys.iter().for_each(|key| node.core.change().replay_delete(key));
                 }
-                None => {}
+                None => {
+                    let (reign, first) = (reign_of(record.version), record.version.seq);
+                    node.core.change().replay_reign(ReignRecord { reign, first, durable: true });
+                }
             }
         }
-        let shell = node.shell.change();
-        shell.replayed = self.disk.log.len();
-        let last = self.disk.log.last().map(|record| record.version.epoch).unwrap_or_default();
-        shell.known_epoch = shell.known_epoch.max(last);
+        node.shell.change().replayed = self.disk.log.len();
     }
 
     pub(super) fn look(&mut self, m: usize) {
@@ -308,11 +297,11 @@ impl World {
         }
         let last = self.disk.log.last().map(|record| record.version.epoch).unwrap_or_default();
         let shell = self.masters[m].shell.change();
-        let seen = shell.known_epoch.max(last).max(self.disk.lock_epoch);
+        let seen = last.max(self.disk.lock_epoch);
         let epoch =
             if self.setup.bug == Some(Bug::EpochNotRaised) { seen.max(Epoch(1)) } else { seen.next() };
         shell.role = Role::Reigning { epoch, phase: Phase::Opening };
-        shell.queue.push_back(Queued::Epoch { above: Epoch::default() });
+        shell.queue.push_back(Queued::Epoch);
     }
 
     pub(super) fn serve(&mut self, m: usize) {

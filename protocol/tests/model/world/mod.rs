@@ -17,7 +17,7 @@ use crate::setup::{Bug, Faults, Setup, Wish};
 use actions::Action;
 use bytes::Bytes;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
-use dsm_protocol::ids::{Epoch, LinkId, Millis, RequestId, SessionId, SlaveId, Version};
+use dsm_protocol::ids::{Epoch, LinkId, Millis, Reign, ReignId, RequestId, Seq, SessionId, SlaveId, Version};
 use dsm_protocol::machine::front::{self, Front, Kind};
 use dsm_protocol::machine::master::{self, Asker, Change, Master, ReadId, Slot, WriteId};
 use dsm_protocol::machine::slave::{self, Slave};
@@ -47,10 +47,11 @@ const SETTLE_EVERY: Digest = 64;
 
 #[derive(Clone, Debug)]
 enum ToSlave {
-    Announce(Epoch),
-    Write { version: Version, key: Bytes, value: Bytes },
-    Read { tag: u64, version: Version, key: Bytes },
-    Drop { version: Version, key: Bytes },
+    Announce(Reign, Seq),
+    Admitted(Reign),
+    Write { version: Version, reign: ReignId, key: Bytes, value: Bytes },
+    Read { tag: u64, version: Version, reign: ReignId, key: Bytes },
+    Drop { version: Version, reign: ReignId, key: Bytes },
     HoldingsNext,
 }
 
@@ -74,7 +75,7 @@ enum ToPeer {
 
 #[derive(Clone, Debug)]
 enum FromPeer {
-    State { active: bool, epoch: Epoch },
+    State { active: bool },
     Response { id: RequestId, reply: Reply },
     HandoverRefused,
 }
@@ -117,7 +118,7 @@ enum Role {
 #[derive(Clone, Debug)]
 enum Queued {
     Change(WriteId, Change),
-    Epoch { above: Epoch },
+    Epoch,
 }
 
 /// What is on its way to the disk: written, and not yet known to be synced.
@@ -133,7 +134,6 @@ struct Shell {
     life: Life,
     role: Role,
     now: Millis,
-    known_epoch: Epoch,
     replayed: usize,
     caught_up: bool,
     waits_for_lock: bool,
@@ -224,6 +224,11 @@ pub(crate) struct World {
     told: Option<Vec<String>>,
 }
 
+/// What identifies the reign of an EPOCH record: no two stand in one place.
+fn reign_of(version: Version) -> Reign {
+    Reign { epoch: version.epoch, id: ReignId(version.seq.0) }
+}
+
 fn key() -> Bytes {
     Bytes::from_static(b"k")
 }
@@ -247,7 +252,6 @@ impl Node {
                 life,
                 role: Role::Standby,
                 now: Millis(0),
-                known_epoch: Epoch::default(),
                 replayed: 0,
                 caught_up: false,
                 waits_for_lock: false,

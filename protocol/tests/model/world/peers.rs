@@ -5,7 +5,7 @@ use super::*;
 impl World {
     pub(super) fn dial(&mut self, m: usize) {
         let other = &self.masters[1 - m];
-        let state = FromPeer::State { active: other.serves(), epoch: other.shell.known_epoch };
+        let state = FromPeer::State { active: other.serves() };
         let link = self.peers[m].change();
         let generation = link.generation + 1;
         *link = PeerLink { generation, dialer_up: true, other_up: true, ..PeerLink::default() };
@@ -15,7 +15,7 @@ impl World {
     pub(super) fn tell_state(&mut self, m: usize) {
         if self.peers[1 - m].other_up {
             let node = &self.masters[m];
-            let state = FromPeer::State { active: node.serves(), epoch: node.shell.known_epoch };
+            let state = FromPeer::State { active: node.serves() };
             self.peers[1 - m].change().from.push_back(state);
         }
     }
@@ -32,8 +32,7 @@ impl World {
         };
         self.tell(|| format!("{message:?}"));
         match message {
-            FromPeer::State { active, epoch } => {
-                self.heard_of_epoch(m, epoch);
+            FromPeer::State { active } => {
                 let believed = active && !self.masters[m].serves();
                 self.front(m, front::Event::PeerState { active: believed });
                 self.watch(m, takeover::Event::Peer { active: Some(active) });

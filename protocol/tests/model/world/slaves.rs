@@ -1,6 +1,8 @@
 //! The links between masters and slaves, and what arrives over them.
 
 use super::*;
+use dsm_protocol::machine::master::Testimony;
+use dsm_protocol::message::Seen;
 
 impl World {
     pub(super) fn slave_of(&self, m: usize, link: LinkId) -> usize {
@@ -21,12 +23,10 @@ impl World {
         if self.links[m][s].master_up {
             self.slave_ended(m, s);
         }
-        let epoch = self.slaves[s].machine.epoch();
         let link = self.links[m][s].change();
         let id = LinkId(link.id.0.max((10 * m + s) as u64) + 100);
         *link = Link { id, master_up: true, slave_up: true, ..Link::default() };
         self.slaves[s].change().machine.step(slave::Event::LinkUp { link: id }, &mut Vec::new());
-        self.heard_of_epoch(m, epoch);
         if self.masters[m].is_announced() {
             self.announce(m, s);
         }
@@ -41,17 +41,16 @@ impl World {
             self.wrong(format!("epoch {epoch} is announced before it is durable"));
         }
         if self.links[m][s].master_up && self.links[m][s].slave_up {
-            self.links[m][s].change().to_slave.push_back(ToSlave::Announce(epoch));
+            let own = self.masters[m].core.reigns().last().expect("an announced reign is in the table");
+            self.links[m][s].change().to_slave.push_back(ToSlave::Announce(own.reign, own.first));
         }
     }
 
-    pub(super) fn heard_of_epoch(&mut self, m: usize, heard: Epoch) {
-        let shell = self.masters[m].shell.change();
-        shell.known_epoch = shell.known_epoch.max(heard);
-        if let Role::Reigning { epoch, .. } = shell.role {
-            if heard > epoch {
-                shell.queue.push_back(Queued::Epoch { above: heard });
-            }
+    /// No slave may ever accuse the log of lacking a record: what it has seen is there.
+    fn no_witness(&mut self, m: usize, seen: Option<&Seen>) {
+        let testimony = seen.map_or(Testimony::Agrees, |seen| self.masters[m].core.reigns().testimony(seen));
+        if testimony != Testimony::Agrees {
+            self.wrong(format!("a slave's {seen:?} means {testimony:?} to a whole log"));
         }
     }
 
@@ -92,10 +91,15 @@ impl World {
         let message = link.to_slave.pop_front().unwrap();
         self.tell(|| format!("{message:?}"));
         let event = match message {
-            ToSlave::Announce(epoch) => slave::Event::Announced { link: id, epoch },
-            ToSlave::Write { version, key, value } => slave::Event::Write { link: id, version, key, value },
-            ToSlave::Read { tag, version, key } => slave::Event::Read { link: id, tag, version, key },
-            ToSlave::Drop { version, key } => slave::Event::Drop { link: id, version, key },
+            ToSlave::Announce(reign, seq) => slave::Event::Announced { link: id, reign, seq, durable: true },
+            ToSlave::Admitted(reign) => slave::Event::Admitted { link: id, reign },
+            ToSlave::Write { version, reign, key, value } => {
+                slave::Event::Write { link: id, version, reign, key, value }
+            }
+            ToSlave::Read { tag, version, reign, key } => {
+                slave::Event::Read { link: id, tag, version, reign, key }
+            }
+            ToSlave::Drop { version, reign, key } => slave::Event::Drop { link: id, version, reign, key },
             ToSlave::HoldingsNext => slave::Event::HoldingsNext { link: id },
         };
         let mut effects = Vec::new();
@@ -118,16 +122,19 @@ impl World {
         };
         self.tell(|| format!("{message:?}"));
         let event = match (message, slot) {
-            (slave::Effect::Enlisted { epoch, room_bytes, .. }, None) => {
+            (slave::Effect::Enlisted { reign, seen, room_bytes, .. }, None) => {
                 let ours =
-                    matches!(self.masters[m].shell.role, Role::Reigning { epoch: e, .. } if e == epoch);
+                    matches!(self.masters[m].shell.role, Role::Reigning { epoch: e, .. } if e == reign.epoch);
                 if !ours || !self.masters[m].is_announced() {
                     return;
                 }
+                self.no_witness(m, seen.as_ref());
                 master::Event::SlaveJoined { id: slave_id(s), link: id, room_bytes }
             }
-            (slave::Effect::Outdated { epoch, .. }, _) => {
-                self.heard_of_epoch(m, epoch);
+            (slave::Effect::Outdated { seen, .. }, _) => {
+                if self.masters[m].is_announced() {
+                    self.no_witness(m, Some(&seen));
+                }
                 return;
             }
             (slave::Effect::Ack { through, room_bytes, .. }, Some(slot)) => {
@@ -136,8 +143,9 @@ impl World {
             (slave::Effect::Full { number, .. }, Some(slot)) => {
                 master::Event::Full { slot, link: id, number }
             }
-            (slave::Effect::Value { tag, version, value, .. }, Some(slot)) => {
-                master::Event::Value { slot, link: id, read: ReadId::from_tag(tag), version, value }
+            (slave::Effect::Value { tag, version, reign, value, .. }, Some(slot)) => {
+                let read = ReadId::from_tag(tag);
+                master::Event::Value { slot, link: id, read, version, reign, value }
             }
             (slave::Effect::Missing { tag, .. }, Some(slot)) => {
                 master::Event::Missing { slot, link: id, read: ReadId::from_tag(tag) }
@@ -164,12 +172,13 @@ impl World {
     pub(super) fn held(&self, s: usize) -> Option<(Version, Bytes)> {
         let mut machine = self.slaves[s].machine.clone();
         let link = LinkId(u64::MAX);
-        let epoch = machine.epoch();
+        let obeyed = machine.seen().map(|seen| seen.reign).unwrap_or_default();
         let mut effects = Vec::new();
         machine.step(slave::Event::LinkUp { link }, &mut effects);
-        machine.step(slave::Event::Announced { link, epoch }, &mut effects);
-        machine
-            .step(slave::Event::Read { link, tag: 0, version: Version::default(), key: key() }, &mut effects);
+        let (seq, version, reign) = (Seq(0), Version::default(), ReignId(0));
+        machine.step(slave::Event::Announced { link, reign: obeyed, seq, durable: true }, &mut effects);
+        machine.step(slave::Event::Admitted { link, reign: obeyed }, &mut effects);
+        machine.step(slave::Event::Read { link, tag: 0, version, reign, key: key() }, &mut effects);
         match effects.pop() {
             Some(slave::Effect::Value { version, value, .. }) => Some((version, value)),
             Some(slave::Effect::Missing { held: None, .. }) => None,

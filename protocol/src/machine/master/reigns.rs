@@ -1,0 +1,219 @@
+//! The reigns of the log: which identity each epoch stands for, and what a slave's word about them proves.
+//!
+//! Grows with the log's EPOCH records, one entry each. See `docs/ARCHITECTURE.md`, *Reigns*.
+
+use crate::ids::{Epoch, Reign, ReignId, Seq, Stamp, Version};
+use crate::message::Seen;
+
+/// One reign of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReignRecord {
+    /// Which.
+    pub reign: Reign,
+    /// The seq of its EPOCH record.
+    pub first: Seq,
+    /// Whether each of its records was on disk before a slave saw it (`--fsync always`). A log of the previous version
+    /// does not say, which is no.
+    pub durable: bool,
+}
+
+/// What a slave's memory of its last reign says about the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Testimony {
+    /// The log has that reign, and all that the slave can prove of it. Or its loss was accepted.
+    Agrees,
+    /// The log ended before what the slave has seen: synced records are missing at the end of what was there when this
+    /// reign began.
+    LogIsShort,
+    /// The slave's last reign branches off from this log in front of its last reigns: the log was restored from a copy and
+    /// has served since, or the slave belongs to another copy of it.
+    Elsewhere,
+}
+
+/// The table.
+#[derive(Clone, Debug, Default)]
+pub struct Reigns {
+    /// In the order of the log, which is that of their epochs.
+    records: Vec<ReignRecord>,
+    /// What `dsm-log accept-loss` gave up, in order.
+    given_up: Vec<Reign>,
+}
+
+impl Reigns {
+    /// Takes in an EPOCH record. What is not behind the last one is ignored: the log's rules do not let it happen.
+    pub(super) fn begin(&mut self, record: ReignRecord) {
+        if self.records.last().is_none_or(|last| last.reign.epoch < record.reign.epoch) {
+            self.records.push(record);
+        }
+    }
+
+    /// Takes in a reign whose loss was accepted.
+    pub(super) fn give_up(&mut self, reign: Reign) {
+        if let Err(index) = self.given_up.binary_search(&reign) {
+            self.given_up.insert(index, reign);
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Reigns::default();
+    }
+
+    /// The last reign.
+    pub fn last(&self) -> Option<ReignRecord> {
+        self.records.last().copied()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// The identity of the log's reign of that epoch; 0 for an epoch without an EPOCH record, as that of the original
+    /// program's lines.
+    pub fn id_of(&self, epoch: Epoch) -> ReignId {
+        match self.records.last() {
+            Some(last) if last.reign.epoch == epoch => last.reign.id,
+            Some(_) | None => self.index_of(epoch).map_or(ReignId(0), |index| self.records[index].reign.id),
+        }
+    }
+
+    /// What identifies a copy of this version.
+    pub fn stamp(&self, version: Version) -> Stamp {
+        Stamp { version, reign: self.id_of(version.epoch) }
+    }
+
+    /// Whether a copy is one of what this log says.
+    pub(super) fn is_ours(&self, stamp: Stamp) -> bool {
+        self.id_of(stamp.version.epoch) == stamp.reign
+    }
+
+    /// Whether a copy that the directory does not name may be dropped: the log itself says that it is superseded, or that
+    /// nothing is lost with it. If not, it bears witness of records that the log lacks.
+    pub(super) fn may_drop(&self, stamp: Stamp) -> bool {
+        let Stamp { version, reign } = stamp;
+        if self.is_given_up(Reign { epoch: version.epoch, id: reign }) {
+            return true;
+        }
+        let index = self.index_of(version.epoch).ok();
+        match index.and_then(|index| self.records.get(index)) {
+            Some(record) if record.reign.id == reign => {
+                !record.durable || self.end_of(version.epoch).is_none_or(|end| version.seq < end)
+            }
+            Some(_) => false,
+            // An epoch without an EPOCH record: lines of the original program, or of a hand.
+            None => reign == ReignId(0),
+        }
+    }
+
+    /// Judges a slave's memory, at a master whose own reign is the last one here.
+    pub fn testimony(&self, seen: &Seen) -> Testimony {
+        let Some(own) = self.records.last() else { return Testimony::Agrees };
+        if self.is_given_up(seen.reign) {
+            return Testimony::Agrees;
+        }
+        let before = self.records.len().checked_sub(2).map(|index| self.records[index].reign);
+        let ended_last =
+            before == Some(seen.reign) || before.is_none_or(|before| seen.reign.epoch > before.epoch);
+        let is_known =
+            self.index_of(seen.reign.epoch).is_ok() && self.id_of(seen.reign.epoch) == seen.reign.id;
+        let is_within = !seen.durable || self.end_of(seen.reign.epoch).is_none_or(|end| seen.seq < end);
+        if seen.reign == own.reign || (is_known && is_within) {
+            Testimony::Agrees
+        } else if ended_last {
+            Testimony::LogIsShort
+        } else {
+            Testimony::Elsewhere
+        }
+    }
+
+    fn is_given_up(&self, reign: Reign) -> bool {
+        self.given_up.binary_search(&reign).is_ok()
+    }
+
+    /// The seq at which the reign of that epoch has ended; `None` while it is the last one.
+    fn end_of(&self, epoch: Epoch) -> Option<Seq> {
+        let next = self.records.partition_point(|record| record.reign.epoch <= epoch);
+        self.records.get(next).map(|record| record.first)
+    }
+
+    fn index_of(&self, epoch: Epoch) -> Result<usize, usize> {
+        self.records.binary_search_by_key(&epoch, |record| record.reign.epoch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reign 1 (id 10) from seq 2, reign 2 (id 20) from seq 8, reign 3 (id 30), ours, from seq 12.
+    fn table(durable: bool) -> Reigns {
+        let mut reigns = Reigns::default();
+        for (epoch, first) in [(1, 2), (2, 8), (3, 12)] {
+            reigns.begin(ReignRecord { reign: Reign::new(epoch, epoch * 10), first: Seq(first), durable });
+        }
+        reigns
+    }
+
+    fn seen(epoch: u64, id: u64, seq: u64) -> Seen {
+        Seen { reign: Reign::new(epoch, id), seq: Seq(seq), durable: true }
+    }
+
+    #[test]
+    fn an_epoch_stands_for_one_reign() {
+        let reigns = table(true);
+        assert_eq!(reigns.id_of(Epoch(2)), ReignId(20));
+        assert_eq!(reigns.id_of(Epoch(9)), ReignId(0));
+        assert!(reigns.is_ours(Stamp { version: Version::new(2, 9), reign: ReignId(20) }));
+        assert!(!reigns.is_ours(Stamp { version: Version::new(2, 9), reign: ReignId(21) }));
+    }
+
+    #[test]
+    fn what_a_slave_has_seen_must_be_in_the_log() {
+        let reigns = table(true);
+        assert_eq!(reigns.testimony(&seen(2, 20, 11)), Testimony::Agrees);
+        assert_eq!(reigns.testimony(&seen(1, 10, 7)), Testimony::Agrees);
+        assert_eq!(reigns.testimony(&seen(3, 30, 99)), Testimony::Agrees);
+        // A version behind the end of the last reign before ours; a reign of our own epoch, and a later one.
+        assert_eq!(reigns.testimony(&seen(2, 20, 12)), Testimony::LogIsShort);
+        assert_eq!(reigns.testimony(&seen(3, 31, 12)), Testimony::LogIsShort);
+        assert_eq!(reigns.testimony(&seen(7, 70, 1)), Testimony::LogIsShort);
+        // The branch lies in front of a reign that has served since.
+        assert_eq!(reigns.testimony(&seen(2, 21, 9)), Testimony::Elsewhere);
+        assert_eq!(reigns.testimony(&seen(1, 10, 8)), Testimony::Elsewhere);
+    }
+
+    #[test]
+    fn only_a_durable_reign_bears_witness_of_its_end() {
+        let tail = Seen { durable: false, ..seen(2, 20, 12) };
+        assert_eq!(table(true).testimony(&tail), Testimony::Agrees);
+        // Its EPOCH record was on disk all the same.
+        let reign = Seen { durable: false, ..seen(7, 70, 1) };
+        assert_eq!(table(true).testimony(&reign), Testimony::LogIsShort);
+    }
+
+    #[test]
+    fn an_accepted_loss_is_no_loss() {
+        let mut reigns = table(true);
+        reigns.give_up(Reign::new(7, 70));
+        assert_eq!(reigns.testimony(&seen(7, 70, 1)), Testimony::Agrees);
+        assert!(reigns.may_drop(Stamp { version: Version::new(7, 1), reign: ReignId(70) }));
+    }
+
+    #[test]
+    fn a_copy_is_dropped_only_if_the_log_proves_it_superseded() {
+        let stamp = |epoch, seq, id| Stamp { version: Version::new(epoch, seq), reign: ReignId(id) };
+        let reigns = table(true);
+        assert!(reigns.may_drop(stamp(2, 9, 20)));
+        assert!(reigns.may_drop(stamp(3, 13, 30)));
+        assert!(!reigns.may_drop(stamp(2, 12, 20)));
+        assert!(!reigns.may_drop(stamp(2, 9, 21)));
+        assert!(!reigns.may_drop(stamp(4, 9, 40)));
+        assert!(table(false).may_drop(stamp(2, 12, 20)));
+        assert!(reigns.may_drop(stamp(0, 1, 0)));
+    }
+}

@@ -1,0 +1,130 @@
+//! Reigns that are told apart: copies of a log that was given up, copies of another copy of the log, and strangers that
+//! claim to know of reigns that never were.
+
+mod common;
+
+use common::cluster::{command, Node, Setup, TestCluster};
+use common::native::{self, Native};
+use common::resp::{Answer, Connection};
+use common::{nobody_notices, seconds, wait_for};
+use dsm_protocol::ids::{ClusterId, Reign, Seq};
+use dsm_protocol::message::{Control, Message, Seen};
+use std::time::Instant;
+
+fn cluster_id(cluster: &TestCluster) -> ClusterId {
+    let info = cluster.info(Node::Master).expect("INFO");
+    info.get("cluster_id").expect("a cluster id").parse().expect("hexadecimal")
+}
+
+/// Reads `key` so often that each slave that may hold it is asked.
+fn always_reads(connection: &mut Connection, key: &str, value: &str) {
+    for round in 0..20 {
+        let answer = connection.call(&[b"GET", key.as_bytes()]).expect("an answer");
+        assert_eq!(answer, Answer::bulk(value), "read {round}");
+    }
+}
+
+fn disputing(cluster: &TestCluster, master: Node) -> u64 {
+    cluster.info(master).map_or(0, |info| info.number("slaves_disputing"))
+}
+
+#[test]
+fn a_stranger_that_claims_to_know_of_higher_reigns_disturbs_nobody() {
+    nobody_notices(&[], |cluster, load| {
+        let ours = cluster_id(cluster);
+        let begun = Instant::now();
+        let mut claims = 0_u64;
+        while begun.elapsed() < seconds(2) {
+            let mut link = Native::open(cluster.address(Node::Master), seconds(5));
+            let name = format!("stranger-{claims}");
+            link.say_hello(Some(ours), native::slave(&name)).expect("sent");
+            link.welcome().expect("it looks like a slave");
+            for _ in 0..334 {
+                claims += 1;
+                let seen = Seen { reign: Reign::new(1 << 40 | claims, claims), seq: Seq(9), durable: true };
+                let claim = Message::Control(Control::Outdated { seen });
+                link.send(&native::encoded(&claim)).expect("sent");
+            }
+        }
+        assert!(claims > 334, "{claims} claims");
+        load.wait_for_writes(200, seconds(5));
+        assert_eq!(cluster.info(Node::Master).expect("INFO").number("slaves_removed"), 0);
+        let said = cluster.stderr(Node::Master);
+        assert_eq!(said.matches("slave set aside").count(), 1, "said seldom:\n{said}");
+    });
+}
+
+#[test]
+fn a_slave_that_holds_what_was_given_up_with_the_log_serves_none_of_it() {
+    let mut cluster = Setup::slaves(1).start();
+    let log = cluster.log();
+    let copy = std::fs::read(&log).expect("the log is there");
+    assert_eq!(cluster.ask(&[b"SET", b"k", b"given-up"]), Answer::ok());
+    // The slave is away while the log is restored from the copy, on a machine that knows nothing of the old one.
+    cluster.pause(Node::Slave(0));
+    cluster.kill_at_once(&[Node::Master, Node::Backup]);
+    std::fs::remove_file(&log).expect("removed");
+    std::fs::remove_file(cluster.lock()).expect("removed");
+    std::fs::write(&log, copy).expect("restored");
+    let (_fresh, _) = {
+        let masters = cluster.addresses().map(|address| address.to_string()).join(",");
+        let mut fresh = command(Node::Slave(0));
+        fresh.args(["--id", "fresh", "--masters", &masters]);
+        cluster.start_stranger(fresh, "fresh")
+    };
+    cluster.start(Node::Master);
+    cluster.wait_until_serves(Node::Master, seconds(10));
+    wait_for("the new slave is active", seconds(5), || {
+        cluster.info(Node::Master).filter(|info| info.slave_ids() == ["fresh"])
+    });
+    // In the same place, by a reign of the same number.
+    let mut connection = cluster.connect(Node::Master);
+    assert_eq!(connection.call(&[b"SET", b"k", b"restored"]).expect("an answer"), Answer::ok());
+    cluster.resume(Node::Slave(0));
+    wait_for("the slave that was away is set aside", seconds(10), || {
+        (disputing(&cluster, Node::Master) == 1).then_some(())
+    });
+    always_reads(&mut connection, "k", "restored");
+    let said = cluster.stderr(Node::Master);
+    assert!(said.contains("slave set aside slave=slave-0"), "{said}");
+    // Restarted, it is empty, and has a place again.
+    cluster.restart(Node::Slave(0));
+    cluster.wait_for_active_slaves(2, seconds(5));
+    always_reads(&mut connection, "k", "restored");
+}
+
+#[test]
+fn a_slave_of_a_copy_of_the_cluster_serves_the_copy_alone() {
+    let production = Setup::slaves(1).beside_others().start();
+    let copy = std::fs::read(production.log()).expect("the log is there");
+    // Both have begun epoch 2 since they were one.
+    let mut staging = Setup::slaves(0).beside_others().log(copy).prepare();
+    staging.start_all();
+    staging.wait_until_serves(Node::Master, seconds(10));
+    let mut production = production;
+    production.restart(Node::Master);
+    // The backup has served meanwhile, or the primary came back first: in any case some reign of its own.
+    let names = [staging.address(Node::Master), production.address(Node::Master)];
+    let all = [names[0], names[1], production.address(Node::Backup)].map(|address| address.to_string());
+    let mut both = command(Node::Slave(0));
+    both.args(["--id", "both", "--masters", &all.join(",")]);
+    let (_both, _) = staging.start_stranger(both, "both");
+    staging.wait_for_active_slaves(1, seconds(10));
+    let mut at_staging = staging.connect(Node::Master);
+    let mut at_production = production.connect_to_primary();
+    for number in 0..20 {
+        let key = format!("key-{number}");
+        let write = |connection: &mut Connection, value: &str| {
+            wait_for("the write is done", seconds(10), || {
+                let answer = connection.call(&[b"SET", key.as_bytes(), value.as_bytes()]).ok()?;
+                (answer == Answer::ok()).then_some(())
+            });
+        };
+        write(&mut at_production, "production");
+        if staging.info(Node::Master).is_some_and(|info| info.number("active_slaves") > 0) {
+            write(&mut at_staging, "staging");
+            always_reads(&mut at_staging, &key, "staging");
+        }
+        always_reads(&mut at_production, &key, "production");
+    }
+}
