@@ -386,8 +386,9 @@ fn both_doors_store(resp: &mut Connection, native: &mut Native, key: &[u8], valu
 
 #[test]
 fn keys_and_values_at_the_limit_are_taken_and_over_it_refused() {
-    const VALUE_MAX: usize = 100_000;
-    nobody_notices(&["--max-value", "100000B"], |cluster, _| {
+    // The load beside it writes values of up to 300,000 bytes.
+    const VALUE_MAX: usize = 400_000;
+    nobody_notices(&["--max-value", "400000B"], |cluster, _| {
         let is_refused = |reply: &Reply| matches!(reply, Reply::Error(e) if e.word.as_str() == "ERR");
         for master in MASTERS {
             let mut resp = open(cluster, master);
