@@ -8,7 +8,7 @@ mod error_output;
 mod levels;
 mod words;
 
-pub(crate) use error_output::tell;
+pub(crate) use error_output::{flush, tell};
 #[allow(unused_imports, reason = "each binary uses its part")]
 pub(crate) use words::{two_dashes, with_variables};
 
@@ -122,7 +122,7 @@ pub(crate) fn fail(what: &str, code: u8) -> ExitCode {
 
 /// Gives the lines of a program that has nothing more to say a moment to leave. To be called last.
 pub(crate) fn ended(code: ExitCode) -> ExitCode {
-    error_output::flush();
+    flush();
     code
 }
 

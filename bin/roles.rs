@@ -205,7 +205,7 @@ fn serve(config: NodeConfig) -> anyhow::Result<()> {
             ended = run_node(config, RealEnv::new(), stop) => Ok(ended?),
             () = signals => {
                 log::warn!("ended at once by a second signal");
-                log::logger().flush();
+                common::flush();
                 // Threads may wait for a disk: nothing waits for them.
                 std::process::exit(1);
             }

@@ -95,21 +95,24 @@ fn a_slave_that_holds_what_was_given_up_with_the_log_serves_none_of_it() {
 
 #[test]
 fn a_slave_of_a_copy_of_the_cluster_serves_the_copy_alone() {
-    let production = Setup::slaves(1).beside_others().start();
+    let mut production = Setup::slaves(1).beside_others().start();
     let copy = std::fs::read(production.log()).expect("the log is there");
-    // Both have begun epoch 2 since they were one.
+    // Both have begun reigns of the same epochs since they were one.
     let mut staging = Setup::slaves(0).beside_others().log(copy).prepare();
     staging.start_all();
     staging.wait_until_serves(Node::Master, seconds(10));
-    let mut production = production;
     production.restart(Node::Master);
-    // The backup has served meanwhile, or the primary came back first: in any case some reign of its own.
+    production.settle();
+    // The slave finds staging first.
+    let masters = [Node::Master, Node::Backup];
+    production.freeze(&masters);
     let names = [staging.address(Node::Master), production.address(Node::Master)];
     let all = [names[0], names[1], production.address(Node::Backup)].map(|address| address.to_string());
     let mut both = command(Node::Slave(0));
     both.args(["--id", "both", "--masters", &all.join(",")]);
     let (_both, _) = staging.start_stranger(both, "both");
     staging.wait_for_active_slaves(1, seconds(10));
+    masters.into_iter().for_each(|master| production.resume(master));
     let mut at_staging = staging.connect(Node::Master);
     let mut at_production = production.connect_to_primary();
     for number in 0..20 {
@@ -121,10 +124,18 @@ fn a_slave_of_a_copy_of_the_cluster_serves_the_copy_alone() {
             });
         };
         write(&mut at_production, "production");
-        if staging.info(Node::Master).is_some_and(|info| info.number("active_slaves") > 0) {
-            write(&mut at_staging, "staging");
-            always_reads(&mut at_staging, &key, "staging");
-        }
+        write(&mut at_staging, "staging");
+        always_reads(&mut at_staging, &key, "staging");
         always_reads(&mut at_production, &key, "production");
     }
+    // It has stayed where it was, and production knows what it is.
+    wait_for("production has set it aside", seconds(10), || {
+        (serving_disputes(&production) == 1).then_some(())
+    });
+    staging.wait_for_active_slaves(1, seconds(1));
+}
+
+/// How many slaves the master that serves has set aside.
+fn serving_disputes(cluster: &TestCluster) -> u64 {
+    cluster.primary().map_or(0, |(_, info)| info.number("slaves_disputing"))
 }
