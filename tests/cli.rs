@@ -903,8 +903,10 @@ impl AtTerminal {
         let words: Vec<_> =
             std::iter::once(command.get_program()).chain(command.get_args()).map(quote).collect();
         let mut script = Command::new("script");
-        script.args(["--quiet", "--return", "--command", &words.join(" "), "/dev/null"]);
-        script.env("DSM_HISTORY", "/dev/null").env("TERM", "xterm");
+        // Without a shell between them: some die of the Ctrl+C that their child has survived.
+        let alone = format!("exec {}", words.join(" "));
+        script.args(["--quiet", "--return", "--command", &alone, "/dev/null"]);
+        script.env("DSM_HISTORY", "/dev/null").env("TERM", "xterm").env("SHELL", "/bin/sh");
         let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let shown = Arc::new(Mutex::new(Vec::new()));
         let (mut output, into) = (child.stdout.take().unwrap(), Arc::clone(&shown));
