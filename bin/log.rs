@@ -13,6 +13,8 @@ mod mend;
 use anyhow::{bail, ensure, Context as _};
 use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
+use common::Flags;
+use dsm::config::check_max_value;
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
 use dsm_protocol::ids::{ClusterId, Epoch, ReignId, Seq};
 use dsm_protocol::lock_file::LockText;
@@ -65,6 +67,12 @@ struct Args {
     /// torn; after a power cut more can be. `auto` asks the lock file.
     #[arg(long, global = true, value_enum, default_value_t = Crash::Auto)]
     crash: Crash,
+}
+
+impl Flags for Args {
+    fn validate(&self) -> Result<(), String> {
+        check_max_value("--max-value", self.max_value).map_err(|error| error.to_string())
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]

@@ -292,7 +292,7 @@ fn a_bad_flag_and_help_are_told() {
     is_refused(
         cluster,
         &["--port", "7", "--backup-port", "7"],
-        "error: --port and --backup-port are the same\n",
+        "error: --port and --backup-port are the same; see dsm-cluster --help\n",
     );
     // Before anything is started.
     is_refused(
