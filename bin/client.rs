@@ -76,6 +76,7 @@ impl Flags for Args {
 }
 
 fn main() -> ExitCode {
+    common::outlive_file_limit();
     match common::parse::<Args>(std::env::args_os()) {
         Ok(args) => {
             args.log.start("warn");

@@ -120,6 +120,7 @@ fn main() -> ExitCode {
         let role = words.next().unwrap_or_default();
         return roles::run(&role.to_string_lossy(), words.collect());
     }
+    common::outlive_file_limit();
     let args = match common::parse::<Args>(std::env::args_os()) {
         Ok(args) => args,
         Err(code) => return code,

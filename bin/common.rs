@@ -56,6 +56,21 @@ impl LogArgs {
     }
 }
 
+/// From now on this process outlives SIGXFSZ: a write beyond the limit for a file's size (`ulimit -f`) is an error like any
+/// other of a full disk, and not its end. Roles do that by themselves, with their environment.
+pub(crate) fn outlive_file_limit() {
+    let kind = tokio::signal::unix::SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+    // A handler stays when the runtime that asked for it is gone. Nobody needs to hear of the signal.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    let caught = runtime.and_then(|runtime| {
+        let _inside = runtime.enter();
+        tokio::signal::unix::signal(kind)
+    });
+    if let Err(error) = caught {
+        tell(&format!("a file that outgrows its limit will end this program: {error}"));
+    }
+}
+
 /// A stream of SIGHUP, which never comes where whoever started this program had it ignored, as nohup does.
 ///
 /// # Errors

@@ -1015,6 +1015,29 @@ fn ctrl_c_clears_the_line_and_ends_neither_the_client_nor_a_cluster() {
 }
 
 #[test]
+fn a_history_that_may_not_grow_ends_no_prompt() {
+    if let Err(why) = need_program("script", &["--version"], "bsdutils") {
+        return skip(a_history_that_may_not_grow_ends_no_prompt, "", &why);
+    }
+    let master = small_master(&Map::default());
+    let directory = tempfile::tempdir().unwrap();
+    let history = directory.path().join("history");
+    let mut limited = Command::new("sh");
+    let with = format!("ulimit -f 1; DSM_HISTORY={} exec \"$0\" \"$@\"", history.display());
+    limited.arg("-c").arg(with).arg(env!("CARGO_BIN_EXE_dsm-client")).args(["--masters", &master]);
+    let mut terminal = AtTerminal::start(&limited);
+    terminal.wait_for(PROMPT, 1);
+    for number in 1..=20 {
+        terminal.type_in(&format!("WRITE key{number} {}\r", "x".repeat(40)));
+        terminal.wait_for("WRITE_DONE", number);
+    }
+    terminal.type_in("EXIT\r");
+    terminal.wait_for("Exiting Client...", 1);
+    assert_eq!(wait(&mut terminal.child), Some(0), "{}", terminal.shown());
+    assert_eq!(std::fs::metadata(&history).unwrap().len(), 512, "it came to the limit");
+}
+
+#[test]
 fn the_prompt_and_status_say_who_serves_and_when_nobody_does() {
     let down = free_address();
     let output = run(client(&[&down], &["--prompt", "--request-timeout", "50ms"]), b"READ a\n");

@@ -91,6 +91,7 @@ impl crate::common::Flags for PeersOptions {
 
 /// Runs it with the words of the command line, the first of which is the program.
 pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
+    crate::common::outlive_file_limit();
     let options: PeersOptions = match crate::common::parse(words) {
         Ok(options) => options,
         Err(code) => return code,
