@@ -8,6 +8,8 @@ mod error_output;
 mod levels;
 mod words;
 
+#[allow(unused_imports, reason = "each binary uses its part")]
+pub(crate) use error_output::lines_lost;
 pub(crate) use error_output::{flush, tell};
 #[allow(unused_imports, reason = "each binary uses its part")]
 pub(crate) use words::two_dashes;

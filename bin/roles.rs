@@ -216,7 +216,7 @@ fn serve(config: NodeConfig) -> anyhow::Result<()> {
         };
         tokio::select! {
             biased;
-            ended = run_node(config, RealEnv::new(), stop) => Ok(ended?),
+            ended = run_node(config, RealEnv::logging(common::lines_lost), stop) => Ok(ended?),
             () = signals => {
                 log::warn!("ended at once by a second signal");
                 common::flush();

@@ -5,6 +5,7 @@
 mod common;
 
 use bytes::BytesMut;
+use common::resp::Connection;
 use common::skip::{hears_hangups, need_program, skip};
 use dsm_protocol::command::{Command as StoreCommand, ErrorWord, Reply};
 use dsm_protocol::frame;
@@ -668,6 +669,23 @@ fn a_standby_whose_standard_error_takes_nothing_serves_when_the_primary_dies() {
     let begun = Instant::now();
     while !until_done(&masters[1..], &["STATUS"]).contains("role:standby") {
         assert!(begun.elapsed() < PATIENCE);
+    }
+    // What gets lost is counted where it can be seen.
+    let lost = |status: &str| -> u64 {
+        let line = status.lines().find_map(|line| line.strip_prefix("log_lines_lost:"));
+        line.expect("a field of STATUS").parse().expect("a number")
+    };
+    assert_eq!(lost(&until_done(&masters[..1], &["STATUS"])), 0, "the other one's lines are taken");
+    let address = backup.parse().unwrap();
+    let mut connection = Connection::open(address, PATIENCE).unwrap();
+    while lost(&until_done(&masters[1..], &["STATUS"])) == 0 {
+        assert!(begun.elapsed() < PATIENCE);
+        for _ in 0..2000 {
+            connection.send(b"GET k\r\n").unwrap();
+        }
+        for _ in 0..2000 {
+            connection.answer().unwrap();
+        }
     }
     running.0[first].kill().unwrap();
     running.0[first].wait().unwrap();

@@ -258,6 +258,9 @@ enum Refuses {
 
 use Refuses::{AnythingButYesAndNo, Nothing, These};
 
+/// Each flag of a program, in the order of its help, and what it refuses.
+type Flags = &'static [(&'static str, Refuses)];
+
 /// A duration that is a text, and above the least one.
 const TOO_SHORT: Refuses = These(&["banana", "0s", "9ms"]);
 /// A length that is from 1 B to 1 GiB.
@@ -267,7 +270,7 @@ const NO_BYTES: Refuses = These(&["0", "several"]);
 const NO_DURATION: Refuses = These(&["soon"]);
 const NO_LEVEL: Refuses = These(&["loud"]);
 
-const MASTER: &[(&str, Refuses)] = &[
+const MASTER: Flags = &[
     ("--listen", These(&["nowhere", "0.0.0.0:1"])),
     ("--advertise", These(&["nowhere", "0.0.0.0:1"])),
     ("--peer", These(&["nowhere", "0.0.0.0:1"])),
@@ -298,7 +301,7 @@ const MASTER: &[(&str, Refuses)] = &[
     ("--log-level", NO_LEVEL),
 ];
 
-const SLAVE: &[(&str, Refuses)] = &[
+const SLAVE: Flags = &[
     ("--masters", These(&["nowhere", "127.0.0.1:1,"])),
     ("--id", These(&["no spaces allowed"])),
     ("--max-memory", NO_BYTES),
@@ -308,7 +311,7 @@ const SLAVE: &[(&str, Refuses)] = &[
     ("--log-level", NO_LEVEL),
 ];
 
-const CLIENT: &[(&str, Refuses)] = &[
+const CLIENT: Flags = &[
     ("--masters", These(&["nowhere", "127.0.0.1:1,"])),
     ("--request-timeout", TOO_SHORT),
     ("--connect-timeout", TOO_SHORT),
@@ -317,7 +320,7 @@ const CLIENT: &[(&str, Refuses)] = &[
     ("--log-level", NO_LEVEL),
 ];
 
-const CLUSTER: &[(&str, Refuses)] = &[
+const CLUSTER: Flags = &[
     ("--slaves", These(&["0", "65", "several"])),
     ("--data", Nothing),
     ("--port", These(&["65536", "http", "12346"])),
@@ -329,9 +332,9 @@ const CLUSTER: &[(&str, Refuses)] = &[
     ("--log-level", NO_LEVEL),
 ];
 
-const LOG: &[(&str, Refuses)] = &[("--max-value", NO_VALUE_MAX), ("--crash", These(&["loud"]))];
+const LOG: Flags = &[("--max-value", NO_VALUE_MAX), ("--crash", These(&["loud"]))];
 
-const HARNESS: &[(&str, Refuses)] = &[
+const HARNESS: Flags = &[
     ("--log-level", NO_LEVEL),
     ("--slaves", These(&["0", "65"])),
     ("--target", These(&["nowhere"])),
@@ -370,7 +373,7 @@ const HARNESS: &[(&str, Refuses)] = &[
 /// variable if it was that, and where to read more; the exit code is 2.
 #[test]
 fn a_bad_flag_is_named_in_one_line() {
-    let programs: [(&str, &[&str], &[(&str, Refuses)]); 7] = [
+    let programs: [(&str, &[&str], Flags); 7] = [
         (env!("CARGO_BIN_EXE_dsm-master"), &[], MASTER),
         (env!("CARGO_BIN_EXE_dsm-backup-master"), &[], MASTER),
         (env!("CARGO_BIN_EXE_dsm-slave"), &[], SLAVE),
