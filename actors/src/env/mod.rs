@@ -70,6 +70,11 @@ pub trait Environment {
     /// This process.
     fn pid(&self) -> u32;
 
+    /// Log lines of this process that nobody took and that are lost.
+    fn log_lines_lost(&self) -> u64 {
+        0
+    }
+
     /// Memory of this process that is resident, in bytes; 0 when nobody knows.
     fn resident_bytes(&self) -> u64;
 }

@@ -45,6 +45,7 @@ const NAME_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct RealEnv {
     start: Instant,
+    lines_lost: fn() -> u64,
 }
 
 impl RealEnv {
@@ -54,11 +55,16 @@ impl RealEnv {
     /// From now on the process outlives SIGXFSZ: a write beyond the limit for a file's size (`ulimit -f`) is an error like
     /// any other of a full disk, and not its end.
     pub fn new() -> super::Env {
+        RealEnv::logging(|| 0)
+    }
+
+    /// The same where log lines may get lost: `lines_lost` counts them since the start, and never waits.
+    pub fn logging(lines_lost: fn() -> u64) -> super::Env {
         // What a handler is called for does not do what it does by default. Nobody needs to hear of it.
         if let Err(error) = signal(SignalKind::from_raw(libc::SIGXFSZ)) {
             log::warn!("a file that outgrows its limit will end this process cause={error}");
         }
-        Rc::new(RealEnv { start: Instant::now() })
+        Rc::new(RealEnv { start: Instant::now(), lines_lost })
     }
 }
 
@@ -123,6 +129,10 @@ impl Environment for RealEnv {
     }
 
     // No disk is asked: the kernel writes this file when it is read.
+    fn log_lines_lost(&self) -> u64 {
+        (self.lines_lost)()
+    }
+
     fn resident_bytes(&self) -> u64 {
         let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
         let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
