@@ -5,6 +5,7 @@
 //! A shell: what arrives becomes events, what the machines decide is carried out in `effects.rs`. Never blocks, never
 //! decides a rule of replication or failover by itself.
 
+mod displaced;
 mod effects;
 mod health;
 mod peers;
@@ -18,7 +19,7 @@ use crate::acceptor::{self, count, Arrived, Drain, Sessions, Switchboard};
 use crate::batch::{Inbox, Outbox};
 use crate::config::{Fsync, MasterConfig, MasterKind};
 use crate::embed::Door;
-use crate::env::{Env, File, LockGuard};
+use crate::env::{Displaced, Env, File, LockGuard};
 use crate::failover_watcher::{self, FailoverWatcher, Notice};
 use crate::log_tailer::{self, LogTailer, Replay, Replayed};
 use crate::log_writer::{LogWriter, Written, WrittenRecord};
@@ -105,6 +106,8 @@ enum Todo {
     Refused(WriteId, ErrorWord, String),
     /// A request that the front has held back.
     Serve { asker: Asker, deadline: Millis, command: Command },
+    /// The log is not at its path: end, now that everything in front of this is answered.
+    Depart,
 }
 
 /// So much of a turn is left. It is counted in steps, so that a simulated world without time within a turn sees the same
@@ -162,6 +165,8 @@ pub(super) enum Phase {
     Closing { since: Millis, to: LinkId, asked_back: bool },
     /// The log is being closed for good.
     Stopping,
+    /// The log is not at its path: what is not executed is answered, then the node ends.
+    Departing,
     /// The node ends, and nothing is waited for any more.
     Ending,
 }
@@ -328,6 +333,8 @@ pub struct MasterActor {
     log_seq: dsm_protocol::ids::Seq,
     told_seq: dsm_protocol::ids::Seq,
     told_at: Millis,
+    /// What stands at the log's path instead of it.
+    displaced: Option<Displaced>,
     stopping_since: Option<Millis>,
     /// What is done about the stop.
     course: stop::Course,
@@ -463,6 +470,7 @@ impl MasterActor {
             log_seq: dsm_protocol::ids::Seq::default(),
             told_seq: dsm_protocol::ids::Seq::default(),
             told_at: now,
+            displaced: None,
             stopping_since: None,
             course: stop::Course::Open,
             takeovers: 0,
@@ -548,6 +556,7 @@ impl MasterActor {
                 Todo::Serve { asker, deadline, command } => {
                     self.step(now, master::Event::Request { asker, deadline, command });
                 }
+                Todo::Depart => self.depart(),
             }
             self.perform_within(now, &mut left);
         }
