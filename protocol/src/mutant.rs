@@ -137,6 +137,10 @@ mod on {
         HandoverDoesNotWait,
         /// Requests that come during a handover are executed.
         HandoverHoldsNothing,
+        /// A master that is asked to stop does not wait for the requests in flight.
+        StopDoesNotWait,
+        /// A master that is asked to stop does not hand over first.
+        StopHandsOverNothing,
         /// A standby says by itself that a key does not exist.
         StandbyAnswersReads,
         /// A forwarded write is sent again when the link to the active master is lost.

@@ -251,7 +251,9 @@ impl MasterActor {
             let yielding = matches!(reign.phase, Phase::Yielding { .. });
             let serving = matches!(reign.phase, Phase::Serving | Phase::Preparing { .. });
             let stopping = self.is_closing() && serving;
-            let is_done = self.machine.in_flight() == 0 || planted!(HandoverDoesNotWait);
+            let waits_not =
+                yielding && planted!(HandoverDoesNotWait) || stopping && planted!(StopDoesNotWait);
+            let is_done = self.machine.in_flight() == 0 || waits_not;
             if (yielding || stopping) && is_done {
                 log::debug!("nothing in flight, closing the log at={now}");
                 self.close_log(now);

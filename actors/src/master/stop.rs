@@ -7,9 +7,13 @@ use crate::session::Session;
 use dsm_protocol::ids::Millis;
 use dsm_protocol::machine::front::{self, Kind};
 use dsm_protocol::message::{Control, Message};
+use dsm_protocol::planted;
 
 /// How long the standby may take to ask for the reign that it is offered, and the log to be synced.
 const OFFER_MS: u64 = 1000;
+
+/// After so long a standby that was refused, for it lacked slaves or lagged, may ask once more.
+const OFFER_AGAIN_MS: u64 = 100;
 
 /// How long a connection may be silent before it is closed all the same: until then it is closed with an answer.
 const SILENT_MS: u64 = 500;
@@ -26,6 +30,8 @@ pub(super) enum Course {
     Offering {
         /// Since when.
         since: Millis,
+        /// When it was offered last.
+        offered: Millis,
     },
     /// The other master serves. What clients ask is forwarded, and they are let go between their requests.
     Leaving {
@@ -88,20 +94,25 @@ impl MasterActor {
             }
             (Role::Reigning(_), Course::Closing { .. }) => {}
             (Role::Reigning(reign), course) => match (&reign.phase, course) {
-                (Phase::Serving, Course::Open) if !self.peers.is_empty() => {
-                    self.course = Course::Offering { since: now };
+                (Phase::Serving, Course::Open)
+                    if !self.peers.is_empty() && !planted!(StopHandsOverNothing) =>
+                {
+                    self.course = Course::Offering { since: now, offered: now };
                     self.offer_reign();
                 }
                 // A handover is under way already.
                 (Phase::Preparing { .. } | Phase::Yielding { .. } | Phase::Closing { .. }, Course::Open) => {
-                    self.course = Course::Offering { since: now };
+                    self.course = Course::Offering { since: now, offered: now };
                 }
-                (Phase::Serving | Phase::Preparing { .. }, Course::Offering { since }) => {
+                (Phase::Serving | Phase::Preparing { .. }, Course::Offering { since, offered }) => {
                     let is_gone = self.peers.is_empty();
                     if is_gone || now.since(since) >= OFFER_MS {
                         let cause = if is_gone { "it is gone" } else { "it does not ask in time" };
                         log::info!("the reign is not handed over cause={cause:?}");
                         self.begin_closing(now);
+                    } else if now.since(offered) >= OFFER_AGAIN_MS {
+                        self.course = Course::Offering { since, offered: now };
+                        self.offer_reign();
                     }
                 }
                 (Phase::Serving, Course::Open | Course::Leaving { .. } | Course::Closing { .. }) => {
@@ -182,7 +193,7 @@ impl MasterActor {
         let is_empty = self.front.waiting() == 0 && self.sessions.values().all(|session| stays(session));
         // Nobody is there to forward to: what waits is refused, which is no lie.
         let is_stranded = self.dialed.is_none() && self.peers.is_empty();
-        if is_empty || is_stranded || late || waited_ms >= LEAVE_MS {
+        if is_empty || is_stranded || late || waited_ms >= LEAVE_MS || planted!(StopDoesNotWait) {
             self.begin_closing(now);
             self.end();
             return;

@@ -24,6 +24,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest frame that a client takes, in bytes.
 const FRAME_BYTES_MAX: usize = 1 << 20;
 
+/// How long a client that is at leisure looks whether its master has hung up: longer than that takes to reach it.
+const LOOK: Duration = Duration::from_millis(70);
+
 /// How long a connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -233,6 +236,12 @@ impl Connection {
                 native.early.insert(id.0, answer_of(reply));
             }
         }
+    }
+
+    /// Whether the master has hung up, as far as one hears that within [`LOOK`].
+    async fn has_ended(&mut self) -> bool {
+        let deadline = tokio::time::Instant::now() + LOOK;
+        self.read(deadline).await.is_err() && tokio::time::Instant::now() < deadline
     }
 
     pub(crate) async fn answer(&mut self) -> Result<Answer, NoAnswer> {
@@ -618,6 +627,50 @@ impl Client {
     fn give_up(&self, asked: Vec<Asked>) {
         for _ in asked {
             self.recorder.note("no answer");
+        }
+    }
+}
+
+/// What a client had to hear that one of a cluster without faults should not.
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    /// The request.
+    pub(crate) request: Vec<Bytes>,
+    /// The error that it was answered with; `None`: there was no answer.
+    pub(crate) error: Option<String>,
+}
+
+impl Client {
+    /// Asks one thing after the other until `stop` is set, and looks before each whether the master has hung up. What goes
+    /// wrong is put into `troubles`.
+    pub(crate) async fn ask_in_turn(mut self, troubles: Rc<RefCell<Vec<Trouble>>>) {
+        let masters = Cluster::masters();
+        let mut next = self.id as usize;
+        while !self.stop.get() {
+            next += 1;
+            let Some(mut connection) = Connection::open(&self.env, &masters[next % masters.len()]).await
+            else {
+                tokio::time::sleep(Duration::from_millis(self.within(1, 20))).await;
+                continue;
+            };
+            while !self.stop.get() && !connection.has_ended().await {
+                let (request, asked) = self.ask();
+                let sent = connection.send(std::slice::from_ref(&request)).await;
+                let answer = if sent.is_ok() { connection.answer().await } else { Err(NoAnswer) };
+                match answer {
+                    Ok(answer) => {
+                        if let Answer::Error(error) = &answer {
+                            troubles.borrow_mut().push(Trouble { request, error: Some(error.clone()) });
+                        }
+                        self.finish(asked, answer, &mut Own::default(), &[]);
+                    }
+                    Err(NoAnswer) => {
+                        troubles.borrow_mut().push(Trouble { request, error: None });
+                        self.give_up(vec![asked]);
+                        break;
+                    }
+                }
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// Where the masters keep the log.
 pub(crate) const LOG: &str = "/data/kv_store.log";
@@ -89,6 +90,8 @@ struct Place {
     node: Node,
     machine: Machine,
     process: RefCell<Option<Process>>,
+    /// Asks the process to stop, as SIGTERM does; `None` once it is asked.
+    stop: RefCell<Option<oneshot::Sender<()>>>,
 }
 
 struct State {
@@ -113,8 +116,12 @@ impl Cluster {
         let masters = world.machine("machine0");
         let mut machines = vec![masters.clone()];
         let mut places = Vec::new();
-        let place =
-            |node, machine: &Machine| Place { node, machine: machine.clone(), process: RefCell::default() };
+        let place = |node, machine: &Machine| Place {
+            node,
+            machine: machine.clone(),
+            process: RefCell::default(),
+            stop: RefCell::default(),
+        };
         places.push(place(Node::Primary, &masters));
         places.push(place(Node::Backup, &masters));
         for number in 1..=shape.slaves {
@@ -190,7 +197,13 @@ impl Cluster {
         &self.place(node).machine
     }
 
-    /// How nodes ended that were not killed.
+    /// Asks a node to stop, as SIGTERM does. Whether it runs and had not been asked.
+    pub(crate) fn stop(&self, node: Node) -> bool {
+        let stop = self.process(node).and_then(|_| self.place(node).stop.borrow_mut().take());
+        stop.is_some_and(|stop| stop.send(()).is_ok())
+    }
+
+    /// How nodes ended that were neither killed nor asked to.
     pub(crate) fn ends(&self) -> Vec<(Node, Result<(), NodeError>)> {
         self.0.ends.borrow().clone()
     }
@@ -226,16 +239,22 @@ impl Cluster {
         }
         let config = self.config(place.node);
         let world = &self.0.world;
+        let (stop, asked) = oneshot::channel();
         let (process, end) = world.start(&place.machine, &place.node.host(), |env| async move {
-            run_node(config, env, std::future::pending()).await
+            // Nobody drops the other end before this one has ended.
+            run_node(config, env, async { drop(asked.await) }).await
         });
         *place.process.borrow_mut() = Some(process.clone());
+        *place.stop.borrow_mut() = Some(stop);
         let (cluster, node) = (self.clone(), place.node);
         tokio::task::spawn_local(async move {
             // An error: it was killed.
             if let Ok(outcome) = end.await {
-                cluster.0.world.say(|| format!("{} ended by itself: {outcome:?}", node.host()));
-                cluster.0.ends.borrow_mut().push((node, outcome));
+                let was_asked = cluster.place(node).stop.borrow().is_none();
+                cluster.0.world.say(|| format!("{} ended, asked to {was_asked}: {outcome:?}", node.host()));
+                if !(was_asked && outcome.is_ok()) {
+                    cluster.0.ends.borrow_mut().push((node, outcome));
+                }
             }
             process.gone().await;
             let (low, high) = cluster.0.restart_ms.get();

@@ -31,10 +31,11 @@ pub(crate) enum Class {
     ClockJump,
     Drift,
     Handover,
+    Stop,
 }
 
 impl Class {
-    pub(crate) const ALL: [Class; 15] = [
+    pub(crate) const ALL: [Class; 16] = [
         Class::Kill,
         Class::KillAll,
         Class::Pause,
@@ -50,6 +51,7 @@ impl Class {
         Class::ClockJump,
         Class::Drift,
         Class::Handover,
+        Class::Stop,
     ];
 }
 
@@ -312,6 +314,11 @@ impl Nemesis {
                 }
             }
             Class::Handover => self.ask_handover(),
+            Class::Stop => {
+                if cluster.stop(self.any_node()) {
+                    self.count(class);
+                }
+            }
         }
     }
 

@@ -1,13 +1,13 @@
 //! One seed: a cluster, its clients, its faults, and the verdict on what came of it.
 
-use crate::clients::{insist, insist_at, Answer, Client, Habits, Recorder};
+use crate::clients::{insist, insist_at, Answer, Client, Habits, Recorder, Trouble};
 use crate::cluster::{Cluster, Node, Shape};
 use crate::damage;
 use crate::nemesis::{Nemesis, Tally};
 use crate::witness::Witness;
 use bytes::Bytes;
 use dsm::config::Fsync;
-use dsm::env::sim::World;
+use dsm::env::sim::{NetSettings, World};
 use dsm::supervision::NodeError;
 use dsm_protocol::history::{self, Violation};
 use dsm_protocol::record::{Body, Scanner, Step};
@@ -41,6 +41,15 @@ const EVERYSEC_EVERY: u64 = 6;
 /// In one seed of so many, one value at a time is on its way from a slave, and clients pipeline: reads wait while what
 /// was asked behind them is done.
 const NARROW_EVERY: u64 = 3;
+
+/// In one seed of so many, the masters are asked to stop at the end.
+const STOPPED_EVERY: u64 = 3;
+
+/// How many clients are there when they stop.
+const VISITORS: u64 = 12;
+
+/// How long a stop may take.
+const STOP_LIMIT: Duration = Duration::from_secs(7);
 
 /// How long a primary that hangs may stay without a successor, beyond the failover timeout.
 const REPLACE_LIMIT: Duration = Duration::from_secs(5);
@@ -79,12 +88,14 @@ pub(crate) enum Check {
     Serves,
     /// So it does for each client that was there all the time.
     ServesClients,
-    /// There is one primary, one standby, and all slaves are active.
+    /// There is one primary, one standby, and all slaves are active, and known to both.
     Converges,
     /// A primary that hangs is fenced and replaced in time.
     Replaces,
     /// The reign moves when an operator asks for it.
     Handover,
+    /// A master that is asked to stop hands over, or answers what it has in hand: nothing becomes unknown.
+    Stops,
     /// Every key can be read.
     Readable,
     /// The history of each key is linearizable.
@@ -273,8 +284,11 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
     nemesis.rage(duration).await;
     nemesis.rest();
     world.say(|| "everything is mended".to_owned());
-    let trials =
-        Trials { is_damaged: seed % DAMAGED_EVERY == DAMAGED_EVERY - 1, is_hung: seed % HUNG_EVERY == 1 };
+    let trials = Trials {
+        is_damaged: seed % DAMAGED_EVERY == DAMAGED_EVERY - 1,
+        is_hung: seed % HUNG_EVERY == 1,
+        is_stopped: seed.is_multiple_of(STOPPED_EVERY),
+    };
     let verdict = match witness.verdict() {
         Ok(()) => verdict(&cluster, &recorder, &stop, clients, habits.keys, trials).await,
         heard => heard.map(|()| 0),
@@ -303,6 +317,8 @@ pub(crate) struct Trials {
     pub(crate) is_damaged: bool,
     /// Its primary hangs.
     pub(crate) is_hung: bool,
+    /// Its masters are asked to stop, first the one that serves, and then both.
+    pub(crate) is_stopped: bool,
 }
 
 /// Everything is mended: the cluster must serve again, and everything it said must have been true. How often its log
@@ -353,6 +369,11 @@ pub(crate) async fn verdict(
     converged(cluster, &env).await?;
     if trials.is_hung {
         replaces(cluster, &env).await?;
+        ends(cluster)?;
+        converged(cluster, &env).await?;
+    }
+    if trials.is_stopped {
+        stops(cluster, &env, recorder, keys).await?;
         ends(cluster)?;
         converged(cluster, &env).await?;
     }
@@ -423,17 +444,7 @@ async fn active(env: &dsm::env::Env) -> Option<usize> {
 
 /// The primary hangs: the standby must end it and take its place.
 async fn replaces(cluster: &Cluster, env: &dsm::env::Env) -> Result<(), Failure> {
-    // A primary that has come back may be about to get its reign back: nobody reigns for a moment then.
-    let deadline = tokio::time::Instant::now() + CONVERGE_LIMIT;
-    let index = loop {
-        if let Some(index) = active(env).await {
-            break index;
-        }
-        if tokio::time::Instant::now() >= deadline {
-            return Check::Replaces.failed("nobody reigns");
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
+    let index = reigning(env, Check::Replaces).await?;
     let Some(hung) = cluster.process([Node::Primary, Node::Backup][index]) else {
         return Check::Replaces.failed("who reigns does not run");
     };
@@ -448,6 +459,94 @@ async fn replaces(cluster: &Cluster, env: &dsm::env::Env) -> Result<(), Failure>
         other => Check::Replaces
             .failed(format!("a primary that hangs is not replaced within {limit:?}: {other:?}")),
     }
+}
+
+/// Which master reigns, once one says so: while it moves, nobody does for a moment.
+async fn reigning(env: &dsm::env::Env, check: Check) -> Result<usize, Failure> {
+    let deadline = tokio::time::Instant::now() + CONVERGE_LIMIT;
+    loop {
+        if let Some(index) = active(env).await {
+            return Ok(index);
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return check.failed("nobody reigns");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Asks a node to stop, and waits for its end.
+async fn stopped(cluster: &Cluster, node: Node) -> Result<(), Failure> {
+    let Some(process) = cluster.process(node) else {
+        return Check::Stops.failed(format!("{} does not run", node.host()));
+    };
+    cluster.world().say(|| format!("{} is asked to stop", node.host()));
+    cluster.stop(node);
+    match tokio::time::timeout(STOP_LIMIT, process.gone()).await {
+        Ok(()) => Ok(()),
+        Err(_) => Check::Stops.failed(format!("{} does not stop within {STOP_LIMIT:?}", node.host())),
+    }
+}
+
+/// The master that serves is asked to stop under load: no request fails, for the other one serves. Then both are, one
+/// after the other: what is answered is done, and what is not answered is not executed.
+async fn stops(
+    cluster: &Cluster,
+    env: &dsm::env::Env,
+    recorder: &Recorder,
+    keys: u64,
+) -> Result<(), Failure> {
+    let world = cluster.world();
+    // So that something is on its way at every moment.
+    world.set_net(NetSettings { delay_ms: 2..=10, late_per_mille: 0, ..NetSettings::default() });
+    let mut habits = habits(world);
+    (habits.keys, habits.writes, habits.deletes, habits.pipeline) = (keys, 700, 0, 1);
+    for others_stop in [false, true] {
+        converged(cluster, env).await?;
+        let reigns = reigning(env, Check::Stops).await?;
+        let [node, other] =
+            if reigns == 0 { [Node::Primary, Node::Backup] } else { [Node::Backup, Node::Primary] };
+        if others_stop {
+            cluster.hold_masters(true);
+            stopped(cluster, other).await?;
+        }
+        let (stop, troubles) = (Rc::new(Cell::new(false)), Rc::new(RefCell::new(Vec::new())));
+        let mut visitors = JoinSet::new();
+        for number in 0..VISITORS {
+            let id = 100 + number + VISITORS * u64::from(others_stop);
+            let visitor = Client::new(cluster, id, recorder, habits.clone(), &stop);
+            visitors.spawn_local(visitor.ask_in_turn(Rc::clone(&troubles)));
+        }
+        tokio::time::sleep(Duration::from_millis(world.random_within(300..=500))).await;
+        stopped(cluster, node).await?;
+        if !others_stop {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        stop.set(true);
+        while let Some(ended) = visitors.join_next().await {
+            if let Err(error) = ended {
+                return Check::NoPanic.failed(format!("a client ended: {error}"));
+            }
+        }
+        let log = cluster.log();
+        let is_logged = |value: &Bytes| log.windows(value.len()).any(|text| text == &value[..]);
+        for Trouble { request, error } in troubles.take() {
+            let is_write = [&b"SET"[..], b"MSET"].contains(&&request[0][..]);
+            let is_allowed = others_stop
+                && match &error {
+                    Some(error) => !error.starts_with("UNKNOWN"),
+                    None => !(is_write && is_logged(&request[2])),
+                };
+            if !is_allowed {
+                let what = format!("{} is asked to stop, and {request:?} is answered {error:?}", node.host());
+                return Check::Stops.failed(what);
+            }
+        }
+    }
+    world.set_net(NetSettings::default());
+    cluster.hold_masters(false);
+    cluster.launch_masters();
+    serves(env).await
 }
 
 /// An operator asks for the reign to move, and it does.
@@ -487,7 +586,7 @@ fn ends(cluster: &Cluster) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One primary, one standby, all slaves.
+/// One primary and one standby, each with all slaves.
 async fn converged(cluster: &Cluster, env: &dsm::env::Env) -> Result<(), Failure> {
     let deadline = tokio::time::Instant::now() + CONVERGE_LIMIT;
     let slaves = cluster.shape().slaves;
@@ -499,7 +598,7 @@ async fn converged(cluster: &Cluster, env: &dsm::env::Env) -> Result<(), Failure
         }
         let role = |role: &str| seen.iter().flatten().filter(|status| status.contains(role)).count();
         let all = format!("active_slaves:{slaves}\r\n");
-        if role("role:primary") == 1 && role("role:standby") == 1 && role(&all) >= 1 {
+        if role("role:primary") == 1 && role("role:standby") == 1 && role(&all) == 2 {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

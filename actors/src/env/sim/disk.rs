@@ -572,7 +572,12 @@ impl SimFile {
             let turn = opened.turn.lock().await;
             // What a process had queued dies with it; what the kernel had begun does not.
             if opened.process.is_alive() && boot == boot_id(&opened.machine) {
-                drop(answer.send(work.await));
+                let process = &opened.process.0;
+                process.at_disk.set(process.at_disk.get() + 1);
+                let result = work.await;
+                process.at_disk.set(process.at_disk.get() - 1);
+                process.left_disk.notify_one();
+                drop(answer.send(result));
             }
             drop(turn);
         });

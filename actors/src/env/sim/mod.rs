@@ -231,6 +231,8 @@ impl World {
             clock: Cell::new(Clock::new()),
             gone: Cell::new(false),
             leaving: Notify::new(),
+            at_disk: Cell::new(0),
+            left_disk: Notify::new(),
         }))
     }
 
@@ -351,8 +353,15 @@ impl World {
         self.say(|| format!("{} killed pid={}", process.0.host, process.0.pid));
         process.die();
         let delay = Duration::from_millis(self.random_within(KILL_MS));
-        let dead = process.clone();
-        self.later(delay, move |world| world.release(&dead, true));
+        let (world, dead) = (self.clone(), process.clone());
+        self.spawn(async move {
+            sleep(delay).await;
+            // A thread that is at the disk comes to the end of that first, and until then all is held.
+            while dead.0.at_disk.get() > 0 {
+                dead.0.left_disk.notified().await;
+            }
+            world.release(&dead, true);
+        });
     }
 
     /// Cuts the power of a machine: its processes end, nobody is told, and what was not synced may be gone.
@@ -492,6 +501,9 @@ struct ProcessState {
     /// Whether what it held is given back.
     gone: Cell<bool>,
     leaving: Notify,
+    /// What the kernel does for it at the disk.
+    at_disk: Cell<u64>,
+    left_disk: Notify,
 }
 
 /// A monotonic clock: what it showed when it was last set, and how fast it has run since. It never goes back.
