@@ -189,6 +189,52 @@ fn a_log_that_may_not_grow_refuses_writes_until_it_may_and_ends_nobody() {
     assert_eq!(client.call(&[b"GET", b"k30"]).expect("an answer"), Answer::Null);
 }
 
+/// In how many seconds the system probes the other end of each connection with an end at `masters`, both ends listed apart
+/// (`None`: never), without the dialing ends that this test has.
+fn probed_in(masters: [std::net::SocketAddr; 2], own: &[u16]) -> Vec<Option<u64>> {
+    let connections = std::fs::read_to_string("/proc/net/tcp").expect("the kernel lists them");
+    let ends = connections.lines().skip(1).filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let port = |word: &str| u16::from_str_radix(word.split_once(':')?.1, 16).ok();
+        let (local, remote) = (port(words[1])?, port(words[2])?);
+        let is_ours = masters.iter().any(|master| [local, remote].contains(&master.port()));
+        // 01: established.
+        if !is_ours || words[3] != "01" || own.contains(&local) {
+            return None;
+        }
+        let (timer, ticks) = words[5].split_once(':')?;
+        let seconds = u64::from_str_radix(ticks, 16).ok()? / 100;
+        // 02: nothing is unacknowledged, and the timer runs that probes.
+        Some((timer == "02").then_some(seconds))
+    });
+    ends.collect()
+}
+
+#[test]
+fn each_end_of_a_connection_probes_whether_the_other_one_is_there() {
+    for (flags, expected) in [
+        (&[][..], Some(270..=300)),
+        (&["--tcp-keepalive", "100s"], Some(70..=100)),
+        (&["--tcp-keepalive", "0s"], None),
+    ] {
+        let cluster = Setup::slaves(1).masters_with(flags).slaves_with(flags).start();
+        let masters = MASTERS.map(|master| cluster.address(master));
+        let mut client = cluster.connect(Node::Master);
+        assert_eq!(client.call(&[b"SET", b"k", b"v"]).expect("an answer"), Answer::ok());
+        let own = [client.sender().and_then(|sender| sender.local_addr()).expect("a socket").port()];
+        // The client's end at the master, both ends of the slave's two links, and those of a link between the masters.
+        wait_for("each is as it should be", seconds(5), || {
+            let found = probed_in(masters, &own);
+            let is_right = |seconds: &Option<u64>| match (&expected, seconds) {
+                (Some(range), Some(seconds)) => range.contains(seconds),
+                (None, seconds) => seconds.is_none(),
+                (Some(_), None) => false,
+            };
+            (found.len() >= 7 && found.iter().all(is_right)).then_some(())
+        });
+    }
+}
+
 #[test]
 fn requests_over_the_limit_in_all_are_busy_and_not_executed() {
     busy_beyond(&["--max-requests", "8"], 8, 10);
