@@ -523,15 +523,15 @@ fn new_cluster(path: &Path, crash: Crash, line_max: usize, out: &mut impl Write)
         line.len() == span.bytes as usize,
         "the CLUSTER line has fields that this version does not write"
     );
-    file.write_all_at(&line, span.offset)
-        .and_then(|()| file.sync_all())
-        .context("cannot write the CLUSTER line")?;
-    // What the lock file says is of the original.
+    // What the lock file says is of the original, and is forgotten first: it must not name another cluster than the log.
     let mut text = String::new();
     lock_file.read_to_string(&mut text).context("cannot read the lock file")?;
     let text = LockText { cluster: None, epoch: None, ..LockText::parse(&text) }.to_string();
     let written = lock_file.set_len(0).and_then(|()| lock_file.write_all_at(text.as_bytes(), 0));
-    written.context("cannot write the lock file")?;
+    written.and_then(|()| lock_file.sync_all()).context("cannot write the lock file")?;
+    file.write_all_at(&line, span.offset)
+        .and_then(|()| file.sync_all())
+        .context("cannot write the CLUSTER line")?;
     writeln!(out, "{}: cluster {old} is cluster {new} from here on", path.display())?;
     out.flush()?;
     Ok(EXIT_CLEAN)
