@@ -143,8 +143,10 @@ impl OpenMaster {
     pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
         let outcome = ended(stop, || self.master.do_send(master::Stop), &self.fate).await;
         self.linking.shutdown().await;
+        // Whatever was answered to the end is to arrive.
+        let flushes = matches!(outcome, Ok(()) | Err(NodeError::LogDisplaced(_)));
         let board = &self.switchboard;
-        end_tasks(&mut self.accepting, outcome.is_ok(), || board.has_said_all()).await;
+        end_tasks(&mut self.accepting, flushes, || board.has_said_all()).await;
         self.master.do_send(master::Dismiss);
         gone(&self.master).await;
         outcome
