@@ -51,7 +51,9 @@ struct Draft<W> {
 /// Repairs the locked log at `path`.
 pub(crate) fn mend(file: &File, path: &Path, line_max: usize, out: &mut impl Write) -> anyhow::Result<u8> {
     // The new file stands where the old one does, whatever leads there.
-    let place = fs::canonicalize(path).with_context(|| format!("cannot find {}", path.display()))?;
+    let is_link = fs::symlink_metadata(path).is_ok_and(|named| named.is_symlink());
+    let found = if is_link { fs::canonicalize(path) } else { Ok(path.to_owned()) };
+    let place = found.with_context(|| format!("cannot find {}", path.display()))?;
     let draft_path = beside(&place, ".repair");
     let written = write_draft(file, path, &draft_path, line_max);
     let swapped = written.and_then(|draft| swap(file, &place, &draft_path).map(|kept_at| (draft, kept_at)));
