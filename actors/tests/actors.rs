@@ -3,11 +3,12 @@
 use actix::prelude::*;
 use dsm::config::{Fence, Fsync};
 use dsm::embed::{self, Get, Put, Status};
-use dsm::env::{Disk as _, OpenMode};
+use dsm::env::{Disk as _, OpenMode, Post, Stands};
 use dsm::failover_watcher::{self, FailoverWatcher, LeadershipChanged, Notice};
 use dsm::log_tailer::{self, LogTailer, Replay, Replayed};
 use dsm::log_writer::{
-    self, Append, Close, Closed, EpochWritten, LogFailed, LogWriter, Reopen, Reopened, Sync, Synced, Written,
+    self, Abandon, Abandoned, Append, Close, Closed, EpochWritten, LogDisplaced, LogFailed, LogWriter,
+    Reopen, Reopened, Sync, Synced, Written,
 };
 use dsm::slave_proxy::EndReason;
 use dsm::supervision::{Fate, NodeError, PanicGuard};
@@ -162,6 +163,8 @@ mod log_writer_actor {
         written: Received<Written>,
         epoch: Received<EpochWritten>,
         failed: Received<LogFailed>,
+        displaced: Received<LogDisplaced>,
+        abandoned: Received<Abandoned>,
         synced: Received<Synced>,
         closed: Received<Closed>,
         reopened: Received<Reopened>,
@@ -182,9 +185,11 @@ mod log_writer_actor {
     async fn rig_on(world: MemoryEnv) -> Rig {
         let open = || async { world.disk.open(Path::new(LOG), OpenMode::Write).await };
         let (file, sync_file) = (open().await.expect("in memory"), open().await.expect("in memory"));
+        let identity = file.identity().await.expect("in memory");
         let start = log_writer::Start {
             file,
             sync_file,
+            post: Post { path: Path::new(LOG).into(), identity },
             position: Position::default(),
             reign: Reign::new(1, 1),
             head: Some(record::Operation::Cluster(ClusterId(7))),
@@ -194,6 +199,8 @@ mod log_writer_actor {
         let (written_port, written) = Probe::begin();
         let (epoch_port, epoch) = Probe::begin();
         let (failed_port, failed) = Probe::begin();
+        let (displaced_port, displaced) = Probe::begin();
+        let (abandoned_port, abandoned) = Probe::begin();
         let (synced_port, synced) = Probe::begin();
         let (closed_port, closed) = Probe::begin();
         let (reopened_port, reopened) = Probe::begin();
@@ -201,6 +208,8 @@ mod log_writer_actor {
             written: written_port,
             epoch: epoch_port,
             failed: failed_port,
+            displaced: displaced_port,
+            abandoned: abandoned_port,
             synced: synced_port,
             closed: closed_port,
             reopened: reopened_port,
@@ -220,7 +229,21 @@ mod log_writer_actor {
         machine.step(Millis(0), joined, &mut effects);
         settle().await;
         let disk = world.disk;
-        Rig { disk, writer, written, epoch, failed, synced, closed, reopened, fate, machine, asked: 0 }
+        Rig {
+            disk,
+            writer,
+            written,
+            epoch,
+            failed,
+            displaced,
+            abandoned,
+            synced,
+            closed,
+            reopened,
+            fate,
+            machine,
+            asked: 0,
+        }
     }
 
     impl Rig {
@@ -421,6 +444,111 @@ mod log_writer_actor {
         });
     }
 
+    /// What the writer has found at its path.
+    fn found(rig: &Rig) -> Option<Stands> {
+        let displaced = rig.displaced.take().pop()?;
+        assert!(rig.failed.is_empty() && rig.closed.is_empty());
+        Some(displaced.found.stands)
+    }
+
+    #[test]
+    fn nothing_is_appended_to_a_log_that_does_not_stand_at_its_path_as_it_was_left() {
+        let path = Path::new(LOG);
+        let moved = Path::new("/moved");
+        type Do = fn(&MemoryDisk, &Path, &Path);
+        let faults: [(Do, Stands); 4] = [
+            (|disk, path, moved| disk.rename(path, moved), Stands::Nothing),
+            (
+                |disk, path, moved| {
+                    disk.rename(path, moved);
+                    disk.extend(path, b"");
+                },
+                Stands::Other,
+            ),
+            (|disk, path, _| disk.cut(path, 7), Stands::Shorter { bytes: 0 }),
+            (|disk, path, _| disk.extend(path, b"more"), Stands::Longer { bytes: 4 }),
+        ];
+        for (fault, stands) in faults {
+            virtual_time(async move {
+                let mut rig = rig().await;
+                rig.append(1);
+                settle().await;
+                assert_eq!(rig.written.take()[0].writes.len(), 1);
+                let length = rig.content().len() as u64;
+                let stands = match stands {
+                    Stands::Shorter { .. } => Stands::Shorter { bytes: length - 7 },
+                    other => other,
+                };
+                fault(&rig.disk, path, moved);
+                rig.disk.take_operations();
+                let before = (rig.disk.content(path), rig.disk.content(moved));
+                let refused = rig.append(3);
+                settle().await;
+                assert_eq!(found(&rig), Some(stands));
+                // What comes later is refused too, and then it is said that all is.
+                let later = rig.append(1);
+                rig.writer.do_send(Abandon);
+                settle().await;
+                assert_eq!(rig.abandoned.take().len(), 1);
+                let told = rig.written.take();
+                assert!(told.iter().all(|told| told.writes.is_empty()));
+                assert!(told
+                    .iter()
+                    .all(|told| told.refusal.as_ref().is_some_and(|(word, _)| word.is_not_executed())));
+                let told: Vec<_> = told.into_iter().flat_map(|told| told.refused).collect();
+                assert_eq!(told, [refused, later].concat());
+                rig.writer.do_send(Close);
+                sleep(Duration::from_secs(2)).await;
+                assert_eq!(rig.disk.take_operations(), [], "nothing is written any more");
+                assert_eq!((rig.disk.content(path), rig.disk.content(moved)), before);
+                assert!(rig.closed.is_empty() && rig.failed.is_empty());
+            });
+        }
+    }
+
+    #[test]
+    fn a_group_whose_log_goes_while_it_is_at_the_disk_is_unknown_and_what_waits_is_refused() {
+        virtual_time(async {
+            let mut rig = rig().await;
+            rig.disk.set_latency(ms(5));
+            let at_disk = rig.append(1);
+            settle().await;
+            let waits = rig.append(2);
+            rig.disk.rename(Path::new(LOG), Path::new("/moved"));
+            sleep(ms(6)).await;
+            assert_eq!(found(&rig), Some(Stands::Nothing));
+            let told = rig.written.take();
+            let told: Vec<_> = told
+                .into_iter()
+                .map(|told| (told.writes.len(), told.refused, told.refusal.map(|(word, _)| word)))
+                .collect();
+            let unknown = (0, at_disk, Some(ErrorWord::Unknown));
+            assert_eq!(told, [unknown, (0, waits, Some(ErrorWord::ReadOnly))]);
+        });
+    }
+
+    #[test]
+    fn the_path_is_looked_at_though_nothing_is_written_and_right_before_a_log_is_closed() {
+        virtual_time(async {
+            let idle = rig().await;
+            sleep(Duration::from_secs(5)).await;
+            idle.disk.rename(Path::new(LOG), Path::new("/moved"));
+            sleep(Duration::from_secs(1)).await;
+            assert_eq!(found(&idle), Some(Stands::Nothing));
+            // A log that is put back in time was never away.
+            let closing = rig().await;
+            closing.disk.rename(Path::new(LOG), Path::new("/moved"));
+            closing.disk.rename(Path::new("/moved"), Path::new(LOG));
+            sleep(Duration::from_secs(5)).await;
+            assert_eq!(found(&closing), None);
+            closing.disk.replace(Path::new(LOG), b"");
+            closing.writer.do_send(Close);
+            settle().await;
+            assert_eq!(found(&closing), Some(Stands::Other));
+            assert!(closing.closed.is_empty());
+        });
+    }
+
     #[test]
     fn a_reign_whose_epoch_finds_no_room_begins_when_there_is_some() {
         virtual_time(async {
@@ -512,6 +640,7 @@ mod log_tailer_actor {
         disk: MemoryDisk,
         tailer: Addr<LogTailer>,
         replayed: Received<Replayed>,
+        sighted: Received<log_tailer::Sighted>,
         halted: Received<log_tailer::Halted>,
         fate: Fate,
         seen: Vec<String>,
@@ -520,6 +649,7 @@ mod log_tailer_actor {
     fn rig() -> Rig {
         let world = MemoryEnv::new();
         let (replayed_port, replayed) = Probe::begin();
+        let (sighted_port, sighted) = Probe::begin();
         let (halted_port, halted) = Probe::begin();
         let fate = Fate::default();
         let tailer = LogTailer::new(
@@ -527,12 +657,11 @@ mod log_tailer_actor {
             LOG.into(),
             1 << 20,
             log_tailer::Start::default(),
-            replayed_port,
-            halted_port,
+            log_tailer::Ports { replayed: replayed_port, sighted: sighted_port, halted: halted_port },
             fate.clone(),
         )
         .start();
-        Rig { disk: world.disk, tailer, replayed, halted, fate, seen: Vec::new() }
+        Rig { disk: world.disk, tailer, replayed, sighted, halted, fate, seen: Vec::new() }
     }
 
     impl Rig {
@@ -558,9 +687,26 @@ mod log_tailer_actor {
 
     /// A log whose writes are of `keys`.
     fn log(keys: &[&str]) -> Vec<u8> {
+        log_of(7, 0, keys)
+    }
+
+    /// The same of a cluster, with a reign that begins by its EPOCH record if it has an id.
+    fn log_of(cluster: u64, reign: u64, keys: &[&str]) -> Vec<u8> {
         let mut out = Vec::new();
-        record::encode(&record::Operation::Cluster(ClusterId(7)), Seq(1), Epoch(1), Seq(0), &mut out);
-        for (seq, key) in (2..).zip(keys) {
+        record::encode(&record::Operation::Cluster(ClusterId(cluster)), Seq(1), Epoch(1), Seq(0), &mut out);
+        let mut seq = 1;
+        if reign > 0 {
+            seq = 2;
+            let mark = record::ReignMark {
+                id: ReignId(reign),
+                fsync: record::SyncMode::Always,
+                given_up: Vec::new(),
+            };
+            let begun = record::Operation::Epoch { address: "here:1".to_owned(), mark: Some(mark) };
+            record::encode(&begun, Seq(seq), Epoch(1), Seq(0), &mut out);
+        }
+        for key in keys {
+            seq += 1;
             record::encode_write(&[(key, "v")], Seq(seq), Epoch(1), Seq(seq - 1), &mut out);
         }
         out
@@ -615,17 +761,116 @@ mod log_tailer_actor {
     }
 
     #[test]
-    fn a_file_that_became_shorter_is_read_from_its_start() {
+    fn a_file_that_was_cut_as_a_takeover_may_cut_it_is_read_from_its_start() {
         virtual_time(async {
             let mut rig = rig();
             let path = Path::new(LOG);
             rig.disk.extend(path, &log(&["a", "b", "c"]));
             assert_eq!(rig.replayed().await, ["start", "a", "b", "c"]);
-            let kept = log(&["a"]).len();
+            // The line of c says that b was on disk, and none says so of c.
+            let kept = log(&["a", "b"]).len();
             rig.disk.cut(path, kept);
-            assert_eq!(rig.replayed().await, ["start", "a"]);
-            rig.disk.extend(path, &log(&["a", "d"])[kept..]);
+            assert_eq!(rig.replayed().await, ["start", "a", "b"]);
+            rig.disk.extend(path, &log(&["a", "b", "d"])[kept..]);
             assert_eq!(rig.replayed().await, ["d"]);
+            assert!(rig.sighted.is_empty(), "it was followed all the time");
+        });
+    }
+
+    /// What was said of the log since the last call, in INFO's words.
+    fn sights(rig: &Rig) -> Vec<&'static str> {
+        rig.sighted.take().into_iter().map(|sighted| sighted.0.word()).collect()
+    }
+
+    #[test]
+    fn what_does_not_hold_what_was_replayed_replaces_nothing_and_the_log_put_back_goes_on() {
+        let path = Path::new(LOG);
+        let keys = ["a", "b", "c", "d"];
+        type Do = fn(&MemoryDisk, &Path);
+        let faults: [(&str, Do, &str); 7] = [
+            ("moved", |disk, path| disk.rename(path, Path::new("/moved")), "gone"),
+            ("an empty one", |disk, path| disk.replace(path, b""), "short"),
+            ("an older copy", |disk, path| disk.replace(path, &log_of(7, 5, &["a", "b"])), "short"),
+            (
+                "another cluster's",
+                |disk, path| disk.replace(path, &log_of(8, 5, &["a", "b", "c", "d", "e"])),
+                "other",
+            ),
+            (
+                "another reign's",
+                |disk, path| disk.replace(path, &log_of(7, 6, &["a", "b", "c", "d", "e"])),
+                "other",
+            ),
+            ("no log", |disk, path| disk.replace(path, b"a text\nof two lines\n"), "other"),
+            ("cut", |disk, path| disk.cut(path, 0), "short"),
+        ];
+        for (what, fault, word) in faults {
+            virtual_time(async move {
+                let mut rig = rig();
+                let content = log_of(7, 5, &keys);
+                rig.disk.extend(path, &content);
+                assert_eq!(rig.replayed().await, ["start", "a", "b", "c", "d"], "{what}");
+                assert!(sights(&rig).is_empty());
+                let held = content;
+                fault(&rig.disk, path);
+                assert!(rig.replayed().await.is_empty(), "{what}");
+                assert_eq!(sights(&rig), [word], "{what}");
+                sleep(Duration::from_secs(5)).await;
+                assert_eq!(sights(&rig), [""; 0], "{what}: said once");
+                rig.tailer.do_send(log_tailer::Look);
+                settle().await;
+                sleep(ms(10)).await;
+                assert_eq!(sights(&rig), [word], "{what}: whoever asks hears it");
+                // Half of a copy is no log yet; all of it, and more, is.
+                rig.disk.replace(path, &held[..held.len() / 2]);
+                assert!(rig.replayed().await.is_empty(), "{what}");
+                let longer = log_of(7, 5, &["a", "b", "c", "d", "e"]);
+                rig.disk.extend(path, &longer[held.len() / 2..]);
+                assert_eq!(rig.replayed().await, ["start", "a", "b", "c", "d", "e"], "{what}");
+                assert_eq!(sights(&rig).last(), Some(&"follows"), "{what}");
+                assert!(!rig.fate.is_decided());
+            });
+        }
+    }
+
+    #[test]
+    fn a_log_that_is_moved_back_goes_on_where_it_was() {
+        virtual_time(async {
+            let mut rig = rig();
+            let (path, moved) = (Path::new(LOG), Path::new("/moved"));
+            let longer = log_of(7, 5, &["a", "b", "c"]);
+            let length = log_of(7, 5, &["a", "b"]).len();
+            rig.disk.extend(path, &longer[..length]);
+            assert_eq!(rig.replayed().await, ["start", "a", "b"]);
+            rig.disk.rename(path, moved);
+            // The active master has not seen it yet.
+            rig.disk.extend(moved, &longer[length..]);
+            assert!(rig.replayed().await.is_empty());
+            assert_eq!(sights(&rig), ["gone"]);
+            rig.disk.rename(moved, path);
+            assert_eq!(rig.replayed().await, ["c"]);
+            assert_eq!(sights(&rig), ["follows"]);
+        });
+    }
+
+    #[test]
+    fn a_log_that_another_was_written_over_is_not_taken_for_one_that_was_cut() {
+        virtual_time(async {
+            let mut rig = rig();
+            let path = Path::new(LOG);
+            rig.disk.extend(path, &log_of(7, 5, &["a", "b", "c"]));
+            assert_eq!(rig.replayed().await, ["start", "a", "b", "c"]);
+            // As long, and longer, in the same file.
+            for keys in [&["x", "y", "z"][..], &["v", "w", "x", "y", "z"]] {
+                rig.disk.cut(path, 0);
+                rig.disk.extend(path, &log_of(8, 5, keys));
+                assert!(rig.replayed().await.is_empty());
+            }
+            assert_eq!(sights(&rig), ["other"]);
+            rig.disk.cut(path, 0);
+            rig.disk.extend(path, &log_of(7, 5, &["a", "b", "c", "d"]));
+            assert_eq!(rig.replayed().await, ["d"]);
+            assert_eq!(sights(&rig), ["follows"]);
         });
     }
 

@@ -5,6 +5,8 @@
 //! A shell: what arrives becomes events, what the machines decide is carried out in `effects.rs`. Never blocks, never
 //! decides a rule of replication or failover by itself.
 
+mod barred;
+mod displaced;
 mod effects;
 mod health;
 mod peers;
@@ -18,9 +20,9 @@ use crate::acceptor::{self, count, Arrived, Drain, Sessions, Switchboard};
 use crate::batch::{Inbox, Outbox};
 use crate::config::{Fsync, MasterConfig, MasterKind};
 use crate::embed::Door;
-use crate::env::{Env, File, LockGuard};
+use crate::env::{Displaced, Env, File, LockGuard};
 use crate::failover_watcher::{self, FailoverWatcher, Notice};
-use crate::log_tailer::{self, LogTailer, Replay, Replayed};
+use crate::log_tailer::{self, LogTailer, Replay, Replayed, Sight};
 use crate::log_writer::{LogWriter, Written, WrittenRecord};
 use crate::session::{shown_key, AnswerPool, Room};
 use crate::slave_proxy::{self, End, EndReason, SlaveProxy};
@@ -105,6 +107,8 @@ enum Todo {
     Refused(WriteId, ErrorWord, String),
     /// A request that the front has held back.
     Serve { asker: Asker, deadline: Millis, command: Command },
+    /// The log is not at its path: end, now that everything in front of this is answered.
+    Depart,
 }
 
 /// So much of a turn is left. It is counted in steps, so that a simulated world without time within a turn sees the same
@@ -162,6 +166,8 @@ pub(super) enum Phase {
     Closing { since: Millis, to: LinkId, asked_back: bool },
     /// The log is being closed for good.
     Stopping,
+    /// The log is not at its path: what is not executed is answered, then the node ends.
+    Departing,
     /// The node ends, and nothing is waited for any more.
     Ending,
 }
@@ -170,6 +176,8 @@ pub(super) enum Phase {
 pub(super) enum Role {
     /// Follows the log.
     Standby { tailer: Addr<LogTailer> },
+    /// Has won the lock, and waits for a look at the log: from what does not go on what was replayed nobody takes over.
+    Barred { guard: Box<dyn LockGuard>, tailer: Addr<LogTailer>, told_at: Millis },
     /// Has won the lock; the tailer is told to stop.
     Halting { guard: Box<dyn LockGuard> },
     /// Makes the log whole.
@@ -318,6 +326,8 @@ pub struct MasterActor {
     watcher: Addr<FailoverWatcher>,
     role: Role,
     replayed: log_tailer::Start,
+    /// What the tailer sees of the log.
+    sight: Sight,
     replay_caught_up: bool,
     /// The last seq that the active master has told of.
     peer_seq: dsm_protocol::ids::Seq,
@@ -328,6 +338,8 @@ pub struct MasterActor {
     log_seq: dsm_protocol::ids::Seq,
     told_seq: dsm_protocol::ids::Seq,
     told_at: Millis,
+    /// What stands at the log's path instead of it.
+    displaced: Option<Displaced>,
     stopping_since: Option<Millis>,
     /// What is done about the stop.
     course: stop::Course,
@@ -456,6 +468,7 @@ impl MasterActor {
             watcher,
             role: Role::Standby { tailer },
             replayed,
+            sight: Sight::Follows,
             replay_caught_up: false,
             peer_seq: dsm_protocol::ids::Seq::default(),
             known_epoch: Epoch::default(),
@@ -464,6 +477,7 @@ impl MasterActor {
             log_seq: dsm_protocol::ids::Seq::default(),
             told_seq: dsm_protocol::ids::Seq::default(),
             told_at: now,
+            displaced: None,
             stopping_since: None,
             course: stop::Course::Open,
             takeovers: 0,
@@ -495,8 +509,11 @@ impl MasterActor {
             config.log.clone(),
             Self::line_bytes_max(config),
             from.clone(),
-            ctx.address().recipient(),
-            ctx.address().recipient(),
+            log_tailer::Ports {
+                replayed: ctx.address().recipient(),
+                sighted: ctx.address().recipient(),
+                halted: ctx.address().recipient(),
+            },
             fate.clone(),
         )
         .start()
@@ -549,6 +566,7 @@ impl MasterActor {
                 Todo::Serve { asker, deadline, command } => {
                     self.step(now, master::Event::Request { asker, deadline, command });
                 }
+                Todo::Depart => self.depart(),
             }
             self.perform_within(now, &mut left);
         }
@@ -634,7 +652,10 @@ impl MasterActor {
     /// Says that this master makes progress: the standby kills one that does not.
     fn advance(&self) {
         match &self.role {
-            Role::Halting { guard } | Role::Recovering { guard } | Role::Reigning(Reign { guard, .. }) => {
+            Role::Barred { guard, .. }
+            | Role::Halting { guard }
+            | Role::Recovering { guard }
+            | Role::Reigning(Reign { guard, .. }) => {
                 guard.advance();
             }
             Role::Standby { .. } | Role::Ended => {}

@@ -1,10 +1,10 @@
 //! How a master comes to reign and ceases to: takeover, handover, stop.
 
 use super::{MasterActor, Phase, Reign, Role, CLOSE_MS, ENLIST_MS, STOP_MAX_MS, STOP_MS, SYNCS_MAX, SYNC_MS};
-use crate::env::{File, LockGuard};
+use crate::env::{File, LockGuard, Post};
 use crate::failover_watcher::LeadershipChanged;
 use crate::log_scan::LogPlace;
-use crate::log_tailer::{self, Halt, Halted};
+use crate::log_tailer::{self, Halted, Look};
 use crate::log_writer::{
     self, Close, Closed, EpochWritten, LogFailed, LogWriter, Reopen, Reopened, Sync, Synced,
 };
@@ -30,7 +30,7 @@ struct Opened {
 }
 
 impl MasterActor {
-    /// The lock is won: let the tailer stop first, so that nothing is replayed twice or out of order.
+    /// The lock is won: have the log looked at, before anything is done to it.
     fn lock_won(&mut self, guard: Box<dyn LockGuard>) {
         if self.is_leaving() {
             // It was on its way when this master gave the queue up: the other one gets it with the guard's drop.
@@ -39,8 +39,9 @@ impl MasterActor {
         log::info!("lock won, taking over epoch_seen={}", self.known_epoch);
         self.role = match std::mem::replace(&mut self.role, Role::Ended) {
             Role::Standby { tailer } => {
-                tailer.do_send(Halt);
-                Role::Halting { guard }
+                tailer.do_send(Look);
+                let told_at = self.env.now();
+                Role::Barred { guard, tailer, told_at }
             }
             // The node is ending: the guard's drop gives the lock to the other master.
             other => other,
@@ -105,6 +106,7 @@ impl MasterActor {
             log_writer::Start {
                 file,
                 sync_file: opened.sync_file,
+                post: Post { path: self.config.log.as_path().into(), identity: opened.recovered.identity },
                 position,
                 reign: name,
                 head,
@@ -115,6 +117,8 @@ impl MasterActor {
                 written: ctx.address().recipient(),
                 epoch: ctx.address().recipient(),
                 failed: ctx.address().recipient(),
+                displaced: ctx.address().recipient(),
+                abandoned: ctx.address().recipient(),
                 synced: ctx.address().recipient(),
                 closed: ctx.address().recipient(),
                 reopened: ctx.address().recipient(),
@@ -130,6 +134,7 @@ impl MasterActor {
     pub(super) fn tick_role(&mut self, now: Millis) {
         self.expire_failover(now);
         self.tick_stop(now);
+        self.tick_barred(now);
         let all_enlisted = self.slaves.values().all(|slave| slave.slot.is_some());
         let closing_since = self.closing_since();
         let yield_ms = self.yield_ms();
@@ -140,7 +145,11 @@ impl MasterActor {
         }
         match reign.phase {
             Phase::Announcing { since } if all_enlisted || now.since(since) >= ENLIST_MS => self.serve(now),
-            Phase::Opening | Phase::Announcing { .. } | Phase::Stopping | Phase::Ending => {}
+            Phase::Opening
+            | Phase::Announcing { .. }
+            | Phase::Stopping
+            | Phase::Departing
+            | Phase::Ending => {}
             Phase::Serving | Phase::Preparing { .. } => {
                 if let Some(since) = closing_since {
                     if self.machine.in_flight() == 0 || now.since(since) >= STOP_MS {
@@ -330,7 +339,7 @@ impl MasterActor {
     }
 
     /// Closes every link once what is said is sent.
-    fn end_links(&self) {
+    pub(super) fn end_links(&self) {
         for session in self.sessions.values() {
             session.close();
         }
@@ -346,9 +355,10 @@ impl MasterActor {
     /// only the mark may be missing. The locks are kept until the process, or the embedded node, is gone.
     fn end_unclosed(&mut self) {
         let Role::Reigning(reign) = &mut self.role else { return };
-        if matches!(std::mem::replace(&mut reign.phase, Phase::Ending), Phase::Ending) {
+        if matches!(reign.phase, Phase::Departing | Phase::Ending) {
             return;
         }
+        reign.phase = Phase::Ending;
         log::warn!("stopped without closing the log cause=disk-slow waited_ms={STOP_MAX_MS}");
         self.end_links();
         self.fate.decide(Ok(()));

@@ -255,9 +255,13 @@ impl MasterActor {
                 | Phase::Preparing { .. }
                 | Phase::Yielding { .. }
                 | Phase::Closing { .. } => true,
-                Phase::Opening | Phase::Stopping | Phase::Ending => false,
+                Phase::Opening | Phase::Stopping | Phase::Departing | Phase::Ending => false,
             },
-            Role::Standby { .. } | Role::Halting { .. } | Role::Recovering { .. } | Role::Ended => false,
+            Role::Standby { .. }
+            | Role::Barred { .. }
+            | Role::Halting { .. }
+            | Role::Recovering { .. }
+            | Role::Ended => false,
         }
     }
 
