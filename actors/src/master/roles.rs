@@ -120,7 +120,8 @@ impl MasterActor {
                 reopened: ctx.address().recipient(),
             },
             PanicGuard::new("LogWriter", self.fate.clone()),
-        );
+        )
+        .counting(Rc::clone(&self.turns));
         let reign =
             Reign { guard, log: writer.start(), values: opened.values, reign: name, phase: Phase::Opening };
         self.role = Role::Reigning(reign);
@@ -312,7 +313,7 @@ impl MasterActor {
         self.replay_caught_up = false;
         self.answer_failover(&Reply::Done);
         self.notice(takeover::Event::ReignEnded);
-        let tailer = Self::tailer(&self.env, &self.config, &self.replayed, &self.fate, ctx);
+        let tailer = Self::tailer(&self.env, &self.config, &self.replayed, &self.fate, &self.turns, ctx);
         self.role = Role::Standby { tailer };
         let now = self.env.now();
         self.step_front(now, front::Event::StandbyBegan);
