@@ -92,8 +92,6 @@ fn a_hung_primary_is_fenced_and_the_backup_serves() {
         (dead || cluster.info(Node::Master).is_some_and(|info| info.role() == "standby")).then_some(())
     });
     load.wait_for_writes(200, seconds(5));
-    let told = cluster.info(Node::Master).expect("INFO is always answered");
-    assert_eq!((told.number("own_pauses"), told.number("own_stalls")), (1, 0), "a pause is called one");
     load.prove(&mut cluster);
 }
 
@@ -147,6 +145,12 @@ fn a_primary_that_slept_does_not_remove_its_slaves() {
         now => Err(now),
     });
     load.wait_for_writes(200, seconds(5));
+    let told = cluster.info(Node::Master).expect("INFO is always answered");
+    assert_eq!(
+        (told.number("own_pauses") > 0, told.number("own_stalls")),
+        (true, 0),
+        "a pause is called one"
+    );
     load.prove(&mut cluster);
 }
 
