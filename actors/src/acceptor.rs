@@ -143,13 +143,15 @@ pub(crate) struct Switchboard {
     pub(crate) answers: Rc<AnswerPool>,
     pub(crate) limits: LimitCounters,
     pub(crate) errors: ErrorCounters,
-    /// Whether the master has yet to do something of what it has taken out of the inbox.
-    pub(crate) is_behind: Cell<bool>,
+    /// How much of what links have said that the master does not know yet it has not heard.
+    unheard: RefCell<BTreeMap<LinkId, usize>>,
     /// Set when the node stops: no connection is accepted or read any more.
     pub(crate) stopping: Cell<bool>,
     pub(crate) stop: Notify,
     /// Told when the other master has connected.
     pub(crate) peer_came: Notify,
+    /// Connections that have ended on our side and are read off, of clients that have just asked something.
+    read_off: Cell<usize>,
 }
 
 impl Switchboard {
@@ -173,11 +175,17 @@ impl Switchboard {
             trusted: RefCell::default(),
             limits: LimitCounters::default(),
             errors: ErrorCounters::default(),
-            is_behind: Cell::new(false),
+            unheard: RefCell::default(),
             stopping: Cell::new(false),
             stop: Notify::new(),
             peer_came: Notify::new(),
+            read_off: Cell::new(0),
         }
+    }
+
+    /// Whether no answer waits for a socket any more, nor for what may have crossed the end of its connection.
+    pub(crate) fn has_said_all(&self) -> bool {
+        self.answers.len() == 0 && self.read_off.get() == 0
     }
 
     /// Brings something to the master; one message wakes it for everything that arrives in the meantime.
@@ -187,9 +195,27 @@ impl Switchboard {
         }
     }
 
-    /// Whether the master has taken in everything that connections have brought.
-    fn is_heard_out(&self) -> bool {
-        (self.inbox.is_empty() && !self.is_behind.get()) || self.stopping.get()
+    /// Brings something of a link that the master does not know yet, which says no more until this is heard.
+    fn introduce(&self, link: LinkId, arrived: Arrived) {
+        *self.unheard.borrow_mut().entry(link).or_default() += 1;
+        self.push(arrived);
+    }
+
+    /// Notes that the master has heard something that a link has said.
+    pub(crate) fn heard(&self, link: LinkId) {
+        let mut unheard = self.unheard.borrow_mut();
+        // Of links that are known nothing is counted.
+        if let Some(count) = unheard.get_mut(&link) {
+            *count -= 1;
+            if *count == 0 {
+                unheard.remove(&link);
+            }
+        }
+    }
+
+    /// Whether the master has heard all that an unknown link has said, whatever others have brought since.
+    fn is_heard_out(&self, link: LinkId) -> bool {
+        self.stopping.get() || !self.unheard.borrow().contains_key(&link)
     }
 
     /// Counts a request of `bytes` bytes as in flight, unless a limit on all of them is reached.
@@ -230,6 +256,7 @@ impl Switchboard {
     /// Forgets a link that is gone.
     pub(crate) fn forget(&self, link: LinkId) {
         self.trusted.borrow_mut().remove(&link);
+        self.unheard.borrow_mut().remove(&link);
     }
 
     /// A number that no session and no link of this process has had.
@@ -376,37 +403,54 @@ async fn connection(stream: Stream, address: String, context: Context, kind: &Ce
     };
     let pumping = outbox.pump(&stream, context.config.write_timeout);
     tokio::pin!(pumping);
-    let ended = tokio::select! {
+    let (pumped, served) = tokio::select! {
         biased;
-        pumped = &mut pumping => {
-            let is_slow = pumped.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
-            let why = is_slow.then_some("it takes no answers (--write-timeout)").or(outbox.why_cut());
-            if let Some(why) = why {
-                count(&limits.slow_readers_cut);
-                log::warn!("connection cut address={address} cause={why:?}");
-            }
-            pumped
-        }
+        pumped = &mut pumping => (pumped, Ok(())),
         served = serving => {
             outbox.finish();
             // What is answered is still sent, but to nobody who does not take it.
-            let _ = tokio::time::timeout(context.config.write_timeout, pumping).await;
-            if context.switchboard.stopping.get() {
-                // What crosses our end is not executed; were it left unread, the kernel would reset the connection, and
-                // answers that the client has not read yet would be lost.
-                let _ = tokio::time::timeout(PARTING_MAX, read_off(&stream)).await;
-            }
-            served
+            (pumping.await, served)
         }
     };
-    log::debug!("connection closed address={address} cause={:?}", ended.err().map(|error| error.to_string()));
+    let is_slow = pumped.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
+    let why = is_slow.then_some("it takes no answers (--write-timeout)").or(outbox.why_cut());
+    if let Some(why) = why {
+        count(&limits.slow_readers_cut);
+        log::warn!("connection cut address={address} cause={why:?}");
+    }
+    if pumped.is_ok() && why.is_none() && context.switchboard.stopping.get() {
+        // What crosses our end is not executed; were it left unread, the kernel would reset the connection, and
+        // answers that the client has not read yet would be lost.
+        let reading = read_off(&stream, &outbox, &context.switchboard);
+        let _ = tokio::time::timeout(PARTING_MAX, reading).await;
+    }
+    let cause = pumped.and(served).err().map(|error| error.to_string());
+    log::debug!("connection closed address={address} cause={cause:?}");
 }
 
 /// Reads and throws away what comes until the other side ends.
-async fn read_off(stream: &Stream) {
+async fn read_off(stream: &Stream, outbox: &Outbox, switchboard: &Switchboard) {
+    // Nothing crosses from who has asked nothing for long, and connections that nobody looks at may stay open for ever.
+    let _counted = outbox.has_asked_within(PARTING_MAX).then(|| ReadOff::begin(&switchboard.read_off));
     let mut buffer = BytesMut::with_capacity(READ_BYTES);
     while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
         buffer.clear();
+    }
+}
+
+/// Counts a connection as long as it is read off.
+struct ReadOff<'a>(&'a Cell<usize>);
+
+impl<'a> ReadOff<'a> {
+    fn begin(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        ReadOff(count)
+    }
+}
+
+impl Drop for ReadOff<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -497,10 +541,15 @@ impl SessionGuard {
         }
     }
 
-    /// How long the client may be silent; nobody who waits for an answer is silent.
+    /// How long the client may be silent.
     fn patience(&self, context: &Context) -> Option<Duration> {
         let idle = context.config.idle_timeout;
-        (!idle.is_zero() && self.session.in_flight().0 == 0).then_some(idle)
+        (!idle.is_zero()).then_some(idle)
+    }
+
+    /// Whether the client waits for an answer.
+    fn is_waited_for(&self) -> bool {
+        self.session.in_flight().0 > 0
     }
 }
 
@@ -578,22 +627,28 @@ enum Heard {
     Nothing,
 }
 
-/// Reads more of a client's bytes, for `patience` at most.
+/// Reads more of a client's bytes, for `patience` at most, of which none of the time counts in which it waits for an
+/// answer: the request takes as long as it takes, and then the client has all of it again.
 async fn hear(
     stream: &Stream,
     buffer: &mut BytesMut,
     need: usize,
     patience: Option<Duration>,
+    guard: &SessionGuard,
 ) -> io::Result<Heard> {
-    let reading = read_more(stream, buffer, need);
-    let more = match patience {
-        None => reading.await?,
-        Some(patience) => match tokio::time::timeout(patience, reading).await {
-            Ok(more) => more?,
-            Err(_) => return Ok(Heard::Nothing),
-        },
-    };
-    Ok(if more { Heard::More } else { Heard::End })
+    loop {
+        let was_waited_for = guard.is_waited_for();
+        let reading = read_more(stream, buffer, need);
+        let more = match patience {
+            None => reading.await?,
+            Some(patience) => match tokio::time::timeout(patience, reading).await {
+                Ok(more) => more?,
+                Err(_) if was_waited_for || guard.is_waited_for() => continue,
+                Err(_) => return Ok(Heard::Nothing),
+            },
+        };
+        return Ok(if more { Heard::More } else { Heard::End });
+    }
 }
 
 /// One connection's part of a [`Pool`], given back when it ends.
@@ -699,7 +754,7 @@ async fn redis(
                 let parted = parted(stream, &guard.session, buffer.is_empty());
                 let heard = tokio::select! {
                     biased;
-                    heard = hear(stream, &mut buffer, need, patience) => heard?,
+                    heard = hear(stream, &mut buffer, need, patience, &guard) => heard?,
                     () = parted => break,
                 };
                 match heard {
@@ -848,17 +903,18 @@ fn slave_body_max(context: &Context) -> usize {
 
 /// Reads frames and hands each to `take` until the stream or the outbox ends. They are as short as a handshake's until
 /// the master trusts the link, and then up to `body_max`; a longer one that concerns one request is skipped, and
-/// `refuse` is told.
+/// `refuse` is told. What an unknown link says is heard before it may say more.
 async fn frames(
     stream: &Stream,
     buffer: &mut BytesMut,
     context: &Context,
     (link, outbox): (LinkId, &Outbox),
     body_max: usize,
-    mut take: impl FnMut(Message),
+    arrived: impl Fn(Message) -> Arrived,
     mut refuse: impl FnMut(About, usize),
 ) -> Result<(), LinkError> {
-    let trusted = &context.switchboard.trusted;
+    let switchboard = &*context.switchboard;
+    let trusted = &switchboard.trusted;
     let unfinished = Unfinished::frame(context);
     let mut is_trusted = false;
     let mut turns = Turns::default();
@@ -870,23 +926,23 @@ async fn frames(
             if !is_trusted && buffer.len() >= frame::HEADER_BYTES {
                 // A long frame may stand right behind the short one that makes the link known: the master hears that
                 // one out first.
-                while !context.switchboard.is_heard_out() {
+                while !switchboard.is_heard_out(link) {
                     tokio::task::yield_now().await;
                 }
                 is_trusted = trusted.borrow().contains_key(&link);
             }
             if !is_trusted {
                 match frame::decode(buffer, frame::HANDSHAKE_BODY_MAX).map_err(LinkError::Frame)? {
-                    Some(message) => take(message),
+                    Some(message) => switchboard.introduce(link, arrived(message)),
                     None => break,
                 }
                 turns.count().await;
                 continue;
             }
             // A value from before `--max-value` was lowered is as long as it is, and was asked for.
-            let asked = frame::body_max(context.switchboard.asked(link));
+            let asked = frame::body_max(switchboard.asked(link));
             match unframer.next(buffer, body_max.max(asked)).map_err(LinkError::Frame)? {
-                Some(Incoming::Message(message)) => take(message),
+                Some(Incoming::Message(message)) => switchboard.push(arrived(message)),
                 Some(Incoming::TooLong { about, length }) => refuse(about, length),
                 None => break,
             }
@@ -967,7 +1023,7 @@ async fn native_requests(
         let parted = parted(stream, &guard.session, buffer.is_empty());
         let heard = tokio::select! {
             biased;
-            heard = hear(stream, buffer, frame::missing(buffer), guard.patience(context)) => heard.map_err(LinkError::Io)?,
+            heard = hear(stream, buffer, frame::missing(buffer), guard.patience(context), guard) => heard.map_err(LinkError::Io)?,
             () = parted => return Ok(()),
         };
         match heard {
@@ -1041,8 +1097,8 @@ async fn slave(
     let link = LinkId(switchboard.next_id());
     let reason = EndReason::Closed("the connection's task is gone".to_owned());
     let mut guard = LinkGuard { switchboard, gone: Some(Arrived::SlaveGone { link, reason }) };
-    switchboard.push(Arrived::SlaveHello { link, hello, outbox: outbox.clone() });
-    let take = |message| switchboard.push(Arrived::Slave { link, message });
+    switchboard.introduce(link, Arrived::SlaveHello { link, hello, outbox: outbox.clone() });
+    let arrived = |message| Arrived::Slave { link, message };
     // Longer than was asked for: not what it should be, so it holds nothing that is wanted.
     let refuse = |about, length| match about {
         About::Value(tag) => {
@@ -1056,7 +1112,7 @@ async fn slave(
         }
     };
     let result =
-        frames(stream, &mut buffer, context, (link, outbox), slave_body_max(context), take, refuse).await;
+        frames(stream, &mut buffer, context, (link, outbox), slave_body_max(context), arrived, refuse).await;
     let reason = match &result {
         Ok(()) => EndReason::Closed("end of stream".to_owned()),
         Err(LinkError::Io(error)) => EndReason::Closed(error.to_string()),
@@ -1084,8 +1140,8 @@ async fn peer(
     let switchboard = &*context.switchboard;
     let link = LinkId(switchboard.next_id());
     let _guard = LinkGuard { switchboard, gone: Some(Arrived::PeerGone { link }) };
-    switchboard.push(Arrived::PeerHello { link, hello, outbox: outbox.clone() });
-    let take = |message| switchboard.push(Arrived::Peer { link, message });
+    switchboard.introduce(link, Arrived::PeerHello { link, hello, outbox: outbox.clone() });
+    let arrived = |message| Arrived::Peer { link, message };
     // Of a client of the other master, where longer ones are allowed: its error, and nobody else's.
     let refuse = |about, length| match about {
         About::Request(id) => {
@@ -1101,7 +1157,8 @@ async fn peer(
         }
     };
     let result =
-        frames(stream, &mut buffer, context, (link, outbox), request_body_max(context), take, refuse).await;
+        frames(stream, &mut buffer, context, (link, outbox), request_body_max(context), arrived, refuse)
+            .await;
     match result {
         Ok(()) | Err(LinkError::Io(_)) => {}
         Err(LinkError::Frame(error)) => {

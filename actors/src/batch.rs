@@ -35,11 +35,6 @@ impl<T> Inbox<T> {
         items.len() == 1
     }
 
-    /// Whether nothing waits in it.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.borrow().is_empty()
-    }
-
     /// Exchanges the content for an empty vector, whose room is used again.
     pub(crate) fn take(&self, empty: &mut Vec<T>) {
         debug_assert!(empty.is_empty());
@@ -210,7 +205,8 @@ impl Outbox {
         self.0.stuck_since.get().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    fn has_asked_within(&self, time: Duration) -> bool {
+    /// Whether a client has asked something so lately.
+    pub(crate) fn has_asked_within(&self, time: Duration) -> bool {
         self.0.asked_at.get().is_some_and(|asked| asked.elapsed() < time)
     }
 

@@ -65,6 +65,7 @@ impl MasterActor {
                 | Phase::Yielding { .. }
                 | Phase::Closing { .. }
                 | Phase::Stopping
+                | Phase::Departing
                 | Phase::Ending => false,
             },
             Role::Standby { .. } | Role::Halting { .. } | Role::Recovering { .. } | Role::Ended => false,

@@ -28,7 +28,14 @@ pub(super) enum Work {
     /// What the log has answered.
     Outcome(Outcome),
     /// Reads that have waited for a write of their own session, which is resolved.
-    Resumed { session: SessionId, waiting: std::vec::IntoIter<Waiting>, written: Option<Arc<Change>> },
+    Resumed {
+        session: SessionId,
+        waiting: std::vec::IntoIter<Waiting>,
+        /// What was written, if it was.
+        written: Option<Arc<Change>>,
+        /// Whether they go on: not when nobody knows what became of the write.
+        may_read: bool,
+    },
     /// A request that is not begun.
     Request { asker: Asker, deadline: Millis, command: Command },
     /// A read of several keys of which some are not asked for yet.
@@ -185,19 +192,23 @@ impl Master {
     ) -> Option<Work> {
         match work {
             Work::Outcome(outcome) => self.take_in(outcome, left, effects).map(Work::Outcome),
-            Work::Resumed { session, mut waiting, written } => {
+            Work::Resumed { session, mut waiting, written, may_read } => {
                 while *left > 0 {
                     let Some(next) = waiting.next() else { break };
                     *left -= 1;
+                    if !may_read {
+                        self.give_up(&next, effects);
+                        continue;
+                    }
                     if let Some(own) = self.resume(now, next, written.as_deref(), effects) {
                         // It has slices of its own, in front of what has waited behind it.
                         if waiting.len() > 0 {
-                            self.slices.push_front(Work::Resumed { session, waiting, written });
+                            self.slices.push_front(Work::Resumed { session, waiting, written, may_read });
                         }
                         return Some(own);
                     }
                 }
-                (waiting.len() > 0).then_some(Work::Resumed { session, waiting, written })
+                (waiting.len() > 0).then_some(Work::Resumed { session, waiting, written, may_read })
             }
             Work::Request { asker, deadline, command } => {
                 *left -= 1;

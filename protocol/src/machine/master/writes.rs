@@ -415,10 +415,16 @@ impl Master {
     }
 
     /// Lets the reads go on that have waited for a write, in front of whatever is to be done next.
-    fn resume_all(&mut self, session: SessionId, waiting: Vec<Waiting>, written: Option<Arc<Change>>) {
+    fn resume_all(
+        &mut self,
+        session: SessionId,
+        waiting: Vec<Waiting>,
+        written: Option<Arc<Change>>,
+        may_read: bool,
+    ) {
         if !waiting.is_empty() {
             let waiting = waiting.into_iter();
-            self.slices.push_front(Work::Resumed { session, waiting, written });
+            self.slices.push_front(Work::Resumed { session, waiting, written, may_read });
         }
     }
 
@@ -428,7 +434,7 @@ impl Master {
         self.release(&mut rest);
     }
 
-    /// The record is not in the log: nothing happened.
+    /// The record is not in the log: nothing happened. Or nobody knows.
     pub(super) fn not_written(
         &mut self,
         now: Millis,
@@ -462,7 +468,9 @@ impl Master {
                 self.release_rest(write);
                 let refused = self.writes.all.remove(write.0).expect("an unwritten write is in flight");
                 effects.push(Effect::Reply { to: refused.asker, reply: Reply::error(word, detail) });
-                self.resume_all(refused.asker.session, refused.waiting, None);
+                // What they would read is older than what may have happened in front of them.
+                let may_read = word != ErrorWord::Unknown;
+                self.resume_all(refused.asker.session, refused.waiting, None, may_read);
                 *left = left.saturating_sub(1);
             }
         }
@@ -521,7 +529,7 @@ impl Master {
                 effects.push(Effect::Reply { to: asker, reply: Reply::Count(existed) });
             }
         }
-        self.resume_all(asker.session, waiting, Some(change));
+        self.resume_all(asker.session, waiting, Some(change), true);
     }
 
     #[allow(
@@ -953,6 +961,26 @@ pub(super) mod tests {
         world.ack_all(0);
         world.chores();
         assert_eq!(world.answer(many), Some(&Reply::Done));
+    }
+
+    #[test]
+    fn a_read_behind_a_write_that_nobody_knows_of_is_not_answered_with_what_was_before() {
+        let mut world = World::new(1);
+        let old = world.ask(1, Command::Put { key: key(0), value: Bytes::from_static(b"old") });
+        world.written();
+        world.ack_all(0);
+        assert_eq!(world.answer(old), Some(&Reply::Done));
+        let unknown = world.ask(1, Command::Put { key: key(0), value: Bytes::from_static(b"new") });
+        let read = world.ask(1, Command::Get { key: key(0) });
+        let (write, _) = world.appended.pop_front().expect("it was appended");
+        let detail = "the log was moved".to_owned();
+        world.step(Event::NotWritten { write, word: ErrorWord::Unknown, detail });
+        let word = |tag| match world.answer(tag) {
+            Some(Reply::Error(error)) => Some(error.word),
+            _ => None,
+        };
+        assert_eq!((word(unknown), word(read)), (Some(ErrorWord::Unknown), Some(ErrorWord::Busy)));
+        assert_eq!(world.master.in_flight(), 0);
     }
 
     /// Two of three slaves hold each key; the third one's acknowledgements alone make nothing done.
