@@ -5,6 +5,7 @@
 //! A shell: what arrives becomes events, what the machines decide is carried out in `effects.rs`. Never blocks, never
 //! decides a rule of replication or failover by itself.
 
+mod barred;
 mod displaced;
 mod effects;
 mod health;
@@ -22,7 +23,7 @@ use crate::config::{Fsync, MasterConfig, MasterKind};
 use crate::embed::Door;
 use crate::env::{Displaced, Env, File, LockGuard};
 use crate::failover_watcher::{self, FailoverWatcher, Notice};
-use crate::log_tailer::{self, LogTailer, Replay, Replayed};
+use crate::log_tailer::{self, LogTailer, Replay, Replayed, Sight};
 use crate::log_writer::{LogWriter, Written, WrittenRecord};
 use crate::session::{shown_key, AnswerPool, Room};
 use crate::slave_proxy::{self, End, EndReason, SlaveProxy};
@@ -52,7 +53,7 @@ const TICK: Duration = Duration::from_millis(25);
 const TURN_STEPS_MAX: usize = 1024;
 
 /// Or after so many microseconds. One step may take as long again.
-const TURN_US_MAX: u64 = 4_000;
+const TURN_US_MAX: u64 = 3_000;
 
 /// So many requests that were put aside are looked at in one turn.
 const RESUMED_MAX: usize = 1024;
@@ -63,6 +64,9 @@ const DEAF: Duration = Duration::from_secs(1);
 /// What the read of one key among many takes beside its value until all are there, in bytes: what is known of it in the
 /// machine, the question to the slave, and the value's place in the answer.
 const PART_BYTES: usize = 512;
+
+/// Of more keys than this the values are not foreseen one by one.
+const FORESEEN_KEYS_MAX: usize = 2048;
 
 /// About how long the answer to STATUS is, in bytes.
 const STATUS_BYTES: usize = 8 * 1024;
@@ -207,6 +211,8 @@ pub(super) enum Phase {
 pub(super) enum Role {
     /// Follows the log.
     Standby { tailer: Addr<LogTailer> },
+    /// Has won the lock, and waits for a look at the log: from what does not go on what was replayed nobody takes over.
+    Barred { guard: Box<dyn LockGuard>, tailer: Addr<LogTailer>, told_at: Millis },
     /// Has won the lock; the tailer is told to stop.
     Halting { guard: Box<dyn LockGuard> },
     /// Makes the log whole.
@@ -357,6 +363,8 @@ pub struct MasterActor {
     watcher: Addr<FailoverWatcher>,
     role: Role,
     replayed: log_tailer::Start,
+    /// What the tailer sees of the log.
+    sight: Sight,
     replay_caught_up: bool,
     /// The last seq that the active master has told of.
     peer_seq: dsm_protocol::ids::Seq,
@@ -454,6 +462,7 @@ impl MasterActor {
             value_max: config.value_max(),
             log_window_bytes: config.log_read_window.as_u64(),
             slice_keys: config.slice_keys,
+            gather_bytes_max: config.gather_bytes_max(),
         });
         let jump_ms = (config.ack_timeout.min(config.failover_timeout).as_millis() as u64 / 4).max(100);
         MasterActor {
@@ -501,6 +510,7 @@ impl MasterActor {
             watcher,
             role: Role::Standby { tailer },
             replayed,
+            sight: Sight::Follows,
             replay_caught_up: false,
             peer_seq: dsm_protocol::ids::Seq::default(),
             known_epoch: Epoch::default(),
@@ -542,8 +552,11 @@ impl MasterActor {
             config.log.clone(),
             Self::line_bytes_max(config),
             from.clone(),
-            ctx.address().recipient(),
-            ctx.address().recipient(),
+            log_tailer::Ports {
+                replayed: ctx.address().recipient(),
+                sighted: ctx.address().recipient(),
+                halted: ctx.address().recipient(),
+            },
             fate.clone(),
         )
         .counting(Rc::clone(turns))
@@ -698,7 +711,10 @@ impl MasterActor {
     /// Says that this master makes progress: the standby kills one that does not.
     fn advance(&self) {
         match &self.role {
-            Role::Halting { guard } | Role::Recovering { guard } | Role::Reigning(Reign { guard, .. }) => {
+            Role::Barred { guard, .. }
+            | Role::Halting { guard }
+            | Role::Recovering { guard }
+            | Role::Reigning(Reign { guard, .. }) => {
                 guard.advance();
             }
             Role::Standby { .. } | Role::Ended => {}
@@ -737,14 +753,16 @@ impl MasterActor {
             return;
         }
         let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
-        let answer = foreseen(&self.machine, &command);
-        if command.keys() > 1 && answer.value_bytes > bytes_max {
-            let why = format!("the values have more than {bytes_max} bytes in all (--max-pipeline-bytes)");
+        let gather_bytes_max = self.config.gather_bytes_max();
+        if command.keys() > 1 && written_bytes(&self.machine, &command) > gather_bytes_max {
+            let why =
+                format!("the values have more than {gather_bytes_max} bytes in all (--max-pipeline-bytes)");
             self.reply(asker, &Reply::error(dsm_protocol::command::ErrorWord::Bad, why));
             return;
         }
-        if answer.bytes > 0 {
-            match session.expect(asker.tag, answer.bytes, bytes_max) {
+        let answer_bytes = foreseen((&self.machine, &self.front), asker.session, &command, bytes_max);
+        if answer_bytes > 0 {
+            match session.expect(asker.tag, answer_bytes, bytes_max) {
                 Room::Yes => {}
                 room @ (Room::NotHere | Room::NotInAll) => {
                     count(parked);
@@ -811,8 +829,8 @@ impl MasterActor {
             Some(_) | None => return Ok(false),
         };
         let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
-        let machine = &self.machine;
-        match session.unpark(bytes_max, |command| foreseen(machine, command).bytes)? {
+        let known = (&self.machine, &self.front);
+        match session.unpark(bytes_max, |command| foreseen(known, id, command, bytes_max))? {
             Some((tag, command)) => {
                 self.execute(now, Asker { session: id, tag }, command);
                 Ok(true)
@@ -908,30 +926,49 @@ impl MasterActor {
     }
 }
 
-/// How long an answer will be.
-struct Foreseen {
-    /// Bytes of values.
-    value_bytes: usize,
-    /// Bytes that it will take while it waits.
-    bytes: usize,
-}
-
-/// How long the answer to `command` will be, as far as the directory tells.
-fn foreseen(machine: &Master, command: &Command) -> Foreseen {
-    let value =
+/// How long the values that `command` asks for are, as far as they are written.
+fn written_bytes(machine: &Master, command: &Command) -> usize {
+    let written =
         |key: &bytes::Bytes| machine.directory().get(key).map_or(0, |entry| entry.place.bytes as usize);
-    let (value_bytes, more) = match command {
-        Command::Get { key } => (value(key), 0),
-        Command::GetMany { keys } => (keys.iter().map(value).sum(), keys.len() * PART_BYTES),
-        Command::Status => (0, STATUS_BYTES),
+    match command {
+        Command::Get { key } => written(key),
+        Command::GetMany { keys } => keys.iter().map(written).sum(),
         Command::Put { .. }
         | Command::PutMany { .. }
         | Command::Delete { .. }
         | Command::Exists { .. }
         | Command::KeyCount
-        | Command::Failover => (0, 0),
-    };
-    Foreseen { value_bytes, bytes: value_bytes + more }
+        | Command::Status
+        | Command::Failover => 0,
+    }
+}
+
+/// How much the answer to `command` will take while it waits at most, in bytes, as far as the directory and what the
+/// session itself writes in front of it tell. The values of several keys together are refused above `bytes_max`.
+fn foreseen(
+    (machine, front): (&Master, &Front),
+    session: SessionId,
+    command: &Command,
+    bytes_max: usize,
+) -> usize {
+    let value = |key: &bytes::Bytes| machine.foreseen_bytes(session, key).max(front.longest_waiting(session));
+    match command {
+        Command::Get { key } => value(key),
+        // To look up tens of thousands takes its time, and is done when they are read. More than that they are not.
+        Command::GetMany { keys } if keys.len() > FORESEEN_KEYS_MAX => bytes_max + keys.len() * PART_BYTES,
+        Command::GetMany { keys } => {
+            let values = keys.iter().map(value).sum::<usize>();
+            let values = if keys.len() > 1 { values.min(bytes_max) } else { values };
+            values + keys.len() * PART_BYTES
+        }
+        Command::Status => STATUS_BYTES,
+        Command::Put { .. }
+        | Command::PutMany { .. }
+        | Command::Delete { .. }
+        | Command::Exists { .. }
+        | Command::KeyCount
+        | Command::Failover => 0,
+    }
 }
 
 fn log_operation(asker: Asker, command: &Command) {

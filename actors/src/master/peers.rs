@@ -3,6 +3,7 @@
 use super::{send, MasterActor, PeerInbound, PeerOutbound, Phase, Reign, Role};
 use crate::acceptor::{check_sizes, count, reject};
 use crate::batch::Outbox;
+use crate::log_tailer::Sight;
 use crate::session::{shown_message, Coding, Session};
 use crate::supervision::NodeError;
 use dsm_protocol::command::{ErrorWord, Reply};
@@ -40,9 +41,11 @@ impl MasterActor {
         };
         let epoch = match &self.role {
             Role::Reigning(reign) => reign.reign.epoch,
-            Role::Standby { .. } | Role::Halting { .. } | Role::Recovering { .. } | Role::Ended => {
-                self.known_epoch
-            }
+            Role::Standby { .. }
+            | Role::Barred { .. }
+            | Role::Halting { .. }
+            | Role::Recovering { .. }
+            | Role::Ended => self.known_epoch,
         };
         MasterState { active: serves, epoch, seq: self.log_seq, active_address }
     }
@@ -68,7 +71,11 @@ impl MasterActor {
                 | Phase::Departing
                 | Phase::Ending => false,
             },
-            Role::Standby { .. } | Role::Halting { .. } | Role::Recovering { .. } | Role::Ended => false,
+            Role::Standby { .. }
+            | Role::Barred { .. }
+            | Role::Halting { .. }
+            | Role::Recovering { .. }
+            | Role::Ended => false,
         }
     }
 
@@ -234,10 +241,10 @@ impl MasterActor {
                 follows.reign
             );
         }
-        let ready = is_same && lag <= LAG_MAX && has_slaves;
+        let ready = lag <= LAG_MAX && has_slaves;
         log::debug!("handover requested lag={lag} has_slaves={has_slaves} forced={forced}");
         self.handover_to = Some(link);
-        self.notice(takeover::Event::HandoverRequested { ready, forced });
+        self.notice(takeover::Event::HandoverRequested { follows: is_same, ready, forced });
     }
 
     /// Our link to the other master stands.
@@ -261,7 +268,7 @@ impl MasterActor {
     pub(super) fn dial_refused(&mut self, reason: String) {
         match self.role {
             Role::Reigning(_) => log::error!("refused by the other master cause={reason:?}"),
-            Role::Standby { .. } | Role::Halting { .. } | Role::Recovering { .. } => {
+            Role::Standby { .. } | Role::Barred { .. } | Role::Halting { .. } | Role::Recovering { .. } => {
                 self.fail(NodeError::Refused(format!("the other master refuses this one: {reason}")));
             }
             Role::Ended => {}
@@ -317,7 +324,9 @@ impl MasterActor {
         let Some(dialed) = &self.dialed else { return };
         let slaves = self.slaves.values().map(|slave| slave.id.clone()).collect();
         let replayed = self.log_seq;
-        let file = self.replayed.file.map(|file| (file.device, file.inode));
+        // What it has replayed is not what it would take over from.
+        let file = self.replayed.file.filter(|_| self.sight == Sight::Follows);
+        let file = file.map(|file| (file.device, file.inode));
         let reign = self.machine.reigns().last().map(|record| record.reign).unwrap_or_default();
         log::info!("asking for the reign address={} replayed={replayed}", self.peer_address);
         send(

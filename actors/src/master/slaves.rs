@@ -258,7 +258,11 @@ impl MasterActor {
                 | Phase::Closing { .. } => true,
                 Phase::Opening | Phase::Stopping | Phase::Departing | Phase::Ending => false,
             },
-            Role::Standby { .. } | Role::Halting { .. } | Role::Recovering { .. } | Role::Ended => false,
+            Role::Standby { .. }
+            | Role::Barred { .. }
+            | Role::Halting { .. }
+            | Role::Recovering { .. }
+            | Role::Ended => false,
         }
     }
 

@@ -88,6 +88,8 @@ enum Destination {
 pub(super) struct Gather {
     asker: Asker,
     values: Vec<Option<Bytes>>,
+    /// How long the values are in all.
+    bytes: usize,
     open: usize,
     failed: Option<Reply>,
 }
@@ -112,6 +114,19 @@ impl Reads {
 
     pub(super) fn contains(&self, id: ReadId) -> bool {
         self.all.contains_key(id.0)
+    }
+
+    /// Counts a value among those that are read together. How long they are is known for certain only here, where they
+    /// are bound: writes of any length may have been in front of them.
+    fn add_to_gather(&mut self, to: Destination, place: Place, bytes_max: usize) -> Result<(), Reply> {
+        let Destination::Part(gather, _) = to else { return Ok(()) };
+        let Some(gather) = self.gathers.get_mut(gather) else { return Ok(()) };
+        gather.bytes += place.bytes as usize;
+        if gather.bytes <= bytes_max || gather.values.len() == 1 {
+            return Ok(());
+        }
+        let why = format!("the values have more than {bytes_max} bytes in all (--max-pipeline-bytes)");
+        Err(Reply::error(ErrorWord::Bad, why))
     }
 }
 
@@ -168,7 +183,13 @@ impl Master {
     }
 
     fn begin_gather(&mut self, asker: Asker, keys: usize) -> GatherKey {
-        self.reads.gathers.insert(Gather { asker, values: vec![None; keys], open: keys, failed: None })
+        self.reads.gathers.insert(Gather {
+            asker,
+            values: vec![None; keys],
+            bytes: 0,
+            open: keys,
+            failed: None,
+        })
     }
 
     /// A read of several keys, to be done in slices.
@@ -286,6 +307,10 @@ impl Master {
             return;
         };
         let (wanted, place) = (entry.version, entry.place);
+        if let Err(refusal) = self.reads.add_to_gather(to, place, self.config.gather_bytes_max) {
+            self.answer(to, refusal, effects);
+            return;
+        }
         let deadline = deadline.plus(more_time_ms(u64::from(place.bytes)));
         let (asked, tried, due) = (SlotSet::EMPTY, SlotSet::EMPTY, now);
         let read = Read { to, key, deadline, wanted, place, asked, tried, due, attempt: 0 };

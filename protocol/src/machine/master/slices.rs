@@ -43,11 +43,16 @@ pub(super) enum Work {
     /// A count of those that exist.
     Count { asker: Asker, keys: std::vec::IntoIter<Bytes>, existing: u64 },
     /// A write whose keys are told apart.
-    Distinguish { asker: Asker, pairs: std::vec::IntoIter<(Bytes, Bytes)>, distinct: Distinct },
+    Distinguish {
+        asker: Asker,
+        longest: usize,
+        pairs: std::vec::IntoIter<(Bytes, Bytes)>,
+        distinct: Distinct,
+    },
     /// What a write of many keys leaves behind, which is to be freed.
     Forget { pairs: smallvec::IntoIter<[(Bytes, Bytes); 1]> },
     /// A write for which room is being set aside.
-    Admit { asker: Asker, change: Change, admission: Admission },
+    Admit { asker: Asker, longest: usize, change: Change, admission: Admission },
 }
 
 impl Work {
@@ -63,6 +68,33 @@ impl Work {
             | Work::Admit { asker, .. } => Some(asker.session),
         }
     }
+
+    /// How long the longest value is that it writes, in bytes.
+    fn longest(&self) -> usize {
+        match self {
+            Work::Distinguish { longest, .. } | Work::Admit { longest, .. } => *longest,
+            Work::Request { command: Command::Put { value, .. }, .. } => value.len(),
+            Work::Request { command: Command::PutMany { pairs }, .. } => longest_of(pairs),
+            Work::Outcome(_)
+            | Work::Forget { .. }
+            | Work::Resumed { .. }
+            | Work::Request { .. }
+            | Work::Gather { .. }
+            | Work::Count { .. } => 0,
+        }
+    }
+}
+
+fn longest_of(pairs: &[(Bytes, Bytes)]) -> usize {
+    pairs.iter().map(|(_, value)| value.len()).max().unwrap_or_default()
+}
+
+/// What is in here of a session.
+#[derive(Clone, Copy, Debug, Default)]
+struct OfSession {
+    count: usize,
+    /// How long the longest value is that was to be written of all that was in here together, in bytes.
+    longest: usize,
 }
 
 /// What is done in slices, in its order.
@@ -70,7 +102,7 @@ impl Work {
 pub(super) struct Slices {
     queue: VecDeque<Work>,
     /// How much of it is of a session. Never iterated.
-    sessions: HashMap<SessionId, usize, foldhash::fast::FixedState>,
+    sessions: HashMap<SessionId, OfSession, foldhash::fast::FixedState>,
     /// How much of it is requests.
     requests: usize,
 }
@@ -95,13 +127,20 @@ impl Slices {
         self.queue.is_empty()
     }
 
+    /// How long the longest value is that a session writes with what is in here, in bytes, or longer.
+    pub(super) fn longest_of(&self, session: SessionId) -> usize {
+        self.sessions.get(&session).map_or(0, |of_session| of_session.longest)
+    }
+
     fn has_of(&self, session: SessionId) -> bool {
         !self.sessions.is_empty() && self.sessions.contains_key(&session)
     }
 
     fn note(&mut self, work: &Work) {
         if let Some(session) = work.session() {
-            *self.sessions.entry(session).or_default() += 1;
+            let of_session = self.sessions.entry(session).or_default();
+            of_session.count += 1;
+            of_session.longest = work.longest().max(of_session.longest);
             self.requests += 1;
         }
     }
@@ -120,9 +159,9 @@ impl Slices {
         let work = self.queue.pop_front()?;
         if let Some(session) = work.session() {
             self.requests -= 1;
-            if let Some(count) = self.sessions.get_mut(&session) {
-                *count -= 1;
-                if *count == 0 {
+            if let Some(of_session) = self.sessions.get_mut(&session) {
+                of_session.count -= 1;
+                if of_session.count == 0 {
                     self.sessions.remove(&session);
                 }
             }
@@ -234,17 +273,17 @@ impl Master {
                 effects.push(Effect::Reply { to: asker, reply: Reply::Count(existing) });
                 None
             }
-            Work::Distinguish { asker, mut pairs, mut distinct } => {
+            Work::Distinguish { asker, longest, mut pairs, mut distinct } => {
                 let slice = pairs.len().min(*left);
                 *left -= slice;
                 pairs.by_ref().take(slice).for_each(|(key, value)| distinct.insert(key, value));
                 if pairs.len() > 0 {
-                    return Some(Work::Distinguish { asker, pairs, distinct });
+                    return Some(Work::Distinguish { asker, longest, pairs, distinct });
                 }
                 let (pairs, payload_bytes) = distinct.into_pairs();
                 let change = Change::Put(pairs);
                 match self.begin_admission(&change, payload_bytes) {
-                    Ok(admission) => Some(Work::Admit { asker, change, admission }),
+                    Ok(admission) => Some(Work::Admit { asker, longest, change, admission }),
                     Err(refusal) => {
                         effects.push(Effect::Reply { to: asker, reply: refusal });
                         None
@@ -257,10 +296,10 @@ impl Master {
                 *left = 0;
                 (pairs.len() > 0).then_some(Work::Forget { pairs })
             }
-            Work::Admit { asker, change, mut admission } => {
+            Work::Admit { asker, longest, change, mut admission } => {
                 match self.admit_on(&change, &mut admission, left) {
                     Ok(true) => self.accept(asker, change, admission.into_reserved(), effects),
-                    Ok(false) => return Some(Work::Admit { asker, change, admission }),
+                    Ok(false) => return Some(Work::Admit { asker, longest, change, admission }),
                     Err(refusal) => effects.push(Effect::Reply { to: asker, reply: refusal }),
                 }
                 None
@@ -292,8 +331,8 @@ impl Master {
                 None
             }
             Command::PutMany { pairs } if pairs.len() > self.config.slice_keys => {
-                let distinct = Distinct::of(pairs.len());
-                Some(Work::Distinguish { asker, pairs: pairs.into_iter(), distinct })
+                let (distinct, longest) = (Distinct::of(pairs.len()), longest_of(&pairs));
+                Some(Work::Distinguish { asker, longest, pairs: pairs.into_iter(), distinct })
             }
             other @ (Command::Get { .. }
             | Command::GetMany { .. }
