@@ -86,7 +86,9 @@ pub struct FileIdentity {
 pub enum OpenMode {
     /// For reading; it must exist.
     Read,
-    /// For reading and writing; made when it does not exist.
+    /// For reading and writing; it must exist.
+    Existing,
+    /// For reading and writing; made when it does not exist, but never where a symbolic link leads to.
     Write,
 }
 
