@@ -376,17 +376,18 @@ impl Launcher {
         [Role::Primary, Role::Backup].into_iter().chain(slaves).collect()
     }
 
-    /// Starts the primary, waits until it serves, starts the others and waits until all slaves are active.
+    /// Starts the primary and the slaves, waits until it serves, starts the backup and waits until all slaves are active.
     ///
     /// # Errors
     /// See [`LaunchError`].
     pub fn start_all(&mut self) -> Result<(), LaunchError> {
         self.start_primary()?;
-        self.wait_serving(Role::Primary)?;
-        self.start_backup()?;
+        // A new log begins with the first slave.
         for number in 1..=self.config.slaves {
             self.start_slave(number)?;
         }
+        self.wait_serving(Role::Primary)?;
+        self.start_backup()?;
         self.wait_answering(Role::Backup)?;
         self.wait_active_slaves(self.config.slaves)
     }

@@ -155,7 +155,8 @@ impl MasterActor {
             !waiting.told.as_ref().is_some_and(|(told, at)| *told == lack && now.since(*at) < TELL_AGAIN_MS);
         if is_news {
             let path = self.config.log.display().to_string();
-            log::error!("not serving: {}; {}", lack.what(&path), lack.way_on(&path));
+            let level = if lack == Lack::Unclaimed { log::Level::Warn } else { log::Level::Error };
+            log::log!(level, "not serving: {}; {}", lack.what(&path), lack.way_on(&path));
             waiting.told = Some((lack, now));
         }
     }
