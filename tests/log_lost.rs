@@ -128,7 +128,7 @@ fn a_fresh_cluster_begins_with_its_first_slave_or_when_it_is_told_to() {
     let info = cluster.wait_until_serves(Node::Master, SOON);
     assert_eq!(info.get("waiting_for"), Some(""));
     write(&cluster, "k", "v");
-    let alone = Setup::slaves(0).beside_others().masters_with(&["--new"]);
+    let alone = Setup::slaves(0).beside_others();
     drop(cluster);
     let mut cluster = alone.prepare();
     cluster.start(Node::Master);
