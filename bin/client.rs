@@ -14,7 +14,9 @@ mod prompt;
 use anyhow::Context as _;
 use bytesize::ByteSize;
 use clap::Parser;
+use common::Flags;
 use dsm::client::{Client, ClientConfig, ClientError};
+use dsm::config;
 use prompt::{Host, Operation, Store};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
@@ -64,7 +66,17 @@ struct Args {
     operation: Vec<OsString>,
 }
 
+impl Flags for Args {
+    fn validate(&self) -> Result<(), String> {
+        config::check_timeout("--request-timeout", self.request_timeout)
+            .and_then(|()| config::check_timeout("--connect-timeout", self.connect_timeout))
+            .and_then(|()| config::check_max_value("--max-value", self.max_value))
+            .map_err(|error| error.to_string())
+    }
+}
+
 fn main() -> ExitCode {
+    common::outlive_file_limit();
     match common::parse::<Args>(std::env::args_os()) {
         Ok(args) => {
             args.log.start("warn");

@@ -11,8 +11,10 @@ mod prompt;
 mod roles;
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{Parser, ValueEnum as _};
+use common::Flags;
 use dsm::client::{ClientConfig, Serving};
+use dsm::config::{self, Fsync};
 use dsm::launcher::{describe_exit, LaunchError, Launcher, LauncherConfig, Role, RoleCommand};
 use prompt::{Host, Store};
 use std::ffi::OsString;
@@ -64,9 +66,9 @@ struct Args {
     #[arg(long, env = "DSM_BACKUP_PORT", value_name = "PORT", default_value = "12346")]
     backup_port: u16,
 
-    /// When the log is forced to disk: always, everysec or never [default: that of dsm-master]
-    #[arg(long, env = "DSM_FSYNC", value_name = "POLICY")]
-    fsync: Option<String>,
+    /// When the log is forced to disk [default: that of dsm-master]
+    #[arg(long, env = "DSM_FSYNC", value_name = "POLICY", value_enum)]
+    fsync: Option<Fsync>,
 
     /// How long one operation at the prompt may take before it is given up, as in 500ms or 2s
     #[arg(long, env = "DSM_REQUEST_TIMEOUT", value_name = "TIME", default_value = "2s",
@@ -90,21 +92,41 @@ struct Args {
     master_flags: Vec<OsString>,
 }
 
+impl Flags for Args {
+    fn validate(&self) -> Result<(), String> {
+        if self.port != 0 && self.port == self.backup_port {
+            return Err("--port and --backup-port are the same".to_owned());
+        }
+        config::check_timeout("--request-timeout", self.request_timeout)
+            .and_then(|()| config::check_timeout("--start-timeout", self.start_timeout))
+            .map_err(|error| error.to_string())
+    }
+}
+
+impl Args {
+    /// The flags of both masters.
+    fn masters_with(&self) -> Vec<OsString> {
+        let mut flags = self.master_flags.clone();
+        if let Some(policy) = self.fsync.and_then(|policy| policy.to_possible_value()) {
+            flags.extend(["--fsync".into(), policy.get_name().into()]);
+        }
+        flags
+    }
+}
+
 fn main() -> ExitCode {
     let mut words = std::env::args_os().skip(1);
     if words.next().is_some_and(|word| word == "role") {
         let role = words.next().unwrap_or_default();
         return roles::run(&role.to_string_lossy(), words.collect());
     }
+    common::outlive_file_limit();
     let args = match common::parse::<Args>(std::env::args_os()) {
         Ok(args) => args,
         Err(code) => return code,
     };
-    if args.port != 0 && args.port == args.backup_port {
-        return common::finish(Err(anyhow::anyhow!("--port and --backup-port are the same")), 2);
-    }
     // The masters' own flags are looked at before anything is started.
-    let value_max = match roles::value_max(&args.master_flags) {
+    let value_max = match roles::value_max(&args.masters_with()) {
         Ok(value_max) => value_max,
         Err(code) => return code,
     };
@@ -151,10 +173,7 @@ fn run(args: Args, value_max: usize) -> anyhow::Result<ExitCode> {
 fn launcher_config(args: &Args) -> anyhow::Result<LauncherConfig> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let role = |name: &str| RoleCommand::new(&program).with_prefix(["role", name]);
-    let mut master_flags = args.master_flags.clone();
-    if let Some(policy) = &args.fsync {
-        master_flags.extend(["--fsync".into(), policy.into()]);
-    }
+    let master_flags = args.masters_with();
     let primary = role("master").with_extra(master_flags.clone());
     let backup = role("backup").with_extra(master_flags);
     let mut config = LauncherConfig::new(primary, backup, role("slave"), &args.data);

@@ -8,9 +8,11 @@ mod error_output;
 mod levels;
 mod words;
 
+#[allow(unused_imports, reason = "each binary uses its part")]
+pub(crate) use error_output::lines_lost;
 pub(crate) use error_output::{flush, tell};
 #[allow(unused_imports, reason = "each binary uses its part")]
-pub(crate) use words::{two_dashes, with_variables};
+pub(crate) use words::two_dashes;
 
 use clap::builder::{BoolishValueParser, Resettable};
 use clap::{Arg, ArgAction};
@@ -56,6 +58,21 @@ impl LogArgs {
     }
 }
 
+/// From now on this process outlives SIGXFSZ: a write beyond the limit for a file's size (`ulimit -f`) is an error like any
+/// other of a full disk, and not its end. Roles do that by themselves, with their environment.
+pub(crate) fn outlive_file_limit() {
+    let kind = tokio::signal::unix::SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+    // A handler stays when the runtime that asked for it is gone. Nobody needs to hear of the signal.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    let caught = runtime.and_then(|runtime| {
+        let _inside = runtime.enter();
+        tokio::signal::unix::signal(kind)
+    });
+    if let Err(error) = caught {
+        tell(&format!("a file that outgrows its limit will end this program: {error}"));
+    }
+}
+
 /// A stream of SIGHUP, which never comes where whoever started this program had it ignored, as nohup does.
 ///
 /// # Errors
@@ -79,21 +96,49 @@ pub(crate) async fn hung_up(hangup: &mut Option<tokio::signal::unix::Signal>) {
     }
 }
 
-/// Reads the words of a command line, the program's name first. What is wrong with it is told in one line; help and
-/// version are printed as clap prints them. The exit code is for what the caller has nothing more to do.
-pub(crate) fn parse<A: clap::Parser>(words: impl IntoIterator<Item = OsString>) -> Result<A, ExitCode> {
+/// What a command line is read into.
+pub(crate) trait Flags: clap::Parser {
+    /// Checks what clap cannot: flags that are out of bounds or contradict each other.
+    ///
+    /// # Errors
+    /// What is wrong, with the flags' names as they are typed.
+    fn validate(&self) -> Result<(), String>;
+}
+
+/// The exit code of a program whose flags are wrong.
+const EXIT_USAGE: u8 = 2;
+
+/// Reads the words of a command line, the program's name first. What is wrong with it, found by clap or by
+/// [`Flags::validate`], is told in one line; help and version are printed as clap prints them. The exit code is for what
+/// the caller has nothing more to do.
+pub(crate) fn parse<A: Flags>(words: impl IntoIterator<Item = OsString>) -> Result<A, ExitCode> {
     let command = A::command().mut_args(with_variable);
     let words = words::two_dashes(&command, words);
     let parsed = command.clone().try_get_matches_from(&words);
-    parsed.and_then(|mut matches| A::from_arg_matches_mut(&mut matches)).map_err(|error| {
+    let args = parsed.and_then(|mut matches| A::from_arg_matches_mut(&mut matches)).map_err(|error| {
         if error.use_stderr() {
-            fail(&words::one_line(&error, &command, &words), u8::try_from(error.exit_code()).unwrap_or(2))
+            let code = u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE);
+            fail(&words::one_line(&error, &command, &words), code)
         } else {
             // Whoever reads it may have enough of it.
             let _ = error.print();
             ExitCode::SUCCESS
         }
-    })
+    })?;
+    match args.validate() {
+        Ok(()) => Ok(args),
+        Err(what) => Err(fail(&words::refused(&what, &command, &words), EXIT_USAGE)),
+    }
+}
+
+/// Adds to a text that names flags of `A` which of them a variable has set, and not the words of the command line.
+pub(crate) fn with_variables<A: clap::Parser>(
+    text: &str,
+    words: impl IntoIterator<Item = OsString>,
+) -> String {
+    let command = A::command().mut_args(with_variable);
+    let words = words::two_dashes(&command, words);
+    words::with_variables(text, &command, &words)
 }
 
 /// How a flag reads its variable: one that is empty is not set, and one that Kubernetes sets for a Service is not meant

@@ -13,6 +13,8 @@ mod mend;
 use anyhow::{bail, ensure, Context as _};
 use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
+use common::Flags;
+use dsm::config::check_max_value;
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
 use dsm_protocol::ids::{ClusterId, Epoch, ReignId, Seq};
 use dsm_protocol::lock_file::LockText;
@@ -66,6 +68,12 @@ struct Args {
     /// torn; after a power cut more can be. `auto` asks the lock file.
     #[arg(long, global = true, value_enum, default_value_t = Crash::Auto)]
     crash: Crash,
+}
+
+impl Flags for Args {
+    fn validate(&self) -> Result<(), String> {
+        check_max_value("--max-value", self.max_value).map_err(|error| error.to_string())
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -137,6 +145,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    common::outlive_file_limit();
     let args = match common::parse::<Args>(std::env::args_os()) {
         Ok(args) => args,
         Err(code) => return code,
@@ -535,11 +544,17 @@ fn new_cluster(path: &Path, crash: Crash, line_max: usize, out: &mut impl Write)
         line.len() == span.bytes as usize,
         "the CLUSTER line has fields that this version does not write"
     );
-    file.write_all_at(&line, span.offset)
-        .and_then(|()| file.sync_all())
-        .context("cannot write the CLUSTER line")?;
+    let text = text_of(&mut lock_file)?;
+    overwrite(&file, &line, span.offset).context("cannot write the CLUSTER line")?;
     // What the lock file says is of the original.
-    forget_cluster(&mut lock_file)?;
+    let text = LockText { cluster: None, epoch: None, ..LockText::parse(&text) }.to_string();
+    let written = lock_file.write_all_at(text.as_bytes(), 0);
+    written.and_then(|()| lock_file.set_len(text.len() as u64)).with_context(|| {
+        format!(
+            "cluster {old} is cluster {new} from here on, but the lock file still speaks of the original: remove {}",
+            beside(path, ".lock").display()
+        )
+    })?;
     writeln!(out, "{}: cluster {old} is cluster {new} from here on", path.display())?;
     out.flush()?;
     Ok(EXIT_CLEAN)
@@ -586,8 +601,23 @@ fn forget_cluster(lock_file: &mut File) -> anyhow::Result<()> {
     lock_file.rewind().context("cannot read the lock file")?;
     let text = LockText::parse(&text_of(lock_file)?);
     let text = LockText { cluster: None, epoch: None, ..text }.to_string();
-    let written = lock_file.set_len(0).and_then(|()| lock_file.write_all_at(text.as_bytes(), 0));
+    let written = lock_file.write_all_at(text.as_bytes(), 0);
+    let written = written.and_then(|()| lock_file.set_len(text.len() as u64));
     written.and_then(|()| lock_file.sync_all()).context("cannot write the lock file")
+}
+
+/// Writes over bytes of a file, all or none of them: a limit or an error in their midst would leave a line that is neither
+/// the old nor the new one.
+fn overwrite(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let mut old = vec![0; bytes.len()];
+    file.read_exact_at(&mut old, offset)?;
+    let written = file.write_all_at(bytes, offset).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // As far as something was written, there is room for what stood there.
+        let _ = file.write_all_at(&old, offset);
+        let _ = file.sync_all();
+    }
+    written
 }
 
 /// Opens a log for changes with both of its locks.
@@ -655,8 +685,14 @@ fn save_tail(file: &mut File, path: &Path, offset: u64) -> anyhow::Result<(PathB
             Err(error) => return Err(error).context(format!("cannot create {}", candidate.display())),
         }
     };
-    file.seek(SeekFrom::Start(offset))?;
-    let saved = io::copy(file, &mut copy).and_then(|bytes| copy.sync_all().map(|()| bytes));
+    let saved = file
+        .seek(SeekFrom::Start(offset))
+        .and_then(|_| io::copy(file, &mut copy))
+        .and_then(|bytes| copy.sync_all().map(|()| bytes));
+    if saved.is_err() {
+        // Half of a copy is none.
+        let _ = fs::remove_file(&saved_to);
+    }
     let bytes = saved.with_context(|| format!("cannot save to {}", saved_to.display()))?;
     sync_directory(path)?;
     Ok((saved_to, bytes))
@@ -690,6 +726,7 @@ fn import(legacy: &Path, path: &Path, line_max: usize, out: &mut impl Write) -> 
 fn write_import(source: File, legacy: &Path, draft: &Path, line_max: usize) -> anyhow::Result<u64> {
     let options = OpenOptions::new().write(true).create(true).truncate(true).mode(OWNER_ONLY).open(draft);
     let file = options.with_context(|| format!("cannot create {}", draft.display()))?;
+    let context = || format!("cannot write {}", draft.display());
     let mut writer = BufWriter::with_capacity(CHUNK_BYTES, &file);
     let mut line = Vec::new();
     let epoch = Epoch(1);
@@ -699,15 +736,14 @@ fn write_import(source: File, legacy: &Path, draft: &Path, line_max: usize) -> a
     let mark = ReignMark { id: ReignId(random()?), fsync: SyncMode::Always, given_up: Vec::new() };
     let begun = Operation::Epoch { address: "import".into(), mark: Some(mark) };
     encode(&begun, seq, epoch, Seq(0), &mut line);
-    writer.write_all(&line)?;
+    writer.write_all(&line).with_context(context)?;
     let Walk { position, verdict } = walk(source, CrashKind::SameBoot, line_max, |record, _| {
         ensure!(matches!(record.body, Body::Write(_) | Body::Delete(_)), "it is already a log with trailers");
         seq = seq.next();
         line.clear();
         encode(&record.to_operation(), seq, epoch, Seq(0), &mut line);
         ensure!(line.len() <= line_max, "record {} is too long, see --max-value", record.seq);
-        writer.write_all(&line)?;
-        Ok(())
+        writer.write_all(&line).with_context(context)
     })
     .with_context(|| format!("cannot import {}", legacy.display()))?;
     if verdict.is_some() {
@@ -720,8 +756,7 @@ fn write_import(source: File, legacy: &Path, draft: &Path, line_max: usize) -> a
     // The file gets its name only when it is on disk, so the mark is true for whoever can read it.
     line.clear();
     encode(&Operation::Synced, seq, epoch, seq, &mut line);
-    writer.write_all(&line)?;
-    writer.flush()?;
+    writer.write_all(&line).and_then(|()| writer.flush()).with_context(context)?;
     drop(writer);
     file.sync_all().with_context(|| format!("cannot sync {}", draft.display()))?;
     Ok(position.seq.0)

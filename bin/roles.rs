@@ -4,10 +4,10 @@
 // Each binary uses its part of this module.
 #![allow(dead_code)]
 
-use crate::common::{self, LogArgs};
+use crate::common::{self, Flags, LogArgs};
 use anyhow::Context as _;
 use clap::Parser;
-use dsm::config::{MasterConfig, MasterKind, SlaveConfig};
+use dsm::config::{MasterConfig, MasterKind, SlaveConfig, BACKUP_ADDRESS, PRIMARY_ADDRESS};
 use dsm::env::real::RealEnv;
 use dsm::node::{run_node, NodeConfig};
 use rustix::process::{getrlimit, setrlimit, Resource, Signal};
@@ -75,33 +75,50 @@ struct ProcessArgs {
     die_with_parent: Option<i32>,
 }
 
-/// Runs `role` (`master`, `backup` or `slave`) with the flags of its own binary, without a program name.
-pub(crate) fn run(role: &str, flags: Vec<OsString>) -> ExitCode {
-    let given = flags.clone();
-    let words = |name: &str| std::iter::once(OsString::from(name)).chain(flags);
-    let parsed = match role {
-        "master" => common::parse::<MasterArgs>(words("dsm-master"))
-            .map(|args| (NodeConfig::Master(MasterKind::Primary, args.config), args.process)),
-        "backup" => common::parse::<BackupArgs>(words("dsm-backup-master"))
-            .map(|args| (NodeConfig::Master(MasterKind::Backup, args.config), args.process)),
-        "slave" => common::parse::<SlaveArgs>(words("dsm-slave"))
-            .map(|args| (NodeConfig::Slave(args.config), args.process)),
-        other => {
-            return common::fail(&format!("no role {other:?}: there are master, backup and slave"), 2);
-        }
-    };
-    match parsed {
-        Ok((config, process)) => start(config, &process, &given),
-        Err(code) => code,
+impl Flags for MasterArgs {
+    fn validate(&self) -> Result<(), String> {
+        self.config.validate(MasterKind::Primary).map_err(|error| error.to_string())
     }
 }
 
-/// What masters with these flags, and this process's environment, take as a value at most, in bytes.
+impl Flags for BackupArgs {
+    fn validate(&self) -> Result<(), String> {
+        self.config.validate(MasterKind::Backup).map_err(|error| error.to_string())
+    }
+}
+
+impl Flags for SlaveArgs {
+    fn validate(&self) -> Result<(), String> {
+        self.config.validate().map_err(|error| error.to_string())
+    }
+}
+
+/// Runs `role` (`master`, `backup` or `slave`) with the flags of its own binary, without a program name.
+pub(crate) fn run(role: &str, flags: Vec<OsString>) -> ExitCode {
+    let words = |name: &str| std::iter::once(OsString::from(name)).chain(flags).collect::<Vec<_>>();
+    match role {
+        "master" => run_as::<MasterArgs>(words("dsm-master"), |args| {
+            (NodeConfig::Master(MasterKind::Primary, args.config), args.process)
+        }),
+        "backup" => run_as::<BackupArgs>(words("dsm-backup-master"), |args| {
+            (NodeConfig::Master(MasterKind::Backup, args.config), args.process)
+        }),
+        "slave" => {
+            run_as::<SlaveArgs>(words("dsm-slave"), |args| (NodeConfig::Slave(args.config), args.process))
+        }
+        other => common::fail(&format!("no role {other:?}: there are master, backup and slave"), 2),
+    }
+}
+
+/// What masters take as a value at most, in bytes, with the flags that a launcher gives them, these, and this process's
+/// environment.
 ///
 /// # Errors
 /// The exit code when masters would not start with them; it is told why.
 pub(crate) fn value_max(master_flags: &[OsString]) -> Result<usize, ExitCode> {
-    let words = std::iter::once(OsString::from("dsm-master")).chain(master_flags.iter().cloned());
+    let launched =
+        ["dsm-master", "--listen", PRIMARY_ADDRESS, "--peer", BACKUP_ADDRESS, "--log", "kv_store.log"];
+    let words = launched.map(OsString::from).into_iter().chain(master_flags.iter().cloned());
     common::parse::<MasterArgs>(words).map(|args| args.config.value_max())
 }
 
@@ -110,15 +127,12 @@ pub(crate) fn own_flags() -> Vec<OsString> {
     std::env::args_os().skip(1).collect()
 }
 
-fn start(mut config: NodeConfig, process: &ProcessArgs, given: &[OsString]) -> ExitCode {
-    let valid = match &config {
-        NodeConfig::Master(kind, config) => config.validate(*kind),
-        NodeConfig::Slave(config) => config.validate(),
+fn run_as<A: Flags>(words: Vec<OsString>, role: impl FnOnce(A) -> (NodeConfig, ProcessArgs)) -> ExitCode {
+    let args = match common::parse::<A>(words.clone()) {
+        Ok(args) => args,
+        Err(code) => return code,
     };
-    if let Err(error) = valid {
-        // A flag whose value cannot be is as bad as one that cannot be read.
-        return common::fail(&common::with_variables(&error.to_string(), given), 2);
-    }
+    let (mut config, process) = role(args);
     process.log.start("info");
     if let NodeConfig::Master(_, config) = &mut config {
         fit_descriptors(config);
@@ -126,7 +140,7 @@ fn start(mut config: NodeConfig, process: &ProcessArgs, given: &[OsString]) -> E
     let result = die_with(process.die_with_parent).and_then(|()| serve(config));
     match result {
         Ok(()) => common::ended(ExitCode::SUCCESS),
-        Err(error) => common::fail(&common::with_variables(&format!("{error:#}"), given), 1),
+        Err(error) => common::fail(&common::with_variables::<A>(&format!("{error:#}"), words), 1),
     }
 }
 
@@ -137,7 +151,7 @@ const OWN_DESCRIPTORS: u64 = 32;
 /// connection too many is refused with a reason, and the master's own files can always be opened.
 fn fit_descriptors(config: &mut MasterConfig) {
     let mut limit = getrlimit(Resource::Nofile);
-    let wanted = config.max_connections as u64 + OWN_DESCRIPTORS;
+    let wanted = (config.max_connections as u64).saturating_add(OWN_DESCRIPTORS);
     if limit.current.is_none_or(|current| current >= wanted) {
         return;
     }
@@ -202,7 +216,7 @@ fn serve(config: NodeConfig) -> anyhow::Result<()> {
         };
         tokio::select! {
             biased;
-            ended = run_node(config, RealEnv::new(), stop) => Ok(ended?),
+            ended = run_node(config, RealEnv::logging(common::lines_lost), stop) => Ok(ended?),
             () = signals => {
                 log::warn!("ended at once by a second signal");
                 common::flush();

@@ -650,6 +650,21 @@ fn the_verdicts_are_told_though_the_files_cannot_be_written() {
     assert_eq!(left.len(), 1, "{left:?}");
 }
 
+#[test]
+fn a_file_that_may_not_grow_is_told_and_ends_no_run() {
+    let address = server(Arc::new(honest));
+    let run = Run::new();
+    let harness = run.spawn(&format!("--target {address} --clients 1 --pool 1 --think 0 --keys 5"));
+    let limit = rustix::process::Rlimit { current: Some(100), maximum: None };
+    let child = harness.0.as_ref().expect("it runs");
+    rustix::process::prlimit(Some(Pid::from_child(child)), rustix::process::Resource::Fsize, limit)
+        .expect("our own process");
+    let output = harness.wait();
+    assert_code(&output, 1);
+    assert!(told(&output).contains("File too large"), "{}", told(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("read back: 5 keys"), "{}", told(&output));
+}
+
 /// Answers, but for requests with `word`; those are never answered. Whether there was one.
 fn silent_to(word: &'static [u8]) -> (SocketAddr, Arc<Mutex<bool>>) {
     let asked = Arc::new(Mutex::new(false));

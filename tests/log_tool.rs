@@ -5,6 +5,7 @@ use bytes::Bytes;
 use dsm_protocol::ids::{ClusterId, Epoch, Seq};
 use dsm_protocol::record::{encode, encode_with, Operation, Trailer};
 use rustix::fs::{flock, FlockOperation};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::Command;
@@ -37,10 +38,25 @@ impl Directory {
     }
 
     fn run(&self, args: &[&str]) -> Run {
-        let tool = Command::new(env!("CARGO_BIN_EXE_dsm-log")).args(args).current_dir(self.0.path()).output();
-        let output = tool.unwrap();
+        let mut tool = Command::new(env!("CARGO_BIN_EXE_dsm-log"));
+        tool.args(args);
+        self.run_command(tool)
+    }
+
+    /// The same where no file may grow beyond so many blocks of 512 bytes. What `dsm-log` prints goes to a file if it has a
+    /// name.
+    fn run_limited(&self, blocks: u32, args: &[&str], output: Option<&str>) -> Run {
+        let mut shell = Command::new("sh");
+        let output = output.map_or(String::new(), |name| format!(" >{name}"));
+        shell.arg("-c").arg(format!("ulimit -f {blocks}; exec \"$0\" \"$@\"{output}"));
+        shell.arg(env!("CARGO_BIN_EXE_dsm-log")).args(args);
+        self.run_command(shell)
+    }
+
+    fn run_command(&self, mut command: Command) -> Run {
+        let output = command.current_dir(self.0.path()).output().unwrap();
         Run {
-            code: output.status.code().unwrap(),
+            code: output.status.code().unwrap_or_else(|| panic!("{command:?}: {}", output.status)),
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
@@ -382,6 +398,78 @@ fn import_writes_a_synced_log_with_trailers_and_overwrites_nothing() {
     let trailers = dir.run(&["import", "new.log", "x.log"]);
     assert!(trailers.code == 2 && trailers.stderr.contains("already"), "{}", trailers.stderr);
     assert!(!dir.path("x.log").exists() && !dir.path("x.log.import").exists());
+}
+
+/// One line says what could not be written; nothing but lock files is new, and nothing has changed.
+fn changes_nothing(dir: &Directory, blocks: u32, args: &[&str], told: &str) {
+    let files = || -> BTreeMap<PathBuf, Vec<u8>> {
+        let entries = fs::read_dir(dir.0.path()).unwrap().map(|entry| entry.unwrap().path());
+        let is_lock = |path: &PathBuf| path.extension().is_some_and(|name| name == "lock");
+        entries
+            .filter(|path| !is_lock(path) || fs::metadata(path).unwrap().len() > 0)
+            .map(|path| (path.clone(), fs::read(path).unwrap()))
+            .collect()
+    };
+    let before = files();
+    let run = dir.run_limited(blocks, args, None);
+    assert_eq!((run.code, run.stdout.as_str()), (2, ""), "{args:?}: {}", run.stderr);
+    let is_told = run.stderr.starts_with("dsm-log: ")
+        && run.stderr.contains(told)
+        && run.stderr.contains("File too large");
+    assert!(is_told && run.stderr.lines().count() == 1, "{args:?}: {}", run.stderr);
+    assert_eq!(files(), before, "{args:?}");
+}
+
+#[test]
+fn a_file_that_may_not_grow_is_one_line_and_leaves_the_original_as_it_was() {
+    let dir = Directory::new();
+    let (mut bytes, starts) = log();
+    let lock = b"pid=4711\ncluster=0000000000000abc\nlog_boot=b\n";
+    dir.put("whole.log", &bytes);
+    dir.put("whole.log.lock", lock);
+    changes_nothing(&dir, 0, &["new-cluster", "whole.log"], "cannot write the CLUSTER line");
+
+    // The limit is in the midst of the line that is written over.
+    let old: String = (0..32).map(|number| format!("WRITE key{number:03} {}\n", "x".repeat(17))).collect();
+    dir.put("old.log", old.as_bytes());
+    dir.run(&["import", "old.log", "longer.log"]);
+    let mut continued = old.into_bytes();
+    let cluster_at = continued.len();
+    assert!((480..500).contains(&(cluster_at % 512)), "{cluster_at}");
+    encode(&Operation::Cluster(ClusterId(0xabc)), Seq(33), Epoch(1), Seq(0), &mut continued);
+    let begun = Operation::Epoch { address: "127.0.0.1:12345".into(), mark: None };
+    encode(&begun, Seq(34), Epoch(1), Seq(32), &mut continued);
+    dir.put("continued.log", &continued);
+    dir.put("continued.log.lock", lock);
+    let blocks = (cluster_at / 512 + 1) as u32;
+    changes_nothing(&dir, blocks, &["new-cluster", "continued.log"], "cannot write the CLUSTER line");
+    assert_eq!(dir.run(&["new-cluster", "continued.log"]).code, 0, "it would have been written");
+
+    changes_nothing(&dir, 1, &["import", "old.log", "new.log"], "cannot write new.log.import: ");
+
+    for seq in 8..12 {
+        encode(&write(b"long", &[b'%'; 70_000]), Seq(seq), Epoch(1), Seq(7), &mut bytes);
+    }
+    let torn = [&bytes[..], &[b'x'; 7000]].concat();
+    dir.put("torn.log", &torn);
+    changes_nothing(&dir, 3, &["repair", "torn.log"], "cannot save to torn.log.cut-");
+    let mut damaged = bytes.clone();
+    damaged[starts[3] + 8] ^= 1;
+    dir.put("damaged.log", &damaged);
+    // In the midst of the draft, and when its last buffer is written.
+    let last = (bytes.len() as u32 - 2000) / 512;
+    for (blocks, told) in [(3, "the repaired log"), (last, "damaged.log.repair")] {
+        changes_nothing(&dir, blocks, &["repair", "damaged.log"], &format!("cannot write {told}: "));
+    }
+    let at_corruption = ["repair", "--cut-at-corruption", "damaged.log"];
+    let run = dir.run_limited(3, &at_corruption, None);
+    assert_eq!((run.code, run.stderr.lines().count()), (2, 1), "{}", run.stderr);
+    assert_eq!(dir.get("damaged.log"), damaged);
+
+    // What is printed is a file too.
+    let dump = dir.run_limited(1, &["dump", "torn.log"], Some("dump.txt"));
+    assert_eq!((dump.code, dump.stderr.lines().count()), (2, 1), "{}", dump.stderr);
+    assert!(dump.stderr.contains("File too large"), "{}", dump.stderr);
 }
 
 #[test]

@@ -4,12 +4,12 @@
 mod common;
 
 use common::cluster::{command, Node, Setup, TestCluster};
-use common::resp::{Answer, Connection, Info};
-use common::{seconds, wait_for};
+use common::resp::{encoded, Answer, Connection, Info};
+use common::{millis, seconds, wait_for};
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -121,6 +121,67 @@ fn write(connection: &mut Connection, prefix: &str, count: usize, bytes: usize) 
         let answer = connection.call(&[b"SET", key.as_bytes(), &value]).expect("an answer");
         assert_eq!(answer, Answer::ok(), "{key}");
     }
+}
+
+/// Clients that ask all the time for more than can be done, in pipelines, and take their answers.
+struct Flood {
+    stop: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<()>>,
+}
+
+impl Flood {
+    fn of(cluster: &TestCluster, clients: usize, request: &[&[u8]]) -> Flood {
+        let stop = Arc::new(AtomicBool::new(false));
+        let packet = encoded(request).repeat(1000);
+        let address = cluster.address(Node::Master);
+        let clients = (0..clients).map(|_| {
+            let mut sender = TcpStream::connect(address).expect("the master accepts connections");
+            sender.set_write_timeout(Some(millis(100))).expect("a timeout");
+            let mut taker = sender.try_clone().expect("a handle");
+            let (stop, packet) = (Arc::clone(&stop), packet.clone());
+            std::thread::spawn(move || {
+                let taking = std::thread::spawn(move || io::copy(&mut taker, &mut io::sink()));
+                let mut left: &[u8] = &[];
+                while !stop.load(Ordering::Relaxed) {
+                    if left.is_empty() {
+                        left = &packet;
+                    }
+                    left = &left[sender.write(left).unwrap_or(0)..];
+                }
+                let _ = sender.shutdown(Shutdown::Both);
+                let _ = taking.join();
+            })
+        });
+        let clients = clients.collect();
+        Flood { stop, clients }
+    }
+
+    fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.clients.into_iter().for_each(|client| client.join().expect("it does not panic"));
+    }
+}
+
+#[test]
+fn a_slave_joins_and_one_that_hangs_is_noticed_while_clients_ask_more_than_can_be_done() {
+    let mut cluster = Setup::slaves(2).start();
+    assert_eq!(cluster.ask(&[b"SET", b"k", b"v"]), Answer::ok());
+    let flood = Flood::of(&cluster, 40, &[b"EXISTS", b"k"]);
+    wait_for("there is always more to be done", seconds(10), || {
+        (info(&cluster).number("requests_in_flight") > 100_000).then_some(())
+    });
+    let one = Node::Slave(0);
+    cluster.kill(one);
+    wait_for("it is gone", seconds(5), || (info(&cluster).number("active_slaves") == 1).then_some(()));
+    cluster.start(one);
+    cluster.wait_for_active_slaves(2, seconds(5));
+    // Nobody writes, so that nothing is owed but an answer to a ping.
+    cluster.pause(one);
+    wait_for("it is missed", seconds(5), || (info(&cluster).number("active_slaves") == 1).then_some(()));
+    cluster.resume(one);
+    cluster.wait_for_active_slaves(2, seconds(10));
+    assert!(info(&cluster).number("requests_in_flight") > 100_000, "they still ask");
+    flood.end();
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod common;
 use common::cluster::{Node, Setup};
 use common::load::Load;
 use common::resp::{encoded, Answer};
+use common::skip::{hears_hangups, skip};
 use common::{millis, seconds, stays, wait_for};
 use dsm::client::{Client, ClientConfig};
 use rustix::process::Signal;
@@ -147,6 +148,9 @@ fn without_a_standby_a_stop_answers_what_is_in_flight_and_ends() {
 
 #[test]
 fn a_hangup_ends_nobody_who_was_not_started_at_a_terminal() {
+    if let Err(why) = hears_hangups() {
+        return skip(a_hangup_ends_nobody_who_was_not_started_at_a_terminal, "", &why);
+    }
     let cluster = Setup::slaves(2).beside_others().start();
     for node in cluster.nodes() {
         cluster.signal(node, Signal::HUP);

@@ -140,8 +140,8 @@ pub(crate) struct Switchboard {
     pub(crate) answers: Rc<AnswerPool>,
     pub(crate) limits: LimitCounters,
     pub(crate) errors: ErrorCounters,
-    /// Whether the master has yet to do something of what it has taken out of the inbox.
-    pub(crate) is_behind: Cell<bool>,
+    /// How much of what links have said that the master does not know yet it has not heard.
+    unheard: RefCell<BTreeMap<LinkId, usize>>,
     /// Set when the node stops: no connection is accepted or read any more.
     pub(crate) stopping: Cell<bool>,
     pub(crate) stop: Notify,
@@ -164,7 +164,7 @@ impl Switchboard {
             trusted: RefCell::default(),
             limits: LimitCounters::default(),
             errors: ErrorCounters::default(),
-            is_behind: Cell::new(false),
+            unheard: RefCell::default(),
             stopping: Cell::new(false),
             stop: Notify::new(),
             peer_came: Notify::new(),
@@ -178,9 +178,27 @@ impl Switchboard {
         }
     }
 
-    /// Whether the master has taken in everything that connections have brought.
-    fn is_heard_out(&self) -> bool {
-        (self.inbox.is_empty() && !self.is_behind.get()) || self.stopping.get()
+    /// Brings something of a link that the master does not know yet, which says no more until this is heard.
+    fn introduce(&self, link: LinkId, arrived: Arrived) {
+        *self.unheard.borrow_mut().entry(link).or_default() += 1;
+        self.push(arrived);
+    }
+
+    /// Notes that the master has heard something that a link has said.
+    pub(crate) fn heard(&self, link: LinkId) {
+        let mut unheard = self.unheard.borrow_mut();
+        // Of links that are known nothing is counted.
+        if let Some(count) = unheard.get_mut(&link) {
+            *count -= 1;
+            if *count == 0 {
+                unheard.remove(&link);
+            }
+        }
+    }
+
+    /// Whether the master has heard all that an unknown link has said, whatever others have brought since.
+    fn is_heard_out(&self, link: LinkId) -> bool {
+        self.stopping.get() || !self.unheard.borrow().contains_key(&link)
     }
 
     /// Counts a request of `bytes` bytes as in flight, unless a limit on all of them is reached.
@@ -221,6 +239,7 @@ impl Switchboard {
     /// Forgets a link that is gone.
     pub(crate) fn forget(&self, link: LinkId) {
         self.trusted.borrow_mut().remove(&link);
+        self.unheard.borrow_mut().remove(&link);
     }
 
     /// A number that no session and no link of this process has had.
@@ -788,17 +807,18 @@ fn slave_body_max(context: &Context) -> usize {
 
 /// Reads frames and hands each to `take` until the stream or the outbox ends. They are as short as a handshake's until
 /// the master trusts the link, and then up to `body_max`; a longer one that concerns one request is skipped, and
-/// `refuse` is told.
+/// `refuse` is told. What an unknown link says is heard before it may say more.
 async fn frames(
     stream: &Stream,
     buffer: &mut BytesMut,
     context: &Context,
     (link, outbox): (LinkId, &Outbox),
     body_max: usize,
-    mut take: impl FnMut(Message),
+    arrived: impl Fn(Message) -> Arrived,
     mut refuse: impl FnMut(About, usize),
 ) -> Result<(), LinkError> {
-    let trusted = &context.switchboard.trusted;
+    let switchboard = &*context.switchboard;
+    let trusted = &switchboard.trusted;
     let unfinished = Unfinished::frame(context);
     let mut is_trusted = false;
     let mut turns = Turns::default();
@@ -810,23 +830,23 @@ async fn frames(
             if !is_trusted && buffer.len() >= frame::HEADER_BYTES {
                 // A long frame may stand right behind the short one that makes the link known: the master hears that
                 // one out first.
-                while !context.switchboard.is_heard_out() {
+                while !switchboard.is_heard_out(link) {
                     tokio::task::yield_now().await;
                 }
                 is_trusted = trusted.borrow().contains_key(&link);
             }
             if !is_trusted {
                 match frame::decode(buffer, frame::HANDSHAKE_BODY_MAX).map_err(LinkError::Frame)? {
-                    Some(message) => take(message),
+                    Some(message) => switchboard.introduce(link, arrived(message)),
                     None => break,
                 }
                 turns.count().await;
                 continue;
             }
             // A value from before `--max-value` was lowered is as long as it is, and was asked for.
-            let asked = frame::body_max(context.switchboard.asked(link));
+            let asked = frame::body_max(switchboard.asked(link));
             match unframer.next(buffer, body_max.max(asked)).map_err(LinkError::Frame)? {
-                Some(Incoming::Message(message)) => take(message),
+                Some(Incoming::Message(message)) => switchboard.push(arrived(message)),
                 Some(Incoming::TooLong { about, length }) => refuse(about, length),
                 None => break,
             }
@@ -976,8 +996,8 @@ async fn slave(
     let link = LinkId(switchboard.next_id());
     let reason = EndReason::Closed("the connection's task is gone".to_owned());
     let mut guard = LinkGuard { switchboard, gone: Some(Arrived::SlaveGone { link, reason }) };
-    switchboard.push(Arrived::SlaveHello { link, hello, outbox: outbox.clone() });
-    let take = |message| switchboard.push(Arrived::Slave { link, message });
+    switchboard.introduce(link, Arrived::SlaveHello { link, hello, outbox: outbox.clone() });
+    let arrived = |message| Arrived::Slave { link, message };
     // Longer than was asked for: not what it should be, so it holds nothing that is wanted.
     let refuse = |about, length| match about {
         About::Value(tag) => {
@@ -991,7 +1011,7 @@ async fn slave(
         }
     };
     let result =
-        frames(stream, &mut buffer, context, (link, outbox), slave_body_max(context), take, refuse).await;
+        frames(stream, &mut buffer, context, (link, outbox), slave_body_max(context), arrived, refuse).await;
     let reason = match &result {
         Ok(()) => EndReason::Closed("end of stream".to_owned()),
         Err(LinkError::Io(error)) => EndReason::Closed(error.to_string()),
@@ -1019,8 +1039,8 @@ async fn peer(
     let switchboard = &*context.switchboard;
     let link = LinkId(switchboard.next_id());
     let _guard = LinkGuard { switchboard, gone: Some(Arrived::PeerGone { link }) };
-    switchboard.push(Arrived::PeerHello { link, hello, outbox: outbox.clone() });
-    let take = |message| switchboard.push(Arrived::Peer { link, message });
+    switchboard.introduce(link, Arrived::PeerHello { link, hello, outbox: outbox.clone() });
+    let arrived = |message| Arrived::Peer { link, message };
     // Of a client of the other master, where longer ones are allowed: its error, and nobody else's.
     let refuse = |about, length| match about {
         About::Request(id) => {
@@ -1036,7 +1056,8 @@ async fn peer(
         }
     };
     let result =
-        frames(stream, &mut buffer, context, (link, outbox), request_body_max(context), take, refuse).await;
+        frames(stream, &mut buffer, context, (link, outbox), request_body_max(context), arrived, refuse)
+            .await;
     match result {
         Ok(()) | Err(LinkError::Io(_)) => {}
         Err(LinkError::Frame(error)) => {

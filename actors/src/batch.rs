@@ -35,11 +35,6 @@ impl<T> Inbox<T> {
         items.len() == 1
     }
 
-    /// Whether nothing waits in it.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.borrow().is_empty()
-    }
-
     /// Exchanges the content for an empty vector, whose room is used again.
     pub(crate) fn take(&self, empty: &mut Vec<T>) {
         debug_assert!(empty.is_empty());

@@ -4,6 +4,7 @@
 //! the machine in `dsm_protocol::machine::client` decides. It keeps no value and never retries a write that may
 //! have been executed. Plain tokio, no actor. Source: `docs/ARCHITECTURE.md`, "The client".
 
+use crate::config::VALUE_BYTES_MAX;
 use crate::env::names;
 use bytes::{Bytes, BytesMut};
 pub use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError, KEY_MAX, VALUE_MAX_DEFAULT};
@@ -67,7 +68,7 @@ pub struct ClientConfig {
     pub requests_max: usize,
     /// Bytes of keys and values of the requests in flight; further calls wait. Default 64 MiB.
     pub request_bytes_max: usize,
-    /// The longest value the masters take, in bytes. Default 16 MiB.
+    /// The longest value the masters take, in bytes, up to 1 GiB. Default 16 MiB.
     pub value_max: usize,
 }
 
@@ -235,11 +236,15 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`ClientError::NotExecuted`] with [`Failure::Invalid`]: `config.masters` is empty, or there is no tokio runtime here.
+    /// [`ClientError::NotExecuted`] with [`Failure::Invalid`]: `config.masters` is empty, `config.value_max` is above 1 GiB,
+    /// or there is no tokio runtime here.
     pub fn connect(config: ClientConfig) -> Result<Client, ClientError> {
         let invalid = |why| Err(ClientError::not_executed(Failure::Invalid(why)));
         if config.masters.is_empty() {
             return invalid("the client is told of no master");
+        }
+        if config.value_max as u64 > VALUE_BYTES_MAX {
+            return invalid("no master takes values of more than 1 GiB");
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return invalid("a client needs a tokio runtime around it");

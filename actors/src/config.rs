@@ -330,18 +330,11 @@ impl MasterConfig {
         if peer == listen {
             return Err(ConfigError::PeerIsSelf { own: "--listen", address: peer });
         }
-        let long_enough = |flag, duration: Duration| {
-            if duration < Duration::from_millis(10) {
-                Err(ConfigError::OutOfBounds { flag, bound: "at least 10ms" })
-            } else {
-                Ok(())
-            }
-        };
-        long_enough("--ack-timeout", self.ack_timeout)?;
-        long_enough("--read-timeout", self.read_timeout)?;
-        long_enough("--request-timeout", self.request_timeout)?;
-        long_enough("--handshake-timeout", self.handshake_timeout)?;
-        long_enough("--write-timeout", self.write_timeout)?;
+        check_timeout("--ack-timeout", self.ack_timeout)?;
+        check_timeout("--read-timeout", self.read_timeout)?;
+        check_timeout("--request-timeout", self.request_timeout)?;
+        check_timeout("--handshake-timeout", self.handshake_timeout)?;
+        check_timeout("--write-timeout", self.write_timeout)?;
         // The holder publishes its progress every 25 ms and advances it every 100 ms when idle.
         if self.failover_timeout < Duration::from_millis(300) {
             return Err(ConfigError::OutOfBounds { flag: "--failover-timeout", bound: "at least 300ms" });
@@ -349,9 +342,7 @@ impl MasterConfig {
         if self.min_slaves == 0 {
             return Err(ConfigError::OutOfBounds { flag: "--min-slaves", bound: "at least 1" });
         }
-        if !(1..=1 << 30).contains(&self.max_value.as_u64()) {
-            return Err(ConfigError::OutOfBounds { flag: "--max-value", bound: "1 B to 1 GiB" });
-        }
+        check_max_value("--max-value", self.max_value)?;
         let positive = |flag, number: u64| {
             if number == 0 {
                 Err(ConfigError::OutOfBounds { flag, bound: "at least 1" })
@@ -434,8 +425,34 @@ impl SlaveConfig {
         if self.max_memory.is_some_and(|max| max.as_u64() == 0) {
             return Err(ConfigError::OutOfBounds { flag: "--max-memory", bound: "more than 0" });
         }
-        Ok(())
+        check_max_value("--max-value", self.max_value)?;
+        check_timeout("--connect-timeout", self.connect_timeout)
     }
+}
+
+/// Checks how long something may take: what is shorter than a turn of a busy machine would never succeed.
+///
+/// # Errors
+/// When `duration` is below 10 ms; `flag` is named.
+pub fn check_timeout(flag: &'static str, duration: Duration) -> Result<(), ConfigError> {
+    if duration < Duration::from_millis(10) {
+        return Err(ConfigError::OutOfBounds { flag, bound: "at least 10ms" });
+    }
+    Ok(())
+}
+
+/// The longest value that any setting allows, in bytes: what a frame and a line of the log can be made to hold.
+pub const VALUE_BYTES_MAX: u64 = 1 << 30;
+
+/// Checks the length of the longest value.
+///
+/// # Errors
+/// When it is 0 or above [`VALUE_BYTES_MAX`]; `flag` is named.
+pub fn check_max_value(flag: &'static str, max_value: ByteSize) -> Result<(), ConfigError> {
+    if !(1..=VALUE_BYTES_MAX).contains(&max_value.as_u64()) {
+        return Err(ConfigError::OutOfBounds { flag, bound: "from 1 B to 1 GiB" });
+    }
+    Ok(())
 }
 
 type Reader = fn(&str) -> Result<String, AddressError>;

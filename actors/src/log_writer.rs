@@ -3,10 +3,11 @@
 //! Owns the log's end: the next seq, what is known to be durable, the space set aside. Everything that waits while a
 //! group is at the disk becomes the next group, and its lines are made only then, so that each can say through which
 //! seq the log was durable when its sync began. Never retries a failed sync: after one, nothing is known of what was
-//! written, and the node must end.
+//! written, and the node must end. Looks, with each group and twice a second in any case, whether the file stands at its
+//! path as it was left there: what is written into a file that no restart finds is not kept.
 
 use crate::config::Fsync;
-use crate::env::{Appended, File, Group};
+use crate::env::{Appended, Displaced, File, Group, Post};
 use crate::supervision::PanicGuard;
 use actix::prelude::*;
 use dsm_protocol::command::ErrorWord;
@@ -21,6 +22,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 /// Space that is kept free behind the log's end, so that a takeover can write its EPOCH on a full disk.
 const RESERVE_BYTES: u64 = 64 * 1024;
@@ -44,6 +46,12 @@ const MARK_AFTER: Duration = Duration::from_millis(10);
 /// How often a record that must be written is tried again while the disk is full.
 pub(crate) const ROOM_EVERY: Duration = Duration::from_millis(250);
 
+/// After so long without a look at the log's path there is one.
+const LOOK_AFTER: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether there is to be one.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
 /// How often `--fsync everysec` syncs.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
@@ -61,9 +69,9 @@ pub struct Append {
 pub struct Written {
     /// The writes, in the order of the log.
     pub writes: Vec<WrittenRecord>,
-    /// The writes behind them that are not in the log, and why, in the order of their appends.
+    /// The writes behind them that are not in the log, or of which nobody knows, in the order of their appends.
     pub refused: Vec<WriteId>,
-    /// Why some are refused.
+    /// Which of the two, and why.
     pub refusal: Option<(ErrorWord, String)>,
     /// The end of the log behind what is written, in bytes.
     pub offset: u64,
@@ -97,6 +105,35 @@ pub struct LogFailed {
     /// What the system said.
     pub error: String,
 }
+
+/// Says that the log does not stand any more where it is to. Nothing is appended any more: what was not is refused, what
+/// was at the disk then is unknown. The node must end once [`Abandoned`] has come.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct LogDisplaced {
+    /// What stands there.
+    pub found: Displaced,
+}
+
+/// Asks for a sync, for `--fsync everysec`.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+struct SyncOften;
+
+/// Asks for a look at the log's path, if one is due.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+struct Look;
+
+/// Asks to say when all appends that were asked for before are refused, once the log is displaced.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Abandon;
+
+/// Answers [`Abandon`].
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Abandoned;
 
 /// Asks to bring to the disk what is written so far, while records are appended: what [`Close`] finds is little then.
 /// Answered by [`Synced`], once for all that ask before the sync begins.
@@ -142,6 +179,10 @@ pub struct Ports {
     pub epoch: Recipient<EpochWritten>,
     /// Hears that the log failed.
     pub failed: Recipient<LogFailed>,
+    /// Hears that the log is not at its path.
+    pub displaced: Recipient<LogDisplaced>,
+    /// Hears that what it asks for is refused by now.
+    pub abandoned: Recipient<Abandoned>,
     /// Hears that what was written is durable.
     pub synced: Recipient<Synced>,
     /// Hears that the log is closed.
@@ -156,6 +197,8 @@ pub struct Start {
     pub file: Rc<dyn File>,
     /// A second handle of the same file, for syncs beside writes.
     pub sync_file: Rc<dyn File>,
+    /// Where it stands.
+    pub post: Post,
     /// Its end. All of it is durable.
     pub position: Position,
     /// The new reign.
@@ -180,6 +223,12 @@ pub struct LogWriter {
     /// Whether another one was asked for since it began.
     sync_asked: bool,
     failed: bool,
+    /// What stands at the log's path instead of it.
+    displaced: Option<Displaced>,
+    /// When it was last seen at its path.
+    looked_at: Instant,
+    /// Whether it was said that the path cannot be looked at.
+    is_unseen: bool,
     closing: bool,
     /// Whether an EPOCH record found no room: it is tried again, nobody else could write it either.
     waits_for_room: bool,
@@ -236,6 +285,9 @@ impl LogWriter {
             syncing: false,
             sync_asked: false,
             failed: false,
+            displaced: None,
+            looked_at: Instant::now(),
+            is_unseen: false,
             closing: false,
             waits_for_room: false,
             is_full: false,
@@ -306,6 +358,11 @@ impl LogWriter {
         self.write(draft, payload_bytes >= LONG_BYTES_MIN, has_epoch, ctx);
     }
 
+    /// Where the log is to stand.
+    fn post(&self) -> Option<Post> {
+        Some(self.start.post.clone())
+    }
+
     fn is_durable(&self) -> bool {
         self.start.fsync == Fsync::Always
     }
@@ -319,6 +376,7 @@ impl LogWriter {
         let is_broken = [planted!(GroupNotSynced), planted!(EpochNotSynced)];
         let sync = durable && !is_broken[usize::from(has_epoch)];
         let reserved = self.reserved_to;
+        let post = self.post();
         let writing = async move {
             let mut in_flight = InFlight { entries: Vec::new(), first_seq, epoch, offset, durable };
             let made = if is_long {
@@ -334,12 +392,7 @@ impl LogWriter {
             let (bytes, entries) = match made {
                 Ok(made) => made,
                 Err(error) => {
-                    let appended = Appended {
-                        bytes: Vec::new(),
-                        written: 0,
-                        write_error: None,
-                        sync_error: Some(error),
-                    };
+                    let appended = Appended { sync_error: Some(error), ..Appended::nothing(Vec::new()) };
                     return (appended, None, in_flight);
                 }
             };
@@ -347,13 +400,14 @@ impl LogWriter {
             let end = offset + bytes.len() as u64;
             let least = end + RESERVE_BYTES;
             let reserve_to = (least > reserved && !has_epoch).then_some(least + RESERVE_STEP_BYTES);
-            let mut appended = file.append(Group { offset, bytes, sync, reserve_to }).await;
+            let group = Group { offset, bytes, sync, reserve_to, post: post.clone() };
+            let mut appended = file.append(group).await;
             let mut reserved_to = reserve_to;
             // The big step does not fit: the disk is nearly full. Take what this group needs, or nothing.
             if appended.written == 0 && reserve_to.is_some() && is_full(appended.write_error.as_ref()) {
                 reserved_to = Some(least);
                 let bytes = std::mem::take(&mut appended.bytes);
-                let group = Group { offset, bytes, sync: durable, reserve_to: reserved_to };
+                let group = Group { offset, bytes, sync: durable, reserve_to: reserved_to, post };
                 appended = file.append(group).await;
             }
             (appended, reserved_to, in_flight)
@@ -371,7 +425,7 @@ impl LogWriter {
         ctx: &mut Context<Self>,
     ) {
         self.busy = false;
-        let Appended { bytes, written, write_error, sync_error } = appended;
+        let Appended { bytes, written, write_error, sync_error, displaced, unseen } = appended;
         if let Some(error) = sync_error {
             planted!(FailedSyncNotExecuted => {
                 self.answer(in_flight, 0, Some((ErrorWord::ReadOnly, error.to_string())));
@@ -383,6 +437,13 @@ impl LogWriter {
                 return;
             }
         }
+        if let Some(found) = displaced {
+            let (unknown, refused) =
+                if written == 0 { (Vec::new(), in_flight.entries) } else { (in_flight.entries, Vec::new()) };
+            self.abandon(found, unknown, refused);
+            return;
+        }
+        self.seen(unseen.as_ref());
         self.buffer = bytes;
         if self.buffer.capacity() > 2 * GROUP_BYTES_MAX {
             self.buffer = Vec::new();
@@ -528,7 +589,8 @@ impl LogWriter {
         record::encode(&Operation::Synced, self.seq, self.start.reign.epoch, self.synced, &mut bytes);
         self.busy = true;
         let file = Rc::clone(&self.start.file);
-        let group = Group { offset: self.offset, bytes, sync: false, reserve_to: None };
+        let post = self.post();
+        let group = Group { offset: self.offset, bytes, post, ..Group::default() };
         let offset = self.offset;
         let marking = async move {
             let appended = file.append(group).await;
@@ -539,6 +601,11 @@ impl LogWriter {
         };
         ctx.spawn(marking.into_actor(self).map(|(appended, whole, cut), writer, ctx| {
             writer.busy = false;
+            if let Some(found) = appended.displaced {
+                writer.abandon(found, Vec::new(), Vec::new());
+                return;
+            }
+            writer.seen(appended.unseen.as_ref());
             if let Some(error) = appended.write_error.filter(|error| !is_full(Some(error))) {
                 writer.fail(&format!("the log cannot be written: {error}"));
                 return;
@@ -566,6 +633,7 @@ impl LogWriter {
         self.busy = true;
         let file = Rc::clone(&self.start.file);
         let (offset, seq, epoch, marked) = (self.offset, self.seq, self.start.reign.epoch, self.marked);
+        let post = self.post();
         let closing = async move {
             // The mark may only be written once what it covers is known to be on disk.
             file.sync().await?;
@@ -574,19 +642,25 @@ impl LogWriter {
                 record::encode(&Operation::Synced, seq, epoch, seq, &mut bytes);
             }
             let length = bytes.len();
-            let appended = file.append(Group { offset, bytes, sync: true, reserve_to: None }).await;
+            // Whoever gets the reign opens the file that stands at the path: it must be this one, to the last moment.
+            let group = Group { offset, bytes, sync: true, post, ..Group::default() };
+            let appended = file.append(group).await;
             if let Some(error) = appended.sync_error {
                 return Err(error);
+            }
+            if let Some(found) = appended.displaced {
+                return Ok(Err(found));
             }
             let whole = appended.written == length;
             if !whole {
                 file.truncate(offset).await?;
             }
-            Ok((whole && !marked).then_some(length as u64))
+            Ok(Ok((whole && !marked).then_some(length as u64)))
         };
         ctx.spawn(closing.into_actor(self).map(
-            |settled: io::Result<Option<u64>>, writer, ctx| match settled {
-                Ok(mark) => writer.let_go(mark, ctx),
+            |settled: io::Result<Result<Option<u64>, Displaced>>, writer, ctx| match settled {
+                Ok(Ok(mark)) => writer.let_go(mark, ctx),
+                Ok(Err(found)) => writer.abandon(found, Vec::new(), Vec::new()),
                 Err(error) => writer.fail(&format!("the log cannot be synced: {error}")),
             },
         ));
@@ -632,15 +706,21 @@ impl LogWriter {
         }
     }
 
-    /// Syncs every second, for `--fsync everysec`.
-    fn sync_often(&mut self, ctx: &mut Context<Self>) {
-        if self.failed {
-            return;
-        }
-        ctx.run_later(SYNC_EVERY, Self::sync_often);
-        if !self.syncing && self.synced != self.seq {
-            self.sync_beside(ctx);
-        }
+    /// Reminds this actor of something again and again. No timer of its own does that: it would keep the actor, and with it
+    /// the log and its lock, beyond the last one who knows it.
+    fn every<M>(period: Duration, message: impl Fn() -> M + 'static, ctx: &mut Context<Self>)
+    where
+        M: Message<Result = ()> + Send + 'static,
+        Self: Handler<M>,
+    {
+        let writer = ctx.address().downgrade();
+        actix::spawn(async move {
+            loop {
+                tokio::time::sleep(period).await;
+                let Some(writer) = writer.upgrade() else { return };
+                writer.do_send(message());
+            }
+        });
     }
 
     /// Syncs beside the writes.
@@ -665,6 +745,73 @@ impl LogWriter {
                 Err(error) => writer.fail(&format!("the log cannot be synced: {error}")),
             }
         }));
+    }
+
+    /// Looks at the log's path if no group has done so for a while.
+    fn look(&mut self, ctx: &mut Context<Self>) {
+        // A group that is at the disk looks itself.
+        if self.failed || self.busy || self.looked_at.elapsed() < LOOK_AFTER {
+            return;
+        }
+        self.busy = true;
+        let (file, post, length) = (Rc::clone(&self.start.file), self.start.post.clone(), self.offset);
+        let looking = async move { file.look(post, length).await };
+        ctx.spawn(looking.into_actor(self).map(|looked, writer, ctx| {
+            writer.busy = false;
+            match looked {
+                Ok(None) => writer.seen(None),
+                Ok(Some(found)) => {
+                    writer.abandon(found, Vec::new(), Vec::new());
+                    return;
+                }
+                Err(error) => writer.seen(Some(&error)),
+            }
+            writer.next_group(ctx);
+        }));
+    }
+
+    /// Notes that the log was seen at its path, or that the path could not be looked at. That ends nobody: the file is open,
+    /// and what cannot be looked at for lack of a right or of memory may be looked at later.
+    fn seen(&mut self, unseen: Option<&io::Error>) {
+        self.looked_at = Instant::now();
+        let was_unseen = std::mem::replace(&mut self.is_unseen, unseen.is_some());
+        let path = self.start.post.path.display();
+        match unseen {
+            Some(error) if !was_unseen => {
+                log::warn!("the log's path cannot be looked at, writing on path={path} error={error}");
+            }
+            None if was_unseen => log::info!("the log's path can be looked at again path={path}"),
+            Some(_) | None => {}
+        }
+    }
+
+    /// The log is not at its path: nothing more is appended. What became of `unknown` nobody knows, for it stands in a file
+    /// that may be found again or not; `refused`, and what waits, are not executed.
+    fn abandon(&mut self, found: Displaced, unknown: Vec<Encoded>, refused: Vec<Encoded>) {
+        if std::mem::replace(&mut self.failed, true) {
+            return;
+        }
+        let queued = |entries: Vec<Encoded>| entries.into_iter().map(|entry| entry.queued);
+        let waits = std::mem::take(&mut self.queue);
+        self.displaced = Some(found.clone());
+        self.refuse(ErrorWord::Unknown, queued(unknown));
+        self.refuse(ErrorWord::ReadOnly, queued(refused).chain(waits));
+        self.ports.displaced.do_send(LogDisplaced { found });
+    }
+
+    /// Answers with `word`, for the log is displaced.
+    fn refuse(&self, word: ErrorWord, queued: impl Iterator<Item = Queued>) {
+        let Some(found) = &self.displaced else { return };
+        let writes = queued.filter_map(|queued| match queued {
+            Queued::Change(write, _) => Some(write),
+            Queued::Epoch => None,
+        });
+        let refused: Vec<WriteId> = writes.collect();
+        if !refused.is_empty() {
+            let why = format!("the log is not at its path any more and this master ends: {found}");
+            let refusal = Some((word, why));
+            self.ports.written.do_send(Written { writes: Vec::new(), refused, refusal, offset: self.offset });
+        }
     }
 
     fn fail(&mut self, error: &str) {
@@ -757,8 +904,9 @@ impl Actor for LogWriter {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         if self.start.fsync == Fsync::Everysec {
-            ctx.run_later(SYNC_EVERY, Self::sync_often);
+            Self::every(SYNC_EVERY, || SyncOften, ctx);
         }
+        Self::every(LOOK_EVERY, || Look, ctx);
         self.next_group(ctx);
     }
 
@@ -771,8 +919,39 @@ impl Handler<Append> for LogWriter {
     type Result = ();
 
     fn handle(&mut self, append: Append, ctx: &mut Self::Context) {
-        self.queue.extend(append.changes.into_iter().map(|(write, change)| Queued::Change(write, change)));
+        let changes = append.changes.into_iter().map(|(write, change)| Queued::Change(write, change));
+        if self.displaced.is_some() {
+            self.refuse(ErrorWord::ReadOnly, changes);
+            return;
+        }
+        self.queue.extend(changes);
         self.next_group(ctx);
+    }
+}
+
+impl Handler<SyncOften> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, _: SyncOften, ctx: &mut Self::Context) {
+        if !self.failed && !self.syncing && self.synced != self.seq {
+            self.sync_beside(ctx);
+        }
+    }
+}
+
+impl Handler<Look> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, _: Look, ctx: &mut Self::Context) {
+        self.look(ctx);
+    }
+}
+
+impl Handler<Abandon> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, _: Abandon, _: &mut Self::Context) {
+        self.ports.abandoned.do_send(Abandoned);
     }
 }
 

@@ -138,7 +138,9 @@ impl OpenMaster {
     pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
         let outcome = ended(stop, || self.master.do_send(master::Stop), &self.fate).await;
         self.linking.shutdown().await;
-        end_tasks(&mut self.accepting, outcome.is_ok()).await;
+        // Whatever was answered to the end is to arrive.
+        let flushes = matches!(outcome, Ok(()) | Err(NodeError::LogDisplaced(_)));
+        end_tasks(&mut self.accepting, flushes).await;
         self.master.do_send(master::Dismiss);
         gone(&self.master).await;
         outcome

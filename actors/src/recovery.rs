@@ -261,13 +261,13 @@ impl Recovery {
             let offset = scan.position().offset;
             planted!(RecoveryBelievesMemory => {
                 let bytes = file.read_at(offset, (end - offset) as usize).await?;
-                self.write(file, Group { offset, bytes, sync: false, reserve_to: None }).await?;
+                self.write(file, Group { offset, bytes, ..Group::default() }).await?;
                 break;
             });
             let (then, part) = file.scan(scan).await?;
             scan = then;
             if !part.bytes.is_empty() {
-                let group = Group { offset, bytes: part.bytes, sync: false, reserve_to: None };
+                let group = Group { offset, bytes: part.bytes, ..Group::default() };
                 self.write(file, group).await?;
             }
             if part.bad.is_some() {
@@ -289,10 +289,11 @@ impl Recovery {
 
     /// Writes a group, however long the disk is full: whoever takes over in our place would find no more room.
     async fn write(&self, file: &Rc<dyn File>, group: Group) -> io::Result<()> {
-        let Group { offset, mut bytes, sync, reserve_to } = group;
+        let Group { offset, mut bytes, sync, reserve_to, post } = group;
         let mut told = false;
         loop {
-            let appended = file.append(Group { offset, bytes, sync, reserve_to }).await;
+            let post = post.clone();
+            let appended = file.append(Group { offset, bytes, sync, reserve_to, post }).await;
             // A failed sync is never tried again, whatever its reason.
             if let Some(error) = appended.sync_error {
                 return Err(error);
@@ -318,7 +319,7 @@ impl Recovery {
         if !position.lacks_newline {
             return Ok(position);
         }
-        let group = Group { offset: position.offset, bytes: vec![b'\n'], sync: true, reserve_to: None };
+        let group = Group { offset: position.offset, bytes: vec![b'\n'], sync: true, ..Group::default() };
         self.write(file, group).await?;
         let mut scanner = Scanner::resume(position, self.line_bytes_max);
         match scanner.next(b"\n") {

@@ -36,6 +36,9 @@ pub enum NodeError {
     /// The log failed while it was written: what was in flight is unknown.
     #[error("{0}")]
     LogFailed(String),
+    /// The log does not stand at its path any more. What was not executed was answered so.
+    #[error("{0}")]
+    LogDisplaced(String),
     /// An actor that the node cannot do without has panicked.
     #[error("{actor} has panicked")]
     Panicked {

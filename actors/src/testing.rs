@@ -8,8 +8,8 @@
 use crate::batch::Outbox;
 use crate::config::Fsync;
 use crate::env::{
-    Appended, Disk, Env, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard, Locks,
-    OpenMode, Stream, Watch,
+    Appended, Disk, Displaced, Env, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard,
+    Locks, OpenMode, Post, Stream, Watch,
 };
 use crate::log_tailer::{self, Replayed};
 use crate::recovery::Recovery;
@@ -314,6 +314,16 @@ impl MemoryDisk {
         self.notice();
     }
 
+    /// Gives the file at a path another name, as a rename does.
+    pub fn rename(&self, from: &Path, to: &Path) {
+        let mut files = self.0.files.borrow_mut();
+        if let Some(inode) = files.remove(from) {
+            files.insert(to.to_owned(), inode);
+        }
+        drop(files);
+        self.notice();
+    }
+
     fn new_inode(&self) -> Rc<Inode> {
         let number = self.0.inodes.get() + 1;
         self.0.inodes.set(number);
@@ -405,6 +415,19 @@ struct MemoryFile {
     locks: Cell<bool>,
 }
 
+impl MemoryFile {
+    fn displaced(&self, post: Option<&Post>, length: u64) -> Option<Displaced> {
+        let post = post?;
+        let files = self.disk.0.files.borrow();
+        let found = files.get(&*post.path);
+        let found = found.map(|inode| {
+            (FileIdentity { device: 1, inode: inode.number }, inode.content.borrow().len() as u64)
+        });
+        let is_deleted = !files.values().any(|inode| Rc::ptr_eq(inode, &self.inode));
+        post.judge(found, length).map(|stands| Displaced { stands, is_deleted })
+    }
+}
+
 impl File for MemoryFile {
     fn read_at(&self, offset: u64, length: usize) -> LocalBoxFuture<'_, io::Result<Vec<u8>>> {
         Box::pin(async move {
@@ -416,9 +439,12 @@ impl File for MemoryFile {
 
     fn append(&self, group: Group) -> LocalBoxFuture<'_, Appended> {
         Box::pin(async move {
+            let Group { offset, bytes, sync, post, .. } = group;
+            if let Some(displaced) = self.displaced(post.as_ref(), offset) {
+                return Appended { displaced: Some(displaced), ..Appended::nothing(bytes) };
+            }
             self.disk.work().await;
             assert!(!self.disk.0.poisoned.get(), "the disk is poisoned, on purpose");
-            let Group { offset, bytes, sync, .. } = group;
             let room_end = self.disk.0.length_max.get().unwrap_or(usize::MAX);
             let written = bytes.len().min(room_end.saturating_sub(offset as usize));
             {
@@ -431,8 +457,13 @@ impl File for MemoryFile {
             self.disk.notice();
             let write_error = (written < bytes.len()).then(|| io::ErrorKind::StorageFull.into());
             let sync_error = if sync && written > 0 { self.disk.synced().err() } else { None };
-            Appended { bytes, written, write_error, sync_error }
+            let displaced = self.displaced(post.as_ref(), offset + written as u64);
+            Appended { bytes, written, write_error, sync_error, displaced, unseen: None }
         })
+    }
+
+    fn look(&self, post: Post, length: u64) -> LocalBoxFuture<'_, io::Result<Option<Displaced>>> {
+        Box::pin(async move { Ok(self.displaced(Some(&post), length)) })
     }
 
     fn sync(&self) -> LocalBoxFuture<'_, io::Result<()>> {

@@ -3,11 +3,12 @@
 use actix::prelude::*;
 use dsm::config::{Fence, Fsync};
 use dsm::embed::{self, Get, Put, Status};
-use dsm::env::{Disk as _, OpenMode};
+use dsm::env::{Disk as _, OpenMode, Post, Stands};
 use dsm::failover_watcher::{self, FailoverWatcher, LeadershipChanged, Notice};
 use dsm::log_tailer::{self, LogTailer, Replay, Replayed};
 use dsm::log_writer::{
-    self, Append, Close, Closed, EpochWritten, LogFailed, LogWriter, Reopen, Reopened, Sync, Synced, Written,
+    self, Abandon, Abandoned, Append, Close, Closed, EpochWritten, LogDisplaced, LogFailed, LogWriter,
+    Reopen, Reopened, Sync, Synced, Written,
 };
 use dsm::slave_proxy::EndReason;
 use dsm::supervision::{Fate, NodeError, PanicGuard};
@@ -162,6 +163,8 @@ mod log_writer_actor {
         written: Received<Written>,
         epoch: Received<EpochWritten>,
         failed: Received<LogFailed>,
+        displaced: Received<LogDisplaced>,
+        abandoned: Received<Abandoned>,
         synced: Received<Synced>,
         closed: Received<Closed>,
         reopened: Received<Reopened>,
@@ -182,9 +185,11 @@ mod log_writer_actor {
     async fn rig_on(world: MemoryEnv) -> Rig {
         let open = || async { world.disk.open(Path::new(LOG), OpenMode::Write).await };
         let (file, sync_file) = (open().await.expect("in memory"), open().await.expect("in memory"));
+        let identity = file.identity().await.expect("in memory");
         let start = log_writer::Start {
             file,
             sync_file,
+            post: Post { path: Path::new(LOG).into(), identity },
             position: Position::default(),
             reign: Reign::new(1, 1),
             head: Some(record::Operation::Cluster(ClusterId(7))),
@@ -194,6 +199,8 @@ mod log_writer_actor {
         let (written_port, written) = Probe::begin();
         let (epoch_port, epoch) = Probe::begin();
         let (failed_port, failed) = Probe::begin();
+        let (displaced_port, displaced) = Probe::begin();
+        let (abandoned_port, abandoned) = Probe::begin();
         let (synced_port, synced) = Probe::begin();
         let (closed_port, closed) = Probe::begin();
         let (reopened_port, reopened) = Probe::begin();
@@ -201,6 +208,8 @@ mod log_writer_actor {
             written: written_port,
             epoch: epoch_port,
             failed: failed_port,
+            displaced: displaced_port,
+            abandoned: abandoned_port,
             synced: synced_port,
             closed: closed_port,
             reopened: reopened_port,
@@ -220,7 +229,21 @@ mod log_writer_actor {
         machine.step(Millis(0), joined, &mut effects);
         settle().await;
         let disk = world.disk;
-        Rig { disk, writer, written, epoch, failed, synced, closed, reopened, fate, machine, asked: 0 }
+        Rig {
+            disk,
+            writer,
+            written,
+            epoch,
+            failed,
+            displaced,
+            abandoned,
+            synced,
+            closed,
+            reopened,
+            fate,
+            machine,
+            asked: 0,
+        }
     }
 
     impl Rig {
@@ -418,6 +441,111 @@ mod log_writer_actor {
             sleep(Duration::from_secs(10)).await;
             assert_eq!(rig.disk.take_operations(), []);
             assert!(rig.failed.is_empty() && rig.written.is_empty() && rig.closed.is_empty());
+        });
+    }
+
+    /// What the writer has found at its path.
+    fn found(rig: &Rig) -> Option<Stands> {
+        let displaced = rig.displaced.take().pop()?;
+        assert!(rig.failed.is_empty() && rig.closed.is_empty());
+        Some(displaced.found.stands)
+    }
+
+    #[test]
+    fn nothing_is_appended_to_a_log_that_does_not_stand_at_its_path_as_it_was_left() {
+        let path = Path::new(LOG);
+        let moved = Path::new("/moved");
+        type Do = fn(&MemoryDisk, &Path, &Path);
+        let faults: [(Do, Stands); 4] = [
+            (|disk, path, moved| disk.rename(path, moved), Stands::Nothing),
+            (
+                |disk, path, moved| {
+                    disk.rename(path, moved);
+                    disk.extend(path, b"");
+                },
+                Stands::Other,
+            ),
+            (|disk, path, _| disk.cut(path, 7), Stands::Shorter { bytes: 0 }),
+            (|disk, path, _| disk.extend(path, b"more"), Stands::Longer { bytes: 4 }),
+        ];
+        for (fault, stands) in faults {
+            virtual_time(async move {
+                let mut rig = rig().await;
+                rig.append(1);
+                settle().await;
+                assert_eq!(rig.written.take()[0].writes.len(), 1);
+                let length = rig.content().len() as u64;
+                let stands = match stands {
+                    Stands::Shorter { .. } => Stands::Shorter { bytes: length - 7 },
+                    other => other,
+                };
+                fault(&rig.disk, path, moved);
+                rig.disk.take_operations();
+                let before = (rig.disk.content(path), rig.disk.content(moved));
+                let refused = rig.append(3);
+                settle().await;
+                assert_eq!(found(&rig), Some(stands));
+                // What comes later is refused too, and then it is said that all is.
+                let later = rig.append(1);
+                rig.writer.do_send(Abandon);
+                settle().await;
+                assert_eq!(rig.abandoned.take().len(), 1);
+                let told = rig.written.take();
+                assert!(told.iter().all(|told| told.writes.is_empty()));
+                assert!(told
+                    .iter()
+                    .all(|told| told.refusal.as_ref().is_some_and(|(word, _)| word.is_not_executed())));
+                let told: Vec<_> = told.into_iter().flat_map(|told| told.refused).collect();
+                assert_eq!(told, [refused, later].concat());
+                rig.writer.do_send(Close);
+                sleep(Duration::from_secs(2)).await;
+                assert_eq!(rig.disk.take_operations(), [], "nothing is written any more");
+                assert_eq!((rig.disk.content(path), rig.disk.content(moved)), before);
+                assert!(rig.closed.is_empty() && rig.failed.is_empty());
+            });
+        }
+    }
+
+    #[test]
+    fn a_group_whose_log_goes_while_it_is_at_the_disk_is_unknown_and_what_waits_is_refused() {
+        virtual_time(async {
+            let mut rig = rig().await;
+            rig.disk.set_latency(ms(5));
+            let at_disk = rig.append(1);
+            settle().await;
+            let waits = rig.append(2);
+            rig.disk.rename(Path::new(LOG), Path::new("/moved"));
+            sleep(ms(6)).await;
+            assert_eq!(found(&rig), Some(Stands::Nothing));
+            let told = rig.written.take();
+            let told: Vec<_> = told
+                .into_iter()
+                .map(|told| (told.writes.len(), told.refused, told.refusal.map(|(word, _)| word)))
+                .collect();
+            let unknown = (0, at_disk, Some(ErrorWord::Unknown));
+            assert_eq!(told, [unknown, (0, waits, Some(ErrorWord::ReadOnly))]);
+        });
+    }
+
+    #[test]
+    fn the_path_is_looked_at_though_nothing_is_written_and_right_before_a_log_is_closed() {
+        virtual_time(async {
+            let idle = rig().await;
+            sleep(Duration::from_secs(5)).await;
+            idle.disk.rename(Path::new(LOG), Path::new("/moved"));
+            sleep(Duration::from_secs(1)).await;
+            assert_eq!(found(&idle), Some(Stands::Nothing));
+            // A log that is put back in time was never away.
+            let closing = rig().await;
+            closing.disk.rename(Path::new(LOG), Path::new("/moved"));
+            closing.disk.rename(Path::new("/moved"), Path::new(LOG));
+            sleep(Duration::from_secs(5)).await;
+            assert_eq!(found(&closing), None);
+            closing.disk.replace(Path::new(LOG), b"");
+            closing.writer.do_send(Close);
+            settle().await;
+            assert_eq!(found(&closing), Some(Stands::Other));
+            assert!(closing.closed.is_empty());
         });
     }
 

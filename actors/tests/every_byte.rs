@@ -6,7 +6,7 @@
 
 use actix::prelude::*;
 use dsm::config::Fsync;
-use dsm::env::{Disk as _, OpenMode};
+use dsm::env::{Disk as _, OpenMode, Post};
 use dsm::log_tailer::{self, Replay};
 use dsm::log_writer::{self, Append, Close, Closed, EpochWritten, LogFailed, LogWriter, Written};
 use dsm::supervision::{Fate, NodeError, PanicGuard};
@@ -94,9 +94,12 @@ impl Reign {
     /// Begins to write at `position`, with an EPOCH record.
     async fn begin(world: &MemoryEnv, position: Position) -> Reign {
         let open = || async { world.disk.open(path(), OpenMode::Write).await.expect("in memory") };
+        let file = open().await;
+        let identity = file.identity().await.expect("in memory");
         let start = log_writer::Start {
-            file: open().await,
+            file,
             sync_file: open().await,
+            post: Post { path: path().into(), identity },
             position,
             reign: Name::new(position.epoch.0 + 1, 7),
             head: position.cluster.is_none().then_some(record::Operation::Cluster(ClusterId(7))),
@@ -108,10 +111,13 @@ impl Reign {
         let (failed_port, failed) = Probe::begin();
         let (closed_port, closed) = Probe::begin();
         let ((synced_port, _), (reopened_port, _)) = (Probe::begin(), Probe::begin());
+        let ((displaced_port, _), (abandoned_port, _)) = (Probe::begin(), Probe::begin());
         let ports = log_writer::Ports {
             written: written_port,
             epoch: epoch_port,
             failed: failed_port,
+            displaced: displaced_port,
+            abandoned: abandoned_port,
             synced: synced_port,
             closed: closed_port,
             reopened: reopened_port,

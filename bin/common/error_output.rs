@@ -6,6 +6,7 @@
 
 use rustix::event::{PollFd, PollFlags};
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,9 @@ const THREAD_RETRY: Duration = Duration::from_millis(100);
 
 static QUEUE: Queue = Queue { state: Mutex::new(State::EMPTY), filled: Condvar::new(), idle: Condvar::new() };
 
+/// [`State::lost`] for whoever asks, without the queue's lock.
+static LOST: AtomicU64 = AtomicU64::new(0);
+
 struct Queue {
     state: Mutex<State>,
     /// There is something to write.
@@ -35,6 +39,8 @@ struct State {
     waiting: Vec<u8>,
     /// Lines lost and not told yet.
     dropped: u64,
+    /// Lines lost since the beginning.
+    lost: u64,
     /// The thread has lines in its hands.
     writing: bool,
     thread: Thread,
@@ -49,13 +55,14 @@ enum Thread {
 
 /// What becomes of lines, apart from the file they go to.
 impl State {
-    const EMPTY: State = State { waiting: Vec::new(), dropped: 0, writing: false, thread: Thread::None };
+    const EMPTY: State =
+        State { waiting: Vec::new(), dropped: 0, lost: 0, writing: false, thread: Thread::None };
 
     /// Puts whole lines into the queue, or counts them as dropped.
     fn push(&mut self, lines: &[u8]) {
         let note = self.note();
         if self.waiting.len() + note.len() + lines.len() > QUEUE_BYTES_MAX {
-            self.dropped += count(lines);
+            self.drop_lines(lines);
             return;
         }
         if !note.is_empty() {
@@ -63,6 +70,12 @@ impl State {
             self.dropped = 0;
         }
         self.waiting.extend_from_slice(lines);
+    }
+
+    fn drop_lines(&mut self, lines: &[u8]) {
+        let lost = count(lines);
+        self.dropped += lost;
+        self.lost += lost;
     }
 
     /// What tells of the lines that were dropped so far; empty when there are none.
@@ -76,7 +89,7 @@ impl State {
     /// `tried` lines were written, or the last `failed` bytes of them could not be.
     fn written(&mut self, tried: &[u8], failed: Option<&[u8]>) {
         match failed {
-            Some(rest) => self.dropped += count(rest),
+            Some(rest) => self.drop_lines(rest),
             // Nothing may follow for long, so what was dropped meanwhile is told now.
             None if self.waiting.is_empty() && !tried.is_empty() && self.dropped > 0 => self.push(b""),
             None => {}
@@ -99,6 +112,7 @@ impl Queue {
     fn push(&'static self, lines: &[u8]) {
         let mut state = self.lock();
         state.push(lines);
+        LOST.store(state.lost, Ordering::Relaxed);
         let wanted = match state.thread {
             Thread::None => true,
             Thread::Runs => false,
@@ -131,6 +145,7 @@ impl Queue {
             state = self.lock();
             state.writing = false;
             state.written(&batch, left.map(|left| &batch[left..]));
+            LOST.store(state.lost, Ordering::Relaxed);
             batch.clear();
         }
     }
@@ -212,6 +227,11 @@ pub(crate) fn tell(line: &str) {
     QUEUE.push(format!("{line}\n").as_bytes());
 }
 
+/// Lines that were lost so far, because nobody took them.
+pub(crate) fn lines_lost() -> u64 {
+    LOST.load(Ordering::Relaxed)
+}
+
 /// Gives the last lines a moment to leave, before the process ends.
 pub(crate) fn flush() {
     QUEUE.flush(FLUSH_TIMEOUT);
@@ -258,7 +278,7 @@ mod tests {
         state.written(&batch, None);
         let note = "dsm: 4 lines dropped here: standard error did not take them\n";
         assert_eq!(std::str::from_utf8(&state.waiting), Ok(note));
-        assert_eq!(state.dropped, 0);
+        assert_eq!((state.dropped, state.lost), (0, 4));
         state.push(b"next\n");
         assert_eq!(state.waiting, [note.as_bytes(), b"next\n"].concat());
     }
@@ -274,5 +294,6 @@ mod tests {
         state.push(b"four\n");
         let told = "dsm: 2 lines dropped here: standard error did not take them\nfour\n";
         assert_eq!(std::str::from_utf8(&state.waiting), Ok(told));
+        assert_eq!((state.dropped, state.lost), (0, 2));
     }
 }

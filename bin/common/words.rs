@@ -2,7 +2,7 @@
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, Command};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 /// Gives long flags with one dash their second one. The words of an operation, and what follows `--`, stay as they are.
 pub(crate) fn two_dashes(command: &Command, words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
@@ -60,20 +60,29 @@ pub(crate) fn one_line(error: &clap::Error, command: &Command, words: &[OsString
         line.push_str("; ");
         line.push_str(tip);
     }
-    format!("{line}; see {} --help", command.get_name())
+    format!("{line}; {}", see_help(command))
+}
+
+/// The same of a command line that clap has taken: `what` is wrong with it.
+pub(crate) fn refused(what: &str, command: &Command, words: &[OsString]) -> String {
+    format!("{}; {}", with_variables(what, command, words), see_help(command))
+}
+
+fn see_help(command: &Command) -> String {
+    format!("see {} --help", command.get_name())
 }
 
 /// Adds to a text that names flags which of them were set by a variable, as far as the words of the command line do not
 /// set them.
-pub(crate) fn with_variables(text: &str, words: &[OsString]) -> String {
+pub(crate) fn with_variables(text: &str, command: &Command, words: &[OsString]) -> String {
     let is_name = |letter: char| letter.is_ascii_lowercase() || letter == '-';
     let flags = text.split(|letter| !is_name(letter)).filter(|word| word.starts_with("--") && word.len() > 2);
     let mut told = text.to_owned();
     let mut seen = Vec::new();
     for flag in flags {
-        let variable = format!("DSM_{}", flag[2..].replace('-', "_").to_ascii_uppercase());
-        let by_variable = std::env::var_os(&variable).is_some_and(|value| !value.is_empty());
-        if by_variable && !is_given(flag, words) && !seen.contains(&flag) {
+        let arg = command.get_arguments().find(|arg| arg.get_long() == Some(&flag[2..]));
+        let Some(variable) = arg.and_then(Arg::get_env).and_then(OsStr::to_str) else { continue };
+        if std::env::var_os(variable).is_some() && !is_given(flag, words) && !seen.contains(&flag) {
             seen.push(flag);
             told.push_str(&format!(" ({flag} is from the environment variable {variable})"));
         }
@@ -125,6 +134,21 @@ mod tests {
         ] {
             assert_eq!(with_two(&command, typed), meant, "{typed:?}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_the_variables_that_the_program_reads() {
+        // A variable that is always there.
+        let wait = Arg::new("wait").long("wait").env("PATH");
+        let command = Command::new("program").arg(wait).arg(Arg::new("path").long("path"));
+        let told = |words: &[&str]| {
+            let words: Vec<_> = words.iter().map(OsString::from).collect();
+            refused("--wait and --path: --wait is 0", &command, &words)
+        };
+        let by_variable =
+            "--wait and --path: --wait is 0 (--wait is from the environment variable PATH); see program --help";
+        assert_eq!(told(&["program", "--path", "x"]), by_variable);
+        assert_eq!(told(&["program", "--wait=0"]), "--wait and --path: --wait is 0; see program --help");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A cluster of the harness' own: this program again in the roles of the masters and slaves, on free ports, with a
 //! directory that is removed at the end.
 
+use super::options::masters_with;
 use super::record::Settings;
 use anyhow::Context as _;
 use dsm::launcher::{Launcher, LauncherConfig, RoleCommand};
@@ -38,13 +39,7 @@ impl OwnCluster {
         let directory = directory.context("cannot make the cluster's directory")?;
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let role = |name: &str| RoleCommand::new(&program).with_prefix(["role", name]);
-        let mut flags: Vec<OsString> = vec![
-            "--fsync".into(),
-            settings.fsync.clone().into(),
-            "--placement".into(),
-            settings.placement.clone().into(),
-        ];
-        flags.extend_from_slice(master_flags);
+        let flags = masters_with(&settings.fsync, &settings.placement, master_flags);
         let primary = role("master").with_extra(flags.clone());
         let backup = role("backup").with_extra(flags);
         let mut config = LauncherConfig::new(primary, backup, role("slave"), directory.path());

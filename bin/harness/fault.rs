@@ -99,8 +99,12 @@ impl FaultPlan {
         let strikes = self.faults.iter().enumerate().flat_map(|(number, fault)| {
             let strike = Strike { at: fault.at, deed: fault.deed, fault: number, undoes: false };
             let undone = fault.lasts.zip(fault.deed.undone_by());
-            let undone =
-                undone.map(|(lasts, deed)| Strike { at: fault.at + lasts, deed, undoes: true, ..strike });
+            let undone = undone.map(|(lasts, deed)| Strike {
+                at: fault.at.saturating_add(lasts),
+                deed,
+                undoes: true,
+                ..strike
+            });
             std::iter::once(strike).chain(undone)
         });
         let mut strikes: Vec<Strike> = strikes.collect();

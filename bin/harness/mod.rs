@@ -73,6 +73,7 @@ const LAST_LINES: usize = 5;
 
 /// Runs the harness with the words of the command line.
 pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
+    crate::common::outlive_file_limit();
     let options = match Options::from_command_line(words) {
         Ok(options) => options,
         Err(code) => return code,

@@ -232,20 +232,7 @@ pub(crate) enum PlacementExperiment {
     Never,
 }
 
-impl Options {
-    /// Reads the command line. What is wrong with it is told in one line; then there is nothing to do but to end.
-    ///
-    /// # Errors
-    /// The exit code: 2 for wrong usage, 0 for help and version.
-    pub(crate) fn from_command_line(words: impl IntoIterator<Item = OsString>) -> Result<Options, ExitCode> {
-        let options: Options = crate::common::parse(words)?;
-        match options.validate() {
-            Ok(()) => Ok(options),
-            Err(what) => Err(crate::common::fail(&what, 2)),
-        }
-    }
-
-    /// What contradicts itself or is out of bounds.
+impl crate::common::Flags for Options {
     fn validate(&self) -> Result<(), String> {
         let percent = |name: &str, value: f64| {
             if (0.0..=100.0).contains(&value) {
@@ -293,11 +280,29 @@ impl Options {
             return Err(format!("--fault {late} would strike behind the end of --duration"));
         }
         for point in self.points(0)? {
-            self.validate_point(&point)?;
+            self.validate_point(&point).map_err(|why| match self.sweep.is_empty() {
+                true => why,
+                false => format!("in a run of --sweep: {why}"),
+            })?;
         }
         Ok(())
     }
+}
 
+impl Options {
+    /// Reads the command line. What is wrong with it is told in one line; then there is nothing to do but to end.
+    ///
+    /// # Errors
+    /// The exit code: 2 for wrong usage, 0 for help and version.
+    pub(crate) fn from_command_line(words: impl IntoIterator<Item = OsString>) -> Result<Options, ExitCode> {
+        let options: Options = crate::common::parse(words)?;
+        if options.target.is_empty() {
+            // Before anything is started.
+            let flags = masters_with(&options.fsync, &options.placement, &options.master_flags);
+            crate::roles::value_max(&flags)?;
+        }
+        Ok(options)
+    }
     fn validate_point(&self, point: &Settings) -> Result<(), String> {
         let shortest = Texts::value_bytes_min(&self.key_prefix, point.keys);
         if (point.value_bytes as usize) < shortest {
@@ -365,6 +370,13 @@ impl Options {
     }
 }
 
+/// The flags of a cluster's masters.
+pub(crate) fn masters_with(fsync: &str, placement: &str, further: &[OsString]) -> Vec<OsString> {
+    let mut flags = ["--fsync", fsync, "--placement", placement].map(OsString::from).to_vec();
+    flags.extend_from_slice(further);
+    flags
+}
+
 /// `10ms`, `2s`, or `0`.
 fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
     if text == "0" {
@@ -376,7 +388,7 @@ fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::common::two_dashes;
+    use crate::common::{two_dashes, Flags as _};
     use clap::CommandFactory as _;
 
     fn parse(line: &str) -> Result<Options, String> {
@@ -419,13 +431,14 @@ mod tests {
             ("--duration 0", "--duration"),
             ("--key-prefix a:b", "--key-prefix"),
             ("--target a:1 --fault kill-primary@1s", "--fault"),
-            ("--slaves 2 --fault kill-slave:3@1s", "slave:3"),
+            ("--slaves 2 --fault kill-slave:3@1s", "--fault names slave:3"),
             ("--target a:1 --slaves 3", "--slaves"),
             ("--slaves 0", "--slaves"),
             ("--sweep colour=1", "colour"),
             ("--sweep value-bytes=64,10", "--value-bytes"),
-            ("--sweep slaves=1..3 --fault kill-slave:3@1s", "slave:3"),
-            ("--sweep clients=1 --sweep clients=2", "twice"),
+            ("--sweep slaves=1..3 --fault kill-slave:3@1s", "--fault names slave:3"),
+            ("--sweep clients=1 --sweep clients=2", "--sweep clients is given twice"),
+            ("--sweep clients=1..999 --sweep pool=1,2", "--sweep"),
             ("--target a:1 --sweep slaves=1,2", "--sweep slaves"),
             ("--value-bytes 100000000 --pipeline 100", "--pipeline"),
             ("--value-bytes 1000000 --pipeline 100 --clients 50", "all connections"),

@@ -114,7 +114,7 @@ pub(crate) fn grid(dimensions: &[Dimension], base: &Settings) -> Result<Vec<Sett
             return Err(format!("--sweep {} is given twice", dimension.name));
         }
         if points.len() * dimension.values.len() > VALUES_MAX {
-            return Err(format!("the grid has more than {VALUES_MAX} points"));
+            return Err(format!("--sweep: the grid has more than {VALUES_MAX} points"));
         }
         points = points
             .iter()

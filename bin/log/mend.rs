@@ -227,7 +227,7 @@ impl<W: Write> Draft<W> {
         match ahead.next(line) {
             Step::Record { .. } | Step::Ignored => {
                 self.scanner = ahead;
-                self.writer.write_all(line)?;
+                self.writer.write_all(line).context("cannot write the repaired log")?;
                 self.kept += 1;
                 Ok(true)
             }

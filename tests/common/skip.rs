@@ -56,6 +56,20 @@ pub(crate) fn is_all_required() -> bool {
     std::env::var_os("DSM_REQUIRE_ALL").is_some_and(|value| value == "1")
 }
 
+/// Whether what is started here hears of a SIGHUP: under nohup it is ignored, by children too.
+///
+/// # Errors
+/// That it is ignored.
+pub(crate) fn hears_hangups() -> Result<(), Lack> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    match ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()) {
+        // The lowest bit is signal 1.
+        Some(mask) if mask & 1 != 0 => Err(Lack::Refused("SIGHUP is ignored, as under nohup".to_owned())),
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// Whether a program can be started; `arguments` make it say something and end.
 ///
 /// # Errors

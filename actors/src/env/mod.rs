@@ -21,9 +21,11 @@ use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::takeover::Seen;
 use dsm_protocol::record::{self, Place};
 use futures_util::future::LocalBoxFuture;
+use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// The world, as one node sees it.
 pub type Env = Rc<dyn Environment>;
@@ -68,6 +70,11 @@ pub trait Environment {
     /// This process.
     fn pid(&self) -> u32;
 
+    /// Log lines of this process that nobody took and that are lost.
+    fn log_lines_lost(&self) -> u64 {
+        0
+    }
+
     /// Memory of this process that is resident, in bytes; 0 when nobody knows.
     fn resident_bytes(&self) -> u64;
 }
@@ -79,6 +86,84 @@ pub struct FileIdentity {
     pub device: u64,
     /// The inode on it.
     pub inode: u64,
+}
+
+/// Where a file is to stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Post {
+    /// The path. It may lead there over symbolic links.
+    pub path: Arc<Path>,
+    /// The file.
+    pub identity: FileIdentity,
+}
+
+impl Post {
+    /// What is wrong with what a look has found: a file with its length, or nothing.
+    pub(crate) fn judge(&self, found: Option<(FileIdentity, u64)>, length: u64) -> Option<Stands> {
+        match found {
+            None => Some(Stands::Nothing),
+            Some((identity, _)) if identity != self.identity => Some(Stands::Other),
+            Some((_, found)) if found < length => Some(Stands::Shorter { bytes: length - found }),
+            Some((_, found)) if found > length => Some(Stands::Longer { bytes: found - length }),
+            Some(_) => None,
+        }
+    }
+}
+
+/// Says that a file does not stand where it is to stand as its writer has left it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Displaced {
+    /// What stands there instead.
+    pub stands: Stands,
+    /// Whether the file has no name at all any more: it goes with the last process that has it open.
+    pub is_deleted: bool,
+}
+
+/// What stands at a path instead of the file that its writer has left there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stands {
+    /// Nothing.
+    Nothing,
+    /// A symbolic link that leads nowhere.
+    Dangling {
+        /// Where it points.
+        target: PathBuf,
+    },
+    /// Another file.
+    Other,
+    /// The same file with less in it.
+    Shorter {
+        /// How many bytes are missing.
+        bytes: u64,
+    },
+    /// The same file with more in it.
+    Longer {
+        /// How many bytes are too many.
+        bytes: u64,
+    },
+}
+
+impl fmt::Display for Displaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.stands {
+            Stands::Nothing if self.is_deleted => f.write_str("nothing stands there, it was deleted"),
+            Stands::Nothing => {
+                f.write_str("nothing stands there, it was moved away or its volume is not mounted")
+            }
+            Stands::Dangling { target } => {
+                write!(f, "a symbolic link to {} stands there, which leads nowhere", target.display())
+            }
+            Stands::Other if self.is_deleted => f.write_str("another file stands there, and it was deleted"),
+            Stands::Other => f.write_str("another file stands there, it was moved away"),
+            Stands::Shorter { bytes } => write!(
+                f,
+                "it is {bytes} bytes shorter than what was written, it was truncated or an older copy was written over it"
+            ),
+            Stands::Longer { bytes } => {
+                write!(f, "it is {bytes} bytes longer than what was written, somebody else writes to it")
+            }
+        }
+    }
 }
 
 /// How a file is opened.
@@ -164,6 +249,12 @@ pub trait File {
     /// Writes a group at `offset` and, if asked, makes it durable. What `reserve_to` asks for is tried first.
     fn append(&self, group: Group) -> LocalBoxFuture<'_, Appended>;
 
+    /// Looks whether this file, with that length, stands where it is to stand.
+    ///
+    /// # Errors
+    /// What the system says. Nothing is known then.
+    fn look(&self, post: Post, length: u64) -> LocalBoxFuture<'_, io::Result<Option<Displaced>>>;
+
     /// Makes what was written durable.
     ///
     /// # Errors
@@ -239,6 +330,9 @@ pub struct Group {
     pub sync: bool,
     /// Set disk space aside up to this offset first; without it nothing is written.
     pub reserve_to: Option<u64>,
+    /// Look before and after whether the file stands there, and ends where the group begins and ends. If it does not
+    /// before, nothing is written.
+    pub post: Option<Post>,
 }
 
 /// What became of a group.
@@ -252,6 +346,17 @@ pub struct Appended {
     pub write_error: Option<io::Error>,
     /// Why what stands is not known to be durable, if it was to be.
     pub sync_error: Option<io::Error>,
+    /// That the file does not stand where it is to: whatever was written is not where anybody will look for it.
+    pub displaced: Option<Displaced>,
+    /// Why that is not known.
+    pub unseen: Option<io::Error>,
+}
+
+impl Appended {
+    /// Nothing is written yet.
+    pub fn nothing(bytes: Vec<u8>) -> Self {
+        Appended { bytes, written: 0, write_error: None, sync_error: None, displaced: None, unseen: None }
+    }
 }
 
 /// A notice of changes.

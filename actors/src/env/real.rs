@@ -4,8 +4,8 @@
 //! the holder's counter.
 
 use super::{
-    names, Appended, Disk, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard, Locks,
-    OpenMode, Stream, Watch,
+    names, Appended, Disk, Displaced, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard,
+    Locks, OpenMode, Post, Stands, Stream, Watch,
 };
 use crate::log_scan::{LogScan, Next, Part};
 use bytes::Bytes;
@@ -45,6 +45,7 @@ const NAME_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct RealEnv {
     start: Instant,
+    lines_lost: fn() -> u64,
 }
 
 impl RealEnv {
@@ -54,11 +55,16 @@ impl RealEnv {
     /// From now on the process outlives SIGXFSZ: a write beyond the limit for a file's size (`ulimit -f`) is an error like
     /// any other of a full disk, and not its end.
     pub fn new() -> super::Env {
+        RealEnv::logging(|| 0)
+    }
+
+    /// The same where log lines may get lost: `lines_lost` counts them since the start, and never waits.
+    pub fn logging(lines_lost: fn() -> u64) -> super::Env {
         // What a handler is called for does not do what it does by default. Nobody needs to hear of it.
         if let Err(error) = signal(SignalKind::from_raw(libc::SIGXFSZ)) {
             log::warn!("a file that outgrows its limit will end this process cause={error}");
         }
-        Rc::new(RealEnv { start: Instant::now() })
+        Rc::new(RealEnv { start: Instant::now(), lines_lost })
     }
 }
 
@@ -123,6 +129,10 @@ impl Environment for RealEnv {
     }
 
     // No disk is asked: the kernel writes this file when it is read.
+    fn log_lines_lost(&self) -> u64 {
+        (self.lines_lost)()
+    }
+
     fn resident_bytes(&self) -> u64 {
         let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
         let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
@@ -343,13 +353,14 @@ impl File for RealFile {
 
     fn append(&self, group: Group) -> LocalBoxFuture<'_, Appended> {
         Box::pin(async move {
-            self.run(move |file| append(file, group)).await.unwrap_or_else(|error| Appended {
-                bytes: Vec::new(),
-                written: 0,
-                write_error: None,
-                sync_error: Some(error),
-            })
+            self.run(move |file| append(file, group))
+                .await
+                .unwrap_or_else(|error| Appended { sync_error: Some(error), ..Appended::nothing(Vec::new()) })
         })
+    }
+
+    fn look(&self, post: Post, length: u64) -> LocalBoxFuture<'_, io::Result<Option<Displaced>>> {
+        Box::pin(async move { self.run(move |file| look(file, &post, length)).await? })
     }
 
     fn sync(&self) -> LocalBoxFuture<'_, io::Result<()>> {
@@ -424,8 +435,42 @@ fn read_into(file: &fs::File, offset: u64, bytes: &mut [u8]) -> io::Result<usize
     Ok(filled)
 }
 
+/// Looks whether `file` stands at its path with that length. One system call, if it does.
+fn look(file: &fs::File, post: &Post, length: u64) -> io::Result<Option<Displaced>> {
+    let found = match fs::metadata(&post.path) {
+        Ok(found) => Some(found),
+        Err(error) if is_absence(&error) => None,
+        Err(error) => return Err(error),
+    };
+    let Some(stands) = post.judge(found.map(|found| (identity_of(&found), found.len())), length) else {
+        return Ok(None);
+    };
+    let stands = match (stands, fs::read_link(&post.path)) {
+        (Stands::Nothing, Ok(target)) => Stands::Dangling { target },
+        (stands, _) => stands,
+    };
+    Ok(Some(Displaced { stands, is_deleted: file.metadata()?.nlink() == 0 }))
+}
+
+/// Whether an error says that a path leads nowhere, and not that it cannot be followed now.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        || error.raw_os_error() == Some(libc::ELOOP)
+}
+
 fn append(file: &fs::File, group: Group) -> Appended {
-    let Group { offset, bytes, sync, reserve_to } = group;
+    let Group { offset, bytes, sync, reserve_to, post } = group;
+    let mut unseen = None;
+    let mut displaced = |length| {
+        let looked = post.as_ref().map_or(Ok(None), |post| look(file, post, length));
+        looked.unwrap_or_else(|error| {
+            unseen = Some(error);
+            None
+        })
+    };
+    if let Some(displaced) = displaced(offset) {
+        return Appended { displaced: Some(displaced), ..Appended::nothing(bytes) };
+    }
     if let Some(end) = reserve_to {
         let length = end.saturating_sub(offset);
         let reserved = loop {
@@ -438,7 +483,7 @@ fn append(file: &fs::File, group: Group) -> Appended {
         if let Err(error @ (rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT | rustix::io::Errno::FBIG)) =
             reserved
         {
-            return Appended { bytes, written: 0, write_error: Some(error.into()), sync_error: None };
+            return Appended { write_error: Some(error.into()), ..Appended::nothing(bytes) };
         }
     }
     let mut written = 0;
@@ -458,7 +503,8 @@ fn append(file: &fs::File, group: Group) -> Appended {
         }
     }
     let sync_error = if sync && written > 0 { file.sync_data().err() } else { None };
-    Appended { bytes, written, write_error, sync_error }
+    let displaced = displaced(offset + written as u64);
+    Appended { bytes, written, write_error, sync_error, displaced, unseen }
 }
 
 /// A notice of changes, from a thread that waits for the kernel's.

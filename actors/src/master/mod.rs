@@ -5,6 +5,7 @@
 //! A shell: what arrives becomes events, what the machines decide is carried out in `effects.rs`. Never blocks, never
 //! decides a rule of replication or failover by itself.
 
+mod displaced;
 mod effects;
 mod health;
 mod opening;
@@ -19,7 +20,7 @@ use crate::acceptor::{self, count, Arrived, Drain, Sessions, Switchboard};
 use crate::batch::{Inbox, Outbox};
 use crate::config::{Fsync, MasterConfig, MasterKind};
 use crate::embed::Door;
-use crate::env::{Env, File, LockGuard};
+use crate::env::{Displaced, Env, File, LockGuard};
 use crate::failover_watcher::{self, FailoverWatcher, Notice};
 use crate::log_tailer::{self, LogTailer, Replay, Replayed};
 use crate::log_writer::{LogWriter, Written, WrittenRecord};
@@ -107,6 +108,8 @@ enum Todo {
     Refused(WriteId, ErrorWord, String),
     /// A request that the front has held back.
     Serve { asker: Asker, deadline: Millis, command: Command },
+    /// The log is not at its path: end, now that everything in front of this is answered.
+    Depart,
 }
 
 /// So much of a turn is left. It is counted in steps, so that a simulated world without time within a turn sees the same
@@ -165,6 +168,8 @@ pub(super) enum Phase {
     Closing { since: Millis, to: LinkId, asked_back: bool },
     /// The log is being closed for good.
     Stopping,
+    /// The log is not at its path: what is not executed is answered, then the node ends.
+    Departing,
     /// The node ends, and nothing is waited for any more.
     Ending,
 }
@@ -278,6 +283,10 @@ pub struct MasterActor {
     arrived: Vec<Arrived>,
     /// What has come and is not done.
     todo: VecDeque<Todo>,
+    /// The same of slaves and of reads of the log: it ends requests, and may not wait behind all those that are to begin.
+    answers: VecDeque<Arrived>,
+    /// Whose turn it is.
+    answers_next: bool,
     /// What the front has held back and is to be done first.
     released: VecDeque<Todo>,
     /// Whether what the front serves is held back no more, but comes in its turn.
@@ -312,6 +321,8 @@ pub struct MasterActor {
     lock_holder: Option<String>,
     lock_looked_at: Millis,
     slots: Vec<Option<LinkId>>,
+    /// Slaves that are to be sent a ping as soon as nothing that was counted in front of it is still to be sent.
+    pings: Vec<LinkId>,
     /// Slaves whose name is taken, until it is known whether the other one lives.
     parked: BTreeMap<LinkId, (dsm_protocol::message::Hello, Outbox)>,
     peers: BTreeMap<LinkId, PeerInbound>,
@@ -339,6 +350,8 @@ pub struct MasterActor {
     log_seq: dsm_protocol::ids::Seq,
     told_seq: dsm_protocol::ids::Seq,
     told_at: Millis,
+    /// What stands at the log's path instead of it.
+    displaced: Option<Displaced>,
     stopping_since: Option<Millis>,
     /// What is done about the stop.
     course: stop::Course,
@@ -430,6 +443,8 @@ impl MasterActor {
             inbox,
             arrived: Vec::new(),
             todo: VecDeque::new(),
+            answers: VecDeque::new(),
+            answers_next: true,
             released: VecDeque::new(),
             releasing: false,
             machine,
@@ -457,6 +472,7 @@ impl MasterActor {
             lock_holder: None,
             lock_looked_at: now,
             slots: vec![None; master::SLAVES_MAX],
+            pings: Vec::new(),
             parked: BTreeMap::new(),
             peers: BTreeMap::new(),
             dialed: None,
@@ -476,6 +492,7 @@ impl MasterActor {
             log_seq: dsm_protocol::ids::Seq::default(),
             told_seq: dsm_protocol::ids::Seq::default(),
             told_at: now,
+            displaced: None,
             stopping_since: None,
             course: stop::Course::Open,
             takeovers: 0,
@@ -544,15 +561,11 @@ impl MasterActor {
         self.advance();
         let mut left = Allowance::new(turn);
         self.perform_within(now, &mut left);
+        self.send_pings();
         while !left.is_spent() {
             // What the front held comes before whatever came since.
-            let todo = match self.released.pop_front() {
-                Some(released) => released,
-                None => match self.todo.pop_front() {
-                    Some(todo) => todo,
-                    None => break,
-                },
-            };
+            let todo = self.released.pop_front().or_else(|| self.next_todo());
+            let Some(todo) = todo else { break };
             left.spend(1);
             match todo {
                 Todo::Arrived(arrived) => self.arrived(now, arrived, ctx),
@@ -566,6 +579,7 @@ impl MasterActor {
                 Todo::Serve { asker, deadline, command } => {
                     self.step(now, master::Event::Request { asker, deadline, command });
                 }
+                Todo::Depart => self.depart(),
             }
             self.perform_within(now, &mut left);
         }
@@ -574,21 +588,44 @@ impl MasterActor {
         self.append();
         self.advance();
         self.finish_yield(now);
-        self.switchboard.is_behind.set(self.is_behind());
         self.resume_later(ctx);
+    }
+
+    /// What is to be done next: in turn something that ends a request and something that may begin one, so that neither
+    /// waits for all of the other.
+    fn next_todo(&mut self) -> Option<Todo> {
+        self.answers_next = !self.answers_next;
+        let answer = |answers: &mut VecDeque<Arrived>| answers.pop_front().map(Todo::Arrived);
+        if self.answers_next {
+            answer(&mut self.answers).or_else(|| self.todo.pop_front())
+        } else {
+            self.todo.pop_front().or_else(|| answer(&mut self.answers))
+        }
     }
 
     /// Whether something that has come is not done yet.
     fn is_behind(&self) -> bool {
-        !self.todo.is_empty() || !self.released.is_empty() || !self.effects.is_empty()
+        !self.todo.is_empty()
+            || !self.answers.is_empty()
+            || !self.released.is_empty()
+            || !self.effects.is_empty()
     }
 
-    /// What a slave has acknowledged is no longer owed, even if it takes a while until the rest of it is done.
+    /// What a slave has acknowledged or answered is no longer owed, even if it takes a while until the rest of it is
+    /// done.
     fn note_arrived(&self, now: Millis, arrived: &Arrived) {
-        if let Arrived::Slave { link, message: Wire::Ack { through, .. } } = arrived {
-            if let Some(slave) = self.slaves.get(link) {
-                slave.window.borrow_mut().note_arrived(now, *through);
-            }
+        let Arrived::Slave { link, message } = arrived else { return };
+        let Some(slave) = self.slaves.get(link) else { return };
+        let is_answer = matches!(
+            message,
+            Wire::Control(
+                Control::Enlisted { .. } | Control::Outdated { .. } | Control::Alive | Control::Took { .. }
+            )
+        );
+        if let Wire::Ack { through, .. } = message {
+            slave.window.borrow_mut().note_arrived(now, *through);
+        } else if is_answer {
+            slave.window.borrow_mut().note_answer();
         }
     }
 
@@ -798,11 +835,23 @@ impl MasterActor {
             }
             Arrived::Request { asker, command } => self.request(now, asker, command),
             Arrived::Closed(session) => self.session_closed(now, session),
-            Arrived::SlaveHello { link, hello, outbox } => self.slave_hello(now, link, hello, outbox, ctx),
-            Arrived::Slave { link, message } => self.slave_message(now, link, message),
+            Arrived::SlaveHello { link, hello, outbox } => {
+                self.slave_hello(now, link, hello, outbox, ctx);
+                self.switchboard.heard(link);
+            }
+            Arrived::Slave { link, message } => {
+                self.slave_message(now, link, message);
+                self.switchboard.heard(link);
+            }
             Arrived::SlaveGone { link, reason } => self.slave_gone(link, reason),
-            Arrived::PeerHello { link, hello, outbox } => self.peer_hello(link, hello, outbox),
-            Arrived::Peer { link, message } => self.peer_message(now, link, message),
+            Arrived::PeerHello { link, hello, outbox } => {
+                self.peer_hello(link, hello, outbox);
+                self.switchboard.heard(link);
+            }
+            Arrived::Peer { link, message } => {
+                self.peer_message(now, link, message);
+                self.switchboard.heard(link);
+            }
             Arrived::PeerGone { link } => self.peer_gone(now, link),
             Arrived::DialedUp { generation, welcome, outbox } => {
                 self.dialed_up(now, generation, welcome, outbox);
@@ -895,7 +944,22 @@ impl Handler<Drain> for MasterActor {
         let now = self.env.now();
         for arrived in arrived.drain(..) {
             self.note_arrived(now, &arrived);
-            self.todo.push_back(Todo::Arrived(arrived));
+            match arrived {
+                Arrived::SlaveHello { .. }
+                | Arrived::Slave { .. }
+                | Arrived::SlaveGone { .. }
+                | Arrived::LogRead { .. } => self.answers.push_back(arrived),
+                Arrived::Opened(_)
+                | Arrived::Request { .. }
+                | Arrived::Closed(_)
+                | Arrived::PeerHello { .. }
+                | Arrived::Peer { .. }
+                | Arrived::PeerGone { .. }
+                | Arrived::DialedUp { .. }
+                | Arrived::Dialed { .. }
+                | Arrived::DialRefused { .. }
+                | Arrived::DialedDown { .. } => self.todo.push_back(Todo::Arrived(arrived)),
+            }
         }
         self.arrived = arrived;
         self.work(&turn, ctx);

@@ -69,6 +69,7 @@ impl MasterActor {
                 | Phase::Yielding { .. }
                 | Phase::Closing { .. }
                 | Phase::Stopping
+                | Phase::Departing
                 | Phase::Ending => false,
             },
             Role::Standby { .. }

@@ -2,7 +2,7 @@
 
 use super::opening::Opened;
 use super::{MasterActor, Phase, Reign, Role, CLOSE_MS, ENLIST_MS, STOP_MAX_MS, STOP_MS, SYNCS_MAX, SYNC_MS};
-use crate::env::LockGuard;
+use crate::env::{LockGuard, Post};
 use crate::failover_watcher::LeadershipChanged;
 use crate::log_scan::LogPlace;
 use crate::log_tailer::{self, Halt, Halted};
@@ -106,6 +106,7 @@ impl MasterActor {
             log_writer::Start {
                 file,
                 sync_file: opened.sync_file,
+                post: Post { path: self.config.log.as_path().into(), identity: opened.recovered.identity },
                 position,
                 reign: name,
                 head,
@@ -116,6 +117,8 @@ impl MasterActor {
                 written: ctx.address().recipient(),
                 epoch: ctx.address().recipient(),
                 failed: ctx.address().recipient(),
+                displaced: ctx.address().recipient(),
+                abandoned: ctx.address().recipient(),
                 synced: ctx.address().recipient(),
                 closed: ctx.address().recipient(),
                 reopened: ctx.address().recipient(),
@@ -141,7 +144,11 @@ impl MasterActor {
         }
         match reign.phase {
             Phase::Announcing { since } if all_enlisted || now.since(since) >= ENLIST_MS => self.serve(now),
-            Phase::Opening | Phase::Announcing { .. } | Phase::Stopping | Phase::Ending => {}
+            Phase::Opening
+            | Phase::Announcing { .. }
+            | Phase::Stopping
+            | Phase::Departing
+            | Phase::Ending => {}
             Phase::Serving | Phase::Preparing { .. } => {
                 if let Some(since) = closing_since {
                     if self.machine.in_flight() == 0 || now.since(since) >= STOP_MS {
@@ -338,7 +345,7 @@ impl MasterActor {
     }
 
     /// Closes every link once what is said is sent.
-    fn end_links(&self) {
+    pub(super) fn end_links(&self) {
         for session in self.sessions.values() {
             session.close();
         }
@@ -354,9 +361,10 @@ impl MasterActor {
     /// only the mark may be missing. The locks are kept until the process, or the embedded node, is gone.
     fn end_unclosed(&mut self) {
         let Role::Reigning(reign) = &mut self.role else { return };
-        if matches!(std::mem::replace(&mut reign.phase, Phase::Ending), Phase::Ending) {
+        if matches!(reign.phase, Phase::Departing | Phase::Ending) {
             return;
         }
+        reign.phase = Phase::Ending;
         log::warn!("stopped without closing the log cause=disk-slow waited_ms={STOP_MAX_MS}");
         self.end_links();
         self.fate.decide(Ok(()));

@@ -202,7 +202,6 @@ impl MasterActor {
                 self.step(now, Event::Holdings { slot, link, entries, last });
             }
             (Message::Control(Control::Enlisted { reign, seen, room_bytes }), None) => {
-                slave.window.borrow_mut().note_answer();
                 let id = slave.id.clone();
                 let ours = matches!(&self.role, Role::Reigning(own) if own.reign == reign);
                 if ours && self.reign_is_announced() && !self.accuses(now, link, seen) {
@@ -214,19 +213,16 @@ impl MasterActor {
                 }
             }
             (Message::Control(Control::Outdated { seen }), _) => {
-                slave.window.borrow_mut().note_answer();
                 // Who did not name this cluster cannot know of its reigns.
                 if slave.cluster.is_some() && self.reign_is_announced() {
                     self.accuses(now, link, Some(seen));
                 }
             }
             (Message::Control(Control::Alive), _) => {
-                slave.window.borrow_mut().note_answer();
                 let id = slave.id.clone();
                 self.refuse_parked(&id);
             }
             (Message::Control(Control::Took { .. }), None) if slave.standing == Standing::OnTrial => {
-                slave.window.borrow_mut().note_answer();
                 slave.standing = Standing::Proven;
                 self.announce_to(now, link);
             }
@@ -254,13 +250,27 @@ impl MasterActor {
                 | Phase::Preparing { .. }
                 | Phase::Yielding { .. }
                 | Phase::Closing { .. } => true,
-                Phase::Opening | Phase::Stopping | Phase::Ending => false,
+                Phase::Opening | Phase::Stopping | Phase::Departing | Phase::Ending => false,
             },
             Role::Standby { .. }
             | Role::Halting { .. }
             | Role::Recovering { .. }
             | Role::Waiting(_)
             | Role::Ended => false,
+        }
+    }
+
+    /// Sends the pings that are wanted. Both ends count: none may overtake what the machine has counted in front of it.
+    pub(super) fn send_pings(&mut self) {
+        if !self.effects.is_empty() {
+            return;
+        }
+        for link in std::mem::take(&mut self.pings) {
+            let Some(slave) = self.slaves.get(&link) else { continue };
+            let Some(slot) = slave.slot else { continue };
+            self.machine.pinged(slot);
+            send(&slave.outbox, &Message::Ping);
+            slave.note_sent(self.env.now());
         }
     }
 
@@ -440,14 +450,9 @@ impl Handler<PingWanted> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, wanted: PingWanted, _: &mut Self::Context) {
-        let Some(slave) = self.slaves.get(&wanted.link) else { return };
-        let Some(slot) = slave.slot else { return };
-        // Both ends count: a ping may not overtake what the machine has counted in front of it.
-        if self.is_behind() {
-            return;
+        if !self.pings.contains(&wanted.link) {
+            self.pings.push(wanted.link);
         }
-        self.machine.pinged(slot);
-        send(&slave.outbox, &Message::Ping);
-        slave.note_sent(self.env.now());
+        self.send_pings();
     }
 }

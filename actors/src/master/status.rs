@@ -57,6 +57,7 @@ impl MasterActor {
         let now = self.env.now();
         writeln!(text, "uptime_in_seconds:{}", now.0 / 1000)?;
         writeln!(text, "used_memory_rss:{}", self.env.resident_bytes())?;
+        writeln!(text, "log_lines_lost:{}", self.env.log_lines_lost())?;
         if let Some(cluster) = self.cluster.get() {
             writeln!(text, "cluster_id:{cluster}")?;
         }

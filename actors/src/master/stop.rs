@@ -114,6 +114,7 @@ impl MasterActor {
                     | Phase::Yielding { .. }
                     | Phase::Closing { .. }
                     | Phase::Stopping
+                    | Phase::Departing
                     | Phase::Ending,
                     _,
                 ) => {}

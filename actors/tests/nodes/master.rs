@@ -932,3 +932,45 @@ fn a_master_that_is_told_off_behind_a_welcome_stays_a_standby() {
         assert!(client.bulk().await.contains("role:standby"));
     });
 }
+
+#[test]
+fn a_log_that_is_moved_away_refuses_what_is_not_in_it_and_ends_the_node() {
+    for nothing_is_written in [false, true] {
+        World::run(1, |world| async move {
+            let alone = Alone::start(&world);
+            let mut slave = alone.slave("one", 1).await;
+            let mut client = alone.client().await;
+            client.send(&["SET", "k", "v"]).await;
+            slave.write().await.expect("the write");
+            slave.ack().await;
+            assert_eq!(client.line().await.as_deref(), Some("+OK"));
+            // The first of these is at the disk when it happens: nobody knows of it. The others are not executed.
+            let log = std::path::Path::new("/data/kv_store.log");
+            let moved = Instant::now();
+            if nothing_is_written {
+                assert!(alone.machine.rename(log, std::path::Path::new("/data/kv_store.log.1")));
+            } else {
+                // Not the mark behind the last one.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                alone.machine.fail(1, DiskFault::WriteStalls(100));
+                client.send(&["SET", "k", "at-the-disk"]).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                assert!(alone.machine.rename(log, std::path::Path::new("/data/kv_store.log.1")));
+                client.send(&["GET", "k"]).await;
+                client.send(&["SET", "k", "later"]).await;
+                // What was before may be older than the first of them.
+                for word in ["-UNKNOWN ", "-BUSY ", "-READONLY "] {
+                    let answer = client.line().await.expect("an answer before the end");
+                    assert!(answer.starts_with(word), "{word}: {answer}");
+                }
+            }
+            assert_eq!(client.line().await, None);
+            let end = tokio::time::timeout(LIMIT, alone.end).await.unwrap().expect("nobody killed it");
+            let Err(NodeError::LogDisplaced(account)) = end else { panic!("{end:?}") };
+            assert!(account.contains("nothing stands there"), "{account}");
+            assert!(moved.elapsed() < Duration::from_millis(1500), "{:?}", moved.elapsed());
+            assert!(alone.machine.content(log).is_none(), "no new log is begun");
+            drop(slave);
+        });
+    }
+}

@@ -11,7 +11,7 @@ const FILE: &str = "/data/file";
 const SECTORS: usize = 64;
 
 fn group(bytes: Vec<u8>) -> Group {
-    Group { offset: 0, bytes, sync: true, reserve_to: None }
+    Group { offset: 0, bytes, sync: true, ..Group::default() }
 }
 
 /// Runs something in a process of its own, and gives what it comes to.

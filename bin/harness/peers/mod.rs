@@ -80,9 +80,22 @@ struct PeersOptions {
     log: crate::common::LogArgs,
 }
 
+impl crate::common::Flags for PeersOptions {
+    fn validate(&self) -> Result<(), String> {
+        if self.duration.is_some_and(|duration| duration.is_zero()) {
+            return Err("--duration must be above 0".to_owned());
+        }
+        Ok(())
+    }
+}
+
 /// Runs it with the words of the command line, the first of which is the program.
 pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
-    let options = PeersOptions::parse_from(words);
+    crate::common::outlive_file_limit();
+    let options: PeersOptions = match crate::common::parse(words) {
+        Ok(options) => options,
+        Err(code) => return code,
+    };
     options.log.start("warn");
     crate::common::finish(measure(&options), 1)
 }

@@ -5,7 +5,7 @@
 //! are on the disk: the next sync says all is well, and when such a page is thrown away, readers get what the disk has. A new file's name is durable once its directory is synced.
 
 use super::{boot_id, sleep, Machine, Moment, Process, World};
-use crate::env::{Appended, Disk, File, FileIdentity, Group, OpenMode, Watch};
+use crate::env::{Appended, Disk, Displaced, File, FileIdentity, Group, OpenMode, Post, Watch};
 use futures_util::future::LocalBoxFuture;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -349,6 +349,18 @@ impl FileSystem {
         self.durable.borrow_mut().remove(path);
     }
 
+    /// Gives a file another name, as `mv` does, over whatever has it. Whether there was one.
+    pub(super) fn rename(&self, from: &Path, to: &Path) -> bool {
+        let mut files = self.files.borrow_mut();
+        let Some(inode) = files.remove(from) else { return false };
+        files.insert(to.to_owned(), Rc::clone(&inode));
+        // The journal takes both names at once.
+        let mut durable = self.durable.borrow_mut();
+        durable.remove(from);
+        durable.insert(to.to_owned(), inode);
+        true
+    }
+
     pub(super) fn existing(&self, path: &Path) -> Option<Rc<Inode>> {
         self.files.borrow().get(path).cloned()
     }
@@ -585,7 +597,10 @@ impl Opened {
 
     async fn append(self: Rc<Self>, group: Group) -> Appended {
         let files = self.files();
-        let Group { offset, bytes, sync, reserve_to } = group;
+        let Group { offset, bytes, sync, reserve_to, post } = group;
+        if let Some(displaced) = self.displaced(post.as_ref(), offset) {
+            return Appended { displaced: Some(displaced), ..Appended::nothing(bytes) };
+        }
         self.world.moment(&self.process, Moment::WriteBegan);
         let boot = boot_id(&self.machine);
         files.writes.set(files.writes.get() + 1);
@@ -599,21 +614,19 @@ impl Opened {
         if !self.same_boot(&boot) {
             return std::future::pending().await;
         }
-        let full = |bytes, written| Appended {
-            bytes,
-            written,
+        let full = |bytes| Appended {
             write_error: Some(io::ErrorKind::StorageFull.into()),
-            sync_error: None,
+            ..Appended::nothing(bytes)
         };
         let room = files.room(&self.inode);
         let reserve_to = reserve_to.filter(|_| files.settings.borrow().can_reserve);
         if fault == Some(DiskFault::WriteFull) {
             files.note_failure(|failures| failures.short_writes += 1);
-            return full(bytes, 0);
+            return full(bytes);
         }
         if reserve_to.is_some_and(|end| end > room) {
             files.note_failure(|failures| failures.full_writes += 1);
-            return full(bytes, 0);
+            return full(bytes);
         }
         if let Some(end) = reserve_to {
             self.inode.reserved_to.set(self.inode.reserved_to.get().max(end));
@@ -652,7 +665,16 @@ impl Opened {
             None
         };
         let sync_error = if sync && written > 0 { self.sync().await.err() } else { None };
-        Appended { bytes, written, write_error, sync_error }
+        let displaced = self.displaced(post.as_ref(), offset + written as u64);
+        Appended { bytes, written, write_error, sync_error, displaced, unseen: None }
+    }
+
+    fn displaced(&self, post: Option<&Post>, length: u64) -> Option<Displaced> {
+        let post = post?;
+        let found = self.files().existing(&post.path);
+        let found = found.map(|inode| (identity_of(&inode), inode.cached.borrow().len() as u64));
+        let is_deleted = !self.files().files.borrow().values().any(|inode| Rc::ptr_eq(inode, &self.inode));
+        post.judge(found, length).map(|stands| Displaced { stands, is_deleted })
     }
 
     async fn sync(&self) -> io::Result<()> {
@@ -719,6 +741,10 @@ impl File for SimFile {
 
     fn append(&self, group: Group) -> LocalBoxFuture<'_, Appended> {
         Box::pin(self.run(move |opened| opened.append(group)))
+    }
+
+    fn look(&self, post: Post, length: u64) -> LocalBoxFuture<'_, io::Result<Option<Displaced>>> {
+        Box::pin(self.run(move |opened| async move { Ok(opened.displaced(Some(&post), length)) }))
     }
 
     fn sync(&self) -> LocalBoxFuture<'_, io::Result<()>> {

@@ -458,6 +458,11 @@ impl Machine {
         self.0.files.edit(path, edit);
     }
 
+    /// Gives a file another name, over whatever has it; whether there was one. Nobody is noticed.
+    pub fn rename(&self, from: &std::path::Path, to: &std::path::Path) -> bool {
+        self.0.files.rename(from, to)
+    }
+
     /// Takes a file away.
     pub fn remove(&self, path: &std::path::Path) {
         self.0.files.remove(path);

@@ -220,7 +220,8 @@ pub enum Event {
         /// Where its values stand, in the order of its pairs. None for a deletion.
         places: SmallVec<[Place; 1]>,
     },
-    /// A write's record is not in the log and never will be.
+    /// A write's record is not in the log and never will be. Or, with UNKNOWN, nobody knows whether it will be found there
+    /// by the next reign: this one is at its end.
     NotWritten {
         /// The write.
         write: WriteId,

@@ -221,6 +221,17 @@ impl Master {
         }
     }
 
+    /// What became of the write that held this back nobody knows.
+    pub(super) fn give_up(&mut self, waiting: &Waiting, effects: &mut Vec<Effect>) {
+        self.reads.waiting -= 1;
+        let (Waiting::Get { asker: to, .. }
+        | Waiting::GetMany { asker: to, .. }
+        | Waiting::Exists { asker: to, .. }
+        | Waiting::KeyCount { asker: to }) = *waiting;
+        let reply = Reply::error(ErrorWord::Busy, "what became of the write in front of this is unknown");
+        effects.push(Effect::Reply { to, reply });
+    }
+
     fn start_read(
         &mut self,
         now: Millis,

@@ -321,7 +321,7 @@ impl Master {
         self.release(&mut rest);
     }
 
-    /// The record is not in the log: nothing happened.
+    /// The record is not in the log: nothing happened. Or nobody knows.
     pub(super) fn not_written(
         &mut self,
         now: Millis,
@@ -355,7 +355,12 @@ impl Master {
                     let refused = self.writes.all.remove(write.0).expect("an unwritten write is in flight");
                     effects.push(Effect::Reply { to: refused.asker, reply: Reply::error(word, detail) });
                     for waiting in refused.waiting {
-                        self.resume(now, waiting, None, effects);
+                        if word == ErrorWord::Unknown {
+                            // What they would read is older than what may have happened in front of them.
+                            self.give_up(&waiting, effects);
+                        } else {
+                            self.resume(now, waiting, None, effects);
+                        }
                     }
                     left = left.saturating_sub(1);
                 }
@@ -835,6 +840,26 @@ mod tests {
         world.ack_all(0);
         world.chores();
         assert_eq!(world.answer(many), Some(&Reply::Done));
+    }
+
+    #[test]
+    fn a_read_behind_a_write_that_nobody_knows_of_is_not_answered_with_what_was_before() {
+        let mut world = World::new(1);
+        let old = world.ask(1, Command::Put { key: key(0), value: Bytes::from_static(b"old") });
+        world.written();
+        world.ack_all(0);
+        assert_eq!(world.answer(old), Some(&Reply::Done));
+        let unknown = world.ask(1, Command::Put { key: key(0), value: Bytes::from_static(b"new") });
+        let read = world.ask(1, Command::Get { key: key(0) });
+        let (write, _) = world.appended.pop_front().expect("it was appended");
+        let detail = "the log was moved".to_owned();
+        world.step(Event::NotWritten { write, word: ErrorWord::Unknown, detail });
+        let word = |tag| match world.answer(tag) {
+            Some(Reply::Error(error)) => Some(error.word),
+            _ => None,
+        };
+        assert_eq!((word(unknown), word(read)), (Some(ErrorWord::Unknown), Some(ErrorWord::Busy)));
+        assert_eq!(world.master.in_flight(), 0);
     }
 
     /// Two of three slaves hold each key; the third one's acknowledgements alone make nothing done.

@@ -1,0 +1,156 @@
+//! The log's file is moved, deleted, cut or replaced under a running master: by logrotate, an editor, a backup that is put
+//! back, a volume that goes. Nothing is acknowledged into a file that no restart finds.
+
+mod common;
+
+use common::cluster::{Node, Setup, TestCluster};
+use common::load::Load;
+use common::{millis, seconds};
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::symlink;
+use std::time::{Duration, Instant};
+
+/// How long a master may take to see it and to end.
+const ENDS_WITHIN: Duration = millis(2000);
+
+/// The primary alone, so that there is nobody who takes over.
+fn alone() -> TestCluster {
+    let mut cluster = Setup::slaves(2).start();
+    cluster.kill(Node::Backup);
+    cluster
+}
+
+/// Waits for the primary's end, which must be no success and told in a line that says what stands at the path.
+fn ends(cluster: &mut TestCluster, begun: Instant, found: &str) -> String {
+    let status = cluster.wait_for_exit(Node::Master, seconds(10));
+    let took = begun.elapsed();
+    assert_eq!(status.code(), Some(1), "it ends with {status}");
+    assert!(took < ENDS_WITHIN, "it took {took:?}");
+    let said = cluster.stderr(Node::Master);
+    let last = said.lines().rfind(|line| line.starts_with("error: ")).unwrap_or_default().to_owned();
+    assert!(last.contains(&format!("any more: {found}")), "{last}\n{said}");
+    assert!(last.contains("then start the master again"), "{last}");
+    last
+}
+
+/// Begins to serve again, and lets the load see it.
+fn goes_on(cluster: &mut TestCluster, load: &Load) {
+    cluster.start(Node::Master);
+    cluster.wait_until_serves(Node::Master, seconds(10));
+    load.wait_for_writes(50, seconds(10));
+}
+
+#[test]
+fn a_log_that_is_moved_or_deleted_ends_the_primary_and_is_found_again_when_it_is_put_back() {
+    let mut cluster = alone();
+    let (log, moved) = (cluster.log(), cluster.dir().join("kv_store.log.1"));
+    let load = Load::start(&cluster, 6, 20);
+
+    let begun = Instant::now();
+    fs::rename(&log, &moved).expect("moved");
+    let last = ends(&mut cluster, begun, "nothing stands there, it was moved away");
+    assert!(last.contains(&format!("`mv` it back to {}", log.display())), "{last}");
+    assert!(!log.exists(), "no new log is begun");
+    fs::rename(&moved, &log).expect("moved back");
+    goes_on(&mut cluster, &load);
+
+    let begun = Instant::now();
+    // At once, so that it is seen as it is to be; and so below.
+    let new = cluster.dir().join("new");
+    File::create(&new).expect("touched");
+    fs::hard_link(&log, &moved).expect("moved");
+    fs::rename(&new, &log).expect("replaced");
+    ends(&mut cluster, begun, "another file stands there, it was moved away");
+    assert_eq!(fs::metadata(&log).expect("it was touched").len(), 0, "it is left alone");
+    fs::rename(&moved, &log).expect("moved back");
+    goes_on(&mut cluster, &load);
+
+    let begun = Instant::now();
+    symlink("elsewhere", &new).expect("linked");
+    fs::hard_link(&log, &moved).expect("moved");
+    fs::rename(&new, &log).expect("replaced");
+    ends(&mut cluster, begun, "a symbolic link to elsewhere stands there, which leads nowhere");
+    fs::rename(&moved, &log).expect("moved back");
+    goes_on(&mut cluster, &load);
+
+    // What nobody has open is gone with the process.
+    let mut held = File::open(&log).expect("the log");
+    let begun = Instant::now();
+    fs::remove_file(&log).expect("deleted");
+    ends(&mut cluster, begun, "nothing stands there, it was deleted");
+    let mut content = Vec::new();
+    held.read_to_end(&mut content).expect("it is still there");
+    fs::write(&log, content).expect("put back");
+    goes_on(&mut cluster, &load);
+    assert!(load.has_failed_with("READONLY") || load.has_failed_with("STANDBY"), "{:?}", load.failures());
+    load.prove(&mut cluster);
+}
+
+#[test]
+fn a_log_that_is_cut_or_overwritten_ends_the_primary_and_nothing_is_acknowledged_into_it() {
+    let mut cluster = alone();
+    let log = cluster.log();
+    let load = Load::start(&cluster, 6, 20);
+    let older = fs::read(&log).expect("the log");
+    load.wait_for_writes(100, seconds(5));
+    // In the same file each time, as `truncate`, `cp` and `>>` do it.
+    let open = |log| File::options().write(true).open(log).expect("the log");
+    type Do<'a> = &'a dyn Fn(&mut File);
+    let faults: [(Do<'_>, &str); 3] = [
+        (&|file| file.set_len(0).expect("cut"), "bytes shorter than what was written"),
+        (
+            &|file| {
+                file.set_len(0).expect("cut");
+                file.write_all(&older).expect("overwritten");
+            },
+            "bytes shorter than what was written",
+        ),
+        (
+            &|file| {
+                file.seek(std::io::SeekFrom::End(0)).expect("its end");
+                file.write_all(b"WRITE stranger value\n").expect("appended");
+            },
+            "21 bytes longer than what was written, somebody else writes to it",
+        ),
+    ];
+    for (fault, found) in faults {
+        // What is acknowledged by now is lost with it, unless there is a copy; nothing more may be.
+        cluster.freeze(&[Node::Master]);
+        let newest = fs::read(&log).expect("the log");
+        let begun = Instant::now();
+        fault(&mut open(&log));
+        let left = fs::read(&log).expect("the log");
+        cluster.resume(Node::Master);
+        let status = cluster.wait_for_exit(Node::Master, seconds(10));
+        assert_eq!(status.code(), Some(1), "it ends with {status}");
+        assert!(begun.elapsed() < ENDS_WITHIN, "it took {:?}", begun.elapsed());
+        let said = cluster.stderr(Node::Master);
+        let last = said.lines().rfind(|line| line.starts_with("error: ")).unwrap_or_default();
+        assert!(last.contains(found), "{last}");
+        let now = fs::read(&log).expect("the log");
+        assert!(now.starts_with(&left) || left.starts_with(&now), "it is left alone");
+        fs::write(&log, newest).expect("put back");
+        goes_on(&mut cluster, &load);
+    }
+    load.prove(&mut cluster);
+}
+
+#[test]
+fn a_log_behind_a_symbolic_link_is_served_and_watched_where_it_leads() {
+    let mut cluster = Setup::slaves(1).prepare();
+    let (log, volume) = (cluster.log(), cluster.dir().join("volume"));
+    fs::create_dir(&volume).expect("a directory");
+    symlink(volume.join("real.log"), &log).expect("linked");
+    cluster.start_all();
+    cluster.settle();
+    cluster.kill(Node::Backup);
+    let load = Load::start(&cluster, 2, 5);
+    load.wait_for_writes(100, seconds(5));
+    let begun = Instant::now();
+    fs::rename(&volume, cluster.dir().join("unmounted")).expect("moved");
+    ends(&mut cluster, begun, "a symbolic link to");
+    fs::rename(cluster.dir().join("unmounted"), &volume).expect("moved back");
+    goes_on(&mut cluster, &load);
+    load.prove(&mut cluster);
+}
