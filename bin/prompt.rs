@@ -16,9 +16,16 @@ use std::sync::{mpsc, Arc};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{signal, SignalKind};
+use tokio::task::JoinHandle;
 
-/// How long the prompt waits for a master before it shows itself.
+/// How long the first prompt waits for a master before it shows itself.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long each prompt waits for the master to show that it still answers.
+const REFRESH_TIMEOUT: Duration = Duration::from_millis(80);
+
+/// How many of these questions may be under way.
+const UNANSWERED_MAX: usize = 8;
 
 /// What a line may have beside a key and a value, in bytes.
 const LINE_BYTES_MORE: usize = 64;
@@ -528,7 +535,7 @@ fn is_fed() -> bool {
 /// # Errors
 /// When the input cannot be read or the output not be written.
 pub(crate) fn run(store: &Store, terminal: &mut Terminal, host: &mut dyn Host) -> anyhow::Result<()> {
-    match (Dialog { store, terminal, host, told: None }).run() {
+    match (Dialog { store, terminal, host, told: None, unanswered: Vec::new() }).run() {
         // Whoever read our answers has enough of them.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => Ok(other?),
@@ -549,6 +556,8 @@ struct Dialog<'a> {
     host: &'a mut dyn Host,
     /// What the user was told last about who serves.
     told: Option<Option<Serving>>,
+    /// Questions of [`Dialog::refresh`].
+    unanswered: Vec<JoinHandle<()>>,
 }
 
 impl Dialog<'_> {
@@ -610,9 +619,28 @@ impl Dialog<'_> {
         Ok(())
     }
 
+    /// Whether a master answers now. A client that nobody asks for anything does not notice one that hangs, and looks for
+    /// one that has come back only now and then.
+    fn refresh(&mut self) -> bool {
+        let Store { handle, client, .. } = self.store;
+        self.unanswered.retain(|question| !question.is_finished());
+        // However often a prompt is shown.
+        if self.unanswered.len() < UNANSWERED_MAX {
+            let client = client.clone();
+            // Whom it leads to is what counts, and not what is answered.
+            self.unanswered.push(handle.spawn(async move { drop(client.key_count().await) }));
+        }
+        let Some(question) = self.unanswered.last_mut() else { return false };
+        handle.block_on(async { tokio::time::timeout(REFRESH_TIMEOUT, question).await.is_ok() })
+    }
+
     /// Says who serves when that has changed, and returns it for the prompt.
     fn label(&mut self) -> io::Result<&'static str> {
-        let serving = self.store.run(|client| client.wait_serving(WELCOME_TIMEOUT));
+        if self.told.is_none() {
+            self.store.run(|client| client.wait_serving(WELCOME_TIMEOUT));
+        }
+        let answered = self.refresh();
+        let serving = self.store.client.serving();
         let before = self.told.replace(serving);
         if before != Some(serving) {
             match serving {
@@ -625,10 +653,13 @@ impl Dialog<'_> {
                 say(b"No master serves at the moment; every operation tries again.")?;
             }
         }
-        Ok(match serving {
-            Some(Serving::Backup) => "BACKUP",
-            Some(Serving::Primary) => "PRIMARY",
-            None => "NO MASTER",
+        Ok(match (serving, answered) {
+            (Some(Serving::Backup), true) => "BACKUP",
+            (Some(Serving::Primary), true) => "PRIMARY",
+            // It served when it was last heard, and says nothing.
+            (Some(Serving::Backup), false) => "BACKUP?",
+            (Some(Serving::Primary), false) => "PRIMARY?",
+            (None, _) => "NO MASTER",
         })
     }
 

@@ -28,8 +28,8 @@ const SLOW: Duration = Duration::from_millis(700);
 
 type Map = Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>;
 
-/// A master that serves from a map, on threads of its own. The key `busy` is always refused, `lost` ends the link, and
-/// whoever reads `slow` finds that he has `asked`.
+/// A master that serves from a map, on threads of its own. The key `busy` is always refused, `lost` ends the link, whoever
+/// reads `slow` finds that he has `asked`, and while it has the key `hangs`, it does not say how many keys it has.
 fn small_master(values: &Map) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -79,8 +79,8 @@ fn serve(mut stream: TcpStream, values: &Map) -> io::Result<()> {
     }
 }
 
-fn answer(command: &StoreCommand, values: &Map) -> Option<Reply> {
-    let mut values = values.lock().unwrap();
+fn answer(command: &StoreCommand, map: &Map) -> Option<Reply> {
+    let mut values = map.lock().unwrap();
     Some(match command {
         StoreCommand::Put { key, .. } if &key[..] == b"busy" => {
             Reply::error(ErrorWord::NoQuorum, "0 of 1 slaves are active")
@@ -107,6 +107,14 @@ fn answer(command: &StoreCommand, values: &Map) -> Option<Reply> {
             let degraded = values.get(&b"degraded"[..]).map(|what| String::from_utf8(what.clone()).unwrap());
             let degraded = degraded.map_or_else(String::new, |what| format!("degraded:{what}\r\n"));
             Reply::Text(format!("# Replication\r\nrole:primary\r\n{degraded}"))
+        }
+        StoreCommand::KeyCount => {
+            while values.contains_key(&b"hangs"[..]) {
+                drop(values);
+                std::thread::sleep(Duration::from_millis(1));
+                values = map.lock().unwrap();
+            }
+            Reply::Count(values.len() as u64)
         }
         StoreCommand::Failover => Reply::Done,
         other => panic!("the client does not ask {other:?}"),
@@ -1071,6 +1079,62 @@ fn the_prompt_and_status_say_who_serves_and_when_nobody_does() {
     assert!(told[0].starts_with("store: the primary serves, epoch:1"), "{told:?}");
     assert!(told[1].starts_with("store: the backup serves, epoch:2"), "{told:?}");
     assert_eq!(told[2..], ["store: no master serves"]);
+}
+
+#[test]
+fn each_prompt_says_who_serves_at_that_moment_and_waits_for_nobody() {
+    if let Err(why) = need_program("script", &["--version"], "bsdutils") {
+        return skip(each_prompt_says_who_serves_at_that_moment_and_waits_for_nobody, "", &why);
+    }
+    let begins = |label: &str| format!("[{label}] Enter the Operation");
+    let values = Map::default();
+    let master = small_master(&values);
+    let mut terminal = AtTerminal::start(&client(&[&master], &["--request-timeout", "60s"]));
+    terminal.wait_for(&begins("PRIMARY"), 1);
+    // A master that hangs: without an operation that waits for it, and sooner than any of its time-outs.
+    values.lock().unwrap().insert(b"hangs".to_vec(), Vec::new());
+    let begun = Instant::now();
+    for times in 1..=5 {
+        terminal.type_in("\r");
+        terminal.wait_for(&begins("PRIMARY?"), times);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "five prompts took {:?}", begun.elapsed());
+    values.lock().unwrap().clear();
+    terminal.type_in("\r");
+    terminal.wait_for(&begins("PRIMARY"), 2);
+
+    // Masters that die and come back, seen by a client that asks them for nothing.
+    let data = tempfile::tempdir().unwrap();
+    let mut cluster = AtTerminal::start(&cluster(data.path()));
+    cluster.wait_for(&begins("PRIMARY"), 1);
+    let shown = cluster.shown();
+    let rows = shown.lines().filter(|line| line.starts_with("primary ") || line.starts_with("backup "));
+    let masters: Vec<_> = rows.filter_map(|row| row.split_whitespace().nth(2)).collect();
+    assert_eq!(masters.len(), 2, "{shown}");
+    let mut terminal = AtTerminal::start(&client(&masters, &[]));
+    terminal.wait_for(&begins("PRIMARY"), 1);
+    cluster.type_in("kill primary\r");
+    cluster.wait_for(&begins("BACKUP"), 1);
+    terminal.type_in("\r");
+    terminal.wait_for(&begins("BACKUP"), 1);
+    cluster.type_in("kill backup\r");
+    cluster.wait_for(&begins("NO MASTER"), 1);
+    let begun = Instant::now();
+    for times in 1..=5 {
+        terminal.type_in("\r");
+        terminal.wait_for(&begins("NO MASTER"), times);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "five prompts took {:?}", begun.elapsed());
+    cluster.type_in("restart primary\r");
+    cluster.wait_for("primary restarted", 1);
+    cluster.wait_for(&begins("PRIMARY"), 2);
+    // Whom nobody asks anything tries again after 100 ms at most, and each prompt asks.
+    for _ in 0..3 {
+        let prompts = terminal.shown().matches(PROMPT).count();
+        terminal.type_in("\r");
+        terminal.wait_for(PROMPT, prompts + 1);
+    }
+    terminal.wait_for(&begins("PRIMARY"), 2);
 }
 
 #[test]

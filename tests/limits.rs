@@ -13,7 +13,7 @@ use dsm_protocol::frame::PREFACE;
 use dsm_protocol::message::HelloRole;
 use dsm_protocol::resp::SECTIONS;
 use std::collections::BTreeSet;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Instant;
 
@@ -250,15 +250,22 @@ fn an_idle_client_is_closed_at_either_door_and_a_busy_one_is_not() {
             let mut halfway = open(cluster, master);
             halfway.call(&[b"PING"]).expect("an answer");
             halfway.send(b"*2\r\n$3\r\nGET\r\n").expect("sent");
+            // Its answer comes when the master is already waiting for more.
+            let mut asked = open(cluster, master);
+            asked.call(&[b"GET", b"nothing"]).expect("an answer");
+            let mut asked_link = Native::client(cluster.address(master), seconds(3));
+            asked_link.ask(Command::Exists { keys: vec![Bytes::from("nothing")] }).expect("sent");
             let mut link = Native::client(cluster.address(master), seconds(3));
             let mut silent = Native::client(cluster.address(master), seconds(3));
             silent.send(&[100, 0, 0, 0, 0, 0, 0, 0, 17]).expect("sent");
             resp.wait_for_close().expect("closed");
+            asked.wait_for_close().expect("closed behind its answer");
+            asked_link.end();
             halfway.wait_for_close().expect("closed in the middle of a request");
             link.end();
             silent.end();
             assert!(begun.elapsed() >= millis(300), "too early: {:?}", begun.elapsed());
-            assert!(info(cluster, master).number("idle_closed") >= before + 4);
+            assert!(info(cluster, master).number("idle_closed") >= before + 6);
         }
     });
 }
@@ -329,6 +336,30 @@ fn a_client_that_takes_no_answers_is_cut() {
         for connection in &mut deaf {
             connection.wait_for_close().expect("what was sent, then the end");
         }
+    });
+}
+
+#[test]
+fn a_client_that_has_nothing_more_to_say_may_take_its_answers_slowly() {
+    nobody_notices(&["--write-timeout", "500ms"], |cluster, _| {
+        let value = vec![b'x'; 16 * MIB as usize];
+        assert_eq!(cluster.ask(&[b"SET", b"large", &value]), Answer::ok());
+        let mut slow = open(cluster, Node::Master);
+        slow.send(&encoded(&[b"GET", b"large"])).expect("sent");
+        let mut stream = slow.sender().expect("a second handle");
+        stream.shutdown(std::net::Shutdown::Write).expect("it is connected");
+        let (begun, mut taken, mut part) = (Instant::now(), 0, vec![0; 1 << 20]);
+        loop {
+            // 10 MiB a second, which is 256 KiB in far less than the timeout.
+            let read = stream.read(&mut part).expect("nothing is cut");
+            if read == 0 {
+                break;
+            }
+            taken += read;
+            std::thread::sleep(millis(100) * read as u32 / (1 << 20));
+        }
+        assert_eq!(taken, value.len() + "$16777216\r\n\r\n".len());
+        assert!(begun.elapsed() > millis(1000), "a second and more than the timeout: {:?}", begun.elapsed());
     });
 }
 

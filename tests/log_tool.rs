@@ -259,6 +259,42 @@ fn repair_keeps_every_line_that_checks_and_lists_what_is_lost() {
 }
 
 #[test]
+fn repair_that_cannot_name_the_damaged_log_leaves_it_where_it_is() {
+    let dir = Directory::new();
+    let (mut damaged, starts) = log();
+    damaged[starts[3]] ^= 1;
+    // The longest name that a draft can stand beside; the damaged log's would be longer than any may be.
+    let name = "a".repeat(248);
+    dir.put(&name, &damaged);
+    let refused = dir.run(&["repair", "--crash", "process", &name]);
+    assert_eq!(refused.code, 2, "{}", refused.stdout);
+    assert!(refused.stderr.contains("File name too long"), "{}", refused.stderr);
+    assert_eq!(dir.get(&name), damaged);
+    let mut left: Vec<_> =
+        fs::read_dir(dir.0.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, [name.clone(), format!("{name}.lock")].map(std::ffi::OsString::from));
+}
+
+#[test]
+fn repair_follows_a_link_to_the_log_and_leaves_the_link() {
+    let dir = Directory::new();
+    let (mut damaged, starts) = log();
+    damaged[starts[3]] ^= 1;
+    fs::create_dir(dir.path("disk")).unwrap();
+    dir.put("disk/real.log", &damaged);
+    std::os::unix::fs::symlink("disk/real.log", dir.path("a.log")).unwrap();
+    let done = dir.run(&["repair", "--crash", "process", "a.log"]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(fs::symlink_metadata(dir.path("a.log")).unwrap().is_symlink());
+    assert_eq!(dir.run(&["check", "disk/real.log"]).code, 0);
+    let names = fs::read_dir(dir.path("disk")).unwrap().map(|entry| entry.unwrap().path());
+    let kept: Vec<_> = names.filter(|path| path.to_string_lossy().contains("real.log.damaged-")).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!(fs::read(&kept[0]).unwrap(), damaged);
+}
+
+#[test]
 fn repair_names_the_keys_of_a_damaged_line_and_saves_the_line_behind_a_damaged_newline() {
     let dir = Directory::new();
     let (bytes, starts) = log();

@@ -147,6 +147,33 @@ fn without_a_standby_a_stop_answers_what_is_in_flight_and_ends() {
 }
 
 #[test]
+fn what_is_answered_leaves_before_the_end_however_long_it_is() {
+    let mut cluster = Setup::slaves(2).masters_with(&["--no-failback"]).start();
+    let value = vec![b'x'; 16 << 20];
+    assert_eq!(cluster.ask(&[b"SET", b"long", &value]), Answer::ok());
+    // With a standby, to which the silent ones are left after half a second, and then without one.
+    for (serving, patience) in [(Node::Master, millis(1000)), (Node::Backup, millis(400))] {
+        let mut slow = cluster.connect(serving);
+        slow.send(&[encoded(&[b"GET", b"long"]), encoded(&[b"SET", b"k", b"done"])].concat()).expect("sent");
+        wait_for("both are executed", seconds(5), || {
+            (cluster.info(serving)?.number("requests_in_flight") <= 1).then_some(())
+        });
+        wait_for("the answers wait for the socket", seconds(5), || {
+            (cluster.info(serving)?.number("answer_bytes") > 1 << 20).then_some(())
+        });
+        cluster.signal(serving, Signal::TERM);
+        std::thread::sleep(patience);
+        assert_eq!(slow.answer().expect("all of it"), Answer::bulk(&value), "{serving:?}");
+        assert_eq!(slow.answer().expect("it was executed"), Answer::ok(), "{serving:?}");
+        slow.wait_for_close().expect("then it ends");
+        assert_eq!(cluster.wait_for_exit(serving, seconds(5)).code(), Some(0));
+        if serving == Node::Master {
+            cluster.wait_until_serves(Node::Backup, seconds(2));
+        }
+    }
+}
+
+#[test]
 fn a_hangup_ends_nobody_who_was_not_started_at_a_terminal() {
     if let Err(why) = hears_hangups() {
         return skip(a_hangup_ends_nobody_who_was_not_started_at_a_terminal, "", &why);

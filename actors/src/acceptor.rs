@@ -147,6 +147,8 @@ pub(crate) struct Switchboard {
     pub(crate) stop: Notify,
     /// Told when the other master has connected.
     pub(crate) peer_came: Notify,
+    /// Connections that have ended on our side and are read off, of clients that have just asked something.
+    read_off: Cell<usize>,
 }
 
 impl Switchboard {
@@ -168,7 +170,13 @@ impl Switchboard {
             stopping: Cell::new(false),
             stop: Notify::new(),
             peer_came: Notify::new(),
+            read_off: Cell::new(0),
         }
+    }
+
+    /// Whether no answer waits for a socket any more, nor for what may have crossed the end of its connection.
+    pub(crate) fn has_said_all(&self) -> bool {
+        self.answers.len() == 0 && self.read_off.get() == 0
     }
 
     /// Brings something to the master; one message wakes it for everything that arrives in the meantime.
@@ -383,37 +391,54 @@ async fn connection(stream: Stream, address: String, context: Context) {
     };
     let pumping = outbox.pump(&stream, context.config.write_timeout);
     tokio::pin!(pumping);
-    let ended = tokio::select! {
+    let (pumped, served) = tokio::select! {
         biased;
-        pumped = &mut pumping => {
-            let is_slow = pumped.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
-            let why = is_slow.then_some("it takes no answers (--write-timeout)").or(outbox.why_cut());
-            if let Some(why) = why {
-                count(&limits.slow_readers_cut);
-                log::warn!("connection cut address={address} cause={why:?}");
-            }
-            pumped
-        }
+        pumped = &mut pumping => (pumped, Ok(())),
         served = serving => {
             outbox.finish();
             // What is answered is still sent, but to nobody who does not take it.
-            let _ = tokio::time::timeout(context.config.write_timeout, pumping).await;
-            if context.switchboard.stopping.get() {
-                // What crosses our end is not executed; were it left unread, the kernel would reset the connection, and
-                // answers that the client has not read yet would be lost.
-                let _ = tokio::time::timeout(PARTING_MAX, read_off(&stream)).await;
-            }
-            served
+            (pumping.await, served)
         }
     };
-    log::debug!("connection closed address={address} cause={:?}", ended.err().map(|error| error.to_string()));
+    let is_slow = pumped.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
+    let why = is_slow.then_some("it takes no answers (--write-timeout)").or(outbox.why_cut());
+    if let Some(why) = why {
+        count(&limits.slow_readers_cut);
+        log::warn!("connection cut address={address} cause={why:?}");
+    }
+    if pumped.is_ok() && why.is_none() && context.switchboard.stopping.get() {
+        // What crosses our end is not executed; were it left unread, the kernel would reset the connection, and
+        // answers that the client has not read yet would be lost.
+        let reading = read_off(&stream, &outbox, &context.switchboard);
+        let _ = tokio::time::timeout(PARTING_MAX, reading).await;
+    }
+    let cause = pumped.and(served).err().map(|error| error.to_string());
+    log::debug!("connection closed address={address} cause={cause:?}");
 }
 
 /// Reads and throws away what comes until the other side ends.
-async fn read_off(stream: &Stream) {
+async fn read_off(stream: &Stream, outbox: &Outbox, switchboard: &Switchboard) {
+    // Nothing crosses from who has asked nothing for long, and connections that nobody looks at may stay open for ever.
+    let _counted = outbox.has_asked_within(PARTING_MAX).then(|| ReadOff::begin(&switchboard.read_off));
     let mut buffer = BytesMut::with_capacity(READ_BYTES);
     while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
         buffer.clear();
+    }
+}
+
+/// Counts a connection as long as it is read off.
+struct ReadOff<'a>(&'a Cell<usize>);
+
+impl<'a> ReadOff<'a> {
+    fn begin(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        ReadOff(count)
+    }
+}
+
+impl Drop for ReadOff<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -504,10 +529,15 @@ impl SessionGuard {
         }
     }
 
-    /// How long the client may be silent; nobody who waits for an answer is silent.
+    /// How long the client may be silent.
     fn patience(&self, context: &Context) -> Option<Duration> {
         let idle = context.config.idle_timeout;
-        (!idle.is_zero() && self.session.in_flight().0 == 0).then_some(idle)
+        (!idle.is_zero()).then_some(idle)
+    }
+
+    /// Whether the client waits for an answer.
+    fn is_waited_for(&self) -> bool {
+        self.session.in_flight().0 > 0
     }
 }
 
@@ -559,22 +589,28 @@ enum Heard {
     Nothing,
 }
 
-/// Reads more of a client's bytes, for `patience` at most.
+/// Reads more of a client's bytes, for `patience` at most, of which none of the time counts in which it waits for an
+/// answer: the request takes as long as it takes, and then the client has all of it again.
 async fn hear(
     stream: &Stream,
     buffer: &mut BytesMut,
     need: usize,
     patience: Option<Duration>,
+    guard: &SessionGuard,
 ) -> io::Result<Heard> {
-    let reading = read_more(stream, buffer, need);
-    let more = match patience {
-        None => reading.await?,
-        Some(patience) => match tokio::time::timeout(patience, reading).await {
-            Ok(more) => more?,
-            Err(_) => return Ok(Heard::Nothing),
-        },
-    };
-    Ok(if more { Heard::More } else { Heard::End })
+    loop {
+        let was_waited_for = guard.is_waited_for();
+        let reading = read_more(stream, buffer, need);
+        let more = match patience {
+            None => reading.await?,
+            Some(patience) => match tokio::time::timeout(patience, reading).await {
+                Ok(more) => more?,
+                Err(_) if was_waited_for || guard.is_waited_for() => continue,
+                Err(_) => return Ok(Heard::Nothing),
+            },
+        };
+        return Ok(if more { Heard::More } else { Heard::End });
+    }
 }
 
 /// One connection's part of a [`Pool`], given back when it ends.
@@ -677,7 +713,7 @@ async fn redis(
                 let parted = parted(stream, &guard.session, buffer.is_empty());
                 let heard = tokio::select! {
                     biased;
-                    heard = hear(stream, &mut buffer, need, patience) => heard?,
+                    heard = hear(stream, &mut buffer, need, patience, &guard) => heard?,
                     () = parted => break,
                 };
                 match heard {
@@ -922,7 +958,7 @@ async fn native_requests(
         let parted = parted(stream, &guard.session, buffer.is_empty());
         let heard = tokio::select! {
             biased;
-            heard = hear(stream, buffer, frame::missing(buffer), guard.patience(context)) => heard.map_err(LinkError::Io)?,
+            heard = hear(stream, buffer, frame::missing(buffer), guard.patience(context), guard) => heard.map_err(LinkError::Io)?,
             () = parted => return Ok(()),
         };
         match heard {

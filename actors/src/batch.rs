@@ -205,7 +205,8 @@ impl Outbox {
         self.0.stuck_since.get().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    fn has_asked_within(&self, time: Duration) -> bool {
+    /// Whether a client has asked something so lately.
+    pub(crate) fn has_asked_within(&self, time: Duration) -> bool {
         self.0.asked_at.get().is_some_and(|asked| asked.elapsed() < time)
     }
 

@@ -12,7 +12,7 @@ use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
 use dsm_protocol::ids::{LinkId, Millis, RequestId};
 use dsm_protocol::machine::client::{self as machine, Cause, Effect, Event, Kind, Outcome};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message, Request, Welcome};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -199,8 +199,15 @@ struct Shared {
 struct Call {
     command: Command,
     answer: oneshot::Sender<Result<Reply, ClientError>>,
-    permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    permits: Permits,
+    /// When it was asked for.
+    begun: Instant,
+    /// The link that it was given to last, and the place of its end there.
+    given: Option<(LinkId, u64)>,
 }
+
+/// One of the requests, and its bytes, that may be in flight.
+type Permits = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -366,10 +373,12 @@ impl Client {
     pub async fn execute(&self, command: Command) -> Result<Reply, ClientError> {
         self.check(&command).map_err(|why| ClientError::not_executed(Failure::Invalid(why)))?;
         let (answer, result) = oneshot::channel();
+        let begun = Instant::now();
         let permits = self.permits(&command).await?;
         let stopped = || ClientError::not_executed(Failure::Stopped);
         let is_write = command.is_write();
-        self.shared.calls.send(Call { command, answer, permits }).map_err(|_| stopped())?;
+        let call = Call { command, answer, permits, begun, given: None };
+        self.shared.calls.send(call).map_err(|_| stopped())?;
         match result.await {
             Ok(result) => result,
             Err(_) if is_write => Err(ClientError::Indeterminate { cause: Failure::Stopped }),
@@ -446,10 +455,7 @@ impl Client {
         }
     }
 
-    async fn permits(
-        &self,
-        command: &Command,
-    ) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), ClientError> {
+    async fn permits(&self, command: &Command) -> Result<Permits, ClientError> {
         let bytes = command.payload_bytes().min(byte_permits_max(&self.shared.config)) as u32;
         let one = || self.shared.requests.clone();
         let many = || self.shared.bytes.clone();
@@ -523,6 +529,8 @@ struct Socket {
     encoded_total: u64,
     /// Requests of which at least the last byte is not with the kernel yet, by the place of their end.
     unsent: VecDeque<(u64, RequestId)>,
+    /// What those of them hold whose time is over, by the same place.
+    abandoned: BTreeMap<u64, Permits>,
 }
 
 enum Wake {
@@ -627,11 +635,17 @@ impl Driver {
     }
 
     fn submit(&mut self, call: Call) {
+        let waited = call.begun.elapsed();
+        if waited >= self.request_timeout {
+            // Nothing was tried yet, and there is no time left to.
+            let _ = call.answer.send(Err(ClientError::not_executed(Failure::Overloaded)));
+            return;
+        }
         self.last_request += 1;
         let request = RequestId(self.last_request);
         let kind = Kind::of(&call.command);
         self.calls.insert(request, call);
-        self.step(Event::Submitted { request, kind });
+        self.step(Event::Submitted { request, kind, waited_ms: to_millis(waited) });
     }
 
     /// Ends a batch of events and performs all that follows from it.
@@ -676,10 +690,10 @@ impl Driver {
             }
             Effect::Send { link, request } => {
                 let socket = self.socket.as_mut().filter(|socket| socket.link == link);
-                let (Some(socket), Some(call)) = (socket, self.calls.get(&request)) else {
+                let (Some(socket), Some(call)) = (socket, self.calls.get_mut(&request)) else {
                     unreachable!("the machine sends what has no outcome yet over a link that is open");
                 };
-                socket.push(request, call.command.clone());
+                call.given = Some((link, socket.push(request, call.command.clone())));
             }
             Effect::Finish { request, outcome } => {
                 let call = self.calls.remove(&request).expect("the machine finishes a request once");
@@ -690,7 +704,15 @@ impl Driver {
                     }
                     Outcome::Unknown(cause) => Err(ClientError::Indeterminate { cause: self.failure(cause) }),
                 };
-                drop(call.permits);
+                match (&mut self.socket, call.given) {
+                    // Its bytes are still here, although nobody waits for its outcome any more.
+                    (Some(socket), Some((link, end)))
+                        if socket.link == link && end > socket.written_total =>
+                    {
+                        socket.abandoned.insert(end, call.permits);
+                    }
+                    (Some(_) | None, _) => drop(call.permits),
+                }
                 // The caller may have lost interest.
                 let _ = call.answer.send(result);
             }
@@ -834,6 +856,7 @@ impl Socket {
             written_total: 0,
             encoded_total: 0,
             unsent: VecDeque::new(),
+            abandoned: BTreeMap::new(),
         }
     }
 
@@ -843,11 +866,13 @@ impl Socket {
         }
     }
 
-    fn push(&mut self, id: RequestId, command: Command) {
+    /// Encodes a request; gives the place of its end.
+    fn push(&mut self, id: RequestId, command: Command) -> u64 {
         let before = self.output.len();
         frame::encode_request(&Request { id, stream: 0, generation: 0, command }, &mut self.output);
         self.encoded_total += (self.output.len() - before) as u64;
         self.unsent.push_back((self.encoded_total, id));
+        self.encoded_total
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -864,6 +889,9 @@ impl Socket {
         }
         while self.unsent.front().is_some_and(|(end, _)| *end <= self.written_total) {
             self.unsent.pop_front();
+        }
+        while self.abandoned.first_key_value().is_some_and(|(end, _)| *end <= self.written_total) {
+            self.abandoned.pop_first();
         }
         if self.written == self.output.len() {
             self.written = 0;

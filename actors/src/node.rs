@@ -4,7 +4,7 @@
 //! a process, and then must not fence each other: give masters `fence: Fence::None`. A node that has ended has given
 //! everything back: its port, its locks, its tasks and its actors.
 
-use crate::acceptor::{self, Context};
+use crate::acceptor::{self, Context, Switchboard};
 use crate::config::{MasterConfig, MasterKind, SlaveConfig};
 use crate::env::{Env, Listener};
 use crate::master::{self, MasterActor};
@@ -20,9 +20,13 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-/// How long answers may take to leave after a clean end.
+/// How long tasks may take to end after a clean end.
 const LINGER: Duration = Duration::from_millis(50);
+
+/// How long answers may take to leave after a clean end, and those who have just asked to notice it.
+const ANSWERS_LINGER: Duration = Duration::from_secs(1);
 
 /// How long a start may look for the meaning of the other master's name.
 const SELF_TIMEOUT: Duration = Duration::from_millis(500);
@@ -64,6 +68,7 @@ pub(crate) struct OpenMaster {
     pub(crate) address: String,
     pub(crate) master: Addr<MasterActor>,
     fate: Fate,
+    switchboard: Rc<Switchboard>,
     /// The acceptor with all connections, and the link to the other master.
     accepting: JoinSet<()>,
     linking: JoinSet<()>,
@@ -125,12 +130,12 @@ pub(crate) async fn open_master(
         cluster,
     });
     let facts = acceptor::server_facts(&config);
-    let context = Context { env, config: Rc::clone(&config), facts, switchboard };
+    let context = Context { env, config: Rc::clone(&config), facts, switchboard: Rc::clone(&switchboard) };
     let mut linking = JoinSet::new();
     linking.spawn_local(peer_link::keep(introduction, context.clone(), fate.clone()));
     let mut accepting = JoinSet::new();
     accepting.spawn_local(acceptor::accept(listener, context, fate.clone()));
-    Ok(OpenMaster { address, master, fate, accepting, linking })
+    Ok(OpenMaster { address, master, fate, switchboard, accepting, linking })
 }
 
 impl OpenMaster {
@@ -140,7 +145,8 @@ impl OpenMaster {
         self.linking.shutdown().await;
         // Whatever was answered to the end is to arrive.
         let flushes = matches!(outcome, Ok(()) | Err(NodeError::LogDisplaced(_)));
-        end_tasks(&mut self.accepting, flushes).await;
+        let board = &self.switchboard;
+        end_tasks(&mut self.accepting, flushes, || board.has_said_all()).await;
         self.master.do_send(master::Dismiss);
         gone(&self.master).await;
         outcome
@@ -175,7 +181,7 @@ impl OpenSlave {
     /// Waits for the node's end; once `stop` resolves, asks for it.
     pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
         let outcome = ended(stop, || self.slave.do_send(slave::Stop), &self.fate).await;
-        end_tasks(&mut self.links, outcome.is_ok()).await;
+        end_tasks(&mut self.links, outcome.is_ok(), || true).await;
         self.slave.do_send(slave::Dismiss);
         gone(&self.slave).await;
         outcome
@@ -188,11 +194,16 @@ impl Drop for OpenSlave {
     }
 }
 
-/// Lets tasks finish what they have to send, then ends those that have not.
-async fn end_tasks(tasks: &mut JoinSet<()>, clean: bool) {
-    if clean {
-        // Whether it is all of them or the time is over: the rest is cut off.
-        let _ = tokio::time::timeout(LINGER, async { while tasks.join_next().await.is_some() {} }).await;
+/// Lets tasks finish what they have to send, longer if something `is_sent` not yet, then ends those that have not.
+async fn end_tasks(tasks: &mut JoinSet<()>, clean: bool, is_sent: impl Fn() -> bool) {
+    let begun = Instant::now();
+    // Whether it is all of them or the time is over: the rest is cut off.
+    while clean && !tasks.is_empty() {
+        let joined = async { while tasks.join_next().await.is_some() {} };
+        let is_late = tokio::time::timeout(LINGER, joined).await.is_err();
+        if is_late && (is_sent() || begun.elapsed() >= ANSWERS_LINGER) {
+            break;
+        }
     }
     tasks.shutdown().await;
 }

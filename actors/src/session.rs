@@ -26,6 +26,9 @@ pub(crate) const ANSWER_BYTES_FREE: usize = 16 * 1024;
 /// What a request or an answer takes in memory beside its own bytes while it waits for an earlier one.
 const SLOT_BYTES: usize = 128;
 
+/// How soon a connection that waits because the answers of all are too many looks whether they still are.
+const FULL_LOOK: Duration = Duration::from_millis(100);
+
 /// What the answers of all connections take in memory: `--max-answer-bytes`.
 #[derive(Debug)]
 pub(crate) struct AnswerPool {
@@ -570,7 +573,9 @@ impl Session {
             };
             match held_bytes.and_then(|held_bytes| self.answers_max(bytes_max).checked_sub(held_bytes)) {
                 // Answers that the peer does not take are the other half of the bound.
-                Some(left) => self.outbox.drained_to(left).await,
+                Some(left) if !self.pool.is_full() => self.outbox.drained_to(left).await,
+                // Its client may be one that asks for all before it takes any: then it is others who make room.
+                Some(left) => drop(tokio::time::timeout(FULL_LOOK, self.outbox.drained_to(left)).await),
                 None => self.answered.notified().await,
             }
         }
@@ -802,6 +807,20 @@ mod tests {
         assert_eq!(pool.waiting(), 0);
         drop((first, second));
         assert_eq!((pool.len(), pool.waiting()), (0, 0), "nothing is left of sessions that are gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_because_the_answers_of_all_are_too_many_goes_on_when_others_have_taken_theirs() {
+        let pool = pool(2 * LONG);
+        let (patient, other) = (session_in(&pool), session_in(&pool));
+        // As a client does that sends all that it asks before it takes any answer.
+        patient.say(&vec![b'x'; LONG]);
+        other.say(&vec![b'x'; LONG]);
+        let room = patient.room(100, 2 * LONG);
+        tokio::pin!(room);
+        assert_eq!(room.as_mut().now_or_never(), None, "the pool is full");
+        sent(&other);
+        tokio::time::timeout(Duration::from_secs(1), room).await.expect("there is room again");
     }
 
     #[test]

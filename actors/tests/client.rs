@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use dsm::client::{Client, ClientConfig, ClientError, Failure, Serving};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::frame;
-use dsm_protocol::ids::Epoch;
+use dsm_protocol::ids::{Epoch, RequestId};
 use dsm_protocol::message::{Control, HelloRole, MasterState, Message, Request, Welcome};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -331,6 +331,73 @@ async fn calls_beyond_the_bounds_wait_for_their_turn() {
     let (first, second, third, _link) =
         tokio::join!(client.put("a", value()), client.put("b", value()), client.put("c", value()), script);
     assert_eq!((first, second, third), (Ok(()), Ok(()), Ok(())));
+}
+
+#[tokio::test]
+async fn the_time_in_which_a_call_waits_for_its_turn_is_a_part_of_its_own() {
+    let master = FakeMaster::new().await;
+    let limit = Duration::from_secs(1);
+    let config = ClientConfig { requests_max: 1, request_timeout: limit, ..config(&[&master.address]) };
+    let client = Client::connect(config).unwrap();
+    // When the first one has ended, the client comes again.
+    let silent = async {
+        loop {
+            let mut link = master.accept(true, None).await;
+            while link.message().await.is_some() {}
+        }
+    };
+    let first = client.put("a", "1");
+    let second = async {
+        tokio::time::sleep(limit / 2).await;
+        let begun = Instant::now();
+        let ended = client.put("b", "2").await;
+        (ended, begun.elapsed())
+    };
+    let calls = async { tokio::join!(first, second) };
+    let (first, (second, took)) = tokio::select! {
+        ended = calls => ended,
+        () = silent => unreachable!(),
+    };
+    let late = Err(ClientError::Indeterminate { cause: Failure::TimedOut(limit) });
+    assert_eq!((first, second), (late.clone(), late));
+    assert!(took < limit * 5 / 4, "it was given {took:?}");
+}
+
+#[tokio::test]
+async fn bytes_that_a_master_does_not_take_count_as_in_flight_when_their_call_has_ended() {
+    let master = FakeMaster::new().await;
+    let config = ClientConfig {
+        request_timeout: Duration::from_millis(200),
+        request_bytes_max: 4 << 20,
+        ..config(&[&master.address])
+    };
+    let client = Client::connect(config).unwrap();
+    // It listens to nothing, and is not silent.
+    let talks = async {
+        let mut link = master.accept(true, None).await;
+        loop {
+            // As the answer to a call that has ended.
+            link.send(Message::Response { id: RequestId(u64::MAX), reply: Reply::Done }).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let floods = async {
+        // Sockets take some of it.
+        for round in 0..64 {
+            let ended = client.put("k", vec![b'v'; 1 << 20]).await;
+            match ended.unwrap_err() {
+                ClientError::Indeterminate { cause: Failure::TimedOut(_) } => {}
+                ClientError::NotExecuted { cause: Failure::Overloaded } => return round,
+                error => panic!("{error:?}"),
+            }
+        }
+        panic!("64 MiB wait here, and 4 may");
+    };
+    let rounds = tokio::select! {
+        rounds = floods => rounds,
+        () = talks => unreachable!(),
+    };
+    assert!(rounds >= 4, "{rounds}");
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 //! `dsm-log repair` of a corrupt log: writes a new one of all lines that still check, lists what is lost, and puts it in the
 //! place of the damaged one, which stays beside it.
 
-use crate::{beside, explain, lock, lock_text, sync_directory, CHUNK_BYTES, EXIT_CLEAN, EXIT_CORRUPT};
+use crate::{
+    beside, common, explain, lock, lock_text, sync_directory, CHUNK_BYTES, EXIT_CLEAN, EXIT_CORRUPT,
+    OWNER_ONLY,
+};
 use anyhow::{ensure, Context as _};
 use dsm_protocol::ids::{ClusterId, Epoch, Seq};
 use dsm_protocol::record::{
@@ -11,6 +14,7 @@ use dsm_protocol::record::{
 use rustix::fs::{renameat_with, RenameFlags, CWD};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek as _, SeekFrom, Write};
+use std::os::unix::fs::{fchown, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -46,9 +50,13 @@ struct Draft<W> {
 
 /// Repairs the locked log at `path`.
 pub(crate) fn mend(file: &File, path: &Path, line_max: usize, out: &mut impl Write) -> anyhow::Result<u8> {
-    let draft_path = beside(path, ".repair");
+    // The new file stands where the old one does, whatever leads there.
+    let is_link = fs::symlink_metadata(path).is_ok_and(|named| named.is_symlink());
+    let found = if is_link { fs::canonicalize(path) } else { Ok(path.to_owned()) };
+    let place = found.with_context(|| format!("cannot find {}", path.display()))?;
+    let draft_path = beside(&place, ".repair");
     let written = write_draft(file, path, &draft_path, line_max);
-    let swapped = written.and_then(|draft| swap(file, path, &draft_path).map(|kept_at| (draft, kept_at)));
+    let swapped = written.and_then(|draft| swap(file, &place, &draft_path).map(|kept_at| (draft, kept_at)));
     let (draft, kept_at) = match swapped {
         Ok(done) => done,
         Err(error) => {
@@ -105,8 +113,21 @@ fn write_draft(
     line_max: usize,
 ) -> anyhow::Result<Draft<()>> {
     let context = || format!("cannot write {}", draft_path.display());
-    let output = File::create(draft_path).with_context(context)?;
-    output.set_permissions(file.metadata()?.permissions()).with_context(context)?;
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(OWNER_ONLY);
+    let output = options.open(draft_path).with_context(context)?;
+    let original = file.metadata()?;
+    let (uid, gid) = (original.uid(), original.gid());
+    let made = output.metadata()?;
+    if (made.uid(), made.gid()) != (uid, gid) {
+        // It is the masters' file, whoever repairs it. One that they cannot open is told when they start.
+        if let Err(error) = fchown(&output, Some(uid), Some(gid)) {
+            common::tell(&format!(
+                "dsm-log: the new log will not belong to user {uid} and group {gid}, as the damaged one does: {error}"
+            ));
+        }
+    }
+    output.set_permissions(original.permissions()).with_context(context)?;
     // Whoever finds the new log at the path before it is whole must find it locked.
     lock(&output, path)?;
     let mut draft = Draft {
@@ -146,11 +167,15 @@ fn swap(file: &File, path: &Path, draft_path: &Path) -> anyhow::Result<std::path
     let kept_at = beside(path, &format!(".damaged-{seconds}"));
     ensure!(fs::symlink_metadata(&kept_at).is_err(), "{} exists, try again", kept_at.display());
     file.sync_all().with_context(|| format!("cannot sync {}", path.display()))?;
-    // There is a whole file at the path all the time.
-    renameat_with(CWD, draft_path, CWD, path, RenameFlags::EXCHANGE)
-        .with_context(|| format!("cannot put {} in the place of the log", draft_path.display()))?;
+    // The name is taken first, so that the two files change their places in one step: what fails or ends this before it
+    // has changed nothing, and the damaged log never has a name that anything here would take away.
     renameat_with(CWD, draft_path, CWD, &kept_at, RenameFlags::NOREPLACE)
-        .with_context(|| format!("cannot name the damaged log {}", kept_at.display()))?;
+        .with_context(|| format!("cannot take the name {} for the damaged log", kept_at.display()))?;
+    if let Err(error) = renameat_with(CWD, &kept_at, CWD, path, RenameFlags::EXCHANGE) {
+        let _ = fs::remove_file(&kept_at);
+        return Err(error)
+            .with_context(|| format!("cannot put the new log in the place of {}", path.display()));
+    }
     sync_directory(path)?;
     Ok(kept_at)
 }

@@ -23,6 +23,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -278,7 +279,11 @@ impl Disk for RealDisk {
             let directory = directory_of(path);
             let inotify = on_thread(move || {
                 let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-                let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+                let flags = AddWatchFlags::IN_MODIFY
+                    | AddWatchFlags::IN_CREATE
+                    | AddWatchFlags::IN_DELETE
+                    | AddWatchFlags::IN_MOVED_FROM
+                    | AddWatchFlags::IN_MOVED_TO;
                 inotify.add_watch(&directory, flags)?;
                 Ok::<_, io::Error>(inotify)
             });
@@ -377,6 +382,10 @@ impl File for RealFile {
 
     fn identity(&self) -> LocalBoxFuture<'_, io::Result<FileIdentity>> {
         Box::pin(async move { self.run(|file| Ok(identity_of(&file.metadata()?))).await? })
+    }
+
+    fn shown(&self) -> Option<String> {
+        Some(format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()))
     }
 
     fn duplicate(&self) -> LocalBoxFuture<'_, io::Result<Rc<dyn File>>> {

@@ -5,6 +5,7 @@
 //! A shell: what arrives becomes events, what the machines decide is carried out in `effects.rs`. Never blocks, never
 //! decides a rule of replication or failover by itself.
 
+mod barred;
 mod displaced;
 mod effects;
 mod health;
@@ -22,7 +23,7 @@ use crate::config::{Fsync, MasterConfig, MasterKind};
 use crate::embed::Door;
 use crate::env::{Displaced, Env, File, LockGuard};
 use crate::failover_watcher::{self, FailoverWatcher, Notice};
-use crate::log_tailer::{self, LogTailer, Replay, Replayed};
+use crate::log_tailer::{self, LogTailer, Replay, Replayed, Sight};
 use crate::log_writer::{LogWriter, Written, WrittenRecord};
 use crate::session::{shown_key, AnswerPool, Room};
 use crate::slave_proxy::{self, End, EndReason, SlaveProxy};
@@ -178,6 +179,8 @@ pub(super) enum Phase {
 pub(super) enum Role {
     /// Follows the log.
     Standby { tailer: Addr<LogTailer> },
+    /// Has won the lock, and waits for a look at the log: from what does not go on what was replayed nobody takes over.
+    Barred { guard: Box<dyn LockGuard>, tailer: Addr<LogTailer>, told_at: Millis },
     /// Has won the lock; the tailer is told to stop.
     Halting { guard: Box<dyn LockGuard> },
     /// Makes the log whole. When it was not the right one before, `told` is what is waited for.
@@ -330,6 +333,8 @@ pub struct MasterActor {
     watcher: Addr<FailoverWatcher>,
     role: Role,
     replayed: log_tailer::Start,
+    /// What the tailer sees of the log.
+    sight: Sight,
     replay_caught_up: bool,
     /// The last seq that the active master has told of.
     peer_seq: dsm_protocol::ids::Seq,
@@ -479,6 +484,7 @@ impl MasterActor {
             watcher,
             role: Role::Standby { tailer },
             replayed,
+            sight: Sight::Follows,
             replay_caught_up: false,
             peer_seq: dsm_protocol::ids::Seq::default(),
             known_epoch: Epoch::default(),
@@ -524,8 +530,11 @@ impl MasterActor {
             config.log.clone(),
             Self::line_bytes_max(config),
             from.clone(),
-            ctx.address().recipient(),
-            ctx.address().recipient(),
+            log_tailer::Ports {
+                replayed: ctx.address().recipient(),
+                sighted: ctx.address().recipient(),
+                halted: ctx.address().recipient(),
+            },
             fate.clone(),
         )
         .start()
@@ -546,6 +555,7 @@ impl MasterActor {
         self.step_front(now, front::Event::Tick);
         self.tick_role(now);
         self.consider(now, ctx);
+        self.follow_anew(ctx);
         self.relieve(now);
         self.admit_waiting(now);
         self.look_after_health(now);
@@ -665,7 +675,8 @@ impl MasterActor {
     /// Says that this master makes progress: the standby kills one that does not.
     fn advance(&self) {
         match &self.role {
-            Role::Halting { guard }
+            Role::Barred { guard, .. }
+            | Role::Halting { guard }
             | Role::Recovering { guard, .. }
             | Role::Waiting(opening::Waiting { guard, .. })
             | Role::Reigning(Reign { guard, .. }) => guard.advance(),

@@ -6,6 +6,7 @@
 use super::{MasterActor, Role};
 use crate::env::{Env, FileIdentity, LockGuard, OpenMode};
 use crate::log_scan::LogPlace;
+use crate::log_tailer::{self, Halt, Sight};
 use crate::recovery::Recovered;
 use actix::prelude::*;
 use dsm_protocol::ids::{ClusterId, Millis, SlaveId};
@@ -84,6 +85,7 @@ impl MasterActor {
         let claims = match &self.role {
             Role::Waiting(waiting) => self.claims(waiting),
             Role::Standby { .. }
+            | Role::Barred { .. }
             | Role::Halting { .. }
             | Role::Recovering { .. }
             | Role::Reigning(_)
@@ -163,11 +165,38 @@ impl MasterActor {
 
     /// What is waited for, in words; nothing when nothing is missing.
     pub(super) fn waiting_for(&self) -> String {
+        let path = self.config.log.display();
         let told = match &self.role {
+            Role::Barred { .. } if self.sight != Sight::Follows => {
+                return format!("the log at {path} does not go on what was replayed: {}", self.sight);
+            }
             Role::Waiting(Waiting { told, .. }) | Role::Recovering { told, .. } => told.as_ref(),
-            Role::Standby { .. } | Role::Halting { .. } | Role::Reigning(_) | Role::Ended => None,
+            Role::Standby { .. }
+            | Role::Barred { .. }
+            | Role::Halting { .. }
+            | Role::Reigning(_)
+            | Role::Ended => None,
         };
-        told.map_or_else(String::new, |(lack, _)| lack.what(&self.config.log.display().to_string()))
+        told.map_or_else(String::new, |(lack, _)| lack.what(&path.to_string()))
+    }
+
+    /// Lets a standby forget what it has replayed, where nobody ever served that and the other master serves something
+    /// else: it was the wrong log.
+    pub(super) fn follow_anew(&mut self, ctx: &mut Context<Self>) {
+        let is_served = self.dialed.as_ref().is_some_and(|dialed| dialed.state.active);
+        if !is_served || self.memory.is_some() || self.sight == Sight::Follows {
+            return;
+        }
+        let Role::Standby { tailer } = &self.role else { return };
+        log::info!(
+            "what was replayed was never served, following what the other master serves path={}",
+            self.config.log.display()
+        );
+        tailer.do_send(Halt);
+        self.sight = Sight::Follows;
+        self.replayed = log_tailer::Start::default();
+        let tailer = Self::tailer(&self.env, &self.config, &self.replayed, &self.fate, ctx);
+        self.role = Role::Standby { tailer };
     }
 
     /// Looks at the path, beside this thread.

@@ -3,6 +3,7 @@
 use super::{send, MasterActor, PeerInbound, PeerOutbound, Phase, Reign, Role};
 use crate::acceptor::{check_sizes, count, reject};
 use crate::batch::Outbox;
+use crate::log_tailer::Sight;
 use crate::session::{shown_message, Coding, Session};
 use crate::supervision::NodeError;
 use dsm_protocol::command::{ErrorWord, Reply};
@@ -42,6 +43,7 @@ impl MasterActor {
             // What is not on disk yet is not said: who hears it would miss it in the log.
             Role::Reigning(reign) if !matches!(reign.phase, Phase::Opening) => reign.reign.epoch,
             Role::Standby { .. }
+            | Role::Barred { .. }
             | Role::Halting { .. }
             | Role::Recovering { .. }
             | Role::Waiting(_)
@@ -73,6 +75,7 @@ impl MasterActor {
                 | Phase::Ending => false,
             },
             Role::Standby { .. }
+            | Role::Barred { .. }
             | Role::Halting { .. }
             | Role::Recovering { .. }
             | Role::Waiting(_)
@@ -243,10 +246,10 @@ impl MasterActor {
                 follows.reign
             );
         }
-        let ready = is_same && lag <= LAG_MAX && has_slaves;
+        let ready = lag <= LAG_MAX && has_slaves;
         log::debug!("handover requested lag={lag} has_slaves={has_slaves} forced={forced}");
         self.handover_to = Some(link);
-        self.notice(takeover::Event::HandoverRequested { ready, forced });
+        self.notice(takeover::Event::HandoverRequested { follows: is_same, ready, forced });
     }
 
     /// Our link to the other master stands.
@@ -271,7 +274,11 @@ impl MasterActor {
     pub(super) fn dial_refused(&mut self, reason: String) {
         match self.role {
             Role::Reigning(_) => log::error!("refused by the other master cause={reason:?}"),
-            Role::Standby { .. } | Role::Halting { .. } | Role::Recovering { .. } | Role::Waiting(_) => {
+            Role::Standby { .. }
+            | Role::Barred { .. }
+            | Role::Halting { .. }
+            | Role::Recovering { .. }
+            | Role::Waiting(_) => {
                 self.fail(NodeError::Refused(format!("the other master refuses this one: {reason}")));
             }
             Role::Ended => {}
@@ -316,10 +323,7 @@ impl MasterActor {
 
     fn peer_says(&mut self, now: Millis, state: &MasterState) {
         self.peer_seq = state.seq;
-        if state.active && !std::mem::replace(&mut self.has_been_served, true) {
-            let place = self.replayed.place.clone();
-            self.remember(&place);
-        }
+        self.has_been_served |= state.active;
         let active = state.active && !self.serves();
         self.front.set_active_address(active.then(|| self.peer_address.clone()));
         self.step_front(now, front::Event::PeerState { active });
@@ -331,7 +335,9 @@ impl MasterActor {
         let Some(dialed) = &self.dialed else { return };
         let slaves = self.slaves.values().map(|slave| slave.id.clone()).collect();
         let replayed = self.log_seq;
-        let file = self.replayed.file.map(|file| (file.device, file.inode));
+        // What it has replayed is not what it would take over from.
+        let file = self.replayed.file.filter(|_| self.sight == Sight::Follows);
+        let file = file.map(|file| (file.device, file.inode));
         let reign = self.machine.reigns().last().map(|record| record.reign).unwrap_or_default();
         log::info!("asking for the reign address={} replayed={replayed}", self.peer_address);
         send(

@@ -5,7 +5,7 @@ use super::{MasterActor, Phase, Reign, Role, CLOSE_MS, ENLIST_MS, STOP_MAX_MS, S
 use crate::env::{LockGuard, Post};
 use crate::failover_watcher::LeadershipChanged;
 use crate::log_scan::LogPlace;
-use crate::log_tailer::{self, Halt, Halted};
+use crate::log_tailer::{self, Halted, Look};
 use crate::log_writer::{
     self, Close, Closed, EpochWritten, LogFailed, LogWriter, Reopen, Reopened, Sync, Synced,
 };
@@ -25,7 +25,7 @@ use std::io;
 use std::rc::Rc;
 
 impl MasterActor {
-    /// The lock is won: let the tailer stop first, so that nothing is replayed twice or out of order.
+    /// The lock is won: have the log looked at, before anything is done to it.
     fn lock_won(&mut self, guard: Box<dyn LockGuard>) {
         if self.is_leaving() {
             // It was on its way when this master gave the queue up: the other one gets it with the guard's drop.
@@ -34,8 +34,9 @@ impl MasterActor {
         log::info!("lock won, taking over epoch_seen={}", self.known_epoch);
         self.role = match std::mem::replace(&mut self.role, Role::Ended) {
             Role::Standby { tailer } => {
-                tailer.do_send(Halt);
-                Role::Halting { guard }
+                tailer.do_send(Look);
+                let told_at = self.env.now();
+                Role::Barred { guard, tailer, told_at }
             }
             // The node is ending: the guard's drop gives the lock to the other master.
             other => other,
@@ -134,6 +135,7 @@ impl MasterActor {
     pub(super) fn tick_role(&mut self, now: Millis) {
         self.expire_failover(now);
         self.tick_stop(now);
+        self.tick_barred(now);
         let all_enlisted = self.slaves.values().all(|slave| slave.slot.is_some());
         let closing_since = self.closing_since();
         let yield_ms = self.yield_ms();

@@ -253,6 +253,7 @@ impl MasterActor {
                 Phase::Opening | Phase::Stopping | Phase::Departing | Phase::Ending => false,
             },
             Role::Standby { .. }
+            | Role::Barred { .. }
             | Role::Halting { .. }
             | Role::Recovering { .. }
             | Role::Waiting(_)

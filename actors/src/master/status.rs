@@ -20,7 +20,8 @@ impl MasterActor {
         match &self.role {
             Role::Standby { .. } => "standby",
             Role::Reigning(_) if self.serves() => "primary",
-            Role::Halting { .. }
+            Role::Barred { .. }
+            | Role::Halting { .. }
             | Role::Recovering { .. }
             | Role::Waiting(_)
             | Role::Reigning(_)
@@ -138,13 +139,23 @@ impl MasterActor {
         writeln!(text, "fsync:{fsync}")?;
         let lag = match &self.role {
             Role::Standby { .. } => self.peer_seq.0.saturating_sub(self.log_seq.0),
-            Role::Halting { .. }
+            Role::Barred { .. }
+            | Role::Halting { .. }
             | Role::Recovering { .. }
             | Role::Waiting(_)
             | Role::Reigning(_)
             | Role::Ended => 0,
         };
         writeln!(text, "replay_lag_seq:{lag}")?;
+        let sight = match &self.role {
+            Role::Standby { .. } | Role::Barred { .. } => self.sight.word(),
+            Role::Halting { .. }
+            | Role::Recovering { .. }
+            | Role::Waiting(_)
+            | Role::Reigning(_)
+            | Role::Ended => "",
+        };
+        writeln!(text, "standby_log:{sight}")?;
 
         writeln!(text, "\n# Requests")?;
         writeln!(text, "reads_total:{}", counters.reads)?;

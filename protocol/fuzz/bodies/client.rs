@@ -73,8 +73,11 @@ impl World {
                 self.next += 1;
                 let kind = [Kind::Read, Kind::Write, Kind::Status, Kind::Write][usize::from(choice >> 6)];
                 let request = RequestId(self.next);
-                self.open.insert(request, Open { kind, begun: self.now, in_doubt: false });
-                self.step(Event::Submitted { request, kind });
+                // Some have waited for their turn.
+                let waited_ms = if choice & 0x20 == 0 { 0 } else { self.now.0.min(TIMEOUT_MS / 4) };
+                let begun = Millis(self.now.0 - waited_ms);
+                self.open.insert(request, Open { kind, begun, in_doubt: false });
+                self.step(Event::Submitted { request, kind, waited_ms });
             }
             2 => {
                 let (which, active) = (input.below(5), input.flag());

@@ -86,6 +86,8 @@ pub enum Event {
         request: RequestId,
         /// What its loss means.
         kind: Kind,
+        /// So much of its time is over already, in milliseconds.
+        waited_ms: u64,
     },
     /// The link is connected and the master has welcomed us.
     Opened {
@@ -243,6 +245,8 @@ pub struct Client {
     settings: Settings,
     random: u64,
     requests: BTreeMap<RequestId, Pending>,
+    /// When each of `requests` ends.
+    deadlines: BTreeSet<(Millis, RequestId)>,
     /// Those of `requests` that wait to be sent.
     queued: BTreeSet<RequestId>,
     link: Link,
@@ -267,6 +271,7 @@ impl Client {
         Client {
             random: settings.seed,
             requests: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
             queued: BTreeSet::new(),
             link: Link::Waiting { since: now, until: now },
             // The one after the last is the first.
@@ -289,7 +294,7 @@ impl Client {
 
     /// When the next [`Event::Tick`] is due although nothing happens; `None`: not before something does.
     pub fn wakeup(&self) -> Option<Millis> {
-        let deadline = self.requests.values().next().map(|pending| pending.deadline);
+        let deadline = self.deadlines.first().map(|(deadline, _)| *deadline);
         let link = match &self.link {
             Link::Waiting { until, .. } => Some(*until),
             Link::Connecting { since, .. } => Some(since.plus(self.welcome_ms())),
@@ -314,7 +319,10 @@ impl Client {
     /// Advances the machine. The caller must perform the effects in the order returned.
     pub fn step(&mut self, now: Millis, event: Event, effects: &mut Effects) {
         match event {
-            Event::Submitted { request, kind } => self.submitted(now, request, kind, effects),
+            Event::Submitted { request, kind, waited_ms } => {
+                let deadline = now.plus(self.settings.request_timeout_ms.saturating_sub(waited_ms));
+                self.submitted(now, request, kind, deadline, effects);
+            }
             Event::Opened { link, active, active_address } => {
                 self.opened(now, link, active, active_address.as_deref());
             }
@@ -336,10 +344,17 @@ impl Client {
         }
     }
 
-    fn submitted(&mut self, now: Millis, request: RequestId, kind: Kind, effects: &mut Effects) {
+    fn submitted(
+        &mut self,
+        now: Millis,
+        request: RequestId,
+        kind: Kind,
+        deadline: Millis,
+        effects: &mut Effects,
+    ) {
         let last = self.requests.last_key_value().map(|(id, _)| *id);
         assert!(last < Some(request), "request ids ascend: {request} after {last:?}");
-        let deadline = now.plus(self.settings.request_timeout_ms);
+        self.deadlines.insert((deadline, request));
         self.requests.insert(request, Pending { kind, deadline, sent: false, refusal: None });
         self.queued.insert(request);
         match &mut self.link {
@@ -399,13 +414,14 @@ impl Client {
             Link::Closing { link, prefer: chosen } if *link == closed => prefer = *chosen,
             Link::Connecting { .. } | Link::Open(_) | Link::Closing { .. } | Link::Waiting { .. } => return,
         }
-        let queued = &mut self.queued;
+        let (queued, deadlines) = (&mut self.queued, &mut self.deadlines);
         self.requests.retain(|request, pending| {
             if !pending.sent {
                 return true;
             }
             if pending.kind == Kind::Write && !unsent.contains(request) {
                 let outcome = Outcome::Unknown(Cause::LinkLost);
+                deadlines.remove(&(pending.deadline, *request));
                 effects.push(Effect::Finish { request: *request, outcome });
                 return false;
             }
@@ -452,7 +468,7 @@ impl Client {
         if pending.kind == Kind::Write {
             open.writes_in_flight -= 1;
         }
-        let kind = pending.kind;
+        let (kind, deadline) = (pending.kind, pending.deadline);
         let outcome = match reply {
             Reply::Error(error) => match (error.word, kind) {
                 (ErrorWord::Standby, _) => {
@@ -495,6 +511,7 @@ impl Client {
             }
         };
         self.requests.remove(&request);
+        self.deadlines.remove(&(deadline, request));
         effects.push(Effect::Finish { request, outcome });
     }
 
@@ -540,11 +557,11 @@ impl Client {
 
     fn expire(&mut self, now: Millis, effects: &mut Effects) {
         let mut unanswered = false;
-        while let Some(entry) = self.requests.first_entry() {
-            if entry.get().deadline > now {
-                break;
-            }
-            let (request, pending) = entry.remove_entry();
+        while let Some((_, request)) =
+            self.deadlines.first().copied().filter(|(deadline, _)| *deadline <= now)
+        {
+            self.deadlines.pop_first();
+            let Some(pending) = self.requests.remove(&request) else { continue };
             self.queued.remove(&request);
             let mut connected = false;
             if let Link::Open(open) = &mut self.link {
@@ -819,7 +836,7 @@ mod tests {
     }
 
     fn submit(request: u64, kind: Kind) -> Event {
-        Event::Submitted { request: RequestId(request), kind }
+        Event::Submitted { request: RequestId(request), kind, waited_ms: 0 }
     }
 
     fn answer(link: u64, request: u64, reply: Reply) -> Event {

@@ -48,8 +48,13 @@ impl goldenscript::Runner for Runner {
                 self.now = pos()?.parse()?;
                 None
             }
-            "read" => Some(Event::Submitted { request: RequestId(pos()?.parse()?), kind: Kind::Read }),
-            "write" => Some(Event::Submitted { request: RequestId(pos()?.parse()?), kind: Kind::Write }),
+            // read REQUEST [WAITED_MS], write REQUEST [WAITED_MS]
+            name @ ("read" | "write") => {
+                let request = RequestId(pos()?.parse()?);
+                let kind = if name == "read" { Kind::Read } else { Kind::Write };
+                let waited_ms = args.next_pos().map_or(Ok(0), str::parse)?;
+                Some(Event::Submitted { request, kind, waited_ms })
+            }
             // opened LINK active, opened LINK standby [ADDRESS]
             "opened" => {
                 let (link, active) = (LinkId(pos()?.parse()?), pos()? == "active");
