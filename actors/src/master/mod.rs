@@ -186,7 +186,7 @@ pub(super) enum Role {
     /// Makes the log whole. When it was not the right one before, `told` is what is waited for.
     Recovering { guard: Box<dyn LockGuard>, told: Option<(Lack, Millis)> },
     /// Has the lock, and does not begin yet: the log is missing or lacks something, or others may still say so.
-    Waiting(opening::Waiting),
+    Waiting(Box<opening::Waiting>),
     /// Has the log.
     Reigning(Reign),
     /// Is between two roles, within one turn, or has ended.
@@ -678,8 +678,8 @@ impl MasterActor {
             Role::Barred { guard, .. }
             | Role::Halting { guard }
             | Role::Recovering { guard, .. }
-            | Role::Waiting(opening::Waiting { guard, .. })
             | Role::Reigning(Reign { guard, .. }) => guard.advance(),
+            Role::Waiting(waiting) => waiting.guard.advance(),
             Role::Standby { .. } | Role::Ended => {}
         }
     }
