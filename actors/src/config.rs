@@ -6,7 +6,7 @@ pub use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
 pub use dsm_protocol::ids::SlaveId;
-use dsm_protocol::machine::master::Placement;
+use dsm_protocol::machine::master::{Placement, SLICE_KEYS};
 use dsm_protocol::record::SyncMode;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -124,6 +124,11 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_LOG", value_name = "FILE", default_value = "kv_store.log")]
     pub log: PathBuf,
 
+    /// Begin a new, empty log where there is none and nobody names a cluster, though no slave has come. Without it the
+    /// first slave of no cluster is waited for. Safe to leave set: an existing log is never touched
+    #[arg(long, env = "DSM_NEW")]
+    pub new: bool,
+
     /// When a write counts as written
     #[arg(long, env = "DSM_FSYNC", value_enum, default_value = "always")]
     pub fsync: Fsync,
@@ -220,6 +225,10 @@ pub struct MasterConfig {
     /// A peer that says nothing for this long is probed by the system, and given up after three probes; 0s: never
     #[arg(long, env = "DSM_TCP_KEEPALIVE", value_name = "DURATION", default_value = "300s", value_parser = humantime::parse_duration)]
     pub tcp_keepalive: Duration,
+
+    /// So many keys of requests and records are gone through in one turn. No flag: tests make it small.
+    #[arg(skip = SLICE_KEYS)]
+    pub slice_keys: usize,
 }
 
 /// The default of `--tcp-keepalive`, which is Redis'.
@@ -248,6 +257,7 @@ impl Default for MasterConfig {
             advertise: None,
             peer: None,
             log: PathBuf::from("kv_store.log"),
+            new: false,
             fsync: Fsync::default(),
             placement: PlacementFlag::default(),
             min_slaves: 1,
@@ -271,6 +281,7 @@ impl Default for MasterConfig {
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::ZERO,
             tcp_keepalive: TCP_KEEPALIVE_DEFAULT,
+            slice_keys: SLICE_KEYS,
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::log_tailer::{self, Replayed};
 use crate::recovery::Recovery;
 use crate::slave_proxy::{End, EndReason, Parts, PingWanted, Ports, SlaveEnded, SlaveProxy, Window};
 use crate::supervision::NodeError;
+use crate::turns::TurnLengths;
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
 use dsm_protocol::ids::{LinkId, Millis, SlaveId};
@@ -369,7 +370,7 @@ impl MemoryDisk {
 impl Disk for MemoryDisk {
     fn open<'a>(&'a self, path: &'a Path, mode: OpenMode) -> LocalBoxFuture<'a, io::Result<Rc<dyn File>>> {
         Box::pin(async move {
-            if mode == OpenMode::Read && !self.0.files.borrow().contains_key(path) {
+            if mode != OpenMode::Write && !self.0.files.borrow().contains_key(path) {
                 return Err(io::ErrorKind::NotFound.into());
             }
             let file: Rc<dyn File> =
@@ -645,8 +646,10 @@ pub async fn recover_log_from(
         crash,
         from,
         replayed: port,
+        makes_file: true,
     };
     let recovered = recovery.run().await?;
+    let recovered = recovered.ok_or(NodeError::Config("there is no log".to_owned()))?;
     Ok(RecoveredLog { position: recovered.position, replayed: received.take() })
 }
 
@@ -684,6 +687,7 @@ impl ProxyBench {
                 owed: Rc::default(),
                 doubt: Rc::new(RefCell::new(SelfDoubt::new(env.now(), jump_ms))),
                 ports: Ports { ended: ended_port, ping: ping_port },
+                turns: TurnLengths::new(Rc::clone(env)),
             },
         )
         .start();

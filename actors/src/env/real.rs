@@ -78,9 +78,16 @@ impl Environment for RealEnv {
         self.start.elapsed().as_micros() as u64
     }
 
-    fn computed_ms(&self) -> u64 {
+    fn computed_us(&self) -> Option<u64> {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-        (time.tv_sec * 1000 + time.tv_nsec / 1_000_000) as u64
+        Some((time.tv_sec * 1_000_000 + time.tv_nsec / 1000) as u64)
+    }
+
+    fn waited_us(&self) -> Option<u64> {
+        // Nanoseconds on a processor, nanoseconds of waiting for one, and how often. A file of the kernel's memory.
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+        let waited_ns: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
+        Some(waited_ns / 1000)
     }
 
     // This is what others are to ask.
@@ -210,22 +217,34 @@ async fn patiently<T>(what: &str, mut attempt: impl AsyncFnMut() -> io::Result<T
     }
 }
 
+fn open_existing(path: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().read(true).write(true).open(path)
+}
+
+fn open_or_make(path: &Path) -> io::Result<fs::File> {
+    match open_existing(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened,
+    }
+    // This follows no symbolic link: what one leads to is missing, and is not made anew.
+    let made = fs::OpenOptions::new().read(true).write(true).create_new(true).mode(OWNER_ONLY).open(path);
+    match made {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open_existing(path),
+        made => made,
+    }
+}
+
 struct RealDisk;
 
 impl Disk for RealDisk {
     fn open<'a>(&'a self, path: &'a Path, mode: OpenMode) -> LocalBoxFuture<'a, io::Result<Rc<dyn File>>> {
         Box::pin(async move {
-            let write = mode == OpenMode::Write;
             let open = async || {
                 let path = path.to_owned();
-                let opened = on_thread(move || {
-                    fs::OpenOptions::new()
-                        .read(true)
-                        .write(write)
-                        .create(write)
-                        .truncate(false)
-                        .mode(OWNER_ONLY)
-                        .open(path)
+                let opened = on_thread(move || match mode {
+                    OpenMode::Read => fs::File::open(path),
+                    OpenMode::Existing => open_existing(&path),
+                    OpenMode::Write => open_or_make(&path),
                 });
                 RealFile::new(opened.await??)
             };

@@ -30,6 +30,14 @@ struct Follows {
 /// A standby that lags behind by more records than this is not handed the reign.
 const LAG_MAX: u64 = 10_000;
 
+/// The longest address that is shown, in characters.
+const ADDRESS_SHOWN_MAX: usize = 300;
+
+/// What a master calls itself, in one line: anybody can say that he is one, and it ends up in logs and on terminals.
+fn shown_address(said: &str) -> String {
+    said.escape_debug().take(ADDRESS_SHOWN_MAX).collect()
+}
+
 impl MasterActor {
     /// What this master says of itself.
     pub(super) fn state(&self) -> MasterState {
@@ -40,12 +48,15 @@ impl MasterActor {
             self.dialed.as_ref().and_then(|dialed| dialed.state.active.then(|| self.peer_address.clone()))
         };
         let epoch = match &self.role {
-            Role::Reigning(reign) => reign.reign.epoch,
+            // What is not on disk yet is not said: who hears it would miss it in the log.
+            Role::Reigning(reign) if !matches!(reign.phase, Phase::Opening) => reign.reign.epoch,
             Role::Standby { .. }
             | Role::Barred { .. }
             | Role::Halting { .. }
             | Role::Recovering { .. }
-            | Role::Ended => self.known_epoch,
+            | Role::Waiting(_)
+            | Role::Reigning(_)
+            | Role::Ended => self.replayed.place.durable.epoch,
         };
         MasterState { active: serves, epoch, seq: self.log_seq, active_address }
     }
@@ -75,6 +86,7 @@ impl MasterActor {
             | Role::Barred { .. }
             | Role::Halting { .. }
             | Role::Recovering { .. }
+            | Role::Waiting(_)
             | Role::Ended => false,
         }
     }
@@ -98,6 +110,7 @@ impl MasterActor {
 
     pub(super) fn peer_hello(&mut self, link: LinkId, hello: Hello, outbox: Outbox) {
         let HelloRole::Master { address, lock_identity } = hello.role else { return };
+        let address = shown_address(&address);
         let ours = match self.env.locks().identity(&self.config.lock_path()) {
             Ok(ours) => ours,
             // It may pass (no descriptor left, say), and a Reject would end the other master: let it dial again.
@@ -115,6 +128,7 @@ impl MasterActor {
             reject(&outbox, &reason);
             return;
         }
+        self.peer_cluster = hello.cluster.or(self.peer_cluster);
         let welcome = self.welcome();
         self.switchboard.trust(link);
         send(&outbox, &Message::Control(Control::Welcome(welcome)));
@@ -256,6 +270,7 @@ impl MasterActor {
                 return;
             }
         }
+        self.peer_cluster = welcome.cluster.or(self.peer_cluster);
         let state = welcome.state.clone();
         self.switchboard.trust(generation);
         let lag = Lag::new(now, state.seq, self.log_seq);
@@ -268,7 +283,11 @@ impl MasterActor {
     pub(super) fn dial_refused(&mut self, reason: String) {
         match self.role {
             Role::Reigning(_) => log::error!("refused by the other master cause={reason:?}"),
-            Role::Standby { .. } | Role::Barred { .. } | Role::Halting { .. } | Role::Recovering { .. } => {
+            Role::Standby { .. }
+            | Role::Barred { .. }
+            | Role::Halting { .. }
+            | Role::Recovering { .. }
+            | Role::Waiting(_) => {
                 self.fail(NodeError::Refused(format!("the other master refuses this one: {reason}")));
             }
             Role::Ended => {}
@@ -313,6 +332,7 @@ impl MasterActor {
 
     fn peer_says(&mut self, now: Millis, state: &MasterState) {
         self.peer_seq = state.seq;
+        self.has_been_served |= state.active;
         let active = state.active && !self.serves();
         self.front.set_active_address(active.then(|| self.peer_address.clone()));
         self.step_front(now, front::Event::PeerState { active });
@@ -339,5 +359,17 @@ impl MasterActor {
         let Some(peer) = self.handover_to.take().and_then(|link| self.peers.get(&link)) else { return };
         let reason = reason.to_owned();
         send(&peer.outbox, &Message::Control(Control::HandoverRefused { reason }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_stranger_calls_itself_is_one_short_line() {
+        assert_eq!(shown_address("[::1]:12345"), "[::1]:12345");
+        assert_eq!(shown_address("a:1\n[ERROR] forged\x1b[2J"), "a:1\\n[ERROR] forged\\u{1b}[2J");
+        assert_eq!(shown_address(&"x".repeat(4000)).len(), ADDRESS_SHOWN_MAX);
     }
 }

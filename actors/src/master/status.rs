@@ -23,6 +23,7 @@ impl MasterActor {
             Role::Barred { .. }
             | Role::Halting { .. }
             | Role::Recovering { .. }
+            | Role::Waiting(_)
             | Role::Reigning(_)
             | Role::Ended => "recovering",
         }
@@ -64,12 +65,16 @@ impl MasterActor {
 
         writeln!(text, "\n# Replication")?;
         writeln!(text, "role:{}", self.role_name())?;
-        writeln!(text, "epoch:{}", state.epoch)?;
+        let epoch = if let Role::Reigning(reign) = &self.role { reign.reign.epoch } else { self.known_epoch };
+        writeln!(text, "epoch:{epoch}")?;
         writeln!(text, "active_master:{}", state.active_address.as_deref().unwrap_or(""))?;
         writeln!(text, "peer_connected:{}", u8::from(self.dialed.is_some()))?;
         let lag = if self.serves() { self.standby_lag_ms(now) } else { None };
         writeln!(text, "standby_lag_ms:{}", lag.map_or_else(String::new, |ms| ms.to_string()))?;
-        writeln!(text, "degraded:{}", self.health.degraded())?;
+        let waiting_for = self.waiting_for();
+        let degraded = if waiting_for.is_empty() { self.health.degraded() } else { waiting_for.clone() };
+        writeln!(text, "degraded:{degraded}")?;
+        writeln!(text, "waiting_for:{waiting_for}")?;
         writeln!(text, "takeovers:{}", self.takeovers)?;
         writeln!(text, "handovers:{}", self.handovers)?;
 
@@ -137,13 +142,18 @@ impl MasterActor {
             Role::Barred { .. }
             | Role::Halting { .. }
             | Role::Recovering { .. }
+            | Role::Waiting(_)
             | Role::Reigning(_)
             | Role::Ended => 0,
         };
         writeln!(text, "replay_lag_seq:{lag}")?;
         let sight = match &self.role {
             Role::Standby { .. } | Role::Barred { .. } => self.sight.word(),
-            Role::Halting { .. } | Role::Recovering { .. } | Role::Reigning(_) | Role::Ended => "",
+            Role::Halting { .. }
+            | Role::Recovering { .. }
+            | Role::Waiting(_)
+            | Role::Reigning(_)
+            | Role::Ended => "",
         };
         writeln!(text, "standby_log:{sight}")?;
 
@@ -160,16 +170,22 @@ impl MasterActor {
         writeln!(text, "requests_in_flight:{}", self.switchboard.requests.get())?;
         writeln!(text, "request_bytes_in_flight:{}", self.switchboard.bytes.get())?;
         writeln!(text, "requests_waiting_for_master:{}", self.front.waiting())?;
-        writeln!(text, "own_pauses:{}", self.doubt.borrow().jumps() - self.jumps_busy)?;
-        writeln!(text, "own_stalls:{}", self.jumps_busy)?;
+        writeln!(text, "own_pauses:{}", self.jumps.paused)?;
+        writeln!(text, "own_stalls:{}", self.jumps.busy)?;
+        writeln!(text, "own_waits_for_processor:{}", self.jumps.starved)?;
 
         writeln!(text, "\n# Turns")?;
         for (class, turns) in self.turns.classes() {
             writeln!(text, "{class}:{turns}")?;
         }
-        let (longest_us, longest_in) = self.turns.longest();
-        writeln!(text, "turn_longest_us:{longest_us}")?;
-        writeln!(text, "turn_longest_in:{longest_in}")?;
+        let longest = self.turns.longest();
+        writeln!(text, "turn_longest_us:{}", longest.us)?;
+        writeln!(text, "turn_longest_in:{}", longest.name)?;
+        writeln!(text, "turns_computing_above_10ms:{}", self.turns.computing_long())?;
+        let longest = self.turns.longest_computing();
+        writeln!(text, "turn_longest_computing_us:{}", longest.us)?;
+        writeln!(text, "turn_longest_computing_in:{}", longest.name)?;
+        writeln!(text, "turn_longest_computing_by_kind:{}", self.turns.longest_computing_by_kind())?;
 
         writeln!(text, "\n# Errors")?;
         for word in ErrorWord::ALL.into_iter().filter(|word| !word.is_reserved()) {

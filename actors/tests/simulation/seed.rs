@@ -3,6 +3,7 @@
 use crate::clients::{insist, insist_at, Answer, Client, Habits, Recorder, Trouble};
 use crate::cluster::{Cluster, Node, Shape};
 use crate::damage;
+use crate::lost;
 use crate::nemesis::{Nemesis, Tally};
 use crate::witness::Witness;
 use bytes::Bytes;
@@ -32,6 +33,9 @@ const NATIVE_EVERY: u64 = 5;
 /// One seed in so many gets its log damaged at the end.
 const DAMAGED_EVERY: u64 = 4;
 
+/// In one seed of so many, the log is lost at the end, and found again.
+const LOST_EVERY: u64 = 4;
+
 /// In one seed of so many, the primary hangs at the end.
 const HUNG_EVERY: u64 = 4;
 
@@ -50,6 +54,10 @@ const VISITORS: u64 = 12;
 
 /// How long a stop may take.
 const STOP_LIMIT: Duration = Duration::from_secs(7);
+
+/// In one seed of so many, a master does one key of a request of several at a time: what is done in slices of hundreds of
+/// keys elsewhere is in slices here.
+const SLICED_EVERY: u64 = 2;
 
 /// How long a primary that hangs may stay without a successor, beyond the failover timeout.
 const REPLACE_LIMIT: Duration = Duration::from_secs(5);
@@ -84,6 +92,8 @@ pub(crate) enum Check {
     SlaveKeeps,
     /// A damaged log is named and left alone.
     Damage,
+    /// Without its log, or with an older copy of it, nobody is served.
+    Lost,
     /// The cluster serves when everything is mended.
     Serves,
     /// So it does for each client that was there all the time.
@@ -264,6 +274,9 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
     if is_narrow {
         shape.slave_window = bytesize::ByteSize::b(1);
     }
+    if seed % SLICED_EVERY == 1 {
+        shape.slice_keys = 1;
+    }
     let cluster = Cluster::start(&world, shape);
     cluster.set_restart_ms(0, world.random_within(0..=2000));
     let witness = Witness::listen(&world, &cluster);
@@ -286,6 +299,7 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
     world.say(|| "everything is mended".to_owned());
     let trials = Trials {
         is_damaged: seed % DAMAGED_EVERY == DAMAGED_EVERY - 1,
+        is_lost: seed.is_multiple_of(LOST_EVERY),
         is_hung: seed % HUNG_EVERY == 1,
         is_stopped: seed.is_multiple_of(STOPPED_EVERY),
     };
@@ -315,6 +329,8 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
 pub(crate) struct Trials {
     /// Its log is damaged.
     pub(crate) is_damaged: bool,
+    /// Its log is lost and found again.
+    pub(crate) is_lost: bool,
     /// Its primary hangs.
     pub(crate) is_hung: bool,
     /// Its masters are asked to stop, first the one that serves, and then both.
@@ -341,6 +357,10 @@ pub(crate) async fn verdict(
     let mut damages = 0;
     if trials.is_damaged {
         damages += u64::from(damage::strike(cluster).await?);
+        serves(&env).await?;
+    }
+    if trials.is_lost {
+        lost::strike(cluster, &env).await?;
         serves(&env).await?;
     }
     // The clients, too, find their way back, each of them.
@@ -607,7 +627,7 @@ async fn converged(cluster: &Cluster, env: &dsm::env::Env) -> Result<(), Failure
         .failed(format!("no primary with {slaves} slaves and a standby for {CONVERGE_LIMIT:?}: {seen:?}"))
 }
 
-async fn status(env: &dsm::env::Env, master: &str) -> Option<String> {
+pub(crate) async fn status(env: &dsm::env::Env, master: &str) -> Option<String> {
     let mut connection = crate::clients::Connection::open(env, master).await?;
     connection.send(&[vec![Bytes::from_static(b"INFO")]]).await.ok()?;
     match connection.answer().await.ok()? {
