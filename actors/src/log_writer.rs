@@ -203,6 +203,8 @@ pub struct Start {
     pub position: Position,
     /// The new reign.
     pub reign: Reign,
+    /// Reigns whose loss is accepted with it.
+    pub given_up: Vec<Reign>,
     /// What stands in front of the EPOCH record: CLUSTER in a new log.
     pub head: Option<Operation>,
     /// The EPOCH record's text.
@@ -350,6 +352,7 @@ impl LogWriter {
             synced_too_high: planted!(SyncedTooHigh),
             offset: self.offset,
             reign: self.start.reign,
+            given_up: if has_epoch { self.start.given_up.clone() } else { Vec::new() },
             fsync: self.start.fsync.into(),
             address: self.start.address.clone(),
             head: self.start.head.clone(),
@@ -855,6 +858,7 @@ struct Draft {
     synced_too_high: bool,
     offset: u64,
     reign: Reign,
+    given_up: Vec<Reign>,
     fsync: SyncMode,
     address: String,
     head: Option<Operation>,
@@ -886,7 +890,8 @@ impl Draft {
                         record::encode(head, last, epoch, synced, &mut bytes);
                         last = last.next();
                     }
-                    let mark = ReignMark { id: self.reign.id, fsync: self.fsync, given_up: Vec::new() };
+                    let mark =
+                        ReignMark { id: self.reign.id, fsync: self.fsync, given_up: self.given_up.clone() };
                     let begun = Operation::Epoch { address: self.address.clone(), mark: Some(mark) };
                     record::encode(&begun, last, epoch, synced, &mut bytes);
                 }

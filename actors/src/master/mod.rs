@@ -150,6 +150,8 @@ pub(super) struct Reign {
     values: Rc<dyn File>,
     cluster: ClusterId,
     reign: ReignName,
+    /// Whether something stands in the file of witnesses that is settled with the EPOCH record.
+    is_noted: bool,
     phase: Phase,
 }
 
@@ -159,6 +161,8 @@ pub(super) enum Phase {
     Opening,
     /// Slaves are told.
     Announcing { since: Millis },
+    /// A slave has seen records that the log lacks: it is closed, and nobody is served.
+    Doubting,
     /// Requests are served.
     Serving,
     /// Requests are served while the log is synced, so that a handover finds little left to sync.
@@ -209,8 +213,10 @@ pub(super) struct SlaveLink {
     reads: ReadWindow,
     /// The cluster that it named in its hello. If it is ours, it may know of our reigns.
     cluster: Option<ClusterId>,
-    /// What it had seen by then.
+    /// What it had seen when it said so last.
     seen: Option<Seen>,
+    /// The room it has, in bytes, if it has accepted the reign and gets its place when that begins to serve.
+    enlisted: Option<u64>,
     /// What it says it has seen is not in the log: it gets no place in this reign, and nothing of it is dropped.
     disputes: bool,
 }
@@ -351,6 +357,8 @@ pub struct MasterActor {
     slave_of: Option<(SlaveId, ClusterId)>,
     /// Whether one of the masters has served since this one started.
     has_been_served: bool,
+    /// The slave for whose sake a reign is given up before it serves, and what it has seen.
+    doubts: Option<(SlaveId, Seen)>,
     log_bytes: u64,
     log_seq: dsm_protocol::ids::Seq,
     told_seq: dsm_protocol::ids::Seq,
@@ -495,6 +503,7 @@ impl MasterActor {
             peer_cluster: None,
             slave_of: None,
             has_been_served: false,
+            doubts: None,
             log_bytes: 0,
             log_seq: dsm_protocol::ids::Seq::default(),
             told_seq: dsm_protocol::ids::Seq::default(),
