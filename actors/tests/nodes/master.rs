@@ -707,6 +707,8 @@ fn a_reign_that_a_slave_disputes_before_it_serves_is_put_aside_and_begins_again_
         let write = Operation::Write(vec![(text("k"), text("v"))]);
         record::encode(&write, Seq(3), reign.epoch, Seq(2), &mut more);
         let alone = Alone::start_on(&world, alone.machine.clone());
+        // It listens, and waits for what others may say.
+        alone.wait_for("takeovers", 0).await;
         let mut link = alone.hello_of(Some(cluster), "one", 1).await;
         let next = loop {
             match link.message().await.expect("the slave is registered") {
