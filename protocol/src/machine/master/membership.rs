@@ -359,3 +359,68 @@ impl Membership {
         self.iter().find(|(_, member)| member.link == link).map(|(slot, _)| slot)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Command;
+    use crate::ids::{ReignId, SessionId};
+    use crate::machine::master::{Asker, Change, Config, Effect, Event, Master};
+    use crate::record::Place;
+
+    /// Keys of one record: more than are taken in at once.
+    const KEYS: usize = 5000;
+
+    fn step(master: &mut Master, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        master.step(Millis(0), event, &mut effects);
+        effects
+    }
+
+    fn join(master: &mut Master, number: u64) -> Vec<Effect> {
+        let id = SlaveId::new(format!("s{number}")).unwrap();
+        step(master, Event::SlaveJoined { id, link: LinkId(number), room_bytes: u64::MAX })
+    }
+
+    /// A record of many keys is written.
+    fn written(master: &mut Master, seq: u64) {
+        let pairs = (0..KEYS).map(|key| (Bytes::from(format!("k{key}")), Bytes::new())).collect();
+        let asker = Asker { session: SessionId(1), tag: seq };
+        let command = Command::PutMany { pairs };
+        for effect in step(master, Event::Request { asker, deadline: Millis(1000), command }) {
+            let Effect::Append { write, change } = effect else { continue };
+            assert!(matches!(&*change, Change::Put(pairs) if pairs.len() == KEYS));
+            let (version, places) = (Version::new(1, seq), std::iter::repeat_n(Place::default(), KEYS));
+            step(master, Event::Written { write, version, places: places.collect() });
+        }
+    }
+
+    #[test]
+    fn a_slave_gets_its_slot_though_records_are_never_all_taken_in() {
+        let mut master = Master::new(Config::default());
+        step(&mut master, Event::ReignBegan { version: Version::new(1, 1), id: ReignId(1) });
+        join(&mut master, 0);
+        let mut seq = 2;
+        written(&mut master, seq);
+        // One comes and goes until no slot is left that nobody has been in.
+        let waits = (1..200).find(|number| {
+            let has_slot = join(&mut master, *number).iter().any(|e| matches!(e, Effect::Joined { .. }));
+            if has_slot {
+                step(&mut master, Event::SlaveLost { link: LinkId(*number) });
+            }
+            !has_slot
+        });
+        assert_eq!(waits, Some(64));
+        for _ in 0..100 {
+            // There is always another record.
+            seq += 1;
+            written(&mut master, seq);
+            assert!(master.has_chores());
+            let effects = step(&mut master, Event::Chore);
+            if effects.contains(&Effect::SlotFree { link: LinkId(64) }) {
+                return;
+            }
+        }
+        panic!("it waits for ever");
+    }
+}

@@ -178,6 +178,11 @@ impl Writes {
         !self.outcomes.is_empty() || !self.losses.is_empty()
     }
 
+    /// Whether a slave has left whose part in something is not made good.
+    pub(super) fn has_losses(&self) -> bool {
+        !self.losses.is_empty()
+    }
+
     /// Whether a slave has left whose part in this write is not made good.
     fn is_bereft(&self, id: WriteId) -> bool {
         self.losses.iter().any(|loss| loss.writes[loss.writes_done..].binary_search(&id).is_ok())
