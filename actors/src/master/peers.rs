@@ -2,6 +2,7 @@
 
 use super::{send, MasterActor, PeerInbound, PeerOutbound, Phase, Reign, Role};
 use crate::acceptor::{check_sizes, count, reject};
+use crate::address;
 use crate::batch::Outbox;
 use crate::session::{shown_message, Coding, Session};
 use crate::supervision::NodeError;
@@ -91,6 +92,12 @@ impl MasterActor {
 
     pub(super) fn peer_hello(&mut self, link: LinkId, hello: Hello, outbox: Outbox) {
         let HelloRole::Master { address, lock_identity } = hello.role else { return };
+        // It stands in log lines and in answers. Anybody can say anything.
+        if let Err(why) = address::to_connect(&address) {
+            log::debug!("other master refused link={link} cause=\"its own address is none: {why}\"");
+            reject(&outbox, &format!("the address of a master is none: {why}"));
+            return;
+        }
         let ours = match self.env.locks().identity(&self.config.lock_path()) {
             Ok(ours) => ours,
             // It may pass (no descriptor left, say), and a Reject would end the other master: let it dial again.
