@@ -3,9 +3,10 @@
 
 mod common;
 
-use common::cluster::{Node, Setup, TestCluster};
+use common::cluster::{Node, Setup, TestCluster, MASTERS};
 use common::load::Load;
-use common::{millis, seconds};
+use common::resp::Answer;
+use common::{millis, seconds, stays, wait_for};
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::symlink;
@@ -136,11 +137,97 @@ fn a_log_that_is_cut_or_overwritten_ends_the_primary_and_nothing_is_acknowledged
     load.prove(&mut cluster);
 }
 
+/// Nobody serves for a while, and nobody begins a log.
+fn nobody_serves(cluster: &TestCluster, word: &str) {
+    wait_for("the standby sees it", seconds(3), || {
+        cluster.info(Node::Backup).filter(|info| info.get("standby_log") == Some(word))
+    });
+    stays("nobody serves", millis(700), || match cluster.primary() {
+        None => Ok(()),
+        Some((node, info)) => Err(format!("{node:?}: {info:?}")),
+    });
+}
+
+#[test]
+fn a_standby_takes_over_from_no_other_file_and_goes_on_by_itself_when_the_log_is_back() {
+    let mut cluster = Setup::slaves(2).start();
+    let (log, moved) = (cluster.log(), cluster.dir().join("kv_store.log.1"));
+    let load = Load::start(&cluster, 6, 20);
+    let back_to_primary = |cluster: &mut TestCluster| {
+        cluster.wait_until_serves(Node::Backup, seconds(5));
+        load.wait_for_writes(50, seconds(10));
+        cluster.start(Node::Master);
+        cluster.wait_until_serves(Node::Master, seconds(15));
+        load.wait_for_writes(50, seconds(10));
+        cluster.settle_under_load();
+    };
+
+    let begun = Instant::now();
+    fs::rename(&log, &moved).expect("moved");
+    ends(&mut cluster, begun, "nothing stands there, it was moved away");
+    nobody_serves(&cluster, "gone");
+    assert!(!log.exists(), "no new log is begun");
+    fs::rename(&moved, &log).expect("moved back");
+    back_to_primary(&mut cluster);
+
+    // The standby has it open, and says how it is had from there.
+    let begun = Instant::now();
+    fs::remove_file(&log).expect("deleted");
+    ends(&mut cluster, begun, "nothing stands there, it was deleted");
+    nobody_serves(&cluster, "gone");
+    let said = cluster.stderr(Node::Backup);
+    let words = said.rsplit_once("`cp ").expect("it says how").1;
+    let held = words.split(' ').next().expect("a path");
+    assert!(held.starts_with("/proc/"), "{held}");
+    fs::copy(held, &log).expect("what it has open can be read");
+    back_to_primary(&mut cluster);
+
+    cluster.freeze(&MASTERS);
+    let newest = fs::read(&log).expect("the log");
+    let begun = Instant::now();
+    File::options().write(true).open(&log).expect("the log").set_len(0).expect("cut");
+    MASTERS.into_iter().for_each(|master| cluster.resume(master));
+    let status = cluster.wait_for_exit(Node::Master, seconds(10));
+    assert_eq!((status.code(), begun.elapsed() < ENDS_WITHIN), (Some(1), true), "{:?}", begun.elapsed());
+    nobody_serves(&cluster, "short");
+    fs::write(&log, newest).expect("put back");
+    back_to_primary(&mut cluster);
+    load.prove(&mut cluster);
+}
+
+#[test]
+fn a_failover_to_a_standby_that_sees_another_file_is_refused_and_the_reign_is_not_given_up() {
+    let mut cluster = Setup::slaves(1).start();
+    assert_eq!(cluster.ask(&[b"SET", b"k", b"v"]), Answer::ok());
+    let (log, moved, new) = (cluster.log(), cluster.dir().join("moved"), cluster.dir().join("new"));
+    let mut operator = cluster.connect(Node::Master);
+    File::create(&new).expect("touched");
+    fs::hard_link(&log, &moved).expect("moved");
+    let begun = Instant::now();
+    fs::rename(&new, &log).expect("replaced");
+    wait_for("the standby sees it", seconds(3), || {
+        cluster.info(Node::Backup).filter(|info| info.get("standby_log") == Some("short"))
+    });
+    // Or the primary has seen it by itself.
+    if let Ok(answer) = operator.call(&[b"FAILOVER"]) {
+        let Answer::Error(text) = answer else { panic!("{answer:?}") };
+        let is_refused = text.contains("the standby follows another log");
+        assert!(is_refused || text.starts_with("STANDBY"), "{text}");
+    }
+    ends(&mut cluster, begun, "another file stands there, it was moved away");
+    nobody_serves(&cluster, "short");
+    fs::rename(&moved, &log).expect("moved back");
+    cluster.wait_until_serves(Node::Backup, seconds(5));
+    assert_eq!(cluster.ask(&[b"GET", b"k"]), Answer::bulk("v"));
+}
+
 #[test]
 fn a_log_behind_a_symbolic_link_is_served_and_watched_where_it_leads() {
     let mut cluster = Setup::slaves(1).prepare();
     let (log, volume) = (cluster.log(), cluster.dir().join("volume"));
     fs::create_dir(&volume).expect("a directory");
+    // No master makes a log where a symbolic link leads.
+    fs::write(volume.join("real.log"), "").expect("an empty log");
     symlink(volume.join("real.log"), &log).expect("linked");
     cluster.start_all();
     cluster.settle();

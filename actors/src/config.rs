@@ -124,6 +124,11 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_LOG", value_name = "FILE", default_value = "kv_store.log")]
     pub log: PathBuf,
 
+    /// Begin a new, empty log where there is none and nobody names a cluster, though no slave has come. Without it the
+    /// first slave of no cluster is waited for. Safe to leave set: an existing log is never touched
+    #[arg(long, env = "DSM_NEW")]
+    pub new: bool,
+
     /// When a write counts as written
     #[arg(long, env = "DSM_FSYNC", value_enum, default_value = "always")]
     pub fsync: Fsync,
@@ -248,6 +253,7 @@ impl Default for MasterConfig {
             advertise: None,
             peer: None,
             log: PathBuf::from("kv_store.log"),
+            new: false,
             fsync: Fsync::default(),
             placement: PlacementFlag::default(),
             min_slaves: 1,
@@ -359,7 +365,15 @@ impl MasterConfig {
     pub fn value_max(&self) -> usize {
         self.max_value.as_u64() as usize
     }
+
+    /// How long the values of one MGET may be in all, in bytes: they must fit into one frame, too.
+    pub(crate) fn gather_bytes_max(&self) -> usize {
+        self.max_pipeline_bytes.as_u64().min(GATHER_BYTES_MAX) as usize
+    }
 }
+
+/// A frame has fewer than 4 GiB.
+const GATHER_BYTES_MAX: u64 = 2 << 30;
 
 /// Settings of a slave.
 #[derive(Clone, Debug, Args)]

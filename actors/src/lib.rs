@@ -61,6 +61,7 @@ pub mod embed;
 pub mod env;
 pub mod failover_watcher;
 pub mod launcher;
+pub(crate) mod log_proof;
 pub mod log_scan;
 pub mod log_tailer;
 pub mod log_writer;

@@ -1,21 +1,27 @@
 //! `LogTailer`: follows the log of the active master and rebuilds the directory from it.
 //!
-//! Owns its place in the log. Reads what is appended within milliseconds of a file notice, holds back a line until
-//! its newline is there, and starts again when the file at the path is another one or has become shorter. Never
-//! writes, never judges a bad line: whether it is torn is for the next holder of the lock to say.
+//! Owns its place in the log. Reads what is appended within milliseconds of a file notice, and holds back a line until
+//! its newline is there. When the file at the path is another one, or has become shorter, it starts again only if what it
+//! has replayed is found in there (`log_proof.rs`); until then it keeps what it has, and says that nobody may take over
+//! from what stands there. Never writes, never judges a bad line: whether it is torn is for the next holder of the lock
+//! to say.
 
-use crate::env::{Env, File, FileIdentity, OpenMode, Watch};
+use crate::env::{Displaced, Env, File, FileIdentity, OpenMode, Post, Stands, Watch};
+use crate::log_proof::{Proof, Verdict};
 use crate::log_scan::{LogPlace, LogScan, Part};
 use crate::supervision::{Fate, NodeError, PanicGuard, TaskGuard};
 use actix::prelude::*;
-use dsm_protocol::ids::{Reign, Version};
+use dsm_protocol::ids::{Epoch, Reign, Seq, Version};
 use dsm_protocol::machine::master::ReignRecord;
 use dsm_protocol::planted;
 use dsm_protocol::record::{Body, Place, Record, Span, SyncMode};
+use std::cell::Cell;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 /// So many keys are handed to the master at once.
@@ -69,6 +75,50 @@ pub struct Replayed {
     pub caught_up: bool,
 }
 
+/// What a standby sees of the log that it follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// What stands at the path goes on what was replayed.
+    Follows,
+    /// Nothing stands there.
+    Gone(String),
+    /// Something stands there in which what was replayed is not found.
+    Other(String),
+    /// What stands there ends in front of what was replayed.
+    Short(String),
+}
+
+impl Sight {
+    /// The word for it in INFO.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Sight::Follows => "follows",
+            Sight::Gone(_) => "gone",
+            Sight::Other(_) => "other",
+            Sight::Short(_) => "short",
+        }
+    }
+}
+
+impl fmt::Display for Sight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Sight::Follows => f.write_str("it goes on what was replayed"),
+            Sight::Gone(what) | Sight::Other(what) | Sight::Short(what) => f.write_str(what),
+        }
+    }
+}
+
+/// Says what is seen of the log: when that changes, and to whoever asks by [`Look`], once the file is read to its end.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Sighted(pub Sight);
+
+/// Asks for a fresh look, answered by [`Sighted`].
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Look;
+
 /// Adds to `changes` what a record does to the directory.
 pub(crate) fn replay(record: &Record<'_>, span: Span, changes: &mut Vec<Replay>) {
     let version = Version { epoch: record.epoch, seq: record.seq };
@@ -111,17 +161,35 @@ pub struct Start {
     pub file: Option<FileIdentity>,
 }
 
+/// Whom a [`LogTailer`] tells what.
+#[derive(Clone)]
+pub struct Ports {
+    /// Takes in what is replayed.
+    pub replayed: Recipient<Replayed>,
+    /// Hears what is seen of the log.
+    pub sighted: Recipient<Sighted>,
+    /// Hears that nothing more comes.
+    pub halted: Recipient<Halted>,
+}
+
 /// The actor. See the module.
 pub struct LogTailer {
     env: Env,
     path: PathBuf,
     line_bytes_max: usize,
     from: Start,
-    replayed: Recipient<Replayed>,
-    halted: Recipient<Halted>,
+    ports: Ports,
+    asked: Rc<Asked>,
     fate: Fate,
     guard: PanicGuard,
     task: Option<JoinHandle<()>>,
+}
+
+/// Whether somebody waits for a fresh look.
+#[derive(Debug, Default)]
+struct Asked {
+    is_asked: Cell<bool>,
+    wake: Notify,
 }
 
 impl LogTailer {
@@ -131,12 +199,11 @@ impl LogTailer {
         path: PathBuf,
         line_bytes_max: usize,
         from: Start,
-        replayed: Recipient<Replayed>,
-        halted: Recipient<Halted>,
+        ports: Ports,
         fate: Fate,
     ) -> Self {
         let guard = PanicGuard::new("LogTailer", fate.clone());
-        LogTailer { env, path, line_bytes_max, from, replayed, halted, fate, guard, task: None }
+        LogTailer { env, path, line_bytes_max, from, ports, asked: Rc::default(), fate, guard, task: None }
     }
 }
 
@@ -148,12 +215,18 @@ impl Actor for LogTailer {
             env: Rc::clone(&self.env),
             path: self.path.clone(),
             line_bytes_max: self.line_bytes_max,
-            replayed: self.replayed.clone(),
+            ports: self.ports.clone(),
+            asked: Rc::clone(&self.asked),
             scan: Some(LogScan::new(&self.from.place, self.line_bytes_max)),
+            file: None,
             identity: self.from.file,
+            proven: self.from.place.clone(),
+            proof: None,
+            sight: Sight::Follows,
             from_start: false,
             told: self.from.place.clone(),
             warned_at: None,
+            is_unseen: false,
         };
         let fate = self.fate.clone();
         let path = self.path.display().to_string();
@@ -174,6 +247,15 @@ impl Actor for LogTailer {
     }
 }
 
+impl Handler<Look> for LogTailer {
+    type Result = ();
+
+    fn handle(&mut self, _: Look, _: &mut Self::Context) {
+        self.asked.is_asked.set(true);
+        self.asked.wake.notify_one();
+    }
+}
+
 impl Handler<Halt> for LogTailer {
     type Result = ();
 
@@ -182,7 +264,7 @@ impl Handler<Halt> for LogTailer {
             task.abort();
         }
         // Whatever the task has sent lies in front of this in the same mailbox.
-        self.halted.do_send(Halted);
+        self.ports.halted.do_send(Halted);
         ctx.stop();
     }
 }
@@ -192,15 +274,26 @@ struct Follower {
     env: Env,
     path: PathBuf,
     line_bytes_max: usize,
-    replayed: Recipient<Replayed>,
+    ports: Ports,
+    asked: Rc<Asked>,
     /// Absent only while a file's thread has it.
     scan: Option<LogScan>,
+    /// The file that is followed, open. It stays so, whatever stands at its path: it may have no other name.
+    file: Option<Rc<dyn File>>,
     identity: Option<FileIdentity>,
+    /// What was replayed and is to be found again in whatever is followed.
+    proven: LogPlace,
+    /// The search for it, in what stands at the path by now.
+    proof: Option<Proof>,
+    /// What was said of the log last.
+    sight: Sight,
     from_start: bool,
     /// The place that the master was told last.
     told: LogPlace,
     /// The place of the bad line that was complained about.
     warned_at: Option<u64>,
+    /// Whether it was said that the path cannot be looked at.
+    is_unseen: bool,
 }
 
 impl Follower {
@@ -212,17 +305,18 @@ impl Follower {
                 None
             }
         };
-        let mut file: Option<Rc<dyn File>> = None;
         loop {
-            self.check_file(&mut file).await?;
-            match &file {
-                Some(file) => self.read_to_end(file).await?,
-                None => self.tell(Vec::new(), true).await,
-            }
+            let is_asked = self.asked.is_asked.take();
+            let sight = self.look().await?;
+            self.say(sight, is_asked);
             tokio::time::sleep(REST).await;
             match &mut watch {
                 Some(noticing) => {
-                    let noticed = tokio::time::timeout(LOOK_EVERY, noticing.changed()).await;
+                    let noticed = async { tokio::time::timeout(LOOK_EVERY, noticing.changed()).await };
+                    let noticed = tokio::select! {
+                        noticed = noticed => noticed,
+                        () = self.asked.wake.notified() => Ok(Ok(())),
+                    };
                     if let Ok(Err(error)) = noticed {
                         log::warn!("no more file notices, looking every {LOOK_WITHOUT_NOTICE:?} instead error={error}");
                         watch = None;
@@ -233,34 +327,154 @@ impl Follower {
         }
     }
 
-    /// Makes sure that `file` is the one at the path, and that the place is within it.
-    async fn check_file(&mut self, file: &mut Option<Rc<dyn File>>) -> io::Result<()> {
-        let at_path = self.env.disk().identity(&self.path).await?;
-        let Some(at_path) = at_path else {
-            if file.take().is_some() {
-                log::warn!("log is gone path={}", self.path.display());
+    /// Says what is seen, if that is new or somebody waits for it.
+    fn say(&mut self, sight: Sight, is_asked: bool) {
+        let path = self.path.display();
+        let is_new = sight != self.sight;
+        if is_new && sight == Sight::Follows {
+            log::info!("log at its path goes on what was replayed path={path}");
+        } else if is_new {
+            log::warn!(
+                "standby does not take over from what stands at the log's path path={path} cause=\"{sight}\": put the \
+                 file back, and this master goes on by itself"
+            );
+        }
+        self.sight = sight.clone();
+        if is_new || is_asked {
+            self.ports.sighted.do_send(Sighted(sight));
+        }
+    }
+
+    /// Reads what there is to read, if what stands at the path goes on what was replayed.
+    async fn look(&mut self) -> io::Result<Sight> {
+        let found = match self.find().await {
+            Ok(found) => found,
+            Err(error) => {
+                // What the system does not tell now it may tell later; that is no reason to end, and none to believe.
+                if !std::mem::replace(&mut self.is_unseen, true) {
+                    log::warn!(
+                        "the log's path cannot be looked at, trying on path={} error={error}",
+                        self.path.display()
+                    );
+                }
+                let stays = |what: &str| Sight::Gone(format!("{what}: {error}"));
+                return Ok(if self.has_replayed() {
+                    stays("it cannot be looked at")
+                } else {
+                    Sight::Follows
+                });
             }
-            return Ok(());
         };
-        if file.is_none() || self.identity != Some(at_path) {
-            let opened = match self.env.disk().open(&self.path, OpenMode::Read).await {
-                Ok(opened) => opened,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                Err(error) => return Err(error),
+        self.is_unseen = false;
+        match found {
+            Found::Same => {}
+            Found::Nothing(what) if self.has_replayed() => return Ok(Sight::Gone(what)),
+            Found::Nothing(_) => {
+                self.tell(Vec::new(), true).await;
+                return Ok(Sight::Follows);
+            }
+            Found::Another { file, identity, through } => {
+                if let Some(sight) = self.prove(file, identity, through).await? {
+                    return Ok(sight);
+                }
+            }
+        }
+        self.read_to_end().await
+    }
+
+    /// Whether something would be lost if what stands at the path were believed whatever it is.
+    ///
+    /// A record that somebody was told of stands behind an EPOCH, which is synced, so that its line says so. Lines of the
+    /// original program say nothing.
+    fn has_replayed(&self) -> bool {
+        let LogPlace { position, durable, .. } = &self.proven;
+        durable.seq > Seq(0) || (position.seq > Seq(0) && position.epoch == Epoch(0))
+    }
+
+    /// Looks what stands at the path.
+    async fn find(&mut self) -> io::Result<Found> {
+        let Some(file) = self.file.clone() else { return self.open().await };
+        let Some(identity) = self.identity else { return self.open().await };
+        let post = Post { path: self.path.as_path().into(), identity };
+        let displaced = file.look(post, self.place().position.offset).await?;
+        let Some(Displaced { stands, is_deleted }) = displaced else { return Ok(Found::Same) };
+        let held = match file.shown().filter(|_| is_deleted) {
+            Some(shown) => format!("; this process has it open: `cp {shown} {}`", self.path.display()),
+            None => String::new(),
+        };
+        match stands {
+            Stands::Longer { .. } => Ok(Found::Same),
+            Stands::Nothing | Stands::Dangling { .. } => {
+                let found = Displaced { stands, is_deleted };
+                Ok(Found::Nothing(format!("{found}{held}")))
+            }
+            // A takeover may have cut what was not known to be on disk, and nothing else.
+            Stands::Shorter { .. } => Ok(Found::Another { file, identity, through: Through::Durable }),
+            Stands::Other => self.open().await,
+        }
+    }
+
+    /// Opens what stands at the path.
+    async fn open(&mut self) -> io::Result<Found> {
+        let nothing = || Found::Nothing("nothing stands there".to_owned());
+        let file = match self.env.disk().open(&self.path, OpenMode::Read).await {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(nothing()),
+            Err(error) => return Err(error),
+        };
+        let identity = file.identity().await?;
+        if self.identity == Some(identity) {
+            let is_short = file.length().await? < self.place().position.offset;
+            self.file = Some(Rc::clone(&file));
+            let through = Through::Durable;
+            return Ok(if is_short { Found::Another { file, identity, through } } else { Found::Same });
+        }
+        Ok(Found::Another { file, identity, through: Through::All })
+    }
+
+    /// Looks in another file, or in one that was cut, for what was replayed, and begins to follow it if it is there. Else
+    /// gives what is to be said of it.
+    async fn prove(
+        &mut self,
+        file: Rc<dyn File>,
+        identity: FileIdentity,
+        through: Through,
+    ) -> io::Result<Option<Sight>> {
+        let why = match through {
+            Through::All => "another file",
+            Through::Durable => "it was cut",
+        };
+        if self.has_replayed() {
+            let position = match through {
+                Through::All => self.proven.position,
+                Through::Durable => self.proven.durable,
             };
-            let identity = opened.identity().await?;
-            if self.identity != Some(identity) {
-                self.restart("another file");
-                self.identity = Some(identity);
+            let proof = match self.proof.take().filter(|proof| proof.is_of(identity, &position)) {
+                Some(proof) => proof,
+                None => Proof::new(file, identity, position, self.line_bytes_max),
+            };
+            let (proof, verdict) = proof.go_on().await?;
+            let file = Rc::clone(proof.file());
+            match verdict {
+                Verdict::Found => self.file = Some(file),
+                Verdict::Short(what) => {
+                    self.proof = Some(proof);
+                    return Ok(Some(Sight::Short(what)));
+                }
+                Verdict::Other(what) => {
+                    self.proof = Some(proof);
+                    return Ok(Some(Sight::Other(what)));
+                }
             }
-            *file = Some(opened);
+            // Behind that, what was replayed may be gone for good.
+            self.proven = LogPlace::durable(position);
+        } else {
+            self.file = Some(file);
         }
-        if let Some(file) = file {
-            if file.length().await? < self.place().position.offset {
-                self.restart("it became shorter");
-            }
-        }
-        Ok(())
+        self.proof = None;
+        self.identity = Some(identity);
+        self.restart(why);
+        Ok(None)
     }
 
     fn restart(&mut self, why: &str) {
@@ -277,16 +491,26 @@ impl Follower {
         self.scan.as_ref().map_or_else(LogPlace::default, LogScan::place)
     }
 
-    async fn read_to_end(&mut self, file: &Rc<dyn File>) -> io::Result<()> {
+    /// Reads what the file has, and says whether all that was replayed before is among it.
+    async fn read_to_end(&mut self) -> io::Result<Sight> {
+        let Some(file) = self.file.clone() else { return Ok(Sight::Follows) };
         loop {
-            let Some(scan) = self.scan.take() else { return Ok(()) };
+            let Some(scan) = self.scan.take() else { return Ok(Sight::Follows) };
             let (scan, part) = file.scan(scan).await?;
             self.scan = Some(scan);
             tell_of_marks(&self.path, &part);
             if part.lost {
-                // Somebody took over, cut what the disk had not taken, and wrote on behind it.
-                self.restart("what was read is not there any more");
-                continue;
+                // Somebody took over, cut what the disk had not taken, and wrote on behind it. Or another file was written
+                // over this one.
+                let Some(identity) = self.identity else { return Ok(Sight::Follows) };
+                match self.prove(Rc::clone(&file), identity, Through::Durable).await? {
+                    Some(sight) => return Ok(sight),
+                    None => continue,
+                }
+            }
+            let place = self.place();
+            if place.position.seq >= self.proven.position.seq {
+                self.proven = place;
             }
             if let Some(bad) = part.bad {
                 if self.warned_at.replace(bad.offset) != Some(bad.offset) {
@@ -298,13 +522,21 @@ impl Follower {
                     );
                 }
                 self.tell(part.changes, true).await;
-                return Ok(());
+                return Ok(self.completeness());
             }
             self.tell(part.changes, part.at_end).await;
             if part.at_end {
-                return Ok(());
+                return Ok(self.completeness());
             }
         }
+    }
+
+    fn completeness(&self) -> Sight {
+        let (is, was) = (self.place().position.seq, self.proven.position.seq);
+        if is >= was {
+            return Sight::Follows;
+        }
+        Sight::Short(format!("it ends at seq {is}, and seq {was} was replayed"))
     }
 
     async fn tell(&mut self, changes: Vec<Replay>, caught_up: bool) {
@@ -316,8 +548,27 @@ impl Follower {
             caught_up,
         };
         let before = std::mem::replace(&mut self.told, replayed.place.clone());
-        hand_over(&self.replayed, replayed, before).await;
+        hand_over(&self.ports.replayed, replayed, before).await;
     }
+}
+
+/// What stands at the path.
+enum Found {
+    /// The file that is followed, and no less of it than was replayed.
+    Same,
+    /// Nothing, in words.
+    Nothing(String),
+    /// Another file, or the same one with less in it.
+    Another { file: Rc<dyn File>, identity: FileIdentity, through: Through },
+}
+
+/// What must be found again.
+#[derive(Clone, Copy)]
+enum Through {
+    /// All that was replayed.
+    All,
+    /// What of it was known to be on disk.
+    Durable,
 }
 
 /// Says which damaged marks a part of the log had. Nothing is missing with them.

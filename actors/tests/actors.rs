@@ -640,6 +640,7 @@ mod log_tailer_actor {
         disk: MemoryDisk,
         tailer: Addr<LogTailer>,
         replayed: Received<Replayed>,
+        sighted: Received<log_tailer::Sighted>,
         halted: Received<log_tailer::Halted>,
         fate: Fate,
         seen: Vec<String>,
@@ -648,6 +649,7 @@ mod log_tailer_actor {
     fn rig() -> Rig {
         let world = MemoryEnv::new();
         let (replayed_port, replayed) = Probe::begin();
+        let (sighted_port, sighted) = Probe::begin();
         let (halted_port, halted) = Probe::begin();
         let fate = Fate::default();
         let tailer = LogTailer::new(
@@ -655,12 +657,11 @@ mod log_tailer_actor {
             LOG.into(),
             1 << 20,
             log_tailer::Start::default(),
-            replayed_port,
-            halted_port,
+            log_tailer::Ports { replayed: replayed_port, sighted: sighted_port, halted: halted_port },
             fate.clone(),
         )
         .start();
-        Rig { disk: world.disk, tailer, replayed, halted, fate, seen: Vec::new() }
+        Rig { disk: world.disk, tailer, replayed, sighted, halted, fate, seen: Vec::new() }
     }
 
     impl Rig {
@@ -686,9 +687,26 @@ mod log_tailer_actor {
 
     /// A log whose writes are of `keys`.
     fn log(keys: &[&str]) -> Vec<u8> {
+        log_of(7, 0, keys)
+    }
+
+    /// The same of a cluster, with a reign that begins by its EPOCH record if it has an id.
+    fn log_of(cluster: u64, reign: u64, keys: &[&str]) -> Vec<u8> {
         let mut out = Vec::new();
-        record::encode(&record::Operation::Cluster(ClusterId(7)), Seq(1), Epoch(1), Seq(0), &mut out);
-        for (seq, key) in (2..).zip(keys) {
+        record::encode(&record::Operation::Cluster(ClusterId(cluster)), Seq(1), Epoch(1), Seq(0), &mut out);
+        let mut seq = 1;
+        if reign > 0 {
+            seq = 2;
+            let mark = record::ReignMark {
+                id: ReignId(reign),
+                fsync: record::SyncMode::Always,
+                given_up: Vec::new(),
+            };
+            let begun = record::Operation::Epoch { address: "here:1".to_owned(), mark: Some(mark) };
+            record::encode(&begun, Seq(seq), Epoch(1), Seq(0), &mut out);
+        }
+        for key in keys {
+            seq += 1;
             record::encode_write(&[(key, "v")], Seq(seq), Epoch(1), Seq(seq - 1), &mut out);
         }
         out
@@ -743,17 +761,116 @@ mod log_tailer_actor {
     }
 
     #[test]
-    fn a_file_that_became_shorter_is_read_from_its_start() {
+    fn a_file_that_was_cut_as_a_takeover_may_cut_it_is_read_from_its_start() {
         virtual_time(async {
             let mut rig = rig();
             let path = Path::new(LOG);
             rig.disk.extend(path, &log(&["a", "b", "c"]));
             assert_eq!(rig.replayed().await, ["start", "a", "b", "c"]);
-            let kept = log(&["a"]).len();
+            // The line of c says that b was on disk, and none says so of c.
+            let kept = log(&["a", "b"]).len();
             rig.disk.cut(path, kept);
-            assert_eq!(rig.replayed().await, ["start", "a"]);
-            rig.disk.extend(path, &log(&["a", "d"])[kept..]);
+            assert_eq!(rig.replayed().await, ["start", "a", "b"]);
+            rig.disk.extend(path, &log(&["a", "b", "d"])[kept..]);
             assert_eq!(rig.replayed().await, ["d"]);
+            assert!(rig.sighted.is_empty(), "it was followed all the time");
+        });
+    }
+
+    /// What was said of the log since the last call, in INFO's words.
+    fn sights(rig: &Rig) -> Vec<&'static str> {
+        rig.sighted.take().into_iter().map(|sighted| sighted.0.word()).collect()
+    }
+
+    #[test]
+    fn what_does_not_hold_what_was_replayed_replaces_nothing_and_the_log_put_back_goes_on() {
+        let path = Path::new(LOG);
+        let keys = ["a", "b", "c", "d"];
+        type Do = fn(&MemoryDisk, &Path);
+        let faults: [(&str, Do, &str); 7] = [
+            ("moved", |disk, path| disk.rename(path, Path::new("/moved")), "gone"),
+            ("an empty one", |disk, path| disk.replace(path, b""), "short"),
+            ("an older copy", |disk, path| disk.replace(path, &log_of(7, 5, &["a", "b"])), "short"),
+            (
+                "another cluster's",
+                |disk, path| disk.replace(path, &log_of(8, 5, &["a", "b", "c", "d", "e"])),
+                "other",
+            ),
+            (
+                "another reign's",
+                |disk, path| disk.replace(path, &log_of(7, 6, &["a", "b", "c", "d", "e"])),
+                "other",
+            ),
+            ("no log", |disk, path| disk.replace(path, b"a text\nof two lines\n"), "other"),
+            ("cut", |disk, path| disk.cut(path, 0), "short"),
+        ];
+        for (what, fault, word) in faults {
+            virtual_time(async move {
+                let mut rig = rig();
+                let content = log_of(7, 5, &keys);
+                rig.disk.extend(path, &content);
+                assert_eq!(rig.replayed().await, ["start", "a", "b", "c", "d"], "{what}");
+                assert!(sights(&rig).is_empty());
+                let held = content;
+                fault(&rig.disk, path);
+                assert!(rig.replayed().await.is_empty(), "{what}");
+                assert_eq!(sights(&rig), [word], "{what}");
+                sleep(Duration::from_secs(5)).await;
+                assert_eq!(sights(&rig), [""; 0], "{what}: said once");
+                rig.tailer.do_send(log_tailer::Look);
+                settle().await;
+                sleep(ms(10)).await;
+                assert_eq!(sights(&rig), [word], "{what}: whoever asks hears it");
+                // Half of a copy is no log yet; all of it, and more, is.
+                rig.disk.replace(path, &held[..held.len() / 2]);
+                assert!(rig.replayed().await.is_empty(), "{what}");
+                let longer = log_of(7, 5, &["a", "b", "c", "d", "e"]);
+                rig.disk.extend(path, &longer[held.len() / 2..]);
+                assert_eq!(rig.replayed().await, ["start", "a", "b", "c", "d", "e"], "{what}");
+                assert_eq!(sights(&rig).last(), Some(&"follows"), "{what}");
+                assert!(!rig.fate.is_decided());
+            });
+        }
+    }
+
+    #[test]
+    fn a_log_that_is_moved_back_goes_on_where_it_was() {
+        virtual_time(async {
+            let mut rig = rig();
+            let (path, moved) = (Path::new(LOG), Path::new("/moved"));
+            let longer = log_of(7, 5, &["a", "b", "c"]);
+            let length = log_of(7, 5, &["a", "b"]).len();
+            rig.disk.extend(path, &longer[..length]);
+            assert_eq!(rig.replayed().await, ["start", "a", "b"]);
+            rig.disk.rename(path, moved);
+            // The active master has not seen it yet.
+            rig.disk.extend(moved, &longer[length..]);
+            assert!(rig.replayed().await.is_empty());
+            assert_eq!(sights(&rig), ["gone"]);
+            rig.disk.rename(moved, path);
+            assert_eq!(rig.replayed().await, ["c"]);
+            assert_eq!(sights(&rig), ["follows"]);
+        });
+    }
+
+    #[test]
+    fn a_log_that_another_was_written_over_is_not_taken_for_one_that_was_cut() {
+        virtual_time(async {
+            let mut rig = rig();
+            let path = Path::new(LOG);
+            rig.disk.extend(path, &log_of(7, 5, &["a", "b", "c"]));
+            assert_eq!(rig.replayed().await, ["start", "a", "b", "c"]);
+            // As long, and longer, in the same file.
+            for keys in [&["x", "y", "z"][..], &["v", "w", "x", "y", "z"]] {
+                rig.disk.cut(path, 0);
+                rig.disk.extend(path, &log_of(8, 5, keys));
+                assert!(rig.replayed().await.is_empty());
+            }
+            assert_eq!(sights(&rig), ["other"]);
+            rig.disk.cut(path, 0);
+            rig.disk.extend(path, &log_of(7, 5, &["a", "b", "c", "d"]));
+            assert_eq!(rig.replayed().await, ["d"]);
+            assert_eq!(sights(&rig), ["follows"]);
         });
     }
 

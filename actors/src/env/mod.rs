@@ -171,7 +171,9 @@ impl fmt::Display for Displaced {
 pub enum OpenMode {
     /// For reading; it must exist.
     Read,
-    /// For reading and writing; made when it does not exist.
+    /// For reading and writing; it must exist.
+    Existing,
+    /// For reading and writing; made when it does not exist, but never where a symbolic link leads to.
     Write,
 }
 
@@ -276,6 +278,11 @@ pub trait File {
     /// # Errors
     /// What the system says.
     fn identity(&self) -> LocalBoxFuture<'_, io::Result<FileIdentity>>;
+
+    /// A path at which another process can read what this handle has open, be the file deleted; `None` where there is none.
+    fn shown(&self) -> Option<String> {
+        None
+    }
 
     /// A second handle of the same file, whatever stands at its path by now. Its operations are independent of this
     /// one's. The lock is this handle's and is released with it, or when it is given back.

@@ -23,6 +23,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -209,22 +210,34 @@ async fn patiently<T>(what: &str, mut attempt: impl AsyncFnMut() -> io::Result<T
     }
 }
 
+fn open_existing(path: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().read(true).write(true).open(path)
+}
+
+fn open_or_make(path: &Path) -> io::Result<fs::File> {
+    match open_existing(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened,
+    }
+    // This follows no symbolic link: what one leads to is missing, and is not made anew.
+    let made = fs::OpenOptions::new().read(true).write(true).create_new(true).mode(OWNER_ONLY).open(path);
+    match made {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open_existing(path),
+        made => made,
+    }
+}
+
 struct RealDisk;
 
 impl Disk for RealDisk {
     fn open<'a>(&'a self, path: &'a Path, mode: OpenMode) -> LocalBoxFuture<'a, io::Result<Rc<dyn File>>> {
         Box::pin(async move {
-            let write = mode == OpenMode::Write;
             let open = async || {
                 let path = path.to_owned();
-                let opened = on_thread(move || {
-                    fs::OpenOptions::new()
-                        .read(true)
-                        .write(write)
-                        .create(write)
-                        .truncate(false)
-                        .mode(OWNER_ONLY)
-                        .open(path)
+                let opened = on_thread(move || match mode {
+                    OpenMode::Read => fs::File::open(path),
+                    OpenMode::Existing => open_existing(&path),
+                    OpenMode::Write => open_or_make(&path),
                 });
                 RealFile::new(opened.await??)
             };
@@ -266,7 +279,11 @@ impl Disk for RealDisk {
             let directory = directory_of(path);
             let inotify = on_thread(move || {
                 let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-                let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+                let flags = AddWatchFlags::IN_MODIFY
+                    | AddWatchFlags::IN_CREATE
+                    | AddWatchFlags::IN_DELETE
+                    | AddWatchFlags::IN_MOVED_FROM
+                    | AddWatchFlags::IN_MOVED_TO;
                 inotify.add_watch(&directory, flags)?;
                 Ok::<_, io::Error>(inotify)
             });
@@ -365,6 +382,10 @@ impl File for RealFile {
 
     fn identity(&self) -> LocalBoxFuture<'_, io::Result<FileIdentity>> {
         Box::pin(async move { self.run(|file| Ok(identity_of(&file.metadata()?))).await? })
+    }
+
+    fn shown(&self) -> Option<String> {
+        Some(format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()))
     }
 
     fn duplicate(&self) -> LocalBoxFuture<'_, io::Result<Rc<dyn File>>> {

@@ -46,8 +46,8 @@ fn account(path: &Path, found: &Displaced) -> String {
             format!("put the file back (the newest copy that there is, as {path})")
         }
         Stands::Longer { .. } => format!(
-            "end whoever else writes to it, look with `dsm-log check {path}`, and let `dsm-log repair {path}` take out what \
-             is no record"
+            "end whoever else writes to it, stop the other master, look with `dsm-log check {path}`, and let `dsm-log repair \
+             {path}` take out what is no record"
         ),
     };
     format!(

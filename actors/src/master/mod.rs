@@ -5,9 +5,11 @@
 //! A shell: what arrives becomes events, what the machines decide is carried out in `effects.rs`. Never blocks, never
 //! decides a rule of replication or failover by itself.
 
+mod barred;
 mod displaced;
 mod effects;
 mod health;
+mod opening;
 mod peers;
 mod roles;
 mod slaves;
@@ -21,7 +23,7 @@ use crate::config::{Fsync, MasterConfig, MasterKind};
 use crate::embed::Door;
 use crate::env::{Displaced, Env, File, LockGuard};
 use crate::failover_watcher::{self, FailoverWatcher, Notice};
-use crate::log_tailer::{self, LogTailer, Replay, Replayed};
+use crate::log_tailer::{self, LogTailer, Replay, Replayed, Sight};
 use crate::log_writer::{LogWriter, Written, WrittenRecord};
 use crate::session::{shown_key, AnswerPool, Room};
 use crate::slave_proxy::{self, End, EndReason, SlaveProxy};
@@ -35,8 +37,9 @@ use dsm_protocol::machine::front::{self, Front, Kind};
 use dsm_protocol::machine::health::{Health, Lag};
 use dsm_protocol::machine::link::{Quarantine, Standing};
 use dsm_protocol::machine::master::{self, Asker, Census, Change, Master, ReadId, Slot, WriteId};
+use dsm_protocol::machine::start::Lack;
 use dsm_protocol::machine::takeover;
-use dsm_protocol::message::{Control, MasterState, Message as Wire};
+use dsm_protocol::message::{Control, MasterState, Message as Wire, Seen};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -145,6 +148,7 @@ pub(super) struct Reign {
     log: Addr<LogWriter>,
     /// For reads of values.
     values: Rc<dyn File>,
+    cluster: ClusterId,
     reign: ReignName,
     phase: Phase,
 }
@@ -175,10 +179,14 @@ pub(super) enum Phase {
 pub(super) enum Role {
     /// Follows the log.
     Standby { tailer: Addr<LogTailer> },
+    /// Has won the lock, and waits for a look at the log: from what does not go on what was replayed nobody takes over.
+    Barred { guard: Box<dyn LockGuard>, tailer: Addr<LogTailer>, told_at: Millis },
     /// Has won the lock; the tailer is told to stop.
     Halting { guard: Box<dyn LockGuard> },
-    /// Makes the log whole.
-    Recovering { guard: Box<dyn LockGuard> },
+    /// Makes the log whole. When it was not the right one before, `told` is what is waited for.
+    Recovering { guard: Box<dyn LockGuard>, told: Option<(Lack, Millis)> },
+    /// Has the lock, and does not begin yet: the log is missing or lacks something, or others may still say so.
+    Waiting(Box<opening::Waiting>),
     /// Has the log.
     Reigning(Reign),
     /// Is between two roles, within one turn, or has ended.
@@ -199,8 +207,10 @@ pub(super) struct SlaveLink {
     /// Since when it has its slot.
     active_since: Option<Millis>,
     reads: ReadWindow,
-    /// Whether it named our cluster in its hello: then it may know of our reigns.
-    names_cluster: bool,
+    /// The cluster that it named in its hello. If it is ours, it may know of our reigns.
+    cluster: Option<ClusterId>,
+    /// What it had seen by then.
+    seen: Option<Seen>,
     /// What it says it has seen is not in the log: it gets no place in this reign, and nothing of it is dropped.
     disputes: bool,
 }
@@ -323,12 +333,24 @@ pub struct MasterActor {
     watcher: Addr<FailoverWatcher>,
     role: Role,
     replayed: log_tailer::Start,
+    /// What the tailer sees of the log.
+    sight: Sight,
     replay_caught_up: bool,
     /// The last seq that the active master has told of.
     peer_seq: dsm_protocol::ids::Seq,
     /// The highest epoch of the log, as far as it is replayed or written.
     known_epoch: Epoch,
     cluster: Rc<Cell<Option<ClusterId>>>,
+    /// When others could first reach this master.
+    started_at: Millis,
+    /// What the log certainly held.
+    memory: Option<opening::Memory>,
+    /// What the other master calls its cluster.
+    peer_cluster: Option<ClusterId>,
+    /// A slave that has named a cluster while nobody serves.
+    slave_of: Option<(SlaveId, ClusterId)>,
+    /// Whether one of the masters has served since this one started.
+    has_been_served: bool,
     log_bytes: u64,
     log_seq: dsm_protocol::ids::Seq,
     told_seq: dsm_protocol::ids::Seq,
@@ -416,6 +438,7 @@ impl MasterActor {
             durable: config.fsync == Fsync::Always,
             value_max: config.value_max(),
             log_window_bytes: config.log_read_window.as_u64(),
+            gather_bytes_max: config.gather_bytes_max(),
         });
         let jump_ms = (config.ack_timeout.min(config.failover_timeout).as_millis() as u64 / 4).max(100);
         MasterActor {
@@ -462,10 +485,16 @@ impl MasterActor {
             watcher,
             role: Role::Standby { tailer },
             replayed,
+            sight: Sight::Follows,
             replay_caught_up: false,
             peer_seq: dsm_protocol::ids::Seq::default(),
             known_epoch: Epoch::default(),
             cluster,
+            started_at: now,
+            memory: None,
+            peer_cluster: None,
+            slave_of: None,
+            has_been_served: false,
             log_bytes: 0,
             log_seq: dsm_protocol::ids::Seq::default(),
             told_seq: dsm_protocol::ids::Seq::default(),
@@ -502,8 +531,11 @@ impl MasterActor {
             config.log.clone(),
             Self::line_bytes_max(config),
             from.clone(),
-            ctx.address().recipient(),
-            ctx.address().recipient(),
+            log_tailer::Ports {
+                replayed: ctx.address().recipient(),
+                sighted: ctx.address().recipient(),
+                halted: ctx.address().recipient(),
+            },
             fate.clone(),
         )
         .start()
@@ -523,6 +555,8 @@ impl MasterActor {
         self.step(now, master::Event::Tick);
         self.step_front(now, front::Event::Tick);
         self.tick_role(now);
+        self.consider(now, ctx);
+        self.follow_anew(ctx);
         self.relieve(now);
         self.refuse_waiting(now);
         self.admit_waiting(now);
@@ -643,9 +677,11 @@ impl MasterActor {
     /// Says that this master makes progress: the standby kills one that does not.
     fn advance(&self) {
         match &self.role {
-            Role::Halting { guard } | Role::Recovering { guard } | Role::Reigning(Reign { guard, .. }) => {
-                guard.advance();
-            }
+            Role::Barred { guard, .. }
+            | Role::Halting { guard }
+            | Role::Recovering { guard, .. }
+            | Role::Reigning(Reign { guard, .. }) => guard.advance(),
+            Role::Waiting(waiting) => waiting.guard.advance(),
             Role::Standby { .. } | Role::Ended => {}
         }
     }
@@ -682,14 +718,16 @@ impl MasterActor {
             return;
         }
         let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
-        let answer = foreseen(&self.machine, &command);
-        if command.keys() > 1 && answer.value_bytes > bytes_max {
-            let why = format!("the values have more than {bytes_max} bytes in all (--max-pipeline-bytes)");
+        let gather_bytes_max = self.config.gather_bytes_max();
+        if command.keys() > 1 && written_bytes(&self.machine, &command) > gather_bytes_max {
+            let why =
+                format!("the values have more than {gather_bytes_max} bytes in all (--max-pipeline-bytes)");
             self.reply(asker, &Reply::error(dsm_protocol::command::ErrorWord::Bad, why));
             return;
         }
-        if answer.bytes > 0 {
-            match session.expect(asker.tag, answer.bytes, bytes_max) {
+        let answer_bytes = foreseen((&self.machine, &self.front), asker.session, &command, bytes_max);
+        if answer_bytes > 0 {
+            match session.expect(asker.tag, answer_bytes, bytes_max) {
                 Room::Yes => {}
                 room @ (Room::NotHere | Room::NotInAll) => {
                     count(parked);
@@ -756,8 +794,8 @@ impl MasterActor {
             Some(_) | None => return Ok(false),
         };
         let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
-        let machine = &self.machine;
-        match session.unpark(now, bytes_max, |command| foreseen(machine, command).bytes)? {
+        let known = (&self.machine, &self.front);
+        match session.unpark(now, bytes_max, |command| foreseen(known, id, command, bytes_max))? {
             Some((tag, command)) => {
                 self.execute(now, Asker { session: id, tag }, command);
                 Ok(true)
@@ -888,30 +926,47 @@ impl MasterActor {
     }
 }
 
-/// How long an answer will be.
-struct Foreseen {
-    /// Bytes of values.
-    value_bytes: usize,
-    /// Bytes that it will take while it waits.
-    bytes: usize,
-}
-
-/// How long the answer to `command` will be, as far as the directory tells.
-fn foreseen(machine: &Master, command: &Command) -> Foreseen {
-    let value =
+/// How long the values that `command` asks for are, as far as they are written.
+fn written_bytes(machine: &Master, command: &Command) -> usize {
+    let written =
         |key: &bytes::Bytes| machine.directory().get(key).map_or(0, |entry| entry.place.bytes as usize);
-    let (value_bytes, more) = match command {
-        Command::Get { key } => (value(key), 0),
-        Command::GetMany { keys } => (keys.iter().map(value).sum(), keys.len() * PART_BYTES),
-        Command::Status => (0, STATUS_BYTES),
+    match command {
+        Command::Get { key } => written(key),
+        Command::GetMany { keys } => keys.iter().map(written).sum(),
         Command::Put { .. }
         | Command::PutMany { .. }
         | Command::Delete { .. }
         | Command::Exists { .. }
         | Command::KeyCount
-        | Command::Failover => (0, 0),
-    };
-    Foreseen { value_bytes, bytes: value_bytes + more }
+        | Command::Status
+        | Command::Failover => 0,
+    }
+}
+
+/// How much the answer to `command` will take while it waits at most, in bytes, as far as the directory and what the
+/// session itself writes in front of it tell. The values of several keys together are refused above `bytes_max`.
+fn foreseen(
+    (machine, front): (&Master, &Front),
+    session: SessionId,
+    command: &Command,
+    bytes_max: usize,
+) -> usize {
+    let value = |key: &bytes::Bytes| machine.foreseen_bytes(session, key).max(front.longest_waiting(session));
+    match command {
+        Command::Get { key } => value(key),
+        Command::GetMany { keys } => {
+            let values = keys.iter().map(value).sum::<usize>();
+            let values = if keys.len() > 1 { values.min(bytes_max) } else { values };
+            values + keys.len() * PART_BYTES
+        }
+        Command::Status => STATUS_BYTES,
+        Command::Put { .. }
+        | Command::PutMany { .. }
+        | Command::Delete { .. }
+        | Command::Exists { .. }
+        | Command::KeyCount
+        | Command::Failover => 0,
+    }
 }
 
 fn log_operation(asker: Asker, command: &Command) {
@@ -1011,13 +1066,11 @@ impl Handler<Replayed> for MasterActor {
             }
         }
         let position = replayed.place.position;
+        self.remember(&replayed.place);
         self.replayed = log_tailer::Start { place: replayed.place, file: replayed.file };
         self.log_bytes = position.offset;
         self.log_seq = position.seq;
         self.known_epoch = self.known_epoch.max(position.epoch);
-        if position.cluster.is_some() {
-            self.cluster.set(position.cluster);
-        }
         if replayed.caught_up && !std::mem::replace(&mut self.replay_caught_up, true) {
             if let Role::Standby { .. } = self.role {
                 log::info!(

@@ -4,6 +4,7 @@ use super::{send, MasterActor, PeerInbound, PeerOutbound, Phase, Reign, Role};
 use crate::acceptor::{check_sizes, count, reject};
 use crate::address;
 use crate::batch::Outbox;
+use crate::log_tailer::Sight;
 use crate::session::{shown_message, Coding, Session};
 use crate::supervision::NodeError;
 use dsm_protocol::command::{ErrorWord, Reply};
@@ -40,10 +41,15 @@ impl MasterActor {
             self.dialed.as_ref().and_then(|dialed| dialed.state.active.then(|| self.peer_address.clone()))
         };
         let epoch = match &self.role {
-            Role::Reigning(reign) => reign.reign.epoch,
-            Role::Standby { .. } | Role::Halting { .. } | Role::Recovering { .. } | Role::Ended => {
-                self.known_epoch
-            }
+            // What is not on disk yet is not said: who hears it would miss it in the log.
+            Role::Reigning(reign) if !matches!(reign.phase, Phase::Opening) => reign.reign.epoch,
+            Role::Standby { .. }
+            | Role::Barred { .. }
+            | Role::Halting { .. }
+            | Role::Recovering { .. }
+            | Role::Waiting(_)
+            | Role::Reigning(_)
+            | Role::Ended => self.replayed.place.durable.epoch,
         };
         MasterState { active: serves, epoch, seq: self.log_seq, active_address }
     }
@@ -69,7 +75,12 @@ impl MasterActor {
                 | Phase::Departing
                 | Phase::Ending => false,
             },
-            Role::Standby { .. } | Role::Halting { .. } | Role::Recovering { .. } | Role::Ended => false,
+            Role::Standby { .. }
+            | Role::Barred { .. }
+            | Role::Halting { .. }
+            | Role::Recovering { .. }
+            | Role::Waiting(_)
+            | Role::Ended => false,
         }
     }
 
@@ -115,6 +126,7 @@ impl MasterActor {
             reject(&outbox, &reason);
             return;
         }
+        self.peer_cluster = hello.cluster.or(self.peer_cluster);
         let welcome = self.welcome();
         self.switchboard.trust(link);
         send(&outbox, &Message::Control(Control::Welcome(welcome)));
@@ -241,10 +253,10 @@ impl MasterActor {
                 follows.reign
             );
         }
-        let ready = is_same && lag <= LAG_MAX && has_slaves;
+        let ready = lag <= LAG_MAX && has_slaves;
         log::debug!("handover requested lag={lag} has_slaves={has_slaves} forced={forced}");
         self.handover_to = Some(link);
-        self.notice(takeover::Event::HandoverRequested { ready, forced });
+        self.notice(takeover::Event::HandoverRequested { follows: is_same, ready, forced });
     }
 
     /// Our link to the other master stands.
@@ -256,6 +268,7 @@ impl MasterActor {
                 return;
             }
         }
+        self.peer_cluster = welcome.cluster.or(self.peer_cluster);
         let state = welcome.state.clone();
         self.switchboard.trust(generation);
         let lag = Lag::new(now, state.seq, self.log_seq);
@@ -268,7 +281,11 @@ impl MasterActor {
     pub(super) fn dial_refused(&mut self, reason: String) {
         match self.role {
             Role::Reigning(_) => log::error!("refused by the other master cause={reason:?}"),
-            Role::Standby { .. } | Role::Halting { .. } | Role::Recovering { .. } => {
+            Role::Standby { .. }
+            | Role::Barred { .. }
+            | Role::Halting { .. }
+            | Role::Recovering { .. }
+            | Role::Waiting(_) => {
                 self.fail(NodeError::Refused(format!("the other master refuses this one: {reason}")));
             }
             Role::Ended => {}
@@ -313,6 +330,7 @@ impl MasterActor {
 
     fn peer_says(&mut self, now: Millis, state: &MasterState) {
         self.peer_seq = state.seq;
+        self.has_been_served |= state.active;
         let active = state.active && !self.serves();
         self.front.set_active_address(active.then(|| self.peer_address.clone()));
         self.step_front(now, front::Event::PeerState { active });
@@ -324,7 +342,9 @@ impl MasterActor {
         let Some(dialed) = &self.dialed else { return };
         let slaves = self.slaves.values().map(|slave| slave.id.clone()).collect();
         let replayed = self.log_seq;
-        let file = self.replayed.file.map(|file| (file.device, file.inode));
+        // What it has replayed is not what it would take over from.
+        let file = self.replayed.file.filter(|_| self.sight == Sight::Follows);
+        let file = file.map(|file| (file.device, file.inode));
         let reign = self.machine.reigns().last().map(|record| record.reign).unwrap_or_default();
         log::info!("asking for the reign address={} replayed={replayed}", self.peer_address);
         send(

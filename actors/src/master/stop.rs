@@ -82,7 +82,14 @@ impl MasterActor {
             }
             (Role::Standby { .. }, Course::Offering { .. }) => self.leave(now),
             (Role::Standby { .. }, Course::Open) if self.is_other_active() => self.leave(now),
-            (Role::Standby { .. } | Role::Halting { .. } | Role::Recovering { .. }, _) => {
+            (
+                Role::Standby { .. }
+                | Role::Barred { .. }
+                | Role::Halting { .. }
+                | Role::Recovering { .. }
+                | Role::Waiting(_),
+                _,
+            ) => {
                 self.begin_closing(now);
                 self.end();
             }

@@ -35,6 +35,7 @@ impl Cluster {
         let (stop, stopped) = oneshot::channel();
         let node = |kind, ours: usize| {
             let config = MasterConfig {
+                new: true,
                 listen: Some(ADDRESSES[ours].to_owned()),
                 peer: Some(ADDRESSES[1 - ours].to_owned()),
                 log: LOG.into(),
@@ -237,6 +238,7 @@ fn a_master_whose_disk_stalls_before_it_serves_stops_in_bounded_time() {
         World::run(1, |world| async move {
             let machine = world.machine("masters");
             let config = MasterConfig {
+                new: true,
                 listen: Some(ADDRESSES[0].to_owned()),
                 peer: Some(ADDRESSES[1].to_owned()),
                 log: LOG.into(),
@@ -255,6 +257,63 @@ fn a_master_whose_disk_stalls_before_it_serves_stops_in_bounded_time() {
             stop.send(()).unwrap();
             assert_eq!(end.await.unwrap(), Ok(()));
             assert!(asked.elapsed() < Duration::from_secs(10), "sync {nth}: it took {:?}", asked.elapsed());
+        });
+    }
+}
+
+#[test]
+fn a_reign_is_not_handed_over_to_a_standby_of_another_file_nor_given_up_over_one() {
+    let (log, moved) = (std::path::Path::new(LOG), std::path::Path::new("/data/kv_store.log.1"));
+    for standby_sees_it in [true, false] {
+        World::run(1, |world| async move {
+            let cluster = Cluster::start(&world, Fsync::Always).await;
+            let mut client = cluster.client(0).await;
+            client.send(&["SET", "k", "v"]).await;
+            assert_eq!(client.line().await.as_deref(), Some("+OK"));
+            // The mark behind it is written too: the next look is half a second away.
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            assert!(cluster.machine.rename(log, moved));
+            cluster.machine.edit(log, |_| {});
+            let mut operator = cluster.client(0).await;
+            if standby_sees_it {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                assert!(cluster.info(1).await.contains("standby_log:short"), "it has nothing in it");
+                operator.send(&["FAILOVER"]).await;
+                let answer = operator.line().await.expect("an answer");
+                assert!(
+                    answer.starts_with("-BUSY the handover was refused: the standby follows another log"),
+                    "{answer}"
+                );
+                assert!(cluster.info(0).await.contains("role:primary"));
+            } else {
+                // It is granted, and the look right before the log is closed finds out.
+                operator.send(&["FAILOVER"]).await;
+                let answer = operator.line().await;
+                assert!(answer.as_deref().is_none_or(|answer| answer.starts_with('-')), "{answer:?}");
+            }
+            let Cluster { end, env, machine, .. } = cluster;
+            let end = tokio::time::timeout(Duration::from_secs(1), end).await.expect("it ends").unwrap();
+            assert!(matches!(end, Err(NodeError::LogDisplaced(_))), "{end:?}");
+            // The standby has the lock now, and serves nobody.
+            let ask = async |words: &'static [&'static str]| {
+                let stream = env.connect(ADDRESSES[1]).await.unwrap();
+                let mut client = Client { stream, input: BytesMut::new() };
+                client.send(words).await;
+                client.bulk().await
+            };
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(10) {
+                let info = ask(&["INFO"]).await;
+                assert!(!info.contains("role:primary"), "{info}");
+                assert!(info.contains("keys:1"), "it keeps what it has: {info}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            let info = ask(&["INFO"]).await;
+            assert!(info.contains("role:recovering") && info.contains("standby_log:short"), "{info}");
+            assert_eq!(machine.content(log).as_deref(), Some(&b""[..]), "nobody begins a log");
+            assert!(machine.rename(moved, log));
+            assert_eq!(ask(&["GET", "k"]).await, "v");
+            assert!(ask(&["INFO"]).await.contains("role:primary"));
         });
     }
 }

@@ -92,15 +92,22 @@ pub(crate) fn run(data: &[u8]) {
                 }
                 Effect::GrantHandover => {
                     assert_eq!(stage, Stage::Reigning, "yields what it does not have");
-                    assert!(matches!(event, Event::HandoverRequested { ready: true, .. }), "{event:?}");
+                    assert!(
+                        matches!(event, Event::HandoverRequested { follows: true, ready: true, .. }),
+                        "{event:?}"
+                    );
                 }
                 Effect::RefuseHandover(refusal) => {
-                    let Event::HandoverRequested { ready, forced } = event else { panic!("{event:?}") };
+                    let Event::HandoverRequested { follows, ready, forced } = event else {
+                        panic!("{event:?}")
+                    };
                     let right = match refusal {
                         Refusal::NotActive => stage != Stage::Reigning,
-                        Refusal::NotReady => stage == Stage::Reigning && !ready,
+                        Refusal::OtherLog => stage == Stage::Reigning && !follows,
+                        Refusal::NotReady => stage == Stage::Reigning && follows && !ready,
                         Refusal::Unstable { remaining_ms } => {
                             stage == Stage::Reigning
+                                && follows
                                 && ready
                                 && !forced
                                 && (1..=64_000).contains(&remaining_ms)
@@ -130,7 +137,10 @@ fn event(choice: u8, argument: u8, stage: Stage) -> Option<Event> {
             Stage::Replaying | Stage::Standby => return None,
         },
         9 | 10 => Event::Peer { active: (argument > 8).then_some(argument & 1 == 1) },
-        11 | 12 => Event::HandoverRequested { ready: argument & 1 == 1, forced: argument & 6 == 6 },
+        11 | 12 => {
+            let follows = argument & 56 != 56;
+            Event::HandoverRequested { follows, ready: argument & 1 == 1, forced: argument & 6 == 6 }
+        }
         13 => Event::HandoverRefused,
         14 => Event::HandoverOffered,
         _ => Event::Looked(Seen::Free),

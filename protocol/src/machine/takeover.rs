@@ -71,6 +71,8 @@ pub enum Event {
     },
     /// The other master asks for the reign.
     HandoverRequested {
+        /// Whether it follows this master's log and reign.
+        follows: bool,
         /// Whether it has replayed all but the last moment of the log and has our slaves.
         ready: bool,
         /// Whether an operator asked for it.
@@ -105,6 +107,8 @@ pub enum Effect {
 pub enum Refusal {
     /// This master does not serve.
     NotActive,
+    /// What the other one follows is not the log that this master writes.
+    OtherLog,
     /// The other one lags behind or lacks slaves.
     NotReady,
     /// The other one's last reigns were short: it must be stable for longer.
@@ -118,6 +122,7 @@ impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Refusal::NotActive => f.write_str("this master does not serve"),
+            Refusal::OtherLog => f.write_str("the standby follows another log than this master writes"),
             Refusal::NotReady => f.write_str("the standby lags behind or lacks slaves"),
             Refusal::Unstable { remaining_ms } => {
                 write!(f, "the last reigns were short, {remaining_ms} ms of stability are missing")
@@ -228,8 +233,8 @@ impl Takeover {
                 };
                 self.asked &= active == Some(true);
             }
-            Event::HandoverRequested { ready, forced } => {
-                effects.push(self.verdict(now, ready, forced));
+            Event::HandoverRequested { follows, ready, forced } => {
+                effects.push(self.verdict(now, follows, ready, forced));
             }
             Event::HandoverRefused => {
                 self.asked = false;
@@ -290,10 +295,13 @@ impl Takeover {
         }
     }
 
-    fn verdict(&self, now: Millis, ready: bool, forced: bool) -> Effect {
+    fn verdict(&self, now: Millis, follows: bool, ready: bool, forced: bool) -> Effect {
         let State::Reigning { .. } = self.state else {
             return Effect::RefuseHandover(Refusal::NotActive);
         };
+        if !follows {
+            return Effect::RefuseHandover(Refusal::OtherLog);
+        }
         if !ready {
             return Effect::RefuseHandover(Refusal::NotReady);
         }

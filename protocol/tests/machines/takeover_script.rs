@@ -78,6 +78,7 @@ impl goldenscript::Runner for Runner {
                     "peer_stands_by" => Event::Peer { active: Some(false) },
                     "peer_gone" => Event::Peer { active: None },
                     "requested" => Event::HandoverRequested {
+                        follows: args.take_key("follows").map_or(Ok(true), str::parse)?,
                         ready: args.take_key("ready").map_or(Ok(true), str::parse)?,
                         forced: args.take_key("forced").map_or(Ok(false), str::parse)?,
                     },

@@ -75,7 +75,7 @@ impl World {
             ToPeer::HandoverRequest { slaves, forced } => {
                 let active = (0..self.slaves.len()).filter(|s| self.links[1 - m][*s].slot.is_some());
                 let ready = active.into_iter().all(|s| slaves.contains(&s));
-                self.watch(1 - m, takeover::Event::HandoverRequested { ready, forced });
+                self.watch(1 - m, takeover::Event::HandoverRequested { follows: true, ready, forced });
             }
         }
     }
