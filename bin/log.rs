@@ -54,6 +54,7 @@ const CHUNK_BYTES: usize = 256 * 1024;
         dsm-log dump kv_store.log --key user1        everything that happened to one key\n  \
         dsm-log repair kv_store.log                  cut a torn tail, or take damaged lines out, and say what is lost\n  \
         dsm-log new-cluster staging/kv_store.log     a copy that is served beside the original: its own cluster id\n  \
+        dsm-log forget kv_store.log                  it is lost for good: let a new, empty cluster begin\n  \
         dsm-log import old_store.log kv_store.log    take over a log of the original program\n\n\
         Exit codes: 0 clean or done, 1 torn tail, 2 corrupt, unreadable or in use, or wrong usage."
 )]
@@ -124,6 +125,16 @@ enum Command {
         /// The log.
         file: PathBuf,
     },
+    /// Forgets which cluster the lock file names, where its log is lost for good: the next master may begin a new, empty one.
+    #[command(
+        after_help = "A master begins no new log, and serves none of another cluster, while the lock file names one: the log \
+        may only be moved away, or on a volume that is not mounted. Stop the masters first, and the slaves, which name \
+        their cluster too."
+    )]
+    Forget {
+        /// The log.
+        file: PathBuf,
+    },
     /// Writes a new log from one of the original program.
     Import {
         /// The original program's log. It stays as it is.
@@ -164,6 +175,7 @@ fn run(args: &Args) -> anyhow::Result<u8> {
             repair(file, args.crash, line_max, *cut_at_corruption, &mut out)
         }
         Command::NewCluster { file } => new_cluster(file, args.crash, line_max, &mut out),
+        Command::Forget { file } => forget(file, crash_kind(args.crash, file), line_max, &mut out),
         Command::Import { legacy, file } => import(legacy, file, line_max, &mut out),
     }
 }
@@ -532,8 +544,7 @@ fn new_cluster(path: &Path, crash: Crash, line_max: usize, out: &mut impl Write)
         line.len() == span.bytes as usize,
         "the CLUSTER line has fields that this version does not write"
     );
-    let mut text = String::new();
-    lock_file.read_to_string(&mut text).context("cannot read the lock file")?;
+    let text = text_of(&mut lock_file)?;
     overwrite(&file, &line, span.offset).context("cannot write the CLUSTER line")?;
     // What the lock file says is of the original.
     let text = LockText { cluster: None, epoch: None, ..LockText::parse(&text) }.to_string();
@@ -547,6 +558,52 @@ fn new_cluster(path: &Path, crash: Crash, line_max: usize, out: &mut impl Write)
     writeln!(out, "{}: cluster {old} is cluster {new} from here on", path.display())?;
     out.flush()?;
     Ok(EXIT_CLEAN)
+}
+
+fn forget(path: &Path, crash: CrashKind, line_max: usize, out: &mut impl Write) -> anyhow::Result<u8> {
+    let mut lock_file = lock_beside(path)?;
+    let log = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        opened => Some(opened.with_context(|| format!("cannot open {}", path.display()))?),
+    };
+    let named = LockText::parse(&text_of(&mut lock_file)?).cluster;
+    let found = match log {
+        Some(log) => {
+            let walk = walk(log, crash, line_max, |_, _| Ok(()));
+            walk.with_context(|| format!("cannot read {}", path.display()))?.position.cluster
+        }
+        None => None,
+    };
+    match (named, found) {
+        (Some(named), Some(found)) if named == found => bail!(
+            "{} is there, and of the cluster that the lock file names: if it lacks records that are lost for good, run \
+             `dsm-log accept-loss`",
+            path.display()
+        ),
+        (Some(named), _) => {
+            forget_cluster(&mut lock_file)?;
+            writeln!(out, "{}: cluster {named} is forgotten", path.display())?;
+        }
+        (None, _) => writeln!(out, "{}: the lock file names no cluster", path.display())?,
+    }
+    out.flush()?;
+    Ok(EXIT_CLEAN)
+}
+
+fn text_of(lock_file: &mut File) -> anyhow::Result<String> {
+    let mut text = Vec::new();
+    lock_file.read_to_end(&mut text).context("cannot read the lock file")?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Takes the cluster and its epoch out of the lock file's text.
+fn forget_cluster(lock_file: &mut File) -> anyhow::Result<()> {
+    lock_file.rewind().context("cannot read the lock file")?;
+    let text = LockText::parse(&text_of(lock_file)?);
+    let text = LockText { cluster: None, epoch: None, ..text }.to_string();
+    let written = lock_file.write_all_at(text.as_bytes(), 0);
+    let written = written.and_then(|()| lock_file.set_len(text.len() as u64));
+    written.and_then(|()| lock_file.sync_all()).context("cannot write the lock file")
 }
 
 /// Writes over bytes of a file, all or none of them: a limit or an error in their midst would leave a line that is neither

@@ -324,7 +324,7 @@ fn a_name_that_nobody_answers_for_holds_no_stop_and_no_other_master() {
         cluster.wait_for_active_slaves(2, PATIENCE);
         let directory = tempfile::tempdir().expect("a directory");
         let mut master = command(Node::Master);
-        master.args(["--listen", "127.0.0.1:0", "--peer", "master-asks.test:12346", "--log"]);
+        master.args(["--new", "--listen", "127.0.0.1:0", "--peer", "master-asks.test:12346", "--log"]);
         master.arg(directory.path().join(LOG_NAME));
         let (master, said) = cluster.start_stranger(master, "asks");
         asked("master-asks");

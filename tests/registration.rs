@@ -28,7 +28,7 @@ fn slave(id: &str, masters: &[SocketAddr]) -> Command {
 
 fn master(node: Node, [listen, peer]: [SocketAddr; 2], log: &Path) -> Command {
     let mut command = command(node);
-    command.args(["--listen", &listen.to_string(), "--peer", &peer.to_string(), "--log"]).arg(log);
+    command.args(["--new", "--listen", &listen.to_string(), "--peer", &peer.to_string(), "--log"]).arg(log);
     command
 }
 
@@ -421,7 +421,9 @@ fn a_hanging_holder_in_another_pid_namespace_is_told_as_that() {
     let start = |node: Node, ports: [SocketAddr; 2], said: &Path| {
         let errors = std::fs::File::create(said).expect("a file");
         let mut command = Command::new(common::cluster::binary(node));
-        command.args(["--listen", &ports[0].to_string(), "--peer", &ports[1].to_string(), "--log"]).arg(&log);
+        command
+            .args(["--new", "--listen", &ports[0].to_string(), "--peer", &ports[1].to_string(), "--log"])
+            .arg(&log);
         command.stdin(Stdio::null()).stderr(errors);
         std::thread::scope(|scope| {
             let spawn = || match unshare(CloneFlags::CLONE_NEWPID) {
@@ -457,7 +459,7 @@ fn refused(injections: &[&str], directory: &Path) -> Result<(Process, [SocketAdd
         command.args(["-e", &format!("inject={injection}")]);
     }
     command.arg(common::cluster::binary(Node::Master));
-    command.args(["--listen", &ports[0].to_string(), "--peer", &ports[1].to_string(), "--log"]);
+    command.args(["--new", "--listen", &ports[0].to_string(), "--peer", &ports[1].to_string(), "--log"]);
     command.arg(directory.join("kv_store.log")).stdin(Stdio::null());
     let process =
         command.stderr(std::fs::File::create(&said).expect("a file")).spawn().expect("strace is there");

@@ -124,6 +124,11 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_LOG", value_name = "FILE", default_value = "kv_store.log")]
     pub log: PathBuf,
 
+    /// Begin a new, empty log where there is none and nobody names a cluster, though no slave has come. Without it the
+    /// first slave of no cluster is waited for. Safe to leave set: an existing log is never touched
+    #[arg(long, env = "DSM_NEW")]
+    pub new: bool,
+
     /// When a write counts as written
     #[arg(long, env = "DSM_FSYNC", value_enum, default_value = "always")]
     pub fsync: Fsync,
@@ -248,6 +253,7 @@ impl Default for MasterConfig {
             advertise: None,
             peer: None,
             log: PathBuf::from("kv_store.log"),
+            new: false,
             fsync: Fsync::default(),
             placement: PlacementFlag::default(),
             min_slaves: 1,

@@ -486,6 +486,8 @@ pub async fn start_local(config: LocalConfig) -> Result<LocalCluster, NodeError>
         listen: Some(listen.to_owned()),
         advertise: None,
         peer: Some(peer.to_owned()),
+        // Where its directory holds nothing, a cluster in this process is a new one.
+        new: true,
         ..config.masters.clone()
     };
     let [primary_env, backup_env] = envs;

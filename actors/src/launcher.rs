@@ -376,17 +376,20 @@ impl Launcher {
         [Role::Primary, Role::Backup].into_iter().chain(slaves).collect()
     }
 
-    /// Starts the primary, waits until it serves, starts the others and waits until all slaves are active.
+    /// Starts the primary, waits until it has the lock, starts the others and waits until it serves with all slaves.
     ///
     /// # Errors
     /// See [`LaunchError`].
     pub fn start_all(&mut self) -> Result<(), LaunchError> {
         self.start_primary()?;
-        self.wait_serving(Role::Primary)?;
+        // A new log begins with the first slave: it does not serve before that.
+        let has_lock = |status: &Status| status.get("role").is_some_and(|role| role != "standby");
+        self.wait_status(Role::Primary, "primary at the log", has_lock)?;
         self.start_backup()?;
         for number in 1..=self.config.slaves {
             self.start_slave(number)?;
         }
+        self.wait_serving(Role::Primary)?;
         self.wait_answering(Role::Backup)?;
         self.wait_active_slaves(self.config.slaves)
     }

@@ -227,8 +227,10 @@ async fn ended(stop: impl Future<Output = ()>, ask: impl FnOnce(), fate: &Fate) 
 
 /// Finds out early whether the log can be used at all, so that a wrong path is one clear line at the start.
 async fn check_log(config: &MasterConfig, env: &Env) -> Result<(), NodeError> {
-    let opened = env.disk().open(&config.log, crate::env::OpenMode::Write).await;
+    // Whether one may be begun is decided later, when others could say what they know.
+    let opened = env.disk().open(&config.log, crate::env::OpenMode::Existing).await;
     let error = match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Ok(_) => {
             // Not to know is no reason to say anything.
             if let Ok(Some(mode)) = env.disk().others_may_read(&config.log) {

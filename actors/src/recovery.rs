@@ -44,6 +44,8 @@ pub(crate) struct Recovery {
     pub(crate) from: log_tailer::Start,
     /// Takes in what is found.
     pub(crate) replayed: Recipient<Replayed>,
+    /// Whether the file is made if there is none.
+    pub(crate) makes_file: bool,
 }
 
 /// How far a replay has come.
@@ -67,14 +69,17 @@ pub(crate) struct Recovered {
 }
 
 impl Recovery {
-    /// Makes the log whole.
+    /// Makes the log whole. `None` when there is none.
     ///
     /// # Errors
     /// `File` when the system refuses something, `Corrupt` when acknowledged records are damaged.
-    pub(crate) async fn run(self) -> Result<Recovered, NodeError> {
+    pub(crate) async fn run(self) -> Result<Option<Recovered>, NodeError> {
         let path = self.path.display().to_string();
         let io_error = |error: io::Error| NodeError::File { path: path.clone(), error: error.to_string() };
-        let file = self.open_locked().await.map_err(io_error)?;
+        let file = match self.open_locked().await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(io_error)?,
+        };
         let identity = file.identity().await.map_err(io_error)?;
         let length = file.length().await.map_err(io_error)?;
         let same = self.from.file == Some(identity) && self.from.place.position.offset <= length;
@@ -115,7 +120,7 @@ impl Recovery {
             from_start = true;
         };
         let position = self.end_line(&file, place.position).await.map_err(io_error)?;
-        Ok(Recovered { file, position, identity })
+        Ok(Some(Recovered { file, position, identity }))
     }
 
     /// Opens the log and takes the lock on its inode; whoever still has it reigns without the lock file.
@@ -123,7 +128,8 @@ impl Recovery {
         let begun = self.env.now();
         let (mut warned, mut refused) = (false, false);
         loop {
-            let file = self.env.disk().open(&self.path, OpenMode::Write).await?;
+            let mode = if self.makes_file { OpenMode::Write } else { OpenMode::Existing };
+            let file = self.env.disk().open(&self.path, mode).await?;
             let locked = match file.try_lock() {
                 Err(error) if passes(&error) => {
                     if !std::mem::replace(&mut refused, true) {

@@ -13,6 +13,7 @@ use bytes::BytesMut;
 use dsm_protocol::frame;
 use dsm_protocol::ids::{ClusterId, Incarnation, LinkId, SlaveId, Stamp};
 use dsm_protocol::machine::slave::{Effect, Event, Slave};
+use dsm_protocol::machine::start::SLAVE_PAUSE_MAX_MS;
 use dsm_protocol::message::{Control, Hello, HelloRole, Message as Wire, Seen};
 use dsm_protocol::planted;
 use std::cell::Cell;
@@ -334,7 +335,8 @@ struct Keeper {
 impl Keeper {
     async fn keep(self) {
         let _guard = TaskGuard::new("the link to a master", self.fate.clone());
-        let mut backoff = Backoff::new();
+        // A master that starts listens to slaves for a while before it serves: who lives must have come by then.
+        let mut backoff = Backoff::up_to(Duration::from_millis(SLAVE_PAUSE_MAX_MS));
         // A refusal may come after the welcome, which is no reason to ask again at once.
         let mut refused = Backoff::new();
         let mut complaint = None;

@@ -369,7 +369,7 @@ impl MemoryDisk {
 impl Disk for MemoryDisk {
     fn open<'a>(&'a self, path: &'a Path, mode: OpenMode) -> LocalBoxFuture<'a, io::Result<Rc<dyn File>>> {
         Box::pin(async move {
-            if mode == OpenMode::Read && !self.0.files.borrow().contains_key(path) {
+            if mode != OpenMode::Write && !self.0.files.borrow().contains_key(path) {
                 return Err(io::ErrorKind::NotFound.into());
             }
             let file: Rc<dyn File> =
@@ -645,8 +645,10 @@ pub async fn recover_log_from(
         crash,
         from,
         replayed: port,
+        makes_file: true,
     };
     let recovered = recovery.run().await?;
+    let recovered = recovered.ok_or(NodeError::Config("there is no log".to_owned()))?;
     Ok(RecoveredLog { position: recovered.position, replayed: received.take() })
 }
 

@@ -28,10 +28,10 @@ pub struct LockText {
 }
 
 impl LockText {
-    /// Reads the text. What is garbled counts as absent: after a power cut the file may hold anything.
+    /// Reads the text. What is garbled, or has no end, counts as absent: after a power cut the file may hold anything.
     pub fn parse(text: &str) -> Self {
         let mut parsed = LockText::default();
-        for line in text.lines() {
+        for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
             let Some((key, value)) = line.split_once('=') else { continue };
             match key {
                 "pid" => parsed.pid = value.parse().ok(),
@@ -83,5 +83,7 @@ mod tests {
         };
         assert_eq!(LockText::parse(&text.to_string()), text);
         assert_eq!(LockText::parse("pid=x\n\0\0\0=\nepoch"), LockText::default());
+        // Half of an id would be another cluster's.
+        assert_eq!(LockText::parse("cluster=7f3a"), LockText::default());
     }
 }

@@ -143,6 +143,10 @@ mod on {
         ForwardedWriteRepeated,
         /// Answers leave a connection in the order in which they are known.
         AnswersOutOfOrder,
+        /// A master begins a new log although somebody names a cluster whose log is lost.
+        BeginsNewLogOverCluster,
+        /// A log is served although a slave has seen records that it lacks.
+        WitnessIgnored,
     }
 
     thread_local! {

@@ -90,9 +90,11 @@ pub(crate) struct Setup {
 impl Setup {
     /// Both masters and this many slaves, all flags at their defaults, with the machine to itself.
     pub(crate) fn slaves(slaves: usize) -> Setup {
+        // A new log begins with the first slave, if there is one.
+        let master_arguments = if slaves == 0 { vec!["--new".to_string()] } else { Vec::new() };
         Setup {
             slaves,
-            master_arguments: Vec::new(),
+            master_arguments,
             slave_arguments: Vec::new(),
             log: None,
             open_files: None,

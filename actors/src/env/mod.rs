@@ -171,7 +171,9 @@ impl fmt::Display for Displaced {
 pub enum OpenMode {
     /// For reading; it must exist.
     Read,
-    /// For reading and writing; made when it does not exist.
+    /// For reading and writing; it must exist.
+    Existing,
+    /// For reading and writing; made when it does not exist, but never where a symbolic link leads to.
     Write,
 }
 

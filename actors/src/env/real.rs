@@ -210,22 +210,34 @@ async fn patiently<T>(what: &str, mut attempt: impl AsyncFnMut() -> io::Result<T
     }
 }
 
+fn open_existing(path: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().read(true).write(true).open(path)
+}
+
+fn open_or_make(path: &Path) -> io::Result<fs::File> {
+    match open_existing(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened,
+    }
+    // This follows no symbolic link: what one leads to is missing, and is not made anew.
+    let made = fs::OpenOptions::new().read(true).write(true).create_new(true).mode(OWNER_ONLY).open(path);
+    match made {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open_existing(path),
+        made => made,
+    }
+}
+
 struct RealDisk;
 
 impl Disk for RealDisk {
     fn open<'a>(&'a self, path: &'a Path, mode: OpenMode) -> LocalBoxFuture<'a, io::Result<Rc<dyn File>>> {
         Box::pin(async move {
-            let write = mode == OpenMode::Write;
             let open = async || {
                 let path = path.to_owned();
-                let opened = on_thread(move || {
-                    fs::OpenOptions::new()
-                        .read(true)
-                        .write(write)
-                        .create(write)
-                        .truncate(false)
-                        .mode(OWNER_ONLY)
-                        .open(path)
+                let opened = on_thread(move || match mode {
+                    OpenMode::Read => fs::File::open(path),
+                    OpenMode::Existing => open_existing(&path),
+                    OpenMode::Write => open_or_make(&path),
                 });
                 RealFile::new(opened.await??)
             };

@@ -9,6 +9,7 @@ mod barred;
 mod displaced;
 mod effects;
 mod health;
+mod opening;
 mod peers;
 mod roles;
 mod slaves;
@@ -36,8 +37,9 @@ use dsm_protocol::machine::front::{self, Front, Kind};
 use dsm_protocol::machine::health::{Health, Lag};
 use dsm_protocol::machine::link::{Quarantine, Standing};
 use dsm_protocol::machine::master::{self, Asker, Census, Change, Master, ReadId, Slot, WriteId};
+use dsm_protocol::machine::start::Lack;
 use dsm_protocol::machine::takeover;
-use dsm_protocol::message::{Control, MasterState, Message as Wire};
+use dsm_protocol::message::{Control, MasterState, Message as Wire, Seen};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -146,6 +148,7 @@ pub(super) struct Reign {
     log: Addr<LogWriter>,
     /// For reads of values.
     values: Rc<dyn File>,
+    cluster: ClusterId,
     reign: ReignName,
     phase: Phase,
 }
@@ -180,8 +183,10 @@ pub(super) enum Role {
     Barred { guard: Box<dyn LockGuard>, tailer: Addr<LogTailer>, told_at: Millis },
     /// Has won the lock; the tailer is told to stop.
     Halting { guard: Box<dyn LockGuard> },
-    /// Makes the log whole.
-    Recovering { guard: Box<dyn LockGuard> },
+    /// Makes the log whole. When it was not the right one before, `told` is what is waited for.
+    Recovering { guard: Box<dyn LockGuard>, told: Option<(Lack, Millis)> },
+    /// Has the lock, and does not begin yet: the log is missing or lacks something, or others may still say so.
+    Waiting(opening::Waiting),
     /// Has the log.
     Reigning(Reign),
     /// Is between two roles, within one turn, or has ended.
@@ -202,8 +207,10 @@ pub(super) struct SlaveLink {
     /// Since when it has its slot.
     active_since: Option<Millis>,
     reads: ReadWindow,
-    /// Whether it named our cluster in its hello: then it may know of our reigns.
-    names_cluster: bool,
+    /// The cluster that it named in its hello. If it is ours, it may know of our reigns.
+    cluster: Option<ClusterId>,
+    /// What it had seen by then.
+    seen: Option<Seen>,
     /// What it says it has seen is not in the log: it gets no place in this reign, and nothing of it is dropped.
     disputes: bool,
 }
@@ -334,6 +341,16 @@ pub struct MasterActor {
     /// The highest epoch of the log, as far as it is replayed or written.
     known_epoch: Epoch,
     cluster: Rc<Cell<Option<ClusterId>>>,
+    /// When others could first reach this master.
+    started_at: Millis,
+    /// What the log certainly held.
+    memory: Option<opening::Memory>,
+    /// What the other master calls its cluster.
+    peer_cluster: Option<ClusterId>,
+    /// A slave that has named a cluster while nobody serves.
+    slave_of: Option<(SlaveId, ClusterId)>,
+    /// Whether one of the masters has served since this one started.
+    has_been_served: bool,
     log_bytes: u64,
     log_seq: dsm_protocol::ids::Seq,
     told_seq: dsm_protocol::ids::Seq,
@@ -472,6 +489,11 @@ impl MasterActor {
             peer_seq: dsm_protocol::ids::Seq::default(),
             known_epoch: Epoch::default(),
             cluster,
+            started_at: now,
+            memory: None,
+            peer_cluster: None,
+            slave_of: None,
+            has_been_served: false,
             log_bytes: 0,
             log_seq: dsm_protocol::ids::Seq::default(),
             told_seq: dsm_protocol::ids::Seq::default(),
@@ -532,6 +554,8 @@ impl MasterActor {
         self.step(now, master::Event::Tick);
         self.step_front(now, front::Event::Tick);
         self.tick_role(now);
+        self.consider(now, ctx);
+        self.follow_anew(ctx);
         self.relieve(now);
         self.admit_waiting(now);
         self.look_after_health(now);
@@ -653,10 +677,9 @@ impl MasterActor {
         match &self.role {
             Role::Barred { guard, .. }
             | Role::Halting { guard }
-            | Role::Recovering { guard }
-            | Role::Reigning(Reign { guard, .. }) => {
-                guard.advance();
-            }
+            | Role::Recovering { guard, .. }
+            | Role::Waiting(opening::Waiting { guard, .. })
+            | Role::Reigning(Reign { guard, .. }) => guard.advance(),
             Role::Standby { .. } | Role::Ended => {}
         }
     }
@@ -987,13 +1010,11 @@ impl Handler<Replayed> for MasterActor {
             }
         }
         let position = replayed.place.position;
+        self.remember(&replayed.place);
         self.replayed = log_tailer::Start { place: replayed.place, file: replayed.file };
         self.log_bytes = position.offset;
         self.log_seq = position.seq;
         self.known_epoch = self.known_epoch.max(position.epoch);
-        if position.cluster.is_some() {
-            self.cluster.set(position.cluster);
-        }
         if replayed.caught_up && !std::mem::replace(&mut self.replay_caught_up, true) {
             if let Role::Standby { .. } = self.role {
                 log::info!(

@@ -40,12 +40,15 @@ impl MasterActor {
             self.dialed.as_ref().and_then(|dialed| dialed.state.active.then(|| self.peer_address.clone()))
         };
         let epoch = match &self.role {
-            Role::Reigning(reign) => reign.reign.epoch,
+            // What is not on disk yet is not said: who hears it would miss it in the log.
+            Role::Reigning(reign) if !matches!(reign.phase, Phase::Opening) => reign.reign.epoch,
             Role::Standby { .. }
             | Role::Barred { .. }
             | Role::Halting { .. }
             | Role::Recovering { .. }
-            | Role::Ended => self.known_epoch,
+            | Role::Waiting(_)
+            | Role::Reigning(_)
+            | Role::Ended => self.replayed.place.durable.epoch,
         };
         MasterState { active: serves, epoch, seq: self.log_seq, active_address }
     }
@@ -75,6 +78,7 @@ impl MasterActor {
             | Role::Barred { .. }
             | Role::Halting { .. }
             | Role::Recovering { .. }
+            | Role::Waiting(_)
             | Role::Ended => false,
         }
     }
@@ -115,6 +119,7 @@ impl MasterActor {
             reject(&outbox, &reason);
             return;
         }
+        self.peer_cluster = hello.cluster.or(self.peer_cluster);
         let welcome = self.welcome();
         self.switchboard.trust(link);
         send(&outbox, &Message::Control(Control::Welcome(welcome)));
@@ -256,6 +261,7 @@ impl MasterActor {
                 return;
             }
         }
+        self.peer_cluster = welcome.cluster.or(self.peer_cluster);
         let state = welcome.state.clone();
         self.switchboard.trust(generation);
         let lag = Lag::new(now, state.seq, self.log_seq);
@@ -268,7 +274,11 @@ impl MasterActor {
     pub(super) fn dial_refused(&mut self, reason: String) {
         match self.role {
             Role::Reigning(_) => log::error!("refused by the other master cause={reason:?}"),
-            Role::Standby { .. } | Role::Barred { .. } | Role::Halting { .. } | Role::Recovering { .. } => {
+            Role::Standby { .. }
+            | Role::Barred { .. }
+            | Role::Halting { .. }
+            | Role::Recovering { .. }
+            | Role::Waiting(_) => {
                 self.fail(NodeError::Refused(format!("the other master refuses this one: {reason}")));
             }
             Role::Ended => {}
@@ -313,6 +323,7 @@ impl MasterActor {
 
     fn peer_says(&mut self, now: Millis, state: &MasterState) {
         self.peer_seq = state.seq;
+        self.has_been_served |= state.active;
         let active = state.active && !self.serves();
         self.front.set_active_address(active.then(|| self.peer_address.clone()));
         self.step_front(now, front::Event::PeerState { active });

@@ -1,14 +1,15 @@
 //! How a master comes to reign and ceases to: takeover, handover, stop.
 
+use super::opening::Opened;
 use super::{MasterActor, Phase, Reign, Role, CLOSE_MS, ENLIST_MS, STOP_MAX_MS, STOP_MS, SYNCS_MAX, SYNC_MS};
-use crate::env::{File, LockGuard, Post};
+use crate::env::{LockGuard, Post};
 use crate::failover_watcher::LeadershipChanged;
 use crate::log_scan::LogPlace;
 use crate::log_tailer::{self, Halted, Look};
 use crate::log_writer::{
     self, Close, Closed, EpochWritten, LogFailed, LogWriter, Reopen, Reopened, Sync, Synced,
 };
-use crate::recovery::{Recovered, Recovery};
+use crate::recovery::Recovery;
 use crate::supervision::{NodeError, PanicGuard};
 use actix::prelude::*;
 use dsm_protocol::command::{ErrorWord, Reply};
@@ -16,18 +17,12 @@ use dsm_protocol::ids::{ClusterId, Epoch, Millis, Reign as ReignName, ReignId};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::master;
+use dsm_protocol::machine::start::Lack;
 use dsm_protocol::machine::takeover;
 use dsm_protocol::planted;
-use dsm_protocol::record::{CrashKind, Operation};
+use dsm_protocol::record::{CrashKind, Operation, Position};
 use std::io;
 use std::rc::Rc;
-
-/// The log as a reign needs it.
-struct Opened {
-    recovered: Recovered,
-    values: Rc<dyn File>,
-    sync_file: Rc<dyn File>,
-}
 
 impl MasterActor {
     /// The lock is won: have the log looked at, before anything is done to it.
@@ -48,7 +43,14 @@ impl MasterActor {
         };
     }
 
-    fn recover(&mut self, guard: Box<dyn LockGuard>, ctx: &mut Context<Self>) {
+    /// Locks the log, makes it whole and reads it; one is made first, if there is none and `makes_file` says so.
+    pub(super) fn recover(
+        &mut self,
+        guard: Box<dyn LockGuard>,
+        makes_file: bool,
+        told: Option<(Lack, Millis)>,
+        ctx: &mut Context<Self>,
+    ) {
         let same_boot =
             guard.previous().log_boot.as_deref() == Some(&self.env.boot_id()) || planted!(EveryCrashSameBoot);
         let same_boot = same_boot && !planted!(EveryCrashPowerCut);
@@ -60,11 +62,12 @@ impl MasterActor {
             crash: if same_boot { CrashKind::SameBoot } else { CrashKind::MayHaveLostPower },
             from: self.replayed.clone(),
             replayed: ctx.address().recipient(),
+            makes_file,
         };
-        self.role = Role::Recovering { guard };
+        self.role = Role::Recovering { guard, told };
         let path = self.config.log.clone();
         let opening = async move {
-            let recovered = recovery.run().await?;
+            let Some(recovered) = recovery.run().await? else { return Ok(None) };
             let error = |error: io::Error| NodeError::File {
                 path: path.display().to_string(),
                 error: error.to_string(),
@@ -72,32 +75,30 @@ impl MasterActor {
             // Of the file that is locked, whatever stands at the path by now.
             let values = recovered.file.duplicate().await.map_err(error)?;
             let sync_file = recovered.file.duplicate().await.map_err(error)?;
-            Ok(Opened { recovered, values, sync_file })
+            Ok(Some(Opened { recovered, values, sync_file }))
         };
-        ctx.spawn(opening.into_actor(self).map(
-            |opened: Result<Opened, NodeError>, master, ctx| match opened {
-                Ok(opened) => master.recovered(opened, ctx),
+        ctx.spawn(opening.into_actor(self).map(|opened: Result<Option<Opened>, NodeError>, master, ctx| {
+            match opened {
+                Ok(opened) => master.opened(opened, ctx),
                 Err(error) => master.fail(error),
-            },
-        ));
+            }
+        }));
     }
 
-    /// The log is whole: begin the reign with an EPOCH record above every epoch that anybody has seen.
-    fn recovered(&mut self, opened: Opened, ctx: &mut Context<Self>) {
-        let Role::Recovering { guard } = std::mem::replace(&mut self.role, Role::Ended) else { return };
+    /// The log is whole and the right one: begin the reign with an EPOCH record above every epoch that anybody has seen.
+    pub(super) fn begin_reign(&mut self, guard: Box<dyn LockGuard>, opened: Opened, ctx: &mut Context<Self>) {
         let position = opened.recovered.position;
         let file = opened.recovered.file;
         let seen = [self.known_epoch, position.epoch, guard.previous().epoch.unwrap_or_default()];
         let highest = seen.into_iter().max().unwrap_or_default();
         let epoch = if planted!(EpochNotRaised) { highest.max(Epoch(1)) } else { highest.next() };
         let name = ReignName { epoch, id: ReignId(self.env.random()) };
-        let head = match position.cluster {
-            Some(_) => None,
+        let (cluster, head) = match position.cluster {
+            Some(id) => (id, None),
             None => {
                 let id = ClusterId(self.env.random());
                 log::info!("new log path={} cluster={id}", self.config.log.display());
-                self.cluster.set(Some(id));
-                Some(Operation::Cluster(id))
+                (id, Some(Operation::Cluster(id)))
             }
         };
         let place = LogPlace::durable(position);
@@ -125,8 +126,8 @@ impl MasterActor {
             },
             PanicGuard::new("LogWriter", self.fate.clone()),
         );
-        let reign =
-            Reign { guard, log: writer.start(), values: opened.values, reign: name, phase: Phase::Opening };
+        let log = writer.start();
+        let reign = Reign { guard, log, values: opened.values, cluster, reign: name, phase: Phase::Opening };
         self.role = Role::Reigning(reign);
     }
 
@@ -182,6 +183,8 @@ impl MasterActor {
         reign.phase = Phase::Serving;
         let epoch = reign.reign.epoch;
         self.takeovers += 1;
+        self.has_been_served = true;
+        self.slave_of = None;
         self.front.set_active_address(None);
         let keys = self.machine.directory().len();
         let slaves = self.machine.slave_count();
@@ -295,7 +298,7 @@ impl MasterActor {
         // Nothing may be answered once the locks are free.
         self.flush();
         let Role::Reigning(reign) = std::mem::replace(&mut self.role, Role::Ended) else { return };
-        let epoch = reign.reign.epoch;
+        let (name, epoch) = (reign.reign, reign.reign.epoch);
         if self.machine.in_flight() == 0 {
             let now = self.env.now();
             self.step(now, master::Event::ReignEnded);
@@ -309,6 +312,11 @@ impl MasterActor {
         self.known_epoch = self.known_epoch.max(epoch);
         self.log_bytes = closed.position.offset;
         self.replayed.place = LogPlace::durable(closed.position);
+        self.remember(&LogPlace::durable(Position {
+            reign: name,
+            cluster: self.cluster.get(),
+            ..closed.position
+        }));
         self.log_seq = closed.position.seq;
         // The locks are free with this drop: the standby that waits for them wakes up.
         drop(reign);
@@ -405,7 +413,7 @@ impl Handler<Halted> for MasterActor {
     fn handle(&mut self, _: Halted, ctx: &mut Self::Context) {
         let _turn = self.turns.begin("role");
         match std::mem::replace(&mut self.role, Role::Ended) {
-            Role::Halting { guard } => self.recover(guard, ctx),
+            Role::Halting { guard } => self.recover(guard, false, None, ctx),
             other => self.role = other,
         }
     }
@@ -420,6 +428,8 @@ impl Handler<EpochWritten> for MasterActor {
         let Role::Reigning(reign) = &mut self.role else { return };
         let version = written.version;
         reign.phase = Phase::Announcing { since: now };
+        // Nobody hears of a new cluster before it is on disk.
+        self.cluster.set(Some(reign.cluster));
         let id = reign.reign.id;
         self.known_epoch = self.known_epoch.max(version.epoch);
         self.log_seq = version.seq;

@@ -7,7 +7,7 @@ use crate::session::shown_message;
 use crate::slave_proxy::{End, EndReason, Owed, Parts, PingWanted, Ports, SlaveEnded, SlaveProxy};
 use actix::prelude::*;
 use dsm_protocol::command::KEY_MAX;
-use dsm_protocol::ids::{Incarnation, LinkId, Millis, SlaveId};
+use dsm_protocol::ids::{LinkId, Millis, SlaveId};
 use dsm_protocol::machine::link::{Admission, Ending, Link, Standing};
 use dsm_protocol::machine::master::{Event, ReadId, ReignRecord, Slot, Testimony, SLAVES_MAX};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message, Seen};
@@ -63,21 +63,15 @@ impl MasterActor {
             self.refuse_for_want_of_a_slot(id, &outbox);
             return;
         }
-        let (id, incarnation) = (id.clone(), *incarnation);
-        let names_cluster = hello.cluster.is_some();
-        self.admit(link, id, incarnation, names_cluster, outbox, ctx);
+        self.admit(link, hello, outbox, ctx);
     }
 
-    fn admit(
-        &mut self,
-        link: LinkId,
-        id: SlaveId,
-        incarnation: Incarnation,
-        names_cluster: bool,
-        outbox: Outbox,
-        ctx: &mut Context<Self>,
-    ) {
+    fn admit(&mut self, link: LinkId, hello: Hello, outbox: Outbox, ctx: &mut Context<Self>) {
+        let HelloRole::Slave { id, incarnation, seen, .. } = hello.role else { return };
         let now = self.env.now();
+        if !self.serves() {
+            self.note_slave_of(&id, hello.cluster);
+        }
         let window = Rc::new(RefCell::new(Link::new(self.config.ack_timeout.as_millis() as u64, now)));
         let owed = Owed::default();
         let parts = Parts {
@@ -104,7 +98,8 @@ impl MasterActor {
                 proxy,
                 standing: Standing::Connected,
                 slot: None,
-                names_cluster,
+                cluster: hello.cluster,
+                seen,
                 disputes: false,
                 active_since: None,
                 reads: ReadWindow::new(&self.config),
@@ -219,7 +214,7 @@ impl MasterActor {
             }
             (Message::Control(Control::Outdated { seen }), _) => {
                 // Who did not name this cluster cannot know of its reigns.
-                if slave.names_cluster && self.reign_is_announced() {
+                if slave.cluster.is_some() && self.reign_is_announced() {
                     self.accuses(now, link, Some(seen));
                 }
             }
@@ -261,6 +256,7 @@ impl MasterActor {
             | Role::Barred { .. }
             | Role::Halting { .. }
             | Role::Recovering { .. }
+            | Role::Waiting(_)
             | Role::Ended => false,
         }
     }

@@ -23,6 +23,7 @@ impl MasterActor {
             Role::Barred { .. }
             | Role::Halting { .. }
             | Role::Recovering { .. }
+            | Role::Waiting(_)
             | Role::Reigning(_)
             | Role::Ended => "recovering",
         }
@@ -64,12 +65,16 @@ impl MasterActor {
 
         writeln!(text, "\n# Replication")?;
         writeln!(text, "role:{}", self.role_name())?;
-        writeln!(text, "epoch:{}", state.epoch)?;
+        let epoch = if let Role::Reigning(reign) = &self.role { reign.reign.epoch } else { self.known_epoch };
+        writeln!(text, "epoch:{epoch}")?;
         writeln!(text, "active_master:{}", state.active_address.as_deref().unwrap_or(""))?;
         writeln!(text, "peer_connected:{}", u8::from(self.dialed.is_some()))?;
         let lag = if self.serves() { self.standby_lag_ms(now) } else { None };
         writeln!(text, "standby_lag_ms:{}", lag.map_or_else(String::new, |ms| ms.to_string()))?;
-        writeln!(text, "degraded:{}", self.health.degraded())?;
+        let waiting_for = self.waiting_for();
+        let degraded = if waiting_for.is_empty() { self.health.degraded() } else { waiting_for.clone() };
+        writeln!(text, "degraded:{degraded}")?;
+        writeln!(text, "waiting_for:{waiting_for}")?;
         writeln!(text, "takeovers:{}", self.takeovers)?;
         writeln!(text, "handovers:{}", self.handovers)?;
 
@@ -137,13 +142,18 @@ impl MasterActor {
             Role::Barred { .. }
             | Role::Halting { .. }
             | Role::Recovering { .. }
+            | Role::Waiting(_)
             | Role::Reigning(_)
             | Role::Ended => 0,
         };
         writeln!(text, "replay_lag_seq:{lag}")?;
         let sight = match &self.role {
             Role::Standby { .. } | Role::Barred { .. } => self.sight.word(),
-            Role::Halting { .. } | Role::Recovering { .. } | Role::Reigning(_) | Role::Ended => "",
+            Role::Halting { .. }
+            | Role::Recovering { .. }
+            | Role::Waiting(_)
+            | Role::Reigning(_)
+            | Role::Ended => "",
         };
         writeln!(text, "standby_log:{sight}")?;
 

@@ -83,7 +83,11 @@ impl MasterActor {
             (Role::Standby { .. }, Course::Offering { .. }) => self.leave(now),
             (Role::Standby { .. }, Course::Open) if self.is_other_active() => self.leave(now),
             (
-                Role::Standby { .. } | Role::Barred { .. } | Role::Halting { .. } | Role::Recovering { .. },
+                Role::Standby { .. }
+                | Role::Barred { .. }
+                | Role::Halting { .. }
+                | Role::Recovering { .. }
+                | Role::Waiting(_),
                 _,
             ) => {
                 self.begin_closing(now);

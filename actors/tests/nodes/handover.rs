@@ -35,6 +35,7 @@ impl Cluster {
         let (stop, stopped) = oneshot::channel();
         let node = |kind, ours: usize| {
             let config = MasterConfig {
+                new: true,
                 listen: Some(ADDRESSES[ours].to_owned()),
                 peer: Some(ADDRESSES[1 - ours].to_owned()),
                 log: LOG.into(),
@@ -237,6 +238,7 @@ fn a_master_whose_disk_stalls_before_it_serves_stops_in_bounded_time() {
         World::run(1, |world| async move {
             let machine = world.machine("masters");
             let config = MasterConfig {
+                new: true,
                 listen: Some(ADDRESSES[0].to_owned()),
                 peer: Some(ADDRESSES[1].to_owned()),
                 log: LOG.into(),

@@ -17,6 +17,7 @@ const STANDBY: &str = "standby:12346";
 
 fn start_master(world: &World, machine: &Machine, max_value: ByteSize) -> Process {
     let config = MasterConfig {
+        new: true,
         listen: Some(ADDRESS.to_owned()),
         peer: Some("nobody:12346".to_owned()),
         log: "/data/kv_store.log".into(),
@@ -30,6 +31,7 @@ fn start_master(world: &World, machine: &Machine, max_value: ByteSize) -> Proces
 /// A pair of masters; the second one stands by.
 fn start_pair(world: &World, machine: &Machine, max_value: ByteSize) -> [Process; 2] {
     let config = |listen: &str, peer: &str| MasterConfig {
+        new: true,
         listen: Some(listen.to_owned()),
         peer: Some(peer.to_owned()),
         log: "/data/kv_store.log".into(),

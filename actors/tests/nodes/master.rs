@@ -33,6 +33,7 @@ struct Alone {
 impl Alone {
     fn start(world: &World) -> Alone {
         let config = MasterConfig {
+            new: true,
             listen: Some(ADDRESS.to_owned()),
             peer: Some("nobody:12346".to_owned()),
             log: "/data/kv_store.log".into(),
@@ -533,7 +534,9 @@ fn a_panic_in_a_session_ends_that_connection_and_gives_its_permits_back() {
         other.send(&["PING"]).await;
         assert_eq!(other.line().await.as_deref(), Some("+PONG"));
         let epoch = alone.fact("epoch").await;
-        let connections = alone.fact("connections").await;
+        // The slave, the other one, and who asks.
+        let connections = 3;
+        alone.wait_for("connections", connections).await;
 
         let mut client = alone.client().await;
         client.send(&["SET", "k", "v"]).await;
@@ -651,6 +654,7 @@ fn a_slave_that_is_refused_is_counted() {
     World::run(1, |world| async move {
         let alone = Alone::start(&world);
         alone.real_slave("one");
+        alone.wait_for("takeovers", 1).await;
         alone.wait_for("active_slaves", 1).await;
         let mut same_name = alone.hello("one", 7).await;
         assert!(same_name.refusal().await.contains("registered and answers"));
@@ -806,6 +810,7 @@ fn a_standby_counts_its_errors_too() {
         let alone = Alone::start(&world);
         let _slave = alone.slave("one", 1).await;
         let config = MasterConfig {
+            new: true,
             listen: Some(BACKUP_ADDRESS.to_owned()),
             peer: Some(ADDRESS.to_owned()),
             log: "/data/kv_store.log".into(),
@@ -856,6 +861,7 @@ fn the_standby_serves_nobody_while_the_lock_is_held() {
         let alone = Alone::start(&world);
         let _slave = alone.slave("one", 1).await;
         let config = MasterConfig {
+            new: true,
             listen: Some(BACKUP_ADDRESS.to_owned()),
             peer: Some(ADDRESS.to_owned()),
             log: "/data/kv_store.log".into(),
@@ -898,6 +904,7 @@ fn a_master_that_is_told_off_behind_a_welcome_stays_a_standby() {
         let _slave = alone.slave("one", 1).await;
         let listener = alone.env.listen("other:12346").await.unwrap();
         let config = MasterConfig {
+            new: true,
             listen: Some("backup:12346".to_owned()),
             peer: Some("other:12346".to_owned()),
             log: "/data/kv_store.log".into(),

@@ -14,6 +14,7 @@ mod clients;
 mod cluster;
 mod damage;
 mod disk_errors;
+mod lost;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod nemesis;

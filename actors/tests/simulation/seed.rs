@@ -3,6 +3,7 @@
 use crate::clients::{insist, insist_at, Answer, Client, Habits, Recorder};
 use crate::cluster::{Cluster, Node, Shape};
 use crate::damage;
+use crate::lost;
 use crate::nemesis::{Nemesis, Tally};
 use crate::witness::Witness;
 use bytes::Bytes;
@@ -31,6 +32,9 @@ const NATIVE_EVERY: u64 = 5;
 
 /// One seed in so many gets its log damaged at the end.
 const DAMAGED_EVERY: u64 = 4;
+
+/// In one seed of so many, the log is lost at the end, and found again.
+const LOST_EVERY: u64 = 4;
 
 /// In one seed of so many, the primary hangs at the end.
 const HUNG_EVERY: u64 = 4;
@@ -75,6 +79,8 @@ pub(crate) enum Check {
     SlaveKeeps,
     /// A damaged log is named and left alone.
     Damage,
+    /// Without its log, or with an older copy of it, nobody is served.
+    Lost,
     /// The cluster serves when everything is mended.
     Serves,
     /// So it does for each client that was there all the time.
@@ -273,8 +279,11 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
     nemesis.rage(duration).await;
     nemesis.rest();
     world.say(|| "everything is mended".to_owned());
-    let trials =
-        Trials { is_damaged: seed % DAMAGED_EVERY == DAMAGED_EVERY - 1, is_hung: seed % HUNG_EVERY == 1 };
+    let trials = Trials {
+        is_damaged: seed % DAMAGED_EVERY == DAMAGED_EVERY - 1,
+        is_lost: seed % LOST_EVERY == 0,
+        is_hung: seed % HUNG_EVERY == 1,
+    };
     let verdict = match witness.verdict() {
         Ok(()) => verdict(&cluster, &recorder, &stop, clients, habits.keys, trials).await,
         heard => heard.map(|()| 0),
@@ -301,6 +310,8 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
 pub(crate) struct Trials {
     /// Its log is damaged.
     pub(crate) is_damaged: bool,
+    /// Its log is lost and found again.
+    pub(crate) is_lost: bool,
     /// Its primary hangs.
     pub(crate) is_hung: bool,
 }
@@ -325,6 +336,10 @@ pub(crate) async fn verdict(
     let mut damages = 0;
     if trials.is_damaged {
         damages += u64::from(damage::strike(cluster).await?);
+        serves(&env).await?;
+    }
+    if trials.is_lost {
+        lost::strike(cluster, &env).await?;
         serves(&env).await?;
     }
     // The clients, too, find their way back, each of them.
@@ -508,7 +523,7 @@ async fn converged(cluster: &Cluster, env: &dsm::env::Env) -> Result<(), Failure
         .failed(format!("no primary with {slaves} slaves and a standby for {CONVERGE_LIMIT:?}: {seen:?}"))
 }
 
-async fn status(env: &dsm::env::Env, master: &str) -> Option<String> {
+pub(crate) async fn status(env: &dsm::env::Env, master: &str) -> Option<String> {
     let mut connection = crate::clients::Connection::open(env, master).await?;
     connection.send(&[vec![Bytes::from_static(b"INFO")]]).await.ok()?;
     match connection.answer().await.ok()? {

@@ -19,5 +19,6 @@ pub mod health;
 pub mod link;
 pub mod master;
 pub mod slave;
+pub mod start;
 mod table;
 pub mod takeover;

@@ -481,7 +481,9 @@ impl Disk for SimDisk {
         Box::pin(async move {
             alive(&self.process).await;
             let inode = match mode {
-                OpenMode::Read => self.files().existing(path).ok_or(io::ErrorKind::NotFound)?,
+                OpenMode::Read | OpenMode::Existing => {
+                    self.files().existing(path).ok_or(io::ErrorKind::NotFound)?
+                }
                 OpenMode::Write => self.files().inode(path),
             };
             self.world.moment(&self.process, Moment::Opened);

@@ -41,7 +41,7 @@ pub struct Reigns {
 
 impl Reigns {
     /// Takes in an EPOCH record. What is not behind the last one is ignored: the log's rules do not let it happen.
-    pub(super) fn begin(&mut self, record: ReignRecord) {
+    pub(crate) fn begin(&mut self, record: ReignRecord) {
         if self.records.last().is_none_or(|last| last.reign.epoch < record.reign.epoch) {
             self.records.push(record);
         }
@@ -112,17 +112,31 @@ impl Reigns {
 
     /// Judges a slave's memory, at a master whose own reign is the last one here.
     pub fn testimony(&self, seen: &Seen) -> Testimony {
-        let Some(own) = self.records.last() else { return Testimony::Agrees };
+        let Some((own, before)) = self.records.split_last() else { return Testimony::Agrees };
+        if seen.reign == own.reign {
+            return Testimony::Agrees;
+        }
+        self.weigh(before, own.first, seen)
+    }
+
+    /// Judges what somebody remembers, at a master that has not begun its reign: the log ends with the record `end`.
+    pub fn testimony_at(&self, end: Seq, seen: &Seen) -> Testimony {
+        self.weigh(&self.records, end.next(), seen)
+    }
+
+    /// The same of the reigns in `log`, of which the last has ended in front of the seq `end`.
+    fn weigh(&self, log: &[ReignRecord], end: Seq, seen: &Seen) -> Testimony {
         if self.is_given_up(seen.reign) {
             return Testimony::Agrees;
         }
-        let before = self.records.len().checked_sub(2).map(|index| self.records[index].reign);
-        let ended_last =
-            before == Some(seen.reign) || before.is_none_or(|before| seen.reign.epoch > before.epoch);
-        let is_known =
-            self.index_of(seen.reign.epoch).is_ok() && self.id_of(seen.reign.epoch) == seen.reign.id;
-        let is_within = !seen.durable || self.end_of(seen.reign.epoch).is_none_or(|end| seen.seq < end);
-        if seen.reign == own.reign || (is_known && is_within) {
+        let last = log.last().map(|last| last.reign);
+        let ended_last = last.is_none_or(|last| last == seen.reign || seen.reign.epoch > last.epoch);
+        let index = log.binary_search_by_key(&seen.reign.epoch, |record| record.reign.epoch).ok();
+        let known = index.filter(|index| log[*index].reign.id == seen.reign.id);
+        let agrees = known.is_some_and(|index| {
+            !seen.durable || seen.seq < log.get(index + 1).map_or(end, |next| next.first)
+        });
+        if agrees {
             Testimony::Agrees
         } else if ended_last {
             Testimony::LogIsShort

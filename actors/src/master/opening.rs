@@ -1,0 +1,280 @@
+//! What a master does between the lock and its EPOCH record: it holds the log against what others know of it, and waits
+//! with the lock when something is missing.
+//!
+//! Owns the looks at the path meanwhile. The rule itself is `machine/start.rs`.
+
+use super::{MasterActor, Role};
+use crate::env::{Env, FileIdentity, LockGuard, OpenMode};
+use crate::log_scan::LogPlace;
+use crate::log_tailer::{self, Halt, Sight};
+use crate::recovery::Recovered;
+use actix::prelude::*;
+use dsm_protocol::ids::{ClusterId, Millis, SlaveId};
+use dsm_protocol::machine::master::Testimony;
+use dsm_protocol::machine::start::{self, Accepted, Circumstances, Claim, Lack, Log, Source, Verdict};
+use dsm_protocol::message::Seen;
+use dsm_protocol::record::Position;
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+/// How often the path is looked at while the right log is not there, in milliseconds.
+const LOOK_MS: u64 = 500;
+
+/// How often it is said what is waited for, in milliseconds.
+const TELL_AGAIN_MS: u64 = 60_000;
+
+/// The log as a reign needs it.
+pub(crate) struct Opened {
+    pub(super) recovered: Recovered,
+    pub(super) values: Rc<dyn crate::env::File>,
+    pub(super) sync_file: Rc<dyn crate::env::File>,
+}
+
+/// Which file is at the path, and how long it is in bytes.
+type AtPath = (FileIdentity, u64);
+
+/// With the lock, and without what is needed to begin.
+pub(crate) struct Waiting {
+    pub(super) guard: Box<dyn LockGuard>,
+    /// The log, locked, as long as nothing is known to be wrong with it.
+    opened: Option<Opened>,
+    /// What it says; `None` when there is none.
+    log: Option<Log>,
+    /// The file that was read.
+    read: Option<AtPath>,
+    /// Another one that was there at the last look: it is read once it does not grow any more.
+    candidate: Option<AtPath>,
+    looked_at: Millis,
+    is_looking: bool,
+    /// Since when a slave of no cluster is connected.
+    newcomer_since: Option<Millis>,
+    /// What is waited for, and when it was said last.
+    told: Option<(Lack, Millis)>,
+}
+
+/// What this master has itself read in the log, of what is certainly on disk, or written there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Memory {
+    cluster: ClusterId,
+    seen: Option<Seen>,
+}
+
+impl MasterActor {
+    /// The file is locked and read, or there is none: from now on it is asked whether a reign may begin on it.
+    pub(super) fn opened(&mut self, opened: Option<Opened>, ctx: &mut Context<Self>) {
+        let Role::Recovering { guard, told } = std::mem::replace(&mut self.role, Role::Ended) else { return };
+        let now = self.env.now();
+        let recovered = opened.as_ref().map(|opened| &opened.recovered);
+        self.role = Role::Waiting(Waiting {
+            guard,
+            log: recovered.map(|recovered| log_at(&recovered.position)),
+            read: recovered.map(|recovered| (recovered.identity, recovered.position.offset)),
+            opened,
+            candidate: None,
+            looked_at: now,
+            is_looking: false,
+            newcomer_since: None,
+            told,
+        });
+        self.consider(now, ctx);
+    }
+
+    /// Asks again whether a reign may begin, and looks whether the file has come.
+    pub(super) fn consider(&mut self, now: Millis, ctx: &mut Context<Self>) {
+        let claims = match &self.role {
+            Role::Waiting(waiting) => self.claims(waiting),
+            Role::Standby { .. }
+            | Role::Barred { .. }
+            | Role::Halting { .. }
+            | Role::Recovering { .. }
+            | Role::Reigning(_)
+            | Role::Ended => return,
+        };
+        let has_newcomer = self.slaves.values().any(|slave| slave.cluster.is_none());
+        let Role::Waiting(waiting) = &mut self.role else { return };
+        waiting.newcomer_since = if has_newcomer { waiting.newcomer_since.or(Some(now)) } else { None };
+        let circumstances = Circumstances {
+            new: self.config.new,
+            heard_ms: now.since(self.started_at),
+            newcomer_ms: waiting.newcomer_since.map(|since| now.since(since)),
+            is_warm: self.has_been_served,
+        };
+        let accepted = Accepted::default();
+        match start::judge(waiting.log.as_ref(), self.machine.reigns(), &claims, &accepted, circumstances) {
+            Verdict::Begin => self.leave_waiting(ctx),
+            Verdict::NotYet => {}
+            Verdict::Wait(lack) => {
+                // Whoever puts another file there need not wait for our lock on this one.
+                waiting.opened = None;
+                self.tell_lack(now, lack);
+                self.look_at_path(now, ctx);
+            }
+        }
+    }
+
+    /// Everything that somebody knows of the log.
+    fn claims(&self, waiting: &Waiting) -> Vec<Claim> {
+        let mut claims = Vec::new();
+        let text = waiting.guard.previous();
+        if let Some(cluster) = text.cluster {
+            claims.push(Claim { source: Source::LockFile, cluster, epoch: text.epoch, seen: None });
+        }
+        if let Some(Memory { cluster, seen }) = self.memory {
+            claims.push(Claim { source: Source::Memory, cluster, epoch: None, seen });
+        }
+        if let Some(cluster) = self.peer_cluster {
+            let epoch = self.dialed.as_ref().map(|dialed| dialed.state.epoch);
+            claims.push(Claim { source: Source::Peer, cluster, epoch, seen: None });
+        }
+        let connected = self.slaves.values().filter_map(|slave| {
+            let source = Source::Slave(slave.id.clone());
+            Some(Claim { source, cluster: slave.cluster?, epoch: None, seen: slave.seen })
+        });
+        claims.extend(connected);
+        if let Some((id, cluster)) = &self.slave_of {
+            let source = Source::Slave(id.clone());
+            claims.push(Claim { source, cluster: *cluster, epoch: None, seen: None });
+        }
+        claims
+    }
+
+    /// Begins a reign on what was found; what is not locked any more, or not there yet, is opened first.
+    fn leave_waiting(&mut self, ctx: &mut Context<Self>) {
+        let Role::Waiting(waiting) = std::mem::replace(&mut self.role, Role::Ended) else { return };
+        match waiting.opened {
+            Some(opened) => self.begin_reign(waiting.guard, opened, ctx),
+            None => {
+                let makes_file = waiting.log.is_none();
+                self.recover(waiting.guard, makes_file, waiting.told, ctx);
+            }
+        }
+    }
+
+    fn tell_lack(&mut self, now: Millis, lack: Lack) {
+        let Role::Waiting(waiting) = &mut self.role else { return };
+        let is_news =
+            !waiting.told.as_ref().is_some_and(|(told, at)| *told == lack && now.since(*at) < TELL_AGAIN_MS);
+        if is_news {
+            let path = self.config.log.display().to_string();
+            let level = if lack == Lack::Unclaimed { log::Level::Warn } else { log::Level::Error };
+            log::log!(level, "not serving: {}; {}", lack.what(&path), lack.way_on(&path));
+            waiting.told = Some((lack, now));
+        }
+    }
+
+    /// What is waited for, in words; nothing when nothing is missing.
+    pub(super) fn waiting_for(&self) -> String {
+        let path = self.config.log.display();
+        let told = match &self.role {
+            Role::Barred { .. } if self.sight != Sight::Follows => {
+                return format!("the log at {path} does not go on what was replayed: {}", self.sight);
+            }
+            Role::Waiting(Waiting { told, .. }) | Role::Recovering { told, .. } => told.as_ref(),
+            Role::Standby { .. }
+            | Role::Barred { .. }
+            | Role::Halting { .. }
+            | Role::Reigning(_)
+            | Role::Ended => None,
+        };
+        told.map_or_else(String::new, |(lack, _)| lack.what(&path.to_string()))
+    }
+
+    /// Lets a standby forget what it has replayed, where nobody ever served that and the other master serves something
+    /// else: it was the wrong log.
+    pub(super) fn follow_anew(&mut self, ctx: &mut Context<Self>) {
+        let is_served = self.dialed.as_ref().is_some_and(|dialed| dialed.state.active);
+        if !is_served || self.memory.is_some() || self.sight == Sight::Follows {
+            return;
+        }
+        let Role::Standby { tailer } = &self.role else { return };
+        log::info!(
+            "what was replayed was never served, following what the other master serves path={}",
+            self.config.log.display()
+        );
+        tailer.do_send(Halt);
+        self.sight = Sight::Follows;
+        self.replayed = log_tailer::Start::default();
+        let tailer = Self::tailer(&self.env, &self.config, &self.replayed, &self.fate, ctx);
+        self.role = Role::Standby { tailer };
+    }
+
+    /// Looks at the path, beside this thread.
+    fn look_at_path(&mut self, now: Millis, ctx: &mut Context<Self>) {
+        let Role::Waiting(waiting) = &mut self.role else { return };
+        if waiting.is_looking || now.since(waiting.looked_at) < LOOK_MS {
+            return;
+        }
+        waiting.is_looking = true;
+        let looking = look(Rc::clone(&self.env), self.config.log.clone());
+        ctx.spawn(looking.into_actor(self).map(|seen, master, ctx| {
+            let now = master.env.now();
+            // What cannot be seen now may be at the next look.
+            master.looked(now, seen.unwrap_or_default(), ctx);
+        }));
+    }
+
+    fn looked(&mut self, now: Millis, seen: Option<AtPath>, ctx: &mut Context<Self>) {
+        let Role::Waiting(waiting) = &mut self.role else { return };
+        (waiting.is_looking, waiting.looked_at) = (false, now);
+        let is_new = match (seen, waiting.read) {
+            (Some((_, bytes)), None) => bytes > 0,
+            (seen, read) => seen != read,
+        };
+        let before = std::mem::replace(&mut waiting.candidate, seen.filter(|_| is_new));
+        // A file that is being copied there is left alone until it is whole.
+        if waiting.candidate.is_none() || waiting.candidate != before {
+            return;
+        }
+        log::info!("another file is there, reading it path={}", self.config.log.display());
+        let Role::Waiting(waiting) = std::mem::replace(&mut self.role, Role::Ended) else { return };
+        self.recover(waiting.guard, false, waiting.told, ctx);
+    }
+
+    /// Remembers what the log certainly holds on disk, once it is served: what nobody serves may be the wrong one. A log that
+    /// has less, or something else, does not make it forget.
+    pub(super) fn remember(&mut self, place: &LogPlace) {
+        let Position { cluster, reign, seq, .. } = place.durable;
+        let Some(cluster) = cluster.filter(|_| self.has_been_served) else { return };
+        if self.cluster.get().is_none() {
+            self.cluster.set(Some(cluster));
+        }
+        let is_reign = reign != dsm_protocol::ids::Reign::default();
+        let seen = is_reign.then_some(Seen { reign, seq, durable: true });
+        let end = place.position.seq;
+        let has_more = |old: &Memory| {
+            let lacks = |old: &Seen| self.machine.reigns().testimony_at(end, old) != Testimony::Agrees;
+            let is_further = |old: &Seen| {
+                seen.is_none_or(|seen| (old.reign.epoch, old.seq) > (seen.reign.epoch, seen.seq))
+            };
+            old.cluster != cluster || old.seen.as_ref().is_some_and(|old| lacks(old) || is_further(old))
+        };
+        if !self.memory.as_ref().is_some_and(has_more) {
+            self.memory = Some(Memory { cluster, seen });
+        }
+    }
+
+    /// Notes whose a slave is, as long as that is all that is known of the log. A slave that has been restarted belongs
+    /// to nobody.
+    pub(super) fn note_slave_of(&mut self, id: &SlaveId, cluster: Option<ClusterId>) {
+        match cluster {
+            Some(cluster) if self.slave_of.is_none() => self.slave_of = Some((id.clone(), cluster)),
+            None if self.slave_of.as_ref().is_some_and(|(named, _)| named == id) => self.slave_of = None,
+            Some(_) | None => {}
+        }
+    }
+}
+
+/// What a log that was read says of itself.
+fn log_at(position: &Position) -> Log {
+    Log { cluster: position.cluster, epoch: position.epoch, end: position.seq }
+}
+
+async fn look(env: Env, path: PathBuf) -> io::Result<Option<AtPath>> {
+    let Some(identity) = env.disk().identity(&path).await? else { return Ok(None) };
+    let file = env.disk().open(&path, OpenMode::Read).await?;
+    if file.identity().await? != identity {
+        return Ok(None);
+    }
+    Ok(Some((identity, file.length().await?)))
+}

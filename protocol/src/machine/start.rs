@@ -1,0 +1,393 @@
+//! Whether a reign may begin on what stands at the log's path.
+//!
+//! Owns the rule by which the log is held against all that others know of it: the lock file, what this master has read
+//! itself, the other master, slaves. Whoever knows of a cluster, a reign or a record that the log lacks keeps it from
+//! being served: an empty cluster in the place of a lost log answers every question wrongly. Asked again whenever
+//! something may have changed. See `docs/ARCHITECTURE.md`, *What a log must hold*.
+
+use super::master::{Reigns, Testimony};
+use crate::ids::{ClusterId, Epoch, Reign, Seq, SlaveId};
+use crate::message::Seen;
+use crate::planted;
+use std::fmt;
+
+/// How long a master that has just started lets slaves and the other master reach it before it serves a log that nobody
+/// has served since, or begins one because it was told to, in milliseconds. A slave that lives dials at least every
+/// [`SLAVE_PAUSE_MAX_MS`], so its word is heard in time.
+pub const HEAR_MS: u64 = 1000;
+
+/// The longest pause of a slave between two attempts to reach a master, in milliseconds.
+pub const SLAVE_PAUSE_MAX_MS: u64 = 500;
+
+/// How long a slave of no cluster must be connected before a new log is begun for it, in milliseconds: those that come
+/// with it may belong to one.
+pub const SETTLE_MS: u64 = 100;
+
+/// Who knows something of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The text of the lock file, which a former holder has written.
+    LockFile,
+    /// This master has read it in the log before.
+    Memory,
+    /// The other master.
+    Peer,
+    /// A slave.
+    Slave(SlaveId),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::LockFile => f.write_str("the lock file"),
+            Source::Memory => f.write_str("this master, which has read it before,"),
+            Source::Peer => f.write_str("the other master"),
+            Source::Slave(id) => write!(f, "slave {id}"),
+        }
+    }
+}
+
+/// What somebody knows of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Who.
+    pub source: Source,
+    /// Whose log it is.
+    pub cluster: ClusterId,
+    /// An epoch that it has.
+    pub epoch: Option<Epoch>,
+    /// A reign that it has, and how far that goes.
+    pub seen: Option<Seen>,
+}
+
+/// What stands at the path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Whose it is; `None` when it does not say, as one of the original program.
+    pub cluster: Option<ClusterId>,
+    /// The epoch of its last record.
+    pub epoch: Epoch,
+    /// The seq of its last record; 0 when there is none.
+    pub end: Seq,
+}
+
+impl Log {
+    /// Whether it is as good as none: a file without a record.
+    fn is_empty(&self) -> bool {
+        self.cluster.is_none() && self.end == Seq(0)
+    }
+}
+
+/// What the decision depends on beside the log and the claims.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Circumstances {
+    /// Whether an empty cluster is meant where nobody names one (`--new`).
+    pub new: bool,
+    /// For how long others could reach this master, in milliseconds.
+    pub heard_ms: u64,
+    /// For how long a slave of no cluster is connected, in milliseconds; `None` without one.
+    pub newcomer_ms: Option<u64>,
+    /// Whether this log was served, by one of the two masters, since this one started: who has something to say has said
+    /// it.
+    pub is_warm: bool,
+}
+
+/// What an operator has given up with `dsm-log accept-loss`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// Reigns that count as given up, in part or whole.
+    pub reigns: Vec<Reign>,
+    /// The lock file's word counts no more up to this epoch.
+    pub epoch: Epoch,
+}
+
+/// What keeps a reign from beginning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// There is no log, but somebody knows of one.
+    NoLog {
+        /// Whose it is.
+        cluster: ClusterId,
+        /// Who says so.
+        source: Source,
+    },
+    /// There is no log, and nobody says what is meant.
+    Unclaimed,
+    /// The log is another cluster's.
+    OtherCluster {
+        /// Whose it is.
+        log: Option<ClusterId>,
+        /// Whose it should be.
+        named: ClusterId,
+        /// Who says so.
+        source: Source,
+    },
+    /// The log ends before an epoch that it once had.
+    Epoch {
+        /// The log's end.
+        log: Log,
+        /// The epoch.
+        known: Epoch,
+        /// Who knows it.
+        source: Source,
+    },
+    /// The log lacks records of a reign, or all of it.
+    Records {
+        /// The log's end.
+        log: Log,
+        /// What somebody has seen.
+        seen: Seen,
+        /// Who.
+        source: Source,
+    },
+}
+
+impl Lack {
+    /// What is missing, in words. `path` is the log's.
+    pub fn what(&self, path: &str) -> String {
+        match self {
+            Lack::NoLog { cluster, source } => {
+                format!("there is no log at {path}, and {source} names cluster {cluster}")
+            }
+            Lack::Unclaimed => format!("there is no log at {path}, and no slave has come"),
+            Lack::OtherCluster { log: None, named, source } => {
+                format!("the log at {path} names no cluster, and {source} names cluster {named}")
+            }
+            Lack::OtherCluster { log: Some(log), named, source } => {
+                format!("the log at {path} is of cluster {log}, and {source} names cluster {named}")
+            }
+            Lack::Epoch { log, known, source } => format!(
+                "the log at {path} ends in epoch {} at seq {}, and {source} knows of its epoch {known}: it is an older copy, \
+                 or was cut",
+                log.epoch, log.end
+            ),
+            Lack::Records { log, seen, source } => {
+                let Seen { reign, seq, .. } = seen;
+                let missing = seq.0.saturating_sub(log.end.0);
+                let many = if missing > 0 { format!(", so that {missing} records or more are missing") } else { String::new() };
+                format!(
+                    "the log at {path} ends in epoch {} at seq {}, and {source} has seen reign {reign} through seq \
+                     {seq}{many}: it is an older copy, or was cut",
+                    log.epoch, log.end
+                )
+            }
+        }
+    }
+
+    /// How to go on, in words. `path` is the log's.
+    pub fn way_on(&self, path: &str) -> String {
+        match self {
+            Lack::NoLog { .. } => format!(
+                "put the file back at {path} (is its volume mounted?), and this master goes on by itself; if it is lost for \
+                 good and an empty cluster is meant, stop masters and slaves, run `dsm-log forget {path}`, and start again"
+            ),
+            Lack::Unclaimed => {
+                format!("a new log begins with the first slave, or with --new; if there was one, put it at {path}")
+            }
+            Lack::OtherCluster { .. } => format!(
+                "put the right file at {path}, and this master goes on by itself; if this one is meant, stop masters and \
+                 slaves, run `dsm-log forget {path}`, and start again"
+            ),
+            Lack::Epoch { .. } | Lack::Records { .. } => format!(
+                "put the newer file back at {path}, and this master goes on by itself; if what is missing is lost for good, \
+                 stop the masters, run `dsm-log accept-loss {path}`, and start them again"
+            ),
+        }
+    }
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Begin a reign on it; where there is none, begin a new log.
+    Begin,
+    /// Others may still have something to say.
+    NotYet,
+    /// Do not begin.
+    Wait(Lack),
+}
+
+/// Holds what stands at the log's path (`None`: nothing) against what others know. `reigns` are those of the log.
+pub fn judge(
+    log: Option<&Log>,
+    reigns: &Reigns,
+    claims: &[Claim],
+    accepted: &Accepted,
+    now: Circumstances,
+) -> Verdict {
+    match log.filter(|log| !log.is_empty()) {
+        None => judge_nothing(claims, now),
+        Some(log) => {
+            if let Some(lack) = claims.iter().find_map(|claim| lack(log, reigns, claim, accepted)) {
+                Verdict::Wait(lack)
+            } else if now.is_warm || now.heard_ms >= HEAR_MS {
+                Verdict::Begin
+            } else {
+                Verdict::NotYet
+            }
+        }
+    }
+}
+
+fn judge_nothing(claims: &[Claim], now: Circumstances) -> Verdict {
+    if let Some(claim) = claims.first().filter(|_| !planted!(BeginsNewLogOverCluster)) {
+        return Verdict::Wait(Lack::NoLog { cluster: claim.cluster, source: claim.source.clone() });
+    }
+    let is_asked_for = now.new && now.heard_ms >= HEAR_MS;
+    if is_asked_for || now.newcomer_ms.is_some_and(|ms| ms >= SETTLE_MS) {
+        Verdict::Begin
+    } else if now.newcomer_ms.is_some() || now.heard_ms < HEAR_MS {
+        Verdict::NotYet
+    } else {
+        Verdict::Wait(Lack::Unclaimed)
+    }
+}
+
+/// What the log lacks of one claim.
+fn lack(log: &Log, reigns: &Reigns, claim: &Claim, accepted: &Accepted) -> Option<Lack> {
+    let Claim { source, cluster, epoch, seen } = claim;
+    let is_slave = matches!(source, Source::Slave(_));
+    if log.cluster != Some(*cluster) {
+        // A slave that belongs elsewhere is refused when it registers. It cannot keep a log that names its cluster from
+        // being served.
+        let lacks = !is_slave || log.cluster.is_none();
+        return lacks.then(|| Lack::OtherCluster {
+            log: log.cluster,
+            named: *cluster,
+            source: source.clone(),
+        });
+    }
+    if let Some(known) = epoch.filter(|known| *known > log.epoch && *known > accepted.epoch) {
+        return Some(Lack::Epoch { log: *log, known, source: source.clone() });
+    }
+    let seen = seen.filter(|seen| !accepted.reigns.contains(&seen.reign))?;
+    let is_short = match reigns.testimony_at(log.end, &seen) {
+        Testimony::Agrees => false,
+        Testimony::LogIsShort => !(is_slave && planted!(WitnessIgnored)),
+        // For all that a slave knows, the log was restored and has served since: it is set aside alone.
+        Testimony::Elsewhere => !is_slave,
+    };
+    is_short.then(|| Lack::Records { log: *log, seen, source: source.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::master::ReignRecord;
+    use super::*;
+
+    const OURS: ClusterId = ClusterId(1);
+    const OTHERS: ClusterId = ClusterId(2);
+    const LATE: Circumstances =
+        Circumstances { new: false, heard_ms: HEAR_MS, newcomer_ms: None, is_warm: false };
+
+    /// A log of reigns 1 (id 10) from seq 2 and 2 (id 20) from seq 8, which ends at seq 11.
+    fn log() -> (Log, Reigns) {
+        let mut reigns = Reigns::default();
+        for (epoch, first) in [(1, 2), (2, 8)] {
+            let reign = Reign::new(epoch, epoch * 10);
+            reigns.begin(ReignRecord { reign, first: Seq(first), durable: true });
+        }
+        (Log { cluster: Some(OURS), epoch: Epoch(2), end: Seq(11) }, reigns)
+    }
+
+    fn claim(source: Source, cluster: ClusterId) -> Claim {
+        Claim { source, cluster, epoch: None, seen: None }
+    }
+
+    fn slave() -> Source {
+        Source::Slave(SlaveId::new("s1").unwrap())
+    }
+
+    fn seen(epoch: u64, id: u64, seq: u64) -> Option<Seen> {
+        Some(Seen { reign: Reign::new(epoch, id), seq: Seq(seq), durable: true })
+    }
+
+    fn verdict_on_nothing(claims: &[Claim], now: Circumstances) -> Verdict {
+        judge(None, &Reigns::default(), claims, &Accepted::default(), now)
+    }
+
+    fn verdict(claims: &[Claim], now: Circumstances) -> Verdict {
+        let (log, reigns) = log();
+        judge(Some(&log), &reigns, claims, &Accepted::default(), now)
+    }
+
+    #[test]
+    fn no_log_is_begun_where_anybody_names_a_cluster() {
+        for source in [Source::LockFile, Source::Memory, Source::Peer, slave()] {
+            let claims = [claim(source.clone(), OURS)];
+            for now in [
+                LATE,
+                Circumstances { new: true, ..LATE },
+                Circumstances { newcomer_ms: Some(SETTLE_MS), ..LATE },
+            ] {
+                let lack = Lack::NoLog { cluster: OURS, source: source.clone() };
+                assert_eq!(verdict_on_nothing(&claims, now), Verdict::Wait(lack));
+            }
+            // An empty file is as good as none.
+            let empty = Log { cluster: None, epoch: Epoch(0), end: Seq(0) };
+            let verdict = judge(Some(&empty), &Reigns::default(), &claims, &Accepted::default(), LATE);
+            assert!(matches!(verdict, Verdict::Wait(Lack::NoLog { .. })));
+        }
+    }
+
+    #[test]
+    fn a_new_log_begins_with_a_slave_of_no_cluster_or_when_it_is_asked_for() {
+        let early = Circumstances { heard_ms: HEAR_MS - 1, ..LATE };
+        assert_eq!(verdict_on_nothing(&[], early), Verdict::NotYet);
+        assert_eq!(verdict_on_nothing(&[], LATE), Verdict::Wait(Lack::Unclaimed));
+        assert_eq!(verdict_on_nothing(&[], Circumstances { new: true, ..early }), Verdict::NotYet);
+        assert_eq!(verdict_on_nothing(&[], Circumstances { new: true, ..LATE }), Verdict::Begin);
+        let newcomer = |ms| Circumstances { newcomer_ms: Some(ms), ..early };
+        assert_eq!(verdict_on_nothing(&[], newcomer(SETTLE_MS - 1)), Verdict::NotYet);
+        assert_eq!(verdict_on_nothing(&[], newcomer(SETTLE_MS)), Verdict::Begin);
+    }
+
+    #[test]
+    fn a_log_of_another_cluster_is_not_served_unless_a_slave_alone_says_so() {
+        for source in [Source::LockFile, Source::Memory, Source::Peer] {
+            let lack = Lack::OtherCluster { log: Some(OURS), named: OTHERS, source: source.clone() };
+            assert_eq!(verdict(&[claim(source, OTHERS)], LATE), Verdict::Wait(lack));
+        }
+        assert_eq!(verdict(&[claim(slave(), OTHERS)], LATE), Verdict::Begin);
+        // A log of the original program names none: then the slave's word counts.
+        let legacy = Log { cluster: None, epoch: Epoch(0), end: Seq(7) };
+        let claims = [claim(slave(), OTHERS)];
+        let verdict = judge(Some(&legacy), &Reigns::default(), &claims, &Accepted::default(), LATE);
+        assert!(matches!(verdict, Verdict::Wait(Lack::OtherCluster { log: None, .. })));
+    }
+
+    #[test]
+    fn a_log_that_ends_before_what_is_known_is_not_served() {
+        let epoch = |epoch| Claim { epoch: Some(Epoch(epoch)), ..claim(Source::LockFile, OURS) };
+        assert_eq!(verdict(&[epoch(2)], LATE), Verdict::Begin);
+        assert!(matches!(verdict(&[epoch(3)], LATE), Verdict::Wait(Lack::Epoch { known: Epoch(3), .. })));
+        let (log, reigns) = log();
+        let accepted = Accepted { epoch: Epoch(3), reigns: Vec::new() };
+        assert_eq!(judge(Some(&log), &reigns, &[epoch(3)], &accepted, LATE), Verdict::Begin);
+        for source in [Source::Memory, slave()] {
+            let saw = |seen| Claim { seen, ..claim(source.clone(), OURS) };
+            assert_eq!(verdict(&[saw(seen(2, 20, 11))], LATE), Verdict::Begin);
+            assert_eq!(verdict(&[saw(seen(1, 10, 7))], LATE), Verdict::Begin);
+            for more in [seen(2, 20, 12), seen(3, 30, 1)] {
+                assert!(matches!(verdict(&[saw(more)], LATE), Verdict::Wait(Lack::Records { .. })));
+                let accepted = Accepted { epoch: Epoch(0), reigns: vec![more.unwrap().reign] };
+                assert_eq!(judge(Some(&log), &reigns, &[saw(more)], &accepted, LATE), Verdict::Begin);
+            }
+        }
+    }
+
+    #[test]
+    fn a_log_that_has_served_since_is_held_up_by_no_slave_of_another_branch() {
+        let branched = |source| Claim { seen: seen(2, 21, 9), ..claim(source, OURS) };
+        assert_eq!(verdict(&[branched(slave())], LATE), Verdict::Begin);
+        assert!(matches!(verdict(&[branched(Source::Memory)], LATE), Verdict::Wait(Lack::Records { .. })));
+    }
+
+    #[test]
+    fn a_cold_log_is_served_once_others_could_say_what_they_know() {
+        let early = Circumstances { heard_ms: 0, ..LATE };
+        assert_eq!(verdict(&[], early), Verdict::NotYet);
+        assert_eq!(verdict(&[], LATE), Verdict::Begin);
+        assert_eq!(verdict(&[], Circumstances { is_warm: true, ..early }), Verdict::Begin);
+    }
+}

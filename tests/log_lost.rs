@@ -1,0 +1,180 @@
+//! Logs that are lost: moved away, on a volume that is not mounted, of another cluster, older than they were. No master
+//! serves what is not all there, each says what it misses and how to go on, and goes on by itself when the log is back.
+
+mod common;
+
+use common::cluster::{Node, Setup, TestCluster, MASTERS};
+use common::resp::Answer;
+use common::{seconds, wait_for};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const SOON: Duration = seconds(10);
+
+/// Runs `dsm-log`: exit code, and what it says.
+fn dsm_log(arguments: &[&str], log: &Path) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_dsm-log")).args(arguments).arg(log).output();
+    let output = output.expect("the binary is built");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// Waits until a master says that it does not serve, and why.
+fn waits(cluster: &TestCluster, master: Node, why: &[&str]) {
+    let info = wait_for(&format!("{master:?} waits: {why:?}"), SOON, || {
+        let info = cluster.info(master)?;
+        let waiting_for = info.get("waiting_for")?.to_owned();
+        why.iter().all(|word| waiting_for.contains(word)).then_some(info)
+    });
+    assert_eq!(info.role(), "recovering");
+    assert_eq!(info.get("degraded"), info.get("waiting_for"), "STATUS ends with 1 for it");
+}
+
+/// What a client hears that asks for a key.
+fn asked(cluster: &TestCluster, master: Node, key: &str) -> Answer {
+    cluster.connect(master).call(&[b"GET", key.as_bytes()]).expect("an answer")
+}
+
+fn write(cluster: &TestCluster, key: &str, value: &str) {
+    assert_eq!(cluster.ask(&[b"SET", key.as_bytes(), value.as_bytes()]), Answer::ok());
+}
+
+fn is_loading(answer: &Answer) -> bool {
+    matches!(answer, Answer::Error(text) if text.starts_with("LOADING"))
+}
+
+/// Where a file is put aside.
+fn aside(cluster: &TestCluster) -> PathBuf {
+    cluster.dir().join("elsewhere.log")
+}
+
+#[test]
+fn no_empty_cluster_is_served_in_the_place_of_a_log_that_was_moved_away() {
+    let mut cluster = Setup::slaves(2).masters_with(&["--new"]).start();
+    write(&cluster, "k", "v");
+    // With the slaves alive, and again with nobody left but the lock file.
+    for slaves_too in [false, true] {
+        if slaves_too {
+            cluster.kill_all();
+        } else {
+            cluster.kill_at_once(&MASTERS);
+        }
+        std::fs::rename(cluster.log(), aside(&cluster)).expect("moved");
+        cluster.start_all();
+        waits(&cluster, Node::Master, &["there is no log at", "the lock file names cluster"]);
+        assert!(is_loading(&asked(&cluster, Node::Master, "k")), "not NOT_FOUND");
+        assert!(is_loading(&asked(&cluster, Node::Backup, "k")), "not NOT_FOUND");
+        assert!(!cluster.log().exists(), "no log is begun");
+        let said = cluster.stderr(Node::Master);
+        assert!(said.contains("put the file back at"), "{said}");
+        assert_eq!(
+            said.matches("not serving: there is no log").count(),
+            1 + usize::from(slaves_too),
+            "{said}"
+        );
+        std::fs::rename(aside(&cluster), cluster.log()).expect("moved");
+        assert_eq!(cluster.settle(), Node::Master);
+        assert_eq!(asked(&cluster, Node::Master, "k"), Answer::bulk("v"));
+    }
+    // A stop while it waits is a clean one.
+    cluster.kill_at_once(&MASTERS);
+    std::fs::rename(cluster.log(), aside(&cluster)).expect("moved");
+    // A symbolic link to nothing is not followed.
+    std::os::unix::fs::symlink(cluster.dir().join("target.log"), cluster.log()).expect("a link");
+    cluster.start(Node::Master);
+    waits(&cluster, Node::Master, &["there is no log at"]);
+    assert!(cluster.terminate(Node::Master).success());
+    assert!(!cluster.dir().join("target.log").exists(), "it made the target");
+    // It is lost for good: said by hand, with masters and slaves stopped, a new one begins.
+    std::fs::remove_file(cluster.log()).expect("removed");
+    cluster.kill_all();
+    let (code, said) = dsm_log(&["forget"], &cluster.log());
+    assert_eq!((code, said.contains("is forgotten")), (Some(0), true), "{said}");
+    cluster.start_all();
+    cluster.settle();
+    assert_eq!(asked(&cluster, Node::Master, "k"), Answer::Null);
+}
+
+#[test]
+fn a_volume_that_is_not_mounted_begins_no_empty_cluster_as_long_as_a_slave_knows_better() {
+    let mut cluster = Setup::slaves(2).masters_with(&["--new"]).start();
+    write(&cluster, "k", "v");
+    cluster.kill_at_once(&MASTERS);
+    // Nothing of it is there, neither log nor lock file.
+    let lock_aside = cluster.dir().join("elsewhere.lock");
+    std::fs::rename(cluster.log(), aside(&cluster)).expect("moved");
+    std::fs::rename(cluster.lock(), &lock_aside).expect("moved");
+    cluster.start(Node::Master);
+    waits(&cluster, Node::Master, &["there is no log at", "slave slave-", "names cluster"]);
+    assert!(is_loading(&asked(&cluster, Node::Master, "k")), "not NOT_FOUND");
+    assert!(!cluster.log().exists(), "no log is begun");
+    // Mounted again, over the empty directory.
+    std::fs::rename(aside(&cluster), cluster.log()).expect("moved");
+    cluster.wait_until_serves(Node::Master, SOON);
+    cluster.wait_for_active_slaves(2, SOON);
+    assert_eq!(asked(&cluster, Node::Master, "k"), Answer::bulk("v"));
+    cluster.start(Node::Backup);
+    cluster.settle();
+}
+
+#[test]
+fn a_fresh_cluster_begins_with_its_first_slave_or_when_it_is_told_to() {
+    let mut cluster = Setup::slaves(1).prepare();
+    cluster.start(Node::Master);
+    waits(&cluster, Node::Master, &["there is no log at", "no slave has come"]);
+    assert!(!cluster.log().exists(), "no log is begun");
+    cluster.start(Node::Slave(0));
+    let info = cluster.wait_until_serves(Node::Master, SOON);
+    assert_eq!(info.get("waiting_for"), Some(""));
+    write(&cluster, "k", "v");
+    let alone = Setup::slaves(0).beside_others();
+    drop(cluster);
+    let mut cluster = alone.prepare();
+    cluster.start(Node::Master);
+    cluster.wait_until_serves(Node::Master, SOON);
+    // The flag that was left set touches no log that is there.
+    let log = std::fs::read(cluster.log()).expect("the log is there");
+    cluster.restart(Node::Master);
+    cluster.wait_until_serves(Node::Master, SOON);
+    assert!(std::fs::read(cluster.log()).expect("the log is there").starts_with(&log));
+}
+
+#[test]
+fn a_log_of_another_cluster_is_not_served() {
+    let mut other = Setup::slaves(1).beside_others().start();
+    write(&other, "k", "theirs");
+    let mut cluster = Setup::slaves(1).beside_others().start();
+    write(&cluster, "k", "ours");
+    cluster.kill_at_once(&MASTERS);
+    std::fs::rename(cluster.log(), aside(&cluster)).expect("moved");
+    std::fs::copy(other.log(), cluster.log()).expect("copied");
+    cluster.start_all();
+    waits(&cluster, Node::Master, &["is of cluster", "the lock file names cluster"]);
+    assert!(is_loading(&asked(&cluster, Node::Master, "k")), "not theirs");
+    std::fs::rename(aside(&cluster), cluster.log()).expect("moved");
+    cluster.settle();
+    assert_eq!(asked(&cluster, Node::Master, "k"), Answer::bulk("ours"));
+    other.settle();
+}
+
+#[test]
+fn a_copy_from_before_the_last_reign_is_not_served() {
+    let mut cluster = Setup::slaves(1).start();
+    write(&cluster, "k", "old");
+    cluster.kill_all();
+    let old = std::fs::read(cluster.log()).expect("the log is there");
+    cluster.start_all();
+    cluster.settle();
+    write(&cluster, "k", "new");
+    // Nobody is left who has seen more, but the lock file.
+    cluster.kill_all();
+    std::fs::rename(cluster.log(), aside(&cluster)).expect("moved");
+    std::fs::write(cluster.log(), &old).expect("restored");
+    cluster.start_all();
+    waits(&cluster, Node::Master, &["ends in epoch 1 at seq", "the lock file knows of its epoch 2"]);
+    assert!(is_loading(&asked(&cluster, Node::Master, "k")), "not the old value");
+    std::fs::rename(aside(&cluster), cluster.log()).expect("moved");
+    cluster.settle();
+    assert_eq!(asked(&cluster, Node::Master, "k"), Answer::bulk("new"));
+}
