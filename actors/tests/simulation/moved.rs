@@ -5,7 +5,7 @@
 
 use crate::clients::{insist, Answer};
 use crate::cluster::{Cluster, LOG};
-use crate::seed::{status, Check, Failure};
+use crate::seed::{info, Check, Failure};
 use bytes::Bytes;
 use dsm::env::Env;
 use dsm::supervision::NodeError;
@@ -34,6 +34,7 @@ pub(crate) async fn strike(cluster: &Cluster, env: &Env) -> Result<(), Failure> 
     let (path, moved) = (Path::new(LOG), Path::new(MOVED));
     let has_keys = settled(env).await?;
     cluster.hold_masters(true);
+    cluster.forget_ends();
     let is_replaced = world.chance(500);
     world.say(|| format!("the log is moved away, an empty file in its place: {is_replaced}"));
     if !machine.rename(path, moved) {
@@ -45,12 +46,12 @@ pub(crate) async fn strike(cluster: &Cluster, env: &Env) -> Result<(), Failure> 
     let began = Instant::now();
     while began.elapsed() < CEASES_WITHIN + WATCHED {
         for master in Cluster::masters() {
-            let Some(status) = status(env, &master).await else { continue };
-            if began.elapsed() > CEASES_WITHIN && status.contains("role:primary") {
+            let Some(info) = info(env, &master).await else { continue };
+            if began.elapsed() > CEASES_WITHIN && info.contains("role:primary") {
                 return failed(format!("{master} serves {:?} after the log was moved", began.elapsed()));
             }
-            if has_keys && status.lines().any(|line| line.trim_end() == "keys:0") {
-                return failed(format!("{master} has forgotten what it had replayed: {status}"));
+            if has_keys && info.lines().any(|line| line.trim_end() == "keys:0") {
+                return failed(format!("{master} has forgotten what it had replayed: {info}"));
             }
         }
         if !machine.content(path).unwrap_or_default().is_empty() {
@@ -81,11 +82,11 @@ async fn settled(env: &Env) -> Result<bool, Failure> {
     while began.elapsed() < SETTLE_LIMIT {
         let mut seen = Vec::new();
         for master in Cluster::masters() {
-            seen.extend(status(env, &master).await);
+            seen.extend(info(env, &master).await);
         }
-        let has = |fact: &str| seen.iter().any(|status| status.contains(fact));
+        let has = |fact: &str| seen.iter().any(|info| info.contains(fact));
         if has("role:primary") && has("role:standby") && has("standby_log:follows") {
-            return Ok(!seen.iter().any(|status| status.lines().any(|line| line.trim_end() == "keys:0")));
+            return Ok(!seen.iter().any(|info| info.lines().any(|line| line.trim_end() == "keys:0")));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
