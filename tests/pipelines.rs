@@ -101,6 +101,59 @@ fn long_answers_that_nobody_takes_are_bounded_and_hold_nobody_up() {
     });
 }
 
+/// A record of a long value under `long` and so many short ones.
+fn long_and_short(bytes: usize, short: usize) -> Vec<u8> {
+    let mut words = vec![b"MSET".to_vec(), b"long".to_vec(), vec![b'x'; bytes]];
+    words.extend((0..short).flat_map(|number| [format!("short{number}").into_bytes(), b"s".to_vec()]));
+    encoded(&words.iter().map(Vec::as_slice).collect::<Vec<_>>())
+}
+
+#[test]
+fn long_answers_are_bounded_behind_the_write_that_makes_them_long() {
+    let cluster = Setup::slaves(2).start();
+    const READS: usize = 100;
+    let long = Answer::Bulk(vec![b'x'; 2 << 20]);
+    for master in MASTERS {
+        // Of few keys and of many, each of which is another record to look into.
+        for short in [0, 16, 70] {
+            assert!(matches!(cluster.ask(&[b"DEL", b"long"]), Answer::Integer(_)));
+            let mut connection = open(&cluster, master);
+            let mut pipeline = long_and_short(2 << 20, short);
+            pipeline.extend(encoded(&[b"GET", b"long"]).repeat(READS));
+            connection.send(&pipeline).expect("sent");
+            wait_for("reads wait for earlier answers to leave", seconds(10), || {
+                (info(&cluster, master).number("answer_bytes") > 16 * MIB).then_some(())
+            });
+            stays("the answers are bounded", millis(300), || {
+                let bytes = MASTERS.map(|master| info(&cluster, master).number("answer_bytes") / MIB);
+                if bytes.iter().any(|bytes| *bytes > 36) {
+                    Err(bytes)
+                } else {
+                    Ok(())
+                }
+            });
+            assert_eq!(connection.answer().expect("an answer"), Answer::ok());
+            for number in 0..READS {
+                let answer = connection.answer().expect("an answer");
+                assert!(answer == long, "{master:?}, {short} others, {number}: {answer:.60?}");
+            }
+        }
+        // The limit on the values of one MGET holds for such a record, too, and for short values it says nothing.
+        for short in [0, 16, 70] {
+            assert!(matches!(cluster.ask(&[b"DEL", b"long"]), Answer::Integer(_)));
+            let mut connection = open(&cluster, master);
+            let many: Vec<&[u8]> = std::iter::once(&b"MGET"[..]).chain([&b"long"[..]; 17]).collect();
+            let few: Vec<&[u8]> = std::iter::once(&b"MGET"[..]).chain([&b"short0"[..]; 600]).collect();
+            let mut pipeline = long_and_short(2 << 20, short.max(1));
+            pipeline.extend([encoded(&many), encoded(&few)].concat());
+            connection.send(&pipeline).expect("sent");
+            assert_eq!(connection.answer().expect("an answer"), Answer::ok());
+            assert_eq!(connection.answer().expect("an answer").error_word(), Some("ERR"), "34 MiB");
+            assert_eq!(connection.answer().expect("an answer"), Answer::Array(vec![Answer::bulk("s"); 600]));
+        }
+    }
+}
+
 #[test]
 fn answers_in_all_are_bounded_and_who_takes_none_is_cut_for_others() {
     nobody_notices(&["--max-answer-bytes", "64MiB"], |cluster, load| {

@@ -365,7 +365,15 @@ impl MasterConfig {
     pub fn value_max(&self) -> usize {
         self.max_value.as_u64() as usize
     }
+
+    /// How long the values of one MGET may be in all, in bytes: they must fit into one frame, too.
+    pub(crate) fn gather_bytes_max(&self) -> usize {
+        self.max_pipeline_bytes.as_u64().min(GATHER_BYTES_MAX) as usize
+    }
 }
+
+/// A frame has fewer than 4 GiB.
+const GATHER_BYTES_MAX: u64 = 2 << 30;
 
 /// Settings of a slave.
 #[derive(Clone, Debug, Args)]

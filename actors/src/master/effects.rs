@@ -3,7 +3,7 @@
 use super::{send, Allowance, MasterActor, ReadWindow, Role, SlaveLink, Todo, WaitingRead};
 use crate::acceptor::{Arrived, Switchboard};
 use crate::log_writer::Append;
-use crate::session::shown_key;
+use crate::session::{shown_key, ANSWER_BYTES_FREE};
 use crate::slave_proxy::{End, EndReason};
 use bytes::Bytes;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
@@ -152,7 +152,7 @@ impl MasterActor {
 
     fn perform(&mut self, now: Millis, effect: Effect) {
         match effect {
-            Effect::Reply { to, reply } => self.reply(to, &reply),
+            Effect::Reply { to, reply } => self.reply_if_it_fits(to, &reply),
             Effect::Append { write, change } => self.appends.push((write, change)),
             Effect::Joined { link, slot } => self.slave_joined(link, slot),
             Effect::NoSlot { link } => self.slave_without_slot(link),
@@ -212,14 +212,18 @@ impl MasterActor {
         }
     }
 
-    /// Sends an answer that may come from the other master, which knew its length before we did: what was not foreseen
-    /// and has no room is not kept.
-    fn forwarded_reply(&mut self, to: Asker, reply: &Reply) {
+    /// Sends an answer that may be longer than was foreseen: of another client's write that was in front of it, or of the
+    /// other master, which knew its length before we did. What was not foreseen and has no room is not kept.
+    fn reply_if_it_fits(&mut self, to: Asker, reply: &Reply) {
         let bytes = match reply {
             Reply::Value(value) => value.len(),
             Reply::Values(values) => values.iter().flatten().map(bytes::Bytes::len).sum(),
             Reply::Done | Reply::NotFound | Reply::Count(_) | Reply::Text(_) | Reply::Error(_) => 0,
         };
+        if bytes <= ANSWER_BYTES_FREE {
+            self.reply(to, reply);
+            return;
+        }
         let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
         let fits =
             self.sessions.get(&to.session).is_none_or(|session| session.fits(to.tag, bytes, bytes_max));
@@ -280,7 +284,7 @@ impl MasterActor {
             front::Effect::Forward { id, stream, generation, command } => {
                 if let Some(dialed) = &self.dialed {
                     // It may be longer than a value that is taken now: `--max-value` was once higher, then.
-                    let answer_bytes = super::foreseen(&self.machine, &command).value_bytes;
+                    let answer_bytes = super::written_bytes(&self.machine, &command);
                     if answer_bytes > self.config.value_max() {
                         self.switchboard.expect(dialed.generation, answer_bytes);
                     }
@@ -293,7 +297,7 @@ impl MasterActor {
                     send(&dialed.outbox, &Message::Control(Control::StreamClosed { stream }));
                 }
             }
-            front::Effect::Reply { to, reply } => self.forwarded_reply(to, &reply),
+            front::Effect::Reply { to, reply } => self.reply_if_it_fits(to, &reply),
             front::Effect::CloseSession { session } => {
                 if let Some(session) = self.sessions.get(&session) {
                     session.close();

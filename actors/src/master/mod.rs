@@ -186,7 +186,7 @@ pub(super) enum Role {
     /// Makes the log whole. When it was not the right one before, `told` is what is waited for.
     Recovering { guard: Box<dyn LockGuard>, told: Option<(Lack, Millis)> },
     /// Has the lock, and does not begin yet: the log is missing or lacks something, or others may still say so.
-    Waiting(opening::Waiting),
+    Waiting(Box<opening::Waiting>),
     /// Has the log.
     Reigning(Reign),
     /// Is between two roles, within one turn, or has ended.
@@ -438,6 +438,7 @@ impl MasterActor {
             durable: config.fsync == Fsync::Always,
             value_max: config.value_max(),
             log_window_bytes: config.log_read_window.as_u64(),
+            gather_bytes_max: config.gather_bytes_max(),
         });
         let jump_ms = (config.ack_timeout.min(config.failover_timeout).as_millis() as u64 / 4).max(100);
         MasterActor {
@@ -678,8 +679,8 @@ impl MasterActor {
             Role::Barred { guard, .. }
             | Role::Halting { guard }
             | Role::Recovering { guard, .. }
-            | Role::Waiting(opening::Waiting { guard, .. })
             | Role::Reigning(Reign { guard, .. }) => guard.advance(),
+            Role::Waiting(waiting) => waiting.guard.advance(),
             Role::Standby { .. } | Role::Ended => {}
         }
     }
@@ -716,14 +717,16 @@ impl MasterActor {
             return;
         }
         let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
-        let answer = foreseen(&self.machine, &command);
-        if command.keys() > 1 && answer.value_bytes > bytes_max {
-            let why = format!("the values have more than {bytes_max} bytes in all (--max-pipeline-bytes)");
+        let gather_bytes_max = self.config.gather_bytes_max();
+        if command.keys() > 1 && written_bytes(&self.machine, &command) > gather_bytes_max {
+            let why =
+                format!("the values have more than {gather_bytes_max} bytes in all (--max-pipeline-bytes)");
             self.reply(asker, &Reply::error(dsm_protocol::command::ErrorWord::Bad, why));
             return;
         }
-        if answer.bytes > 0 {
-            match session.expect(asker.tag, answer.bytes, bytes_max) {
+        let answer_bytes = foreseen((&self.machine, &self.front), asker.session, &command, bytes_max);
+        if answer_bytes > 0 {
+            match session.expect(asker.tag, answer_bytes, bytes_max) {
                 Room::Yes => {}
                 room @ (Room::NotHere | Room::NotInAll) => {
                     count(parked);
@@ -790,8 +793,8 @@ impl MasterActor {
             Some(_) | None => return Ok(false),
         };
         let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
-        let machine = &self.machine;
-        match session.unpark(bytes_max, |command| foreseen(machine, command).bytes)? {
+        let known = (&self.machine, &self.front);
+        match session.unpark(bytes_max, |command| foreseen(known, id, command, bytes_max))? {
             Some((tag, command)) => {
                 self.execute(now, Asker { session: id, tag }, command);
                 Ok(true)
@@ -887,30 +890,47 @@ impl MasterActor {
     }
 }
 
-/// How long an answer will be.
-struct Foreseen {
-    /// Bytes of values.
-    value_bytes: usize,
-    /// Bytes that it will take while it waits.
-    bytes: usize,
-}
-
-/// How long the answer to `command` will be, as far as the directory tells.
-fn foreseen(machine: &Master, command: &Command) -> Foreseen {
-    let value =
+/// How long the values that `command` asks for are, as far as they are written.
+fn written_bytes(machine: &Master, command: &Command) -> usize {
+    let written =
         |key: &bytes::Bytes| machine.directory().get(key).map_or(0, |entry| entry.place.bytes as usize);
-    let (value_bytes, more) = match command {
-        Command::Get { key } => (value(key), 0),
-        Command::GetMany { keys } => (keys.iter().map(value).sum(), keys.len() * PART_BYTES),
-        Command::Status => (0, STATUS_BYTES),
+    match command {
+        Command::Get { key } => written(key),
+        Command::GetMany { keys } => keys.iter().map(written).sum(),
         Command::Put { .. }
         | Command::PutMany { .. }
         | Command::Delete { .. }
         | Command::Exists { .. }
         | Command::KeyCount
-        | Command::Failover => (0, 0),
-    };
-    Foreseen { value_bytes, bytes: value_bytes + more }
+        | Command::Status
+        | Command::Failover => 0,
+    }
+}
+
+/// How much the answer to `command` will take while it waits at most, in bytes, as far as the directory and what the
+/// session itself writes in front of it tell. The values of several keys together are refused above `bytes_max`.
+fn foreseen(
+    (machine, front): (&Master, &Front),
+    session: SessionId,
+    command: &Command,
+    bytes_max: usize,
+) -> usize {
+    let value = |key: &bytes::Bytes| machine.foreseen_bytes(session, key).max(front.longest_waiting(session));
+    match command {
+        Command::Get { key } => value(key),
+        Command::GetMany { keys } => {
+            let values = keys.iter().map(value).sum::<usize>();
+            let values = if keys.len() > 1 { values.min(bytes_max) } else { values };
+            values + keys.len() * PART_BYTES
+        }
+        Command::Status => STATUS_BYTES,
+        Command::Put { .. }
+        | Command::PutMany { .. }
+        | Command::Delete { .. }
+        | Command::Exists { .. }
+        | Command::KeyCount
+        | Command::Failover => 0,
+    }
 }
 
 fn log_operation(asker: Asker, command: &Command) {

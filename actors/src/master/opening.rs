@@ -66,7 +66,7 @@ impl MasterActor {
         let Role::Recovering { guard, told } = std::mem::replace(&mut self.role, Role::Ended) else { return };
         let now = self.env.now();
         let recovered = opened.as_ref().map(|opened| &opened.recovered);
-        self.role = Role::Waiting(Waiting {
+        self.role = Role::Waiting(Box::new(Waiting {
             guard,
             log: recovered.map(|recovered| log_at(&recovered.position)),
             read: recovered.map(|recovered| (recovered.identity, recovered.position.offset)),
@@ -76,7 +76,7 @@ impl MasterActor {
             is_looking: false,
             newcomer_since: None,
             told,
-        });
+        }));
         self.consider(now, ctx);
     }
 
@@ -142,6 +142,7 @@ impl MasterActor {
     /// Begins a reign on what was found; what is not locked any more, or not there yet, is opened first.
     fn leave_waiting(&mut self, ctx: &mut Context<Self>) {
         let Role::Waiting(waiting) = std::mem::replace(&mut self.role, Role::Ended) else { return };
+        let waiting = *waiting;
         match waiting.opened {
             Some(opened) => self.begin_reign(waiting.guard, opened, ctx),
             None => {
@@ -170,7 +171,8 @@ impl MasterActor {
             Role::Barred { .. } if self.sight != Sight::Follows => {
                 return format!("the log at {path} does not go on what was replayed: {}", self.sight);
             }
-            Role::Waiting(Waiting { told, .. }) | Role::Recovering { told, .. } => told.as_ref(),
+            Role::Waiting(waiting) => waiting.told.as_ref(),
+            Role::Recovering { told, .. } => told.as_ref(),
             Role::Standby { .. }
             | Role::Barred { .. }
             | Role::Halting { .. }
@@ -228,6 +230,7 @@ impl MasterActor {
         }
         log::info!("another file is there, reading it path={}", self.config.log.display());
         let Role::Waiting(waiting) = std::mem::replace(&mut self.role, Role::Ended) else { return };
+        let waiting = *waiting;
         self.recover(waiting.guard, false, waiting.told, ctx);
     }
 

@@ -625,6 +625,7 @@ fn the_65th_slave_is_told_that_it_is_one_too_many() {
         let alone = Alone::start(&world);
         let mut real: Vec<Process> =
             (1..=63).map(|number| alone.real_slave(&format!("real-{number}"))).collect();
+        alone.wait_for("takeovers", 1).await;
         alone.wait_for("active_slaves", 63).await;
         // It was welcome, but is not the first to enlist.
         let link = alone.hello("late", 1).await;

@@ -287,7 +287,7 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
     world.say(|| "everything is mended".to_owned());
     let trials = Trials {
         is_damaged: seed % DAMAGED_EVERY == DAMAGED_EVERY - 1,
-        is_lost: seed % LOST_EVERY == 0,
+        is_lost: seed.is_multiple_of(LOST_EVERY),
         is_moved: seed % MOVED_EVERY == 2,
         is_hung: seed % HUNG_EVERY == 1,
     };

@@ -159,6 +159,8 @@ struct Stream {
     known: bool,
     /// The last write that the other master has done: what was asked in front of it may not see it.
     done: Option<RequestId>,
+    /// How long the longest value is that the session writes with what waits, in bytes. It is kept until nothing waits.
+    longest: usize,
 }
 
 impl Stream {
@@ -210,6 +212,13 @@ impl Front {
     /// Requests that are held or forwarded.
     pub fn waiting(&self) -> usize {
         self.requests
+    }
+
+    /// How long a value may be that a session reads now because it writes it itself in front of that, with something that
+    /// waits here: in bytes, at most.
+    pub fn longest_waiting(&self, session: SessionId) -> usize {
+        let stream = if self.streams.is_empty() { None } else { self.streams.get(&session) };
+        stream.filter(|stream| !stream.is_idle()).map_or(0, |stream| stream.longest)
     }
 
     /// Names the address to put into STANDBY answers.
@@ -326,7 +335,10 @@ impl Front {
         self.requests += 1;
         self.bytes += bytes;
         let session = queued.asker.session;
-        self.streams.entry(session).or_default().queue.push_back(queued);
+        let stream = self.streams.entry(session).or_default();
+        stream.longest =
+            if stream.is_idle() { 0 } else { stream.longest }.max(longest_value(&queued.command));
+        stream.queue.push_back(queued);
         self.pump(session, effects);
     }
 
@@ -532,6 +544,20 @@ impl Front {
         if self.role == Role::Serving && done && self.forget(session) {
             effects.push(Effect::StreamClosed { stream: session.0 });
         }
+    }
+}
+
+fn longest_value(command: &Command) -> usize {
+    match command {
+        Command::Put { value, .. } => value.len(),
+        Command::PutMany { pairs } => pairs.iter().map(|(_, value)| value.len()).max().unwrap_or_default(),
+        Command::Get { .. }
+        | Command::GetMany { .. }
+        | Command::Delete { .. }
+        | Command::Exists { .. }
+        | Command::KeyCount
+        | Command::Status
+        | Command::Failover => 0,
     }
 }
 

@@ -129,10 +129,11 @@ impl Link {
         self.batches.clear();
     }
 
-    /// Stops counting: the reign is over.
+    /// Stops counting: the reign is over. What was asked outside the count is owed all the same: a slave on trial would
+    /// else be on trial for ever.
     pub fn end(&mut self) {
-        self.begin();
-        self.counting = false;
+        (self.sent, self.acked, self.counting) = (0, 0, false);
+        self.batches.clear();
     }
 
     /// Notes a counted message that ends at `queued` in the bytes given to the link.
@@ -506,6 +507,16 @@ mod tests {
         let mut trickle = Bench::new();
         trickle.send(16 << 20);
         assert_eq!(trickle.run(60_000, 1), Some(ACK_TIMEOUT_MS + 16_000), "a second for each MiB");
+    }
+
+    #[test]
+    fn a_trial_outlives_the_reign_and_so_does_its_deadline() {
+        let mut bench = Bench::new();
+        bench.send(200);
+        bench.traffic.queued += 1 << 20;
+        bench.link.note_question(bench.now, bench.traffic.queued);
+        bench.link.end();
+        assert_eq!(bench.run(60_000, 0), Some(ACK_TIMEOUT_MS + 1000));
     }
 
     #[test]

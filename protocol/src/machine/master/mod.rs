@@ -105,6 +105,8 @@ pub struct Config {
     pub value_max: usize,
     /// How many bytes of values may be on their way from the log at once, unless it is one value alone.
     pub log_window_bytes: u64,
+    /// How long the values may be in all that are read together, in bytes.
+    pub gather_bytes_max: usize,
 }
 
 impl Default for Config {
@@ -117,6 +119,7 @@ impl Default for Config {
             durable: true,
             value_max: usize::MAX,
             log_window_bytes: 64 << 20,
+            gather_bytes_max: usize::MAX,
         }
     }
 }
@@ -475,6 +478,15 @@ impl Master {
     /// How many bytes reads of the log may bring into memory that are under way now.
     pub fn log_read_bytes(&self) -> u64 {
         self.reads.log.under_way_bytes()
+    }
+
+    /// How long the value of `key` is that a read of `session` will be answered with, in bytes, as far as that is known:
+    /// the latest one that is written, or the one that the session itself has asked to be written in front of the read.
+    /// Where that is a write of many keys it may be shorter.
+    pub fn foreseen_bytes(&self, session: SessionId, key: &Bytes) -> usize {
+        let written = || self.directory.get(key).map_or(0, |entry| entry.place.bytes as usize);
+        let (unwritten, longest_of_many) = self.writes.unwritten_bytes(session, key);
+        unwritten.unwrap_or_else(written).max(longest_of_many)
     }
 
     /// Whether a read still waits for an answer.

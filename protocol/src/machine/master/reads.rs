@@ -79,6 +79,8 @@ enum Destination {
 struct Gather {
     asker: Asker,
     values: Vec<Option<Bytes>>,
+    /// How long the values are in all.
+    bytes: usize,
     open: usize,
     failed: Option<Reply>,
 }
@@ -103,6 +105,19 @@ impl Reads {
 
     pub(super) fn contains(&self, id: ReadId) -> bool {
         self.all.contains_key(id.0)
+    }
+
+    /// Counts a value among those that are read together. How long they are is known for certain only here, where they
+    /// are bound: writes of any length may have been in front of them.
+    fn add_to_gather(&mut self, to: Destination, place: Place, bytes_max: usize) -> Result<(), Reply> {
+        let Destination::Part(gather, _) = to else { return Ok(()) };
+        let Some(gather) = self.gathers.get_mut(gather) else { return Ok(()) };
+        gather.bytes += place.bytes as usize;
+        if gather.bytes <= bytes_max || gather.values.len() == 1 {
+            return Ok(());
+        }
+        let why = format!("the values have more than {bytes_max} bytes in all (--max-pipeline-bytes)");
+        Err(Reply::error(ErrorWord::Bad, why))
     }
 }
 
@@ -152,8 +167,8 @@ impl Master {
         keys: Vec<Bytes>,
         effects: &mut Vec<Effect>,
     ) {
-        let gather = Gather { asker, values: vec![None; keys.len()], open: keys.len(), failed: None };
-        let gather = self.reads.gathers.insert(gather);
+        let (values, open) = (vec![None; keys.len()], keys.len());
+        let gather = self.reads.gathers.insert(Gather { asker, values, bytes: 0, open, failed: None });
         for (index, key) in keys.into_iter().enumerate() {
             self.start_read(now, Destination::Part(gather, index), deadline, key, effects);
         }
@@ -245,6 +260,10 @@ impl Master {
             return;
         };
         let (wanted, place) = (entry.version, entry.place);
+        if let Err(refusal) = self.reads.add_to_gather(to, place, self.config.gather_bytes_max) {
+            self.answer(to, refusal, effects);
+            return;
+        }
         let deadline = deadline.plus(more_time_ms(u64::from(place.bytes)));
         let (asked, tried, due) = (SlotSet::EMPTY, SlotSet::EMPTY, now);
         let read = Read { to, key, deadline, wanted, place, asked, tried, due, attempt: 0 };

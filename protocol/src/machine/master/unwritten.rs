@@ -26,6 +26,8 @@ pub(super) struct Unwritten {
     of_session: Index<SessionId>,
     /// The last one of those that change many keys.
     of_many: Index<SessionId>,
+    /// How long the longest value is of all of these together, in bytes.
+    longest_of_many: HashMap<SessionId, usize, foldhash::fast::FixedState>,
 }
 
 /// The last of several writes.
@@ -55,14 +57,24 @@ impl Number {
 
 impl Unwritten {
     /// Adds a write of `session` that changes the keys with these hashes. The log gets it behind all others.
-    /// Without hashes it is one of many keys, and may change any.
-    pub(super) fn push(&mut self, write: WriteId, session: SessionId, hashes: Option<&[u64]>) {
+    /// Without hashes it is one of many keys, may change any, and gives none more than `longest` bytes.
+    pub(super) fn push(
+        &mut self,
+        write: WriteId,
+        session: SessionId,
+        hashes: Option<&[u64]>,
+        longest: usize,
+    ) {
         self.order.push_back(write);
         let last = Last { number: Number(self.added), write };
         self.added += 1;
         match hashes {
             Some(hashes) => self.of_key.extend(hashes.iter().map(|hash| ((session, *hash), last))),
-            None => drop(self.of_many.insert(session, last)),
+            None => {
+                self.of_many.insert(session, last);
+                let of_all = self.longest_of_many.entry(session).or_default();
+                *of_all = longest.max(*of_all);
+            }
         }
         self.of_session.insert(session, last);
     }
@@ -76,7 +88,12 @@ impl Unwritten {
             Some(hashes) => {
                 hashes.iter().for_each(|hash| forget(&mut self.of_key, (session, *hash), number));
             }
-            None => forget(&mut self.of_many, session, number),
+            None => {
+                forget(&mut self.of_many, session, number);
+                if !self.of_many.contains_key(&session) {
+                    self.longest_of_many.remove(&session);
+                }
+            }
         }
         forget(&mut self.of_session, session, number);
     }
@@ -94,6 +111,21 @@ impl Unwritten {
         let lasts = lasts.chain(self.of_many.get(&session));
         let last = lasts.reduce(|a, b| if b.number.is_behind(a.number) { b } else { a });
         last.map(|last| last.write)
+    }
+
+    /// Whether there is none of `session`.
+    pub(super) fn is_none_of(&self, session: SessionId) -> bool {
+        !self.of_session.contains_key(&session)
+    }
+
+    /// The last write of `session` to a key with this hash, but for those of many keys.
+    pub(super) fn last_of_key(&self, session: SessionId, hash: u64) -> Option<WriteId> {
+        self.of_key.get(&(session, hash)).map(|last| last.write)
+    }
+
+    /// How long the longest value is that writes of many keys of `session` give, in bytes; 0 without any.
+    pub(super) fn longest_of_many(&self, session: SessionId) -> usize {
+        self.longest_of_many.get(&session).copied().unwrap_or_default()
     }
 
     /// The last write of `session`.
@@ -122,7 +154,7 @@ mod tests {
     use super::*;
     use crate::command::{Command, Reply};
     use crate::ids::{LinkId, Millis, ReignId, SlaveId, Version};
-    use crate::machine::master::{Asker, Config, Effect, Event, Master};
+    use crate::machine::master::{Asker, Change, Config, Effect, Event, Master};
     use crate::record::Place;
     use bytes::Bytes;
     use smallvec::smallvec;
@@ -136,10 +168,11 @@ mod tests {
     /// A reigning master with one slave.
     struct Flooded {
         master: Master,
-        /// What stands to be written, in order.
-        appended: Vec<WriteId>,
+        /// What stands to be written, in order, and how long the values are.
+        appended: Vec<(WriteId, Vec<u32>)>,
         replies: Vec<(Asker, Reply)>,
         tags: u64,
+        seq: u64,
     }
 
     impl Flooded {
@@ -149,6 +182,7 @@ mod tests {
                 appended: Vec::new(),
                 replies: Vec::new(),
                 tags: 0,
+                seq: 2,
             };
             flooded.step(Event::ReignBegan { version: Version::new(1, 1), id: ReignId(1) });
             let id = SlaveId::new("one").unwrap();
@@ -161,7 +195,13 @@ mod tests {
             self.master.step(Millis(0), event, &mut effects);
             for effect in effects {
                 match effect {
-                    Effect::Append { write, .. } => self.appended.push(write),
+                    Effect::Append { write, change } => {
+                        let lengths = match &*change {
+                            Change::Put(pairs) => pairs.iter().map(|(_, value)| value.len() as u32).collect(),
+                            Change::Delete(_) => Vec::new(),
+                        };
+                        self.appended.push((write, lengths));
+                    }
                     Effect::Reply { to, reply } => self.replies.push((to, reply)),
                     Effect::Joined { .. }
                     | Effect::NoSlot { .. }
@@ -183,15 +223,21 @@ mod tests {
         }
 
         fn write_all(&mut self) {
-            for (index, write) in std::mem::take(&mut self.appended).into_iter().enumerate() {
-                let version = Version::new(1, 2 + index as u64);
-                self.step(Event::Written { write, version, places: smallvec![Place::default()] });
+            for (write, lengths) in std::mem::take(&mut self.appended) {
+                self.seq += 1;
+                let place = |bytes| Place { bytes, ..Place::default() };
+                let (version, places) = (Version::new(1, self.seq), lengths.into_iter().map(place).collect());
+                self.step(Event::Written { write, version, places });
             }
         }
 
         fn is_empty(&self) -> bool {
             let unwritten = &self.master.writes.unwritten;
-            unwritten.order.is_empty() && unwritten.of_key.is_empty() && unwritten.of_session.is_empty()
+            let is_of_none = unwritten.of_many.is_empty() && unwritten.longest_of_many.is_empty();
+            unwritten.order.is_empty()
+                && unwritten.of_key.is_empty()
+                && unwritten.of_session.is_empty()
+                && is_of_none
         }
     }
 
@@ -247,7 +293,7 @@ mod tests {
             let asked = flooded.tags;
             let answered = |flooded: &Flooded| flooded.replies.iter().any(|(asker, _)| asker.tag == asked);
             let appended = std::mem::take(&mut flooded.appended);
-            for (index, write) in appended.into_iter().enumerate() {
+            for (index, (write, _)) in appended.into_iter().enumerate() {
                 assert_eq!(answered(&flooded), index > 3, "with {index} writes written");
                 let version = Version::new(1, 2 + index as u64);
                 flooded.step(Event::Written { write, version, places: smallvec![Place::default()] });
@@ -261,7 +307,7 @@ mod tests {
         let mut flooded = Flooded::new();
         flooded.ask(1, Command::Delete { keys: keys(&["a", "a"]) });
         flooded.ask(1, put("a", 1));
-        let (write, version) = (flooded.appended.remove(0), Version::new(1, 2));
+        let ((write, _), version) = (flooded.appended.remove(0), Version::new(1, 2));
         flooded.step(Event::Written { write, version, places: smallvec![Place::default()] });
         let answered = flooded.replies.len();
         flooded.ask(1, Command::Exists { keys: keys(&["a"]) });
@@ -271,5 +317,36 @@ mod tests {
         let counts: Vec<_> = flooded.replies[answered..].iter().map(|(_, reply)| reply.clone()).collect();
         assert_eq!(counts, [Reply::Count(1), Reply::Count(1)]);
         assert!(flooded.is_empty());
+    }
+
+    fn put_many(lengths: impl Iterator<Item = (String, usize)>) -> Command {
+        let pair = |(key, bytes): (String, usize)| (Bytes::from(key), Bytes::from(vec![b'v'; bytes]));
+        Command::PutMany { pairs: lengths.map(pair).collect() }
+    }
+
+    #[test]
+    fn the_length_of_a_value_is_foreseen_from_the_sessions_own_writes_that_are_not_written_yet() {
+        let mut flooded = Flooded::new();
+        let foreseen = |flooded: &Flooded, session, key: &str| {
+            flooded.master.foreseen_bytes(SessionId(session), &Bytes::copy_from_slice(key.as_bytes()))
+        };
+        flooded.ask(1, put_many([("a".to_owned(), 1)].into_iter()));
+        flooded.write_all();
+        flooded.ask(1, put_many([("a".to_owned(), 700), ("b".to_owned(), 70)].into_iter()));
+        assert_eq!((foreseen(&flooded, 1, "a"), foreseen(&flooded, 1, "b")), (700, 70));
+        assert_eq!((foreseen(&flooded, 1, "c"), foreseen(&flooded, 2, "a")), (0, 1), "of nobody else's");
+        flooded.ask(1, Command::Delete { keys: keys(&["a"]) });
+        assert_eq!(foreseen(&flooded, 1, "a"), 0);
+        // Of writes of many keys at most the longest value of them all, until the last one is written.
+        let many = |longest: usize| (0..100).map(move |n| (format!("k{n}"), longest / (n + 1)));
+        flooded.ask(1, put_many(many(5000)));
+        flooded.ask(1, put_many(many(900)));
+        assert_eq!((foreseen(&flooded, 1, "k0"), foreseen(&flooded, 1, "a")), (5000, 5000));
+        flooded.write_all();
+        assert!(flooded.is_empty());
+        assert_eq!(
+            [("b", 70), ("k0", 900), ("a", 0)].map(|(key, _)| foreseen(&flooded, 1, key)),
+            [70, 900, 0]
+        );
     }
 }

@@ -8,7 +8,7 @@ use super::{
     charge, payload, Asker, Change, Effect, Entry, Master, ReadId, Slot, SlotSet, WriteId, WriteKey,
 };
 use crate::command::{ErrorWord, Reply};
-use crate::ids::{LinkId, Millis, Version};
+use crate::ids::{LinkId, Millis, SessionId, Version};
 use crate::planted;
 use crate::record::Place;
 use bytes::Bytes;
@@ -146,9 +146,24 @@ impl Writes {
 
     fn insert(&mut self, write: Write) -> WriteId {
         let (session, hashes) = (write.asker.session, key_hashes(&write.change));
+        let longest = if hashes.is_none() { longest_value(&write.change) } else { 0 };
         let id = WriteId(self.all.insert(write));
-        self.unwritten.push(id, session, hashes.as_deref());
+        self.unwritten.push(id, session, hashes.as_deref(), longest);
         id
+    }
+
+    /// How long the value of `key` is that `session` has asked to be written and that is not written yet, in bytes, and
+    /// how long it may be at most for a write of many keys; `None` for one that it has not.
+    pub(super) fn unwritten_bytes(&self, session: SessionId, key: &Bytes) -> (Option<usize>, usize) {
+        if self.unwritten.is_none_of(session) {
+            return (None, 0);
+        }
+        let write = self.unwritten.last_of_key(session, hash_bytes(key)).and_then(|id| self.all.get(id.0));
+        let bytes = write.map(|write| match &*write.change {
+            Change::Put(pairs) => pairs.iter().find(|(k, _)| k == key).map_or(0, |(_, value)| value.len()),
+            Change::Delete(_) => 0,
+        });
+        (bytes, self.unwritten.longest_of_many(session))
     }
 
     fn keys_of(&self, id: WriteId) -> usize {
@@ -177,6 +192,13 @@ impl Writes {
     fn resolved(&mut self, id: WriteId) {
         let write = self.all.get(id.0).expect("an unwritten write is in flight");
         self.unwritten.resolve(id, write.asker.session, key_hashes(&write.change).as_deref());
+    }
+}
+
+fn longest_value(change: &Change) -> usize {
+    match change {
+        Change::Put(pairs) => pairs.iter().map(|(_, value)| value.len()).max().unwrap_or_default(),
+        Change::Delete(_) => 0,
     }
 }
 
@@ -676,7 +698,7 @@ impl Master {
 mod tests {
     use super::*;
     use crate::command::Command;
-    use crate::ids::{LinkId, ReignId, SessionId, SlaveId};
+    use crate::ids::{LinkId, ReignId, SlaveId};
     use crate::machine::master::{Config, Event};
 
     /// The most effects of one step: what one turn does for it. A key that is overwritten has a write and a drop for each
