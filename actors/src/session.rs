@@ -323,7 +323,9 @@ impl Session {
     pub(crate) fn answer(&self, tag: u64, reply: &Reply) -> Option<usize> {
         let slots = &mut *self.slots.borrow_mut();
         let bytes = match slots.index(tag) {
-            Some(index) => self.answer_in_order(slots, index, reply)?,
+            Some(index) => self.answer_in_order(slots, index, |protocol, shape, out| {
+                resp::encode_reply(protocol, shape, reply, out);
+            })?,
             None => {
                 let slot = slots.unordered.remove(&tag)?;
                 match (slot.coding, slot.caller) {
@@ -344,7 +346,39 @@ impl Session {
         Some(bytes)
     }
 
-    fn answer_in_order(&self, slots: &mut Slots, index: usize, reply: &Reply) -> Option<usize> {
+    /// How the answer to the request `tag` is coded, if it is not answered.
+    pub(crate) fn coding(&self, tag: u64) -> Option<Coding> {
+        let slots = self.slots.borrow();
+        match slots.index(tag) {
+            Some(index) => slots.queue.get(index),
+            None => slots.unordered.get(&tag),
+        }
+        .filter(|slot| matches!(slot.state, SlotState::Asked))
+        .map(|slot| slot.coding)
+    }
+
+    /// The same as [`Session::answer`] with an answer that is coded already.
+    pub(crate) fn answer_coded(&self, tag: u64, mut coded: Pieces) -> Option<usize> {
+        let slots = &mut *self.slots.borrow_mut();
+        let bytes = match slots.index(tag) {
+            Some(index) => self.answer_in_order(slots, index, |_, _, out| out.append(&mut coded))?,
+            None => {
+                let slot = slots.unordered.remove(&tag)?;
+                self.outbox.append_pieces(|out| out.append(&mut coded));
+                slots.settle(slot.bytes, slot.expected_bytes, &self.outbox);
+                slot.bytes
+            }
+        };
+        self.answered.notify_one();
+        Some(bytes)
+    }
+
+    fn answer_in_order(
+        &self,
+        slots: &mut Slots,
+        index: usize,
+        encode: impl FnOnce(Protocol, Shape, &mut Pieces),
+    ) -> Option<usize> {
         let slot = &mut slots.queue[index];
         let Coding::Resp(protocol, shape) = slot.coding else { return None };
         if !matches!(slot.state, SlotState::Asked) {
@@ -352,11 +386,11 @@ impl Session {
         }
         let mut ready_bytes = 0;
         if index == 0 || planted!(AnswersOutOfOrder) {
-            self.outbox.append_pieces(|out| resp::encode_reply(protocol, shape, reply, out));
+            self.outbox.append_pieces(|out| encode(protocol, shape, out));
             slot.state = SlotState::Done;
         } else {
             let mut ready = Pieces::default();
-            resp::encode_reply(protocol, shape, reply, &mut ready);
+            encode(protocol, shape, &mut ready);
             ready_bytes = ready.len();
             slot.state = SlotState::Ready(ready);
         }

@@ -109,6 +109,8 @@ mod on {
         ReadOvertakesOwnWrite,
         /// A read that waits is answered with whatever is written meanwhile, be it by the same connection.
         ReadSeesLaterWrite,
+        /// A write that is written while a read of many keys is done in slices is seen by the rest of them.
+        SliceSeesLaterWrite,
         /// A key that its last holder lacks counts as not found, though the log has it.
         MissingMeansNotFound,
         /// A write is done before any slave has acknowledged it.

@@ -50,6 +50,10 @@ const EVERYSEC_EVERY: u64 = 6;
 /// was asked behind them is done.
 const NARROW_EVERY: u64 = 3;
 
+/// In one seed of so many, a master does one key of a request of several at a time: what is done in slices of hundreds of
+/// keys elsewhere is in slices here.
+const SLICED_EVERY: u64 = 2;
+
 /// How long a primary that hangs may stay without a successor, beyond the failover timeout.
 const REPLACE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -264,6 +268,9 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
     let is_narrow = seed % NARROW_EVERY == 1;
     if is_narrow {
         shape.slave_window = bytesize::ByteSize::b(1);
+    }
+    if seed % SLICED_EVERY == 1 {
+        shape.slice_keys = 1;
     }
     let cluster = Cluster::start(&world, shape);
     cluster.set_restart_ms(0, world.random_within(0..=2000));
