@@ -373,7 +373,7 @@ impl LogWriter {
 
     /// Where the log is to stand.
     fn post(&self) -> Option<Post> {
-        Some(self.start.post.clone())
+        (!planted!(LogPathNotWatched)).then(|| self.start.post.clone())
     }
 
     fn is_durable(&self) -> bool {
@@ -771,8 +771,9 @@ impl LogWriter {
         if self.failed || self.busy || self.looked_at.elapsed() < LOOK_AFTER {
             return;
         }
+        let Some(post) = self.post() else { return };
         self.busy = true;
-        let (file, post, length) = (Rc::clone(&self.start.file), self.start.post.clone(), self.offset);
+        let (file, length) = (Rc::clone(&self.start.file), self.offset);
         let looking = async move { file.look(post, length).await };
         ctx.spawn(looking.into_actor(self).map(|looked, writer, ctx| {
             writer.busy = false;
