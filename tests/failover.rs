@@ -145,6 +145,12 @@ fn a_primary_that_slept_does_not_remove_its_slaves() {
         now => Err(now),
     });
     load.wait_for_writes(200, seconds(5));
+    let told = cluster.info(Node::Master).expect("INFO is always answered");
+    assert_eq!(
+        (told.number("own_pauses") > 0, told.number("own_stalls")),
+        (true, 0),
+        "a pause is called one"
+    );
     load.prove(&mut cluster);
 }
 

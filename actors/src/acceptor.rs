@@ -10,6 +10,7 @@ use crate::env::{Env, Listener, Stream};
 use crate::session::{AnswerPool, Coding, Session};
 use crate::slave_proxy::EndReason;
 use crate::supervision::{Fate, TaskGuard};
+use crate::turns::TurnLengths;
 use actix::prelude::Recipient;
 use bytes::BytesMut;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
@@ -127,6 +128,8 @@ pub(crate) struct Switchboard {
     inbox: Inbox<Arrived>,
     drain: Recipient<Drain>,
     next: Cell<u64>,
+    /// How long the turns of the node are.
+    pub(crate) turns: Rc<TurnLengths>,
     /// Bytes and requests in flight in all, kept by the tasks and the master together.
     pub(crate) requests: Cell<usize>,
     pub(crate) bytes: Cell<usize>,
@@ -153,9 +156,15 @@ pub(crate) struct Switchboard {
 
 impl Switchboard {
     /// A switchboard whose master drains `inbox`.
-    pub(crate) fn new(inbox: Inbox<Arrived>, drain: Recipient<Drain>, answers: AnswerPool) -> Self {
+    pub(crate) fn new(
+        inbox: Inbox<Arrived>,
+        drain: Recipient<Drain>,
+        answers: AnswerPool,
+        turns: Rc<TurnLengths>,
+    ) -> Self {
         Switchboard {
             answers: Rc::new(answers),
+            turns,
             inbox,
             drain,
             next: Cell::new(1),
@@ -347,7 +356,9 @@ fn take_in(connections: &mut JoinSet<()>, stream: Stream, address: String, conte
     let context = context.clone();
     connections.spawn_local(async move {
         let _counted = Counted(Rc::clone(&context.switchboard));
-        connection(stream, address, context).await;
+        let kind = Cell::new("connection");
+        let turns = Rc::clone(&context.switchboard.turns);
+        turns.watch(&kind, connection(stream, address, context, &kind)).await;
     });
 }
 
@@ -368,7 +379,7 @@ async fn refuse(stream: Stream) {
     stream.shut_down_write();
 }
 
-async fn connection(stream: Stream, address: String, context: Context) {
+async fn connection(stream: Stream, address: String, context: Context, kind: &Cell<&'static str>) {
     let limits = &context.switchboard.limits;
     let mut buffer = BytesMut::with_capacity(READ_BYTES);
     let handshake = tokio::time::timeout(context.config.handshake_timeout, stream.read(&mut buffer)).await;
@@ -384,8 +395,9 @@ async fn connection(stream: Stream, address: String, context: Context) {
     let outbox = Outbox::metered(context.switchboard.answers.meter());
     let serving = async {
         if buffer[0] == frame::PREFACE[0] {
-            native(&stream, buffer, &outbox, &context).await
+            native(&stream, buffer, &outbox, &context, kind).await
         } else {
+            kind.set("session");
             redis(&stream, buffer, &outbox, &context, &address).await
         }
     };
@@ -553,26 +565,52 @@ impl Drop for SessionGuard {
 /// time: the rest of a long request that was taken off its front would keep that request's memory. A long one ends where
 /// what is missing ends: nothing short that comes after it can keep its memory.
 pub(crate) async fn read_more(stream: &Stream, buffer: &mut BytesMut, need: usize) -> io::Result<bool> {
+    read_some(stream, buffer, need, READ_BYTES).await.map(|read| read > 0)
+}
+
+/// The same for a link over which much that is short may come at once, up to `short_bytes` of it; how many bytes came.
+pub(crate) async fn read_some(
+    stream: &Stream,
+    buffer: &mut BytesMut,
+    need: usize,
+    short_bytes: usize,
+) -> io::Result<usize> {
     let length = buffer.len();
     // Memory that nothing was read into takes none; to copy a long request again and again would take long.
-    let room = if length >= WHOLE_BYTES_MIN { need } else { need.min(length) }.max(READ_BYTES);
+    let room = if length >= WHOLE_BYTES_MIN { need } else { need.min(length) }.max(short_bytes);
     if length <= READ_BYTES {
         let mut small = BytesMut::with_capacity(length + room);
         small.extend_from_slice(buffer);
         *buffer = small;
     } else {
-        buffer.reserve(room);
+        make_room(buffer, room).await;
     }
-    let read = if need > READ_BYTES {
-        stream.read_at_most(buffer, need.min(LONG_READ_BYTES)).await?
-    } else {
-        stream.read(buffer).await?
-    };
+    let bytes_max = if need > READ_BYTES { need.min(LONG_READ_BYTES) } else { LONG_READ_BYTES };
+    let read = stream.read_at_most(buffer, bytes_max).await?;
     if read >= LONG_READ_BYTES {
         tokio::task::yield_now().await;
     }
-    Ok(read > 0)
+    Ok(read)
 }
+
+/// Makes room for `room` bytes more. What is there may have to move: as much of it at once as takes no time, with everybody
+/// else's turns in between. A future that is dropped meanwhile has changed nothing.
+async fn make_room(buffer: &mut BytesMut, room: usize) {
+    if buffer.len() <= MOVED_AT_ONCE || buffer.capacity() - buffer.len() >= room {
+        buffer.reserve(room);
+        return;
+    }
+    // Twice as much at least, so that each byte is moved once, about.
+    let mut larger = BytesMut::with_capacity((buffer.len() + room).max(2 * buffer.len()));
+    for part in buffer.chunks(MOVED_AT_ONCE) {
+        larger.extend_from_slice(part);
+        tokio::task::yield_now().await;
+    }
+    *buffer = larger;
+}
+
+/// So many bytes are moved in one turn.
+const MOVED_AT_ONCE: usize = 512 * 1024;
 
 /// No more of a long request is read at once, and after that a connection lets others run, even if more is there: many
 /// that bring long values at once would else hold up everybody, timers too.
@@ -657,6 +695,9 @@ impl Drop for Unfinished<'_> {
     }
 }
 
+/// A request of more words than this is taken apart, looked through and handed over in turns of their own.
+const WIDE_ARGS: usize = 4 * 1024;
+
 /// What a client hears whose unfinished request is one too many.
 const UPLOADS_CUT: &str = "too many bytes of unfinished requests";
 
@@ -736,8 +777,16 @@ async fn redis(
                 break;
             }
         };
+        let is_wide = args.len() > WIDE_ARGS;
+        if is_wide {
+            tokio::task::yield_now().await;
+        }
         own.clear();
-        match conversation.handle(args, &mut own) {
+        let action = conversation.handle(args, &mut own);
+        if is_wide {
+            tokio::task::yield_now().await;
+        }
+        match action {
             Action::Answered => guard.say(&own),
             Action::Ask { command, shape } => {
                 let coding = Coding::Resp(conversation.protocol(), shape);
@@ -758,7 +807,13 @@ async fn redis(
 }
 
 /// Somebody who speaks frames: a client, a slave or the other master.
-async fn native(stream: &Stream, mut buffer: BytesMut, outbox: &Outbox, context: &Context) -> io::Result<()> {
+async fn native(
+    stream: &Stream,
+    mut buffer: BytesMut,
+    outbox: &Outbox,
+    context: &Context,
+    kind: &Cell<&'static str>,
+) -> io::Result<()> {
     let limits = &context.switchboard.limits;
     let shaking = hello(stream, &mut buffer, context);
     let hello = match tokio::time::timeout(context.config.handshake_timeout, shaking).await {
@@ -777,6 +832,11 @@ async fn native(stream: &Stream, mut buffer: BytesMut, outbox: &Outbox, context:
         }
     };
     let Some(hello) = hello else { return Ok(()) };
+    kind.set(match hello.role {
+        HelloRole::Client => "session",
+        HelloRole::Slave { .. } => "slave link",
+        HelloRole::Master { .. } => "master link",
+    });
     match hello.role {
         HelloRole::Client => native_client(stream, buffer, outbox, context).await,
         HelloRole::Slave { .. } => slave(stream, buffer, outbox, context, hello).await,
@@ -938,12 +998,17 @@ async fn native_requests(
     let body_max = request_body_max(context);
     let unfinished = Unfinished::request(context);
     let mut turns = Turns::default();
+    let mut unframer = Unframer::default();
     loop {
-        while let Some(message) = frame::decode(buffer, body_max).map_err(LinkError::Frame)? {
+        while let Some(incoming) = unframer.next(buffer, body_max).map_err(LinkError::Frame)? {
             turns.count().await;
             unfinished.hold(buffer.len());
-            let Message::Request(request) = message else {
-                return Err(LinkError::Frame(FrameError::Malformed(0)));
+            let request = match incoming {
+                Incoming::Message(Message::Request(request)) => request,
+                Incoming::Message(_) => return Err(LinkError::Frame(FrameError::Malformed(0))),
+                Incoming::TooLong { length, .. } => {
+                    return Err(LinkError::Frame(FrameError::TooLong { length, max: body_max }));
+                }
             };
             guard.room(context).await;
             let coding = Coding::Native(request.id);
@@ -1129,10 +1194,12 @@ mod tests {
     async fn a_panic_in_a_session_gives_its_place_back_and_ends_nothing_else() {
         let inbox = Inbox::default();
         let answers = AnswerPool::new(usize::MAX);
-        let board = Rc::new(Switchboard::new(inbox.clone(), Drains.start().recipient(), answers));
+        let env = crate::env::real::RealEnv::new();
+        let turns = TurnLengths::new(Rc::clone(&env));
+        let board = Rc::new(Switchboard::new(inbox.clone(), Drains.start().recipient(), answers, turns));
         let config = MasterConfig::default();
         let context = Context {
-            env: crate::env::real::RealEnv::new(),
+            env,
             facts: server_facts(&config),
             config: Rc::new(config),
             switchboard: Rc::clone(&board),

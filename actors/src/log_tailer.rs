@@ -10,6 +10,7 @@ use crate::env::{Displaced, Env, File, FileIdentity, OpenMode, Post, Stands, Wat
 use crate::log_proof::{Proof, Verdict};
 use crate::log_scan::{LogPlace, LogScan, Part};
 use crate::supervision::{Fate, NodeError, PanicGuard, TaskGuard};
+use crate::turns::TurnLengths;
 use actix::prelude::*;
 use dsm_protocol::ids::{Epoch, Reign, Seq, Version};
 use dsm_protocol::machine::master::ReignRecord;
@@ -25,7 +26,10 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 /// So many keys are handed to the master at once.
-const CHANGES_MAX: usize = 2048;
+const CHANGES_MAX: usize = 1024;
+
+/// Or keys of so many bytes, and one more.
+const KEY_BYTES_MAX: usize = 256 * 1024;
 
 /// After a read the tailer rests this long, so that a busy log costs one wake for many groups.
 const REST: Duration = Duration::from_millis(2);
@@ -183,6 +187,7 @@ pub struct LogTailer {
     fate: Fate,
     guard: PanicGuard,
     task: Option<JoinHandle<()>>,
+    turns: Rc<TurnLengths>,
 }
 
 /// Whether somebody waits for a fresh look.
@@ -203,7 +208,14 @@ impl LogTailer {
         fate: Fate,
     ) -> Self {
         let guard = PanicGuard::new("LogTailer", fate.clone());
-        LogTailer { env, path, line_bytes_max, from, ports, asked: Rc::default(), fate, guard, task: None }
+        let turns = TurnLengths::new(Rc::clone(&env));
+        let asked = Rc::default();
+        LogTailer { env, path, line_bytes_max, from, ports, asked, fate, guard, task: None, turns }
+    }
+
+    /// Counts its turns among those of its node.
+    pub(crate) fn counting(self, turns: Rc<TurnLengths>) -> Self {
+        LogTailer { turns, ..self }
     }
 }
 
@@ -230,10 +242,12 @@ impl Actor for LogTailer {
         };
         let fate = self.fate.clone();
         let path = self.path.display().to_string();
+        let turns = Rc::clone(&self.turns);
         self.task = Some(actix::spawn(async move {
             let _guard = TaskGuard::new("LogTailer's follower", fate.clone());
             // A tail that cannot be read is a standby that cannot take over: it must not pretend to be one.
-            if let Err(error) = follower.follow().await {
+            let kind = Cell::new("tailer");
+            if let Err(error) = turns.watch(&kind, follower.follow()).await {
                 fate.decide(Err(NodeError::File { path, error: error.to_string() }));
             }
         }));
@@ -388,7 +402,8 @@ impl Follower {
     /// original program say nothing.
     fn has_replayed(&self) -> bool {
         let LogPlace { position, durable, .. } = &self.proven;
-        durable.seq > Seq(0) || (position.seq > Seq(0) && position.epoch == Epoch(0))
+        let has_replayed = durable.seq > Seq(0) || (position.seq > Seq(0) && position.epoch == Epoch(0));
+        has_replayed && !planted!(StandbyBelievesAnyFile)
     }
 
     /// Looks what stands at the path.
@@ -584,11 +599,16 @@ pub(crate) fn tell_of_marks(path: &Path, part: &Part) {
 /// Hands a part of the log to the master in pieces that one turn can take in. All but the last name the place `before`
 /// the part: if the rest does not follow, what was taken in is replayed again, which changes nothing.
 pub(crate) async fn hand_over(replayed: &Recipient<Replayed>, mut part: Replayed, before: LogPlace) {
-    while part.changes.len() > CHANGES_MAX {
-        let rest = part.changes.split_off(CHANGES_MAX);
+    let mut changes = std::mem::take(&mut part.changes).into_iter();
+    loop {
+        let piece = next_piece(&mut changes);
+        if changes.len() == 0 {
+            part.changes = piece;
+            break;
+        }
         let piece = Replayed {
             from_start: std::mem::take(&mut part.from_start),
-            changes: std::mem::replace(&mut part.changes, rest),
+            changes: piece,
             place: before.clone(),
             file: part.file,
             caught_up: false,
@@ -597,4 +617,45 @@ pub(crate) async fn hand_over(replayed: &Recipient<Replayed>, mut part: Replayed
         let _ = replayed.send(piece).await;
     }
     let _ = replayed.send(part).await;
+}
+
+/// Takes off as many changes as one turn may take in.
+fn next_piece(changes: &mut std::vec::IntoIter<Replay>) -> Vec<Replay> {
+    let mut piece = Vec::with_capacity(changes.len().min(CHANGES_MAX));
+    let mut bytes = 0;
+    while piece.len() < CHANGES_MAX && bytes < KEY_BYTES_MAX {
+        let Some(change) = changes.next() else { break };
+        bytes += match &change {
+            Replay::Put { key, .. } | Replay::Delete { key } => key.len(),
+            Replay::Reign(_) | Replay::GivenUp(_) => 0,
+        };
+        piece.push(change);
+    }
+    piece
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deletions(keys: usize, key_bytes: usize) -> std::vec::IntoIter<Replay> {
+        let deletion = |_| Replay::Delete { key: vec![b'k'; key_bytes].into() };
+        (0..keys).map(deletion).collect::<Vec<_>>().into_iter()
+    }
+
+    #[test]
+    fn a_part_is_handed_over_in_pieces_of_bounded_keys_and_bytes() {
+        for (keys, key_bytes) in [(5 * CHANGES_MAX + 1, 10), (300, 64 * 1024), (1, 1), (0, 0)] {
+            let mut changes = deletions(keys, key_bytes);
+            let mut taken = 0;
+            while changes.len() > 0 {
+                let piece = next_piece(&mut changes);
+                assert!(!piece.is_empty() && piece.len() <= CHANGES_MAX, "{} changes", piece.len());
+                let in_front = (piece.len() - 1) * key_bytes;
+                assert!(in_front < KEY_BYTES_MAX, "{in_front} bytes and one key more");
+                taken += piece.len();
+            }
+            assert_eq!(taken, keys);
+        }
+    }
 }

@@ -9,6 +9,7 @@
 use crate::config::Fsync;
 use crate::env::{Appended, Displaced, File, Group, Post};
 use crate::supervision::PanicGuard;
+use crate::turns::{Turn, TurnLengths};
 use actix::prelude::*;
 use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::{Epoch, Reign, Seq, Version};
@@ -246,6 +247,8 @@ pub struct LogWriter {
     marked: bool,
     mark_timer: Option<SpawnHandle>,
     guard: PanicGuard,
+    /// Where its turns are counted.
+    turns: Option<Rc<TurnLengths>>,
 }
 
 #[derive(Debug)]
@@ -301,7 +304,17 @@ impl LogWriter {
             marked: false,
             mark_timer: None,
             guard,
+            turns: None,
         }
+    }
+
+    /// Counts its turns among those of its node.
+    pub(crate) fn counting(self, turns: Rc<TurnLengths>) -> Self {
+        LogWriter { turns: Some(turns), ..self }
+    }
+
+    fn begin_turn(&self) -> Option<Turn> {
+        self.turns.as_ref().map(|turns| turns.begin("log writer"))
     }
 
     /// Sends what waits to the disk, unless a group is there already.
@@ -363,7 +376,7 @@ impl LogWriter {
 
     /// Where the log is to stand.
     fn post(&self) -> Option<Post> {
-        Some(self.start.post.clone())
+        (!planted!(LogPathNotWatched)).then(|| self.start.post.clone())
     }
 
     fn is_durable(&self) -> bool {
@@ -427,6 +440,7 @@ impl LogWriter {
         in_flight: InFlight,
         ctx: &mut Context<Self>,
     ) {
+        let _turn = self.begin_turn();
         self.busy = false;
         let Appended { bytes, written, write_error, sync_error, displaced, unseen } = appended;
         if let Some(error) = sync_error {
@@ -449,7 +463,11 @@ impl LogWriter {
         self.seen(unseen.as_ref());
         self.buffer = bytes;
         if self.buffer.capacity() > 2 * GROUP_BYTES_MAX {
-            self.buffer = Vec::new();
+            // To give a hundred megabytes back takes its time, too.
+            let (long, file) = (std::mem::take(&mut self.buffer), Rc::clone(&self.start.file));
+            actix::spawn(async move {
+                let _ = file.compute(Box::new(move || drop(long))).await;
+            });
         }
         match write_error {
             None => {
@@ -756,8 +774,9 @@ impl LogWriter {
         if self.failed || self.busy || self.looked_at.elapsed() < LOOK_AFTER {
             return;
         }
+        let Some(post) = self.post() else { return };
         self.busy = true;
-        let (file, post, length) = (Rc::clone(&self.start.file), self.start.post.clone(), self.offset);
+        let (file, length) = (Rc::clone(&self.start.file), self.offset);
         let looking = async move { file.look(post, length).await };
         ctx.spawn(looking.into_actor(self).map(|looked, writer, ctx| {
             writer.busy = false;

@@ -126,11 +126,14 @@ async fn dial(
     });
     let pumping = outbox.pump(&stream, context.config.write_timeout);
     let reading = read(&stream, &outbox, context, generation, backoff, has_been_up);
-    tokio::select! {
-        biased;
-        pumped = pumping => pumped,
-        read = reading => read,
-    }
+    let serving = async {
+        tokio::select! {
+            biased;
+            pumped = pumping => pumped,
+            read = reading => read,
+        }
+    };
+    Rc::clone(&context.switchboard.turns).watch(&Cell::new("master link"), serving).await
 }
 
 /// Reports the end of the link, whatever ends it.

@@ -3,14 +3,16 @@
 //! Owns the slave machine; each master's link is a plain task that keeps the connection and hands over what arrives in
 //! batches. A slave is connected to both masters and obeys the one whose reign is the latest.
 
+use crate::acceptor::read_some;
 use crate::batch::{Inbox, Outbox, Turns};
 use crate::config::SlaveConfig;
 use crate::env::{Env, Stream};
 use crate::session::shown_message;
 use crate::supervision::{Backoff, Fate, PanicGuard, TaskGuard};
+use crate::turns::TurnLengths;
 use actix::prelude::*;
 use bytes::BytesMut;
-use dsm_protocol::frame;
+use dsm_protocol::frame::{self, Incoming, Unframer};
 use dsm_protocol::ids::{ClusterId, Incarnation, LinkId, SlaveId, Stamp};
 use dsm_protocol::machine::slave::{Effect, Event, Slave};
 use dsm_protocol::machine::start::SLAVE_PAUSE_MAX_MS;
@@ -18,7 +20,9 @@ use dsm_protocol::message::{Control, Hello, HelloRole, Message as Wire, Seen};
 use dsm_protocol::planted;
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -82,12 +86,14 @@ pub struct SlaveActor {
     links: BTreeMap<LinkId, (String, Outbox)>,
     fate: Fate,
     guard: PanicGuard,
+    turns: Rc<TurnLengths>,
 }
 
 struct Board {
     inbox: Inbox<Arrived>,
     drain: Recipient<Drain>,
     next: Cell<u64>,
+    turns: Rc<TurnLengths>,
 }
 
 impl Board {
@@ -118,6 +124,7 @@ impl SlaveActor {
             room_bytes: Cell::new(machine.room_bytes()),
         });
         let inbox = Inbox::default();
+        let turns = TurnLengths::new(Rc::clone(env));
         let slave = SlaveActor {
             machine,
             facts: Rc::clone(&facts),
@@ -127,9 +134,10 @@ impl SlaveActor {
             links: BTreeMap::new(),
             fate: fate.clone(),
             guard: PanicGuard::new("SlaveActor", fate.clone()),
+            turns: Rc::clone(&turns),
         }
         .start();
-        let board = Rc::new(Board { inbox, drain: slave.clone().recipient(), next: Cell::new(1) });
+        let board = Rc::new(Board { inbox, drain: slave.clone().recipient(), next: Cell::new(1), turns });
         let mut links = JoinSet::new();
         for address in &config.masters {
             let keeper = Keeper {
@@ -285,6 +293,7 @@ impl Handler<Drain> for SlaveActor {
     type Result = ();
 
     fn handle(&mut self, _: Drain, _: &mut Self::Context) {
+        let _turn = self.turns.begin("requests");
         let mut arrived = std::mem::take(&mut self.arrived);
         self.inbox.take(&mut arrived);
         for arrived in arrived.drain(..) {
@@ -305,7 +314,13 @@ impl Handler<Stop> for SlaveActor {
     type Result = ();
 
     fn handle(&mut self, _: Stop, _: &mut Self::Context) {
-        log::info!("stopping");
+        let longest = self.turns.longest_computing();
+        log::info!(
+            "stopping turns_computing_above_10ms={} turn_longest_computing_us={} turn_longest_computing_in={:?}",
+            self.turns.computing_long(),
+            longest.us,
+            longest.name
+        );
         for (_, outbox) in self.links.values() {
             outbox.finish();
         }
@@ -394,11 +409,14 @@ impl Keeper {
         });
         let pumping = outbox.pump(&stream, WRITE_TIMEOUT);
         let reading = self.read(&stream, &outbox, backoff);
-        tokio::select! {
-            biased;
-            pumped = pumping => pumped,
-            read = reading => read,
-        }
+        let serving = async {
+            tokio::select! {
+                biased;
+                pumped = pumping => pumped,
+                read = reading => read,
+            }
+        };
+        Rc::clone(&self.board.turns).watch(&Cell::new("master link"), serving).await
     }
 
     async fn read(&self, stream: &Stream, outbox: &Outbox, backoff: &mut Backoff) -> io::Result<()> {
@@ -408,17 +426,22 @@ impl Keeper {
         let invalid = |error: frame::FrameError| io::Error::new(io::ErrorKind::InvalidData, error);
         let mut buffer = BytesMut::new();
         let mut turns = Turns::default();
+        let mut unframer = Unframer::default();
         loop {
-            buffer.reserve(READ_BYTES);
+            let need = frame::missing(&buffer);
+            let reading = read_some(stream, &mut buffer, need, READ_BYTES);
             let read = if down.up {
-                read_or_probe(stream, &mut buffer, outbox).await?
+                read_or_probe(reading, outbox).await?
             } else {
-                tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.read(&mut buffer)).await??
+                tokio::time::timeout(HANDSHAKE_TIMEOUT, reading).await??
             };
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            while let Some(message) = frame::decode(&mut buffer, body_max).map_err(invalid)? {
+            while let Some(incoming) = unframer.next(&mut buffer, body_max).map_err(invalid)? {
+                let Incoming::Message(message) = incoming else {
+                    return Err(io::ErrorKind::InvalidData.into());
+                };
                 match message {
                     Wire::Control(Control::Welcome(welcome)) if !down.up => {
                         let ours = self.facts.cluster.get();
@@ -458,16 +481,20 @@ impl Keeper {
 ///
 /// # Errors
 /// What the system says; that there is no sign of life is `TimedOut`.
-async fn read_or_probe(stream: &Stream, buffer: &mut BytesMut, outbox: &Outbox) -> io::Result<usize> {
+async fn read_or_probe(
+    reading: impl Future<Output = io::Result<usize>>,
+    outbox: &Outbox,
+) -> io::Result<usize> {
     if planted!(SlaveTrustsSilence) {
-        return stream.read(buffer).await;
+        return reading.await;
     }
-    if let Ok(read) = tokio::time::timeout(SILENCE, stream.read(buffer)).await {
+    let mut reading = pin!(reading);
+    if let Ok(read) = tokio::time::timeout(SILENCE, &mut reading).await {
         return read;
     }
     outbox.append(|out| frame::encode(&Wire::Control(Control::Probe), out));
     // What has arrived is read before the time is looked at: a slave that was itself paused accuses no master.
-    tokio::time::timeout(SIGN_OF_LIFE_TIMEOUT, stream.read(buffer)).await?
+    tokio::time::timeout(SIGN_OF_LIFE_TIMEOUT, reading).await?
 }
 
 /// Reports the end of a link, whatever ends it.

@@ -6,6 +6,7 @@
 
 use crate::batch::Outbox;
 use crate::env::Env;
+use crate::turns::TurnLengths;
 use actix::prelude::*;
 use dsm_protocol::ids::{LinkId, SlaveId};
 use dsm_protocol::machine::doubt::SelfDoubt;
@@ -92,6 +93,7 @@ pub(crate) struct Parts {
     pub(crate) owed: Owed,
     pub(crate) doubt: Rc<RefCell<SelfDoubt>>,
     pub(crate) ports: Ports,
+    pub(crate) turns: Rc<TurnLengths>,
 }
 
 /// The actor. See the module.
@@ -113,6 +115,7 @@ impl SlaveProxy {
         crate::testing::pass(
             |place| matches!(place, crate::testing::Place::SlaveProxy(id) if *id == self.parts.id),
         );
+        let _turn = self.parts.turns.begin("slave proxy");
         let now = self.env.now();
         let Parts { outbox, window, owed, doubt, .. } = &self.parts;
         doubt.borrow_mut().observe(now);

@@ -15,6 +15,7 @@ use crate::log_tailer::{self, Replayed};
 use crate::recovery::Recovery;
 use crate::slave_proxy::{End, EndReason, Parts, PingWanted, Ports, SlaveEnded, SlaveProxy, Window};
 use crate::supervision::NodeError;
+use crate::turns::TurnLengths;
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
 use dsm_protocol::ids::{LinkId, Millis, SlaveId};
@@ -686,6 +687,7 @@ impl ProxyBench {
                 owed: Rc::default(),
                 doubt: Rc::new(RefCell::new(SelfDoubt::new(env.now(), jump_ms))),
                 ports: Ports { ended: ended_port, ping: ping_port },
+                turns: TurnLengths::new(Rc::clone(env)),
             },
         )
         .start();

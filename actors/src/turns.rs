@@ -1,10 +1,15 @@
 //! How long the turns of this node take.
 //!
 //! One thread runs everything in a node, so whatever runs long holds everything else up. Owns the count of turns by their
-//! length, which INFO shows. Judges nothing, and takes two looks at a clock for each turn.
+//! length, which INFO shows: a turn is one message to an actor, or what a task does between two waits. How long it took
+//! and how long it computed are two things where others have the processors. Judges nothing, and takes two looks at a
+//! clock for each turn; the one for computing, which is a system call, is asked a thousand times a second at most.
 
 use crate::env::Env;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
 
 /// Where the classes of lengths end, in microseconds. The last class has no end.
@@ -18,9 +23,41 @@ const CLASS_NAMES: [&str; 5] =
 pub(crate) struct TurnLengths {
     env: Env,
     counts: [Cell<u64>; CLASS_NAMES.len()],
-    longest_us: Cell<u64>,
-    longest_in: Cell<&'static str>,
+    longest: Cell<Longest>,
+    /// How many computed for 10 ms or longer.
+    computing_long: Cell<u64>,
+    longest_computing: Cell<Longest>,
+    /// For how long the longest one of each kind computed that took a millisecond or longer, in microseconds.
+    computing_by: RefCell<BTreeMap<&'static str, u64>>,
+    /// When it was last asked for how long this thread has computed, and the answer, both in microseconds.
+    computed: Cell<(u64, Option<u64>)>,
 }
+
+/// The longest turn so far.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Longest {
+    /// In microseconds.
+    pub(crate) us: u64,
+    /// What it was in.
+    pub(crate) name: &'static str,
+}
+
+impl Longest {
+    const NONE: Self = Longest { us: 0, name: "none" };
+
+    fn note(cell: &Cell<Self>, name: &'static str, us: u64) {
+        if us > cell.get().us {
+            cell.set(Longest { us, name });
+        }
+    }
+}
+
+/// A turn that computes for so long is too long, in microseconds.
+const LONG_US: u64 = 10_000;
+
+/// So often it is asked for how long this thread has computed, in microseconds: what a turn computed is known to within
+/// that.
+const COMPUTED_EVERY_US: u64 = 1_000;
 
 impl TurnLengths {
     /// None yet.
@@ -28,24 +65,53 @@ impl TurnLengths {
         Rc::new(TurnLengths {
             env,
             counts: Default::default(),
-            longest_us: Cell::new(0),
-            longest_in: Cell::new("none"),
+            longest: Cell::new(Longest::NONE),
+            computing_long: Cell::new(0),
+            longest_computing: Cell::new(Longest::NONE),
+            computing_by: RefCell::default(),
+            computed: Cell::new((0, None)),
         })
     }
 
     /// Begins a turn in what is called `name`; it ends with the drop of what this gives.
     pub(crate) fn begin(self: &Rc<Self>, name: &'static str) -> Turn {
-        Turn { lengths: Rc::clone(self), name, began_us: self.env.clock_us() }
+        let began_us = self.env.clock_us();
+        if began_us.saturating_sub(self.computed.get().0) >= COMPUTED_EVERY_US {
+            self.computed.set((began_us, self.env.computed_us()));
+        }
+        Turn { lengths: Rc::clone(self), name, began_us }
+    }
+
+    /// Counts the turns of a task, which is called what `name` says at the end of each.
+    pub(crate) async fn watch<F: Future>(self: Rc<Self>, name: &Cell<&'static str>, task: F) -> F::Output {
+        let mut task = pin!(task);
+        std::future::poll_fn(|context| {
+            let mut turn = self.begin(name.get());
+            let polled = task.as_mut().poll(context);
+            turn.name = name.get();
+            polled
+        })
+        .await
     }
 
     fn note(&self, name: &'static str, took_us: u64) {
         let class = CLASS_ENDS_US.iter().position(|end| took_us < *end).unwrap_or(CLASS_ENDS_US.len());
         let count = &self.counts[class];
         count.set(count.get() + 1);
-        if took_us > self.longest_us.get() {
-            self.longest_us.set(took_us);
-            self.longest_in.set(name);
+        Longest::note(&self.longest, name, took_us);
+        if class == 0 {
+            return;
         }
+        let before = self.computed.replace((self.env.clock_us(), self.env.computed_us())).1;
+        let computed = before.zip(self.computed.get().1).map(|(before, after)| after.saturating_sub(before));
+        let computing_us = computed.unwrap_or(took_us).min(took_us);
+        if computing_us >= LONG_US {
+            self.computing_long.set(self.computing_long.get() + 1);
+        }
+        Longest::note(&self.longest_computing, name, computing_us);
+        let mut computing_by = self.computing_by.borrow_mut();
+        let longest = computing_by.entry(name).or_default();
+        *longest = computing_us.max(*longest);
     }
 
     /// How many turns there were by their length: the classes with their names.
@@ -53,9 +119,26 @@ impl TurnLengths {
         CLASS_NAMES.into_iter().zip(self.counts.iter().map(Cell::get))
     }
 
-    /// How long the longest one took, in microseconds, and in what.
-    pub(crate) fn longest(&self) -> (u64, &'static str) {
-        (self.longest_us.get(), self.longest_in.get())
+    /// How many turns computed for 10 ms or longer.
+    pub(crate) fn computing_long(&self) -> u64 {
+        self.computing_long.get()
+    }
+
+    /// The longest one.
+    pub(crate) fn longest(&self) -> Longest {
+        self.longest.get()
+    }
+
+    /// The one that computed for longest, and for how long, of those that took a millisecond or longer.
+    pub(crate) fn longest_computing(&self) -> Longest {
+        self.longest_computing.get()
+    }
+
+    /// The same of each kind, in microseconds: `requests=1200,tick=1100`.
+    pub(crate) fn longest_computing_by_kind(&self) -> String {
+        let computing_by = self.computing_by.borrow();
+        let kinds = computing_by.iter().map(|(name, us)| format!("{}={us}", name.replace(' ', "-")));
+        kinds.collect::<Vec<_>>().join(",")
     }
 }
 

@@ -13,10 +13,10 @@
 //! The messages of the request path are coded by hand: they are what a busy master spends its time on. All
 //! others are one kind, coded by serde and bincode behind a size limit. The byte tables are in `docs/FORMATS.md`.
 
-use crate::command::{Command, ErrorWord, Reply, ReplyError};
+use crate::command::{Command, ErrorWord, Reply, ReplyError, KEYS_MAX};
 use crate::ids::{Epoch, ReignId, RequestId, Seq, Stamp, Version};
 use crate::message::{Message, Request};
-use crate::pieces::Sink;
+use crate::pieces::{Pieces, Sink};
 use bytes::{Buf as _, Bytes, BytesMut};
 use thiserror::Error;
 
@@ -119,6 +119,30 @@ pub fn check_preface(bytes: &[u8]) -> Result<bool, FrameError> {
 /// # Errors
 /// `TooLong`, `Checksum`, `Kind` and `Malformed`.
 pub fn decode(buffer: &mut BytesMut, body_max: usize) -> Result<Option<Message>, FrameError> {
+    let mut summed = Summed::default();
+    let decoded = decode_on(buffer, body_max, &mut summed);
+    let lacking = missing(buffer);
+    // Room for what was announced only as far as it has arrived: a header alone costs its sender nothing.
+    if decoded == Ok(None) && lacking > 0 && buffer.len() >= GROW_BYTES_MIN {
+        buffer.reserve(lacking.min(buffer.len()));
+    }
+    decoded
+}
+
+/// How much of a frame's checksum is known while the frame arrives.
+#[derive(Clone, Copy, Debug, Default)]
+struct Summed {
+    /// Bytes of kind and body that are in it.
+    bytes: usize,
+    checksum: u32,
+}
+
+/// The same as [`decode`], with what is summed up of the frame's checksum: each call adds what has arrived.
+fn decode_on(
+    buffer: &mut BytesMut,
+    body_max: usize,
+    summed: &mut Summed,
+) -> Result<Option<Message>, FrameError> {
     if buffer.len() < HEADER_BYTES {
         return Ok(None);
     }
@@ -127,15 +151,14 @@ pub fn decode(buffer: &mut BytesMut, body_max: usize) -> Result<Option<Message>,
         return Err(FrameError::TooLong { length, max: body_max });
     }
     let whole = HEADER_BYTES + length;
-    if buffer.len() < whole {
-        // Room for what was announced only as far as it has arrived: a header alone costs its sender nothing.
-        if buffer.len() >= GROW_BYTES_MIN {
-            buffer.reserve((whole - buffer.len()).min(buffer.len()));
-        }
+    let arrived = buffer.len().min(whole);
+    summed.checksum = crc32c::crc32c_append(summed.checksum, &buffer[8 + summed.bytes..arrived]);
+    summed.bytes = arrived - 8;
+    if arrived < whole {
         return Ok(None);
     }
     let checksum = u32::from_le_bytes([buffer[4], buffer[5], buffer[6], buffer[7]]);
-    if crc32c::crc32c(&buffer[8..whole]) != checksum {
+    if std::mem::take(summed).checksum != checksum {
         return Err(FrameError::Checksum);
     }
     let kind = buffer[8];
@@ -169,15 +192,18 @@ pub enum About {
     Value(u64),
 }
 
-/// Takes frames off a link whose messages concern many requests, so that one which is too long ends none of the others.
+/// Takes frames off a link whose messages concern many requests, so that one which is too long ends none of the others. Each
+/// byte of a long frame is summed up when it arrives: nothing takes longer when the last one is there.
 #[derive(Debug, Default)]
 pub struct Unframer {
     /// Bytes that are still to come of a frame that is skipped.
     skip: usize,
+    summed: Summed,
 }
 
 impl Unframer {
-    /// Takes the next whole frame off the front of `buffer`, or skips it; `None` when more is needed to tell.
+    /// Takes the next whole frame off the front of `buffer`, or skips it; `None` when more is needed to tell. Between two
+    /// calls the caller may only append to `buffer`.
     ///
     /// # Errors
     /// As [`decode`]; `TooLong` only where a frame names no request.
@@ -188,7 +214,7 @@ impl Unframer {
         if self.skip > 0 {
             return Ok(None);
         }
-        match decode(buffer, body_max) {
+        match decode_on(buffer, body_max, &mut self.summed) {
             Err(FrameError::TooLong { length, max }) => {
                 let about: fn(u64) -> About = match buffer[8] {
                     KIND_GET | KIND_PUT | KIND_COMMAND => |id| About::Request(RequestId(id)),
@@ -238,13 +264,23 @@ fn decode_body(kind: u8, body: Bytes) -> Result<Message, FrameError> {
             id: RequestId(reader.u64()?),
             stream: reader.u64()?,
             generation: reader.u32()?,
-            command: from_bincode(kind, reader.rest())?,
+            command: match reader.body.first() {
+                Some(&(VARIANT_GET_MANY | VARIANT_PUT_MANY | VARIANT_DELETE | VARIANT_EXISTS)) => {
+                    reader.many_keys()?
+                }
+                Some(_) | None => from_bincode(kind, reader.rest())?,
+            },
         }),
         KIND_DONE => Message::Response { id: RequestId(reader.u64()?), reply: Reply::Done },
         KIND_FOUND => Message::Response { id: RequestId(reader.u64()?), reply: Reply::Value(reader.rest()) },
         KIND_NOT_FOUND => Message::Response { id: RequestId(reader.u64()?), reply: Reply::NotFound },
         KIND_REPLY => {
-            Message::Response { id: RequestId(reader.u64()?), reply: from_bincode(kind, reader.rest())? }
+            let id = RequestId(reader.u64()?);
+            let reply = match reader.body.first() {
+                Some(&VARIANT_VALUES) => reader.values()?,
+                Some(_) | None => from_bincode(kind, reader.rest())?,
+            };
+            Message::Response { id, reply }
         }
         KIND_REPLY_ERROR => {
             let id = RequestId(reader.u64()?);
@@ -383,6 +419,56 @@ pub fn encode_response(id: RequestId, reply: &Reply, out: &mut impl Sink) {
     }
 }
 
+/// The answer to a read of many keys as one frame, made value by value: no step need be long.
+#[derive(Debug)]
+pub struct ValuesFrame {
+    /// The body.
+    pieces: Pieces,
+    /// Of kind and body.
+    checksum: u32,
+}
+
+impl ValuesFrame {
+    /// Begins the answer to the request `id`, with so many values.
+    pub fn begin(id: RequestId, values: usize) -> Self {
+        let mut frame = ValuesFrame { pieces: Pieces::default(), checksum: crc32c::crc32c(&[KIND_REPLY]) };
+        let mut head = Vec::with_capacity(24);
+        put_u64(&mut head, id.0);
+        head.push(VARIANT_VALUES);
+        put_varint(&mut head, values);
+        frame.short(&head);
+        frame
+    }
+
+    /// Appends the value of the next key.
+    pub fn push(&mut self, value: Option<&Bytes>) {
+        let Some(value) = value else { return self.short(&[0]) };
+        let mut head = Vec::with_capacity(10);
+        head.push(1);
+        put_varint(&mut head, value.len());
+        self.short(&head);
+        self.checksum = crc32c::crc32c_append(self.checksum, value);
+        self.pieces.value(value);
+    }
+
+    fn short(&mut self, bytes: &[u8]) {
+        self.checksum = crc32c::crc32c_append(self.checksum, bytes);
+        self.pieces.tail().extend_from_slice(bytes);
+    }
+
+    /// The frame, once all values are there.
+    pub fn finish(mut self) -> Pieces {
+        let length = u32::try_from(self.pieces.len()).expect("limits keep a body below 4 GiB");
+        let mut whole = Pieces::default();
+        let head = whole.tail();
+        head.extend_from_slice(&length.to_le_bytes());
+        head.extend_from_slice(&self.checksum.to_le_bytes());
+        head.push(KIND_REPLY);
+        whole.append(&mut self.pieces);
+        whole
+    }
+}
+
 /// Appends a [`Message::Write`] as one frame, without the message.
 pub fn encode_write(stamp: Stamp, key: &[u8], value: &Bytes, out: &mut impl Sink) {
     let head = |out: &mut Vec<u8>| {
@@ -455,6 +541,33 @@ fn put_sized(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+/// What bincode puts in front of these, the place of the variant in its enum; and how it codes lengths: a byte below 251,
+/// or 251, 252 or 253 and two, four or eight bytes. What holds tens of thousands of values is coded by hand, so that none
+/// is copied and no step is long. A test holds that it is the same.
+const VARIANT_VALUES: u8 = 3;
+const VARIANT_GET_MANY: u8 = 1;
+const VARIANT_PUT_MANY: u8 = 3;
+const VARIANT_DELETE: u8 = 4;
+const VARIANT_EXISTS: u8 = 5;
+
+fn put_varint(out: &mut Vec<u8>, number: usize) {
+    match number as u64 {
+        number @ 0..=250 => out.push(number as u8),
+        number @ 251..=0xffff => {
+            out.push(251);
+            out.extend_from_slice(&(number as u16).to_le_bytes());
+        }
+        number @ 0x1_0000..=0xffff_ffff => {
+            out.push(252);
+            out.extend_from_slice(&(number as u32).to_le_bytes());
+        }
+        number => {
+            out.push(253);
+            put_u64(out, number);
+        }
+    }
+}
+
 fn to_bincode<T: serde::Serialize>(value: &T, out: &mut Vec<u8>) {
     let bytes = bincode::serde::encode_to_vec(value, bincode::config::standard())
         .expect("plain data without maps or floats always encodes");
@@ -505,6 +618,74 @@ impl Reader {
 
     fn stamp(&mut self) -> Result<Stamp, FrameError> {
         Ok(Stamp { version: self.version()?, reign: ReignId(self.u64()?) })
+    }
+
+    fn varint(&mut self) -> Result<usize, FrameError> {
+        let number = match self.u8()? {
+            number @ 0..=250 => u64::from(number),
+            251 => {
+                self.need(2)?;
+                u64::from(self.body.get_u16_le())
+            }
+            252 => u64::from(self.u32()?),
+            253 => self.u64()?,
+            254.. => return Err(FrameError::Malformed(self.kind)),
+        };
+        usize::try_from(number).map_err(|_| FrameError::Malformed(self.kind))
+    }
+
+    /// Bytes with their length in front, as bincode has them.
+    fn counted(&mut self) -> Result<Bytes, FrameError> {
+        let length = self.varint()?;
+        self.need(length)?;
+        Ok(self.body.split_to(length))
+    }
+
+    /// How many entries follow, each of at least a byte.
+    fn count(&mut self) -> Result<usize, FrameError> {
+        let count = self.varint()?;
+        self.need(count)?;
+        Ok(count)
+    }
+
+    /// [`Reply::Values`].
+    fn values(&mut self) -> Result<Reply, FrameError> {
+        self.u8()?;
+        let count = self.count()?;
+        let mut values = Vec::with_capacity(count.min(KEYS_MAX));
+        for _ in 0..count {
+            values.push(match self.u8()? {
+                0 => None,
+                1 => Some(self.counted()?),
+                _ => return Err(FrameError::Malformed(self.kind)),
+            });
+        }
+        Ok(Reply::Values(values))
+    }
+
+    /// A command of many keys.
+    fn many_keys(&mut self) -> Result<Command, FrameError> {
+        let variant = self.u8()?;
+        let count = self.count()?;
+        if count > KEYS_MAX {
+            return Err(FrameError::Malformed(self.kind));
+        }
+        if variant == VARIANT_PUT_MANY {
+            let mut pairs = Vec::with_capacity(count);
+            for _ in 0..count {
+                pairs.push((self.counted()?, self.counted()?));
+            }
+            return Ok(Command::PutMany { pairs });
+        }
+        let mut keys = Vec::with_capacity(count);
+        for _ in 0..count {
+            keys.push(self.counted()?);
+        }
+        Ok(match variant {
+            VARIANT_GET_MANY => Command::GetMany { keys },
+            VARIANT_DELETE => Command::Delete { keys },
+            _ => Command::Exists { keys },
+        })
     }
 
     fn sized(&mut self) -> Result<Bytes, FrameError> {

@@ -109,6 +109,8 @@ mod on {
         ReadOvertakesOwnWrite,
         /// A read that waits is answered with whatever is written meanwhile, be it by the same connection.
         ReadSeesLaterWrite,
+        /// A write that is written while a read of many keys is done in slices is seen by the rest of them.
+        SliceSeesLaterWrite,
         /// A key that its last holder lacks counts as not found, though the log has it.
         MissingMeansNotFound,
         /// A write is done before any slave has acknowledged it.
@@ -147,6 +149,10 @@ mod on {
         BeginsNewLogOverCluster,
         /// A log is served although a slave has seen records that it lacks.
         WitnessIgnored,
+        /// A master does not look whether its log stands at its path.
+        LogPathNotWatched,
+        /// A standby replays whatever stands at the log's path in place of what it has.
+        StandbyBelievesAnyFile,
     }
 
     thread_local! {

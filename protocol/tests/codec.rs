@@ -252,3 +252,80 @@ fn the_preface_tells_native_links_and_versions_apart() {
         Err(FrameError::WireVersion { theirs: 9 })
     );
 }
+
+/// Lengths around each border of the code for lengths.
+fn odd_values() -> Vec<Option<Bytes>> {
+    let lengths = [0, 1, 250, 251, 252, 65_535, 65_536, 200_000];
+    let long = lengths.into_iter().map(|length| Some(Bytes::from(vec![b'v'; length])));
+    std::iter::once(None).chain(long).chain((0..70_000).map(|_| None)).collect()
+}
+
+#[test]
+fn an_answer_of_many_values_is_the_same_frame_whether_made_in_parts_or_at_once() {
+    let all = odd_values();
+    for count in [0, 1, 9, 250, 251, 65_535, 65_536, all.len()] {
+        let values = all[..count].to_vec();
+        let mut at_once = Vec::new();
+        let reply = Reply::Values(values.clone());
+        frame::encode_response(RequestId(7), &reply, &mut at_once);
+        let mut parts = frame::ValuesFrame::begin(RequestId(7), values.len());
+        values.iter().for_each(|value| parts.push(value.as_ref()));
+        let mut in_parts = Vec::new();
+        let mut pieces = parts.finish();
+        while let Some(piece) = pieces.pop() {
+            in_parts.extend_from_slice(piece.bytes());
+        }
+        assert!(at_once == in_parts, "{count} values");
+        let decoded = frame::decode(&mut BytesMut::from(&in_parts[..]), usize::MAX).unwrap();
+        assert!(decoded == Some(Message::Response { id: RequestId(7), reply }), "{count} values");
+    }
+}
+
+#[test]
+fn commands_of_many_and_long_keys_survive_the_wire() {
+    let keys: Vec<Bytes> = odd_values().into_iter().take(60_000).map(Option::unwrap_or_default).collect();
+    let pairs = keys.iter().map(|key| (key.clone(), key.clone())).collect();
+    for command in [
+        Command::GetMany { keys: keys.clone() },
+        Command::Delete { keys: keys.clone() },
+        Command::Exists { keys },
+        Command::PutMany { pairs },
+    ] {
+        let request = Request { id: RequestId(1), stream: 2, generation: 3, command };
+        let mut frame = Vec::new();
+        frame::encode(&Message::Request(request.clone()), &mut frame);
+        let decoded = frame::decode(&mut BytesMut::from(&frame[..]), usize::MAX).unwrap();
+        assert!(decoded == Some(Message::Request(request)));
+    }
+}
+
+#[test]
+fn a_frame_that_arrives_byte_by_byte_is_checked_all_the_same() {
+    let message = Message::Ack { through: 5, room_bytes: 6 };
+    let mut whole = Vec::new();
+    frame::encode(&message, &mut whole);
+    whole.extend_from_within(..);
+    for damaged in [None, Some(8), Some(12), Some(whole.len() / 2 - 1)] {
+        let mut bytes = whole.clone();
+        if let Some(at) = damaged {
+            bytes[at] ^= 1;
+        }
+        let mut unframer = Unframer::default();
+        let mut buffer = BytesMut::new();
+        let mut seen = Vec::new();
+        for byte in bytes {
+            buffer.extend_from_slice(&[byte]);
+            match unframer.next(&mut buffer, 1000) {
+                Ok(None) => {}
+                Ok(Some(incoming)) => seen.push(incoming),
+                Err(error) => {
+                    assert_eq!((error, damaged.is_some()), (FrameError::Checksum, true));
+                    break;
+                }
+            }
+        }
+        let expected = if damaged.is_some() { 0 } else { 2 };
+        assert_eq!(seen.len(), expected, "{damaged:?}");
+        assert!(seen.iter().all(|incoming| *incoming == Incoming::Message(message.clone())));
+    }
+}

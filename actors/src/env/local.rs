@@ -81,8 +81,12 @@ impl Environment for LocalEnv {
         self.env.clock_us()
     }
 
-    fn computed_ms(&self) -> u64 {
-        self.env.computed_ms()
+    fn computed_us(&self) -> Option<u64> {
+        self.env.computed_us()
+    }
+
+    fn waited_us(&self) -> Option<u64> {
+        self.env.waited_us()
     }
 
     fn random(&self) -> u64 {

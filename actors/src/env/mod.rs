@@ -38,9 +38,15 @@ pub trait Environment {
     /// The same in microseconds, to tell how long a turn takes.
     fn clock_us(&self) -> u64;
 
-    /// For how long this thread has computed so far, in milliseconds. 0 where nobody counts that.
-    fn computed_ms(&self) -> u64 {
-        0
+    /// For how long this thread has computed so far, in microseconds. `None` where nobody counts that.
+    fn computed_us(&self) -> Option<u64> {
+        None
+    }
+
+    /// For how long this thread was ready to compute and others had the processors, in microseconds. `None` where nobody
+    /// counts that.
+    fn waited_us(&self) -> Option<u64> {
+        None
     }
 
     /// A random number, not for cryptography.

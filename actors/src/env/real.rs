@@ -78,9 +78,16 @@ impl Environment for RealEnv {
         self.start.elapsed().as_micros() as u64
     }
 
-    fn computed_ms(&self) -> u64 {
+    fn computed_us(&self) -> Option<u64> {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-        (time.tv_sec * 1000 + time.tv_nsec / 1_000_000) as u64
+        Some((time.tv_sec * 1_000_000 + time.tv_nsec / 1000) as u64)
+    }
+
+    fn waited_us(&self) -> Option<u64> {
+        // Nanoseconds on a processor, nanoseconds of waiting for one, and how often. A file of the kernel's memory.
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+        let waited_ns: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
+        Some(waited_ns / 1000)
     }
 
     // This is what others are to ask.

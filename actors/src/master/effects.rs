@@ -1,11 +1,10 @@
 //! What the machines want done: answers, frames, appends, reads of the log.
 
-use super::{send, Allowance, MasterActor, ReadWindow, Role, SlaveLink, Todo, WaitingRead};
+use super::{long_answers, send, Allowance, MasterActor, ReadWindow, Role, SlaveLink, Todo, WaitingRead};
 use crate::acceptor::{Arrived, Switchboard};
 use crate::log_writer::Append;
 use crate::session::{shown_key, ANSWER_BYTES_FREE};
 use crate::slave_proxy::{End, EndReason};
-use bytes::Bytes;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::frame;
 use dsm_protocol::ids::{LinkId, Millis, Stamp};
@@ -19,14 +18,13 @@ use std::rc::Rc;
 const FAILOVER_ASKERS_MAX: usize = 64;
 
 /// So many bytes that are copied or checksummed count as a step.
-const STEP_BYTES: usize = 32 * 1024;
+pub(super) const STEP_BYTES: usize = 32 * 1024;
 
 /// Bytes that are gone through to carry an effect out.
 fn bytes_of(effect: &Effect) -> usize {
     match effect {
         Effect::SendWrite { value, .. } => value.len(),
         Effect::Reply { reply: Reply::Value(value), .. } => value.len(),
-        Effect::Reply { reply: Reply::Values(values), .. } => values.iter().flatten().map(Bytes::len).sum(),
         Effect::Reply { .. }
         | Effect::Append { .. }
         | Effect::Joined { .. }
@@ -152,7 +150,7 @@ impl MasterActor {
 
     fn perform(&mut self, now: Millis, effect: Effect) {
         match effect {
-            Effect::Reply { to, reply } => self.reply_if_it_fits(to, &reply),
+            Effect::Reply { to, reply } => self.reply_if_it_fits(to, reply),
             Effect::Append { write, change } => self.appends.push((write, change)),
             Effect::Joined { link, slot } => self.slave_joined(link, slot),
             Effect::NoSlot { link } => self.slave_without_slot(link),
@@ -205,30 +203,34 @@ impl MasterActor {
     pub(super) fn reply(&mut self, to: Asker, reply: &Reply) {
         let Some(session) = self.sessions.get(&to.session) else { return };
         if let Some(bytes) = session.answer(to.tag, reply) {
-            let board = &self.switchboard;
-            board.errors.note(reply);
-            board.requests.set(board.requests.get() - 1);
-            board.bytes.set(board.bytes.get() - bytes);
+            self.switchboard.errors.note(reply);
+            self.give_back(bytes);
         }
+    }
+
+    /// Gives the permits of a request of `bytes` bytes back.
+    pub(super) fn give_back(&self, bytes: usize) {
+        let board = &self.switchboard;
+        board.requests.set(board.requests.get() - 1);
+        board.bytes.set(board.bytes.get() - bytes);
     }
 
     /// Sends an answer that may be longer than was foreseen: of another client's write that was in front of it, or of the
     /// other master, which knew its length before we did. What was not foreseen and has no room is not kept.
-    fn reply_if_it_fits(&mut self, to: Asker, reply: &Reply) {
-        let bytes = match reply {
+    fn reply_if_it_fits(&mut self, to: Asker, reply: Reply) {
+        let bytes = match &reply {
             Reply::Value(value) => value.len(),
             Reply::Values(values) => values.iter().flatten().map(bytes::Bytes::len).sum(),
             Reply::Done | Reply::NotFound | Reply::Count(_) | Reply::Text(_) | Reply::Error(_) => 0,
         };
-        if bytes <= ANSWER_BYTES_FREE {
-            self.reply(to, reply);
-            return;
-        }
         let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
         let fits =
-            self.sessions.get(&to.session).is_none_or(|session| session.fits(to.tag, bytes, bytes_max));
-        if fits {
-            self.reply(to, reply);
+            || self.sessions.get(&to.session).is_none_or(|session| session.fits(to.tag, bytes, bytes_max));
+        if bytes <= ANSWER_BYTES_FREE || fits() {
+            match reply {
+                Reply::Values(values) if long_answers::is_long(&values) => self.begin_long_answer(to, values),
+                other => self.reply(to, &other),
+            }
         } else {
             let why = "earlier answers must be taken first (--max-pipeline-bytes)";
             self.reply(to, &Reply::error(ErrorWord::Busy, why));
@@ -297,7 +299,7 @@ impl MasterActor {
                     send(&dialed.outbox, &Message::Control(Control::StreamClosed { stream }));
                 }
             }
-            front::Effect::Reply { to, reply } => self.reply_if_it_fits(to, &reply),
+            front::Effect::Reply { to, reply } => self.reply_if_it_fits(to, reply),
             front::Effect::CloseSession { session } => {
                 if let Some(session) = self.sessions.get(&session) {
                     session.close();

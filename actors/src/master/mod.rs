@@ -9,6 +9,7 @@ mod barred;
 mod displaced;
 mod effects;
 mod health;
+mod long_answers;
 mod opening;
 mod peers;
 mod roles;
@@ -32,7 +33,7 @@ use crate::turns::{Turn, TurnLengths};
 use actix::prelude::*;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, Reign as ReignName, SessionId, SlaveId, Stamp};
-use dsm_protocol::machine::doubt::SelfDoubt;
+use dsm_protocol::machine::doubt::{self, Cause, SelfDoubt};
 use dsm_protocol::machine::front::{self, Front, Kind};
 use dsm_protocol::machine::health::{Health, Lag};
 use dsm_protocol::machine::link::{Quarantine, Standing};
@@ -40,6 +41,7 @@ use dsm_protocol::machine::master::{self, Asker, Census, Change, Master, ReadId,
 use dsm_protocol::machine::start::Lack;
 use dsm_protocol::machine::takeover;
 use dsm_protocol::message::{Control, MasterState, Message as Wire, Seen};
+use long_answers::LongAnswer;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -53,7 +55,7 @@ const TICK: Duration = Duration::from_millis(25);
 const TURN_STEPS_MAX: usize = 1024;
 
 /// Or after so many microseconds. One step may take as long again.
-const TURN_US_MAX: u64 = 4_000;
+const TURN_US_MAX: u64 = 3_000;
 
 /// So many requests that were put aside are looked at in one turn.
 const RESUMED_MAX: usize = 1024;
@@ -64,6 +66,9 @@ const DEAF: Duration = Duration::from_secs(1);
 /// What the read of one key among many takes beside its value until all are there, in bytes: what is known of it in the
 /// machine, the question to the slave, and the value's place in the answer.
 const PART_BYTES: usize = 512;
+
+/// Of more keys than this the values are not foreseen one by one.
+const FORESEEN_KEYS_MAX: usize = 2048;
 
 /// About how long the answer to STATUS is, in bytes.
 const STATUS_BYTES: usize = 8 * 1024;
@@ -88,6 +93,36 @@ const STOP_MS: u64 = 1000;
 
 /// After so long a stop ends the node whatever the disk is at.
 const STOP_MAX_MS: u64 = 6000;
+
+/// How often this process found that it had fallen silent, by what it was.
+#[derive(Clone, Copy, Debug, Default)]
+struct Jumps {
+    paused: u64,
+    busy: u64,
+    starved: u64,
+}
+
+/// What this thread has spent its time on so far.
+struct Spent {
+    at: Millis,
+    computed_us: Option<u64>,
+    waited_us: Option<u64>,
+}
+
+impl Spent {
+    fn now(env: &Env) -> Self {
+        Spent { at: env.now(), computed_us: env.computed_us(), waited_us: env.waited_us() }
+    }
+
+    /// Milliseconds since `before`, and those of them in which this thread computed, and waited for a processor.
+    fn since(&self, before: &Spent) -> (u64, u64, u64) {
+        let ms = |later: Option<u64>, earlier: Option<u64>| {
+            later.zip(earlier).map_or(0, |(later, earlier)| later.saturating_sub(earlier) / 1000)
+        };
+        let computed_ms = ms(self.computed_us, before.computed_us);
+        (self.at.since(before.at), computed_ms, ms(self.waited_us, before.waited_us))
+    }
+}
 
 /// Asks the node to stop cleanly.
 #[derive(Message, Debug)]
@@ -307,12 +342,14 @@ pub struct MasterActor {
     made: Vec<master::Effect>,
     front_effects: Vec<front::Effect>,
     appends: Vec<(WriteId, Arc<Change>)>,
+    /// Answers of many values that are being encoded.
+    long_answers: VecDeque<LongAnswer>,
     doubt: Rc<RefCell<SelfDoubt>>,
     jumps_seen: u64,
-    /// Those of the jumps in which this process was not paused but busy.
-    jumps_busy: u64,
-    /// At the last tick: the time, and for how long this thread had computed.
-    computed: (Millis, u64),
+    /// What the jumps were.
+    jumps: Jumps,
+    /// At the last tick.
+    spent: Spent,
     turns: Rc<TurnLengths>,
     /// Whether a [`Resume`] is on its way.
     resuming: bool,
@@ -405,7 +442,9 @@ impl MasterActor {
         let shared_board = Rc::clone(&board);
         let address = MasterActor::create(move |ctx| {
             let answers = AnswerPool::new(parts.config.max_answer_bytes.as_u64() as usize);
-            let switchboard = Rc::new(Switchboard::new(for_switchboard, ctx.address().recipient(), answers));
+            let turns = TurnLengths::new(Rc::clone(&parts.env));
+            let drain = ctx.address().recipient();
+            let switchboard = Rc::new(Switchboard::new(for_switchboard, drain, answers, turns));
             *shared_board.borrow_mut() = Some(Rc::clone(&switchboard));
             Self::new(parts, inbox, switchboard, ctx)
         });
@@ -437,7 +476,8 @@ impl MasterActor {
         )
         .start();
         let replayed = log_tailer::Start::default();
-        let tailer = Self::tailer(&env, &config, &replayed, &fate, ctx);
+        let turns = Rc::clone(&switchboard.turns);
+        let tailer = Self::tailer(&env, &config, &replayed, &fate, &turns, ctx);
         let machine = Master::new(master::Config {
             placement: config.placement.into(),
             slaves_min: config.min_slaves,
@@ -446,6 +486,7 @@ impl MasterActor {
             durable: config.fsync == Fsync::Always,
             value_max: config.value_max(),
             log_window_bytes: config.log_read_window.as_u64(),
+            slice_keys: config.slice_keys,
             gather_bytes_max: config.gather_bytes_max(),
         });
         let jump_ms = (config.ack_timeout.min(config.failover_timeout).as_millis() as u64 / 4).max(100);
@@ -470,11 +511,12 @@ impl MasterActor {
             made: Vec::new(),
             front_effects: Vec::new(),
             appends: Vec::new(),
+            long_answers: VecDeque::new(),
             doubt: Rc::new(RefCell::new(SelfDoubt::new(now, jump_ms))),
             jumps_seen: 0,
-            jumps_busy: 0,
-            computed: (now, env.computed_ms()),
-            turns: TurnLengths::new(Rc::clone(&env)),
+            jumps: Jumps::default(),
+            spent: Spent::now(&env),
+            turns,
             resuming: false,
             sessions: Sessions::default(),
             congested: VecDeque::new(),
@@ -533,6 +575,7 @@ impl MasterActor {
         config: &MasterConfig,
         from: &log_tailer::Start,
         fate: &Fate,
+        turns: &Rc<TurnLengths>,
         ctx: &mut Context<Self>,
     ) -> Addr<LogTailer> {
         LogTailer::new(
@@ -547,6 +590,7 @@ impl MasterActor {
             },
             fate.clone(),
         )
+        .counting(Rc::clone(turns))
         .start()
     }
 
@@ -559,7 +603,7 @@ impl MasterActor {
         let turn = self.turns.begin("tick");
         let now = self.env.now();
         self.observe(now);
-        self.computed = (now, self.env.computed_ms());
+        self.spent = Spent::now(&self.env);
         self.advance();
         self.step(now, master::Event::Tick);
         self.step_front(now, front::Event::Tick);
@@ -567,6 +611,7 @@ impl MasterActor {
         self.consider(now, ctx);
         self.follow_anew(ctx);
         self.relieve(now);
+        self.refuse_waiting(now);
         self.admit_waiting(now);
         self.look_after_health(now);
         self.tell_seq(now);
@@ -580,6 +625,7 @@ impl MasterActor {
         self.observe(now);
         self.advance();
         let mut left = Allowance::new(turn);
+        self.encode_part(&mut left);
         self.perform_within(now, &mut left);
         self.send_pings();
         while !left.is_spent() {
@@ -605,6 +651,9 @@ impl MasterActor {
         }
         self.resume_congested(now);
         self.perform_within(now, &mut left);
+        while !left.is_spent() && !self.long_answers.is_empty() {
+            self.encode_part(&mut left);
+        }
         self.append();
         self.advance();
         self.finish_yield(now);
@@ -651,7 +700,7 @@ impl MasterActor {
 
     /// Sees to it that there is another turn if something is left to be done, once everybody else has had one.
     fn resume_later(&mut self, ctx: &mut Context<Self>) {
-        let is_left = self.is_behind() || self.machine.has_chores();
+        let is_left = self.is_behind() || self.machine.has_chores() || !self.long_answers.is_empty();
         if is_left && !std::mem::replace(&mut self.resuming, true) {
             let master = ctx.address();
             // Not from here: actix empties the mailbox before it lets anybody else run.
@@ -667,13 +716,24 @@ impl MasterActor {
         self.doubt.borrow_mut().observe(now);
         let jumps = self.doubt.borrow().jumps();
         if std::mem::replace(&mut self.jumps_seen, jumps) != jumps {
-            let (since, computed_ms) = self.computed;
-            let busy_ms = self.env.computed_ms().saturating_sub(computed_ms);
-            if busy_ms > now.since(since) / 2 {
-                self.jumps_busy += 1;
-                log::warn!("this process was busy, deadlines start again busy_ms={busy_ms}");
-            } else {
-                log::warn!("this process was paused, deadlines start again");
+            let (silent_ms, computed_ms, waited_ms) = Spent::now(&self.env).since(&self.spent);
+            match doubt::cause(silent_ms, computed_ms, waited_ms) {
+                Cause::Busy => {
+                    self.jumps.busy += 1;
+                    log::warn!(
+                        "this process was busy, deadlines start again ms={silent_ms} busy_ms={computed_ms}"
+                    );
+                }
+                Cause::Starved => {
+                    self.jumps.starved += 1;
+                    log::warn!(
+                        "this process waited for a processor, which others had, deadlines start again ms={silent_ms} waited_ms={waited_ms}"
+                    );
+                }
+                Cause::Paused => {
+                    self.jumps.paused += 1;
+                    log::warn!("this process was paused, deadlines start again ms={silent_ms}");
+                }
             }
             self.machine.restart_read_timeouts(now);
             if let Some(dialed) = &mut self.dialed {
@@ -722,7 +782,7 @@ impl MasterActor {
         let parked = &self.switchboard.limits.parked;
         if session.has_parked() {
             count(parked);
-            session.park(asker.tag, command, Room::NotHere);
+            session.park(now, asker.tag, command, Room::NotHere);
             return;
         }
         let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
@@ -739,7 +799,7 @@ impl MasterActor {
                 Room::Yes => {}
                 room @ (Room::NotHere | Room::NotInAll) => {
                     count(parked);
-                    session.park(asker.tag, command, room);
+                    session.park(now, asker.tag, command, room);
                     self.set_aside(now, asker.session, room);
                     return;
                 }
@@ -803,7 +863,7 @@ impl MasterActor {
         };
         let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
         let known = (&self.machine, &self.front);
-        match session.unpark(bytes_max, |command| foreseen(known, id, command, bytes_max))? {
+        match session.unpark(now, bytes_max, |command| foreseen(known, id, command, bytes_max))? {
             Some((tag, command)) => {
                 self.execute(now, Asker { session: id, tag }, command);
                 Ok(true)
@@ -824,6 +884,41 @@ impl MasterActor {
             deaf.filter(|(time, _)| *time >= DEAF).max_by_key(|(time, session)| (*time, session.id()));
         if let Some((_, session)) = deafest {
             session.cut("it takes no answers, and others wait for the room (--max-answer-bytes)");
+        }
+    }
+
+    /// Refuses what has waited for room among the answers of all for as long as a request may take: those who take theirs
+    /// slowly, and yet take them, are not cut for it.
+    fn refuse_waiting(&mut self, now: Millis) {
+        let limit_ms = self.config.request_timeout.as_millis() as u64;
+        let has_waited = |id: &SessionId| {
+            self.sessions.get(id).is_some_and(|session| session.has_waited_for_others(now, limit_ms))
+        };
+        let mut left = RESUMED_MAX;
+        let late = self.in_line.iter().map(|(id, _)| *id).filter(has_waited).take(left);
+        for id in late.collect::<Vec<_>>() {
+            while let Some(tag) = self.sessions.get(&id).and_then(|session| session.give_up(now, limit_ms)) {
+                count(&self.switchboard.limits.busy);
+                let why = "the answers of others take all the room (--max-answer-bytes)";
+                self.reply(Asker { session: id, tag }, &Reply::error(ErrorWord::Busy, why));
+                // What stands behind it may need no room.
+                loop {
+                    if left == 0 {
+                        self.congested.push_front(id);
+                        return;
+                    }
+                    left -= 1;
+                    match self.resume(now, id) {
+                        Ok(true) => {}
+                        // Who waits for others still stands in the line.
+                        Ok(false) | Err(Room::NotInAll) => break,
+                        Err(room) => {
+                            self.set_aside(now, id, room);
+                            break;
+                        }
+                    }
+                }
+            }
         }
     }
 
@@ -927,6 +1022,8 @@ fn foreseen(
     let value = |key: &bytes::Bytes| machine.foreseen_bytes(session, key).max(front.longest_waiting(session));
     match command {
         Command::Get { key } => value(key),
+        // To look up tens of thousands takes its time, and is done when they are read. More than that they are not.
+        Command::GetMany { keys } if keys.len() > FORESEEN_KEYS_MAX => bytes_max + keys.len() * PART_BYTES,
         Command::GetMany { keys } => {
             let values = keys.iter().map(value).sum::<usize>();
             let values = if keys.len() > 1 { values.min(bytes_max) } else { values };

@@ -303,7 +303,7 @@ impl MasterActor {
         tailer.do_send(Halt);
         self.sight = Sight::Follows;
         self.replayed = log_tailer::Start::default();
-        let tailer = Self::tailer(&self.env, &self.config, &self.replayed, &self.fate, ctx);
+        let tailer = Self::tailer(&self.env, &self.config, &self.replayed, &self.fate, &self.turns, ctx);
         self.role = Role::Standby { tailer };
     }
 

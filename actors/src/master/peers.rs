@@ -30,6 +30,14 @@ struct Follows {
 /// A standby that lags behind by more records than this is not handed the reign.
 const LAG_MAX: u64 = 10_000;
 
+/// The longest address that is shown, in characters.
+const ADDRESS_SHOWN_MAX: usize = 300;
+
+/// What a master calls itself, in one line: anybody can say that he is one, and it ends up in logs and on terminals.
+fn shown_address(said: &str) -> String {
+    said.escape_debug().take(ADDRESS_SHOWN_MAX).collect()
+}
+
 impl MasterActor {
     /// What this master says of itself.
     pub(super) fn state(&self) -> MasterState {
@@ -103,6 +111,7 @@ impl MasterActor {
 
     pub(super) fn peer_hello(&mut self, link: LinkId, hello: Hello, outbox: Outbox) {
         let HelloRole::Master { address, lock_identity } = hello.role else { return };
+        let address = shown_address(&address);
         let ours = match self.env.locks().identity(&self.config.lock_path()) {
             Ok(ours) => ours,
             // It may pass (no descriptor left, say), and a Reject would end the other master: let it dial again.
@@ -351,5 +360,17 @@ impl MasterActor {
         let Some(peer) = self.handover_to.take().and_then(|link| self.peers.get(&link)) else { return };
         let reason = reason.to_owned();
         send(&peer.outbox, &Message::Control(Control::HandoverRefused { reason }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_stranger_calls_itself_is_one_short_line() {
+        assert_eq!(shown_address("[::1]:12345"), "[::1]:12345");
+        assert_eq!(shown_address("a:1\n[ERROR] forged\x1b[2J"), "a:1\\n[ERROR] forged\\u{1b}[2J");
+        assert_eq!(shown_address(&"x".repeat(4000)).len(), ADDRESS_SHOWN_MAX);
     }
 }

@@ -139,7 +139,8 @@ impl MasterActor {
                 reopened: ctx.address().recipient(),
             },
             PanicGuard::new("LogWriter", self.fate.clone()),
-        );
+        )
+        .counting(Rc::clone(&self.turns));
         let log = writer.start();
         let is_noted = !noted.is_empty();
         let values = opened.values;
@@ -357,7 +358,7 @@ impl MasterActor {
         self.replay_caught_up = false;
         self.answer_failover(&Reply::Done);
         self.notice(takeover::Event::ReignEnded);
-        let tailer = Self::tailer(&self.env, &self.config, &self.replayed, &self.fate, ctx);
+        let tailer = Self::tailer(&self.env, &self.config, &self.replayed, &self.fate, &self.turns, ctx);
         self.role = Role::Standby { tailer };
         let now = self.env.now();
         self.step_front(now, front::Event::StandbyBegan);

@@ -82,6 +82,7 @@ impl MasterActor {
             owed: Rc::clone(&owed),
             doubt: Rc::clone(&self.doubt),
             ports: Ports { ended: ctx.address().recipient(), ping: ctx.address().recipient() },
+            turns: Rc::clone(&self.turns),
         };
         let proxy = SlaveProxy::new(Rc::clone(&self.env), parts).start();
         let welcome = self.welcome();

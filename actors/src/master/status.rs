@@ -170,16 +170,22 @@ impl MasterActor {
         writeln!(text, "requests_in_flight:{}", self.switchboard.requests.get())?;
         writeln!(text, "request_bytes_in_flight:{}", self.switchboard.bytes.get())?;
         writeln!(text, "requests_waiting_for_master:{}", self.front.waiting())?;
-        writeln!(text, "own_pauses:{}", self.doubt.borrow().jumps() - self.jumps_busy)?;
-        writeln!(text, "own_stalls:{}", self.jumps_busy)?;
+        writeln!(text, "own_pauses:{}", self.jumps.paused)?;
+        writeln!(text, "own_stalls:{}", self.jumps.busy)?;
+        writeln!(text, "own_waits_for_processor:{}", self.jumps.starved)?;
 
         writeln!(text, "\n# Turns")?;
         for (class, turns) in self.turns.classes() {
             writeln!(text, "{class}:{turns}")?;
         }
-        let (longest_us, longest_in) = self.turns.longest();
-        writeln!(text, "turn_longest_us:{longest_us}")?;
-        writeln!(text, "turn_longest_in:{longest_in}")?;
+        let longest = self.turns.longest();
+        writeln!(text, "turn_longest_us:{}", longest.us)?;
+        writeln!(text, "turn_longest_in:{}", longest.name)?;
+        writeln!(text, "turns_computing_above_10ms:{}", self.turns.computing_long())?;
+        let longest = self.turns.longest_computing();
+        writeln!(text, "turn_longest_computing_us:{}", longest.us)?;
+        writeln!(text, "turn_longest_computing_in:{}", longest.name)?;
+        writeln!(text, "turn_longest_computing_by_kind:{}", self.turns.longest_computing_by_kind())?;
 
         writeln!(text, "\n# Errors")?;
         for word in ErrorWord::ALL.into_iter().filter(|word| !word.is_reserved()) {

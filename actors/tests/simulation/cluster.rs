@@ -51,6 +51,8 @@ pub(crate) struct Shape {
     pub(crate) failover_timeout: Duration,
     /// Bytes of values that may be on their way from one slave.
     pub(crate) slave_window: ByteSize,
+    /// Keys of a request that are done in one turn.
+    pub(crate) slice_keys: usize,
 }
 
 impl Default for Shape {
@@ -64,6 +66,7 @@ impl Default for Shape {
             read_timeout: Duration::from_millis(200),
             failover_timeout: Duration::from_secs(1),
             slave_window: MasterConfig::default().slave_window,
+            slice_keys: MasterConfig::default().slice_keys,
         }
     }
 }
@@ -81,6 +84,7 @@ impl Shape {
             read_timeout: ms(50, 200),
             failover_timeout: ms(300, 1000),
             slave_window: MasterConfig::default().slave_window,
+            slice_keys: MasterConfig::default().slice_keys,
         }
     }
 }
@@ -265,6 +269,7 @@ impl Cluster {
             read_timeout: shape.read_timeout,
             failover_timeout: shape.failover_timeout,
             slave_window: shape.slave_window,
+            slice_keys: shape.slice_keys,
             ..MasterConfig::default()
         };
         match node {

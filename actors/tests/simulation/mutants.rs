@@ -53,7 +53,7 @@ fn finders(mutant: Mutant) -> &'static [Check] {
         | Mutant::StandbyAnswersReads
         | Mutant::ForwardedWriteRepeated => &[Check::Linearizable],
         Mutant::ReadOvertakesOwnWrite => &[Check::Order],
-        Mutant::ReadSeesLaterWrite => &[Check::Order],
+        Mutant::ReadSeesLaterWrite | Mutant::SliceSeesLaterWrite => &[Check::Order],
         Mutant::DoneWithoutAck => &[Check::DoneIsAcknowledged],
         Mutant::NoSubstitute => &[Check::Handover, Check::ServesClients],
         Mutant::LateSlaveUntried => &[Check::Tried],
@@ -66,6 +66,7 @@ fn finders(mutant: Mutant) -> &'static [Check] {
         Mutant::HandoverDoesNotWait => &[Check::Answers, Check::NoPanic],
         Mutant::HandoverHoldsNothing => &[Check::Answers, Check::NoPanic],
         Mutant::AnswersOutOfOrder => &[Check::Answers],
+        Mutant::LogPathNotWatched | Mutant::StandbyBelievesAnyFile => &[Check::Moved],
         Mutant::BeginsNewLogOverCluster | Mutant::WitnessIgnored => &[Check::Lost],
     }
 }

@@ -48,9 +48,50 @@ impl SelfDoubt {
     }
 }
 
+/// Why a process has fallen silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Its own work held it up.
+    Busy,
+    /// It was ready to run, and others had the processors.
+    Starved,
+    /// Neither: it was stopped, or its machine was.
+    Paused,
+}
+
+/// Why a process has fallen silent for `silent_ms`, of which it computed for `computed_ms` and waited for a processor for
+/// `waited_ms`, as far as the system counts that: whatever took most of it.
+pub fn cause(silent_ms: u64, computed_ms: u64, waited_ms: u64) -> Cause {
+    let unaccounted_ms = silent_ms.saturating_sub(computed_ms).saturating_sub(waited_ms);
+    if unaccounted_ms > computed_ms.max(waited_ms) {
+        Cause::Paused
+    } else if waited_ms > computed_ms {
+        Cause::Starved
+    } else {
+        Cause::Busy
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_silence_is_called_by_what_took_most_of_it() {
+        for (silent_ms, computed_ms, waited_ms, expected) in [
+            (5000, 0, 0, Cause::Paused),
+            (5000, 20, 40, Cause::Paused),
+            (300, 290, 5, Cause::Busy),
+            (300, 100, 190, Cause::Starved),
+            (300, 10, 285, Cause::Starved),
+            // Counted in other places at other times: not to be held against anybody.
+            (300, 290, 290, Cause::Busy),
+            (300, 100, 60, Cause::Paused),
+        ] {
+            let found = cause(silent_ms, computed_ms, waited_ms);
+            assert_eq!(found, expected, "{silent_ms} {computed_ms} {waited_ms}");
+        }
+    }
 
     #[test]
     fn a_wait_counts_from_the_end_of_our_own_pause() {

@@ -14,7 +14,7 @@ use std::fmt;
 /// `--ack-timeout` and a second for each so many bytes.
 pub const LINK_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 
-/// What the systems at both ends may hold of a link's bytes while nobody sees them move.
+/// What the systems at both ends may hold of the bytes that we send while nobody sees them move.
 const UNSEEN_BYTES_MAX: u64 = 4 << 20;
 
 /// The least that a slave must take before it counts again, in bytes.
@@ -223,10 +223,10 @@ impl Link {
             return Verdict::Wait(soon);
         };
         self.idle_since = now;
-        let bytes = oldest.ahead + traffic.owed;
-        let still =
-            (oldest.at.max(self.moved), self.ack_timeout_ms + allowance_ms(bytes.min(UNSEEN_BYTES_MAX)));
-        let slow = (oldest.at, self.ack_timeout_ms + allowance_ms(bytes));
+        // What comes to us is seen to move: it excuses no silence.
+        let unseen_ms = allowance_ms(oldest.ahead.min(UNSEEN_BYTES_MAX));
+        let still = (oldest.at.max(self.moved), self.ack_timeout_ms + unseen_ms);
+        let slow = (oldest.at, self.ack_timeout_ms + allowance_ms(oldest.ahead + traffic.owed));
         let mut next = soon;
         for (since, limit_ms) in [still, slow] {
             if doubt.expired(now, since, limit_ms) {
@@ -528,7 +528,16 @@ mod tests {
             bench.traffic.heard += 100 << 10;
             assert_eq!(bench.run(bench.now.0 + 100, 1 << 20), None, "values come");
         }
-        assert_eq!(bench.run(60_000, 1 << 20), Some(9000), "and may not take for ever");
+        // The write is small, and nothing comes since 5900.
+        assert_eq!(bench.run(60_000, 1 << 20), Some(5905 + ACK_TIMEOUT_MS), "and may not stand still");
+        let mut trickle = Bench::new();
+        trickle.send(200);
+        trickle.traffic.owed = 8 << 20;
+        let late = (0..).find_map(|_| {
+            trickle.traffic.heard += 1;
+            trickle.run(trickle.now.0 + 100, 1 << 20)
+        });
+        assert_eq!(late, Some(9000), "nor take for ever");
     }
 
     #[test]

@@ -22,6 +22,10 @@ const HOLDINGS_PLACES_MAX: usize = 16 * 1024;
 /// The most bytes of keys in one part of a report.
 const HOLDINGS_BYTES_MAX: usize = 256 * 1024;
 
+/// A value of at least so many bytes is held as it comes, for to copy it takes long: whoever reads it from a socket gives
+/// it a buffer of its own.
+pub const KEPT_BYTES_MIN: usize = 4 << 20;
+
 /// What happens to the machine.
 #[derive(Debug)]
 pub enum Event {
@@ -196,7 +200,8 @@ struct Held {
     version: Version,
     /// Which reign of the version's epoch wrote it.
     reign: ReignId,
-    // Shared with answers under way, so that a read copies nothing here. Never a slice of a socket's buffer.
+    // Shared with answers under way, so that a read copies nothing here. No slice of a socket's buffer, unless that holds
+    // nothing else.
     value: Bytes,
 }
 
@@ -262,7 +267,7 @@ impl Slave {
             Event::Admitted { link, reign } => self.admitted(link, reign, effects),
             Event::Write { link, version, reign, key, value } => {
                 let Some(number) = self.count(link, effects) else { return };
-                if !self.write(Stamp { version, reign }, &key, &value) {
+                if !self.write(Stamp { version, reign }, &key, value) {
                     effects.push(Effect::Full { link, number });
                 }
             }
@@ -352,9 +357,9 @@ impl Slave {
     }
 
     /// Applies a write; false when it does not fit.
-    fn write(&mut self, stamp: Stamp, key: &[u8], value: &[u8]) -> bool {
+    fn write(&mut self, stamp: Stamp, key: &[u8], value: Bytes) -> bool {
         let Stamp { version, reign } = stamp;
-        let bytes = |value: &[u8]| (key.len() + value.len()) as u64 + ENTRY_OVERHEAD_BYTES;
+        let bytes = |value: &Bytes| (key.len() + value.len()) as u64 + ENTRY_OVERHEAD_BYTES;
         let held = self.held.get_mut(key);
         // What another reign of that epoch wrote is of another time line: the master that is obeyed knows better.
         let is_lower = |held: &Held| held.version >= version && !is_of_other_reign(held, stamp);
@@ -362,7 +367,7 @@ impl Slave {
             return true;
         }
         let old_bytes = held.as_ref().map_or(0, |held| bytes(&held.value));
-        let memory_bytes = self.memory_bytes - old_bytes + bytes(value);
+        let memory_bytes = self.memory_bytes - old_bytes + bytes(&value);
         if self.memory_max.is_some_and(|max| memory_bytes > max) {
             return false;
         }
@@ -371,7 +376,7 @@ impl Slave {
         if let Some(seen) = self.seen.as_mut().filter(|seen| seen.reign == own) {
             seen.seq = seen.seq.max(version.seq);
         }
-        let value = Bytes::copy_from_slice(value);
+        let value = if value.len() >= KEPT_BYTES_MIN { value } else { Bytes::copy_from_slice(&value) };
         match held {
             Some(held) => *held = Held { version, reign, value },
             None => {

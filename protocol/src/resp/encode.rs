@@ -34,13 +34,8 @@ pub fn encode_reply(protocol: Protocol, shape: Shape, reply: &Reply, out: &mut i
         Reply::Value(value) => stored(out, value),
         Reply::NotFound => null(protocol, out.tail()),
         Reply::Values(values) => {
-            array(out.tail(), values.len());
-            for value in values {
-                match value {
-                    Some(value) => stored(out, value),
-                    None => null(protocol, out.tail()),
-                }
-            }
+            encode_values(values.len(), out);
+            values.iter().for_each(|value| encode_entry(protocol, value.as_ref(), out));
         }
         Reply::Count(count) => unsigned(out.tail(), *count),
         Reply::Text(text) => match shape {
@@ -52,6 +47,19 @@ pub fn encode_reply(protocol: Protocol, shape: Shape, reply: &Reply, out: &mut i
             let parts = [reply.word.as_str().as_bytes(), space.as_bytes(), reply.detail.as_bytes()];
             error_parts(out.tail(), &parts);
         }
+    }
+}
+
+/// `*2`: the values of so many keys follow, each by [`encode_entry`].
+pub fn encode_values(count: usize, out: &mut impl Sink) {
+    array(out.tail(), count);
+}
+
+/// The value of one key among several.
+pub fn encode_entry(protocol: Protocol, value: Option<&Bytes>, out: &mut impl Sink) {
+    match value {
+        Some(value) => stored(out, value),
+        None => null(protocol, out.tail()),
     }
 }
 

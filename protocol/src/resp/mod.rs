@@ -16,7 +16,7 @@ mod info;
 mod parse;
 
 pub use conversation::{Action, Conversation, ServerFacts, CLIENT_ATTRIBUTE_MAX};
-pub use encode::{encode_reply, Shape};
+pub use encode::{encode_entry, encode_reply, encode_values, Shape};
 pub use info::{Sections, SECTIONS};
 pub use parse::{Parser, ProtocolError};
 

@@ -4,6 +4,7 @@
 //! whose deadline has come is answered BUSY whether it waits or is under way; what is under way keeps its part of the
 //! window until the log has answered, for its bytes are in memory until then.
 
+use super::reads::EXPIRED_AT_ONCE;
 use super::{Effect, Master, ReadId};
 use crate::command::{ErrorWord, Reply};
 use crate::ids::Millis;
@@ -85,8 +86,15 @@ impl Master {
         self.start_log_reads(now, effects);
     }
 
-    fn start_log_reads(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+    pub(super) fn start_log_reads(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let mut left = EXPIRED_AT_ONCE;
         while let Some(&(id, place)) = self.reads.log.waiting.front() {
+            if left == 0 {
+                // Many that wait no more: the rest is looked at with what is overdue.
+                self.reads.is_overdue = true;
+                return;
+            }
+            left -= 1;
             match self.reads.get(id).map(|read| read.deadline) {
                 // Answered by a slave after all, or given up.
                 None => {}
@@ -107,11 +115,12 @@ impl Master {
     }
 
     /// Answers the reads that the log has not answered in time.
-    pub(super) fn expire_log_reads(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+    pub(super) fn expire_log_reads(&mut self, now: Millis, left: &mut usize, effects: &mut Vec<Effect>) {
         while let Some(&(deadline, id)) = self.reads.log.deadlines.first() {
-            if deadline > now {
+            if deadline > now || *left == 0 {
                 return;
             }
+            *left -= 1;
             self.reads.log.deadlines.pop_first();
             self.give_up_log_read(id, effects);
         }

@@ -14,6 +14,7 @@ mod membership;
 mod placement;
 mod reads;
 mod reigns;
+mod slices;
 mod unwritten;
 mod writes;
 
@@ -22,21 +23,21 @@ pub use directory::{Directory, Entry};
 pub use membership::{Slot, SlotSet, SLAVES_MAX};
 pub use placement::{acks_needed, Placement};
 pub use reigns::{ReignRecord, Reigns, Testimony};
+pub use slices::SLICE_KEYS;
 
 use crate::command::{Command, ErrorWord, Reply};
 use crate::ids::{LinkId, Millis, Reign, ReignId, SessionId, SlaveId, Stamp, Version};
 use crate::planted;
 use crate::record::Place;
 use bytes::Bytes;
-use hashbrown::hash_table::HashTable;
 use membership::{Membership, Sent};
 use placement::Random;
 use reads::Reads;
+use slices::Slices;
 use slotmap::{new_key_type, Key as _, KeyData};
 use smallvec::SmallVec;
-use std::hash::BuildHasher as _;
 use std::sync::Arc;
-use writes::Writes;
+use writes::{Distinct, Writes};
 
 new_key_type! {
     struct WriteKey;
@@ -105,6 +106,8 @@ pub struct Config {
     pub value_max: usize,
     /// How many bytes of values may be on their way from the log at once, unless it is one value alone.
     pub log_window_bytes: u64,
+    /// So many keys of requests and records are gone through in one step.
+    pub slice_keys: usize,
     /// How long the values may be in all that are read together, in bytes.
     pub gather_bytes_max: usize,
 }
@@ -119,6 +122,7 @@ impl Default for Config {
             durable: true,
             value_max: usize::MAX,
             log_window_bytes: 64 << 20,
+            slice_keys: SLICE_KEYS,
             gather_bytes_max: usize::MAX,
         }
     }
@@ -377,6 +381,7 @@ pub struct Master {
     members: Membership,
     writes: Writes,
     reads: Reads,
+    slices: Slices,
     random: Random,
     counters: Counters,
     /// Links of slaves that enlisted while the slots of former ones were not usable again yet.
@@ -394,6 +399,7 @@ impl Master {
             members: Membership::default(),
             writes: Writes::default(),
             reads: Reads::default(),
+            slices: Slices::default(),
             random: Random::new(config.seed),
             counters: Counters::default(),
             waiting_for_slot: Vec::new(),
@@ -444,7 +450,7 @@ impl Master {
 
     /// Writes and reads that have not been answered yet.
     pub fn in_flight(&self) -> usize {
-        self.writes.len() + self.reads.len()
+        self.writes.len() + self.reads.len() + self.slices.requests()
     }
 
     /// The active slaves: name, slot, copies it is known to hold, bytes it has room for.
@@ -475,6 +481,11 @@ impl Master {
         self.members.get(slot).is_none_or(membership::Member::is_idle)
     }
 
+    /// Whose write this is, until it is answered.
+    pub fn asker(&self, write: WriteId) -> Option<Asker> {
+        self.writes.asker(write)
+    }
+
     /// How many bytes reads of the log may bring into memory that are under way now.
     pub fn log_read_bytes(&self) -> u64 {
         self.reads.log.under_way_bytes()
@@ -486,7 +497,7 @@ impl Master {
     pub fn foreseen_bytes(&self, session: SessionId, key: &Bytes) -> usize {
         let written = || self.directory.get(key).map_or(0, |entry| entry.place.bytes as usize);
         let (unwritten, longest_of_many) = self.writes.unwritten_bytes(session, key);
-        unwritten.unwrap_or_else(written).max(longest_of_many)
+        unwritten.unwrap_or_else(written).max(longest_of_many).max(self.slices.longest_of(session))
     }
 
     /// Whether a read still waits for an answer.
@@ -536,10 +547,7 @@ impl Master {
             Event::Written { write, version, places } => self.written(now, write, version, places, effects),
             Event::NotWritten { write, word, detail } => self.not_written(now, write, word, detail, effects),
             Event::LogRead { read, result } => self.log_read(now, read, result, effects),
-            Event::Tick => {
-                self.expire_reads(now, effects);
-                self.expire_log_reads(now, effects);
-            }
+            Event::Tick => self.expire_reads(now, effects),
             Event::Chore => self.chore(now, effects),
         }
     }
@@ -563,16 +571,34 @@ impl Master {
             effects.push(Effect::Reply { to: asker, reply });
             return;
         }
+        self.ask_in_order(now, asker, deadline, command, effects);
+    }
+
+    /// Begins a request that is none for slices.
+    fn begin(
+        &mut self,
+        now: Millis,
+        asker: Asker,
+        deadline: Millis,
+        command: Command,
+        effects: &mut Vec<Effect>,
+    ) {
         match command {
             Command::Get { key } => self.get(now, asker, deadline, key, effects),
             Command::GetMany { keys } => self.get_many(now, asker, deadline, keys, effects),
             Command::Exists { keys } => self.exists(asker, keys, effects),
             Command::KeyCount => self.key_count(asker, effects),
             Command::Put { key, value } => {
-                self.accept(asker, Change::Put(SmallVec::from_iter([(key, value)])), effects);
+                let bytes = payload(&key, &value);
+                self.write(asker, Change::Put(SmallVec::from_iter([(key, value)])), bytes, effects);
             }
-            Command::PutMany { pairs } => self.accept(asker, Change::Put(last_of_each(pairs)), effects),
-            Command::Delete { keys } => self.accept(asker, Change::Delete(SmallVec::from_vec(keys)), effects),
+            Command::PutMany { pairs } => {
+                let (pairs, bytes) = Distinct::from_iter(pairs).into_pairs();
+                self.write(asker, Change::Put(pairs), bytes, effects);
+            }
+            Command::Delete { keys } => {
+                self.write(asker, Change::Delete(SmallVec::from_vec(keys)), 0, effects);
+            }
             Command::Status | Command::Failover => {
                 let reply = Reply::error(ErrorWord::Bad, "this command is for the node, not for the store");
                 effects.push(Effect::Reply { to: asker, reply });
@@ -609,28 +635,37 @@ impl Master {
     /// Begins to make slots of slaves that have left usable again, before there is none for the next one.
     fn sweep_if_needed(&mut self) {
         // A slot that still has part in a write is not to be had again.
-        if self.directory.sweeping().is_none() && !self.writes.has_chores() {
+        if self.directory.sweeping().is_none() && !self.writes.has_losses() {
             if let Some(slots) = self.members.to_sweep() {
                 self.directory.begin_sweep(slots);
             }
         }
     }
 
+    /// Whether nothing that was begun waits for its next slice.
+    fn is_settled(&self) -> bool {
+        self.slices.is_empty() && !self.writes.has_losses() && !self.reads.is_overdue
+    }
+
     /// Whether there is something to do beside requests, in pieces, each with an [`Event::Chore`].
     pub fn has_chores(&self) -> bool {
-        self.members.acknowledging().is_some() || self.writes.has_chores() || !self.directory.is_at_rest()
+        self.members.acknowledging().is_some() || !self.is_settled() || !self.directory.is_at_rest()
     }
 
     fn chore(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         if let Some(slot) = self.members.acknowledging() {
             self.take_acks(slot, effects);
         }
-        if self.writes.has_chores() {
-            self.take_in(now, effects);
+        if !self.is_settled() {
+            self.work_on(now, effects);
             self.make_good(now, effects);
+            if self.reads.is_overdue {
+                self.expire_reads(now, effects);
+                self.start_log_reads(now, effects);
+            }
             self.sweep_if_needed();
-            return;
         }
+        // Be there ever so much else to do: slaves may wait for a slot.
         if let Some(slots) = self.directory.sweep_on(CHORE_ENTRIES) {
             self.members.swept(slots);
             effects.extend(self.waiting_for_slot.drain(..).map(|link| Effect::SlotFree { link }));
@@ -824,24 +859,4 @@ fn charge(old: Option<&Entry>, slot: Slot, key: &[u8], bytes: u64) -> u64 {
         key.len() as u64 + u64::from(entry.place.bytes) + crate::machine::slave::ENTRY_OVERHEAD_BYTES
     });
     bytes.saturating_sub(held)
-}
-
-/// A key that stands twice takes its last value.
-fn last_of_each(pairs: Vec<(Bytes, Bytes)>) -> SmallVec<[(Bytes, Bytes); 1]> {
-    let hasher = foldhash::fast::FixedState::default();
-    let mut seen: HashTable<u32> = HashTable::with_capacity(pairs.len());
-    let has_twice = pairs.iter().enumerate().any(|(index, (key, _))| {
-        let hash = hasher.hash_one(key);
-        let is_there = seen.find(hash, |other| pairs[*other as usize].0 == *key).is_some();
-        // There is room for all of them, so that no hash is asked for again.
-        seen.insert_unique(hash, index as u32, |other| hasher.hash_one(&pairs[*other as usize].0));
-        is_there
-    });
-    if !has_twice {
-        return SmallVec::from_vec(pairs);
-    }
-    let mut last: indexmap::IndexMap<Bytes, Bytes, foldhash::fast::FixedState> =
-        indexmap::IndexMap::with_capacity_and_hasher(pairs.len(), hasher);
-    last.extend(pairs);
-    last.into_iter().collect()
 }

@@ -7,6 +7,7 @@
 use super::log_reads::LogReads;
 use super::membership::{Member, SlotSet};
 use super::placement::{acks_needed, choose, hash_bytes};
+use super::slices::Work;
 use super::{payload, Asker, Change, Effect, Entry, Master, ReadId, ReadKey, Slot, WriteId};
 use crate::command::{ErrorWord, Reply};
 use crate::ids::{Millis, Stamp, Version};
@@ -18,7 +19,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 new_key_type! {
-    struct GatherKey;
+    pub(super) struct GatherKey;
 }
 
 /// How long others are preferred to a slave that let a read time out, in milliseconds.
@@ -30,6 +31,9 @@ const PAIRS_SEARCHED_MAX: usize = 16;
 /// So many bytes more of a value, or in front of it on the same link, give a read a millisecond more: that is 8 MiB in a
 /// second, less than a network of 100 Mbit/s moves.
 const BYTES_PER_MS: u64 = 8 * 1024;
+
+/// So many reads whose time has come are moved on at once. What is left is done as chores.
+pub(super) const EXPIRED_AT_ONCE: usize = 1024;
 
 /// A value among many that is not longer is copied, or it would keep the buffer it was read into until all are there.
 const COPIED_BYTES_MAX: usize = 4 * 1024;
@@ -48,6 +52,11 @@ pub(super) struct Reads {
     /// Reads that wait for a write of their own session.
     waiting: usize,
     turn: usize,
+    /// Whether the time of more reads has come than were moved on.
+    pub(super) is_overdue: bool,
+    /// When this process noticed last that it had been paused: what was asked before is late when it would be if it had
+    /// been asked then.
+    restarted: Option<Millis>,
 }
 
 /// The read of one key.
@@ -76,7 +85,7 @@ enum Destination {
 
 /// A read of several keys that is answered as one.
 #[derive(Clone, Debug)]
-struct Gather {
+pub(super) struct Gather {
     asker: Asker,
     values: Vec<Option<Bytes>>,
     /// How long the values are in all.
@@ -167,11 +176,38 @@ impl Master {
         keys: Vec<Bytes>,
         effects: &mut Vec<Effect>,
     ) {
-        let (values, open) = (vec![None; keys.len()], keys.len());
-        let gather = self.reads.gathers.insert(Gather { asker, values, bytes: 0, open, failed: None });
+        let gather = self.begin_gather(asker, keys.len());
         for (index, key) in keys.into_iter().enumerate() {
-            self.start_read(now, Destination::Part(gather, index), deadline, key, effects);
+            self.read_part(now, (gather, index), deadline, key, effects);
         }
+    }
+
+    fn begin_gather(&mut self, asker: Asker, keys: usize) -> GatherKey {
+        self.reads.gathers.insert(Gather {
+            asker,
+            values: vec![None; keys],
+            bytes: 0,
+            open: keys,
+            failed: None,
+        })
+    }
+
+    /// A read of several keys, to be done in slices.
+    pub(super) fn gather(&mut self, asker: Asker, deadline: Millis, keys: Vec<Bytes>) -> Work {
+        let gather = self.begin_gather(asker, keys.len());
+        Work::Gather { asker, deadline, gather, next: 0, keys: keys.into_iter() }
+    }
+
+    /// Begins the read of one of several keys.
+    pub(super) fn read_part(
+        &mut self,
+        now: Millis,
+        (gather, index): (GatherKey, usize),
+        deadline: Millis,
+        key: Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.start_read(now, Destination::Part(gather, index), deadline, key, effects);
     }
 
     pub(super) fn exists(&mut self, asker: Asker, keys: Vec<Bytes>, effects: &mut Vec<Effect>) {
@@ -179,13 +215,17 @@ impl Master {
             self.wait(write, Waiting::Exists { asker, keys });
             return;
         }
-        self.count_existing(asker, &keys, effects);
+        self.count_existing(asker, keys, effects);
     }
 
-    fn count_existing(&mut self, asker: Asker, keys: &[Bytes], effects: &mut Vec<Effect>) {
-        let count = keys.iter().filter(|key| self.directory.get(key).is_some()).count();
+    fn count_existing(&mut self, asker: Asker, keys: Vec<Bytes>, effects: &mut Vec<Effect>) {
+        let count = self.count_in_directory(keys.into_iter());
         self.counters.reads += 1;
-        effects.push(Effect::Reply { to: asker, reply: Reply::Count(count as u64) });
+        effects.push(Effect::Reply { to: asker, reply: Reply::Count(count) });
+    }
+
+    pub(super) fn count_in_directory(&self, keys: impl Iterator<Item = Bytes>) -> u64 {
+        keys.filter(|key| self.directory.get(key).is_some()).count() as u64
     }
 
     pub(super) fn key_count(&mut self, asker: Asker, effects: &mut Vec<Effect>) {
@@ -201,24 +241,30 @@ impl Master {
         effects.push(Effect::Reply { to: asker, reply: Reply::Count(self.directory.len() as u64) });
     }
 
-    fn last_unwritten_of_any(&self, asker: Asker, keys: &[Bytes]) -> Option<WriteId> {
-        self.writes.unwritten.last_of_keys(asker.session, keys.iter().map(|key| hash_bytes(key)))
+    /// The last write of the same session that may change any of `keys`: of many keys, its last one of all.
+    pub(super) fn last_unwritten_of_any(&self, asker: Asker, keys: &[Bytes]) -> Option<WriteId> {
+        let unwritten = &self.writes.unwritten;
+        if keys.len() > self.config.slice_keys {
+            return unwritten.last_of_session(asker.session);
+        }
+        unwritten.last_of_keys(asker.session, keys.iter().map(|key| hash_bytes(key)))
     }
 
-    fn wait(&mut self, write: WriteId, waiting: Waiting) {
+    pub(super) fn wait(&mut self, write: WriteId, waiting: Waiting) {
         self.reads.waiting += 1;
         self.writes.wait(write, waiting);
     }
 
     /// The write that held this back is resolved. What is read now is read at this place of the log, behind that
-    /// write and in front of all that the session asked for later: whoever pipelines sees its operations in order.
+    /// write and in front of all that the session asked for later: whoever pipelines sees its operations in order. What
+    /// concerns several keys is given back, to be done in slices at this very place.
     pub(super) fn resume(
         &mut self,
         now: Millis,
         waiting: Waiting,
         written: Option<&Change>,
         effects: &mut Vec<Effect>,
-    ) {
+    ) -> Option<Work> {
         self.reads.waiting -= 1;
         match waiting {
             Waiting::Get { asker, deadline, key } => {
@@ -228,12 +274,13 @@ impl Master {
                     None => self.start_read(now, to, deadline, key, effects),
                 }
             }
-            Waiting::GetMany { asker, deadline, keys } => {
-                self.start_gather(now, asker, deadline, keys, effects);
+            Waiting::GetMany { asker, deadline, keys } => return Some(self.gather(asker, deadline, keys)),
+            Waiting::Exists { asker, keys } => {
+                return Some(Work::Count { asker, keys: keys.into_iter(), existing: 0 });
             }
-            Waiting::Exists { asker, keys } => self.count_existing(asker, &keys, effects),
             Waiting::KeyCount { asker } => self.count_keys(asker, effects),
         }
+        None
     }
 
     /// What became of the write that held this back nobody knows.
@@ -420,19 +467,32 @@ impl Master {
 
     /// Moves reads on that a holder has not answered in time.
     pub(super) fn expire_reads(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let mut left = EXPIRED_AT_ONCE;
+        self.reads.is_overdue = true;
+        self.expire_holders(now, &mut left, effects);
+        self.expire_log_reads(now, &mut left, effects);
+        self.reads.is_overdue = left == 0;
+    }
+
+    fn expire_holders(&mut self, now: Millis, left: &mut usize, effects: &mut Vec<Effect>) {
         while let Some(&(at, id, attempt)) = self.reads.timeouts.front() {
             let current = self.reads.all.get(id.0).filter(|read| read.attempt == attempt);
             if current.is_some() && at > now {
                 break;
             }
+            if *left == 0 {
+                return;
+            }
+            *left -= 1;
             let due = current.map(|read| read.due);
             self.reads.timeouts.pop_front();
             self.expire_or_extend(now, id, attempt, due, effects);
         }
         while let Some(&Reverse((at, id, attempt))) = self.reads.extended.peek() {
-            if at > now {
+            if at > now || *left == 0 {
                 break;
             }
+            *left -= 1;
             let due = self.reads.all.get(id.0).filter(|read| read.attempt == attempt).map(|read| read.due);
             self.reads.extended.pop();
             self.expire_or_extend(now, id, attempt, due, effects);
@@ -449,6 +509,11 @@ impl Master {
         effects: &mut Vec<Effect>,
     ) {
         let Some(due) = due else { return };
+        let Some(read) = self.reads.all.get(id.0) else { return };
+        let bytes = u64::from(read.place.bytes);
+        let restarted = self.reads.restarted;
+        let soonest = restarted.map(|at| at.plus(self.config.read_timeout_ms + more_time_ms(bytes)));
+        let due = soonest.unwrap_or_default().max(due);
         if due > now {
             self.reads.extended.push(Reverse((due, id, attempt)));
             return;
@@ -466,13 +531,8 @@ impl Master {
 
     /// After a pause of our own the answers may lie unread in our sockets: no holder is late yet.
     pub fn restart_read_timeouts(&mut self, now: Millis) {
-        let at = now.plus(self.config.read_timeout_ms);
-        for timeout in &mut self.reads.timeouts {
-            timeout.0 = at;
-        }
-        for read in self.reads.all.values_mut() {
-            read.due = at.plus(more_time_ms(u64::from(read.place.bytes))).max(read.due);
-        }
+        // Not one by one: there may be hundreds of thousands.
+        self.reads.restarted = Some(now);
     }
 
     /// The reads in flight, the oldest last.

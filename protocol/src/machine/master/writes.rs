@@ -3,6 +3,7 @@
 use super::membership::Sent;
 use super::placement::{acks_needed, choose, hash_bytes};
 use super::reads::Waiting;
+use super::slices::Work;
 use super::unwritten::Unwritten;
 use super::{
     charge, payload, Asker, Change, Effect, Entry, Master, ReadId, Slot, SlotSet, WriteId, WriteKey,
@@ -12,13 +13,14 @@ use crate::ids::{LinkId, Millis, SessionId, Version};
 use crate::planted;
 use crate::record::Place;
 use bytes::Bytes;
+use hashbrown::hash_table::HashTable;
 use slotmap::SlotMap;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
-/// So many keys of a record are taken in at once, and so many steps are made for a slave that has left. What is left is
-/// done in pieces, as chores.
+/// So many steps are made at once for a slave that has left. What is left is done in pieces, as chores.
 pub(super) const STEPS_AT_ONCE: usize = 256;
 
 /// A write of more keys than this is not remembered by its keys: a read of its session waits for it whatever it reads.
@@ -32,8 +34,6 @@ const PAIRS_PLACED_MAX: usize = 64;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Writes {
     all: SlotMap<WriteKey, Write>,
-    /// What the log has answered and is not taken in to its end, in the order of the log.
-    outcomes: VecDeque<Outcome>,
     /// The slaves that have left, and whose part in writes and reads is not made good to its end.
     losses: VecDeque<Loss>,
     /// Those whose records are not written yet.
@@ -42,7 +42,7 @@ pub(super) struct Writes {
 
 /// What became of a write in the log.
 #[derive(Clone, Debug)]
-enum Outcome {
+pub(super) enum Outcome {
     Written {
         write: WriteId,
         /// One for each pair of a `Put`.
@@ -93,7 +93,7 @@ struct Write {
 
 /// Room that is set aside for a write between its acceptance and its place in the log. Empty when no slave has a limit.
 #[derive(Clone, Debug, Default)]
-struct Reserved {
+pub(super) struct Reserved {
     /// The slaves of each pair.
     slots: SmallVec<[SlotSet; 1]>,
     /// Slaves with room for all pairs.
@@ -121,6 +121,70 @@ struct Item {
     /// Fixed when the write is placed; may only fall, never below 1.
     needed: usize,
     closed: bool,
+}
+
+/// The room of a write while it is being set aside.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Admission {
+    reserved: Reserved,
+    /// So many pairs are to be placed by themselves; 0 when there is room for all of them everywhere.
+    pairs: usize,
+    /// So many are.
+    done: usize,
+}
+
+impl Admission {
+    pub(super) fn into_reserved(self) -> Reserved {
+        self.reserved
+    }
+}
+
+/// The pairs of a write by their keys. A key that stands twice takes its last value.
+#[derive(Clone, Debug)]
+pub(super) struct Distinct {
+    hasher: foldhash::fast::FixedState,
+    /// Where in `pairs` a key stands.
+    seen: HashTable<u32>,
+    pairs: Vec<(Bytes, Bytes)>,
+    payload_bytes: u64,
+}
+
+impl Distinct {
+    /// Room for so many pairs, so that none of them takes long.
+    pub(super) fn of(pairs: usize) -> Self {
+        Distinct {
+            hasher: foldhash::fast::FixedState::default(),
+            seen: HashTable::with_capacity(pairs),
+            pairs: Vec::with_capacity(pairs),
+            payload_bytes: 0,
+        }
+    }
+
+    pub(super) fn from_iter(pairs: Vec<(Bytes, Bytes)>) -> Self {
+        let mut distinct = Distinct::of(pairs.len());
+        pairs.into_iter().for_each(|(key, value)| distinct.insert(key, value));
+        distinct
+    }
+
+    pub(super) fn insert(&mut self, key: Bytes, value: Bytes) {
+        let Distinct { hasher, seen, pairs, payload_bytes } = self;
+        let hash = hasher.hash_one(&key);
+        *payload_bytes += payload(&key, &value);
+        if let Some(place) = seen.find(hash, |place| pairs[*place as usize].0 == key) {
+            let (key, earlier) = &mut pairs[*place as usize];
+            *payload_bytes -= payload(key, earlier);
+            *earlier = value;
+            return;
+        }
+        // There is room for all of them, so that no hash is asked for again.
+        seen.insert_unique(hash, pairs.len() as u32, |place| hasher.hash_one(&pairs[*place as usize].0));
+        pairs.push((key, value));
+    }
+
+    /// The pairs, in the order of their keys' first places, and the bytes that they take.
+    pub(super) fn into_pairs(self) -> (SmallVec<[(Bytes, Bytes); 1]>, u64) {
+        (SmallVec::from_vec(self.pairs), self.payload_bytes)
+    }
 }
 
 impl Writes {
@@ -152,6 +216,10 @@ impl Writes {
         id
     }
 
+    pub(super) fn asker(&self, id: WriteId) -> Option<Asker> {
+        self.all.get(id.0).map(|write| write.asker)
+    }
+
     /// How long the value of `key` is that `session` has asked to be written and that is not written yet, in bytes, and
     /// how long it may be at most for a write of many keys; `None` for one that it has not.
     pub(super) fn unwritten_bytes(&self, session: SessionId, key: &Bytes) -> (Option<usize>, usize) {
@@ -173,9 +241,9 @@ impl Writes {
         })
     }
 
-    /// Whether something waits for [`Master::take_in`] or [`Master::make_good`].
-    pub(super) fn has_chores(&self) -> bool {
-        !self.outcomes.is_empty() || !self.losses.is_empty()
+    /// Whether something waits for [`Master::make_good`].
+    pub(super) fn has_losses(&self) -> bool {
+        !self.losses.is_empty()
     }
 
     /// Whether a slave has left whose part in this write is not made good.
@@ -214,15 +282,26 @@ fn key_hashes(change: &Change) -> Option<SmallVec<[u64; 4]>> {
 }
 
 impl Master {
-    /// Admits a write and hands it to the log, or refuses it: not executed.
-    pub(super) fn accept(&mut self, asker: Asker, change: Change, effects: &mut Vec<Effect>) {
-        let reserved = match self.admit(&change) {
-            Ok(reserved) => reserved,
-            Err(refusal) => {
-                effects.push(Effect::Reply { to: asker, reply: refusal });
-                return;
-            }
-        };
+    /// Admits a write of few keys and hands it to the log, or refuses it: not executed. `bytes` is what it takes in all.
+    pub(super) fn write(&mut self, asker: Asker, change: Change, bytes: u64, effects: &mut Vec<Effect>) {
+        let mut left = usize::MAX;
+        let admitted = self.begin_admission(&change, bytes).and_then(|mut admission| {
+            self.admit_on(&change, &mut admission, &mut left).map(|_| admission.into_reserved())
+        });
+        match admitted {
+            Ok(reserved) => self.accept(asker, change, reserved, effects),
+            Err(refusal) => effects.push(Effect::Reply { to: asker, reply: refusal }),
+        }
+    }
+
+    /// Hands a write to the log for which room is set aside.
+    pub(super) fn accept(
+        &mut self,
+        asker: Asker,
+        change: Change,
+        reserved: Reserved,
+        effects: &mut Vec<Effect>,
+    ) {
         let change = Arc::new(change);
         let write = self.writes.insert(Write {
             asker,
@@ -237,41 +316,61 @@ impl Master {
         effects.push(Effect::Append { write, change });
     }
 
-    /// Sets room aside for a write.
+    /// Begins to set room aside for a write that takes `bytes` in all.
     ///
     /// # Errors
     /// Why it cannot be taken now.
-    fn admit(&mut self, change: &Change) -> Result<Reserved, Reply> {
+    pub(super) fn begin_admission(&mut self, change: &Change, bytes: u64) -> Result<Admission, Reply> {
         let active = self.members.len();
         let needed = self.config.slaves_min.max(1);
         if active < needed {
             let detail = format!("{active} of at least {needed} slaves are active");
             return Err(Reply::error(ErrorWord::NoQuorum, detail));
         }
-        let mut reserved = Reserved::default();
-        let Change::Put(pairs) = change else { return Ok(reserved) };
+        let mut admission = Admission::default();
+        let Change::Put(pairs) = change else { return Ok(admission) };
         if self.members.iter().all(|(_, member)| member.is_unlimited()) {
-            return Ok(reserved);
+            return Ok(admission);
         }
-        if pairs.len() > PAIRS_PLACED_MAX {
-            let sum = pairs.iter().map(|(key, value)| payload(key, value)).sum();
-            if self.with_room(sum) == self.members.live() {
-                for slot in self.members.live().iter() {
-                    if let Some(member) = self.members.get_mut(slot) {
-                        member.reserve(sum);
-                        reserved.add(slot, member.link, sum);
-                    }
+        if pairs.len() > PAIRS_PLACED_MAX && self.with_room(bytes) == self.members.live() {
+            for slot in self.members.live().iter() {
+                if let Some(member) = self.members.get_mut(slot) {
+                    member.reserve(bytes);
+                    admission.reserved.add(slot, member.link, bytes);
                 }
-                reserved.everywhere = self.members.live();
-                return Ok(reserved);
             }
+            admission.reserved.everywhere = self.members.live();
+            return Ok(admission);
         }
-        for (key, value) in pairs {
+        admission.pairs = pairs.len();
+        Ok(admission)
+    }
+
+    /// Sets room aside for up to `left` pairs more, each by itself; whether that is all.
+    ///
+    /// # Errors
+    /// Why the write cannot be taken now. Nothing is set aside for it then.
+    pub(super) fn admit_on(
+        &mut self,
+        change: &Change,
+        admission: &mut Admission,
+        left: &mut usize,
+    ) -> Result<bool, Reply> {
+        let Change::Put(pairs) = change else { return Ok(true) };
+        let needed = self.config.slaves_min.max(1);
+        let Admission { reserved, done, pairs: placed } = admission;
+        while *done < *placed {
+            if *left == 0 {
+                return Ok(false);
+            }
+            *left -= 1;
+            let (key, value) = &pairs[*done];
+            *done += 1;
             let bytes = payload(key, value);
             let roomy = self.with_room_for(key, bytes);
             if roomy.len() < needed {
-                self.release(&mut reserved);
-                let roomy = roomy.len();
+                self.release(reserved);
+                let (roomy, active) = (roomy.len(), self.members.len());
                 let detail = format!("{roomy} of {active} slaves have room for {bytes} more bytes");
                 return Err(Reply::error(ErrorWord::OutOfMemory, detail));
             }
@@ -286,7 +385,7 @@ impl Master {
             }
             reserved.slots.push(chosen);
         }
-        Ok(reserved)
+        Ok(true)
     }
 
     /// Gives all of a write's room back.
@@ -333,8 +432,22 @@ impl Master {
             write.items_open = pairs.len();
             write.items = SmallVec::from_elem(Item::default(), pairs.len());
         }
-        self.writes.outcomes.push_back(Outcome::Written { write: id, places, done: 0, existed: 0 });
-        self.take_in(now, effects);
+        self.slices.push_back(Work::Outcome(Outcome::Written { write: id, places, done: 0, existed: 0 }));
+        self.work_on(now, effects);
+    }
+
+    /// Lets the reads go on that have waited for a write, in front of whatever is to be done next.
+    fn resume_all(
+        &mut self,
+        session: SessionId,
+        waiting: Vec<Waiting>,
+        written: Option<Arc<Change>>,
+        may_read: bool,
+    ) {
+        if !waiting.is_empty() {
+            let waiting = waiting.into_iter();
+            self.slices.push_front(Work::Resumed { session, waiting, written, may_read });
+        }
     }
 
     fn release_rest(&mut self, id: WriteId) {
@@ -352,45 +465,38 @@ impl Master {
         detail: String,
         effects: &mut Vec<Effect>,
     ) {
-        self.writes.outcomes.push_back(Outcome::NotWritten { write: id, word, detail });
-        self.take_in(now, effects);
+        self.slices.push_back(Work::Outcome(Outcome::NotWritten { write: id, word, detail }));
+        self.work_on(now, effects);
     }
 
-    /// Takes in what the log has answered, in its order, a bounded number of keys.
-    pub(super) fn take_in(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        let mut left = STEPS_AT_ONCE;
-        while let Some(outcome) = self.writes.outcomes.pop_front() {
-            match outcome {
-                Outcome::Written { write, places, done, existed } => {
-                    let keys = self.writes.keys_of(write);
-                    let (done, existed) =
-                        self.take_in_keys(write, &places, done, existed, &mut left, effects);
-                    if done < keys {
-                        self.writes.outcomes.push_front(Outcome::Written { write, places, done, existed });
-                        return;
-                    }
-                    self.end_written(now, write, existed, effects);
+    /// Takes in what the log has answered, up to `left` keys of it; gives what is left of it.
+    pub(super) fn take_in(
+        &mut self,
+        outcome: Outcome,
+        left: &mut usize,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Outcome> {
+        match outcome {
+            Outcome::Written { write, places, done, existed } => {
+                let keys = self.writes.keys_of(write);
+                let (done, existed) = self.take_in_keys(write, &places, done, existed, left, effects);
+                if done < keys {
+                    return Some(Outcome::Written { write, places, done, existed });
                 }
-                Outcome::NotWritten { write, word, detail } => {
-                    self.writes.resolved(write);
-                    self.release_rest(write);
-                    let refused = self.writes.all.remove(write.0).expect("an unwritten write is in flight");
-                    effects.push(Effect::Reply { to: refused.asker, reply: Reply::error(word, detail) });
-                    for waiting in refused.waiting {
-                        if word == ErrorWord::Unknown {
-                            // What they would read is older than what may have happened in front of them.
-                            self.give_up(&waiting, effects);
-                        } else {
-                            self.resume(now, waiting, None, effects);
-                        }
-                    }
-                    left = left.saturating_sub(1);
-                }
+                self.end_written(write, existed, effects);
             }
-            if left == 0 {
-                return;
+            Outcome::NotWritten { write, word, detail } => {
+                self.writes.resolved(write);
+                self.release_rest(write);
+                let refused = self.writes.all.remove(write.0).expect("an unwritten write is in flight");
+                effects.push(Effect::Reply { to: refused.asker, reply: Reply::error(word, detail) });
+                // What they would read is older than what may have happened in front of them.
+                let may_read = word != ErrorWord::Unknown;
+                self.resume_all(refused.asker.session, refused.waiting, None, may_read);
+                *left = left.saturating_sub(1);
             }
         }
+        None
     }
 
     /// Takes in up to `left` keys of a record of which `done` are in; how many are then, and how many existed.
@@ -428,7 +534,7 @@ impl Master {
     }
 
     /// All keys of a record are taken in.
-    fn end_written(&mut self, now: Millis, id: WriteId, existed: u64, effects: &mut Vec<Effect>) {
+    fn end_written(&mut self, id: WriteId, existed: u64, effects: &mut Vec<Effect>) {
         self.writes.resolved(id);
         let write = self.writes.all.get_mut(id.0).expect("an unwritten write is in flight");
         let waiting = std::mem::take(&mut write.waiting);
@@ -445,9 +551,7 @@ impl Master {
                 effects.push(Effect::Reply { to: asker, reply: Reply::Count(existed) });
             }
         }
-        for waiting in waiting {
-            self.resume(now, waiting, Some(&change), effects);
-        }
+        self.resume_all(asker.session, waiting, Some(change), true);
     }
 
     #[allow(
@@ -691,11 +795,12 @@ impl Master {
             Reply::Done
         };
         effects.push(Effect::Reply { to: write.asker, reply });
+        self.slices.forget(write.change, self.config.slice_keys);
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::command::Command;
     use crate::ids::{LinkId, ReignId, SlaveId};
@@ -705,39 +810,50 @@ mod tests {
     /// of three slaves.
     const EFFECTS_MAX: usize = STEPS_AT_ONCE * 6 + 1;
 
-    struct World {
-        master: Master,
+    pub(in super::super) struct World {
+        pub(in super::super) master: Master,
         /// What is to be written, in order.
-        appended: VecDeque<(WriteId, usize)>,
+        pub(in super::super) appended: VecDeque<(WriteId, usize)>,
         replies: Vec<(Asker, Reply)>,
         /// How many counted messages each slave was sent.
         sent: Vec<u64>,
+        /// Which values were asked for in the last step, by their versions.
+        pub(in super::super) read: Vec<u64>,
+        pub(in super::super) now: Millis,
         tags: u64,
         seq: u64,
     }
 
     impl World {
         /// A reigning master with so many slaves, in the slots from 0 on.
-        fn new(slaves: u64) -> World {
+        pub(in super::super) fn new(slaves: u64) -> World {
+            Self::with_room(slaves, u64::MAX)
+        }
+
+        /// The same with slaves that have room for so many bytes each.
+        pub(in super::super) fn with_room(slaves: u64, room_bytes: u64) -> World {
             let mut world = World {
                 master: Master::new(Config::default()),
                 appended: VecDeque::new(),
                 replies: Vec::new(),
                 sent: vec![0; slaves as usize],
+                read: Vec::new(),
+                now: Millis(0),
                 tags: 0,
                 seq: 1,
             };
             world.step(Event::ReignBegan { version: Version::new(1, 1), id: ReignId(1) });
             for number in 0..slaves {
                 let id = SlaveId::new(format!("s{number}")).unwrap();
-                world.step(Event::SlaveJoined { id, link: LinkId(number), room_bytes: u64::MAX });
+                world.step(Event::SlaveJoined { id, link: LinkId(number), room_bytes });
             }
             world
         }
 
-        fn step(&mut self, event: Event) {
+        pub(in super::super) fn step(&mut self, event: Event) {
             let mut effects = Vec::new();
-            self.master.step(Millis(0), event, &mut effects);
+            self.master.step(self.now, event, &mut effects);
+            self.read.clear();
             assert!(effects.len() <= EFFECTS_MAX, "{} effects of one step", effects.len());
             for effect in effects {
                 match effect {
@@ -750,10 +866,10 @@ mod tests {
                     }
                     Effect::Reply { to, reply } => self.replies.push((to, reply)),
                     Effect::SendWrite { slot, .. } => self.sent[usize::from(slot.0)] += 1,
+                    Effect::SendRead { version, .. } => self.read.push(version.seq.0),
                     Effect::Joined { .. }
                     | Effect::NoSlot { .. }
                     | Effect::SlotFree { .. }
-                    | Effect::SendRead { .. }
                     | Effect::SendDrop { .. }
                     | Effect::SendHoldingsNext { .. }
                     | Effect::ReadLog { .. }
@@ -763,14 +879,17 @@ mod tests {
         }
 
         /// Asks, and gives the request's tag.
-        fn ask(&mut self, session: u64, command: Command) -> u64 {
+        pub(in super::super) fn ask(&mut self, session: u64, command: Command) -> u64 {
             self.tags += 1;
             let asker = Asker { session: SessionId(session), tag: self.tags };
             self.step(Event::Request { asker, deadline: Millis(1000), command });
             self.tags
         }
 
-        fn written(&mut self) {
+        pub(in super::super) fn written(&mut self) {
+            while self.appended.is_empty() && self.master.has_chores() {
+                self.step(Event::Chore);
+            }
             let (write, values) = self.appended.pop_front().expect("something is appended");
             self.seq += 1;
             let places = SmallVec::from_elem(Place::default(), values);
@@ -778,7 +897,7 @@ mod tests {
         }
 
         /// Does what is left to be done; in how many pieces.
-        fn chores(&mut self) -> usize {
+        pub(in super::super) fn chores(&mut self) -> usize {
             let mut pieces = 0;
             while self.master.has_chores() {
                 self.step(Event::Chore);
@@ -787,12 +906,12 @@ mod tests {
             pieces
         }
 
-        fn ack_all(&mut self, slot: u8) {
+        pub(in super::super) fn ack_all(&mut self, slot: u8) {
             let (link, through) = (LinkId(u64::from(slot)), self.sent[usize::from(slot)]);
             self.step(Event::Acked { slot: Slot(slot), link, through, room_bytes: u64::MAX });
         }
 
-        fn answer(&self, tag: u64) -> Option<&Reply> {
+        pub(in super::super) fn answer(&self, tag: u64) -> Option<&Reply> {
             self.replies.iter().find(|(asker, _)| asker.tag == tag).map(|(_, reply)| reply)
         }
 
@@ -801,11 +920,11 @@ mod tests {
         }
     }
 
-    fn key(number: usize) -> Bytes {
+    pub(in super::super) fn key(number: usize) -> Bytes {
         Bytes::from(format!("key{number}"))
     }
 
-    fn put_many(keys: usize) -> Command {
+    pub(in super::super) fn put_many(keys: usize) -> Command {
         Command::PutMany { pairs: (0..keys).map(|number| (key(number), Bytes::from_static(b"v"))).collect() }
     }
 
@@ -818,6 +937,7 @@ mod tests {
         world.written();
         let many = world.ask(1, put_many(KEYS));
         let own = world.ask(1, Command::Exists { keys: vec![key(7)] });
+        world.chores();
         // Of another session, and behind it in the log.
         let later = world.ask(2, Command::Put { key: key(KEYS - 1), value: Bytes::from_static(b"later") });
         let (many_written, later_written) = (3, 4);
@@ -852,6 +972,7 @@ mod tests {
         let mut world = World::new(1);
         let many = world.ask(1, put_many(KEYS));
         let refused = world.ask(1, Command::Put { key: key(0), value: Bytes::new() });
+        world.chores();
         world.written();
         let (write, _) = world.appended.pop_front().expect("two were appended");
         let detail = "the disk is full".to_owned();

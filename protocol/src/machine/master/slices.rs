@@ -1,0 +1,486 @@
+//! What takes too long for one step, in slices: records to be taken in, and requests of many keys.
+//!
+//! Owns their order, which is the one in which they came: a read of many keys is behind the records that were written
+//! before it and in front of those that were written since, though it takes many steps. So it never sees a later write of
+//! its own session, whose record is written later still. What a session asks for behind a request that is in here waits in
+//! here as well. Nothing in here waits for anything but its turn.
+
+use super::reads::{GatherKey, Waiting};
+use super::writes::{Admission, Distinct, Outcome};
+use super::{Asker, Change, Effect, Master};
+use crate::command::{Command, Reply};
+use crate::ids::{Millis, SessionId};
+use crate::planted;
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// So many keys are gone through in one step, by default: [`super::Config::slice_keys`].
+pub const SLICE_KEYS: usize = 256;
+
+/// So many pairs are freed in the time that one is worked at.
+const FREED_FOR_ONE: usize = 8;
+
+/// What is done in slices.
+#[derive(Clone, Debug)]
+pub(super) enum Work {
+    /// What the log has answered.
+    Outcome(Outcome),
+    /// Reads that have waited for a write of their own session, which is resolved.
+    Resumed {
+        session: SessionId,
+        waiting: std::vec::IntoIter<Waiting>,
+        /// What was written, if it was.
+        written: Option<Arc<Change>>,
+        /// Whether they go on: not when nobody knows what became of the write.
+        may_read: bool,
+    },
+    /// A request that is not begun.
+    Request { asker: Asker, deadline: Millis, command: Command },
+    /// A read of several keys of which some are not asked for yet.
+    Gather { asker: Asker, deadline: Millis, gather: GatherKey, next: usize, keys: std::vec::IntoIter<Bytes> },
+    /// A count of those that exist.
+    Count { asker: Asker, keys: std::vec::IntoIter<Bytes>, existing: u64 },
+    /// A write whose keys are told apart.
+    Distinguish {
+        asker: Asker,
+        longest: usize,
+        pairs: std::vec::IntoIter<(Bytes, Bytes)>,
+        distinct: Distinct,
+    },
+    /// What a write of many keys leaves behind, which is to be freed.
+    Forget { pairs: smallvec::IntoIter<[(Bytes, Bytes); 1]> },
+    /// A write for which room is being set aside.
+    Admit { asker: Asker, longest: usize, change: Change, admission: Admission },
+}
+
+impl Work {
+    /// The session whose request this is; it has nothing to do with the log's answer.
+    fn session(&self) -> Option<SessionId> {
+        match self {
+            Work::Outcome(_) | Work::Forget { .. } => None,
+            Work::Resumed { session, .. } => Some(*session),
+            Work::Request { asker, .. }
+            | Work::Gather { asker, .. }
+            | Work::Count { asker, .. }
+            | Work::Distinguish { asker, .. }
+            | Work::Admit { asker, .. } => Some(asker.session),
+        }
+    }
+
+    /// How long the longest value is that it writes, in bytes.
+    fn longest(&self) -> usize {
+        match self {
+            Work::Distinguish { longest, .. } | Work::Admit { longest, .. } => *longest,
+            Work::Request { command: Command::Put { value, .. }, .. } => value.len(),
+            Work::Request { command: Command::PutMany { pairs }, .. } => longest_of(pairs),
+            Work::Outcome(_)
+            | Work::Forget { .. }
+            | Work::Resumed { .. }
+            | Work::Request { .. }
+            | Work::Gather { .. }
+            | Work::Count { .. } => 0,
+        }
+    }
+}
+
+fn longest_of(pairs: &[(Bytes, Bytes)]) -> usize {
+    pairs.iter().map(|(_, value)| value.len()).max().unwrap_or_default()
+}
+
+/// What is in here of a session.
+#[derive(Clone, Copy, Debug, Default)]
+struct OfSession {
+    count: usize,
+    /// How long the longest value is that was to be written of all that was in here together, in bytes.
+    longest: usize,
+}
+
+/// What is done in slices, in its order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Slices {
+    queue: VecDeque<Work>,
+    /// How much of it is of a session. Never iterated.
+    sessions: HashMap<SessionId, OfSession, foldhash::fast::FixedState>,
+    /// How much of it is requests.
+    requests: usize,
+}
+
+impl Slices {
+    /// Requests that are not answered, and of which neither a write nor a read may be in flight.
+    pub(super) fn requests(&self) -> usize {
+        self.requests
+    }
+
+    /// Frees what a write leaves behind, if nobody else holds it.
+    pub(super) fn forget(&mut self, change: Arc<Change>, keys_at_once: usize) {
+        match Arc::into_inner(change) {
+            Some(Change::Put(pairs)) if pairs.len() > keys_at_once => {
+                self.queue.push_back(Work::Forget { pairs: pairs.into_iter() });
+            }
+            Some(Change::Put(_) | Change::Delete(_)) | None => {}
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// How long the longest value is that a session writes with what is in here, in bytes, or longer.
+    pub(super) fn longest_of(&self, session: SessionId) -> usize {
+        self.sessions.get(&session).map_or(0, |of_session| of_session.longest)
+    }
+
+    fn has_of(&self, session: SessionId) -> bool {
+        !self.sessions.is_empty() && self.sessions.contains_key(&session)
+    }
+
+    fn note(&mut self, work: &Work) {
+        if let Some(session) = work.session() {
+            let of_session = self.sessions.entry(session).or_default();
+            of_session.count += 1;
+            of_session.longest = work.longest().max(of_session.longest);
+            self.requests += 1;
+        }
+    }
+
+    pub(super) fn push_back(&mut self, work: Work) {
+        self.note(&work);
+        self.queue.push_back(work);
+    }
+
+    pub(super) fn push_front(&mut self, work: Work) {
+        self.note(&work);
+        self.queue.push_front(work);
+    }
+
+    fn pop_front(&mut self) -> Option<Work> {
+        let work = self.queue.pop_front()?;
+        if let Some(session) = work.session() {
+            self.requests -= 1;
+            if let Some(of_session) = self.sessions.get_mut(&session) {
+                of_session.count -= 1;
+                if of_session.count == 0 {
+                    self.sessions.remove(&session);
+                }
+            }
+        }
+        Some(work)
+    }
+}
+
+impl Master {
+    /// Whether a request is done in slices.
+    fn is_wide(&self, command: &Command) -> bool {
+        match command {
+            Command::GetMany { .. } | Command::PutMany { .. } | Command::Exists { .. } => {
+                command.keys() > self.config.slice_keys
+            }
+            // A deletion is taken in like a write, in slices.
+            Command::Delete { .. }
+            | Command::Get { .. }
+            | Command::Put { .. }
+            | Command::KeyCount
+            | Command::Status
+            | Command::Failover => false,
+        }
+    }
+
+    /// Begins a request, unless it is one for slices or behind such a one of its session.
+    pub(super) fn ask_in_order(
+        &mut self,
+        now: Millis,
+        asker: Asker,
+        deadline: Millis,
+        command: Command,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.slices.has_of(asker.session) || self.is_wide(&command) {
+            self.slices.push_back(Work::Request { asker, deadline, command });
+            self.work_on(now, effects);
+        } else {
+            self.begin(now, asker, deadline, command, effects);
+        }
+    }
+
+    /// Does what waits in its order: a bounded number of keys.
+    pub(super) fn work_on(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let mut left = self.config.slice_keys.max(1);
+        while left > 0 {
+            let Some(work) = self.slices.pop_front() else { return };
+            if let Some(rest) = self.slice(now, work, &mut left, effects) {
+                planted!(SliceSeesLaterWrite => {
+                    if matches!(rest, Work::Gather { .. }) {
+                        self.slices.push_back(rest);
+                        return;
+                    }
+                });
+                self.slices.push_front(rest);
+            }
+        }
+    }
+
+    /// Does up to `left` keys of `work`, and gives the rest of it. One without keys counts as one.
+    fn slice(
+        &mut self,
+        now: Millis,
+        work: Work,
+        left: &mut usize,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Work> {
+        match work {
+            Work::Outcome(outcome) => self.take_in(outcome, left, effects).map(Work::Outcome),
+            Work::Resumed { session, mut waiting, written, may_read } => {
+                while *left > 0 {
+                    let Some(next) = waiting.next() else { break };
+                    *left -= 1;
+                    if !may_read {
+                        self.give_up(&next, effects);
+                        continue;
+                    }
+                    if let Some(own) = self.resume(now, next, written.as_deref(), effects) {
+                        // It has slices of its own, in front of what has waited behind it.
+                        if waiting.len() > 0 {
+                            self.slices.push_front(Work::Resumed { session, waiting, written, may_read });
+                        }
+                        return Some(own);
+                    }
+                }
+                (waiting.len() > 0).then_some(Work::Resumed { session, waiting, written, may_read })
+            }
+            Work::Request { asker, deadline, command } => {
+                *left -= 1;
+                self.begin_slices(now, asker, deadline, command, effects)
+            }
+            Work::Gather { asker, deadline, gather, mut next, mut keys } => {
+                while *left > 0 {
+                    let Some(key) = keys.next() else { break };
+                    *left -= 1;
+                    self.read_part(now, (gather, next), deadline, key, effects);
+                    next += 1;
+                }
+                (keys.len() > 0).then_some(Work::Gather { asker, deadline, gather, next, keys })
+            }
+            Work::Count { asker, mut keys, mut existing } => {
+                let slice = keys.len().min(*left);
+                *left -= slice;
+                existing += self.count_in_directory(keys.by_ref().take(slice));
+                if keys.len() > 0 {
+                    return Some(Work::Count { asker, keys, existing });
+                }
+                self.counters.reads += 1;
+                effects.push(Effect::Reply { to: asker, reply: Reply::Count(existing) });
+                None
+            }
+            Work::Distinguish { asker, longest, mut pairs, mut distinct } => {
+                let slice = pairs.len().min(*left);
+                *left -= slice;
+                pairs.by_ref().take(slice).for_each(|(key, value)| distinct.insert(key, value));
+                if pairs.len() > 0 {
+                    return Some(Work::Distinguish { asker, longest, pairs, distinct });
+                }
+                let (pairs, payload_bytes) = distinct.into_pairs();
+                let change = Change::Put(pairs);
+                match self.begin_admission(&change, payload_bytes) {
+                    Ok(admission) => Some(Work::Admit { asker, longest, change, admission }),
+                    Err(refusal) => {
+                        effects.push(Effect::Reply { to: asker, reply: refusal });
+                        None
+                    }
+                }
+            }
+            Work::Forget { mut pairs } => {
+                let slice = left.saturating_mul(FREED_FOR_ONE);
+                pairs.by_ref().take(slice).for_each(drop);
+                *left = 0;
+                (pairs.len() > 0).then_some(Work::Forget { pairs })
+            }
+            Work::Admit { asker, longest, change, mut admission } => {
+                match self.admit_on(&change, &mut admission, left) {
+                    Ok(true) => self.accept(asker, change, admission.into_reserved(), effects),
+                    Ok(false) => return Some(Work::Admit { asker, longest, change, admission }),
+                    Err(refusal) => effects.push(Effect::Reply { to: asker, reply: refusal }),
+                }
+                None
+            }
+        }
+    }
+
+    fn begin_slices(
+        &mut self,
+        now: Millis,
+        asker: Asker,
+        deadline: Millis,
+        command: Command,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Work> {
+        match command {
+            Command::GetMany { keys } if keys.len() > self.config.slice_keys => {
+                match self.last_unwritten_of_any(asker, &keys) {
+                    Some(write) => self.wait(write, Waiting::GetMany { asker, deadline, keys }),
+                    None => return Some(self.gather(asker, deadline, keys)),
+                }
+                None
+            }
+            Command::Exists { keys } if keys.len() > self.config.slice_keys => {
+                match self.last_unwritten_of_any(asker, &keys) {
+                    Some(write) => self.wait(write, Waiting::Exists { asker, keys }),
+                    None => return Some(Work::Count { asker, keys: keys.into_iter(), existing: 0 }),
+                }
+                None
+            }
+            Command::PutMany { pairs } if pairs.len() > self.config.slice_keys => {
+                let (distinct, longest) = (Distinct::of(pairs.len()), longest_of(&pairs));
+                Some(Work::Distinguish { asker, longest, pairs: pairs.into_iter(), distinct })
+            }
+            other @ (Command::Get { .. }
+            | Command::GetMany { .. }
+            | Command::Put { .. }
+            | Command::PutMany { .. }
+            | Command::Delete { .. }
+            | Command::Exists { .. }
+            | Command::KeyCount
+            | Command::Status
+            | Command::Failover) => {
+                self.begin(now, asker, deadline, other, effects);
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::writes::tests::{key, put_many, World};
+    use super::super::Event;
+    use super::*;
+
+    const KEYS: usize = 5000;
+
+    fn all_keys() -> Vec<Bytes> {
+        (0..KEYS).map(key).collect()
+    }
+
+    /// A world with two slaves in which one record has written all keys.
+    fn written() -> World {
+        let mut world = World::new(2);
+        world.ask(1, put_many(KEYS));
+        world.written();
+        world.chores();
+        world.ack_all(0);
+        world.ack_all(1);
+        world.chores();
+        world
+    }
+
+    /// Does what is left, a step at a time; the versions of all values that are asked for, and how many steps asked.
+    fn read_in_steps(world: &mut World) -> (Vec<u64>, usize) {
+        let (mut read, mut steps) = (world.read.clone(), usize::from(!world.read.is_empty()));
+        while world.master.has_chores() {
+            world.step(Event::Chore);
+            assert!(world.read.len() <= SLICE_KEYS, "{} keys in one step", world.read.len());
+            steps += usize::from(!world.read.is_empty());
+            read.append(&mut world.read);
+        }
+        (read, steps)
+    }
+
+    #[test]
+    fn a_read_of_many_keys_is_begun_in_slices() {
+        let mut world = written();
+        let asked = world.ask(2, Command::GetMany { keys: all_keys() });
+        assert_eq!(world.read.len(), SLICE_KEYS - 1, "what one step asks for");
+        assert_eq!(world.master.in_flight() > 0, world.answer(asked).is_none());
+        let (read, steps) = read_in_steps(&mut world);
+        assert_eq!(read.len(), KEYS);
+        assert!(steps >= KEYS / SLICE_KEYS, "{steps} steps");
+    }
+
+    /// The session has written one key, reads it among many, and writes them all again: the last record is written while
+    /// the read is in slices.
+    #[test]
+    fn a_read_in_slices_sees_no_later_write_of_its_session() {
+        let mut world = written();
+        world.ask(1, Command::Put { key: key(0), value: Bytes::from_static(b"own") });
+        world.ask(1, Command::GetMany { keys: all_keys() });
+        let later = world.ask(1, put_many(KEYS));
+        world.chores();
+        world.written();
+        assert!(!world.read.is_empty() && world.read.len() < KEYS, "{} were read at once", world.read.len());
+        let begun = world.read.clone();
+        world.written();
+        let (mut read, _) = read_in_steps(&mut world);
+        read.extend(begun);
+        assert_eq!(read.len(), KEYS);
+        // The first record was 2, its own write 3, and the last one 4.
+        assert!(read.iter().all(|version| *version < 4), "a later write was read");
+        assert_eq!(read.iter().filter(|version| **version == 3).count(), 1);
+        assert_eq!(world.answer(later), None);
+    }
+
+    #[test]
+    fn what_a_session_asks_behind_a_read_in_slices_is_done_behind_it() {
+        let mut world = written();
+        let count = world.ask(2, Command::Exists { keys: all_keys() });
+        let behind = world.ask(2, Command::KeyCount);
+        let other = world.ask(3, Command::KeyCount);
+        assert_eq!((world.answer(count), world.answer(behind)), (None, None));
+        assert_eq!(world.answer(other), Some(&Reply::Count(KEYS as u64)), "others wait for nobody");
+        let pieces = world.chores();
+        assert!(pieces >= KEYS / SLICE_KEYS - 1, "{pieces} pieces");
+        assert_eq!(world.answer(count), Some(&Reply::Count(KEYS as u64)));
+        assert_eq!(world.answer(behind), Some(&Reply::Count(KEYS as u64)));
+    }
+
+    /// There is room for each half of the keys at one of the slaves, not for all of them at both.
+    #[test]
+    fn room_for_a_write_of_many_keys_is_set_aside_in_slices() {
+        let command = put_many(KEYS);
+        let bytes =
+            command.payload_bytes() as u64 + KEYS as u64 * crate::machine::slave::ENTRY_OVERHEAD_BYTES;
+        let mut world = World::with_room(2, bytes * 3 / 4);
+        let asked = world.ask(1, command.clone());
+        let pieces = world.chores();
+        assert!(pieces >= 2 * (KEYS / SLICE_KEYS) - 2, "{pieces} pieces");
+        assert_eq!((world.appended.len(), world.answer(asked)), (1, None));
+        // Another one finds no room any more, and is told so; the first one is not touched by that.
+        let refused = world.ask(1, command);
+        world.chores();
+        assert!(matches!(world.answer(refused), Some(Reply::Error(_))), "{:?}", world.answer(refused));
+        assert_eq!(world.appended.len(), 1);
+        world.written();
+        world.chores();
+        world.ack_all(0);
+        world.ack_all(1);
+        world.chores();
+        assert_eq!(world.answer(asked), Some(&Reply::Done));
+        assert_eq!(world.master.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_key_that_stands_twice_in_a_write_in_slices_takes_its_last_value() {
+        let mut world = World::new(1);
+        let pairs = (0..KEYS).map(|number| (key(number % 7), Bytes::from(number.to_string()))).collect();
+        world.ask(1, Command::PutMany { pairs });
+        world.chores();
+        assert_eq!(world.appended.front().map(|(_, values)| *values), Some(7));
+    }
+
+    /// A slave is silent: all reads are late at one moment.
+    #[test]
+    fn reads_that_are_late_at_once_are_moved_on_in_slices() {
+        let mut world = written();
+        world.ask(2, Command::GetMany { keys: all_keys() });
+        read_in_steps(&mut world);
+        world.now = Millis(300);
+        world.step(Event::Tick);
+        assert!(world.master.has_chores(), "all at once");
+        let mut moved = 0;
+        while world.master.has_chores() {
+            world.step(Event::Chore);
+            moved += 1;
+        }
+        assert!(moved >= KEYS / 1024 - 1, "{moved} steps");
+    }
+}
