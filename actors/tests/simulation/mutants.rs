@@ -67,6 +67,7 @@ fn finders(mutant: Mutant) -> &'static [Check] {
         Mutant::HandoverHoldsNothing => &[Check::Answers, Check::NoPanic],
         Mutant::AnswersOutOfOrder => &[Check::Answers],
         Mutant::StopDoesNotWait | Mutant::StopHandsOverNothing => &[Check::Stops],
+        Mutant::LogPathNotWatched | Mutant::StandbyBelievesAnyFile => &[Check::Moved],
         Mutant::BeginsNewLogOverCluster | Mutant::WitnessIgnored => &[Check::Lost],
     }
 }
