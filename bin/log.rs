@@ -16,13 +16,16 @@ use clap::{Parser, Subcommand, ValueEnum};
 use common::Flags;
 use dsm::config::check_max_value;
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
-use dsm_protocol::ids::{ClusterId, Epoch, ReignId, Seq};
+use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq};
 use dsm_protocol::lock_file::LockText;
+use dsm_protocol::machine::master::{ReignRecord, Reigns, Testimony};
+use dsm_protocol::message::Seen;
 use dsm_protocol::record::{
     encode, line_bytes_max, Body, CrashKind, Encoded, Judge, Operation, Position, Record, ReignMark, Scanner,
     Span, Step, SyncMode, Verdict,
 };
 use dsm_protocol::resp::Limits;
+use dsm_protocol::witness_file::WitnessText;
 use rustix::fs::{flock, renameat_with, FlockOperation, RenameFlags, CWD};
 use std::collections::hash_map::{Entry, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -54,6 +57,7 @@ const CHUNK_BYTES: usize = 256 * 1024;
         dsm-log dump kv_store.log --key user1        everything that happened to one key\n  \
         dsm-log repair kv_store.log                  cut a torn tail, or take damaged lines out, and say what is lost\n  \
         dsm-log new-cluster staging/kv_store.log     a copy that is served beside the original: its own cluster id\n  \
+        dsm-log accept-loss kv_store.log             it lacks records that are lost for good: serve without them\n  \
         dsm-log forget kv_store.log                  it is lost for good: let a new, empty cluster begin\n  \
         dsm-log import old_store.log kv_store.log    take over a log of the original program\n\n\
         Exit codes: 0 clean or done, 1 torn tail, 2 corrupt, unreadable or in use, or wrong usage."
@@ -125,6 +129,17 @@ enum Command {
         /// The log.
         file: PathBuf,
     },
+    /// Gives up what a log lacks: records that a slave or the lock file knows of, and that are lost for good. The next master
+    /// serves without them.
+    #[command(
+        after_help = "A master does not serve a log that ends before what a slave has seen, or in a lower epoch than the lock \
+        file names: it is an older copy, or was cut. If there is no newer one, this says so, and the next EPOCH record names \
+        the reigns that are given up; slaves drop what they hold of them. Stop the masters first. Changes nothing in the log."
+    )]
+    AcceptLoss {
+        /// The log.
+        file: PathBuf,
+    },
     /// Forgets which cluster the lock file names, where its log is lost for good: the next master may begin a new, empty one.
     #[command(
         after_help = "A master begins no new log, and serves none of another cluster, while the lock file names one: the log \
@@ -175,6 +190,7 @@ fn run(args: &Args) -> anyhow::Result<u8> {
             repair(file, args.crash, line_max, *cut_at_corruption, &mut out)
         }
         Command::NewCluster { file } => new_cluster(file, args.crash, line_max, &mut out),
+        Command::AcceptLoss { file } => accept_loss(file, args.crash, line_max, &mut out),
         Command::Forget { file } => forget(file, crash_kind(args.crash, file), line_max, &mut out),
         Command::Import { legacy, file } => import(legacy, file, line_max, &mut out),
     }
@@ -547,7 +563,8 @@ fn new_cluster(path: &Path, crash: Crash, line_max: usize, out: &mut impl Write)
     let text = text_of(&mut lock_file)?;
     overwrite(&file, &line, span.offset).context("cannot write the CLUSTER line")?;
     // What the lock file says is of the original.
-    let text = LockText { cluster: None, epoch: None, ..LockText::parse(&text) }.to_string();
+    let _ = fs::remove_file(beside(path, ".witness"));
+    let text = LockText { cluster: None, epoch: None, reign: None, ..LockText::parse(&text) }.to_string();
     let written = lock_file.write_all_at(text.as_bytes(), 0);
     written.and_then(|()| lock_file.set_len(text.len() as u64)).with_context(|| {
         format!(
@@ -581,7 +598,7 @@ fn forget(path: &Path, crash: CrashKind, line_max: usize, out: &mut impl Write) 
             path.display()
         ),
         (Some(named), _) => {
-            forget_cluster(&mut lock_file)?;
+            forget_cluster(path, &mut lock_file)?;
             writeln!(out, "{}: cluster {named} is forgotten", path.display())?;
         }
         (None, _) => writeln!(out, "{}: the lock file names no cluster", path.display())?,
@@ -590,17 +607,93 @@ fn forget(path: &Path, crash: CrashKind, line_max: usize, out: &mut impl Write) 
     Ok(EXIT_CLEAN)
 }
 
+fn accept_loss(path: &Path, crash: Crash, line_max: usize, out: &mut impl Write) -> anyhow::Result<u8> {
+    let (file, mut lock_file) = open_locked(path)?;
+    let mut reigns = Reigns::default();
+    let Walk { position, verdict } = walk(&file, crash_kind(crash, path), line_max, |record, _| {
+        if let Body::Epoch { mark, .. } = record.body {
+            let durable = mark.fsync == Some(SyncMode::Always);
+            let reign = Reign { epoch: record.epoch, id: mark.id };
+            reigns.begin(ReignRecord { reign, first: record.seq, durable });
+            mark.given_up.for_each(|reign| reigns.give_up(reign));
+        }
+        Ok(())
+    })
+    .with_context(|| format!("cannot read {}", path.display()))?;
+    if let Some(Verdict::Corrupt { .. }) = verdict {
+        return Ok(explain(path, verdict.as_ref()));
+    }
+    let Some(cluster) = position.cluster else { bail!("{} names no cluster", path.display()) };
+    let lock_text = LockText::parse(&text_of(&mut lock_file)?);
+    let witness_path = beside(path, ".witness");
+    let noted = match fs::read(&witness_path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        read => read.with_context(|| format!("cannot read {}", witness_path.display()))?,
+    };
+    let noted = WitnessText::parse(&String::from_utf8_lossy(&noted));
+    let mut text = WitnessText { cluster: Some(cluster), ..WitnessText::default() };
+    if noted.cluster == Some(cluster) {
+        (text.accepted, text.accepted_epoch) = (noted.accepted, noted.accepted_epoch);
+        for (slave, seen) in noted.seen {
+            if reigns.testimony_at(position.seq, &seen) != Testimony::Agrees {
+                let Seen { reign, seq, .. } = seen;
+                let end = position.seq;
+                writeln!(
+                    out,
+                    "{slave} has seen reign {reign} through seq {seq}, the log ends at seq {end}: given up"
+                )?;
+                text.accept(reign);
+            }
+        }
+    }
+    if lock_text.cluster == Some(cluster) && lock_text.epoch.is_some_and(|epoch| epoch > position.epoch) {
+        let epoch = lock_text.epoch.unwrap_or_default();
+        writeln!(
+            out,
+            "the lock file knows of epoch {epoch}, the log ends in epoch {}: given up",
+            position.epoch
+        )?;
+        text.accepted_epoch = Some(epoch);
+        if let Some(id) = lock_text.reign {
+            text.accept(Reign { epoch, id });
+        }
+    }
+    if text.is_empty() {
+        writeln!(out, "{} lacks nothing that is known of: nothing to give up", path.display())?;
+        out.flush()?;
+        return Ok(EXIT_CLEAN);
+    }
+    write_beside(&witness_path, text.to_string().as_bytes())?;
+    writeln!(out, "{}: the next master serves without it", path.display())?;
+    out.flush()?;
+    Ok(EXIT_CLEAN)
+}
+
+/// Puts a file in its place, whole and on disk.
+fn write_beside(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let draft = beside(path, ".new");
+    let mut options = OpenOptions::new();
+    let open = options.write(true).create(true).truncate(true).mode(OWNER_ONLY).open(&draft);
+    let mut file = open.with_context(|| format!("cannot write {}", draft.display()))?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&draft, path))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    sync_directory(path)
+}
+
 fn text_of(lock_file: &mut File) -> anyhow::Result<String> {
     let mut text = Vec::new();
     lock_file.read_to_end(&mut text).context("cannot read the lock file")?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Takes the cluster and its epoch out of the lock file's text.
-fn forget_cluster(lock_file: &mut File) -> anyhow::Result<()> {
+/// Takes the cluster and its epoch out of the lock file's text, and away what slaves have seen of it.
+fn forget_cluster(path: &Path, lock_file: &mut File) -> anyhow::Result<()> {
     lock_file.rewind().context("cannot read the lock file")?;
     let text = LockText::parse(&text_of(lock_file)?);
-    let text = LockText { cluster: None, epoch: None, ..text }.to_string();
+    let text = LockText { cluster: None, epoch: None, reign: None, ..text }.to_string();
+    let _ = fs::remove_file(beside(path, ".witness"));
     let written = lock_file.write_all_at(text.as_bytes(), 0);
     let written = written.and_then(|()| lock_file.set_len(text.len() as u64));
     written.and_then(|()| lock_file.sync_all()).context("cannot write the lock file")

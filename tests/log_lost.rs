@@ -177,4 +177,85 @@ fn a_copy_from_before_the_last_reign_is_not_served() {
     std::fs::rename(aside(&cluster), cluster.log()).expect("moved");
     cluster.settle();
     assert_eq!(asked(&cluster, Node::Master, "k"), Answer::bulk("new"));
+    // Without the newer one, it is served once its loss is accepted.
+    cluster.kill_all();
+    std::fs::write(cluster.log(), &old).expect("restored");
+    let (code, said) = dsm_log(&["accept-loss"], &cluster.log());
+    assert_eq!((code, said.contains("the lock file knows of epoch 3")), (Some(0), true), "{said}");
+    cluster.start_all();
+    cluster.settle();
+    assert_eq!(asked(&cluster, Node::Master, "k"), Answer::bulk("old"));
+    assert_eq!(cluster.info(Node::Master).expect("INFO").number("epoch"), 4, "above all that was");
+}
+
+/// Puts an older copy in the place of the log, while no master runs, and starts all again.
+fn restore(cluster: &mut TestCluster, copy: &[u8]) {
+    cluster.kill_at_once(&MASTERS);
+    std::fs::rename(cluster.log(), aside(cluster)).expect("moved");
+    std::fs::write(cluster.log(), copy).expect("restored");
+    cluster.start_all();
+}
+
+#[test]
+fn a_copy_that_lacks_what_a_slave_has_seen_is_not_served_until_it_is_replaced_or_accepted() {
+    let mut cluster = Setup::slaves(2).start();
+    let witness = cluster.log().with_extension("log.witness");
+    write(&cluster, "k", "old");
+    let copy = std::fs::read(cluster.log()).expect("the log is there");
+    write(&cluster, "k", "new");
+    // Of the same reign: only slaves know.
+    restore(&mut cluster, &copy);
+    let lacks = [
+        "ends in epoch 1 at seq 3",
+        "slave slave-",
+        "has seen reign 1-",
+        "through seq 4",
+        "1 records or more",
+    ];
+    waits(&cluster, Node::Master, &lacks);
+    assert!(is_loading(&asked(&cluster, Node::Master, "k")), "not the old value");
+    assert!(is_loading(&asked(&cluster, Node::Backup, "k")), "not the old value");
+    // Nobody needs to say it again.
+    wait_for("it is noted", SOON, || {
+        std::fs::read_to_string(&witness).ok().filter(|text| text.contains("seen=1-"))
+    });
+    cluster.kill_all();
+    cluster.start(Node::Master);
+    waits(&cluster, Node::Master, &["by what is noted beside the log"]);
+    let (code, said) = dsm_log(&["accept-loss"], &cluster.log());
+    assert_eq!((code, said.contains("is in use by a master")), (Some(2), true), "{said}");
+    std::fs::rename(aside(&cluster), cluster.log()).expect("moved");
+    cluster.start_all();
+    cluster.settle();
+    assert_eq!(asked(&cluster, Node::Master, "k"), Answer::bulk("new"));
+    wait_for("what was noted is settled", SOON, || (std::fs::read(&witness).ok()?.is_empty()).then_some(()));
+
+    // The next time it is lost for good.
+    let copy = std::fs::read(cluster.log()).expect("the log is there");
+    write(&cluster, "k", "given-up");
+    restore(&mut cluster, &copy);
+    waits(&cluster, Node::Master, &["1 records or more are missing"]);
+    wait_for("it is noted", SOON, || {
+        std::fs::read_to_string(&witness).ok().filter(|text| text.contains("seen=2-"))
+    });
+    cluster.kill_at_once(&MASTERS);
+    let (code, said) = dsm_log(&["accept-loss"], &cluster.log());
+    assert_eq!((code, said.contains("given up")), (Some(0), true), "{said}");
+    cluster.start_all();
+    cluster.settle();
+    for _ in 0..20 {
+        assert_eq!(asked(&cluster, Node::Master, "k"), Answer::bulk("new"), "never what was given up");
+    }
+    let log = String::from_utf8(std::fs::read(cluster.log()).expect("the log is there")).expect("text");
+    assert!(log.lines().any(|line| line.starts_with("EPOCH 3 ") && line.contains(" GivenUp=2-")), "{log}");
+    write(&cluster, "k", "newest");
+    assert_eq!(asked(&cluster, Node::Master, "k"), Answer::bulk("newest"));
+    let (code, said) = {
+        cluster.kill_all();
+        dsm_log(&["accept-loss"], &cluster.log())
+    };
+    assert_eq!((code, said.contains("nothing to give up")), (Some(0), true), "{said}");
+    cluster.start_all();
+    cluster.settle();
+    assert_eq!(asked(&cluster, Node::Master, "k"), Answer::bulk("newest"));
 }

@@ -8,7 +8,7 @@ use common::native::Native;
 use common::resp::{encoded, Answer, Connection, Info};
 use common::{millis, nobody_notices, seconds, stays, wait_for};
 use dsm_protocol::command::Command;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::time::Instant;
 
 const MIB: u64 = 1 << 20;
@@ -184,6 +184,45 @@ fn answers_in_all_are_bounded_and_who_takes_none_is_cut_for_others() {
         });
         drop(deaf);
     });
+}
+
+#[test]
+fn who_waits_for_slow_readers_is_refused_in_time_and_what_needs_no_room_is_answered() {
+    let flags =
+        ["--max-answer-bytes", "64MiB", "--max-pipeline-bytes", "64MiB", "--request-timeout", "700ms"];
+    let cluster = Setup::slaves(1).masters_with(&flags).start();
+    assert_eq!(cluster.ask(&[b"SET", b"long", &vec![b'x'; 16 << 20]]), Answer::ok());
+    assert_eq!(cluster.ask(&[b"SET", b"short", b"v"]), Answer::ok());
+    let slow = cluster.connect(Node::Master);
+    let mut stream = slow.sender().expect("a second handle");
+    let asked: Vec<u8> = (0..4).flat_map(|_| encoded(&[b"GET", b"long"])).collect();
+    stream.write_all(&asked).expect("it is connected");
+    let info = |name: &str| cluster.info(Node::Master).expect("INFO").number(name);
+    wait_for("the answers of one take all the room", seconds(5), || {
+        (info("answer_bytes") > 50 << 20).then_some(())
+    });
+    // It takes them, 2 MiB a second, for as long as it takes.
+    let reads = std::thread::spawn(move || {
+        let mut part = vec![0; 128 << 10];
+        while stream.read(&mut part).is_ok_and(|read| read > 0) {
+            std::thread::sleep(millis(60));
+        }
+    });
+    let mut waits = cluster.connect(Node::Master);
+    let behind =
+        [encoded(&[b"GET", b"long"]), encoded(&[b"SET", b"short", b"new"]), encoded(&[b"GET", b"short"])];
+    waits.send(&behind.concat()).expect("it is connected");
+    let begun = Instant::now();
+    let refused = waits.answer().expect("an answer");
+    assert_eq!(refused.error_word(), Some("BUSY"));
+    assert!((millis(600)..seconds(2)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert_eq!(waits.answer().expect("an answer"), Answer::ok());
+    assert_eq!(waits.answer().expect("an answer"), Answer::bulk("new"));
+    assert_eq!(info("slow_readers_cut"), 0, "it takes what it asked for");
+    slow.sender().expect("a second handle").shutdown(std::net::Shutdown::Both).expect("it is connected");
+    reads.join().expect("it ends");
+    let answer = waits.call(&[b"GET", b"long"]).expect("an answer");
+    assert!(answer == Answer::bulk(vec![b'x'; 16 << 20]), "there is room again");
 }
 
 #[test]

@@ -163,7 +163,7 @@ fn what_is_answered_leaves_before_the_end_however_long_it_is() {
         });
         cluster.signal(serving, Signal::TERM);
         std::thread::sleep(patience);
-        assert_eq!(slow.answer().expect("all of it"), Answer::bulk(&value), "{serving:?}");
+        assert!(slow.answer().expect("all of it") == Answer::bulk(&value), "{serving:?}");
         assert_eq!(slow.answer().expect("it was executed"), Answer::ok(), "{serving:?}");
         slow.wait_for_close().expect("then it ends");
         assert_eq!(cluster.wait_for_exit(serving, seconds(5)).code(), Some(0));

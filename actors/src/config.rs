@@ -305,6 +305,13 @@ impl MasterConfig {
         self.peer.clone().unwrap_or_else(|| default.to_owned())
     }
 
+    /// The file beside the log that says what slaves have seen of it, while the log lacks that.
+    pub fn witness_path(&self) -> PathBuf {
+        let mut path = self.log.clone().into_os_string();
+        path.push(".witness");
+        path.into()
+    }
+
     /// The lock file beside the log.
     pub fn lock_path(&self) -> PathBuf {
         let mut path = self.log.clone().into_os_string();

@@ -402,7 +402,8 @@ impl Follower {
     /// original program say nothing.
     fn has_replayed(&self) -> bool {
         let LogPlace { position, durable, .. } = &self.proven;
-        durable.seq > Seq(0) || (position.seq > Seq(0) && position.epoch == Epoch(0))
+        let has_replayed = durable.seq > Seq(0) || (position.seq > Seq(0) && position.epoch == Epoch(0));
+        has_replayed && !planted!(StandbyBelievesAnyFile)
     }
 
     /// Looks what stands at the path.

@@ -204,6 +204,8 @@ pub struct Start {
     pub position: Position,
     /// The new reign.
     pub reign: Reign,
+    /// Reigns whose loss is accepted with it.
+    pub given_up: Vec<Reign>,
     /// What stands in front of the EPOCH record: CLUSTER in a new log.
     pub head: Option<Operation>,
     /// The EPOCH record's text.
@@ -363,6 +365,7 @@ impl LogWriter {
             synced_too_high: planted!(SyncedTooHigh),
             offset: self.offset,
             reign: self.start.reign,
+            given_up: if has_epoch { self.start.given_up.clone() } else { Vec::new() },
             fsync: self.start.fsync.into(),
             address: self.start.address.clone(),
             head: self.start.head.clone(),
@@ -373,7 +376,7 @@ impl LogWriter {
 
     /// Where the log is to stand.
     fn post(&self) -> Option<Post> {
-        Some(self.start.post.clone())
+        (!planted!(LogPathNotWatched)).then(|| self.start.post.clone())
     }
 
     fn is_durable(&self) -> bool {
@@ -771,8 +774,9 @@ impl LogWriter {
         if self.failed || self.busy || self.looked_at.elapsed() < LOOK_AFTER {
             return;
         }
+        let Some(post) = self.post() else { return };
         self.busy = true;
-        let (file, post, length) = (Rc::clone(&self.start.file), self.start.post.clone(), self.offset);
+        let (file, length) = (Rc::clone(&self.start.file), self.offset);
         let looking = async move { file.look(post, length).await };
         ctx.spawn(looking.into_actor(self).map(|looked, writer, ctx| {
             writer.busy = false;
@@ -873,6 +877,7 @@ struct Draft {
     synced_too_high: bool,
     offset: u64,
     reign: Reign,
+    given_up: Vec<Reign>,
     fsync: SyncMode,
     address: String,
     head: Option<Operation>,
@@ -904,7 +909,8 @@ impl Draft {
                         record::encode(head, last, epoch, synced, &mut bytes);
                         last = last.next();
                     }
-                    let mark = ReignMark { id: self.reign.id, fsync: self.fsync, given_up: Vec::new() };
+                    let mark =
+                        ReignMark { id: self.reign.id, fsync: self.fsync, given_up: self.given_up.clone() };
                     let begun = Operation::Epoch { address: self.address.clone(), mark: Some(mark) };
                     record::encode(&begun, last, epoch, synced, &mut bytes);
                 }

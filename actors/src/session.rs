@@ -7,7 +7,7 @@ use crate::batch::{Meter, Outbox};
 use bytes::Bytes;
 use dsm_protocol::command::{Command, Reply};
 use dsm_protocol::frame;
-use dsm_protocol::ids::{RequestId, SessionId};
+use dsm_protocol::ids::{Millis, RequestId, SessionId};
 use dsm_protocol::machine::front::Kind;
 use dsm_protocol::message::Message;
 use dsm_protocol::pieces::Pieces;
@@ -133,8 +133,8 @@ struct Slots {
     said_bytes: usize,
     /// Requests that are not executed before earlier answers have left.
     parked: VecDeque<(u64, Command)>,
-    /// Whether the first of them waits for answers of others.
-    waits_in_all: bool,
+    /// Since when the first of them waits for answers of others, if it does.
+    waits_in_all: Option<Millis>,
 }
 
 impl Slots {
@@ -514,10 +514,10 @@ impl Session {
     }
 
     /// Puts a request aside, behind those that are put aside already.
-    pub(crate) fn park(&self, tag: u64, command: Command, room: Room) {
+    pub(crate) fn park(&self, now: Millis, tag: u64, command: Command, room: Room) {
         let slots = &mut *self.slots.borrow_mut();
         if slots.parked.is_empty() {
-            self.wait_in_all(slots, room == Room::NotInAll);
+            self.wait_in_all(slots, now, room == Room::NotInAll);
         }
         slots.parked.push_back((tag, command));
     }
@@ -531,17 +531,18 @@ impl Session {
     /// tells. `Err` says where there is none.
     pub(crate) fn unpark(
         &self,
+        now: Millis,
         bytes_max: usize,
         answer_bytes: impl FnOnce(&Command) -> usize,
     ) -> Result<Option<(u64, Command)>, Room> {
         let slots = &mut *self.slots.borrow_mut();
         let Some((tag, command)) = slots.parked.front() else {
-            self.wait_in_all(slots, false);
+            self.wait_in_all(slots, now, false);
             return Ok(None);
         };
         let (tag, answer_bytes) = (*tag, answer_bytes(command));
         let room = self.room_for(slots, answer_bytes, bytes_max);
-        self.wait_in_all(slots, room == Room::NotInAll);
+        self.wait_in_all(slots, now, room == Room::NotInAll);
         if room != Room::Yes {
             return Err(room);
         }
@@ -550,11 +551,27 @@ impl Session {
     }
 
     /// Notes whether the session waits for answers of others to leave.
-    fn wait_in_all(&self, slots: &mut Slots, waits: bool) {
-        if std::mem::replace(&mut slots.waits_in_all, waits) != waits {
+    fn wait_in_all(&self, slots: &mut Slots, now: Millis, waits: bool) {
+        if slots.waits_in_all.is_some() != waits {
+            slots.waits_in_all = waits.then_some(now);
             let waiting = self.pool.waiting.get();
             self.pool.waiting.set(if waits { waiting + 1 } else { waiting - 1 });
         }
+    }
+
+    /// Whether the first request that was put aside has waited for answers of others for so long.
+    pub(crate) fn has_waited_for_others(&self, now: Millis, limit_ms: u64) -> bool {
+        self.slots.borrow().waits_in_all.is_some_and(|since| now.since(since) >= limit_ms)
+    }
+
+    /// Takes it, in that case, to be refused.
+    pub(crate) fn give_up(&self, now: Millis, limit_ms: u64) -> Option<u64> {
+        if !self.has_waited_for_others(now, limit_ms) {
+            return None;
+        }
+        let slots = &mut *self.slots.borrow_mut();
+        self.wait_in_all(slots, now, false);
+        slots.parked.pop_front().map(|(tag, _)| tag)
     }
 
     /// Notes that its client has sent something.
@@ -633,7 +650,7 @@ impl Session {
         let abandoned = (slots.open, slots.bytes);
         self.outbox.release(slots.expected_bytes + slots.ready_bytes);
         self.pool.said.set(self.pool.said.get() - slots.said_bytes);
-        self.wait_in_all(slots, false);
+        self.wait_in_all(slots, Millis(0), false);
         *slots = Slots { next: slots.next, ..Slots::default() };
         abandoned
     }
@@ -795,13 +812,13 @@ mod tests {
         let (first, second) = (session.ask(RESP, 1), session.ask(RESP, 1));
         assert_eq!(session.expect(first, 9 * LONG, LONG), Room::Yes);
         assert_eq!(session.expect(second, 9 * LONG, LONG), Room::NotHere);
-        session.park(second, Command::KeyCount, Room::NotHere);
+        session.park(Millis(0), second, Command::KeyCount, Room::NotHere);
         assert!(!session.has_room(100, LONG), "nobody is heard whose requests wait");
-        assert_eq!(session.unpark(LONG, |_| 9 * LONG), Err(Room::NotHere));
+        assert_eq!(session.unpark(Millis(0), LONG, |_| 9 * LONG), Err(Room::NotHere));
         session.answer(first, &value(9 * LONG));
-        assert_eq!(session.unpark(LONG, |_| 9 * LONG), Err(Room::NotHere), "it has not left");
+        assert_eq!(session.unpark(Millis(0), LONG, |_| 9 * LONG), Err(Room::NotHere), "it has not left");
         sent(&session);
-        assert_eq!(session.unpark(LONG, |_| 9 * LONG), Ok(Some((second, Command::KeyCount))));
+        assert_eq!(session.unpark(Millis(0), LONG, |_| 9 * LONG), Ok(Some((second, Command::KeyCount))));
     }
 
     #[test]
@@ -830,14 +847,14 @@ mod tests {
         let (waits, room) = ask(&second, LONG);
         assert_eq!(room, Room::NotInAll);
         assert_eq!(ask(&second, ANSWER_BYTES_FREE).1, Room::Yes, "short answers are for everybody");
-        second.park(waits, Command::KeyCount, room);
+        second.park(Millis(0), waits, Command::KeyCount, room);
         assert_eq!((pool.waiting(), pool.len()), (1, 2 * LONG + ANSWER_BYTES_FREE));
-        assert_eq!(second.unpark(100 * LONG, |_| LONG), Err(Room::NotInAll));
+        assert_eq!(second.unpark(Millis(0), 100 * LONG, |_| LONG), Err(Room::NotInAll));
         // An answer that turns out to be short.
         first.answer(held, &Reply::NotFound);
         assert_eq!(ask(&first, LONG).1, Room::NotInAll, "who has waited longer comes first");
-        assert_eq!(second.unpark(100 * LONG, |_| LONG), Ok(Some((waits, Command::KeyCount))));
-        assert_eq!(second.unpark(100 * LONG, |_| 0), Ok(None));
+        assert_eq!(second.unpark(Millis(0), 100 * LONG, |_| LONG), Ok(Some((waits, Command::KeyCount))));
+        assert_eq!(second.unpark(Millis(0), 100 * LONG, |_| 0), Ok(None));
         assert_eq!(pool.waiting(), 0);
         drop((first, second));
         assert_eq!((pool.len(), pool.waiting()), (0, 0), "nothing is left of sessions that are gone");
@@ -855,6 +872,30 @@ mod tests {
         assert_eq!(room.as_mut().now_or_never(), None, "the pool is full");
         sent(&other);
         tokio::time::timeout(Duration::from_secs(1), room).await.expect("there is room again");
+    }
+
+    #[test]
+    fn who_waits_too_long_for_the_answers_of_others_is_refused_request_by_request() {
+        let pool = pool(LONG);
+        let (holds, waits) = (session_in(&pool), session_in(&pool));
+        assert_eq!(holds.expect(holds.ask(RESP, 1), LONG, 100 * LONG), Room::Yes);
+        let [first, second, third] = [(); 3].map(|()| waits.ask(RESP, 1));
+        let room = waits.expect(first, LONG, 100 * LONG);
+        assert_eq!(room, Room::NotInAll);
+        for tag in [first, second, third] {
+            waits.park(Millis(10), tag, Command::KeyCount, room);
+        }
+        assert_eq!(waits.unpark(Millis(109), 100 * LONG, |_| LONG), Err(Room::NotInAll));
+        assert_eq!((waits.give_up(Millis(109), 100), pool.waiting()), (None, 1));
+        assert_eq!((waits.give_up(Millis(110), 100), pool.waiting()), (Some(first), 0));
+        // What stands behind it and needs no room has waited for it alone.
+        assert_eq!(waits.give_up(Millis(110), 100), None);
+        assert_eq!(waits.unpark(Millis(110), 100 * LONG, |_| 0), Ok(Some((second, Command::KeyCount))));
+        // And the next one that does has all of its time.
+        assert_eq!(waits.unpark(Millis(110), 100 * LONG, |_| LONG), Err(Room::NotInAll));
+        assert_eq!(waits.give_up(Millis(209), 100), None);
+        assert_eq!(waits.give_up(Millis(210), 100), Some(third));
+        assert_eq!(pool.waiting(), 0);
     }
 
     #[test]

@@ -192,6 +192,7 @@ mod log_writer_actor {
             post: Post { path: Path::new(LOG).into(), identity },
             position: Position::default(),
             reign: Reign::new(1, 1),
+            given_up: Vec::new(),
             head: Some(record::Operation::Cluster(ClusterId(7))),
             address: "127.0.0.1:1".to_owned(),
             fsync: Fsync::Always,

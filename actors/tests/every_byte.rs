@@ -102,6 +102,7 @@ impl Reign {
             post: Post { path: path().into(), identity },
             position,
             reign: Name::new(position.epoch.0 + 1, 7),
+            given_up: Vec::new(),
             head: position.cluster.is_none().then_some(record::Operation::Cluster(ClusterId(7))),
             address: "127.0.0.1:12345".to_owned(),
             fsync: Fsync::Always,

@@ -71,3 +71,4 @@ pub mod mutant;
 pub mod pieces;
 pub mod record;
 pub mod resp;
+pub mod witness_file;

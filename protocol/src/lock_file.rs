@@ -2,7 +2,7 @@
 //!
 //! The lock itself is the kernel's; this text only names its holder. Lines of `key=value`, unknown keys ignored.
 
-use crate::ids::{ClusterId, Epoch};
+use crate::ids::{ClusterId, Epoch, ReignId};
 use std::fmt;
 
 /// What the lock file says. Absent lines are `None`.
@@ -22,6 +22,8 @@ pub struct LockText {
     pub cluster: Option<ClusterId>,
     /// The epoch of the holder's reign, or of the last one.
     pub epoch: Option<Epoch>,
+    /// The identity of that reign.
+    pub reign: Option<ReignId>,
     /// The boot in which the log was last known to be whole. It decides what can be torn: within one boot, only an
     /// unfinished last line.
     pub log_boot: Option<String>,
@@ -41,6 +43,7 @@ impl LockText {
                 "address" => parsed.address = Some(value.to_owned()),
                 "cluster" => parsed.cluster = value.parse().ok(),
                 "epoch" => parsed.epoch = value.parse().ok().map(Epoch),
+                "reign" => parsed.reign = u64::from_str_radix(value, 16).ok().map(ReignId),
                 "log_boot" => parsed.log_boot = Some(value.to_owned()),
                 _ => {}
             }
@@ -61,6 +64,7 @@ impl fmt::Display for LockText {
         line(f, "address", self.address.as_ref())?;
         line(f, "cluster", self.cluster.as_ref())?;
         line(f, "epoch", self.epoch.as_ref())?;
+        line(f, "reign", self.reign.as_ref())?;
         line(f, "log_boot", self.log_boot.as_ref())
     }
 }
@@ -79,6 +83,7 @@ mod tests {
             address: Some("127.0.0.1:12345".into()),
             cluster: Some(ClusterId(0x7f3a)),
             epoch: Some(Epoch(9)),
+            reign: Some(ReignId(0xab)),
             log_boot: None,
         };
         assert_eq!(LockText::parse(&text.to_string()), text);

@@ -149,6 +149,10 @@ mod on {
         BeginsNewLogOverCluster,
         /// A log is served although a slave has seen records that it lacks.
         WitnessIgnored,
+        /// A master does not look whether its log stands at its path.
+        LogPathNotWatched,
+        /// A standby replays whatever stands at the log's path in place of what it has.
+        StandbyBelievesAnyFile,
     }
 
     thread_local! {

@@ -185,6 +185,8 @@ pub(super) struct Reign {
     values: Rc<dyn File>,
     cluster: ClusterId,
     reign: ReignName,
+    /// Whether something stands in the file of witnesses that is settled with the EPOCH record.
+    is_noted: bool,
     phase: Phase,
 }
 
@@ -194,6 +196,8 @@ pub(super) enum Phase {
     Opening,
     /// Slaves are told.
     Announcing { since: Millis },
+    /// A slave has seen records that the log lacks: it is closed, and nobody is served.
+    Doubting,
     /// Requests are served.
     Serving,
     /// Requests are served while the log is synced, so that a handover finds little left to sync.
@@ -244,8 +248,10 @@ pub(super) struct SlaveLink {
     reads: ReadWindow,
     /// The cluster that it named in its hello. If it is ours, it may know of our reigns.
     cluster: Option<ClusterId>,
-    /// What it had seen by then.
+    /// What it had seen when it said so last.
     seen: Option<Seen>,
+    /// The room it has, in bytes, if it has accepted the reign and gets its place when that begins to serve.
+    enlisted: Option<u64>,
     /// What it says it has seen is not in the log: it gets no place in this reign, and nothing of it is dropped.
     disputes: bool,
 }
@@ -388,6 +394,8 @@ pub struct MasterActor {
     slave_of: Option<(SlaveId, ClusterId)>,
     /// Whether one of the masters has served since this one started.
     has_been_served: bool,
+    /// The slave for whose sake a reign is given up before it serves, and what it has seen.
+    doubts: Option<(SlaveId, Seen)>,
     log_bytes: u64,
     log_seq: dsm_protocol::ids::Seq,
     told_seq: dsm_protocol::ids::Seq,
@@ -537,6 +545,7 @@ impl MasterActor {
             peer_cluster: None,
             slave_of: None,
             has_been_served: false,
+            doubts: None,
             log_bytes: 0,
             log_seq: dsm_protocol::ids::Seq::default(),
             told_seq: dsm_protocol::ids::Seq::default(),
@@ -602,6 +611,7 @@ impl MasterActor {
         self.consider(now, ctx);
         self.follow_anew(ctx);
         self.relieve(now);
+        self.refuse_waiting(now);
         self.admit_waiting(now);
         self.look_after_health(now);
         self.tell_seq(now);
@@ -772,7 +782,7 @@ impl MasterActor {
         let parked = &self.switchboard.limits.parked;
         if session.has_parked() {
             count(parked);
-            session.park(asker.tag, command, Room::NotHere);
+            session.park(now, asker.tag, command, Room::NotHere);
             return;
         }
         let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
@@ -789,7 +799,7 @@ impl MasterActor {
                 Room::Yes => {}
                 room @ (Room::NotHere | Room::NotInAll) => {
                     count(parked);
-                    session.park(asker.tag, command, room);
+                    session.park(now, asker.tag, command, room);
                     self.set_aside(now, asker.session, room);
                     return;
                 }
@@ -853,7 +863,7 @@ impl MasterActor {
         };
         let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
         let known = (&self.machine, &self.front);
-        match session.unpark(bytes_max, |command| foreseen(known, id, command, bytes_max))? {
+        match session.unpark(now, bytes_max, |command| foreseen(known, id, command, bytes_max))? {
             Some((tag, command)) => {
                 self.execute(now, Asker { session: id, tag }, command);
                 Ok(true)
@@ -874,6 +884,41 @@ impl MasterActor {
             deaf.filter(|(time, _)| *time >= DEAF).max_by_key(|(time, session)| (*time, session.id()));
         if let Some((_, session)) = deafest {
             session.cut("it takes no answers, and others wait for the room (--max-answer-bytes)");
+        }
+    }
+
+    /// Refuses what has waited for room among the answers of all for as long as a request may take: those who take theirs
+    /// slowly, and yet take them, are not cut for it.
+    fn refuse_waiting(&mut self, now: Millis) {
+        let limit_ms = self.config.request_timeout.as_millis() as u64;
+        let has_waited = |id: &SessionId| {
+            self.sessions.get(id).is_some_and(|session| session.has_waited_for_others(now, limit_ms))
+        };
+        let mut left = RESUMED_MAX;
+        let late = self.in_line.iter().map(|(id, _)| *id).filter(has_waited).take(left);
+        for id in late.collect::<Vec<_>>() {
+            while let Some(tag) = self.sessions.get(&id).and_then(|session| session.give_up(now, limit_ms)) {
+                count(&self.switchboard.limits.busy);
+                let why = "the answers of others take all the room (--max-answer-bytes)";
+                self.reply(Asker { session: id, tag }, &Reply::error(ErrorWord::Busy, why));
+                // What stands behind it may need no room.
+                loop {
+                    if left == 0 {
+                        self.congested.push_front(id);
+                        return;
+                    }
+                    left -= 1;
+                    match self.resume(now, id) {
+                        Ok(true) => {}
+                        // Who waits for others still stands in the line.
+                        Ok(false) | Err(Room::NotInAll) => break,
+                        Err(room) => {
+                            self.set_aside(now, id, room);
+                            break;
+                        }
+                    }
+                }
+            }
         }
     }
 

@@ -3,23 +3,31 @@
 //!
 //! Owns the looks at the path meanwhile. The rule itself is `machine/start.rs`.
 
-use super::{MasterActor, Role};
-use crate::env::{Env, FileIdentity, LockGuard, OpenMode};
+use super::{MasterActor, Phase, Role};
+use crate::config::MasterConfig;
+use crate::env::{Env, FileIdentity, Group, LockGuard, OpenMode};
 use crate::log_scan::LogPlace;
 use crate::log_tailer::{self, Halt, Sight};
+use crate::log_writer::Close;
 use crate::recovery::Recovered;
+use crate::supervision::NodeError;
 use actix::prelude::*;
-use dsm_protocol::ids::{ClusterId, Millis, SlaveId};
-use dsm_protocol::machine::master::Testimony;
+use dsm_protocol::ids::{ClusterId, LinkId, Millis, SlaveId};
+use dsm_protocol::machine::master::{Event, Testimony};
 use dsm_protocol::machine::start::{self, Accepted, Circumstances, Claim, Lack, Log, Source, Verdict};
 use dsm_protocol::message::Seen;
+use dsm_protocol::planted;
 use dsm_protocol::record::Position;
+use dsm_protocol::witness_file::WitnessText;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// How often the path is looked at while the right log is not there, in milliseconds.
 const LOOK_MS: u64 = 500;
+
+/// The longest file of witnesses that is read, in bytes.
+const NOTED_BYTES_MAX: usize = 64 * 1024;
 
 /// How often it is said what is waited for, in milliseconds.
 const TELL_AGAIN_MS: u64 = 60_000;
@@ -51,6 +59,8 @@ pub(crate) struct Waiting {
     newcomer_since: Option<Millis>,
     /// What is waited for, and when it was said last.
     told: Option<(Lack, Millis)>,
+    /// What stands in the file of witnesses.
+    noted: WitnessText,
 }
 
 /// What this master has itself read in the log, of what is certainly on disk, or written there.
@@ -62,7 +72,7 @@ pub(super) struct Memory {
 
 impl MasterActor {
     /// The file is locked and read, or there is none: from now on it is asked whether a reign may begin on it.
-    pub(super) fn opened(&mut self, opened: Option<Opened>, ctx: &mut Context<Self>) {
+    pub(super) fn opened(&mut self, opened: Option<Opened>, noted: WitnessText, ctx: &mut Context<Self>) {
         let Role::Recovering { guard, told } = std::mem::replace(&mut self.role, Role::Ended) else { return };
         let now = self.env.now();
         let recovered = opened.as_ref().map(|opened| &opened.recovered);
@@ -76,6 +86,7 @@ impl MasterActor {
             is_looking: false,
             newcomer_since: None,
             told,
+            noted,
         }));
         self.consider(now, ctx);
     }
@@ -100,13 +111,14 @@ impl MasterActor {
             newcomer_ms: waiting.newcomer_since.map(|since| now.since(since)),
             is_warm: self.has_been_served,
         };
-        let accepted = Accepted::default();
+        let accepted = accepted(waiting);
         match start::judge(waiting.log.as_ref(), self.machine.reigns(), &claims, &accepted, circumstances) {
             Verdict::Begin => self.leave_waiting(ctx),
             Verdict::NotYet => {}
             Verdict::Wait(lack) => {
                 // Whoever puts another file there need not wait for our lock on this one.
                 waiting.opened = None;
+                self.note_witness(&lack);
                 self.tell_lack(now, lack);
                 self.look_at_path(now, ctx);
             }
@@ -132,6 +144,13 @@ impl MasterActor {
             Some(Claim { source, cluster: slave.cluster?, epoch: None, seen: slave.seen })
         });
         claims.extend(connected);
+        if let Some(cluster) = waiting.noted.cluster {
+            let noted = waiting.noted.seen.iter().map(|(id, seen)| {
+                let source = Source::Noted(id.clone());
+                Claim { source, cluster, epoch: None, seen: Some(*seen) }
+            });
+            claims.extend(noted);
+        }
         if let Some((id, cluster)) = &self.slave_of {
             let source = Source::Slave(id.clone());
             claims.push(Claim { source, cluster: *cluster, epoch: None, seen: None });
@@ -144,10 +163,97 @@ impl MasterActor {
         let Role::Waiting(waiting) = std::mem::replace(&mut self.role, Role::Ended) else { return };
         let waiting = *waiting;
         match waiting.opened {
-            Some(opened) => self.begin_reign(waiting.guard, opened, ctx),
+            Some(opened) => self.begin_reign(waiting.guard, opened, waiting.noted, ctx),
             None => {
                 let makes_file = waiting.log.is_none();
                 self.recover(waiting.guard, makes_file, waiting.told, ctx);
+            }
+        }
+    }
+
+    /// Notes what a slave has seen and the log lacks, so that a restart without that slave does not serve either.
+    fn note_witness(&mut self, lack: &Lack) {
+        let Role::Waiting(waiting) = &mut self.role else { return };
+        let Lack::Records { source: Source::Slave(id), seen, log } = lack else { return };
+        if waiting.noted.cluster != log.cluster {
+            waiting.noted = WitnessText { cluster: log.cluster, ..WitnessText::default() };
+        }
+        if waiting.noted.note(id.clone(), *seen) {
+            let text = waiting.noted.to_string();
+            write_noted(&self.env, &self.config, text);
+        }
+    }
+
+    /// Whether slaves that accept the reign wait for their places until it serves: before that, it may still be put aside.
+    pub(super) fn holds_places_back(&self) -> bool {
+        matches!(&self.role, Role::Reigning(reign) if matches!(reign.phase, Phase::Announcing { .. }))
+    }
+
+    /// Gives their places to the slaves that have accepted the reign so far.
+    pub(super) fn enlist_all(&mut self, now: Millis) {
+        let enlisted = self
+            .slaves
+            .iter_mut()
+            .filter_map(|(link, slave)| Some((*link, slave.id.clone(), slave.enlisted.take()?)));
+        for (link, id, room_bytes) in enlisted.collect::<Vec<_>>() {
+            self.step(now, Event::SlaveJoined { id, link, room_bytes });
+        }
+        self.flush();
+    }
+
+    /// A slave has seen what the log lacks. If nobody was served in this reign yet, nobody will be: the log is closed.
+    /// Whether that is so.
+    pub(super) fn doubt(&mut self, link: LinkId, seen: Seen) -> bool {
+        if planted!(WitnessIgnored) {
+            return false;
+        }
+        let Role::Reigning(reign) = &mut self.role else { return false };
+        match reign.phase {
+            Phase::Announcing { .. } => {
+                let id = self.slaves.get(&link).map_or("", |slave| slave.id.as_str());
+                log::warn!(
+                    "the reign is given up before it serves slave={id} reign={} seq={}",
+                    seen.reign,
+                    seen.seq
+                );
+                reign.phase = Phase::Doubting;
+                reign.log.do_send(Close);
+                self.doubts = self.slaves.get(&link).map(|slave| (slave.id.clone(), seen));
+                true
+            }
+            Phase::Doubting => true,
+            Phase::Opening
+            | Phase::Serving
+            | Phase::Preparing { .. }
+            | Phase::Yielding { .. }
+            | Phase::Closing { .. }
+            | Phase::Stopping
+            | Phase::Departing
+            | Phase::Ending => false,
+        }
+    }
+
+    /// The log of a reign that was given up before it served is closed: what it lacks is waited for.
+    pub(super) fn doubted(&mut self, guard: Box<dyn LockGuard>, end: &Position) {
+        let now = self.env.now();
+        for slave in self.slaves.values_mut() {
+            slave.enlisted = None;
+        }
+        self.role = Role::Waiting(Box::new(Waiting {
+            guard,
+            opened: None,
+            log: Some(Log { cluster: self.cluster.get(), ..log_at(end) }),
+            read: self.replayed.file.map(|file| (file, end.offset)),
+            candidate: None,
+            looked_at: now,
+            is_looking: false,
+            newcomer_since: None,
+            told: None,
+            noted: WitnessText::default(),
+        }));
+        if let (Some((id, seen)), Role::Waiting(waiting)) = (self.doubts.take(), &self.role) {
+            if let Some(log) = waiting.log {
+                self.note_witness(&Lack::Records { log, seen, source: Source::Slave(id) });
             }
         }
     }
@@ -245,12 +351,17 @@ impl MasterActor {
         let is_reign = reign != dsm_protocol::ids::Reign::default();
         let seen = is_reign.then_some(Seen { reign, seq, durable: true });
         let end = place.position.seq;
+        // The other master serves a later reign of it: then what was remembered of an earlier one is settled.
+        let served =
+            self.dialed.as_ref().filter(|dialed| dialed.state.active).map(|dialed| dialed.state.epoch);
+        let is_settled = |old: &Seen| served == Some(reign.epoch) && reign.epoch > old.reign.epoch;
         let has_more = |old: &Memory| {
             let lacks = |old: &Seen| self.machine.reigns().testimony_at(end, old) != Testimony::Agrees;
             let is_further = |old: &Seen| {
                 seen.is_none_or(|seen| (old.reign.epoch, old.seq) > (seen.reign.epoch, seen.seq))
             };
-            old.cluster != cluster || old.seen.as_ref().is_some_and(|old| lacks(old) || is_further(old))
+            old.cluster != cluster
+                || old.seen.as_ref().is_some_and(|old| (lacks(old) && !is_settled(old)) || is_further(old))
         };
         if !self.memory.as_ref().is_some_and(has_more) {
             self.memory = Some(Memory { cluster, seen });
@@ -266,6 +377,68 @@ impl MasterActor {
             Some(_) | None => {}
         }
     }
+}
+
+/// What an operator has given up of this log.
+fn accepted(waiting: &Waiting) -> Accepted {
+    let noted = &waiting.noted;
+    if noted.cluster.is_none() || waiting.log.is_none_or(|log| log.cluster != noted.cluster) {
+        return Accepted::default();
+    }
+    Accepted { reigns: noted.accepted.clone(), epoch: noted.accepted_epoch.unwrap_or_default() }
+}
+
+/// What the file of witnesses says.
+///
+/// # Errors
+/// When it is there and cannot be read: it may say that the log must not be served.
+pub(super) async fn noted(env: &Env, path: &Path) -> Result<WitnessText, NodeError> {
+    let read = async {
+        let file = match env.disk().open(path, OpenMode::Read).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            opened => opened?,
+        };
+        file.read_at(0, NOTED_BYTES_MAX).await
+    };
+    let bytes: io::Result<Vec<u8>> = read.await;
+    let bytes = bytes
+        .map_err(|error| NodeError::File { path: path.display().to_string(), error: error.to_string() })?;
+    Ok(WitnessText::parse(&String::from_utf8_lossy(&bytes)))
+}
+
+/// Writes the file of witnesses, beside the actor.
+fn write_noted(env: &Env, config: &Rc<MasterConfig>, text: String) {
+    let (env, path) = (Rc::clone(env), config.witness_path());
+    actix::spawn(async move {
+        let writing = async {
+            let file = env.disk().open(&path, OpenMode::Write).await?;
+            file.truncate(0).await?;
+            let group = Group { bytes: text.into_bytes(), sync: true, ..Group::default() };
+            let appended = file.append(group).await;
+            match appended.write_error.or(appended.sync_error) {
+                Some(error) => Err(error),
+                None => env.disk().sync_directory(&path).await,
+            }
+        };
+        if let Err(error) = writing.await {
+            log::warn!("what slaves have seen is not noted path={} error={error}", path.display());
+        }
+    });
+}
+
+/// Empties the file of witnesses, beside the actor: all of it is settled.
+pub(super) fn forget_noted(env: &Env, config: &Rc<MasterConfig>) {
+    let (env, path) = (Rc::clone(env), config.witness_path());
+    actix::spawn(async move {
+        let emptying = async {
+            let file = env.disk().open(&path, OpenMode::Existing).await?;
+            file.truncate(0).await?;
+            file.sync().await
+        };
+        if let Err(error) = emptying.await {
+            log::warn!("the file of witnesses is not emptied path={} error={error}", path.display());
+        }
+    });
 }
 
 /// What a log that was read says of itself.

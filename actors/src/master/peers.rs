@@ -76,6 +76,7 @@ impl MasterActor {
                 Phase::Serving | Phase::Preparing { .. } => true,
                 Phase::Opening
                 | Phase::Announcing { .. }
+                | Phase::Doubting
                 | Phase::Yielding { .. }
                 | Phase::Closing { .. }
                 | Phase::Stopping

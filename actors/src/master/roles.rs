@@ -1,6 +1,6 @@
 //! How a master comes to reign and ceases to: takeover, handover, stop.
 
-use super::opening::Opened;
+use super::opening::{self, Opened};
 use super::{MasterActor, Phase, Reign, Role, CLOSE_MS, ENLIST_MS, STOP_MAX_MS, STOP_MS, SYNCS_MAX, SYNC_MS};
 use crate::env::{LockGuard, Post};
 use crate::failover_watcher::LeadershipChanged;
@@ -21,6 +21,7 @@ use dsm_protocol::machine::start::Lack;
 use dsm_protocol::machine::takeover;
 use dsm_protocol::planted;
 use dsm_protocol::record::{CrashKind, Operation, Position};
+use dsm_protocol::witness_file::WitnessText;
 use std::io;
 use std::rc::Rc;
 
@@ -66,8 +67,10 @@ impl MasterActor {
         };
         self.role = Role::Recovering { guard, told };
         let path = self.config.log.clone();
+        let (env, witness_path) = (Rc::clone(&self.env), self.config.witness_path());
         let opening = async move {
-            let Some(recovered) = recovery.run().await? else { return Ok(None) };
+            let noted = opening::noted(&env, &witness_path).await?;
+            let Some(recovered) = recovery.run().await? else { return Ok((None, noted)) };
             let error = |error: io::Error| NodeError::File {
                 path: path.display().to_string(),
                 error: error.to_string(),
@@ -75,18 +78,24 @@ impl MasterActor {
             // Of the file that is locked, whatever stands at the path by now.
             let values = recovered.file.duplicate().await.map_err(error)?;
             let sync_file = recovered.file.duplicate().await.map_err(error)?;
-            Ok(Some(Opened { recovered, values, sync_file }))
+            Ok((Some(Opened { recovered, values, sync_file }), noted))
         };
-        ctx.spawn(opening.into_actor(self).map(|opened: Result<Option<Opened>, NodeError>, master, ctx| {
-            match opened {
-                Ok(opened) => master.opened(opened, ctx),
+        ctx.spawn(opening.into_actor(self).map(
+            |opened: Result<(Option<Opened>, WitnessText), NodeError>, master, ctx| match opened {
+                Ok((opened, noted)) => master.opened(opened, noted, ctx),
                 Err(error) => master.fail(error),
-            }
-        }));
+            },
+        ));
     }
 
     /// The log is whole and the right one: begin the reign with an EPOCH record above every epoch that anybody has seen.
-    pub(super) fn begin_reign(&mut self, guard: Box<dyn LockGuard>, opened: Opened, ctx: &mut Context<Self>) {
+    pub(super) fn begin_reign(
+        &mut self,
+        guard: Box<dyn LockGuard>,
+        opened: Opened,
+        noted: WitnessText,
+        ctx: &mut Context<Self>,
+    ) {
         let position = opened.recovered.position;
         let file = opened.recovered.file;
         let seen = [self.known_epoch, position.epoch, guard.previous().epoch.unwrap_or_default()];
@@ -101,6 +110,10 @@ impl MasterActor {
                 (id, Some(Operation::Cluster(id)))
             }
         };
+        let given_up = noted.accepted.clone();
+        for reign in &given_up {
+            self.machine.replay_given_up(*reign);
+        }
         let place = LogPlace::durable(position);
         self.replayed = log_tailer::Start { place, file: Some(opened.recovered.identity) };
         let writer = LogWriter::new(
@@ -110,6 +123,7 @@ impl MasterActor {
                 post: Post { path: self.config.log.as_path().into(), identity: opened.recovered.identity },
                 position,
                 reign: name,
+                given_up,
                 head,
                 address: self.address.clone(),
                 fsync: self.config.fsync,
@@ -128,7 +142,9 @@ impl MasterActor {
         )
         .counting(Rc::clone(&self.turns));
         let log = writer.start();
-        let reign = Reign { guard, log, values: opened.values, cluster, reign: name, phase: Phase::Opening };
+        let is_noted = !noted.is_empty();
+        let values = opened.values;
+        let reign = Reign { guard, log, values, cluster, reign: name, is_noted, phase: Phase::Opening };
         self.role = Role::Reigning(reign);
     }
 
@@ -137,7 +153,7 @@ impl MasterActor {
         self.expire_failover(now);
         self.tick_stop(now);
         self.tick_barred(now);
-        let all_enlisted = self.slaves.values().all(|slave| slave.slot.is_some());
+        let all_enlisted = self.slaves.values().all(|slave| slave.slot.is_some() || slave.enlisted.is_some());
         let closing_since = self.closing_since();
         let yield_ms = self.yield_ms();
         let Role::Reigning(reign) = &mut self.role else { return };
@@ -149,6 +165,7 @@ impl MasterActor {
             Phase::Announcing { since } if all_enlisted || now.since(since) >= ENLIST_MS => self.serve(now),
             Phase::Opening
             | Phase::Announcing { .. }
+            | Phase::Doubting
             | Phase::Stopping
             | Phase::Departing
             | Phase::Ending => {}
@@ -180,6 +197,12 @@ impl MasterActor {
     }
 
     fn serve(&mut self, now: Millis) {
+        if !matches!(self.role, Role::Reigning(_)) {
+            return;
+        }
+        self.enlist_all(now);
+        // Until now nobody was served in this reign, and nothing is missing if its log is put aside.
+        self.write_lock_text(true);
         let Role::Reigning(reign) = &mut self.role else { return };
         reign.phase = Phase::Serving;
         let epoch = reign.reign.epoch;
@@ -300,6 +323,7 @@ impl MasterActor {
         self.flush();
         let Role::Reigning(reign) = std::mem::replace(&mut self.role, Role::Ended) else { return };
         let (name, epoch) = (reign.reign, reign.reign.epoch);
+        let is_doubted = matches!(reign.phase, Phase::Doubting);
         if self.machine.in_flight() == 0 {
             let now = self.env.now();
             self.step(now, master::Event::ReignEnded);
@@ -313,6 +337,10 @@ impl MasterActor {
         self.known_epoch = self.known_epoch.max(epoch);
         self.log_bytes = closed.position.offset;
         self.replayed.place = LogPlace::durable(closed.position);
+        if is_doubted && !self.is_closing() {
+            self.doubted(reign.guard, &closed.position);
+            return;
+        }
         self.remember(&LogPlace::durable(Position {
             reign: name,
             cluster: self.cluster.get(),
@@ -374,16 +402,19 @@ impl MasterActor {
     }
 
     /// Says in the lock file, for people and for fencing, whose reign this is and that the log is whole.
-    fn write_lock_text(&mut self) {
+    fn write_lock_text(&mut self, serves: bool) {
         let Role::Reigning(reign) = &self.role else { return };
-        let text = LockText {
+        let mut text = LockText {
             pid: Some(self.env.pid()),
             address: Some(self.address.clone()),
-            cluster: self.cluster.get(),
-            epoch: Some(reign.reign.epoch),
             log_boot: Some(self.env.boot_id()),
             ..reign.guard.held()
         };
+        if serves {
+            text.cluster = self.cluster.get();
+            text.epoch = Some(reign.reign.epoch);
+            text.reign = Some(reign.reign.id);
+        }
         reign.guard.write_text(text);
     }
 }
@@ -435,7 +466,11 @@ impl Handler<EpochWritten> for MasterActor {
         self.known_epoch = self.known_epoch.max(version.epoch);
         self.log_seq = version.seq;
         self.log_bytes = written.offset;
-        self.write_lock_text();
+        if std::mem::take(&mut reign.is_noted) {
+            // What was noted is in the log, or given up in it.
+            opening::forget_noted(&self.env, &self.config);
+        }
+        self.write_lock_text(false);
         self.step(now, master::Event::ReignBegan { version, id });
         self.announce(now);
         self.flush();

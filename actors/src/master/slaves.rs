@@ -101,6 +101,7 @@ impl MasterActor {
                 slot: None,
                 cluster: hello.cluster,
                 seen,
+                enlisted: None,
                 disputes: false,
                 active_since: None,
                 reads: ReadWindow::new(&self.config),
@@ -207,6 +208,13 @@ impl MasterActor {
                 let ours = matches!(&self.role, Role::Reigning(own) if own.reign == reign);
                 if ours && self.reign_is_announced() && !self.accuses(now, link, seen) {
                     log::debug!("slave enlisted slave={id} reign={reign}");
+                    if self.holds_places_back() {
+                        if let Some(slave) = self.slaves.get_mut(&link) {
+                            slave.enlisted = Some(room_bytes);
+                        }
+                        self.tick_role(now);
+                        return;
+                    }
                     self.step(now, Event::SlaveJoined { id, link, room_bytes });
                     // The slot is needed for what the slave says next in the same batch.
                     self.flush();
@@ -251,7 +259,9 @@ impl MasterActor {
                 | Phase::Preparing { .. }
                 | Phase::Yielding { .. }
                 | Phase::Closing { .. } => true,
-                Phase::Opening | Phase::Stopping | Phase::Departing | Phase::Ending => false,
+                Phase::Opening | Phase::Doubting | Phase::Stopping | Phase::Departing | Phase::Ending => {
+                    false
+                }
             },
             Role::Standby { .. }
             | Role::Barred { .. }
@@ -341,6 +351,12 @@ impl MasterActor {
         if testimony == Testimony::Agrees {
             return false;
         }
+        slave.seen = Some(seen);
+        // Who did not name this cluster by itself may have it from the announcement.
+        if testimony == Testimony::LogIsShort && slave.cluster.is_some() && self.doubt(link, seen) {
+            return true;
+        }
+        let Some(slave) = self.slaves.get_mut(&link) else { return false };
         if std::mem::replace(&mut slave.disputes, true) {
             return true;
         }

@@ -117,6 +117,7 @@ impl MasterActor {
                 (
                     Phase::Opening
                     | Phase::Announcing { .. }
+                    | Phase::Doubting
                     | Phase::Preparing { .. }
                     | Phase::Yielding { .. }
                     | Phase::Closing { .. }

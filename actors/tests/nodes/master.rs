@@ -10,7 +10,8 @@ use dsm::supervision::NodeError;
 use dsm::testing::{panic_at, Place};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, Reign, RequestId, Seq, SlaveId, Version};
-use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Welcome};
+use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Seen, Welcome};
+use dsm_protocol::record::{self, Operation};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -32,6 +33,10 @@ struct Alone {
 
 impl Alone {
     fn start(world: &World) -> Alone {
+        Alone::start_on(world, world.machine("machine"))
+    }
+
+    fn start_on(world: &World, machine: Machine) -> Alone {
         let config = MasterConfig {
             new: true,
             listen: Some(ADDRESS.to_owned()),
@@ -40,7 +45,6 @@ impl Alone {
             ack_timeout: ACK_TIMEOUT,
             ..MasterConfig::default()
         };
-        let machine = world.machine("machine");
         let never = std::future::pending();
         let node = NodeConfig::Master(MasterKind::Primary, config);
         let (process, end) = world.start(&machine, "master", |env| run_node(node, env, never));
@@ -102,6 +106,26 @@ impl Alone {
             assert!(begun.elapsed() < LIMIT, "{name} is not {number}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Waits until a field of INFO holds a word.
+    async fn wait_for_text(&self, name: &str, word: &str) {
+        let begun = Instant::now();
+        loop {
+            let info = self.info().await;
+            let line = info.lines().find(|line| line.starts_with(name)).expect("the field is there");
+            if line.contains(word) {
+                return;
+            }
+            assert!(begun.elapsed() < LIMIT, "not {word}: {line}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn cluster(&self) -> ClusterId {
+        let info = self.info().await;
+        let id = info.lines().find_map(|line| line.strip_prefix("cluster_id:"));
+        id.expect("it serves").parse().unwrap()
     }
 
     async fn is_serving(&self) -> bool {
@@ -664,6 +688,52 @@ fn a_slave_that_is_refused_is_counted() {
         assert!(foreign.refusal().await.contains("belongs to cluster"));
         assert_eq!(alone.fact("slaves_refused").await, 2);
         assert_eq!(alone.fact("active_slaves").await, 1);
+    });
+}
+
+#[test]
+fn a_reign_that_a_slave_disputes_before_it_serves_is_put_aside_and_begins_again_on_the_right_log() {
+    World::run(1, |world| async move {
+        let path = std::path::Path::new("/data/kv_store.log");
+        let alone = Alone::start(&world);
+        let slave = alone.slave("one", 1).await;
+        let (reign, cluster) = (slave.reign, alone.cluster().await);
+        let whole = alone.machine.content(path).unwrap();
+        world.kill(&alone.process);
+        alone.process.gone().await;
+        // Its end is cut: the slave has seen a record more, and says so only when it is told of the next reign.
+        let mut more = whole.clone();
+        let seen = Seen { reign, seq: Seq(3), durable: true };
+        let write = Operation::Write(vec![(text("k"), text("v"))]);
+        record::encode(&write, Seq(3), reign.epoch, Seq(2), &mut more);
+        let alone = Alone::start_on(&world, alone.machine.clone());
+        // It listens, and waits for what others may say.
+        alone.wait_for("takeovers", 0).await;
+        let mut link = alone.hello_of(Some(cluster), "one", 1).await;
+        let next = loop {
+            match link.message().await.expect("the slave is registered") {
+                Message::Control(Control::Announce { reign, .. }) => break reign,
+                Message::Control(_) => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        let enlisted = Control::Enlisted { reign: next, seen: Some(seen), room_bytes: u64::MAX };
+        link.send(&Message::Control(enlisted)).await;
+        alone.wait_for_text("waiting_for", "slave one, by what is noted beside the log, has seen").await;
+        assert_eq!(alone.fact("takeovers").await, 0, "nobody was served");
+        // The log that has the record takes the place of the other one, which has the record of a reign that never was.
+        alone.machine.remove(path);
+        alone.machine.edit(path, |log| *log = more.clone());
+        alone.wait_for("takeovers", 1).await;
+        let after = loop {
+            match link.message().await.expect("the slave is registered") {
+                Message::Control(Control::Announce { reign, .. }) => break reign,
+                Message::Control(_) => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(after.epoch > next.epoch, "{after} behind {next}");
+        assert_eq!(alone.fact("keys").await, 1);
     });
 }
 

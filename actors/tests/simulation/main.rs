@@ -15,6 +15,7 @@ mod cluster;
 mod damage;
 mod disk_errors;
 mod lost;
+mod moved;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod nemesis;

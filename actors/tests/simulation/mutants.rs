@@ -66,6 +66,7 @@ fn finders(mutant: Mutant) -> &'static [Check] {
         Mutant::HandoverDoesNotWait => &[Check::Answers, Check::NoPanic],
         Mutant::HandoverHoldsNothing => &[Check::Answers, Check::NoPanic],
         Mutant::AnswersOutOfOrder => &[Check::Answers],
+        Mutant::LogPathNotWatched | Mutant::StandbyBelievesAnyFile => &[Check::Moved],
         Mutant::BeginsNewLogOverCluster | Mutant::WitnessIgnored => &[Check::Lost],
     }
 }

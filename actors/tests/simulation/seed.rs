@@ -4,6 +4,7 @@ use crate::clients::{insist, insist_at, Answer, Client, Habits, Recorder};
 use crate::cluster::{Cluster, Node, Shape};
 use crate::damage;
 use crate::lost;
+use crate::moved;
 use crate::nemesis::{Nemesis, Tally};
 use crate::witness::Witness;
 use bytes::Bytes;
@@ -35,6 +36,9 @@ const DAMAGED_EVERY: u64 = 4;
 
 /// In one seed of so many, the log is lost at the end, and found again.
 const LOST_EVERY: u64 = 4;
+
+/// In one seed of so many, the log is moved away at the end, and back.
+const MOVED_EVERY: u64 = 4;
 
 /// In one seed of so many, the primary hangs at the end.
 const HUNG_EVERY: u64 = 4;
@@ -85,6 +89,8 @@ pub(crate) enum Check {
     Damage,
     /// Without its log, or with an older copy of it, nobody is served.
     Lost,
+    /// When the log is moved away nobody is served, and what was replayed is kept.
+    Moved,
     /// The cluster serves when everything is mended.
     Serves,
     /// So it does for each client that was there all the time.
@@ -289,6 +295,7 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
     let trials = Trials {
         is_damaged: seed % DAMAGED_EVERY == DAMAGED_EVERY - 1,
         is_lost: seed.is_multiple_of(LOST_EVERY),
+        is_moved: seed % MOVED_EVERY == 2,
         is_hung: seed % HUNG_EVERY == 1,
     };
     let verdict = match witness.verdict() {
@@ -319,6 +326,8 @@ pub(crate) struct Trials {
     pub(crate) is_damaged: bool,
     /// Its log is lost and found again.
     pub(crate) is_lost: bool,
+    /// Its log is moved away and back.
+    pub(crate) is_moved: bool,
     /// Its primary hangs.
     pub(crate) is_hung: bool,
 }
@@ -347,6 +356,10 @@ pub(crate) async fn verdict(
     }
     if trials.is_lost {
         lost::strike(cluster, &env).await?;
+        serves(&env).await?;
+    }
+    if trials.is_moved {
+        moved::strike(cluster, &env).await?;
         serves(&env).await?;
     }
     // The clients, too, find their way back, each of them.
@@ -530,15 +543,19 @@ async fn converged(cluster: &Cluster, env: &dsm::env::Env) -> Result<(), Failure
         .failed(format!("no primary with {slaves} slaves and a standby for {CONVERGE_LIMIT:?}: {seen:?}"))
 }
 
+/// The first sections of INFO.
 pub(crate) async fn status(env: &dsm::env::Env, master: &str) -> Option<String> {
+    let text = info(env, master).await?;
+    let end = text.find("slaves_removed").unwrap_or(text.len());
+    Some(text[..end].to_owned())
+}
+
+/// INFO of a master, if it answers.
+pub(crate) async fn info(env: &dsm::env::Env, master: &str) -> Option<String> {
     let mut connection = crate::clients::Connection::open(env, master).await?;
     connection.send(&[vec![Bytes::from_static(b"INFO")]]).await.ok()?;
     match connection.answer().await.ok()? {
-        Answer::Value(Some(text)) => {
-            let text = String::from_utf8_lossy(&text).into_owned();
-            let end = text.find("slaves_removed").unwrap_or(text.len());
-            Some(text[..end].to_owned())
-        }
+        Answer::Value(Some(text)) => Some(String::from_utf8_lossy(&text).into_owned()),
         _ => None,
     }
 }

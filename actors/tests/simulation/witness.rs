@@ -4,6 +4,7 @@
 //! from the log, and no client sees it. Here it is seen. Owns what it has heard; never says a word itself.
 
 use crate::cluster::{Cluster, LOG};
+use crate::moved::MOVED;
 use crate::seed::{Check, Failure};
 use bytes::{Bytes, BytesMut};
 use dsm::config::Fsync;
@@ -335,11 +336,15 @@ impl State {
             return;
         }
         let trailer = format!(" ;{} {} ", version.seq, version.epoch);
-        let is_durable = machine.read_durable(Path::new(LOG), |log| {
-            log.rsplit(|byte| *byte == b'\n')
-                .any(|line| line.windows(trailer.len()).any(|part| part == trailer.as_bytes()))
+        // What was synced just before the log was moved away is there all the same.
+        let is_durable = [LOG, MOVED].into_iter().any(|path| {
+            let found = machine.read_durable(Path::new(path), |log| {
+                log.rsplit(|byte| *byte == b'\n')
+                    .any(|line| line.windows(trailer.len()).any(|part| part == trailer.as_bytes()))
+            });
+            found == Some(true)
         });
-        if is_durable == Some(true) {
+        if is_durable {
             self.durable.insert(version);
         } else {
             self.fail(Check::LogFirst, || {

@@ -1,6 +1,6 @@
 //! The text of the lock file: any text is read, and what was read comes back.
 
-use dsm_protocol::ids::{ClusterId, Epoch};
+use dsm_protocol::ids::{ClusterId, Epoch, ReignId};
 use dsm_protocol::lock_file::LockText;
 
 /// Takes the bytes as text.
@@ -25,9 +25,10 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         address: Some("127.0.0.1:12345".to_owned()),
         cluster: Some(ClusterId(0x7f3a_9c0e_51d2_4b88)),
         epoch: Some(Epoch(9)),
+        reign: Some(ReignId(0x2c1f_88d0_4be7_93a6)),
         log_boot: Some("0b0a0f9c-6a0e-4c3e-9d5a-7c1f1f5b7f10".to_owned()),
     };
-    let taken = LockText { cluster: None, epoch: None, log_boot: None, ..whole.clone() };
+    let taken = LockText { cluster: None, epoch: None, reign: None, log_boot: None, ..whole.clone() };
     let mut garbled = whole.to_string().into_bytes();
     garbled[20..60].fill(0);
     vec![whole.to_string().into_bytes(), taken.to_string().into_bytes(), garbled]

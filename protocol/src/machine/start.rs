@@ -34,6 +34,8 @@ pub enum Source {
     Peer,
     /// A slave.
     Slave(SlaveId),
+    /// The file beside the log says that a slave has seen it before anybody was served.
+    Noted(SlaveId),
 }
 
 impl fmt::Display for Source {
@@ -43,6 +45,7 @@ impl fmt::Display for Source {
             Source::Memory => f.write_str("this master, which has read it before,"),
             Source::Peer => f.write_str("the other master"),
             Source::Slave(id) => write!(f, "slave {id}"),
+            Source::Noted(id) => write!(f, "slave {id}, by what is noted beside the log,"),
         }
     }
 }
@@ -246,11 +249,11 @@ fn judge_nothing(claims: &[Claim], now: Circumstances) -> Verdict {
 /// What the log lacks of one claim.
 fn lack(log: &Log, reigns: &Reigns, claim: &Claim, accepted: &Accepted) -> Option<Lack> {
     let Claim { source, cluster, epoch, seen } = claim;
-    let is_slave = matches!(source, Source::Slave(_));
+    let (is_slave, is_noted) = (matches!(source, Source::Slave(_)), matches!(source, Source::Noted(_)));
     if log.cluster != Some(*cluster) {
         // A slave that belongs elsewhere is refused when it registers. It cannot keep a log that names its cluster from
         // being served.
-        let lacks = !is_slave || log.cluster.is_none();
+        let lacks = !(is_slave || is_noted) || log.cluster.is_none();
         return lacks.then(|| Lack::OtherCluster {
             log: log.cluster,
             named: *cluster,
@@ -263,8 +266,9 @@ fn lack(log: &Log, reigns: &Reigns, claim: &Claim, accepted: &Accepted) -> Optio
     let seen = seen.filter(|seen| !accepted.reigns.contains(&seen.reign))?;
     let is_short = match reigns.testimony_at(log.end, &seen) {
         Testimony::Agrees => false,
-        Testimony::LogIsShort => !(is_slave && planted!(WitnessIgnored)),
-        // For all that a slave knows, the log was restored and has served since: it is set aside alone.
+        Testimony::LogIsShort => !((is_slave || is_noted) && planted!(WitnessIgnored)),
+        // For all that a slave knows, the log was restored and has served since: it is set aside alone. What is noted was
+        // said before that.
         Testimony::Elsewhere => !is_slave,
     };
     is_short.then(|| Lack::Records { log: *log, seen, source: source.clone() })
@@ -380,7 +384,10 @@ mod tests {
     fn a_log_that_has_served_since_is_held_up_by_no_slave_of_another_branch() {
         let branched = |source| Claim { seen: seen(2, 21, 9), ..claim(source, OURS) };
         assert_eq!(verdict(&[branched(slave())], LATE), Verdict::Begin);
-        assert!(matches!(verdict(&[branched(Source::Memory)], LATE), Verdict::Wait(Lack::Records { .. })));
+        let noted = Source::Noted(SlaveId::new("s1").unwrap());
+        for source in [Source::Memory, noted] {
+            assert!(matches!(verdict(&[branched(source)], LATE), Verdict::Wait(Lack::Records { .. })));
+        }
     }
 
     #[test]

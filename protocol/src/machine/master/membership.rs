@@ -359,3 +359,58 @@ impl Membership {
         self.iter().find(|(_, member)| member.link == link).map(|(slot, _)| slot)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Command;
+    use crate::ids::{ReignId, SessionId};
+    use crate::machine::master::{Asker, Config, Effect, Event, Master};
+
+    /// Keys of one request: more than one slice has.
+    const KEYS: usize = 5000;
+
+    fn step(master: &mut Master, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        master.step(Millis(0), event, &mut effects);
+        effects
+    }
+
+    fn join(master: &mut Master, number: u64) -> Vec<Effect> {
+        let id = SlaveId::new(format!("s{number}")).unwrap();
+        step(master, Event::SlaveJoined { id, link: LinkId(number), room_bytes: u64::MAX })
+    }
+
+    /// Asks for something that takes many slices.
+    fn ask_much(master: &mut Master, tag: u64) {
+        let keys = (0..KEYS).map(|key| Bytes::from(format!("k{key}"))).collect();
+        let (asker, deadline) = (Asker { session: SessionId(1), tag }, Millis(1000));
+        step(master, Event::Request { asker, deadline, command: Command::Exists { keys } });
+    }
+
+    #[test]
+    fn a_slave_gets_its_slot_though_there_is_always_something_else_to_be_done() {
+        let mut master = Master::new(Config::default());
+        step(&mut master, Event::ReignBegan { version: Version::new(1, 1), id: ReignId(1) });
+        join(&mut master, 0);
+        ask_much(&mut master, 0);
+        // One comes and goes until no slot is left that nobody has been in.
+        let waits = (1..200).find(|number| {
+            let has_slot = join(&mut master, *number).iter().any(|e| matches!(e, Effect::Joined { .. }));
+            if has_slot {
+                step(&mut master, Event::SlaveLost { link: LinkId(*number) });
+            }
+            !has_slot
+        });
+        assert_eq!(waits, Some(64));
+        for tag in 1..100 {
+            ask_much(&mut master, tag);
+            assert!(master.has_chores());
+            let effects = step(&mut master, Event::Chore);
+            if effects.contains(&Effect::SlotFree { link: LinkId(64) }) {
+                return;
+            }
+        }
+        panic!("it waits for ever");
+    }
+}

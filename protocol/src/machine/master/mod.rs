@@ -635,7 +635,7 @@ impl Master {
     /// Begins to make slots of slaves that have left usable again, before there is none for the next one.
     fn sweep_if_needed(&mut self) {
         // A slot that still has part in a write is not to be had again.
-        if self.directory.sweeping().is_none() && self.is_settled() {
+        if self.directory.sweeping().is_none() && !self.writes.has_losses() {
             if let Some(slots) = self.members.to_sweep() {
                 self.directory.begin_sweep(slots);
             }
@@ -664,8 +664,8 @@ impl Master {
                 self.start_log_reads(now, effects);
             }
             self.sweep_if_needed();
-            return;
         }
+        // Be there ever so much else to do: slaves may wait for a slot.
         if let Some(slots) = self.directory.sweep_on(CHORE_ENTRIES) {
             self.members.swept(slots);
             effects.extend(self.waiting_for_slot.drain(..).map(|link| Effect::SlotFree { link }));

@@ -41,14 +41,14 @@ pub struct Reigns {
 
 impl Reigns {
     /// Takes in an EPOCH record. What is not behind the last one is ignored: the log's rules do not let it happen.
-    pub(crate) fn begin(&mut self, record: ReignRecord) {
+    pub fn begin(&mut self, record: ReignRecord) {
         if self.records.last().is_none_or(|last| last.reign.epoch < record.reign.epoch) {
             self.records.push(record);
         }
     }
 
     /// Takes in a reign whose loss was accepted.
-    pub(super) fn give_up(&mut self, reign: Reign) {
+    pub fn give_up(&mut self, reign: Reign) {
         if let Err(index) = self.given_up.binary_search(&reign) {
             self.given_up.insert(index, reign);
         }
