@@ -59,6 +59,8 @@ fn prove_one_reign(cluster: &TestCluster, before: &Info) {
     }
     let longest = after.get("turn_longest_in").unwrap_or_default();
     eprintln!("the longest one took {} us in {longest}", after.number("turn_longest_us"));
+    let computing = after.get("turn_longest_computing_by_kind").unwrap_or_default();
+    eprintln!("they computed for {computing} us at most");
 }
 
 #[test]
@@ -112,4 +114,40 @@ fn requests_of_as_many_keys_as_the_limit_allows_get_nobody_fenced() {
     let (first, last) = (b"k3:000000", format!("k3:{:06}", KEYS - 1));
     assert_eq!(cluster.ask(&[b"GET", first]), Answer::bulk(first));
     assert_eq!(cluster.ask(&[b"GET", last.as_bytes()]), Answer::bulk(&last));
+}
+
+/// A request of one word for each key.
+fn of_keys(word: &str, keys: &[String]) -> Vec<Bytes> {
+    let mut request = format!("*{}\r\n${}\r\n{word}\r\n", 1 + keys.len(), word.len()).into_bytes();
+    for key in keys {
+        request.extend_from_slice(format!("${}\r\n{key}\r\n", key.len()).as_bytes());
+    }
+    vec![Bytes::from(request)]
+}
+
+#[test]
+fn reads_counts_and_deletions_of_as_many_keys_as_the_limit_allows_get_nobody_fenced() {
+    const KEYS: usize = 65_000;
+    let cluster = Setup::slaves(2).start();
+    let before = info(&cluster);
+    let keys = |number: usize| (0..KEYS).map(|key| format!("m{number}:{key:06}")).collect::<Vec<_>>();
+    let written = ask_at_once(&cluster, 4, |number| {
+        let words: Vec<String> = keys(number).into_iter().flat_map(|key| [key.clone(), key]).collect();
+        of_keys("MSET", &words)
+    });
+    assert!(written.iter().all(|answer| *answer == Some(Answer::ok())), "{written:?}");
+    let read = ask_at_once(&cluster, 4, |number| of_keys("MGET", &keys(number)));
+    for (number, answer) in read.into_iter().enumerate() {
+        let expected = Answer::Array(keys(number).iter().map(Answer::bulk).collect());
+        assert!(answer == Some(expected), "client {number} read something else");
+    }
+    for word in ["EXISTS", "DEL"] {
+        let counted = ask_at_once(&cluster, 4, |number| of_keys(word, &keys(number)));
+        assert!(
+            counted.iter().all(|answer| *answer == Some(Answer::Integer(KEYS as i64))),
+            "{word}: {counted:?}"
+        );
+    }
+    prove_one_reign(&cluster, &before);
+    assert_eq!(info(&cluster).number("keys"), 0);
 }
