@@ -1,6 +1,6 @@
 //! The other master's side of a master: who serves, forwarded requests, handovers.
 
-use super::{send, MasterActor, PeerInbound, PeerOutbound, Phase, Reign, Role};
+use super::{send, told, MasterActor, PeerInbound, PeerOutbound, Phase, Reign, Role};
 use crate::acceptor::{check_sizes, count, reject};
 use crate::batch::Outbox;
 use crate::log_tailer::Sight;
@@ -123,8 +123,8 @@ impl MasterActor {
         };
         let refusal = self.refuse_peer(&address, hello.cluster, &ours, &lock_identity);
         if let Some(reason) = refusal {
-            if self.refusals.is_new(&address, &reason) {
-                log::error!("other master refused address={address} cause={reason:?}");
+            if let Some(unsaid) = self.refusals.is_new(&address, &reason, self.env.now()) {
+                log::error!("other master refused address={address} cause={reason:?}{}", told::more(unsaid));
             }
             reject(&outbox, &reason);
             return;

@@ -1,6 +1,6 @@
 //! The slaves' side of a master: registration, messages, removal.
 
-use super::{send, MasterActor, Phase, ReadWindow, Role, SlaveLink};
+use super::{send, told, MasterActor, Phase, ReadWindow, Role, SlaveLink};
 use crate::acceptor::reject;
 use crate::batch::Outbox;
 use crate::session::shown_message;
@@ -317,8 +317,9 @@ impl MasterActor {
     /// Says no to a slave: to it, in the log and in INFO. It asks again, less and less often.
     fn refuse_slave(&mut self, id: &SlaveId, outbox: &Outbox, cause: &str, reason: &str) {
         self.slaves_refused += 1;
-        if self.refusals.is_new(id.as_str(), cause) {
-            log::warn!("slave refused slave={id} cause={cause}; it asks again, which is not told");
+        if let Some(unsaid) = self.refusals.is_new(id.as_str(), cause, self.env.now()) {
+            let more = told::more(unsaid);
+            log::warn!("slave refused slave={id} cause={cause}; it asks again, which is not told{more}");
         }
         reject(outbox, reason);
     }
