@@ -282,6 +282,8 @@ impl Cluster {
             listen: Some(listen.to_owned()),
             peer: Some(peer.to_owned()),
             log: PathBuf::from(LOG),
+            // It may stand in a unit file for ever: what names a cluster counts first.
+            new: true,
             fsync: shape.fsync,
             placement: shape.placement,
             ack_timeout: shape.ack_timeout,
