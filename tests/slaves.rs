@@ -284,8 +284,10 @@ fn slaves_that_are_added_to_a_full_store_take_what_the_full_ones_cannot() {
     assert_eq!((now.number("errors_unknown"), now.number("unknown_total")), (0, 0), "{now:?}");
     assert_eq!(now.number("writes_without_copy"), 0, "{now:?}");
     assert_eq!(now.number("slaves_full"), 3, "{now:?}");
-    let told = cluster.stderr(Node::Master);
-    assert_eq!(told.matches("degraded: no room at").count(), 1, "{told}");
+    let told = || cluster.stderr(Node::Master).matches("degraded: no room at").count();
+    let lines =
+        wait_for("it is told that there is no room", seconds(5), || Some(told()).filter(|&lines| lines > 0));
+    assert_eq!(lines, 1, "{}", cluster.stderr(Node::Master));
     assert_eq!(many(&value).error_word(), Some("OOM"), "all of them or none");
     assert_eq!(many(&[b'w'; 1000]), Answer::ok(), "the new values take the old ones' room");
     let mut connection = cluster.connect_to_primary();
