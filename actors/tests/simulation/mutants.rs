@@ -42,9 +42,12 @@ fn finders(mutant: Mutant) -> &'static [Check] {
         | Mutant::MarkNotWrittenAgain
         | Mutant::FailedSyncRetried
         | Mutant::RecoveryNotSynced
-        | Mutant::EveryCrashSameBoot => &[Check::Ends, Check::LogFirst],
-        // What it does not read it does not find damaged either.
-        Mutant::RecoveryStopsEarly => &[Check::Linearizable, Check::Ends, Check::Damage],
+        // A read that comes to a hole of the log is told so.
+        | Mutant::EveryCrashSameBoot => &[Check::Ends, Check::LogFirst, Check::Answers],
+        // What it does not read it does not find damaged either, nor does it find that it is there again.
+        Mutant::RecoveryStopsEarly => {
+            &[Check::Linearizable, Check::Ends, Check::Damage, Check::Serves]
+        }
         Mutant::EvidenceIgnored | Mutant::EveryCrashPowerCut => &[Check::Damage],
         Mutant::BadChecksumAccepted => &[Check::Damage, Check::Ends],
         Mutant::ReplayForgetsDelete
