@@ -87,7 +87,8 @@ impl MasterActor {
                 self.leave_on(now, since, silent_too, late);
             }
             (Role::Standby { .. }, Course::Offering { .. }) => self.leave(now),
-            (Role::Standby { .. }, Course::Open) if self.is_other_active() => self.leave(now),
+            // Another one serves, or is about to: what clients have asked meanwhile is held for it.
+            (Role::Standby { .. }, Course::Open) if self.has_other() => self.leave(now),
             (
                 Role::Standby { .. }
                 | Role::Barred { .. }
@@ -141,8 +142,8 @@ impl MasterActor {
         }
     }
 
-    fn is_other_active(&self) -> bool {
-        self.dialed.as_ref().is_some_and(|dialed| dialed.state.active)
+    fn has_other(&self) -> bool {
+        self.dialed.is_some() || !self.peers.is_empty()
     }
 
     /// Lets the masters that are connected ask for the reign.
