@@ -734,7 +734,7 @@ fn a_cluster_that_does_not_start_leaves_its_last_words() {
     let mut command = run.command("--slaves 1");
     command.args(["--", "--no-such-flag"]);
     let output = Harness(Some(command.spawn().expect("the harness starts"))).wait();
-    assert_code(&output, 1);
+    assert_code(&output, 2);
     assert!(told(&output).contains("unexpected argument '--no-such-flag'"), "{}", told(&output));
     run.assert_nothing_left();
 }

@@ -588,6 +588,12 @@ fn quoted(cell: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn every_field_of_info_is_explained_and_each_limit_names_its_own() {
     let cluster = Setup::slaves(2).beside_others().start();
+    // The backup knows it from the log.
+    wait_for("both know the cluster", seconds(5), || {
+        let knows =
+            |&master: &Node| cluster.info(master).is_some_and(|info| info.get("cluster_id").is_some());
+        MASTERS.iter().all(knows).then_some(())
+    });
     let (mut section, mut explained) = (String::new(), BTreeSet::new());
     for row in table("FORMATS.md", "INFO") {
         assert_eq!(row.len(), 4, "{row:?}");

@@ -196,6 +196,7 @@ fn a_standby_takes_over_from_no_other_file_and_goes_on_by_itself_when_the_log_is
 fn a_failover_to_a_standby_that_sees_another_file_is_refused_and_the_reign_is_not_given_up() {
     let mut cluster = Setup::slaves(1).start();
     assert_eq!(cluster.ask(&[b"SET", b"k", b"v"]), Answer::ok());
+    cluster.settle();
     let (log, moved, new) = (cluster.log(), cluster.dir().join("moved"), cluster.dir().join("new"));
     let mut operator = cluster.connect(Node::Master);
     File::create(&new).expect("touched");

@@ -275,6 +275,7 @@ const MASTER: Flags = &[
     ("--advertise", These(&["nowhere", "0.0.0.0:1"])),
     ("--peer", These(&["nowhere", "0.0.0.0:1"])),
     ("--log", Nothing),
+    ("--new", AnythingButYesAndNo),
     ("--fsync", These(&["sometimes"])),
     ("--placement", These(&["left"])),
     ("--min-slaves", NO_NUMBER),

@@ -1000,15 +1000,11 @@ async fn native_requests(
     let mut turns = Turns::default();
     let mut unframer = Unframer::default();
     loop {
-        while let Some(incoming) = unframer.next(buffer, body_max).map_err(LinkError::Frame)? {
+        while let Some(message) = unframer.next_of_one(buffer, body_max).map_err(LinkError::Frame)? {
             turns.count().await;
             unfinished.hold(buffer.len());
-            let request = match incoming {
-                Incoming::Message(Message::Request(request)) => request,
-                Incoming::Message(_) => return Err(LinkError::Frame(FrameError::Malformed(0))),
-                Incoming::TooLong { length, .. } => {
-                    return Err(LinkError::Frame(FrameError::TooLong { length, max: body_max }));
-                }
+            let Message::Request(request) = message else {
+                return Err(LinkError::Frame(FrameError::Malformed(0)));
             };
             guard.room(context).await;
             let coding = Coding::Native(request.id);

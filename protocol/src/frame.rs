@@ -202,6 +202,20 @@ pub struct Unframer {
 }
 
 impl Unframer {
+    /// Takes the next whole frame off the front of `buffer` of a link that concerns one client alone: a frame that is too
+    /// long ends it, as soon as its header tells. `None` when more is needed. Between two calls the caller may only append to
+    /// `buffer`.
+    ///
+    /// # Errors
+    /// As [`decode`].
+    pub fn next_of_one(
+        &mut self,
+        buffer: &mut BytesMut,
+        body_max: usize,
+    ) -> Result<Option<Message>, FrameError> {
+        decode_on(buffer, body_max, &mut self.summed)
+    }
+
     /// Takes the next whole frame off the front of `buffer`, or skips it; `None` when more is needed to tell. Between two
     /// calls the caller may only append to `buffer`.
     ///
