@@ -50,10 +50,15 @@ fn account(path: &Path, found: &Displaced) -> String {
              {path}` take out what is no record"
         ),
     };
+    let before = match &found.stands {
+        Stands::Shorter { .. } => "what was cut or overwritten is no longer in that file",
+        Stands::Nothing | Stands::Dangling { .. } | Stands::Other | Stands::Longer { .. } => {
+            "what was acknowledged before stands in the file that it had open"
+        }
+    };
     format!(
         "the log is not what stands at {path} any more: {found}; a restart would not find what is written on, so that \
-         nothing was acknowledged since this was seen and this master ends; what was acknowledged before stands in the \
-         file that it had open: {remedy}, then start the master again"
+         nothing was acknowledged since this was seen and this master ends; {before}: {remedy}, then start the master again"
     )
 }
 
