@@ -5,13 +5,12 @@
 //!
 //! It runs the roles of its cluster by running itself again (`dsm-test-harness role …`, not meant for people).
 
-// Nobody may wait for whoever reads standard error, nor fail with it: `common::tell`.
+// Nobody may wait for whoever reads standard error, nor fail with it: `dsm_server::cli::tell`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
-mod common;
 mod harness;
-mod roles;
 
+use dsm_server::roles;
 use std::process::ExitCode;
 
 // It runs the roles too, and they are to be measured with the allocator they have in their own binaries.

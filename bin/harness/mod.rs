@@ -73,13 +73,13 @@ const LAST_LINES: usize = 5;
 
 /// Runs the harness with the words of the command line.
 pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
-    crate::common::outlive_file_limit();
+    dsm_server::cli::outlive_file_limit();
     let options = match Options::from_command_line(words) {
         Ok(options) => options,
         Err(code) => return code,
     };
     options.log.start("warn");
-    crate::common::finish(measure(&options), 1)
+    dsm_server::cli::finish(measure(&options), 1)
 }
 
 fn measure(options: &Options) -> anyhow::Result<ExitCode> {
