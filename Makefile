@@ -40,12 +40,12 @@ bench:
 
 # What only the comparison with other stores is built with: their drivers against recorded answers, tables and pictures.
 test-peers:
-	cargo test --locked --features peers --bin dsm-test-harness -- driver peers named
+	cargo test --locked -p dsm-harness --features peers --bin dsm-test-harness -- driver peers named
 
 # Beside redis-server, etcd and ZooKeeper; rewrites the tables of docs/BENCHMARKS.md. PEERS_FLAGS=--quick takes 6 minutes
 # instead of 50.
 bench-peers:
-	cargo build --release --locked --features peers --bin dsm-test-harness
+	cargo build --release --locked -p dsm-harness --features peers
 	target/release/dsm-test-harness peers --document docs/BENCHMARKS.md $(PEERS_FLAGS)
 
 # Whole clusters in virtual time. SEEDS=1000 from FIRST=0 on, each broken for SECONDS=30; SEED=n runs one and says what
