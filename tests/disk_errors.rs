@@ -17,7 +17,7 @@ use common::programs::compile;
 use common::resp::{encoded, Answer, Connection};
 use common::skip::{skip, skipped, tell};
 use common::{is_nightly, millis, seconds};
-use dsm_protocol::history::{Action, Begun, History, Outcome};
+use dsm_history::{Action, Begun, History, Outcome};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
