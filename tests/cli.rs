@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "cli/flags_documented.rs"]
+mod flags_documented;
 
 use bytes::BytesMut;
 use common::flags::wrong_addresses_are_named;
