@@ -13,7 +13,7 @@ use bytes::Bytes;
 use dsm::config::Fsync;
 use dsm::env::sim::{NetSettings, World};
 use dsm::supervision::NodeError;
-use dsm_protocol::history::{self, Violation};
+use dsm_history::Violation;
 use dsm_protocol::record::{Body, Scanner, Step};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -466,7 +466,7 @@ pub(crate) async fn verdict(
     if let Err(overtaken) = recorder.check_order() {
         return Check::Order.failed(overtaken);
     }
-    for (key, readable) in history::readable_after(history.operations()) {
+    for (key, readable) in dsm_history::readable_after(history.operations()) {
         let value = held.get(&key).cloned().flatten();
         if !readable.allows(value.as_ref()) {
             let what = format!("{key:?} holds {value:?}, but {readable:?} is what may stand");
