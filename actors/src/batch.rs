@@ -35,6 +35,12 @@ impl<T> Inbox<T> {
         items.len() == 1
     }
 
+    /// How many items are in it.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+
     /// Exchanges the content for an empty vector, whose room is used again.
     pub(crate) fn take(&self, empty: &mut Vec<T>) {
         debug_assert!(empty.is_empty());
@@ -70,7 +76,7 @@ enum Ending {
     Abort,
 }
 
-/// The unit in which a peer's progress is judged.
+/// So much is written before others have their turn.
 const PIECE_BYTES: usize = 256 * 1024;
 
 /// Counts the bytes in many outboxes.
@@ -220,6 +226,11 @@ impl Outbox {
         self.queued() - self.len() as u64
     }
 
+    /// Bytes of these that the other side may have: of what is being written, the socket may have taken a part.
+    pub(crate) fn reached(&self) -> u64 {
+        self.taken() + PIECE_BYTES.min(self.0.writing.get()) as u64
+    }
+
     /// Takes bytes off the front as a socket does.
     #[cfg(feature = "testing")]
     pub(crate) fn discard(&self, bytes: usize) {
@@ -354,20 +365,24 @@ impl Outbox {
         }
     }
 
-    /// Writes `bytes` in parts, each within `stall`, or as long as a client still asks: who asks for much before it
-    /// listens has not gone.
+    /// Writes `bytes` in parts. The peer must take something within `stall`, or be a client that still asks: who asks for much
+    /// before it listens has not gone.
     async fn write_piece(&self, stream: &Stream, bytes: &[u8], stall: Duration) -> io::Result<()> {
         for part in bytes.chunks(PIECE_BYTES) {
-            let writing = stream.write_all(part);
-            tokio::pin!(writing);
-            loop {
-                match tokio::time::timeout(stall, &mut writing).await {
-                    Ok(written) => break written?,
-                    Err(_) if self.has_asked_within(stall) => {}
-                    Err(_) => return Err(io::ErrorKind::TimedOut.into()),
-                }
+            let mut rest = part;
+            while !rest.is_empty() {
+                let writing = stream.write(rest);
+                tokio::pin!(writing);
+                let written = loop {
+                    match tokio::time::timeout(stall, &mut writing).await {
+                        Ok(written) => break written?,
+                        Err(_) if self.has_asked_within(stall) => {}
+                        Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+                    }
+                };
+                self.0.took(written);
+                rest = &rest[written..];
             }
-            self.0.took(part.len());
             // A peer that takes all at once keeps nobody else waiting.
             if part.len() == PIECE_BYTES {
                 tokio::task::yield_now().await;

@@ -72,18 +72,35 @@ impl Locks for SimLocks {
         })
     }
 
-    fn look(&self, path: &Path) -> io::Result<Seen> {
-        let Some(inode) = self.existing(path) else { return Ok(Seen::Free) };
-        let lock = inode.lock.borrow();
-        Ok(lock.as_ref().map_or(Seen::Free, |lock| Seen::Held { beat: lock.beat }))
+    fn look<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Seen>> {
+        Box::pin(async move {
+            let Some(inode) = self.existing(path) else { return Ok(Seen::Free) };
+            let lock = inode.lock.borrow();
+            Ok(lock.as_ref().map_or(Seen::Free, |lock| Seen::Held { beat: lock.beat }))
+        })
     }
 
-    fn text(&self, path: &Path) -> io::Result<LockText> {
-        let text = self.existing(path).map(|inode| text_of(&inode));
-        Ok(text.unwrap_or_default())
+    fn text<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<LockText>> {
+        Box::pin(async move {
+            let text = self.existing(path).map(|inode| text_of(&inode));
+            Ok(text.unwrap_or_default())
+        })
     }
 
-    fn fence(&self, path: &Path) -> Fenced {
+    fn fence<'a>(&'a self, path: &'a Path, beat: Option<u64>) -> LocalBoxFuture<'a, Fenced> {
+        Box::pin(async move { self.fence_now(path, beat) })
+    }
+
+    fn identity<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<String>> {
+        Box::pin(async move {
+            let inode = self.inode(path);
+            Ok(format!("{}:1:{}", boot_id(&self.process.0.machine), inode.number()))
+        })
+    }
+}
+
+impl SimLocks {
+    fn fence_now(&self, path: &Path, beat: Option<u64>) -> Fenced {
         let Some(inode) = self.existing(path) else { return Fenced::Gone };
         let Some(lock) = inode.lock.borrow().clone() else { return Fenced::Gone };
         let text = text_of(&inode);
@@ -92,14 +109,12 @@ impl Locks for SimLocks {
         if !is_named || lock.process.is(&self.process) {
             return Fenced::Refused { reason: "the lock file does not name the holder".to_owned() };
         }
+        if lock.beat != beat {
+            return Fenced::Spared;
+        }
         self.world.kill(&lock.process);
         self.world.moment(&self.process, Moment::Fenced);
         Fenced::Killed { pid: lock.process.pid() }
-    }
-
-    fn identity(&self, path: &Path) -> io::Result<String> {
-        let inode = self.inode(path);
-        Ok(format!("{}:1:{}", boot_id(&self.process.0.machine), inode.number()))
     }
 }
 
