@@ -158,10 +158,13 @@ impl FailoverWatcher {
             match fenced {
                 Fenced::Killed { pid } => log::warn!("active master fenced pid={pid} cause=no-progress"),
                 Fenced::Gone => {}
-                Fenced::Spared => log::info!("active master not fenced cause=progress-again"),
-                Fenced::Refused { reason } => {
+                Fenced::Running => log::info!("active master not fenced cause=progress-again"),
+                Fenced::Spared(why) => {
+                    watcher.complain(format!("the active master makes no progress and is not fenced: {why}"));
+                }
+                Fenced::Failed { error } => {
                     watcher
-                        .complain(format!("the active master makes no progress and is not fenced: {reason}"));
+                        .complain(format!("the active master makes no progress and is not fenced: {error}"));
                 }
             }
         }));

@@ -2,7 +2,7 @@
 //! place of the damaged one, which stays beside it.
 
 use crate::{
-    beside, common, explain, lock, lock_text, say_how_to_go_on, sync_directory, CHUNK_BYTES, EXIT_CLEAN,
+    beside, cli, explain, lock, lock_text, say_how_to_go_on, sync_directory, CHUNK_BYTES, EXIT_CLEAN,
     EXIT_CORRUPT, OWNER_ONLY,
 };
 use anyhow::{ensure, Context as _};
@@ -132,7 +132,7 @@ fn write_draft(
     if (made.uid(), made.gid()) != (uid, gid) {
         // It is the masters' file, whoever repairs it. One that they cannot open is told when they start.
         if let Err(error) = fchown(&output, Some(uid), Some(gid)) {
-            common::tell(&format!(
+            cli::tell(&format!(
                 "warning: the new log will not belong to user {uid} and group {gid}, as the damaged one does: {error}"
             ));
         }

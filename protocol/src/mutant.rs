@@ -135,6 +135,8 @@ mod on {
         TakeoverWithoutLock,
         /// A standby does not end a primary that hangs.
         NeverFences,
+        /// A standby kills the process that the lock file names, whether it holds the lock or not.
+        KillsUnproven,
         /// A handover does not wait for the requests in flight.
         HandoverDoesNotWait,
         /// Requests that come during a handover are executed.

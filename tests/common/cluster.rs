@@ -673,7 +673,7 @@ impl TestCluster {
                 let infos = MASTERS.map(|master| self.info(master));
                 panic!("not at rest after {SETTLE:?} with {slaves} slaves: {infos:#?}");
             }
-            std::thread::sleep(super::POLL);
+            std::thread::sleep(super::wait::POLL);
         }
     }
 

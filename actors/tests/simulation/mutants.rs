@@ -66,6 +66,7 @@ fn finders(mutant: Mutant) -> &'static [Check] {
         Mutant::SlaveTrustsSilence => &[Check::Serves, Check::Converges],
         Mutant::TakeoverWithoutLock => &[Check::Answers, Check::LogFirst, Check::OneReign],
         Mutant::NeverFences => &[Check::Replaces],
+        Mutant::KillsUnproven => &[Check::Kills],
         Mutant::HandoverDoesNotWait => &[Check::Answers, Check::NoPanic],
         Mutant::HandoverHoldsNothing => &[Check::Answers, Check::NoPanic],
         Mutant::AnswersOutOfOrder => &[Check::Answers],

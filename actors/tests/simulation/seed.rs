@@ -11,7 +11,7 @@ use bytes::Bytes;
 use dsm::config::Fsync;
 use dsm::env::sim::{NetSettings, World};
 use dsm::supervision::NodeError;
-use dsm_protocol::history::{self, Violation};
+use dsm_history::Violation;
 use dsm_protocol::record::{Body, Scanner, Step};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -108,6 +108,8 @@ pub(crate) enum Check {
     Converges,
     /// A primary that hangs is fenced and replaced in time.
     Replaces,
+    /// Nobody is killed but the holder of the lock.
+    Kills,
     /// The reign moves when an operator asks for it.
     Handover,
     /// A master that is asked to stop hands over, or answers what it has in hand: nothing becomes unknown.
@@ -315,7 +317,7 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
         heard => heard.map(|()| 0),
     };
     // What was wrong on the wire explains what came of it.
-    let verdict = witness.verdict().and(verdict);
+    let verdict = kills(&world).and(witness.verdict()).and(verdict);
     let damages = *verdict.as_ref().unwrap_or(&0);
     if let Ok(path) = std::env::var("SIM_KEEP_LOG") {
         std::fs::write(path, cluster.log()).expect("the log can be kept");
@@ -329,6 +331,11 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
         answers: recorder.answers(),
         failure: verdict.err(),
     }
+}
+
+/// A standby kills a master that hangs, and nobody else.
+fn kills(world: &World) -> Result<(), Failure> {
+    world.wrong_kill().map_or(Ok(()), |what| Check::Kills.failed(what))
 }
 
 /// What a cluster must stand once everything is mended.
@@ -436,7 +443,7 @@ pub(crate) async fn verdict(
     if let Err(overtaken) = recorder.check_order() {
         return Check::Order.failed(overtaken);
     }
-    for (key, readable) in history::readable_after(history.operations()) {
+    for (key, readable) in dsm_history::readable_after(history.operations()) {
         let value = held.get(&key).cloned().flatten();
         if !readable.allows(value.as_ref()) {
             let what = format!("{key:?} holds {value:?}, but {readable:?} is what may stand");
