@@ -79,6 +79,9 @@ enum Ending {
 /// So much is written before others have their turn.
 const PIECE_BYTES: usize = 256 * 1024;
 
+/// A socket that takes nothing for so long waits for its peer.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Counts the bytes in many outboxes.
 pub(crate) type Meter = Rc<Cell<usize>>;
 
@@ -100,6 +103,8 @@ struct Out {
     meter: RefCell<Option<Meter>>,
     /// Since when the socket has taken nothing although there is something.
     stuck_since: Cell<Option<Instant>>,
+    /// Whether it has taken something again after it had taken nothing for a while: its peer reads, be it slowly.
+    resumed: Cell<bool>,
     /// When a client last sent something.
     asked_at: Cell<Option<Instant>>,
     wake: Notify,
@@ -122,6 +127,9 @@ impl Out {
         self.writing.set(self.writing.get() - bytes);
         self.meter(|metered| metered - bytes);
         let is_empty = self.len() == 0;
+        if self.stuck_since.get().is_some_and(|since| since.elapsed() >= PAUSE) {
+            self.resumed.set(true);
+        }
         self.stuck_since.set((!is_empty).then(Instant::now));
         self.drained.notify_one();
     }
@@ -209,6 +217,11 @@ impl Outbox {
     /// For how long the socket has taken nothing although there is something.
     pub(crate) fn stuck_for(&self) -> Duration {
         self.0.stuck_since.get().map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Whether it was seen that the peer reads, if slowly.
+    pub(crate) fn has_resumed(&self) -> bool {
+        self.0.resumed.get()
     }
 
     /// Whether a client has asked something so lately.

@@ -182,7 +182,7 @@ pub struct MasterConfig {
     pub max_pipeline_bytes: ByteSize,
 
     /// Most bytes of answers in all that are on their way from slaves, or wait for clients to take them; beyond it those
-    /// that are longer than 16 KiB wait, and clients that take nothing for two seconds are cut
+    /// that are longer than 16 KiB wait, and clients that take nothing for a second are cut
     #[arg(long, env = "DSM_MAX_ANSWER_BYTES", value_name = "BYTES", default_value_t = ByteSize::mib(512))]
     pub max_answer_bytes: ByteSize,
 

@@ -26,7 +26,7 @@ use crate::env::{Displaced, Env, File, LockGuard};
 use crate::failover_watcher::{self, FailoverWatcher, Notice};
 use crate::log_tailer::{self, LogTailer, Replay, Replayed, Sight};
 use crate::log_writer::{LogWriter, Written, WrittenRecord};
-use crate::session::{shown_key, AnswerPool, Room};
+use crate::session::{shown_key, AnswerPool, Room, Session};
 use crate::slave_proxy::{self, End, EndReason, SlaveProxy};
 use crate::supervision::{Fate, NodeError, PanicGuard};
 use crate::turns::{Turn, TurnLengths};
@@ -60,12 +60,11 @@ const TURN_US_MAX: u64 = 3_000;
 /// So many requests that were put aside are looked at in one turn.
 const RESUMED_MAX: usize = 1024;
 
-/// A client that takes nothing for so long gives its room to others that wait. One that reads some dozens of kilobytes a
-/// second, as over a poor line, lets the system take some every second.
-const DEAF: Duration = Duration::from_secs(2);
+/// A client that takes nothing for so long gives its room to others that wait as long.
+const DEAF: Duration = Duration::from_secs(1);
 
-/// So long somebody waits for room before such a one is looked for.
-const ROOM_WAIT: Duration = Duration::from_secs(1);
+/// The same for one that was seen to take some after a while without: over a poor line the next part may take its time.
+const DEAF_AND_SLOW: Duration = Duration::from_secs(5);
 
 /// What the read of one key among many takes beside its value until all are there, in bytes: what is known of it in the
 /// machine, the question to the slave, and the value's place in the answer.
@@ -889,12 +888,14 @@ impl MasterActor {
     /// has taken nothing for longest, and one at a time.
     fn relieve(&mut self, now: Millis) {
         let Some((_, since)) = self.in_line.front() else { return };
-        if now.since(*since) < ROOM_WAIT.as_millis() as u64 {
+        if now.since(*since) < DEAF.as_millis() as u64 {
             return;
         }
         let deaf = self.sessions.values().map(|session| (session.is_deaf_for(), session));
-        let deafest =
-            deaf.filter(|(time, _)| *time >= DEAF).max_by_key(|(time, session)| (*time, session.id()));
+        let is_over = |(time, session): &(Duration, &Rc<Session>)| {
+            *time >= if session.reads_slowly() { DEAF_AND_SLOW } else { DEAF }
+        };
+        let deafest = deaf.filter(is_over).max_by_key(|(time, session)| (*time, session.id()));
         if let Some((_, session)) = deafest {
             session.cut("it takes no answers, and others wait for the room (--max-answer-bytes)");
         }
