@@ -601,10 +601,13 @@ impl Drop for RealWatch {
     }
 }
 
+/// One look at a lock file.
+type Look = Box<dyn FnOnce() + Send>;
+
 /// The thread in which lock files are looked at: one for all looks, since there are many, and a disk that hangs may hold up
 /// one. It begins with the first look, so that none needs a thread which the system might refuse by then.
 #[derive(Default)]
-struct LockPaths(RefCell<Option<mpsc::Sender<Box<dyn FnOnce() + Send>>>>);
+struct LockPaths(RefCell<Option<mpsc::Sender<Look>>>);
 
 impl fmt::Debug for LockPaths {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -621,12 +624,12 @@ impl LockPaths {
         answered.await.map_err(|_| io::Error::other("the thread that looks at the lock has panicked"))
     }
 
-    fn jobs(&self) -> io::Result<mpsc::Sender<Box<dyn FnOnce() + Send>>> {
+    fn jobs(&self) -> io::Result<mpsc::Sender<Look>> {
         let mut jobs = self.0.borrow_mut();
         if let Some(jobs) = &*jobs {
             return Ok(jobs.clone());
         }
-        let (sender, queue) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
+        let (sender, queue) = mpsc::channel::<Look>();
         spawn_thread("dsm-lock-look", move || {
             while let Ok(job) = queue.recv() {
                 // One that panics drops its answer, which its caller takes for an error.
