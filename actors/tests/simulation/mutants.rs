@@ -55,8 +55,9 @@ fn finders(mutant: Mutant) -> &'static [Check] {
         Mutant::ReplayForgetsDelete
         | Mutant::ReadOfUnwritten
         | Mutant::MissingMeansNotFound
-        | Mutant::StandbyAnswersReads
         | Mutant::ForwardedWriteRepeated => &[Check::Linearizable],
+        // It also says STANDBY by itself where it is to forward.
+        Mutant::StandbyAnswersReads => &[Check::Linearizable, Check::Stops],
         Mutant::ReadOvertakesOwnWrite => &[Check::Order],
         Mutant::ReadSeesLaterWrite | Mutant::SliceSeesLaterWrite => &[Check::Order],
         Mutant::DoneWithoutAck => &[Check::DoneIsAcknowledged],
@@ -69,7 +70,8 @@ fn finders(mutant: Mutant) -> &'static [Check] {
         Mutant::SlaveAppliesLower | Mutant::SlaveDropsAnyVersion => &[Check::SlaveKeeps],
         Mutant::SlaveObeysLowerEpoch => &[Check::SlaveObeys],
         Mutant::SlaveTrustsSilence => &[Check::Serves, Check::Converges],
-        Mutant::TakeoverWithoutLock => &[Check::Answers, Check::LogFirst, Check::OneReign],
+        // Or one of the two finds that its file is longer than what it has written.
+        Mutant::TakeoverWithoutLock => &[Check::Answers, Check::LogFirst, Check::OneReign, Check::Ends],
         Mutant::NeverFences => &[Check::Replaces],
         Mutant::KillsUnproven => &[Check::Kills],
         Mutant::HandoverDoesNotWait => &[Check::Answers, Check::NoPanic],

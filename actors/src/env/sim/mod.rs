@@ -203,7 +203,8 @@ impl World {
         self.0.next_pid.set(pid + 1);
         self.0.hosts.borrow_mut().insert(host.to_owned(), machine.clone());
         let process = self.process(machine, host, pid);
-        self.0.processes.borrow_mut().retain(|process| process.0.state.get() != State::Dead);
+        // One that is dead and not gone is at the disk: should the power go, that is over, too.
+        self.0.processes.borrow_mut().retain(|process| !process.is_gone());
         self.0.processes.borrow_mut().push(process.clone());
         self.say(|| format!("{host} starts pid={pid}"));
         let env: Env = Rc::new(SimEnv { world: self.clone(), process: process.clone() });
