@@ -18,23 +18,19 @@ pub(crate) struct Flight {
     pub floor: u64,
     /// Reads: the write of the same key that is in front of it in the batch.
     pub behind: Option<u32>,
+    /// What became of it so far.
     pub ended: Ended,
 }
 
+/// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
+    /// No answer yet.
     Open,
-    /// `seen`: by a read.
-    Right {
-        at_ns: u64,
-        seen: Option<Seen>,
-    },
-    /// Why is in [`Judge::failures`].
-    Wrong {
-        at_ns: u64,
-        fate: Fate,
-        seen: Option<Seen>,
-    },
+    /// As it may. `seen`: by a read.
+    Right { at_ns: u64, seen: Option<Seen> },
+    /// As it must not, or with an error. Why is in [`Judge::failures`].
+    Wrong { at_ns: u64, fate: Fate, seen: Option<Seen> },
 }
 
 /// What the check must know of an operation; nothing of a read that brought nothing.
@@ -152,5 +148,96 @@ pub(crate) fn judge_value(
         Err(Unfit::OtherKey) => (Seen::Odd, Some(Wrong::NeverWritten)),
         Err(Unfit::OtherRun) => (Seen::Odd, Some(Wrong::Stale)),
         Err(Unfit::Mangled) => (Seen::Odd, Some(Wrong::Mangled)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What became of a batch, and of one request after the other what was wrong.
+    fn judged(
+        (ledger, texts): (&Ledger, &Texts),
+        batch: &[Request],
+        behind: Option<u32>,
+        answers: &[Answer<'_>],
+    ) -> (Vec<Ended>, Vec<(usize, Failure)>) {
+        let flight = |request: &Request| {
+            let floor = ledger.floor(request.key);
+            Flight { due_ns: 0, begun_ns: 0, floor, behind, ended: Ended::Open }
+        };
+        let mut flights: Vec<Flight> = batch.iter().map(flight).collect();
+        let mut failures = Vec::new();
+        let (flights_of, failures_of) = (&mut flights, &mut failures);
+        let mut judge =
+            Judge { ledger, texts, batch, flights: flights_of, failures: failures_of, leave: false };
+        for (index, answer) in answers.iter().enumerate() {
+            judge.answer(index, *answer, 10);
+        }
+        (flights.into_iter().map(|flight| flight.ended).collect(), failures)
+    }
+
+    fn value(texts: &Texts, version: Version) -> Vec<u8> {
+        let mut value = Vec::new();
+        texts.push_value(0, version, &mut value);
+        value
+    }
+
+    #[test]
+    fn a_read_behind_a_write_of_its_own_batch_must_not_see_what_that_write_replaced() {
+        let (ledger, texts) = (Ledger::new(1), Texts::new("key", 1, 64, 0));
+        let old = ledger.begin(0, 1);
+        ledger.acknowledged(0, old, 1);
+        let new = ledger.begin(0, 1);
+        let batch =
+            [Request { key: 0, action: Action::Write(new) }, Request { key: 0, action: Action::Read }];
+        let old = value(&texts, old);
+        let answers = [Answer::Done, Answer::Value(&old)];
+        let stale = [(1, Failure::Wrong(Wrong::Stale))];
+        let (ended, failures) = judged((&ledger, &texts), &batch, Some(0), &answers);
+        assert_eq!(failures, stale);
+        let seen = Some(Seen::Write(1));
+        assert_eq!(ended[1], Ended::Wrong { at_ns: 10, fate: Fate::NotExecuted, seen });
+    }
+
+    #[test]
+    fn a_read_beside_that_write_may_see_either() {
+        let (ledger, texts) = (Ledger::new(1), Texts::new("key", 1, 64, 0));
+        let old = ledger.begin(0, 1);
+        ledger.acknowledged(0, old, 1);
+        let new = ledger.begin(0, 1);
+        let batch =
+            [Request { key: 0, action: Action::Write(new) }, Request { key: 0, action: Action::Read }];
+        let old = value(&texts, old);
+        let answers = [Answer::Done, Answer::Value(&old)];
+        assert_eq!(judged((&ledger, &texts), &batch, None, &answers).1, []);
+    }
+
+    #[test]
+    fn a_write_that_is_answered_by_nonsense_may_have_been_executed() {
+        let (ledger, texts) = (Ledger::new(1), Texts::new("key", 1, 64, 0));
+        let odd = ledger.begin(0, 1);
+        let batch = [Request { key: 0, action: Action::Write(odd) }];
+        let (ended, failures) = judged((&ledger, &texts), &batch, None, &[Answer::Odd]);
+        assert_eq!(failures, [(0, Failure::Wrong(Wrong::Mangled))]);
+        assert_eq!(ended, [Ended::Wrong { at_ns: 10, fate: Fate::Unknown, seen: None }]);
+        // Two writes later it may still come: it is not called stale.
+        for _ in 0..2 {
+            let next = ledger.begin(0, 1);
+            ledger.acknowledged(0, next, 20);
+        }
+        let late = value(&texts, odd);
+        let read = [Request { key: 0, action: Action::Read }];
+        assert_eq!(judged((&ledger, &texts), &read, None, &[Answer::Value(&late)]).1, []);
+    }
+
+    #[test]
+    fn a_key_that_was_written_is_not_missing() {
+        let (ledger, texts) = (Ledger::new(2), Texts::new("key", 2, 64, 0));
+        let version = ledger.begin(0, 1);
+        ledger.acknowledged(0, version, 1);
+        let batch = [Request { key: 0, action: Action::Read }, Request { key: 1, action: Action::Read }];
+        let (_, failures) = judged((&ledger, &texts), &batch, None, &[Answer::Missing, Answer::Missing]);
+        assert_eq!(failures, [(0, Failure::Wrong(Wrong::Stale))]);
     }
 }
