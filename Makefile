@@ -1,11 +1,15 @@
 # make verify writes nothing and is what CI runs; make fix rewrites; make nightly runs for hours.
 
-.PHONY: verify format lint doc test fix cluster demo bench bench-peers sim model mutants mutants-quick test-peers fuzz nightly nightly-faults nightly-sim
+.PHONY: verify format spelling lint doc test fix cluster demo bench bench-peers sim model mutants mutants-quick test-peers fuzz nightly nightly-faults nightly-sim
 
-verify: format lint doc test mutants-quick test-peers
+verify: format spelling lint doc test mutants-quick test-peers
 
 format:
 	cargo fmt --all -- --check
+
+# typos, from https://github.com/crate-ci/typos or `pip install typos`.
+spelling:
+	typos
 
 lint:
 	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings

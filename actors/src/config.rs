@@ -5,15 +5,15 @@ use crate::address::{self, AddressError};
 pub use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
-pub use dsm_protocol::ids::SlaveId;
-use dsm_protocol::machine::master::{Placement, SLICE_KEYS};
+pub use dsm_protocol::ids::{SlaveId, SlaveIdError};
+use dsm_protocol::machine::master::Placement;
 use dsm_protocol::record::SyncMode;
 use std::path::PathBuf;
 use std::time::Duration;
 use thiserror::Error;
 
 /// Settings that contradict each other or are out of bounds.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ConfigError {
     /// A wildcard address is listened at, so others cannot be told where to connect.
     #[error(
@@ -49,6 +49,19 @@ pub enum ConfigError {
         /// What it must be.
         bound: &'static str,
     },
+    /// The address of the other master leads back to this one.
+    #[error(
+        "--peer {peer} leads to this master itself, which listens at {bound}: give the other master's address with --peer"
+    )]
+    PeerLeadsHere {
+        /// The address.
+        peer: String,
+        /// Where this master listens.
+        bound: String,
+    },
+    /// A slave's name is none.
+    #[error(transparent)]
+    SlaveId(SlaveIdError),
     /// No master is named.
     #[error("--masters names no master: give HOST:PORT,HOST:PORT")]
     NoMasters,
@@ -225,10 +238,6 @@ pub struct MasterConfig {
     /// A peer that says nothing for this long is probed by the system, and given up after three probes; 0s: never
     #[arg(long, env = "DSM_TCP_KEEPALIVE", value_name = "DURATION", default_value = "300s", value_parser = humantime::parse_duration)]
     pub tcp_keepalive: Duration,
-
-    /// So many keys of requests and records are gone through in one turn. No flag: tests make it small.
-    #[arg(skip = SLICE_KEYS)]
-    pub slice_keys: usize,
 }
 
 /// The default of `--tcp-keepalive`, which is Redis'.
@@ -281,7 +290,6 @@ impl Default for MasterConfig {
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::ZERO,
             tcp_keepalive: TCP_KEEPALIVE_DEFAULT,
-            slice_keys: SLICE_KEYS,
         }
     }
 }

@@ -115,6 +115,8 @@ mod on {
         MissingMeansNotFound,
         /// A write is done before any slave has acknowledged it.
         DoneWithoutAck,
+        /// A write is placed without a look at the room that slaves have.
+        RoomIgnored,
         /// A slave that leaves is not replaced in the writes that wait for it.
         NoSubstitute,
         /// A slave that missed an acknowledgement counts again at once, without a trial.
@@ -149,6 +151,10 @@ mod on {
         StandbyAnswersReads,
         /// A forwarded write is sent again when the link to the active master is lost.
         ForwardedWriteRepeated,
+        /// What a cluster is short of is not told.
+        LackNotTold,
+        /// A client gives a master that hangs all of a request's time.
+        HangTakesAllTime,
         /// Answers leave a connection in the order in which they are known.
         AnswersOutOfOrder,
         /// A master begins a new log although somebody names a cluster whose log is lost.

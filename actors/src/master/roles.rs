@@ -9,8 +9,9 @@ use crate::log_tailer::{self, Halted, Look};
 use crate::log_writer::{
     self, Close, Closed, EpochWritten, LogFailed, LogWriter, Reopen, Reopened, Sync, Synced,
 };
+use crate::node_error::NodeError;
 use crate::recovery::Recovery;
-use crate::supervision::{NodeError, PanicGuard};
+use crate::supervision::PanicGuard;
 use actix::prelude::*;
 use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::ids::{ClusterId, Epoch, Millis, Reign as ReignName, ReignId};
@@ -71,10 +72,7 @@ impl MasterActor {
         let opening = async move {
             let noted = opening::noted(&env, &witness_path).await?;
             let Some(recovered) = recovery.run().await? else { return Ok((None, noted)) };
-            let error = |error: io::Error| NodeError::File {
-                path: path.display().to_string(),
-                error: error.to_string(),
-            };
+            let error = |error: io::Error| NodeError::file(&path, error);
             // Of the file that is locked, whatever stands at the path by now.
             let values = recovered.file.duplicate().await.map_err(error)?;
             let sync_file = recovered.file.duplicate().await.map_err(error)?;
@@ -156,6 +154,7 @@ impl MasterActor {
         let all_enlisted = self.slaves.values().all(|slave| slave.slot.is_some() || slave.enlisted.is_some());
         let closing_since = self.closing_since();
         let yield_ms = self.yield_ms();
+        let may_be_forwarded_to = self.may_be_forwarded_to(now);
         let Role::Reigning(reign) = &mut self.role else { return };
         if self.stopping_since.is_some_and(|since| now.since(since) >= STOP_MAX_MS) {
             self.end_unclosed();
@@ -171,7 +170,8 @@ impl MasterActor {
             | Phase::Ending => {}
             Phase::Serving | Phase::Preparing { .. } => {
                 if let Some(since) = closing_since {
-                    if self.machine.in_flight() == 0 || now.since(since) >= STOP_MS {
+                    let is_done = self.machine.in_flight() == 0 && !may_be_forwarded_to;
+                    if is_done || now.since(since) >= STOP_MS {
                         self.close_log(now);
                     }
                 }
@@ -282,7 +282,7 @@ impl MasterActor {
             let stopping = self.is_closing() && serving;
             let waits_not =
                 yielding && planted!(HandoverDoesNotWait) || stopping && planted!(StopDoesNotWait);
-            let is_done = self.machine.in_flight() == 0 || waits_not;
+            let is_done = self.machine.in_flight() == 0 && !self.may_be_forwarded_to(now) || waits_not;
             if (yielding || stopping) && is_done {
                 log::debug!("nothing in flight, closing the log at={now}");
                 self.close_log(now);
@@ -470,7 +470,7 @@ impl Handler<EpochWritten> for MasterActor {
         self.log_bytes = written.offset;
         if std::mem::take(&mut reign.is_noted) {
             // What was noted is in the log, or given up in it.
-            opening::forget_noted(&self.env, &self.config);
+            self.noted_file.write(&self.env, &self.config, String::new());
         }
         self.write_lock_text(false);
         self.step(now, master::Event::ReignBegan { version, id });
@@ -487,7 +487,7 @@ impl Handler<LogFailed> for MasterActor {
         let _turn = self.turns.begin("role");
         // What was in flight stays unanswered: to the clients a lost connection during a write is *unknown*, which
         // is the truth. The process must not live on with a log of which nothing is known.
-        self.fail(NodeError::LogFailed(failed.error));
+        self.fail(NodeError::LogFailed { step: failed.step, cause: failed.cause });
     }
 }
 

@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use dsm::config::{Fsync, MasterConfig, MasterKind, PlacementFlag, SlaveConfig};
 use dsm::env::sim::{Machine, Process, World};
 use dsm::node::{run_node, NodeConfig};
-use dsm::supervision::NodeError;
+use dsm::node_error::NodeError;
 use dsm_protocol::ids::SlaveId;
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ pub(crate) struct Shape {
     /// Bytes of values that may be on their way from one slave.
     pub(crate) slave_window: ByteSize,
     /// Keys of a request that are done in one turn.
-    pub(crate) slice_keys: usize,
+    pub(crate) slice_keys: Option<usize>,
 }
 
 impl Default for Shape {
@@ -67,7 +67,7 @@ impl Default for Shape {
             read_timeout: Duration::from_millis(200),
             failover_timeout: Duration::from_secs(1),
             slave_window: MasterConfig::default().slave_window,
-            slice_keys: MasterConfig::default().slice_keys,
+            slice_keys: None,
         }
     }
 }
@@ -85,7 +85,7 @@ impl Shape {
             read_timeout: ms(50, 200),
             failover_timeout: ms(300, 1000),
             slave_window: MasterConfig::default().slave_window,
-            slice_keys: MasterConfig::default().slice_keys,
+            slice_keys: None,
         }
     }
 }
@@ -96,6 +96,8 @@ struct Place {
     process: RefCell<Option<Process>>,
     /// Asks the process to stop, as SIGTERM does; `None` once it is asked.
     stop: RefCell<Option<oneshot::Sender<()>>>,
+    /// What it may hold from its next start on, if it is a slave.
+    memory: Cell<Option<ByteSize>>,
 }
 
 struct State {
@@ -125,6 +127,7 @@ impl Cluster {
             machine: machine.clone(),
             process: RefCell::default(),
             stop: RefCell::default(),
+            memory: Cell::default(),
         };
         places.push(place(Node::Primary, &masters));
         places.push(place(Node::Backup, &masters));
@@ -207,6 +210,11 @@ impl Cluster {
         stop.is_some_and(|stop| stop.send(()).is_ok())
     }
 
+    /// What a slave may hold from its next start on.
+    pub(crate) fn set_memory(&self, node: Node, memory: Option<ByteSize>) {
+        self.place(node).memory.set(memory);
+    }
+
     /// How nodes ended that were neither killed nor asked to.
     pub(crate) fn ends(&self) -> Vec<(Node, Result<(), NodeError>)> {
         self.0.ends.borrow().clone()
@@ -277,6 +285,7 @@ impl Cluster {
 
     fn config(&self, node: Node) -> NodeConfig {
         let shape = &self.0.shape;
+        dsm::testing::set_slice_keys(shape.slice_keys);
         let [primary, backup] = [&Self::masters()[0], &Self::masters()[1]].map(String::clone);
         let master = |listen: &str, peer: &str| MasterConfig {
             listen: Some(listen.to_owned()),
@@ -290,7 +299,6 @@ impl Cluster {
             read_timeout: shape.read_timeout,
             failover_timeout: shape.failover_timeout,
             slave_window: shape.slave_window,
-            slice_keys: shape.slice_keys,
             ..MasterConfig::default()
         };
         match node {
@@ -298,6 +306,7 @@ impl Cluster {
             Node::Backup => NodeConfig::Master(MasterKind::Backup, master(&backup, &primary)),
             Node::Slave(_) => NodeConfig::Slave(SlaveConfig {
                 masters: Self::masters(),
+                max_memory: self.place(node).memory.get(),
                 id: Some(SlaveId::new(node.host()).expect("letters and a digit make a valid slave id")),
                 ..SlaveConfig::default()
             }),

@@ -1,16 +1,18 @@
 //! One seed: a cluster, its clients, its faults, and the verdict on what came of it.
 
+use crate::callers;
 use crate::clients::{insist, insist_at, Answer, Client, Habits, Recorder, Trouble};
 use crate::cluster::{Cluster, Node, Shape};
 use crate::damage;
 use crate::lost;
 use crate::moved;
 use crate::nemesis::{Nemesis, Tally};
+use crate::short;
 use crate::witness::Witness;
 use bytes::Bytes;
 use dsm::config::Fsync;
 use dsm::env::sim::{NetSettings, World};
-use dsm::supervision::NodeError;
+use dsm::node_error::NodeError;
 use dsm_history::Violation;
 use dsm_protocol::record::{Body, Scanner, Step};
 use std::cell::{Cell, RefCell};
@@ -52,6 +54,9 @@ const NARROW_EVERY: u64 = 3;
 
 /// In one seed of so many, the masters are asked to stop at the end.
 const STOPPED_EVERY: u64 = 3;
+
+/// In one seed of so many with more than one slave, the cluster becomes short of room and of a standby at the end.
+const SHORT_EVERY: u64 = 3;
 
 /// How many clients are there when they stop.
 const VISITORS: u64 = 12;
@@ -114,6 +119,12 @@ pub(crate) enum Check {
     Handover,
     /// A master that is asked to stop hands over, or answers what it has in hand: nothing becomes unknown.
     Stops,
+    /// A slave is sent nothing that it has no room for, while others have.
+    Room,
+    /// What the cluster is short of is told, until it is over.
+    Told,
+    /// A client reaches the master that serves within a request's time, though others hang.
+    Reaches,
     /// Every key can be read.
     Readable,
     /// The history of each key is linearizable.
@@ -140,7 +151,7 @@ impl std::fmt::Display for Failure {
 }
 
 impl Check {
-    fn failed<T>(self, what: impl Into<String>) -> Result<T, Failure> {
+    pub(crate) fn failed<T>(self, what: impl Into<String>) -> Result<T, Failure> {
         Err(Failure { check: self, what: what.into() })
     }
 }
@@ -274,6 +285,9 @@ fn habits(world: &World) -> Habits {
 }
 
 async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
+    if let Err(failure) = callers::check(seed) {
+        return Report { failure: Some(failure), ..Report::default() };
+    }
     let mut shape = Shape::draw(&world);
     if seed % EVERYSEC_EVERY == 2 {
         shape.fsync = Fsync::Everysec;
@@ -283,7 +297,7 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
         shape.slave_window = bytesize::ByteSize::b(1);
     }
     if seed % SLICED_EVERY == 1 {
-        shape.slice_keys = 1;
+        shape.slice_keys = Some(1);
     }
     let cluster = Cluster::start(&world, shape);
     cluster.set_restart_ms(0, world.random_within(0..=2000));
@@ -311,9 +325,10 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
         is_moved: seed % MOVED_EVERY == 2,
         is_hung: seed % HUNG_EVERY == 1,
         is_stopped: seed.is_multiple_of(STOPPED_EVERY),
+        is_short: seed % SHORT_EVERY == 2 && cluster.shape().slaves > 1,
     };
     let verdict = match witness.verdict() {
-        Ok(()) => verdict(&cluster, &recorder, &stop, clients, habits.keys, trials).await,
+        Ok(()) => verdict(&cluster, &recorder, &witness, &stop, clients, habits.keys, trials).await,
         heard => heard.map(|()| 0),
     };
     // What was wrong on the wire explains what came of it.
@@ -351,6 +366,8 @@ pub(crate) struct Trials {
     pub(crate) is_hung: bool,
     /// Its masters are asked to stop, first the one that serves, and then both.
     pub(crate) is_stopped: bool,
+    /// It becomes short of room and of a standby.
+    pub(crate) is_short: bool,
 }
 
 /// Everything is mended: the cluster must serve again, and everything it said must have been true. How often its log
@@ -358,6 +375,7 @@ pub(crate) struct Trials {
 pub(crate) async fn verdict(
     cluster: &Cluster,
     recorder: &Recorder,
+    witness: &Witness,
     stop: &Rc<Cell<bool>>,
     mut clients: JoinSet<()>,
     keys: u64,
@@ -409,6 +427,11 @@ pub(crate) async fn verdict(
     converged(cluster, &env).await?;
     if trials.is_hung {
         replaces(cluster, &env).await?;
+        ends(cluster)?;
+        converged(cluster, &env).await?;
+    }
+    if trials.is_short {
+        short::strike(cluster, &env, witness).await?;
         ends(cluster)?;
         converged(cluster, &env).await?;
     }
@@ -502,7 +525,7 @@ async fn replaces(cluster: &Cluster, env: &dsm::env::Env) -> Result<(), Failure>
 }
 
 /// Which master reigns, once one says so: while it moves, nobody does for a moment.
-async fn reigning(env: &dsm::env::Env, check: Check) -> Result<usize, Failure> {
+pub(crate) async fn reigning(env: &dsm::env::Env, check: Check) -> Result<usize, Failure> {
     let deadline = tokio::time::Instant::now() + CONVERGE_LIMIT;
     loop {
         if let Some(index) = active(env).await {
@@ -618,16 +641,16 @@ fn ends(cluster: &Cluster) -> Result<(), Failure> {
     let mut excuses = failures.failed_writes + failures.failed_syncs;
     for (node, outcome) in cluster.ends() {
         match outcome {
-            Err(NodeError::LogFailed(_) | NodeError::File { .. }) if excuses > 0 => excuses -= 1,
+            Err(NodeError::LogFailed { .. } | NodeError::File { .. }) if excuses > 0 => excuses -= 1,
             Ok(()) => return Check::Ends.failed(format!("{} ended as if it had been asked to", node.host())),
-            Err(other) => return Check::Ends.failed(format!("{} ended: {other}", node.host())),
+            Err(other) => return Check::Ends.failed(format!("{} ended: {other:?}", node.host())),
         }
     }
     Ok(())
 }
 
 /// One primary and one standby, each with all slaves.
-async fn converged(cluster: &Cluster, env: &dsm::env::Env) -> Result<(), Failure> {
+pub(crate) async fn converged(cluster: &Cluster, env: &dsm::env::Env) -> Result<(), Failure> {
     let deadline = tokio::time::Instant::now() + CONVERGE_LIMIT;
     let slaves = cluster.shape().slaves;
     let mut seen = Vec::new();
