@@ -1,11 +1,15 @@
 # make verify writes nothing and is what CI runs; make fix rewrites; make nightly runs for hours.
 
-.PHONY: verify format lint doc test fix cluster demo bench bench-peers sim model mutants mutants-quick test-peers fuzz nightly nightly-faults nightly-sim
+.PHONY: verify format spelling lint doc test fix cluster demo bench bench-peers sim model mutants mutants-quick test-peers fuzz nightly nightly-faults nightly-sim
 
-verify: format lint doc test mutants-quick test-peers
+verify: format spelling lint doc test mutants-quick test-peers
 
 format:
 	cargo fmt --all -- --check
+
+# typos, from https://github.com/crate-ci/typos or `pip install typos`.
+spelling:
+	typos
 
 lint:
 	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
@@ -40,12 +44,12 @@ bench:
 
 # What only the comparison with other stores is built with: their drivers against recorded answers, tables and pictures.
 test-peers:
-	cargo test --locked --features peers --bin dsm-test-harness -- driver peers named
+	cargo test --locked -p dsm-harness --features peers --bin dsm-test-harness -- driver peers named
 
 # Beside redis-server, etcd and ZooKeeper; rewrites the tables of docs/BENCHMARKS.md. PEERS_FLAGS=--quick takes 6 minutes
 # instead of 50.
 bench-peers:
-	cargo build --release --locked --features peers --bin dsm-test-harness
+	cargo build --release --locked -p dsm-harness --features peers
 	target/release/dsm-test-harness peers --document docs/BENCHMARKS.md $(PEERS_FLAGS)
 
 # Whole clusters in virtual time. SEEDS=1000 from FIRST=0 on, each broken for SECONDS=30; SEED=n runs one and says what

@@ -3,21 +3,18 @@
 //! One operation prints its result alone on standard output and ends with 0 (found, done), 1 (not found; of STATUS: the
 //! cluster is short of something, told in one line on standard error) or 2 (error, told likewise).
 
-// Nobody may wait for whoever reads standard error, nor fail with it: `common::tell`.
+// Nobody may wait for whoever reads standard error, nor fail with it: `dsm_server::cli::tell`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 // The doc comments of flags are their help texts, in which `<key>` is no tag.
 #![allow(rustdoc::invalid_html_tags)]
 
-mod common;
-mod prompt;
-
 use anyhow::Context as _;
 use bytesize::ByteSize;
 use clap::Parser;
-use common::Flags;
 use dsm::client::{Client, ClientConfig, ClientError};
 use dsm::config;
-use prompt::{Host, Operation, Store};
+use dsm_server::cli::{self, Flags};
+use dsm_server::prompt::{self, Host, Operation, Store};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::process::ExitCode;
@@ -59,7 +56,7 @@ struct Args {
     prompt: bool,
 
     #[command(flatten)]
-    log: common::LogArgs,
+    log: cli::LogArgs,
 
     /// READ KEY | WRITE KEY VALUE... | DELETE KEY | STATUS | FAILOVER | HELP; nothing: the prompt
     #[arg(value_name = "OPERATION", trailing_var_arg = true, allow_hyphen_values = true)]
@@ -76,11 +73,11 @@ impl Flags for Args {
 }
 
 fn main() -> ExitCode {
-    common::outlive_file_limit();
-    match common::parse::<Args>(std::env::args_os()) {
+    cli::outlive_file_limit();
+    match cli::parse::<Args>(std::env::args_os()) {
         Ok(args) => {
             args.log.start("warn");
-            common::finish(run(args), 2)
+            cli::finish(run(args), 2)
         }
         Err(code) => code,
     }
@@ -125,7 +122,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn once(store: &Store, operation: Operation) -> anyhow::Result<ExitCode> {
     let failed = |error: ClientError| anyhow::anyhow!("{}", prompt::error_line(&error));
     let not_found = |key: &[u8]| {
-        common::tell(&String::from_utf8_lossy(&prompt::not_found(key)));
+        cli::tell(&String::from_utf8_lossy(&prompt::not_found(key)));
         Ok(ExitCode::from(1))
     };
     let line = match operation {
@@ -149,7 +146,7 @@ fn once(store: &Store, operation: Operation) -> anyhow::Result<ExitCode> {
             return Ok(match degraded(&text) {
                 None => ExitCode::SUCCESS,
                 Some(what) => {
-                    common::tell(&format!("degraded: {what}"));
+                    cli::tell(&format!("degraded: {what}"));
                     ExitCode::from(1)
                 }
             });

@@ -3,20 +3,17 @@
 //! It starts the roles by running itself again (`dsm-cluster role …`, not meant for people), reports a child's
 //! death and restarts nothing by itself. All children end with it. One cluster per data directory.
 
-// Nobody may wait for whoever reads standard error, nor fail with it: `common::tell`.
+// Nobody may wait for whoever reads standard error, nor fail with it: `dsm_server::cli::tell`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
-
-mod common;
-mod prompt;
-mod roles;
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum as _};
-use common::Flags;
 use dsm::client::{ClientConfig, Serving};
 use dsm::config::{self, Fsync};
 use dsm::launcher::{describe_exit, LaunchError, Launcher, LauncherConfig, Role, RoleCommand};
-use prompt::{Host, Store};
+use dsm_server::cli::{self, Flags};
+use dsm_server::prompt::{self, Host, Store};
+use dsm_server::roles;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -85,7 +82,7 @@ struct Args {
     prompt: bool,
 
     #[command(flatten)]
-    log: common::LogArgs,
+    log: cli::LogArgs,
 
     /// Further flags for both masters, behind `--`
     #[arg(last = true, value_name = "MASTER_FLAGS")]
@@ -120,8 +117,8 @@ fn main() -> ExitCode {
         let role = words.next().unwrap_or_default();
         return roles::run(&role.to_string_lossy(), words.collect());
     }
-    common::outlive_file_limit();
-    let args = match common::parse::<Args>(std::env::args_os()) {
+    cli::outlive_file_limit();
+    let args = match cli::parse::<Args>(std::env::args_os()) {
         Ok(args) => args,
         Err(code) => return code,
     };
@@ -131,7 +128,7 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     args.log.start("warn");
-    common::finish(run(args, value_max), 1)
+    cli::finish(run(args, value_max), 1)
 }
 
 fn run(args: Args, value_max: usize) -> anyhow::Result<ExitCode> {

@@ -1,19 +1,17 @@
 //! `dsm-log`: looks at, repairs and imports logs while no master runs. It streams the file, never holds more of it
 //! than one line, and never talks to a master or a slave.
 
-// Nobody may wait for whoever reads standard error, nor fail with it: `common::tell`.
+// Nobody may wait for whoever reads standard error, nor fail with it: `dsm_server::cli::tell`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 // The doc comments of subcommands are their help texts, in which `<offset>` is no tag.
 #![allow(rustdoc::invalid_html_tags)]
 
-mod common;
 #[path = "log/mend.rs"]
 mod mend;
 
 use anyhow::{bail, ensure, Context as _};
 use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
-use common::Flags;
 use dsm::config::check_max_value;
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
 use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq};
@@ -26,6 +24,7 @@ use dsm_protocol::record::{
 };
 use dsm_protocol::resp::Limits;
 use dsm_protocol::witness_file::WitnessText;
+use dsm_server::cli::{self, Flags};
 use rustix::fs::{flock, renameat_with, FlockOperation, RenameFlags, CWD};
 use std::collections::hash_map::{Entry, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -160,18 +159,18 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    common::outlive_file_limit();
-    let args = match common::parse::<Args>(std::env::args_os()) {
+    cli::outlive_file_limit();
+    let args = match cli::parse::<Args>(std::env::args_os()) {
         Ok(args) => args,
         Err(code) => return code,
     };
     match run(&args) {
-        Ok(code) => common::ended(ExitCode::from(code)),
+        Ok(code) => cli::ended(ExitCode::from(code)),
         // Whoever reads us has seen enough.
-        Err(error) if common::is_broken_pipe(&error) => common::ended(ExitCode::from(EXIT_CLEAN)),
+        Err(error) if cli::is_broken_pipe(&error) => cli::ended(ExitCode::from(EXIT_CLEAN)),
         Err(error) => {
-            common::tell(&format!("dsm-log: {error:#}"));
-            common::ended(ExitCode::from(EXIT_CORRUPT))
+            cli::tell(&format!("dsm-log: {error:#}"));
+            cli::ended(ExitCode::from(EXIT_CORRUPT))
         }
     }
 }
@@ -228,7 +227,7 @@ fn walk(
             Some(Step::Ignored) => {}
             Some(Step::Bad(bad)) => match scanner.pass_damaged_mark(rest) {
                 Some(true) => {
-                    common::tell(&format!(
+                    cli::tell(&format!(
                         "dsm-log: the SYNCED mark at byte {before} is damaged; no record is missing with it, so it is \
                          passed over"
                     ));
@@ -290,7 +289,7 @@ fn explain(path: &Path, verdict: Option<&Verdict>) -> u8 {
     match verdict {
         None => EXIT_CLEAN,
         Some(Verdict::Torn { offset, bytes, lines }) => {
-            common::tell(&format!(
+            cli::tell(&format!(
                 "dsm-log: {path} has a torn tail of {bytes} bytes ({lines} lines) at byte {offset} that was never \
                  acknowledged as synced (or is being written, if a master runs); the next master, or `dsm-log \
                  repair`, cuts it"
@@ -301,7 +300,7 @@ fn explain(path: &Path, verdict: Option<&Verdict>) -> u8 {
             let proof = evidence.map_or(String::new(), |evidence| {
                 format!("; line {} says that seq {} had been synced", evidence.line, evidence.synced)
             });
-            common::tell(&format!(
+            cli::tell(&format!(
                 "dsm-log: {path} is corrupt at byte {offset}, line {line}: {cause}{proof}; restore the file from a \
                  copy, or take the damaged lines out with `dsm-log repair`, which keeps the rest and lists what is lost"
             ));

@@ -1,10 +1,9 @@
 //! `dsm-slave`. See `--help`.
 
-// Nobody may wait for whoever reads standard error, nor fail with it: `common::tell`.
+// Nobody may wait for whoever reads standard error, nor fail with it: `dsm_server::cli::tell`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
-mod common;
-mod roles;
+use dsm_server::roles;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -51,7 +51,7 @@ done
 if [ "$missing" = yes ]; then
     [ -z "${DSM_BIN:-}" ] || fail "not all of ${programs[*]} are in $DSM_BIN"
     say "Building the release binaries"
-    (cd "$root" && cargo build --release --locked --bins)
+    (cd "$root" && cargo build --release --locked -p dsm-server --bins)
 fi
 
 # A port that nobody listens at, below those that the kernel gives to outgoing connections.

@@ -8,10 +8,10 @@
 mod common;
 
 use common::cluster::{command, is_free, Node, Process, Setup, TestCluster, LOG_NAME, MASTERS};
-use common::isolation::{bind_mount, isolated, tell, Cut, CuttableDisk, Networks};
+use common::isolation::{bind_mount, isolated, Cut, CuttableDisk, Networks};
 use common::load::Load;
 use common::resp::{Answer, Connection};
-use common::skip::{skip, skipped, Lack};
+use common::skip::{skip, skipped, tell, Lack};
 use common::{is_nightly, millis, seconds, wait_for};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;

@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "cli/flags_documented.rs"]
+mod flags_documented;
 
 use bytes::BytesMut;
+use common::flags::wrong_addresses_are_named;
 use common::resp::Connection;
 use common::skip::{hears_hangups, need_program, skip};
 use dsm_protocol::command::{Command as StoreCommand, ErrorWord, Reply};
@@ -851,41 +854,15 @@ fn addresses_are_taken_as_people_type_them() {
     }
     let client = env!("CARGO_BIN_EXE_dsm-client");
     let master = env!("CARGO_BIN_EXE_dsm-master");
-    let programs: [(&str, &[&str], &str, &str); 6] = [
+    let programs: [(&str, &[&str], &str, &str); 5] = [
         (client, &["STATUS"], "--masters", "DSM_MASTERS"),
         (env!("CARGO_BIN_EXE_dsm-slave"), &[], "--masters", "DSM_MASTERS"),
         (master, &[], "--listen", "DSM_LISTEN"),
         (master, &[], "--peer", "DSM_PEER"),
         (env!("CARGO_BIN_EXE_dsm-backup-master"), &[], "--advertise", "DSM_ADVERTISE"),
-        (env!("CARGO_BIN_EXE_dsm-test-harness"), &[], "--target", ""),
     ];
     for (program, words, flag, variable) in programs {
-        for (typed, why) in [
-            ("localhost", "it names no port"),
-            ("::1:12345", "an IPv6 address stands in brackets"),
-            ("redis://localhost:1", "it is a URL"),
-            ("127.0.0.300:1", "it is no IPv4 address"),
-            (":12345", "it names no host"),
-        ] {
-            let mut command = Command::new(program);
-            command.args([flag, typed]).args(words);
-            let output = run(command, b"");
-            let told = text(&output.stderr);
-            assert!(told.contains(flag) && told.contains(typed) && told.contains(why), "{program}: {told}");
-            assert_one_line(&output.stderr);
-            assert_eq!(output.status.code(), Some(2), "{program} {flag} {typed}");
-            if !variable.is_empty() {
-                let mut command = Command::new(program);
-                command.env(variable, typed).args(words);
-                let output = run(command, b"");
-                let told = text(&output.stderr);
-                assert!(
-                    told.contains(flag) && told.contains(variable) && told.contains(why),
-                    "{program}: {told}"
-                );
-                assert_eq!(output.status.code(), Some(2), "{program} {variable}={typed}");
-            }
-        }
+        wrong_addresses_are_named(program, words, flag, variable);
     }
 }
 

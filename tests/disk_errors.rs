@@ -11,13 +11,13 @@ mod common;
 
 use bytes::Bytes;
 use common::cluster::{Node, Setup, TestCluster, LOG_NAME};
-use common::isolation::{isolated, tell, CuttableDisk};
+use common::isolation::{isolated, CuttableDisk};
 use common::load::{judge, now_ns, read_back, Load, READER};
 use common::programs::compile;
 use common::resp::{encoded, Answer, Connection};
-use common::skip::{skip, skipped};
+use common::skip::{skip, skipped, tell};
 use common::{is_nightly, millis, seconds};
-use dsm_protocol::history::{Action, Begun, History, Outcome};
+use dsm_history::{Action, Begun, History, Outcome};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::{catch_unwind, AssertUnwindSafe};

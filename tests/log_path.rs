@@ -213,6 +213,8 @@ fn a_failover_to_a_standby_that_sees_another_file_is_refused_and_the_reign_is_no
         assert!(is_refused || text.starts_with("STANDBY"), "{text}");
     }
     ends(&mut cluster, begun, "another file stands there, it was moved away");
+    let said = cluster.stderr(Node::Master);
+    assert!(!said.contains("handing over"), "the reign was as good as given up: {said}");
     nobody_serves(&cluster, Node::Backup, "short");
     fs::rename(&moved, &log).expect("moved back");
     cluster.wait_until_serves(Node::Backup, seconds(5));

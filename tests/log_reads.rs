@@ -23,12 +23,21 @@ fn without_slaves(masters_with: &[&str], requests: &[Vec<u8>]) -> TestCluster {
     cluster
 }
 
-/// Lets each connection send all of its keys in one piece; gives their answers, how long that took, and by how much the
-/// master's memory grew at most.
-fn read_all(cluster: &TestCluster, keys: &[Vec<String>]) -> (Vec<Vec<Answer>>, Duration, u64) {
+/// What answers have cost.
+struct Cost {
+    took: Duration,
+    /// By how much the master's memory grew at most, in bytes.
+    grew: u64,
+    /// What the master read meanwhile, of files and sockets, be it from the disk or from memory, in bytes.
+    read: u64,
+}
+
+/// Lets each connection send all of its keys in one piece; gives their answers, and what those cost.
+fn read_all(cluster: &TestCluster, keys: &[Vec<String>]) -> (Vec<Vec<Answer>>, Cost) {
     let mut connections: Vec<Connection> = keys.iter().map(|_| cluster.connect(Node::Master)).collect();
     let before = cluster.resident_bytes(Node::Master);
     cluster.forget_peak(Node::Master);
+    let read_before = cluster.bytes_read(Node::Master);
     let began = Instant::now();
     let answers = std::thread::scope(|scope| {
         let readers: Vec<_> = connections
@@ -46,7 +55,8 @@ fn read_all(cluster: &TestCluster, keys: &[Vec<String>]) -> (Vec<Vec<Answer>>, D
         readers.into_iter().map(|reader| reader.join().expect("a reader")).collect()
     });
     let took = began.elapsed();
-    (answers, took, cluster.peak_bytes(Node::Master).saturating_sub(before))
+    let grew = cluster.peak_bytes(Node::Master).saturating_sub(before);
+    (answers, Cost { took, grew, read: cluster.bytes_read(Node::Master) - read_before })
 }
 
 #[test]
@@ -61,7 +71,7 @@ fn small_values_of_a_large_record_cost_what_they_answer() {
     let number = |connection: usize, read: usize| (connection * 2_503 + read * 101) % KEYS;
     let keys: Vec<Vec<String>> =
         (0..20).map(|c| (0..25).map(|read| format!("k{}", number(c, read))).collect()).collect();
-    let (answers, took, grew) = read_all(&cluster, &keys);
+    let (answers, Cost { took, grew, read }) = read_all(&cluster, &keys);
     for (connection, answers) in answers.iter().enumerate() {
         for (read, answer) in answers.iter().enumerate() {
             assert_eq!(*answer, Answer::bulk(value(number(connection, read))));
@@ -73,6 +83,8 @@ fn small_values_of_a_large_record_cost_what_they_answer() {
     // The record has 58 MB: read whole for each, it was 5.5 GB and 40 s.
     assert!(grew < 16 * MIB, "{grew} bytes more for 500 kB of answers");
     assert!(took < seconds(2), "{took:?}");
+    // A page of the log for each, the requests, and what masters and slaves tell each other meanwhile.
+    assert!(read < 4 * MIB, "{read} bytes read for 500 kB of answers");
 }
 
 #[test]
@@ -83,7 +95,7 @@ fn large_values_come_from_the_log_a_few_at_a_time() {
         (0..24).map(|key| encoded(&[b"SET", format!("k{key}").as_bytes(), &value(key)])).collect();
     let cluster = without_slaves(&["--log-read-window", "8MiB", "--ack-timeout", "30s"], &requests);
     let keys: Vec<Vec<String>> = (0..24).map(|key| vec![format!("k{key}")]).collect();
-    let (answers, _, _) = read_all(&cluster, &keys);
+    let (answers, Cost { read, .. }) = read_all(&cluster, &keys);
     for (key, answers) in answers.iter().enumerate() {
         assert!(answers[0] == Answer::bulk(value(key)), "k{key}");
     }
@@ -91,4 +103,5 @@ fn large_values_come_from_the_log_a_few_at_a_time() {
     assert_eq!(info.number("reads_from_log"), 24);
     assert!(info.number("reads_waited_for_log_window") >= 8, "most do not fit");
     assert_eq!(info.number("log_read_bytes"), 0);
+    assert!(read < 24 * VALUE_BYTES as u64 + 4 * MIB, "{read} bytes read: each value is read once");
 }

@@ -11,6 +11,9 @@ use std::io::Write as _;
 
 const MIB: usize = 1 << 20;
 
+/// At default time-outs a master has held itself up if it computed for so long without a tick.
+const OWN_STALL_MS: u64 = 250;
+
 /// A value that is percent-encoded in parts, as any value that is no text.
 fn value(bytes: usize) -> Bytes {
     (0..bytes).map(|at| (at.wrapping_mul(31) % 251) as u8).collect()
@@ -52,8 +55,11 @@ fn prove_one_reign(cluster: &TestCluster, before: &Info) {
     assert_eq!(after.number("epoch"), before.number("epoch"), "another reign has begun");
     assert_eq!((after.role(), after.number("takeovers")), ("primary", 1));
     assert_eq!(after.number("slaves_removed"), before.number("slaves_removed"), "a slave was removed");
-    assert_eq!(after.number("own_stalls"), 0, "the master held itself up");
-    // How long turns are depends on what else runs on the machine.
+    let computed_ms = after.number("computed_between_ticks_most_ms");
+    eprintln!("between two ticks it computed for {computed_ms} ms at most");
+    assert!(computed_ms < OWN_STALL_MS, "the master held itself up: it computed for {computed_ms} ms");
+    // How long it all took, by the clock, depends on what else runs on the machine.
+    eprintln!("own_stalls: {}", after.number("own_stalls"));
     for class in ["turns_below_1ms", "turns_1ms_to_10ms", "turns_10ms_to_100ms", "turns_100ms_to_1s"] {
         eprintln!("{class}: {}", after.number(class));
     }

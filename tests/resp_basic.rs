@@ -3,54 +3,21 @@
 mod common;
 
 use common::cluster::{command, free_ports, Node, Setup, MASTERS};
+use common::flags::Refuses::{AnythingButYesAndNo, Nothing, These};
+use common::flags::{
+    bad_flags_are_named, fails, masters_flags_are_looked_at_first, one_line, Flags, NO_BYTES, NO_DURATION,
+    NO_LEVEL, NO_NUMBER, NO_VALUE_MAX, TOO_SHORT,
+};
 use common::resp::{encoded, Answer, Connection};
 use common::{seconds, wait_for};
-use std::io::Read as _;
 use std::net::TcpListener;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 
 /// Runs a role that is expected to end by itself: its status and what it wrote to standard error.
 fn fails_with(node: Node, arguments: &[&str]) -> (ExitStatus, String) {
     let mut role = command(node);
     role.args(arguments);
     fails(role)
-}
-
-/// The same of any program.
-fn fails(mut command: Command) -> (ExitStatus, String) {
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut child = command
-        .env("RUST_LOG", "error")
-        .current_dir(dir.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary is built");
-    let begun = std::time::Instant::now();
-    let status = loop {
-        match child.try_wait().expect("a child can be asked") {
-            Some(status) => break status,
-            None if begun.elapsed() > seconds(10) => {
-                child.kill().expect("a child can be killed");
-                child.wait().expect("a child can be waited for");
-                panic!("{command:?} does not end");
-            }
-            None => std::thread::sleep(common::millis(5)),
-        }
-    };
-    let mut told = String::new();
-    child.stderr.take().expect("piped").read_to_string(&mut told).expect("text");
-    assert!(!status.success(), "{command:?} ends with {status}");
-    assert!(status.code().is_some(), "{command:?} ends in order: {status}");
-    assert!(!told.contains("panicked"), "{told}");
-    (status, told)
-}
-
-fn one_line(told: &str) -> &str {
-    let lines: Vec<&str> = told.lines().filter(|line| !line.trim().is_empty()).collect();
-    assert_eq!(lines.len(), 1, "one clear line, not:\n{told}");
-    lines[0]
 }
 
 #[test]
@@ -246,30 +213,6 @@ fn an_unusable_log_is_one_clear_line() {
     }
 }
 
-/// What a flag refuses.
-enum Refuses {
-    /// Among others, these values.
-    These(&'static [&'static str]),
-    /// Nothing: it takes any text.
-    Nothing,
-    /// It takes no value; its variable takes words for yes and no.
-    AnythingButYesAndNo,
-}
-
-use Refuses::{AnythingButYesAndNo, Nothing, These};
-
-/// Each flag of a program, in the order of its help, and what it refuses.
-type Flags = &'static [(&'static str, Refuses)];
-
-/// A duration that is a text, and above the least one.
-const TOO_SHORT: Refuses = These(&["banana", "0s", "9ms"]);
-/// A length that is from 1 B to 1 GiB.
-const NO_VALUE_MAX: Refuses = These(&["0", "1025MiB", "18446744073709551615", "many"]);
-const NO_NUMBER: Refuses = These(&["0", "-1", "several"]);
-const NO_BYTES: Refuses = These(&["0", "several"]);
-const NO_DURATION: Refuses = These(&["soon"]);
-const NO_LEVEL: Refuses = These(&["loud"]);
-
 const MASTER: Flags = &[
     ("--listen", These(&["nowhere", "0.0.0.0:1"])),
     ("--advertise", These(&["nowhere", "0.0.0.0:1"])),
@@ -335,137 +278,20 @@ const CLUSTER: Flags = &[
 
 const LOG: Flags = &[("--max-value", NO_VALUE_MAX), ("--crash", These(&["loud"]))];
 
-const HARNESS: Flags = &[
-    ("--log-level", NO_LEVEL),
-    ("--slaves", These(&["0", "65"])),
-    ("--target", These(&["nowhere"])),
-    ("--protocol", These(&["morse"])),
-    ("--placement", These(&["left"])),
-    ("--fsync", These(&["sometimes"])),
-    ("--data", Nothing),
-    ("--clients", These(&["0", "10001"])),
-    ("--pool", These(&["0", "10001"])),
-    ("--keys", These(&["0", "1000001"])),
-    ("--key-prefix", These(&["a:b", "a b", "\u{e4}"])),
-    ("--distribution", These(&["flat"])),
-    ("--zipf-exponent", These(&["-1", "NaN", "inf"])),
-    ("--write-pct", These(&["-1", "101", "NaN"])),
-    ("--value-bytes", These(&["10", "4294967295"])),
-    ("--think", NO_DURATION),
-    ("--rate", These(&["0", "2e8", "NaN"])),
-    ("--pipeline", These(&["0", "10001"])),
-    ("--wait", These(&["-1"])),
-    ("--timeout", These(&["soon", "0", "0s"])),
-    ("--threads", These(&["0", "257"])),
-    ("--seed", These(&["luck"])),
-    ("--warmup", NO_DURATION),
-    ("--duration", These(&["soon", "0", "0s"])),
-    ("--fault", These(&["nonsense", "kill-slave:4@1s", "kill-primary@1h"])),
-    ("--check", AnythingButYesAndNo),
-    ("--check-max", These(&["-1"])),
-    ("--sweep", These(&["colour=1", "slaves=0", "clients=1..1001", "value-bytes=10"])),
-    ("--placement-experiment", These(&["soon"])),
-    ("--output", Nothing),
-    ("--quiet", AnythingButYesAndNo),
-    ("--max-error-rate", These(&["-1", "101"])),
-];
-
-/// Whether a value is refused by clap or afterwards, as a flag or as its variable: one line that names the flag, the
-/// variable if it was that, and where to read more; the exit code is 2.
 #[test]
 fn a_bad_flag_is_named_in_one_line() {
-    let programs: [(&str, &[&str], Flags); 7] = [
+    let programs: [(&str, &[&str], Flags); 6] = [
         (env!("CARGO_BIN_EXE_dsm-master"), &[], MASTER),
         (env!("CARGO_BIN_EXE_dsm-backup-master"), &[], MASTER),
         (env!("CARGO_BIN_EXE_dsm-slave"), &[], SLAVE),
         (env!("CARGO_BIN_EXE_dsm-client"), &["STATUS"], CLIENT),
         (env!("CARGO_BIN_EXE_dsm-cluster"), &[], CLUSTER),
         (env!("CARGO_BIN_EXE_dsm-log"), &["check", "kv_store.log"], LOG),
-        (env!("CARGO_BIN_EXE_dsm-test-harness"), &[], HARNESS),
     ];
     for (program, words, flags) in programs {
-        let name = program.rsplit('/').next().expect("a name");
-        let is_bad = |flag: &str, variable: Option<(&str, &str)>| {
-            let mut command = without_variables(program);
-            // The words of an operation end the flags.
-            command.args((!flag.is_empty()).then_some(flag)).args(words).envs(variable);
-            let (status, told) = fails(command);
-            let line = one_line(&told);
-            let case = format!("{name} {flag} {variable:?}: {told}");
-            assert!(line.starts_with("error: ") && line.ends_with(&format!("; see {name} --help")), "{case}");
-            assert!(!line.contains("Usage"), "what is wrong, and at most where to read more: {case}");
-            assert_eq!(status.code(), Some(2), "{case}");
-            line.to_owned()
-        };
-        assert!(is_bad("--no-such-flag", None).contains("--no-such-flag"), "{name}");
-        let known = flags_and_variables(program);
-        let listed: Vec<_> = flags.iter().map(|(flag, _)| *flag).collect();
-        let shown: Vec<_> = known.iter().map(|(flag, _)| flag.as_str()).collect();
-        assert_eq!(listed, shown, "the flags of {name}, and what each refuses");
-        for ((flag, refuses), (_, variable)) in flags.iter().zip(&known) {
-            let (as_flag, as_variable): (&[&str], &[&str]) = match refuses {
-                These(values) => (values, values),
-                Nothing => (&[], &[]),
-                AnythingButYesAndNo => (&[], &["perhaps"]),
-            };
-            for value in as_flag {
-                let line = is_bad(&format!("{flag}={value}"), None);
-                assert!(line.contains(flag) && !line.contains("variable"), "{name} {flag} {value}: {line}");
-            }
-            let Some(variable) = variable else { continue };
-            for value in as_variable {
-                let line = is_bad("", Some((variable, value)));
-                let both = line.contains(flag) && line.contains(&format!("environment variable {variable})"));
-                assert!(both, "{name} {variable}={value}: {line}");
-            }
-        }
+        bad_flags_are_named(program, words, flags);
     }
-    // Those of a cluster's masters are looked at before anything is started.
-    for program in [env!("CARGO_BIN_EXE_dsm-cluster"), env!("CARGO_BIN_EXE_dsm-test-harness")] {
-        for (flag, value) in [("--min-slaves", "0"), ("--fence", "gently"), ("--advertise", "nowhere")] {
-            let mut command = without_variables(program);
-            command.args(["--", flag, value]);
-            let (status, told) = fails(command);
-            let line = one_line(&told);
-            assert!(
-                line.contains(flag) && line.ends_with("; see dsm-master --help"),
-                "{program} {flag}: {told}"
-            );
-            assert_eq!(status.code(), Some(2), "{program} {flag}: {told}");
-        }
-    }
-}
-
-fn without_variables(program: &str) -> Command {
-    let mut command = Command::new(program);
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DSM_")) {
-        command.env_remove(name);
-    }
-    command
-}
-
-/// The flags of a program and the variable of each, as its help has them.
-fn flags_and_variables(program: &str) -> Vec<(String, Option<String>)> {
-    let output = without_variables(program).arg("--help").output().expect("the binary is built");
-    let help = String::from_utf8(output.stdout).expect("text");
-    let mut found: Vec<(String, String)> = Vec::new();
-    for line in help.lines() {
-        // Texts stand further to the right.
-        match line.strip_prefix("      --") {
-            Some(rest) => {
-                let name = rest.split([' ', '[', '=']).next().expect("a first part");
-                found.push((format!("--{name}"), rest.to_owned()));
-            }
-            None => {
-                if let Some((_, text)) = found.last_mut() {
-                    text.push(' ');
-                    text.push_str(line.trim());
-                }
-            }
-        }
-    }
-    let variable = |text: &str| Some(text.split_once("[env: ")?.1.split_once('=')?.0.to_owned());
-    found.into_iter().map(|(flag, text)| (flag, variable(&text))).collect()
+    masters_flags_are_looked_at_first(env!("CARGO_BIN_EXE_dsm-cluster"));
 }
 
 #[test]

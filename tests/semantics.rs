@@ -63,7 +63,7 @@ fn links(root: &Path, document: &str) -> Links {
 /// A path of this repository, a transcript, or something else.
 fn code<'a>(root: &Path, text: &'a str, place: &mut Option<(&'a str, String)>, links: &mut Links) {
     let Some((top, _)) = text.split_once('/') else { return };
-    if ["tests", "protocol", "actors"].contains(&top) {
+    if ["tests", "protocol", "actors", "bin"].contains(&top) {
         match source(&root.join(text)) {
             Some(source) => *place = Some((text, source)),
             None => links.wrong.push(format!("there is no {text}")),

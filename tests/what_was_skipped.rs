@@ -1,19 +1,22 @@
-//! Runs last of this package, by its name: what all tests of this `cargo test` have skipped, and that a skip is told,
+//! Runs last of all, by its name and its package's: what all tests of this `cargo test` have skipped, and that a skip is told,
 //! counted and, with `DSM_REQUIRE_ALL=1`, a failure.
 
 mod common;
 
-use common::isolation::tell;
-use common::skip::{forget_others, noted, skip, Lack};
+use common::skip::{forget_others, noted, skip, tell, Lack};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// The names of all tests of this package.
+/// Where the tests stand that may be skipped.
+const DIRECTORIES: [&str; 2] = ["tests", "bin/harness/tests"];
+
+/// The names of all of them.
 fn tests() -> BTreeSet<String> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = |directory| std::fs::read_dir(root.join(directory)).expect("the tests are there");
     let mut names = BTreeSet::new();
-    for entry in std::fs::read_dir(directory).expect("the tests are there") {
+    for entry in DIRECTORIES.into_iter().flat_map(files) {
         let path = entry.expect("an entry").path();
         if path.extension().is_some_and(|extension| extension == "rs") {
             let source = std::fs::read_to_string(path).expect("a source");

@@ -205,7 +205,7 @@ pub struct MasterConfig {
     pub max_request_bytes: ByteSize,
 
     /// Most bytes that wait in all for the rest of a handshake, or of a frame from a slave or the other master; beyond it
-    /// whose they are is cut
+    /// the connection they belong to is cut
     #[arg(long, env = "DSM_MAX_LINK_BYTES", value_name = "BYTES", default_value_t = ByteSize::mib(512))]
     pub max_link_bytes: ByteSize,
 

@@ -143,8 +143,11 @@ impl FailoverWatcher {
         match self.env.locks().fence(&self.lock_path) {
             Fenced::Killed { pid } => log::warn!("active master fenced pid={pid} cause=no-progress"),
             Fenced::Gone => {}
-            Fenced::Refused { reason } => {
-                self.complain(format!("the active master makes no progress and is not fenced: {reason}"));
+            Fenced::Spared(why) => {
+                self.complain(format!("the active master makes no progress and is not fenced: {why}"));
+            }
+            Fenced::Failed { error } => {
+                self.complain(format!("the active master makes no progress and is not fenced: {error}"));
             }
         }
     }

@@ -223,17 +223,17 @@ impl Write for ErrorOutput {
 }
 
 /// Puts one line for people on standard error, soon and without waiting.
-pub(crate) fn tell(line: &str) {
+pub fn tell(line: &str) {
     QUEUE.push(format!("{line}\n").as_bytes());
 }
 
 /// Lines that were lost so far, because nobody took them.
-pub(crate) fn lines_lost() -> u64 {
+pub fn lines_lost() -> u64 {
     LOST.load(Ordering::Relaxed)
 }
 
 /// Gives the last lines a moment to leave, before the process ends.
-pub(crate) fn flush() {
+pub fn flush() {
     QUEUE.flush(FLUSH_TIMEOUT);
 }
 

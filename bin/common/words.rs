@@ -5,7 +5,7 @@ use clap::{Arg, Command};
 use std::ffi::{OsStr, OsString};
 
 /// Gives long flags with one dash their second one. The words of an operation, and what follows `--`, stay as they are.
-pub(crate) fn two_dashes(command: &Command, words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+pub fn two_dashes(command: &Command, words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let find = |name: &str| {
         command.get_arguments().find(|arg| {
             arg.get_long() == Some(name) || arg.get_all_aliases().is_some_and(|names| names.contains(&name))

@@ -2,8 +2,7 @@
 //! place of the damaged one, which stays beside it.
 
 use crate::{
-    beside, common, explain, lock, lock_text, sync_directory, CHUNK_BYTES, EXIT_CLEAN, EXIT_CORRUPT,
-    OWNER_ONLY,
+    beside, cli, explain, lock, lock_text, sync_directory, CHUNK_BYTES, EXIT_CLEAN, EXIT_CORRUPT, OWNER_ONLY,
 };
 use anyhow::{ensure, Context as _};
 use dsm_protocol::ids::{ClusterId, Epoch, Seq};
@@ -122,7 +121,7 @@ fn write_draft(
     if (made.uid(), made.gid()) != (uid, gid) {
         // It is the masters' file, whoever repairs it. One that they cannot open is told when they start.
         if let Err(error) = fchown(&output, Some(uid), Some(gid)) {
-            common::tell(&format!(
+            cli::tell(&format!(
                 "dsm-log: the new log will not belong to user {uid} and group {gid}, as the damaged one does: {error}"
             ));
         }

@@ -19,7 +19,6 @@
 //! | [`lock_file`] | the text of the lock file |
 //! | [`resp`] | the front door for Redis clients: requests, answers, what a connection answers by itself |
 //! | [`machine`] | the rules as state machines: master, slave, takeover, front, client, self-doubt |
-//! | [`history`] | the checker that says whether a recorded history is linearizable |
 //!
 //! # Glossary
 //!
@@ -61,7 +60,6 @@
 
 pub mod command;
 pub mod frame;
-pub mod history;
 pub mod ids;
 pub mod lock_file;
 pub mod machine;

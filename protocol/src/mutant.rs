@@ -115,6 +115,8 @@ mod on {
         MissingMeansNotFound,
         /// A write is done before any slave has acknowledged it.
         DoneWithoutAck,
+        /// A write is placed without a look at the room that slaves have.
+        RoomIgnored,
         /// A slave that leaves is not replaced in the writes that wait for it.
         NoSubstitute,
         /// A slave that missed an acknowledgement counts again at once, without a trial.
@@ -135,6 +137,8 @@ mod on {
         TakeoverWithoutLock,
         /// A standby does not end a primary that hangs.
         NeverFences,
+        /// A standby kills the process that the lock file names, whether it holds the lock or not.
+        KillsUnproven,
         /// A handover does not wait for the requests in flight.
         HandoverDoesNotWait,
         /// Requests that come during a handover are executed.
@@ -147,6 +151,10 @@ mod on {
         StandbyAnswersReads,
         /// A forwarded write is sent again when the link to the active master is lost.
         ForwardedWriteRepeated,
+        /// What a cluster is short of is not told.
+        LackNotTold,
+        /// A client gives a master that hangs all of a request's time.
+        HangTakesAllTime,
         /// Answers leave a connection in the order in which they are known.
         AnswersOutOfOrder,
         /// A master begins a new log although somebody names a cluster whose log is lost.

@@ -570,6 +570,14 @@ impl TestCluster {
             .expect("the kernel takes it of our own processes");
     }
 
+    /// What a node has read so far, of files and sockets, be it from the disk or from memory, in bytes.
+    pub(crate) fn bytes_read(&self, node: Node) -> u64 {
+        let id = self.processes[&node].id();
+        let text = std::fs::read_to_string(format!("/proc/{id}/io")).expect("our own process");
+        let found = text.lines().find_map(|line| line.strip_prefix("rchar: "));
+        found.and_then(|bytes| bytes.parse().ok()).expect("the kernel counts what is read")
+    }
+
     /// Limits, or no longer limits, the length of the files that a node writes: `ulimit -f`.
     pub(crate) fn limit_file_length(&self, node: Node, bytes: Option<u64>) {
         let id = rustix::process::Pid::from_child(&self.processes[&node]);
@@ -673,7 +681,7 @@ impl TestCluster {
                 let infos = MASTERS.map(|master| self.info(master));
                 panic!("not at rest after {SETTLE:?} with {slaves} slaves: {infos:#?}");
             }
-            std::thread::sleep(super::POLL);
+            std::thread::sleep(super::wait::POLL);
         }
     }
 

@@ -10,7 +10,6 @@ use nix::sched::{unshare, CloneFlags};
 use rustix::fs::FallocateFlags;
 use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
 use std::fs::File;
-use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -47,11 +46,6 @@ pub(crate) fn isolated<T: Send>(
     std::thread::scope(|scope| {
         scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
-}
-
-/// A line on standard error that a passing test does not keep to itself, as it does with `eprintln!`.
-pub(crate) fn tell(line: &str) {
-    writeln!(std::io::stderr(), "{line}").expect("standard error is open");
 }
 
 /// What programs say when the kernel, or the container around it, has not or does not allow what they ask of it.

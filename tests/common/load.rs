@@ -10,7 +10,7 @@ use super::requests::{name_of, order_of, Request, Requests, Together};
 use super::resp::{encoded, Answer, Connection};
 use super::{seconds, wait_for};
 use bytes::Bytes;
-use dsm_protocol::history::{check, readable_after, Action, History, Outcome};
+use dsm_history::{check, readable_after, Action, History, Outcome};
 use rand::rngs::StdRng;
 use rand::SeedableRng as _;
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,7 +3,7 @@
 
 use super::resp::{encoded, Answer};
 use bytes::Bytes;
-use dsm_protocol::history::{Action, Begun, History, Outcome};
+use dsm_history::{Action, Begun, History, Outcome};
 use rand::rngs::StdRng;
 use rand::RngExt as _;
 

@@ -3,7 +3,6 @@
 //!
 //! With `DSM_REQUIRE_ALL=1`, which `.ci/run` sets, a test that lacks what could be there fails.
 
-use super::isolation::tell;
 use std::fmt::Display;
 use std::fs::OpenOptions;
 use std::io::ErrorKind::NotFound;
@@ -49,6 +48,11 @@ pub(crate) fn skip<T>(test: T, part: &str, lack: &Lack) {
 /// How often this process has told that it skipped something.
 pub(crate) fn skipped() -> u64 {
     SKIPPED.load(Ordering::Relaxed)
+}
+
+/// A line on standard error that a passing test does not keep to itself, as it does with `eprintln!`.
+pub(crate) fn tell(line: &str) {
+    writeln!(std::io::stderr(), "{line}").expect("standard error is open");
 }
 
 /// Whether a test fails that lacks what could be there.

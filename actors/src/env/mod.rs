@@ -17,7 +17,7 @@ pub use net::{Listener, Stream};
 use crate::log_scan::{LogScan, Next, Part};
 use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Millis};
-use dsm_protocol::lock_file::LockText;
+use dsm_protocol::lock_file::{LockText, Spared};
 use dsm_protocol::machine::takeover::Seen;
 use dsm_protocol::record::{self, Place};
 use futures_util::future::LocalBoxFuture;
@@ -426,10 +426,12 @@ pub enum Fenced {
     },
     /// Nobody holds the lock any more.
     Gone,
-    /// It is not certain that the holder is what the lock file says, or it must not be killed.
-    Refused {
-        /// Why.
-        reason: String,
+    /// It is not certain who the holder is, or it must not be killed.
+    Spared(Spared),
+    /// What would tell could not be had.
+    Failed {
+        /// What the system says.
+        error: String,
     },
 }
 

@@ -10,7 +10,7 @@ use super::{
 use crate::log_scan::{LogScan, Next, Part};
 use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Millis};
-use dsm_protocol::lock_file::LockText;
+use dsm_protocol::lock_file::{may_kill, Holders, LockText, MayKill, Observer};
 use dsm_protocol::machine::takeover::Seen;
 use dsm_protocol::record::{self, Place};
 use futures_util::future::LocalBoxFuture;
@@ -23,7 +23,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read as _};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -672,7 +672,7 @@ impl Locks for RealLocks {
     }
 
     fn fence(&self, path: &Path) -> Fenced {
-        fence(path).unwrap_or_else(|error| Fenced::Refused { reason: error.to_string() })
+        fence(path).unwrap_or_else(|error| Fenced::Failed { error: error.to_string() })
     }
 
     fn identity(&self, path: &Path) -> io::Result<String> {
@@ -964,53 +964,43 @@ fn start_of(pid: u32) -> io::Result<u64> {
     field.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no start time in /proc/PID/stat"))
 }
 
-/// Why a holder that this process cannot see is not killed.
-const ELSEWHERE: &str = "the holder is in another pid namespace: kill it by hand, and this master takes over";
-
+/// Kills the holder of the lock at `path` if [`may_kill`] allows it.
 fn fence(path: &Path) -> io::Result<Fenced> {
-    let refused = |reason: String| Ok(Fenced::Refused { reason });
-    let file = fs::File::open(path)?;
+    // The progress is probed for with a lock that only a writer could take.
+    let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
     let text = RealLocks.text(path)?;
-    let holders = flock_holders(identity_of(&file.metadata()?))?;
-    if holders.is_empty() {
-        let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
-        return match read_beat(&file)? {
-            Some(_) => refused(ELSEWHERE.to_owned()),
-            None => Ok(Fenced::Gone),
-        };
-    }
-    // Their ids mean nothing here: not even that the holder has ours.
-    if let (Some(theirs), Some(ours)) = (&text.pid_ns, pid_namespace()) {
-        if *theirs != ours && text.boot.as_deref() == Some(&boot_id()) {
-            return refused(ELSEWHERE.to_owned());
+    // From here on the named pid cannot come to mean another process unnoticed.
+    let named = text.pid.map(pin).transpose()?.flatten();
+    let start = match (&named, text.pid) {
+        (Some(_), Some(pid)) => match start_of(pid) {
+            Ok(start) => Some(start),
+            // It ends just now, or its file is hidden from us.
+            Err(error) => pin(pid)?.map_or(Ok(None), |_| Err(error))?,
+        },
+        (None, _) | (_, None) => None,
+    };
+    let is_beating = read_beat(&file)?.is_some();
+    let holders = Holders { pids: flock_holders(identity_of(&file.metadata()?))?, is_beating };
+    let observer = Observer { pid: std::process::id(), boot: boot_id(), pid_ns: pid_namespace() };
+    match (may_kill(&text, &holders, &observer, start), named) {
+        (MayKill::Yes { pid }, Some(named)) => {
+            match rustix::process::pidfd_send_signal(&named, Signal::KILL) {
+                Ok(()) => Ok(Fenced::Killed { pid }),
+                Err(rustix::io::Errno::SRCH) => Ok(Fenced::Gone),
+                Err(error) => Err(error.into()),
+            }
         }
+        (MayKill::Yes { .. }, None) | (MayKill::Gone, _) => Ok(Fenced::Gone),
+        (MayKill::No(why), _) => Ok(Fenced::Spared(why)),
     }
-    let own = std::process::id();
-    if text.pid == Some(own) && text.start == start_of(own).ok() {
-        return refused("the holder is this process".to_owned());
-    }
-    let (Some(pid), Some(start), Some(boot)) = (text.pid, text.start, &text.boot) else {
-        return refused(format!(
-            "pid {holders:?} holds the lock, but the lock file does not say who that is"
-        ));
-    };
-    if !holders.contains(&pid) || *boot != boot_id() {
-        return refused(format!("pid {holders:?} holds the lock, but the lock file names pid {pid}"));
-    }
-    let target = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let Some(target) = target else { return refused(format!("{pid} is not a pid")) };
-    // From here on the pid cannot come to mean another process unnoticed.
-    let pidfd = match rustix::process::pidfd_open(target, PidfdFlags::empty()) {
-        Ok(pidfd) => pidfd,
-        Err(rustix::io::Errno::SRCH) => return Ok(Fenced::Gone),
-        Err(error) => return Err(error.into()),
-    };
-    if start_of(pid)? != start {
-        return refused(format!("pid {pid} is not the process that took the lock"));
-    }
-    match rustix::process::pidfd_send_signal(&pidfd, Signal::KILL) {
-        Ok(()) => Ok(Fenced::Killed { pid }),
-        Err(rustix::io::Errno::SRCH) => Ok(Fenced::Gone),
+}
+
+/// Holds on to the process that has this id now; `None` if there is none.
+fn pin(pid: u32) -> io::Result<Option<OwnedFd>> {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+    match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => Ok(Some(pidfd)),
+        Err(rustix::io::Errno::SRCH) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

@@ -315,6 +315,8 @@ pub struct MasterActor {
     jumps_seen: u64,
     /// What the jumps were.
     jumps: Jumps,
+    /// The most that this thread has computed from one tick to the next, in milliseconds.
+    computed_between_ticks_ms: u64,
     /// At the last tick.
     spent: Spent,
     turns: Rc<TurnLengths>,
@@ -484,6 +486,7 @@ impl MasterActor {
             doubt: Rc::new(RefCell::new(SelfDoubt::new(now, jump_ms))),
             jumps_seen: 0,
             jumps: Jumps::default(),
+            computed_between_ticks_ms: 0,
             spent: Spent::now(&env),
             turns,
             resuming: false,
@@ -573,7 +576,10 @@ impl MasterActor {
         let turn = self.turns.begin("tick");
         let now = self.env.now();
         self.observe(now);
-        self.spent = Spent::now(&self.env);
+        let spent = Spent::now(&self.env);
+        let (_, computed_ms, _) = spent.since(&self.spent);
+        self.computed_between_ticks_ms = computed_ms.max(self.computed_between_ticks_ms);
+        self.spent = spent;
         self.advance();
         self.step(now, master::Event::Tick);
         self.step_front(now, front::Event::Tick);

@@ -173,6 +173,7 @@ impl MasterActor {
         writeln!(text, "own_pauses:{}", self.jumps.paused)?;
         writeln!(text, "own_stalls:{}", self.jumps.busy)?;
         writeln!(text, "own_waits_for_processor:{}", self.jumps.starved)?;
+        writeln!(text, "computed_between_ticks_most_ms:{}", self.computed_between_ticks_ms)?;
 
         writeln!(text, "\n# Turns")?;
         for (class, turns) in self.turns.classes() {

@@ -96,6 +96,8 @@ struct Place {
     process: RefCell<Option<Process>>,
     /// Asks the process to stop, as SIGTERM does; `None` once it is asked.
     stop: RefCell<Option<oneshot::Sender<()>>>,
+    /// What it may hold from its next start on, if it is a slave.
+    memory: Cell<Option<ByteSize>>,
 }
 
 struct State {
@@ -125,6 +127,7 @@ impl Cluster {
             machine: machine.clone(),
             process: RefCell::default(),
             stop: RefCell::default(),
+            memory: Cell::default(),
         };
         places.push(place(Node::Primary, &masters));
         places.push(place(Node::Backup, &masters));
@@ -205,6 +208,11 @@ impl Cluster {
     pub(crate) fn stop(&self, node: Node) -> bool {
         let stop = self.process(node).and_then(|_| self.place(node).stop.borrow_mut().take());
         stop.is_some_and(|stop| stop.send(()).is_ok())
+    }
+
+    /// What a slave may hold from its next start on.
+    pub(crate) fn set_memory(&self, node: Node, memory: Option<ByteSize>) {
+        self.place(node).memory.set(memory);
     }
 
     /// How nodes ended that were neither killed nor asked to.
@@ -298,6 +306,7 @@ impl Cluster {
             Node::Backup => NodeConfig::Master(MasterKind::Backup, master(&backup, &primary)),
             Node::Slave(_) => NodeConfig::Slave(SlaveConfig {
                 masters: Self::masters(),
+                max_memory: self.place(node).memory.get(),
                 id: Some(SlaveId::new(node.host()).expect("letters and a digit make a valid slave id")),
                 ..SlaveConfig::default()
             }),

@@ -3,6 +3,7 @@
 use crate::clients::{Client, Habits, Recorder};
 use crate::cluster::{Cluster, Shape};
 use crate::seed::{guarded, verdict, Check, Failure, Report, Trials};
+use crate::witness::Witness;
 use crate::{number, THREADS};
 use dsm::env::sim::{DiskFault, Loss, World};
 use std::cell::Cell;
@@ -56,7 +57,9 @@ async fn script(world: World, nth: u64, fault: DiskFault) -> Report {
     world.power_on(&machine);
     cluster.launch_all();
     let mut failure =
-        verdict(&cluster, &recorder, &stop, clients, habits.keys, Trials::default()).await.err();
+        verdict(&cluster, &recorder, &Witness::default(), &stop, clients, habits.keys, Trials::default())
+            .await
+            .err();
     if reached.is_err() {
         let what = "the run never came to the operation that fails".to_owned();
         failure.get_or_insert(Failure { check: Check::Serves, what });

@@ -10,6 +10,7 @@
 //! | `SEED` | run this seed alone, and say what happens, at the level of `RUST_LOG` |
 //! | `TWICE` | how many seeds [`the_same_seed_gives_the_same_run`] runs twice (20) |
 
+mod callers;
 mod clients;
 mod cluster;
 mod damage;
@@ -20,6 +21,7 @@ mod moved;
 mod mutants;
 mod nemesis;
 mod seed;
+mod short;
 mod windows;
 mod witness;
 mod world;

@@ -1,17 +1,19 @@
 //! One seed: a cluster, its clients, its faults, and the verdict on what came of it.
 
+use crate::callers;
 use crate::clients::{insist, insist_at, Answer, Client, Habits, Recorder, Trouble};
 use crate::cluster::{Cluster, Node, Shape};
 use crate::damage;
 use crate::lost;
 use crate::moved;
 use crate::nemesis::{Nemesis, Tally};
+use crate::short;
 use crate::witness::Witness;
 use bytes::Bytes;
 use dsm::config::Fsync;
 use dsm::env::sim::{NetSettings, World};
 use dsm::supervision::NodeError;
-use dsm_protocol::history::{self, Violation};
+use dsm_history::Violation;
 use dsm_protocol::record::{Body, Scanner, Step};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -52,6 +54,9 @@ const NARROW_EVERY: u64 = 3;
 
 /// In one seed of so many, the masters are asked to stop at the end.
 const STOPPED_EVERY: u64 = 3;
+
+/// In one seed of so many with more than one slave, the cluster becomes short of room and of a standby at the end.
+const SHORT_EVERY: u64 = 3;
 
 /// How many clients are there when they stop.
 const VISITORS: u64 = 12;
@@ -108,10 +113,18 @@ pub(crate) enum Check {
     Converges,
     /// A primary that hangs is fenced and replaced in time.
     Replaces,
+    /// Nobody is killed but the holder of the lock.
+    Kills,
     /// The reign moves when an operator asks for it.
     Handover,
     /// A master that is asked to stop hands over, or answers what it has in hand: nothing becomes unknown.
     Stops,
+    /// A slave is sent nothing that it has no room for, while others have.
+    Room,
+    /// What the cluster is short of is told, until it is over.
+    Told,
+    /// A client reaches the master that serves within a request's time, though others hang.
+    Reaches,
     /// Every key can be read.
     Readable,
     /// The history of each key is linearizable.
@@ -138,7 +151,7 @@ impl std::fmt::Display for Failure {
 }
 
 impl Check {
-    fn failed<T>(self, what: impl Into<String>) -> Result<T, Failure> {
+    pub(crate) fn failed<T>(self, what: impl Into<String>) -> Result<T, Failure> {
         Err(Failure { check: self, what: what.into() })
     }
 }
@@ -272,6 +285,9 @@ fn habits(world: &World) -> Habits {
 }
 
 async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
+    if let Err(failure) = callers::check(seed) {
+        return Report { failure: Some(failure), ..Report::default() };
+    }
     let mut shape = Shape::draw(&world);
     if seed % EVERYSEC_EVERY == 2 {
         shape.fsync = Fsync::Everysec;
@@ -309,13 +325,14 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
         is_moved: seed % MOVED_EVERY == 2,
         is_hung: seed % HUNG_EVERY == 1,
         is_stopped: seed.is_multiple_of(STOPPED_EVERY),
+        is_short: seed % SHORT_EVERY == 2 && cluster.shape().slaves > 1,
     };
     let verdict = match witness.verdict() {
-        Ok(()) => verdict(&cluster, &recorder, &stop, clients, habits.keys, trials).await,
+        Ok(()) => verdict(&cluster, &recorder, &witness, &stop, clients, habits.keys, trials).await,
         heard => heard.map(|()| 0),
     };
     // What was wrong on the wire explains what came of it.
-    let verdict = witness.verdict().and(verdict);
+    let verdict = kills(&world).and(witness.verdict()).and(verdict);
     let damages = *verdict.as_ref().unwrap_or(&0);
     if let Ok(path) = std::env::var("SIM_KEEP_LOG") {
         std::fs::write(path, cluster.log()).expect("the log can be kept");
@@ -331,6 +348,11 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
     }
 }
 
+/// A standby kills a master that hangs, and nobody else.
+fn kills(world: &World) -> Result<(), Failure> {
+    world.wrong_kill().map_or(Ok(()), |what| Check::Kills.failed(what))
+}
+
 /// What a cluster must stand once everything is mended.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Trials {
@@ -344,6 +366,8 @@ pub(crate) struct Trials {
     pub(crate) is_hung: bool,
     /// Its masters are asked to stop, first the one that serves, and then both.
     pub(crate) is_stopped: bool,
+    /// It becomes short of room and of a standby.
+    pub(crate) is_short: bool,
 }
 
 /// Everything is mended: the cluster must serve again, and everything it said must have been true. How often its log
@@ -351,6 +375,7 @@ pub(crate) struct Trials {
 pub(crate) async fn verdict(
     cluster: &Cluster,
     recorder: &Recorder,
+    witness: &Witness,
     stop: &Rc<Cell<bool>>,
     mut clients: JoinSet<()>,
     keys: u64,
@@ -405,6 +430,11 @@ pub(crate) async fn verdict(
         ends(cluster)?;
         converged(cluster, &env).await?;
     }
+    if trials.is_short {
+        short::strike(cluster, &env, witness).await?;
+        ends(cluster)?;
+        converged(cluster, &env).await?;
+    }
     if trials.is_stopped {
         stops(cluster, &env, recorder, keys).await?;
         ends(cluster)?;
@@ -436,7 +466,7 @@ pub(crate) async fn verdict(
     if let Err(overtaken) = recorder.check_order() {
         return Check::Order.failed(overtaken);
     }
-    for (key, readable) in history::readable_after(history.operations()) {
+    for (key, readable) in dsm_history::readable_after(history.operations()) {
         let value = held.get(&key).cloned().flatten();
         if !readable.allows(value.as_ref()) {
             let what = format!("{key:?} holds {value:?}, but {readable:?} is what may stand");
@@ -495,7 +525,7 @@ async fn replaces(cluster: &Cluster, env: &dsm::env::Env) -> Result<(), Failure>
 }
 
 /// Which master reigns, once one says so: while it moves, nobody does for a moment.
-async fn reigning(env: &dsm::env::Env, check: Check) -> Result<usize, Failure> {
+pub(crate) async fn reigning(env: &dsm::env::Env, check: Check) -> Result<usize, Failure> {
     let deadline = tokio::time::Instant::now() + CONVERGE_LIMIT;
     loop {
         if let Some(index) = active(env).await {
@@ -620,7 +650,7 @@ fn ends(cluster: &Cluster) -> Result<(), Failure> {
 }
 
 /// One primary and one standby, each with all slaves.
-async fn converged(cluster: &Cluster, env: &dsm::env::Env) -> Result<(), Failure> {
+pub(crate) async fn converged(cluster: &Cluster, env: &dsm::env::Env) -> Result<(), Failure> {
     let deadline = tokio::time::Instant::now() + CONVERGE_LIMIT;
     let slaves = cluster.shape().slaves;
     let mut seen = Vec::new();

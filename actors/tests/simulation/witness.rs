@@ -60,6 +60,8 @@ struct State {
     /// By process.
     slaves: BTreeMap<u32, Slave>,
     failure: Option<Failure>,
+    /// Writes that a slave had no room for.
+    refused: u64,
     talk: Option<Talk>,
     handover: Option<Handover>,
 }
@@ -147,6 +149,11 @@ impl Witness {
     /// What was wrong first.
     pub(crate) fn verdict(&self) -> Result<(), Failure> {
         self.0.borrow().failure.clone().map_or(Ok(()), Err)
+    }
+
+    /// How many writes slaves had no room for.
+    pub(crate) fn refused(&self) -> u64 {
+        self.0.borrow().refused
     }
 
     /// What passes right now: to be asked in the moment in which something is sent or received.
@@ -370,6 +377,7 @@ impl State {
                 self.enlisted(link.slave, epoch);
             }
             Message::Control(Control::Took { .. }) => link.is_untried = false,
+            Message::Control(Control::Full { .. }) => self.refused += 1,
             Message::Ack { through, .. } => {
                 let reign = &mut link.now;
                 let through = through as usize;

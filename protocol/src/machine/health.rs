@@ -4,6 +4,7 @@
 //! told the facts several times a second, and mends nothing.
 
 use crate::ids::{Millis, Seq};
+use crate::planted;
 use std::collections::BTreeMap;
 
 /// A standby that is behind by more than this lags, in milliseconds.
@@ -172,7 +173,7 @@ impl Health {
                 let new = State { since: now, seen: now, told: false };
                 let state = self.troubles.entry(trouble).or_insert(new);
                 state.seen = now;
-                if !state.told && now.since(state.since) >= begins_ms {
+                if !state.told && now.since(state.since) >= begins_ms && !planted!(LackNotTold) {
                     state.told = true;
                     news.push(News::Began(trouble));
                 }

@@ -5,8 +5,8 @@
 //! should do; it only holds them to `docs/ARCHITECTURE.md`.
 
 use bytes::Bytes;
+use dsm_history::{check, Action as Did, Begun, History, Outcome};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
-use dsm_protocol::history::{check, Action as Did, Begun, History, Outcome};
 use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version};
 use dsm_protocol::machine::master::{
     Asker, Change, Config, Counters, Effect, Event, Master, Placement, ReadId, ReignRecord, Slot, Testimony,

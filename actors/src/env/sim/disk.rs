@@ -19,9 +19,12 @@ use tokio::sync::{oneshot, Mutex, Notify};
 /// The unit that reaches the disk whole.
 const SECTOR_BYTES: usize = 512;
 
-/// How often the pages that a failed sync left clean are thrown away, in thousandths, and after how many milliseconds.
+/// How often the pages that a failed sync left clean are thrown away, in thousandths. Half of the times that is so many
+/// milliseconds later; else it is in front of one of the next operations on the file, whenever those come: a takeover has
+/// few, and takes hardly any time.
 const EVICTED_PER_MILLE: u64 = 500;
 const EVICTED_AFTER_MS: RangeInclusive<u64> = 0..=40;
+const EVICTED_AFTER_OPERATIONS: RangeInclusive<u64> = 0..=8;
 
 /// How long the kernel may take to tell of a change.
 const NOTICE_MS: RangeInclusive<u64> = 0..=2;
@@ -149,6 +152,8 @@ pub(super) struct Inode {
     /// Sectors that are to be written by the next sync.
     dirty: RefCell<BTreeSet<usize>>,
     under_way: RefCell<Vec<UnderWay>>,
+    /// Clean pages that are thrown away after so many further operations.
+    evictions: RefCell<Vec<(u64, Vec<usize>)>>,
     /// A page that is on its way to the disk is waited for by the next sync: one at a time.
     syncing: Mutex<()>,
     reserved_to: Cell<u64>,
@@ -293,6 +298,7 @@ impl Inode {
         self.reserved_to.set(0);
         *self.cached.borrow_mut() = durable.clone();
         self.dirty.borrow_mut().clear();
+        self.evictions.borrow_mut().clear();
         *self.lock.borrow_mut() = None;
     }
 }
@@ -576,6 +582,7 @@ impl SimFile {
             if opened.process.is_alive() && boot == boot_id(&opened.machine) {
                 let process = &opened.process.0;
                 process.at_disk.set(process.at_disk.get() + 1);
+                opened.evict_due();
                 let result = work.await;
                 process.at_disk.set(process.at_disk.get() - 1);
                 process.left_disk.notify_one();
@@ -598,6 +605,22 @@ impl Opened {
     /// Whether the machine still runs as it did when the operation began.
     fn same_boot(&self, boot: &str) -> bool {
         boot_id(&self.machine) == boot
+    }
+
+    /// Throws away the pages whose time has come with the operation that begins now.
+    fn evict_due(&self) {
+        let mut due = Vec::new();
+        self.inode.evictions.borrow_mut().retain_mut(|(left, sectors)| {
+            let is_due = *left == 0;
+            if is_due {
+                due.append(sectors);
+            } else {
+                *left -= 1;
+            }
+            !is_due
+        });
+        let lost = due.into_iter().filter(|sector| self.inode.evict(*sector)).count() as u64;
+        self.files().note_failure(|failures| failures.evicted_sectors += lost);
     }
 
     async fn append(self: Rc<Self>, group: Group) -> Appended {
@@ -710,7 +733,12 @@ impl Opened {
         let is_good = fault != Some(DiskFault::SyncFails);
         let missing = self.inode.arrive(&self.world, id, is_good);
         let evicts = files.settings.borrow().evicts;
-        if evicts && !missing.is_empty() && self.world.chance(EVICTED_PER_MILLE) {
+        if !evicts || missing.is_empty() || !self.world.chance(EVICTED_PER_MILLE) {
+            // They stay as they are.
+        } else if self.world.chance(500) {
+            let operations = self.world.random_within(EVICTED_AFTER_OPERATIONS);
+            self.inode.evictions.borrow_mut().push((operations, missing));
+        } else {
             let delay = Duration::from_millis(self.world.random_within(EVICTED_AFTER_MS));
             let (machine, inode) = (self.machine.clone(), Rc::clone(&self.inode));
             let at_boot = boot.clone();

@@ -6,7 +6,7 @@
 use super::disk::{unlock, Inode, Lock};
 use super::{boot_id, sleep, Moment, Process, World};
 use crate::env::{Fenced, LockGuard, Locks};
-use dsm_protocol::lock_file::LockText;
+use dsm_protocol::lock_file::{may_kill, Holders, LockText, MayKill, Observer};
 use dsm_protocol::machine::takeover::Seen;
 use futures_util::future::LocalBoxFuture;
 use std::io;
@@ -19,6 +19,9 @@ use tokio::sync::{mpsc, oneshot};
 
 /// How long a waiter may take to wake up, and a text to be written.
 const WAKE_MS: std::ops::RangeInclusive<u64> = 0..=2;
+
+/// How long a holder takes to write itself into the lock file.
+const NAMED_AFTER: Duration = Duration::from_millis(1);
 
 /// How often progress is published.
 const BEAT_EVERY: Duration = Duration::from_millis(25);
@@ -67,6 +70,8 @@ impl Locks for SimLocks {
                 }
                 self.world.moment(&self.process, Moment::LockWon);
                 self.world.say(|| format!("{} holds the lock", self.process.host()));
+                // A process that is stopped here holds the lock, and the file still names the last holder.
+                sleep(NAMED_AFTER).await;
                 return Ok(self.guard(inode, handle));
             }
         })
@@ -85,16 +90,31 @@ impl Locks for SimLocks {
 
     fn fence(&self, path: &Path) -> Fenced {
         let Some(inode) = self.existing(path) else { return Fenced::Gone };
-        let Some(lock) = inode.lock.borrow().clone() else { return Fenced::Gone };
+        let holder = inode.lock.borrow().as_ref().map(|lock| lock.process.clone());
         let text = text_of(&inode);
-        let is_named = text.pid == Some(lock.process.pid())
-            && text.boot.as_deref() == Some(&boot_id(&self.process.0.machine));
-        if !is_named || lock.process.is(&self.process) {
-            return Fenced::Refused { reason: "the lock file does not name the holder".to_owned() };
+        let named = text.pid.and_then(|pid| self.world.alive(&self.process.0.machine, pid));
+        let start = named.as_ref().map(Process::start);
+        let holders = Holders {
+            pids: holder.iter().map(Process::pid).collect(),
+            is_beating: inode.lock.borrow().as_ref().is_some_and(|lock| lock.beat.is_some()),
+        };
+        let boot = boot_id(&self.process.0.machine);
+        let observer = Observer { pid: self.process.pid(), boot, pid_ns: None };
+        match (may_kill(&text, &holders, &observer, start), named) {
+            (MayKill::Yes { pid }, Some(named)) => {
+                if !holder.is_some_and(|holder| holder.is(&named)) {
+                    let (killer, killed) = (self.process.host(), named.host());
+                    self.world
+                        .note_wrong_kill(format!("{killer} kills {killed}, which does not hold the lock"));
+                    return Fenced::Killed { pid };
+                }
+                self.world.kill(&named);
+                self.world.moment(&self.process, Moment::Fenced);
+                Fenced::Killed { pid }
+            }
+            (MayKill::Yes { .. }, None) | (MayKill::Gone, _) => Fenced::Gone,
+            (MayKill::No(why), _) => Fenced::Spared(why),
         }
-        self.world.kill(&lock.process);
-        self.world.moment(&self.process, Moment::Fenced);
-        Fenced::Killed { pid: lock.process.pid() }
     }
 
     fn identity(&self, path: &Path) -> io::Result<String> {
@@ -130,7 +150,7 @@ impl SimLocks {
         let previous = text_of(&inode);
         let held = LockText {
             pid: Some(self.process.pid()),
-            start: Some(u64::from(self.process.pid())),
+            start: Some(self.process.start()),
             boot: Some(boot_id(&self.process.0.machine)),
             ..previous.clone()
         };

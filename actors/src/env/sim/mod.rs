@@ -119,6 +119,7 @@ struct Inner {
     digest: Cell<u64>,
     steps: Cell<u64>,
     next_pid: Cell<u32>,
+    wrong_kill: RefCell<Option<String>>,
     /// Where each host lives.
     hosts: RefCell<BTreeMap<String, Machine>>,
     hook: RefCell<Option<Hook>>,
@@ -147,6 +148,7 @@ impl World {
                 digest: Cell::new(0xcbf2_9ce4_8422_2325),
                 steps: Cell::new(0),
                 next_pid: Cell::new(100),
+                wrong_kill: RefCell::default(),
                 hosts: RefCell::default(),
                 hook: RefCell::default(),
                 tap: RefCell::default(),
@@ -343,6 +345,24 @@ impl World {
             sleep(delay).await;
             action(&world);
         });
+    }
+
+    /// The process on `machine` with this number, if it has not ended.
+    fn alive(&self, machine: &Machine, pid: u32) -> Option<Process> {
+        let processes = self.0.processes.borrow();
+        let mut named =
+            processes.iter().filter(|process| process.pid() == pid && process.0.machine.is(machine));
+        named.find(|process| process.is_alive()).cloned()
+    }
+
+    /// Remembers the first time that a process is killed as the holder of a lock that it does not hold.
+    fn note_wrong_kill(&self, what: String) {
+        self.0.wrong_kill.borrow_mut().get_or_insert(what);
+    }
+
+    /// Who was killed as the holder of a lock that it did not hold; `None` if nobody was.
+    pub fn wrong_kill(&self) -> Option<String> {
+        self.0.wrong_kill.borrow().clone()
     }
 
     /// Kills a process: its sockets are closed and its locks given back, and no hook of it runs.
@@ -545,6 +565,11 @@ impl Process {
     /// Its number.
     pub fn pid(&self) -> u32 {
         self.0.pid
+    }
+
+    /// When it was started, in the unit of a lock file. No two processes here are started at the same tick.
+    fn start(&self) -> u64 {
+        u64::from(self.0.pid)
     }
 
     /// Whether it has not ended.

@@ -464,7 +464,10 @@ mod tests {
         let pairs = (0..KEYS).map(|number| (key(number % 7), Bytes::from(number.to_string()))).collect();
         world.ask(1, Command::PutMany { pairs });
         world.chores();
-        assert_eq!(world.appended.front().map(|(_, values)| *values), Some(7));
+        let last =
+            |number: usize| (number..KEYS).step_by(7).next_back().expect("there are more keys than that");
+        let expected = (0..7).map(|number| (key(number), Bytes::from(last(number).to_string())));
+        assert_eq!(world.last_appended, expected.collect::<Vec<_>>());
     }
 
     /// A slave is silent: all reads are late at one moment.

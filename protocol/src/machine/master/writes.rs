@@ -814,6 +814,8 @@ pub(super) mod tests {
         pub(in super::super) master: Master,
         /// What is to be written, in order.
         pub(in super::super) appended: VecDeque<(WriteId, usize)>,
+        /// The keys and values of the last of them.
+        pub(in super::super) last_appended: Vec<(Bytes, Bytes)>,
         replies: Vec<(Asker, Reply)>,
         /// How many counted messages each slave was sent.
         sent: Vec<u64>,
@@ -835,6 +837,7 @@ pub(super) mod tests {
             let mut world = World {
                 master: Master::new(Config::default()),
                 appended: VecDeque::new(),
+                last_appended: Vec::new(),
                 replies: Vec::new(),
                 sent: vec![0; slaves as usize],
                 read: Vec::new(),
@@ -858,11 +861,11 @@ pub(super) mod tests {
             for effect in effects {
                 match effect {
                     Effect::Append { write, change } => {
-                        let values = match &*change {
-                            Change::Put(pairs) => pairs.len(),
-                            Change::Delete(_) => 0,
+                        self.last_appended = match &*change {
+                            Change::Put(pairs) => pairs.to_vec(),
+                            Change::Delete(_) => Vec::new(),
                         };
-                        self.appended.push_back((write, values));
+                        self.appended.push_back((write, self.last_appended.len()));
                     }
                     Effect::Reply { to, reply } => self.replies.push((to, reply)),
                     Effect::SendWrite { slot, .. } => self.sent[usize::from(slot.0)] += 1,

@@ -4,7 +4,7 @@ use super::axis::Axis;
 use super::figure::{Bar, Figure, Mark, Panel, Point, Shape, Stroke, BLUE, GREY, ORANGE, VERMILION};
 use super::number::{count, thousands};
 use super::printable;
-use crate::harness::record::{PlacementRecord, SlaveLoad};
+use crate::record::{PlacementRecord, SlaveLoad};
 
 /// What decides which slaves a write goes to, and so how far their loads differ by chance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

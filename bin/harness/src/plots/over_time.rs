@@ -5,7 +5,7 @@ use super::by_count::stacked;
 use super::figure::{Event, Figure, Mark, Panel, Point, Shape, Stroke, BLUE, GREEN, GREY, PURPLE, VERMILION};
 use super::paint::event_key;
 use super::{describe, printable, think_note};
-use crate::harness::record::{Percentiles, RunRecord, Second, SweepRecord};
+use crate::record::{Percentiles, RunRecord, Second, SweepRecord};
 
 /// More points than this are merged, so that a run of days still gives a plot that can be read.
 const POINTS_MAX: usize = 600;

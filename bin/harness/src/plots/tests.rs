@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::harness::record::{FaultRecord, Percentiles, Second, Settings, SlaveLoad};
+use crate::record::{FaultRecord, Percentiles, Second, Settings, SlaveLoad};
 
 /// A run whose numbers wander like measured ones, with `slaves`, `clients` and so many seconds.
 pub(crate) fn made_up_run(slaves: u32, clients: u32, seconds: u32) -> RunRecord {

@@ -4,8 +4,8 @@
 //! its own, not the store's: what is to be measured must not judge itself.
 
 use super::{Action, Answer, Fate, Request, Sink};
-use crate::harness::clock::Clock;
-use crate::harness::value::{push_number, Table, Texts};
+use crate::clock::Clock;
+use crate::value::{push_number, Table, Texts};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -375,7 +375,7 @@ mod tests {
         script.push(Request { key: 1, action: Action::Read }, &mut out);
         assert_eq!(out, b"*2\r\n$3\r\nGET\r\n$2\r\nk1\r\n");
         out.clear();
-        let version = crate::harness::value::Version { writer: 1, seq: 1, floor: 0 };
+        let version = crate::value::Version { writer: 1, seq: 1, floor: 0 };
         script.push(Request { key: 0, action: Action::Write(version) }, &mut out);
         let text = String::from_utf8(out).unwrap();
         assert!(text.starts_with("*3\r\n$3\r\nSET\r\n$2\r\nk0\r\n$60\r\nk0:000000:1:1:1;"), "{text}");

@@ -2,7 +2,7 @@
 //! sizes that the cluster's tests record.
 
 use bytes::Bytes;
-use dsm_protocol::history::{
+use dsm_history::{
     check, check_within, readable_after, Action, CounterExample, History, Limits, Operation, Outcome, Stats,
     Violation,
 };

@@ -214,7 +214,7 @@ pub(crate) struct Options {
     pub max_error_rate: Option<f64>,
 
     #[command(flatten)]
-    pub log: crate::common::LogArgs,
+    pub log: dsm_server::cli::LogArgs,
 
     /// Further flags for both masters, behind `--`
     #[arg(last = true, value_name = "MASTER_FLAGS", conflicts_with = "target")]
@@ -232,7 +232,7 @@ pub(crate) enum PlacementExperiment {
     Never,
 }
 
-impl crate::common::Flags for Options {
+impl dsm_server::cli::Flags for Options {
     fn validate(&self) -> Result<(), String> {
         let percent = |name: &str, value: f64| {
             if (0.0..=100.0).contains(&value) {
@@ -295,7 +295,7 @@ impl Options {
     /// # Errors
     /// The exit code: 2 for wrong usage, 0 for help and version.
     pub(crate) fn from_command_line(words: impl IntoIterator<Item = OsString>) -> Result<Options, ExitCode> {
-        let options: Options = crate::common::parse(words)?;
+        let options: Options = dsm_server::cli::parse(words)?;
         if options.target.is_empty() {
             // Before anything is started.
             let flags = masters_with(&options.fsync, &options.placement, &options.master_flags);
@@ -388,8 +388,8 @@ fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::common::{two_dashes, Flags as _};
     use clap::CommandFactory as _;
+    use dsm_server::cli::{two_dashes, Flags as _};
 
     fn parse(line: &str) -> Result<Options, String> {
         let words = std::iter::once("dsm-test-harness").chain(line.split_whitespace()).map(OsString::from);

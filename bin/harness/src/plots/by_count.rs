@@ -9,7 +9,7 @@ use super::figure::{
 };
 use super::number::short;
 use super::{describe, think_note};
-use crate::harness::record::{Percentiles, RunRecord, SweepRecord};
+use crate::record::{Percentiles, RunRecord, SweepRecord};
 
 /// What can differ between the runs of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

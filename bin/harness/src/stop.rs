@@ -53,7 +53,7 @@ impl Stop {
             (
                 catch(SignalKind::interrupt())?,
                 catch(SignalKind::terminate())?,
-                crate::common::hangup().context("cannot catch signals")?,
+                dsm_server::cli::hangup().context("cannot catch signals")?,
                 catch(SignalKind::child())?,
             )
         };
@@ -63,7 +63,7 @@ impl Stop {
                     tokio::select! {
                         _ = interrupt.recv() => {}
                         _ = terminate.recv() => {}
-                        () = crate::common::hung_up(&mut hangup) => {}
+                        () = dsm_server::cli::hung_up(&mut hangup) => {}
                         _ = child.recv() => {
                             stopper.child_changed();
                             continue;

@@ -6,8 +6,8 @@
 //! no pings: a session that asks nothing expires.
 
 use super::{Action, Answer, Fate, Request, Sink};
-use crate::harness::clock::Clock;
-use crate::harness::value::{Table, Texts};
+use crate::clock::Clock;
+use crate::value::{Table, Texts};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -361,7 +361,7 @@ fn invalid(what: &'static str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::harness::value::Version;
+    use crate::value::Version;
     use std::collections::BTreeMap;
     use tokio::net::TcpListener;
 

@@ -1,4 +1,12 @@
-//! The load-test harness: the order of things from the command line to the exit code. See `docs/HARNESS.md`.
+//! `dsm-test-harness`: loads a cluster of its own, or any store that speaks Redis' protocol, verifies every answer and
+//! measures. See `--help` and `docs/HARNESS.md`.
+//!
+//! With the feature `peers`, `dsm-test-harness peers` measures this store beside others; see `docs/BENCHMARKS.md`.
+//!
+//! It runs the roles of its cluster by running itself again (`dsm-test-harness role …`, not meant for people). Nothing
+//! that serves depends on this crate, so that a store is built without plotters, fonts and the drivers of other stores.
+//!
+//! This file has the order of things from the command line to the exit code.
 //!
 //! | module | owns |
 //! |---|---|
@@ -12,36 +20,40 @@
 //! | [`record`], [`output`], [`progress`], [`plots`], [`report`] | what is left behind and shown |
 //! | [`cluster`], [`stop`] | processes and signals |
 
-pub(crate) mod check;
-pub(crate) mod clock;
-pub(crate) mod cluster;
-pub(crate) mod driver;
-pub(crate) mod fault;
-pub(crate) mod keys;
-pub(crate) mod ledger;
-pub(crate) mod load;
-pub(crate) mod monitor;
-pub(crate) mod options;
-pub(crate) mod output;
-pub(crate) mod pacer;
+// Nobody may wait for whoever reads standard error, nor fail with it: `dsm_server::cli::tell`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
+mod check;
+mod clock;
+mod cluster;
+mod driver;
+mod fault;
+mod keys;
+mod ledger;
+mod load;
+mod monitor;
+mod options;
+mod output;
+mod pacer;
 #[cfg(feature = "peers")]
-pub(crate) mod peers;
-pub(crate) mod placement;
-pub(crate) mod plots;
-pub(crate) mod progress;
-pub(crate) mod record;
-pub(crate) mod report;
-pub(crate) mod run;
-pub(crate) mod schedule;
-pub(crate) mod stop;
-pub(crate) mod sweep;
-pub(crate) mod system;
-pub(crate) mod value;
-pub(crate) mod window;
+mod peers;
+mod placement;
+mod plots;
+mod progress;
+mod record;
+mod report;
+mod run;
+mod schedule;
+mod stop;
+mod sweep;
+mod system;
+mod value;
+mod window;
 
 use anyhow::Context as _;
 use cluster::OwnCluster;
 use dsm::launcher::{LaunchError, Launcher};
+use dsm_server::{cli, roles};
 use options::{Options, PlacementExperiment};
 use plots::Plot;
 use progress::Progress;
@@ -71,15 +83,32 @@ const PLACEMENT_S: f64 = 2.0;
 /// How many lines of a node that does not start are shown.
 const LAST_LINES: usize = 5;
 
+// It runs the roles too, and they are to be measured with the allocator they have in their own binaries.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    #[cfg(feature = "peers")]
+    if std::env::args_os().nth(1).is_some_and(|word| word == "peers") {
+        return peers::main(std::env::args_os().skip(1).collect());
+    }
+    let mut words = std::env::args_os();
+    if words.nth(1).is_some_and(|word| word == "role") {
+        let role = words.next().unwrap_or_default();
+        return roles::run(&role.to_string_lossy(), words.collect());
+    }
+    load_test(std::env::args_os().collect())
+}
+
 /// Runs the harness with the words of the command line.
-pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
-    crate::common::outlive_file_limit();
+fn load_test(words: Vec<OsString>) -> ExitCode {
+    cli::outlive_file_limit();
     let options = match Options::from_command_line(words) {
         Ok(options) => options,
         Err(code) => return code,
     };
     options.log.start("warn");
-    crate::common::finish(measure(&options), 1)
+    cli::finish(measure(&options), 1)
 }
 
 fn measure(options: &Options) -> anyhow::Result<ExitCode> {

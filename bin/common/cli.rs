@@ -1,19 +1,10 @@
 //! What all binaries share: flags and their variables, logging to standard error, one line for what went wrong, exit
 //! codes.
 
-// Each binary uses its part of this module.
-#![allow(dead_code)]
+pub use crate::error_output::{flush, lines_lost, tell};
+pub use crate::words::two_dashes;
 
-mod error_output;
-mod levels;
-mod words;
-
-#[allow(unused_imports, reason = "each binary uses its part")]
-pub(crate) use error_output::lines_lost;
-pub(crate) use error_output::{flush, tell};
-#[allow(unused_imports, reason = "each binary uses its part")]
-pub(crate) use words::two_dashes;
-
+use crate::{error_output, levels, words};
 use clap::builder::{BoolishValueParser, Resettable};
 use clap::{Arg, ArgAction};
 use std::ffi::OsString;
@@ -22,7 +13,7 @@ use std::process::ExitCode;
 
 /// The flags about logging, flattened into each binary's own.
 #[derive(clap::Args, Clone, Debug)]
-pub(crate) struct LogArgs {
+pub struct LogArgs {
     /// What to log to standard error: error, warn, info, debug (operations) or trace (frames), also per module
     /// as in `info,dsm::client=debug`; RUST_LOG works too [default: info; for dsm-client and dsm-cluster: warn]
     #[arg(long, env = "DSM_LOG_LEVEL", value_name = "LEVEL", value_parser = levels::parse)]
@@ -31,7 +22,7 @@ pub(crate) struct LogArgs {
 
 impl LogArgs {
     /// Starts logging; `default` is the level when the flag is not given.
-    pub(crate) fn start(&self, default: &str) {
+    pub fn start(&self, default: &str) {
         let usual = std::env::var("RUST_LOG").ok().filter(|filter| !filter.trim().is_empty());
         // That variable is for all programs: what is said there for others must not silence this one.
         let (usual, refused) = match usual.as_deref().map(levels::parse) {
@@ -60,7 +51,7 @@ impl LogArgs {
 
 /// From now on this process outlives SIGXFSZ: a write beyond the limit for a file's size (`ulimit -f`) is an error like any
 /// other of a full disk, and not its end. Roles do that by themselves, with their environment.
-pub(crate) fn outlive_file_limit() {
+pub fn outlive_file_limit() {
     let kind = tokio::signal::unix::SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
     // A handler stays when the runtime that asked for it is gone. Nobody needs to hear of the signal.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
@@ -77,7 +68,7 @@ pub(crate) fn outlive_file_limit() {
 ///
 /// # Errors
 /// When it cannot be caught.
-pub(crate) fn hangup() -> io::Result<Option<tokio::signal::unix::Signal>> {
+pub fn hangup() -> io::Result<Option<tokio::signal::unix::Signal>> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
@@ -89,7 +80,7 @@ pub(crate) fn hangup() -> io::Result<Option<tokio::signal::unix::Signal>> {
 }
 
 /// Waits for the next SIGHUP.
-pub(crate) async fn hung_up(hangup: &mut Option<tokio::signal::unix::Signal>) {
+pub async fn hung_up(hangup: &mut Option<tokio::signal::unix::Signal>) {
     match hangup {
         Some(hangup) => drop(hangup.recv().await),
         None => std::future::pending().await,
@@ -97,7 +88,7 @@ pub(crate) async fn hung_up(hangup: &mut Option<tokio::signal::unix::Signal>) {
 }
 
 /// What a command line is read into.
-pub(crate) trait Flags: clap::Parser {
+pub trait Flags: clap::Parser {
     /// Checks what clap cannot: flags that are out of bounds or contradict each other.
     ///
     /// # Errors
@@ -111,7 +102,7 @@ const EXIT_USAGE: u8 = 2;
 /// Reads the words of a command line, the program's name first. What is wrong with it, found by clap or by
 /// [`Flags::validate`], is told in one line; help and version are printed as clap prints them. The exit code is for what
 /// the caller has nothing more to do.
-pub(crate) fn parse<A: Flags>(words: impl IntoIterator<Item = OsString>) -> Result<A, ExitCode> {
+pub fn parse<A: Flags>(words: impl IntoIterator<Item = OsString>) -> Result<A, ExitCode> {
     let command = A::command().mut_args(with_variable);
     let words = words::two_dashes(&command, words);
     let parsed = command.clone().try_get_matches_from(&words);
@@ -132,10 +123,7 @@ pub(crate) fn parse<A: Flags>(words: impl IntoIterator<Item = OsString>) -> Resu
 }
 
 /// Adds to a text that names flags of `A` which of them a variable has set, and not the words of the command line.
-pub(crate) fn with_variables<A: clap::Parser>(
-    text: &str,
-    words: impl IntoIterator<Item = OsString>,
-) -> String {
+pub fn with_variables<A: clap::Parser>(text: &str, words: impl IntoIterator<Item = OsString>) -> String {
     let command = A::command().mut_args(with_variable);
     let words = words::two_dashes(&command, words);
     words::with_variables(text, &command, &words)
@@ -158,7 +146,7 @@ fn with_variable(arg: Arg) -> Arg {
 }
 
 /// Says what went wrong in one line, and gives the exit code for it.
-pub(crate) fn fail(what: &str, code: u8) -> ExitCode {
+pub fn fail(what: &str, code: u8) -> ExitCode {
     let what = what.replace(['\n', '\r'], " ");
     let begun = if what.starts_with("error: ") { "" } else { "error: " };
     tell(&format!("{begun}{what}"));
@@ -166,14 +154,14 @@ pub(crate) fn fail(what: &str, code: u8) -> ExitCode {
 }
 
 /// Gives the lines of a program that has nothing more to say a moment to leave. To be called last.
-pub(crate) fn ended(code: ExitCode) -> ExitCode {
+pub fn ended(code: ExitCode) -> ExitCode {
     flush();
     code
 }
 
 /// Turns the result of a binary into its exit code and prints the chain of an error once, in one line. Whoever read our
 /// results and has seen enough is no error.
-pub(crate) fn finish(result: anyhow::Result<ExitCode>, failure: u8) -> ExitCode {
+pub fn finish(result: anyhow::Result<ExitCode>, failure: u8) -> ExitCode {
     match result {
         Ok(code) => ended(code),
         Err(error) if is_broken_pipe(&error) => ended(ExitCode::SUCCESS),
@@ -183,7 +171,7 @@ pub(crate) fn finish(result: anyhow::Result<ExitCode>, failure: u8) -> ExitCode 
 }
 
 /// Whether nobody reads our standard output any more.
-pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
     io.is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -1,8 +1,24 @@
 //! `dsm-test-harness` as a user runs it: real stores, real clusters, and servers that lie or stall, which it must
 //! find out.
 
-mod common;
+#[path = "../../../tests/common"]
+mod common {
+    //! What it uses of what the tests of the whole system share.
+    #![allow(dead_code, reason = "it uses a part")]
 
+    pub(crate) mod flags;
+    pub(crate) mod resp;
+    pub(crate) mod skip;
+    pub(crate) mod wait;
+
+    pub(crate) use wait::{millis, seconds, wait_for};
+}
+
+use common::flags::Refuses::{AnythingButYesAndNo, Nothing, These};
+use common::flags::{
+    bad_flags_are_named, masters_flags_are_looked_at_first, wrong_addresses_are_named, Flags, NO_DURATION,
+    NO_LEVEL,
+};
 use common::resp::encoded;
 use common::skip::{need_program, skip, Lack};
 use common::{millis, seconds, wait_for};
@@ -867,4 +883,47 @@ fn the_requests_of_this_file_are_read_as_they_are_sent() {
     let sent = encoded(&[b"SET", b"k", b"a\r\nb"]);
     let words = request(&mut BufReader::new(&sent[..])).expect("a request");
     assert_eq!(words, [b"SET".to_vec(), b"k".to_vec(), b"a\r\nb".to_vec()]);
+}
+
+const FLAGS: Flags = &[
+    ("--log-level", NO_LEVEL),
+    ("--slaves", These(&["0", "65"])),
+    ("--target", These(&["nowhere"])),
+    ("--protocol", These(&["morse"])),
+    ("--placement", These(&["left"])),
+    ("--fsync", These(&["sometimes"])),
+    ("--data", Nothing),
+    ("--clients", These(&["0", "10001"])),
+    ("--pool", These(&["0", "10001"])),
+    ("--keys", These(&["0", "1000001"])),
+    ("--key-prefix", These(&["a:b", "a b", "\u{e4}"])),
+    ("--distribution", These(&["flat"])),
+    ("--zipf-exponent", These(&["-1", "NaN", "inf"])),
+    ("--write-pct", These(&["-1", "101", "NaN"])),
+    ("--value-bytes", These(&["10", "4294967295"])),
+    ("--think", NO_DURATION),
+    ("--rate", These(&["0", "2e8", "NaN"])),
+    ("--pipeline", These(&["0", "10001"])),
+    ("--wait", These(&["-1"])),
+    ("--timeout", These(&["soon", "0", "0s"])),
+    ("--threads", These(&["0", "257"])),
+    ("--seed", These(&["luck"])),
+    ("--warmup", NO_DURATION),
+    ("--duration", These(&["soon", "0", "0s"])),
+    ("--fault", These(&["nonsense", "kill-slave:4@1s", "kill-primary@1h"])),
+    ("--check", AnythingButYesAndNo),
+    ("--check-max", These(&["-1"])),
+    ("--sweep", These(&["colour=1", "slaves=0", "clients=1..1001", "value-bytes=10"])),
+    ("--placement-experiment", These(&["soon"])),
+    ("--output", Nothing),
+    ("--quiet", AnythingButYesAndNo),
+    ("--max-error-rate", These(&["-1", "101"])),
+];
+
+#[test]
+fn a_bad_flag_is_named_in_one_line() {
+    let program = env!("CARGO_BIN_EXE_dsm-test-harness");
+    bad_flags_are_named(program, &[], FLAGS);
+    masters_flags_are_looked_at_first(program);
+    wrong_addresses_are_named(program, &[], "--target", "");
 }

@@ -3,7 +3,7 @@
 //!
 //! It owns the recorded [`History`], the search, and the counter-example that a person can read. It never
 //! asks a clock, never talks to a cluster, and knows nothing of how a history came to be: tests, harness and
-//! simulation bring the times along.
+//! simulation bring the times along. Nothing that serves depends on this crate.
 //!
 //! Linearizability is local (Herlihy and Wing, 1990): a history is linearizable if each key's part is. Each
 //! part is searched as Wing and Gong (1993) and Lowe (2017) describe: linearize one operation after the other,
@@ -19,7 +19,7 @@
 //! The set of linearized operations is remembered as a 128 bit sum of random numbers, one for each operation.
 //!
 //! ```
-//! use dsm_protocol::history::{Action, History, Outcome, Violation};
+//! use dsm_history::{Action, History, Outcome, Violation};
 //!
 //! // One client writes; the answer comes at 20 ns. Another one reads while the write is under way.
 //! let mut history = History::new();
@@ -34,6 +34,9 @@
 //! history.finish_read(late, None, 35);
 //! assert!(matches!(history.check(), Err(Violation::NotLinearizable(_))));
 //! ```
+
+#![deny(clippy::disallowed_methods)]
+#![deny(clippy::wildcard_enum_match_arm)]
 
 use bytes::Bytes;
 use foldhash::fast::FixedState;

@@ -77,10 +77,10 @@ struct PeersOptions {
     tables_only: bool,
 
     #[command(flatten)]
-    log: crate::common::LogArgs,
+    log: dsm_server::cli::LogArgs,
 }
 
-impl crate::common::Flags for PeersOptions {
+impl dsm_server::cli::Flags for PeersOptions {
     fn validate(&self) -> Result<(), String> {
         if self.duration.is_some_and(|duration| duration.is_zero()) {
             return Err("--duration must be above 0".to_owned());
@@ -91,13 +91,13 @@ impl crate::common::Flags for PeersOptions {
 
 /// Runs it with the words of the command line, the first of which is the program.
 pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
-    crate::common::outlive_file_limit();
-    let options: PeersOptions = match crate::common::parse(words) {
+    dsm_server::cli::outlive_file_limit();
+    let options: PeersOptions = match dsm_server::cli::parse(words) {
         Ok(options) => options,
         Err(code) => return code,
     };
     options.log.start("warn");
-    crate::common::finish(measure(&options), 1)
+    dsm_server::cli::finish(measure(&options), 1)
 }
 
 fn measure(options: &PeersOptions) -> anyhow::Result<ExitCode> {

@@ -1,10 +1,7 @@
 //! The roles as whole programs: flags, signals, exit codes. Each role's binary is this and nothing else; `dsm-cluster`
 //! runs the roles through it too.
 
-// Each binary uses its part of this module.
-#![allow(dead_code)]
-
-use crate::common::{self, Flags, LogArgs};
+use crate::cli::{self, Flags, LogArgs};
 use anyhow::Context as _;
 use clap::Parser;
 use dsm::config::{MasterConfig, MasterKind, SlaveConfig, BACKUP_ADDRESS, PRIMARY_ADDRESS};
@@ -94,7 +91,7 @@ impl Flags for SlaveArgs {
 }
 
 /// Runs `role` (`master`, `backup` or `slave`) with the flags of its own binary, without a program name.
-pub(crate) fn run(role: &str, flags: Vec<OsString>) -> ExitCode {
+pub fn run(role: &str, flags: Vec<OsString>) -> ExitCode {
     let words = |name: &str| std::iter::once(OsString::from(name)).chain(flags).collect::<Vec<_>>();
     match role {
         "master" => run_as::<MasterArgs>(words("dsm-master"), |args| {
@@ -106,7 +103,7 @@ pub(crate) fn run(role: &str, flags: Vec<OsString>) -> ExitCode {
         "slave" => {
             run_as::<SlaveArgs>(words("dsm-slave"), |args| (NodeConfig::Slave(args.config), args.process))
         }
-        other => common::fail(&format!("no role {other:?}: there are master, backup and slave"), 2),
+        other => cli::fail(&format!("no role {other:?}: there are master, backup and slave"), 2),
     }
 }
 
@@ -115,20 +112,20 @@ pub(crate) fn run(role: &str, flags: Vec<OsString>) -> ExitCode {
 ///
 /// # Errors
 /// The exit code when masters would not start with them; it is told why.
-pub(crate) fn value_max(master_flags: &[OsString]) -> Result<usize, ExitCode> {
+pub fn value_max(master_flags: &[OsString]) -> Result<usize, ExitCode> {
     let launched =
         ["dsm-master", "--listen", PRIMARY_ADDRESS, "--peer", BACKUP_ADDRESS, "--log", "kv_store.log"];
     let words = launched.map(OsString::from).into_iter().chain(master_flags.iter().cloned());
-    common::parse::<MasterArgs>(words).map(|args| args.config.value_max())
+    cli::parse::<MasterArgs>(words).map(|args| args.config.value_max())
 }
 
 /// The flags that this process was started with.
-pub(crate) fn own_flags() -> Vec<OsString> {
+pub fn own_flags() -> Vec<OsString> {
     std::env::args_os().skip(1).collect()
 }
 
 fn run_as<A: Flags>(words: Vec<OsString>, role: impl FnOnce(A) -> (NodeConfig, ProcessArgs)) -> ExitCode {
-    let args = match common::parse::<A>(words.clone()) {
+    let args = match cli::parse::<A>(words.clone()) {
         Ok(args) => args,
         Err(code) => return code,
     };
@@ -140,8 +137,8 @@ fn run_as<A: Flags>(words: Vec<OsString>, role: impl FnOnce(A) -> (NodeConfig, P
     }
     let result = die_with(process.die_with_parent).and_then(|()| serve(config));
     match result {
-        Ok(()) => common::ended(ExitCode::SUCCESS),
-        Err(error) => common::fail(&common::with_variables::<A>(&format!("{error:#}"), words), 1),
+        Ok(()) => cli::ended(ExitCode::SUCCESS),
+        Err(error) => cli::fail(&cli::with_variables::<A>(&format!("{error:#}"), words), 1),
     }
 }
 
@@ -197,7 +194,7 @@ fn serve(config: NodeConfig) -> anyhow::Result<()> {
     system.block_on(async move {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-        let mut hangup = common::hangup().context("cannot wait for SIGHUP")?;
+        let mut hangup = cli::hangup().context("cannot wait for SIGHUP")?;
         // Whoever closes the terminal means the programs in it; elsewhere it means "read your files again".
         let at_terminal = io::stdin().is_terminal() || io::stderr().is_terminal();
         let (ask, asked) = tokio::sync::oneshot::channel();
@@ -207,7 +204,7 @@ fn serve(config: NodeConfig) -> anyhow::Result<()> {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
-                    () = common::hung_up(&mut hangup) => if !at_terminal {
+                    () = cli::hung_up(&mut hangup) => if !at_terminal {
                         log::info!(
                             "SIGHUP ignored: no file is read again, and the output belongs to whoever started this"
                         );
@@ -227,10 +224,10 @@ fn serve(config: NodeConfig) -> anyhow::Result<()> {
         };
         tokio::select! {
             biased;
-            ended = run_node(config, RealEnv::logging(common::lines_lost), stop) => Ok(ended?),
+            ended = run_node(config, RealEnv::logging(cli::lines_lost), stop) => Ok(ended?),
             () = signals => {
                 log::warn!("ended at once by a second signal");
-                common::flush();
+                cli::flush();
                 // Threads may wait for a disk: nothing waits for them.
                 std::process::exit(1);
             }

@@ -37,13 +37,13 @@ const ASK_KEY: &str = "Enter the key you want to perform the operation on: ";
 const ASK_VALUE: &str = "Enter the value corresponding to the key: ";
 
 /// The last line of a dialog.
-pub(crate) const FAREWELL: &[u8] = b"Exiting Client...";
+pub const FAREWELL: &[u8] = b"Exiting Client...";
 
 /// What is told of Ctrl+C at a terminal.
 const HINT: &str = "Ctrl+C clears the line; EXIT or Ctrl+D leaves.";
 
 /// What everybody is told who asks for an operation that is not there.
-pub(crate) const INVALID: &str = "Invalid Operation! Please Try Again.";
+pub const INVALID: &str = "Invalid Operation! Please Try Again.";
 
 const HELP: &str = "\
 READ <key>            prints the value of the key
@@ -56,7 +56,7 @@ READ, WRITE and DELETE alone ask for the rest. A key, or a whole value, may stan
 \"a b\" with \\n, \\\", \\x00 and the like in it, 'a b' as it is.";
 
 /// The client on a thread of its own, for callers that block.
-pub(crate) struct Store {
+pub struct Store {
     handle: Handle,
     client: Client,
     /// The longest line that names a key and a value, in bytes.
@@ -67,7 +67,7 @@ pub(crate) struct Store {
 
 impl Store {
     /// Starts the thread and the client.
-    pub(crate) fn start(config: ClientConfig) -> io::Result<Store> {
+    pub fn start(config: ClientConfig) -> io::Result<Store> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -81,7 +81,7 @@ impl Store {
     }
 
     /// Runs one call to its end.
-    pub(crate) fn run<'a, T, F>(&'a self, call: impl FnOnce(&'a Client) -> F) -> T
+    pub fn run<'a, T, F>(&'a self, call: impl FnOnce(&'a Client) -> F) -> T
     where
         F: Future<Output = T>,
     {
@@ -89,15 +89,13 @@ impl Store {
     }
 
     /// The master that serves, as far as is known.
-    // dsm-client's prompt waits for it instead.
-    #[allow(dead_code)]
-    pub(crate) fn serving(&self) -> Option<Serving> {
+    pub fn serving(&self) -> Option<Serving> {
         self.client.serving()
     }
 }
 
 /// What a prompt can do beyond the store, and what it may have to report.
-pub(crate) trait Host {
+pub trait Host {
     /// Carries out a line, if it is one of the host's; the answer, line by line.
     fn command(&mut self, line: &str, store: &Store) -> Option<Vec<String>>;
     /// Whether it goes on without anybody to give it lines, until a signal comes.
@@ -137,7 +135,7 @@ struct Question {
 }
 
 /// Where lines come from and signals arrive.
-pub(crate) struct Terminal {
+pub struct Terminal {
     questions: mpsc::Sender<Question>,
     events: mpsc::Receiver<Event>,
     printer: Option<Box<dyn FnMut(String) + Send>>,
@@ -154,7 +152,7 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// Prepares to read lines. `interrupted` is set when a signal asks the process to stop, and by Ctrl+C: where lines
     /// are edited, that ends the command that runs, and no more.
-    pub(crate) fn open(store: &Store, dialog: bool, interrupted: Arc<AtomicBool>) -> io::Result<Terminal> {
+    pub fn open(store: &Store, dialog: bool, interrupted: Arc<AtomicBool>) -> io::Result<Terminal> {
         let editing = io::stdin().is_terminal() && io::stdout().is_terminal();
         let mode = editing.then(|| rustix::termios::tcgetattr(io::stdin()).ok()).flatten();
         let (questions, asked) = mpsc::channel();
@@ -252,7 +250,7 @@ fn watch_signals(
     let _inside = store.handle.enter();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = crate::common::hangup()?;
+    let mut hangup = crate::cli::hangup()?;
     let mut child = signal(SignalKind::child())?;
     let sender = sender.clone();
     store.handle.spawn(async move {
@@ -260,7 +258,7 @@ fn watch_signals(
             let event = tokio::select! {
                 _ = interrupt.recv() => Event::Interrupt,
                 _ = terminate.recv() => Event::Stop,
-                () = crate::common::hung_up(&mut hangup) => Event::Stop,
+                () = crate::cli::hung_up(&mut hangup) => Event::Stop,
                 _ = child.recv() => Event::Child,
             };
             if matches!(event, Event::Stop | Event::Interrupt) {
@@ -356,7 +354,7 @@ fn edit_lines(asked: &mpsc::Receiver<Question>, sender: &mpsc::Sender<Event>, li
 }
 
 /// What the binaries' help says of the history.
-pub(crate) const HISTORY_HELP: &str = "\
+pub const HISTORY_HELP: &str = "\
 Environment:
   DSM_HISTORY   File that keeps the last 1000 lines typed at a terminal, with their keys and values; /dev/null keeps
                 none [default: ~/.dsm_history]";
@@ -376,7 +374,7 @@ fn kept_in(path: PathBuf) -> Option<PathBuf> {
 
 /// An operation as it was typed.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Operation {
+pub enum Operation {
     /// `READ key`; without a key it is asked for.
     Read(Option<Vec<u8>>),
     /// `WRITE key value`; without both they are asked for.
@@ -405,7 +403,7 @@ const USAGE_DELETE: &str = "DELETE <key>";
 impl Operation {
     /// Reads a line. A key is one word, or stands in quotes; a value is what follows the one character behind the key,
     /// without the quotes if all of it stands in quotes.
-    pub(crate) fn parse(line: &[u8]) -> Operation {
+    pub fn parse(line: &[u8]) -> Operation {
         let (word, rest) = first_word(line.trim_ascii_start());
         let rest = rest.trim_ascii_start();
         let one_key = |usage| match key_and_rest(rest) {
@@ -434,9 +432,7 @@ impl Operation {
     }
 
     /// Reads the words of a command line; each is taken as it is.
-    // dsm-cluster takes none.
-    #[allow(dead_code)]
-    pub(crate) fn from_words(words: &[Vec<u8>]) -> Operation {
+    pub fn from_words(words: &[Vec<u8>]) -> Operation {
         let Some((word, rest)) = words.split_first() else { return Operation::Invalid(USAGE) };
         match (word.to_ascii_uppercase().as_slice(), rest) {
             (b"READ", [key]) => Operation::Read(Some(key.clone())),
@@ -534,7 +530,7 @@ fn is_fed() -> bool {
 ///
 /// # Errors
 /// When the input cannot be read or the output not be written.
-pub(crate) fn run(store: &Store, terminal: &mut Terminal, host: &mut dyn Host) -> anyhow::Result<()> {
+pub fn run(store: &Store, terminal: &mut Terminal, host: &mut dyn Host) -> anyhow::Result<()> {
     match (Dialog { store, terminal, host, told: None, unanswered: Vec::new() }).run() {
         // Whoever read our answers has enough of them.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -745,14 +741,14 @@ impl Dialog<'_> {
         if self.terminal.dialog {
             say(format!("Usage: {usage}").as_bytes())?;
         } else {
-            crate::common::tell(&format!("usage: {usage}"));
+            crate::cli::tell(&format!("usage: {usage}"));
         }
         Ok(Next::Ask)
     }
 }
 
 /// What HELP shows: the prompt's operations, and the host's commands, which win where both know a word.
-pub(crate) fn help(of_host: &str) -> String {
+pub fn help(of_host: &str) -> String {
     let word = |line: &str| line.split(' ').next().unwrap_or("").to_ascii_lowercase();
     let is_hosts = |line: &&str| of_host.lines().any(|host| word(host) == word(line));
     HELP.lines().filter(|line| !is_hosts(line)).chain(of_host.lines()).collect::<Vec<_>>().join("\n")
@@ -760,7 +756,7 @@ pub(crate) fn help(of_host: &str) -> String {
 
 /// One line about an error, beginning with the word that says its kind: the store's own, `NOT_EXECUTED`, or
 /// `UNKNOWN` for a write that may or may not take effect.
-pub(crate) fn error_line(error: &ClientError) -> String {
+pub fn error_line(error: &ClientError) -> String {
     match error {
         ClientError::NotExecuted { cause: Failure::Refused(refusal) }
         | ClientError::Indeterminate { cause: Failure::Refused(refusal) } => refusal.to_string(),
@@ -771,17 +767,17 @@ pub(crate) fn error_line(error: &ClientError) -> String {
 }
 
 /// The text of a STATUS with plain line ends and none at its end.
-pub(crate) fn status_text(text: &str) -> String {
+pub fn status_text(text: &str) -> String {
     text.replace('\r', "").trim_end().to_owned()
 }
 
 /// `Key … not found`.
-pub(crate) fn not_found(key: &[u8]) -> Vec<u8> {
+pub fn not_found(key: &[u8]) -> Vec<u8> {
     [b"Key ", &shown(key)[..], b" not found"].concat()
 }
 
 /// Bytes as they are printed: raw to a pipe; at a terminal, what could change its state is escaped.
-pub(crate) fn shown(bytes: &[u8]) -> Vec<u8> {
+pub fn shown(bytes: &[u8]) -> Vec<u8> {
     if io::stdout().is_terminal() {
         escaped(bytes).into_bytes()
     } else {
@@ -807,7 +803,7 @@ fn escaped(bytes: &[u8]) -> String {
 }
 
 /// Prints a line to standard output at once.
-pub(crate) fn say(line: &[u8]) -> io::Result<()> {
+pub fn say(line: &[u8]) -> io::Result<()> {
     let mut output = io::stdout().lock();
     output.write_all(line)?;
     output.write_all(b"\n")?;

@@ -5,8 +5,8 @@
 //! HTTP/2 itself is the crate `h2`'s. It never follows a leader and knows no authentication.
 
 use super::{Action, Answer, Fate, Request, Sink};
-use crate::harness::clock::Clock;
-use crate::harness::value::Texts;
+use crate::clock::Clock;
+use crate::value::Texts;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use h2::client::SendRequest;
@@ -265,7 +265,7 @@ fn invalid(what: &'static str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::harness::value::Version;
+    use crate::value::Version;
     use std::collections::BTreeMap;
     use tokio::net::TcpListener;
 

@@ -1,4 +1,4 @@
-//! The recorded history of a run, and its judgement by `dsm_protocol::history`.
+//! The recorded history of a run, and its judgement by [`dsm_history`].
 //!
 //! Operations are kept small until the end (48 bytes each), and at most [`Recorder::max`] of them. From the moment
 //! that bound is reached nothing more is recorded; what was begun before is judged. It owns the translation and the
@@ -8,7 +8,7 @@ use super::driver::Fate;
 use super::record::CheckRecord;
 use super::value::Texts;
 use bytes::Bytes;
-use dsm_protocol::history::{check, Action, Operation, Outcome, Violation};
+use dsm_history::{check, Action, Operation, Outcome, Violation};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// One operation that is over, or a write that may still take effect.
