@@ -302,29 +302,25 @@ mod tests {
         all
     }
 
+    /// Something like a frame, with something behind it.
+    fn frame(value: &Bytes, out: &mut impl Sink) {
+        let tail = out.tail();
+        let start = tail.len();
+        tail.extend_from_slice(b"head....kind");
+        out.summed_value(start + 4, crc32c::crc32c(b"kind"), value);
+        out.tail().extend_from_slice(b"behind");
+    }
+
     #[test]
     fn a_long_value_is_summed_up_in_steps_when_it_leaves() {
-        let frame = |value: &Bytes, out: &mut dyn FnMut(&[u8], usize, u32, &Bytes)| {
-            out(b"head....kind", 4, crc32c::crc32c(b"kind"), value);
-        };
         for length in
             [0, 10, SHARED_BYTES_MIN, SUMMED_LATER_MIN - 1, SUMMED_LATER_MIN, 3 * SUMMED_LATER_MIN + 5]
         {
             let value: Bytes = (0..length).map(|at| (at % 251) as u8).collect::<Vec<_>>().into();
             let (mut at_once, mut pieces) = (b"before".to_vec(), Pieces::default());
-            frame(&value, &mut |head, at, checksum, value| {
-                let start = at_once.len();
-                at_once.extend_from_slice(head);
-                at_once.summed_value(start + at, checksum, value);
-            });
-            at_once.extend_from_slice(b"behind");
             pieces.tail().extend_from_slice(b"before");
-            frame(&value, &mut |head, at, checksum, value| {
-                let start = pieces.tail().len();
-                pieces.tail().extend_from_slice(head);
-                pieces.summed_value(start + at, checksum, value);
-            });
-            pieces.tail().extend_from_slice(b"behind");
+            frame(&value, &mut at_once);
+            frame(&value, &mut pieces);
             assert_eq!(pieces.sum_on(1000), length >= SUMMED_LATER_MIN, "{length}");
             assert!(taken_in_steps(&mut pieces, 64 * 1024) == at_once, "{length} bytes");
         }
