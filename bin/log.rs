@@ -43,6 +43,9 @@ const EXIT_CORRUPT: u8 = 2;
 /// Who may read and write what is made here: it holds everybody's values.
 const OWNER_ONLY: u32 = 0o600;
 
+/// The longest text of a lock file that is looked at, in bytes.
+const LOCK_TEXT_MAX: usize = 4096;
+
 /// Bytes read at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
 
@@ -168,10 +171,7 @@ fn main() -> ExitCode {
         Ok(code) => cli::ended(ExitCode::from(code)),
         // Whoever reads us has seen enough.
         Err(error) if cli::is_broken_pipe(&error) => cli::ended(ExitCode::from(EXIT_CLEAN)),
-        Err(error) => {
-            cli::tell(&format!("dsm-log: {error:#}"));
-            cli::ended(ExitCode::from(EXIT_CORRUPT))
-        }
+        Err(error) => cli::fail(&format!("{error:#}"), EXIT_CORRUPT),
     }
 }
 
@@ -228,7 +228,7 @@ fn walk(
             Some(Step::Bad(bad)) => match scanner.pass_damaged_mark(rest) {
                 Some(true) => {
                     cli::tell(&format!(
-                        "dsm-log: the SYNCED mark at byte {before} is damaged; no record is missing with it, so it is \
+                        "warning: the SYNCED mark at byte {before} is damaged; no record is missing with it, so it is \
                          passed over"
                     ));
                 }
@@ -290,7 +290,7 @@ fn explain(path: &Path, verdict: Option<&Verdict>) -> u8 {
         None => EXIT_CLEAN,
         Some(Verdict::Torn { offset, bytes, lines }) => {
             cli::tell(&format!(
-                "dsm-log: {path} has a torn tail of {bytes} bytes ({lines} lines) at byte {offset} that was never \
+                "warning: {path} has a torn tail of {bytes} bytes ({lines} lines) at byte {offset} that was never \
                  acknowledged as synced (or is being written, if a master runs); the next master, or `dsm-log \
                  repair`, cuts it"
             ));
@@ -301,7 +301,7 @@ fn explain(path: &Path, verdict: Option<&Verdict>) -> u8 {
                 format!("; line {} says that seq {} had been synced", evidence.line, evidence.synced)
             });
             cli::tell(&format!(
-                "dsm-log: {path} is corrupt at byte {offset}, line {line}: {cause}{proof}; restore the file from a \
+                "error: {path} is corrupt at byte {offset}, line {line}: {cause}{proof}; restore the file from a \
                  copy, or take the damaged lines out with `dsm-log repair`, which keeps the rest and lists what is lost"
             ));
             EXIT_CORRUPT
@@ -563,9 +563,8 @@ fn new_cluster(path: &Path, crash: Crash, line_max: usize, out: &mut impl Write)
     overwrite(&file, &line, span.offset).context("cannot write the CLUSTER line")?;
     // What the lock file says is of the original.
     let _ = fs::remove_file(beside(path, ".witness"));
-    let text = LockText { cluster: None, epoch: None, reign: None, ..LockText::parse(&text) }.to_string();
-    let written = lock_file.write_all_at(text.as_bytes(), 0);
-    written.and_then(|()| lock_file.set_len(text.len() as u64)).with_context(|| {
+    let text = LockText { cluster: None, epoch: None, reign: None, ..LockText::parse(&text) };
+    write_lock_text(&lock_file, &text).with_context(|| {
         format!(
             "cluster {old} is cluster {new} from here on, but the lock file still speaks of the original: remove {}",
             beside(path, ".lock").display()
@@ -691,11 +690,31 @@ fn text_of(lock_file: &mut File) -> anyhow::Result<String> {
 fn forget_cluster(path: &Path, lock_file: &mut File) -> anyhow::Result<()> {
     lock_file.rewind().context("cannot read the lock file")?;
     let text = LockText::parse(&text_of(lock_file)?);
-    let text = LockText { cluster: None, epoch: None, reign: None, ..text }.to_string();
+    let text = LockText { cluster: None, epoch: None, reign: None, ..text };
     let _ = fs::remove_file(beside(path, ".witness"));
-    let written = lock_file.write_all_at(text.as_bytes(), 0);
-    let written = written.and_then(|()| lock_file.set_len(text.len() as u64));
-    written.and_then(|()| lock_file.sync_all()).context("cannot write the lock file")
+    write_lock_text(lock_file, &text).context("cannot write the lock file")
+}
+
+/// Writes the lock file's text in place. What is longer now is blanked with the same write, so that whatever ends this
+/// leaves no line of the old text behind the new one.
+fn write_lock_text(lock_file: &File, text: &LockText) -> io::Result<()> {
+    let text = text.to_string();
+    let mut bytes = text.clone().into_bytes();
+    let length = usize::try_from(lock_file.metadata()?.len()).unwrap_or(0).min(LOCK_TEXT_MAX);
+    bytes.resize(bytes.len().max(length), b'\n');
+    lock_file.write_all_at(&bytes, 0)?;
+    lock_file.set_len(text.len() as u64)?;
+    lock_file.sync_all()
+}
+
+/// Says, of a log that may lack what slaves have seen last, why its start may wait and what to do then.
+fn say_how_to_go_on(path: &Path, out: &mut impl Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "slaves may have seen what is lost at the end: the next master that hears so does not serve; then stop it, run \
+         `dsm-log accept-loss {}`, and start it again",
+        path.display()
+    )
 }
 
 /// Writes over bytes of a file, all or none of them: a limit or an error in their midst would leave a line that is neither
@@ -736,6 +755,7 @@ fn repair(
     let locked = file.metadata()?;
     let Walk { verdict, .. } = walk(&file, crash_kind(crash, path), line_max, |_, _| Ok(()))
         .with_context(|| format!("cannot read {}", path.display()))?;
+    let is_given_up = matches!(verdict, Some(Verdict::Corrupt { .. }));
     let offset = match verdict {
         None => {
             writeln!(out, "{} is clean, nothing to repair", path.display())?;
@@ -760,6 +780,9 @@ fn repair(
         path.display(),
         saved_to.display()
     )?;
+    if is_given_up {
+        say_how_to_go_on(path, out)?;
+    }
     out.flush()?;
     Ok(EXIT_CLEAN)
 }
@@ -901,7 +924,7 @@ fn lock(file: &File, path: &Path) -> anyhow::Result<()> {
 /// One value of the lock file's text.
 fn lock_text(path: &Path, key: &str) -> Option<String> {
     let mut text = String::new();
-    File::open(beside(path, ".lock")).ok()?.take(4096).read_to_string(&mut text).ok()?;
+    File::open(beside(path, ".lock")).ok()?.take(LOCK_TEXT_MAX as u64).read_to_string(&mut text).ok()?;
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=').map(str::to_owned))
 }
 

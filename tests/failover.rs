@@ -6,9 +6,11 @@ mod common;
 use common::cluster::{Node, Setup, TestCluster};
 use common::load::Load;
 use common::resp::Answer;
+use common::skip::{need_program, skip, Lack};
 use common::{millis, seconds, stays, wait_for};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 /// What a status shows of a reign: its epoch and how many slaves are active.
@@ -37,6 +39,70 @@ fn a_killed_primary_is_replaced_and_takes_its_place_again_without_an_error() {
     assert!(failures.is_empty(), "a handover fails requests: {failures:?}");
     assert!(back.number("epoch") > info.number("epoch"), "a handover begins a new reign");
     load.prove(&mut cluster);
+}
+
+/// From now on each look of a process at a path takes so many seconds; ends with what is given.
+fn slow_path(
+    pid: u32,
+    path: &std::path::Path,
+    seconds_each: u32,
+    said: &std::path::Path,
+) -> Result<Child, Lack> {
+    need_program("strace", &["-V"], "strace")?;
+    let mut command = Command::new("strace");
+    command.args(["-f", "-q", "-p", &pid.to_string(), "-P"]).arg(path).arg("-o").arg(said);
+    command.args(["-e", "trace=openat", "-e", &format!("inject=openat:delay_enter={seconds_each}000000")]);
+    let mut tracer = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("strace is there");
+    let traced = || {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten();
+        let is_traced = |task: std::fs::DirEntry| {
+            std::fs::read_to_string(task.path().join("status"))
+                .is_ok_and(|status| !status.contains("TracerPid:\t0\n"))
+        };
+        tasks.into_iter().all(is_traced)
+    };
+    let begun = Instant::now();
+    while !traced() {
+        if tracer.try_wait().expect("our child").is_some() || begun.elapsed() > seconds(10) {
+            let _ = tracer.kill();
+            return Err(Lack::Refused("strace may not attach to a process here".to_owned()));
+        }
+        std::thread::sleep(millis(10));
+    }
+    Ok(tracer)
+}
+
+#[test]
+fn a_look_at_the_lock_that_hangs_holds_up_neither_master() {
+    let mut cluster = Setup::slaves(1).prepare();
+    cluster.start(Node::Master);
+    cluster.start(Node::Slave(0));
+    cluster.wait_until_serves(Node::Master, seconds(10));
+    let [pid, _] = cluster.process_ids()[..] else { panic!("a primary and a slave") };
+    let said = cluster.dir().join("strace");
+    let tracer = match slow_path(pid, &cluster.lock(), 4, &said) {
+        Ok(tracer) => tracer,
+        Err(why) => return skip(a_look_at_the_lock_that_hangs_holds_up_neither_master, "", &why),
+    };
+    // The other one comes, and is asked whether it sees the same lock file: four times as long as a primary may hang.
+    cluster.start(Node::Backup);
+    stays("the primary serves", seconds(6), || {
+        let asked = Instant::now();
+        match cluster.ask(&[b"SET", b"k", b"v"]) {
+            answer if answer == Answer::ok() && asked.elapsed() < seconds(1) => Ok(()),
+            answer => Err((answer, asked.elapsed())),
+        }
+    });
+    let told = cluster.stderr(Node::Backup);
+    assert!(!told.contains("fenced"), "{told}");
+    // It is written down once it is over.
+    let hung = std::fs::read_to_string(&said).unwrap_or_default();
+    assert!(hung.contains("DELAYED"), "no look hung: {hung}");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&tracer), rustix::process::Signal::TERM)
+        .expect("it runs");
+    let mut tracer = tracer;
+    tracer.wait().expect("our child");
+    assert_eq!(cluster.settle(), Node::Master);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use dsm_protocol::record::{encode, encode_with, Operation, Trailer};
 use rustix::fs::{flock, FlockOperation};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use tempfile::TempDir;
@@ -323,6 +324,62 @@ fn repair_names_the_keys_of_a_damaged_line_and_saves_the_line_behind_a_damaged_n
 }
 
 #[test]
+fn repair_keeps_the_good_line_behind_a_hole_that_is_longer_than_a_line_may_be() {
+    let dir = Directory::new();
+    let (bytes, starts) = log();
+    let hole = 300 << 20;
+    dir.put("a.log", &bytes[..starts[3]]);
+    let file = File::options().write(true).open(dir.path("a.log")).unwrap();
+    let behind = starts[3] as u64 + hole;
+    // Two lines of the log are lost, and the next one has no newline in front of it.
+    file.write_all_at(&bytes[starts[5]..], behind).unwrap();
+    let done = dir.run(&["repair", "--crash", "process", "a.log"]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let place =
+        format!("byte {}, line 4: {hole} bytes (1 lines) cannot be read: seqs 4 to 5 are lost", starts[3]);
+    assert!(done.stdout.contains(&place), "{}", done.stdout);
+    let text = String::from_utf8_lossy(&dir.get("a.log")).into_owned();
+    assert!(text.contains("\nWRITE user1 Bob ;6 1 3 After=3 "), "{text}");
+    assert_eq!(shown(&dir.run(&["check", "a.log"]), "good lines"), "6");
+    assert!(!done.stdout.contains("accept-loss"), "nothing is lost at the end: {}", done.stdout);
+}
+
+#[test]
+fn repair_says_when_slaves_may_know_what_is_lost() {
+    let (bytes, starts) = log();
+    let mut longer = bytes.clone();
+    let epoch = longer.len();
+    encode(&Operation::Epoch { address: "b".into(), mark: None }, Seq(8), Epoch(2), Seq(7), &mut longer);
+    let first_write = longer.len();
+    for seq in 9..12 {
+        encode(&write(b"k", b"v"), Seq(seq), Epoch(2), Seq(seq - 1), &mut longer);
+    }
+    let last = longer.len() - 20;
+    for (place, is_said) in [(starts[3] + 8, false), (first_write + 8, false), (epoch + 8, true)] {
+        let dir = Directory::new();
+        let mut damaged = longer.clone();
+        damaged[place] ^= 1;
+        dir.put("a.log", &damaged);
+        let done = dir.run(&["repair", "--crash", "process", "a.log"]);
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        assert_eq!(done.stdout.contains("`dsm-log accept-loss a.log`"), is_said, "{place}: {}", done.stdout);
+    }
+    // Two places: the second one is the last line's, which nothing contradicts any more.
+    let dir = Directory::new();
+    let mut damaged = longer.clone();
+    (damaged[starts[3] + 8], damaged[last]) = (damaged[starts[3] + 8] ^ 1, damaged[last] ^ 1);
+    dir.put("a.log", &damaged);
+    let done = dir.run(&["repair", "--crash", "process", "a.log"]);
+    assert!(done.stdout.contains("`dsm-log accept-loss a.log`"), "{}", done.stdout);
+    dir.put("a.log", &damaged);
+    let cut = dir.run(&["repair", "--cut-at-corruption", "a.log"]);
+    assert!(cut.stdout.contains("`dsm-log accept-loss a.log`"), "{}", cut.stdout);
+    dir.put("a.log", &longer[..last]);
+    let torn = dir.run(&["repair", "--crash", "process", "a.log"]);
+    assert!(torn.stdout.starts_with("cut ") && !torn.stdout.contains("accept-loss"), "{}", torn.stdout);
+}
+
+#[test]
 fn repair_of_a_file_that_is_no_log_or_of_a_newer_version_touches_nothing() {
     let dir = Directory::new();
     dir.put("passwd", b"root:x:0:0\n");
@@ -371,6 +428,14 @@ fn a_copied_log_gets_a_cluster_of_its_own_and_keeps_the_rest() {
     assert_eq!(changed[starts[1]..], bytes[starts[1]..], "nothing else");
     assert_eq!(dir.run(&["check", "a.log"]).code, 0);
     assert_eq!(dir.get("a.log.lock"), b"pid=4711\nlog_boot=b\n");
+    // One that was ended before it came to the lock file is run again; or `forget`, as a start says.
+    for again in ["new-cluster", "forget"] {
+        dir.put("a.log.lock", b"pid=4711\ncluster=0000000000000abc\nepoch=1\nlog_boot=b\n");
+        let run = dir.run(&[again, "a.log"]);
+        assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{}", run.stdout);
+        assert_eq!(dir.get("a.log.lock"), b"pid=4711\nlog_boot=b\n");
+        assert_eq!(dir.run(&["check", "a.log"]).code, 0);
+    }
     // A torn log is no log to begin with.
     dir.put("b.log", &bytes[..starts[7] + 3]);
     assert_eq!(dir.run(&["new-cluster", "b.log"]).code, 1);
@@ -390,7 +455,7 @@ fn repair_and_import_refuse_while_a_master_holds_a_lock() {
         flock(&file, FlockOperation::LockExclusive).unwrap();
         let refused = dir.run(&["repair", "a.log"]);
         assert_eq!(refused.code, 2, "{held} is held");
-        assert_eq!(refused.stderr, "dsm-log: a.log is in use by a master (pid 4711): stop it first\n");
+        assert_eq!(refused.stderr, "error: a.log is in use by a master (pid 4711): stop it first\n");
         assert_eq!(dir.get("a.log"), torn);
         assert_eq!(dir.run(&["check", "a.log"]).code, 1, "check only reads");
     }
@@ -449,7 +514,7 @@ fn changes_nothing(dir: &Directory, blocks: u32, args: &[&str], told: &str) {
     let before = files();
     let run = dir.run_limited(blocks, args, None);
     assert_eq!((run.code, run.stdout.as_str()), (2, ""), "{args:?}: {}", run.stderr);
-    let is_told = run.stderr.starts_with("dsm-log: ")
+    let is_told = run.stderr.starts_with("error: ")
         && run.stderr.contains(told)
         && run.stderr.contains("File too large");
     assert!(is_told && run.stderr.lines().count() == 1, "{args:?}: {}", run.stderr);

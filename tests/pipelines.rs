@@ -187,6 +187,49 @@ fn answers_in_all_are_bounded_and_who_takes_none_is_cut_for_others() {
 }
 
 #[test]
+fn who_reads_slowly_and_yet_reads_is_not_cut_for_others() {
+    let cluster = Setup::slaves(1).masters_with(&["--max-answer-bytes", "32MiB"]).start();
+    assert_eq!(cluster.ask(&[b"SET", b"long", &vec![b'x'; 16 << 20]]), Answer::ok());
+    let info = |name: &str| cluster.info(Node::Master).expect("INFO").number(name);
+    // 96 KiB and 1 MiB a second.
+    let slow = [(12 << 10, millis(125)), (128 << 10, millis(125))].map(|(part, pause)| {
+        let mut connection = open(&cluster, Node::Master);
+        connection.send(&encoded(&[b"GET", b"long"])).expect("a short packet is taken");
+        let mut stream = connection.sender().expect("a second handle");
+        let reads = std::thread::spawn(move || {
+            let mut part = vec![0; part];
+            let mut taken = 0;
+            while let Ok(read @ 1..) = stream.read(&mut part) {
+                taken += read;
+                std::thread::sleep(pause);
+            }
+            taken
+        });
+        (connection, reads)
+    });
+    wait_for("their answers take the room", seconds(5), || (info("answer_bytes") > 20 << 20).then_some(()));
+    let begun = Instant::now();
+    let (mut answered, mut refused) = (0, 0);
+    while begun.elapsed() < seconds(9) {
+        match open(&cluster, Node::Master).call(&[b"GET", b"long"]).expect("an answer") {
+            Answer::Bulk(_) => answered += 1,
+            busy => {
+                assert_eq!(busy.error_word(), Some("BUSY"));
+                refused += 1;
+            }
+        }
+    }
+    println!("{answered} answered and {refused} refused beside slow readers");
+    assert!(refused > 0, "nobody had to wait for them");
+    assert_eq!(info("slow_readers_cut"), 0);
+    for (connection, reads) in slow {
+        connection.sender().expect("a second handle").shutdown(std::net::Shutdown::Both).expect("it stands");
+        let taken = reads.join().expect("it ends");
+        assert!(taken > 500 << 10, "{taken} bytes");
+    }
+}
+
+#[test]
 fn who_waits_for_slow_readers_is_refused_in_time_and_what_needs_no_room_is_answered() {
     let flags =
         ["--max-answer-bytes", "64MiB", "--max-pipeline-bytes", "64MiB", "--request-timeout", "700ms"];

@@ -15,7 +15,7 @@ use actix::prelude::Recipient;
 use bytes::BytesMut;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
-use dsm_protocol::ids::{LinkId, SessionId};
+use dsm_protocol::ids::{LinkId, Millis, SessionId};
 use dsm_protocol::machine::master::{Asker, ReadId};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message};
 use dsm_protocol::resp::{Action, Conversation, Limits, Parsed, Parser, ServerFacts};
@@ -26,6 +26,77 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+
+/// So many messages of one link may wait for the master; then the link is not read any further.
+const UNHEARD_MAX: usize = 4096;
+
+/// The same in bytes of their bodies, or one message.
+const UNHEARD_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What a link has said and the master has not heard yet. Its socket's task waits here, so that whoever says more than the
+/// master can hear waits in his own socket.
+#[derive(Debug, Default)]
+pub(crate) struct Unheard {
+    messages: Cell<usize>,
+    bytes: Cell<usize>,
+    is_waited_for: Cell<bool>,
+    heard: Notify,
+}
+
+impl Unheard {
+    /// Counts a message of so many bytes until the master has heard it.
+    pub(crate) fn say(self: &Rc<Self>, bytes: usize) -> Said {
+        self.messages.set(self.messages.get() + 1);
+        self.bytes.set(self.bytes.get() + bytes);
+        Said { unheard: Rc::clone(self), bytes }
+    }
+
+    /// Whether more may be said.
+    fn has_room(&self) -> bool {
+        self.messages.get() < UNHEARD_MAX && (self.bytes.get() < UNHEARD_BYTES_MAX || self.is_empty())
+    }
+
+    /// Whether the master has heard all of it.
+    fn is_empty(&self) -> bool {
+        self.messages.get() == 0
+    }
+
+    /// Waits until more may be said.
+    pub(crate) async fn room(&self) {
+        self.wait_until(Self::has_room).await;
+    }
+
+    /// Waits until the master has heard all of it.
+    async fn heard_out(&self) {
+        self.wait_until(Self::is_empty).await;
+    }
+
+    async fn wait_until(&self, is_so: impl Fn(&Self) -> bool) {
+        while !is_so(self) {
+            self.is_waited_for.set(true);
+            self.heard.notified().await;
+        }
+        self.is_waited_for.set(false);
+    }
+}
+
+/// One message that the master is to hear. With its drop it is heard.
+#[derive(Debug)]
+pub(crate) struct Said {
+    unheard: Rc<Unheard>,
+    bytes: usize,
+}
+
+impl Drop for Said {
+    fn drop(&mut self) {
+        let Unheard { messages, bytes, is_waited_for, heard } = &*self.unheard;
+        messages.set(messages.get() - 1);
+        bytes.set(bytes.get() - self.bytes);
+        if is_waited_for.get() {
+            heard.notify_one();
+        }
+    }
+}
 
 /// Tells the master that its inbox is no longer empty.
 #[derive(actix::Message, Debug)]
@@ -42,21 +113,21 @@ pub(crate) enum Arrived {
     /// A session is over.
     Closed(SessionId),
     /// A slave wants to register over a new link.
-    SlaveHello { link: LinkId, hello: Hello, outbox: Outbox },
+    SlaveHello { link: LinkId, hello: Hello, outbox: Outbox, said: Said },
     /// A slave said something.
-    Slave { link: LinkId, message: Message },
+    Slave { link: LinkId, message: Message, said: Said },
     /// A slave's link is closed.
     SlaveGone { link: LinkId, reason: EndReason },
-    /// The other master has connected.
-    PeerHello { link: LinkId, hello: Hello, outbox: Outbox },
+    /// The other master has connected. `lock` is the lock file as we see it.
+    PeerHello { link: LinkId, hello: Hello, outbox: Outbox, lock: io::Result<String>, said: Said },
     /// The other master said something over the link that it opened.
-    Peer { link: LinkId, message: Message },
+    Peer { link: LinkId, message: Message, said: Said },
     /// That link is closed.
     PeerGone { link: LinkId },
     /// Our own link to the other master stands.
     DialedUp { generation: LinkId, welcome: dsm_protocol::message::Welcome, outbox: Outbox },
     /// The other master said something over our own link.
-    Dialed { generation: LinkId, message: Message },
+    Dialed { generation: LinkId, message: Message, said: Said },
     /// The other master refuses us.
     DialRefused { reason: String },
     /// Our own link is closed.
@@ -143,8 +214,6 @@ pub(crate) struct Switchboard {
     pub(crate) answers: Rc<AnswerPool>,
     pub(crate) limits: LimitCounters,
     pub(crate) errors: ErrorCounters,
-    /// How much of what links have said that the master does not know yet it has not heard.
-    unheard: RefCell<BTreeMap<LinkId, usize>>,
     /// Set when the node stops: no connection is accepted or read any more.
     pub(crate) stopping: Cell<bool>,
     pub(crate) stop: Notify,
@@ -152,6 +221,8 @@ pub(crate) struct Switchboard {
     pub(crate) peer_came: Notify,
     /// Connections that have ended on our side and are read off, of clients that have just asked something.
     read_off: Cell<usize>,
+    /// When it was last told that somebody speaks another version.
+    version_told: Cell<Option<Millis>>,
 }
 
 impl Switchboard {
@@ -175,11 +246,19 @@ impl Switchboard {
             trusted: RefCell::default(),
             limits: LimitCounters::default(),
             errors: ErrorCounters::default(),
-            unheard: RefCell::default(),
             stopping: Cell::new(false),
             stop: Notify::new(),
             peer_came: Notify::new(),
             read_off: Cell::new(0),
+            version_told: Cell::new(None),
+        }
+    }
+
+    /// Says in the log that somebody speaks another version of the wire: seldom, for it tries again and again.
+    fn tell_of_version(&self, now: Millis, address: &str, error: &FrameError) {
+        if self.version_told.get().is_none_or(|told| now.since(told) >= VERSION_TOLD_EVERY_MS) {
+            self.version_told.set(Some(now));
+            log::warn!("connection refused address={address} cause=\"{error}\"");
         }
     }
 
@@ -193,29 +272,6 @@ impl Switchboard {
         if self.inbox.push(arrived) {
             self.drain.do_send(Drain);
         }
-    }
-
-    /// Brings something of a link that the master does not know yet, which says no more until this is heard.
-    fn introduce(&self, link: LinkId, arrived: Arrived) {
-        *self.unheard.borrow_mut().entry(link).or_default() += 1;
-        self.push(arrived);
-    }
-
-    /// Notes that the master has heard something that a link has said.
-    pub(crate) fn heard(&self, link: LinkId) {
-        let mut unheard = self.unheard.borrow_mut();
-        // Of links that are known nothing is counted.
-        if let Some(count) = unheard.get_mut(&link) {
-            *count -= 1;
-            if *count == 0 {
-                unheard.remove(&link);
-            }
-        }
-    }
-
-    /// Whether the master has heard all that an unknown link has said, whatever others have brought since.
-    fn is_heard_out(&self, link: LinkId) -> bool {
-        self.stopping.get() || !self.unheard.borrow().contains_key(&link)
     }
 
     /// Counts a request of `bytes` bytes as in flight, unless a limit on all of them is reached.
@@ -256,7 +312,6 @@ impl Switchboard {
     /// Forgets a link that is gone.
     pub(crate) fn forget(&self, link: LinkId) {
         self.trusted.borrow_mut().remove(&link);
-        self.unheard.borrow_mut().remove(&link);
     }
 
     /// A number that no session and no link of this process has had.
@@ -275,6 +330,9 @@ pub(crate) struct Context {
     pub(crate) facts: ServerFacts,
     pub(crate) switchboard: Rc<Switchboard>,
 }
+
+/// How often it is told that somebody speaks another version of the wire, in milliseconds.
+const VERSION_TOLD_EVERY_MS: u64 = 10_000;
 
 /// How long the acceptor rests when the system has no file descriptor left.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -346,6 +404,7 @@ async fn accept_into(connections: &mut JoinSet<()>, listener: &Listener, context
 fn take_in(connections: &mut JoinSet<()>, stream: Stream, address: String, context: &Context) {
     let limits = &context.switchboard.limits;
     stream.keep_alive(context.config.tcp_keepalive);
+    stream.show_progress();
     count(&limits.connections_total);
     if limits.connections.get() >= context.config.max_connections {
         count(&limits.connections_refused);
@@ -395,7 +454,7 @@ async fn connection(stream: Stream, address: String, context: Context, kind: &Ce
     let outbox = Outbox::metered(context.switchboard.answers.meter());
     let serving = async {
         if buffer[0] == frame::PREFACE[0] {
-            native(&stream, buffer, &outbox, &context, kind).await
+            native(&stream, buffer, &outbox, &context, &address, kind).await
         } else {
             kind.set("session");
             redis(&stream, buffer, &outbox, &context, &address).await
@@ -817,6 +876,7 @@ async fn native(
     mut buffer: BytesMut,
     outbox: &Outbox,
     context: &Context,
+    address: &str,
     kind: &Cell<&'static str>,
 ) -> io::Result<()> {
     let limits = &context.switchboard.limits;
@@ -826,6 +886,9 @@ async fn native(
         Ok(Err(LinkError::Io(error))) => return Err(error),
         Ok(Err(LinkError::Frame(error))) => {
             count(&limits.protocol_errors);
+            if let FrameError::WireVersion { .. } = error {
+                context.switchboard.tell_of_version(context.env.now(), address, &error);
+            }
             reject(outbox, &error.to_string());
             return Ok(());
         }
@@ -908,14 +971,15 @@ fn slave_body_max(context: &Context) -> usize {
 
 /// Reads frames and hands each to `take` until the stream or the outbox ends. They are as short as a handshake's until
 /// the master trusts the link, and then up to `body_max`; a longer one that concerns one request is skipped, and
-/// `refuse` is told. What an unknown link says is heard before it may say more.
+/// `refuse` is told. What an unknown link says is heard before it may say more; others may be ahead of the master by a
+/// bounded number of messages.
 async fn frames(
     stream: &Stream,
     buffer: &mut BytesMut,
     context: &Context,
-    (link, outbox): (LinkId, &Outbox),
+    (link, outbox, unheard): (LinkId, &Outbox, &Rc<Unheard>),
     body_max: usize,
-    arrived: impl Fn(Message) -> Arrived,
+    arrived: impl Fn(Message, Said) -> Arrived,
     mut refuse: impl FnMut(About, usize),
 ) -> Result<(), LinkError> {
     let switchboard = &*context.switchboard;
@@ -931,14 +995,16 @@ async fn frames(
             if !is_trusted && buffer.len() >= frame::HEADER_BYTES {
                 // A long frame may stand right behind the short one that makes the link known: the master hears that
                 // one out first.
-                while !switchboard.is_heard_out(link) {
-                    tokio::task::yield_now().await;
-                }
+                unheard.heard_out().await;
                 is_trusted = trusted.borrow().contains_key(&link);
             }
+            unheard.room().await;
+            let before = buffer.len();
             if !is_trusted {
                 match frame::decode(buffer, frame::HANDSHAKE_BODY_MAX).map_err(LinkError::Frame)? {
-                    Some(message) => switchboard.introduce(link, arrived(message)),
+                    Some(message) => {
+                        switchboard.push(arrived(message, unheard.say(before - buffer.len())));
+                    }
                     None => break,
                 }
                 turns.count().await;
@@ -947,7 +1013,9 @@ async fn frames(
             // A value from before `--max-value` was lowered is as long as it is, and was asked for.
             let asked = frame::body_max(switchboard.asked(link));
             match unframer.next(buffer, body_max.max(asked)).map_err(LinkError::Frame)? {
-                Some(Incoming::Message(message)) => switchboard.push(arrived(message)),
+                Some(Incoming::Message(message)) => {
+                    switchboard.push(arrived(message, unheard.say(before - buffer.len())));
+                }
                 Some(Incoming::TooLong { about, length }) => refuse(about, length),
                 None => break,
             }
@@ -1098,22 +1166,25 @@ async fn slave(
     let link = LinkId(switchboard.next_id());
     let reason = EndReason::Closed("the connection's task is gone".to_owned());
     let mut guard = LinkGuard { switchboard, gone: Some(Arrived::SlaveGone { link, reason }) };
-    switchboard.introduce(link, Arrived::SlaveHello { link, hello, outbox: outbox.clone() });
-    let arrived = |message| Arrived::Slave { link, message };
+    let unheard = Rc::<Unheard>::default();
+    let said = unheard.say(0);
+    switchboard.push(Arrived::SlaveHello { link, hello, outbox: outbox.clone(), said });
+    let arrived = |message, said| Arrived::Slave { link, message, said };
     // Longer than was asked for: not what it should be, so it holds nothing that is wanted.
     let refuse = |about, length| match about {
         About::Value(tag) => {
             log::warn!("value not taken link={link} bytes={length}");
-            switchboard.push(Arrived::Slave { link, message: Message::Missing { tag, held: None } });
+            switchboard.push(arrived(Message::Missing { tag, held: None }, unheard.say(0)));
         }
         // It answers nothing and asks nothing, which it will hear.
         About::Request(id) | About::Response(id) => {
             let reply = Reply::error(ErrorWord::Bad, "a slave does not say this");
-            switchboard.push(Arrived::Slave { link, message: Message::Response { id, reply } });
+            switchboard.push(arrived(Message::Response { id, reply }, unheard.say(0)));
         }
     };
+    let of_link = (link, outbox, &unheard);
     let result =
-        frames(stream, &mut buffer, context, (link, outbox), slave_body_max(context), arrived, refuse).await;
+        frames(stream, &mut buffer, context, of_link, slave_body_max(context), arrived, refuse).await;
     let reason = match &result {
         Ok(()) => EndReason::Closed("end of stream".to_owned()),
         Err(LinkError::Io(error)) => EndReason::Closed(error.to_string()),
@@ -1141,8 +1212,12 @@ async fn peer(
     let switchboard = &*context.switchboard;
     let link = LinkId(switchboard.next_id());
     let _guard = LinkGuard { switchboard, gone: Some(Arrived::PeerGone { link }) };
-    switchboard.introduce(link, Arrived::PeerHello { link, hello, outbox: outbox.clone() });
-    let arrived = |message| Arrived::Peer { link, message };
+    let unheard = Rc::<Unheard>::default();
+    let said = unheard.say(0);
+    // A disk that hangs here holds up nobody but whoever asks.
+    let lock = context.env.locks().identity(&context.config.lock_path()).await;
+    switchboard.push(Arrived::PeerHello { link, hello, outbox: outbox.clone(), lock, said });
+    let arrived = |message, said| Arrived::Peer { link, message, said };
     // Of a client of the other master, where longer ones are allowed: its error, and nobody else's.
     let refuse = |about, length| match about {
         About::Request(id) => {
@@ -1157,9 +1232,9 @@ async fn peer(
             reject(outbox, "a master does not say this");
         }
     };
+    let of_link = (link, outbox, &unheard);
     let result =
-        frames(stream, &mut buffer, context, (link, outbox), request_body_max(context), arrived, refuse)
-            .await;
+        frames(stream, &mut buffer, context, of_link, request_body_max(context), arrived, refuse).await;
     match result {
         Ok(()) | Err(LinkError::Io(_)) => {}
         Err(LinkError::Frame(error)) => {
@@ -1191,20 +1266,112 @@ mod tests {
         fn handle(&mut self, _: Drain, _: &mut Self::Context) {}
     }
 
-    #[actix::test]
-    async fn a_panic_in_a_session_gives_its_place_back_and_ends_nothing_else() {
+    /// A master that hears nothing until the test takes what is in its inbox.
+    fn deaf_master() -> (Context, Inbox<Arrived>) {
         let inbox = Inbox::default();
-        let answers = AnswerPool::new(usize::MAX);
         let env = crate::env::real::RealEnv::new();
         let turns = TurnLengths::new(Rc::clone(&env));
-        let board = Rc::new(Switchboard::new(inbox.clone(), Drains.start().recipient(), answers, turns));
+        let (answers, drain) = (AnswerPool::new(usize::MAX), Drains.start().recipient());
+        let board = Switchboard::new(inbox.clone(), drain, answers, turns);
         let config = MasterConfig::default();
-        let context = Context {
-            env,
-            facts: server_facts(&config),
-            config: Rc::new(config),
-            switchboard: Rc::clone(&board),
+        let facts = server_facts(&config);
+        (Context { env, facts, config: Rc::new(config), switchboard: Rc::new(board) }, inbox)
+    }
+
+    /// A connection of a slave to that master, with its end here, its link and that its hello is not heard yet.
+    async fn slave_of(context: &Context, inbox: &Inbox<Arrived>) -> (Stream, LinkId, Said) {
+        let listener = context.env.listen("127.0.0.1:0").await.unwrap();
+        let far = context.env.connect(&listener.local_address().unwrap()).await.unwrap();
+        let (near, address) = listener.accept().await.unwrap();
+        let theirs = context.clone();
+        actix::spawn(async move {
+            let kind = Cell::new("link");
+            let turns = Rc::clone(&theirs.switchboard.turns);
+            turns.watch(&kind, connection(near, address, theirs, &kind)).await;
+        });
+        let role = HelloRole::Slave {
+            id: dsm_protocol::ids::SlaveId::new("one").unwrap(),
+            incarnation: dsm_protocol::ids::Incarnation(1),
+            seen: None,
+            room_bytes: u64::MAX,
         };
+        let mut out = frame::PREFACE.to_vec();
+        frame::encode(&Message::Control(Control::Hello(Hello { cluster: None, role })), &mut out);
+        far.write_all(&out).await.unwrap();
+        let mut arrived = Vec::new();
+        while arrived.is_empty() {
+            tokio::task::yield_now().await;
+            inbox.take(&mut arrived);
+        }
+        match arrived.pop() {
+            Some(Arrived::SlaveHello { link, said, .. }) => (far, link, said),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[actix::test]
+    async fn a_link_says_no_more_than_the_master_can_hear() {
+        const FRAMES: usize = 20_000;
+        let (context, inbox) = deaf_master();
+        let (far, link, said) = slave_of(&context, &inbox).await;
+        context.switchboard.trust(link);
+        drop(said);
+        let mut out = Vec::new();
+        for through in 0..FRAMES as u64 {
+            frame::encode(&Message::Ack { through, room_bytes: 0 }, &mut out);
+        }
+        let writing = actix::spawn(async move { far.write_all(&out).await.map(|()| far) });
+        let waits = || inbox.len();
+        while waits() < UNHEARD_MAX {
+            tokio::task::yield_now().await;
+        }
+        // Whatever else would be read is read within this.
+        for _ in 0..10_000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(waits(), UNHEARD_MAX);
+        // What is heard makes room for more, and all of it comes.
+        let mut heard = 0;
+        while heard < FRAMES {
+            assert!(waits() <= UNHEARD_MAX);
+            let mut arrived = Vec::new();
+            inbox.take(&mut arrived);
+            heard += arrived.len();
+            drop(arrived);
+            tokio::task::yield_now().await;
+        }
+        writing.await.unwrap().unwrap();
+    }
+
+    #[actix::test]
+    async fn a_link_that_waits_to_be_heard_takes_no_turns() {
+        let (context, inbox) = deaf_master();
+        let (far, link, said) = slave_of(&context, &inbox).await;
+        let mut out = Vec::new();
+        frame::encode(&Message::Control(Control::Probe), &mut out);
+        far.write_all(&out).await.unwrap();
+        let turns = || context.switchboard.turns.classes().map(|(_, turns)| turns).sum::<u64>();
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        let before = turns();
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(turns(), before, "it asks again and again");
+        drop(said);
+        let mut arrived = Vec::new();
+        while arrived.is_empty() {
+            tokio::task::yield_now().await;
+            inbox.take(&mut arrived);
+        }
+        assert!(matches!(&arrived[..], [Arrived::Slave { link: its, .. }] if *its == link), "{arrived:?}");
+    }
+
+    #[actix::test]
+    async fn a_panic_in_a_session_gives_its_place_back_and_ends_nothing_else() {
+        let (context, inbox) = deaf_master();
+        let board = Rc::clone(&context.switchboard);
         board.limits.connections.set(1);
         let session = SessionId(board.next_id());
         let panicked = actix::spawn(async move {

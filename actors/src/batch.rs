@@ -35,6 +35,12 @@ impl<T> Inbox<T> {
         items.len() == 1
     }
 
+    /// How many items are in it.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+
     /// Exchanges the content for an empty vector, whose room is used again.
     pub(crate) fn take(&self, empty: &mut Vec<T>) {
         debug_assert!(empty.is_empty());
@@ -76,8 +82,11 @@ const SUMMED_AT_ONCE: usize = 1 << 20;
 /// So many pieces of what is not written any more are freed in one turn.
 const FREED_AT_ONCE: usize = 64;
 
-/// The unit in which a peer's progress is judged.
+/// So much is written before others have their turn.
 const PIECE_BYTES: usize = 256 * 1024;
+
+/// A socket that takes nothing for so long waits for its peer.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Counts the bytes in many outboxes.
 pub(crate) type Meter = Rc<Cell<usize>>;
@@ -102,6 +111,8 @@ struct Out {
     meter: RefCell<Option<Meter>>,
     /// Since when the socket has taken nothing although there is something.
     stuck_since: Cell<Option<Instant>>,
+    /// Whether it has taken something again after it had taken nothing for a while: its peer reads, be it slowly.
+    resumed: Cell<bool>,
     /// When a client last sent something.
     asked_at: Cell<Option<Instant>>,
     wake: Notify,
@@ -124,6 +135,9 @@ impl Out {
         self.writing.set(self.writing.get() - bytes);
         self.meter(|metered| metered - bytes);
         let is_empty = self.len() == 0;
+        if self.stuck_since.get().is_some_and(|since| since.elapsed() >= PAUSE) {
+            self.resumed.set(true);
+        }
         self.stuck_since.set((!is_empty).then(Instant::now));
         self.drained.notify_one();
     }
@@ -213,6 +227,11 @@ impl Outbox {
         self.0.stuck_since.get().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
+    /// Whether it was seen that the peer reads, if slowly.
+    pub(crate) fn has_resumed(&self) -> bool {
+        self.0.resumed.get()
+    }
+
     /// Whether a client has asked something so lately.
     pub(crate) fn has_asked_within(&self, time: Duration) -> bool {
         self.0.asked_at.get().is_some_and(|asked| asked.elapsed() < time)
@@ -226,6 +245,11 @@ impl Outbox {
     /// Bytes of these that the socket has taken, to within a piece.
     pub(crate) fn taken(&self) -> u64 {
         self.queued() - self.len() as u64
+    }
+
+    /// Bytes of these that the other side may have: of what is being written, the socket may have taken a part.
+    pub(crate) fn reached(&self) -> u64 {
+        self.taken() + PIECE_BYTES.min(self.0.writing.get()) as u64
     }
 
     /// Takes bytes off the front as a socket does.
@@ -371,20 +395,24 @@ impl Outbox {
         }
     }
 
-    /// Writes `bytes` in parts, each within `stall`, or as long as a client still asks: who asks for much before it
-    /// listens has not gone.
+    /// Writes `bytes` in parts. The peer must take something within `stall`, or be a client that still asks: who asks for much
+    /// before it listens has not gone.
     async fn write_piece(&self, stream: &Stream, bytes: &[u8], stall: Duration) -> io::Result<()> {
         for part in bytes.chunks(PIECE_BYTES) {
-            let writing = stream.write_all(part);
-            tokio::pin!(writing);
-            loop {
-                match tokio::time::timeout(stall, &mut writing).await {
-                    Ok(written) => break written?,
-                    Err(_) if self.has_asked_within(stall) => {}
-                    Err(_) => return Err(io::ErrorKind::TimedOut.into()),
-                }
+            let mut rest = part;
+            while !rest.is_empty() {
+                let writing = stream.write(rest);
+                tokio::pin!(writing);
+                let written = loop {
+                    match tokio::time::timeout(stall, &mut writing).await {
+                        Ok(written) => break written?,
+                        Err(_) if self.has_asked_within(stall) => {}
+                        Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+                    }
+                };
+                self.0.took(written);
+                rest = &rest[written..];
             }
-            self.0.took(part.len());
             // A peer that takes all at once keeps nobody else waiting.
             if part.len() == PIECE_BYTES {
                 tokio::task::yield_now().await;

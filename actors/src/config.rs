@@ -6,7 +6,7 @@ pub use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
 pub use dsm_protocol::ids::SlaveId;
-use dsm_protocol::machine::master::{Placement, SLICE_KEYS};
+use dsm_protocol::machine::master::Placement;
 use dsm_protocol::record::SyncMode;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -225,10 +225,6 @@ pub struct MasterConfig {
     /// A peer that says nothing for this long is probed by the system, and given up after three probes; 0s: never
     #[arg(long, env = "DSM_TCP_KEEPALIVE", value_name = "DURATION", default_value = "300s", value_parser = humantime::parse_duration)]
     pub tcp_keepalive: Duration,
-
-    /// So many keys of requests and records are gone through in one turn. No flag: tests make it small.
-    #[arg(skip = SLICE_KEYS)]
-    pub slice_keys: usize,
 }
 
 /// The default of `--tcp-keepalive`, which is Redis'.
@@ -281,7 +277,6 @@ impl Default for MasterConfig {
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::ZERO,
             tcp_keepalive: TCP_KEEPALIVE_DEFAULT,
-            slice_keys: SLICE_KEYS,
         }
     }
 }

@@ -50,6 +50,10 @@ pub struct FailoverWatcher {
     /// What was last said about a holder that cannot be fenced.
     complaint: Option<String>,
     waiting: bool,
+    looking: bool,
+    fencing: bool,
+    /// What the last look has shown.
+    seen: Option<Seen>,
 }
 
 impl FailoverWatcher {
@@ -74,6 +78,9 @@ impl FailoverWatcher {
             guard,
             complaint: None,
             waiting: false,
+            looking: false,
+            fencing: false,
+            seen: None,
         }
     }
 
@@ -96,7 +103,7 @@ impl FailoverWatcher {
                     planted!(NeverFences => {
                         continue;
                     });
-                    self.fence();
+                    self.fence(ctx);
                 }
                 Effect::AskHandover { forced } => {
                     self.master.do_send(LeadershipChanged::AskHandover { forced })
@@ -131,7 +138,7 @@ impl FailoverWatcher {
         }));
     }
 
-    fn fence(&mut self) {
+    fn fence(&mut self, ctx: &mut Context<Self>) {
         if self.fence == Fence::None {
             self.complain(
                 "the active master makes no progress, and --fence none forbids to kill it: kill it by hand, and this \
@@ -140,16 +147,27 @@ impl FailoverWatcher {
             );
             return;
         }
-        match self.env.locks().fence(&self.lock_path) {
-            Fenced::Killed { pid } => log::warn!("active master fenced pid={pid} cause=no-progress"),
-            Fenced::Gone => {}
-            Fenced::Spared(why) => {
-                self.complain(format!("the active master makes no progress and is not fenced: {why}"));
-            }
-            Fenced::Failed { error } => {
-                self.complain(format!("the active master makes no progress and is not fenced: {error}"));
-            }
+        let Some(Seen::Held { beat }) = self.seen else { return };
+        if std::mem::replace(&mut self.fencing, true) {
+            return;
         }
+        let (locks, path) = (self.env.locks(), self.lock_path.clone());
+        let fencing = async move { locks.fence(&path, beat).await };
+        ctx.spawn(fencing.into_actor(self).map(|fenced, watcher, _| {
+            watcher.fencing = false;
+            match fenced {
+                Fenced::Killed { pid } => log::warn!("active master fenced pid={pid} cause=no-progress"),
+                Fenced::Gone => {}
+                Fenced::Running => log::info!("active master not fenced cause=progress-again"),
+                Fenced::Spared(why) => {
+                    watcher.complain(format!("the active master makes no progress and is not fenced: {why}"));
+                }
+                Fenced::Failed { error } => {
+                    watcher
+                        .complain(format!("the active master makes no progress and is not fenced: {error}"));
+                }
+            }
+        }));
     }
 
     /// Says it once, until something else is to be said.
@@ -165,18 +183,26 @@ impl FailoverWatcher {
         ctx.run_later(LOOK_EVERY, Self::look_again);
     }
 
+    /// Looks at the lock, once at a time: a disk that hangs may hold up a look.
     fn look(&mut self, ctx: &mut Context<Self>) {
-        if self.machine.is_standby() {
-            match self.env.locks().look(&self.lock_path) {
+        if !self.machine.is_standby() || std::mem::replace(&mut self.looking, true) {
+            return;
+        }
+        let (locks, path) = (self.env.locks(), self.lock_path.clone());
+        let looking = async move { locks.look(&path).await };
+        ctx.spawn(looking.into_actor(self).map(|seen, watcher, ctx| {
+            watcher.looking = false;
+            match seen {
                 Ok(seen) => {
                     if seen == Seen::Free {
-                        self.complaint = None;
+                        watcher.complaint = None;
                     }
-                    self.step(Event::Looked(seen), ctx);
+                    watcher.seen = Some(seen);
+                    watcher.step(Event::Looked(seen), ctx);
                 }
-                Err(error) => self.complain(format!("the lock cannot be looked at: {error}")),
+                Err(error) => watcher.complain(format!("the lock cannot be looked at: {error}")),
             }
-        }
+        }));
     }
 }
 

@@ -95,8 +95,8 @@ pub(crate) async fn open_master(
         path: lock_path.display().to_string(),
         error: error.to_string(),
     };
-    env.locks().identity(&lock_path).map_err(unusable)?;
-    env.locks().try_kinds(&lock_path).map_err(unusable)?;
+    env.locks().identity(&lock_path).await.map_err(unusable)?;
+    env.locks().try_kinds(&lock_path).await.map_err(unusable)?;
     check_log(&config, &env).await?;
     let bound = listener.local_address().unwrap_or(listen);
     let address = config.advertise.clone().unwrap_or_else(|| bound.clone());
@@ -233,7 +233,7 @@ async fn check_log(config: &MasterConfig, env: &Env) -> Result<(), NodeError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Ok(_) => {
             // Not to know is no reason to say anything.
-            if let Ok(Some(mode)) = env.disk().others_may_read(&config.log) {
+            if let Ok(Some(mode)) = env.disk().others_may_read(&config.log).await {
                 let path = config.log.display();
                 log::warn!(
                     "others than its owner may read the log path={path} mode={mode:03o}: chmod 600 {path}"

@@ -2,7 +2,7 @@
 //!
 //! Owns the connection. What comes over it goes to the master's inbox; the link's generation tells old from new.
 
-use crate::acceptor::{read_more, request_body_max, Arrived, Context, Unfinished};
+use crate::acceptor::{read_more, request_body_max, Arrived, Context, Unfinished, Unheard};
 use crate::batch::{Outbox, Turns};
 use crate::env::{Env, Stream};
 use crate::supervision::{Backoff, Fate, TaskGuard};
@@ -82,7 +82,7 @@ pub(crate) async fn preflight(introduction: &Introduction, env: &Env) -> Option<
     let asking = async {
         let stream = env.connect(&introduction.peer).await.ok()?;
         let mut hello = frame::PREFACE.to_vec();
-        frame::encode(&introduction.hello(env).ok()?, &mut hello);
+        frame::encode(&introduction.hello(env).await.ok()?, &mut hello);
         stream.write_all(&hello).await.ok()?;
         let mut buffer = BytesMut::new();
         loop {
@@ -101,8 +101,8 @@ pub(crate) async fn preflight(introduction: &Introduction, env: &Env) -> Option<
 }
 
 impl Introduction {
-    fn hello(&self, env: &Env) -> io::Result<Message> {
-        let lock_identity = env.locks().identity(&self.lock_path)?;
+    async fn hello(&self, env: &Env) -> io::Result<Message> {
+        let lock_identity = env.locks().identity(&self.lock_path).await?;
         let role = HelloRole::Master { address: self.address.clone(), lock_identity };
         Ok(Message::Control(Control::Hello(Hello { cluster: self.cluster.get(), role })))
     }
@@ -119,7 +119,7 @@ async fn dial(
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await??;
     stream.keep_alive(context.config.tcp_keepalive);
     let outbox = Outbox::default();
-    let hello = introduction.hello(&context.env)?;
+    let hello = introduction.hello(&context.env).await?;
     outbox.append(|out| {
         out.extend_from_slice(&frame::PREFACE);
         frame::encode(&hello, out);
@@ -165,6 +165,7 @@ async fn read(
     let mut buffer = BytesMut::new();
     let mut turns = Turns::default();
     let mut unframer = Unframer::default();
+    let unheard = Rc::<Unheard>::default();
     loop {
         let need = frame::missing(&buffer);
         let reading = read_more(stream, &mut buffer, need);
@@ -177,6 +178,8 @@ async fn read(
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         loop {
+            unheard.room().await;
+            let before = buffer.len();
             // Whoever answers at the address is nobody we know before it says Welcome.
             let incoming = if down.up {
                 // A value from before `--max-value` was lowered is as long as it is, and was asked for.
@@ -211,7 +214,10 @@ async fn read(
                     let kind = if down.up { io::ErrorKind::Other } else { io::ErrorKind::PermissionDenied };
                     return Err(io::Error::new(kind, reason));
                 }
-                message if down.up => context.switchboard.push(Arrived::Dialed { generation, message }),
+                message if down.up => {
+                    let said = unheard.say(before - buffer.len());
+                    context.switchboard.push(Arrived::Dialed { generation, message, said });
+                }
                 _ => return Err(io::ErrorKind::InvalidData.into()),
             }
         }

@@ -588,6 +588,11 @@ impl Session {
         }
     }
 
+    /// Whether its client was seen to take some after a while without: it reads slowly, and yet reads.
+    pub(crate) fn reads_slowly(&self) -> bool {
+        self.outbox.has_resumed()
+    }
+
     /// Ends the session at once, for a reason that its connection tells.
     pub(crate) fn cut(&self, why: &'static str) {
         self.outbox.cut(why);

@@ -67,6 +67,16 @@ pub enum Place {
 
 thread_local! {
     static PANIC_AT: RefCell<Option<Place>> = const { RefCell::new(None) };
+    static SLICE_KEYS: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// How many keys the masters that start in this thread from now on go through in one turn; `None`: as many as usual.
+pub fn set_slice_keys(keys: Option<usize>) {
+    SLICE_KEYS.set(keys);
+}
+
+pub(crate) fn slice_keys() -> Option<usize> {
+    SLICE_KEYS.get()
 }
 
 /// Lets whoever of this thread's nodes comes to `place` first panic there, once.
@@ -565,21 +575,21 @@ impl Locks for MemoryLocks {
         })
     }
 
-    fn look(&self, _: &Path) -> io::Result<Seen> {
-        Ok(self.0.seen.get())
+    fn look<'a>(&'a self, _: &'a Path) -> LocalBoxFuture<'a, io::Result<Seen>> {
+        Box::pin(async { Ok(self.0.seen.get()) })
     }
 
-    fn text(&self, _: &Path) -> io::Result<LockText> {
-        Ok(LockText::default())
+    fn text<'a>(&'a self, _: &'a Path) -> LocalBoxFuture<'a, io::Result<LockText>> {
+        Box::pin(async { Ok(LockText::default()) })
     }
 
-    fn fence(&self, _: &Path) -> Fenced {
+    fn fence<'a>(&'a self, _: &'a Path, _: Option<u64>) -> LocalBoxFuture<'a, Fenced> {
         self.0.fenced.set(self.0.fenced.get() + 1);
-        Fenced::Killed { pid: 2 }
+        Box::pin(async { Fenced::Killed { pid: 2 } })
     }
 
-    fn identity(&self, _: &Path) -> io::Result<String> {
-        Ok("boot:1:1".to_owned())
+    fn identity<'a>(&'a self, _: &'a Path) -> LocalBoxFuture<'a, io::Result<String>> {
+        Box::pin(async { Ok("boot:1:1".to_owned()) })
     }
 }
 
@@ -715,7 +725,7 @@ impl ProxyBench {
 
     /// The slave acknowledges; false when it breaks the protocol by that.
     pub fn ack(&self, through: u64) -> bool {
-        self.window.borrow_mut().note_acked(self.env.now(), through)
+        self.window.borrow_mut().note_acked(self.env.now(), through, self.outbox.queued())
     }
 
     /// The master ends the link.

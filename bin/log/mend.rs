@@ -2,13 +2,14 @@
 //! place of the damaged one, which stays beside it.
 
 use crate::{
-    beside, cli, explain, lock, lock_text, sync_directory, CHUNK_BYTES, EXIT_CLEAN, EXIT_CORRUPT, OWNER_ONLY,
+    beside, cli, explain, lock, lock_text, say_how_to_go_on, sync_directory, CHUNK_BYTES, EXIT_CLEAN,
+    EXIT_CORRUPT, OWNER_ONLY,
 };
 use anyhow::{ensure, Context as _};
 use dsm_protocol::ids::{ClusterId, Epoch, Seq};
 use dsm_protocol::record::{
-    encode, encode_with, good_line_at_end, parse_line, BadLine, Operation, Position, Record, RecordError,
-    Scanner, Step, Trailer, Verdict,
+    encode, encode_with, good_line_at_end, parse_line, BadLine, Body, Operation, Position, Record,
+    RecordError, Scanner, Step, Trailer, Verdict,
 };
 use rustix::fs::{renameat_with, RenameFlags, CWD};
 use std::fs::{self, File};
@@ -22,6 +23,9 @@ const LISTED_MAX: usize = 100;
 
 /// How many keys of a damaged place are shown.
 const KEYS_SHOWN_MAX: usize = 20;
+
+/// So much of the begin of a damaged line is kept, to say what it was about.
+const HEAD_BYTES: usize = 4096;
 
 /// Lines of the damaged log that follow each other and that nobody can read.
 struct Damage {
@@ -45,6 +49,10 @@ struct Draft<W> {
     lost_bytes: u64,
     lost_records: u64,
     kept: u64,
+    /// The epoch of the last EPOCH record that is kept.
+    named: Epoch,
+    /// Whether what is lost may be the last that slaves have seen.
+    may_be_known: bool,
 }
 
 /// Repairs the locked log at `path`.
@@ -82,6 +90,9 @@ pub(crate) fn mend(file: &File, path: &Path, line_max: usize, out: &mut impl Wri
         draft.lost_records,
         kept_at.display()
     )?;
+    if draft.may_be_known {
+        say_how_to_go_on(path, out)?;
+    }
     out.flush()?;
     Ok(EXIT_CLEAN)
 }
@@ -122,7 +133,7 @@ fn write_draft(
         // It is the masters' file, whoever repairs it. One that they cannot open is told when they start.
         if let Err(error) = fchown(&output, Some(uid), Some(gid)) {
             cli::tell(&format!(
-                "dsm-log: the new log will not belong to user {uid} and group {gid}, as the damaged one does: {error}"
+                "warning: the new log will not belong to user {uid} and group {gid}, as the damaged one does: {error}"
             ));
         }
     }
@@ -138,13 +149,26 @@ fn write_draft(
         lost_bytes: 0,
         lost_records: 0,
         kept: 0,
+        named: Epoch(0),
+        may_be_known: false,
     };
     file.seek(SeekFrom::Start(0))?;
-    let mut lines =
-        Lines { file, buffer: Vec::new(), start: 0, offset: 0, number: 1, at_end: false, line_max };
+    let mut lines = Lines {
+        file,
+        head: Vec::new(),
+        buffer: Vec::new(),
+        start: 0,
+        offset: 0,
+        number: 1,
+        at_end: false,
+        line_end: 0,
+        line_max,
+    };
     while let Some(line) = lines.next()? {
         draft.take(path, &line)?;
     }
+    // Of what is lost in front of that, what follows is proof enough.
+    draft.may_be_known = draft.open.is_some() || draft.scanner.position().epoch > draft.named;
     draft.close_damage(None);
     ensure!(draft.kept > 0, "{} has no good line to keep: it may not be a log at all", path.display());
     // All of it is on disk before it gets its name, so the mark is true for whoever can read it.
@@ -156,8 +180,19 @@ fn write_draft(
     }
     draft.writer.flush().with_context(context)?;
     output.sync_all().with_context(context)?;
-    let Draft { scanner, listed, unlisted, lost_bytes, lost_records, kept, .. } = draft;
-    Ok(Draft { writer: (), scanner, open: None, listed, unlisted, lost_bytes, lost_records, kept })
+    let Draft { scanner, listed, unlisted, lost_bytes, lost_records, kept, named, may_be_known, .. } = draft;
+    Ok(Draft {
+        writer: (),
+        scanner,
+        open: None,
+        listed,
+        unlisted,
+        lost_bytes,
+        lost_records,
+        kept,
+        named,
+        may_be_known,
+    })
 }
 
 /// Puts the draft in the log's place; gives where the damaged one is now.
@@ -206,20 +241,17 @@ impl<W: Write> Draft<W> {
             }
             Some(Ok(_) | Err(_)) | None => {}
         }
-        // A damaged newline joins a line with the next one, which may be good.
-        if line.is_whole() {
-            if let Some(begins) = good_line_at_end(text).filter(|begins| *begins > 0) {
-                self.damaged(line, begins);
-                let rest = Line {
-                    offset: line.offset + begins as u64,
-                    text: &line.text[begins..],
-                    bytes: line.bytes - begins as u64,
-                    ..*line
-                };
-                return self.take(path, &rest);
-            }
+        // A damaged newline, or a hole, joins a line with the next one, which may be good.
+        let end = if line.is_whole() { line.text } else { line.end };
+        let found = good_line_at_end(end.strip_suffix(b"\n").unwrap_or(end));
+        if let Some(good) = found.map(|begins| &end[begins..]).filter(|good| (good.len() as u64) < line.bytes)
+        {
+            let lost = line.bytes - good.len() as u64;
+            self.damaged(line, lost);
+            let (offset, bytes) = (line.offset + lost, good.len() as u64);
+            return self.take(path, &Line { offset, text: good, end: &[], bytes, ..*line });
         }
-        self.damaged(line, line.bytes as usize);
+        self.damaged(line, line.bytes);
         Ok(())
     }
 
@@ -249,7 +281,10 @@ impl<W: Write> Draft<W> {
     fn accept(&mut self, line: &[u8]) -> anyhow::Result<bool> {
         let mut ahead = self.scanner.clone();
         match ahead.next(line) {
-            Step::Record { .. } | Step::Ignored => {
+            step @ (Step::Record { .. } | Step::Ignored) => {
+                if let Step::Record { record: Record { body: Body::Epoch { .. }, epoch, .. }, .. } = step {
+                    self.named = epoch;
+                }
                 self.scanner = ahead;
                 self.writer.write_all(line).context("cannot write the repaired log")?;
                 self.kept += 1;
@@ -291,17 +326,19 @@ impl<W: Write> Draft<W> {
     }
 
     /// Notes that the first `bytes` of a line are lost.
-    fn damaged(&mut self, line: &Line<'_>, bytes: usize) {
-        self.lost_bytes += bytes as u64;
+    fn damaged(&mut self, line: &Line<'_>, bytes: u64) {
+        self.lost_bytes += bytes;
         match &mut self.open {
             Some(damage) => {
-                damage.bytes += bytes as u64;
+                damage.bytes += bytes;
                 damage.lines += 1;
             }
             None => {
-                let head = line.text[..line.text.len().min(bytes).min(4096)].to_vec();
+                let length =
+                    line.text.len().min(HEAD_BYTES).min(usize::try_from(bytes).unwrap_or(usize::MAX));
+                let head = line.text[..length].to_vec();
                 let (offset, number) = (line.offset, line.number);
-                self.open = Some(Damage { offset, line: number, bytes: bytes as u64, lines: 1, head });
+                self.open = Some(Damage { offset, line: number, bytes, lines: 1, head });
             }
         }
     }
@@ -365,6 +402,8 @@ struct Line<'a> {
     number: u64,
     /// It with its newline, or the begin of one that is longer than a line may be.
     text: &'a [u8],
+    /// The end of one that is longer, with its newline: as much of it as a line may have.
+    end: &'a [u8],
     bytes: u64,
 }
 
@@ -377,11 +416,15 @@ impl Line<'_> {
 /// Reads lines, however damaged, in memory that a line's limit bounds.
 struct Lines<'f> {
     file: &'f File,
+    /// What a line that is longer than one may be begins with.
+    head: Vec<u8>,
     buffer: Vec<u8>,
     start: usize,
     offset: u64,
     number: u64,
     at_end: bool,
+    /// Where the line ends in the buffer that [`Lines::pass_long_line`] has come to the end of.
+    line_end: usize,
     line_max: usize,
 }
 
@@ -400,17 +443,25 @@ impl Lines<'_> {
             self.read()?;
         };
         let Some(length) = found else { return Ok(None) };
-        let text = self.start..self.start + length;
-        let mut bytes = length as u64;
-        // What is too long is passed over to its end.
-        let is_cut = self.buffer[text.end - 1] != b'\n' && !self.at_end;
-        if is_cut {
-            bytes += self.skip_to_newline(text.end)?;
+        let (offset, number) = (self.offset, self.number);
+        let mut text = self.start..self.start + length;
+        let passed = if self.buffer[text.end - 1] != b'\n' && !self.at_end {
+            let passed = self.pass_long_line()?;
+            text = self.start..self.line_end;
+            Some(passed)
         } else {
-            self.start += length;
-        }
-        let line = Line { offset: self.offset, number: self.number, text: &self.buffer[text], bytes };
-        self.offset += bytes;
+            None
+        };
+        self.start = text.end;
+        let text = &self.buffer[text];
+        let line = match passed {
+            Some(passed) => {
+                let bytes = passed + text.len() as u64;
+                Line { offset, number, text: &self.head, end: text, bytes }
+            }
+            None => Line { offset, number, text, end: &[], bytes: text.len() as u64 },
+        };
+        self.offset += line.bytes;
         self.number += 1;
         Ok(Some(line))
     }
@@ -425,27 +476,28 @@ impl Lines<'_> {
         Ok(())
     }
 
-    /// Passes over what follows `from` in the buffer and in the file, through the next newline; gives how much that is.
-    /// The buffer up to `from` stays.
-    fn skip_to_newline(&mut self, from: usize) -> io::Result<u64> {
-        let mut skipped = 0;
+    /// Reads on to the end of a line that is longer than one may be, of which nothing in the buffer is the end; gives how many
+    /// of its bytes are gone by then. Its last bytes, as many as a line may have, stay in the buffer.
+    fn pass_long_line(&mut self) -> io::Result<u64> {
+        let head = &self.buffer[self.start..];
+        self.head = head[..head.len().min(HEAD_BYTES)].to_vec();
+        // One byte more, so that a line that begins there is seen to begin behind something.
+        let (kept, mut passed) = (self.line_max + 1, 0);
         loop {
-            match memchr::memchr(b'\n', &self.buffer[from..]) {
-                Some(end) => {
-                    self.buffer.drain(from..from + end + 1);
-                    self.start = from;
-                    return Ok(skipped + end as u64 + 1);
-                }
-                None => {
-                    skipped += (self.buffer.len() - from) as u64;
-                    self.buffer.truncate(from);
-                }
+            let length = self.buffer.len() - self.start;
+            // Not each time: what stays has to move.
+            if length > 2 * kept {
+                self.buffer.drain(..self.start + length - kept);
+                self.start = 0;
+                passed += (length - kept) as u64;
             }
+            let before = self.buffer.len();
             let read = Read::by_ref(&mut self.file).take(CHUNK_BYTES as u64).read_to_end(&mut self.buffer)?;
-            if read == 0 {
-                self.at_end = true;
-                self.start = from;
-                return Ok(skipped);
+            self.at_end = read == 0;
+            let found = memchr::memchr(b'\n', &self.buffer[before..]);
+            if found.is_some() || self.at_end {
+                self.line_end = found.map_or(before, |end| before + end + 1);
+                return Ok(passed);
             }
         }
     }

@@ -70,7 +70,9 @@ pub enum FrameError {
     #[error("not a native link: the preface does not match")]
     NotNative,
     /// The other side speaks another version of the wire.
-    #[error("wire version {theirs} is not supported, this side speaks {WIRE_VERSION}")]
+    #[error(
+        "wire version {theirs} is not supported, this side speaks {WIRE_VERSION}: all masters, slaves and native clients of a cluster must be of one version"
+    )]
     WireVersion {
         /// The version in the preface.
         theirs: u16,

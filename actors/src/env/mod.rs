@@ -201,9 +201,9 @@ pub trait Disk {
     ///
     /// # Errors
     /// What the system says.
-    fn others_may_read(&self, path: &Path) -> io::Result<Option<u32>> {
+    fn others_may_read<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Option<u32>>> {
         let _ = path;
-        Ok(None)
+        Box::pin(async { Ok(None) })
     }
 
     /// Makes the entries of the directory that holds `path` durable.
@@ -379,7 +379,8 @@ pub trait Watch {
     fn changed(&mut self) -> LocalBoxFuture<'_, io::Result<()>>;
 }
 
-/// Locks by path, and what can be seen of their holders.
+/// Locks by path, and what can be seen of their holders. A path may be on a disk that hangs: nothing here waits for one on
+/// the caller's thread.
 pub trait Locks {
     /// Queues for the exclusive lock on the file at `path` (made when it does not exist) and resolves when it is
     /// held and the file is still the one at `path`. Dropping the future leaves the queue.
@@ -389,31 +390,32 @@ pub trait Locks {
     ///
     /// # Errors
     /// What the system says.
-    fn look(&self, path: &Path) -> io::Result<Seen>;
+    fn look<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Seen>>;
 
     /// What the lock file says.
     ///
     /// # Errors
     /// What the system says.
-    fn text(&self, path: &Path) -> io::Result<LockText>;
+    fn text<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<LockText>>;
 
     /// Tries, on a file of its own beside the one at `path`, the kinds of locks that are needed.
     ///
     /// # Errors
     /// What is missing, for good: no master can serve there.
-    fn try_kinds(&self, path: &Path) -> io::Result<()> {
+    fn try_kinds<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<()>> {
         let _ = path;
-        Ok(())
+        Box::pin(async { Ok(()) })
     }
 
-    /// Makes sure that the holder of the lock runs no more.
-    fn fence(&self, path: &Path) -> Fenced;
+    /// Makes sure that the holder of the lock runs no more, whose counter stood at `beat` (`None`: it has not begun to
+    /// count). One whose counter has moved since is spared.
+    fn fence<'a>(&'a self, path: &'a Path, beat: Option<u64>) -> LocalBoxFuture<'a, Fenced>;
 
     /// `boot-id:device:inode` of the lock file (made when it does not exist): equal for masters that share it.
     ///
     /// # Errors
     /// What the system says.
-    fn identity(&self, path: &Path) -> io::Result<String>;
+    fn identity<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<String>>;
 }
 
 /// What became of an attempt to fence.
@@ -426,6 +428,8 @@ pub enum Fenced {
     },
     /// Nobody holds the lock any more.
     Gone,
+    /// It makes progress again.
+    Running,
     /// It is not certain who the holder is, or it must not be killed.
     Spared(Spared),
     /// What would tell could not be had.

@@ -10,9 +10,11 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
-/// How long an address of a name may take when the name has others.
-const ADDRESS_TIMEOUT: Duration = Duration::from_millis(250);
+/// Every address of a name is tried within this, whatever those in front of it do: a dial of a client, which has other
+/// masters to try, may have no more than twice as long.
+const TURNS_WITHIN: Duration = Duration::from_millis(250);
 
 /// What was found, or what the system says: its errors cannot be copied.
 type Found = Result<Vec<SocketAddr>, (io::ErrorKind, String)>;
@@ -81,19 +83,30 @@ async fn look_up_by(
 /// # Errors
 /// What the system says of the last one. The caller sets the time limit.
 pub(crate) async fn connect(address: &str) -> io::Result<TcpStream> {
-    let addresses = look_up(address).await?;
+    connect_to(look_up(address).await?).await
+}
+
+/// Connects to the first of `addresses` that answers. Each gets its turn within [`TURNS_WITHIN`], however many there are,
+/// and keeps trying while others have theirs; the next one's comes at once when one has failed.
+async fn connect_to(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let apart = TURNS_WITHIN / u32::try_from(addresses.len().saturating_sub(1).max(1)).unwrap_or(u32::MAX);
+    let mut rest = addresses.into_iter();
+    let mut trying = JoinSet::new();
     let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for (place, address) in addresses.iter().enumerate() {
-        let connecting = TcpStream::connect(address);
-        let connected = if place + 1 < addresses.len() {
-            match tokio::time::timeout(ADDRESS_TIMEOUT, connecting).await {
-                Ok(connected) => connected,
-                Err(_) => Err(io::ErrorKind::TimedOut.into()),
-            }
+    loop {
+        if let Some(address) = rest.next() {
+            trying.spawn(TcpStream::connect(address));
+        }
+        let connected = if rest.len() == 0 {
+            trying.join_next().await
         } else {
-            connecting.await
+            match tokio::time::timeout(apart, trying.join_next()).await {
+                Ok(connected) => connected,
+                Err(_) => continue,
+            }
         };
-        match connected {
+        let Some(connected) = connected else { return Err(last) };
+        match connected.map_err(io::Error::other).and_then(|connected| connected) {
             // On loopback a connect to a free port of the ephemeral range can meet itself.
             Ok(stream) if stream.local_addr()? == stream.peer_addr()? => {
                 last = io::ErrorKind::ConnectionRefused.into();
@@ -105,7 +118,6 @@ pub(crate) async fn connect(address: &str) -> io::Result<TcpStream> {
             Err(error) => last = error,
         }
     }
-    Err(last)
 }
 
 #[cfg(test)]
@@ -154,5 +166,39 @@ mod tests {
             error.to_string().starts_with("cannot find the address of no-such-host.invalid:1: "),
             "{error}"
         );
+    }
+
+    #[tokio::test]
+    async fn an_address_behind_many_that_hang_has_its_turn_within_a_dial() {
+        // Nobody accepts, and the queue is full: the system answers no more.
+        let full = tokio::net::TcpSocket::new_v4().unwrap();
+        full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = full.listen(1).unwrap();
+        let hangs = full.local_addr().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(connected) =
+            tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(hangs)).await
+        {
+            queued.push(connected.unwrap());
+        }
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let answers = listener.local_addr().unwrap();
+        let mut addresses = vec![hangs; 30];
+        addresses.push(answers);
+        let begun = tokio::time::Instant::now();
+        let stream = tokio::time::timeout(Duration::from_secs(2), connect_to(addresses)).await;
+        assert_eq!(stream.expect("it had its turn").unwrap().peer_addr().unwrap(), answers);
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_slow_to_answer_is_not_given_up_for_those_behind_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let answers = listener.local_addr().unwrap();
+        let refuses = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let stream = connect_to(vec![answers, refuses, refuses]).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), answers);
+        assert_eq!(connect_to(vec![refuses; 5]).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(connect_to(Vec::new()).await.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

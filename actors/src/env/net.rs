@@ -42,6 +42,9 @@ pub enum Listener {
     Sim(super::sim::SimListener),
 }
 
+/// What the system may take and not send, in bytes.
+const UNSENT_BYTES_MAX: u32 = 64 * 1024;
+
 impl Listener {
     /// Waits for the next connection; gives the stream and the other side's address.
     ///
@@ -158,36 +161,59 @@ impl Stream {
         }
     }
 
+    /// Writes some of `bytes`: as much as the system takes at once. A simulated network takes all of them.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let written = match self {
+            Stream::Tcp(stream) => loop {
+                match stream.try_write(bytes) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+                    written => break written?,
+                }
+            },
+            Stream::Local(stream) => loop {
+                match stream.try_write(bytes) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+                    written => break written?,
+                }
+            },
+            #[cfg(feature = "sim")]
+            Stream::Sim(stream) => {
+                stream.write_all(bytes).await?;
+                bytes.len()
+            }
+        };
+        if written == 0 && !bytes.is_empty() {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        Ok(written)
+    }
+
     /// Writes all of `bytes`.
     ///
     /// # Errors
     /// What the system says.
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = self.write(bytes).await?;
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+
+    /// Lets the system take no more than this that it has not sent yet, so that whoever reads slowly is seen to read: it would
+    /// else take megabytes at once, and then nothing for as long as they last.
+    pub fn show_progress(&self) {
         match self {
+            // Where it cannot be, a slow reader is seen less often.
             Stream::Tcp(stream) => {
-                while !bytes.is_empty() {
-                    match stream.try_write(bytes) {
-                        Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                        Ok(written) => bytes = &bytes[written..],
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
-                        Err(error) => return Err(error),
-                    }
-                }
-                Ok(())
+                drop(socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX));
             }
-            Stream::Local(stream) => {
-                while !bytes.is_empty() {
-                    match stream.try_write(bytes) {
-                        Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                        Ok(written) => bytes = &bytes[written..],
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
-                        Err(error) => return Err(error),
-                    }
-                }
-                Ok(())
-            }
+            Stream::Local(_) => {}
             #[cfg(feature = "sim")]
-            Stream::Sim(stream) => stream.write_all(bytes).await,
+            Stream::Sim(_) => {}
         }
     }
 

@@ -1,7 +1,7 @@
 //! The real world: TCP, files with a thread each, flock, `/proc`, inotify.
 //!
-//! The threads of a node all live here: one for each open file, one while a path is opened or looked at, one while the lock is waited for, one that publishes
-//! the holder's counter.
+//! The threads of a node all live here: one for each open file, one while a path is opened or looked at, one that looks at
+//! lock files, one while the lock is waited for, one that publishes the holder's counter.
 
 use super::{
     names, Appended, Disk, Displaced, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard,
@@ -20,7 +20,9 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::process::{Pid, PidfdFlags, Signal};
+use std::cell::RefCell;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -47,6 +49,7 @@ const NAME_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct RealEnv {
     start: Instant,
     lines_lost: fn() -> u64,
+    lock_paths: Rc<LockPaths>,
 }
 
 impl RealEnv {
@@ -65,7 +68,7 @@ impl RealEnv {
         if let Err(error) = signal(SignalKind::from_raw(libc::SIGXFSZ)) {
             log::warn!("a file that outgrows its limit will end this process cause={error}");
         }
-        Rc::new(RealEnv { start: Instant::now(), lines_lost })
+        Rc::new(RealEnv { start: Instant::now(), lines_lost, lock_paths: Rc::default() })
     }
 }
 
@@ -125,7 +128,7 @@ impl Environment for RealEnv {
     }
 
     fn locks(&self) -> Rc<dyn Locks> {
-        Rc::new(RealLocks)
+        Rc::new(RealLocks { paths: Rc::clone(&self.lock_paths) })
     }
 
     fn boot_id(&self) -> String {
@@ -260,9 +263,12 @@ impl Disk for RealDisk {
         })
     }
 
-    fn others_may_read(&self, path: &Path) -> io::Result<Option<u32>> {
-        let mode = fs::metadata(path)?.mode() & 0o777;
-        Ok((mode & 0o044 != 0).then_some(mode))
+    fn others_may_read<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Option<u32>>> {
+        Box::pin(async move {
+            let path = path.to_owned();
+            let mode = on_thread(move || fs::metadata(path)).await??.mode() & 0o777;
+            Ok((mode & 0o044 != 0).then_some(mode))
+        })
     }
 
     fn sync_directory<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<()>> {
@@ -595,7 +601,48 @@ impl Drop for RealWatch {
     }
 }
 
-struct RealLocks;
+/// One look at a lock file.
+type Look = Box<dyn FnOnce() + Send>;
+
+/// The thread in which lock files are looked at: one for all looks, since there are many, and a disk that hangs may hold up
+/// one. It begins with the first look, so that none needs a thread which the system might refuse by then.
+#[derive(Default)]
+struct LockPaths(RefCell<Option<mpsc::Sender<Look>>>);
+
+impl fmt::Debug for LockPaths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LockPaths")
+    }
+}
+
+impl LockPaths {
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        let (answer, answered) = oneshot::channel();
+        self.jobs()?
+            .send(Box::new(move || drop(answer.send(work()))))
+            .map_err(|_| io::Error::other("the thread that looks at the lock is gone"))?;
+        answered.await.map_err(|_| io::Error::other("the thread that looks at the lock has panicked"))
+    }
+
+    fn jobs(&self) -> io::Result<mpsc::Sender<Look>> {
+        let mut jobs = self.0.borrow_mut();
+        if let Some(jobs) = &*jobs {
+            return Ok(jobs.clone());
+        }
+        let (sender, queue) = mpsc::channel::<Look>();
+        spawn_thread("dsm-lock-look", move || {
+            while let Ok(job) = queue.recv() {
+                // One that panics drops its answer, which its caller takes for an error.
+                let _ = std::panic::catch_unwind(AssertUnwindSafe(job));
+            }
+        })?;
+        Ok(jobs.insert(sender).clone())
+    }
+}
+
+struct RealLocks {
+    paths: Rc<LockPaths>,
+}
 
 impl Locks for RealLocks {
     fn acquire<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Box<dyn LockGuard>>> {
@@ -624,62 +671,94 @@ impl Locks for RealLocks {
         })
     }
 
-    fn look(&self, path: &Path) -> io::Result<Seen> {
-        let file = match fs::OpenOptions::new().read(true).write(true).open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Seen::Free),
-            Err(error) => return Err(error),
-        };
-        if let Some(beat) = read_beat(&file)? {
-            return Ok(Seen::Held { beat: Some(beat) });
-        }
-        let holders = flock_holders(identity_of(&file.metadata()?))?;
-        Ok(if holders.is_empty() { Seen::Free } else { Seen::Held { beat: None } })
+    fn look<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Seen>> {
+        Box::pin(async move {
+            let path = path.to_owned();
+            self.paths.run(move || look_at_lock(&path)).await?
+        })
     }
 
-    fn text(&self, path: &Path) -> io::Result<LockText> {
-        match fs::read(path) {
-            Ok(bytes) => Ok(LockText::parse(&String::from_utf8_lossy(&bytes))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(LockText::default()),
-            Err(error) => Err(error),
-        }
+    fn text<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<LockText>> {
+        Box::pin(async move {
+            let path = path.to_owned();
+            self.paths.run(move || lock_text(&path)).await?
+        })
     }
 
-    fn try_kinds(&self, path: &Path) -> io::Result<()> {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".try-{}", std::process::id()));
-        let mut options = fs::OpenOptions::new();
-        options.read(true).write(true).create_new(true).mode(OWNER_ONLY);
-        // What keeps a file from being made is told where it matters.
-        let Ok(file) = options.open(&name) else { return Ok(()) };
-        let _ = fs::remove_file(&name);
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(errno) if passes(&errno.into()) => {}
-            Err(errno) => {
-                return Err(io::Error::new(
-                    errno.kind(),
-                    format!("its file system takes no locks (flock: {errno}): put the log on a local one"),
-                ))
-            }
-        }
-        if let Err(errno) = fcntl(&file, FcntlArg::F_OFD_SETLK(&byte_lock(libc::F_WRLCK, BEAT_OFFSET, 1))) {
-            log::warn!(
-                "progress cannot be published here, so that a master that hangs is not fenced error={errno}"
-            );
-        }
-        Ok(())
+    fn try_kinds<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            let path = path.to_owned();
+            self.paths.run(move || try_kinds(&path)).await?
+        })
     }
 
-    fn fence(&self, path: &Path) -> Fenced {
-        fence(path).unwrap_or_else(|error| Fenced::Failed { error: error.to_string() })
+    fn fence<'a>(&'a self, path: &'a Path, beat: Option<u64>) -> LocalBoxFuture<'a, Fenced> {
+        Box::pin(async move {
+            let path = path.to_owned();
+            let fenced = self.paths.run(move || fence(&path, beat)).await.and_then(|fenced| fenced);
+            fenced.unwrap_or_else(|error| Fenced::Failed { error: error.to_string() })
+        })
     }
 
-    fn identity(&self, path: &Path) -> io::Result<String> {
-        let file = open_lock_file(path)?;
-        let identity = identity_of(&file.metadata()?);
-        Ok(format!("{}:{}:{}", boot_id(), identity.device, identity.inode))
+    fn identity<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<String>> {
+        Box::pin(async move {
+            let path = path.to_owned();
+            self.paths.run(move || lock_identity(&path)).await?
+        })
     }
+}
+
+fn look_at_lock(path: &Path) -> io::Result<Seen> {
+    let file = match fs::OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Seen::Free),
+        Err(error) => return Err(error),
+    };
+    if let Some(beat) = read_beat(&file)? {
+        return Ok(Seen::Held { beat: Some(beat) });
+    }
+    let holders = flock_holders(identity_of(&file.metadata()?))?;
+    Ok(if holders.is_empty() { Seen::Free } else { Seen::Held { beat: None } })
+}
+
+fn lock_text(path: &Path) -> io::Result<LockText> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(LockText::parse(&String::from_utf8_lossy(&bytes))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(LockText::default()),
+        Err(error) => Err(error),
+    }
+}
+
+fn lock_identity(path: &Path) -> io::Result<String> {
+    let file = open_lock_file(path)?;
+    let identity = identity_of(&file.metadata()?);
+    Ok(format!("{}:{}:{}", boot_id(), identity.device, identity.inode))
+}
+
+fn try_kinds(path: &Path) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".try-{}", std::process::id()));
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(OWNER_ONLY);
+    // What keeps a file from being made is told where it matters.
+    let Ok(file) = options.open(&name) else { return Ok(()) };
+    let _ = fs::remove_file(&name);
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(errno) if passes(&errno.into()) => {}
+        Err(errno) => {
+            return Err(io::Error::new(
+                errno.kind(),
+                format!("its file system takes no locks (flock: {errno}): put the log on a local one"),
+            ))
+        }
+    }
+    if let Err(errno) = fcntl(&file, FcntlArg::F_OFD_SETLK(&byte_lock(libc::F_WRLCK, BEAT_OFFSET, 1))) {
+        log::warn!(
+            "progress cannot be published here, so that a master that hangs is not fenced error={errno}"
+        );
+    }
+    Ok(())
 }
 
 fn open_lock_file(path: &Path) -> io::Result<fs::File> {
@@ -744,6 +823,9 @@ fn queue_for_lock(path: &Path, unwanted: impl Fn() -> bool) -> io::Result<Option
         return Ok(Some(file));
     }
 }
+
+/// The longest text of a lock file that is written over, in bytes.
+const LOCK_TEXT_MAX: usize = 4096;
 
 /// Where the counter's byte range begins in the lock file: far behind any text.
 const BEAT_OFFSET: i64 = 1 << 40;
@@ -934,7 +1016,11 @@ fn release(file: &fs::File) {
 
 fn write_text(file: &fs::File, text: &LockText) -> io::Result<()> {
     let text = text.to_string();
-    file.write_all_at(text.as_bytes(), 0)?;
+    // What is longer now is blanked with the same write: a holder that is killed in between leaves no line of the old text.
+    let mut bytes = text.clone().into_bytes();
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(0).min(LOCK_TEXT_MAX);
+    bytes.resize(bytes.len().max(length), b'\n');
+    file.write_all_at(&bytes, 0)?;
     file.set_len(text.len() as u64)
 }
 
@@ -965,10 +1051,10 @@ fn start_of(pid: u32) -> io::Result<u64> {
 }
 
 /// Kills the holder of the lock at `path` if [`may_kill`] allows it.
-fn fence(path: &Path) -> io::Result<Fenced> {
+fn fence(path: &Path, beat: Option<u64>) -> io::Result<Fenced> {
     // The progress is probed for with a lock that only a writer could take.
     let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
-    let text = RealLocks.text(path)?;
+    let text = lock_text(path)?;
     // From here on the named pid cannot come to mean another process unnoticed.
     let named = text.pid.map(pin).transpose()?.flatten();
     let start = match (&named, text.pid) {
@@ -979,10 +1065,13 @@ fn fence(path: &Path) -> io::Result<Fenced> {
         },
         (None, _) | (_, None) => None,
     };
-    let is_beating = read_beat(&file)?.is_some();
-    let holders = Holders { pids: flock_holders(identity_of(&file.metadata()?))?, is_beating };
+    let progress = read_beat(&file)?;
+    let pids = flock_holders(identity_of(&file.metadata()?))?;
+    let holders = Holders { pids, is_beating: progress.is_some() };
     let observer = Observer { pid: std::process::id(), boot: boot_id(), pid_ns: pid_namespace() };
     match (may_kill(&text, &holders, &observer, start), named) {
+        // The disk may have taken its time to open the file.
+        (MayKill::Yes { .. }, Some(_)) if progress != beat => Ok(Fenced::Running),
         (MayKill::Yes { pid }, Some(named)) => {
             match rustix::process::pidfd_send_signal(&named, Signal::KILL) {
                 Ok(()) => Ok(Fenced::Killed { pid }),

@@ -194,8 +194,10 @@ impl MasterActor {
                 }
             }
             Effect::SendHoldingsNext { slot } => {
-                if let Some(slave) = self.at(slot) {
+                let link = self.slots.get(usize::from(slot.0)).copied().flatten();
+                if let Some(slave) = link.and_then(|link| self.slaves.get_mut(&link)) {
                     send(&slave.outbox, &Message::Control(Control::HoldingsNext));
+                    slave.report_end = Some(slave.outbox.queued());
                 }
             }
             Effect::ReadLog { read, place, version, key } => self.read_log(read, place, version, key),

@@ -1,12 +1,35 @@
 //! What this master's cluster is short of: looked at with every tick, told in the log when it begins and ends.
 
 use super::{MasterActor, Role};
+use crate::env::Locks;
 use dsm_protocol::ids::Millis;
 use dsm_protocol::machine::health::{Facts, News};
 use dsm_protocol::machine::takeover::Seen;
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::rc::Rc;
 
 /// How often a master that knows of nobody that serves looks who holds the lock, in milliseconds.
 const LOOK_MS: u64 = 1000;
+
+/// Who holds the lock, as far as it was looked at.
+#[derive(Debug, Default)]
+pub(super) struct LockHolder {
+    seen: RefCell<Option<String>>,
+    /// Whether a look is under way.
+    looking: Cell<bool>,
+}
+
+/// Who holds the lock, if somebody does: pid and address from the lock file's text.
+async fn lock_holder(locks: &dyn Locks, path: &Path) -> Option<String> {
+    match locks.look(path).await {
+        Ok(Seen::Held { .. }) => {}
+        Ok(Seen::Free) | Err(_) => return None,
+    }
+    let text = locks.text(path).await.ok()?;
+    let pid = text.pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
+    Some(format!("pid={pid} address={}", text.address.as_deref().unwrap_or("unknown")))
+}
 
 impl MasterActor {
     /// Looks at what is missing, and says what is new.
@@ -23,14 +46,14 @@ impl MasterActor {
         }
         let knows_active = self.dialed.as_ref().is_some_and(|dialed| dialed.state.active);
         if serves || knows_active {
-            self.lock_holder = None;
+            self.lock_holder.seen.take();
         } else if now.since(self.lock_looked_at) >= LOOK_MS {
             self.lock_looked_at = now;
-            self.lock_holder = self.lock_holder_now();
+            self.look_for_lock_holder();
         }
         let facts = Facts {
             serves,
-            lock_holder: self.lock_holder.clone(),
+            lock_holder: self.lock_holder.seen.borrow().clone(),
             knows_active,
             standby_lag_ms: self.standby_lag_ms(now),
             slaves: if serves { self.machine.slave_count() } else { 0 },
@@ -47,16 +70,18 @@ impl MasterActor {
         }
     }
 
-    /// Who holds the lock, if somebody does: pid and address from the lock file's text.
-    fn lock_holder_now(&self) -> Option<String> {
-        let (locks, path) = (self.env.locks(), self.config.lock_path());
-        match locks.look(&path) {
-            Ok(Seen::Held { .. }) => {}
-            Ok(Seen::Free) | Err(_) => return None,
+    /// Finds out who holds the lock, one look at a time: the disk may take any time for it.
+    fn look_for_lock_holder(&self) {
+        let holder = Rc::clone(&self.lock_holder);
+        if holder.looking.replace(true) {
+            return;
         }
-        let text = locks.text(&path).ok()?;
-        let pid = text.pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
-        Some(format!("pid={pid} address={}", text.address.as_deref().unwrap_or("unknown")))
+        let (locks, path) = (self.env.locks(), self.config.lock_path());
+        actix::spawn(async move {
+            let seen = lock_holder(&*locks, &path).await;
+            holder.looking.set(false);
+            holder.seen.replace(seen);
+        });
     }
 
     /// How far the other master is behind; `None` when it is not connected.

@@ -28,7 +28,7 @@ use crate::env::{Displaced, Env, File, LockGuard};
 use crate::failover_watcher::{self, FailoverWatcher, Notice};
 use crate::log_tailer::{self, LogTailer, Replay, Replayed, Sight};
 use crate::log_writer::{LogWriter, Written, WrittenRecord};
-use crate::session::{shown_key, AnswerPool, Room};
+use crate::session::{shown_key, AnswerPool, Room, Session};
 use crate::slave_proxy::{self, End, EndReason, SlaveProxy};
 use crate::supervision::{Fate, NodeError, PanicGuard};
 use crate::turns::{Turn, TurnLengths};
@@ -65,6 +65,9 @@ const RESUMED_MAX: usize = 1024;
 
 /// A client that takes nothing for so long gives its room to others that wait as long.
 const DEAF: Duration = Duration::from_secs(1);
+
+/// The same for one that was seen to take some after a while without: over a poor line the next part may take its time.
+const DEAF_AND_SLOW: Duration = Duration::from_secs(5);
 
 /// What the read of one key among many takes beside its value until all are there, in bytes: what is known of it in the
 /// machine, the question to the slave, and the value's place in the answer.
@@ -249,6 +252,10 @@ pub(super) struct SlaveLink {
     /// Since when it has its slot.
     active_since: Option<Millis>,
     reads: ReadWindow,
+    /// Where the last sign of life that it asked for ends in the bytes given to the link.
+    alive_end: u64,
+    /// Where the question for the next part of its report ends in them; `None` when it is not asked for one.
+    report_end: Option<u64>,
     /// The cluster that it named in its hello. If it is ours, it may know of our reigns.
     cluster: Option<ClusterId>,
     /// What it had seen when it said so last.
@@ -265,6 +272,8 @@ pub(super) struct PeerInbound {
     address: String,
     /// Its forwarded sessions by its own numbers.
     streams: BTreeMap<u64, SessionId>,
+    /// Whether it was asked for a sign that it knows that no request is taken in any more, and has given none.
+    may_forward: bool,
 }
 
 /// Our link to the other master.
@@ -333,7 +342,7 @@ pub struct MasterActor {
     census: Census,
     health: Health,
     /// Who holds the lock, and when that was looked at, while nobody is known to serve.
-    lock_holder: Option<String>,
+    lock_holder: Rc<health::LockHolder>,
     lock_looked_at: Millis,
     slots: Vec<Option<LinkId>>,
     /// Slaves that are to be sent a ping as soon as nothing that was counted in front of it is still to be sent.
@@ -363,6 +372,8 @@ pub struct MasterActor {
     slave_of: Option<(SlaveId, ClusterId)>,
     /// Whether one of the masters has served since this one started.
     has_been_served: bool,
+    /// Where it is noted what slaves have seen.
+    noted_file: Rc<opening::NotedFile>,
     /// The slave for whose sake a reign is given up before it serves, and what it has seen.
     doubts: Option<(SlaveId, Seen)>,
     log_bytes: u64,
@@ -457,7 +468,7 @@ impl MasterActor {
             durable: config.fsync == Fsync::Always,
             value_max: config.value_max(),
             log_window_bytes: config.log_read_window.as_u64(),
-            slice_keys: config.slice_keys,
+            slice_keys: slice_keys(),
             gather_bytes_max: config.gather_bytes_max(),
         });
         let jump_ms = (config.ack_timeout.min(config.failover_timeout).as_millis() as u64 / 4).max(100);
@@ -497,7 +508,7 @@ impl MasterActor {
             quarantine: Quarantine::default(),
             census: Census::default(),
             health: Health::default(),
-            lock_holder: None,
+            lock_holder: Rc::default(),
             lock_looked_at: now,
             slots: vec![None; master::SLAVES_MAX],
             pings: Vec::new(),
@@ -517,6 +528,7 @@ impl MasterActor {
             peer_cluster: None,
             slave_of: None,
             has_been_served: false,
+            noted_file: Rc::default(),
             doubts: None,
             log_bytes: 0,
             log_seq: dsm_protocol::ids::Seq::default(),
@@ -662,7 +674,7 @@ impl MasterActor {
     /// What a slave has acknowledged or answered is no longer owed, even if it takes a while until the rest of it is
     /// done.
     fn note_arrived(&self, now: Millis, arrived: &Arrived) {
-        let Arrived::Slave { link, message } = arrived else { return };
+        let Arrived::Slave { link, message, .. } = arrived else { return };
         let Some(slave) = self.slaves.get(link) else { return };
         let is_answer = matches!(
             message,
@@ -671,7 +683,7 @@ impl MasterActor {
             )
         );
         if let Wire::Ack { through, .. } = message {
-            slave.window.borrow_mut().note_arrived(now, *through);
+            slave.window.borrow_mut().note_arrived(now, *through, slave.outbox.reached());
         } else if is_answer {
             slave.window.borrow_mut().note_answer();
         }
@@ -866,8 +878,10 @@ impl MasterActor {
             return;
         }
         let deaf = self.sessions.values().map(|session| (session.is_deaf_for(), session));
-        let deafest =
-            deaf.filter(|(time, _)| *time >= DEAF).max_by_key(|(time, session)| (*time, session.id()));
+        let is_over = |(time, session): &(Duration, &Rc<Session>)| {
+            *time >= if session.reads_slowly() { DEAF_AND_SLOW } else { DEAF }
+        };
+        let deafest = deaf.filter(is_over).max_by_key(|(time, session)| (*time, session.id()));
         if let Some((_, session)) = deafest {
             session.cut("it takes no answers, and others wait for the room (--max-answer-bytes)");
         }
@@ -939,28 +953,23 @@ impl MasterActor {
             }
             Arrived::Request { asker, command } => self.request(now, asker, command),
             Arrived::Closed(session) => self.session_closed(now, session),
-            Arrived::SlaveHello { link, hello, outbox } => {
+            // Each of them is heard, with the drop of `said`, once it is dealt with.
+            Arrived::SlaveHello { link, hello, outbox, said: _said } => {
                 self.slave_hello(now, link, hello, outbox, ctx);
-                self.switchboard.heard(link);
             }
-            Arrived::Slave { link, message } => {
-                self.slave_message(now, link, message);
-                self.switchboard.heard(link);
-            }
+            Arrived::Slave { link, message, said: _said } => self.slave_message(now, link, message),
             Arrived::SlaveGone { link, reason } => self.slave_gone(link, reason),
-            Arrived::PeerHello { link, hello, outbox } => {
-                self.peer_hello(link, hello, outbox);
-                self.switchboard.heard(link);
+            Arrived::PeerHello { link, hello, outbox, lock, said: _said } => {
+                self.peer_hello(link, hello, outbox, lock);
             }
-            Arrived::Peer { link, message } => {
-                self.peer_message(now, link, message);
-                self.switchboard.heard(link);
-            }
+            Arrived::Peer { link, message, said: _said } => self.peer_message(now, link, message),
             Arrived::PeerGone { link } => self.peer_gone(now, link),
             Arrived::DialedUp { generation, welcome, outbox } => {
                 self.dialed_up(now, generation, welcome, outbox);
             }
-            Arrived::Dialed { generation, message } => self.dialed_message(now, generation, message),
+            Arrived::Dialed { generation, message, said: _said } => {
+                self.dialed_message(now, generation, message);
+            }
             Arrived::DialRefused { reason } => self.dial_refused(reason),
             Arrived::DialedDown { generation } => self.dialed_down(now, generation),
             Arrived::LogRead { read, result } => self.step(now, master::Event::LogRead { read, result }),
@@ -978,6 +987,15 @@ impl MasterActor {
         }
         self.step_front(now, front::Event::SessionClosed { session });
     }
+}
+
+/// So many keys of requests and records are gone through in one turn. Tests make it small.
+fn slice_keys() -> usize {
+    #[cfg(feature = "testing")]
+    if let Some(keys) = crate::testing::slice_keys() {
+        return keys;
+    }
+    master::SLICE_KEYS
 }
 
 /// How long the values that `command` asks for are, as far as they are written.

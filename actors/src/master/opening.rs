@@ -19,6 +19,7 @@ use dsm_protocol::message::Seen;
 use dsm_protocol::planted;
 use dsm_protocol::record::Position;
 use dsm_protocol::witness_file::WitnessText;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -180,7 +181,7 @@ impl MasterActor {
         }
         if waiting.noted.note(id.clone(), *seen) {
             let text = waiting.noted.to_string();
-            write_noted(&self.env, &self.config, text);
+            self.noted_file.write(&self.env, &self.config, text);
         }
     }
 
@@ -406,39 +407,54 @@ pub(super) async fn noted(env: &Env, path: &Path) -> Result<WitnessText, NodeErr
     Ok(WitnessText::parse(&String::from_utf8_lossy(&bytes)))
 }
 
-/// Writes the file of witnesses, beside the actor.
-fn write_noted(env: &Env, config: &Rc<MasterConfig>, text: String) {
-    let (env, path) = (Rc::clone(env), config.witness_path());
-    actix::spawn(async move {
-        let writing = async {
-            let file = env.disk().open(&path, OpenMode::Write).await?;
-            file.truncate(0).await?;
-            let group = Group { bytes: text.into_bytes(), sync: true, ..Group::default() };
-            let appended = file.append(group).await;
-            match appended.write_error.or(appended.sync_error) {
-                Some(error) => Err(error),
-                None => env.disk().sync_directory(&path).await,
-            }
-        };
-        if let Err(error) = writing.await {
-            log::warn!("what slaves have seen is not noted path={} error={error}", path.display());
-        }
-    });
+/// The file of witnesses, which is written beside the actor: one text at a time, and the last one in the end.
+#[derive(Debug, Default)]
+pub(super) struct NotedFile {
+    next: RefCell<Option<String>>,
+    is_writing: Cell<bool>,
 }
 
-/// Empties the file of witnesses, beside the actor: all of it is settled.
-pub(super) fn forget_noted(env: &Env, config: &Rc<MasterConfig>) {
-    let (env, path) = (Rc::clone(env), config.witness_path());
-    actix::spawn(async move {
-        let emptying = async {
-            let file = env.disk().open(&path, OpenMode::Existing).await?;
-            file.truncate(0).await?;
-            file.sync().await
-        };
-        if let Err(error) = emptying.await {
-            log::warn!("the file of witnesses is not emptied path={} error={error}", path.display());
+impl NotedFile {
+    /// Writes a text; an empty one when all of it is settled.
+    pub(super) fn write(self: &Rc<Self>, env: &Env, config: &MasterConfig, text: String) {
+        self.next.replace(Some(text));
+        if self.is_writing.replace(true) {
+            return;
         }
-    });
+        let (noted, env, path) = (Rc::clone(self), Rc::clone(env), config.witness_path());
+        actix::spawn(async move {
+            loop {
+                let next = noted.next.take();
+                let Some(text) = next else { break };
+                if let Err(error) = write_noted(&env, &path, text).await {
+                    log::warn!("what slaves have seen is not noted path={} error={error}", path.display());
+                }
+            }
+            noted.is_writing.set(false);
+        });
+    }
+}
+
+/// Writes the text over the one that is there. Nothing is cut before it stands: a full disk, or the end of this process, leaves
+/// what was noted before.
+async fn write_noted(env: &Env, path: &Path, text: String) -> io::Result<()> {
+    if text.is_empty() {
+        let file = env.disk().open(path, OpenMode::Existing).await?;
+        file.truncate(0).await?;
+        return file.sync().await;
+    }
+    let file = env.disk().open(path, OpenMode::Write).await?;
+    let length = text.len();
+    let mut bytes = text.into_bytes();
+    let before = usize::try_from(file.length().await?).unwrap_or(usize::MAX).min(NOTED_BYTES_MAX);
+    // Blank lines say nothing.
+    bytes.resize(length.max(before), b'\n');
+    let appended = file.append(Group { bytes, sync: true, ..Group::default() }).await;
+    if let Some(error) = appended.write_error.or(appended.sync_error) {
+        return Err(error);
+    }
+    file.truncate(length as u64).await?;
+    env.disk().sync_directory(path).await
 }
 
 /// What a log that was read says of itself.

@@ -41,7 +41,8 @@ fn shown_address(said: &str) -> String {
 impl MasterActor {
     /// What this master says of itself.
     pub(super) fn state(&self) -> MasterState {
-        let serves = self.serves();
+        // Whoever is told so forwards nothing any more, and holds what its clients ask.
+        let serves = self.serves() && !self.is_closing();
         let active_address = if serves {
             Some(self.address.clone())
         } else {
@@ -109,10 +110,16 @@ impl MasterActor {
         }
     }
 
-    pub(super) fn peer_hello(&mut self, link: LinkId, hello: Hello, outbox: Outbox) {
+    pub(super) fn peer_hello(
+        &mut self,
+        link: LinkId,
+        hello: Hello,
+        outbox: Outbox,
+        lock: std::io::Result<String>,
+    ) {
         let HelloRole::Master { address, lock_identity } = hello.role else { return };
         let address = shown_address(&address);
-        let ours = match self.env.locks().identity(&self.config.lock_path()) {
+        let ours = match lock {
             Ok(ours) => ours,
             // It may pass (no descriptor left, say), and a Reject would end the other master: let it dial again.
             Err(error) => {
@@ -134,7 +141,8 @@ impl MasterActor {
         self.switchboard.trust(link);
         send(&outbox, &Message::Control(Control::Welcome(welcome)));
         log::debug!("other master connected address={address} link={link}");
-        self.peers.insert(link, PeerInbound { outbox, address, streams: BTreeMap::new() });
+        self.peers
+            .insert(link, PeerInbound { outbox, address, streams: BTreeMap::new(), may_forward: false });
         if self.dialed.is_none() {
             self.switchboard.peer_came.notify_one();
         }
@@ -202,6 +210,11 @@ impl MasterActor {
                     self.session_closed(now, session);
                 }
             }
+            Message::Control(Control::Alive) => {
+                if let Some(peer) = self.peers.get_mut(&link) {
+                    peer.may_forward = false;
+                }
+            }
             Message::Control(Control::HandoverRequest { replayed, reign, file, slaves, forced }) => {
                 self.handover_requested(link, Follows { replayed, reign, file }, &slaves, forced);
             }
@@ -233,10 +246,14 @@ impl MasterActor {
         session.set_generation(generation);
         let bytes = command.payload_bytes();
         let tag = session.ask(Coding::Native(id), bytes);
-        board.requests.set(board.requests.get() + 1);
-        board.bytes.set(board.bytes.get() + bytes);
+        // The other master has counted it against the same limits: with our own clients' that is twice as much at most.
+        let over = board.requests.get() >= self.config.max_requests.saturating_mul(2)
+            || board.bytes.get() / 2 >= self.config.max_request_bytes.as_u64() as usize;
+        board.permit(bytes);
         let asker = Asker { session: session.id(), tag };
-        match check_sizes(&command, self.config.value_max()) {
+        let refusal = check_sizes(&command, self.config.value_max());
+        let busy = || over.then(|| Reply::error(ErrorWord::Busy, "too many requests in flight"));
+        match refusal.or_else(busy) {
             Some(refusal) => self.reply(asker, &refusal),
             None => self.request(now, asker, command),
         }
@@ -322,6 +339,7 @@ impl MasterActor {
                     self.notice(takeover::Event::HandoverRefused);
                 }
                 Message::Control(Control::HandoverOffer) => self.notice(takeover::Event::HandoverOffered),
+                Message::Control(Control::Probe) => send(&dialed.outbox, &Message::Control(Control::Alive)),
                 other => {
                     let said = shown_message(&other);
                     log::warn!("the other master says what a master does not say: {said}");

@@ -156,6 +156,7 @@ impl MasterActor {
         let all_enlisted = self.slaves.values().all(|slave| slave.slot.is_some() || slave.enlisted.is_some());
         let closing_since = self.closing_since();
         let yield_ms = self.yield_ms();
+        let may_be_forwarded_to = self.may_be_forwarded_to(now);
         let Role::Reigning(reign) = &mut self.role else { return };
         if self.stopping_since.is_some_and(|since| now.since(since) >= STOP_MAX_MS) {
             self.end_unclosed();
@@ -171,7 +172,8 @@ impl MasterActor {
             | Phase::Ending => {}
             Phase::Serving | Phase::Preparing { .. } => {
                 if let Some(since) = closing_since {
-                    if self.machine.in_flight() == 0 || now.since(since) >= STOP_MS {
+                    let is_done = self.machine.in_flight() == 0 && !may_be_forwarded_to;
+                    if is_done || now.since(since) >= STOP_MS {
                         self.close_log(now);
                     }
                 }
@@ -282,7 +284,7 @@ impl MasterActor {
             let stopping = self.is_closing() && serving;
             let waits_not =
                 yielding && planted!(HandoverDoesNotWait) || stopping && planted!(StopDoesNotWait);
-            let is_done = self.machine.in_flight() == 0 || waits_not;
+            let is_done = self.machine.in_flight() == 0 && !self.may_be_forwarded_to(now) || waits_not;
             if (yielding || stopping) && is_done {
                 log::debug!("nothing in flight, closing the log at={now}");
                 self.close_log(now);
@@ -470,7 +472,7 @@ impl Handler<EpochWritten> for MasterActor {
         self.log_bytes = written.offset;
         if std::mem::take(&mut reign.is_noted) {
             // What was noted is in the log, or given up in it.
-            opening::forget_noted(&self.env, &self.config);
+            self.noted_file.write(&self.env, &self.config, String::new());
         }
         self.write_lock_text(false);
         self.step(now, master::Event::ReignBegan { version, id });

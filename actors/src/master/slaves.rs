@@ -105,6 +105,8 @@ impl MasterActor {
                 disputes: false,
                 active_since: None,
                 reads: ReadWindow::new(&self.config),
+                alive_end: 0,
+                report_end: None,
             },
         );
         self.announce_to(now, link);
@@ -179,12 +181,12 @@ impl MasterActor {
         let slot = slave.slot;
         match (message, slot) {
             (Message::Ack { through, room_bytes }, Some(slot)) => {
-                if slave.window.borrow_mut().note_acked(now, through) {
+                if slave.window.borrow_mut().note_acked(now, through, slave.outbox.reached()) {
                     self.step(now, Event::Acked { slot, link, through, room_bytes });
                 } else {
                     self.end_slave(
                         link,
-                        EndReason::Protocol(format!("ACK of {through}, which was not sent")),
+                        EndReason::Protocol(format!("ACK of {through}, which it cannot have")),
                     );
                 }
             }
@@ -201,7 +203,13 @@ impl MasterActor {
                 self.step(now, Event::Full { slot, link, number });
             }
             (Message::Control(Control::Holdings { entries, last }), Some(slot)) => {
-                self.step(now, Event::Holdings { slot, link, entries, last });
+                // One that reports unasked, and reads nothing, would be sent, and kept, ever more drops.
+                if slave.report_end.take().is_some_and(|end| end <= slave.outbox.reached()) {
+                    self.step(now, Event::Holdings { slot, link, entries, last });
+                } else {
+                    let what = "a part of a report that was not asked for".to_owned();
+                    self.end_slave(link, EndReason::Protocol(what));
+                }
             }
             (Message::Control(Control::Enlisted { reign, seen, room_bytes }), None) => {
                 let id = slave.id.clone();
@@ -235,7 +243,13 @@ impl MasterActor {
                 slave.standing = Standing::Proven;
                 self.announce_to(now, link);
             }
-            (Message::Control(Control::Probe), _) => send(&slave.outbox, &Message::Control(Control::Alive)),
+            (Message::Control(Control::Probe), _) => {
+                // One that waits for the socket is enough, however often it is asked for.
+                if slave.alive_end <= slave.outbox.taken() {
+                    send(&slave.outbox, &Message::Control(Control::Alive));
+                    slave.alive_end = slave.outbox.queued();
+                }
+            }
             // What a slave said to a reign that has ended since.
             (
                 Message::Ack { .. }
@@ -293,6 +307,7 @@ impl MasterActor {
         if let Some(own) = self.machine.reigns().last() {
             send(&slave.outbox, &Message::Control(Control::Admitted { reign: own.reign }));
         }
+        slave.report_end = Some(slave.outbox.queued());
         slave.active_since = Some(self.env.now());
         let reads = std::mem::replace(&mut slave.reads, ReadWindow::new(&self.config));
         slave.owed.set(0);

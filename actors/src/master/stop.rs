@@ -18,6 +18,9 @@ const OFFER_AGAIN_MS: u64 = 100;
 /// How long a connection may be silent before it is closed all the same: until then it is closed with an answer.
 const SILENT_MS: u64 = 500;
 
+/// How long another master may take to say that it forwards no more.
+const FAREWELL_MS: u64 = 500;
+
 /// How long clients are forwarded before those that are left are cut.
 const LEAVE_MS: u64 = 3000;
 
@@ -161,6 +164,25 @@ impl MasterActor {
         self.course = Course::Closing { since: now };
         self.stop_accepting();
         self.step_front(now, front::Event::StoppingBegan);
+        if matches!(self.role, Role::Reigning(_)) {
+            self.take_leave();
+        }
+    }
+
+    /// Asks the masters that forward to this one for a sign that they do so no more. What they have forwarded in front of that
+    /// is here then, and is answered; what would cross our end would be unknown to its clients.
+    fn take_leave(&mut self) {
+        self.tell_state();
+        for peer in self.peers.values_mut() {
+            send(&peer.outbox, &Message::Control(Control::Probe));
+            peer.may_forward = true;
+        }
+    }
+
+    /// Whether something may be on its way here that another master has forwarded, and is still waited for.
+    pub(super) fn may_be_forwarded_to(&self, now: Millis) -> bool {
+        let Course::Closing { since } = self.course else { return false };
+        now.since(since) < FAREWELL_MS && self.peers.values().any(|peer| peer.may_forward)
     }
 
     /// Lets the port go. Who has connected already is still heard.

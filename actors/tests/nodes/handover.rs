@@ -216,6 +216,47 @@ fn a_stop_does_not_wait_for_a_standby_that_does_not_take_the_reign() {
 }
 
 #[test]
+fn a_stop_that_the_standby_cannot_take_over_leaves_nothing_unknown_that_it_has_forwarded() {
+    for seed in 1..=5 {
+        World::run(seed, |world| async move {
+            let cluster = Cluster::start(&world, Fsync::Always).await;
+            // The standby does not know this slave, and is refused the reign for that.
+            let of_one = SlaveConfig { masters: vec![ADDRESSES[0].to_owned()], ..SlaveConfig::default() };
+            let node = NodeConfig::Slave(of_one);
+            let never = std::future::pending();
+            world.start(&world.machine("far"), "far", |env| run_node(node, env, never));
+            cluster.wait_for(0, "active_slaves:2").await;
+            let Cluster { env, stop, end, .. } = cluster;
+            let is_over = Cell::new(false);
+            let clients = (0..16).map(|number| {
+                let (env, is_over) = (&env, &is_over);
+                async move {
+                    let stream = env.connect(ADDRESSES[1]).await.unwrap();
+                    let mut client = Client { stream, input: BytesMut::new() };
+                    let key = format!("k{number}");
+                    while !is_over.get() {
+                        client.send(&["SET", &key, "v"]).await;
+                        assert_eq!(client.line().await.as_deref(), Some("+OK"), "seed {seed}");
+                    }
+                }
+            });
+            let stopping = async {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                let asked = Instant::now();
+                stop.send(()).unwrap();
+                assert_eq!(end.await.unwrap(), Ok(()));
+                let waited = asked.elapsed();
+                assert!((Duration::from_secs(1)..Duration::from_secs(3)).contains(&waited), "{waited:?}");
+                // The other one serves them by now, or holds what they ask.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                is_over.set(true);
+            };
+            tokio::join!(futures_util::future::join_all(clients), stopping);
+        });
+    }
+}
+
+#[test]
 fn a_master_whose_disk_stalls_stops_in_bounded_time_and_answers_nothing_that_it_does_not_know() {
     World::run(1, |world| async move {
         let cluster = Cluster::start(&world, Fsync::Always).await;

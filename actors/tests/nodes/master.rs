@@ -9,7 +9,7 @@ use dsm::node::{run_node, NodeConfig};
 use dsm::supervision::NodeError;
 use dsm::testing::{panic_at, Place};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
-use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, Reign, RequestId, Seq, SlaveId, Version};
+use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, Reign, RequestId, Seq, SlaveId, Stamp, Version};
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Seen, Welcome};
 use dsm_protocol::record::{self, Operation};
 use std::time::Duration;
@@ -458,6 +458,47 @@ impl Returned {
 }
 
 #[test]
+fn a_slave_is_given_one_sign_of_life_however_often_it_asks_before_it_listens() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let mut slave = alone.slave("one", 1).await;
+        let probe = Message::Control(Control::Probe);
+        for _ in 0..2 {
+            slave.link.send_all(&vec![probe.clone(); 500]).await;
+            let mut alive = 0;
+            loop {
+                match slave.link.message().await.expect("the link stands") {
+                    Message::Control(Control::Alive) => alive += 1,
+                    Message::Ping => break,
+                    Message::Control(_) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            slave.counted += 1;
+            slave.ack().await;
+            // What comes at once is not heard in one turn.
+            assert!((1..=4).contains(&alive), "{alive} signs of life");
+        }
+    });
+}
+
+#[test]
+fn a_slave_that_reports_unasked_is_removed() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let mut slave = alone.slave("one", 1).await;
+        let begun = Instant::now();
+        // Each of these keys is answered with a drop, which a slave that never reads would pile up.
+        let stamp = Stamp { version: Version::new(1, 2), reign: slave.reign.id };
+        let entries = (0..1000).map(|key| (text(&format!("k{key}")), stamp)).collect();
+        slave.link.send(&Message::Control(Control::Holdings { entries, last: false })).await;
+        slave.closed().await;
+        assert!(begun.elapsed() < ACK_TIMEOUT, "it is removed for another reason");
+        alone.wait_for("slaves_removed", 1).await;
+    });
+}
+
+#[test]
 fn a_slave_that_missed_an_acknowledgement_counts_again_after_a_while_and_a_trial() {
     World::run(1, |world| async move {
         let alone = Alone::start(&world);
@@ -734,6 +775,54 @@ fn a_reign_that_a_slave_disputes_before_it_serves_is_put_aside_and_begins_again_
         };
         assert!(after.epoch > next.epoch, "{after} behind {next}");
         assert_eq!(alone.fact("keys").await, 1);
+    });
+}
+
+#[test]
+fn what_is_noted_of_one_slave_survives_a_full_disk_when_another_one_has_seen_more() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let slave = alone.slave("one", 1).await;
+        let (reign, cluster) = (slave.reign, alone.cluster().await);
+        world.kill(&alone.process);
+        alone.process.gone().await;
+        let alone = Alone::start_on(&world, alone.machine.clone());
+        alone.wait_for("takeovers", 0).await;
+        let hello = async |name: &str, seq| {
+            let link = Link::dial(&alone.env, ADDRESS).await;
+            let seen = Some(Seen { reign, seq: Seq(seq), durable: true });
+            let id = SlaveId::new(name).unwrap();
+            let role = HelloRole::Slave { id, incarnation: Incarnation(seq), seen, room_bytes: u64::MAX };
+            link.send(&Message::Control(Control::Hello(Hello { cluster: Some(cluster), role }))).await;
+            link
+        };
+        let noted = || {
+            let path = std::path::Path::new("/data/kv_store.log.witness");
+            String::from_utf8(alone.machine.content(path).unwrap_or_default()).unwrap()
+        };
+        let one = hello("one", 5).await;
+        alone.wait_for_text("waiting_for", "slave one has seen").await;
+        let wait_until_noted = async |line: &str| {
+            let begun = Instant::now();
+            while !noted().contains(line) {
+                assert!(begun.elapsed() < LIMIT, "no {line:?} in {:?}", noted());
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        wait_until_noted(" 5 durable one\n").await;
+        drop(one);
+        // The disk is full for whatever is written next.
+        alone.machine.fail(1, DiskFault::WriteFull);
+        let two = hello("two", 9).await;
+        for _ in 0..200 {
+            assert!(noted().contains(" 5 durable one\n"), "{:?}", noted());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // And for the next one there is room.
+        drop(two);
+        let _three = hello("three", 12).await;
+        wait_until_noted(" 12 durable three\n").await;
+        assert_eq!(alone.fact("takeovers").await, 0);
     });
 }
 

@@ -62,8 +62,15 @@ impl Link {
     }
 
     pub(crate) async fn send(&self, message: &Message) {
+        self.send_all(std::slice::from_ref(message)).await;
+    }
+
+    /// Sends messages that arrive at once.
+    pub(crate) async fn send_all(&self, messages: &[Message]) {
         let mut out = Vec::new();
-        frame::encode(message, &mut out);
+        for message in messages {
+            frame::encode(message, &mut out);
+        }
         self.stream.write_all(&out).await.unwrap();
     }
 }

@@ -53,7 +53,7 @@ pub(crate) struct Shape {
     /// Bytes of values that may be on their way from one slave.
     pub(crate) slave_window: ByteSize,
     /// Keys of a request that are done in one turn.
-    pub(crate) slice_keys: usize,
+    pub(crate) slice_keys: Option<usize>,
 }
 
 impl Default for Shape {
@@ -67,7 +67,7 @@ impl Default for Shape {
             read_timeout: Duration::from_millis(200),
             failover_timeout: Duration::from_secs(1),
             slave_window: MasterConfig::default().slave_window,
-            slice_keys: MasterConfig::default().slice_keys,
+            slice_keys: None,
         }
     }
 }
@@ -85,7 +85,7 @@ impl Shape {
             read_timeout: ms(50, 200),
             failover_timeout: ms(300, 1000),
             slave_window: MasterConfig::default().slave_window,
-            slice_keys: MasterConfig::default().slice_keys,
+            slice_keys: None,
         }
     }
 }
@@ -285,6 +285,7 @@ impl Cluster {
 
     fn config(&self, node: Node) -> NodeConfig {
         let shape = &self.0.shape;
+        dsm::testing::set_slice_keys(shape.slice_keys);
         let [primary, backup] = [&Self::masters()[0], &Self::masters()[1]].map(String::clone);
         let master = |listen: &str, peer: &str| MasterConfig {
             listen: Some(listen.to_owned()),
@@ -298,7 +299,6 @@ impl Cluster {
             read_timeout: shape.read_timeout,
             failover_timeout: shape.failover_timeout,
             slave_window: shape.slave_window,
-            slice_keys: shape.slice_keys,
             ..MasterConfig::default()
         };
         match node {

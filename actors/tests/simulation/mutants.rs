@@ -30,16 +30,18 @@ struct Trial {
 fn finders(mutant: Mutant) -> &'static [Check] {
     match mutant {
         Mutant::GroupNotSynced | Mutant::DirectoryNotSynced => &[Check::LogFirst],
-        Mutant::EpochNotSynced => &[Check::OneReign, Check::Ends],
+        // Slaves have seen the reign: nobody serves a log that lacks it.
+        Mutant::EpochNotSynced => &[Check::OneReign, Check::Ends, Check::Serves],
         // The log's own rule, or the announcement: whichever is looked at first.
         Mutant::EpochNotRaised => &[Check::OneReign, Check::Ends],
         Mutant::FailedSyncNotExecuted => &[Check::Ends, Check::Linearizable],
-        Mutant::SyncedTooHigh
-        | Mutant::ShortWriteWhole
-        | Mutant::HalfLineStays
+        // Every record is on the disk, in its place; only whoever opens the log takes it for damaged.
+        Mutant::HalfLineStays | Mutant::MarkNotWrittenAgain => &[Check::Ends],
+        // What it claims is not written again: a hole there is damage, and no standby takes over from such a log.
+        Mutant::SyncedTooHigh => &[Check::Ends, Check::Serves],
+        Mutant::ShortWriteWhole
         | Mutant::RecoveryWritesNothingAgain
         | Mutant::RecoveryBelievesMemory
-        | Mutant::MarkNotWrittenAgain
         | Mutant::FailedSyncRetried
         | Mutant::RecoveryNotSynced
         // A read that comes to a hole of the log is told so.

@@ -297,7 +297,7 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
         shape.slave_window = bytesize::ByteSize::b(1);
     }
     if seed % SLICED_EVERY == 1 {
-        shape.slice_keys = 1;
+        shape.slice_keys = Some(1);
     }
     let cluster = Cluster::start(&world, shape);
     cluster.set_restart_ms(0, world.random_within(0..=2000));

@@ -150,9 +150,10 @@ impl Link {
         Awaited { through: self.sent, at, end, ahead: end.saturating_sub(self.confirmed) }
     }
 
-    /// Notes an acknowledgement; false when it covers what was never sent.
-    pub fn note_acked(&mut self, now: Millis, through: u64) -> bool {
-        if through > self.sent || through < self.acked {
+    /// Notes an acknowledgement; false when it covers what was never sent, or cannot have arrived: of the bytes given to the
+    /// link no more than `reached` have left it.
+    pub fn note_acked(&mut self, now: Millis, through: u64, reached: u64) -> bool {
+        if through > self.sent || through < self.acked || !self.can_have(through, reached) {
             return false;
         }
         self.acked = through;
@@ -162,10 +163,20 @@ impl Link {
 
     /// Notes that an acknowledgement has come, which [`Link::note_acked`] is told of when its turn comes: what is done at
     /// our end may take a while, and the slave is not to blame for that.
-    pub fn note_arrived(&mut self, now: Millis, through: u64) {
-        if through <= self.sent {
+    pub fn note_arrived(&mut self, now: Millis, through: u64, reached: u64) {
+        if through <= self.sent && self.can_have(through, reached) {
             self.confirm(now, through);
         }
+    }
+
+    /// Whether the other side can have what it acknowledges. One that acknowledges what it never reads would be sent, and
+    /// kept, ever more.
+    fn can_have(&self, through: u64, reached: u64) -> bool {
+        let covered = self.batches.partition_point(|batch| batch.through <= through);
+        covered
+            .checked_sub(1)
+            .and_then(|last| self.batches.get(last))
+            .is_none_or(|batch| batch.end <= reached)
     }
 
     fn confirm(&mut self, now: Millis, through: u64) {
@@ -488,14 +499,14 @@ mod tests {
         let mut bench = Bench::new();
         bench.send(16 << 20);
         assert_eq!(bench.run(2200, 12_500), None);
-        assert!(bench.link.note_acked(bench.now, 1));
+        assert!(bench.link.note_acked(bench.now, 1, u64::MAX));
         // Eight of them behind each other, at hardly more than the least rate: over two minutes.
         for _ in 0..8 {
             bench.send(16 << 20);
         }
         for number in 2..=9 {
             assert_eq!(bench.run(2200 + 15_900 * (number - 1), 1055), None, "{number}");
-            assert!(bench.link.note_acked(bench.now, number));
+            assert!(bench.link.note_acked(bench.now, number, u64::MAX));
         }
     }
 
@@ -550,11 +561,28 @@ mod tests {
         // One each 300 ms: the fourth, sent at 150, is owed for a second at 1150.
         for number in 1..=3 {
             assert_eq!(bench.run(450 + 200 * number, 1000), None);
-            assert!(bench.link.note_acked(bench.now, number));
+            assert!(bench.link.note_acked(bench.now, number, u64::MAX));
         }
         assert_eq!(bench.run(5000, 1000), Some(1150));
-        assert!(!bench.link.note_acked(bench.now, 11), "never sent");
-        assert!(!bench.link.note_acked(bench.now, 2), "said before");
+        assert!(!bench.link.note_acked(bench.now, 11, u64::MAX), "never sent");
+        assert!(!bench.link.note_acked(bench.now, 2, u64::MAX), "said before");
+    }
+
+    #[test]
+    fn what_has_not_left_cannot_be_acknowledged() {
+        let mut bench = Bench::new();
+        for number in 1..=4 {
+            bench.send(1000);
+            bench.run(10 * number, 0);
+        }
+        assert!(bench.link.note_acked(bench.now, 2, 2000));
+        // Before its turn it is not believed either.
+        bench.link.note_arrived(bench.now, 4, 3999);
+        assert_eq!(bench.link.bytes_ahead(), 3000, "the third is owed still");
+        assert!(!bench.link.note_acked(bench.now, 4, 3999), "a byte of the last one has not left");
+        bench.link.note_arrived(bench.now, 4, 4000);
+        assert_eq!(bench.link.bytes_ahead(), 0);
+        assert!(bench.link.note_acked(bench.now, 4, 4000));
     }
 
     #[test]
@@ -564,7 +592,7 @@ mod tests {
         for number in 1..=100 {
             bench.send(100);
             bench.run(bench.now.0 + 40, 1000);
-            assert!(bench.link.note_acked(bench.now, number));
+            assert!(bench.link.note_acked(bench.now, number, u64::MAX));
         }
         assert!((38..=40).contains(&bench.link.ack_ms(bench.now)), "{}", bench.link.ack_ms(bench.now));
         bench.send(100);

@@ -77,30 +77,47 @@ impl Locks for SimLocks {
         })
     }
 
-    fn look(&self, path: &Path) -> io::Result<Seen> {
-        let Some(inode) = self.existing(path) else { return Ok(Seen::Free) };
-        let lock = inode.lock.borrow();
-        Ok(lock.as_ref().map_or(Seen::Free, |lock| Seen::Held { beat: lock.beat }))
+    fn look<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Seen>> {
+        Box::pin(async move {
+            let Some(inode) = self.existing(path) else { return Ok(Seen::Free) };
+            let lock = inode.lock.borrow();
+            Ok(lock.as_ref().map_or(Seen::Free, |lock| Seen::Held { beat: lock.beat }))
+        })
     }
 
-    fn text(&self, path: &Path) -> io::Result<LockText> {
-        let text = self.existing(path).map(|inode| text_of(&inode));
-        Ok(text.unwrap_or_default())
+    fn text<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<LockText>> {
+        Box::pin(async move {
+            let text = self.existing(path).map(|inode| text_of(&inode));
+            Ok(text.unwrap_or_default())
+        })
     }
 
-    fn fence(&self, path: &Path) -> Fenced {
+    fn fence<'a>(&'a self, path: &'a Path, beat: Option<u64>) -> LocalBoxFuture<'a, Fenced> {
+        Box::pin(async move { self.fence_now(path, beat) })
+    }
+
+    fn identity<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<String>> {
+        Box::pin(async move {
+            let inode = self.inode(path);
+            Ok(format!("{}:1:{}", boot_id(&self.process.0.machine), inode.number()))
+        })
+    }
+}
+
+impl SimLocks {
+    fn fence_now(&self, path: &Path, beat: Option<u64>) -> Fenced {
         let Some(inode) = self.existing(path) else { return Fenced::Gone };
         let holder = inode.lock.borrow().as_ref().map(|lock| lock.process.clone());
         let text = text_of(&inode);
         let named = text.pid.and_then(|pid| self.world.alive(&self.process.0.machine, pid));
         let start = named.as_ref().map(Process::start);
-        let holders = Holders {
-            pids: holder.iter().map(Process::pid).collect(),
-            is_beating: inode.lock.borrow().as_ref().is_some_and(|lock| lock.beat.is_some()),
-        };
+        let progress = inode.lock.borrow().as_ref().and_then(|lock| lock.beat);
+        let holders =
+            Holders { pids: holder.iter().map(Process::pid).collect(), is_beating: progress.is_some() };
         let boot = boot_id(&self.process.0.machine);
         let observer = Observer { pid: self.process.pid(), boot, pid_ns: None };
         match (may_kill(&text, &holders, &observer, start), named) {
+            (MayKill::Yes { .. }, Some(_)) if progress != beat => Fenced::Running,
             (MayKill::Yes { pid }, Some(named)) => {
                 if !holder.is_some_and(|holder| holder.is(&named)) {
                     let (killer, killed) = (self.process.host(), named.host());
@@ -115,11 +132,6 @@ impl Locks for SimLocks {
             (MayKill::Yes { .. }, None) | (MayKill::Gone, _) => Fenced::Gone,
             (MayKill::No(why), _) => Fenced::Spared(why),
         }
-    }
-
-    fn identity(&self, path: &Path) -> io::Result<String> {
-        let inode = self.inode(path);
-        Ok(format!("{}:1:{}", boot_id(&self.process.0.machine), inode.number()))
     }
 }
 

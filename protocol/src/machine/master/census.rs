@@ -24,12 +24,34 @@ pub struct Lacking {
     pub below_copies: u64,
 }
 
+/// A slave that reports nothing new for so long is not waited for, in milliseconds: what it may hold is not known.
+const REPORT_STILL_MS: u64 = 5000;
+
+/// Nor is any report that takes longer than this, in milliseconds. One of ten million keys takes half a minute.
+const REPORT_MS: u64 = 120_000;
+
+/// Since when slaves are waited for that have not reported all they hold.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    since: Millis,
+    /// When they last reported something new, and how many copies they are known to hold.
+    moved: Millis,
+    copies: u64,
+}
+
+impl Waiting {
+    fn is_over(&self, now: Millis) -> bool {
+        now.since(self.moved) >= REPORT_STILL_MS || now.since(self.since) >= REPORT_MS
+    }
+}
+
 /// The walk.
 #[derive(Clone, Debug, Default)]
 pub struct Census {
     walk: Option<Walk>,
     last: Option<(Millis, Lacking)>,
     due: Millis,
+    waiting: Option<Waiting>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -41,11 +63,23 @@ struct Walk {
 
 impl Census {
     /// Looks at the next slice, if it is time. To be called every few dozen milliseconds while `master` reigns. Nothing is
-    /// counted before its slaves have reported what they hold.
+    /// counted before its slaves have reported what they hold, but one that does not come to an end keeps nobody from seeing
+    /// what the others lack.
     pub fn look(&mut self, now: Millis, master: &Master) {
-        if !master.members.unreported().is_empty() {
-            (self.walk, self.due) = (None, now);
-            return;
+        let unreported = master.members.unreported();
+        if unreported.is_empty() {
+            self.waiting = None;
+        } else {
+            let members = master.members.iter().filter(|(slot, _)| unreported.contains(*slot));
+            let copies = members.map(|(_, member)| member.copies).sum();
+            let waiting = self.waiting.get_or_insert(Waiting { since: now, moved: now, copies });
+            if waiting.copies != copies {
+                (waiting.moved, waiting.copies) = (now, copies);
+            }
+            if !waiting.is_over(now) {
+                (self.walk, self.due) = (None, now);
+                return;
+            }
         }
         if self.walk.is_none() && now < self.due {
             return;
@@ -152,5 +186,39 @@ mod tests {
             census.look(Millis(25 * tick), &master);
         }
         assert_eq!(census.last(), None);
+    }
+
+    #[test]
+    fn a_slave_that_never_ends_its_report_hides_nothing() {
+        let mut master = Master::new(Config::default());
+        for key in 0..10 {
+            master.replay_put(key.to_string().as_bytes(), Version::new(1, 2 + key), Place::default());
+        }
+        step(&mut master, Event::ReignBegan { version: Version::new(2, 12), id: ReignId(2) });
+        join(&mut master, 1, 0..3);
+        let (link, id) = (LinkId(2), SlaveId::new("two").expect("a valid id"));
+        step(&mut master, Event::SlaveJoined { id, link, room_bytes: u64::MAX });
+        let slot = master.slaves().last().expect("it joined").1;
+        let (mut census, mut now, mut first) = (Census::default(), Millis(0), None);
+        // It reports something new every two seconds until it has nothing any more, and goes on saying so.
+        for tick in 0..1000 {
+            now = now.plus(25);
+            if tick % 80 == 0 {
+                let key = 3 + tick / 80;
+                let known =
+                    (key < 6).then(|| (key.to_string().into_bytes().into(), stamp(Version::new(1, 2 + key))));
+                let entries = known.into_iter().collect();
+                step(&mut master, Event::Holdings { slot, link, entries, last: false });
+            }
+            census.look(now, &master);
+            if census.last().is_some() {
+                first = first.or(Some(now.0));
+            }
+        }
+        // The last news came at 4025.
+        assert_eq!(first, Some(4025 + REPORT_STILL_MS));
+        assert_eq!(census.last().map(|(_, lacking)| lacking.without_copy), Some(4));
+        step(&mut master, Event::Holdings { slot, link, entries: Vec::new(), last: true });
+        assert_eq!(walk(&mut census, &mut now, &master).1.without_copy, 4);
     }
 }
