@@ -6,6 +6,8 @@
 // The doc comments of subcommands are their help texts, in which `<offset>` is no tag.
 #![allow(rustdoc::invalid_html_tags)]
 
+#[path = "log/json.rs"]
+mod json;
 #[path = "log/mend.rs"]
 mod mend;
 
@@ -406,7 +408,7 @@ fn dump(
             (Some(_), Body::Cluster(_) | Body::Epoch { .. } | Body::Synced) => false,
         };
         if concerns && json {
-            write_json(record, span, out)?;
+            json::write(record, span, out)?;
         } else if concerns {
             write_text(record, out)?;
         }
@@ -445,45 +447,6 @@ fn write_text(record: &Record<'_>, out: &mut impl Write) -> io::Result<()> {
     writeln!(out)
 }
 
-fn write_json(record: &Record<'_>, span: Span, out: &mut impl Write) -> io::Result<()> {
-    write!(out, "{{\"offset\":{},\"bytes\":{},", span.offset, span.bytes)?;
-    write!(out, "\"seq\":{},\"epoch\":{},\"synced\":{},", record.seq, record.epoch, record.synced)?;
-    write!(out, "\"operation\":\"{}\"", operation_name(&record.body))?;
-    match record.body {
-        Body::Cluster(id) => write!(out, ",\"cluster\":\"{id}\"")?,
-        Body::Epoch { address, mark } => {
-            let address = json_member("address", &address.decode());
-            write!(out, ",{address},\"reign\":\"{}\"", mark.id)?;
-            if let Some(fsync) = mark.fsync {
-                write!(out, ",\"fsync\":\"{}\"", fsync.as_str())?;
-            }
-            let given_up: Vec<String> = mark.given_up.map(|reign| format!("\"{reign}\"")).collect();
-            if !given_up.is_empty() {
-                write!(out, ",\"given_up\":[{}]", given_up.join(","))?;
-            }
-        }
-        Body::Synced => {}
-        Body::Write(pairs) => {
-            let pair = |(key, value): (Encoded<'_>, Encoded<'_>)| {
-                let key = json_member("key", &key.decode());
-                format!("{{{key},{}}}", json_member("value", &value.decode()))
-            };
-            write!(out, ",\"pairs\":[{}]", pairs.map(pair).collect::<Vec<_>>().join(","))?;
-        }
-        Body::Delete(keys) => {
-            let key = |key: Encoded<'_>| format!("{{{}}}", json_member("key", &key.decode()));
-            write!(out, ",\"keys\":[{}]", keys.map(key).collect::<Vec<_>>().join(","))?;
-        }
-    }
-    let field =
-        |(name, value): (&[u8], Encoded<'_>)| json_member(&String::from_utf8_lossy(name), &value.decode());
-    let fields: Vec<_> = record.fields.map(field).collect();
-    if !fields.is_empty() {
-        write!(out, ",\"fields\":{{{}}}", fields.join(","))?;
-    }
-    writeln!(out, "}}")
-}
-
 fn operation_name(body: &Body<'_>) -> &'static str {
     match body {
         Body::Cluster(_) => "CLUSTER",
@@ -513,25 +476,6 @@ fn printable(text: Encoded<'_>) -> String {
     }
     shown.push('"');
     shown
-}
-
-/// `"name":"text"`, or `"name_hex":"ff00"` for what is not UTF-8 and so has no place in JSON.
-fn json_member(name: &str, text: &[u8]) -> String {
-    let Ok(text) = std::str::from_utf8(text) else {
-        let digits: String = text.iter().map(|byte| format!("{byte:02x}")).collect();
-        return format!("\"{name}_hex\":\"{digits}\"");
-    };
-    let mut member = format!("\"{name}\":\"");
-    for char in text.chars() {
-        match char {
-            '"' => member.push_str("\\\""),
-            '\\' => member.push_str("\\\\"),
-            control if control.is_control() => member.push_str(&format!("\\u{:04x}", u32::from(control))),
-            other => member.push(other),
-        }
-    }
-    member.push('"');
-    member
 }
 
 // repair

@@ -337,7 +337,8 @@ fn the_prompts_take_values_as_long_as_the_masters_do() {
     let script = [b"WRITE k ", &long[..], b"\nREAD k\n"].concat();
     let expected = [b"WRITE_DONE\nValue for key k = ", &long[..], b"\n"].concat();
     let master = small_master(&Map::default());
-    let output = run(client(&[&master], &["--max-value", "18MiB"]), &script);
+    let flags = ["--max-value", "18MiB", "--request-timeout", "60s"];
+    let output = run(client(&[&master], &flags), &script);
     assert!(output.stdout == expected, "{:.200}", String::from_utf8_lossy(&output.stdout));
 
     let data = tempfile::tempdir().unwrap();

@@ -153,7 +153,7 @@ fn info_tells_the_state_of_both_masters() {
     assert_eq!(info.number("keys"), 9);
     assert_eq!(info.number("copies"), 18, "ceil(3/2) of each");
     let acked: Vec<u64> =
-        info.of_slaves("writes_acked=").iter().map(|n| n.parse().expect("a number")).collect();
+        info.of_slaves("writes_acked").iter().map(|n| n.parse().expect("a number")).collect();
     assert_eq!(
         (acked.len(), acked.iter().sum::<u64>()),
         (3, 20),

@@ -5,7 +5,7 @@ use crate::address::{self, AddressError};
 pub use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
-pub use dsm_protocol::ids::SlaveId;
+pub use dsm_protocol::ids::{SlaveId, SlaveIdError};
 use dsm_protocol::machine::master::Placement;
 use dsm_protocol::record::SyncMode;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 /// Settings that contradict each other or are out of bounds.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ConfigError {
     /// A wildcard address is listened at, so others cannot be told where to connect.
     #[error(
@@ -49,6 +49,19 @@ pub enum ConfigError {
         /// What it must be.
         bound: &'static str,
     },
+    /// The address of the other master leads back to this one.
+    #[error(
+        "--peer {peer} leads to this master itself, which listens at {bound}: give the other master's address with --peer"
+    )]
+    PeerLeadsHere {
+        /// The address.
+        peer: String,
+        /// Where this master listens.
+        bound: String,
+    },
+    /// A slave's name is none.
+    #[error(transparent)]
+    SlaveId(SlaveIdError),
     /// No master is named.
     #[error("--masters names no master: give HOST:PORT,HOST:PORT")]
     NoMasters,

@@ -27,14 +27,15 @@
 
 use crate::acceptor::{check_sizes, count, Arrived, Switchboard};
 use crate::client::{ClientError, Failure};
+use crate::config::ConfigError;
 use crate::config::{Fence, MasterConfig, MasterKind, SlaveConfig};
 use crate::env::local::LocalNet;
 use crate::env::real::RealEnv;
 use crate::env::{Env, Listener};
 use crate::master::MasterActor;
 use crate::node::{open_master, open_slave};
+use crate::node_error::NodeError;
 use crate::session::Session;
-use crate::supervision::NodeError;
 use actix::prelude::*;
 pub use bytes::Bytes;
 use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError};
@@ -497,7 +498,7 @@ pub async fn start_local(config: LocalConfig) -> Result<LocalCluster, NodeError>
     let backup = start_master_at(MasterKind::Backup, settings, backup_env, Some(backup_listener)).await?;
     let slaves = (1..=config.slaves)
         .map(|number| {
-            let id = SlaveId::new(format!("slave{number}")).map_err(NodeError::Config)?;
+            let id = SlaveId::new(format!("slave{number}")).map_err(ConfigError::SlaveId)?;
             let masters = vec![primary_address.clone(), backup_address.clone()];
             start_slave(SlaveConfig { masters, id: Some(id), ..config.slave.clone() }, &env())
         })
@@ -508,8 +509,7 @@ pub async fn start_local(config: LocalConfig) -> Result<LocalCluster, NodeError>
 }
 
 async fn open_door(env: &Env, address: &str) -> Result<(Listener, String), NodeError> {
-    let error =
-        |error: std::io::Error| NodeError::Listen { address: address.to_owned(), error: error.to_string() };
+    let error = |error: std::io::Error| NodeError::listen(address, error);
     let listener = env.listen(address).await.map_err(error)?;
     let address = listener.local_address().map_err(error)?;
     Ok((listener, address))

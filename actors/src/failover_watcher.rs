@@ -5,7 +5,8 @@
 
 use crate::config::Fence;
 use crate::env::{Env, Fenced, LockGuard};
-use crate::supervision::{Fate, NodeError, PanicGuard};
+use crate::node_error::NodeError;
+use crate::supervision::{Fate, PanicGuard};
 use actix::prelude::*;
 use dsm_protocol::machine::takeover::{Config, Effect, Event, Refusal, Seen, Takeover};
 use dsm_protocol::planted;
@@ -130,10 +131,7 @@ impl FailoverWatcher {
                     watcher.step(Event::LockWon, ctx);
                     watcher.master.do_send(LeadershipChanged::LockWon(guard));
                 }
-                Err(error) => watcher.fate.decide(Err(NodeError::File {
-                    path: watcher.lock_path.display().to_string(),
-                    error: error.to_string(),
-                })),
+                Err(error) => watcher.fate.decide(Err(NodeError::file(&watcher.lock_path, error))),
             }
         }));
     }

@@ -15,6 +15,7 @@ use dsm_protocol::command::{Command as StoreCommand, Reply};
 use dsm_protocol::frame;
 use dsm_protocol::ids::RequestId;
 use dsm_protocol::message::{Control, Hello, HelloRole, Message, Request};
+use dsm_protocol::resp::Info;
 use rustix::process::{kill_process, Pid, Signal};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -716,16 +717,13 @@ impl Drop for Launcher {
 /// A master's STATUS: lines of `key:value` under headings, as in Redis' INFO.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    fields: BTreeMap<String, String>,
+    info: Info,
 }
 
 impl Status {
     /// Reads the text of a STATUS; what is not `key:value` is passed over.
     pub fn parse(text: &str) -> Status {
-        let pairs =
-            text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(':'));
-        let fields = pairs.map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned())).collect();
-        Status { fields }
+        Status { info: Info::parse(text) }
     }
 
     /// Asks a master over a connection of its own.
@@ -760,12 +758,12 @@ impl Status {
 
     /// The value of a field.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.fields.get(key).map(String::as_str)
+        self.info.get(key)
     }
 
     /// All fields, by name.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.fields.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+        self.info.fields()
     }
 
     /// Whether this master serves.
@@ -775,7 +773,7 @@ impl Status {
 
     /// The number of active slaves; 0 when the field is missing.
     pub fn active_slaves(&self) -> usize {
-        self.get("active_slaves").and_then(|count| count.parse().ok()).unwrap_or(0)
+        self.info.number("active_slaves").and_then(|count| count.try_into().ok()).unwrap_or(0)
     }
 }
 

@@ -39,7 +39,8 @@
 //!
 //! Around them: `acceptor` (the listening socket and its connections' tasks), `session` (the order of a client's
 //! answers, and its limits), `peer_link` (the link to the other master), `batch` (how bytes travel between tasks and
-//! actors), `recovery` (what a new holder of the lock does to the log), [`supervision`] (how a node ends).
+//! actors), `recovery` (what a new holder of the lock does to the log), [`supervision`] (how a node ends) and
+//! [`node_error`] (why).
 //!
 //! **Invariant:** everything of one node runs on one thread. Threads belong to [`env::real`] alone, and to
 //! [`launcher`]'s callers.
@@ -67,6 +68,7 @@ pub mod log_tailer;
 pub mod log_writer;
 pub mod master;
 pub mod node;
+pub mod node_error;
 mod peer_link;
 mod recovery;
 mod session;

@@ -9,7 +9,8 @@
 use crate::env::{Displaced, Env, File, FileIdentity, OpenMode, Post, Stands, Watch};
 use crate::log_proof::{Proof, Verdict};
 use crate::log_scan::{LogPlace, LogScan, Part};
-use crate::supervision::{Fate, NodeError, PanicGuard, TaskGuard};
+use crate::node_error::NodeError;
+use crate::supervision::{Fate, PanicGuard, TaskGuard};
 use crate::turns::TurnLengths;
 use actix::prelude::*;
 use dsm_protocol::ids::{Epoch, Reign, Seq, Version};
@@ -241,14 +242,14 @@ impl Actor for LogTailer {
             is_unseen: false,
         };
         let fate = self.fate.clone();
-        let path = self.path.display().to_string();
+        let path = self.path.clone();
         let turns = Rc::clone(&self.turns);
         self.task = Some(actix::spawn(async move {
             let _guard = TaskGuard::new("LogTailer's follower", fate.clone());
             // A tail that cannot be read is a standby that cannot take over: it must not pretend to be one.
             let kind = Cell::new("tailer");
             if let Err(error) = turns.watch(&kind, follower.follow()).await {
-                fate.decide(Err(NodeError::File { path, error: error.to_string() }));
+                fate.decide(Err(NodeError::file(path, error)));
             }
         }));
     }

@@ -8,6 +8,7 @@
 
 use crate::config::Fsync;
 use crate::env::{Appended, Displaced, File, Group, Post};
+use crate::node_error::LogStep;
 use crate::supervision::PanicGuard;
 use crate::turns::{Turn, TurnLengths};
 use actix::prelude::*;
@@ -103,8 +104,10 @@ pub struct EpochWritten {
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct LogFailed {
+    /// What failed.
+    pub step: LogStep,
     /// What the system said.
-    pub error: String,
+    pub cause: Arc<io::Error>,
 }
 
 /// Says that the log does not stand any more where it is to. Nothing is appended any more: what was not is refused, what
@@ -450,7 +453,7 @@ impl LogWriter {
                 return;
             });
             if !planted!(FailedSyncRetried) {
-                self.fail(&format!("the log cannot be synced: {error}"));
+                self.fail(LogStep::Sync, error);
                 return;
             }
         }
@@ -480,7 +483,7 @@ impl LogWriter {
                 self.next_group(ctx);
             }
             Some(error) if is_full(Some(&error)) => self.cut_short(written, &error, in_flight, ctx),
-            Some(error) => self.fail(&format!("the log cannot be written: {error}")),
+            Some(error) => self.fail(LogStep::Write, error),
         }
     }
 
@@ -532,7 +535,7 @@ impl LogWriter {
                     writer.answer(in_flight, whole, Some(refusal));
                     writer.next_group(ctx);
                 }
-                Err(error) => writer.fail(&format!("the log cannot be cut after a short write: {error}")),
+                Err(error) => writer.fail(LogStep::Cut, error),
             }
         }));
     }
@@ -628,11 +631,11 @@ impl LogWriter {
             }
             writer.seen(appended.unseen.as_ref());
             if let Some(error) = appended.write_error.filter(|error| !is_full(Some(error))) {
-                writer.fail(&format!("the log cannot be written: {error}"));
+                writer.fail(LogStep::Write, error);
                 return;
             }
             if let Err(error) = cut.and(appended.sync_error.map_or(Ok(()), Err)) {
-                writer.fail(&format!("the log cannot be cut after a short write: {error}"));
+                writer.fail(LogStep::Cut, error);
                 return;
             }
             if whole {
@@ -682,7 +685,7 @@ impl LogWriter {
             |settled: io::Result<Result<Option<u64>, Displaced>>, writer, ctx| match settled {
                 Ok(Ok(mark)) => writer.let_go(mark, ctx),
                 Ok(Err(found)) => writer.abandon(found, Vec::new(), Vec::new()),
-                Err(error) => writer.fail(&format!("the log cannot be synced: {error}")),
+                Err(error) => writer.fail(LogStep::Sync, error),
             },
         ));
     }
@@ -723,7 +726,7 @@ impl LogWriter {
                 self.ports.closed.do_send(Closed { position });
                 ctx.stop();
             }
-            Err(error) => self.fail(&format!("the log cannot be unlocked: {error}")),
+            Err(error) => self.fail(LogStep::Unlock, error),
         }
     }
 
@@ -763,7 +766,7 @@ impl LogWriter {
                     }
                     writer.next_group(ctx);
                 }
-                Err(error) => writer.fail(&format!("the log cannot be synced: {error}")),
+                Err(error) => writer.fail(LogStep::Sync, error),
             }
         }));
     }
@@ -836,10 +839,10 @@ impl LogWriter {
         }
     }
 
-    fn fail(&mut self, error: &str) {
+    fn fail(&mut self, step: LogStep, error: io::Error) {
         if !std::mem::replace(&mut self.failed, true) {
-            log::error!("log failed error={error:?}");
-            self.ports.failed.do_send(LogFailed { error: error.to_owned() });
+            log::error!("log failed error=\"the log cannot be {step}: {error}\"");
+            self.ports.failed.do_send(LogFailed { step, cause: Arc::new(error) });
         }
     }
 }

@@ -5,12 +5,14 @@
 //! everything back: its port, its locks, its tasks and its actors.
 
 use crate::acceptor::{self, Context, Switchboard};
+use crate::config::ConfigError;
 use crate::config::{MasterConfig, MasterKind, SlaveConfig};
 use crate::env::{Env, Listener};
 use crate::master::{self, MasterActor};
+use crate::node_error::NodeError;
 use crate::peer_link::{self, Introduction};
 use crate::slave::{self, SlaveActor};
-use crate::supervision::{Fate, NodeError};
+use crate::supervision::Fate;
 use actix::prelude::*;
 use dsm_protocol::ids::SlaveId;
 use std::cell::Cell;
@@ -81,20 +83,14 @@ pub(crate) async fn open_master(
     env: Env,
     listener: Option<Listener>,
 ) -> Result<OpenMaster, NodeError> {
-    config.validate(kind).map_err(|error| NodeError::Config(error.to_string()))?;
+    config.validate(kind)?;
     let listen = config.listen_address(kind);
     let listener = match listener {
         Some(listener) => listener,
-        None => env
-            .listen(&listen)
-            .await
-            .map_err(|error| NodeError::Listen { address: listen.clone(), error: error.to_string() })?,
+        None => env.listen(&listen).await.map_err(|error| NodeError::listen(&listen, error))?,
     };
     let lock_path = config.lock_path();
-    let unusable = |error: io::Error| NodeError::File {
-        path: lock_path.display().to_string(),
-        error: error.to_string(),
-    };
+    let unusable = |error: io::Error| NodeError::file(&lock_path, error);
     env.locks().identity(&lock_path).await.map_err(unusable)?;
     env.locks().try_kinds(&lock_path).await.map_err(unusable)?;
     check_log(&config, &env).await?;
@@ -111,13 +107,10 @@ pub(crate) async fn open_master(
     let is_itself = listener.is_reached_at(&introduction.peer);
     // What takes longer shows when the link is dialed.
     if tokio::time::timeout(SELF_TIMEOUT, is_itself).await.unwrap_or(false) {
-        return Err(NodeError::Config(format!(
-            "--peer {} leads to this master itself, which listens at {bound}: give the other master's address with --peer",
-            introduction.peer
-        )));
+        return Err(ConfigError::PeerLeadsHere { peer: introduction.peer, bound }.into());
     }
     if let Some(reason) = peer_link::preflight(&introduction, &env).await {
-        return Err(NodeError::Refused(format!("the other master refuses this one: {reason}")));
+        return Err(NodeError::Refused { reason });
     }
     let fate = Fate::default();
     let config = Rc::new(config);
@@ -144,7 +137,7 @@ impl OpenMaster {
         let outcome = ended(stop, || self.master.do_send(master::Stop), &self.fate).await;
         self.linking.shutdown().await;
         // Whatever was answered to the end is to arrive.
-        let flushes = matches!(outcome, Ok(()) | Err(NodeError::LogDisplaced(_)));
+        let flushes = matches!(outcome, Ok(()) | Err(NodeError::LogDisplaced { .. }));
         let board = &self.switchboard;
         end_tasks(&mut self.accepting, flushes, || board.has_said_all()).await;
         self.master.do_send(master::Dismiss);
@@ -169,7 +162,7 @@ pub(crate) struct OpenSlave {
 
 /// Starts a slave.
 pub(crate) fn open_slave(config: SlaveConfig, env: &Env) -> Result<OpenSlave, NodeError> {
-    config.validate().map_err(|error| NodeError::Config(error.to_string()))?;
+    config.validate()?;
     let fate = Fate::default();
     let masters = config.masters.join(",");
     let (slave, id, links) = SlaveActor::begin(env, &Rc::new(config), &fate);
@@ -243,5 +236,5 @@ async fn check_log(config: &MasterConfig, env: &Env) -> Result<(), NodeError> {
         }
         Err(error) => error,
     };
-    Err(NodeError::File { path: config.log.display().to_string(), error: error.to_string() })
+    Err(NodeError::file(&config.log, error))
 }

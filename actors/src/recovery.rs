@@ -9,7 +9,7 @@ use crate::env::{Env, File, FileIdentity, Group, OpenMode};
 use crate::log_scan::{LogPlace, LogScan, Part, CHUNK_BYTES};
 use crate::log_tailer::{self, Replayed};
 use crate::log_writer::{is_full, ROOM_EVERY};
-use crate::supervision::NodeError;
+use crate::node_error::{LogDamage, NodeError};
 use actix::prelude::*;
 use dsm_protocol::planted;
 use dsm_protocol::record::{BadLine, CrashKind, Judge, Position, RecordError, Scanner, Step, Verdict};
@@ -75,7 +75,7 @@ impl Recovery {
     /// `File` when the system refuses something, `Corrupt` when acknowledged records are damaged.
     pub(crate) async fn run(self) -> Result<Option<Recovered>, NodeError> {
         let path = self.path.display().to_string();
-        let io_error = |error: io::Error| NodeError::File { path: path.clone(), error: error.to_string() };
+        let io_error = |error: io::Error| NodeError::file(&self.path, error);
         let file = match self.open_locked().await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(io_error)?,
@@ -195,8 +195,8 @@ impl Recovery {
     /// Judges a bad line and cuts the log in front of it, if it is torn.
     async fn cut(&self, file: &Rc<dyn File>, bad: BadLine, crash: CrashKind) -> Result<(), NodeError> {
         let path = self.path.display();
-        let io_error =
-            |error: io::Error| NodeError::File { path: path.to_string(), error: error.to_string() };
+        let io_error = |error: io::Error| NodeError::file(&self.path, error);
+        let corrupt = |damage| NodeError::Corrupt { path: self.path.clone(), damage };
         let mut judge = Judge::new(bad.clone(), crash, self.line_bytes_max);
         let mut offset = bad.offset;
         loop {
@@ -210,11 +210,8 @@ impl Recovery {
         match judge.finish() {
             Verdict::Torn { offset, bytes, lines } => {
                 if self.fsync != Fsync::Always && bytes > CUT_MAX_BYTES {
-                    return Err(NodeError::Corrupt(format!(
-                        "{path}: the last {bytes} bytes ({lines} lines) from byte {offset} on are torn; without \
-                         --fsync always more than {CUT_MAX_BYTES} bytes are not cut by themselves: look at them with \
-                         `dsm-log check {path}`, then cut them with `dsm-log repair {path}`"
-                    )));
+                    let bytes_max = CUT_MAX_BYTES;
+                    return Err(corrupt(LogDamage::TornTooFar { offset, bytes, lines, bytes_max }));
                 }
                 log::warn!(
                     "log has a torn tail, cutting it path={path} offset={offset} bytes={bytes} lines={lines}"
@@ -224,24 +221,10 @@ impl Recovery {
                 file.sync().await.map_err(io_error)
             }
             Verdict::Corrupt { offset, line, cause: RecordError::Foreign, .. } => {
-                Err(NodeError::Corrupt(format!(
-                    "{path} is no log of this program: byte {offset}, line {line} is neither a record nor a line of the \
-                     original program; give the right file with --log"
-                )))
+                Err(corrupt(LogDamage::Foreign { offset, line }))
             }
             Verdict::Corrupt { offset, line, cause, evidence } => {
-                let proof = evidence.map_or_else(String::new, |evidence| {
-                    format!(
-                        "; line {} at byte {} proves that it had been on disk (SYNCED {})",
-                        evidence.line, evidence.offset, evidence.synced
-                    )
-                });
-                Err(NodeError::Corrupt(format!(
-                    "{path} is corrupt at byte {offset}, line {line}: {cause}{proof}; acknowledged data is damaged, so \
-                     the master does not start: look with `dsm-log check {path}`, then restore the file from a copy; if \
-                     there is none, `dsm-log repair {path}` takes the damaged lines out, keeps all others and lists what \
-                     is lost"
-                )))
+                Err(corrupt(LogDamage::Record { offset, line, cause, evidence }))
             }
         }
     }

@@ -12,9 +12,9 @@ use crate::env::{
     Locks, OpenMode, Post, Stream, Watch,
 };
 use crate::log_tailer::{self, Replayed};
+use crate::node_error::NodeError;
 use crate::recovery::Recovery;
 use crate::slave_proxy::{End, EndReason, Parts, PingWanted, Ports, SlaveEnded, SlaveProxy, Window};
-use crate::supervision::NodeError;
 use crate::turns::TurnLengths;
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
@@ -659,7 +659,7 @@ pub async fn recover_log_from(
         makes_file: true,
     };
     let recovered = recovery.run().await?;
-    let recovered = recovered.ok_or(NodeError::Config("there is no log".to_owned()))?;
+    let recovered = recovered.ok_or_else(|| NodeError::file(path, io::ErrorKind::NotFound.into()))?;
     Ok(RecoveredLog { position: recovered.position, replayed: received.take() })
 }
 

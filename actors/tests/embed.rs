@@ -6,7 +6,7 @@ use dsm::client_actor::ClientActor;
 use dsm::config::{ByteSize, Fence, Fsync, MasterConfig, MasterKind, SlaveConfig};
 use dsm::embed::{self, Delete, Doors, Get, LocalCluster, LocalConfig, Put, Status};
 use dsm::env::real::RealEnv;
-use dsm::supervision::NodeError;
+use dsm::node_error::NodeError;
 use std::fs::File;
 use std::path::Path;
 use std::time::Duration;

@@ -9,7 +9,8 @@ use dsm::config::Fsync;
 use dsm::env::{Disk as _, OpenMode, Post};
 use dsm::log_tailer::{self, Replay};
 use dsm::log_writer::{self, Append, Close, Closed, EpochWritten, LogFailed, LogWriter, Written};
-use dsm::supervision::{Fate, NodeError, PanicGuard};
+use dsm::node_error::{LogDamage, NodeError};
+use dsm::supervision::{Fate, PanicGuard};
 use dsm::testing::{
     recover_log, recover_log_from, virtual_time, MemoryEnv, Operation, Probe, Received, RecoveredLog,
 };
@@ -255,17 +256,18 @@ async fn recover(history: &History, crash: &Crash, what: &str) -> Option<usize> 
             assert_eq!(operations.last(), Some(&Operation::Sync), "{what}");
             Some(length)
         }
-        Err(NodeError::Corrupt(message)) => {
+        Err(NodeError::Corrupt { damage, .. }) => {
             assert_eq!(left, crash.file, "{what}: a refused log is left as it is");
             assert_eq!(operations, [], "{what}");
             let damaged = (0..crash.file.len()).find(|at| crash.file[*at] != history.bytes[*at]);
             let (offset, line) =
                 history.line_at(damaged.expect("nothing is damaged, and yet the log is refused"));
-            let place = format!("byte {offset}, line {line}");
-            assert!(
-                message.contains(&format!("{place}:")) || message.contains(&format!("{place} ")),
-                "{what}: {message}"
-            );
+            let (LogDamage::Foreign { offset: told, line: in_line }
+            | LogDamage::Record { offset: told, line: in_line, .. }) = damage
+            else {
+                panic!("{what}: {damage}")
+            };
+            assert_eq!((told, in_line), (offset as u64, line as u64), "{what}: {damage}");
             None
         }
         Err(other) => panic!("{what}: {other}"),
@@ -441,10 +443,10 @@ fn without_fsync_always_a_long_torn_tail_is_refused_and_left_alone() {
                     assert_eq!(recovered.position.offset as usize, history.bytes.len());
                     assert_eq!(world.disk.content(path()), history.bytes);
                 }
-                Err(NodeError::Corrupt(message)) => {
-                    assert!(!is_cut, "{fsync:?} {tail}: {message}");
-                    assert!(message.contains(&format!("from byte {}", history.bytes.len())), "{message}");
-                    assert!(message.contains("dsm-log repair"), "{message}");
+                Err(NodeError::Corrupt { damage, .. }) => {
+                    assert!(!is_cut, "{fsync:?} {tail}: {damage}");
+                    let LogDamage::TornTooFar { offset, .. } = damage else { panic!("{damage}") };
+                    assert_eq!(offset as usize, history.bytes.len());
                     assert_eq!(world.disk.take_operations(), []);
                     assert_eq!(world.disk.content(path()).len(), file.len());
                 }

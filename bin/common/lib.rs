@@ -14,4 +14,5 @@ mod error_output;
 mod levels;
 pub mod prompt;
 pub mod roles;
+mod why_ended;
 mod words;

@@ -2,6 +2,7 @@
 //! runs the roles through it too.
 
 use crate::cli::{self, Flags, LogArgs};
+use crate::why_ended;
 use anyhow::Context as _;
 use clap::Parser;
 use dsm::config::{MasterConfig, MasterKind, SlaveConfig, BACKUP_ADDRESS, PRIMARY_ADDRESS};
@@ -224,7 +225,9 @@ fn serve(config: NodeConfig) -> anyhow::Result<()> {
         };
         tokio::select! {
             biased;
-            ended = run_node(config, RealEnv::logging(cli::lines_lost), stop) => Ok(ended?),
+            ended = run_node(config, RealEnv::logging(cli::lines_lost), stop) => {
+                ended.map_err(|error| anyhow::anyhow!(why_ended::sentence(&error)))
+            }
             () = signals => {
                 log::warn!("ended at once by a second signal");
                 cli::flush();

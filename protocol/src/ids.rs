@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use thiserror::Error;
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
@@ -156,6 +157,11 @@ impl fmt::Display for Stamp {
 #[serde(try_from = "String")]
 pub struct SlaveId(String);
 
+/// A name that no slave may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a slave id is 1 to {} letters, digits, '-', '_' or '.'", SlaveId::LEN_MAX)]
+pub struct SlaveIdError;
+
 impl SlaveId {
     /// The longest name, in bytes.
     pub const LEN_MAX: usize = 64;
@@ -163,15 +169,15 @@ impl SlaveId {
     /// Checks and takes a name.
     ///
     /// # Errors
-    /// A sentence that says what a name may hold, when `name` is not one.
-    pub fn new(name: impl Into<String>) -> Result<Self, String> {
+    /// When `name` is none.
+    pub fn new(name: impl Into<String>) -> Result<Self, SlaveIdError> {
         let name = name.into();
         let fits = (1..=Self::LEN_MAX).contains(&name.len())
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
         if fits {
             Ok(SlaveId(name))
         } else {
-            Err(format!("a slave id is 1 to {} letters, digits, '-', '_' or '.'", Self::LEN_MAX))
+            Err(SlaveIdError)
         }
     }
 
@@ -182,7 +188,7 @@ impl SlaveId {
 }
 
 impl TryFrom<String> for SlaveId {
-    type Error = String;
+    type Error = SlaveIdError;
 
     fn try_from(name: String) -> Result<Self, Self::Error> {
         SlaveId::new(name)
@@ -196,7 +202,7 @@ impl fmt::Display for SlaveId {
 }
 
 impl std::str::FromStr for SlaveId {
-    type Err = String;
+    type Err = SlaveIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         SlaveId::new(text)

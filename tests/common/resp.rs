@@ -1,7 +1,6 @@
 //! A small blocking RESP2 client: requests as arrays of bulk strings, one or many in flight, answers in order.
 //! It retries nothing and hides nothing.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -194,7 +193,7 @@ pub(crate) fn encoded(request: &[&[u8]]) -> Vec<u8> {
 
 /// The `key:value` lines of INFO.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Info(BTreeMap<String, String>);
+pub(crate) struct Info(dsm_protocol::resp::Info);
 
 impl Info {
     /// Asks a node for its INFO on a connection of its own.
@@ -210,18 +209,12 @@ impl Info {
     }
 
     fn parse(text: &str) -> Info {
-        let lines = text.lines().filter(|line| !line.starts_with('#'));
-        Info(
-            lines
-                .filter_map(|line| line.split_once(':'))
-                .map(|(key, value)| (key.to_string(), value.trim().to_string()))
-                .collect(),
-        )
+        Info(dsm_protocol::resp::Info::parse(text))
     }
 
     /// A value as text.
     pub(crate) fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(String::as_str)
+        self.0.get(key)
     }
 
     /// A value as a number.
@@ -240,18 +233,12 @@ impl Info {
 
     /// The ids of the slaves that are listed, in the order of their numbers.
     pub(crate) fn slave_ids(&self) -> Vec<String> {
-        self.of_slaves("id=")
+        self.of_slaves("id")
     }
 
-    /// A field of each slave that is listed, in the order of their numbers; `name` ends with the equals sign.
+    /// A field of each slave that is listed, in the order of their names.
     pub(crate) fn of_slaves(&self, name: &str) -> Vec<String> {
-        let listed = |key: &str| {
-            let number = key.strip_prefix("slave")?;
-            (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())).then_some(())
-        };
-        let field =
-            |value: &str| value.split(',').find_map(|field| field.strip_prefix(name)).map(str::to_string);
-        self.0.iter().filter(|(key, _)| listed(key).is_some()).filter_map(|(_, value)| field(value)).collect()
+        self.0.slaves().filter_map(|slave| slave.get(name).map(ToString::to_string)).collect()
     }
 }
 

@@ -605,7 +605,7 @@ impl Drop for RealWatch {
 type Look = Box<dyn FnOnce() + Send>;
 
 /// The thread in which lock files are looked at: one for all looks, since there are many, and a disk that hangs may hold up
-/// one. It begins with the first look, so that none needs a thread which the system might refuse by then.
+/// one. It begins with the first look that the system has a thread for.
 #[derive(Default)]
 struct LockPaths(RefCell<Option<mpsc::Sender<Look>>>);
 
@@ -617,9 +617,14 @@ impl fmt::Debug for LockPaths {
 
 impl LockPaths {
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        let jobs = match self.jobs() {
+            Ok(jobs) => jobs,
+            // A look at a disk that may hang is better than none.
+            Err(error) if passes(&error) => return Ok(work()),
+            Err(error) => return Err(error),
+        };
         let (answer, answered) = oneshot::channel();
-        self.jobs()?
-            .send(Box::new(move || drop(answer.send(work()))))
+        jobs.send(Box::new(move || drop(answer.send(work()))))
             .map_err(|_| io::Error::other("the thread that looks at the lock is gone"))?;
         answered.await.map_err(|_| io::Error::other("the thread that looks at the lock has panicked"))
     }

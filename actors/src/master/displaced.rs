@@ -1,13 +1,11 @@
 //! What a master does when the log that it writes does not stand at its path any more: it takes nothing in, answers what
-//! is not executed, says what stands there and how to go on, and ends. No restart would find what it wrote on.
+//! is not executed, and ends with what stands there. No restart would find what it wrote on.
 
 use super::{MasterActor, Phase, Role, Todo};
-use crate::env::{Displaced, Stands};
 use crate::log_writer::{Abandon, Abandoned, LogDisplaced};
-use crate::supervision::NodeError;
+use crate::node_error::NodeError;
 use actix::prelude::*;
 use dsm_protocol::machine::front;
-use std::path::Path;
 use std::time::Duration;
 
 /// How long the answers may take that say what is not executed.
@@ -22,44 +20,8 @@ impl MasterActor {
         let Some(found) = self.displaced.take() else { return };
         reign.phase = Phase::Ending;
         self.end_links();
-        self.fate.decide(Err(NodeError::LogDisplaced(account(&self.config.log, &found))));
+        self.fate.decide(Err(NodeError::LogDisplaced { path: self.config.log.clone(), found }));
     }
-}
-
-/// Says what stands at the path, what that means and how to go on.
-fn account(path: &Path, found: &Displaced) -> String {
-    let path = path.display();
-    let remedy = match &found.stands {
-        Stands::Nothing | Stands::Dangling { .. } | Stands::Other if found.is_deleted => format!(
-            "restore it: a standby that still runs has it open and says how to copy it, else put the newest copy at {path}"
-        ),
-        Stands::Nothing => {
-            format!("put the file back (`mv` it back to {path}, or mount its volume)")
-        }
-        Stands::Dangling { .. } => {
-            format!("put the file back (`mv` it back to where {path} points, or mount its volume)")
-        }
-        Stands::Other => format!(
-            "put the file back (move what stands there out of the way, and `mv` the log back to {path})"
-        ),
-        Stands::Shorter { .. } => {
-            format!("put the file back (the newest copy that there is, as {path})")
-        }
-        Stands::Longer { .. } => format!(
-            "end whoever else writes to it, stop the other master, look with `dsm-log check {path}`, and let `dsm-log repair \
-             {path}` take out what is no record"
-        ),
-    };
-    let before = match &found.stands {
-        Stands::Shorter { .. } => "what was cut or overwritten is no longer in that file",
-        Stands::Nothing | Stands::Dangling { .. } | Stands::Other | Stands::Longer { .. } => {
-            "what was acknowledged before stands in the file that it had open"
-        }
-    };
-    format!(
-        "the log is not what stands at {path} any more: {found}; a restart would not find what is written on, so that \
-         nothing was acknowledged since this was seen and this master ends; {before}: {remedy}, then start the master again"
-    )
 }
 
 impl Handler<LogDisplaced> for MasterActor {

@@ -9,8 +9,8 @@ use crate::env::{Env, FileIdentity, Group, LockGuard, OpenMode};
 use crate::log_scan::LogPlace;
 use crate::log_tailer::{self, Halt, Sight};
 use crate::log_writer::Close;
+use crate::node_error::NodeError;
 use crate::recovery::Recovered;
-use crate::supervision::NodeError;
 use actix::prelude::*;
 use dsm_protocol::ids::{ClusterId, LinkId, Millis, SlaveId};
 use dsm_protocol::machine::master::{Event, Testimony};
@@ -402,8 +402,7 @@ pub(super) async fn noted(env: &Env, path: &Path) -> Result<WitnessText, NodeErr
         file.read_at(0, NOTED_BYTES_MAX).await
     };
     let bytes: io::Result<Vec<u8>> = read.await;
-    let bytes = bytes
-        .map_err(|error| NodeError::File { path: path.display().to_string(), error: error.to_string() })?;
+    let bytes = bytes.map_err(|error| NodeError::file(path, error))?;
     Ok(WitnessText::parse(&String::from_utf8_lossy(&bytes)))
 }
 

@@ -4,8 +4,8 @@ use super::{send, told, MasterActor, PeerInbound, PeerOutbound, Phase, Reign, Ro
 use crate::acceptor::{check_sizes, count, reject};
 use crate::batch::Outbox;
 use crate::log_tailer::Sight;
+use crate::node_error::NodeError;
 use crate::session::{shown_message, Coding, Session};
-use crate::supervision::NodeError;
 use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::ids::{LinkId, Millis, Reign as ReignName, Seq, SessionId, SlaveId};
 use dsm_protocol::machine::front;
@@ -307,7 +307,7 @@ impl MasterActor {
             | Role::Halting { .. }
             | Role::Recovering { .. }
             | Role::Waiting(_) => {
-                self.fail(NodeError::Refused(format!("the other master refuses this one: {reason}")));
+                self.fail(NodeError::Refused { reason });
             }
             Role::Ended => {}
         }

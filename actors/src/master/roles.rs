@@ -9,8 +9,9 @@ use crate::log_tailer::{self, Halted, Look};
 use crate::log_writer::{
     self, Close, Closed, EpochWritten, LogFailed, LogWriter, Reopen, Reopened, Sync, Synced,
 };
+use crate::node_error::NodeError;
 use crate::recovery::Recovery;
-use crate::supervision::{NodeError, PanicGuard};
+use crate::supervision::PanicGuard;
 use actix::prelude::*;
 use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::ids::{ClusterId, Epoch, Millis, Reign as ReignName, ReignId};
@@ -71,10 +72,7 @@ impl MasterActor {
         let opening = async move {
             let noted = opening::noted(&env, &witness_path).await?;
             let Some(recovered) = recovery.run().await? else { return Ok((None, noted)) };
-            let error = |error: io::Error| NodeError::File {
-                path: path.display().to_string(),
-                error: error.to_string(),
-            };
+            let error = |error: io::Error| NodeError::file(&path, error);
             // Of the file that is locked, whatever stands at the path by now.
             let values = recovered.file.duplicate().await.map_err(error)?;
             let sync_file = recovered.file.duplicate().await.map_err(error)?;
@@ -489,7 +487,7 @@ impl Handler<LogFailed> for MasterActor {
         let _turn = self.turns.begin("role");
         // What was in flight stays unanswered: to the clients a lost connection during a write is *unknown*, which
         // is the truth. The process must not live on with a log of which nothing is known.
-        self.fail(NodeError::LogFailed(failed.error));
+        self.fail(NodeError::LogFailed { step: failed.step, cause: failed.cause });
     }
 }
 

@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use dsm::config::{Fsync, MasterConfig, MasterKind, PlacementFlag, SlaveConfig};
 use dsm::env::sim::{Machine, Process, World};
 use dsm::node::{run_node, NodeConfig};
-use dsm::supervision::NodeError;
+use dsm::node_error::NodeError;
 use dsm_protocol::ids::SlaveId;
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};

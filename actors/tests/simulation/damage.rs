@@ -7,7 +7,7 @@ use crate::cluster::{Cluster, Node, LOG};
 use crate::seed::{Check, Failure, LINE_BYTES_MAX};
 use dsm::config::Fsync;
 use dsm::env::sim::{Loss, World};
-use dsm::supervision::NodeError;
+use dsm::node_error::{LogDamage, NodeError};
 use dsm_protocol::ids::Seq;
 use dsm_protocol::record::{Body, Scanner, Step};
 use std::path::Path;
@@ -79,14 +79,14 @@ fn failure(what: String) -> Failure {
 /// Both masters end because of the damage, and say where it is.
 async fn refused(cluster: &Cluster, flip: &Flip) -> Result<(), Failure> {
     let deadline = tokio::time::Instant::now() + NOTICE_LIMIT;
-    let place = format!("byte {},", flip.bad_offset);
+    let place = flip.bad_offset;
     while tokio::time::Instant::now() < deadline {
         let ends = cluster.ends();
         for (node, end) in &ends {
             match end {
-                Err(NodeError::Corrupt(text)) if text.contains(&place) => {}
+                Err(NodeError::Corrupt { damage, .. }) if offset_of(damage) == place => {}
                 other => {
-                    return Err(failure(format!("{} ended with {other:?}, not at {place}", node.host())))
+                    return Err(failure(format!("{} ended with {other:?}, not at byte {place}", node.host())))
                 }
             }
         }
@@ -95,7 +95,15 @@ async fn refused(cluster: &Cluster, flip: &Flip) -> Result<(), Failure> {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    Err(failure(format!("a log that is damaged at {place} is accepted")))
+    Err(failure(format!("a log that is damaged at byte {place} is accepted")))
+}
+
+fn offset_of(damage: &LogDamage) -> u64 {
+    match damage {
+        LogDamage::TornTooFar { offset, .. }
+        | LogDamage::Foreign { offset, .. }
+        | LogDamage::Record { offset, .. } => *offset,
+    }
 }
 
 /// A bit whose damage no crash explains; `None` when there is none.

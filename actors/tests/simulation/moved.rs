@@ -8,7 +8,7 @@ use crate::cluster::{Cluster, LOG};
 use crate::seed::{info, Check, Failure};
 use bytes::Bytes;
 use dsm::env::Env;
-use dsm::supervision::NodeError;
+use dsm::node_error::NodeError;
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -60,7 +60,7 @@ pub(crate) async fn strike(cluster: &Cluster, env: &Env) -> Result<(), Failure> 
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     for (node, end) in cluster.ends() {
-        if !matches!(end, Err(NodeError::LogDisplaced(_))) {
+        if !matches!(end, Err(NodeError::LogDisplaced { .. })) {
             return failed(format!("{} ended with {end:?}", node.host()));
         }
     }

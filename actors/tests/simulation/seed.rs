@@ -12,7 +12,7 @@ use crate::witness::Witness;
 use bytes::Bytes;
 use dsm::config::Fsync;
 use dsm::env::sim::{NetSettings, World};
-use dsm::supervision::NodeError;
+use dsm::node_error::NodeError;
 use dsm_history::Violation;
 use dsm_protocol::record::{Body, Scanner, Step};
 use std::cell::{Cell, RefCell};
@@ -641,9 +641,9 @@ fn ends(cluster: &Cluster) -> Result<(), Failure> {
     let mut excuses = failures.failed_writes + failures.failed_syncs;
     for (node, outcome) in cluster.ends() {
         match outcome {
-            Err(NodeError::LogFailed(_) | NodeError::File { .. }) if excuses > 0 => excuses -= 1,
+            Err(NodeError::LogFailed { .. } | NodeError::File { .. }) if excuses > 0 => excuses -= 1,
             Ok(()) => return Check::Ends.failed(format!("{} ended as if it had been asked to", node.host())),
-            Err(other) => return Check::Ends.failed(format!("{} ended: {other}", node.host())),
+            Err(other) => return Check::Ends.failed(format!("{} ended: {other:?}", node.host())),
         }
     }
     Ok(())

@@ -7,6 +7,7 @@
 use super::driver::Fate;
 use super::record::CheckRecord;
 use super::value::Texts;
+use super::verdict::HistoryVerdict;
 use bytes::Bytes;
 use dsm_history::{check, Action, Operation, Outcome, Violation};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -101,7 +102,7 @@ pub(crate) fn judge(mut entries: Vec<Entry>, cut_ns: Option<u64>, texts: &Texts)
         });
     }
     entries.sort_unstable_by_key(|entry| (entry.key, entry.invoked_ns));
-    let mut record = CheckRecord { verdict: "linearizable".to_owned(), ..CheckRecord::default() };
+    let mut record = CheckRecord { verdict: HistoryVerdict::Linearizable, ..CheckRecord::default() };
     for part in entries.chunk_by(|a, b| a.key == b.key) {
         record.keys += 1;
         record.operations += part.len() as u64;
@@ -109,13 +110,13 @@ pub(crate) fn judge(mut entries: Vec<Entry>, cut_ns: Option<u64>, texts: &Texts)
         match check(&operations) {
             Ok(_) => {}
             Err(violation @ Violation::NotLinearizable(_)) => {
-                record.verdict = "violation".to_owned();
+                record.verdict = HistoryVerdict::Violation;
                 record.counter_example = Some(violation.to_string());
                 break;
             }
             // A proven contradiction of another key would say more.
             Err(violation @ Violation::GaveUp { .. }) => {
-                record.verdict = "gave up".to_owned();
+                record.verdict = HistoryVerdict::GaveUp;
                 record.counter_example.get_or_insert(violation.to_string());
             }
         }
@@ -157,7 +158,7 @@ mod tests {
         Entry { client: 2, key: 0, deed: Deed::Saw(seen), invoked_ns, returned_ns }
     }
 
-    fn verdict(entries: Vec<Entry>, cut_ns: Option<u64>) -> String {
+    fn verdict(entries: Vec<Entry>, cut_ns: Option<u64>) -> HistoryVerdict {
         judge(entries, cut_ns, &Texts::new("key", 1, 64, 0)).verdict
     }
 
@@ -165,7 +166,7 @@ mod tests {
     fn a_stale_read_is_a_violation_with_a_counter_example() {
         let history = vec![write(1, 0, 1, None), write(2, 2, 3, None), read(Seen::Write(1), 4, 5)];
         let record = judge(history, None, &Texts::new("key", 1, 64, 0));
-        assert_eq!((record.verdict.as_str(), record.operations, record.keys), ("violation", 3, 1));
+        assert_eq!((record.verdict, record.operations, record.keys), (HistoryVerdict::Violation, 3, 1));
         let example = record.counter_example.unwrap();
         assert!(example.contains("key0") && example.contains("#1"), "{example}");
     }
@@ -173,16 +174,16 @@ mod tests {
     #[test]
     fn an_unknown_write_may_be_read_late_and_one_that_was_not_executed_never() {
         let late = |fate| vec![write(1, 0, 1, Some(fate)), write(2, 2, 3, None), read(Seen::Write(1), 4, 5)];
-        assert_eq!(verdict(late(Fate::Unknown), None), "linearizable");
-        assert_eq!(verdict(late(Fate::NotExecuted), None), "violation");
+        assert_eq!(verdict(late(Fate::Unknown), None), HistoryVerdict::Linearizable);
+        assert_eq!(verdict(late(Fate::NotExecuted), None), HistoryVerdict::Violation);
     }
 
     #[test]
     fn what_lies_behind_the_bound_is_not_held_against_the_store() {
         // The write that the read saw was not recorded.
         let history = vec![write(1, 0, 1, None), read(Seen::Write(2), 4, 12)];
-        assert_eq!(verdict(history.clone(), Some(10)), "linearizable");
-        assert_eq!(verdict(history, Some(13)), "violation");
+        assert_eq!(verdict(history.clone(), Some(10)), HistoryVerdict::Linearizable);
+        assert_eq!(verdict(history, Some(13)), HistoryVerdict::Violation);
     }
 
     #[test]

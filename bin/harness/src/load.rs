@@ -1,4 +1,4 @@
-//! The load itself: threads, connections, the loop of each connection, and the verdict on every answer.
+//! The load itself: threads, connections, the loop of each connection. What an answer is worth is said by `judge`.
 //!
 //! One thread serves many connections with one single-threaded runtime. A connection is one task that lives as long as
 //! the load and reconnects by itself; a request costs no task, no timer and no allocation. What is counted goes once
@@ -8,14 +8,15 @@
 //! behind its end are late: they count in the totals, as leaving them out would leave out the slowest, but in no second
 //! and no throughput. What the open loop did not get done in the warm-up is dropped when the measurement begins.
 
-use super::check::{Deed, Entry, Recorder, Seen};
+use super::check::{Entry, Recorder};
 use super::clock::ns;
-use super::driver::{Action, Answer, Connection, Dialer, Fate, Request, Sink};
+use super::driver::{Action, Connection, Dialer, Request};
+use super::judge::{entry, Ended, Flight, Judge};
 use super::keys::Chooser;
-use super::ledger::{Ledger, Misread};
+use super::ledger::Ledger;
 use super::pacer::Pacer;
 use super::schedule::Schedule;
-use super::value::{Unfit, Version};
+use super::verdict::{Failure, Wrong};
 use super::window::{count_errors, Errors, Window, Windows};
 use anyhow::Context as _;
 use rand::rngs::SmallRng;
@@ -283,7 +284,8 @@ impl Phases {
     }
 
     /// Requests failed, or were due and could not be sent, at `at_ns`.
-    fn failed(&self, class: &str, at_ns: u64, count: u64) {
+    fn failed(&self, failure: &Failure, at_ns: u64, count: u64) {
+        let class = failure.class();
         let mut state = lock(&self.state);
         if let Some(phase) = state.phases.iter_mut().rfind(|phase| phase.from_ns <= at_ns) {
             count_errors(&mut phase.errors, class, count);
@@ -397,38 +399,8 @@ struct Client {
     batch: Vec<Request>,
     flights: Vec<Flight>,
     /// What failed in this batch, and how.
-    failures: Vec<(usize, String)>,
+    failures: Vec<(usize, Failure)>,
     entries: Vec<Entry>,
-}
-
-/// What is known of a request in flight.
-#[derive(Clone, Copy, Debug)]
-struct Flight {
-    /// What decides whether it is measured.
-    due_ns: u64,
-    /// From when its latency counts.
-    begun_ns: u64,
-    /// Reads: what is stale, as of before it was sent.
-    floor: u64,
-    /// Reads: the write of the same key that is in front of it in the batch.
-    behind: Option<u32>,
-    ended: Ended,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
-    Open,
-    /// `seen`: by a read.
-    Right {
-        at_ns: u64,
-        seen: Option<Seen>,
-    },
-    /// Why is in [`Client::failures`].
-    Wrong {
-        at_ns: u64,
-        fate: Fate,
-        seen: Option<Seen>,
-    },
 }
 
 impl Client {
@@ -553,7 +525,7 @@ impl Client {
                 return None;
             }
         }
-        self.count_error(begun_ns, self.now_ns(), "connection");
+        self.count_error(begun_ns, self.now_ns(), &Failure::Connection);
         None
     }
 
@@ -572,7 +544,8 @@ impl Client {
             let sent_ns = self.build();
             let deadline = self.shared.dialer.clock.instant(sent_ns) + timeout;
             let mut judge = Judge {
-                shared: &self.shared,
+                ledger: &self.shared.ledger,
+                texts: &self.shared.dialer.texts,
                 batch: &self.batch,
                 flights: &mut self.flights,
                 failures: &mut self.failures,
@@ -583,12 +556,15 @@ impl Client {
             let leave = judge.leave;
             let broken = match result {
                 Some(Ok(())) => None,
-                Some(Err(error)) if error.kind() == io::ErrorKind::InvalidData => Some("mangled"),
-                Some(Err(_)) => Some("connection"),
-                None => Some("timeout"),
+                Some(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                    Some(Failure::Wrong(Wrong::Mangled))
+                }
+                Some(Err(_)) => Some(Failure::Connection),
+                None => Some(Failure::Timeout),
             };
+            let is_broken = broken.is_some();
             useful |= self.settle(sent_ns, broken);
-            if broken.is_some() || leave {
+            if is_broken || leave {
                 return useful;
             }
             let think = self.shared.plan.think;
@@ -641,7 +617,7 @@ impl Client {
     }
 
     /// Counts the batch. `broken`: why the rest of it has no answers. Whether anything succeeded.
-    fn settle(&mut self, sent_ns: u64, broken: Option<&str>) -> bool {
+    fn settle(&mut self, sent_ns: u64, broken: Option<Failure>) -> bool {
         let shared = Arc::clone(&self.shared);
         let now_ns = self.now_ns();
         let mut last_write_ns = 0;
@@ -672,10 +648,10 @@ impl Client {
             }
         }
         if successes < self.batch.len() {
-            for (index, class) in std::mem::take(&mut self.failures) {
-                self.count_error(self.flights[index].due_ns, now_ns, &class);
+            for (index, failure) in std::mem::take(&mut self.failures) {
+                self.count_error(self.flights[index].due_ns, now_ns, &failure);
             }
-            let class = broken.unwrap_or("mangled");
+            let failure = broken.unwrap_or(Failure::Wrong(Wrong::Mangled));
             for index in 0..self.batch.len() {
                 if self.flights[index].ended != Ended::Open {
                     continue;
@@ -683,7 +659,7 @@ impl Client {
                 if let Action::Write(version) = self.batch[index].action {
                     shared.ledger.unknown(self.batch[index].key, version);
                 }
-                self.count_error(self.flights[index].due_ns, now_ns, class);
+                self.count_error(self.flights[index].due_ns, now_ns, &failure);
             }
         }
         if let Some(recorder) = &shared.recorder {
@@ -697,18 +673,18 @@ impl Client {
     }
 
     /// Counts a request that failed.
-    fn count_error(&self, due_ns: u64, ended_ns: u64, class: &str) {
+    fn count_error(&self, due_ns: u64, ended_ns: u64, failure: &Failure) {
         let shared = &self.shared;
         let end_ns = shared.end_ns();
         let mut windows = lock(&shared.windows[self.thread]);
         if due_ns < shared.from_ns || due_ns >= end_ns {
-            windows.outside(class);
+            windows.outside(failure);
             return;
         }
         let window =
             if ended_ns < end_ns { windows.second(shared.second_of(ended_ns)) } else { windows.late() };
-        window.errors(class, 1);
-        shared.phases.failed(class, ended_ns, 1);
+        window.errors(failure, 1);
+        shared.phases.failed(failure, ended_ns, 1);
     }
 
     /// Open loop: what was due within the measurement and could not even be sent failed when it was due.
@@ -724,112 +700,9 @@ impl Client {
             }
             let second = shared.second_of(due_ns);
             let count = schedule.take_before(shared.second_end_ns(second));
-            windows.second(second).errors("unsent", count);
-            shared.phases.failed("unsent", due_ns, count);
+            windows.second(second).errors(&Failure::Unsent, count);
+            shared.phases.failed(&Failure::Unsent, due_ns, count);
         }
-    }
-}
-
-/// What the check must know of an operation; nothing of a read that brought nothing.
-fn entry(writer: u32, sent_ns: u64, request: Request, flight: Flight) -> Option<Entry> {
-    let (deed, returned_ns) = match (request.action, flight.ended) {
-        (Action::Write(version), Ended::Open) => (Deed::Wrote(version.seq, Some(Fate::Unknown)), u64::MAX),
-        (Action::Write(version), Ended::Right { at_ns, .. }) => (Deed::Wrote(version.seq, None), at_ns),
-        (Action::Write(version), Ended::Wrong { at_ns, fate, .. }) => {
-            (Deed::Wrote(version.seq, Some(fate)), at_ns)
-        }
-        (Action::Read, Ended::Right { at_ns, seen } | Ended::Wrong { at_ns, seen, .. }) => {
-            (Deed::Saw(seen?), at_ns)
-        }
-        (Action::Read, Ended::Open) => return None,
-    };
-    Some(Entry { client: writer, key: request.key, deed, invoked_ns: sent_ns, returned_ns })
-}
-
-/// Looks at each answer as it arrives.
-struct Judge<'a> {
-    shared: &'a Shared,
-    batch: &'a [Request],
-    flights: &'a mut [Flight],
-    failures: &'a mut Vec<(usize, String)>,
-    leave: bool,
-}
-
-impl Sink for Judge<'_> {
-    fn answer(&mut self, index: usize, answer: Answer<'_>, at_ns: u64) {
-        let request = self.batch[index];
-        let ledger = &self.shared.ledger;
-        let ended = match (request.action, answer) {
-            (Action::Write(version), Answer::Done) => {
-                ledger.acknowledged(request.key, version, at_ns);
-                Ended::Right { at_ns, seen: None }
-            }
-            (Action::Read, Answer::Value(value)) => {
-                let flight = self.flights[index];
-                let mut floor = flight.floor;
-                if let Some(write) = flight.behind.map(|at| at as usize) {
-                    if let (Ended::Right { .. }, Action::Write(version)) =
-                        (self.flights[write].ended, self.batch[write].action)
-                    {
-                        floor = floor.max(version.floor);
-                    }
-                }
-                match judge_value(self.shared, request.key, value, floor, at_ns) {
-                    (seen, None) => Ended::Right { at_ns, seen: Some(seen) },
-                    (seen, Some(class)) => self.wrong(index, class, Fate::NotExecuted, at_ns, Some(seen)),
-                }
-            }
-            (Action::Read, Answer::Missing) if ledger.is_written(request.key) => {
-                self.wrong(index, "stale_value", Fate::NotExecuted, at_ns, Some(Seen::Missing))
-            }
-            (Action::Read, Answer::Missing) => Ended::Right { at_ns, seen: Some(Seen::Missing) },
-            (action, Answer::Error { class, fate, leave }) => {
-                self.leave |= leave;
-                if let Action::Write(version) = action {
-                    match fate {
-                        Fate::NotExecuted => ledger.not_executed(request.key, version),
-                        Fate::Unknown => ledger.unknown(request.key, version),
-                    }
-                }
-                self.wrong(index, class, fate, at_ns, None)
-            }
-            (Action::Write(version), Answer::Value(_) | Answer::Missing) => {
-                ledger.unknown(request.key, version);
-                self.wrong(index, "mangled", Fate::Unknown, at_ns, None)
-            }
-            (Action::Read, Answer::Done) => self.wrong(index, "mangled", Fate::NotExecuted, at_ns, None),
-        };
-        self.flights[index].ended = ended;
-    }
-}
-
-impl Judge<'_> {
-    fn wrong(&mut self, index: usize, class: &str, fate: Fate, at_ns: u64, seen: Option<Seen>) -> Ended {
-        self.failures.push((index, class.to_owned()));
-        Ended::Wrong { at_ns, fate, seen }
-    }
-}
-
-/// What a value that was read says, and the class of error if it must not have been read.
-pub(crate) fn judge_value(
-    shared: &Shared,
-    key: u32,
-    value: &[u8],
-    floor: u64,
-    at_ns: u64,
-) -> (Seen, Option<&'static str>) {
-    match shared.dialer.texts.read_value(key, value) {
-        Ok(version) => {
-            let Version { seq, .. } = version;
-            match shared.ledger.judge(key, version, floor, at_ns) {
-                Ok(()) => (Seen::Write(seq), None),
-                Err(Misread::Stale) => (Seen::Write(seq), Some("stale_value")),
-                Err(Misread::NeverWritten) => (Seen::Odd, Some("wrong_value")),
-            }
-        }
-        Err(Unfit::OtherKey) => (Seen::Odd, Some("wrong_value")),
-        Err(Unfit::OtherRun) => (Seen::Odd, Some("stale_value")),
-        Err(Unfit::Mangled) => (Seen::Odd, Some("mangled")),
     }
 }
 
@@ -862,6 +735,10 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
+    fn refused(word: &str) -> Failure {
+        Failure::Refused(word.to_owned())
+    }
+
     #[test]
     fn the_longest_gap_counts_from_the_start_to_the_end_and_not_the_warm_up() {
         let phases = Phases::new(0, 1000 * MS);
@@ -877,14 +754,14 @@ mod tests {
     fn each_fault_has_the_gap_and_the_errors_behind_it() {
         let phases = Phases::new(0, 0);
         phases.write_acknowledged(90 * MS);
-        phases.failed("early", 95 * MS, 1);
+        phases.failed(&refused("early"), 95 * MS, 1);
         phases.begin(100 * MS);
-        phases.failed("connection", 110 * MS, 2);
+        phases.failed(&Failure::Connection, 110 * MS, 2);
         phases.write_acknowledged(150 * MS);
         phases.begin(200 * MS);
         // What was due between the two faults and is counted later belongs there.
-        phases.failed("unsent", 190 * MS, 5);
-        phases.failed("unsent", 200 * MS, 7);
+        phases.failed(&Failure::Unsent, 190 * MS, 5);
+        phases.failed(&Failure::Unsent, 200 * MS, 7);
         let (longest_ns, found) = phases.finish(230 * MS);
         assert_eq!(longest_ns, 90 * MS);
         let told: Vec<_> = found.iter().map(|phase| (phase.longest_gap_ns / MS, &phase.errors)).collect();
@@ -897,11 +774,11 @@ mod tests {
     fn what_failed_just_before_a_process_was_found_dead_is_laid_to_it() {
         let phases = Phases::new(0, 0);
         phases.begin(0);
-        phases.failed("busy", 100 * MS, 1);
-        phases.failed("connection", 100 * MS, 3);
-        phases.failed("connection", 995 * MS, 2);
+        phases.failed(&refused("busy"), 100 * MS, 1);
+        phases.failed(&Failure::Connection, 100 * MS, 3);
+        phases.failed(&Failure::Connection, 995 * MS, 2);
         phases.begin_late(1000 * MS);
-        phases.failed("connection", 1005 * MS, 4);
+        phases.failed(&Failure::Connection, 1005 * MS, 4);
         let found: Vec<_> = phases.finish(2000 * MS).1.into_iter().map(|phase| phase.errors).collect();
         let before = Errors::from([("busy".to_owned(), 1), ("connection".to_owned(), 3)]);
         assert_eq!(found, [before, Errors::from([("connection".to_owned(), 6)])]);
@@ -911,7 +788,7 @@ mod tests {
     fn the_failures_that_are_kept_for_that_are_few() {
         let phases = Phases::new(0, 0);
         for at_ms in 0..10_000 {
-            phases.failed("busy", at_ms * MS, 1);
+            phases.failed(&refused("busy"), at_ms * MS, 1);
         }
         assert_eq!(lock(&phases.state).recent.len(), MOMENTS_MAX);
         phases.begin_late(10_000 * MS);

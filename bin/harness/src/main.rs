@@ -14,7 +14,8 @@
 //! | [`run`] | one run from beginning to end |
 //! | [`placement`] | the placement experiment |
 //! | [`load`], [`driver`], [`schedule`], [`pacer`] | the requests |
-//! | [`keys`], [`value`], [`ledger`], [`check`] | what is asked for, and whether the answer is true |
+//! | [`keys`], [`value`], [`ledger`], [`judge`], [`check`] | what is asked for, and whether the answer is true |
+//! | [`verdict`] | what may be wrong, and its names |
 //! | [`window`], [`monitor`], [`system`], [`clock`] | figures |
 //! | `peers`, with the feature of that name | this store beside others |
 //! | [`record`], [`output`], [`progress`], [`plots`], [`report`] | what is left behind and shown |
@@ -28,6 +29,7 @@ mod clock;
 mod cluster;
 mod driver;
 mod fault;
+mod judge;
 mod keys;
 mod ledger;
 mod load;
@@ -48,6 +50,7 @@ mod stop;
 mod sweep;
 mod system;
 mod value;
+mod verdict;
 mod window;
 
 use anyhow::Context as _;
@@ -65,14 +68,6 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 use stop::Stop;
-use window::WRONG;
-
-/// What the answers of [`WRONG`] had.
-const WRONG_MEANS: [&str; 3] = [
-    "had a value that was never written to their key",
-    "had a value that had been replaced, or none",
-    "had a value that nobody wrote, or made no sense",
-];
 
 /// How long a point of a grid takes beside warm-up and measurement, roughly: start, first values, last reading, end.
 const POINT_EXTRA_S: f64 = 2.0;
@@ -149,7 +144,8 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
                     continue;
                 }
             };
-            wrong.extend(complaints(&record, options));
+            let found = verdict::findings(&record, options.max_error_rate);
+            wrong.extend(found.iter().map(ToString::to_string));
             let table = progress::table(&record);
             sweep.runs.push(record);
             // The files first, after each point, so that an hour's work survives whatever comes.
@@ -298,42 +294,4 @@ fn last_words(launcher: &Launcher, error: &LaunchError) -> String {
     } else {
         format!(" (said last: {})", said.join("; "))
     }
-}
-
-/// Why a run makes the exit code 1.
-fn complaints(run: &RunRecord, options: &Options) -> Vec<String> {
-    let mut found = Vec::new();
-    let totals = &run.totals;
-    for (errors, when) in [(&totals.errors, ""), (&run.wrong_outside, " outside the measurement")] {
-        for (class, what) in WRONG.iter().zip(WRONG_MEANS) {
-            if let Some(count) = errors.get(*class) {
-                found.push(format!("{count} answers{when} {what} ({class})"));
-            }
-        }
-    }
-    match &run.read_back {
-        Some(back) => {
-            if back.lost > 0 {
-                found.push(format!("{} keys lost their latest acknowledged write", back.lost));
-            }
-            if back.mangled > 0 {
-                found.push(format!("{} keys hold at the end what nobody wrote", back.mangled));
-            }
-        }
-        None => found.push(format!("the keys could not be read back at the end: {}", run.read_back_error)),
-    }
-    if let Some(check) = run.check.as_ref().filter(|check| check.verdict != "linearizable") {
-        let example = check.counter_example.as_deref().unwrap_or_default();
-        found.push(format!("the check of the history: {}\n{example}", check.verdict));
-    }
-    if totals.success_count == 0 && !run.interrupted {
-        found.push("no request succeeded: nothing was measured".to_owned());
-    }
-    if let Some(max) = options.max_error_rate {
-        let rate = 100.0 * totals.error_count as f64 / totals.total_requests.max(1) as f64;
-        if rate > max {
-            found.push(format!("{rate:.3} % of the requests failed, more than --max-error-rate {max}"));
-        }
-    }
-    found
 }

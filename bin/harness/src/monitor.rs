@@ -6,6 +6,7 @@
 
 use super::record::SlaveLoad;
 use anyhow::Context as _;
+use dsm_protocol::resp::Info;
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
@@ -101,21 +102,20 @@ impl State {
     }
 
     fn take(&mut self, target: &str, info: &str) {
-        let fields: BTreeMap<&str, &str> =
-            info.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
+        let info = Info::parse(info);
         for (field, name) in
             [("dsm_version", "dsm"), ("valkey_version", "valkey"), ("redis_version", "redis")]
         {
-            if let (true, Some(version)) = (self.monitored.store.is_empty(), fields.get(field)) {
+            if let (true, Some(version)) = (self.monitored.store.is_empty(), info.get(field)) {
                 self.monitored.store = format!("{name} {version}");
             }
         }
-        let serves = matches!(fields.get("role"), Some(&"primary" | &"master"));
-        let slaves = fields.get("active_slaves").or_else(|| fields.get("connected_slaves"));
+        let serves = matches!(info.get("role"), Some("primary" | "master"));
+        let slaves = info.get("active_slaves").or_else(|| info.get("connected_slaves"));
         if let (true, Some(Ok(slaves))) = (serves, slaves.map(|text| text.parse::<u32>())) {
             self.monitored.slaves = self.monitored.slaves.max(slaves);
         }
-        for (id, writes) in slave_counters(info) {
+        for (id, writes) in slave_counters(&info) {
             let grown = self.grown.entry(id.clone()).or_default();
             let last = self.last.insert((target.to_owned(), id), writes);
             *grown += match last {
@@ -130,15 +130,11 @@ impl State {
 }
 
 /// The fields `id` and `writes_acked` of the lines `slave0:id=…,…`.
-fn slave_counters(info: &str) -> Vec<(String, u64)> {
-    let lines = info.lines().filter_map(|line| {
-        let (name, fields) = line.trim_end().split_once(':')?;
-        name.strip_prefix("slave")?.parse::<u32>().ok()?;
-        let fields: BTreeMap<&str, &str> =
-            fields.split(',').filter_map(|field| field.split_once('=')).collect();
-        Some(((*fields.get("id")?).to_owned(), fields.get("writes_acked")?.parse().ok()?))
-    });
-    lines.collect()
+fn slave_counters(info: &Info) -> Vec<(String, u64)> {
+    let of = |slave: BTreeMap<&str, &str>| {
+        Some(((*slave.get("id")?).to_owned(), slave.get("writes_acked")?.parse().ok()?))
+    };
+    info.slaves().filter_map(of).collect()
 }
 
 /// Asks the master that serves to hand over, without waiting for it: the load goes on meanwhile.
@@ -146,7 +142,7 @@ pub(crate) fn request_failover(targets: Vec<String>) {
     let work = move || {
         for target in targets {
             match ask(&target, &["INFO"], LIMIT) {
-                Ok(info) if info.lines().any(|line| line.trim_end() == "role:primary") => {
+                Ok(info) if Info::parse(&info).get("role") == Some("primary") => {
                     if let Err(error) = ask(&target, &["FAILOVER"], FAILOVER_LIMIT) {
                         log::warn!("failover request failed target={target} cause={error}");
                     }

@@ -1,72 +1,65 @@
 //! The files of a run: `results.csv`, `run.json` or `sweep.json`. docs/HARNESS.md explains them.
 
-use super::record::{RunRecord, SingleRecord, SweepRecord};
+use super::record::{RunRecord, Second, Settings, SingleRecord, SweepRecord};
 use anyhow::Context as _;
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+/// A column of `results.csv`: its name, and what stands in it for one second of a run.
+type Column = (&'static str, fn(&Settings, &Second) -> String);
+
 /// The columns of `results.csv` before those of the errors, one for each class that occurred.
-const COLUMNS: &str = "timestamp,client_count,slave_count,total_requests,success_count,error_count,read_latency_us,\
-write_latency_us,throughput_rps,read_count,write_count,read_p50_us,read_p90_us,read_p99_us,read_p999_us,read_max_us,\
-write_p50_us,write_p90_us,write_p99_us,write_p999_us,write_max_us,at_s,pool,pipeline,write_pct,value_bytes,\
-harness_cpu_pct";
+const COLUMNS: [Column; 27] = [
+    ("timestamp", |_, s| s.timestamp.clone()),
+    ("client_count", |settings, _| settings.clients.to_string()),
+    ("slave_count", |settings, _| settings.slaves.to_string()),
+    ("total_requests", |_, s| s.total_requests.to_string()),
+    ("success_count", |_, s| s.success_count.to_string()),
+    ("error_count", |_, s| s.error_count.to_string()),
+    ("read_latency_us", |_, s| format!("{:.1}", s.read_latency_us)),
+    ("write_latency_us", |_, s| format!("{:.1}", s.write_latency_us)),
+    ("throughput_rps", |_, s| format!("{:.1}", s.throughput_rps)),
+    ("read_count", |_, s| s.read_count.to_string()),
+    ("write_count", |_, s| s.write_count.to_string()),
+    ("read_p50_us", |_, s| s.read.p50.to_string()),
+    ("read_p90_us", |_, s| s.read.p90.to_string()),
+    ("read_p99_us", |_, s| s.read.p99.to_string()),
+    ("read_p999_us", |_, s| s.read.p999.to_string()),
+    ("read_max_us", |_, s| s.read.max.to_string()),
+    ("write_p50_us", |_, s| s.write.p50.to_string()),
+    ("write_p90_us", |_, s| s.write.p90.to_string()),
+    ("write_p99_us", |_, s| s.write.p99.to_string()),
+    ("write_p999_us", |_, s| s.write.p999.to_string()),
+    ("write_max_us", |_, s| s.write.max.to_string()),
+    ("at_s", |_, s| format!("{:.3}", s.at_s)),
+    ("pool", |settings, _| settings.pool.to_string()),
+    ("pipeline", |settings, _| settings.pipeline.to_string()),
+    ("write_pct", |settings, _| settings.write_pct.to_string()),
+    ("value_bytes", |settings, _| settings.value_bytes.to_string()),
+    ("harness_cpu_pct", |_, s| format!("{:.1}", s.harness_cpu_pct)),
+];
 
 /// The seconds of all runs, one a line.
-pub(crate) fn csv(runs: &[RunRecord]) -> String {
+fn csv(runs: &[RunRecord]) -> anyhow::Result<Vec<u8>> {
     let seconds = runs.iter().flat_map(|run| &run.seconds);
     let classes: BTreeSet<&str> =
         seconds.flat_map(|second| second.errors.keys().map(String::as_str)).collect();
-    let mut text = COLUMNS.to_owned();
-    for class in &classes {
-        text.push_str(",error_");
-        text.extend(class.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }));
-    }
-    text.push('\n');
+    let mut table = csv::Writer::from_writer(Vec::new());
+    let of_class = |class: &&str| {
+        let word = class.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' });
+        format!("error_{}", word.collect::<String>())
+    };
+    let names = COLUMNS.iter().map(|(name, _)| (*name).to_owned());
+    table.write_record(names.chain(classes.iter().map(of_class)))?;
     for run in runs {
-        let settings = &run.settings;
-        for s in &run.seconds {
-            let (r, w) = (&s.read, &s.write);
-            // Writing to a string cannot fail.
-            let _ = write!(
-                text,
-                "{},{},{},{},{},{},{:.1},{:.1},{:.1},{},{},{},{},{},{},{},{},{},{},{},{},{:.3},{},{},{},{},{:.1}",
-                s.timestamp,
-                settings.clients,
-                settings.slaves,
-                s.total_requests,
-                s.success_count,
-                s.error_count,
-                s.read_latency_us,
-                s.write_latency_us,
-                s.throughput_rps,
-                s.read_count,
-                s.write_count,
-                r.p50,
-                r.p90,
-                r.p99,
-                r.p999,
-                r.max,
-                w.p50,
-                w.p90,
-                w.p99,
-                w.p999,
-                w.max,
-                s.at_s,
-                settings.pool,
-                settings.pipeline,
-                settings.write_pct,
-                settings.value_bytes,
-                s.harness_cpu_pct,
-            );
-            for class in &classes {
-                let _ = write!(text, ",{}", s.errors.get(*class).copied().unwrap_or_default());
-            }
-            text.push('\n');
+        for second in &run.seconds {
+            let cells = COLUMNS.iter().map(|(_, cell)| cell(&run.settings, second));
+            let errors = classes.iter().map(|class| second.errors.get(*class).copied().unwrap_or_default());
+            table.write_record(cells.chain(errors.map(|count| count.to_string())))?;
         }
     }
-    text
+    table.into_inner().map_err(|error| error.into_error()).context("cannot put the seconds into CSV")
 }
 
 /// Writes `results.csv` and `run.json` (of a single run) or `sweep.json`; what another kind of run left is removed.
@@ -75,7 +68,7 @@ pub(crate) fn csv(runs: &[RunRecord]) -> String {
 /// When the directory cannot be made or a file cannot be written.
 pub(crate) fn write(sweep: &SweepRecord, single: bool, directory: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    put(&directory.join("results.csv"), csv(&sweep.runs).as_bytes())?;
+    put(&directory.join("results.csv"), &csv(&sweep.runs)?)?;
     let (run_path, sweep_path) = (directory.join("run.json"), directory.join("sweep.json"));
     match (single, &sweep.runs[..]) {
         (true, [run]) => {
@@ -119,7 +112,7 @@ fn remove(path: &Path) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::{PlacementRecord, Second};
+    use super::super::record::PlacementRecord;
     use super::*;
 
     fn run(clients: u32, errors: &[(&str, u64)]) -> RunRecord {
@@ -133,7 +126,8 @@ mod tests {
 
     #[test]
     fn the_columns_of_the_original_come_first_and_every_line_has_all() {
-        let text = csv(&[run(1, &[("standby", 2)]), run(5, &[("wrong_value", 1)])]);
+        let text = csv(&[run(1, &[("standby", 2)]), run(5, &[("wrong_value", 1)])]).unwrap();
+        let text = String::from_utf8(text).unwrap();
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
         assert!(text.starts_with(
             "timestamp,client_count,slave_count,total_requests,success_count,error_count,read_latency_us,\

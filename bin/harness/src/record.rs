@@ -3,6 +3,7 @@
 //! It owns names, units and meanings (docs/HARNESS.md explains them to readers of the files), and never computes.
 //! Plots and the report read nothing but these.
 
+use super::verdict::HistoryVerdict;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -250,7 +251,7 @@ pub(crate) struct CheckRecord {
     /// Different keys.
     pub keys: u64,
     /// `linearizable`, `violation`, `gave up`, or `interrupted` by a second signal.
-    pub verdict: String,
+    pub verdict: HistoryVerdict,
     /// Operations that were begun later than this are not judged: `--check-max` was reached. Since the start of the
     /// measurement, so below 0 in the warm-up.
     #[serde(default)]

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use super::plots::number::{count, counted, per_cent, short, thousands};
 use super::plots::{name, Dimension, Plot};
 use super::record::{Percentiles, RunRecord, Second, SweepRecord};
-use super::window::WRONG;
+use super::verdict::{is_right, HistoryVerdict, Wrong};
 
 /// Looks of the page. In the dark the plots are inverted and their hues turned back, so that blue stays blue.
 const STYLE: &str = include_str!("report.css");
@@ -195,14 +195,7 @@ fn cards(page: &mut String, run: &RunRecord) -> fmt::Result {
 
 /// How many of `errors` are answers that must never be.
 fn wrong(errors: &BTreeMap<String, u64>) -> u64 {
-    WRONG.iter().filter_map(|class| errors.get(*class)).sum()
-}
-
-/// Whether all that was looked at was right.
-fn is_right(run: &RunRecord) -> bool {
-    wrong(&run.totals.errors) + wrong(&run.wrong_outside) == 0
-        && run.read_back.as_ref().is_some_and(|back| back.lost + back.mangled == 0)
-        && run.check.as_ref().is_none_or(|check| check.verdict == "linearizable")
+    Wrong::ALL.iter().filter_map(|wrong| errors.get(wrong.class())).sum()
 }
 
 /// What was checked, and what came out.
@@ -252,7 +245,7 @@ fn verdict(page: &mut String, run: &RunRecord) -> fmt::Result {
         let classes: Vec<String> = [&run.totals.errors, &run.wrong_outside]
             .into_iter()
             .flatten()
-            .filter(|(class, _)| WRONG.contains(&class.as_str()))
+            .filter(|(class, _)| Wrong::of_class(class).is_some())
             .map(|(class, n)| format!("{class} {}", count(*n)))
             .collect();
         writeln!(page, ": {}.</p>", Text(classes.join(", ")))?;
@@ -264,13 +257,17 @@ fn verdict(page: &mut String, run: &RunRecord) -> fmt::Result {
     }
     match &run.check {
         Some(check) => {
-            let (class, word, meaning) = match check.verdict.as_str() {
-                "linearizable" => {
+            let (class, word, meaning) = match check.verdict {
+                HistoryVerdict::Linearizable => {
                     ("good", "Linearizable", "one order of all operations explains every answer")
                 }
-                "violation" => ("bad", "Violation", "no order of the operations explains the answers"),
-                "interrupted" => ("unsure", "Undecided", "a signal ended the check"),
-                _ => ("unsure", "Undecided", "the checker gave up before it had looked at everything"),
+                HistoryVerdict::Violation => {
+                    ("bad", "Violation", "no order of the operations explains the answers")
+                }
+                HistoryVerdict::Interrupted => ("unsure", "Undecided", "a signal ended the check"),
+                HistoryVerdict::GaveUp => {
+                    ("unsure", "Undecided", "the checker gave up before it had looked at everything")
+                }
             };
             writeln!(
                 page,
@@ -471,7 +468,7 @@ fn outcome(run: &RunRecord) -> String {
         0 => None,
         wrong => Some(format!("{} wrong", count(wrong))),
     };
-    let verdict = run.check.as_ref().map(|check| check.verdict.clone());
+    let verdict = run.check.as_ref().map(|check| check.verdict.to_string());
     let kept = match run.read_back.as_ref().map(|back| back.lost + back.mangled) {
         None => "not read back".to_owned(),
         Some(0) => "nothing lost".to_owned(),
@@ -810,7 +807,7 @@ mod tests {
         run.check = Some(CheckRecord {
             operations: 1234,
             keys: 56,
-            verdict: "violation".into(),
+            verdict: HistoryVerdict::Violation,
             counter_example: Some("READ k -> <nothing>".into()),
             ..CheckRecord::default()
         });
@@ -857,7 +854,7 @@ mod tests {
         run.totals.errors.insert(attack.into(), 3);
         run.slave_loads[0].slave = attack.into();
         run.check = Some(CheckRecord {
-            verdict: attack.into(),
+            verdict: HistoryVerdict::Violation,
             counter_example: Some(attack.into()),
             ..CheckRecord::default()
         });
@@ -898,8 +895,11 @@ mod tests {
         wrong_before.wrong_outside.insert("mangled".into(), 1);
         let unread = RunRecord { read_back_error: "nobody is there".into(), ..made_up_run(4, 8, 3) };
         let mut cut = right(5);
-        cut.check =
-            Some(CheckRecord { verdict: "violation".into(), cut_at_s: Some(1.26), ..CheckRecord::default() });
+        cut.check = Some(CheckRecord {
+            verdict: HistoryVerdict::Violation,
+            cut_at_s: Some(1.26),
+            ..CheckRecord::default()
+        });
         let sweep = sweep_of(vec![right(1), wrong_answers.clone(), wrong_before, unread.clone(), cut]);
         let html = report(&sweep);
         for part in [

@@ -7,9 +7,10 @@ use super::clock::{ns, Clock};
 use super::driver::resp::Script;
 use super::driver::{Action, Answer, Connection, Dialer, Fate, Protocol, Request, Sink};
 use super::fault::{Deed, Strike};
+use super::judge::judge_value;
 use super::keys::{Chooser, Distribution};
 use super::ledger::Ledger;
-use super::load::{judge_value, Load, Phase, Plan, Shared};
+use super::load::{Load, Phase, Plan, Shared};
 use super::monitor::{self, Monitor};
 use super::options::Options;
 use super::progress::Progress;
@@ -19,6 +20,7 @@ use super::record::{
 use super::stop::Stop;
 use super::system::{self, CpuTime};
 use super::value::{Texts, Version};
+use super::verdict::{HistoryVerdict, Wrong};
 use super::window::{count_errors, Window};
 use anyhow::Context as _;
 use dsm::launcher::{Launcher, Role};
@@ -232,7 +234,7 @@ fn judged(
             biased;
             check = receiver => check.context("the check of the history failed"),
             () = stop.reached(2) => {
-                Ok(CheckRecord { verdict: "interrupted".to_owned(), ..CheckRecord::default() })
+                Ok(CheckRecord { verdict: HistoryVerdict::Interrupted, ..CheckRecord::default() })
             }
         }
     })
@@ -706,6 +708,10 @@ async fn write_once(
             fates[index] = (Some(fate), at_ns);
             refused = Some(format!("the store refuses writes: {class}"));
         }
+        Answer::Odd => {
+            fates[index] = (Some(Fate::Unknown), at_ns);
+            refused = Some(format!("the store refuses writes: {}", Wrong::Mangled.class()));
+        }
         Answer::Value(_) | Answer::Missing => {}
     });
     errand.exchange(&batch, &mut sink).await?;
@@ -772,10 +778,15 @@ async fn read_once(
     let mut refused = None;
     let mut sink = Each(|index: usize, answer: Answer<'_>, at_ns| {
         let key = batch[index].key;
-        let (seen, class) = match answer {
-            Answer::Value(value) => judge_value(shared, key, value, floors[index], at_ns),
-            Answer::Missing => (Seen::Missing, Some("stale_value")),
-            Answer::Done => (Seen::Odd, Some("mangled")),
+        let texts = &shared.dialer.texts;
+        let (seen, wrong) = match answer {
+            Answer::Value(value) => judge_value(texts, &shared.ledger, key, value, floors[index], at_ns),
+            Answer::Missing => (Seen::Missing, Some(Wrong::Stale)),
+            Answer::Done => (Seen::Odd, Some(Wrong::Mangled)),
+            Answer::Odd => {
+                refused = Some(format!("the store refuses reads: {}", Wrong::Mangled.class()));
+                return;
+            }
             Answer::Error { class, .. } => {
                 refused = Some(format!("the store refuses reads: {class}"));
                 return;
@@ -783,13 +794,13 @@ async fn read_once(
         };
         read[index] = true;
         last.record.keys_checked += 1;
-        match class {
+        match wrong {
             None => {}
-            Some("stale_value") => {
+            Some(Wrong::Stale) => {
                 last.record.lost += 1;
                 last.lost_ns.push(shared.ledger.certain_ns(key));
             }
-            Some(_) => last.record.mangled += 1,
+            Some(Wrong::NeverWritten | Wrong::Mangled) => last.record.mangled += 1,
         }
         let (client, deed) = (FIRST_WRITER, Did::Saw(seen));
         last.entries.push(Entry { client, key, deed, invoked_ns, returned_ns: at_ns });

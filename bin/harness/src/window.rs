@@ -2,6 +2,7 @@
 //! success, in which second a request counts), never how they are shown.
 
 use super::record::{Percentiles, Second, Totals};
+use super::verdict::Failure;
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 
@@ -13,9 +14,6 @@ const DIGITS: u8 = 3;
 
 /// How many classes of errors are told apart.
 const CLASSES_MAX: usize = 40;
-
-/// The classes of answers that must never be.
-pub(crate) const WRONG: [&str; 3] = ["wrong_value", "stale_value", "mangled"];
 
 /// Errors by class.
 pub(crate) type Errors = BTreeMap<String, u64>;
@@ -103,8 +101,8 @@ impl Window {
     }
 
     /// Requests that did not succeed. Their times are in no latency.
-    pub(crate) fn errors(&mut self, class: &str, count: u64) {
-        count_errors(&mut self.errors, class, count);
+    pub(crate) fn errors(&mut self, failure: &Failure, count: u64) {
+        count_errors(&mut self.errors, failure.class(), count);
     }
 
     /// Takes the requests that did not succeed.
@@ -198,9 +196,9 @@ impl Windows {
     }
 
     /// Notes a failure outside the measurement. Only a wrong answer is worth a word there.
-    pub(crate) fn outside(&mut self, class: &str) {
-        if WRONG.contains(&class) {
-            count_errors(&mut self.outside, class, 1);
+    pub(crate) fn outside(&mut self, failure: &Failure) {
+        if let Failure::Wrong(wrong) = failure {
+            count_errors(&mut self.outside, wrong.class(), 1);
         }
     }
 
@@ -218,6 +216,7 @@ impl Windows {
 
 #[cfg(test)]
 mod tests {
+    use super::super::verdict::Wrong;
     use super::*;
 
     #[test]
@@ -225,8 +224,8 @@ mod tests {
         let mut window = Window::default();
         window.read(1_000_000);
         window.write(3_000_000);
-        window.errors("STANDBY", 1);
-        window.errors("standby", 1);
+        window.errors(&Failure::Refused("STANDBY".to_owned()), 1);
+        window.errors(&Failure::Refused("standby".to_owned()), 1);
         let second = window.second(0.5);
         assert_eq!((second.total_requests, second.success_count, second.error_count), (4, 2, 2));
         assert_eq!((second.read_count, second.write_count), (1, 1));
@@ -245,7 +244,7 @@ mod tests {
         for _ in 0..90 {
             late.read(2_000_000_000);
         }
-        late.errors("timeout", 3);
+        late.errors(&Failure::Timeout, 3);
         let totals = window.totals(5.0, &late);
         assert_eq!((totals.total_requests, totals.success_count, totals.error_count), (103, 100, 3));
         assert_eq!((totals.throughput_rps, totals.late_count), (2.0, 93));
@@ -255,8 +254,9 @@ mod tests {
     #[test]
     fn only_wrong_answers_are_noted_outside_the_measurement() {
         let mut windows = Windows::default();
-        for class in ["stale_value", "timeout", "mangled", "stale_value"] {
-            windows.outside(class);
+        let stale = Failure::Wrong(Wrong::Stale);
+        for failure in [&stale, &Failure::Timeout, &Failure::Wrong(Wrong::Mangled), &stale] {
+            windows.outside(failure);
         }
         let expected = Errors::from([("stale_value".to_owned(), 2), ("mangled".to_owned(), 1)]);
         assert_eq!(windows.take_rest().1, expected);

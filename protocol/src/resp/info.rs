@@ -1,4 +1,7 @@
-//! Which sections of the status text `INFO` shows. Owns the choice, never the text: the node writes that.
+//! The status text `INFO`: which of its sections are shown, and how it is read. A node writes the text, section by
+//! section; whoever wants to know a field reads it here.
+
+use std::collections::BTreeMap;
 
 /// The headings of the text, as they can be asked for by name. A name of Redis that is none of them (`memory`, `cpu`)
 /// shows nothing, as any other.
@@ -53,6 +56,50 @@ fn bit(name: &[u8]) -> u32 {
     SECTIONS.iter().position(|section| name.eq_ignore_ascii_case(section.as_bytes())).map_or(0, |i| 1 << i)
 }
 
+/// The fields of a status text, of this store or of another one that speaks Redis' protocol.
+///
+/// ```text
+/// # Slaves
+/// active_slaves:1
+/// slave0:id=slave-1,slot=0,writes_acked=3
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Info {
+    fields: BTreeMap<String, String>,
+}
+
+impl Info {
+    /// Reads a text with either kind of line ends. Headings, and lines that are not `key:value`, are passed over.
+    pub fn parse(text: &str) -> Info {
+        let pairs =
+            text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(':'));
+        let fields = pairs.map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned())).collect();
+        Info { fields }
+    }
+
+    /// The value of a field.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.fields.get(key).map(String::as_str)
+    }
+
+    /// The value of a field that is a number; nothing where it is missing or something else.
+    pub fn number(&self, key: &str) -> Option<u64> {
+        self.get(key)?.parse().ok()
+    }
+
+    /// All fields, by name.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.fields.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    /// The slaves that are listed, `slave0` and so on, in the order of their names: the parts `name=value` of each.
+    pub fn slaves(&self) -> impl Iterator<Item = BTreeMap<&str, &str>> {
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let listed = self.fields().filter(move |(key, _)| key.strip_prefix("slave").is_some_and(is_number));
+        listed.map(|(_, value)| value.split(',').filter_map(|part| part.split_once('=')).collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,6 +117,26 @@ mod tests {
             select(&["keyspace", "nonsense", "server"]),
             "# Server\r\nversion:1\r\n\r\n# Keyspace\r\nkeys:2\r\n"
         );
+    }
+
+    #[test]
+    fn a_text_is_read_field_by_field() {
+        let text =
+            "# Replication\r\nrole:primary\r\nactive_slaves:2\r\nslave0:id=slave-1,room=5\r\nodd line\r\n\
+                    slave_x:id=no\nslave1:id=a=b,state\nlast_address:[::1]:7\n";
+        let info = Info::parse(text);
+        assert_eq!(info.get("role"), Some("primary"));
+        assert_eq!(
+            (info.number("active_slaves"), info.number("role"), info.number("keys")),
+            (Some(2), None, None)
+        );
+        assert_eq!(info.get("last_address"), Some("[::1]:7"));
+        let slaves: Vec<_> = info.slaves().collect();
+        assert_eq!(
+            slaves,
+            [BTreeMap::from([("id", "slave-1"), ("room", "5")]), BTreeMap::from([("id", "a=b")])]
+        );
+        assert_eq!(info.fields().count(), 6);
     }
 
     #[test]

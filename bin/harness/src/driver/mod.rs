@@ -90,6 +90,8 @@ pub(crate) enum Answer<'a> {
     Missing,
     /// A write was executed.
     Done,
+    /// What is no answer to such a request. Nobody knows what became of it.
+    Odd,
     /// Anything else.
     Error {
         /// Its kind in one lower case word.

@@ -141,15 +141,20 @@ impl Connection {
                         // The word must outlive the input; there are few.
                         set = Some(match write_answer(reply) {
                             Answer::Error { class, fate, leave } => {
-                                Err((String::from_utf8_lossy(class.as_bytes()).into_owned(), fate, leave))
+                                Err(Some((class.to_owned(), fate, leave)))
                             }
-                            _ => Ok(()),
+                            Answer::Odd => Err(None),
+                            Answer::Value(_) | Answer::Missing | Answer::Done => Ok(()),
                         });
                         self.filled.start += length;
                         continue;
                     }
-                    (Some(_), Some(Err((class, fate, leave)))) => {
-                        sink.answer(answered, Answer::Error { class: &class, fate, leave }, at_ns);
+                    (Some(_), Some(Err(refused))) => {
+                        let answer = match &refused {
+                            Some((class, fate, leave)) => Answer::Error { class, fate: *fate, leave: *leave },
+                            None => Answer::Odd,
+                        };
+                        sink.answer(answered, answer, at_ns);
                         answered += 1;
                         self.filled.start += length;
                         continue;
@@ -215,7 +220,7 @@ fn read_answer(reply: Reply<'_>) -> Answer<'_> {
         Reply::Bulk(value) => Answer::Value(value),
         Reply::Nil => Answer::Missing,
         Reply::Error(text) => error_answer(text),
-        Reply::Simple(_) | Reply::Integer(_) => odd_answer(),
+        Reply::Simple(_) | Reply::Integer(_) => Answer::Odd,
     }
 }
 
@@ -223,7 +228,7 @@ fn write_answer(reply: Reply<'_>) -> Answer<'_> {
     match reply {
         Reply::Simple(b"OK") => Answer::Done,
         Reply::Error(text) => error_answer(text),
-        Reply::Simple(_) | Reply::Integer(_) | Reply::Bulk(_) | Reply::Nil => odd_answer(),
+        Reply::Simple(_) | Reply::Integer(_) | Reply::Bulk(_) | Reply::Nil => Answer::Odd,
     }
 }
 
@@ -236,13 +241,8 @@ fn wait_answer(reply: Reply<'_>, replicas: u64) -> Answer<'_> {
         Reply::Integer(_) => Answer::Error { class: "wait", fate: Fate::Unknown, leave: false },
         // The SET before it was acknowledged.
         Reply::Error(_) => Answer::Error { class: "wait", fate: Fate::Unknown, leave: false },
-        Reply::Simple(_) | Reply::Bulk(_) | Reply::Nil => odd_answer(),
+        Reply::Simple(_) | Reply::Bulk(_) | Reply::Nil => Answer::Odd,
     }
-}
-
-/// A reply of a kind that the command does not have.
-fn odd_answer() -> Answer<'static> {
-    Answer::Error { class: "mangled", fate: Fate::Unknown, leave: false }
 }
 
 fn error_answer(text: &[u8]) -> Answer<'_> {

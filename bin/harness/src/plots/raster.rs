@@ -2,6 +2,9 @@
 //!
 //! plotters sets letters without their side bearings and dots without smooth edges. Here the letters of the font inside
 //! the program stand where its tables say, on the same line on which an SVG viewer puts them.
+//!
+//! resvg would draw the PNG from the SVG, and to the eye the same. It is not used because 30 crates more are built for it,
+//! 90 s of processor time in a debug build, and its PNGs of the same figures are 1.8 times as long.
 
 use ab_glyph::{Font, FontRef, PxScale, ScaleFont};
 use anyhow::anyhow;

@@ -1,0 +1,243 @@
+//! The judge of single answers: what was asked for, what came back, what the ledger knows. It sends nothing, counts
+//! nothing and has no time of its own; `load` and the last reading of `run` bring their answers here.
+
+use super::check::{Deed, Entry, Seen};
+use super::driver::{Action, Answer, Fate, Request, Sink};
+use super::ledger::{Ledger, Misread};
+use super::value::{Texts, Unfit, Version};
+use super::verdict::{Failure, Wrong};
+
+/// What is known of a request in flight.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flight {
+    /// What decides whether it is measured.
+    pub due_ns: u64,
+    /// From when its latency counts.
+    pub begun_ns: u64,
+    /// Reads: what is stale, as of before it was sent.
+    pub floor: u64,
+    /// Reads: the write of the same key that is in front of it in the batch.
+    pub behind: Option<u32>,
+    /// What became of it so far.
+    pub ended: Ended,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// No answer yet.
+    Open,
+    /// As it may. `seen`: by a read.
+    Right { at_ns: u64, seen: Option<Seen> },
+    /// As it must not, or with an error. Why is in [`Judge::failures`].
+    Wrong { at_ns: u64, fate: Fate, seen: Option<Seen> },
+}
+
+/// What the check must know of an operation; nothing of a read that brought nothing.
+pub(crate) fn entry(writer: u32, sent_ns: u64, request: Request, flight: Flight) -> Option<Entry> {
+    let (deed, returned_ns) = match (request.action, flight.ended) {
+        (Action::Write(version), Ended::Open) => (Deed::Wrote(version.seq, Some(Fate::Unknown)), u64::MAX),
+        (Action::Write(version), Ended::Right { at_ns, .. }) => (Deed::Wrote(version.seq, None), at_ns),
+        (Action::Write(version), Ended::Wrong { at_ns, fate, .. }) => {
+            (Deed::Wrote(version.seq, Some(fate)), at_ns)
+        }
+        (Action::Read, Ended::Right { at_ns, seen } | Ended::Wrong { at_ns, seen, .. }) => {
+            (Deed::Saw(seen?), at_ns)
+        }
+        (Action::Read, Ended::Open) => return None,
+    };
+    Some(Entry { client: writer, key: request.key, deed, invoked_ns: sent_ns, returned_ns })
+}
+
+/// Looks at each answer as it arrives.
+pub(crate) struct Judge<'a> {
+    /// What was written.
+    pub ledger: &'a Ledger,
+    /// How values look.
+    pub texts: &'a Texts,
+    pub batch: &'a [Request],
+    pub flights: &'a mut [Flight],
+    pub failures: &'a mut Vec<(usize, Failure)>,
+    pub leave: bool,
+}
+
+impl Sink for Judge<'_> {
+    fn answer(&mut self, index: usize, answer: Answer<'_>, at_ns: u64) {
+        let request = self.batch[index];
+        let ledger = self.ledger;
+        let ended = match (request.action, answer) {
+            (Action::Write(version), Answer::Done) => {
+                ledger.acknowledged(request.key, version, at_ns);
+                Ended::Right { at_ns, seen: None }
+            }
+            (Action::Read, Answer::Value(value)) => {
+                let flight = self.flights[index];
+                let mut floor = flight.floor;
+                if let Some(write) = flight.behind.map(|at| at as usize) {
+                    if let (Ended::Right { .. }, Action::Write(version)) =
+                        (self.flights[write].ended, self.batch[write].action)
+                    {
+                        floor = floor.max(version.floor);
+                    }
+                }
+                match judge_value(self.texts, ledger, request.key, value, floor, at_ns) {
+                    (seen, None) => Ended::Right { at_ns, seen: Some(seen) },
+                    (seen, Some(wrong)) => {
+                        self.failed(index, Failure::Wrong(wrong), Fate::NotExecuted, at_ns, Some(seen))
+                    }
+                }
+            }
+            (Action::Read, Answer::Missing) if ledger.is_written(request.key) => self.failed(
+                index,
+                Failure::Wrong(Wrong::Stale),
+                Fate::NotExecuted,
+                at_ns,
+                Some(Seen::Missing),
+            ),
+            (Action::Read, Answer::Missing) => Ended::Right { at_ns, seen: Some(Seen::Missing) },
+            (action, Answer::Error { class, fate, leave }) => {
+                self.leave |= leave;
+                if let Action::Write(version) = action {
+                    match fate {
+                        Fate::NotExecuted => ledger.not_executed(request.key, version),
+                        Fate::Unknown => ledger.unknown(request.key, version),
+                    }
+                }
+                self.failed(index, Failure::Refused(class.to_owned()), fate, at_ns, None)
+            }
+            (Action::Write(version), Answer::Value(_) | Answer::Missing | Answer::Odd) => {
+                ledger.unknown(request.key, version);
+                self.failed(index, Failure::Wrong(Wrong::Mangled), Fate::Unknown, at_ns, None)
+            }
+            (Action::Read, Answer::Done) => {
+                self.failed(index, Failure::Wrong(Wrong::Mangled), Fate::NotExecuted, at_ns, None)
+            }
+            (Action::Read, Answer::Odd) => {
+                self.failed(index, Failure::Wrong(Wrong::Mangled), Fate::Unknown, at_ns, None)
+            }
+        };
+        self.flights[index].ended = ended;
+    }
+}
+
+impl Judge<'_> {
+    fn failed(&mut self, index: usize, why: Failure, fate: Fate, at_ns: u64, seen: Option<Seen>) -> Ended {
+        self.failures.push((index, why));
+        Ended::Wrong { at_ns, fate, seen }
+    }
+}
+
+/// What a value that was read says, and what is wrong if it must not have been read.
+pub(crate) fn judge_value(
+    texts: &Texts,
+    ledger: &Ledger,
+    key: u32,
+    value: &[u8],
+    floor: u64,
+    at_ns: u64,
+) -> (Seen, Option<Wrong>) {
+    match texts.read_value(key, value) {
+        Ok(version) => {
+            let Version { seq, .. } = version;
+            match ledger.judge(key, version, floor, at_ns) {
+                Ok(()) => (Seen::Write(seq), None),
+                Err(Misread::Stale) => (Seen::Write(seq), Some(Wrong::Stale)),
+                Err(Misread::NeverWritten) => (Seen::Odd, Some(Wrong::NeverWritten)),
+            }
+        }
+        Err(Unfit::OtherKey) => (Seen::Odd, Some(Wrong::NeverWritten)),
+        Err(Unfit::OtherRun) => (Seen::Odd, Some(Wrong::Stale)),
+        Err(Unfit::Mangled) => (Seen::Odd, Some(Wrong::Mangled)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What became of a batch, and of one request after the other what was wrong.
+    fn judged(
+        (ledger, texts): (&Ledger, &Texts),
+        batch: &[Request],
+        behind: Option<u32>,
+        answers: &[Answer<'_>],
+    ) -> (Vec<Ended>, Vec<(usize, Failure)>) {
+        let flight = |request: &Request| {
+            let floor = ledger.floor(request.key);
+            Flight { due_ns: 0, begun_ns: 0, floor, behind, ended: Ended::Open }
+        };
+        let mut flights: Vec<Flight> = batch.iter().map(flight).collect();
+        let mut failures = Vec::new();
+        let (flights_of, failures_of) = (&mut flights, &mut failures);
+        let mut judge =
+            Judge { ledger, texts, batch, flights: flights_of, failures: failures_of, leave: false };
+        for (index, answer) in answers.iter().enumerate() {
+            judge.answer(index, *answer, 10);
+        }
+        (flights.into_iter().map(|flight| flight.ended).collect(), failures)
+    }
+
+    fn value(texts: &Texts, version: Version) -> Vec<u8> {
+        let mut value = Vec::new();
+        texts.push_value(0, version, &mut value);
+        value
+    }
+
+    #[test]
+    fn a_read_behind_a_write_of_its_own_batch_must_not_see_what_that_write_replaced() {
+        let (ledger, texts) = (Ledger::new(1), Texts::new("key", 1, 64, 0));
+        let old = ledger.begin(0, 1);
+        ledger.acknowledged(0, old, 1);
+        let new = ledger.begin(0, 1);
+        let batch =
+            [Request { key: 0, action: Action::Write(new) }, Request { key: 0, action: Action::Read }];
+        let old = value(&texts, old);
+        let answers = [Answer::Done, Answer::Value(&old)];
+        let stale = [(1, Failure::Wrong(Wrong::Stale))];
+        let (ended, failures) = judged((&ledger, &texts), &batch, Some(0), &answers);
+        assert_eq!(failures, stale);
+        let seen = Some(Seen::Write(1));
+        assert_eq!(ended[1], Ended::Wrong { at_ns: 10, fate: Fate::NotExecuted, seen });
+    }
+
+    #[test]
+    fn a_read_beside_that_write_may_see_either() {
+        let (ledger, texts) = (Ledger::new(1), Texts::new("key", 1, 64, 0));
+        let old = ledger.begin(0, 1);
+        ledger.acknowledged(0, old, 1);
+        let new = ledger.begin(0, 1);
+        let batch =
+            [Request { key: 0, action: Action::Write(new) }, Request { key: 0, action: Action::Read }];
+        let old = value(&texts, old);
+        let answers = [Answer::Done, Answer::Value(&old)];
+        assert_eq!(judged((&ledger, &texts), &batch, None, &answers).1, []);
+    }
+
+    #[test]
+    fn a_write_that_is_answered_by_nonsense_may_have_been_executed() {
+        let (ledger, texts) = (Ledger::new(1), Texts::new("key", 1, 64, 0));
+        let odd = ledger.begin(0, 1);
+        let batch = [Request { key: 0, action: Action::Write(odd) }];
+        let (ended, failures) = judged((&ledger, &texts), &batch, None, &[Answer::Odd]);
+        assert_eq!(failures, [(0, Failure::Wrong(Wrong::Mangled))]);
+        assert_eq!(ended, [Ended::Wrong { at_ns: 10, fate: Fate::Unknown, seen: None }]);
+        // Two writes later it may still come: it is not called stale.
+        for _ in 0..2 {
+            let next = ledger.begin(0, 1);
+            ledger.acknowledged(0, next, 20);
+        }
+        let late = value(&texts, odd);
+        let read = [Request { key: 0, action: Action::Read }];
+        assert_eq!(judged((&ledger, &texts), &read, None, &[Answer::Value(&late)]).1, []);
+    }
+
+    #[test]
+    fn a_key_that_was_written_is_not_missing() {
+        let (ledger, texts) = (Ledger::new(2), Texts::new("key", 2, 64, 0));
+        let version = ledger.begin(0, 1);
+        ledger.acknowledged(0, version, 1);
+        let batch = [Request { key: 0, action: Action::Read }, Request { key: 1, action: Action::Read }];
+        let (_, failures) = judged((&ledger, &texts), &batch, None, &[Answer::Missing, Answer::Missing]);
+        assert_eq!(failures, [(0, Failure::Wrong(Wrong::Stale))]);
+    }
+}
