@@ -18,7 +18,7 @@ use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
 use dsm_protocol::ids::{LinkId, Millis, SessionId};
 use dsm_protocol::machine::master::{Asker, ReadId};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message};
-use dsm_protocol::resp::{Action, Conversation, Limits, Parser, ServerFacts};
+use dsm_protocol::resp::{Action, Conversation, Limits, Parsed, Parser, ServerFacts};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -754,7 +754,8 @@ impl Drop for Unfinished<'_> {
     }
 }
 
-/// A request of more words than this is taken apart, looked through and handed over in turns of their own.
+/// A request of more words than this is looked through and handed over in turns of their own, and taken apart so many
+/// words at a time.
 const WIDE_ARGS: usize = 4 * 1024;
 
 /// What a client hears whose unfinished request is one too many.
@@ -788,13 +789,17 @@ async fn redis(
         if outbox.is_ended() {
             return Ok(());
         }
-        let args = match parser.next(&mut buffer) {
-            Ok(Some(args)) => {
+        let args = match parser.next_within(&mut buffer, WIDE_ARGS) {
+            Ok(Parsed::Request(args)) => {
                 is_known = true;
                 unfinished.hold(buffer.len());
                 args
             }
-            Ok(None) => {
+            Ok(Parsed::Unfinished) => {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            Ok(Parsed::NotWhole) => {
                 if !unfinished.hold(buffer.len()) {
                     log::warn!("connection cut address={address} cause={UPLOADS_CUT:?}");
                     own.clear();

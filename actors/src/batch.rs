@@ -76,6 +76,12 @@ enum Ending {
     Abort,
 }
 
+/// So much of what is long is added to its checksum in one turn.
+const SUMMED_AT_ONCE: usize = 1 << 20;
+
+/// So many pieces of what is not written any more are freed in one turn.
+const FREED_AT_ONCE: usize = 64;
+
 /// So much is written before others have their turn.
 const PIECE_BYTES: usize = 256 * 1024;
 
@@ -88,6 +94,8 @@ pub(crate) type Meter = Rc<Cell<usize>>;
 #[derive(Debug, Default)]
 struct Out {
     pieces: RefCell<Pieces>,
+    /// What an abort has left behind. Whoever pumps frees it, little by little.
+    litter: RefCell<Pieces>,
     /// Bytes that were ever appended.
     queued: Cell<u64>,
     /// Bytes of the piece that is being written.
@@ -281,8 +289,11 @@ impl Outbox {
     pub(crate) fn abort(&self) {
         let mut pieces = self.0.pieces.borrow_mut();
         self.0.meter(|metered| metered - pieces.len());
-        pieces.clear();
+        let litter = std::mem::take(&mut *pieces);
         drop(pieces);
+        if !litter.is_empty() {
+            self.0.litter.replace(litter);
+        }
         self.0.ending.set(None);
         self.end(Ending::Abort);
     }
@@ -337,11 +348,17 @@ impl Outbox {
             self.abort();
         }
         self.0.drained.notify_one();
+        while self.0.litter.borrow_mut().free(FREED_AT_ONCE) {
+            tokio::task::yield_now().await;
+        }
         result
     }
 
     async fn write(&self, stream: &Stream, stall: Duration) -> io::Result<()> {
         loop {
+            while self.0.pieces.borrow_mut().sum_on(SUMMED_AT_ONCE) {
+                tokio::task::yield_now().await;
+            }
             let popped = {
                 let mut pieces = self.0.pieces.borrow_mut();
                 let piece = pieces.pop();

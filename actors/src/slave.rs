@@ -9,7 +9,7 @@ use crate::config::SlaveConfig;
 use crate::env::{Env, Stream};
 use crate::session::shown_message;
 use crate::supervision::{Backoff, Fate, PanicGuard, TaskGuard};
-use crate::turns::TurnLengths;
+use crate::turns::{Turn, TurnLengths};
 use actix::prelude::*;
 use bytes::BytesMut;
 use dsm_protocol::frame::{self, Incoming, Unframer};
@@ -19,7 +19,7 @@ use dsm_protocol::machine::start::SLAVE_PAUSE_MAX_MS;
 use dsm_protocol::message::{Control, Hello, HelloRole, Message as Wire, Seen};
 use dsm_protocol::planted;
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -43,9 +43,23 @@ const SIGN_OF_LIFE_TIMEOUT: Duration = Duration::from_secs(3);
 /// What is in a batch of answers at most before it is written, in bytes of room that is kept.
 const READ_BYTES: usize = 64 * 1024;
 
+/// A turn ends after so many messages, of which each takes some microseconds.
+const TURN_STEPS_MAX: usize = 1024;
+
+/// Or after so many microseconds. One message may take as long again.
+const TURN_US_MAX: u64 = 3_000;
+
+/// So many messages may wait for their turn before no more are read.
+const BACKLOG_MAX: usize = 4 * TURN_STEPS_MAX;
+
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 struct Drain;
+
+/// Asks to go on with what was left at the end of a turn. Others have had theirs in between.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+struct Resume;
 
 /// Asks the slave to stop.
 #[derive(Message, Debug)]
@@ -82,6 +96,12 @@ pub struct SlaveActor {
     facts: Rc<Facts>,
     inbox: Inbox<Arrived>,
     arrived: Vec<Arrived>,
+    /// What has come and is not done.
+    todo: VecDeque<Arrived>,
+    /// How much that is, for those who read.
+    backlog: Rc<Cell<usize>>,
+    /// Whether a [`Resume`] is on its way.
+    is_resuming: bool,
     effects: Vec<Effect>,
     links: BTreeMap<LinkId, (String, Outbox)>,
     fate: Fate,
@@ -91,6 +111,8 @@ pub struct SlaveActor {
 
 struct Board {
     inbox: Inbox<Arrived>,
+    /// How much the actor has taken out of there and not done.
+    backlog: Rc<Cell<usize>>,
     drain: Recipient<Drain>,
     next: Cell<u64>,
     turns: Rc<TurnLengths>,
@@ -102,6 +124,13 @@ impl Board {
             self.drain.do_send(Drain);
         }
     }
+
+    /// Waits until the actor has done what has come, but for a bounded rest. It is at it in its own turns meanwhile.
+    async fn keep_pace(&self) {
+        while self.backlog.get() > BACKLOG_MAX {
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 impl SlaveActor {
@@ -111,33 +140,7 @@ impl SlaveActor {
         config: &Rc<SlaveConfig>,
         fate: &Fate,
     ) -> (Addr<Self>, SlaveId, JoinSet<()>) {
-        let random_id = || format!("slave-{:08x}", env.random() as u32);
-        let id = config.id.clone().unwrap_or_else(|| {
-            SlaveId::new(random_id()).expect("letters, digits and a dash make a valid slave id")
-        });
-        let machine = Slave::new(config.max_memory.map(|max| max.as_u64()), env.random());
-        let facts = Rc::new(Facts {
-            id,
-            incarnation: Incarnation(env.random()),
-            cluster: Cell::new(None),
-            seen: Cell::new(None),
-            room_bytes: Cell::new(machine.room_bytes()),
-        });
-        let inbox = Inbox::default();
-        let turns = TurnLengths::new(Rc::clone(env));
-        let slave = SlaveActor {
-            machine,
-            facts: Rc::clone(&facts),
-            inbox: inbox.clone(),
-            arrived: Vec::new(),
-            effects: Vec::new(),
-            links: BTreeMap::new(),
-            fate: fate.clone(),
-            guard: PanicGuard::new("SlaveActor", fate.clone()),
-            turns: Rc::clone(&turns),
-        }
-        .start();
-        let board = Rc::new(Board { inbox, drain: slave.clone().recipient(), next: Cell::new(1), turns });
+        let (slave, board, facts) = Self::without_links(env, config, fate);
         let mut links = JoinSet::new();
         for address in &config.masters {
             let keeper = Keeper {
@@ -152,6 +155,42 @@ impl SlaveActor {
             links.spawn_local(keeper.keep());
         }
         (slave, facts.id.clone(), links)
+    }
+
+    /// Starts the actor, and gives what its links share with it.
+    fn without_links(env: &Env, config: &SlaveConfig, fate: &Fate) -> (Addr<Self>, Rc<Board>, Rc<Facts>) {
+        let random_id = || format!("slave-{:08x}", env.random() as u32);
+        let id = config.id.clone().unwrap_or_else(|| {
+            SlaveId::new(random_id()).expect("letters, digits and a dash make a valid slave id")
+        });
+        let machine = Slave::new(config.max_memory.map(|max| max.as_u64()), env.random());
+        let facts = Rc::new(Facts {
+            id,
+            incarnation: Incarnation(env.random()),
+            cluster: Cell::new(None),
+            seen: Cell::new(None),
+            room_bytes: Cell::new(machine.room_bytes()),
+        });
+        let inbox = Inbox::default();
+        let turns = TurnLengths::new(Rc::clone(env));
+        let backlog = Rc::new(Cell::new(0));
+        let slave = SlaveActor {
+            machine,
+            facts: Rc::clone(&facts),
+            inbox: inbox.clone(),
+            arrived: Vec::new(),
+            todo: VecDeque::new(),
+            backlog: Rc::clone(&backlog),
+            is_resuming: false,
+            effects: Vec::new(),
+            links: BTreeMap::new(),
+            fate: fate.clone(),
+            guard: PanicGuard::new("SlaveActor", fate.clone()),
+            turns: Rc::clone(&turns),
+        }
+        .start();
+        let drain = slave.clone().recipient();
+        (slave, Rc::new(Board { inbox, backlog, drain, next: Cell::new(1), turns }), facts)
     }
 
     fn step(&mut self, event: Event) {
@@ -173,6 +212,32 @@ impl SlaveActor {
             }
             Arrived::BatchEnded { link } => self.step(Event::BatchEnded { link }),
             Arrived::Frame { link, message } => self.frame(link, message),
+        }
+    }
+
+    /// Does what has come, in its order, for as long as a turn may take; the rest is done in turns of its own.
+    fn work(&mut self, turn: &Turn, ctx: &mut Context<Self>) {
+        let mut effects = std::mem::take(&mut self.effects);
+        for _ in 0..TURN_STEPS_MAX {
+            let Some(arrived) = self.todo.pop_front() else { break };
+            self.arrived(arrived);
+            std::mem::swap(&mut effects, &mut self.effects);
+            effects.drain(..).for_each(|effect| self.perform(effect));
+            if turn.took_us() >= TURN_US_MAX {
+                break;
+            }
+        }
+        self.effects = effects;
+        self.facts.seen.set(self.machine.seen());
+        self.facts.room_bytes.set(self.machine.room_bytes());
+        self.backlog.set(self.todo.len());
+        if !self.todo.is_empty() && !std::mem::replace(&mut self.is_resuming, true) {
+            let slave = ctx.address();
+            // Not from here: actix empties the mailbox before it lets anybody else run.
+            actix::spawn(async move {
+                tokio::task::yield_now().await;
+                slave.do_send(Resume);
+            });
         }
     }
 
@@ -292,21 +357,23 @@ impl Actor for SlaveActor {
 impl Handler<Drain> for SlaveActor {
     type Result = ();
 
-    fn handle(&mut self, _: Drain, _: &mut Self::Context) {
-        let _turn = self.turns.begin("requests");
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        let turn = self.turns.begin("requests");
         let mut arrived = std::mem::take(&mut self.arrived);
         self.inbox.take(&mut arrived);
-        for arrived in arrived.drain(..) {
-            self.arrived(arrived);
-        }
+        self.todo.extend(arrived.drain(..));
         self.arrived = arrived;
-        let mut effects = std::mem::take(&mut self.effects);
-        for effect in effects.drain(..) {
-            self.perform(effect);
-        }
-        self.effects = effects;
-        self.facts.seen.set(self.machine.seen());
-        self.facts.room_bytes.set(self.machine.room_bytes());
+        self.work(&turn, ctx);
+    }
+}
+
+impl Handler<Resume> for SlaveActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Resume, ctx: &mut Self::Context) {
+        let turn = self.turns.begin("rest");
+        self.is_resuming = false;
+        self.work(&turn, ctx);
     }
 }
 
@@ -428,6 +495,7 @@ impl Keeper {
         let mut turns = Turns::default();
         let mut unframer = Unframer::default();
         loop {
+            self.board.keep_pace().await;
             let need = frame::missing(&buffer);
             let reading = read_some(stream, &mut buffer, need, READ_BYTES);
             let read = if down.up {
@@ -509,5 +577,65 @@ impl Drop for Down<'_> {
         if self.up {
             self.board.push(Arrived::Down { link: self.link });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::real::RealEnv;
+    use dsm_protocol::ids::{Reign, Seq, Version};
+
+    const PINGS: usize = 10 * TURN_STEPS_MAX;
+    const READS: u64 = 10;
+
+    #[actix::test]
+    async fn a_turn_takes_in_a_bounded_number_of_messages_and_their_order_stays() {
+        let env: Env = RealEnv::new();
+        let listener = env.listen("127.0.0.1:0").await.unwrap();
+        let near = env.connect(&listener.local_address().unwrap()).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        let fate = Fate::default();
+        let (slave, board, _) = SlaveActor::without_links(&env, &SlaveConfig::default(), &fate);
+        let (link, outbox) = (LinkId(1), Outbox::default());
+        let pumped = outbox.clone();
+        let pump = actix::spawn(async move { pumped.pump(&near, WRITE_TIMEOUT).await });
+        let (reign, version) = (Reign::new(1, 7), Version::new(1, 5));
+        let frame = |message| Arrived::Frame { link, message };
+        let key = || bytes::Bytes::from_static(b"key");
+        let announce = Control::Announce { cluster: ClusterId(1), reign, seq: Seq(1), durable: true };
+        board.push(Arrived::Up { link, address: "far".to_owned(), outbox: outbox.clone() });
+        board.push(frame(Wire::Control(announce)));
+        board.push(frame(Wire::Control(Control::Admitted { reign })));
+        for number in 0..PINGS {
+            board.push(frame(Wire::Ping));
+            if number % (PINGS / READS as usize) == 0 {
+                let tag = number as u64;
+                board.push(frame(Wire::Read { tag, version, reign: reign.id, key: key() }));
+            }
+        }
+        board.push(Arrived::BatchEnded { link });
+        slave.send(Drain).await.unwrap();
+        // Another turn may have followed before this is looked at, not all of them.
+        assert!(board.backlog.get() >= PINGS / 2, "{} are left", board.backlog.get());
+        board.keep_pace().await;
+        assert!(board.backlog.get() <= BACKLOG_MAX);
+        let (mut buffer, mut unframer, mut tags) = (BytesMut::new(), Unframer::default(), Vec::new());
+        let through = loop {
+            match unframer.next(&mut buffer, usize::MAX).unwrap() {
+                Some(Incoming::Message(Wire::Missing { tag, held: None })) => tags.push(tag),
+                Some(Incoming::Message(Wire::Ack { through, .. })) => break through,
+                Some(Incoming::Message(Wire::Control(
+                    Control::Enlisted { .. } | Control::Holdings { .. },
+                ))) => {}
+                Some(other) => panic!("{other:?}"),
+                None => assert!(far.read(&mut buffer).await.unwrap() > 0),
+            }
+        };
+        assert_eq!((through, board.backlog.get()), (PINGS as u64, 0));
+        assert_eq!(tags, (0..READS).map(|read| read * PINGS as u64 / READS).collect::<Vec<_>>());
+        outbox.finish();
+        pump.await.unwrap().unwrap();
+        slave.send(Dismiss).await.unwrap();
     }
 }

@@ -132,6 +132,7 @@ fn run_as<A: Flags>(words: Vec<OsString>, role: impl FnOnce(A) -> (NodeConfig, P
     };
     let (mut config, process) = role(args);
     process.log.start("info");
+    take_small_pages();
     if let NodeConfig::Master(_, config) = &mut config {
         fit_descriptors(config);
     }
@@ -139,6 +140,16 @@ fn run_as<A: Flags>(words: Vec<OsString>, role: impl FnOnce(A) -> (NodeConfig, P
     match result {
         Ok(()) => cli::ended(ExitCode::SUCCESS),
         Err(error) => cli::fail(&cli::with_variables::<A>(&format!("{error:#}"), words), 1),
+    }
+}
+
+/// Has the kernel give this process its memory in pages of 4 KiB. A huge one is cleared in one go when it is first touched,
+/// wherever that happens: where the machine under the kernel has no memory ready, that takes 10 ms for 2 MiB, in which the
+/// one thread of a node does nothing else.
+fn take_small_pages() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        log::info!("huge pages of memory stay on, turns may be longer error={error}");
     }
 }
 

@@ -435,53 +435,136 @@ pub fn encode_response(id: RequestId, reply: &Reply, out: &mut impl Sink) {
     }
 }
 
+/// A frame whose body is made part by part, and summed up when it leaves: no step need be long.
+#[derive(Debug)]
+struct LongFrame {
+    kind: u8,
+    body: Pieces,
+}
+
+impl LongFrame {
+    fn new(kind: u8) -> Self {
+        LongFrame { kind, body: Pieces::default() }
+    }
+
+    fn tail(&mut self) -> &mut Vec<u8> {
+        self.body.tail()
+    }
+
+    /// Appends bytes with their length in front, as bincode has them.
+    fn counted(&mut self, bytes: &Bytes) {
+        put_varint(self.body.tail(), bytes.len());
+        self.body.value(bytes);
+    }
+
+    fn finish(self) -> Pieces {
+        let length = u32::try_from(self.body.len()).expect("limits keep a body below 4 GiB");
+        let mut head = Vec::with_capacity(HEADER_BYTES);
+        head.extend_from_slice(&length.to_le_bytes());
+        head.extend_from_slice(&[0, 0, 0, 0, self.kind]);
+        self.body.headed(head, 4, crc32c::crc32c(&[self.kind]))
+    }
+}
+
 /// The answer to a read of many keys as one frame, made value by value: no step need be long.
 #[derive(Debug)]
-pub struct ValuesFrame {
-    /// The body.
-    pieces: Pieces,
-    /// Of kind and body.
-    checksum: u32,
-}
+pub struct ValuesFrame(LongFrame);
 
 impl ValuesFrame {
     /// Begins the answer to the request `id`, with so many values.
     pub fn begin(id: RequestId, values: usize) -> Self {
-        let mut frame = ValuesFrame { pieces: Pieces::default(), checksum: crc32c::crc32c(&[KIND_REPLY]) };
-        let mut head = Vec::with_capacity(24);
-        put_u64(&mut head, id.0);
-        head.push(VARIANT_VALUES);
-        put_varint(&mut head, values);
-        frame.short(&head);
-        frame
+        let mut frame = LongFrame::new(KIND_REPLY);
+        put_u64(frame.tail(), id.0);
+        frame.tail().push(VARIANT_VALUES);
+        put_varint(frame.tail(), values);
+        ValuesFrame(frame)
     }
 
     /// Appends the value of the next key.
     pub fn push(&mut self, value: Option<&Bytes>) {
-        let Some(value) = value else { return self.short(&[0]) };
-        let mut head = Vec::with_capacity(10);
-        head.push(1);
-        put_varint(&mut head, value.len());
-        self.short(&head);
-        self.checksum = crc32c::crc32c_append(self.checksum, value);
-        self.pieces.value(value);
-    }
-
-    fn short(&mut self, bytes: &[u8]) {
-        self.checksum = crc32c::crc32c_append(self.checksum, bytes);
-        self.pieces.tail().extend_from_slice(bytes);
+        self.0.tail().push(u8::from(value.is_some()));
+        if let Some(value) = value {
+            self.0.counted(value);
+        }
     }
 
     /// The frame, once all values are there.
-    pub fn finish(mut self) -> Pieces {
-        let length = u32::try_from(self.pieces.len()).expect("limits keep a body below 4 GiB");
-        let mut whole = Pieces::default();
-        let head = whole.tail();
-        head.extend_from_slice(&length.to_le_bytes());
-        head.extend_from_slice(&self.checksum.to_le_bytes());
-        head.push(KIND_REPLY);
-        whole.append(&mut self.pieces);
-        whole
+    pub fn finish(self) -> Pieces {
+        self.0.finish()
+    }
+}
+
+/// A request that names many keys as one frame, made key by key: no step need be long.
+#[derive(Debug)]
+pub struct RequestFrame {
+    frame: LongFrame,
+    entries: Entries,
+}
+
+/// What of a request is not in its frame yet.
+#[derive(Debug)]
+enum Entries {
+    Keys(std::vec::IntoIter<Bytes>),
+    Pairs(std::vec::IntoIter<(Bytes, Bytes)>),
+}
+
+impl RequestFrame {
+    /// Begins the frame of a request.
+    ///
+    /// # Errors
+    /// The request, when it is none of many keys and is to be encoded at once: [`encode_request`].
+    pub fn begin(request: Request) -> Result<Self, Request> {
+        let Request { id, stream, generation, command } = request;
+        let (variant, entries) = match command {
+            Command::GetMany { keys } => (VARIANT_GET_MANY, Entries::Keys(keys.into_iter())),
+            Command::PutMany { pairs } => (VARIANT_PUT_MANY, Entries::Pairs(pairs.into_iter())),
+            Command::Delete { keys } => (VARIANT_DELETE, Entries::Keys(keys.into_iter())),
+            Command::Exists { keys } => (VARIANT_EXISTS, Entries::Keys(keys.into_iter())),
+            command @ (Command::Get { .. }
+            | Command::Put { .. }
+            | Command::KeyCount
+            | Command::Status
+            | Command::Failover) => return Err(Request { id, stream, generation, command }),
+        };
+        let mut frame = LongFrame::new(KIND_COMMAND);
+        let tail = frame.tail();
+        put_u64(tail, id.0);
+        put_u64(tail, stream);
+        tail.extend_from_slice(&generation.to_le_bytes());
+        tail.push(variant);
+        put_varint(
+            tail,
+            match &entries {
+                Entries::Keys(keys) => keys.len(),
+                Entries::Pairs(pairs) => pairs.len(),
+            },
+        );
+        Ok(RequestFrame { frame, entries })
+    }
+
+    /// Encodes up to `keys` keys more, and shows those that are read or removed to `show`. Whether all are in the frame.
+    pub fn step(&mut self, keys: usize, mut show: impl FnMut(&Bytes)) -> bool {
+        match &mut self.entries {
+            Entries::Keys(left) => {
+                for key in left.by_ref().take(keys) {
+                    show(&key);
+                    self.frame.counted(&key);
+                }
+                left.len() == 0
+            }
+            Entries::Pairs(left) => {
+                for (key, value) in left.by_ref().take(keys) {
+                    self.frame.counted(&key);
+                    self.frame.counted(&value);
+                }
+                left.len() == 0
+            }
+        }
+    }
+
+    /// The frame, once all keys are there.
+    pub fn finish(self) -> Pieces {
+        self.frame.finish()
     }
 }
 
@@ -531,10 +614,9 @@ fn framed_value(kind: u8, out: &mut impl Sink, head: impl FnOnce(&mut Vec<u8>), 
     head(tail);
     let length = tail.len() - start - HEADER_BYTES + value.len();
     let length = u32::try_from(length).expect("limits keep a body below 4 GiB");
-    let checksum = crc32c::crc32c_append(crc32c::crc32c(&tail[start + 8..]), value);
+    let checksum = crc32c::crc32c(&tail[start + 8..]);
     tail[start..start + 4].copy_from_slice(&length.to_le_bytes());
-    tail[start + 4..start + 8].copy_from_slice(&checksum.to_le_bytes());
-    out.value(value);
+    out.summed_value(start + 4, checksum, value);
 }
 
 fn put_u64(out: &mut Vec<u8>, number: u64) {

@@ -1,7 +1,8 @@
 //! Bytes on their way out, in pieces: what is short is gathered, a long value is shared with whoever holds it.
 //!
 //! Owns how encoded bytes stand in memory until a socket takes them. Copies no long value and never moves what it has
-//! gathered, so that a queue of many long answers costs the same few steps as one of short ones.
+//! gathered, so that a queue of many long answers costs the same few steps as one of short ones. The checksum of what is
+//! long is made up when its turn comes to leave, in steps: [`Pieces::sum_on`].
 
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -12,6 +13,12 @@ const SHARED_BYTES_MIN: usize = 32 * 1024;
 /// A gathered piece is not grown beyond this.
 const GATHERED_BYTES_MAX: usize = 64 * 1024;
 
+/// The checksum of at least so many bytes is not made up when they are appended.
+const SUMMED_LATER_MIN: usize = 1 << 20;
+
+/// Bytes of a checksum.
+const CHECKSUM_BYTES: usize = 4;
+
 /// What an encoder writes to.
 pub trait Sink {
     /// Where short things are appended.
@@ -19,6 +26,17 @@ pub trait Sink {
 
     /// Appends a value.
     fn value(&mut self, value: &Bytes);
+
+    /// Appends a value and adds it to `checksum`, a CRC-32C, which then goes to the four bytes at `at` of the tail, little
+    /// endian.
+    fn summed_value(&mut self, at: usize, checksum: u32, value: &Bytes) {
+        put_checksum(self.tail(), at, crc32c::crc32c_append(checksum, value));
+        self.value(value);
+    }
+}
+
+fn put_checksum(bytes: &mut [u8], at: usize, checksum: u32) {
+    bytes[at..at + CHECKSUM_BYTES].copy_from_slice(&checksum.to_le_bytes());
 }
 
 impl Sink for Vec<u8> {
@@ -53,11 +71,39 @@ impl Piece {
     }
 }
 
+/// A piece in the queue.
+#[derive(Debug)]
+struct Queued {
+    piece: Piece,
+    unsummed: Option<Unsummed>,
+}
+
+impl From<Piece> for Queued {
+    fn from(piece: Piece) -> Self {
+        Queued { piece, unsummed: None }
+    }
+}
+
+/// The checksum that is lacking in a gathered piece.
+#[derive(Debug)]
+struct Unsummed {
+    /// Where in the piece it goes.
+    at: usize,
+    /// As far as it is made up.
+    checksum: u32,
+    /// So many of the pieces that follow go into it.
+    pieces: usize,
+    /// So many of them are in it.
+    done: usize,
+    /// And so many bytes of the next one.
+    bytes: usize,
+}
+
 /// A queue of bytes.
 #[derive(Debug, Default)]
 pub struct Pieces {
     /// All but the last one.
-    earlier: VecDeque<Piece>,
+    earlier: VecDeque<Queued>,
     /// Bytes in `earlier`.
     earlier_bytes: usize,
     /// The last one, which grows.
@@ -75,9 +121,13 @@ impl Pieces {
         self.len() == 0
     }
 
-    /// Takes off everything.
-    pub fn clear(&mut self) {
-        *self = Pieces::default();
+    /// Frees up to `pieces` pieces; whether some are left.
+    pub fn free(&mut self, pieces: usize) -> bool {
+        self.tail = Vec::new();
+        let freed = pieces.min(self.earlier.len());
+        self.earlier_bytes -=
+            self.earlier.drain(..freed).map(|queued| queued.piece.bytes().len()).sum::<usize>();
+        !self.earlier.is_empty()
     }
 
     /// Appends everything of `later`, which is left empty.
@@ -94,10 +144,56 @@ impl Pieces {
         *later = Pieces::default();
     }
 
+    /// Puts `head` in front of everything, and everything into `checksum`, which then goes to the four bytes at `at` of
+    /// `head`.
+    #[must_use]
+    pub fn headed(mut self, head: Vec<u8>, at: usize, checksum: u32) -> Pieces {
+        self.close_tail();
+        let unsummed = Unsummed { at, checksum, pieces: self.earlier.len(), done: 0, bytes: 0 };
+        self.earlier_bytes += head.len();
+        self.earlier.push_front(Queued { piece: Piece::Gathered(head), unsummed: Some(unsummed) });
+        self
+    }
+
+    /// Goes on with the checksum of what leaves next: up to `bytes` bytes of it. Whether something is left to do, and this
+    /// is to be called again before [`Pieces::pop`], which else does all of it.
+    pub fn sum_on(&mut self, bytes: usize) -> bool {
+        let mut left = bytes;
+        loop {
+            let Some(unsummed) = self.earlier.front_mut().and_then(|front| front.unsummed.as_mut()) else {
+                return false;
+            };
+            if unsummed.done == unsummed.pieces {
+                let (at, checksum) = (unsummed.at, unsummed.checksum);
+                if let Some(Queued { piece: Piece::Gathered(head), unsummed }) = self.earlier.front_mut() {
+                    put_checksum(head, at, checksum);
+                    *unsummed = None;
+                }
+                return false;
+            }
+            if left == 0 {
+                return true;
+            }
+            let (done, from, checksum) = (unsummed.done, unsummed.bytes, unsummed.checksum);
+            let Some(next) = self.earlier.get(1 + done) else { return false };
+            let all = next.piece.bytes();
+            let to = from.saturating_add(left).min(all.len());
+            let checksum = crc32c::crc32c_append(checksum, &all[from..to]);
+            let is_done = to == all.len();
+            left -= to - from;
+            if let Some(unsummed) = self.earlier.front_mut().and_then(|front| front.unsummed.as_mut()) {
+                unsummed.checksum = checksum;
+                unsummed.done += usize::from(is_done);
+                unsummed.bytes = if is_done { 0 } else { to };
+            }
+        }
+    }
+
     /// Takes the first piece off, which is never empty.
     pub fn pop(&mut self) -> Option<Piece> {
+        while self.sum_on(usize::MAX) {}
         match self.earlier.pop_front() {
-            Some(piece) => {
+            Some(Queued { piece, .. }) => {
                 self.earlier_bytes -= piece.bytes().len();
                 Some(piece)
             }
@@ -121,7 +217,7 @@ impl Pieces {
     fn close_tail(&mut self) {
         if !self.tail.is_empty() {
             self.earlier_bytes += self.tail.len();
-            self.earlier.push_back(Piece::Gathered(std::mem::take(&mut self.tail)));
+            self.earlier.push_back(Piece::Gathered(std::mem::take(&mut self.tail)).into());
         }
     }
 }
@@ -141,7 +237,21 @@ impl Sink for Pieces {
         }
         self.close_tail();
         self.earlier_bytes += value.len();
-        self.earlier.push_back(Piece::Shared(value.clone()));
+        self.earlier.push_back(Piece::Shared(value.clone()).into());
+    }
+
+    fn summed_value(&mut self, at: usize, checksum: u32, value: &Bytes) {
+        if value.len() < SUMMED_LATER_MIN {
+            put_checksum(&mut self.tail, at, crc32c::crc32c_append(checksum, value));
+            self.value(value);
+            return;
+        }
+        let unsummed = Unsummed { at, checksum, pieces: 1, done: 0, bytes: 0 };
+        self.value(value);
+        let behind_head = self.earlier.len().checked_sub(2).and_then(|head| self.earlier.get_mut(head));
+        let head = behind_head
+            .expect("a long value is a piece of its own, and the tail in front of it was not empty");
+        head.unsummed = Some(unsummed);
     }
 }
 
@@ -172,6 +282,82 @@ mod tests {
         assert_eq!(pieces.pop().unwrap().bytes(), b"$");
         assert_eq!(pieces.pop().unwrap().bytes().as_ptr(), long.as_ptr());
         assert_eq!(taken(&mut pieces), b"short");
+    }
+
+    /// What `pieces` hold when they are summed up `step` bytes at a time.
+    fn taken_in_steps(pieces: &mut Pieces, step: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while !pieces.is_empty() {
+            let mut steps = 0;
+            while pieces.sum_on(step) {
+                steps += 1;
+            }
+            assert!(
+                step == 0 || steps <= 1 + pieces.len() / step,
+                "{steps} steps for {} bytes",
+                pieces.len()
+            );
+            all.extend_from_slice(pieces.pop().expect("there are bytes").bytes());
+        }
+        all
+    }
+
+    /// Something like a frame, with something behind it.
+    fn frame(value: &Bytes, out: &mut impl Sink) {
+        let tail = out.tail();
+        let start = tail.len();
+        tail.extend_from_slice(b"head....kind");
+        out.summed_value(start + 4, crc32c::crc32c(b"kind"), value);
+        out.tail().extend_from_slice(b"behind");
+    }
+
+    #[test]
+    fn a_long_value_is_summed_up_in_steps_when_it_leaves() {
+        for length in
+            [0, 10, SHARED_BYTES_MIN, SUMMED_LATER_MIN - 1, SUMMED_LATER_MIN, 3 * SUMMED_LATER_MIN + 5]
+        {
+            let value: Bytes = (0..length).map(|at| (at % 251) as u8).collect::<Vec<_>>().into();
+            let (mut at_once, mut pieces) = (b"before".to_vec(), Pieces::default());
+            pieces.tail().extend_from_slice(b"before");
+            frame(&value, &mut at_once);
+            frame(&value, &mut pieces);
+            assert_eq!(pieces.sum_on(1000), length >= SUMMED_LATER_MIN, "{length}");
+            assert!(taken_in_steps(&mut pieces, 64 * 1024) == at_once, "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn what_nobody_wants_any_more_is_freed_in_steps_without_being_summed_up() {
+        let mut pieces = Pieces::default();
+        let value = Bytes::from(vec![b'x'; SUMMED_LATER_MIN]);
+        for _ in 0..10 {
+            let at = pieces.tail().len();
+            pieces.tail().extend_from_slice(b"????");
+            pieces.summed_value(at, 0, &value);
+        }
+        assert!(pieces.free(7));
+        assert_eq!(pieces.earlier.len(), 13);
+        assert!(pieces.free(12));
+        assert!(!pieces.free(7));
+        assert_eq!((pieces.len(), pieces.pop().is_none()), (0, true));
+        assert!(value.is_unique(), "something holds the value");
+    }
+
+    #[test]
+    fn what_is_headed_is_summed_up_in_steps_over_all_of_its_pieces() {
+        let mut body = Pieces::default();
+        for length in [3, 100_000, 5, 40_000] {
+            body.tail().extend_from_slice(b"short");
+            body.value(&Bytes::from(vec![length as u8; length]));
+        }
+        let mut whole = Pieces::default();
+        whole.tail().extend_from_slice(b"before");
+        whole.append(&mut body.headed(b"????".to_vec(), 0, 7));
+        let all = taken_in_steps(&mut whole, 1000);
+        let (front, content) = all.split_at(10);
+        assert_eq!(&front[..6], b"before");
+        assert_eq!(front[6..], crc32c::crc32c_append(7, content).to_le_bytes());
+        assert_eq!(content.len(), 4 * 5 + 140_008);
     }
 
     #[derive(Clone, Debug)]

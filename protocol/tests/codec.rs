@@ -282,6 +282,38 @@ fn an_answer_of_many_values_is_the_same_frame_whether_made_in_parts_or_at_once()
 }
 
 #[test]
+fn a_request_of_many_keys_is_the_same_frame_whether_made_in_parts_or_at_once() {
+    let all: Vec<Bytes> = odd_values().into_iter().map(Option::unwrap_or_default).collect();
+    for count in [0, 1, 9, 251, 60_000] {
+        let keys = all[..count].to_vec();
+        let pairs: Vec<_> = keys.iter().rev().cloned().zip(keys.iter().cloned()).collect();
+        for (command, shown) in [
+            (Command::GetMany { keys: keys.clone() }, count),
+            (Command::PutMany { pairs }, 0),
+            (Command::Delete { keys: keys.clone() }, count),
+            (Command::Exists { keys: keys.clone() }, count),
+        ] {
+            let request = Request { id: RequestId(1), stream: 2, generation: 3, command };
+            let mut at_once = Vec::new();
+            frame::encode_request(&request, &mut at_once);
+            let mut parts = frame::RequestFrame::begin(request).unwrap();
+            let (mut steps, mut seen) = (1, 0);
+            while !parts.step(100, |_| seen += 1) {
+                steps += 1;
+            }
+            assert_eq!((steps, seen), (count.div_ceil(100).max(1), shown));
+            let (mut in_parts, mut pieces) = (Vec::new(), parts.finish());
+            while let Some(piece) = pieces.pop() {
+                in_parts.extend_from_slice(piece.bytes());
+            }
+            assert!(at_once == in_parts, "{count} keys");
+        }
+    }
+    let short = Request { id: RequestId(1), stream: 2, generation: 3, command: Command::KeyCount };
+    assert_eq!(frame::RequestFrame::begin(short.clone()).map(|_| ()), Err(short));
+}
+
+#[test]
 fn commands_of_many_and_long_keys_survive_the_wire() {
     let keys: Vec<Bytes> = odd_values().into_iter().take(60_000).map(Option::unwrap_or_default).collect();
     let pairs = keys.iter().map(|key| (key.clone(), key.clone())).collect();

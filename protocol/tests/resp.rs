@@ -8,8 +8,8 @@
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::resp::{
-    encode_reply, Action, Args, Conversation, Limits, Parser, Protocol, ProtocolError, Sections, ServerFacts,
-    Shape, CLIENT_ATTRIBUTE_MAX,
+    encode_reply, Action, Args, Conversation, Limits, Parsed, Parser, Protocol, ProtocolError, Sections,
+    ServerFacts, Shape, CLIENT_ATTRIBUTE_MAX,
 };
 use proptest::prelude::*;
 use std::time::Duration;
@@ -525,8 +525,44 @@ fn a_request_in_small_pieces_costs_no_more_than_its_bytes() {
     assert!(buffer.is_empty());
 }
 
+#[test]
+fn a_request_of_many_words_is_taken_apart_in_steps_of_so_many() {
+    const WORDS: usize = 100_000;
+    const STEP: usize = 1000;
+    let numbers: Vec<String> = (0..WORDS).map(|number| number.to_string()).collect();
+    let words: Vec<&str> = numbers.iter().map(String::as_str).collect();
+    let mut buffer = BytesMut::from(&array(&words)[..]);
+    buffer.extend_from_slice(b"*1\r\n$4\r\nPING\r\n");
+    let mut parser = Parser::new(facts().limits);
+    let mut steps = 1;
+    let args = loop {
+        match parser.next_within(&mut buffer, STEP).unwrap() {
+            Parsed::Request(args) => break args,
+            Parsed::Unfinished => steps += 1,
+            Parsed::NotWhole => panic!("all of it is there"),
+        }
+    };
+    // Each word is found and cut out.
+    assert!((2 * WORDS / STEP..=2 * WORDS / STEP + 1).contains(&steps), "{steps} steps");
+    assert!(args.iter().map(|arg| &arg[..]).eq(numbers.iter().map(|number| number.as_bytes())));
+    let ping: [Bytes; 1] = [Bytes::from_static(b"PING")];
+    assert_eq!(parser.next_within(&mut buffer, STEP), Ok(Parsed::Request(ping.into_iter().collect())));
+    assert_eq!(parser.next_within(&mut buffer, STEP), Ok(Parsed::NotWhole));
+}
+
 /// Everything that a parser makes of `bytes` when they come in pieces that end at `cuts`.
 fn parse_in_pieces(limits: Limits, bytes: &[u8], cuts: &[usize]) -> (Vec<Vec<Bytes>>, Option<ProtocolError>) {
+    parse_in_steps(limits, bytes, cuts, &[usize::MAX])
+}
+
+/// The same with steps of so many words, in turn.
+fn parse_in_steps(
+    limits: Limits,
+    bytes: &[u8],
+    cuts: &[usize],
+    words: &[usize],
+) -> (Vec<Vec<Bytes>>, Option<ProtocolError>) {
+    let mut words = words.iter().copied().cycle();
     let mut ends: Vec<usize> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();
     ends.push(bytes.len());
     ends.sort_unstable();
@@ -536,9 +572,10 @@ fn parse_in_pieces(limits: Limits, bytes: &[u8], cuts: &[usize]) -> (Vec<Vec<Byt
         buffer.extend_from_slice(&bytes[start..end]);
         start = end;
         loop {
-            match parser.next(&mut buffer) {
-                Ok(Some(args)) => requests.push(args.into_vec()),
-                Ok(None) => break,
+            match parser.next_within(&mut buffer, words.next().expect("a cycle has no end")) {
+                Ok(Parsed::Request(args)) => requests.push(args.into_vec()),
+                Ok(Parsed::Unfinished) => {}
+                Ok(Parsed::NotWhole) => break,
                 Err(error) => return (requests, Some(error)),
             }
         }
@@ -601,6 +638,20 @@ proptest! {
         prop_assert_eq!(&parse_in_pieces(limits, &stream, &cuts), &at_once);
         let every_byte: Vec<usize> = (0..stream.len()).collect();
         prop_assert_eq!(&parse_in_pieces(limits, &stream, &every_byte), &at_once);
+    }
+
+    #[test]
+    fn how_many_words_a_step_has_changes_nothing(
+        stream in prop::collection::vec(request(), 0..12),
+        cuts in prop::collection::vec(any::<usize>(), 0..10),
+        words in prop::collection::vec(0..8usize, 1..10),
+        tight in any::<bool>(),
+    ) {
+        let limits = if tight { tight_limits() } else { facts().limits };
+        let stream = stream.concat();
+        let at_once = parse_in_pieces(limits, &stream, &[]);
+        prop_assert_eq!(&parse_in_steps(limits, &stream, &cuts, &words), &at_once);
+        prop_assert_eq!(&parse_in_steps(limits, &stream, &[], &[0]), &at_once);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! What the machines want done: answers, frames, appends, reads of the log.
 
+use super::forwards::Forward;
 use super::{long_answers, send, Allowance, MasterActor, ReadWindow, Role, SlaveLink, Todo, WaitingRead};
 use crate::acceptor::{Arrived, Switchboard};
+use crate::batch::Outbox;
 use crate::log_writer::Append;
 use crate::session::{shown_key, ANSWER_BYTES_FREE};
 use crate::slave_proxy::{End, EndReason};
@@ -16,6 +18,12 @@ use std::rc::Rc;
 
 /// The most operators that wait for one failover.
 const FAILOVER_ASKERS_MAX: usize = 64;
+
+/// To look at reads of a slave that have waited counts as so many steps.
+const LOOKED_AT_STEPS: usize = 64;
+
+/// So many entries of what is given up are freed at once.
+const FREED_AT_ONCE: usize = 512;
 
 /// So many bytes that are copied or checksummed count as a step.
 pub(super) const STEP_BYTES: usize = 32 * 1024;
@@ -52,55 +60,33 @@ impl SlaveLink {
 
     /// Sends a read, or lets it wait for room in the window.
     fn ask(&mut self, now: Millis, read: WaitingRead, machine: &mut Master) {
-        // Reads that have gone elsewhere meanwhile. A slave that answers none would else be sent, and kept, ever more.
-        while self.reads.waiting.front().is_some_and(|oldest| !machine.is_reading(oldest.read)) {
-            self.reads.next_waiting();
-        }
-        if self.reads.waiting.is_empty() && self.reads.has_room(read.bytes) {
-            self.send_read(&read);
+        if self.reads.send_now(&read, |read| machine.is_reading(read)) {
+            self.owed.set(self.reads.asked_bytes());
+            send_read(&self.outbox, &read);
         } else {
-            self.reads.waited += 1;
-            self.reads.waiting_bytes += u64::from(read.bytes);
-            machine.read_waits(now, read.read, self.reads.asked_bytes as u64 + self.reads.waiting_bytes);
-            self.reads.waiting.push_back(read);
+            let id = read.read;
+            let bytes = self.reads.wait(read);
+            machine.read_waits(now, id, bytes);
         }
-    }
-
-    fn send_read(&mut self, read: &WaitingRead) {
-        self.reads.asked.push_back(read.bytes);
-        self.reads.asked_bytes += read.bytes as usize;
-        self.owed.set(self.reads.asked_bytes);
-        self.outbox.append(|out| frame::encode_read(read.read.tag(), read.stamp, &read.key, out));
     }
 
     /// Notes the answer to the oldest read, and sends what has waited for it and is still wanted.
     pub(super) fn read_answered(&mut self, machine: &Master) {
-        let Some(bytes) = self.reads.asked.pop_front() else { return };
-        self.reads.asked_bytes -= bytes as usize;
-        self.owed.set(self.reads.asked_bytes);
-        while let Some(next) = self.reads.waiting.front() {
-            if machine.is_reading(next.read) && !self.reads.has_room(next.bytes) {
-                return;
-            }
-            if let Some(next) = self.reads.next_waiting() {
-                if machine.is_reading(next.read) {
-                    self.send_read(&next);
-                }
-            }
+        if self.reads.answered() {
+            self.read_on(machine);
         }
+    }
+
+    /// Sends what has waited for room and is still wanted, as far as that is found in one step.
+    fn read_on(&mut self, machine: &Master) {
+        let outbox = &self.outbox;
+        self.reads.go_on(|read| machine.is_reading(read), |read| send_read(outbox, read));
+        self.owed.set(self.reads.asked_bytes());
     }
 }
 
-impl ReadWindow {
-    fn next_waiting(&mut self) -> Option<WaitingRead> {
-        let next = self.waiting.pop_front()?;
-        self.waiting_bytes -= u64::from(next.bytes);
-        Some(next)
-    }
-
-    fn has_room(&self, bytes: u32) -> bool {
-        self.asked.is_empty() || self.asked_bytes + bytes as usize <= self.bytes_max
-    }
+fn send_read(outbox: &Outbox, read: &WaitingRead) {
+    outbox.append(|out| frame::encode_read(read.read.tag(), read.stamp, &read.key, out));
 }
 
 /// The answer to one read of the log. It is given by the drop, so that there is one even if the task has panicked.
@@ -134,6 +120,36 @@ impl MasterActor {
             let Some(effect) = self.effects.pop_front() else { return };
             left.spend(1 + bytes_of(&effect) / STEP_BYTES);
             self.perform(now, effect);
+        }
+    }
+
+    /// Goes on with the reads of slaves that wait behind many that have gone elsewhere.
+    pub(super) fn read_on(&mut self, left: &mut Allowance<'_>) {
+        for slave in self.slaves.values_mut().filter(|slave| slave.reads.is_behind()) {
+            slave.read_on(&self.machine);
+            left.spend(LOOKED_AT_STEPS);
+        }
+    }
+
+    /// Frees a part of what slaves that are gone have left behind.
+    pub(super) fn tidy(&mut self, left: &mut Allowance<'_>) {
+        while !left.is_spent() {
+            let Some(reads) = self.litter.last_mut() else { return };
+            let rest = reads.len().saturating_sub(FREED_AT_ONCE);
+            reads.truncate(rest);
+            if rest == 0 {
+                self.litter.pop();
+            }
+            left.spend(FREED_AT_ONCE / 8);
+        }
+    }
+
+    /// Gives up a slave's window of reads.
+    pub(super) fn give_up_reads(&mut self, reads: ReadWindow) {
+        self.reads_waited += reads.waited();
+        let waiting = reads.into_waiting();
+        if !waiting.is_empty() {
+            self.litter.push(waiting);
         }
     }
 
@@ -286,21 +302,9 @@ impl MasterActor {
                 self.step(now, Event::Request { asker, deadline, command });
             }
             front::Effect::Forward { id, stream, generation, command } => {
-                if let Some(dialed) = &self.dialed {
-                    // It may be longer than a value that is taken now: `--max-value` was once higher, then.
-                    let answer_bytes = super::written_bytes(&self.machine, &command);
-                    if answer_bytes > self.config.value_max() {
-                        self.switchboard.expect(dialed.generation, answer_bytes);
-                    }
-                    let request = Request { id, stream, generation, command };
-                    dialed.outbox.append_pieces(|out| frame::encode_request(&request, out));
-                }
+                self.forward(Forward::Request(Request { id, stream, generation, command }));
             }
-            front::Effect::StreamClosed { stream } => {
-                if let Some(dialed) = &self.dialed {
-                    send(&dialed.outbox, &Message::Control(Control::StreamClosed { stream }));
-                }
-            }
+            front::Effect::StreamClosed { stream } => self.forward(Forward::StreamClosed { stream }),
             front::Effect::Reply { to, reply } => self.reply_if_it_fits(to, reply),
             front::Effect::CloseSession { session } => {
                 if let Some(session) = self.sessions.get(&session) {

@@ -8,10 +8,12 @@
 mod barred;
 mod displaced;
 mod effects;
+mod forwards;
 mod health;
 mod long_answers;
 mod opening;
 mod peers;
+mod read_window;
 mod roles;
 mod slaves;
 mod status;
@@ -33,16 +35,17 @@ use crate::supervision::{Fate, PanicGuard};
 use crate::turns::{Turn, TurnLengths};
 use actix::prelude::*;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
-use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, Reign as ReignName, SessionId, SlaveId, Stamp};
+use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, Reign as ReignName, SessionId, SlaveId};
 use dsm_protocol::machine::doubt::{self, Cause, SelfDoubt};
 use dsm_protocol::machine::front::{self, Front, Kind};
 use dsm_protocol::machine::health::{Health, Lag};
 use dsm_protocol::machine::link::{Quarantine, Standing};
-use dsm_protocol::machine::master::{self, Asker, Census, Change, Master, ReadId, Slot, WriteId};
+use dsm_protocol::machine::master::{self, Asker, Census, Change, Master, Slot, WriteId};
 use dsm_protocol::machine::start::Lack;
 use dsm_protocol::machine::takeover;
 use dsm_protocol::message::{Control, MasterState, Message as Wire, Seen};
 use long_answers::LongAnswer;
+use read_window::{ReadWindow, WaitingRead};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -264,44 +267,6 @@ pub(super) struct SlaveLink {
     disputes: bool,
 }
 
-/// The reads under way to one slave. Long values are asked for a few at a time: acknowledgements travel on the same
-/// link and must not wait behind more of them than the link moves in a fraction of the acknowledgement timeout.
-#[derive(Debug)]
-pub(super) struct ReadWindow {
-    /// The most bytes under way, unless it is one value alone: `--slave-window`.
-    bytes_max: usize,
-    /// How many reads had to wait for room.
-    waited: u64,
-    /// Expected bytes of the answers, in the order in which a slave gives them.
-    asked: VecDeque<u32>,
-    asked_bytes: usize,
-    /// Reads that wait for room in the window.
-    waiting: VecDeque<WaitingRead>,
-    /// Expected bytes of their answers.
-    waiting_bytes: u64,
-}
-
-#[derive(Debug)]
-pub(super) struct WaitingRead {
-    read: ReadId,
-    stamp: Stamp,
-    key: bytes::Bytes,
-    bytes: u32,
-}
-
-impl ReadWindow {
-    fn new(config: &MasterConfig) -> Self {
-        ReadWindow {
-            bytes_max: config.slave_window.as_u64() as usize,
-            waited: 0,
-            asked: VecDeque::new(),
-            asked_bytes: 0,
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
-        }
-    }
-}
-
 /// The other master, connected to us.
 pub(super) struct PeerInbound {
     outbox: Outbox,
@@ -319,6 +284,8 @@ pub(super) struct PeerOutbound {
     state: MasterState,
     /// How far it is behind.
     lag: Lag,
+    /// What is to be sent there and is not encoded yet. It ends with the link.
+    forwards: VecDeque<forwards::Forward>,
 }
 
 /// The actor. See the module.
@@ -428,6 +395,8 @@ pub struct MasterActor {
     refusals: told::Told,
     /// Reads that had to wait for room in the windows of slaves that are gone.
     reads_waited: u64,
+    /// What such windows leave behind, to be freed.
+    litter: Vec<VecDeque<WaitingRead>>,
     handovers: u64,
     /// Whose request for the reign is being decided.
     handover_to: Option<LinkId>,
@@ -575,6 +544,7 @@ impl MasterActor {
             accused: (None, 0),
             refusals: told::Told::default(),
             reads_waited: 0,
+            litter: Vec::new(),
             handovers: 0,
             handover_to: None,
             failover_askers: Vec::new(),
@@ -645,7 +615,9 @@ impl MasterActor {
         self.advance();
         let mut left = Allowance::new(turn);
         self.encode_part(&mut left);
+        self.forward_on(&mut left);
         self.perform_within(now, &mut left);
+        self.read_on(&mut left);
         self.send_pings();
         while !left.is_spent() {
             // What the front held comes before whatever came since.
@@ -673,6 +645,7 @@ impl MasterActor {
         while !left.is_spent() && !self.long_answers.is_empty() {
             self.encode_part(&mut left);
         }
+        self.tidy(&mut left);
         self.append();
         self.advance();
         self.finish_yield(now);
@@ -719,7 +692,12 @@ impl MasterActor {
 
     /// Sees to it that there is another turn if something is left to be done, once everybody else has had one.
     fn resume_later(&mut self, ctx: &mut Context<Self>) {
-        let is_left = self.is_behind() || self.machine.has_chores() || !self.long_answers.is_empty();
+        let is_left = self.is_behind()
+            || self.machine.has_chores()
+            || !self.long_answers.is_empty()
+            || self.has_forwards()
+            || !self.litter.is_empty()
+            || self.slaves.values().any(|slave| slave.reads.is_behind());
         if is_left && !std::mem::replace(&mut self.resuming, true) {
             let master = ctx.address();
             // Not from here: actix empties the mailbox before it lets anybody else run.
@@ -806,7 +784,9 @@ impl MasterActor {
         }
         let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
         let gather_bytes_max = self.config.gather_bytes_max();
-        if command.keys() > 1 && written_bytes(&self.machine, &command) > gather_bytes_max {
+        // To look up more keys than that takes its time: it is found out when they are read.
+        let is_narrow = (2..=FORESEEN_KEYS_MAX).contains(&command.keys());
+        if is_narrow && written_bytes(&self.machine, &command) > gather_bytes_max {
             let why =
                 format!("the values have more than {gather_bytes_max} bytes in all (--max-pipeline-bytes)");
             self.reply(asker, &Reply::error(dsm_protocol::command::ErrorWord::Bad, why));

@@ -13,7 +13,7 @@ use dsm_protocol::machine::health::{Lag, TELL_MS};
 use dsm_protocol::machine::master::Asker;
 use dsm_protocol::machine::takeover;
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Welcome};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 /// What a standby that asks for the reign has replayed.
@@ -292,7 +292,8 @@ impl MasterActor {
         let state = welcome.state.clone();
         self.switchboard.trust(generation);
         let lag = Lag::new(now, state.seq, self.log_seq);
-        self.dialed = Some(PeerOutbound { generation, outbox, state: welcome.state, lag });
+        self.dialed =
+            Some(PeerOutbound { generation, outbox, state: welcome.state, lag, forwards: VecDeque::new() });
         self.peer_says(now, &state);
     }
 

@@ -309,8 +309,7 @@ impl MasterActor {
         }
         slave.report_end = Some(slave.outbox.queued());
         slave.active_since = Some(self.env.now());
-        self.reads_waited += slave.reads.waited;
-        slave.reads = ReadWindow::new(&self.config);
+        let reads = std::mem::replace(&mut slave.reads, ReadWindow::new(&self.config));
         slave.owed.set(0);
         slave.window.borrow_mut().begin();
         self.slots[usize::from(slot.0)] = Some(link);
@@ -318,6 +317,7 @@ impl MasterActor {
         self.switchboard.trust(link);
         log::info!("slave active slave={} slaves={}", slave.id, self.machine.slave_count());
         self.refusals.forget(slave.id.as_str());
+        self.give_up_reads(reads);
     }
 
     /// The other one with this name lives: the newcomer must take another.
@@ -456,7 +456,6 @@ impl Handler<SlaveEnded> for MasterActor {
         let turn = self.turns.begin("slave lost");
         let now = self.env.now();
         let Some(slave) = self.slaves.remove(&ended.link) else { return };
-        self.reads_waited += slave.reads.waited;
         self.judge(now, &slave, &ended.reason);
         if let Some(slot) = slave.slot {
             self.step(now, Event::SlaveLost { link: ended.link });
@@ -469,6 +468,7 @@ impl Handler<SlaveEnded> for MasterActor {
                 ended.reason
             );
         }
+        self.give_up_reads(slave.reads);
         let waiting =
             self.parked.iter().find(|(_, (hello, _))| name(hello) == Some(&slave.id)).map(|(link, _)| *link);
         if let Some(link) = waiting {

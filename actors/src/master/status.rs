@@ -116,7 +116,7 @@ impl MasterActor {
         let disputing = self.slaves.values().filter(|slave| slave.disputes).count();
         writeln!(text, "slaves_disputing:{disputing}")?;
         writeln!(text, "substitutions:{}", counters.substitutions)?;
-        let waited = self.slaves.values().map(|slave| slave.reads.waited).sum::<u64>();
+        let waited = self.slaves.values().map(|slave| slave.reads.waited()).sum::<u64>();
         writeln!(text, "reads_waited_for_slave_window:{}", self.reads_waited + waited)?;
 
         writeln!(text, "\n# Keyspace")?;

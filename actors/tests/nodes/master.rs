@@ -1093,6 +1093,61 @@ fn a_master_that_is_told_off_behind_a_welcome_stays_a_standby() {
     });
 }
 
+/// The long request takes many turns to encode. The short one of the same client is there in the first of them.
+#[test]
+fn a_forwarded_request_of_many_keys_is_overtaken_by_none_of_its_client() {
+    World::run(1, |world| async move {
+        const KEYS: usize = 60_000;
+        let alone = Alone::start(&world);
+        let _slave = alone.slave("one", 1).await;
+        let listener = alone.env.listen("other:12346").await.unwrap();
+        let config = MasterConfig {
+            listen: Some("backup:12346".to_owned()),
+            peer: Some("other:12346".to_owned()),
+            log: "/data/kv_store.log".into(),
+            ..MasterConfig::default()
+        };
+        let node = NodeConfig::Master(MasterKind::Backup, config);
+        let never = std::future::pending();
+        let _backup = alone.world.start(&alone.machine, "backup", |env| run_node(node, env, never));
+        let state = MasterState { active: true, epoch: Epoch(1), seq: Seq(1), active_address: None };
+        // The first link is its question before it begins.
+        let mut welcomed = Vec::new();
+        while welcomed.len() < 2 {
+            let (stream, _) = tokio::time::timeout(LIMIT, listener.accept()).await.unwrap().unwrap();
+            let mut link = Link::accepted(stream).await;
+            assert!(matches!(link.message().await, Some(Message::Control(Control::Hello(_)))));
+            let welcome = Welcome { cluster: None, value_max: 1 << 20, state: state.clone() };
+            link.send(&Message::Control(Control::Welcome(welcome))).await;
+            welcomed.push(link);
+        }
+        let mut link = welcomed.pop().expect("there are two");
+        let client =
+            Client { stream: alone.env.connect("backup:12346").await.unwrap(), input: BytesMut::new() };
+        let names: Vec<String> = (0..KEYS).map(|number| format!("key{number}")).collect();
+        let words: Vec<&str> = std::iter::once("MGET").chain(names.iter().map(String::as_str)).collect();
+        let (many, get) = (client.send(&words), client.send(&["GET", "k"]));
+        let sending = async {
+            many.await;
+            get.await;
+        };
+        let receiving = async {
+            let mut requests = Vec::new();
+            while requests.len() < 2 {
+                match link.message().await.expect("a request") {
+                    Message::Request(request) => requests.push(request.command),
+                    other => assert!(matches!(other, Message::Control(_)), "{other:?}"),
+                }
+            }
+            requests
+        };
+        let ((), requests) = tokio::join!(sending, receiving);
+        let keys = names.iter().map(|name| Bytes::copy_from_slice(name.as_bytes())).collect();
+        assert!(requests[0] == Command::GetMany { keys }, "another one came first");
+        assert_eq!(requests[1], Command::Get { key: Bytes::from_static(b"k") });
+    });
+}
+
 #[test]
 fn a_log_that_is_moved_away_refuses_what_is_not_in_it_and_ends_the_node() {
     for nothing_is_written in [false, true] {

@@ -18,7 +18,7 @@ mod parse;
 pub use conversation::{Action, Conversation, ServerFacts, CLIENT_ATTRIBUTE_MAX};
 pub use encode::{encode_entry, encode_reply, encode_values, Shape};
 pub use info::{Info, Sections, SECTIONS};
-pub use parse::{Parser, ProtocolError};
+pub use parse::{Parsed, Parser, ProtocolError};
 
 use crate::record::PAYLOAD_BYTES_MAX;
 use bytes::Bytes;

@@ -72,7 +72,29 @@ pub struct Parser {
     stage: Stage,
     /// The arguments found so far: where they begin and end in the buffer.
     spans: SmallVec<[(u32, u32); 4]>,
+    /// A whole request whose arguments are being cut out.
+    cutting: Option<Cutting>,
     failed: Option<ProtocolError>,
+}
+
+/// A whole request whose arguments are being cut out.
+#[derive(Debug)]
+struct Cutting {
+    /// Its bytes, which are off the buffer.
+    whole: Bytes,
+    /// The first ones.
+    args: Args,
+}
+
+/// What a bounded step of a [`Parser`] gives.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// A whole request.
+    Request(Args),
+    /// There is no whole request: more bytes are needed.
+    NotWhole,
+    /// Nothing yet: call again. No more bytes are needed for that.
+    Unfinished,
 }
 
 /// What is expected at the cursor.
@@ -91,7 +113,15 @@ impl Parser {
     pub fn new(limits: Limits) -> Self {
         // Spans are 32 bits wide.
         let limits = Limits { request_bytes_max: limits.request_bytes_max.min(u32::MAX as usize), ..limits };
-        Parser { limits, cursor: 0, scanned: 0, stage: Stage::Start, spans: SmallVec::new(), failed: None }
+        Parser {
+            limits,
+            cursor: 0,
+            scanned: 0,
+            stage: Stage::Start,
+            spans: SmallVec::new(),
+            cutting: None,
+            failed: None,
+        }
     }
 
     /// Takes the next whole request off the front of `buffer`; `None` when it is not whole yet. Empty lines
@@ -107,11 +137,30 @@ impl Parser {
         reason = "no iterator: it takes the buffer each time, and may fail"
     )]
     pub fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Args>, ProtocolError> {
+        loop {
+            match self.next_within(buffer, usize::MAX)? {
+                Parsed::Request(args) => return Ok(Some(args)),
+                Parsed::NotWhole => return Ok(None),
+                Parsed::Unfinished => {}
+            }
+        }
+    }
+
+    /// The same in a step that goes through `words` arguments at most, and at least one: a request may have a million. What
+    /// it gives in the end does not depend on the steps.
+    ///
+    /// # Errors
+    /// As [`Parser::next`].
+    pub fn next_within(&mut self, buffer: &mut BytesMut, words: usize) -> Result<Parsed, ProtocolError> {
         if let Some(error) = self.failed {
             return Err(error);
         }
         assert!(self.cursor <= buffer.len(), "the buffer lost bytes of a request in progress");
-        let result = self.advance(buffer);
+        let mut left = words.max(1);
+        let result = match self.cutting.take() {
+            Some(cutting) => Ok(self.cut_on(cutting, &mut left)),
+            None => self.advance(buffer, &mut left),
+        };
         self.failed = result.as_ref().err().copied();
         result
     }
@@ -125,14 +174,14 @@ impl Parser {
         }
     }
 
-    fn advance(&mut self, buffer: &mut BytesMut) -> Result<Option<Args>, ProtocolError> {
+    fn advance(&mut self, buffer: &mut BytesMut, words: &mut usize) -> Result<Parsed, ProtocolError> {
         loop {
             match self.stage {
                 Stage::Start => match buffer.first() {
-                    None => return Ok(None),
+                    None => return Ok(Parsed::NotWhole),
                     Some(b'*') => {
                         let Some(end) = self.line_end(buffer, ProtocolError::ArrayLengthTooLong)? else {
-                            return Ok(None);
+                            return Ok(Parsed::NotWhole);
                         };
                         let left = match parse_integer(&buffer[1..end]) {
                             Some(count) if count <= 0 => 0,
@@ -151,14 +200,17 @@ impl Parser {
                         }
                     }
                     Some(_) => match self.inline(buffer)? {
-                        Inline::Request(args) => return Ok(Some(args)),
+                        Inline::Request(args) => return Ok(Parsed::Request(args)),
                         Inline::Empty => {}
-                        Inline::NotWhole => return Ok(None),
+                        Inline::NotWhole => return Ok(Parsed::NotWhole),
                     },
                 },
                 Stage::Length { left } => {
+                    if *words == 0 {
+                        return Ok(Parsed::Unfinished);
+                    }
                     let Some(end) = self.line_end(buffer, ProtocolError::BulkLengthTooLong)? else {
-                        return Ok(None);
+                        return Ok(Parsed::NotWhole);
                     };
                     if buffer[self.cursor] != b'$' {
                         return Err(ProtocolError::ExpectedBulk(buffer[self.cursor]));
@@ -176,12 +228,13 @@ impl Parser {
                 Stage::Body { left, length } => {
                     // What stands where CR LF should is not looked at, as in Redis.
                     if buffer.len() < self.cursor + length + 2 {
-                        return Ok(None);
+                        return Ok(Parsed::NotWhole);
                     }
                     self.spans.push((self.cursor as u32, (self.cursor + length) as u32));
+                    *words = words.saturating_sub(1);
                     self.pass(self.cursor + length + 2);
                     if left == 1 {
-                        return Ok(Some(self.take(buffer)));
+                        return Ok(self.take(buffer, words));
                     }
                     self.stage = Stage::Length { left: left - 1 };
                 }
@@ -210,17 +263,35 @@ impl Parser {
     }
 
     /// Takes the request that ends at the cursor.
-    fn take(&mut self, buffer: &mut BytesMut) -> Args {
+    fn take(&mut self, buffer: &mut BytesMut, words: &mut usize) -> Parsed {
         let whole = buffer.split_to(self.cursor).freeze();
-        let args = self.spans.iter().map(|&(start, end)| whole.slice(start as usize..end as usize)).collect();
+        self.cursor = 0;
+        self.stage = Stage::Start;
+        let args = Args::with_capacity(self.spans.len());
+        // Found and cut in one step, as most are.
+        *words = if self.spans.spilled() { *words } else { self.spans.len() };
+        self.cut_on(Cutting { whole, args }, words)
+    }
+
+    /// Cuts out up to `words` arguments more.
+    fn cut_on(&mut self, cutting: Cutting, words: &mut usize) -> Parsed {
+        let Cutting { whole, mut args } = cutting;
+        let next = args.len();
+        let end = next.saturating_add(*words).min(self.spans.len());
+        args.extend(
+            self.spans[next..end].iter().map(|&(start, end)| whole.slice(start as usize..end as usize)),
+        );
+        *words -= end - next;
+        if end < self.spans.len() {
+            self.cutting = Some(Cutting { whole, args });
+            return Parsed::Unfinished;
+        }
         if self.spans.spilled() {
             self.spans = SmallVec::new();
         } else {
             self.spans.clear();
         }
-        self.cursor = 0;
-        self.stage = Stage::Start;
-        args
+        Parsed::Request(args)
     }
 
     fn inline(&mut self, buffer: &mut BytesMut) -> Result<Inline, ProtocolError> {

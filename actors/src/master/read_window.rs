@@ -1,0 +1,235 @@
+//! The reads under way to one slave, and those that wait for room.
+//!
+//! Owns their order and how many bytes of values may be on their way. Looks at a bounded number of reads at once: most of
+//! those that wait may have gone elsewhere meanwhile. Never decides where a read goes: the machine does.
+
+use crate::config::MasterConfig;
+use dsm_protocol::ids::Stamp;
+use dsm_protocol::machine::master::ReadId;
+use std::collections::VecDeque;
+
+/// So many reads that have waited are looked at in one step.
+const LOOKED_AT_MAX: usize = 256;
+
+/// Long values are asked for a few at a time: acknowledgements travel on the same link and must not wait behind more of them
+/// than the link moves in a fraction of the acknowledgement timeout.
+#[derive(Debug)]
+pub(super) struct ReadWindow {
+    /// The most bytes under way, unless it is one value alone: `--slave-window`.
+    bytes_max: usize,
+    /// How many reads had to wait for room.
+    waited: u64,
+    /// Expected bytes of the answers, in the order in which a slave gives them.
+    asked: VecDeque<u32>,
+    asked_bytes: usize,
+    /// Reads that wait for room in the window.
+    waiting: VecDeque<WaitingRead>,
+    /// Expected bytes of their answers.
+    waiting_bytes: u64,
+    /// Whether a step ended before all of those were looked at that may have room.
+    is_behind: bool,
+}
+
+/// A read that is to be asked of a slave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct WaitingRead {
+    pub(super) read: ReadId,
+    pub(super) stamp: Stamp,
+    pub(super) key: bytes::Bytes,
+    /// Expected bytes of the answer.
+    pub(super) bytes: u32,
+}
+
+impl ReadWindow {
+    pub(super) fn new(config: &MasterConfig) -> Self {
+        Self::of(config.slave_window.as_u64() as usize)
+    }
+
+    fn of(bytes_max: usize) -> Self {
+        ReadWindow {
+            bytes_max,
+            waited: 0,
+            asked: VecDeque::new(),
+            asked_bytes: 0,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            is_behind: false,
+        }
+    }
+
+    /// How many reads had to wait for room.
+    pub(super) fn waited(&self) -> u64 {
+        self.waited
+    }
+
+    /// Expected bytes of answers that are on their way.
+    pub(super) fn asked_bytes(&self) -> usize {
+        self.asked_bytes
+    }
+
+    /// Whether [`ReadWindow::go_on`] is to be called although no answer has come.
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_behind
+    }
+
+    /// What waits, when the window is given up: to free it takes its time where it is much.
+    pub(super) fn into_waiting(self) -> VecDeque<WaitingRead> {
+        self.waiting
+    }
+
+    /// Whether a read may be sent now. It counts as sent, then.
+    pub(super) fn send_now(&mut self, read: &WaitingRead, is_reading: impl Fn(ReadId) -> bool) -> bool {
+        // Reads that have gone elsewhere meanwhile. A slave that answers none would else be sent, and kept, ever more.
+        for _ in 0..LOOKED_AT_MAX {
+            if self.waiting.front().is_none_or(|oldest| is_reading(oldest.read)) {
+                break;
+            }
+            self.next_waiting();
+        }
+        let may = self.waiting.is_empty() && self.has_room(read.bytes);
+        if may {
+            self.note_sent(read.bytes);
+        }
+        may
+    }
+
+    /// Lets a read wait for room; gives the bytes that are on their way or wait, with its own.
+    pub(super) fn wait(&mut self, read: WaitingRead) -> u64 {
+        self.waited += 1;
+        self.waiting_bytes += u64::from(read.bytes);
+        self.waiting.push_back(read);
+        // No answer will come that would go on with it.
+        self.is_behind |= self.asked.is_empty();
+        self.asked_bytes as u64 + self.waiting_bytes
+    }
+
+    /// Notes the answer to the oldest read; whether there was one.
+    pub(super) fn answered(&mut self) -> bool {
+        let Some(bytes) = self.asked.pop_front() else { return false };
+        self.asked_bytes -= bytes as usize;
+        true
+    }
+
+    /// Shows the reads for which there is room now, in their order, and counts them as sent: a bounded number is looked at.
+    pub(super) fn go_on(&mut self, is_reading: impl Fn(ReadId) -> bool, mut send: impl FnMut(&WaitingRead)) {
+        self.is_behind = false;
+        for _ in 0..LOOKED_AT_MAX {
+            let Some(next) = self.waiting.front() else { return };
+            let is_wanted = is_reading(next.read);
+            if is_wanted && !self.has_room(next.bytes) {
+                return;
+            }
+            let Some(next) = self.next_waiting() else { return };
+            if is_wanted {
+                self.note_sent(next.bytes);
+                send(&next);
+            }
+        }
+        self.is_behind = !self.waiting.is_empty();
+    }
+
+    fn note_sent(&mut self, bytes: u32) {
+        self.asked.push_back(bytes);
+        self.asked_bytes += bytes as usize;
+    }
+
+    fn next_waiting(&mut self) -> Option<WaitingRead> {
+        let next = self.waiting.pop_front()?;
+        self.waiting_bytes -= u64::from(next.bytes);
+        Some(next)
+    }
+
+    fn has_room(&self, bytes: u32) -> bool {
+        self.asked.is_empty() || self.asked_bytes + bytes as usize <= self.bytes_max
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dsm_protocol::ids::{ReignId, Version};
+    use std::cell::Cell;
+
+    fn read(number: u64, bytes: u32) -> WaitingRead {
+        let stamp = Stamp { version: Version::new(1, number), reign: ReignId(1) };
+        let key = bytes::Bytes::from(number.to_string());
+        WaitingRead { read: ReadId::from_tag(number), stamp, key, bytes }
+    }
+
+    /// A window with one read under way, and `dead` and then `live` ones that wait.
+    fn window(dead: u64, live: u64) -> ReadWindow {
+        let mut window = ReadWindow::of(100);
+        assert!(window.send_now(&read(1, 100), |_| true));
+        for number in 0..dead + live {
+            let next = read(1000 + number, 100);
+            assert!(!window.send_now(&next, |_| true));
+            assert_eq!(window.wait(next), 100 * (number + 2));
+        }
+        window
+    }
+
+    const DEAD: u64 = 10_000;
+
+    /// Which of those that wait it is. The machine's own part of the tag stands in the higher half.
+    fn number(read: ReadId) -> u64 {
+        (read.tag() & u64::from(u32::MAX)) - 1000
+    }
+
+    fn is_live(read: ReadId) -> bool {
+        number(read) >= DEAD
+    }
+
+    #[test]
+    fn reads_that_went_elsewhere_are_passed_over_in_steps_and_those_behind_them_are_sent() {
+        let mut window = window(DEAD, 2);
+        assert!(window.answered());
+        let looked_at = Cell::new(0);
+        let (mut sent, mut steps) = (Vec::new(), 0);
+        loop {
+            looked_at.set(0);
+            let is_reading = |read| {
+                looked_at.set(looked_at.get() + 1);
+                is_live(read)
+            };
+            window.go_on(is_reading, |read| sent.push(number(read.read)));
+            assert!(looked_at.get() <= LOOKED_AT_MAX, "{} in one step", looked_at.get());
+            steps += 1;
+            if !window.is_behind() {
+                break;
+            }
+        }
+        assert_eq!((sent, steps), (vec![DEAD], DEAD as usize / LOOKED_AT_MAX + 1));
+        // One is under way and fills the window: the last one waits for it.
+        assert_eq!((window.asked_bytes(), window.waiting.len()), (100, 1));
+        assert!(window.answered());
+        window.go_on(is_live, |read| assert_eq!(number(read.read), DEAD + 1));
+        assert_eq!((window.asked_bytes(), window.waiting_bytes, window.waited()), (100, 0, DEAD + 2));
+    }
+
+    #[test]
+    fn a_read_that_waits_for_no_answer_is_gone_on_with() {
+        let mut window = window(DEAD, 0);
+        assert!(window.answered());
+        let live = read(1000 + DEAD, 1);
+        assert!(!window.send_now(&live, is_live));
+        window.wait(live.clone());
+        let mut sent = Vec::new();
+        while window.is_behind() {
+            window.go_on(is_live, |read| sent.push(read.clone()));
+        }
+        assert_eq!(sent, [live]);
+    }
+
+    #[test]
+    fn a_read_that_comes_passes_over_a_bounded_number_of_those_that_went_elsewhere() {
+        let mut window = window(DEAD, 0);
+        assert!(window.answered());
+        let mut asked = 0;
+        while !window.send_now(&read(1, 1), is_live) {
+            window.wait(read(1000 + DEAD, 1));
+            window.waiting.pop_back();
+            asked += 1;
+        }
+        assert_eq!(asked, DEAD as usize / LOOKED_AT_MAX, "about so many steps");
+    }
+}
