@@ -8,6 +8,7 @@ use common::native::Native;
 use common::resp::{encoded, Answer, Connection, Info};
 use common::{millis, nobody_notices, seconds, stays, wait_for};
 use dsm_protocol::command::Command;
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use std::io::{Read as _, Write as _};
 use std::time::Instant;
 
@@ -191,11 +192,13 @@ fn who_reads_slowly_and_yet_reads_is_not_cut_for_others() {
     let cluster = Setup::slaves(1).masters_with(&["--max-answer-bytes", "32MiB"]).start();
     assert_eq!(cluster.ask(&[b"SET", b"long", &vec![b'x'; 16 << 20]]), Answer::ok());
     let info = |name: &str| cluster.info(Node::Master).expect("INFO").number(name);
-    // 96 KiB and 1 MiB a second.
-    let slow = [(12 << 10, millis(125)), (128 << 10, millis(125))].map(|(part, pause)| {
+    // 256 KiB and 1 MiB a second. Their kernels take little in advance: whoever lets its kernel take megabytes, and then asks
+    // for no more for a second, looks deaf.
+    let slow = [(32 << 10, millis(125)), (128 << 10, millis(125))].map(|(part, pause)| {
         let mut connection = open(&cluster, Node::Master);
-        connection.send(&encoded(&[b"GET", b"long"])).expect("a short packet is taken");
         let mut stream = connection.sender().expect("a second handle");
+        set_socket_recv_buffer_size(&stream, 256 << 10).expect("a size that it may have");
+        connection.send(&encoded(&[b"GET", b"long"])).expect("a short packet is taken");
         let reads = std::thread::spawn(move || {
             let mut part = vec![0; part];
             let mut taken = 0;

@@ -280,8 +280,7 @@ impl MasterActor {
             let yielding = matches!(reign.phase, Phase::Yielding { .. });
             let serving = matches!(reign.phase, Phase::Serving | Phase::Preparing { .. });
             let stopping = self.is_closing() && serving;
-            let waits_not =
-                yielding && planted!(HandoverDoesNotWait) || stopping && planted!(StopDoesNotWait);
+            let waits_not = if yielding { planted!(HandoverDoesNotWait) } else { planted!(StopDoesNotWait) };
             let is_done = self.machine.in_flight() == 0 && !self.may_be_forwarded_to(now) || waits_not;
             if (yielding || stopping) && is_done {
                 log::debug!("nothing in flight, closing the log at={now}");
