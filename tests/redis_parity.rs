@@ -617,6 +617,7 @@ fn scripts() -> Vec<Script> {
     scripts
 }
 
+#[expect(clippy::too_many_lines, reason = "a list of scripts")]
 fn data() -> Vec<Script> {
     let mut all: Vec<Script> = [
         "PING",
@@ -697,6 +698,7 @@ fn data() -> Vec<Script> {
 /// What a server says of itself and cannot be alike.
 const HELLO: Mask = Mask::Fields(&["server", "version", "id"]);
 
+#[expect(clippy::too_many_lines, reason = "a list of scripts")]
 fn connection() -> Vec<Script> {
     let mut all: Vec<Script> = [
         "SELECT 0",
@@ -812,6 +814,7 @@ fn connection() -> Vec<Script> {
     all
 }
 
+#[expect(clippy::too_many_lines, reason = "a list of scripts")]
 fn framing() -> Vec<Script> {
     let mut all = Vec::new();
     // Inline requests and what is skipped.
@@ -1036,6 +1039,7 @@ fn arities() -> Vec<Script> {
     all
 }
 
+#[expect(clippy::too_many_lines, reason = "a list of scripts")]
 fn introspection() -> Vec<Script> {
     let mut all = vec![Script::of("COMMAND COUNT").mask(Mask::Integers)];
     for lines in [

@@ -765,6 +765,7 @@ const UPLOADS_CUT: &str = "too many bytes of unfinished requests";
 const LINK_CUT: &str = "too many bytes of unfinished frames";
 
 /// A Redis client.
+#[expect(clippy::too_many_lines, reason = "the life of a connection in its order")]
 async fn redis(
     stream: &Stream,
     mut buffer: BytesMut,

@@ -435,6 +435,7 @@ impl MasterActor {
         (address, switchboard)
     }
 
+    #[expect(clippy::too_many_lines, reason = "one field after the other; it has too many")]
     fn new(
         parts: Parts,
         inbox: Inbox<Arrived>,

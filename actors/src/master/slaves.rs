@@ -176,6 +176,7 @@ impl MasterActor {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each message, each short")]
     pub(super) fn slave_message(&mut self, now: Millis, link: LinkId, message: Message) {
         let Some(slave) = self.slaves.get_mut(&link) else { return };
         let slot = slave.slot;

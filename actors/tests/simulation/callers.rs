@@ -38,6 +38,7 @@ enum Master {
 }
 
 /// Requests of one client, which must all have results.
+#[expect(clippy::too_many_lines, reason = "one step after the other, each with its check")]
 pub(crate) fn check(seed: u64) -> Result<(), Failure> {
     let mut random = StdRng::seed_from_u64(seed);
     let count = random.random_range(2..=4);

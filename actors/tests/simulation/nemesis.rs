@@ -236,6 +236,7 @@ impl Nemesis {
         self.one_of(&[Loss::All, Loss::Nothing, Loss::Torn, Loss::Torn, Loss::Garbled])
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each kind of fault, each short")]
     fn strike(&self, class: Class) {
         let world = self.world();
         let cluster = &self.0.cluster;

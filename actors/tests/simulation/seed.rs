@@ -372,6 +372,7 @@ pub(crate) struct Trials {
 
 /// Everything is mended: the cluster must serve again, and everything it said must have been true. How often its log
 /// was damaged.
+#[expect(clippy::too_many_lines, reason = "the trials of a cluster in their order")]
 pub(crate) async fn verdict(
     cluster: &Cluster,
     recorder: &Recorder,

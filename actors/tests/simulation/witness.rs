@@ -360,6 +360,7 @@ impl State {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each message, each short")]
     fn slave_says(&mut self, link: &mut Link, message: Message) {
         match message {
             Message::Control(Control::Enlisted { reign: Name { epoch, .. }, .. }) => {

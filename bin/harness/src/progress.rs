@@ -143,6 +143,7 @@ pub(crate) fn table(run: &RunRecord) -> String {
     text
 }
 
+#[expect(clippy::too_many_lines, reason = "one line of the table after the other")]
 fn write_table(text: &mut String, run: &RunRecord) -> std::fmt::Result {
     let (settings, totals) = (&run.settings, &run.totals);
     let store = if run.store.is_empty() { "a store that does not say what it is" } else { &run.store };

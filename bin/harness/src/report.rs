@@ -231,6 +231,7 @@ fn verdicts(page: &mut String, sweep: &SweepRecord) -> fmt::Result {
     Ok(())
 }
 
+#[expect(clippy::too_many_lines, reason = "one line of the page after the other")]
 fn verdict(page: &mut String, run: &RunRecord) -> fmt::Result {
     let (within, outside) = (wrong(&run.totals.errors), wrong(&run.wrong_outside));
     if within + outside > 0 {
@@ -649,6 +650,7 @@ fn figure(page: &mut String, plot: &Plot, svg: &str) -> fmt::Result {
 }
 
 /// What a repetition needs.
+#[expect(clippy::too_many_lines, reason = "one line of the page after the other")]
 fn setup(page: &mut String, sweep: &SweepRecord) -> fmt::Result {
     let Some(first) = sweep.runs.first() else { return Ok(()) };
     page.push_str("<section>\n<h2>How it was measured</h2>\n<h3>Command line</h3>\n");

@@ -81,6 +81,7 @@ pub(crate) struct Setting<'a> {
 ///
 /// # Errors
 /// When the store could not be measured at all. What went wrong during the measurement is in the record.
+#[expect(clippy::too_many_lines, reason = "the order of a run, which is what it is about")]
 pub(crate) fn run(setting: Setting<'_>) -> anyhow::Result<RunRecord> {
     let Setting { options, settings, targets, mut launcher, stop, progress, keep } = setting;
     let clock = Clock::start();

@@ -66,6 +66,7 @@ pub(crate) fn run(data: &[u8]) {
 }
 
 impl World {
+    #[expect(clippy::too_many_lines, reason = "one arm for each choice, each short")]
     fn act(&mut self, input: &mut Input<'_>) {
         let choice = input.u8();
         match choice % 10 {

@@ -70,6 +70,7 @@ fn decode(wire: &[u8], chunk: usize, body_max: usize) -> (Vec<Message>, Option<F
 }
 
 /// One of every kind of message, as they travel and as framed bodies.
+#[expect(clippy::too_many_lines, reason = "a list of messages")]
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
     let request =

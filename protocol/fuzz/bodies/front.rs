@@ -55,6 +55,7 @@ pub(crate) fn run(data: &[u8]) {
 }
 
 impl World {
+    #[expect(clippy::too_many_lines, reason = "one arm for each choice, each short")]
     fn event(&mut self, input: &mut Input<'_>) -> Option<Event> {
         let choice = input.u8();
         let event = match choice % 16 {

@@ -105,6 +105,7 @@ impl Model {
     }
 
     /// What the slave must do, reports left out.
+    #[expect(clippy::too_many_lines, reason = "one arm for each event, each short")]
     fn expect(&mut self, event: &Event) -> Vec<Effect> {
         match event {
             Event::LinkUp { link } => {

@@ -16,6 +16,7 @@ enum Stage {
 }
 
 /// `CONFIG` and then steps of time and events.
+#[expect(clippy::too_many_lines, reason = "one step after the other, each with its check")]
 pub(crate) fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let settings = input.u8();

@@ -257,6 +257,7 @@ impl World {
         world
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each action, each short")]
     pub(crate) fn act(&mut self, action: &Action) {
         match *action {
             Action::Get { session, key } => self.ask(session, Command::Get { key: key_of(key) }),

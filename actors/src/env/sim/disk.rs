@@ -623,6 +623,7 @@ impl Opened {
         self.files().note_failure(|failures| failures.evicted_sectors += lost);
     }
 
+    #[expect(clippy::too_many_lines, reason = "the moments of one append in their order")]
     async fn append(self: Rc<Self>, group: Group) -> Appended {
         let files = self.files();
         let Group { offset, bytes, sync, reserve_to, post } = group;

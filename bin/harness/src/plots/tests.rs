@@ -6,6 +6,7 @@ use super::*;
 use crate::record::{FaultRecord, Percentiles, Second, Settings, SlaveLoad};
 
 /// A run whose numbers wander like measured ones, with `slaves`, `clients` and so many seconds.
+#[expect(clippy::too_many_lines, reason = "one field after the other")]
 pub(crate) fn made_up_run(slaves: u32, clients: u32, seconds: u32) -> RunRecord {
     let mut noise = 0x2545_f491_4f6c_dd1d_u64 ^ (u64::from(slaves) << 32 | u64::from(clients));
     let mut wobble = || {

@@ -222,6 +222,7 @@ impl Master {
     }
 
     /// Does up to `left` keys of `work`, and gives the rest of it. One without keys counts as one.
+    #[expect(clippy::too_many_lines, reason = "one arm for each kind of work, each short")]
     fn slice(
         &mut self,
         now: Millis,

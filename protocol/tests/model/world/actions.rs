@@ -268,6 +268,7 @@ impl World {
     }
 
     /// Takes a step, and what masters do by themselves behind it.
+    #[expect(clippy::too_many_lines, reason = "one arm for each action, each short")]
     pub(super) fn perform(&mut self, action: Action) {
         match action {
             Action::Send { c, m } => self.send(c, m),

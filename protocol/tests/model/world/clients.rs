@@ -54,6 +54,7 @@ impl World {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each answer, each short")]
     pub(super) fn answered(&mut self, c: usize, index: usize, reply: Reply, by: Option<usize>) {
         self.tell(|| format!("client {c} hears {reply:?} to request {index}"));
         let wish = self.setup.clients[c].wishes[index];
