@@ -44,6 +44,14 @@ fn is_loading(answer: &Answer) -> bool {
     matches!(answer, Answer::Error(text) if text.starts_with("LOADING"))
 }
 
+/// Waits until the lock file names a reign: its text is written beside what the master does.
+fn is_named(cluster: &TestCluster, epoch: u64) {
+    wait_for(&format!("the lock file names epoch {epoch}"), SOON, || {
+        let text = std::fs::read_to_string(cluster.lock()).ok()?;
+        text.lines().any(|line| line == format!("epoch={epoch}")).then_some(())
+    });
+}
+
 /// Where a file is put aside.
 fn aside(cluster: &TestCluster) -> PathBuf {
     cluster.dir().join("elsewhere.log")
@@ -53,6 +61,7 @@ fn aside(cluster: &TestCluster) -> PathBuf {
 fn no_empty_cluster_is_served_in_the_place_of_a_log_that_was_moved_away() {
     let mut cluster = Setup::slaves(2).masters_with(&["--new"]).start();
     write(&cluster, "k", "v");
+    is_named(&cluster, 1);
     // With the slaves alive, and again with nobody left but the lock file.
     for slaves_too in [false, true] {
         if slaves_too {
@@ -168,6 +177,7 @@ fn a_copy_from_before_the_last_reign_is_not_served() {
     cluster.settle();
     write(&cluster, "k", "new");
     // Nobody is left who has seen more, but the lock file.
+    is_named(&cluster, 2);
     cluster.kill_all();
     std::fs::rename(cluster.log(), aside(&cluster)).expect("moved");
     std::fs::write(cluster.log(), &old).expect("restored");
@@ -178,6 +188,7 @@ fn a_copy_from_before_the_last_reign_is_not_served() {
     cluster.settle();
     assert_eq!(asked(&cluster, Node::Master, "k"), Answer::bulk("new"));
     // Without the newer one, it is served once its loss is accepted.
+    is_named(&cluster, 3);
     cluster.kill_all();
     std::fs::write(cluster.log(), &old).expect("restored");
     let (code, said) = dsm_log(&["accept-loss"], &cluster.log());
