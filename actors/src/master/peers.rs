@@ -3,7 +3,7 @@
 use super::{send, told, MasterActor, PeerInbound, PeerOutbound, Phase, Reign, Role};
 use crate::acceptor::{check_sizes, count, reject};
 use crate::batch::Outbox;
-use crate::log_tailer::Sight;
+use crate::journal::shared_file::log_tailer::Sight;
 use crate::node_error::NodeError;
 use crate::session::{shown_message, Coding, Session};
 use dsm_protocol::command::{ErrorWord, Reply};
