@@ -31,16 +31,15 @@
 //! |---|---|---|
 //! | [`master`] | `MasterActor`: directory, membership, requests in flight, the node's role | master |
 //! | [`slave_proxy`] | `SlaveProxy`: ACK deadlines and end of one link | connected slave |
-//! | [`log_writer`] | `LogWriter`: appends records in groups | reign |
-//! | [`log_tailer`] | `LogTailer`: follows the log | time as a standby |
-//! | [`failover_watcher`] | `FailoverWatcher`: queues for the lock, fences, arranges handovers | master |
+//! | [`journal::shared_file::log_writer`] | `LogWriter`: appends records in groups | reign |
+//! | [`journal::shared_file::log_tailer`] | `LogTailer`: follows the log | time as a standby |
+//! | [`journal::shared_file::failover_watcher`] | `FailoverWatcher`: queues for the lock, fences, arranges handovers | master |
 //! | [`slave`] | `SlaveActor`: holds the values | slave |
 //! | [`client_actor`] | `ClientActor`: a client library | embedding program |
 //!
-//! Around them: `acceptor` (the listening socket and its connections' tasks), `session` (the order of a client's
-//! answers, and its limits), `peer_link` (the link to the other master), `batch` (how bytes travel between tasks and
-//! actors), `recovery` (what a new holder of the lock does to the log), [`supervision`] (how a node ends) and
-//! [`node_error`] (why).
+//! Around them: `door` (the listening socket, its connections' tasks, and the sessions of those who ask), `dial` (the link
+//! to the other master), `batch` (how bytes travel between tasks and actors), [`journal::shared_file`] (what a new holder of
+//! the lock does to the log), [`supervision`] (how a node ends) and [`node_error`] (why).
 //!
 //! **Invariant:** everything of one node runs on one thread. Threads belong to [`env::real`] alone, and to
 //! [`launcher`]'s callers.
@@ -52,26 +51,20 @@
 
 #![deny(clippy::disallowed_methods)]
 
-mod acceptor;
 pub mod address;
 mod batch;
 pub mod client;
 pub mod client_actor;
 pub mod config;
+mod dial;
+mod door;
 pub mod embed;
 pub mod env;
-pub mod failover_watcher;
+pub mod journal;
 pub mod launcher;
-pub(crate) mod log_proof;
-pub mod log_scan;
-pub mod log_tailer;
-pub mod log_writer;
 pub mod master;
 pub mod node;
 pub mod node_error;
-mod peer_link;
-mod recovery;
-mod session;
 pub mod slave;
 pub mod slave_proxy;
 pub mod supervision;

@@ -11,9 +11,9 @@ use crate::env::{
     Appended, Disk, Displaced, Env, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard,
     Locks, OpenMode, Post, Stream, Watch,
 };
-use crate::log_tailer::{self, Replayed};
+use crate::journal::shared_file::log_tailer::{self, Replayed};
+use crate::journal::shared_file::recovery::Recovery;
 use crate::node_error::NodeError;
-use crate::recovery::Recovery;
 use crate::slave_proxy::{End, EndReason, Parts, PingWanted, Ports, SlaveEnded, SlaveProxy, Window};
 use crate::turns::TurnLengths;
 use actix::dev::ToEnvelope;

@@ -4,9 +4,9 @@ use actix::prelude::*;
 use dsm::config::{Fence, Fsync};
 use dsm::embed::{self, Get, Put, Status};
 use dsm::env::{Disk as _, OpenMode, Post, Stands};
-use dsm::failover_watcher::{self, FailoverWatcher, LeadershipChanged, Notice};
-use dsm::log_tailer::{self, LogTailer, Replay, Replayed};
-use dsm::log_writer::{
+use dsm::journal::shared_file::failover_watcher::{self, FailoverWatcher, LeadershipChanged, Notice};
+use dsm::journal::shared_file::log_tailer::{self, LogTailer, Replay, Replayed};
+use dsm::journal::shared_file::log_writer::{
     self, Abandon, Abandoned, Append, Close, Closed, EpochWritten, LogDisplaced, LogFailed, LogWriter,
     Reopen, Reopened, Sync, Synced, Written,
 };

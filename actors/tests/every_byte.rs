@@ -7,8 +7,10 @@
 use actix::prelude::*;
 use dsm::config::Fsync;
 use dsm::env::{Disk as _, OpenMode, Post};
-use dsm::log_tailer::{self, Replay};
-use dsm::log_writer::{self, Append, Close, Closed, EpochWritten, LogFailed, LogWriter, Written};
+use dsm::journal::shared_file::log_tailer::{self, Replay};
+use dsm::journal::shared_file::log_writer::{
+    self, Append, Close, Closed, EpochWritten, LogFailed, LogWriter, Written,
+};
 use dsm::node_error::{LogDamage, NodeError};
 use dsm::supervision::{Fate, PanicGuard};
 use dsm::testing::{

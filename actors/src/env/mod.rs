@@ -14,7 +14,7 @@ pub use local::LocalListener;
 pub(crate) use net::keep_alive;
 pub use net::{Listener, Stream};
 
-use crate::log_scan::{LogScan, Next, Part};
+use crate::journal::shared_file::log_scan::{LogScan, Next, Part};
 use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Millis};
 use dsm_protocol::lock_file::{LockText, Spared};

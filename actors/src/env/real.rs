@@ -7,7 +7,7 @@ use super::{
     names, Appended, Disk, Displaced, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard,
     Locks, OpenMode, Post, Stands, Stream, Watch,
 };
-use crate::log_scan::{LogScan, Next, Part};
+use crate::journal::shared_file::log_scan::{LogScan, Next, Part};
 use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Millis};
 use dsm_protocol::lock_file::{may_kill, Holders, LockText, MayKill, Observer};

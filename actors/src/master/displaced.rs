@@ -2,7 +2,7 @@
 //! is not executed, and ends with what stands there. No restart would find what it wrote on.
 
 use super::{MasterActor, Phase, Role, Todo};
-use crate::log_writer::{Abandon, Abandoned, LogDisplaced};
+use crate::journal::shared_file::log_writer::{Abandon, Abandoned, LogDisplaced};
 use crate::node_error::NodeError;
 use actix::prelude::*;
 use dsm_protocol::machine::front;

@@ -6,11 +6,11 @@
 use super::{MasterActor, Phase, Role};
 use crate::config::MasterConfig;
 use crate::env::{Env, FileIdentity, Group, LockGuard, OpenMode};
-use crate::log_scan::LogPlace;
-use crate::log_tailer::{self, Halt, Sight};
-use crate::log_writer::Close;
+use crate::journal::shared_file::log_scan::LogPlace;
+use crate::journal::shared_file::log_tailer::{self, Halt, Sight};
+use crate::journal::shared_file::log_writer::Close;
+use crate::journal::shared_file::recovery::Recovered;
 use crate::node_error::NodeError;
-use crate::recovery::Recovered;
 use actix::prelude::*;
 use dsm_protocol::ids::{ClusterId, LinkId, Millis, SlaveId};
 use dsm_protocol::machine::master::{Event, Testimony};

@@ -1,11 +1,11 @@
 //! The other master's side of a master: who serves, forwarded requests, handovers.
 
 use super::{send, told, MasterActor, PeerInbound, PeerOutbound, Phase, Reign, Role};
-use crate::acceptor::{check_sizes, count, reject};
 use crate::batch::Outbox;
-use crate::log_tailer::Sight;
+use crate::door::accept::{check_sizes, count, reject};
+use crate::door::session::{shown_message, Coding, Session};
+use crate::journal::shared_file::log_tailer::Sight;
 use crate::node_error::NodeError;
-use crate::session::{shown_message, Coding, Session};
 use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::ids::{LinkId, Millis, Reign as ReignName, Seq, SessionId, SlaveId};
 use dsm_protocol::machine::front;

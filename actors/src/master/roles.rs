@@ -3,14 +3,14 @@
 use super::opening::{self, Opened};
 use super::{MasterActor, Phase, Reign, Role, CLOSE_MS, ENLIST_MS, STOP_MAX_MS, STOP_MS, SYNCS_MAX, SYNC_MS};
 use crate::env::{LockGuard, Post};
-use crate::failover_watcher::LeadershipChanged;
-use crate::log_scan::LogPlace;
-use crate::log_tailer::{self, Halted, Look};
-use crate::log_writer::{
+use crate::journal::shared_file::failover_watcher::LeadershipChanged;
+use crate::journal::shared_file::log_scan::LogPlace;
+use crate::journal::shared_file::log_tailer::{self, Halted, Look};
+use crate::journal::shared_file::log_writer::{
     self, Close, Closed, EpochWritten, LogFailed, LogWriter, Reopen, Reopened, Sync, Synced,
 };
+use crate::journal::shared_file::recovery::Recovery;
 use crate::node_error::NodeError;
-use crate::recovery::Recovery;
 use crate::supervision::PanicGuard;
 use actix::prelude::*;
 use dsm_protocol::command::{ErrorWord, Reply};

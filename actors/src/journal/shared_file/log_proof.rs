@@ -4,8 +4,8 @@
 //! that of a part, however long the file is; and goes on where it was when the file has grown.
 
 use crate::env::{File, FileIdentity};
-use crate::log_scan::{LogPlace, LogScan};
-use crate::log_tailer::Replay;
+use crate::journal::shared_file::log_scan::{LogPlace, LogScan};
+use crate::journal::shared_file::log_tailer::Replay;
 use dsm_protocol::ids::Reign;
 use dsm_protocol::record::Position;
 use std::io;

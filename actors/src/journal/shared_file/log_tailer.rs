@@ -7,8 +7,8 @@
 //! to say.
 
 use crate::env::{Displaced, Env, File, FileIdentity, OpenMode, Post, Stands, Watch};
-use crate::log_proof::{Proof, Verdict};
-use crate::log_scan::{LogPlace, LogScan, Part};
+use crate::journal::shared_file::log_proof::{Proof, Verdict};
+use crate::journal::shared_file::log_scan::{LogPlace, LogScan, Part};
 use crate::node_error::NodeError;
 use crate::supervision::{Fate, PanicGuard, TaskGuard};
 use crate::turns::TurnLengths;

@@ -6,9 +6,9 @@
 use crate::config::Fsync;
 use crate::env::real::passes;
 use crate::env::{Env, File, FileIdentity, Group, OpenMode};
-use crate::log_scan::{LogPlace, LogScan, Part, CHUNK_BYTES};
-use crate::log_tailer::{self, Replayed};
-use crate::log_writer::{is_full, ROOM_EVERY};
+use crate::journal::shared_file::log_scan::{LogPlace, LogScan, Part, CHUNK_BYTES};
+use crate::journal::shared_file::log_tailer::{self, Replayed};
+use crate::journal::shared_file::log_writer::{is_full, ROOM_EVERY};
 use crate::node_error::{LogDamage, NodeError};
 use actix::prelude::*;
 use dsm_protocol::planted;
