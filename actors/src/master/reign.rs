@@ -400,8 +400,7 @@ impl Handler<LockWon> for MasterActor {
         let _turn = self.turns.begin("role");
         let now = self.env.now();
         let text = won.0.previous();
-        let event =
-            Event::LockWon { text: text.cluster.map(|cluster| (cluster, text.epoch)), epoch: text.epoch };
+        let event = Event::LockWon { cluster: text.cluster, epoch: text.epoch };
         let was_standby = self.reign.is_standby();
         self.step_reign(now, event);
         if was_standby && self.reign.is_barred() {

@@ -7,6 +7,7 @@ mod client_script;
 mod front_script;
 mod master_script;
 mod properties;
+mod reign_script;
 mod scripts;
 mod slave_script;
 mod takeover_script;

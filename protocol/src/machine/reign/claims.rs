@@ -41,8 +41,9 @@ pub(super) struct Knowledge {
     peer_cluster: Option<ClusterId>,
     /// A slave that has named a cluster while nobody serves.
     slave_of: Option<(SlaveId, ClusterId)>,
-    /// What the lock file said when the lock was won: whose log its last holder has served, and in which epoch.
-    lock_text: Option<(ClusterId, Option<Epoch>)>,
+    /// Whose log the last holder of the lock has served, by the lock file.
+    lock_cluster: Option<ClusterId>,
+    /// The epoch that the lock file names.
     lock_epoch: Option<Epoch>,
 }
 
@@ -54,13 +55,13 @@ impl Knowledge {
             memory: None,
             peer_cluster: None,
             slave_of: None,
-            lock_text: None,
+            lock_cluster: None,
             lock_epoch: None,
         }
     }
 
-    pub(super) fn lock_won(&mut self, text: Option<(ClusterId, Option<Epoch>)>, epoch: Option<Epoch>) {
-        (self.lock_text, self.lock_epoch) = (text, epoch);
+    pub(super) fn lock_won(&mut self, cluster: Option<ClusterId>, epoch: Option<Epoch>) {
+        (self.lock_cluster, self.lock_epoch) = (cluster, epoch);
     }
 
     pub(super) fn lock_epoch(&self) -> Epoch {
@@ -111,8 +112,8 @@ impl Knowledge {
         noted: &WitnessText,
     ) -> Vec<Claim> {
         let mut claims = Vec::new();
-        if let Some((cluster, epoch)) = self.lock_text {
-            claims.push(Claim { source: Source::LockFile, cluster, epoch, seen: None });
+        if let Some(cluster) = self.lock_cluster {
+            claims.push(Claim { source: Source::LockFile, cluster, epoch: self.lock_epoch, seen: None });
         }
         if let Some(Memory { cluster, seen }) = self.memory {
             claims.push(Claim { source: Source::Memory, cluster, epoch: None, seen });

@@ -222,9 +222,9 @@ pub enum Event<'a> {
     Looked(Seen),
     /// This master holds the lock.
     LockWon {
-        /// Whose log the last holder has served, and in which epoch, by the lock file's text.
-        text: Option<(ClusterId, Option<Epoch>)>,
-        /// The epoch in that text, whether it names a cluster or not.
+        /// Whose log the last holder has served, by the lock file's text.
+        cluster: Option<ClusterId>,
+        /// The epoch that it names.
         epoch: Option<Epoch>,
     },
     /// What stands at the log's path was looked at.
@@ -738,7 +738,7 @@ impl Leadership {
             }
             Event::CaughtUp => self.caught_up(effects),
             Event::Looked(seen) => self.looked(now, seen, effects),
-            Event::LockWon { text, epoch } => self.lock_won(now, text, epoch, effects),
+            Event::LockWon { cluster, epoch } => self.lock_won(now, cluster, epoch, effects),
             Event::Sighted { follows } => self.sighted(follows, effects),
             Event::Halted => self.halted(effects),
             Event::Recovered { log, read, noted } => self.recovered(now, log, read, noted),

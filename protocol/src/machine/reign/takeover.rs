@@ -4,7 +4,7 @@
 //! fenced, and when a handover is asked for or granted.
 
 use super::{Config, Effect, Leadership, Role};
-use crate::ids::{Epoch, Millis};
+use crate::ids::{ClusterId, Epoch, Millis};
 use crate::machine::doubt::SelfDoubt;
 
 /// A reign of the other master that ended sooner than this doubles how long it must be stable before the next.
@@ -275,7 +275,7 @@ impl Leadership {
     pub(super) fn lock_won(
         &mut self,
         now: Millis,
-        text: Option<(crate::ids::ClusterId, Option<Epoch>)>,
+        cluster: Option<ClusterId>,
         epoch: Option<Epoch>,
         effects: &mut Vec<Effect>,
     ) {
@@ -284,7 +284,7 @@ impl Leadership {
             return;
         }
         self.takeover.lock_won();
-        self.known.lock_won(text, epoch);
+        self.known.lock_won(cluster, epoch);
         self.become_role(Role::Barred { told_at: now }, effects);
         effects.push(Effect::LookAtLog);
     }
