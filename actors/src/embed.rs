@@ -25,17 +25,17 @@
 //! }
 //! ```
 
-use crate::acceptor::{check_sizes, count, Arrived, Switchboard};
 use crate::client::{ClientError, Failure};
 use crate::config::ConfigError;
 use crate::config::{Fence, MasterConfig, MasterKind, SlaveConfig};
+use crate::door::accept::{check_sizes, count, Arrived, Switchboard};
+use crate::door::session::Session;
 use crate::env::local::LocalNet;
 use crate::env::real::RealEnv;
 use crate::env::{Env, Listener};
 use crate::master::MasterActor;
 use crate::node::{open_master, open_slave};
 use crate::node_error::NodeError;
-use crate::session::Session;
 use actix::prelude::*;
 pub use bytes::Bytes;
 use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError};

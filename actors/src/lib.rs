@@ -37,10 +37,9 @@
 //! | [`slave`] | `SlaveActor`: holds the values | slave |
 //! | [`client_actor`] | `ClientActor`: a client library | embedding program |
 //!
-//! Around them: `acceptor` (the listening socket and its connections' tasks), `session` (the order of a client's
-//! answers, and its limits), `peer_link` (the link to the other master), `batch` (how bytes travel between tasks and
-//! actors), [`journal::shared_file`] (what a new holder of the lock does to the log), [`supervision`] (how a node ends)
-//! and [`node_error`] (why).
+//! Around them: `door` (the listening socket, its connections' tasks, and the sessions of those who ask), `dial` (the link
+//! to the other master), `batch` (how bytes travel between tasks and actors), [`journal::shared_file`] (what a new holder of
+//! the lock does to the log), [`supervision`] (how a node ends) and [`node_error`] (why).
 //!
 //! **Invariant:** everything of one node runs on one thread. Threads belong to [`env::real`] alone, and to
 //! [`launcher`]'s callers.
@@ -52,12 +51,13 @@
 
 #![deny(clippy::disallowed_methods)]
 
-mod acceptor;
 pub mod address;
 mod batch;
 pub mod client;
 pub mod client_actor;
 pub mod config;
+mod dial;
+mod door;
 pub mod embed;
 pub mod env;
 pub mod journal;
@@ -65,8 +65,6 @@ pub mod launcher;
 pub mod master;
 pub mod node;
 pub mod node_error;
-mod peer_link;
-mod session;
 pub mod slave;
 pub mod slave_proxy;
 pub mod supervision;

@@ -4,13 +4,13 @@
 //! a process, and then must not fence each other: give masters `fence: Fence::None`. A node that has ended has given
 //! everything back: its port, its locks, its tasks and its actors.
 
-use crate::acceptor::{self, Context, Switchboard};
 use crate::config::ConfigError;
 use crate::config::{MasterConfig, MasterKind, SlaveConfig};
+use crate::dial::{self, Introduction};
+use crate::door::accept::{self, Context, Switchboard};
 use crate::env::{Env, Listener};
 use crate::master::{self, MasterActor};
 use crate::node_error::NodeError;
-use crate::peer_link::{self, Introduction};
 use crate::slave::{self, SlaveActor};
 use crate::supervision::Fate;
 use actix::prelude::*;
@@ -109,7 +109,7 @@ pub(crate) async fn open_master(
     if tokio::time::timeout(SELF_TIMEOUT, is_itself).await.unwrap_or(false) {
         return Err(ConfigError::PeerLeadsHere { peer: introduction.peer, bound }.into());
     }
-    if let Some(reason) = peer_link::preflight(&introduction, &env).await {
+    if let Some(reason) = dial::preflight(&introduction, &env).await {
         return Err(NodeError::Refused { reason });
     }
     let fate = Fate::default();
@@ -122,12 +122,12 @@ pub(crate) async fn open_master(
         fate: fate.clone(),
         cluster,
     });
-    let facts = acceptor::server_facts(&config);
+    let facts = accept::server_facts(&config);
     let context = Context { env, config: Rc::clone(&config), facts, switchboard: Rc::clone(&switchboard) };
     let mut linking = JoinSet::new();
-    linking.spawn_local(peer_link::keep(introduction, context.clone(), fate.clone()));
+    linking.spawn_local(dial::keep(introduction, context.clone(), fate.clone()));
     let mut accepting = JoinSet::new();
-    accepting.spawn_local(acceptor::accept(listener, context, fate.clone()));
+    accepting.spawn_local(accept::accept(listener, context, fate.clone()));
     Ok(OpenMaster { address, master, fate, switchboard, accepting, linking })
 }
 

@@ -3,19 +3,19 @@
 //! Owns the slave machine; each master's link is a plain task that keeps the connection and hands over what arrives in
 //! batches. A slave is connected to both masters and obeys the one whose reign is the latest.
 
-use crate::acceptor::read_some;
 use crate::batch::{Inbox, Outbox, Turns};
 use crate::config::SlaveConfig;
+use crate::door::accept::read_some;
+use crate::door::session::shown_message;
 use crate::env::{Env, Stream};
-use crate::session::shown_message;
 use crate::supervision::{Backoff, Fate, PanicGuard, TaskGuard};
 use crate::turns::{Turn, TurnLengths};
 use actix::prelude::*;
 use bytes::BytesMut;
 use dsm_protocol::frame::{self, Incoming, Unframer};
 use dsm_protocol::ids::{ClusterId, Incarnation, LinkId, SlaveId, Stamp};
+use dsm_protocol::machine::reign::start::SLAVE_PAUSE_MAX_MS;
 use dsm_protocol::machine::slave::{Effect, Event, Slave};
-use dsm_protocol::machine::start::SLAVE_PAUSE_MAX_MS;
 use dsm_protocol::message::{Control, Hello, HelloRole, Message as Wire, Seen};
 use dsm_protocol::planted;
 use std::cell::Cell;
@@ -335,7 +335,7 @@ impl SlaveActor {
 }
 
 fn log_command(message: &Wire) {
-    use crate::session::shown_key;
+    use crate::door::session::shown_key;
     match message {
         Wire::Write { version, key, value, .. } => {
             log::debug!("write key={} version={version} bytes={}", shown_key(key), value.len());

@@ -2,10 +2,10 @@
 
 use super::forwards::Forward;
 use super::{long_answers, send, Allowance, MasterActor, ReadWindow, Role, SlaveLink, Todo, WaitingRead};
-use crate::acceptor::{Arrived, Switchboard};
 use crate::batch::Outbox;
+use crate::door::accept::{Arrived, Switchboard};
+use crate::door::session::{shown_key, ANSWER_BYTES_FREE};
 use crate::journal::shared_file::log_writer::Append;
-use crate::session::{shown_key, ANSWER_BYTES_FREE};
 use crate::slave_proxy::{End, EndReason};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::frame;

@@ -4,7 +4,7 @@
 //! for short requests for ever. Never decides the order in which answers leave: their sessions do.
 
 use super::{Allowance, MasterActor};
-use crate::session::Coding;
+use crate::door::session::Coding;
 use bytes::Bytes;
 use dsm_protocol::frame::ValuesFrame;
 use dsm_protocol::machine::master::Asker;

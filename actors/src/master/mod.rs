@@ -19,16 +19,16 @@ mod status;
 mod stop;
 mod told;
 
-use crate::acceptor::{self, count, Arrived, Drain, Sessions, Switchboard};
 use crate::batch::{Inbox, Outbox};
 use crate::config::{Fsync, MasterConfig, MasterKind};
+use crate::door::accept::{self, count, Arrived, Drain, Sessions, Switchboard};
+use crate::door::session::{shown_key, AnswerPool, Room, Session};
 use crate::embed::Door;
 use crate::env::{Displaced, Env, File, LockGuard};
 use crate::journal::shared_file::failover_watcher::{self, FailoverWatcher, Notice};
 use crate::journal::shared_file::log_tailer::{self, LogTailer, Replay, Replayed, Sight};
 use crate::journal::shared_file::log_writer::{LogWriter, Written, WrittenRecord};
 use crate::node_error::NodeError;
-use crate::session::{shown_key, AnswerPool, Room, Session};
 use crate::slave_proxy::{self, End, EndReason, SlaveProxy};
 use crate::supervision::{Fate, PanicGuard};
 use crate::turns::{Turn, TurnLengths};
@@ -41,8 +41,8 @@ use dsm_protocol::machine::health::{Health, Lag};
 use dsm_protocol::machine::link::reads::{ReadWindow, WaitingRead};
 use dsm_protocol::machine::link::{Quarantine, Standing};
 use dsm_protocol::machine::master::{self, Asker, Census, Change, Master, Slot, WriteId};
-use dsm_protocol::machine::start::Lack;
-use dsm_protocol::machine::takeover;
+use dsm_protocol::machine::reign::start::Lack;
+use dsm_protocol::machine::reign::takeover;
 use dsm_protocol::message::{Control, MasterState, Message as Wire, Seen};
 use long_answers::LongAnswer;
 use std::cell::{Cell, RefCell};
@@ -582,7 +582,7 @@ impl MasterActor {
 
     fn line_bytes_max(config: &MasterConfig) -> usize {
         // One record may hold several of the longest values.
-        dsm_protocol::record::line_bytes_max(acceptor::server_facts(config).limits.request_bytes_max)
+        dsm_protocol::record::line_bytes_max(accept::server_facts(config).limits.request_bytes_max)
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {

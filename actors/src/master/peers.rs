@@ -1,17 +1,17 @@
 //! The other master's side of a master: who serves, forwarded requests, handovers.
 
 use super::{send, told, MasterActor, PeerInbound, PeerOutbound, Phase, Reign, Role};
-use crate::acceptor::{check_sizes, count, reject};
 use crate::batch::Outbox;
+use crate::door::accept::{check_sizes, count, reject};
+use crate::door::session::{shown_message, Coding, Session};
 use crate::journal::shared_file::log_tailer::Sight;
 use crate::node_error::NodeError;
-use crate::session::{shown_message, Coding, Session};
 use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::ids::{LinkId, Millis, Reign as ReignName, Seq, SessionId, SlaveId};
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::health::{Lag, TELL_MS};
 use dsm_protocol::machine::master::Asker;
-use dsm_protocol::machine::takeover;
+use dsm_protocol::machine::reign::takeover;
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Welcome};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;

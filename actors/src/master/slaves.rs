@@ -1,9 +1,9 @@
 //! The slaves' side of a master: registration, messages, removal.
 
 use super::{send, told, MasterActor, Phase, ReadWindow, Role, SlaveLink};
-use crate::acceptor::reject;
 use crate::batch::Outbox;
-use crate::session::shown_message;
+use crate::door::accept::reject;
+use crate::door::session::shown_message;
 use crate::slave_proxy::{End, EndReason, Owed, Parts, PingWanted, Ports, SlaveEnded, SlaveProxy};
 use actix::prelude::*;
 use dsm_protocol::command::KEY_MAX;

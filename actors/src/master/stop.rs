@@ -2,8 +2,8 @@
 //! requests, and only then is gone. Without a standby it answers what is in flight, and ends.
 
 use super::{send, MasterActor, Phase, Role, STOP_MAX_MS, STOP_MS};
+use crate::door::session::Session;
 use crate::journal::shared_file::failover_watcher;
-use crate::session::Session;
 use dsm_protocol::ids::Millis;
 use dsm_protocol::machine::front::{self, Kind};
 use dsm_protocol::message::{Control, Message};

@@ -6,8 +6,8 @@
 
 use crate::batch::{Inbox, Outbox, Turns};
 use crate::config::MasterConfig;
+use crate::door::session::{AnswerPool, Coding, Session};
 use crate::env::{Env, Listener, Stream};
-use crate::session::{AnswerPool, Coding, Session};
 use crate::slave_proxy::EndReason;
 use crate::supervision::{Fate, TaskGuard};
 use crate::turns::TurnLengths;

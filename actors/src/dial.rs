@@ -2,8 +2,8 @@
 //!
 //! Owns the connection. What comes over it goes to the master's inbox; the link's generation tells old from new.
 
-use crate::acceptor::{read_more, request_body_max, Arrived, Context, Unfinished, Unheard};
 use crate::batch::{Outbox, Turns};
+use crate::door::accept::{read_more, request_body_max, Arrived, Context, Unfinished, Unheard};
 use crate::env::{Env, Stream};
 use crate::supervision::{Backoff, Fate, TaskGuard};
 use bytes::BytesMut;

@@ -1,5 +1,5 @@
 //! A client's session: the slots in which its answers wait for their turn, shared by the connection's task, which reads
-//! and parses (`acceptor.rs`), and the master, which answers.
+//! and parses (`accept.rs`), and the master, which answers.
 //!
 //! Owns the order of answers, and what is in flight and put aside. Never reads a socket, never executes anything.
 
