@@ -22,7 +22,7 @@ use dsm_protocol::ids::{LinkId, Millis, SlaveId};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::doubt::SelfDoubt;
 use dsm_protocol::machine::link::Link;
-use dsm_protocol::machine::takeover::Seen;
+use dsm_protocol::machine::reign::takeover::Seen;
 use dsm_protocol::record::{CrashKind, Position};
 use futures_util::future::LocalBoxFuture;
 use std::cell::{Cell, RefCell};

@@ -20,7 +20,7 @@ use dsm_protocol::ids::{
     ClusterId, Epoch, Incarnation, LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version,
 };
 use dsm_protocol::machine::master::{self, Asker, Change, Effect, Master, WriteId};
-use dsm_protocol::machine::takeover::{self, Event, Seen};
+use dsm_protocol::machine::reign::takeover::{self, Event, Seen};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message as Wire};
 use dsm_protocol::record::{self, Position, Scanner, Step};
 use std::io::{self, Read as _, Write as _};

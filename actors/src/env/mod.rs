@@ -18,7 +18,7 @@ use crate::journal::shared_file::log_scan::{LogScan, Next, Part};
 use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Millis};
 use dsm_protocol::lock_file::{LockText, Spared};
-use dsm_protocol::machine::takeover::Seen;
+use dsm_protocol::machine::reign::takeover::Seen;
 use dsm_protocol::record::{self, Place};
 use futures_util::future::LocalBoxFuture;
 use std::fmt;

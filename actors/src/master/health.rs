@@ -4,7 +4,7 @@ use super::{MasterActor, Role};
 use crate::env::Locks;
 use dsm_protocol::ids::Millis;
 use dsm_protocol::machine::health::{Facts, News};
-use dsm_protocol::machine::takeover::Seen;
+use dsm_protocol::machine::reign::takeover::Seen;
 use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;

@@ -1,7 +1,7 @@
 //! What a master does between the lock and its EPOCH record: it holds the log against what others know of it, and waits
 //! with the lock when something is missing.
 //!
-//! Owns the looks at the path meanwhile. The rule itself is `machine/start.rs`.
+//! Owns the looks at the path meanwhile. The rule itself is `machine/reign/start.rs`.
 
 use super::{MasterActor, Phase, Role};
 use crate::config::MasterConfig;
@@ -14,7 +14,7 @@ use crate::node_error::NodeError;
 use actix::prelude::*;
 use dsm_protocol::ids::{ClusterId, LinkId, Millis, SlaveId};
 use dsm_protocol::machine::master::{Event, Testimony};
-use dsm_protocol::machine::start::{self, Accepted, Circumstances, Claim, Lack, Log, Source, Verdict};
+use dsm_protocol::machine::reign::start::{self, Accepted, Circumstances, Claim, Lack, Log, Source, Verdict};
 use dsm_protocol::message::Seen;
 use dsm_protocol::planted;
 use dsm_protocol::record::Position;

@@ -13,7 +13,7 @@ use dsm_protocol::ids::{LinkId, Millis, Reign as ReignName, Seq, SessionId, Slav
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::health::{Lag, TELL_MS};
 use dsm_protocol::machine::master::Asker;
-use dsm_protocol::machine::takeover;
+use dsm_protocol::machine::reign::takeover;
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Welcome};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;

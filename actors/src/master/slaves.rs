@@ -104,7 +104,7 @@ impl MasterActor {
                 enlisted: None,
                 disputes: false,
                 active_since: None,
-                reads: ReadWindow::new(&self.config),
+                reads: ReadWindow::new(self.config.slave_window.as_u64() as usize),
                 alive_end: 0,
                 report_end: None,
             },
@@ -310,7 +310,8 @@ impl MasterActor {
         }
         slave.report_end = Some(slave.outbox.queued());
         slave.active_since = Some(self.env.now());
-        let reads = std::mem::replace(&mut slave.reads, ReadWindow::new(&self.config));
+        let reads =
+            std::mem::replace(&mut slave.reads, ReadWindow::new(self.config.slave_window.as_u64() as usize));
         slave.owed.set(0);
         slave.window.borrow_mut().begin();
         self.slots[usize::from(slot.0)] = Some(link);

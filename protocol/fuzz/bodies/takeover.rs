@@ -3,7 +3,7 @@
 
 use super::Input;
 use dsm_protocol::ids::Millis;
-use dsm_protocol::machine::takeover::{Config, Effect, Event, Refusal, Seen, Takeover};
+use dsm_protocol::machine::reign::takeover::{Config, Effect, Event, Refusal, Seen, Takeover};
 
 /// Where the master stands, as its caller knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

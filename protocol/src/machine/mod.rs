@@ -18,7 +18,6 @@ pub mod front;
 pub mod health;
 pub mod link;
 pub mod master;
+pub mod reign;
 pub mod slave;
-pub mod start;
 mod table;
-pub mod takeover;

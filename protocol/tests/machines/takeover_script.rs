@@ -2,7 +2,7 @@
 
 use crate::scripts::{run_all, Res};
 use dsm_protocol::ids::Millis;
-use dsm_protocol::machine::takeover::{Config, Effect, Event, Seen, Takeover};
+use dsm_protocol::machine::reign::takeover::{Config, Effect, Event, Seen, Takeover};
 use std::fmt::Write as _;
 
 #[test]

@@ -8,7 +8,7 @@ use crate::env::{Env, Fenced, LockGuard};
 use crate::node_error::NodeError;
 use crate::supervision::{Fate, PanicGuard};
 use actix::prelude::*;
-use dsm_protocol::machine::takeover::{Config, Effect, Event, Refusal, Seen, Takeover};
+use dsm_protocol::machine::reign::takeover::{Config, Effect, Event, Refusal, Seen, Takeover};
 use dsm_protocol::planted;
 use std::path::PathBuf;
 use std::rc::Rc;

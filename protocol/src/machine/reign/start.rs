@@ -5,7 +5,7 @@
 //! being served: an empty cluster in the place of a lost log answers every question wrongly. Asked again whenever
 //! something may have changed. See `docs/ARCHITECTURE.md`, *What a log must hold*.
 
-use super::master::{Reigns, Testimony};
+use super::super::master::{Reigns, Testimony};
 use crate::ids::{ClusterId, Epoch, Reign, Seq, SlaveId};
 use crate::message::Seen;
 use crate::planted;
@@ -276,7 +276,7 @@ fn lack(log: &Log, reigns: &Reigns, claim: &Claim, accepted: &Accepted) -> Optio
 
 #[cfg(test)]
 mod tests {
-    use super::super::master::ReignRecord;
+    use super::super::super::master::ReignRecord;
     use super::*;
 
     const OURS: ClusterId = ClusterId(1);
