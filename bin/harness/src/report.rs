@@ -9,10 +9,11 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
+use super::findings::is_right;
 use super::plots::number::{count, counted, per_cent, short, thousands};
-use super::plots::{name, Dimension, Plot};
+use super::plots::{name, Plot, SweptBy};
 use super::record::{Percentiles, RunRecord, Second, SweepRecord};
-use super::verdict::{is_right, HistoryVerdict, Wrong};
+use super::verdict::{HistoryVerdict, Wrong};
 
 /// Looks of the page. In the dark the plots are inverted and their hues turned back, so that blue stays blue.
 const STYLE: &str = include_str!("report.css");
@@ -408,10 +409,10 @@ fn runs_table(page: &mut String, sweep: &SweepRecord) -> fmt::Result {
     let runs = &sweep.runs;
     page.push_str("<section>\n<h2>Runs</h2>\n");
     let noted = runs.iter().any(|run| run.totals.bound_by_think || run.interrupted);
-    let varied = Dimension::varied(sweep);
-    let always = [Dimension::Slaves, Dimension::Clients];
-    let places: Vec<Dimension> =
-        Dimension::ALL.into_iter().filter(|by| always.contains(by) || varied.contains(by)).collect();
+    let varied = SweptBy::varied(sweep);
+    let always = [SweptBy::Slaves, SweptBy::Clients];
+    let places: Vec<SweptBy> =
+        SweptBy::ALL.into_iter().filter(|by| always.contains(by) || varied.contains(by)).collect();
     let heads: Vec<String> = places.iter().map(|by| format!("#{}", by.word())).collect();
     let mut columns = vec!["#run"];
     columns.extend(heads.iter().map(String::as_str));
@@ -598,7 +599,7 @@ fn plots_section(page: &mut String, plots: &[(&Plot, String)]) -> fmt::Result {
         plot.svg.parent().map(|parent| parent.to_string_lossy().into_owned()).unwrap_or_default()
     };
     let groups: Vec<(String, String)> = std::iter::once(("Plots".to_owned(), String::new()))
-        .chain(Dimension::ALL.map(|by| (format!("By {}", by.name()), by.folder())))
+        .chain(SweptBy::ALL.map(|by| (format!("By {}", by.name()), by.folder())))
         .collect();
     for (heading, wanted) in &groups {
         let mut members = plots.iter().filter(|(plot, _)| folder(plot) == *wanted).peekable();
