@@ -2,8 +2,8 @@
 
 use super::{send, told, MasterActor, Phase, Role, SlaveLink};
 use crate::batch::Outbox;
-use crate::door::accept::reject;
-use crate::door::session::shown_message;
+use crate::door::links::reject;
+use crate::shown::shown_message;
 use crate::slave_proxy::{End, EndReason, Parts, SlaveEnded, SlaveProxy};
 use actix::prelude::*;
 use dsm_protocol::command::KEY_MAX;
