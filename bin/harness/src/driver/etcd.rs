@@ -119,7 +119,7 @@ impl EtcdConnection {
         Ok(EtcdConnection { sender, driver, range, put, texts, clock })
     }
 
-    /// See [`super::EtcdConnection::exchange`].
+    /// See [`super::StoreConnection::exchange`].
     pub(crate) async fn exchange(
         &mut self,
         batch: &[LoadRequest],

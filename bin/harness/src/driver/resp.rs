@@ -116,7 +116,7 @@ impl RespConnection {
         Ok(RespConnection { stream, script, clock, output, input, filled: 0..0 })
     }
 
-    /// See [`super::RespConnection::exchange`].
+    /// See [`super::StoreConnection::exchange`].
     pub(crate) async fn exchange(
         &mut self,
         batch: &[LoadRequest],

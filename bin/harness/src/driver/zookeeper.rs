@@ -136,7 +136,7 @@ impl ZookeeperConnection {
         })
     }
 
-    /// See [`super::ZookeeperConnection::exchange`].
+    /// See [`super::StoreConnection::exchange`].
     pub(crate) async fn exchange(
         &mut self,
         batch: &[LoadRequest],
