@@ -4,7 +4,7 @@ use super::{send, told, MasterActor, PeerInbound, PeerOutbound, Phase, Reign, Ro
 use crate::batch::Outbox;
 use crate::door::accept::{check_sizes, count, reject};
 use crate::door::session::{shown_message, Coding, Session};
-use crate::journal::shared_file::log_tailer::Sight;
+use crate::journal::Sight;
 use crate::node_error::NodeError;
 use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::ids::{LinkId, Millis, Reign as ReignName, Seq, SessionId, SlaveId};
