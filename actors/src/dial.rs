@@ -3,8 +3,13 @@
 //! Owns the connection. What comes over it goes to the master's inbox; the link's generation tells old from new.
 
 use crate::batch::{Outbox, Turns};
-use crate::door::accept::{read_more, request_body_max, Arrived, Context, Unfinished, Unheard};
+use crate::door::admission::Unfinished;
+use crate::door::heard::Unheard;
+use crate::door::links::request_body_max;
+use crate::door::switchboard::Arrived;
+use crate::door::Context;
 use crate::env::{Env, Stream};
+use crate::reading::read_more;
 use crate::supervision::{Backoff, Fate, TaskGuard};
 use bytes::BytesMut;
 use dsm_protocol::command::{ErrorWord, Reply};

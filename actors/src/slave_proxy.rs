@@ -1,6 +1,6 @@
 //! `SlaveProxy`: one life of one link to one slave.
 //!
-//! Holds the deadline of the link's acknowledgements and its end; whether one is late is decided by `machine/link.rs`. The
+//! Holds the deadline of the link's acknowledgements and its end; whether one is late is decided by `machine/link/`. The
 //! bytes themselves go from the master's machine straight into the link's outbox. Ends with a typed reason, which its
 //! supervisor, `MasterActor`, turns into the slave's removal.
 

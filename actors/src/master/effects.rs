@@ -3,9 +3,10 @@
 use super::forwards::Forward;
 use super::{long_answers, send, Allowance, MasterActor, ReadWindow, Role, SlaveLink, Todo, WaitingRead};
 use crate::batch::Outbox;
-use crate::door::accept::{Arrived, Switchboard};
-use crate::door::session::{shown_key, ANSWER_BYTES_FREE};
+use crate::door::session::ANSWER_BYTES_FREE;
+use crate::door::switchboard::{Arrived, Switchboard};
 use crate::journal::shared_file::log_writer::Append;
+use crate::shown::shown_key;
 use crate::slave_proxy::{End, EndReason};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::frame;

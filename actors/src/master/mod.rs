@@ -5,6 +5,7 @@
 //! A shell: what arrives becomes events, what the machines decide is carried out in `effects.rs`. Never blocks, never
 //! decides a rule of replication or failover by itself.
 
+mod asked;
 mod barred;
 mod displaced;
 mod effects;
@@ -13,7 +14,6 @@ mod health;
 mod long_answers;
 mod opening;
 mod peers;
-mod read_window;
 mod roles;
 mod slaves;
 mod status;
@@ -22,15 +22,18 @@ mod told;
 
 use crate::batch::{Inbox, Outbox};
 use crate::config::{Fsync, MasterConfig, MasterKind};
-use crate::door::accept::{self, count, Arrived, Drain, Sessions, Switchboard};
-use crate::door::session::{shown_key, AnswerPool, Room, Session};
-use crate::embed::Door;
+use crate::door::admission::count;
+use crate::door::embedded::Door;
+use crate::door::session::{AnswerPool, Room, Session};
+use crate::door::switchboard::{Arrived, Drain, Switchboard};
+use crate::door::{server_facts, Sessions};
 use crate::env::{Displaced, Env, File, LockGuard};
 use crate::journal::shared_file::failover_watcher::{self, FailoverWatcher, Notice};
 use crate::journal::shared_file::log_tailer::{self, LogTailer, Replayed};
 use crate::journal::shared_file::log_writer::LogWriter;
 use crate::journal::{LogEvent, Replay, Sight, WrittenRecord};
 use crate::node_error::NodeError;
+use crate::shown::shown_key;
 use crate::slave_proxy::{self, End, EndReason, SlaveProxy};
 use crate::supervision::{Fate, PanicGuard};
 use crate::turns::{Turn, TurnLengths};
@@ -40,13 +43,13 @@ use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, Reign as ReignName, Se
 use dsm_protocol::machine::doubt::{self, Cause, SelfDoubt};
 use dsm_protocol::machine::front::{self, Front, Kind};
 use dsm_protocol::machine::health::{Health, Lag};
+use dsm_protocol::machine::link::reads::{ReadWindow, WaitingRead};
 use dsm_protocol::machine::link::{Quarantine, Standing};
 use dsm_protocol::machine::master::{self, Asker, Census, Change, Master, Slot, WriteId};
 use dsm_protocol::machine::reign::start::Lack;
 use dsm_protocol::machine::reign::takeover;
 use dsm_protocol::message::{Control, MasterState, Message as Wire, Seen};
 use long_answers::LongAnswer;
-use read_window::{ReadWindow, WaitingRead};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -584,7 +587,7 @@ impl MasterActor {
 
     fn line_bytes_max(config: &MasterConfig) -> usize {
         // One record may hold several of the longest values.
-        dsm_protocol::record::line_bytes_max(accept::server_facts(config).limits.request_bytes_max)
+        dsm_protocol::record::line_bytes_max(server_facts(config).limits.request_bytes_max)
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {

@@ -2,8 +2,8 @@
 
 use super::{send, told, MasterActor, Phase, ReadWindow, Role, SlaveLink};
 use crate::batch::Outbox;
-use crate::door::accept::reject;
-use crate::door::session::shown_message;
+use crate::door::links::reject;
+use crate::shown::shown_message;
 use crate::slave_proxy::{End, EndReason, Owed, Parts, PingWanted, Ports, SlaveEnded, SlaveProxy};
 use actix::prelude::*;
 use dsm_protocol::command::KEY_MAX;
@@ -104,7 +104,7 @@ impl MasterActor {
                 enlisted: None,
                 disputes: false,
                 active_since: None,
-                reads: ReadWindow::new(&self.config),
+                reads: ReadWindow::new(self.config.slave_window.as_u64() as usize),
                 alive_end: 0,
                 report_end: None,
             },
@@ -310,7 +310,8 @@ impl MasterActor {
         }
         slave.report_end = Some(slave.outbox.queued());
         slave.active_since = Some(self.env.now());
-        let reads = std::mem::replace(&mut slave.reads, ReadWindow::new(&self.config));
+        let reads =
+            std::mem::replace(&mut slave.reads, ReadWindow::new(self.config.slave_window.as_u64() as usize));
         slave.owed.set(0);
         slave.window.borrow_mut().begin();
         self.slots[usize::from(slot.0)] = Some(link);
