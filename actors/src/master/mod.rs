@@ -43,9 +43,8 @@ use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, Reign as ReignName, Se
 use dsm_protocol::machine::doubt::{self, Cause, SelfDoubt};
 use dsm_protocol::machine::front::{self, Front, Kind};
 use dsm_protocol::machine::health::{Health, Lag};
-use dsm_protocol::machine::link::reads::{ReadWindow, WaitingRead};
-use dsm_protocol::machine::link::{Quarantine, Standing};
-use dsm_protocol::machine::master::{self, Asker, Census, Change, Master, Slot, WriteId};
+use dsm_protocol::machine::link::{Quarantine, ReadWindow, WaitingRead};
+use dsm_protocol::machine::master::{self, Asker, Census, Change, Master, WriteId};
 use dsm_protocol::machine::reign::start::Lack;
 use dsm_protocol::machine::reign::takeover;
 use dsm_protocol::message::{Control, MasterState, Message as Wire, Seen};
@@ -246,27 +245,14 @@ pub(super) enum Role {
 /// A connected slave.
 pub(super) struct SlaveLink {
     id: SlaveId,
-    incarnation: dsm_protocol::ids::Incarnation,
+    /// All that is known of the link, shared with the proxy.
+    link: slave_proxy::SharedLink,
     outbox: Outbox,
-    window: slave_proxy::Window,
-    /// What the proxy knows of the reads under way.
-    owed: slave_proxy::Owed,
     proxy: Addr<SlaveProxy>,
-    standing: Standing,
-    slot: Option<Slot>,
-    /// Since when it has its slot.
-    active_since: Option<Millis>,
-    reads: ReadWindow,
-    /// Where the last sign of life that it asked for ends in the bytes given to the link.
-    alive_end: u64,
-    /// Where the question for the next part of its report ends in them; `None` when it is not asked for one.
-    report_end: Option<u64>,
     /// The cluster that it named in its hello. If it is ours, it may know of our reigns.
     cluster: Option<ClusterId>,
     /// What it had seen when it said so last.
     seen: Option<Seen>,
-    /// The room it has, in bytes, if it has accepted the reign and gets its place when that begins to serve.
-    enlisted: Option<u64>,
     /// What it says it has seen is not in the log: it gets no place in this reign, and nothing of it is dropped.
     disputes: bool,
 }
@@ -349,9 +335,6 @@ pub struct MasterActor {
     /// Who holds the lock, and when that was looked at, while nobody is known to serve.
     lock_holder: Rc<health::LockHolder>,
     lock_looked_at: Millis,
-    slots: Vec<Option<LinkId>>,
-    /// Slaves that are to be sent a ping as soon as nothing that was counted in front of it is still to be sent.
-    pings: Vec<LinkId>,
     /// Slaves whose name is taken, until it is known whether the other one lives.
     parked: BTreeMap<LinkId, (dsm_protocol::message::Hello, Outbox)>,
     peers: BTreeMap<LinkId, PeerInbound>,
@@ -516,8 +499,6 @@ impl MasterActor {
             health: Health::default(),
             lock_holder: Rc::default(),
             lock_looked_at: now,
-            slots: vec![None; master::SLAVES_MAX],
-            pings: Vec::new(),
             parked: BTreeMap::new(),
             peers: BTreeMap::new(),
             dialed: None,
@@ -623,7 +604,6 @@ impl MasterActor {
         self.forward_on(&mut left);
         self.perform_within(now, &mut left);
         self.read_on(&mut left);
-        self.send_pings();
         while !left.is_spent() {
             // What the front held comes before whatever came since.
             let todo = self.released.pop_front().or_else(|| self.next_todo());
@@ -682,17 +662,7 @@ impl MasterActor {
     fn note_arrived(&self, now: Millis, arrived: &Arrived) {
         let Arrived::Slave { link, message, .. } = arrived else { return };
         let Some(slave) = self.slaves.get(link) else { return };
-        let is_answer = matches!(
-            message,
-            Wire::Control(
-                Control::Enlisted { .. } | Control::Outdated { .. } | Control::Alive | Control::Took { .. }
-            )
-        );
-        if let Wire::Ack { through, .. } = message {
-            slave.window.borrow_mut().note_arrived(now, *through, slave.outbox.reached());
-        } else if is_answer {
-            slave.window.borrow_mut().note_answer();
-        }
+        slave.link.borrow_mut().note_arrived(now, message, slave.outbox.reached());
     }
 
     /// Sees to it that there is another turn if something is left to be done, once everybody else has had one.
@@ -702,7 +672,7 @@ impl MasterActor {
             || !self.long_answers.is_empty()
             || self.has_forwards()
             || !self.litter.is_empty()
-            || self.slaves.values().any(|slave| slave.reads.is_behind());
+            || self.slaves.values().any(|slave| slave.link.borrow().reads().is_behind());
         if is_left && !std::mem::replace(&mut self.resuming, true) {
             let master = ctx.address();
             // Not from here: actix empties the mailbox before it lets anybody else run.

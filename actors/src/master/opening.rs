@@ -193,10 +193,10 @@ impl MasterActor {
 
     /// Gives their places to the slaves that have accepted the reign so far.
     pub(super) fn enlist_all(&mut self, now: Millis) {
-        let enlisted = self
-            .slaves
-            .iter_mut()
-            .filter_map(|(link, slave)| Some((*link, slave.id.clone(), slave.enlisted.take()?)));
+        let enlisted = self.slaves.iter().filter_map(|(link, slave)| {
+            let room_bytes = slave.link.borrow_mut().take_enlisted()?;
+            Some((*link, slave.id.clone(), room_bytes))
+        });
         for (link, id, room_bytes) in enlisted.collect::<Vec<_>>() {
             self.step(now, Event::SlaveJoined { id, link, room_bytes });
         }
@@ -238,9 +238,6 @@ impl MasterActor {
     /// The log of a reign that was given up before it served is closed: what it lacks is waited for.
     pub(super) fn doubted(&mut self, guard: Box<dyn LockGuard>, end: &Position) {
         let now = self.env.now();
-        for slave in self.slaves.values_mut() {
-            slave.enlisted = None;
-        }
         self.role = Role::Waiting(Box::new(Waiting {
             guard,
             opened: None,

@@ -151,7 +151,7 @@ impl MasterActor {
         self.expire_failover(now);
         self.tick_stop(now);
         self.tick_barred(now);
-        let all_enlisted = self.slaves.values().all(|slave| slave.slot.is_some() || slave.enlisted.is_some());
+        let all_enlisted = self.slaves.values().all(|slave| slave.link.borrow().has_accepted());
         let closing_since = self.closing_since();
         let yield_ms = self.yield_ms();
         let may_be_forwarded_to = self.may_be_forwarded_to(now);
@@ -329,12 +329,9 @@ impl MasterActor {
             let now = self.env.now();
             self.step(now, master::Event::ReignEnded);
         }
-        for slave in self.slaves.values_mut() {
-            slave.slot = None;
-            slave.active_since = None;
-            slave.window.borrow_mut().end();
+        for slave in self.slaves.values() {
+            slave.link.borrow_mut().end_reign();
         }
-        self.slots.fill(None);
         self.known_epoch = self.known_epoch.max(epoch);
         self.log_bytes = closed.position.offset;
         self.replayed.place = LogPlace::durable(closed.position);

@@ -32,10 +32,11 @@ impl MasterActor {
     /// The slaves that are connected and do not count, numbered from `first` on.
     fn write_quarantined(&self, text: &mut String, first: usize) -> std::fmt::Result {
         let now = self.env.now();
-        let mut waiting: Vec<_> = self.slaves.values().filter(|slave| slave.is_in_quarantine()).collect();
+        let mut waiting: Vec<_> =
+            self.slaves.values().filter(|slave| slave.link.borrow().is_in_quarantine()).collect();
         waiting.sort_by_key(|slave| &slave.id);
         for (index, slave) in waiting.into_iter().enumerate() {
-            let Some(record) = self.quarantine.of(&slave.id, slave.incarnation) else { continue };
+            let Some(record) = self.quarantine.of(slave.link.borrow().life()) else { continue };
             let left = record.ms_left(now);
             write!(text, "slave{}:id={},state=quarantined,", first + index, slave.id)?;
             writeln!(text, "failures={},cause={},ms_left={left}", record.failures, record.cause)?;
@@ -106,7 +107,7 @@ impl MasterActor {
                 writeln!(text, "slave{index}:id={id},state=connected")?;
             }
         }
-        let waiting = self.slaves.values().filter(|slave| slave.is_in_quarantine()).count();
+        let waiting = self.slaves.values().filter(|slave| slave.link.borrow().is_in_quarantine()).count();
         writeln!(text, "slaves_quarantined:{waiting}")?;
         writeln!(text, "slaves_full:{}", self.machine.full_slaves().count())?;
         let (slowest, ack_ms) = self.slowest_slave(now).unwrap_or(("", 0));
@@ -117,7 +118,7 @@ impl MasterActor {
         let disputing = self.slaves.values().filter(|slave| slave.disputes).count();
         writeln!(text, "slaves_disputing:{disputing}")?;
         writeln!(text, "substitutions:{}", counters.substitutions)?;
-        let waited = self.slaves.values().map(|slave| slave.reads.waited()).sum::<u64>();
+        let waited = self.slaves.values().map(|slave| slave.link.borrow().reads().waited()).sum::<u64>();
         writeln!(text, "reads_waited_for_slave_window:{}", self.reads_waited + waited)?;
 
         writeln!(text, "\n# Keyspace")?;

@@ -1,266 +1,370 @@
-//! One slave's link, as its master sees it: what is on its way, when it is late, and whether a slave that was late may
-//! come back.
+//! One slave's link, as its master sees it: the one book of it.
 //!
-//! Owns the count of the messages on a link, the deadlines of their acknowledgements, and the quarantine of slaves that
-//! have missed some. Never looks at a clock or a socket: it is told the time and how far the bytes have come. The bytes
-//! themselves, and what a missed deadline means for writes, are somebody else's.
+//! Owns how far a connected slave has come, the count of the messages on its link and the deadlines of their
+//! acknowledgements, the values that it is asked for, and the quarantine of slaves that were late. Never looks at a clock
+//! or a socket: it is told the time and how far the bytes have come. Which keys a slave holds, what a write was for and
+//! what the loss of a slave means is the master machine's (`machine/master/membership.rs`): it names a slave by its link,
+//! and hears how many of its writes an acknowledgement covers. See `docs/ARCHITECTURE.md`, *Slaves*.
 
+mod count;
+mod deadlines;
 mod quarantine;
-pub mod reads;
+mod reads;
 
+pub use count::Count;
+pub use deadlines::{Traffic, Verdict, LINK_BYTES_PER_SECOND_MIN};
 pub use quarantine::{
     Admission, Cause, Ending, Quarantine, Record, QUARANTINE_MS_MAX, QUARANTINE_MS_MIN, STABLE_MS,
     TRIAL_BYTES_MAX, TRIAL_BYTES_MIN,
 };
+pub use reads::{ReadWindow, WaitingRead};
 
 use super::doubt::SelfDoubt;
-use crate::ids::Millis;
-use std::collections::VecDeque;
+use crate::ids::{Incarnation, Millis, SlaveId};
+use crate::message::{Control, Message};
+use crate::planted;
+use deadlines::Deadlines;
 
-/// A link that moves fewer bytes than this in a second is too slow: what is on its way may take
-/// `--ack-timeout` and a second for each so many bytes.
-pub const LINK_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
-
-/// What the systems at both ends may hold of the bytes that we send while nobody sees them move.
-const UNSEEN_BYTES_MAX: u64 = 4 << 20;
-
-/// How long so many bytes may take, in milliseconds.
-fn allowance_ms(bytes: u64) -> u64 {
-    bytes.saturating_mul(1000) / LINK_BYTES_PER_SECOND_MIN
+/// The life of a slave's process, which its links belong to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// The slave's name.
+    pub id: SlaveId,
+    /// Which process of that name.
+    pub incarnation: Incarnation,
 }
 
-/// How far a link's bytes have come, counted from its beginning.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Bytes given to the link.
-    pub queued: u64,
-    /// Bytes of these that its socket has taken.
-    pub taken: u64,
-    /// Bytes that the other side has said.
-    pub heard: u64,
-    /// Bytes of values that were asked for and are not here yet: an acknowledgement may stand after them.
-    pub owed: u64,
-}
-
-/// What is to be done about a link now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// An acknowledgement or an answer is late: the link is to end.
-    Late,
-    /// Nothing has been asked for a while: a ping is to be sent. Look again in so many milliseconds.
-    Ping(u64),
-    /// Look again in so many milliseconds.
-    Wait(u64),
-}
-
-/// Something that the other side is to acknowledge.
+/// The settings of a link.
 #[derive(Clone, Copy, Debug)]
-struct Awaited {
-    /// The number of its last message.
-    through: u64,
-    at: Millis,
-    /// Where it ends in the bytes given to the link.
-    end: u64,
-    /// Bytes from what the other side certainly has to that end.
-    ahead: u64,
-}
-
-/// What is sent on one link and not yet acknowledged.
-#[derive(Clone, Debug)]
-pub struct Link {
-    ack_timeout_ms: u64,
-    sent: u64,
-    acked: u64,
-    /// The counted messages that are not acknowledged; those of one moment are one batch.
-    batches: VecDeque<Awaited>,
-    /// An announcement, a probe or a trial that is not answered.
-    question: Option<Awaited>,
-    counting: bool,
-    idle_since: Millis,
-    /// The other side has everything in front of this place in the bytes given to the link.
-    confirmed: u64,
-    taken: u64,
-    heard: u64,
-    /// When bytes that somebody waits for were last seen to move.
-    moved: Millis,
-    /// How long acknowledgements take, in eighths of a millisecond, as a moving average.
-    ack_eighths: u64,
-}
-
-impl Link {
-    /// A link on which nothing is counted yet.
-    pub fn new(ack_timeout_ms: u64, now: Millis) -> Self {
-        Link {
-            ack_timeout_ms,
-            sent: 0,
-            acked: 0,
-            batches: VecDeque::new(),
-            question: None,
-            counting: false,
-            idle_since: now,
-            confirmed: 0,
-            taken: 0,
-            heard: 0,
-            moved: Millis(0),
-            ack_eighths: 0,
-        }
-    }
-
-    /// Begins to count from 1: the slave has joined.
-    pub fn begin(&mut self) {
-        (self.sent, self.acked, self.question, self.counting) = (0, 0, None, true);
-        self.batches.clear();
-    }
-
-    /// Stops counting: the reign is over. What was asked outside the count is owed all the same: a slave on trial would
-    /// else be on trial for ever.
-    pub fn end(&mut self) {
-        (self.sent, self.acked, self.counting) = (0, 0, false);
-        self.batches.clear();
-    }
-
-    /// Notes a counted message that ends at `queued` in the bytes given to the link.
-    pub fn note_sent(&mut self, now: Millis, queued: u64) {
-        self.sent += 1;
-        let awaited = self.awaited(now, queued);
-        match self.batches.back_mut() {
-            Some(last) if last.at == now => *last = awaited,
-            Some(_) | None => self.batches.push_back(awaited),
-        }
-    }
-
-    fn awaited(&self, at: Millis, end: u64) -> Awaited {
-        Awaited { through: self.sent, at, end, ahead: end.saturating_sub(self.confirmed) }
-    }
-
-    /// Notes an acknowledgement; false when it covers what was never sent, or cannot have arrived: of the bytes given to the
-    /// link no more than `reached` have left it.
-    pub fn note_acked(&mut self, now: Millis, through: u64, reached: u64) -> bool {
-        if through > self.sent || through < self.acked || !self.can_have(through, reached) {
-            return false;
-        }
-        self.acked = through;
-        self.confirm(now, through);
-        true
-    }
-
-    /// Notes that an acknowledgement has come, which [`Link::note_acked`] is told of when its turn comes: what is done at
-    /// our end may take a while, and the slave is not to blame for that.
-    pub fn note_arrived(&mut self, now: Millis, through: u64, reached: u64) {
-        if through <= self.sent && self.can_have(through, reached) {
-            self.confirm(now, through);
-        }
-    }
-
-    /// Whether the other side can have what it acknowledges. One that acknowledges what it never reads would be sent, and
-    /// kept, ever more.
-    fn can_have(&self, through: u64, reached: u64) -> bool {
-        let covered = self.batches.partition_point(|batch| batch.through <= through);
-        covered
-            .checked_sub(1)
-            .and_then(|last| self.batches.get(last))
-            .is_none_or(|batch| batch.end <= reached)
-    }
-
-    fn confirm(&mut self, now: Millis, through: u64) {
-        while let Some(batch) = self.batches.front().filter(|batch| batch.through <= through).copied() {
-            self.batches.pop_front();
-            self.confirmed = self.confirmed.max(batch.end);
-            // What stood after it has had to wait for it.
-            self.moved = now;
-            let ack_ms = now.since(batch.at);
-            self.ack_eighths = self.ack_eighths - self.ack_eighths / 8 + ack_ms;
-        }
-    }
-
-    /// Notes that an answer is owed outside the count. The question ends at `queued` in the bytes given to the link.
-    pub fn note_question(&mut self, now: Millis, queued: u64) {
-        let asked = self.awaited(now, queued);
-        self.question.get_or_insert(asked);
-    }
-
-    /// Notes that it has come.
-    pub fn note_answer(&mut self) {
-        if let Some(question) = self.question.take() {
-            self.confirmed = self.confirmed.max(question.end);
-        }
-    }
-
-    /// What is owed for longest.
-    fn oldest(&self) -> Option<Awaited> {
-        match (self.batches.front(), self.question.as_ref()) {
-            (Some(batch), Some(question)) if question.at < batch.at => Some(*question),
-            (Some(batch), _) => Some(*batch),
-            (None, question) => question.copied(),
-        }
-    }
-
-    /// Judges the link. To be called when a `Verdict` says so.
-    ///
-    /// It is late when the bytes that somebody waits for have not moved for `--ack-timeout`, or when they take so long
-    /// in all that the link moves fewer than [`LINK_BYTES_PER_SECOND_MIN`].
-    pub fn look(&mut self, now: Millis, traffic: Traffic, doubt: &SelfDoubt) -> Verdict {
-        let oldest = self.oldest();
-        let leaves = oldest.is_some_and(|oldest| self.taken < oldest.end && traffic.taken > self.taken);
-        let comes = traffic.owed > 0 && traffic.heard > self.heard;
-        if leaves || comes {
-            self.moved = now;
-        }
-        (self.taken, self.heard) = (traffic.taken, traffic.heard);
-        let soon = (self.ack_timeout_ms / 8).max(1);
-        let Some(oldest) = oldest else {
-            if self.counting && now.since(self.idle_since) >= self.ack_timeout_ms {
-                // A slave that hangs while nobody writes is found before somebody does.
-                self.idle_since = now;
-                return Verdict::Ping(soon);
-            }
-            return Verdict::Wait(soon);
-        };
-        self.idle_since = now;
-        // What comes to us is seen to move: it excuses no silence.
-        let unseen_ms = allowance_ms(oldest.ahead.min(UNSEEN_BYTES_MAX));
-        let still = (oldest.at.max(self.moved), self.ack_timeout_ms + unseen_ms);
-        let slow = (oldest.at, self.ack_timeout_ms + allowance_ms(oldest.ahead + traffic.owed));
-        let mut next = soon;
-        for (since, limit_ms) in [still, slow] {
-            if doubt.expired(now, since, limit_ms) {
-                return Verdict::Late;
-            }
-            next = next.min(limit_ms.saturating_sub(now.since(doubt.counted_from(since))));
-        }
-        Verdict::Wait(next.max(1))
-    }
-
-    /// How much was on its way to what is owed for longest, in bytes.
-    pub fn bytes_ahead(&self) -> u64 {
-        self.oldest().map_or(0, |oldest| oldest.ahead)
-    }
-
-    /// How long the slave takes to acknowledge, in milliseconds: what it took lately, or what it is taking now if that is
-    /// longer.
-    pub fn ack_ms(&self, now: Millis) -> u64 {
-        let now_ms = self.oldest().map_or(0, |oldest| now.since(oldest.at));
-        (self.ack_eighths / 8).max(now_ms)
-    }
+pub struct Limits {
+    /// `--ack-timeout`, in milliseconds.
+    pub ack_timeout_ms: u64,
+    /// The most bytes of values that are asked for at once, unless it is one value alone: `--slave-window`.
+    pub read_bytes_max: usize,
+    /// The most bytes of a trial: no more than the slave must take anyway.
+    pub trial_bytes_max: u64,
 }
 
 /// How far a connected slave has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// Its hello is welcomed.
-    #[default]
     Connected,
     /// It waits for the end of its quarantine, and has been told.
     Quarantined,
     /// It was sent a trial, and has not yet answered.
     OnTrial,
-    /// It may be told of the reign.
+    /// It may be told of each reign, and was told of the one that is announced.
     Proven,
+    /// It has accepted the reign, and gets its place when that begins to serve.
+    Enlisted {
+        /// Bytes it can take; `u64::MAX` for no limit.
+        room_bytes: u64,
+    },
+    /// It has a place in the reign: its messages are counted.
+    Active {
+        /// Since when.
+        since: Millis,
+    },
+}
+
+/// What a slave is to be told when there is a reign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announcement {
+    /// Nothing new.
+    Nothing,
+    /// The reign.
+    Reign,
+    /// A trial of so many bytes.
+    Trial {
+        /// The bytes.
+        bytes: u64,
+    },
+    /// That it must wait.
+    Quarantined {
+        /// Milliseconds that are left.
+        ms: u64,
+        /// Why.
+        cause: Cause,
+    },
+}
+
+/// One life of one link to one slave.
+#[derive(Debug)]
+pub struct Link {
+    life: Life,
+    limits: Limits,
+    standing: Standing,
+    count: Count,
+    deadlines: Deadlines,
+    reads: ReadWindow,
+    /// Where the last sign of life that it asked for ends in the bytes given to the link.
+    alive_end: u64,
+    /// Where the question for the next part of its report ends in them; `None` when it is not asked for one.
+    report_end: Option<u64>,
+}
+
+impl Link {
+    /// A link whose hello is welcomed.
+    pub fn new(life: Life, limits: Limits, now: Millis) -> Self {
+        Link {
+            life,
+            limits,
+            standing: Standing::Connected,
+            count: Count::default(),
+            deadlines: Deadlines::new(limits.ack_timeout_ms, now),
+            reads: ReadWindow::new(limits.read_bytes_max),
+            alive_end: 0,
+            report_end: None,
+        }
+    }
+
+    /// Whose link it is.
+    pub fn life(&self) -> &Life {
+        &self.life
+    }
+
+    /// How far the slave has come.
+    pub fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// Since when the slave has its place in the reign, if it has one.
+    pub fn active_since(&self) -> Option<Millis> {
+        match self.standing {
+            Standing::Active { since } => Some(since),
+            Standing::Connected
+            | Standing::Quarantined
+            | Standing::OnTrial
+            | Standing::Proven
+            | Standing::Enlisted { .. } => None,
+        }
+    }
+
+    /// Whether the slave has a place in the reign.
+    pub fn is_active(&self) -> bool {
+        self.active_since().is_some()
+    }
+
+    /// Whether the slave has accepted the reign: it has its place in it, or waits for that.
+    pub fn has_accepted(&self) -> bool {
+        matches!(self.standing, Standing::Enlisted { .. } | Standing::Active { .. })
+    }
+
+    /// Whether the slave has failed and does not count yet.
+    pub fn is_in_quarantine(&self) -> bool {
+        matches!(self.standing, Standing::Quarantined | Standing::OnTrial)
+    }
+
+    /// There is a reign: what the slave is to be told now. One that has failed is told that it must wait, and then tried
+    /// first. `is_needed`: without it there are too few.
+    pub fn announce(&mut self, now: Millis, quarantine: &Quarantine, is_needed: bool) -> Announcement {
+        let is_proven = match self.standing {
+            Standing::OnTrial => return Announcement::Nothing,
+            Standing::Proven | Standing::Enlisted { .. } | Standing::Active { .. } => true,
+            Standing::Quarantined => planted!(LateSlaveUntried),
+            Standing::Connected => false,
+        };
+        let admission =
+            if is_proven { Admission::Free } else { quarantine.admission(now, &self.life, is_needed) };
+        match admission {
+            Admission::Free => {
+                if self.is_in_quarantine() || self.standing == Standing::Connected {
+                    self.standing = Standing::Proven;
+                }
+                Announcement::Reign
+            }
+            Admission::Trial { bytes } => {
+                self.standing = Standing::OnTrial;
+                Announcement::Trial { bytes: bytes.min(self.limits.trial_bytes_max) }
+            }
+            Admission::Wait { .. } if self.standing == Standing::Quarantined => Announcement::Nothing,
+            Admission::Wait { ms, cause } => {
+                self.standing = Standing::Quarantined;
+                Announcement::Quarantined { ms, cause }
+            }
+        }
+    }
+
+    /// The slave has taken its trial; false when it was not sent one.
+    pub fn took(&mut self) -> bool {
+        let was_tried = self.standing == Standing::OnTrial;
+        if was_tried {
+            self.standing = Standing::Proven;
+        }
+        was_tried
+    }
+
+    /// Whether the slave may have a place in the reign: it was told of it, and has none.
+    pub fn may_enlist(&self) -> bool {
+        matches!(self.standing, Standing::Proven | Standing::Enlisted { .. })
+    }
+
+    /// Notes that a slave that may has accepted the reign, and is to wait until that serves.
+    pub fn enlist(&mut self, room_bytes: u64) {
+        if self.may_enlist() {
+            self.standing = Standing::Enlisted { room_bytes };
+        }
+    }
+
+    /// The room of a slave that has waited with [`Link::enlist`] and is to have its place now.
+    pub fn take_enlisted(&mut self) -> Option<u64> {
+        match self.standing {
+            Standing::Enlisted { room_bytes } => {
+                self.standing = Standing::Proven;
+                Some(room_bytes)
+            }
+            Standing::Connected
+            | Standing::Quarantined
+            | Standing::OnTrial
+            | Standing::Proven
+            | Standing::Active { .. } => None,
+        }
+    }
+
+    /// The slave has its place: its messages are counted from 1, and it reports what it holds. Gives the window of reads
+    /// of former reigns.
+    pub fn begin(&mut self, now: Millis, queued: u64) -> ReadWindow {
+        self.standing = Standing::Active { since: now };
+        self.count = Count::default();
+        self.deadlines.forget_counted();
+        self.deadlines.forget_question();
+        self.report_end = Some(queued);
+        self.take_reads()
+    }
+
+    /// The reign is over, and with it the count. What was asked outside the count is owed all the same: a slave on trial
+    /// would else be on trial for ever.
+    pub fn end_reign(&mut self) {
+        match self.standing {
+            Standing::Enlisted { .. } | Standing::Active { .. } => self.standing = Standing::Proven,
+            Standing::Connected | Standing::Quarantined | Standing::OnTrial | Standing::Proven => {}
+        }
+        self.count = Count::default();
+        self.deadlines.forget_counted();
+    }
+
+    /// Takes the window of reads: they are given up.
+    pub fn take_reads(&mut self) -> ReadWindow {
+        std::mem::replace(&mut self.reads, ReadWindow::new(self.limits.read_bytes_max))
+    }
+
+    /// The reads under way, and those that wait for room.
+    pub fn reads(&self) -> &ReadWindow {
+        &self.reads
+    }
+
+    /// The same, to ask and to note answers.
+    pub fn reads_mut(&mut self) -> &mut ReadWindow {
+        &mut self.reads
+    }
+
+    /// Notes a counted write that ends at `queued` in the bytes given to the link.
+    pub fn note_write(&mut self, now: Millis, queued: u64) {
+        self.count.write();
+        self.deadlines.note_sent(now, self.count.sent(), queued);
+    }
+
+    /// Notes a ping that was sent because of [`Verdict::Ping`], and ends at `queued` in them.
+    pub fn note_ping(&mut self, now: Millis, queued: u64) {
+        if self.count.ping() {
+            self.deadlines.note_sent(now, self.count.sent(), queued);
+        }
+    }
+
+    /// Notes an acknowledgement: how many writes it covers that none before did. `None` when it covers what was never sent,
+    /// or cannot have arrived: of the bytes given to the link no more than `reached` have left it.
+    pub fn note_acked(&mut self, now: Millis, through: u64, reached: u64) -> Option<u64> {
+        if !self.deadlines.can_have(through, reached) {
+            return None;
+        }
+        let writes = self.count.ack(through)?;
+        self.deadlines.confirm(now, through);
+        Some(writes)
+    }
+
+    /// Notes that a message has come, before its turn: what it acknowledges or answers is owed no more. What is done at our
+    /// end may take a while, and the slave is not to blame for that.
+    pub fn note_arrived(&mut self, now: Millis, message: &Message, reached: u64) {
+        let is_answer = matches!(
+            message,
+            Message::Control(
+                Control::Enlisted { .. } | Control::Outdated { .. } | Control::Alive | Control::Took { .. }
+            )
+        );
+        if let Message::Ack { through, .. } = *message {
+            if through <= self.count.sent() && self.deadlines.can_have(through, reached) {
+                self.deadlines.confirm(now, through);
+            }
+        } else if is_answer {
+            self.deadlines.note_answer();
+        }
+    }
+
+    /// Which of the writes that are not acknowledged the slave has refused with the counted message `number`: how many
+    /// stand in front of it. `None` when it is none of them.
+    pub fn refused(&self, number: u64) -> Option<u64> {
+        self.count.writes_before(number)
+    }
+
+    /// Notes a question outside the count: an announcement, a probe or a trial, which ends at `queued` in the bytes given
+    /// to the link. An answer is owed.
+    pub fn note_question(&mut self, now: Millis, queued: u64) {
+        self.deadlines.note_question(now, self.count.sent(), queued);
+    }
+
+    /// Whether the slave's probe is to be answered: one sign of life that waits for the socket is enough, however often it
+    /// is asked for. Of the bytes given to the link the socket has taken `taken`.
+    pub fn is_to_say_alive(&self, taken: u64) -> bool {
+        self.alive_end <= taken
+    }
+
+    /// Notes that the sign of life was appended, up to `queued`.
+    pub fn note_alive(&mut self, queued: u64) {
+        self.alive_end = queued;
+    }
+
+    /// Notes that the next part of the report was asked for, up to `queued`.
+    pub fn note_report_asked(&mut self, queued: u64) {
+        self.report_end = Some(queued);
+    }
+
+    /// Notes a part of the slave's report; false when it was not asked for. One that reports unasked, and reads nothing,
+    /// would be sent, and kept, ever more drops.
+    pub fn note_reported(&mut self, reached: u64) -> bool {
+        self.report_end.take().is_some_and(|end| end <= reached)
+    }
+
+    /// Judges the link. To be called when a `Verdict` says so. A ping that it asks for goes out at once, with
+    /// [`Link::note_ping`].
+    ///
+    /// It is late when the bytes that somebody waits for have not moved for `--ack-timeout`, or when they take so long
+    /// in all that the link moves fewer than [`LINK_BYTES_PER_SECOND_MIN`].
+    pub fn look(&mut self, now: Millis, at: Traffic, doubt: &SelfDoubt) -> Verdict {
+        let owed = self.reads.asked_bytes() as u64;
+        // One ping on its way is enough, be its acknowledgement here and not dealt with yet.
+        let may_ping = self.is_active() && !self.count.is_pinged();
+        self.deadlines.look(now, at, owed, may_ping, doubt)
+    }
+
+    /// How much was on its way to what is owed for longest, in bytes.
+    pub fn bytes_ahead(&self) -> u64 {
+        self.deadlines.bytes_ahead()
+    }
+
+    /// How long the slave takes to acknowledge, in milliseconds: what it took lately, or what it is taking now if that is
+    /// longer.
+    pub fn ack_ms(&self, now: Millis) -> u64 {
+        self.deadlines.ack_ms(now)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::{ReignId, Stamp, Version};
+    use crate::machine::master::ReadId;
+    use bytes::Bytes;
 
     const ACK_TIMEOUT_MS: u64 = 1000;
 
@@ -274,14 +378,24 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
-            let mut link = Link::new(ACK_TIMEOUT_MS, Millis(0));
-            link.begin();
+            let life = Life { id: SlaveId::new("one").unwrap(), incarnation: Incarnation(7) };
+            let limits =
+                Limits { ack_timeout_ms: ACK_TIMEOUT_MS, read_bytes_max: 8 << 20, trial_bytes_max: 1 << 20 };
+            let mut link = Link::new(life, limits, Millis(0));
+            link.begin(Millis(0), 0);
             Bench { link, doubt: SelfDoubt::new(Millis(0), 250), now: Millis(0), traffic: Traffic::default() }
         }
 
         fn send(&mut self, bytes: u64) {
             self.traffic.queued += bytes;
-            self.link.note_sent(self.now, self.traffic.queued);
+            self.link.note_write(self.now, self.traffic.queued);
+        }
+
+        /// Asks for a value of so many bytes.
+        fn ask(&mut self, bytes: u32) {
+            let stamp = Stamp { version: Version::new(1, 1), reign: ReignId(1) };
+            let read = WaitingRead { read: ReadId::from_tag(1), stamp, key: Bytes::new(), bytes };
+            assert!(self.link.reads_mut().send_now(&read, |_| true));
         }
 
         /// Time goes on to `until`; the socket takes `rate` bytes in each millisecond. When the link was late, if it was.
@@ -296,6 +410,10 @@ mod tests {
             }
             None
         }
+    }
+
+    fn ack(through: u64) -> Message {
+        Message::Ack { through, room_bytes: u64::MAX }
     }
 
     #[test]
@@ -313,14 +431,14 @@ mod tests {
         let mut bench = Bench::new();
         bench.send(16 << 20);
         assert_eq!(bench.run(2200, 12_500), None);
-        assert!(bench.link.note_acked(bench.now, 1, u64::MAX));
+        assert!(bench.link.note_acked(bench.now, 1, u64::MAX).is_some());
         // Eight of them behind each other, at hardly more than the least rate: over two minutes.
         for _ in 0..8 {
             bench.send(16 << 20);
         }
         for number in 2..=9 {
             assert_eq!(bench.run(2200 + 15_900 * (number - 1), 1055), None, "{number}");
-            assert!(bench.link.note_acked(bench.now, number, u64::MAX));
+            assert!(bench.link.note_acked(bench.now, number, u64::MAX).is_some());
         }
     }
 
@@ -340,7 +458,7 @@ mod tests {
         bench.send(200);
         bench.traffic.queued += 1 << 20;
         bench.link.note_question(bench.now, bench.traffic.queued);
-        bench.link.end();
+        bench.link.end_reign();
         assert_eq!(bench.run(60_000, 0), Some(ACK_TIMEOUT_MS + 1000));
     }
 
@@ -348,7 +466,7 @@ mod tests {
     fn an_acknowledgement_after_values_that_were_asked_for_may_take_as_long_as_they_do() {
         let mut bench = Bench::new();
         bench.send(200);
-        bench.traffic.owed = 8 << 20;
+        bench.ask(8 << 20);
         for _ in 0..60 {
             bench.traffic.heard += 100 << 10;
             assert_eq!(bench.run(bench.now.0 + 100, 1 << 20), None, "values come");
@@ -357,7 +475,7 @@ mod tests {
         assert_eq!(bench.run(60_000, 1 << 20), Some(5905 + ACK_TIMEOUT_MS), "and may not stand still");
         let mut trickle = Bench::new();
         trickle.send(200);
-        trickle.traffic.owed = 8 << 20;
+        trickle.ask(8 << 20);
         let late = (0..).find_map(|_| {
             trickle.traffic.heard += 1;
             trickle.run(trickle.now.0 + 100, 1 << 20)
@@ -375,11 +493,11 @@ mod tests {
         // One each 300 ms: the fourth, sent at 150, is owed for a second at 1150.
         for number in 1..=3 {
             assert_eq!(bench.run(450 + 200 * number, 1000), None);
-            assert!(bench.link.note_acked(bench.now, number, u64::MAX));
+            assert!(bench.link.note_acked(bench.now, number, u64::MAX).is_some());
         }
         assert_eq!(bench.run(5000, 1000), Some(1150));
-        assert!(!bench.link.note_acked(bench.now, 11, u64::MAX), "never sent");
-        assert!(!bench.link.note_acked(bench.now, 2, u64::MAX), "said before");
+        assert_eq!(bench.link.note_acked(bench.now, 11, u64::MAX), None, "never sent");
+        assert_eq!(bench.link.note_acked(bench.now, 2, u64::MAX), None, "said before");
     }
 
     #[test]
@@ -389,14 +507,14 @@ mod tests {
             bench.send(1000);
             bench.run(10 * number, 0);
         }
-        assert!(bench.link.note_acked(bench.now, 2, 2000));
+        assert!(bench.link.note_acked(bench.now, 2, 2000).is_some());
         // Before its turn it is not believed either.
-        bench.link.note_arrived(bench.now, 4, 3999);
+        bench.link.note_arrived(bench.now, &ack(4), 3999);
         assert_eq!(bench.link.bytes_ahead(), 3000, "the third is owed still");
-        assert!(!bench.link.note_acked(bench.now, 4, 3999), "a byte of the last one has not left");
-        bench.link.note_arrived(bench.now, 4, 4000);
+        assert_eq!(bench.link.note_acked(bench.now, 4, 3999), None, "a byte of the last one has not left");
+        bench.link.note_arrived(bench.now, &ack(4), 4000);
         assert_eq!(bench.link.bytes_ahead(), 0);
-        assert!(bench.link.note_acked(bench.now, 4, 4000));
+        assert!(bench.link.note_acked(bench.now, 4, 4000).is_some());
     }
 
     #[test]
@@ -406,11 +524,43 @@ mod tests {
         for number in 1..=100 {
             bench.send(100);
             bench.run(bench.now.0 + 40, 1000);
-            assert!(bench.link.note_acked(bench.now, number, u64::MAX));
+            assert!(bench.link.note_acked(bench.now, number, u64::MAX).is_some());
         }
         assert!((38..=40).contains(&bench.link.ack_ms(bench.now)), "{}", bench.link.ack_ms(bench.now));
         bench.send(100);
         bench.run(bench.now.0 + 500, 1000);
         assert_eq!(bench.link.ack_ms(bench.now), 500);
+    }
+
+    #[test]
+    fn a_ping_that_is_acknowledged_and_not_dealt_with_yet_is_not_followed_by_another() {
+        let mut bench = Bench::new();
+        let look = |bench: &mut Bench, at| {
+            bench.doubt.observe(Millis(at));
+            bench.link.look(Millis(at), bench.traffic, &bench.doubt)
+        };
+        assert_eq!(look(&mut bench, ACK_TIMEOUT_MS), Verdict::Ping(125));
+        bench.link.note_ping(Millis(ACK_TIMEOUT_MS), 8);
+        bench.link.note_arrived(Millis(1100), &ack(1), 8);
+        for at in [2100, 3100, 4100] {
+            assert_eq!(look(&mut bench, at), Verdict::Wait(125), "the count of both ends is the same");
+        }
+        assert_eq!(bench.link.note_acked(Millis(4200), 1, 8), Some(0));
+        assert_eq!(look(&mut bench, 5200), Verdict::Ping(125));
+    }
+
+    #[test]
+    fn only_a_slave_that_was_told_of_the_reign_may_have_a_place_in_it() {
+        let mut bench = Bench::new();
+        assert!(!bench.link.may_enlist(), "it has one");
+        bench.link.end_reign();
+        assert!(bench.link.may_enlist(), "it is told of the next one");
+        let life = bench.link.life().clone();
+        for standing in [Standing::Connected, Standing::Quarantined, Standing::OnTrial] {
+            let mut link = Link::new(life.clone(), bench.link.limits, Millis(0));
+            link.standing = standing;
+            link.enlist(1000);
+            assert_eq!((link.may_enlist(), link.take_enlisted()), (false, None), "{standing:?}");
+        }
     }
 }

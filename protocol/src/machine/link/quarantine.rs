@@ -2,6 +2,7 @@
 //!
 //! Owns the table of the slaves that have failed, and how long each must wait. See `docs/ARCHITECTURE.md`, *Slaves*.
 
+use super::{Life, Link, Standing};
 use crate::ids::{Incarnation, Millis, SlaveId};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,11 +34,8 @@ const RECORDS_MAX: usize = 64;
 /// How a link ended, as far as its slave is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// An acknowledgement or an answer was late, with so many bytes on their way.
-    Late {
-        /// The bytes.
-        bytes: u64,
-    },
+    /// An acknowledgement or an answer was late.
+    Late,
     /// The connection broke, or the slave made a new one.
     Broken,
     /// We ended it, for reasons of our own.
@@ -79,6 +77,8 @@ pub enum Admission {
     Wait {
         /// Milliseconds that are left.
         ms: u64,
+        /// Why.
+        cause: Cause,
     },
 }
 
@@ -109,23 +109,33 @@ pub struct Quarantine {
 }
 
 impl Quarantine {
-    /// Notes that a link has ended: whether it was active, and since when, or on trial. Returns what is held against the
-    /// slave if it has failed.
-    pub fn ended(
+    /// Notes that a link has ended. Returns what is held against its slave if it has failed.
+    pub fn ended(&mut self, now: Millis, link: &Link, ending: Ending) -> Option<Record> {
+        self.judge(now, link.life(), link.standing(), ending, link.bytes_ahead())
+    }
+
+    /// The same for a slave that had come so far, with so many bytes on their way to it.
+    fn judge(
         &mut self,
         now: Millis,
-        id: &SlaveId,
-        incarnation: Incarnation,
-        active_since: Option<Millis>,
-        is_on_trial: bool,
+        life: &Life,
+        standing: Standing,
         ending: Ending,
+        bytes_ahead: u64,
     ) -> Option<Record> {
-        let active_ms = active_since.map(|since| now.since(since));
+        let active_ms = match standing {
+            Standing::Active { since } => Some(now.since(since)),
+            Standing::Connected
+            | Standing::Quarantined
+            | Standing::OnTrial
+            | Standing::Proven
+            | Standing::Enlisted { .. } => None,
+        };
         if active_ms.is_some_and(|ms| ms >= STABLE_MS) {
-            self.records.remove(id);
+            self.records.remove(&life.id);
         }
-        let mut record = self.of(id, incarnation).copied().unwrap_or(Record {
-            incarnation,
+        let mut record = self.of(life).copied().unwrap_or(Record {
+            incarnation: life.incarnation,
             failures: 0,
             cause: Cause::Flapping,
             flaps: 0,
@@ -134,13 +144,13 @@ impl Quarantine {
             trial_bytes: TRIAL_BYTES_MIN,
         });
         let cause = match (ending, active_ms) {
-            (Ending::Late { .. } | Ending::Broken, None) if is_on_trial => Cause::TrialFailed,
-            (Ending::Late { .. }, Some(_)) => Cause::AckTimeout,
+            (Ending::Late | Ending::Broken, None) if standing == Standing::OnTrial => Cause::TrialFailed,
+            (Ending::Late, Some(_)) => Cause::AckTimeout,
             (Ending::Broken, Some(ms)) if ms < FLAP_MS => {
                 record.flaps += 1;
                 Cause::Flapping
             }
-            (Ending::Late { .. } | Ending::Broken | Ending::Ours, _) => return None,
+            (Ending::Late | Ending::Broken | Ending::Ours, _) => return None,
         };
         let failed = cause != Cause::Flapping || record.flaps > FLAPS_FORGIVEN || record.failures > 0;
         if failed {
@@ -150,40 +160,34 @@ impl Quarantine {
             record.cause = cause;
         }
         record.at = now;
-        if let Ending::Late { bytes } = ending {
-            record.trial_bytes = record.trial_bytes.max(bytes).min(TRIAL_BYTES_MAX);
+        if ending == Ending::Late {
+            record.trial_bytes = record.trial_bytes.max(bytes_ahead).min(TRIAL_BYTES_MAX);
         }
-        if !self.records.contains_key(id) && self.records.len() >= RECORDS_MAX {
+        if !self.records.contains_key(&life.id) && self.records.len() >= RECORDS_MAX {
             let oldest = self.records.iter().min_by_key(|(_, record)| record.at).map(|(id, _)| id.clone());
             oldest.and_then(|id| self.records.remove(&id));
         }
-        self.records.insert(id.clone(), record);
+        self.records.insert(life.id.clone(), record);
         failed.then_some(record)
     }
 
     /// Whether a slave may be told of the reign. One without which there are too few waits no longer than for the first
     /// time: a slave that is all there is.
-    pub fn admission(
-        &self,
-        now: Millis,
-        id: &SlaveId,
-        incarnation: Incarnation,
-        is_needed: bool,
-    ) -> Admission {
-        let Some(record) = self.of(id, incarnation).filter(|record| record.failures > 0) else {
+    pub fn admission(&self, now: Millis, life: &Life, is_needed: bool) -> Admission {
+        let Some(record) = self.of(life).filter(|record| record.failures > 0) else {
             return Admission::Free;
         };
         let until =
             if is_needed { record.until.min(record.at.plus(QUARANTINE_MS_MIN)) } else { record.until };
         match until.since(now) {
             0 => Admission::Trial { bytes: record.trial_bytes },
-            ms => Admission::Wait { ms },
+            ms => Admission::Wait { ms, cause: record.cause },
         }
     }
 
     /// What is held against a slave.
-    pub fn of(&self, id: &SlaveId, incarnation: Incarnation) -> Option<&Record> {
-        self.records.get(id).filter(|record| record.incarnation == incarnation)
+    pub fn of(&self, life: &Life) -> Option<&Record> {
+        self.records.get(&life.id).filter(|record| record.incarnation == life.incarnation)
     }
 }
 
@@ -203,56 +207,67 @@ impl Record {
 mod tests {
     use super::*;
 
-    fn id(name: &str) -> SlaveId {
-        SlaveId::new(name).expect("letters and digits")
+    fn life(name: &str) -> Life {
+        Life { id: SlaveId::new(name).expect("letters and digits"), incarnation: Incarnation(7) }
     }
 
-    const LIFE: Incarnation = Incarnation(7);
+    const BYTES: u64 = 3000;
 
-    const LATE: Ending = Ending::Late { bytes: 3000 };
+    fn active(since: Millis) -> Standing {
+        Standing::Active { since }
+    }
 
     #[test]
     fn each_quarantine_is_twice_as_long_and_a_stable_minute_or_a_restart_ends_them() {
         let mut quarantine = Quarantine::default();
-        let (one, mut now) = (id("one"), Millis(0));
-        assert_eq!(quarantine.admission(now, &one, LIFE, false), Admission::Free);
+        let (one, mut now) = (life("one"), Millis(0));
+        assert_eq!(quarantine.admission(now, &one, false), Admission::Free);
         for (failures, ms) in
             [(1, 1000), (2, 2000), (3, 4000), (4, 8000), (5, 16_000), (6, 30_000), (7, 30_000)]
         {
-            let failed = quarantine.ended(now, &one, LIFE, Some(now), false, LATE).expect("it failed");
+            let failed = quarantine.judge(now, &one, active(now), Ending::Late, BYTES).expect("it failed");
             assert_eq!((failed.failures, failed.quarantine_ms()), (failures, ms));
             let early = now.plus(ms - 1);
-            assert_eq!(quarantine.admission(early, &one, LIFE, false), Admission::Wait { ms: 1 });
+            assert_eq!(
+                quarantine.admission(early, &one, false),
+                Admission::Wait { ms: 1, cause: Cause::AckTimeout }
+            );
             now = now.plus(ms);
             let trial = Admission::Trial { bytes: TRIAL_BYTES_MIN };
-            assert_eq!(quarantine.admission(now, &one, LIFE, false), trial);
+            assert_eq!(quarantine.admission(now, &one, false), trial);
         }
-        assert_eq!(quarantine.admission(now, &one, Incarnation(8), false), Admission::Free, "restarted");
+        let restarted = Life { incarnation: Incarnation(8), ..one.clone() };
+        assert_eq!(quarantine.admission(now, &restarted, false), Admission::Free);
         // A minute without a fault.
-        let failed = quarantine.ended(now.plus(STABLE_MS), &one, LIFE, Some(now), false, LATE);
+        let failed = quarantine.judge(now.plus(STABLE_MS), &one, active(now), Ending::Late, BYTES);
         assert_eq!(failed.map(|record| record.failures), Some(1));
     }
 
     #[test]
     fn a_slave_that_is_all_there_is_waits_for_a_second_at_most_and_is_tried_all_the_same() {
         let mut quarantine = Quarantine::default();
-        let one = id("one");
+        let one = life("one");
         for _ in 0..5 {
-            quarantine.ended(Millis(0), &one, LIFE, Some(Millis(0)), false, LATE);
+            quarantine.judge(Millis(0), &one, active(Millis(0)), Ending::Late, BYTES);
         }
-        assert_eq!(quarantine.admission(Millis(500), &one, LIFE, true), Admission::Wait { ms: 500 });
-        assert_eq!(quarantine.admission(Millis(500), &one, LIFE, false), Admission::Wait { ms: 15_500 });
+        assert_eq!(
+            quarantine.admission(Millis(500), &one, true),
+            Admission::Wait { ms: 500, cause: Cause::AckTimeout }
+        );
+        assert_eq!(
+            quarantine.admission(Millis(500), &one, false),
+            Admission::Wait { ms: 15_500, cause: Cause::AckTimeout }
+        );
         let trial = Admission::Trial { bytes: TRIAL_BYTES_MIN };
-        assert_eq!(quarantine.admission(Millis(1000), &one, LIFE, true), trial);
+        assert_eq!(quarantine.admission(Millis(1000), &one, true), trial);
     }
 
     #[test]
     fn what_was_lost_is_what_is_tried_within_bounds() {
         for (bytes, tried) in [(10, TRIAL_BYTES_MIN), (300_000, 300_000), (16 << 20, TRIAL_BYTES_MAX)] {
             let mut quarantine = Quarantine::default();
-            let late = Ending::Late { bytes };
-            quarantine.ended(Millis(0), &id("one"), LIFE, Some(Millis(0)), false, late);
-            let admission = quarantine.admission(Millis(1000), &id("one"), LIFE, false);
+            quarantine.judge(Millis(0), &life("one"), active(Millis(0)), Ending::Late, bytes);
+            let admission = quarantine.admission(Millis(1000), &life("one"), false);
             assert_eq!(admission, Admission::Trial { bytes: tried });
         }
     }
@@ -260,34 +275,34 @@ mod tests {
     #[test]
     fn links_that_break_again_and_again_are_a_failure_and_one_now_and_then_is_none() {
         let mut quarantine = Quarantine::default();
-        let (one, broken) = (id("one"), Ending::Broken);
+        let (one, broken) = (life("one"), Ending::Broken);
         for time in 0..FLAPS_FORGIVEN {
             let now = Millis(u64::from(time) * 100);
-            assert_eq!(quarantine.ended(now, &one, LIFE, Some(now), false, broken), None);
-            assert_eq!(quarantine.admission(now, &one, LIFE, false), Admission::Free);
+            assert_eq!(quarantine.judge(now, &one, active(now), broken, BYTES), None);
+            assert_eq!(quarantine.admission(now, &one, false), Admission::Free);
         }
-        let failed = quarantine.ended(Millis(300), &one, LIFE, Some(Millis(250)), false, broken);
+        let failed = quarantine.judge(Millis(300), &one, active(Millis(250)), broken, BYTES);
         assert_eq!(failed.map(|record| record.cause), Some(Cause::Flapping));
         // After that each one counts.
-        let failed = quarantine.ended(Millis(9000), &one, LIFE, Some(Millis(3000)), false, broken);
+        let failed = quarantine.judge(Millis(9000), &one, active(Millis(3000)), broken, BYTES);
         assert_eq!(failed.map(|record| record.failures), Some(2));
         // Links that stood for a while, that we ended, or that were never active hold nothing against anybody.
         for time in 0..10 {
             let since = Millis(10_000 * time);
             let now = since.plus(FLAP_MS);
-            assert_eq!(quarantine.ended(now, &id("two"), LIFE, Some(since), false, broken), None);
-            assert_eq!(quarantine.ended(since, &id("two"), LIFE, Some(since), false, Ending::Ours), None);
-            assert_eq!(quarantine.ended(now, &id("two"), LIFE, None, false, broken), None);
-            assert_eq!(quarantine.ended(now, &id("two"), LIFE, None, false, LATE), None);
+            assert_eq!(quarantine.judge(now, &life("two"), active(since), broken, BYTES), None);
+            assert_eq!(quarantine.judge(since, &life("two"), active(since), Ending::Ours, BYTES), None);
+            assert_eq!(quarantine.judge(now, &life("two"), Standing::Proven, broken, BYTES), None);
+            assert_eq!(quarantine.judge(now, &life("two"), Standing::Proven, Ending::Late, BYTES), None);
         }
     }
 
     #[test]
     fn a_trial_that_fails_is_a_failure_however_the_link_ends() {
-        for ending in [LATE, Ending::Broken] {
+        for ending in [Ending::Late, Ending::Broken] {
             let mut quarantine = Quarantine::default();
-            quarantine.ended(Millis(0), &id("one"), LIFE, Some(Millis(0)), false, LATE);
-            let failed = quarantine.ended(Millis(2000), &id("one"), LIFE, None, true, ending);
+            quarantine.judge(Millis(0), &life("one"), active(Millis(0)), Ending::Late, BYTES);
+            let failed = quarantine.judge(Millis(2000), &life("one"), Standing::OnTrial, ending, BYTES);
             let failed = failed.expect("it failed");
             assert_eq!((failed.cause, failed.failures), (Cause::TrialFailed, 2));
         }
@@ -298,10 +313,10 @@ mod tests {
         let mut quarantine = Quarantine::default();
         for number in 0..1000 {
             let now = Millis(number);
-            quarantine.ended(now, &id(&format!("slave-{number}")), LIFE, Some(now), false, LATE);
+            quarantine.judge(now, &life(&format!("slave-{number}")), active(now), Ending::Late, BYTES);
             assert!(quarantine.records.len() <= RECORDS_MAX);
         }
-        assert!(quarantine.of(&id("slave-999"), LIFE).is_some(), "the latest ones are");
-        assert!(quarantine.of(&id("slave-900"), LIFE).is_none());
+        assert!(quarantine.of(&life("slave-999")).is_some(), "the latest ones are");
+        assert!(quarantine.of(&life("slave-900")).is_none());
     }
 }

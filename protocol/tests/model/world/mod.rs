@@ -19,7 +19,8 @@ use bytes::Bytes;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::ids::{Epoch, LinkId, Millis, Reign, ReignId, RequestId, Seq, SessionId, SlaveId, Version};
 use dsm_protocol::machine::front::{self, Front, Kind};
-use dsm_protocol::machine::master::{self, Asker, Change, Master, ReadId, Slot, WriteId};
+use dsm_protocol::machine::link::Count;
+use dsm_protocol::machine::master::{self, Asker, Change, Master, ReadId, WriteId};
 use dsm_protocol::machine::reign::takeover::{self, Seen, Takeover};
 use dsm_protocol::machine::slave::{self, Slave};
 use dsm_protocol::record::Place;
@@ -61,7 +62,8 @@ struct Link {
     id: LinkId,
     master_up: bool,
     slave_up: bool,
-    slot: Option<Slot>,
+    /// The count of its messages, while the slave has a place in the reign.
+    count: Option<Count>,
     to_slave: VecDeque<ToSlave>,
     to_master: VecDeque<slave::Effect>,
 }
