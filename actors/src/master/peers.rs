@@ -2,16 +2,10 @@
 
 use super::{send, told, MasterActor, PeerInbound, PeerOutbound, Phase, Reign, Role};
 use crate::batch::Outbox;
-<<<<<<< HEAD
-use crate::door::accept::{check_sizes, count, reject};
-use crate::door::session::{shown_message, Coding, Session};
-use crate::journal::Sight;
-=======
 use crate::door::admission::{check_sizes, count};
 use crate::door::links::reject;
 use crate::door::session::{Coding, Session};
-use crate::journal::shared_file::log_tailer::Sight;
->>>>>>> main
+use crate::journal::Sight;
 use crate::node_error::NodeError;
 use crate::shown::shown_message;
 use dsm_protocol::command::{ErrorWord, Reply};
