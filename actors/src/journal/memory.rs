@@ -99,7 +99,7 @@ impl MemoryLog {
         let Some(leader) = shared.leader.take() else { return };
         let member = &mut shared.members[leader];
         member.stage = PartStage::Deposed;
-        let _ = member.events.do_send(LogEvent::Deposed(NodeError::Deposed));
+        member.events.do_send(LogEvent::Deposed(NodeError::Deposed));
         shared.elect();
     }
 
@@ -267,98 +267,106 @@ impl LogInMemory {
         }
         was
     }
+
+    fn close(&mut self, index: usize, to: Option<&String>) -> bool {
+        let closes = self.set_stage(index, PartStage::Reigning, PartStage::Closing);
+        if closes {
+            let next = |member: &usize| Some(&self.members[*member].address) == to;
+            if let Some(at) = self.queue.iter().position(next) {
+                self.queue.swap(0, at);
+            }
+            self.members[index].asked.push_back(Unanswered::Close);
+        }
+        closes
+    }
+
+    fn open(&mut self, index: usize) {
+        let stage = &mut self.members[index].stage;
+        if self.leader == Some(index) && matches!(stage, PartStage::Idle | PartStage::Open) {
+            *stage = PartStage::Open;
+            self.replay(index);
+            let (log, noted) = (Some((ONLY, self.end)), self.noted.clone());
+            self.tell(index, LogEvent::Opened { log, noted });
+        }
+    }
+
+    /// Does what is answered at once.
+    fn answer(&mut self, index: usize, request: LogRequest) {
+        match request {
+            LogRequest::Watch | LogRequest::Oust { .. } => {
+                let led = Seen::Held { beat: Some(0) };
+                let seen = if self.leader.is_some() { led } else { Seen::Free };
+                self.tell(index, LogEvent::Looked(seen));
+            }
+            LogRequest::Queue => {
+                self.queue.push_back(index);
+                self.elect();
+            }
+            LogRequest::LeaveQueue => self.queue.retain(|queued| *queued != index),
+            LogRequest::GiveUp => self.give_up(index),
+            LogRequest::WhoLeads => {
+                let leader = self.leader.map(|leader| self.members[leader].address.clone());
+                self.tell(index, LogEvent::Leader(leader));
+            }
+            LogRequest::Follow => {
+                if self.set_stage(index, PartStage::Idle, PartStage::Following) {
+                    self.replay(index);
+                }
+            }
+            LogRequest::FollowAnew => {
+                self.members[index].replayed = 0;
+                self.replay(index);
+            }
+            LogRequest::Look => self.tell(index, LogEvent::Sighted(Sight::Follows)),
+            LogRequest::Halt => {
+                if self.set_stage(index, PartStage::Following, PartStage::Idle) {
+                    self.tell(index, LogEvent::Halted);
+                }
+            }
+            LogRequest::Open { makes: _ } => self.open(index),
+            LogRequest::PutAside => {
+                self.set_stage(index, PartStage::Open, PartStage::Idle);
+            }
+            LogRequest::Find => self.tell(index, LogEvent::Found(Some((ONLY, self.end.offset)))),
+            LogRequest::Note(text) => self.noted = text,
+            LogRequest::Begin { epoch, given_up } => self.begin(index, epoch, given_up),
+            LogRequest::Declare { serves } => {
+                let epoch = Some(self.end.epoch);
+                self.declared = self.end.cluster.filter(|_| serves).map(|cluster| (cluster, epoch));
+            }
+            LogRequest::Read { place, version, answer } => answer.give(self.read(index, place, version)),
+            LogRequest::Reopen => {
+                if self.set_stage(index, PartStage::Closing, PartStage::Reigning) {
+                    self.tell(index, LogEvent::Reopened);
+                }
+            }
+            LogRequest::Append { .. } | LogRequest::Sync | LogRequest::Close { .. } | LogRequest::Abandon => {
+            }
+        }
+    }
 }
 
 impl Journal for MemoryJournal {
     fn ask(&mut self, request: LogRequest) {
-        let mut shared = self.log.0.borrow_mut();
-        let index = self.member;
+        let mut log = self.log.0.borrow_mut();
+        let asked = &mut log.members[self.member].asked;
         match request {
             LogRequest::Append { changes } => {
-                let changes = changes.into_iter().map(|(write, change)| Unanswered::Change(write, change));
-                shared.members[index].asked.extend(changes);
-                self.log.soon(index);
+                asked.extend(changes.into_iter().map(|(write, change)| Unanswered::Change(write, change)));
             }
-            LogRequest::Read { place, version, answer } => answer.give(shared.read(index, place, version)),
-            LogRequest::Sync => {
-                shared.members[index].asked.push_back(Unanswered::Sync);
-                self.log.soon(index);
-            }
+            LogRequest::Sync => asked.push_back(Unanswered::Sync),
+            LogRequest::Abandon => asked.push_back(Unanswered::Abandon),
             LogRequest::Close { to } => {
-                if shared.set_stage(index, PartStage::Reigning, PartStage::Closing) {
-                    let next = |member: &usize| Some(&shared.members[*member].address) == to.as_ref();
-                    if let Some(at) = shared.queue.iter().position(next) {
-                        shared.queue.swap(0, at);
-                    }
-                    shared.members[index].asked.push_back(Unanswered::Close);
-                    self.log.soon(index);
+                if !log.close(self.member, to.as_ref()) {
+                    return;
                 }
             }
-            LogRequest::Reopen => {
-                if shared.set_stage(index, PartStage::Closing, PartStage::Reigning) {
-                    shared.tell(index, LogEvent::Reopened);
-                }
-            }
-            LogRequest::Abandon => {
-                shared.members[index].asked.push_back(Unanswered::Abandon);
-                self.log.soon(index);
-            }
-            LogRequest::Watch | LogRequest::Oust => {
-                let beat = Some(0);
-                let seen = if shared.leader.is_some() { Seen::Held { beat } } else { Seen::Free };
-                shared.tell(index, LogEvent::Looked(seen));
-            }
-            LogRequest::Queue => {
-                shared.queue.push_back(index);
-                shared.elect();
-            }
-            LogRequest::LeaveQueue => shared.queue.retain(|queued| *queued != index),
-            LogRequest::GiveUp => shared.give_up(index),
-            LogRequest::WhoLeads => {
-                let leader = shared.leader.map(|leader| shared.members[leader].address.clone());
-                shared.tell(index, LogEvent::Leader(leader));
-            }
-            LogRequest::Follow => {
-                if shared.set_stage(index, PartStage::Idle, PartStage::Following) {
-                    shared.replay(index);
-                }
-            }
-            LogRequest::FollowAnew => {
-                shared.members[index].replayed = 0;
-                shared.replay(index);
-            }
-            LogRequest::Look => shared.tell(index, LogEvent::Sighted(Sight::Follows)),
-            LogRequest::Halt => {
-                if shared.set_stage(index, PartStage::Following, PartStage::Idle) {
-                    shared.tell(index, LogEvent::Halted);
-                }
-            }
-            LogRequest::Open { makes: _ } => {
-                if shared.leader == Some(index)
-                    && matches!(shared.members[index].stage, PartStage::Idle | PartStage::Open)
-                {
-                    shared.members[index].stage = PartStage::Open;
-                    shared.replay(index);
-                    let (log, noted) = (Some((ONLY, shared.end)), shared.noted.clone());
-                    shared.tell(index, LogEvent::Opened { log, noted });
-                }
-            }
-            LogRequest::PutAside => {
-                shared.set_stage(index, PartStage::Open, PartStage::Idle);
-            }
-            LogRequest::Find => {
-                let found = Some((ONLY, shared.end.offset));
-                shared.tell(index, LogEvent::Found(found));
-            }
-            LogRequest::Note(text) => shared.noted = text,
-            LogRequest::Begin { epoch, given_up } => shared.begin(index, epoch, given_up),
-            LogRequest::Declare { serves } => {
-                if serves {
-                    let epoch = Some(shared.end.epoch);
-                    shared.declared = shared.end.cluster.map(|cluster| (cluster, epoch));
-                }
+            other => {
+                log.answer(self.member, other);
+                return;
             }
         }
+        self.log.soon(self.member);
     }
 
     fn advance(&self) {}

@@ -63,7 +63,10 @@ pub enum LogRequest {
     /// Queue for the leadership. Told by [`LogEvent::Won`].
     Queue,
     /// Make sure that whoever leads and makes no progress runs no more.
-    Oust,
+    Oust {
+        /// How far his counter had come: one whose counter has moved since is spared. `None`: it has not begun to count.
+        beat: Option<u64>,
+    },
     /// Want no leadership any more, for good, and look no more who has it.
     LeaveQueue,
     /// Give the leadership to whoever wants it, and everything that is held of the log.

@@ -94,7 +94,7 @@ impl Journal for SharedFile {
             LogRequest::Abandon => return self.hot.write(Abandon),
             LogRequest::Watch => KeeperErrand::Watch,
             LogRequest::Queue => KeeperErrand::Queue,
-            LogRequest::Oust => KeeperErrand::Oust,
+            LogRequest::Oust { beat: _ } => KeeperErrand::Oust,
             LogRequest::LeaveQueue => KeeperErrand::LeaveQueue,
             LogRequest::GiveUp => KeeperErrand::GiveUp,
             LogRequest::WhoLeads => KeeperErrand::WhoLeads,
