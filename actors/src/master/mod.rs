@@ -31,8 +31,9 @@ use crate::door::switchboard::{Arrived, Drain, Switchboard};
 use crate::door::{server_facts, Sessions};
 use crate::env::{Displaced, Env, File, LockGuard};
 use crate::journal::shared_file::failover_watcher::{self, FailoverWatcher, Notice};
-use crate::journal::shared_file::log_tailer::{self, LogTailer, Replay, Replayed, Sight};
-use crate::journal::shared_file::log_writer::{LogWriter, Written, WrittenRecord};
+use crate::journal::shared_file::log_tailer::{self, LogTailer, Replayed};
+use crate::journal::shared_file::log_writer::LogWriter;
+use crate::journal::{LogEvent, Replay, Sight, WrittenRecord};
 use crate::node_error::NodeError;
 use crate::shown::shown_key;
 use crate::slave_proxy::{self, End, EndReason, SlaveProxy};
@@ -1081,12 +1082,13 @@ impl Handler<Drain> for MasterActor {
     }
 }
 
-impl Handler<Written> for MasterActor {
+impl Handler<LogEvent> for MasterActor {
     type Result = ();
 
-    fn handle(&mut self, written: Written, ctx: &mut Self::Context) {
+    fn handle(&mut self, event: LogEvent, ctx: &mut Self::Context) {
+        let LogEvent::Written(written) = event else { return };
         let turn = self.turns.begin("written");
-        self.log_bytes = written.offset;
+        self.log_bytes = written.bytes;
         self.todo.extend(written.writes.into_iter().map(Todo::Written));
         if let Some((word, detail)) = written.refusal {
             let refused = written.refused.into_iter();

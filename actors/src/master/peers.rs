@@ -7,7 +7,7 @@ use crate::door::counters::count;
 use crate::door::links::reject;
 use crate::door::origin::Origin;
 use crate::door::session::{Coding, Session};
-use crate::journal::shared_file::log_tailer::Sight;
+use crate::journal::Sight;
 use crate::node_error::NodeError;
 use crate::shown::shown_message;
 use dsm_protocol::command::{ErrorWord, Reply};
