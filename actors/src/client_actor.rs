@@ -4,7 +4,8 @@
 //! of [`crate::embed`], as an embedded master does. Never waits in a handler: each request is a plain future.
 
 use crate::client::{Client, ClientConfig, ClientError};
-use crate::embed::{busy, failed, Delete, Get, Put, Status};
+use crate::door::embedded::{busy, failed};
+use crate::embed::{Delete, Get, Put, Status};
 use actix::prelude::*;
 use bytes::Bytes;
 use std::cell::Cell;

@@ -24,12 +24,13 @@
 //!     Ok(())
 //! }
 //! ```
+//!
+//! [`ClientError::NotExecuted`]: crate::client::ClientError::NotExecuted
+//! [`ClientError::Indeterminate`]: crate::client::ClientError::Indeterminate
 
-use crate::client::{ClientError, Failure};
 use crate::config::ConfigError;
 use crate::config::{Fence, MasterConfig, MasterKind, SlaveConfig};
-use crate::door::accept::{check_sizes, count, Arrived, Switchboard};
-use crate::door::session::Session;
+pub use crate::door::embedded::{Delete, Get, Put, Status};
 use crate::env::local::LocalNet;
 use crate::env::real::RealEnv;
 use crate::env::{Env, Listener};
@@ -38,226 +39,13 @@ use crate::node::{open_master, open_slave};
 use crate::node_error::NodeError;
 use actix::prelude::*;
 pub use bytes::Bytes;
-use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError};
-use dsm_protocol::ids::{SessionId, SlaveId};
-use dsm_protocol::machine::master::Asker;
+use dsm_protocol::ids::SlaveId;
 use futures_util::future::LocalBoxFuture;
 use std::future::Future;
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-
-/// Writes one key.
-#[derive(Clone, Debug, PartialEq, Eq, Message)]
-#[rtype(result = "Result<(), ClientError>")]
-pub struct Put {
-    /// Up to 64 KiB, any bytes.
-    pub key: Bytes,
-    /// Up to `--max-value` bytes, any of them.
-    pub value: Bytes,
-}
-
-/// Reads one key; `None` when it is not there. Never unknown.
-#[derive(Clone, Debug, PartialEq, Eq, Message)]
-#[rtype(result = "Result<Option<Bytes>, ClientError>")]
-pub struct Get {
-    /// Up to 64 KiB, any bytes.
-    pub key: Bytes,
-}
-
-/// Deletes one key; whether it was there.
-#[derive(Clone, Debug, PartialEq, Eq, Message)]
-#[rtype(result = "Result<bool, ClientError>")]
-pub struct Delete {
-    /// Up to 64 KiB, any bytes.
-    pub key: Bytes,
-}
-
-/// Asks for the state of the node, in the text form of Redis' INFO. A master describes itself, a client the master at
-/// the other end. Never unknown.
-#[derive(Clone, Debug, PartialEq, Eq, Message)]
-#[rtype(result = "Result<String, ClientError>")]
-pub struct Status;
-
-/// The way in for the program around a master: one session, opened with the first request and again after it had to
-/// be closed.
-pub(crate) struct Door {
-    switchboard: Rc<Switchboard>,
-    config: Rc<MasterConfig>,
-    session: Option<Rc<Session>>,
-}
-
-impl Door {
-    pub(crate) fn new(switchboard: Rc<Switchboard>, config: Rc<MasterConfig>) -> Self {
-        Door { switchboard, config, session: None }
-    }
-
-    /// Asks what a client may ask, if the limits allow.
-    fn ask(&mut self, command: Command) -> Asked {
-        let is_write = command.is_write();
-        let answer = match self.admit(command) {
-            Ok(answer) => Answer::Awaited(answer),
-            Err(refusal) => {
-                self.switchboard.errors.note(&refusal);
-                Answer::Here(refusal)
-            }
-        };
-        Asked { answer, is_write }
-    }
-
-    fn admit(&mut self, command: Command) -> Result<oneshot::Receiver<Reply>, Reply> {
-        if let Some(refusal) = check_sizes(&command, self.config.value_max()) {
-            return Err(refusal);
-        }
-        let session = self.session();
-        let (requests, in_flight_bytes) = session.in_flight();
-        let bytes = command.payload_bytes();
-        if requests >= self.config.max_pipeline
-            || in_flight_bytes >= self.config.max_pipeline_bytes.as_u64() as usize
-        {
-            count(&self.switchboard.limits.busy);
-            return Err(Reply::Error(busy()));
-        }
-        if !self.switchboard.admit(&self.config, bytes) {
-            return Err(Reply::Error(busy()));
-        }
-        let (caller, answer) = oneshot::channel();
-        let tag = session.ask_embedded(caller, bytes);
-        let asker = Asker { session: session.id(), tag };
-        self.switchboard.push(Arrived::Request { asker, command });
-        Ok(answer)
-    }
-
-    fn session(&mut self) -> Rc<Session> {
-        if let Some(session) = self.session.as_ref().filter(|session| !session.is_closed()) {
-            return Rc::clone(session);
-        }
-        let session =
-            Rc::new(Session::embedded(SessionId(self.switchboard.next_id()), &self.switchboard.answers));
-        self.switchboard.push(Arrived::Opened(Rc::clone(&session)));
-        self.session = Some(Rc::clone(&session));
-        let (closing, board) = (Rc::clone(&session), Rc::clone(&self.switchboard));
-        // A session that is closed behind an unknown write gives up what it still waits for.
-        actix::spawn(async move {
-            closing.closed().await;
-            board.push(Arrived::Closed(closing.id()));
-        });
-        session
-    }
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        if let Some(session) = &self.session {
-            session.close();
-            session.abandon();
-        }
-    }
-}
-
-/// The answer when too much is in flight.
-pub(crate) fn busy() -> ReplyError {
-    ReplyError { word: ErrorWord::Busy, detail: "too many requests in flight".to_owned() }
-}
-
-/// An answer that is here or on its way.
-struct Asked {
-    answer: Answer,
-    is_write: bool,
-}
-
-enum Answer {
-    Here(Reply),
-    Awaited(oneshot::Receiver<Reply>),
-}
-
-impl Asked {
-    /// Waits for the result.
-    async fn result(self) -> Result<Reply, ClientError> {
-        let reply = match self.answer {
-            Answer::Here(reply) => reply,
-            Answer::Awaited(answer) => match answer.await {
-                Ok(reply) => reply,
-                Err(_) if self.is_write => {
-                    return Err(ClientError::Indeterminate { cause: Failure::LinkLost });
-                }
-                Err(_) => return Err(ClientError::NotExecuted { cause: Failure::LinkLost }),
-            },
-        };
-        match reply {
-            Reply::Error(error) => Err(failed(error, self.is_write)),
-            reply => Ok(reply),
-        }
-    }
-}
-
-/// Which of the two kinds of failure a master's error answer is.
-pub(crate) fn failed(error: ReplyError, is_write: bool) -> ClientError {
-    if is_write && !error.word.is_not_executed() {
-        ClientError::Indeterminate { cause: Failure::Refused(error) }
-    } else {
-        ClientError::NotExecuted { cause: Failure::Refused(error) }
-    }
-}
-
-impl Handler<Put> for MasterActor {
-    type Result = ResponseFuture<Result<(), ClientError>>;
-
-    fn handle(&mut self, put: Put, _: &mut Self::Context) -> Self::Result {
-        let asked = self.door.ask(Command::Put { key: put.key, value: put.value });
-        Box::pin(async move {
-            match asked.result().await? {
-                Reply::Done => Ok(()),
-                _ => Err(ClientError::Indeterminate { cause: Failure::Protocol }),
-            }
-        })
-    }
-}
-
-impl Handler<Get> for MasterActor {
-    type Result = ResponseFuture<Result<Option<Bytes>, ClientError>>;
-
-    fn handle(&mut self, get: Get, _: &mut Self::Context) -> Self::Result {
-        let asked = self.door.ask(Command::Get { key: get.key });
-        Box::pin(async move {
-            match asked.result().await? {
-                Reply::Value(value) => Ok(Some(value)),
-                Reply::NotFound => Ok(None),
-                _ => Err(ClientError::NotExecuted { cause: Failure::Protocol }),
-            }
-        })
-    }
-}
-
-impl Handler<Delete> for MasterActor {
-    type Result = ResponseFuture<Result<bool, ClientError>>;
-
-    fn handle(&mut self, delete: Delete, _: &mut Self::Context) -> Self::Result {
-        let asked = self.door.ask(Command::Delete { keys: vec![delete.key] });
-        Box::pin(async move {
-            match asked.result().await? {
-                Reply::Count(count) => Ok(count > 0),
-                _ => Err(ClientError::Indeterminate { cause: Failure::Protocol }),
-            }
-        })
-    }
-}
-
-impl Handler<Status> for MasterActor {
-    type Result = ResponseFuture<Result<String, ClientError>>;
-
-    fn handle(&mut self, _: Status, _: &mut Self::Context) -> Self::Result {
-        let asked = self.door.ask(Command::Status);
-        Box::pin(async move {
-            match asked.result().await? {
-                Reply::Text(text) => Ok(text),
-                _ => Err(ClientError::NotExecuted { cause: Failure::Protocol }),
-            }
-        })
-    }
-}
 
 /// A node's task, and the wish that keeps it running.
 #[derive(Debug)]

@@ -65,6 +65,8 @@ pub mod launcher;
 pub mod master;
 pub mod node;
 pub mod node_error;
+mod reading;
+mod shown;
 pub mod slave;
 pub mod slave_proxy;
 pub mod supervision;

@@ -7,7 +7,8 @@
 use crate::config::ConfigError;
 use crate::config::{MasterConfig, MasterKind, SlaveConfig};
 use crate::dial::{self, Introduction};
-use crate::door::accept::{self, Context, Switchboard};
+use crate::door::switchboard::Switchboard;
+use crate::door::{self, Context};
 use crate::env::{Env, Listener};
 use crate::master::{self, MasterActor};
 use crate::node_error::NodeError;
@@ -122,12 +123,12 @@ pub(crate) async fn open_master(
         fate: fate.clone(),
         cluster,
     });
-    let facts = accept::server_facts(&config);
+    let facts = door::server_facts(&config);
     let context = Context { env, config: Rc::clone(&config), facts, switchboard: Rc::clone(&switchboard) };
     let mut linking = JoinSet::new();
     linking.spawn_local(dial::keep(introduction, context.clone(), fate.clone()));
     let mut accepting = JoinSet::new();
-    accepting.spawn_local(accept::accept(listener, context, fate.clone()));
+    accepting.spawn_local(door::accept::accept(listener, context, fate.clone()));
     Ok(OpenMaster { address, master, fate, switchboard, accepting, linking })
 }
 

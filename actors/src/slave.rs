@@ -5,9 +5,9 @@
 
 use crate::batch::{Inbox, Outbox, Turns};
 use crate::config::SlaveConfig;
-use crate::door::accept::read_some;
-use crate::door::session::shown_message;
 use crate::env::{Env, Stream};
+use crate::reading::read_some;
+use crate::shown::shown_message;
 use crate::supervision::{Backoff, Fate, PanicGuard, TaskGuard};
 use crate::turns::{Turn, TurnLengths};
 use actix::prelude::*;
@@ -335,7 +335,7 @@ impl SlaveActor {
 }
 
 fn log_command(message: &Wire) {
-    use crate::door::session::shown_key;
+    use crate::shown::shown_key;
     match message {
         Wire::Write { version, key, value, .. } => {
             log::debug!("write key={} version={version} bytes={}", shown_key(key), value.len());

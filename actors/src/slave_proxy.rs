@@ -1,17 +1,19 @@
 //! `SlaveProxy`: one life of one link to one slave.
 //!
-//! Holds the deadline of the link's acknowledgements and its end; whether one is late is decided by `machine/link.rs`. The
-//! bytes themselves go from the master's machine straight into the link's outbox. Ends with a typed reason, which its
-//! supervisor, `MasterActor`, turns into the slave's removal.
+//! Holds the link's book (`machine/link/`), which decides when an acknowledgement is late and when an idle slave is pinged.
+//! The bytes themselves go from the master's machine straight into the link's outbox, and are noted in the same book. Ends
+//! with a typed reason, which its supervisor, `MasterActor`, turns into the slave's removal.
 
 use crate::batch::Outbox;
 use crate::env::Env;
 use crate::turns::TurnLengths;
 use actix::prelude::*;
-use dsm_protocol::ids::{LinkId, SlaveId};
+use dsm_protocol::frame;
+use dsm_protocol::ids::LinkId;
 use dsm_protocol::machine::doubt::SelfDoubt;
-use dsm_protocol::machine::link::{Link, Traffic, Verdict};
-use std::cell::{Cell, RefCell};
+use dsm_protocol::machine::link::{Ending, Link, Traffic, Verdict};
+use dsm_protocol::message::Message as Wire;
+use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
@@ -56,43 +58,40 @@ pub struct SlaveEnded {
     pub reason: EndReason,
 }
 
-/// Asks for a sign of life to be sent over an idle link.
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub struct PingWanted {
-    /// The link.
-    pub link: LinkId,
-}
-
 /// Ends a link.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct End(pub EndReason);
 
-/// Whom a [`SlaveProxy`] tells what.
-#[derive(Clone)]
-pub struct Ports {
-    /// Hears of the end.
-    pub ended: Recipient<SlaveEnded>,
-    /// Is asked for pings.
-    pub ping: Recipient<PingWanted>,
+impl EndReason {
+    /// What the end of a link says of its slave.
+    pub(crate) fn ending(&self) -> Ending {
+        match self {
+            EndReason::AckTimeout => Ending::Late,
+            EndReason::Closed(_) | EndReason::Replaced | EndReason::Protocol(_) => Ending::Broken,
+            EndReason::Dismissed(_) | EndReason::Refused(_) => Ending::Ours,
+        }
+    }
 }
 
-/// A link's window, shared by the proxy and by whoever moves the link's bytes.
-pub(crate) type Window = Rc<RefCell<Link>>;
+/// A link's book, shared by the proxy that holds it and by the master, which moves the link's bytes.
+pub(crate) type SharedLink = Rc<RefCell<Link>>;
 
-/// The bytes of values that were asked of a slave and are not here yet.
-pub(crate) type Owed = Rc<Cell<usize>>;
+impl Outbox {
+    /// How far the bytes of the link have come.
+    pub(crate) fn traffic(&self) -> Traffic {
+        Traffic { queued: self.queued(), taken: self.taken(), reached: self.reached(), heard: self.heard() }
+    }
+}
 
 /// The parts of a link, named once, where it is admitted.
 pub(crate) struct Parts {
-    pub(crate) link: LinkId,
-    pub(crate) id: SlaveId,
+    pub(crate) id: LinkId,
     pub(crate) outbox: Outbox,
-    pub(crate) window: Window,
-    pub(crate) owed: Owed,
+    pub(crate) link: SharedLink,
     pub(crate) doubt: Rc<RefCell<SelfDoubt>>,
-    pub(crate) ports: Ports,
+    /// Hears of the end.
+    pub(crate) ended: Recipient<SlaveEnded>,
     pub(crate) turns: Rc<TurnLengths>,
 }
 
@@ -113,26 +112,21 @@ impl SlaveProxy {
     fn watch(&mut self, ctx: &mut Context<Self>) {
         #[cfg(feature = "testing")]
         crate::testing::pass(
-            |place| matches!(place, crate::testing::Place::SlaveProxy(id) if *id == self.parts.id),
+            |place| matches!(place, crate::testing::Place::SlaveProxy(id) if *id == self.parts.link.borrow().life().id),
         );
         let _turn = self.parts.turns.begin("slave proxy");
         let now = self.env.now();
-        let Parts { outbox, window, owed, doubt, .. } = &self.parts;
+        let Parts { outbox, link, doubt, .. } = &self.parts;
         doubt.borrow_mut().observe(now);
-        let traffic = Traffic {
-            queued: outbox.queued(),
-            taken: outbox.taken(),
-            heard: outbox.heard(),
-            owed: owed.get() as u64,
-        };
-        let verdict = window.borrow_mut().look(now, traffic, &doubt.borrow());
+        let verdict = link.borrow_mut().look(now, outbox.traffic(), &doubt.borrow());
         let next_ms = match verdict {
             Verdict::Late => {
                 self.end(EndReason::AckTimeout, ctx);
                 return;
             }
             Verdict::Ping(next_ms) => {
-                self.parts.ports.ping.do_send(PingWanted { link: self.parts.link });
+                outbox.append(|out| frame::encode(&Wire::Ping, out));
+                link.borrow_mut().note_ping(now, outbox.queued());
                 next_ms
             }
             Verdict::Wait(next_ms) => next_ms,
@@ -153,8 +147,9 @@ impl SlaveProxy {
                 self.parts.outbox.abort()
             }
         }
-        log::debug!("slave link ended slave={} link={} cause={reason}", self.parts.id, self.parts.link);
-        self.parts.ports.ended.do_send(SlaveEnded { link: self.parts.link, reason });
+        let slave = self.parts.link.borrow().life().id.clone();
+        log::debug!("slave link ended slave={slave} link={} cause={reason}", self.parts.id);
+        self.parts.ended.do_send(SlaveEnded { link: self.parts.id, reason });
         ctx.stop();
     }
 }
@@ -173,7 +168,7 @@ impl Drop for SlaveProxy {
         if !self.ended {
             self.parts.outbox.abort();
             let reason = EndReason::Closed("the proxy is gone".to_owned());
-            self.parts.ports.ended.do_send(SlaveEnded { link: self.parts.link, reason });
+            self.parts.ended.do_send(SlaveEnded { link: self.parts.id, reason });
         }
     }
 }

@@ -13,16 +13,18 @@ use crate::env::{
 };
 use crate::journal::shared_file::log_tailer::{self, Replayed};
 use crate::journal::shared_file::recovery::Recovery;
+use crate::journal::{LogEvent, Written};
 use crate::node_error::NodeError;
-use crate::slave_proxy::{End, EndReason, Parts, PingWanted, Ports, SlaveEnded, SlaveProxy, Window};
+use crate::slave_proxy::{End, EndReason, Parts, SharedLink, SlaveEnded, SlaveProxy};
 use crate::turns::TurnLengths;
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
-use dsm_protocol::ids::{LinkId, Millis, SlaveId};
+use dsm_protocol::ids::{Incarnation, LinkId, Millis, SlaveId};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::doubt::SelfDoubt;
-use dsm_protocol::machine::link::Link;
+use dsm_protocol::machine::link::{Life, Limits, Link};
 use dsm_protocol::machine::reign::takeover::Seen;
+use dsm_protocol::message::Message as Wire;
 use dsm_protocol::record::{CrashKind, Position};
 use futures_util::future::LocalBoxFuture;
 use std::cell::{Cell, RefCell};
@@ -113,6 +115,20 @@ impl<M> Received<M> {
     /// Whether nothing has come that was not taken.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl Received<LogEvent> {
+    /// Takes what has become of writes, when nothing else is told through this port.
+    ///
+    /// # Panics
+    /// When something else is.
+    pub fn take_written(&self) -> Vec<Written> {
+        let written = self.take().into_iter().map(|event| match event {
+            LogEvent::Written(written) => written,
+            other => panic!("not about writes: {other:?}"),
+        });
+        written.collect()
     }
 }
 
@@ -667,12 +683,12 @@ pub async fn recover_log_from(
 pub struct ProxyBench {
     env: Env,
     proxy: Addr<SlaveProxy>,
-    window: Window,
+    link: SharedLink,
     outbox: Outbox,
+    /// How many writes were sent, and their bytes.
+    sent: Cell<(u64, u64)>,
     /// What the master hears of the end.
     pub ended: Received<SlaveEnded>,
-    /// The pings it is asked for.
-    pub pings: Received<PingWanted>,
 }
 
 impl ProxyBench {
@@ -682,37 +698,50 @@ impl ProxyBench {
     /// Never: the slave's name is a valid one.
     pub fn start(env: &Env, ack_timeout: Duration) -> Self {
         let (ended_port, ended) = Probe::begin();
-        let (ping_port, pings) = Probe::begin();
-        let window = Rc::new(RefCell::new(Link::new(ack_timeout.as_millis() as u64, env.now())));
-        window.borrow_mut().begin();
+        let id = SlaveId::new("slave1").expect("letters and a digit make a valid slave id");
+        let limits = Limits {
+            ack_timeout_ms: ack_timeout.as_millis() as u64,
+            read_bytes_max: 8 << 20,
+            trial_bytes_max: 1 << 20,
+        };
+        let mut link = Link::new(Life { id, incarnation: Incarnation(1) }, limits, env.now());
+        link.begin(env.now(), 0);
+        let link = Rc::new(RefCell::new(link));
         let outbox = Outbox::default();
         let jump_ms = (ack_timeout.as_millis() as u64 / 4).max(100);
         let proxy = SlaveProxy::new(
             Rc::clone(env),
             Parts {
-                link: LinkId(1),
-                id: SlaveId::new("slave1").expect("letters and a digit make a valid slave id"),
+                id: LinkId(1),
                 outbox: outbox.clone(),
-                window: Rc::clone(&window),
-                owed: Rc::default(),
+                link: Rc::clone(&link),
                 doubt: Rc::new(RefCell::new(SelfDoubt::new(env.now(), jump_ms))),
-                ports: Ports { ended: ended_port, ping: ping_port },
+                ended: ended_port,
                 turns: TurnLengths::new(Rc::clone(env)),
             },
         )
         .start();
-        ProxyBench { env: Rc::clone(env), proxy, window, outbox, ended, pings }
+        ProxyBench { env: Rc::clone(env), proxy, link, outbox, sent: Cell::default(), ended }
     }
 
-    /// A counted message goes to the slave.
+    /// A write goes to the slave.
     pub fn send(&self) {
-        self.window.borrow_mut().note_sent(self.env.now(), self.outbox.queued());
+        self.send_bytes(0);
     }
 
-    /// A counted message of so many bytes goes to the slave.
+    /// A write of so many bytes goes to the slave.
     pub fn send_bytes(&self, bytes: usize) {
         self.outbox.append(|out| out.resize(out.len() + bytes, 0));
-        self.send();
+        self.link.borrow_mut().note_write(self.env.now(), self.outbox.queued());
+        let (writes, sent) = self.sent.get();
+        self.sent.set((writes + 1, sent + bytes as u64));
+    }
+
+    /// How many pings the slave was sent.
+    pub fn pings(&self) -> u64 {
+        let mut ping = Vec::new();
+        dsm_protocol::frame::encode(&Wire::Ping, &mut ping);
+        (self.outbox.queued() - self.sent.get().1) / ping.len() as u64
     }
 
     /// The socket takes so many bytes in each `period`, so many times.
@@ -725,7 +754,12 @@ impl ProxyBench {
 
     /// The slave acknowledges; false when it breaks the protocol by that.
     pub fn ack(&self, through: u64) -> bool {
-        self.window.borrow_mut().note_acked(self.env.now(), through, self.outbox.queued())
+        self.link.borrow_mut().note_acked(self.env.now(), through, self.outbox.queued()).is_some()
+    }
+
+    /// The slave acknowledges all that it was sent; false when it breaks the protocol by that.
+    pub fn ack_all(&self) -> bool {
+        self.ack(self.sent.get().0 + self.pings())
     }
 
     /// The master ends the link.

@@ -1,4 +1,72 @@
 //! The door of a master: who comes in, by which protocol, within which limits, and the sessions of those who ask.
+//!
+//! Owns the sockets, their tasks and what is counted of them. A connection's task ends with its connection, and a panic in it
+//! ends that connection only: its place in the master's tables is given back by a guard's drop. Nothing here executes a
+//! request, and nothing here imports the master.
+//!
+//! | file | is |
+//! |---|---|
+//! | `accept` | the listening socket |
+//! | `connection` | the life of one connection, whoever it is |
+//! | `native`, `resp` | the two protocols: frames, and Redis' |
+//! | `links` | the links of slaves and of the other master |
+//! | `admission` | the limits, and the permits of those who are in |
+//! | `counters` | what happened, for INFO |
+//! | `heard` | what a link has said and the master has not heard yet |
+//! | `origin` | where a session's requests come from |
+//! | `session`, `session_guard` | the order of a client's answers and the room for them; a connection's hold on its session |
+//! | `embedded` | the program around a master, which asks without a socket |
+//! | `switchboard` | how all of them reach the master |
 
 pub(crate) mod accept;
+pub(crate) mod admission;
+mod connection;
+pub(crate) mod counters;
+pub(crate) mod embedded;
+pub(crate) mod heard;
+pub(crate) mod links;
+mod native;
+pub(crate) mod origin;
+#[cfg(test)]
+mod permits_come_back;
+mod resp;
 pub(crate) mod session;
+mod session_guard;
+pub(crate) mod switchboard;
+#[cfg(test)]
+mod test_kit;
+
+use crate::config::MasterConfig;
+use crate::env::Env;
+use dsm_protocol::ids::SessionId;
+use dsm_protocol::resp::{Limits, ServerFacts};
+use session::Session;
+use std::collections::HashMap;
+use std::rc::Rc;
+use switchboard::Switchboard;
+
+/// What a connection's task needs.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) env: Env,
+    pub(crate) config: Rc<MasterConfig>,
+    pub(crate) facts: ServerFacts,
+    pub(crate) switchboard: Rc<Switchboard>,
+}
+
+/// The facts that Redis clients may ask for.
+pub(crate) fn server_facts(config: &MasterConfig) -> ServerFacts {
+    ServerFacts {
+        limits: Limits::for_values(config.value_max()),
+        clients_max: config.max_connections,
+        idle_timeout: config.idle_timeout,
+        fsync: match config.fsync {
+            crate::config::Fsync::Always => "always",
+            crate::config::Fsync::Everysec => "everysec",
+            crate::config::Fsync::Never => "no",
+        },
+    }
+}
+
+/// Open sessions by number.
+pub(crate) type Sessions = HashMap<SessionId, Rc<Session>, foldhash::fast::FixedState>;

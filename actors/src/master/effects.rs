@@ -3,18 +3,20 @@
 use super::forwards::Forward;
 use super::{long_answers, send, Allowance, MasterActor, ReadWindow, SlaveLink, Todo, WaitingRead};
 use crate::batch::Outbox;
-use crate::door::accept::{Arrived, Switchboard};
-use crate::door::session::{shown_key, ANSWER_BYTES_FREE};
+use crate::door::session::ANSWER_BYTES_FREE;
+use crate::door::switchboard::{Arrived, Switchboard};
 use crate::journal::shared_file::log_writer::Append;
+use crate::shown::shown_key;
 use crate::slave_proxy::{End, EndReason};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::frame;
 use dsm_protocol::ids::{LinkId, Millis, Stamp};
 use dsm_protocol::machine::front;
-use dsm_protocol::machine::master::{Asker, Effect, Event, Master, ReadId, Slot};
+use dsm_protocol::machine::master::{Asker, Effect, Event, Master, ReadId};
 use dsm_protocol::machine::reign;
 use dsm_protocol::message::{Control, Message, Request};
 use dsm_protocol::record::Place;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// To look at reads of a slave that have waited counts as so many steps.
@@ -45,42 +47,47 @@ fn bytes_of(effect: &Effect) -> usize {
 }
 
 impl SlaveLink {
-    /// Notes that the counted message that was appended last is on its way.
-    pub(super) fn note_sent(&self, now: Millis) {
-        self.window.borrow_mut().note_sent(now, self.outbox.queued());
+    /// Notes that the write that was appended last is on its way.
+    fn note_write(&self, now: Millis) {
+        self.link.borrow_mut().note_write(now, self.outbox.queued());
     }
 
     /// Asks for an answer outside the count.
     pub(super) fn question(&self, now: Millis, message: &Message) {
         send(&self.outbox, message);
-        self.window.borrow_mut().note_question(now, self.outbox.queued());
+        self.link.borrow_mut().note_question(now, self.outbox.queued());
     }
 
     /// Sends a read, or lets it wait for room in the window.
-    fn ask(&mut self, now: Millis, read: WaitingRead, machine: &mut Master) {
-        if self.reads.send_now(&read, |read| machine.is_reading(read)) {
-            self.owed.set(self.reads.asked_bytes());
+    fn ask(&self, now: Millis, read: WaitingRead, machine: &mut Master) {
+        let mut book = self.link.borrow_mut();
+        if book.reads_mut().send_now(&read, |read| machine.is_reading(read)) {
             send_read(&self.outbox, &read);
         } else {
             let id = read.read;
-            let bytes = self.reads.wait(read);
+            let bytes = book.reads_mut().wait(read);
             machine.read_waits(now, id, bytes);
         }
     }
 
     /// Notes the answer to the oldest read, and sends what has waited for it and is still wanted.
-    pub(super) fn read_answered(&mut self, machine: &Master) {
-        if self.reads.answered() {
+    pub(super) fn read_answered(&self, machine: &Master) {
+        let was_asked = self.link.borrow_mut().reads_mut().answered();
+        if was_asked {
             self.read_on(machine);
         }
     }
 
     /// Sends what has waited for room and is still wanted, as far as that is found in one step.
-    fn read_on(&mut self, machine: &Master) {
-        let outbox = &self.outbox;
-        self.reads.go_on(|read| machine.is_reading(read), |read| send_read(outbox, read));
-        self.owed.set(self.reads.asked_bytes());
+    fn read_on(&self, machine: &Master) {
+        let mut book = self.link.borrow_mut();
+        book.reads_mut().go_on(|read| machine.is_reading(read), |read| send_read(&self.outbox, read));
     }
+}
+
+/// The slave on `link` if it has a place in the reign: nobody else is sent what the machine wants sent.
+fn active(slaves: &BTreeMap<LinkId, SlaveLink>, link: LinkId) -> Option<&SlaveLink> {
+    slaves.get(&link).filter(|slave| slave.link.borrow().is_active())
 }
 
 fn send_read(outbox: &Outbox, read: &WaitingRead) {
@@ -123,7 +130,8 @@ impl MasterActor {
 
     /// Goes on with the reads of slaves that wait behind many that have gone elsewhere.
     pub(super) fn read_on(&mut self, left: &mut Allowance<'_>) {
-        for slave in self.slaves.values_mut().filter(|slave| slave.reads.is_behind()) {
+        let is_behind = |slave: &&SlaveLink| slave.link.borrow().reads().is_behind();
+        for slave in self.slaves.values().filter(is_behind) {
             slave.read_on(&self.machine);
             left.spend(LOOKED_AT_STEPS);
         }
@@ -166,19 +174,18 @@ impl MasterActor {
         match effect {
             Effect::Reply { to, reply } => self.reply_if_it_fits(to, reply),
             Effect::Append { write, change } => self.appends.push((write, change)),
-            Effect::Joined { link, slot } => self.slave_joined(link, slot),
+            Effect::Joined { link } => self.slave_joined(link),
             Effect::NoSlot { link } => self.slave_without_slot(link),
             Effect::SlotFree { link } => self.announce_to(now, link),
-            Effect::SendWrite { slot, version, reign, key, value } => {
-                if let Some(slave) = self.at(slot) {
+            Effect::SendWrite { link, version, reign, key, value } => {
+                if let Some(slave) = active(&self.slaves, link) {
                     let stamp = Stamp { version, reign };
                     slave.outbox.append_pieces(|out| frame::encode_write(stamp, &key, &value, out));
-                    slave.note_sent(now);
+                    slave.note_write(now);
                 }
             }
-            Effect::SendRead { slot, read, version, reign, key, bytes } => {
-                let link = self.slots.get(usize::from(slot.0)).copied().flatten();
-                if let Some((link, slave)) = link.and_then(|link| Some((link, self.slaves.get_mut(&link)?))) {
+            Effect::SendRead { link, read, version, reign, key, bytes } => {
+                if let Some(slave) = active(&self.slaves, link) {
                     if bytes as usize > self.config.value_max() {
                         self.switchboard.expect(link, bytes as usize);
                     }
@@ -186,21 +193,20 @@ impl MasterActor {
                     slave.ask(now, WaitingRead { read, stamp, key, bytes }, &mut self.machine);
                 }
             }
-            Effect::SendDrop { slot, version, reign, key } => {
-                if let Some(slave) = self.at(slot) {
+            Effect::SendDrop { link, version, reign, key } => {
+                if let Some(slave) = active(&self.slaves, link) {
                     send(&slave.outbox, &Message::Drop { version, reign, key });
                 }
             }
-            Effect::SendHoldingsNext { slot } => {
-                let link = self.slots.get(usize::from(slot.0)).copied().flatten();
-                if let Some(slave) = link.and_then(|link| self.slaves.get_mut(&link)) {
+            Effect::SendHoldingsNext { link } => {
+                if let Some(slave) = active(&self.slaves, link) {
                     send(&slave.outbox, &Message::Control(Control::HoldingsNext));
-                    slave.report_end = Some(slave.outbox.queued());
+                    slave.link.borrow_mut().note_report_asked(slave.outbox.queued());
                 }
             }
             Effect::ReadLog { read, place, version, key } => self.read_log(read, place, version, key),
-            Effect::Witnessed { slot, stamp } => {
-                let Some(id) = self.at(slot).map(|slave| slave.id.clone()) else { return };
+            Effect::Witnessed { link, stamp } => {
+                let Some(id) = active(&self.slaves, link).map(|slave| slave.id.clone()) else { return };
                 if let Some(unsaid) = self.may_accuse(now) {
                     log::error!(
                         "slave holds a version that the log lacks: was the log replaced or cut? slave={id} version={stamp} unsaid={unsaid}"
@@ -210,25 +216,12 @@ impl MasterActor {
         }
     }
 
-    fn at(&self, slot: Slot) -> Option<&super::SlaveLink> {
-        let link = self.slots.get(usize::from(slot.0)).copied().flatten()?;
-        self.slaves.get(&link)
-    }
-
-    /// Sends an answer to its slot and gives the request's permits back.
+    /// Sends an answer to its slot, with which the request's permit is given back.
     pub(super) fn reply(&mut self, to: Asker, reply: &Reply) {
         let Some(session) = self.sessions.get(&to.session) else { return };
-        if let Some(bytes) = session.answer(to.tag, reply) {
+        if session.answer(to.tag, reply) {
             self.switchboard.errors.note(reply);
-            self.give_back(bytes);
         }
-    }
-
-    /// Gives the permits of a request of `bytes` bytes back.
-    pub(super) fn give_back(&self, bytes: usize) {
-        let board = &self.switchboard;
-        board.requests.set(board.requests.get() - 1);
-        board.bytes.set(board.bytes.get() - bytes);
     }
 
     /// Sends an answer that may be longer than was foreseen: of another client's write that was in front of it, or of the

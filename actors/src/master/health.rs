@@ -91,8 +91,8 @@ impl MasterActor {
 
     /// The active slave that takes longest to acknowledge, and how long, in milliseconds.
     pub(super) fn slowest_slave(&self, now: Millis) -> Option<(&str, u64)> {
-        let active = self.slaves.values().filter(|slave| slave.slot.is_some());
-        let waits = active.map(|slave| (slave.id.as_str(), slave.window.borrow().ack_ms(now)));
+        let active = self.slaves.values().filter(|slave| slave.link.borrow().is_active());
+        let waits = active.map(|slave| (slave.id.as_str(), slave.link.borrow().ack_ms(now)));
         waits.max_by_key(|(_, ms)| *ms)
     }
 }

@@ -5,6 +5,7 @@
 //! A shell: what arrives becomes events, what the machines decide is carried out in `effects.rs`. Never blocks, never
 //! decides a rule of replication or failover by itself.
 
+mod asked;
 mod effects;
 mod forwards;
 mod health;
@@ -12,7 +13,6 @@ mod held;
 mod long_answers;
 mod noted_file;
 mod peers;
-mod read_window;
 mod reign;
 mod slaves;
 mod status;
@@ -20,13 +20,18 @@ mod told;
 
 use crate::batch::{Inbox, Outbox};
 use crate::config::{Fsync, MasterConfig, MasterKind};
-use crate::door::accept::{self, count, Arrived, Drain, Sessions, Switchboard};
-use crate::door::session::{shown_key, AnswerPool, Room, Session};
-use crate::embed::Door;
+use crate::door::admission::Gate;
+use crate::door::counters::count;
+use crate::door::embedded::EmbeddedCaller;
+use crate::door::origin::Origin;
+use crate::door::session::{AnswerPool, Room, Session};
+use crate::door::switchboard::{Arrived, Drain, Switchboard};
+use crate::door::{server_facts, Sessions};
 use crate::env::{Displaced, Env};
 use crate::journal::shared_file::failover_watcher::{self, FailoverWatcher};
-use crate::journal::shared_file::log_tailer::{self, LogTailer, Replay, Replayed, Sight};
-use crate::journal::shared_file::log_writer::{Written, WrittenRecord};
+use crate::journal::shared_file::log_tailer::{self, LogTailer, Replayed};
+use crate::journal::{LogEvent, Replay, Sight, WrittenRecord};
+use crate::shown::shown_key;
 use crate::slave_proxy::{self, End, EndReason, SlaveProxy};
 use crate::supervision::{Fate, PanicGuard};
 use crate::turns::{Turn, TurnLengths};
@@ -34,15 +39,14 @@ use actix::prelude::*;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::ids::{ClusterId, LinkId, Millis, SessionId, SlaveId};
 use dsm_protocol::machine::doubt::{self, Cause, SelfDoubt};
-use dsm_protocol::machine::front::{self, Front, Kind};
+use dsm_protocol::machine::front::{self, Front};
 use dsm_protocol::machine::health::{Health, Lag};
-use dsm_protocol::machine::link::{Quarantine, Standing};
-use dsm_protocol::machine::master::{self, Asker, Census, Change, Master, Slot, WriteId};
+use dsm_protocol::machine::link::{Quarantine, ReadWindow, WaitingRead};
+use dsm_protocol::machine::master::{self, Asker, Census, Change, Master, WriteId};
 use dsm_protocol::machine::reign::{self as reign_rules, Leadership};
 use dsm_protocol::message::{Control, MasterState, Message as Wire, Seen};
 use held::Held;
 use long_answers::LongAnswer;
-use read_window::{ReadWindow, WaitingRead};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -162,27 +166,14 @@ struct Resume;
 /// A connected slave.
 pub(super) struct SlaveLink {
     id: SlaveId,
-    incarnation: dsm_protocol::ids::Incarnation,
+    /// All that is known of the link, shared with the proxy.
+    link: slave_proxy::SharedLink,
     outbox: Outbox,
-    window: slave_proxy::Window,
-    /// What the proxy knows of the reads under way.
-    owed: slave_proxy::Owed,
     proxy: Addr<SlaveProxy>,
-    standing: Standing,
-    slot: Option<Slot>,
-    /// Since when it has its slot.
-    active_since: Option<Millis>,
-    reads: ReadWindow,
-    /// Where the last sign of life that it asked for ends in the bytes given to the link.
-    alive_end: u64,
-    /// Where the question for the next part of its report ends in them; `None` when it is not asked for one.
-    report_end: Option<u64>,
     /// The cluster that it named in its hello. If it is ours, it may know of our reigns.
     cluster: Option<ClusterId>,
     /// What it had seen when it said so last.
     seen: Option<Seen>,
-    /// The room it has, in bytes, if it has accepted the reign and gets its place when that begins to serve.
-    enlisted: Option<u64>,
     /// What it says it has seen is not in the log: it gets no place in this reign, and nothing of it is dropped.
     disputes: bool,
 }
@@ -219,7 +210,7 @@ pub struct MasterActor {
     guard: PanicGuard,
     switchboard: Rc<Switchboard>,
     /// For requests of the program around this master.
-    pub(crate) door: Door,
+    embedded: EmbeddedCaller,
     inbox: Inbox<Arrived>,
     arrived: Vec<Arrived>,
     /// What has come and is not done.
@@ -265,9 +256,6 @@ pub struct MasterActor {
     /// Who holds the lock, and when that was looked at, while nobody is known to serve.
     lock_holder: Rc<health::LockHolder>,
     lock_looked_at: Millis,
-    slots: Vec<Option<LinkId>>,
-    /// Slaves that are to be sent a ping as soon as nothing that was counted in front of it is still to be sent.
-    pings: Vec<LinkId>,
     /// Slaves whose name is taken, until it is known whether the other one lives.
     parked: BTreeMap<LinkId, (dsm_protocol::message::Hello, Outbox)>,
     peers: BTreeMap<LinkId, PeerInbound>,
@@ -331,7 +319,8 @@ impl MasterActor {
             let answers = AnswerPool::new(parts.config.max_answer_bytes.as_u64() as usize);
             let turns = TurnLengths::new(Rc::clone(&parts.env));
             let drain = ctx.address().recipient();
-            let switchboard = Rc::new(Switchboard::new(for_switchboard, drain, answers, turns));
+            let switchboard =
+                Rc::new(Switchboard::new(for_switchboard, drain, Gate::new(&parts.config), answers, turns));
             *shared_board.borrow_mut() = Some(Rc::clone(&switchboard));
             Self::new(parts, inbox, switchboard, ctx)
         });
@@ -384,7 +373,7 @@ impl MasterActor {
         MasterActor {
             peer_address: config.peer_address(kind),
             guard: PanicGuard::new("MasterActor", fate.clone()),
-            door: Door::new(Rc::clone(&switchboard), Rc::clone(&config)),
+            embedded: EmbeddedCaller::new(Rc::clone(&switchboard), Rc::clone(&config)),
             switchboard,
             inbox,
             arrived: Vec::new(),
@@ -419,8 +408,6 @@ impl MasterActor {
             health: Health::default(),
             lock_holder: Rc::default(),
             lock_looked_at: now,
-            slots: vec![None; master::SLAVES_MAX],
-            pings: Vec::new(),
             parked: BTreeMap::new(),
             peers: BTreeMap::new(),
             dialed: None,
@@ -481,7 +468,7 @@ impl MasterActor {
 
     fn line_bytes_max(config: &MasterConfig) -> usize {
         // One record may hold several of the longest values.
-        dsm_protocol::record::line_bytes_max(accept::server_facts(config).limits.request_bytes_max)
+        dsm_protocol::record::line_bytes_max(server_facts(config).limits.request_bytes_max)
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
@@ -518,7 +505,6 @@ impl MasterActor {
         self.forward_on(&mut left);
         self.perform_within(now, &mut left);
         self.read_on(&mut left);
-        self.send_pings();
         while !left.is_spent() {
             // What the front held comes before whatever came since.
             let todo = self.released.pop_front().or_else(|| self.next_todo());
@@ -581,17 +567,7 @@ impl MasterActor {
     fn note_arrived(&self, now: Millis, arrived: &Arrived) {
         let Arrived::Slave { link, message, .. } = arrived else { return };
         let Some(slave) = self.slaves.get(link) else { return };
-        let is_answer = matches!(
-            message,
-            Wire::Control(
-                Control::Enlisted { .. } | Control::Outdated { .. } | Control::Alive | Control::Took { .. }
-            )
-        );
-        if let Wire::Ack { through, .. } = message {
-            slave.window.borrow_mut().note_arrived(now, *through, slave.outbox.reached());
-        } else if is_answer {
-            slave.window.borrow_mut().note_answer();
-        }
+        slave.link.borrow_mut().note_arrived(now, message, slave.outbox.reached());
     }
 
     /// Sees to it that there is another turn if something is left to be done, once everybody else has had one.
@@ -601,7 +577,7 @@ impl MasterActor {
             || !self.long_answers.is_empty()
             || self.has_forwards()
             || !self.litter.is_empty()
-            || self.slaves.values().any(|slave| slave.reads.is_behind());
+            || self.slaves.values().any(|slave| slave.link.borrow().reads().is_behind());
         if is_left && !std::mem::replace(&mut self.resuming, true) {
             let master = ctx.address();
             // Not from here: actix empties the mailbox before it lets anybody else run.
@@ -670,10 +646,10 @@ impl MasterActor {
     fn request(&mut self, now: Millis, asker: Asker, command: Command) {
         let Some(session) = self.sessions.get(&asker.session) else { return };
         // Closed behind an unknown write: what the client had pipelined after it must not run.
-        if session.is_closed() && !matches!(session.kind(), Kind::Forwarded { .. }) {
+        if session.is_closed() && !matches!(session.origin(), Origin::Forwarded { .. }) {
             return;
         }
-        let parked = &self.switchboard.limits.parked;
+        let parked = &self.switchboard.gate.counters.parked;
         if session.has_parked() {
             count(parked);
             session.park(now, asker.tag, command, Room::NotHere);
@@ -796,7 +772,7 @@ impl MasterActor {
         let late = self.in_line.iter().map(|(id, _)| *id).filter(has_waited).take(left);
         for id in late.collect::<Vec<_>>() {
             while let Some(tag) = self.sessions.get(&id).and_then(|session| session.give_up(now, limit_ms)) {
-                count(&self.switchboard.limits.busy);
+                count(&self.switchboard.gate.counters.busy);
                 let why = "the answers of others take all the room (--max-answer-bytes)";
                 self.reply(Asker { session: id, tag }, &Reply::error(ErrorWord::Busy, why));
                 // What stands behind it may need no room.
@@ -822,7 +798,7 @@ impl MasterActor {
 
     fn execute(&mut self, now: Millis, asker: Asker, command: Command) {
         let Some(session) = self.sessions.get(&asker.session) else { return };
-        let kind = session.kind();
+        let kind = session.origin().kind();
         if log::log_enabled!(log::Level::Debug) {
             log_operation(asker, &command);
         }
@@ -838,7 +814,7 @@ impl MasterActor {
     fn arrived(&mut self, now: Millis, arrived: Arrived, ctx: &mut Context<Self>) {
         match arrived {
             Arrived::Opened(session) => {
-                if session.kind() == front::Kind::Native {
+                if session.origin().kind() == front::Kind::Native {
                     let welcome = self.welcome();
                     session.send(&Wire::Control(Control::Welcome(welcome)));
                 }
@@ -874,11 +850,7 @@ impl MasterActor {
     fn session_closed(&mut self, now: Millis, session: SessionId) {
         if let Some(closed) = self.sessions.remove(&session) {
             self.step_reign(now, reign_rules::Event::SessionClosed { session });
-            // What was asked and is not answered gives its permits back.
-            let (requests, bytes) = closed.abandon();
-            let board = &self.switchboard;
-            board.requests.set(board.requests.get() - requests);
-            board.bytes.set(board.bytes.get() - bytes);
+            closed.abandon();
         }
         self.step_front(now, front::Event::SessionClosed { session });
     }
@@ -1002,12 +974,13 @@ impl Handler<Drain> for MasterActor {
     }
 }
 
-impl Handler<Written> for MasterActor {
+impl Handler<LogEvent> for MasterActor {
     type Result = ();
 
-    fn handle(&mut self, written: Written, ctx: &mut Self::Context) {
+    fn handle(&mut self, event: LogEvent, ctx: &mut Self::Context) {
+        let LogEvent::Written(written) = event else { return };
         let turn = self.turns.begin("written");
-        self.log_bytes = written.offset;
+        self.log_bytes = written.bytes;
         self.todo.extend(written.writes.into_iter().map(Todo::Written));
         if let Some((word, detail)) = written.refusal {
             let refused = written.refused.into_iter();

@@ -3,18 +3,21 @@
 //! Never decides when: `protocol/src/machine/reign/` does.
 
 use super::{send, MasterActor, Todo};
+use crate::door::origin::Origin;
+use crate::door::session::Session;
 use crate::journal::shared_file::failover_watcher::{
     self, FenceHolder, LockLooked, LockWon, WaitForLock, WatchLock,
 };
 use crate::journal::shared_file::log_scan::LogPlace;
-use crate::journal::shared_file::log_tailer::{self, Halt, Halted, Look, Sight, Sighted};
+use crate::journal::shared_file::log_tailer::{self, Halt, Halted, Look, Sighted};
 use crate::journal::shared_file::log_writer::{
     Abandon, Abandoned, Close, Closed, EpochWritten, LogDisplaced, LogFailed, Reopen, Reopened, Sync, Synced,
 };
+use crate::journal::Sight;
 use crate::node_error::NodeError;
 use actix::prelude::*;
 use dsm_protocol::ids::Millis;
-use dsm_protocol::machine::front::{self, Kind};
+use dsm_protocol::machine::front;
 use dsm_protocol::machine::master;
 use dsm_protocol::machine::reign::start::Lack;
 use dsm_protocol::machine::reign::{
@@ -55,7 +58,7 @@ impl MasterActor {
             slaves_undecided: self
                 .slaves
                 .values()
-                .filter(|slave| slave.slot.is_none() && slave.enlisted.is_none())
+                .filter(|slave| !slave.link.borrow().has_accepted())
                 .count(),
             clients_left: if self.reign.is_leaving() { self.clients_left() } else { 0 },
             log_follows: self.sight == Sight::Follows,
@@ -65,10 +68,8 @@ impl MasterActor {
     /// Clients, and requests of theirs, that a stop has still to let go.
     fn clients_left(&self) -> usize {
         // Neither the program around this master nor the other master's sessions are let go.
-        let leaves = |session: &&std::rc::Rc<crate::door::session::Session>| {
-            !session.is_embedded() && !matches!(session.kind(), Kind::Forwarded { .. })
-        };
-        self.front.waiting() + self.sessions.values().filter(leaves).count()
+        let leaves = self.sessions.values().filter(|session| session.origin().leaves_at_a_stop());
+        self.front.waiting() + leaves.count()
     }
 
     /// What is due in the role by now.
@@ -147,9 +148,6 @@ impl MasterActor {
                 self.flush();
             }
             Effect::GivePlaces => self.enlist_all(now),
-            Effect::ForgetEnlisted => {
-                self.slaves.values_mut().for_each(|slave| slave.enlisted = None);
-            }
             Effect::EndReign => self.end_reign(now),
             Effect::StanceChanged => self.stance_changed(now),
             Effect::TellState => {
@@ -224,12 +222,9 @@ impl MasterActor {
         if self.machine.in_flight() == 0 {
             self.step(now, master::Event::ReignEnded);
         }
-        for slave in self.slaves.values_mut() {
-            slave.slot = None;
-            slave.active_since = None;
-            slave.window.borrow_mut().end();
+        for slave in self.slaves.values() {
+            slave.link.borrow_mut().end_reign();
         }
-        self.slots.fill(None);
     }
 
     /// Lets the masters that are connected ask for the reign.
@@ -260,14 +255,14 @@ impl MasterActor {
         if !silent_too {
             log::info!("letting clients go sessions={}", self.sessions.len());
             let state = self.state();
-            let native = self.sessions.values().filter(|session| session.kind() == Kind::Native);
+            let native = self.sessions.values().filter(|session| matches!(session.origin(), Origin::Native));
             native.for_each(|session| session.send(&Message::Control(Control::MasterState(state.clone()))));
         }
         self.sessions.values().for_each(|session| session.let_go(silent_too));
     }
 
     /// Who comes now may ask one thing.
-    pub(super) fn let_go_if_leaving(&self, session: &crate::door::session::Session) {
+    pub(super) fn let_go_if_leaving(&self, session: &Session) {
         if let Course::Leaving { silent_too, .. } = self.reign.course() {
             session.let_go(silent_too);
         }

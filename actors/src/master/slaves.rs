@@ -1,18 +1,17 @@
 //! The slaves' side of a master: registration, messages, removal.
 
-use super::{send, told, MasterActor, ReadWindow, SlaveLink};
+use super::{send, told, MasterActor, SlaveLink};
 use crate::batch::Outbox;
-use crate::door::accept::reject;
-use crate::door::session::shown_message;
-use crate::slave_proxy::{End, EndReason, Owed, Parts, PingWanted, Ports, SlaveEnded, SlaveProxy};
+use crate::door::links::reject;
+use crate::shown::shown_message;
+use crate::slave_proxy::{End, EndReason, Parts, SlaveEnded, SlaveProxy};
 use actix::prelude::*;
 use dsm_protocol::command::KEY_MAX;
 use dsm_protocol::ids::{LinkId, Millis, SlaveId};
-use dsm_protocol::machine::link::{Admission, Ending, Link, Standing};
-use dsm_protocol::machine::master::{Event, ReadId, ReignRecord, Slot, Testimony, SLAVES_MAX};
+use dsm_protocol::machine::link::{Announcement, Life, Limits, Link, Standing};
+use dsm_protocol::machine::master::{Event, ReadId, ReignRecord, Testimony, SLAVES_MAX};
 use dsm_protocol::machine::reign;
 use dsm_protocol::message::{Control, Hello, HelloRole, Message, Seen};
-use dsm_protocol::planted;
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -44,7 +43,7 @@ impl MasterActor {
         let same_name = self.slaves.iter().find(|(_, slave)| slave.id == *id).map(|(link, _)| *link);
         if let Some(old) = same_name {
             let old_slave = &self.slaves[&old];
-            if old_slave.incarnation == *incarnation {
+            if old_slave.link.borrow().life().incarnation == *incarnation {
                 // The same process came back over a new connection: the old one is dead even if we do not see it.
                 old_slave.proxy.do_send(End(EndReason::Replaced));
             } else {
@@ -71,16 +70,19 @@ impl MasterActor {
         let HelloRole::Slave { id, incarnation, seen, .. } = hello.role else { return };
         let now = self.env.now();
         self.step_reign(now, reign::Event::SlaveCame { slave: id.clone(), cluster: hello.cluster });
-        let window = Rc::new(RefCell::new(Link::new(self.config.ack_timeout.as_millis() as u64, now)));
-        let owed = Owed::default();
+        let life = Life { id: id.clone(), incarnation };
+        let limits = Limits {
+            ack_timeout_ms: self.config.ack_timeout.as_millis() as u64,
+            read_bytes_max: self.config.slave_window.as_u64() as usize,
+            trial_bytes_max: (self.config.value_max() + KEY_MAX) as u64,
+        };
+        let shared = Rc::new(RefCell::new(Link::new(life, limits, now)));
         let parts = Parts {
-            link,
-            id: id.clone(),
+            id: link,
             outbox: outbox.clone(),
-            window: Rc::clone(&window),
-            owed: Rc::clone(&owed),
+            link: Rc::clone(&shared),
             doubt: Rc::clone(&self.doubt),
-            ports: Ports { ended: ctx.address().recipient(), ping: ctx.address().recipient() },
+            ended: ctx.address().recipient(),
             turns: Rc::clone(&self.turns),
         };
         let proxy = SlaveProxy::new(Rc::clone(&self.env), parts).start();
@@ -89,24 +91,7 @@ impl MasterActor {
         log::debug!("slave connected slave={id} link={link}");
         self.slaves.insert(
             link,
-            SlaveLink {
-                id,
-                incarnation,
-                outbox,
-                window,
-                owed,
-                proxy,
-                standing: Standing::Connected,
-                slot: None,
-                cluster: hello.cluster,
-                seen,
-                enlisted: None,
-                disputes: false,
-                active_since: None,
-                reads: ReadWindow::new(&self.config),
-                alive_end: 0,
-                report_end: None,
-            },
+            SlaveLink { id, link: shared, outbox, proxy, cluster: hello.cluster, seen, disputes: false },
         );
         self.announce_to(now, link);
     }
@@ -118,41 +103,22 @@ impl MasterActor {
         let Some(own) = self.machine.reigns().last().filter(|own| own.reign == reign) else { return };
         let is_needed = self.machine.slave_count() < self.config.min_slaves.max(1);
         let Some(slave) = self.slaves.get_mut(&link) else { return };
-        if slave.standing == Standing::OnTrial {
-            return;
-        }
-        let is_proven = match slave.standing {
-            Standing::Proven => true,
-            Standing::Quarantined => planted!(LateSlaveUntried),
-            Standing::Connected | Standing::OnTrial => false,
-        };
-        let admission = if is_proven {
-            Admission::Free
-        } else {
-            self.quarantine.admission(now, &slave.id, slave.incarnation, is_needed)
-        };
-        match admission {
-            Admission::Free => {
-                slave.standing = Standing::Proven;
+        let told = slave.link.borrow_mut().announce(now, &self.quarantine, is_needed);
+        match told {
+            Announcement::Nothing => {}
+            Announcement::Reign => {
                 slave.disputes = false;
                 let ReignRecord { reign, first: seq, durable } = own;
                 let announced = Control::Announce { cluster, reign, seq, durable };
                 slave.question(now, &Message::Control(announced));
             }
-            Admission::Trial { bytes } => {
+            Announcement::Trial { bytes } => {
                 log::debug!("slave on trial slave={} bytes={bytes}", slave.id);
-                slave.standing = Standing::OnTrial;
-                // No longer than what the slave must take anyway.
-                let bytes = (bytes as usize).min(self.config.value_max() + KEY_MAX);
-                slave.question(now, &Message::Trial { bytes: trial(bytes) });
+                slave.question(now, &Message::Trial { bytes: trial(bytes as usize) });
             }
-            Admission::Wait { ms } => {
-                if slave.standing != Standing::Quarantined {
-                    slave.standing = Standing::Quarantined;
-                    let record = self.quarantine.of(&slave.id, slave.incarnation);
-                    let reason = record.map_or_else(String::new, |record| record.cause.to_string());
-                    send(&slave.outbox, &Message::Control(Control::Quarantined { ms, reason }));
-                }
+            Announcement::Quarantined { ms, cause } => {
+                let reason = cause.to_string();
+                send(&slave.outbox, &Message::Control(Control::Quarantined { ms, reason }));
             }
         }
     }
@@ -166,10 +132,10 @@ impl MasterActor {
 
     /// Gives their places to the slaves that have accepted the reign so far.
     pub(super) fn enlist_all(&mut self, now: Millis) {
-        let enlisted = self
-            .slaves
-            .iter_mut()
-            .filter_map(|(link, slave)| Some((*link, slave.id.clone(), slave.enlisted.take()?)));
+        let enlisted = self.slaves.iter().filter_map(|(link, slave)| {
+            let room_bytes = slave.link.borrow_mut().take_enlisted()?;
+            Some((*link, slave.id.clone(), room_bytes))
+        });
         for (link, id, room_bytes) in enlisted.collect::<Vec<_>>() {
             self.step(now, Event::SlaveJoined { id, link, room_bytes });
         }
@@ -178,7 +144,8 @@ impl MasterActor {
 
     /// Tries the slaves whose quarantine is over, or without which there are too few.
     pub(super) fn admit_waiting(&mut self, now: Millis) {
-        let waiting = self.slaves.iter().filter(|(_, slave)| slave.standing == Standing::Quarantined);
+        let is_quarantined = |slave: &SlaveLink| slave.link.borrow().standing() == Standing::Quarantined;
+        let waiting = self.slaves.iter().filter(|(_, slave)| is_quarantined(slave));
         for link in waiting.map(|(link, _)| *link).collect::<Vec<_>>() {
             self.announce_to(now, link);
         }
@@ -187,11 +154,12 @@ impl MasterActor {
     #[expect(clippy::too_many_lines, reason = "one arm for each message, each short")]
     pub(super) fn slave_message(&mut self, now: Millis, link: LinkId, message: Message) {
         let Some(slave) = self.slaves.get_mut(&link) else { return };
-        let slot = slave.slot;
-        match (message, slot) {
-            (Message::Ack { through, room_bytes }, Some(slot)) => {
-                if slave.window.borrow_mut().note_acked(now, through, slave.outbox.reached()) {
-                    self.step(now, Event::Acked { slot, link, through, room_bytes });
+        let is_active = slave.link.borrow().is_active();
+        match (message, is_active) {
+            (Message::Ack { through, room_bytes }, true) => {
+                let writes = slave.link.borrow_mut().note_acked(now, through, slave.outbox.reached());
+                if let Some(writes) = writes {
+                    self.step(now, Event::Acked { link, writes, room_bytes });
                 } else {
                     self.end_slave(
                         link,
@@ -199,34 +167,36 @@ impl MasterActor {
                     );
                 }
             }
-            (Message::Value { tag, version, reign, value }, Some(slot)) => {
+            (Message::Value { tag, version, reign, value }, true) => {
                 let read = ReadId::from_tag(tag);
                 slave.read_answered(&self.machine);
-                self.step(now, Event::Value { slot, link, read, version, reign, value });
+                self.step(now, Event::Value { link, read, version, reign, value });
             }
-            (Message::Missing { tag, .. }, Some(slot)) => {
+            (Message::Missing { tag, .. }, true) => {
                 slave.read_answered(&self.machine);
-                self.step(now, Event::Missing { slot, link, read: ReadId::from_tag(tag) });
+                self.step(now, Event::Missing { link, read: ReadId::from_tag(tag) });
             }
-            (Message::Control(Control::Full { number }), Some(slot)) => {
-                self.step(now, Event::Full { slot, link, number });
+            (Message::Control(Control::Full { number }), true) => {
+                let before = slave.link.borrow().refused(number);
+                self.step(now, Event::Full { link, before });
             }
-            (Message::Control(Control::Holdings { entries, last }), Some(slot)) => {
-                // One that reports unasked, and reads nothing, would be sent, and kept, ever more drops.
-                if slave.report_end.take().is_some_and(|end| end <= slave.outbox.reached()) {
-                    self.step(now, Event::Holdings { slot, link, entries, last });
+            (Message::Control(Control::Holdings { entries, last }), true) => {
+                if slave.link.borrow_mut().note_reported(slave.outbox.reached()) {
+                    self.step(now, Event::Holdings { link, entries, last });
                 } else {
                     let what = "a part of a report that was not asked for".to_owned();
                     self.end_slave(link, EndReason::Protocol(what));
                 }
             }
-            (Message::Control(Control::Enlisted { reign, seen, room_bytes }), None) => {
+            (Message::Control(Control::Enlisted { reign, seen, room_bytes }), _)
+                if slave.link.borrow().may_enlist() =>
+            {
                 let id = slave.id.clone();
                 if self.reign.announced() == Some(reign) && !self.accuses(now, link, seen) {
                     log::debug!("slave enlisted slave={id} reign={reign}");
                     if self.reign.holds_places_back() {
                         if let Some(slave) = self.slaves.get_mut(&link) {
-                            slave.enlisted = Some(room_bytes);
+                            slave.link.borrow_mut().enlist(room_bytes);
                         }
                         self.tick_reign(now);
                         return;
@@ -247,15 +217,17 @@ impl MasterActor {
                 let id = slave.id.clone();
                 self.refuse_parked(&id);
             }
-            (Message::Control(Control::Took { .. }), None) if slave.standing == Standing::OnTrial => {
-                slave.standing = Standing::Proven;
+            (Message::Control(Control::Took { .. }), _)
+                if slave.link.borrow().standing() == Standing::OnTrial =>
+            {
+                slave.link.borrow_mut().took();
                 self.announce_to(now, link);
             }
             (Message::Control(Control::Probe), _) => {
-                // One that waits for the socket is enough, however often it is asked for.
-                if slave.alive_end <= slave.outbox.taken() {
+                let mut book = slave.link.borrow_mut();
+                if book.is_to_say_alive(slave.outbox.taken()) {
                     send(&slave.outbox, &Message::Control(Control::Alive));
-                    slave.alive_end = slave.outbox.queued();
+                    book.note_alive(slave.outbox.queued());
                 }
             }
             // What a slave said to a reign that has ended since.
@@ -273,33 +245,13 @@ impl MasterActor {
         }
     }
 
-    /// Sends the pings that are wanted. Both ends count: none may overtake what the machine has counted in front of it.
-    pub(super) fn send_pings(&mut self) {
-        if !self.effects.is_empty() {
-            return;
-        }
-        for link in std::mem::take(&mut self.pings) {
-            let Some(slave) = self.slaves.get(&link) else { continue };
-            let Some(slot) = slave.slot else { continue };
-            self.machine.pinged(slot);
-            send(&slave.outbox, &Message::Ping);
-            slave.note_sent(self.env.now());
-        }
-    }
-
     /// The machine has given a slave its slot.
-    pub(super) fn slave_joined(&mut self, link: LinkId, slot: Slot) {
+    pub(super) fn slave_joined(&mut self, link: LinkId) {
         let Some(slave) = self.slaves.get_mut(&link) else { return };
-        slave.slot = Some(slot);
         if let Some(own) = self.machine.reigns().last() {
             send(&slave.outbox, &Message::Control(Control::Admitted { reign: own.reign }));
         }
-        slave.report_end = Some(slave.outbox.queued());
-        slave.active_since = Some(self.env.now());
-        let reads = std::mem::replace(&mut slave.reads, ReadWindow::new(&self.config));
-        slave.owed.set(0);
-        slave.window.borrow_mut().begin();
-        self.slots[usize::from(slot.0)] = Some(link);
+        let reads = slave.link.borrow_mut().begin(self.env.now(), slave.outbox.queued());
         // From now on it is asked for values and reports; before that, all it may say is short.
         self.switchboard.trust(link);
         log::info!("slave active slave={} slaves={}", slave.id, self.machine.slave_count());
@@ -391,21 +343,11 @@ impl MasterActor {
 
     /// Holds a link's end against its slave, if it is to blame.
     fn judge(&mut self, now: Millis, slave: &SlaveLink, reason: &EndReason) {
-        let ending = ending(reason, slave.window.borrow().bytes_ahead());
-        let is_on_trial = slave.standing == Standing::OnTrial;
-        let (id, incarnation) = (&slave.id, slave.incarnation);
-        let failed = self.quarantine.ended(now, id, incarnation, slave.active_since, is_on_trial, ending);
+        let failed = self.quarantine.ended(now, &slave.link.borrow(), reason.ending());
         let Some(failed) = failed else { return };
         let (ms, failures, cause) = (failed.quarantine_ms(), failed.failures, failed.cause);
         let level = if failures == 1 { log::Level::Warn } else { log::Level::Info };
-        log::log!(level, "slave quarantined slave={id} ms={ms} failures={failures} cause={cause}");
-    }
-}
-
-impl SlaveLink {
-    /// Whether it has failed and does not count yet.
-    pub(super) fn is_in_quarantine(&self) -> bool {
-        matches!(self.standing, Standing::Quarantined | Standing::OnTrial)
+        log::log!(level, "slave quarantined slave={} ms={ms} failures={failures} cause={cause}", slave.id);
     }
 }
 
@@ -429,15 +371,6 @@ fn trial(bytes: usize) -> bytes::Bytes {
     padding.into()
 }
 
-/// What the end of a link says of its slave.
-fn ending(reason: &EndReason, bytes: u64) -> Ending {
-    match reason {
-        EndReason::AckTimeout => Ending::Late { bytes },
-        EndReason::Closed(_) | EndReason::Replaced | EndReason::Protocol(_) => Ending::Broken,
-        EndReason::Dismissed(_) | EndReason::Refused(_) => Ending::Ours,
-    }
-}
-
 impl Handler<SlaveEnded> for MasterActor {
     type Result = ();
 
@@ -446,9 +379,8 @@ impl Handler<SlaveEnded> for MasterActor {
         let now = self.env.now();
         let Some(slave) = self.slaves.remove(&ended.link) else { return };
         self.judge(now, &slave, &ended.reason);
-        if let Some(slot) = slave.slot {
+        if slave.link.borrow().is_active() {
             self.step(now, Event::SlaveLost { link: ended.link });
-            self.slots[usize::from(slot.0)] = None;
             self.slaves_removed += 1;
             log::info!(
                 "slave removed slave={} slaves={} cause={}",
@@ -457,7 +389,8 @@ impl Handler<SlaveEnded> for MasterActor {
                 ended.reason
             );
         }
-        self.give_up_reads(slave.reads);
+        let reads = slave.link.borrow_mut().take_reads();
+        self.give_up_reads(reads);
         let waiting =
             self.parked.iter().find(|(_, (hello, _))| name(hello) == Some(&slave.id)).map(|(link, _)| *link);
         if let Some(link) = waiting {
@@ -466,16 +399,5 @@ impl Handler<SlaveEnded> for MasterActor {
             }
         }
         self.work(&turn, ctx);
-    }
-}
-
-impl Handler<PingWanted> for MasterActor {
-    type Result = ();
-
-    fn handle(&mut self, wanted: PingWanted, _: &mut Self::Context) {
-        if !self.pings.contains(&wanted.link) {
-            self.pings.push(wanted.link);
-        }
-        self.send_pings();
     }
 }

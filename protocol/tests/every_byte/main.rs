@@ -491,13 +491,13 @@ fn a_synced_log_cut_at_a_line_end_is_whole_until_a_slave_reports_what_is_lost() 
         for event in [master::Event::ReignBegan { version: reign, id: ReignId(9) }, joined] {
             master.step(Millis(0), event, &mut effects);
         }
-        let [Effect::Joined { slot, .. }] = effects[..] else { panic!("{effects:?}") };
+        assert_eq!(effects, [Effect::Joined { link }]);
         effects.clear();
         let stamp = Stamp { version, reign: ReignId(7) };
         let entries = vec![(key, stamp)];
-        let report = master::Event::Holdings { slot, link, entries, last: true };
+        let report = master::Event::Holdings { link, entries, last: true };
         master.step(Millis(0), report, &mut effects);
-        assert_eq!(effects, [Effect::Witnessed { slot, stamp }]);
+        assert_eq!(effects, [Effect::Witnessed { link, stamp }]);
         witnessed += 1;
     }
     assert!(witnessed > RECORDS / 2, "{witnessed}");

@@ -7,6 +7,7 @@ use crate::scripts::{client_command, run_all, show_reply, text, version, Res};
 use bytes::Bytes;
 use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Stamp, Version};
+use dsm_protocol::machine::link::Count;
 use dsm_protocol::machine::master::{
     Asker, Change, Config, Effect, Event, Master, Placement, ReadId, ReignRecord, Slot, WriteId,
 };
@@ -23,8 +24,8 @@ struct Runner {
     master: Master,
     now: Millis,
     last: Version,
-    /// Per slave its links so far, with the slots they got.
-    links: BTreeMap<String, Vec<(LinkId, Option<Slot>)>>,
+    /// Per slave its links so far, and the counts of those on which it joined.
+    links: BTreeMap<String, Vec<(LinkId, Option<Count>)>>,
     next_link: u64,
     next_tag: u64,
     /// Writes, and how many values each has.
@@ -48,12 +49,17 @@ impl Runner {
         }
     }
 
-    fn link(&self, name: &str) -> Res<(Slot, LinkId)> {
+    fn link(&mut self, name: &str) -> Res<(LinkId, &mut Count)> {
         let (name, which) = name.split_once('/').unwrap_or((name, ""));
-        let links = self.links.get(name).ok_or("no such slave")?;
+        let links = self.links.get_mut(name).ok_or("no such slave")?;
         let index = if which.is_empty() { links.len() } else { which.parse()? };
-        let (link, slot) = links.get(index - 1).ok_or("no such link")?;
-        Ok((slot.ok_or("not joined")?, *link))
+        let (link, count) = links.get_mut(index - 1).ok_or("no such link")?;
+        Ok((*link, count.as_mut().ok_or("not joined")?))
+    }
+
+    fn count(&mut self, link: LinkId) -> &mut Option<Count> {
+        let all = self.links.values_mut().flatten();
+        all.filter(|(id, _)| *id == link).map(|(_, count)| count).next().expect("a link that has a name")
     }
 
     fn read(&self, name: &str) -> Res<ReadId> {
@@ -61,16 +67,9 @@ impl Runner {
         Ok(*self.reads.get(number - 1).ok_or("no such read")?)
     }
 
-    fn name(&self, slot: Slot) -> String {
-        let mut found: Vec<(LinkId, &String)> = self
-            .links
-            .iter()
-            .flat_map(|(name, links)| links.iter().map(move |(link, at)| (*link, *at, name)))
-            .filter(|(_, at, _)| *at == Some(slot))
-            .map(|(link, _, name)| (link, name))
-            .collect();
-        found.sort();
-        found.last().map_or_else(|| format!("{slot:?}"), |(_, name)| (*name).clone())
+    fn name(&self, link: LinkId) -> String {
+        let is_its = |(_, links): &(&String, &Vec<(LinkId, _)>)| links.iter().any(|(id, _)| *id == link);
+        self.links.iter().find(is_its).map_or_else(|| format!("{link:?}"), |(name, _)| name.clone())
     }
 
     fn read_name(&mut self, read: ReadId) -> String {
@@ -115,36 +114,34 @@ impl Runner {
                 };
                 format!("append w{}: {change}", self.writes.len())
             }
-            Effect::Joined { link, slot } => {
-                for links in self.links.values_mut() {
-                    for (id, at) in links {
-                        if *id == link {
-                            *at = Some(slot);
-                        }
-                    }
-                }
-                format!("{} joined at slot {}", self.name(slot), slot.0)
+            Effect::Joined { link } => {
+                *self.count(link) = Some(Count::default());
+                let slot = self.master.slot_of(link).expect("it has joined");
+                format!("{} joined at slot {}", self.name(link), slot.0)
             }
             Effect::NoSlot { .. } => "no slot".to_owned(),
             Effect::SlotFree { link } => format!("announce again to {link}"),
-            Effect::SendWrite { slot, version, key, value, .. } => {
-                format!("to {}: write {}@{version} = {}", self.name(slot), text(&key), text(&value))
+            Effect::SendWrite { link, version, key, value, .. } => {
+                if let Some(count) = self.count(link) {
+                    count.write();
+                }
+                format!("to {}: write {}@{version} = {}", self.name(link), text(&key), text(&value))
             }
-            Effect::SendRead { slot, read, version, key, .. } => {
+            Effect::SendRead { link, read, version, key, .. } => {
                 let read = self.read_name(read);
-                format!("to {}: read {read} {}@{version}", self.name(slot), text(&key))
+                format!("to {}: read {read} {}@{version}", self.name(link), text(&key))
             }
-            Effect::SendDrop { slot, version, reign, key } => {
-                format!("to {}: drop {}@{version}{}", self.name(slot), text(&key), show_id(reign))
+            Effect::SendDrop { link, version, reign, key } => {
+                format!("to {}: drop {}@{version}{}", self.name(link), text(&key), show_id(reign))
             }
-            Effect::SendHoldingsNext { slot } => format!("to {}: next part of the report", self.name(slot)),
+            Effect::SendHoldingsNext { link } => format!("to {}: next part of the report", self.name(link)),
             Effect::ReadLog { read, place, version, key } => {
                 let read = self.read_name(read);
                 format!("read log {read} {}@{version} at {}", text(&key), place.offset)
             }
-            Effect::Witnessed { slot, stamp } => {
+            Effect::Witnessed { link, stamp } => {
                 let (version, id) = (stamp.version, show_id(stamp.reign));
-                format!("{} is a witness of {version}{id}", self.name(slot))
+                format!("{} is a witness of {version}{id}", self.name(link))
             }
         }
     }
@@ -233,7 +230,7 @@ impl goldenscript::Runner for Runner {
                 }
             }
             "lose" => {
-                let (_, link) = self.link(pos()?)?;
+                let (link, _) = self.link(pos()?)?;
                 self.step(Event::SlaveLost { link }, &mut out);
             }
             // written [N]: the log has taken in the next N appends.
@@ -258,35 +255,37 @@ impl goldenscript::Runner for Runner {
                 let (word, detail) = (ErrorWord::ReadOnly, "the disk is full".to_owned());
                 self.step(Event::NotWritten { write, word, detail }, &mut out);
             }
-            // ack NAME THROUGH [room=BYTES]
+            // ack NAME THROUGH [room=BYTES]: through that message, or all that it was sent.
             "ack" => {
-                let ((slot, link), through) = (self.link(pos()?)?, pos()?.parse()?);
+                let ((link, count), through) = (self.link(pos()?)?, pos()?.parse()?);
+                let writes = count.ack(count.sent().min(through)).ok_or("it has acknowledged more")?;
                 let room_bytes = args.take_key("room").map_or(Ok(u64::MAX), str::parse)?;
-                self.step(Event::Acked { slot, link, through, room_bytes }, &mut out);
+                self.step(Event::Acked { link, writes, room_bytes }, &mut out);
             }
             "full" => {
-                let ((slot, link), number) = (self.link(pos()?)?, pos()?.parse()?);
-                self.step(Event::Full { slot, link, number }, &mut out);
+                let ((link, count), number) = (self.link(pos()?)?, pos()?.parse()?);
+                let before = count.writes_before(number);
+                self.step(Event::Full { link, before }, &mut out);
             }
             // value NAME READ VERSION[/ID] VALUE
             "value" => {
-                let ((slot, link), read) = (self.link(pos()?)?, self.read(pos()?)?);
+                let (link, read) = (self.link(pos()?)?.0, self.read(pos()?)?);
                 let (Stamp { version, reign }, value) = (stamp(pos()?)?, Bytes::from(pos()?.to_owned()));
-                self.step(Event::Value { slot, link, read, version, reign, value }, &mut out);
+                self.step(Event::Value { link, read, version, reign, value }, &mut out);
             }
             "missing" => {
-                let ((slot, link), read) = (self.link(pos()?)?, self.read(pos()?)?);
-                self.step(Event::Missing { slot, link, read }, &mut out);
+                let (link, read) = (self.link(pos()?)?.0, self.read(pos()?)?);
+                self.step(Event::Missing { link, read }, &mut out);
             }
             // holdings NAME [more] KEY=VERSION[/ID] ...
             "holdings" => {
-                let (slot, link) = self.link(pos()?)?;
+                let (link, _) = self.link(pos()?)?;
                 let last = args.next_pos().is_none();
                 let mut entries = Vec::new();
                 while let Some((key, at)) = args.next_key() {
                     entries.push((Bytes::from(key.to_owned()), stamp(at)?));
                 }
-                self.step(Event::Holdings { slot, link, entries, last }, &mut out);
+                self.step(Event::Holdings { link, entries, last }, &mut out);
             }
             "log_read" => {
                 let (read, value) = (self.read(pos()?)?, Bytes::from(pos()?.to_owned()));

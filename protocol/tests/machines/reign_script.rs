@@ -125,7 +125,6 @@ fn show(effect: &Effect, machine: &Leadership) -> String {
         Effect::BeginReign { version, id } => format!("begin reign {id} at {version}"),
         Effect::Announce => "announce the reign to the slaves".to_owned(),
         Effect::GivePlaces => "give slaves their places".to_owned(),
-        Effect::ForgetEnlisted => "forget which slaves accepted the reign".to_owned(),
         Effect::EndReign => "end the reign, take the slaves' places".to_owned(),
         Effect::StanceChanged => format!("requests: {:?}", machine.stance()),
         Effect::TellState => "tell masters who serves".to_owned(),

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use dsm_history::{check, Action as Did, Begun, History, Outcome};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version};
+use dsm_protocol::machine::link::Count;
 use dsm_protocol::machine::master::{
-    Asker, Change, Config, Counters, Effect, Event, Master, Placement, ReadId, ReignRecord, Slot, Testimony,
+    Asker, Change, Config, Counters, Effect, Event, Master, Placement, ReadId, ReignRecord, Testimony,
     WriteId,
 };
 use dsm_protocol::machine::slave::{self, Slave, ENTRY_OVERHEAD_BYTES};
@@ -129,7 +130,8 @@ enum ToSlave {
 #[derive(Debug, Default)]
 struct Link {
     node: usize,
-    slot: Option<Slot>,
+    /// The count of its messages, while the slave has a place in the reign.
+    count: Option<Count>,
     to_slave: VecDeque<ToSlave>,
     to_master: VecDeque<slave::Effect>,
 }
@@ -317,8 +319,7 @@ impl World {
             }
             Action::Ping { link } => {
                 if let Some(link) = nth(&self.links, link).and_then(|id| self.links.get_mut(&id)) {
-                    if let Some(slot) = link.slot {
-                        self.masters[self.active].pinged(slot);
+                    if link.count.as_mut().is_some_and(Count::ping) {
                         link.to_slave.push_back(ToSlave::Ping);
                     }
                 }
@@ -408,10 +409,10 @@ impl World {
                 self.tags.push((write, tag));
                 self.appends.push_back((write, Arc::unwrap_or_clone(change)));
             }
-            Effect::Joined { link, slot } => {
+            Effect::Joined { link } => {
                 let reign = reign_of(self.reign);
                 let link = self.links.get_mut(&link).expect("a link joined");
-                link.slot = Some(slot);
+                link.count = Some(Count::default());
                 link.to_slave.push_back(ToSlave::Admitted(reign));
             }
             Effect::NoSlot { .. } => panic!("no slot for a handful of slaves"),
@@ -419,28 +420,32 @@ impl World {
                 let link = self.links.get_mut(&link).expect("who waits for a slot is connected");
                 link.to_slave.push_back(ToSlave::Announce(reign_of(self.reign), self.reign.seq));
             }
-            Effect::SendWrite { slot, version, reign, key, value } => {
-                self.send(slot, ToSlave::Write { version, reign, key, value });
+            Effect::SendWrite { link, version, reign, key, value } => {
+                self.send(link, ToSlave::Write { version, reign, key, value });
             }
-            Effect::SendRead { slot, read, version, reign, key, .. } => {
-                self.send(slot, ToSlave::Read { tag: read.tag(), version, reign, key });
+            Effect::SendRead { link, read, version, reign, key, .. } => {
+                self.send(link, ToSlave::Read { tag: read.tag(), version, reign, key });
             }
-            Effect::SendDrop { slot, version, reign, key } => {
-                self.send(slot, ToSlave::Drop { version, reign, key });
+            Effect::SendDrop { link, version, reign, key } => {
+                self.send(link, ToSlave::Drop { version, reign, key });
             }
-            Effect::SendHoldingsNext { slot } => self.send(slot, ToSlave::HoldingsNext),
+            Effect::SendHoldingsNext { link } => self.send(link, ToSlave::HoldingsNext),
             Effect::ReadLog { read, place, version, key } => {
                 self.log_reads.push((read, place, version, key));
             }
-            Effect::Witnessed { slot, stamp } => {
-                panic!("{slot:?} accuses a whole log of lacking {stamp}")
+            Effect::Witnessed { link, stamp } => {
+                panic!("{link:?} accuses a whole log of lacking {stamp}")
             }
         }
     }
 
-    fn send(&mut self, slot: Slot, message: ToSlave) {
-        let link = self.links.values_mut().find(|link| link.slot == Some(slot));
-        link.unwrap_or_else(|| panic!("{message:?} for a slave that is gone")).to_slave.push_back(message);
+    fn send(&mut self, link: LinkId, message: ToSlave) {
+        let link = self.links.get_mut(&link).expect("a slave that is there is sent something");
+        let count = link.count.as_mut().expect("it has a place in the reign");
+        if let ToSlave::Write { .. } = message {
+            count.write();
+        }
+        link.to_slave.push_back(message);
     }
 
     fn answered(&mut self, to: Asker, reply: Reply) {
@@ -523,7 +528,9 @@ impl World {
         if entry.version != version {
             return;
         }
-        let live = |slot: &Slot| self.links.values().any(|link| link.slot == Some(*slot));
+        let slots: Vec<_> =
+            self.links.keys().filter_map(|link| self.masters[self.active].slot_of(*link)).collect();
+        let live = |slot: &_| slots.contains(slot);
         if entry.holders.iter().filter(live).count() == 0 {
             // Those that had room have left since it was accepted.
             assert!(self.nodes.iter().any(|node| node.memory_max.is_some()), "{key:?} has no copy");
@@ -531,7 +538,7 @@ impl World {
             return;
         }
         let links: Vec<LinkId> =
-            self.links.iter().filter(|(_, l)| l.slot.is_some()).map(|(id, _)| *id).collect();
+            self.links.iter().filter(|(_, l)| l.count.is_some()).map(|(id, _)| *id).collect();
         let held =
             links.into_iter().filter(|link| self.held(*link, key).map(|(v, _)| v) == Some(version)).count();
         assert!(held >= 1, "{key:?} at {version} is acknowledged, but no active slave holds it");
@@ -618,7 +625,7 @@ impl World {
         let Some(id) = self.nodes[node].link.take() else { return };
         self.nodes[node].slave.step(slave::Event::LinkDown { link: id }, &mut Vec::new());
         let link = self.links.remove(&id).expect("the node's link");
-        if link.slot.is_some() {
+        if link.count.is_some() {
             self.step(Event::SlaveLost { link: id });
         }
     }
@@ -648,28 +655,31 @@ impl World {
         for _ in 0..count {
             let Some(link) = self.links.get_mut(&id) else { return };
             let Some(effect) = link.to_master.pop_front() else { return };
-            let (node, slot) = (link.node, link.slot);
-            let event = match (effect, slot) {
+            let node = link.node;
+            let event = match (effect, link.count.as_mut()) {
                 (slave::Effect::Enlisted { reign, seen, room_bytes, .. }, None) => {
                     assert_eq!(reign, reign_of(self.reign), "a link belongs to one reign");
                     let testimony = seen.map(|seen| self.masters[self.active].reigns().testimony(&seen));
                     assert!(matches!(testimony, None | Some(Testimony::Agrees)), "{seen:?} is {testimony:?}");
                     Event::SlaveJoined { id: slave_id(node), link: id, room_bytes }
                 }
-                (slave::Effect::Full { number, .. }, Some(slot)) => Event::Full { slot, link: id, number },
-                (slave::Effect::Ack { through, room_bytes, .. }, Some(slot)) => {
-                    Event::Acked { slot, link: id, through, room_bytes }
+                (slave::Effect::Full { number, .. }, Some(count)) => {
+                    Event::Full { link: id, before: count.writes_before(number) }
                 }
-                (slave::Effect::Value { tag, version, reign, value, .. }, Some(slot)) => {
-                    Event::Value { slot, link: id, read: ReadId::from_tag(tag), version, reign, value }
+                (slave::Effect::Ack { through, room_bytes, .. }, Some(count)) => {
+                    let writes = count.ack(through).expect("a slave acknowledges what it was sent");
+                    Event::Acked { link: id, writes, room_bytes }
                 }
-                (slave::Effect::Missing { tag, .. }, Some(slot)) => {
-                    Event::Missing { slot, link: id, read: ReadId::from_tag(tag) }
+                (slave::Effect::Value { tag, version, reign, value, .. }, Some(_)) => {
+                    Event::Value { link: id, read: ReadId::from_tag(tag), version, reign, value }
                 }
-                (slave::Effect::Holdings { entries, last, .. }, Some(slot)) => {
-                    Event::Holdings { slot, link: id, entries, last }
+                (slave::Effect::Missing { tag, .. }, Some(_)) => {
+                    Event::Missing { link: id, read: ReadId::from_tag(tag) }
                 }
-                (other, slot) => panic!("{other:?} in {slot:?}"),
+                (slave::Effect::Holdings { entries, last, .. }, Some(_)) => {
+                    Event::Holdings { link: id, entries, last }
+                }
+                (other, count) => panic!("{other:?} with {count:?}"),
             };
             self.step(event);
         }
@@ -691,7 +701,7 @@ impl World {
     fn change_masters(&mut self) {
         for (id, mut link) in std::mem::take(&mut self.links) {
             self.nodes[link.node].link = None;
-            link.slot = None;
+            link.count = None;
             self.zombies.insert(id, link);
         }
         self.active = 1 - self.active;
@@ -806,7 +816,7 @@ impl World {
         }
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
         for id in ids {
-            let slot = self.links[&id].slot.expect("everyone has joined");
+            let slot = self.masters[self.active].slot_of(id).expect("everyone has joined");
             let (mut bytes, mut copies) = (0, 0);
             for number in 0..KEYS {
                 let key = key_of(number);
@@ -826,7 +836,7 @@ impl World {
             assert!(bytes <= node.memory_max.unwrap_or(u64::MAX));
             let counted = self.masters[self.active].slaves().find(|(_, s, ..)| *s == slot).expect("active").2;
             assert_eq!(counted, copies, "copies are miscounted at {slot:?}");
-            assert!(self.masters[self.active].is_idle(slot), "{slot:?} owes acknowledgements");
+            assert!(self.masters[self.active].is_idle(id), "{slot:?} owes acknowledgements");
         }
     }
 

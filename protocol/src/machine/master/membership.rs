@@ -1,6 +1,8 @@
-//! Which slaves are active, in which slot, and what each still owes us.
+//! Which slaves are active, in which slot, and which writes are on their way to each.
 //!
-//! A slot is a small number that stands for one life of one slave's link, so that a set of holders is one word.
+//! A slot is a small number that stands for one life of one slave's link, so that a set of holders is one word. Nobody
+//! outside of the machine needs it: what happens to a slave and what it is to be sent names its link. The numbers of
+//! messages, and when one is late, are the link's own (`machine/link/`).
 
 use super::WriteId;
 use crate::ids::{LinkId, Millis, SlaveId, Version};
@@ -100,22 +102,22 @@ impl FromIterator<Slot> for SlotSet {
     }
 }
 
-/// What a counted message to a slave was for.
+/// What a write that was sent to a slave was for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
     /// An item of a client's write.
     Item { write: WriteId, item: u32, bytes: u64 },
     /// A copy that nobody waits for.
     Copy { key: Bytes, version: Version, bytes: u64 },
-    /// A sign of life that nobody waits for.
-    Ping,
+    /// One that the slave has refused. Its acknowledgement comes all the same.
+    Refused,
 }
 
 impl Sent {
     pub(super) fn bytes(&self) -> u64 {
         match self {
             Sent::Item { bytes, .. } | Sent::Copy { bytes, .. } => *bytes,
-            Sent::Ping => 0,
+            Sent::Refused => 0,
         }
     }
 }
@@ -125,7 +127,6 @@ impl Sent {
 pub(super) struct Member {
     pub(super) id: SlaveId,
     pub(super) id_hash: u64,
-    pub(super) link: LinkId,
     /// Whether it has reported all it holds.
     pub(super) reported: bool,
     /// How many keys it is known to hold.
@@ -140,8 +141,8 @@ pub(super) struct Member {
     /// The smallest value for which it had no room lately, in bytes as room is counted.
     lacking_bytes: Option<u64>,
     unacked_bytes: u64,
-    acked: u64,
-    acked_through: u64,
+    /// So many writes at the front of `unacked` are acknowledged, and not yet taken.
+    acked: usize,
     unacked: VecDeque<Sent>,
 }
 
@@ -178,37 +179,36 @@ impl Member {
         self.lacking_bytes
     }
 
-    /// Notes a counted message that is sent now.
+    /// Notes a write that is sent now.
     pub(super) fn sent(&mut self, sent: Sent) {
         self.unacked_bytes += sent.bytes();
         self.unacked.push_back(sent);
     }
 
-    /// Notes an ACK through `through`; what it covers is taken with [`Member::take_acked`].
-    pub(super) fn note_acked(&mut self, through: u64) {
-        self.acked_through = through.max(self.acked_through);
+    /// Notes that so many more writes are acknowledged; they are taken with [`Member::take_acked`].
+    pub(super) fn note_acked(&mut self, writes: u64) {
+        let writes = usize::try_from(writes).unwrap_or(usize::MAX);
+        self.acked = self.acked.saturating_add(writes).min(self.unacked.len());
     }
 
-    /// Whether an ACK covers more than what was taken.
+    /// Whether something is acknowledged and not yet taken.
     fn has_acked(&self) -> bool {
-        self.acked < self.acked_through && !self.unacked.is_empty()
+        self.acked > 0
     }
 
-    /// Takes the next message that an ACK covers.
+    /// Takes the next write that is acknowledged.
     pub(super) fn take_acked(&mut self) -> Option<Sent> {
-        if self.acked >= self.acked_through {
-            return None;
-        }
+        self.acked = self.acked.checked_sub(1)?;
         let sent = self.unacked.pop_front()?;
-        self.acked += 1;
         self.unacked_bytes -= sent.bytes();
         Some(sent)
     }
 
-    /// Takes the counted message `number` out of what is owed: the slave refused it. Its place in the count stays.
-    pub(super) fn take_refused(&mut self, number: u64) -> Option<Sent> {
-        let index = usize::try_from(number.checked_sub(self.acked + 1)?).ok()?;
-        let refused = std::mem::replace(self.unacked.get_mut(index)?, Sent::Ping);
+    /// Takes a write out of what is owed that the slave has refused: the one with so many in front of it that are not
+    /// acknowledged. Its place stays.
+    pub(super) fn take_refused(&mut self, before: u64) -> Option<Sent> {
+        let index = usize::try_from(before).ok()?.checked_add(self.acked)?;
+        let refused = std::mem::replace(self.unacked.get_mut(index)?, Sent::Refused);
         self.unacked_bytes -= refused.bytes();
         Some(refused)
     }
@@ -231,7 +231,7 @@ impl Member {
         self.unacked.iter()
     }
 
-    /// Whether every counted message is acknowledged.
+    /// Whether every write is acknowledged.
     pub(super) fn is_idle(&self) -> bool {
         self.unacked.is_empty()
     }
@@ -247,6 +247,8 @@ pub(super) struct Membership {
     unreported: SlotSet,
     /// Who is in each slot, or was last: the hash of its name.
     names: Vec<u64>,
+    /// Over which link, likewise.
+    links: Vec<LinkId>,
 }
 
 impl Membership {
@@ -273,7 +275,8 @@ impl Membership {
 
     /// The member in `slot` if its link is still `link`: what an older link says is ignored.
     pub(super) fn on_link(&mut self, slot: Slot, link: LinkId) -> Option<&mut Member> {
-        self.get_mut(slot).filter(|member| member.link == link)
+        let is_same = self.links.get(usize::from(slot.0)) == Some(&link);
+        self.get_mut(slot).filter(|_| is_same)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &Member)> {
@@ -310,13 +313,14 @@ impl Membership {
         if self.members.len() <= index {
             self.members.resize_with(index + 1, || None);
             self.names.resize(index + 1, 0);
+            self.links.resize(index + 1, link);
         }
         let id_hash = super::placement::hash_bytes(id.as_str().as_bytes());
         self.names[index] = id_hash;
+        self.links[index] = link;
         self.members[index] = Some(Member {
             id,
             id_hash,
-            link,
             reported: false,
             copies: 0,
             writes_acked: 0,
@@ -326,7 +330,6 @@ impl Membership {
             lacking_bytes: None,
             unacked_bytes: 0,
             acked: 0,
-            acked_through: 0,
             unacked: VecDeque::new(),
         });
         self.live.insert(slot);
@@ -355,8 +358,15 @@ impl Membership {
         self.live.iter().filter(was_there).collect()
     }
 
+    /// The slot of the live slave on `link`: what an older link says is ignored.
     pub(super) fn slot_of(&self, link: LinkId) -> Option<Slot> {
-        self.iter().find(|(_, member)| member.link == link).map(|(slot, _)| slot)
+        let is_on_link = |slot: &Slot| self.links.get(usize::from(slot.0)) == Some(&link);
+        self.live.iter().find(is_on_link)
+    }
+
+    /// The link of the live slave in `slot`.
+    pub(super) fn link_of(&self, slot: Slot) -> Option<LinkId> {
+        self.links.get(usize::from(slot.0)).copied().filter(|_| self.live.contains(slot))
     }
 }
 

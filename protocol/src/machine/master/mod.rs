@@ -165,28 +165,22 @@ pub enum Event {
     },
     /// A slave acknowledged.
     Acked {
-        /// Where the slave is.
-        slot: Slot,
         /// Over which link it said so.
         link: LinkId,
-        /// The number of the last counted message it applied.
-        through: u64,
+        /// So many writes that were sent to it and that it had not acknowledged before.
+        writes: u64,
         /// Bytes it can take.
         room_bytes: u64,
     },
     /// A slave had no room for a write.
     Full {
-        /// Where the slave is.
-        slot: Slot,
         /// Over which link it said so.
         link: LinkId,
-        /// The number of the counted message.
-        number: u64,
+        /// Which one: so many that are not acknowledged were sent in front of it. `None` when it names none of them.
+        before: Option<u64>,
     },
     /// A slave sent a value.
     Value {
-        /// Where the slave is.
-        slot: Slot,
         /// Over which link it said so.
         link: LinkId,
         /// The read.
@@ -200,8 +194,6 @@ pub enum Event {
     },
     /// A slave does not hold the version that was asked for.
     Missing {
-        /// Where the slave is.
-        slot: Slot,
         /// Over which link it said so.
         link: LinkId,
         /// The read.
@@ -209,8 +201,6 @@ pub enum Event {
     },
     /// A slave reported a part of what it holds.
     Holdings {
-        /// Where the slave is.
-        slot: Slot,
         /// Over which link it said so.
         link: LinkId,
         /// Keys, versions and whose those are.
@@ -271,8 +261,6 @@ pub enum Effect {
     Joined {
         /// The slave's link.
         link: LinkId,
-        /// Its slot.
-        slot: Slot,
     },
     /// Refuse a slave: no slot is free.
     NoSlot {
@@ -286,8 +274,8 @@ pub enum Effect {
     },
     /// Send a counted write to a slave.
     SendWrite {
-        /// The slave.
-        slot: Slot,
+        /// The slave's link.
+        link: LinkId,
         /// The version.
         version: Version,
         /// Which reign of its epoch is meant.
@@ -299,8 +287,8 @@ pub enum Effect {
     },
     /// Ask a slave for a value.
     SendRead {
-        /// The slave.
-        slot: Slot,
+        /// The slave's link.
+        link: LinkId,
         /// The read.
         read: ReadId,
         /// The version that is wanted.
@@ -314,8 +302,8 @@ pub enum Effect {
     },
     /// Tell a slave to forget a version and what is older.
     SendDrop {
-        /// The slave.
-        slot: Slot,
+        /// The slave's link.
+        link: LinkId,
         /// The version.
         version: Version,
         /// Which reign of its epoch is meant.
@@ -325,8 +313,8 @@ pub enum Effect {
     },
     /// Tell a slave to go on with its report.
     SendHoldingsNext {
-        /// The slave.
-        slot: Slot,
+        /// The slave's link.
+        link: LinkId,
     },
     /// Read a value from the log. Answered by `LogRead`.
     ReadLog {
@@ -341,8 +329,8 @@ pub enum Effect {
     },
     /// A slave holds a copy that the log does not account for: records were lost. It is not told to drop it.
     Witnessed {
-        /// The slave.
-        slot: Slot,
+        /// The slave's link.
+        link: LinkId,
         /// What it holds.
         stamp: Stamp,
     },
@@ -469,16 +457,15 @@ impl Master {
         self.members.len()
     }
 
-    /// Notes a ping that is sent to `slot`, so that the count of both ends stays the same.
-    pub fn pinged(&mut self, slot: Slot) {
-        if let Some(member) = self.members.get_mut(slot) {
-            member.sent(Sent::Ping);
-        }
+    /// The slot of the active slave on `link`.
+    pub fn slot_of(&self, link: LinkId) -> Option<Slot> {
+        self.members.slot_of(link)
     }
 
-    /// Whether `slot` owes no acknowledgement.
-    pub fn is_idle(&self, slot: Slot) -> bool {
-        self.members.get(slot).is_none_or(membership::Member::is_idle)
+    /// Whether the slave on `link` owes no acknowledgement.
+    pub fn is_idle(&self, link: LinkId) -> bool {
+        let member = self.slot_of(link).and_then(|slot| self.members.get(slot));
+        member.is_none_or(membership::Member::is_idle)
     }
 
     /// Whose write this is, until it is answered.
@@ -526,24 +513,20 @@ impl Master {
                     self.slave_lost(now, slot, effects);
                 }
             }
-            Event::Acked { slot, link, through, room_bytes } => {
-                self.acked(slot, link, through, room_bytes, effects);
-            }
-            Event::Full { slot, link, number } => self.full(slot, link, number, effects),
-            Event::Value { slot, link, read, version, reign, value } => {
-                if self.members.on_link(slot, link).is_some() {
+            Event::Acked { link, writes, room_bytes } => self.acked(link, writes, room_bytes, effects),
+            Event::Full { link, before } => self.full(link, before, effects),
+            Event::Value { link, read, version, reign, value } => {
+                if let Some(slot) = self.members.slot_of(link) {
                     let stamp = Stamp { version, reign };
                     self.value(now, slot, read, stamp, value, effects);
                 }
             }
-            Event::Missing { slot, link, read } => {
-                if self.members.on_link(slot, link).is_some() {
+            Event::Missing { link, read } => {
+                if let Some(slot) = self.members.slot_of(link) {
                     self.missing(now, slot, read, effects);
                 }
             }
-            Event::Holdings { slot, link, entries, last } => {
-                self.holdings(slot, link, entries, last, effects)
-            }
+            Event::Holdings { link, entries, last } => self.holdings(link, entries, last, effects),
             Event::Written { write, version, places } => self.written(now, write, version, places, effects),
             Event::NotWritten { write, word, detail } => self.not_written(now, write, word, detail, effects),
             Event::LogRead { read, result } => self.log_read(now, read, result, effects),
@@ -623,7 +606,7 @@ impl Master {
         match self.members.clean_slot() {
             Some(slot) => {
                 self.members.join(slot, id, link, room_bytes);
-                effects.push(Effect::Joined { link, slot });
+                effects.push(Effect::Joined { link });
             }
             None if self.members.len() == SLAVES_MAX => effects.push(Effect::NoSlot { link }),
             None if self.waiting_for_slot.contains(&link) => {}
@@ -681,10 +664,11 @@ impl Master {
         }
     }
 
-    fn acked(&mut self, slot: Slot, link: LinkId, through: u64, room_bytes: u64, effects: &mut Vec<Effect>) {
-        let Some(member) = self.members.on_link(slot, link) else { return };
+    fn acked(&mut self, link: LinkId, writes: u64, room_bytes: u64, effects: &mut Vec<Effect>) {
+        let Some(slot) = self.members.slot_of(link) else { return };
+        let Some(member) = self.members.get_mut(slot) else { return };
         member.set_room(room_bytes);
-        member.note_acked(through);
+        member.note_acked(writes);
         self.take_acks(slot, effects);
     }
 
@@ -697,16 +681,17 @@ impl Master {
                     member.writes_acked += 1;
                     self.item_acked(write, item, slot, effects);
                 }
-                Some(Sent::Copy { .. } | Sent::Ping) => {}
+                Some(Sent::Copy { .. } | Sent::Refused) => {}
                 None => return,
             }
         }
     }
 
-    fn full(&mut self, slot: Slot, link: LinkId, number: u64, effects: &mut Vec<Effect>) {
-        let Some(member) = self.members.on_link(slot, link) else { return };
+    fn full(&mut self, link: LinkId, before: Option<u64>, effects: &mut Vec<Effect>) {
+        let Some(slot) = self.members.slot_of(link) else { return };
+        let Some(member) = self.members.get_mut(slot) else { return };
         member.set_room(0);
-        let refused = member.take_refused(number);
+        let refused = before.and_then(|before| member.take_refused(before));
         member.lacks(refused.as_ref().map_or(1, Sent::bytes).max(1));
         match refused {
             Some(Sent::Item { write, item, .. }) => {
@@ -716,28 +701,32 @@ impl Master {
                 self.substitute(write, item, slot, effects);
             }
             Some(Sent::Copy { key, version, .. }) => self.refused(slot, key, version, effects),
-            Some(Sent::Ping) | None => {}
+            Some(Sent::Refused) | None => {}
         }
     }
 
     /// `slot` had no room for a value. The older one that it may hold instead was spared when it was chosen.
     fn refused(&mut self, slot: Slot, key: Bytes, version: Version, effects: &mut Vec<Effect>) {
         self.not_held(slot, &key, version);
-        let reign = self.reigns.id_of(version.epoch);
-        effects.push(Effect::SendDrop { slot, version, reign, key });
+        self.send_drop(slot, version, key, effects);
+    }
+
+    /// Tells `slot`, where a slave is, to forget `version` of `key` and what is older.
+    fn send_drop(&self, slot: Slot, version: Version, key: Bytes, effects: &mut Vec<Effect>) {
+        if let Some(link) = self.members.link_of(slot) {
+            let reign = self.reigns.id_of(version.epoch);
+            effects.push(Effect::SendDrop { link, version, reign, key });
+        }
     }
 
     fn holdings(
         &mut self,
-        slot: Slot,
         link: LinkId,
         entries: Vec<(Bytes, Stamp)>,
         last: bool,
         effects: &mut Vec<Effect>,
     ) {
-        if self.members.on_link(slot, link).is_none() {
-            return;
-        }
+        let Some(slot) = self.members.slot_of(link) else { return };
         for (key, stamp) in entries {
             let Stamp { version, reign } = stamp;
             match self.directory.get_mut(&key) {
@@ -746,16 +735,16 @@ impl Master {
                         self.count_copies(slot, 1);
                     }
                 }
-                _ if !self.reigns.may_drop(stamp) => effects.push(Effect::Witnessed { slot, stamp }),
+                _ if !self.reigns.may_drop(stamp) => effects.push(Effect::Witnessed { link, stamp }),
                 // Of this reign too: the slave may have missed an overwrite while its link was down. A report that
                 // lags behind what is in flight on the same link does no harm, a drop spares higher versions.
-                _ => effects.push(Effect::SendDrop { slot, version, reign, key }),
+                _ => effects.push(Effect::SendDrop { link, version, reign, key }),
             }
         }
         if last {
             self.members.set_reported(slot);
         } else {
-            effects.push(Effect::SendHoldingsNext { slot });
+            effects.push(Effect::SendHoldingsNext { link });
         }
     }
 
@@ -770,12 +759,27 @@ impl Master {
     ) {
         for slot in slots.iter() {
             self.held(slot, key, version);
-            if let Some(member) = self.members.get_mut(slot) {
-                member.sent(Sent::Copy { key: key.clone(), version, bytes: payload(key, value) });
-            }
-            let reign = self.reigns.id_of(version.epoch);
-            effects.push(Effect::SendWrite { slot, version, reign, key: key.clone(), value: value.clone() });
+            let sent = Sent::Copy { key: key.clone(), version, bytes: payload(key, value) };
+            self.send_write(slot, sent, version, key, value, effects);
         }
+    }
+
+    /// Sends a value to `slot`, where a slave is.
+    fn send_write(
+        &mut self,
+        slot: Slot,
+        sent: Sent,
+        version: Version,
+        key: &Bytes,
+        value: &Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(link) = self.members.link_of(slot) else { return };
+        if let Some(member) = self.members.get_mut(slot) {
+            member.sent(sent);
+        }
+        let reign = self.reigns.id_of(version.epoch);
+        effects.push(Effect::SendWrite { link, version, reign, key: key.clone(), value: value.clone() });
     }
 
     /// Notes that `slot` holds `key` at `version`, if that is still the latest.
@@ -804,7 +808,7 @@ impl Master {
                 self.item_key(*write, *item).is_some_and(|(k, v)| k == key && v == version)
             }
             Sent::Copy { key: k, version: v, .. } => k == key && *v == version,
-            Sent::Ping => false,
+            Sent::Refused => false,
         })
     }
 

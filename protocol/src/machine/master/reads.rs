@@ -370,8 +370,9 @@ impl Master {
         self.reads.timeouts.push_back((soonest, id, read.attempt));
         let reign = self.reigns.id_of(read.wanted.epoch);
         for slot in asked.iter() {
+            let Some(link) = self.members.link_of(slot) else { continue };
             let (version, key) = (read.wanted, read.key.clone());
-            effects.push(Effect::SendRead { slot, read: id, version, reign, key, bytes });
+            effects.push(Effect::SendRead { link, read: id, version, reign, key, bytes });
         }
     }
 

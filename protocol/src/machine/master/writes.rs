@@ -334,9 +334,10 @@ impl Master {
         }
         if pairs.len() > PAIRS_PLACED_MAX && self.with_room(bytes) == self.members.live() {
             for slot in self.members.live().iter() {
+                let Some(link) = self.members.link_of(slot) else { continue };
                 if let Some(member) = self.members.get_mut(slot) {
                     member.reserve(bytes);
-                    admission.reserved.add(slot, member.link, bytes);
+                    admission.reserved.add(slot, link, bytes);
                 }
             }
             admission.reserved.everywhere = self.members.live();
@@ -378,9 +379,10 @@ impl Master {
             let old = self.directory.get(key).copied();
             for slot in chosen.iter() {
                 let charge = charge(old.as_ref(), slot, key, bytes);
+                let Some(link) = self.members.link_of(slot) else { continue };
                 if let Some(member) = self.members.get_mut(slot) {
                     member.reserve(charge);
-                    reserved.add(slot, member.link, charge);
+                    reserved.add(slot, link, charge);
                 }
             }
             reserved.slots.push(chosen);
@@ -611,11 +613,8 @@ impl Master {
         value: &Bytes,
         effects: &mut Vec<Effect>,
     ) {
-        if let Some(member) = self.members.get_mut(slot) {
-            member.sent(Sent::Item { write, item: index as u32, bytes: charge });
-        }
-        let reign = self.reigns.id_of(version.epoch);
-        effects.push(Effect::SendWrite { slot, version, reign, key: key.clone(), value: value.clone() });
+        let sent = Sent::Item { write, item: index as u32, bytes: charge };
+        self.send_write(slot, sent, version, key, value, effects);
     }
 
     /// Tells the holders of a superseded version that get no new one to forget it.
@@ -623,8 +622,7 @@ impl Master {
         for slot in old.holders.intersection(self.members.live()).iter() {
             self.count_copies(slot, -1);
             if !kept.contains(slot) {
-                let (version, reign) = (old.version, self.reigns.id_of(old.version.epoch));
-                effects.push(Effect::SendDrop { slot, version, reign, key: key.clone() });
+                self.send_drop(slot, old.version, key.clone(), effects);
             }
         }
     }
@@ -678,8 +676,7 @@ impl Master {
             self.send_item(id, index, substitute, (version, bytes), &key, &value, effects);
             if superseded {
                 // Acknowledged for the sake of this write, but a copy that the directory does not name would stay.
-                let reign = self.reigns.id_of(version.epoch);
-                effects.push(Effect::SendDrop { slot: substitute, version, reign, key: key.clone() });
+                self.send_drop(substitute, version, key.clone(), effects);
             }
             self.writes.all[id.0].items[index].pending.insert(substitute);
         }
@@ -817,7 +814,7 @@ pub(super) mod tests {
         /// The keys and values of the last of them.
         pub(in super::super) last_appended: Vec<(Bytes, Bytes)>,
         replies: Vec<(Asker, Reply)>,
-        /// How many counted messages each slave was sent.
+        /// How many writes each slave was sent that it has not acknowledged.
         sent: Vec<u64>,
         /// Which values were asked for in the last step, by their versions.
         pub(in super::super) read: Vec<u64>,
@@ -827,7 +824,7 @@ pub(super) mod tests {
     }
 
     impl World {
-        /// A reigning master with so many slaves, in the slots from 0 on.
+        /// A reigning master with so many slaves, over the links from 0 on.
         pub(in super::super) fn new(slaves: u64) -> World {
             Self::with_room(slaves, u64::MAX)
         }
@@ -868,7 +865,7 @@ pub(super) mod tests {
                         self.appended.push_back((write, self.last_appended.len()));
                     }
                     Effect::Reply { to, reply } => self.replies.push((to, reply)),
-                    Effect::SendWrite { slot, .. } => self.sent[usize::from(slot.0)] += 1,
+                    Effect::SendWrite { link, .. } => self.sent[link.0 as usize] += 1,
                     Effect::SendRead { version, .. } => self.read.push(version.seq.0),
                     Effect::Joined { .. }
                     | Effect::NoSlot { .. }
@@ -909,9 +906,9 @@ pub(super) mod tests {
             pieces
         }
 
-        pub(in super::super) fn ack_all(&mut self, slot: u8) {
-            let (link, through) = (LinkId(u64::from(slot)), self.sent[usize::from(slot)]);
-            self.step(Event::Acked { slot: Slot(slot), link, through, room_bytes: u64::MAX });
+        pub(in super::super) fn ack_all(&mut self, slave: u64) {
+            let writes = std::mem::take(&mut self.sent[slave as usize]);
+            self.step(Event::Acked { link: LinkId(slave), writes, room_bytes: u64::MAX });
         }
 
         pub(in super::super) fn answer(&self, tag: u64) -> Option<&Reply> {

@@ -399,8 +399,6 @@ pub enum Effect {
     Announce,
     /// Give their places to the slaves that have accepted the reign so far.
     GivePlaces,
-    /// Forget which slaves have accepted the reign: it is none.
-    ForgetEnlisted,
     /// End the reign in the master machine, and take the slaves' places.
     EndReign,
     /// What is done with requests is another thing from now on: [`Leadership::stance`].

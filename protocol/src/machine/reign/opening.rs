@@ -312,7 +312,6 @@ impl Leadership {
         (log, file): (Log, Option<FileAtPath>),
         effects: &mut Vec<Effect>,
     ) {
-        effects.push(Effect::ForgetEnlisted);
         effects.push(Effect::LetGoOfLog);
         let mut waiting = Waiting {
             log: Some(log),

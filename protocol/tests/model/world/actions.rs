@@ -270,12 +270,12 @@ impl World {
             }
             for s in 0..self.slaves.len() {
                 let link = &self.links[m][s];
-                let owes = link.slot.is_some_and(|slot| !node.core.is_idle(slot));
+                let owes = !node.core.is_idle(link.id);
                 if spent.ack_timeout < limits.ack_timeout && link.master_up && owes {
                     all.push(Action::AckTimeout { m, s });
                 }
             }
-            let asked = self.links[m].iter().any(|link| link.slot.is_some()) && node.core.in_flight() > 0;
+            let asked = self.links[m].iter().any(|link| link.count.is_some()) && node.core.in_flight() > 0;
             if spent.read_timeout < limits.read_timeout && asked {
                 all.push(Action::ReadTimeout { m });
             }

@@ -85,7 +85,7 @@ impl World {
         }
         let holders = self.masters[m].core.directory().get(&key()).map(|entry| entry.holders);
         for s in 0..self.slaves.len() {
-            let Some(slot) = self.links[m][s].slot else {
+            let Some(slot) = self.masters[m].core.slot_of(self.links[m][s].id) else {
                 self.wrong(format!("slave {s} is not active although all has healed"));
                 continue;
             };
@@ -96,7 +96,7 @@ impl World {
             if named != held.is_some() {
                 self.wrong(format!("slave {s} holds {held:?}, as a holder it is named: {named}"));
             }
-            if !self.masters[m].core.is_idle(slot) {
+            if !self.masters[m].core.is_idle(self.links[m][s].id) {
                 self.wrong(format!("slave {s} owes acknowledgements at rest"));
             }
         }

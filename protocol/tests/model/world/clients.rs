@@ -164,7 +164,7 @@ impl World {
         if self.masters[m].core.directory().get(&key()).map(|entry| entry.version) != Some(version) {
             return;
         }
-        let active = (0..self.slaves.len()).filter(|s| self.links[m][*s].slot.is_some());
+        let active = (0..self.slaves.len()).filter(|s| self.links[m][*s].count.is_some());
         // One that is gone may have held it: its last word is still taken in.
         let may_hold =
             |s: usize| !self.links[m][s].slave_up || self.held(s).is_some_and(|(held, _)| held == version);

@@ -25,17 +25,17 @@ impl World {
                 let change = std::sync::Arc::unwrap_or_clone(change);
                 self.masters[m].shell.change().queue.push_back(Queued::Change(write, change));
             }
-            master::Effect::Joined { link, slot } => {
+            master::Effect::Joined { link } => {
                 let s = self.slave_of(m, link);
-                self.links[m][s].change().slot = Some(slot);
+                self.links[m][s].change().count = Some(Count::default());
                 let reign = self.masters[m].core.reigns().last().expect("a slave joined a reign").reign;
-                self.send_to_slave(m, slot, ToSlave::Admitted(reign));
+                self.send_to_slave(m, link, ToSlave::Admitted(reign));
                 self.tell(|| format!("slave {s} is active at master {m}"));
             }
             master::Effect::NoSlot { .. } | master::Effect::SlotFree { .. } => {
                 self.wrong("no slot is left for a slave".to_owned())
             }
-            master::Effect::SendWrite { slot, version, reign, key, value } => {
+            master::Effect::SendWrite { link, version, reign, key, value } => {
                 let place = usize::try_from(version.seq.0).unwrap();
                 let durable = place <= self.disk.synced
                     && self.disk.log.get(place.wrapping_sub(1)).is_some_and(|record| {
@@ -44,15 +44,15 @@ impl World {
                 if !durable {
                     self.wrong(format!("{version} is sent to a slave before it is durable in the log"));
                 }
-                self.send_to_slave(m, slot, ToSlave::Write { version, reign, key, value });
+                self.send_to_slave(m, link, ToSlave::Write { version, reign, key, value });
             }
-            master::Effect::SendRead { slot, read, version, reign, key, .. } => {
-                self.send_to_slave(m, slot, ToSlave::Read { tag: read.tag(), version, reign, key });
+            master::Effect::SendRead { link, read, version, reign, key, .. } => {
+                self.send_to_slave(m, link, ToSlave::Read { tag: read.tag(), version, reign, key });
             }
-            master::Effect::SendDrop { slot, version, reign, key } => {
-                self.send_to_slave(m, slot, ToSlave::Drop { version, reign, key });
+            master::Effect::SendDrop { link, version, reign, key } => {
+                self.send_to_slave(m, link, ToSlave::Drop { version, reign, key });
             }
-            master::Effect::SendHoldingsNext { slot } => self.send_to_slave(m, slot, ToSlave::HoldingsNext),
+            master::Effect::SendHoldingsNext { link } => self.send_to_slave(m, link, ToSlave::HoldingsNext),
             master::Effect::ReadLog { read, place, version, key } => {
                 self.masters[m].shell.change().log_reads.push((read, place, version, key));
             }
@@ -131,7 +131,8 @@ impl World {
     }
 
     pub(super) fn surroundings(&self, m: usize) -> Surroundings {
-        let undecided = |link: &&Part<Link>| link.master_up && link.slot.is_none() && link.enlisted.is_none();
+        let undecided =
+            |link: &&Part<Link>| link.master_up && link.count.is_none() && link.enlisted.is_none();
         let in_flight = self.masters[m].core.in_flight();
         Surroundings {
             in_flight: if self.bug(Bug::YieldedInFlight) { 0 } else { in_flight },
@@ -197,7 +198,6 @@ impl World {
                 | Effect::FollowAnew
                 | Effect::LetGoOfLog
                 | Effect::LookAtPath
-                | Effect::ForgetEnlisted
                 | Effect::AbandonLog
                 | Effect::OfferReign
                 | Effect::AnswerOperator { .. }
@@ -484,7 +484,7 @@ impl World {
             self.wrong("a reign ends with requests in flight".to_owned());
         }
         for s in 0..self.slaves.len() {
-            self.links[m][s].change().slot = None;
+            self.links[m][s].change().count = None;
         }
     }
 

@@ -21,7 +21,8 @@ use dsm_protocol::ids::{
     ClusterId, Epoch, LinkId, Millis, Reign, ReignId, RequestId, Seq, SessionId, SlaveId, Version,
 };
 use dsm_protocol::machine::front::{self, Front, Kind};
-use dsm_protocol::machine::master::{self, Asker, Change, Master, ReadId, Slot, WriteId};
+use dsm_protocol::machine::link::Count;
+use dsm_protocol::machine::master::{self, Asker, Change, Master, ReadId, WriteId};
 use dsm_protocol::machine::reign::{self, FileAtPath, Hearsay, Leadership, Queue, Role, Seen, Surroundings};
 use dsm_protocol::machine::slave::{self, Slave};
 use dsm_protocol::record::{Place, Position};
@@ -75,7 +76,8 @@ struct Link {
     id: LinkId,
     master_up: bool,
     slave_up: bool,
-    slot: Option<Slot>,
+    /// The count of its messages, while the slave has a place in the reign.
+    count: Option<Count>,
     /// The room of a slave that has accepted a reign which does not serve yet.
     enlisted: Option<u64>,
     to_slave: VecDeque<ToSlave>,

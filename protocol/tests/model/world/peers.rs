@@ -79,7 +79,7 @@ impl World {
                 self.front(1 - m, front::Event::SessionClosed { session: session(stream) });
             }
             ToPeer::HandoverRequest { slaves, forced } => {
-                let active = (0..self.slaves.len()).filter(|s| self.links[1 - m][*s].slot.is_some());
+                let active = (0..self.slaves.len()).filter(|s| self.links[1 - m][*s].count.is_some());
                 let ready = active.into_iter().all(|s| slaves.contains(&s));
                 let from = STANDBY;
                 self.reign(1 - m, reign::Event::HandoverRequested { from, follows: true, ready, forced });

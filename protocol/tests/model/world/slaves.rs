@@ -9,11 +9,14 @@ impl World {
         self.links[m].iter().position(|l| l.id == link).expect("the machine names a link that it was told of")
     }
 
-    pub(super) fn send_to_slave(&mut self, m: usize, slot: Slot, message: ToSlave) {
-        let Some(s) = self.links[m].iter().position(|link| link.slot == Some(slot)) else {
-            self.wrong(format!("master {m} sends to {slot:?}, where nobody is"));
+    pub(super) fn send_to_slave(&mut self, m: usize, link: LinkId, message: ToSlave) {
+        let Some(s) = self.links[m].iter().position(|l| l.id == link && l.count.is_some()) else {
+            self.wrong(format!("master {m} sends over {link:?}, where nobody is"));
             return;
         };
+        if let (ToSlave::Write { .. }, Some(count)) = (&message, &mut self.links[m][s].change().count) {
+            count.write();
+        }
         if self.links[m][s].slave_up {
             self.links[m][s].change().to_slave.push_back(message);
         }
@@ -57,9 +60,9 @@ impl World {
         if !self.links[m][s].master_up {
             return;
         }
-        let (link, slot) = (self.links[m][s].id, self.links[m][s].slot);
+        let (link, was_active) = (self.links[m][s].id, self.links[m][s].count.is_some());
         self.master_side_ends(m, s);
-        if slot.is_some() && !self.bug(Bug::LostSlaveKept) {
+        if was_active && !self.bug(Bug::LostSlaveKept) {
             self.tell(|| format!("slave {s} is removed at master {m}"));
             self.core(m, master::Event::SlaveLost { link });
         }
@@ -68,7 +71,7 @@ impl World {
     pub(super) fn master_side_ends(&mut self, m: usize, s: usize) {
         let link = self.links[m][s].change();
         link.master_up = false;
-        link.slot = None;
+        link.count = None;
         link.enlisted = None;
         link.to_master.clear();
         self.end_if_drained(m, s);
@@ -114,13 +117,13 @@ impl World {
 
     pub(super) fn master_takes(&mut self, m: usize, s: usize) {
         let link = self.links[m][s].change();
-        let (id, slot) = (link.id, link.slot);
+        let id = link.id;
         let Some(message) = link.to_master.pop_front() else {
             self.slave_ended(m, s);
             return;
         };
         self.tell(|| format!("{message:?}"));
-        let event = match (message, slot) {
+        let event = match (message, self.links[m][s].change().count.as_mut()) {
             (slave::Effect::Enlisted { reign, seen, room_bytes, .. }, None) => {
                 if self.masters[m].reign.announced() != Some(reign) {
                     return;
@@ -138,22 +141,26 @@ impl World {
                 }
                 return;
             }
-            (slave::Effect::Ack { through, room_bytes, .. }, Some(slot)) => {
-                master::Event::Acked { slot, link: id, through, room_bytes }
+            (slave::Effect::Ack { through, room_bytes, .. }, Some(count)) => {
+                let Some(writes) = count.ack(through) else {
+                    self.wrong(format!("slave {s} acknowledges {through}, which it was not sent"));
+                    return;
+                };
+                master::Event::Acked { link: id, writes, room_bytes }
             }
-            (slave::Effect::Full { number, .. }, Some(slot)) => {
-                master::Event::Full { slot, link: id, number }
+            (slave::Effect::Full { number, .. }, Some(count)) => {
+                master::Event::Full { link: id, before: count.writes_before(number) }
             }
-            (slave::Effect::Value { tag, version, reign, value, .. }, Some(slot)) => {
+            (slave::Effect::Value { tag, version, reign, value, .. }, Some(_)) => {
                 let read = ReadId::from_tag(tag);
-                master::Event::Value { slot, link: id, read, version, reign, value }
+                master::Event::Value { link: id, read, version, reign, value }
             }
-            (slave::Effect::Missing { tag, .. }, Some(slot)) => {
-                master::Event::Missing { slot, link: id, read: ReadId::from_tag(tag) }
+            (slave::Effect::Missing { tag, .. }, Some(_)) => {
+                master::Event::Missing { link: id, read: ReadId::from_tag(tag) }
             }
-            (slave::Effect::Holdings { entries, last, .. }, Some(slot)) => {
+            (slave::Effect::Holdings { entries, last, .. }, Some(_)) => {
                 let entries = if self.bug(Bug::ReportIgnored) { Vec::new() } else { entries };
-                master::Event::Holdings { slot, link: id, entries, last }
+                master::Event::Holdings { link: id, entries, last }
             }
             // What a slave said to a reign that has ended since.
             (

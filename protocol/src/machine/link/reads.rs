@@ -3,9 +3,8 @@
 //! Owns their order and how many bytes of values may be on their way. Looks at a bounded number of reads at once: most of
 //! those that wait may have gone elsewhere meanwhile. Never decides where a read goes: the machine does.
 
-use crate::config::MasterConfig;
-use dsm_protocol::ids::Stamp;
-use dsm_protocol::machine::master::ReadId;
+use crate::ids::Stamp;
+use crate::machine::master::ReadId;
 use std::collections::VecDeque;
 
 /// So many reads that have waited are looked at in one step.
@@ -14,7 +13,7 @@ const LOOKED_AT_MAX: usize = 256;
 /// Long values are asked for a few at a time: acknowledgements travel on the same link and must not wait behind more of them
 /// than the link moves in a fraction of the acknowledgement timeout.
 #[derive(Debug)]
-pub(super) struct ReadWindow {
+pub struct ReadWindow {
     /// The most bytes under way, unless it is one value alone: `--slave-window`.
     bytes_max: usize,
     /// How many reads had to wait for room.
@@ -32,20 +31,20 @@ pub(super) struct ReadWindow {
 
 /// A read that is to be asked of a slave.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct WaitingRead {
-    pub(super) read: ReadId,
-    pub(super) stamp: Stamp,
-    pub(super) key: bytes::Bytes,
+pub struct WaitingRead {
+    /// The read.
+    pub read: ReadId,
+    /// The version that is wanted, and whose.
+    pub stamp: Stamp,
+    /// The key.
+    pub key: bytes::Bytes,
     /// Expected bytes of the answer.
-    pub(super) bytes: u32,
+    pub bytes: u32,
 }
 
 impl ReadWindow {
-    pub(super) fn new(config: &MasterConfig) -> Self {
-        Self::of(config.slave_window.as_u64() as usize)
-    }
-
-    fn of(bytes_max: usize) -> Self {
+    /// An empty window of so many bytes.
+    pub fn new(bytes_max: usize) -> Self {
         ReadWindow {
             bytes_max,
             waited: 0,
@@ -58,27 +57,27 @@ impl ReadWindow {
     }
 
     /// How many reads had to wait for room.
-    pub(super) fn waited(&self) -> u64 {
+    pub fn waited(&self) -> u64 {
         self.waited
     }
 
     /// Expected bytes of answers that are on their way.
-    pub(super) fn asked_bytes(&self) -> usize {
+    pub fn asked_bytes(&self) -> usize {
         self.asked_bytes
     }
 
     /// Whether [`ReadWindow::go_on`] is to be called although no answer has come.
-    pub(super) fn is_behind(&self) -> bool {
+    pub fn is_behind(&self) -> bool {
         self.is_behind
     }
 
     /// What waits, when the window is given up: to free it takes its time where it is much.
-    pub(super) fn into_waiting(self) -> VecDeque<WaitingRead> {
+    pub fn into_waiting(self) -> VecDeque<WaitingRead> {
         self.waiting
     }
 
     /// Whether a read may be sent now. It counts as sent, then.
-    pub(super) fn send_now(&mut self, read: &WaitingRead, is_reading: impl Fn(ReadId) -> bool) -> bool {
+    pub fn send_now(&mut self, read: &WaitingRead, is_reading: impl Fn(ReadId) -> bool) -> bool {
         // Reads that have gone elsewhere meanwhile. A slave that answers none would else be sent, and kept, ever more.
         for _ in 0..LOOKED_AT_MAX {
             if self.waiting.front().is_none_or(|oldest| is_reading(oldest.read)) {
@@ -94,7 +93,7 @@ impl ReadWindow {
     }
 
     /// Lets a read wait for room; gives the bytes that are on their way or wait, with its own.
-    pub(super) fn wait(&mut self, read: WaitingRead) -> u64 {
+    pub fn wait(&mut self, read: WaitingRead) -> u64 {
         self.waited += 1;
         self.waiting_bytes += u64::from(read.bytes);
         self.waiting.push_back(read);
@@ -104,14 +103,14 @@ impl ReadWindow {
     }
 
     /// Notes the answer to the oldest read; whether there was one.
-    pub(super) fn answered(&mut self) -> bool {
+    pub fn answered(&mut self) -> bool {
         let Some(bytes) = self.asked.pop_front() else { return false };
         self.asked_bytes -= bytes as usize;
         true
     }
 
     /// Shows the reads for which there is room now, in their order, and counts them as sent: a bounded number is looked at.
-    pub(super) fn go_on(&mut self, is_reading: impl Fn(ReadId) -> bool, mut send: impl FnMut(&WaitingRead)) {
+    pub fn go_on(&mut self, is_reading: impl Fn(ReadId) -> bool, mut send: impl FnMut(&WaitingRead)) {
         self.is_behind = false;
         for _ in 0..LOOKED_AT_MAX {
             let Some(next) = self.waiting.front() else { return };
@@ -147,7 +146,7 @@ impl ReadWindow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dsm_protocol::ids::{ReignId, Version};
+    use crate::ids::{ReignId, Version};
     use std::cell::Cell;
 
     fn read(number: u64, bytes: u32) -> WaitingRead {
@@ -158,7 +157,7 @@ mod tests {
 
     /// A window with one read under way, and `dead` and then `live` ones that wait.
     fn window(dead: u64, live: u64) -> ReadWindow {
-        let mut window = ReadWindow::of(100);
+        let mut window = ReadWindow::new(100);
         assert!(window.send_now(&read(1, 100), |_| true));
         for number in 0..dead + live {
             let next = read(1000 + number, 100);

@@ -1,0 +1,227 @@
+//! The limits at the door. Whoever is let in holds a permit, and with the permit's drop its place is free again: with an
+//! answer, a refusal, a connection that ends, a task that panics and a master that stops alike.
+//!
+//! Owns how many are in and how much they brought. Never waits: who is one too many is told so.
+
+use super::counters::{count, LimitCounters};
+use crate::config::MasterConfig;
+use crate::reading::READ_BYTES;
+use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::resp::Limits;
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// What is let in, up to the limits of the configuration.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    connections_max: usize,
+    requests_max: usize,
+    request_bytes_max: usize,
+    connections: Cell<usize>,
+    requests: Cell<usize>,
+    request_bytes: Cell<usize>,
+    /// Bytes of clients' long requests that have not arrived whole yet: `--max-request-bytes`.
+    pub(crate) unfinished_requests: Pool,
+    /// Bytes of handshakes, and of long frames of slaves and masters, that have not arrived whole yet: `--max-link-bytes`.
+    pub(crate) unfinished_frames: Pool,
+    pub(crate) counters: LimitCounters,
+}
+
+impl Gate {
+    /// Nobody is in.
+    pub(crate) fn new(config: &MasterConfig) -> Rc<Self> {
+        let request_bytes_max = config.max_request_bytes.as_u64() as usize;
+        Rc::new(Gate {
+            connections_max: config.max_connections,
+            requests_max: config.max_requests,
+            request_bytes_max,
+            connections: Cell::new(0),
+            requests: Cell::new(0),
+            request_bytes: Cell::new(0),
+            unfinished_requests: Pool::new(request_bytes_max),
+            unfinished_frames: Pool::new(config.max_link_bytes.as_u64() as usize),
+            counters: LimitCounters::default(),
+        })
+    }
+
+    /// Connections that are open.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.get()
+    }
+
+    /// Requests in flight, of all connections.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.get()
+    }
+
+    /// Bytes of keys and values of the requests in flight.
+    pub(crate) fn request_bytes(&self) -> usize {
+        self.request_bytes.get()
+    }
+
+    /// Lets a connection in; `None` when it is one too many.
+    pub(super) fn connect(self: &Rc<Self>) -> Option<ConnectionPermit> {
+        count(&self.counters.connections_total);
+        if self.connections.get() >= self.connections_max {
+            count(&self.counters.connections_refused);
+            return None;
+        }
+        self.connections.set(self.connections.get() + 1);
+        Some(ConnectionPermit { gate: Rc::clone(self) })
+    }
+
+    /// Lets a request of `bytes` bytes in, unless a limit on all that are in flight is reached.
+    pub(crate) fn request(self: &Rc<Self>, bytes: usize) -> Option<RequestPermit> {
+        let over = self.requests.get() >= self.requests_max
+            || self.request_bytes.get() + bytes > self.request_bytes_max;
+        if over {
+            count(&self.counters.busy);
+            return None;
+        }
+        Some(self.request_always(bytes))
+    }
+
+    /// The same for a request that the other master forwards, which has counted it against the same limits: with our own
+    /// clients' that is twice as much at most.
+    pub(crate) fn forwarded_request(self: &Rc<Self>, bytes: usize) -> Option<RequestPermit> {
+        let over = self.requests.get() >= self.requests_max.saturating_mul(2)
+            || self.request_bytes.get() / 2 >= self.request_bytes_max;
+        (!over).then(|| self.request_always(bytes))
+    }
+
+    /// Lets a request in whatever the limits say.
+    pub(super) fn request_always(self: &Rc<Self>, bytes: usize) -> RequestPermit {
+        self.requests.set(self.requests.get() + 1);
+        self.request_bytes.set(self.request_bytes.get() + bytes);
+        RequestPermit { gate: Rc::clone(self), bytes }
+    }
+}
+
+/// A connection's place among `--max-connections`.
+#[derive(Debug)]
+pub(super) struct ConnectionPermit {
+    gate: Rc<Gate>,
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        let connections = &self.gate.connections;
+        connections.set(connections.get() - 1);
+    }
+}
+
+/// A request's place among `--max-requests` and `--max-request-bytes`.
+#[derive(Debug)]
+pub(crate) struct RequestPermit {
+    gate: Rc<Gate>,
+    bytes: usize,
+}
+
+impl RequestPermit {
+    /// Bytes of the request's keys and values.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for RequestPermit {
+    fn drop(&mut self) {
+        let Gate { requests, request_bytes, .. } = &*self.gate;
+        requests.set(requests.get() - 1);
+        request_bytes.set(request_bytes.get() - self.bytes);
+    }
+}
+
+/// Bytes that wait in the buffers of many connections for the rest of what they belong to.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    bytes_max: usize,
+    bytes: Cell<usize>,
+    cut: Cell<u64>,
+}
+
+impl Pool {
+    fn new(bytes_max: usize) -> Self {
+        Pool { bytes_max, bytes: Cell::new(0), cut: Cell::new(0) }
+    }
+
+    /// Bytes that wait.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
+    /// Connections that were cut because their bytes were too many.
+    pub(crate) fn cut(&self) -> u64 {
+        self.cut.get()
+    }
+
+    /// The part of one connection, which holds nothing yet.
+    pub(crate) fn part(&self) -> Unfinished<'_> {
+        Unfinished { pool: self, held: Cell::new(0) }
+    }
+}
+
+/// One connection's part of a [`Pool`], given back by its drop.
+pub(crate) struct Unfinished<'a> {
+    pool: &'a Pool,
+    held: Cell<usize>,
+}
+
+impl Unfinished<'_> {
+    /// Notes how many bytes wait in the connection's buffer; whether they may. Short ones always may: who sends
+    /// ordinary requests does not suffer from others' endless ones. So may those of one connection alone.
+    pub(crate) fn hold(&self, bytes: usize) -> bool {
+        self.hold_all(if bytes > READ_BYTES { bytes } else { 0 })
+    }
+
+    /// The same for somebody whom nobody knows yet: each of its bytes counts.
+    pub(crate) fn hold_all(&self, bytes: usize) -> bool {
+        let others = self.pool.bytes.get() - self.held.replace(bytes);
+        self.pool.bytes.set(others + bytes);
+        let may = bytes == 0 || others == 0 || others + bytes <= self.pool.bytes_max;
+        if !may {
+            count(&self.pool.cut);
+        }
+        may
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.pool.bytes.set(self.pool.bytes.get() - self.held.get());
+    }
+}
+
+/// Why a request is out of bounds, if it is.
+pub(crate) fn check_sizes(command: &Command, value_max: usize) -> Option<Reply> {
+    let key_max = dsm_protocol::command::KEY_MAX;
+    if command.keys() > dsm_protocol::command::KEYS_MAX {
+        let why = format!("the request names more than {} keys", dsm_protocol::command::KEYS_MAX);
+        return Some(Reply::error(ErrorWord::Bad, why));
+    }
+    let long_key = |key: &bytes::Bytes| key.len() > key_max;
+    let long_value = |value: &bytes::Bytes| value.len() > value_max;
+    let (key, value, empty) = match command {
+        Command::Get { key } => (long_key(key), false, false),
+        Command::Put { key, value } => (long_key(key), long_value(value), false),
+        Command::PutMany { pairs } => (
+            pairs.iter().any(|(key, _)| long_key(key)),
+            pairs.iter().any(|(_, value)| long_value(value)),
+            pairs.is_empty(),
+        ),
+        Command::GetMany { keys } | Command::Delete { keys } | Command::Exists { keys } => {
+            (keys.iter().any(long_key), false, keys.is_empty())
+        }
+        Command::KeyCount | Command::Status | Command::Failover => (false, false, false),
+    };
+    let request_max = Limits::for_values(value_max).request_bytes_max;
+    let too_long = command.payload_bytes() > request_max.max(value_max + key_max);
+    let why = match (key, value, empty) {
+        (true, _, _) => format!("a key is longer than {key_max} bytes"),
+        (_, true, _) => format!("a value is longer than {value_max} bytes"),
+        (_, _, true) => "the request names no key".to_owned(),
+        (false, false, false) if too_long => format!("the request is longer than {request_max} bytes"),
+        (false, false, false) => return None,
+    };
+    Some(Reply::error(ErrorWord::Bad, why))
+}

@@ -1,0 +1,126 @@
+//! A Redis client's connection.
+
+use super::admission::check_sizes;
+use super::counters::count;
+use super::origin::Origin;
+use super::session::Coding;
+use super::session_guard::{hear, parted, Heard, SessionGuard, UPLOADS_CUT};
+use super::Context;
+use crate::batch::{Outbox, Turns};
+use crate::env::Stream;
+use crate::reading::READ_BYTES;
+use bytes::BytesMut;
+use dsm_protocol::ids::SessionId;
+use dsm_protocol::resp::{Action, Conversation, Parsed, Parser};
+use std::io;
+
+/// A request of more words than this is looked through and handed over in turns of their own, and taken apart so many
+/// words at a time.
+const WIDE_ARGS: usize = 4 * 1024;
+
+/// A Redis client.
+#[expect(clippy::too_many_lines, reason = "the life of a connection in its order")]
+pub(super) async fn redis(
+    stream: &Stream,
+    mut buffer: BytesMut,
+    outbox: &Outbox,
+    context: &Context,
+    address: &str,
+) -> io::Result<()> {
+    let counters = &context.switchboard.gate.counters;
+    let id = SessionId(context.switchboard.next_id());
+    let guard = SessionGuard::open(context, id, Origin::Resp, outbox);
+    let mut parser = Parser::new(context.facts.limits);
+    let mut conversation = Conversation::new(id.0, context.facts).with_addresses(address, "");
+    let mut own = Vec::new();
+    let unfinished = context.switchboard.gate.unfinished_requests.part();
+    // A Redis client's handshake is its first request.
+    let begun = tokio::time::Instant::now();
+    let mut is_known = false;
+    let mut turns = Turns::default();
+    loop {
+        turns.count().await;
+        guard.room(context).await;
+        if outbox.is_ended() {
+            return Ok(());
+        }
+        let args = match parser.next_within(&mut buffer, WIDE_ARGS) {
+            Ok(Parsed::Request(args)) => {
+                is_known = true;
+                unfinished.hold(buffer.len());
+                args
+            }
+            Ok(Parsed::Unfinished) => {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            Ok(Parsed::NotWhole) => {
+                if !unfinished.hold(buffer.len()) {
+                    log::warn!("connection cut address={address} cause={UPLOADS_CUT:?}");
+                    own.clear();
+                    own.extend_from_slice(format!("-BUSY {UPLOADS_CUT}\r\n").as_bytes());
+                    guard.say(&own);
+                    break;
+                }
+                let need = parser.missing(buffer.len());
+                // A long first request is a client's, however slow its line is.
+                let in_handshake = !is_known && buffer.len() <= READ_BYTES;
+                let patience = if in_handshake {
+                    Some(context.config.handshake_timeout.saturating_sub(begun.elapsed()))
+                } else {
+                    guard.patience(context)
+                };
+                let parted = parted(stream, &guard.session, buffer.is_empty());
+                let heard = tokio::select! {
+                    biased;
+                    heard = hear(stream, &mut buffer, need, patience, &guard) => heard?,
+                    () = parted => break,
+                };
+                match heard {
+                    Heard::More => outbox.note_sends(),
+                    Heard::End => break,
+                    Heard::Nothing => {
+                        let counter =
+                            if in_handshake { &counters.handshakes_timed_out } else { &counters.idle_closed };
+                        count(counter);
+                        return Ok(());
+                    }
+                }
+                continue;
+            }
+            Err(error) => {
+                count(&counters.protocol_errors);
+                own.clear();
+                error.encode(&mut own);
+                guard.say(&own);
+                break;
+            }
+        };
+        let is_wide = args.len() > WIDE_ARGS;
+        if is_wide {
+            tokio::task::yield_now().await;
+        }
+        own.clear();
+        let action = conversation.handle(args, &mut own);
+        if is_wide {
+            tokio::task::yield_now().await;
+        }
+        match action {
+            Action::Answered => guard.say(&own),
+            Action::Ask { command, shape } => {
+                let coding = Coding::Resp(conversation.protocol(), shape);
+                match check_sizes(&command, context.config.value_max()) {
+                    None => guard.ask(context, coding, command),
+                    Some(refusal) => guard.refuse(coding, &refusal),
+                }
+            }
+            Action::AnsweredAndClose => {
+                guard.say(&own);
+                break;
+            }
+            Action::Close => return Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+    guard.hear_out(context).await;
+    Ok(())
+}

@@ -1,0 +1,345 @@
+//! A client's session: the slots in which its answers wait for their turn, shared by the connection's task, which reads
+//! and parses (`resp.rs`, `native.rs`), and the master, which answers.
+//!
+//! Owns the order of answers, and what is in flight and put aside. Never reads a socket, never executes anything.
+
+mod answer_pool;
+mod parking;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use answer_pool::{AnswerPool, Room, ANSWER_BYTES_FREE};
+pub(crate) use slots::Coding;
+
+use super::admission::RequestPermit;
+use super::origin::Origin;
+use crate::batch::Outbox;
+use dsm_protocol::command::Reply;
+use dsm_protocol::frame;
+use dsm_protocol::ids::{Millis, SessionId};
+use dsm_protocol::message::Message;
+use dsm_protocol::pieces::Pieces;
+use dsm_protocol::planted;
+use dsm_protocol::resp::{self, Protocol, Shape};
+use slots::{Slot, SlotState, Slots};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// What a request or an answer takes in memory beside its own bytes while it waits for an earlier one.
+const SLOT_BYTES: usize = 128;
+
+/// Whether a session is to end although its client has not ended it: this master stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parting {
+    No,
+    /// As soon as something more was asked and is answered.
+    WithAnAnswer,
+    /// As soon as nothing is unanswered.
+    Now,
+}
+
+/// A session, shared by the task that reads and the master that answers.
+#[derive(Debug)]
+pub(crate) struct Session {
+    id: SessionId,
+    origin: Origin,
+    parting: Cell<Parting>,
+    outbox: Outbox,
+    pool: Rc<AnswerPool>,
+    slots: RefCell<Slots>,
+    answered: Notify,
+}
+
+impl Session {
+    /// A session that has asked nothing yet, whose answers go to `outbox`.
+    pub(crate) fn new(id: SessionId, origin: Origin, outbox: Outbox, pool: &Rc<AnswerPool>) -> Self {
+        Session {
+            id,
+            origin,
+            parting: Cell::new(Parting::No),
+            outbox,
+            pool: Rc::clone(pool),
+            slots: RefCell::default(),
+            answered: Notify::new(),
+        }
+    }
+
+    /// The session of the program around this master: nothing of it goes over a socket.
+    pub(crate) fn embedded(id: SessionId, pool: &Rc<AnswerPool>) -> Self {
+        Self::new(id, Origin::Embedded, Outbox::metered(pool.meter()), pool)
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Where its requests come from.
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Lets the session end between two requests: with the next answer, or at once when it `may_be_silent` and asks
+    /// nothing.
+    pub(crate) fn let_go(&self, may_be_silent: bool) {
+        let parting = match self.parting.get() {
+            _ if may_be_silent => Parting::Now,
+            Parting::No if self.in_flight().0 > 0 && !self.origin.is_told_of_a_stop() => Parting::Now,
+            Parting::No => Parting::WithAnAnswer,
+            told @ (Parting::WithAnAnswer | Parting::Now) => told,
+        };
+        self.parting.set(parting);
+        self.answered.notify_one();
+    }
+
+    /// Notes that something is asked: the session may end with the answer.
+    fn note_asked(&self) {
+        if self.parting.get() == Parting::WithAnAnswer && !self.origin.is_told_of_a_stop() {
+            self.parting.set(Parting::Now);
+        }
+    }
+
+    /// Waits until the session is let go.
+    pub(crate) async fn let_go_of(&self) {
+        while self.parting.get() == Parting::No {
+            self.answered.notified().await;
+        }
+    }
+
+    /// Waits until the session may end: it is let go and nothing of it is unanswered.
+    pub(crate) async fn may_part(&self) {
+        while self.parting.get() != Parting::Now || self.in_flight().0 > 0 {
+            self.answered.notified().await;
+        }
+    }
+
+    /// Notes the generation with which the next requests of a forwarded session came.
+    pub(crate) fn set_generation(&self, of_the_stream: u32) {
+        if let Origin::Forwarded { generation } = &self.origin {
+            generation.set(of_the_stream);
+        }
+    }
+
+    /// Opens the slot of a request, which gives its permit back once it is answered or given up; gives the tag under which
+    /// it is asked.
+    pub(crate) fn ask(&self, coding: Coding, permit: Option<RequestPermit>) -> u64 {
+        self.note_asked();
+        let mut slots = self.slots.borrow_mut();
+        slots.bytes += permit.as_ref().map_or(0, RequestPermit::bytes);
+        slots.open(Slot { coding, permit, expected_bytes: 0, state: SlotState::Asked })
+    }
+
+    /// Answers the request that was asked under `tag`; whether it was not answered before.
+    pub(crate) fn answer(&self, tag: u64, reply: &Reply) -> bool {
+        let slots = &mut *self.slots.borrow_mut();
+        let is_first = match slots.index(tag) {
+            Some(index) => self.answer_in_order(slots, index, |protocol, shape, out| {
+                resp::encode_reply(protocol, shape, reply, out);
+            }),
+            None => self.answer_at_once(slots, tag, |coding, outbox| match coding {
+                Coding::Native(id) => outbox.append_pieces(|out| frame::encode_response(id, reply, out)),
+                // A caller who does not wait any more wants no answer.
+                Coding::Embedded(caller) => drop(caller.send(reply.clone())),
+                Coding::Resp(protocol, shape) => {
+                    outbox.append_pieces(|out| resp::encode_reply(protocol, shape, reply, out));
+                }
+            }),
+        };
+        if is_first {
+            self.answered.notify_one();
+        }
+        is_first
+    }
+
+    /// Begins the answer to the request `tag` as it is to be coded; `None` when it is answered or given up.
+    pub(crate) fn begin_answer<T>(&self, tag: u64, begin: impl FnOnce(&Coding) -> T) -> Option<T> {
+        let slots = self.slots.borrow();
+        let slot = match slots.index(tag) {
+            Some(index) => slots.queue.get(index),
+            None => slots.unordered.get(&tag),
+        };
+        slot.filter(|slot| matches!(slot.state, SlotState::Asked)).map(|slot| begin(&slot.coding))
+    }
+
+    /// The same as [`Session::answer`] with an answer that is coded already.
+    pub(crate) fn answer_coded(&self, tag: u64, mut coded: Pieces) -> bool {
+        let slots = &mut *self.slots.borrow_mut();
+        let is_first = match slots.index(tag) {
+            Some(index) => self.answer_in_order(slots, index, |_, _, out| out.append(&mut coded)),
+            None => self
+                .answer_at_once(slots, tag, |_, outbox| outbox.append_pieces(|out| out.append(&mut coded))),
+        };
+        if is_first {
+            self.answered.notify_one();
+        }
+        is_first
+    }
+
+    /// Answers a request that waits for no earlier one; whether it was not answered before.
+    fn answer_at_once(&self, slots: &mut Slots, tag: u64, answer: impl FnOnce(Coding, &Outbox)) -> bool {
+        let Some(slot) = slots.unordered.remove(&tag) else { return false };
+        answer(slot.coding, &self.outbox);
+        slots.settle(slot.permit, slot.expected_bytes, &self.outbox);
+        true
+    }
+
+    /// Answers a request behind those in front of it; whether it was not answered before.
+    fn answer_in_order(
+        &self,
+        slots: &mut Slots,
+        index: usize,
+        encode: impl FnOnce(Protocol, Shape, &mut Pieces),
+    ) -> bool {
+        let slot = &mut slots.queue[index];
+        let Coding::Resp(protocol, shape) = slot.coding else { return false };
+        if !matches!(slot.state, SlotState::Asked) {
+            return false;
+        }
+        let mut ready_bytes = 0;
+        if index == 0 || planted!(AnswersOutOfOrder) {
+            self.outbox.append_pieces(|out| encode(protocol, shape, out));
+            slot.state = SlotState::Done;
+        } else {
+            let mut ready = Pieces::default();
+            encode(protocol, shape, &mut ready);
+            ready_bytes = ready.len();
+            slot.state = SlotState::Ready(ready);
+        }
+        let (permit, expected_bytes) = (slot.permit.take(), slot.expected_bytes);
+        slots.settle(permit, expected_bytes, &self.outbox);
+        slots.ready_bytes += ready_bytes;
+        self.outbox.reserve(ready_bytes);
+        if index == 0 {
+            self.release(slots);
+        }
+        true
+    }
+
+    /// Sends what the connection answers by itself, behind what was asked before.
+    pub(crate) fn say(&self, answer: &[u8]) {
+        self.note_asked();
+        let mut slots = self.slots.borrow_mut();
+        if slots.queue.is_empty() {
+            self.outbox.append(|out| out.extend_from_slice(answer));
+            return;
+        }
+        slots.said_bytes += answer.len() + SLOT_BYTES;
+        self.pool.said.set(self.pool.said.get() + answer.len() + SLOT_BYTES);
+        slots.open(Slot {
+            coding: Coding::Resp(Protocol::Resp2, Shape::Plain),
+            permit: None,
+            expected_bytes: 0,
+            state: SlotState::Said(answer.to_vec()),
+        });
+    }
+
+    /// Sends a frame that answers no request.
+    pub(crate) fn send(&self, message: &Message) {
+        self.outbox.append(|out| frame::encode(message, out));
+    }
+
+    /// Lets go of all slots at the front that need nothing more.
+    fn release(&self, slots: &mut Slots) {
+        while let Some(slot) = slots.queue.front_mut() {
+            match &mut slot.state {
+                SlotState::Asked => return,
+                SlotState::Done => {}
+                SlotState::Ready(ready) => {
+                    slots.ready_bytes -= ready.len();
+                    self.outbox.release(ready.len());
+                    self.outbox.append_pieces(|out| out.append(ready));
+                }
+                SlotState::Said(said) => {
+                    slots.said_bytes -= said.len() + SLOT_BYTES;
+                    self.pool.said.set(self.pool.said.get() - said.len() - SLOT_BYTES);
+                    self.outbox.append(|out| out.append(said));
+                }
+            }
+            slots.queue.pop_front();
+        }
+    }
+
+    /// Requests that are not answered yet, or whose answers wait for earlier ones; and the bytes of the former.
+    pub(crate) fn in_flight(&self) -> (usize, usize) {
+        let slots = self.slots.borrow();
+        (slots.len(), slots.bytes)
+    }
+
+    /// Notes that its client has sent something.
+    pub(crate) fn note_sends(&self) {
+        self.outbox.note_sends();
+    }
+
+    /// For how long its client has taken none of its answers, if that is a client's own connection.
+    pub(crate) fn is_deaf_for(&self) -> Duration {
+        if self.origin.shares_its_link() || self.outbox.len() <= ANSWER_BYTES_FREE {
+            Duration::ZERO
+        } else {
+            self.outbox.stuck_for()
+        }
+    }
+
+    /// Whether its client was seen to take some after a while without: it reads slowly, and yet reads.
+    pub(crate) fn reads_slowly(&self) -> bool {
+        self.outbox.has_resumed()
+    }
+
+    /// Ends the session at once, for a reason that its connection tells.
+    pub(crate) fn cut(&self, why: &'static str) {
+        self.outbox.cut(why);
+        self.answered.notify_one();
+    }
+
+    /// Waits until everything is answered or the outbox has ended.
+    pub(crate) async fn all_answered(&self) {
+        while self.in_flight().0 > 0 && !self.outbox.is_ended() {
+            self.answered.notified().await;
+        }
+    }
+
+    /// Whether answers wait for the socket.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.outbox.len() > 0
+    }
+
+    /// Gives up what is not answered, with its permits.
+    pub(crate) fn abandon(&self) {
+        let slots = &mut *self.slots.borrow_mut();
+        self.outbox.release(slots.expected_bytes + slots.ready_bytes);
+        self.pool.said.set(self.pool.said.get() - slots.said_bytes);
+        self.wait_in_all(slots, Millis(0), false);
+        *slots = Slots { next: slots.next, ..Slots::default() };
+    }
+
+    /// Ends the session at once; what is answered and not sent is lost, which tells its client the truth: unknown.
+    pub(crate) fn abort(&self) {
+        self.outbox.abort();
+        self.answered.notify_one();
+    }
+
+    /// Whether the session takes no further request.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.outbox.is_ended()
+    }
+
+    /// Waits until the session is closed. For a session without a socket, whose outbox nobody pumps.
+    pub(crate) async fn closed(&self) {
+        self.outbox.ended().await;
+    }
+
+    /// Closes the session once what is answered is sent.
+    pub(crate) fn close(&self) {
+        self.outbox.finish();
+        self.answered.notify_one();
+    }
+}
+
+impl Drop for Session {
+    // What it had taken of what is shared.
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}

@@ -1,0 +1,97 @@
+//! The slots of a session: what was asked and is not answered, and what waits for an earlier answer.
+
+use crate::batch::Outbox;
+use crate::door::admission::RequestPermit;
+use dsm_protocol::command::{Command, Reply};
+use dsm_protocol::ids::{Millis, RequestId};
+use dsm_protocol::pieces::Pieces;
+use dsm_protocol::resp::{Protocol, Shape};
+use std::collections::{HashMap, VecDeque};
+use tokio::sync::oneshot;
+
+/// How the answer to a request is coded.
+#[derive(Debug)]
+pub(crate) enum Coding {
+    /// For a Redis client.
+    Resp(Protocol, Shape),
+    /// For a native client or a forwarding master.
+    Native(RequestId),
+    /// For a caller in this process, who gets it as it is. One whose request is given up hears that its sender is dropped.
+    Embedded(oneshot::Sender<Reply>),
+}
+
+/// The place of a request in its session.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) coding: Coding,
+    /// Until it is answered; none for what never reached the master.
+    pub(super) permit: Option<RequestPermit>,
+    /// Bytes that the answer is expected to have.
+    pub(super) expected_bytes: usize,
+    pub(super) state: SlotState,
+}
+
+#[derive(Debug)]
+pub(super) enum SlotState {
+    Asked,
+    /// Answered, but an earlier one is not.
+    Ready(Pieces),
+    /// The same of what the connection says by itself.
+    Said(Vec<u8>),
+    /// Answered and sent.
+    Done,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    /// The tag of the next request.
+    pub(super) next: u64,
+    /// Of a Redis client, whose answers leave in the order of its requests; the last has the tag in front of `next`.
+    pub(super) queue: VecDeque<Slot>,
+    /// Of everybody else: an answer leaves when it is there, and nothing of its request stays behind.
+    pub(super) unordered: HashMap<u64, Slot, foldhash::fast::FixedState>,
+    /// Bytes of the requests that are not answered.
+    pub(super) bytes: usize,
+    pub(super) expected_bytes: usize,
+    /// Bytes of the answers that wait for an earlier one.
+    pub(super) ready_bytes: usize,
+    /// The same of what the connection says by itself. It may wait for a request that is put aside: it cannot be a
+    /// reason for that to wait.
+    pub(super) said_bytes: usize,
+    /// Requests that are not executed before earlier answers have left.
+    pub(super) parked: VecDeque<(u64, Command)>,
+    /// Since when the first of them waits for answers of others, if it does.
+    pub(super) waits_in_all: Option<Millis>,
+}
+
+impl Slots {
+    pub(super) fn open(&mut self, slot: Slot) -> u64 {
+        let tag = self.next;
+        self.next += 1;
+        match slot.coding {
+            Coding::Resp(..) => self.queue.push_back(slot),
+            Coding::Native(_) | Coding::Embedded(_) => {
+                self.unordered.insert(tag, slot);
+            }
+        }
+        tag
+    }
+
+    /// Where in the queue the request `tag` stands, if it does.
+    pub(super) fn index(&self, tag: u64) -> Option<usize> {
+        let first = self.next - self.queue.len() as u64;
+        usize::try_from(tag.checked_sub(first)?).ok().filter(|index| *index < self.queue.len())
+    }
+
+    /// Lets go of what an answered request has held, with its permit.
+    pub(super) fn settle(&mut self, permit: Option<RequestPermit>, expected_bytes: usize, outbox: &Outbox) {
+        self.bytes -= permit.map_or(0, |permit| permit.bytes());
+        self.expected_bytes -= expected_bytes;
+        outbox.release(expected_bytes);
+    }
+
+    /// Requests that take memory, be it for an answer that waits for an earlier one.
+    pub(super) fn len(&self) -> usize {
+        self.queue.len() + self.unordered.len()
+    }
+}

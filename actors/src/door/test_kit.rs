@@ -1,0 +1,77 @@
+//! A master that hears nothing, for the tests of what stands at its door.
+
+use super::admission::Gate;
+use super::connection::connection;
+use super::heard::Said;
+use super::session::AnswerPool;
+use super::switchboard::{Arrived, Drain, Switchboard};
+use super::{server_facts, Context};
+use crate::batch::Inbox;
+use crate::config::MasterConfig;
+use crate::env::Stream;
+use crate::turns::TurnLengths;
+use actix::prelude::{Actor, Context as ActorContext, Handler};
+use dsm_protocol::frame;
+use dsm_protocol::ids::LinkId;
+use dsm_protocol::message::{Control, Hello, HelloRole, Message};
+use std::cell::Cell;
+use std::rc::Rc;
+
+struct Drains;
+
+impl Actor for Drains {
+    type Context = ActorContext<Self>;
+}
+
+impl Handler<Drain> for Drains {
+    type Result = ();
+
+    fn handle(&mut self, _: Drain, _: &mut Self::Context) {}
+}
+
+/// A master that hears nothing until the test takes what is in its inbox.
+pub(super) fn deaf_master(config: MasterConfig) -> (Context, Inbox<Arrived>) {
+    let inbox = Inbox::default();
+    let env = crate::env::real::RealEnv::new();
+    let turns = TurnLengths::new(Rc::clone(&env));
+    let (answers, drain) = (AnswerPool::new(usize::MAX), Drains.start().recipient());
+    let board = Switchboard::new(inbox.clone(), drain, Gate::new(&config), answers, turns);
+    let facts = server_facts(&config);
+    (Context { env, facts, config: Rc::new(config), switchboard: Rc::new(board) }, inbox)
+}
+
+/// What a slave says of itself.
+pub(super) fn hello_of_slave() -> HelloRole {
+    HelloRole::Slave {
+        id: dsm_protocol::ids::SlaveId::new("one").unwrap(),
+        incarnation: dsm_protocol::ids::Incarnation(1),
+        seen: None,
+        room_bytes: u64::MAX,
+    }
+}
+
+/// A connection of a slave to that master, with its end here, its link and that its hello is not heard yet.
+pub(super) async fn slave_of(context: &Context, inbox: &Inbox<Arrived>) -> (Stream, LinkId, Said) {
+    let listener = context.env.listen("127.0.0.1:0").await.unwrap();
+    let far = context.env.connect(&listener.local_address().unwrap()).await.unwrap();
+    let (near, address) = listener.accept().await.unwrap();
+    let theirs = context.clone();
+    actix::spawn(async move {
+        let kind = Cell::new("link");
+        let turns = Rc::clone(&theirs.switchboard.turns);
+        turns.watch(&kind, connection(near, address, theirs, &kind)).await;
+    });
+    let role = hello_of_slave();
+    let mut out = frame::PREFACE.to_vec();
+    frame::encode(&Message::Control(Control::Hello(Hello { cluster: None, role })), &mut out);
+    far.write_all(&out).await.unwrap();
+    let mut arrived = Vec::new();
+    while arrived.is_empty() {
+        tokio::task::yield_now().await;
+        inbox.take(&mut arrived);
+    }
+    match arrived.pop() {
+        Some(Arrived::SlaveHello { link, said, .. }) => (far, link, said),
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,566 @@
+//! One slave's link, as its master sees it: the one book of it.
+//!
+//! Owns how far a connected slave has come, the count of the messages on its link and the deadlines of their
+//! acknowledgements, the values that it is asked for, and the quarantine of slaves that were late. Never looks at a clock
+//! or a socket: it is told the time and how far the bytes have come. Which keys a slave holds, what a write was for and
+//! what the loss of a slave means is the master machine's (`machine/master/membership.rs`): it names a slave by its link,
+//! and hears how many of its writes an acknowledgement covers. See `docs/ARCHITECTURE.md`, *Slaves*.
+
+mod count;
+mod deadlines;
+mod quarantine;
+mod reads;
+
+pub use count::Count;
+pub use deadlines::{Traffic, Verdict, LINK_BYTES_PER_SECOND_MIN};
+pub use quarantine::{
+    Admission, Cause, Ending, Quarantine, Record, QUARANTINE_MS_MAX, QUARANTINE_MS_MIN, STABLE_MS,
+    TRIAL_BYTES_MAX, TRIAL_BYTES_MIN,
+};
+pub use reads::{ReadWindow, WaitingRead};
+
+use super::doubt::SelfDoubt;
+use crate::ids::{Incarnation, Millis, SlaveId};
+use crate::message::{Control, Message};
+use crate::planted;
+use deadlines::Deadlines;
+
+/// The life of a slave's process, which its links belong to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// The slave's name.
+    pub id: SlaveId,
+    /// Which process of that name.
+    pub incarnation: Incarnation,
+}
+
+/// The settings of a link.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// `--ack-timeout`, in milliseconds.
+    pub ack_timeout_ms: u64,
+    /// The most bytes of values that are asked for at once, unless it is one value alone: `--slave-window`.
+    pub read_bytes_max: usize,
+    /// The most bytes of a trial: no more than the slave must take anyway.
+    pub trial_bytes_max: u64,
+}
+
+/// How far a connected slave has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Its hello is welcomed.
+    Connected,
+    /// It waits for the end of its quarantine, and has been told.
+    Quarantined,
+    /// It was sent a trial, and has not yet answered.
+    OnTrial,
+    /// It may be told of each reign, and was told of the one that is announced.
+    Proven,
+    /// It has accepted the reign, and gets its place when that begins to serve.
+    Enlisted {
+        /// Bytes it can take; `u64::MAX` for no limit.
+        room_bytes: u64,
+    },
+    /// It has a place in the reign: its messages are counted.
+    Active {
+        /// Since when.
+        since: Millis,
+    },
+}
+
+/// What a slave is to be told when there is a reign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announcement {
+    /// Nothing new.
+    Nothing,
+    /// The reign.
+    Reign,
+    /// A trial of so many bytes.
+    Trial {
+        /// The bytes.
+        bytes: u64,
+    },
+    /// That it must wait.
+    Quarantined {
+        /// Milliseconds that are left.
+        ms: u64,
+        /// Why.
+        cause: Cause,
+    },
+}
+
+/// One life of one link to one slave.
+#[derive(Debug)]
+pub struct Link {
+    life: Life,
+    limits: Limits,
+    standing: Standing,
+    count: Count,
+    deadlines: Deadlines,
+    reads: ReadWindow,
+    /// Where the last sign of life that it asked for ends in the bytes given to the link.
+    alive_end: u64,
+    /// Where the question for the next part of its report ends in them; `None` when it is not asked for one.
+    report_end: Option<u64>,
+}
+
+impl Link {
+    /// A link whose hello is welcomed.
+    pub fn new(life: Life, limits: Limits, now: Millis) -> Self {
+        Link {
+            life,
+            limits,
+            standing: Standing::Connected,
+            count: Count::default(),
+            deadlines: Deadlines::new(limits.ack_timeout_ms, now),
+            reads: ReadWindow::new(limits.read_bytes_max),
+            alive_end: 0,
+            report_end: None,
+        }
+    }
+
+    /// Whose link it is.
+    pub fn life(&self) -> &Life {
+        &self.life
+    }
+
+    /// How far the slave has come.
+    pub fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// Since when the slave has its place in the reign, if it has one.
+    pub fn active_since(&self) -> Option<Millis> {
+        match self.standing {
+            Standing::Active { since } => Some(since),
+            Standing::Connected
+            | Standing::Quarantined
+            | Standing::OnTrial
+            | Standing::Proven
+            | Standing::Enlisted { .. } => None,
+        }
+    }
+
+    /// Whether the slave has a place in the reign.
+    pub fn is_active(&self) -> bool {
+        self.active_since().is_some()
+    }
+
+    /// Whether the slave has accepted the reign: it has its place in it, or waits for that.
+    pub fn has_accepted(&self) -> bool {
+        matches!(self.standing, Standing::Enlisted { .. } | Standing::Active { .. })
+    }
+
+    /// Whether the slave has failed and does not count yet.
+    pub fn is_in_quarantine(&self) -> bool {
+        matches!(self.standing, Standing::Quarantined | Standing::OnTrial)
+    }
+
+    /// There is a reign: what the slave is to be told now. One that has failed is told that it must wait, and then tried
+    /// first. `is_needed`: without it there are too few.
+    pub fn announce(&mut self, now: Millis, quarantine: &Quarantine, is_needed: bool) -> Announcement {
+        let is_proven = match self.standing {
+            Standing::OnTrial => return Announcement::Nothing,
+            Standing::Proven | Standing::Enlisted { .. } | Standing::Active { .. } => true,
+            Standing::Quarantined => planted!(LateSlaveUntried),
+            Standing::Connected => false,
+        };
+        let admission =
+            if is_proven { Admission::Free } else { quarantine.admission(now, &self.life, is_needed) };
+        match admission {
+            Admission::Free => {
+                if self.is_in_quarantine() || self.standing == Standing::Connected {
+                    self.standing = Standing::Proven;
+                }
+                Announcement::Reign
+            }
+            Admission::Trial { bytes } => {
+                self.standing = Standing::OnTrial;
+                Announcement::Trial { bytes: bytes.min(self.limits.trial_bytes_max) }
+            }
+            Admission::Wait { .. } if self.standing == Standing::Quarantined => Announcement::Nothing,
+            Admission::Wait { ms, cause } => {
+                self.standing = Standing::Quarantined;
+                Announcement::Quarantined { ms, cause }
+            }
+        }
+    }
+
+    /// The slave has taken its trial; false when it was not sent one.
+    pub fn took(&mut self) -> bool {
+        let was_tried = self.standing == Standing::OnTrial;
+        if was_tried {
+            self.standing = Standing::Proven;
+        }
+        was_tried
+    }
+
+    /// Whether the slave may have a place in the reign: it was told of it, and has none.
+    pub fn may_enlist(&self) -> bool {
+        matches!(self.standing, Standing::Proven | Standing::Enlisted { .. })
+    }
+
+    /// Notes that a slave that may has accepted the reign, and is to wait until that serves.
+    pub fn enlist(&mut self, room_bytes: u64) {
+        if self.may_enlist() {
+            self.standing = Standing::Enlisted { room_bytes };
+        }
+    }
+
+    /// The room of a slave that has waited with [`Link::enlist`] and is to have its place now.
+    pub fn take_enlisted(&mut self) -> Option<u64> {
+        match self.standing {
+            Standing::Enlisted { room_bytes } => {
+                self.standing = Standing::Proven;
+                Some(room_bytes)
+            }
+            Standing::Connected
+            | Standing::Quarantined
+            | Standing::OnTrial
+            | Standing::Proven
+            | Standing::Active { .. } => None,
+        }
+    }
+
+    /// The slave has its place: its messages are counted from 1, and it reports what it holds. Gives the window of reads
+    /// of former reigns.
+    pub fn begin(&mut self, now: Millis, queued: u64) -> ReadWindow {
+        self.standing = Standing::Active { since: now };
+        self.count = Count::default();
+        self.deadlines.forget_counted();
+        self.deadlines.forget_question();
+        self.report_end = Some(queued);
+        self.take_reads()
+    }
+
+    /// The reign is over, and with it the count. What was asked outside the count is owed all the same: a slave on trial
+    /// would else be on trial for ever.
+    pub fn end_reign(&mut self) {
+        match self.standing {
+            Standing::Enlisted { .. } | Standing::Active { .. } => self.standing = Standing::Proven,
+            Standing::Connected | Standing::Quarantined | Standing::OnTrial | Standing::Proven => {}
+        }
+        self.count = Count::default();
+        self.deadlines.forget_counted();
+    }
+
+    /// Takes the window of reads: they are given up.
+    pub fn take_reads(&mut self) -> ReadWindow {
+        std::mem::replace(&mut self.reads, ReadWindow::new(self.limits.read_bytes_max))
+    }
+
+    /// The reads under way, and those that wait for room.
+    pub fn reads(&self) -> &ReadWindow {
+        &self.reads
+    }
+
+    /// The same, to ask and to note answers.
+    pub fn reads_mut(&mut self) -> &mut ReadWindow {
+        &mut self.reads
+    }
+
+    /// Notes a counted write that ends at `queued` in the bytes given to the link.
+    pub fn note_write(&mut self, now: Millis, queued: u64) {
+        self.count.write();
+        self.deadlines.note_sent(now, self.count.sent(), queued);
+    }
+
+    /// Notes a ping that was sent because of [`Verdict::Ping`], and ends at `queued` in them.
+    pub fn note_ping(&mut self, now: Millis, queued: u64) {
+        if self.count.ping() {
+            self.deadlines.note_sent(now, self.count.sent(), queued);
+        }
+    }
+
+    /// Notes an acknowledgement: how many writes it covers that none before did. `None` when it covers what was never sent,
+    /// or cannot have arrived: of the bytes given to the link no more than `reached` have left it.
+    pub fn note_acked(&mut self, now: Millis, through: u64, reached: u64) -> Option<u64> {
+        if !self.deadlines.can_have(through, reached) {
+            return None;
+        }
+        let writes = self.count.ack(through)?;
+        self.deadlines.confirm(now, through);
+        Some(writes)
+    }
+
+    /// Notes that a message has come, before its turn: what it acknowledges or answers is owed no more. What is done at our
+    /// end may take a while, and the slave is not to blame for that.
+    pub fn note_arrived(&mut self, now: Millis, message: &Message, reached: u64) {
+        let is_answer = matches!(
+            message,
+            Message::Control(
+                Control::Enlisted { .. } | Control::Outdated { .. } | Control::Alive | Control::Took { .. }
+            )
+        );
+        if let Message::Ack { through, .. } = *message {
+            if through <= self.count.sent() && self.deadlines.can_have(through, reached) {
+                self.deadlines.confirm(now, through);
+            }
+        } else if is_answer {
+            self.deadlines.note_answer();
+        }
+    }
+
+    /// Which of the writes that are not acknowledged the slave has refused with the counted message `number`: how many
+    /// stand in front of it. `None` when it is none of them.
+    pub fn refused(&self, number: u64) -> Option<u64> {
+        self.count.writes_before(number)
+    }
+
+    /// Notes a question outside the count: an announcement, a probe or a trial, which ends at `queued` in the bytes given
+    /// to the link. An answer is owed.
+    pub fn note_question(&mut self, now: Millis, queued: u64) {
+        self.deadlines.note_question(now, self.count.sent(), queued);
+    }
+
+    /// Whether the slave's probe is to be answered: one sign of life that waits for the socket is enough, however often it
+    /// is asked for. Of the bytes given to the link the socket has taken `taken`.
+    pub fn is_to_say_alive(&self, taken: u64) -> bool {
+        self.alive_end <= taken
+    }
+
+    /// Notes that the sign of life was appended, up to `queued`.
+    pub fn note_alive(&mut self, queued: u64) {
+        self.alive_end = queued;
+    }
+
+    /// Notes that the next part of the report was asked for, up to `queued`.
+    pub fn note_report_asked(&mut self, queued: u64) {
+        self.report_end = Some(queued);
+    }
+
+    /// Notes a part of the slave's report; false when it was not asked for. One that reports unasked, and reads nothing,
+    /// would be sent, and kept, ever more drops.
+    pub fn note_reported(&mut self, reached: u64) -> bool {
+        self.report_end.take().is_some_and(|end| end <= reached)
+    }
+
+    /// Judges the link. To be called when a `Verdict` says so. A ping that it asks for goes out at once, with
+    /// [`Link::note_ping`].
+    ///
+    /// It is late when the bytes that somebody waits for have not moved for `--ack-timeout`, or when they take so long
+    /// in all that the link moves fewer than [`LINK_BYTES_PER_SECOND_MIN`].
+    pub fn look(&mut self, now: Millis, at: Traffic, doubt: &SelfDoubt) -> Verdict {
+        let owed = self.reads.asked_bytes() as u64;
+        // One ping on its way is enough, be its acknowledgement here and not dealt with yet.
+        let may_ping = self.is_active() && !self.count.is_pinged();
+        self.deadlines.look(now, at, owed, may_ping, doubt)
+    }
+
+    /// How much was on its way to what is owed for longest, in bytes.
+    pub fn bytes_ahead(&self) -> u64 {
+        self.deadlines.bytes_ahead()
+    }
+
+    /// How long the slave takes to acknowledge, in milliseconds: what it took lately, or what it is taking now if that is
+    /// longer.
+    pub fn ack_ms(&self, now: Millis) -> u64 {
+        self.deadlines.ack_ms(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{ReignId, Stamp, Version};
+    use crate::machine::master::ReadId;
+    use bytes::Bytes;
+
+    const ACK_TIMEOUT_MS: u64 = 1000;
+
+    /// A link, its clock, and how far its bytes have come.
+    struct Bench {
+        link: Link,
+        doubt: SelfDoubt,
+        now: Millis,
+        traffic: Traffic,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let life = Life { id: SlaveId::new("one").unwrap(), incarnation: Incarnation(7) };
+            let limits =
+                Limits { ack_timeout_ms: ACK_TIMEOUT_MS, read_bytes_max: 8 << 20, trial_bytes_max: 1 << 20 };
+            let mut link = Link::new(life, limits, Millis(0));
+            link.begin(Millis(0), 0);
+            Bench { link, doubt: SelfDoubt::new(Millis(0), 250), now: Millis(0), traffic: Traffic::default() }
+        }
+
+        fn send(&mut self, bytes: u64) {
+            self.traffic.queued += bytes;
+            self.link.note_write(self.now, self.traffic.queued);
+        }
+
+        /// Asks for a value of so many bytes.
+        fn ask(&mut self, bytes: u32) {
+            let stamp = Stamp { version: Version::new(1, 1), reign: ReignId(1) };
+            let read = WaitingRead { read: ReadId::from_tag(1), stamp, key: Bytes::new(), bytes };
+            assert!(self.link.reads_mut().send_now(&read, |_| true));
+        }
+
+        /// Time goes on to `until`; the socket takes `rate` bytes in each millisecond. When the link was late, if it was.
+        fn run(&mut self, until: u64, rate: u64) -> Option<u64> {
+            while self.now.0 < until {
+                self.now = self.now.plus(5);
+                self.traffic.taken = (self.traffic.taken + 5 * rate).min(self.traffic.queued);
+                self.doubt.observe(self.now);
+                if self.link.look(self.now, self.traffic, &self.doubt) == Verdict::Late {
+                    return Some(self.now.0);
+                }
+            }
+            None
+        }
+    }
+
+    fn ack(through: u64) -> Message {
+        Message::Ack { through, room_bytes: u64::MAX }
+    }
+
+    #[test]
+    fn a_small_write_is_late_after_the_timeout_whatever_the_socket_takes() {
+        for rate in [0, 1, 1 << 20] {
+            let mut bench = Bench::new();
+            bench.send(200);
+            assert_eq!(bench.run(5000, rate), Some(ACK_TIMEOUT_MS), "{rate} bytes each millisecond");
+        }
+    }
+
+    #[test]
+    fn a_long_value_may_take_as_long_as_a_slow_link_needs_for_it() {
+        // 16 MiB over 100 Mbit/s: 1.3 s, and a while until the slave has looked at it.
+        let mut bench = Bench::new();
+        bench.send(16 << 20);
+        assert_eq!(bench.run(2200, 12_500), None);
+        assert!(bench.link.note_acked(bench.now, 1, u64::MAX).is_some());
+        // Eight of them behind each other, at hardly more than the least rate: over two minutes.
+        for _ in 0..8 {
+            bench.send(16 << 20);
+        }
+        for number in 2..=9 {
+            assert_eq!(bench.run(2200 + 15_900 * (number - 1), 1055), None, "{number}");
+            assert!(bench.link.note_acked(bench.now, number, u64::MAX).is_some());
+        }
+    }
+
+    #[test]
+    fn a_long_value_that_does_not_move_or_only_trickles_is_late() {
+        let mut stuck = Bench::new();
+        stuck.send(16 << 20);
+        assert_eq!(stuck.run(60_000, 0), Some(ACK_TIMEOUT_MS + 4000), "a timeout and what nobody sees move");
+        let mut trickle = Bench::new();
+        trickle.send(16 << 20);
+        assert_eq!(trickle.run(60_000, 1), Some(ACK_TIMEOUT_MS + 16_000), "a second for each MiB");
+    }
+
+    #[test]
+    fn a_trial_outlives_the_reign_and_so_does_its_deadline() {
+        let mut bench = Bench::new();
+        bench.send(200);
+        bench.traffic.queued += 1 << 20;
+        bench.link.note_question(bench.now, bench.traffic.queued);
+        bench.link.end_reign();
+        assert_eq!(bench.run(60_000, 0), Some(ACK_TIMEOUT_MS + 1000));
+    }
+
+    #[test]
+    fn an_acknowledgement_after_values_that_were_asked_for_may_take_as_long_as_they_do() {
+        let mut bench = Bench::new();
+        bench.send(200);
+        bench.ask(8 << 20);
+        for _ in 0..60 {
+            bench.traffic.heard += 100 << 10;
+            assert_eq!(bench.run(bench.now.0 + 100, 1 << 20), None, "values come");
+        }
+        // The write is small, and nothing comes since 5900.
+        assert_eq!(bench.run(60_000, 1 << 20), Some(5905 + ACK_TIMEOUT_MS), "and may not stand still");
+        let mut trickle = Bench::new();
+        trickle.send(200);
+        trickle.ask(8 << 20);
+        let late = (0..).find_map(|_| {
+            trickle.traffic.heard += 1;
+            trickle.run(trickle.now.0 + 100, 1 << 20)
+        });
+        assert_eq!(late, Some(9000), "nor take for ever");
+    }
+
+    #[test]
+    fn acknowledgements_that_come_one_by_one_excuse_none_that_does_not() {
+        let mut bench = Bench::new();
+        for at in 0..10 {
+            bench.run(at * 50, 1000);
+            bench.send(100);
+        }
+        // One each 300 ms: the fourth, sent at 150, is owed for a second at 1150.
+        for number in 1..=3 {
+            assert_eq!(bench.run(450 + 200 * number, 1000), None);
+            assert!(bench.link.note_acked(bench.now, number, u64::MAX).is_some());
+        }
+        assert_eq!(bench.run(5000, 1000), Some(1150));
+        assert_eq!(bench.link.note_acked(bench.now, 11, u64::MAX), None, "never sent");
+        assert_eq!(bench.link.note_acked(bench.now, 2, u64::MAX), None, "said before");
+    }
+
+    #[test]
+    fn what_has_not_left_cannot_be_acknowledged() {
+        let mut bench = Bench::new();
+        for number in 1..=4 {
+            bench.send(1000);
+            bench.run(10 * number, 0);
+        }
+        assert!(bench.link.note_acked(bench.now, 2, 2000).is_some());
+        // Before its turn it is not believed either.
+        bench.link.note_arrived(bench.now, &ack(4), 3999);
+        assert_eq!(bench.link.bytes_ahead(), 3000, "the third is owed still");
+        assert_eq!(bench.link.note_acked(bench.now, 4, 3999), None, "a byte of the last one has not left");
+        bench.link.note_arrived(bench.now, &ack(4), 4000);
+        assert_eq!(bench.link.bytes_ahead(), 0);
+        assert!(bench.link.note_acked(bench.now, 4, 4000).is_some());
+    }
+
+    #[test]
+    fn who_takes_longest_is_seen_by_what_is_owed_and_by_what_was() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.link.ack_ms(bench.now), 0);
+        for number in 1..=100 {
+            bench.send(100);
+            bench.run(bench.now.0 + 40, 1000);
+            assert!(bench.link.note_acked(bench.now, number, u64::MAX).is_some());
+        }
+        assert!((38..=40).contains(&bench.link.ack_ms(bench.now)), "{}", bench.link.ack_ms(bench.now));
+        bench.send(100);
+        bench.run(bench.now.0 + 500, 1000);
+        assert_eq!(bench.link.ack_ms(bench.now), 500);
+    }
+
+    #[test]
+    fn a_ping_that_is_acknowledged_and_not_dealt_with_yet_is_not_followed_by_another() {
+        let mut bench = Bench::new();
+        let look = |bench: &mut Bench, at| {
+            bench.doubt.observe(Millis(at));
+            bench.link.look(Millis(at), bench.traffic, &bench.doubt)
+        };
+        assert_eq!(look(&mut bench, ACK_TIMEOUT_MS), Verdict::Ping(125));
+        bench.link.note_ping(Millis(ACK_TIMEOUT_MS), 8);
+        bench.link.note_arrived(Millis(1100), &ack(1), 8);
+        for at in [2100, 3100, 4100] {
+            assert_eq!(look(&mut bench, at), Verdict::Wait(125), "the count of both ends is the same");
+        }
+        assert_eq!(bench.link.note_acked(Millis(4200), 1, 8), Some(0));
+        assert_eq!(look(&mut bench, 5200), Verdict::Ping(125));
+    }
+
+    #[test]
+    fn only_a_slave_that_was_told_of_the_reign_may_have_a_place_in_it() {
+        let mut bench = Bench::new();
+        assert!(!bench.link.may_enlist(), "it has one");
+        bench.link.end_reign();
+        assert!(bench.link.may_enlist(), "it is told of the next one");
+        let life = bench.link.life().clone();
+        for standing in [Standing::Connected, Standing::Quarantined, Standing::OnTrial] {
+            let mut link = Link::new(life.clone(), bench.link.limits, Millis(0));
+            link.standing = standing;
+            link.enlist(1000);
+            assert_eq!((link.may_enlist(), link.take_enlisted()), (false, None), "{standing:?}");
+        }
+    }
+}
