@@ -88,8 +88,9 @@ pub struct Holders {
     /// The ids of those processes that the observer can see. Others may be among them, whose lock is on a file of the
     /// same number on another device.
     pub pids: Vec<u32>,
-    /// Whether progress is published on the lock file, which holders in other pid name spaces do as well.
-    pub is_beating: bool,
+    /// The progress counter that is published on the lock file, which holders in other pid name spaces do as well; `None`
+    /// if there is none.
+    pub beat: Option<u64>,
 }
 
 /// What may be done about the holder of the lock.
@@ -113,6 +114,8 @@ pub enum Spared {
     Elsewhere,
     /// It is the one that would kill.
     Oneself,
+    /// It makes progress again.
+    Running,
     /// The lock file does not say who took the lock.
     Unnamed {
         /// Who holds it, by process id.
@@ -144,6 +147,7 @@ impl fmt::Display for Spared {
                 "the holder is in another pid namespace: kill it by hand, and this master takes over",
             ),
             Spared::Oneself => f.write_str("the holder is this process"),
+            Spared::Running => f.write_str("the holder makes progress again"),
             Spared::Unnamed { holders } => {
                 write!(f, "pid {holders:?} holds the lock, but the lock file does not say who that is")
             }
@@ -161,16 +165,23 @@ impl fmt::Display for Spared {
 /// Whether the process that `text` names may be killed as the holder of the lock: only if nothing speaks against it.
 ///
 /// `start` is when the process that has the named id now was started, in clock ticks since boot, or `None` if there is
-/// none. The caller must hold on to that process (a pidfd) from before `start` and `holders` were read until the signal is
+/// none. `stood_at` is the counter at which the holder stood still for too long. The caller must hold on to that process (a
+/// pidfd) from before `start` and `holders` were read until the signal is
 /// sent: then the id cannot come to mean another one in between.
-pub fn may_kill(text: &LockText, holders: &Holders, observer: &Observer, start: Option<u64>) -> MayKill {
+pub fn may_kill(
+    text: &LockText,
+    holders: &Holders,
+    observer: &Observer,
+    start: Option<u64>,
+    stood_at: Option<u64>,
+) -> MayKill {
     planted!(KillsUnproven => {
-        if let Some(pid) = text.pid {
+        if let Some(pid) = text.pid.filter(|_| holders.beat == stood_at) {
             return MayKill::Yes { pid };
         }
     });
     if holders.pids.is_empty() {
-        return if holders.is_beating { MayKill::No(Spared::Elsewhere) } else { MayKill::Gone };
+        return if holders.beat.is_some() { MayKill::No(Spared::Elsewhere) } else { MayKill::Gone };
     }
     let pids = || holders.pids.clone();
     let same_boot = text.boot.as_ref().map(|boot| *boot == observer.boot);
@@ -193,6 +204,8 @@ pub fn may_kill(text: &LockText, holders: &Holders, observer: &Observer, start: 
         None => MayKill::Gone,
         Some(start) if start != named_start => MayKill::No(Spared::IdReused { pid }),
         Some(_) if pid == observer.pid => MayKill::No(Spared::Oneself),
+        // The disk may have taken its time to open the file.
+        Some(_) if holders.beat != stood_at => MayKill::No(Spared::Running),
         Some(_) => MayKill::Yes { pid },
     }
 }
@@ -235,29 +248,41 @@ mod tests {
         }
     }
 
+    /// The counter at which the holder stood still.
+    const STOOD_AT: Option<u64> = Some(77);
+
     fn held_by(pids: &[u32]) -> Holders {
-        Holders { pids: pids.to_vec(), is_beating: true }
+        Holders { pids: pids.to_vec(), beat: STOOD_AT }
     }
 
     #[test]
     fn the_process_that_the_file_names_and_the_kernel_lists_may_be_killed() {
         let yes = MayKill::Yes { pid: 10 };
-        assert_eq!(may_kill(&named(), &held_by(&[10]), &observer(), Some(500)), yes);
+        assert_eq!(may_kill(&named(), &held_by(&[10]), &observer(), Some(500), STOOD_AT), yes);
         // A lock on a file of the same number elsewhere.
-        assert_eq!(may_kill(&named(), &held_by(&[7, 10]), &observer(), Some(500)), yes);
+        assert_eq!(may_kill(&named(), &held_by(&[7, 10]), &observer(), Some(500), STOOD_AT), yes);
         // It holds the lock and has published nothing yet.
-        let silent = Holders { is_beating: false, ..held_by(&[10]) };
-        assert_eq!(may_kill(&named(), &silent, &observer(), Some(500)), yes);
+        let silent = Holders { beat: None, ..held_by(&[10]) };
+        assert_eq!(may_kill(&named(), &silent, &observer(), Some(500), None), yes);
         // Where the system does not tell of name spaces, the rest must do.
         let unknown = Observer { pid_ns: None, ..observer() };
-        assert_eq!(may_kill(&named(), &held_by(&[10]), &unknown, Some(500)), yes);
+        assert_eq!(may_kill(&named(), &held_by(&[10]), &unknown, Some(500), STOOD_AT), yes);
     }
 
     #[test]
     fn nobody_is_killed_for_a_lock_that_is_free() {
-        assert_eq!(may_kill(&named(), &Holders::default(), &observer(), Some(500)), MayKill::Gone);
+        assert_eq!(may_kill(&named(), &Holders::default(), &observer(), Some(500), STOOD_AT), MayKill::Gone);
         // The holder has ended since the kernel was asked.
-        assert_eq!(may_kill(&named(), &held_by(&[10]), &observer(), None), MayKill::Gone);
+        assert_eq!(may_kill(&named(), &held_by(&[10]), &observer(), None, STOOD_AT), MayKill::Gone);
+    }
+
+    #[test]
+    fn whoever_makes_progress_again_is_spared() {
+        for (beat, stood_at) in [(Some(78), STOOD_AT), (Some(77), None), (None, STOOD_AT)] {
+            let holders = Holders { beat, ..held_by(&[10]) };
+            let may = may_kill(&named(), &holders, &observer(), Some(500), stood_at);
+            assert_eq!(may, MayKill::No(Spared::Running), "{beat:?} {stood_at:?}");
+        }
     }
 
     #[test]
@@ -267,6 +292,7 @@ mod tests {
             &held_by(holders),
             &observer(),
             start,
+            STOOD_AT,
         ) {
             MayKill::No(why) => why,
             other @ (MayKill::Yes { .. } | MayKill::Gone) => panic!("{other:?}"),

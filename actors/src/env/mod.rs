@@ -428,8 +428,6 @@ pub enum Fenced {
     },
     /// Nobody holds the lock any more.
     Gone,
-    /// It makes progress again.
-    Running,
     /// It is not certain who the holder is, or it must not be killed.
     Spared(Spared),
     /// What would tell could not be had.

@@ -1056,7 +1056,7 @@ fn start_of(pid: u32) -> io::Result<u64> {
 }
 
 /// Kills the holder of the lock at `path` if [`may_kill`] allows it.
-fn fence(path: &Path, beat: Option<u64>) -> io::Result<Fenced> {
+fn fence(path: &Path, stood_at: Option<u64>) -> io::Result<Fenced> {
     // The progress is probed for with a lock that only a writer could take.
     let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
     let text = lock_text(path)?;
@@ -1070,13 +1070,11 @@ fn fence(path: &Path, beat: Option<u64>) -> io::Result<Fenced> {
         },
         (None, _) | (_, None) => None,
     };
-    let progress = read_beat(&file)?;
+    let beat = read_beat(&file)?;
     let pids = flock_holders(identity_of(&file.metadata()?))?;
-    let holders = Holders { pids, is_beating: progress.is_some() };
+    let holders = Holders { pids, beat };
     let observer = Observer { pid: std::process::id(), boot: boot_id(), pid_ns: pid_namespace() };
-    match (may_kill(&text, &holders, &observer, start), named) {
-        // The disk may have taken its time to open the file.
-        (MayKill::Yes { .. }, Some(_)) if progress != beat => Ok(Fenced::Running),
+    match (may_kill(&text, &holders, &observer, start, stood_at), named) {
         (MayKill::Yes { pid }, Some(named)) => {
             match rustix::process::pidfd_send_signal(&named, Signal::KILL) {
                 Ok(()) => Ok(Fenced::Killed { pid }),

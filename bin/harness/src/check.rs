@@ -4,7 +4,7 @@
 //! that bound is reached nothing more is recorded; what was begun before is judged. It owns the translation and the
 //! bound, never the rules of linearizability.
 
-use super::driver::Fate;
+use super::driver::Execution;
 use super::record::CheckRecord;
 use super::value::Texts;
 use super::verdict::HistoryVerdict;
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// One operation that is over, or a write that may still take effect.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Entry {
+pub(crate) struct HistoryEntry {
     /// The connection.
     pub client: u32,
     /// The key.
@@ -31,14 +31,14 @@ pub(crate) struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Deed {
     /// This write of the key; `None`: it was done.
-    Wrote(u64, Option<Fate>),
+    Wrote(u64, Option<Execution>),
     /// A read that brought this.
-    Saw(Seen),
+    Saw(ReadResult),
 }
 
 /// What a read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seen {
+pub(crate) enum ReadResult {
     /// The key had no value.
     Missing,
     /// This write of the key.
@@ -67,8 +67,8 @@ impl Recorder {
         &self,
         invoked_ns: u64,
         count: usize,
-        entries: &mut Vec<Entry>,
-        operations: impl IntoIterator<Item = Entry>,
+        entries: &mut Vec<HistoryEntry>,
+        operations: impl IntoIterator<Item = HistoryEntry>,
     ) {
         if invoked_ns >= self.cut_ns.load(Ordering::Acquire) {
             return;
@@ -92,7 +92,7 @@ impl Recorder {
 }
 
 /// Judges what was recorded, key by key.
-pub(crate) fn judge(mut entries: Vec<Entry>, cut_ns: Option<u64>, texts: &Texts) -> CheckRecord {
+pub(crate) fn judge(mut entries: Vec<HistoryEntry>, cut_ns: Option<u64>, texts: &Texts) -> CheckRecord {
     if let Some(cut_ns) = cut_ns {
         // A write that began before is needed, whenever it ended. A read that ended behind may have seen a write that
         // is not recorded; without it the history is as good as before.
@@ -124,13 +124,13 @@ pub(crate) fn judge(mut entries: Vec<Entry>, cut_ns: Option<u64>, texts: &Texts)
     record
 }
 
-fn operation(entry: &Entry, texts: &Texts) -> Operation {
+fn operation(entry: &HistoryEntry, texts: &Texts) -> Operation {
     let value = |seq: u64| Bytes::from(format!("#{seq}"));
     let (action, fate) = match entry.deed {
         Deed::Wrote(seq, fate) => (Action::Write(value(seq)), fate),
-        Deed::Saw(Seen::Write(seq)) => (Action::Read(Some(value(seq))), None),
-        Deed::Saw(Seen::Odd) => (Action::Read(Some(Bytes::from_static(b"a value nobody wrote"))), None),
-        Deed::Saw(Seen::Missing) => (Action::Read(None), None),
+        Deed::Saw(ReadResult::Write(seq)) => (Action::Read(Some(value(seq))), None),
+        Deed::Saw(ReadResult::Odd) => (Action::Read(Some(Bytes::from_static(b"a value nobody wrote"))), None),
+        Deed::Saw(ReadResult::Missing) => (Action::Read(None), None),
     };
     Operation {
         client: u64::from(entry.client),
@@ -138,8 +138,8 @@ fn operation(entry: &Entry, texts: &Texts) -> Operation {
         action,
         outcome: match fate {
             None => Outcome::Done,
-            Some(Fate::NotExecuted) => Outcome::NotExecuted,
-            Some(Fate::Unknown) => Outcome::Unknown,
+            Some(Execution::NotExecuted) => Outcome::NotExecuted,
+            Some(Execution::Unknown) => Outcome::Unknown,
         },
         invoked_ns: entry.invoked_ns,
         returned_ns: entry.returned_ns,
@@ -150,21 +150,21 @@ fn operation(entry: &Entry, texts: &Texts) -> Operation {
 mod tests {
     use super::*;
 
-    fn write(seq: u64, invoked_ns: u64, returned_ns: u64, fate: Option<Fate>) -> Entry {
-        Entry { client: 1, key: 0, deed: Deed::Wrote(seq, fate), invoked_ns, returned_ns }
+    fn write(seq: u64, invoked_ns: u64, returned_ns: u64, fate: Option<Execution>) -> HistoryEntry {
+        HistoryEntry { client: 1, key: 0, deed: Deed::Wrote(seq, fate), invoked_ns, returned_ns }
     }
 
-    fn read(seen: Seen, invoked_ns: u64, returned_ns: u64) -> Entry {
-        Entry { client: 2, key: 0, deed: Deed::Saw(seen), invoked_ns, returned_ns }
+    fn read(seen: ReadResult, invoked_ns: u64, returned_ns: u64) -> HistoryEntry {
+        HistoryEntry { client: 2, key: 0, deed: Deed::Saw(seen), invoked_ns, returned_ns }
     }
 
-    fn verdict(entries: Vec<Entry>, cut_ns: Option<u64>) -> HistoryVerdict {
+    fn verdict(entries: Vec<HistoryEntry>, cut_ns: Option<u64>) -> HistoryVerdict {
         judge(entries, cut_ns, &Texts::new("key", 1, 64, 0)).verdict
     }
 
     #[test]
     fn a_stale_read_is_a_violation_with_a_counter_example() {
-        let history = vec![write(1, 0, 1, None), write(2, 2, 3, None), read(Seen::Write(1), 4, 5)];
+        let history = vec![write(1, 0, 1, None), write(2, 2, 3, None), read(ReadResult::Write(1), 4, 5)];
         let record = judge(history, None, &Texts::new("key", 1, 64, 0));
         assert_eq!((record.verdict, record.operations, record.keys), (HistoryVerdict::Violation, 3, 1));
         let example = record.counter_example.unwrap();
@@ -173,22 +173,23 @@ mod tests {
 
     #[test]
     fn an_unknown_write_may_be_read_late_and_one_that_was_not_executed_never() {
-        let late = |fate| vec![write(1, 0, 1, Some(fate)), write(2, 2, 3, None), read(Seen::Write(1), 4, 5)];
-        assert_eq!(verdict(late(Fate::Unknown), None), HistoryVerdict::Linearizable);
-        assert_eq!(verdict(late(Fate::NotExecuted), None), HistoryVerdict::Violation);
+        let late =
+            |fate| vec![write(1, 0, 1, Some(fate)), write(2, 2, 3, None), read(ReadResult::Write(1), 4, 5)];
+        assert_eq!(verdict(late(Execution::Unknown), None), HistoryVerdict::Linearizable);
+        assert_eq!(verdict(late(Execution::NotExecuted), None), HistoryVerdict::Violation);
     }
 
     #[test]
     fn what_lies_behind_the_bound_is_not_held_against_the_store() {
         // The write that the read saw was not recorded.
-        let history = vec![write(1, 0, 1, None), read(Seen::Write(2), 4, 12)];
+        let history = vec![write(1, 0, 1, None), read(ReadResult::Write(2), 4, 12)];
         assert_eq!(verdict(history.clone(), Some(10)), HistoryVerdict::Linearizable);
         assert_eq!(verdict(history, Some(13)), HistoryVerdict::Violation);
     }
 
     #[test]
     fn an_entry_is_as_small_as_the_documentation_says() {
-        assert_eq!(size_of::<Entry>(), 48);
+        assert_eq!(size_of::<HistoryEntry>(), 48);
     }
 
     #[test]

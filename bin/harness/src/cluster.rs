@@ -2,7 +2,7 @@
 //! directory that is removed at the end.
 
 use super::options::masters_with;
-use super::record::Settings;
+use super::record::LoadSettings;
 use anyhow::Context as _;
 use dsm::launcher::{Launcher, LauncherConfig, RoleCommand};
 use std::ffi::OsString;
@@ -26,7 +26,7 @@ impl OwnCluster {
     /// # Errors
     /// When the directory cannot be made, or no port is free.
     pub(crate) fn prepare(
-        settings: &Settings,
+        settings: &LoadSettings,
         master_flags: &[OsString],
         parent: Option<&Path>,
     ) -> anyhow::Result<OwnCluster> {

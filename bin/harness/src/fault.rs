@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Deed {
+pub(crate) enum FaultAction {
     /// SIGKILL.
     Kill(Role),
     /// Starts it again, after stopping it if it runs.
@@ -22,32 +22,35 @@ pub(crate) enum Deed {
     RequestFailover,
 }
 
-impl Deed {
+impl FaultAction {
     fn role(self) -> Option<Role> {
         match self {
-            Deed::Kill(role) | Deed::Restart(role) | Deed::Pause(role) | Deed::Resume(role) => Some(role),
-            Deed::RequestFailover => None,
+            FaultAction::Kill(role)
+            | FaultAction::Restart(role)
+            | FaultAction::Pause(role)
+            | FaultAction::Resume(role) => Some(role),
+            FaultAction::RequestFailover => None,
         }
     }
 
     /// What undoes it.
-    fn undone_by(self) -> Option<Deed> {
+    fn undone_by(self) -> Option<FaultAction> {
         match self {
-            Deed::Kill(role) => Some(Deed::Restart(role)),
-            Deed::Pause(role) => Some(Deed::Resume(role)),
-            Deed::Restart(_) | Deed::Resume(_) | Deed::RequestFailover => None,
+            FaultAction::Kill(role) => Some(FaultAction::Restart(role)),
+            FaultAction::Pause(role) => Some(FaultAction::Resume(role)),
+            FaultAction::Restart(_) | FaultAction::Resume(_) | FaultAction::RequestFailover => None,
         }
     }
 }
 
-impl fmt::Display for Deed {
+impl fmt::Display for FaultAction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verb = match self {
-            Deed::Kill(_) => "kill",
-            Deed::Restart(_) => "restart",
-            Deed::Pause(_) => "pause",
-            Deed::Resume(_) => "resume",
-            Deed::RequestFailover => return f.write_str("failover-request"),
+            FaultAction::Kill(_) => "kill",
+            FaultAction::Restart(_) => "restart",
+            FaultAction::Pause(_) => "pause",
+            FaultAction::Resume(_) => "resume",
+            FaultAction::RequestFailover => return f.write_str("failover-request"),
         };
         match self.role() {
             Some(Role::Slave(number)) => write!(f, "{verb}-slave:{number}"),
@@ -63,7 +66,7 @@ pub(crate) struct Strike {
     /// Since the start of the measurement.
     pub at: Duration,
     /// What.
-    pub deed: Deed,
+    pub deed: FaultAction,
     /// The fault in the order of the plan, which this is or undoes.
     pub fault: usize,
     /// Whether it undoes the fault.
@@ -78,7 +81,7 @@ pub(crate) struct FaultPlan {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Fault {
-    deed: Deed,
+    deed: FaultAction,
     at: Duration,
     lasts: Option<Duration>,
 }
@@ -113,7 +116,7 @@ impl FaultPlan {
     }
 
     /// The first fault that would strike at `end` or later.
-    pub(crate) fn first_after(&self, end: Duration) -> Option<Deed> {
+    pub(crate) fn first_after(&self, end: Duration) -> Option<FaultAction> {
         self.faults.iter().find(|fault| fault.at >= end).map(|fault| fault.deed)
     }
 
@@ -172,7 +175,7 @@ impl FromStr for Fault {
             Some((at, lasts)) => (duration(at)?, Some(duration(lasts)?)),
             None => (duration(when)?, None),
         };
-        let deed: Deed = what.parse()?;
+        let deed: FaultAction = what.parse()?;
         if lasts.is_some() && deed.undone_by().is_none() {
             return Err(format!("{what} cannot be undone: +TIME is for kill and pause"));
         }
@@ -180,12 +183,12 @@ impl FromStr for Fault {
     }
 }
 
-impl FromStr for Deed {
+impl FromStr for FaultAction {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "failover-request" {
-            return Ok(Deed::RequestFailover);
+            return Ok(FaultAction::RequestFailover);
         }
         let unknown = || {
             format!(
@@ -196,10 +199,10 @@ impl FromStr for Deed {
         let (verb, role) = text.split_once('-').ok_or_else(unknown)?;
         let role: Role = role.replacen(':', " ", 1).parse().map_err(|_| unknown())?;
         match verb {
-            "kill" => Ok(Deed::Kill(role)),
-            "restart" => Ok(Deed::Restart(role)),
-            "pause" => Ok(Deed::Pause(role)),
-            "resume" => Ok(Deed::Resume(role)),
+            "kill" => Ok(FaultAction::Kill(role)),
+            "restart" => Ok(FaultAction::Restart(role)),
+            "pause" => Ok(FaultAction::Pause(role)),
+            "resume" => Ok(FaultAction::Resume(role)),
             _ => Err(unknown()),
         }
     }
@@ -242,7 +245,7 @@ mod tests {
     fn every_deed_is_read_as_it_is_written() {
         for text in ["kill-primary", "restart-backup", "pause-slave:1", "resume-slave:12", "failover-request"]
         {
-            assert_eq!(text.parse::<Deed>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<FaultAction>().unwrap().to_string(), text);
         }
     }
 

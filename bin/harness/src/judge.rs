@@ -1,11 +1,11 @@
 //! The judge of single answers: what was asked for, what came back, what the ledger knows. It sends nothing, counts
 //! nothing and has no time of its own; `load` and the last reading of `run` bring their answers here.
 
-use super::check::{Deed, Entry, Seen};
-use super::driver::{Action, Answer, Fate, Request, Sink};
+use super::check::{Deed, HistoryEntry, ReadResult};
+use super::driver::{Access, Answer, Execution, LoadRequest, ResponseSink};
 use super::ledger::{Ledger, Misread};
-use super::value::{Texts, Unfit, Version};
-use super::verdict::{Failure, Wrong};
+use super::value::{Texts, Unfit, WriteNumber};
+use super::verdict::{RequestFailure, Wrong};
 
 /// What is known of a request in flight.
 #[derive(Clone, Copy, Debug)]
@@ -28,53 +28,55 @@ pub(crate) enum Ended {
     /// No answer yet.
     Open,
     /// As it may. `seen`: by a read.
-    Right { at_ns: u64, seen: Option<Seen> },
-    /// As it must not, or with an error. Why is in [`Judge::failures`].
-    Wrong { at_ns: u64, fate: Fate, seen: Option<Seen> },
+    Right { at_ns: u64, seen: Option<ReadResult> },
+    /// As it must not, or with an error. Why is in [`AnswerJudge::failures`].
+    Wrong { at_ns: u64, fate: Execution, seen: Option<ReadResult> },
 }
 
 /// What the check must know of an operation; nothing of a read that brought nothing.
-pub(crate) fn entry(writer: u32, sent_ns: u64, request: Request, flight: Flight) -> Option<Entry> {
+pub(crate) fn entry(writer: u32, sent_ns: u64, request: LoadRequest, flight: Flight) -> Option<HistoryEntry> {
     let (deed, returned_ns) = match (request.action, flight.ended) {
-        (Action::Write(version), Ended::Open) => (Deed::Wrote(version.seq, Some(Fate::Unknown)), u64::MAX),
-        (Action::Write(version), Ended::Right { at_ns, .. }) => (Deed::Wrote(version.seq, None), at_ns),
-        (Action::Write(version), Ended::Wrong { at_ns, fate, .. }) => {
+        (Access::Write(version), Ended::Open) => {
+            (Deed::Wrote(version.seq, Some(Execution::Unknown)), u64::MAX)
+        }
+        (Access::Write(version), Ended::Right { at_ns, .. }) => (Deed::Wrote(version.seq, None), at_ns),
+        (Access::Write(version), Ended::Wrong { at_ns, fate, .. }) => {
             (Deed::Wrote(version.seq, Some(fate)), at_ns)
         }
-        (Action::Read, Ended::Right { at_ns, seen } | Ended::Wrong { at_ns, seen, .. }) => {
+        (Access::Read, Ended::Right { at_ns, seen } | Ended::Wrong { at_ns, seen, .. }) => {
             (Deed::Saw(seen?), at_ns)
         }
-        (Action::Read, Ended::Open) => return None,
+        (Access::Read, Ended::Open) => return None,
     };
-    Some(Entry { client: writer, key: request.key, deed, invoked_ns: sent_ns, returned_ns })
+    Some(HistoryEntry { client: writer, key: request.key, deed, invoked_ns: sent_ns, returned_ns })
 }
 
 /// Looks at each answer as it arrives.
-pub(crate) struct Judge<'a> {
+pub(crate) struct AnswerJudge<'a> {
     /// What was written.
     pub ledger: &'a Ledger,
     /// How values look.
     pub texts: &'a Texts,
-    pub batch: &'a [Request],
+    pub batch: &'a [LoadRequest],
     pub flights: &'a mut [Flight],
-    pub failures: &'a mut Vec<(usize, Failure)>,
+    pub failures: &'a mut Vec<(usize, RequestFailure)>,
     pub leave: bool,
 }
 
-impl Sink for Judge<'_> {
+impl ResponseSink for AnswerJudge<'_> {
     fn answer(&mut self, index: usize, answer: Answer<'_>, at_ns: u64) {
         let request = self.batch[index];
         let ledger = self.ledger;
         let ended = match (request.action, answer) {
-            (Action::Write(version), Answer::Done) => {
+            (Access::Write(version), Answer::Done) => {
                 ledger.acknowledged(request.key, version, at_ns);
                 Ended::Right { at_ns, seen: None }
             }
-            (Action::Read, Answer::Value(value)) => {
+            (Access::Read, Answer::Value(value)) => {
                 let flight = self.flights[index];
                 let mut floor = flight.floor;
                 if let Some(write) = flight.behind.map(|at| at as usize) {
-                    if let (Ended::Right { .. }, Action::Write(version)) =
+                    if let (Ended::Right { .. }, Access::Write(version)) =
                         (self.flights[write].ended, self.batch[write].action)
                     {
                         floor = floor.max(version.floor);
@@ -82,46 +84,57 @@ impl Sink for Judge<'_> {
                 }
                 match judge_value(self.texts, ledger, request.key, value, floor, at_ns) {
                     (seen, None) => Ended::Right { at_ns, seen: Some(seen) },
-                    (seen, Some(wrong)) => {
-                        self.failed(index, Failure::Wrong(wrong), Fate::NotExecuted, at_ns, Some(seen))
-                    }
+                    (seen, Some(wrong)) => self.failed(
+                        index,
+                        RequestFailure::Wrong(wrong),
+                        Execution::NotExecuted,
+                        at_ns,
+                        Some(seen),
+                    ),
                 }
             }
-            (Action::Read, Answer::Missing) if ledger.is_written(request.key) => self.failed(
+            (Access::Read, Answer::Missing) if ledger.is_written(request.key) => self.failed(
                 index,
-                Failure::Wrong(Wrong::Stale),
-                Fate::NotExecuted,
+                RequestFailure::Wrong(Wrong::Stale),
+                Execution::NotExecuted,
                 at_ns,
-                Some(Seen::Missing),
+                Some(ReadResult::Missing),
             ),
-            (Action::Read, Answer::Missing) => Ended::Right { at_ns, seen: Some(Seen::Missing) },
+            (Access::Read, Answer::Missing) => Ended::Right { at_ns, seen: Some(ReadResult::Missing) },
             (action, Answer::Error { class, fate, leave }) => {
                 self.leave |= leave;
-                if let Action::Write(version) = action {
+                if let Access::Write(version) = action {
                     match fate {
-                        Fate::NotExecuted => ledger.not_executed(request.key, version),
-                        Fate::Unknown => ledger.unknown(request.key, version),
+                        Execution::NotExecuted => ledger.not_executed(request.key, version),
+                        Execution::Unknown => ledger.unknown(request.key, version),
                     }
                 }
-                self.failed(index, Failure::Refused(class.to_owned()), fate, at_ns, None)
+                self.failed(index, RequestFailure::Refused(class.to_owned()), fate, at_ns, None)
             }
-            (Action::Write(version), Answer::Value(_) | Answer::Missing | Answer::Odd) => {
+            (Access::Write(version), Answer::Value(_) | Answer::Missing | Answer::Odd) => {
                 ledger.unknown(request.key, version);
-                self.failed(index, Failure::Wrong(Wrong::Mangled), Fate::Unknown, at_ns, None)
+                self.failed(index, RequestFailure::Wrong(Wrong::Mangled), Execution::Unknown, at_ns, None)
             }
-            (Action::Read, Answer::Done) => {
-                self.failed(index, Failure::Wrong(Wrong::Mangled), Fate::NotExecuted, at_ns, None)
+            (Access::Read, Answer::Done) => {
+                self.failed(index, RequestFailure::Wrong(Wrong::Mangled), Execution::NotExecuted, at_ns, None)
             }
-            (Action::Read, Answer::Odd) => {
-                self.failed(index, Failure::Wrong(Wrong::Mangled), Fate::Unknown, at_ns, None)
+            (Access::Read, Answer::Odd) => {
+                self.failed(index, RequestFailure::Wrong(Wrong::Mangled), Execution::Unknown, at_ns, None)
             }
         };
         self.flights[index].ended = ended;
     }
 }
 
-impl Judge<'_> {
-    fn failed(&mut self, index: usize, why: Failure, fate: Fate, at_ns: u64, seen: Option<Seen>) -> Ended {
+impl AnswerJudge<'_> {
+    fn failed(
+        &mut self,
+        index: usize,
+        why: RequestFailure,
+        fate: Execution,
+        at_ns: u64,
+        seen: Option<ReadResult>,
+    ) -> Ended {
         self.failures.push((index, why));
         Ended::Wrong { at_ns, fate, seen }
     }
@@ -135,19 +148,19 @@ pub(crate) fn judge_value(
     value: &[u8],
     floor: u64,
     at_ns: u64,
-) -> (Seen, Option<Wrong>) {
+) -> (ReadResult, Option<Wrong>) {
     match texts.read_value(key, value) {
         Ok(version) => {
-            let Version { seq, .. } = version;
+            let WriteNumber { seq, .. } = version;
             match ledger.judge(key, version, floor, at_ns) {
-                Ok(()) => (Seen::Write(seq), None),
-                Err(Misread::Stale) => (Seen::Write(seq), Some(Wrong::Stale)),
-                Err(Misread::NeverWritten) => (Seen::Odd, Some(Wrong::NeverWritten)),
+                Ok(()) => (ReadResult::Write(seq), None),
+                Err(Misread::Stale) => (ReadResult::Write(seq), Some(Wrong::Stale)),
+                Err(Misread::NeverWritten) => (ReadResult::Odd, Some(Wrong::NeverWritten)),
             }
         }
-        Err(Unfit::OtherKey) => (Seen::Odd, Some(Wrong::NeverWritten)),
-        Err(Unfit::OtherRun) => (Seen::Odd, Some(Wrong::Stale)),
-        Err(Unfit::Mangled) => (Seen::Odd, Some(Wrong::Mangled)),
+        Err(Unfit::OtherKey) => (ReadResult::Odd, Some(Wrong::NeverWritten)),
+        Err(Unfit::OtherRun) => (ReadResult::Odd, Some(Wrong::Stale)),
+        Err(Unfit::Mangled) => (ReadResult::Odd, Some(Wrong::Mangled)),
     }
 }
 
@@ -158,11 +171,11 @@ mod tests {
     /// What became of a batch, and of one request after the other what was wrong.
     fn judged(
         (ledger, texts): (&Ledger, &Texts),
-        batch: &[Request],
+        batch: &[LoadRequest],
         behind: Option<u32>,
         answers: &[Answer<'_>],
-    ) -> (Vec<Ended>, Vec<(usize, Failure)>) {
-        let flight = |request: &Request| {
+    ) -> (Vec<Ended>, Vec<(usize, RequestFailure)>) {
+        let flight = |request: &LoadRequest| {
             let floor = ledger.floor(request.key);
             Flight { due_ns: 0, begun_ns: 0, floor, behind, ended: Ended::Open }
         };
@@ -170,14 +183,14 @@ mod tests {
         let mut failures = Vec::new();
         let (flights_of, failures_of) = (&mut flights, &mut failures);
         let mut judge =
-            Judge { ledger, texts, batch, flights: flights_of, failures: failures_of, leave: false };
+            AnswerJudge { ledger, texts, batch, flights: flights_of, failures: failures_of, leave: false };
         for (index, answer) in answers.iter().enumerate() {
             judge.answer(index, *answer, 10);
         }
         (flights.into_iter().map(|flight| flight.ended).collect(), failures)
     }
 
-    fn value(texts: &Texts, version: Version) -> Vec<u8> {
+    fn value(texts: &Texts, version: WriteNumber) -> Vec<u8> {
         let mut value = Vec::new();
         texts.push_value(0, version, &mut value);
         value
@@ -189,15 +202,17 @@ mod tests {
         let old = ledger.begin(0, 1);
         ledger.acknowledged(0, old, 1);
         let new = ledger.begin(0, 1);
-        let batch =
-            [Request { key: 0, action: Action::Write(new) }, Request { key: 0, action: Action::Read }];
+        let batch = [
+            LoadRequest { key: 0, action: Access::Write(new) },
+            LoadRequest { key: 0, action: Access::Read },
+        ];
         let old = value(&texts, old);
         let answers = [Answer::Done, Answer::Value(&old)];
-        let stale = [(1, Failure::Wrong(Wrong::Stale))];
+        let stale = [(1, RequestFailure::Wrong(Wrong::Stale))];
         let (ended, failures) = judged((&ledger, &texts), &batch, Some(0), &answers);
         assert_eq!(failures, stale);
-        let seen = Some(Seen::Write(1));
-        assert_eq!(ended[1], Ended::Wrong { at_ns: 10, fate: Fate::NotExecuted, seen });
+        let seen = Some(ReadResult::Write(1));
+        assert_eq!(ended[1], Ended::Wrong { at_ns: 10, fate: Execution::NotExecuted, seen });
     }
 
     #[test]
@@ -206,8 +221,10 @@ mod tests {
         let old = ledger.begin(0, 1);
         ledger.acknowledged(0, old, 1);
         let new = ledger.begin(0, 1);
-        let batch =
-            [Request { key: 0, action: Action::Write(new) }, Request { key: 0, action: Action::Read }];
+        let batch = [
+            LoadRequest { key: 0, action: Access::Write(new) },
+            LoadRequest { key: 0, action: Access::Read },
+        ];
         let old = value(&texts, old);
         let answers = [Answer::Done, Answer::Value(&old)];
         assert_eq!(judged((&ledger, &texts), &batch, None, &answers).1, []);
@@ -217,17 +234,17 @@ mod tests {
     fn a_write_that_is_answered_by_nonsense_may_have_been_executed() {
         let (ledger, texts) = (Ledger::new(1), Texts::new("key", 1, 64, 0));
         let odd = ledger.begin(0, 1);
-        let batch = [Request { key: 0, action: Action::Write(odd) }];
+        let batch = [LoadRequest { key: 0, action: Access::Write(odd) }];
         let (ended, failures) = judged((&ledger, &texts), &batch, None, &[Answer::Odd]);
-        assert_eq!(failures, [(0, Failure::Wrong(Wrong::Mangled))]);
-        assert_eq!(ended, [Ended::Wrong { at_ns: 10, fate: Fate::Unknown, seen: None }]);
+        assert_eq!(failures, [(0, RequestFailure::Wrong(Wrong::Mangled))]);
+        assert_eq!(ended, [Ended::Wrong { at_ns: 10, fate: Execution::Unknown, seen: None }]);
         // Two writes later it may still come: it is not called stale.
         for _ in 0..2 {
             let next = ledger.begin(0, 1);
             ledger.acknowledged(0, next, 20);
         }
         let late = value(&texts, odd);
-        let read = [Request { key: 0, action: Action::Read }];
+        let read = [LoadRequest { key: 0, action: Access::Read }];
         assert_eq!(judged((&ledger, &texts), &read, None, &[Answer::Value(&late)]).1, []);
     }
 
@@ -236,8 +253,9 @@ mod tests {
         let (ledger, texts) = (Ledger::new(2), Texts::new("key", 2, 64, 0));
         let version = ledger.begin(0, 1);
         ledger.acknowledged(0, version, 1);
-        let batch = [Request { key: 0, action: Action::Read }, Request { key: 1, action: Action::Read }];
+        let batch =
+            [LoadRequest { key: 0, action: Access::Read }, LoadRequest { key: 1, action: Access::Read }];
         let (_, failures) = judged((&ledger, &texts), &batch, None, &[Answer::Missing, Answer::Missing]);
-        assert_eq!(failures, [(0, Failure::Wrong(Wrong::Stale))]);
+        assert_eq!(failures, [(0, RequestFailure::Wrong(Wrong::Stale))]);
     }
 }

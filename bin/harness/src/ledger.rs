@@ -9,7 +9,7 @@
 //!
 //! It never judges in what order concurrent operations may be seen: `--check` does.
 
-use super::value::Version;
+use super::value::WriteNumber;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -71,7 +71,7 @@ impl Ledger {
     }
 
     /// Begins a write of `key`.
-    pub(crate) fn begin(&self, key: u32, writer: u32) -> Version {
+    pub(crate) fn begin(&self, key: u32, writer: u32) -> WriteNumber {
         let key = self.key(key);
         let mut open = lock(&key.open);
         let seq = key.last.load(Ordering::Relaxed) + 1;
@@ -81,11 +81,11 @@ impl Ledger {
         open.writes.push((seq, writer));
         // Behind the lock: whoever reads the value has got it from a store that got it from here.
         key.last.store(seq, Ordering::Release);
-        Version { writer, seq, floor }
+        WriteNumber { writer, seq, floor }
     }
 
     /// A write was acknowledged.
-    pub(crate) fn acknowledged(&self, key: u32, version: Version, now_ns: u64) {
+    pub(crate) fn acknowledged(&self, key: u32, version: WriteNumber, now_ns: u64) {
         let key = self.key(key);
         let mut open = lock(&key.open);
         open.writes.retain(|(seq, _)| *seq != version.seq);
@@ -93,12 +93,12 @@ impl Ledger {
     }
 
     /// A write was answered *not executed*.
-    pub(crate) fn not_executed(&self, key: u32, version: Version) {
+    pub(crate) fn not_executed(&self, key: u32, version: WriteNumber) {
         lock(&self.key(key).open).writes.retain(|(seq, _)| *seq != version.seq);
     }
 
     /// A write may have been executed, or may be later.
-    pub(crate) fn unknown(&self, key: u32, version: Version) {
+    pub(crate) fn unknown(&self, key: u32, version: WriteNumber) {
         let mut open = lock(&self.key(key).open);
         open.writes.retain(|(seq, _)| *seq != version.seq);
         if self.unknown.fetch_add(1, Ordering::Relaxed) < UNKNOWN_MAX {
@@ -112,7 +112,13 @@ impl Ledger {
     }
 
     /// Whether `version` may be what a read brought back that was sent when the floor was `floor`.
-    pub(crate) fn judge(&self, key: u32, version: Version, floor: u64, now_ns: u64) -> Result<(), Misread> {
+    pub(crate) fn judge(
+        &self,
+        key: u32,
+        version: WriteNumber,
+        floor: u64,
+        now_ns: u64,
+    ) -> Result<(), Misread> {
         let key = self.key(key);
         if version.seq > key.last.load(Ordering::Acquire) {
             return Err(Misread::NeverWritten);

@@ -8,16 +8,16 @@
 //! behind its end are late: they count in the totals, as leaving them out would leave out the slowest, but in no second
 //! and no throughput. What the open loop did not get done in the warm-up is dropped when the measurement begins.
 
-use super::check::{Entry, Recorder};
+use super::check::{HistoryEntry, Recorder};
 use super::clock::ns;
-use super::driver::{Action, Connection, Dialer, Request};
-use super::judge::{entry, Ended, Flight, Judge};
+use super::driver::{Access, Dialer, LoadRequest, StoreConnection};
+use super::judge::{entry, AnswerJudge, Ended, Flight};
 use super::keys::Chooser;
 use super::ledger::Ledger;
 use super::pacer::Pacer;
 use super::schedule::Schedule;
-use super::verdict::{Failure, Wrong};
-use super::window::{count_errors, Errors, Window, Windows};
+use super::verdict::{RequestFailure, Wrong};
+use super::window::{count_errors, Errors, TimeWindow, Windows};
 use anyhow::Context as _;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -54,7 +54,7 @@ const LOOK_BACK_MAX: usize = 64;
 
 /// What the connections do.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct LoadPlan {
     /// How many there are.
     pub connections: usize,
     /// How many threads serve them.
@@ -79,7 +79,7 @@ pub(crate) struct Plan {
 #[derive(Debug)]
 pub(crate) struct Shared {
     /// What to do.
-    pub plan: Plan,
+    pub plan: LoadPlan,
     /// How to connect.
     pub dialer: Dialer,
     /// What is known of the keys.
@@ -102,7 +102,7 @@ pub(crate) struct Shared {
 impl Shared {
     /// A load that is measured from `from_ns` to `end_ns`.
     pub(crate) fn new(
-        plan: Plan,
+        plan: LoadPlan,
         dialer: Dialer,
         ledger: Ledger,
         recorder: Option<Recorder>,
@@ -166,14 +166,14 @@ impl Shared {
     }
 
     /// Takes what ended before second `number`, of all threads.
-    pub(crate) fn take_before(&self, number: u64) -> Vec<(u64, Window)> {
+    pub(crate) fn take_before(&self, number: u64) -> Vec<(u64, TimeWindow)> {
         let lock = |windows| -> MutexGuard<'_, Windows> { lock(windows) };
         self.windows.iter().flat_map(|windows| lock(windows).take_before(number)).collect()
     }
 
     /// Takes what is in no second, of all threads: what ended behind the end, and wrong answers outside the measurement.
-    pub(crate) fn take_rest(&self) -> (Window, Errors) {
-        let (mut late, mut outside) = (Window::default(), Errors::new());
+    pub(crate) fn take_rest(&self) -> (TimeWindow, Errors) {
+        let (mut late, mut outside) = (TimeWindow::default(), Errors::new());
         for windows in &self.windows {
             let (window, errors) = lock(windows).take_rest();
             late.add(&window);
@@ -198,14 +198,14 @@ pub(crate) struct Phases {
 
 #[derive(Debug, Default)]
 struct PhasesState {
-    phases: Vec<Phase>,
+    phases: Vec<FaultPhase>,
     /// What failed a moment ago, by number of [`MOMENT_NS`]; [`MOMENTS_MAX`] of them.
     recent: BTreeMap<u64, Errors>,
 }
 
 /// From one fault to the next.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Phase {
+pub(crate) struct FaultPhase {
     /// When the fault struck.
     pub from_ns: u64,
     /// The longest time without an acknowledged write.
@@ -233,7 +233,7 @@ impl Phases {
         if let Some(phase) = state.phases.last_mut() {
             phase.longest_gap_ns = phase.longest_gap_ns.max(gap_ns);
         }
-        state.phases.push(Phase { from_ns: now_ns, ..Phase::default() });
+        state.phases.push(FaultPhase { from_ns: now_ns, ..FaultPhase::default() });
         self.begun.store(true, Ordering::Release);
     }
 
@@ -259,7 +259,7 @@ impl Phases {
     }
 
     /// The longest time without an acknowledged write in the measurement, which ended at `end_ns`, and the phases.
-    pub(crate) fn finish(&self, end_ns: u64) -> (u64, Vec<Phase>) {
+    pub(crate) fn finish(&self, end_ns: u64) -> (u64, Vec<FaultPhase>) {
         self.gap(self.last_write_ns.load(Ordering::Relaxed), end_ns);
         (self.longest_gap_ns.load(Ordering::Relaxed), lock(&self.state).phases.clone())
     }
@@ -284,7 +284,7 @@ impl Phases {
     }
 
     /// Requests failed, or were due and could not be sent, at `at_ns`.
-    fn failed(&self, failure: &Failure, at_ns: u64, count: u64) {
+    fn failed(&self, failure: &RequestFailure, at_ns: u64, count: u64) {
         let class = failure.class();
         let mut state = lock(&self.state);
         if let Some(phase) = state.phases.iter_mut().rfind(|phase| phase.from_ns <= at_ns) {
@@ -307,7 +307,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) struct Load {
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
-    threads: Vec<JoinHandle<anyhow::Result<Vec<Entry>>>>,
+    threads: Vec<JoinHandle<anyhow::Result<Vec<HistoryEntry>>>>,
 }
 
 impl Load {
@@ -338,7 +338,7 @@ impl Load {
     ///
     /// # Errors
     /// When a thread failed.
-    pub(crate) fn join(self) -> anyhow::Result<Vec<Entry>> {
+    pub(crate) fn join(self) -> anyhow::Result<Vec<HistoryEntry>> {
         let mut recorded = Vec::new();
         for thread in self.threads {
             match thread.join() {
@@ -354,7 +354,7 @@ fn serve(
     shared: &Arc<Shared>,
     thread: usize,
     mut stopped: watch::Receiver<bool>,
-) -> anyhow::Result<Vec<Entry>> {
+) -> anyhow::Result<Vec<HistoryEntry>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("cannot start a runtime")?.block_on(async {
         let own: Vec<usize> = (thread..shared.plan.connections).step_by(shared.plan.threads).collect();
@@ -396,11 +396,11 @@ struct Client {
     refused: usize,
     /// Open loop: when requests are due.
     schedule: Option<Schedule>,
-    batch: Vec<Request>,
+    batch: Vec<LoadRequest>,
     flights: Vec<Flight>,
     /// What failed in this batch, and how.
-    failures: Vec<(usize, Failure)>,
-    entries: Vec<Entry>,
+    failures: Vec<(usize, RequestFailure)>,
+    entries: Vec<HistoryEntry>,
 }
 
 impl Client {
@@ -460,7 +460,7 @@ impl Client {
         Some(schedule.due_ns())
     }
 
-    async fn run(mut self) -> Vec<Entry> {
+    async fn run(mut self) -> Vec<HistoryEntry> {
         let think = self.shared.plan.think;
         if !think.is_zero() && self.schedule.is_none() {
             // Or all would ask at once, again and again.
@@ -506,7 +506,7 @@ impl Client {
     }
 
     /// Tries each target once. That none took the connection is one failed request.
-    async fn connect(&mut self) -> Option<Connection> {
+    async fn connect(&mut self) -> Option<StoreConnection> {
         let begun_ns = self.now_ns();
         let timeout = self.shared.plan.timeout;
         for _ in 0..self.shared.dialer.targets.len() {
@@ -525,12 +525,12 @@ impl Client {
                 return None;
             }
         }
-        self.count_error(begun_ns, self.now_ns(), &Failure::Connection);
+        self.count_error(begun_ns, self.now_ns(), &RequestFailure::Connection);
         None
     }
 
     /// Sends batches until the connection breaks, is to be left, or the load is over. Whether it was of any use.
-    async fn use_up(&mut self, mut connection: Connection) -> bool {
+    async fn use_up(&mut self, mut connection: StoreConnection) -> bool {
         let timeout = self.shared.plan.timeout;
         let mut useful = false;
         let mut timer = pin!(sleep_until(tokio::time::Instant::now() + timeout));
@@ -543,7 +543,7 @@ impl Client {
             }
             let sent_ns = self.build();
             let deadline = self.shared.dialer.clock.instant(sent_ns) + timeout;
-            let mut judge = Judge {
+            let mut judge = AnswerJudge {
                 ledger: &self.shared.ledger,
                 texts: &self.shared.dialer.texts,
                 batch: &self.batch,
@@ -557,10 +557,10 @@ impl Client {
             let broken = match result {
                 Some(Ok(())) => None,
                 Some(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                    Some(Failure::Wrong(Wrong::Mangled))
+                    Some(RequestFailure::Wrong(Wrong::Mangled))
                 }
-                Some(Err(_)) => Some(Failure::Connection),
-                None => Some(Failure::Timeout),
+                Some(Err(_)) => Some(RequestFailure::Connection),
+                None => Some(RequestFailure::Timeout),
             };
             let is_broken = broken.is_some();
             useful |= self.settle(sent_ns, broken);
@@ -600,24 +600,24 @@ impl Client {
             let writes = self.random.random::<f64>() < plan.write_share;
             let mut flight = Flight { due_ns, begun_ns, floor: 0, behind: None, ended: Ended::Open };
             let action = if writes {
-                Action::Write(ledger.begin(key, self.writer))
+                Access::Write(ledger.begin(key, self.writer))
             } else {
                 flight.floor = ledger.floor(key);
-                let same = |request: &Request| request.key == key && request.action != Action::Read;
+                let same = |request: &LoadRequest| request.key == key && request.action != Access::Read;
                 let start = self.batch.len().saturating_sub(LOOK_BACK_MAX);
                 let found = self.batch[start..].iter().rposition(same).map(|at| (start + at) as u32);
                 // Where there is no order, the read may overtake that write.
                 flight.behind = found.filter(|_| self.shared.dialer.protocol.keeps_order());
-                Action::Read
+                Access::Read
             };
-            self.batch.push(Request { key, action });
+            self.batch.push(LoadRequest { key, action });
             self.flights.push(flight);
         }
         now_ns
     }
 
     /// Counts the batch. `broken`: why the rest of it has no answers. Whether anything succeeded.
-    fn settle(&mut self, sent_ns: u64, broken: Option<Failure>) -> bool {
+    fn settle(&mut self, sent_ns: u64, broken: Option<RequestFailure>) -> bool {
         let shared = Arc::clone(&self.shared);
         let now_ns = self.now_ns();
         let mut last_write_ns = 0;
@@ -629,7 +629,7 @@ impl Client {
                 let Ended::Right { at_ns, .. } = flight.ended else { continue };
                 successes += 1;
                 let latency_ns = at_ns.saturating_sub(flight.begun_ns);
-                let writes = request.action != Action::Read;
+                let writes = request.action != Access::Read;
                 // Answers that came together have one time.
                 if writes && at_ns != last_write_ns {
                     last_write_ns = at_ns;
@@ -651,12 +651,12 @@ impl Client {
             for (index, failure) in std::mem::take(&mut self.failures) {
                 self.count_error(self.flights[index].due_ns, now_ns, &failure);
             }
-            let failure = broken.unwrap_or(Failure::Wrong(Wrong::Mangled));
+            let failure = broken.unwrap_or(RequestFailure::Wrong(Wrong::Mangled));
             for index in 0..self.batch.len() {
                 if self.flights[index].ended != Ended::Open {
                     continue;
                 }
-                if let Action::Write(version) = self.batch[index].action {
+                if let Access::Write(version) = self.batch[index].action {
                     shared.ledger.unknown(self.batch[index].key, version);
                 }
                 self.count_error(self.flights[index].due_ns, now_ns, &failure);
@@ -673,7 +673,7 @@ impl Client {
     }
 
     /// Counts a request that failed.
-    fn count_error(&self, due_ns: u64, ended_ns: u64, failure: &Failure) {
+    fn count_error(&self, due_ns: u64, ended_ns: u64, failure: &RequestFailure) {
         let shared = &self.shared;
         let end_ns = shared.end_ns();
         let mut windows = lock(&shared.windows[self.thread]);
@@ -700,8 +700,8 @@ impl Client {
             }
             let second = shared.second_of(due_ns);
             let count = schedule.take_before(shared.second_end_ns(second));
-            windows.second(second).errors(&Failure::Unsent, count);
-            shared.phases.failed(&Failure::Unsent, due_ns, count);
+            windows.second(second).errors(&RequestFailure::Unsent, count);
+            shared.phases.failed(&RequestFailure::Unsent, due_ns, count);
         }
     }
 }
@@ -735,8 +735,8 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    fn refused(word: &str) -> Failure {
-        Failure::Refused(word.to_owned())
+    fn refused(word: &str) -> RequestFailure {
+        RequestFailure::Refused(word.to_owned())
     }
 
     #[test]
@@ -756,12 +756,12 @@ mod tests {
         phases.write_acknowledged(90 * MS);
         phases.failed(&refused("early"), 95 * MS, 1);
         phases.begin(100 * MS);
-        phases.failed(&Failure::Connection, 110 * MS, 2);
+        phases.failed(&RequestFailure::Connection, 110 * MS, 2);
         phases.write_acknowledged(150 * MS);
         phases.begin(200 * MS);
         // What was due between the two faults and is counted later belongs there.
-        phases.failed(&Failure::Unsent, 190 * MS, 5);
-        phases.failed(&Failure::Unsent, 200 * MS, 7);
+        phases.failed(&RequestFailure::Unsent, 190 * MS, 5);
+        phases.failed(&RequestFailure::Unsent, 200 * MS, 7);
         let (longest_ns, found) = phases.finish(230 * MS);
         assert_eq!(longest_ns, 90 * MS);
         let told: Vec<_> = found.iter().map(|phase| (phase.longest_gap_ns / MS, &phase.errors)).collect();
@@ -775,10 +775,10 @@ mod tests {
         let phases = Phases::new(0, 0);
         phases.begin(0);
         phases.failed(&refused("busy"), 100 * MS, 1);
-        phases.failed(&Failure::Connection, 100 * MS, 3);
-        phases.failed(&Failure::Connection, 995 * MS, 2);
+        phases.failed(&RequestFailure::Connection, 100 * MS, 3);
+        phases.failed(&RequestFailure::Connection, 995 * MS, 2);
         phases.begin_late(1000 * MS);
-        phases.failed(&Failure::Connection, 1005 * MS, 4);
+        phases.failed(&RequestFailure::Connection, 1005 * MS, 4);
         let found: Vec<_> = phases.finish(2000 * MS).1.into_iter().map(|phase| phase.errors).collect();
         let before = Errors::from([("busy".to_owned(), 1), ("connection".to_owned(), 3)]);
         assert_eq!(found, [before, Errors::from([("connection".to_owned(), 6)])]);

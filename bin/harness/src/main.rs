@@ -29,6 +29,7 @@ mod clock;
 mod cluster;
 mod driver;
 mod fault;
+mod findings;
 mod judge;
 mod keys;
 mod ledger;
@@ -61,13 +62,13 @@ use options::{Options, PlacementExperiment};
 use plots::Plot;
 use progress::Progress;
 use rand::RngExt as _;
-use record::{RunRecord, Settings, SweepRecord, FORMAT};
+use record::{LoadSettings, RunRecord, SweepRecord, FORMAT};
 use run::Setting;
 use rustix::process::Resource;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
-use stop::Stop;
+use stop::StopSignal;
 
 /// How long a point of a grid takes beside warm-up and measurement, roughly: start, first values, last reading, end.
 const POINT_EXTRA_S: f64 = 2.0;
@@ -113,7 +114,7 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
     // Now, and not after an hour.
     std::fs::create_dir_all(&options.output)
         .with_context(|| format!("cannot make {}", options.output.display()))?;
-    let stop = Stop::on_signals()?;
+    let stop = StopSignal::on_signals()?;
     let mut progress = Progress::new(options.quiet);
     let alone = options.placement_experiment == PlacementExperiment::Only;
     let single = options.sweep.is_empty() && !alone;
@@ -144,7 +145,7 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
                     continue;
                 }
             };
-            let found = verdict::findings(&record, options.max_error_rate);
+            let found = findings::findings(&record, options.max_error_rate);
             wrong.extend(found.iter().map(ToString::to_string));
             let table = progress::table(&record);
             sweep.runs.push(record);
@@ -204,7 +205,7 @@ fn wants_placement(options: &Options) -> bool {
     options.target.is_empty() && options.placement_experiment != PlacementExperiment::Never
 }
 
-fn announce(options: &Options, points: &[Settings], progress: &mut Progress) {
+fn announce(options: &Options, points: &[LoadSettings], progress: &mut Progress) {
     if points.len() > 1 {
         let each_s = options.warmup.as_secs_f64() + options.duration.as_secs_f64() + POINT_EXTRA_S;
         let behind_s = if wants_placement(options) { PLACEMENT_S } else { 0.0 };
@@ -221,8 +222,8 @@ fn announce(options: &Options, points: &[Settings], progress: &mut Progress) {
 /// One run, with a cluster of its own or against the target; nothing, if it was interrupted before it began.
 fn one(
     options: &Options,
-    settings: &Settings,
-    stop: &Stop,
+    settings: &LoadSettings,
+    stop: &StopSignal,
     progress: &mut Progress,
     keep: &mut dyn FnMut(&RunRecord) -> anyhow::Result<()>,
 ) -> anyhow::Result<Option<RunRecord>> {
@@ -257,7 +258,11 @@ fn one(
 }
 
 /// Starts a cluster; nothing, if that was interrupted.
-fn start(options: &Options, settings: &Settings, stop: &Stop) -> anyhow::Result<Option<OwnCluster>> {
+fn start(
+    options: &Options,
+    settings: &LoadSettings,
+    stop: &StopSignal,
+) -> anyhow::Result<Option<OwnCluster>> {
     let mut cluster = OwnCluster::prepare(settings, &options.master_flags, options.data.as_deref())?;
     stop.also_set(cluster.launcher().interruption());
     match cluster.launcher().start_all() {

@@ -1,9 +1,9 @@
 //! The command line: every option with its unit, the spelling with one dash, and what contradicts itself.
 
-use super::driver::Protocol;
+use super::driver::StoreProtocol;
 use super::fault::FaultPlan;
 use super::keys::Distribution;
-use super::record::Settings;
+use super::record::LoadSettings;
 use super::sweep::{self, Dimension, Name};
 use super::value::Texts;
 use clap::{Parser, ValueEnum};
@@ -70,7 +70,7 @@ pub(crate) struct Options {
         requires_if("zookeeper", "target"),
         requires_if("zookeeper-local", "target")
     )]
-    pub protocol: Protocol,
+    pub protocol: StoreProtocol,
 
     /// How the cluster spreads values over its slaves
     #[arg(long, value_name = "HOW", default_value = "hash", value_parser = ["hash", "random"],
@@ -303,7 +303,7 @@ impl Options {
         }
         Ok(options)
     }
-    fn validate_point(&self, point: &Settings) -> Result<(), String> {
+    fn validate_point(&self, point: &LoadSettings) -> Result<(), String> {
         let shortest = Texts::value_bytes_min(&self.key_prefix, point.keys);
         if (point.value_bytes as usize) < shortest {
             return Err(format!(
@@ -333,15 +333,15 @@ impl Options {
     ///
     /// # Errors
     /// When the grid makes no sense.
-    pub(crate) fn points(&self, seed: u64) -> Result<Vec<Settings>, String> {
+    pub(crate) fn points(&self, seed: u64) -> Result<Vec<LoadSettings>, String> {
         sweep::grid(&self.sweep, &self.settings(seed))
     }
 
     /// The settings of a single run.
-    pub(crate) fn settings(&self, seed: u64) -> Settings {
+    pub(crate) fn settings(&self, seed: u64) -> LoadSettings {
         let own = self.target.is_empty();
         let own_text = |text: &str| if own { text.to_owned() } else { String::new() };
-        Settings {
+        LoadSettings {
             target: (!own).then(|| self.target.join(",")),
             slaves: if own { self.slaves } else { 0 },
             clients: self.clients,

@@ -1,13 +1,13 @@
 //! The files of a run: `results.csv`, `run.json` or `sweep.json`. docs/HARNESS.md explains them.
 
-use super::record::{RunRecord, Second, Settings, SingleRecord, SweepRecord};
+use super::record::{LoadSettings, RunRecord, Second, SingleRecord, SweepRecord};
 use anyhow::Context as _;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 /// A column of `results.csv`: its name, and what stands in it for one second of a run.
-type Column = (&'static str, fn(&Settings, &Second) -> String);
+type Column = (&'static str, fn(&LoadSettings, &Second) -> String);
 
 /// The columns of `results.csv` before those of the errors, one for each class that occurred.
 const COLUMNS: [Column; 27] = [

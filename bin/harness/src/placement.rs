@@ -3,14 +3,14 @@
 
 use super::clock::Clock;
 use super::driver::resp::Script;
-use super::driver::{Dialer, Protocol};
+use super::driver::{Dialer, StoreProtocol};
 use super::keys::Chooser;
 use super::ledger::Ledger;
 use super::monitor::Monitor;
 use super::options::Options;
 use super::progress::Progress;
-use super::record::{PlacementRecord, Settings};
-use super::stop::Stop;
+use super::record::{LoadSettings, PlacementRecord};
+use super::stop::StopSignal;
 use super::value::Texts;
 use super::{run, start};
 use rand::rngs::SmallRng;
@@ -32,7 +32,7 @@ const VALUE_BYTES: u32 = 64;
 pub(crate) fn experiment(
     options: &Options,
     seed: u64,
-    stop: &Stop,
+    stop: &StopSignal,
     progress: &mut Progress,
 ) -> anyhow::Result<Vec<PlacementRecord>> {
     let mut records = Vec::new();
@@ -51,24 +51,29 @@ pub(crate) fn experiment(
     Ok(records)
 }
 
-fn settings(options: &Options, seed: u64, placement: &str) -> Settings {
+fn settings(options: &Options, seed: u64, placement: &str) -> LoadSettings {
     // What counts is how many writes there are, not how long the values of the runs are.
     let shortest = Texts::value_bytes_min(&options.key_prefix, options.keys);
     let value_bytes = VALUE_BYTES.max(u32::try_from(shortest).unwrap_or(u32::MAX));
-    Settings { slaves: SLAVES, placement: placement.to_owned(), value_bytes, ..options.settings(seed) }
+    LoadSettings { slaves: SLAVES, placement: placement.to_owned(), value_bytes, ..options.settings(seed) }
 }
 
 fn write(
     options: &Options,
-    settings: &Settings,
+    settings: &LoadSettings,
     targets: Vec<String>,
-    stop: &Stop,
+    stop: &StopSignal,
 ) -> anyhow::Result<PlacementRecord> {
     let value_bytes = settings.value_bytes as usize;
     let texts = Arc::new(Texts::new(&options.key_prefix, settings.keys, value_bytes, settings.seed as u32));
     let script = Arc::new(Script::new(Arc::clone(&texts), None));
-    let dialer =
-        Dialer { targets: targets.clone(), texts, script, clock: Clock::start(), protocol: Protocol::Resp };
+    let dialer = Dialer {
+        targets: targets.clone(),
+        texts,
+        script,
+        clock: Clock::start(),
+        protocol: StoreProtocol::Resp,
+    };
     let ledger = Ledger::new(settings.keys);
     let chooser = Chooser::new(options.distribution, settings.keys, options.zipf_exponent)?;
     let mut random = SmallRng::seed_from_u64(settings.seed);

@@ -1,5 +1,8 @@
 //! What a person sees while and after a run: a bar with live figures on a terminal, a line now and then elsewhere,
 //! and the table at the end. Everything but the table goes to standard error. With `--quiet`: warnings alone.
+//!
+//! Kept by hand: one line that is redrawn once a second, and one table of eight columns of a fixed width. indicatif and
+//! comfy-table would bring four crates to each build of the harness for about forty lines here.
 
 use super::record::{Percentiles, RunRecord, Second};
 use std::collections::BTreeMap;
@@ -112,7 +115,7 @@ impl Progress {
     }
 
     fn put(&self, text: &str) {
-        // There is nobody to tell that there is nobody to tell.
+        // If standard error is closed, there is nowhere to report that.
         let _ = io::stderr().write_all(text.as_bytes());
     }
 }
@@ -177,7 +180,7 @@ fn write_table(text: &mut String, run: &RunRecord) -> std::fmt::Result {
     if totals.late_count > 0 {
         writeln!(
             text,
-            "{} of them were answered behind the end: they count in everything but the successes/s",
+            "{} of them were answered after the end: they count in everything but the successes/s",
             totals.late_count
         )?;
     }

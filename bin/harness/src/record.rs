@@ -26,7 +26,7 @@ pub(crate) struct RunRecord {
     /// Where.
     pub system: SystemRecord,
     /// With what load.
-    pub settings: Settings,
+    pub settings: LoadSettings,
     /// What was measured, in seconds, without the warm-up; shorter than asked for after Ctrl+C.
     pub duration_s: f64,
     /// Whether a signal ended it.
@@ -73,7 +73,7 @@ pub(crate) struct SystemRecord {
 
 /// The load, with everything that a repetition needs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Settings {
+pub(crate) struct LoadSettings {
     /// `--target`; `None` when the harness started a cluster of its own.
     pub target: Option<String>,
     /// Slaves of the cluster; for a target what it said, 0 if it said nothing.

@@ -2,26 +2,28 @@
 //!
 //! It runs on the main thread, which alone may start processes (see `dsm::launcher`), and never loads anything itself.
 
-use super::check::{self, Deed as Did, Entry, Recorder, Seen};
+use super::check::{self, Deed, HistoryEntry, ReadResult, Recorder};
 use super::clock::{ns, Clock};
 use super::driver::resp::Script;
-use super::driver::{Action, Answer, Connection, Dialer, Fate, Protocol, Request, Sink};
-use super::fault::{Deed, Strike};
+use super::driver::{
+    Access, Answer, Dialer, Execution, LoadRequest, ResponseSink, StoreConnection, StoreProtocol,
+};
+use super::fault::{FaultAction, Strike};
 use super::judge::judge_value;
 use super::keys::{Chooser, Distribution};
 use super::ledger::Ledger;
-use super::load::{Load, Phase, Plan, Shared};
+use super::load::{FaultPhase, Load, LoadPlan, Shared};
 use super::monitor::{self, Monitor};
 use super::options::Options;
 use super::progress::Progress;
 use super::record::{
-    CheckRecord, CpuRecord, FaultRecord, ReadBack, RunRecord, Second, Settings, Totals, FORMAT,
+    CheckRecord, CpuRecord, FaultRecord, LoadSettings, ReadBack, RunRecord, Second, Totals, FORMAT,
 };
-use super::stop::Stop;
+use super::stop::StopSignal;
 use super::system::{self, CpuTime};
-use super::value::{Texts, Version};
+use super::value::{Texts, WriteNumber};
 use super::verdict::{HistoryVerdict, Wrong};
-use super::window::{count_errors, Window};
+use super::window::{count_errors, TimeWindow};
 use anyhow::Context as _;
 use dsm::launcher::{Launcher, Role};
 use rand::RngExt as _;
@@ -64,13 +66,13 @@ pub(crate) struct Setting<'a> {
     /// The command line.
     pub options: &'a Options,
     /// This point of the grid.
-    pub settings: Settings,
+    pub settings: LoadSettings,
     /// `host:port`.
     pub targets: Vec<String>,
     /// The cluster, if it is the harness' own.
     pub launcher: Option<&'a mut Launcher>,
     /// Ends it early.
-    pub stop: &'a Stop,
+    pub stop: &'a StopSignal,
     /// Shows how it goes.
     pub progress: &'a mut Progress,
     /// Takes the record as it is when the measurement is over, before the last reading and the check.
@@ -100,7 +102,7 @@ pub(crate) fn run(setting: Setting<'_>) -> anyhow::Result<RunRecord> {
         first = Vec::new();
     }
     // What does not speak Redis' protocol cannot be asked for INFO.
-    let asked = if protocol == Protocol::Resp { targets } else { Vec::new() };
+    let asked = if protocol == StoreProtocol::Resp { targets } else { Vec::new() };
     let monitor = Monitor::start(asked, settings.target.is_none())?;
 
     let from_ns = clock.now_ns() + ns(options.warmup);
@@ -148,7 +150,7 @@ pub(crate) fn run(setting: Setting<'_>) -> anyhow::Result<RunRecord> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         store: monitored.store,
         system: system::describe(),
-        settings: Settings {
+        settings: LoadSettings {
             slaves: if settings.target.is_some() { monitored.slaves } else { settings.slaves },
             ..settings.clone()
         },
@@ -211,17 +213,17 @@ pub(crate) fn run(setting: Setting<'_>) -> anyhow::Result<RunRecord> {
 }
 
 /// What tells the values of this run from those of any other, the other points of its grid included.
-fn run_tag(settings: &Settings) -> u32 {
+fn run_tag(settings: &LoadSettings) -> u32 {
     let folded = (settings.seed ^ (settings.seed >> 32)) as u32;
     folded ^ rand::rng().random::<u32>()
 }
 
 /// Judges the history on a thread of its own: a second signal does not wait for it.
 fn judged(
-    entries: Vec<Entry>,
+    entries: Vec<HistoryEntry>,
     cut_ns: Option<u64>,
     texts: &Arc<Texts>,
-    stop: &Stop,
+    stop: &StopSignal,
 ) -> anyhow::Result<CheckRecord> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let texts = Arc::clone(texts);
@@ -241,10 +243,10 @@ fn judged(
     })
 }
 
-fn plan(options: &Options, settings: &Settings) -> anyhow::Result<Plan> {
+fn plan(options: &Options, settings: &LoadSettings) -> anyhow::Result<LoadPlan> {
     let distribution = options.distribution;
     debug_assert_eq!(distribution == Distribution::Zipf, settings.distribution == "zipf");
-    Ok(Plan {
+    Ok(LoadPlan {
         connections: settings.clients as usize * settings.pool as usize,
         threads: (options.threads as usize).min(settings.clients as usize * settings.pool as usize),
         write_share: settings.write_pct / 100.0,
@@ -259,7 +261,7 @@ fn plan(options: &Options, settings: &Settings) -> anyhow::Result<Plan> {
 
 /// Whether connections spent most of their time in their pauses: then the pauses were measured. A store that is full
 /// is slower than that, and one that fails gets less.
-fn bound_by_think(settings: &Settings, totals: &Totals) -> bool {
+fn bound_by_think(settings: &LoadSettings, totals: &Totals) -> bool {
     let connections = f64::from(settings.clients) * f64::from(settings.pool);
     let most_rps = connections * f64::from(settings.pipeline) / (settings.think_ms / 1000.0);
     settings.rate.is_none() && settings.think_ms > 0.0 && totals.throughput_rps >= BOUND_SHARE * most_rps
@@ -269,7 +271,7 @@ fn bound_by_think(settings: &Settings, totals: &Totals) -> bool {
 struct Control<'a> {
     shared: &'a Arc<Shared>,
     clock: Clock,
-    stop: &'a Stop,
+    stop: &'a StopSignal,
     progress: &'a mut Progress,
     seconds: Seconds,
     strikes: std::collections::VecDeque<Strike>,
@@ -380,7 +382,7 @@ impl Control<'_> {
         let total_s = (self.shared.end_ns() - from_ns) as f64 / 1e9;
         let window = self.seconds.open.get(&over.saturating_sub(1));
         // When nothing ended, that is what there is to see.
-        let second = window.map_or_else(|| Window::default().second(1.0), |window| window.second(1.0));
+        let second = window.map_or_else(|| TimeWindow::default().second(1.0), |window| window.second(1.0));
         self.progress.second(over as f64, total_s, &second, self.seconds.failures);
     }
 
@@ -397,11 +399,11 @@ impl Control<'_> {
         }
         self.progress.say(&format!("{} at {:.1} s", strike.deed, (at_ns - self.shared.from_ns) as f64 / 1e9));
         let done = match (strike.deed, launcher) {
-            (Deed::Kill(role), Some(launcher)) => launcher.kill(role).map(|_| ()),
-            (Deed::Restart(role), Some(launcher)) => launcher.restart(role),
-            (Deed::Pause(role), Some(launcher)) => launcher.pause(role),
-            (Deed::Resume(role), Some(launcher)) => launcher.resume(role),
-            (Deed::RequestFailover, _) => {
+            (FaultAction::Kill(role), Some(launcher)) => launcher.kill(role).map(|_| ()),
+            (FaultAction::Restart(role), Some(launcher)) => launcher.restart(role),
+            (FaultAction::Pause(role), Some(launcher)) => launcher.pause(role),
+            (FaultAction::Resume(role), Some(launcher)) => launcher.resume(role),
+            (FaultAction::RequestFailover, _) => {
                 monitor::request_failover(self.shared.dialer.targets.clone());
                 Ok(())
             }
@@ -417,9 +419,9 @@ impl Control<'_> {
 #[derive(Default)]
 struct Seconds {
     /// Those that may still get something.
-    open: BTreeMap<u64, Window>,
+    open: BTreeMap<u64, TimeWindow>,
     closed: Vec<Second>,
-    total: Window,
+    total: TimeWindow,
     failures: u64,
     cpu_pct: BTreeMap<u64, f64>,
 }
@@ -495,11 +497,16 @@ fn ended(role: Role, status: ExitStatus) -> String {
 }
 
 /// The longest time without an acknowledged write; where none was to be written, there is no such time.
-fn gap_ms(settings: &Settings, gap_ns: u64) -> Option<f64> {
+fn gap_ms(settings: &LoadSettings, gap_ns: u64) -> Option<f64> {
     (settings.write_pct > 0.0).then_some(gap_ns as f64 / 1e6)
 }
 
-fn fault_records(settings: &Settings, struck: &[Struck], phases: &[Phase], from_ns: u64) -> Vec<FaultRecord> {
+fn fault_records(
+    settings: &LoadSettings,
+    struck: &[Struck],
+    phases: &[FaultPhase],
+    from_ns: u64,
+) -> Vec<FaultRecord> {
     let seconds = |at_ns: u64| at_ns.saturating_sub(from_ns) as f64 / 1e9;
     let records = struck.iter().zip(phases).map(|(struck, phase)| FaultRecord {
         // Nothing strikes in the warm-up, but a process may die there.
@@ -527,7 +534,7 @@ fn blame(records: &mut [FaultRecord], struck: &[Struck], lost_ns: &[u64]) {
 /// Gives each answer of a batch of the first writing or the last reading to a closure.
 struct Each<F>(F);
 
-impl<F: FnMut(usize, Answer<'_>, u64)> Sink for Each<F> {
+impl<F: FnMut(usize, Answer<'_>, u64)> ResponseSink for Each<F> {
     fn answer(&mut self, index: usize, answer: Answer<'_>, at_ns: u64) {
         (self.0)(index, answer, at_ns);
     }
@@ -550,16 +557,16 @@ struct Errand<'a> {
     /// What a batch may take, and since when it takes.
     patience: Duration,
     begun: Instant,
-    stop: &'a Stop,
+    stop: &'a StopSignal,
     /// How many signals end it.
     signals: u32,
     target: usize,
-    connection: Option<Connection>,
+    connection: Option<StoreConnection>,
     last_error: String,
 }
 
 impl<'a> Errand<'a> {
-    fn new(dialer: &'a Dialer, timeout: Duration, stop: &'a Stop, signals: u32) -> Errand<'a> {
+    fn new(dialer: &'a Dialer, timeout: Duration, stop: &'a StopSignal, signals: u32) -> Errand<'a> {
         Errand {
             dialer,
             timeout,
@@ -594,7 +601,7 @@ impl<'a> Errand<'a> {
     ///
     /// # Errors
     /// When it is to be given up.
-    async fn exchange(&mut self, batch: &[Request], sink: &mut impl Sink) -> anyhow::Result<()> {
+    async fn exchange(&mut self, batch: &[LoadRequest], sink: &mut impl ResponseSink) -> anyhow::Result<()> {
         let connection = self.connection.take();
         let (dialer, target) = (self.dialer, self.target);
         let exchange = tokio::time::timeout(self.timeout, async {
@@ -652,8 +659,8 @@ fn write_first(
     dialer: &Dialer,
     ledger: &Ledger,
     timeout: Duration,
-    stop: &Stop,
-) -> anyhow::Result<Vec<Entry>> {
+    stop: &StopSignal,
+) -> anyhow::Result<Vec<HistoryEntry>> {
     let batches = batches(dialer.texts.keys().len(), dialer.texts.value_bytes()).map(Iterator::collect);
     write_all(dialer, ledger, batches, timeout, stop)
 }
@@ -667,8 +674,8 @@ pub(crate) fn write_all(
     ledger: &Ledger,
     batches: impl Iterator<Item = Vec<u32>>,
     timeout: Duration,
-    stop: &Stop,
-) -> anyhow::Result<Vec<Entry>> {
+    stop: &StopSignal,
+) -> anyhow::Result<Vec<HistoryEntry>> {
     block_on(async {
         let mut entries = Vec::new();
         let mut errand = Errand::new(dialer, timeout, stop, 1);
@@ -694,14 +701,14 @@ async fn write_once(
     errand: &mut Errand<'_>,
     ledger: &Ledger,
     keys: &[u32],
-    entries: &mut Vec<Entry>,
-) -> anyhow::Result<Vec<Option<Fate>>> {
-    let versions: Vec<Version> = keys.iter().map(|key| ledger.begin(*key, FIRST_WRITER)).collect();
+    entries: &mut Vec<HistoryEntry>,
+) -> anyhow::Result<Vec<Option<Execution>>> {
+    let versions: Vec<WriteNumber> = keys.iter().map(|key| ledger.begin(*key, FIRST_WRITER)).collect();
     let requests = keys.iter().zip(&versions);
-    let batch: Vec<Request> =
-        requests.map(|(key, version)| Request { key: *key, action: Action::Write(*version) }).collect();
+    let batch: Vec<LoadRequest> =
+        requests.map(|(key, version)| LoadRequest { key: *key, action: Access::Write(*version) }).collect();
     let invoked_ns = errand.dialer.clock.now_ns();
-    let mut fates = vec![(Some(Fate::Unknown), u64::MAX); batch.len()];
+    let mut fates = vec![(Some(Execution::Unknown), u64::MAX); batch.len()];
     let mut refused = None;
     let mut sink = Each(|index: usize, answer: Answer<'_>, at_ns| match answer {
         Answer::Done => fates[index] = (None, at_ns),
@@ -710,7 +717,7 @@ async fn write_once(
             refused = Some(format!("the store refuses writes: {class}"));
         }
         Answer::Odd => {
-            fates[index] = (Some(Fate::Unknown), at_ns);
+            fates[index] = (Some(Execution::Unknown), at_ns);
             refused = Some(format!("the store refuses writes: {}", Wrong::Mangled.class()));
         }
         Answer::Value(_) | Answer::Missing => {}
@@ -722,13 +729,13 @@ async fn write_once(
     for ((key, version), (fate, returned_ns)) in keys.iter().zip(&versions).zip(&fates) {
         match fate {
             None => ledger.acknowledged(*key, *version, *returned_ns),
-            Some(Fate::NotExecuted) => ledger.not_executed(*key, *version),
-            Some(Fate::Unknown) => ledger.unknown(*key, *version),
+            Some(Execution::NotExecuted) => ledger.not_executed(*key, *version),
+            Some(Execution::Unknown) => ledger.unknown(*key, *version),
         }
-        entries.push(Entry {
+        entries.push(HistoryEntry {
             client: FIRST_WRITER,
             key: *key,
-            deed: Did::Wrote(version.seq, *fate),
+            deed: Deed::Wrote(version.seq, *fate),
             invoked_ns,
             returned_ns: *returned_ns,
         });
@@ -741,11 +748,11 @@ struct LastReading {
     record: ReadBack,
     /// When each lost write had been acknowledged.
     lost_ns: Vec<u64>,
-    entries: Vec<Entry>,
+    entries: Vec<HistoryEntry>,
 }
 
 /// Reads every key: each must hold its latest acknowledged write, or one that may have come later.
-fn read_back(shared: &Shared, timeout: Duration, stop: &Stop) -> anyhow::Result<LastReading> {
+fn read_back(shared: &Shared, timeout: Duration, stop: &StopSignal) -> anyhow::Result<LastReading> {
     block_on(async {
         let mut last = LastReading { record: ReadBack::default(), lost_ns: Vec::new(), entries: Vec::new() };
         let mut errand = Errand::new(&shared.dialer, timeout, stop, 2);
@@ -772,7 +779,8 @@ async fn read_once(
     keys: &[u32],
     last: &mut LastReading,
 ) -> anyhow::Result<Vec<bool>> {
-    let batch: Vec<Request> = keys.iter().map(|key| Request { key: *key, action: Action::Read }).collect();
+    let batch: Vec<LoadRequest> =
+        keys.iter().map(|key| LoadRequest { key: *key, action: Access::Read }).collect();
     let floors: Vec<u64> = keys.iter().map(|key| shared.ledger.floor(*key)).collect();
     let invoked_ns = shared.dialer.clock.now_ns();
     let mut read = vec![false; batch.len()];
@@ -782,8 +790,8 @@ async fn read_once(
         let texts = &shared.dialer.texts;
         let (seen, wrong) = match answer {
             Answer::Value(value) => judge_value(texts, &shared.ledger, key, value, floors[index], at_ns),
-            Answer::Missing => (Seen::Missing, Some(Wrong::Stale)),
-            Answer::Done => (Seen::Odd, Some(Wrong::Mangled)),
+            Answer::Missing => (ReadResult::Missing, Some(Wrong::Stale)),
+            Answer::Done => (ReadResult::Odd, Some(Wrong::Mangled)),
             Answer::Odd => {
                 refused = Some(format!("the store refuses reads: {}", Wrong::Mangled.class()));
                 return;
@@ -803,8 +811,8 @@ async fn read_once(
             }
             Some(Wrong::NeverWritten | Wrong::Mangled) => last.record.mangled += 1,
         }
-        let (client, deed) = (FIRST_WRITER, Did::Saw(seen));
-        last.entries.push(Entry { client, key, deed, invoked_ns, returned_ns: at_ns });
+        let (client, deed) = (FIRST_WRITER, Deed::Saw(seen));
+        last.entries.push(HistoryEntry { client, key, deed, invoked_ns, returned_ns: at_ns });
     });
     errand.exchange(&batch, &mut sink).await?;
     if let Some(refused) = refused {
@@ -819,14 +827,15 @@ mod tests {
 
     #[test]
     fn a_run_is_bound_by_think_only_if_it_made_most_of_what_the_pauses_allow() {
-        let settings = Settings { clients: 5, pool: 2, pipeline: 3, think_ms: 10.0, ..Settings::default() };
-        let bound = |settings: &Settings, rps: f64| {
+        let settings =
+            LoadSettings { clients: 5, pool: 2, pipeline: 3, think_ms: 10.0, ..LoadSettings::default() };
+        let bound = |settings: &LoadSettings, rps: f64| {
             bound_by_think(settings, &Totals { throughput_rps: rps, ..Totals::default() })
         };
         // 10 connections with 3 requests each make at most 3000 a second with pauses of 10 ms.
         assert!(bound(&settings, 2_500.0));
         assert!(!bound(&settings, 2_300.0), "a store that answers slowly was measured, too");
-        assert!(!bound(&Settings { think_ms: 0.0, ..settings.clone() }, 1e9));
-        assert!(!bound(&Settings { rate: Some(1.0), ..settings }, 2_900.0));
+        assert!(!bound(&LoadSettings { think_ms: 0.0, ..settings.clone() }, 1e9));
+        assert!(!bound(&LoadSettings { rate: Some(1.0), ..settings }, 2_900.0));
     }
 }

@@ -16,7 +16,7 @@ const AT_ONCE: i32 = 130;
 
 /// Whether to stop; wakes who waits for the time to pass.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Stop {
+pub(crate) struct StopSignal {
     shared: Arc<Shared>,
 }
 
@@ -37,13 +37,13 @@ struct State {
     flags: Vec<Arc<AtomicBool>>,
 }
 
-impl Stop {
+impl StopSignal {
     /// Catches the signals from now on.
     ///
     /// # Errors
     /// When they cannot be caught.
-    pub(crate) fn on_signals() -> anyhow::Result<Stop> {
-        let stop = Stop::default();
+    pub(crate) fn on_signals() -> anyhow::Result<StopSignal> {
+        let stop = StopSignal::default();
         let stopper = stop.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("cannot start a runtime")?;
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_stop_ends_waits_and_sets_flags_before_and_after() {
-        let stop = Stop::default();
+        let stop = StopSignal::default();
         let (early, late) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         stop.also_set(Arc::clone(&early));
         assert!(!stop.wait_until(Instant::now()) && !early.load(Ordering::Acquire));
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_child_that_changes_ends_one_wait_and_stops_nothing() {
-        let stop = Stop::default();
+        let stop = StopSignal::default();
         stop.child_changed();
         assert!(!stop.wait_until(Instant::now() + Duration::from_secs(3600)));
         let deadline = Instant::now() + Duration::from_millis(10);
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn signals_are_counted_for_those_who_wait_for_more_than_one() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let stop = Stop::default();
+        let stop = StopSignal::default();
         assert_eq!(stop.stop(), 1);
         runtime.block_on(async {
             stop.reached(1).await;

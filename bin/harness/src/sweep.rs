@@ -2,7 +2,7 @@
 //!
 //! `slaves=1..9`, `clients=1,2,5`, `value-bytes=64,1024..1026`
 
-use super::record::Settings;
+use super::record::LoadSettings;
 use std::fmt;
 use std::str::FromStr;
 
@@ -107,7 +107,7 @@ impl FromStr for Dimension {
 ///
 /// # Errors
 /// A dimension that is named twice, or too many points.
-pub(crate) fn grid(dimensions: &[Dimension], base: &Settings) -> Result<Vec<Settings>, String> {
+pub(crate) fn grid(dimensions: &[Dimension], base: &LoadSettings) -> Result<Vec<LoadSettings>, String> {
     let mut points = vec![base.clone()];
     for (index, dimension) in dimensions.iter().enumerate() {
         if dimensions[..index].iter().any(|other| other.name == dimension.name) {
@@ -124,7 +124,7 @@ pub(crate) fn grid(dimensions: &[Dimension], base: &Settings) -> Result<Vec<Sett
     Ok(points)
 }
 
-fn varied(point: &Settings, name: Name, value: u32) -> Settings {
+fn varied(point: &LoadSettings, name: Name, value: u32) -> LoadSettings {
     let mut point = point.clone();
     match name {
         Name::Slaves => point.slaves = value,
@@ -171,7 +171,7 @@ mod tests {
     fn a_grid_has_every_combination_the_first_dimension_slowest() {
         let dimensions: Vec<Dimension> =
             ["slaves=1,2", "clients=5..7"].iter().map(|text| text.parse().unwrap()).collect();
-        let base = Settings { pool: 10, ..Settings::default() };
+        let base = LoadSettings { pool: 10, ..LoadSettings::default() };
         let points = grid(&dimensions, &base).unwrap();
         let told: Vec<_> = points.iter().map(|point| (point.slaves, point.clients, point.pool)).collect();
         assert_eq!(told, [(1, 5, 10), (1, 6, 10), (1, 7, 10), (2, 5, 10), (2, 6, 10), (2, 7, 10)]);
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn a_dimension_given_twice_and_a_grid_too_large_are_refused() {
         let dimension = |text: &str| text.parse::<Dimension>().unwrap();
-        let base = Settings::default();
+        let base = LoadSettings::default();
         assert!(grid(&[dimension("slaves=1"), dimension("slaves=2")], &base).is_err());
         assert!(grid(&[dimension("clients=1..100"), dimension("pool=1..100")], &base).is_err());
     }

@@ -7,7 +7,7 @@
 
 /// Which write a value came from. Writes of one key are numbered from 1 in the order in which they were begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Version {
+pub(crate) struct WriteNumber {
     /// The connection that wrote it; 0 wrote the first values, before the load.
     pub writer: u32,
     /// Which write of its key.
@@ -39,15 +39,15 @@ const PATTERN: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxy
 
 /// Texts one behind the other in a single allocation.
 #[derive(Debug, Default)]
-pub(crate) struct Table {
+pub(crate) struct TextTable {
     bytes: Vec<u8>,
     ends: Vec<usize>,
 }
 
-impl Table {
+impl TextTable {
     /// `count` texts, each written by `write`.
-    pub(crate) fn new(count: u32, mut write: impl FnMut(u32, &mut Vec<u8>)) -> Table {
-        let mut table = Table::default();
+    pub(crate) fn new(count: u32, mut write: impl FnMut(u32, &mut Vec<u8>)) -> TextTable {
+        let mut table = TextTable::default();
         for index in 0..count {
             write(index, &mut table.bytes);
             table.ends.push(table.bytes.len());
@@ -71,7 +71,7 @@ impl Table {
 /// The keys and values of one run.
 #[derive(Debug)]
 pub(crate) struct Texts {
-    keys: Table,
+    keys: TextTable,
     run: [u8; RUN_DIGITS],
     value_bytes: usize,
     /// [`PATTERN`] again and again, longer than a value by one pattern.
@@ -87,7 +87,7 @@ impl Texts {
             *digit = b"0123456789abcdef"[(left & 15) as usize];
             left >>= 4;
         }
-        let keys = Table::new(count, |index, out| {
+        let keys = TextTable::new(count, |index, out| {
             out.extend_from_slice(prefix.as_bytes());
             push_number(out, u64::from(index), 10);
         });
@@ -107,7 +107,7 @@ impl Texts {
     }
 
     /// All keys.
-    pub(crate) fn keys(&self) -> &Table {
+    pub(crate) fn keys(&self) -> &TextTable {
         &self.keys
     }
 
@@ -117,7 +117,7 @@ impl Texts {
     }
 
     /// Appends the value of a write; it is [`Texts::value_bytes`] long.
-    pub(crate) fn push_value(&self, key: u32, version: Version, out: &mut Vec<u8>) {
+    pub(crate) fn push_value(&self, key: u32, version: WriteNumber, out: &mut Vec<u8>) {
         let end = out.len() + self.value_bytes;
         out.extend_from_slice(self.keys.get(key));
         out.push(b':');
@@ -135,7 +135,7 @@ impl Texts {
     }
 
     /// Reads a value that was answered for `key`, every byte of it.
-    pub(crate) fn read_value(&self, key: u32, value: &[u8]) -> Result<Version, Unfit> {
+    pub(crate) fn read_value(&self, key: u32, value: &[u8]) -> Result<WriteNumber, Unfit> {
         let mangled = Unfit::Mangled;
         let name = self.keys.get(key);
         let right_key = value.starts_with(name) && value.get(name.len()) == Some(&b':');
@@ -148,7 +148,7 @@ impl Texts {
         let (seq, rest) = take_hex(rest, b':').ok_or(mangled)?;
         let (behind, fill) = take_hex(rest, b';').ok_or(mangled)?;
         let writer = u32::try_from(writer).map_err(|_| mangled)?;
-        let version = Version { writer, seq, floor: seq.checked_sub(behind).ok_or(mangled)? };
+        let version = WriteNumber { writer, seq, floor: seq.checked_sub(behind).ok_or(mangled)? };
         if run == self.run && value.len() != self.value_bytes {
             return Err(mangled);
         }
@@ -165,7 +165,7 @@ impl Texts {
     }
 }
 
-fn place_in_pattern(version: Version) -> usize {
+fn place_in_pattern(version: WriteNumber) -> usize {
     (version.seq.wrapping_mul(7).wrapping_add(u64::from(version.writer)) % PATTERN.len() as u64) as usize
 }
 
@@ -207,13 +207,13 @@ mod tests {
         Texts::new("key", 1000, 80, run)
     }
 
-    fn value(texts: &Texts, key: u32, version: Version) -> Vec<u8> {
+    fn value(texts: &Texts, key: u32, version: WriteNumber) -> Vec<u8> {
         let mut out = Vec::new();
         texts.push_value(key, version, &mut out);
         out
     }
 
-    const VERSION: Version = Version { writer: 42, seq: 500, floor: 498 };
+    const VERSION: WriteNumber = WriteNumber { writer: 42, seq: 500, floor: 498 };
 
     #[test]
     fn a_value_is_as_long_as_asked_and_read_back() {
@@ -228,7 +228,7 @@ mod tests {
     fn the_shortest_value_still_carries_the_largest_numbers() {
         let min = Texts::value_bytes_min("key", 1000);
         let texts = Texts::new("key", 1000, min, 1);
-        let largest = Version { writer: u32::MAX, seq: (1 << 40) - 1, floor: 0 };
+        let largest = WriteNumber { writer: u32::MAX, seq: (1 << 40) - 1, floor: 0 };
         let value = value(&texts, 999, largest);
         assert_eq!(value.len(), min);
         assert_eq!(texts.read_value(999, &value), Ok(largest));

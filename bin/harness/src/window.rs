@@ -2,7 +2,7 @@
 //! success, in which second a request counts), never how they are shown.
 
 use super::record::{Percentiles, Second, Totals};
-use super::verdict::Failure;
+use super::verdict::RequestFailure;
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 
@@ -83,13 +83,13 @@ impl Latencies {
 
 /// A span of time. Successes are in the histograms, everything else in the errors.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Window {
+pub(crate) struct TimeWindow {
     reads: Latencies,
     writes: Latencies,
     errors: Errors,
 }
 
-impl Window {
+impl TimeWindow {
     /// A successful read.
     pub(crate) fn read(&mut self, latency_ns: u64) {
         self.reads.record(latency_ns);
@@ -101,7 +101,7 @@ impl Window {
     }
 
     /// Requests that did not succeed. Their times are in no latency.
-    pub(crate) fn errors(&mut self, failure: &Failure, count: u64) {
+    pub(crate) fn errors(&mut self, failure: &RequestFailure, count: u64) {
         count_errors(&mut self.errors, failure.class(), count);
     }
 
@@ -111,7 +111,7 @@ impl Window {
     }
 
     /// Adds what happened elsewhere.
-    pub(crate) fn add(&mut self, other: &Window) {
+    pub(crate) fn add(&mut self, other: &TimeWindow) {
         self.reads.add(&other.reads);
         self.writes.add(&other.writes);
         for (class, count) in &other.errors {
@@ -150,7 +150,7 @@ impl Window {
 
     /// The figures of a measurement that took `length_s`. What was answered behind its end counts in everything but
     /// the throughput: there it would be a rate that the store never had.
-    pub(crate) fn totals(&self, length_s: f64, late: &Window) -> Totals {
+    pub(crate) fn totals(&self, length_s: f64, late: &TimeWindow) -> Totals {
         let mut all = self.clone();
         all.add(late);
         let second = all.second(length_s);
@@ -177,38 +177,38 @@ impl Window {
 #[derive(Debug, Default)]
 pub(crate) struct Windows {
     /// The seconds of the measurement in which requests ended.
-    windows: BTreeMap<u64, Window>,
+    windows: BTreeMap<u64, TimeWindow>,
     /// What belongs to the measurement and ended behind it.
-    late: Window,
+    late: TimeWindow,
     /// Wrong answers to requests that do not belong to the measurement.
     outside: Errors,
 }
 
 impl Windows {
     /// The second with this number, from 0.
-    pub(crate) fn second(&mut self, number: u64) -> &mut Window {
+    pub(crate) fn second(&mut self, number: u64) -> &mut TimeWindow {
         self.windows.entry(number).or_default()
     }
 
     /// Behind the end.
-    pub(crate) fn late(&mut self) -> &mut Window {
+    pub(crate) fn late(&mut self) -> &mut TimeWindow {
         &mut self.late
     }
 
     /// Notes a failure outside the measurement. Only a wrong answer is worth a word there.
-    pub(crate) fn outside(&mut self, failure: &Failure) {
-        if let Failure::Wrong(wrong) = failure {
+    pub(crate) fn outside(&mut self, failure: &RequestFailure) {
+        if let RequestFailure::Wrong(wrong) = failure {
             count_errors(&mut self.outside, wrong.class(), 1);
         }
     }
 
     /// Takes what is in no second: what ended behind the end, and wrong answers outside the measurement.
-    pub(crate) fn take_rest(&mut self) -> (Window, Errors) {
+    pub(crate) fn take_rest(&mut self) -> (TimeWindow, Errors) {
         (std::mem::take(&mut self.late), std::mem::take(&mut self.outside))
     }
 
     /// Takes the seconds before `number`.
-    pub(crate) fn take_before(&mut self, number: u64) -> BTreeMap<u64, Window> {
+    pub(crate) fn take_before(&mut self, number: u64) -> BTreeMap<u64, TimeWindow> {
         let later = self.windows.split_off(&number);
         std::mem::replace(&mut self.windows, later)
     }
@@ -221,11 +221,11 @@ mod tests {
 
     #[test]
     fn failures_count_neither_as_throughput_nor_in_latencies() {
-        let mut window = Window::default();
+        let mut window = TimeWindow::default();
         window.read(1_000_000);
         window.write(3_000_000);
-        window.errors(&Failure::Refused("STANDBY".to_owned()), 1);
-        window.errors(&Failure::Refused("standby".to_owned()), 1);
+        window.errors(&RequestFailure::Refused("STANDBY".to_owned()), 1);
+        window.errors(&RequestFailure::Refused("standby".to_owned()), 1);
         let second = window.second(0.5);
         assert_eq!((second.total_requests, second.success_count, second.error_count), (4, 2, 2));
         assert_eq!((second.read_count, second.write_count), (1, 1));
@@ -237,14 +237,14 @@ mod tests {
 
     #[test]
     fn what_is_answered_behind_the_end_counts_but_is_no_throughput() {
-        let (mut window, mut late) = (Window::default(), Window::default());
+        let (mut window, mut late) = (TimeWindow::default(), TimeWindow::default());
         for _ in 0..10 {
             window.read(1_000_000);
         }
         for _ in 0..90 {
             late.read(2_000_000_000);
         }
-        late.errors(&Failure::Timeout, 3);
+        late.errors(&RequestFailure::Timeout, 3);
         let totals = window.totals(5.0, &late);
         assert_eq!((totals.total_requests, totals.success_count, totals.error_count), (103, 100, 3));
         assert_eq!((totals.throughput_rps, totals.late_count), (2.0, 93));
@@ -254,8 +254,8 @@ mod tests {
     #[test]
     fn only_wrong_answers_are_noted_outside_the_measurement() {
         let mut windows = Windows::default();
-        let stale = Failure::Wrong(Wrong::Stale);
-        for failure in [&stale, &Failure::Timeout, &Failure::Wrong(Wrong::Mangled), &stale] {
+        let stale = RequestFailure::Wrong(Wrong::Stale);
+        for failure in [&stale, &RequestFailure::Timeout, &RequestFailure::Wrong(Wrong::Mangled), &stale] {
             windows.outside(failure);
         }
         let expected = Errors::from([("stale_value".to_owned(), 2), ("mangled".to_owned(), 1)]);
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn windows_add_up_and_percentiles_are_true_to_a_thousandth() {
-        let (mut whole, mut part) = (Window::default(), Window::default());
+        let (mut whole, mut part) = (TimeWindow::default(), TimeWindow::default());
         for us in 1..=5000 {
             whole.read(us * 1000);
             part.read((us + 5000) * 1000);

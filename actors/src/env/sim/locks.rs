@@ -92,8 +92,8 @@ impl Locks for SimLocks {
         })
     }
 
-    fn fence<'a>(&'a self, path: &'a Path, beat: Option<u64>) -> LocalBoxFuture<'a, Fenced> {
-        Box::pin(async move { self.fence_now(path, beat) })
+    fn fence<'a>(&'a self, path: &'a Path, stood_at: Option<u64>) -> LocalBoxFuture<'a, Fenced> {
+        Box::pin(async move { self.fence_now(path, stood_at) })
     }
 
     fn identity<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<String>> {
@@ -105,19 +105,17 @@ impl Locks for SimLocks {
 }
 
 impl SimLocks {
-    fn fence_now(&self, path: &Path, beat: Option<u64>) -> Fenced {
+    fn fence_now(&self, path: &Path, stood_at: Option<u64>) -> Fenced {
         let Some(inode) = self.existing(path) else { return Fenced::Gone };
         let holder = inode.lock.borrow().as_ref().map(|lock| lock.process.clone());
         let text = text_of(&inode);
         let named = text.pid.and_then(|pid| self.world.alive(&self.process.0.machine, pid));
         let start = named.as_ref().map(Process::start);
-        let progress = inode.lock.borrow().as_ref().and_then(|lock| lock.beat);
-        let holders =
-            Holders { pids: holder.iter().map(Process::pid).collect(), is_beating: progress.is_some() };
+        let beat = inode.lock.borrow().as_ref().and_then(|lock| lock.beat);
+        let holders = Holders { pids: holder.iter().map(Process::pid).collect(), beat };
         let boot = boot_id(&self.process.0.machine);
         let observer = Observer { pid: self.process.pid(), boot, pid_ns: None };
-        match (may_kill(&text, &holders, &observer, start), named) {
-            (MayKill::Yes { .. }, Some(_)) if progress != beat => Fenced::Running,
+        match (may_kill(&text, &holders, &observer, start, stood_at), named) {
             (MayKill::Yes { pid }, Some(named)) => {
                 if !holder.is_some_and(|holder| holder.is(&named)) {
                     let (killer, killed) = (self.process.host(), named.host());

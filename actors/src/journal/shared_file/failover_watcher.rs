@@ -8,6 +8,7 @@ use crate::env::{Env, Fenced, LockGuard};
 use crate::node_error::NodeError;
 use crate::supervision::{Fate, PanicGuard};
 use actix::prelude::*;
+use dsm_protocol::lock_file::Spared;
 use dsm_protocol::machine::reign::takeover::{Config, Effect, Event, Refusal, Seen, Takeover};
 use dsm_protocol::planted;
 use std::path::PathBuf;
@@ -156,7 +157,9 @@ impl FailoverWatcher {
             match fenced {
                 Fenced::Killed { pid } => log::warn!("active master fenced pid={pid} cause=no-progress"),
                 Fenced::Gone => {}
-                Fenced::Running => log::info!("active master not fenced cause=progress-again"),
+                Fenced::Spared(Spared::Running) => {
+                    log::info!("active master not fenced cause=progress-again")
+                }
                 Fenced::Spared(why) => {
                     watcher.complain(format!("the active master makes no progress and is not fenced: {why}"));
                 }

@@ -4,7 +4,7 @@
 //! (a prefix of five bytes, the status in the trailers: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>);
 //! HTTP/2 itself is the crate `h2`'s. It never follows a leader and knows no authentication.
 
-use super::{Action, Answer, Fate, Request, Sink};
+use super::{Access, Answer, Execution, LoadRequest, ResponseSink};
 use crate::clock::Clock;
 use crate::value::Texts;
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -62,7 +62,7 @@ struct PutResponse {}
 
 /// A connection.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub(crate) struct EtcdConnection {
     sender: SendRequest<Bytes>,
     /// Moves the frames; it ends with the connection.
     driver: tokio::task::JoinHandle<()>,
@@ -72,7 +72,7 @@ pub(crate) struct Connection {
     clock: Clock,
 }
 
-impl Drop for Connection {
+impl Drop for EtcdConnection {
     fn drop(&mut self) {
         // Streams that nobody waits for any more would keep it open.
         self.driver.abort();
@@ -89,12 +89,12 @@ enum Outcome {
     Refused(u32),
 }
 
-impl Connection {
+impl EtcdConnection {
     /// Connects.
     ///
     /// # Errors
     /// Those of the connect and of HTTP/2's preface.
-    pub(crate) async fn open(address: &str, texts: Arc<Texts>, clock: Clock) -> io::Result<Connection> {
+    pub(crate) async fn open(address: &str, texts: Arc<Texts>, clock: Clock) -> io::Result<EtcdConnection> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let mut builder = h2::client::Builder::new();
@@ -116,13 +116,17 @@ impl Connection {
             Uri::from_parts(parts).map_err(io::Error::other)
         };
         let (range, put) = (uri("/etcdserverpb.KV/Range")?, uri("/etcdserverpb.KV/Put")?);
-        Ok(Connection { sender, driver, range, put, texts, clock })
+        Ok(EtcdConnection { sender, driver, range, put, texts, clock })
     }
 
-    /// See [`super::Connection::exchange`].
-    pub(crate) async fn exchange(&mut self, batch: &[Request], sink: &mut impl Sink) -> io::Result<()> {
+    /// See [`super::StoreConnection::exchange`].
+    pub(crate) async fn exchange(
+        &mut self,
+        batch: &[LoadRequest],
+        sink: &mut impl ResponseSink,
+    ) -> io::Result<()> {
         let this = &*self;
-        let call = |(index, request): (usize, &Request)| {
+        let call = |(index, request): (usize, &LoadRequest)| {
             let request = *request;
             async move { (index, this.call(request).await, this.clock.now_ns()) }
         };
@@ -142,10 +146,10 @@ impl Connection {
         Ok(())
     }
 
-    async fn call(&self, request: Request) -> io::Result<Outcome> {
+    async fn call(&self, request: LoadRequest) -> io::Result<Outcome> {
         let key = Bytes::copy_from_slice(self.texts.keys().get(request.key));
         match request.action {
-            Action::Read => {
+            Access::Read => {
                 let answer = self.unary::<RangeResponse>(&self.range, &RangeRequest { key }).await?;
                 Ok(match answer {
                     Ok(RangeResponse { mut kvs }) => match kvs.pop() {
@@ -155,7 +159,7 @@ impl Connection {
                     Err(status) => Outcome::Refused(status),
                 })
             }
-            Action::Write(version) => {
+            Access::Write(version) => {
                 let mut value = Vec::with_capacity(self.texts.value_bytes());
                 self.texts.push_value(request.key, version, &mut value);
                 let message = PutRequest { key, value: value.into() };
@@ -239,13 +243,13 @@ fn status_in(headers: &HeaderMap) -> io::Result<Option<u32>> {
 /// What a status means: <https://grpc.io/docs/guides/status-codes/>.
 fn refusal(status: u32) -> Answer<'static> {
     let (class, fate, leave) = match status {
-        3 => ("grpc_invalid", Fate::NotExecuted, false),
-        4 => ("grpc_deadline", Fate::Unknown, false),
+        3 => ("grpc_invalid", Execution::NotExecuted, false),
+        4 => ("grpc_deadline", Execution::Unknown, false),
         // Too many requests, or no space.
-        8 => ("grpc_exhausted", Fate::NotExecuted, false),
+        8 => ("grpc_exhausted", Execution::NotExecuted, false),
         // No leader, a new leader, a proposal that took too long: some of them come after the proposal.
-        14 => ("grpc_unavailable", Fate::Unknown, true),
-        _ => ("grpc_other", Fate::Unknown, false),
+        14 => ("grpc_unavailable", Execution::Unknown, true),
+        _ => ("grpc_other", Execution::Unknown, false),
     };
     Answer::Error { class, fate, leave }
 }
@@ -265,11 +269,11 @@ fn invalid(what: &'static str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::value::Version;
+    use crate::value::WriteNumber;
     use std::collections::BTreeMap;
     use tokio::net::TcpListener;
 
-    const VERSION: Version = Version { writer: 1, seq: 1, floor: 0 };
+    const VERSION: WriteNumber = WriteNumber { writer: 1, seq: 1, floor: 0 };
 
     #[test]
     fn calls_and_answers_are_those_that_etcd_records() {
@@ -358,7 +362,7 @@ mod tests {
     #[derive(Default)]
     struct Answers(BTreeMap<usize, String>);
 
-    impl Sink for Answers {
+    impl ResponseSink for Answers {
         fn answer(&mut self, index: usize, answer: Answer<'_>, _at_ns: u64) {
             let told = match answer {
                 Answer::Value(value) => String::from_utf8_lossy(value).into_owned(),
@@ -374,9 +378,9 @@ mod tests {
         let address = listener.local_addr().unwrap().to_string();
         let server = tokio::spawn(fake_etcd(listener, 3));
         let texts = Arc::new(Texts::new("busy", 3, 60, 0));
-        let mut connection = Connection::open(&address, texts, Clock::start()).await.unwrap();
-        let write = |key| Request { key, action: Action::Write(VERSION) };
-        let read = |key| Request { key, action: Action::Read };
+        let mut connection = EtcdConnection::open(&address, texts, Clock::start()).await.unwrap();
+        let write = |key| LoadRequest { key, action: Access::Write(VERSION) };
+        let read = |key| LoadRequest { key, action: Access::Read };
         let mut answers = Answers::default();
         connection.exchange(&[write(0), write(1), read(2)], &mut answers).await.unwrap();
         assert!(answers.0[&0].contains("grpc_exhausted"), "{:?}", answers.0);
@@ -399,8 +403,8 @@ mod tests {
             let _request = connection.accept().await;
         });
         let texts = Arc::new(Texts::new("k", 1, 60, 0));
-        let mut connection = Connection::open(&address, texts, Clock::start()).await.unwrap();
-        let request = [Request { key: 0, action: Action::Read }];
+        let mut connection = EtcdConnection::open(&address, texts, Clock::start()).await.unwrap();
+        let request = [LoadRequest { key: 0, action: Access::Read }];
         let ended = connection.exchange(&request, &mut Answers::default()).await;
         assert!(ended.is_err());
         server.await.unwrap();

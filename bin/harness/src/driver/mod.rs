@@ -1,6 +1,6 @@
 //! Connections to the stores that can be measured, one variant for each way to talk to one.
 //!
-//! A driver sends a batch and hands each answer, with the instant at which it was read, to a [`Sink`]. It owns bytes
+//! A driver sends a batch and hands each answer, with the instant at which it was read, to a [`ResponseSink`]. It owns bytes
 //! and buffers; it never looks into a value, keeps no figures, has no timeouts and does not reconnect: [`super::load`]
 //! does, alike for all.
 
@@ -11,14 +11,14 @@ pub(crate) mod resp;
 pub(crate) mod zookeeper;
 
 use super::clock::Clock;
-use super::value::{Texts, Version};
+use super::value::{Texts, WriteNumber};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
 /// How to talk to a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Protocol {
+pub(crate) enum StoreProtocol {
     /// Redis' protocol: `dsm` and many others
     #[default]
     Resp,
@@ -33,7 +33,7 @@ pub(crate) enum Protocol {
     ZookeeperLocal,
 }
 
-impl fmt::Display for Protocol {
+impl fmt::Display for StoreProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // None of them is hidden, so each has a name.
         let value = clap::ValueEnum::to_possible_value(self);
@@ -41,40 +41,40 @@ impl fmt::Display for Protocol {
     }
 }
 
-impl Protocol {
+impl StoreProtocol {
     /// Whether the requests of a batch are executed in their order. etcd's are streams that know nothing of each other.
     pub(crate) fn keeps_order(self) -> bool {
         match self {
-            Protocol::Resp => true,
+            StoreProtocol::Resp => true,
             #[cfg(feature = "peers")]
-            Protocol::Zookeeper | Protocol::ZookeeperLocal => true,
+            StoreProtocol::Zookeeper | StoreProtocol::ZookeeperLocal => true,
             #[cfg(feature = "peers")]
-            Protocol::Etcd => false,
+            StoreProtocol::Etcd => false,
         }
     }
 }
 
 /// One operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Request {
+pub(crate) struct LoadRequest {
     /// Number of the key in [`Texts::keys`].
     pub key: u32,
     /// What to do with it.
-    pub action: Action,
+    pub action: Access,
 }
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
+pub(crate) enum Access {
     /// The key's value.
     Read,
     /// Writes [`Texts::push_value`] of this version.
-    Write(Version),
+    Write(WriteNumber),
 }
 
 /// What became of a request that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum Execution {
     /// It was not executed and never will be.
     NotExecuted,
     /// It may or may not be executed.
@@ -97,14 +97,14 @@ pub(crate) enum Answer<'a> {
         /// Its kind in one lower case word.
         class: &'a str,
         /// What is known of the request.
-        fate: Fate,
+        fate: Execution,
         /// Whether another target should be asked from now on.
         leave: bool,
     },
 }
 
 /// Takes the answers to a batch.
-pub(crate) trait Sink {
+pub(crate) trait ResponseSink {
     /// The answer to request `index` of the batch, read at `at_ns` of the run's [`Clock`]. Each index comes at most
     /// once; what never comes has an unknown outcome.
     fn answer(&mut self, index: usize, answer: Answer<'_>, at_ns: u64);
@@ -122,7 +122,7 @@ pub(crate) struct Dialer {
     /// Of the run.
     pub clock: Clock,
     /// Of all targets.
-    pub protocol: Protocol,
+    pub protocol: StoreProtocol,
 }
 
 impl Dialer {
@@ -130,21 +130,23 @@ impl Dialer {
     ///
     /// # Errors
     /// What the connection ended with. It has no time limit of its own.
-    pub(crate) async fn dial(&self, target: usize) -> io::Result<Connection> {
+    pub(crate) async fn dial(&self, target: usize) -> io::Result<StoreConnection> {
         let address = &self.targets[target % self.targets.len()];
         Ok(match self.protocol {
-            Protocol::Resp => {
-                Connection::Resp(resp::Connection::open(address, Arc::clone(&self.script), self.clock).await?)
-            }
+            StoreProtocol::Resp => StoreConnection::Resp(
+                resp::RespConnection::open(address, Arc::clone(&self.script), self.clock).await?,
+            ),
             #[cfg(feature = "peers")]
-            Protocol::Etcd => {
-                Connection::Etcd(etcd::Connection::open(address, Arc::clone(&self.texts), self.clock).await?)
-            }
+            StoreProtocol::Etcd => StoreConnection::Etcd(
+                etcd::EtcdConnection::open(address, Arc::clone(&self.texts), self.clock).await?,
+            ),
             #[cfg(feature = "peers")]
-            Protocol::Zookeeper | Protocol::ZookeeperLocal => {
-                let syncs = self.protocol == Protocol::Zookeeper;
+            StoreProtocol::Zookeeper | StoreProtocol::ZookeeperLocal => {
+                let syncs = self.protocol == StoreProtocol::Zookeeper;
                 let texts = Arc::clone(&self.texts);
-                Connection::Zookeeper(zookeeper::Connection::open(address, texts, self.clock, syncs).await?)
+                StoreConnection::Zookeeper(
+                    zookeeper::ZookeeperConnection::open(address, texts, self.clock, syncs).await?,
+                )
             }
         })
     }
@@ -152,30 +154,34 @@ impl Dialer {
 
 /// A connection of one of the kinds.
 #[derive(Debug)]
-pub(crate) enum Connection {
+pub(crate) enum StoreConnection {
     /// To `dsm`, or anything else that speaks Redis' protocol.
-    Resp(resp::Connection),
+    Resp(resp::RespConnection),
     /// To etcd.
     #[cfg(feature = "peers")]
-    Etcd(etcd::Connection),
+    Etcd(etcd::EtcdConnection),
     /// To ZooKeeper.
     #[cfg(feature = "peers")]
-    Zookeeper(zookeeper::Connection),
+    Zookeeper(zookeeper::ZookeeperConnection),
 }
 
-impl Connection {
+impl StoreConnection {
     /// Sends `batch` and gives each answer to `sink`, until all are there. Not to be used again once it failed or
     /// was dropped half way.
     ///
     /// # Errors
     /// What the connection ended with; `InvalidData` for an answer that makes no sense.
-    pub(crate) async fn exchange(&mut self, batch: &[Request], sink: &mut impl Sink) -> io::Result<()> {
+    pub(crate) async fn exchange(
+        &mut self,
+        batch: &[LoadRequest],
+        sink: &mut impl ResponseSink,
+    ) -> io::Result<()> {
         match self {
-            Connection::Resp(connection) => connection.exchange(batch, sink).await,
+            StoreConnection::Resp(connection) => connection.exchange(batch, sink).await,
             #[cfg(feature = "peers")]
-            Connection::Etcd(connection) => connection.exchange(batch, sink).await,
+            StoreConnection::Etcd(connection) => connection.exchange(batch, sink).await,
             #[cfg(feature = "peers")]
-            Connection::Zookeeper(connection) => connection.exchange(batch, sink).await,
+            StoreConnection::Zookeeper(connection) => connection.exchange(batch, sink).await,
         }
     }
 }

@@ -3,9 +3,9 @@
 //! It keeps two buffers that it fills again and again, and allocates nothing for a request. The parser of replies is
 //! its own, not the store's: what is to be measured must not judge itself.
 
-use super::{Action, Answer, Fate, Request, Sink};
+use super::{Access, Answer, Execution, LoadRequest, ResponseSink};
 use crate::clock::Clock;
-use crate::value::{push_number, Table, Texts};
+use crate::value::{push_number, TextTable, Texts};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -30,8 +30,8 @@ const CLASS_BYTES_MAX: usize = 24;
 #[derive(Debug)]
 pub(crate) struct Script {
     texts: Arc<Texts>,
-    get: Table,
-    set_head: Table,
+    get: TextTable,
+    set_head: TextTable,
     /// What follows each SET, and how many replicas it asks for.
     wait: Option<(Vec<u8>, u64)>,
 }
@@ -47,11 +47,11 @@ impl Script {
             out.extend_from_slice(text);
             out.extend_from_slice(b"\r\n");
         };
-        let get = Table::new(count, |key, out| {
+        let get = TextTable::new(count, |key, out| {
             out.extend_from_slice(b"*2\r\n$3\r\nGET\r\n");
             bulk(out, texts.keys().get(key));
         });
-        let set_head = Table::new(count, |key, out| {
+        let set_head = TextTable::new(count, |key, out| {
             out.extend_from_slice(b"*3\r\n$3\r\nSET\r\n");
             bulk(out, texts.keys().get(key));
             out.push(b'$');
@@ -67,10 +67,10 @@ impl Script {
         Script { texts, get, set_head, wait }
     }
 
-    fn push(&self, request: Request, out: &mut Vec<u8>) {
+    fn push(&self, request: LoadRequest, out: &mut Vec<u8>) {
         match request.action {
-            Action::Read => out.extend_from_slice(self.get.get(request.key)),
-            Action::Write(version) => {
+            Access::Read => out.extend_from_slice(self.get.get(request.key)),
+            Access::Write(version) => {
                 out.extend_from_slice(self.set_head.get(request.key));
                 self.texts.push_value(request.key, version, out);
                 out.extend_from_slice(b"\r\n");
@@ -84,7 +84,7 @@ impl Script {
 
 /// A connection.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub(crate) struct RespConnection {
     stream: TcpStream,
     script: Arc<Script>,
     clock: Clock,
@@ -104,20 +104,24 @@ enum Reply<'a> {
     Nil,
 }
 
-impl Connection {
+impl RespConnection {
     /// Connects.
     ///
     /// # Errors
     /// Those of the connect.
-    pub(crate) async fn open(address: &str, script: Arc<Script>, clock: Clock) -> io::Result<Connection> {
+    pub(crate) async fn open(address: &str, script: Arc<Script>, clock: Clock) -> io::Result<RespConnection> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (output, input) = (Vec::new(), vec![0; INPUT_BYTES]);
-        Ok(Connection { stream, script, clock, output, input, filled: 0..0 })
+        Ok(RespConnection { stream, script, clock, output, input, filled: 0..0 })
     }
 
-    /// See [`super::Connection::exchange`].
-    pub(crate) async fn exchange(&mut self, batch: &[Request], sink: &mut impl Sink) -> io::Result<()> {
+    /// See [`super::StoreConnection::exchange`].
+    pub(crate) async fn exchange(
+        &mut self,
+        batch: &[LoadRequest],
+        sink: &mut impl ResponseSink,
+    ) -> io::Result<()> {
         self.output.clear();
         for request in batch {
             self.script.push(*request, &mut self.output);
@@ -133,8 +137,8 @@ impl Connection {
                 let request =
                     batch.get(answered).ok_or_else(|| invalid("an answer that nobody asked for"))?;
                 let waits = match request.action {
-                    Action::Write(_) => self.script.wait.as_ref().map(|(_, replicas)| *replicas),
-                    Action::Read => None,
+                    Access::Write(_) => self.script.wait.as_ref().map(|(_, replicas)| *replicas),
+                    Access::Read => None,
                 };
                 let answer = match (waits, set.take()) {
                     (Some(_), None) => {
@@ -161,8 +165,8 @@ impl Connection {
                     }
                     (Some(replicas), Some(Ok(()))) => wait_answer(reply, replicas),
                     (None, _) => match request.action {
-                        Action::Read => read_answer(reply),
-                        Action::Write(_) => write_answer(reply),
+                        Access::Read => read_answer(reply),
+                        Access::Write(_) => write_answer(reply),
                     },
                 };
                 sink.answer(answered, answer, at_ns);
@@ -188,7 +192,7 @@ impl Connection {
                 self.input.resize((self.input.len() * 2).min(BULK_BYTES_MAX * 2), 0);
             }
         }
-        let Connection { stream, output, input, filled, .. } = self;
+        let RespConnection { stream, output, input, filled, .. } = self;
         let received = poll_fn(|context| {
             while *sent < output.len() {
                 match Pin::new(&mut *stream).poll_write(context, &output[*sent..]) {
@@ -238,9 +242,9 @@ fn wait_answer(reply: Reply<'_>, replicas: u64) -> Answer<'_> {
             Answer::Done
         }
         // It was executed, but not where it should be safe.
-        Reply::Integer(_) => Answer::Error { class: "wait", fate: Fate::Unknown, leave: false },
+        Reply::Integer(_) => Answer::Error { class: "wait", fate: Execution::Unknown, leave: false },
         // The SET before it was acknowledged.
-        Reply::Error(_) => Answer::Error { class: "wait", fate: Fate::Unknown, leave: false },
+        Reply::Error(_) => Answer::Error { class: "wait", fate: Execution::Unknown, leave: false },
         Reply::Simple(_) | Reply::Bulk(_) | Reply::Nil => Answer::Odd,
     }
 }
@@ -262,7 +266,7 @@ fn error_answer(text: &[u8]) -> Answer<'_> {
             .filter(|word| word.bytes().all(|byte| byte.is_ascii_graphic()))
             .unwrap_or("err"),
     };
-    let fate = if class == "unknown" { Fate::Unknown } else { Fate::NotExecuted };
+    let fate = if class == "unknown" { Execution::Unknown } else { Execution::NotExecuted };
     Answer::Error { class, fate, leave: class == "standby" }
 }
 
@@ -348,13 +352,13 @@ mod tests {
 
     #[test]
     fn the_word_of_an_error_is_its_class_and_fate() {
-        let unknown = Answer::Error { class: "unknown", fate: Fate::Unknown, leave: false };
+        let unknown = Answer::Error { class: "unknown", fate: Execution::Unknown, leave: false };
         assert_eq!(error_answer(b"UNKNOWN the write may"), unknown);
-        let standby = Answer::Error { class: "standby", fate: Fate::NotExecuted, leave: true };
+        let standby = Answer::Error { class: "standby", fate: Execution::NotExecuted, leave: true };
         assert_eq!(error_answer(b"STANDBY 127.0.0.1:1"), standby);
-        let other = Answer::Error { class: "MISCONF", fate: Fate::NotExecuted, leave: false };
+        let other = Answer::Error { class: "MISCONF", fate: Execution::NotExecuted, leave: false };
         assert_eq!(error_answer(b"MISCONF x"), other);
-        let odd = Answer::Error { class: "err", fate: Fate::NotExecuted, leave: false };
+        let odd = Answer::Error { class: "err", fate: Execution::NotExecuted, leave: false };
         assert_eq!(error_answer(b"\xff\xfe"), odd);
     }
 
@@ -363,7 +367,7 @@ mod tests {
         assert_eq!(wait_answer(Reply::Integer(2), 2), Answer::Done);
         assert!(matches!(
             wait_answer(Reply::Integer(1), 2),
-            Answer::Error { class: "wait", fate: Fate::Unknown, .. }
+            Answer::Error { class: "wait", fate: Execution::Unknown, .. }
         ));
     }
 
@@ -372,11 +376,11 @@ mod tests {
         let texts = Arc::new(Texts::new("k", 2, 60, 0));
         let script = Script::new(Arc::clone(&texts), Some((1, 1000)));
         let mut out = Vec::new();
-        script.push(Request { key: 1, action: Action::Read }, &mut out);
+        script.push(LoadRequest { key: 1, action: Access::Read }, &mut out);
         assert_eq!(out, b"*2\r\n$3\r\nGET\r\n$2\r\nk1\r\n");
         out.clear();
-        let version = crate::value::Version { writer: 1, seq: 1, floor: 0 };
-        script.push(Request { key: 0, action: Action::Write(version) }, &mut out);
+        let version = crate::value::WriteNumber { writer: 1, seq: 1, floor: 0 };
+        script.push(LoadRequest { key: 0, action: Access::Write(version) }, &mut out);
         let text = String::from_utf8(out).unwrap();
         assert!(text.starts_with("*3\r\n$3\r\nSET\r\n$2\r\nk0\r\n$60\r\nk0:000000:1:1:1;"), "{text}");
         assert!(text.ends_with("\r\n*3\r\n$4\r\nWAIT\r\n$1\r\n1\r\n$4\r\n1000\r\n"), "{text}");

@@ -5,9 +5,9 @@
 //! batches would be; those that were looked at leave Nagle's algorithm on, and a store would be blamed for it. It sends
 //! no pings: a session that asks nothing expires.
 
-use super::{Action, Answer, Fate, Request, Sink};
+use super::{Access, Answer, Execution, LoadRequest, ResponseSink};
 use crate::clock::Clock;
-use crate::value::{Table, Texts};
+use crate::value::{TextTable, Texts};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -47,11 +47,11 @@ const CLOSE: [u8; 12] = {
 
 /// A connection, which is a session.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub(crate) struct ZookeeperConnection {
     stream: TcpStream,
     texts: Arc<Texts>,
     /// `/key0`, with their lengths in front.
-    paths: Table,
+    paths: TextTable,
     clock: Clock,
     syncs: bool,
     xid: i32,
@@ -71,14 +71,14 @@ enum Call {
     Create,
 }
 
-impl Drop for Connection {
+impl Drop for ZookeeperConnection {
     fn drop(&mut self) {
         // Or the server would keep the session until it expires. If it cannot be sent at once, so be it.
         let _ = self.stream.try_write(&CLOSE);
     }
 }
 
-impl Connection {
+impl ZookeeperConnection {
     /// Connects and opens a session. `syncs`: whether reads must see what was acknowledged before them.
     ///
     /// # Errors
@@ -88,7 +88,7 @@ impl Connection {
         texts: Arc<Texts>,
         clock: Clock,
         syncs: bool,
-    ) -> io::Result<Connection> {
+    ) -> io::Result<ZookeeperConnection> {
         let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let mut output = Vec::new();
@@ -115,30 +115,45 @@ impl Connection {
         if timeout_ms <= 0 {
             return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "no session"));
         }
-        let paths = Table::new(texts.keys().len(), |key, out| {
+        let paths = TextTable::new(texts.keys().len(), |key, out| {
             let name = texts.keys().get(key);
             out.extend_from_slice(&int_len(name.len() + 1));
             out.push(b'/');
             out.extend_from_slice(name);
         });
         let (expected, absent) = (Vec::new(), Vec::new());
-        Ok(Connection { stream, texts, paths, clock, syncs, xid: 0, output, input, expected, absent })
+        Ok(ZookeeperConnection {
+            stream,
+            texts,
+            paths,
+            clock,
+            syncs,
+            xid: 0,
+            output,
+            input,
+            expected,
+            absent,
+        })
     }
 
-    /// See [`super::Connection::exchange`].
-    pub(crate) async fn exchange(&mut self, batch: &[Request], sink: &mut impl Sink) -> io::Result<()> {
+    /// See [`super::StoreConnection::exchange`].
+    pub(crate) async fn exchange(
+        &mut self,
+        batch: &[LoadRequest],
+        sink: &mut impl ResponseSink,
+    ) -> io::Result<()> {
         self.output.clear();
         self.expected.clear();
         self.absent.clear();
         for (index, request) in batch.iter().enumerate() {
             match request.action {
-                Action::Read => {
+                Access::Read => {
                     if self.syncs {
                         self.push(index, *request, Call::Sync);
                     }
                     self.push(index, *request, Call::Get);
                 }
-                Action::Write(_) => self.push(index, *request, Call::Set),
+                Access::Write(_) => self.push(index, *request, Call::Set),
             }
         }
         self.round(batch, sink).await?;
@@ -154,7 +169,7 @@ impl Connection {
         self.round(batch, sink).await
     }
 
-    fn push(&mut self, index: usize, request: Request, call: Call) {
+    fn push(&mut self, index: usize, request: LoadRequest, call: Call) {
         // Any number will do that the answer repeats; those below 0 mean something.
         self.xid = self.xid.wrapping_add(1) & i32::MAX;
         let (xid, texts, path) = (self.xid, &self.texts, self.paths.get(request.key));
@@ -170,7 +185,7 @@ impl Connection {
             out.extend_from_slice(path);
             match (call, request.action) {
                 (Call::Get, _) => out.push(0),
-                (Call::Set | Call::Create, Action::Write(version)) => {
+                (Call::Set | Call::Create, Access::Write(version)) => {
                     out.extend_from_slice(&int_len(texts.value_bytes()));
                     texts.push_value(request.key, version, out);
                     if call == Call::Set {
@@ -185,7 +200,7 @@ impl Connection {
                         out.extend_from_slice(&0_i32.to_be_bytes());
                     }
                 }
-                (Call::Sync, _) | (Call::Set | Call::Create, Action::Read) => {}
+                (Call::Sync, _) | (Call::Set | Call::Create, Access::Read) => {}
             }
         });
         self.expected.push((index, call));
@@ -193,8 +208,8 @@ impl Connection {
 
     /// Sends what is in `output` and takes the answers to `expected`. Both at once: with a long batch a server may want
     /// its answers taken before it reads on.
-    async fn round(&mut self, batch: &[Request], sink: &mut impl Sink) -> io::Result<()> {
-        let Connection { stream, clock, xid, output, input, expected, absent, .. } = self;
+    async fn round(&mut self, batch: &[LoadRequest], sink: &mut impl ResponseSink) -> io::Result<()> {
+        let ZookeeperConnection { stream, clock, xid, output, input, expected, absent, .. } = self;
         // Numbered one after the other up to the last one sent.
         let first = xid.wrapping_sub(i32::try_from(expected.len()).unwrap_or(i32::MAX));
         let (mut reader, mut writer) = stream.split();
@@ -216,7 +231,7 @@ impl Connection {
                     if xid != first.wrapping_add(number) & i32::MAX {
                         return Err(invalid("an answer to another request"));
                     }
-                    let writes = batch[index].action != Action::Read;
+                    let writes = batch[index].action != Access::Read;
                     let error = unsynced.take().unwrap_or(error);
                     let answer = match (call, error) {
                         (Call::Sync, 0) => continue,
@@ -250,14 +265,14 @@ impl Connection {
 /// What an error means: <https://zookeeper.apache.org/doc/r3.8.0/apidocs/zookeeper-server/org/apache/zookeeper/KeeperException.Code.html>.
 fn refusal(error: i32, writes: bool) -> Answer<'static> {
     let (class, fate) = match error {
-        -4 => ("zk_connection_loss", Fate::Unknown),
-        -7 => ("zk_timeout", Fate::Unknown),
-        -110 => ("zk_node_exists", Fate::NotExecuted),
-        -112 => ("zk_session_expired", Fate::NotExecuted),
-        -127 => ("zk_quota", Fate::NotExecuted),
-        _ => ("zk_other", Fate::Unknown),
+        -4 => ("zk_connection_loss", Execution::Unknown),
+        -7 => ("zk_timeout", Execution::Unknown),
+        -110 => ("zk_node_exists", Execution::NotExecuted),
+        -112 => ("zk_session_expired", Execution::NotExecuted),
+        -127 => ("zk_quota", Execution::NotExecuted),
+        _ => ("zk_other", Execution::Unknown),
     };
-    Answer::Error { class, fate: if writes { fate } else { Fate::NotExecuted }, leave: error == -112 }
+    Answer::Error { class, fate: if writes { fate } else { Execution::NotExecuted }, leave: error == -112 }
 }
 
 /// Bytes that came and were not yet looked at.
@@ -361,7 +376,7 @@ fn invalid(what: &'static str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::value::Version;
+    use crate::value::WriteNumber;
     use std::collections::BTreeMap;
     use tokio::net::TcpListener;
 
@@ -432,7 +447,7 @@ mod tests {
     #[derive(Default)]
     struct Answers(BTreeMap<usize, String>);
 
-    impl Sink for Answers {
+    impl ResponseSink for Answers {
         fn answer(&mut self, index: usize, answer: Answer<'_>, _at_ns: u64) {
             let told = match answer {
                 Answer::Value(value) => String::from_utf8_lossy(value).into_owned(),
@@ -442,17 +457,17 @@ mod tests {
         }
     }
 
-    async fn connect(address: &str, syncs: bool) -> Connection {
+    async fn connect(address: &str, syncs: bool) -> ZookeeperConnection {
         let texts = Arc::new(Texts::new("k", 3, 60, 0));
-        Connection::open(address, texts, Clock::start(), syncs).await.unwrap()
+        ZookeeperConnection::open(address, texts, Clock::start(), syncs).await.unwrap()
     }
 
-    fn write(key: u32, seq: u64) -> Request {
-        Request { key, action: Action::Write(Version { writer: 1, seq, floor: 0 }) }
+    fn write(key: u32, seq: u64) -> LoadRequest {
+        LoadRequest { key, action: Access::Write(WriteNumber { writer: 1, seq, floor: 0 }) }
     }
 
-    fn read(key: u32) -> Request {
-        Request { key, action: Action::Read }
+    fn read(key: u32) -> LoadRequest {
+        LoadRequest { key, action: Access::Read }
     }
 
     #[tokio::test]

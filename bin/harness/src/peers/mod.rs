@@ -22,11 +22,11 @@ use super::options::Options;
 use super::progress::Progress;
 use super::record::RunRecord;
 use super::run::{self, Setting};
-use super::stop::Stop;
+use super::stop::StopSignal;
 use anyhow::{ensure, Context as _};
 use clap::{Parser, ValueEnum as _};
 use cpu::Sampler;
-use plan::{Cell, Peer, Plan, KEYS, VALUE_BYTES};
+use plan::{BenchmarkPlan, Cell, Peer, KEYS, VALUE_BYTES};
 use record::{PeerRecord, PeerRun, PeersRecord, FORMAT};
 use server::Instance;
 use std::ffi::OsString;
@@ -134,17 +134,17 @@ fn read(path: &Path) -> anyhow::Result<String> {
 /// One run of the benchmark.
 struct Bench<'a> {
     options: &'a PeersOptions,
-    plan: Plan,
+    plan: BenchmarkPlan,
     peers: Vec<Peer>,
     record: PeersRecord,
-    stop: Stop,
+    stop: StopSignal,
     progress: Progress,
     begun: Instant,
 }
 
 impl<'a> Bench<'a> {
     fn new(options: &'a PeersOptions) -> anyhow::Result<Bench<'a>> {
-        let mut plan = if options.quick { Plan::quick() } else { Plan::full() };
+        let mut plan = if options.quick { BenchmarkPlan::quick() } else { BenchmarkPlan::full() };
         plan.rounds = options.rounds.unwrap_or(plan.rounds);
         plan.duration = options.duration.unwrap_or(plan.duration);
         let wanted = |peer: &Peer| options.only.is_empty() || options.only.contains(peer);
@@ -169,14 +169,14 @@ impl<'a> Bench<'a> {
                 .collect(),
             ..PeersRecord::default()
         };
-        let (stop, progress) = (Stop::on_signals()?, Progress::new(false));
+        let (stop, progress) = (StopSignal::on_signals()?, Progress::new(false));
         Ok(Bench { options, plan, peers, record, stop, progress, begun: Instant::now() })
     }
 
     fn run(mut self) -> anyhow::Result<PeersRecord> {
         for round in 1..=self.plan.rounds {
             for group in self.plan.groups.clone() {
-                let order = Plan::order(round - 1, &self.peers);
+                let order = BenchmarkPlan::order(round - 1, &self.peers);
                 let mut instance = None;
                 for peer in order {
                     self.peer(peer, round, &group, &mut instance)?;
@@ -289,7 +289,7 @@ fn one(
     cell: Cell,
     instance: &mut Instance,
     times: (Duration, Duration),
-    stop: &Stop,
+    stop: &StopSignal,
     progress: &mut Progress,
 ) -> anyhow::Result<PeerRun> {
     let mut targets = instance.targets.clone();
@@ -386,7 +386,7 @@ mod tests {
     fn every_load_is_one_that_the_harness_takes() {
         let times = (Duration::from_millis(500), Duration::from_secs(1));
         for peer in Peer::ALL {
-            for cell in Plan::full().cells() {
+            for cell in BenchmarkPlan::full().cells() {
                 let options = load(peer, cell, &["127.0.0.1:1".to_owned()], times).unwrap();
                 assert_eq!((options.protocol, options.pipeline), (peer.protocol(), cell.pipeline));
                 assert_eq!(

@@ -2,7 +2,7 @@
 //!
 //! It owns names and numbers of the matrix and starts nothing.
 
-use super::super::driver::Protocol;
+use super::super::driver::StoreProtocol;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -58,12 +58,12 @@ impl Peer {
     }
 
     /// How it is talked to.
-    pub(crate) fn protocol(self) -> Protocol {
+    pub(crate) fn protocol(self) -> StoreProtocol {
         match self {
-            Peer::Dsm | Peer::Redis | Peer::RedisAlways | Peer::RedisWait => Protocol::Resp,
-            Peer::Etcd => Protocol::Etcd,
-            Peer::Zookeeper => Protocol::Zookeeper,
-            Peer::ZookeeperLocal => Protocol::ZookeeperLocal,
+            Peer::Dsm | Peer::Redis | Peer::RedisAlways | Peer::RedisWait => StoreProtocol::Resp,
+            Peer::Etcd => StoreProtocol::Etcd,
+            Peer::Zookeeper => StoreProtocol::Zookeeper,
+            Peer::ZookeeperLocal => StoreProtocol::ZookeeperLocal,
         }
     }
 
@@ -115,7 +115,7 @@ impl Cell {
 
 /// What one run of the benchmark does.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct BenchmarkPlan {
     /// In each round, each group is measured peer by peer; a peer is started afresh for it.
     pub groups: Vec<Vec<Cell>>,
     /// How often all of it is done.
@@ -130,15 +130,15 @@ pub(crate) struct Plan {
     pub limit: Duration,
 }
 
-impl Plan {
+impl BenchmarkPlan {
     /// Everything: about 50 minutes.
-    pub(crate) fn full() -> Plan {
+    pub(crate) fn full() -> BenchmarkPlan {
         let cells = |write_pct| {
             let of =
                 move |connections| [1, 16].map(move |pipeline| Cell { write_pct, connections, pipeline });
             [1, 50, 200].into_iter().flat_map(of).collect()
         };
-        Plan {
+        BenchmarkPlan {
             groups: [0, 30, 100].into_iter().map(cells).collect(),
             rounds: 3,
             first: Duration::from_secs(3),
@@ -149,9 +149,9 @@ impl Plan {
     }
 
     /// The cells that tell most: about 6 minutes.
-    pub(crate) fn quick() -> Plan {
+    pub(crate) fn quick() -> BenchmarkPlan {
         let cell = |(write_pct, connections, pipeline)| Cell { write_pct, connections, pipeline };
-        Plan {
+        BenchmarkPlan {
             groups: vec![[(0, 50, 1), (30, 1, 1), (30, 50, 1), (30, 50, 16), (100, 50, 1)]
                 .map(cell)
                 .to_vec()],
@@ -159,7 +159,7 @@ impl Plan {
             warmup: Duration::from_millis(500),
             duration: Duration::from_millis(1500),
             limit: Duration::from_secs(10 * 60),
-            ..Plan::full()
+            ..BenchmarkPlan::full()
         }
     }
 
@@ -193,16 +193,16 @@ mod tests {
 
     #[test]
     fn the_full_matrix_has_every_load_once() {
-        let cells = Plan::full().cells();
+        let cells = BenchmarkPlan::full().cells();
         assert_eq!(cells.len(), 18);
         assert!(cells.windows(2).all(|pair| pair[0] < pair[1]));
-        assert!(Plan::quick().cells().iter().all(|cell| cells.contains(cell)));
+        assert!(BenchmarkPlan::quick().cells().iter().all(|cell| cells.contains(cell)));
     }
 
     #[test]
     fn each_round_begins_with_another_peer_and_has_all_of_them() {
         for round in 0..6 {
-            let order = Plan::order(round, &Peer::ALL);
+            let order = BenchmarkPlan::order(round, &Peer::ALL);
             let mut sorted = order.clone();
             sorted.sort_unstable();
             assert_eq!(sorted, Peer::ALL);

@@ -5,8 +5,8 @@
 
 use super::super::cluster::OwnCluster;
 use super::super::monitor::ask;
-use super::super::record::Settings;
-use super::super::stop::Stop;
+use super::super::record::LoadSettings;
+use super::super::stop::StopSignal;
 use super::plan::Peer;
 use anyhow::{bail, ensure, Context as _};
 use dsm::launcher::describe_exit;
@@ -80,7 +80,7 @@ impl Instance {
     ///
     /// # Errors
     /// When it cannot be started, does not serve in time, or `stop` is set.
-    pub(crate) fn start(peer: Peer, parent: Option<&Path>, stop: &Stop) -> anyhow::Result<Instance> {
+    pub(crate) fn start(peer: Peer, parent: Option<&Path>, stop: &StopSignal) -> anyhow::Result<Instance> {
         if peer == Peer::Dsm {
             return start_dsm(parent, stop);
         }
@@ -138,12 +138,12 @@ impl Instance {
     }
 }
 
-fn start_dsm(parent: Option<&Path>, stop: &Stop) -> anyhow::Result<Instance> {
-    let settings = Settings {
+fn start_dsm(parent: Option<&Path>, stop: &StopSignal) -> anyhow::Result<Instance> {
+    let settings = LoadSettings {
         slaves: 3,
         placement: "hash".to_owned(),
         fsync: "always".to_owned(),
-        ..Settings::default()
+        ..LoadSettings::default()
     };
     let mut cluster = OwnCluster::prepare(&settings, &[], parent)?;
     stop.also_set(cluster.launcher().interruption());
@@ -166,7 +166,7 @@ struct Starting<'a> {
     processes: Vec<Process>,
     directory: TempDir,
     commands: Vec<String>,
-    stop: &'a Stop,
+    stop: &'a StopSignal,
     deadline: Instant,
 }
 

@@ -5,7 +5,7 @@ use plotters::style::RGBColor;
 
 use super::axis::Axis;
 use super::figure::{
-    in_order, Bar, Figure, Mark, Panel, Point, Shape, Stroke, BLUE, GREEN, ORANGE, PURPLE, VERMILION,
+    in_order, Bar, Figure, Mark, Marker, Panel, Point, Stroke, BLUE, GREEN, ORANGE, PURPLE, VERMILION,
 };
 use super::number::short;
 use super::{describe, think_note};
@@ -13,7 +13,7 @@ use crate::record::{Percentiles, RunRecord, SweepRecord};
 
 /// What can differ between the runs of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dimension {
+pub(crate) enum SweptBy {
     Slaves,
     Clients,
     Pool,
@@ -22,25 +22,25 @@ pub(crate) enum Dimension {
     ValueBytes,
 }
 
-impl Dimension {
-    pub(crate) const ALL: [Dimension; 6] = [
-        Dimension::Slaves,
-        Dimension::Clients,
-        Dimension::Pool,
-        Dimension::Pipeline,
-        Dimension::WritePct,
-        Dimension::ValueBytes,
+impl SweptBy {
+    pub(crate) const ALL: [SweptBy; 6] = [
+        SweptBy::Slaves,
+        SweptBy::Clients,
+        SweptBy::Pool,
+        SweptBy::Pipeline,
+        SweptBy::WritePct,
+        SweptBy::ValueBytes,
     ];
 
     /// In file names.
     pub(super) fn file(self) -> &'static str {
         match self {
-            Dimension::Slaves => "slave_count",
-            Dimension::Clients => "client_count",
-            Dimension::Pool => "pool",
-            Dimension::Pipeline => "pipeline",
-            Dimension::WritePct => "write_pct",
-            Dimension::ValueBytes => "value_bytes",
+            SweptBy::Slaves => "slave_count",
+            SweptBy::Clients => "client_count",
+            SweptBy::Pool => "pool",
+            SweptBy::Pipeline => "pipeline",
+            SweptBy::WritePct => "write_pct",
+            SweptBy::ValueBytes => "value_bytes",
         }
     }
 
@@ -52,24 +52,24 @@ impl Dimension {
     /// In titles and beside axes.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Dimension::Slaves => "number of slaves",
-            Dimension::Clients => "number of clients",
-            Dimension::Pool => "connections of each client",
-            Dimension::Pipeline => "requests in flight on each connection",
-            Dimension::WritePct => "writes (% of requests)",
-            Dimension::ValueBytes => "length of a value (bytes)",
+            SweptBy::Slaves => "number of slaves",
+            SweptBy::Clients => "number of clients",
+            SweptBy::Pool => "connections of each client",
+            SweptBy::Pipeline => "requests in flight on each connection",
+            SweptBy::WritePct => "writes (% of requests)",
+            SweptBy::ValueBytes => "length of a value (bytes)",
         }
     }
 
     /// At the head of a column.
     pub(crate) fn word(self) -> &'static str {
         match self {
-            Dimension::Slaves => "slaves",
-            Dimension::Clients => "clients",
-            Dimension::Pool => "pool",
-            Dimension::Pipeline => "pipeline",
-            Dimension::WritePct => "writes, %",
-            Dimension::ValueBytes => "value, B",
+            SweptBy::Slaves => "slaves",
+            SweptBy::Clients => "clients",
+            SweptBy::Pool => "pool",
+            SweptBy::Pipeline => "pipeline",
+            SweptBy::WritePct => "writes, %",
+            SweptBy::ValueBytes => "value, B",
         }
     }
 
@@ -79,12 +79,12 @@ impl Dimension {
         let values = if one { short(first) } else { format!("{}–{}", short(first), short(last)) };
         let s = if one && first == 1.0 { "" } else { "s" };
         match self {
-            Dimension::Slaves => format!("{values} slave{s}"),
-            Dimension::Clients => format!("{values} client{s}"),
-            Dimension::Pool => format!("pool of {values}"),
-            Dimension::Pipeline => format!("pipeline of {values}"),
-            Dimension::WritePct => format!("{values} % writes"),
-            Dimension::ValueBytes => format!("{values} B values"),
+            SweptBy::Slaves => format!("{values} slave{s}"),
+            SweptBy::Clients => format!("{values} client{s}"),
+            SweptBy::Pool => format!("pool of {values}"),
+            SweptBy::Pipeline => format!("pipeline of {values}"),
+            SweptBy::WritePct => format!("{values} % writes"),
+            SweptBy::ValueBytes => format!("{values} B values"),
         }
     }
 
@@ -92,12 +92,12 @@ impl Dimension {
     pub(crate) fn of(self, run: &RunRecord) -> f64 {
         let settings = &run.settings;
         match self {
-            Dimension::Slaves => settings.slaves.into(),
-            Dimension::Clients => settings.clients.into(),
-            Dimension::Pool => settings.pool.into(),
-            Dimension::Pipeline => settings.pipeline.into(),
-            Dimension::WritePct => settings.write_pct,
-            Dimension::ValueBytes => settings.value_bytes.into(),
+            SweptBy::Slaves => settings.slaves.into(),
+            SweptBy::Clients => settings.clients.into(),
+            SweptBy::Pool => settings.pool.into(),
+            SweptBy::Pipeline => settings.pipeline.into(),
+            SweptBy::WritePct => settings.write_pct,
+            SweptBy::ValueBytes => settings.value_bytes.into(),
         }
     }
 
@@ -110,8 +110,8 @@ impl Dimension {
     }
 
     /// The dimensions in which the runs of `sweep` differ.
-    pub(crate) fn varied(sweep: &SweepRecord) -> Vec<Dimension> {
-        Dimension::ALL.into_iter().filter(|dimension| dimension.values(sweep).len() > 1).collect()
+    pub(crate) fn varied(sweep: &SweepRecord) -> Vec<SweptBy> {
+        SweptBy::ALL.into_iter().filter(|dimension| dimension.values(sweep).len() > 1).collect()
     }
 }
 
@@ -187,7 +187,7 @@ impl Measure {
     }
 
     /// What a reader should know, for the report.
-    pub(super) fn explains(self, by: Dimension, sweep: &SweepRecord) -> String {
+    pub(super) fn explains(self, by: SweptBy, sweep: &SweepRecord) -> String {
         // Neither differs between the runs of a sweep.
         let settings = sweep.runs.first().map(|run| &run.settings);
         let from = match settings.and_then(|settings| settings.rate) {
@@ -220,7 +220,7 @@ impl Measure {
             }
             Measure::ErrorRate => "The share of requests that did not succeed, of whatever class.".to_owned(),
         };
-        let alone = Dimension::varied(sweep).into_iter().all(|dimension| dimension == by);
+        let alone = SweptBy::varied(sweep).into_iter().all(|dimension| dimension == by);
         let lines = match (alone, self) {
             (true, Measure::ReadLatency | Measure::WriteLatency) => {
                 " The line is the mean; the bands reach from the median to the 90th and on to the 99th percentile."
@@ -246,9 +246,9 @@ fn error_rate(run: &RunRecord) -> f64 {
 const NAMED_MAX: usize = 12;
 
 /// The runs that differ in `by` alone, as one line each: what they have in common, and the runs.
-fn lines(sweep: &SweepRecord, by: Dimension) -> Vec<(String, Vec<&RunRecord>)> {
-    let others: Vec<Dimension> =
-        Dimension::varied(sweep).into_iter().filter(|dimension| *dimension != by).collect();
+fn lines(sweep: &SweepRecord, by: SweptBy) -> Vec<(String, Vec<&RunRecord>)> {
+    let others: Vec<SweptBy> =
+        SweptBy::varied(sweep).into_iter().filter(|dimension| *dimension != by).collect();
     let mut lines: Vec<(Vec<f64>, Vec<&RunRecord>)> = Vec::new();
     for run in &sweep.runs {
         let place: Vec<f64> = others.iter().map(|other| other.of(run)).collect();
@@ -276,7 +276,7 @@ fn lines(sweep: &SweepRecord, by: Dimension) -> Vec<(String, Vec<&RunRecord>)> {
 }
 
 /// `measure` against `by`: one line for each value of what else differs.
-pub(super) fn figure(sweep: &SweepRecord, measure: Measure, by: Dimension) -> Figure {
+pub(super) fn figure(sweep: &SweepRecord, measure: Measure, by: SweptBy) -> Figure {
     let values = by.values(sweep);
     let lines = lines(sweep, by);
     let alone = lines.len() == 1;
@@ -285,7 +285,7 @@ pub(super) fn figure(sweep: &SweepRecord, measure: Measure, by: Dimension) -> Fi
     let mut all = Vec::new();
     for (index, (name, runs)) in lines.into_iter().enumerate() {
         let (colour, shape) =
-            if alone { (measure_colour(measure), Shape::Circle) } else { in_order(index, count_of_lines) };
+            if alone { (measure_colour(measure), Marker::Circle) } else { in_order(index, count_of_lines) };
         let label = if !alone {
             name
         } else if matches!(measure, Measure::ReadLatency | Measure::WriteLatency) {
@@ -349,7 +349,7 @@ pub(super) fn figure(sweep: &SweepRecord, measure: Measure, by: Dimension) -> Fi
 fn spread(
     sweep: &SweepRecord,
     measure: Measure,
-    by: Dimension,
+    by: SweptBy,
     colour: RGBColor,
     marks: &mut Vec<Mark>,
     all: &mut Vec<f64>,
@@ -407,7 +407,7 @@ fn largest(values: &[f64]) -> f64 {
 
 /// What each run's requests were: successful reads, successful writes, errors, stacked.
 pub(super) fn breakdown(sweep: &SweepRecord) -> Figure {
-    let varied = Dimension::varied(sweep);
+    let varied = SweptBy::varied(sweep);
     let labels: Vec<String> = sweep
         .runs
         .iter()

@@ -31,7 +31,7 @@ pub(super) struct Panel {
     pub(super) y: Axis,
     /// Painted in this order.
     pub(super) marks: Vec<Mark>,
-    pub(super) events: Vec<Event>,
+    pub(super) events: Vec<TimeMark>,
     /// Written across an empty panel: why there is nothing to see.
     pub(super) note: Option<String>,
 }
@@ -41,7 +41,7 @@ pub(super) enum Mark {
     /// The area between two curves: x, low, high.
     Band { label: String, colour: RGBColor, alpha: f64, points: Vec<(f64, f64, f64)> },
     /// A curve. A value that its axis cannot show (not a number; zero on a logarithmic axis) is a gap.
-    Line { label: String, colour: RGBColor, stroke: Stroke, shape: Option<Shape>, points: Vec<Point> },
+    Line { label: String, colour: RGBColor, stroke: Stroke, shape: Option<Marker>, points: Vec<Point> },
     /// Rectangles, each from `low` to `high`.
     Bars { label: String, colour: RGBColor, values_shown: bool, bars: Vec<Bar> },
 }
@@ -65,7 +65,7 @@ pub(super) enum Stroke {
 
 /// The marker at each point of a curve, so that curves differ by more than their colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(super) enum Marker {
     Dot,
     Circle,
     Square,
@@ -100,7 +100,7 @@ pub(super) struct Bar {
 
 /// Something that happened at a point in time, or lasted until another.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Event {
+pub(super) struct TimeMark {
     pub(super) at: f64,
     pub(super) until: Option<f64>,
     pub(super) label: String,
@@ -108,7 +108,7 @@ pub(super) struct Event {
 
 /// The colour and marker of the `at`-th of `of` curves whose order means something (a growing number of clients): from
 /// dark violet over blue and green to a yellow-green that still shows on white, lightness growing all the way.
-pub(super) fn in_order(at: usize, of: usize) -> (RGBColor, Shape) {
+pub(super) fn in_order(at: usize, of: usize) -> (RGBColor, Marker) {
     const STOPS: [(f64, f64, f64); 6] = [
         (68.0, 1.0, 84.0),
         (65.0, 68.0, 135.0),
@@ -117,7 +117,8 @@ pub(super) fn in_order(at: usize, of: usize) -> (RGBColor, Shape) {
         (100.0, 190.0, 70.0),
         (170.0, 190.0, 20.0),
     ];
-    const SHAPES: [Shape; 5] = [Shape::Circle, Shape::Square, Shape::Triangle, Shape::Diamond, Shape::Wedge];
+    const SHAPES: [Marker; 5] =
+        [Marker::Circle, Marker::Square, Marker::Triangle, Marker::Diamond, Marker::Wedge];
     let place = if of > 1 { at.min(of - 1) as f64 / (of - 1) as f64 } else { 0.4 } * (STOPS.len() - 1) as f64;
     let stop = (place as usize).min(STOPS.len() - 2);
     let part = place - stop as f64;
@@ -128,7 +129,7 @@ pub(super) fn in_order(at: usize, of: usize) -> (RGBColor, Shape) {
 
 /// The labels of `events` as they are written, and the key to them: the names themselves where they fit, otherwise a
 /// letter for each different name.
-pub(super) fn abbreviate(events: &[Event]) -> (Vec<String>, Vec<(String, String)>) {
+pub(super) fn abbreviate(events: &[TimeMark]) -> (Vec<String>, Vec<(String, String)>) {
     let mut key: Vec<(String, String)> = Vec::new();
     let short = events
         .iter()
@@ -173,7 +174,7 @@ mod tests {
 
     #[test]
     fn events_of_one_name_share_a_letter() {
-        let event = |label: &str| Event { at: 0.0, until: None, label: label.to_owned() };
+        let event = |label: &str| TimeMark { at: 0.0, until: None, label: label.to_owned() };
         let (short, key) = abbreviate(&[event("kill"), event("pause"), event("kill")]);
         assert_eq!(short, ["A", "B", "A"]);
         assert_eq!(key, [("A".to_owned(), "kill".to_owned()), ("B".to_owned(), "pause".to_owned())]);

@@ -1,7 +1,7 @@
 //! How evenly the slaves were loaded, and how evenly chance alone would load them.
 
 use super::axis::Axis;
-use super::figure::{Bar, Figure, Mark, Panel, Point, Shape, Stroke, BLUE, GREY, ORANGE, VERMILION};
+use super::figure::{Bar, Figure, Mark, Marker, Panel, Point, Stroke, BLUE, GREY, ORANGE, VERMILION};
 use super::number::{count, thousands};
 use super::printable;
 use crate::record::{PlacementRecord, SlaveLoad};
@@ -185,7 +185,7 @@ fn deviations(record: &PlacementRecord, expected: &Expected, reach: f64) -> Pane
                 .map(|two| band(record, -two, two)),
         );
         marks.push(level(record, "expected mean", 0.0));
-        let shape = Some(Shape::Circle);
+        let shape = Some(Marker::Circle);
         marks.push(Mark::Line {
             label: String::new(),
             colour: colour(record),

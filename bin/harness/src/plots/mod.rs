@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-pub(crate) use self::by_count::Dimension;
+pub(crate) use self::by_count::SweptBy;
 
 use self::by_count::Measure;
 use self::figure::Figure;
@@ -77,7 +77,7 @@ fn draw_from(sweep: &SweepRecord, directory: &Path, first: usize) -> anyhow::Res
     let mut book = Book { directory, plots: Vec::new(), drawn_before: false };
     if !sweep.runs.is_empty() {
         // Of what does not vary there would be a single point, which the tables say better.
-        for by in Dimension::varied(sweep) {
+        for by in SweptBy::varied(sweep) {
             for measure in Measure::ALL {
                 book.add(
                     &by_count_name(measure, by),
@@ -115,10 +115,10 @@ fn draw_from(sweep: &SweepRecord, directory: &Path, first: usize) -> anyhow::Res
 /// Removes what an earlier run drew and `plots` has not, and the folders that are empty then. Other files are not ours.
 fn remove_others(directory: &Path, plots: &[Plot]) -> anyhow::Result<()> {
     let kept: BTreeSet<&Path> = plots.iter().flat_map(|plot| [plot.png.as_path(), &plot.svg]).collect();
-    let mut folders: Vec<String> = Dimension::ALL.iter().map(|by| by.folder()).collect();
+    let mut folders: Vec<String> = SweptBy::ALL.iter().map(|by| by.folder()).collect();
     let mut names: Vec<String> =
         OVER_TIME.iter().chain([&PLACEMENTS]).map(|name| (*name).to_owned()).collect();
-    for by in Dimension::ALL {
+    for by in SweptBy::ALL {
         names.extend(Measure::ALL.iter().map(|measure| by_count_name(*measure, by)));
     }
     // A folder that is not there, or cannot be read, has nothing to be removed.
@@ -149,7 +149,7 @@ fn remove_others(directory: &Path, plots: &[Plot]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn by_count_name(measure: Measure, by: Dimension) -> String {
+fn by_count_name(measure: Measure, by: SweptBy) -> String {
     format!("{}/{}_vs_{}", by.folder(), measure.file(), by.file())
 }
 
@@ -281,26 +281,26 @@ fn load_of(run: &RunRecord) -> (PlacementRecord, load::Spread) {
 
 /// What tells `run` from the others of `sweep`: `5 slaves, 18 clients`, and what else differs between them.
 pub(crate) fn name(sweep: &SweepRecord, run: &RunRecord) -> String {
-    let varied = Dimension::varied(sweep);
-    let always = [Dimension::Slaves, Dimension::Clients];
-    let shown = Dimension::ALL.into_iter().filter(|by| always.contains(by) || varied.contains(by));
+    let varied = SweptBy::varied(sweep);
+    let always = [SweptBy::Slaves, SweptBy::Clients];
+    let shown = SweptBy::ALL.into_iter().filter(|by| always.contains(by) || varied.contains(by));
     // A target need not say how many slaves it has.
-    let known = shown.filter(|by| *by != Dimension::Slaves || by.of(run) > 0.0);
+    let known = shown.filter(|by| *by != SweptBy::Slaves || by.of(run) > 0.0);
     known.map(|by| by.shown(by.of(run), by.of(run))).collect::<Vec<_>>().join(", ")
 }
 
 /// The load in a line: what all runs of `sweep` have in common, and the range of what they do not.
-fn describe(sweep: &SweepRecord, without: &[Dimension]) -> String {
+fn describe(sweep: &SweepRecord, without: &[SweptBy]) -> String {
     let mut parts: Vec<String> = Vec::new();
     let runs = &sweep.runs;
-    for by in Dimension::ALL.into_iter().filter(|by| !without.contains(by)) {
+    for by in SweptBy::ALL.into_iter().filter(|by| !without.contains(by)) {
         let values = by.values(sweep);
         let (Some(first), Some(last)) = (values.first().copied(), values.last().copied()) else { continue };
         let unsaid = match by {
             // A target need not say how many slaves it has.
-            Dimension::Slaves => last == 0.0,
-            Dimension::Pool | Dimension::Pipeline => last <= 1.0,
-            Dimension::Clients | Dimension::WritePct | Dimension::ValueBytes => false,
+            SweptBy::Slaves => last == 0.0,
+            SweptBy::Pool | SweptBy::Pipeline => last <= 1.0,
+            SweptBy::Clients | SweptBy::WritePct | SweptBy::ValueBytes => false,
         };
         if !unsaid {
             parts.push(by.shown(first, last));

@@ -2,7 +2,9 @@
 
 use super::axis::Axis;
 use super::by_count::stacked;
-use super::figure::{Event, Figure, Mark, Panel, Point, Shape, Stroke, BLUE, GREEN, GREY, PURPLE, VERMILION};
+use super::figure::{
+    Figure, Mark, Marker, Panel, Point, Stroke, TimeMark, BLUE, GREEN, GREY, PURPLE, VERMILION,
+};
 use super::paint::event_key;
 use super::{describe, printable, think_note};
 use crate::record::{Percentiles, RunRecord, Second, SweepRecord};
@@ -39,8 +41,8 @@ pub(super) fn throughput(run: &RunRecord) -> Figure {
         });
     }
     let shape = match ok.len() {
-        0..=10 => Some(Shape::Circle),
-        11..=60 => Some(Shape::Dot),
+        0..=10 => Some(Marker::Circle),
+        11..=60 => Some(Marker::Dot),
         _ => None,
     };
     marks.push(Mark::Line {
@@ -148,7 +150,7 @@ fn percentiles(merged: &Merged, of: Kind) -> Vec<Mark> {
     vec![
         band("p50 to p90", 0.34, |p| p.p50, |p| p.p90),
         band("p90 to p99", 0.15, |p| p.p90, |p| p.p99),
-        line("slowest", GREY, Stroke::None, Some(Shape::Dot), |p| p.max),
+        line("slowest", GREY, Stroke::None, Some(Marker::Dot), |p| p.max),
         line("p99.9", VERMILION, Stroke::Thin, None, |p| p.p999),
         line("p99", GREEN, Stroke::Thin, None, |p| p.p99),
         line("p50 (median)", BLUE, Stroke::Thick, None, |p| p.p50),
@@ -212,10 +214,10 @@ fn empty(run: &RunRecord) -> Option<String> {
     }
 }
 
-fn events(run: &RunRecord) -> Vec<Event> {
+fn events(run: &RunRecord) -> Vec<TimeMark> {
     run.faults
         .iter()
-        .map(|fault| Event {
+        .map(|fault| TimeMark {
             at: fault.at_s,
             until: fault.until_s,
             label: shorten(&printable(&fault.name), 32),

@@ -13,7 +13,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::FontTransform;
 
 use super::axis::Axis;
-use super::figure::{abbreviate, rows, Event, Figure, Mark, Panel, Point, Shape, Stroke};
+use super::figure::{abbreviate, rows, Figure, Mark, Marker, Panel, Point, Stroke, TimeMark};
 use super::raster::{self, Raster};
 
 /// Pixels of the drawing for each pixel shown.
@@ -470,7 +470,7 @@ fn place_letters(panel: &Panel, letters: &[String], length: f64) -> Vec<EventLab
 }
 
 /// The time that an event lasted.
-fn shade<DB: DrawingBackend>(root: &Area<DB>, frame: &Frame<'_>, event: &Event) -> Drawn<DB> {
+fn shade<DB: DrawingBackend>(root: &Area<DB>, frame: &Frame<'_>, event: &TimeMark) -> Drawn<DB> {
     match (frame.x(event.at), event.until.and_then(|until| frame.x(until))) {
         (Some(from), Some(until)) if until > from => root.draw(&Rectangle::new(
             [(from, frame.y.start), (until, frame.y.end)],
@@ -480,7 +480,7 @@ fn shade<DB: DrawingBackend>(root: &Area<DB>, frame: &Frame<'_>, event: &Event) 
     }
 }
 
-fn event_line<DB: DrawingBackend>(root: &Area<DB>, frame: &Frame<'_>, event: &Event) -> Drawn<DB> {
+fn event_line<DB: DrawingBackend>(root: &Area<DB>, frame: &Frame<'_>, event: &TimeMark) -> Drawn<DB> {
     let Some(x) = frame.x(event.at) else { return Ok(()) };
     dashes(root, &[(x, frame.y.start), (x, frame.y.end)], SOFT_INK.mix(0.9).stroke_width(FINE / 2), 4, 3)
 }
@@ -511,7 +511,7 @@ fn draw_mark<DB: DrawingBackend>(root: &Area<DB>, frame: &Frame<'_>, mark: &Mark
                 curve(root, &part, *stroke, colour)?;
                 // A lonely point of a line would be invisible.
                 if let ([place], None) = (part.as_slice(), shape) {
-                    marker(root, Shape::Circle, *place, colour, false)?;
+                    marker(root, Marker::Circle, *place, colour, false)?;
                 }
             }
             let Some(shape) = shape else { return Ok(()) };
@@ -681,22 +681,22 @@ fn dashes<DB: DrawingBackend>(
 
 fn marker<DB: DrawingBackend>(
     root: &Area<DB>,
-    shape: Shape,
+    shape: Marker,
     (x, y): (i32, i32),
     colour: &RGBColor,
     hollow: bool,
 ) -> Drawn<DB> {
     let r = fine(4);
     let outline: Vec<(i32, i32)> = match shape {
-        Shape::Dot => return root.draw(&Circle::new((x, y), fine(3) / 2, colour.filled())),
-        Shape::Circle => {
+        Marker::Dot => return root.draw(&Circle::new((x, y), fine(3) / 2, colour.filled())),
+        Marker::Circle => {
             root.draw(&Circle::new((x, y), r, if hollow { WHITE.filled() } else { colour.filled() }))?;
             return root.draw(&Circle::new((x, y), r, colour.stroke_width(FINE)));
         }
-        Shape::Square => vec![(-r, -r), (r, -r), (r, r), (-r, r)],
-        Shape::Triangle => vec![(0, -r - 2), (r + 1, r), (-r - 1, r)],
-        Shape::Diamond => vec![(0, -r - 3), (r + 3, 0), (0, r + 3), (-r - 3, 0)],
-        Shape::Wedge => vec![(0, r + 2), (r + 1, -r), (-r - 1, -r)],
+        Marker::Square => vec![(-r, -r), (r, -r), (r, r), (-r, r)],
+        Marker::Triangle => vec![(0, -r - 2), (r + 1, r), (-r - 1, r)],
+        Marker::Diamond => vec![(0, -r - 3), (r + 3, 0), (0, r + 3), (-r - 3, 0)],
+        Marker::Wedge => vec![(0, r + 2), (r + 1, -r), (-r - 1, -r)],
     };
     let mut outline: Vec<(i32, i32)> = outline.into_iter().map(|(dx, dy)| (x + dx, y + dy)).collect();
     root.draw(&Polygon::new(outline.clone(), if hollow { WHITE.filled() } else { colour.filled() }))?;

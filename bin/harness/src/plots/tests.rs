@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::record::{FaultRecord, Percentiles, Second, Settings, SlaveLoad};
+use crate::record::{FaultRecord, LoadSettings, Percentiles, Second, SlaveLoad};
 
 /// A run whose numbers wander like measured ones, with `slaves`, `clients` and so many seconds.
 #[expect(clippy::too_many_lines, reason = "one field after the other")]
@@ -30,7 +30,7 @@ pub(crate) fn made_up_run(slaves: u32, clients: u32, seconds: u32) -> RunRecord 
         command_line: ["dsm-test-harness", "--slaves", "5", "--clients", "18"].map(String::from).into(),
         version: "0.1.0".into(),
         store: "dsm 0.1.0".into(),
-        settings: Settings {
+        settings: LoadSettings {
             slaves,
             clients,
             pool: 1,
@@ -44,7 +44,7 @@ pub(crate) fn made_up_run(slaves: u32, clients: u32, seconds: u32) -> RunRecord 
             placement: "hash".into(),
             fsync: "always".into(),
             seed: 1,
-            ..Settings::default()
+            ..LoadSettings::default()
         },
         duration_s: f64::from(seconds),
         ..RunRecord::default()
