@@ -8,7 +8,7 @@
 use super::reads::{GatherKey, Waiting};
 use super::writes::{Admission, Distinct, Outcome};
 use super::{Asker, Change, Effect, Master};
-use crate::command::{Command, Reply};
+use crate::command::{Command, Operands, Reply};
 use crate::ids::{Millis, SessionId};
 use crate::planted;
 use bytes::Bytes;
@@ -73,20 +73,14 @@ impl Work {
     fn longest(&self) -> usize {
         match self {
             Work::Distinguish { longest, .. } | Work::Admit { longest, .. } => *longest,
-            Work::Request { command: Command::Put { value, .. }, .. } => value.len(),
-            Work::Request { command: Command::PutMany { pairs }, .. } => longest_of(pairs),
+            Work::Request { command, .. } => command.operands().longest_value(),
             Work::Outcome(_)
             | Work::Forget { .. }
             | Work::Resumed { .. }
-            | Work::Request { .. }
             | Work::Gather { .. }
             | Work::Count { .. } => 0,
         }
     }
-}
-
-fn longest_of(pairs: &[(Bytes, Bytes)]) -> usize {
-    pairs.iter().map(|(_, value)| value.len()).max().unwrap_or_default()
 }
 
 /// What is in here of a session.
@@ -173,18 +167,10 @@ impl Slices {
 impl Master {
     /// Whether a request is done in slices.
     fn is_wide(&self, command: &Command) -> bool {
-        match command {
-            Command::GetMany { .. } | Command::PutMany { .. } | Command::Exists { .. } => {
-                command.keys() > self.config.slice_keys
-            }
-            // A deletion is taken in like a write, in slices.
-            Command::Delete { .. }
-            | Command::Get { .. }
-            | Command::Put { .. }
-            | Command::KeyCount
-            | Command::Status
-            | Command::Failover => false,
-        }
+        // A deletion is taken in like a write, in slices.
+        let is_done_in_slices =
+            matches!(command, Command::GetMany { .. } | Command::PutMany { .. } | Command::Exists { .. });
+        is_done_in_slices && command.keys() > self.config.slice_keys
     }
 
     /// Begins a request, unless it is one for slices or behind such a one of its session.
@@ -316,38 +302,25 @@ impl Master {
         command: Command,
         effects: &mut Vec<Effect>,
     ) -> Option<Work> {
-        match command {
-            Command::GetMany { keys } if keys.len() > self.config.slice_keys => {
-                match self.last_unwritten_of_any(asker, &keys) {
-                    Some(write) => self.wait(write, Waiting::GetMany { asker, deadline, keys }),
-                    None => return Some(self.gather(asker, deadline, keys)),
-                }
-                None
+        if !self.is_wide(&command) {
+            self.begin(now, asker, deadline, command, effects);
+        } else if let Command::GetMany { keys } = command {
+            match self.last_unwritten_of_any(asker, &keys) {
+                Some(write) => self.wait(write, Waiting::GetMany { asker, deadline, keys }),
+                None => return Some(self.gather(asker, deadline, keys)),
             }
-            Command::Exists { keys } if keys.len() > self.config.slice_keys => {
-                match self.last_unwritten_of_any(asker, &keys) {
-                    Some(write) => self.wait(write, Waiting::Exists { asker, keys }),
-                    None => return Some(Work::Count { asker, keys: keys.into_iter(), existing: 0 }),
-                }
-                None
+        } else if let Command::Exists { keys } = command {
+            match self.last_unwritten_of_any(asker, &keys) {
+                Some(write) => self.wait(write, Waiting::Exists { asker, keys }),
+                None => return Some(Work::Count { asker, keys: keys.into_iter(), existing: 0 }),
             }
-            Command::PutMany { pairs } if pairs.len() > self.config.slice_keys => {
-                let (distinct, longest) = (Distinct::of(pairs.len()), longest_of(&pairs));
-                Some(Work::Distinguish { asker, longest, pairs: pairs.into_iter(), distinct })
-            }
-            other @ (Command::Get { .. }
-            | Command::GetMany { .. }
-            | Command::Put { .. }
-            | Command::PutMany { .. }
-            | Command::Delete { .. }
-            | Command::Exists { .. }
-            | Command::KeyCount
-            | Command::Status
-            | Command::Failover) => {
-                self.begin(now, asker, deadline, other, effects);
-                None
-            }
+        } else if let Command::PutMany { pairs } = command {
+            let (distinct, longest) = (Distinct::of(pairs.len()), Operands::Pairs(&pairs).longest_value());
+            return Some(Work::Distinguish { asker, longest, pairs: pairs.into_iter(), distinct });
+        } else {
+            self.begin(now, asker, deadline, command, effects);
         }
+        None
     }
 }
 
