@@ -49,8 +49,8 @@ test-peers:
 # Beside redis-server, etcd and ZooKeeper; rewrites the tables of docs/BENCHMARKS.md. PEERS_FLAGS=--quick takes 6 minutes
 # instead of 50.
 bench-peers:
-	cargo build --release --locked -p dsm-harness --features peers
-	target/release/dsm-test-harness peers --document docs/BENCHMARKS.md $(PEERS_FLAGS)
+	cargo build --profile dist --locked -p dsm-harness --features peers
+	target/dist/dsm-test-harness peers --document docs/BENCHMARKS.md $(PEERS_FLAGS)
 
 # Whole clusters in virtual time. SEEDS=1000 from FIRST=0 on, each broken for SECONDS=30; SEED=n runs one and says what
 # happens.
