@@ -3,7 +3,6 @@
 //! Owns the connection. What comes over it goes to the master's inbox; the link's generation tells old from new.
 
 use crate::batch::{Outbox, Turns};
-use crate::door::admission::Unfinished;
 use crate::door::heard::Unheard;
 use crate::door::links::request_body_max;
 use crate::door::switchboard::Arrived;
@@ -165,7 +164,7 @@ async fn read(
     has_been_up: &Cell<bool>,
 ) -> io::Result<()> {
     let mut down = Down { context, generation, up: false };
-    let unfinished = Unfinished::frame(context);
+    let unfinished = context.switchboard.gate.unfinished_frames.part();
     let invalid = |error: frame::FrameError| io::Error::new(io::ErrorKind::InvalidData, error);
     let mut buffer = BytesMut::new();
     let mut turns = Turns::default();

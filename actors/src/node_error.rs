@@ -63,6 +63,9 @@ pub enum NodeError {
         /// What stands there.
         found: Displaced,
     },
+    /// Another master leads. What was not executed was answered so.
+    #[error("another master leads")]
+    Deposed,
     /// An actor that the node cannot do without has panicked.
     #[error("{actor} has panicked")]
     Panicked {

@@ -13,6 +13,7 @@ use crate::env::{
 };
 use crate::journal::shared_file::log_tailer::{self, Replayed};
 use crate::journal::shared_file::recovery::Recovery;
+use crate::journal::{LogEvent, Written};
 use crate::node_error::NodeError;
 use crate::slave_proxy::{End, EndReason, Parts, SharedLink, SlaveEnded, SlaveProxy};
 use crate::turns::TurnLengths;
@@ -114,6 +115,20 @@ impl<M> Received<M> {
     /// Whether nothing has come that was not taken.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl Received<LogEvent> {
+    /// Takes what has become of writes, when nothing else is told through this port.
+    ///
+    /// # Panics
+    /// When something else is.
+    pub fn take_written(&self) -> Vec<Written> {
+        let written = self.take().into_iter().map(|event| match event {
+            LogEvent::Written(written) => written,
+            other => panic!("not about writes: {other:?}"),
+        });
+        written.collect()
     }
 }
 

@@ -5,11 +5,12 @@ use dsm::config::{Fence, Fsync};
 use dsm::embed::{self, Get, Put, Status};
 use dsm::env::{Disk as _, OpenMode, Post, Stands};
 use dsm::journal::shared_file::failover_watcher::{self, FailoverWatcher, LeadershipChanged, Notice};
-use dsm::journal::shared_file::log_tailer::{self, LogTailer, Replay, Replayed};
+use dsm::journal::shared_file::log_tailer::{self, LogTailer, Replayed};
 use dsm::journal::shared_file::log_writer::{
     self, Abandon, Abandoned, Append, Close, Closed, EpochWritten, LogDisplaced, LogFailed, LogWriter,
-    Reopen, Reopened, Sync, Synced, Written,
+    Reopen, Reopened, Sync, Synced,
 };
+use dsm::journal::{LogEvent, Replay};
 use dsm::node_error::NodeError;
 use dsm::slave_proxy::EndReason;
 use dsm::supervision::{Fate, PanicGuard};
@@ -164,7 +165,7 @@ mod log_writer_actor {
     struct Rig {
         disk: MemoryDisk,
         writer: Addr<LogWriter>,
-        written: Received<Written>,
+        written: Received<LogEvent>,
         epoch: Received<EpochWritten>,
         failed: Received<LogFailed>,
         displaced: Received<LogDisplaced>,
@@ -295,7 +296,7 @@ mod log_writer_actor {
             let mut rig = rig().await;
             let names = rig.append(1);
             settle().await;
-            let written = rig.written.take();
+            let written = rig.written.take_written();
             assert_eq!(written.len(), 1);
             assert_eq!(written[0].writes[0].write, names[0]);
             assert_eq!(written[0].writes[0].version, Version::new(1, 3));
@@ -326,7 +327,7 @@ mod log_writer_actor {
             rig.writer.do_send(Sync);
             rig.append(1);
             sleep(ms(6)).await;
-            assert_eq!(rig.written.take().len(), 2, "the log is written meanwhile");
+            assert_eq!(rig.written.take_written().len(), 2, "the log is written meanwhile");
             assert!(rig.synced.is_empty());
             sleep(ms(5)).await;
             assert_eq!(rig.synced.take().len(), 1);
@@ -353,13 +354,13 @@ mod log_writer_actor {
             settle().await;
             assert_eq!(rig.reopened.take().len(), 1, "said without waiting for the disk");
             sleep(ms(12)).await;
-            assert_eq!(rig.written.take().len(), 2);
+            assert_eq!(rig.written.take_written().len(), 2);
             assert_eq!(rig.lines(), ["CLUSTER", "EPOCH", "WRITE", "SYNCED", "WRITE"]);
             // A second close finds a write that it must not cut off.
             rig.append(1);
             rig.writer.do_send(Close);
             sleep(ms(50)).await;
-            assert_eq!(rig.written.take().len(), 1);
+            assert_eq!(rig.written.take_written().len(), 1);
             let closed = rig.closed.take();
             assert_eq!(closed.len(), 1);
             assert_eq!(closed[0].position.offset, rig.content().len() as u64);
@@ -392,7 +393,7 @@ mod log_writer_actor {
                 names.extend(rig.append(2));
             }
             sleep(ms(12)).await;
-            let written = rig.written.take();
+            let written = rig.written.take_written();
             let sizes: Vec<usize> = written.iter().map(|written| written.writes.len()).collect();
             assert_eq!(sizes, [1, 20]);
             let answered: Vec<_> = written.iter().flat_map(|w| w.writes.iter().map(|r| r.write)).collect();
@@ -478,7 +479,7 @@ mod log_writer_actor {
                 let mut rig = rig().await;
                 rig.append(1);
                 settle().await;
-                assert_eq!(rig.written.take()[0].writes.len(), 1);
+                assert_eq!(rig.written.take_written()[0].writes.len(), 1);
                 let length = rig.content().len() as u64;
                 let stands = match stands {
                     Stands::Shorter { .. } => Stands::Shorter { bytes: length - 7 },
@@ -495,7 +496,7 @@ mod log_writer_actor {
                 rig.writer.do_send(Abandon);
                 settle().await;
                 assert_eq!(rig.abandoned.take().len(), 1);
-                let told = rig.written.take();
+                let told = rig.written.take_written();
                 assert!(told.iter().all(|told| told.writes.is_empty()));
                 assert!(told
                     .iter()
@@ -522,7 +523,7 @@ mod log_writer_actor {
             rig.disk.rename(Path::new(LOG), Path::new("/moved"));
             sleep(ms(6)).await;
             assert_eq!(found(&rig), Some(Stands::Nothing));
-            let told = rig.written.take();
+            let told = rig.written.take_written();
             let told: Vec<_> = told
                 .into_iter()
                 .map(|told| (told.writes.len(), told.refused, told.refusal.map(|(word, _)| word)))
@@ -569,7 +570,7 @@ mod log_writer_actor {
             assert_eq!(rig.epoch.take().len(), 1);
             rig.append(1);
             settle().await;
-            assert_eq!(rig.written.take()[0].writes[0].version, Version::new(1, 3));
+            assert_eq!(rig.written.take_written()[0].writes[0].version, Version::new(1, 3));
             assert_eq!(rig.lines()[..4], ["CLUSTER", "EPOCH", "SYNCED", "WRITE"]);
         });
     }
@@ -581,7 +582,7 @@ mod log_writer_actor {
             let before = rig.content().len();
             rig.append(1);
             settle().await;
-            rig.written.take();
+            rig.written.take_written();
             let line = rig.content().len() - before;
             rig.disk.take_operations();
 
@@ -592,7 +593,7 @@ mod log_writer_actor {
             settle().await;
             let behind = rig.append(2);
             sleep(ms(8)).await;
-            let written = rig.written.take();
+            let written = rig.written.take_written();
             assert_eq!(written.len(), 1, "{written:?}");
             let done: Vec<_> = written[0].writes.iter().map(|record| record.write).collect();
             assert_eq!(done, first[..2]);
@@ -614,11 +615,11 @@ mod log_writer_actor {
             rig.disk.set_length_max(Some(before + 3 * line));
             let full = rig.append(1);
             sleep(ms(30)).await;
-            assert_eq!(rig.written.take()[0].refused, full);
+            assert_eq!(rig.written.take_written()[0].refused, full);
             rig.disk.set_length_max(None);
             let resumed = rig.append(1);
             sleep(ms(5)).await;
-            let written = rig.written.take();
+            let written = rig.written.take_written();
             assert_eq!(written[0].writes[0].write, resumed[0]);
             assert_eq!(written[0].writes[0].version, Version::new(1, 6), "no seq is left out");
             assert_eq!(rig.lines(), ["CLUSTER", "EPOCH", "WRITE", "WRITE", "WRITE", "WRITE"]);

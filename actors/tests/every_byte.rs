@@ -7,10 +7,11 @@
 use actix::prelude::*;
 use dsm::config::Fsync;
 use dsm::env::{Disk as _, OpenMode, Post};
-use dsm::journal::shared_file::log_tailer::{self, Replay};
+use dsm::journal::shared_file::log_tailer;
 use dsm::journal::shared_file::log_writer::{
-    self, Append, Close, Closed, EpochWritten, LogFailed, LogWriter, Written,
+    self, Append, Close, Closed, EpochWritten, LogFailed, LogWriter,
 };
+use dsm::journal::{LogEvent, Replay};
 use dsm::node_error::{LogDamage, NodeError};
 use dsm::supervision::{Fate, PanicGuard};
 use dsm::testing::{
@@ -87,7 +88,7 @@ impl History {
 /// A reign's writer and those it talks to.
 struct Reign {
     writer: Addr<LogWriter>,
-    written: Received<Written>,
+    written: Received<LogEvent>,
     epoch: Received<EpochWritten>,
     failed: Received<LogFailed>,
     closed: Received<Closed>,
@@ -198,13 +199,13 @@ async fn write_history(world: &MemoryEnv) -> History {
             })
             .collect();
         reign.writer.do_send(Append { changes: changes.clone() });
-        let written = came(&reign.written).await.remove(0);
+        let LogEvent::Written(written) = came(&reign.written).await.remove(0) else { panic!("not written") };
         assert_eq!((written.writes.len(), written.refused.len()), (changes.len(), 0));
         let file = world.disk.content(path());
         let ends: Vec<usize> = memchr::memchr_iter(b'\n', &file).map(|newline| newline + 1).collect();
         // The records are the last lines of the file.
         let ends = &ends[ends.len() - changes.len() - 1..];
-        assert_eq!(written.offset as usize, ends[changes.len()]);
+        assert_eq!(written.bytes as usize, ends[changes.len()]);
         history.groups.push((ends[0], ends[changes.len()]));
         for ((record, (write, change)), end) in written.writes.into_iter().zip(changes).zip(&ends[1..]) {
             assert_eq!(record.write, write);

@@ -1,8 +1,8 @@
 //! The listening socket: slaves, clients and the other master share one port. A panic in a connection's task ends that
 //! connection only.
 
-use super::admission::{count, Counted};
 use super::connection::connection;
+use super::counters::count;
 use super::Context;
 use crate::env::{Listener, Stream};
 use crate::supervision::{Fate, TaskGuard};
@@ -29,7 +29,7 @@ pub(crate) async fn accept(listener: Listener, context: Context, fate: Fate) {
 }
 
 async fn accept_into(connections: &mut JoinSet<()>, listener: &Listener, context: &Context, fate: &Fate) {
-    let limits = &context.switchboard.limits;
+    let counters = &context.switchboard.gate.counters;
     // One line for a time without descriptors; INFO counts.
     let mut told = false;
     while !fate.is_decided() && !context.switchboard.stopping.get() {
@@ -43,7 +43,7 @@ async fn accept_into(connections: &mut JoinSet<()>, listener: &Listener, context
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, or a connection that was gone before it was accepted: both pass.
-                count(&limits.accept_errors);
+                count(&counters.accept_errors);
                 if !std::mem::replace(&mut told, true) {
                     log::warn!("connections are not accepted for now, trying on error={error}");
                 }
@@ -62,19 +62,15 @@ async fn accept_into(connections: &mut JoinSet<()>, listener: &Listener, context
 
 /// Serves a connection, or says that it is one too many.
 fn take_in(connections: &mut JoinSet<()>, stream: Stream, address: String, context: &Context) {
-    let limits = &context.switchboard.limits;
     stream.keep_alive(context.config.tcp_keepalive);
     stream.show_progress();
-    count(&limits.connections_total);
-    if limits.connections.get() >= context.config.max_connections {
-        count(&limits.connections_refused);
+    let Some(permit) = context.switchboard.gate.connect() else {
         connections.spawn_local(refuse(stream));
         return;
-    }
-    limits.connections.set(limits.connections.get() + 1);
+    };
     let context = context.clone();
     connections.spawn_local(async move {
-        let _counted = Counted(Rc::clone(&context.switchboard));
+        let _permit = permit;
         let kind = Cell::new("connection");
         let turns = Rc::clone(&context.switchboard.turns);
         turns.watch(&kind, connection(stream, address, context, &kind)).await;

@@ -1,101 +1,173 @@
-//! The limits at the door, and what is counted of them.
+//! The limits at the door. Whoever is let in holds a permit, and with the permit's drop its place is free again: with an
+//! answer, a refusal, a connection that ends, a task that panics and a master that stops alike.
+//!
+//! Owns how many are in and how much they brought. Never waits: who is one too many is told so.
 
-use super::switchboard::Switchboard;
-use super::Context;
+use super::counters::{count, LimitCounters};
+use crate::config::MasterConfig;
 use crate::reading::READ_BYTES;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::resp::Limits;
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// Counters of what the limits did, for INFO.
-#[derive(Debug, Default)]
-pub(crate) struct LimitCounters {
-    pub(crate) connections: Cell<usize>,
-    pub(crate) connections_total: Cell<u64>,
-    pub(crate) connections_refused: Cell<u64>,
-    /// Requests that were refused because too much was in flight; all BUSY answers are among the [`ErrorCounters`].
-    pub(crate) busy: Cell<u64>,
-    /// How often a connection was not read any further because of what it had in flight.
-    pub(crate) reads_paused: Cell<u64>,
-    /// Requests that had to wait for earlier answers of their connection to leave.
-    pub(crate) parked: Cell<u64>,
-    pub(crate) slow_readers_cut: Cell<u64>,
-    pub(crate) handshakes_timed_out: Cell<u64>,
-    pub(crate) protocol_errors: Cell<u64>,
-    pub(crate) idle_closed: Cell<u64>,
-    pub(crate) accept_errors: Cell<u64>,
+/// What is let in, up to the limits of the configuration.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    connections_max: usize,
+    requests_max: usize,
+    request_bytes_max: usize,
+    connections: Cell<usize>,
+    requests: Cell<usize>,
+    request_bytes: Cell<usize>,
+    /// Bytes of clients' long requests that have not arrived whole yet: `--max-request-bytes`.
+    pub(crate) unfinished_requests: Pool,
+    /// Bytes of handshakes, and of long frames of slaves and masters, that have not arrived whole yet: `--max-link-bytes`.
+    pub(crate) unfinished_frames: Pool,
+    pub(crate) counters: LimitCounters,
 }
 
-pub(crate) fn count(counter: &Cell<u64>) {
-    counter.set(counter.get() + 1);
-}
+impl Gate {
+    /// Nobody is in.
+    pub(crate) fn new(config: &MasterConfig) -> Rc<Self> {
+        let request_bytes_max = config.max_request_bytes.as_u64() as usize;
+        Rc::new(Gate {
+            connections_max: config.max_connections,
+            requests_max: config.max_requests,
+            request_bytes_max,
+            connections: Cell::new(0),
+            requests: Cell::new(0),
+            request_bytes: Cell::new(0),
+            unfinished_requests: Pool::new(request_bytes_max),
+            unfinished_frames: Pool::new(config.max_link_bytes.as_u64() as usize),
+            counters: LimitCounters::default(),
+        })
+    }
 
-/// How often each word of an error was answered, for INFO.
-#[derive(Debug, Default)]
-pub(crate) struct ErrorCounters([Cell<u64>; ErrorWord::ALL.len()]);
+    /// Connections that are open.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.get()
+    }
 
-impl ErrorCounters {
-    /// Notes an answer.
-    pub(crate) fn note(&self, reply: &Reply) {
-        if let Reply::Error(error) = reply {
-            count(&self.0[error.word as usize]);
+    /// Requests in flight, of all connections.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.get()
+    }
+
+    /// Bytes of keys and values of the requests in flight.
+    pub(crate) fn request_bytes(&self) -> usize {
+        self.request_bytes.get()
+    }
+
+    /// Lets a connection in; `None` when it is one too many.
+    pub(super) fn connect(self: &Rc<Self>) -> Option<ConnectionPermit> {
+        count(&self.counters.connections_total);
+        if self.connections.get() >= self.connections_max {
+            count(&self.counters.connections_refused);
+            return None;
         }
+        self.connections.set(self.connections.get() + 1);
+        Some(ConnectionPermit { gate: Rc::clone(self) })
     }
 
-    /// Notes an answer in RESP.
-    pub(super) fn note_encoded(&self, answer: &[u8]) {
-        let Some(error) = answer.strip_prefix(b"-") else { return };
-        let word = error.split(|byte| *byte == b' ').next().unwrap_or(error);
-        if let Some(word) = ErrorWord::ALL.into_iter().find(|known| known.as_str().as_bytes() == word) {
-            count(&self.0[word as usize]);
+    /// Lets a request of `bytes` bytes in, unless a limit on all that are in flight is reached.
+    pub(crate) fn request(self: &Rc<Self>, bytes: usize) -> Option<RequestPermit> {
+        let over = self.requests.get() >= self.requests_max
+            || self.request_bytes.get() + bytes > self.request_bytes_max;
+        if over {
+            count(&self.counters.busy);
+            return None;
         }
+        Some(self.request_always(bytes))
     }
 
-    /// How often `word` was answered.
-    pub(crate) fn of(&self, word: ErrorWord) -> u64 {
-        self.0[word as usize].get()
+    /// The same for a request that the other master forwards, which has counted it against the same limits: with our own
+    /// clients' that is twice as much at most.
+    pub(crate) fn forwarded_request(self: &Rc<Self>, bytes: usize) -> Option<RequestPermit> {
+        let over = self.requests.get() >= self.requests_max.saturating_mul(2)
+            || self.request_bytes.get() / 2 >= self.request_bytes_max;
+        (!over).then(|| self.request_always(bytes))
+    }
+
+    /// Lets a request in whatever the limits say.
+    pub(super) fn request_always(self: &Rc<Self>, bytes: usize) -> RequestPermit {
+        self.requests.set(self.requests.get() + 1);
+        self.request_bytes.set(self.request_bytes.get() + bytes);
+        RequestPermit { gate: Rc::clone(self), bytes }
     }
 }
 
-/// Bytes that wait in the buffers of many connections for the rest of what they belong to.
-#[derive(Debug, Default)]
-pub(crate) struct Pool {
-    pub(crate) bytes: Cell<usize>,
-    /// Connections that were cut because their bytes were too many.
-    pub(crate) cut: Cell<u64>,
+/// A connection's place among `--max-connections`.
+#[derive(Debug)]
+pub(super) struct ConnectionPermit {
+    gate: Rc<Gate>,
 }
 
-/// Gives a connection's place back, also when its task panics.
-pub(crate) struct Counted(pub(super) Rc<Switchboard>);
-
-impl Drop for Counted {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let connections = &self.0.limits.connections;
+        let connections = &self.gate.connections;
         connections.set(connections.get() - 1);
     }
 }
 
-/// One connection's part of a [`Pool`], given back when it ends.
+/// A request's place among `--max-requests` and `--max-request-bytes`.
+#[derive(Debug)]
+pub(crate) struct RequestPermit {
+    gate: Rc<Gate>,
+    bytes: usize,
+}
+
+impl RequestPermit {
+    /// Bytes of the request's keys and values.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for RequestPermit {
+    fn drop(&mut self) {
+        let Gate { requests, request_bytes, .. } = &*self.gate;
+        requests.set(requests.get() - 1);
+        request_bytes.set(request_bytes.get() - self.bytes);
+    }
+}
+
+/// Bytes that wait in the buffers of many connections for the rest of what they belong to.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    bytes_max: usize,
+    bytes: Cell<usize>,
+    cut: Cell<u64>,
+}
+
+impl Pool {
+    fn new(bytes_max: usize) -> Self {
+        Pool { bytes_max, bytes: Cell::new(0), cut: Cell::new(0) }
+    }
+
+    /// Bytes that wait.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
+    /// Connections that were cut because their bytes were too many.
+    pub(crate) fn cut(&self) -> u64 {
+        self.cut.get()
+    }
+
+    /// The part of one connection, which holds nothing yet.
+    pub(crate) fn part(&self) -> Unfinished<'_> {
+        Unfinished { pool: self, held: Cell::new(0) }
+    }
+}
+
+/// One connection's part of a [`Pool`], given back by its drop.
 pub(crate) struct Unfinished<'a> {
     pool: &'a Pool,
-    bytes_max: usize,
     held: Cell<usize>,
 }
 
-impl<'a> Unfinished<'a> {
-    /// A client's part: `--max-request-bytes`.
-    pub(super) fn request(context: &'a Context) -> Self {
-        let bytes_max = context.config.max_request_bytes.as_u64() as usize;
-        Unfinished { pool: &context.switchboard.unfinished_requests, bytes_max, held: Cell::new(0) }
-    }
-
-    /// The part of a handshake, or of a slave's or a master's link: `--max-link-bytes`.
-    pub(crate) fn frame(context: &'a Context) -> Self {
-        let bytes_max = context.config.max_link_bytes.as_u64() as usize;
-        Unfinished { pool: &context.switchboard.unfinished_frames, bytes_max, held: Cell::new(0) }
-    }
-
+impl Unfinished<'_> {
     /// Notes how many bytes wait in the connection's buffer; whether they may. Short ones always may: who sends
     /// ordinary requests does not suffer from others' endless ones. So may those of one connection alone.
     pub(crate) fn hold(&self, bytes: usize) -> bool {
@@ -106,7 +178,7 @@ impl<'a> Unfinished<'a> {
     pub(crate) fn hold_all(&self, bytes: usize) -> bool {
         let others = self.pool.bytes.get() - self.held.replace(bytes);
         self.pool.bytes.set(others + bytes);
-        let may = bytes == 0 || others == 0 || others + bytes <= self.bytes_max;
+        let may = bytes == 0 || others == 0 || others + bytes <= self.pool.bytes_max;
         if !may {
             count(&self.pool.cut);
         }

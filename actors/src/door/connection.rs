@@ -1,6 +1,6 @@
 //! The life of one connection: the first bytes tell who is there, and its end is told to whoever reads it.
 
-use super::admission::count;
+use super::counters::count;
 use super::native::native;
 use super::resp::redis;
 use super::switchboard::Switchboard;
@@ -18,14 +18,14 @@ use std::time::Duration;
 const PARTING_MAX: Duration = Duration::from_secs(1);
 
 pub(super) async fn connection(stream: Stream, address: String, context: Context, kind: &Cell<&'static str>) {
-    let limits = &context.switchboard.limits;
+    let counters = &context.switchboard.gate.counters;
     let mut buffer = BytesMut::with_capacity(READ_BYTES);
     let handshake = tokio::time::timeout(context.config.handshake_timeout, stream.read(&mut buffer)).await;
     match handshake {
         Ok(Ok(0) | Err(_)) => return,
         Ok(Ok(_)) => {}
         Err(_) => {
-            count(&limits.handshakes_timed_out);
+            count(&counters.handshakes_timed_out);
             return;
         }
     }
@@ -53,7 +53,7 @@ pub(super) async fn connection(stream: Stream, address: String, context: Context
     let is_slow = pumped.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
     let why = is_slow.then_some("it takes no answers (--write-timeout)").or(outbox.why_cut());
     if let Some(why) = why {
-        count(&limits.slow_readers_cut);
+        count(&counters.slow_readers_cut);
         log::warn!("connection cut address={address} cause={why:?}");
     }
     if pumped.is_ok() && why.is_none() && context.switchboard.stopping.get() {

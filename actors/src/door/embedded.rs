@@ -1,7 +1,8 @@
 //! The program around a master, which asks it without a socket: one session, and results of three kinds.
 
-use super::admission::{check_sizes, count};
-use super::session::Session;
+use super::admission::check_sizes;
+use super::counters::count;
+use super::session::{Coding, Session};
 use super::switchboard::{Arrived, Switchboard};
 use crate::client::{ClientError, Failure};
 use crate::config::MasterConfig;
@@ -47,15 +48,15 @@ pub struct Status;
 
 /// The way in for the program around a master: one session, opened with the first request and again after it had to
 /// be closed.
-pub(crate) struct Door {
+pub(crate) struct EmbeddedCaller {
     switchboard: Rc<Switchboard>,
     config: Rc<MasterConfig>,
     session: Option<Rc<Session>>,
 }
 
-impl Door {
+impl EmbeddedCaller {
     pub(crate) fn new(switchboard: Rc<Switchboard>, config: Rc<MasterConfig>) -> Self {
-        Door { switchboard, config, session: None }
+        EmbeddedCaller { switchboard, config, session: None }
     }
 
     /// Asks what a client may ask, if the limits allow.
@@ -81,14 +82,14 @@ impl Door {
         if requests >= self.config.max_pipeline
             || in_flight_bytes >= self.config.max_pipeline_bytes.as_u64() as usize
         {
-            count(&self.switchboard.limits.busy);
+            count(&self.switchboard.gate.counters.busy);
             return Err(Reply::Error(busy()));
         }
-        if !self.switchboard.admit(&self.config, bytes) {
+        let Some(permit) = self.switchboard.gate.request(bytes) else {
             return Err(Reply::Error(busy()));
-        }
+        };
         let (caller, answer) = oneshot::channel();
-        let tag = session.ask_embedded(caller, bytes);
+        let tag = session.ask(Coding::Embedded(caller), Some(permit));
         let asker = Asker { session: session.id(), tag };
         self.switchboard.push(Arrived::Request { asker, command });
         Ok(answer)
@@ -112,7 +113,7 @@ impl Door {
     }
 }
 
-impl Drop for Door {
+impl Drop for EmbeddedCaller {
     fn drop(&mut self) {
         if let Some(session) = &self.session {
             session.close();

@@ -78,6 +78,7 @@ impl Drop for Said {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::MasterConfig;
     use crate::door::switchboard::Arrived;
     use crate::door::test_kit::{deaf_master, slave_of};
     use dsm_protocol::frame;
@@ -86,7 +87,7 @@ mod tests {
     #[actix::test]
     async fn a_link_says_no_more_than_the_master_can_hear() {
         const FRAMES: usize = 20_000;
-        let (context, inbox) = deaf_master();
+        let (context, inbox) = deaf_master(MasterConfig::default());
         let (far, link, said) = slave_of(&context, &inbox).await;
         context.switchboard.trust(link);
         drop(said);
@@ -119,7 +120,7 @@ mod tests {
 
     #[actix::test]
     async fn a_link_that_waits_to_be_heard_takes_no_turns() {
-        let (context, inbox) = deaf_master();
+        let (context, inbox) = deaf_master(MasterConfig::default());
         let (far, link, said) = slave_of(&context, &inbox).await;
         let mut out = Vec::new();
         frame::encode(&Message::Control(Control::Probe), &mut out);

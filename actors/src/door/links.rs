@@ -1,7 +1,7 @@
 //! The links that slaves and the other master have opened: each frame goes to the master's inbox, and no faster than it
 //! hears.
 
-use super::admission::{count, Unfinished};
+use super::counters::count;
 use super::heard::{Said, Unheard};
 use super::switchboard::{Arrived, Switchboard};
 use super::Context;
@@ -63,7 +63,7 @@ async fn frames(
 ) -> Result<(), LinkError> {
     let switchboard = &*context.switchboard;
     let trusted = &switchboard.trusted;
-    let unfinished = Unfinished::frame(context);
+    let unfinished = context.switchboard.gate.unfinished_frames.part();
     let mut is_trusted = false;
     let mut turns = Turns::default();
     let mut unframer = Unframer::default();
@@ -161,7 +161,7 @@ pub(super) async fn slave(
         Ok(()) => EndReason::Closed("end of stream".to_owned()),
         Err(LinkError::Io(error)) => EndReason::Closed(error.to_string()),
         Err(LinkError::Frame(error)) => {
-            count(&switchboard.limits.protocol_errors);
+            count(&switchboard.gate.counters.protocol_errors);
             reject(outbox, &error.to_string());
             EndReason::Protocol(error.to_string())
         }
@@ -200,7 +200,7 @@ pub(super) async fn peer(
             outbox.append_pieces(|out| frame::encode_response(id, &reply, out));
         }
         About::Response(_) | About::Value(_) => {
-            count(&switchboard.limits.protocol_errors);
+            count(&switchboard.gate.counters.protocol_errors);
             reject(outbox, "a master does not say this");
         }
     };
@@ -210,7 +210,7 @@ pub(super) async fn peer(
     match result {
         Ok(()) | Err(LinkError::Io(_)) => {}
         Err(LinkError::Frame(error)) => {
-            count(&switchboard.limits.protocol_errors);
+            count(&switchboard.gate.counters.protocol_errors);
             reject(outbox, &error.to_string());
         }
         Err(LinkError::Cut) => reject(outbox, LINK_CUT),

@@ -10,8 +10,10 @@
 //! | `connection` | the life of one connection, whoever it is |
 //! | `native`, `resp` | the two protocols: frames, and Redis' |
 //! | `links` | the links of slaves and of the other master |
-//! | `admission` | the limits, and what is counted of them |
+//! | `admission` | the limits, and the permits of those who are in |
+//! | `counters` | what happened, for INFO |
 //! | `heard` | what a link has said and the master has not heard yet |
+//! | `origin` | where a session's requests come from |
 //! | `session`, `session_guard` | the order of a client's answers and the room for them; a connection's hold on its session |
 //! | `embedded` | the program around a master, which asks without a socket |
 //! | `switchboard` | how all of them reach the master |
@@ -19,10 +21,14 @@
 pub(crate) mod accept;
 pub(crate) mod admission;
 mod connection;
+pub(crate) mod counters;
 pub(crate) mod embedded;
 pub(crate) mod heard;
 pub(crate) mod links;
 mod native;
+pub(crate) mod origin;
+#[cfg(test)]
+mod permits_come_back;
 mod resp;
 pub(crate) mod session;
 mod session_guard;

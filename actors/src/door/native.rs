@@ -1,8 +1,10 @@
 //! A connection that speaks frames: its HELLO tells whether a client, a slave or the other master is there.
 
-use super::admission::{check_sizes, count, Unfinished};
+use super::admission::check_sizes;
+use super::counters::count;
 use super::links::{peer, reject, request_body_max, slave, LinkError};
-use super::session::{Coding, Session};
+use super::origin::Origin;
+use super::session::Coding;
 use super::session_guard::{hear, parted, Heard, SessionGuard, UPLOADS_CUT};
 use super::Context;
 use crate::batch::{Outbox, Turns};
@@ -24,13 +26,13 @@ pub(super) async fn native(
     address: &str,
     kind: &Cell<&'static str>,
 ) -> io::Result<()> {
-    let limits = &context.switchboard.limits;
+    let counters = &context.switchboard.gate.counters;
     let shaking = hello(stream, &mut buffer, context);
     let hello = match tokio::time::timeout(context.config.handshake_timeout, shaking).await {
         Ok(Ok(hello)) => hello,
         Ok(Err(LinkError::Io(error))) => return Err(error),
         Ok(Err(LinkError::Frame(error))) => {
-            count(&limits.protocol_errors);
+            count(&counters.protocol_errors);
             if let FrameError::WireVersion { .. } = error {
                 context.switchboard.tell_of_version(context.env.now(), address, &error);
             }
@@ -40,7 +42,7 @@ pub(super) async fn native(
         // It passes; a Reject would tell a master or slave that it is not wanted.
         Ok(Err(LinkError::Cut)) => return Ok(()),
         Err(_) => {
-            count(&limits.handshakes_timed_out);
+            count(&counters.handshakes_timed_out);
             return Ok(());
         }
     };
@@ -63,7 +65,7 @@ async fn hello(
     buffer: &mut BytesMut,
     context: &Context,
 ) -> Result<Option<Hello>, LinkError> {
-    let unfinished = Unfinished::frame(context);
+    let unfinished = context.switchboard.gate.unfinished_frames.part();
     let mut has_preface = false;
     loop {
         if !has_preface && frame::check_preface(buffer).map_err(LinkError::Frame)? {
@@ -93,8 +95,7 @@ async fn native_client(
     context: &Context,
 ) -> io::Result<()> {
     let id = SessionId(context.switchboard.next_id());
-    let guard =
-        SessionGuard::open(context, Session::native(id, outbox.clone(), &context.switchboard.answers));
+    let guard = SessionGuard::open(context, id, Origin::Native, outbox);
     let mut result = native_requests(stream, &mut buffer, context, &guard).await;
     if let Err(LinkError::Cut) = result {
         guard.session.send(&Message::Control(Control::Reject { reason: format!("BUSY {UPLOADS_CUT}") }));
@@ -107,7 +108,7 @@ async fn native_client(
         }
         Err(LinkError::Io(error)) => Err(error),
         Err(LinkError::Frame(error)) => {
-            count(&context.switchboard.limits.protocol_errors);
+            count(&context.switchboard.gate.counters.protocol_errors);
             reject(outbox, &error.to_string());
             Ok(())
         }
@@ -122,7 +123,7 @@ async fn native_requests(
     guard: &SessionGuard,
 ) -> Result<(), LinkError> {
     let body_max = request_body_max(context);
-    let unfinished = Unfinished::request(context);
+    let unfinished = context.switchboard.gate.unfinished_requests.part();
     let mut turns = Turns::default();
     let mut unframer = Unframer::default();
     loop {
@@ -152,7 +153,7 @@ async fn native_requests(
             Heard::More => guard.session.note_sends(),
             Heard::End => return Ok(()),
             Heard::Nothing => {
-                count(&context.switchboard.limits.idle_closed);
+                count(&context.switchboard.gate.counters.idle_closed);
                 return Ok(());
             }
         }

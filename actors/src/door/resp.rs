@@ -1,7 +1,9 @@
 //! A Redis client's connection.
 
-use super::admission::{check_sizes, count, Unfinished};
-use super::session::{Coding, Session};
+use super::admission::check_sizes;
+use super::counters::count;
+use super::origin::Origin;
+use super::session::Coding;
 use super::session_guard::{hear, parted, Heard, SessionGuard, UPLOADS_CUT};
 use super::Context;
 use crate::batch::{Outbox, Turns};
@@ -25,13 +27,13 @@ pub(super) async fn redis(
     context: &Context,
     address: &str,
 ) -> io::Result<()> {
-    let limits = &context.switchboard.limits;
+    let counters = &context.switchboard.gate.counters;
     let id = SessionId(context.switchboard.next_id());
-    let guard = SessionGuard::open(context, Session::resp(id, outbox.clone(), &context.switchboard.answers));
+    let guard = SessionGuard::open(context, id, Origin::Resp, outbox);
     let mut parser = Parser::new(context.facts.limits);
     let mut conversation = Conversation::new(id.0, context.facts).with_addresses(address, "");
     let mut own = Vec::new();
-    let unfinished = Unfinished::request(context);
+    let unfinished = context.switchboard.gate.unfinished_requests.part();
     // A Redis client's handshake is its first request.
     let begun = tokio::time::Instant::now();
     let mut is_known = false;
@@ -79,7 +81,7 @@ pub(super) async fn redis(
                     Heard::End => break,
                     Heard::Nothing => {
                         let counter =
-                            if in_handshake { &limits.handshakes_timed_out } else { &limits.idle_closed };
+                            if in_handshake { &counters.handshakes_timed_out } else { &counters.idle_closed };
                         count(counter);
                         return Ok(());
                     }
@@ -87,7 +89,7 @@ pub(super) async fn redis(
                 continue;
             }
             Err(error) => {
-                count(&limits.protocol_errors);
+                count(&counters.protocol_errors);
                 own.clear();
                 error.encode(&mut own);
                 guard.say(&own);

@@ -1,13 +1,16 @@
 //! A connection that has a session: its place at the master, and how long its client may be silent.
 
-use super::admission::count;
+use super::counters::count;
+use super::origin::Origin;
 use super::session::{Coding, Session};
 use super::switchboard::{Arrived, Switchboard};
 use super::Context;
+use crate::batch::Outbox;
 use crate::env::Stream;
 use crate::reading::read_more;
 use bytes::BytesMut;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::ids::SessionId;
 use dsm_protocol::machine::master::Asker;
 use std::io;
 use std::rc::Rc;
@@ -23,8 +26,8 @@ pub(super) struct SessionGuard {
 }
 
 impl SessionGuard {
-    pub(super) fn open(context: &Context, session: Session) -> Self {
-        let session = Rc::new(session);
+    pub(super) fn open(context: &Context, id: SessionId, origin: Origin, outbox: &Outbox) -> Self {
+        let session = Rc::new(Session::new(id, origin, outbox.clone(), &context.switchboard.answers));
         context.switchboard.push(Arrived::Opened(Rc::clone(&session)));
         SessionGuard { switchboard: Rc::clone(&context.switchboard), session }
     }
@@ -34,29 +37,23 @@ impl SessionGuard {
         #[cfg(feature = "testing")]
         crate::testing::pass(|place| *place == crate::testing::Place::Session);
         let bytes = command.payload_bytes();
-        let tag = self.session.ask(coding, bytes);
-        let switchboard = &context.switchboard;
+        let gate = &context.switchboard.gate;
         // Whoever looks for the reason of BUSY must not be answered BUSY.
-        if command == Command::Status {
-            switchboard.permit(bytes);
-        } else if !switchboard.admit(&context.config, bytes) {
-            self.answer(tag, &Reply::error(ErrorWord::Busy, "too many requests in flight"));
+        let permit =
+            if command == Command::Status { Some(gate.request_always(bytes)) } else { gate.request(bytes) };
+        let Some(permit) = permit else {
+            self.refuse(coding, &Reply::error(ErrorWord::Busy, "too many requests in flight"));
             return;
-        }
-        let asker = Asker { session: self.session.id(), tag };
-        switchboard.push(Arrived::Request { asker, command });
+        };
+        let asker = Asker { session: self.session.id(), tag: self.session.ask(coding, Some(permit)) };
+        context.switchboard.push(Arrived::Request { asker, command });
     }
 
-    /// Refuses a request that takes no permits.
+    /// Refuses a request, which the master is not asked and which takes no permit.
     pub(super) fn refuse(&self, coding: Coding, refusal: &Reply) {
-        let tag = self.session.ask(coding, 0);
-        self.answer(tag, refusal);
-    }
-
-    /// Answers what the master is not asked.
-    pub(super) fn answer(&self, tag: u64, reply: &Reply) {
-        self.switchboard.errors.note(reply);
-        self.session.answer(tag, reply);
+        self.switchboard.errors.note(refusal);
+        let tag = self.session.ask(coding, None);
+        self.session.answer(tag, refusal);
     }
 
     /// Sends what the connection says by itself, behind what was asked before.
@@ -69,7 +66,7 @@ impl SessionGuard {
         let config = &context.config;
         let bytes_max = config.max_pipeline_bytes.as_u64() as usize;
         if !self.session.has_room(config.max_pipeline, bytes_max) {
-            count(&context.switchboard.limits.reads_paused);
+            count(&context.switchboard.gate.counters.reads_paused);
             self.session.room(config.max_pipeline, bytes_max).await;
         }
     }
@@ -147,38 +144,5 @@ pub(super) async fn hear(
             },
         };
         return Ok(if more { Heard::More } else { Heard::End });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::batch::Outbox;
-    use crate::door::admission::Counted;
-    use crate::door::test_kit::deaf_master;
-    use dsm_protocol::ids::SessionId;
-
-    #[actix::test]
-    async fn a_panic_in_a_session_gives_its_place_back_and_ends_nothing_else() {
-        let (context, inbox) = deaf_master();
-        let board = Rc::clone(&context.switchboard);
-        board.limits.connections.set(1);
-        let session = SessionId(board.next_id());
-        let panicked = actix::spawn(async move {
-            let _counted = Counted(Rc::clone(&context.switchboard));
-            let _guard = SessionGuard::open(
-                &context,
-                Session::resp(session, Outbox::default(), &context.switchboard.answers),
-            );
-            panic!("on purpose");
-        });
-        assert!(panicked.await.is_err_and(|error| error.is_panic()));
-        assert_eq!(board.limits.connections.get(), 0);
-        let mut arrived = Vec::new();
-        inbox.take(&mut arrived);
-        assert!(
-            matches!(&arrived[..], [Arrived::Opened(_), Arrived::Closed(closed)] if *closed == session),
-            "{arrived:?}"
-        );
     }
 }

@@ -1,10 +1,10 @@
 //! What all connection tasks of one master share with it: the inbox through which they reach it, and what is counted in all.
 
-use super::admission::{count, ErrorCounters, LimitCounters, Pool};
+use super::admission::Gate;
+use super::counters::ErrorCounters;
 use super::heard::Said;
 use super::session::{AnswerPool, Session};
 use crate::batch::{Inbox, Outbox};
-use crate::config::MasterConfig;
 use crate::slave_proxy::EndReason;
 use crate::turns::TurnLengths;
 use actix::prelude::Recipient;
@@ -68,17 +68,11 @@ pub(crate) struct Switchboard {
     /// How long the turns of the node are.
     pub(crate) turns: Rc<TurnLengths>,
     /// Bytes and requests in flight in all, kept by the tasks and the master together.
-    pub(crate) requests: Cell<usize>,
-    pub(crate) bytes: Cell<usize>,
-    /// Bytes of clients' long requests that have not arrived whole yet.
-    pub(crate) unfinished_requests: Pool,
-    /// Bytes of handshakes, and of long frames of slaves and masters, that have not arrived whole yet.
-    pub(crate) unfinished_frames: Pool,
+    pub(crate) gate: Rc<Gate>,
     /// The links whose frames may be longer than a handshake's, and how long a value was asked for over each.
     pub(super) trusted: RefCell<BTreeMap<LinkId, usize>>,
     /// Bytes of the answers of all connections.
     pub(crate) answers: Rc<AnswerPool>,
-    pub(crate) limits: LimitCounters,
     pub(crate) errors: ErrorCounters,
     /// Set when the node stops: no connection is accepted or read any more.
     pub(crate) stopping: Cell<bool>,
@@ -96,6 +90,7 @@ impl Switchboard {
     pub(crate) fn new(
         inbox: Inbox<Arrived>,
         drain: Recipient<Drain>,
+        gate: Rc<Gate>,
         answers: AnswerPool,
         turns: Rc<TurnLengths>,
     ) -> Self {
@@ -105,12 +100,8 @@ impl Switchboard {
             inbox,
             drain,
             next: Cell::new(1),
-            requests: Cell::new(0),
-            bytes: Cell::new(0),
-            unfinished_requests: Pool::default(),
-            unfinished_frames: Pool::default(),
+            gate,
             trusted: RefCell::default(),
-            limits: LimitCounters::default(),
             errors: ErrorCounters::default(),
             stopping: Cell::new(false),
             stop: Notify::new(),
@@ -138,24 +129,6 @@ impl Switchboard {
         if self.inbox.push(arrived) {
             self.drain.do_send(Drain);
         }
-    }
-
-    /// Counts a request of `bytes` bytes as in flight, unless a limit on all of them is reached.
-    pub(crate) fn admit(&self, config: &MasterConfig, bytes: usize) -> bool {
-        let over = self.requests.get() >= config.max_requests
-            || self.bytes.get() + bytes > config.max_request_bytes.as_u64() as usize;
-        if over {
-            count(&self.limits.busy);
-            return false;
-        }
-        self.permit(bytes);
-        true
-    }
-
-    /// Takes the permits of a request whatever the limits say; its answer gives them back.
-    pub(crate) fn permit(&self, bytes: usize) {
-        self.requests.set(self.requests.get() + 1);
-        self.bytes.set(self.bytes.get() + bytes);
     }
 
     /// Lets a link send long frames from now on: the master knows who it is and asks for them.

@@ -1,5 +1,6 @@
 //! A master that hears nothing, for the tests of what stands at its door.
 
+use super::admission::Gate;
 use super::connection::connection;
 use super::heard::Said;
 use super::session::AnswerPool;
@@ -29,15 +30,24 @@ impl Handler<Drain> for Drains {
 }
 
 /// A master that hears nothing until the test takes what is in its inbox.
-pub(super) fn deaf_master() -> (Context, Inbox<Arrived>) {
+pub(super) fn deaf_master(config: MasterConfig) -> (Context, Inbox<Arrived>) {
     let inbox = Inbox::default();
     let env = crate::env::real::RealEnv::new();
     let turns = TurnLengths::new(Rc::clone(&env));
     let (answers, drain) = (AnswerPool::new(usize::MAX), Drains.start().recipient());
-    let board = Switchboard::new(inbox.clone(), drain, answers, turns);
-    let config = MasterConfig::default();
+    let board = Switchboard::new(inbox.clone(), drain, Gate::new(&config), answers, turns);
     let facts = server_facts(&config);
     (Context { env, facts, config: Rc::new(config), switchboard: Rc::new(board) }, inbox)
+}
+
+/// What a slave says of itself.
+pub(super) fn hello_of_slave() -> HelloRole {
+    HelloRole::Slave {
+        id: dsm_protocol::ids::SlaveId::new("one").unwrap(),
+        incarnation: dsm_protocol::ids::Incarnation(1),
+        seen: None,
+        room_bytes: u64::MAX,
+    }
 }
 
 /// A connection of a slave to that master, with its end here, its link and that its hello is not heard yet.
@@ -51,12 +61,7 @@ pub(super) async fn slave_of(context: &Context, inbox: &Inbox<Arrived>) -> (Stre
         let turns = Rc::clone(&theirs.switchboard.turns);
         turns.watch(&kind, connection(near, address, theirs, &kind)).await;
     });
-    let role = HelloRole::Slave {
-        id: dsm_protocol::ids::SlaveId::new("one").unwrap(),
-        incarnation: dsm_protocol::ids::Incarnation(1),
-        seen: None,
-        room_bytes: u64::MAX,
-    };
+    let role = hello_of_slave();
     let mut out = frame::PREFACE.to_vec();
     frame::encode(&Message::Control(Control::Hello(Hello { cluster: None, role })), &mut out);
     far.write_all(&out).await.unwrap();

@@ -1,5 +1,353 @@
-//! The log of a master: who appends to it, who follows it, and who may lead.
+//! The port between a master and its log: what a master asks of it, and what it hears.
 //!
-//! The log is one file that two masters of one machine share: [`shared_file`].
+//! Owns the words that both sides use, and no rule. A master holds one [`Journal`], asks it by [`LogRequest`]s, and hears
+//! [`LogEvent`]s in its mailbox. It knows neither what its log is made of nor how many other masters have a part in it.
+//! Both enums are closed: a new word fails to compile wherever it must be understood.
+//!
+//! | a master | the log as one file ([`shared_file`]) | a log replicated by Raft |
+//! |---|---|---|
+//! | follows: [`LogEvent::Replayed`], [`LogEvent::Sighted`] | reads the file as it grows, and proves that another file at its path goes on what was replayed | hands out the entries of its own log once they are committed; the sight never changes |
+//! | [`LogRequest::Queue`], [`LogEvent::Won`] | waits for the lock file's lock; holds it | may campaign; has won an election, whose term is known and whose first entry is not committed yet |
+//! | suspects: [`LogEvent::Looked`], [`LogRequest::Oust`] | the holder's beat stands still: it is killed, once it is certain who it is | the elections do that by themselves; it looks as if the leader made progress |
+//! | [`LogRequest::Open`] | locks the inode, cuts what is torn, writes again and syncs what is not known to be on disk, replays the rest | replays its own log to the end |
+//! | [`LogRequest::Begin`] | appends and syncs an EPOCH record | the entry that a leader appends first is committed: its term is the epoch, and the reign's identity follows from it |
+//! | [`LogRequest::Append`] | one group, one write, one sync | one proposal, the own sync beside the replication |
+//! | written | the file has it, on disk under `--fsync always` | a majority has it on disk, this machine among them |
+//! | [`LogRequest::Read`] | the file that is locked, at a place | this machine's own log: a place is local, and what is written is here |
+//! | [`LogRequest::Sync`] | a sync beside the writes | the follower that is to lead next has all but the last moment |
+//! | [`LogRequest::Close`] | all is synced and marked, the inode is unlocked | leadership goes to the follower that is named |
+//! | [`LogEvent::Deposed`] | another file stands at the path: no restart would find what is written | a higher term is seen |
+//! | [`LogEvent::Failed`] | a write or sync failed: nothing is known of what was in flight | the same of this machine's log |
+//!
+//! **Order.** What is asked is done in the order in which it is asked, and answers of one kind come in the order of their
+//! questions. A write that is answered as written is in what each later leader replays, and so is all that was appended
+//! before it; a refused one is in nobody's log, unless its word is *unknown*. After [`LogEvent::Deposed`] nothing is
+//! written any more, and [`LogEvent::Abandoned`] comes after the last refusal.
+//!
+//! **Invariant:** the request path pays one message a turn, whatever is in it, and nothing for each record.
+//! `actors/tests/journal/` holds every implementation to this contract.
 
+#[cfg(feature = "testing")]
+pub mod memory;
 pub mod shared_file;
+
+use crate::node_error::NodeError;
+use actix::prelude::*;
+use bytes::Bytes;
+use dsm_protocol::command::ErrorWord;
+use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Version};
+use dsm_protocol::machine::master::{Change, ReignRecord, WriteId};
+use dsm_protocol::machine::reign::takeover::Seen;
+use dsm_protocol::record::{Place, Position};
+use dsm_protocol::witness_file::WitnessText;
+use smallvec::SmallVec;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// A master's log. With its drop everything of it is given back, leadership included.
+pub trait Journal {
+    /// Takes a request. What it leads to is told by [`LogEvent`]s.
+    fn ask(&mut self, request: LogRequest);
+
+    /// Says that this master makes progress: one that leads and says nothing for long loses its leadership. Cheap.
+    fn advance(&self);
+}
+
+/// What a master asks of its log.
+#[derive(Debug)]
+pub enum LogRequest {
+    /// Look who leads, now and from now on, until this master does or leaves the queue. Told by [`LogEvent::Looked`].
+    Watch,
+    /// Queue for the leadership. Told by [`LogEvent::Won`].
+    Queue,
+    /// Make sure that whoever leads and makes no progress runs no more.
+    Oust {
+        /// How far his counter had come: one whose counter has moved since is spared. `None`: it has not begun to count.
+        beat: Option<u64>,
+    },
+    /// Want no leadership any more, for good, and look no more who has it.
+    LeaveQueue,
+    /// Give the leadership to whoever wants it, and everything that is held of the log.
+    GiveUp,
+    /// Say who leads, in words. Answered by [`LogEvent::Leader`].
+    WhoLeads,
+
+    /// Follow the log from where it was closed.
+    Follow,
+    /// Forget what was replayed, and follow what is there from its start.
+    FollowAnew,
+    /// Say what is seen of the log that is followed. Answered by [`LogEvent::Sighted`].
+    Look,
+    /// Follow no more. Answered by [`LogEvent::Halted`].
+    Halt,
+
+    /// With the leadership, and while nothing is followed: make the log whole and replay the rest of it. Answered by
+    /// [`LogEvent::Opened`].
+    Open {
+        /// Whether an empty log is made if there is none.
+        makes: bool,
+    },
+    /// Let go of the opened log, but not of the leadership: it is not the right one, and another may be put in its place.
+    PutAside,
+    /// Say which log is there by now. Answered by [`LogEvent::Found`].
+    Find,
+    /// Keep this beside the log, for the next [`LogEvent::Opened`] to tell.
+    Note(WitnessText),
+    /// After [`LogEvent::Opened`]: begin a reign. Answered by [`LogEvent::Begun`].
+    Begin {
+        /// Its epoch is this one, or a higher one where the log itself counts them.
+        epoch: Epoch,
+        /// Reigns whose loss is accepted with it.
+        given_up: Vec<Reign>,
+    },
+    /// Let others know who leads.
+    Declare {
+        /// Whether requests are served, so that others may miss this reign if it is lost.
+        serves: bool,
+    },
+
+    /// Append these writes, in this order. Answered by [`LogEvent::Written`].
+    Append {
+        /// The writes and what they change.
+        changes: Vec<(WriteId, Arc<Change>)>,
+    },
+    /// Read a value that is written.
+    Read {
+        /// Where the value stands, as the log has told.
+        place: Place,
+        /// Its version.
+        version: Version,
+        /// Where to give it. Not through the mailbox: many may be read in one turn.
+        answer: ValueAnswer,
+    },
+    /// Bring to the disk what is written so far, while records are appended: what [`LogRequest::Close`] finds is little
+    /// then. Answered by [`LogEvent::Synced`], once for all that ask before it begins.
+    Sync,
+    /// Bring everything to the disk and let the log go: nothing is appended after this, unless [`LogRequest::Reopen`] takes
+    /// it back. Answered by [`LogEvent::Closed`]. The leadership is kept.
+    Close {
+        /// The address of the master that is to lead next; `None` when it does not matter.
+        to: Option<String>,
+    },
+    /// Take [`LogRequest::Close`] back. Answered by [`LogEvent::Reopened`], unless [`LogEvent::Closed`] was told first.
+    Reopen,
+    /// After [`LogEvent::Deposed`]: say when all that was asked for is refused, by [`LogEvent::Abandoned`].
+    Abandon,
+}
+
+/// What a master hears of its log.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub enum LogEvent {
+    /// Who leads, as far as it was looked at. At least every 50 ms while that is wanted.
+    Looked(Seen),
+    /// This master may lead, and nobody else until it gives that up or is deposed.
+    Won {
+        /// Whose log it is and in which epoch, by what the last leader has declared.
+        declared: Option<(ClusterId, Option<Epoch>)>,
+        /// The epoch that he has declared, whether he has named a cluster or not.
+        epoch: Option<Epoch>,
+    },
+    /// Who leads, in words; `None` when nobody does.
+    Leader(Option<String>),
+
+    /// A part of the log. It is answered when the part is taken in, so that at most one is under way.
+    Replayed(ReplayPart),
+    /// What is seen of the log that is followed, when that changes or somebody has asked.
+    Sighted(Sight),
+    /// Nothing more is replayed, and all that was is taken in.
+    Halted,
+
+    /// The log is whole, and all of it is replayed.
+    Opened {
+        /// It and its end; `None` when there is none.
+        log: Option<(LogId, Position)>,
+        /// What was noted beside it.
+        noted: WitnessText,
+    },
+    /// Which log is there, and how many bytes it has.
+    Found(Option<(LogId, u64)>),
+    /// The reign has begun: its first record is where no crash takes it away.
+    Begun {
+        /// Whose log it is. Chosen now, in a new log.
+        cluster: ClusterId,
+        /// The version of its record.
+        version: Version,
+        /// The reign's identity.
+        id: ReignId,
+        /// The length of the log, in bytes.
+        bytes: u64,
+    },
+
+    /// Writes are in the log, or refused.
+    Written(Written),
+    /// What was written when [`LogRequest::Sync`] was asked is on disk.
+    Synced,
+    /// Everything is on disk, and nothing is appended any more.
+    Closed {
+        /// Which log it is.
+        log: LogId,
+        /// Its end.
+        end: Position,
+    },
+    /// The log is still this master's.
+    Reopened,
+    /// This master leads no more, without having been asked. What it appends is refused. The node ends once
+    /// [`LogEvent::Abandoned`] has come.
+    Deposed(NodeError),
+    /// Everything that was asked for before [`LogRequest::Abandon`] is answered.
+    Abandoned,
+    /// Nothing is known of what was in flight, and nothing more is told of it: the node must end.
+    Failed(NodeError),
+}
+
+/// A part of a log.
+#[derive(Debug)]
+pub struct ReplayPart {
+    /// Whether what was replayed before is to be forgotten first.
+    pub from_start: bool,
+    /// What it does to the directory, in the order of the log.
+    pub changes: Vec<Replay>,
+    /// The place after it.
+    pub end: Position,
+    /// The last place before that through which the log is known to be on disk.
+    pub durable: Position,
+    /// Which log it is.
+    pub log: Option<LogId>,
+    /// Whether nothing comes after it for now.
+    pub caught_up: bool,
+}
+
+/// What a part of the log does to the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// A key has a new version.
+    Put {
+        /// The key.
+        key: Box<[u8]>,
+        /// The version.
+        version: Version,
+        /// Where the value stands.
+        place: Place,
+    },
+    /// A key is gone.
+    Delete {
+        /// The key.
+        key: Box<[u8]>,
+    },
+    /// A reign began.
+    Reign(ReignRecord),
+    /// The loss of a reign was accepted.
+    GivenUp(Reign),
+}
+
+/// Tells one stored log from another: two masters that follow the same one name the same numbers.
+pub type LogId = (u64, u64);
+
+/// What a master that follows the log sees of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// What is there goes on what was replayed.
+    Follows,
+    /// Nothing is there.
+    Gone(String),
+    /// Something is there in which what was replayed is not found.
+    Other(String),
+    /// What is there ends in front of what was replayed.
+    Short(String),
+}
+
+impl Sight {
+    /// The word for it in INFO.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Sight::Follows => "follows",
+            Sight::Gone(_) => "gone",
+            Sight::Other(_) => "other",
+            Sight::Short(_) => "short",
+        }
+    }
+}
+
+impl fmt::Display for Sight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Sight::Follows => f.write_str("it goes on what was replayed"),
+            Sight::Gone(what) | Sight::Other(what) | Sight::Short(what) => f.write_str(what),
+        }
+    }
+}
+
+/// What became of writes. Written means durable, but for the modes of `--fsync` that promise less.
+#[derive(Debug)]
+pub struct Written {
+    /// The writes, in the order of the log.
+    pub writes: Vec<WrittenRecord>,
+    /// The writes after them that are not in the log, or of which nobody knows, in the order of their appends.
+    pub refused: Vec<WriteId>,
+    /// Which of the two, and why.
+    pub refusal: Option<(ErrorWord, String)>,
+    /// The length of the log with what is written, in bytes.
+    pub bytes: u64,
+}
+
+/// One written record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenRecord {
+    /// The write.
+    pub write: WriteId,
+    /// Its version.
+    pub version: Version,
+    /// Where its values stand, in the order of its pairs. None for a deletion.
+    pub places: SmallVec<[Place; 1]>,
+}
+
+/// Why a value is not had from the log.
+#[derive(Debug, Error)]
+pub enum Unread {
+    /// The log is not this master's any more.
+    #[error("the log is closed")]
+    Closed,
+    /// Whoever was to read it is gone.
+    #[error("the read of the log has panicked")]
+    Panicked,
+    /// What stands there cannot be read, or is something else.
+    #[error("{0}")]
+    Failed(#[source] io::Error),
+}
+
+/// What became of one read.
+pub type ReadResult = Result<Bytes, Unread>;
+
+/// Takes the answer to one read. There is one in any case: with its drop, if none was given.
+pub struct ValueAnswer(Option<Box<dyn FnOnce(ReadResult)>>);
+
+impl ValueAnswer {
+    /// An answer that goes to `give`.
+    pub fn new(give: impl FnOnce(ReadResult) + 'static) -> Self {
+        ValueAnswer(Some(Box::new(give)))
+    }
+
+    /// Gives it.
+    pub fn give(mut self, result: ReadResult) {
+        if let Some(give) = self.0.take() {
+            give(result);
+        }
+    }
+}
+
+impl Drop for ValueAnswer {
+    fn drop(&mut self) {
+        if let Some(give) = self.0.take() {
+            give(Err(Unread::Panicked));
+        }
+    }
+}
+
+impl fmt::Debug for ValueAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ValueAnswer")
+    }
+}

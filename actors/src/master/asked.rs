@@ -11,7 +11,7 @@ impl Handler<Put> for MasterActor {
     type Result = ResponseFuture<Result<(), ClientError>>;
 
     fn handle(&mut self, put: Put, _: &mut Self::Context) -> Self::Result {
-        let asked = self.door.ask(Command::Put { key: put.key, value: put.value });
+        let asked = self.embedded.ask(Command::Put { key: put.key, value: put.value });
         Box::pin(async move {
             match asked.result().await? {
                 Reply::Done => Ok(()),
@@ -25,7 +25,7 @@ impl Handler<Get> for MasterActor {
     type Result = ResponseFuture<Result<Option<Bytes>, ClientError>>;
 
     fn handle(&mut self, get: Get, _: &mut Self::Context) -> Self::Result {
-        let asked = self.door.ask(Command::Get { key: get.key });
+        let asked = self.embedded.ask(Command::Get { key: get.key });
         Box::pin(async move {
             match asked.result().await? {
                 Reply::Value(value) => Ok(Some(value)),
@@ -40,7 +40,7 @@ impl Handler<Delete> for MasterActor {
     type Result = ResponseFuture<Result<bool, ClientError>>;
 
     fn handle(&mut self, delete: Delete, _: &mut Self::Context) -> Self::Result {
-        let asked = self.door.ask(Command::Delete { keys: vec![delete.key] });
+        let asked = self.embedded.ask(Command::Delete { keys: vec![delete.key] });
         Box::pin(async move {
             match asked.result().await? {
                 Reply::Count(count) => Ok(count > 0),
@@ -54,7 +54,7 @@ impl Handler<Status> for MasterActor {
     type Result = ResponseFuture<Result<String, ClientError>>;
 
     fn handle(&mut self, _: Status, _: &mut Self::Context) -> Self::Result {
-        let asked = self.door.ask(Command::Status);
+        let asked = self.embedded.ask(Command::Status);
         Box::pin(async move {
             match asked.result().await? {
                 Reply::Text(text) => Ok(text),

@@ -2,7 +2,8 @@
 //! what it has replayed. Until then it serves nobody, says what is missing, and goes on by itself.
 
 use super::{MasterActor, Role};
-use crate::journal::shared_file::log_tailer::{Halt, Sight, Sighted};
+use crate::journal::shared_file::log_tailer::{Halt, Sighted};
+use crate::journal::Sight;
 use actix::prelude::*;
 use dsm_protocol::ids::Millis;
 

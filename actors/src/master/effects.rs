@@ -218,20 +218,12 @@ impl MasterActor {
         }
     }
 
-    /// Sends an answer to its slot and gives the request's permits back.
+    /// Sends an answer to its slot, with which the request's permit is given back.
     pub(super) fn reply(&mut self, to: Asker, reply: &Reply) {
         let Some(session) = self.sessions.get(&to.session) else { return };
-        if let Some(bytes) = session.answer(to.tag, reply) {
+        if session.answer(to.tag, reply) {
             self.switchboard.errors.note(reply);
-            self.give_back(bytes);
         }
-    }
-
-    /// Gives the permits of a request of `bytes` bytes back.
-    pub(super) fn give_back(&self, bytes: usize) {
-        let board = &self.switchboard;
-        board.requests.set(board.requests.get() - 1);
-        board.bytes.set(board.bytes.get() - bytes);
     }
 
     /// Sends an answer that may be longer than was foreseen: of another client's write that was in front of it, or of the

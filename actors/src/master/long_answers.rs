@@ -62,20 +62,20 @@ impl LongAnswer {
 impl MasterActor {
     /// Begins an answer of many values.
     pub(super) fn begin_long_answer(&mut self, to: Asker, values: Vec<Option<Bytes>>) {
-        let coding = self.sessions.get(&to.session).and_then(|session| session.coding(to.tag));
-        let encoding = match coding {
-            Some(Coding::Resp(protocol, _)) => {
+        let begin = |coding: &Coding| match coding {
+            Coding::Resp(protocol, _) => {
                 let mut out = Pieces::default();
                 resp::encode_values(values.len(), &mut out);
-                Encoding::Resp(protocol, out)
+                Some(Encoding::Resp(*protocol, out))
             }
-            Some(Coding::Native(id)) => Encoding::Native(ValuesFrame::begin(id, values.len())),
-            // Who asks in this process gets the values as they are.
-            Some(Coding::Embedded) => {
-                self.reply(to, &dsm_protocol::command::Reply::Values(values));
-                return;
-            }
-            None => Encoding::Forgotten,
+            Coding::Native(id) => Some(Encoding::Native(ValuesFrame::begin(*id, values.len()))),
+            Coding::Embedded(_) => None,
+        };
+        let begun = self.sessions.get(&to.session).and_then(|session| session.begin_answer(to.tag, begin));
+        // Who asks in this process gets the values as they are.
+        let Some(encoding) = begun.unwrap_or(Some(Encoding::Forgotten)) else {
+            self.reply(to, &dsm_protocol::command::Reply::Values(values));
+            return;
         };
         self.long_answers.push_back(LongAnswer { to, values: values.into_iter(), encoding });
     }
@@ -95,8 +95,6 @@ impl MasterActor {
             Encoding::Forgotten => return,
         };
         let Some(session) = self.sessions.get(&answer.to.session) else { return };
-        if let Some(bytes) = session.answer_coded(answer.to.tag, coded) {
-            self.give_back(bytes);
-        }
+        session.answer_coded(answer.to.tag, coded);
     }
 }

@@ -22,15 +22,18 @@ mod told;
 
 use crate::batch::{Inbox, Outbox};
 use crate::config::{Fsync, MasterConfig, MasterKind};
-use crate::door::admission::count;
-use crate::door::embedded::Door;
+use crate::door::admission::Gate;
+use crate::door::counters::count;
+use crate::door::embedded::EmbeddedCaller;
+use crate::door::origin::Origin;
 use crate::door::session::{AnswerPool, Room, Session};
 use crate::door::switchboard::{Arrived, Drain, Switchboard};
 use crate::door::{server_facts, Sessions};
 use crate::env::{Displaced, Env, File, LockGuard};
 use crate::journal::shared_file::failover_watcher::{self, FailoverWatcher, Notice};
-use crate::journal::shared_file::log_tailer::{self, LogTailer, Replay, Replayed, Sight};
-use crate::journal::shared_file::log_writer::{LogWriter, Written, WrittenRecord};
+use crate::journal::shared_file::log_tailer::{self, LogTailer, Replayed};
+use crate::journal::shared_file::log_writer::LogWriter;
+use crate::journal::{LogEvent, Replay, Sight, WrittenRecord};
 use crate::node_error::NodeError;
 use crate::shown::shown_key;
 use crate::slave_proxy::{self, End, EndReason, SlaveProxy};
@@ -40,7 +43,7 @@ use actix::prelude::*;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, Reign as ReignName, SessionId, SlaveId};
 use dsm_protocol::machine::doubt::{self, Cause, SelfDoubt};
-use dsm_protocol::machine::front::{self, Front, Kind};
+use dsm_protocol::machine::front::{self, Front};
 use dsm_protocol::machine::health::{Health, Lag};
 use dsm_protocol::machine::link::{Quarantine, ReadWindow, WaitingRead};
 use dsm_protocol::machine::master::{self, Asker, Census, Change, Master, WriteId};
@@ -288,7 +291,7 @@ pub struct MasterActor {
     guard: PanicGuard,
     switchboard: Rc<Switchboard>,
     /// For requests of the program around this master.
-    pub(crate) door: Door,
+    embedded: EmbeddedCaller,
     inbox: Inbox<Arrived>,
     arrived: Vec<Arrived>,
     /// What has come and is not done.
@@ -413,7 +416,8 @@ impl MasterActor {
             let answers = AnswerPool::new(parts.config.max_answer_bytes.as_u64() as usize);
             let turns = TurnLengths::new(Rc::clone(&parts.env));
             let drain = ctx.address().recipient();
-            let switchboard = Rc::new(Switchboard::new(for_switchboard, drain, answers, turns));
+            let switchboard =
+                Rc::new(Switchboard::new(for_switchboard, drain, Gate::new(&parts.config), answers, turns));
             *shared_board.borrow_mut() = Some(Rc::clone(&switchboard));
             Self::new(parts, inbox, switchboard, ctx)
         });
@@ -463,7 +467,7 @@ impl MasterActor {
         MasterActor {
             peer_address: config.peer_address(kind),
             guard: PanicGuard::new("MasterActor", fate.clone()),
-            door: Door::new(Rc::clone(&switchboard), Rc::clone(&config)),
+            embedded: EmbeddedCaller::new(Rc::clone(&switchboard), Rc::clone(&config)),
             switchboard,
             inbox,
             arrived: Vec::new(),
@@ -747,10 +751,10 @@ impl MasterActor {
     fn request(&mut self, now: Millis, asker: Asker, command: Command) {
         let Some(session) = self.sessions.get(&asker.session) else { return };
         // Closed behind an unknown write: what the client had pipelined after it must not run.
-        if session.is_closed() && !matches!(session.kind(), Kind::Forwarded { .. }) {
+        if session.is_closed() && !matches!(session.origin(), Origin::Forwarded { .. }) {
             return;
         }
-        let parked = &self.switchboard.limits.parked;
+        let parked = &self.switchboard.gate.counters.parked;
         if session.has_parked() {
             count(parked);
             session.park(now, asker.tag, command, Room::NotHere);
@@ -873,7 +877,7 @@ impl MasterActor {
         let late = self.in_line.iter().map(|(id, _)| *id).filter(has_waited).take(left);
         for id in late.collect::<Vec<_>>() {
             while let Some(tag) = self.sessions.get(&id).and_then(|session| session.give_up(now, limit_ms)) {
-                count(&self.switchboard.limits.busy);
+                count(&self.switchboard.gate.counters.busy);
                 let why = "the answers of others take all the room (--max-answer-bytes)";
                 self.reply(Asker { session: id, tag }, &Reply::error(ErrorWord::Busy, why));
                 // What stands behind it may need no room.
@@ -899,7 +903,7 @@ impl MasterActor {
 
     fn execute(&mut self, now: Millis, asker: Asker, command: Command) {
         let Some(session) = self.sessions.get(&asker.session) else { return };
-        let kind = session.kind();
+        let kind = session.origin().kind();
         if log::log_enabled!(log::Level::Debug) {
             log_operation(asker, &command);
         }
@@ -919,7 +923,7 @@ impl MasterActor {
     fn arrived(&mut self, now: Millis, arrived: Arrived, ctx: &mut Context<Self>) {
         match arrived {
             Arrived::Opened(session) => {
-                if session.kind() == front::Kind::Native {
+                if session.origin().kind() == front::Kind::Native {
                     let welcome = self.welcome();
                     session.send(&Wire::Control(Control::Welcome(welcome)));
                 }
@@ -954,11 +958,7 @@ impl MasterActor {
     fn session_closed(&mut self, now: Millis, session: SessionId) {
         if let Some(closed) = self.sessions.remove(&session) {
             self.failover_askers.retain(|(asker, _)| asker.session != session);
-            // What was asked and is not answered gives its permits back.
-            let (requests, bytes) = closed.abandon();
-            let board = &self.switchboard;
-            board.requests.set(board.requests.get() - requests);
-            board.bytes.set(board.bytes.get() - bytes);
+            closed.abandon();
         }
         self.step_front(now, front::Event::SessionClosed { session });
     }
@@ -1082,12 +1082,13 @@ impl Handler<Drain> for MasterActor {
     }
 }
 
-impl Handler<Written> for MasterActor {
+impl Handler<LogEvent> for MasterActor {
     type Result = ();
 
-    fn handle(&mut self, written: Written, ctx: &mut Self::Context) {
+    fn handle(&mut self, event: LogEvent, ctx: &mut Self::Context) {
+        let LogEvent::Written(written) = event else { return };
         let turn = self.turns.begin("written");
-        self.log_bytes = written.offset;
+        self.log_bytes = written.bytes;
         self.todo.extend(written.writes.into_iter().map(Todo::Written));
         if let Some((word, detail)) = written.refusal {
             let refused = written.refused.into_iter();

@@ -2,10 +2,12 @@
 
 use super::{send, told, MasterActor, PeerInbound, PeerOutbound, Phase, Reign, Role};
 use crate::batch::Outbox;
-use crate::door::admission::{check_sizes, count};
+use crate::door::admission::check_sizes;
+use crate::door::counters::count;
 use crate::door::links::reject;
+use crate::door::origin::Origin;
 use crate::door::session::{Coding, Session};
-use crate::journal::shared_file::log_tailer::Sight;
+use crate::journal::Sight;
 use crate::node_error::NodeError;
 use crate::shown::shown_message;
 use dsm_protocol::command::{ErrorWord, Reply};
@@ -221,7 +223,7 @@ impl MasterActor {
                 self.handover_requested(link, Follows { replayed, reign, file }, &slaves, forced);
             }
             other => {
-                count(&self.switchboard.limits.protocol_errors);
+                count(&self.switchboard.gate.counters.protocol_errors);
                 if let Some(peer) = self.peers.get(&link) {
                     reject(&peer.outbox, &format!("a master does not say {}", shown_message(&other)));
                 }
@@ -239,22 +241,19 @@ impl MasterActor {
             None => {
                 let session = SessionId(board.next_id());
                 peer.streams.insert(stream, session);
-                let forwarded = Rc::new(Session::forwarded(session, peer.outbox.clone(), &board.answers));
-                self.sessions.insert(session, forwarded);
+                let outbox = peer.outbox.clone();
+                let forwarded = Session::new(session, Origin::forwarded(), outbox, &board.answers);
+                self.sessions.insert(session, Rc::new(forwarded));
                 session
             }
         };
         let Some(session) = self.sessions.get(&session).cloned() else { return };
         session.set_generation(generation);
-        let bytes = command.payload_bytes();
-        let tag = session.ask(Coding::Native(id), bytes);
-        // The other master has counted it against the same limits: with our own clients' that is twice as much at most.
-        let over = board.requests.get() >= self.config.max_requests.saturating_mul(2)
-            || board.bytes.get() / 2 >= self.config.max_request_bytes.as_u64() as usize;
-        board.permit(bytes);
-        let asker = Asker { session: session.id(), tag };
+        let permit = board.gate.forwarded_request(command.payload_bytes());
+        let busy = permit.is_none();
+        let asker = Asker { session: session.id(), tag: session.ask(Coding::Native(id), permit) };
         let refusal = check_sizes(&command, self.config.value_max());
-        let busy = || over.then(|| Reply::error(ErrorWord::Busy, "too many requests in flight"));
+        let busy = || busy.then(|| Reply::error(ErrorWord::Busy, "too many requests in flight"));
         match refusal.or_else(busy) {
             Some(refusal) => self.reply(asker, &refusal),
             None => self.request(now, asker, command),

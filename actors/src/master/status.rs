@@ -47,7 +47,7 @@ impl MasterActor {
     #[expect(clippy::too_many_lines, reason = "one line for each field, in the order of INFO")]
     fn write_status(&self, text: &mut String) -> std::fmt::Result {
         let state = self.state();
-        let limits = &self.switchboard.limits;
+        let gate = &self.switchboard.gate;
         let kind = match self.kind {
             MasterKind::Primary => "primary",
             MasterKind::Backup => "backup",
@@ -169,8 +169,8 @@ impl MasterActor {
         writeln!(text, "reads_waited_for_log_window:{}", counters.log_reads_waited)?;
         writeln!(text, "log_read_bytes:{}", self.machine.log_read_bytes())?;
         writeln!(text, "reads_of_all_slaves:{}", counters.asked_all)?;
-        writeln!(text, "requests_in_flight:{}", self.switchboard.requests.get())?;
-        writeln!(text, "request_bytes_in_flight:{}", self.switchboard.bytes.get())?;
+        writeln!(text, "requests_in_flight:{}", self.switchboard.gate.requests())?;
+        writeln!(text, "request_bytes_in_flight:{}", self.switchboard.gate.request_bytes())?;
         writeln!(text, "requests_waiting_for_master:{}", self.front.waiting())?;
         writeln!(text, "own_pauses:{}", self.jumps.paused)?;
         writeln!(text, "own_stalls:{}", self.jumps.busy)?;
@@ -198,23 +198,23 @@ impl MasterActor {
 
         writeln!(text, "\n# Clients")?;
         writeln!(text, "connected_clients:{}", self.sessions.len())?;
-        writeln!(text, "connections:{}", limits.connections.get())?;
-        writeln!(text, "connections_total:{}", limits.connections_total.get())?;
-        writeln!(text, "connections_refused:{}", limits.connections_refused.get())?;
-        writeln!(text, "requests_busy:{}", limits.busy.get())?;
-        writeln!(text, "reads_paused:{}", limits.reads_paused.get())?;
-        writeln!(text, "requests_parked:{}", limits.parked.get())?;
+        writeln!(text, "connections:{}", gate.connections())?;
+        writeln!(text, "connections_total:{}", gate.counters.connections_total.get())?;
+        writeln!(text, "connections_refused:{}", gate.counters.connections_refused.get())?;
+        writeln!(text, "requests_busy:{}", gate.counters.busy.get())?;
+        writeln!(text, "reads_paused:{}", gate.counters.reads_paused.get())?;
+        writeln!(text, "requests_parked:{}", gate.counters.parked.get())?;
         writeln!(text, "answer_bytes:{}", self.switchboard.answers.len())?;
         writeln!(text, "clients_waiting_for_answer_room:{}", self.switchboard.answers.waiting())?;
-        let (requests, frames) = (&self.switchboard.unfinished_requests, &self.switchboard.unfinished_frames);
-        writeln!(text, "unfinished_request_bytes:{}", requests.bytes.get())?;
-        writeln!(text, "uploads_cut:{}", requests.cut.get())?;
-        writeln!(text, "unfinished_link_bytes:{}", frames.bytes.get())?;
-        writeln!(text, "links_cut:{}", frames.cut.get())?;
-        writeln!(text, "slow_readers_cut:{}", limits.slow_readers_cut.get())?;
-        writeln!(text, "handshakes_timed_out:{}", limits.handshakes_timed_out.get())?;
-        writeln!(text, "protocol_errors:{}", limits.protocol_errors.get())?;
-        writeln!(text, "idle_closed:{}", limits.idle_closed.get())?;
-        writeln!(text, "accept_errors:{}", limits.accept_errors.get())
+        let (requests, frames) = (&gate.unfinished_requests, &gate.unfinished_frames);
+        writeln!(text, "unfinished_request_bytes:{}", requests.bytes())?;
+        writeln!(text, "uploads_cut:{}", requests.cut())?;
+        writeln!(text, "unfinished_link_bytes:{}", frames.bytes())?;
+        writeln!(text, "links_cut:{}", frames.cut())?;
+        writeln!(text, "slow_readers_cut:{}", gate.counters.slow_readers_cut.get())?;
+        writeln!(text, "handshakes_timed_out:{}", gate.counters.handshakes_timed_out.get())?;
+        writeln!(text, "protocol_errors:{}", gate.counters.protocol_errors.get())?;
+        writeln!(text, "idle_closed:{}", gate.counters.idle_closed.get())?;
+        writeln!(text, "accept_errors:{}", gate.counters.accept_errors.get())
     }
 }

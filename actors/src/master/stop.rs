@@ -2,10 +2,11 @@
 //! requests, and only then is gone. Without a standby it answers what is in flight, and ends.
 
 use super::{send, MasterActor, Phase, Role, STOP_MAX_MS, STOP_MS};
+use crate::door::origin::Origin;
 use crate::door::session::Session;
 use crate::journal::shared_file::failover_watcher;
 use dsm_protocol::ids::Millis;
-use dsm_protocol::machine::front::{self, Kind};
+use dsm_protocol::machine::front;
 use dsm_protocol::message::{Control, Message};
 use dsm_protocol::planted;
 
@@ -201,9 +202,9 @@ impl MasterActor {
         self.stop_accepting();
         let state = self.state();
         for session in self.sessions.values() {
-            match session.kind() {
-                Kind::Native => session.send(&Message::Control(Control::MasterState(state.clone()))),
-                Kind::Forwardable | Kind::Forwarded { .. } => {}
+            match session.origin() {
+                Origin::Native => session.send(&Message::Control(Control::MasterState(state.clone()))),
+                Origin::Resp | Origin::Embedded | Origin::Forwarded { .. } => {}
             }
             session.let_go(false);
         }
@@ -219,9 +220,8 @@ impl MasterActor {
     fn leave_on(&mut self, now: Millis, since: Millis, silent_too: bool, late: bool) {
         let waited_ms = now.since(since);
         // Neither the program around this master nor the other master's sessions are let go.
-        let stays =
-            |session: &Session| session.is_embedded() || matches!(session.kind(), Kind::Forwarded { .. });
-        let is_empty = self.front.waiting() == 0 && self.sessions.values().all(|session| stays(session));
+        let is_empty = self.front.waiting() == 0
+            && !self.sessions.values().any(|session| session.origin().leaves_at_a_stop());
         // Nobody is there to forward to: what waits is refused, which is no lie.
         let is_stranded = self.dialed.is_none() && self.peers.is_empty();
         if is_empty || is_stranded || late || waited_ms >= LEAVE_MS || planted!(StopDoesNotWait) {

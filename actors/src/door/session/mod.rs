@@ -12,11 +12,12 @@ mod tests;
 pub(crate) use answer_pool::{AnswerPool, Room, ANSWER_BYTES_FREE};
 pub(crate) use slots::Coding;
 
+use super::admission::RequestPermit;
+use super::origin::Origin;
 use crate::batch::Outbox;
 use dsm_protocol::command::Reply;
 use dsm_protocol::frame;
 use dsm_protocol::ids::{Millis, SessionId};
-use dsm_protocol::machine::front::Kind;
 use dsm_protocol::message::Message;
 use dsm_protocol::pieces::Pieces;
 use dsm_protocol::planted;
@@ -25,7 +26,7 @@ use slots::{Slot, SlotState, Slots};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::sync::{oneshot, Notify};
+use tokio::sync::Notify;
 
 /// What a request or an answer takes in memory beside its own bytes while it waits for an earlier one.
 const SLOT_BYTES: usize = 128;
@@ -44,12 +45,8 @@ enum Parting {
 #[derive(Debug)]
 pub(crate) struct Session {
     id: SessionId,
-    is_forwarded: bool,
-    is_native: bool,
-    /// Of the program around this master: no connection.
-    is_embedded: bool,
+    origin: Origin,
     parting: Cell<Parting>,
-    generation: Cell<u32>,
     outbox: Outbox,
     pool: Rc<AnswerPool>,
     slots: RefCell<Slots>,
@@ -57,43 +54,12 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// A Redis client's session.
-    pub(crate) fn resp(id: SessionId, outbox: Outbox, pool: &Rc<AnswerPool>) -> Self {
-        Self::new(id, outbox, pool, false, false)
-    }
-
-    /// A native client's session.
-    pub(crate) fn native(id: SessionId, outbox: Outbox, pool: &Rc<AnswerPool>) -> Self {
-        Self::new(id, outbox, pool, true, false)
-    }
-
-    /// A session of the other master, forwarded over its link.
-    pub(crate) fn forwarded(id: SessionId, outbox: Outbox, pool: &Rc<AnswerPool>) -> Self {
-        Self::new(id, outbox, pool, true, true)
-    }
-
-    /// The session of a program that runs this master in its own process: nothing of it goes over a socket, and a
-    /// standby forwards for it.
-    pub(crate) fn embedded(id: SessionId, pool: &Rc<AnswerPool>) -> Self {
-        let mut session = Self::new(id, Outbox::metered(pool.meter()), pool, false, false);
-        session.is_embedded = true;
-        session
-    }
-
-    fn new(
-        id: SessionId,
-        outbox: Outbox,
-        pool: &Rc<AnswerPool>,
-        is_native: bool,
-        is_forwarded: bool,
-    ) -> Self {
+    /// A session that has asked nothing yet, whose answers go to `outbox`.
+    pub(crate) fn new(id: SessionId, origin: Origin, outbox: Outbox, pool: &Rc<AnswerPool>) -> Self {
         Session {
             id,
-            is_forwarded,
-            is_native,
-            is_embedded: false,
+            origin,
             parting: Cell::new(Parting::No),
-            generation: Cell::new(0),
             outbox,
             pool: Rc::clone(pool),
             slots: RefCell::default(),
@@ -101,24 +67,27 @@ impl Session {
         }
     }
 
+    /// The session of the program around this master: nothing of it goes over a socket.
+    pub(crate) fn embedded(id: SessionId, pool: &Rc<AnswerPool>) -> Self {
+        Self::new(id, Origin::Embedded, Outbox::metered(pool.meter()), pool)
+    }
+
     /// Its number.
     pub(crate) fn id(&self) -> SessionId {
         self.id
     }
 
-    /// Whether it is the program's around this master.
-    pub(crate) fn is_embedded(&self) -> bool {
-        self.is_embedded
+    /// Where its requests come from.
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// Lets the session end between two requests: with the next answer, or at once when it `may_be_silent` and asks
     /// nothing.
     pub(crate) fn let_go(&self, may_be_silent: bool) {
-        let is_native = self.is_native;
         let parting = match self.parting.get() {
             _ if may_be_silent => Parting::Now,
-            // A native client is told, and goes by itself.
-            Parting::No if self.in_flight().0 > 0 && !is_native => Parting::Now,
+            Parting::No if self.in_flight().0 > 0 && !self.origin.is_told_of_a_stop() => Parting::Now,
             Parting::No => Parting::WithAnAnswer,
             told @ (Parting::WithAnAnswer | Parting::Now) => told,
         };
@@ -128,7 +97,7 @@ impl Session {
 
     /// Notes that something is asked: the session may end with the answer.
     fn note_asked(&self) {
-        if self.parting.get() == Parting::WithAnAnswer && !self.is_native {
+        if self.parting.get() == Parting::WithAnAnswer && !self.origin.is_told_of_a_stop() {
             self.parting.set(Parting::Now);
         }
     }
@@ -147,103 +116,87 @@ impl Session {
         }
     }
 
-    /// How it reached this master.
-    pub(crate) fn kind(&self) -> Kind {
-        match (self.is_forwarded, self.is_native) {
-            (true, _) => Kind::Forwarded { generation: self.generation.get() },
-            (false, true) => Kind::Native,
-            (false, false) => Kind::Forwardable,
+    /// Notes the generation with which the next requests of a forwarded session came.
+    pub(crate) fn set_generation(&self, of_the_stream: u32) {
+        if let Origin::Forwarded { generation } = &self.origin {
+            generation.set(of_the_stream);
         }
     }
 
-    /// Notes the generation with which the next requests came.
-    pub(crate) fn set_generation(&self, generation: u32) {
-        self.generation.set(generation);
-    }
-
-    /// Opens the slot of a request of `bytes` bytes; gives the tag under which it is asked.
-    pub(crate) fn ask(&self, coding: Coding, bytes: usize) -> u64 {
-        self.open_slot(coding, None, bytes)
-    }
-
-    /// Opens the slot of a request whose answer goes to `caller`; gives the tag under which it is asked. A caller
-    /// whose request is given up hears that its sender is dropped.
-    pub(crate) fn ask_embedded(&self, caller: oneshot::Sender<Reply>, bytes: usize) -> u64 {
-        self.open_slot(Coding::Embedded, Some(caller), bytes)
-    }
-
-    fn open_slot(&self, coding: Coding, caller: Option<oneshot::Sender<Reply>>, bytes: usize) -> u64 {
+    /// Opens the slot of a request, which gives its permit back once it is answered or given up; gives the tag under which
+    /// it is asked.
+    pub(crate) fn ask(&self, coding: Coding, permit: Option<RequestPermit>) -> u64 {
         self.note_asked();
         let mut slots = self.slots.borrow_mut();
-        slots.open += 1;
-        slots.bytes += bytes;
-        slots.open(Slot { coding, caller, bytes, expected_bytes: 0, state: SlotState::Asked })
+        slots.bytes += permit.as_ref().map_or(0, RequestPermit::bytes);
+        slots.open(Slot { coding, permit, expected_bytes: 0, state: SlotState::Asked })
     }
 
-    /// Answers the request that was asked under `tag`; gives its bytes. `None` when it was answered before.
-    pub(crate) fn answer(&self, tag: u64, reply: &Reply) -> Option<usize> {
+    /// Answers the request that was asked under `tag`; whether it was not answered before.
+    pub(crate) fn answer(&self, tag: u64, reply: &Reply) -> bool {
         let slots = &mut *self.slots.borrow_mut();
-        let bytes = match slots.index(tag) {
+        let is_first = match slots.index(tag) {
             Some(index) => self.answer_in_order(slots, index, |protocol, shape, out| {
                 resp::encode_reply(protocol, shape, reply, out);
-            })?,
-            None => {
-                let slot = slots.unordered.remove(&tag)?;
-                match (slot.coding, slot.caller) {
-                    (Coding::Native(id), _) => {
-                        self.outbox.append_pieces(|out| frame::encode_response(id, reply, out));
-                    }
-                    (_, Some(caller)) => {
-                        // A caller who does not wait any more wants no answer.
-                        let _ = caller.send(reply.clone());
-                    }
-                    (_, None) => {}
+            }),
+            None => self.answer_at_once(slots, tag, |coding, outbox| match coding {
+                Coding::Native(id) => outbox.append_pieces(|out| frame::encode_response(id, reply, out)),
+                // A caller who does not wait any more wants no answer.
+                Coding::Embedded(caller) => drop(caller.send(reply.clone())),
+                Coding::Resp(protocol, shape) => {
+                    outbox.append_pieces(|out| resp::encode_reply(protocol, shape, reply, out));
                 }
-                slots.settle(slot.bytes, slot.expected_bytes, &self.outbox);
-                slot.bytes
-            }
+            }),
         };
-        self.answered.notify_one();
-        Some(bytes)
+        if is_first {
+            self.answered.notify_one();
+        }
+        is_first
     }
 
-    /// How the answer to the request `tag` is coded, if it is not answered.
-    pub(crate) fn coding(&self, tag: u64) -> Option<Coding> {
+    /// Begins the answer to the request `tag` as it is to be coded; `None` when it is answered or given up.
+    pub(crate) fn begin_answer<T>(&self, tag: u64, begin: impl FnOnce(&Coding) -> T) -> Option<T> {
         let slots = self.slots.borrow();
-        match slots.index(tag) {
+        let slot = match slots.index(tag) {
             Some(index) => slots.queue.get(index),
             None => slots.unordered.get(&tag),
-        }
-        .filter(|slot| matches!(slot.state, SlotState::Asked))
-        .map(|slot| slot.coding)
+        };
+        slot.filter(|slot| matches!(slot.state, SlotState::Asked)).map(|slot| begin(&slot.coding))
     }
 
     /// The same as [`Session::answer`] with an answer that is coded already.
-    pub(crate) fn answer_coded(&self, tag: u64, mut coded: Pieces) -> Option<usize> {
+    pub(crate) fn answer_coded(&self, tag: u64, mut coded: Pieces) -> bool {
         let slots = &mut *self.slots.borrow_mut();
-        let bytes = match slots.index(tag) {
-            Some(index) => self.answer_in_order(slots, index, |_, _, out| out.append(&mut coded))?,
-            None => {
-                let slot = slots.unordered.remove(&tag)?;
-                self.outbox.append_pieces(|out| out.append(&mut coded));
-                slots.settle(slot.bytes, slot.expected_bytes, &self.outbox);
-                slot.bytes
-            }
+        let is_first = match slots.index(tag) {
+            Some(index) => self.answer_in_order(slots, index, |_, _, out| out.append(&mut coded)),
+            None => self
+                .answer_at_once(slots, tag, |_, outbox| outbox.append_pieces(|out| out.append(&mut coded))),
         };
-        self.answered.notify_one();
-        Some(bytes)
+        if is_first {
+            self.answered.notify_one();
+        }
+        is_first
     }
 
+    /// Answers a request that waits for no earlier one; whether it was not answered before.
+    fn answer_at_once(&self, slots: &mut Slots, tag: u64, answer: impl FnOnce(Coding, &Outbox)) -> bool {
+        let Some(slot) = slots.unordered.remove(&tag) else { return false };
+        answer(slot.coding, &self.outbox);
+        slots.settle(slot.permit, slot.expected_bytes, &self.outbox);
+        true
+    }
+
+    /// Answers a request behind those in front of it; whether it was not answered before.
     fn answer_in_order(
         &self,
         slots: &mut Slots,
         index: usize,
         encode: impl FnOnce(Protocol, Shape, &mut Pieces),
-    ) -> Option<usize> {
+    ) -> bool {
         let slot = &mut slots.queue[index];
-        let Coding::Resp(protocol, shape) = slot.coding else { return None };
+        let Coding::Resp(protocol, shape) = slot.coding else { return false };
         if !matches!(slot.state, SlotState::Asked) {
-            return None;
+            return false;
         }
         let mut ready_bytes = 0;
         if index == 0 || planted!(AnswersOutOfOrder) {
@@ -255,14 +208,14 @@ impl Session {
             ready_bytes = ready.len();
             slot.state = SlotState::Ready(ready);
         }
-        let (bytes, expected_bytes) = (slot.bytes, slot.expected_bytes);
-        slots.settle(bytes, expected_bytes, &self.outbox);
+        let (permit, expected_bytes) = (slot.permit.take(), slot.expected_bytes);
+        slots.settle(permit, expected_bytes, &self.outbox);
         slots.ready_bytes += ready_bytes;
         self.outbox.reserve(ready_bytes);
         if index == 0 {
             self.release(slots);
         }
-        Some(bytes)
+        true
     }
 
     /// Sends what the connection answers by itself, behind what was asked before.
@@ -277,8 +230,7 @@ impl Session {
         self.pool.said.set(self.pool.said.get() + answer.len() + SLOT_BYTES);
         slots.open(Slot {
             coding: Coding::Resp(Protocol::Resp2, Shape::Plain),
-            caller: None,
-            bytes: 0,
+            permit: None,
             expected_bytes: 0,
             state: SlotState::Said(answer.to_vec()),
         });
@@ -323,7 +275,7 @@ impl Session {
 
     /// For how long its client has taken none of its answers, if that is a client's own connection.
     pub(crate) fn is_deaf_for(&self) -> Duration {
-        if self.is_forwarded || self.outbox.len() <= ANSWER_BYTES_FREE {
+        if self.origin.shares_its_link() || self.outbox.len() <= ANSWER_BYTES_FREE {
             Duration::ZERO
         } else {
             self.outbox.stuck_for()
@@ -353,15 +305,13 @@ impl Session {
         self.outbox.len() > 0
     }
 
-    /// Gives up what is not answered: how many requests, and their bytes.
-    pub(crate) fn abandon(&self) -> (usize, usize) {
+    /// Gives up what is not answered, with its permits.
+    pub(crate) fn abandon(&self) {
         let slots = &mut *self.slots.borrow_mut();
-        let abandoned = (slots.open, slots.bytes);
         self.outbox.release(slots.expected_bytes + slots.ready_bytes);
         self.pool.said.set(self.pool.said.get() - slots.said_bytes);
         self.wait_in_all(slots, Millis(0), false);
         *slots = Slots { next: slots.next, ..Slots::default() };
-        abandoned
     }
 
     /// Ends the session at once; what is answered and not sent is lost, which tells its client the truth: unknown.

@@ -17,7 +17,7 @@ impl Session {
     pub(super) fn room_for(&self, slots: &Slots, answer_bytes: usize, bytes_max: usize) -> Room {
         let load = self.outbox.load();
         // What comes from the other master shares one link: there, only what is on its way is one session's own.
-        let own = if self.is_forwarded { slots.expected_bytes } else { load };
+        let own = if self.origin.shares_its_link() { slots.expected_bytes } else { load };
         if own + answer_bytes <= ANSWER_BYTES_FREE.min(bytes_max) {
             Room::Yes
         } else if load > 0 && load + answer_bytes > bytes_max {

@@ -1,6 +1,7 @@
 //! The slots of a session: what was asked and is not answered, and what waits for an earlier answer.
 
 use crate::batch::Outbox;
+use crate::door::admission::RequestPermit;
 use dsm_protocol::command::{Command, Reply};
 use dsm_protocol::ids::{Millis, RequestId};
 use dsm_protocol::pieces::Pieces;
@@ -9,23 +10,22 @@ use std::collections::{HashMap, VecDeque};
 use tokio::sync::oneshot;
 
 /// How the answer to a request is coded.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) enum Coding {
     /// For a Redis client.
     Resp(Protocol, Shape),
     /// For a native client or a forwarding master.
     Native(RequestId),
-    /// For a caller in this process, who waits for the answer itself.
-    Embedded,
+    /// For a caller in this process, who gets it as it is. One whose request is given up hears that its sender is dropped.
+    Embedded(oneshot::Sender<Reply>),
 }
 
 /// The place of a request in its session.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) coding: Coding,
-    /// Who waits for the answer, if that is somebody in this process.
-    pub(super) caller: Option<oneshot::Sender<Reply>>,
-    pub(super) bytes: usize,
+    /// Until it is answered; none for what never reached the master.
+    pub(super) permit: Option<RequestPermit>,
     /// Bytes that the answer is expected to have.
     pub(super) expected_bytes: usize,
     pub(super) state: SlotState,
@@ -50,7 +50,7 @@ pub(super) struct Slots {
     pub(super) queue: VecDeque<Slot>,
     /// Of everybody else: an answer leaves when it is there, and nothing of its request stays behind.
     pub(super) unordered: HashMap<u64, Slot, foldhash::fast::FixedState>,
-    pub(super) open: usize,
+    /// Bytes of the requests that are not answered.
     pub(super) bytes: usize,
     pub(super) expected_bytes: usize,
     /// Bytes of the answers that wait for an earlier one.
@@ -70,7 +70,7 @@ impl Slots {
         self.next += 1;
         match slot.coding {
             Coding::Resp(..) => self.queue.push_back(slot),
-            Coding::Native(_) | Coding::Embedded => {
+            Coding::Native(_) | Coding::Embedded(_) => {
                 self.unordered.insert(tag, slot);
             }
         }
@@ -83,9 +83,9 @@ impl Slots {
         usize::try_from(tag.checked_sub(first)?).ok().filter(|index| *index < self.queue.len())
     }
 
-    pub(super) fn settle(&mut self, bytes: usize, expected_bytes: usize, outbox: &Outbox) {
-        self.open -= 1;
-        self.bytes -= bytes;
+    /// Lets go of what an answered request has held, with its permit.
+    pub(super) fn settle(&mut self, permit: Option<RequestPermit>, expected_bytes: usize, outbox: &Outbox) {
+        self.bytes -= permit.map_or(0, |permit| permit.bytes());
         self.expected_bytes -= expected_bytes;
         outbox.release(expected_bytes);
     }

@@ -1,10 +1,17 @@
 //! The order of answers, and the room that they have.
 
 use super::*;
+use crate::config::MasterConfig;
+use crate::door::admission::Gate;
 use bytes::Bytes;
 use dsm_protocol::command::Command;
 use dsm_protocol::ids::RequestId;
 use futures_util::FutureExt as _;
+use tokio::sync::oneshot;
+
+fn permit(bytes: usize) -> Option<RequestPermit> {
+    Some(Gate::new(&MasterConfig::default()).request_always(bytes))
+}
 
 fn pool(bytes_max: usize) -> Rc<AnswerPool> {
     Rc::new(AnswerPool::new(bytes_max))
@@ -12,7 +19,7 @@ fn pool(bytes_max: usize) -> Rc<AnswerPool> {
 
 /// A session whose outbox nobody pumps.
 fn session_in(pool: &Rc<AnswerPool>) -> Session {
-    Session::resp(SessionId(1), Outbox::metered(pool.meter()), pool)
+    Session::new(SessionId(1), Origin::Resp, Outbox::metered(pool.meter()), pool)
 }
 
 fn resp_session(bytes_max: usize) -> Session {
@@ -35,14 +42,14 @@ fn sent(session: &Session) -> String {
 #[test]
 fn answers_leave_in_the_order_of_the_questions() {
     let session = resp_session(usize::MAX);
-    let first = session.ask(RESP, 10);
-    let second = session.ask(RESP, 20);
+    let first = session.ask(RESP, permit(10));
+    let second = session.ask(RESP, permit(20));
     session.say(b"+PONG\r\n");
-    assert_eq!(session.answer(second, &Reply::NotFound), Some(20));
+    assert!(session.answer(second, &Reply::NotFound));
     assert_eq!(sent(&session), "");
-    assert_eq!(session.answer(first, &Reply::Done), Some(10));
+    assert!(session.answer(first, &Reply::Done));
     assert_eq!(sent(&session), "+OK\r\n$-1\r\n+PONG\r\n");
-    assert_eq!(session.answer(second, &Reply::Done), None, "answered twice");
+    assert!(!session.answer(second, &Reply::Done), "answered twice");
     assert_eq!(session.in_flight(), (0, 0));
 }
 
@@ -56,10 +63,10 @@ const LONG: usize = 3 * ANSWER_BYTES_FREE;
 #[tokio::test]
 async fn answers_that_wait_for_an_earlier_one_are_bounded() {
     let session = resp_session(usize::MAX);
-    let slow = session.ask(RESP, 1);
+    let slow = session.ask(RESP, permit(1));
     session.say(&vec![b'x'; LONG]);
     assert!(session.has_room(100, 2 * LONG));
-    let late = session.ask(RESP, 1);
+    let late = session.ask(RESP, permit(1));
     assert_eq!(session.expect(late, LONG, 2 * LONG), Room::Yes, "what is said waits for nobody");
     session.answer(late, &value(LONG));
     assert!(!session.has_room(100, 2 * LONG), "both wait");
@@ -77,16 +84,16 @@ async fn answers_that_wait_for_an_earlier_one_are_bounded() {
 #[test]
 fn the_first_long_answer_counts_like_the_thirty_third() {
     let (session, bytes_max) = (resp_session(usize::MAX), 2 * LONG);
-    let ask = || session.expect(session.ask(RESP, 1), LONG, bytes_max);
+    let ask = || session.expect(session.ask(RESP, permit(1)), LONG, bytes_max);
     assert_eq!([ask(), ask(), ask()], [Room::Yes, Room::Yes, Room::NotHere]);
-    let short = session.ask(RESP, 1);
+    let short = session.ask(RESP, permit(1));
     assert_eq!(session.expect(short, 1, bytes_max), Room::NotHere);
 }
 
 #[test]
 fn one_answer_longer_than_the_bound_is_under_way_alone() {
     let session = resp_session(LONG);
-    let (first, second) = (session.ask(RESP, 1), session.ask(RESP, 1));
+    let (first, second) = (session.ask(RESP, permit(1)), session.ask(RESP, permit(1)));
     assert_eq!(session.expect(first, 9 * LONG, LONG), Room::Yes);
     assert_eq!(session.expect(second, 9 * LONG, LONG), Room::NotHere);
     session.park(Millis(0), second, Command::KeyCount, Room::NotHere);
@@ -101,7 +108,7 @@ fn one_answer_longer_than_the_bound_is_under_way_alone() {
 #[test]
 fn an_answer_that_is_longer_than_was_foreseen_needs_room() {
     let session = resp_session(usize::MAX);
-    let (first, second) = (session.ask(RESP, 1), session.ask(RESP, 1));
+    let (first, second) = (session.ask(RESP, permit(1)), session.ask(RESP, permit(1)));
     assert_eq!(session.expect(first, LONG, 2 * LONG), Room::Yes);
     assert!(session.fits(first, LONG, 2 * LONG), "as long as it was to be");
     assert!(session.fits(second, ANSWER_BYTES_FREE, 0), "short");
@@ -117,7 +124,7 @@ fn what_all_sessions_may_have_under_way_is_bounded_but_for_short_things() {
     let pool = pool(2 * LONG);
     let (first, second) = (session_in(&pool), session_in(&pool));
     let ask = |session: &Session, bytes| {
-        let tag = session.ask(RESP, 1);
+        let tag = session.ask(RESP, permit(1));
         (tag, session.expect(tag, bytes, 100 * LONG))
     };
     let (held, _) = ask(&first, 2 * LONG);
@@ -155,8 +162,8 @@ async fn who_waits_because_the_answers_of_all_are_too_many_goes_on_when_others_h
 fn who_waits_too_long_for_the_answers_of_others_is_refused_request_by_request() {
     let pool = pool(LONG);
     let (holds, waits) = (session_in(&pool), session_in(&pool));
-    assert_eq!(holds.expect(holds.ask(RESP, 1), LONG, 100 * LONG), Room::Yes);
-    let [first, second, third] = [(); 3].map(|()| waits.ask(RESP, 1));
+    assert_eq!(holds.expect(holds.ask(RESP, permit(1)), LONG, 100 * LONG), Room::Yes);
+    let [first, second, third] = [(); 3].map(|()| waits.ask(RESP, permit(1)));
     let room = waits.expect(first, LONG, 100 * LONG);
     assert_eq!(room, Room::NotInAll);
     for tag in [first, second, third] {
@@ -177,15 +184,15 @@ fn who_waits_too_long_for_the_answers_of_others_is_refused_request_by_request() 
 
 #[test]
 fn an_answered_request_takes_no_place_where_no_order_is_held() {
-    let session = Session::native(SessionId(1), Outbox::default(), &pool(usize::MAX));
-    let slow = session.ask(Coding::Native(RequestId(0)), 1);
+    let session = Session::new(SessionId(1), Origin::Native, Outbox::default(), &pool(usize::MAX));
+    let slow = session.ask(Coding::Native(RequestId(0)), permit(1));
     for id in 1..1000 {
-        let tag = session.ask(Coding::Native(RequestId(id)), 1);
-        assert_eq!(session.answer(tag, &Reply::Done), Some(1));
-        assert_eq!(session.answer(tag, &Reply::Done), None, "answered twice");
+        let tag = session.ask(Coding::Native(RequestId(id)), permit(1));
+        assert!(session.answer(tag, &Reply::Done));
+        assert!(!session.answer(tag, &Reply::Done), "answered twice");
         assert_eq!(session.in_flight(), (1, 1));
     }
-    assert_eq!(session.answer(slow, &Reply::Done), Some(1));
+    assert!(session.answer(slow, &Reply::Done));
     assert_eq!(session.in_flight(), (0, 0));
 }
 
@@ -194,21 +201,23 @@ async fn an_embedded_caller_hears_its_answer_at_once_and_an_end_when_the_session
     let session = Session::embedded(SessionId(1), &pool(usize::MAX));
     let (first, given_up) = oneshot::channel();
     let (second, answered) = oneshot::channel();
-    session.ask_embedded(first, 1);
-    let tag = session.ask_embedded(second, 2);
-    assert_eq!(session.answer(tag, &Reply::Done), Some(2));
+    session.ask(Coding::Embedded(first), permit(1));
+    let tag = session.ask(Coding::Embedded(second), permit(2));
+    assert!(session.answer(tag, &Reply::Done));
     assert_eq!(answered.await, Ok(Reply::Done), "it does not wait for the answer in front of it");
     session.close();
     session.closed().await;
-    assert_eq!(session.abandon(), (1, 1));
+    assert_eq!(session.in_flight(), (1, 1));
+    session.abandon();
+    assert_eq!(session.in_flight(), (0, 0));
     assert!(given_up.await.is_err());
 }
 
 #[test]
 fn native_answers_leave_as_they_come() {
-    let session = Session::native(SessionId(1), Outbox::default(), &pool(usize::MAX));
-    let first = session.ask(Coding::Native(RequestId(7)), 1);
-    let second = session.ask(Coding::Native(RequestId(8)), 1);
+    let session = Session::new(SessionId(1), Origin::Native, Outbox::default(), &pool(usize::MAX));
+    let first = session.ask(Coding::Native(RequestId(7)), permit(1));
+    let second = session.ask(Coding::Native(RequestId(8)), permit(1));
     session.answer(second, &Reply::Done);
     assert!(session.outbox.len() > 0);
     session.answer(first, &Reply::Done);

@@ -5,7 +5,7 @@
 
 use crate::env::{File, FileIdentity};
 use crate::journal::shared_file::log_scan::{LogPlace, LogScan};
-use crate::journal::shared_file::log_tailer::Replay;
+use crate::journal::Replay;
 use dsm_protocol::ids::Reign;
 use dsm_protocol::record::Position;
 use std::io;

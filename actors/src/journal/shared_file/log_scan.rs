@@ -4,7 +4,8 @@
 //! it wants to read, and is told. So the real disk's thread can do all of it, reading, checksums and parsing, and an
 //! actor hears what the lines do to the directory.
 
-use crate::journal::shared_file::log_tailer::{self, Replay};
+use crate::journal::shared_file::log_tailer;
+use crate::journal::Replay;
 use dsm_protocol::record::{BadLine, Position, Scanner, Step};
 
 /// How much is read at once, in bytes, and how much of the log a part holds, if its lines are not longer.

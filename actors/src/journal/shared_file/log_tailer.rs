@@ -9,6 +9,7 @@
 use crate::env::{Displaced, Env, File, FileIdentity, OpenMode, Post, Stands, Watch};
 use crate::journal::shared_file::log_proof::{Proof, Verdict};
 use crate::journal::shared_file::log_scan::{LogPlace, LogScan, Part};
+use crate::journal::{Replay, Sight};
 use crate::node_error::NodeError;
 use crate::supervision::{Fate, PanicGuard, TaskGuard};
 use crate::turns::TurnLengths;
@@ -16,9 +17,8 @@ use actix::prelude::*;
 use dsm_protocol::ids::{Epoch, Reign, Seq, Version};
 use dsm_protocol::machine::master::ReignRecord;
 use dsm_protocol::planted;
-use dsm_protocol::record::{Body, Place, Record, Span, SyncMode};
+use dsm_protocol::record::{Body, Record, Span, SyncMode};
 use std::cell::Cell;
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -41,29 +41,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often the file is looked at where there are no notices.
 const LOOK_WITHOUT_NOTICE: Duration = Duration::from_millis(10);
 
-/// What a part of the log does to the directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Replay {
-    /// A key has a new version.
-    Put {
-        /// The key.
-        key: Box<[u8]>,
-        /// The version.
-        version: Version,
-        /// Where the value stands.
-        place: Place,
-    },
-    /// A key is gone.
-    Delete {
-        /// The key.
-        key: Box<[u8]>,
-    },
-    /// A reign began.
-    Reign(ReignRecord),
-    /// The loss of a reign was accepted.
-    GivenUp(Reign),
-}
-
 /// Says what a part of the log holds. Answered when it is taken in, so that at most one part is under way.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
@@ -78,40 +55,6 @@ pub struct Replayed {
     pub file: Option<FileIdentity>,
     /// Whether the end of the log was reached.
     pub caught_up: bool,
-}
-
-/// What a standby sees of the log that it follows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sight {
-    /// What stands at the path goes on what was replayed.
-    Follows,
-    /// Nothing stands there.
-    Gone(String),
-    /// Something stands there in which what was replayed is not found.
-    Other(String),
-    /// What stands there ends in front of what was replayed.
-    Short(String),
-}
-
-impl Sight {
-    /// The word for it in INFO.
-    pub fn word(&self) -> &'static str {
-        match self {
-            Sight::Follows => "follows",
-            Sight::Gone(_) => "gone",
-            Sight::Other(_) => "other",
-            Sight::Short(_) => "short",
-        }
-    }
-}
-
-impl fmt::Display for Sight {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Sight::Follows => f.write_str("it goes on what was replayed"),
-            Sight::Gone(what) | Sight::Other(what) | Sight::Short(what) => f.write_str(what),
-        }
-    }
 }
 
 /// Says what is seen of the log: when that changes, and to whoever asks by [`Look`], once the file is read to its end.

@@ -8,6 +8,7 @@
 
 use crate::config::Fsync;
 use crate::env::{Appended, Displaced, File, Group, Post};
+use crate::journal::{LogEvent, Written, WrittenRecord};
 use crate::node_error::LogStep;
 use crate::supervision::PanicGuard;
 use crate::turns::{Turn, TurnLengths};
@@ -57,37 +58,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often `--fsync everysec` syncs.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
-/// Asks for records to be appended, in this order. Answered by [`Written`] for all of them, in the same order.
+/// Asks for records to be appended, in this order. Answered by `Written` for all of them, in the same order.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Append {
     /// The writes and what they change.
     pub changes: Vec<(WriteId, Arc<Change>)>,
-}
-
-/// Says that records are written: durable under `--fsync always`, else handed to the kernel.
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub struct Written {
-    /// The writes, in the order of the log.
-    pub writes: Vec<WrittenRecord>,
-    /// The writes behind them that are not in the log, or of which nobody knows, in the order of their appends.
-    pub refused: Vec<WriteId>,
-    /// Which of the two, and why.
-    pub refusal: Option<(ErrorWord, String)>,
-    /// The end of the log behind what is written, in bytes.
-    pub offset: u64,
-}
-
-/// One written record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WrittenRecord {
-    /// The write.
-    pub write: WriteId,
-    /// Its version.
-    pub version: Version,
-    /// Where its values stand, in the order of its pairs. None for a deletion.
-    pub places: SmallVec<[Place; 1]>,
 }
 
 /// Says that the reign's EPOCH record is durable.
@@ -178,7 +154,7 @@ pub struct Closed {
 #[derive(Clone)]
 pub struct Ports {
     /// Hears of written records.
-    pub written: Recipient<Written>,
+    pub written: Recipient<LogEvent>,
     /// Hears of the EPOCH record.
     pub epoch: Recipient<EpochWritten>,
     /// Hears that the log failed.
@@ -599,7 +575,8 @@ impl LogWriter {
             self.ports.epoch.do_send(EpochWritten { version, offset: self.offset });
         }
         if !writes.is_empty() || !refused.is_empty() {
-            self.ports.written.do_send(Written { writes, refused, refusal, offset });
+            let written = Written { writes, refused, refusal, bytes: offset };
+            self.ports.written.do_send(LogEvent::Written(written));
         }
     }
 
@@ -835,7 +812,8 @@ impl LogWriter {
         if !refused.is_empty() {
             let why = format!("the log is not at its path any more and this master ends: {found}");
             let refusal = Some((word, why));
-            self.ports.written.do_send(Written { writes: Vec::new(), refused, refusal, offset: self.offset });
+            let written = Written { writes: Vec::new(), refused, refusal, bytes: self.offset };
+            self.ports.written.do_send(LogEvent::Written(written));
         }
     }
 

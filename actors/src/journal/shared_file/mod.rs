@@ -1,12 +1,190 @@
 //! The log as one file that the masters of one machine share: whoever holds its locks may append.
 //!
-//! [`log_writer`] appends to it during a reign, [`log_tailer`] follows it for a standby, and [`failover_watcher`] queues
-//! for the lock. `recovery` is what a new holder of the lock does to the file, [`log_scan`] takes it apart, and
-//! `log_proof` says whether a file is the log that was replayed.
+//! [`SharedFile`] is the journal that a master holds. What is asked often goes straight to the one who does it: appends to
+//! [`log_writer`], reads of values to the file itself. The rest goes to `keeper`, which brings this master's part in the
+//! log from following to a reign and back, by the other actors here: [`log_tailer`] follows the log for a standby,
+//! [`failover_watcher`] queues for the lock. `recovery` is what a new holder of the lock does to the file, [`log_scan`]
+//! takes it apart, `log_proof` says whether a file is the log that was replayed, and `witness_notes` keeps beside it what
+//! slaves have seen and it lacks.
+//!
+//! Any number of masters may share the file: one leads, the others follow and queue.
 
 pub mod failover_watcher;
+mod keeper;
 pub(crate) mod log_proof;
 pub mod log_scan;
 pub mod log_tailer;
 pub mod log_writer;
 pub(crate) mod recovery;
+mod witness_notes;
+
+use super::{Journal, LogEvent, LogRequest, Unread, ValueAnswer};
+use crate::config::{Fence, Fsync};
+use crate::env::{Env, File, LockGuard};
+use crate::supervision::Fate;
+use crate::turns::TurnLengths;
+use actix::prelude::*;
+use dsm_protocol::ids::Version;
+use dsm_protocol::machine::reign::takeover;
+use dsm_protocol::record::Place;
+use keeper::{KeeperErrand, LogKeeper};
+use log_writer::{Abandon, Append, Close, LogWriter, Reopen, Sync};
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+/// What a [`SharedFile`] is made from.
+pub struct SharedFileSetup {
+    /// The world.
+    pub env: Env,
+    /// The log.
+    pub path: PathBuf,
+    /// The file whose lock says who may append.
+    pub lock_path: PathBuf,
+    /// The file in which it is noted what slaves have seen and the log lacks.
+    pub witness_path: PathBuf,
+    /// The longest line, in bytes.
+    pub line_bytes_max: usize,
+    /// When a record counts as written.
+    pub fsync: Fsync,
+    /// What is done about a holder of the lock that hangs.
+    pub fence: Fence,
+    /// The settings of whether to lead.
+    pub takeover: takeover::Config,
+    /// The address at which others reach this master.
+    pub address: String,
+    /// How the node ends.
+    pub fate: Fate,
+    /// Who hears what happens.
+    pub events: Recipient<LogEvent>,
+}
+
+/// A master's part in a log that is one file.
+pub struct SharedFile {
+    keeper: Addr<LogKeeper>,
+    hot: Rc<Hot>,
+}
+
+impl SharedFile {
+    /// Begins to follow the log.
+    pub fn begin(setup: SharedFileSetup) -> Self {
+        let turns = TurnLengths::new(Rc::clone(&setup.env));
+        Self::counting(setup, turns)
+    }
+
+    /// The same, and counts its actors' turns among those of their node.
+    pub(crate) fn counting(setup: SharedFileSetup, turns: Rc<TurnLengths>) -> Self {
+        let hot = Rc::<Hot>::default();
+        let for_keeper = Rc::clone(&hot);
+        let keeper = LogKeeper::create(move |ctx| LogKeeper::new(setup, turns, for_keeper, ctx));
+        SharedFile { keeper, hot }
+    }
+}
+
+impl Journal for SharedFile {
+    fn ask(&mut self, request: LogRequest) {
+        let errand = match request {
+            // Admission has counted these requests, so the mailbox is bounded by the permits.
+            LogRequest::Append { changes } => return self.hot.write(Append { changes }),
+            LogRequest::Read { place, version, answer } => return self.hot.read(place, version, answer),
+            LogRequest::Sync => return self.hot.write(Sync),
+            // Whoever waits for the lock leads next.
+            LogRequest::Close { to: _ } => return self.hot.write(Close),
+            LogRequest::Reopen => return self.hot.write(Reopen),
+            LogRequest::Abandon => return self.hot.write(Abandon),
+            LogRequest::Watch => KeeperErrand::Watch,
+            LogRequest::Queue => KeeperErrand::Queue,
+            LogRequest::Oust { beat: _ } => KeeperErrand::Oust,
+            LogRequest::LeaveQueue => KeeperErrand::LeaveQueue,
+            LogRequest::GiveUp => KeeperErrand::GiveUp,
+            LogRequest::WhoLeads => KeeperErrand::WhoLeads,
+            LogRequest::Follow => KeeperErrand::Follow,
+            LogRequest::FollowAnew => KeeperErrand::FollowAnew,
+            LogRequest::Look => KeeperErrand::Look,
+            LogRequest::Halt => KeeperErrand::Halt,
+            LogRequest::Open { makes } => KeeperErrand::Open { makes },
+            LogRequest::PutAside => KeeperErrand::PutAside,
+            LogRequest::Find => KeeperErrand::Find,
+            LogRequest::Note(text) => KeeperErrand::Note(text),
+            LogRequest::Begin { epoch, given_up } => KeeperErrand::Begin { epoch, given_up },
+            LogRequest::Declare { serves } => KeeperErrand::Declare { serves },
+        };
+        self.keeper.do_send(errand);
+    }
+
+    fn advance(&self) {
+        self.hot.with_guard(|guard| guard.advance());
+    }
+}
+
+impl Drop for SharedFile {
+    fn drop(&mut self) {
+        self.hot.let_go();
+        self.keeper.do_send(KeeperErrand::End);
+    }
+}
+
+/// What a master and its keeper both reach: the master in its own turn, the keeper when that changes.
+#[derive(Default)]
+struct Hot {
+    /// The lock, as long as it is held.
+    guard: RefCell<Option<Box<dyn LockGuard>>>,
+    /// The log of a reign.
+    log: RefCell<Option<HeldLog>>,
+}
+
+/// The log of a reign: who writes it, and the file to read values from.
+struct HeldLog {
+    writer: Addr<LogWriter>,
+    values: Rc<dyn File>,
+}
+
+impl Hot {
+    fn hold_guard(&self, guard: Box<dyn LockGuard>) {
+        self.guard.replace(Some(guard));
+    }
+
+    fn hold_log(&self, writer: Addr<LogWriter>, values: Rc<dyn File>) {
+        self.log.replace(Some(HeldLog { writer, values }));
+    }
+
+    fn let_log_go(&self) {
+        self.log.take();
+    }
+
+    /// Lets the log go, and then the lock: another master has it with that.
+    fn let_go(&self) {
+        self.log.take();
+        self.guard.take();
+    }
+
+    fn with_guard<T>(&self, see: impl FnOnce(&dyn LockGuard) -> T) -> Option<T> {
+        self.guard.borrow().as_deref().map(see)
+    }
+
+    /// Sends a message to the writer of the log, if there is one: nobody asks for anything before he has heard of a reign.
+    fn write<M>(&self, message: M)
+    where
+        M: Message<Result = ()> + Send + 'static,
+        LogWriter: Handler<M>,
+    {
+        if let Some(log) = &*self.log.borrow() {
+            log.writer.do_send(message);
+        }
+    }
+
+    /// Reads a value beside the caller's turn.
+    fn read(&self, place: Place, version: Version, answer: ValueAnswer) {
+        let values = self.log.borrow().as_ref().map(|log| Rc::clone(&log.values));
+        let Some(values) = values else {
+            answer.give(Err(Unread::Closed));
+            return;
+        };
+        actix::spawn(async move {
+            let answer = answer;
+            #[cfg(feature = "testing")]
+            crate::testing::pass(|place| *place == crate::testing::Place::LogRead);
+            answer.give(values.read_value(place, version.epoch).await.map_err(Unread::Failed));
+        });
+    }
+}

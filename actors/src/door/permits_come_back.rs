@@ -1,0 +1,335 @@
+//! Each limit's permit comes back on every way out: refused, cut in the handshake, timed out, ended by a panic, stopped.
+
+use super::accept::accept;
+use super::session::Session;
+use super::switchboard::Arrived;
+use super::test_kit::{deaf_master, hello_of_slave};
+use super::Context;
+use crate::batch::Inbox;
+use crate::config::MasterConfig;
+use crate::env::Stream;
+use crate::supervision::Fate;
+use bytes::BytesMut;
+use dsm_protocol::command::{ErrorWord, Reply};
+use dsm_protocol::frame::{self, PREFACE};
+use dsm_protocol::machine::master::Asker;
+use dsm_protocol::message::{Control, Hello, HelloRole, Message};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// How long the world may take over what it does at once.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A master's door that is open, and what its master hears.
+struct Open {
+    context: Context,
+    inbox: Inbox<Arrived>,
+    address: String,
+    accepting: JoinHandle<()>,
+}
+
+/// A master that waits for the answers of a client that has gone no longer than a moment.
+fn impatient() -> MasterConfig {
+    MasterConfig { request_timeout: Duration::from_millis(50), ..MasterConfig::default() }
+}
+
+async fn open(config: MasterConfig) -> Open {
+    let (context, inbox) = deaf_master(config);
+    let listener = context.env.listen("127.0.0.1:0").await.unwrap();
+    let address = listener.local_address().unwrap();
+    let accepting = actix::spawn(accept(listener, context.clone(), Fate::default()));
+    Open { context, inbox, address, accepting }
+}
+
+impl Open {
+    async fn connect(&self) -> Stream {
+        self.context.env.connect(&self.address).await.unwrap()
+    }
+
+    /// Connects and says something.
+    async fn say(&self, bytes: &[u8]) -> Stream {
+        let stream = self.connect().await;
+        stream.write_all(bytes).await.unwrap();
+        stream
+    }
+
+    async fn until(&self, what: &str, is_so: impl Fn(&Context) -> bool) {
+        let waiting = async {
+            while !is_so(&self.context) {
+                tokio::task::yield_now().await;
+            }
+        };
+        assert!(tokio::time::timeout(LIMIT, waiting).await.is_ok(), "it does not come to pass that {what}");
+    }
+
+    async fn until_connected(&self, connections: usize) {
+        let gate = &self.context.switchboard.gate;
+        self.until(&format!("{connections} are connected"), |_| gate.connections() == connections).await;
+    }
+
+    /// Waits until nothing is in any more.
+    async fn until_empty(&self, way: &str) {
+        self.until(&format!("everything is given back: {way}"), is_empty).await;
+    }
+
+    /// What the master hears next.
+    async fn next(&self) -> Arrived {
+        let mut arrived = Vec::new();
+        self.until("something arrives", |_| self.inbox.len() > 0).await;
+        self.inbox.take(&mut arrived);
+        let first = arrived.remove(0);
+        // Nobody else pushes: what comes after it is put back as it was.
+        for later in arrived {
+            self.inbox.push(later);
+        }
+        first
+    }
+
+    /// The session that is opened next, which the master keeps.
+    async fn session(&self) -> Rc<Session> {
+        match self.next().await {
+            Arrived::Opened(session) => session,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The request that is asked next.
+    async fn request(&self) -> Asker {
+        match self.next().await {
+            Arrived::Request { asker, .. } => asker,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The end of a session, which the master hears as every master does.
+    async fn closed(&self, session: &Session) {
+        match self.next().await {
+            Arrived::Closed(closed) if closed == session.id() => session.abandon(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn in_flight(&self) -> (usize, usize) {
+        let gate = &self.context.switchboard.gate;
+        (gate.requests(), gate.request_bytes())
+    }
+}
+
+fn is_empty(context: &Context) -> bool {
+    let (gate, answers) = (&context.switchboard.gate, &context.switchboard.answers);
+    let counted = [
+        gate.connections(),
+        gate.requests(),
+        gate.request_bytes(),
+        gate.unfinished_requests.bytes(),
+        gate.unfinished_frames.bytes(),
+        answers.len(),
+        answers.waiting(),
+    ];
+    counted == [0; 7]
+}
+
+/// Reads until the other side ends; what it said.
+async fn hear_out(stream: &Stream) -> Vec<u8> {
+    let mut heard = BytesMut::new();
+    // A connection that is reset has ended too.
+    while tokio::time::timeout(LIMIT, stream.read(&mut heard)).await.unwrap().is_ok_and(|read| read > 0) {}
+    heard.to_vec()
+}
+
+/// A frame of `kind` that announces `length` bytes of body and brings some of them.
+fn unfinished(kind: u8, length: u32, brought: usize) -> Vec<u8> {
+    [&length.to_le_bytes()[..], &[0; 4], &[kind], &vec![b'x'; brought]].concat()
+}
+
+fn hello(role: HelloRole) -> Vec<u8> {
+    let mut out = PREFACE.to_vec();
+    frame::encode(&Message::Control(Control::Hello(Hello { cluster: None, role })), &mut out);
+    out
+}
+
+const CONTROL: u8 = 1;
+
+#[actix::test]
+async fn whoever_leaves_in_the_handshake_or_after_it_gives_his_place_back() {
+    let door = open(MasterConfig::default()).await;
+    let of_another_version = [&PREFACE[..4], &[0xff, 0xff]].concat();
+    let half_hello = [&PREFACE[..], &unfinished(CONTROL, 4000, 100)].concat();
+    let long_hello = [&PREFACE[..], &unfinished(CONTROL, 4097, 0)].concat();
+    let no_hello = {
+        let mut out = PREFACE.to_vec();
+        frame::encode(&Message::Ping, &mut out);
+        out
+    };
+    let mut garbled = hello(HelloRole::Client);
+    *garbled.last_mut().unwrap() ^= 0x55;
+    let ways: [(&str, &[u8]); 10] = [
+        ("without a word", b""),
+        ("in the preface", &PREFACE[..3]),
+        ("of another version", &of_another_version),
+        ("in the HELLO", &half_hello),
+        ("with a HELLO that is too long", &long_hello),
+        ("with something else than a HELLO", &no_hello),
+        ("with a HELLO whose checksum is wrong", &garbled),
+        ("in a request", b"*2\r\n$3\r\nGET\r\n$5\r\nus"),
+        ("with nonsense", b"*1\r\n$x\r\n"),
+        ("of a browser", b"POST / HTTP/1.1\r\n\r\n"),
+    ];
+    for (number, (way, bytes)) in ways.iter().enumerate() {
+        let stream = door.say(bytes).await;
+        // It was in, be it for a moment only.
+        let total = || door.context.switchboard.gate.counters.connections_total.get();
+        door.until("it is let in", |_| total() == number as u64 + 1).await;
+        drop(stream);
+        door.until_empty(way).await;
+        door.inbox.take(&mut Vec::new());
+    }
+    for role in [HelloRole::Client, hello_of_slave()] {
+        let stream = door.say(&hello(role)).await;
+        door.until_connected(1).await;
+        door.next().await;
+        drop(stream);
+        door.until_empty("after the HELLO").await;
+        door.inbox.take(&mut Vec::new());
+    }
+}
+
+#[actix::test]
+async fn whoever_takes_too_long_over_the_handshake_gives_his_place_back() {
+    let config = MasterConfig { handshake_timeout: Duration::from_millis(50), ..MasterConfig::default() };
+    let door = open(config).await;
+    let half_hello = [&PREFACE[..], &unfinished(CONTROL, 4000, 100)].concat();
+    let ways: [&[u8]; 4] = [b"", &PREFACE[..3], &half_hello, b"*2\r\n$3\r\nGET\r\n"];
+    let silent = futures_util::future::join_all(ways.map(|bytes| door.say(bytes))).await;
+    door.until("all are timed out", |context| {
+        context.switchboard.gate.counters.handshakes_timed_out.get() == ways.len() as u64
+    })
+    .await;
+    door.until_empty("timed out").await;
+    drop(silent);
+}
+
+#[actix::test]
+async fn whoever_is_one_too_many_takes_no_place_and_the_next_one_finds_it_free() {
+    let door = open(MasterConfig { max_connections: 2, ..MasterConfig::default() }).await;
+    let first = door.connect().await;
+    let _second = door.connect().await;
+    door.until_connected(2).await;
+    for _ in 0..3 {
+        let refused = door.connect().await;
+        assert_eq!(hear_out(&refused).await, b"-ERR max number of clients reached\r\n");
+        assert_eq!(door.context.switchboard.gate.connections(), 2);
+    }
+    drop(first);
+    door.until_connected(1).await;
+    let _third = door.connect().await;
+    door.until_connected(2).await;
+    assert_eq!(door.context.switchboard.gate.counters.connections_refused.get(), 3);
+}
+
+#[actix::test]
+async fn a_panic_in_a_connection_gives_its_places_back_and_ends_nothing_else() {
+    let door = open(impatient()).await;
+    let other = door.say(b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n").await;
+    let (others, _) = (door.session().await, door.request().await);
+    let panics = door.say(b"*2\r\n$3\r\nGET\r\n$4\r\nkeys\r\n").await;
+    let (session, _) = (door.session().await, door.request().await);
+    assert_eq!(door.in_flight(), (2, 7));
+    crate::testing::panic_at(crate::testing::Place::Session);
+    panics.write_all(b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n").await.unwrap();
+    door.closed(&session).await;
+    door.until_connected(1).await;
+    assert_eq!(door.in_flight(), (1, 3), "the other one's");
+    assert!(!others.is_closed());
+    drop(other);
+    door.closed(&others).await;
+    door.until_empty("after a panic").await;
+}
+
+#[actix::test]
+async fn a_request_gives_its_permit_back_with_its_answer_its_refusal_and_its_sessions_end() {
+    let config = MasterConfig { max_requests: 2, ..impatient() };
+    let key_max = dsm_protocol::command::KEY_MAX;
+    let door = open(config).await;
+    let get = |key: &str| format!("*2\r\n$3\r\nGET\r\n${}\r\n{key}\r\n", key.len());
+    // Two are in flight, and the third is one too many.
+    let asks = format!("{}{}{}", get("a"), get("bb"), get("ccc"));
+    let client = door.say(asks.as_bytes()).await;
+    let session = door.session().await;
+    let (first, second) = (door.request().await, door.request().await);
+    door.until("one is refused", |context| context.switchboard.errors.of(ErrorWord::Busy) == 1).await;
+    assert_eq!(door.in_flight(), (2, 3));
+    // Answered behind another one that is not: the answer waits, the permit does not.
+    assert!(session.answer(second.tag, &Reply::NotFound));
+    assert_eq!(door.in_flight(), (1, 1));
+    assert!(!session.answer(second.tag, &Reply::NotFound), "it is answered once");
+    assert_eq!(door.in_flight(), (1, 1));
+    // Now there is room for one more, which is never answered; what is out of bounds takes none.
+    let long = get(&"x".repeat(key_max + 1));
+    client.write_all(format!("{}{long}", get("dddd")).as_bytes()).await.unwrap();
+    door.request().await;
+    door.until("the long one is refused", |context| context.switchboard.errors.of(ErrorWord::Bad) == 1).await;
+    assert_eq!(door.in_flight(), (2, 5));
+    assert!(session.answer(first.tag, &Reply::Done));
+    assert_eq!(door.in_flight(), (1, 4));
+    drop(client);
+    // What is not answered is waited for, and the session ends by itself when its client is found to be gone.
+    session.abort();
+    door.closed(&session).await;
+    door.until_empty("the session's end").await;
+}
+
+#[actix::test]
+async fn long_requests_and_frames_that_never_come_whole_give_their_bytes_back() {
+    let small = bytesize::ByteSize::kib(64);
+    let config = MasterConfig { max_request_bytes: small, max_link_bytes: small, ..MasterConfig::default() };
+    let door = open(config).await;
+    let half = format!("*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$100000\r\n{}", "x".repeat(40_000));
+    let gate = Rc::clone(&door.context.switchboard.gate);
+    let first = door.say(half.as_bytes()).await;
+    door.until("it waits for the rest", |_| gate.unfinished_requests.bytes() > 40_000).await;
+    // The second one has no room, and is told so.
+    let second = door.say(half.as_bytes()).await;
+    assert!(hear_out(&second).await.starts_with(b"-BUSY too many bytes of unfinished requests"));
+    assert_eq!(gate.unfinished_requests.cut(), 1);
+    drop((first, second));
+    let mut sessions = Vec::new();
+    door.until_connected(0).await;
+    door.inbox.take(&mut sessions);
+    drop(sessions);
+    door.until_empty("unfinished requests").await;
+    // The same of handshakes, of which each byte counts.
+    let half = [&PREFACE[..], &unfinished(CONTROL, 4096, 4000)].concat();
+    let strangers = futures_util::future::join_all([(); 30].map(|()| door.say(&half))).await;
+    door.until("some are cut", |_| gate.unfinished_frames.cut() > 0).await;
+    assert!(gate.unfinished_frames.bytes() <= 64 << 10);
+    drop(strangers);
+    door.until_empty("unfinished handshakes").await;
+}
+
+#[actix::test]
+async fn a_stop_gives_everything_back() {
+    let door = open(MasterConfig::default()).await;
+    let half = format!("*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$100000\r\n{}", "x".repeat(40_000));
+    let half_hello = [&PREFACE[..], &unfinished(CONTROL, 4000, 100)].concat();
+    let ways: [&[u8]; 5] =
+        [b"", half.as_bytes(), &half_hello, b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n", &hello(hello_of_slave())];
+    let streams = futures_util::future::join_all(ways.map(|bytes| door.say(bytes))).await;
+    let gate = Rc::clone(&door.context.switchboard.gate);
+    door.until("all are in", |_| {
+        gate.connections() == ways.len()
+            && gate.requests() == 1
+            && gate.unfinished_requests.bytes() > 40_000
+            && gate.unfinished_frames.bytes() > 100
+    })
+    .await;
+    // The tasks are cut off, and then the master goes with all that it has heard.
+    door.accepting.abort();
+    door.until_connected(0).await;
+    let mut heard = Vec::new();
+    door.inbox.take(&mut heard);
+    drop(heard);
+    door.until_empty("a stop").await;
+    drop(streams);
+}

@@ -1,0 +1,46 @@
+//! The contract of `dsm::journal::Journal`, which every kind of log must keep: one suite, run over the file that masters
+//! share, in a simulated world, and over the log in memory.
+
+mod rigs;
+mod suite;
+
+/// Makes a test of each rule for one kind of log.
+macro_rules! keeps {
+    ($kind:ident, $rig:ty: $($rule:ident),+ $(,)?) => {
+        mod $kind {
+            $(
+                #[test]
+                fn $rule() {
+                    <$rig as crate::rigs::Rig>::run(|rig| crate::suite::$rule(rig));
+                }
+            )+
+        }
+    };
+}
+
+/// The same for all kinds.
+macro_rules! all_keep {
+    ($($rule:ident),+ $(,)?) => {
+        keeps!(shared_file, crate::rigs::OneFile: $($rule),+);
+        keeps!(memory, crate::rigs::InMemory: $($rule),+);
+    };
+}
+
+all_keep!(
+    an_acknowledged_append_is_seen_by_a_follower,
+    an_acknowledged_append_is_seen_by_the_next_leader,
+    appends_stand_in_the_order_in_which_they_were_asked_for,
+    a_follower_that_comes_late_replays_everything,
+    one_leads_at_a_time_and_each_reign_is_above_the_one_before,
+    nothing_is_written_after_leadership_is_lost,
+    a_leader_that_is_deposed_hears_it_and_all_that_it_asked_for_is_answered,
+    a_refused_append_is_in_nobodys_log,
+    a_sync_is_answered_and_does_not_stop_the_writing,
+    a_handover_loses_nothing,
+    a_handover_may_be_asked_back,
+    a_log_is_closed_or_given_back_and_never_both,
+    a_value_is_read_by_the_place_that_was_told,
+    a_value_is_not_read_from_a_log_that_is_closed,
+    what_is_noted_is_told_until_a_reign_begins,
+    who_leaves_the_queue_does_not_lead,
+);

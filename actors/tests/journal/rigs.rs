@@ -1,0 +1,102 @@
+//! The kinds of logs, each with a way to break it.
+
+use dsm::config::{Fence, Fsync};
+use dsm::env::sim::{DiskFault, Machine, World};
+use dsm::journal::memory::MemoryLog;
+use dsm::journal::shared_file::{SharedFile, SharedFileSetup};
+use dsm::journal::{Journal, LogEvent};
+use dsm::supervision::Fate;
+use dsm::testing::virtual_time;
+use dsm_protocol::machine::reign::takeover;
+use std::future::Future;
+use std::path::Path;
+
+const LOG: &str = "kv_store.log";
+
+/// One kind of log, which masters share.
+pub(crate) trait Rig: Sized + 'static {
+    /// Runs a test of a new log, in virtual time.
+    fn run<F: Future<Output = ()>>(test: impl FnOnce(Self) -> F);
+
+    /// Another master's part in the log.
+    fn join(&self, address: &str, events: actix::Recipient<LogEvent>) -> Box<dyn Journal>;
+
+    /// Lets the next append be refused.
+    fn refuse(&self);
+
+    /// Lets what is refused be written again.
+    fn mend(&self);
+
+    /// Takes the leadership from whoever has it.
+    fn depose(&self);
+}
+
+/// A file on the disk of a simulated machine.
+pub(crate) struct OneFile {
+    world: World,
+    machine: Machine,
+}
+
+impl Rig for OneFile {
+    fn run<F: Future<Output = ()>>(test: impl FnOnce(Self) -> F) {
+        World::run(7, |world| {
+            let machine = world.machine("host");
+            test(OneFile { world, machine })
+        });
+    }
+
+    fn join(&self, address: &str, events: actix::Recipient<LogEvent>) -> Box<dyn Journal> {
+        let setup = SharedFileSetup {
+            env: self.world.env(&self.machine, address),
+            path: LOG.into(),
+            lock_path: format!("{LOG}.lock").into(),
+            witness_path: format!("{LOG}.witness").into(),
+            line_bytes_max: 1 << 20,
+            fsync: Fsync::Always,
+            fence: Fence::None,
+            takeover: takeover::Config::default(),
+            address: address.to_owned(),
+            fate: Fate::default(),
+            events,
+        };
+        Box::new(SharedFile::begin(setup))
+    }
+
+    fn refuse(&self) {
+        self.machine.fail(1, DiskFault::WriteFull);
+    }
+
+    fn mend(&self) {
+        self.machine.mend();
+    }
+
+    fn depose(&self) {
+        // Nobody who starts anew would find what is written there.
+        assert!(self.machine.rename(Path::new(LOG), Path::new("elsewhere")), "there is a log");
+    }
+}
+
+/// A log in memory.
+pub(crate) struct InMemory(MemoryLog);
+
+impl Rig for InMemory {
+    fn run<F: Future<Output = ()>>(test: impl FnOnce(Self) -> F) {
+        virtual_time(test(InMemory(MemoryLog::default())));
+    }
+
+    fn join(&self, address: &str, events: actix::Recipient<LogEvent>) -> Box<dyn Journal> {
+        Box::new(self.0.join(address, events))
+    }
+
+    fn refuse(&self) {
+        self.0.set_full(true);
+    }
+
+    fn mend(&self) {
+        self.0.set_full(false);
+    }
+
+    fn depose(&self) {
+        self.0.depose();
+    }
+}
