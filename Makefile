@@ -1,6 +1,6 @@
 # make verify writes nothing and is what CI runs; make fix rewrites; make nightly runs for hours.
 
-.PHONY: verify format spelling lint doc test fix cluster demo bench bench-peers sim model mutants mutants-quick test-peers fuzz nightly nightly-faults nightly-sim
+.PHONY: verify format spelling deny lint doc test fix cluster demo bench bench-peers sim model mutants mutants-quick test-peers fuzz nightly nightly-faults nightly-sim
 
 verify: format spelling lint doc test mutants-quick test-peers
 
@@ -10,6 +10,10 @@ format:
 # typos, from https://github.com/crate-ci/typos or `pip install typos`.
 spelling:
 	typos
+
+# cargo-deny, from https://github.com/EmbarkStudios/cargo-deny; what needs no network `make test` checks as well.
+deny:
+	cargo deny check
 
 lint:
 	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
