@@ -5,9 +5,9 @@
 //! its own session, whose record is written later still. What a session asks for behind a request that is in here waits in
 //! here as well. Nothing in here waits for anything but its turn.
 
-use super::work::{longest_of, DistinctPairs, HeldRead, Work};
+use super::work::{DistinctPairs, HeldRead, Work};
 use super::{Asker, Change, Effect, Master};
-use crate::command::{Command, Reply};
+use crate::command::{Command, Operands, Reply};
 use crate::ids::{Millis, SessionId};
 use crate::planted;
 use std::collections::HashMap;
@@ -104,18 +104,10 @@ impl Slices {
 impl Master {
     /// Whether a request is done in slices.
     fn is_wide(&self, command: &Command) -> bool {
-        match command {
-            Command::GetMany { .. } | Command::PutMany { .. } | Command::Exists { .. } => {
-                command.keys() > self.config.slice_keys
-            }
-            // A deletion is taken in like a write, in slices.
-            Command::Delete { .. }
-            | Command::Get { .. }
-            | Command::Put { .. }
-            | Command::KeyCount
-            | Command::Status
-            | Command::Failover => false,
-        }
+        // A deletion is taken in like a write, in slices.
+        let is_done_in_slices =
+            matches!(command, Command::GetMany { .. } | Command::PutMany { .. } | Command::Exists { .. });
+        is_done_in_slices && command.keys() > self.config.slice_keys
     }
 
     /// Begins a request, unless it is one for slices or behind such a one of its session.
@@ -247,38 +239,26 @@ impl Master {
         command: Command,
         effects: &mut Vec<Effect>,
     ) -> Option<Work> {
-        match command {
-            Command::GetMany { keys } if keys.len() > self.config.slice_keys => {
-                match self.last_unwritten_of_any(asker, &keys) {
-                    Some(write) => self.wait(write, HeldRead::GetMany { asker, deadline, keys }),
-                    None => return Some(self.gather(asker, deadline, keys)),
-                }
-                None
+        if !self.is_wide(&command) {
+            self.begin(now, asker, deadline, command, effects);
+        } else if let Command::GetMany { keys } = command {
+            match self.last_unwritten_of_any(asker, &keys) {
+                Some(write) => self.wait(write, HeldRead::GetMany { asker, deadline, keys }),
+                None => return Some(self.gather(asker, deadline, keys)),
             }
-            Command::Exists { keys } if keys.len() > self.config.slice_keys => {
-                match self.last_unwritten_of_any(asker, &keys) {
-                    Some(write) => self.wait(write, HeldRead::Exists { asker, keys }),
-                    None => return Some(Work::Count { asker, keys: keys.into_iter(), existing: 0 }),
-                }
-                None
+        } else if let Command::Exists { keys } = command {
+            match self.last_unwritten_of_any(asker, &keys) {
+                Some(write) => self.wait(write, HeldRead::Exists { asker, keys }),
+                None => return Some(Work::Count { asker, keys: keys.into_iter(), existing: 0 }),
             }
-            Command::PutMany { pairs } if pairs.len() > self.config.slice_keys => {
-                let (distinct, longest) = (DistinctPairs::of(pairs.len()), longest_of(&pairs));
-                Some(Work::Distinguish { asker, longest, pairs: pairs.into_iter(), distinct })
-            }
-            other @ (Command::Get { .. }
-            | Command::GetMany { .. }
-            | Command::Put { .. }
-            | Command::PutMany { .. }
-            | Command::Delete { .. }
-            | Command::Exists { .. }
-            | Command::KeyCount
-            | Command::Status
-            | Command::Failover) => {
-                self.begin(now, asker, deadline, other, effects);
-                None
-            }
+        } else if let Command::PutMany { pairs } = command {
+            let (distinct, longest) =
+                (DistinctPairs::of(pairs.len()), Operands::Pairs(&pairs).longest_value());
+            return Some(Work::Distinguish { asker, longest, pairs: pairs.into_iter(), distinct });
+        } else {
+            self.begin(now, asker, deadline, command, effects);
         }
+        None
     }
 }
 

@@ -68,21 +68,14 @@ impl Work {
     pub(super) fn longest(&self) -> usize {
         match self {
             Work::Distinguish { longest, .. } | Work::Admit { longest, .. } => *longest,
-            Work::Request { command: Command::Put { value, .. }, .. } => value.len(),
-            Work::Request { command: Command::PutMany { pairs }, .. } => longest_of(pairs),
+            Work::Request { command, .. } => command.operands().longest_value(),
             Work::Outcome(_)
             | Work::Forget { .. }
             | Work::Resumed { .. }
-            | Work::Request { .. }
             | Work::Gather { .. }
             | Work::Count { .. } => 0,
         }
     }
-}
-
-/// How long the longest value of `pairs` is, in bytes.
-pub(super) fn longest_of(pairs: &[(Bytes, Bytes)]) -> usize {
-    pairs.iter().map(|(_, value)| value.len()).max().unwrap_or_default()
 }
 
 /// What became of a write in the log.
