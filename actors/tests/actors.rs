@@ -933,7 +933,7 @@ mod failover_watcher_actor {
         fn step(&mut self, event: Event<'_>) {
             let mut effects = Vec::new();
             self.machine.step(self.env.now(), event, &mut effects);
-            let watcher = self.watcher.as_ref().unwrap();
+            let watcher = self.watcher.as_ref().expect("it is begun before it is told anything");
             for effect in effects {
                 match effect {
                     reign::Effect::WatchLock => watcher.do_send(WatchLock),

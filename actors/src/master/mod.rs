@@ -1003,15 +1003,14 @@ impl Handler<Replayed> for MasterActor {
         self.replayed = log_tailer::Start { place: replayed.place, file: replayed.file };
         self.log_bytes = position.offset;
         self.log_seq = position.seq;
-        if replayed.caught_up && !std::mem::replace(&mut self.replay_caught_up, true) {
-            if self.reign.is_standby() {
-                log::info!(
-                    "standby has replayed the log keys={} seq={}",
-                    self.machine.directory().len(),
-                    self.log_seq
-                );
-                self.step_reign(now, reign_rules::Event::CaughtUp);
-            }
+        let is_first = replayed.caught_up && !std::mem::replace(&mut self.replay_caught_up, true);
+        if is_first && self.reign.is_standby() {
+            log::info!(
+                "standby has replayed the log keys={} seq={}",
+                self.machine.directory().len(),
+                self.log_seq
+            );
+            self.step_reign(now, reign_rules::Event::CaughtUp);
         }
         self.perform_reign(now, ctx);
         self.resume_later(ctx);

@@ -254,6 +254,7 @@ impl Runner {
         Ok(true)
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each word of the scripts, each short")]
     fn event(&mut self, word: &str, args: &mut Args<'_>) -> Res<Event<'static>> {
         let epoch = args.take_key("epoch").map(str::parse).transpose()?.map(Epoch);
         let in_epoch = epoch.unwrap_or(Epoch(1));
@@ -299,7 +300,7 @@ impl Runner {
             "slave_came" => {
                 let slave = SlaveId::new(args.next_pos().ok_or("which")?)?;
                 let cluster = args.take_key("cluster").map(str::parse::<u64>).transpose()?;
-                Event::SlaveCame { slave, cluster: cluster.map(|cluster| ClusterId(cluster)) }
+                Event::SlaveCame { slave, cluster: cluster.map(ClusterId) }
             }
             "peer_named" => Event::PeerNamed { cluster: Some(ClusterId(number(args, "cluster", 1)?)) },
             "peer_active" => Event::PeerSaid { active: true, epoch: in_epoch },

@@ -64,7 +64,6 @@ impl Runner {
 impl goldenscript::Runner for Runner {
     type Command = goldenscript::Command;
 
-    #[expect(clippy::too_many_lines, reason = "one arm for each word of the scripts, each short")]
     fn run(&mut self, command: &goldenscript::Command, _: &goldenscript::Context) -> Res<String> {
         let mut args = command.consume_args();
         let mut out = String::new();
