@@ -8,6 +8,7 @@ mod front_script;
 mod link_script;
 mod master_script;
 mod properties;
+mod reign_script;
 mod scripts;
 mod slave_script;
 mod takeover_script;
