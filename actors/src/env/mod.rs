@@ -9,6 +9,7 @@ mod net;
 pub mod real;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod threads;
 
 pub use local::LocalListener;
 pub(crate) use net::keep_alive;

@@ -5,6 +5,7 @@
 //! The threads of a node all live here: one for each open file, one while a path is opened or looked at, one that looks at
 //! lock files, one while the lock is waited for, one that publishes the holder's counter.
 
+use super::threads::spawn_thread;
 use super::{
     names, Appended, Disk, Displaced, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard,
     Locks, OpenMode, Post, Stands, Stream, Watch,
@@ -183,12 +184,6 @@ fn directory_of(path: &Path) -> PathBuf {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         Some(_) | None => PathBuf::from("."),
     }
-}
-
-// This is where what blocks belongs.
-#[allow(clippy::disallowed_methods)]
-pub(super) fn spawn_thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
 }
 
 /// How soon what the system has refused is asked for again; twice as late each time.

@@ -1,7 +1,9 @@
 //! What the machines want done: answers, frames, appends, reads of the log.
 
 use super::forwards::Forward;
-use super::{long_answers, send, Allowance, MasterActor, ReadWindow, SlaveLink, Todo, WaitingRead};
+use super::{
+    long_answers, send, Allowance, MasterActor, ReadWindow, SlaveLink, Todo, WaitingRead, STEP_BYTES,
+};
 use crate::batch::Outbox;
 use crate::door::session::ANSWER_BYTES_FREE;
 use crate::journal::LogRequest;
@@ -20,9 +22,6 @@ const LOOKED_AT_STEPS: usize = 64;
 
 /// So many entries of what is given up are freed at once.
 const FREED_AT_ONCE: usize = 512;
-
-/// So many bytes that are copied or checksummed count as a step.
-pub(super) const STEP_BYTES: usize = 32 * 1024;
 
 /// Bytes that are gone through to carry an effect out.
 fn bytes_of(effect: &Effect) -> usize {

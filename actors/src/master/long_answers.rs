@@ -84,7 +84,7 @@ impl MasterActor {
     pub(super) fn encode_part(&mut self, left: &mut Allowance<'_>) {
         let Some(mut answer) = self.long_answers.pop_front() else { return };
         let (bytes, is_whole) = answer.part();
-        left.spend(PART_VALUES / 4 + bytes / super::effects::STEP_BYTES);
+        left.spend(PART_VALUES / 4 + bytes / super::STEP_BYTES);
         if !is_whole {
             self.long_answers.push_back(answer);
             return;

@@ -133,6 +133,9 @@ enum Todo {
     Depart,
 }
 
+/// So many bytes that are copied or checksummed count as a step.
+const STEP_BYTES: usize = 32 * 1024;
+
 /// So much of a turn is left. It is counted in steps, so that a simulated world without time within a turn sees the same
 /// bounds, and in time.
 pub(super) struct Allowance<'a> {

@@ -4,9 +4,11 @@
 //! it wants to read, and is told. So the real disk's thread can do all of it, reading, checksums and parsing, and an
 //! actor hears what the lines do to the directory.
 
-use crate::journal::shared_file::log_tailer;
 use crate::journal::Replay;
-use dsm_protocol::record::{BadLine, Position, Scanner, Step};
+use dsm_protocol::ids::{Reign, Version};
+use dsm_protocol::machine::master::ReignRecord;
+use dsm_protocol::planted;
+use dsm_protocol::record::{BadLine, Body, Position, Record, Scanner, Span, Step, SyncMode};
 
 /// How much is read at once, in bytes, and how much of the log a part holds, if its lines are not longer.
 pub(crate) const CHUNK_BYTES: usize = 1 << 20;
@@ -157,7 +159,7 @@ impl LogScan {
                 self.scanner.next(rest)
             };
             match step {
-                Step::Record { record, span } => log_tailer::replay(&record, span, &mut part.changes),
+                Step::Record { record, span } => replay(&record, span, &mut part.changes),
                 Step::Ignored => {}
                 Step::Partial if self.ended => {
                     part.at_end = true;
@@ -266,6 +268,29 @@ impl LogScan {
         self.ended = false;
         self.starved = true;
         self.tail_checked = self.tail.is_empty();
+    }
+}
+
+/// Adds to `changes` what a record does to the directory.
+fn replay(record: &Record<'_>, span: Span, changes: &mut Vec<Replay>) {
+    let version = Version { epoch: record.epoch, seq: record.seq };
+    match record.body {
+        Body::Write(pairs) => {
+            for (key, value) in pairs {
+                changes.push(Replay::Put { key: key.decode().into(), version, place: value.place(span) });
+            }
+        }
+        Body::Delete(_) if planted!(ReplayForgetsDelete) => {}
+        Body::Delete(keys) => {
+            changes.extend(keys.map(|key| Replay::Delete { key: key.decode().into() }));
+        }
+        Body::Epoch { mark, .. } => {
+            let reign = Reign { epoch: record.epoch, id: mark.id };
+            let durable = mark.fsync == Some(SyncMode::Always);
+            changes.push(Replay::Reign(ReignRecord { reign, first: record.seq, durable }));
+            changes.extend(mark.given_up.map(Replay::GivenUp));
+        }
+        Body::Cluster(_) | Body::Synced => {}
     }
 }
 

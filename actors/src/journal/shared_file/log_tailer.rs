@@ -14,10 +14,8 @@ use crate::node_error::NodeError;
 use crate::supervision::{Fate, PanicGuard, TaskGuard};
 use crate::turns::TurnLengths;
 use actix::prelude::*;
-use dsm_protocol::ids::{Epoch, Reign, Seq, Version};
-use dsm_protocol::machine::master::ReignRecord;
+use dsm_protocol::ids::{Epoch, Seq};
 use dsm_protocol::planted;
-use dsm_protocol::record::{Body, Record, Span, SyncMode};
 use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -66,29 +64,6 @@ pub struct Sighted(pub Sight);
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Look;
-
-/// Adds to `changes` what a record does to the directory.
-pub(crate) fn replay(record: &Record<'_>, span: Span, changes: &mut Vec<Replay>) {
-    let version = Version { epoch: record.epoch, seq: record.seq };
-    match record.body {
-        Body::Write(pairs) => {
-            for (key, value) in pairs {
-                changes.push(Replay::Put { key: key.decode().into(), version, place: value.place(span) });
-            }
-        }
-        Body::Delete(_) if planted!(ReplayForgetsDelete) => {}
-        Body::Delete(keys) => {
-            changes.extend(keys.map(|key| Replay::Delete { key: key.decode().into() }));
-        }
-        Body::Epoch { mark, .. } => {
-            let reign = Reign { epoch: record.epoch, id: mark.id };
-            let durable = mark.fsync == Some(SyncMode::Always);
-            changes.push(Replay::Reign(ReignRecord { reign, first: record.seq, durable }));
-            changes.extend(mark.given_up.map(Replay::GivenUp));
-        }
-        Body::Cluster(_) | Body::Synced => {}
-    }
-}
 
 /// Asks the tailer to stop. Every [`Replayed`] that it has sent arrives before [`Halted`].
 #[derive(Message, Debug)]
