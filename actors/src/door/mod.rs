@@ -8,7 +8,8 @@
 //! |---|---|
 //! | `accept` | the listening socket |
 //! | `connection` | the life of one connection, whoever it is |
-//! | `native`, `resp` | the two protocols: frames, and Redis' |
+//! | `preface` | who is there; the rules are `dsm_protocol::handshake`'s |
+//! | `native`, `resp` | a client's requests: in frames, and in Redis' protocol |
 //! | `links` | the links of slaves and of the other master |
 //! | `admission` | the limits, and the permits of those who are in |
 //! | `counters` | what happened, for INFO |
@@ -29,6 +30,7 @@ mod native;
 pub(crate) mod origin;
 #[cfg(test)]
 mod permits_come_back;
+mod preface;
 mod resp;
 pub(crate) mod session;
 mod session_guard;
