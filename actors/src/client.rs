@@ -5,13 +5,15 @@
 //! have been executed. Plain tokio, no actor. Source: `docs/ARCHITECTURE.md`, "The client".
 
 use crate::config::VALUE_BYTES_MAX;
+use crate::dial::{self, DialError, Greeted};
 use crate::env::names;
+use crate::shown::shown_error;
 use bytes::{Bytes, BytesMut};
 pub use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError, KEY_MAX, VALUE_MAX_DEFAULT};
 use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
 use dsm_protocol::ids::{LinkId, Millis, RequestId};
 use dsm_protocol::machine::client::{self as machine, Cause, Effect, Event, Kind, Outcome};
-use dsm_protocol::message::{Control, Hello, HelloRole, Message, Request, Welcome};
+use dsm_protocol::message::{Control, Hello, HelloRole, Message, Request};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::Future;
@@ -20,7 +22,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -495,7 +497,7 @@ fn unpinned(value: Bytes) -> Bytes {
     }
 }
 
-type Connecting = Pin<Box<dyn Future<Output = Result<(TcpStream, BytesMut, Welcome), String>> + Send>>;
+type Connecting = Pin<Box<dyn Future<Output = Result<(TcpStream, Greeted), DialError>> + Send>>;
 
 /// The background task: sockets, frames and time for the machine.
 struct Driver {
@@ -503,6 +505,7 @@ struct Driver {
     answer_bytes_max: usize,
     masters: Vec<String>,
     request_timeout: Duration,
+    connect_timeout: Duration,
     origin: Instant,
     serving: watch::Sender<Option<usize>>,
     last_request: u64,
@@ -536,7 +539,7 @@ struct Socket {
 enum Wake {
     Calls(usize),
     Traffic(io::Result<Option<usize>>),
-    Connected(Result<(TcpStream, BytesMut, Welcome), String>),
+    Connected(Result<(TcpStream, Greeted), DialError>),
     Timer,
 }
 
@@ -557,6 +560,7 @@ impl Driver {
             answer_bytes_max: ANSWER_BYTES_MAX.max(frame::body_max(config.value_max)),
             masters: config.masters.clone(),
             request_timeout: config.request_timeout,
+            connect_timeout: config.connect_timeout,
             origin: Instant::now(),
             serving,
             last_request: 0,
@@ -673,7 +677,7 @@ impl Driver {
                 if self.failures[master] == NOT_TRIED {
                     self.failures[master] = "no answer so far".to_owned();
                 }
-                let opening = open(self.masters[master].clone());
+                let opening = open(self.masters[master].clone(), self.connect_timeout);
                 self.connecting = Some((link, master, Box::pin(opening)));
             }
             Effect::Close { link } => {
@@ -732,10 +736,10 @@ impl Driver {
         }
     }
 
-    fn connected(&mut self, result: Result<(TcpStream, BytesMut, Welcome), String>) {
+    fn connected(&mut self, result: Result<(TcpStream, Greeted), DialError>) {
         let Some((link, master, _)) = self.connecting.take() else { return };
         match result {
-            Ok((stream, input, welcome)) => {
+            Ok((stream, Greeted { welcome, unread: input })) => {
                 log::debug!("connected master={} link={link} {:?}", self.masters[master], welcome.state);
                 self.failures[master] = "connected, but did not answer".to_owned();
                 self.socket = Some(Socket::new(link, master, stream, input));
@@ -744,6 +748,7 @@ impl Driver {
                 self.step(Event::Opened { link, active: state.active, active_address });
             }
             Err(failure) => {
+                let failure = one_line(&shown_error(&failure));
                 log::debug!("connecting failed master={} cause={failure:?}", self.masters[master]);
                 self.failures[master] = failure;
                 self.step(Event::Closed { link, unsent: Vec::new() });
@@ -920,34 +925,20 @@ async fn traffic(socket: &mut Option<Socket>) -> io::Result<Option<usize>> {
 
 async fn connected(
     connecting: &mut Option<(LinkId, usize, Connecting)>,
-) -> Result<(TcpStream, BytesMut, Welcome), String> {
+) -> Result<(TcpStream, Greeted), DialError> {
     match connecting {
         Some((_, _, opening)) => opening.await,
         None => std::future::pending().await,
     }
 }
 
-/// Connects and shakes hands. What the master sent behind its welcome comes back with the stream.
-async fn open(address: String) -> Result<(TcpStream, BytesMut, Welcome), String> {
-    let text = |error: io::Error| error.to_string();
-    let mut stream = names::connect(&address).await.map_err(text)?;
+/// Connects and shakes hands.
+async fn open(address: String, limit: Duration) -> Result<(TcpStream, Greeted), DialError> {
+    let mut stream = names::connect(&address).await?;
     crate::env::keep_alive(&stream, crate::config::TCP_KEEPALIVE_DEFAULT);
-    let hello = Control::Hello(Hello { cluster: None, role: HelloRole::Client });
-    let mut greeting = frame::PREFACE.to_vec();
-    frame::encode(&Message::Control(hello), &mut greeting);
-    stream.write_all(&greeting).await.map_err(text)?;
-    let mut input = BytesMut::with_capacity(READ_BYTES);
-    loop {
-        match frame::decode(&mut input, frame::HANDSHAKE_BODY_MAX).map_err(garbage)? {
-            Some(Message::Control(Control::Welcome(welcome))) => return Ok((stream, input, welcome)),
-            Some(Message::Control(Control::Reject { reason })) => return Err(one_line(&reason)),
-            Some(_) => return Err("did not answer the handshake".to_owned()),
-            None => {}
-        }
-        if stream.read_buf(&mut input).await.map_err(text)? == 0 {
-            return Err("closed by the master".to_owned());
-        }
-    }
+    let hello = Hello { cluster: None, role: HelloRole::Client };
+    let greeted = dial::greet(&mut stream, hello, limit, || None).await?;
+    Ok((stream, greeted))
 }
 
 fn garbage(error: FrameError) -> String {

@@ -6,7 +6,7 @@
 
 use crate::config::ConfigError;
 use crate::config::{MasterConfig, MasterKind, SlaveConfig};
-use crate::dial::{self, Introduction};
+use crate::door::dialed::{self, Introduction};
 use crate::door::switchboard::Switchboard;
 use crate::door::{self, Context};
 use crate::env::{Env, Listener};
@@ -110,7 +110,7 @@ pub(crate) async fn open_master(
     if tokio::time::timeout(SELF_TIMEOUT, is_itself).await.unwrap_or(false) {
         return Err(ConfigError::PeerLeadsHere { peer: introduction.peer, bound }.into());
     }
-    if let Some(reason) = dial::preflight(&introduction, &env).await {
+    if let Some(reason) = dialed::preflight(&introduction, &env).await {
         return Err(NodeError::Refused { reason });
     }
     let fate = Fate::default();
@@ -126,7 +126,7 @@ pub(crate) async fn open_master(
     let facts = door::server_facts(&config);
     let context = Context { env, config: Rc::clone(&config), facts, switchboard: Rc::clone(&switchboard) };
     let mut linking = JoinSet::new();
-    linking.spawn_local(dial::keep(introduction, context.clone(), fate.clone()));
+    linking.spawn_local(dialed::keep(introduction, context.clone(), fate.clone()));
     let mut accepting = JoinSet::new();
     accepting.spawn_local(door::accept::accept(listener, context, fate.clone()));
     Ok(OpenMaster { address, master, fate, switchboard, accepting, linking })

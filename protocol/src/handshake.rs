@@ -202,8 +202,14 @@ impl Accepting {
 /// What happens to the side that dials.
 #[derive(Debug)]
 pub enum DialEvent<'a> {
-    /// Bytes have arrived. With them here are all that are unread; what is understood is taken off the front.
-    Bytes(&'a mut BytesMut),
+    /// Bytes have arrived.
+    Bytes {
+        /// With them, all that are unread; what is understood is taken off the front.
+        unread: &'a mut BytesMut,
+        /// The cluster that the other side must be of, if it is of one; `None` where that is no matter. A slave may have
+        /// learnt its own, from another master, since it said HELLO.
+        cluster: Option<ClusterId>,
+    },
     /// The other side has ended.
     Ended,
     /// Time has passed.
@@ -253,8 +259,6 @@ pub enum HandshakeFailure {
 /// The handshake of a connection, seen from the side that dials. It ends with its one effect.
 #[derive(Clone, Debug)]
 pub struct Dialing {
-    /// The cluster that the other side must be of, if it is of one.
-    cluster: Option<ClusterId>,
     until: Millis,
 }
 
@@ -262,19 +266,14 @@ impl Dialing {
     /// A connection that stands, over which `hello` is said; `greeting` gets the bytes. The other side has `limit_ms` to
     /// answer.
     pub fn begin(now: Millis, limit_ms: u64, hello: Hello, greeting: &mut Vec<u8>) -> Self {
-        let cluster = match hello.role {
-            HelloRole::Slave { .. } => hello.cluster,
-            // A master judges for itself what another one's cluster means to it, and a client has none.
-            HelloRole::Master { .. } | HelloRole::Client => None,
-        };
         greet(hello, greeting);
-        Dialing { cluster, until: now.plus(limit_ms) }
+        Dialing { until: now.plus(limit_ms) }
     }
 
     /// Advances the machine. The caller must perform the effects in the order returned, of which there is one at most.
     pub fn step(&mut self, now: Millis, event: DialEvent<'_>, effects: &mut Vec<DialEffect>) {
-        let unread = match event {
-            DialEvent::Bytes(unread) => unread,
+        let (unread, cluster) = match event {
+            DialEvent::Bytes { unread, cluster } => (unread, cluster),
             DialEvent::Ended => return effects.push(DialEffect::GiveUp(HandshakeFailure::Ended)),
             DialEvent::Tick => {
                 if self.until <= now {
@@ -285,7 +284,7 @@ impl Dialing {
         };
         effects.push(match frame::decode(unread, HANDSHAKE_BODY_MAX) {
             Ok(None) => return,
-            Ok(Some(Message::Control(Control::Welcome(welcome)))) => match (self.cluster, welcome.cluster) {
+            Ok(Some(Message::Control(Control::Welcome(welcome)))) => match (cluster, welcome.cluster) {
                 (Some(ours), Some(theirs)) if ours != theirs => {
                     DialEffect::GiveUp(HandshakeFailure::OtherCluster { ours, theirs })
                 }

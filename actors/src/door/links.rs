@@ -135,9 +135,9 @@ impl LinkReader<'_> {
 }
 
 /// Reports the end of a link, also when its task panics.
-struct LinkGuard<'a> {
-    switchboard: &'a Switchboard,
-    gone: Option<Arrived>,
+pub(super) struct LinkGuard<'a> {
+    pub(super) switchboard: &'a Switchboard,
+    pub(super) gone: Option<Arrived>,
 }
 
 impl Drop for LinkGuard<'_> {

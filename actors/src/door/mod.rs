@@ -10,7 +10,7 @@
 //! | `connection` | the life of one connection, whoever it is |
 //! | `preface` | who is there; the rules are `dsm_protocol::handshake`'s |
 //! | `native`, `resp` | a client's requests: in frames, and in Redis' protocol |
-//! | `links` | the links of slaves and of the other master |
+//! | `links`, `dialed` | the links that slaves and the other master have opened; the one that this master has |
 //! | `admission` | the limits, and the permits of those who are in |
 //! | `counters` | what happened, for INFO |
 //! | `heard` | what a link has said and the master has not heard yet |
@@ -23,6 +23,7 @@ pub(crate) mod accept;
 pub(crate) mod admission;
 mod connection;
 pub(crate) mod counters;
+pub(crate) mod dialed;
 pub(crate) mod embedded;
 pub(crate) mod heard;
 pub(crate) mod links;

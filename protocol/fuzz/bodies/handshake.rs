@@ -82,7 +82,8 @@ fn accept(said: &[u8], chunk: usize) -> (Option<AcceptEffect>, Vec<u8>) {
 /// What became of the side that dials, and what it left unread.
 fn dial(hello: &Hello, said: &[u8], chunk: usize) -> (Option<DialEffect>, Vec<u8>) {
     let mut greeting = Vec::new();
-    let mut machine = Dialing::begin(Millis(5), LIMIT_MS, hello.clone(), &mut greeting);
+    let (mut machine, cluster) =
+        (Dialing::begin(Millis(5), LIMIT_MS, hello.clone(), &mut greeting), hello.cluster);
     let (end, unread) = accept(&greeting, greeting.len());
     assert_eq!((end, unread.len()), (Some(AcceptEffect::Native(hello.clone())), 0), "both sides agree");
     let mut unread = BytesMut::new();
@@ -90,7 +91,7 @@ fn dial(hello: &Hello, said: &[u8], chunk: usize) -> (Option<DialEffect>, Vec<u8
     for piece in pieces.by_ref() {
         unread.extend_from_slice(piece);
         let mut effects = Vec::new();
-        machine.step(Millis(5), DialEvent::Bytes(&mut unread), &mut effects);
+        machine.step(Millis(5), DialEvent::Bytes { unread: &mut unread, cluster }, &mut effects);
         assert!(effects.len() <= 1, "{effects:?}");
         if let Some(effect) = effects.pop() {
             if let DialEffect::GiveUp(_) = effect {

@@ -28,6 +28,8 @@ struct Runner {
     side: Side,
     now: u64,
     unread: BytesMut,
+    /// The cluster of a slave that dials.
+    ours: Option<ClusterId>,
 }
 
 fn hello(role: &str, cluster: Option<ClusterId>) -> Res<Hello> {
@@ -123,7 +125,7 @@ impl Runner {
         let Side::Dialing(machine) = &mut self.side else { return Err("nobody dials".into()) };
         let mut effects = Vec::new();
         let event = match event {
-            "hears" => DialEvent::Bytes(&mut self.unread),
+            "hears" => DialEvent::Bytes { unread: &mut self.unread, cluster: self.ours },
             "ended" => DialEvent::Ended,
             "tick" => DialEvent::Tick,
             other => return Err(format!("no such event {other}").into()),
@@ -169,6 +171,8 @@ impl goldenscript::Runner for Runner {
             "dial" => {
                 let limit_ms = args.take_key("limit").map_or(Ok(100), str::parse)?;
                 let hello = hello(args.next_pos().ok_or("which role")?, cluster)?;
+                // What another cluster means to a master, it judges itself, and a client is of none.
+                self.ours = cluster.filter(|_| role(&hello) == "slave");
                 let mut greeting = Vec::new();
                 let machine = Dialing::begin(Millis(self.now), limit_ms, hello.clone(), &mut greeting);
                 let said = greeting.strip_prefix(&PREFACE).ok_or("no preface")?;
@@ -193,6 +197,8 @@ impl goldenscript::Runner for Runner {
                     Side::Dialing(_) => self.dial("hears", &mut out)?,
                 }
             }
+            // joins cluster=N: the slave that dials has learnt from another master of which cluster it is.
+            "joins" => self.ours = cluster,
             // text_max: how much of a first request may come slowly.
             "text_max" => writeln!(out, "{TEXT_BYTES_MAX}")?,
             event => match self.side {
