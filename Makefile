@@ -1,6 +1,6 @@
 # make verify writes nothing and is what CI runs; make fix rewrites; make nightly runs for hours.
 
-.PHONY: verify format spelling lint doc test fix cluster demo bench bench-peers sim model mutants mutants-quick test-peers fuzz nightly nightly-faults nightly-sim
+.PHONY: verify format spelling deny lint doc test fix cluster demo bench bench-peers sim model mutants mutants-quick test-peers fuzz nightly nightly-faults nightly-sim
 
 verify: format spelling lint doc test mutants-quick test-peers
 
@@ -10,6 +10,10 @@ format:
 # typos, from https://github.com/crate-ci/typos or `pip install typos`.
 spelling:
 	typos
+
+# cargo-deny, from https://github.com/EmbarkStudios/cargo-deny; what needs no network `make test` checks as well.
+deny:
+	cargo deny check
 
 lint:
 	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
@@ -49,8 +53,8 @@ test-peers:
 # Beside redis-server, etcd and ZooKeeper; rewrites the tables of docs/BENCHMARKS.md. PEERS_FLAGS=--quick takes 6 minutes
 # instead of 50.
 bench-peers:
-	cargo build --release --locked -p dsm-harness --features peers
-	target/release/dsm-test-harness peers --document docs/BENCHMARKS.md $(PEERS_FLAGS)
+	cargo build --profile dist --locked -p dsm-harness --features peers
+	target/dist/dsm-test-harness peers --document docs/BENCHMARKS.md $(PEERS_FLAGS)
 
 # Whole clusters in virtual time. SEEDS=1000 from FIRST=0 on, each broken for SECONDS=30; SEED=n runs one and says what
 # happens.

@@ -428,27 +428,14 @@ impl Client {
     /// What a master would cut the link for is refused here, so that it cannot make other writes unknown.
     fn check(&self, command: &Command) -> Result<(), &'static str> {
         let value_max = self.shared.config.value_max;
-        let keys_fit = |keys: &[Bytes]| keys.iter().all(|key| key.len() <= KEY_MAX);
-        let (keys_ok, values_ok, items) = match command {
-            Command::Get { key } => (key.len() <= KEY_MAX, true, 1),
-            Command::Put { key, value } => (key.len() <= KEY_MAX, value.len() <= value_max, 1),
-            Command::GetMany { keys } | Command::Delete { keys } | Command::Exists { keys } => {
-                (keys_fit(keys), true, keys.len())
-            }
-            Command::PutMany { pairs } => (
-                pairs.iter().all(|(key, _)| key.len() <= KEY_MAX),
-                pairs.iter().all(|(_, value)| value.len() <= value_max),
-                pairs.len(),
-            ),
-            Command::KeyCount | Command::Status | Command::Failover => return Ok(()),
-        };
+        let operands = command.operands();
         // Each item costs its length in front, at most 5 bytes for a key and 5 for a value.
-        let encoded = command.payload_bytes() + 10 * items + 64;
-        if items == 0 {
+        let encoded = operands.payload_bytes() + 10 * operands.keys() + 64;
+        if operands.lacks_keys() {
             Err("no key given")
-        } else if !keys_ok {
+        } else if operands.longest_key() > KEY_MAX {
             Err("the key is longer than 64 KiB")
-        } else if !values_ok {
+        } else if operands.longest_value() > value_max {
             Err("the value is longer than value_max (--max-value)")
         } else if encoded > frame::body_max(value_max) {
             Err("the request is too long")

@@ -5,14 +5,14 @@
 //! The texts are those of `docs/ARCHITECTURE.md`, "The prompt".
 
 use dsm::client::{Client, ClientConfig, ClientError, Failure, Serving};
-use dsm_protocol::command::KEY_MAX;
+use dsm_protocol::command::{PromptLine, COMMAND_FACTS, KEY_MAX};
 use rustyline::error::ReadlineError;
 use rustyline::ExternalPrinter as _;
 use std::future::Future;
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{mpsc, Arc};
+use std::sync::{mpsc, Arc, LazyLock};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{signal, SignalKind};
@@ -45,12 +45,8 @@ const HINT: &str = "Ctrl+C clears the line; EXIT or Ctrl+D leaves.";
 /// What everybody is told who asks for an operation that is not there.
 pub const INVALID: &str = "Invalid Operation! Please Try Again.";
 
-const HELP: &str = "\
-READ <key>            prints the value of the key
-WRITE <key> <value>   writes the key; the value is the rest of the line
-DELETE <key>          deletes the key
-STATUS                describes the master that serves
-FAILOVER              asks the master that serves to hand over to the other one
+/// What HELP says after the operations of the store.
+const HELP_MORE: &str = "\
 EXIT                  leaves
 READ, WRITE and DELETE alone ask for the rest. A key, or a whole value, may stand in quotes as in redis-cli:
 \"a b\" with \\n, \\\", \\x00 and the like in it, 'a b' as it is.";
@@ -395,10 +391,25 @@ pub enum Operation {
     Invalid(&'static str),
 }
 
-const USAGE: &str = "READ <key>, WRITE <key> <value>, DELETE <key>, STATUS, FAILOVER, HELP or EXIT";
-const USAGE_READ: &str = "READ <key>";
-const USAGE_WRITE: &str = "WRITE <key> <value>";
-const USAGE_DELETE: &str = "DELETE <key>";
+/// How the operations of the store are written, as the commands themselves say.
+fn prompt_lines() -> impl Iterator<Item = PromptLine> {
+    COMMAND_FACTS.iter().filter_map(|facts| facts.prompt)
+}
+
+/// How every operation is written.
+fn usage() -> &'static str {
+    static USAGE: LazyLock<String> = LazyLock::new(|| {
+        let usages = prompt_lines().map(|line| line.usage).chain(["HELP"]);
+        format!("{} or EXIT", usages.collect::<Vec<_>>().join(", "))
+    });
+    &USAGE
+}
+
+/// How the operation of the store is written that begins with `word`.
+fn usage_of(word: &str) -> &'static str {
+    let is_its = |line: &PromptLine| line.usage.split(' ').next() == Some(word);
+    prompt_lines().find(is_its).map_or_else(usage, |line| line.usage)
+}
 
 impl Operation {
     /// Reads a line. A key is one word, or stands in quotes; a value is what follows the one character behind the key,
@@ -411,43 +422,43 @@ impl Operation {
             Some((key, after)) if after.trim_ascii().is_empty() => Ok(Some(key)),
             Some(_) | None => Err(Operation::Invalid(usage)),
         };
-        let alone = |operation| if rest.is_empty() { operation } else { Operation::Invalid(USAGE) };
+        let alone = |operation| if rest.is_empty() { operation } else { Operation::Invalid(usage()) };
         match word.to_ascii_uppercase().as_slice() {
             b"" => Operation::Empty,
-            b"READ" => one_key(USAGE_READ).map_or_else(|invalid| invalid, Operation::Read),
-            b"DELETE" => one_key(USAGE_DELETE).map_or_else(|invalid| invalid, Operation::Delete),
+            b"READ" => one_key(usage_of("READ")).map_or_else(|invalid| invalid, Operation::Read),
+            b"DELETE" => one_key(usage_of("DELETE")).map_or_else(|invalid| invalid, Operation::Delete),
             b"WRITE" if rest.is_empty() => Operation::Write(None),
             b"WRITE" => match key_and_rest(rest) {
                 Some((key, value)) if !value.trim_ascii().is_empty() => {
                     Operation::Write(Some((key, value_of(&value[1..]))))
                 }
-                Some(_) | None => Operation::Invalid(USAGE_WRITE),
+                Some(_) | None => Operation::Invalid(usage_of("WRITE")),
             },
             b"STATUS" => alone(Operation::Status),
             b"FAILOVER" => alone(Operation::Failover),
             b"HELP" => alone(Operation::Help),
             b"EXIT" | b"QUIT" => alone(Operation::Exit),
-            _ => Operation::Invalid(USAGE),
+            _ => Operation::Invalid(usage()),
         }
     }
 
     /// Reads the words of a command line; each is taken as it is.
     pub fn from_words(words: &[Vec<u8>]) -> Operation {
-        let Some((word, rest)) = words.split_first() else { return Operation::Invalid(USAGE) };
+        let Some((word, rest)) = words.split_first() else { return Operation::Invalid(usage()) };
         match (word.to_ascii_uppercase().as_slice(), rest) {
             (b"READ", [key]) => Operation::Read(Some(key.clone())),
-            (b"READ", _) => Operation::Invalid(USAGE_READ),
+            (b"READ", _) => Operation::Invalid(usage_of("READ")),
             (b"DELETE", [key]) => Operation::Delete(Some(key.clone())),
-            (b"DELETE", _) => Operation::Invalid(USAGE_DELETE),
+            (b"DELETE", _) => Operation::Invalid(usage_of("DELETE")),
             (b"WRITE", [key, value @ ..]) if !value.is_empty() => {
                 Operation::Write(Some((key.clone(), value.join(&b' '))))
             }
-            (b"WRITE", _) => Operation::Invalid(USAGE_WRITE),
+            (b"WRITE", _) => Operation::Invalid(usage_of("WRITE")),
             (b"STATUS", []) => Operation::Status,
             (b"FAILOVER", []) => Operation::Failover,
             (b"HELP", []) => Operation::Help,
             (b"EXIT" | b"QUIT", []) => Operation::Exit,
-            _ => Operation::Invalid(USAGE),
+            _ => Operation::Invalid(usage()),
         }
     }
 }
@@ -673,7 +684,7 @@ impl Dialog<'_> {
                     Err(next) => return Ok(next),
                 };
                 if key.is_empty() {
-                    return self.invalid(USAGE_READ);
+                    return self.invalid(usage_of("READ"));
                 }
                 self.store.run(|client| client.get(key.clone())).map(|value| match value {
                     Some(value) => [b"Value for key ", &shown(&key)[..], b" = ", &shown(&value)].concat(),
@@ -685,7 +696,7 @@ impl Dialog<'_> {
                     Some(pair) => pair,
                     None => {
                         let key = match self.given_or_asked(None, ASK_KEY)? {
-                            Ok(key) if key.is_empty() => return self.invalid(USAGE_WRITE),
+                            Ok(key) if key.is_empty() => return self.invalid(usage_of("WRITE")),
                             Ok(key) => key,
                             Err(next) => return Ok(next),
                         };
@@ -703,7 +714,7 @@ impl Dialog<'_> {
                     Err(next) => return Ok(next),
                 };
                 if key.is_empty() {
-                    return self.invalid(USAGE_DELETE);
+                    return self.invalid(usage_of("DELETE"));
                 }
                 self.store.run(|client| client.delete(key.clone())).map(|existed| match existed {
                     true => b"DELETE_DONE".to_vec(),
@@ -750,8 +761,11 @@ impl Dialog<'_> {
 /// What HELP shows: the prompt's operations, and the host's commands, which win where both know a word.
 pub fn help(of_host: &str) -> String {
     let word = |line: &str| line.split(' ').next().unwrap_or("").to_ascii_lowercase();
-    let is_hosts = |line: &&str| of_host.lines().any(|host| word(host) == word(line));
-    HELP.lines().filter(|line| !is_hosts(line)).chain(of_host.lines()).collect::<Vec<_>>().join("\n")
+    let is_hosts = |line: &str| of_host.lines().any(|host| word(host) == word(line));
+    let of_store = prompt_lines().map(|line| format!("{:<22}{}", line.usage, line.means));
+    let own = of_store.chain(HELP_MORE.lines().map(str::to_owned));
+    let lines = own.filter(|line| !is_hosts(line)).chain(of_host.lines().map(str::to_owned));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// One line about an error, beginning with the word that says its kind: the store's own, `NOT_EXECUTED`, or
@@ -831,21 +845,21 @@ mod tests {
             ("READ foo", Operation::Read(Some(bytes("foo")))),
             ("  read \t foo  ", Operation::Read(Some(bytes("foo")))),
             ("Read", Operation::Read(None)),
-            ("READ a b", Operation::Invalid(USAGE_READ)),
+            ("READ a b", Operation::Invalid(usage_of("READ"))),
             ("WRITE a one two", write("a", "one two")),
             ("write a  one ", write("a", " one ")),
             ("WRITE", Operation::Write(None)),
-            ("WRITE a", Operation::Invalid(USAGE_WRITE)),
-            ("WRITE a ", Operation::Invalid(USAGE_WRITE)),
+            ("WRITE a", Operation::Invalid(usage_of("WRITE"))),
+            ("WRITE a ", Operation::Invalid(usage_of("WRITE"))),
             ("DELETE a", Operation::Delete(Some(bytes("a")))),
             ("STATUS", Operation::Status),
-            ("STATUS now", Operation::Invalid(USAGE)),
+            ("STATUS now", Operation::Invalid(usage())),
             ("failover", Operation::Failover),
             ("help", Operation::Help),
             ("exit", Operation::Exit),
             ("", Operation::Empty),
             (" \t", Operation::Empty),
-            ("UPDATE a", Operation::Invalid(USAGE)),
+            ("UPDATE a", Operation::Invalid(usage())),
             (r#"WRITE "a b" c"#, write("a b", "c")),
             (r#"WRITE k "one two""#, write("k", "one two")),
             (r#"WRITE 'a\'b' 'it''s'"#, write("a'b", "'it''s'")),
@@ -853,12 +867,12 @@ mod tests {
             (r#"WRITE k "hi" he said"#, write("k", r#""hi" he said"#)),
             (r#"WRITE k """#, write("k", "")),
             (r#"WRITE k "no end"#, write("k", r#""no end"#)),
-            (r#"WRITE "k"v w"#, Operation::Invalid(USAGE_WRITE)),
-            (r#"WRITE "no end"#, Operation::Invalid(USAGE_WRITE)),
+            (r#"WRITE "k"v w"#, Operation::Invalid(usage_of("WRITE"))),
+            (r#"WRITE "no end"#, Operation::Invalid(usage_of("WRITE"))),
             (r#"READ "a\tb\"\x41\\""#, Operation::Read(Some(bytes("a\tb\"A\\")))),
             (r#"READ 'a\tb' "#, Operation::Read(Some(bytes(r"a\tb")))),
-            (r#"READ "a" b"#, Operation::Invalid(USAGE_READ)),
-            (r#"READ """#, Operation::Invalid(USAGE_READ)),
+            (r#"READ "a" b"#, Operation::Invalid(usage_of("READ"))),
+            (r#"READ """#, Operation::Invalid(usage_of("READ"))),
             (r#"DELETE a"b"#, Operation::Delete(Some(bytes(r#"a"b"#)))),
         ] {
             assert_eq!(Operation::parse(line.as_bytes()), operation, "{line:?}");
@@ -867,7 +881,20 @@ mod tests {
 
     #[test]
     fn a_command_of_the_host_takes_the_place_of_the_prompts_own() {
-        assert_eq!(help(""), HELP);
+        assert_eq!(
+            help(""),
+            "READ <key>            prints the value of the key\n\
+             WRITE <key> <value>   writes the key; the value is the rest of the line\n\
+             DELETE <key>          deletes the key\n\
+             STATUS                describes the master that serves\n\
+             FAILOVER              asks the master that serves to hand over to the other one\n\
+             EXIT                  leaves\n\
+             READ, WRITE and DELETE alone ask for the rest. A key, or a whole value, may stand in quotes as in \
+             redis-cli:\n\
+             \"a b\" with \\n, \\\", \\x00 and the like in it, 'a b' as it is."
+        );
+        assert_eq!(usage(), "READ <key>, WRITE <key> <value>, DELETE <key>, STATUS, FAILOVER, HELP or EXIT");
+        assert_eq!(usage_of("WRITE"), "WRITE <key> <value>");
         let both = help("status   shows more\nkill N   kills");
         assert!(!both.contains("STATUS") && both.contains("FAILOVER"), "{both}");
         assert!(both.ends_with("as it is.\nstatus   shows more\nkill N   kills"), "{both}");
@@ -892,15 +919,15 @@ mod tests {
         let write = |key, value| Operation::Write(Some((bytes(key), bytes(value))));
         for (line, operation) in [
             (&["READ", "a b"][..], Operation::Read(Some(bytes("a b")))),
-            (&["READ"], Operation::Invalid(USAGE_READ)),
+            (&["READ"], Operation::Invalid(usage_of("READ"))),
             (&["write", "k", "one", "two"], write("k", "one two")),
             (&["WRITE", "k", ""], write("k", "")),
-            (&["WRITE", "k"], Operation::Invalid(USAGE_WRITE)),
+            (&["WRITE", "k"], Operation::Invalid(usage_of("WRITE"))),
             (&["DELETE", "-k"], Operation::Delete(Some(bytes("-k")))),
             (&["FAILOVER"], Operation::Failover),
             (&["help"], Operation::Help),
             (&["EXIT"], Operation::Exit),
-            (&["EXIT", "now"], Operation::Invalid(USAGE)),
+            (&["EXIT", "now"], Operation::Invalid(usage())),
         ] {
             assert_eq!(Operation::from_words(&words(line)), operation, "{line:?}");
         }

@@ -13,7 +13,7 @@
 //! The messages of the request path are coded by hand: they are what a busy master spends its time on. All
 //! others are one kind, coded by serde and bincode behind a size limit. The byte tables are in `docs/FORMATS.md`.
 
-use crate::command::{Command, ErrorWord, Reply, ReplyError, KEYS_MAX};
+use crate::command::{Command, ErrorWord, KeyList, Reply, ReplyError, KEYS_MAX};
 use crate::ids::{Epoch, ReignId, RequestId, Seq, Stamp, Version};
 use crate::message::{Message, Request};
 use crate::pieces::{Pieces, Sink};
@@ -281,11 +281,9 @@ fn decode_body(kind: u8, body: Bytes) -> Result<Message, FrameError> {
             id: RequestId(reader.u64()?),
             stream: reader.u64()?,
             generation: reader.u32()?,
-            command: match reader.body.first() {
-                Some(&(VARIANT_GET_MANY | VARIANT_PUT_MANY | VARIANT_DELETE | VARIANT_EXISTS)) => {
-                    reader.many_keys()?
-                }
-                Some(_) | None => from_bincode(kind, reader.rest())?,
+            command: match reader.body.first().and_then(|number| Command::empty_list(*number)) {
+                Some(list) => reader.listed(list)?,
+                None => from_bincode(kind, reader.rest())?,
             },
         }),
         KIND_DONE => Message::Response { id: RequestId(reader.u64()?), reply: Reply::Done },
@@ -390,28 +388,23 @@ pub fn encode_request(request: &Request, out: &mut impl Sink) {
         put_u64(out, request.stream);
         out.extend_from_slice(&request.generation.to_le_bytes());
     };
-    match &request.command {
-        Command::Get { key } => framed(KIND_GET, out.tail(), |out| {
+    // What is asked most has kinds of its own.
+    if let Command::Get { key } = &request.command {
+        framed(KIND_GET, out.tail(), |out| {
             head(out);
             out.extend_from_slice(key);
-        }),
-        Command::Put { key, value } => {
-            let head = |out: &mut Vec<u8>| {
-                head(out);
-                put_sized(out, key);
-            };
-            framed_value(KIND_PUT, out, head, value);
-        }
-        other @ (Command::GetMany { .. }
-        | Command::PutMany { .. }
-        | Command::Delete { .. }
-        | Command::Exists { .. }
-        | Command::KeyCount
-        | Command::Status
-        | Command::Failover) => framed(KIND_COMMAND, out.tail(), |out| {
+        });
+    } else if let Command::Put { key, value } = &request.command {
+        let head = |out: &mut Vec<u8>| {
             head(out);
-            to_bincode(other, out);
-        }),
+            put_sized(out, key);
+        };
+        framed_value(KIND_PUT, out, head, value);
+    } else {
+        framed(KIND_COMMAND, out.tail(), |out| {
+            head(out);
+            to_bincode(&request.command, out);
+        });
     }
 }
 
@@ -516,23 +509,18 @@ impl RequestFrame {
     /// The request, when it is none of many keys and is to be encoded at once: [`encode_request`].
     pub fn begin(request: Request) -> Result<Self, Request> {
         let Request { id, stream, generation, command } = request;
-        let (variant, entries) = match command {
-            Command::GetMany { keys } => (VARIANT_GET_MANY, Entries::Keys(keys.into_iter())),
-            Command::PutMany { pairs } => (VARIANT_PUT_MANY, Entries::Pairs(pairs.into_iter())),
-            Command::Delete { keys } => (VARIANT_DELETE, Entries::Keys(keys.into_iter())),
-            Command::Exists { keys } => (VARIANT_EXISTS, Entries::Keys(keys.into_iter())),
-            command @ (Command::Get { .. }
-            | Command::Put { .. }
-            | Command::KeyCount
-            | Command::Status
-            | Command::Failover) => return Err(Request { id, stream, generation, command }),
+        let (number, list) =
+            command.into_list().map_err(|command| Request { id, stream, generation, command })?;
+        let entries = match list {
+            KeyList::Keys(keys) => Entries::Keys(keys.into_iter()),
+            KeyList::Pairs(pairs) => Entries::Pairs(pairs.into_iter()),
         };
         let mut frame = LongFrame::new(KIND_COMMAND);
         let tail = frame.tail();
         put_u64(tail, id.0);
         put_u64(tail, stream);
         tail.extend_from_slice(&generation.to_le_bytes());
-        tail.push(variant);
+        tail.push(number);
         put_varint(
             tail,
             match &entries {
@@ -644,10 +632,6 @@ fn put_sized(out: &mut Vec<u8>, bytes: &[u8]) {
 /// or 251, 252 or 253 and two, four or eight bytes. What holds tens of thousands of values is coded by hand, so that none
 /// is copied and no step is long. A test holds that it is the same.
 const VARIANT_VALUES: u8 = 3;
-const VARIANT_GET_MANY: u8 = 1;
-const VARIANT_PUT_MANY: u8 = 3;
-const VARIANT_DELETE: u8 = 4;
-const VARIANT_EXISTS: u8 = 5;
 
 fn put_varint(out: &mut Vec<u8>, number: usize) {
     match number as u64 {
@@ -762,29 +746,28 @@ impl Reader {
         Ok(Reply::Values(values))
     }
 
-    /// A command of many keys.
-    fn many_keys(&mut self) -> Result<Command, FrameError> {
-        let variant = self.u8()?;
+    /// A command that consists of a list alone: of the kind of `list`, which is empty.
+    fn listed(&mut self, mut list: KeyList) -> Result<Command, FrameError> {
+        let number = self.u8()?;
         let count = self.count()?;
         if count > KEYS_MAX {
             return Err(FrameError::Malformed(self.kind));
         }
-        if variant == VARIANT_PUT_MANY {
-            let mut pairs = Vec::with_capacity(count);
-            for _ in 0..count {
-                pairs.push((self.counted()?, self.counted()?));
+        match &mut list {
+            KeyList::Keys(keys) => {
+                keys.reserve_exact(count);
+                for _ in 0..count {
+                    keys.push(self.counted()?);
+                }
             }
-            return Ok(Command::PutMany { pairs });
+            KeyList::Pairs(pairs) => {
+                pairs.reserve_exact(count);
+                for _ in 0..count {
+                    pairs.push((self.counted()?, self.counted()?));
+                }
+            }
         }
-        let mut keys = Vec::with_capacity(count);
-        for _ in 0..count {
-            keys.push(self.counted()?);
-        }
-        Ok(match variant {
-            VARIANT_GET_MANY => Command::GetMany { keys },
-            VARIANT_DELETE => Command::Delete { keys },
-            _ => Command::Exists { keys },
-        })
+        Command::from_list(number, list).ok_or(FrameError::Malformed(self.kind))
     }
 
     fn sized(&mut self) -> Result<Bytes, FrameError> {

@@ -199,21 +199,9 @@ pub(crate) fn check_sizes(command: &Command, value_max: usize) -> Option<Reply> 
         let why = format!("the request names more than {} keys", dsm_protocol::command::KEYS_MAX);
         return Some(Reply::error(ErrorWord::Bad, why));
     }
-    let long_key = |key: &bytes::Bytes| key.len() > key_max;
-    let long_value = |value: &bytes::Bytes| value.len() > value_max;
-    let (key, value, empty) = match command {
-        Command::Get { key } => (long_key(key), false, false),
-        Command::Put { key, value } => (long_key(key), long_value(value), false),
-        Command::PutMany { pairs } => (
-            pairs.iter().any(|(key, _)| long_key(key)),
-            pairs.iter().any(|(_, value)| long_value(value)),
-            pairs.is_empty(),
-        ),
-        Command::GetMany { keys } | Command::Delete { keys } | Command::Exists { keys } => {
-            (keys.iter().any(long_key), false, keys.is_empty())
-        }
-        Command::KeyCount | Command::Status | Command::Failover => (false, false, false),
-    };
+    let operands = command.operands();
+    let (key, value) = (operands.longest_key() > key_max, operands.longest_value() > value_max);
+    let empty = operands.lacks_keys();
     let request_max = Limits::for_values(value_max).request_bytes_max;
     let too_long = command.payload_bytes() > request_max.max(value_max + key_max);
     let why = match (key, value, empty) {

@@ -40,7 +40,7 @@ use crate::slave_proxy::{self, End, EndReason, SlaveProxy};
 use crate::supervision::{Fate, PanicGuard};
 use crate::turns::{Turn, TurnLengths};
 use actix::prelude::*;
-use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::command::{AnswerLength, Command, ErrorWord, Operands, Reply};
 use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, Reign as ReignName, SessionId, SlaveId};
 use dsm_protocol::machine::doubt::{self, Cause, SelfDoubt};
 use dsm_protocol::machine::front::{self, Front};
@@ -977,16 +977,10 @@ fn slice_keys() -> usize {
 fn written_bytes(machine: &Master, command: &Command) -> usize {
     let written =
         |key: &bytes::Bytes| machine.directory().get(key).map_or(0, |entry| entry.place.bytes as usize);
-    match command {
-        Command::Get { key } => written(key),
-        Command::GetMany { keys } => keys.iter().map(written).sum(),
-        Command::Put { .. }
-        | Command::PutMany { .. }
-        | Command::Delete { .. }
-        | Command::Exists { .. }
-        | Command::KeyCount
-        | Command::Status
-        | Command::Failover => 0,
+    match (command.facts().answer, command.operands()) {
+        (AnswerLength::Values, Operands::Key(key)) => written(key),
+        (AnswerLength::Values, Operands::Keys(keys)) => keys.iter().map(written).sum(),
+        (AnswerLength::Values | AnswerLength::Short | AnswerLength::Status, _) => 0,
     }
 }
 
@@ -999,39 +993,33 @@ fn foreseen(
     bytes_max: usize,
 ) -> usize {
     let value = |key: &bytes::Bytes| machine.foreseen_bytes(session, key).max(front.longest_waiting(session));
-    match command {
-        Command::Get { key } => value(key),
+    match (command.facts().answer, command.operands()) {
+        (AnswerLength::Values, Operands::Key(key)) => value(key),
         // To look up tens of thousands takes its time, and is done when they are read. More than that they are not.
-        Command::GetMany { keys } if keys.len() > FORESEEN_KEYS_MAX => bytes_max + keys.len() * PART_BYTES,
-        Command::GetMany { keys } => {
+        (AnswerLength::Values, Operands::Keys(keys)) if keys.len() > FORESEEN_KEYS_MAX => {
+            bytes_max + keys.len() * PART_BYTES
+        }
+        (AnswerLength::Values, Operands::Keys(keys)) => {
             let values = keys.iter().map(value).sum::<usize>();
             let values = if keys.len() > 1 { values.min(bytes_max) } else { values };
             values + keys.len() * PART_BYTES
         }
-        Command::Status => STATUS_BYTES,
-        Command::Put { .. }
-        | Command::PutMany { .. }
-        | Command::Delete { .. }
-        | Command::Exists { .. }
-        | Command::KeyCount
-        | Command::Failover => 0,
+        (AnswerLength::Status, _) => STATUS_BYTES,
+        (AnswerLength::Values | AnswerLength::Short, _) => 0,
     }
 }
 
 fn log_operation(asker: Asker, command: &Command) {
-    let session = asker.session;
-    match command {
-        Command::Get { key } => log::debug!("READ key={} session={session}", shown_key(key)),
-        Command::Put { key, value } => {
-            log::debug!("WRITE key={} bytes={} session={session}", shown_key(key), value.len());
+    let (word, session) = (command.facts().log_word, asker.session);
+    match command.operands() {
+        Operands::None => log::debug!("{word} session={session}"),
+        Operands::Key(key) => log::debug!("{word} key={} session={session}", shown_key(key)),
+        Operands::KeyAndValue(key, value) => {
+            log::debug!("{word} key={} bytes={} session={session}", shown_key(key), value.len());
         }
-        Command::PutMany { pairs } => log::debug!("WRITE keys={} session={session}", pairs.len()),
-        Command::GetMany { keys } => log::debug!("READ keys={} session={session}", keys.len()),
-        Command::Delete { keys } => log::debug!("DELETE keys={} session={session}", keys.len()),
-        Command::Exists { keys } => log::debug!("EXISTS keys={} session={session}", keys.len()),
-        Command::KeyCount => log::debug!("KEYCOUNT session={session}"),
-        Command::Status => log::debug!("STATUS session={session}"),
-        Command::Failover => log::debug!("FAILOVER session={session}"),
+        operands @ (Operands::Keys(_) | Operands::Pairs(_)) => {
+            log::debug!("{word} keys={} session={session}", operands.keys());
+        }
     }
 }
 

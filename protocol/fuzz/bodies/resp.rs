@@ -3,7 +3,7 @@
 
 use super::Input;
 use bytes::{Bytes, BytesMut};
-use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::command::{Command, ErrorWord, Operands, Reply};
 use dsm_protocol::resp::{
     encode_reply, Action, Args, Conversation, Limits, Parser, ProtocolError, ServerFacts,
 };
@@ -89,16 +89,14 @@ fn assert_one_value(out: &[u8], args: &Args) {
 fn assert_within_limits(command: &Command) {
     let key_fits = |key: &Bytes| key.len() <= LIMITS.key_max;
     let value_fits = |value: &Bytes| value.len() <= LIMITS.value_max;
-    let fits = match command {
-        Command::Get { key } => key_fits(key),
-        Command::Put { key, value } => key_fits(key) && value_fits(value),
-        Command::PutMany { pairs } => {
+    let fits = match command.operands() {
+        Operands::None => true,
+        Operands::Key(key) => key_fits(key),
+        Operands::KeyAndValue(key, value) => key_fits(key) && value_fits(value),
+        Operands::Pairs(pairs) => {
             !pairs.is_empty() && pairs.iter().all(|(key, value)| key_fits(key) && value_fits(value))
         }
-        Command::GetMany { keys } | Command::Delete { keys } | Command::Exists { keys } => {
-            !keys.is_empty() && keys.iter().all(key_fits)
-        }
-        Command::KeyCount | Command::Status | Command::Failover => true,
+        Operands::Keys(keys) => !keys.is_empty() && keys.iter().all(key_fits),
     };
     assert!(fits, "{command:?} is over the limits");
 }

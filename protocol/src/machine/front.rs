@@ -337,7 +337,7 @@ impl Front {
         let session = queued.asker.session;
         let stream = self.streams.entry(session).or_default();
         stream.longest =
-            if stream.is_idle() { 0 } else { stream.longest }.max(longest_value(&queued.command));
+            if stream.is_idle() { 0 } else { stream.longest }.max(queued.command.operands().longest_value());
         stream.queue.push_back(queued);
         self.pump(session, effects);
     }
@@ -544,20 +544,6 @@ impl Front {
         if self.role == Role::Serving && done && self.forget(session) {
             effects.push(Effect::StreamClosed { stream: session.0 });
         }
-    }
-}
-
-fn longest_value(command: &Command) -> usize {
-    match command {
-        Command::Put { value, .. } => value.len(),
-        Command::PutMany { pairs } => pairs.iter().map(|(_, value)| value.len()).max().unwrap_or_default(),
-        Command::Get { .. }
-        | Command::GetMany { .. }
-        | Command::Delete { .. }
-        | Command::Exists { .. }
-        | Command::KeyCount
-        | Command::Status
-        | Command::Failover => 0,
     }
 }
 

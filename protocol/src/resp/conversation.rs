@@ -2,11 +2,11 @@
 //! Owns the connection's state (protocol version, names), never the socket, the store or the order of
 //! answers.
 
-use super::command::{self, Own, Verb};
+use super::command;
 use super::encode::{array, bulk, error, error_parts, map, null, status, unsigned, verbatim};
 use super::parse::parse_integer;
 use super::{glob, Args, Limits, Protocol, Sections, Shape};
-use crate::command::Command;
+use crate::command::{Command, Does, Lengths, Own, Unfit, Words};
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -19,9 +19,6 @@ const USER: &[u8] = b"default";
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 const SYNTAX_ERROR: &str = "ERR syntax error";
-
-/// What Redis 7 takes behind the value of `SET`, and this server does not yet.
-const SET_OPTIONS: [&str; 8] = ["NX", "XX", "GET", "EX", "PX", "EXAT", "PXAT", "KEEPTTL"];
 
 /// What `CONFIG GET` and `HELLO` tell about the server, besides what is fixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,90 +132,30 @@ impl Conversation {
             }
             return Action::Answered;
         };
-        match spec.verb {
-            Verb::Get => self.get(args, out),
-            Verb::Set => self.set(spec.name, args, out),
-            Verb::Delete => self.with_keys(args, out, |keys| Command::Delete { keys }),
-            Verb::Exists => self.with_keys(args, out, |keys| Command::Exists { keys }),
-            Verb::GetMany => self.with_keys(args, out, |keys| Command::GetMany { keys }),
-            Verb::SetMany => self.set_many(spec.name, args, out),
-            Verb::KeyCount => ask(Command::KeyCount),
-            Verb::Failover => ask(Command::Failover),
-            Verb::Info => Action::Ask {
+        match spec.does {
+            Does::Ask(read) => {
+                let Limits { key_max, value_max, .. } = self.facts.limits;
+                match read(&mut Words::after_name(args, Lengths { key_max, value_max })) {
+                    Ok(command) => Action::Ask { command, shape: Shape::Plain },
+                    Err(unfit) => {
+                        say_unfit(spec.name, &unfit, out);
+                        Action::Answered
+                    }
+                }
+            }
+            Does::Describe => Action::Ask {
                 command: Command::Status,
                 shape: Shape::Info(Sections::named(args[1..].iter().map(|name| &name[..]))),
             },
-            Verb::Quit => {
+            Does::Quit => {
                 status(out, "OK");
                 Action::AnsweredAndClose
             }
-            Verb::Own(own) => {
+            Does::Own(own) => {
                 self.answer(own, spec.name, &args[1..], out);
                 Action::Answered
             }
         }
-    }
-
-    fn get(&self, args: Args, out: &mut Vec<u8>) -> Action {
-        match args.into_iter().nth(1) {
-            Some(key) if self.key_fits(&key, out) => ask(Command::Get { key }),
-            _ => Action::Answered,
-        }
-    }
-
-    fn set(&self, name: &str, args: Args, out: &mut Vec<u8>) -> Action {
-        let mut words = args.into_iter().skip(1);
-        match (words.next(), words.next(), words.next()) {
-            (Some(key), Some(value), None) => {
-                if self.key_fits(&key, out) && self.value_fits(&value, out) {
-                    return ask(Command::Put { key, value });
-                }
-            }
-            (Some(_), Some(_), Some(option)) => {
-                if SET_OPTIONS.iter().any(|known| option.eq_ignore_ascii_case(known.as_bytes())) {
-                    error_parts(
-                        out,
-                        &[b"ERR syntax error: options of SET are not supported yet: '", &option, b"'"],
-                    );
-                } else {
-                    error(out, SYNTAX_ERROR);
-                }
-            }
-            _ => command::wrong_arity(name, out),
-        }
-        Action::Answered
-    }
-
-    fn set_many(&self, name: &str, args: Args, out: &mut Vec<u8>) -> Action {
-        if args.len().is_multiple_of(2) {
-            command::wrong_arity(name, out);
-            return Action::Answered;
-        }
-        let mut pairs = Vec::with_capacity(args.len() / 2);
-        let mut words = args.into_iter().skip(1);
-        while let (Some(key), Some(value)) = (words.next(), words.next()) {
-            if !self.key_fits(&key, out) || !self.value_fits(&value, out) {
-                return Action::Answered;
-            }
-            pairs.push((key, value));
-        }
-        ask(Command::PutMany { pairs })
-    }
-
-    fn with_keys(&self, args: Args, out: &mut Vec<u8>, command: fn(Vec<Bytes>) -> Command) -> Action {
-        if args[1..].iter().all(|key| self.key_fits(key, out)) {
-            ask(command(args.into_iter().skip(1).collect()))
-        } else {
-            Action::Answered
-        }
-    }
-
-    fn key_fits(&self, key: &Bytes, out: &mut Vec<u8>) -> bool {
-        fits("key", key.len(), self.facts.limits.key_max, out)
-    }
-
-    fn value_fits(&self, value: &Bytes, out: &mut Vec<u8>) -> bool {
-        fits("value", value.len(), self.facts.limits.value_max, out)
     }
 
     /// Answers what concerns only the connection; `args` is what stands behind the name.
@@ -437,8 +374,22 @@ impl Conversation {
     }
 }
 
-fn ask(command: Command) -> Action {
-    Action::Ask { command, shape: Shape::Plain }
+/// Appends the error that says what is wrong with a request.
+fn say_unfit(name: &str, unfit: &Unfit, out: &mut Vec<u8>) {
+    match unfit {
+        Unfit::Arity => command::wrong_arity(name, out),
+        Unfit::Syntax => error(out, SYNTAX_ERROR),
+        Unfit::Option { of, option } => {
+            let of = of.as_bytes();
+            error_parts(
+                out,
+                &[b"ERR syntax error: options of ", of, b" are not supported yet: '", option, b"'"],
+            );
+        }
+        Unfit::TooLong { what, length, length_max } => {
+            fits(what, *length, *length_max, out);
+        }
+    }
 }
 
 /// Whether `length` is within the limit; otherwise appends an error that names it.

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use dsm_history::{check, Action as Did, Begun, History, Outcome};
-use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::command::{Command, ErrorWord, Operands, Reply};
 use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version};
 use dsm_protocol::machine::link::Count;
 use dsm_protocol::machine::master::{
@@ -200,11 +200,11 @@ fn key_of(number: u8) -> Bytes {
 }
 
 fn keys_of(command: &Command) -> Vec<Bytes> {
-    match command {
-        Command::Get { key } | Command::Put { key, .. } => vec![key.clone()],
-        Command::GetMany { keys } | Command::Delete { keys } | Command::Exists { keys } => keys.clone(),
-        Command::PutMany { pairs } => pairs.iter().map(|(key, _)| key.clone()).collect(),
-        Command::KeyCount | Command::Status | Command::Failover => Vec::new(),
+    match command.operands() {
+        Operands::None => Vec::new(),
+        Operands::Key(key) | Operands::KeyAndValue(key, _) => vec![key.clone()],
+        Operands::Keys(keys) => keys.to_vec(),
+        Operands::Pairs(pairs) => pairs.iter().map(|(key, _)| key.clone()).collect(),
     }
 }
 

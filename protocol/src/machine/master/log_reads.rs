@@ -4,12 +4,14 @@
 //! whose deadline has come is answered BUSY whether it waits or is under way; what is under way keeps its part of the
 //! window until the log has answered, for its bytes are in memory until then.
 
-use super::reads::EXPIRED_AT_ONCE;
 use super::{Effect, Master, ReadId};
 use crate::command::{ErrorWord, Reply};
 use crate::ids::Millis;
 use crate::record::Place;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// So many reads whose time has come are moved on at once. What is left is done as chores.
+pub(super) const EXPIRED_AT_ONCE: usize = 1024;
 
 /// What a read costs beside its value, in bytes: many small ones must not pass for nothing.
 const READ_BYTES: u64 = 512;

@@ -4,6 +4,7 @@
 //! outside of the machine needs it: what happens to a slave and what it is to be sent names its link. The numbers of
 //! messages, and when one is late, are the link's own (`machine/link/`).
 
+use super::hash::hash_bytes;
 use super::WriteId;
 use crate::ids::{LinkId, Millis, SlaveId, Version};
 use bytes::Bytes;
@@ -315,7 +316,7 @@ impl Membership {
             self.names.resize(index + 1, 0);
             self.links.resize(index + 1, link);
         }
-        let id_hash = super::placement::hash_bytes(id.as_str().as_bytes());
+        let id_hash = hash_bytes(id.as_str().as_bytes());
         self.names[index] = id_hash;
         self.links[index] = link;
         self.members[index] = Some(Member {

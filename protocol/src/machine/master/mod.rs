@@ -9,6 +9,7 @@
 
 mod census;
 mod directory;
+mod hash;
 mod log_reads;
 mod membership;
 mod placement;
@@ -16,6 +17,7 @@ mod reads;
 mod reigns;
 mod slices;
 mod unwritten;
+mod work;
 mod writes;
 
 pub use census::{Census, Lacking};
@@ -37,7 +39,8 @@ use slices::Slices;
 use slotmap::{new_key_type, Key as _, KeyData};
 use smallvec::SmallVec;
 use std::sync::Arc;
-use writes::{Distinct, Writes};
+use work::DistinctPairs;
+use writes::Writes;
 
 new_key_type! {
     struct WriteKey;
@@ -576,7 +579,7 @@ impl Master {
                 self.write(asker, Change::Put(SmallVec::from_iter([(key, value)])), bytes, effects);
             }
             Command::PutMany { pairs } => {
-                let (pairs, bytes) = Distinct::from_iter(pairs).into_pairs();
+                let (pairs, bytes) = DistinctPairs::from_iter(pairs).into_pairs();
                 self.write(asker, Change::Put(pairs), bytes, effects);
             }
             Command::Delete { keys } => {

@@ -1,5 +1,6 @@
 //! Which slaves a write goes to.
 
+use super::hash::mix;
 use super::membership::{Membership, Slot, SlotSet};
 
 /// How the `ceil(n/2)` slaves of a write are chosen.
@@ -16,21 +17,6 @@ pub enum Placement {
 /// How many of `active` slaves must acknowledge a write.
 pub fn acks_needed(active: usize) -> usize {
     active.div_ceil(2)
-}
-
-/// A hash that is the same in every process: FNV-1a, finished by the mixer of splitmix64.
-pub(super) fn hash_bytes(bytes: &[u8]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in bytes {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    mix(hash)
-}
-
-fn mix(mut word: u64) -> u64 {
-    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
 }
 
 /// A seeded sequence of numbers (splitmix64): randomness is an argument of the machine.
@@ -100,6 +86,7 @@ impl SlotSet {
 
 #[cfg(test)]
 mod tests {
+    use super::super::hash::hash_bytes;
     use super::*;
     use crate::ids::{LinkId, SlaveId};
 

@@ -4,23 +4,20 @@
 //! version that is the latest then, and to that version's place in the log. It is answered with that version, whatever is
 //! written while it waits: a session's later write is never seen by its earlier read.
 
-use super::log_reads::LogReads;
+use super::hash::hash_bytes;
+use super::log_reads::{LogReads, EXPIRED_AT_ONCE};
 use super::membership::{Member, SlotSet};
-use super::placement::{acks_needed, choose, hash_bytes};
-use super::slices::Work;
+use super::placement::{acks_needed, choose};
+use super::work::{GatherKey, HeldRead, Work};
 use super::{payload, Asker, Change, Effect, Entry, Master, ReadId, ReadKey, Slot, WriteId};
 use crate::command::{ErrorWord, Reply};
 use crate::ids::{Millis, Stamp, Version};
 use crate::planted;
 use crate::record::Place;
 use bytes::Bytes;
-use slotmap::{new_key_type, SlotMap};
+use slotmap::SlotMap;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-
-new_key_type! {
-    pub(super) struct GatherKey;
-}
 
 /// How long others are preferred to a slave that let a read time out, in milliseconds.
 const SLOW_MS: u64 = 1000;
@@ -31,9 +28,6 @@ const PAIRS_SEARCHED_MAX: usize = 16;
 /// So many bytes more of a value, or in front of it on the same link, give a read a millisecond more: that is 8 MiB in a
 /// second, less than a network of 100 Mbit/s moves.
 const BYTES_PER_MS: u64 = 8 * 1024;
-
-/// So many reads whose time has come are moved on at once. What is left is done as chores.
-pub(super) const EXPIRED_AT_ONCE: usize = 1024;
 
 /// A value among many that is not longer is copied, or it would keep the buffer it was read into until all are there.
 const COPIED_BYTES_MAX: usize = 4 * 1024;
@@ -94,15 +88,6 @@ pub(super) struct Gather {
     failed: Option<Reply>,
 }
 
-/// What a write of the same session holds back.
-#[derive(Clone, Debug)]
-pub(super) enum Waiting {
-    Get { asker: Asker, deadline: Millis, key: Bytes },
-    GetMany { asker: Asker, deadline: Millis, keys: Vec<Bytes> },
-    Exists { asker: Asker, keys: Vec<Bytes> },
-    KeyCount { asker: Asker },
-}
-
 impl Reads {
     pub(super) fn len(&self) -> usize {
         self.all.len() + self.waiting
@@ -147,7 +132,7 @@ impl Master {
         });
         match self.last_unwritten_of_any(asker, std::slice::from_ref(&key)) {
             Some(write) if !planted!(ReadOvertakesOwnWrite) => {
-                self.wait(write, Waiting::Get { asker, deadline, key })
+                self.wait(write, HeldRead::Get { asker, deadline, key })
             }
             Some(_) | None => self.start_read(now, Destination::Asker(asker), deadline, key, effects),
         }
@@ -162,7 +147,7 @@ impl Master {
         effects: &mut Vec<Effect>,
     ) {
         if let Some(write) = self.last_unwritten_of_any(asker, &keys) {
-            self.wait(write, Waiting::GetMany { asker, deadline, keys });
+            self.wait(write, HeldRead::GetMany { asker, deadline, keys });
             return;
         }
         self.start_gather(now, asker, deadline, keys, effects);
@@ -212,7 +197,7 @@ impl Master {
 
     pub(super) fn exists(&mut self, asker: Asker, keys: Vec<Bytes>, effects: &mut Vec<Effect>) {
         if let Some(write) = self.last_unwritten_of_any(asker, &keys) {
-            self.wait(write, Waiting::Exists { asker, keys });
+            self.wait(write, HeldRead::Exists { asker, keys });
             return;
         }
         self.count_existing(asker, keys, effects);
@@ -230,7 +215,7 @@ impl Master {
 
     pub(super) fn key_count(&mut self, asker: Asker, effects: &mut Vec<Effect>) {
         if let Some(write) = self.writes.unwritten.last_of_session(asker.session) {
-            self.wait(write, Waiting::KeyCount { asker });
+            self.wait(write, HeldRead::KeyCount { asker });
             return;
         }
         self.count_keys(asker, effects);
@@ -250,7 +235,7 @@ impl Master {
         unwritten.last_of_keys(asker.session, keys.iter().map(|key| hash_bytes(key)))
     }
 
-    pub(super) fn wait(&mut self, write: WriteId, waiting: Waiting) {
+    pub(super) fn wait(&mut self, write: WriteId, waiting: HeldRead) {
         self.reads.waiting += 1;
         self.writes.wait(write, waiting);
     }
@@ -261,35 +246,35 @@ impl Master {
     pub(super) fn resume(
         &mut self,
         now: Millis,
-        waiting: Waiting,
+        waiting: HeldRead,
         written: Option<&Change>,
         effects: &mut Vec<Effect>,
     ) -> Option<Work> {
         self.reads.waiting -= 1;
         match waiting {
-            Waiting::Get { asker, deadline, key } => {
+            HeldRead::Get { asker, deadline, key } => {
                 let to = Destination::Asker(asker);
                 match written.and_then(|change| value_in(change, &key)) {
                     Some(value) => self.answer(to, Reply::Value(value), effects),
                     None => self.start_read(now, to, deadline, key, effects),
                 }
             }
-            Waiting::GetMany { asker, deadline, keys } => return Some(self.gather(asker, deadline, keys)),
-            Waiting::Exists { asker, keys } => {
+            HeldRead::GetMany { asker, deadline, keys } => return Some(self.gather(asker, deadline, keys)),
+            HeldRead::Exists { asker, keys } => {
                 return Some(Work::Count { asker, keys: keys.into_iter(), existing: 0 });
             }
-            Waiting::KeyCount { asker } => self.count_keys(asker, effects),
+            HeldRead::KeyCount { asker } => self.count_keys(asker, effects),
         }
         None
     }
 
     /// What became of the write that held this back nobody knows.
-    pub(super) fn give_up(&mut self, waiting: &Waiting, effects: &mut Vec<Effect>) {
+    pub(super) fn give_up(&mut self, waiting: &HeldRead, effects: &mut Vec<Effect>) {
         self.reads.waiting -= 1;
-        let (Waiting::Get { asker: to, .. }
-        | Waiting::GetMany { asker: to, .. }
-        | Waiting::Exists { asker: to, .. }
-        | Waiting::KeyCount { asker: to }) = *waiting;
+        let (HeldRead::Get { asker: to, .. }
+        | HeldRead::GetMany { asker: to, .. }
+        | HeldRead::Exists { asker: to, .. }
+        | HeldRead::KeyCount { asker: to }) = *waiting;
         let reply = Reply::error(ErrorWord::Busy, "what became of the write in front of this is unknown");
         effects.push(Effect::Reply { to, reply });
     }

@@ -5,13 +5,11 @@
 //! its own session, whose record is written later still. What a session asks for behind a request that is in here waits in
 //! here as well. Nothing in here waits for anything but its turn.
 
-use super::reads::{GatherKey, Waiting};
-use super::writes::{Admission, Distinct, Outcome};
+use super::work::{DistinctPairs, HeldRead, Work};
 use super::{Asker, Change, Effect, Master};
-use crate::command::{Command, Reply};
+use crate::command::{Command, Operands, Reply};
 use crate::ids::{Millis, SessionId};
 use crate::planted;
-use bytes::Bytes;
 use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,73 +19,6 @@ pub const SLICE_KEYS: usize = 256;
 
 /// So many pairs are freed in the time that one is worked at.
 const FREED_FOR_ONE: usize = 8;
-
-/// What is done in slices.
-#[derive(Clone, Debug)]
-pub(super) enum Work {
-    /// What the log has answered.
-    Outcome(Outcome),
-    /// Reads that have waited for a write of their own session, which is resolved.
-    Resumed {
-        session: SessionId,
-        waiting: std::vec::IntoIter<Waiting>,
-        /// What was written, if it was.
-        written: Option<Arc<Change>>,
-        /// Whether they go on: not when nobody knows what became of the write.
-        may_read: bool,
-    },
-    /// A request that is not begun.
-    Request { asker: Asker, deadline: Millis, command: Command },
-    /// A read of several keys of which some are not asked for yet.
-    Gather { asker: Asker, deadline: Millis, gather: GatherKey, next: usize, keys: std::vec::IntoIter<Bytes> },
-    /// A count of those that exist.
-    Count { asker: Asker, keys: std::vec::IntoIter<Bytes>, existing: u64 },
-    /// A write whose keys are told apart.
-    Distinguish {
-        asker: Asker,
-        longest: usize,
-        pairs: std::vec::IntoIter<(Bytes, Bytes)>,
-        distinct: Distinct,
-    },
-    /// What a write of many keys leaves behind, which is to be freed.
-    Forget { pairs: smallvec::IntoIter<[(Bytes, Bytes); 1]> },
-    /// A write for which room is being set aside.
-    Admit { asker: Asker, longest: usize, change: Change, admission: Admission },
-}
-
-impl Work {
-    /// The session whose request this is; it has nothing to do with the log's answer.
-    fn session(&self) -> Option<SessionId> {
-        match self {
-            Work::Outcome(_) | Work::Forget { .. } => None,
-            Work::Resumed { session, .. } => Some(*session),
-            Work::Request { asker, .. }
-            | Work::Gather { asker, .. }
-            | Work::Count { asker, .. }
-            | Work::Distinguish { asker, .. }
-            | Work::Admit { asker, .. } => Some(asker.session),
-        }
-    }
-
-    /// How long the longest value is that it writes, in bytes.
-    fn longest(&self) -> usize {
-        match self {
-            Work::Distinguish { longest, .. } | Work::Admit { longest, .. } => *longest,
-            Work::Request { command: Command::Put { value, .. }, .. } => value.len(),
-            Work::Request { command: Command::PutMany { pairs }, .. } => longest_of(pairs),
-            Work::Outcome(_)
-            | Work::Forget { .. }
-            | Work::Resumed { .. }
-            | Work::Request { .. }
-            | Work::Gather { .. }
-            | Work::Count { .. } => 0,
-        }
-    }
-}
-
-fn longest_of(pairs: &[(Bytes, Bytes)]) -> usize {
-    pairs.iter().map(|(_, value)| value.len()).max().unwrap_or_default()
-}
 
 /// What is in here of a session.
 #[derive(Clone, Copy, Debug, Default)]
@@ -173,18 +104,10 @@ impl Slices {
 impl Master {
     /// Whether a request is done in slices.
     fn is_wide(&self, command: &Command) -> bool {
-        match command {
-            Command::GetMany { .. } | Command::PutMany { .. } | Command::Exists { .. } => {
-                command.keys() > self.config.slice_keys
-            }
-            // A deletion is taken in like a write, in slices.
-            Command::Delete { .. }
-            | Command::Get { .. }
-            | Command::Put { .. }
-            | Command::KeyCount
-            | Command::Status
-            | Command::Failover => false,
-        }
+        // A deletion is taken in like a write, in slices.
+        let is_done_in_slices =
+            matches!(command, Command::GetMany { .. } | Command::PutMany { .. } | Command::Exists { .. });
+        is_done_in_slices && command.keys() > self.config.slice_keys
     }
 
     /// Begins a request, unless it is one for slices or behind such a one of its session.
@@ -316,38 +239,26 @@ impl Master {
         command: Command,
         effects: &mut Vec<Effect>,
     ) -> Option<Work> {
-        match command {
-            Command::GetMany { keys } if keys.len() > self.config.slice_keys => {
-                match self.last_unwritten_of_any(asker, &keys) {
-                    Some(write) => self.wait(write, Waiting::GetMany { asker, deadline, keys }),
-                    None => return Some(self.gather(asker, deadline, keys)),
-                }
-                None
+        if !self.is_wide(&command) {
+            self.begin(now, asker, deadline, command, effects);
+        } else if let Command::GetMany { keys } = command {
+            match self.last_unwritten_of_any(asker, &keys) {
+                Some(write) => self.wait(write, HeldRead::GetMany { asker, deadline, keys }),
+                None => return Some(self.gather(asker, deadline, keys)),
             }
-            Command::Exists { keys } if keys.len() > self.config.slice_keys => {
-                match self.last_unwritten_of_any(asker, &keys) {
-                    Some(write) => self.wait(write, Waiting::Exists { asker, keys }),
-                    None => return Some(Work::Count { asker, keys: keys.into_iter(), existing: 0 }),
-                }
-                None
+        } else if let Command::Exists { keys } = command {
+            match self.last_unwritten_of_any(asker, &keys) {
+                Some(write) => self.wait(write, HeldRead::Exists { asker, keys }),
+                None => return Some(Work::Count { asker, keys: keys.into_iter(), existing: 0 }),
             }
-            Command::PutMany { pairs } if pairs.len() > self.config.slice_keys => {
-                let (distinct, longest) = (Distinct::of(pairs.len()), longest_of(&pairs));
-                Some(Work::Distinguish { asker, longest, pairs: pairs.into_iter(), distinct })
-            }
-            other @ (Command::Get { .. }
-            | Command::GetMany { .. }
-            | Command::Put { .. }
-            | Command::PutMany { .. }
-            | Command::Delete { .. }
-            | Command::Exists { .. }
-            | Command::KeyCount
-            | Command::Status
-            | Command::Failover) => {
-                self.begin(now, asker, deadline, other, effects);
-                None
-            }
+        } else if let Command::PutMany { pairs } = command {
+            let (distinct, longest) =
+                (DistinctPairs::of(pairs.len()), Operands::Pairs(&pairs).longest_value());
+            return Some(Work::Distinguish { asker, longest, pairs: pairs.into_iter(), distinct });
+        } else {
+            self.begin(now, asker, deadline, command, effects);
         }
+        None
     }
 }
 
@@ -356,6 +267,7 @@ mod tests {
     use super::super::writes::tests::{key, put_many, World};
     use super::super::Event;
     use super::*;
+    use bytes::Bytes;
 
     const KEYS: usize = 5000;
 

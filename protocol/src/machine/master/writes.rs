@@ -1,23 +1,21 @@
 //! Writes in flight: acceptance, the log, replication, acknowledgements, substitution.
 
+use super::hash::hash_bytes;
 use super::membership::Sent;
-use super::placement::{acks_needed, choose, hash_bytes};
-use super::reads::Waiting;
-use super::slices::Work;
+use super::placement::{acks_needed, choose};
 use super::unwritten::Unwritten;
+use super::work::{HeldRead, LogOutcome, RoomReserved, RoomSought, Work};
 use super::{
     charge, payload, Asker, Change, Effect, Entry, Master, ReadId, Slot, SlotSet, WriteId, WriteKey,
 };
 use crate::command::{ErrorWord, Reply};
-use crate::ids::{LinkId, Millis, SessionId, Version};
+use crate::ids::{Millis, SessionId, Version};
 use crate::planted;
 use crate::record::Place;
 use bytes::Bytes;
-use hashbrown::hash_table::HashTable;
 use slotmap::SlotMap;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
-use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
 /// So many steps are made at once for a slave that has left. What is left is done in pieces, as chores.
@@ -38,25 +36,6 @@ pub(super) struct Writes {
     losses: VecDeque<Loss>,
     /// Those whose records are not written yet.
     pub(super) unwritten: Unwritten,
-}
-
-/// What became of a write in the log.
-#[derive(Clone, Debug)]
-pub(super) enum Outcome {
-    Written {
-        write: WriteId,
-        /// One for each pair of a `Put`.
-        places: SmallVec<[Place; 1]>,
-        /// So many keys are taken in.
-        done: usize,
-        /// So many of them were there: what a deletion answers.
-        existed: u64,
-    },
-    NotWritten {
-        write: WriteId,
-        word: ErrorWord,
-        detail: String,
-    },
 }
 
 /// What is to be made good after a slave has left. Until a write is looked through, it cannot end: an acknowledgement of
@@ -86,29 +65,9 @@ struct Write {
     /// Whether no slave was left for one of the items.
     stranded: bool,
     /// The room that is set aside until the record is written.
-    reserved: Reserved,
+    reserved: RoomReserved,
     /// Reads of the same session that must see this write.
-    waiting: Vec<Waiting>,
-}
-
-/// Room that is set aside for a write between its acceptance and its place in the log. Empty when no slave has a limit.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Reserved {
-    /// The slaves of each pair.
-    slots: SmallVec<[SlotSet; 1]>,
-    /// Slaves with room for all pairs.
-    everywhere: SlotSet,
-    /// Bytes in all at each of them.
-    bytes: SmallVec<[(Slot, LinkId, u64); 2]>,
-}
-
-impl Reserved {
-    fn add(&mut self, slot: Slot, link: LinkId, bytes: u64) {
-        match self.bytes.iter_mut().find(|(at, ..)| *at == slot) {
-            Some((.., sum)) => *sum += bytes,
-            None => self.bytes.push((slot, link, bytes)),
-        }
-    }
+    waiting: Vec<HeldRead>,
 }
 
 /// The replication of one key of a write.
@@ -121,70 +80,6 @@ struct Item {
     /// Fixed when the write is placed; may only fall, never below 1.
     needed: usize,
     closed: bool,
-}
-
-/// The room of a write while it is being set aside.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Admission {
-    reserved: Reserved,
-    /// So many pairs are to be placed by themselves; 0 when there is room for all of them everywhere.
-    pairs: usize,
-    /// So many are.
-    done: usize,
-}
-
-impl Admission {
-    pub(super) fn into_reserved(self) -> Reserved {
-        self.reserved
-    }
-}
-
-/// The pairs of a write by their keys. A key that stands twice takes its last value.
-#[derive(Clone, Debug)]
-pub(super) struct Distinct {
-    hasher: foldhash::fast::FixedState,
-    /// Where in `pairs` a key stands.
-    seen: HashTable<u32>,
-    pairs: Vec<(Bytes, Bytes)>,
-    payload_bytes: u64,
-}
-
-impl Distinct {
-    /// Room for so many pairs, so that none of them takes long.
-    pub(super) fn of(pairs: usize) -> Self {
-        Distinct {
-            hasher: foldhash::fast::FixedState::default(),
-            seen: HashTable::with_capacity(pairs),
-            pairs: Vec::with_capacity(pairs),
-            payload_bytes: 0,
-        }
-    }
-
-    pub(super) fn from_iter(pairs: Vec<(Bytes, Bytes)>) -> Self {
-        let mut distinct = Distinct::of(pairs.len());
-        pairs.into_iter().for_each(|(key, value)| distinct.insert(key, value));
-        distinct
-    }
-
-    pub(super) fn insert(&mut self, key: Bytes, value: Bytes) {
-        let Distinct { hasher, seen, pairs, payload_bytes } = self;
-        let hash = hasher.hash_one(&key);
-        *payload_bytes += payload(&key, &value);
-        if let Some(place) = seen.find(hash, |place| pairs[*place as usize].0 == key) {
-            let (key, earlier) = &mut pairs[*place as usize];
-            *payload_bytes -= payload(key, earlier);
-            *earlier = value;
-            return;
-        }
-        // There is room for all of them, so that no hash is asked for again.
-        seen.insert_unique(hash, pairs.len() as u32, |place| hasher.hash_one(&pairs[*place as usize].0));
-        pairs.push((key, value));
-    }
-
-    /// The pairs, in the order of their keys' first places, and the bytes that they take.
-    pub(super) fn into_pairs(self) -> (SmallVec<[(Bytes, Bytes); 1]>, u64) {
-        (SmallVec::from_vec(self.pairs), self.payload_bytes)
-    }
 }
 
 impl Writes {
@@ -204,7 +99,7 @@ impl Writes {
     }
 
     /// Lets `waiting` go on when `write` is written or refused.
-    pub(super) fn wait(&mut self, write: WriteId, waiting: Waiting) {
+    pub(super) fn wait(&mut self, write: WriteId, waiting: HeldRead) {
         self.all.get_mut(write.0).expect("an unwritten write is in flight").waiting.push(waiting);
     }
 
@@ -299,7 +194,7 @@ impl Master {
         &mut self,
         asker: Asker,
         change: Change,
-        reserved: Reserved,
+        reserved: RoomReserved,
         effects: &mut Vec<Effect>,
     ) {
         let change = Arc::new(change);
@@ -320,14 +215,14 @@ impl Master {
     ///
     /// # Errors
     /// Why it cannot be taken now.
-    pub(super) fn begin_admission(&mut self, change: &Change, bytes: u64) -> Result<Admission, Reply> {
+    pub(super) fn begin_admission(&mut self, change: &Change, bytes: u64) -> Result<RoomSought, Reply> {
         let active = self.members.len();
         let needed = self.config.slaves_min.max(1);
         if active < needed {
             let detail = format!("{active} of at least {needed} slaves are active");
             return Err(Reply::error(ErrorWord::NoQuorum, detail));
         }
-        let mut admission = Admission::default();
+        let mut admission = RoomSought::default();
         let Change::Put(pairs) = change else { return Ok(admission) };
         if self.members.iter().all(|(_, member)| member.is_unlimited()) {
             return Ok(admission);
@@ -354,12 +249,12 @@ impl Master {
     pub(super) fn admit_on(
         &mut self,
         change: &Change,
-        admission: &mut Admission,
+        admission: &mut RoomSought,
         left: &mut usize,
     ) -> Result<bool, Reply> {
         let Change::Put(pairs) = change else { return Ok(true) };
         let needed = self.config.slaves_min.max(1);
-        let Admission { reserved, done, pairs: placed } = admission;
+        let RoomSought { reserved, done, pairs: placed } = admission;
         while *done < *placed {
             if *left == 0 {
                 return Ok(false);
@@ -391,7 +286,7 @@ impl Master {
     }
 
     /// Gives all of a write's room back.
-    fn release(&mut self, reserved: &mut Reserved) {
+    fn release(&mut self, reserved: &mut RoomReserved) {
         for (slot, link, bytes) in reserved.bytes.drain(..) {
             if let Some(member) = self.members.on_link(slot, link) {
                 member.release(bytes);
@@ -434,7 +329,7 @@ impl Master {
             write.items_open = pairs.len();
             write.items = SmallVec::from_elem(Item::default(), pairs.len());
         }
-        self.slices.push_back(Work::Outcome(Outcome::Written { write: id, places, done: 0, existed: 0 }));
+        self.slices.push_back(Work::Outcome(LogOutcome::Written { write: id, places, done: 0, existed: 0 }));
         self.work_on(now, effects);
     }
 
@@ -442,7 +337,7 @@ impl Master {
     fn resume_all(
         &mut self,
         session: SessionId,
-        waiting: Vec<Waiting>,
+        waiting: Vec<HeldRead>,
         written: Option<Arc<Change>>,
         may_read: bool,
     ) {
@@ -467,27 +362,27 @@ impl Master {
         detail: String,
         effects: &mut Vec<Effect>,
     ) {
-        self.slices.push_back(Work::Outcome(Outcome::NotWritten { write: id, word, detail }));
+        self.slices.push_back(Work::Outcome(LogOutcome::NotWritten { write: id, word, detail }));
         self.work_on(now, effects);
     }
 
     /// Takes in what the log has answered, up to `left` keys of it; gives what is left of it.
     pub(super) fn take_in(
         &mut self,
-        outcome: Outcome,
+        outcome: LogOutcome,
         left: &mut usize,
         effects: &mut Vec<Effect>,
-    ) -> Option<Outcome> {
+    ) -> Option<LogOutcome> {
         match outcome {
-            Outcome::Written { write, places, done, existed } => {
+            LogOutcome::Written { write, places, done, existed } => {
                 let keys = self.writes.keys_of(write);
                 let (done, existed) = self.take_in_keys(write, &places, done, existed, left, effects);
                 if done < keys {
-                    return Some(Outcome::Written { write, places, done, existed });
+                    return Some(LogOutcome::Written { write, places, done, existed });
                 }
                 self.end_written(write, existed, effects);
             }
-            Outcome::NotWritten { write, word, detail } => {
+            LogOutcome::NotWritten { write, word, detail } => {
                 self.writes.resolved(write);
                 self.release_rest(write);
                 let refused = self.writes.all.remove(write.0).expect("an unwritten write is in flight");

@@ -1,0 +1,252 @@
+//! The parts of a command's entry: what a command says of itself, in the file of its family.
+//!
+//! Owns the types alone. Everything that is told of commands, checked of requests or foreseen of answers is derived from
+//! them: `COMMAND` and its like (`resp/command.rs`), the limits at the doors, the words of the log, the prompt's help.
+
+use super::words::{Unfit, Words};
+use super::Command;
+use bytes::Bytes;
+
+/// What a key costs in the count of bytes in flight, beside its own length, where a request names several.
+const KEY_OVERHEAD_BYTES: usize = 32;
+
+/// What is true of a [`Command`] under all of its names.
+#[derive(Debug)]
+pub struct CommandFacts {
+    /// What it changes.
+    pub changes: Changes,
+    /// How long its answer is.
+    pub answer: AnswerLength,
+    /// Its word in the log of the program.
+    pub log_word: &'static str,
+    /// What the prompt says of it, if the prompt knows it.
+    pub prompt: Option<PromptLine>,
+}
+
+/// What a command changes: if the answer of one that changes something is lost, the outcome is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changes {
+    /// Nothing.
+    Nothing,
+    /// Values: it makes one `WRITE` record.
+    Values,
+    /// Which keys exist: it makes one `DELETE` record.
+    Keys,
+    /// Who serves. It makes no record.
+    Server,
+}
+
+/// What is known of the length of a command's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerLength {
+    /// A number or a word.
+    Short,
+    /// The values of the keys that it names.
+    Values,
+    /// A description of the node.
+    Status,
+}
+
+/// How a command is written at the prompt.
+#[derive(Clone, Copy, Debug)]
+pub struct PromptLine {
+    /// `READ <key>`.
+    pub usage: &'static str,
+    /// What it does, in a few words.
+    pub means: &'static str,
+}
+
+/// The keys and values that a command names, in the order asked.
+#[derive(Clone, Copy, Debug)]
+pub enum Operands<'a> {
+    /// None.
+    None,
+    /// One key.
+    Key(&'a Bytes),
+    /// One key and its value.
+    KeyAndValue(&'a Bytes, &'a Bytes),
+    /// A list of keys.
+    Keys(&'a [Bytes]),
+    /// A list of keys with their values.
+    Pairs(&'a [(Bytes, Bytes)]),
+}
+
+impl Operands<'_> {
+    /// How many keys there are.
+    pub fn keys(self) -> usize {
+        match self {
+            Operands::None => 0,
+            Operands::Key(_) | Operands::KeyAndValue(..) => 1,
+            Operands::Keys(keys) => keys.len(),
+            Operands::Pairs(pairs) => pairs.len(),
+        }
+    }
+
+    /// Bytes of keys and values, as the limits on requests in flight count them.
+    pub fn payload_bytes(self) -> usize {
+        match self {
+            Operands::None => 0,
+            Operands::Key(key) => key.len(),
+            Operands::KeyAndValue(key, value) => key.len() + value.len(),
+            Operands::Keys(keys) => keys.iter().map(|key| key.len() + KEY_OVERHEAD_BYTES).sum(),
+            Operands::Pairs(pairs) => {
+                pairs.iter().map(|(key, value)| key.len() + value.len() + KEY_OVERHEAD_BYTES).sum()
+            }
+        }
+    }
+
+    /// How long the longest key is, in bytes.
+    pub fn longest_key(self) -> usize {
+        match self {
+            Operands::None => 0,
+            Operands::Key(key) | Operands::KeyAndValue(key, _) => key.len(),
+            Operands::Keys(keys) => keys.iter().map(Bytes::len).max().unwrap_or_default(),
+            Operands::Pairs(pairs) => pairs.iter().map(|(key, _)| key.len()).max().unwrap_or_default(),
+        }
+    }
+
+    /// How long the longest value is, in bytes.
+    pub fn longest_value(self) -> usize {
+        match self {
+            Operands::None | Operands::Key(_) | Operands::Keys(_) => 0,
+            Operands::KeyAndValue(_, value) => value.len(),
+            Operands::Pairs(pairs) => pairs.iter().map(|(_, value)| value.len()).max().unwrap_or_default(),
+        }
+    }
+
+    /// Whether there is to be a key and is none.
+    pub fn lacks_keys(self) -> bool {
+        match self {
+            Operands::Keys(_) | Operands::Pairs(_) => self.keys() == 0,
+            Operands::None | Operands::Key(_) | Operands::KeyAndValue(..) => false,
+        }
+    }
+}
+
+/// All that a command of many keys consists of.
+#[derive(Debug)]
+pub(crate) enum KeyList {
+    /// Keys.
+    Keys(Vec<Bytes>),
+    /// Keys with their values.
+    Pairs(Vec<(Bytes, Bytes)>),
+}
+
+/// One name under which RESP clients ask for something, or a subcommand of one, with what `COMMAND INFO` and
+/// `COMMAND DOCS` say about it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spec {
+    /// In lower case; `client|id` for a subcommand.
+    pub(crate) name: &'static str,
+    pub(crate) does: Does,
+    /// How many words a request has, the name included; at least that many if negative.
+    pub(crate) arity: i32,
+    pub(crate) flags: &'static [&'static str],
+    pub(crate) keys: Option<KeyRange>,
+    pub(crate) categories: &'static [&'static str],
+    pub(crate) tips: &'static [&'static str],
+    pub(crate) summary: &'static str,
+    pub(crate) group: &'static str,
+    pub(crate) complexity: &'static str,
+    pub(crate) arguments: &'static [Argument],
+    pub(crate) subcommands: &'static [Spec],
+}
+
+/// What is done for a request, once its name and the number of its arguments are known to be right.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Does {
+    /// Asks the store for what the words after the name say.
+    Ask(fn(&mut Words) -> Result<Command, Unfit>),
+    /// Asks for a description of the node, of which the words after the name choose sections.
+    Describe,
+    /// Ends the connection.
+    Quit,
+    /// Is answered by the connection alone.
+    Own(Own),
+}
+
+/// What the connection answers alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Own {
+    Ping,
+    Echo,
+    Select,
+    Hello,
+    Auth,
+    Reset,
+    /// `CLIENT`, `CONFIG`: nothing without the second word, which says what to do.
+    Container,
+    ClientGetName,
+    ClientHelp,
+    ClientId,
+    ClientInfo,
+    ClientList,
+    ClientNoEvict,
+    ClientNoTouch,
+    ClientReply,
+    ClientSetInfo,
+    ClientSetName,
+    CommandAll,
+    CommandCount,
+    CommandDocs,
+    CommandHelp,
+    CommandInfo,
+    CommandList,
+    ConfigGet,
+    ConfigHelp,
+    ConfigResetStat,
+    ConfigRewrite,
+    ConfigSet,
+}
+
+/// Where a command's keys stand: from the first argument on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeyRange {
+    /// -1: to the last argument.
+    pub(crate) last: i32,
+    pub(crate) step: i32,
+    pub(crate) flags: &'static [&'static str],
+}
+
+/// One argument, as `COMMAND DOCS` describes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Argument {
+    pub(crate) name: &'static str,
+    pub(crate) kind: &'static str,
+    pub(crate) token: Option<&'static str>,
+    pub(crate) flags: &'static [&'static str],
+    pub(crate) arguments: &'static [Argument],
+}
+
+pub(crate) const fn argument(name: &'static str, kind: &'static str) -> Argument {
+    Argument { name, kind, token: None, flags: &[], arguments: &[] }
+}
+
+pub(crate) const fn token(name: &'static str, word: &'static str) -> Argument {
+    Argument { token: Some(word), ..argument(name, "pure-token") }
+}
+
+pub(crate) const KEY: Argument = argument("key", "key");
+pub(crate) const VALUE: Argument = argument("value", "string");
+pub(crate) const KEYS: Argument = Argument { flags: &["multiple"], ..KEY };
+
+/// The flags of commands for administrators.
+pub(crate) const ADMIN: &[&str] = &["admin", "noscript", "loading", "stale"];
+
+/// What most entries share.
+pub(crate) const fn spec(name: &'static str, does: Does, arity: i32, summary: &'static str) -> Spec {
+    Spec {
+        name,
+        does,
+        arity,
+        flags: &[],
+        keys: None,
+        categories: &[],
+        tips: &[],
+        summary,
+        group: "connection",
+        complexity: "O(1)",
+        arguments: &[],
+        subcommands: &[],
+    }
+}

@@ -1,0 +1,346 @@
+//! What a client may ask and hear, whichever protocol it speaks.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `mod.rs` | the list of commands: their fields, and their numbers on the wire |
+//! | `strings.rs`, `generic.rs`, `server.rs`, `connection.rs` | a family each: everything that its commands say of themselves |
+//! | `entry.rs` | what that is |
+//! | `words.rs` | the words of a request, and what is wrong with them |
+//! | `table.rs` | the names, and the lookup in them |
+//! | `reply.rs` | answers |
+//!
+//! A new command is a line in the list, an entry in the file of its family, and its semantics in the master machine
+//! (`machine/master/`). Everything else is derived.
+
+mod connection;
+mod entry;
+mod generic;
+mod reply;
+mod server;
+mod strings;
+mod table;
+mod words;
+
+pub use entry::{AnswerLength, Changes, CommandFacts, Operands, PromptLine};
+pub(crate) use entry::{Argument, Does, KeyList, Own, Spec};
+pub use reply::{ErrorWord, Reply, ReplyError};
+pub(crate) use table::{find_command, COMMANDS};
+pub(crate) use words::{Lengths, Unfit, Words};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The longest key, in bytes (64 KiB).
+pub const KEY_MAX: usize = 64 * 1024;
+
+/// The most keys in one request.
+pub const KEYS_MAX: usize = 64 * 1024;
+
+/// The default of `--max-value`: the longest value, in bytes (16 MiB).
+pub const VALUE_MAX_DEFAULT: usize = 16 * 1024 * 1024;
+
+/// Declares [`Command`]: for each one its fields, its facts, and which keys and values it names. One that consists of a list
+/// alone says so: it goes over the wire key by key.
+macro_rules! commands {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident $({ $( $(#[$field_doc:meta])* $field:ident : $type:ty ),+ $(,)? })?
+            => $facts:path, $operands:expr $(, list $kind:ident($list:ident))? ;
+    )+) => {
+        /// A request of a client that concerns the store. What concerns only the connection (PING, AUTH, ...) is
+        /// answered by the session and never becomes a command.
+        ///
+        /// The place in the list is the number on the wire: a new command stands at its end.
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum Command {
+            $( $(#[$doc])* $name $({ $( $(#[$field_doc])* $field: $type ),+ })? ),+
+        }
+
+        /// The numbers of the commands on the wire.
+        #[derive(Clone, Copy)]
+        enum Number {
+            $($name),+
+        }
+
+        /// What is true of each command, in the order of their numbers.
+        pub static COMMAND_FACTS: &[&CommandFacts] = &[$(&$facts),+];
+
+        impl Command {
+            fn number(&self) -> u8 {
+                match self {
+                    $(Command::$name { .. } => Number::$name as u8,)+
+                }
+            }
+
+            /// What is true of the command.
+            pub fn facts(&self) -> &'static CommandFacts {
+                match self {
+                    $(Command::$name { .. } => &$facts,)+
+                }
+            }
+
+            /// The keys and values that the command names.
+            pub fn operands(&self) -> Operands<'_> {
+                match self {
+                    $(Command::$name $({ $($field),+ })? => {
+                        // An operand is not every field.
+                        $($( let _ = $field; )+)?
+                        $operands
+                    })+
+                }
+            }
+
+            /// The number and the list of a command that consists of a list alone; else the command.
+            pub(crate) fn into_list(self) -> Result<(u8, KeyList), Command> {
+                let number = self.number();
+                match self {
+                    $(Command::$name $({ $($field),+ })? => {
+                        list_or_command!(number, [$($kind($list))?] $name $({ $($field),+ })?)
+                    })+
+                }
+            }
+
+            /// An empty list for the command with that number on the wire, if it consists of a list alone.
+            pub(crate) fn empty_list(number: u8) -> Option<KeyList> {
+                $($(
+                    if number == Number::$name as u8 {
+                        return Some(KeyList::$kind(Vec::new()));
+                    }
+                )?)+
+                let _ = number;
+                None
+            }
+
+            /// The command with that number on the wire that consists of `list` alone, if there is one.
+            pub(crate) fn from_list(number: u8, list: KeyList) -> Option<Command> {
+                $(
+                    command_of_list!(number, list, [$($kind($list))?] $name $({ $($field),+ })?);
+                )+
+                None
+            }
+        }
+    };
+}
+
+macro_rules! list_or_command {
+    ($number:ident, [] $name:ident $($fields:tt)?) => {
+        Err(Command::$name $($fields)?)
+    };
+    ($number:ident, [$kind:ident($list:ident)] $name:ident $($fields:tt)?) => {
+        Ok(($number, KeyList::$kind($list)))
+    };
+}
+
+macro_rules! command_of_list {
+    ($number:ident, $given:ident, [] $name:ident $($fields:tt)?) => {};
+    ($number:ident, $given:ident, [$kind:ident($list:ident)] $name:ident $($fields:tt)?) => {
+        if $number == Number::$name as u8 {
+            return if let KeyList::$kind($list) = $given { Some(Command::$name $($fields)?) } else { None };
+        }
+    };
+}
+
+commands! {
+    /// Reads one key. Answer: `Value` or `NotFound`.
+    Get {
+        /// Up to [`KEY_MAX`] bytes, any of them.
+        key: Bytes,
+    } => strings::GET, Operands::Key(key);
+
+    /// Reads several keys, each linearizable by itself. Answer: `Values`, in the order asked.
+    GetMany {
+        /// 1 to [`KEYS_MAX`].
+        #[serde(deserialize_with = "at_most_keys_max")]
+        keys: Vec<Bytes>,
+    } => strings::MGET, Operands::Keys(keys), list Keys(keys);
+
+    /// Writes one key. Answer: `Done`.
+    Put {
+        /// Up to [`KEY_MAX`] bytes, any of them.
+        key: Bytes,
+        /// Up to `--max-value` bytes, any of them.
+        value: Bytes,
+    } => strings::SET, Operands::KeyAndValue(key, value);
+
+    /// Writes several keys as one record: all or nothing. A key that stands twice takes its last value.
+    /// Answer: `Done`.
+    PutMany {
+        /// 1 to [`KEYS_MAX`].
+        #[serde(deserialize_with = "at_most_keys_max")]
+        pairs: Vec<(Bytes, Bytes)>,
+    } => strings::MSET, Operands::Pairs(pairs), list Pairs(pairs);
+
+    /// Deletes keys as one record. Answer: `Count`, the number of keys that existed.
+    Delete {
+        /// 1 to [`KEYS_MAX`].
+        #[serde(deserialize_with = "at_most_keys_max")]
+        keys: Vec<Bytes>,
+    } => generic::DEL, Operands::Keys(keys), list Keys(keys);
+
+    /// Counts how many of the keys exist; one that stands twice counts twice. Answer: `Count`.
+    Exists {
+        /// 1 to [`KEYS_MAX`].
+        #[serde(deserialize_with = "at_most_keys_max")]
+        keys: Vec<Bytes>,
+    } => generic::EXISTS, Operands::Keys(keys), list Keys(keys);
+
+    /// Counts all keys. Answer: `Count`.
+    KeyCount => server::DBSIZE, Operands::None;
+
+    /// Describes the node, in the text form of Redis' INFO. Answered by any master for itself. Answer: `Text`.
+    Status => server::INFO, Operands::None;
+
+    /// Asks the active master to hand over to its standby. Answer: `Done`.
+    Failover => server::FAILOVER, Operands::None;
+}
+
+impl Command {
+    /// Whether the command can change the store: if its answer is lost, the outcome is unknown.
+    pub fn is_write(&self) -> bool {
+        self.facts().changes != Changes::Nothing
+    }
+
+    /// How many keys the command names.
+    pub fn keys(&self) -> usize {
+        self.operands().keys()
+    }
+
+    /// Bytes of keys and values, as the limits on requests in flight count them.
+    pub fn payload_bytes(&self) -> usize {
+        self.operands().payload_bytes()
+    }
+}
+
+/// Reads a list and stops at the first element too many: a few bytes a key must not become a long list in memory.
+fn at_most_keys_max<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct AtMost<T>(std::marker::PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for AtMost<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {KEYS_MAX} keys")
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<T>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(element) = sequence.next_element()? {
+                if list.len() == KEYS_MAX {
+                    return Err(serde::de::Error::invalid_length(KEYS_MAX + 1, &self));
+                }
+                list.push(element);
+            }
+            Ok(list)
+        }
+    }
+
+    deserializer.deserialize_seq(AtMost(std::marker::PhantomData))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{LinkId, Millis, ReignId, SessionId, SlaveId, Version};
+    use crate::machine::master::{Asker, Change, Config, Effect, Event, Master};
+
+    /// One of each, in the order of their numbers.
+    fn samples() -> Vec<Command> {
+        let (key, value) = (Bytes::from_static(b"key"), Bytes::from_static(b"value"));
+        let keys = vec![key.clone(), Bytes::from_static(b"longer")];
+        let pairs = vec![(key.clone(), value.clone())];
+        let all = vec![
+            Command::Get { key: key.clone() },
+            Command::GetMany { keys: keys.clone() },
+            Command::Put { key, value },
+            Command::PutMany { pairs },
+            Command::Delete { keys: keys.clone() },
+            Command::Exists { keys },
+            Command::KeyCount,
+            Command::Status,
+            Command::Failover,
+        ];
+        assert_eq!(all.len(), COMMAND_FACTS.len(), "each command is one of the samples");
+        all
+    }
+
+    #[test]
+    fn a_command_has_the_number_that_stands_for_it_on_the_wire() {
+        for (number, command) in samples().into_iter().enumerate() {
+            let encoded = bincode::serde::encode_to_vec(&command, bincode::config::standard()).unwrap();
+            assert_eq!(
+                (usize::from(command.number()), usize::from(encoded[0])),
+                (number, number),
+                "{command:?}"
+            );
+            assert!(std::ptr::eq(command.facts(), COMMAND_FACTS[number]));
+        }
+    }
+
+    #[test]
+    fn a_list_becomes_the_command_again_that_it_was() {
+        let mut lists = Vec::new();
+        for command in samples() {
+            let Ok((number, list)) = command.clone().into_list() else {
+                assert!(Command::empty_list(command.number()).is_none(), "{command:?}");
+                continue;
+            };
+            let empty = Command::empty_list(number).unwrap();
+            assert_eq!(std::mem::discriminant(&empty), std::mem::discriminant(&list));
+            assert_eq!(Command::from_list(number, list), Some(command));
+            lists.push(number);
+        }
+        assert_eq!(lists, [1, 3, 4, 5]);
+        assert_eq!(Command::from_list(1, KeyList::Pairs(Vec::new())), None, "of another kind");
+        assert_eq!(Command::from_list(0, KeyList::Keys(Vec::new())), None, "not a list");
+    }
+
+    #[test]
+    fn a_command_makes_the_record_that_its_entry_names() {
+        for command in samples() {
+            let mut master = Master::new(Config::default());
+            let id = SlaveId::new("one").unwrap();
+            let asker = Asker { session: SessionId(1), tag: 1 };
+            let (changes, deadline) = (command.facts().changes, Millis(1000));
+            let mut effects = Vec::new();
+            for event in [
+                Event::ReignBegan { version: Version::new(1, 1), id: ReignId(1) },
+                Event::SlaveJoined { id, link: LinkId(1), room_bytes: u64::MAX },
+                Event::Request { asker, deadline, command: command.clone() },
+            ] {
+                master.step(Millis(0), event, &mut effects);
+            }
+            let made = effects.iter().find_map(|effect| {
+                let Effect::Append { change, .. } = effect else { return None };
+                Some(match **change {
+                    Change::Put(_) => Changes::Values,
+                    Change::Delete(_) => Changes::Keys,
+                })
+            });
+            let expected = match changes {
+                Changes::Values | Changes::Keys => Some(changes),
+                Changes::Nothing | Changes::Server => None,
+            };
+            assert_eq!(made, expected, "{command:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_command_names_is_counted_and_measured() {
+        let samples = samples();
+        let measured = samples.iter().map(|command| {
+            let operands = command.operands();
+            (operands.keys(), operands.payload_bytes(), operands.longest_key(), operands.longest_value())
+        });
+        let (key, two_keys) = ((1, 3, 3, 0), (2, 9 + 64, 6, 0));
+        let (pair, pairs, none) = ((1, 8, 3, 5), (1, 8 + 32, 3, 5), (0, 0, 0, 0));
+        let expected = [key, two_keys, pair, pairs, two_keys, two_keys, none, none, none];
+        assert!(measured.eq(expected));
+        assert!(Command::Exists { keys: Vec::new() }.operands().lacks_keys());
+        assert!(!Command::KeyCount.operands().lacks_keys());
+    }
+}

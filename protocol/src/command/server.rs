@@ -1,0 +1,171 @@
+//! Commands on the server: DBSIZE, INFO and STATUS, FAILOVER, COMMAND, CONFIG.
+
+use super::entry::{
+    argument, spec, AnswerLength, Argument, Changes, CommandFacts, Does, Own, PromptLine, Spec, ADMIN,
+};
+use super::words::{Unfit, Words};
+use super::Command;
+
+const COMMAND_NAMES: Argument =
+    Argument { flags: &["optional", "multiple"], ..argument("command-name", "string") };
+const SECTION: Argument = Argument { flags: &["optional", "multiple"], ..argument("section", "string") };
+
+/// The names of this family, the busiest first.
+pub(super) const NAMES: &[Spec] = &[
+    DBSIZE_SPEC,
+    INFO_SPEC,
+    Spec { name: "status", ..INFO_SPEC },
+    FAILOVER_SPEC,
+    Spec {
+        flags: &["loading", "stale"],
+        categories: &["slow", "connection"],
+        tips: &["nondeterministic_output_order"],
+        group: "server",
+        complexity: "O(N) where N is the total number of commands",
+        subcommands: COMMAND_COMMANDS,
+        ..spec("command", Does::Own(Own::CommandAll), -1, "Get array of command details")
+    },
+    Spec {
+        categories: &["slow"],
+        group: "server",
+        complexity: "Depends on subcommand.",
+        subcommands: CONFIG_COMMANDS,
+        ..spec("config", Does::Own(Own::Container), -2, "A container for server configuration commands")
+    },
+];
+
+/// See [`Command::KeyCount`].
+pub(super) static DBSIZE: CommandFacts = CommandFacts {
+    changes: Changes::Nothing,
+    answer: AnswerLength::Short,
+    log_word: "KEYCOUNT",
+    prompt: None,
+};
+
+const DBSIZE_SPEC: Spec = Spec {
+    flags: &["readonly", "fast"],
+    categories: &["keyspace", "read", "fast"],
+    tips: &["request_policy:all_shards", "response_policy:agg_sum"],
+    group: "server",
+    ..spec("dbsize", Does::Ask(key_count), 1, "Return the number of keys")
+};
+
+fn key_count(_: &mut Words) -> Result<Command, Unfit> {
+    Ok(Command::KeyCount)
+}
+
+/// See [`Command::Status`].
+pub(super) static INFO: CommandFacts = CommandFacts {
+    changes: Changes::Nothing,
+    answer: AnswerLength::Status,
+    log_word: "STATUS",
+    prompt: Some(PromptLine { usage: "STATUS", means: "describes the master that serves" }),
+};
+
+const INFO_SPEC: Spec = Spec {
+    flags: &["loading", "stale"],
+    categories: &["slow", "dangerous"],
+    tips: &["nondeterministic_output", "request_policy:all_shards", "response_policy:special"],
+    group: "server",
+    arguments: &[SECTION],
+    ..spec("info", Does::Describe, -1, "Get information and statistics about the server")
+};
+
+/// See [`Command::Failover`].
+pub(super) static FAILOVER: CommandFacts = CommandFacts {
+    changes: Changes::Server,
+    answer: AnswerLength::Short,
+    log_word: "FAILOVER",
+    prompt: Some(PromptLine {
+        usage: "FAILOVER",
+        means: "asks the master that serves to hand over to the other one",
+    }),
+};
+
+const FAILOVER_SPEC: Spec = Spec {
+    flags: &["admin", "noscript", "stale"],
+    categories: &["admin", "slow", "dangerous"],
+    group: "server",
+    ..spec("failover", Does::Ask(failover), 1, "Hand over from the active master to its standby")
+};
+
+fn failover(_: &mut Words) -> Result<Command, Unfit> {
+    Ok(Command::Failover)
+}
+
+/// A subcommand of `COMMAND`.
+const fn about_commands(name: &'static str, own: Own, arity: i32, summary: &'static str) -> Spec {
+    Spec {
+        flags: &["loading", "stale"],
+        categories: &["slow", "connection"],
+        group: "server",
+        ..spec(name, Does::Own(own), arity, summary)
+    }
+}
+
+const COMMAND_COMMANDS: &[Spec] = &[
+    about_commands("command|count", Own::CommandCount, 2, "Get total number of commands"),
+    Spec {
+        tips: &["nondeterministic_output_order"],
+        complexity: "O(N) where N is the number of commands to look up",
+        arguments: &[COMMAND_NAMES],
+        ..about_commands("command|docs", Own::CommandDocs, -2, "Get array of specific command documentation")
+    },
+    about_commands("command|help", Own::CommandHelp, 2, "Show helpful text about the different subcommands"),
+    Spec {
+        tips: &["nondeterministic_output_order"],
+        complexity: "O(N) where N is the number of commands to look up",
+        arguments: &[COMMAND_NAMES],
+        ..about_commands(
+            "command|info",
+            Own::CommandInfo,
+            -2,
+            "Get array of specific command details, or all when no argument is given.",
+        )
+    },
+    Spec {
+        tips: &["nondeterministic_output_order"],
+        complexity: "O(N) where N is the total number of commands",
+        arguments: &[Argument {
+            token: Some("FILTERBY"),
+            flags: &["optional"],
+            arguments: &[
+                Argument { token: Some("MODULE"), ..argument("module-name", "string") },
+                Argument { token: Some("ACLCAT"), ..argument("category", "string") },
+                Argument { token: Some("PATTERN"), ..argument("pattern", "pattern") },
+            ],
+            ..argument("filterby", "oneof")
+        }],
+        ..about_commands("command|list", Own::CommandList, -2, "Get an array of command names")
+    },
+];
+
+/// A subcommand of `CONFIG`.
+const fn config(name: &'static str, own: Own, arity: i32, summary: &'static str) -> Spec {
+    Spec {
+        flags: ADMIN,
+        categories: &["admin", "slow", "dangerous"],
+        group: "server",
+        ..spec(name, Does::Own(own), arity, summary)
+    }
+}
+
+const CONFIG_COMMANDS: &[Spec] = &[
+    Spec {
+        complexity: "O(N) when N is the number of configuration parameters provided",
+        arguments: &[Argument {
+            flags: &["multiple"],
+            arguments: &[argument("parameter", "string")],
+            ..argument("parameter", "block")
+        }],
+        ..config("config|get", Own::ConfigGet, -3, "Get the values of configuration parameters")
+    },
+    Spec {
+        flags: &["loading", "stale"],
+        categories: &["slow"],
+        ..config("config|help", Own::ConfigHelp, 2, "Show helpful text about the different subcommands")
+    },
+    config("config|resetstat", Own::ConfigResetStat, 2, "Not supported: the stats count from the start"),
+    config("config|rewrite", Own::ConfigRewrite, 2, "Not supported: there is no configuration file"),
+    config("config|set", Own::ConfigSet, -4, "Not supported: settings are fixed at the start"),
+];

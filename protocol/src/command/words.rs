@@ -1,0 +1,98 @@
+//! The words of a request after its name, on their way to a [`Command`](super::Command).
+//!
+//! Owns the checks that every command has in common: how long a key and a value may be, and what is wrong with a request
+//! in words. What a word means is said in the file of the command's family.
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+/// How long keys and values may be, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lengths {
+    pub(crate) key_max: usize,
+    pub(crate) value_max: usize,
+}
+
+/// What is wrong with a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    /// There are too few or too many words.
+    Arity,
+    /// A word is none that may stand there.
+    Syntax,
+    /// An option that Redis has, and this server has not.
+    Option {
+        of: &'static str,
+        option: Bytes,
+    },
+    TooLong {
+        what: &'static str,
+        length: usize,
+        length_max: usize,
+    },
+}
+
+/// What is left of the words.
+pub(crate) struct Words {
+    left: smallvec::IntoIter<[Bytes; 4]>,
+    lengths: Lengths,
+}
+
+impl Words {
+    /// The words of a request, of which the first is the name.
+    pub(crate) fn after_name(words: SmallVec<[Bytes; 4]>, lengths: Lengths) -> Self {
+        let mut left = words.into_iter();
+        left.next();
+        Words { left, lengths }
+    }
+
+    /// The next word, whatever it is.
+    pub(crate) fn word(&mut self) -> Option<Bytes> {
+        self.left.next()
+    }
+
+    /// The next word as a key.
+    pub(crate) fn key(&mut self) -> Result<Bytes, Unfit> {
+        let key = self.word().ok_or(Unfit::Arity)?;
+        self.is_key(key)
+    }
+
+    /// All words that are left as keys.
+    pub(crate) fn keys(&mut self) -> Result<Vec<Bytes>, Unfit> {
+        let mut keys = Vec::with_capacity(self.left.len());
+        while let Some(key) = self.word() {
+            keys.push(self.is_key(key)?);
+        }
+        Ok(keys)
+    }
+
+    /// All words that are left, in turn as keys and as their values.
+    pub(crate) fn pairs(&mut self) -> Result<Vec<(Bytes, Bytes)>, Unfit> {
+        if !self.left.len().is_multiple_of(2) {
+            return Err(Unfit::Arity);
+        }
+        let mut pairs = Vec::with_capacity(self.left.len() / 2);
+        while let (Some(key), Some(value)) = (self.word(), self.word()) {
+            pairs.push((self.is_key(key)?, self.is_value(value)?));
+        }
+        Ok(pairs)
+    }
+
+    /// `word`, if it is short enough for a key.
+    pub(crate) fn is_key(&self, word: Bytes) -> Result<Bytes, Unfit> {
+        fits("key", word, self.lengths.key_max)
+    }
+
+    /// `word`, if it is short enough for a value.
+    pub(crate) fn is_value(&self, word: Bytes) -> Result<Bytes, Unfit> {
+        fits("value", word, self.lengths.value_max)
+    }
+}
+
+fn fits(what: &'static str, word: Bytes, length_max: usize) -> Result<Bytes, Unfit> {
+    if word.len() <= length_max {
+        Ok(word)
+    } else {
+        Err(Unfit::TooLong { what, length: word.len(), length_max })
+    }
+}
