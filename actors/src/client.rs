@@ -4,13 +4,14 @@
 //! the machine in `dsm_protocol::machine::client` decides. It keeps no value and never retries a write that may
 //! have been executed. Plain tokio, no actor. Source: `docs/ARCHITECTURE.md`, "The client".
 
+pub use crate::client_error::{ClientError, Failure, MasterFailure, Unreached};
 use crate::config::VALUE_BYTES_MAX;
 use crate::dial::{self, DialError, Greeted};
 use crate::env::names;
 use crate::shown::shown_error;
 use bytes::{Bytes, BytesMut};
 pub use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError, KEY_MAX, VALUE_MAX_DEFAULT};
-use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
+use dsm_protocol::frame::{self, About, Incoming, Unframer};
 use dsm_protocol::ids::{LinkId, Millis, RequestId};
 use dsm_protocol::machine::client::{self as machine, Cause, Effect, Event, Kind, Outcome};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message, Request};
@@ -21,7 +22,6 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use thiserror::Error;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch, OwnedSemaphorePermit, Semaphore};
@@ -47,9 +47,6 @@ const COPY_BYTES_MAX: usize = 8 * 1024;
 
 /// An output buffer that grew beyond this is given back once it is empty, in bytes.
 const KEPT_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
-
-/// What is told of a master that had no turn.
-const NOT_TRIED: &str = "not tried yet";
 
 /// How a [`Client`] behaves. `ClientConfig::default()` suits a cluster on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,91 +93,6 @@ pub enum Serving {
     Primary,
     /// Another one.
     Backup,
-}
-
-/// Why a call has no result. The two kinds differ in what the caller may assume.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum ClientError {
-    /// The request had no effect and never will have one.
-    #[error("{cause}")]
-    NotExecuted {
-        /// Why.
-        cause: Failure,
-    },
-    /// The write may or may not take effect, now or later.
-    #[error("{cause}; the write may or may not take effect")]
-    Indeterminate {
-        /// Why.
-        cause: Failure,
-    },
-}
-
-/// What went wrong with a call.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum Failure {
-    /// A master says so.
-    #[error("{0}")]
-    Refused(ReplyError),
-    /// No master could be reached; each one's address and what happened there.
-    #[error("no master answers ({0})")]
-    Unreachable(String),
-    /// The link broke after the request was sent.
-    #[error("the link to the master broke before the answer")]
-    LinkLost,
-    /// The deadline passed without an answer.
-    #[error("no answer within {}", humantime::format_duration(*.0))]
-    TimedOut(Duration),
-    /// As many requests or bytes are in flight as the configuration allows.
-    #[error("too many requests in flight")]
-    Overloaded,
-    /// No master takes a request like this.
-    #[error("{0}")]
-    Invalid(&'static str),
-    /// The answer does not fit the request.
-    #[error("the master's answer does not fit the request")]
-    Protocol,
-    /// The client's runtime is shutting down.
-    #[error("the client is stopped")]
-    Stopped,
-}
-
-impl ClientError {
-    /// Whether the same request may be sent again without a second effect and may then succeed.
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            ClientError::Indeterminate { .. } => false,
-            ClientError::NotExecuted { cause } => match cause {
-                Failure::Refused(error) => match error.word {
-                    ErrorWord::Standby
-                    | ErrorWord::NoQuorum
-                    | ErrorWord::Loading
-                    | ErrorWord::ReadOnly
-                    | ErrorWord::Busy
-                    | ErrorWord::OutOfMemory => true,
-                    ErrorWord::NoAuth
-                    | ErrorWord::NoPermission
-                    | ErrorWord::WrongType
-                    | ErrorWord::Bad
-                    | ErrorWord::Unknown => false,
-                },
-                Failure::Unreachable(_) | Failure::LinkLost | Failure::TimedOut(_) | Failure::Overloaded => {
-                    true
-                }
-                Failure::Invalid(_) | Failure::Protocol | Failure::Stopped => false,
-            },
-        }
-    }
-
-    /// Whether the request may have taken effect.
-    pub fn is_indeterminate(&self) -> bool {
-        matches!(self, ClientError::Indeterminate { .. })
-    }
-
-    fn not_executed(cause: Failure) -> ClientError {
-        ClientError::NotExecuted { cause }
-    }
 }
 
 /// A connection to the store. Clones share one link; the link is closed when the last of them is dropped.
@@ -500,7 +412,7 @@ struct Driver {
     connecting: Option<(LinkId, usize, Connecting)>,
     socket: Option<Socket>,
     /// What happened at each master last, for error messages.
-    failures: Vec<String>,
+    failures: Vec<MasterFailure>,
     effects: machine::Effects,
 }
 
@@ -554,7 +466,7 @@ impl Driver {
             calls: foldhash::HashMap::default(),
             connecting: None,
             socket: None,
-            failures: vec![NOT_TRIED.to_owned(); config.masters.len()],
+            failures: vec![MasterFailure::NotTried; config.masters.len()],
             effects: Vec::new(),
         }
     }
@@ -588,7 +500,7 @@ impl Driver {
                 Wake::Calls(_) => {}
                 Wake::Traffic(Ok(Some(read))) => self.take_in(read),
                 Wake::Traffic(Ok(None)) => {}
-                Wake::Traffic(Err(error)) => self.link_ended(error.to_string()),
+                Wake::Traffic(Err(error)) => self.link_ended(MasterFailure::system(error)),
                 Wake::Connected(result) => self.connected(result),
                 Wake::Timer => {
                     armed = None;
@@ -661,8 +573,8 @@ impl Driver {
         match effect {
             Effect::Connect { link, master } => {
                 log::debug!("connecting master={} link={link}", self.masters[master]);
-                if self.failures[master] == NOT_TRIED {
-                    self.failures[master] = "no answer so far".to_owned();
+                if let MasterFailure::NotTried = self.failures[master] {
+                    self.failures[master] = MasterFailure::NoAnswerYet;
                 }
                 let opening = open(self.masters[master].clone(), self.connect_timeout);
                 self.connecting = Some((link, master, Box::pin(opening)));
@@ -672,9 +584,9 @@ impl Driver {
                 match (self.socket.take(), self.connecting.take()) {
                     (Some(socket), _) => {
                         unsent = socket.unsent.iter().map(|(_, request)| *request).collect();
-                        self.failures[socket.master] = "does not serve or does not answer".to_owned();
+                        self.failures[socket.master] = MasterFailure::Left;
                     }
-                    (None, Some((_, master, _))) => self.failures[master] = "connecting timed out".to_owned(),
+                    (None, Some((_, master, _))) => self.failures[master] = MasterFailure::NotConnected,
                     (None, None) => {}
                 }
                 self.step(Event::Closed { link, unsent });
@@ -716,9 +628,8 @@ impl Driver {
             Cause::LinkLost => Failure::LinkLost,
             Cause::TimedOut => Failure::TimedOut(self.request_timeout),
             Cause::Unreachable => {
-                let each = self.masters.iter().zip(&self.failures);
-                let each: Vec<_> = each.map(|(master, failure)| format!("{master}: {failure}")).collect();
-                Failure::Unreachable(each.join("; "))
+                let each = self.masters.iter().cloned().zip(self.failures.iter().cloned());
+                Failure::Unreachable(Unreached::new(each.collect()))
             }
         }
     }
@@ -728,24 +639,28 @@ impl Driver {
         match result {
             Ok((stream, Greeted { welcome, unread: input })) => {
                 log::debug!("connected master={} link={link} {:?}", self.masters[master], welcome.state);
-                self.failures[master] = "connected, but did not answer".to_owned();
+                self.failures[master] = MasterFailure::NotAnswered;
                 self.socket = Some(Socket::new(link, master, stream, input));
                 let state = welcome.state;
                 let active_address = state.active_address;
                 self.step(Event::Opened { link, active: state.active, active_address });
             }
             Err(failure) => {
-                let failure = one_line(&shown_error(&failure));
-                log::debug!("connecting failed master={} cause={failure:?}", self.masters[master]);
+                let failure = MasterFailure::from(failure);
+                log::debug!(
+                    "connecting failed master={} cause=\"{}\"",
+                    self.masters[master],
+                    shown_error(&failure)
+                );
                 self.failures[master] = failure;
                 self.step(Event::Closed { link, unsent: Vec::new() });
             }
         }
     }
 
-    fn link_ended(&mut self, why: String) {
+    fn link_ended(&mut self, why: MasterFailure) {
         if let Some(socket) = self.socket.take() {
-            log::debug!("link ended master={} cause={why:?}", self.masters[socket.master]);
+            log::debug!("link ended master={} cause=\"{}\"", self.masters[socket.master], shown_error(&why));
             self.failures[socket.master] = why;
             let unsent = socket.unsent.iter().map(|(_, request)| *request).collect();
             self.step(Event::Closed { link: socket.link, unsent });
@@ -761,14 +676,14 @@ impl Driver {
                 Ok(read) => self.take_in(read),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return self.link_ended(error.to_string()),
+                Err(error) => return self.link_ended(MasterFailure::system(error)),
             }
         }
     }
 
     /// `read` more bytes are in the input; 0: the master has closed the link.
     fn take_in(&mut self, read: usize) {
-        let decoded = if read == 0 { Err("closed by the master".to_owned()) } else { self.decode() };
+        let decoded = if read == 0 { Err(MasterFailure::Closed) } else { self.decode() };
         if let Err(why) = decoded {
             return self.link_ended(why);
         }
@@ -780,10 +695,11 @@ impl Driver {
         }
     }
 
-    fn decode(&mut self) -> Result<(), String> {
+    fn decode(&mut self) -> Result<(), MasterFailure> {
         let answer_max = self.answer_bytes_max;
         while let Some(socket) = &mut self.socket {
-            let incoming = socket.unframer.next(&mut socket.input, answer_max).map_err(garbage)?;
+            let incoming =
+                socket.unframer.next(&mut socket.input, answer_max).map_err(MasterFailure::Frame)?;
             let link = socket.link;
             match incoming {
                 None => return Ok(()),
@@ -798,14 +714,14 @@ impl Driver {
                     self.step(Event::Answered { link, request: id, reply });
                 }
                 Some(Incoming::Message(Message::Control(Control::Reject { reason }))) => {
-                    return Err(one_line(&reason));
+                    return Err(MasterFailure::rejected(&reason));
                 }
                 Some(Incoming::Message(Message::Control(Control::MasterState(state)))) if !state.active => {
                     self.step(Event::StoodBy { link, active_address: state.active_address });
                 }
                 Some(Incoming::Message(Message::Control(Control::MasterState(_)))) => {}
                 Some(Incoming::Message(_) | Incoming::TooLong { .. }) => {
-                    return Err("sent a message that is not for clients".to_owned());
+                    return Err(MasterFailure::NotForClients);
                 }
             }
         }
@@ -816,7 +732,7 @@ impl Driver {
     fn flush(&mut self) {
         if let Some(socket) = &mut self.socket {
             if let Err(error) = socket.flush() {
-                self.link_ended(error.to_string());
+                self.link_ended(MasterFailure::system(error));
                 self.settle();
             }
         }
@@ -926,15 +842,6 @@ async fn open(address: String, limit: Duration) -> Result<(TcpStream, Greeted), 
     let hello = Hello { cluster: None, role: HelloRole::Client };
     let greeted = dial::greet(&mut stream, hello, limit, || None).await?;
     Ok((stream, greeted))
-}
-
-fn garbage(error: FrameError) -> String {
-    format!("does not speak the store's protocol: {error}")
-}
-
-/// A peer's text, fit for a message of one line.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
 }
 
 fn to_millis(duration: Duration) -> u64 {

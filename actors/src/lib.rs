@@ -55,6 +55,7 @@ pub mod address;
 mod batch;
 pub mod client;
 pub mod client_actor;
+mod client_error;
 pub mod config;
 mod dial;
 mod door;
