@@ -33,7 +33,7 @@
 //! | [`slave_proxy`] | `SlaveProxy`: ACK deadlines and end of one link | connected slave |
 //! | [`journal::shared_file::log_writer`] | `LogWriter`: appends records in groups | reign |
 //! | [`journal::shared_file::log_tailer`] | `LogTailer`: follows the log | time as a standby |
-//! | [`journal::shared_file::failover_watcher`] | `FailoverWatcher`: queues for the lock, fences, arranges handovers | master |
+//! | [`journal::shared_file::failover_watcher`] | `FailoverWatcher`: queues for the lock, looks at it, fences | master |
 //! | [`slave`] | `SlaveActor`: holds the values | slave |
 //! | [`client_actor`] | `ClientActor`: a client library | embedding program |
 //!

@@ -4,7 +4,9 @@ use actix::prelude::*;
 use dsm::config::{Fence, Fsync};
 use dsm::embed::{self, Get, Put, Status};
 use dsm::env::{Disk as _, OpenMode, Post, Stands};
-use dsm::journal::shared_file::failover_watcher::{self, FailoverWatcher, LeadershipChanged, Notice};
+use dsm::journal::shared_file::failover_watcher::{
+    self, FailoverWatcher, FenceHolder, LockLooked, LockWon, WaitForLock, WatchLock,
+};
 use dsm::journal::shared_file::log_tailer::{self, LogTailer, Replayed};
 use dsm::journal::shared_file::log_writer::{
     self, Abandon, Abandoned, Append, Close, Closed, EpochWritten, LogDisplaced, LogFailed, LogWriter,
@@ -21,7 +23,7 @@ use dsm_protocol::ids::{
     ClusterId, Epoch, Incarnation, LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version,
 };
 use dsm_protocol::machine::master::{self, Asker, Change, Effect, Master, WriteId};
-use dsm_protocol::machine::reign::takeover::{self, Event, Seen};
+use dsm_protocol::machine::reign::{self, Event, Leadership, Seen};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message as Wire};
 use dsm_protocol::record::{self, Position, Scanner, Step};
 use std::io::{self, Read as _, Write as _};
@@ -912,10 +914,58 @@ mod log_tailer_actor {
 mod failover_watcher_actor {
     use super::*;
 
+    /// A standby: it tells its machine what the watcher has seen, and the watcher what that wants.
+    struct Standby {
+        env: dsm::env::Env,
+        machine: Leadership,
+        watcher: Option<Addr<FailoverWatcher>>,
+    }
+
+    impl Actor for Standby {
+        type Context = Context<Self>;
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Begin(Addr<FailoverWatcher>);
+
+    impl Standby {
+        fn step(&mut self, event: Event<'_>) {
+            let mut effects = Vec::new();
+            self.machine.step(self.env.now(), event, &mut effects);
+            let watcher = self.watcher.as_ref().expect("it is begun before it is told anything");
+            for effect in effects {
+                match effect {
+                    reign::Effect::WatchLock => watcher.do_send(WatchLock),
+                    reign::Effect::WaitForLock => watcher.do_send(WaitForLock),
+                    reign::Effect::Fence { beat } => watcher.do_send(FenceHolder { beat }),
+                    other => panic!("a standby alone wants {other:?}"),
+                }
+            }
+        }
+    }
+
+    impl Handler<Begin> for Standby {
+        type Result = ();
+
+        fn handle(&mut self, begin: Begin, _: &mut Self::Context) {
+            self.watcher = Some(begin.0);
+            self.step(Event::CaughtUp);
+        }
+    }
+
+    impl Handler<LockLooked> for Standby {
+        type Result = ();
+
+        fn handle(&mut self, looked: LockLooked, _: &mut Self::Context) {
+            self.step(Event::Looked(looked.0));
+        }
+    }
+
     struct Rig {
         world: MemoryEnv,
         watcher: Addr<FailoverWatcher>,
-        changes: Received<LeadershipChanged>,
+        won: Received<LockWon>,
         fate: Fate,
     }
 
@@ -923,14 +973,17 @@ mod failover_watcher_actor {
     async fn rig(fence: Fence) -> Rig {
         let world = MemoryEnv::new();
         world.locks.set_seen(Seen::Held { beat: Some(1) });
-        let (port, changes) = Probe::begin();
+        let (port, won) = Probe::begin();
         let fate = Fate::default();
-        let config = takeover::Config { failover_timeout_ms: 1000, ..takeover::Config::default() };
+        let config = reign::Config { failover_timeout_ms: 1000, ..reign::Config::default() };
+        let machine = Leadership::new(config, world.env().now());
+        let standby = Standby { env: world.env(), machine, watcher: None }.start();
         let path = "kv_store.log.lock".into();
-        let watcher = FailoverWatcher::new(world.env(), path, fence, config, port, fate.clone()).start();
-        watcher.do_send(Notice(Event::CaughtUp));
+        let ports = failover_watcher::Ports { looked: standby.clone().recipient(), won: port };
+        let watcher = FailoverWatcher::new(world.env(), path, fence, ports, fate.clone()).start();
+        standby.do_send(Begin(watcher.clone()));
         settle().await;
-        Rig { world, watcher, changes, fate }
+        Rig { world, watcher, won, fate }
     }
 
     impl Rig {
@@ -991,7 +1044,7 @@ mod failover_watcher_actor {
             assert_eq!(rig.world.locks.fenced(), 0);
             rig.world.locks.give();
             settle().await;
-            assert!(matches!(rig.changes.take()[..], [LeadershipChanged::LockWon(_)]));
+            assert_eq!(rig.won.take().len(), 1);
             rig.end().await;
         });
     }
@@ -1004,7 +1057,7 @@ mod failover_watcher_actor {
             let died = Instant::now();
             rig.world.locks.give();
             settle().await;
-            assert!(matches!(rig.changes.take()[..], [LeadershipChanged::LockWon(_)]));
+            assert_eq!(rig.won.take().len(), 1);
             assert_eq!(died.elapsed(), Duration::ZERO);
             rig.end().await;
         });

@@ -1,7 +1,7 @@
 //! What the machines want done: answers, frames, appends, reads of the log.
 
 use super::forwards::Forward;
-use super::{long_answers, send, Allowance, MasterActor, ReadWindow, Role, SlaveLink, Todo, WaitingRead};
+use super::{long_answers, send, Allowance, MasterActor, ReadWindow, SlaveLink, Todo, WaitingRead};
 use crate::batch::Outbox;
 use crate::door::session::ANSWER_BYTES_FREE;
 use crate::door::switchboard::{Arrived, Switchboard};
@@ -13,13 +13,11 @@ use dsm_protocol::frame;
 use dsm_protocol::ids::{LinkId, Millis, Stamp};
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::master::{Asker, Effect, Event, Master, ReadId};
+use dsm_protocol::machine::reign;
 use dsm_protocol::message::{Control, Message, Request};
 use dsm_protocol::record::Place;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-
-/// The most operators that wait for one failover.
-const FAILOVER_ASKERS_MAX: usize = 64;
 
 /// To look at reads of a slave that have waited counts as so many steps.
 const LOOKED_AT_STEPS: usize = 64;
@@ -166,9 +164,9 @@ impl MasterActor {
         if self.appends.is_empty() {
             return;
         }
-        if let Role::Reigning(reign) = &self.role {
+        if let Some(log) = &self.held.log {
             // Admission has counted these requests, so the mailbox is bounded by the permits.
-            reign.log.do_send(Append { changes: std::mem::take(&mut self.appends) });
+            log.writer.do_send(Append { changes: std::mem::take(&mut self.appends) });
         }
     }
 
@@ -255,13 +253,13 @@ impl MasterActor {
         version: dsm_protocol::ids::Version,
         key: bytes::Bytes,
     ) {
-        let Role::Reigning(reign) = &self.role else {
+        let Some(log) = &self.held.log else {
             let now = self.env.now();
             let result = Err("the log is closed".to_owned());
             self.step(now, Event::LogRead { read, result });
             return;
         };
-        let values = Rc::clone(&reign.values);
+        let values = Rc::clone(&log.values);
         let board = Rc::clone(&self.switchboard);
         let answer = LogAnswer { read, board, result: Err("the read of the log has panicked".to_owned()) };
         actix::spawn(async move {
@@ -309,33 +307,9 @@ impl MasterActor {
 
     /// An operator wants the standby to serve.
     fn failover(&mut self, asker: Asker) {
-        if self.peers.is_empty() {
-            let reply = Reply::error(ErrorWord::Bad, "no standby is connected");
-            self.reply(asker, &reply);
-            return;
-        }
-        if self.failover_askers.len() >= FAILOVER_ASKERS_MAX {
-            let reply = Reply::error(ErrorWord::Busy, "a failover is being asked for already");
-            self.reply(asker, &reply);
-            return;
-        }
-        let deadline = self.env.now().plus(self.config.request_timeout.as_millis() as u64);
-        self.failover_askers.push((asker, deadline));
-        self.offer_reign();
-    }
-
-    /// Tells operators how the failover that they asked for has ended.
-    pub(super) fn answer_failover(&mut self, reply: &Reply) {
-        for (asker, _) in std::mem::take(&mut self.failover_askers) {
-            self.reply(asker, reply);
-        }
-    }
-
-    /// A standby that does not take the offer up keeps nobody waiting for ever.
-    pub(super) fn expire_failover(&mut self, now: Millis) {
-        if self.failover_askers.iter().any(|(_, deadline)| *deadline <= now) {
-            let reply = Reply::error(ErrorWord::Unknown, "the standby has not taken over in time");
-            self.answer_failover(&reply);
-        }
+        let now = self.env.now();
+        let deadline = now.plus(self.config.request_timeout.as_millis() as u64);
+        let standbys = self.peers.len();
+        self.step_reign(now, reign::Event::FailoverAsked { asker, deadline, standbys });
     }
 }

@@ -1,6 +1,6 @@
 //! What this master's cluster is short of: looked at with every tick, told in the log when it begins and ends.
 
-use super::{MasterActor, Role};
+use super::MasterActor;
 use crate::env::Locks;
 use dsm_protocol::ids::Millis;
 use dsm_protocol::machine::health::{Facts, News};
@@ -41,7 +41,7 @@ impl MasterActor {
             self.census.forget();
         }
         // Between two roles nobody is short of anything yet.
-        if self.stopping_since.is_some() || (!serves && !matches!(self.role, Role::Standby { .. })) {
+        if self.reign.is_stopping() || (!serves && !self.reign.is_standby()) {
             return;
         }
         let knows_active = self.dialed.as_ref().is_some_and(|dialed| dialed.state.active);

@@ -6,18 +6,16 @@
 //! decides a rule of replication or failover by itself.
 
 mod asked;
-mod barred;
-mod displaced;
 mod effects;
 mod forwards;
 mod health;
+mod held;
 mod long_answers;
-mod opening;
+mod noted_file;
 mod peers;
-mod roles;
+mod reign;
 mod slaves;
 mod status;
-mod stop;
 mod told;
 
 use crate::batch::{Inbox, Outbox};
@@ -29,27 +27,25 @@ use crate::door::origin::Origin;
 use crate::door::session::{AnswerPool, Room, Session};
 use crate::door::switchboard::{Arrived, Drain, Switchboard};
 use crate::door::{server_facts, Sessions};
-use crate::env::{Displaced, Env, File, LockGuard};
-use crate::journal::shared_file::failover_watcher::{self, FailoverWatcher, Notice};
+use crate::env::{Displaced, Env};
+use crate::journal::shared_file::failover_watcher::{self, FailoverWatcher};
 use crate::journal::shared_file::log_tailer::{self, LogTailer, Replayed};
-use crate::journal::shared_file::log_writer::LogWriter;
 use crate::journal::{LogEvent, Replay, Sight, WrittenRecord};
-use crate::node_error::NodeError;
 use crate::shown::shown_key;
 use crate::slave_proxy::{self, End, EndReason, SlaveProxy};
 use crate::supervision::{Fate, PanicGuard};
 use crate::turns::{Turn, TurnLengths};
 use actix::prelude::*;
 use dsm_protocol::command::{AnswerLength, Command, ErrorWord, Operands, Reply};
-use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, Reign as ReignName, SessionId, SlaveId};
+use dsm_protocol::ids::{ClusterId, LinkId, Millis, SessionId, SlaveId};
 use dsm_protocol::machine::doubt::{self, Cause, SelfDoubt};
 use dsm_protocol::machine::front::{self, Front};
 use dsm_protocol::machine::health::{Health, Lag};
 use dsm_protocol::machine::link::{Quarantine, ReadWindow, WaitingRead};
 use dsm_protocol::machine::master::{self, Asker, Census, Change, Master, WriteId};
-use dsm_protocol::machine::reign::start::Lack;
-use dsm_protocol::machine::reign::takeover;
+use dsm_protocol::machine::reign::{self as reign_rules, Leadership};
 use dsm_protocol::message::{Control, MasterState, Message as Wire, Seen};
+use held::Held;
 use long_answers::LongAnswer;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -84,27 +80,6 @@ const FORESEEN_KEYS_MAX: usize = 2048;
 
 /// About how long the answer to STATUS is, in bytes.
 const STATUS_BYTES: usize = 8 * 1024;
-
-/// How long a takeover waits for the connected slaves to accept the new reign before it serves with those that did.
-const ENLIST_MS: u64 = 100;
-
-/// A handover holds requests back once the log was synced within so long: closing it takes no longer, then.
-const SYNC_MS: u64 = 100;
-
-/// So often a handover has the log synced; then it goes on in any case.
-const SYNCS_MAX: u32 = 5;
-
-/// How long a handover waits for the requests in flight.
-const YIELD_MS: u64 = 50;
-
-/// How long a handover waits for the log to be closed.
-const CLOSE_MS: u64 = 500;
-
-/// How long a stop waits for the requests in flight.
-const STOP_MS: u64 = 1000;
-
-/// After so long a stop ends the node whatever the disk is at.
-const STOP_MAX_MS: u64 = 6000;
 
 /// How often this process found that it had fallen silent, by what it was.
 #[derive(Clone, Copy, Debug, Default)]
@@ -187,62 +162,6 @@ impl<'a> Allowance<'a> {
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 struct Resume;
-
-/// A reign of this master.
-pub(super) struct Reign {
-    /// Holds the lock as long as the reign lasts.
-    guard: Box<dyn LockGuard>,
-    log: Addr<LogWriter>,
-    /// For reads of values.
-    values: Rc<dyn File>,
-    cluster: ClusterId,
-    reign: ReignName,
-    /// Whether something stands in the file of witnesses that is settled with the EPOCH record.
-    is_noted: bool,
-    phase: Phase,
-}
-
-/// How far a reign has come.
-pub(super) enum Phase {
-    /// The EPOCH record is on its way to the disk.
-    Opening,
-    /// Slaves are told.
-    Announcing { since: Millis },
-    /// A slave has seen records that the log lacks: it is closed, and nobody is served.
-    Doubting,
-    /// Requests are served.
-    Serving,
-    /// Requests are served while the log is synced, so that a handover finds little left to sync.
-    Preparing { since: Millis, to: LinkId, syncs: u32 },
-    /// Requests are held back until those in flight are done, for a handover.
-    Yielding { since: Millis, to: LinkId },
-    /// The log is being closed for a handover, or has been asked back.
-    Closing { since: Millis, to: LinkId, asked_back: bool },
-    /// The log is being closed for good.
-    Stopping,
-    /// The log is not at its path: what is not executed is answered, then the node ends.
-    Departing,
-    /// The node ends, and nothing is waited for any more.
-    Ending,
-}
-
-/// What this master is at the moment.
-pub(super) enum Role {
-    /// Follows the log.
-    Standby { tailer: Addr<LogTailer> },
-    /// Has won the lock, and waits for a look at the log: from what does not go on what was replayed nobody takes over.
-    Barred { guard: Box<dyn LockGuard>, tailer: Addr<LogTailer>, told_at: Millis },
-    /// Has won the lock; the tailer is told to stop.
-    Halting { guard: Box<dyn LockGuard> },
-    /// Makes the log whole. When it was not the right one before, `told` is what is waited for.
-    Recovering { guard: Box<dyn LockGuard>, told: Option<(Lack, Millis)> },
-    /// Has the lock, and does not begin yet: the log is missing or lacks something, or others may still say so.
-    Waiting(Box<opening::Waiting>),
-    /// Has the log.
-    Reigning(Reign),
-    /// Is between two roles, within one turn, or has ended.
-    Ended,
-}
 
 /// A connected slave.
 pub(super) struct SlaveLink {
@@ -342,39 +261,27 @@ pub struct MasterActor {
     peers: BTreeMap<LinkId, PeerInbound>,
     dialed: Option<PeerOutbound>,
     watcher: Addr<FailoverWatcher>,
-    role: Role,
+    /// What this master is.
+    reign: Leadership,
+    /// What that wants done.
+    reign_effects: Vec<reign_rules::Effect>,
+    /// What it holds in its role.
+    held: Held,
     replayed: log_tailer::Start,
     /// What the tailer sees of the log.
     sight: Sight,
     replay_caught_up: bool,
     /// The last seq that the active master has told of.
     peer_seq: dsm_protocol::ids::Seq,
-    /// The highest epoch of the log, as far as it is replayed or written.
-    known_epoch: Epoch,
     cluster: Rc<Cell<Option<ClusterId>>>,
-    /// When others could first reach this master.
-    started_at: Millis,
-    /// What the log certainly held.
-    memory: Option<opening::Memory>,
-    /// What the other master calls its cluster.
-    peer_cluster: Option<ClusterId>,
-    /// A slave that has named a cluster while nobody serves.
-    slave_of: Option<(SlaveId, ClusterId)>,
-    /// Whether one of the masters has served since this one started.
-    has_been_served: bool,
     /// Where it is noted what slaves have seen.
-    noted_file: Rc<opening::NotedFile>,
-    /// The slave for whose sake a reign is given up before it serves, and what it has seen.
-    doubts: Option<(SlaveId, Seen)>,
+    noted_file: Rc<noted_file::NotedFile>,
     log_bytes: u64,
     log_seq: dsm_protocol::ids::Seq,
     told_seq: dsm_protocol::ids::Seq,
     told_at: Millis,
     /// What stands at the log's path instead of it.
     displaced: Option<Displaced>,
-    stopping_since: Option<Millis>,
-    /// What is done about the stop.
-    course: stop::Course,
     takeovers: u64,
     slaves_removed: u64,
     slaves_refused: u64,
@@ -387,10 +294,6 @@ pub struct MasterActor {
     /// What such windows leave behind, to be freed.
     litter: Vec<VecDeque<WaitingRead>>,
     handovers: u64,
-    /// Whose request for the reign is being decided.
-    handover_to: Option<LinkId>,
-    /// Who waits for an operator's failover.
-    failover_askers: Vec<(Asker, Millis)>,
 }
 
 /// What a master is built from.
@@ -434,18 +337,21 @@ impl MasterActor {
     ) -> Self {
         let Parts { env, config, kind, address, fate, cluster } = parts;
         let now = env.now();
-        let preferred = kind == MasterKind::Primary;
+        let reign = Leadership::new(
+            reign_rules::Config {
+                preferred: kind == MasterKind::Primary,
+                failback: !config.no_failback,
+                new: config.new,
+                failover_timeout_ms: config.failover_timeout.as_millis() as u64,
+                ..reign_rules::Config::default()
+            },
+            now,
+        );
         let watcher = FailoverWatcher::new(
             Rc::clone(&env),
             config.lock_path(),
             config.fence,
-            takeover::Config {
-                preferred,
-                failback: !config.no_failback,
-                failover_timeout_ms: config.failover_timeout.as_millis() as u64,
-                ..takeover::Config::default()
-            },
-            ctx.address().recipient(),
+            failover_watcher::Ports { looked: ctx.address().recipient(), won: ctx.address().recipient() },
             fate.clone(),
         )
         .start();
@@ -506,27 +412,20 @@ impl MasterActor {
             peers: BTreeMap::new(),
             dialed: None,
             watcher,
-            role: Role::Standby { tailer },
+            reign,
+            reign_effects: Vec::new(),
+            held: Held { tailer: Some(tailer), ..Held::default() },
             replayed,
             sight: Sight::Follows,
             replay_caught_up: false,
             peer_seq: dsm_protocol::ids::Seq::default(),
-            known_epoch: Epoch::default(),
             cluster,
-            started_at: now,
-            memory: None,
-            peer_cluster: None,
-            slave_of: None,
-            has_been_served: false,
             noted_file: Rc::default(),
-            doubts: None,
             log_bytes: 0,
             log_seq: dsm_protocol::ids::Seq::default(),
             told_seq: dsm_protocol::ids::Seq::default(),
             told_at: now,
             displaced: None,
-            stopping_since: None,
-            course: stop::Course::Open,
             takeovers: 0,
             slaves_removed: 0,
             slaves_refused: 0,
@@ -535,8 +434,6 @@ impl MasterActor {
             reads_waited: 0,
             litter: Vec::new(),
             handovers: 0,
-            handover_to: None,
-            failover_askers: Vec::new(),
             env,
             config,
             kind,
@@ -585,9 +482,10 @@ impl MasterActor {
         self.advance();
         self.step(now, master::Event::Tick);
         self.step_front(now, front::Event::Tick);
-        self.tick_role(now);
-        self.consider(now, ctx);
-        self.follow_anew(ctx);
+        self.tick_reign(now);
+        self.perform_reign(now, ctx);
+        self.hear(now);
+        self.perform_reign(now, ctx);
         self.relieve(now);
         self.refuse_waiting(now);
         self.admit_waiting(now);
@@ -624,7 +522,10 @@ impl MasterActor {
                 Todo::Serve { asker, deadline, command } => {
                     self.step(now, master::Event::Request { asker, deadline, command });
                 }
-                Todo::Depart => self.depart(),
+                Todo::Depart => {
+                    self.step_reign(now, reign_rules::Event::Answered);
+                    self.perform_reign(now, ctx);
+                }
             }
             self.perform_within(now, &mut left);
         }
@@ -636,7 +537,8 @@ impl MasterActor {
         self.tidy(&mut left);
         self.append();
         self.advance();
-        self.finish_yield(now);
+        self.turn_ended(now);
+        self.perform_reign(now, ctx);
         self.resume_later(ctx);
     }
 
@@ -719,14 +621,7 @@ impl MasterActor {
 
     /// Says that this master makes progress: the standby kills one that does not.
     fn advance(&self) {
-        match &self.role {
-            Role::Barred { guard, .. }
-            | Role::Halting { guard }
-            | Role::Recovering { guard, .. }
-            | Role::Reigning(Reign { guard, .. }) => guard.advance(),
-            Role::Waiting(waiting) => waiting.guard.advance(),
-            Role::Standby { .. } | Role::Ended => {}
-        }
+        self.held.advance();
     }
 
     /// Advances the master machine and keeps what it wants done for the end of the turn.
@@ -916,10 +811,6 @@ impl MasterActor {
         self.step_front(now, front::Event::Request { asker, kind, deadline, command });
     }
 
-    fn notice(&self, event: takeover::Event) {
-        self.watcher.do_send(Notice(event));
-    }
-
     fn arrived(&mut self, now: Millis, arrived: Arrived, ctx: &mut Context<Self>) {
         match arrived {
             Arrived::Opened(session) => {
@@ -953,11 +844,12 @@ impl MasterActor {
             Arrived::DialedDown { generation } => self.dialed_down(now, generation),
             Arrived::LogRead { read, result } => self.step(now, master::Event::LogRead { read, result }),
         }
+        self.perform_reign(now, ctx);
     }
 
     fn session_closed(&mut self, now: Millis, session: SessionId) {
         if let Some(closed) = self.sessions.remove(&session) {
-            self.failover_askers.retain(|(asker, _)| asker.session != session);
+            self.step_reign(now, reign_rules::Event::SessionClosed { session });
             closed.abandon();
         }
         self.step_front(now, front::Event::SessionClosed { session });
@@ -1103,22 +995,24 @@ impl Handler<Replayed> for MasterActor {
                 Replay::GivenUp(reign) => self.machine.replay_given_up(reign),
             }
         }
+        let now = self.env.now();
         let position = replayed.place.position;
-        self.remember(&replayed.place);
+        let durable = replayed.place.durable;
+        let event = reign_rules::Event::Replayed { end: position, durable, reigns: self.machine.reigns() };
+        self.reign.step(now, event, &mut self.reign_effects);
         self.replayed = log_tailer::Start { place: replayed.place, file: replayed.file };
         self.log_bytes = position.offset;
         self.log_seq = position.seq;
-        self.known_epoch = self.known_epoch.max(position.epoch);
-        if replayed.caught_up && !std::mem::replace(&mut self.replay_caught_up, true) {
-            if let Role::Standby { .. } = self.role {
-                log::info!(
-                    "standby has replayed the log keys={} seq={}",
-                    self.machine.directory().len(),
-                    self.log_seq
-                );
-                self.notice(takeover::Event::CaughtUp);
-            }
+        let is_first = replayed.caught_up && !std::mem::replace(&mut self.replay_caught_up, true);
+        if is_first && self.reign.is_standby() {
+            log::info!(
+                "standby has replayed the log keys={} seq={}",
+                self.machine.directory().len(),
+                self.log_seq
+            );
+            self.step_reign(now, reign_rules::Event::CaughtUp);
         }
+        self.perform_reign(now, ctx);
         self.resume_later(ctx);
     }
 }
@@ -1141,9 +1035,14 @@ impl Handler<Resume> for MasterActor {
 impl Handler<Stop> for MasterActor {
     type Result = ();
 
-    fn handle(&mut self, _: Stop, _: &mut Self::Context) {
+    fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
         let now = self.env.now();
-        self.begin_stop(now);
+        self.step_reign(now, reign_rules::Event::StopAsked);
+        self.tick_reign(now);
+        self.perform_reign(now, ctx);
+        self.turn_ended(now);
+        self.perform_reign(now, ctx);
+        self.flush();
     }
 }
 
@@ -1151,8 +1050,8 @@ impl Handler<Dismiss> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, _: Dismiss, ctx: &mut Self::Context) {
-        // The lock is free with the role's drop, and tailer and writer end with their last address.
-        self.role = Role::Ended;
+        // The lock is free with this drop, and tailer and writer end with their last address.
+        self.held = Held::default();
         self.watcher.do_send(failover_watcher::Stop);
         for slave in self.slaves.values() {
             slave.proxy.do_send(End(EndReason::Dismissed("the node has ended")));
@@ -1164,21 +1063,4 @@ impl Handler<Dismiss> for MasterActor {
 /// A frame for a peer.
 pub(super) fn send(outbox: &Outbox, message: &Wire) {
     outbox.append(|out| dsm_protocol::frame::encode(message, out));
-}
-
-impl MasterActor {
-    /// Ends the node for a reason that no restart of an actor mends.
-    fn fail(&mut self, error: NodeError) {
-        // Nothing may be answered once the lock is free: the other master may have acknowledged newer writes by then.
-        // The lock itself is kept until the process, or the embedded node, is gone.
-        let now = self.env.now();
-        self.step_front(now, front::Event::StoppingBegan);
-        for session in self.sessions.values() {
-            session.abort();
-        }
-        if let Role::Reigning(reign) = &mut self.role {
-            reign.phase = Phase::Ending;
-        }
-        self.fate.decide(Err(error));
-    }
 }

@@ -1,6 +1,6 @@
 //! The other master's side of a master: who serves, forwarded requests, handovers.
 
-use super::{send, told, MasterActor, PeerInbound, PeerOutbound, Phase, Reign, Role};
+use super::{send, told, MasterActor, PeerInbound, PeerOutbound};
 use crate::batch::Outbox;
 use crate::door::admission::check_sizes;
 use crate::door::counters::count;
@@ -15,7 +15,7 @@ use dsm_protocol::ids::{LinkId, Millis, Reign as ReignName, Seq, SessionId, Slav
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::health::{Lag, TELL_MS};
 use dsm_protocol::machine::master::Asker;
-use dsm_protocol::machine::reign::takeover;
+use dsm_protocol::machine::reign;
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Welcome};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -46,23 +46,14 @@ impl MasterActor {
     /// What this master says of itself.
     pub(super) fn state(&self) -> MasterState {
         // Whoever is told so forwards nothing any more, and holds what its clients ask.
-        let serves = self.serves() && !self.is_closing();
+        let serves = self.serves() && !self.reign.is_closing();
         let active_address = if serves {
             Some(self.address.clone())
         } else {
             self.dialed.as_ref().and_then(|dialed| dialed.state.active.then(|| self.peer_address.clone()))
         };
-        let epoch = match &self.role {
-            // What is not on disk yet is not said: who hears it would miss it in the log.
-            Role::Reigning(reign) if !matches!(reign.phase, Phase::Opening) => reign.reign.epoch,
-            Role::Standby { .. }
-            | Role::Barred { .. }
-            | Role::Halting { .. }
-            | Role::Recovering { .. }
-            | Role::Waiting(_)
-            | Role::Reigning(_)
-            | Role::Ended => self.replayed.place.durable.epoch,
-        };
+        // What is not on disk yet is not said: who hears it would miss it in the log.
+        let epoch = self.reign.reign().map_or(self.replayed.place.durable.epoch, |reign| reign.epoch);
         MasterState { active: serves, epoch, seq: self.log_seq, active_address }
     }
 
@@ -76,25 +67,7 @@ impl MasterActor {
     }
 
     pub(super) fn serves(&self) -> bool {
-        match &self.role {
-            Role::Reigning(reign) => match reign.phase {
-                Phase::Serving | Phase::Preparing { .. } => true,
-                Phase::Opening
-                | Phase::Announcing { .. }
-                | Phase::Doubting
-                | Phase::Yielding { .. }
-                | Phase::Closing { .. }
-                | Phase::Stopping
-                | Phase::Departing
-                | Phase::Ending => false,
-            },
-            Role::Standby { .. }
-            | Role::Barred { .. }
-            | Role::Halting { .. }
-            | Role::Recovering { .. }
-            | Role::Waiting(_)
-            | Role::Ended => false,
-        }
+        self.reign.serves()
     }
 
     /// Tells the masters that are connected to us who serves.
@@ -140,7 +113,8 @@ impl MasterActor {
             reject(&outbox, &reason);
             return;
         }
-        self.peer_cluster = hello.cluster.or(self.peer_cluster);
+        let now = self.env.now();
+        self.step_reign(now, reign::Event::PeerNamed { cluster: hello.cluster });
         let welcome = self.welcome();
         self.switchboard.trust(link);
         send(&outbox, &Message::Control(Control::Welcome(welcome)));
@@ -188,17 +162,8 @@ impl MasterActor {
         for session in peer.streams.into_values() {
             self.session_closed(now, session);
         }
-        if let Role::Reigning(Reign {
-            phase: Phase::Preparing { to, .. } | Phase::Yielding { to, .. }, ..
-        }) = self.role
-        {
-            if to == link {
-                self.abort_yield(now, "the standby is gone");
-            }
-        }
-        if self.peers.is_empty() {
-            self.answer_failover(&Reply::error(ErrorWord::Bad, "the standby is gone"));
-        }
+        let is_last = self.peers.is_empty();
+        self.step_reign(now, reign::Event::StandbyGone { link, is_last });
     }
 
     /// The other master says something over its link to us.
@@ -220,7 +185,7 @@ impl MasterActor {
                 }
             }
             Message::Control(Control::HandoverRequest { replayed, reign, file, slaves, forced }) => {
-                self.handover_requested(link, Follows { replayed, reign, file }, &slaves, forced);
+                self.handover_requested(now, link, Follows { replayed, reign, file }, &slaves, forced);
             }
             other => {
                 count(&self.switchboard.gate.counters.protocol_errors);
@@ -260,7 +225,14 @@ impl MasterActor {
         }
     }
 
-    fn handover_requested(&mut self, link: LinkId, follows: Follows, slaves: &[SlaveId], forced: bool) {
+    fn handover_requested(
+        &mut self,
+        now: Millis,
+        link: LinkId,
+        follows: Follows,
+        slaves: &[SlaveId],
+        forced: bool,
+    ) {
         let lag = self.log_seq.0.saturating_sub(follows.replayed.0);
         let has_slaves = self.machine.slaves().all(|(id, ..)| slaves.contains(id));
         // A seq alone says nothing: it may be one of another file, or of another log.
@@ -276,8 +248,7 @@ impl MasterActor {
         }
         let ready = lag <= LAG_MAX && has_slaves;
         log::debug!("handover requested lag={lag} has_slaves={has_slaves} forced={forced}");
-        self.handover_to = Some(link);
-        self.notice(takeover::Event::HandoverRequested { follows: is_same, ready, forced });
+        self.step_reign(now, reign::Event::HandoverRequested { from: link, follows: is_same, ready, forced });
     }
 
     /// Our link to the other master stands.
@@ -289,7 +260,7 @@ impl MasterActor {
                 return;
             }
         }
-        self.peer_cluster = welcome.cluster.or(self.peer_cluster);
+        self.step_reign(now, reign::Event::PeerNamed { cluster: welcome.cluster });
         let state = welcome.state.clone();
         self.switchboard.trust(generation);
         let lag = Lag::new(now, state.seq, self.log_seq);
@@ -301,16 +272,10 @@ impl MasterActor {
     /// The other master refuses us: it is of another cluster or locks another file. Whoever does not serve yet must
     /// not begin to; whoever serves goes on, and says so.
     pub(super) fn dial_refused(&mut self, reason: String) {
-        match self.role {
-            Role::Reigning(_) => log::error!("refused by the other master cause={reason:?}"),
-            Role::Standby { .. }
-            | Role::Barred { .. }
-            | Role::Halting { .. }
-            | Role::Recovering { .. }
-            | Role::Waiting(_) => {
-                self.fail(NodeError::Refused { reason });
-            }
-            Role::Ended => {}
+        if self.reign.has_begun() {
+            log::error!("refused by the other master cause={reason:?}");
+        } else {
+            self.fail(NodeError::Refused { reason });
         }
     }
 
@@ -320,7 +285,7 @@ impl MasterActor {
             self.dialed = None;
             self.front.set_active_address(None);
             self.step_front(now, front::Event::PeerDown);
-            self.notice(takeover::Event::Peer { active: None });
+            self.step_reign(now, reign::Event::PeerLost);
         }
     }
 
@@ -337,9 +302,11 @@ impl MasterActor {
                 }
                 Message::Control(Control::HandoverRefused { reason }) => {
                     log::info!("handover refused cause={reason:?}");
-                    self.notice(takeover::Event::HandoverRefused);
+                    self.step_reign(now, reign::Event::HandoverRefused);
                 }
-                Message::Control(Control::HandoverOffer) => self.notice(takeover::Event::HandoverOffered),
+                Message::Control(Control::HandoverOffer) => {
+                    self.step_reign(now, reign::Event::HandoverOffered);
+                }
                 Message::Control(Control::Probe) => send(&dialed.outbox, &Message::Control(Control::Alive)),
                 other => {
                     let said = shown_message(&other);
@@ -353,11 +320,10 @@ impl MasterActor {
 
     fn peer_says(&mut self, now: Millis, state: &MasterState) {
         self.peer_seq = state.seq;
-        self.has_been_served |= state.active;
         let active = state.active && !self.serves();
         self.front.set_active_address(active.then(|| self.peer_address.clone()));
         self.step_front(now, front::Event::PeerState { active });
-        self.notice(takeover::Event::Peer { active: Some(state.active) });
+        self.step_reign(now, reign::Event::PeerSaid { active: state.active, epoch: state.epoch });
     }
 
     /// Asks the active master for the reign.
@@ -374,12 +340,6 @@ impl MasterActor {
             &dialed.outbox,
             &Message::Control(Control::HandoverRequest { replayed, reign, file, slaves, forced }),
         );
-    }
-
-    pub(super) fn refuse_handover(&mut self, reason: &str) {
-        let Some(peer) = self.handover_to.take().and_then(|link| self.peers.get(&link)) else { return };
-        let reason = reason.to_owned();
-        send(&peer.outbox, &Message::Control(Control::HandoverRefused { reason }));
     }
 }
 

@@ -1,6 +1,6 @@
 //! The slaves' side of a master: registration, messages, removal.
 
-use super::{send, told, MasterActor, Phase, Role, SlaveLink};
+use super::{send, told, MasterActor, SlaveLink};
 use crate::batch::Outbox;
 use crate::door::links::reject;
 use crate::shown::shown_message;
@@ -8,8 +8,9 @@ use crate::slave_proxy::{End, EndReason, Parts, SlaveEnded, SlaveProxy};
 use actix::prelude::*;
 use dsm_protocol::command::KEY_MAX;
 use dsm_protocol::ids::{LinkId, Millis, SlaveId};
-use dsm_protocol::machine::link::{Announcement, Life, Limits, Link, Standing};
+use dsm_protocol::machine::link::{Announcement, Challenge, Life, Limits, Link, Standing};
 use dsm_protocol::machine::master::{Event, ReadId, ReignRecord, Testimony, SLAVES_MAX};
+use dsm_protocol::machine::reign;
 use dsm_protocol::message::{Control, Hello, HelloRole, Message, Seen};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -28,7 +29,7 @@ impl MasterActor {
         ctx: &mut Context<Self>,
     ) {
         let HelloRole::Slave { id, incarnation, .. } = &hello.role else { return };
-        if self.is_closing() || self.is_leaving() {
+        if self.reign.is_closing() || self.reign.is_leaving() {
             reject(&outbox, "this master is stopping");
             return;
         }
@@ -42,11 +43,10 @@ impl MasterActor {
         let same_name = self.slaves.iter().find(|(_, slave)| slave.id == *id).map(|(link, _)| *link);
         if let Some(old) = same_name {
             let old_slave = &self.slaves[&old];
-            if old_slave.link.borrow().life().incarnation == *incarnation {
-                // The same process came back over a new connection: the old one is dead even if we do not see it.
-                old_slave.proxy.do_send(End(EndReason::Replaced));
-            } else {
-                old_slave.question(now, &Message::Control(Control::Probe));
+            let challenge = old_slave.link.borrow().challenged(*incarnation);
+            match challenge {
+                Challenge::Replaced => old_slave.proxy.do_send(End(EndReason::Replaced)),
+                Challenge::Probed => old_slave.question(now, &Message::Control(Control::Probe)),
             }
             if let Some((waiting, _)) = self.parked.iter().find(|(_, (hello, _))| name(hello) == Some(id)) {
                 let waiting = *waiting;
@@ -68,9 +68,7 @@ impl MasterActor {
     fn admit(&mut self, link: LinkId, hello: Hello, outbox: Outbox, ctx: &mut Context<Self>) {
         let HelloRole::Slave { id, incarnation, seen, .. } = hello.role else { return };
         let now = self.env.now();
-        if !self.serves() {
-            self.note_slave_of(&id, hello.cluster);
-        }
+        self.step_reign(now, reign::Event::SlaveCame { slave: id.clone(), cluster: hello.cluster });
         let life = Life { id: id.clone(), incarnation };
         let limits = Limits {
             ack_timeout_ms: self.config.ack_timeout.as_millis() as u64,
@@ -100,11 +98,8 @@ impl MasterActor {
     /// Tells one slave of the reign, if there is one whose EPOCH record is durable. One that has failed is told that it
     /// must wait, and then tried first.
     pub(super) fn announce_to(&mut self, now: Millis, link: LinkId) {
-        if !self.reign_is_announced() {
-            return;
-        }
-        let (Role::Reigning(reign), Some(cluster)) = (&self.role, self.cluster.get()) else { return };
-        let Some(own) = self.machine.reigns().last().filter(|own| own.reign == reign.reign) else { return };
+        let (Some(reign), Some(cluster)) = (self.reign.announced(), self.cluster.get()) else { return };
+        let Some(own) = self.machine.reigns().last().filter(|own| own.reign == reign) else { return };
         let is_needed = self.machine.slave_count() < self.config.min_slaves.max(1);
         let Some(slave) = self.slaves.get_mut(&link) else { return };
         let told = slave.link.borrow_mut().announce(now, &self.quarantine, is_needed);
@@ -132,6 +127,18 @@ impl MasterActor {
         for link in self.slaves.keys().copied().collect::<Vec<_>>() {
             self.announce_to(now, link);
         }
+    }
+
+    /// Gives their places to the slaves that have accepted the reign so far.
+    pub(super) fn enlist_all(&mut self, now: Millis) {
+        let enlisted = self.slaves.iter().filter_map(|(link, slave)| {
+            let room_bytes = slave.link.borrow_mut().take_enlisted()?;
+            Some((*link, slave.id.clone(), room_bytes))
+        });
+        for (link, id, room_bytes) in enlisted.collect::<Vec<_>>() {
+            self.step(now, Event::SlaveJoined { id, link, room_bytes });
+        }
+        self.flush();
     }
 
     /// Tries the slaves whose quarantine is over, or without which there are too few.
@@ -184,25 +191,24 @@ impl MasterActor {
                 if slave.link.borrow().may_enlist() =>
             {
                 let id = slave.id.clone();
-                let ours = matches!(&self.role, Role::Reigning(own) if own.reign == reign);
-                if ours && self.reign_is_announced() && !self.accuses(now, link, seen) {
+                if self.reign.announced() == Some(reign) && !self.accuses(now, link, seen) {
                     log::debug!("slave enlisted slave={id} reign={reign}");
-                    if self.holds_places_back() {
+                    if self.reign.holds_places_back() {
                         if let Some(slave) = self.slaves.get_mut(&link) {
                             slave.link.borrow_mut().enlist(room_bytes);
                         }
-                        self.tick_role(now);
+                        self.tick_reign(now);
                         return;
                     }
                     self.step(now, Event::SlaveJoined { id, link, room_bytes });
                     // The slot is needed for what the slave says next in the same batch.
                     self.flush();
-                    self.tick_role(now);
+                    self.tick_reign(now);
                 }
             }
             (Message::Control(Control::Outdated { seen }), _) => {
                 // Who did not name this cluster cannot know of its reigns.
-                if slave.cluster.is_some() && self.reign_is_announced() {
+                if slave.cluster.is_some() && self.reign.announced().is_some() {
                     self.accuses(now, link, Some(seen));
                 }
             }
@@ -235,27 +241,6 @@ impl MasterActor {
                 let said = shown_message(&other);
                 self.end_slave(link, EndReason::Protocol(format!("a slave does not say {said}")));
             }
-        }
-    }
-
-    fn reign_is_announced(&self) -> bool {
-        match &self.role {
-            Role::Reigning(reign) => match reign.phase {
-                Phase::Announcing { .. }
-                | Phase::Serving
-                | Phase::Preparing { .. }
-                | Phase::Yielding { .. }
-                | Phase::Closing { .. } => true,
-                Phase::Opening | Phase::Doubting | Phase::Stopping | Phase::Departing | Phase::Ending => {
-                    false
-                }
-            },
-            Role::Standby { .. }
-            | Role::Barred { .. }
-            | Role::Halting { .. }
-            | Role::Recovering { .. }
-            | Role::Waiting(_)
-            | Role::Ended => false,
         }
     }
 
@@ -322,7 +307,9 @@ impl MasterActor {
         }
         slave.seen = Some(seen);
         // Who did not name this cluster by itself may have it from the announcement.
-        if testimony == Testimony::LogIsShort && slave.cluster.is_some() && self.doubt(link, seen) {
+        if testimony == Testimony::LogIsShort && slave.cluster.is_some() && self.reign.may_doubt() {
+            let slave = slave.id.clone();
+            self.step_reign(now, reign::Event::Accused { slave, seen });
             return true;
         }
         let Some(slave) = self.slaves.get_mut(&link) else { return false };

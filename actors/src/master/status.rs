@@ -1,7 +1,7 @@
 //! The text of STATUS and INFO: sections of `key:value` lines, as Redis' INFO has them. `docs/FORMATS.md`, *INFO*,
 //! explains each; a test holds the two together.
 
-use super::{MasterActor, Role};
+use super::MasterActor;
 use crate::config::{Fsync, MasterKind};
 use dsm_protocol::command::ErrorWord;
 use dsm_protocol::machine::master::Lacking;
@@ -17,15 +17,12 @@ impl MasterActor {
     }
 
     fn role_name(&self) -> &'static str {
-        match &self.role {
-            Role::Standby { .. } => "standby",
-            Role::Reigning(_) if self.serves() => "primary",
-            Role::Barred { .. }
-            | Role::Halting { .. }
-            | Role::Recovering { .. }
-            | Role::Waiting(_)
-            | Role::Reigning(_)
-            | Role::Ended => "recovering",
+        if self.reign.is_standby() {
+            "standby"
+        } else if self.serves() {
+            "primary"
+        } else {
+            "recovering"
         }
     }
 
@@ -67,8 +64,7 @@ impl MasterActor {
 
         writeln!(text, "\n# Replication")?;
         writeln!(text, "role:{}", self.role_name())?;
-        let epoch = if let Role::Reigning(reign) = &self.role { reign.reign.epoch } else { self.known_epoch };
-        writeln!(text, "epoch:{epoch}")?;
+        writeln!(text, "epoch:{}", self.reign.epoch())?;
         writeln!(text, "active_master:{}", state.active_address.as_deref().unwrap_or(""))?;
         writeln!(text, "peer_connected:{}", u8::from(self.dialed.is_some()))?;
         let lag = if self.serves() { self.standby_lag_ms(now) } else { None };
@@ -139,24 +135,10 @@ impl MasterActor {
             Fsync::Never => "never",
         };
         writeln!(text, "fsync:{fsync}")?;
-        let lag = match &self.role {
-            Role::Standby { .. } => self.peer_seq.0.saturating_sub(self.log_seq.0),
-            Role::Barred { .. }
-            | Role::Halting { .. }
-            | Role::Recovering { .. }
-            | Role::Waiting(_)
-            | Role::Reigning(_)
-            | Role::Ended => 0,
-        };
+        let is_standby = self.reign.is_standby();
+        let lag = if is_standby { self.peer_seq.0.saturating_sub(self.log_seq.0) } else { 0 };
         writeln!(text, "replay_lag_seq:{lag}")?;
-        let sight = match &self.role {
-            Role::Standby { .. } | Role::Barred { .. } => self.sight.word(),
-            Role::Halting { .. }
-            | Role::Recovering { .. }
-            | Role::Waiting(_)
-            | Role::Reigning(_)
-            | Role::Ended => "",
-        };
+        let sight = if is_standby || self.reign.is_barred() { self.sight.word() } else { "" };
         writeln!(text, "standby_log:{sight}")?;
 
         writeln!(text, "\n# Requests")?;

@@ -7,7 +7,6 @@ use dsm::journal::shared_file::{SharedFile, SharedFileSetup};
 use dsm::journal::{Journal, LogEvent};
 use dsm::supervision::Fate;
 use dsm::testing::virtual_time;
-use dsm_protocol::machine::reign::takeover;
 use std::future::Future;
 use std::path::Path;
 
@@ -54,7 +53,6 @@ impl Rig for OneFile {
             line_bytes_max: 1 << 20,
             fsync: Fsync::Always,
             fence: Fence::None,
-            takeover: takeover::Config::default(),
             address: address.to_owned(),
             fate: Fate::default(),
             events,

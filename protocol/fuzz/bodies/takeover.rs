@@ -1,9 +1,18 @@
-//! The takeover machine under any events that can happen to it: nobody is fenced whose counter moved, nobody asks or
+//! The machine of the reign under any events of takeover and handover: nobody is fenced whose counter moved, nobody asks or
 //! yields out of turn.
 
 use super::Input;
-use dsm_protocol::ids::Millis;
-use dsm_protocol::machine::reign::takeover::{Config, Effect, Event, Refusal, Seen, Takeover};
+use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, ReignId, Seq, Version};
+use dsm_protocol::machine::master::{ReignRecord, Reigns};
+use dsm_protocol::machine::reign::start::HEAR_MS;
+use dsm_protocol::machine::reign::{
+    Config, Effect, Event, FileAtPath, GivenUp, Hearsay, Leadership, Refusal, Role, Seen, Surroundings,
+};
+use dsm_protocol::record::Position;
+use dsm_protocol::witness_file::WitnessText;
+
+/// Over which link the other master asks.
+const STANDBY: LinkId = LinkId(1);
 
 /// Where the master stands, as its caller knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +22,61 @@ enum Stage {
     Waiting,
     Recovering,
     Reigning,
+}
+
+/// The log, as far as the machine hears of it.
+#[derive(Default)]
+struct Log {
+    reigns: Reigns,
+    last: Version,
+}
+
+impl Log {
+    fn end(&self) -> Position {
+        let reign = self.reigns.last().map(|last| last.reign).unwrap_or_default();
+        let Version { epoch, seq } = self.last;
+        Position { epoch, seq, reign, cluster: Some(ClusterId(1)), ..Position::default() }
+    }
+
+    /// A reign begins: from the lock to the first request.
+    fn begin(&mut self, machine: &mut Leadership, now: Millis) {
+        let mut effects = Vec::new();
+        let end = self.end();
+        let read = Some(FileAtPath { device: 1, inode: 1, bytes: 1 });
+        let recovered = Event::Recovered { log: Some((&end).into()), read, noted: WitnessText::default() };
+        for event in [Event::Sighted { follows: true }, Event::Halted, recovered] {
+            machine.step(now, event, &mut effects);
+        }
+        let hearsay = Hearsay { slaves: Vec::new(), has_newcomer: true, reigns: &self.reigns };
+        machine.step(now, Event::Heard(hearsay), &mut effects);
+        let Role::Opening { epoch, .. } = *machine.role() else { panic!("{:?}", machine.role()) };
+        let version = Version { epoch, seq: self.last.seq.next() };
+        let reign = dsm_protocol::ids::Reign { epoch, id: ReignId(epoch.0) };
+        self.reigns.begin(ReignRecord { reign, first: version.seq, durable: true });
+        self.last = version;
+        machine.step(now, Event::EpochWritten { version, id: reign.id }, &mut effects);
+        machine.step(now, Event::Tick(Surroundings::default()), &mut effects);
+        assert!(machine.serves(), "{:?}", machine.role());
+    }
+
+    /// A reign ends in a handover.
+    fn hand_over(&self, machine: &mut Leadership, now: Millis) {
+        let mut effects = Vec::new();
+        let asked = Event::HandoverRequested { from: STANDBY, follows: true, ready: true, forced: true };
+        for event in [asked, Event::Synced, Event::TurnEnded(Surroundings::default())] {
+            machine.step(now, event, &mut effects);
+        }
+        let closed = Event::Closed { end: self.end(), file: None, reigns: &self.reigns };
+        machine.step(now, closed, &mut effects);
+    }
+}
+
+/// What happens next.
+#[derive(Clone, Debug)]
+enum Next {
+    Event(Event<'static>),
+    ReignBegan,
+    ReignEnded,
 }
 
 /// `CONFIG` and then steps of time and events.
@@ -26,13 +90,15 @@ pub(crate) fn run(data: &[u8]) {
         failover_timeout_ms: 100 * (1 + u64::from(settings >> 2 & 15)),
         ..Config::default()
     };
-    let mut now = Millis(0);
-    let mut machine = Takeover::new(config, now);
+    let mut now = Millis(HEAR_MS);
+    let mut machine = Leadership::new(config, Millis(0));
+    // One that was begun by somebody else.
+    let mut log = Log { last: Version { epoch: Epoch(0), seq: Seq(1) }, ..Log::default() };
     let mut stage = Stage::Replaying;
     // The holder's counter, and since when it was seen to stand there without a break.
     let mut beat: Option<(Option<u64>, Millis)> = None;
-    let mut last_step = now;
-    let mut resumed = now;
+    let mut last_step = Millis(0);
+    let mut resumed = Millis(0);
     let mut asked = false;
     let mut offered = false;
     let mut peer_active = false;
@@ -40,35 +106,55 @@ pub(crate) fn run(data: &[u8]) {
         let pace = input.u8();
         // Mostly the pace of the watcher's looks, now and then a pause of our own.
         now = now.plus(if pace < 240 { u64::from(pace % 64) } else { 1000 * u64::from(pace - 239) });
-        let Some(event) = event(input.u8(), input.u8(), stage) else { continue };
+        let Some(next) = event(input.u8(), input.u8(), stage) else { continue };
         if now.since(last_step) > (config.failover_timeout_ms / 4).max(100) {
             resumed = now;
         }
         last_step = now;
+        let event = match next {
+            Next::Event(event) => event,
+            Next::ReignBegan => {
+                log.begin(&mut machine, now);
+                stage = Stage::Reigning;
+                continue;
+            }
+            Next::ReignEnded => {
+                log.hand_over(&mut machine, now);
+                stage = Stage::Replaying;
+                assert!(machine.is_standby(), "{:?}", machine.role());
+                continue;
+            }
+        };
         match event {
             Event::Looked(Seen::Held { beat: seen }) if stage == Stage::Waiting => match beat {
                 Some((last, _)) if last == seen => {}
                 _ => beat = Some((seen, now)),
             },
             Event::Looked(Seen::Free) if stage == Stage::Waiting => beat = None,
-            Event::Peer { active } => {
-                peer_active = active == Some(true);
+            Event::PeerSaid { active, .. } => {
+                peer_active = active;
                 asked &= peer_active;
             }
+            Event::PeerLost => (peer_active, asked) = (false, false),
             Event::HandoverRefused => (asked, offered) = (false, false),
             Event::HandoverOffered => offered = true,
             Event::CaughtUp if stage == Stage::Replaying => stage = Stage::Standby,
-            Event::LockWon => {
+            Event::LockWon { .. } => {
                 stage = Stage::Recovering;
                 (asked, offered) = (false, false);
                 beat = None;
             }
-            Event::ReignBegan => stage = Stage::Reigning,
-            Event::ReignEnded => stage = Stage::Replaying,
             _ => {}
         }
         let mut effects = Vec::new();
-        machine.step(now, event, &mut effects);
+        machine.step(now, event.clone(), &mut effects);
+        // What is wanted of the log, and said, is left to the transcripts.
+        effects.retain(|effect| {
+            !matches!(
+                effect,
+                Effect::WatchLock | Effect::LookAtLog | Effect::Say(_) | Effect::AnswerOperator { .. }
+            )
+        });
         assert!(effects.len() <= 2, "{effects:?}");
         for effect in effects {
             match effect {
@@ -77,29 +163,31 @@ pub(crate) fn run(data: &[u8]) {
                     stage = Stage::Waiting;
                     beat = None;
                 }
-                Effect::Fence => {
+                Effect::Fence { .. } => {
                     assert_eq!(stage, Stage::Waiting, "a fence by one that does not wait");
                     let (_, since) = beat.expect("a fence without a holder");
                     let stood = now.since(since.max(resumed));
                     assert!(stood >= config.failover_timeout_ms, "a counter that stood for {stood} ms");
                     beat = beat.map(|(counter, _)| (counter, now));
                 }
-                Effect::AskHandover { forced } => {
+                Effect::AskForReign { forced } => {
                     assert_eq!(stage, Stage::Waiting, "one that does not wait asks");
                     assert!(peer_active && !asked, "asked twice, or nobody");
                     assert!(forced == offered, "an operator's word is made up or forgotten");
                     assert!(forced || (config.preferred && config.failback), "asks by itself");
                     asked = true;
                 }
-                Effect::GrantHandover => {
+                Effect::SyncLog => {
                     assert_eq!(stage, Stage::Reigning, "yields what it does not have");
                     assert!(
                         matches!(event, Event::HandoverRequested { follows: true, ready: true, .. }),
                         "{event:?}"
                     );
+                    let gone = Event::StandbyGone { link: STANDBY, is_last: true };
+                    machine.step(now, gone, &mut Vec::new());
                 }
-                Effect::RefuseHandover(refusal) => {
-                    let Event::HandoverRequested { follows, ready, forced } = event else {
+                Effect::RefuseHandover { why: GivenUp::Refused(refusal), .. } => {
+                    let Event::HandoverRequested { follows, ready, forced, .. } = event else {
                         panic!("{event:?}")
                     };
                     let right = match refusal {
@@ -113,9 +201,11 @@ pub(crate) fn run(data: &[u8]) {
                                 && !forced
                                 && (1..=64_000).contains(&remaining_ms)
                         }
+                        Refusal::Occupied => false,
                     };
                     assert!(right, "{refusal:?} to {event:?} as {stage:?}");
                 }
+                other => panic!("{event:?} makes it want {other:?}"),
             }
         }
         let is_standby = !matches!(stage, Stage::Recovering | Stage::Reigning);
@@ -123,8 +213,8 @@ pub(crate) fn run(data: &[u8]) {
     }
 }
 
-/// An event that can happen in this stage.
-fn event(choice: u8, argument: u8, stage: Stage) -> Option<Event> {
+/// What can happen in this stage.
+fn event(choice: u8, argument: u8, stage: Stage) -> Option<Next> {
     let event = match choice % 16 {
         0..=5 => {
             let beat = (argument > 3).then_some(u64::from(argument >> 5));
@@ -132,21 +222,22 @@ fn event(choice: u8, argument: u8, stage: Stage) -> Option<Event> {
         }
         6 => Event::CaughtUp,
         7 | 8 => match stage {
-            Stage::Waiting => Event::LockWon,
-            Stage::Recovering => Event::ReignBegan,
-            Stage::Reigning => Event::ReignEnded,
+            Stage::Waiting => Event::LockWon { cluster: None, epoch: None },
+            Stage::Recovering => return Some(Next::ReignBegan),
+            Stage::Reigning => return Some(Next::ReignEnded),
             Stage::Replaying | Stage::Standby => return None,
         },
-        9 | 10 => Event::Peer { active: (argument > 8).then_some(argument & 1 == 1) },
+        9 | 10 if argument > 8 => Event::PeerSaid { active: argument & 1 == 1, epoch: Epoch(0) },
+        9 | 10 => Event::PeerLost,
         11 | 12 => {
-            let follows = argument & 56 != 56;
-            Event::HandoverRequested { follows, ready: argument & 1 == 1, forced: argument & 6 == 6 }
+            let (follows, ready) = (argument & 56 != 56, argument & 1 == 1);
+            Event::HandoverRequested { from: STANDBY, follows, ready, forced: argument & 6 == 6 }
         }
         13 => Event::HandoverRefused,
         14 => Event::HandoverOffered,
         _ => Event::Looked(Seen::Free),
     };
-    Some(event)
+    Some(Next::Event(event))
 }
 
 /// A holder that hangs, a failback, and noise.

@@ -9,6 +9,7 @@ mod handshake_script;
 mod link_script;
 mod master_script;
 mod properties;
+mod reign_script;
 mod scripts;
 mod slave_script;
 mod takeover_script;

@@ -1,34 +1,63 @@
-//! Transcripts of the takeover machine. Time is given by each line, and goes on from line to line.
+//! Transcripts of takeover, failback and patience, told by the machine of the reign. Time is given by each line, and goes on
+//! from line to line. What is said of the log is left out: `reign_script.rs` has it.
 
+use crate::reign_script::{begin_reign, take_over, Log};
 use crate::scripts::{run_all, Res};
-use dsm_protocol::ids::Millis;
-use dsm_protocol::machine::reign::takeover::{Config, Effect, Event, Seen, Takeover};
+use dsm_protocol::ids::{Epoch, LinkId, Millis};
+use dsm_protocol::machine::reign::{Config, Effect, Event, GivenUp, Leadership, Role, Seen, Surroundings};
 use std::fmt::Write as _;
+
+/// Over which link the other master asks.
+const STANDBY: LinkId = LinkId(1);
 
 #[test]
 fn takeover() {
-    run_all("takeover", || Runner { machine: Takeover::new(Config::default(), Millis(0)), now: 0 });
+    run_all("takeover", || Runner::new(Config::default()));
 }
 
 struct Runner {
-    machine: Takeover,
+    machine: Leadership,
+    log: Log,
     now: u64,
 }
 
 impl Runner {
-    fn step(&mut self, event: Event, out: &mut String) {
+    fn new(config: Config) -> Self {
+        Runner { machine: Leadership::new(config, Millis(0)), log: Log::default(), now: 0 }
+    }
+
+    fn step(&mut self, event: Event<'_>, out: &mut String) {
         let mut effects = Vec::new();
         self.machine.step(Millis(self.now), event, &mut effects);
         for effect in effects {
             let said = match effect {
                 Effect::WaitForLock => "wait for the lock".to_owned(),
-                Effect::Fence => "fence".to_owned(),
-                Effect::AskHandover { forced } => format!("ask for the reign forced={forced}"),
-                Effect::GrantHandover => "grant".to_owned(),
-                Effect::RefuseHandover(refusal) => format!("refuse: {refusal}"),
+                Effect::Fence { .. } => "fence".to_owned(),
+                Effect::AskForReign { forced } => format!("ask for the reign forced={forced}"),
+                Effect::SyncLog => "grant".to_owned(),
+                Effect::RefuseHandover { why: GivenUp::Refused(refusal), .. } => format!("refuse: {refusal}"),
+                _ => continue,
             };
             writeln!(out, "{}: {said}", self.now).unwrap();
         }
+        // These lines are about when a reign is granted: one that was is given up again.
+        if let Role::Preparing { .. } = self.machine.role() {
+            let gone = Event::StandbyGone { link: STANDBY, is_last: true };
+            self.machine.step(Millis(self.now), gone, &mut Vec::new());
+        }
+    }
+
+    /// A handover, from the sync of the log to its end.
+    fn end_reign(&mut self) {
+        let now = Millis(self.now);
+        let asked = Event::HandoverRequested { from: STANDBY, follows: true, ready: true, forced: true };
+        let quiet = Surroundings { standbys: 1, ..Surroundings::default() };
+        for event in [asked, Event::Synced, Event::TurnEnded(quiet)] {
+            self.machine.step(now, event, &mut Vec::new());
+        }
+        let closed = Event::Closed { end: self.log.end(), file: None, reigns: &self.log.reigns };
+        self.machine.step(now, closed, &mut Vec::new());
+        assert!(self.machine.is_standby(), "{:?}", self.machine.role());
     }
 }
 
@@ -48,9 +77,8 @@ impl goldenscript::Runner for Runner {
             // primary, backup [failback=false]: a new machine.
             "primary" | "backup" => {
                 let failback = args.take_key("failback").map_or(Ok(true), str::parse)?;
-                let config = Config { preferred: command.name == "primary", failback, ..Config::default() };
-                self.machine = Takeover::new(config, Millis(0));
-                self.now = 0;
+                let preferred = command.name == "primary";
+                *self = Runner::new(Config { preferred, failback, ..Config::default() });
             }
             // looks until=MS free|BEAT|nothing [running=true]: looks every 50 ms; a running holder's counter moves.
             "looks" => {
@@ -67,17 +95,26 @@ impl goldenscript::Runner for Runner {
             }
             // asleep until=MS: this process does not run.
             "asleep" => self.now = args.take_key("until").ok_or("until when")?.parse()?,
+            "lock_won" => {
+                let won = Event::LockWon { cluster: None, epoch: None };
+                self.machine.step(Millis(self.now), won, &mut Vec::new());
+            }
+            // What stands between the lock and the first request is all in order.
+            "reign_began" => {
+                take_over(&mut self.machine, Millis(self.now), &mut self.log);
+                begin_reign(&mut self.machine, Millis(self.now), &mut self.log);
+            }
+            "reign_ended" => self.end_reign(),
             name => {
+                let epoch = Epoch(1);
                 let event = match name {
                     "look" => Event::Looked(seen(args.next_pos())?),
                     "caught_up" => Event::CaughtUp,
-                    "lock_won" => Event::LockWon,
-                    "reign_began" => Event::ReignBegan,
-                    "reign_ended" => Event::ReignEnded,
-                    "peer_active" => Event::Peer { active: Some(true) },
-                    "peer_stands_by" => Event::Peer { active: Some(false) },
-                    "peer_gone" => Event::Peer { active: None },
+                    "peer_active" => Event::PeerSaid { active: true, epoch },
+                    "peer_stands_by" => Event::PeerSaid { active: false, epoch },
+                    "peer_gone" => Event::PeerLost,
                     "requested" => Event::HandoverRequested {
+                        from: STANDBY,
                         follows: args.take_key("follows").map_or(Ok(true), str::parse)?,
                         ready: args.take_key("ready").map_or(Ok(true), str::parse)?,
                         forced: args.take_key("forced").map_or(Ok(false), str::parse)?,

@@ -1,7 +1,7 @@
-//! `FailoverWatcher`: queues for the lock, watches its holder, fences one that hangs, arranges handovers.
+//! `FailoverWatcher`: queues for the lock, looks at it, and fences its holder when it is told to.
 //!
-//! Owns the takeover machine and carries out what it decides. Its verdicts do not depend on the master's mailbox: the
-//! holder's counter is read from the kernel, and a standby that was itself paused accuses nobody.
+//! Owns its place in the queue. What a look means is for the master's machine to say; none of it waits for the master's
+//! mailbox or for a disk: the holder's counter is read from the kernel.
 
 use crate::config::Fence;
 use crate::env::{Env, Fenced, LockGuard};
@@ -9,7 +9,7 @@ use crate::node_error::NodeError;
 use crate::supervision::{Fate, PanicGuard};
 use actix::prelude::*;
 use dsm_protocol::lock_file::Spared;
-use dsm_protocol::machine::reign::takeover::{Config, Effect, Event, Refusal, Seen, Takeover};
+use dsm_protocol::machine::reign::Seen;
 use dsm_protocol::planted;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -18,26 +18,41 @@ use std::time::Duration;
 /// How often the lock is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
-/// Tells the watcher what happened at the master.
+/// Asks for looks at the lock: one now, and others until it is won. Each is told by [`LockLooked`].
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
-pub struct Notice(pub Event);
+pub struct WatchLock;
 
-/// Tells the master what happened to the leadership.
+/// Asks to queue for the lock. That it is won is told by [`LockWon`].
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct WaitForLock;
+
+/// Asks to make sure that the holder of the lock runs no more.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct FenceHolder {
+    /// Where its counter stands: one whose counter has moved since is spared. `None`: it has not begun to count.
+    pub beat: Option<u64>,
+}
+
+/// Says what a look at the lock has shown.
+#[derive(Message, Debug, PartialEq, Eq)]
+#[rtype(result = "()")]
+pub struct LockLooked(pub Seen);
+
+/// Hands the lock over: this process holds it.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub enum LeadershipChanged {
-    /// This process holds the lock: recover the log and serve.
-    LockWon(Box<dyn LockGuard>),
-    /// Ask the active master for the reign.
-    AskHandover {
-        /// Whether an operator wants it.
-        forced: bool,
-    },
-    /// Yield the reign to the standby that asked.
-    GrantHandover,
-    /// Do not yield it.
-    RefuseHandover(Refusal),
+pub struct LockWon(pub Box<dyn LockGuard>);
+
+/// Whom a [`FailoverWatcher`] tells what.
+#[derive(Clone)]
+pub struct Ports {
+    /// Hears what each look has shown.
+    pub looked: Recipient<LockLooked>,
+    /// Takes the lock.
+    pub won: Recipient<LockWon>,
 }
 
 /// The actor. See the module.
@@ -45,76 +60,34 @@ pub struct FailoverWatcher {
     env: Env,
     lock_path: PathBuf,
     fence: Fence,
-    machine: Takeover,
-    master: Recipient<LeadershipChanged>,
+    ports: Ports,
     fate: Fate,
     guard: PanicGuard,
     /// What was last said about a holder that cannot be fenced.
     complaint: Option<String>,
+    /// Whether looks are wanted.
+    watching: bool,
     waiting: bool,
     looking: bool,
     fencing: bool,
-    /// What the last look has shown.
-    seen: Option<Seen>,
 }
 
 impl FailoverWatcher {
-    /// A watcher of a standby that has not read the log yet.
-    pub fn new(
-        env: Env,
-        lock_path: PathBuf,
-        fence: Fence,
-        config: Config,
-        master: Recipient<LeadershipChanged>,
-        fate: Fate,
-    ) -> Self {
-        let machine = Takeover::new(config, env.now());
+    /// A watcher that is not asked for anything yet.
+    pub fn new(env: Env, lock_path: PathBuf, fence: Fence, ports: Ports, fate: Fate) -> Self {
         let guard = PanicGuard::new("FailoverWatcher", fate.clone());
         FailoverWatcher {
             env,
             lock_path,
             fence,
-            machine,
-            master,
+            ports,
             fate,
             guard,
             complaint: None,
+            watching: false,
             waiting: false,
             looking: false,
             fencing: false,
-            seen: None,
-        }
-    }
-
-    fn step(&mut self, event: Event, ctx: &mut Context<Self>) {
-        let mut effects = Vec::new();
-        self.machine.step(self.env.now(), event, &mut effects);
-        if !matches!(event, Event::Looked(_)) || !effects.is_empty() {
-            log::trace!("takeover event={event:?} effects={effects:?}");
-        }
-        for effect in effects {
-            match effect {
-                Effect::WaitForLock => self.wait_for_lock(ctx),
-                Effect::Fence => {
-                    planted!(TakeoverWithoutLock => {
-                        self.lock_path.set_extension("nobody");
-                        self.waiting = false;
-                        self.wait_for_lock(ctx);
-                        continue;
-                    });
-                    planted!(NeverFences => {
-                        continue;
-                    });
-                    self.fence(ctx);
-                }
-                Effect::AskHandover { forced } => {
-                    self.master.do_send(LeadershipChanged::AskHandover { forced })
-                }
-                Effect::GrantHandover => self.master.do_send(LeadershipChanged::GrantHandover),
-                Effect::RefuseHandover(refusal) => {
-                    self.master.do_send(LeadershipChanged::RefuseHandover(refusal));
-                }
-            }
         }
     }
 
@@ -125,19 +98,28 @@ impl FailoverWatcher {
         let env = Rc::clone(&self.env);
         let path = self.lock_path.clone();
         let waiting = async move { env.locks().acquire(&path).await };
-        ctx.spawn(waiting.into_actor(self).map(|won, watcher, ctx| {
+        ctx.spawn(waiting.into_actor(self).map(|won, watcher, _| {
             watcher.waiting = false;
             match won {
                 Ok(guard) => {
-                    watcher.step(Event::LockWon, ctx);
-                    watcher.master.do_send(LeadershipChanged::LockWon(guard));
+                    watcher.watching = false;
+                    watcher.ports.won.do_send(LockWon(guard));
                 }
                 Err(error) => watcher.fate.decide(Err(NodeError::file(&watcher.lock_path, error))),
             }
         }));
     }
 
-    fn fence(&mut self, ctx: &mut Context<Self>) {
+    fn fence(&mut self, beat: Option<u64>, ctx: &mut Context<Self>) {
+        planted!(TakeoverWithoutLock => {
+            self.lock_path.set_extension("nobody");
+            self.waiting = false;
+            self.wait_for_lock(ctx);
+            return;
+        });
+        planted!(NeverFences => {
+            return;
+        });
         if self.fence == Fence::None {
             self.complain(
                 "the active master makes no progress, and --fence none forbids to kill it: kill it by hand, and this \
@@ -146,7 +128,6 @@ impl FailoverWatcher {
             );
             return;
         }
-        let Some(Seen::Held { beat }) = self.seen else { return };
         if std::mem::replace(&mut self.fencing, true) {
             return;
         }
@@ -186,20 +167,21 @@ impl FailoverWatcher {
 
     /// Looks at the lock, once at a time: a disk that hangs may hold up a look.
     fn look(&mut self, ctx: &mut Context<Self>) {
-        if !self.machine.is_standby() || std::mem::replace(&mut self.looking, true) {
+        if !self.watching || std::mem::replace(&mut self.looking, true) {
             return;
         }
         let (locks, path) = (self.env.locks(), self.lock_path.clone());
         let looking = async move { locks.look(&path).await };
-        ctx.spawn(looking.into_actor(self).map(|seen, watcher, ctx| {
+        ctx.spawn(looking.into_actor(self).map(|seen, watcher, _| {
             watcher.looking = false;
             match seen {
                 Ok(seen) => {
                     if seen == Seen::Free {
                         watcher.complaint = None;
                     }
-                    watcher.seen = Some(seen);
-                    watcher.step(Event::Looked(seen), ctx);
+                    if watcher.watching {
+                        watcher.ports.looked.do_send(LockLooked(seen));
+                    }
                 }
                 Err(error) => watcher.complain(format!("the lock cannot be looked at: {error}")),
             }
@@ -219,15 +201,28 @@ impl Actor for FailoverWatcher {
     }
 }
 
-impl Handler<Notice> for FailoverWatcher {
+impl Handler<WatchLock> for FailoverWatcher {
     type Result = ();
 
-    fn handle(&mut self, notice: Notice, ctx: &mut Self::Context) {
-        self.step(notice.0, ctx);
-        if notice.0 == Event::CaughtUp {
-            // A holder who dies before the next regular look must not cost the courtesy of a second.
-            self.look(ctx);
-        }
+    fn handle(&mut self, _: WatchLock, ctx: &mut Self::Context) {
+        self.watching = true;
+        self.look(ctx);
+    }
+}
+
+impl Handler<WaitForLock> for FailoverWatcher {
+    type Result = ();
+
+    fn handle(&mut self, _: WaitForLock, ctx: &mut Self::Context) {
+        self.wait_for_lock(ctx);
+    }
+}
+
+impl Handler<FenceHolder> for FailoverWatcher {
+    type Result = ();
+
+    fn handle(&mut self, fence: FenceHolder, ctx: &mut Self::Context) {
+        self.fence(fence.beat, ctx);
     }
 }
 

@@ -4,7 +4,9 @@
 //! between its win and its loss; the looks at the log's path while the right log is not there. Decides nothing that a
 //! master must decide: it does what is asked by [`KeeperErrand`]s, and passes on what the others tell.
 
-use super::failover_watcher::{self, FailoverWatcher, LeadershipChanged, Notice};
+use super::failover_watcher::{
+    self, FailoverWatcher, FenceHolder, LockLooked, LockWon, WaitForLock, WatchLock,
+};
 use super::log_scan::LogPlace;
 use super::log_tailer::{self, Halt, Halted, LogTailer, Look, Replayed, Sighted};
 use super::log_writer::{
@@ -21,7 +23,7 @@ use crate::turns::TurnLengths;
 use actix::prelude::*;
 use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId};
 use dsm_protocol::lock_file::LockText;
-use dsm_protocol::machine::reign::takeover::{self, Seen};
+use dsm_protocol::machine::reign::Seen;
 use dsm_protocol::planted;
 use dsm_protocol::record::{CrashKind, Operation};
 use dsm_protocol::witness_file::WitnessText;
@@ -35,7 +37,9 @@ use std::rc::Rc;
 pub(super) enum KeeperErrand {
     Watch,
     Queue,
-    Oust,
+    Oust {
+        beat: Option<u64>,
+    },
     LeaveQueue,
     GiveUp,
     WhoLeads,
@@ -98,8 +102,6 @@ pub(super) struct LogKeeper {
     under_way: usize,
     /// Whether the tailer that was told to stop has.
     has_halted: bool,
-    /// Whether the lock was won since this master queued for it.
-    has_won: bool,
     /// Whether no lock is wanted any more.
     has_left: bool,
     notes: Rc<NotedFile>,
@@ -119,8 +121,7 @@ impl LogKeeper {
             Rc::clone(&setup.env),
             setup.lock_path.clone(),
             setup.fence,
-            setup.takeover,
-            ctx.address().recipient(),
+            failover_watcher::Ports { looked: ctx.address().recipient(), won: ctx.address().recipient() },
             setup.fate.clone(),
         )
         .start();
@@ -136,7 +137,6 @@ impl LogKeeper {
             replayed,
             under_way: 0,
             has_halted: false,
-            has_won: false,
             has_left: false,
             notes: Rc::default(),
         }
@@ -318,13 +318,6 @@ impl LogKeeper {
         };
     }
 
-    fn queue(&mut self) {
-        if std::mem::take(&mut self.has_won) {
-            self.watcher.do_send(Notice(takeover::Event::ReignEnded));
-        }
-        self.watcher.do_send(Notice(takeover::Event::CaughtUp));
-    }
-
     fn leave_queue(&mut self) {
         self.has_left = true;
         self.watcher.do_send(failover_watcher::Stop);
@@ -425,9 +418,9 @@ impl Handler<KeeperErrand> for LogKeeper {
         let turns = Rc::clone(&self.turns);
         let _turn = turns.begin("log keeper");
         match errand {
-            // The watcher does that by itself.
-            KeeperErrand::Watch | KeeperErrand::Oust => {}
-            KeeperErrand::Queue => self.queue(),
+            KeeperErrand::Watch => self.watcher.do_send(WatchLock),
+            KeeperErrand::Oust { beat } => self.watcher.do_send(FenceHolder { beat }),
+            KeeperErrand::Queue => self.watcher.do_send(WaitForLock),
             KeeperErrand::LeaveQueue => self.leave_queue(),
             KeeperErrand::GiveUp => self.give_up(),
             KeeperErrand::WhoLeads => self.who_leads(),
@@ -487,21 +480,27 @@ impl Handler<Halted> for LogKeeper {
     }
 }
 
-impl Handler<LeadershipChanged> for LogKeeper {
+impl Handler<LockLooked> for LogKeeper {
     type Result = ();
 
-    fn handle(&mut self, changed: LeadershipChanged, _: &mut Self::Context) {
-        if let LeadershipChanged::LockWon(guard) = changed {
-            if self.has_left {
-                // It was on its way when this master left the queue: the next one gets it with this drop.
-                return;
-            }
-            let text = guard.previous();
-            let (declared, epoch) = (text.cluster.map(|cluster| (cluster, text.epoch)), text.epoch);
-            self.has_won = true;
-            self.hot.hold_guard(guard);
-            self.tell(LogEvent::Won { declared, epoch });
+    fn handle(&mut self, looked: LockLooked, _: &mut Self::Context) {
+        self.tell(LogEvent::Looked(looked.0));
+    }
+}
+
+impl Handler<LockWon> for LogKeeper {
+    type Result = ();
+
+    fn handle(&mut self, won: LockWon, _: &mut Self::Context) {
+        if self.has_left {
+            // It was on its way when this master left the queue: the next one gets it with this drop.
+            return;
         }
+        let guard = won.0;
+        let text = guard.previous();
+        let (declared, epoch) = (text.cluster.map(|cluster| (cluster, text.epoch)), text.epoch);
+        self.hot.hold_guard(guard);
+        self.tell(LogEvent::Won { declared, epoch });
     }
 }
 

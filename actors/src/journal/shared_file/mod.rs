@@ -25,7 +25,6 @@ use crate::supervision::Fate;
 use crate::turns::TurnLengths;
 use actix::prelude::*;
 use dsm_protocol::ids::Version;
-use dsm_protocol::machine::reign::takeover;
 use dsm_protocol::record::Place;
 use keeper::{KeeperErrand, LogKeeper};
 use log_writer::{Abandon, Append, Close, LogWriter, Reopen, Sync};
@@ -49,8 +48,6 @@ pub struct SharedFileSetup {
     pub fsync: Fsync,
     /// What is done about a holder of the lock that hangs.
     pub fence: Fence,
-    /// The settings of whether to lead.
-    pub takeover: takeover::Config,
     /// The address at which others reach this master.
     pub address: String,
     /// How the node ends.
@@ -94,7 +91,7 @@ impl Journal for SharedFile {
             LogRequest::Abandon => return self.hot.write(Abandon),
             LogRequest::Watch => KeeperErrand::Watch,
             LogRequest::Queue => KeeperErrand::Queue,
-            LogRequest::Oust { beat: _ } => KeeperErrand::Oust,
+            LogRequest::Oust { beat } => KeeperErrand::Oust { beat },
             LogRequest::LeaveQueue => KeeperErrand::LeaveQueue,
             LogRequest::GiveUp => KeeperErrand::GiveUp,
             LogRequest::WhoLeads => KeeperErrand::WhoLeads,

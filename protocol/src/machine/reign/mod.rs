@@ -1,4 +1,843 @@
-//! Who a master is: when it takes over, what a log must hold before it does, when it yields.
+//! Who a master is: a standby, the holder of the lock on its way to a reign, the one that serves, one that yields or ends.
+//!
+//! Owns that one fact, as [`Role`], and every rule and deadline by which it changes: takeover (`takeover.rs`), what comes
+//! between the lock and the first request (`opening.rs`; what a log must hold, `claims.rs` and `start.rs`), handover
+//! (`handover.rs`), stop (`stop.rs`). Never holds a lock, a file or an address: the caller does, and carries out what is
+//! wanted of them. See `docs/ARCHITECTURE.md`, *Takeover*, *What a log must hold*, *Handover and failback*.
+//!
+//! ```text
+//!            lock won      it goes on what was replayed        whole, and read
+//! Standby ─▶ Barred ─────▶ Halting ─▶ Recovering ─────────────▶ Waiting ─┐ begins
+//!    ▲                                    ▲  another file is there │     ▼
+//!    │ closed                             └─────────────────────────┘   Opening ─▶ Announcing ─▶ Serving
+//!    └──────────── Closing ◀─ Yielding ◀─ Preparing ◀─────────────────────────────────┘
+//!                      └─ the log was slow, or a request: Serving again
+//! ```
+//!
+//! A slave that has seen what the log lacks makes `Doubting`, and then `Waiting`, of `Announcing`. A stop makes `Stopping`, a log that
+//! was moved away makes `Departing`, and both end in `Ended`.
 
+mod claims;
+mod handover;
+mod opening;
 pub mod start;
+mod stop;
 pub mod takeover;
+
+pub use claims::Hearsay;
+pub use handover::{GivenUp, OPERATORS_MAX};
+pub use opening::{FileAtPath, Waiting};
+pub use stop::Course;
+pub use takeover::{Queue, Refusal, Seen};
+
+use crate::command::Reply;
+use crate::ids::{ClusterId, Epoch, LinkId, Millis, Reign, ReignId, SessionId, SlaveId, Version};
+use crate::machine::master::{Asker, Reigns};
+use crate::message;
+use crate::planted;
+use crate::record::Position;
+use crate::witness_file::WitnessText;
+use claims::Knowledge;
+use start::{Lack, Log};
+use takeover::Takeover;
+
+/// The settings of the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Whether this is the master that should serve when both can (`dsm-master`).
+    pub preferred: bool,
+    /// Whether a preferred standby asks for the reign by itself.
+    pub failback: bool,
+    /// Whether an empty cluster is meant where nobody names one (`--new`).
+    pub new: bool,
+    /// How long a holder's counter may stand still, in milliseconds.
+    pub failover_timeout_ms: u64,
+    /// How long a free lock is left to the other master, in milliseconds.
+    pub courtesy_ms: u64,
+    /// How long a returning preferred master must have been stable before it asks, in milliseconds.
+    pub stable_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            preferred: true,
+            failback: true,
+            new: false,
+            failover_timeout_ms: 1000,
+            courtesy_ms: 1000,
+            stable_ms: 1000,
+        }
+    }
+}
+
+/// What a master is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Follows the log.
+    Standby {
+        /// How it stands to the lock.
+        queue: Queue,
+    },
+    /// Has won the lock, and waits for a look at the log: from what does not go on what was replayed nobody takes over.
+    Barred {
+        /// When it was said last that this master cannot take over.
+        told_at: Millis,
+    },
+    /// Has won the lock; what follows the log is told to stop, so that nothing is replayed twice.
+    Halting,
+    /// Makes the log whole.
+    Recovering {
+        /// What is waited for, and when it was said last, if the log was not the right one before.
+        told: Option<(Lack, Millis)>,
+    },
+    /// Has the lock, and does not begin yet: the log is missing or lacks something, or others may still say so.
+    Waiting(Box<Waiting>),
+    /// The EPOCH record is on its way to the disk.
+    Opening {
+        /// Its epoch.
+        epoch: Epoch,
+        /// Whether something is noted of witnesses, which the record settles.
+        is_noted: bool,
+    },
+    /// Slaves are told.
+    Announcing {
+        /// Of which reign.
+        reign: Reign,
+        /// Since when.
+        since: Millis,
+    },
+    /// A slave has seen records that the log lacks: it is closed, and nobody is served.
+    Doubting {
+        /// The reign that never will be.
+        reign: Reign,
+        /// The slave.
+        slave: SlaveId,
+        /// What it has seen.
+        seen: message::Seen,
+    },
+    /// Requests are served.
+    Serving {
+        /// In which reign.
+        reign: Reign,
+    },
+    /// Requests are served while the log is synced, so that a handover finds little left to sync.
+    Preparing {
+        /// In which reign.
+        reign: Reign,
+        /// Since when it is synced this time.
+        since: Millis,
+        /// Which standby has asked.
+        to: LinkId,
+        /// How often it was synced, with this time.
+        syncs: u32,
+    },
+    /// Requests are held back until those in flight are done, for a handover.
+    Yielding {
+        /// Of which reign.
+        reign: Reign,
+        /// Since when.
+        since: Millis,
+        /// To which standby.
+        to: LinkId,
+    },
+    /// The log is being closed for a handover, or has been asked back.
+    Closing {
+        /// Which reign ends.
+        reign: Reign,
+        /// Since when.
+        since: Millis,
+        /// To which standby it goes.
+        to: LinkId,
+        /// Whether the log was asked back.
+        asked_back: bool,
+    },
+    /// The log is being closed for good.
+    Stopping {
+        /// Which reign ends.
+        reign: Reign,
+    },
+    /// The log is not at its path: what is not executed is answered, then the node ends.
+    Departing {
+        /// Since when.
+        since: Millis,
+    },
+    /// The node ends, and nothing is waited for any more.
+    Ended,
+}
+
+/// What a master does with requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stance {
+    /// It does not serve: they are forwarded, or held until somebody serves.
+    Standby,
+    /// It hands over: they are held.
+    Holding,
+    /// It executes them.
+    Serving,
+    /// It is about to end: they are refused.
+    Stopping,
+}
+
+/// What the machine cannot know by itself, as it is right now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// How many requests are executed and not answered.
+    pub in_flight: usize,
+    /// Whether something that has come is not begun yet.
+    pub is_behind: bool,
+    /// How many masters are connected that may ask for the reign.
+    pub standbys: usize,
+    /// Whether our link to another master stands.
+    pub has_dialed: bool,
+    /// Whether a master was asked for a sign that it forwards nothing any more, and has given none.
+    pub may_forward: bool,
+    /// How many connected slaves have not accepted the reign.
+    pub slaves_undecided: usize,
+    /// How many clients, and requests of theirs that wait for a master, a stop has still to let go.
+    pub clients_left: usize,
+    /// Whether what stands at the log's path goes on what was replayed.
+    pub log_follows: bool,
+}
+
+/// What happens to the machine.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// Time passed. At least every 50 ms, and whenever one of the surroundings may be what is waited for.
+    Tick(Surroundings),
+    /// A turn has done all it can, while [`Leadership::waits_for_requests`].
+    TurnEnded(Surroundings),
+    /// A part of the log is replayed.
+    Replayed {
+        /// The place behind it.
+        end: Position,
+        /// The last place in front of that through which the log is known to be on disk.
+        durable: Position,
+        /// The log's reigns so far.
+        reigns: &'a Reigns,
+    },
+    /// The log is replayed to its end for the first time (since the last reign).
+    CaughtUp,
+    /// A look at the lock. At least every 50 ms while that is wanted.
+    Looked(Seen),
+    /// This master holds the lock.
+    LockWon {
+        /// Whose log the last holder has served, by the lock file's text.
+        cluster: Option<ClusterId>,
+        /// The epoch that it names.
+        epoch: Option<Epoch>,
+    },
+    /// What stands at the log's path was looked at.
+    Sighted {
+        /// Whether it goes on what was replayed.
+        follows: bool,
+    },
+    /// Nothing more will be replayed by what followed the log.
+    Halted,
+    /// The log is whole, locked and read; or there is none.
+    Recovered {
+        /// What it says of itself.
+        log: Option<Log>,
+        /// Which file was read.
+        read: Option<FileAtPath>,
+        /// What stands in the file of witnesses.
+        noted: WitnessText,
+    },
+    /// What others know of the log, as far as they have said so. At least with each tick of a master that is `Waiting`.
+    Heard(Hearsay<'a>),
+    /// Which file stands at the log's path: the answer to [`Effect::LookAtPath`].
+    PathSeen(Option<FileAtPath>),
+    /// The EPOCH record is on disk.
+    EpochWritten {
+        /// Its epoch and place.
+        version: Version,
+        /// The reign's identity.
+        id: ReignId,
+    },
+    /// A slave of this cluster has seen records that the log lacks.
+    Accused {
+        /// Which.
+        slave: SlaveId,
+        /// What it has seen.
+        seen: message::Seen,
+    },
+    /// The log was synced for a handover.
+    Synced,
+    /// The log is closed.
+    Closed {
+        /// Its end, of the reign that has ended.
+        end: Position,
+        /// Which file it is in.
+        file: Option<FileAtPath>,
+        /// The log's reigns.
+        reigns: &'a Reigns,
+    },
+    /// The log was not closed and is open.
+    Reopened,
+    /// The log is not at its path.
+    Displaced,
+    /// Everything in front of the loss of the log is answered.
+    Answered,
+    /// The node fails.
+    Failed,
+    /// The node is asked to stop.
+    StopAsked,
+    /// A slave has come.
+    SlaveCame {
+        /// Its name.
+        slave: SlaveId,
+        /// Whose it is, if it belongs to a cluster.
+        cluster: Option<ClusterId>,
+    },
+    /// The other master has said whose it is, if it knows.
+    PeerNamed {
+        /// Which cluster.
+        cluster: Option<ClusterId>,
+    },
+    /// What the other master says of itself.
+    PeerSaid {
+        /// Whether it serves.
+        active: bool,
+        /// The epoch of its last durable EPOCH record.
+        epoch: Epoch,
+    },
+    /// The link to the other master is gone.
+    PeerLost,
+    /// The other master asks for the reign.
+    HandoverRequested {
+        /// Over which link.
+        from: LinkId,
+        /// Whether it follows this master's log and reign.
+        follows: bool,
+        /// Whether it has replayed all but the last moment of the log and has our slaves.
+        ready: bool,
+        /// Whether an operator asked for it.
+        forced: bool,
+    },
+    /// The other master does not yield.
+    HandoverRefused,
+    /// An operator wants this standby to serve.
+    HandoverOffered,
+    /// The link of a standby is gone.
+    StandbyGone {
+        /// Which.
+        link: LinkId,
+        /// Whether it was the last one.
+        is_last: bool,
+    },
+    /// An operator wants the standby to serve.
+    FailoverAsked {
+        /// Who.
+        asker: Asker,
+        /// How long he waits.
+        deadline: Millis,
+        /// How many standbys are connected.
+        standbys: usize,
+    },
+    /// Nobody waits for the answers of a session any more.
+    SessionClosed {
+        /// Which.
+        session: SessionId,
+    },
+}
+
+/// What the machine wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Look at the lock now, and every 50 ms or more often until it is won.
+    WatchLock,
+    /// Queue for the lock.
+    WaitForLock,
+    /// Make sure that the holder of the lock runs no more, unless it makes progress again.
+    Fence {
+        /// Where its counter stands.
+        beat: Option<u64>,
+    },
+    /// Leave the queue, and look at the lock no more.
+    LeaveQueue,
+    /// Give the lock back, with all that is held of the log: another master may serve from now on.
+    GiveLockBack,
+    /// Have what follows the log look whether that stands at its path and goes on what was replayed.
+    LookAtLog,
+    /// Have what follows the log stop.
+    StopFollowing,
+    /// Follow the log from where it was closed.
+    Follow,
+    /// Forget what was replayed, and follow whatever log stands at the path.
+    FollowAnew,
+    /// Lock the log, make it whole and read it.
+    Recover {
+        /// Whether one is made if there is none.
+        makes_file: bool,
+    },
+    /// Let go of the log: another file may be put in its place.
+    LetGoOfLog,
+    /// Look which file stands at the log's path.
+    LookAtPath,
+    /// Note what slaves have seen and the log lacks; nothing, when all of it is settled.
+    NoteWitnesses(WitnessText),
+    /// Begin to write the log with an EPOCH record.
+    WriteEpoch {
+        /// Its epoch.
+        epoch: Epoch,
+        /// Reigns of which records are given up.
+        given_up: Vec<Reign>,
+    },
+    /// Say in the lock file who holds the lock and that the log is whole; if it serves, of which reign.
+    WriteLockText {
+        /// Whether it serves.
+        serves: bool,
+    },
+    /// Begin the reign in the master machine.
+    BeginReign {
+        /// Epoch and place of its EPOCH record.
+        version: Version,
+        /// Its identity.
+        id: ReignId,
+    },
+    /// Tell the slaves of the reign.
+    Announce,
+    /// Give their places to the slaves that have accepted the reign so far.
+    GivePlaces,
+    /// End the reign in the master machine, and take the slaves' places.
+    EndReign,
+    /// What is done with requests is another thing from now on: [`Leadership::stance`].
+    StanceChanged,
+    /// Tell the masters that are connected who serves.
+    TellState,
+    /// Name the cluster, if none is named yet: its log was served.
+    NameCluster(ClusterId),
+    /// Have the log synced.
+    SyncLog,
+    /// Have the log closed.
+    CloseLog,
+    /// Have the log back unless it is closed already.
+    AskLogBack,
+    /// Have the log given up: what is not written will not be.
+    AbandonLog,
+    /// Let the masters that are connected ask for the reign.
+    OfferReign,
+    /// Ask the active master for the reign.
+    AskForReign {
+        /// Whether an operator wants it.
+        forced: bool,
+    },
+    /// Answer that the reign is not yielded now.
+    RefuseHandover {
+        /// To which standby.
+        to: LinkId,
+        /// Why.
+        why: GivenUp,
+    },
+    /// Tell an operator how the failover that he asked for has ended.
+    AnswerOperator {
+        /// Whom.
+        to: Asker,
+        /// What.
+        reply: Reply,
+    },
+    /// Let the port go. Who has connected already is still heard.
+    StopAccepting,
+    /// Ask the masters that forward to this one for a sign that they do so no more.
+    AskForwarders,
+    /// Let clients go, each between its requests.
+    LetClientsGo {
+        /// Whether those that say nothing too.
+        silent_too: bool,
+    },
+    /// End the node.
+    End(Ending),
+    /// Say something in the log.
+    Say(Saying),
+}
+
+/// How a node ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Cleanly, with nothing held any more.
+    Clean,
+    /// Cleanly, although the log is not closed: the locks are kept until the process is gone.
+    Unclosed,
+    /// Because its log was moved away: the locks are kept until the process is gone.
+    Displaced,
+}
+
+/// What is to be said in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Saying {
+    /// This master has the lock, and the log does not go on what it has replayed.
+    Barred,
+    /// This master has the lock, and waits for what the log lacks.
+    Lacking(Lack),
+    /// Another file stands at the path, and is read.
+    OtherFile,
+    /// A reign is given up before it serves.
+    Doubted {
+        /// Who has seen more than the log holds.
+        slave: SlaveId,
+        /// What.
+        seen: message::Seen,
+    },
+    /// This master serves.
+    Serving {
+        /// In which epoch.
+        epoch: Epoch,
+    },
+    /// The log took long to be synced, and a handover waits.
+    SlowSync {
+        /// How long, in milliseconds.
+        took_ms: u64,
+        /// How often it was synced.
+        syncs: u32,
+    },
+    /// Requests are held for a handover.
+    HandingOver,
+    /// A handover is not granted.
+    Refused(Refusal),
+    /// A handover is given up.
+    Aborted(GivenUp),
+    /// The reign is handed over.
+    HandedOver {
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// This node stops.
+    Stopping,
+    /// A stop does not hand over.
+    NotHandedOver {
+        /// Whether the standby is gone; else it does not ask.
+        is_gone: bool,
+    },
+    /// A stop has waited for the disk as long as it does.
+    Unclosed {
+        /// How long, in milliseconds.
+        waited_ms: u64,
+    },
+}
+
+/// The machine.
+#[derive(Clone, Debug)]
+pub struct Leadership {
+    config: Config,
+    role: Role,
+    takeover: Takeover,
+    known: Knowledge,
+    /// The highest epoch of the log, as far as it is replayed or written.
+    known_epoch: Epoch,
+    /// Who waits for an operator's failover, and how long.
+    operators: Vec<(Asker, Millis)>,
+    stopping_since: Option<Millis>,
+    course: Course,
+}
+
+impl Leadership {
+    /// A standby that has not read the log yet.
+    pub fn new(config: Config, now: Millis) -> Self {
+        Leadership {
+            config,
+            role: Role::Standby { queue: Queue::Replaying },
+            takeover: Takeover::new(config, now),
+            known: Knowledge::new(now),
+            known_epoch: Epoch::default(),
+            operators: Vec::new(),
+            stopping_since: None,
+            course: Course::Open,
+        }
+    }
+
+    /// What this master is.
+    pub fn role(&self) -> &Role {
+        &self.role
+    }
+
+    /// What is done about a stop.
+    pub fn course(&self) -> Course {
+        self.course
+    }
+
+    /// Whether the node was asked to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping_since.is_some()
+    }
+
+    /// What is done with requests.
+    pub fn stance(&self) -> Stance {
+        if matches!(self.course, Course::Closing { .. }) {
+            return Stance::Stopping;
+        }
+        match self.role {
+            Role::Standby { .. }
+            | Role::Barred { .. }
+            | Role::Halting
+            | Role::Recovering { .. }
+            | Role::Waiting(_)
+            | Role::Opening { .. }
+            | Role::Announcing { .. }
+            | Role::Doubting { .. } => Stance::Standby,
+            Role::Serving { .. } | Role::Preparing { .. } => Stance::Serving,
+            Role::Yielding { .. } | Role::Closing { .. } if planted!(HandoverHoldsNothing) => Stance::Serving,
+            Role::Yielding { .. } | Role::Closing { .. } => Stance::Holding,
+            Role::Stopping { .. } | Role::Departing { .. } | Role::Ended => Stance::Stopping,
+        }
+    }
+
+    /// Whether requests are served in this role. While a stop takes none in any more, those in flight still are.
+    pub fn serves(&self) -> bool {
+        matches!(self.role, Role::Serving { .. } | Role::Preparing { .. })
+    }
+
+    /// Whether the lock is won, and the log not found yet to go on what was replayed.
+    pub fn is_barred(&self) -> bool {
+        matches!(self.role, Role::Barred { .. })
+    }
+
+    /// Whether this master asks what others know of the log, before it begins on it: [`Event::Heard`].
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.role, Role::Waiting(_))
+    }
+
+    /// Whether this master follows the log of another one.
+    pub fn is_standby(&self) -> bool {
+        matches!(self.role, Role::Standby { .. })
+    }
+
+    /// The reign of this master, once its EPOCH record is on disk.
+    pub fn reign(&self) -> Option<Reign> {
+        match self.role {
+            Role::Announcing { reign, .. }
+            | Role::Doubting { reign, .. }
+            | Role::Serving { reign }
+            | Role::Preparing { reign, .. }
+            | Role::Yielding { reign, .. }
+            | Role::Closing { reign, .. }
+            | Role::Stopping { reign } => Some(reign),
+            Role::Standby { .. }
+            | Role::Barred { .. }
+            | Role::Halting
+            | Role::Recovering { .. }
+            | Role::Waiting(_)
+            | Role::Opening { .. }
+            | Role::Departing { .. }
+            | Role::Ended => None,
+        }
+    }
+
+    /// The reign that slaves are told of, and may have places in.
+    pub fn announced(&self) -> Option<Reign> {
+        match self.role {
+            Role::Announcing { reign, .. }
+            | Role::Serving { reign }
+            | Role::Preparing { reign, .. }
+            | Role::Yielding { reign, .. }
+            | Role::Closing { reign, .. } => Some(reign),
+            Role::Standby { .. }
+            | Role::Barred { .. }
+            | Role::Halting
+            | Role::Recovering { .. }
+            | Role::Waiting(_)
+            | Role::Opening { .. }
+            | Role::Doubting { .. }
+            | Role::Stopping { .. }
+            | Role::Departing { .. }
+            | Role::Ended => None,
+        }
+    }
+
+    /// Whether slaves that accept the reign wait for their places until it serves: before that, it may still be put aside.
+    pub fn holds_places_back(&self) -> bool {
+        matches!(self.role, Role::Announcing { .. })
+    }
+
+    /// Whether a slave that has seen what the log lacks keeps this master from serving.
+    pub fn may_doubt(&self) -> bool {
+        matches!(self.role, Role::Announcing { .. } | Role::Doubting { .. }) && !planted!(WitnessIgnored)
+    }
+
+    /// Whether this master writes the log, or did until the node began to end: being refused by another one ends it no more.
+    pub fn has_begun(&self) -> bool {
+        match self.role {
+            Role::Opening { .. }
+            | Role::Announcing { .. }
+            | Role::Doubting { .. }
+            | Role::Serving { .. }
+            | Role::Preparing { .. }
+            | Role::Yielding { .. }
+            | Role::Closing { .. }
+            | Role::Stopping { .. }
+            | Role::Departing { .. }
+            | Role::Ended => true,
+            Role::Standby { .. }
+            | Role::Barred { .. }
+            | Role::Halting
+            | Role::Recovering { .. }
+            | Role::Waiting(_) => false,
+        }
+    }
+
+    /// The epoch of this master's reign, be its record on disk or not; else the highest that it has seen in the log.
+    pub fn epoch(&self) -> Epoch {
+        if let Role::Opening { epoch, .. } = self.role {
+            return epoch;
+        }
+        self.known_epoch
+    }
+
+    /// Whether the end of the requests in flight is waited for, to close the log behind them.
+    pub fn waits_for_requests(&self) -> bool {
+        match self.role {
+            Role::Yielding { .. } => true,
+            Role::Serving { .. } | Role::Preparing { .. } => self.is_closing(),
+            Role::Standby { .. }
+            | Role::Barred { .. }
+            | Role::Halting
+            | Role::Recovering { .. }
+            | Role::Waiting(_)
+            | Role::Opening { .. }
+            | Role::Announcing { .. }
+            | Role::Doubting { .. }
+            | Role::Closing { .. }
+            | Role::Stopping { .. }
+            | Role::Departing { .. }
+            | Role::Ended => false,
+        }
+    }
+
+    /// What was said last to be waited for, if anything is.
+    pub fn lacking(&self) -> Option<&Lack> {
+        let told = match &self.role {
+            Role::Recovering { told } => told.as_ref(),
+            Role::Waiting(waiting) => waiting.told(),
+            Role::Standby { .. }
+            | Role::Barred { .. }
+            | Role::Halting
+            | Role::Opening { .. }
+            | Role::Announcing { .. }
+            | Role::Doubting { .. }
+            | Role::Serving { .. }
+            | Role::Preparing { .. }
+            | Role::Yielding { .. }
+            | Role::Closing { .. }
+            | Role::Stopping { .. }
+            | Role::Departing { .. }
+            | Role::Ended => None,
+        };
+        told.map(|(lack, _)| lack)
+    }
+
+    /// Advances the machine. The caller must perform the effects in the order returned.
+    pub fn step(&mut self, now: Millis, event: Event<'_>, effects: &mut Vec<Effect>) {
+        self.takeover.observe(now);
+        match event {
+            Event::Tick(around) => self.tick(now, &around, effects),
+            Event::TurnEnded(around) => self.turn_ended(now, &around, effects),
+            Event::Replayed { end, durable, reigns } => {
+                self.known_epoch = self.known_epoch.max(end.epoch);
+                self.remember(&durable, end.seq, reigns, effects);
+            }
+            Event::CaughtUp => self.caught_up(effects),
+            Event::Looked(seen) => self.looked(now, seen, effects),
+            Event::LockWon { cluster, epoch } => self.lock_won(now, cluster, epoch, effects),
+            Event::Sighted { follows } => self.sighted(follows, effects),
+            Event::Halted => self.halted(effects),
+            Event::Recovered { log, read, noted } => self.recovered(now, log, read, noted),
+            Event::Heard(hearsay) => self.consider(now, &hearsay, effects),
+            Event::PathSeen(seen) => self.path_seen(now, seen, effects),
+            Event::EpochWritten { version, id } => self.epoch_written(now, version, id, effects),
+            Event::Accused { slave, seen } => self.accused(slave, seen, effects),
+            Event::Synced => self.synced(now, effects),
+            Event::Closed { end, file, reigns } => self.closed(now, end, file, reigns, effects),
+            Event::Reopened => self.abort_handover(GivenUp::LogNotClosed, effects),
+            Event::Displaced => self.displaced(now, effects),
+            Event::Answered => self.depart(effects),
+            Event::Failed => self.become_role(Role::Ended, effects),
+            Event::StopAsked => self.stop_asked(now, effects),
+            Event::SlaveCame { slave, cluster } => {
+                if !self.serves() {
+                    self.known.slave_came(&slave, cluster);
+                }
+            }
+            Event::PeerNamed { cluster } => self.known.peer_named(cluster),
+            Event::PeerSaid { active, epoch } => {
+                self.known.peer_said(active);
+                self.takeover.peer_said(now, active, epoch);
+            }
+            Event::PeerLost => self.takeover.peer_lost(),
+            Event::HandoverRequested { from, follows, ready, forced } => {
+                self.handover_requested(now, from, (follows, ready, forced), effects);
+            }
+            Event::HandoverRefused => self.takeover.refused(now),
+            Event::HandoverOffered => self.takeover.offered(),
+            Event::StandbyGone { link, is_last } => self.standby_gone(link, is_last, effects),
+            Event::FailoverAsked { asker, deadline, standbys } => {
+                self.failover_asked(asker, deadline, standbys, effects);
+            }
+            Event::SessionClosed { session } => self.operators.retain(|(asker, _)| asker.session != session),
+        }
+        if let Role::Standby { queue: Queue::Queued { .. } } = self.role {
+            self.takeover.ask_if_due(now, effects);
+        }
+    }
+
+    fn tick(&mut self, now: Millis, around: &Surroundings, effects: &mut Vec<Effect>) {
+        self.expire_failover(now, effects);
+        // Masters that forward to this one are asked first whether something is on its way.
+        let was_closing = self.is_closing();
+        self.tick_stop(now, around, effects);
+        if self.is_over_time(now, effects) {
+            return;
+        }
+        match self.role {
+            Role::Standby { .. } => self.tick_standby(around, effects),
+            Role::Barred { .. } => self.tick_barred(now, around, effects),
+            Role::Announcing { .. } => self.tick_announcing(now, around, effects),
+            Role::Serving { .. } | Role::Preparing { .. } => {
+                if was_closing {
+                    self.tick_closing(now, around, effects);
+                }
+            }
+            Role::Yielding { .. } => self.tick_yielding(now, around, effects),
+            Role::Closing { .. } => self.tick_log_closing(now, effects),
+            Role::Departing { since } => {
+                if now.since(since) >= DEPART_MS {
+                    self.depart(effects);
+                }
+            }
+            Role::Halting
+            | Role::Recovering { .. }
+            | Role::Waiting(_)
+            | Role::Opening { .. }
+            | Role::Doubting { .. }
+            | Role::Stopping { .. }
+            | Role::Ended => {}
+        }
+    }
+
+    /// Takes a role. What is done with requests may change with it.
+    fn become_role(&mut self, role: Role, effects: &mut Vec<Effect>) {
+        let before = self.stance();
+        self.role = role;
+        if self.stance() != before {
+            effects.push(Effect::StanceChanged);
+        }
+    }
+
+    /// The log is not at its path: nobody would find what is written to it.
+    fn displaced(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        if !self.has_begun() || matches!(self.role, Role::Departing { .. } | Role::Ended) {
+            return;
+        }
+        // Whoever asks from now on is told that this master does not serve, which is to say *not executed*.
+        self.become_role(Role::Departing { since: now }, effects);
+        effects.push(Effect::AbandonLog);
+    }
+
+    fn depart(&mut self, effects: &mut Vec<Effect>) {
+        if let Role::Departing { .. } = self.role {
+            self.become_role(Role::Ended, effects);
+            effects.push(Effect::End(Ending::Displaced));
+        }
+    }
+}
+
+/// How long the answers may take that say what is not executed because the log was moved away, in milliseconds.
+const DEPART_MS: u64 = 500;

@@ -1,37 +1,11 @@
-//! The takeover machine: when to wait for the lock, whom to suspect, when to ask for the reign and when to yield it.
+//! When to queue for the lock, whom to suspect, when to ask for the reign, and when a standby that asks is trusted with it.
 //!
-//! Owns the verdicts of `FailoverWatcher`. The lock decides who is primary; this machine only decides when to queue
-//! for it, when a holder that stands still is to be fenced, and when a handover is asked for or granted.
+//! The lock decides who is primary; these rules only decide when to queue for it, when a holder that stands still is to be
+//! fenced, and when a handover is asked for or granted.
 
-use crate::ids::Millis;
+use super::{Config, Effect, Leadership, Role};
+use crate::ids::{ClusterId, Epoch, Millis};
 use crate::machine::doubt::SelfDoubt;
-
-/// The settings of the machine.
-#[derive(Clone, Copy, Debug)]
-pub struct Config {
-    /// Whether this is the master that should serve when both can (`dsm-master`).
-    pub preferred: bool,
-    /// Whether a preferred standby asks for the reign by itself.
-    pub failback: bool,
-    /// How long a holder's counter may stand still, in milliseconds.
-    pub failover_timeout_ms: u64,
-    /// How long a free lock is left to the other master, in milliseconds.
-    pub courtesy_ms: u64,
-    /// How long a returning preferred master must have been stable before it asks, in milliseconds.
-    pub stable_ms: u64,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            preferred: true,
-            failback: true,
-            failover_timeout_ms: 1000,
-            courtesy_ms: 1000,
-            stable_ms: 1000,
-        }
-    }
-}
 
 /// A reign of the other master that ended sooner than this doubles how long it must be stable before the next.
 const SHORT_REIGN_MS: u64 = 10_000;
@@ -51,57 +25,6 @@ pub enum Seen {
     },
 }
 
-/// What happens to the machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The log is replayed to its end for the first time (since the last reign).
-    CaughtUp,
-    /// A look at the lock. At least every 50 ms.
-    Looked(Seen),
-    /// This master holds the lock.
-    LockWon,
-    /// This master serves.
-    ReignBegan,
-    /// This master has released the lock, in a handover.
-    ReignEnded,
-    /// What the other master says of itself, or that the link to it is gone (`None`).
-    Peer {
-        /// Whether it is active.
-        active: Option<bool>,
-    },
-    /// The other master asks for the reign.
-    HandoverRequested {
-        /// Whether it follows this master's log and reign.
-        follows: bool,
-        /// Whether it has replayed all but the last moment of the log and has our slaves.
-        ready: bool,
-        /// Whether an operator asked for it.
-        forced: bool,
-    },
-    /// The other master does not yield.
-    HandoverRefused,
-    /// An operator wants this standby to serve.
-    HandoverOffered,
-}
-
-/// What the machine wants done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Queue for the lock.
-    WaitForLock,
-    /// Make sure that the holder runs no more.
-    Fence,
-    /// Ask the active master for the reign.
-    AskHandover {
-        /// Whether an operator wants it.
-        forced: bool,
-    },
-    /// Yield the reign to the standby that asked.
-    GrantHandover,
-    /// Answer that the reign is not yielded now.
-    RefuseHandover(Refusal),
-}
-
 /// Why a reign is not yielded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -116,6 +39,8 @@ pub enum Refusal {
         /// How long it must still wait, in milliseconds.
         remaining_ms: u64,
     },
+    /// This master hands over already, or stops.
+    Occupied,
 }
 
 impl std::fmt::Display for Refusal {
@@ -127,34 +52,34 @@ impl std::fmt::Display for Refusal {
             Refusal::Unstable { remaining_ms } => {
                 write!(f, "the last reigns were short, {remaining_ms} ms of stability are missing")
             }
+            Refusal::Occupied => f.write_str("this master does not serve, or hands over already"),
         }
     }
 }
 
+/// How a standby stands to the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Behind the log.
+pub enum Queue {
+    /// Not at all: it is behind the log.
     Replaying,
-    /// Leaves a free lock to the other master until then.
-    Courting { until: Option<Millis> },
+    /// It leaves a free lock to the other master until then.
+    Courting {
+        /// When its courtesy ends; `None` before it has seen the lock free.
+        until: Option<Millis>,
+    },
     /// Queued for the lock.
-    Waiting,
-    /// Holds the lock, does not serve yet.
-    Recovering,
-    /// Serves.
-    Reigning { since: Millis },
+    Queued {
+        /// The holder's counter and since when it stands there.
+        beat: Option<(Option<u64>, Millis)>,
+    },
 }
 
-/// The machine.
+/// What is known of the other master and of ourselves, from reign to reign.
 #[derive(Clone, Debug)]
-pub struct Takeover {
+pub(super) struct Takeover {
     config: Config,
-    state: State,
     doubt: SelfDoubt,
-    /// The holder's counter and since when it stands there.
-    beat: Option<(Option<u64>, Millis)>,
-    peer_active_since: Option<Millis>,
-    peer_connected_since: Option<Millis>,
+    peer: Option<Peer>,
     /// When this master last yielded.
     yielded_at: Option<Millis>,
     /// How long the other one must be stable before it gets the reign.
@@ -163,16 +88,21 @@ pub struct Takeover {
     forced: bool,
 }
 
+/// The other master, as long as our link to it stands.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    connected_since: Millis,
+    active_since: Option<Millis>,
+    /// The epoch of its last durable EPOCH record.
+    epoch: Epoch,
+}
+
 impl Takeover {
-    /// A standby that has not read the log yet.
-    pub fn new(config: Config, now: Millis) -> Self {
+    pub(super) fn new(config: Config, now: Millis) -> Self {
         Takeover {
             config,
-            state: State::Replaying,
             doubt: SelfDoubt::new(now, (config.failover_timeout_ms / 4).max(100)),
-            beat: None,
-            peer_active_since: None,
-            peer_connected_since: None,
+            peer: None,
             yielded_at: None,
             patience_ms: config.stable_ms,
             asked: false,
@@ -180,136 +110,182 @@ impl Takeover {
         }
     }
 
-    /// Whether this master is queued for the lock or courts it.
-    pub fn is_standby(&self) -> bool {
-        match self.state {
-            State::Replaying | State::Courting { .. } | State::Waiting => true,
-            State::Recovering | State::Reigning { .. } => false,
-        }
-    }
-
-    /// Advances the machine. The caller must perform the effects in the order returned.
-    pub fn step(&mut self, now: Millis, event: Event, effects: &mut Vec<Effect>) {
+    /// Notes that the process runs.
+    pub(super) fn observe(&mut self, now: Millis) {
         self.doubt.observe(now);
-        match event {
-            Event::CaughtUp => {
-                if self.state == State::Replaying {
-                    let courteous = !self.config.preferred || self.yielded_at.is_some();
-                    if courteous {
-                        self.state = State::Courting { until: None };
-                    } else {
-                        self.wait(effects);
-                    }
-                }
-            }
-            Event::Looked(seen) => self.looked(now, seen, effects),
-            Event::LockWon => {
-                self.state = State::Recovering;
-                self.beat = None;
-                self.asked = false;
-                self.forced = false;
-            }
-            Event::ReignBegan => {
-                self.state = State::Reigning { since: now };
-                // The other one reigned between our yielding and now.
-                if let Some(yielded_at) = self.yielded_at.take() {
-                    let short = now.since(yielded_at) < SHORT_REIGN_MS;
-                    self.patience_ms =
-                        if short { (self.patience_ms * 2).min(STABLE_MAX_MS) } else { self.config.stable_ms };
-                }
-            }
-            Event::ReignEnded => {
-                self.state = State::Replaying;
-                self.yielded_at = Some(now);
-            }
-            Event::Peer { active } => {
-                match active {
-                    Some(_) => self.peer_connected_since = self.peer_connected_since.or(Some(now)),
-                    None => self.peer_connected_since = None,
-                }
-                self.peer_active_since = match active {
-                    Some(true) => self.peer_active_since.or(Some(now)),
-                    Some(false) | None => None,
-                };
-                self.asked &= active == Some(true);
-            }
-            Event::HandoverRequested { follows, ready, forced } => {
-                effects.push(self.verdict(now, follows, ready, forced));
-            }
-            Event::HandoverRefused => {
-                self.asked = false;
-                self.forced = false;
-                self.peer_active_since = self.peer_active_since.map(|_| now);
-            }
-            Event::HandoverOffered => self.forced = true,
-        }
-        self.ask_if_due(now, effects);
     }
 
-    fn wait(&mut self, effects: &mut Vec<Effect>) {
-        self.state = State::Waiting;
-        self.beat = None;
-        effects.push(Effect::WaitForLock);
+    /// The epoch that the other master is in, if our link to it stands.
+    pub(super) fn peer_epoch(&self) -> Option<Epoch> {
+        self.peer.map(|peer| peer.epoch)
     }
 
-    fn looked(&mut self, now: Millis, seen: Seen, effects: &mut Vec<Effect>) {
-        match (self.state, seen) {
-            (State::Courting { .. }, Seen::Held { .. }) => self.wait(effects),
-            (State::Courting { until: None }, Seen::Free) => {
-                self.state = State::Courting { until: Some(now.plus(self.config.courtesy_ms)) };
-            }
-            (State::Courting { until: Some(until) }, Seen::Free) => {
-                if now >= until {
-                    self.wait(effects);
-                }
-            }
-            (State::Waiting, Seen::Held { beat }) => self.suspect(now, beat, effects),
-            (State::Waiting, Seen::Free) => self.beat = None,
-            (State::Replaying | State::Recovering | State::Reigning { .. }, _) => {}
+    /// The epoch in which the other master serves, if it does.
+    pub(super) fn served_epoch(&self) -> Option<Epoch> {
+        self.peer.filter(|peer| peer.active_since.is_some()).map(|peer| peer.epoch)
+    }
+
+    fn is_courteous(&self) -> bool {
+        !self.config.preferred || self.yielded_at.is_some()
+    }
+
+    fn lock_won(&mut self) {
+        self.asked = false;
+        self.forced = false;
+    }
+
+    /// A reign of this master has begun.
+    pub(super) fn reign_began(&mut self, now: Millis) {
+        // The other one reigned between our yielding and now.
+        if let Some(yielded_at) = self.yielded_at.take() {
+            let short = now.since(yielded_at) < SHORT_REIGN_MS;
+            self.patience_ms =
+                if short { (self.patience_ms * 2).min(STABLE_MAX_MS) } else { self.config.stable_ms };
         }
     }
 
-    /// A counter that stands still while our own clock runs is a holder that hangs.
-    fn suspect(&mut self, now: Millis, beat: Option<u64>, effects: &mut Vec<Effect>) {
-        match self.beat {
-            Some((last, since)) if last == beat => {
-                if self.doubt.expired(now, since, self.config.failover_timeout_ms) {
-                    effects.push(Effect::Fence);
-                    self.beat = Some((beat, now));
-                }
-            }
-            Some(_) | None => self.beat = Some((beat, now)),
+    /// This master has given its reign away.
+    pub(super) fn yielded(&mut self, now: Millis) {
+        self.yielded_at = Some(now);
+    }
+
+    pub(super) fn peer_said(&mut self, now: Millis, active: bool, epoch: Epoch) {
+        let before = self.peer;
+        self.peer = Some(Peer {
+            connected_since: before.map_or(now, |peer| peer.connected_since),
+            active_since: active.then(|| before.and_then(|peer| peer.active_since).unwrap_or(now)),
+            epoch,
+        });
+        self.asked &= active;
+    }
+
+    pub(super) fn peer_lost(&mut self) {
+        self.peer = None;
+        self.asked = false;
+    }
+
+    pub(super) fn refused(&mut self, now: Millis) {
+        self.asked = false;
+        self.forced = false;
+        if let Some(peer) = &mut self.peer {
+            peer.active_since = peer.active_since.map(|_| now);
         }
     }
 
-    fn ask_if_due(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        if self.state != State::Waiting || self.asked {
+    pub(super) fn offered(&mut self) {
+        self.forced = true;
+    }
+
+    /// Asks the active master for the reign, if it is time: for one that is queued for the lock.
+    pub(super) fn ask_if_due(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        if self.asked {
             return;
         }
-        let Some(since) = self.peer_active_since else { return };
+        let Some(since) = self.peer.and_then(|peer| peer.active_since) else { return };
         let by_itself = self.config.preferred && self.config.failback;
         let due = by_itself && self.doubt.expired(now, since, self.config.stable_ms);
         if due || self.forced {
             self.asked = true;
-            effects.push(Effect::AskHandover { forced: self.forced });
+            effects.push(Effect::AskForReign { forced: self.forced });
         }
     }
 
-    fn verdict(&self, now: Millis, follows: bool, ready: bool, forced: bool) -> Effect {
-        let State::Reigning { .. } = self.state else {
-            return Effect::RefuseHandover(Refusal::NotActive);
-        };
+    /// A counter that stands still while our own clock runs is a holder that hangs.
+    fn suspect(
+        &self,
+        now: Millis,
+        beat: Option<u64>,
+        last: Option<(Option<u64>, Millis)>,
+        effects: &mut Vec<Effect>,
+    ) -> Option<(Option<u64>, Millis)> {
+        match last {
+            Some((counter, since)) if counter == beat => {
+                if self.doubt.expired(now, since, self.config.failover_timeout_ms) {
+                    effects.push(Effect::Fence { beat });
+                    return Some((beat, now));
+                }
+                last
+            }
+            Some(_) | None => Some((beat, now)),
+        }
+    }
+
+    /// Whether a standby that asks is trusted with the reign by what it has replayed and by how long it was there; if not, why.
+    pub(super) fn verdict(
+        &self,
+        now: Millis,
+        (follows, ready, forced): (bool, bool, bool),
+    ) -> Result<(), Refusal> {
         if !follows {
-            return Effect::RefuseHandover(Refusal::OtherLog);
+            return Err(Refusal::OtherLog);
         }
         if !ready {
-            return Effect::RefuseHandover(Refusal::NotReady);
+            return Err(Refusal::NotReady);
         }
-        let stable_ms = self.peer_connected_since.map_or(0, |since| now.since(since));
+        let stable_ms = self.peer.map_or(0, |peer| now.since(peer.connected_since));
         if !forced && stable_ms < self.patience_ms {
             let remaining_ms = self.patience_ms - stable_ms;
-            return Effect::RefuseHandover(Refusal::Unstable { remaining_ms });
+            return Err(Refusal::Unstable { remaining_ms });
         }
-        Effect::GrantHandover
+        Ok(())
+    }
+}
+
+impl Leadership {
+    pub(super) fn caught_up(&mut self, effects: &mut Vec<Effect>) {
+        let Role::Standby { queue } = &mut self.role else { return };
+        if *queue == Queue::Replaying {
+            if self.takeover.is_courteous() {
+                *queue = Queue::Courting { until: None };
+            } else {
+                *queue = Queue::Queued { beat: None };
+                effects.push(Effect::WaitForLock);
+            }
+            // A holder who dies before the next regular look must not cost the courtesy of a second.
+            effects.push(Effect::WatchLock);
+        }
+    }
+
+    pub(super) fn looked(&mut self, now: Millis, seen: Seen, effects: &mut Vec<Effect>) {
+        let Role::Standby { queue } = &mut self.role else { return };
+        let courtesy_ms = self.config.courtesy_ms;
+        let is_over = |until: &Option<Millis>| until.is_some_and(|until| now >= until);
+        *queue = match (*queue, seen) {
+            (Queue::Courting { .. }, Seen::Held { .. }) => {
+                effects.push(Effect::WaitForLock);
+                Queue::Queued { beat: None }
+            }
+            (Queue::Courting { until }, Seen::Free) if is_over(&until) => {
+                effects.push(Effect::WaitForLock);
+                Queue::Queued { beat: None }
+            }
+            (Queue::Courting { until }, Seen::Free) => {
+                Queue::Courting { until: until.or(Some(now.plus(courtesy_ms))) }
+            }
+            (Queue::Queued { beat: last }, Seen::Held { beat }) => {
+                Queue::Queued { beat: self.takeover.suspect(now, beat, last, effects) }
+            }
+            (Queue::Queued { .. }, Seen::Free) => Queue::Queued { beat: None },
+            (Queue::Replaying, _) => Queue::Replaying,
+        };
+    }
+
+    /// The lock is won: have the log looked at, before anything is done to it. A lock that is not wanted any more is let go by
+    /// the caller, who finds that this master is not `Barred`.
+    pub(super) fn lock_won(
+        &mut self,
+        now: Millis,
+        cluster: Option<ClusterId>,
+        epoch: Option<Epoch>,
+        effects: &mut Vec<Effect>,
+    ) {
+        // It may have been on its way when this master left the queue: the other one gets it.
+        if !self.is_standby() || self.is_leaving() {
+            return;
+        }
+        self.takeover.lock_won();
+        self.known.lock_won(cluster, epoch);
+        self.become_role(Role::Barred { told_at: now }, effects);
+        effects.push(Effect::LookAtLog);
     }
 }

@@ -19,11 +19,15 @@ pub(crate) enum Action {
     Look { m: usize },
     WinLock { m: usize },
     Recover { m: usize },
+    Hear { m: usize },
     Suspect { m: usize },
     EnlistTimeout { m: usize },
+    SyncForHandover { m: usize },
     Close { m: usize },
+    Reopen { m: usize },
     FrontTick { m: usize },
     YieldTimeout { m: usize },
+    CloseTimeout { m: usize },
     Resume { m: usize },
     Restart { m: usize },
     RestartSlave { s: usize },
@@ -55,11 +59,15 @@ impl fmt::Display for Action {
             Action::Look { m } => write!(f, "master {m} looks at the lock"),
             Action::WinLock { m } => write!(f, "master {m} gets the lock"),
             Action::Recover { m } => write!(f, "master {m} reads the log to its end and syncs it"),
+            Action::Hear { m } => write!(f, "master {m} has waited for what others know of the log"),
             Action::Suspect { m } => write!(f, "master {m} sees the counter of the other stand still"),
             Action::EnlistTimeout { m } => write!(f, "FAULT master {m} waits no longer for slaves"),
-            Action::Close { m } => write!(f, "master {m} closes the log and gives the lock away"),
+            Action::SyncForHandover { m } => write!(f, "master {m}: the log is synced for a handover"),
+            Action::Close { m } => write!(f, "master {m}: the log is closed"),
+            Action::Reopen { m } => write!(f, "master {m} has the log back"),
             Action::FrontTick { m } => write!(f, "master {m}: time passes for what is held"),
             Action::YieldTimeout { m } => write!(f, "FAULT master {m} gives the handover up"),
+            Action::CloseTimeout { m } => write!(f, "FAULT master {m} asks for the log back"),
             Action::Resume { m } => write!(f, "master {m} runs again"),
             Action::Restart { m } => write!(f, "master {m} is started"),
             Action::RestartSlave { s } => write!(f, "slave {s} is started"),
@@ -135,32 +143,52 @@ impl World {
         if self.setup.peers && !mine.dialer_up && !mine.other_up && self.masters[1 - m].runs() {
             all.push(Action::Dial { m });
         }
-        match shell.role {
-            Role::Standby => {
-                let lock = self.disk.lock;
-                if !shell.caught_up {
-                    all.push(Action::CatchUp { m });
-                } else if !shell.waits_for_lock {
-                    // A second of courtesy does not pass while somebody who runs waits for a lock that is free.
-                    let other = &self.masters[1 - m];
-                    if lock.is_some() || !other.runs() || !other.shell.waits_for_lock {
-                        all.push(Action::Look { m });
-                    }
-                } else if lock.is_none() || self.bug(Bug::LockNotAwaited) {
+        self.actions_of_role(m, all);
+        if self.front_ticks < FRONT_TICKS_MAX && self.front_tick_matters(m) {
+            all.push(Action::FrontTick { m });
+        }
+    }
+
+    /// What a master waits for in its role.
+    fn actions_of_role(&self, m: usize, all: &mut Vec<Action>) {
+        let (node, lock) = (&self.masters[m], self.disk.lock);
+        match node.reign.role() {
+            Role::Standby { queue: Queue::Replaying } => all.push(Action::CatchUp { m }),
+            Role::Standby { queue: Queue::Courting { .. } } => {
+                // A second of courtesy does not pass while somebody who runs waits for a lock that is free.
+                let other = &self.masters[1 - m];
+                if lock.is_some() || !other.runs() || !other.waits_for_lock() {
+                    all.push(Action::Look { m });
+                }
+            }
+            Role::Standby { queue: Queue::Queued { .. } } => {
+                if lock.is_none() || self.bug(Bug::LockNotAwaited) {
                     all.push(Action::WinLock { m });
                 } else if lock == Some(1 - m) && self.masters[1 - m].shell.life == Life::Paused {
                     all.push(Action::Suspect { m });
                 }
             }
-            Role::Recovering => all.push(Action::Recover { m }),
-            Role::Reigning { phase, .. } => {
-                if phase == Phase::Closing && shell.group.is_empty() && shell.queue.is_empty() {
+            Role::Recovering { .. } => all.push(Action::Recover { m }),
+            Role::Waiting(_) if node.shell.now < Millis(HEAR_MS) => all.push(Action::Hear { m }),
+            Role::Preparing { .. } => all.push(Action::SyncForHandover { m }),
+            Role::Closing { asked_back, .. } => {
+                if node.shell.group.is_empty() && node.shell.queue.is_empty() {
                     all.push(Action::Close { m });
                 }
+                if *asked_back {
+                    all.push(Action::Reopen { m });
+                }
             }
-        }
-        if self.front_ticks < FRONT_TICKS_MAX && self.front_tick_matters(m) {
-            all.push(Action::FrontTick { m });
+            Role::Doubting { .. } | Role::Stopping { .. } => all.push(Action::Close { m }),
+            Role::Barred { .. }
+            | Role::Halting
+            | Role::Waiting(_)
+            | Role::Opening { .. }
+            | Role::Announcing { .. }
+            | Role::Serving { .. }
+            | Role::Yielding { .. }
+            | Role::Departing { .. }
+            | Role::Ended => {}
         }
     }
 
@@ -209,12 +237,15 @@ impl World {
     pub(super) fn fault_actions(&self, all: &mut Vec<Action>) {
         let (spent, limits) = (&self.spent, &self.setup.faults);
         for m in (0..2).filter(|m| self.masters[*m].runs()) {
-            let phase = self.masters[m].phase();
-            if phase == Some(Phase::Announcing) && limits.enlist_timeout {
+            let role = self.masters[m].reign.role();
+            if matches!(role, Role::Announcing { .. }) && limits.enlist_timeout {
                 all.push(Action::EnlistTimeout { m });
             }
-            if phase == Some(Phase::Yielding) && limits.yield_timeout {
+            if matches!(role, Role::Yielding { .. }) && limits.yield_timeout {
                 all.push(Action::YieldTimeout { m });
+            }
+            if matches!(role, Role::Closing { asked_back: false, .. }) && limits.yield_timeout {
+                all.push(Action::CloseTimeout { m });
             }
         }
         if spent.stray < limits.stray {
@@ -248,7 +279,7 @@ impl World {
             if spent.read_timeout < limits.read_timeout && asked {
                 all.push(Action::ReadTimeout { m });
             }
-            let standby = node.shell.role == Role::Standby && node.shell.waits_for_lock;
+            let standby = node.waits_for_lock();
             if spent.handover < limits.handover && standby && self.masters[1 - m].serves() {
                 all.push(Action::Handover { m });
             }
@@ -287,20 +318,34 @@ impl World {
             Action::Dial { m } => self.dial(m),
             Action::CatchUp { m } => {
                 self.replay(m);
-                self.masters[m].shell.change().caught_up = true;
-                self.watch(m, takeover::Event::CaughtUp);
+                self.reign(m, reign::Event::CaughtUp);
             }
             Action::Look { m } => self.look(m),
             Action::WinLock { m } => self.win_lock(m),
             Action::Recover { m } => self.recover(m),
+            Action::Hear { m } => {
+                while self.masters[m].shell.now < Millis(HEAR_MS) {
+                    let shell = self.masters[m].shell.change();
+                    shell.now = shell.now.plus(200);
+                    self.tick(m, 0);
+                }
+                self.hear(m);
+            }
             Action::Suspect { m } => self.suspect(m),
-            Action::EnlistTimeout { m } => self.serve(m),
+            Action::EnlistTimeout { m } | Action::YieldTimeout { m } | Action::CloseTimeout { m } => {
+                self.tick(m, TIMEOUT_MS);
+            }
+            Action::SyncForHandover { m } => {
+                self.reign(m, reign::Event::Synced);
+            }
             Action::Close { m } => self.close(m),
+            Action::Reopen { m } => {
+                self.reign(m, reign::Event::Reopened);
+            }
             Action::FrontTick { m } => {
                 self.front_ticks += 1;
                 self.front(m, front::Event::Tick);
             }
-            Action::YieldTimeout { m } => self.abort_yield(m),
             Action::Resume { m } => self.masters[m].shell.change().life = Life::Running,
             Action::Restart { m } => {
                 self.masters[m] = Node::new(m, Life::Running);
@@ -355,7 +400,7 @@ impl World {
             Action::Handover { m } => {
                 self.spent.handover += 1;
                 self.spent.total += 1;
-                self.watch(m, takeover::Event::HandoverOffered);
+                self.reign(m, reign::Event::HandoverOffered);
             }
             Action::Leave { c } => {
                 self.spent.leave += 1;
@@ -379,19 +424,14 @@ impl World {
 
     /// What a master looks at whenever something has happened.
     pub(super) fn after_turn(&mut self, m: usize) {
-        let node = &self.masters[m];
-        match node.phase() {
-            Some(Phase::Announcing) => {
-                if self.links[m].iter().all(|link| !link.master_up || link.count.is_some()) {
-                    self.serve(m);
-                }
-            }
-            Some(Phase::Yielding) => {
-                if node.core.in_flight() == 0 || self.bug(Bug::YieldedInFlight) {
-                    self.masters[m].set_phase(Phase::Closing);
-                }
-            }
-            Some(Phase::Opening | Phase::Serving | Phase::Closing) | None => {}
+        let reign = &self.masters[m].reign;
+        if reign.is_waiting() {
+            self.hear(m);
+        } else if reign.holds_places_back() {
+            self.tick(m, 0);
+        } else if reign.waits_for_requests() {
+            let around = self.surroundings(m);
+            self.reign(m, reign::Event::TurnEnded(around));
         }
     }
 }

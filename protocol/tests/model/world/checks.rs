@@ -66,7 +66,7 @@ impl World {
         if (0..2).any(|m| self.masters[m].core.in_flight() > 0 || self.masters[m].front.waiting() > 0) {
             self.wrong("a request hangs in a master".to_owned());
         }
-        if !self.masters[1 - m].shell.waits_for_lock {
+        if !self.masters[1 - m].waits_for_lock() {
             self.wrong("the standby does not wait for the lock".to_owned());
         }
         self.replay(1 - m);

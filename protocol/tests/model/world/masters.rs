@@ -97,36 +97,153 @@ impl World {
         }
     }
 
-    pub(super) fn watch(&mut self, m: usize, event: takeover::Event) -> bool {
-        let mut effects = Vec::new();
+    /// Advances the machine of the reign, and does what it wants. Whether that was a fence.
+    pub(super) fn reign(&mut self, m: usize, event: reign::Event<'_>) -> bool {
         let now = self.masters[m].shell.now;
-        self.masters[m].watcher.change().step(now, event, &mut effects);
+        let mut effects = Vec::new();
+        self.masters[m].reign.change().step(now, event, &mut effects);
+        self.perform_reign(m, effects)
+    }
+
+    /// Lets the machine of the reign look at the time, which is so much later than it was.
+    pub(super) fn tick(&mut self, m: usize, later_ms: u64) {
+        let around = self.surroundings(m);
+        let now = self.masters[m].shell.now.plus(later_ms);
+        let mut effects = Vec::new();
+        self.masters[m].reign.change().step(now, reign::Event::Tick(around), &mut effects);
+        self.perform_reign(m, effects);
+    }
+
+    /// Tells a master that waits with the lock what others know of the log.
+    pub(super) fn hear(&mut self, m: usize) {
+        let (mut slaves, mut has_newcomer) = (Vec::new(), false);
+        for s in (0..self.slaves.len()).filter(|s| self.links[m][*s].master_up) {
+            match self.slaves[s].machine.seen() {
+                Some(seen) => slaves.push((slave_id(s), CLUSTER, Some(seen))),
+                None => has_newcomer = true,
+            }
+        }
+        let node = &mut self.masters[m];
+        let heard = reign::Event::Heard(Hearsay { slaves, has_newcomer, reigns: node.core.reigns() });
+        let mut effects = Vec::new();
+        node.reign.change().step(node.shell.now, heard, &mut effects);
+        self.perform_reign(m, effects);
+    }
+
+    pub(super) fn surroundings(&self, m: usize) -> Surroundings {
+        let undecided =
+            |link: &&Part<Link>| link.master_up && link.count.is_none() && link.enlisted.is_none();
+        let in_flight = self.masters[m].core.in_flight();
+        Surroundings {
+            in_flight: if self.bug(Bug::YieldedInFlight) { 0 } else { in_flight },
+            standbys: usize::from(self.peers[1 - m].other_up),
+            has_dialed: self.peers[m].dialer_up,
+            slaves_undecided: self.links[m].iter().filter(undecided).count(),
+            log_follows: true,
+            ..Surroundings::default()
+        }
+    }
+
+    fn perform_reign(&mut self, m: usize, effects: Vec<reign::Effect>) -> bool {
+        use reign::Effect;
         let mut fences = false;
         for effect in effects {
             match effect {
-                takeover::Effect::WaitForLock => self.masters[m].shell.change().waits_for_lock = true,
-                takeover::Effect::Fence => fences = true,
-                takeover::Effect::AskHandover { forced } => {
+                Effect::Fence { .. } => fences = true,
+                Effect::GiveLockBack => self.disk.change().lock = None,
+                Effect::LookAtLog => {
+                    self.reign(m, reign::Event::Sighted { follows: true });
+                }
+                Effect::StopFollowing => {
+                    self.reign(m, reign::Event::Halted);
+                }
+                Effect::NoteWitnesses(text) => {
+                    if !text.is_empty() {
+                        self.wrong(format!("what slaves have seen is noted of a whole log: {text}"));
+                    }
+                }
+                Effect::WriteEpoch { epoch, .. } => self.begin_log(m, epoch),
+                Effect::WriteLockText { serves } => {
+                    if serves {
+                        self.disk.change().lock_epoch = self.masters[m].shell.epoch;
+                    }
+                }
+                Effect::BeginReign { version, id } => {
+                    self.core(m, master::Event::ReignBegan { version, id });
+                }
+                Effect::Announce => (0..self.slaves.len()).for_each(|s| self.announce(m, s)),
+                Effect::GivePlaces => self.give_places(m),
+                Effect::EndReign => self.end_reign(m),
+                Effect::StanceChanged => self.stance_changed(m),
+                Effect::TellState => self.tell_state(m),
+                Effect::AskForReign { forced } => {
                     let slaves = (0..self.slaves.len()).filter(|s| self.links[m][*s].master_up).collect();
                     if self.peers[m].dialer_up {
                         let request = ToPeer::HandoverRequest { slaves, forced };
                         self.peers[m].change().to.push_back(request);
                     }
                 }
-                takeover::Effect::GrantHandover => self.begin_yield(m),
-                takeover::Effect::RefuseHandover(_) => self.refuse_handover(m),
+                Effect::RefuseHandover { .. } => self.refuse_handover(m),
+                Effect::Say(saying) => self.tell(|| format!("master {m}: {saying:?}")),
+                // Steps of their own, which the role allows.
+                Effect::WatchLock
+                | Effect::WaitForLock
+                | Effect::Recover { .. }
+                | Effect::SyncLog
+                | Effect::CloseLog
+                | Effect::AskLogBack
+                | Effect::Follow
+                | Effect::NameCluster(_) => {}
+                Effect::LeaveQueue
+                | Effect::FollowAnew
+                | Effect::LetGoOfLog
+                | Effect::LookAtPath
+                | Effect::AbandonLog
+                | Effect::OfferReign
+                | Effect::AnswerOperator { .. }
+                | Effect::StopAccepting
+                | Effect::AskForwarders
+                | Effect::LetClientsGo { .. }
+                | Effect::End(_) => self.wrong(format!("master {m} wants {effect:?}, for no reason here")),
             }
         }
         fences
+    }
+
+    fn begin_log(&mut self, m: usize, epoch: Epoch) {
+        let found = Epoch(epoch.0.saturating_sub(1)).max(Epoch(1));
+        let epoch = if self.bug(Bug::EpochNotRaised) { found } else { epoch };
+        let shell = self.masters[m].shell.change();
+        shell.epoch = epoch;
+        shell.queue.push_back(Queued::Epoch);
+    }
+
+    fn give_places(&mut self, m: usize) {
+        for s in 0..self.slaves.len() {
+            if let Some(room_bytes) = self.links[m][s].enlisted {
+                let link = self.links[m][s].change();
+                link.enlisted = None;
+                let link = link.id;
+                self.core(m, master::Event::SlaveJoined { id: slave_id(s), link, room_bytes });
+            }
+        }
+    }
+
+    fn stance_changed(&mut self, m: usize) {
+        match self.masters[m].reign.stance() {
+            reign::Stance::Standby => self.front(m, front::Event::StandbyBegan),
+            reign::Stance::Holding if self.bug(Bug::YieldedWithoutHolding) => {}
+            reign::Stance::Holding => self.front(m, front::Event::HoldingBegan),
+            reign::Stance::Serving => self.front(m, front::Event::ServingBegan),
+            reign::Stance::Stopping => self.front(m, front::Event::StoppingBegan),
+        }
     }
 
     pub(super) fn log_write(&mut self, m: usize) {
         let queue = std::mem::take(&mut self.masters[m].shell.change().queue);
         for queued in queue {
             let place = self.disk.log.len() + 1;
-            let Role::Reigning { epoch, .. } = self.masters[m].shell.role else {
-                unreachable!("only a reign has a log");
-            };
+            let epoch = self.masters[m].shell.epoch;
             let (record, done) = match queued {
                 Queued::Change(write, change) => {
                     let version = Version::new(epoch.0, place as u64);
@@ -224,12 +341,7 @@ impl World {
     }
 
     pub(super) fn epoch_written(&mut self, m: usize, version: Version) {
-        self.disk.change().lock_epoch = version.epoch;
-        self.masters[m].set_phase(Phase::Announcing);
-        self.core(m, master::Event::ReignBegan { version, id: reign_of(version).id });
-        for s in 0..self.slaves.len() {
-            self.announce(m, s);
-        }
+        self.reign(m, reign::Event::EpochWritten { version, id: reign_of(version).id });
     }
 
     pub(super) fn log_read(&mut self, m: usize) {
@@ -261,17 +373,38 @@ impl World {
             }
         }
         node.shell.change().replayed = self.disk.log.len();
+        let (end, durable) = (self.end_of(self.disk.log.len()), self.end_of(self.disk.synced));
+        let node = &mut self.masters[m];
+        let replayed = reign::Event::Replayed { end, durable, reigns: node.core.reigns() };
+        let mut effects = Vec::new();
+        node.reign.change().step(node.shell.now, replayed, &mut effects);
+        self.perform_reign(m, effects);
+    }
+
+    /// The place behind so many records of the log.
+    fn end_of(&self, records: usize) -> Position {
+        let log = &self.disk.log[..records.min(self.disk.log.len())];
+        let Some(last) = log.last() else { return Position::default() };
+        let began = log.iter().rev().find(|record| record.change.is_none());
+        Position {
+            offset: log.len() as u64,
+            seq: last.version.seq,
+            epoch: last.version.epoch,
+            reign: began.map(|record| reign_of(record.version)).unwrap_or_default(),
+            cluster: Some(CLUSTER),
+            ..Position::default()
+        }
     }
 
     pub(super) fn look(&mut self, m: usize) {
         match self.disk.lock {
             Some(_) => {
-                self.watch(m, takeover::Event::Looked(Seen::Held { beat: Some(1) }));
+                self.reign(m, reign::Event::Looked(Seen::Held { beat: Some(1) }));
             }
             None => {
                 let until = self.masters[m].shell.now.plus(1100);
-                while self.masters[m].shell.now < until && !self.masters[m].shell.waits_for_lock {
-                    self.watch(m, takeover::Event::Looked(Seen::Free));
+                while self.masters[m].shell.now < until && !self.masters[m].waits_for_lock() {
+                    self.reign(m, reign::Event::Looked(Seen::Free));
                     let shell = self.masters[m].shell.change();
                     shell.now = shell.now.plus(100);
                 }
@@ -280,11 +413,10 @@ impl World {
     }
 
     pub(super) fn win_lock(&mut self, m: usize) {
-        self.disk.change().lock = Some(m);
-        let shell = self.masters[m].shell.change();
-        shell.waits_for_lock = false;
-        shell.role = Role::Recovering;
-        self.watch(m, takeover::Event::LockWon);
+        let disk = self.disk.change();
+        disk.lock = Some(m);
+        let named = Some(disk.lock_epoch).filter(|epoch| *epoch > Epoch(0));
+        self.reign(m, reign::Event::LockWon { cluster: named.map(|_| CLUSTER), epoch: named });
     }
 
     pub(super) fn recover(&mut self, m: usize) {
@@ -295,21 +427,11 @@ impl World {
             let disk = self.disk.change();
             disk.synced = disk.log.len();
         }
-        let last = self.disk.log.last().map(|record| record.version.epoch).unwrap_or_default();
-        let shell = self.masters[m].shell.change();
-        let seen = last.max(self.disk.lock_epoch);
-        let epoch =
-            if self.setup.bug == Some(Bug::EpochNotRaised) { seen.max(Epoch(1)) } else { seen.next() };
-        shell.role = Role::Reigning { epoch, phase: Phase::Opening };
-        shell.queue.push_back(Queued::Epoch);
-    }
-
-    pub(super) fn serve(&mut self, m: usize) {
-        self.masters[m].set_phase(Phase::Serving);
-        self.tell(|| format!("master {m} serves"));
-        self.front(m, front::Event::ServingBegan);
-        self.watch(m, takeover::Event::ReignBegan);
-        self.tell_state(m);
+        let end = self.end_of(self.disk.log.len());
+        let read = FileAtPath { device: 1, inode: 1, bytes: end.offset };
+        let noted = dsm_protocol::witness_file::WitnessText::default();
+        self.reign(m, reign::Event::Recovered { log: Some((&end).into()), read: Some(read), noted });
+        self.hear(m);
     }
 
     /// The other master stands still: its beat does, while our own clock runs.
@@ -317,7 +439,7 @@ impl World {
         let looks = (0..60).any(|_| {
             let shell = self.masters[m].shell.change();
             shell.now = shell.now.plus(25);
-            self.watch(m, takeover::Event::Looked(Seen::Held { beat: Some(7) }))
+            self.reign(m, reign::Event::Looked(Seen::Held { beat: Some(7) }))
         });
         if !looks {
             self.wrong("a holder that stands still is not fenced".to_owned());
@@ -329,56 +451,41 @@ impl World {
         }
     }
 
-    pub(super) fn begin_yield(&mut self, m: usize) {
-        if !self.masters[m].serves() {
-            self.refuse_handover(m);
-            return;
-        }
-        self.masters[m].set_phase(Phase::Yielding);
-        if !self.bug(Bug::YieldedWithoutHolding) {
-            self.front(m, front::Event::HoldingBegan);
-        }
-    }
-
     pub(super) fn refuse_handover(&mut self, m: usize) {
         if self.peers[1 - m].other_up {
             self.peers[1 - m].change().from.push_back(FromPeer::HandoverRefused);
         }
     }
 
-    pub(super) fn abort_yield(&mut self, m: usize) {
-        self.masters[m].set_phase(Phase::Serving);
-        self.refuse_handover(m);
-        self.front(m, front::Event::ServingBegan);
-    }
-
+    /// The log is closed.
     pub(super) fn close(&mut self, m: usize) {
-        let bug = self.bug(Bug::YieldedInFlight);
-        let disk = self.disk.change();
-        disk.lock = None;
-        if !bug {
+        if !self.bug(Bug::YieldedInFlight) {
+            let disk = self.disk.change();
             disk.synced = disk.log.len();
         }
+        let records = self.disk.log.len();
+        let end = self.end_of(records);
+        let file = Some(FileAtPath { device: 1, inode: 1, bytes: end.offset });
+        let node = &mut self.masters[m];
+        node.shell.change().replayed = records;
+        let closed = reign::Event::Closed { end, file, reigns: node.core.reigns() };
+        let mut effects = Vec::new();
+        node.reign.change().step(node.shell.now, closed, &mut effects);
+        self.perform_reign(m, effects);
+    }
+
+    fn end_reign(&mut self, m: usize) {
         if self.masters[m].core.in_flight() == 0 {
             self.core(m, master::Event::ReignEnded);
-        } else if !bug {
-            self.wrong("a reign ends with requests in flight".to_owned());
-        } else {
+        } else if self.bug(Bug::YieldedInFlight) {
             // It goes on answering what it had.
             return;
+        } else {
+            self.wrong("a reign ends with requests in flight".to_owned());
         }
         for s in 0..self.slaves.len() {
             self.links[m][s].change().count = None;
         }
-        let end = self.disk.log.len();
-        let shell = self.masters[m].shell.change();
-        shell.role = Role::Standby;
-        shell.replayed = end;
-        shell.caught_up = false;
-        self.tell(|| format!("master {m} is a standby"));
-        self.watch(m, takeover::Event::ReignEnded);
-        self.front(m, front::Event::StandbyBegan);
-        self.tell_state(m);
     }
 
     pub(super) fn crash(&mut self, m: usize) {

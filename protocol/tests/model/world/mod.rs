@@ -17,19 +17,33 @@ use crate::setup::{Bug, Faults, Setup, Wish};
 use actions::Action;
 use bytes::Bytes;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
-use dsm_protocol::ids::{Epoch, LinkId, Millis, Reign, ReignId, RequestId, Seq, SessionId, SlaveId, Version};
+use dsm_protocol::ids::{
+    ClusterId, Epoch, LinkId, Millis, Reign, ReignId, RequestId, Seq, SessionId, SlaveId, Version,
+};
 use dsm_protocol::machine::front::{self, Front, Kind};
 use dsm_protocol::machine::link::Count;
 use dsm_protocol::machine::master::{self, Asker, Change, Master, ReadId, WriteId};
-use dsm_protocol::machine::reign::takeover::{self, Seen, Takeover};
+use dsm_protocol::machine::reign::{self, FileAtPath, Hearsay, Leadership, Queue, Role, Seen, Surroundings};
 use dsm_protocol::machine::slave::{self, Slave};
-use dsm_protocol::record::Place;
+use dsm_protocol::record::{Place, Position};
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::rc::Rc;
 
 /// No request of the world waits long enough to be given up by a machine.
 const DEADLINE: Millis = Millis(u64::MAX / 2);
+
+/// The cluster of the one log.
+const CLUSTER: ClusterId = ClusterId(1);
+
+/// The link over which a master hears the other one.
+const STANDBY: LinkId = LinkId(1);
+
+/// A master that has just been started waits so long for what others know of the log.
+const HEAR_MS: u64 = reign::start::HEAR_MS;
+
+/// Longer than any wait of a handover or for slaves, and too short for a pause of our own.
+const TIMEOUT_MS: u64 = 500;
 
 /// Sessions from here on are those of the other master's clients.
 const FORWARDED: u64 = 1000;
@@ -64,6 +78,8 @@ struct Link {
     slave_up: bool,
     /// The count of its messages, while the slave has a place in the reign.
     count: Option<Count>,
+    /// The room of a slave that has accepted a reign which does not serve yet.
+    enlisted: Option<u64>,
     to_slave: VecDeque<ToSlave>,
     to_master: VecDeque<slave::Effect>,
 }
@@ -77,7 +93,7 @@ enum ToPeer {
 
 #[derive(Clone, Debug)]
 enum FromPeer {
-    State { active: bool },
+    State { active: bool, epoch: Epoch },
     Response { id: RequestId, reply: Reply },
     HandoverRefused,
 }
@@ -101,22 +117,6 @@ enum Life {
     Paused,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Opening,
-    Announcing,
-    Serving,
-    Yielding,
-    Closing,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Standby,
-    Recovering,
-    Reigning { epoch: Epoch, phase: Phase },
-}
-
 #[derive(Clone, Debug)]
 enum Queued {
     Change(WriteId, Change),
@@ -134,21 +134,48 @@ enum InGroup {
 #[derive(Clone, Debug)]
 struct Shell {
     life: Life,
-    role: Role,
     now: Millis,
     replayed: usize,
-    caught_up: bool,
-    waits_for_lock: bool,
+    /// The epoch under which its log is written.
+    epoch: Epoch,
     queue: VecDeque<Queued>,
     group: Vec<InGroup>,
     log_reads: Vec<(ReadId, Place, Version, Bytes)>,
+}
+
+/// The machine of a reign. Its doubt of itself, which decides when nobody is asked in vain and no master is fenced, is no part of
+/// what tells two states apart: here a timeout may come at any moment, and a holder is suspected when it stands still.
+#[derive(Clone)]
+struct Timeless(Leadership);
+
+impl fmt::Debug for Timeless {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format!("{:?}", self.0);
+        let (before, rest) = text.split_once("doubt: SelfDoubt {").expect("the machine doubts itself");
+        let (_, after) = rest.split_once('}').expect("a struct ends");
+        write!(f, "{before}{after}")
+    }
+}
+
+impl std::ops::Deref for Timeless {
+    type Target = Leadership;
+
+    fn deref(&self) -> &Leadership {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Timeless {
+    fn deref_mut(&mut self) -> &mut Leadership {
+        &mut self.0
+    }
 }
 
 #[derive(Clone)]
 struct Node {
     core: Part<Master>,
     front: Part<Front>,
-    watcher: Part<Takeover>,
+    reign: Part<Timeless>,
     shell: Part<Shell>,
 }
 
@@ -245,18 +272,17 @@ fn value_of(c: usize, index: usize) -> Bytes {
 
 impl Node {
     fn new(m: usize, life: Life) -> Node {
-        let config = takeover::Config { preferred: m == 0, failback: false, ..takeover::Config::default() };
+        let config =
+            reign::Config { preferred: m == 0, failback: false, new: true, ..reign::Config::default() };
         Node {
             core: Part::new(Master::new(master::Config::default())),
             front: Part::new(Front::new(front::Config::default())),
-            watcher: Part::new(Takeover::new(config, Millis(0))),
+            reign: Part::new(Timeless(Leadership::new(config, Millis(0)))),
             shell: Part::new(Shell {
                 life,
-                role: Role::Standby,
                 now: Millis(0),
                 replayed: 0,
-                caught_up: false,
-                waits_for_lock: false,
+                epoch: Epoch(0),
                 queue: VecDeque::new(),
                 group: Vec::new(),
                 log_reads: Vec::new(),
@@ -268,25 +294,12 @@ impl Node {
         self.shell.life == Life::Running
     }
 
-    fn phase(&self) -> Option<Phase> {
-        match self.shell.role {
-            Role::Reigning { phase, .. } => Some(phase),
-            Role::Standby | Role::Recovering => None,
-        }
-    }
-
     fn serves(&self) -> bool {
-        self.phase() == Some(Phase::Serving)
+        self.reign.serves()
     }
 
-    fn is_announced(&self) -> bool {
-        matches!(self.phase(), Some(Phase::Announcing | Phase::Serving | Phase::Yielding))
-    }
-
-    fn set_phase(&mut self, to: Phase) {
-        if let Role::Reigning { phase, .. } = &mut self.shell.change().role {
-            *phase = to;
-        }
+    fn waits_for_lock(&self) -> bool {
+        matches!(self.reign.role(), Role::Standby { queue: Queue::Queued { .. } })
     }
 }
 
@@ -322,7 +335,7 @@ impl World {
         // Nobody asks for anything before the cluster stands.
         world.settle(true);
         assert_eq!(world.violation, None);
-        assert!(world.masters[0].serves() && world.masters[1].shell.waits_for_lock);
+        assert!(world.masters[0].serves() && world.masters[1].waits_for_lock());
         world.setup = Rc::new(setup);
         world
     }
@@ -383,7 +396,7 @@ impl Model for World {
         for node in &self.masters {
             all.push(node.core.digest(text));
             all.push(node.front.digest(text));
-            all.push(node.watcher.digest(text));
+            all.push(node.reign.digest(text));
             all.push(node.shell.digest(text));
         }
         all.extend(self.slaves.iter().map(|slave| slave.digest(text)));

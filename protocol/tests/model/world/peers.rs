@@ -4,18 +4,24 @@ use super::*;
 
 impl World {
     pub(super) fn dial(&mut self, m: usize) {
-        let other = &self.masters[1 - m];
-        let state = FromPeer::State { active: other.serves() };
+        let state = self.state(1 - m);
         let link = self.peers[m].change();
         let generation = link.generation + 1;
         *link = PeerLink { generation, dialer_up: true, other_up: true, ..PeerLink::default() };
         link.from.push_back(state);
     }
 
+    /// What a master says of itself.
+    fn state(&self, m: usize) -> FromPeer {
+        let node = &self.masters[m];
+        let own = node.reign.reign().map(|reign| reign.epoch);
+        let replayed = node.core.reigns().last().map(|last| last.reign.epoch);
+        FromPeer::State { active: node.serves(), epoch: own.or(replayed).unwrap_or_default() }
+    }
+
     pub(super) fn tell_state(&mut self, m: usize) {
         if self.peers[1 - m].other_up {
-            let node = &self.masters[m];
-            let state = FromPeer::State { active: node.serves() };
+            let state = self.state(m);
             self.peers[1 - m].change().from.push_back(state);
         }
     }
@@ -27,19 +33,21 @@ impl World {
             link.dialer_up = false;
             link.to.clear();
             self.front(m, front::Event::PeerDown);
-            self.watch(m, takeover::Event::Peer { active: None });
+            self.reign(m, reign::Event::PeerLost);
             return;
         };
         self.tell(|| format!("{message:?}"));
         match message {
-            FromPeer::State { active } => {
+            FromPeer::State { active, epoch } => {
                 let believed = active && !self.masters[m].serves();
                 self.front(m, front::Event::PeerState { active: believed });
-                self.watch(m, takeover::Event::Peer { active: Some(active) });
+                let cluster = (epoch > Epoch(0)).then_some(CLUSTER);
+                self.reign(m, reign::Event::PeerNamed { cluster });
+                self.reign(m, reign::Event::PeerSaid { active, epoch });
             }
             FromPeer::Response { id, reply } => self.front(m, front::Event::Response { id, reply }),
             FromPeer::HandoverRefused => {
-                self.watch(m, takeover::Event::HandoverRefused);
+                self.reign(m, reign::Event::HandoverRefused);
             }
         }
     }
@@ -55,9 +63,7 @@ impl World {
             for stream in std::mem::take(&mut link.streams) {
                 self.front(1 - m, front::Event::SessionClosed { session: session(stream) });
             }
-            if self.masters[1 - m].phase() == Some(Phase::Yielding) {
-                self.abort_yield(1 - m);
-            }
+            self.reign(1 - m, reign::Event::StandbyGone { link: STANDBY, is_last: true });
             return;
         };
         self.tell(|| format!("{message:?}"));
@@ -75,7 +81,8 @@ impl World {
             ToPeer::HandoverRequest { slaves, forced } => {
                 let active = (0..self.slaves.len()).filter(|s| self.links[1 - m][*s].count.is_some());
                 let ready = active.into_iter().all(|s| slaves.contains(&s));
-                self.watch(1 - m, takeover::Event::HandoverRequested { follows: true, ready, forced });
+                let from = STANDBY;
+                self.reign(1 - m, reign::Event::HandoverRequested { from, follows: true, ready, forced });
             }
         }
     }

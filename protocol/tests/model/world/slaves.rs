@@ -30,13 +30,11 @@ impl World {
         let id = LinkId(link.id.0.max((10 * m + s) as u64) + 100);
         *link = Link { id, master_up: true, slave_up: true, ..Link::default() };
         self.slaves[s].change().machine.step(slave::Event::LinkUp { link: id }, &mut Vec::new());
-        if self.masters[m].is_announced() {
-            self.announce(m, s);
-        }
+        self.announce(m, s);
     }
 
     pub(super) fn announce(&mut self, m: usize, s: usize) {
-        let Role::Reigning { epoch, .. } = self.masters[m].shell.role else { return };
+        let Some(Reign { epoch, .. }) = self.masters[m].reign.announced() else { return };
         let durable = self.disk.log[..self.disk.synced]
             .iter()
             .any(|record| record.change.is_none() && record.version.epoch == epoch);
@@ -74,6 +72,7 @@ impl World {
         let link = self.links[m][s].change();
         link.master_up = false;
         link.count = None;
+        link.enlisted = None;
         link.to_master.clear();
         self.end_if_drained(m, s);
     }
@@ -126,16 +125,18 @@ impl World {
         self.tell(|| format!("{message:?}"));
         let event = match (message, self.links[m][s].change().count.as_mut()) {
             (slave::Effect::Enlisted { reign, seen, room_bytes, .. }, None) => {
-                let ours =
-                    matches!(self.masters[m].shell.role, Role::Reigning { epoch: e, .. } if e == reign.epoch);
-                if !ours || !self.masters[m].is_announced() {
+                if self.masters[m].reign.announced() != Some(reign) {
                     return;
                 }
                 self.no_witness(m, seen.as_ref());
+                if self.masters[m].reign.holds_places_back() {
+                    self.links[m][s].change().enlisted = Some(room_bytes);
+                    return;
+                }
                 master::Event::SlaveJoined { id: slave_id(s), link: id, room_bytes }
             }
             (slave::Effect::Outdated { seen, .. }, _) => {
-                if self.masters[m].is_announced() {
+                if self.masters[m].reign.announced().is_some() {
                     self.no_witness(m, Some(&seen));
                 }
                 return;

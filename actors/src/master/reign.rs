@@ -1,0 +1,550 @@
+//! How a master carries out what the machine of its reign wants: of the lock, the log, slaves, clients and the other master.
+//!
+//! Never decides when: `protocol/src/machine/reign/` does.
+
+use super::{send, MasterActor, Todo};
+use crate::door::origin::Origin;
+use crate::door::session::Session;
+use crate::journal::shared_file::failover_watcher::{
+    self, FenceHolder, LockLooked, LockWon, WaitForLock, WatchLock,
+};
+use crate::journal::shared_file::log_scan::LogPlace;
+use crate::journal::shared_file::log_tailer::{self, Halt, Halted, Look, Sighted};
+use crate::journal::shared_file::log_writer::{
+    Abandon, Abandoned, Close, Closed, EpochWritten, LogDisplaced, LogFailed, Reopen, Reopened, Sync, Synced,
+};
+use crate::journal::Sight;
+use crate::node_error::NodeError;
+use actix::prelude::*;
+use dsm_protocol::ids::Millis;
+use dsm_protocol::machine::front;
+use dsm_protocol::machine::master;
+use dsm_protocol::machine::reign::start::Lack;
+use dsm_protocol::machine::reign::{
+    Course, Effect, Ending, Event, FileAtPath, Hearsay, Saying, Stance, Surroundings,
+};
+use dsm_protocol::message::{Control, Message};
+use dsm_protocol::record::Position;
+
+impl MasterActor {
+    /// Advances the machine of the reign and keeps what it wants done for [`perform_reign`](Self::perform_reign).
+    pub(super) fn step_reign(&mut self, now: Millis, event: Event<'_>) {
+        let is_news = !matches!(event, Event::Tick(_) | Event::TurnEnded(_) | Event::Looked(_));
+        if is_news {
+            log::trace!("reign event={event:?}");
+        }
+        self.reign.step(now, event, &mut self.reign_effects);
+    }
+
+    /// Carries out everything that the machine of the reign wants, in order.
+    pub(super) fn perform_reign(&mut self, now: Millis, ctx: &mut Context<Self>) {
+        // What is performed may step the machine again.
+        while !self.reign_effects.is_empty() {
+            for effect in std::mem::take(&mut self.reign_effects) {
+                log::trace!("reign effect={effect:?}");
+                self.perform_reign_effect(now, effect, ctx);
+            }
+        }
+    }
+
+    /// What the machine of the reign cannot know by itself.
+    fn surroundings(&self) -> Surroundings {
+        Surroundings {
+            in_flight: self.machine.in_flight(),
+            is_behind: self.is_behind(),
+            standbys: self.peers.len(),
+            has_dialed: self.dialed.is_some(),
+            may_forward: self.peers.values().any(|peer| peer.may_forward),
+            slaves_undecided: self
+                .slaves
+                .values()
+                .filter(|slave| !slave.link.borrow().has_accepted())
+                .count(),
+            clients_left: if self.reign.is_leaving() { self.clients_left() } else { 0 },
+            log_follows: self.sight == Sight::Follows,
+        }
+    }
+
+    /// Clients, and requests of theirs, that a stop has still to let go.
+    fn clients_left(&self) -> usize {
+        // Neither the program around this master nor the other master's sessions are let go.
+        let leaves = self.sessions.values().filter(|session| session.origin().leaves_at_a_stop());
+        self.front.waiting() + leaves.count()
+    }
+
+    /// What is due in the role by now.
+    pub(super) fn tick_reign(&mut self, now: Millis) {
+        let around = self.surroundings();
+        self.step_reign(now, Event::Tick(around));
+    }
+
+    /// A turn has done all that it could: what the machine waits for may be over with it.
+    pub(super) fn turn_ended(&mut self, now: Millis) {
+        if self.reign.waits_for_requests() {
+            let around = self.surroundings();
+            self.step_reign(now, Event::TurnEnded(around));
+        }
+    }
+
+    /// Tells a machine that waits for the right log what others know of it.
+    pub(super) fn hear(&mut self, now: Millis) {
+        if !self.reign.is_waiting() {
+            return;
+        }
+        let slaves = self.slaves.values();
+        let hearsay = Hearsay {
+            slaves: slaves.filter_map(|slave| Some((slave.id.clone(), slave.cluster?, slave.seen))).collect(),
+            has_newcomer: self.slaves.values().any(|slave| slave.cluster.is_none()),
+            reigns: self.machine.reigns(),
+        };
+        self.reign.step(now, Event::Heard(hearsay), &mut self.reign_effects);
+    }
+
+    #[expect(clippy::too_many_lines, reason = "one arm for each effect, each short")]
+    fn perform_reign_effect(&mut self, now: Millis, effect: Effect, ctx: &mut Context<Self>) {
+        match effect {
+            Effect::WatchLock => self.watcher.do_send(WatchLock),
+            Effect::WaitForLock => self.watcher.do_send(WaitForLock),
+            Effect::Fence { beat } => self.watcher.do_send(FenceHolder { beat }),
+            Effect::LeaveQueue => self.watcher.do_send(failover_watcher::Stop),
+            Effect::GiveLockBack => {
+                self.held.opened = None;
+                self.held.log = None;
+                self.held.guard = None;
+            }
+            Effect::LookAtLog => {
+                log::info!("lock won, taking over epoch_seen={}", self.reign.epoch());
+                if let Some(tailer) = &self.held.tailer {
+                    tailer.do_send(Look);
+                }
+            }
+            Effect::StopFollowing => {
+                if let Some(tailer) = self.held.tailer.take() {
+                    tailer.do_send(Halt);
+                }
+            }
+            Effect::Follow => {
+                self.replay_caught_up = false;
+                self.follow(ctx);
+            }
+            Effect::FollowAnew => self.follow_anew(ctx),
+            Effect::Recover { makes_file } => self.recover(makes_file, ctx),
+            Effect::LetGoOfLog => {
+                self.held.opened = None;
+                self.held.log = None;
+            }
+            Effect::LookAtPath => self.look_at_path(ctx),
+            Effect::NoteWitnesses(text) => {
+                let text = if text.is_empty() { String::new() } else { text.to_string() };
+                self.noted_file.write(&self.env, &self.config, text);
+            }
+            Effect::WriteEpoch { epoch, given_up } => self.write_epoch(epoch, given_up, ctx),
+            Effect::WriteLockText { serves } => self.write_lock_text(serves),
+            Effect::BeginReign { version, id } => {
+                self.step(now, master::Event::ReignBegan { version, id });
+            }
+            Effect::Announce => {
+                self.announce(now);
+                self.flush();
+            }
+            Effect::GivePlaces => self.enlist_all(now),
+            Effect::EndReign => self.end_reign(now),
+            Effect::StanceChanged => self.stance_changed(now),
+            Effect::TellState => {
+                self.tell_state();
+                self.flush();
+            }
+            Effect::NameCluster(cluster) => {
+                if self.cluster.get().is_none() {
+                    self.cluster.set(Some(cluster));
+                }
+            }
+            Effect::SyncLog => self.to_log(Sync),
+            Effect::CloseLog => {
+                log::debug!("closing the log at={now}");
+                self.to_log(Close);
+            }
+            Effect::AskLogBack => {
+                log::debug!("asking for the log back at={now}");
+                self.to_log(Reopen);
+            }
+            Effect::AbandonLog => {
+                self.flush();
+                self.to_log(Abandon);
+            }
+            Effect::OfferReign => self.offer_reign(),
+            Effect::AskForReign { forced } => self.ask_handover(forced),
+            Effect::RefuseHandover { to, why } => {
+                if let Some(peer) = self.peers.get(&to) {
+                    let reason = why.to_string();
+                    send(&peer.outbox, &Message::Control(Control::HandoverRefused { reason }));
+                }
+            }
+            Effect::AnswerOperator { to, reply } => self.reply(to, &reply),
+            Effect::StopAccepting => self.stop_accepting(),
+            Effect::AskForwarders => self.ask_forwarders(),
+            Effect::LetClientsGo { silent_too } => self.let_clients_go(silent_too),
+            Effect::End(ending) => self.end(ending),
+            Effect::Say(saying) => self.say(saying),
+        }
+    }
+
+    fn to_log<M>(&self, message: M)
+    where
+        M: actix::Message + Send + 'static,
+        M::Result: Send,
+        crate::journal::shared_file::log_writer::LogWriter: Handler<M>,
+    {
+        if let Some(log) = &self.held.log {
+            log.writer.do_send(message);
+        }
+    }
+
+    /// What is done with requests is another thing from now on.
+    fn stance_changed(&mut self, now: Millis) {
+        match self.reign.stance() {
+            Stance::Standby => self.step_front(now, front::Event::StandbyBegan),
+            Stance::Holding => self.step_front(now, front::Event::HoldingBegan),
+            Stance::Stopping => self.step_front(now, front::Event::StoppingBegan),
+            Stance::Serving => {
+                self.front.set_active_address(None);
+                // What the front holds back is served in its turn: there may be thousands.
+                self.releasing = true;
+                self.step_front(now, front::Event::ServingBegan);
+                self.releasing = false;
+            }
+        }
+        self.flush();
+    }
+
+    /// Ends the reign in the machine, and takes the slaves' places.
+    fn end_reign(&mut self, now: Millis) {
+        if self.machine.in_flight() == 0 {
+            self.step(now, master::Event::ReignEnded);
+        }
+        for slave in self.slaves.values() {
+            slave.link.borrow_mut().end_reign();
+        }
+    }
+
+    /// Lets the masters that are connected ask for the reign.
+    fn offer_reign(&self) {
+        for peer in self.peers.values() {
+            send(&peer.outbox, &Message::Control(Control::HandoverOffer));
+        }
+    }
+
+    /// Asks the masters that forward to this one for a sign that they do so no more. What they have forwarded in front of that
+    /// is here then, and is answered; what would cross our end would be unknown to its clients.
+    fn ask_forwarders(&mut self) {
+        self.tell_state();
+        for peer in self.peers.values_mut() {
+            send(&peer.outbox, &Message::Control(Control::Probe));
+            peer.may_forward = true;
+        }
+    }
+
+    /// Lets the port go. Who has connected already is still heard.
+    fn stop_accepting(&self) {
+        self.switchboard.stopping.set(true);
+        self.switchboard.stop.notify_waiters();
+        self.switchboard.stop.notify_one();
+    }
+
+    fn let_clients_go(&self, silent_too: bool) {
+        if !silent_too {
+            log::info!("letting clients go sessions={}", self.sessions.len());
+            let state = self.state();
+            let native = self.sessions.values().filter(|session| matches!(session.origin(), Origin::Native));
+            native.for_each(|session| session.send(&Message::Control(Control::MasterState(state.clone()))));
+        }
+        self.sessions.values().for_each(|session| session.let_go(silent_too));
+    }
+
+    /// Who comes now may ask one thing.
+    pub(super) fn let_go_if_leaving(&self, session: &Session) {
+        if let Course::Leaving { silent_too, .. } = self.reign.course() {
+            session.let_go(silent_too);
+        }
+    }
+
+    /// Forgets what was replayed: it was the wrong log.
+    fn follow_anew(&mut self, ctx: &mut Context<Self>) {
+        log::info!(
+            "what was replayed was never served, following what the other master serves path={}",
+            self.config.log.display()
+        );
+        if let Some(tailer) = self.held.tailer.take() {
+            tailer.do_send(Halt);
+        }
+        self.sight = Sight::Follows;
+        self.replayed = log_tailer::Start::default();
+        self.follow(ctx);
+    }
+
+    /// Ends the node.
+    fn end(&mut self, ending: Ending) {
+        match ending {
+            Ending::Clean => {
+                self.flush();
+                self.held = super::held::Held::default();
+                self.end_links();
+                self.fate.decide(Ok(()));
+            }
+            Ending::Unclosed => {
+                self.end_links();
+                self.fate.decide(Ok(()));
+            }
+            Ending::Displaced => {
+                let Some(found) = self.displaced.take() else { return };
+                self.end_links();
+                self.fate.decide(Err(NodeError::LogDisplaced { path: self.config.log.clone(), found }));
+            }
+        }
+    }
+
+    /// Closes every link once what is said is sent.
+    fn end_links(&self) {
+        for session in self.sessions.values() {
+            session.close();
+        }
+        for slave in self.slaves.values() {
+            slave.outbox.finish();
+        }
+        for peer in self.peers.values() {
+            peer.outbox.finish();
+        }
+    }
+
+    /// Ends the node for a reason that no restart of an actor mends.
+    pub(super) fn fail(&mut self, error: NodeError) {
+        // Nothing may be answered once the lock is free: the other master may have acknowledged newer writes by then.
+        // The lock itself is kept until the process, or the embedded node, is gone.
+        let now = self.env.now();
+        self.step_reign(now, Event::Failed);
+        self.reign_effects.clear();
+        self.step_front(now, front::Event::StoppingBegan);
+        for session in self.sessions.values() {
+            session.abort();
+        }
+        self.fate.decide(Err(error));
+    }
+
+    fn say(&mut self, saying: Saying) {
+        let path = self.config.log.display();
+        match saying {
+            Saying::Barred => log::warn!(
+                "not serving, though no other master does: the log at its path does not go on what was replayed path={path} \
+                 cause=\"{}\" seq={}: put the file back, and this master goes on by itself; to give up what it has replayed, \
+                 restart it",
+                self.sight,
+                self.log_seq
+            ),
+            Saying::Lacking(lack) => {
+                let path = path.to_string();
+                let level = if lack == Lack::Unclaimed { log::Level::Warn } else { log::Level::Error };
+                log::log!(level, "not serving: {}; {}", lack.what(&path), lack.way_on(&path));
+            }
+            Saying::OtherFile => log::info!("another file is there, reading it path={path}"),
+            Saying::Doubted { slave, seen } => log::warn!(
+                "the reign is given up before it serves slave={slave} reign={} seq={}",
+                seen.reign,
+                seen.seq
+            ),
+            Saying::Serving { epoch } => {
+                self.takeovers += 1;
+                let keys = self.machine.directory().len();
+                let slaves = self.machine.slave_count();
+                log::info!("serving epoch={epoch} keys={keys} slaves={slaves} address={}", self.address);
+            }
+            Saying::SlowSync { took_ms, syncs } => {
+                log::info!("handover waits, the log was slow to sync took_ms={took_ms} syncs={syncs}");
+            }
+            Saying::HandingOver => log::info!("handing over in_flight={}", self.machine.in_flight()),
+            Saying::Refused(refusal) => log::info!("handover refused cause=\"{refusal}\""),
+            Saying::Aborted(why) => log::warn!("handover aborted cause=\"{why}\""),
+            Saying::HandedOver { epoch } => {
+                self.handovers += 1;
+                log::info!("standby, the reign is handed over epoch={epoch}");
+            }
+            Saying::Stopping => log::info!("stopping"),
+            Saying::NotHandedOver { is_gone } => {
+                let cause = if is_gone { "it is gone" } else { "it does not ask in time" };
+                log::info!("the reign is not handed over cause={cause:?}");
+            }
+            Saying::Unclosed { waited_ms } => {
+                log::warn!("stopped without closing the log cause=disk-slow waited_ms={waited_ms}");
+            }
+        }
+    }
+
+    /// What is waited for, in words; nothing when nothing is missing.
+    pub(super) fn waiting_for(&self) -> String {
+        let path = self.config.log.display();
+        if self.reign.is_barred() && self.sight != Sight::Follows {
+            return format!("the log at {path} does not go on what was replayed: {}", self.sight);
+        }
+        self.reign.lacking().map_or_else(String::new, |lack| lack.what(&path.to_string()))
+    }
+}
+
+impl Handler<LockWon> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, won: LockWon, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
+        let now = self.env.now();
+        let text = won.0.previous();
+        let event = Event::LockWon { cluster: text.cluster, epoch: text.epoch };
+        let was_standby = self.reign.is_standby();
+        self.step_reign(now, event);
+        if was_standby && self.reign.is_barred() {
+            self.held.guard = Some(won.0);
+        }
+        // Else the other master gets it with the drop.
+        self.perform_reign(now, ctx);
+    }
+}
+
+impl Handler<LockLooked> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, looked: LockLooked, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
+        let now = self.env.now();
+        self.step_reign(now, Event::Looked(looked.0));
+        self.perform_reign(now, ctx);
+    }
+}
+
+impl Handler<Sighted> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, sighted: Sighted, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
+        let now = self.env.now();
+        self.sight = sighted.0;
+        self.step_reign(now, Event::Sighted { follows: self.sight == Sight::Follows });
+        self.perform_reign(now, ctx);
+    }
+}
+
+impl Handler<Halted> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Halted, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
+        let now = self.env.now();
+        self.step_reign(now, Event::Halted);
+        self.perform_reign(now, ctx);
+    }
+}
+
+impl Handler<EpochWritten> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, written: EpochWritten, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
+        let now = self.env.now();
+        let Some(log) = &self.held.log else { return };
+        let Some(reign) = self.written_reign() else { return };
+        // Nobody hears of a new cluster before it is on disk.
+        self.cluster.set(Some(log.cluster));
+        self.log_seq = written.version.seq;
+        self.log_bytes = written.offset;
+        self.step_reign(now, Event::EpochWritten { version: written.version, id: reign.id });
+        self.perform_reign(now, ctx);
+        self.tick_reign(now);
+        self.perform_reign(now, ctx);
+    }
+}
+
+impl Handler<LogFailed> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, failed: LogFailed, _: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
+        // What was in flight stays unanswered: to the clients a lost connection during a write is *unknown*, which
+        // is the truth. The process must not live on with a log of which nothing is known.
+        self.fail(NodeError::LogFailed { step: failed.step, cause: failed.cause });
+    }
+}
+
+impl Handler<LogDisplaced> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, displaced: LogDisplaced, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
+        let now = self.env.now();
+        log::error!(
+            "log is not at its path, this master ends path={} cause=\"{}\"",
+            self.config.log.display(),
+            displaced.found
+        );
+        self.displaced = Some(displaced.found);
+        self.step_reign(now, Event::Displaced);
+        self.perform_reign(now, ctx);
+    }
+}
+
+impl Handler<Abandoned> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Abandoned, ctx: &mut Self::Context) {
+        let turn = self.turns.begin("role");
+        self.todo.push_back(Todo::Depart);
+        self.work(&turn, ctx);
+    }
+}
+
+impl Handler<Synced> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Synced, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
+        let now = self.env.now();
+        self.step_reign(now, Event::Synced);
+        self.perform_reign(now, ctx);
+        self.turn_ended(now);
+        self.perform_reign(now, ctx);
+    }
+}
+
+impl Handler<Closed> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, closed: Closed, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
+        let now = self.env.now();
+        // Nothing may be answered once the locks are free.
+        self.flush();
+        let end = Position { cluster: self.cluster.get(), ..closed.position };
+        self.log_bytes = end.offset;
+        self.log_seq = end.seq;
+        self.replayed.place = LogPlace::durable(closed.position);
+        let file = self.replayed.file.map(|file| FileAtPath {
+            device: file.device,
+            inode: file.inode,
+            bytes: end.offset,
+        });
+        let event = Event::Closed { end, file, reigns: self.machine.reigns() };
+        self.reign.step(now, event, &mut self.reign_effects);
+        self.perform_reign(now, ctx);
+        self.tick_reign(now);
+        self.perform_reign(now, ctx);
+        self.flush();
+    }
+}
+
+impl Handler<Reopened> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Reopened, ctx: &mut Self::Context) {
+        let _turn = self.turns.begin("role");
+        let now = self.env.now();
+        self.step_reign(now, Event::Reopened);
+        self.perform_reign(now, ctx);
+        self.tick_reign(now);
+        self.perform_reign(now, ctx);
+    }
+}

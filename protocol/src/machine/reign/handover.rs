@@ -1,0 +1,235 @@
+//! How a reign goes to the standby that asks for it: the log is synced while requests are served, then they are held, those in
+//! flight come to their end, and the log is closed. And the operator who waits for that.
+//!
+//! Any of these that takes too long gives the handover up, and the master serves on.
+
+use super::{Effect, Leadership, Refusal, Role, Saying, Surroundings};
+use crate::command::{ErrorWord, Reply};
+use crate::ids::{LinkId, Millis};
+use crate::machine::master::Asker;
+use crate::planted;
+use std::fmt;
+
+/// The most operators that wait for one failover.
+pub const OPERATORS_MAX: usize = 64;
+
+/// A handover holds requests back once the log was synced within so long: closing it takes no longer, then.
+const SYNC_MS: u64 = 100;
+
+/// So often a handover has the log synced; then it goes on in any case.
+const SYNCS_MAX: u32 = 5;
+
+/// How long a handover waits for the requests in flight.
+const YIELD_MS: u64 = 50;
+
+/// How long a handover waits for the log to be closed.
+const CLOSE_MS: u64 = 500;
+
+/// Why a handover does not come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GivenUp {
+    /// It was not granted.
+    Refused(Refusal),
+    /// Requests in flight took too long.
+    RequestsInFlight,
+    /// The standby that asked is gone.
+    StandbyGone,
+    /// The log took too long to be closed.
+    LogNotClosed,
+}
+
+impl fmt::Display for GivenUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GivenUp::Refused(refusal) => refusal.fmt(f),
+            GivenUp::RequestsInFlight => f.write_str("requests in flight were not done in time"),
+            GivenUp::StandbyGone => f.write_str("the standby is gone"),
+            GivenUp::LogNotClosed => f.write_str("the log could not be closed in time"),
+        }
+    }
+}
+
+impl Leadership {
+    /// A standby asks for the reign; what it said of itself.
+    pub(super) fn handover_requested(
+        &mut self,
+        now: Millis,
+        from: LinkId,
+        said: (bool, bool, bool),
+        effects: &mut Vec<Effect>,
+    ) {
+        let may_serve = match self.role {
+            Role::Serving { .. }
+            | Role::Preparing { .. }
+            | Role::Yielding { .. }
+            | Role::Closing { .. }
+            | Role::Stopping { .. } => true,
+            Role::Standby { .. }
+            | Role::Barred { .. }
+            | Role::Halting
+            | Role::Recovering { .. }
+            | Role::Waiting(_)
+            | Role::Opening { .. }
+            | Role::Announcing { .. }
+            | Role::Doubting { .. }
+            | Role::Departing { .. }
+            | Role::Ended => false,
+        };
+        let verdict = if may_serve { self.takeover.verdict(now, said) } else { Err(Refusal::NotActive) };
+        if let Err(refusal) = verdict {
+            effects.push(Effect::Say(Saying::Refused(refusal)));
+            effects.push(Effect::RefuseHandover { to: from, why: GivenUp::Refused(refusal) });
+            let why = format!("the handover was refused: {refusal}");
+            self.answer_operators(&Reply::error(ErrorWord::Busy, why), effects);
+            return;
+        }
+        if let (Role::Serving { reign }, false) = (&self.role, self.is_closing()) {
+            let reign = *reign;
+            self.become_role(Role::Preparing { reign, since: now, to: from, syncs: 1 }, effects);
+            effects.push(Effect::SyncLog);
+        } else {
+            // Operators wait for how the one that is under way ends.
+            effects.push(Effect::RefuseHandover { to: from, why: GivenUp::Refused(Refusal::Occupied) });
+        }
+    }
+
+    /// The log is synced: with little left to sync, requests may be held.
+    pub(super) fn synced(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let Role::Preparing { reign, since, to, syncs } = self.role else { return };
+        if self.is_closing() {
+            // The log is closed for good as soon as nothing is in flight.
+            return;
+        }
+        let took_ms = now.since(since);
+        if took_ms > SYNC_MS && syncs < SYNCS_MAX {
+            effects.push(Effect::Say(Saying::SlowSync { took_ms, syncs }));
+            self.become_role(Role::Preparing { reign, since: now, to, syncs: syncs + 1 }, effects);
+            effects.push(Effect::SyncLog);
+            return;
+        }
+        effects.push(Effect::Say(Saying::HandingOver));
+        self.become_role(Role::Yielding { reign, since: now, to }, effects);
+    }
+
+    /// A turn has done all that it could: goes on with a handover, or a stop, once nothing is in flight.
+    pub(super) fn turn_ended(&mut self, now: Millis, around: &Surroundings, effects: &mut Vec<Effect>) {
+        if around.is_behind || !self.waits_for_requests() {
+            return;
+        }
+        let yields = matches!(self.role, Role::Yielding { .. });
+        let waits_not = if yields { planted!(HandoverDoesNotWait) } else { planted!(StopDoesNotWait) };
+        if self.nothing_in_flight(now, around) || waits_not {
+            self.close_log(now, effects);
+        }
+    }
+
+    /// Whether no request is in flight here, nor on its way from a master that forwards to this one.
+    pub(super) fn nothing_in_flight(&self, now: Millis, around: &Surroundings) -> bool {
+        around.in_flight == 0 && !(around.may_forward && self.awaits_forwarders(now))
+    }
+
+    pub(super) fn tick_yielding(&mut self, now: Millis, around: &Surroundings, effects: &mut Vec<Effect>) {
+        self.turn_ended(now, around, effects);
+        let Role::Yielding { since, .. } = self.role else { return };
+        // A handover for a stop has nothing to go back to.
+        let yield_ms = if self.is_stopping() { super::stop::STOP_MS } else { YIELD_MS };
+        if now.since(since) >= yield_ms {
+            if self.is_stopping() {
+                self.begin_closing(now, effects);
+            }
+            self.abort_handover(GivenUp::RequestsInFlight, effects);
+        }
+    }
+
+    pub(super) fn tick_log_closing(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let is_stopping = self.is_stopping();
+        let Role::Closing { since, asked_back, .. } = &mut self.role else { return };
+        if !*asked_back && now.since(*since) >= CLOSE_MS && !is_stopping {
+            *asked_back = true;
+            effects.push(Effect::AskLogBack);
+        }
+    }
+
+    /// Nothing is in flight: the log is closed, for whoever asked for the reign or for good.
+    pub(super) fn close_log(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let role = match self.role {
+            Role::Yielding { reign, to, .. } => Role::Closing { reign, since: now, to, asked_back: false },
+            Role::Serving { reign } | Role::Preparing { reign, .. } => Role::Stopping { reign },
+            Role::Standby { .. }
+            | Role::Barred { .. }
+            | Role::Halting
+            | Role::Recovering { .. }
+            | Role::Waiting(_)
+            | Role::Opening { .. }
+            | Role::Announcing { .. }
+            | Role::Doubting { .. }
+            | Role::Closing { .. }
+            | Role::Stopping { .. }
+            | Role::Departing { .. }
+            | Role::Ended => return,
+        };
+        self.become_role(role, effects);
+        effects.push(Effect::CloseLog);
+    }
+
+    /// Gives a handover up and goes on serving.
+    pub(super) fn abort_handover(&mut self, why: GivenUp, effects: &mut Vec<Effect>) {
+        let (Role::Preparing { reign, to, .. }
+        | Role::Yielding { reign, to, .. }
+        | Role::Closing { reign, to, .. }) = self.role
+        else {
+            return;
+        };
+        effects.push(Effect::Say(Saying::Aborted(why)));
+        effects.push(Effect::RefuseHandover { to, why });
+        let reply = Reply::error(ErrorWord::Busy, format!("the handover was aborted: {why}"));
+        self.answer_operators(&reply, effects);
+        self.become_role(Role::Serving { reign }, effects);
+    }
+
+    pub(super) fn standby_gone(&mut self, link: LinkId, is_last: bool, effects: &mut Vec<Effect>) {
+        if let Role::Preparing { to, .. } | Role::Yielding { to, .. } = self.role {
+            if to == link {
+                self.abort_handover(GivenUp::StandbyGone, effects);
+            }
+        }
+        if is_last {
+            self.answer_operators(&Reply::error(ErrorWord::Bad, "the standby is gone"), effects);
+        }
+    }
+
+    /// An operator wants the standby to serve.
+    pub(super) fn failover_asked(
+        &mut self,
+        asker: Asker,
+        deadline: Millis,
+        standbys: usize,
+        effects: &mut Vec<Effect>,
+    ) {
+        let refusal = if standbys == 0 {
+            Reply::error(ErrorWord::Bad, "no standby is connected")
+        } else if self.operators.len() >= OPERATORS_MAX {
+            Reply::error(ErrorWord::Busy, "a failover is being asked for already")
+        } else {
+            self.operators.push((asker, deadline));
+            effects.push(Effect::OfferReign);
+            return;
+        };
+        effects.push(Effect::AnswerOperator { to: asker, reply: refusal });
+    }
+
+    /// A standby that does not take the offer up keeps nobody waiting for ever.
+    pub(super) fn expire_failover(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        if self.operators.iter().any(|(_, deadline)| *deadline <= now) {
+            let reply = Reply::error(ErrorWord::Unknown, "the standby has not taken over in time");
+            self.answer_operators(&reply, effects);
+        }
+    }
+
+    /// Tells operators how the failover that they asked for has ended.
+    pub(super) fn answer_operators(&mut self, reply: &Reply, effects: &mut Vec<Effect>) {
+        for (to, _) in std::mem::take(&mut self.operators) {
+            effects.push(Effect::AnswerOperator { to, reply: reply.clone() });
+        }
+    }
+}

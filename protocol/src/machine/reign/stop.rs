@@ -1,0 +1,230 @@
+//! How a master that is asked to stop ends: it offers its reign to the standby, lets its clients go between their requests,
+//! and only then is gone. Without a standby it answers what is in flight, and ends.
+
+use super::{Effect, Ending, Leadership, Role, Saying, Stance, Surroundings};
+use crate::ids::Millis;
+use crate::planted;
+
+/// How long a stop waits for the requests in flight.
+pub(super) const STOP_MS: u64 = 1000;
+
+/// After so long a stop ends the node whatever the disk is at.
+const STOP_MAX_MS: u64 = 6000;
+
+/// How long the standby may take to ask for the reign that it is offered, and the log to be synced.
+const OFFER_MS: u64 = 1000;
+
+/// After so long a standby that was refused, for it lacked slaves or lagged, may ask once more.
+const OFFER_AGAIN_MS: u64 = 100;
+
+/// How long a connection may be silent before it is closed all the same: until then it is closed with an answer.
+const SILENT_MS: u64 = 500;
+
+/// How long another master may take to say that it forwards no more.
+const FAREWELL_MS: u64 = 500;
+
+/// How long clients are forwarded before those that are left are cut.
+const LEAVE_MS: u64 = 3000;
+
+/// What is done about a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Course {
+    /// Nobody has asked for one, or a takeover must come to its end first.
+    Open,
+    /// The standby is offered the reign; requests are served as before.
+    Offering {
+        /// Since when.
+        since: Millis,
+        /// When it was offered last.
+        offered: Millis,
+    },
+    /// The other master serves. What clients ask is forwarded, and they are let go between their requests.
+    Leaving {
+        /// Since when.
+        since: Millis,
+        /// Whether those that say nothing have been let go too.
+        silent_too: bool,
+    },
+    /// There is nobody to hand over to: no request is taken in any more, those in flight are answered.
+    Closing {
+        /// Since when.
+        since: Millis,
+    },
+}
+
+impl Surroundings {
+    fn has_other(&self) -> bool {
+        self.has_dialed || self.standbys > 0
+    }
+}
+
+impl Leadership {
+    /// Whether no request is taken in any more.
+    pub fn is_closing(&self) -> bool {
+        matches!(self.course, Course::Closing { .. })
+    }
+
+    /// Whether clients are let go.
+    pub fn is_leaving(&self) -> bool {
+        matches!(self.course, Course::Leaving { .. })
+    }
+
+    /// Asks for the end of this node.
+    pub(super) fn stop_asked(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        if self.stopping_since.is_none() {
+            self.stopping_since = Some(now);
+            effects.push(Effect::Say(Saying::Stopping));
+        }
+    }
+
+    /// Whether the answers of masters that forward to this one are still waited for: what they had on its way would be
+    /// unknown to its clients if it crossed our end.
+    pub(super) fn awaits_forwarders(&self, now: Millis) -> bool {
+        matches!(self.course, Course::Closing { since } if now.since(since) < FAREWELL_MS)
+    }
+
+    /// What is due about a stop by now.
+    pub(super) fn tick_stop(&mut self, now: Millis, around: &Surroundings, effects: &mut Vec<Effect>) {
+        let Some(asked) = self.stopping_since else { return };
+        match (&self.role, self.course) {
+            (Role::Standby { .. }, Course::Leaving { since, silent_too }) => {
+                let is_late = now.since(asked) >= STOP_MAX_MS;
+                self.leave_on(now, (since, silent_too), is_late, around, effects);
+            }
+            (Role::Standby { .. }, Course::Offering { .. }) => self.leave(now, effects),
+            // Another one serves, or is about to: what clients have asked meanwhile is held for it.
+            (Role::Standby { .. }, Course::Open) if around.has_other() => self.leave(now, effects),
+            (
+                Role::Standby { .. }
+                | Role::Barred { .. }
+                | Role::Halting
+                | Role::Recovering { .. }
+                | Role::Waiting(_),
+                _,
+            ) => {
+                self.begin_closing(now, effects);
+                self.end(effects);
+            }
+            (Role::Serving { .. }, Course::Open)
+                if around.standbys > 0 && !planted!(StopHandsOverNothing) =>
+            {
+                self.course = Course::Offering { since: now, offered: now };
+                effects.push(Effect::OfferReign);
+            }
+            // A handover is under way already.
+            (Role::Preparing { .. } | Role::Yielding { .. } | Role::Closing { .. }, Course::Open) => {
+                self.course = Course::Offering { since: now, offered: now };
+            }
+            (Role::Serving { .. } | Role::Preparing { .. }, Course::Offering { since, offered }) => {
+                self.offer_on(now, since, offered, around, effects);
+            }
+            (Role::Serving { .. }, Course::Open | Course::Leaving { .. }) => self.begin_closing(now, effects),
+            // The log decides how long that takes.
+            (
+                Role::Opening { .. }
+                | Role::Announcing { .. }
+                | Role::Doubting { .. }
+                | Role::Serving { .. }
+                | Role::Preparing { .. }
+                | Role::Yielding { .. }
+                | Role::Closing { .. }
+                | Role::Stopping { .. }
+                | Role::Departing { .. }
+                | Role::Ended,
+                _,
+            ) => {}
+        }
+    }
+
+    fn offer_on(
+        &mut self,
+        now: Millis,
+        since: Millis,
+        offered: Millis,
+        around: &Surroundings,
+        effects: &mut Vec<Effect>,
+    ) {
+        let is_gone = around.standbys == 0;
+        if is_gone || now.since(since) >= OFFER_MS {
+            effects.push(Effect::Say(Saying::NotHandedOver { is_gone }));
+            self.begin_closing(now, effects);
+        } else if now.since(offered) >= OFFER_AGAIN_MS {
+            self.course = Course::Offering { since, offered: now };
+            effects.push(Effect::OfferReign);
+        }
+    }
+
+    /// The end of what is in flight is waited for no longer than a stop may take.
+    pub(super) fn tick_closing(&mut self, now: Millis, around: &Surroundings, effects: &mut Vec<Effect>) {
+        let Course::Closing { since } = self.course else { return };
+        if self.nothing_in_flight(now, around) || now.since(since) >= STOP_MS {
+            self.close_log(now, effects);
+        }
+    }
+
+    /// Ends a node that has waited for the disk long enough. What is acknowledged stands in the log, only the mark may be missing.
+    pub(super) fn is_over_time(&mut self, now: Millis, effects: &mut Vec<Effect>) -> bool {
+        let waited_ms = self.stopping_since.map_or(0, |since| now.since(since));
+        let is_over = waited_ms >= STOP_MAX_MS
+            && self.has_begun()
+            && !matches!(self.role, Role::Departing { .. } | Role::Ended);
+        if is_over {
+            self.become_role(Role::Ended, effects);
+            effects.push(Effect::Say(Saying::Unclosed { waited_ms: STOP_MAX_MS }));
+            effects.push(Effect::End(Ending::Unclosed));
+        }
+        is_over
+    }
+
+    /// From here on nothing is taken in.
+    pub(super) fn begin_closing(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        if self.is_closing() {
+            return;
+        }
+        let before = self.stance();
+        self.course = Course::Closing { since: now };
+        effects.push(Effect::StopAccepting);
+        if before != Stance::Stopping {
+            effects.push(Effect::StanceChanged);
+        }
+        if self.has_begun() && self.role != Role::Ended {
+            effects.push(Effect::AskForwarders);
+        }
+    }
+
+    /// Another master serves, or is about to.
+    fn leave(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        self.course = Course::Leaving { since: now, silent_too: false };
+        // This master wins no lock any more.
+        effects.push(Effect::LeaveQueue);
+        effects.push(Effect::StopAccepting);
+        effects.push(Effect::LetClientsGo { silent_too: false });
+    }
+
+    fn leave_on(
+        &mut self,
+        now: Millis,
+        (since, silent_too): (Millis, bool),
+        is_late: bool,
+        around: &Surroundings,
+        effects: &mut Vec<Effect>,
+    ) {
+        let waited_ms = now.since(since);
+        // Nobody is there to forward to: what waits is refused, which is no lie.
+        let is_stranded = !around.has_other();
+        let is_over = around.clients_left == 0 || is_stranded || is_late || waited_ms >= LEAVE_MS;
+        if is_over || planted!(StopDoesNotWait) {
+            self.begin_closing(now, effects);
+            self.end(effects);
+        } else if waited_ms >= SILENT_MS && !silent_too {
+            self.course = Course::Leaving { since, silent_too: true };
+            effects.push(Effect::LetClientsGo { silent_too: true });
+        }
+    }
+
+    /// Ends the node cleanly.
+    pub(super) fn end(&mut self, effects: &mut Vec<Effect>) {
+        self.become_role(Role::Ended, effects);
+        effects.push(Effect::End(Ending::Clean));
+    }
+}
