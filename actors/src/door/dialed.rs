@@ -1,4 +1,4 @@
-//! The link to another master that this one has dialed.
+//! The link to another master that this one has dialed. There is one for each.
 //!
 //! What comes over it goes to the master's inbox, as over the links that others have opened; its generation tells old from
 //! new.
@@ -8,8 +8,10 @@ use super::links::{request_body_max, LinkError, LinkGuard, LinkReader};
 use super::switchboard::Arrived;
 use super::Context;
 use crate::batch::Outbox;
+use crate::config::MasterConfig;
 use crate::dial::{self, DialError, Greeted, Kept, Manner};
 use crate::env::{Env, Stream};
+use crate::journal;
 use crate::supervision::Fate;
 use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::frame::About;
@@ -18,7 +20,6 @@ use dsm_protocol::ids::{ClusterId, LinkId};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message};
 use std::cell::Cell;
 use std::io;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -33,19 +34,19 @@ const PREFLIGHT_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// What this master says of itself.
 pub(crate) struct Introduction {
-    /// The other master's address.
+    /// The address of the other master that is dialed.
     pub(crate) peer: String,
     /// Our own address.
     pub(crate) address: String,
-    /// The lock file we see. Looked at for each HELLO: somebody may replace it while we run.
-    pub(crate) lock_path: PathBuf,
+    /// Our settings. Which log they lead to is looked at for each HELLO: somebody may replace it while we run.
+    pub(crate) config: Rc<MasterConfig>,
     /// The cluster of our log, once it has one.
     pub(crate) cluster: Rc<Cell<Option<ClusterId>>>,
 }
 
 impl Introduction {
     async fn hello(&self, env: &Env) -> io::Result<Hello> {
-        let lock_identity = env.locks().identity(&self.lock_path).await?;
+        let lock_identity = journal::identity(env, &self.config).await?;
         let role = HelloRole::Master { address: self.address.clone(), lock_identity };
         Ok(Hello { cluster: self.cluster.get(), role })
     }
@@ -137,7 +138,8 @@ impl LinkToPeer {
         let Greeted { welcome, unread: buffer } = greeted;
         let generation = LinkId(switchboard.next_id());
         let _guard = LinkGuard { switchboard, gone: Some(Arrived::DialedDown { generation }) };
-        switchboard.push(Arrived::DialedUp { generation, welcome, outbox: outbox.clone() });
+        let (address, up) = (self.master().to_owned(), outbox.clone());
+        switchboard.push(Arrived::DialedUp { generation, address, welcome, outbox: up });
         let unheard = Rc::<Unheard>::default();
         let arrived = |message, said| match message {
             // Only the answer to our HELLO is about who we are. Later ones are about a frame, and pass.
