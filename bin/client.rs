@@ -14,7 +14,7 @@ use clap::Parser;
 use dsm::client::{Client, ClientConfig, ClientError};
 use dsm::config;
 use dsm_server::cli::{self, Flags};
-use dsm_server::prompt::{self, Host, Operation, Store};
+use dsm_server::prompt::{self, Host, Store, TypedOperation};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::process::ExitCode;
@@ -98,13 +98,13 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         true => None,
         false => {
             let words: Vec<_> = args.operation.into_iter().map(OsString::into_vec).collect();
-            Some(Operation::from_words(&words))
+            Some(TypedOperation::from_words(&words))
         }
     };
     if let Some(flag) = mistaken {
         anyhow::bail!("unexpected argument '{flag}' found; see dsm-client --help");
     }
-    if let Some(Operation::Invalid(usage)) = operation {
+    if let Some(TypedOperation::Invalid(usage)) = operation {
         anyhow::bail!("{} Usage: {usage}", prompt::INVALID);
     }
     let store = Store::start(config).context("cannot start the client")?;
@@ -119,28 +119,30 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn once(store: &Store, operation: Operation) -> anyhow::Result<ExitCode> {
+fn once(store: &Store, operation: TypedOperation) -> anyhow::Result<ExitCode> {
     let failed = |error: ClientError| anyhow::anyhow!("{}", prompt::error_line(&error));
     let not_found = |key: &[u8]| {
         cli::tell(&String::from_utf8_lossy(&prompt::not_found(key)));
         Ok(ExitCode::from(1))
     };
     let line = match operation {
-        Operation::Read(Some(key)) => match store.run(|client| client.get(key.clone())).map_err(failed)? {
-            Some(value) => prompt::shown(&value),
-            None => return not_found(&key),
-        },
-        Operation::Write(Some((key, value))) => {
+        TypedOperation::Read(Some(key)) => {
+            match store.run(|client| client.get(key.clone())).map_err(failed)? {
+                Some(value) => prompt::shown(&value),
+                None => return not_found(&key),
+            }
+        }
+        TypedOperation::Write(Some((key, value))) => {
             store.run(|client| client.put(key, value)).map_err(failed)?;
             b"WRITE_DONE".to_vec()
         }
-        Operation::Delete(Some(key)) => {
+        TypedOperation::Delete(Some(key)) => {
             if !store.run(|client| client.delete(key.clone())).map_err(failed)? {
                 return not_found(&key);
             }
             b"DELETE_DONE".to_vec()
         }
-        Operation::Status => {
+        TypedOperation::Status => {
             let text = prompt::status_text(&store.run(Client::status).map_err(failed)?);
             prompt::say(text.as_bytes()).context("cannot write the result")?;
             return Ok(match degraded(&text) {
@@ -151,18 +153,18 @@ fn once(store: &Store, operation: Operation) -> anyhow::Result<ExitCode> {
                 }
             });
         }
-        Operation::Failover => {
+        TypedOperation::Failover => {
             store.run(Client::failover).map_err(failed)?;
             b"FAILOVER_DONE".to_vec()
         }
-        Operation::Help => prompt::help("").into_bytes(),
+        TypedOperation::Help => prompt::help("").into_bytes(),
         // There is nothing to leave.
-        Operation::Exit => prompt::FAREWELL.to_vec(),
-        Operation::Read(None)
-        | Operation::Write(None)
-        | Operation::Delete(None)
-        | Operation::Empty
-        | Operation::Invalid(_) => anyhow::bail!("{}", prompt::INVALID),
+        TypedOperation::Exit => prompt::FAREWELL.to_vec(),
+        TypedOperation::Read(None)
+        | TypedOperation::Write(None)
+        | TypedOperation::Delete(None)
+        | TypedOperation::Empty
+        | TypedOperation::Invalid(_) => anyhow::bail!("{}", prompt::INVALID),
     };
     prompt::say(&line).context("cannot write the result")?;
     Ok(ExitCode::SUCCESS)

@@ -17,7 +17,7 @@ use common::programs::compile;
 use common::resp::{encoded, Answer, Connection};
 use common::skip::{skip, skipped, tell};
 use common::{is_nightly, millis, seconds};
-use dsm_history::{Action, Begun, History, Outcome};
+use dsm_history::{Action, Begun, History, OperationOutcome};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -406,7 +406,7 @@ impl Script {
         let now = now_ns(self.origin);
         let word = match (action, answer) {
             (Action::Write(_), Some(answer)) if answer == Answer::ok() => {
-                self.history.finish(begun, Outcome::Done, now);
+                self.history.finish(begun, OperationOutcome::Done, now);
                 Word::Result
             }
             (Action::Delete { .. }, Some(Answer::Integer(count @ 0..=1))) => {
@@ -423,19 +423,19 @@ impl Script {
             }
             (_, Some(Answer::Error(text))) => match text.split(' ').next().unwrap_or_default() {
                 "READONLY" if is_write => {
-                    self.history.finish(begun, Outcome::NotExecuted, now);
+                    self.history.finish(begun, OperationOutcome::NotExecuted, now);
                     self.shown.read_only += 1;
                     Word::ReadOnly
                 }
                 "LOADING" | "NOQUORUM" | "STANDBY" if !self.served => {
-                    self.history.finish(begun, Outcome::NotExecuted, now);
+                    self.history.finish(begun, OperationOutcome::NotExecuted, now);
                     Word::Early
                 }
                 _ => panic!("{text:?} to {action:?}"),
             },
             // The connection ended: nobody knows.
             (_, None) => {
-                self.history.finish(begun, Outcome::Unknown, now);
+                self.history.finish(begun, OperationOutcome::Unknown, now);
                 self.shown.unknown += u64::from(is_write);
                 Word::Broken
             }

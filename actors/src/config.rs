@@ -41,6 +41,17 @@ pub enum ConfigError {
         /// The address.
         address: String,
     },
+    /// More other masters are named than the log has a place for.
+    #[error(
+        "--peer names {named} other masters, and a log that is one file takes {max}: whoever waits longest for its lock \
+         gets it, so a reign cannot be handed to the one that asks"
+    )]
+    TooManyPeers {
+        /// So many.
+        named: usize,
+        /// So many may be.
+        max: usize,
+    },
     /// A duration or number is out of bounds.
     #[error("{flag} must be {bound}")]
     OutOfBounds {
@@ -129,9 +140,9 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_ADVERTISE", value_name = "ADDR", value_parser = address::to_connect)]
     pub advertise: Option<String>,
 
-    /// Address of the other master, HOST:PORT [default: 127.0.0.1:12346, backup 127.0.0.1:12345]
-    #[arg(long, env = "DSM_PEER", value_name = "ADDR", value_parser = address::to_connect)]
-    pub peer: Option<String>,
+    /// Address of the other master, HOST:PORT; of several, one flag for each, or commas between them [default: 127.0.0.1:12346, backup 127.0.0.1:12345]
+    #[arg(long = "peer", env = "DSM_PEER", value_name = "ADDR", value_delimiter = ',', value_parser = address::to_connect)]
+    pub peers: Vec<String>,
 
     /// The write-ahead log; both masters must name the same file
     #[arg(long, env = "DSM_LOG", value_name = "FILE", default_value = "kv_store.log")]
@@ -249,6 +260,10 @@ pub const PRIMARY_ADDRESS: &str = "127.0.0.1:12345";
 /// The address at which a `dsm-backup-master` listens by default.
 pub const BACKUP_ADDRESS: &str = "127.0.0.1:12346";
 
+/// So many other masters may share a log that is one file. The lock goes to whoever has waited for it longest: with three
+/// masters a reign that one asks for would go to the other.
+pub const PEERS_MAX: usize = 1;
+
 /// Which of the two masters this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MasterKind {
@@ -264,7 +279,7 @@ impl Default for MasterConfig {
         MasterConfig {
             listen: None,
             advertise: None,
-            peer: None,
+            peers: Vec::new(),
             log: PathBuf::from("kv_store.log"),
             new: false,
             fsync: Fsync::default(),
@@ -304,13 +319,22 @@ impl MasterConfig {
         self.listen.clone().unwrap_or_else(|| default.to_owned())
     }
 
-    /// The address of the other master.
-    pub fn peer_address(&self, kind: MasterKind) -> String {
+    /// The addresses of the other masters, each once.
+    pub fn peer_addresses(&self, kind: MasterKind) -> Vec<String> {
         let default = match kind {
             MasterKind::Primary => BACKUP_ADDRESS,
             MasterKind::Backup => PRIMARY_ADDRESS,
         };
-        self.peer.clone().unwrap_or_else(|| default.to_owned())
+        let mut addresses: Vec<String> = Vec::new();
+        for peer in &self.peers {
+            if !addresses.contains(peer) {
+                addresses.push(peer.clone());
+            }
+        }
+        if addresses.is_empty() {
+            addresses.push(default.to_owned());
+        }
+        addresses
     }
 
     /// The file beside the log that says what slaves have seen of it, while the log lacks that.
@@ -333,22 +357,27 @@ impl MasterConfig {
     /// The first setting that is out of bounds or contradicts another.
     pub fn validate(&self, kind: MasterKind) -> Result<(), ConfigError> {
         let listen = self.listen_address(kind);
-        let peer = self.peer_address(kind);
         let given = |flag, address: &str, read: Reader| {
             read(address).map_err(|why| ConfigError::Address { flag, address: address.to_owned(), why })
         };
         let listen = given("--listen", &listen, address::to_listen)?;
-        let peer = given("--peer", &peer, address::to_connect)?;
+        let peers = self.peer_addresses(kind);
+        let peers: Result<Vec<String>, ConfigError> =
+            peers.iter().map(|peer| given("--peer", peer, address::to_connect)).collect();
+        let peers = peers?;
         let advertise = match &self.advertise {
             Some(address) => Some(given("--advertise", address, address::to_connect)?),
             None if address::is_wildcard(&listen) => return Err(ConfigError::AdvertiseMissing { listen }),
             None => None,
         };
-        if advertise.is_some_and(|advertise| advertise == peer) {
-            return Err(ConfigError::PeerIsSelf { own: "--advertise", address: peer });
+        if let Some(address) = advertise.filter(|advertise| peers.contains(advertise)) {
+            return Err(ConfigError::PeerIsSelf { own: "--advertise", address });
         }
-        if peer == listen {
-            return Err(ConfigError::PeerIsSelf { own: "--listen", address: peer });
+        if peers.contains(&listen) {
+            return Err(ConfigError::PeerIsSelf { own: "--listen", address: listen });
+        }
+        if peers.len() > PEERS_MAX {
+            return Err(ConfigError::TooManyPeers { named: peers.len(), max: PEERS_MAX });
         }
         check_timeout("--ack-timeout", self.ack_timeout)?;
         check_timeout("--read-timeout", self.read_timeout)?;
@@ -537,9 +566,29 @@ mod tests {
 
     #[test]
     fn an_address_without_a_port_is_refused() {
-        let config = MasterConfig { peer: Some("localhost".into()), ..MasterConfig::default() };
+        let config = MasterConfig { peers: vec!["localhost".into()], ..MasterConfig::default() };
         let refused =
             ConfigError::Address { flag: "--peer", address: "localhost".into(), why: AddressError::NoPort };
         assert_eq!(config.validate(MasterKind::Primary), Err(refused));
+    }
+
+    #[test]
+    fn other_masters_are_named_one_by_one_or_with_commas_and_the_file_takes_one() {
+        use clap::Parser as _;
+        let read = |words: &[&str]| Flags::<MasterConfig>::parse_from([&["dsm"], words].concat()).config;
+        let one = read(&["--peer", "a:1"]);
+        assert_eq!(one.peer_addresses(MasterKind::Primary), ["a:1"]);
+        assert_eq!(one.validate(MasterKind::Primary), Ok(()));
+        let twice = read(&["--peer", "a:1", "--peer", "a:1"]);
+        assert_eq!(twice.validate(MasterKind::Primary), Ok(()), "one, named twice");
+        for words in [&["--peer", "a:1", "--peer", "b:1"][..], &["--peer", "a:1,b:1"]] {
+            let two = read(words);
+            assert_eq!(two.peer_addresses(MasterKind::Backup), ["a:1", "b:1"]);
+            let refused = ConfigError::TooManyPeers { named: 2, max: 1 };
+            assert_eq!(two.validate(MasterKind::Backup), Err(refused));
+        }
+        let none = read(&[]);
+        assert_eq!(none.peer_addresses(MasterKind::Primary), [BACKUP_ADDRESS]);
+        assert_eq!(none.peer_addresses(MasterKind::Backup), [PRIMARY_ADDRESS]);
     }
 }

@@ -1,13 +1,15 @@
-//! Our own link to the other master: dialed, kept, and dialed again.
+//! Our own link to another master: dialed, kept, and dialed again. There is one for each.
 //!
 //! Owns the connection. What comes over it goes to the master's inbox; the link's generation tells old from new.
 
 use crate::batch::{Outbox, Turns};
+use crate::config::MasterConfig;
 use crate::door::heard::Unheard;
 use crate::door::links::request_body_max;
 use crate::door::switchboard::Arrived;
 use crate::door::Context;
 use crate::env::{Env, Stream};
+use crate::journal;
 use crate::reading::read_more;
 use crate::supervision::{Backoff, Fate, TaskGuard};
 use bytes::BytesMut;
@@ -17,7 +19,6 @@ use dsm_protocol::ids::{ClusterId, LinkId};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message};
 use std::cell::Cell;
 use std::io;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,12 +30,12 @@ const BACKOFF_MAX: Duration = Duration::from_millis(250);
 
 /// What this master says of itself.
 pub(crate) struct Introduction {
-    /// The other master's address.
+    /// The address of the other master that is dialed.
     pub(crate) peer: String,
     /// Our own address.
     pub(crate) address: String,
-    /// The lock file we see. Looked at for each HELLO: somebody may replace it while we run.
-    pub(crate) lock_path: PathBuf,
+    /// Our settings. Which log they lead to is looked at for each HELLO: somebody may replace it while we run.
+    pub(crate) config: Rc<MasterConfig>,
     /// The cluster of our log, once it has one.
     pub(crate) cluster: Rc<Cell<Option<ClusterId>>>,
 }
@@ -106,7 +107,7 @@ pub(crate) async fn preflight(introduction: &Introduction, env: &Env) -> Option<
 
 impl Introduction {
     async fn hello(&self, env: &Env) -> io::Result<Message> {
-        let lock_identity = env.locks().identity(&self.lock_path).await?;
+        let lock_identity = journal::identity(env, &self.config).await?;
         let role = HelloRole::Master { address: self.address.clone(), lock_identity };
         Ok(Message::Control(Control::Hello(Hello { cluster: self.cluster.get(), role })))
     }
@@ -129,7 +130,7 @@ async fn dial(
         frame::encode(&hello, out);
     });
     let pumping = outbox.pump(&stream, context.config.write_timeout);
-    let reading = read(&stream, &outbox, context, generation, backoff, has_been_up);
+    let reading = read((&stream, &introduction.peer), &outbox, context, generation, backoff, has_been_up);
     let serving = async {
         tokio::select! {
             biased;
@@ -156,7 +157,7 @@ impl Drop for Down<'_> {
 }
 
 async fn read(
-    stream: &Stream,
+    (stream, peer): (&Stream, &str),
     outbox: &Outbox,
     context: &Context,
     generation: LinkId,
@@ -211,7 +212,8 @@ async fn read(
                     backoff.reset();
                     has_been_up.set(true);
                     let outbox = outbox.clone();
-                    context.switchboard.push(Arrived::DialedUp { generation, welcome, outbox });
+                    let address = peer.to_owned();
+                    context.switchboard.push(Arrived::DialedUp { generation, address, welcome, outbox });
                 }
                 // Only the answer to our HELLO is about who we are. Later ones are about a frame, and pass.
                 Message::Control(Control::Reject { reason }) => {

@@ -274,7 +274,7 @@ pub async fn start_local(config: LocalConfig) -> Result<LocalCluster, NodeError>
     let masters = |listen: &str, peer: &str| MasterConfig {
         listen: Some(listen.to_owned()),
         advertise: None,
-        peer: Some(peer.to_owned()),
+        peers: vec![peer.to_owned()],
         // Where its directory holds nothing, a cluster in this process is a new one.
         new: true,
         ..config.masters.clone()

@@ -1,7 +1,8 @@
 //! Starts, signals and reaps the processes of a local cluster: for `dsm-cluster`, the harness and the tests.
 //!
 //! It owns the child processes, their ports, their output files and the questions "is it up, does it serve". It
-//! restarts nothing by itself and never touches the log. Blocking, without a runtime.
+//! restarts nothing by itself and never touches the log. Blocking, without a runtime. By hand, over `std::process`:
+//! supervisors of others restart what ends, and here it is the test that does.
 //!
 //! **Call it from the main thread**, or from a thread that outlives the cluster: every child is started with
 //! `--die-with-parent PID`, by which it asks the kernel to kill it when its parent dies, and the kernel takes the

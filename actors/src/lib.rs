@@ -34,6 +34,7 @@
 //! | [`journal::shared_file::log_writer`] | `LogWriter`: appends records in groups | reign |
 //! | [`journal::shared_file::log_tailer`] | `LogTailer`: follows the log | time as a standby |
 //! | [`journal::shared_file::failover_watcher`] | `FailoverWatcher`: queues for the lock, looks at it, fences | master |
+//! | [`journal`] | the port between a master and its log; `LogKeeper` behind it brings a master's part in a shared file from following to a reign and back | master |
 //! | [`slave`] | `SlaveActor`: holds the values | slave |
 //! | [`client_actor`] | `ClientActor`: a client library | embedding program |
 //!

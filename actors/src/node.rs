@@ -10,15 +10,17 @@ use crate::dial::{self, Introduction};
 use crate::door::switchboard::Switchboard;
 use crate::door::{self, Context};
 use crate::env::{Env, Listener};
+use crate::journal::shared_file;
 use crate::master::{self, MasterActor};
 use crate::node_error::NodeError;
 use crate::slave::{self, SlaveActor};
 use crate::supervision::Fate;
 use actix::prelude::*;
 use dsm_protocol::ids::SlaveId;
+use dsm_protocol::record::line_bytes_max;
+use futures_util::future::join_all;
 use std::cell::Cell;
 use std::future::Future;
-use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -90,31 +92,29 @@ pub(crate) async fn open_master(
         Some(listener) => listener,
         None => env.listen(&listen).await.map_err(|error| NodeError::listen(&listen, error))?,
     };
-    let lock_path = config.lock_path();
-    let unusable = |error: io::Error| NodeError::file(&lock_path, error);
-    env.locks().identity(&lock_path).await.map_err(unusable)?;
-    env.locks().try_kinds(&lock_path).await.map_err(unusable)?;
-    check_log(&config, &env).await?;
+    shared_file::check(&env, &config).await?;
+    let config = Rc::new(config);
     let bound = listener.local_address().unwrap_or(listen);
     let address = config.advertise.clone().unwrap_or_else(|| bound.clone());
     log::info!("started as={kind:?} address={address} log={} pid={}", config.log.display(), env.pid());
     let cluster = Rc::new(Cell::new(None));
-    let introduction = Introduction {
-        peer: config.peer_address(kind),
-        address: address.clone(),
-        lock_path,
-        cluster: Rc::clone(&cluster),
-    };
-    let is_itself = listener.is_reached_at(&introduction.peer);
-    // What takes longer shows when the link is dialed.
-    if tokio::time::timeout(SELF_TIMEOUT, is_itself).await.unwrap_or(false) {
-        return Err(ConfigError::PeerLeadsHere { peer: introduction.peer, bound }.into());
+    let mut introductions = Vec::new();
+    for peer in config.peer_addresses(kind) {
+        let is_itself = listener.is_reached_at(&peer);
+        // What takes longer shows when the link is dialed.
+        if tokio::time::timeout(SELF_TIMEOUT, is_itself).await.unwrap_or(false) {
+            return Err(ConfigError::PeerLeadsHere { peer, bound }.into());
+        }
+        let (address, config, cluster) = (address.clone(), Rc::clone(&config), Rc::clone(&cluster));
+        introductions.push(Introduction { peer, address, config, cluster });
     }
-    if let Some(reason) = dial::preflight(&introduction, &env).await {
+    let asked = join_all(introductions.iter().map(|introduction| dial::preflight(introduction, &env))).await;
+    if let Some(reason) = asked.into_iter().flatten().next() {
         return Err(NodeError::Refused { reason });
     }
     let fate = Fate::default();
-    let config = Rc::new(config);
+    // One record may hold several of the longest values.
+    let line_bytes_max = line_bytes_max(door::server_facts(&config).limits.request_bytes_max);
     let (master, switchboard) = MasterActor::begin(master::Parts {
         env: Rc::clone(&env),
         config: Rc::clone(&config),
@@ -122,11 +122,14 @@ pub(crate) async fn open_master(
         address: address.clone(),
         fate: fate.clone(),
         cluster,
+        journal: shared_file::of_master(&env, &config, (&address, line_bytes_max), &fate),
     });
     let facts = door::server_facts(&config);
     let context = Context { env, config: Rc::clone(&config), facts, switchboard: Rc::clone(&switchboard) };
     let mut linking = JoinSet::new();
-    linking.spawn_local(dial::keep(introduction, context.clone(), fate.clone()));
+    for introduction in introductions {
+        linking.spawn_local(dial::keep(introduction, context.clone(), fate.clone()));
+    }
     let mut accepting = JoinSet::new();
     accepting.spawn_local(door::accept::accept(listener, context, fate.clone()));
     Ok(OpenMaster { address, master, fate, switchboard, accepting, linking })
@@ -217,25 +220,4 @@ async fn ended(stop: impl Future<Output = ()>, ask: impl FnOnce(), fate: &Fate) 
         () = stop => ask(),
     }
     fate.decided().await
-}
-
-/// Finds out early whether the log can be used at all, so that a wrong path is one clear line at the start.
-async fn check_log(config: &MasterConfig, env: &Env) -> Result<(), NodeError> {
-    // Whether one may be begun is decided later, when others could say what they know.
-    let opened = env.disk().open(&config.log, crate::env::OpenMode::Existing).await;
-    let error = match opened {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Ok(_) => {
-            // Not to know is no reason to say anything.
-            if let Ok(Some(mode)) = env.disk().others_may_read(&config.log).await {
-                let path = config.log.display();
-                log::warn!(
-                    "others than its owner may read the log path={path} mode={mode:03o}: chmod 600 {path}"
-                );
-            }
-            return Ok(());
-        }
-        Err(error) => error,
-    };
-    Err(NodeError::file(&config.log, error))
 }

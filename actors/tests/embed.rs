@@ -87,7 +87,7 @@ async fn too_much_at_once_is_busy_and_the_rest_is_done() {
     let log = directory.path().join("kv_store.log");
     let masters = MasterConfig {
         listen: Some("127.0.0.1:0".into()),
-        peer: Some("127.0.0.1:1".into()),
+        peers: vec!["127.0.0.1:1".into()],
         log,
         fence: Fence::None,
         max_pipeline: 10,

@@ -370,7 +370,7 @@ fn kept_in(path: PathBuf) -> Option<PathBuf> {
 
 /// An operation as it was typed.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Operation {
+pub enum TypedOperation {
     /// `READ key`; without a key it is asked for.
     Read(Option<Vec<u8>>),
     /// `WRITE key value`; without both they are asked for.
@@ -411,54 +411,54 @@ fn usage_of(word: &str) -> &'static str {
     prompt_lines().find(is_its).map_or_else(usage, |line| line.usage)
 }
 
-impl Operation {
+impl TypedOperation {
     /// Reads a line. A key is one word, or stands in quotes; a value is what follows the one character behind the key,
     /// without the quotes if all of it stands in quotes.
-    pub fn parse(line: &[u8]) -> Operation {
+    pub fn parse(line: &[u8]) -> TypedOperation {
         let (word, rest) = first_word(line.trim_ascii_start());
         let rest = rest.trim_ascii_start();
         let one_key = |usage| match key_and_rest(rest) {
             None if rest.is_empty() => Ok(None),
             Some((key, after)) if after.trim_ascii().is_empty() => Ok(Some(key)),
-            Some(_) | None => Err(Operation::Invalid(usage)),
+            Some(_) | None => Err(TypedOperation::Invalid(usage)),
         };
-        let alone = |operation| if rest.is_empty() { operation } else { Operation::Invalid(usage()) };
+        let alone = |operation| if rest.is_empty() { operation } else { TypedOperation::Invalid(usage()) };
         match word.to_ascii_uppercase().as_slice() {
-            b"" => Operation::Empty,
-            b"READ" => one_key(usage_of("READ")).map_or_else(|invalid| invalid, Operation::Read),
-            b"DELETE" => one_key(usage_of("DELETE")).map_or_else(|invalid| invalid, Operation::Delete),
-            b"WRITE" if rest.is_empty() => Operation::Write(None),
+            b"" => TypedOperation::Empty,
+            b"READ" => one_key(usage_of("READ")).map_or_else(|invalid| invalid, TypedOperation::Read),
+            b"DELETE" => one_key(usage_of("DELETE")).map_or_else(|invalid| invalid, TypedOperation::Delete),
+            b"WRITE" if rest.is_empty() => TypedOperation::Write(None),
             b"WRITE" => match key_and_rest(rest) {
                 Some((key, value)) if !value.trim_ascii().is_empty() => {
-                    Operation::Write(Some((key, value_of(&value[1..]))))
+                    TypedOperation::Write(Some((key, value_of(&value[1..]))))
                 }
-                Some(_) | None => Operation::Invalid(usage_of("WRITE")),
+                Some(_) | None => TypedOperation::Invalid(usage_of("WRITE")),
             },
-            b"STATUS" => alone(Operation::Status),
-            b"FAILOVER" => alone(Operation::Failover),
-            b"HELP" => alone(Operation::Help),
-            b"EXIT" | b"QUIT" => alone(Operation::Exit),
-            _ => Operation::Invalid(usage()),
+            b"STATUS" => alone(TypedOperation::Status),
+            b"FAILOVER" => alone(TypedOperation::Failover),
+            b"HELP" => alone(TypedOperation::Help),
+            b"EXIT" | b"QUIT" => alone(TypedOperation::Exit),
+            _ => TypedOperation::Invalid(usage()),
         }
     }
 
     /// Reads the words of a command line; each is taken as it is.
-    pub fn from_words(words: &[Vec<u8>]) -> Operation {
-        let Some((word, rest)) = words.split_first() else { return Operation::Invalid(usage()) };
+    pub fn from_words(words: &[Vec<u8>]) -> TypedOperation {
+        let Some((word, rest)) = words.split_first() else { return TypedOperation::Invalid(usage()) };
         match (word.to_ascii_uppercase().as_slice(), rest) {
-            (b"READ", [key]) => Operation::Read(Some(key.clone())),
-            (b"READ", _) => Operation::Invalid(usage_of("READ")),
-            (b"DELETE", [key]) => Operation::Delete(Some(key.clone())),
-            (b"DELETE", _) => Operation::Invalid(usage_of("DELETE")),
+            (b"READ", [key]) => TypedOperation::Read(Some(key.clone())),
+            (b"READ", _) => TypedOperation::Invalid(usage_of("READ")),
+            (b"DELETE", [key]) => TypedOperation::Delete(Some(key.clone())),
+            (b"DELETE", _) => TypedOperation::Invalid(usage_of("DELETE")),
             (b"WRITE", [key, value @ ..]) if !value.is_empty() => {
-                Operation::Write(Some((key.clone(), value.join(&b' '))))
+                TypedOperation::Write(Some((key.clone(), value.join(&b' '))))
             }
-            (b"WRITE", _) => Operation::Invalid(usage_of("WRITE")),
-            (b"STATUS", []) => Operation::Status,
-            (b"FAILOVER", []) => Operation::Failover,
-            (b"HELP", []) => Operation::Help,
-            (b"EXIT" | b"QUIT", []) => Operation::Exit,
-            _ => Operation::Invalid(usage()),
+            (b"WRITE", _) => TypedOperation::Invalid(usage_of("WRITE")),
+            (b"STATUS", []) => TypedOperation::Status,
+            (b"FAILOVER", []) => TypedOperation::Failover,
+            (b"HELP", []) => TypedOperation::Help,
+            (b"EXIT" | b"QUIT", []) => TypedOperation::Exit,
+            _ => TypedOperation::Invalid(usage()),
         }
     }
 }
@@ -592,8 +592,8 @@ impl Dialog<'_> {
                     continue;
                 }
             }
-            let operation = Operation::parse(&line);
-            if operation == Operation::Exit {
+            let operation = TypedOperation::parse(&line);
+            if operation == TypedOperation::Exit {
                 return say(FAREWELL);
             }
             match self.perform(operation)? {
@@ -670,15 +670,15 @@ impl Dialog<'_> {
         })
     }
 
-    fn perform(&mut self, operation: Operation) -> io::Result<Next> {
+    fn perform(&mut self, operation: TypedOperation) -> io::Result<Next> {
         let answer = match operation {
-            Operation::Empty | Operation::Exit => return Ok(Next::Ask),
-            Operation::Help => {
+            TypedOperation::Empty | TypedOperation::Exit => return Ok(Next::Ask),
+            TypedOperation::Help => {
                 say(help(self.host.help()).as_bytes())?;
                 return Ok(Next::Ask);
             }
-            Operation::Invalid(usage) => return self.invalid(usage),
-            Operation::Read(key) => {
+            TypedOperation::Invalid(usage) => return self.invalid(usage),
+            TypedOperation::Read(key) => {
                 let key = match self.given_or_asked(key, ASK_KEY)? {
                     Ok(key) => key,
                     Err(next) => return Ok(next),
@@ -691,7 +691,7 @@ impl Dialog<'_> {
                     None => not_found(&key),
                 })
             }
-            Operation::Write(pair) => {
+            TypedOperation::Write(pair) => {
                 let (key, value) = match pair {
                     Some(pair) => pair,
                     None => {
@@ -708,7 +708,7 @@ impl Dialog<'_> {
                 };
                 self.store.run(|client| client.put(key, value)).map(|()| b"WRITE_DONE".to_vec())
             }
-            Operation::Delete(key) => {
+            TypedOperation::Delete(key) => {
                 let key = match self.given_or_asked(key, ASK_KEY)? {
                     Ok(key) => key,
                     Err(next) => return Ok(next),
@@ -721,8 +721,10 @@ impl Dialog<'_> {
                     false => not_found(&key),
                 })
             }
-            Operation::Status => self.store.run(Client::status).map(|text| status_text(&text).into_bytes()),
-            Operation::Failover => self.store.run(Client::failover).map(|()| b"FAILOVER_DONE".to_vec()),
+            TypedOperation::Status => {
+                self.store.run(Client::status).map(|text| status_text(&text).into_bytes())
+            }
+            TypedOperation::Failover => self.store.run(Client::failover).map(|()| b"FAILOVER_DONE".to_vec()),
         };
         match answer {
             Ok(line) => say(&line)?,
@@ -840,26 +842,26 @@ mod tests {
 
     #[test]
     fn operations_are_read_from_a_line_in_any_case() {
-        let write = |key, value| Operation::Write(Some((bytes(key), bytes(value))));
+        let write = |key, value| TypedOperation::Write(Some((bytes(key), bytes(value))));
         for (line, operation) in [
-            ("READ foo", Operation::Read(Some(bytes("foo")))),
-            ("  read \t foo  ", Operation::Read(Some(bytes("foo")))),
-            ("Read", Operation::Read(None)),
-            ("READ a b", Operation::Invalid(usage_of("READ"))),
+            ("READ foo", TypedOperation::Read(Some(bytes("foo")))),
+            ("  read \t foo  ", TypedOperation::Read(Some(bytes("foo")))),
+            ("Read", TypedOperation::Read(None)),
+            ("READ a b", TypedOperation::Invalid(usage_of("READ"))),
             ("WRITE a one two", write("a", "one two")),
             ("write a  one ", write("a", " one ")),
-            ("WRITE", Operation::Write(None)),
-            ("WRITE a", Operation::Invalid(usage_of("WRITE"))),
-            ("WRITE a ", Operation::Invalid(usage_of("WRITE"))),
-            ("DELETE a", Operation::Delete(Some(bytes("a")))),
-            ("STATUS", Operation::Status),
-            ("STATUS now", Operation::Invalid(usage())),
-            ("failover", Operation::Failover),
-            ("help", Operation::Help),
-            ("exit", Operation::Exit),
-            ("", Operation::Empty),
-            (" \t", Operation::Empty),
-            ("UPDATE a", Operation::Invalid(usage())),
+            ("WRITE", TypedOperation::Write(None)),
+            ("WRITE a", TypedOperation::Invalid(usage_of("WRITE"))),
+            ("WRITE a ", TypedOperation::Invalid(usage_of("WRITE"))),
+            ("DELETE a", TypedOperation::Delete(Some(bytes("a")))),
+            ("STATUS", TypedOperation::Status),
+            ("STATUS now", TypedOperation::Invalid(usage())),
+            ("failover", TypedOperation::Failover),
+            ("help", TypedOperation::Help),
+            ("exit", TypedOperation::Exit),
+            ("", TypedOperation::Empty),
+            (" \t", TypedOperation::Empty),
+            ("UPDATE a", TypedOperation::Invalid(usage())),
             (r#"WRITE "a b" c"#, write("a b", "c")),
             (r#"WRITE k "one two""#, write("k", "one two")),
             (r#"WRITE 'a\'b' 'it''s'"#, write("a'b", "'it''s'")),
@@ -867,15 +869,15 @@ mod tests {
             (r#"WRITE k "hi" he said"#, write("k", r#""hi" he said"#)),
             (r#"WRITE k """#, write("k", "")),
             (r#"WRITE k "no end"#, write("k", r#""no end"#)),
-            (r#"WRITE "k"v w"#, Operation::Invalid(usage_of("WRITE"))),
-            (r#"WRITE "no end"#, Operation::Invalid(usage_of("WRITE"))),
-            (r#"READ "a\tb\"\x41\\""#, Operation::Read(Some(bytes("a\tb\"A\\")))),
-            (r#"READ 'a\tb' "#, Operation::Read(Some(bytes(r"a\tb")))),
-            (r#"READ "a" b"#, Operation::Invalid(usage_of("READ"))),
-            (r#"READ """#, Operation::Invalid(usage_of("READ"))),
-            (r#"DELETE a"b"#, Operation::Delete(Some(bytes(r#"a"b"#)))),
+            (r#"WRITE "k"v w"#, TypedOperation::Invalid(usage_of("WRITE"))),
+            (r#"WRITE "no end"#, TypedOperation::Invalid(usage_of("WRITE"))),
+            (r#"READ "a\tb\"\x41\\""#, TypedOperation::Read(Some(bytes("a\tb\"A\\")))),
+            (r#"READ 'a\tb' "#, TypedOperation::Read(Some(bytes(r"a\tb")))),
+            (r#"READ "a" b"#, TypedOperation::Invalid(usage_of("READ"))),
+            (r#"READ """#, TypedOperation::Invalid(usage_of("READ"))),
+            (r#"DELETE a"b"#, TypedOperation::Delete(Some(bytes(r#"a"b"#)))),
         ] {
-            assert_eq!(Operation::parse(line.as_bytes()), operation, "{line:?}");
+            assert_eq!(TypedOperation::parse(line.as_bytes()), operation, "{line:?}");
         }
     }
 
@@ -916,20 +918,20 @@ mod tests {
     #[test]
     fn words_of_a_command_line_are_taken_as_they_are() {
         let words = |words: &[&str]| -> Vec<Vec<u8>> { words.iter().map(|word| bytes(word)).collect() };
-        let write = |key, value| Operation::Write(Some((bytes(key), bytes(value))));
+        let write = |key, value| TypedOperation::Write(Some((bytes(key), bytes(value))));
         for (line, operation) in [
-            (&["READ", "a b"][..], Operation::Read(Some(bytes("a b")))),
-            (&["READ"], Operation::Invalid(usage_of("READ"))),
+            (&["READ", "a b"][..], TypedOperation::Read(Some(bytes("a b")))),
+            (&["READ"], TypedOperation::Invalid(usage_of("READ"))),
             (&["write", "k", "one", "two"], write("k", "one two")),
             (&["WRITE", "k", ""], write("k", "")),
-            (&["WRITE", "k"], Operation::Invalid(usage_of("WRITE"))),
-            (&["DELETE", "-k"], Operation::Delete(Some(bytes("-k")))),
-            (&["FAILOVER"], Operation::Failover),
-            (&["help"], Operation::Help),
-            (&["EXIT"], Operation::Exit),
-            (&["EXIT", "now"], Operation::Invalid(usage())),
+            (&["WRITE", "k"], TypedOperation::Invalid(usage_of("WRITE"))),
+            (&["DELETE", "-k"], TypedOperation::Delete(Some(bytes("-k")))),
+            (&["FAILOVER"], TypedOperation::Failover),
+            (&["help"], TypedOperation::Help),
+            (&["EXIT"], TypedOperation::Exit),
+            (&["EXIT", "now"], TypedOperation::Invalid(usage())),
         ] {
-            assert_eq!(Operation::from_words(&words(line)), operation, "{line:?}");
+            assert_eq!(TypedOperation::from_words(&words(line)), operation, "{line:?}");
         }
     }
 

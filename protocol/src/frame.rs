@@ -11,7 +11,8 @@
 //! ```
 //!
 //! The messages of the request path are coded by hand: they are what a busy master spends its time on. All
-//! others are one kind, coded by serde and bincode behind a size limit. The byte tables are in `docs/FORMATS.md`.
+//! others are one kind, coded by serde and bincode with a size limit. The byte tables are in `docs/FORMATS.md`. A codec of a
+//! library would copy each value once more, and know nothing of frames that come in parts.
 
 use crate::command::{Command, ErrorWord, KeyList, Reply, ReplyError, KEYS_MAX};
 use crate::ids::{Epoch, ReignId, RequestId, Seq, Stamp, Version};

@@ -10,7 +10,7 @@ use super::requests::{name_of, order_of, Request, Requests, Together};
 use super::resp::{encoded, Answer, Connection};
 use super::{seconds, wait_for};
 use bytes::Bytes;
-use dsm_history::{check, readable_after, Action, History, Outcome};
+use dsm_history::{check, readable_after, Action, History, OperationOutcome};
 use rand::rngs::StdRng;
 use rand::SeedableRng as _;
 use std::collections::{BTreeMap, BTreeSet};
@@ -203,7 +203,8 @@ impl Load {
     /// What one request wrote together is there as a whole or not at all, an unknown outcome or not; how many of these
     /// were unknown.
     fn judge_together(&self, history: &History, reader: u64, when: &str) -> usize {
-        let read = history.operations().iter().filter(|o| o.client == reader && o.outcome == Outcome::Done);
+        let read =
+            history.operations().iter().filter(|o| o.client == reader && o.outcome == OperationOutcome::Done);
         let values: BTreeMap<&Bytes, Option<&Bytes>> = read
             .filter_map(|o| match &o.action {
                 Action::Read(value) => Some((&o.key, value.as_ref())),
@@ -215,16 +216,16 @@ impl Load {
             let there = written.keys.iter().filter(|key| values[key] == Some(&written.value)).count();
             let all = written.keys.len();
             let is_right = match written.outcome {
-                Outcome::Done => there == all,
-                Outcome::NotExecuted => there == 0,
-                Outcome::Unknown => there == 0 || there == all,
+                OperationOutcome::Done => there == all,
+                OperationOutcome::NotExecuted => there == 0,
+                OperationOutcome::Unknown => there == 0 || there == all,
             };
             assert!(
                 is_right,
                 "{when}: {there} of {all} keys that were written together are there: {written:?}"
             );
         }
-        together.iter().filter(|written| written.outcome == Outcome::Unknown).count()
+        together.iter().filter(|written| written.outcome == OperationOutcome::Unknown).count()
     }
 }
 
@@ -287,7 +288,9 @@ pub(crate) fn judge(history: &History, when: &str) -> String {
         Err(violation) => panic!("{when}: {violation}"),
     };
     let readable = readable_after(history.operations());
-    for last in history.operations().iter().filter(|o| o.client >= READER && o.outcome == Outcome::Done) {
+    for last in
+        history.operations().iter().filter(|o| o.client >= READER && o.outcome == OperationOutcome::Done)
+    {
         let Action::Read(value) = &last.action else { continue };
         let readable = &readable[&last.key];
         assert!(
@@ -369,8 +372,10 @@ impl Client {
         let now = now_ns(self.shared.origin);
         if let Answer::Error(text) = answer {
             let outcome = match text.split(' ').next().unwrap_or_default() {
-                "STANDBY" | "NOQUORUM" | "LOADING" | "READONLY" | "BUSY" | "OOM" => Outcome::NotExecuted,
-                "UNKNOWN" if request.is_write() => Outcome::Unknown,
+                "STANDBY" | "NOQUORUM" | "LOADING" | "READONLY" | "BUSY" | "OOM" => {
+                    OperationOutcome::NotExecuted
+                }
+                "UNKNOWN" if request.is_write() => OperationOutcome::Unknown,
                 _ => {
                     self.broken(format!("{text:?} to {request:?}"));
                     return false;

@@ -3,7 +3,7 @@
 
 use super::resp::{encoded, Answer};
 use bytes::Bytes;
-use dsm_history::{Action, Begun, History, Outcome};
+use dsm_history::{Action, Begun, History, OperationOutcome};
 use rand::rngs::StdRng;
 use rand::RngExt as _;
 
@@ -66,7 +66,7 @@ pub(crate) struct Together {
     /// What each of them was given.
     pub(crate) value: Bytes,
     /// Whether it happened.
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: OperationOutcome,
 }
 
 /// A request, from its draw to its answer.
@@ -75,14 +75,14 @@ pub(crate) struct Request {
     ask: Ask,
     begun: Vec<Begun>,
     /// How it ended; unknown until it has.
-    outcome: Outcome,
+    outcome: OperationOutcome,
     /// What was read, in the order of the keys.
     read: Vec<Option<Bytes>>,
 }
 
 impl Request {
     fn new(ask: Ask) -> Request {
-        Request { ask, begun: Vec::new(), outcome: Outcome::Unknown, read: Vec::new() }
+        Request { ask, begun: Vec::new(), outcome: OperationOutcome::Unknown, read: Vec::new() }
     }
 
     fn keys(&self) -> &[Bytes] {
@@ -140,7 +140,7 @@ impl Request {
     }
 
     /// Notes how it ended, for all of its keys.
-    pub(crate) fn finish(&mut self, outcome: Outcome, now_ns: u64, history: &mut History) {
+    pub(crate) fn finish(&mut self, outcome: OperationOutcome, now_ns: u64, history: &mut History) {
         self.outcome = outcome;
         for begun in &self.begun {
             history.finish(*begun, outcome, now_ns);
@@ -159,10 +159,10 @@ impl Request {
     ) -> Result<(), Answer> {
         match (&self.ask, answer) {
             (Ask::Set(..) | Ask::SetMany(..), Answer::Simple(ok)) if ok == "OK" => {
-                self.finish(Outcome::Done, now_ns, history);
+                self.finish(OperationOutcome::Done, now_ns, history);
             }
             (Ask::Delete(_), Answer::Integer(count @ 0..=1)) => {
-                self.outcome = Outcome::Done;
+                self.outcome = OperationOutcome::Done;
                 history.finish_delete(self.begun[0], count == 1, now_ns);
             }
             (Ask::Get(_), answer @ (Answer::Bulk(_) | Answer::Null)) => {
@@ -191,7 +191,7 @@ impl Request {
             history.finish_read(*begun, value.clone(), now_ns);
             self.read.push(value);
         }
-        self.outcome = Outcome::Done;
+        self.outcome = OperationOutcome::Done;
         Ok(())
     }
 
@@ -218,7 +218,7 @@ pub(crate) fn order_of(pipeline: &[Request], at: usize) -> Option<String> {
         }
         let Some(writer) = pipeline[..at].iter().position(wrote_it) else { continue };
         let overwrites = |request: &Request| {
-            request.is_write() && request.outcome == Outcome::Done && request.keys().contains(key)
+            request.is_write() && request.outcome == OperationOutcome::Done && request.keys().contains(key)
         };
         if pipeline[writer + 1..at].iter().any(overwrites) {
             return Some(format!(
@@ -309,7 +309,7 @@ mod tests {
     }
 
     fn set(key: &'static str, name: &'static str) -> Request {
-        Request { outcome: Outcome::Done, ..Request::new(Ask::Set(key.into(), value(name, 0))) }
+        Request { outcome: OperationOutcome::Done, ..Request::new(Ask::Set(key.into(), value(name, 0))) }
     }
 
     #[test]

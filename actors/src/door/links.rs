@@ -7,6 +7,7 @@ use super::switchboard::{Arrived, Switchboard};
 use super::Context;
 use crate::batch::{Outbox, Turns};
 use crate::env::Stream;
+use crate::journal;
 use crate::reading::read_more;
 use crate::slave_proxy::EndReason;
 use bytes::BytesMut;
@@ -187,7 +188,7 @@ pub(super) async fn peer(
     let unheard = Rc::<Unheard>::default();
     let said = unheard.say(0);
     // A disk that hangs here holds up nobody but whoever asks.
-    let lock = context.env.locks().identity(&context.config.lock_path()).await;
+    let lock = journal::identity(&context.env, &context.config).await;
     switchboard.push(Arrived::PeerHello { link, hello, outbox: outbox.clone(), lock, said });
     let arrived = |message, said| Arrived::Peer { link, message, said };
     // Of a client of the other master, where longer ones are allowed: its error, and nobody else's.

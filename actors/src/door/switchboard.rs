@@ -49,7 +49,13 @@ pub(crate) enum Arrived {
     /// That link is closed.
     PeerGone { link: LinkId },
     /// Our own link to the other master stands.
-    DialedUp { generation: LinkId, welcome: dsm_protocol::message::Welcome, outbox: Outbox },
+    DialedUp {
+        generation: LinkId,
+        /// The address that was dialed.
+        address: String,
+        welcome: dsm_protocol::message::Welcome,
+        outbox: Outbox,
+    },
     /// The other master said something over our own link.
     Dialed { generation: LinkId, message: Message, said: Said },
     /// The other master refuses us.

@@ -1,5 +1,7 @@
 //! The real world: TCP, files with a thread each, flock, `/proc`, inotify.
 //!
+//! inotify by nix and not by a crate that watches trees from threads of its own: one folder is watched for one name.
+//!
 //! The threads of a node all live here: one for each open file, one while a path is opened or looked at, one that looks at
 //! lock files, one while the lock is waited for, one that publishes the holder's counter.
 

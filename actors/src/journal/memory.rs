@@ -10,7 +10,7 @@ use actix::prelude::*;
 use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq, Version};
 use dsm_protocol::machine::master::{Change, ReignRecord, WriteId};
-use dsm_protocol::machine::reign::takeover::Seen;
+use dsm_protocol::machine::reign::Seen;
 use dsm_protocol::record::{self, Place, Position, Trailer};
 use dsm_protocol::witness_file::WitnessText;
 use smallvec::SmallVec;
@@ -44,7 +44,7 @@ struct LogInMemory {
     leader: Option<usize>,
     queue: VecDeque<usize>,
     /// Whose log it was said to be last, and in which epoch.
-    declared: Option<(ClusterId, Option<Epoch>)>,
+    declared: Option<(ClusterId, Epoch)>,
     noted: WitnessText,
     is_full: bool,
 }
@@ -125,7 +125,8 @@ impl LogInMemory {
         if let Some(next) = self.queue.pop_front() {
             self.leader = Some(next);
             let declared = self.declared;
-            self.tell(next, LogEvent::Won { declared, epoch: declared.and_then(|(_, epoch)| epoch) });
+            let cluster = declared.map(|(cluster, _)| cluster);
+            self.tell(next, LogEvent::Won { cluster, epoch: declared.map(|(_, epoch)| epoch) });
         }
     }
 
@@ -331,7 +332,7 @@ impl LogInMemory {
             LogRequest::Note(text) => self.noted = text,
             LogRequest::Begin { epoch, given_up } => self.begin(index, epoch, given_up),
             LogRequest::Declare { serves } => {
-                let epoch = Some(self.end.epoch);
+                let epoch = self.end.epoch;
                 self.declared = self.end.cluster.filter(|_| serves).map(|cluster| (cluster, epoch));
             }
             LogRequest::Read { place, version, answer } => answer.give(self.read(index, place, version)),

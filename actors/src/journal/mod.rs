@@ -31,20 +31,36 @@
 pub mod memory;
 pub mod shared_file;
 
+use crate::config::MasterConfig;
+use crate::env::Env;
 use crate::node_error::NodeError;
+use crate::turns::TurnLengths;
 use actix::prelude::*;
 use bytes::Bytes;
 use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Version};
 use dsm_protocol::machine::master::{Change, ReignRecord, WriteId};
-use dsm_protocol::machine::reign::takeover::Seen;
+use dsm_protocol::machine::reign::Seen;
 use dsm_protocol::record::{Place, Position};
 use dsm_protocol::witness_file::WitnessText;
 use smallvec::SmallVec;
 use std::fmt;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use thiserror::Error;
+
+/// Makes a master's log, which tells it what happens and counts its turns among the master's.
+pub(crate) type MakesJournal = Box<dyn FnOnce(Recipient<LogEvent>, Rc<TurnLengths>) -> Box<dyn Journal>>;
+
+/// What all masters that have a part in one log name alike, and no others: two that name different things must not both
+/// serve.
+///
+/// # Errors
+/// What the system says. It may pass.
+pub(crate) async fn identity(env: &Env, config: &MasterConfig) -> io::Result<String> {
+    shared_file::identity(env, config).await
+}
 
 /// A master's log. With its drop everything of it is given back, leadership included.
 pub trait Journal {
@@ -145,9 +161,9 @@ pub enum LogEvent {
     Looked(Seen),
     /// This master may lead, and nobody else until it gives that up or is deposed.
     Won {
-        /// Whose log it is and in which epoch, by what the last leader has declared.
-        declared: Option<(ClusterId, Option<Epoch>)>,
-        /// The epoch that he has declared, whether he has named a cluster or not.
+        /// Whose log it is, by what the last leader has declared.
+        cluster: Option<ClusterId>,
+        /// The epoch that he has declared.
         epoch: Option<Epoch>,
     },
     /// Who leads, in words; `None` when nobody does.

@@ -4,20 +4,16 @@ use super::forwards::Forward;
 use super::{long_answers, send, Allowance, MasterActor, ReadWindow, SlaveLink, Todo, WaitingRead};
 use crate::batch::Outbox;
 use crate::door::session::ANSWER_BYTES_FREE;
-use crate::door::switchboard::{Arrived, Switchboard};
-use crate::journal::shared_file::log_writer::Append;
-use crate::shown::shown_key;
+use crate::journal::LogRequest;
 use crate::slave_proxy::{End, EndReason};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::frame;
 use dsm_protocol::ids::{LinkId, Millis, Stamp};
 use dsm_protocol::machine::front;
-use dsm_protocol::machine::master::{Asker, Effect, Event, Master, ReadId};
+use dsm_protocol::machine::master::{Asker, Effect, Event, Master};
 use dsm_protocol::machine::reign;
 use dsm_protocol::message::{Control, Message, Request};
-use dsm_protocol::record::Place;
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 /// To look at reads of a slave that have waited counts as so many steps.
 const LOOKED_AT_STEPS: usize = 64;
@@ -94,20 +90,6 @@ fn send_read(outbox: &Outbox, read: &WaitingRead) {
     outbox.append(|out| frame::encode_read(read.read.tag(), read.stamp, &read.key, out));
 }
 
-/// The answer to one read of the log. It is given by the drop, so that there is one even if the task has panicked.
-struct LogAnswer {
-    read: ReadId,
-    board: Rc<Switchboard>,
-    result: Result<bytes::Bytes, String>,
-}
-
-impl Drop for LogAnswer {
-    fn drop(&mut self) {
-        let result = std::mem::replace(&mut self.result, Err(String::new()));
-        self.board.push(Arrived::LogRead { read: self.read, result });
-    }
-}
-
 impl MasterActor {
     /// Carries out everything that the machine wants, in order.
     pub(super) fn flush(&mut self) {
@@ -164,10 +146,8 @@ impl MasterActor {
         if self.appends.is_empty() {
             return;
         }
-        if let Some(log) = &self.held.log {
-            // Admission has counted these requests, so the mailbox is bounded by the permits.
-            log.writer.do_send(Append { changes: std::mem::take(&mut self.appends) });
-        }
+        let changes = std::mem::take(&mut self.appends);
+        self.journal.ask(LogRequest::Append { changes });
     }
 
     fn perform(&mut self, now: Millis, effect: Effect) {
@@ -244,37 +224,6 @@ impl MasterActor {
             let why = "earlier answers must be taken first (--max-pipeline-bytes)";
             self.reply(to, &Reply::error(ErrorWord::Busy, why));
         }
-    }
-
-    fn read_log(
-        &mut self,
-        read: ReadId,
-        place: Place,
-        version: dsm_protocol::ids::Version,
-        key: bytes::Bytes,
-    ) {
-        let Some(log) = &self.held.log else {
-            let now = self.env.now();
-            let result = Err("the log is closed".to_owned());
-            self.step(now, Event::LogRead { read, result });
-            return;
-        };
-        let values = Rc::clone(&log.values);
-        let board = Rc::clone(&self.switchboard);
-        let answer = LogAnswer { read, board, result: Err("the read of the log has panicked".to_owned()) };
-        actix::spawn(async move {
-            let mut answer = answer;
-            #[cfg(feature = "testing")]
-            crate::testing::pass(|place| *place == crate::testing::Place::LogRead);
-            answer.result = values.read_value(place, version.epoch).await.map_err(|error| {
-                let key = shown_key(&key);
-                log::error!(
-                    "value not read from the log key={key} version={version} offset={} error={error}",
-                    place.offset
-                );
-                format!("the log does not give the value of {version} at byte {}: {error}", place.offset)
-            });
-        });
     }
 
     pub(super) fn end_slave(&self, link: LinkId, reason: EndReason) {

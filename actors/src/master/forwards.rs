@@ -1,11 +1,13 @@
-//! Requests on their way to the other master: one may name tens of thousands of keys and is encoded in parts.
+//! Requests on their way to another master: one may name tens of thousands of keys and is encoded in parts.
 //!
 //! Owns what has not reached the link's outbox, and keeps its order: a session's later request never overtakes an earlier one
 //! that takes longer to encode. Never decides what is forwarded: the front does.
 
 use super::{send, Allowance, MasterActor, PeerOutbound};
+use crate::door::switchboard::Switchboard;
 use dsm_protocol::command::Command;
 use dsm_protocol::frame::{self, RequestFrame};
+use dsm_protocol::machine::master::Master;
 use dsm_protocol::message::{Control, Message, Request};
 
 /// A request of more keys, or of more bytes in several, is encoded in parts.
@@ -32,96 +34,115 @@ fn is_long(command: &Command) -> bool {
 }
 
 impl MasterActor {
-    /// Sends something to the other master, behind whatever is still being encoded.
+    /// Sends something to another master, behind whatever is still being encoded for it: a request to the one that serves,
+    /// the end of a session to all.
     pub(super) fn forward(&mut self, forward: Forward) {
-        let Some(dialed) = &mut self.dialed else { return };
-        let is_first = dialed.forwards.is_empty();
         match forward {
-            Forward::Request(request) if is_first && !is_long(&request.command) => {
-                self.forward_short(&request)
+            Forward::Request(request) => {
+                let answer_bytes = super::written_bytes(&self.machine, &request.command);
+                let Some(dialed) = self.dialed.forwarding_mut() else { return };
+                if !dialed.forwards.is_empty() || is_long(&request.command) {
+                    dialed.forwards.push_back(Forward::Request(request));
+                    return;
+                }
+                expect_answer(&self.switchboard, self.config.value_max(), dialed, answer_bytes);
+                dialed.outbox.append_pieces(|out| frame::encode_request(&request, out));
             }
-            Forward::StreamClosed { stream } if is_first => {
-                send(&dialed.outbox, &Message::Control(Control::StreamClosed { stream }));
+            Forward::StreamClosed { stream } => {
+                for dialed in self.dialed.iter_mut() {
+                    if dialed.forwards.is_empty() {
+                        send(&dialed.outbox, &Message::Control(Control::StreamClosed { stream }));
+                    } else {
+                        dialed.forwards.push_back(Forward::StreamClosed { stream });
+                    }
+                }
             }
-            later @ (Forward::Request(_) | Forward::Part { .. } | Forward::StreamClosed { .. }) => {
-                dialed.forwards.push_back(later);
+            part @ Forward::Part { .. } => {
+                if let Some(dialed) = self.dialed.forwarding_mut() {
+                    dialed.forwards.push_back(part);
+                }
             }
-        }
-    }
-
-    fn forward_short(&self, request: &Request) {
-        let Some(dialed) = &self.dialed else { return };
-        self.expect_answer(dialed, super::written_bytes(&self.machine, &request.command));
-        dialed.outbox.append_pieces(|out| frame::encode_request(request, out));
-    }
-
-    /// An answer may be longer than a value that is taken now: `--max-value` was once higher, then.
-    fn expect_answer(&self, dialed: &PeerOutbound, answer_bytes: usize) {
-        if answer_bytes > self.config.value_max() {
-            self.switchboard.expect(dialed.generation, answer_bytes);
         }
     }
 
     /// Whether something is still to be encoded.
     pub(super) fn has_forwards(&self) -> bool {
-        self.dialed.as_ref().is_some_and(|dialed| !dialed.forwards.is_empty())
+        self.dialed.iter().any(|dialed| !dialed.forwards.is_empty())
     }
 
-    /// Goes on with what is to be sent to the other master, as far as the turn has time for it.
+    /// Goes on with what is to be sent to other masters, as far as the turn has time for it.
     pub(super) fn forward_on(&mut self, left: &mut Allowance<'_>) {
-        while !left.is_spent() {
-            let first = self.dialed.as_mut().and_then(|dialed| dialed.forwards.pop_front());
-            let Some(first) = first else { return };
-            let rest = match first {
-                Forward::Request(request) if is_long(&request.command) => {
-                    match RequestFrame::begin(request) {
-                        Ok(frame) => self.forward_part(frame, 0, left),
-                        Err(request) => {
-                            self.forward_short(&request);
-                            None
+        let (board, machine, value_max) = (&self.switchboard, &self.machine, self.config.value_max());
+        for dialed in self.dialed.iter_mut() {
+            while !left.is_spent() {
+                let Some(first) = dialed.forwards.pop_front() else { break };
+                let (frame, answer_bytes) = match first {
+                    Forward::Request(request) if is_long(&request.command) => {
+                        match RequestFrame::begin(request) {
+                            Ok(frame) => (frame, 0),
+                            Err(request) => {
+                                forward_short((board, machine, value_max), dialed, &request);
+                                continue;
+                            }
                         }
                     }
-                }
-                Forward::Request(request) => {
-                    left.spend(1);
-                    self.forward_short(&request);
-                    None
-                }
-                Forward::Part { frame, answer_bytes } => self.forward_part(frame, answer_bytes, left),
-                Forward::StreamClosed { stream } => {
-                    left.spend(1);
-                    if let Some(dialed) = &self.dialed {
-                        send(&dialed.outbox, &Message::Control(Control::StreamClosed { stream }));
+                    Forward::Request(request) => {
+                        left.spend(1);
+                        forward_short((board, machine, value_max), dialed, &request);
+                        continue;
                     }
-                    None
+                    Forward::Part { frame, answer_bytes } => (frame, answer_bytes),
+                    Forward::StreamClosed { stream } => {
+                        left.spend(1);
+                        send(&dialed.outbox, &Message::Control(Control::StreamClosed { stream }));
+                        continue;
+                    }
+                };
+                left.spend(PART_KEYS / 4);
+                match forward_part(machine, frame, answer_bytes) {
+                    ForwardStep::Part(part) => dialed.forwards.push_front(part),
+                    ForwardStep::Whole { frame, answer_bytes } => {
+                        // Of what is removed or counted no value comes back, but room for it does no harm.
+                        expect_answer(board, value_max, dialed, answer_bytes);
+                        dialed.outbox.append_pieces(|out| out.append(&mut frame.finish()));
+                    }
                 }
-            };
-            if let (Some(rest), Some(dialed)) = (rest, &mut self.dialed) {
-                dialed.forwards.push_front(rest);
             }
         }
     }
+}
 
-    /// Encodes a part of a request, and sends it if that was the last one; gives what is left of it.
-    fn forward_part(
-        &self,
-        mut frame: RequestFrame,
-        mut answer_bytes: usize,
-        left: &mut Allowance<'_>,
-    ) -> Option<Forward> {
-        let directory = self.machine.directory();
-        let is_whole = frame.step(PART_KEYS, |key| {
-            answer_bytes += directory.get(key).map_or(0, |entry| entry.place.bytes as usize);
-        });
-        left.spend(PART_KEYS / 4);
-        if !is_whole {
-            return Some(Forward::Part { frame, answer_bytes });
-        }
-        if let Some(dialed) = &self.dialed {
-            // Of what is removed or counted no value comes back, but room for it does no harm.
-            self.expect_answer(dialed, answer_bytes);
-            dialed.outbox.append_pieces(|out| out.append(&mut frame.finish()));
-        }
-        None
+/// What is left of a request that was encoded on.
+enum ForwardStep {
+    Part(Forward),
+    Whole { frame: RequestFrame, answer_bytes: usize },
+}
+
+/// Encodes a part of a request.
+fn forward_part(machine: &Master, mut frame: RequestFrame, mut answer_bytes: usize) -> ForwardStep {
+    let directory = machine.directory();
+    let is_whole = frame.step(PART_KEYS, |key| {
+        answer_bytes += directory.get(key).map_or(0, |entry| entry.place.bytes as usize);
+    });
+    if is_whole {
+        ForwardStep::Whole { frame, answer_bytes }
+    } else {
+        ForwardStep::Part(Forward::Part { frame, answer_bytes })
+    }
+}
+
+fn forward_short(
+    (board, machine, value_max): (&Switchboard, &Master, usize),
+    dialed: &PeerOutbound,
+    request: &Request,
+) {
+    expect_answer(board, value_max, dialed, super::written_bytes(machine, &request.command));
+    dialed.outbox.append_pieces(|out| frame::encode_request(request, out));
+}
+
+/// An answer may be longer than a value that is taken now: `--max-value` was once higher, then.
+fn expect_answer(board: &Switchboard, value_max: usize, dialed: &PeerOutbound, answer_bytes: usize) {
+    if answer_bytes > value_max {
+        board.expect(dialed.generation, answer_bytes);
     }
 }

@@ -1,34 +1,19 @@
 //! What this master's cluster is short of: looked at with every tick, told in the log when it begins and ends.
 
 use super::MasterActor;
-use crate::env::Locks;
+use crate::journal::LogRequest;
 use dsm_protocol::ids::Millis;
 use dsm_protocol::machine::health::{Facts, News};
-use dsm_protocol::machine::reign::takeover::Seen;
-use std::cell::{Cell, RefCell};
-use std::path::Path;
-use std::rc::Rc;
 
 /// How often a master that knows of nobody that serves looks who holds the lock, in milliseconds.
 const LOOK_MS: u64 = 1000;
 
-/// Who holds the lock, as far as it was looked at.
+/// Who leads, as far as it was looked at.
 #[derive(Debug, Default)]
-pub(super) struct LockHolder {
-    seen: RefCell<Option<String>>,
-    /// Whether a look is under way.
-    looking: Cell<bool>,
-}
-
-/// Who holds the lock, if somebody does: pid and address from the lock file's text.
-async fn lock_holder(locks: &dyn Locks, path: &Path) -> Option<String> {
-    match locks.look(path).await {
-        Ok(Seen::Held { .. }) => {}
-        Ok(Seen::Free) | Err(_) => return None,
-    }
-    let text = locks.text(path).await.ok()?;
-    let pid = text.pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
-    Some(format!("pid={pid} address={}", text.address.as_deref().unwrap_or("unknown")))
+pub(super) struct LeaderSeen {
+    leader: Option<String>,
+    /// Whether it was asked and is not answered: the disk may take any time for it.
+    is_asked: bool,
 }
 
 impl MasterActor {
@@ -44,16 +29,18 @@ impl MasterActor {
         if self.reign.is_stopping() || (!serves && !self.reign.is_standby()) {
             return;
         }
-        let knows_active = self.dialed.as_ref().is_some_and(|dialed| dialed.state.active);
+        let knows_active = self.dialed.serving().is_some();
         if serves || knows_active {
-            self.lock_holder.seen.take();
+            self.leader.leader = None;
         } else if now.since(self.lock_looked_at) >= LOOK_MS {
             self.lock_looked_at = now;
-            self.look_for_lock_holder();
+            if !std::mem::replace(&mut self.leader.is_asked, true) {
+                self.journal.ask(LogRequest::WhoLeads);
+            }
         }
         let facts = Facts {
             serves,
-            lock_holder: self.lock_holder.seen.borrow().clone(),
+            lock_holder: self.leader.leader.clone(),
             knows_active,
             standby_lag_ms: self.standby_lag_ms(now),
             slaves: if serves { self.machine.slave_count() } else { 0 },
@@ -70,23 +57,14 @@ impl MasterActor {
         }
     }
 
-    /// Finds out who holds the lock, one look at a time: the disk may take any time for it.
-    fn look_for_lock_holder(&self) {
-        let holder = Rc::clone(&self.lock_holder);
-        if holder.looking.replace(true) {
-            return;
-        }
-        let (locks, path) = (self.env.locks(), self.config.lock_path());
-        actix::spawn(async move {
-            let seen = lock_holder(&*locks, &path).await;
-            holder.looking.set(false);
-            holder.seen.replace(seen);
-        });
+    /// Who leads, by the log.
+    pub(super) fn leader_seen(&mut self, leader: Option<String>) {
+        self.leader = LeaderSeen { leader, is_asked: false };
     }
 
-    /// How far the other master is behind; `None` when it is not connected.
+    /// How far the best of the other masters is behind; `None` when none is connected.
     pub(super) fn standby_lag_ms(&self, now: Millis) -> Option<u64> {
-        self.dialed.as_ref().map(|dialed| dialed.lag.ms(now))
+        self.dialed.iter().map(|dialed| dialed.lag.ms(now)).min()
     }
 
     /// The active slave that takes longest to acknowledge, and how long, in milliseconds.

@@ -1,7 +1,7 @@
 //! `MasterActor`: one master, primary or standby.
 //!
 //! Owns the master machine (directory, active slaves, requests in flight), the front (where requests go), and the
-//! node's role; supervises a `SlaveProxy` per slave, and the `LogTailer` of a standby or the `LogWriter` of a reign.
+//! node's role; supervises a `SlaveProxy` per slave, and asks its log through the port [`journal`](crate::journal).
 //! A shell: what arrives becomes events, what the machines decide is carried out in `effects.rs`. Never blocks, never
 //! decides a rule of replication or failover by itself.
 
@@ -9,9 +9,8 @@ mod asked;
 mod effects;
 mod forwards;
 mod health;
-mod held;
+mod log_events;
 mod long_answers;
-mod noted_file;
 mod peers;
 mod reign;
 mod slaves;
@@ -26,11 +25,10 @@ use crate::door::embedded::EmbeddedCaller;
 use crate::door::origin::Origin;
 use crate::door::session::{AnswerPool, Room, Session};
 use crate::door::switchboard::{Arrived, Drain, Switchboard};
-use crate::door::{server_facts, Sessions};
-use crate::env::{Displaced, Env};
-use crate::journal::shared_file::failover_watcher::{self, FailoverWatcher};
-use crate::journal::shared_file::log_tailer::{self, LogTailer, Replayed};
-use crate::journal::{LogEvent, Replay, Sight, WrittenRecord};
+use crate::door::Sessions;
+use crate::env::Env;
+use crate::journal::{Journal, LogId, LogRequest, MakesJournal, Sight, WrittenRecord};
+use crate::node_error::NodeError;
 use crate::shown::shown_key;
 use crate::slave_proxy::{self, End, EndReason, SlaveProxy};
 use crate::supervision::{Fate, PanicGuard};
@@ -45,7 +43,7 @@ use dsm_protocol::machine::link::{Quarantine, ReadWindow, WaitingRead};
 use dsm_protocol::machine::master::{self, Asker, Census, Change, Master, WriteId};
 use dsm_protocol::machine::reign::{self as reign_rules, Leadership};
 use dsm_protocol::message::{Control, MasterState, Message as Wire, Seen};
-use held::Held;
+use dsm_protocol::record::Position;
 use long_answers::LongAnswer;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -188,9 +186,11 @@ pub(super) struct PeerInbound {
     may_forward: bool,
 }
 
-/// Our link to the other master.
+/// Our link to another master.
 pub(super) struct PeerOutbound {
     generation: LinkId,
+    /// The address that was dialed.
+    address: String,
     outbox: Outbox,
     state: MasterState,
     /// How far it is behind.
@@ -205,7 +205,8 @@ pub struct MasterActor {
     config: Rc<MasterConfig>,
     kind: MasterKind,
     address: String,
-    peer_address: String,
+    /// Where the other masters are reached.
+    peer_addresses: Vec<String>,
     fate: Fate,
     guard: PanicGuard,
     switchboard: Rc<Switchboard>,
@@ -254,34 +255,34 @@ pub struct MasterActor {
     census: Census,
     health: Health,
     /// Who holds the lock, and when that was looked at, while nobody is known to serve.
-    lock_holder: Rc<health::LockHolder>,
+    leader: health::LeaderSeen,
     lock_looked_at: Millis,
     /// Slaves whose name is taken, until it is known whether the other one lives.
     parked: BTreeMap<LinkId, (dsm_protocol::message::Hello, Outbox)>,
     peers: BTreeMap<LinkId, PeerInbound>,
-    dialed: Option<PeerOutbound>,
-    watcher: Addr<FailoverWatcher>,
+    dialed: peers::Dialed,
     /// What this master is.
     reign: Leadership,
     /// What that wants done.
     reign_effects: Vec<reign_rules::Effect>,
     /// What it holds in its role.
-    held: Held,
-    replayed: log_tailer::Start,
-    /// What the tailer sees of the log.
+    journal: Box<dyn Journal>,
+    /// Which log was replayed or written last.
+    followed: Option<LogId>,
+    /// The place through which that is known to be on disk.
+    durable: Position,
+    /// What is seen of the log that is followed.
     sight: Sight,
     replay_caught_up: bool,
     /// The last seq that the active master has told of.
     peer_seq: dsm_protocol::ids::Seq,
     cluster: Rc<Cell<Option<ClusterId>>>,
-    /// Where it is noted what slaves have seen.
-    noted_file: Rc<noted_file::NotedFile>,
     log_bytes: u64,
     log_seq: dsm_protocol::ids::Seq,
     told_seq: dsm_protocol::ids::Seq,
     told_at: Millis,
-    /// What stands at the log's path instead of it.
-    displaced: Option<Displaced>,
+    /// Why this master leads no more, until it ends for that.
+    deposed: Option<NodeError>,
     takeovers: u64,
     slaves_removed: u64,
     slaves_refused: u64,
@@ -306,6 +307,8 @@ pub(crate) struct Parts {
     pub(crate) fate: Fate,
     /// What the other master has said of our cluster, shared with the link to it.
     pub(crate) cluster: Rc<Cell<Option<ClusterId>>>,
+    /// Makes the log.
+    pub(crate) journal: MakesJournal,
 }
 
 impl MasterActor {
@@ -335,7 +338,7 @@ impl MasterActor {
         switchboard: Rc<Switchboard>,
         ctx: &mut Context<Self>,
     ) -> Self {
-        let Parts { env, config, kind, address, fate, cluster } = parts;
+        let Parts { env, config, kind, address, fate, cluster, journal } = parts;
         let now = env.now();
         let reign = Leadership::new(
             reign_rules::Config {
@@ -347,17 +350,8 @@ impl MasterActor {
             },
             now,
         );
-        let watcher = FailoverWatcher::new(
-            Rc::clone(&env),
-            config.lock_path(),
-            config.fence,
-            failover_watcher::Ports { looked: ctx.address().recipient(), won: ctx.address().recipient() },
-            fate.clone(),
-        )
-        .start();
-        let replayed = log_tailer::Start::default();
         let turns = Rc::clone(&switchboard.turns);
-        let tailer = Self::tailer(&env, &config, &replayed, &fate, &turns, ctx);
+        let journal = journal(ctx.address().recipient(), Rc::clone(&turns));
         let machine = Master::new(master::Config {
             placement: config.placement.into(),
             slaves_min: config.min_slaves,
@@ -371,7 +365,7 @@ impl MasterActor {
         });
         let jump_ms = (config.ack_timeout.min(config.failover_timeout).as_millis() as u64 / 4).max(100);
         MasterActor {
-            peer_address: config.peer_address(kind),
+            peer_addresses: config.peer_addresses(kind),
             guard: PanicGuard::new("MasterActor", fate.clone()),
             embedded: EmbeddedCaller::new(Rc::clone(&switchboard), Rc::clone(&config)),
             switchboard,
@@ -406,26 +400,25 @@ impl MasterActor {
             quarantine: Quarantine::default(),
             census: Census::default(),
             health: Health::default(),
-            lock_holder: Rc::default(),
+            leader: health::LeaderSeen::default(),
             lock_looked_at: now,
             parked: BTreeMap::new(),
             peers: BTreeMap::new(),
-            dialed: None,
-            watcher,
+            dialed: peers::Dialed::default(),
             reign,
             reign_effects: Vec::new(),
-            held: Held { tailer: Some(tailer), ..Held::default() },
-            replayed,
+            journal,
+            followed: None,
+            durable: Position::default(),
             sight: Sight::Follows,
             replay_caught_up: false,
             peer_seq: dsm_protocol::ids::Seq::default(),
             cluster,
-            noted_file: Rc::default(),
             log_bytes: 0,
             log_seq: dsm_protocol::ids::Seq::default(),
             told_seq: dsm_protocol::ids::Seq::default(),
             told_at: now,
-            displaced: None,
+            deposed: None,
             takeovers: 0,
             slaves_removed: 0,
             slaves_refused: 0,
@@ -442,35 +435,6 @@ impl MasterActor {
         }
     }
 
-    fn tailer(
-        env: &Env,
-        config: &MasterConfig,
-        from: &log_tailer::Start,
-        fate: &Fate,
-        turns: &Rc<TurnLengths>,
-        ctx: &mut Context<Self>,
-    ) -> Addr<LogTailer> {
-        LogTailer::new(
-            Rc::clone(env),
-            config.log.clone(),
-            Self::line_bytes_max(config),
-            from.clone(),
-            log_tailer::Ports {
-                replayed: ctx.address().recipient(),
-                sighted: ctx.address().recipient(),
-                halted: ctx.address().recipient(),
-            },
-            fate.clone(),
-        )
-        .counting(Rc::clone(turns))
-        .start()
-    }
-
-    fn line_bytes_max(config: &MasterConfig) -> usize {
-        // One record may hold several of the longest values.
-        dsm_protocol::record::line_bytes_max(server_facts(config).limits.request_bytes_max)
-    }
-
     fn tick(&mut self, ctx: &mut Context<Self>) {
         let turn = self.turns.begin("tick");
         let now = self.env.now();
@@ -483,9 +447,9 @@ impl MasterActor {
         self.step(now, master::Event::Tick);
         self.step_front(now, front::Event::Tick);
         self.tick_reign(now);
-        self.perform_reign(now, ctx);
+        self.perform_reign(now);
         self.hear(now);
-        self.perform_reign(now, ctx);
+        self.perform_reign(now);
         self.relieve(now);
         self.refuse_waiting(now);
         self.admit_waiting(now);
@@ -524,7 +488,7 @@ impl MasterActor {
                 }
                 Todo::Depart => {
                     self.step_reign(now, reign_rules::Event::Answered);
-                    self.perform_reign(now, ctx);
+                    self.perform_reign(now);
                 }
             }
             self.perform_within(now, &mut left);
@@ -538,7 +502,7 @@ impl MasterActor {
         self.append();
         self.advance();
         self.turn_ended(now);
-        self.perform_reign(now, ctx);
+        self.perform_reign(now);
         self.resume_later(ctx);
     }
 
@@ -613,15 +577,13 @@ impl MasterActor {
                 }
             }
             self.machine.restart_read_timeouts(now);
-            if let Some(dialed) = &mut self.dialed {
-                dialed.lag.restart(now);
-            }
+            self.dialed.iter_mut().for_each(|dialed| dialed.lag.restart(now));
         }
     }
 
     /// Says that this master makes progress: the standby kills one that does not.
     fn advance(&self) {
-        self.held.advance();
+        self.journal.advance();
     }
 
     /// Advances the master machine and keeps what it wants done for the end of the turn.
@@ -834,8 +796,8 @@ impl MasterActor {
             }
             Arrived::Peer { link, message, said: _said } => self.peer_message(now, link, message),
             Arrived::PeerGone { link } => self.peer_gone(now, link),
-            Arrived::DialedUp { generation, welcome, outbox } => {
-                self.dialed_up(now, generation, welcome, outbox);
+            Arrived::DialedUp { generation, address, welcome, outbox } => {
+                self.dialed_up(now, (generation, address), welcome, outbox);
             }
             Arrived::Dialed { generation, message, said: _said } => {
                 self.dialed_message(now, generation, message);
@@ -844,7 +806,7 @@ impl MasterActor {
             Arrived::DialedDown { generation } => self.dialed_down(now, generation),
             Arrived::LogRead { read, result } => self.step(now, master::Event::LogRead { read, result }),
         }
-        self.perform_reign(now, ctx);
+        self.perform_reign(now);
     }
 
     fn session_closed(&mut self, now: Millis, session: SessionId) {
@@ -962,61 +924,6 @@ impl Handler<Drain> for MasterActor {
     }
 }
 
-impl Handler<LogEvent> for MasterActor {
-    type Result = ();
-
-    fn handle(&mut self, event: LogEvent, ctx: &mut Self::Context) {
-        let LogEvent::Written(written) = event else { return };
-        let turn = self.turns.begin("written");
-        self.log_bytes = written.bytes;
-        self.todo.extend(written.writes.into_iter().map(Todo::Written));
-        if let Some((word, detail)) = written.refusal {
-            let refused = written.refused.into_iter();
-            self.todo.extend(refused.map(|write| Todo::Refused(write, word, detail.clone())));
-        }
-        self.work(&turn, ctx);
-    }
-}
-
-impl Handler<Replayed> for MasterActor {
-    type Result = ();
-
-    fn handle(&mut self, replayed: Replayed, ctx: &mut Self::Context) {
-        let _turn = self.turns.begin("replay");
-        self.advance();
-        if replayed.from_start {
-            self.machine.replay_from_start();
-        }
-        for change in replayed.changes {
-            match change {
-                Replay::Put { key, version, place } => self.machine.replay_put(&key, version, place),
-                Replay::Delete { key } => self.machine.replay_delete(&key),
-                Replay::Reign(record) => self.machine.replay_reign(record),
-                Replay::GivenUp(reign) => self.machine.replay_given_up(reign),
-            }
-        }
-        let now = self.env.now();
-        let position = replayed.place.position;
-        let durable = replayed.place.durable;
-        let event = reign_rules::Event::Replayed { end: position, durable, reigns: self.machine.reigns() };
-        self.reign.step(now, event, &mut self.reign_effects);
-        self.replayed = log_tailer::Start { place: replayed.place, file: replayed.file };
-        self.log_bytes = position.offset;
-        self.log_seq = position.seq;
-        let is_first = replayed.caught_up && !std::mem::replace(&mut self.replay_caught_up, true);
-        if is_first && self.reign.is_standby() {
-            log::info!(
-                "standby has replayed the log keys={} seq={}",
-                self.machine.directory().len(),
-                self.log_seq
-            );
-            self.step_reign(now, reign_rules::Event::CaughtUp);
-        }
-        self.perform_reign(now, ctx);
-        self.resume_later(ctx);
-    }
-}
-
 impl Handler<Resume> for MasterActor {
     type Result = ();
 
@@ -1035,13 +942,13 @@ impl Handler<Resume> for MasterActor {
 impl Handler<Stop> for MasterActor {
     type Result = ();
 
-    fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
+    fn handle(&mut self, _: Stop, _: &mut Self::Context) {
         let now = self.env.now();
         self.step_reign(now, reign_rules::Event::StopAsked);
         self.tick_reign(now);
-        self.perform_reign(now, ctx);
+        self.perform_reign(now);
         self.turn_ended(now);
-        self.perform_reign(now, ctx);
+        self.perform_reign(now);
         self.flush();
     }
 }
@@ -1050,9 +957,9 @@ impl Handler<Dismiss> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, _: Dismiss, ctx: &mut Self::Context) {
-        // The lock is free with this drop, and tailer and writer end with their last address.
-        self.held = Held::default();
-        self.watcher.do_send(failover_watcher::Stop);
+        // Another master may lead with this; the rest of the log goes with the actor.
+        self.journal.ask(LogRequest::LeaveQueue);
+        self.journal.ask(LogRequest::GiveUp);
         for slave in self.slaves.values() {
             slave.proxy.do_send(End(EndReason::Dismissed("the node has ended")));
         }

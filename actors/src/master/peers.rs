@@ -1,4 +1,4 @@
-//! The other master's side of a master: who serves, forwarded requests, handovers.
+//! The other masters' side of a master: who serves, forwarded requests, handovers.
 
 use super::{send, told, MasterActor, PeerInbound, PeerOutbound};
 use crate::batch::Outbox;
@@ -31,6 +31,90 @@ struct Follows {
     file: Option<(u64, u64)>,
 }
 
+/// Our links to the other masters.
+#[derive(Default)]
+pub(super) struct Dialed {
+    links: BTreeMap<LinkId, PeerOutbound>,
+    /// The one to which requests were forwarded last.
+    forwarding: Option<LinkId>,
+}
+
+/// What a link was that is gone.
+#[derive(Debug, PartialEq, Eq)]
+enum Removed {
+    /// It was none of ours any more.
+    Unknown,
+    /// Another one is forwarded to.
+    Idle,
+    /// What was forwarded over it and is not answered will not be; or no link is left.
+    Forwarding,
+}
+
+impl Dialed {
+    /// Whether no link stands.
+    pub(super) fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+
+    /// All links.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &PeerOutbound> {
+        self.links.values()
+    }
+
+    /// The same, to change them.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut PeerOutbound> {
+        self.links.values_mut()
+    }
+
+    /// The link to the master that serves: of several that say so, the one of the latest reign.
+    pub(super) fn serving(&self) -> Option<&PeerOutbound> {
+        self.iter().filter(|dialed| dialed.state.active).max_by_key(|dialed| dialed.state.epoch)
+    }
+
+    /// That one, or else one to the master whose log has come furthest.
+    fn foremost(&self) -> Option<&PeerOutbound> {
+        let furthest = || self.iter().max_by_key(|dialed| (dialed.state.epoch, dialed.state.seq));
+        self.serving().or_else(furthest)
+    }
+
+    /// The link over which requests are forwarded.
+    pub(super) fn forwarding_mut(&mut self) -> Option<&mut PeerOutbound> {
+        let forwarding = self.forwarding?;
+        self.links.get_mut(&forwarding)
+    }
+
+    /// A link by its name.
+    pub(super) fn get_mut(&mut self, link: LinkId) -> Option<&mut PeerOutbound> {
+        self.links.get_mut(&link)
+    }
+
+    /// Notes whether requests are forwarded from now on, to the master that serves.
+    fn note_forwarding(&mut self, active: bool) {
+        if active {
+            self.forwarding = self.serving().map(|serving| serving.generation);
+        }
+    }
+
+    fn insert(&mut self, dialed: PeerOutbound) {
+        self.links.insert(dialed.generation, dialed);
+    }
+
+    fn remove(&mut self, link: LinkId) -> Removed {
+        if self.links.remove(&link).is_none() {
+            return Removed::Unknown;
+        }
+        let was_forwarding = self.forwarding == Some(link);
+        if was_forwarding {
+            self.forwarding = None;
+        }
+        if was_forwarding || self.links.is_empty() {
+            Removed::Forwarding
+        } else {
+            Removed::Idle
+        }
+    }
+}
+
 /// A standby that lags behind by more records than this is not handed the reign.
 const LAG_MAX: u64 = 10_000;
 
@@ -50,10 +134,10 @@ impl MasterActor {
         let active_address = if serves {
             Some(self.address.clone())
         } else {
-            self.dialed.as_ref().and_then(|dialed| dialed.state.active.then(|| self.peer_address.clone()))
+            self.dialed.serving().map(|serving| serving.address.clone())
         };
         // What is not on disk yet is not said: who hears it would miss it in the log.
-        let epoch = self.reign.reign().map_or(self.replayed.place.durable.epoch, |reign| reign.epoch);
+        let epoch = self.reign.reign().map_or(self.durable.epoch, |reign| reign.epoch);
         MasterState { active: serves, epoch, seq: self.log_seq, active_address }
     }
 
@@ -121,7 +205,7 @@ impl MasterActor {
         log::debug!("other master connected address={address} link={link}");
         self.peers
             .insert(link, PeerInbound { outbox, address, streams: BTreeMap::new(), may_forward: false });
-        if self.dialed.is_none() {
+        if self.dialed.is_empty() {
             self.switchboard.peer_came.notify_one();
         }
     }
@@ -236,7 +320,7 @@ impl MasterActor {
         let lag = self.log_seq.0.saturating_sub(follows.replayed.0);
         let has_slaves = self.machine.slaves().all(|(id, ..)| slaves.contains(id));
         // A seq alone says nothing: it may be one of another file, or of another log.
-        let own = self.replayed.file.map(|file| (file.device, file.inode));
+        let own = self.followed;
         let own_reign = self.machine.reigns().last().map(|record| record.reign);
         let is_same = follows.file == own && Some(follows.reign) == own_reign;
         if !is_same {
@@ -251,8 +335,14 @@ impl MasterActor {
         self.step_reign(now, reign::Event::HandoverRequested { from: link, follows: is_same, ready, forced });
     }
 
-    /// Our link to the other master stands.
-    pub(super) fn dialed_up(&mut self, now: Millis, generation: LinkId, welcome: Welcome, outbox: Outbox) {
+    /// A link of ours to another master stands.
+    pub(super) fn dialed_up(
+        &mut self,
+        now: Millis,
+        (generation, address): (LinkId, String),
+        welcome: Welcome,
+        outbox: Outbox,
+    ) {
         if let (Some(ours), Some(theirs)) = (self.cluster.get(), welcome.cluster) {
             if ours != theirs {
                 log::error!("other master belongs to another cluster ours={ours} theirs={theirs}");
@@ -261,12 +351,12 @@ impl MasterActor {
             }
         }
         self.step_reign(now, reign::Event::PeerNamed { cluster: welcome.cluster });
-        let state = welcome.state.clone();
+        let state = welcome.state;
         self.switchboard.trust(generation);
         let lag = Lag::new(now, state.seq, self.log_seq);
-        self.dialed =
-            Some(PeerOutbound { generation, outbox, state: welcome.state, lag, forwards: VecDeque::new() });
-        self.peer_says(now, &state);
+        let forwards = VecDeque::new();
+        self.dialed.insert(PeerOutbound { generation, address, outbox, state, lag, forwards });
+        self.peers_say(now);
     }
 
     /// The other master refuses us: it is of another cluster or locks another file. Whoever does not serve yet must
@@ -281,61 +371,68 @@ impl MasterActor {
 
     pub(super) fn dialed_down(&mut self, now: Millis, generation: LinkId) {
         self.switchboard.forget(generation);
-        if self.dialed.as_ref().is_some_and(|dialed| dialed.generation == generation) {
-            self.dialed = None;
-            self.front.set_active_address(None);
-            self.step_front(now, front::Event::PeerDown);
-            self.step_reign(now, reign::Event::PeerLost);
+        match self.dialed.remove(generation) {
+            Removed::Unknown => {}
+            Removed::Idle => self.peers_say(now),
+            Removed::Forwarding => {
+                self.front.set_active_address(None);
+                self.step_front(now, front::Event::PeerDown);
+                self.peers_say(now);
+            }
         }
     }
 
     pub(super) fn dialed_message(&mut self, now: Millis, generation: LinkId, message: Message) {
-        match &mut self.dialed {
-            Some(dialed) if dialed.generation == generation => match message {
-                Message::Response { id, reply } => {
-                    self.step_front(now, front::Event::Response { id, reply });
-                }
-                Message::Control(Control::MasterState(state)) => {
-                    dialed.state = state.clone();
-                    dialed.lag.told(now, state.seq, self.log_seq);
-                    self.peer_says(now, &state);
-                }
-                Message::Control(Control::HandoverRefused { reason }) => {
-                    log::info!("handover refused cause={reason:?}");
-                    self.step_reign(now, reign::Event::HandoverRefused);
-                }
-                Message::Control(Control::HandoverOffer) => {
-                    self.step_reign(now, reign::Event::HandoverOffered);
-                }
-                Message::Control(Control::Probe) => send(&dialed.outbox, &Message::Control(Control::Alive)),
-                other => {
-                    let said = shown_message(&other);
-                    log::warn!("the other master says what a master does not say: {said}");
-                    dialed.outbox.abort();
-                }
-            },
-            Some(_) | None => {}
+        let Some(dialed) = self.dialed.get_mut(generation) else { return };
+        match message {
+            Message::Response { id, reply } => {
+                self.step_front(now, front::Event::Response { id, reply });
+            }
+            Message::Control(Control::MasterState(state)) => {
+                dialed.lag.told(now, state.seq, self.log_seq);
+                dialed.state = state;
+                self.peers_say(now);
+            }
+            Message::Control(Control::HandoverRefused { reason }) => {
+                log::info!("handover refused cause={reason:?}");
+                self.step_reign(now, reign::Event::HandoverRefused);
+            }
+            Message::Control(Control::HandoverOffer) => {
+                self.step_reign(now, reign::Event::HandoverOffered);
+            }
+            Message::Control(Control::Probe) => send(&dialed.outbox, &Message::Control(Control::Alive)),
+            other => {
+                let said = shown_message(&other);
+                log::warn!("the other master says what a master does not say: {said}");
+                dialed.outbox.abort();
+            }
         }
     }
 
-    fn peer_says(&mut self, now: Millis, state: &MasterState) {
+    /// Notes what the other masters say by now: of one that serves, if there is one.
+    fn peers_say(&mut self, now: Millis) {
+        let Some(foremost) = self.dialed.foremost() else {
+            self.step_reign(now, reign::Event::PeerLost);
+            return;
+        };
+        let (state, address) = (foremost.state.clone(), foremost.address.clone());
         self.peer_seq = state.seq;
         let active = state.active && !self.serves();
-        self.front.set_active_address(active.then(|| self.peer_address.clone()));
+        self.front.set_active_address(active.then_some(address));
+        self.dialed.note_forwarding(active);
         self.step_front(now, front::Event::PeerState { active });
         self.step_reign(now, reign::Event::PeerSaid { active: state.active, epoch: state.epoch });
     }
 
     /// Asks the active master for the reign.
     pub(super) fn ask_handover(&self, forced: bool) {
-        let Some(dialed) = &self.dialed else { return };
+        let Some(dialed) = self.dialed.foremost() else { return };
         let slaves = self.slaves.values().map(|slave| slave.id.clone()).collect();
         let replayed = self.log_seq;
         // What it has replayed is not what it would take over from.
-        let file = self.replayed.file.filter(|_| self.sight == Sight::Follows);
-        let file = file.map(|file| (file.device, file.inode));
+        let file = self.followed.filter(|_| self.sight == Sight::Follows);
         let reign = self.machine.reigns().last().map(|record| record.reign).unwrap_or_default();
-        log::info!("asking for the reign address={} replayed={replayed}", self.peer_address);
+        log::info!("asking for the reign address={} replayed={replayed}", dialed.address);
         send(
             &dialed.outbox,
             &Message::Control(Control::HandoverRequest { replayed, reign, file, slaves, forced }),
@@ -346,11 +443,45 @@ impl MasterActor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dsm_protocol::ids::Epoch;
 
     #[test]
     fn what_a_stranger_calls_itself_is_one_short_line() {
         assert_eq!(shown_address("[::1]:12345"), "[::1]:12345");
         assert_eq!(shown_address("a:1\n[ERROR] forged\x1b[2J"), "a:1\\n[ERROR] forged\\u{1b}[2J");
         assert_eq!(shown_address(&"x".repeat(4000)).len(), ADDRESS_SHOWN_MAX);
+    }
+
+    fn link(number: u64, epoch: u64, active: bool) -> PeerOutbound {
+        let state = MasterState { active, epoch: Epoch(epoch), seq: Seq(number), active_address: None };
+        PeerOutbound {
+            generation: LinkId(number),
+            address: format!("peer{number}:1"),
+            outbox: Outbox::default(),
+            lag: Lag::new(Millis(0), state.seq, Seq(0)),
+            state,
+            forwards: VecDeque::new(),
+        }
+    }
+
+    #[test]
+    fn requests_go_to_the_master_of_the_latest_reign_and_are_lost_with_its_link_alone() {
+        let mut dialed = Dialed::default();
+        assert!(dialed.foremost().is_none());
+        dialed.insert(link(1, 3, false));
+        dialed.insert(link(2, 2, true));
+        dialed.insert(link(3, 4, true));
+        assert_eq!(dialed.serving().map(|link| link.generation), Some(LinkId(3)));
+        dialed.note_forwarding(true);
+        assert_eq!(dialed.forwarding_mut().map(|link| link.generation), Some(LinkId(3)));
+        assert_eq!(dialed.remove(LinkId(1)), Removed::Idle);
+        assert_eq!(dialed.remove(LinkId(1)), Removed::Unknown);
+        // Nobody says any more that he serves: what was forwarded may still be answered.
+        dialed.iter_mut().for_each(|link| link.state.active = false);
+        dialed.note_forwarding(false);
+        assert!(dialed.serving().is_none());
+        assert_eq!(dialed.foremost().map(|link| link.generation), Some(LinkId(3)));
+        assert_eq!(dialed.remove(LinkId(3)), Removed::Forwarding);
+        assert_eq!(dialed.remove(LinkId(2)), Removed::Forwarding, "no link is left");
     }
 }

@@ -2,29 +2,17 @@
 //!
 //! Never decides when: `protocol/src/machine/reign/` does.
 
-use super::{send, MasterActor, Todo};
+use super::{send, MasterActor};
 use crate::door::origin::Origin;
 use crate::door::session::Session;
-use crate::journal::shared_file::failover_watcher::{
-    self, FenceHolder, LockLooked, LockWon, WaitForLock, WatchLock,
-};
-use crate::journal::shared_file::log_scan::LogPlace;
-use crate::journal::shared_file::log_tailer::{self, Halt, Halted, Look, Sighted};
-use crate::journal::shared_file::log_writer::{
-    Abandon, Abandoned, Close, Closed, EpochWritten, LogDisplaced, LogFailed, Reopen, Reopened, Sync, Synced,
-};
-use crate::journal::Sight;
+use crate::journal::{LogRequest, Sight};
 use crate::node_error::NodeError;
-use actix::prelude::*;
 use dsm_protocol::ids::Millis;
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::master;
 use dsm_protocol::machine::reign::start::Lack;
-use dsm_protocol::machine::reign::{
-    Course, Effect, Ending, Event, FileAtPath, Hearsay, Saying, Stance, Surroundings,
-};
+use dsm_protocol::machine::reign::{Course, Effect, Ending, Event, Hearsay, Saying, Stance, Surroundings};
 use dsm_protocol::message::{Control, Message};
-use dsm_protocol::record::Position;
 
 impl MasterActor {
     /// Advances the machine of the reign and keeps what it wants done for [`perform_reign`](Self::perform_reign).
@@ -37,12 +25,12 @@ impl MasterActor {
     }
 
     /// Carries out everything that the machine of the reign wants, in order.
-    pub(super) fn perform_reign(&mut self, now: Millis, ctx: &mut Context<Self>) {
+    pub(super) fn perform_reign(&mut self, now: Millis) {
         // What is performed may step the machine again.
         while !self.reign_effects.is_empty() {
             for effect in std::mem::take(&mut self.reign_effects) {
                 log::trace!("reign effect={effect:?}");
-                self.perform_reign_effect(now, effect, ctx);
+                self.perform_reign_effect(now, effect);
             }
         }
     }
@@ -53,7 +41,7 @@ impl MasterActor {
             in_flight: self.machine.in_flight(),
             is_behind: self.is_behind(),
             standbys: self.peers.len(),
-            has_dialed: self.dialed.is_some(),
+            has_dialed: !self.dialed.is_empty(),
             may_forward: self.peers.values().any(|peer| peer.may_forward),
             slaves_undecided: self
                 .slaves
@@ -101,45 +89,36 @@ impl MasterActor {
     }
 
     #[expect(clippy::too_many_lines, reason = "one arm for each effect, each short")]
-    fn perform_reign_effect(&mut self, now: Millis, effect: Effect, ctx: &mut Context<Self>) {
+    fn perform_reign_effect(&mut self, now: Millis, effect: Effect) {
         match effect {
-            Effect::WatchLock => self.watcher.do_send(WatchLock),
-            Effect::WaitForLock => self.watcher.do_send(WaitForLock),
-            Effect::Fence { beat } => self.watcher.do_send(FenceHolder { beat }),
-            Effect::LeaveQueue => self.watcher.do_send(failover_watcher::Stop),
-            Effect::GiveLockBack => {
-                self.held.opened = None;
-                self.held.log = None;
-                self.held.guard = None;
-            }
+            Effect::WatchLock => self.journal.ask(LogRequest::Watch),
+            Effect::WaitForLock => self.journal.ask(LogRequest::Queue),
+            Effect::Fence { beat } => self.journal.ask(LogRequest::Oust { beat }),
+            Effect::LeaveQueue => self.journal.ask(LogRequest::LeaveQueue),
+            Effect::GiveLockBack => self.journal.ask(LogRequest::GiveUp),
             Effect::LookAtLog => {
                 log::info!("lock won, taking over epoch_seen={}", self.reign.epoch());
-                if let Some(tailer) = &self.held.tailer {
-                    tailer.do_send(Look);
-                }
+                self.journal.ask(LogRequest::Look);
             }
-            Effect::StopFollowing => {
-                if let Some(tailer) = self.held.tailer.take() {
-                    tailer.do_send(Halt);
-                }
-            }
+            Effect::StopFollowing => self.journal.ask(LogRequest::Halt),
             Effect::Follow => {
                 self.replay_caught_up = false;
-                self.follow(ctx);
+                self.journal.ask(LogRequest::Follow);
             }
-            Effect::FollowAnew => self.follow_anew(ctx),
-            Effect::Recover { makes_file } => self.recover(makes_file, ctx),
-            Effect::LetGoOfLog => {
-                self.held.opened = None;
-                self.held.log = None;
+            Effect::FollowAnew => {
+                self.sight = Sight::Follows;
+                self.followed = None;
+                self.journal.ask(LogRequest::FollowAnew);
             }
-            Effect::LookAtPath => self.look_at_path(ctx),
-            Effect::NoteWitnesses(text) => {
-                let text = if text.is_empty() { String::new() } else { text.to_string() };
-                self.noted_file.write(&self.env, &self.config, text);
+            Effect::Recover { makes_file } => self.journal.ask(LogRequest::Open { makes: makes_file }),
+            Effect::LetGoOfLog => self.journal.ask(LogRequest::PutAside),
+            Effect::LookAtPath => self.journal.ask(LogRequest::Find),
+            Effect::NoteWitnesses(text) => self.journal.ask(LogRequest::Note(text)),
+            Effect::WriteEpoch { epoch, given_up } => {
+                given_up.iter().for_each(|reign| self.machine.replay_given_up(*reign));
+                self.journal.ask(LogRequest::Begin { epoch, given_up });
             }
-            Effect::WriteEpoch { epoch, given_up } => self.write_epoch(epoch, given_up, ctx),
-            Effect::WriteLockText { serves } => self.write_lock_text(serves),
+            Effect::WriteLockText { serves } => self.journal.ask(LogRequest::Declare { serves }),
             Effect::BeginReign { version, id } => {
                 self.step(now, master::Event::ReignBegan { version, id });
             }
@@ -159,18 +138,19 @@ impl MasterActor {
                     self.cluster.set(Some(cluster));
                 }
             }
-            Effect::SyncLog => self.to_log(Sync),
+            Effect::SyncLog => self.journal.ask(LogRequest::Sync),
             Effect::CloseLog => {
                 log::debug!("closing the log at={now}");
-                self.to_log(Close);
+                let to = self.heir();
+                self.journal.ask(LogRequest::Close { to });
             }
             Effect::AskLogBack => {
                 log::debug!("asking for the log back at={now}");
-                self.to_log(Reopen);
+                self.journal.ask(LogRequest::Reopen);
             }
             Effect::AbandonLog => {
                 self.flush();
-                self.to_log(Abandon);
+                self.journal.ask(LogRequest::Abandon);
             }
             Effect::OfferReign => self.offer_reign(),
             Effect::AskForReign { forced } => self.ask_handover(forced),
@@ -189,15 +169,10 @@ impl MasterActor {
         }
     }
 
-    fn to_log<M>(&self, message: M)
-    where
-        M: actix::Message + Send + 'static,
-        M::Result: Send,
-        crate::journal::shared_file::log_writer::LogWriter: Handler<M>,
-    {
-        if let Some(log) = &self.held.log {
-            log.writer.do_send(message);
-        }
+    /// The address of the master that is to lead next, if one has asked for that.
+    fn heir(&self) -> Option<String> {
+        let to = self.reign.heir()?;
+        self.peers.get(&to).map(|peer| peer.address.clone())
     }
 
     /// What is done with requests is another thing from now on.
@@ -264,26 +239,12 @@ impl MasterActor {
         }
     }
 
-    /// Forgets what was replayed: it was the wrong log.
-    fn follow_anew(&mut self, ctx: &mut Context<Self>) {
-        log::info!(
-            "what was replayed was never served, following what the other master serves path={}",
-            self.config.log.display()
-        );
-        if let Some(tailer) = self.held.tailer.take() {
-            tailer.do_send(Halt);
-        }
-        self.sight = Sight::Follows;
-        self.replayed = log_tailer::Start::default();
-        self.follow(ctx);
-    }
-
     /// Ends the node.
     fn end(&mut self, ending: Ending) {
         match ending {
             Ending::Clean => {
                 self.flush();
-                self.held = super::held::Held::default();
+                self.journal.ask(LogRequest::GiveUp);
                 self.end_links();
                 self.fate.decide(Ok(()));
             }
@@ -292,9 +253,9 @@ impl MasterActor {
                 self.fate.decide(Ok(()));
             }
             Ending::Displaced => {
-                let Some(found) = self.displaced.take() else { return };
+                let Some(error) = self.deposed.take() else { return };
                 self.end_links();
-                self.fate.decide(Err(NodeError::LogDisplaced { path: self.config.log.clone(), found }));
+                self.fate.decide(Err(error));
             }
         }
     }
@@ -381,166 +342,5 @@ impl MasterActor {
             return format!("the log at {path} does not go on what was replayed: {}", self.sight);
         }
         self.reign.lacking().map_or_else(String::new, |lack| lack.what(&path.to_string()))
-    }
-}
-
-impl Handler<LockWon> for MasterActor {
-    type Result = ();
-
-    fn handle(&mut self, won: LockWon, ctx: &mut Self::Context) {
-        let _turn = self.turns.begin("role");
-        let now = self.env.now();
-        let text = won.0.previous();
-        let event = Event::LockWon { cluster: text.cluster, epoch: text.epoch };
-        let was_standby = self.reign.is_standby();
-        self.step_reign(now, event);
-        if was_standby && self.reign.is_barred() {
-            self.held.guard = Some(won.0);
-        }
-        // Else the other master gets it with the drop.
-        self.perform_reign(now, ctx);
-    }
-}
-
-impl Handler<LockLooked> for MasterActor {
-    type Result = ();
-
-    fn handle(&mut self, looked: LockLooked, ctx: &mut Self::Context) {
-        let _turn = self.turns.begin("role");
-        let now = self.env.now();
-        self.step_reign(now, Event::Looked(looked.0));
-        self.perform_reign(now, ctx);
-    }
-}
-
-impl Handler<Sighted> for MasterActor {
-    type Result = ();
-
-    fn handle(&mut self, sighted: Sighted, ctx: &mut Self::Context) {
-        let _turn = self.turns.begin("role");
-        let now = self.env.now();
-        self.sight = sighted.0;
-        self.step_reign(now, Event::Sighted { follows: self.sight == Sight::Follows });
-        self.perform_reign(now, ctx);
-    }
-}
-
-impl Handler<Halted> for MasterActor {
-    type Result = ();
-
-    fn handle(&mut self, _: Halted, ctx: &mut Self::Context) {
-        let _turn = self.turns.begin("role");
-        let now = self.env.now();
-        self.step_reign(now, Event::Halted);
-        self.perform_reign(now, ctx);
-    }
-}
-
-impl Handler<EpochWritten> for MasterActor {
-    type Result = ();
-
-    fn handle(&mut self, written: EpochWritten, ctx: &mut Self::Context) {
-        let _turn = self.turns.begin("role");
-        let now = self.env.now();
-        let Some(log) = &self.held.log else { return };
-        let Some(reign) = self.written_reign() else { return };
-        // Nobody hears of a new cluster before it is on disk.
-        self.cluster.set(Some(log.cluster));
-        self.log_seq = written.version.seq;
-        self.log_bytes = written.offset;
-        self.step_reign(now, Event::EpochWritten { version: written.version, id: reign.id });
-        self.perform_reign(now, ctx);
-        self.tick_reign(now);
-        self.perform_reign(now, ctx);
-    }
-}
-
-impl Handler<LogFailed> for MasterActor {
-    type Result = ();
-
-    fn handle(&mut self, failed: LogFailed, _: &mut Self::Context) {
-        let _turn = self.turns.begin("role");
-        // What was in flight stays unanswered: to the clients a lost connection during a write is *unknown*, which
-        // is the truth. The process must not live on with a log of which nothing is known.
-        self.fail(NodeError::LogFailed { step: failed.step, cause: failed.cause });
-    }
-}
-
-impl Handler<LogDisplaced> for MasterActor {
-    type Result = ();
-
-    fn handle(&mut self, displaced: LogDisplaced, ctx: &mut Self::Context) {
-        let _turn = self.turns.begin("role");
-        let now = self.env.now();
-        log::error!(
-            "log is not at its path, this master ends path={} cause=\"{}\"",
-            self.config.log.display(),
-            displaced.found
-        );
-        self.displaced = Some(displaced.found);
-        self.step_reign(now, Event::Displaced);
-        self.perform_reign(now, ctx);
-    }
-}
-
-impl Handler<Abandoned> for MasterActor {
-    type Result = ();
-
-    fn handle(&mut self, _: Abandoned, ctx: &mut Self::Context) {
-        let turn = self.turns.begin("role");
-        self.todo.push_back(Todo::Depart);
-        self.work(&turn, ctx);
-    }
-}
-
-impl Handler<Synced> for MasterActor {
-    type Result = ();
-
-    fn handle(&mut self, _: Synced, ctx: &mut Self::Context) {
-        let _turn = self.turns.begin("role");
-        let now = self.env.now();
-        self.step_reign(now, Event::Synced);
-        self.perform_reign(now, ctx);
-        self.turn_ended(now);
-        self.perform_reign(now, ctx);
-    }
-}
-
-impl Handler<Closed> for MasterActor {
-    type Result = ();
-
-    fn handle(&mut self, closed: Closed, ctx: &mut Self::Context) {
-        let _turn = self.turns.begin("role");
-        let now = self.env.now();
-        // Nothing may be answered once the locks are free.
-        self.flush();
-        let end = Position { cluster: self.cluster.get(), ..closed.position };
-        self.log_bytes = end.offset;
-        self.log_seq = end.seq;
-        self.replayed.place = LogPlace::durable(closed.position);
-        let file = self.replayed.file.map(|file| FileAtPath {
-            device: file.device,
-            inode: file.inode,
-            bytes: end.offset,
-        });
-        let event = Event::Closed { end, file, reigns: self.machine.reigns() };
-        self.reign.step(now, event, &mut self.reign_effects);
-        self.perform_reign(now, ctx);
-        self.tick_reign(now);
-        self.perform_reign(now, ctx);
-        self.flush();
-    }
-}
-
-impl Handler<Reopened> for MasterActor {
-    type Result = ();
-
-    fn handle(&mut self, _: Reopened, ctx: &mut Self::Context) {
-        let _turn = self.turns.begin("role");
-        let now = self.env.now();
-        self.step_reign(now, Event::Reopened);
-        self.perform_reign(now, ctx);
-        self.tick_reign(now);
-        self.perform_reign(now, ctx);
     }
 }

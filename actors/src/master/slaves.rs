@@ -8,7 +8,7 @@ use crate::slave_proxy::{End, EndReason, Parts, SlaveEnded, SlaveProxy};
 use actix::prelude::*;
 use dsm_protocol::command::KEY_MAX;
 use dsm_protocol::ids::{LinkId, Millis, SlaveId};
-use dsm_protocol::machine::link::{Announcement, Life, Limits, Link, Standing};
+use dsm_protocol::machine::link::{Announcement, Challenge, Life, Limits, Link, Standing};
 use dsm_protocol::machine::master::{Event, ReadId, ReignRecord, Testimony, SLAVES_MAX};
 use dsm_protocol::machine::reign;
 use dsm_protocol::message::{Control, Hello, HelloRole, Message, Seen};
@@ -43,11 +43,10 @@ impl MasterActor {
         let same_name = self.slaves.iter().find(|(_, slave)| slave.id == *id).map(|(link, _)| *link);
         if let Some(old) = same_name {
             let old_slave = &self.slaves[&old];
-            if old_slave.link.borrow().life().incarnation == *incarnation {
-                // The same process came back over a new connection: the old one is dead even if we do not see it.
-                old_slave.proxy.do_send(End(EndReason::Replaced));
-            } else {
-                old_slave.question(now, &Message::Control(Control::Probe));
+            let challenge = old_slave.link.borrow().challenged(*incarnation);
+            match challenge {
+                Challenge::Replaced => old_slave.proxy.do_send(End(EndReason::Replaced)),
+                Challenge::Probed => old_slave.question(now, &Message::Control(Control::Probe)),
             }
             if let Some((waiting, _)) = self.parked.iter().find(|(_, (hello, _))| name(hello) == Some(id)) {
                 let waiting = *waiting;

@@ -26,6 +26,18 @@ impl MasterActor {
         }
     }
 
+    /// The other masters, in the order of the settings.
+    fn write_peers(&self, text: &mut String) -> std::fmt::Result {
+        for (index, address) in self.peer_addresses.iter().enumerate() {
+            let dialed = self.dialed.iter().find(|dialed| dialed.address == *address);
+            let connected = u8::from(dialed.is_some());
+            let serves = u8::from(dialed.is_some_and(|dialed| dialed.state.active));
+            let seq = dialed.map_or(0, |dialed| dialed.state.seq.0);
+            writeln!(text, "peer{index}:address={address},connected={connected},serves={serves},seq={seq}")?;
+        }
+        Ok(())
+    }
+
     /// The slaves that are connected and do not count, numbered from `first` on.
     fn write_quarantined(&self, text: &mut String, first: usize) -> std::fmt::Result {
         let now = self.env.now();
@@ -66,7 +78,8 @@ impl MasterActor {
         writeln!(text, "role:{}", self.role_name())?;
         writeln!(text, "epoch:{}", self.reign.epoch())?;
         writeln!(text, "active_master:{}", state.active_address.as_deref().unwrap_or(""))?;
-        writeln!(text, "peer_connected:{}", u8::from(self.dialed.is_some()))?;
+        writeln!(text, "peer_connected:{}", u8::from(!self.dialed.is_empty()))?;
+        self.write_peers(text)?;
         let lag = if self.serves() { self.standby_lag_ms(now) } else { None };
         writeln!(text, "standby_lag_ms:{}", lag.map_or_else(String::new, |ms| ms.to_string()))?;
         let waiting_for = self.waiting_for();

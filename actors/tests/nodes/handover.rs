@@ -37,7 +37,7 @@ impl Cluster {
             let config = MasterConfig {
                 new: true,
                 listen: Some(ADDRESSES[ours].to_owned()),
-                peer: Some(ADDRESSES[1 - ours].to_owned()),
+                peers: vec![ADDRESSES[1 - ours].to_owned()],
                 log: LOG.into(),
                 fsync,
                 ..MasterConfig::default()
@@ -281,7 +281,7 @@ fn a_master_whose_disk_stalls_before_it_serves_stops_in_bounded_time() {
             let config = MasterConfig {
                 new: true,
                 listen: Some(ADDRESSES[0].to_owned()),
-                peer: Some(ADDRESSES[1].to_owned()),
+                peers: vec![ADDRESSES[1].to_owned()],
                 log: LOG.into(),
                 ..MasterConfig::default()
             };

@@ -19,7 +19,7 @@ fn start_master(world: &World, machine: &Machine, max_value: ByteSize) -> Proces
     let config = MasterConfig {
         new: true,
         listen: Some(ADDRESS.to_owned()),
-        peer: Some("nobody:12346".to_owned()),
+        peers: vec!["nobody:12346".to_owned()],
         log: "/data/kv_store.log".into(),
         max_value,
         ..MasterConfig::default()
@@ -33,7 +33,7 @@ fn start_pair(world: &World, machine: &Machine, max_value: ByteSize) -> [Process
     let config = |listen: &str, peer: &str| MasterConfig {
         new: true,
         listen: Some(listen.to_owned()),
-        peer: Some(peer.to_owned()),
+        peers: vec![peer.to_owned()],
         log: "/data/kv_store.log".into(),
         max_value,
         ..MasterConfig::default()

@@ -40,7 +40,7 @@ impl Alone {
         let config = MasterConfig {
             new: true,
             listen: Some(ADDRESS.to_owned()),
-            peer: Some("nobody:12346".to_owned()),
+            peers: vec!["nobody:12346".to_owned()],
             log: "/data/kv_store.log".into(),
             ack_timeout: ACK_TIMEOUT,
             ..MasterConfig::default()
@@ -972,7 +972,7 @@ fn a_standby_counts_its_errors_too() {
         let config = MasterConfig {
             new: true,
             listen: Some(BACKUP_ADDRESS.to_owned()),
-            peer: Some(ADDRESS.to_owned()),
+            peers: vec![ADDRESS.to_owned()],
             log: "/data/kv_store.log".into(),
             failover_timeout: LIMIT,
             ..MasterConfig::default()
@@ -1023,7 +1023,7 @@ fn the_standby_serves_nobody_while_the_lock_is_held() {
         let config = MasterConfig {
             new: true,
             listen: Some(BACKUP_ADDRESS.to_owned()),
-            peer: Some(ADDRESS.to_owned()),
+            peers: vec![ADDRESS.to_owned()],
             log: "/data/kv_store.log".into(),
             ..MasterConfig::default()
         };
@@ -1066,7 +1066,7 @@ fn a_master_that_is_told_off_behind_a_welcome_stays_a_standby() {
         let config = MasterConfig {
             new: true,
             listen: Some("backup:12346".to_owned()),
-            peer: Some("other:12346".to_owned()),
+            peers: vec!["other:12346".to_owned()],
             log: "/data/kv_store.log".into(),
             ..MasterConfig::default()
         };
@@ -1103,7 +1103,7 @@ fn a_forwarded_request_of_many_keys_is_overtaken_by_none_of_its_client() {
         let listener = alone.env.listen("other:12346").await.unwrap();
         let config = MasterConfig {
             listen: Some("backup:12346".to_owned()),
-            peer: Some("other:12346".to_owned()),
+            peers: vec!["other:12346".to_owned()],
             log: "/data/kv_store.log".into(),
             ..MasterConfig::default()
         };

@@ -8,7 +8,7 @@ use crate::seed::Check;
 use crate::witness::Witness;
 use bytes::{Bytes, BytesMut};
 use dsm::env::{Env, Stream};
-use dsm_history::{Action, Begun, History, Operation, Outcome};
+use dsm_history::{Action, Begun, ClientOperation, History, OperationOutcome};
 use dsm_protocol::command::{Command, Reply};
 use dsm_protocol::frame;
 use dsm_protocol::ids::RequestId;
@@ -92,8 +92,9 @@ impl Recorder {
         }
         let history = self.0.history.borrow();
         for overtaken in self.0.overtaken.borrow().iter() {
-            let is_older = |operation: &Operation| {
-                let is_over = operation.outcome == Outcome::Done && operation.returned_ns < overtaken.written;
+            let is_older = |operation: &ClientOperation| {
+                let is_over =
+                    operation.outcome == OperationOutcome::Done && operation.returned_ns < overtaken.written;
                 is_over || overtaken.superseded.contains(&operation.invoked_ns)
             };
             let explains = history.operations().iter().any(|operation| {
@@ -104,7 +105,7 @@ impl Recorder {
                 };
                 gives
                     && operation.key == overtaken.key
-                    && operation.outcome != Outcome::NotExecuted
+                    && operation.outcome != OperationOutcome::NotExecuted
                     && !is_older(operation)
             });
             if !explains {
@@ -331,10 +332,12 @@ fn parse(input: &[u8]) -> Option<(Answer, usize)> {
 }
 
 /// What an error means; `None` when nothing that was asked here can lead to it.
-fn outcome_of(error: &str) -> Option<Outcome> {
+fn outcome_of(error: &str) -> Option<OperationOutcome> {
     match error.split(' ').next().unwrap_or_default() {
-        "UNKNOWN" => Some(Outcome::Unknown),
-        "STANDBY" | "NOQUORUM" | "LOADING" | "READONLY" | "BUSY" | "OOM" => Some(Outcome::NotExecuted),
+        "UNKNOWN" => Some(OperationOutcome::Unknown),
+        "STANDBY" | "NOQUORUM" | "LOADING" | "READONLY" | "BUSY" | "OOM" => {
+            Some(OperationOutcome::NotExecuted)
+        }
         _ => None,
     }
 }
@@ -556,7 +559,7 @@ impl Client {
             self.recorder.note(error.split(' ').next().unwrap_or_default());
             let outcome = outcome_of(error).unwrap_or_else(|| {
                 recording.witness.hear(Check::Answers, format!("a client is told {error:?}"));
-                Outcome::Unknown
+                OperationOutcome::Unknown
             });
             for begun in asked.begun() {
                 history.finish(begun, outcome, now);
@@ -581,7 +584,7 @@ impl Client {
                 for (part, value) in parts {
                     recording.witness.done(&part.key, &value);
                     own.wrote(&part, Some(&value));
-                    history.finish(part.begun, Outcome::Done, now);
+                    history.finish(part.begun, OperationOutcome::Done, now);
                 }
             }
             (Asked::Delete(part), Answer::Integer(count @ 0..=1)) => {

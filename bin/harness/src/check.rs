@@ -9,7 +9,7 @@ use super::record::CheckRecord;
 use super::value::Texts;
 use super::verdict::HistoryVerdict;
 use bytes::Bytes;
-use dsm_history::{check, Action, Operation, Outcome, Violation};
+use dsm_history::{check, Action, ClientOperation, OperationOutcome, Violation};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// One operation that is over, or a write that may still take effect.
@@ -33,12 +33,12 @@ pub(crate) enum Deed {
     /// This write of the key; `None`: it was done.
     Wrote(u64, Option<Execution>),
     /// A read that brought this.
-    Saw(ReadResult),
+    Saw(ValueRead),
 }
 
 /// What a read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ReadResult {
+pub(crate) enum ValueRead {
     /// The key had no value.
     Missing,
     /// This write of the key.
@@ -106,7 +106,7 @@ pub(crate) fn judge(mut entries: Vec<HistoryEntry>, cut_ns: Option<u64>, texts: 
     for part in entries.chunk_by(|a, b| a.key == b.key) {
         record.keys += 1;
         record.operations += part.len() as u64;
-        let operations: Vec<Operation> = part.iter().map(|entry| operation(entry, texts)).collect();
+        let operations: Vec<ClientOperation> = part.iter().map(|entry| operation(entry, texts)).collect();
         match check(&operations) {
             Ok(_) => {}
             Err(violation @ Violation::NotLinearizable(_)) => {
@@ -124,22 +124,22 @@ pub(crate) fn judge(mut entries: Vec<HistoryEntry>, cut_ns: Option<u64>, texts: 
     record
 }
 
-fn operation(entry: &HistoryEntry, texts: &Texts) -> Operation {
+fn operation(entry: &HistoryEntry, texts: &Texts) -> ClientOperation {
     let value = |seq: u64| Bytes::from(format!("#{seq}"));
     let (action, fate) = match entry.deed {
         Deed::Wrote(seq, fate) => (Action::Write(value(seq)), fate),
-        Deed::Saw(ReadResult::Write(seq)) => (Action::Read(Some(value(seq))), None),
-        Deed::Saw(ReadResult::Odd) => (Action::Read(Some(Bytes::from_static(b"a value nobody wrote"))), None),
-        Deed::Saw(ReadResult::Missing) => (Action::Read(None), None),
+        Deed::Saw(ValueRead::Write(seq)) => (Action::Read(Some(value(seq))), None),
+        Deed::Saw(ValueRead::Odd) => (Action::Read(Some(Bytes::from_static(b"a value nobody wrote"))), None),
+        Deed::Saw(ValueRead::Missing) => (Action::Read(None), None),
     };
-    Operation {
+    ClientOperation {
         client: u64::from(entry.client),
         key: Bytes::copy_from_slice(texts.keys().get(entry.key)),
         action,
         outcome: match fate {
-            None => Outcome::Done,
-            Some(Execution::NotExecuted) => Outcome::NotExecuted,
-            Some(Execution::Unknown) => Outcome::Unknown,
+            None => OperationOutcome::Done,
+            Some(Execution::NotExecuted) => OperationOutcome::NotExecuted,
+            Some(Execution::Unknown) => OperationOutcome::Unknown,
         },
         invoked_ns: entry.invoked_ns,
         returned_ns: entry.returned_ns,
@@ -154,7 +154,7 @@ mod tests {
         HistoryEntry { client: 1, key: 0, deed: Deed::Wrote(seq, fate), invoked_ns, returned_ns }
     }
 
-    fn read(seen: ReadResult, invoked_ns: u64, returned_ns: u64) -> HistoryEntry {
+    fn read(seen: ValueRead, invoked_ns: u64, returned_ns: u64) -> HistoryEntry {
         HistoryEntry { client: 2, key: 0, deed: Deed::Saw(seen), invoked_ns, returned_ns }
     }
 
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_stale_read_is_a_violation_with_a_counter_example() {
-        let history = vec![write(1, 0, 1, None), write(2, 2, 3, None), read(ReadResult::Write(1), 4, 5)];
+        let history = vec![write(1, 0, 1, None), write(2, 2, 3, None), read(ValueRead::Write(1), 4, 5)];
         let record = judge(history, None, &Texts::new("key", 1, 64, 0));
         assert_eq!((record.verdict, record.operations, record.keys), (HistoryVerdict::Violation, 3, 1));
         let example = record.counter_example.unwrap();
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn an_unknown_write_may_be_read_late_and_one_that_was_not_executed_never() {
         let late =
-            |fate| vec![write(1, 0, 1, Some(fate)), write(2, 2, 3, None), read(ReadResult::Write(1), 4, 5)];
+            |fate| vec![write(1, 0, 1, Some(fate)), write(2, 2, 3, None), read(ValueRead::Write(1), 4, 5)];
         assert_eq!(verdict(late(Execution::Unknown), None), HistoryVerdict::Linearizable);
         assert_eq!(verdict(late(Execution::NotExecuted), None), HistoryVerdict::Violation);
     }
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn what_lies_behind_the_bound_is_not_held_against_the_store() {
         // The write that the read saw was not recorded.
-        let history = vec![write(1, 0, 1, None), read(ReadResult::Write(2), 4, 12)];
+        let history = vec![write(1, 0, 1, None), read(ValueRead::Write(2), 4, 12)];
         assert_eq!(verdict(history.clone(), Some(10)), HistoryVerdict::Linearizable);
         assert_eq!(verdict(history, Some(13)), HistoryVerdict::Violation);
     }

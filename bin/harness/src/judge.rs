@@ -1,10 +1,10 @@
 //! The judge of single answers: what was asked for, what came back, what the ledger knows. It sends nothing, counts
 //! nothing and has no time of its own; `load` and the last reading of `run` bring their answers here.
 
-use super::check::{Deed, HistoryEntry, ReadResult};
+use super::check::{Deed, HistoryEntry, ValueRead};
 use super::driver::{Access, Answer, Execution, LoadRequest, ResponseSink};
 use super::ledger::{Ledger, Misread};
-use super::value::{Texts, Unfit, WriteNumber};
+use super::value::{Misfit, Texts, WriteNumber};
 use super::verdict::{RequestFailure, Wrong};
 
 /// What is known of a request in flight.
@@ -28,9 +28,9 @@ pub(crate) enum Ended {
     /// No answer yet.
     Open,
     /// As it may. `seen`: by a read.
-    Right { at_ns: u64, seen: Option<ReadResult> },
+    Right { at_ns: u64, seen: Option<ValueRead> },
     /// As it must not, or with an error. Why is in [`AnswerJudge::failures`].
-    Wrong { at_ns: u64, fate: Execution, seen: Option<ReadResult> },
+    Wrong { at_ns: u64, fate: Execution, seen: Option<ValueRead> },
 }
 
 /// What the check must know of an operation; nothing of a read that brought nothing.
@@ -98,9 +98,9 @@ impl ResponseSink for AnswerJudge<'_> {
                 RequestFailure::Wrong(Wrong::Stale),
                 Execution::NotExecuted,
                 at_ns,
-                Some(ReadResult::Missing),
+                Some(ValueRead::Missing),
             ),
-            (Access::Read, Answer::Missing) => Ended::Right { at_ns, seen: Some(ReadResult::Missing) },
+            (Access::Read, Answer::Missing) => Ended::Right { at_ns, seen: Some(ValueRead::Missing) },
             (action, Answer::Error { class, fate, leave }) => {
                 self.leave |= leave;
                 if let Access::Write(version) = action {
@@ -133,7 +133,7 @@ impl AnswerJudge<'_> {
         why: RequestFailure,
         fate: Execution,
         at_ns: u64,
-        seen: Option<ReadResult>,
+        seen: Option<ValueRead>,
     ) -> Ended {
         self.failures.push((index, why));
         Ended::Wrong { at_ns, fate, seen }
@@ -148,19 +148,19 @@ pub(crate) fn judge_value(
     value: &[u8],
     floor: u64,
     at_ns: u64,
-) -> (ReadResult, Option<Wrong>) {
+) -> (ValueRead, Option<Wrong>) {
     match texts.read_value(key, value) {
         Ok(version) => {
             let WriteNumber { seq, .. } = version;
             match ledger.judge(key, version, floor, at_ns) {
-                Ok(()) => (ReadResult::Write(seq), None),
-                Err(Misread::Stale) => (ReadResult::Write(seq), Some(Wrong::Stale)),
-                Err(Misread::NeverWritten) => (ReadResult::Odd, Some(Wrong::NeverWritten)),
+                Ok(()) => (ValueRead::Write(seq), None),
+                Err(Misread::Stale) => (ValueRead::Write(seq), Some(Wrong::Stale)),
+                Err(Misread::NeverWritten) => (ValueRead::Odd, Some(Wrong::NeverWritten)),
             }
         }
-        Err(Unfit::OtherKey) => (ReadResult::Odd, Some(Wrong::NeverWritten)),
-        Err(Unfit::OtherRun) => (ReadResult::Odd, Some(Wrong::Stale)),
-        Err(Unfit::Mangled) => (ReadResult::Odd, Some(Wrong::Mangled)),
+        Err(Misfit::OtherKey) => (ValueRead::Odd, Some(Wrong::NeverWritten)),
+        Err(Misfit::OtherRun) => (ValueRead::Odd, Some(Wrong::Stale)),
+        Err(Misfit::Mangled) => (ValueRead::Odd, Some(Wrong::Mangled)),
     }
 }
 
@@ -211,7 +211,7 @@ mod tests {
         let stale = [(1, RequestFailure::Wrong(Wrong::Stale))];
         let (ended, failures) = judged((&ledger, &texts), &batch, Some(0), &answers);
         assert_eq!(failures, stale);
-        let seen = Some(ReadResult::Write(1));
+        let seen = Some(ValueRead::Write(1));
         assert_eq!(ended[1], Ended::Wrong { at_ns: 10, fate: Execution::NotExecuted, seen });
     }
 

@@ -2,7 +2,7 @@
 //!
 //! It runs on the main thread, which alone may start processes (see `dsm::launcher`), and never loads anything itself.
 
-use super::check::{self, Deed, HistoryEntry, ReadResult, Recorder};
+use super::check::{self, Deed, HistoryEntry, Recorder, ValueRead};
 use super::clock::{ns, Clock};
 use super::driver::resp::Script;
 use super::driver::{
@@ -790,8 +790,8 @@ async fn read_once(
         let texts = &shared.dialer.texts;
         let (seen, wrong) = match answer {
             Answer::Value(value) => judge_value(texts, &shared.ledger, key, value, floors[index], at_ns),
-            Answer::Missing => (ReadResult::Missing, Some(Wrong::Stale)),
-            Answer::Done => (ReadResult::Odd, Some(Wrong::Mangled)),
+            Answer::Missing => (ValueRead::Missing, Some(Wrong::Stale)),
+            Answer::Done => (ValueRead::Odd, Some(Wrong::Mangled)),
             Answer::Odd => {
                 refused = Some(format!("the store refuses reads: {}", Wrong::Mangled.class()));
                 return;

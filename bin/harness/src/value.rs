@@ -18,7 +18,7 @@ pub(crate) struct WriteNumber {
 
 /// Why a value cannot be an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unfit {
+pub(crate) enum Misfit {
     /// It was written for another key.
     OtherKey,
     /// Another run wrote it, before this one wrote all keys.
@@ -135,12 +135,12 @@ impl Texts {
     }
 
     /// Reads a value that was answered for `key`, every byte of it.
-    pub(crate) fn read_value(&self, key: u32, value: &[u8]) -> Result<WriteNumber, Unfit> {
-        let mangled = Unfit::Mangled;
+    pub(crate) fn read_value(&self, key: u32, value: &[u8]) -> Result<WriteNumber, Misfit> {
+        let mangled = Misfit::Mangled;
         let name = self.keys.get(key);
         let right_key = value.starts_with(name) && value.get(name.len()) == Some(&b':');
         let name_end =
-            if right_key { name.len() } else { memchr::memchr(b':', value).ok_or(Unfit::Mangled)? };
+            if right_key { name.len() } else { memchr::memchr(b':', value).ok_or(Misfit::Mangled)? };
         let rest = &value[name_end + 1..];
         let (run, rest) = rest.split_at_checked(RUN_DIGITS).ok_or(mangled)?;
         let rest = rest.strip_prefix(b":").ok_or(mangled)?;
@@ -159,8 +159,8 @@ impl Texts {
         }
         match (right_key, run == self.run) {
             (true, true) => Ok(version),
-            (false, _) => Err(Unfit::OtherKey),
-            (true, false) => Err(Unfit::OtherRun),
+            (false, _) => Err(Misfit::OtherKey),
+            (true, false) => Err(Misfit::OtherRun),
         }
     }
 }
@@ -237,9 +237,9 @@ mod tests {
     #[test]
     fn another_key_and_another_run_are_told_apart() {
         let texts = texts(7);
-        assert_eq!(texts.read_value(4, &value(&texts, 42, VERSION)), Err(Unfit::OtherKey));
+        assert_eq!(texts.read_value(4, &value(&texts, 42, VERSION)), Err(Misfit::OtherKey));
         let other = Texts::new("key", 1000, 100, 8);
-        assert_eq!(texts.read_value(42, &value(&other, 42, VERSION)), Err(Unfit::OtherRun));
+        assert_eq!(texts.read_value(42, &value(&other, 42, VERSION)), Err(Misfit::OtherRun));
     }
 
     #[test]
@@ -254,11 +254,11 @@ mod tests {
         for place in good.iter().position(|byte| *byte == b';').unwrap() + 1..good.len() {
             let mut bad = good.clone();
             bad[place] ^= 1;
-            assert_eq!(texts.read_value(42, &bad), Err(Unfit::Mangled), "byte {place}");
+            assert_eq!(texts.read_value(42, &bad), Err(Misfit::Mangled), "byte {place}");
         }
         for length in 0..good.len() {
-            assert_eq!(texts.read_value(42, &good[..length]), Err(Unfit::Mangled), "length {length}");
+            assert_eq!(texts.read_value(42, &good[..length]), Err(Misfit::Mangled), "length {length}");
         }
-        assert_eq!(texts.read_value(42, &[&good[..], b"x"].concat()), Err(Unfit::Mangled));
+        assert_eq!(texts.read_value(42, &[&good[..], b"x"].concat()), Err(Misfit::Mangled));
     }
 }

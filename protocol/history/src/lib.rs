@@ -3,7 +3,8 @@
 //!
 //! It owns the recorded [`History`], the search, and the counter-example that a person can read. It never
 //! asks a clock, never talks to a cluster, and knows nothing of how a history came to be: tests, harness and
-//! simulation bring the times along. Nothing that serves depends on this crate.
+//! simulation bring the times along. Nothing that serves depends on this crate. By hand: the checkers of others (Porcupine,
+//! Knossos) are not in Rust, or know no outcome that is unknown for ever.
 //!
 //! Linearizability is local (Herlihy and Wing, 1990): a history is linearizable if each key's part is. Each
 //! part is searched as Wing and Gong (1993) and Lowe (2017) describe: linearize one operation after the other,
@@ -19,13 +20,13 @@
 //! The set of linearized operations is remembered as a 128 bit sum of random numbers, one for each operation.
 //!
 //! ```
-//! use dsm_history::{Action, History, Outcome, Violation};
+//! use dsm_history::{Action, History, OperationOutcome, Violation};
 //!
 //! // One client writes; the answer comes at 20 ns. Another one reads while the write is under way.
 //! let mut history = History::new();
 //! let write = history.begin(1, "k".into(), Action::Write("new".into()), 10);
 //! let early = history.begin(2, "k".into(), Action::Read(None), 15);
-//! history.finish(write, Outcome::Done, 20);
+//! history.finish(write, OperationOutcome::Done, 20);
 //! history.finish_read(early, None, 25);
 //! assert_eq!(history.check().expect("the read happened first").done, 2);
 //!
@@ -43,7 +44,7 @@ use foldhash::fast::FixedState;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
-/// The default of [`Limits::steps_max`].
+/// The default of [`SearchLimits::steps_max`].
 pub const STEPS_MAX_DEFAULT: u64 = 20_000_000;
 
 /// How many smaller histories are tried, at most, to make a counter-example small.
@@ -69,13 +70,13 @@ pub enum Action {
         existed: Option<bool>,
     },
     /// Reads the key: the value that was answered, `None` for a missing key. Without meaning unless the
-    /// outcome is [`Outcome::Done`].
+    /// outcome is [`OperationOutcome::Done`].
     Read(Option<Bytes>),
 }
 
 /// How an operation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum OperationOutcome {
     /// It was answered with a result: it happened, once, between invocation and return.
     Done,
     /// It was answered with an error that means *not executed*: it must not have happened.
@@ -86,7 +87,7 @@ pub enum Outcome {
 
 /// One operation of one client on one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Operation {
+pub struct ClientOperation {
     /// Which client, for people only: a client may have several operations open.
     pub client: u64,
     /// The key.
@@ -94,7 +95,7 @@ pub struct Operation {
     /// What was asked.
     pub action: Action,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: OperationOutcome,
     /// Nanoseconds on a clock that all clients share: before the request left.
     pub invoked_ns: u64,
     /// Nanoseconds on the same clock: after the answer came. Without meaning when the outcome is unknown.
@@ -108,7 +109,7 @@ pub struct Begun(usize);
 /// Records operations. Concurrent clients keep one each and [`merge`](History::merge) them at the end.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    operations: Vec<Operation>,
+    operations: Vec<ClientOperation>,
 }
 
 impl History {
@@ -119,11 +120,11 @@ impl History {
 
     /// Notes that a request is about to leave. Until it is finished its outcome is unknown.
     pub fn begin(&mut self, client: u64, key: Bytes, action: Action, now_ns: u64) -> Begun {
-        self.operations.push(Operation {
+        self.operations.push(ClientOperation {
             client,
             key,
             action,
-            outcome: Outcome::Unknown,
+            outcome: OperationOutcome::Unknown,
             invoked_ns: now_ns,
             returned_ns: u64::MAX,
         });
@@ -131,7 +132,7 @@ impl History {
     }
 
     /// Notes how an operation ended. `begun` must come from this history.
-    pub fn finish(&mut self, begun: Begun, outcome: Outcome, now_ns: u64) {
+    pub fn finish(&mut self, begun: Begun, outcome: OperationOutcome, now_ns: u64) {
         let operation = &mut self.operations[begun.0];
         operation.outcome = outcome;
         operation.returned_ns = now_ns;
@@ -140,13 +141,13 @@ impl History {
     /// Notes what a read was answered. `begun` must come from this history.
     pub fn finish_read(&mut self, begun: Begun, value: Option<Bytes>, now_ns: u64) {
         self.operations[begun.0].action = Action::Read(value);
-        self.finish(begun, Outcome::Done, now_ns);
+        self.finish(begun, OperationOutcome::Done, now_ns);
     }
 
     /// Notes that a delete was done, and whether the key existed. `begun` must come from this history.
     pub fn finish_delete(&mut self, begun: Begun, existed: bool, now_ns: u64) {
         self.operations[begun.0].action = Action::Delete { existed: Some(existed) };
-        self.finish(begun, Outcome::Done, now_ns);
+        self.finish(begun, OperationOutcome::Done, now_ns);
     }
 
     /// Takes in what another client recorded on the same clock.
@@ -155,7 +156,7 @@ impl History {
     }
 
     /// The operations in the order in which they were begun.
-    pub fn operations(&self) -> &[Operation] {
+    pub fn operations(&self) -> &[ClientOperation] {
         &self.operations
     }
 
@@ -170,14 +171,14 @@ impl History {
 
 /// Bounds of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct SearchLimits {
     /// How many operations the search may linearize for one key, those that it takes back included.
     pub steps_max: u64,
 }
 
-impl Default for Limits {
+impl Default for SearchLimits {
     fn default() -> Self {
-        Limits { steps_max: STEPS_MAX_DEFAULT }
+        SearchLimits { steps_max: STEPS_MAX_DEFAULT }
     }
 }
 
@@ -244,7 +245,7 @@ pub struct CounterExample {
     /// The key.
     pub key: Bytes,
     /// The operations that contradict each other, by the time of their invocation.
-    pub operations: Vec<Operation>,
+    pub operations: Vec<ClientOperation>,
     /// How many operations the key's whole history has.
     pub of: usize,
     /// One sentence that says what is wrong.
@@ -267,8 +268,10 @@ impl fmt::Display for CounterExample {
         writeln!(f, "{:>8} {:>12} {:>12}  {}", "client", "from ms", "to ms", columns.blank())?;
         for operation in &self.operations {
             let to = match operation.outcome {
-                Outcome::Unknown => "?".to_string(),
-                Outcome::Done | Outcome::NotExecuted => format!("{:.3}", milliseconds(operation.returned_ns)),
+                OperationOutcome::Unknown => "?".to_string(),
+                OperationOutcome::Done | OperationOutcome::NotExecuted => {
+                    format!("{:.3}", milliseconds(operation.returned_ns))
+                }
             };
             writeln!(
                 f,
@@ -284,28 +287,28 @@ impl fmt::Display for CounterExample {
     }
 }
 
-/// Checks that one order of the operations on each key explains all answers, with the default [`Limits`].
+/// Checks that one order of the operations on each key explains all answers, with the default [`SearchLimits`].
 ///
 /// One operation precedes another if it returned at an earlier nanosecond than the other was invoked.
 ///
 /// # Errors
 /// The first key, in the order of the keys, whose history is not linearizable, with a small counter-example; or
 /// for which the search gave up.
-pub fn check(operations: &[Operation]) -> Result<Stats, Violation> {
-    check_within(operations, Limits::default())
+pub fn check(operations: &[ClientOperation]) -> Result<Stats, Violation> {
+    check_within(operations, SearchLimits::default())
 }
 
 /// [`check`] with bounds of the caller's choice.
 ///
 /// # Errors
 /// As [`check`].
-pub fn check_within(operations: &[Operation], limits: Limits) -> Result<Stats, Violation> {
+pub fn check_within(operations: &[ClientOperation], limits: SearchLimits) -> Result<Stats, Violation> {
     let mut stats = Stats { operations: operations.len(), ..Stats::default() };
     for operation in operations {
         match operation.outcome {
-            Outcome::Done => stats.done += 1,
-            Outcome::NotExecuted => stats.not_executed += 1,
-            Outcome::Unknown => stats.unknown += 1,
+            OperationOutcome::Done => stats.done += 1,
+            OperationOutcome::NotExecuted => stats.not_executed += 1,
+            OperationOutcome::Unknown => stats.unknown += 1,
         }
     }
     let mut gave_up = None;
@@ -345,22 +348,22 @@ impl Readable {
 /// Says for each key what must be readable when nothing is in flight any more: the acknowledged writes that no
 /// later one replaced. Weaker than [`check`] with the final reads in the history, but simple enough to be
 /// seen right, and it names the write that is lost.
-pub fn readable_after(operations: &[Operation]) -> BTreeMap<Bytes, Readable> {
+pub fn readable_after(operations: &[ClientOperation]) -> BTreeMap<Bytes, Readable> {
     by_key(operations)
         .into_iter()
         .map(|(key, part)| {
             // A change is certainly replaced by one that was invoked after it had returned.
             let last_invoked_ns = part
                 .iter()
-                .filter(|o| o.outcome == Outcome::Done && is_change(o))
+                .filter(|o| o.outcome == OperationOutcome::Done && is_change(o))
                 .map(|o| o.invoked_ns)
                 .max();
             let mut readable = Readable { values: Vec::new(), missing: last_invoked_ns.is_none() };
             for operation in part {
                 let stands = match operation.outcome {
-                    Outcome::Done => Some(operation.returned_ns) >= last_invoked_ns,
-                    Outcome::Unknown => true,
-                    Outcome::NotExecuted => false,
+                    OperationOutcome::Done => Some(operation.returned_ns) >= last_invoked_ns,
+                    OperationOutcome::Unknown => true,
+                    OperationOutcome::NotExecuted => false,
                 };
                 if !stands || !is_change(&operation) {
                     continue;
@@ -376,18 +379,18 @@ pub fn readable_after(operations: &[Operation]) -> BTreeMap<Bytes, Readable> {
         .collect()
 }
 
-fn is_change(operation: &Operation) -> bool {
+fn is_change(operation: &ClientOperation) -> bool {
     match operation.action {
         // A delete that found nothing changed nothing.
-        Action::Delete { existed } => operation.outcome != Outcome::Done || existed != Some(false),
+        Action::Delete { existed } => operation.outcome != OperationOutcome::Done || existed != Some(false),
         Action::Write(_) => true,
         Action::Read(_) => false,
     }
 }
 
 /// The operations of each key, by the time of their invocation.
-fn by_key(operations: &[Operation]) -> BTreeMap<Bytes, Vec<Operation>> {
-    let mut parts: BTreeMap<Bytes, Vec<Operation>> = BTreeMap::new();
+fn by_key(operations: &[ClientOperation]) -> BTreeMap<Bytes, Vec<ClientOperation>> {
+    let mut parts: BTreeMap<Bytes, Vec<ClientOperation>> = BTreeMap::new();
     for operation in operations {
         parts.entry(operation.key.clone()).or_default().push(operation.clone());
     }
@@ -428,10 +431,10 @@ enum Effect {
 }
 
 /// Numbers the states and leaves out what says nothing: failed reads, and what was not executed.
-fn steps_of(part: &[Operation]) -> (Vec<Step>, usize) {
+fn steps_of(part: &[ClientOperation]) -> (Vec<Step>, usize) {
     let mut numbers: HashMap<&Bytes, State, FixedState> = HashMap::default();
     for operation in part {
-        if let (Action::Read(Some(value)), Outcome::Done) = (&operation.action, operation.outcome) {
+        if let (Action::Read(Some(value)), OperationOutcome::Done) = (&operation.action, operation.outcome) {
             let next = FIRST_VALUE + numbers.len();
             numbers.entry(value).or_insert(next);
         }
@@ -441,9 +444,9 @@ fn steps_of(part: &[Operation]) -> (Vec<Step>, usize) {
         .iter()
         .filter_map(|operation| {
             let done = match operation.outcome {
-                Outcome::Done => true,
-                Outcome::Unknown => false,
-                Outcome::NotExecuted => return None,
+                OperationOutcome::Done => true,
+                OperationOutcome::Unknown => false,
+                OperationOutcome::NotExecuted => return None,
             };
             let effect = match &operation.action {
                 Action::Write(value) => Effect::Set { to: number(value), needs_present: false },
@@ -462,7 +465,7 @@ fn steps_of(part: &[Operation]) -> (Vec<Step>, usize) {
     (steps, FIRST_VALUE + numbers.len())
 }
 
-fn search(part: &[Operation], steps_max: u64) -> Verdict {
+fn search(part: &[ClientOperation], steps_max: u64) -> Verdict {
     let (steps, states) = steps_of(part);
     Search::new(steps, states).run(steps_max)
 }
@@ -722,33 +725,33 @@ fn random_number(seed: u64) -> u128 {
 }
 
 /// Makes a history that has no explanation as small as it can be, and says what is wrong with it.
-fn counter_example(key: Bytes, part: Vec<Operation>) -> CounterExample {
+fn counter_example(key: Bytes, part: Vec<ClientOperation>) -> CounterExample {
     let of = part.len();
     let whole = part.clone();
     let mut operations = shrink(part);
     let reason = reason(&operations, &whole);
     // The write that should not have happened belongs into the picture, though it proves nothing.
-    let refused = whole.into_iter().filter(|o| o.outcome == Outcome::NotExecuted);
+    let refused = whole.into_iter().filter(|o| o.outcome == OperationOutcome::NotExecuted);
     let read: Vec<Bytes> = operations.iter().filter_map(|o| read_value(o).cloned()).collect();
     operations.extend(refused.filter(|o| matches!(&o.action, Action::Write(v) if read.contains(v))));
     operations.sort_by_key(|o| o.invoked_ns);
     CounterExample { key, operations, of, reason }
 }
 
-fn read_value(operation: &Operation) -> Option<&Bytes> {
+fn read_value(operation: &ClientOperation) -> Option<&Bytes> {
     match (&operation.action, operation.outcome) {
-        (Action::Read(value), Outcome::Done) => value.as_ref(),
+        (Action::Read(value), OperationOutcome::Done) => value.as_ref(),
         _ => None,
     }
 }
 
-fn reason(operations: &[Operation], whole: &[Operation]) -> String {
+fn reason(operations: &[ClientOperation], whole: &[ClientOperation]) -> String {
     for value in operations.iter().filter_map(read_value) {
         let writers = || whole.iter().filter(|o| matches!(&o.action, Action::Write(v) if v == value));
         if writers().next().is_none() {
             return format!("nobody wrote {}", Printed(value));
         }
-        if writers().all(|o| o.outcome == Outcome::NotExecuted) {
+        if writers().all(|o| o.outcome == OperationOutcome::NotExecuted) {
             return format!("{} was read, but its write was answered 'not executed'", Printed(value));
         }
     }
@@ -761,13 +764,13 @@ fn reason(operations: &[Operation], whole: &[Operation]) -> String {
 /// the part): a read always; what a delete said about the key's existence; a value with all its writes and
 /// reads, if no delete is left that needs the key to be there; a delete, if no read is left that may have seen
 /// the key missing because of it.
-fn shrink(part: Vec<Operation>) -> Vec<Operation> {
+fn shrink(part: Vec<ClientOperation>) -> Vec<ClientOperation> {
     // Says nothing to the search.
-    let mut kept: Vec<Operation> = part
+    let mut kept: Vec<ClientOperation> = part
         .into_iter()
         .filter(|o| match (&o.action, o.outcome) {
-            (_, Outcome::NotExecuted) | (Action::Read(_), Outcome::Unknown) => false,
-            (Action::Write(_) | Action::Delete { .. }, _) | (Action::Read(_), Outcome::Done) => true,
+            (_, OperationOutcome::NotExecuted) | (Action::Read(_), OperationOutcome::Unknown) => false,
+            (Action::Write(_) | Action::Delete { .. }, _) | (Action::Read(_), OperationOutcome::Done) => true,
         })
         .collect();
     let mut trials = 0;
@@ -795,14 +798,16 @@ fn shrink(part: Vec<Operation>) -> Vec<Operation> {
 
 /// `kept` without the operations `from..to` and what has to go with them, less what has to stay; `None` when
 /// nothing would change.
-fn without(kept: &[Operation], from: usize, to: usize) -> Option<Vec<Operation>> {
+fn without(kept: &[ClientOperation], from: usize, to: usize) -> Option<Vec<ClientOperation>> {
     let mut gone = vec![false; kept.len()];
     let mut rest = kept.to_vec();
     for index in from..to {
         match &mut rest[index].action {
             Action::Read(_) => gone[index] = true,
             // First it only says less; the next time the whole delete may go.
-            Action::Delete { existed } if existed.is_some() && kept[index].outcome == Outcome::Done => {
+            Action::Delete { existed }
+                if existed.is_some() && kept[index].outcome == OperationOutcome::Done =>
+            {
                 if *existed == Some(false) {
                     gone[index] = true;
                 } else {
@@ -821,17 +826,17 @@ fn without(kept: &[Operation], from: usize, to: usize) -> Option<Vec<Operation>>
             gone[index] |= value.is_some_and(|value| values.contains(value));
         }
     }
-    let done = |index: usize, gone: &[bool]| !gone[index] && kept[index].outcome == Outcome::Done;
+    let done = |index: usize, gone: &[bool]| !gone[index] && kept[index].outcome == OperationOutcome::Done;
     for index in from..to {
         let operation = &kept[index];
-        let said = operation.outcome == Outcome::Done
+        let said = operation.outcome == OperationOutcome::Done
             && !matches!(operation.action, Action::Delete { existed: None });
         if said || !matches!(operation.action, Action::Delete { .. }) {
             continue;
         }
         // Reads behind a write that itself is behind the delete do not see the delete.
         let replaced_ns = (0..kept.len())
-            .filter(|&i| operation.outcome == Outcome::Done && done(i, &gone))
+            .filter(|&i| operation.outcome == OperationOutcome::Done && done(i, &gone))
             .filter(|&i| written_value(&kept[i].action).is_some())
             .filter(|&i| operation.returned_ns < kept[i].invoked_ns)
             .map(|i| kept[i].returned_ns)
@@ -844,7 +849,7 @@ fn without(kept: &[Operation], from: usize, to: usize) -> Option<Vec<Operation>>
         });
         gone[index] |= !seen;
     }
-    let smaller: Vec<Operation> =
+    let smaller: Vec<ClientOperation> =
         rest.into_iter().zip(gone).filter(|(_, gone)| !gone).map(|(operation, _)| operation).collect();
     (smaller != kept).then_some(smaller)
 }
@@ -862,10 +867,12 @@ struct Columns {
 }
 
 impl Columns {
-    fn new(operations: &[Operation]) -> Self {
+    fn new(operations: &[ClientOperation]) -> Self {
         let mut times: Vec<u64> = operations
             .iter()
-            .flat_map(|o| [Some(o.invoked_ns), (o.outcome != Outcome::Unknown).then_some(o.returned_ns)])
+            .flat_map(|o| {
+                [Some(o.invoked_ns), (o.outcome != OperationOutcome::Unknown).then_some(o.returned_ns)]
+            })
             .flatten()
             .collect();
         times.sort_unstable();
@@ -886,16 +893,16 @@ impl Columns {
         " ".repeat(self.width())
     }
 
-    fn bar(&self, operation: &Operation) -> String {
+    fn bar(&self, operation: &ClientOperation) -> String {
         let from = self.column(operation.invoked_ns);
         let to = match operation.outcome {
-            Outcome::Unknown => self.width() - 1,
-            Outcome::Done | Outcome::NotExecuted => self.column(operation.returned_ns),
+            OperationOutcome::Unknown => self.width() - 1,
+            OperationOutcome::Done | OperationOutcome::NotExecuted => self.column(operation.returned_ns),
         };
         (0..self.width())
             .map(|column| match column {
                 _ if column == from => '|',
-                _ if column == to && operation.outcome == Outcome::Unknown => '>',
+                _ if column == to && operation.outcome == OperationOutcome::Unknown => '>',
                 _ if column == to => '|',
                 _ if column > from && column < to => '-',
                 _ => ' ',
@@ -904,7 +911,7 @@ impl Columns {
     }
 }
 
-struct Described<'a>(&'a Operation);
+struct Described<'a>(&'a ClientOperation);
 
 impl fmt::Display for Described<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -914,15 +921,19 @@ impl fmt::Display for Described<'_> {
             Action::Read(_) => f.write_str("READ")?,
         }
         match (self.0.outcome, &self.0.action) {
-            (Outcome::NotExecuted, _) => f.write_str(" -> not executed"),
-            (Outcome::Unknown, _) => f.write_str(" -> unknown"),
-            (Outcome::Done, Action::Read(Some(value))) => write!(f, " -> {}", Printed(value)),
-            (Outcome::Done, Action::Read(None)) => f.write_str(" -> not found"),
-            (Outcome::Done, Action::Delete { existed: Some(true) }) => f.write_str(" -> ok, it existed"),
-            (Outcome::Done, Action::Delete { existed: Some(false) }) => {
+            (OperationOutcome::NotExecuted, _) => f.write_str(" -> not executed"),
+            (OperationOutcome::Unknown, _) => f.write_str(" -> unknown"),
+            (OperationOutcome::Done, Action::Read(Some(value))) => write!(f, " -> {}", Printed(value)),
+            (OperationOutcome::Done, Action::Read(None)) => f.write_str(" -> not found"),
+            (OperationOutcome::Done, Action::Delete { existed: Some(true) }) => {
+                f.write_str(" -> ok, it existed")
+            }
+            (OperationOutcome::Done, Action::Delete { existed: Some(false) }) => {
                 f.write_str(" -> ok, it did not exist")
             }
-            (Outcome::Done, Action::Write(_) | Action::Delete { existed: None }) => f.write_str(" -> ok"),
+            (OperationOutcome::Done, Action::Write(_) | Action::Delete { existed: None }) => {
+                f.write_str(" -> ok")
+            }
         }
     }
 }

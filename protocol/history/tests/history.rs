@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use dsm_history::{
-    check, check_within, readable_after, Action, CounterExample, History, Limits, Operation, Outcome, Stats,
-    Violation,
+    check, check_within, readable_after, Action, ClientOperation, CounterExample, History, OperationOutcome,
+    SearchLimits, Stats, Violation,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -13,36 +13,42 @@ fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
 
-fn operation(client: u64, action: Action, outcome: Outcome, invoked_ns: u64, returned_ns: u64) -> Operation {
-    Operation { client, key: bytes("k"), action, outcome, invoked_ns, returned_ns }
+fn operation(
+    client: u64,
+    action: Action,
+    outcome: OperationOutcome,
+    invoked_ns: u64,
+    returned_ns: u64,
+) -> ClientOperation {
+    ClientOperation { client, key: bytes("k"), action, outcome, invoked_ns, returned_ns }
 }
 
-fn write(client: u64, value: &str, from: u64, to: u64) -> Operation {
-    operation(client, Action::Write(bytes(value)), Outcome::Done, from, to)
+fn write(client: u64, value: &str, from: u64, to: u64) -> ClientOperation {
+    operation(client, Action::Write(bytes(value)), OperationOutcome::Done, from, to)
 }
 
-fn read(client: u64, value: &str, from: u64, to: u64) -> Operation {
-    operation(client, Action::Read(Some(bytes(value))), Outcome::Done, from, to)
+fn read(client: u64, value: &str, from: u64, to: u64) -> ClientOperation {
+    operation(client, Action::Read(Some(bytes(value))), OperationOutcome::Done, from, to)
 }
 
-fn missing(client: u64, from: u64, to: u64) -> Operation {
-    operation(client, Action::Read(None), Outcome::Done, from, to)
+fn missing(client: u64, from: u64, to: u64) -> ClientOperation {
+    operation(client, Action::Read(None), OperationOutcome::Done, from, to)
 }
 
-fn delete(client: u64, existed: Option<bool>, from: u64, to: u64) -> Operation {
-    operation(client, Action::Delete { existed }, Outcome::Done, from, to)
+fn delete(client: u64, existed: Option<bool>, from: u64, to: u64) -> ClientOperation {
+    operation(client, Action::Delete { existed }, OperationOutcome::Done, from, to)
 }
 
-fn with(outcome: Outcome, mut operation: Operation) -> Operation {
+fn with(outcome: OperationOutcome, mut operation: ClientOperation) -> ClientOperation {
     operation.outcome = outcome;
     operation
 }
 
-fn passes(operations: &[Operation]) -> Stats {
+fn passes(operations: &[ClientOperation]) -> Stats {
     check(operations).unwrap_or_else(|violation| panic!("{violation}"))
 }
 
-fn fails(operations: &[Operation]) -> CounterExample {
+fn fails(operations: &[ClientOperation]) -> CounterExample {
     match check(operations) {
         Err(Violation::NotLinearizable(example)) => example,
         other => panic!("expected a counter-example, not {other:?}"),
@@ -88,7 +94,7 @@ fn a_write_may_not_be_undone() {
 
 #[test]
 fn an_unknown_write_may_happen_late_or_never() {
-    let unknown = with(Outcome::Unknown, write(1, "a", 0, 1));
+    let unknown = with(OperationOutcome::Unknown, write(1, "a", 0, 1));
     passes(&[unknown.clone(), missing(2, 2, 3)]);
     passes(&[unknown.clone(), missing(2, 2, 3), read(2, "a", 4, 5)]);
     passes(&[unknown.clone(), write(2, "b", 2, 3), read(2, "b", 4, 5), read(2, "a", 6, 7)]);
@@ -99,14 +105,14 @@ fn an_unknown_write_may_happen_late_or_never() {
 
 #[test]
 fn an_unknown_delete_may_happen_late_or_never() {
-    let unknown = with(Outcome::Unknown, delete(1, None, 0, 1));
+    let unknown = with(OperationOutcome::Unknown, delete(1, None, 0, 1));
     passes(&[unknown.clone(), write(2, "a", 2, 3), read(2, "a", 4, 5), missing(2, 6, 7)]);
     fails(&[unknown, write(2, "a", 2, 3), missing(2, 4, 5), read(2, "a", 6, 7)]);
 }
 
 #[test]
 fn a_write_that_was_not_executed_must_not_be_seen() {
-    let refused = with(Outcome::NotExecuted, write(1, "a", 0, 1));
+    let refused = with(OperationOutcome::NotExecuted, write(1, "a", 0, 1));
     passes(&[refused.clone(), missing(2, 2, 3)]);
     let example = fails(&[refused.clone(), read(2, "a", 2, 3)]);
     assert_eq!(example.operations, [refused, read(2, "a", 2, 3)]);
@@ -129,8 +135,8 @@ fn a_value_may_not_be_read_before_it_was_written() {
 fn a_failed_read_says_nothing() {
     passes(&[
         write(1, "a", 0, 1),
-        with(Outcome::Unknown, missing(2, 2, 3)),
-        with(Outcome::NotExecuted, read(2, "x", 2, 3)),
+        with(OperationOutcome::Unknown, missing(2, 2, 3)),
+        with(OperationOutcome::NotExecuted, read(2, "x", 2, 3)),
         read(2, "a", 4, 5),
     ]);
 }
@@ -147,7 +153,7 @@ fn what_a_delete_says_about_the_key_counts() {
     fails(&[delete(2, Some(true), 2, 3)]);
     fails(&[write(1, "a", 0, 1), delete(2, Some(true), 2, 9), delete(3, Some(true), 2, 9)]);
     // An unread write serves a delete that found something, though nobody read it.
-    passes(&[with(Outcome::Unknown, write(1, "a", 0, 1)), delete(2, Some(true), 2, 3)]);
+    passes(&[with(OperationOutcome::Unknown, write(1, "a", 0, 1)), delete(2, Some(true), 2, 3)]);
 }
 
 #[test]
@@ -168,7 +174,7 @@ fn the_bound_on_the_search_is_kept() {
     }
     operations.push(read(8, "0", 100, 101));
     operations.push(read(8, "1", 102, 103));
-    match check_within(&operations, Limits { steps_max: 5 }) {
+    match check_within(&operations, SearchLimits { steps_max: 5 }) {
         Err(Violation::GaveUp { operations: 18, steps: 6, .. }) => {}
         other => panic!("expected to give up, not {other:?}"),
     }
@@ -219,7 +225,7 @@ fn a_history_is_recorded_in_order_and_open_operations_are_unknown() {
     let first = history.begin(1, bytes("k"), Action::Write(bytes("a")), 0);
     let second = history.begin(1, bytes("k"), Action::Read(None), 5);
     history.begin(1, bytes("k"), Action::Write(bytes("b")), 6);
-    history.finish(first, Outcome::Done, 4);
+    history.finish(first, OperationOutcome::Done, 4);
     history.finish_read(second, Some(bytes("b")), 9);
     let mut other = History::new();
     let third = other.begin(2, bytes("k"), Action::Delete { existed: None }, 10);
@@ -230,7 +236,7 @@ fn a_history_is_recorded_in_order_and_open_operations_are_unknown() {
         [
             write(1, "a", 0, 4),
             read(1, "b", 5, 9),
-            with(Outcome::Unknown, write(1, "b", 6, u64::MAX)),
+            with(OperationOutcome::Unknown, write(1, "b", 6, u64::MAX)),
             delete(2, Some(true), 10, 11),
         ]
     );
@@ -240,7 +246,7 @@ fn a_history_is_recorded_in_order_and_open_operations_are_unknown() {
 
 #[test]
 fn what_must_be_readable_is_what_nothing_certainly_replaced() {
-    let readable = |operations: &[Operation]| {
+    let readable = |operations: &[ClientOperation]| {
         let readable = readable_after(operations).remove("k".as_bytes()).expect("the key is there");
         let values: Vec<String> =
             readable.values.iter().map(|v| String::from_utf8_lossy(v).into_owned()).collect();
@@ -255,19 +261,19 @@ fn what_must_be_readable_is_what_nothing_certainly_replaced() {
     assert_eq!(readable(&[write(1, "a", 0, 1), delete(1, None, 2, 3)]), state("", true));
     assert_eq!(readable(&[delete(1, Some(false), 0, 1), write(1, "a", 0, 1)]), state("a", false));
     assert_eq!(
-        readable(&[with(Outcome::Unknown, write(1, "a", 0, 1)), write(1, "b", 2, 3)]),
+        readable(&[with(OperationOutcome::Unknown, write(1, "a", 0, 1)), write(1, "b", 2, 3)]),
         state("a b", false)
     );
     assert_eq!(
-        readable(&[with(Outcome::NotExecuted, write(1, "a", 0, 1)), write(1, "b", 2, 3)]),
+        readable(&[with(OperationOutcome::NotExecuted, write(1, "a", 0, 1)), write(1, "b", 2, 3)]),
         state("b", false)
     );
 }
 
 /// The definition itself, without any cleverness: tries every order of every choice of operations.
-fn brute_force(operations: &[Operation]) -> bool {
-    fn explained(operations: &[Operation], used: &mut Vec<bool>, state: &Option<Bytes>) -> bool {
-        let done = |i: usize| operations[i].outcome == Outcome::Done;
+fn brute_force(operations: &[ClientOperation]) -> bool {
+    fn explained(operations: &[ClientOperation], used: &mut Vec<bool>, state: &Option<Bytes>) -> bool {
+        let done = |i: usize| operations[i].outcome == OperationOutcome::Done;
         let open: Vec<usize> = (0..operations.len()).filter(|&i| !used[i]).collect();
         if !open.iter().any(|&i| done(i)) {
             return true;
@@ -276,7 +282,7 @@ fn brute_force(operations: &[Operation]) -> bool {
             let preceded =
                 open.iter().any(|&j| done(j) && operations[j].returned_ns < operations[i].invoked_ns);
             let fits = match &operations[i].action {
-                _ if preceded || operations[i].outcome == Outcome::NotExecuted => false,
+                _ if preceded || operations[i].outcome == OperationOutcome::NotExecuted => false,
                 Action::Write(_) | Action::Delete { existed: None } => true,
                 Action::Delete { existed: Some(existed) } => !done(i) || *existed == state.is_some(),
                 Action::Read(value) => done(i) && value == state,
@@ -299,7 +305,7 @@ fn value() -> impl Strategy<Value = Bytes> {
     prop_oneof![Just(bytes("a")), Just(bytes("b")), Just(bytes("c"))]
 }
 
-fn small_operation() -> impl Strategy<Value = Operation> {
+fn small_operation() -> impl Strategy<Value = ClientOperation> {
     let action = prop_oneof![
         4 => value().prop_map(Action::Write),
         2 => prop_oneof![Just(None), Just(Some(true)), Just(Some(false))]
@@ -307,8 +313,7 @@ fn small_operation() -> impl Strategy<Value = Operation> {
         4 => value().prop_map(|value| Action::Read(Some(value))),
         1 => Just(Action::Read(None)),
     ];
-    let outcome =
-        prop_oneof![8 => Just(Outcome::Done), 2 => Just(Outcome::Unknown), 1 => Just(Outcome::NotExecuted)];
+    let outcome = prop_oneof![8 => Just(OperationOutcome::Done), 2 => Just(OperationOutcome::Unknown), 1 => Just(OperationOutcome::NotExecuted)];
     (action, outcome, 0..20_u64, 0..12_u64, 0..4_u64).prop_map(|(action, outcome, from, length, client)| {
         operation(client, action, outcome, from, from + length)
     })
@@ -355,7 +360,7 @@ proptest! {
         let key = operations[0].key.clone();
         let value = (value > 0).then(|| bytes(&value.to_string()));
         let allowed = readable_after(&operations)[&key].allows(value.as_ref());
-        let mut last = operation(9, Action::Read(value), Outcome::Done, u64::MAX - 2, u64::MAX - 1);
+        let mut last = operation(9, Action::Read(value), OperationOutcome::Done, u64::MAX - 2, u64::MAX - 1);
         last.key = key;
         operations.push(last);
         // The rule knows nothing of what others read: it may allow more than the checker, never less.
@@ -373,7 +378,7 @@ struct Simulated {
 }
 
 impl Simulated {
-    fn run(&self) -> Vec<Operation> {
+    fn run(&self) -> Vec<ClientOperation> {
         let mut random = self.seed | 1;
         let mut below = move |bound: u64| {
             random ^= random << 13;
@@ -401,10 +406,10 @@ impl Simulated {
                 1..=4 => Action::Read(None),
                 _ => Action::Write(bytes(&(index + 1).to_string())),
             };
-            let outcome = if unknown { Outcome::Unknown } else { Outcome::Done };
+            let outcome = if unknown { OperationOutcome::Unknown } else { OperationOutcome::Done };
             let client = client as u64;
             let operation =
-                Operation { client, key, action, outcome, invoked_ns: from, returned_ns: from + takes };
+                ClientOperation { client, key, action, outcome, invoked_ns: from, returned_ns: from + takes };
             lives.push((effect_at, operation));
         }
         lives.sort_by_key(|(effect_at, _)| *effect_at);
@@ -445,14 +450,14 @@ fn a_lost_write_among_ten_thousand_operations_is_found_and_made_small() {
         Simulated { seed: 7, clients: 20, keys: 10, operations: 10_000, unknown_percent: 1 }.run();
     let lost = operations
         .iter()
-        .filter(|o| o.outcome == Outcome::Done && matches!(o.action, Action::Write(_)))
+        .filter(|o| o.outcome == OperationOutcome::Done && matches!(o.action, Action::Write(_)))
         .nth(4000)
         .expect("there are more writes")
         .clone();
-    let stale = Operation {
+    let stale = ClientOperation {
         client: 99,
         action: Action::Read(None),
-        outcome: Outcome::Done,
+        outcome: OperationOutcome::Done,
         invoked_ns: lost.returned_ns + 1,
         returned_ns: lost.returned_ns + 2,
         ..lost

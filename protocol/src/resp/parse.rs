@@ -1,5 +1,7 @@
 //! Bytes to requests: `*2\r\n$3\r\nGET\r\n$1\r\nk\r\n`, or inline `GET k\r\n`. Owns the framing and its
 //! limits, never what a request means.
+//!
+//! By hand: redis-protocol and its like own values, and have neither Redis' words for what is wrong nor bounds per argument.
 
 use super::{Args, Limits};
 use bytes::{Buf as _, Bytes, BytesMut};

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Incarnation, Millis, Reign, ReignId, SlaveId, Stamp, Version};
 use dsm_protocol::machine::doubt::SelfDoubt;
 use dsm_protocol::machine::link::{
-    Announcement, Ending, Life, Limits, Link, Quarantine, Traffic, Verdict, WaitingRead,
+    Announcement, Challenge, Ending, Life, Limits, Link, Quarantine, Traffic, Verdict, WaitingRead,
 };
 use dsm_protocol::machine::master::ReadId;
 use dsm_protocol::message::{Control, Message};
@@ -191,6 +191,27 @@ impl goldenscript::Runner for Runner {
             "window" => self.read_bytes_max = name.parse()?,
             // connect NAME [incarnation=N]: the slave's next link.
             "connect" => self.connect(name, incarnation)?,
+            // hello NAME [incarnation=N]: another link comes in its name.
+            "hello" => {
+                let held = self.held(name)?;
+                match held.link.challenged(Incarnation(incarnation)) {
+                    Challenge::Replaced => {
+                        writeln!(out, "it replaces the old one")?;
+                        self.end(name, Ending::Broken, &mut out)?;
+                        self.connect(name, incarnation)?;
+                    }
+                    Challenge::Probed => {
+                        writeln!(out, "the old one is asked for a sign of life")?;
+                        held.append(FRAME_BYTES);
+                        held.link.note_question(now, held.at.queued);
+                    }
+                }
+            }
+            // alive NAME: it gives that.
+            "alive" => {
+                let held = self.held(name)?;
+                held.link.note_arrived(now, &Message::Control(Control::Alive), held.at.reached);
+            }
             // announce NAME [needed]: there is a reign.
             "announce" => {
                 let is_needed = args.next_pos().is_some();

@@ -5,7 +5,7 @@
 //! should do; it only holds them to `docs/ARCHITECTURE.md`.
 
 use bytes::Bytes;
-use dsm_history::{check, Action as Did, Begun, History, Outcome};
+use dsm_history::{check, Action as Did, Begun, History, OperationOutcome};
 use dsm_protocol::command::{Command, ErrorWord, Operands, Reply};
 use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version};
 use dsm_protocol::machine::link::Count;
@@ -467,7 +467,7 @@ impl World {
             Reply::Error(_) => {
                 assert!(!matches!(fate, Some(Fate::Written(_))), "{reply:?} to what is in the log");
                 for begun in asked.begun {
-                    self.history.finish(begun, Outcome::NotExecuted, now);
+                    self.history.finish(begun, OperationOutcome::NotExecuted, now);
                 }
             }
             Reply::Done => {
@@ -477,7 +477,7 @@ impl World {
                     self.somebody_holds(&key, version);
                 }
                 for begun in asked.begun {
-                    self.history.finish(begun, Outcome::Done, now);
+                    self.history.finish(begun, OperationOutcome::Done, now);
                 }
             }
             Reply::Value(_) | Reply::NotFound | Reply::Values(_) => {
@@ -504,7 +504,7 @@ impl World {
                 (Command::Delete { .. }, several) => {
                     assert!(*count <= 2);
                     for begun in several {
-                        self.history.finish(*begun, Outcome::Done, now);
+                        self.history.finish(*begun, OperationOutcome::Done, now);
                     }
                 }
                 // Decided by the directory at this very moment.

@@ -298,6 +298,10 @@ impl LogKeeper {
 
     fn follow_anew(&mut self, ctx: &mut Context<Self>) {
         if let KeeperStage::Following { tailer: old } = &self.stage {
+            let path = self.setup.path.display();
+            log::info!(
+                "what was replayed was never served, following what another master serves path={path}"
+            );
             old.do_send(Halt);
             self.replayed = log_tailer::Start::default();
             self.stage =
@@ -498,9 +502,9 @@ impl Handler<LockWon> for LogKeeper {
         }
         let guard = won.0;
         let text = guard.previous();
-        let (declared, epoch) = (text.cluster.map(|cluster| (cluster, text.epoch)), text.epoch);
+        let (cluster, epoch) = (text.cluster, text.epoch);
         self.hot.hold_guard(guard);
-        self.tell(LogEvent::Won { declared, epoch });
+        self.tell(LogEvent::Won { cluster, epoch });
     }
 }
 
@@ -528,6 +532,11 @@ impl Handler<LogDisplaced> for LogKeeper {
 
     fn handle(&mut self, displaced: LogDisplaced, _: &mut Self::Context) {
         let path = self.setup.path.clone();
+        log::error!(
+            "log is not at its path, this master ends path={} cause=\"{}\"",
+            path.display(),
+            displaced.found
+        );
         self.tell(LogEvent::Deposed(NodeError::LogDisplaced { path, found: displaced.found }));
     }
 }

@@ -18,9 +18,10 @@ pub mod log_writer;
 pub(crate) mod recovery;
 mod witness_notes;
 
-use super::{Journal, LogEvent, LogRequest, Unread, ValueAnswer};
-use crate::config::{Fence, Fsync};
-use crate::env::{Env, File, LockGuard};
+use super::{Journal, LogEvent, LogRequest, MakesJournal, Unread, ValueAnswer};
+use crate::config::{Fence, Fsync, MasterConfig};
+use crate::env::{Env, File, LockGuard, OpenMode};
+use crate::node_error::NodeError;
 use crate::supervision::Fate;
 use crate::turns::TurnLengths;
 use actix::prelude::*;
@@ -29,6 +30,7 @@ use dsm_protocol::record::Place;
 use keeper::{KeeperErrand, LogKeeper};
 use log_writer::{Abandon, Append, Close, LogWriter, Reopen, Sync};
 use std::cell::RefCell;
+use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -78,6 +80,63 @@ impl SharedFile {
     }
 }
 
+/// Makes the log of a master that is reached at `address`, with lines of so many bytes.
+pub(crate) fn of_master(
+    env: &Env,
+    config: &MasterConfig,
+    (address, line_bytes_max): (&str, usize),
+    fate: &Fate,
+) -> MakesJournal {
+    let (env, fate, address) = (Rc::clone(env), fate.clone(), address.to_owned());
+    let (path, lock_path, witness_path) = (config.log.clone(), config.lock_path(), config.witness_path());
+    let (fsync, fence) = (config.fsync, config.fence);
+    Box::new(move |events, turns| {
+        let setup = SharedFileSetup {
+            env,
+            path,
+            lock_path,
+            witness_path,
+            line_bytes_max,
+            fsync,
+            fence,
+            address,
+            fate,
+            events,
+        };
+        Box::new(SharedFile::counting(setup, turns))
+    })
+}
+
+/// The identity of the lock file: only one that both can lock keeps two masters from serving at once.
+pub(super) async fn identity(env: &Env, config: &MasterConfig) -> io::Result<String> {
+    env.locks().identity(&config.lock_path()).await
+}
+
+/// Finds out early whether log and lock file can be used at all, so that a wrong path is one clear line at the start.
+pub(crate) async fn check(env: &Env, config: &MasterConfig) -> Result<(), NodeError> {
+    let lock_path = config.lock_path();
+    let unusable = |error: io::Error| NodeError::file(&lock_path, error);
+    env.locks().identity(&lock_path).await.map_err(unusable)?;
+    env.locks().try_kinds(&lock_path).await.map_err(unusable)?;
+    // Whether one may be begun is decided later, when others could say what they know.
+    let opened = env.disk().open(&config.log, OpenMode::Existing).await;
+    let error = match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Ok(_) => {
+            // Not to know is no reason to say anything.
+            if let Ok(Some(mode)) = env.disk().others_may_read(&config.log).await {
+                let path = config.log.display();
+                log::warn!(
+                    "others than its owner may read the log path={path} mode={mode:03o}: chmod 600 {path}"
+                );
+            }
+            return Ok(());
+        }
+        Err(error) => error,
+    };
+    Err(NodeError::file(&config.log, error))
+}
+
 impl Journal for SharedFile {
     fn ask(&mut self, request: LogRequest) {
         let errand = match request {
@@ -93,7 +152,11 @@ impl Journal for SharedFile {
             LogRequest::Queue => KeeperErrand::Queue,
             LogRequest::Oust { beat } => KeeperErrand::Oust { beat },
             LogRequest::LeaveQueue => KeeperErrand::LeaveQueue,
-            LogRequest::GiveUp => KeeperErrand::GiveUp,
+            LogRequest::GiveUp => {
+                // At once: another master may wait for the lock, or whoever ends this node for its end.
+                self.hot.let_go();
+                KeeperErrand::GiveUp
+            }
             LogRequest::WhoLeads => KeeperErrand::WhoLeads,
             LogRequest::Follow => KeeperErrand::Follow,
             LogRequest::FollowAnew => KeeperErrand::FollowAnew,

@@ -14,7 +14,7 @@ use askama::Template as _;
 
 use super::plots::Plot;
 use super::record::SweepRecord;
-use page::{Figure, Page};
+use page::{Page, SetFigure};
 
 /// Writes one self-contained `report.html`. The plots are read from the directory that `path` is in.
 ///
@@ -31,7 +31,7 @@ pub(crate) fn write(sweep: &SweepRecord, plots: &[Plot], path: &Path) -> anyhow:
         let file = directory.join(&plot.svg);
         let svg =
             std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        drawn.push(Figure::new(plot, inline(&svg, &plot.title)));
+        drawn.push(SetFigure::new(plot, inline(&svg, &plot.title)));
     }
     let page = Page::new(sweep, drawn).render().context("cannot build the report")?;
     std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))

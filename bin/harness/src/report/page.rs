@@ -32,7 +32,7 @@ pub(super) struct Page<'a> {
 
 impl<'a> Page<'a> {
     /// The page about `sweep`, with what was drawn of it.
-    pub(super) fn new(sweep: &'a SweepRecord, figures: Vec<Figure>) -> Self {
+    pub(super) fn new(sweep: &'a SweepRecord, figures: Vec<SetFigure>) -> Self {
         let only = match sweep.runs.as_slice() {
             [run] => Some(run),
             _ => None,
@@ -507,7 +507,7 @@ impl<'a> FaultTable<'a> {
 }
 
 /// A plot that is drawn.
-pub(super) struct Figure {
+pub(super) struct SetFigure {
     /// The folder it is in, from that of the report on.
     folder: String,
     title: String,
@@ -517,11 +517,11 @@ pub(super) struct Figure {
     svg: String,
 }
 
-impl Figure {
+impl SetFigure {
     /// `plot`, with its drawing.
     pub(super) fn new(plot: &Plot, svg: String) -> Self {
         let folder = plot.svg.parent().map(|parent| parent.to_string_lossy().into_owned());
-        Figure {
+        SetFigure {
             folder: folder.unwrap_or_default(),
             title: plot.title.clone(),
             explains: plot.explains.clone(),
@@ -534,18 +534,18 @@ impl Figure {
 /// The plots by the folder they are in.
 struct Plots {
     /// Those of the whole sweep, under their headings.
-    groups: Vec<(String, Vec<Figure>)>,
+    groups: Vec<(String, Vec<SetFigure>)>,
     /// The runs one by one, for those who ask.
-    runs: Vec<(String, Vec<Figure>)>,
+    runs: Vec<(String, Vec<SetFigure>)>,
 }
 
 impl Plots {
-    fn new(figures: Vec<Figure>) -> Self {
+    fn new(figures: Vec<SetFigure>) -> Self {
         let known = std::iter::once(("Plots".to_owned(), String::new()))
             .chain(SweptBy::ALL.map(|by| (format!("By {}", by.name()), by.folder())));
-        let mut groups: Vec<(String, String, Vec<Figure>)> =
+        let mut groups: Vec<(String, String, Vec<SetFigure>)> =
             known.map(|(heading, folder)| (heading, folder, Vec::new())).collect();
-        let mut runs: Vec<(String, String, Vec<Figure>)> = Vec::new();
+        let mut runs: Vec<(String, String, Vec<SetFigure>)> = Vec::new();
         for figure in figures {
             let all = groups.iter_mut().chain(&mut runs);
             match all.into_iter().find(|(_, folder, _)| *folder == figure.folder) {
@@ -556,7 +556,7 @@ impl Plots {
                 }
             }
         }
-        let shown = |found: Vec<(String, String, Vec<Figure>)>| {
+        let shown = |found: Vec<(String, String, Vec<SetFigure>)>| {
             let found = found.into_iter().filter(|(_, _, members)| !members.is_empty());
             found.map(|(heading, _, members)| (heading, members)).collect()
         };

@@ -89,6 +89,15 @@ pub enum Announcement {
     },
 }
 
+/// What is done about a link when another one says hello in the same slave's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Challenge {
+    /// It ends. The same process has come over a new connection: the old one is dead, even if we do not see it.
+    Replaced,
+    /// Its slave is asked for a sign of life. Another process has its name, and waits for the answer.
+    Probed,
+}
+
 /// One life of one link to one slave.
 #[derive(Debug)]
 pub struct Link {
@@ -122,6 +131,15 @@ impl Link {
     /// Whose link it is.
     pub fn life(&self) -> &Life {
         &self.life
+    }
+
+    /// Another link has said hello in the slave's name, from the process that is `incarnation`.
+    pub fn challenged(&self, incarnation: Incarnation) -> Challenge {
+        if self.life.incarnation == incarnation {
+            Challenge::Replaced
+        } else {
+            Challenge::Probed
+        }
     }
 
     /// How far the slave has come.

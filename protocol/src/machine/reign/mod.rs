@@ -601,6 +601,14 @@ impl Leadership {
         matches!(self.role, Role::Standby { .. })
     }
 
+    /// The standby that is to lead next, while the log is closed for it.
+    pub fn heir(&self) -> Option<LinkId> {
+        if let Role::Closing { to, .. } = self.role {
+            return Some(to);
+        }
+        None
+    }
+
     /// The reign of this master, once its EPOCH record is on disk.
     pub fn reign(&self) -> Option<Reign> {
         match self.role {

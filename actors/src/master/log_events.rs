@@ -1,0 +1,194 @@
+//! What a master hears of its log.
+//!
+//! Owns no rule: what is written or read goes to the master machine, what is replayed too, and the rest to the machine of
+//! the reign.
+
+use super::{MasterActor, Todo};
+use crate::door::switchboard::Arrived;
+use crate::journal::{LogEvent, LogId, LogRequest, Replay, ReplayPart, Sight, Unread, ValueAnswer, Written};
+use crate::shown::shown_key;
+use actix::prelude::*;
+use bytes::Bytes;
+use dsm_protocol::ids::{ClusterId, ReignId, Version};
+use dsm_protocol::machine::master::ReadId;
+use dsm_protocol::machine::reign::{Event, FileAtPath};
+use dsm_protocol::record::{Place, Position};
+use std::rc::Rc;
+
+fn file_at_path((device, inode): LogId, bytes: u64) -> FileAtPath {
+    FileAtPath { device, inode, bytes }
+}
+
+impl MasterActor {
+    /// Reads a value from the log.
+    pub(super) fn read_log(&mut self, read: ReadId, place: Place, version: Version, key: Bytes) {
+        let board = Rc::clone(&self.switchboard);
+        let answer = ValueAnswer::new(move |result| {
+            let result = result.map_err(|unread| match unread {
+                Unread::Closed | Unread::Panicked => unread.to_string(),
+                Unread::Failed(error) => {
+                    let (key, offset) = (shown_key(&key), place.offset);
+                    log::error!(
+                        "value not read from the log key={key} version={version} offset={offset} error={error}"
+                    );
+                    format!("the log does not give the value of {version} at byte {offset}: {error}")
+                }
+            });
+            board.push(Arrived::LogRead { read, result });
+        });
+        self.journal.ask(LogRequest::Read { place, version, answer });
+    }
+
+    fn written(&mut self, written: Written, ctx: &mut Context<Self>) {
+        let turns = Rc::clone(&self.turns);
+        let turn = turns.begin("written");
+        self.log_bytes = written.bytes;
+        self.todo.extend(written.writes.into_iter().map(Todo::Written));
+        if let Some((word, detail)) = written.refusal {
+            let refused = written.refused.into_iter();
+            self.todo.extend(refused.map(|write| Todo::Refused(write, word, detail.clone())));
+        }
+        self.work(&turn, ctx);
+    }
+
+    fn replayed(&mut self, part: ReplayPart, ctx: &mut Context<Self>) {
+        let turns = Rc::clone(&self.turns);
+        let _turn = turns.begin("replay");
+        self.advance();
+        let ReplayPart { from_start, changes, end, durable, log, caught_up } = part;
+        if from_start {
+            self.machine.replay_from_start();
+        }
+        for change in changes {
+            match change {
+                Replay::Put { key, version, place } => self.machine.replay_put(&key, version, place),
+                Replay::Delete { key } => self.machine.replay_delete(&key),
+                Replay::Reign(record) => self.machine.replay_reign(record),
+                Replay::GivenUp(reign) => self.machine.replay_given_up(reign),
+            }
+        }
+        let now = self.env.now();
+        let event = Event::Replayed { end, durable, reigns: self.machine.reigns() };
+        self.reign.step(now, event, &mut self.reign_effects);
+        (self.followed, self.durable) = (log, durable);
+        (self.log_bytes, self.log_seq) = (end.offset, end.seq);
+        if caught_up && !std::mem::replace(&mut self.replay_caught_up, true) && self.reign.is_standby() {
+            let keys = self.machine.directory().len();
+            log::info!("standby has replayed the log keys={keys} seq={}", self.log_seq);
+            self.step_reign(now, Event::CaughtUp);
+        }
+        self.perform_reign(now);
+        self.resume_later(ctx);
+    }
+
+    fn begun(&mut self, cluster: ClusterId, version: Version, id: ReignId, bytes: u64) {
+        let now = self.env.now();
+        // Nobody hears of a new cluster before it is on disk.
+        self.cluster.set(Some(cluster));
+        (self.log_seq, self.log_bytes) = (version.seq, bytes);
+        self.heard_of_log(Event::EpochWritten { version, id });
+        self.tick_reign(now);
+        self.perform_reign(now);
+    }
+
+    fn closed(&mut self, log: LogId, end: Position) {
+        let now = self.env.now();
+        // Nothing may be answered once another master may lead.
+        self.flush();
+        self.durable = end;
+        let end = Position { cluster: self.cluster.get(), ..end };
+        (self.log_bytes, self.log_seq) = (end.offset, end.seq);
+        let file = Some(file_at_path(log, end.offset));
+        let event = Event::Closed { end, file, reigns: self.machine.reigns() };
+        self.reign.step(now, event, &mut self.reign_effects);
+        self.perform_reign(now);
+        self.tick_reign(now);
+        self.perform_reign(now);
+        self.flush();
+    }
+
+    /// Lets the machine of the reign know, and carries out what it wants.
+    fn heard_of_log(&mut self, event: Event<'_>) {
+        let now = self.env.now();
+        self.step_reign(now, event);
+        self.perform_reign(now);
+    }
+
+    fn opened(&mut self, event: Event<'_>) {
+        let now = self.env.now();
+        self.step_reign(now, event);
+        self.hear(now);
+        self.perform_reign(now);
+    }
+
+    /// What the log has to say of who leads, what is followed, and how a reign begins and ends.
+    fn log_event(&mut self, event: LogEvent, ctx: &mut Context<Self>) {
+        let turns = Rc::clone(&self.turns);
+        let turn = turns.begin("role");
+        let now = self.env.now();
+        match event {
+            LogEvent::Written(_) | LogEvent::Replayed(_) => {}
+            LogEvent::Looked(seen) => self.heard_of_log(Event::Looked(seen)),
+            LogEvent::Won { cluster, epoch } => {
+                self.heard_of_log(Event::LockWon { cluster, epoch });
+                if !self.reign.is_barred() {
+                    // It came too late for this one.
+                    self.journal.ask(LogRequest::GiveUp);
+                }
+            }
+            LogEvent::Leader(leader) => self.leader_seen(leader),
+            LogEvent::Sighted(sight) => {
+                self.sight = sight;
+                self.heard_of_log(Event::Sighted { follows: self.sight == Sight::Follows });
+            }
+            LogEvent::Halted => self.heard_of_log(Event::Halted),
+            LogEvent::Opened { log, noted } => {
+                if let Some((id, end)) = log {
+                    (self.followed, self.durable) = (Some(id), end);
+                }
+                let read = log.map(|(id, end)| file_at_path(id, end.offset));
+                let log = log.as_ref().map(|(_, end)| end.into());
+                self.opened(Event::Recovered { log, read, noted });
+            }
+            LogEvent::Found(found) => {
+                let found = found.map(|(id, bytes)| file_at_path(id, bytes));
+                self.heard_of_log(Event::PathSeen(found));
+            }
+            LogEvent::Begun { cluster, version, id, bytes } => self.begun(cluster, version, id, bytes),
+            LogEvent::Synced => {
+                self.heard_of_log(Event::Synced);
+                self.turn_ended(now);
+                self.perform_reign(now);
+            }
+            LogEvent::Closed { log, end } => self.closed(log, end),
+            LogEvent::Reopened => {
+                self.heard_of_log(Event::Reopened);
+                self.tick_reign(now);
+                self.perform_reign(now);
+            }
+            LogEvent::Deposed(error) => {
+                self.deposed = Some(error);
+                self.heard_of_log(Event::Displaced);
+            }
+            LogEvent::Abandoned => {
+                self.todo.push_back(Todo::Depart);
+                self.work(&turn, ctx);
+            }
+            // What was in flight stays unanswered: to the clients a lost connection during a write is *unknown*, which
+            // is the truth. The process must not live on with a log of which nothing is known.
+            LogEvent::Failed(error) => self.fail(error),
+        }
+    }
+}
+
+impl Handler<LogEvent> for MasterActor {
+    type Result = ();
+
+    fn handle(&mut self, event: LogEvent, ctx: &mut Self::Context) {
+        match event {
+            LogEvent::Written(written) => self.written(written, ctx),
+            LogEvent::Replayed(part) => self.replayed(part, ctx),
+            other => self.log_event(other, ctx),
+        }
+    }
+}
