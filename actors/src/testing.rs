@@ -22,7 +22,7 @@ use actix::prelude::*;
 use dsm_protocol::ids::{Incarnation, LinkId, Millis, SlaveId};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::doubt::SelfDoubt;
-use dsm_protocol::machine::link::{Life, Limits, Link};
+use dsm_protocol::machine::link::{Life, Link, LinkLimits};
 use dsm_protocol::machine::reign::takeover::Seen;
 use dsm_protocol::message::Message as Wire;
 use dsm_protocol::record::{CrashKind, Position};
@@ -699,7 +699,7 @@ impl ProxyBench {
     pub fn start(env: &Env, ack_timeout: Duration) -> Self {
         let (ended_port, ended) = Probe::begin();
         let id = SlaveId::new("slave1").expect("letters and a digit make a valid slave id");
-        let limits = Limits {
+        let limits = LinkLimits {
             ack_timeout_ms: ack_timeout.as_millis() as u64,
             read_bytes_max: 8 << 20,
             trial_bytes_max: 1 << 20,
