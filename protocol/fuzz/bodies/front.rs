@@ -80,7 +80,6 @@ impl World {
         Some(Event::StanceChanged)
     }
 
-    #[expect(clippy::too_many_lines, reason = "one arm for each choice, each short")]
     fn event(&mut self, input: &mut Input<'_>) -> Option<Event> {
         let choice = input.u8();
         let event = match choice % 16 {
