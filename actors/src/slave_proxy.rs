@@ -111,8 +111,8 @@ impl SlaveProxy {
     /// Looks at what is owed for longest and comes back at its deadline, or soon.
     fn watch(&mut self, ctx: &mut Context<Self>) {
         #[cfg(feature = "testing")]
-        crate::testing::pass(
-            |place| matches!(place, crate::testing::Place::SlaveProxy(id) if *id == self.parts.link.borrow().life().id),
+        crate::test_hooks::pass(
+            |place| matches!(place, crate::test_hooks::PanicPlace::SlaveProxy(id) if *id == self.parts.link.borrow().life().id),
         );
         let _turn = self.parts.turns.begin("slave proxy");
         let now = self.env.now();

@@ -821,7 +821,7 @@ impl MasterActor {
 /// So many keys of requests and records are gone through in one turn. Tests make it small.
 fn slice_keys() -> usize {
     #[cfg(feature = "testing")]
-    if let Some(keys) = crate::testing::slice_keys() {
+    if let Some(keys) = crate::test_hooks::slice_keys() {
         return keys;
     }
     master::SLICE_KEYS
