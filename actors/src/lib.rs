@@ -75,4 +75,6 @@ pub mod supervision;
 mod turns;
 
 #[cfg(feature = "testing")]
+mod test_hooks;
+#[cfg(feature = "testing")]
 pub mod testing;

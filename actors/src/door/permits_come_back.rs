@@ -237,7 +237,7 @@ async fn a_panic_in_a_connection_gives_its_places_back_and_ends_nothing_else() {
     let panics = door.say(b"*2\r\n$3\r\nGET\r\n$4\r\nkeys\r\n").await;
     let (session, _) = (door.session().await, door.request().await);
     assert_eq!(door.in_flight(), (2, 7));
-    crate::testing::panic_at(crate::testing::Place::Session);
+    crate::test_hooks::panic_at(crate::test_hooks::PanicPlace::Session);
     panics.write_all(b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n").await.unwrap();
     door.closed(&session).await;
     door.until_connected(1).await;
