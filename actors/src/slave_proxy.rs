@@ -11,7 +11,7 @@ use actix::prelude::*;
 use dsm_protocol::frame;
 use dsm_protocol::ids::LinkId;
 use dsm_protocol::machine::doubt::SelfDoubt;
-use dsm_protocol::machine::link::{Ending, Link, Traffic, Verdict};
+use dsm_protocol::machine::link::{Link, LinkEnding, LinkVerdict, Traffic};
 use dsm_protocol::message::Message as Wire;
 use std::cell::RefCell;
 use std::fmt;
@@ -65,11 +65,11 @@ pub struct End(pub EndReason);
 
 impl EndReason {
     /// What the end of a link says of its slave.
-    pub(crate) fn ending(&self) -> Ending {
+    pub(crate) fn ending(&self) -> LinkEnding {
         match self {
-            EndReason::AckTimeout => Ending::Late,
-            EndReason::Closed(_) | EndReason::Replaced | EndReason::Protocol(_) => Ending::Broken,
-            EndReason::Dismissed(_) | EndReason::Refused(_) => Ending::Ours,
+            EndReason::AckTimeout => LinkEnding::Late,
+            EndReason::Closed(_) | EndReason::Replaced | EndReason::Protocol(_) => LinkEnding::Broken,
+            EndReason::Dismissed(_) | EndReason::Refused(_) => LinkEnding::Ours,
         }
     }
 }
@@ -111,8 +111,8 @@ impl SlaveProxy {
     /// Looks at what is owed for longest and comes back at its deadline, or soon.
     fn watch(&mut self, ctx: &mut Context<Self>) {
         #[cfg(feature = "testing")]
-        crate::testing::pass(
-            |place| matches!(place, crate::testing::Place::SlaveProxy(id) if *id == self.parts.link.borrow().life().id),
+        crate::test_hooks::pass(
+            |place| matches!(place, crate::test_hooks::PanicPlace::SlaveProxy(id) if *id == self.parts.link.borrow().life().id),
         );
         let _turn = self.parts.turns.begin("slave proxy");
         let now = self.env.now();
@@ -120,16 +120,16 @@ impl SlaveProxy {
         doubt.borrow_mut().observe(now);
         let verdict = link.borrow_mut().look(now, outbox.traffic(), &doubt.borrow());
         let next_ms = match verdict {
-            Verdict::Late => {
+            LinkVerdict::Late => {
                 self.end(EndReason::AckTimeout, ctx);
                 return;
             }
-            Verdict::Ping(next_ms) => {
+            LinkVerdict::Ping(next_ms) => {
                 outbox.append(|out| frame::encode(&Wire::Ping, out));
                 link.borrow_mut().note_ping(now, outbox.queued());
                 next_ms
             }
-            Verdict::Wait(next_ms) => next_ms,
+            LinkVerdict::Wait(next_ms) => next_ms,
         };
         ctx.run_later(Duration::from_millis(next_ms), Self::watch);
     }

@@ -22,7 +22,7 @@ use actix::prelude::*;
 use dsm_protocol::ids::{Incarnation, LinkId, Millis, SlaveId};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::doubt::SelfDoubt;
-use dsm_protocol::machine::link::{Life, Limits, Link};
+use dsm_protocol::machine::link::{Life, Link, LinkLimits};
 use dsm_protocol::machine::reign::takeover::Seen;
 use dsm_protocol::message::Message as Wire;
 use dsm_protocol::record::{CrashKind, Position};
@@ -37,6 +37,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
+
+pub use crate::test_hooks::{panic_at, set_slice_keys, PanicPlace};
 
 /// How long after a test its actors may take to end, in virtual time.
 const END_LIMIT: Duration = Duration::from_secs(60);
@@ -54,43 +56,6 @@ pub fn virtual_time<T>(test: impl Future<Output = T>) -> T {
     let ended = runtime.block_on(async { tokio::time::timeout(END_LIMIT, local).await });
     ended.expect("an actor or a task is left running");
     result
-}
-
-/// A place in a running node where a test can have the code panic.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// Where the task of a client's connection hands a request to the master.
-    Session,
-    /// Where the proxy of this slave looks at its deadlines.
-    SlaveProxy(SlaveId),
-    /// Where the task that reads a value from the log begins.
-    LogRead,
-}
-
-thread_local! {
-    static PANIC_AT: RefCell<Option<Place>> = const { RefCell::new(None) };
-    static SLICE_KEYS: Cell<Option<usize>> = const { Cell::new(None) };
-}
-
-/// How many keys the masters that start in this thread from now on go through in one turn; `None`: as many as usual.
-pub fn set_slice_keys(keys: Option<usize>) {
-    SLICE_KEYS.set(keys);
-}
-
-pub(crate) fn slice_keys() -> Option<usize> {
-    SLICE_KEYS.get()
-}
-
-/// Lets whoever of this thread's nodes comes to `place` first panic there, once.
-pub fn panic_at(place: Place) {
-    PANIC_AT.set(Some(place));
-}
-
-/// Panics if a test wants this place to.
-pub(crate) fn pass(is_here: impl FnOnce(&Place) -> bool) {
-    if PANIC_AT.with_borrow(|wanted| wanted.as_ref().is_some_and(is_here)) {
-        panic!("on purpose, at {:?}", PANIC_AT.take());
-    }
 }
 
 /// An actor that keeps what it is sent, in place of a collaborator.
@@ -699,7 +664,7 @@ impl ProxyBench {
     pub fn start(env: &Env, ack_timeout: Duration) -> Self {
         let (ended_port, ended) = Probe::begin();
         let id = SlaveId::new("slave1").expect("letters and a digit make a valid slave id");
-        let limits = Limits {
+        let limits = LinkLimits {
             ack_timeout_ms: ack_timeout.as_millis() as u64,
             read_bytes_max: 8 << 20,
             trial_bytes_max: 1 << 20,

@@ -12,8 +12,9 @@ use crate::supervision::Fate;
 use bytes::BytesMut;
 use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::frame::{self, PREFACE};
+use dsm_protocol::handshake::greet;
 use dsm_protocol::machine::master::Asker;
-use dsm_protocol::message::{Control, Hello, HelloRole, Message};
+use dsm_protocol::message::{Hello, HelloRole, Message};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -144,8 +145,8 @@ fn unfinished(kind: u8, length: u32, brought: usize) -> Vec<u8> {
 }
 
 fn hello(role: HelloRole) -> Vec<u8> {
-    let mut out = PREFACE.to_vec();
-    frame::encode(&Message::Control(Control::Hello(Hello { cluster: None, role })), &mut out);
+    let mut out = Vec::new();
+    greet(Hello { cluster: None, role }, &mut out);
     out
 }
 
@@ -236,7 +237,7 @@ async fn a_panic_in_a_connection_gives_its_places_back_and_ends_nothing_else() {
     let panics = door.say(b"*2\r\n$3\r\nGET\r\n$4\r\nkeys\r\n").await;
     let (session, _) = (door.session().await, door.request().await);
     assert_eq!(door.in_flight(), (2, 7));
-    crate::testing::panic_at(crate::testing::Place::Session);
+    crate::test_hooks::panic_at(crate::test_hooks::PanicPlace::Session);
     panics.write_all(b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n").await.unwrap();
     door.closed(&session).await;
     door.until_connected(1).await;

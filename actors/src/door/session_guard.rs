@@ -35,7 +35,7 @@ impl SessionGuard {
     /// Asks the master, unless a limit on all requests in flight is reached.
     pub(super) fn ask(&self, context: &Context, coding: Coding, command: Command) {
         #[cfg(feature = "testing")]
-        crate::testing::pass(|place| *place == crate::testing::Place::Session);
+        crate::test_hooks::pass(|place| *place == crate::test_hooks::PanicPlace::Session);
         let bytes = command.payload_bytes();
         let gate = &context.switchboard.gate;
         // Whoever looks for the reason of BUSY must not be answered BUSY.

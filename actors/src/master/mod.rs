@@ -598,7 +598,7 @@ impl MasterActor {
     /// Advances the front and carries out at once what it wants done.
     fn step_front(&mut self, now: Millis, event: front::Event) {
         let mut effects = std::mem::take(&mut self.front_effects);
-        self.front.step(now, event, &mut effects);
+        self.front.step(now, self.reign.stance(), event, &mut effects);
         for effect in effects.drain(..) {
             self.perform_front(now, effect);
         }
@@ -821,7 +821,7 @@ impl MasterActor {
 /// So many keys of requests and records are gone through in one turn. Tests make it small.
 fn slice_keys() -> usize {
     #[cfg(feature = "testing")]
-    if let Some(keys) = crate::testing::slice_keys() {
+    if let Some(keys) = crate::test_hooks::slice_keys() {
         return keys;
     }
     master::SLICE_KEYS

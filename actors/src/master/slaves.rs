@@ -8,7 +8,7 @@ use crate::slave_proxy::{End, EndReason, Parts, SlaveEnded, SlaveProxy};
 use actix::prelude::*;
 use dsm_protocol::command::KEY_MAX;
 use dsm_protocol::ids::{LinkId, Millis, SlaveId};
-use dsm_protocol::machine::link::{Announcement, Challenge, Life, Limits, Link, Standing};
+use dsm_protocol::machine::link::{Announcement, Challenge, Life, Link, LinkLimits, Standing};
 use dsm_protocol::machine::master::{Event, ReadId, ReignRecord, Testimony, SLAVES_MAX};
 use dsm_protocol::machine::reign;
 use dsm_protocol::message::{Control, Hello, HelloRole, Message, Seen};
@@ -70,7 +70,7 @@ impl MasterActor {
         let now = self.env.now();
         self.step_reign(now, reign::Event::SlaveCame { slave: id.clone(), cluster: hello.cluster });
         let life = Life { id: id.clone(), incarnation };
-        let limits = Limits {
+        let limits = LinkLimits {
             ack_timeout_ms: self.config.ack_timeout.as_millis() as u64,
             read_bytes_max: self.config.slave_window.as_u64() as usize,
             trial_bytes_max: (self.config.value_max() + KEY_MAX) as u64,

@@ -7,7 +7,7 @@ use dsm::env::sim::{DiskFault, Machine, Process, World};
 use dsm::env::{Env, Stands, Stream};
 use dsm::node::{run_node, NodeConfig};
 use dsm::node_error::NodeError;
-use dsm::testing::{panic_at, Place};
+use dsm::testing::{panic_at, PanicPlace};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, Reign, RequestId, Seq, SlaveId, Stamp, Version};
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Seen, Welcome};
@@ -610,7 +610,7 @@ fn a_panic_in_a_session_ends_that_connection_and_gives_its_permits_back() {
         assert_eq!(alone.fact("requests_in_flight").await, 2);
         assert_eq!(alone.fact("request_bytes_in_flight").await, 2);
         assert_eq!(alone.fact("connections").await, connections + 1);
-        panic_at(Place::Session);
+        panic_at(PanicPlace::Session);
         client.send(&["GET", "k"]).await;
         assert_eq!(client.line().await, None, "the connection is closed");
         assert_eq!(alone.fact("requests_in_flight").await, 1);
@@ -641,7 +641,7 @@ fn a_panic_in_a_read_of_the_log_is_an_error_of_that_read() {
         assert_eq!(client.line().await.as_deref(), Some("+OK"));
         drop(slave);
         alone.wait_for("active_slaves", 0).await;
-        panic_at(Place::LogRead);
+        panic_at(PanicPlace::LogRead);
         client.send(&["GET", "k"]).await;
         let told = client.line().await.expect("an answer");
         assert!(told.starts_with("-ERR") && told.contains("panicked"), "{told}");
@@ -666,7 +666,7 @@ fn a_panic_in_a_proxy_ends_its_link_and_another_slave_takes_its_writes() {
             first = one.write() => { assert!(first.is_some()); ("one", one, two) }
             second = two.write() => { assert!(second.is_some()); ("two", two, one) }
         };
-        panic_at(Place::SlaveProxy(SlaveId::new(name).unwrap()));
+        panic_at(PanicPlace::SlaveProxy(SlaveId::new(name).unwrap()));
         let (substituted, closed) = tokio::join!(other.write(), cut.closed());
         let (_, key, _) = substituted.expect("the other slave gets the write");
         assert_eq!((key, closed), (text("k"), None));

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Incarnation, Millis, Reign, ReignId, SlaveId, Stamp, Version};
 use dsm_protocol::machine::doubt::SelfDoubt;
 use dsm_protocol::machine::link::{
-    Announcement, Challenge, Ending, Life, Limits, Link, Quarantine, Traffic, Verdict, WaitingRead,
+    Announcement, Challenge, Life, Link, LinkEnding, LinkLimits, LinkVerdict, Quarantine, Traffic,
+    WaitingRead,
 };
 use dsm_protocol::machine::master::ReadId;
 use dsm_protocol::message::{Control, Message};
@@ -58,7 +59,7 @@ impl Runner {
 
     fn connect(&mut self, name: &str, incarnation: u64) -> Res<()> {
         let life = Life { id: SlaveId::new(name)?, incarnation: Incarnation(incarnation) };
-        let limits = Limits {
+        let limits = LinkLimits {
             ack_timeout_ms: 1000,
             read_bytes_max: self.read_bytes_max,
             trial_bytes_max: (1 << 20) + 1024,
@@ -91,7 +92,7 @@ impl Runner {
         Ok(())
     }
 
-    fn end(&mut self, name: &str, ending: Ending, out: &mut String) -> Res<()> {
+    fn end(&mut self, name: &str, ending: LinkEnding, out: &mut String) -> Res<()> {
         let held = self.links.remove(name).ok_or("no such slave")?;
         match self.quarantine.ended(self.now, &held.link, ending) {
             None => writeln!(out, "nothing is held against {name}")?,
@@ -114,22 +115,22 @@ impl Runner {
             // Each actor notes that the process runs before it judges.
             self.doubt.observe(now);
             let wait_ms = match held.link.look(now, held.at, &self.doubt) {
-                Verdict::Late => {
+                LinkVerdict::Late => {
                     writeln!(out, "{now}: {name} is late, {} bytes on their way", held.link.bytes_ahead())?;
                     late.push(name.clone());
                     continue;
                 }
-                Verdict::Ping(wait_ms) => {
+                LinkVerdict::Ping(wait_ms) => {
                     writeln!(out, "{now}: {name} is pinged")?;
                     held.append(FRAME_BYTES);
                     held.link.note_ping(now, held.at.queued);
                     wait_ms
                 }
-                Verdict::Wait(wait_ms) => wait_ms,
+                LinkVerdict::Wait(wait_ms) => wait_ms,
             };
             held.next_look = now.plus(wait_ms);
         }
-        late.iter().try_for_each(|name| self.end(name, Ending::Late, out))
+        late.iter().try_for_each(|name| self.end(name, LinkEnding::Late, out))
     }
 
     fn go_on(&mut self, until: Millis, out: &mut String) -> Res<()> {
@@ -197,7 +198,7 @@ impl goldenscript::Runner for Runner {
                 match held.link.challenged(Incarnation(incarnation)) {
                     Challenge::Replaced => {
                         writeln!(out, "it replaces the old one")?;
-                        self.end(name, Ending::Broken, &mut out)?;
+                        self.end(name, LinkEnding::Broken, &mut out)?;
                         self.connect(name, incarnation)?;
                     }
                     Challenge::Probed => {
@@ -321,8 +322,8 @@ impl goldenscript::Runner for Runner {
                     held.link.note_report_asked(held.at.queued);
                 }
             }
-            "lost" => self.end(name, Ending::Broken, &mut out)?,
-            "dismissed" => self.end(name, Ending::Ours, &mut out)?,
+            "lost" => self.end(name, LinkEnding::Broken, &mut out)?,
+            "dismissed" => self.end(name, LinkEnding::Ours, &mut out)?,
             "standing" => {
                 let held = self.held(name)?;
                 writeln!(out, "{:?}, acknowledges in {} ms", held.link.standing(), held.link.ack_ms(now))?;

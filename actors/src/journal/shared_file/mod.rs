@@ -243,7 +243,7 @@ impl Hot {
         actix::spawn(async move {
             let answer = answer;
             #[cfg(feature = "testing")]
-            crate::testing::pass(|place| *place == crate::testing::Place::LogRead);
+            crate::test_hooks::pass(|place| *place == crate::test_hooks::PanicPlace::LogRead);
             answer.give(values.read_value(place, version.epoch).await.map_err(Unread::Failed));
         });
     }

@@ -34,7 +34,7 @@ pub struct Traffic {
 
 /// What is to be done about a link now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum LinkVerdict {
     /// An acknowledgement or an answer is late: the link is to end.
     Late,
     /// Nothing has been asked for a while: a ping is to be sent. Look again in so many milliseconds.
@@ -165,7 +165,7 @@ impl Deadlines {
         owed: u64,
         may_ping: bool,
         doubt: &SelfDoubt,
-    ) -> Verdict {
+    ) -> LinkVerdict {
         let oldest = self.oldest();
         let leaves = oldest.is_some_and(|oldest| self.taken < oldest.end && traffic.taken > self.taken);
         let comes = owed > 0 && traffic.heard > self.heard;
@@ -178,9 +178,9 @@ impl Deadlines {
             if may_ping && now.since(self.idle_since) >= self.ack_timeout_ms {
                 // A slave that hangs while nobody writes is found before somebody does.
                 self.idle_since = now;
-                return Verdict::Ping(soon);
+                return LinkVerdict::Ping(soon);
             }
-            return Verdict::Wait(soon);
+            return LinkVerdict::Wait(soon);
         };
         self.idle_since = now;
         // What comes to us is seen to move: it excuses no silence.
@@ -190,11 +190,11 @@ impl Deadlines {
         let mut next = soon;
         for (since, limit_ms) in [still, slow] {
             if doubt.expired(now, since, limit_ms) {
-                return Verdict::Late;
+                return LinkVerdict::Late;
             }
             next = next.min(limit_ms.saturating_sub(now.since(doubt.counted_from(since))));
         }
-        Verdict::Wait(next.max(1))
+        LinkVerdict::Wait(next.max(1))
     }
 
     /// How much was on its way to what is owed for longest, in bytes.

@@ -12,10 +12,10 @@ mod quarantine;
 mod reads;
 
 pub use count::Count;
-pub use deadlines::{Traffic, Verdict, LINK_BYTES_PER_SECOND_MIN};
+pub use deadlines::{LinkVerdict, Traffic, LINK_BYTES_PER_SECOND_MIN};
 pub use quarantine::{
-    Admission, Cause, Ending, Quarantine, Record, QUARANTINE_MS_MAX, QUARANTINE_MS_MIN, STABLE_MS,
-    TRIAL_BYTES_MAX, TRIAL_BYTES_MIN,
+    Admission, LinkEnding, MissRecord, Quarantine, QuarantineCause, QUARANTINE_MS_MAX, QUARANTINE_MS_MIN,
+    STABLE_MS, TRIAL_BYTES_MAX, TRIAL_BYTES_MIN,
 };
 pub use reads::{ReadWindow, WaitingRead};
 
@@ -36,7 +36,7 @@ pub struct Life {
 
 /// The settings of a link.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct LinkLimits {
     /// `--ack-timeout`, in milliseconds.
     pub ack_timeout_ms: u64,
     /// The most bytes of values that are asked for at once, unless it is one value alone: `--slave-window`.
@@ -85,7 +85,7 @@ pub enum Announcement {
         /// Milliseconds that are left.
         ms: u64,
         /// Why.
-        cause: Cause,
+        cause: QuarantineCause,
     },
 }
 
@@ -102,7 +102,7 @@ pub enum Challenge {
 #[derive(Debug)]
 pub struct Link {
     life: Life,
-    limits: Limits,
+    limits: LinkLimits,
     standing: Standing,
     count: Count,
     deadlines: Deadlines,
@@ -115,7 +115,7 @@ pub struct Link {
 
 impl Link {
     /// A link whose hello is welcomed.
-    pub fn new(life: Life, limits: Limits, now: Millis) -> Self {
+    pub fn new(life: Life, limits: LinkLimits, now: Millis) -> Self {
         Link {
             life,
             limits,
@@ -283,7 +283,7 @@ impl Link {
         self.deadlines.note_sent(now, self.count.sent(), queued);
     }
 
-    /// Notes a ping that was sent because of [`Verdict::Ping`], and ends at `queued` in them.
+    /// Notes a ping that was sent because of [`LinkVerdict::Ping`], and ends at `queued` in them.
     pub fn note_ping(&mut self, now: Millis, queued: u64) {
         if self.count.ping() {
             self.deadlines.note_sent(now, self.count.sent(), queued);
@@ -353,12 +353,12 @@ impl Link {
         self.report_end.take().is_some_and(|end| end <= reached)
     }
 
-    /// Judges the link. To be called when a `Verdict` says so. A ping that it asks for goes out at once, with
+    /// Judges the link. To be called when a `LinkVerdict` says so. A ping that it asks for goes out at once, with
     /// [`Link::note_ping`].
     ///
     /// It is late when the bytes that somebody waits for have not moved for `--ack-timeout`, or when they take so long
     /// in all that the link moves fewer than [`LINK_BYTES_PER_SECOND_MIN`].
-    pub fn look(&mut self, now: Millis, at: Traffic, doubt: &SelfDoubt) -> Verdict {
+    pub fn look(&mut self, now: Millis, at: Traffic, doubt: &SelfDoubt) -> LinkVerdict {
         let owed = self.reads.asked_bytes() as u64;
         // One ping on its way is enough, be its acknowledgement here and not dealt with yet.
         let may_ping = self.is_active() && !self.count.is_pinged();
@@ -397,8 +397,11 @@ mod tests {
     impl Bench {
         fn new() -> Self {
             let life = Life { id: SlaveId::new("one").unwrap(), incarnation: Incarnation(7) };
-            let limits =
-                Limits { ack_timeout_ms: ACK_TIMEOUT_MS, read_bytes_max: 8 << 20, trial_bytes_max: 1 << 20 };
+            let limits = LinkLimits {
+                ack_timeout_ms: ACK_TIMEOUT_MS,
+                read_bytes_max: 8 << 20,
+                trial_bytes_max: 1 << 20,
+            };
             let mut link = Link::new(life, limits, Millis(0));
             link.begin(Millis(0), 0);
             Bench { link, doubt: SelfDoubt::new(Millis(0), 250), now: Millis(0), traffic: Traffic::default() }
@@ -422,7 +425,7 @@ mod tests {
                 self.now = self.now.plus(5);
                 self.traffic.taken = (self.traffic.taken + 5 * rate).min(self.traffic.queued);
                 self.doubt.observe(self.now);
-                if self.link.look(self.now, self.traffic, &self.doubt) == Verdict::Late {
+                if self.link.look(self.now, self.traffic, &self.doubt) == LinkVerdict::Late {
                     return Some(self.now.0);
                 }
             }
@@ -557,14 +560,14 @@ mod tests {
             bench.doubt.observe(Millis(at));
             bench.link.look(Millis(at), bench.traffic, &bench.doubt)
         };
-        assert_eq!(look(&mut bench, ACK_TIMEOUT_MS), Verdict::Ping(125));
+        assert_eq!(look(&mut bench, ACK_TIMEOUT_MS), LinkVerdict::Ping(125));
         bench.link.note_ping(Millis(ACK_TIMEOUT_MS), 8);
         bench.link.note_arrived(Millis(1100), &ack(1), 8);
         for at in [2100, 3100, 4100] {
-            assert_eq!(look(&mut bench, at), Verdict::Wait(125), "the count of both ends is the same");
+            assert_eq!(look(&mut bench, at), LinkVerdict::Wait(125), "the count of both ends is the same");
         }
         assert_eq!(bench.link.note_acked(Millis(4200), 1, 8), Some(0));
-        assert_eq!(look(&mut bench, 5200), Verdict::Ping(125));
+        assert_eq!(look(&mut bench, 5200), LinkVerdict::Ping(125));
     }
 
     #[test]

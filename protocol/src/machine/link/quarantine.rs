@@ -33,7 +33,7 @@ const RECORDS_MAX: usize = 64;
 
 /// How a link ended, as far as its slave is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum LinkEnding {
     /// An acknowledgement or an answer was late.
     Late,
     /// The connection broke, or the slave made a new one.
@@ -44,7 +44,7 @@ pub enum Ending {
 
 /// Why a slave is in quarantine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum QuarantineCause {
     /// An acknowledgement was late.
     AckTimeout,
     /// It did not take a trial.
@@ -53,12 +53,12 @@ pub enum Cause {
     Flapping,
 }
 
-impl fmt::Display for Cause {
+impl fmt::Display for QuarantineCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Cause::AckTimeout => "ack-timeout",
-            Cause::TrialFailed => "trial-failed",
-            Cause::Flapping => "flapping",
+            QuarantineCause::AckTimeout => "ack-timeout",
+            QuarantineCause::TrialFailed => "trial-failed",
+            QuarantineCause::Flapping => "flapping",
         })
     }
 }
@@ -78,18 +78,18 @@ pub enum Admission {
         /// Milliseconds that are left.
         ms: u64,
         /// Why.
-        cause: Cause,
+        cause: QuarantineCause,
     },
 }
 
 /// What a slave has missed in this life of its process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct MissRecord {
     incarnation: Incarnation,
     /// How often it failed, without a stable time in between.
     pub failures: u32,
     /// What was wrong last.
-    pub cause: Cause,
+    pub cause: QuarantineCause,
     flaps: u32,
     /// When it failed last.
     at: Millis,
@@ -105,12 +105,12 @@ pub struct Record {
 /// 64 of them: strangers cannot make it grow.
 #[derive(Clone, Debug, Default)]
 pub struct Quarantine {
-    records: BTreeMap<SlaveId, Record>,
+    records: BTreeMap<SlaveId, MissRecord>,
 }
 
 impl Quarantine {
     /// Notes that a link has ended. Returns what is held against its slave if it has failed.
-    pub fn ended(&mut self, now: Millis, link: &Link, ending: Ending) -> Option<Record> {
+    pub fn ended(&mut self, now: Millis, link: &Link, ending: LinkEnding) -> Option<MissRecord> {
         self.judge(now, link.life(), link.standing(), ending, link.bytes_ahead())
     }
 
@@ -120,9 +120,9 @@ impl Quarantine {
         now: Millis,
         life: &Life,
         standing: Standing,
-        ending: Ending,
+        ending: LinkEnding,
         bytes_ahead: u64,
-    ) -> Option<Record> {
+    ) -> Option<MissRecord> {
         let active_ms = match standing {
             Standing::Active { since } => Some(now.since(since)),
             Standing::Connected
@@ -134,25 +134,28 @@ impl Quarantine {
         if active_ms.is_some_and(|ms| ms >= STABLE_MS) {
             self.records.remove(&life.id);
         }
-        let mut record = self.of(life).copied().unwrap_or(Record {
+        let mut record = self.of(life).copied().unwrap_or(MissRecord {
             incarnation: life.incarnation,
             failures: 0,
-            cause: Cause::Flapping,
+            cause: QuarantineCause::Flapping,
             flaps: 0,
             at: now,
             until: now,
             trial_bytes: TRIAL_BYTES_MIN,
         });
         let cause = match (ending, active_ms) {
-            (Ending::Late | Ending::Broken, None) if standing == Standing::OnTrial => Cause::TrialFailed,
-            (Ending::Late, Some(_)) => Cause::AckTimeout,
-            (Ending::Broken, Some(ms)) if ms < FLAP_MS => {
-                record.flaps += 1;
-                Cause::Flapping
+            (LinkEnding::Late | LinkEnding::Broken, None) if standing == Standing::OnTrial => {
+                QuarantineCause::TrialFailed
             }
-            (Ending::Late | Ending::Broken | Ending::Ours, _) => return None,
+            (LinkEnding::Late, Some(_)) => QuarantineCause::AckTimeout,
+            (LinkEnding::Broken, Some(ms)) if ms < FLAP_MS => {
+                record.flaps += 1;
+                QuarantineCause::Flapping
+            }
+            (LinkEnding::Late | LinkEnding::Broken | LinkEnding::Ours, _) => return None,
         };
-        let failed = cause != Cause::Flapping || record.flaps > FLAPS_FORGIVEN || record.failures > 0;
+        let failed =
+            cause != QuarantineCause::Flapping || record.flaps > FLAPS_FORGIVEN || record.failures > 0;
         if failed {
             let doubled = QUARANTINE_MS_MIN << record.failures.min(16);
             record.until = now.plus(doubled.min(QUARANTINE_MS_MAX));
@@ -160,7 +163,7 @@ impl Quarantine {
             record.cause = cause;
         }
         record.at = now;
-        if ending == Ending::Late {
+        if ending == LinkEnding::Late {
             record.trial_bytes = record.trial_bytes.max(bytes_ahead).min(TRIAL_BYTES_MAX);
         }
         if !self.records.contains_key(&life.id) && self.records.len() >= RECORDS_MAX {
@@ -186,12 +189,12 @@ impl Quarantine {
     }
 
     /// What is held against a slave.
-    pub fn of(&self, life: &Life) -> Option<&Record> {
+    pub fn of(&self, life: &Life) -> Option<&MissRecord> {
         self.records.get(&life.id).filter(|record| record.incarnation == life.incarnation)
     }
 }
 
-impl Record {
+impl MissRecord {
     /// How long the quarantine still lasts, in milliseconds.
     pub fn ms_left(&self, now: Millis) -> u64 {
         self.until.since(now)
@@ -225,12 +228,13 @@ mod tests {
         for (failures, ms) in
             [(1, 1000), (2, 2000), (3, 4000), (4, 8000), (5, 16_000), (6, 30_000), (7, 30_000)]
         {
-            let failed = quarantine.judge(now, &one, active(now), Ending::Late, BYTES).expect("it failed");
+            let failed =
+                quarantine.judge(now, &one, active(now), LinkEnding::Late, BYTES).expect("it failed");
             assert_eq!((failed.failures, failed.quarantine_ms()), (failures, ms));
             let early = now.plus(ms - 1);
             assert_eq!(
                 quarantine.admission(early, &one, false),
-                Admission::Wait { ms: 1, cause: Cause::AckTimeout }
+                Admission::Wait { ms: 1, cause: QuarantineCause::AckTimeout }
             );
             now = now.plus(ms);
             let trial = Admission::Trial { bytes: TRIAL_BYTES_MIN };
@@ -239,7 +243,7 @@ mod tests {
         let restarted = Life { incarnation: Incarnation(8), ..one.clone() };
         assert_eq!(quarantine.admission(now, &restarted, false), Admission::Free);
         // A minute without a fault.
-        let failed = quarantine.judge(now.plus(STABLE_MS), &one, active(now), Ending::Late, BYTES);
+        let failed = quarantine.judge(now.plus(STABLE_MS), &one, active(now), LinkEnding::Late, BYTES);
         assert_eq!(failed.map(|record| record.failures), Some(1));
     }
 
@@ -248,15 +252,15 @@ mod tests {
         let mut quarantine = Quarantine::default();
         let one = life("one");
         for _ in 0..5 {
-            quarantine.judge(Millis(0), &one, active(Millis(0)), Ending::Late, BYTES);
+            quarantine.judge(Millis(0), &one, active(Millis(0)), LinkEnding::Late, BYTES);
         }
         assert_eq!(
             quarantine.admission(Millis(500), &one, true),
-            Admission::Wait { ms: 500, cause: Cause::AckTimeout }
+            Admission::Wait { ms: 500, cause: QuarantineCause::AckTimeout }
         );
         assert_eq!(
             quarantine.admission(Millis(500), &one, false),
-            Admission::Wait { ms: 15_500, cause: Cause::AckTimeout }
+            Admission::Wait { ms: 15_500, cause: QuarantineCause::AckTimeout }
         );
         let trial = Admission::Trial { bytes: TRIAL_BYTES_MIN };
         assert_eq!(quarantine.admission(Millis(1000), &one, true), trial);
@@ -266,7 +270,7 @@ mod tests {
     fn what_was_lost_is_what_is_tried_within_bounds() {
         for (bytes, tried) in [(10, TRIAL_BYTES_MIN), (300_000, 300_000), (16 << 20, TRIAL_BYTES_MAX)] {
             let mut quarantine = Quarantine::default();
-            quarantine.judge(Millis(0), &life("one"), active(Millis(0)), Ending::Late, bytes);
+            quarantine.judge(Millis(0), &life("one"), active(Millis(0)), LinkEnding::Late, bytes);
             let admission = quarantine.admission(Millis(1000), &life("one"), false);
             assert_eq!(admission, Admission::Trial { bytes: tried });
         }
@@ -275,14 +279,14 @@ mod tests {
     #[test]
     fn links_that_break_again_and_again_are_a_failure_and_one_now_and_then_is_none() {
         let mut quarantine = Quarantine::default();
-        let (one, broken) = (life("one"), Ending::Broken);
+        let (one, broken) = (life("one"), LinkEnding::Broken);
         for time in 0..FLAPS_FORGIVEN {
             let now = Millis(u64::from(time) * 100);
             assert_eq!(quarantine.judge(now, &one, active(now), broken, BYTES), None);
             assert_eq!(quarantine.admission(now, &one, false), Admission::Free);
         }
         let failed = quarantine.judge(Millis(300), &one, active(Millis(250)), broken, BYTES);
-        assert_eq!(failed.map(|record| record.cause), Some(Cause::Flapping));
+        assert_eq!(failed.map(|record| record.cause), Some(QuarantineCause::Flapping));
         // After that each one counts.
         let failed = quarantine.judge(Millis(9000), &one, active(Millis(3000)), broken, BYTES);
         assert_eq!(failed.map(|record| record.failures), Some(2));
@@ -291,20 +295,20 @@ mod tests {
             let since = Millis(10_000 * time);
             let now = since.plus(FLAP_MS);
             assert_eq!(quarantine.judge(now, &life("two"), active(since), broken, BYTES), None);
-            assert_eq!(quarantine.judge(since, &life("two"), active(since), Ending::Ours, BYTES), None);
+            assert_eq!(quarantine.judge(since, &life("two"), active(since), LinkEnding::Ours, BYTES), None);
             assert_eq!(quarantine.judge(now, &life("two"), Standing::Proven, broken, BYTES), None);
-            assert_eq!(quarantine.judge(now, &life("two"), Standing::Proven, Ending::Late, BYTES), None);
+            assert_eq!(quarantine.judge(now, &life("two"), Standing::Proven, LinkEnding::Late, BYTES), None);
         }
     }
 
     #[test]
     fn a_trial_that_fails_is_a_failure_however_the_link_ends() {
-        for ending in [Ending::Late, Ending::Broken] {
+        for ending in [LinkEnding::Late, LinkEnding::Broken] {
             let mut quarantine = Quarantine::default();
-            quarantine.judge(Millis(0), &life("one"), active(Millis(0)), Ending::Late, BYTES);
+            quarantine.judge(Millis(0), &life("one"), active(Millis(0)), LinkEnding::Late, BYTES);
             let failed = quarantine.judge(Millis(2000), &life("one"), Standing::OnTrial, ending, BYTES);
             let failed = failed.expect("it failed");
-            assert_eq!((failed.cause, failed.failures), (Cause::TrialFailed, 2));
+            assert_eq!((failed.cause, failed.failures), (QuarantineCause::TrialFailed, 2));
         }
     }
 
@@ -313,7 +317,7 @@ mod tests {
         let mut quarantine = Quarantine::default();
         for number in 0..1000 {
             let now = Millis(number);
-            quarantine.judge(now, &life(&format!("slave-{number}")), active(now), Ending::Late, BYTES);
+            quarantine.judge(now, &life(&format!("slave-{number}")), active(now), LinkEnding::Late, BYTES);
             assert!(quarantine.records.len() <= RECORDS_MAX);
         }
         assert!(quarantine.of(&life("slave-999")).is_some(), "the latest ones are");
