@@ -250,12 +250,9 @@ fn a_handshake_that_takes_too_long_is_cut_however_busy_it_looks() {
     nobody_notices(&["--handshake-timeout", "300ms"], |cluster, _| {
         for master in MASTERS {
             let before = info(cluster, master).number("handshakes_timed_out");
-            let mut hello = PREFACE.to_vec();
-            let control = dsm_protocol::message::Control::Hello(dsm_protocol::message::Hello {
-                cluster: None,
-                role: HelloRole::Client,
-            });
-            hello.extend(native::encoded(&dsm_protocol::message::Message::Control(control)));
+            let mut hello = Vec::new();
+            let client = dsm_protocol::message::Hello { cluster: None, role: HelloRole::Client };
+            dsm_protocol::handshake::greet(client, &mut hello);
             let slow: [&[u8]; 4] =
                 [&hello, &encoded(&[b"SET", b"slow", b"loris"]), b"PING and more of it\r\n", b""];
             std::thread::scope(|scope| {

@@ -4,14 +4,17 @@
 //! the machine in `dsm_protocol::machine::client` decides. It keeps no value and never retries a write that may
 //! have been executed. Plain tokio, no actor. Source: `docs/ARCHITECTURE.md`, "The client".
 
+pub use crate::client_error::{ClientError, Failure, MasterFailure, Unreached};
 use crate::config::VALUE_BYTES_MAX;
+use crate::dial::{self, DialError, Greeted};
 use crate::env::names;
+use crate::shown::shown_error;
 use bytes::{Bytes, BytesMut};
 pub use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError, KEY_MAX, VALUE_MAX_DEFAULT};
-use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
+use dsm_protocol::frame::{self, About, Incoming, Unframer};
 use dsm_protocol::ids::{LinkId, Millis, RequestId};
 use dsm_protocol::machine::client::{self as machine, Cause, Effect, Event, Kind, Outcome};
-use dsm_protocol::message::{Control, Hello, HelloRole, Message, Request, Welcome};
+use dsm_protocol::message::{Control, Hello, HelloRole, Message, Request};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::Future;
@@ -19,8 +22,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use thiserror::Error;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -45,9 +47,6 @@ const COPY_BYTES_MAX: usize = 8 * 1024;
 
 /// An output buffer that grew beyond this is given back once it is empty, in bytes.
 const KEPT_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
-
-/// What is told of a master that had no turn.
-const NOT_TRIED: &str = "not tried yet";
 
 /// How a [`Client`] behaves. `ClientConfig::default()` suits a cluster on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,91 +93,6 @@ pub enum Serving {
     Primary,
     /// Another one.
     Backup,
-}
-
-/// Why a call has no result. The two kinds differ in what the caller may assume.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum ClientError {
-    /// The request had no effect and never will have one.
-    #[error("{cause}")]
-    NotExecuted {
-        /// Why.
-        cause: Failure,
-    },
-    /// The write may or may not take effect, now or later.
-    #[error("{cause}; the write may or may not take effect")]
-    Indeterminate {
-        /// Why.
-        cause: Failure,
-    },
-}
-
-/// What went wrong with a call.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum Failure {
-    /// A master says so.
-    #[error("{0}")]
-    Refused(ReplyError),
-    /// No master could be reached; each one's address and what happened there.
-    #[error("no master answers ({0})")]
-    Unreachable(String),
-    /// The link broke after the request was sent.
-    #[error("the link to the master broke before the answer")]
-    LinkLost,
-    /// The deadline passed without an answer.
-    #[error("no answer within {}", humantime::format_duration(*.0))]
-    TimedOut(Duration),
-    /// As many requests or bytes are in flight as the configuration allows.
-    #[error("too many requests in flight")]
-    Overloaded,
-    /// No master takes a request like this.
-    #[error("{0}")]
-    Invalid(&'static str),
-    /// The answer does not fit the request.
-    #[error("the master's answer does not fit the request")]
-    Protocol,
-    /// The client's runtime is shutting down.
-    #[error("the client is stopped")]
-    Stopped,
-}
-
-impl ClientError {
-    /// Whether the same request may be sent again without a second effect and may then succeed.
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            ClientError::Indeterminate { .. } => false,
-            ClientError::NotExecuted { cause } => match cause {
-                Failure::Refused(error) => match error.word {
-                    ErrorWord::Standby
-                    | ErrorWord::NoQuorum
-                    | ErrorWord::Loading
-                    | ErrorWord::ReadOnly
-                    | ErrorWord::Busy
-                    | ErrorWord::OutOfMemory => true,
-                    ErrorWord::NoAuth
-                    | ErrorWord::NoPermission
-                    | ErrorWord::WrongType
-                    | ErrorWord::Bad
-                    | ErrorWord::Unknown => false,
-                },
-                Failure::Unreachable(_) | Failure::LinkLost | Failure::TimedOut(_) | Failure::Overloaded => {
-                    true
-                }
-                Failure::Invalid(_) | Failure::Protocol | Failure::Stopped => false,
-            },
-        }
-    }
-
-    /// Whether the request may have taken effect.
-    pub fn is_indeterminate(&self) -> bool {
-        matches!(self, ClientError::Indeterminate { .. })
-    }
-
-    fn not_executed(cause: Failure) -> ClientError {
-        ClientError::NotExecuted { cause }
-    }
 }
 
 /// A connection to the store. Clones share one link; the link is closed when the last of them is dropped.
@@ -482,7 +396,7 @@ fn unpinned(value: Bytes) -> Bytes {
     }
 }
 
-type Connecting = Pin<Box<dyn Future<Output = Result<(TcpStream, BytesMut, Welcome), String>> + Send>>;
+type Connecting = Pin<Box<dyn Future<Output = Result<(TcpStream, Greeted), DialError>> + Send>>;
 
 /// The background task: sockets, frames and time for the machine.
 struct Driver {
@@ -490,6 +404,7 @@ struct Driver {
     answer_bytes_max: usize,
     masters: Vec<String>,
     request_timeout: Duration,
+    connect_timeout: Duration,
     origin: Instant,
     serving: watch::Sender<Option<usize>>,
     last_request: u64,
@@ -497,7 +412,7 @@ struct Driver {
     connecting: Option<(LinkId, usize, Connecting)>,
     socket: Option<Socket>,
     /// What happened at each master last, for error messages.
-    failures: Vec<String>,
+    failures: Vec<MasterFailure>,
     effects: machine::Effects,
 }
 
@@ -523,7 +438,7 @@ struct Socket {
 enum Wake {
     Calls(usize),
     Traffic(io::Result<Option<usize>>),
-    Connected(Result<(TcpStream, BytesMut, Welcome), String>),
+    Connected(Result<(TcpStream, Greeted), DialError>),
     Timer,
 }
 
@@ -544,13 +459,14 @@ impl Driver {
             answer_bytes_max: ANSWER_BYTES_MAX.max(frame::body_max(config.value_max)),
             masters: config.masters.clone(),
             request_timeout: config.request_timeout,
+            connect_timeout: config.connect_timeout,
             origin: Instant::now(),
             serving,
             last_request: 0,
             calls: foldhash::HashMap::default(),
             connecting: None,
             socket: None,
-            failures: vec![NOT_TRIED.to_owned(); config.masters.len()],
+            failures: vec![MasterFailure::NotTried; config.masters.len()],
             effects: Vec::new(),
         }
     }
@@ -584,7 +500,7 @@ impl Driver {
                 Wake::Calls(_) => {}
                 Wake::Traffic(Ok(Some(read))) => self.take_in(read),
                 Wake::Traffic(Ok(None)) => {}
-                Wake::Traffic(Err(error)) => self.link_ended(error.to_string()),
+                Wake::Traffic(Err(error)) => self.link_ended(MasterFailure::system(error)),
                 Wake::Connected(result) => self.connected(result),
                 Wake::Timer => {
                     armed = None;
@@ -657,10 +573,10 @@ impl Driver {
         match effect {
             Effect::Connect { link, master } => {
                 log::debug!("connecting master={} link={link}", self.masters[master]);
-                if self.failures[master] == NOT_TRIED {
-                    self.failures[master] = "no answer so far".to_owned();
+                if let MasterFailure::NotTried = self.failures[master] {
+                    self.failures[master] = MasterFailure::NoAnswerYet;
                 }
-                let opening = open(self.masters[master].clone());
+                let opening = open(self.masters[master].clone(), self.connect_timeout);
                 self.connecting = Some((link, master, Box::pin(opening)));
             }
             Effect::Close { link } => {
@@ -668,9 +584,9 @@ impl Driver {
                 match (self.socket.take(), self.connecting.take()) {
                     (Some(socket), _) => {
                         unsent = socket.unsent.iter().map(|(_, request)| *request).collect();
-                        self.failures[socket.master] = "does not serve or does not answer".to_owned();
+                        self.failures[socket.master] = MasterFailure::Left;
                     }
-                    (None, Some((_, master, _))) => self.failures[master] = "connecting timed out".to_owned(),
+                    (None, Some((_, master, _))) => self.failures[master] = MasterFailure::NotConnected,
                     (None, None) => {}
                 }
                 self.step(Event::Closed { link, unsent });
@@ -712,35 +628,39 @@ impl Driver {
             Cause::LinkLost => Failure::LinkLost,
             Cause::TimedOut => Failure::TimedOut(self.request_timeout),
             Cause::Unreachable => {
-                let each = self.masters.iter().zip(&self.failures);
-                let each: Vec<_> = each.map(|(master, failure)| format!("{master}: {failure}")).collect();
-                Failure::Unreachable(each.join("; "))
+                let each = self.masters.iter().cloned().zip(self.failures.iter().cloned());
+                Failure::Unreachable(Unreached::new(each.collect()))
             }
         }
     }
 
-    fn connected(&mut self, result: Result<(TcpStream, BytesMut, Welcome), String>) {
+    fn connected(&mut self, result: Result<(TcpStream, Greeted), DialError>) {
         let Some((link, master, _)) = self.connecting.take() else { return };
         match result {
-            Ok((stream, input, welcome)) => {
+            Ok((stream, Greeted { welcome, unread: input })) => {
                 log::debug!("connected master={} link={link} {:?}", self.masters[master], welcome.state);
-                self.failures[master] = "connected, but did not answer".to_owned();
+                self.failures[master] = MasterFailure::NotAnswered;
                 self.socket = Some(Socket::new(link, master, stream, input));
                 let state = welcome.state;
                 let active_address = state.active_address;
                 self.step(Event::Opened { link, active: state.active, active_address });
             }
             Err(failure) => {
-                log::debug!("connecting failed master={} cause={failure:?}", self.masters[master]);
+                let failure = MasterFailure::from(failure);
+                log::debug!(
+                    "connecting failed master={} cause=\"{}\"",
+                    self.masters[master],
+                    shown_error(&failure)
+                );
                 self.failures[master] = failure;
                 self.step(Event::Closed { link, unsent: Vec::new() });
             }
         }
     }
 
-    fn link_ended(&mut self, why: String) {
+    fn link_ended(&mut self, why: MasterFailure) {
         if let Some(socket) = self.socket.take() {
-            log::debug!("link ended master={} cause={why:?}", self.masters[socket.master]);
+            log::debug!("link ended master={} cause=\"{}\"", self.masters[socket.master], shown_error(&why));
             self.failures[socket.master] = why;
             let unsent = socket.unsent.iter().map(|(_, request)| *request).collect();
             self.step(Event::Closed { link: socket.link, unsent });
@@ -756,14 +676,14 @@ impl Driver {
                 Ok(read) => self.take_in(read),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return self.link_ended(error.to_string()),
+                Err(error) => return self.link_ended(MasterFailure::system(error)),
             }
         }
     }
 
     /// `read` more bytes are in the input; 0: the master has closed the link.
     fn take_in(&mut self, read: usize) {
-        let decoded = if read == 0 { Err("closed by the master".to_owned()) } else { self.decode() };
+        let decoded = if read == 0 { Err(MasterFailure::Closed) } else { self.decode() };
         if let Err(why) = decoded {
             return self.link_ended(why);
         }
@@ -775,10 +695,11 @@ impl Driver {
         }
     }
 
-    fn decode(&mut self) -> Result<(), String> {
+    fn decode(&mut self) -> Result<(), MasterFailure> {
         let answer_max = self.answer_bytes_max;
         while let Some(socket) = &mut self.socket {
-            let incoming = socket.unframer.next(&mut socket.input, answer_max).map_err(garbage)?;
+            let incoming =
+                socket.unframer.next(&mut socket.input, answer_max).map_err(MasterFailure::Frame)?;
             let link = socket.link;
             match incoming {
                 None => return Ok(()),
@@ -793,14 +714,14 @@ impl Driver {
                     self.step(Event::Answered { link, request: id, reply });
                 }
                 Some(Incoming::Message(Message::Control(Control::Reject { reason }))) => {
-                    return Err(one_line(&reason));
+                    return Err(MasterFailure::rejected(&reason));
                 }
                 Some(Incoming::Message(Message::Control(Control::MasterState(state)))) if !state.active => {
                     self.step(Event::StoodBy { link, active_address: state.active_address });
                 }
                 Some(Incoming::Message(Message::Control(Control::MasterState(_)))) => {}
                 Some(Incoming::Message(_) | Incoming::TooLong { .. }) => {
-                    return Err("sent a message that is not for clients".to_owned());
+                    return Err(MasterFailure::NotForClients);
                 }
             }
         }
@@ -811,7 +732,7 @@ impl Driver {
     fn flush(&mut self) {
         if let Some(socket) = &mut self.socket {
             if let Err(error) = socket.flush() {
-                self.link_ended(error.to_string());
+                self.link_ended(MasterFailure::system(error));
                 self.settle();
             }
         }
@@ -907,43 +828,20 @@ async fn traffic(socket: &mut Option<Socket>) -> io::Result<Option<usize>> {
 
 async fn connected(
     connecting: &mut Option<(LinkId, usize, Connecting)>,
-) -> Result<(TcpStream, BytesMut, Welcome), String> {
+) -> Result<(TcpStream, Greeted), DialError> {
     match connecting {
         Some((_, _, opening)) => opening.await,
         None => std::future::pending().await,
     }
 }
 
-/// Connects and shakes hands. What the master sent behind its welcome comes back with the stream.
-async fn open(address: String) -> Result<(TcpStream, BytesMut, Welcome), String> {
-    let text = |error: io::Error| error.to_string();
-    let mut stream = names::connect(&address).await.map_err(text)?;
+/// Connects and shakes hands.
+async fn open(address: String, limit: Duration) -> Result<(TcpStream, Greeted), DialError> {
+    let mut stream = names::connect(&address).await?;
     crate::env::keep_alive(&stream, crate::config::TCP_KEEPALIVE_DEFAULT);
-    let hello = Control::Hello(Hello { cluster: None, role: HelloRole::Client });
-    let mut greeting = frame::PREFACE.to_vec();
-    frame::encode(&Message::Control(hello), &mut greeting);
-    stream.write_all(&greeting).await.map_err(text)?;
-    let mut input = BytesMut::with_capacity(READ_BYTES);
-    loop {
-        match frame::decode(&mut input, frame::HANDSHAKE_BODY_MAX).map_err(garbage)? {
-            Some(Message::Control(Control::Welcome(welcome))) => return Ok((stream, input, welcome)),
-            Some(Message::Control(Control::Reject { reason })) => return Err(one_line(&reason)),
-            Some(_) => return Err("did not answer the handshake".to_owned()),
-            None => {}
-        }
-        if stream.read_buf(&mut input).await.map_err(text)? == 0 {
-            return Err("closed by the master".to_owned());
-        }
-    }
-}
-
-fn garbage(error: FrameError) -> String {
-    format!("does not speak the store's protocol: {error}")
-}
-
-/// A peer's text, fit for a message of one line.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
+    let hello = Hello { cluster: None, role: HelloRole::Client };
+    let greeted = dial::greet(&mut stream, hello, limit, || None).await?;
+    Ok((stream, greeted))
 }
 
 fn to_millis(duration: Duration) -> u64 {

@@ -1,235 +1,433 @@
-//! Our own link to another master: dialed, kept, and dialed again. There is one for each.
+//! Dialing: the one place that connects to a master, greets it, and keeps the link.
 //!
-//! Owns the connection. What comes over it goes to the master's inbox; the link's generation tells old from new.
+//! Owns the connect, this side of the handshake, whose rules are `dsm_protocol::handshake`'s, and the pauses between attempts.
+//! What a link is for, and what travels over it, is its owner's. A name with several addresses is looked up and tried by
+//! `env/names.rs`, behind [`Environment::connect`](crate::env::Environment::connect). TLS would stand between connect and
+//! greeting.
 
-use crate::batch::{Outbox, Turns};
-use crate::config::MasterConfig;
-use crate::door::heard::Unheard;
-use crate::door::links::request_body_max;
-use crate::door::switchboard::Arrived;
-use crate::door::Context;
 use crate::env::{Env, Stream};
-use crate::journal;
-use crate::reading::read_more;
 use crate::supervision::{Backoff, Fate, TaskGuard};
+use crate::turns::TurnLengths;
 use bytes::BytesMut;
-use dsm_protocol::command::{ErrorWord, Reply};
-use dsm_protocol::frame::{self, About, Incoming, Unframer};
-use dsm_protocol::ids::{ClusterId, LinkId};
-use dsm_protocol::message::{Control, Hello, HelloRole, Message};
+use dsm_protocol::handshake::{DialEffect, DialEvent, Dialing, HandshakeFailure};
+use dsm_protocol::ids::{ClusterId, Millis};
+use dsm_protocol::message::{Hello, Welcome};
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
+use thiserror::Error;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
 
-/// How long a connect may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Room for what a master answers, in bytes.
+const ANSWER_BYTES: usize = 16 * 1024;
 
-/// The longest pause between attempts: a failback should not wait for it.
-const BACKOFF_MAX: Duration = Duration::from_millis(250);
-
-/// What this master says of itself.
-pub(crate) struct Introduction {
-    /// The address of the other master that is dialed.
-    pub(crate) peer: String,
-    /// Our own address.
-    pub(crate) address: String,
-    /// Our settings. Which log they lead to is looked at for each HELLO: somebody may replace it while we run.
-    pub(crate) config: Rc<MasterConfig>,
-    /// The cluster of our log, once it has one.
-    pub(crate) cluster: Rc<Cell<Option<ClusterId>>>,
+/// Why there is no link.
+#[derive(Debug, Error)]
+pub(crate) enum DialError {
+    /// What the system says.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// What became of the handshake.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeFailure),
 }
 
-/// Keeps a link to the other master until the node ends.
-pub(crate) async fn keep(introduction: Introduction, context: Context, fate: Fate) {
-    let _guard = TaskGuard::new("the link to the other master", fate.clone());
-    let mut backoff = Backoff::up_to(BACKOFF_MAX);
-    let mut complained = false;
-    let mut told = false;
-    let has_been_up = Cell::new(false);
-    // A master that stops needs the link too, to forward what its clients still ask.
-    while !fate.is_decided() {
-        let generation = LinkId(context.switchboard.next_id());
-        match dial(&introduction, &context, generation, &mut backoff, &has_been_up).await {
-            Ok(()) => complained = false,
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                if !std::mem::replace(&mut complained, true) {
-                    let reason = error.to_string();
-                    context.switchboard.push(Arrived::DialRefused { reason });
-                }
-            }
-            // A wrong address, perhaps. A link that stood and is lost shows in INFO.
-            Err(error) if !has_been_up.get() && !std::mem::replace(&mut told, true) => log::info!(
-                "no link to the other master yet, trying on address={} cause={:?}",
-                introduction.peer,
-                error.to_string()
-            ),
-            Err(error) => {
-                log::debug!("no link to the other master address={} error={error}", introduction.peer);
-            }
-        }
-        let delay = backoff.next(&context.env);
-        tokio::select! {
-            biased;
-            // It has just connected to us, so it is there.
-            () = context.switchboard.peer_came.notified() => {}
-            () = tokio::time::sleep(delay) => {}
+impl DialError {
+    /// Whether one of both sides does not want the other: to ask again at once is of no use.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self {
+            DialError::Handshake(
+                HandshakeFailure::Rejected { .. } | HandshakeFailure::OtherCluster { .. },
+            ) => true,
+            DialError::Handshake(
+                HandshakeFailure::Frame(_)
+                | HandshakeFailure::NoWelcome
+                | HandshakeFailure::Ended
+                | HandshakeFailure::TimedOut,
+            )
+            | DialError::Io(_) => false,
         }
     }
 }
 
-/// How long a start waits for the other master's word.
-const PREFLIGHT_TIMEOUT: Duration = Duration::from_millis(200);
+/// A socket over which a master can be greeted: a node's, or a client's, which may be anywhere.
+pub(crate) trait Socket {
+    /// Writes all of `bytes`.
+    async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()>;
 
-/// Asks the other master, if there is one, whether it accepts this one: two masters that look at different files must
-/// not both begin to serve. `Some` is its refusal.
-pub(crate) async fn preflight(introduction: &Introduction, env: &Env) -> Option<String> {
-    let asking = async {
-        let stream = env.connect(&introduction.peer).await.ok()?;
-        let mut hello = frame::PREFACE.to_vec();
-        frame::encode(&introduction.hello(env).await.ok()?, &mut hello);
-        stream.write_all(&hello).await.ok()?;
-        let mut buffer = BytesMut::new();
-        loop {
-            buffer.reserve(4096);
-            if stream.read(&mut buffer).await.ok()? == 0 {
-                return None;
-            }
-            match frame::decode(&mut buffer, frame::HANDSHAKE_BODY_MAX).ok()? {
-                Some(Message::Control(Control::Reject { reason })) => return Some(reason),
-                Some(_) => return None,
-                None => {}
-            }
-        }
-    };
-    tokio::time::timeout(PREFLIGHT_TIMEOUT, asking).await.ok().flatten()
+    /// Reads what is there; 0 at the end of the stream.
+    async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize>;
 }
 
-impl Introduction {
-    async fn hello(&self, env: &Env) -> io::Result<Message> {
-        let lock_identity = journal::identity(env, &self.config).await?;
-        let role = HelloRole::Master { address: self.address.clone(), lock_identity };
-        Ok(Message::Control(Control::Hello(Hello { cluster: self.cluster.get(), role })))
+impl Socket for Stream {
+    async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        Stream::write_all(self, bytes).await
+    }
+
+    async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+        Stream::read(self, buffer).await
     }
 }
 
-async fn dial(
-    introduction: &Introduction,
-    context: &Context,
-    generation: LinkId,
-    backoff: &mut Backoff,
-    has_been_up: &Cell<bool>,
-) -> io::Result<()> {
-    let connecting = context.env.connect(&introduction.peer);
-    let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await??;
-    stream.keep_alive(context.config.tcp_keepalive);
-    let outbox = Outbox::default();
-    let hello = introduction.hello(&context.env).await?;
-    outbox.append(|out| {
-        out.extend_from_slice(&frame::PREFACE);
-        frame::encode(&hello, out);
-    });
-    let pumping = outbox.pump(&stream, context.config.write_timeout);
-    let reading = read((&stream, &introduction.peer), &outbox, context, generation, backoff, has_been_up);
-    let serving = async {
-        tokio::select! {
-            biased;
-            pumped = pumping => pumped,
-            read = reading => read,
-        }
-    };
-    Rc::clone(&context.switchboard.turns).watch(&Cell::new("master link"), serving).await
-}
+impl Socket for TcpStream {
+    async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        AsyncWriteExt::write_all(self, bytes).await
+    }
 
-/// Reports the end of the link, whatever ends it.
-struct Down<'a> {
-    context: &'a Context,
-    generation: LinkId,
-    up: bool,
-}
-
-impl Drop for Down<'_> {
-    fn drop(&mut self) {
-        if self.up {
-            self.context.switchboard.push(Arrived::DialedDown { generation: self.generation });
-        }
+    async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+        self.read_buf(buffer).await
     }
 }
 
-async fn read(
-    (stream, peer): (&Stream, &str),
-    outbox: &Outbox,
-    context: &Context,
-    generation: LinkId,
-    backoff: &mut Backoff,
-    has_been_up: &Cell<bool>,
-) -> io::Result<()> {
-    let mut down = Down { context, generation, up: false };
-    let unfinished = context.switchboard.gate.unfinished_frames.part();
-    let invalid = |error: frame::FrameError| io::Error::new(io::ErrorKind::InvalidData, error);
-    let mut buffer = BytesMut::new();
-    let mut turns = Turns::default();
-    let mut unframer = Unframer::default();
-    let unheard = Rc::<Unheard>::default();
+/// How a master has answered.
+pub(crate) struct Greeted {
+    pub(crate) welcome: Welcome,
+    /// What it has said behind that.
+    pub(crate) unread: BytesMut,
+}
+
+/// Greets a master over a connection that stands, which has `limit` to answer. If `cluster` names one when it does, it must be
+/// of that.
+///
+/// # Errors
+/// What the socket says, and what became of the handshake.
+pub(crate) async fn greet(
+    socket: &mut impl Socket,
+    hello: Hello,
+    limit: Duration,
+    cluster: impl Fn() -> Option<ClusterId>,
+) -> Result<Greeted, DialError> {
+    let begun = Instant::now();
+    let now = || Millis(to_millis(begun.elapsed()));
+    let mut greeting = Vec::new();
+    let mut dialing = Dialing::begin(now(), to_millis(limit), hello, &mut greeting);
+    match tokio::time::timeout(limit, socket.write_all(&greeting)).await {
+        Ok(written) => written?,
+        Err(_) => return Err(HandshakeFailure::TimedOut.into()),
+    }
+    let mut unread = BytesMut::new();
+    let mut effects = Vec::new();
     loop {
-        let need = frame::missing(&buffer);
-        let reading = read_more(stream, &mut buffer, need);
-        let more = if down.up {
-            reading.await?
-        } else {
-            tokio::time::timeout(context.config.handshake_timeout, reading).await??
+        unread.reserve(ANSWER_BYTES);
+        let left = Duration::from_millis(dialing.deadline().since(now()));
+        let event = match tokio::time::timeout(left, socket.read(&mut unread)).await {
+            Ok(Ok(0)) => DialEvent::Ended,
+            Ok(Ok(_)) => DialEvent::Bytes { unread: &mut unread, cluster: cluster() },
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => DialEvent::Tick,
         };
-        if !more {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        dialing.step(now(), event, &mut effects);
+        match effects.pop() {
+            Some(DialEffect::Welcomed(welcome)) => return Ok(Greeted { welcome, unread }),
+            Some(DialEffect::GiveUp(why)) => return Err(why.into()),
+            None => {}
         }
-        loop {
-            unheard.room().await;
-            let before = buffer.len();
-            // Whoever answers at the address is nobody we know before it says Welcome.
-            let incoming = if down.up {
-                // A value from before `--max-value` was lowered is as long as it is, and was asked for.
-                let asked = frame::body_max(context.switchboard.asked(generation));
-                unframer.next(&mut buffer, request_body_max(context).max(asked)).map_err(invalid)?
-            } else {
-                frame::decode(&mut buffer, frame::HANDSHAKE_BODY_MAX).map_err(invalid)?.map(Incoming::Message)
-            };
-            let message = match incoming {
-                Some(Incoming::Message(message)) => message,
-                Some(Incoming::TooLong { about: About::Response(id), length }) => {
-                    let why =
-                        format!("the answer has {length} bytes, more than this master takes (--max-value)");
-                    Message::Response { id, reply: Reply::error(ErrorWord::Bad, why) }
+    }
+}
+
+fn to_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How a link is dialed.
+pub(crate) struct Manner {
+    /// How long a connect may take.
+    pub(crate) connect_timeout: Duration,
+    /// How long a master may take over the handshake.
+    pub(crate) handshake_timeout: Duration,
+    /// After how much silence the system asks whether the other side is there.
+    pub(crate) keepalive: Duration,
+    /// The longest pause between two attempts.
+    pub(crate) pause_max: Duration,
+    /// The same after a refusal.
+    pub(crate) refused_pause_max: Duration,
+}
+
+/// What a link to a master is for.
+pub(crate) trait Kept {
+    /// What its task is called when it panics.
+    const TASK: &'static str;
+
+    /// The master's address.
+    fn master(&self) -> &str;
+
+    /// What this side says of itself.
+    ///
+    /// # Errors
+    /// What the system says when it cannot be told.
+    async fn hello(&self) -> io::Result<Hello>;
+
+    /// The cluster that a master must be of, if it is of one.
+    fn cluster(&self) -> Option<ClusterId> {
+        None
+    }
+
+    /// Serves a link from its welcome to its end.
+    ///
+    /// # Errors
+    /// How it ended.
+    async fn serve(&self, stream: &Stream, greeted: Greeted) -> Result<(), DialError>;
+
+    /// Hears that one of both sides does not want the other: once for each reason, until there was a link again.
+    fn refused(&self, why: &DialError);
+
+    /// Hears that there is no link; `is_first`: for the first time, and there was none before. A wrong address, perhaps.
+    fn failed(&self, why: &DialError, is_first: bool);
+
+    /// Waits so long, or until there is a reason to try earlier.
+    async fn pause(&self, delay: Duration) {
+        tokio::time::sleep(delay).await;
+    }
+}
+
+/// Keeps a link until the node ends.
+pub(crate) async fn keep<K: Kept>(kept: K, env: Env, manner: Manner, turns: Rc<TurnLengths>, fate: Fate) {
+    let _guard = TaskGuard::new(K::TASK, fate.clone());
+    let mut backoff = Backoff::up_to(manner.pause_max);
+    // A refusal may come after the welcome, which is no reason to ask again at once.
+    let mut refused = Backoff::up_to(manner.refused_pause_max);
+    let mut complaint = None;
+    let mut told = false;
+    let mut has_been_up = false;
+    while !fate.is_decided() {
+        let mut is_refused = false;
+        match link(&kept, &env, &manner, &turns, || {
+            backoff.reset();
+            has_been_up = true;
+        })
+        .await
+        {
+            Ok(()) => complaint = None,
+            Err(why) if why.is_refusal() => {
+                is_refused = true;
+                let said = why.to_string();
+                if complaint.as_ref() != Some(&said) {
+                    kept.refused(&why);
+                    complaint = Some(said);
                 }
-                Some(Incoming::TooLong { about: About::Request(_) | About::Value(_), .. }) => {
-                    return Err(io::ErrorKind::InvalidData.into());
-                }
-                None => break,
-            };
-            turns.count().await;
-            match message {
-                Message::Control(Control::Welcome(welcome)) if !down.up => {
-                    down.up = true;
-                    backoff.reset();
-                    has_been_up.set(true);
-                    let outbox = outbox.clone();
-                    let address = peer.to_owned();
-                    context.switchboard.push(Arrived::DialedUp { generation, address, welcome, outbox });
-                }
-                // Only the answer to our HELLO is about who we are. Later ones are about a frame, and pass.
-                Message::Control(Control::Reject { reason }) => {
-                    let kind = if down.up { io::ErrorKind::Other } else { io::ErrorKind::PermissionDenied };
-                    return Err(io::Error::new(kind, reason));
-                }
-                message if down.up => {
-                    let said = unheard.say(before - buffer.len());
-                    context.switchboard.push(Arrived::Dialed { generation, message, said });
-                }
-                _ => return Err(io::ErrorKind::InvalidData.into()),
             }
+            Err(why) => kept.failed(&why, !has_been_up && !std::mem::replace(&mut told, true)),
         }
-        let may = if down.up { unfinished.hold(buffer.len()) } else { unfinished.hold_all(buffer.len()) };
-        if !may {
-            return Err(io::Error::other("too many bytes of unfinished frames"));
+        if fate.is_decided() {
+            return;
         }
+        if !is_refused {
+            refused.reset();
+        }
+        let delay = if is_refused { &mut refused } else { &mut backoff }.next(&env);
+        kept.pause(delay).await;
+    }
+}
+
+/// One life of a link, of which `up` hears when it stands.
+async fn link(
+    kept: &impl Kept,
+    env: &Env,
+    manner: &Manner,
+    turns: &Rc<TurnLengths>,
+    up: impl FnOnce(),
+) -> Result<(), DialError> {
+    let connecting = tokio::time::timeout(manner.connect_timeout, env.connect(kept.master()));
+    let mut stream = connecting.await.map_err(io::Error::from)??;
+    stream.keep_alive(manner.keepalive);
+    let hello = kept.hello().await?;
+    let linked = async {
+        let greeted = greet(&mut stream, hello, manner.handshake_timeout, || kept.cluster()).await?;
+        up();
+        kept.serve(&stream, greeted).await
+    };
+    Rc::clone(turns).watch(&Cell::new("master link"), linked).await
+}
+
+/// Asks the master at `address` what it says to `hello`, and leaves it again. It has `limit` to answer.
+///
+/// # Errors
+/// What the socket says, and what became of the handshake.
+pub(crate) async fn ask(env: &Env, address: &str, hello: Hello, limit: Duration) -> Result<(), DialError> {
+    let mut stream = env.connect(address).await?;
+    greet(&mut stream, hello, limit, || None).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::real::RealEnv;
+    use crate::env::Listener;
+    use dsm_protocol::frame;
+    use dsm_protocol::ids::{Epoch, Seq};
+    use dsm_protocol::message::{Control, HelloRole, MasterState, Message};
+    use std::cell::RefCell;
+
+    /// How long the world may take over what it does at once.
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    fn client() -> Hello {
+        Hello { cluster: None, role: HelloRole::Client }
+    }
+
+    fn framed(messages: &[Message]) -> Vec<u8> {
+        let mut out = Vec::new();
+        messages.iter().for_each(|message| frame::encode(message, &mut out));
+        out
+    }
+
+    fn welcome() -> Message {
+        let state = MasterState { active: true, epoch: Epoch(1), seq: Seq(2), active_address: None };
+        let cluster = Some(ClusterId(7));
+        Message::Control(Control::Welcome(Welcome { cluster, value_max: 1 << 24, state }))
+    }
+
+    fn rejected(reason: &str) -> Message {
+        Message::Control(Control::Reject { reason: reason.to_owned() })
+    }
+
+    /// A connection, and the other end of it.
+    async fn pair(env: &Env) -> (Stream, Stream) {
+        let listener = env.listen("127.0.0.1:0").await.unwrap();
+        let near = env.connect(&listener.local_address().unwrap()).await.unwrap();
+        (near, listener.accept().await.unwrap().0)
+    }
+
+    #[actix::test]
+    async fn what_a_master_says_behind_its_welcome_belongs_to_the_link() {
+        let env: Env = RealEnv::new();
+        let (mut near, far) = pair(&env).await;
+        let said = framed(&[welcome(), Message::Ping]);
+        // In pieces, of which the first ones are no whole frame.
+        let telling = async {
+            for piece in said.chunks(7) {
+                far.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            let mut heard = BytesMut::new();
+            far.read(&mut heard).await.unwrap();
+            heard
+        };
+        let (greeted, heard) = tokio::join!(greet(&mut near, client(), LIMIT, || None), telling);
+        let Greeted { welcome, mut unread } = greeted.unwrap();
+        assert_eq!(welcome.cluster, Some(ClusterId(7)));
+        while unread.len() < framed(&[Message::Ping]).len() {
+            assert!(near.read(&mut unread).await.unwrap() > 0);
+        }
+        assert_eq!(unread, framed(&[Message::Ping]));
+        let mut greeting = Vec::new();
+        dsm_protocol::handshake::greet(client(), &mut greeting);
+        assert_eq!(heard, greeting);
+    }
+
+    #[actix::test]
+    async fn a_master_that_says_nothing_or_ends_is_given_up() {
+        let env: Env = RealEnv::new();
+        let (mut near, far) = pair(&env).await;
+        let silent = greet(&mut near, client(), Duration::from_millis(20), || None).await;
+        assert!(
+            matches!(silent, Err(DialError::Handshake(HandshakeFailure::TimedOut))),
+            "{:?}",
+            silent.err()
+        );
+        // Its first word comes in time and the rest does not.
+        far.write_all(&framed(&[welcome()])[..5]).await.unwrap();
+        let slow = greet(&mut near, client(), Duration::from_millis(20), || None).await;
+        assert!(matches!(slow, Err(DialError::Handshake(HandshakeFailure::TimedOut))), "{:?}", slow.err());
+        far.shut_down_write();
+        let ended = greet(&mut near, client(), LIMIT, || None).await;
+        assert!(matches!(ended, Err(DialError::Handshake(HandshakeFailure::Ended))), "{:?}", ended.err());
+    }
+
+    /// What has become of a link that is kept.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    enum News {
+        Served,
+        Refused(String),
+        Failed { is_first: bool },
+    }
+
+    /// A link whose owner notes what becomes of it, and that ends at once.
+    struct Noted {
+        address: String,
+        news: Rc<RefCell<Vec<News>>>,
+    }
+
+    impl Kept for Noted {
+        const TASK: &'static str = "a link";
+
+        fn master(&self) -> &str {
+            &self.address
+        }
+
+        async fn hello(&self) -> io::Result<Hello> {
+            Ok(client())
+        }
+
+        async fn serve(&self, _: &Stream, _: Greeted) -> Result<(), DialError> {
+            self.news.borrow_mut().push(News::Served);
+            Ok(())
+        }
+
+        fn refused(&self, why: &DialError) {
+            self.news.borrow_mut().push(News::Refused(why.to_string()));
+        }
+
+        fn failed(&self, _: &DialError, is_first: bool) {
+            self.news.borrow_mut().push(News::Failed { is_first });
+        }
+
+        async fn pause(&self, _: Duration) {}
+    }
+
+    /// Answers the next connection with `said`, and ends it.
+    async fn answer(listener: &Listener, said: &[u8]) {
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.write_all(said).await.unwrap();
+        stream.shut_down_write();
+        let mut heard = BytesMut::new();
+        while stream.read(&mut heard).await.is_ok_and(|read| read > 0) {}
+    }
+
+    #[actix::test]
+    async fn a_link_is_dialed_again_and_again_and_each_refusal_is_told_once() {
+        let env: Env = RealEnv::new();
+        let listener = env.listen("127.0.0.1:0").await.unwrap();
+        let (news, fate) = (Rc::<RefCell<Vec<News>>>::default(), Fate::default());
+        let kept = Noted { address: listener.local_address().unwrap(), news: Rc::clone(&news) };
+        let manner = Manner {
+            connect_timeout: LIMIT,
+            handshake_timeout: LIMIT,
+            keepalive: Duration::ZERO,
+            pause_max: Duration::ZERO,
+            refused_pause_max: Duration::ZERO,
+        };
+        let turns = TurnLengths::new(Rc::clone(&env));
+        let keeping = actix::spawn(keep(kept, Rc::clone(&env), manner, turns, fate.clone()));
+        let full = framed(&[rejected("it is full")]);
+        let other = framed(&[rejected("it is another one's")]);
+        let welcome = framed(&[welcome()]);
+        let nonsense = framed(&[Message::Ping]);
+        for said in [&[][..], &nonsense, &full, &full, &other, &other, &welcome, &other, &[]] {
+            answer(&listener, said).await;
+        }
+        let refused = |why: &str| News::Refused(why.to_owned());
+        let wanted = [
+            News::Failed { is_first: true },
+            News::Failed { is_first: false },
+            refused("it is full"),
+            refused("it is another one's"),
+            News::Served,
+            refused("it is another one's"),
+            News::Failed { is_first: false },
+        ];
+        let told = async {
+            while news.borrow().len() < wanted.len() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(LIMIT, told).await.unwrap();
+        assert_eq!(news.borrow()[..wanted.len()], wanted);
+        fate.decide(Ok(()));
+        drop(listener);
+        tokio::time::timeout(LIMIT, keeping).await.unwrap().unwrap();
     }
 }

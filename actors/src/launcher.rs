@@ -14,8 +14,9 @@
 use bytes::BytesMut;
 use dsm_protocol::command::{Command as StoreCommand, Reply};
 use dsm_protocol::frame;
-use dsm_protocol::ids::RequestId;
-use dsm_protocol::message::{Control, Hello, HelloRole, Message, Request};
+use dsm_protocol::handshake::{DialEffect, DialEvent, Dialing};
+use dsm_protocol::ids::{Millis, RequestId};
+use dsm_protocol::message::{Hello, HelloRole, Message, Request};
 use dsm_protocol::resp::Info;
 use rustix::process::{kill_process, Pid, Signal};
 use std::collections::BTreeMap;
@@ -735,16 +736,24 @@ impl Status {
         let deadline = Instant::now() + limit;
         let mut stream = TcpStream::connect_timeout(&address, limit)?;
         stream.set_nodelay(true)?;
-        let mut out = frame::PREFACE.to_vec();
-        let hello = Control::Hello(Hello { cluster: None, role: HelloRole::Client });
-        frame::encode(&Message::Control(hello), &mut out);
+        let begun = Instant::now();
+        let now = || Millis(begun.elapsed().as_millis() as u64);
+        let hello = Hello { cluster: None, role: HelloRole::Client };
+        let (mut out, mut input, mut effects) = (Vec::new(), BytesMut::new(), Vec::new());
+        let mut dialing = Dialing::begin(now(), limit.as_millis() as u64, hello, &mut out);
         stream.set_write_timeout(Some(limit))?;
         stream.write_all(&out)?;
-        let mut input = BytesMut::new();
-        match receive(&mut stream, &mut input, deadline)? {
-            Message::Control(Control::Welcome(_)) => {}
-            Message::Control(Control::Reject { reason }) => return Err(io::Error::other(reason)),
-            _ => return Err(io::Error::other("did not answer the handshake")),
+        loop {
+            let event = match read_more(&mut stream, &mut input, deadline)? {
+                0 => DialEvent::Ended,
+                _ => DialEvent::Bytes { unread: &mut input, cluster: None },
+            };
+            dialing.step(now(), event, &mut effects);
+            match effects.pop() {
+                Some(DialEffect::Welcomed(_)) => break,
+                Some(DialEffect::GiveUp(why)) => return Err(io::Error::other(why)),
+                None => {}
+            }
         }
         out.clear();
         let request = Request { id: RequestId(1), stream: 0, generation: 0, command: StoreCommand::Status };
@@ -779,19 +788,30 @@ impl Status {
 }
 
 fn receive(stream: &mut TcpStream, input: &mut BytesMut, deadline: Instant) -> io::Result<Message> {
-    let mut chunk = [0; 4096];
     loop {
         if let Some(message) = frame::decode(input, STATUS_BYTES_MAX).map_err(io::Error::other)? {
             return Ok(message);
         }
+        if read_more(stream, input, deadline)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// Reads what is there by `deadline`; 0 at the end of the stream.
+fn read_more(stream: &mut TcpStream, input: &mut BytesMut, deadline: Instant) -> io::Result<usize> {
+    let mut chunk = [0; 4096];
+    loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
         stream.set_read_timeout(Some(left))?;
         match stream.read(&mut chunk) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => input.extend_from_slice(&chunk[..read]),
+            Ok(read) => {
+                input.extend_from_slice(&chunk[..read]);
+                return Ok(read);
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

@@ -38,8 +38,8 @@
 //! | [`slave`] | `SlaveActor`: holds the values | slave |
 //! | [`client_actor`] | `ClientActor`: a client library | embedding program |
 //!
-//! Around them: `door` (the listening socket, its connections' tasks, and the sessions of those who ask), `dial` (the link
-//! to the other master), `batch` (how bytes travel between tasks and actors), [`journal::shared_file`] (what a new holder of
+//! Around them: `door` (the listening socket, its connections' tasks, and the sessions of those who ask), `dial` (how a link to
+//! a master is dialed, greeted and kept), `batch` (how bytes travel between tasks and actors), [`journal::shared_file`] (what a new holder of
 //! the lock does to the log), [`supervision`] (how a node ends) and [`node_error`] (why).
 //!
 //! **Invariant:** everything of one node runs on one thread. Threads belong to [`env::real`] alone, and to
@@ -56,6 +56,7 @@ pub mod address;
 mod batch;
 pub mod client;
 pub mod client_actor;
+mod client_error;
 pub mod config;
 mod dial;
 mod door;

@@ -6,7 +6,7 @@
 
 use crate::config::ConfigError;
 use crate::config::{MasterConfig, MasterKind, SlaveConfig};
-use crate::dial::{self, Introduction};
+use crate::door::dialed::{self, Introduction};
 use crate::door::switchboard::Switchboard;
 use crate::door::{self, Context};
 use crate::env::{Env, Listener};
@@ -108,7 +108,8 @@ pub(crate) async fn open_master(
         let (address, config, cluster) = (address.clone(), Rc::clone(&config), Rc::clone(&cluster));
         introductions.push(Introduction { peer, address, config, cluster });
     }
-    let asked = join_all(introductions.iter().map(|introduction| dial::preflight(introduction, &env))).await;
+    let asked =
+        join_all(introductions.iter().map(|introduction| dialed::preflight(introduction, &env))).await;
     if let Some(reason) = asked.into_iter().flatten().next() {
         return Err(NodeError::Refused { reason });
     }
@@ -128,7 +129,7 @@ pub(crate) async fn open_master(
     let context = Context { env, config: Rc::clone(&config), facts, switchboard: Rc::clone(&switchboard) };
     let mut linking = JoinSet::new();
     for introduction in introductions {
-        linking.spawn_local(dial::keep(introduction, context.clone(), fate.clone()));
+        linking.spawn_local(dialed::keep(introduction, context.clone(), fate.clone()));
     }
     let mut accepting = JoinSet::new();
     accepting.spawn_local(door::accept::accept(listener, context, fate.clone()));

@@ -42,6 +42,18 @@ pub(crate) fn shown_message(message: &Message) -> String {
     short.0
 }
 
+/// An error with its causes, in one line.
+pub(crate) fn shown_error(error: &dyn std::error::Error) -> String {
+    let mut shown = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        shown.push_str(": ");
+        shown.push_str(&error.to_string());
+        cause = error.source();
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

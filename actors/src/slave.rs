@@ -5,14 +5,15 @@
 
 use crate::batch::{Inbox, Outbox, Turns};
 use crate::config::SlaveConfig;
+use crate::dial::{self, DialError, Greeted, Kept, Manner};
 use crate::env::{Env, Stream};
 use crate::reading::read_some;
-use crate::shown::shown_message;
-use crate::supervision::{Backoff, Fate, PanicGuard, TaskGuard};
+use crate::shown::{shown_error, shown_message};
+use crate::supervision::{Fate, PanicGuard};
 use crate::turns::{Turn, TurnLengths};
 use actix::prelude::*;
-use bytes::BytesMut;
 use dsm_protocol::frame::{self, Incoming, Unframer};
+use dsm_protocol::handshake::HandshakeFailure;
 use dsm_protocol::ids::{ClusterId, Incarnation, LinkId, SlaveId, Stamp};
 use dsm_protocol::machine::reign::start::SLAVE_PAUSE_MAX_MS;
 use dsm_protocol::machine::slave::{Effect, Event, Slave};
@@ -29,6 +30,9 @@ use tokio::task::JoinSet;
 
 /// How long a master may take over the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest pause after a refusal.
+const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// A master that takes no answers for this long is given up.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -143,16 +147,27 @@ impl SlaveActor {
         let (slave, board, facts) = Self::without_links(env, config, fate);
         let mut links = JoinSet::new();
         for address in &config.masters {
-            let keeper = Keeper {
-                env: Rc::clone(env),
+            let link = LinkToMaster {
                 config: Rc::clone(config),
                 address: address.trim().to_owned(),
                 facts: Rc::clone(&facts),
                 board: Rc::clone(&board),
-                fate: fate.clone(),
-                has_been_up: Cell::new(false),
             };
-            links.spawn_local(keeper.keep());
+            let manner = Manner {
+                connect_timeout: config.connect_timeout,
+                handshake_timeout: HANDSHAKE_TIMEOUT,
+                keepalive: config.tcp_keepalive,
+                // A master that starts listens to slaves for a while before it serves: who lives must have come by then.
+                pause_max: Duration::from_millis(SLAVE_PAUSE_MAX_MS),
+                refused_pause_max: REFUSED_PAUSE_MAX,
+            };
+            links.spawn_local(dial::keep(
+                link,
+                Rc::clone(env),
+                manner,
+                Rc::clone(&board.turns),
+                fate.clone(),
+            ));
         }
         (slave, facts.id.clone(), links)
     }
@@ -403,143 +418,93 @@ impl Handler<Dismiss> for SlaveActor {
     }
 }
 
-/// Keeps the link to one master.
-struct Keeper {
-    env: Env,
+/// The link to one master.
+struct LinkToMaster {
     config: Rc<SlaveConfig>,
     address: String,
     facts: Rc<Facts>,
     board: Rc<Board>,
-    fate: Fate,
-    has_been_up: Cell<bool>,
 }
 
-impl Keeper {
-    async fn keep(self) {
-        let _guard = TaskGuard::new("the link to a master", self.fate.clone());
-        // A master that starts listens to slaves for a while before it serves: who lives must have come by then.
-        let mut backoff = Backoff::up_to(Duration::from_millis(SLAVE_PAUSE_MAX_MS));
-        // A refusal may come after the welcome, which is no reason to ask again at once.
-        let mut refused = Backoff::new();
-        let mut complaint = None;
-        let mut told = false;
-        while !self.fate.is_decided() {
-            let mut is_refused = false;
-            match self.connect(&mut backoff).await {
-                Ok(()) => complaint = None,
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    is_refused = true;
-                    let said = error.to_string();
-                    if complaint.as_ref() != Some(&said) {
-                        log::error!("refused by the master master={} cause={said:?}", self.address);
-                        complaint = Some(said);
-                    }
-                }
-                // A wrong address, perhaps. The loss of a link that stood is told where it is noticed.
-                Err(error) if !self.has_been_up.get() && !std::mem::replace(&mut told, true) => {
-                    log::info!(
-                        "no link yet, trying on master={} cause={:?}",
-                        self.address,
-                        error.to_string()
-                    );
-                }
-                Err(error) => log::debug!("no link master={} error={error}", self.address),
-            }
-            if self.fate.is_decided() {
-                return;
-            }
-            if !is_refused {
-                refused.reset();
-            }
-            let delay = if is_refused { &mut refused } else { &mut backoff }.next(&self.env);
-            tokio::time::sleep(delay).await;
+impl Kept for LinkToMaster {
+    const TASK: &'static str = "the link to a master";
+
+    fn master(&self) -> &str {
+        &self.address
+    }
+
+    async fn hello(&self) -> io::Result<Hello> {
+        let role = HelloRole::Slave {
+            id: self.facts.id.clone(),
+            incarnation: self.facts.incarnation,
+            seen: self.facts.seen.get(),
+            room_bytes: self.facts.room_bytes.get(),
+        };
+        Ok(Hello { cluster: self.facts.cluster.get(), role })
+    }
+
+    fn cluster(&self) -> Option<ClusterId> {
+        self.facts.cluster.get()
+    }
+
+    async fn serve(&self, stream: &Stream, greeted: Greeted) -> Result<(), DialError> {
+        let outbox = Outbox::default();
+        let pumping = outbox.pump(stream, WRITE_TIMEOUT);
+        let reading = self.read(stream, &outbox, greeted);
+        tokio::select! {
+            biased;
+            pumped = pumping => Ok(pumped?),
+            read = reading => read,
         }
     }
 
-    async fn connect(&self, backoff: &mut Backoff) -> io::Result<()> {
-        let connecting = self.env.connect(&self.address);
-        let stream = tokio::time::timeout(self.config.connect_timeout, connecting).await??;
-        stream.keep_alive(self.config.tcp_keepalive);
-        let outbox = Outbox::default();
-        let hello = Hello {
-            cluster: self.facts.cluster.get(),
-            role: HelloRole::Slave {
-                id: self.facts.id.clone(),
-                incarnation: self.facts.incarnation,
-                seen: self.facts.seen.get(),
-                room_bytes: self.facts.room_bytes.get(),
-            },
-        };
-        outbox.append(|out| {
-            out.extend_from_slice(&frame::PREFACE);
-            frame::encode(&Wire::Control(Control::Hello(hello)), out);
-        });
-        let pumping = outbox.pump(&stream, WRITE_TIMEOUT);
-        let reading = self.read(&stream, &outbox, backoff);
-        let serving = async {
-            tokio::select! {
-                biased;
-                pumped = pumping => pumped,
-                read = reading => read,
-            }
-        };
-        Rc::clone(&self.board.turns).watch(&Cell::new("master link"), serving).await
+    fn refused(&self, why: &DialError) {
+        log::error!("refused by the master master={} cause={:?}", self.address, why.to_string());
     }
 
-    async fn read(&self, stream: &Stream, outbox: &Outbox, backoff: &mut Backoff) -> io::Result<()> {
+    fn failed(&self, why: &DialError, is_first: bool) {
+        let cause = shown_error(why);
+        // The loss of a link that stood is told where it is noticed.
+        if is_first {
+            log::info!("no link yet, trying on master={} cause={cause:?}", self.address);
+        } else {
+            log::debug!("no link master={} error={cause}", self.address);
+        }
+    }
+}
+
+impl LinkToMaster {
+    async fn read(&self, stream: &Stream, outbox: &Outbox, greeted: Greeted) -> Result<(), DialError> {
+        let Greeted { welcome, unread: mut buffer } = greeted;
         let link = LinkId(self.board.next.replace(self.board.next.get() + 1));
-        let mut down = Down { board: &self.board, link, up: false };
-        let mut body_max = frame::body_max(self.config.max_value.as_u64() as usize);
+        // A slave that refuses what its cluster allows would be cut off by one long value.
+        let value_max = usize::try_from(welcome.value_max).unwrap_or(usize::MAX).min(1 << 30);
+        let body_max = frame::body_max(value_max.max(self.config.max_value.as_u64() as usize));
+        let _down = Down { board: &self.board, link };
+        self.board.push(Arrived::Up { link, address: self.address.clone(), outbox: outbox.clone() });
         let invalid = |error: frame::FrameError| io::Error::new(io::ErrorKind::InvalidData, error);
-        let mut buffer = BytesMut::new();
         let mut turns = Turns::default();
         let mut unframer = Unframer::default();
         loop {
-            self.board.keep_pace().await;
-            let need = frame::missing(&buffer);
-            let reading = read_some(stream, &mut buffer, need, READ_BYTES);
-            let read = if down.up {
-                read_or_probe(reading, outbox).await?
-            } else {
-                tokio::time::timeout(HANDSHAKE_TIMEOUT, reading).await??
-            };
-            if read == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
             while let Some(incoming) = unframer.next(&mut buffer, body_max).map_err(invalid)? {
-                let Incoming::Message(message) = incoming else {
-                    return Err(io::ErrorKind::InvalidData.into());
-                };
-                match message {
-                    Wire::Control(Control::Welcome(welcome)) if !down.up => {
-                        let ours = self.facts.cluster.get();
-                        if let (Some(ours), Some(theirs)) = (ours, welcome.cluster) {
-                            if ours != theirs {
-                                let why = format!("this slave belongs to cluster {ours}, not to {theirs}");
-                                return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-                            }
-                        }
-                        // A slave that refuses what its cluster allows would be cut off by one long value.
-                        let value_max = usize::try_from(welcome.value_max).unwrap_or(usize::MAX);
-                        body_max = body_max.max(frame::body_max(value_max.min(1 << 30)));
-                        down.up = true;
-                        backoff.reset();
-                        self.has_been_up.set(true);
-                        let address = self.address.clone();
-                        self.board.push(Arrived::Up { link, address, outbox: outbox.clone() });
+                match incoming {
+                    Incoming::TooLong { .. } => {
+                        return Err(io::Error::from(io::ErrorKind::InvalidData).into())
                     }
-                    Wire::Control(Control::Reject { reason }) => {
-                        return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
+                    Incoming::Message(Wire::Control(Control::Reject { reason })) => {
+                        return Err(HandshakeFailure::Rejected { reason }.into());
                     }
-                    message if down.up => {
+                    Incoming::Message(message) => {
                         self.board.push(Arrived::Frame { link, message });
                         turns.count().await;
                     }
-                    _ => return Err(io::ErrorKind::InvalidData.into()),
                 }
             }
-            if down.up {
-                self.board.push(Arrived::BatchEnded { link });
+            self.board.push(Arrived::BatchEnded { link });
+            self.board.keep_pace().await;
+            let need = frame::missing(&buffer);
+            if read_or_probe(read_some(stream, &mut buffer, need, READ_BYTES), outbox).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
         }
     }
@@ -569,14 +534,11 @@ async fn read_or_probe(
 struct Down<'a> {
     board: &'a Board,
     link: LinkId,
-    up: bool,
 }
 
 impl Drop for Down<'_> {
     fn drop(&mut self) {
-        if self.up {
-            self.board.push(Arrived::Down { link: self.link });
-        }
+        self.board.push(Arrived::Down { link: self.link });
     }
 }
 
@@ -584,6 +546,7 @@ impl Drop for Down<'_> {
 mod tests {
     use super::*;
     use crate::env::real::RealEnv;
+    use bytes::BytesMut;
     use dsm_protocol::ids::{Reign, Seq, Version};
 
     const PINGS: usize = 10 * TURN_STEPS_MAX;

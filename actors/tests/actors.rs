@@ -1074,8 +1074,8 @@ fn flood(address: &str, stop: &AtomicBool) -> io::Result<()> {
         seen: None,
         room_bytes: u64::MAX,
     };
-    let mut out = frame::PREFACE.to_vec();
-    frame::encode(&Wire::Control(Control::Hello(Hello { cluster: None, role })), &mut out);
+    let mut out = Vec::new();
+    dsm_protocol::handshake::greet(Hello { cluster: None, role }, &mut out);
     for _ in 0..10_000 {
         frame::encode(&Wire::Control(Control::Alive), &mut out);
     }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use bytes::BytesMut;
-use dsm::client::{Client, ClientConfig, ClientError, Failure, Serving};
+use dsm::client::{Client, ClientConfig, ClientError, Failure, MasterFailure, Serving};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::frame;
 use dsm_protocol::ids::{Epoch, RequestId};
@@ -228,6 +228,56 @@ async fn with_both_masters_down_the_error_says_so_and_names_them() {
     assert!(error.is_retryable());
     assert!(text.contains(&primary) && text.contains(&backup) && text.contains("refused"), "{text}");
     assert_eq!(client.serving(), None);
+}
+
+/// Answers whoever connects with `said`, and closes.
+async fn answers(said: Vec<u8>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            // The client may have gone meanwhile.
+            let mut greeting = [0; 64];
+            let _ = stream.read(&mut greeting).await;
+            let _ = stream.write_all(&said).await;
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn what_happened_at_each_master_is_told_with_its_cause() {
+    let mut reject = Vec::new();
+    frame::encode(&Message::Control(Control::Reject { reason: "it is\nfull".to_owned() }), &mut reject);
+    let mut ping = Vec::new();
+    frame::encode(&Message::Ping, &mut ping);
+    let masters = [
+        free_address(),
+        answers(reject).await,
+        answers(b"HTTP/1.1 400 Bad Request\r\n".to_vec()).await,
+        answers(Vec::new()).await,
+        answers(ping).await,
+    ];
+    let addresses = masters.each_ref().map(String::as_str);
+    let settings = ClientConfig { request_timeout: Duration::from_millis(400), ..config(&addresses) };
+    let error = Client::connect(settings).unwrap().get("a").await.unwrap_err();
+    let ClientError::NotExecuted { cause: Failure::Unreachable(unreached) } = error else {
+        panic!("{error}")
+    };
+    let (named, failures): (Vec<_>, Vec<_>) = unreached.masters().unzip();
+    assert_eq!(named, addresses);
+    use MasterFailure::{Closed, Frame, Handshake, Rejected, System};
+    let [System(refused), Rejected(reason), nonsense @ Frame(cause), Closed, Handshake(_)] = failures[..]
+    else {
+        panic!("{failures:?}")
+    };
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    assert_eq!(reason, "it is full", "what others say is one line");
+    assert_eq!(std::error::Error::source(nonsense).unwrap().to_string(), cause.to_string());
+    let text = unreached.to_string();
+    let wanted = format!("{}: does not speak the store's protocol: {cause}; ", masters[2]);
+    assert!(text.contains(&wanted), "{text}");
+    assert!(text.ends_with(": did not answer the handshake"), "{text}");
 }
 
 #[tokio::test]

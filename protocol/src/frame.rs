@@ -65,7 +65,7 @@ const KIND_TRIAL: u8 = 39;
 const CONTROL_BYTES_MAX: usize = 8 << 30;
 
 /// Why bytes are not a frame. Every one of them ends the link: after it the stream has no known frame border.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum FrameError {
     /// The stream does not begin with [`PREFACE`]'s name.
     #[error("not a native link: the preface does not match")]

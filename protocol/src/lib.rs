@@ -14,6 +14,7 @@
 //! | [`command`] | what a client may ask and hear, and the words that begin an error answer |
 //! | [`message`] | everything one node may say to another |
 //! | [`frame`] | how that looks in bytes; the one place that meets bincode |
+//! | [`handshake`] | what either side of a new connection may say before the other one knows it |
 //! | [`pieces`] | encoded bytes on their way out |
 //! | [`record`] | a line of the log, a whole log line by line, and what tells a torn tail from corruption |
 //! | [`lock_file`] | the text of the lock file |
@@ -60,6 +61,7 @@
 
 pub mod command;
 pub mod frame;
+pub mod handshake;
 pub mod ids;
 pub mod lock_file;
 pub mod machine;

@@ -40,8 +40,8 @@ impl Native {
     /// # Errors
     /// What the socket says.
     pub(crate) fn say_hello(&mut self, cluster: Option<ClusterId>, role: HelloRole) -> io::Result<()> {
-        let mut bytes = frame::PREFACE.to_vec();
-        frame::encode(&Message::Control(Control::Hello(Hello { cluster, role })), &mut bytes);
+        let mut bytes = Vec::new();
+        dsm_protocol::handshake::greet(Hello { cluster, role }, &mut bytes);
         self.send(&bytes)
     }
 

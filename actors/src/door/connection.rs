@@ -1,7 +1,9 @@
-//! The life of one connection: the first bytes tell who is there, and its end is told to whoever reads it.
+//! The life of one connection: who is there, whoever serves it, and how it ends.
 
 use super::counters::count;
-use super::native::native;
+use super::links::{peer, reject, slave};
+use super::native::native_client;
+use super::preface::{meet, Met};
 use super::resp::redis;
 use super::switchboard::Switchboard;
 use super::Context;
@@ -9,7 +11,9 @@ use crate::batch::Outbox;
 use crate::env::Stream;
 use crate::reading::READ_BYTES;
 use bytes::BytesMut;
-use dsm_protocol::frame;
+use dsm_protocol::frame::FrameError;
+use dsm_protocol::handshake::{AcceptEffect, Accepting, Rejection};
+use dsm_protocol::message::HelloRole;
 use std::cell::Cell;
 use std::io;
 use std::time::Duration;
@@ -19,26 +23,21 @@ const PARTING_MAX: Duration = Duration::from_secs(1);
 
 pub(super) async fn connection(stream: Stream, address: String, context: Context, kind: &Cell<&'static str>) {
     let counters = &context.switchboard.gate.counters;
-    let mut buffer = BytesMut::with_capacity(READ_BYTES);
-    let handshake = tokio::time::timeout(context.config.handshake_timeout, stream.read(&mut buffer)).await;
-    match handshake {
-        Ok(Ok(0) | Err(_)) => return,
-        Ok(Ok(_)) => {}
-        Err(_) => {
-            count(&counters.handshakes_timed_out);
-            return;
-        }
+    let mut buffer = BytesMut::new();
+    let limit_ms = context.config.handshake_timeout.as_millis() as u64;
+    let mut handshake = Accepting::new(context.env.now(), limit_ms);
+    let told = match meet(&stream, &mut buffer, &mut handshake, &context).await {
+        Ok(Met::Told(told)) => told,
+        // It passes; a Reject would tell a master or slave that it is not wanted.
+        Ok(Met::Cut | Met::Gone) | Err(_) => return,
+    };
+    if told == AcceptEffect::TimedOut {
+        count(&counters.handshakes_timed_out);
+        return;
     }
     log::debug!("connection opened address={address}");
     let outbox = Outbox::metered(context.switchboard.answers.meter());
-    let serving = async {
-        if buffer[0] == frame::PREFACE[0] {
-            native(&stream, buffer, &outbox, &context, &address, kind).await
-        } else {
-            kind.set("session");
-            redis(&stream, buffer, &outbox, &context, &address).await
-        }
-    };
+    let serving = serve((told, handshake), &stream, buffer, &outbox, &context, &address, kind);
     let pumping = outbox.pump(&stream, context.config.write_timeout);
     tokio::pin!(pumping);
     let (pumped, served) = tokio::select! {
@@ -64,6 +63,45 @@ pub(super) async fn connection(stream: Stream, address: String, context: Context
     }
     let cause = pumped.and(served).err().map(|error| error.to_string());
     log::debug!("connection closed address={address} cause={cause:?}");
+}
+
+/// Serves whoever is there, until one of both has had enough.
+async fn serve(
+    (told, handshake): (AcceptEffect, Accepting),
+    stream: &Stream,
+    buffer: BytesMut,
+    outbox: &Outbox,
+    context: &Context,
+    address: &str,
+    kind: &Cell<&'static str>,
+) -> io::Result<()> {
+    match told {
+        AcceptEffect::Text => {
+            kind.set("session");
+            redis(stream, buffer, handshake, outbox, context, address).await
+        }
+        AcceptEffect::Native(hello) => {
+            kind.set(match hello.role {
+                HelloRole::Client => "session",
+                HelloRole::Slave { .. } => "slave link",
+                HelloRole::Master { .. } => "master link",
+            });
+            match hello.role {
+                HelloRole::Client => native_client(stream, buffer, outbox, context).await,
+                HelloRole::Slave { .. } => slave(stream, buffer, handshake, outbox, context, hello).await,
+                HelloRole::Master { .. } => peer(stream, buffer, handshake, outbox, context, hello).await,
+            }
+        }
+        AcceptEffect::Reject(why) => {
+            count(&context.switchboard.gate.counters.protocol_errors);
+            if let Rejection::Frame(error @ FrameError::WireVersion { .. }) = &why {
+                context.switchboard.tell_of_version(context.env.now(), address, error);
+            }
+            reject(outbox, &why.to_string());
+            Ok(())
+        }
+        AcceptEffect::TimedOut => Ok(()),
+    }
 }
 
 /// Reads and throws away what comes until the other side ends.

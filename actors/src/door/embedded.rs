@@ -4,7 +4,7 @@ use super::admission::check_sizes;
 use super::counters::count;
 use super::session::{Coding, Session};
 use super::switchboard::{Arrived, Switchboard};
-use crate::client::{ClientError, Failure};
+use crate::client_error::{ClientError, Failure};
 use crate::config::MasterConfig;
 use actix::prelude::*;
 use bytes::Bytes;

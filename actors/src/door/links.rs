@@ -12,7 +12,8 @@ use crate::reading::read_more;
 use crate::slave_proxy::EndReason;
 use bytes::BytesMut;
 use dsm_protocol::command::{ErrorWord, Reply};
-use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
+use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer, HANDSHAKE_BODY_MAX};
+use dsm_protocol::handshake::{AcceptEvent, Accepting};
 use dsm_protocol::ids::LinkId;
 use dsm_protocol::message::{Control, Hello, Message};
 use std::io;
@@ -49,74 +50,95 @@ fn slave_body_max(context: &Context) -> usize {
     frame::body_max(context.config.value_max().max(REPORT_BYTES_MAX))
 }
 
-/// Reads frames and hands each to `take` until the stream or the outbox ends. They are as short as a handshake's until
-/// the master trusts the link, and then up to `body_max`; a longer one that concerns one request is skipped, and
-/// `refuse` is told. What an unknown link says is heard before it may say more; others may be ahead of the master by a
-/// bounded number of messages.
-async fn frames(
-    stream: &Stream,
-    buffer: &mut BytesMut,
-    context: &Context,
-    (link, outbox, unheard): (LinkId, &Outbox, &Rc<Unheard>),
-    body_max: usize,
-    arrived: impl Fn(Message, Said) -> Arrived,
-    mut refuse: impl FnMut(About, usize),
-) -> Result<(), LinkError> {
-    let switchboard = &*context.switchboard;
-    let trusted = &switchboard.trusted;
-    let unfinished = context.switchboard.gate.unfinished_frames.part();
-    let mut is_trusted = false;
-    let mut turns = Turns::default();
-    let mut unframer = Unframer::default();
-    loop {
+/// A link that is being read.
+pub(super) struct LinkReader<'a> {
+    pub(super) stream: &'a Stream,
+    pub(super) buffer: BytesMut,
+    pub(super) context: &'a Context,
+    /// Until the master has taken the other side in; `None` for one that this side knows already.
+    pub(super) stranger: Option<Accepting>,
+    pub(super) link: LinkId,
+    pub(super) outbox: &'a Outbox,
+    pub(super) unheard: &'a Rc<Unheard>,
+}
+
+impl LinkReader<'_> {
+    /// Reads frames until the stream or the outbox ends, and brings each to the master as `arrived` makes it. They are as
+    /// short as a handshake's until the master has taken the other side in, and then up to `body_max`; a longer one that
+    /// concerns one request is skipped, and `refuse` is told. What a stranger says is heard before it may say more; others
+    /// may be ahead of the master by a bounded number of messages.
+    pub(super) async fn frames(
+        mut self,
+        body_max: usize,
+        arrived: impl Fn(Message, Said) -> Result<Arrived, LinkError>,
+        mut refuse: impl FnMut(About, usize) -> Result<(), LinkError>,
+    ) -> Result<(), LinkError> {
+        let switchboard = &*self.context.switchboard;
+        let unfinished = switchboard.gate.unfinished_frames.part();
+        let mut turns = Turns::default();
+        let mut unframer = Unframer::default();
         loop {
-            // It is never taken back: what was asked for is still on its way.
-            is_trusted = is_trusted || trusted.borrow().contains_key(&link);
-            if !is_trusted && buffer.len() >= frame::HEADER_BYTES {
-                // A long frame may stand right behind the short one that makes the link known: the master hears that
-                // one out first.
-                unheard.heard_out().await;
-                is_trusted = trusted.borrow().contains_key(&link);
-            }
-            unheard.room().await;
-            let before = buffer.len();
-            if !is_trusted {
-                match frame::decode(buffer, frame::HANDSHAKE_BODY_MAX).map_err(LinkError::Frame)? {
-                    Some(message) => {
-                        switchboard.push(arrived(message, unheard.say(before - buffer.len())));
+            loop {
+                if self.stranger.is_some() {
+                    self.meet().await;
+                }
+                self.unheard.room().await;
+                let before = self.buffer.len();
+                let incoming = if self.stranger.is_some() {
+                    frame::decode(&mut self.buffer, HANDSHAKE_BODY_MAX)
+                        .map(|message| message.map(Incoming::Message))
+                } else {
+                    // A value from before `--max-value` was lowered is as long as it is, and was asked for.
+                    let asked = frame::body_max(switchboard.asked(self.link));
+                    unframer.next(&mut self.buffer, body_max.max(asked))
+                };
+                match incoming.map_err(LinkError::Frame)? {
+                    Some(Incoming::Message(message)) => {
+                        switchboard.push(arrived(message, self.unheard.say(before - self.buffer.len()))?);
                     }
+                    Some(Incoming::TooLong { about, length }) => refuse(about, length)?,
                     None => break,
                 }
                 turns.count().await;
-                continue;
             }
-            // A value from before `--max-value` was lowered is as long as it is, and was asked for.
-            let asked = frame::body_max(switchboard.asked(link));
-            match unframer.next(buffer, body_max.max(asked)).map_err(LinkError::Frame)? {
-                Some(Incoming::Message(message)) => {
-                    switchboard.push(arrived(message, unheard.say(before - buffer.len())));
-                }
-                Some(Incoming::TooLong { about, length }) => refuse(about, length),
-                None => break,
+            let bytes = self.buffer.len();
+            let may =
+                if self.stranger.is_some() { unfinished.hold_all(bytes) } else { unfinished.hold(bytes) };
+            if !may {
+                return Err(LinkError::Cut);
             }
-            turns.count().await;
+            let need = frame::missing(&self.buffer);
+            if !read_more(self.stream, &mut self.buffer, need).await.map_err(LinkError::Io)? {
+                return Ok(());
+            }
+            self.outbox.note_heard(self.buffer.len() - bytes);
         }
-        let may = if is_trusted { unfinished.hold(buffer.len()) } else { unfinished.hold_all(buffer.len()) };
-        if !may {
-            return Err(LinkError::Cut);
+    }
+
+    /// Looks whether the master has taken the other side in. That is never taken back: what was asked for is still on its
+    /// way.
+    async fn meet(&mut self) {
+        let trusted = &self.context.switchboard.trusted;
+        let mut is_taken_in = trusted.borrow().contains_key(&self.link);
+        if !is_taken_in && self.buffer.len() >= frame::HEADER_BYTES {
+            // A long frame may stand right behind the short one that makes the link known: the master hears that one out
+            // first.
+            self.unheard.heard_out().await;
+            is_taken_in = trusted.borrow().contains_key(&self.link);
         }
-        let unread = buffer.len();
-        if !read_more(stream, buffer, frame::missing(buffer)).await.map_err(LinkError::Io)? {
-            return Ok(());
+        if let (true, Some(handshake)) = (is_taken_in, &mut self.stranger) {
+            handshake.step(self.context.env.now(), AcceptEvent::TakenIn, &mut Vec::new());
+            if handshake.is_known() {
+                self.stranger = None;
+            }
         }
-        outbox.note_heard(buffer.len() - unread);
     }
 }
 
 /// Reports the end of a link, also when its task panics.
-struct LinkGuard<'a> {
-    switchboard: &'a Switchboard,
-    gone: Option<Arrived>,
+pub(super) struct LinkGuard<'a> {
+    pub(super) switchboard: &'a Switchboard,
+    pub(super) gone: Option<Arrived>,
 }
 
 impl Drop for LinkGuard<'_> {
@@ -129,7 +151,8 @@ impl Drop for LinkGuard<'_> {
 
 pub(super) async fn slave(
     stream: &Stream,
-    mut buffer: BytesMut,
+    buffer: BytesMut,
+    handshake: Accepting,
     outbox: &Outbox,
     context: &Context,
     hello: Hello,
@@ -142,22 +165,26 @@ pub(super) async fn slave(
     let unheard = Rc::<Unheard>::default();
     let said = unheard.say(0);
     switchboard.push(Arrived::SlaveHello { link, hello, outbox: outbox.clone(), said });
-    let arrived = |message, said| Arrived::Slave { link, message, said };
+    let arrived = |message, said| Ok(Arrived::Slave { link, message, said });
     // Longer than was asked for: not what it should be, so it holds nothing that is wanted.
     let refuse = |about, length| match about {
         About::Value(tag) => {
             log::warn!("value not taken link={link} bytes={length}");
-            switchboard.push(arrived(Message::Missing { tag, held: None }, unheard.say(0)));
+            let message = Message::Missing { tag, held: None };
+            switchboard.push(Arrived::Slave { link, message, said: unheard.say(0) });
+            Ok(())
         }
         // It answers nothing and asks nothing, which it will hear.
         About::Request(id) | About::Response(id) => {
             let reply = Reply::error(ErrorWord::Bad, "a slave does not say this");
-            switchboard.push(arrived(Message::Response { id, reply }, unheard.say(0)));
+            let message = Message::Response { id, reply };
+            switchboard.push(Arrived::Slave { link, message, said: unheard.say(0) });
+            Ok(())
         }
     };
-    let of_link = (link, outbox, &unheard);
-    let result =
-        frames(stream, &mut buffer, context, of_link, slave_body_max(context), arrived, refuse).await;
+    let stranger = Some(handshake);
+    let reader = LinkReader { stream, buffer, context, stranger, link, outbox, unheard: &unheard };
+    let result = reader.frames(slave_body_max(context), arrived, refuse).await;
     let reason = match &result {
         Ok(()) => EndReason::Closed("end of stream".to_owned()),
         Err(LinkError::Io(error)) => EndReason::Closed(error.to_string()),
@@ -177,7 +204,8 @@ pub(super) async fn slave(
 
 pub(super) async fn peer(
     stream: &Stream,
-    mut buffer: BytesMut,
+    buffer: BytesMut,
+    handshake: Accepting,
     outbox: &Outbox,
     context: &Context,
     hello: Hello,
@@ -190,7 +218,7 @@ pub(super) async fn peer(
     // A disk that hangs here holds up nobody but whoever asks.
     let lock = journal::identity(&context.env, &context.config).await;
     switchboard.push(Arrived::PeerHello { link, hello, outbox: outbox.clone(), lock, said });
-    let arrived = |message, said| Arrived::Peer { link, message, said };
+    let arrived = |message, said| Ok(Arrived::Peer { link, message, said });
     // Of a client of the other master, where longer ones are allowed: its error, and nobody else's.
     let refuse = |about, length| match about {
         About::Request(id) => {
@@ -199,15 +227,17 @@ pub(super) async fn peer(
             let reply = Reply::error(ErrorWord::Bad, why);
             switchboard.errors.note(&reply);
             outbox.append_pieces(|out| frame::encode_response(id, &reply, out));
+            Ok(())
         }
         About::Response(_) | About::Value(_) => {
             count(&switchboard.gate.counters.protocol_errors);
             reject(outbox, "a master does not say this");
+            Ok(())
         }
     };
-    let of_link = (link, outbox, &unheard);
-    let result =
-        frames(stream, &mut buffer, context, of_link, request_body_max(context), arrived, refuse).await;
+    let stranger = Some(handshake);
+    let reader = LinkReader { stream, buffer, context, stranger, link, outbox, unheard: &unheard };
+    let result = reader.frames(request_body_max(context), arrived, refuse).await;
     match result {
         Ok(()) | Err(LinkError::Io(_)) => {}
         Err(LinkError::Frame(error)) => {

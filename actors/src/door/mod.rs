@@ -8,8 +8,9 @@
 //! |---|---|
 //! | `accept` | the listening socket |
 //! | `connection` | the life of one connection, whoever it is |
-//! | `native`, `resp` | the two protocols: frames, and Redis' |
-//! | `links` | the links of slaves and of the other master |
+//! | `preface` | who is there; the rules are `dsm_protocol::handshake`'s |
+//! | `native`, `resp` | a client's requests: in frames, and in Redis' protocol |
+//! | `links`, `dialed` | the links that slaves and the other master have opened; the one that this master has |
 //! | `admission` | the limits, and the permits of those who are in |
 //! | `counters` | what happened, for INFO |
 //! | `heard` | what a link has said and the master has not heard yet |
@@ -22,6 +23,7 @@ pub(crate) mod accept;
 pub(crate) mod admission;
 mod connection;
 pub(crate) mod counters;
+pub(crate) mod dialed;
 pub(crate) mod embedded;
 pub(crate) mod heard;
 pub(crate) mod links;
@@ -29,6 +31,7 @@ mod native;
 pub(crate) mod origin;
 #[cfg(test)]
 mod permits_come_back;
+mod preface;
 mod resp;
 pub(crate) mod session;
 mod session_guard;

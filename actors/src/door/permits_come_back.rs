@@ -12,8 +12,9 @@ use crate::supervision::Fate;
 use bytes::BytesMut;
 use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::frame::{self, PREFACE};
+use dsm_protocol::handshake::greet;
 use dsm_protocol::machine::master::Asker;
-use dsm_protocol::message::{Control, Hello, HelloRole, Message};
+use dsm_protocol::message::{Hello, HelloRole, Message};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -144,8 +145,8 @@ fn unfinished(kind: u8, length: u32, brought: usize) -> Vec<u8> {
 }
 
 fn hello(role: HelloRole) -> Vec<u8> {
-    let mut out = PREFACE.to_vec();
-    frame::encode(&Message::Control(Control::Hello(Hello { cluster: None, role })), &mut out);
+    let mut out = Vec::new();
+    greet(Hello { cluster: None, role }, &mut out);
     out
 }
 

@@ -8,11 +8,12 @@ use super::session_guard::{hear, parted, Heard, SessionGuard, UPLOADS_CUT};
 use super::Context;
 use crate::batch::{Outbox, Turns};
 use crate::env::Stream;
-use crate::reading::READ_BYTES;
 use bytes::BytesMut;
+use dsm_protocol::handshake::{AcceptEvent, Accepting};
 use dsm_protocol::ids::SessionId;
 use dsm_protocol::resp::{Action, Conversation, Parsed, Parser};
 use std::io;
+use std::time::Duration;
 
 /// A request of more words than this is looked through and handed over in turns of their own, and taken apart so many
 /// words at a time.
@@ -23,6 +24,7 @@ const WIDE_ARGS: usize = 4 * 1024;
 pub(super) async fn redis(
     stream: &Stream,
     mut buffer: BytesMut,
+    mut handshake: Accepting,
     outbox: &Outbox,
     context: &Context,
     address: &str,
@@ -34,9 +36,7 @@ pub(super) async fn redis(
     let mut conversation = Conversation::new(id.0, context.facts).with_addresses(address, "");
     let mut own = Vec::new();
     let unfinished = context.switchboard.gate.unfinished_requests.part();
-    // A Redis client's handshake is its first request.
-    let begun = tokio::time::Instant::now();
-    let mut is_known = false;
+    let (env, mut effects) = (&context.env, Vec::new());
     let mut turns = Turns::default();
     loop {
         turns.count().await;
@@ -46,7 +46,9 @@ pub(super) async fn redis(
         }
         let args = match parser.next_within(&mut buffer, WIDE_ARGS) {
             Ok(Parsed::Request(args)) => {
-                is_known = true;
+                if !handshake.is_known() {
+                    handshake.step(env.now(), AcceptEvent::Request, &mut effects);
+                }
                 unfinished.hold(buffer.len());
                 args
             }
@@ -63,12 +65,13 @@ pub(super) async fn redis(
                     break;
                 }
                 let need = parser.missing(buffer.len());
-                // A long first request is a client's, however slow its line is.
-                let in_handshake = !is_known && buffer.len() <= READ_BYTES;
-                let patience = if in_handshake {
-                    Some(context.config.handshake_timeout.saturating_sub(begun.elapsed()))
-                } else {
-                    guard.patience(context)
+                if !handshake.is_known() {
+                    handshake.step(env.now(), AcceptEvent::Bytes(&mut buffer), &mut effects);
+                }
+                let in_handshake = handshake.deadline();
+                let patience = match in_handshake {
+                    Some(until) => Some(Duration::from_millis(until.since(env.now()))),
+                    None => guard.patience(context),
                 };
                 let parted = parted(stream, &guard.session, buffer.is_empty());
                 let heard = tokio::select! {
@@ -80,9 +83,10 @@ pub(super) async fn redis(
                     Heard::More => outbox.note_sends(),
                     Heard::End => break,
                     Heard::Nothing => {
-                        let counter =
-                            if in_handshake { &counters.handshakes_timed_out } else { &counters.idle_closed };
-                        count(counter);
+                        count(match in_handshake {
+                            Some(_) => &counters.handshakes_timed_out,
+                            None => &counters.idle_closed,
+                        });
                         return Ok(());
                     }
                 }

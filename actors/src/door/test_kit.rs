@@ -11,9 +11,9 @@ use crate::config::MasterConfig;
 use crate::env::Stream;
 use crate::turns::TurnLengths;
 use actix::prelude::{Actor, Context as ActorContext, Handler};
-use dsm_protocol::frame;
+use dsm_protocol::handshake::greet;
 use dsm_protocol::ids::LinkId;
-use dsm_protocol::message::{Control, Hello, HelloRole, Message};
+use dsm_protocol::message::{Hello, HelloRole};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -62,8 +62,8 @@ pub(super) async fn slave_of(context: &Context, inbox: &Inbox<Arrived>) -> (Stre
         turns.watch(&kind, connection(near, address, theirs, &kind)).await;
     });
     let role = hello_of_slave();
-    let mut out = frame::PREFACE.to_vec();
-    frame::encode(&Message::Control(Control::Hello(Hello { cluster: None, role })), &mut out);
+    let mut out = Vec::new();
+    greet(Hello { cluster: None, role }, &mut out);
     far.write_all(&out).await.unwrap();
     let mut arrived = Vec::new();
     while arrived.is_empty() {

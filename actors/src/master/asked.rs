@@ -1,7 +1,7 @@
 //! What the program around this master asks of it, by typed messages.
 
 use super::MasterActor;
-use crate::client::{ClientError, Failure};
+use crate::client_error::{ClientError, Failure};
 use crate::door::embedded::{Delete, Get, Put, Status};
 use actix::prelude::*;
 use bytes::Bytes;

@@ -601,7 +601,7 @@ impl MasterActor {
     /// Advances the front and carries out at once what it wants done.
     fn step_front(&mut self, now: Millis, event: front::Event) {
         let mut effects = std::mem::take(&mut self.front_effects);
-        self.front.step(now, event, &mut effects);
+        self.front.step(now, self.reign.stance(), event, &mut effects);
         for effect in effects.drain(..) {
             self.perform_front(now, effect);
         }

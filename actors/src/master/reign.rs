@@ -177,18 +177,14 @@ impl MasterActor {
 
     /// What is done with requests is another thing from now on.
     fn stance_changed(&mut self, now: Millis) {
-        match self.reign.stance() {
-            Stance::Standby => self.step_front(now, front::Event::StandbyBegan),
-            Stance::Holding => self.step_front(now, front::Event::HoldingBegan),
-            Stance::Stopping => self.step_front(now, front::Event::StoppingBegan),
-            Stance::Serving => {
-                self.front.set_active_address(None);
-                // What the front holds back is served in its turn: there may be thousands.
-                self.releasing = true;
-                self.step_front(now, front::Event::ServingBegan);
-                self.releasing = false;
-            }
+        let serves = self.reign.stance() == Stance::Serving;
+        if serves {
+            self.front.set_active_address(None);
         }
+        // What the front holds back is served in its turn: there may be thousands.
+        self.releasing = serves;
+        self.step_front(now, front::Event::StanceChanged);
+        self.releasing = false;
         self.flush();
     }
 
@@ -284,7 +280,7 @@ impl MasterActor {
         let now = self.env.now();
         self.step_reign(now, Event::Failed);
         self.reign_effects.clear();
-        self.step_front(now, front::Event::StoppingBegan);
+        self.step_front(now, front::Event::StanceChanged);
         for session in self.sessions.values() {
             session.abort();
         }

@@ -260,13 +260,18 @@ pub(crate) async fn an_acknowledged_append_is_seen_by_a_follower(rig: impl Rig) 
 pub(crate) async fn an_acknowledged_append_is_seen_by_the_next_leader(rig: impl Rig) {
     let mut leader = Part::join(&rig, "one:1");
     leader.lead().await;
-    leader.write(&["a"]).await;
     let mut next = Part::join(&rig, "two:1");
+    next.journal.ask(LogRequest::Halt);
+    next.hear("halted").await;
+    // What it has not followed it must find when it opens the log.
+    leader.write(&["a"]).await;
     next.journal.ask(LogRequest::Queue);
-    // It is gone from one moment to the next, with all that it holds.
+    // The leader is gone from one moment to the next, with all that it holds.
     drop(leader);
     next.hear("won").await;
-    next.reign().await;
+    next.journal.ask(LogRequest::Open { makes: false });
+    next.hear("opened").await;
+    next.begin().await;
     assert!(next.directory.contains_key("a"), "lost: {:?}", next.told);
 }
 
@@ -297,6 +302,7 @@ pub(crate) async fn a_follower_that_comes_late_replays_everything(rig: impl Rig)
     leader.write(&["a", "b", "c"]).await;
     let mut late = Part::join(&rig, "two:1");
     late.learns(&["a", "b", "c"]).await;
+    late.told.clear();
     late.journal.ask(LogRequest::FollowAnew);
     late.until("told anew", |part| part.told == ["a", "b", "c"]).await;
     leader.write(&["d"]).await;
@@ -394,7 +400,13 @@ pub(crate) async fn a_handover_loses_nothing(rig: impl Rig) {
     one.write(&["a"]).await;
     // Asked for and not answered when the log is closed: in it or refused, and here there is no reason to refuse.
     one.append(&["b", "c"]);
-    one.hand_over(&mut two, "two:1").await;
+    two.journal.ask(LogRequest::Queue);
+    one.journal.ask(LogRequest::Close { to: Some("two:1".to_owned()) });
+    one.hear("closed").await;
+    one.journal.ask(LogRequest::GiveUp);
+    one.journal.ask(LogRequest::Follow);
+    two.hear("won").await;
+    two.reign().await;
     one.listen();
     assert_eq!(one.written.len(), 3, "{:?}", one.refused);
     assert_eq!(two.told, ["a", "b", "c"]);

@@ -11,6 +11,7 @@ use dsm::env::{Env, Stream};
 use dsm_history::{Action, Begun, ClientOperation, History, OperationOutcome};
 use dsm_protocol::command::{Command, Reply};
 use dsm_protocol::frame;
+use dsm_protocol::handshake::greet;
 use dsm_protocol::ids::RequestId;
 use dsm_protocol::message::{Control, Hello, HelloRole, Message, Request};
 use std::cell::{Cell, RefCell};
@@ -171,9 +172,8 @@ impl Connection {
     /// Opens a native one, which ends with the handshake.
     pub(crate) async fn open_native(env: &Env, address: &str) -> Option<Connection> {
         let mut connection = Self::open(env, address).await?;
-        let mut greeting = frame::PREFACE.to_vec();
-        let hello = Control::Hello(Hello { cluster: None, role: HelloRole::Client });
-        frame::encode(&Message::Control(hello), &mut greeting);
+        let mut greeting = Vec::new();
+        greet(Hello { cluster: None, role: HelloRole::Client }, &mut greeting);
         connection.write(&greeting).await.ok()?;
         let deadline = tokio::time::Instant::now() + ANSWER_TIMEOUT;
         while !matches!(connection.frame(deadline).await.ok()?, Message::Control(Control::Welcome(_))) {}

@@ -7,6 +7,7 @@ use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::ids::{Millis, RequestId, SessionId};
 use dsm_protocol::machine::front::{Config, Effect, Event, Front, Kind};
 use dsm_protocol::machine::master::Asker;
+use dsm_protocol::machine::reign::Stance;
 use std::collections::{BTreeMap, BTreeSet};
 
 const CONFIG: Config = Config { requests_max: 12, bytes_max: 60 };
@@ -19,11 +20,9 @@ struct Open {
     kind: Kind,
 }
 
-#[derive(Default)]
 struct World {
     now: Millis,
-    serving: bool,
-    stopping: bool,
+    stance: Stance,
     peer_active: bool,
     next_tag: u64,
     /// By tag: no two have the same.
@@ -43,7 +42,7 @@ struct World {
 pub(crate) fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let mut front = Front::new(CONFIG);
-    let mut world = World::default();
+    let mut world = World::new();
     while !input.is_empty() {
         let Some(event) = world.event(&mut input) else { continue };
         world.step(&mut front, event);
@@ -55,7 +54,32 @@ pub(crate) fn run(data: &[u8]) {
 }
 
 impl World {
-    #[expect(clippy::too_many_lines, reason = "one arm for each choice, each short")]
+    fn new() -> World {
+        World {
+            now: Millis(0),
+            stance: Stance::Standby,
+            peer_active: false,
+            next_tag: 0,
+            open: BTreeMap::new(),
+            forwarded: BTreeMap::new(),
+            last_forwarded: RequestId::default(),
+            last_served: BTreeMap::new(),
+            done: BTreeMap::new(),
+            closed: BTreeSet::new(),
+            generations: BTreeMap::new(),
+        }
+    }
+
+    /// A stance, but for one who is about to end: he takes no other one.
+    fn takes(&mut self, stance: Stance) -> Option<Event> {
+        if self.stance == Stance::Stopping {
+            return None;
+        }
+        self.stance = stance;
+        self.peer_active &= stance != Stance::Serving;
+        Some(Event::StanceChanged)
+    }
+
     fn event(&mut self, input: &mut Input<'_>) -> Option<Event> {
         let choice = input.u8();
         let event = match choice % 16 {
@@ -112,38 +136,19 @@ impl World {
                 self.generations.clear();
                 Event::PeerDown
             }
-            11 => {
-                (self.serving, self.peer_active) = (true, false);
-                Event::ServingBegan
-            }
-            12 => {
-                self.serving = false;
-                if input.flag() {
-                    Event::HoldingBegan
-                } else {
-                    Event::StandbyBegan
-                }
-            }
+            11 => self.takes(Stance::Serving)?,
+            12 => self.takes(if input.flag() { Stance::Holding } else { Stance::Standby })?,
             13 => {
                 let session = SessionId(u64::from(input.u8() & 3));
                 self.end(session);
                 Event::SessionClosed { session }
             }
-            14 if input.u8() > 250 => Event::StoppingBegan,
+            14 if input.u8() > 250 => self.takes(Stance::Stopping)?,
             _ => {
                 self.now = self.now.plus(u64::from(choice) * 2);
                 Event::Tick
             }
         };
-        // About to end, it takes no other role.
-        if self.stopping && matches!(event, Event::ServingBegan | Event::HoldingBegan | Event::StandbyBegan) {
-            self.serving = false;
-            return None;
-        }
-        if matches!(event, Event::StoppingBegan) {
-            self.stopping = true;
-            self.serving = false;
-        }
         Some(event)
     }
 
@@ -160,12 +165,11 @@ impl World {
             Event::Response { id, reply } => self.forwarded.remove(id).map(|asker| (asker, reply.clone())),
             _ => None,
         };
-        front.step(self.now, event, &mut effects);
+        front.step(self.now, self.stance, event, &mut effects);
         for effect in effects {
             self.performed(effect, response.as_ref());
         }
         assert!(front.waiting() <= CONFIG.requests_max, "{} wait", front.waiting());
-        assert_eq!(front.is_serving(), self.serving);
         let own = self.open.values().filter(|open| !matches!(open.kind, Kind::Forwarded { .. })).count();
         assert_eq!(front.waiting(), own, "what waits is miscounted");
     }
@@ -175,7 +179,7 @@ impl World {
             Effect::Serve { asker, deadline, command } => {
                 let open = self.open.remove(&asker.tag).expect("served twice, or behind its answer");
                 assert_eq!((open.deadline, open.command), (deadline, command));
-                assert!(self.serving, "served by one that does not serve");
+                assert!(self.stance == Stance::Serving, "served by one that does not serve");
                 let last = self.last_served.insert(asker.session, asker.tag);
                 assert!(last < Some(asker.tag), "a session's order is lost: {asker:?} behind {last:?}");
                 assert!(
@@ -184,7 +188,7 @@ impl World {
                 );
             }
             Effect::Forward { id, stream, generation, command } => {
-                assert!(self.peer_active && !self.serving && !self.stopping, "forwarded to nobody");
+                assert!(self.peer_active && self.stance == Stance::Standby, "forwarded to nobody");
                 assert!(id > self.last_forwarded, "a number is used twice");
                 self.last_forwarded = id;
                 let highest = self.generations.entry(stream).or_default();

@@ -7,6 +7,7 @@
 pub(crate) mod client;
 pub(crate) mod frame;
 pub(crate) mod front;
+pub(crate) mod handshake;
 pub(crate) mod lock_file;
 pub(crate) mod master;
 pub(crate) mod record;
@@ -30,6 +31,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "client", body: client::run, seeds: client::seeds },
     Target { name: "frame", body: frame::run, seeds: frame::seeds },
     Target { name: "front", body: front::run, seeds: front::seeds },
+    Target { name: "handshake", body: handshake::run, seeds: handshake::seeds },
     Target { name: "lock_file", body: lock_file::run, seeds: lock_file::seeds },
     Target { name: "master", body: master::run, seeds: master::seeds },
     Target { name: "record", body: record::run, seeds: record::seeds },

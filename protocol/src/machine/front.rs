@@ -1,4 +1,4 @@
-//! The front: where a master sends a request that reached it, whatever its role is at the moment.
+//! The front: where a master sends a request that reached it, whatever its stance is at the moment, which it is told each time.
 //!
 //! Owns the requests that are held back or forwarded to the other master, and the rule that the requests of one
 //! session keep their order through takeovers and handovers. Does not execute anything.
@@ -11,6 +11,7 @@
 use crate::command::{Command, ErrorWord, Reply};
 use crate::ids::{Millis, RequestId, SessionId};
 use crate::machine::master::Asker;
+use crate::machine::reign::Stance;
 use crate::planted;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -43,27 +44,11 @@ impl Default for Config {
     }
 }
 
-/// What this master may do with requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Standby,
-    Holding,
-    Serving,
-    /// About to end: nothing is taken any more.
-    Stopping,
-}
-
 /// What happens to the machine.
 #[derive(Debug)]
 pub enum Event {
-    /// This master serves from now on.
-    ServingBegan,
-    /// This master hands over: hold everything.
-    HoldingBegan,
-    /// This master does not serve.
-    StandbyBegan,
-    /// This master is about to end: what waits and what comes is refused with STANDBY.
-    StoppingBegan,
+    /// The stance is another one from now on.
+    StanceChanged,
     /// The link to the other master stands, and says whether that one is active.
     PeerState {
         /// Whether it serves.
@@ -174,7 +159,6 @@ impl Stream {
 #[derive(Clone, Debug)]
 pub struct Front {
     config: Config,
-    role: Role,
     peer_active: bool,
     active_address: Option<String>,
     streams: BTreeMap<SessionId, Stream>,
@@ -192,7 +176,6 @@ impl Front {
     pub fn new(config: Config) -> Self {
         Front {
             config,
-            role: Role::Standby,
             peer_active: false,
             active_address: None,
             streams: BTreeMap::new(),
@@ -202,11 +185,6 @@ impl Front {
             requests: 0,
             bytes: 0,
         }
-    }
-
-    /// Whether requests are served here.
-    pub fn is_serving(&self) -> bool {
-        self.role == Role::Serving
     }
 
     /// Requests that are held or forwarded.
@@ -226,42 +204,41 @@ impl Front {
         self.active_address = address;
     }
 
-    /// Advances the machine. The caller must perform the effects in the order returned.
-    pub fn step(&mut self, now: Millis, event: Event, effects: &mut Vec<Effect>) {
+    /// Advances the machine of a master whose stance is this one. The caller must perform the effects in the order returned,
+    /// and tell of a new stance before anything else: [`Event::StanceChanged`].
+    pub fn step(&mut self, now: Millis, stance: Stance, event: Event, effects: &mut Vec<Effect>) {
         match event {
-            Event::ServingBegan => self.become_role(Role::Serving, effects),
-            Event::HoldingBegan => self.become_role(Role::Holding, effects),
-            Event::StandbyBegan => self.become_role(Role::Standby, effects),
-            Event::StoppingBegan => self.stop(effects),
+            Event::StanceChanged => self.stance_changed(stance, effects),
             Event::PeerState { active } => {
                 self.peer_active = active;
-                self.pump_all(effects);
+                self.pump_all(stance, effects);
             }
-            Event::PeerDown => self.peer_down(effects),
+            Event::PeerDown => self.peer_down(stance, effects),
             Event::Request { asker, kind, deadline, command } => {
-                self.request(asker, kind, deadline, command, effects);
+                self.request(stance, (asker, kind), deadline, command, effects);
             }
-            Event::Response { id, reply } => self.response(id, reply, effects),
+            Event::Response { id, reply } => self.response(stance, id, reply, effects),
             Event::SessionClosed { session } => {
                 self.refused_generation.remove(&session);
                 if self.forget(session) {
                     effects.push(Effect::StreamClosed { stream: session.0 });
                 }
             }
-            Event::Tick => self.tick(now, effects),
+            Event::Tick => self.tick(now, stance, effects),
         }
     }
 
-    fn become_role(&mut self, role: Role, effects: &mut Vec<Effect>) {
-        self.role = role;
-        if role == Role::Serving {
-            self.peer_active = false;
+    fn stance_changed(&mut self, stance: Stance, effects: &mut Vec<Effect>) {
+        match stance {
+            Stance::Stopping => return self.refuse_all(effects),
+            Stance::Serving => self.peer_active = false,
+            Stance::Standby | Stance::Holding => {}
         }
-        self.pump_all(effects);
+        self.pump_all(stance, effects);
     }
 
-    fn stop(&mut self, effects: &mut Vec<Effect>) {
-        self.role = Role::Stopping;
+    /// What waits here is refused; what the other master has is answered by it.
+    fn refuse_all(&mut self, effects: &mut Vec<Effect>) {
         let sessions: Vec<SessionId> = self.streams.keys().copied().collect();
         for session in sessions {
             let Some(stream) = self.streams.get_mut(&session) else { continue };
@@ -276,8 +253,8 @@ impl Front {
 
     fn request(
         &mut self,
-        asker: Asker,
-        kind: Kind,
+        stance: Stance,
+        (asker, kind): (Asker, Kind),
         deadline: Millis,
         command: Command,
         effects: &mut Vec<Effect>,
@@ -286,7 +263,7 @@ impl Front {
         match kind {
             Kind::Forwarded { generation } => {
                 let refused = self.refused_generation.get(&asker.session).is_some_and(|g| generation <= *g);
-                if self.role == Role::Serving && !refused {
+                if stance == Stance::Serving && !refused {
                     effects.push(serve(queued));
                 } else {
                     let highest = self.refused_generation.entry(asker.session).or_default();
@@ -294,27 +271,27 @@ impl Front {
                     effects.push(self.standby(asker));
                 }
             }
-            Kind::Forwardable | Kind::Native if self.role == Role::Stopping => {
+            Kind::Forwardable | Kind::Native if stance == Stance::Stopping => {
                 effects.push(self.standby(asker));
             }
             Kind::Forwardable | Kind::Native => {
                 let behind_others = !self.streams.is_empty()
                     && self.streams.get(&asker.session).is_some_and(|stream| !stream.is_idle());
-                if self.role == Role::Serving && !behind_others {
+                if stance == Stance::Serving && !behind_others {
                     effects.push(serve(queued));
                 } else if kind == Kind::Native
-                    && self.role == Role::Standby
+                    && stance == Stance::Standby
                     && self.peer_active
                     && !behind_others
                 {
                     effects.push(self.standby(asker));
-                } else if self.role == Role::Standby
+                } else if stance == Stance::Standby
                     && matches!(queued.command, Command::Get { .. })
                     && planted!(StandbyAnswersReads)
                 {
                     effects.push(serve(queued));
                 } else {
-                    self.enqueue(queued, effects);
+                    self.enqueue(stance, queued, effects);
                 }
             }
         }
@@ -325,7 +302,7 @@ impl Front {
         Effect::Reply { to: asker, reply: Reply::error(ErrorWord::Standby, address) }
     }
 
-    fn enqueue(&mut self, queued: Queued, effects: &mut Vec<Effect>) {
+    fn enqueue(&mut self, stance: Stance, queued: Queued, effects: &mut Vec<Effect>) {
         let bytes = queued.command.payload_bytes();
         if self.requests >= self.config.requests_max || self.bytes + bytes > self.config.bytes_max {
             let reply = Reply::error(ErrorWord::Busy, "too many requests wait for an active master");
@@ -339,18 +316,18 @@ impl Front {
         stream.longest =
             if stream.is_idle() { 0 } else { stream.longest }.max(queued.command.operands().longest_value());
         stream.queue.push_back(queued);
-        self.pump(session, effects);
+        self.pump(stance, session, effects);
     }
 
-    fn pump_all(&mut self, effects: &mut Vec<Effect>) {
+    fn pump_all(&mut self, stance: Stance, effects: &mut Vec<Effect>) {
         let sessions: Vec<SessionId> = self.streams.keys().copied().collect();
         for session in sessions {
-            self.pump(session, effects);
+            self.pump(stance, session, effects);
         }
     }
 
-    /// Moves a session's requests on as far as the role allows.
-    fn pump(&mut self, session: SessionId, effects: &mut Vec<Effect>) {
+    /// Moves a session's requests on as far as the stance allows.
+    fn pump(&mut self, stance: Stance, session: SessionId, effects: &mut Vec<Effect>) {
         let Some(stream) = self.streams.get_mut(&session) else { return };
         if !stream.refused.is_empty() {
             if !stream.outstanding.is_empty() {
@@ -361,8 +338,8 @@ impl Front {
                 stream.queue.push_front(queued);
             }
         }
-        match self.role {
-            Role::Serving => {
+        match stance {
+            Stance::Serving => {
                 if !stream.outstanding.is_empty() {
                     return;
                 }
@@ -375,7 +352,7 @@ impl Front {
                     effects.push(Effect::StreamClosed { stream: session.0 });
                 }
             }
-            Role::Standby if self.peer_active => {
+            Stance::Standby if self.peer_active => {
                 stream.known |= !stream.queue.is_empty();
                 while let Some(queued) = stream.queue.pop_front() {
                     let id = self.next_id;
@@ -390,11 +367,11 @@ impl Front {
                     stream.outstanding.insert(id, queued);
                 }
             }
-            Role::Standby | Role::Holding | Role::Stopping => {}
+            Stance::Standby | Stance::Holding | Stance::Stopping => {}
         }
     }
 
-    fn response(&mut self, id: RequestId, reply: Reply, effects: &mut Vec<Effect>) {
+    fn response(&mut self, stance: Stance, id: RequestId, reply: Reply, effects: &mut Vec<Effect>) {
         let Some(session) = self.forwarded.remove(&id) else { return };
         let Some(stream) = self.streams.get_mut(&session) else { return };
         let Some(queued) = stream.outstanding.remove(&id) else { return };
@@ -407,11 +384,11 @@ impl Front {
             | Reply::Count(_)
             | Reply::Text(_) => None,
         };
-        if word == Some(ErrorWord::Standby) && self.role != Role::Stopping {
+        if word == Some(ErrorWord::Standby) && stance != Stance::Stopping {
             stream.refused.insert(id, queued);
             // While the other side still claims to serve, the next try waits for a tick.
-            if self.role == Role::Serving {
-                self.pump(session, effects);
+            if stance == Stance::Serving {
+                self.pump(stance, session, effects);
             }
             return;
         }
@@ -424,14 +401,14 @@ impl Front {
         if word == Some(ErrorWord::Unknown) {
             self.close(session, effects);
         } else {
-            self.drop_if_done(session, effects);
-            if self.role == Role::Serving {
-                self.pump(session, effects);
+            self.drop_if_done(stance, session, effects);
+            if stance == Stance::Serving {
+                self.pump(stance, session, effects);
             }
         }
     }
 
-    fn peer_down(&mut self, effects: &mut Vec<Effect>) {
+    fn peer_down(&mut self, stance: Stance, effects: &mut Vec<Effect>) {
         self.peer_active = false;
         self.forwarded.clear();
         let sessions: Vec<SessionId> = self.streams.keys().copied().collect();
@@ -456,7 +433,7 @@ impl Front {
                 effects.push(Effect::Reply { to: queued.asker, reply });
             }
             if unknown.is_empty() {
-                self.pump(session, effects);
+                self.pump(stance, session, effects);
                 continue;
             }
             for queued in unknown {
@@ -469,7 +446,7 @@ impl Front {
         }
     }
 
-    fn tick(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+    fn tick(&mut self, now: Millis, stance: Stance, effects: &mut Vec<Effect>) {
         let sessions: Vec<SessionId> = self.streams.keys().copied().collect();
         for session in sessions {
             let Some(stream) = self.streams.get_mut(&session) else { continue };
@@ -510,8 +487,8 @@ impl Front {
             if lost_write {
                 self.close(session, effects);
             } else {
-                self.pump(session, effects);
-                self.drop_if_done(session, effects);
+                self.pump(stance, session, effects);
+                self.drop_if_done(stance, session, effects);
             }
         }
     }
@@ -539,9 +516,9 @@ impl Front {
     }
 
     /// Forgets a session of which nothing waits, but not its generation while the other master may need it.
-    fn drop_if_done(&mut self, session: SessionId, effects: &mut Vec<Effect>) {
+    fn drop_if_done(&mut self, stance: Stance, session: SessionId, effects: &mut Vec<Effect>) {
         let done = self.streams.get(&session).is_some_and(Stream::is_idle);
-        if self.role == Role::Serving && done && self.forget(session) {
+        if stance == Stance::Serving && done && self.forget(session) {
             effects.push(Effect::StreamClosed { stream: session.0 });
         }
     }

@@ -6,11 +6,17 @@ use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::ids::{Millis, RequestId, SessionId};
 use dsm_protocol::machine::front::{Config, Effect, Event, Front, Kind};
 use dsm_protocol::machine::master::Asker;
+use dsm_protocol::machine::reign::Stance;
 use std::fmt::Write as _;
 
 #[test]
 fn front() {
-    run_all("front", || Runner { front: new(Config::default()), now: 0, next_tag: 1 });
+    run_all("front", || Runner {
+        front: new(Config::default()),
+        stance: Stance::Standby,
+        now: 0,
+        next_tag: 1,
+    });
 }
 
 fn new(config: Config) -> Front {
@@ -21,8 +27,16 @@ fn new(config: Config) -> Front {
 
 struct Runner {
     front: Front,
+    stance: Stance,
     now: u64,
     next_tag: u64,
+}
+
+impl Runner {
+    fn takes(&mut self, stance: Stance) -> Event {
+        self.stance = stance;
+        Event::StanceChanged
+    }
 }
 
 fn show_command(command: &Command) -> String {
@@ -61,13 +75,14 @@ impl goldenscript::Runner for Runner {
                         args.take_key("requests").map_or(Ok(config.requests_max), str::parse)?;
                     config.bytes_max = args.take_key("bytes").map_or(Ok(config.bytes_max), str::parse)?;
                     self.front = new(config);
+                    self.stance = Stance::Standby;
                     return Ok(out);
                 }
                 "waiting" => return Ok(format!("waiting {}", self.front.waiting())),
-                "serve" => Event::ServingBegan,
-                "hold" => Event::HoldingBegan,
-                "standby" => Event::StandbyBegan,
-                "stop" => Event::StoppingBegan,
+                "serve" => self.takes(Stance::Serving),
+                "hold" => self.takes(Stance::Holding),
+                "standby" => self.takes(Stance::Standby),
+                "stop" => self.takes(Stance::Stopping),
                 "peer_active" => Event::PeerState { active: true },
                 "peer_stands_by" => Event::PeerState { active: false },
                 "peer_down" => Event::PeerDown,
@@ -92,7 +107,7 @@ impl goldenscript::Runner for Runner {
         };
         args.reject_next()?;
         let mut effects = Vec::new();
-        self.front.step(Millis(self.now), event, &mut effects);
+        self.front.step(Millis(self.now), self.stance, event, &mut effects);
         for effect in effects {
             let line = match effect {
                 Effect::Serve { asker, command, .. } => {

@@ -5,6 +5,7 @@
 
 mod client_script;
 mod front_script;
+mod handshake_script;
 mod link_script;
 mod master_script;
 mod properties;

@@ -199,7 +199,7 @@ impl World {
             return false;
         }
         let (mut front, mut effects) = (Front::clone(&node.front), Vec::new());
-        front.step(node.shell.now, front::Event::Tick, &mut effects);
+        front.step(node.shell.now, node.reign.stance(), front::Event::Tick, &mut effects);
         !effects.is_empty()
     }
 

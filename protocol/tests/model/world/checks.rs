@@ -9,8 +9,7 @@ impl World {
     }
 
     pub(super) fn check_state(&mut self) {
-        let serving: Vec<usize> =
-            (0..2).filter(|m| self.masters[*m].front.is_serving() || self.masters[*m].serves()).collect();
+        let serving: Vec<usize> = (0..2).filter(|m| self.masters[*m].serves()).collect();
         if serving.len() > 1 {
             self.wrong("two masters serve".to_owned());
         }

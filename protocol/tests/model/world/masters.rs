@@ -65,7 +65,13 @@ impl World {
     pub(super) fn front(&mut self, m: usize, event: front::Event) {
         let mut effects = Vec::new();
         let now = self.masters[m].shell.now;
-        self.masters[m].front.change().step(now, event, &mut effects);
+        let node = &mut self.masters[m];
+        // What a neglected duty to hold requests back comes to.
+        let stance = match node.reign.stance() {
+            Stance::Holding if self.setup.bug == Some(Bug::YieldedWithoutHolding) => Stance::Serving,
+            stance => stance,
+        };
+        node.front.change().step(now, stance, event, &mut effects);
         for effect in effects {
             match effect {
                 front::Effect::Serve { asker, deadline, command } => {
@@ -174,7 +180,7 @@ impl World {
                 Effect::Announce => (0..self.slaves.len()).for_each(|s| self.announce(m, s)),
                 Effect::GivePlaces => self.give_places(m),
                 Effect::EndReign => self.end_reign(m),
-                Effect::StanceChanged => self.stance_changed(m),
+                Effect::StanceChanged => self.front(m, front::Event::StanceChanged),
                 Effect::TellState => self.tell_state(m),
                 Effect::AskForReign { forced } => {
                     let slaves = (0..self.slaves.len()).filter(|s| self.links[m][*s].master_up).collect();
@@ -226,16 +232,6 @@ impl World {
                 let link = link.id;
                 self.core(m, master::Event::SlaveJoined { id: slave_id(s), link, room_bytes });
             }
-        }
-    }
-
-    fn stance_changed(&mut self, m: usize) {
-        match self.masters[m].reign.stance() {
-            reign::Stance::Standby => self.front(m, front::Event::StandbyBegan),
-            reign::Stance::Holding if self.bug(Bug::YieldedWithoutHolding) => {}
-            reign::Stance::Holding => self.front(m, front::Event::HoldingBegan),
-            reign::Stance::Serving => self.front(m, front::Event::ServingBegan),
-            reign::Stance::Stopping => self.front(m, front::Event::StoppingBegan),
         }
     }
 

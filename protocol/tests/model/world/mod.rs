@@ -23,7 +23,9 @@ use dsm_protocol::ids::{
 use dsm_protocol::machine::front::{self, Front, Kind};
 use dsm_protocol::machine::link::Count;
 use dsm_protocol::machine::master::{self, Asker, Change, Master, ReadId, WriteId};
-use dsm_protocol::machine::reign::{self, FileAtPath, Hearsay, Leadership, Queue, Role, Seen, Surroundings};
+use dsm_protocol::machine::reign::{
+    self, FileAtPath, Hearsay, Leadership, Queue, Role, Seen, Stance, Surroundings,
+};
 use dsm_protocol::machine::slave::{self, Slave};
 use dsm_protocol::record::{Place, Position};
 use std::collections::{BTreeSet, VecDeque};

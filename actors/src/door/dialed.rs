@@ -1,0 +1,167 @@
+//! The link to another master that this one has dialed. There is one for each.
+//!
+//! What comes over it goes to the master's inbox, as over the links that others have opened; its generation tells old from
+//! new.
+
+use super::heard::Unheard;
+use super::links::{request_body_max, LinkError, LinkGuard, LinkReader};
+use super::switchboard::Arrived;
+use super::Context;
+use crate::batch::Outbox;
+use crate::config::MasterConfig;
+use crate::dial::{self, DialError, Greeted, Kept, Manner};
+use crate::env::{Env, Stream};
+use crate::journal;
+use crate::supervision::Fate;
+use dsm_protocol::command::{ErrorWord, Reply};
+use dsm_protocol::frame::About;
+use dsm_protocol::handshake::HandshakeFailure;
+use dsm_protocol::ids::{ClusterId, LinkId};
+use dsm_protocol::message::{Control, Hello, HelloRole, Message};
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long a connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The longest pause between attempts: a failback should not wait for it.
+const BACKOFF_MAX: Duration = Duration::from_millis(250);
+
+/// How long a start waits for the other master's word.
+const PREFLIGHT_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// What this master says of itself.
+pub(crate) struct Introduction {
+    /// The address of the other master that is dialed.
+    pub(crate) peer: String,
+    /// Our own address.
+    pub(crate) address: String,
+    /// Our settings. Which log they lead to is looked at for each HELLO: somebody may replace it while we run.
+    pub(crate) config: Rc<MasterConfig>,
+    /// The cluster of our log, once it has one.
+    pub(crate) cluster: Rc<Cell<Option<ClusterId>>>,
+}
+
+impl Introduction {
+    async fn hello(&self, env: &Env) -> io::Result<Hello> {
+        let lock_identity = journal::identity(env, &self.config).await?;
+        let role = HelloRole::Master { address: self.address.clone(), lock_identity };
+        Ok(Hello { cluster: self.cluster.get(), role })
+    }
+}
+
+/// Asks the other master, if there is one, whether it accepts this one: two masters that look at different files must
+/// not both begin to serve. `Some` is its refusal.
+pub(crate) async fn preflight(introduction: &Introduction, env: &Env) -> Option<String> {
+    let asking = async {
+        let hello = introduction.hello(env).await.ok()?;
+        match dial::ask(env, &introduction.peer, hello, PREFLIGHT_TIMEOUT).await {
+            Err(DialError::Handshake(HandshakeFailure::Rejected { reason })) => Some(reason),
+            Err(DialError::Handshake(_) | DialError::Io(_)) | Ok(()) => None,
+        }
+    };
+    tokio::time::timeout(PREFLIGHT_TIMEOUT, asking).await.ok().flatten()
+}
+
+/// Keeps a link to the other master until the node ends. A master that stops needs it too, to forward what its clients still
+/// ask.
+pub(crate) async fn keep(introduction: Introduction, context: Context, fate: Fate) {
+    let manner = Manner {
+        connect_timeout: CONNECT_TIMEOUT,
+        handshake_timeout: context.config.handshake_timeout,
+        keepalive: context.config.tcp_keepalive,
+        pause_max: BACKOFF_MAX,
+        refused_pause_max: BACKOFF_MAX,
+    };
+    let (env, turns) = (Rc::clone(&context.env), Rc::clone(&context.switchboard.turns));
+    dial::keep(LinkToPeer { introduction, context }, env, manner, turns, fate).await;
+}
+
+/// A link to the other master.
+struct LinkToPeer {
+    introduction: Introduction,
+    context: Context,
+}
+
+impl Kept for LinkToPeer {
+    const TASK: &'static str = "the link to the other master";
+
+    fn master(&self) -> &str {
+        &self.introduction.peer
+    }
+
+    async fn hello(&self) -> io::Result<Hello> {
+        self.introduction.hello(&self.context.env).await
+    }
+
+    async fn serve(&self, stream: &Stream, greeted: Greeted) -> Result<(), DialError> {
+        let outbox = Outbox::default();
+        let pumping = outbox.pump(stream, self.context.config.write_timeout);
+        let reading = self.read(stream, &outbox, greeted);
+        tokio::select! {
+            biased;
+            pumped = pumping => Ok(pumped?),
+            read = reading => Ok(read?),
+        }
+    }
+
+    fn refused(&self, why: &DialError) {
+        self.context.switchboard.push(Arrived::DialRefused { reason: why.to_string() });
+    }
+
+    fn failed(&self, why: &DialError, is_first: bool) {
+        let address = self.master();
+        let cause = crate::shown::shown_error(why);
+        // A link that stood and is lost shows in INFO.
+        if is_first {
+            log::info!("no link to the other master yet, trying on address={address} cause={cause:?}");
+        } else {
+            log::debug!("no link to the other master address={address} error={cause}");
+        }
+    }
+
+    async fn pause(&self, delay: Duration) {
+        tokio::select! {
+            biased;
+            // It has just connected to us, so it is there.
+            () = self.context.switchboard.peer_came.notified() => {}
+            () = tokio::time::sleep(delay) => {}
+        }
+    }
+}
+
+impl LinkToPeer {
+    async fn read(&self, stream: &Stream, outbox: &Outbox, greeted: Greeted) -> io::Result<()> {
+        let (context, switchboard) = (&self.context, &*self.context.switchboard);
+        let Greeted { welcome, unread: buffer } = greeted;
+        let generation = LinkId(switchboard.next_id());
+        let _guard = LinkGuard { switchboard, gone: Some(Arrived::DialedDown { generation }) };
+        let (address, up) = (self.master().to_owned(), outbox.clone());
+        switchboard.push(Arrived::DialedUp { generation, address, welcome, outbox: up });
+        let unheard = Rc::<Unheard>::default();
+        let arrived = |message, said| match message {
+            // Only the answer to our HELLO is about who we are. Later ones are about a frame, and pass.
+            Message::Control(Control::Reject { reason }) => Err(LinkError::Io(io::Error::other(reason))),
+            message => Ok(Arrived::Dialed { generation, message, said }),
+        };
+        let refuse = |about, length| match about {
+            About::Response(id) => {
+                let why = format!("the answer has {length} bytes, more than this master takes (--max-value)");
+                let message = Message::Response { id, reply: Reply::error(ErrorWord::Bad, why) };
+                switchboard.push(Arrived::Dialed { generation, message, said: unheard.say(0) });
+                Ok(())
+            }
+            About::Request(_) | About::Value(_) => Err(LinkError::Io(io::ErrorKind::InvalidData.into())),
+        };
+        let (link, unheard) = (generation, &unheard);
+        let reader = LinkReader { stream, buffer, context, stranger: None, link, outbox, unheard };
+        match reader.frames(request_body_max(context), arrived, refuse).await {
+            Ok(()) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(LinkError::Io(error)) => Err(error),
+            Err(LinkError::Frame(error)) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+            Err(LinkError::Cut) => Err(io::Error::other("too many bytes of unfinished frames")),
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Who has connected: reads what a connection says first, until the handshake tells.
+
+use super::Context;
+use crate::env::Stream;
+use crate::reading::read_more;
+use bytes::BytesMut;
+use dsm_protocol::handshake::{AcceptEffect, AcceptEvent, Accepting};
+use std::io;
+use std::time::Duration;
+
+/// What a new connection turns out to be.
+pub(super) enum Met {
+    /// What the handshake says.
+    Told(AcceptEffect),
+    /// It has ended before that.
+    Gone,
+    /// Too many bytes of handshakes wait in all.
+    Cut,
+}
+
+/// Reads into `buffer` until it is known who is there; what is not understood yet stays in it.
+///
+/// # Errors
+/// What the socket says.
+pub(super) async fn meet(
+    stream: &Stream,
+    buffer: &mut BytesMut,
+    handshake: &mut Accepting,
+    context: &Context,
+) -> io::Result<Met> {
+    let env = &context.env;
+    let unfinished = context.switchboard.gate.unfinished_frames.part();
+    let mut effects = Vec::new();
+    while let Some(until) = handshake.deadline() {
+        let left = Duration::from_millis(until.since(env.now()));
+        let event = match tokio::time::timeout(left, read_more(stream, buffer, 0)).await {
+            Ok(Ok(true)) => AcceptEvent::Bytes(buffer),
+            Ok(Ok(false)) => return Ok(Met::Gone),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => AcceptEvent::Tick,
+        };
+        handshake.step(env.now(), event, &mut effects);
+        if let Some(effect) = effects.pop() {
+            return Ok(Met::Told(effect));
+        }
+        if !unfinished.hold_all(buffer.len()) {
+            return Ok(Met::Cut);
+        }
+    }
+    Ok(Met::Gone)
+}

@@ -1,0 +1,148 @@
+//! Both sides of the handshake under any bytes, in any pieces: whoever is let in has said what it must, nobody has longer or
+//! says more than he may, and it makes no difference how the bytes come.
+
+use super::Input;
+use bytes::BytesMut;
+use dsm_protocol::frame::{self, HANDSHAKE_BODY_MAX, HEADER_BYTES, PREFACE};
+use dsm_protocol::handshake::{
+    greet, AcceptEffect, AcceptEvent, Accepting, DialEffect, DialEvent, Dialing, TEXT_BYTES_MAX,
+};
+use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, Millis, Seq, SlaveId};
+use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Welcome};
+
+const LIMIT_MS: u64 = 1000;
+
+/// `MODE CHUNK` and then what the other side says: to one that accepts (even mode), or that dials (odd mode).
+pub(crate) fn run(data: &[u8]) {
+    let mut input = Input::new(data);
+    let (mode, chunk) = (input.u8(), usize::from(input.u8()).max(1));
+    let said = input.rest();
+    if mode & 1 == 0 {
+        let whole = accept(said, said.len().max(1));
+        assert_eq!(accept(said, chunk), whole, "in pieces of {chunk}");
+    } else {
+        let role = if mode & 2 == 0 { HelloRole::Client } else { slave() };
+        let hello = Hello { cluster: (mode & 4 == 0).then_some(ClusterId(7)), role };
+        let whole = dial(&hello, said, said.len().max(1));
+        assert_eq!(dial(&hello, said, chunk), whole, "in pieces of {chunk}");
+    }
+}
+
+/// What became of the side that accepts, and what it left unread.
+fn accept(said: &[u8], chunk: usize) -> (Option<AcceptEffect>, Vec<u8>) {
+    let begun = Millis(5);
+    let mut machine = Accepting::new(begun, LIMIT_MS);
+    let (mut unread, mut end, mut now) = (BytesMut::new(), None, begun);
+    for piece in said.chunks(chunk) {
+        unread.extend_from_slice(piece);
+        now = now.plus(1);
+        let mut effects = Vec::new();
+        machine.step(now, AcceptEvent::Bytes(&mut unread), &mut effects);
+        assert!(effects.len() <= 1, "{effects:?}");
+        if let Some(effect) = effects.pop() {
+            assert_eq!(end, None, "it ends once");
+            end = Some(effect);
+        }
+        match &end {
+            None => {
+                assert!(!machine.is_known());
+                assert!(
+                    unread.len() < PREFACE.len() + HEADER_BYTES + HANDSHAKE_BODY_MAX,
+                    "{} bytes wait for a HELLO",
+                    unread.len()
+                );
+            }
+            Some(AcceptEffect::Native(hello)) => {
+                assert_eq!(machine.is_known(), hello.role == HelloRole::Client);
+                assert_eq!(machine.deadline(), None);
+            }
+            Some(AcceptEffect::Text) => {
+                assert_ne!(said[0], PREFACE[0]);
+                assert_eq!(machine.is_known(), unread.len() > TEXT_BYTES_MAX);
+            }
+            Some(AcceptEffect::Reject(_) | AcceptEffect::TimedOut) => assert!(!machine.is_known()),
+        }
+    }
+    if let Some(until) = machine.deadline() {
+        assert!(until <= begun.plus(1 + LIMIT_MS), "{until}, the first byte came at {}", begun.plus(1));
+        let mut effects = Vec::new();
+        machine.step(until, AcceptEvent::Tick, &mut effects);
+        assert_eq!(effects, [AcceptEffect::TimedOut]);
+        assert_eq!(machine.deadline(), None);
+    }
+    match end {
+        // What is said behind it belongs to nobody.
+        Some(AcceptEffect::Reject(_)) => (end, Vec::new()),
+        Some(AcceptEffect::Native(_) | AcceptEffect::Text | AcceptEffect::TimedOut) | None => {
+            (end, unread.to_vec())
+        }
+    }
+}
+
+/// What became of the side that dials, and what it left unread.
+fn dial(hello: &Hello, said: &[u8], chunk: usize) -> (Option<DialEffect>, Vec<u8>) {
+    let mut greeting = Vec::new();
+    let (mut machine, cluster) =
+        (Dialing::begin(Millis(5), LIMIT_MS, hello.clone(), &mut greeting), hello.cluster);
+    let (end, unread) = accept(&greeting, greeting.len());
+    assert_eq!((end, unread.len()), (Some(AcceptEffect::Native(hello.clone())), 0), "both sides agree");
+    let mut unread = BytesMut::new();
+    let mut pieces = said.chunks(chunk);
+    for piece in pieces.by_ref() {
+        unread.extend_from_slice(piece);
+        let mut effects = Vec::new();
+        machine.step(Millis(5), DialEvent::Bytes { unread: &mut unread, cluster }, &mut effects);
+        assert!(effects.len() <= 1, "{effects:?}");
+        if let Some(effect) = effects.pop() {
+            if let DialEffect::GiveUp(_) = effect {
+                return (Some(effect), Vec::new());
+            }
+            // The rest belongs to the link.
+            pieces.for_each(|piece| unread.extend_from_slice(piece));
+            return (Some(effect), unread.to_vec());
+        }
+        assert!(unread.len() < HEADER_BYTES + HANDSHAKE_BODY_MAX, "{} bytes wait", unread.len());
+    }
+    (None, unread.to_vec())
+}
+
+fn slave() -> HelloRole {
+    HelloRole::Slave {
+        id: SlaveId::new("s1").expect("a name"),
+        incarnation: Incarnation(1),
+        seen: None,
+        room_bytes: u64::MAX,
+    }
+}
+
+/// What both sides say when all goes well, and some of what goes wrong.
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
+    let hello = |role| {
+        let mut out = Vec::new();
+        greet(Hello { cluster: Some(ClusterId(7)), role }, &mut out);
+        out
+    };
+    let framed = |message: Message| {
+        let mut out = Vec::new();
+        frame::encode(&message, &mut out);
+        out
+    };
+    let master = HelloRole::Master { address: "a:1".to_owned(), lock_identity: "boot:1:2".to_owned() };
+    let state = MasterState { active: true, epoch: Epoch(1), seq: Seq(2), active_address: None };
+    let welcome = Welcome { cluster: Some(ClusterId(7)), value_max: 1 << 24, state };
+    let accepted = [
+        hello(HelloRole::Client),
+        hello(slave()),
+        hello(master),
+        b"*1\r\n$4\r\nPING\r\n".to_vec(),
+        [&PREFACE[..], &framed(Message::Ping)].concat(),
+    ];
+    let dialed = [
+        framed(Message::Control(Control::Welcome(welcome))),
+        framed(Message::Control(Control::Reject { reason: "no".to_owned() })),
+        framed(Message::Ping),
+    ];
+    let accepted = accepted.into_iter().map(|said| [&[0, 3][..], &said].concat());
+    let dialed = dialed.into_iter().map(|said| [&[3, 3][..], &said].concat());
+    accepted.chain(dialed).collect()
+}

@@ -1,0 +1,311 @@
+//! The handshake: what either side of a new connection may say before the other one knows it, in which order, how much of
+//! it, for how long, and what it is told when it says something else.
+//!
+//! ```text
+//! who dials                       who accepts
+//! PREFACE, HELLO ───────────────▶
+//!                ◀─────────────── Welcome, or Reject with a reason
+//! ```
+//!
+//! Owns the rules of both sides, as a machine each: [`Accepting`] and [`Dialing`]. They see bytes and the time; whoever has
+//! the socket reads, writes and closes. Neither knows what a HELLO is worth: that is judged by the master, which answers it.
+//! A text client (Redis) says no HELLO. Its first whole request makes it known.
+//!
+//! | the accepting side is at | may be said | by when |
+//! |---|---|---|
+//! | nothing | anything; the first byte tells frames from text | a time limit from the beginning |
+//! | the preface, HELLO | preface and one HELLO, of at most [`frame::HANDSHAKE_BODY_MAX`] bytes | the limit again, from the first byte |
+//! | text | a request; more than [`TEXT_BYTES_MAX`] of one is a client's, however slow its line is | the same |
+//! | a stranger | frames as short as a HELLO, each only once the master has heard the one in front | none |
+//! | known | whatever its protocol allows | none |
+//!
+//! What is to come has its place here. TLS is one more first byte (0x16) in front of everything. Who must prove a secret is
+//! challenged between HELLO and Welcome, at both sides, and is a stranger until it has answered. A user of the text protocol
+//! has said nothing before its AUTH, so it stays unknown until then.
+//!
+//! Source: `docs/FORMATS.md`, "The wire".
+
+use crate::frame::{self, FrameError, HANDSHAKE_BODY_MAX, PREFACE};
+use crate::ids::{ClusterId, Millis};
+use crate::message::{Control, Hello, HelloRole, Message, Welcome};
+use bytes::{Buf as _, BytesMut};
+use thiserror::Error;
+
+/// So much of a text client's first request, in bytes, may come as slowly as it comes.
+pub const TEXT_BYTES_MAX: usize = 16 * 1024;
+
+/// What the side that accepts goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AcceptStage {
+    /// Nothing is said.
+    Nothing { until: Millis },
+    /// The first byte is the preface's.
+    Preface { until: Millis },
+    /// The preface is right.
+    Hello { until: Millis },
+    /// A text protocol.
+    Text { until: Millis },
+    /// A slave or a master that the master behind this side has not taken in.
+    Stranger,
+    /// The other side is known.
+    Known,
+    /// There is nothing more to say.
+    Over,
+}
+
+/// What happens to the side that accepts.
+#[derive(Debug)]
+pub enum AcceptEvent<'a> {
+    /// Bytes have arrived. With them here are all that are unread; what is understood is taken off the front.
+    Bytes(&'a mut BytesMut),
+    /// The first request of a text client is whole.
+    Request,
+    /// The master has taken in the slave or the master that connected.
+    TakenIn,
+    /// Time has passed.
+    Tick,
+}
+
+/// What the side that accepts is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AcceptEffect {
+    /// Serve a text client. All that it has said is unread.
+    Text,
+    /// Serve whoever says this HELLO.
+    Native(Hello),
+    /// Say why, in a Reject, and close.
+    Reject(Rejection),
+    /// Close without a word: the time is over.
+    TimedOut,
+}
+
+/// Why somebody is turned away before it is known.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Rejection {
+    /// Its bytes are no frames of this wire.
+    #[error(transparent)]
+    Frame(FrameError),
+    /// Its first frame is no HELLO.
+    #[error("the first frame is no HELLO")]
+    NoHello,
+}
+
+/// The handshake of a connection, seen from the side that accepts it.
+#[derive(Clone, Debug)]
+pub struct Accepting {
+    stage: AcceptStage,
+    limit_ms: u64,
+}
+
+impl Accepting {
+    /// A connection that has just come. The other side has `limit_ms` for its first byte, and as long again for the rest.
+    pub fn new(now: Millis, limit_ms: u64) -> Self {
+        Accepting { stage: AcceptStage::Nothing { until: now.plus(limit_ms) }, limit_ms }
+    }
+
+    /// Advances the machine. The caller must perform the effects in the order returned.
+    pub fn step(&mut self, now: Millis, event: AcceptEvent<'_>, effects: &mut Vec<AcceptEffect>) {
+        match event {
+            AcceptEvent::Bytes(unread) => self.heard(now, unread, effects),
+            AcceptEvent::Request => match self.stage {
+                AcceptStage::Text { .. } => self.stage = AcceptStage::Known,
+                AcceptStage::Nothing { .. }
+                | AcceptStage::Preface { .. }
+                | AcceptStage::Hello { .. }
+                | AcceptStage::Stranger
+                | AcceptStage::Known
+                | AcceptStage::Over => {}
+            },
+            AcceptEvent::TakenIn => match self.stage {
+                AcceptStage::Stranger => self.stage = AcceptStage::Known,
+                AcceptStage::Nothing { .. }
+                | AcceptStage::Preface { .. }
+                | AcceptStage::Hello { .. }
+                | AcceptStage::Text { .. }
+                | AcceptStage::Known
+                | AcceptStage::Over => {}
+            },
+            AcceptEvent::Tick => {
+                if self.deadline().is_some_and(|until| until <= now) {
+                    self.end(AcceptEffect::TimedOut, effects);
+                }
+            }
+        }
+    }
+
+    /// When a [`AcceptEvent::Tick`] is due, if nothing else happens.
+    pub fn deadline(&self) -> Option<Millis> {
+        match self.stage {
+            AcceptStage::Nothing { until }
+            | AcceptStage::Preface { until }
+            | AcceptStage::Hello { until }
+            | AcceptStage::Text { until } => Some(until),
+            AcceptStage::Stranger | AcceptStage::Known | AcceptStage::Over => None,
+        }
+    }
+
+    /// Whether the other side is known: it may say more before what it said is heard, and long things.
+    pub fn is_known(&self) -> bool {
+        self.stage == AcceptStage::Known
+    }
+
+    fn heard(&mut self, now: Millis, unread: &mut BytesMut, effects: &mut Vec<AcceptEffect>) {
+        if let (AcceptStage::Nothing { .. }, Some(first)) = (self.stage, unread.first()) {
+            let until = now.plus(self.limit_ms);
+            if *first == PREFACE[0] {
+                self.stage = AcceptStage::Preface { until };
+            } else {
+                self.stage = AcceptStage::Text { until };
+                effects.push(AcceptEffect::Text);
+            }
+        }
+        if let AcceptStage::Preface { until } = self.stage {
+            match frame::check_preface(unread) {
+                Ok(false) => return,
+                Ok(true) => {
+                    unread.advance(PREFACE.len());
+                    self.stage = AcceptStage::Hello { until };
+                }
+                Err(error) => return self.end(AcceptEffect::Reject(Rejection::Frame(error)), effects),
+            }
+        }
+        match self.stage {
+            AcceptStage::Hello { .. } => match frame::decode(unread, HANDSHAKE_BODY_MAX) {
+                Ok(None) => {}
+                Ok(Some(Message::Control(Control::Hello(hello)))) => {
+                    self.stage = match hello.role {
+                        // All that a client says concerns itself alone.
+                        HelloRole::Client => AcceptStage::Known,
+                        HelloRole::Slave { .. } | HelloRole::Master { .. } => AcceptStage::Stranger,
+                    };
+                    effects.push(AcceptEffect::Native(hello));
+                }
+                Ok(Some(_)) => self.end(AcceptEffect::Reject(Rejection::NoHello), effects),
+                Err(error) => self.end(AcceptEffect::Reject(Rejection::Frame(error)), effects),
+            },
+            AcceptStage::Text { .. } if unread.len() > TEXT_BYTES_MAX => self.stage = AcceptStage::Known,
+            AcceptStage::Text { .. }
+            | AcceptStage::Nothing { .. }
+            | AcceptStage::Preface { .. }
+            | AcceptStage::Stranger
+            | AcceptStage::Known
+            | AcceptStage::Over => {}
+        }
+    }
+
+    fn end(&mut self, last: AcceptEffect, effects: &mut Vec<AcceptEffect>) {
+        self.stage = AcceptStage::Over;
+        effects.push(last);
+    }
+}
+
+/// What happens to the side that dials.
+#[derive(Debug)]
+pub enum DialEvent<'a> {
+    /// Bytes have arrived.
+    Bytes {
+        /// With them, all that are unread; what is understood is taken off the front.
+        unread: &'a mut BytesMut,
+        /// The cluster that the other side must be of, if it is of one; `None` where that is no matter. A slave may have
+        /// learnt its own, from another master, since it said HELLO.
+        cluster: Option<ClusterId>,
+    },
+    /// The other side has ended.
+    Ended,
+    /// Time has passed.
+    Tick,
+}
+
+/// What the side that dials is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DialEffect {
+    /// The link stands. What is unread belongs to it.
+    Welcomed(Welcome),
+    /// Close, and say so to whoever wanted the link.
+    GiveUp(HandshakeFailure),
+}
+
+/// Why a link does not come to stand although there was a connection.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum HandshakeFailure {
+    /// The master refuses this side, for a reason in its own words.
+    #[error("{reason}")]
+    Rejected {
+        /// One line, of which the sender decides; at most [`frame::HANDSHAKE_BODY_MAX`] bytes.
+        reason: String,
+    },
+    /// This side refuses the master: what a slave holds belongs to one cluster for good.
+    #[error("this slave belongs to cluster {ours}, not to {theirs}")]
+    OtherCluster {
+        /// The slave's.
+        ours: ClusterId,
+        /// The master's.
+        theirs: ClusterId,
+    },
+    /// Its bytes are no frames of this wire.
+    #[error("does not speak the store's protocol")]
+    Frame(#[source] FrameError),
+    /// It has answered with neither Welcome nor Reject.
+    #[error("did not answer the handshake")]
+    NoWelcome,
+    /// It has closed the connection.
+    #[error("closed by the master")]
+    Ended,
+    /// It has not answered in time.
+    #[error("did not answer the handshake in time")]
+    TimedOut,
+}
+
+/// The handshake of a connection, seen from the side that dials. It ends with its one effect.
+#[derive(Clone, Debug)]
+pub struct Dialing {
+    until: Millis,
+}
+
+impl Dialing {
+    /// A connection that stands, over which `hello` is said; `greeting` gets the bytes. The other side has `limit_ms` to
+    /// answer.
+    pub fn begin(now: Millis, limit_ms: u64, hello: Hello, greeting: &mut Vec<u8>) -> Self {
+        greet(hello, greeting);
+        Dialing { until: now.plus(limit_ms) }
+    }
+
+    /// Advances the machine. The caller must perform the effects in the order returned, of which there is one at most.
+    pub fn step(&mut self, now: Millis, event: DialEvent<'_>, effects: &mut Vec<DialEffect>) {
+        let (unread, cluster) = match event {
+            DialEvent::Bytes { unread, cluster } => (unread, cluster),
+            DialEvent::Ended => return effects.push(DialEffect::GiveUp(HandshakeFailure::Ended)),
+            DialEvent::Tick => {
+                if self.until <= now {
+                    effects.push(DialEffect::GiveUp(HandshakeFailure::TimedOut));
+                }
+                return;
+            }
+        };
+        effects.push(match frame::decode(unread, HANDSHAKE_BODY_MAX) {
+            Ok(None) => return,
+            Ok(Some(Message::Control(Control::Welcome(welcome)))) => match (cluster, welcome.cluster) {
+                (Some(ours), Some(theirs)) if ours != theirs => {
+                    DialEffect::GiveUp(HandshakeFailure::OtherCluster { ours, theirs })
+                }
+                (Some(_) | None, Some(_) | None) => DialEffect::Welcomed(welcome),
+            },
+            Ok(Some(Message::Control(Control::Reject { reason }))) => {
+                DialEffect::GiveUp(HandshakeFailure::Rejected { reason })
+            }
+            Ok(Some(_)) => DialEffect::GiveUp(HandshakeFailure::NoWelcome),
+            Err(error) => DialEffect::GiveUp(HandshakeFailure::Frame(error)),
+        });
+    }
+
+    /// When a [`DialEvent::Tick`] is due, if nothing else happens.
+    pub fn deadline(&self) -> Millis {
+        self.until
+    }
+}
+
+/// Appends what a side that dials says first: the preface and its HELLO.
+pub fn greet(hello: Hello, out: &mut Vec<u8>) {
+    out.extend_from_slice(&PREFACE);
+    frame::encode(&Message::Control(Control::Hello(hello)), out);
+}

@@ -1,0 +1,212 @@
+//! Transcripts of the handshake, of both sides. Time stands still unless a line says `at=MS`.
+
+use crate::scripts::{run_all, Res};
+use bytes::BytesMut;
+use dsm_protocol::frame::{self, PREFACE};
+use dsm_protocol::handshake::{
+    AcceptEffect, AcceptEvent, Accepting, DialEffect, DialEvent, Dialing, TEXT_BYTES_MAX,
+};
+use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, Millis, Seq, SlaveId};
+use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Welcome};
+use std::fmt::Write as _;
+
+#[test]
+fn handshake() {
+    run_all("handshake", Runner::default);
+}
+
+#[derive(Default)]
+enum Side {
+    #[default]
+    Nobody,
+    Accepting(Accepting),
+    Dialing(Dialing),
+}
+
+#[derive(Default)]
+struct Runner {
+    side: Side,
+    now: u64,
+    unread: BytesMut,
+    /// The cluster of a slave that dials.
+    ours: Option<ClusterId>,
+}
+
+fn hello(role: &str, cluster: Option<ClusterId>) -> Res<Hello> {
+    let role = match role {
+        "client" => HelloRole::Client,
+        "slave" => HelloRole::Slave {
+            id: SlaveId::new("s1")?,
+            incarnation: Incarnation(1),
+            seen: None,
+            room_bytes: u64::MAX,
+        },
+        "master" => HelloRole::Master { address: "a:1".to_owned(), lock_identity: "boot:1:2".to_owned() },
+        other => return Err(format!("no such role {other}").into()),
+    };
+    Ok(Hello { cluster, role })
+}
+
+fn role(hello: &Hello) -> &'static str {
+    match hello.role {
+        HelloRole::Client => "client",
+        HelloRole::Slave { .. } => "slave",
+        HelloRole::Master { .. } => "master",
+    }
+}
+
+/// The bytes that a word of a script stands for.
+fn bytes(word: &str, cluster: Option<ClusterId>) -> Res<Vec<u8>> {
+    let mut out = Vec::new();
+    let mut say = |message| frame::encode(&message, &mut out);
+    match word.split_once('.').unwrap_or((word, "")) {
+        ("preface", "") => out.extend_from_slice(&PREFACE),
+        ("rest_of_preface", from) => out.extend_from_slice(&PREFACE[from.parse()?..]),
+        ("preface", bytes) => out.extend_from_slice(&PREFACE[..bytes.parse()?]),
+        ("version", version) => {
+            out.extend_from_slice(&PREFACE[..4]);
+            out.extend_from_slice(&version.parse::<u16>()?.to_le_bytes());
+        }
+        ("hello", role) => say(Message::Control(Control::Hello(hello(role, cluster)?))),
+        ("half_hello", role) => {
+            say(Message::Control(Control::Hello(hello(role, cluster)?)));
+            out.truncate(out.len() / 2);
+        }
+        ("garbled_hello", role) => {
+            say(Message::Control(Control::Hello(hello(role, cluster)?)));
+            if let Some(last) = out.last_mut() {
+                *last ^= 0x55;
+            }
+        }
+        ("ping", "") => say(Message::Ping),
+        ("long_frame", length) => {
+            out.extend_from_slice(&length.parse::<u32>()?.to_le_bytes());
+            out.extend_from_slice(&[0, 0, 0, 0, 1]);
+        }
+        ("text", length) => out.extend(std::iter::repeat_n(b'x', length.parse()?)),
+        ("welcome", "") => {
+            let state = MasterState { active: true, epoch: Epoch(1), seq: Seq(2), active_address: None };
+            say(Message::Control(Control::Welcome(Welcome { cluster, value_max: 16 << 20, state })));
+        }
+        ("reject", reason) => {
+            say(Message::Control(Control::Reject { reason: reason.replace('_', " ") }));
+        }
+        _ => return Err(format!("no such bytes {word}").into()),
+    }
+    Ok(out)
+}
+
+impl Runner {
+    fn accept(&mut self, event: &str, out: &mut String) -> Res<()> {
+        let Side::Accepting(machine) = &mut self.side else { return Err("nobody accepts".into()) };
+        let mut effects = Vec::new();
+        let event = match event {
+            "hears" => AcceptEvent::Bytes(&mut self.unread),
+            "request" => AcceptEvent::Request,
+            "taken_in" => AcceptEvent::TakenIn,
+            "tick" => AcceptEvent::Tick,
+            other => return Err(format!("no such event {other}").into()),
+        };
+        machine.step(Millis(self.now), event, &mut effects);
+        for effect in effects {
+            match effect {
+                AcceptEffect::Text => writeln!(out, "serve text")?,
+                AcceptEffect::Native(hello) => writeln!(out, "serve a {}", role(&hello))?,
+                AcceptEffect::Reject(why) => writeln!(out, "reject: {why}")?,
+                AcceptEffect::TimedOut => writeln!(out, "close: timed out")?,
+            }
+        }
+        let until = machine.deadline().map_or("-".to_owned(), |until| until.to_string());
+        writeln!(out, "known={} until={until} unread={}", machine.is_known(), self.unread.len())?;
+        Ok(())
+    }
+
+    fn dial(&mut self, event: &str, out: &mut String) -> Res<()> {
+        let Side::Dialing(machine) = &mut self.side else { return Err("nobody dials".into()) };
+        let mut effects = Vec::new();
+        let event = match event {
+            "hears" => DialEvent::Bytes { unread: &mut self.unread, cluster: self.ours },
+            "ended" => DialEvent::Ended,
+            "tick" => DialEvent::Tick,
+            other => return Err(format!("no such event {other}").into()),
+        };
+        machine.step(Millis(self.now), event, &mut effects);
+        for effect in effects {
+            match effect {
+                DialEffect::Welcomed(welcome) => {
+                    let cluster = welcome.cluster.map_or("-".to_owned(), |cluster| cluster.to_string());
+                    writeln!(out, "welcomed cluster={cluster}")?;
+                }
+                DialEffect::GiveUp(why) => writeln!(out, "give up: {why}")?,
+            }
+        }
+        writeln!(out, "unread={}", self.unread.len())?;
+        Ok(())
+    }
+}
+
+impl goldenscript::Runner for Runner {
+    type Command = goldenscript::Command;
+
+    fn run(&mut self, command: &goldenscript::Command, _: &goldenscript::Context) -> Res<String> {
+        let mut args = command.consume_args();
+        let mut out = String::new();
+        let cluster = match args.take_key("cluster") {
+            Some(number) => Some(ClusterId(number.parse()?)),
+            None => None,
+        };
+        if let Some(at) = args.take_key("at") {
+            self.now = at.parse()?;
+        }
+        match command.name.as_str() {
+            // accept [limit=MS]: a connection has come.
+            "accept" => {
+                let limit_ms = args.take_key("limit").map_or(Ok(100), str::parse)?;
+                let machine = Accepting::new(Millis(self.now), limit_ms);
+                writeln!(out, "until={}", machine.deadline().ok_or("it has a deadline")?)?;
+                self.side = Side::Accepting(machine);
+                self.unread.clear();
+            }
+            // dial ROLE [cluster=N] [limit=MS]: a connection stands.
+            "dial" => {
+                let limit_ms = args.take_key("limit").map_or(Ok(100), str::parse)?;
+                let hello = hello(args.next_pos().ok_or("which role")?, cluster)?;
+                // What another cluster means to a master, it judges itself, and a client is of none.
+                self.ours = cluster.filter(|_| role(&hello) == "slave");
+                let mut greeting = Vec::new();
+                let machine = Dialing::begin(Millis(self.now), limit_ms, hello.clone(), &mut greeting);
+                let said = greeting.strip_prefix(&PREFACE).ok_or("no preface")?;
+                let mut said = BytesMut::from(said);
+                let Ok(Some(Message::Control(Control::Hello(said)))) = frame::decode(&mut said, 4096) else {
+                    return Err("no HELLO".into());
+                };
+                assert_eq!(said, hello);
+                writeln!(out, "say the preface and HELLO of a {}", role(&said))?;
+                writeln!(out, "until={}", machine.deadline())?;
+                self.side = Side::Dialing(machine);
+                self.unread.clear();
+            }
+            // hears WORD...: these bytes arrive at once.
+            "hears" => {
+                while let Some(word) = args.next_pos() {
+                    self.unread.extend_from_slice(&bytes(word, cluster)?);
+                }
+                match self.side {
+                    Side::Nobody => return Err("nobody is there".into()),
+                    Side::Accepting(_) => self.accept("hears", &mut out)?,
+                    Side::Dialing(_) => self.dial("hears", &mut out)?,
+                }
+            }
+            // joins cluster=N: the slave that dials has learnt from another master of which cluster it is.
+            "joins" => self.ours = cluster,
+            // text_max: how much of a first request may come slowly.
+            "text_max" => writeln!(out, "{TEXT_BYTES_MAX}")?,
+            event => match self.side {
+                Side::Dialing(_) => self.dial(event, &mut out)?,
+                Side::Nobody | Side::Accepting(_) => self.accept(event, &mut out)?,
+            },
+        }
+        args.reject_next()?;
+        Ok(out)
+    }
+}
