@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 pub use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError, KEY_MAX, VALUE_MAX_DEFAULT};
 use dsm_protocol::frame::{self, About, Incoming, Unframer};
 use dsm_protocol::ids::{LinkId, Millis, RequestId};
-use dsm_protocol::machine::client::{self as machine, Cause, Effect, Event, Kind, Outcome};
+use dsm_protocol::machine::client::{self as machine, Effect, Event, FailureCause, Outcome, RequestKind};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message, Request};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -400,7 +400,7 @@ type Connecting = Pin<Box<dyn Future<Output = Result<(TcpStream, Greeted), DialE
 
 /// The background task: sockets, frames and time for the machine.
 struct Driver {
-    machine: machine::Client,
+    machine: machine::ClientMachine,
     answer_bytes_max: usize,
     masters: Vec<String>,
     request_timeout: Duration,
@@ -455,7 +455,7 @@ impl Driver {
             seed: rand::random(),
         };
         Driver {
-            machine: machine::Client::new(Millis(0), settings),
+            machine: machine::ClientMachine::new(Millis(0), settings),
             answer_bytes_max: ANSWER_BYTES_MAX.max(frame::body_max(config.value_max)),
             masters: config.masters.clone(),
             request_timeout: config.request_timeout,
@@ -546,7 +546,7 @@ impl Driver {
         }
         self.last_request += 1;
         let request = RequestId(self.last_request);
-        let kind = Kind::of(&call.command);
+        let kind = RequestKind::of(&call.command);
         self.calls.insert(request, call);
         self.step(Event::Submitted { request, kind, waited_ms: to_millis(waited) });
     }
@@ -622,12 +622,12 @@ impl Driver {
         }
     }
 
-    fn failure(&self, cause: Cause) -> Failure {
+    fn failure(&self, cause: FailureCause) -> Failure {
         match cause {
-            Cause::Refused(error) => Failure::Refused(error),
-            Cause::LinkLost => Failure::LinkLost,
-            Cause::TimedOut => Failure::TimedOut(self.request_timeout),
-            Cause::Unreachable => {
+            FailureCause::Refused(error) => Failure::Refused(error),
+            FailureCause::LinkLost => Failure::LinkLost,
+            FailureCause::TimedOut => Failure::TimedOut(self.request_timeout),
+            FailureCause::Unreachable => {
                 let each = self.masters.iter().cloned().zip(self.failures.iter().cloned());
                 Failure::Unreachable(Unreached::new(each.collect()))
             }

@@ -207,7 +207,7 @@ impl Environment for MemoryEnv {
 
 /// Something that was done to a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Operation {
+pub enum FileOperation {
     /// A group was written.
     Append {
         /// How many of its bytes stand.
@@ -228,7 +228,7 @@ pub enum Operation {
 struct DiskState {
     files: RefCell<BTreeMap<PathBuf, Rc<Inode>>>,
     inodes: Cell<u64>,
-    operations: RefCell<Vec<Operation>>,
+    operations: RefCell<Vec<FileOperation>>,
     watches: RefCell<Vec<Rc<Notify>>>,
     latency: Cell<Duration>,
     length_max: Cell<Option<usize>>,
@@ -268,7 +268,7 @@ impl MemoryDisk {
     }
 
     /// Takes what was done to all files so far.
-    pub fn take_operations(&self) -> Vec<Operation> {
+    pub fn take_operations(&self) -> Vec<FileOperation> {
         std::mem::take(&mut *self.0.operations.borrow_mut())
     }
 
@@ -337,7 +337,7 @@ impl MemoryDisk {
         }
     }
 
-    fn note(&self, operation: Operation) {
+    fn note(&self, operation: FileOperation) {
         self.0.operations.borrow_mut().push(operation);
     }
 
@@ -445,7 +445,7 @@ impl File for MemoryFile {
                 content.resize(end, 0);
                 content[offset as usize..offset as usize + written].copy_from_slice(&bytes[..written]);
             }
-            self.disk.note(Operation::Append { written, sync });
+            self.disk.note(FileOperation::Append { written, sync });
             self.disk.notice();
             let write_error = (written < bytes.len()).then(|| io::ErrorKind::StorageFull.into());
             let sync_error = if sync && written > 0 { self.disk.synced().err() } else { None };
@@ -461,7 +461,7 @@ impl File for MemoryFile {
     fn sync(&self) -> LocalBoxFuture<'_, io::Result<()>> {
         Box::pin(async move {
             self.disk.work().await;
-            self.disk.note(Operation::Sync);
+            self.disk.note(FileOperation::Sync);
             self.disk.synced()
         })
     }
@@ -469,7 +469,7 @@ impl File for MemoryFile {
     fn truncate(&self, length: u64) -> LocalBoxFuture<'_, io::Result<()>> {
         Box::pin(async move {
             self.inode.content.borrow_mut().resize(length as usize, 0);
-            self.disk.note(Operation::Truncate { length });
+            self.disk.note(FileOperation::Truncate { length });
             self.disk.notice();
             Ok(())
         })

@@ -16,7 +16,7 @@ use dsm::journal::{LogEvent, Replay};
 use dsm::node_error::NodeError;
 use dsm::slave_proxy::EndReason;
 use dsm::supervision::{Fate, PanicGuard};
-use dsm::testing::{virtual_time, MemoryDisk, MemoryEnv, Operation, Probe, ProxyBench, Received};
+use dsm::testing::{virtual_time, FileOperation, MemoryDisk, MemoryEnv, Probe, ProxyBench, Received};
 use dsm_protocol::command::{Command, ErrorWord};
 use dsm_protocol::frame;
 use dsm_protocol::ids::{
@@ -303,7 +303,7 @@ mod log_writer_actor {
             assert_eq!(written[0].writes[0].write, names[0]);
             assert_eq!(written[0].writes[0].version, Version::new(1, 3));
             let operations = rig.disk.take_operations();
-            assert!(matches!(operations[..], [Operation::Append { sync: true, .. }]), "{operations:?}");
+            assert!(matches!(operations[..], [FileOperation::Append { sync: true, .. }]), "{operations:?}");
             rig.writer.do_send(Close);
             settle().await;
             let closed = rig.closed.take();
@@ -334,7 +334,7 @@ mod log_writer_actor {
             sleep(ms(5)).await;
             assert_eq!(rig.synced.take().len(), 1);
             let syncs = rig.disk.take_operations();
-            let syncs = syncs.iter().filter(|operation| matches!(operation, Operation::Sync)).count();
+            let syncs = syncs.iter().filter(|operation| matches!(operation, FileOperation::Sync)).count();
             assert_eq!(syncs, 2);
             sleep(ms(50)).await;
             assert!(rig.synced.is_empty());
@@ -404,7 +404,7 @@ mod log_writer_actor {
             assert!(
                 matches!(
                     operations[..],
-                    [Operation::Append { sync: true, .. }, Operation::Append { sync: true, .. }]
+                    [FileOperation::Append { sync: true, .. }, FileOperation::Append { sync: true, .. }]
                 ),
                 "{operations:?}"
             );
@@ -426,7 +426,7 @@ mod log_writer_actor {
             sleep(ms(3)).await;
             assert_eq!(rig.lines(), ["CLUSTER", "EPOCH", "WRITE", "WRITE", "SYNCED"]);
             let operations = rig.disk.take_operations();
-            assert!(matches!(operations[..], [Operation::Append { sync: false, .. }]), "{operations:?}");
+            assert!(matches!(operations[..], [FileOperation::Append { sync: false, .. }]), "{operations:?}");
             sleep(Duration::from_secs(5)).await;
             assert_eq!(rig.disk.take_operations(), [], "one mark is enough");
         });
@@ -608,7 +608,7 @@ mod log_writer_actor {
             assert!(
                 matches!(
                     operations[..],
-                    [Operation::Append { .. }, Operation::Truncate { .. }, Operation::Sync, ..]
+                    [FileOperation::Append { .. }, FileOperation::Truncate { .. }, FileOperation::Sync, ..]
                 ),
                 "{operations:?}"
             );

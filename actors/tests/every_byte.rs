@@ -15,7 +15,7 @@ use dsm::journal::{LogEvent, Replay};
 use dsm::node_error::{LogDamage, NodeError};
 use dsm::supervision::{Fate, PanicGuard};
 use dsm::testing::{
-    recover_log, recover_log_from, virtual_time, MemoryEnv, Operation, Probe, Received, RecoveredLog,
+    recover_log, recover_log_from, virtual_time, FileOperation, MemoryEnv, Probe, Received, RecoveredLog,
 };
 use dsm_protocol::command::Command;
 use dsm_protocol::ids::{ClusterId, LinkId, Millis, Reign as Name, ReignId, SessionId, SlaveId, Version};
@@ -250,13 +250,13 @@ async fn recover(history: &History, crash: &Crash, what: &str) -> Option<usize> 
             assert!(length >= crash.synced_end, "{what}: acknowledged records are lost behind {length}");
             if length < crash.file.len() {
                 // The cut is durable before anything is written behind it.
-                let cut = [Operation::Truncate { length: length as u64 }, Operation::Sync];
+                let cut = [FileOperation::Truncate { length: length as u64 }, FileOperation::Sync];
                 assert_eq!(operations[..2], cut, "{what}");
             } else {
-                let cut = |operation: &Operation| matches!(operation, Operation::Truncate { .. });
+                let cut = |operation: &FileOperation| matches!(operation, FileOperation::Truncate { .. });
                 assert!(!operations.iter().any(cut), "{what}: nothing is to be cut");
             }
-            assert_eq!(operations.last(), Some(&Operation::Sync), "{what}");
+            assert_eq!(operations.last(), Some(&FileOperation::Sync), "{what}");
             Some(length)
         }
         Err(NodeError::Corrupt { damage, .. }) => {
@@ -405,7 +405,10 @@ fn what_the_disk_lost_is_not_written_again_and_not_served() {
                 let replayed = recovered.replayed.into_iter().skip(began.unwrap_or(0)).collect();
                 let recovered = RecoveredLog { replayed, ..recovered };
                 assert_eq!(contents_of(&recovered), history.contents(whole));
-                assert!(world.disk.take_operations().contains(&Operation::Truncate { length: whole as u64 }));
+                assert!(world
+                    .disk
+                    .take_operations()
+                    .contains(&FileOperation::Truncate { length: whole as u64 }));
                 lost += 1;
             }
         }

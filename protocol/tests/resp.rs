@@ -8,7 +8,7 @@
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::resp::{
-    encode_reply, Action, Args, Conversation, Limits, Parsed, Parser, Protocol, ProtocolError, Sections,
+    encode_reply, Args, Conversation, Handling, Limits, Parsed, Parser, Protocol, ProtocolError, Sections,
     ServerFacts, Shape, CLIENT_ATTRIBUTE_MAX,
 };
 use proptest::prelude::*;
@@ -30,7 +30,7 @@ fn conversation(protocol: Protocol) -> Conversation {
     let mut conversation = Conversation::new(7, facts()).with_addresses("10.0.0.1:5", "10.0.0.2:12345");
     if protocol == Protocol::Resp3 {
         let action = conversation.handle(words("HELLO 3"), &mut Vec::new());
-        assert_eq!(action, Action::Answered);
+        assert_eq!(action, Handling::Answered);
     }
     conversation
 }
@@ -58,7 +58,7 @@ fn show(bytes: &[u8]) -> String {
 /// Handles a request that the connection answers by itself.
 fn answer(conversation: &mut Conversation, args: Args) -> String {
     let mut out = Vec::new();
-    assert_eq!(conversation.handle(args, &mut out), Action::Answered, "{}", show(&out));
+    assert_eq!(conversation.handle(args, &mut out), Handling::Answered, "{}", show(&out));
     show(&out)
 }
 
@@ -72,9 +72,9 @@ fn answers_to(bytes: &[u8]) -> (String, bool) {
         match parser.next(&mut buffer) {
             Ok(None) => return (show(&out), false),
             Ok(Some(args)) => match conversation.handle(args, &mut out) {
-                Action::Answered => {}
-                Action::AnsweredAndClose | Action::Close => return (show(&out), true),
-                Action::Ask { command, .. } => panic!("{command:?} asks the store"),
+                Handling::Answered => {}
+                Handling::AnsweredAndClose | Handling::Close => return (show(&out), true),
+                Handling::Ask { command, .. } => panic!("{command:?} asks the store"),
             },
             Err(error) => {
                 error.encode(&mut out);
@@ -139,7 +139,7 @@ fn requests_for_the_store_become_commands() {
     ] {
         let mut out = Vec::new();
         let action = conversation(Protocol::Resp2).handle(words(request), &mut out);
-        assert_eq!(action, Action::Ask { command, shape }, "{request}");
+        assert_eq!(action, Handling::Ask { command, shape }, "{request}");
         assert!(out.is_empty(), "{request} answered {}", show(&out));
     }
 }
@@ -314,7 +314,7 @@ fn a_key_over_the_limit_is_refused_and_the_connection_stays() {
     }
     let mut out = Vec::new();
     let longest = words(&format!("GET {}", "k".repeat(64 * 1024)));
-    assert!(matches!(conversation(Protocol::Resp2).handle(longest, &mut out), Action::Ask { .. }));
+    assert!(matches!(conversation(Protocol::Resp2).handle(longest, &mut out), Handling::Ask { .. }));
 }
 
 #[test]
@@ -326,10 +326,10 @@ fn a_value_over_the_limit_that_was_read_is_refused_and_the_connection_stays() {
         out.clear();
         let mut buffer = BytesMut::from(&array(&request.split(' ').collect::<Vec<_>>())[..]);
         let args = Parser::new(limits).next(&mut buffer).unwrap().unwrap();
-        assert_eq!(talk.handle(args, &mut out), Action::Answered);
+        assert_eq!(talk.handle(args, &mut out), Handling::Answered);
         assert_eq!(show(&out), "-ERR value is too long: 11 bytes, the limit is 10 bytes^");
     }
-    assert!(matches!(talk.handle(words("SET k 1234567890"), &mut out), Action::Ask { .. }));
+    assert!(matches!(talk.handle(words("SET k 1234567890"), &mut out), Handling::Ask { .. }));
 }
 
 #[test]
@@ -675,10 +675,10 @@ proptest! {
         let mut out = Vec::new();
         let action = talk.handle(words.into_iter().map(Bytes::from).collect(), &mut out);
         match action {
-            Action::Answered | Action::AnsweredAndClose => {
+            Handling::Answered | Handling::AnsweredAndClose => {
                 prop_assert_eq!(value_end(&out, 0), Some(out.len()), "{}", show(&out));
             }
-            Action::Ask { .. } | Action::Close => prop_assert!(out.is_empty()),
+            Handling::Ask { .. } | Handling::Close => prop_assert!(out.is_empty()),
         }
     }
 }
@@ -738,11 +738,13 @@ fn cost_of_get_and_set() {
             out.clear();
             while let Some(args) = parser.next(&mut buffer).unwrap() {
                 match talk.handle(args, &mut out) {
-                    Action::Ask { command, shape } => {
+                    Handling::Ask { command, shape } => {
                         std::hint::black_box(command);
                         encode_reply(talk.protocol(), shape, &reply, &mut out);
                     }
-                    Action::Answered | Action::AnsweredAndClose | Action::Close => panic!("{}", show(&out)),
+                    Handling::Answered | Handling::AnsweredAndClose | Handling::Close => {
+                        panic!("{}", show(&out))
+                    }
                 }
             }
             std::hint::black_box(&out);

@@ -11,7 +11,7 @@ use crate::env::Stream;
 use bytes::BytesMut;
 use dsm_protocol::handshake::{AcceptEvent, Accepting};
 use dsm_protocol::ids::SessionId;
-use dsm_protocol::resp::{Action, Conversation, Parsed, Parser};
+use dsm_protocol::resp::{Conversation, Handling, Parsed, Parser};
 use std::io;
 use std::time::Duration;
 
@@ -110,19 +110,19 @@ pub(super) async fn redis(
             tokio::task::yield_now().await;
         }
         match action {
-            Action::Answered => guard.say(&own),
-            Action::Ask { command, shape } => {
+            Handling::Answered => guard.say(&own),
+            Handling::Ask { command, shape } => {
                 let coding = Coding::Resp(conversation.protocol(), shape);
                 match check_sizes(&command, context.config.value_max()) {
                     None => guard.ask(context, coding, command),
                     Some(refusal) => guard.refuse(coding, &refusal),
                 }
             }
-            Action::AnsweredAndClose => {
+            Handling::AnsweredAndClose => {
                 guard.say(&own);
                 break;
             }
-            Action::Close => return Err(io::ErrorKind::InvalidData.into()),
+            Handling::Close => return Err(io::ErrorKind::InvalidData.into()),
         }
     }
     guard.hear_out(context).await;

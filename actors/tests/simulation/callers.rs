@@ -8,7 +8,7 @@ use crate::seed::{Check, Failure};
 use bytes::Bytes;
 use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::ids::{LinkId, Millis, RequestId};
-use dsm_protocol::machine::client::{Client, Effect, Effects, Event, Kind, Outcome, Settings};
+use dsm_protocol::machine::client::{ClientMachine, Effect, Effects, Event, Outcome, RequestKind, Settings};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,7 +54,7 @@ pub(crate) fn check(seed: u64) -> Result<(), Failure> {
         backoff_max_ms: 2000,
         seed,
     };
-    let mut client = Client::new(Millis(0), settings);
+    let mut client = ClientMachine::new(Millis(0), settings);
     // What happens, by its time and in its order.
     let mut coming: BTreeMap<(u64, u64), Event> = BTreeMap::new();
     let mut order = 0;
@@ -65,7 +65,7 @@ pub(crate) fn check(seed: u64) -> Result<(), Failure> {
     let mut times: Vec<u64> = (0..REQUESTS).map(|_| random.random_range(0..=BEGIN_WITHIN_MS)).collect();
     times.sort_unstable();
     for (number, at) in times.into_iter().enumerate() {
-        let kind = if random.random_bool(0.5) { Kind::Write } else { Kind::Read };
+        let kind = if random.random_bool(0.5) { RequestKind::Write } else { RequestKind::Read };
         let request = RequestId(number as u64 + 1);
         happens(&mut coming, at, Event::Submitted { request, kind, waited_ms: 0 });
     }

@@ -5,14 +5,14 @@ use super::Input;
 use bytes::Bytes;
 use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::ids::{LinkId, Millis, RequestId};
-use dsm_protocol::machine::client::{Client, Effect, Event, Kind, Outcome, Settings};
+use dsm_protocol::machine::client::{ClientMachine, Effect, Event, Outcome, RequestKind, Settings};
 use std::collections::{BTreeMap, BTreeSet};
 
 const TIMEOUT_MS: u64 = 2000;
 
 /// A request without an outcome.
 struct Open {
-    kind: Kind,
+    kind: RequestKind,
     begun: Millis,
     /// Whether a master may have executed it.
     in_doubt: bool,
@@ -29,7 +29,7 @@ enum Link {
 
 struct World {
     now: Millis,
-    client: Client,
+    client: ClientMachine,
     open: BTreeMap<RequestId, Open>,
     /// Sent on the link that stands, and not answered.
     in_flight: BTreeSet<RequestId>,
@@ -53,7 +53,7 @@ pub(crate) fn run(data: &[u8]) {
         seed: u64::from(input.u8()),
     };
     let now = Millis(0);
-    let client = Client::new(now, settings);
+    let client = ClientMachine::new(now, settings);
     let (open, in_flight) = (BTreeMap::new(), BTreeSet::new());
     let mut world = World { now, client, open, in_flight, heard: now, link: Link::None, next: 0, masters };
     while !input.is_empty() {
@@ -72,7 +72,8 @@ impl World {
         match choice % 10 {
             0 | 1 => {
                 self.next += 1;
-                let kind = [Kind::Read, Kind::Write, Kind::Status, Kind::Write][usize::from(choice >> 6)];
+                let kind = [RequestKind::Read, RequestKind::Write, RequestKind::Status, RequestKind::Write]
+                    [usize::from(choice >> 6)];
                 let request = RequestId(self.next);
                 // Some have waited for their turn.
                 let waited_ms = if choice & 0x20 == 0 { 0 } else { self.now.0.min(TIMEOUT_MS / 4) };
@@ -194,7 +195,7 @@ impl World {
             }
             Effect::Close { link } => {
                 assert!(matches!(self.link, Link::Connecting(l) | Link::Open(l) if l == link));
-                let writes = self.awaited().filter(|open| open.kind == Kind::Write).count();
+                let writes = self.awaited().filter(|open| open.kind == RequestKind::Write).count();
                 let is_silent = self.now.since(self.heard) >= TIMEOUT_MS;
                 assert!(writes == 0 || is_silent, "a link with a write in flight is left");
                 self.link = Link::Closing(link);
@@ -205,7 +206,7 @@ impl World {
                     self.heard = self.now;
                 }
                 let open = self.open.get_mut(&request).expect("sent behind its outcome");
-                assert!(open.kind != Kind::Write || !open.in_doubt, "{request} may be executed twice");
+                assert!(open.kind != RequestKind::Write || !open.in_doubt, "{request} may be executed twice");
                 open.in_doubt = true;
                 assert!(self.in_flight.insert(request), "sent twice over one link");
             }
@@ -218,11 +219,11 @@ impl World {
                         assert_eq!(said, Some(&reply), "a result is made up");
                     }
                     Outcome::NotExecuted(cause) => {
-                        let doubt = open.kind == Kind::Write && open.in_doubt;
+                        let doubt = open.kind == RequestKind::Write && open.in_doubt;
                         assert!(!doubt, "{request} may have been executed: {cause:?}");
                     }
                     Outcome::Unknown(cause) => {
-                        assert_eq!(open.kind, Kind::Write, "only writes end unknown: {cause:?}");
+                        assert_eq!(open.kind, RequestKind::Write, "only writes end unknown: {cause:?}");
                         assert!(open.in_doubt, "{request} was never sent: {cause:?}");
                     }
                 }

@@ -5,7 +5,7 @@ use super::Input;
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{Command, ErrorWord, Operands, Reply};
 use dsm_protocol::resp::{
-    encode_reply, Action, Args, Conversation, Limits, Parser, ProtocolError, ServerFacts,
+    encode_reply, Args, Conversation, Handling, Limits, Parser, ProtocolError, ServerFacts,
 };
 use std::time::Duration;
 
@@ -26,16 +26,16 @@ pub(crate) fn run(data: &[u8]) {
     for args in requests {
         let mut out = Vec::new();
         match conversation.handle(args.clone(), &mut out) {
-            Action::Answered => assert_one_value(&out, &args),
-            Action::AnsweredAndClose => {
+            Handling::Answered => assert_one_value(&out, &args),
+            Handling::AnsweredAndClose => {
                 assert_one_value(&out, &args);
                 return;
             }
-            Action::Close => {
+            Handling::Close => {
                 assert!(out.is_empty(), "an answer in front of a close without one");
                 return;
             }
-            Action::Ask { command, shape } => {
+            Handling::Ask { command, shape } => {
                 assert!(out.is_empty(), "an answer beside the one to come");
                 assert_within_limits(&command);
                 for reply in replies(&command) {

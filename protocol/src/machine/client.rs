@@ -56,7 +56,7 @@ pub struct Settings {
 
 /// What a request's loss means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum RequestKind {
     /// Changes nothing: may be sent again at will. Only the active master answers it.
     Read,
     /// Changes the store: once it may have been executed, it is not sent again.
@@ -65,15 +65,15 @@ pub enum Kind {
     Status,
 }
 
-impl Kind {
+impl RequestKind {
     /// The kind of `command`.
-    pub fn of(command: &Command) -> Kind {
+    pub fn of(command: &Command) -> RequestKind {
         if command.is_write() {
-            Kind::Write
+            RequestKind::Write
         } else if *command == Command::Status {
-            Kind::Status
+            RequestKind::Status
         } else {
-            Kind::Read
+            RequestKind::Read
         }
     }
 }
@@ -86,7 +86,7 @@ pub enum Event {
         /// The new request's id.
         request: RequestId,
         /// What its loss means.
-        kind: Kind,
+        kind: RequestKind,
         /// So much of its time is over already, in milliseconds.
         waited_ms: u64,
     },
@@ -172,14 +172,14 @@ pub enum Outcome {
     /// A result; never [`Reply::Error`].
     Result(Reply),
     /// It had no effect and never will have one.
-    NotExecuted(Cause),
+    NotExecuted(FailureCause),
     /// It may or may not take effect. Only writes end so.
-    Unknown(Cause),
+    Unknown(FailureCause),
 }
 
 /// Why a request has no result.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum FailureCause {
     /// The master says so.
     Refused(ReplyError),
     /// No master could be reached until the deadline.
@@ -192,7 +192,7 @@ pub enum Cause {
 
 #[derive(Debug)]
 struct Pending {
-    kind: Kind,
+    kind: RequestKind,
     deadline: Millis,
     sent: bool,
     /// The last answer that meant "not now".
@@ -242,7 +242,7 @@ impl Open {
 
 /// The client's machine.
 #[derive(Debug)]
-pub struct Client {
+pub struct ClientMachine {
     settings: Settings,
     random: u64,
     requests: BTreeMap<RequestId, Pending>,
@@ -262,14 +262,14 @@ pub struct Client {
     links: u64,
 }
 
-impl Client {
+impl ClientMachine {
     /// Builds a client that connects to the first master on its first tick.
     ///
     /// # Panics
     /// When there are no masters.
-    pub fn new(now: Millis, settings: Settings) -> Client {
+    pub fn new(now: Millis, settings: Settings) -> ClientMachine {
         assert!(!settings.masters.is_empty(), "a client needs the address of a master");
-        Client {
+        ClientMachine {
             random: settings.seed,
             requests: BTreeMap::new(),
             deadlines: BTreeSet::new(),
@@ -349,7 +349,7 @@ impl Client {
         &mut self,
         now: Millis,
         request: RequestId,
-        kind: Kind,
+        kind: RequestKind,
         deadline: Millis,
         effects: &mut Effects,
     ) {
@@ -420,8 +420,8 @@ impl Client {
             if !pending.sent {
                 return true;
             }
-            if pending.kind == Kind::Write && !unsent.contains(request) {
-                let outcome = Outcome::Unknown(Cause::LinkLost);
+            if pending.kind == RequestKind::Write && !unsent.contains(request) {
+                let outcome = Outcome::Unknown(FailureCause::LinkLost);
                 deadlines.remove(&(pending.deadline, *request));
                 effects.push(Effect::Finish { request: *request, outcome });
                 return false;
@@ -466,7 +466,7 @@ impl Client {
         // An answer to a request that has timed out, or that a confused master invented, is for nobody.
         let Some(pending) = self.requests.get_mut(&request).filter(|pending| pending.sent) else { return };
         open.in_flight -= 1;
-        if pending.kind == Kind::Write {
+        if pending.kind == RequestKind::Write {
             open.writes_in_flight -= 1;
         }
         let (kind, deadline) = (pending.kind, pending.deadline);
@@ -478,12 +478,12 @@ impl Client {
                     self.stands_by(place.as_deref());
                     return;
                 }
-                (ErrorWord::Loading, _) | (ErrorWord::Unknown, Kind::Read | Kind::Status) => {
+                (ErrorWord::Loading, _) | (ErrorWord::Unknown, RequestKind::Read | RequestKind::Status) => {
                     self.requeue(request, error);
                     self.hold(now);
                     return;
                 }
-                (ErrorWord::Unknown, Kind::Write) => Outcome::Unknown(Cause::Refused(error)),
+                (ErrorWord::Unknown, RequestKind::Write) => Outcome::Unknown(FailureCause::Refused(error)),
                 (
                     ErrorWord::NoQuorum
                     | ErrorWord::ReadOnly
@@ -494,7 +494,7 @@ impl Client {
                     | ErrorWord::WrongType
                     | ErrorWord::Bad,
                     _,
-                ) => Outcome::NotExecuted(Cause::Refused(error)),
+                ) => Outcome::NotExecuted(FailureCause::Refused(error)),
             },
             result @ (Reply::Done
             | Reply::Value(_)
@@ -503,7 +503,7 @@ impl Client {
             | Reply::Count(_)
             | Reply::Text(_)) => {
                 // One that stops has answered what was asked before.
-                if kind != Kind::Status && !open.stops {
+                if kind != RequestKind::Status && !open.stops {
                     open.active = true;
                     open.leaving = None;
                     self.found();
@@ -570,18 +570,20 @@ impl Client {
                 if pending.sent {
                     unanswered = true;
                     open.in_flight -= 1;
-                    if pending.kind == Kind::Write {
+                    if pending.kind == RequestKind::Write {
                         open.writes_in_flight -= 1;
                     }
                 }
             }
             let outcome = match (pending.kind, pending.sent, pending.refusal) {
-                (Kind::Write, true, _) => Outcome::Unknown(Cause::TimedOut),
+                (RequestKind::Write, true, _) => Outcome::Unknown(FailureCause::TimedOut),
                 (_, _, Some(error)) if error.word.is_not_executed() => {
-                    Outcome::NotExecuted(Cause::Refused(error))
+                    Outcome::NotExecuted(FailureCause::Refused(error))
                 }
-                (_, sent, _) if sent || connected => Outcome::NotExecuted(Cause::TimedOut),
-                (Kind::Read | Kind::Write | Kind::Status, _, _) => Outcome::NotExecuted(Cause::Unreachable),
+                (_, sent, _) if sent || connected => Outcome::NotExecuted(FailureCause::TimedOut),
+                (RequestKind::Read | RequestKind::Write | RequestKind::Status, _, _) => {
+                    Outcome::NotExecuted(FailureCause::Unreachable)
+                }
             };
             effects.push(Effect::Finish { request, outcome });
         }
@@ -682,7 +684,7 @@ impl Client {
                 open.heard = now;
             }
             open.in_flight += 1;
-            if pending.kind == Kind::Write {
+            if pending.kind == RequestKind::Write {
                 open.writes_in_flight += 1;
             }
             effects.push(Effect::Send { link: open.link, request });
@@ -767,7 +769,7 @@ mod tests {
     const BACKUP: usize = 1;
 
     struct Rig {
-        machine: Client,
+        machine: ClientMachine,
         now: Millis,
     }
 
@@ -781,7 +783,7 @@ mod tests {
                 backoff_max_ms: 2000,
                 seed: 7,
             };
-            Rig { machine: Client::new(Millis(0), settings), now: Millis(0) }
+            Rig { machine: ClientMachine::new(Millis(0), settings), now: Millis(0) }
         }
 
         /// Connected to the primary, which serves, over link 1.
@@ -838,7 +840,7 @@ mod tests {
         Event::Closed { link: LinkId(link), unsent: unsent.iter().copied().map(RequestId).collect() }
     }
 
-    fn submit(request: u64, kind: Kind) -> Event {
+    fn submit(request: u64, kind: RequestKind) -> Event {
         Event::Submitted { request: RequestId(request), kind, waited_ms: 0 }
     }
 
@@ -853,10 +855,14 @@ mod tests {
     #[test]
     fn a_broken_link_makes_sent_writes_unknown_and_moves_the_rest_to_the_other_master_at_once() {
         let mut rig = Rig::connected();
-        let sent = rig.batch([submit(1, Kind::Write), submit(2, Kind::Read), submit(3, Kind::Write)]);
+        let sent = rig.batch([
+            submit(1, RequestKind::Write),
+            submit(2, RequestKind::Read),
+            submit(3, RequestKind::Write),
+        ]);
         assert_eq!(sent, [send(1, 1), send(1, 2), send(1, 3)]);
         let effects = rig.batch([closed(1, &[3])]);
-        assert_eq!(effects, [finish(1, Outcome::Unknown(Cause::LinkLost)), connect(2, BACKUP)]);
+        assert_eq!(effects, [finish(1, Outcome::Unknown(FailureCause::LinkLost)), connect(2, BACKUP)]);
         assert_eq!(rig.batch([opened(2, true, None)]), [send(2, 2), send(2, 3)]);
         assert_eq!(rig.machine.serving(), Some(BACKUP));
         let effects = rig.batch([answer(2, 3, Reply::Done), answer(2, 2, Reply::NotFound)]);
@@ -869,7 +875,7 @@ mod tests {
     #[test]
     fn a_standby_in_a_takeover_is_asked_again_after_5_to_20_ms() {
         let mut rig = Rig::connected();
-        rig.batch([submit(1, Kind::Read)]);
+        rig.batch([submit(1, RequestKind::Read)]);
         assert_eq!(rig.batch([closed(1, &[])]), [connect(2, BACKUP)]);
         // The backup still believes in the primary, which we have just seen die.
         assert_eq!(rig.batch([opened(2, false, Some("p:1"))]), [send(2, 1)]);
@@ -892,7 +898,7 @@ mod tests {
     fn a_standby_that_names_the_active_master_redirects_at_once() {
         let mut rig = Rig::connected();
         rig.batch([closed(1, &[]), opened(2, true, None)]);
-        assert_eq!(rig.batch([submit(1, Kind::Write), submit(2, Kind::Write)]).len(), 2);
+        assert_eq!(rig.batch([submit(1, RequestKind::Write), submit(2, RequestKind::Write)]).len(), 2);
         // Not before the second write is answered: it would become unknown.
         let standby = |request| answer(2, request, Reply::error(ErrorWord::Standby, "p:1"));
         assert_eq!(rig.batch([standby(1)]), []);
@@ -905,7 +911,7 @@ mod tests {
     #[test]
     fn a_loading_master_is_asked_again_over_the_same_link() {
         let mut rig = Rig::connected();
-        rig.batch([submit(1, Kind::Write)]);
+        rig.batch([submit(1, RequestKind::Write)]);
         assert_eq!(rig.batch([answer(1, 1, Reply::error(ErrorWord::Loading, ""))]), []);
         assert_eq!(rig.tick(), []);
         assert!(rig.wait_for_wakeup() <= 5);
@@ -915,7 +921,7 @@ mod tests {
     #[test]
     fn a_welcome_that_names_the_active_master_redirects_before_anything_is_sent() {
         let mut rig = Rig::new();
-        rig.batch([submit(1, Kind::Write)]);
+        rig.batch([submit(1, RequestKind::Write)]);
         assert_eq!(rig.batch([opened(1, false, Some("b:2"))]), [close(1)]);
         assert_eq!(rig.batch([closed(1, &[])]), [connect(2, BACKUP)]);
         assert_eq!(rig.batch([opened(2, true, None)]), [send(2, 1)]);
@@ -924,7 +930,7 @@ mod tests {
     #[test]
     fn with_no_master_the_pauses_double_and_the_request_ends_as_unreachable() {
         let mut rig = Rig::new();
-        assert_eq!(rig.batch([submit(1, Kind::Write)]), [connect(1, PRIMARY)]);
+        assert_eq!(rig.batch([submit(1, RequestKind::Write)]), [connect(1, PRIMARY)]);
         let (mut link, mut attempts, mut pauses) = (1, 1, Vec::new());
         let outcome = loop {
             let effects = rig.batch([closed(link, &[])]);
@@ -937,7 +943,7 @@ mod tests {
                 other => break other.cloned(),
             }
         };
-        assert_eq!(outcome, Some(finish(1, Outcome::NotExecuted(Cause::Unreachable))));
+        assert_eq!(outcome, Some(finish(1, Outcome::NotExecuted(FailureCause::Unreachable))));
         assert_eq!(rig.now, Millis(2000));
         assert!((5..=10).contains(&pauses[0]) && (80..=160).contains(&pauses[4]), "{pauses:?}");
         assert!((14..=22).contains(&attempts), "{attempts}");
@@ -963,7 +969,7 @@ mod tests {
         }
         assert!(rig.machine.wakeup().unwrap().since(rig.now) >= 1000);
         rig.now = rig.now.plus(500);
-        let effects = rig.batch([submit(1, Kind::Read)]);
+        let effects = rig.batch([submit(1, RequestKind::Read)]);
         assert!(matches!(effects[..], [Effect::Connect { .. }]), "{effects:?}");
     }
 
@@ -971,7 +977,7 @@ mod tests {
     fn every_request_gets_an_attempt_soon_even_when_others_have_waited_long() {
         let mut rig = Rig::new();
         let (mut link, mut pauses) = (1, 0);
-        rig.batch([submit(1, Kind::Read)]);
+        rig.batch([submit(1, RequestKind::Read)]);
         // Nobody answers until the pauses are long.
         while pauses < 6 {
             let mut effects = rig.batch([closed(link, &[])]);
@@ -987,7 +993,7 @@ mod tests {
         let [Effect::Connect { link: next, .. }] = effects[..] else { panic!("{effects:?}") };
         assert_eq!(rig.batch([closed(next.0, &[])]), []);
         assert!(rig.machine.wakeup().unwrap().since(rig.now) > FRESH_REQUEST_PAUSE_MS);
-        rig.batch([submit(2, Kind::Read)]);
+        rig.batch([submit(2, RequestKind::Read)]);
         assert_eq!(rig.wait_for_wakeup(), FRESH_REQUEST_PAUSE_MS);
         assert!(matches!(rig.tick()[..], [Effect::Connect { .. }]));
     }
@@ -998,18 +1004,18 @@ mod tests {
         assert_eq!(rig.machine.wakeup(), None);
         rig.now = Millis(3_600_000);
         assert_eq!(rig.tick(), []);
-        rig.batch([submit(1, Kind::Write)]);
+        rig.batch([submit(1, RequestKind::Write)]);
         assert_eq!(rig.machine.wakeup(), Some(Millis(3_602_000)));
     }
 
     #[test]
     fn a_silent_master_is_left_after_the_deadline_and_what_it_may_have_done_is_unknown() {
         let mut rig = Rig::connected();
-        rig.batch([submit(1, Kind::Write)]);
+        rig.batch([submit(1, RequestKind::Write)]);
         rig.now = Millis(1000);
-        rig.batch([submit(2, Kind::Read)]);
+        rig.batch([submit(2, RequestKind::Read)]);
         rig.now = Millis(2000);
-        assert_eq!(rig.tick(), [finish(1, Outcome::Unknown(Cause::TimedOut)), close(1)]);
+        assert_eq!(rig.tick(), [finish(1, Outcome::Unknown(FailureCause::TimedOut)), close(1)]);
         assert_eq!(rig.batch([closed(1, &[])]), [connect(2, BACKUP)]);
         assert_eq!(rig.batch([opened(2, true, None)]), [send(2, 2)]);
     }
@@ -1017,18 +1023,18 @@ mod tests {
     #[test]
     fn a_master_that_answers_others_is_not_left_for_one_slow_request() {
         let mut rig = Rig::connected();
-        rig.batch([submit(1, Kind::Write), submit(2, Kind::Read)]);
+        rig.batch([submit(1, RequestKind::Write), submit(2, RequestKind::Read)]);
         rig.now = Millis(1500);
         rig.batch([answer(1, 2, Reply::NotFound)]);
         rig.now = Millis(2000);
-        assert_eq!(rig.tick(), [finish(1, Outcome::Unknown(Cause::TimedOut))]);
+        assert_eq!(rig.tick(), [finish(1, Outcome::Unknown(FailureCause::TimedOut))]);
         assert_eq!(rig.machine.serving(), Some(PRIMARY));
     }
 
     #[test]
     fn an_answer_in_the_same_batch_comes_before_the_deadline() {
         let mut rig = Rig::connected();
-        rig.batch([submit(1, Kind::Write)]);
+        rig.batch([submit(1, RequestKind::Write)]);
         rig.now = Millis(9000);
         assert_eq!(rig.batch([answer(1, 1, Reply::Done)]), [finish(1, Outcome::Result(Reply::Done))]);
     }
@@ -1036,10 +1042,10 @@ mod tests {
     #[test]
     fn a_write_refused_until_its_deadline_was_not_executed() {
         let mut rig = Rig::connected();
-        rig.batch([submit(1, Kind::Write)]);
+        rig.batch([submit(1, RequestKind::Write)]);
         rig.batch([answer(1, 1, Reply::error(ErrorWord::Loading, "soon"))]);
         rig.now = Millis(2000);
-        let cause = Cause::Refused(refusal(ErrorWord::Loading, "soon"));
+        let cause = FailureCause::Refused(refusal(ErrorWord::Loading, "soon"));
         assert_eq!(rig.tick()[0], finish(1, Outcome::NotExecuted(cause)));
     }
 
@@ -1047,11 +1053,11 @@ mod tests {
     fn the_words_of_an_error_decide_the_outcome() {
         for word in ErrorWord::ALL {
             let mut rig = Rig::connected();
-            rig.batch([submit(1, Kind::Write), submit(2, Kind::Read)]);
+            rig.batch([submit(1, RequestKind::Write), submit(2, RequestKind::Read)]);
             let error = refusal(word, "");
             let effects = rig.batch([answer(1, 1, Reply::Error(error.clone()))]);
             let read_effects = rig.batch([answer(1, 2, Reply::Error(error.clone()))]);
-            let cause = Cause::Refused(error);
+            let cause = FailureCause::Refused(error);
             match word {
                 ErrorWord::Standby => assert_eq!(read_effects, []),
                 ErrorWord::Loading => assert_eq!(read_effects, []),
@@ -1086,7 +1092,7 @@ mod tests {
     #[test]
     fn a_first_master_that_says_nothing_leaves_the_other_one_its_part_of_the_time() {
         let mut rig = Rig::new();
-        assert_eq!(rig.batch([submit(1, Kind::Write)]), [connect(1, PRIMARY)]);
+        assert_eq!(rig.batch([submit(1, RequestKind::Write)]), [connect(1, PRIMARY)]);
         assert_eq!(rig.wait_for_wakeup(), 1000);
         assert_eq!(rig.tick(), [close(1)]);
         assert_eq!(rig.batch([closed(1, &[])]), [connect(2, BACKUP)]);
@@ -1099,7 +1105,7 @@ mod tests {
     #[test]
     fn a_read_leaves_a_link_that_falls_silent_while_there_is_time_for_another_master() {
         let mut rig = Rig::connected();
-        rig.batch([submit(1, Kind::Read)]);
+        rig.batch([submit(1, RequestKind::Read)]);
         rig.now = Millis(900);
         // A part of a long answer.
         assert_eq!(rig.batch([Event::Heard { link: LinkId(1) }]), []);
@@ -1113,18 +1119,18 @@ mod tests {
     #[test]
     fn nothing_more_is_sent_into_a_silence() {
         let mut rig = Rig::connected();
-        rig.batch([submit(1, Kind::Write)]);
+        rig.batch([submit(1, RequestKind::Write)]);
         rig.now = Millis(1500);
-        assert_eq!(rig.batch([submit(2, Kind::Write)]), []);
+        assert_eq!(rig.batch([submit(2, RequestKind::Write)]), []);
         assert_eq!(rig.machine.wakeup(), Some(Millis(2000)), "the deadline alone");
         // It was slow, and goes on.
         assert_eq!(rig.batch([Event::Heard { link: LinkId(1) }]), [send(1, 2)]);
         rig.now = Millis(2600);
-        let finished = rig.batch([submit(3, Kind::Write)]);
-        assert_eq!(finished, [finish(1, Outcome::Unknown(Cause::TimedOut))]);
+        let finished = rig.batch([submit(3, RequestKind::Write)]);
+        assert_eq!(finished, [finish(1, Outcome::Unknown(FailureCause::TimedOut))]);
         // The second one's time is over: the third was never sent, and another master executes it.
         rig.now = Millis(3500);
-        assert_eq!(rig.tick(), [finish(2, Outcome::Unknown(Cause::TimedOut)), close(1)]);
+        assert_eq!(rig.tick(), [finish(2, Outcome::Unknown(FailureCause::TimedOut)), close(1)]);
         assert_eq!(rig.batch([closed(1, &[])]), [connect(2, BACKUP)]);
         assert_eq!(rig.batch([opened(2, true, None)]), [send(2, 3)]);
     }
@@ -1141,7 +1147,7 @@ mod tests {
     #[test]
     fn a_standby_that_is_to_be_left_sets_no_time_that_has_passed() {
         let mut rig = Rig::connected();
-        let sent = rig.batch([submit(1, Kind::Write), submit(2, Kind::Write)]);
+        let sent = rig.batch([submit(1, RequestKind::Write), submit(2, RequestKind::Write)]);
         assert_eq!(sent, [send(1, 1), send(1, 2)]);
         // The first one is refused, and the second may still be executed here: the link must stay.
         assert_eq!(rig.batch([answer(1, 1, Reply::error(ErrorWord::Standby, "b:2"))]), []);
@@ -1170,7 +1176,7 @@ mod tests {
     #[test]
     fn status_is_asked_of_a_standby_too_and_says_nothing_about_who_serves() {
         let mut rig = Rig::new();
-        rig.batch([submit(1, Kind::Status)]);
+        rig.batch([submit(1, RequestKind::Status)]);
         rig.batch([closed(1, &[])]);
         assert_eq!(rig.batch([opened(2, false, None)]), [send(2, 1)]);
         let text = Reply::Text("role:standby".to_owned());
@@ -1181,7 +1187,7 @@ mod tests {
     #[test]
     fn answers_of_an_older_link_or_to_nobody_are_ignored() {
         let mut rig = Rig::connected();
-        rig.batch([submit(1, Kind::Read)]);
+        rig.batch([submit(1, RequestKind::Read)]);
         rig.batch([closed(1, &[]), opened(2, true, None)]);
         assert_eq!(rig.batch([answer(1, 1, Reply::NotFound), answer(2, 9, Reply::Done)]), []);
         assert_eq!(rig.batch([answer(2, 1, Reply::NotFound)]), [finish(1, Outcome::Result(Reply::NotFound))]);

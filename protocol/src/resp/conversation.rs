@@ -52,7 +52,7 @@ impl ServerFacts {
 
 /// What the caller has to do for one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum Handling {
     /// Nothing more: the answer is in `out`.
     Answered,
     /// Ask the store; its reply goes through [`encode_reply`](super::encode_reply), with this shape and the
@@ -120,7 +120,7 @@ impl Conversation {
     ///
     /// # Panics
     /// When `args` is empty: the parser never gives that.
-    pub fn handle(&mut self, args: Args, out: &mut Vec<u8>) -> Action {
+    pub fn handle(&mut self, args: Args, out: &mut Vec<u8>) -> Handling {
         assert!(!args.is_empty(), "a request has a name");
         let before = out.len();
         let Some(spec) = command::find(&args, out) else {
@@ -128,32 +128,32 @@ impl Conversation {
                 // A browser that was tricked into talking to this port: leave before its body is taken for
                 // requests.
                 out.truncate(before);
-                return Action::Close;
+                return Handling::Close;
             }
-            return Action::Answered;
+            return Handling::Answered;
         };
         match spec.does {
             Does::Ask(read) => {
                 let Limits { key_max, value_max, .. } = self.facts.limits;
                 match read(&mut Words::after_name(args, Lengths { key_max, value_max })) {
-                    Ok(command) => Action::Ask { command, shape: Shape::Plain },
+                    Ok(command) => Handling::Ask { command, shape: Shape::Plain },
                     Err(unfit) => {
                         say_unfit(spec.name, &unfit, out);
-                        Action::Answered
+                        Handling::Answered
                     }
                 }
             }
-            Does::Describe => Action::Ask {
+            Does::Describe => Handling::Ask {
                 command: Command::Status,
                 shape: Shape::Info(Sections::named(args[1..].iter().map(|name| &name[..]))),
             },
             Does::Quit => {
                 status(out, "OK");
-                Action::AnsweredAndClose
+                Handling::AnsweredAndClose
             }
             Does::Own(own) => {
                 self.answer(own, spec.name, &args[1..], out);
-                Action::Answered
+                Handling::Answered
             }
         }
     }

@@ -15,7 +15,7 @@ mod glob;
 mod info;
 mod parse;
 
-pub use conversation::{Action, Conversation, ServerFacts, CLIENT_ATTRIBUTE_MAX};
+pub use conversation::{Conversation, Handling, ServerFacts, CLIENT_ATTRIBUTE_MAX};
 pub use encode::{encode_entry, encode_reply, encode_values, Shape};
 pub use info::{Info, Sections, SECTIONS};
 pub use parse::{Parsed, Parser, ProtocolError};

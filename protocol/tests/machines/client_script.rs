@@ -4,7 +4,9 @@
 use crate::scripts::{run_all, show_reply, Res};
 use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::ids::{LinkId, Millis, RequestId};
-use dsm_protocol::machine::client::{Cause, Client, Effect, Event, Kind, Outcome, Settings};
+use dsm_protocol::machine::client::{
+    ClientMachine, Effect, Event, FailureCause, Outcome, RequestKind, Settings,
+};
 use std::fmt::Write as _;
 
 #[test]
@@ -18,21 +20,21 @@ fn client() {
             backoff_max_ms: 2000,
             seed: 7,
         };
-        Runner { client: Client::new(Millis(0), settings), now: 0 }
+        Runner { client: ClientMachine::new(Millis(0), settings), now: 0 }
     });
 }
 
 struct Runner {
-    client: Client,
+    client: ClientMachine,
     now: u64,
 }
 
-fn show_cause(cause: &Cause) -> String {
+fn show_cause(cause: &FailureCause) -> String {
     match cause {
-        Cause::Refused(error) => format!("refused with {error}"),
-        Cause::Unreachable => "no master was reached".to_owned(),
-        Cause::LinkLost => "the link was lost".to_owned(),
-        Cause::TimedOut => "timed out".to_owned(),
+        FailureCause::Refused(error) => format!("refused with {error}"),
+        FailureCause::Unreachable => "no master was reached".to_owned(),
+        FailureCause::LinkLost => "the link was lost".to_owned(),
+        FailureCause::TimedOut => "timed out".to_owned(),
     }
 }
 
@@ -51,7 +53,7 @@ impl goldenscript::Runner for Runner {
             // read REQUEST [WAITED_MS], write REQUEST [WAITED_MS]
             name @ ("read" | "write") => {
                 let request = RequestId(pos()?.parse()?);
-                let kind = if name == "read" { Kind::Read } else { Kind::Write };
+                let kind = if name == "read" { RequestKind::Read } else { RequestKind::Write };
                 let waited_ms = args.next_pos().map_or(Ok(0), str::parse)?;
                 Some(Event::Submitted { request, kind, waited_ms })
             }

@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 /// What was found out so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum ProofVerdict {
     /// The place is there.
     Found,
     /// The file ends in front of it, in words.
@@ -33,7 +33,7 @@ pub(crate) struct Proof {
     /// The reign of the record that would be the one, as far as is read.
     reign: Reign,
     /// What was found for good, and how long the file was then.
-    settled: Option<(Verdict, u64)>,
+    settled: Option<(ProofVerdict, u64)>,
 }
 
 impl Proof {
@@ -62,7 +62,7 @@ impl Proof {
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) async fn go_on(mut self) -> io::Result<(Self, Verdict)> {
+    pub(crate) async fn go_on(mut self) -> io::Result<(Self, ProofVerdict)> {
         let length = self.file.length().await?;
         if let Some((verdict, before)) = &self.settled {
             if *before == length {
@@ -93,30 +93,30 @@ impl Proof {
             }
             let at = self.scan.position();
             let verdict = match (at.cluster, wanted.cluster) {
-                (Some(theirs), Some(ours)) if theirs != ours => {
-                    Some(Verdict::Other(format!("it is the log of cluster {theirs}, this is cluster {ours}")))
-                }
-                _ if at.seq >= wanted.seq && self.reign == wanted.reign => Some(Verdict::Found),
-                _ if at.seq >= wanted.seq => Some(Verdict::Other(format!(
+                (Some(theirs), Some(ours)) if theirs != ours => Some(ProofVerdict::Other(format!(
+                    "it is the log of cluster {theirs}, this is cluster {ours}"
+                ))),
+                _ if at.seq >= wanted.seq && self.reign == wanted.reign => Some(ProofVerdict::Found),
+                _ if at.seq >= wanted.seq => Some(ProofVerdict::Other(format!(
                     "its record {} is of reign {}, and one of reign {} was replayed",
                     wanted.seq, self.reign, wanted.reign
                 ))),
                 _ => part.bad.map(|bad| {
-                    Verdict::Other(format!(
+                    ProofVerdict::Other(format!(
                         "it is no log, or damaged, at byte {}, line {}, in front of what was replayed: {}",
                         bad.offset, bad.line, bad.cause
                     ))
                 }),
             };
             match verdict {
-                Some(Verdict::Found) => return Ok((self, Verdict::Found)),
+                Some(ProofVerdict::Found) => return Ok((self, ProofVerdict::Found)),
                 Some(verdict) => {
                     self.settled = Some((verdict.clone(), length));
                     return Ok((self, verdict));
                 }
                 None if part.at_end => {
                     let what = format!("it ends at seq {}, and seq {} was replayed", at.seq, wanted.seq);
-                    return Ok((self, Verdict::Short(what)));
+                    return Ok((self, ProofVerdict::Short(what)));
                 }
                 None => {}
             }

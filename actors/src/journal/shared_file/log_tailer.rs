@@ -7,7 +7,7 @@
 //! to say.
 
 use crate::env::{Displaced, Env, File, FileIdentity, OpenMode, Post, Stands, Watch};
-use crate::journal::shared_file::log_proof::{Proof, Verdict};
+use crate::journal::shared_file::log_proof::{Proof, ProofVerdict};
 use crate::journal::shared_file::log_scan::{LogPlace, LogScan, Part};
 use crate::journal::{Replay, Sight};
 use crate::node_error::NodeError;
@@ -390,12 +390,12 @@ impl Follower {
             let (proof, verdict) = proof.go_on().await?;
             let file = Rc::clone(proof.file());
             match verdict {
-                Verdict::Found => self.file = Some(file),
-                Verdict::Short(what) => {
+                ProofVerdict::Found => self.file = Some(file),
+                ProofVerdict::Short(what) => {
                     self.proof = Some(proof);
                     return Ok(Some(Sight::Short(what)));
                 }
-                Verdict::Other(what) => {
+                ProofVerdict::Other(what) => {
                     self.proof = Some(proof);
                     return Ok(Some(Sight::Other(what)));
                 }
