@@ -201,13 +201,13 @@ fn run(args: &Args) -> anyhow::Result<u8> {
 
 /// How a log ended.
 struct Walk {
-    /// The place behind the last good line.
+    /// The place after the last good line.
     position: Position,
-    /// What stands behind it; `None` when it is the end.
+    /// What stands after it; `None` when it is the end.
     verdict: Option<Verdict>,
 }
 
-/// Reads a log to its end or its first bad line, which is judged by all that stands behind it.
+/// Reads a log to its end or its first bad line, which is judged by all that stands after it.
 fn walk(
     mut file: impl Read,
     crash: CrashKind,
@@ -234,7 +234,7 @@ fn walk(
                          passed over"
                     ));
                 }
-                // The line behind it decides, and is not read yet.
+                // The line after it decides, and is not read yet.
                 None if !at_end => {
                     read_more(&mut file, &mut buffer, &mut start, &mut end, &mut at_end)?;
                     continue;
@@ -259,7 +259,7 @@ fn walk(
     Ok(Walk { position: scanner.position(), verdict: Some(judge.finish()) })
 }
 
-/// Reads more behind what stands in the buffer from `start` to `end`.
+/// Reads more after what stands in the buffer from `start` to `end`.
 fn read_more(
     file: &mut impl Read,
     buffer: &mut Vec<u8>,
@@ -731,7 +731,7 @@ fn repair(
     Ok(EXIT_CLEAN)
 }
 
-/// Copies what stands behind `offset` to a new file beside the log, on disk before this returns.
+/// Copies what stands after `offset` to a new file beside the log, on disk before this returns.
 fn save_tail(file: &mut File, path: &Path, offset: u64) -> anyhow::Result<(PathBuf, u64)> {
     let mut attempt = 1;
     let (saved_to, mut copy) = loop {

@@ -39,7 +39,7 @@ const AT_ONCE: usize = 10;
 /// How long a case may take to get anywhere.
 const PATIENCE: Duration = seconds(30);
 
-/// Steps of the script that must succeed behind the fault.
+/// Steps of the script that must succeed after the fault.
 const STEPS_BEHIND: u64 = 8;
 
 /// How many slaves a case has.
@@ -393,7 +393,7 @@ impl Script {
         }
         let stand = words.iter().take_while(|word| **word == Word::Result).count();
         let refused = words.iter().filter(|word| **word == Word::ReadOnly).count();
-        // What is refused takes with it all that was sent behind it.
+        // What is refused takes with it all that was sent after it.
         if refused > 0 {
             assert_eq!(stand + refused, words.len(), "whole lines stand in front of refused ones: {words:?}");
             self.shown.parted += u64::from(stand > 0);

@@ -336,7 +336,7 @@ fn while_not(stop: &AtomicBool, mut work: impl FnMut()) {
     }
 }
 
-/// A connection that sends random bytes, behind the beginning of a request or of a link or not, and leaves.
+/// A connection that sends random bytes, after the beginning of a request or of a link or not, and leaves.
 fn throw_garbage(cluster: &TestCluster, master: Node) {
     let mut random = rand::rng();
     let mut garbage: Vec<u8> = (0..random.random_range(1..2000)).map(|_| random.random()).collect();

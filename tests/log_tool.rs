@@ -89,7 +89,7 @@ fn log() -> (Vec<u8>, Vec<usize>) {
     (bytes, starts)
 }
 
-/// The value behind a name in what `check` prints.
+/// The value after a name in what `check` prints.
 fn shown<'a>(run: &'a Run, name: &str) -> &'a str {
     let line = run.stdout.lines().find_map(|line| line.strip_prefix(name));
     line.unwrap_or_else(|| panic!("no {name} in {}", run.stdout)).trim()

@@ -159,7 +159,7 @@ impl Terminal {
         String::from_utf8_lossy(&std::fs::read(&self.output).expect("a file")).into_owned()
     }
 
-    /// Waits for a text behind all that was waited for before.
+    /// Waits for a text after all that was waited for before.
     fn expect(&mut self, wanted: &str) {
         let end = wait_for(&format!("the terminal shows {wanted:?}"), seconds(30), || {
             let text = self.text();

@@ -926,7 +926,7 @@ fn framing() -> Vec<Script> {
     let mut high = b"*1\r\n".to_vec();
     high.extend(b"\xff4\r\n");
     all.push(Script::raw("a high byte in place of a bulk string", high).closes());
-    // Of 64 KiB and one byte: more would be sent behind the end of the connection.
+    // Of 64 KiB and one byte: more would be sent after the end of the connection.
     let line = "x".repeat(64 * 1024 + 1);
     all.push(Script::raw("an inline request that does not end", line.clone()).closes());
     all.push(Script::raw("a count that does not end", format!("*{line}")).closes());
@@ -1027,7 +1027,7 @@ fn arities() -> Vec<Script> {
         let words = name.split(' ').count() as i32;
         for count in words..words + 7 {
             let wrong = if arity < 0 { count < -arity } else { count != arity };
-            // A word behind a container is a subcommand.
+            // A word after a container is a subcommand.
             let container = matches!(name, "client" | "config") && count > 1;
             if wrong && !container {
                 let arguments = " x".repeat((count - words) as usize);

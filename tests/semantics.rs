@@ -28,7 +28,7 @@ fn source(path: &Path) -> Option<String> {
 }
 
 /// Reads bullets, rows and paragraphs apart from each other. In each, code that is a path says where the tests stand that
-/// are named behind it, outside of code.
+/// are named after it, outside of code.
 fn links(root: &Path, document: &str) -> Links {
     let mut parts = vec![String::new()];
     for line in document.lines() {

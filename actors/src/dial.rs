@@ -85,7 +85,7 @@ impl Socket for TcpStream {
 /// How a master has answered.
 pub(crate) struct Greeted {
     pub(crate) welcome: Welcome,
-    /// What it has said behind that.
+    /// What it has said after that.
     pub(crate) unread: BytesMut,
 }
 

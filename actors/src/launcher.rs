@@ -105,7 +105,7 @@ pub struct RoleCommand {
     pub program: PathBuf,
     /// What stands before the role's own flags.
     pub prefix: Vec<OsString>,
-    /// Further flags, behind the ones that the launcher gives.
+    /// Further flags, after the ones that the launcher gives.
     pub extra: Vec<OsString>,
 }
 
@@ -122,7 +122,7 @@ impl RoleCommand {
         self
     }
 
-    /// Puts `words` behind the role's flags.
+    /// Puts `words` after the role's flags.
     #[must_use]
     pub fn with_extra<W: Into<OsString>>(mut self, words: impl IntoIterator<Item = W>) -> RoleCommand {
         self.extra.extend(words.into_iter().map(Into::into));

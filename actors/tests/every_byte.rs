@@ -2,7 +2,7 @@
 //!
 //! `protocol/tests/every_byte` tries every kind of damage on 1,000 records with the judge alone; here a short log shows
 //! that what is done about the verdict is right too: what is replayed, what is cut and synced, that a refusal names the
-//! place and touches nothing, and that a reign can go on behind it.
+//! place and touches nothing, and that a reign can go on after it.
 
 use actix::prelude::*;
 use dsm::config::Fsync;
@@ -249,7 +249,7 @@ async fn recover(history: &History, crash: &Crash, what: &str) -> Option<usize> 
             assert_eq!(contents_of(&recovered), history.contents(length), "{what}: replayed");
             assert!(length >= crash.synced_end, "{what}: acknowledged records are lost behind {length}");
             if length < crash.file.len() {
-                // The cut is durable before anything is written behind it.
+                // The cut is durable before anything is written after it.
                 let cut = [FileOperation::Truncate { length: length as u64 }, FileOperation::Sync];
                 assert_eq!(operations[..2], cut, "{what}");
             } else {
@@ -313,7 +313,7 @@ fn a_log_cut_at_any_byte_is_recovered_and_goes_on() {
             }
         }
         assert!(cuts > 3_000, "{cuts}");
-        // The next reign writes behind what was left, and all of it is good.
+        // The next reign writes after what was left, and all of it is good.
         for length in (0..history.bytes.len()).step_by(11) {
             let world = MemoryEnv::new();
             world.disk.replace(path(), &history.bytes[..length]);

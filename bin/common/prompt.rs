@@ -412,7 +412,7 @@ fn usage_of(word: &str) -> &'static str {
 }
 
 impl TypedOperation {
-    /// Reads a line. A key is one word, or stands in quotes; a value is what follows the one character behind the key,
+    /// Reads a line. A key is one word, or stands in quotes; a value is what follows the one character after the key,
     /// without the quotes if all of it stands in quotes.
     pub fn parse(line: &[u8]) -> TypedOperation {
         let (word, rest) = first_word(line.trim_ascii_start());

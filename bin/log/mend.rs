@@ -294,7 +294,7 @@ impl<W: Write> Draft<W> {
         }
     }
 
-    /// Writes a good line that comes behind lost ones: with the field that names the record in front of the gap.
+    /// Writes a good line that comes after lost ones: with the field that names the record in front of the gap.
     fn accept_behind_a_gap(&mut self, record: &Record<'_>) -> anyhow::Result<bool> {
         let before = self.scanner.position();
         let operation = record.to_operation();

@@ -93,7 +93,7 @@ mod on {
         DirectoryNotSynced,
         /// A new holder of the lock goes on where its tailer stood, and not at the log's end.
         RecoveryStopsEarly,
-        /// A bad line is cut although a line behind it proves that it had been on disk.
+        /// A bad line is cut although a line after it proves that it had been on disk.
         EvidenceIgnored,
         /// A line whose checksum is wrong counts as good.
         BadChecksumAccepted,

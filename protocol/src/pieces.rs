@@ -302,7 +302,7 @@ mod tests {
         all
     }
 
-    /// Something like a frame, with something behind it.
+    /// Something like a frame, with something after it.
     fn frame(value: &Bytes, out: &mut impl Sink) {
         let tail = out.tail();
         let start = tail.len();

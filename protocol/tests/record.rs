@@ -189,7 +189,7 @@ proptest! {
         }
     }
 
-    /// A power cut: what was synced stands, behind it any 16 bytes either arrived, are zero, or hold old bytes,
+    /// A power cut: what was synced stands, after it any 16 bytes either arrived, are zero, or hold old bytes,
     /// and the file may end early.
     #[test]
     fn a_power_cut_leaves_every_synced_record_and_a_tail_that_may_be_cut(
@@ -387,7 +387,7 @@ fn a_hole_is_what_was_never_on_disk() {
         let found = verdict(zeros.clone(), CrashKind::SameBoot, &log);
         assert!(matches!(found, Verdict::Corrupt { evidence: None, .. }), "{zeros:?} {found:?}");
     }
-    // What a good line behind it says had been synced was.
+    // What a good line after it says had been synced was.
     log.group(&[write("d", "4")]);
     for crash in [CrashKind::SameBoot, CrashKind::MayHaveLostPower] {
         let found = verdict(300..512, crash, &log);
@@ -486,7 +486,7 @@ fn positions_know_what_is_on_disk_and_carry_a_scan_over() {
     let (seen, _, after) = scan(&log.bytes, position);
     assert_eq!(seen.len(), 1);
     assert_eq!((after.ends_with_mark, after.mark_offset), (false, position.mark_offset));
-    // The sync of the group behind it may have failed for the mark's page too: both are written again.
+    // The sync of the group after it may have failed for the mark's page too: both are written again.
     assert_eq!(after.unsynced_offset, mark.1 as u64);
     let end = log.bytes.len() as u64;
     log.group(&[write("k", "x")]);
@@ -644,7 +644,7 @@ fn words_and_numbers_that_the_grammar_excludes_are_bad_even_with_the_right_check
     }
 }
 
-/// The first fenced block behind `heading` in the documentation.
+/// The first fenced block after `heading` in the documentation.
 fn documented(heading: &str) -> &'static str {
     let formats = include_str!("../../docs/FORMATS.md");
     let section = formats.split_once(heading).expect(heading).1;

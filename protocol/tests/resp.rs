@@ -489,7 +489,7 @@ fn a_request_over_its_limits_is_an_error() {
     let parse = |bytes: &[u8]| Parser::new(limits).next(&mut BytesMut::from(bytes));
     assert_eq!(parse(b"*5\r\n"), Err(ProtocolError::InvalidArrayLength));
     assert_eq!(parse(b"*4\r\n"), Ok(None));
-    // 4 of `*1`, 5 of `$28`, and 2 behind the content: 40 in all.
+    // 4 of `*1`, 5 of `$28`, and 2 after the content: 40 in all.
     assert_eq!(parse(b"*1\r\n$29\r\n"), Ok(None));
     assert_eq!(parse(b"*1\r\n$30\r\n"), Err(ProtocolError::RequestTooLong));
     assert_eq!(parse(b"*4\r\n$1\r\na\r\n$1\r\nb\r\n$18\r\n"), Err(ProtocolError::RequestTooLong));

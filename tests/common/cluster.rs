@@ -736,7 +736,7 @@ fn assert_killed(node: Node, status: ExitStatus) {
 /// Whether a thread runs or may run any moment. One that is gone does not.
 fn runs(task: &Path) -> bool {
     let stat = std::fs::read_to_string(task.join("stat")).unwrap_or_default();
-    // The name in parentheses may hold anything; behind it stands the state: T is stopped, D waits in the kernel.
+    // The name in parentheses may hold anything; after it stands the state: T is stopped, D waits in the kernel.
     let state = stat.rsplit_once(") ").map_or("", |(_, behind)| behind).chars().next();
     state.is_some_and(|state| !"TtDZX".contains(state))
 }

@@ -104,7 +104,7 @@ impl EmbeddedCaller {
         self.switchboard.push(Arrived::Opened(Rc::clone(&session)));
         self.session = Some(Rc::clone(&session));
         let (closing, board) = (Rc::clone(&session), Rc::clone(&self.switchboard));
-        // A session that is closed behind an unknown write gives up what it still waits for.
+        // A session that is closed after an unknown write gives up what it still waits for.
         actix::spawn(async move {
             closing.closed().await;
             board.push(Arrived::Closed(closing.id()));

@@ -121,7 +121,7 @@ impl LinkReader<'_> {
         let trusted = &self.context.switchboard.trusted;
         let mut is_taken_in = trusted.borrow().contains_key(&self.link);
         if !is_taken_in && self.buffer.len() >= frame::HEADER_BYTES {
-            // A long frame may stand right behind the short one that makes the link known: the master hears that one out
+            // A long frame may stand right after the short one that makes the link known: the master hears that one out
             // first.
             self.unheard.heard_out().await;
             is_taken_in = trusted.borrow().contains_key(&self.link);

@@ -261,7 +261,7 @@ async fn a_request_gives_its_permit_back_with_its_answer_its_refusal_and_its_ses
     let (first, second) = (door.request().await, door.request().await);
     door.until("one is refused", |context| context.switchboard.errors.of(ErrorWord::Busy) == 1).await;
     assert_eq!(door.in_flight(), (2, 3));
-    // Answered behind another one that is not: the answer waits, the permit does not.
+    // Answered after another one that is not: the answer waits, the permit does not.
     assert!(session.answer(second.tag, &Reply::NotFound));
     assert_eq!(door.in_flight(), (1, 1));
     assert!(!session.answer(second.tag, &Reply::NotFound), "it is answered once");

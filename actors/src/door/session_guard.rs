@@ -56,7 +56,7 @@ impl SessionGuard {
         self.session.answer(tag, refusal);
     }
 
-    /// Sends what the connection says by itself, behind what was asked before.
+    /// Sends what the connection says by itself, after what was asked before.
     pub(super) fn say(&self, answer: &[u8]) {
         self.switchboard.errors.note_encoded(answer);
         self.session.say(answer);

@@ -327,7 +327,7 @@ impl RealFile {
         let on_thread = Arc::clone(&file);
         spawn_thread("dsm-disk", move || {
             while let Ok(job) = queue.recv() {
-                // A job that panics drops its answer, which its caller takes for an error. The jobs behind it are done: a
+                // A job that panics drops its answer, which its caller takes for an error. The jobs after it are done: a
                 // bug in one must not leave all other readers of the file without answers.
                 let _ = std::panic::catch_unwind(AssertUnwindSafe(|| job(&on_thread)));
             }
@@ -829,7 +829,7 @@ fn queue_for_lock(path: &Path, unwanted: impl Fn() -> bool) -> io::Result<Option
 /// The longest text of a lock file that is written over, in bytes.
 const LOCK_TEXT_MAX: usize = 4096;
 
-/// Where the counter's byte range begins in the lock file: far behind any text.
+/// Where the counter's byte range begins in the lock file: far after any text.
 const BEAT_OFFSET: i64 = 1 << 40;
 
 /// The counter is published modulo this.
@@ -1033,7 +1033,7 @@ fn flock_holders(identity: FileIdentity) -> io::Result<Vec<u32>> {
     let mut holders = Vec::new();
     let inode = identity.inode.to_string();
     for line in fs::read_to_string("/proc/locks")?.lines() {
-        // `1: FLOCK  ADVISORY  WRITE 1234 08:02:131090 0 EOF`; a waiter has `->` behind the number.
+        // `1: FLOCK  ADVISORY  WRITE 1234 08:02:131090 0 EOF`; a waiter has `->` after the number.
         let fields: Vec<&str> = line.split_whitespace().collect();
         let [_, "FLOCK", _, _, pid, file, ..] = fields[..] else { continue };
         if file.rsplit(':').next() == Some(&inode) {
@@ -1046,7 +1046,7 @@ fn flock_holders(identity: FileIdentity) -> io::Result<Vec<u32>> {
 /// When a process started, in clock ticks since boot.
 fn start_of(pid: u32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name in parentheses may hold anything; field 22 of the line is the 20th behind it.
+    // The name in parentheses may hold anything; field 22 of the line is the 20th after it.
     let behind = stat.rsplit_once(')').map_or("", |(_, behind)| behind);
     let field = behind.split_whitespace().nth(19).and_then(|field| field.parse().ok());
     field.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no start time in /proc/PID/stat"))

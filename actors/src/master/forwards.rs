@@ -34,7 +34,7 @@ fn is_long(command: &Command) -> bool {
 }
 
 impl MasterActor {
-    /// Sends something to another master, behind whatever is still being encoded for it: a request to the one that serves,
+    /// Sends something to another master, after whatever is still being encoded for it: a request to the one that serves,
     /// the end of a session to all.
     pub(super) fn forward(&mut self, forward: Forward) {
         match forward {

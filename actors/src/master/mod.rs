@@ -610,7 +610,7 @@ impl MasterActor {
 
     fn request(&mut self, now: Millis, asker: Asker, command: Command) {
         let Some(session) = self.sessions.get(&asker.session) else { return };
-        // Closed behind an unknown write: what the client had pipelined after it must not run.
+        // Closed after an unknown write: what the client had pipelined after it must not run.
         if session.is_closed() && !matches!(session.origin(), Origin::Forwarded { .. }) {
             return;
         }
@@ -740,7 +740,7 @@ impl MasterActor {
                 count(&self.switchboard.gate.counters.busy);
                 let why = "the answers of others take all the room (--max-answer-bytes)";
                 self.reply(Asker { session: id, tag }, &Reply::error(ErrorWord::Busy, why));
-                // What stands behind it may need no room.
+                // What stands after it may need no room.
                 loop {
                     if left == 0 {
                         self.congested.push_front(id);

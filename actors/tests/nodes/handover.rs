@@ -140,7 +140,7 @@ fn a_handover_whose_log_cannot_be_closed_in_time_is_given_up_and_fails_no_reques
         let mut client = cluster.client(0).await;
         client.send(&["SET", "k", "v"]).await;
         assert_eq!(client.line().await.as_deref(), Some("+OK"));
-        // The first sync is in time; the disk stalls just behind it.
+        // The first sync is in time; the disk stalls just after it.
         cluster.machine.fail(2, DiskFault::SyncStalls(20_000));
         let (answer, longest) = cluster.failover_under_load(&[&["GET", "k"]]).await;
         assert!(answer.starts_with("-BUSY the handover was aborted"), "{answer}");
@@ -311,7 +311,7 @@ fn a_reign_is_not_handed_over_to_a_standby_of_another_file_nor_given_up_over_one
             let mut client = cluster.client(0).await;
             client.send(&["SET", "k", "v"]).await;
             assert_eq!(client.line().await.as_deref(), Some("+OK"));
-            // The mark behind it is written too: the next look is half a second away.
+            // The mark after it is written too: the next look is half a second away.
             tokio::time::sleep(Duration::from_millis(30)).await;
             assert!(cluster.machine.rename(log, moved));
             cluster.machine.edit(log, |_| {});

@@ -371,7 +371,7 @@ fn a_write_is_done_while_a_read_in_front_of_it_waits_for_its_slave() {
         client.send(&["GET", "k"]).await;
         let (tag, wanted) = slave.read().await;
         assert_eq!(wanted, old);
-        // The slave keeps the value to itself, and takes what the same connection sends behind the question.
+        // The slave keeps the value to itself, and takes what the same connection sends after the question.
         client.send(&["SET", "k", "new"]).await;
         let (new, ..) = slave.write().await.expect("the write");
         slave.ack().await;
@@ -1165,7 +1165,7 @@ fn a_log_that_is_moved_away_refuses_what_is_not_in_it_and_ends_the_node() {
             if nothing_is_written {
                 assert!(alone.machine.rename(log, std::path::Path::new("/data/kv_store.log.1")));
             } else {
-                // Not the mark behind the last one.
+                // Not the mark after the last one.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 alone.machine.fail(1, DiskFault::WriteStalls(100));
                 client.send(&["SET", "k", "at-the-disk"]).await;

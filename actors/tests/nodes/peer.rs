@@ -48,7 +48,7 @@ impl Link {
         }
     }
 
-    /// Waits until the other end refuses: its reason. The link is closed behind it.
+    /// Waits until the other end refuses: its reason. The link is closed after it.
     pub(crate) async fn refusal(&mut self) -> String {
         let reason = loop {
             match self.message().await.expect("a reason before the end") {

@@ -35,7 +35,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(Clone, Default)]
 pub(crate) struct Recorder(Rc<Recording>);
 
-/// What a read behind a write of its own pipeline was answered, when that is not what was written.
+/// What a read after a write of its own pipeline was answered, when that is not what was written.
 struct Overtaken {
     client: u64,
     key: Bytes,
@@ -50,7 +50,7 @@ struct Overtaken {
 struct Recording {
     history: RefCell<History>,
     overtaken: RefCell<Vec<Overtaken>>,
-    /// The first read that was answered with what its own pipeline writes behind it.
+    /// The first read that was answered with what its own pipeline writes after it.
     early: RefCell<Option<String>>,
     witness: Witness,
     /// Nothing happens at the same time in a simulated world: the order is a count.
@@ -550,7 +550,7 @@ impl Client {
         self.recorder.0.history.borrow_mut().finish_read(begun, value, now);
     }
 
-    /// Notes an answer; `later` was asked behind it.
+    /// Notes an answer; `later` was asked after it.
     fn finish(&self, asked: Asked, answer: Answer, own: &mut Own, later: &[Asked]) {
         let recording = &self.recorder.0;
         let now = self.recorder.now();

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 /// How long a disk stalls: longer than any timeout of the cluster.
 const STALL_MS: u64 = 2500;
 
-/// How many operations the run goes on behind the one that fails.
+/// How many operations the run goes on after the one that fails.
 const BEHIND: u64 = 10;
 
 const FAULTS: [DiskFault; 6] = [

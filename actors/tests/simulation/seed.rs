@@ -49,7 +49,7 @@ const HUNG_EVERY: u64 = 4;
 const EVERYSEC_EVERY: u64 = 6;
 
 /// In one seed of so many, one value at a time is on its way from a slave, and clients pipeline: reads wait while what
-/// was asked behind them is done.
+/// was asked after them is done.
 const NARROW_EVERY: u64 = 3;
 
 /// In one seed of so many, the masters are asked to stop at the end.
@@ -129,7 +129,7 @@ pub(crate) enum Check {
     Readable,
     /// The history of each key is linearizable.
     Linearizable,
-    /// A read behind a write of its own pipeline sees that write, or a later one; one in front of a write does not see it.
+    /// A read after a write of its own pipeline sees that write, or a later one; one in front of a write does not see it.
     Order,
     /// What is read at the end is what may stand there.
     LastWrite,

@@ -94,7 +94,7 @@ impl Recorder {
 /// Judges what was recorded, key by key.
 pub(crate) fn judge(mut entries: Vec<HistoryEntry>, cut_ns: Option<u64>, texts: &Texts) -> CheckRecord {
     if let Some(cut_ns) = cut_ns {
-        // A write that began before is needed, whenever it ended. A read that ended behind may have seen a write that
+        // A write that began before is needed, whenever it ended. A read that ended after may have seen a write that
         // is not recorded; without it the history is as good as before.
         entries.retain(|entry| {
             let writes = matches!(entry.deed, Deed::Wrote(..));

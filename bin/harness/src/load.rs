@@ -5,7 +5,7 @@
 //! a batch into [`Windows`], in the second in which the request ended.
 //!
 //! A request belongs to the measurement if it was begun (in the open loop: was due) within it. Those that are answered
-//! behind its end are late: they count in the totals, as leaving them out would leave out the slowest, but in no second
+//! after its end are late: they count in the totals, as leaving them out would leave out the slowest, but in no second
 //! and no throughput. What the open loop did not get done in the warm-up is dropped when the measurement begins.
 
 use super::check::{HistoryEntry, Recorder};
@@ -143,7 +143,7 @@ impl Shared {
         self.end_ns().saturating_add(ns(grace))
     }
 
-    /// The number of the second in which `at_ns` lies; the last one, if it lies behind.
+    /// The number of the second in which `at_ns` lies; the last one, if it lies after.
     fn second_of(&self, at_ns: u64) -> u64 {
         (at_ns.saturating_sub(self.from_ns) / SECOND_NS).min(self.last_second())
     }
@@ -171,7 +171,7 @@ impl Shared {
         self.windows.iter().flat_map(|windows| lock(windows).take_before(number)).collect()
     }
 
-    /// Takes what is in no second, of all threads: what ended behind the end, and wrong answers outside the measurement.
+    /// Takes what is in no second, of all threads: what ended after the end, and wrong answers outside the measurement.
     pub(crate) fn take_rest(&self) -> (TimeWindow, Errors) {
         let (mut late, mut outside) = (TimeWindow::default(), Errors::new());
         for windows in &self.windows {
@@ -707,7 +707,7 @@ impl Client {
 }
 
 /// What `future` gives, or nothing after `deadline`. The timer is moved only when it goes off too early, so that a
-/// request costs none; its last deadline must not lie behind this one.
+/// request costs none; its last deadline must not lie after this one.
 async fn within<F: Future>(
     mut timer: Pin<&mut Sleep>,
     deadline: tokio::time::Instant,

@@ -161,7 +161,7 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
         match placement::experiment(options, seed, &stop, &mut progress) {
             Ok(records) => sweep.placement = records,
             Err(error) if alone => return Err(error),
-            // The runs are measured, whatever became of the experiment behind them.
+            // The runs are measured, whatever became of the experiment after them.
             Err(error) => progress.warn(&format!("no placement experiment: {error:#}")),
         }
         progress.table(&placement::table(&sweep.placement));

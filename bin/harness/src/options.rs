@@ -135,7 +135,7 @@ pub(crate) struct Options {
           help_heading = "Load")]
     pub pipeline: u32,
 
-    /// Sends WAIT N 1000 behind each SET and counts it to the write (Redis with replicas)
+    /// Sends WAIT N 1000 after each SET and counts it to the write (Redis with replicas)
     #[arg(long, value_name = "REPLICAS", help_heading = "Load")]
     pub wait: Option<u32>,
 

@@ -112,7 +112,7 @@ pub(crate) struct LoadSettings {
     /// Threads that make the load.
     #[serde(default)]
     pub threads: u32,
-    /// Replicas that WAIT asks for behind each write; `None`: no WAIT.
+    /// Replicas that WAIT asks for after each write; `None`: no WAIT.
     #[serde(default)]
     pub wait: Option<u32>,
     /// The exponent of `zipf`; `None` for another distribution.
@@ -180,7 +180,7 @@ pub(crate) struct Percentiles {
     pub max: u64,
 }
 
-/// The whole measurement; the fields are those of [`Second`]. What was begun within it and answered behind its end is
+/// The whole measurement; the fields are those of [`Second`]. What was begun within it and answered after its end is
 /// in none of the seconds; here it counts in everything but the throughput.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Totals {
@@ -194,7 +194,7 @@ pub(crate) struct Totals {
     pub read_count: u64,
     /// Successful writes.
     pub write_count: u64,
-    /// How many of all requests were answered, or given up, behind the end.
+    /// How many of all requests were answered, or given up, after the end.
     #[serde(default)]
     pub late_count: u64,
     /// Successes within the measurement only.
@@ -230,7 +230,7 @@ pub(crate) struct FaultRecord {
     pub longest_gap_ms: Option<f64>,
     /// Errors from this fault to the next.
     pub errors: BTreeMap<String, u64>,
-    /// Keys whose latest acknowledged write was gone at the end, by the first fault behind its acknowledgement.
+    /// Keys whose latest acknowledged write was gone at the end, by the first fault after its acknowledgement.
     pub lost: u64,
 }
 

@@ -520,7 +520,7 @@ fn fault_records(
     records.collect()
 }
 
-/// Counts each key whose latest acknowledged write is gone to the first fault behind the acknowledgement.
+/// Counts each key whose latest acknowledged write is gone to the first fault after the acknowledgement.
 fn blame(records: &mut [FaultRecord], struck: &[Struck], lost_ns: &[u64]) {
     let last = struck.len().saturating_sub(1);
     for lost_ns in lost_ns {

@@ -1,4 +1,4 @@
-//! Ctrl+C and SIGTERM: the first one ends the measurement early and cleanly, the second one what is done behind it, the
+//! Ctrl+C and SIGTERM: the first one ends the measurement early and cleanly, the second one what is done after it, the
 //! third one the process at once. And the news that a child may have ended.
 
 use anyhow::Context as _;

@@ -37,7 +37,7 @@ const SEQ_DIGITS_MAX: usize = 10;
 /// The fill of values, from a place that differs from one write to the next.
 const PATTERN: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/// Texts one behind the other in a single allocation.
+/// Texts one after the other in a single allocation.
 #[derive(Debug, Default)]
 pub(crate) struct TextTable {
     bytes: Vec<u8>,
@@ -184,7 +184,7 @@ pub(crate) fn push_number(out: &mut Vec<u8>, mut number: u64, base: u64) {
     out.extend_from_slice(&digits[at..]);
 }
 
-/// A number in hexadecimal and what stands behind `end`.
+/// A number in hexadecimal and what stands after `end`.
 fn take_hex(bytes: &[u8], end: u8) -> Option<(u64, &[u8])> {
     let mut number: u64 = 0;
     for (index, byte) in bytes.iter().enumerate().take(17) {

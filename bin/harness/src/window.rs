@@ -148,7 +148,7 @@ impl TimeWindow {
         }
     }
 
-    /// The figures of a measurement that took `length_s`. What was answered behind its end counts in everything but
+    /// The figures of a measurement that took `length_s`. What was answered after its end counts in everything but
     /// the throughput: there it would be a rate that the store never had.
     pub(crate) fn totals(&self, length_s: f64, late: &TimeWindow) -> Totals {
         let mut all = self.clone();
@@ -178,7 +178,7 @@ impl TimeWindow {
 pub(crate) struct Windows {
     /// The seconds of the measurement in which requests ended.
     windows: BTreeMap<u64, TimeWindow>,
-    /// What belongs to the measurement and ended behind it.
+    /// What belongs to the measurement and ended after it.
     late: TimeWindow,
     /// Wrong answers to requests that do not belong to the measurement.
     outside: Errors,
@@ -202,7 +202,7 @@ impl Windows {
         }
     }
 
-    /// Takes what is in no second: what ended behind the end, and wrong answers outside the measurement.
+    /// Takes what is in no second: what ended after the end, and wrong answers outside the measurement.
     pub(crate) fn take_rest(&mut self) -> (TimeWindow, Errors) {
         (std::mem::take(&mut self.late), std::mem::take(&mut self.outside))
     }

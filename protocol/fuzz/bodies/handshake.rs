@@ -71,7 +71,7 @@ fn accept(said: &[u8], chunk: usize) -> (Option<AcceptEffect>, Vec<u8>) {
         assert_eq!(machine.deadline(), None);
     }
     match end {
-        // What is said behind it belongs to nobody.
+        // What is said after it belongs to nobody.
         Some(AcceptEffect::Reject(_)) => (end, Vec::new()),
         Some(AcceptEffect::Native(_) | AcceptEffect::Text | AcceptEffect::TimedOut) | None => {
             (end, unread.to_vec())

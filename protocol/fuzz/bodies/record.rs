@@ -36,7 +36,7 @@ pub(crate) fn run(data: &[u8]) {
     }
 }
 
-/// Gives each line the checksum that makes it pass: else nothing behind the checksum would ever be reached.
+/// Gives each line the checksum that makes it pass: else nothing after the checksum would ever be reached.
 fn sealed(text: &[u8]) -> Vec<u8> {
     let mut log = Vec::new();
     for line in text.split_inclusive(|byte| *byte == b'\n') {

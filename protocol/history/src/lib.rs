@@ -597,7 +597,7 @@ impl Search {
         Verdict::Linearizable { steps: taken }
     }
 
-    /// The first change at or behind `cursor` that may come next and is worth it; moves `cursor` to its call.
+    /// The first change at or after `cursor` that may come next and is worth it; moves `cursor` to its call.
     fn candidate(&self, cursor: &mut usize) -> Option<(usize, State)> {
         let head = 2 * self.steps.len();
         let needed = self.readers[self.state] > 0 && self.producers[self.state] == 0;
@@ -636,7 +636,7 @@ impl Search {
                 let step = self.steps[index];
                 match step.effect {
                     Effect::Read(state) if state == self.state => {
-                        // The event behind the call can be the read's own return.
+                        // The event after the call can be the read's own return.
                         if cursor == 2 * index + 1 {
                             cursor = self.next[cursor];
                         }
@@ -834,7 +834,7 @@ fn without(kept: &[ClientOperation], from: usize, to: usize) -> Option<Vec<Clien
         if said || !matches!(operation.action, Action::Delete { .. }) {
             continue;
         }
-        // Reads behind a write that itself is behind the delete do not see the delete.
+        // Reads after a write that itself is after the delete do not see the delete.
         let replaced_ns = (0..kept.len())
             .filter(|&i| operation.outcome == OperationOutcome::Done && done(i, &gone))
             .filter(|&i| written_value(&kept[i].action).is_some())

@@ -722,7 +722,7 @@ impl ClientMachine {
         self.settings.masters.iter().position(|master| master == address)
     }
 
-    /// `prefer`, or the next master behind the last one, that was not tried since the last pause.
+    /// `prefer`, or the next master after the last one, that was not tried since the last pause.
     fn next_untried(&self, prefer: Option<usize>) -> Option<usize> {
         let count = self.settings.masters.len();
         prefer

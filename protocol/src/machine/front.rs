@@ -118,7 +118,7 @@ pub enum Effect {
         /// What.
         reply: Reply,
     },
-    /// Close a session once its answers are out: what it asked later would run behind an unknown write.
+    /// Close a session once its answers are out: what it asked later would run after an unknown write.
     CloseSession {
         /// Which.
         session: SessionId,
@@ -451,7 +451,7 @@ impl Front {
         for session in sessions {
             let Some(stream) = self.streams.get_mut(&session) else { continue };
             let mut late = Vec::new();
-            // With nothing left outstanding it would be sent again, even behind its deadline.
+            // With nothing left outstanding it would be sent again, even after its deadline.
             if stream.outstanding.values().all(|queued| queued.deadline <= now) {
                 stream.refused.retain(|_, queued| keep_or_take(queued, now, &mut late));
             }

@@ -1,4 +1,4 @@
-//! Tells a torn tail from corruption: what stands behind a bad line decides. Streams, in bounded memory.
+//! Tells a torn tail from corruption: what stands after a bad line decides. Streams, in bounded memory.
 
 use super::parse::{check, check_end_of};
 use super::{BadLine, RecordError};
@@ -43,9 +43,9 @@ pub enum Verdict {
     Torn {
         /// Where to cut.
         offset: u64,
-        /// Bytes behind the cut.
+        /// Bytes after the cut.
         bytes: u64,
-        /// Lines behind the cut, an unfinished one included.
+        /// Lines after the cut, an unfinished one included.
         lines: u64,
     },
     /// Acknowledged data is damaged, or the file is not what it should be. It must not be cut without asking.
@@ -188,7 +188,7 @@ impl Judge {
     }
 
     /// Looks for a reason against cutting in one line. The bad line itself can be one: a line with a right
-    /// checksum behind a gap says that what was in the gap had been on disk.
+    /// checksum after a gap says that what was in the gap had been on disk.
     fn weigh(&mut self, line: &[u8]) {
         let good = match check(line) {
             Ok(good) => Some((0, good)),

@@ -469,7 +469,7 @@ fn parse_fields(text: &[u8], at: usize) -> Result<Known<'_>, RecordError> {
             }
             _ => {}
         }
-        // A word and a space were there, so an empty rest behind a space is an empty field.
+        // A word and a space were there, so an empty rest after a space is an empty field.
         if rest.is_empty() && field.len() == words.len() {
             return Ok(known);
         }
@@ -512,7 +512,7 @@ fn is_word(text: &[u8]) -> bool {
     if text.is_empty() || text[0] == b';' {
         return false;
     }
-    // The digits of an escape are no `%`, so each `%` begins one: every byte can be looked at together with the two behind
+    // The digits of an escape are no `%`, so each `%` begins one: every byte can be looked at together with the two after
     // it and without regard to those in front. Values may be long, and their bytes any: no branch depends on one.
     let (front, last) = text.split_at(text.len().saturating_sub(2));
     if last.iter().any(|byte| is_forbidden(*byte) || *byte == b'%') {
@@ -594,7 +594,7 @@ fn number_value(text: &[u8]) -> Option<u64> {
     })
 }
 
-/// Takes a number and the space behind it off the front.
+/// Takes a number and the space after it off the front.
 fn take_number(text: &mut &[u8]) -> Option<u64> {
     let space = memchr::memchr(b' ', text)?;
     let number = number_value(&text[..space])?;

@@ -31,7 +31,7 @@ pub struct Position {
     pub mark_offset: u64,
     /// The bytes before are known to be on disk: where the group begins whose lines were written last, or the SYNCED
     /// mark in front of it, which was not synced by itself. Never too high; lower than it could be where syncs lag
-    /// behind.
+    /// after.
     pub unsynced_offset: u64,
     /// Whether the last line, one of the original program, has no newline: one must be written before anything
     /// else is appended.
@@ -107,7 +107,7 @@ impl Scanner {
         Scanner { position, durable, line_bytes_max: line_bytes_max.min(u32::MAX as usize) }
     }
 
-    /// The place behind everything taken so far.
+    /// The place after everything taken so far.
     pub fn position(&self) -> Position {
         self.position
     }
@@ -123,9 +123,9 @@ impl Scanner {
         self.line_bytes_max
     }
 
-    /// After `Bad`: whether the line can only have been a SYNCED mark, because the good line behind it is the one that
+    /// After `Bad`: whether the line can only have been a SYNCED mark, because the good line after it is the one that
     /// follows the record in front, so that none is missing. It is passed over, then. `None` when `bytes`, the same as
-    /// before or more of them, do not hold all of the line behind.
+    /// before or more of them, do not hold all of the line after.
     pub fn pass_damaged_mark(&mut self, bytes: &[u8]) -> Option<bool> {
         if !self.position.seen_trailer || self.position.lacks_newline {
             return Some(false);
@@ -146,7 +146,7 @@ impl Scanner {
         Some(follows)
     }
 
-    /// Takes the next line as [`next`](Self::next) does, behind damaged marks that can be passed over.
+    /// Takes the next line as [`next`](Self::next) does, after damaged marks that can be passed over.
     pub fn next_past_marks<'a>(&mut self, bytes: &'a [u8]) -> Step<'a> {
         let start = self.position.offset;
         loop {
@@ -313,7 +313,7 @@ impl Scanner {
         if position.ends_with_mark {
             position.mark_offset = position.offset;
         }
-        // A mark says that what stands in front of it is on disk; it is not on disk itself before the group behind it.
+        // A mark says that what stands in front of it is on disk; it is not on disk itself before the group after it.
         if position.ends_with_mark || (record.synced == before && !follows_mark) {
             position.unsynced_offset = position.offset;
             self.durable = Position { unsynced_offset: front.offset, ..front };

@@ -212,7 +212,7 @@ fn document_arguments(protocol: Protocol, arguments: &[Argument], out: &mut Vec<
     }
 }
 
-/// Appends the answer of `COMMAND LIST [FILTERBY MODULE|ACLCAT|PATTERN what]`; `filter` is what stands behind
+/// Appends the answer of `COMMAND LIST [FILTERBY MODULE|ACLCAT|PATTERN what]`; `filter` is what stands after
 /// `LIST`.
 pub(super) fn list(filter: &[Bytes], out: &mut Vec<u8>) {
     let all = || COMMANDS.iter().flat_map(|spec| std::iter::once(spec).chain(spec.subcommands));

@@ -158,7 +158,7 @@ impl Conversation {
         }
     }
 
-    /// Answers what concerns only the connection; `args` is what stands behind the name.
+    /// Answers what concerns only the connection; `args` is what stands after the name.
     fn answer(&mut self, own: Own, name: &str, args: &[Bytes], out: &mut Vec<u8>) {
         // A subcommand's own arguments.
         let rest = args.get(1..).unwrap_or_default();

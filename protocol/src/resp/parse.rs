@@ -13,19 +13,19 @@ use thiserror::Error;
 /// has no known border. [`ProtocolError::encode`] writes the last answer.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum ProtocolError {
-    /// The number behind `*` is not one, or over [`Limits::args_max`].
+    /// The number after `*` is not one, or over [`Limits::args_max`].
     #[error("Protocol error: invalid multibulk length")]
     InvalidArrayLength,
-    /// The number behind `$` is not one, is negative, or over [`Limits::bulk_max`].
+    /// The number after `$` is not one, is negative, or over [`Limits::bulk_max`].
     #[error("Protocol error: invalid bulk length")]
     InvalidBulkLength,
     /// An array's entry does not begin with `$`.
     #[error("Protocol error: expected '$', got '{}'", char::from(*.0))]
     ExpectedBulk(u8),
-    /// The line behind `*` does not end.
+    /// The line after `*` does not end.
     #[error("Protocol error: too big mbulk count string")]
     ArrayLengthTooLong,
-    /// The line behind `$` does not end.
+    /// The line after `$` does not end.
     #[error("Protocol error: too big bulk count string")]
     BulkLengthTooLong,
     /// An inline request is over [`Limits::inline_max`].
@@ -69,7 +69,7 @@ pub struct Parser {
     limits: Limits,
     /// Bytes at the buffer's front that are understood and belong to the request in progress.
     cursor: usize,
-    /// Bytes behind the cursor that are known to hold no line end.
+    /// Bytes after the cursor that are known to hold no line end.
     scanned: usize,
     stage: Stage,
     /// The arguments found so far: where they begin and end in the buffer.

@@ -203,7 +203,7 @@ impl Log {
         log.finished()
     }
 
-    /// A log that goes on behind the lines of the original program.
+    /// A log that goes on after the lines of the original program.
     pub(crate) fn imported(seed: u64, records: u64) -> Log {
         let mut log = Log::empty(seed);
         for number in 0..30 {

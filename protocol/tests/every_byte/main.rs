@@ -13,7 +13,7 @@
 //! a few at the start of the file; both must say the same.
 //!
 //! One loss cannot be seen in the file, because nothing is left in it that contradicts: that of the log's end, when no
-//! SYNCED stands behind it. A file that is cut at the end of a line is whole. One that is cut within a line, or damaged
+//! SYNCED stands after it. A file that is cut at the end of a line is whole. One that is cut within a line, or damaged
 //! in its last group before any line said that the group was synced, looks like the crash that would have left it so, and
 //! is cut there, with a warning. Only a slave that holds a lost version can tell. And lines of the original program have
 //! no checksum. The tests about what is invisible hold the borders of these cases, so that they cannot grow unnoticed.
@@ -51,7 +51,7 @@ struct Crash {
     kind: CrashKind,
     /// The file's length.
     file_end: usize,
-    /// Everything in front was synced, so its records are acknowledged; nothing behind was.
+    /// Everything in front was synced, so its records are acknowledged; nothing after was.
     synced_end: usize,
 }
 
@@ -258,7 +258,7 @@ fn damage_what_was_under_way(log: &Log) {
     for (number, unit) in log.units.iter().enumerate().filter(|(_, unit)| unit.end > log.written_from) {
         let synced_end = unit.start.max(log.written_from);
         let crash = Crash { kind: MayHaveLostPower, file_end: unit.end, synced_end };
-        // What stands further in front has only more behind it that contradicts.
+        // What stands further in front has only more after it that contradicts.
         let range = log.units[number.saturating_sub(1)].start.max(log.checked_from)..unit.end;
         checked.damage_every_byte(log, &mut file, crash, (range.clone(), EVERY_WAY), |at, outcome| {
             if at < synced_end {
@@ -445,7 +445,7 @@ fn two_or_three_bits_flipped_in_a_line_never_make_another_line() {
     assert!(checked.0 > 150 * RECORDS);
 }
 
-/// The invisible loss, within a group: no line behind it has said yet that it was synced.
+/// The invisible loss, within a group: no line after it has said yet that it was synced.
 #[test]
 fn only_damage_to_a_last_group_that_nothing_behind_contradicts_is_taken_for_torn() {
     let log = Log::always(71, RECORDS);
@@ -477,7 +477,7 @@ fn a_synced_log_cut_at_a_line_end_is_whole_until_a_slave_reports_what_is_lost() 
             recover(&log, &log.bytes[..end], number - 1, MayHaveLostPower, CHUNK_BYTES).1,
             Outcome::Whole
         );
-        // The next master reigns behind the cut; a slave reports the first value that was lost.
+        // The next master reigns after the cut; a slave reports the first value that was lost.
         let lost = log.lines[number..].iter().find_map(|line| match &line.operation {
             Operation::Write(pairs) => Some((pairs[0].0.clone(), line.version())),
             _ => None,

@@ -544,8 +544,8 @@ impl World {
         assert!(held >= 1, "{key:?} at {version} is acknowledged, but no active slave holds it");
     }
 
-    /// A read behind the session's own write sees that write or a later one. A single one that waited for the log
-    /// sees exactly that write: it stands behind it and in front of all that comes later.
+    /// A read after the session's own write sees that write or a later one. A single one that waited for the log
+    /// sees exactly that write: it stands after it and in front of all that comes later.
     fn sees_its_own(&self, key: &Bytes, own: Option<(u64, bool)>, value: Option<&Bytes>, single: bool) {
         let Some((tag, waited)) = own else { return };
         let Fate::Written(own) = self.fates[&tag] else { return };

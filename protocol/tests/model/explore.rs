@@ -23,7 +23,7 @@ pub(crate) trait Model: Clone {
     fn violation(&self) -> Option<String>;
 
     /// What is wrong with this state, looked at more closely than a step can afford; called once for each state.
-    /// Also says whether nothing is left to happen in it but faults. Lines behind the first tell how it was found.
+    /// Also says whether nothing is left to happen in it but faults. Lines after the first tell how it was found.
     fn inspect(&self, digest: Digest) -> (bool, Option<String>);
 
     /// Stands for the state: states with the same digest have the same future.

@@ -55,7 +55,7 @@ fn handover() -> Faults {
     Faults { total: 1, handover: 1, ..Faults::default() }
 }
 
-/// A handover, and one other fault before, in or behind it.
+/// A handover, and one other fault before, in or after it.
 fn handover_and(other: Faults) -> Faults {
     Faults { total: 2, handover: 1, ..other }
 }

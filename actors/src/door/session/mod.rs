@@ -186,7 +186,7 @@ impl Session {
         true
     }
 
-    /// Answers a request behind those in front of it; whether it was not answered before.
+    /// Answers a request after those in front of it; whether it was not answered before.
     fn answer_in_order(
         &self,
         slots: &mut Slots,
@@ -218,7 +218,7 @@ impl Session {
         true
     }
 
-    /// Sends what the connection answers by itself, behind what was asked before.
+    /// Sends what the connection answers by itself, after what was asked before.
     pub(crate) fn say(&self, answer: &[u8]) {
         self.note_asked();
         let mut slots = self.slots.borrow_mut();

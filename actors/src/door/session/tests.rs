@@ -172,7 +172,7 @@ fn who_waits_too_long_for_the_answers_of_others_is_refused_request_by_request() 
     assert_eq!(waits.unpark(Millis(109), 100 * LONG, |_| LONG), Err(Room::NotInAll));
     assert_eq!((waits.give_up(Millis(109), 100), pool.waiting()), (None, 1));
     assert_eq!((waits.give_up(Millis(110), 100), pool.waiting()), (Some(first), 0));
-    // What stands behind it and needs no room has waited for it alone.
+    // What stands after it and needs no room has waited for it alone.
     assert_eq!(waits.give_up(Millis(110), 100), None);
     assert_eq!(waits.unpark(Millis(110), 100 * LONG, |_| 0), Ok(Some((second, Command::KeyCount))));
     // And the next one that does has all of its time.

@@ -1,7 +1,7 @@
 //! The simulated network: listeners, connections, delays, cuts.
 //!
 //! A connection is two pipes. Bytes lie in a pipe until their delivery time; while the way is cut they stand still, and
-//! resume after the heal as retransmissions do. A connect into a cut hangs. A closed end says so behind its bytes (FIN), or
+//! resume after the heal as retransmissions do. A connect into a cut hangs. A closed end says so after its bytes (FIN), or
 //! in front of them when it left something unread (RST); a machine without power says nothing.
 
 use super::{sleep, Moment, Process, World};

@@ -1,6 +1,6 @@
 //! Takes a log apart in parts, each byte read once.
 //!
-//! Owns a place in a log and the bytes that were read behind it and not taken yet. Does no input or output: it says what
+//! Owns a place in a log and the bytes that were read after it and not taken yet. Does no input or output: it says what
 //! it wants to read, and is told. So the real disk's thread can do all of it, reading, checksums and parsing, and an
 //! actor hears what the lines do to the directory.
 
@@ -42,7 +42,7 @@ pub struct Part {
     pub changes: Vec<Replay>,
     /// Its bytes, if they are kept.
     pub bytes: Vec<u8>,
-    /// The bad line that stands behind it.
+    /// The bad line that stands after it.
     pub bad: Option<BadLine>,
     /// Whether the end was reached.
     pub at_end: bool,
@@ -73,7 +73,7 @@ pub struct LogScan {
     /// What was read from `buffer_offset` on. What stands in front of the scanner's place is taken already.
     buffer: Vec<u8>,
     buffer_offset: u64,
-    /// Whether nothing stands behind the buffer.
+    /// Whether nothing stands after the buffer.
     ended: bool,
     /// Whether more must be read before anything can be taken.
     starved: bool,
@@ -115,7 +115,7 @@ impl LogScan {
         LogScan { end: Some(end), keeps_bytes: true, finishes: true, ..self }
     }
 
-    /// The place behind everything taken so far.
+    /// The place after everything taken so far.
     pub fn place(&self) -> LogPlace {
         LogPlace {
             position: self.scanner.position(),
@@ -302,7 +302,7 @@ mod tests {
 
     const LINE_MAX: usize = line_bytes_max(8 << 20);
 
-    /// Lines of which some are many times as long as a chunk, with a mark behind every third.
+    /// Lines of which some are many times as long as a chunk, with a mark after every third.
     fn log() -> Vec<u8> {
         let mut log = Vec::new();
         encode(&Operation::Cluster(ClusterId(7)), Seq(1), Epoch(1), Seq(0), &mut log);

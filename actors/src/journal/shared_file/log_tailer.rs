@@ -47,7 +47,7 @@ pub struct Replayed {
     pub from_start: bool,
     /// The changes, in the order of the log.
     pub changes: Vec<Replay>,
-    /// The place behind them.
+    /// The place after them.
     pub place: LogPlace,
     /// Which file it is a place in.
     pub file: Option<FileIdentity>,
@@ -317,7 +317,7 @@ impl Follower {
 
     /// Whether something would be lost if what stands at the path were believed whatever it is.
     ///
-    /// A record that somebody was told of stands behind an EPOCH, which is synced, so that its line says so. Lines of the
+    /// A record that somebody was told of stands after an EPOCH, which is synced, so that its line says so. Lines of the
     /// original program say nothing.
     fn has_replayed(&self) -> bool {
         let LogPlace { position, durable, .. } = &self.proven;
@@ -434,7 +434,7 @@ impl Follower {
             self.scan = Some(scan);
             tell_of_marks(&self.path, &part);
             if part.lost {
-                // Somebody took over, cut what the disk had not taken, and wrote on behind it. Or another file was written
+                // Somebody took over, cut what the disk had not taken, and wrote on after it. Or another file was written
                 // over this one.
                 let Some(identity) = self.identity else { return Ok(Sight::Follows) };
                 match self.prove(Rc::clone(&file), identity, Through::Durable).await? {

@@ -27,7 +27,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// Space that is kept free behind the log's end, so that a takeover can write its EPOCH on a full disk.
+/// Space that is kept free after the log's end, so that a takeover can write its EPOCH on a full disk.
 const RESERVE_BYTES: u64 = 64 * 1024;
 
 /// How much more is set aside at a time.
@@ -72,7 +72,7 @@ pub struct Append {
 pub struct EpochWritten {
     /// The EPOCH record's version.
     pub version: Version,
-    /// The end of the log behind it.
+    /// The end of the log after it.
     pub offset: u64,
 }
 
@@ -126,7 +126,7 @@ pub struct Sync;
 #[rtype(result = "()")]
 pub struct Synced;
 
-/// Asks to bring everything to the disk and to let go of the file. Nothing may be appended behind it, unless
+/// Asks to bring everything to the disk and to let go of the file. Nothing may be appended after it, unless
 /// [`Reopen`] takes it back.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
@@ -463,7 +463,7 @@ impl LogWriter {
         }
     }
 
-    /// The disk is full: whole lines stand, the rest of the file is cut, and what was behind is not executed.
+    /// The disk is full: whole lines stand, the rest of the file is cut, and what was after is not executed.
     fn cut_short(&mut self, written: usize, error: &io::Error, in_flight: InFlight, ctx: &mut Context<Self>) {
         let mut whole = 0;
         let mut end = in_flight.offset;
@@ -551,7 +551,7 @@ impl LogWriter {
             }
         }
         if refusal.is_some() {
-            // What waits stands behind what was refused.
+            // What waits stands after what was refused.
             for queued in std::mem::take(&mut self.queue) {
                 match queued {
                     Queued::Change(write, _) => refused.push(write),

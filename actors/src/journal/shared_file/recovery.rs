@@ -50,7 +50,7 @@ pub(crate) struct Recovery {
 
 /// How far a replay has come.
 struct Found {
-    /// The place behind what is replayed.
+    /// The place after what is replayed.
     place: LogPlace,
     /// The bad line there, if one ended it.
     bad: Option<BadLine>,
@@ -217,7 +217,7 @@ impl Recovery {
                     "log has a torn tail, cutting it path={path} offset={offset} bytes={bytes} lines={lines}"
                 );
                 file.truncate(offset).await.map_err(io_error)?;
-                // The cut must be on disk before anything is appended: old bytes must not come back behind it.
+                // The cut must be on disk before anything is appended: old bytes must not come back after it.
                 file.sync().await.map_err(io_error)
             }
             Verdict::Corrupt { offset, line, cause: RecordError::Foreign, .. } => {

@@ -213,7 +213,7 @@ impl EtcdConnection {
     }
 }
 
-/// The message behind its prefix, not compressed.
+/// The message after its prefix, not compressed.
 fn framed(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + length);

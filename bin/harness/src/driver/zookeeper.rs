@@ -537,7 +537,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_as_zookeeper_sends_it() {
-        // Recorded from ZooKeeper 3.8.0: `k1` holds `v1`; behind it stands the node's Stat.
+        // Recorded from ZooKeeper 3.8.0: `k1` holds `v1`; after it stands the node's Stat.
         let recorded = b"\0\0\0\x5a\0\0\0\x02\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x02v1\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\
             \x02\0\0\x01\xa1\xfd\xaa\x09\xf7\0\0\x01\xa1\xfd\xaa\x09\xf7\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
             \0\x02\0\0\0\0\0\0\0\0\0\0\0\x02";

@@ -22,7 +22,7 @@ pub(crate) enum Peer {
     Redis,
     /// redis-server alone, `appendfsync always`
     RedisAlways,
-    /// The same with 2 replicas in memory, `WAIT 1` behind each SET
+    /// The same with 2 replicas in memory, `WAIT 1` after each SET
     RedisWait,
     /// 3 nodes, linearizable reads
     Etcd,
@@ -78,7 +78,7 @@ impl Peer {
     }
 
     /// Whether it is asked at a follower first, and not at the leader: the leader of ZooKeeper 3.8.0 now and then leaves
-    /// a read behind a sync of the same session unanswered for ever.
+    /// a read after a sync of the same session unanswered for ever.
     pub(crate) fn avoids_leader(self) -> bool {
         self == Peer::Zookeeper
     }

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-/// What stands before and behind the tables.
+/// What stands before and after the tables.
 const BEGIN: &str = "<!-- tables of `make bench-peers`: begin -->";
 const END: &str = "<!-- tables of `make bench-peers`: end -->";
 

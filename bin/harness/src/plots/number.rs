@@ -1,6 +1,6 @@
 //! Numbers for people: thousands separators, percentages, durations. It never rounds what a file holds, only what is shown.
 
-/// `v` with `decimals` digits behind the point and a comma between thousands: `12,345.6`.
+/// `v` with `decimals` digits after the point and a comma between thousands: `12,345.6`.
 pub(crate) fn thousands(v: f64, decimals: usize) -> String {
     if !v.is_finite() {
         return "–".to_owned();

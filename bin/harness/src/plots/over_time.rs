@@ -233,7 +233,7 @@ fn shorten(text: &str, max: usize) -> String {
     text.chars().take(max - 1).chain(['…']).collect()
 }
 
-/// `text` in at most three lines that fit under a title, broken behind commas.
+/// `text` in at most three lines that fit under a title, broken after commas.
 fn wrap(text: &str) -> Vec<String> {
     const LINE_MAX: usize = 130;
     let mut lines = vec![String::new()];

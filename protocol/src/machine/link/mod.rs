@@ -453,7 +453,7 @@ mod tests {
         bench.send(16 << 20);
         assert_eq!(bench.run(2200, 12_500), None);
         assert!(bench.link.note_acked(bench.now, 1, u64::MAX).is_some());
-        // Eight of them behind each other, at hardly more than the least rate: over two minutes.
+        // Eight of them after each other, at hardly more than the least rate: over two minutes.
         for _ in 0..8 {
             bench.send(16 << 20);
         }

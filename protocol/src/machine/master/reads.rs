@@ -240,7 +240,7 @@ impl Master {
         self.writes.wait(write, waiting);
     }
 
-    /// The write that held this back is resolved. What is read now is read at this place of the log, behind that
+    /// The write that held this back is resolved. What is read now is read at this place of the log, after that
     /// write and in front of all that the session asked for later: whoever pipelines sees its operations in order. What
     /// concerns several keys is given back, to be done in slices at this very place.
     pub(super) fn resume(
@@ -389,7 +389,7 @@ impl Master {
         }
         read.tried.insert(slot);
         let (wanted, key, done) = (read.wanted, read.key.clone(), read.asked.is_empty());
-        // What is missing may be on its way behind the question: put back for another read. A write in front of it
+        // What is missing may be on its way after the question: put back for another read. A write in front of it
         // would have been refused by now, before the answer. Looked for only where it matters: much may be under way.
         let entry = self.directory.get(&key);
         let is_holder = entry.is_some_and(|entry| entry.version == wanted && entry.holders.contains(slot));

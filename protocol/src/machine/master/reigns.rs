@@ -40,7 +40,7 @@ pub struct Reigns {
 }
 
 impl Reigns {
-    /// Takes in an EPOCH record. What is not behind the last one is ignored: the log's rules do not let it happen.
+    /// Takes in an EPOCH record. What is not after the last one is ignored: the log's rules do not let it happen.
     pub fn begin(&mut self, record: ReignRecord) {
         if self.records.last().is_none_or(|last| last.reign.epoch < record.reign.epoch) {
             self.records.push(record);
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(reigns.testimony(&seen(2, 20, 11)), Testimony::Agrees);
         assert_eq!(reigns.testimony(&seen(1, 10, 7)), Testimony::Agrees);
         assert_eq!(reigns.testimony(&seen(3, 30, 99)), Testimony::Agrees);
-        // A version behind the end of the last reign before ours; a reign of our own epoch, and a later one.
+        // A version after the end of the last reign before ours; a reign of our own epoch, and a later one.
         assert_eq!(reigns.testimony(&seen(2, 20, 12)), Testimony::LogIsShort);
         assert_eq!(reigns.testimony(&seen(3, 31, 12)), Testimony::LogIsShort);
         assert_eq!(reigns.testimony(&seen(7, 70, 1)), Testimony::LogIsShort);

@@ -1,8 +1,8 @@
 //! What takes too long for one step, in slices: records to be taken in, and requests of many keys.
 //!
-//! Owns their order, which is the one in which they came: a read of many keys is behind the records that were written
+//! Owns their order, which is the one in which they came: a read of many keys is after the records that were written
 //! before it and in front of those that were written since, though it takes many steps. So it never sees a later write of
-//! its own session, whose record is written later still. What a session asks for behind a request that is in here waits in
+//! its own session, whose record is written later still. What a session asks for after a request that is in here waits in
 //! here as well. Nothing in here waits for anything but its turn.
 
 use super::work::{DistinctPairs, HeldRead, Work};
@@ -110,7 +110,7 @@ impl Master {
         is_done_in_slices && command.keys() > self.config.slice_keys
     }
 
-    /// Begins a request, unless it is one for slices or behind such a one of its session.
+    /// Begins a request, unless it is one for slices or after such a one of its session.
     pub(super) fn ask_in_order(
         &mut self,
         now: Millis,

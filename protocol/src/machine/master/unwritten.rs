@@ -56,7 +56,7 @@ impl Number {
 }
 
 impl Unwritten {
-    /// Adds a write of `session` that changes the keys with these hashes. The log gets it behind all others.
+    /// Adds a write of `session` that changes the keys with these hashes. The log gets it after all others.
     /// Without hashes it is one of many keys, may change any, and gives none more than `longest` bytes.
     pub(super) fn push(
         &mut self,

@@ -833,7 +833,7 @@ pub(super) mod tests {
         let many = world.ask(1, put_many(KEYS));
         let own = world.ask(1, Command::Exists { keys: vec![key(7)] });
         world.chores();
-        // Of another session, and behind it in the log.
+        // Of another session, and after it in the log.
         let later = world.ask(2, Command::Put { key: key(KEYS - 1), value: Bytes::from_static(b"later") });
         let (many_written, later_written) = (3, 4);
         world.written();

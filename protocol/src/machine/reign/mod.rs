@@ -209,7 +209,7 @@ pub enum Event<'a> {
     TurnEnded(Surroundings),
     /// A part of the log is replayed.
     Replayed {
-        /// The place behind it.
+        /// The place after it.
         end: Position,
         /// The last place in front of that through which the log is known to be on disk.
         durable: Position,
@@ -690,7 +690,7 @@ impl Leadership {
         self.known_epoch
     }
 
-    /// Whether the end of the requests in flight is waited for, to close the log behind them.
+    /// Whether the end of the requests in flight is waited for, to close the log after them.
     pub fn waits_for_requests(&self) -> bool {
         match self.role {
             Role::Yielding { .. } => true,

@@ -298,7 +298,7 @@ impl World {
         }
     }
 
-    /// Takes a step, and what masters do by themselves behind it.
+    /// Takes a step, and what masters do by themselves after it.
     #[expect(clippy::too_many_lines, reason = "one arm for each action, each short")]
     pub(super) fn perform(&mut self, action: Action) {
         match action {

@@ -377,7 +377,7 @@ impl World {
         self.perform_reign(m, effects);
     }
 
-    /// The place behind so many records of the log.
+    /// The place after so many records of the log.
     fn end_of(&self, records: usize) -> Position {
         let log = &self.disk.log[..records.min(self.disk.log.len())];
         let Some(last) = log.last() else { return Position::default() };

@@ -77,7 +77,7 @@ impl World {
         self.end_if_drained(m, s);
     }
 
-    /// A slave sees the end of a link behind the last message of it.
+    /// A slave sees the end of a link after the last message of it.
     pub(super) fn end_if_drained(&mut self, m: usize, s: usize) {
         let link = &self.links[m][s];
         if !link.master_up && link.slave_up && link.to_slave.is_empty() {
