@@ -15,7 +15,7 @@ use actix::prelude::*;
 use dsm_protocol::frame::{self, Incoming, Unframer};
 use dsm_protocol::handshake::HandshakeFailure;
 use dsm_protocol::ids::{ClusterId, Incarnation, LinkId, SlaveId, Stamp};
-use dsm_protocol::machine::reign::start::SLAVE_PAUSE_MAX_MS;
+use dsm_protocol::machine::reign::may_begin::SLAVE_PAUSE_MAX_MS;
 use dsm_protocol::machine::slave::{Effect, Event, Slave};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message as Wire, Seen};
 use dsm_protocol::planted;

@@ -2,8 +2,8 @@
 
 use super::counters::count;
 use super::links::{peer, reject, slave};
+use super::meet::{meet, Met};
 use super::native::native_client;
-use super::preface::{meet, Met};
 use super::resp::redis;
 use super::switchboard::Switchboard;
 use super::Context;

@@ -27,11 +27,11 @@ pub(crate) mod dialed;
 pub(crate) mod embedded;
 pub(crate) mod heard;
 pub(crate) mod links;
+mod meet;
 mod native;
 pub(crate) mod origin;
 #[cfg(test)]
 mod permits_come_back;
-mod preface;
 mod resp;
 pub(crate) mod session;
 mod session_guard;

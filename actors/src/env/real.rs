@@ -13,7 +13,8 @@ use super::{
 use crate::journal::shared_file::log_scan::{LogScan, Next, Part};
 use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Millis};
-use dsm_protocol::lock_file::{may_kill, Holders, LockText, MayKill, Observer};
+use dsm_protocol::lock_file::LockText;
+use dsm_protocol::machine::fence::{may_kill, Holders, MayKill, Observer};
 use dsm_protocol::machine::reign::takeover::Seen;
 use dsm_protocol::record::{self, Place};
 use futures_util::future::LocalBoxFuture;

@@ -10,7 +10,7 @@ use crate::node_error::NodeError;
 use dsm_protocol::ids::Millis;
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::master;
-use dsm_protocol::machine::reign::start::Lack;
+use dsm_protocol::machine::reign::may_begin::Lack;
 use dsm_protocol::machine::reign::{Course, Effect, Ending, Event, Hearsay, Saying, Stance, Surroundings};
 use dsm_protocol::message::{Control, Message};
 

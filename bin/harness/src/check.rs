@@ -5,9 +5,9 @@
 //! bound, never the rules of linearizability.
 
 use super::driver::Execution;
+use super::failures::HistoryVerdict;
 use super::record::CheckRecord;
 use super::value::Texts;
-use super::verdict::HistoryVerdict;
 use bytes::Bytes;
 use dsm_history::{check, Action, ClientOperation, OperationOutcome, Violation};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -3,9 +3,9 @@
 
 use super::check::{Deed, HistoryEntry, ValueRead};
 use super::driver::{Access, Answer, Execution, LoadRequest, ResponseSink};
+use super::failures::{RequestFailure, Wrong};
 use super::ledger::{Ledger, Misread};
 use super::value::{Misfit, Texts, WriteNumber};
-use super::verdict::{RequestFailure, Wrong};
 
 /// What is known of a request in flight.
 #[derive(Clone, Copy, Debug)]

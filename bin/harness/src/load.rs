@@ -11,12 +11,12 @@
 use super::check::{HistoryEntry, Recorder};
 use super::clock::ns;
 use super::driver::{Access, Dialer, LoadRequest, StoreConnection};
+use super::failures::{RequestFailure, Wrong};
 use super::judge::{entry, AnswerJudge, Ended, Flight};
 use super::keys::Chooser;
 use super::ledger::Ledger;
 use super::pacer::Pacer;
 use super::schedule::Schedule;
-use super::verdict::{RequestFailure, Wrong};
 use super::window::{count_errors, Errors, TimeWindow, Windows};
 use anyhow::Context as _;
 use rand::rngs::SmallRng;

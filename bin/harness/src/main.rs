@@ -28,8 +28,8 @@ mod check;
 mod clock;
 mod cluster;
 mod driver;
+mod failures;
 mod fault;
-mod findings;
 mod judge;
 mod keys;
 mod ledger;
@@ -145,7 +145,7 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
                     continue;
                 }
             };
-            let found = findings::findings(&record, options.max_error_rate);
+            let found = verdict::findings(&record, options.max_error_rate);
             wrong.extend(found.iter().map(ToString::to_string));
             let table = progress::table(&record);
             sweep.runs.push(record);

@@ -3,7 +3,7 @@
 //! It owns names, units and meanings (docs/HARNESS.md explains them to readers of the files), and never computes.
 //! Plots and the report read nothing but these.
 
-use super::verdict::HistoryVerdict;
+use super::failures::HistoryVerdict;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -8,6 +8,7 @@ use super::driver::resp::Script;
 use super::driver::{
     Access, Answer, Dialer, Execution, LoadRequest, ResponseSink, StoreConnection, StoreProtocol,
 };
+use super::failures::{HistoryVerdict, Wrong};
 use super::fault::{FaultAction, Strike};
 use super::judge::judge_value;
 use super::keys::{Chooser, Distribution};
@@ -22,7 +23,6 @@ use super::record::{
 use super::stop::StopSignal;
 use super::system::{self, CpuTime};
 use super::value::{Texts, WriteNumber};
-use super::verdict::{HistoryVerdict, Wrong};
 use super::window::{count_errors, TimeWindow};
 use anyhow::Context as _;
 use dsm::launcher::{Launcher, Role};

@@ -1,8 +1,8 @@
 //! Counting: what happened in a second, and in the whole measurement. Owns the figures' definitions (what is a
 //! success, in which second a request counts), never how they are shown.
 
+use super::failures::RequestFailure;
 use super::record::{Percentiles, Second, Totals};
-use super::verdict::RequestFailure;
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 
@@ -216,7 +216,7 @@ impl Windows {
 
 #[cfg(test)]
 mod tests {
-    use super::super::verdict::Wrong;
+    use super::super::failures::Wrong;
     use super::*;
 
     #[test]

@@ -4,7 +4,7 @@
 use super::Input;
 use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, ReignId, Seq, Version};
 use dsm_protocol::machine::master::{ReignRecord, Reigns};
-use dsm_protocol::machine::reign::start::HEAR_MS;
+use dsm_protocol::machine::reign::may_begin::HEAR_MS;
 use dsm_protocol::machine::reign::{
     Config, Effect, Event, FileAtPath, GivenUp, Hearsay, Leadership, Refusal, Role, Seen, Surroundings,
 };

@@ -6,7 +6,7 @@
 //! | `strings.rs`, `generic.rs`, `server.rs`, `connection.rs` | a family each: everything that its commands say of themselves |
 //! | `entry.rs` | what that is |
 //! | `words.rs` | the words of a request, and what is wrong with them |
-//! | `table.rs` | the names, and the lookup in them |
+//! | `lookup.rs` | the names, and the lookup in them |
 //! | `reply.rs` | answers |
 //!
 //! A new command is a line in the list, an entry in the file of its family, and its semantics in the master machine
@@ -15,16 +15,16 @@
 mod connection;
 mod entry;
 mod generic;
+mod lookup;
 mod reply;
 mod server;
 mod strings;
-mod table;
 mod words;
 
 pub use entry::{AnswerLength, Changes, CommandFacts, Operands, PromptLine};
 pub(crate) use entry::{Argument, Does, KeyList, Own, Spec};
+pub(crate) use lookup::{find_command, COMMANDS};
 pub use reply::{ErrorWord, Reply, ReplyError};
-pub(crate) use table::{find_command, COMMANDS};
 pub(crate) use words::{Lengths, Unfit, Words};
 
 use bytes::Bytes;

@@ -14,6 +14,7 @@
 
 pub mod client;
 pub mod doubt;
+pub mod fence;
 pub mod front;
 pub mod health;
 pub mod link;

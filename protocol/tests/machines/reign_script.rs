@@ -5,7 +5,7 @@ use crate::scripts::{run_all, show_reply, Res};
 use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version};
 use dsm_protocol::machine::master::{Asker, ReignRecord, Reigns};
 use dsm_protocol::machine::reign::{
-    start, Config, Effect, Event, FileAtPath, Hearsay, Leadership, Role, Saying, Seen, Surroundings,
+    may_begin, Config, Effect, Event, FileAtPath, Hearsay, Leadership, Role, Saying, Seen, Surroundings,
 };
 use dsm_protocol::message;
 use dsm_protocol::record::Position;
@@ -279,7 +279,7 @@ impl Runner {
                     noted.cluster = Some(OURS);
                     noted.note(SlaveId::new(slave)?, saw(seen)?);
                 }
-                let log = read.map(|_| start::Log::from(&self.log.end()));
+                let log = read.map(|_| may_begin::Log::from(&self.log.end()));
                 Event::Recovered { log, read, noted }
             }
             "path_seen" => Event::PathSeen(file(args)?),

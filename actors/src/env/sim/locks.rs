@@ -6,7 +6,8 @@
 use super::disk::{unlock, Inode, Lock};
 use super::{boot_id, sleep, Moment, Process, World};
 use crate::env::{Fenced, LockGuard, Locks};
-use dsm_protocol::lock_file::{may_kill, Holders, LockText, MayKill, Observer};
+use dsm_protocol::lock_file::LockText;
+use dsm_protocol::machine::fence::{may_kill, Holders, MayKill, Observer};
 use dsm_protocol::machine::reign::takeover::Seen;
 use futures_util::future::LocalBoxFuture;
 use std::io;

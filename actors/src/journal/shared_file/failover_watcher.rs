@@ -8,7 +8,7 @@ use crate::env::{Env, Fenced, LockGuard};
 use crate::node_error::NodeError;
 use crate::supervision::{Fate, PanicGuard};
 use actix::prelude::*;
-use dsm_protocol::lock_file::Spared;
+use dsm_protocol::machine::fence::Spared;
 use dsm_protocol::machine::reign::Seen;
 use dsm_protocol::planted;
 use std::path::PathBuf;

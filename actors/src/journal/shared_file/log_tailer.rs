@@ -2,13 +2,13 @@
 //!
 //! Owns its place in the log. Reads what is appended within milliseconds of a file notice, and holds back a line until
 //! its newline is there. When the file at the path is another one, or has become shorter, it starts again only if what it
-//! has replayed is found in there (`log_proof.rs`); until then it keeps what it has, and says that nobody may take over
+//! has replayed is found in there (`same_log.rs`); until then it keeps what it has, and says that nobody may take over
 //! from what stands there. Never writes, never judges a bad line: whether it is torn is for the next holder of the lock
 //! to say.
 
 use crate::env::{Displaced, Env, File, FileIdentity, OpenMode, Post, Stands, Watch};
-use crate::journal::shared_file::log_proof::{Proof, ProofVerdict};
 use crate::journal::shared_file::log_scan::{LogPlace, LogScan, Part};
+use crate::journal::shared_file::same_log::{Proof, ProofVerdict};
 use crate::journal::{Replay, Sight};
 use crate::node_error::NodeError;
 use crate::supervision::{Fate, PanicGuard, TaskGuard};

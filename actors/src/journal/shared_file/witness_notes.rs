@@ -1,7 +1,7 @@
 //! What slaves have seen and the log lacks, in a file beside the log (`kv_store.log.witness`): so a restart without those
 //! slaves does not serve either.
 //!
-//! Owns how that file is read and written. What it means is `machine/reign/start.rs`; its text is `witness_file.rs`.
+//! Owns how that file is read and written. What it means is `machine/reign/may_begin.rs`; its text is `witness_file.rs`.
 
 use crate::env::{Env, Group, OpenMode};
 use crate::node_error::NodeError;

@@ -81,10 +81,10 @@ impl Display for Attribute<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::failures::HistoryVerdict;
     use super::super::plots::draw;
     use super::super::plots::tests::{break_seconds, fault, made_up_run, placement, sweep_of};
     use super::super::record::{CheckRecord, ReadBack, RunRecord};
-    use super::super::verdict::HistoryVerdict;
     use super::*;
 
     fn report(sweep: &SweepRecord) -> String {

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use askama::Template;
 
-use crate::findings::is_right;
+use crate::failures::{HistoryVerdict, Wrong};
 use crate::plots::number::{count, counted, per_cent, short, thousands};
 use crate::plots::{name, Plot, SweptBy};
 use crate::record::{CheckRecord, Percentiles, RunRecord, Second, SweepRecord};
-use crate::verdict::{HistoryVerdict, Wrong};
+use crate::verdict::is_right;
 
 /// Looks of the page. In the dark the plots are inverted and their hues turned back, so that blue stays blue.
 const STYLE: &str = include_str!("report.css");

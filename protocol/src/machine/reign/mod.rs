@@ -1,7 +1,7 @@
 //! Who a master is: a standby, the holder of the lock on its way to a reign, the one that serves, one that yields or ends.
 //!
 //! Owns that one fact, as [`Role`], and every rule and deadline by which it changes: takeover (`takeover.rs`), what comes
-//! between the lock and the first request (`opening.rs`; what a log must hold, `claims.rs` and `start.rs`), handover
+//! between the lock and the first request (`opening.rs`; what a log must hold, `hearsay.rs` and `may_begin.rs`), handover
 //! (`handover.rs`), stop (`stop.rs`). Never holds a lock, a file or an address: the caller does, and carries out what is
 //! wanted of them. See `docs/ARCHITECTURE.md`, *Takeover*, *What a log must hold*, *Handover and failback*.
 //!
@@ -17,15 +17,15 @@
 //! A slave that has seen what the log lacks makes `Doubting`, and then `Waiting`, of `Announcing`. A stop makes `Stopping`, a log that
 //! was moved away makes `Departing`, and both end in `Ended`.
 
-mod claims;
 mod handover;
+mod hearsay;
+pub mod may_begin;
 mod opening;
-pub mod start;
 mod stop;
 pub mod takeover;
 
-pub use claims::Hearsay;
 pub use handover::{GivenUp, OPERATORS_MAX};
+pub use hearsay::Hearsay;
 pub use opening::{FileAtPath, Waiting};
 pub use stop::Course;
 pub use takeover::{Queue, Refusal, Seen};
@@ -37,8 +37,8 @@ use crate::message;
 use crate::planted;
 use crate::record::Position;
 use crate::witness_file::WitnessText;
-use claims::Knowledge;
-use start::{Lack, Log};
+use hearsay::Knowledge;
+use may_begin::{Lack, Log};
 use takeover::Takeover;
 
 /// The settings of the machine.

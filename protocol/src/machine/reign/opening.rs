@@ -1,9 +1,9 @@
 //! What comes between the lock and the first request: the log is looked at, made whole, held against what others know of it,
 //! and begun with an EPOCH record; the slaves are told. With the lock and without the right log, a master waits.
 //!
-//! Owns the looks at the path meanwhile. Whether a reign may begin on what was read is `start.rs`.
+//! Owns the looks at the path meanwhile. Whether a reign may begin on what was read is `may_begin.rs`.
 
-use super::start::{self, Accepted, Circumstances, Lack, Log, Source, Verdict};
+use super::may_begin::{self, Accepted, Circumstances, Lack, Log, Source, Verdict};
 use super::{Effect, Hearsay, Leadership, Queue, Role, Saying, Surroundings};
 use crate::ids::{Epoch, Millis, Reign, ReignId, SlaveId, Version};
 use crate::machine::master::Reigns;
@@ -182,7 +182,7 @@ impl Leadership {
             is_warm: self.known.has_been_served(),
         };
         let accepted = waiting.accepted();
-        match start::judge(waiting.log.as_ref(), hearsay.reigns, &claims, &accepted, circumstances) {
+        match may_begin::judge(waiting.log.as_ref(), hearsay.reigns, &claims, &accepted, circumstances) {
             Verdict::Begin => self.leave_waiting(effects),
             Verdict::NotYet => {}
             Verdict::Wait(lack) => waiting.lacks(now, lack, effects),

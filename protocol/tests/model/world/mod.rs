@@ -42,7 +42,7 @@ const CLUSTER: ClusterId = ClusterId(1);
 const STANDBY: LinkId = LinkId(1);
 
 /// A master that has just been started waits so long for what others know of the log.
-const HEAR_MS: u64 = reign::start::HEAR_MS;
+const HEAR_MS: u64 = reign::may_begin::HEAR_MS;
 
 /// Longer than any wait of a handover or for slaves, and too short for a pause of our own.
 const TIMEOUT_MS: u64 = 500;

@@ -1,8 +1,8 @@
-//! What a master has heard of its log from others, and read in it itself: the claims that `start.rs` holds a log against.
+//! What a master has heard of its log from others, and read in it itself: the claims that `may_begin.rs` holds a log against.
 //!
 //! Owns what it remembers of that from reign to reign. A log that has less, or something else, does not make it forget.
 
-use super::start::{Claim, Source};
+use super::may_begin::{Claim, Source};
 use super::{Effect, Leadership};
 use crate::ids::{ClusterId, Epoch, Millis, Reign, Seq, SlaveId};
 use crate::machine::master::{Reigns, Testimony};
