@@ -140,7 +140,7 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_ADVERTISE", value_name = "ADDR", value_parser = address::to_connect)]
     pub advertise: Option<String>,
 
-    /// Address of the other master, HOST:PORT; of several, one flag for each, or commas between them [default: 127.0.0.1:12346, backup 127.0.0.1:12345]
+    /// Address of the other master, HOST:PORT; a log that is one file takes one [default: 127.0.0.1:12346, backup 127.0.0.1:12345]
     #[arg(long = "peer", env = "DSM_PEER", value_name = "ADDR", value_delimiter = ',', value_parser = address::to_connect)]
     pub peers: Vec<String>,
 
