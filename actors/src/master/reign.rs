@@ -13,6 +13,7 @@ use dsm_protocol::machine::master;
 use dsm_protocol::machine::reign::may_begin::Lack;
 use dsm_protocol::machine::reign::{Course, Effect, Ending, Event, Hearsay, Saying, Stance, Surroundings};
 use dsm_protocol::message::{Control, Message};
+use dsm_protocol::record::Position;
 
 impl MasterActor {
     /// Advances the machine of the reign and keeps what it wants done for [`perform_reign`](Self::perform_reign).
@@ -107,7 +108,8 @@ impl MasterActor {
             }
             Effect::FollowAnew => {
                 self.sight = Sight::Follows;
-                self.followed = None;
+                // Nor does this master name that log's epoch to others any more.
+                (self.followed, self.durable) = (None, Position::default());
                 self.journal.ask(LogRequest::FollowAnew);
             }
             Effect::Recover { makes_file } => self.journal.ask(LogRequest::Open { makes: makes_file }),

@@ -163,7 +163,8 @@ impl LogKeeper {
     }
 
     fn open(&mut self, makes: bool, ctx: &mut Context<Self>) {
-        if let KeeperStage::Idle | KeeperStage::Open(_) = self.stage {
+        // Without the lock it was given up since this was asked for, and the errand that says so comes next.
+        if let (KeeperStage::Idle | KeeperStage::Open(_), true) = (&self.stage, self.hot.has_lock()) {
             self.stage = KeeperStage::Opening;
             self.recover(makes, ctx);
         }
@@ -222,7 +223,8 @@ impl LogKeeper {
     /// Begins the reign with an EPOCH record.
     fn begin(&mut self, epoch: Epoch, given_up: Vec<Reign>, ctx: &mut Context<Self>) {
         let open = match std::mem::replace(&mut self.stage, KeeperStage::Idle) {
-            KeeperStage::Open(open) => *open,
+            // As with `open`: nothing is written without the lock.
+            KeeperStage::Open(open) if self.hot.has_lock() => *open,
             other => {
                 self.stage = other;
                 return;

@@ -218,6 +218,10 @@ impl Hot {
         self.guard.take();
     }
 
+    fn has_lock(&self) -> bool {
+        self.guard.borrow().is_some()
+    }
+
     fn with_guard<T>(&self, see: impl FnOnce(&dyn LockGuard) -> T) -> Option<T> {
         self.guard.borrow().as_deref().map(see)
     }
