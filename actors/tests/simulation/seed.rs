@@ -426,6 +426,9 @@ pub(crate) async fn verdict(
     }
     ends(cluster)?;
     converged(cluster, &env).await?;
+    // Of the reign that has seen the faults: a write that waits for ever, as nobody took a lost slave's place, keeps it.
+    hands_over(&env).await?;
+    converged(cluster, &env).await?;
     if trials.is_hung {
         replaces(cluster, &env).await?;
         ends(cluster)?;
