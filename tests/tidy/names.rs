@@ -4,7 +4,7 @@ use crate::sources::Source;
 use std::collections::{BTreeMap, BTreeSet};
 use syn::visit::{self, Visit};
 
-/// Names that each machine, actor or program has for itself, always written with their module in front.
+/// Names that each machine or actor has for itself.
 const BY_MODULE: [(&str, &str); 6] = [
     ("Config", "the settings of a machine"),
     ("Effect", "what a machine wants done"),
