@@ -116,9 +116,17 @@ impl Leadership {
         if around.is_behind || !self.waits_for_requests() {
             return;
         }
-        let yields = matches!(self.role, Role::Yielding { .. });
-        let waits_not = if yields { planted!(HandoverDoesNotWait) } else { planted!(StopDoesNotWait) };
-        if self.nothing_in_flight(now, around) || waits_not {
+        planted!(HandoverDoesNotWait => {
+            if matches!(self.role, Role::Yielding { .. }) {
+                return self.close_log(now, effects);
+            }
+        });
+        planted!(StopDoesNotWait => {
+            if !matches!(self.role, Role::Yielding { .. }) {
+                return self.close_log(now, effects);
+            }
+        });
+        if self.nothing_in_flight(now, around) {
             self.close_log(now, effects);
         }
     }
