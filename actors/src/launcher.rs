@@ -16,8 +16,8 @@ use dsm_protocol::command::{Command as StoreCommand, Reply};
 use dsm_protocol::frame;
 use dsm_protocol::handshake::{DialEffect, DialEvent, Dialing};
 use dsm_protocol::ids::{Millis, RequestId};
+use dsm_protocol::info::{MasterInfo, MasterRole};
 use dsm_protocol::message::{Hello, HelloRole, Message, Request};
-use dsm_protocol::resp::Info;
 use rustix::process::{kill_process, Pid, Signal};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -386,7 +386,7 @@ impl Launcher {
     pub fn start_all(&mut self) -> Result<(), LaunchError> {
         self.start_primary()?;
         // A new log begins with the first slave: it does not serve before that.
-        let has_lock = |status: &Status| status.get("role").is_some_and(|role| role != "standby");
+        let has_lock = |info: &MasterInfo| info.replication.role != MasterRole::Standby;
         self.wait_status(Role::Primary, "primary at the log", has_lock)?;
         self.start_backup()?;
         for number in 1..=self.config.slaves {
@@ -601,7 +601,7 @@ impl Launcher {
     /// # Errors
     /// `Ended`, `NotReady` and `Interrupted`.
     pub fn wait_serving(&mut self, role: Role) -> Result<(), LaunchError> {
-        self.wait_status(role, &format!("{role} serving"), Status::is_primary)
+        self.wait_status(role, &format!("{role} serving"), MasterInfo::is_primary)
     }
 
     /// Waits until the master that serves, whichever it is, has `count` active slaves.
@@ -613,8 +613,8 @@ impl Launcher {
         let mut seen = 0;
         while begun.elapsed() < self.config.ready_timeout {
             self.check_interruption()?;
-            if let Some(status) = self.serving_status() {
-                seen = status.active_slaves();
+            if let Some((_, info)) = self.serving() {
+                seen = usize::try_from(info.slaves.active_slaves).unwrap_or(usize::MAX);
                 if seen >= count {
                     return Ok(());
                 }
@@ -626,31 +626,26 @@ impl Launcher {
         Err(LaunchError::NotReady { what, waited: begun.elapsed(), output })
     }
 
-    /// The state of the master that serves; `None` while none does.
-    pub fn serving_status(&mut self) -> Option<Status> {
-        self.serving().map(|(_, status)| status)
-    }
-
     /// The master that serves, with its state; `None` while none does.
-    pub fn serving(&mut self) -> Option<(Role, Status)> {
+    pub fn serving(&mut self) -> Option<(Role, MasterInfo)> {
         [Role::Primary, Role::Backup]
             .into_iter()
             .filter(|role| self.state(*role) == ProcessState::Running)
             .collect::<Vec<_>>()
             .into_iter()
-            .filter_map(|role| Some((role, Status::ask(self.address(role)?, STATUS_TIMEOUT).ok()?)))
-            .find(|(_, status)| status.is_primary())
+            .filter_map(|role| Some((role, ask_info(self.address(role)?, STATUS_TIMEOUT).ok()?)))
+            .find(|(_, info)| info.is_primary())
     }
 
     fn wait_status(
         &mut self,
         role: Role,
         what: &str,
-        met: impl Fn(&Status) -> bool,
+        met: impl Fn(&MasterInfo) -> bool,
     ) -> Result<(), LaunchError> {
         let Some(address) = self.address(role) else { return Err(LaunchError::NotRunning(role)) };
         self.wait_until(role, what, self.config.ready_timeout, || {
-            Status::ask(address, STATUS_TIMEOUT).is_ok_and(|status| met(&status))
+            ask_info(address, STATUS_TIMEOUT).is_ok_and(|info| met(&info))
         })
     }
 
@@ -716,74 +711,43 @@ impl Drop for Launcher {
     }
 }
 
-/// A master's STATUS: lines of `key:value` under headings, as in Redis' INFO.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Status {
-    info: Info,
-}
-
-impl Status {
-    /// Reads the text of a STATUS; what is not `key:value` is passed over.
-    pub fn parse(text: &str) -> Status {
-        Status { info: Info::parse(text) }
-    }
-
-    /// Asks a master over a connection of its own.
-    ///
-    /// # Errors
-    /// What the connection or the handshake ended with, and `TimedOut`.
-    pub fn ask(address: SocketAddr, limit: Duration) -> io::Result<Status> {
-        let deadline = Instant::now() + limit;
-        let mut stream = TcpStream::connect_timeout(&address, limit)?;
-        stream.set_nodelay(true)?;
-        let begun = Instant::now();
-        let now = || Millis(begun.elapsed().as_millis() as u64);
-        let hello = Hello { cluster: None, role: HelloRole::Client };
-        let (mut out, mut input, mut effects) = (Vec::new(), BytesMut::new(), Vec::new());
-        let mut dialing = Dialing::begin(now(), limit.as_millis() as u64, hello, &mut out);
-        stream.set_write_timeout(Some(limit))?;
-        stream.write_all(&out)?;
-        loop {
-            let event = match read_more(&mut stream, &mut input, deadline)? {
-                0 => DialEvent::Ended,
-                _ => DialEvent::Bytes { unread: &mut input, cluster: None },
-            };
-            dialing.step(now(), event, &mut effects);
-            match effects.pop() {
-                Some(DialEffect::Welcomed(_)) => break,
-                Some(DialEffect::GiveUp(why)) => return Err(io::Error::other(why)),
-                None => {}
-            }
-        }
-        out.clear();
-        let request = Request { id: RequestId(1), stream: 0, generation: 0, command: StoreCommand::Status };
-        frame::encode_request(&request, &mut out);
-        stream.write_all(&out)?;
-        match receive(&mut stream, &mut input, deadline)? {
-            Message::Response { reply: Reply::Text(text), .. } => Ok(Status::parse(&text)),
-            Message::Response { reply: Reply::Error(error), .. } => Err(io::Error::other(error)),
-            _ => Err(io::Error::other("did not answer the question")),
+/// Asks a master for its STATUS, over a connection of its own.
+///
+/// # Errors
+/// What the connection or the handshake ended with, `TimedOut`, and that the answer is none of a master of this version.
+pub fn ask_info(address: SocketAddr, limit: Duration) -> io::Result<MasterInfo> {
+    let deadline = Instant::now() + limit;
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_nodelay(true)?;
+    let begun = Instant::now();
+    let now = || Millis(begun.elapsed().as_millis() as u64);
+    let hello = Hello { cluster: None, role: HelloRole::Client };
+    let (mut out, mut input, mut effects) = (Vec::new(), BytesMut::new(), Vec::new());
+    let mut dialing = Dialing::begin(now(), limit.as_millis() as u64, hello, &mut out);
+    stream.set_write_timeout(Some(limit))?;
+    stream.write_all(&out)?;
+    loop {
+        let event = match read_more(&mut stream, &mut input, deadline)? {
+            0 => DialEvent::Ended,
+            _ => DialEvent::Bytes { unread: &mut input, cluster: None },
+        };
+        dialing.step(now(), event, &mut effects);
+        match effects.pop() {
+            Some(DialEffect::Welcomed(_)) => break,
+            Some(DialEffect::GiveUp(why)) => return Err(io::Error::other(why)),
+            None => {}
         }
     }
-
-    /// The value of a field.
-    pub fn get(&self, key: &str) -> Option<&str> {
-        self.info.get(key)
-    }
-
-    /// All fields, by name.
-    pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.info.fields()
-    }
-
-    /// Whether this master serves.
-    pub fn is_primary(&self) -> bool {
-        self.get("role") == Some("primary")
-    }
-
-    /// The number of active slaves; 0 when the field is missing.
-    pub fn active_slaves(&self) -> usize {
-        self.info.number("active_slaves").and_then(|count| count.try_into().ok()).unwrap_or(0)
+    out.clear();
+    let request = Request { id: RequestId(1), stream: 0, generation: 0, command: StoreCommand::Status };
+    frame::encode_request(&request, &mut out);
+    stream.write_all(&out)?;
+    match receive(&mut stream, &mut input, deadline)? {
+        Message::Response { reply: Reply::Text(text), .. } => {
+            MasterInfo::parse(&text).map_err(io::Error::other)
+        }
+        Message::Response { reply: Reply::Error(error), .. } => Err(io::Error::other(error)),
+        _ => Err(io::Error::other("did not answer the question")),
     }
 }
 
@@ -980,18 +944,6 @@ mod tests {
         launcher.start_primary().unwrap();
         launcher.interruption().store(true, Ordering::Relaxed);
         assert!(matches!(launcher.wait_answering(Role::Primary), Err(LaunchError::Interrupted)));
-    }
-
-    #[test]
-    fn a_status_is_read_field_by_field() {
-        let text =
-            "# Replication\r\nrole:primary\r\nactive_slaves:2\r\nslave0:id=slave-1,room=5\r\nodd line\r\n";
-        let status = Status::parse(text);
-        assert!(status.is_primary());
-        assert_eq!(status.active_slaves(), 2);
-        assert_eq!(status.get("slave0"), Some("id=slave-1,room=5"));
-        assert_eq!(status.fields().count(), 3);
-        assert!(!Status::parse("role:standby").is_primary());
     }
 
     #[test]
