@@ -189,7 +189,7 @@ impl MasterActor {
             read_retries: counters.read_retries,
             reads_from_log: counters.log_reads,
             reads_waited_for_log_window: counters.log_reads_waited,
-            log_read_bytes: self.machine.log_read_bytes() as u64,
+            log_read_bytes: self.machine.log_read_bytes(),
             reads_of_all_slaves: counters.asked_all,
             requests_in_flight: gate.requests() as u64,
             request_bytes_in_flight: gate.request_bytes() as u64,
