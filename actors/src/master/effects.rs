@@ -1,17 +1,16 @@
 //! What the machines want done: answers, frames, appends, reads of the log.
 
+use super::agenda::{Allowance, STEP_BYTES};
 use super::forwards::Forward;
-use super::{
-    long_answers, send, Allowance, MasterActor, ReadWindow, SlaveLink, Todo, WaitingRead, STEP_BYTES,
-};
+use super::{long_answers, send, MasterActor, SlaveLink};
 use crate::batch::Outbox;
 use crate::door::session::ANSWER_BYTES_FREE;
-use crate::journal::LogRequest;
 use crate::slave_proxy::{End, EndReason};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::frame;
 use dsm_protocol::ids::{LinkId, Millis, Stamp};
 use dsm_protocol::machine::front;
+use dsm_protocol::machine::link::{ReadWindow, WaitingRead};
 use dsm_protocol::machine::master::{Asker, Effect, Event, Master};
 use dsm_protocol::machine::reign;
 use dsm_protocol::message::{Control, Message, Request};
@@ -94,16 +93,16 @@ impl MasterActor {
     pub(super) fn flush(&mut self) {
         let now = self.env.now();
         // What is performed may step the machine again.
-        while let Some(effect) = self.effects.pop_front() {
+        while let Some(effect) = self.wanted.next_of_master() {
             self.perform(now, effect);
         }
-        self.append();
+        self.log.send_appends();
     }
 
     /// The same as far as the turn has time for it.
     pub(super) fn perform_within(&mut self, now: Millis, left: &mut Allowance<'_>) {
         while !left.is_spent() {
-            let Some(effect) = self.effects.pop_front() else { return };
+            let Some(effect) = self.wanted.next_of_master() else { return };
             left.spend(1 + bytes_of(&effect) / STEP_BYTES);
             self.perform(now, effect);
         }
@@ -140,19 +139,10 @@ impl MasterActor {
         }
     }
 
-    /// What is to be appended goes to the log as one batch.
-    pub(super) fn append(&mut self) {
-        if self.appends.is_empty() {
-            return;
-        }
-        let changes = std::mem::take(&mut self.appends);
-        self.journal.ask(LogRequest::Append { changes });
-    }
-
     fn perform(&mut self, now: Millis, effect: Effect) {
         match effect {
             Effect::Reply { to, reply } => self.reply_if_it_fits(to, reply),
-            Effect::Append { write, change } => self.appends.push((write, change)),
+            Effect::Append { write, change } => self.log.append(write, change),
             Effect::Joined { link } => self.slave_joined(link),
             Effect::NoSlot { link } => self.slave_without_slot(link),
             Effect::SlotFree { link } => self.announce_to(now, link),
@@ -231,11 +221,12 @@ impl MasterActor {
         }
     }
 
-    pub(super) fn perform_front(&mut self, now: Millis, effect: front::Effect) {
+    /// Does what the front wants; what it `releases` has its turn later, in front of all else.
+    pub(super) fn perform_front(&mut self, now: Millis, effect: front::Effect, releases: bool) {
         match effect {
             front::Effect::Serve { asker, command: Command::Failover, .. } => self.failover(asker),
-            front::Effect::Serve { asker, deadline, command } if self.releasing => {
-                self.released.push_back(Todo::Serve { asker, deadline, command });
+            front::Effect::Serve { asker, deadline, command } if releases => {
+                self.agenda.release(asker, deadline, command);
             }
             front::Effect::Serve { asker, deadline, command } => {
                 self.step(now, Event::Request { asker, deadline, command });

@@ -3,7 +3,8 @@
 //! Owns what has not reached the link's outbox, and keeps its order: a session's later request never overtakes an earlier one
 //! that takes longer to encode. Never decides what is forwarded: the front does.
 
-use super::{send, Allowance, MasterActor, PeerOutbound};
+use super::agenda::Allowance;
+use super::{send, MasterActor, PeerOutbound};
 use crate::door::switchboard::Switchboard;
 use dsm_protocol::command::Command;
 use dsm_protocol::frame::{self, RequestFrame};

@@ -35,7 +35,7 @@ impl MasterActor {
         } else if now.since(self.lock_looked_at) >= LOOK_MS {
             self.lock_looked_at = now;
             if !std::mem::replace(&mut self.leader.is_asked, true) {
-                self.journal.ask(LogRequest::WhoLeads);
+                self.log.ask(LogRequest::WhoLeads);
             }
         }
         let facts = Facts {

@@ -3,7 +3,8 @@
 //! Owns those that are not encoded to their end. Each turn does a part of the first of them at least, so that none waits
 //! for short requests for ever. Never decides the order in which answers leave: their sessions do.
 
-use super::{Allowance, MasterActor};
+use super::agenda::{Allowance, STEP_BYTES};
+use super::MasterActor;
 use crate::door::session::Coding;
 use bytes::Bytes;
 use dsm_protocol::frame::ValuesFrame;
@@ -84,7 +85,7 @@ impl MasterActor {
     pub(super) fn encode_part(&mut self, left: &mut Allowance<'_>) {
         let Some(mut answer) = self.long_answers.pop_front() else { return };
         let (bytes, is_whole) = answer.part();
-        left.spend(PART_VALUES / 4 + bytes / super::STEP_BYTES);
+        left.spend(PART_VALUES / 4 + bytes / STEP_BYTES);
         if !is_whole {
             self.long_answers.push_back(answer);
             return;

@@ -5,17 +5,21 @@
 //! A shell: what arrives becomes events, what the machines decide is carried out in `effects.rs`. Never blocks, never
 //! decides a rule of replication or failover by itself.
 
+mod agenda;
 mod asked;
 mod effects;
 mod forwards;
 mod health;
 mod log_events;
 mod long_answers;
+mod own_log;
 mod peers;
 mod reign;
+mod silence;
 mod slaves;
 mod status;
 mod told;
+mod wanted;
 
 use crate::batch::{Inbox, Outbox};
 use crate::config::{Fsync, MasterConfig, MasterKind};
@@ -27,38 +31,32 @@ use crate::door::session::{AnswerPool, Room, Session};
 use crate::door::switchboard::{Arrived, Drain, Switchboard};
 use crate::door::Sessions;
 use crate::env::Env;
-use crate::journal::{Journal, LogId, LogRequest, MakesJournal, Sight, WrittenRecord};
-use crate::node_error::NodeError;
+use crate::journal::{LogRequest, MakesJournal, WrittenRecord};
 use crate::shown::shown_key;
 use crate::slave_proxy::{self, End, EndReason, SlaveProxy};
 use crate::supervision::{Fate, PanicGuard};
 use crate::turns::{Turn, TurnLengths};
 use actix::prelude::*;
+use agenda::{Agenda, Allowance, Todo};
 use dsm_protocol::command::{AnswerLength, Command, ErrorWord, Operands, Reply};
 use dsm_protocol::ids::{ClusterId, LinkId, Millis, SessionId, SlaveId};
-use dsm_protocol::machine::doubt::{self, Cause, SelfDoubt};
 use dsm_protocol::machine::front::{self, Front};
 use dsm_protocol::machine::health::{Health, Lag};
-use dsm_protocol::machine::link::{Quarantine, ReadWindow, WaitingRead};
-use dsm_protocol::machine::master::{self, Asker, Census, Change, Master, WriteId};
+use dsm_protocol::machine::link::{Quarantine, WaitingRead};
+use dsm_protocol::machine::master::{self, Asker, Census, Master};
 use dsm_protocol::machine::reign::{self as reign_rules, Leadership};
 use dsm_protocol::message::{Control, MasterState, Message as Wire, Seen};
-use dsm_protocol::record::Position;
 use long_answers::LongAnswer;
+use own_log::OwnLog;
+use silence::SilenceWatch;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
+use wanted::Wanted;
 
 /// How often the master looks at its clock, its deadlines and its role.
 const TICK: Duration = Duration::from_millis(25);
-
-/// A turn ends after so many steps, of which each takes some microseconds.
-const TURN_STEPS_MAX: usize = 1024;
-
-/// Or after so many microseconds. One step may take as long again.
-const TURN_US_MAX: u64 = 3_000;
 
 /// So many requests that were put aside are looked at in one turn.
 const RESUMED_MAX: usize = 1024;
@@ -79,36 +77,6 @@ const FORESEEN_KEYS_MAX: usize = 2048;
 /// About how long the answer to STATUS is, in bytes.
 const STATUS_BYTES: usize = 8 * 1024;
 
-/// How often this process found that it had fallen silent, by what it was.
-#[derive(Clone, Copy, Debug, Default)]
-struct Jumps {
-    paused: u64,
-    busy: u64,
-    starved: u64,
-}
-
-/// What this thread has spent its time on so far.
-struct Spent {
-    at: Millis,
-    computed_us: Option<u64>,
-    waited_us: Option<u64>,
-}
-
-impl Spent {
-    fn now(env: &Env) -> Self {
-        Spent { at: env.now(), computed_us: env.computed_us(), waited_us: env.waited_us() }
-    }
-
-    /// Milliseconds since `before`, and those of them in which this thread computed, and waited for a processor.
-    fn since(&self, before: &Spent) -> (u64, u64, u64) {
-        let ms = |later: Option<u64>, earlier: Option<u64>| {
-            later.zip(earlier).map_or(0, |(later, earlier)| later.saturating_sub(earlier) / 1000)
-        };
-        let computed_ms = ms(self.computed_us, before.computed_us);
-        (self.at.since(before.at), computed_ms, ms(self.waited_us, before.waited_us))
-    }
-}
-
 /// Asks the node to stop cleanly.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
@@ -118,46 +86,6 @@ pub struct Stop;
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub(crate) struct Dismiss;
-
-/// What has come and is to be done, in its order.
-enum Todo {
-    /// What a connection has brought.
-    Arrived(Arrived),
-    /// A record is written.
-    Written(WrittenRecord),
-    /// A record is not, and why.
-    Refused(WriteId, ErrorWord, String),
-    /// A request that the front has held back.
-    Serve { asker: Asker, deadline: Millis, command: Command },
-    /// The log is not at its path: end, now that everything in front of this is answered.
-    Depart,
-}
-
-/// So many bytes that are copied or checksummed count as a step.
-const STEP_BYTES: usize = 32 * 1024;
-
-/// So much of a turn is left. It is counted in steps, so that a simulated world without time within a turn sees the same
-/// bounds, and in time.
-pub(super) struct Allowance<'a> {
-    turn: &'a Turn,
-    steps: usize,
-}
-
-impl<'a> Allowance<'a> {
-    fn new(turn: &'a Turn) -> Self {
-        Allowance { turn, steps: TURN_STEPS_MAX }
-    }
-
-    /// Notes that so many steps were made.
-    pub(super) fn spend(&mut self, steps: usize) {
-        self.steps = self.steps.saturating_sub(steps);
-    }
-
-    /// Whether the turn is to end.
-    pub(super) fn is_spent(&self) -> bool {
-        self.steps == 0 || self.turn.took_us() >= TURN_US_MAX
-    }
-}
 
 /// Asks to go on with what was left at the end of a turn. Others have had theirs in between.
 #[derive(Message, Debug)]
@@ -215,38 +143,18 @@ pub struct MasterActor {
     switchboard: Rc<Switchboard>,
     /// For requests of the program around this master.
     embedded: EmbeddedCaller,
-    inbox: Inbox<Arrived>,
-    arrived: Vec<Arrived>,
-    /// What has come and is not done.
-    todo: VecDeque<Todo>,
-    /// The same of slaves and of reads of the log: it ends requests, and may not wait behind all those that are to begin.
-    answers: VecDeque<Arrived>,
-    /// Whose turn it is.
-    answers_next: bool,
-    /// What the front has held back and is to be done first.
-    released: VecDeque<Todo>,
-    /// Whether what the front serves is held back no more, but comes in its turn.
-    releasing: bool,
+    /// What is to be done.
+    agenda: Agenda,
     machine: Master,
     front: Front,
-    /// What the machine wants done.
-    effects: VecDeque<master::Effect>,
-    made: Vec<master::Effect>,
-    front_effects: Vec<front::Effect>,
-    appends: Vec<(WriteId, Arc<Change>)>,
+    /// What this master is.
+    reign: Leadership,
+    /// What these three want done.
+    wanted: Wanted,
+    log: OwnLog,
+    silence: SilenceWatch,
     /// Answers of many values that are being encoded.
     long_answers: VecDeque<LongAnswer>,
-    doubt: Rc<RefCell<SelfDoubt>>,
-    jumps_seen: u64,
-    /// What the jumps were.
-    jumps: Jumps,
-    /// The most that this thread has computed from one tick to the next, in milliseconds.
-    computed_between_ticks_ms: u64,
-    /// At the last tick.
-    spent: Spent,
-    turns: Rc<TurnLengths>,
-    /// Whether a [`Resume`] is on its way.
-    resuming: bool,
     sessions: Sessions,
     /// Sessions with requests that are put aside until their own answers have left.
     congested: VecDeque<SessionId>,
@@ -264,28 +172,10 @@ pub struct MasterActor {
     parked: BTreeMap<LinkId, (dsm_protocol::message::Hello, Outbox)>,
     peers: BTreeMap<LinkId, PeerInbound>,
     dialed: peers::Dialed,
-    /// What this master is.
-    reign: Leadership,
-    /// What that wants done.
-    reign_effects: Vec<reign_rules::Effect>,
-    /// What it holds in its role.
-    journal: Box<dyn Journal>,
-    /// Which log was replayed or written last.
-    followed: Option<LogId>,
-    /// The place through which that is known to be on disk.
-    durable: Position,
-    /// What is seen of the log that is followed.
-    sight: Sight,
-    replay_caught_up: bool,
     /// The last seq that the active master has told of.
     peer_seq: dsm_protocol::ids::Seq,
-    cluster: Rc<Cell<Option<ClusterId>>>,
-    log_bytes: u64,
-    log_seq: dsm_protocol::ids::Seq,
     told_seq: dsm_protocol::ids::Seq,
     told_at: Millis,
-    /// Why this master leads no more, until it ends for that.
-    deposed: Option<NodeError>,
     takeovers: u64,
     slaves_removed: u64,
     slaves_refused: u64,
@@ -353,8 +243,7 @@ impl MasterActor {
             },
             now,
         );
-        let turns = Rc::clone(&switchboard.turns);
-        let journal = journal(ctx.address().recipient(), Rc::clone(&turns));
+        let journal = journal(ctx.address().recipient(), Rc::clone(&switchboard.turns));
         let machine = Master::new(master::Config {
             placement: config.placement.into(),
             slaves_min: config.min_slaves,
@@ -372,30 +261,17 @@ impl MasterActor {
             guard: PanicGuard::new("MasterActor", fate.clone()),
             embedded: EmbeddedCaller::new(Rc::clone(&switchboard), Rc::clone(&config)),
             switchboard,
-            inbox,
-            arrived: Vec::new(),
-            todo: VecDeque::new(),
-            answers: VecDeque::new(),
-            answers_next: true,
-            released: VecDeque::new(),
-            releasing: false,
+            agenda: Agenda::new(inbox),
             machine,
             front: Front::new(front::Config {
                 requests_max: config.max_requests,
                 bytes_max: config.max_request_bytes.as_u64() as usize,
             }),
-            effects: VecDeque::new(),
-            made: Vec::new(),
-            front_effects: Vec::new(),
-            appends: Vec::new(),
+            reign,
+            wanted: Wanted::default(),
+            log: OwnLog::new(journal, cluster),
+            silence: SilenceWatch::new(&env, jump_ms),
             long_answers: VecDeque::new(),
-            doubt: Rc::new(RefCell::new(SelfDoubt::new(now, jump_ms))),
-            jumps_seen: 0,
-            jumps: Jumps::default(),
-            computed_between_ticks_ms: 0,
-            spent: Spent::now(&env),
-            turns,
-            resuming: false,
             sessions: Sessions::default(),
             congested: VecDeque::new(),
             in_line: VecDeque::new(),
@@ -408,20 +284,9 @@ impl MasterActor {
             parked: BTreeMap::new(),
             peers: BTreeMap::new(),
             dialed: peers::Dialed::default(),
-            reign,
-            reign_effects: Vec::new(),
-            journal,
-            followed: None,
-            durable: Position::default(),
-            sight: Sight::Follows,
-            replay_caught_up: false,
             peer_seq: dsm_protocol::ids::Seq::default(),
-            cluster,
-            log_bytes: 0,
-            log_seq: dsm_protocol::ids::Seq::default(),
             told_seq: dsm_protocol::ids::Seq::default(),
             told_at: now,
-            deposed: None,
             takeovers: 0,
             slaves_removed: 0,
             slaves_refused: 0,
@@ -439,14 +304,11 @@ impl MasterActor {
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
-        let turn = self.turns.begin("tick");
+        let turn = self.switchboard.turns.begin("tick");
         let now = self.env.now();
         self.observe(now);
-        let spent = Spent::now(&self.env);
-        let (_, computed_ms, _) = spent.since(&self.spent);
-        self.computed_between_ticks_ms = computed_ms.max(self.computed_between_ticks_ms);
-        self.spent = spent;
-        self.advance();
+        self.silence.tick();
+        self.log.advance();
         self.step(now, master::Event::Tick);
         self.step_front(now, front::Event::Tick);
         self.tick_reign(now);
@@ -466,21 +328,19 @@ impl MasterActor {
     fn work(&mut self, turn: &Turn, ctx: &mut Context<Self>) {
         let now = self.env.now();
         self.observe(now);
-        self.advance();
+        self.log.advance();
         let mut left = Allowance::new(turn);
         self.encode_part(&mut left);
         self.forward_on(&mut left);
         self.perform_within(now, &mut left);
         self.read_on(&mut left);
         while !left.is_spent() {
-            // What the front held comes before whatever came since.
-            let todo = self.released.pop_front().or_else(|| self.next_todo());
-            let Some(todo) = todo else { break };
+            let Some(todo) = self.agenda.next() else { break };
             left.spend(1);
             match todo {
                 Todo::Arrived(arrived) => self.arrived(now, arrived, ctx),
                 Todo::Written(WrittenRecord { write, version, places }) => {
-                    self.log_seq = version.seq;
+                    self.log.note_written(version.seq);
                     self.step(now, master::Event::Written { write, version, places });
                 }
                 Todo::Refused(write, word, detail) => {
@@ -502,39 +362,16 @@ impl MasterActor {
             self.encode_part(&mut left);
         }
         self.tidy(&mut left);
-        self.append();
-        self.advance();
+        self.log.send_appends();
+        self.log.advance();
         self.turn_ended(now);
         self.perform_reign(now);
         self.resume_later(ctx);
     }
 
-    /// What is to be done next: in turn something that ends a request and something that may begin one, so that neither
-    /// waits for all of the other.
-    fn next_todo(&mut self) -> Option<Todo> {
-        self.answers_next = !self.answers_next;
-        let answer = |answers: &mut VecDeque<Arrived>| answers.pop_front().map(Todo::Arrived);
-        if self.answers_next {
-            answer(&mut self.answers).or_else(|| self.todo.pop_front())
-        } else {
-            self.todo.pop_front().or_else(|| answer(&mut self.answers))
-        }
-    }
-
     /// Whether something that has come is not done yet.
     fn is_behind(&self) -> bool {
-        !self.todo.is_empty()
-            || !self.answers.is_empty()
-            || !self.released.is_empty()
-            || !self.effects.is_empty()
-    }
-
-    /// What a slave has acknowledged or answered is no longer owed, even if it takes a while until the rest of it is
-    /// done.
-    fn note_arrived(&self, now: Millis, arrived: &Arrived) {
-        let Arrived::Slave { link, message, .. } = arrived else { return };
-        let Some(slave) = self.slaves.get(link) else { return };
-        slave.link.borrow_mut().note_arrived(now, message, slave.outbox.reached());
+        self.agenda.is_behind() || self.wanted.is_behind()
     }
 
     /// Sees to it that there is another turn if something is left to be done, once everybody else has had one.
@@ -545,7 +382,7 @@ impl MasterActor {
             || self.has_forwards()
             || !self.litter.is_empty()
             || self.slaves.values().any(|slave| slave.link.borrow().reads().is_behind());
-        if is_left && !std::mem::replace(&mut self.resuming, true) {
+        if is_left && self.agenda.call_for_turn() {
             let master = ctx.address();
             // Not from here: actix empties the mailbox before it lets anybody else run.
             actix::spawn(async move {
@@ -555,57 +392,29 @@ impl MasterActor {
         }
     }
 
-    /// Notes that the process runs. Whoever looks first after a pause of our own notices it; here it is acted upon.
+    /// Notes that the process runs.
     fn observe(&mut self, now: Millis) {
-        self.doubt.borrow_mut().observe(now);
-        let jumps = self.doubt.borrow().jumps();
-        if std::mem::replace(&mut self.jumps_seen, jumps) != jumps {
-            let (silent_ms, computed_ms, waited_ms) = Spent::now(&self.env).since(&self.spent);
-            match doubt::cause(silent_ms, computed_ms, waited_ms) {
-                Cause::Busy => {
-                    self.jumps.busy += 1;
-                    log::warn!(
-                        "this process was busy, deadlines start again ms={silent_ms} busy_ms={computed_ms}"
-                    );
-                }
-                Cause::Starved => {
-                    self.jumps.starved += 1;
-                    log::warn!(
-                        "this process waited for a processor, which others had, deadlines start again ms={silent_ms} waited_ms={waited_ms}"
-                    );
-                }
-                Cause::Paused => {
-                    self.jumps.paused += 1;
-                    log::warn!("this process was paused, deadlines start again ms={silent_ms}");
-                }
-            }
+        if self.silence.observe(now) {
             self.machine.restart_read_timeouts(now);
             self.dialed.iter_mut().for_each(|dialed| dialed.lag.restart(now));
         }
     }
 
-    /// Says that this master makes progress: the standby kills one that does not.
-    fn advance(&self) {
-        self.journal.advance();
-    }
-
     /// Advances the master machine and keeps what it wants done for the end of the turn.
     fn step(&mut self, now: Millis, event: master::Event) {
-        if !matches!(event, master::Event::Tick | master::Event::Chore) {
-            log::trace!("master event={event:?}");
-        }
-        self.machine.step(now, event, &mut self.made);
-        self.effects.extend(self.made.drain(..));
+        self.wanted.step_master(&mut self.machine, now, event);
     }
 
     /// Advances the front and carries out at once what it wants done.
     fn step_front(&mut self, now: Millis, event: front::Event) {
-        let mut effects = std::mem::take(&mut self.front_effects);
+        // What the front holds back is served in its turn: there may be thousands.
+        let releases = matches!(event, front::Event::StanceChanged);
+        let mut effects = self.wanted.take_front();
         self.front.step(now, self.reign.stance(), event, &mut effects);
         for effect in effects.drain(..) {
-            self.perform_front(now, effect);
+            self.perform_front(now, effect, releases);
         }
-        self.front_effects = effects;
+        self.wanted.give_back(effects);
     }
 
     fn request(&mut self, now: Millis, asker: Asker, command: Command) {
@@ -821,6 +630,13 @@ impl MasterActor {
     }
 }
 
+/// What a slave has acknowledged or answered is no longer owed, even if it takes a while until the rest of it is done.
+fn note_arrived(slaves: &BTreeMap<LinkId, SlaveLink>, now: Millis, arrived: &Arrived) {
+    let Arrived::Slave { link, message, .. } = arrived else { return };
+    let Some(slave) = slaves.get(link) else { return };
+    slave.link.borrow_mut().note_arrived(now, message, slave.outbox.reached());
+}
+
 /// So many keys of requests and records are gone through in one turn. Tests make it small.
 fn slice_keys() -> usize {
     #[cfg(feature = "testing")]
@@ -899,30 +715,10 @@ impl Handler<Drain> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
-        let turn = self.turns.begin("requests");
-        let mut arrived = std::mem::take(&mut self.arrived);
-        self.inbox.take(&mut arrived);
+        let turn = self.switchboard.turns.begin("requests");
         let now = self.env.now();
-        for arrived in arrived.drain(..) {
-            self.note_arrived(now, &arrived);
-            match arrived {
-                Arrived::SlaveHello { .. }
-                | Arrived::Slave { .. }
-                | Arrived::SlaveGone { .. }
-                | Arrived::LogRead { .. } => self.answers.push_back(arrived),
-                Arrived::Opened(_)
-                | Arrived::Request { .. }
-                | Arrived::Closed(_)
-                | Arrived::PeerHello { .. }
-                | Arrived::Peer { .. }
-                | Arrived::PeerGone { .. }
-                | Arrived::DialedUp { .. }
-                | Arrived::Dialed { .. }
-                | Arrived::DialRefused { .. }
-                | Arrived::DialedDown { .. } => self.todo.push_back(Todo::Arrived(arrived)),
-            }
-        }
-        self.arrived = arrived;
+        let slaves = &self.slaves;
+        self.agenda.take_in(|arrived| note_arrived(slaves, now, arrived));
         self.work(&turn, ctx);
     }
 }
@@ -931,8 +727,8 @@ impl Handler<Resume> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, _: Resume, ctx: &mut Self::Context) {
-        let turn = self.turns.begin("rest");
-        self.resuming = false;
+        let turn = self.switchboard.turns.begin("rest");
+        self.agenda.turn_came();
         let now = self.env.now();
         self.observe(now);
         if self.machine.has_chores() {
@@ -961,8 +757,8 @@ impl Handler<Dismiss> for MasterActor {
 
     fn handle(&mut self, _: Dismiss, ctx: &mut Self::Context) {
         // Another master may lead with this; the rest of the log goes with the actor.
-        self.journal.ask(LogRequest::LeaveQueue);
-        self.journal.ask(LogRequest::GiveUp);
+        self.log.ask(LogRequest::LeaveQueue);
+        self.log.ask(LogRequest::GiveUp);
         for slave in self.slaves.values() {
             slave.proxy.do_send(End(EndReason::Dismissed("the node has ended")));
         }

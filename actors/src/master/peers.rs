@@ -7,7 +7,6 @@ use crate::door::counters::count;
 use crate::door::links::reject;
 use crate::door::origin::Origin;
 use crate::door::session::{Coding, Session};
-use crate::journal::Sight;
 use crate::node_error::NodeError;
 use crate::shown::shown_message;
 use dsm_protocol::command::{ErrorWord, Reply};
@@ -137,14 +136,14 @@ impl MasterActor {
             self.dialed.serving().map(|serving| serving.address.clone())
         };
         // What is not on disk yet is not said: who hears it would miss it in the log.
-        let epoch = self.reign.reign().map_or(self.durable.epoch, |reign| reign.epoch);
-        MasterState { active: serves, epoch, seq: self.log_seq, active_address }
+        let epoch = self.reign.reign().map_or(self.log.durable_epoch(), |reign| reign.epoch);
+        MasterState { active: serves, epoch, seq: self.log.seq(), active_address }
     }
 
     /// The answer to a HELLO that is accepted.
     pub(super) fn welcome(&self) -> Welcome {
         Welcome {
-            cluster: self.cluster.get(),
+            cluster: self.log.cluster(),
             value_max: self.config.value_max() as u64,
             state: self.state(),
         }
@@ -165,7 +164,7 @@ impl MasterActor {
 
     /// Lets the other master know how far we have come, for its INFO, and that we live.
     pub(super) fn tell_seq(&mut self, now: Millis) {
-        let is_news = self.serves() && self.told_seq != self.log_seq;
+        let is_news = self.serves() && self.told_seq != self.log.seq();
         if !self.peers.is_empty() && (is_news || now.since(self.told_at) >= TELL_MS) {
             self.tell_state();
         }
@@ -231,7 +230,7 @@ impl MasterActor {
                 std::path::absolute(&self.config.log).unwrap_or_else(|_| self.config.log.clone()).display()
             ));
         }
-        match (self.cluster.get(), cluster) {
+        match (self.log.cluster(), cluster) {
             (Some(ours), Some(theirs)) if ours != theirs => {
                 Some(format!("master {address} belongs to cluster {theirs}, this is cluster {ours}"))
             }
@@ -317,10 +316,10 @@ impl MasterActor {
         slaves: &[SlaveId],
         forced: bool,
     ) {
-        let lag = self.log_seq.0.saturating_sub(follows.replayed.0);
+        let lag = self.log.seq().0.saturating_sub(follows.replayed.0);
         let has_slaves = self.machine.slaves().all(|(id, ..)| slaves.contains(id));
         // A seq alone says nothing: it may be one of another file, or of another log.
-        let own = self.followed;
+        let own = self.log.followed();
         let own_reign = self.machine.reigns().last().map(|record| record.reign);
         let is_same = follows.file == own && Some(follows.reign) == own_reign;
         if !is_same {
@@ -343,7 +342,7 @@ impl MasterActor {
         welcome: Welcome,
         outbox: Outbox,
     ) {
-        if let (Some(ours), Some(theirs)) = (self.cluster.get(), welcome.cluster) {
+        if let (Some(ours), Some(theirs)) = (self.log.cluster(), welcome.cluster) {
             if ours != theirs {
                 log::error!("other master belongs to another cluster ours={ours} theirs={theirs}");
                 outbox.abort();
@@ -353,7 +352,7 @@ impl MasterActor {
         self.step_reign(now, reign::Event::PeerNamed { cluster: welcome.cluster });
         let state = welcome.state;
         self.switchboard.trust(generation);
-        let lag = Lag::new(now, state.seq, self.log_seq);
+        let lag = Lag::new(now, state.seq, self.log.seq());
         let forwards = VecDeque::new();
         self.dialed.insert(PeerOutbound { generation, address, outbox, state, lag, forwards });
         self.peers_say(now);
@@ -389,7 +388,7 @@ impl MasterActor {
                 self.step_front(now, front::Event::Response { id, reply });
             }
             Message::Control(Control::MasterState(state)) => {
-                dialed.lag.told(now, state.seq, self.log_seq);
+                dialed.lag.told(now, state.seq, self.log.seq());
                 dialed.state = state;
                 self.peers_say(now);
             }
@@ -428,9 +427,8 @@ impl MasterActor {
     pub(super) fn ask_handover(&self, forced: bool) {
         let Some(dialed) = self.dialed.foremost() else { return };
         let slaves = self.slaves.values().map(|slave| slave.id.clone()).collect();
-        let replayed = self.log_seq;
-        // What it has replayed is not what it would take over from.
-        let file = self.followed.filter(|_| self.sight == Sight::Follows);
+        let replayed = self.log.seq();
+        let file = self.log.may_be_taken_over();
         let reign = self.machine.reigns().last().map(|record| record.reign).unwrap_or_default();
         log::info!("asking for the reign address={} replayed={replayed}", dialed.address);
         send(

@@ -5,7 +5,7 @@
 use super::{send, MasterActor};
 use crate::door::origin::Origin;
 use crate::door::session::Session;
-use crate::journal::{LogRequest, Sight};
+use crate::journal::LogRequest;
 use crate::node_error::NodeError;
 use dsm_protocol::ids::Millis;
 use dsm_protocol::machine::front;
@@ -13,7 +13,6 @@ use dsm_protocol::machine::master;
 use dsm_protocol::machine::reign::may_begin::Lack;
 use dsm_protocol::machine::reign::{Course, Effect, Ending, Event, Hearsay, Saying, Stance, Surroundings};
 use dsm_protocol::message::{Control, Message};
-use dsm_protocol::record::Position;
 
 impl MasterActor {
     /// Advances the machine of the reign and keeps what it wants done for [`perform_reign`](Self::perform_reign).
@@ -22,14 +21,18 @@ impl MasterActor {
         if is_news {
             log::trace!("reign event={event:?}");
         }
-        self.reign.step(now, event, &mut self.reign_effects);
+        self.wanted.step_reign(&mut self.reign, now, event);
     }
 
     /// Carries out everything that the machine of the reign wants, in order.
     pub(super) fn perform_reign(&mut self, now: Millis) {
         // What is performed may step the machine again.
-        while !self.reign_effects.is_empty() {
-            for effect in std::mem::take(&mut self.reign_effects) {
+        loop {
+            let effects = self.wanted.take_reign();
+            if effects.is_empty() {
+                return;
+            }
+            for effect in effects {
                 log::trace!("reign effect={effect:?}");
                 self.perform_reign_effect(now, effect);
             }
@@ -50,7 +53,7 @@ impl MasterActor {
                 .filter(|slave| !slave.link.borrow().has_accepted())
                 .count(),
             clients_left: if self.reign.is_leaving() { self.clients_left() } else { 0 },
-            log_follows: self.sight == Sight::Follows,
+            log_follows: self.log.follows(),
         }
     }
 
@@ -86,41 +89,33 @@ impl MasterActor {
             has_newcomer: self.slaves.values().any(|slave| slave.cluster.is_none()),
             reigns: self.machine.reigns(),
         };
-        self.reign.step(now, Event::Heard(hearsay), &mut self.reign_effects);
+        self.wanted.step_reign(&mut self.reign, now, Event::Heard(hearsay));
     }
 
     #[expect(clippy::too_many_lines, reason = "one arm for each effect, each short")]
     fn perform_reign_effect(&mut self, now: Millis, effect: Effect) {
         match effect {
-            Effect::WatchLock => self.journal.ask(LogRequest::Watch),
-            Effect::WaitForLock => self.journal.ask(LogRequest::Queue),
-            Effect::Fence { beat } => self.journal.ask(LogRequest::Oust { beat }),
-            Effect::LeaveQueue => self.journal.ask(LogRequest::LeaveQueue),
-            Effect::GiveLockBack => self.journal.ask(LogRequest::GiveUp),
+            Effect::WatchLock => self.log.ask(LogRequest::Watch),
+            Effect::WaitForLock => self.log.ask(LogRequest::Queue),
+            Effect::Fence { beat } => self.log.ask(LogRequest::Oust { beat }),
+            Effect::LeaveQueue => self.log.ask(LogRequest::LeaveQueue),
+            Effect::GiveLockBack => self.log.ask(LogRequest::GiveUp),
             Effect::LookAtLog => {
                 log::info!("lock won, taking over epoch_seen={}", self.reign.epoch());
-                self.journal.ask(LogRequest::Look);
+                self.log.ask(LogRequest::Look);
             }
-            Effect::StopFollowing => self.journal.ask(LogRequest::Halt),
-            Effect::Follow => {
-                self.replay_caught_up = false;
-                self.journal.ask(LogRequest::Follow);
-            }
-            Effect::FollowAnew => {
-                self.sight = Sight::Follows;
-                // Nor does this master name that log's epoch to others any more.
-                (self.followed, self.durable) = (None, Position::default());
-                self.journal.ask(LogRequest::FollowAnew);
-            }
-            Effect::Recover { makes_file } => self.journal.ask(LogRequest::Open { makes: makes_file }),
-            Effect::LetGoOfLog => self.journal.ask(LogRequest::PutAside),
-            Effect::LookAtPath => self.journal.ask(LogRequest::Find),
-            Effect::NoteWitnesses(text) => self.journal.ask(LogRequest::Note(text)),
+            Effect::StopFollowing => self.log.ask(LogRequest::Halt),
+            Effect::Follow => self.log.follow(),
+            Effect::FollowAnew => self.log.follow_anew(),
+            Effect::Recover { makes_file } => self.log.ask(LogRequest::Open { makes: makes_file }),
+            Effect::LetGoOfLog => self.log.ask(LogRequest::PutAside),
+            Effect::LookAtPath => self.log.ask(LogRequest::Find),
+            Effect::NoteWitnesses(text) => self.log.ask(LogRequest::Note(text)),
             Effect::WriteEpoch { epoch, given_up } => {
                 given_up.iter().for_each(|reign| self.machine.replay_given_up(*reign));
-                self.journal.ask(LogRequest::Begin { epoch, given_up });
+                self.log.ask(LogRequest::Begin { epoch, given_up });
             }
-            Effect::WriteLockText { serves } => self.journal.ask(LogRequest::Declare { serves }),
+            Effect::WriteLockText { serves } => self.log.ask(LogRequest::Declare { serves }),
             Effect::BeginReign { version, id } => {
                 self.step(now, master::Event::ReignBegan { version, id });
             }
@@ -135,24 +130,20 @@ impl MasterActor {
                 self.tell_state();
                 self.flush();
             }
-            Effect::NameCluster(cluster) => {
-                if self.cluster.get().is_none() {
-                    self.cluster.set(Some(cluster));
-                }
-            }
-            Effect::SyncLog => self.journal.ask(LogRequest::Sync),
+            Effect::NameCluster(cluster) => self.log.name_cluster(cluster),
+            Effect::SyncLog => self.log.ask(LogRequest::Sync),
             Effect::CloseLog => {
                 log::debug!("closing the log at={now}");
                 let to = self.heir();
-                self.journal.ask(LogRequest::Close { to });
+                self.log.ask(LogRequest::Close { to });
             }
             Effect::AskLogBack => {
                 log::debug!("asking for the log back at={now}");
-                self.journal.ask(LogRequest::Reopen);
+                self.log.ask(LogRequest::Reopen);
             }
             Effect::AbandonLog => {
                 self.flush();
-                self.journal.ask(LogRequest::Abandon);
+                self.log.ask(LogRequest::Abandon);
             }
             Effect::OfferReign => self.offer_reign(),
             Effect::AskForReign { forced } => self.ask_handover(forced),
@@ -183,10 +174,7 @@ impl MasterActor {
         if serves {
             self.front.set_active_address(None);
         }
-        // What the front holds back is served in its turn: there may be thousands.
-        self.releasing = serves;
         self.step_front(now, front::Event::StanceChanged);
-        self.releasing = false;
         self.flush();
     }
 
@@ -246,7 +234,7 @@ impl MasterActor {
         match ending {
             Ending::Clean => {
                 self.flush();
-                self.journal.ask(LogRequest::GiveUp);
+                self.log.ask(LogRequest::GiveUp);
                 self.end_links();
                 self.fate.decide(Ok(()));
             }
@@ -255,7 +243,7 @@ impl MasterActor {
                 self.fate.decide(Ok(()));
             }
             Ending::Displaced => {
-                let Some(error) = self.deposed.take() else { return };
+                let Some(error) = self.log.take_deposed() else { return };
                 self.end_links();
                 self.fate.decide(Err(error));
             }
@@ -281,7 +269,7 @@ impl MasterActor {
         // The lock itself is kept until the process, or the embedded node, is gone.
         let now = self.env.now();
         self.step_reign(now, Event::Failed);
-        self.reign_effects.clear();
+        self.wanted.drop_reign();
         self.step_front(now, front::Event::StanceChanged);
         for session in self.sessions.values() {
             session.abort();
@@ -296,8 +284,8 @@ impl MasterActor {
                 "not serving, though no other master does: the log at its path does not go on what was replayed path={path} \
                  cause=\"{}\" seq={}: put the file back, and this master goes on by itself; to give up what it has replayed, \
                  restart it",
-                self.sight,
-                self.log_seq
+                self.log.sight(),
+                self.log.seq()
             ),
             Saying::Lacking(lack) => {
                 let path = path.to_string();
@@ -340,8 +328,8 @@ impl MasterActor {
     /// What is waited for, in words; nothing when nothing is missing.
     pub(super) fn waiting_for(&self) -> String {
         let path = self.config.log.display();
-        if self.reign.is_barred() && self.sight != Sight::Follows {
-            return format!("the log at {path} does not go on what was replayed: {}", self.sight);
+        if self.reign.is_barred() && !self.log.follows() {
+            return format!("the log at {path} does not go on what was replayed: {}", self.log.sight());
         }
         self.reign.lacking().map_or_else(String::new, |lack| lack.what(&path.to_string()))
     }

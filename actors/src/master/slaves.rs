@@ -33,7 +33,7 @@ impl MasterActor {
             reject(&outbox, "this master is stopping");
             return;
         }
-        if let (Some(ours), Some(theirs)) = (self.cluster.get(), hello.cluster) {
+        if let (Some(ours), Some(theirs)) = (self.log.cluster(), hello.cluster) {
             if ours != theirs {
                 let reason = format!("slave {id} belongs to cluster {theirs}, this is cluster {ours}");
                 self.refuse_slave(id, &outbox, &format!("other-cluster theirs={theirs}"), &reason);
@@ -80,9 +80,9 @@ impl MasterActor {
             id: link,
             outbox: outbox.clone(),
             link: Rc::clone(&shared),
-            doubt: Rc::clone(&self.doubt),
+            doubt: self.silence.doubt(),
             ended: ctx.address().recipient(),
-            turns: Rc::clone(&self.turns),
+            turns: Rc::clone(&self.switchboard.turns),
         };
         let proxy = SlaveProxy::new(Rc::clone(&self.env), parts).start();
         let welcome = self.welcome();
@@ -98,7 +98,7 @@ impl MasterActor {
     /// Tells one slave of the reign, if there is one whose EPOCH record is durable. One that has failed is told that it
     /// must wait, and then tried first.
     pub(super) fn announce_to(&mut self, now: Millis, link: LinkId) {
-        let (Some(reign), Some(cluster)) = (self.reign.announced(), self.cluster.get()) else { return };
+        let (Some(reign), Some(cluster)) = (self.reign.announced(), self.log.cluster()) else { return };
         let Some(own) = self.machine.reigns().last().filter(|own| own.reign == reign) else { return };
         let is_needed = self.machine.slave_count() < self.config.min_slaves.max(1);
         let Some(slave) = self.slaves.get_mut(&link) else { return };
@@ -374,7 +374,7 @@ impl Handler<SlaveEnded> for MasterActor {
     type Result = ();
 
     fn handle(&mut self, ended: SlaveEnded, ctx: &mut Self::Context) {
-        let turn = self.turns.begin("slave lost");
+        let turn = self.switchboard.turns.begin("slave lost");
         let now = self.env.now();
         let Some(slave) = self.slaves.remove(&ended.link) else { return };
         self.judge(now, &slave, &ended.reason);

@@ -70,7 +70,7 @@ impl MasterActor {
         writeln!(text, "uptime_in_seconds:{}", now.0 / 1000)?;
         writeln!(text, "used_memory_rss:{}", self.env.resident_bytes())?;
         writeln!(text, "log_lines_lost:{}", self.env.log_lines_lost())?;
-        if let Some(cluster) = self.cluster.get() {
+        if let Some(cluster) = self.log.cluster() {
             writeln!(text, "cluster_id:{cluster}")?;
         }
 
@@ -140,8 +140,8 @@ impl MasterActor {
 
         writeln!(text, "\n# Log")?;
         writeln!(text, "log_path:{}", self.config.log.display())?;
-        writeln!(text, "log_bytes:{}", self.log_bytes)?;
-        writeln!(text, "log_seq:{}", self.log_seq)?;
+        writeln!(text, "log_bytes:{}", self.log.bytes())?;
+        writeln!(text, "log_seq:{}", self.log.seq())?;
         let fsync = match self.config.fsync {
             Fsync::Always => "always",
             Fsync::Everysec => "everysec",
@@ -149,9 +149,9 @@ impl MasterActor {
         };
         writeln!(text, "fsync:{fsync}")?;
         let is_standby = self.reign.is_standby();
-        let lag = if is_standby { self.peer_seq.0.saturating_sub(self.log_seq.0) } else { 0 };
+        let lag = if is_standby { self.peer_seq.0.saturating_sub(self.log.seq().0) } else { 0 };
         writeln!(text, "replay_lag_seq:{lag}")?;
-        let sight = if is_standby || self.reign.is_barred() { self.sight.word() } else { "" };
+        let sight = if is_standby || self.reign.is_barred() { self.log.sight().word() } else { "" };
         writeln!(text, "standby_log:{sight}")?;
 
         writeln!(text, "\n# Requests")?;
@@ -167,23 +167,27 @@ impl MasterActor {
         writeln!(text, "requests_in_flight:{}", self.switchboard.gate.requests())?;
         writeln!(text, "request_bytes_in_flight:{}", self.switchboard.gate.request_bytes())?;
         writeln!(text, "requests_waiting_for_master:{}", self.front.waiting())?;
-        writeln!(text, "own_pauses:{}", self.jumps.paused)?;
-        writeln!(text, "own_stalls:{}", self.jumps.busy)?;
-        writeln!(text, "own_waits_for_processor:{}", self.jumps.starved)?;
-        writeln!(text, "computed_between_ticks_most_ms:{}", self.computed_between_ticks_ms)?;
+        writeln!(text, "own_pauses:{}", self.silence.jumps().paused)?;
+        writeln!(text, "own_stalls:{}", self.silence.jumps().busy)?;
+        writeln!(text, "own_waits_for_processor:{}", self.silence.jumps().starved)?;
+        writeln!(text, "computed_between_ticks_most_ms:{}", self.silence.computed_between_ticks_ms())?;
 
         writeln!(text, "\n# Turns")?;
-        for (class, turns) in self.turns.classes() {
+        for (class, turns) in self.switchboard.turns.classes() {
             writeln!(text, "{class}:{turns}")?;
         }
-        let longest = self.turns.longest();
+        let longest = self.switchboard.turns.longest();
         writeln!(text, "turn_longest_us:{}", longest.us)?;
         writeln!(text, "turn_longest_in:{}", longest.name)?;
-        writeln!(text, "turns_computing_above_10ms:{}", self.turns.computing_long())?;
-        let longest = self.turns.longest_computing();
+        writeln!(text, "turns_computing_above_10ms:{}", self.switchboard.turns.computing_long())?;
+        let longest = self.switchboard.turns.longest_computing();
         writeln!(text, "turn_longest_computing_us:{}", longest.us)?;
         writeln!(text, "turn_longest_computing_in:{}", longest.name)?;
-        writeln!(text, "turn_longest_computing_by_kind:{}", self.turns.longest_computing_by_kind())?;
+        writeln!(
+            text,
+            "turn_longest_computing_by_kind:{}",
+            self.switchboard.turns.longest_computing_by_kind()
+        )?;
 
         writeln!(text, "\n# Errors")?;
         for word in ErrorWord::ALL.into_iter().filter(|word| !word.is_reserved()) {
