@@ -2,25 +2,15 @@
 
 use super::agenda::{Allowance, STEP_BYTES};
 use super::forwards::Forward;
-use super::{long_answers, send, MasterActor, SlaveLink};
-use crate::batch::Outbox;
+use super::{long_answers, send, MasterActor};
 use crate::door::session::ANSWER_BYTES_FREE;
-use crate::slave_proxy::{End, EndReason};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
-use dsm_protocol::frame;
-use dsm_protocol::ids::{LinkId, Millis, Stamp};
+use dsm_protocol::ids::{Millis, Stamp};
 use dsm_protocol::machine::front;
-use dsm_protocol::machine::link::{ReadWindow, WaitingRead};
-use dsm_protocol::machine::master::{Asker, Effect, Event, Master};
+use dsm_protocol::machine::link::WaitingRead;
+use dsm_protocol::machine::master::{Asker, Effect, Event};
 use dsm_protocol::machine::reign;
-use dsm_protocol::message::{Control, Message, Request};
-use std::collections::BTreeMap;
-
-/// To look at reads of a slave that have waited counts as so many steps.
-const LOOKED_AT_STEPS: usize = 64;
-
-/// So many entries of what is given up are freed at once.
-const FREED_AT_ONCE: usize = 512;
+use dsm_protocol::message::{Message, Request};
 
 /// Bytes that are gone through to carry an effect out.
 fn bytes_of(effect: &Effect) -> usize {
@@ -38,54 +28,6 @@ fn bytes_of(effect: &Effect) -> usize {
         | Effect::ReadLog { .. }
         | Effect::Witnessed { .. } => 0,
     }
-}
-
-impl SlaveLink {
-    /// Notes that the write that was appended last is on its way.
-    fn note_write(&self, now: Millis) {
-        self.link.borrow_mut().note_write(now, self.outbox.queued());
-    }
-
-    /// Asks for an answer outside the count.
-    pub(super) fn question(&self, now: Millis, message: &Message) {
-        send(&self.outbox, message);
-        self.link.borrow_mut().note_question(now, self.outbox.queued());
-    }
-
-    /// Sends a read, or lets it wait for room in the window.
-    fn ask(&self, now: Millis, read: WaitingRead, machine: &mut Master) {
-        let mut book = self.link.borrow_mut();
-        if book.reads_mut().send_now(&read, |read| machine.is_reading(read)) {
-            send_read(&self.outbox, &read);
-        } else {
-            let id = read.read;
-            let bytes = book.reads_mut().wait(read);
-            machine.read_waits(now, id, bytes);
-        }
-    }
-
-    /// Notes the answer to the oldest read, and sends what has waited for it and is still wanted.
-    pub(super) fn read_answered(&self, machine: &Master) {
-        let was_asked = self.link.borrow_mut().reads_mut().answered();
-        if was_asked {
-            self.read_on(machine);
-        }
-    }
-
-    /// Sends what has waited for room and is still wanted, as far as that is found in one step.
-    fn read_on(&self, machine: &Master) {
-        let mut book = self.link.borrow_mut();
-        book.reads_mut().go_on(|read| machine.is_reading(read), |read| send_read(&self.outbox, read));
-    }
-}
-
-/// The slave on `link` if it has a place in the reign: nobody else is sent what the machine wants sent.
-fn active(slaves: &BTreeMap<LinkId, SlaveLink>, link: LinkId) -> Option<&SlaveLink> {
-    slaves.get(&link).filter(|slave| slave.link.borrow().is_active())
-}
-
-fn send_read(outbox: &Outbox, read: &WaitingRead) {
-    outbox.append(|out| frame::encode_read(read.read.tag(), read.stamp, &read.key, out));
 }
 
 impl MasterActor {
@@ -108,37 +50,6 @@ impl MasterActor {
         }
     }
 
-    /// Goes on with the reads of slaves that wait behind many that have gone elsewhere.
-    pub(super) fn read_on(&mut self, left: &mut Allowance<'_>) {
-        let is_behind = |slave: &&SlaveLink| slave.link.borrow().reads().is_behind();
-        for slave in self.slaves.values().filter(is_behind) {
-            slave.read_on(&self.machine);
-            left.spend(LOOKED_AT_STEPS);
-        }
-    }
-
-    /// Frees a part of what slaves that are gone have left behind.
-    pub(super) fn tidy(&mut self, left: &mut Allowance<'_>) {
-        while !left.is_spent() {
-            let Some(reads) = self.litter.last_mut() else { return };
-            let rest = reads.len().saturating_sub(FREED_AT_ONCE);
-            reads.truncate(rest);
-            if rest == 0 {
-                self.litter.pop();
-            }
-            left.spend(FREED_AT_ONCE / 8);
-        }
-    }
-
-    /// Gives up a slave's window of reads.
-    pub(super) fn give_up_reads(&mut self, reads: ReadWindow) {
-        self.reads_waited += reads.waited();
-        let waiting = reads.into_waiting();
-        if !waiting.is_empty() {
-            self.litter.push(waiting);
-        }
-    }
-
     fn perform(&mut self, now: Millis, effect: Effect) {
         match effect {
             Effect::Reply { to, reply } => self.reply_if_it_fits(to, reply),
@@ -147,14 +58,12 @@ impl MasterActor {
             Effect::NoSlot { link } => self.slave_without_slot(link),
             Effect::SlotFree { link } => self.announce_to(now, link),
             Effect::SendWrite { link, version, reign, key, value } => {
-                if let Some(slave) = active(&self.slaves, link) {
-                    let stamp = Stamp { version, reign };
-                    slave.outbox.append_pieces(|out| frame::encode_write(stamp, &key, &value, out));
-                    slave.note_write(now);
+                if let Some(slave) = self.slaves.active(link) {
+                    slave.write(now, Stamp { version, reign }, &key, &value);
                 }
             }
             Effect::SendRead { link, read, version, reign, key, bytes } => {
-                if let Some(slave) = active(&self.slaves, link) {
+                if let Some(slave) = self.slaves.active(link) {
                     if bytes as usize > self.config.value_max() {
                         self.switchboard.expect(link, bytes as usize);
                     }
@@ -163,20 +72,19 @@ impl MasterActor {
                 }
             }
             Effect::SendDrop { link, version, reign, key } => {
-                if let Some(slave) = active(&self.slaves, link) {
-                    send(&slave.outbox, &Message::Drop { version, reign, key });
+                if let Some(slave) = self.slaves.active(link) {
+                    send(slave.outbox(), &Message::Drop { version, reign, key });
                 }
             }
             Effect::SendHoldingsNext { link } => {
-                if let Some(slave) = active(&self.slaves, link) {
-                    send(&slave.outbox, &Message::Control(Control::HoldingsNext));
-                    slave.link.borrow_mut().note_report_asked(slave.outbox.queued());
+                if let Some(slave) = self.slaves.active(link) {
+                    slave.ask_for_report();
                 }
             }
             Effect::ReadLog { read, place, version, key } => self.read_log(read, place, version, key),
             Effect::Witnessed { link, stamp } => {
-                let Some(id) = active(&self.slaves, link).map(|slave| slave.id.clone()) else { return };
-                if let Some(unsaid) = self.may_accuse(now) {
+                let Some(id) = self.slaves.active(link).map(|slave| slave.id().clone()) else { return };
+                if let Some(unsaid) = self.slaves.may_accuse(now) {
                     log::error!(
                         "slave holds a version that the log lacks: was the log replaced or cut? slave={id} version={stamp} unsaid={unsaid}"
                     );
@@ -212,12 +120,6 @@ impl MasterActor {
         } else {
             let why = "earlier answers must be taken first (--max-pipeline-bytes)";
             self.reply(to, &Reply::error(ErrorWord::Busy, why));
-        }
-    }
-
-    pub(super) fn end_slave(&self, link: LinkId, reason: EndReason) {
-        if let Some(slave) = self.slaves.get(&link) {
-            slave.proxy.do_send(End(reason));
         }
     }
 

@@ -66,11 +66,4 @@ impl MasterActor {
     pub(super) fn standby_lag_ms(&self, now: Millis) -> Option<u64> {
         self.dialed.iter().map(|dialed| dialed.lag.ms(now)).min()
     }
-
-    /// The active slave that takes longest to acknowledge, and how long, in milliseconds.
-    pub(super) fn slowest_slave(&self, now: Millis) -> Option<(&str, u64)> {
-        let active = self.slaves.values().filter(|slave| slave.link.borrow().is_active());
-        let waits = active.map(|slave| (slave.id.as_str(), slave.link.borrow().ack_ms(now)));
-        waits.max_by_key(|(_, ms)| *ms)
-    }
 }

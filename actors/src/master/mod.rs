@@ -16,6 +16,8 @@ mod own_log;
 mod peers;
 mod reign;
 mod silence;
+mod slave_events;
+mod slave_link;
 mod slaves;
 mod status;
 mod told;
@@ -33,22 +35,22 @@ use crate::door::Sessions;
 use crate::env::Env;
 use crate::journal::{LogRequest, MakesJournal, WrittenRecord};
 use crate::shown::shown_key;
-use crate::slave_proxy::{self, End, EndReason, SlaveProxy};
+use crate::slave_proxy::EndReason;
 use crate::supervision::{Fate, PanicGuard};
 use crate::turns::{Turn, TurnLengths};
 use actix::prelude::*;
 use agenda::{Agenda, Allowance, Todo};
 use dsm_protocol::command::{AnswerLength, Command, ErrorWord, Operands, Reply};
-use dsm_protocol::ids::{ClusterId, LinkId, Millis, SessionId, SlaveId};
+use dsm_protocol::ids::{ClusterId, LinkId, Millis, SessionId};
 use dsm_protocol::machine::front::{self, Front};
 use dsm_protocol::machine::health::{Health, Lag};
-use dsm_protocol::machine::link::{Quarantine, WaitingRead};
 use dsm_protocol::machine::master::{self, Asker, Census, Master};
 use dsm_protocol::machine::reign::{self as reign_rules, Leadership};
-use dsm_protocol::message::{Control, MasterState, Message as Wire, Seen};
+use dsm_protocol::message::{Control, MasterState, Message as Wire};
 use long_answers::LongAnswer;
 use own_log::OwnLog;
 use silence::SilenceWatch;
+use slaves::Slaves;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -91,21 +93,6 @@ pub(crate) struct Dismiss;
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 struct Resume;
-
-/// A connected slave.
-pub(super) struct SlaveLink {
-    id: SlaveId,
-    /// All that is known of the link, shared with the proxy.
-    link: slave_proxy::SharedLink,
-    outbox: Outbox,
-    proxy: Addr<SlaveProxy>,
-    /// The cluster that it named in its hello. If it is ours, it may know of our reigns.
-    cluster: Option<ClusterId>,
-    /// What it had seen when it said so last.
-    seen: Option<Seen>,
-    /// What it says it has seen is not in the log: it gets no place in this reign, and nothing of it is dropped.
-    disputes: bool,
-}
 
 /// The other master, connected to us.
 pub(super) struct PeerInbound {
@@ -160,16 +147,12 @@ pub struct MasterActor {
     congested: VecDeque<SessionId>,
     /// The same until answers of others have left, and since when. The first in line is the first to go on.
     in_line: VecDeque<(SessionId, Millis)>,
-    slaves: BTreeMap<LinkId, SlaveLink>,
-    /// Slaves that have failed and must wait before they count again.
-    quarantine: Quarantine,
+    slaves: Slaves,
     census: Census,
     health: Health,
     /// Who holds the lock, and when that was looked at, while nobody is known to serve.
     leader: health::LeaderSeen,
     lock_looked_at: Millis,
-    /// Slaves whose name is taken, until it is known whether the other one lives.
-    parked: BTreeMap<LinkId, (dsm_protocol::message::Hello, Outbox)>,
     peers: BTreeMap<LinkId, PeerInbound>,
     dialed: peers::Dialed,
     /// The last seq that the active master has told of.
@@ -177,16 +160,8 @@ pub struct MasterActor {
     told_seq: dsm_protocol::ids::Seq,
     told_at: Millis,
     takeovers: u64,
-    slaves_removed: u64,
-    slaves_refused: u64,
-    /// When it was last said that a slave accuses the log, and how often it was not said since.
-    accused: (Option<Millis>, u64),
     /// Slaves and masters whose refusal the log tells of already.
     refusals: told::Told,
-    /// Reads that had to wait for room in the windows of slaves that are gone.
-    reads_waited: u64,
-    /// What such windows leave behind, to be freed.
-    litter: Vec<VecDeque<WaitingRead>>,
     handovers: u64,
 }
 
@@ -275,25 +250,18 @@ impl MasterActor {
             sessions: Sessions::default(),
             congested: VecDeque::new(),
             in_line: VecDeque::new(),
-            slaves: BTreeMap::new(),
-            quarantine: Quarantine::default(),
+            slaves: Slaves::default(),
             census: Census::default(),
             health: Health::default(),
             leader: health::LeaderSeen::default(),
             lock_looked_at: now,
-            parked: BTreeMap::new(),
             peers: BTreeMap::new(),
             dialed: peers::Dialed::default(),
             peer_seq: dsm_protocol::ids::Seq::default(),
             told_seq: dsm_protocol::ids::Seq::default(),
             told_at: now,
             takeovers: 0,
-            slaves_removed: 0,
-            slaves_refused: 0,
-            accused: (None, 0),
             refusals: told::Told::default(),
-            reads_waited: 0,
-            litter: Vec::new(),
             handovers: 0,
             env,
             config,
@@ -333,7 +301,7 @@ impl MasterActor {
         self.encode_part(&mut left);
         self.forward_on(&mut left);
         self.perform_within(now, &mut left);
-        self.read_on(&mut left);
+        self.slaves.read_on(&self.machine, &mut left);
         while !left.is_spent() {
             let Some(todo) = self.agenda.next() else { break };
             left.spend(1);
@@ -361,7 +329,7 @@ impl MasterActor {
         while !left.is_spent() && !self.long_answers.is_empty() {
             self.encode_part(&mut left);
         }
-        self.tidy(&mut left);
+        self.slaves.tidy(&mut left);
         self.log.send_appends();
         self.log.advance();
         self.turn_ended(now);
@@ -380,8 +348,7 @@ impl MasterActor {
             || self.machine.has_chores()
             || !self.long_answers.is_empty()
             || self.has_forwards()
-            || !self.litter.is_empty()
-            || self.slaves.values().any(|slave| slave.link.borrow().reads().is_behind());
+            || self.slaves.is_behind();
         if is_left && self.agenda.call_for_turn() {
             let master = ctx.address();
             // Not from here: actix empties the mailbox before it lets anybody else run.
@@ -630,13 +597,6 @@ impl MasterActor {
     }
 }
 
-/// What a slave has acknowledged or answered is no longer owed, even if it takes a while until the rest of it is done.
-fn note_arrived(slaves: &BTreeMap<LinkId, SlaveLink>, now: Millis, arrived: &Arrived) {
-    let Arrived::Slave { link, message, .. } = arrived else { return };
-    let Some(slave) = slaves.get(link) else { return };
-    slave.link.borrow_mut().note_arrived(now, message, slave.outbox.reached());
-}
-
 /// So many keys of requests and records are gone through in one turn. Tests make it small.
 fn slice_keys() -> usize {
     #[cfg(feature = "testing")]
@@ -718,7 +678,11 @@ impl Handler<Drain> for MasterActor {
         let turn = self.switchboard.turns.begin("requests");
         let now = self.env.now();
         let slaves = &self.slaves;
-        self.agenda.take_in(|arrived| note_arrived(slaves, now, arrived));
+        self.agenda.take_in(|arrived| {
+            if let Arrived::Slave { link, message, .. } = arrived {
+                slaves.note_arrived(now, *link, message);
+            }
+        });
         self.work(&turn, ctx);
     }
 }
@@ -759,8 +723,8 @@ impl Handler<Dismiss> for MasterActor {
         // Another master may lead with this; the rest of the log goes with the actor.
         self.log.ask(LogRequest::LeaveQueue);
         self.log.ask(LogRequest::GiveUp);
-        for slave in self.slaves.values() {
-            slave.proxy.do_send(End(EndReason::Dismissed("the node has ended")));
+        for slave in self.slaves.iter() {
+            slave.end(EndReason::Dismissed("the node has ended"));
         }
         ctx.stop();
     }

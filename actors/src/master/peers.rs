@@ -426,7 +426,7 @@ impl MasterActor {
     /// Asks the active master for the reign.
     pub(super) fn ask_handover(&self, forced: bool) {
         let Some(dialed) = self.dialed.foremost() else { return };
-        let slaves = self.slaves.values().map(|slave| slave.id.clone()).collect();
+        let slaves = self.slaves.iter().map(|slave| slave.id().clone()).collect();
         let replayed = self.log.seq();
         let file = self.log.may_be_taken_over();
         let reign = self.machine.reigns().last().map(|record| record.reign).unwrap_or_default();

@@ -11,7 +11,7 @@ use dsm_protocol::ids::Millis;
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::master;
 use dsm_protocol::machine::reign::may_begin::Lack;
-use dsm_protocol::machine::reign::{Course, Effect, Ending, Event, Hearsay, Saying, Stance, Surroundings};
+use dsm_protocol::machine::reign::{Course, Effect, Ending, Event, Saying, Stance, Surroundings};
 use dsm_protocol::message::{Control, Message};
 
 impl MasterActor {
@@ -47,11 +47,7 @@ impl MasterActor {
             standbys: self.peers.len(),
             has_dialed: !self.dialed.is_empty(),
             may_forward: self.peers.values().any(|peer| peer.may_forward),
-            slaves_undecided: self
-                .slaves
-                .values()
-                .filter(|slave| !slave.link.borrow().has_accepted())
-                .count(),
+            slaves_undecided: self.slaves.undecided(),
             clients_left: if self.reign.is_leaving() { self.clients_left() } else { 0 },
             log_follows: self.log.follows(),
         }
@@ -83,12 +79,7 @@ impl MasterActor {
         if !self.reign.is_waiting() {
             return;
         }
-        let slaves = self.slaves.values();
-        let hearsay = Hearsay {
-            slaves: slaves.filter_map(|slave| Some((slave.id.clone(), slave.cluster?, slave.seen))).collect(),
-            has_newcomer: self.slaves.values().any(|slave| slave.cluster.is_none()),
-            reigns: self.machine.reigns(),
-        };
+        let hearsay = self.slaves.hearsay(self.machine.reigns());
         self.wanted.step_reign(&mut self.reign, now, Event::Heard(hearsay));
     }
 
@@ -183,9 +174,7 @@ impl MasterActor {
         if self.machine.in_flight() == 0 {
             self.step(now, master::Event::ReignEnded);
         }
-        for slave in self.slaves.values() {
-            slave.link.borrow_mut().end_reign();
-        }
+        self.slaves.end_reign();
     }
 
     /// Lets the masters that are connected ask for the reign.
@@ -255,9 +244,7 @@ impl MasterActor {
         for session in self.sessions.values() {
             session.close();
         }
-        for slave in self.slaves.values() {
-            slave.outbox.finish();
-        }
+        self.slaves.iter().for_each(|slave| slave.outbox().finish());
         for peer in self.peers.values() {
             peer.outbox.finish();
         }

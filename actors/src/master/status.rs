@@ -41,13 +41,10 @@ impl MasterActor {
     /// The slaves that are connected and do not count, numbered from `first` on.
     fn write_quarantined(&self, text: &mut String, first: usize) -> std::fmt::Result {
         let now = self.env.now();
-        let mut waiting: Vec<_> =
-            self.slaves.values().filter(|slave| slave.link.borrow().is_in_quarantine()).collect();
-        waiting.sort_by_key(|slave| &slave.id);
-        for (index, slave) in waiting.into_iter().enumerate() {
-            let Some(record) = self.quarantine.of(slave.link.borrow().life()) else { continue };
+        for (index, (id, record)) in self.slaves.quarantined().into_iter().enumerate() {
+            let Some(record) = record else { continue };
             let left = record.ms_left(now);
-            write!(text, "slave{}:id={},state=quarantined,", first + index, slave.id)?;
+            write!(text, "slave{}:id={id},state=quarantined,", first + index)?;
             writeln!(text, "failures={},cause={},ms_left={left}", record.failures, record.cause)?;
         }
         Ok(())
@@ -110,25 +107,23 @@ impl MasterActor {
             self.write_quarantined(text, self.machine.slave_count())?;
         } else {
             writeln!(text, "active_slaves:{}", self.slaves.len())?;
-            let mut ids: Vec<_> = self.slaves.values().map(|slave| &slave.id).collect();
+            let mut ids: Vec<_> = self.slaves.iter().map(|slave| slave.id()).collect();
             ids.sort();
             for (index, id) in ids.into_iter().enumerate() {
                 writeln!(text, "slave{index}:id={id},state=connected")?;
             }
         }
-        let waiting = self.slaves.values().filter(|slave| slave.link.borrow().is_in_quarantine()).count();
+        let waiting = self.slaves.iter().filter(|slave| slave.is_in_quarantine()).count();
         writeln!(text, "slaves_quarantined:{waiting}")?;
         writeln!(text, "slaves_full:{}", self.machine.full_slaves().count())?;
-        let (slowest, ack_ms) = self.slowest_slave(now).unwrap_or(("", 0));
+        let (slowest, ack_ms) = self.slaves.slowest(now).unwrap_or(("", 0));
         writeln!(text, "slowest_slave:{slowest}")?;
         writeln!(text, "slowest_slave_ack_ms:{ack_ms}")?;
-        writeln!(text, "slaves_removed:{}", self.slaves_removed)?;
-        writeln!(text, "slaves_refused:{}", self.slaves_refused)?;
-        let disputing = self.slaves.values().filter(|slave| slave.disputes).count();
-        writeln!(text, "slaves_disputing:{disputing}")?;
+        writeln!(text, "slaves_removed:{}", self.slaves.removed())?;
+        writeln!(text, "slaves_refused:{}", self.slaves.refused())?;
+        writeln!(text, "slaves_disputing:{}", self.slaves.disputing())?;
         writeln!(text, "substitutions:{}", counters.substitutions)?;
-        let waited = self.slaves.values().map(|slave| slave.link.borrow().reads().waited()).sum::<u64>();
-        writeln!(text, "reads_waited_for_slave_window:{}", self.reads_waited + waited)?;
+        writeln!(text, "reads_waited_for_slave_window:{}", self.slaves.reads_waited())?;
 
         writeln!(text, "\n# Keyspace")?;
         writeln!(text, "keys:{}", self.machine.directory().len())?;
