@@ -1,7 +1,7 @@
 //! What the machines want done: answers, frames, appends, reads of the log.
 
 use super::agenda::{Allowance, STEP_BYTES};
-use super::forwards::Forward;
+use super::forwards::Foreknowledge;
 use super::{long_answers, send, MasterActor};
 use crate::door::session::ANSWER_BYTES_FREE;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
@@ -134,9 +134,9 @@ impl MasterActor {
                 self.step(now, Event::Request { asker, deadline, command });
             }
             front::Effect::Forward { id, stream, generation, command } => {
-                self.forward(Forward::Request(Request { id, stream, generation, command }));
+                self.forward(Request { id, stream, generation, command });
             }
-            front::Effect::StreamClosed { stream } => self.forward(Forward::StreamClosed { stream }),
+            front::Effect::StreamClosed { stream } => self.peers.close_stream(stream),
             front::Effect::Reply { to, reply } => self.reply_if_it_fits(to, reply),
             front::Effect::CloseSession { session } => {
                 if let Some(session) = self.sessions.get(&session) {
@@ -146,11 +146,23 @@ impl MasterActor {
         }
     }
 
+    /// Sends a request to the master that serves.
+    fn forward(&mut self, request: Request) {
+        let (board, machine, value_max) = (&*self.switchboard, &self.machine, self.config.value_max());
+        self.peers.forward(request, &Foreknowledge { board, machine, value_max });
+    }
+
+    /// Goes on with what is to be sent to other masters.
+    pub(super) fn forward_on(&mut self, left: &mut Allowance<'_>) {
+        let (board, machine, value_max) = (&*self.switchboard, &self.machine, self.config.value_max());
+        self.peers.forward_on(&Foreknowledge { board, machine, value_max }, left);
+    }
+
     /// An operator wants the standby to serve.
     fn failover(&mut self, asker: Asker) {
         let now = self.env.now();
         let deadline = now.plus(self.config.request_timeout.as_millis() as u64);
-        let standbys = self.peers.len();
+        let standbys = self.peers.standbys();
         self.step_reign(now, reign::Event::FailoverAsked { asker, deadline, standbys });
     }
 }

@@ -129,7 +129,7 @@ impl MasterActor {
                     self.log.ask(LogRequest::GiveUp);
                 }
             }
-            LogEvent::Leader(leader) => self.leader_seen(leader),
+            LogEvent::Leader(leader) => self.health.leader_seen(leader),
             LogEvent::Sighted(sight) => {
                 self.log.note_sight(sight);
                 self.heard_of_log(Event::Sighted { follows: self.log.follows() });

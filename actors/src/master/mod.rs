@@ -13,6 +13,7 @@ mod health;
 mod log_events;
 mod long_answers;
 mod own_log;
+mod peer_events;
 mod peers;
 mod reign;
 mod silence;
@@ -41,18 +42,19 @@ use crate::turns::{Turn, TurnLengths};
 use actix::prelude::*;
 use agenda::{Agenda, Allowance, Todo};
 use dsm_protocol::command::{AnswerLength, Command, ErrorWord, Operands, Reply};
-use dsm_protocol::ids::{ClusterId, LinkId, Millis, SessionId};
+use dsm_protocol::ids::{ClusterId, Millis, SessionId};
 use dsm_protocol::machine::front::{self, Front};
-use dsm_protocol::machine::health::{Health, Lag};
-use dsm_protocol::machine::master::{self, Asker, Census, Master};
+use dsm_protocol::machine::master::{self, Asker, Master};
 use dsm_protocol::machine::reign::{self as reign_rules, Leadership};
-use dsm_protocol::message::{Control, MasterState, Message as Wire};
+use dsm_protocol::message::{Control, Message as Wire};
+use health::HealthWatch;
 use long_answers::LongAnswer;
 use own_log::OwnLog;
+use peers::Peers;
 use silence::SilenceWatch;
 use slaves::Slaves;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 use wanted::Wanted;
@@ -94,37 +96,12 @@ pub(crate) struct Dismiss;
 #[rtype(result = "()")]
 struct Resume;
 
-/// The other master, connected to us.
-pub(super) struct PeerInbound {
-    outbox: Outbox,
-    address: String,
-    /// Its forwarded sessions by its own numbers.
-    streams: BTreeMap<u64, SessionId>,
-    /// Whether it was asked for a sign that it knows that no request is taken in any more, and has given none.
-    may_forward: bool,
-}
-
-/// Our link to another master.
-pub(super) struct PeerOutbound {
-    generation: LinkId,
-    /// The address that was dialed.
-    address: String,
-    outbox: Outbox,
-    state: MasterState,
-    /// How far it is behind.
-    lag: Lag,
-    /// What is to be sent there and is not encoded yet. It ends with the link.
-    forwards: VecDeque<forwards::Forward>,
-}
-
 /// The actor. See the module.
 pub struct MasterActor {
     env: Env,
     config: Rc<MasterConfig>,
     kind: MasterKind,
     address: String,
-    /// Where the other masters are reached.
-    peer_addresses: Vec<String>,
     fate: Fate,
     guard: PanicGuard,
     switchboard: Rc<Switchboard>,
@@ -148,17 +125,8 @@ pub struct MasterActor {
     /// The same until answers of others have left, and since when. The first in line is the first to go on.
     in_line: VecDeque<(SessionId, Millis)>,
     slaves: Slaves,
-    census: Census,
-    health: Health,
-    /// Who holds the lock, and when that was looked at, while nobody is known to serve.
-    leader: health::LeaderSeen,
-    lock_looked_at: Millis,
-    peers: BTreeMap<LinkId, PeerInbound>,
-    dialed: peers::Dialed,
-    /// The last seq that the active master has told of.
-    peer_seq: dsm_protocol::ids::Seq,
-    told_seq: dsm_protocol::ids::Seq,
-    told_at: Millis,
+    health: HealthWatch,
+    peers: Peers,
     takeovers: u64,
     /// Slaves and masters whose refusal the log tells of already.
     refusals: told::Told,
@@ -232,7 +200,6 @@ impl MasterActor {
         });
         let jump_ms = (config.ack_timeout.min(config.failover_timeout).as_millis() as u64 / 4).max(100);
         MasterActor {
-            peer_addresses: config.peer_addresses(kind),
             guard: PanicGuard::new("MasterActor", fate.clone()),
             embedded: EmbeddedCaller::new(Rc::clone(&switchboard), Rc::clone(&config)),
             switchboard,
@@ -251,15 +218,8 @@ impl MasterActor {
             congested: VecDeque::new(),
             in_line: VecDeque::new(),
             slaves: Slaves::default(),
-            census: Census::default(),
-            health: Health::default(),
-            leader: health::LeaderSeen::default(),
-            lock_looked_at: now,
-            peers: BTreeMap::new(),
-            dialed: peers::Dialed::default(),
-            peer_seq: dsm_protocol::ids::Seq::default(),
-            told_seq: dsm_protocol::ids::Seq::default(),
-            told_at: now,
+            health: HealthWatch::new(now),
+            peers: Peers::new(config.peer_addresses(kind), now),
             takeovers: 0,
             refusals: told::Told::default(),
             handovers: 0,
@@ -347,7 +307,7 @@ impl MasterActor {
         let is_left = self.is_behind()
             || self.machine.has_chores()
             || !self.long_answers.is_empty()
-            || self.has_forwards()
+            || self.peers.is_behind()
             || self.slaves.is_behind();
         if is_left && self.agenda.call_for_turn() {
             let master = ctx.address();
@@ -363,7 +323,7 @@ impl MasterActor {
     fn observe(&mut self, now: Millis) {
         if self.silence.observe(now) {
             self.machine.restart_read_timeouts(now);
-            self.dialed.iter_mut().for_each(|dialed| dialed.lag.restart(now));
+            self.peers.restart_lags(now);
         }
     }
 

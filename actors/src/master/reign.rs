@@ -44,9 +44,9 @@ impl MasterActor {
         Surroundings {
             in_flight: self.machine.in_flight(),
             is_behind: self.is_behind(),
-            standbys: self.peers.len(),
-            has_dialed: !self.dialed.is_empty(),
-            may_forward: self.peers.values().any(|peer| peer.may_forward),
+            standbys: self.peers.standbys(),
+            has_dialed: self.peers.has_dialed(),
+            may_forward: self.peers.may_forward(),
             slaves_undecided: self.slaves.undecided(),
             clients_left: if self.reign.is_leaving() { self.clients_left() } else { 0 },
             log_follows: self.log.follows(),
@@ -136,12 +136,12 @@ impl MasterActor {
                 self.flush();
                 self.log.ask(LogRequest::Abandon);
             }
-            Effect::OfferReign => self.offer_reign(),
+            Effect::OfferReign => self.peers.say_to_all(Control::HandoverOffer),
             Effect::AskForReign { forced } => self.ask_handover(forced),
             Effect::RefuseHandover { to, why } => {
-                if let Some(peer) = self.peers.get(&to) {
+                if let Some(outbox) = self.peers.outbox_of(to) {
                     let reason = why.to_string();
-                    send(&peer.outbox, &Message::Control(Control::HandoverRefused { reason }));
+                    send(outbox, &Message::Control(Control::HandoverRefused { reason }));
                 }
             }
             Effect::AnswerOperator { to, reply } => self.reply(to, &reply),
@@ -155,8 +155,7 @@ impl MasterActor {
 
     /// The address of the master that is to lead next, if one has asked for that.
     fn heir(&self) -> Option<String> {
-        let to = self.reign.heir()?;
-        self.peers.get(&to).map(|peer| peer.address.clone())
+        self.peers.address_of(self.reign.heir()?).map(str::to_owned)
     }
 
     /// What is done with requests is another thing from now on.
@@ -177,21 +176,11 @@ impl MasterActor {
         self.slaves.end_reign();
     }
 
-    /// Lets the masters that are connected ask for the reign.
-    fn offer_reign(&self) {
-        for peer in self.peers.values() {
-            send(&peer.outbox, &Message::Control(Control::HandoverOffer));
-        }
-    }
-
     /// Asks the masters that forward to this one for a sign that they do so no more. What they have forwarded in front of that
     /// is here then, and is answered; what would cross our end would be unknown to its clients.
     fn ask_forwarders(&mut self) {
         self.tell_state();
-        for peer in self.peers.values_mut() {
-            send(&peer.outbox, &Message::Control(Control::Probe));
-            peer.may_forward = true;
-        }
+        self.peers.ask_forwarders();
     }
 
     /// Lets the port go. Who has connected already is still heard.
@@ -245,9 +234,7 @@ impl MasterActor {
             session.close();
         }
         self.slaves.iter().for_each(|slave| slave.outbox().finish());
-        for peer in self.peers.values() {
-            peer.outbox.finish();
-        }
+        self.peers.finish();
     }
 
     /// Ends the node for a reason that no restart of an actor mends.

@@ -28,11 +28,11 @@ impl MasterActor {
 
     /// The other masters, in the order of the settings.
     fn write_peers(&self, text: &mut String) -> std::fmt::Result {
-        for (index, address) in self.peer_addresses.iter().enumerate() {
-            let dialed = self.dialed.iter().find(|dialed| dialed.address == *address);
+        for (index, address) in self.peers.addresses().iter().enumerate() {
+            let dialed = self.peers.dialed_at(address);
             let connected = u8::from(dialed.is_some());
-            let serves = u8::from(dialed.is_some_and(|dialed| dialed.state.active));
-            let seq = dialed.map_or(0, |dialed| dialed.state.seq.0);
+            let serves = u8::from(dialed.is_some_and(|dialed| dialed.state().active));
+            let seq = dialed.map_or(0, |dialed| dialed.state().seq.0);
             writeln!(text, "peer{index}:address={address},connected={connected},serves={serves},seq={seq}")?;
         }
         Ok(())
@@ -75,9 +75,9 @@ impl MasterActor {
         writeln!(text, "role:{}", self.role_name())?;
         writeln!(text, "epoch:{}", self.reign.epoch())?;
         writeln!(text, "active_master:{}", state.active_address.as_deref().unwrap_or(""))?;
-        writeln!(text, "peer_connected:{}", u8::from(!self.dialed.is_empty()))?;
+        writeln!(text, "peer_connected:{}", u8::from(self.peers.has_dialed()))?;
         self.write_peers(text)?;
-        let lag = if self.serves() { self.standby_lag_ms(now) } else { None };
+        let lag = if self.serves() { self.peers.lag_ms(now) } else { None };
         writeln!(text, "standby_lag_ms:{}", lag.map_or_else(String::new, |ms| ms.to_string()))?;
         let waiting_for = self.waiting_for();
         let degraded = if waiting_for.is_empty() { self.health.degraded() } else { waiting_for.clone() };
@@ -128,7 +128,7 @@ impl MasterActor {
         writeln!(text, "\n# Keyspace")?;
         writeln!(text, "keys:{}", self.machine.directory().len())?;
         writeln!(text, "copies:{copies}")?;
-        let (counted_at, lacking) = self.census.last().unwrap_or((now, Lacking::default()));
+        let (counted_at, lacking) = self.health.last_count().unwrap_or((now, Lacking::default()));
         writeln!(text, "keys_without_copy:{}", lacking.without_copy)?;
         writeln!(text, "keys_below_copies:{}", lacking.below_copies)?;
         writeln!(text, "copies_counted_ms_ago:{}", now.since(counted_at))?;
@@ -144,7 +144,7 @@ impl MasterActor {
         };
         writeln!(text, "fsync:{fsync}")?;
         let is_standby = self.reign.is_standby();
-        let lag = if is_standby { self.peer_seq.0.saturating_sub(self.log.seq().0) } else { 0 };
+        let lag = if is_standby { self.peers.seqs_behind(self.log.seq()) } else { 0 };
         writeln!(text, "replay_lag_seq:{lag}")?;
         let sight = if is_standby || self.reign.is_barred() { self.log.sight().word() } else { "" };
         writeln!(text, "standby_log:{sight}")?;
