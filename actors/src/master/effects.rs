@@ -95,8 +95,7 @@ impl MasterActor {
 
     /// Sends an answer to its slot, with which the request's permit is given back.
     pub(super) fn reply(&mut self, to: Asker, reply: &Reply) {
-        let Some(session) = self.sessions.get(&to.session) else { return };
-        if session.answer(to.tag, reply) {
+        if self.clients.answer(to, reply) {
             self.switchboard.errors.note(reply);
         }
     }
@@ -111,10 +110,14 @@ impl MasterActor {
         };
         let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
         let fits =
-            || self.sessions.get(&to.session).is_none_or(|session| session.fits(to.tag, bytes, bytes_max));
+            || self.clients.get(to.session).is_none_or(|session| session.fits(to.tag, bytes, bytes_max));
         if bytes <= ANSWER_BYTES_FREE || fits() {
             match reply {
-                Reply::Values(values) if long_answers::is_long(&values) => self.begin_long_answer(to, values),
+                Reply::Values(values) if long_answers::is_long(&values) => {
+                    if let Some(values) = self.clients.begin_long_answer(to, values) {
+                        self.reply(to, &Reply::Values(values));
+                    }
+                }
                 other => self.reply(to, &other),
             }
         } else {
@@ -139,7 +142,7 @@ impl MasterActor {
             front::Effect::StreamClosed { stream } => self.peers.close_stream(stream),
             front::Effect::Reply { to, reply } => self.reply_if_it_fits(to, reply),
             front::Effect::CloseSession { session } => {
-                if let Some(session) = self.sessions.get(&session) {
+                if let Some(session) = self.clients.get(session) {
                     session.close();
                 }
             }

@@ -4,7 +4,8 @@
 //! that takes longer to encode. Never decides what is forwarded: the front does.
 
 use super::agenda::Allowance;
-use super::{send, written_bytes};
+use super::requests::written_bytes;
+use super::send;
 use crate::batch::Outbox;
 use crate::door::switchboard::Switchboard;
 use dsm_protocol::command::Command;

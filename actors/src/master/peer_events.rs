@@ -192,11 +192,11 @@ impl MasterActor {
                 let session = SessionId(board.next_id());
                 let forwarded = Session::new(session, Origin::forwarded(), outbox.clone(), &board.answers);
                 self.peers.stream_began(link, stream, session);
-                self.sessions.insert(session, Rc::new(forwarded));
+                self.clients.open(Rc::new(forwarded));
                 session
             }
         };
-        let Some(session) = self.sessions.get(&session).cloned() else { return };
+        let Some(session) = self.clients.get(session).cloned() else { return };
         session.set_generation(generation);
         let permit = board.gate.forwarded_request(command.payload_bytes());
         let busy = permit.is_none();

@@ -3,7 +3,6 @@
 //! Never decides when: `protocol/src/machine/reign/` does.
 
 use super::{send, MasterActor};
-use crate::door::origin::Origin;
 use crate::door::session::Session;
 use crate::journal::LogRequest;
 use crate::node_error::NodeError;
@@ -13,6 +12,43 @@ use dsm_protocol::machine::master;
 use dsm_protocol::machine::reign::may_begin::Lack;
 use dsm_protocol::machine::reign::{Course, Effect, Ending, Event, Saying, Stance, Surroundings};
 use dsm_protocol::message::{Control, Message};
+
+/// How often the reign has moved to this master and, by a handover, away from it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ReignMoves {
+    takeovers: u64,
+    handovers: u64,
+}
+
+impl ReignMoves {
+    fn note(&mut self, saying: &Saying) {
+        match saying {
+            Saying::Serving { .. } => self.takeovers += 1,
+            Saying::HandedOver { .. } => self.handovers += 1,
+            Saying::Barred
+            | Saying::Lacking(_)
+            | Saying::OtherFile
+            | Saying::Doubted { .. }
+            | Saying::SlowSync { .. }
+            | Saying::HandingOver
+            | Saying::Refused(_)
+            | Saying::Aborted(_)
+            | Saying::Stopping
+            | Saying::NotHandedOver { .. }
+            | Saying::Unclosed { .. } => {}
+        }
+    }
+
+    /// How often this master began to serve.
+    pub(super) fn takeovers(self) -> u64 {
+        self.takeovers
+    }
+
+    /// How often it handed the reign over.
+    pub(super) fn handovers(self) -> u64 {
+        self.handovers
+    }
+}
 
 impl MasterActor {
     /// Advances the machine of the reign and keeps what it wants done for [`perform_reign`](Self::perform_reign).
@@ -55,9 +91,7 @@ impl MasterActor {
 
     /// Clients, and requests of theirs, that a stop has still to let go.
     fn clients_left(&self) -> usize {
-        // Neither the program around this master nor the other master's sessions are let go.
-        let leaves = self.sessions.values().filter(|session| session.origin().leaves_at_a_stop());
-        self.front.waiting() + leaves.count()
+        self.front.waiting() + self.clients.leaving()
     }
 
     /// What is due in the role by now.
@@ -83,7 +117,6 @@ impl MasterActor {
         self.wanted.step_reign(&mut self.reign, now, Event::Heard(hearsay));
     }
 
-    #[expect(clippy::too_many_lines, reason = "one arm for each effect, each short")]
     fn perform_reign_effect(&mut self, now: Millis, effect: Effect) {
         match effect {
             Effect::WatchLock => self.log.ask(LogRequest::Watch),
@@ -192,12 +225,10 @@ impl MasterActor {
 
     fn let_clients_go(&self, silent_too: bool) {
         if !silent_too {
-            log::info!("letting clients go sessions={}", self.sessions.len());
-            let state = self.state();
-            let native = self.sessions.values().filter(|session| matches!(session.origin(), Origin::Native));
-            native.for_each(|session| session.send(&Message::Control(Control::MasterState(state.clone()))));
+            log::info!("letting clients go sessions={}", self.clients.len());
+            self.clients.tell_native(&Message::Control(Control::MasterState(self.state())));
         }
-        self.sessions.values().for_each(|session| session.let_go(silent_too));
+        self.clients.let_go(silent_too);
     }
 
     /// Who comes now may ask one thing.
@@ -230,9 +261,7 @@ impl MasterActor {
 
     /// Closes every link once what is said is sent.
     fn end_links(&self) {
-        for session in self.sessions.values() {
-            session.close();
-        }
+        self.clients.finish();
         self.slaves.iter().for_each(|slave| slave.outbox().finish());
         self.peers.finish();
     }
@@ -245,13 +274,12 @@ impl MasterActor {
         self.step_reign(now, Event::Failed);
         self.wanted.drop_reign();
         self.step_front(now, front::Event::StanceChanged);
-        for session in self.sessions.values() {
-            session.abort();
-        }
+        self.clients.abort();
         self.fate.decide(Err(error));
     }
 
     fn say(&mut self, saying: Saying) {
+        self.moves.note(&saying);
         let path = self.config.log.display();
         match saying {
             Saying::Barred => log::warn!(
@@ -273,7 +301,6 @@ impl MasterActor {
                 seen.seq
             ),
             Saying::Serving { epoch } => {
-                self.takeovers += 1;
                 let keys = self.machine.directory().len();
                 let slaves = self.machine.slave_count();
                 log::info!("serving epoch={epoch} keys={keys} slaves={slaves} address={}", self.address);
@@ -284,10 +311,7 @@ impl MasterActor {
             Saying::HandingOver => log::info!("handing over in_flight={}", self.machine.in_flight()),
             Saying::Refused(refusal) => log::info!("handover refused cause=\"{refusal}\""),
             Saying::Aborted(why) => log::warn!("handover aborted cause=\"{why}\""),
-            Saying::HandedOver { epoch } => {
-                self.handovers += 1;
-                log::info!("standby, the reign is handed over epoch={epoch}");
-            }
+            Saying::HandedOver { epoch } => log::info!("standby, the reign is handed over epoch={epoch}"),
             Saying::Stopping => log::info!("stopping"),
             Saying::NotHandedOver { is_gone } => {
                 let cause = if is_gone { "it is gone" } else { "it does not ask in time" };

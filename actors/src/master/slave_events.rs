@@ -121,7 +121,6 @@ impl MasterActor {
         }
     }
 
-    #[expect(clippy::too_many_lines, reason = "one arm for each message, each short")]
     pub(super) fn slave_message(&mut self, now: Millis, link: LinkId, message: Message) {
         let Some(slave) = self.slaves.get(link) else { return };
         let is_active = slave.is_active();

@@ -83,8 +83,8 @@ impl MasterActor {
         let degraded = if waiting_for.is_empty() { self.health.degraded() } else { waiting_for.clone() };
         writeln!(text, "degraded:{degraded}")?;
         writeln!(text, "waiting_for:{waiting_for}")?;
-        writeln!(text, "takeovers:{}", self.takeovers)?;
-        writeln!(text, "handovers:{}", self.handovers)?;
+        writeln!(text, "takeovers:{}", self.moves.takeovers())?;
+        writeln!(text, "handovers:{}", self.moves.handovers())?;
 
         let counters = self.machine.counters();
         let mut copies = 0;
@@ -191,7 +191,7 @@ impl MasterActor {
         }
 
         writeln!(text, "\n# Clients")?;
-        writeln!(text, "connected_clients:{}", self.sessions.len())?;
+        writeln!(text, "connected_clients:{}", self.clients.len())?;
         writeln!(text, "connections:{}", gate.connections())?;
         writeln!(text, "connections_total:{}", gate.counters.connections_total.get())?;
         writeln!(text, "connections_refused:{}", gate.counters.connections_refused.get())?;
