@@ -237,13 +237,14 @@ impl Slaves {
         waits.map(|slave| (slave.id().as_str(), slave.ack_ms(now))).max_by_key(|(_, ms)| *ms)
     }
 
-    /// Those that are connected and do not count yet for having failed, in the order of their names.
-    pub(super) fn quarantined(&self) -> Vec<(&SlaveId, Option<&MissRecord>)> {
-        let waiting = self.iter().filter(|slave| slave.is_in_quarantine());
-        let record = |slave: &SlaveLink| slave.with_book(|book| self.quarantine.of(book.life()));
-        let mut waiting: Vec<_> = waiting.map(|slave| (slave.id(), record(slave))).collect();
-        waiting.sort_by_key(|(id, _)| *id);
-        waiting
+    /// Those that are connected and do not count yet for having failed.
+    pub(super) fn quarantined(&self) -> impl Iterator<Item = &SlaveLink> {
+        self.iter().filter(|slave| slave.is_in_quarantine())
+    }
+
+    /// How one has failed so far, if it is remembered.
+    pub(super) fn failures(&self, slave: &SlaveLink) -> Option<&MissRecord> {
+        slave.with_book(|book| self.quarantine.of(book.life()))
     }
 
     /// How many were removed from a reign since the start.
