@@ -1,0 +1,434 @@
+//! Starts, signals and reaps the processes of a local cluster: for `dsm-cluster`, the harness and the tests.
+//!
+//! [`Launcher`] owns the child processes, their ports and their output files. It restarts nothing by itself and never
+//! touches the log. Blocking, without a runtime. By hand, over `std::process`: supervisors of others restart what ends,
+//! and here it is the test that does.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `role.rs` | the processes and their names |
+//! | `config.rs` | what is started, and how |
+//! | `process.rs`, `signals.rs` | one process; what is done to one that runs |
+//! | `output.rs` | the files that take their output |
+//! | `wait.rs`, `status.rs` | whether it is up and serves; what a master says of itself |
+//! | `error.rs` | why it could not be done |
+//!
+//! **Call it from the main thread**, or from a thread that outlives the cluster: every child is started with
+//! `--die-with-parent PID`, by which it asks the kernel to kill it when its parent dies, and the kernel takes the
+//! *thread* that spawned it for the parent.
+
+// Real processes live in real time; there is no virtual clock to ask.
+#![allow(clippy::disallowed_methods)]
+
+mod config;
+mod error;
+mod output;
+mod process;
+mod role;
+mod signals;
+mod status;
+mod wait;
+
+pub use config::{LauncherConfig, RoleCommand};
+pub use error::LaunchError;
+pub use process::{describe_exit, ProcessState};
+pub use role::Role;
+
+use dsm_protocol::info::{MasterInfo, MasterRole};
+use output::{last_line, new_output};
+use process::ChildProcess;
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two looks at something that cannot wake us: another process's progress.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// The processes of a local cluster. All of them are killed and reaped when it is dropped.
+#[derive(Debug)]
+pub struct Launcher {
+    config: LauncherConfig,
+    primary: SocketAddr,
+    backup: SocketAddr,
+    processes: BTreeMap<Role, ChildProcess>,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Launcher {
+    /// Creates the data directory and picks the ports. Starts nothing.
+    ///
+    /// # Errors
+    /// [`LaunchError::Data`] and [`LaunchError::Port`].
+    pub fn new(config: LauncherConfig) -> Result<Launcher, LaunchError> {
+        fs::create_dir_all(&config.data)
+            .map_err(|source| LaunchError::Data { path: config.data.clone(), source })?;
+        // Both are held until both are chosen, or they could be the same.
+        let (first, second) = (free_port(config.port)?, free_port(config.backup_port)?);
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Ok(Launcher {
+            primary: local(first.0),
+            backup: local(second.0),
+            config,
+            processes: BTreeMap::new(),
+            interrupted: Arc::default(),
+        })
+    }
+
+    /// Set it, from any thread, and the waits of this launcher end with [`LaunchError::Interrupted`].
+    pub fn interruption(&self) -> Arc<AtomicBool> {
+        self.interrupted.clone()
+    }
+
+    /// Where the primary listens.
+    pub fn primary_address(&self) -> SocketAddr {
+        self.primary
+    }
+
+    /// Where the backup listens.
+    pub fn backup_address(&self) -> SocketAddr {
+        self.backup
+    }
+
+    /// Where `role` listens; slaves do not.
+    pub fn address(&self, role: Role) -> Option<SocketAddr> {
+        match role {
+            Role::Primary => Some(self.primary),
+            Role::Backup => Some(self.backup),
+            Role::Slave(_) => None,
+        }
+    }
+
+    /// Both masters' addresses, the primary's first: what clients are configured with.
+    pub fn masters(&self) -> Vec<String> {
+        vec![self.primary.to_string(), self.backup.to_string()]
+    }
+
+    /// The directory of the log and the outputs.
+    pub fn data(&self) -> &Path {
+        &self.config.data
+    }
+
+    /// The log.
+    pub fn log_path(&self) -> PathBuf {
+        self.config.data.join("kv_store.log")
+    }
+
+    /// Where the standard output and error of `role` go. The output of the life before stands in `….out.1`.
+    pub fn output_path(&self, role: Role) -> PathBuf {
+        self.config.data.join(format!("{}.out", role.file_name()))
+    }
+
+    /// The roles of a whole cluster: both masters and the configured number of slaves.
+    pub fn roles(&self) -> Vec<Role> {
+        let slaves = (1..=self.config.slaves).map(Role::Slave);
+        [Role::Primary, Role::Backup].into_iter().chain(slaves).collect()
+    }
+
+    /// Starts the primary, waits until it has the lock, starts the others and waits until it serves with all slaves.
+    ///
+    /// # Errors
+    /// See [`LaunchError`].
+    pub fn start_all(&mut self) -> Result<(), LaunchError> {
+        self.start_primary()?;
+        // A new log begins with the first slave: it does not serve before that.
+        let has_lock = |info: &MasterInfo| info.replication.role != MasterRole::Standby;
+        self.wait_status(Role::Primary, "primary at the log", has_lock)?;
+        self.start_backup()?;
+        for number in 1..=self.config.slaves {
+            self.start_slave(number)?;
+        }
+        self.wait_serving(Role::Primary)?;
+        self.wait_answering(Role::Backup)?;
+        self.wait_active_slaves(self.config.slaves)
+    }
+
+    /// Starts `dsm-master` and does not wait.
+    ///
+    /// # Errors
+    /// See [`Launcher::start`].
+    pub fn start_primary(&mut self) -> Result<(), LaunchError> {
+        self.start(Role::Primary)
+    }
+
+    /// Starts `dsm-backup-master` and does not wait.
+    ///
+    /// # Errors
+    /// See [`Launcher::start`].
+    pub fn start_backup(&mut self) -> Result<(), LaunchError> {
+        self.start(Role::Backup)
+    }
+
+    /// Starts a slave, counted from 1, and does not wait.
+    ///
+    /// # Errors
+    /// See [`Launcher::start`].
+    pub fn start_slave(&mut self, number: usize) -> Result<(), LaunchError> {
+        self.start(Role::Slave(number))
+    }
+
+    /// Starts a process and does not wait. See the note on threads at the top of this file.
+    ///
+    /// # Errors
+    /// `Running`, `Data` when its output file cannot be made, and `Spawn`.
+    pub fn start(&mut self, role: Role) -> Result<(), LaunchError> {
+        if self.is_running(role) {
+            return Err(LaunchError::Running(role));
+        }
+        let path = self.output_path(role);
+        let output = new_output(&path).map_err(|source| LaunchError::Data { path: path.clone(), source })?;
+        let errors = output.try_clone().map_err(|source| LaunchError::Data { path, source })?;
+        let how = match role {
+            Role::Primary => &self.config.primary,
+            Role::Backup => &self.config.backup,
+            Role::Slave(_) => &self.config.slave,
+        };
+        let mut command = Command::new(&how.program);
+        command.args(&how.prefix);
+        match role {
+            Role::Primary => self.master_flags(&mut command, self.primary, self.backup),
+            Role::Backup => self.master_flags(&mut command, self.backup, self.primary),
+            Role::Slave(_) => {
+                command.arg("--masters").arg(self.masters().join(","));
+                command.arg("--id").arg(role.file_name());
+            }
+        }
+        command.arg("--die-with-parent").arg(std::process::id().to_string());
+        command.args(&how.extra);
+        command.stdin(Stdio::null()).stdout(output).stderr(errors);
+        // A Ctrl+C at the terminal is for the parent, which then stops them in order.
+        command.process_group(0);
+        let spawned = command.spawn();
+        let child =
+            spawned.map_err(|source| LaunchError::Spawn { role, program: how.program.clone(), source })?;
+        log::debug!("process started role={role} pid={}", child.id());
+        self.processes.insert(role, ChildProcess { child, paused: false, ended: None, known: false });
+        Ok(())
+    }
+
+    fn master_flags(&self, command: &mut Command, listen: SocketAddr, peer: SocketAddr) {
+        command.arg("--listen").arg(listen.to_string());
+        command.arg("--peer").arg(peer.to_string());
+        command.arg("--log").arg(self.log_path());
+    }
+
+    /// Stops the process if it runs (SIGTERM), starts it, and does not wait.
+    ///
+    /// # Errors
+    /// See [`Launcher::start`].
+    pub fn restart(&mut self, role: Role) -> Result<(), LaunchError> {
+        if self.is_running(role) {
+            self.terminate(role)?;
+        }
+        self.start(role)
+    }
+    /// The process id, while the process is there.
+    pub fn pid(&mut self, role: Role) -> Option<u32> {
+        self.running(role).ok().map(|process| process.child.id())
+    }
+
+    /// Whether the process is there, paused or not.
+    pub fn is_running(&mut self, role: Role) -> bool {
+        self.running(role).is_ok()
+    }
+
+    /// What the process is doing.
+    pub fn state(&mut self, role: Role) -> ProcessState {
+        match self.processes.get_mut(&role) {
+            None => ProcessState::NotStarted,
+            Some(process) => match process.poll() {
+                Some(status) => ProcessState::Ended(status),
+                None if process.paused => ProcessState::Paused,
+                None => ProcessState::Running,
+            },
+        }
+    }
+
+    /// The processes that ended by themselves and were not returned here before.
+    pub fn take_ended(&mut self) -> Vec<(Role, ExitStatus)> {
+        let mut ended = Vec::new();
+        for (role, process) in &mut self.processes {
+            if let Some(status) = process.poll() {
+                if !std::mem::replace(&mut process.known, true) {
+                    ended.push((*role, status));
+                }
+            }
+        }
+        ended
+    }
+
+    /// The last line that the process printed; empty when there is none.
+    pub fn last_output(&self, role: Role) -> String {
+        last_line(&self.output_path(role)).unwrap_or_default()
+    }
+
+    fn running(&mut self, role: Role) -> Result<&mut ChildProcess, LaunchError> {
+        let process = self.processes.get_mut(&role).ok_or(LaunchError::NotRunning(role))?;
+        match process.poll() {
+            None => Ok(process),
+            Some(_) => Err(LaunchError::NotRunning(role)),
+        }
+    }
+}
+
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        for process in self.processes.values_mut().filter(|process| process.ended.is_none()) {
+            // It may be gone by itself; `wait` below says so in any case.
+            let _ = process.child.kill();
+        }
+        for process in self.processes.values_mut().filter(|process| process.ended.is_none()) {
+            let _ = process.child.wait();
+        }
+    }
+}
+
+/// The wanted port, or a free one together with the socket that keeps it free until it is dropped.
+fn free_port(wanted: Option<u16>) -> Result<(u16, Option<TcpListener>), LaunchError> {
+    if let Some(port) = wanted {
+        return Ok((port, None));
+    }
+    let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(LaunchError::Port)?;
+    let port = listener.local_addr().map_err(LaunchError::Port)?.port();
+    Ok((port, Some(listener)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::sync::atomic::Ordering;
+    use std::time::Instant;
+
+    /// A cluster whose every role is the shell script `script`; `$1` and on are the role's flags.
+    fn scripted(script: &str) -> (tempfile::TempDir, Launcher) {
+        let data = tempfile::tempdir().unwrap();
+        let role = RoleCommand::new("/bin/sh").with_prefix(["-c", script, "role"]);
+        let mut config = LauncherConfig::new(role.clone(), role.clone(), role, data.path());
+        config.ready_timeout = Duration::from_secs(10);
+        let launcher = Launcher::new(config).unwrap();
+        (data, launcher)
+    }
+
+    fn exists(pid: u32) -> bool {
+        Path::new(&format!("/proc/{pid}")).exists()
+    }
+
+    fn wait_for_output(launcher: &Launcher, role: Role) -> String {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(10) {
+            let output = launcher.last_output(role);
+            if !output.is_empty() {
+                return output;
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        panic!("{role} printed nothing");
+    }
+
+    #[test]
+    fn each_role_gets_its_flags() {
+        let (_data, mut launcher) = scripted("echo \"$@\"");
+        let (primary, backup) = (launcher.primary_address(), launcher.backup_address());
+        assert_ne!(primary, backup);
+        let log = launcher.log_path().display().to_string();
+        let parent = format!("--die-with-parent {}", std::process::id());
+        launcher.start_primary().unwrap();
+        launcher.start_backup().unwrap();
+        launcher.start_slave(2).unwrap();
+        assert_eq!(
+            wait_for_output(&launcher, Role::Primary),
+            format!("--listen {primary} --peer {backup} --log {log} {parent}")
+        );
+        assert_eq!(
+            wait_for_output(&launcher, Role::Backup),
+            format!("--listen {backup} --peer {primary} --log {log} {parent}")
+        );
+        assert_eq!(
+            wait_for_output(&launcher, Role::Slave(2)),
+            format!("--masters {primary},{backup} --id slave-2 {parent}")
+        );
+    }
+
+    #[test]
+    fn processes_are_paused_resumed_killed_and_started_again() {
+        let (_data, mut launcher) = scripted("echo up; exec sleep 1000");
+        let role = Role::Slave(1);
+        assert_eq!(launcher.state(role), ProcessState::NotStarted);
+        launcher.start(role).unwrap();
+        let pid = launcher.pid(role).unwrap();
+        assert!(matches!(launcher.start(role), Err(LaunchError::Running(_))));
+        launcher.pause(role).unwrap();
+        assert_eq!(launcher.state(role), ProcessState::Paused);
+        launcher.resume(role).unwrap();
+        assert_eq!(launcher.state(role), ProcessState::Running);
+        assert_eq!(launcher.kill(role).unwrap().signal(), Some(9));
+        assert!(!exists(pid), "reaped");
+        assert!(launcher.take_ended().is_empty(), "what was asked for is no news");
+        assert!(matches!(launcher.kill(role), Err(LaunchError::NotRunning(_))));
+        launcher.restart(role).unwrap();
+        assert_ne!(launcher.pid(role), Some(pid));
+        assert!(launcher.data().join("slave-1.out.1").exists());
+    }
+
+    #[test]
+    fn a_paused_process_stops_when_asked_to() {
+        let (_data, mut launcher) = scripted("trap 'exit 7' TERM; echo up; while :; do sleep 0.01; done");
+        launcher.start_primary().unwrap();
+        wait_for_output(&launcher, Role::Primary);
+        launcher.pause(Role::Primary).unwrap();
+        assert_eq!(launcher.terminate(Role::Primary).unwrap().code(), Some(7));
+    }
+
+    #[test]
+    fn a_process_that_ends_while_it_is_waited_for_is_told_with_its_last_words() {
+        let (_data, mut launcher) = scripted("echo 'ERROR the log is corrupt' >&2; exit 3");
+        launcher.start_primary().unwrap();
+        let error = launcher.wait_serving(Role::Primary).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "primary ended before it was ready (exit code 3): ERROR the log is corrupt"
+        );
+    }
+
+    #[test]
+    fn a_death_nobody_asked_for_is_reported_once() {
+        let (_data, mut launcher) = scripted("exit 4");
+        launcher.start_slave(1).unwrap();
+        let begun = Instant::now();
+        let ended = loop {
+            let ended = launcher.take_ended();
+            if !ended.is_empty() || begun.elapsed() > Duration::from_secs(10) {
+                break ended;
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        };
+        assert_eq!(ended.len(), 1);
+        assert_eq!((ended[0].0, ended[0].1.code()), (Role::Slave(1), Some(4)));
+        assert!(launcher.take_ended().is_empty());
+    }
+
+    #[test]
+    fn nothing_survives_the_launcher() {
+        let (_data, mut launcher) = scripted("trap '' TERM; exec sleep 1000");
+        launcher.start_primary().unwrap();
+        launcher.start_slave(1).unwrap();
+        launcher.pause(Role::Slave(1)).unwrap();
+        let pids = [launcher.pid(Role::Primary).unwrap(), launcher.pid(Role::Slave(1)).unwrap()];
+        drop(launcher);
+        assert!(!pids.into_iter().any(exists));
+    }
+
+    #[test]
+    fn an_interruption_ends_a_wait() {
+        let (_data, mut launcher) = scripted("exec sleep 1000");
+        launcher.start_primary().unwrap();
+        launcher.interruption().store(true, Ordering::Relaxed);
+        assert!(matches!(launcher.wait_answering(Role::Primary), Err(LaunchError::Interrupted)));
+    }
+}

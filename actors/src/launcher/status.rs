@@ -1,0 +1,86 @@
+//! A master's STATUS, asked over a socket of its own.
+
+use bytes::BytesMut;
+use dsm_protocol::command::{Command as StoreCommand, Reply};
+use dsm_protocol::frame;
+use dsm_protocol::handshake::{DialEffect, DialEvent, Dialing};
+use dsm_protocol::ids::{Millis, RequestId};
+use dsm_protocol::info::MasterInfo;
+use dsm_protocol::message::{Hello, HelloRole, Message, Request};
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// The longest text of a STATUS, in bytes.
+const STATUS_BYTES_MAX: usize = 1024 * 1024;
+
+/// Asks a master for its STATUS, over a connection of its own.
+///
+/// # Errors
+/// What the connection or the handshake ended with, `TimedOut`, and that the answer is none of a master of this version.
+pub(super) fn ask_info(address: SocketAddr, limit: Duration) -> io::Result<MasterInfo> {
+    let deadline = Instant::now() + limit;
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_nodelay(true)?;
+    let begun = Instant::now();
+    let now = || Millis(begun.elapsed().as_millis() as u64);
+    let hello = Hello { cluster: None, role: HelloRole::Client };
+    let (mut out, mut input, mut effects) = (Vec::new(), BytesMut::new(), Vec::new());
+    let mut dialing = Dialing::begin(now(), limit.as_millis() as u64, hello, &mut out);
+    stream.set_write_timeout(Some(limit))?;
+    stream.write_all(&out)?;
+    loop {
+        let event = match read_more(&mut stream, &mut input, deadline)? {
+            0 => DialEvent::Ended,
+            _ => DialEvent::Bytes { unread: &mut input, cluster: None },
+        };
+        dialing.step(now(), event, &mut effects);
+        match effects.pop() {
+            Some(DialEffect::Welcomed(_)) => break,
+            Some(DialEffect::GiveUp(why)) => return Err(io::Error::other(why)),
+            None => {}
+        }
+    }
+    out.clear();
+    let request = Request { id: RequestId(1), stream: 0, generation: 0, command: StoreCommand::Status };
+    frame::encode_request(&request, &mut out);
+    stream.write_all(&out)?;
+    match receive(&mut stream, &mut input, deadline)? {
+        Message::Response { reply: Reply::Text(text), .. } => {
+            MasterInfo::parse(&text).map_err(io::Error::other)
+        }
+        Message::Response { reply: Reply::Error(error), .. } => Err(io::Error::other(error)),
+        _ => Err(io::Error::other("did not answer the question")),
+    }
+}
+
+fn receive(stream: &mut TcpStream, input: &mut BytesMut, deadline: Instant) -> io::Result<Message> {
+    loop {
+        if let Some(message) = frame::decode(input, STATUS_BYTES_MAX).map_err(io::Error::other)? {
+            return Ok(message);
+        }
+        if read_more(stream, input, deadline)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// Reads what is there by `deadline`; 0 at the end of the stream.
+fn read_more(stream: &mut TcpStream, input: &mut BytesMut, deadline: Instant) -> io::Result<usize> {
+    let mut chunk = [0; 4096];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut chunk) {
+            Ok(read) => {
+                input.extend_from_slice(&chunk[..read]);
+                return Ok(read);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Waiting for a process or the cluster to come as far as is wanted.
+
+use super::error::LaunchError;
+use super::process::{describe_exit, ProcessState};
+use super::role::Role;
+use super::status::ask_info;
+use super::{Launcher, LOOK_INTERVAL};
+use dsm_protocol::info::MasterInfo;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How long one STATUS may take before it is asked again.
+const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
+
+impl Launcher {
+    /// Waits until the master answers at its port, active or not.
+    ///
+    /// # Errors
+    /// `Ended`, `NotReady` and `Interrupted`.
+    pub fn wait_answering(&mut self, role: Role) -> Result<(), LaunchError> {
+        self.wait_status(role, &role.to_string(), |_| true)
+    }
+
+    /// Waits until the master is the one that serves.
+    ///
+    /// # Errors
+    /// `Ended`, `NotReady` and `Interrupted`.
+    pub fn wait_serving(&mut self, role: Role) -> Result<(), LaunchError> {
+        self.wait_status(role, &format!("{role} serving"), MasterInfo::is_primary)
+    }
+
+    /// Waits until the master that serves, whichever it is, has `count` active slaves.
+    ///
+    /// # Errors
+    /// `NotReady` and `Interrupted`.
+    pub fn wait_active_slaves(&mut self, count: usize) -> Result<(), LaunchError> {
+        let begun = Instant::now();
+        let mut seen = 0;
+        while begun.elapsed() < self.config.ready_timeout {
+            self.check_interruption()?;
+            if let Some((_, info)) = self.serving() {
+                seen = usize::try_from(info.slaves.active_slaves).unwrap_or(usize::MAX);
+                if seen >= count {
+                    return Ok(());
+                }
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        let what = format!("only {seen} of {count} slaves active: the cluster");
+        let output = self.output_path(Role::Slave(count));
+        Err(LaunchError::NotReady { what, waited: begun.elapsed(), output })
+    }
+
+    /// The master that serves, with its state; `None` while none does.
+    pub fn serving(&mut self) -> Option<(Role, MasterInfo)> {
+        [Role::Primary, Role::Backup]
+            .into_iter()
+            .filter(|role| self.state(*role) == ProcessState::Running)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .filter_map(|role| Some((role, ask_info(self.address(role)?, STATUS_TIMEOUT).ok()?)))
+            .find(|(_, info)| info.is_primary())
+    }
+
+    pub(super) fn wait_status(
+        &mut self,
+        role: Role,
+        what: &str,
+        met: impl Fn(&MasterInfo) -> bool,
+    ) -> Result<(), LaunchError> {
+        let Some(address) = self.address(role) else { return Err(LaunchError::NotRunning(role)) };
+        self.wait_until(role, what, self.config.ready_timeout, || {
+            ask_info(address, STATUS_TIMEOUT).is_ok_and(|info| met(&info))
+        })
+    }
+
+    pub(super) fn wait_until(
+        &mut self,
+        role: Role,
+        what: &str,
+        limit: Duration,
+        mut met: impl FnMut() -> bool,
+    ) -> Result<(), LaunchError> {
+        let begun = Instant::now();
+        loop {
+            // In this order: what answers at the port while our process is gone is not ours.
+            match self.state(role) {
+                ProcessState::Ended(status) => {
+                    let (ended, output) = (describe_exit(status), self.last_output(role));
+                    if let Some(process) = self.processes.get_mut(&role) {
+                        process.known = true;
+                    }
+                    return Err(LaunchError::Ended { role, ended, output });
+                }
+                ProcessState::NotStarted => return Err(LaunchError::NotRunning(role)),
+                ProcessState::Running | ProcessState::Paused => {}
+            }
+            if met() {
+                return Ok(());
+            }
+            self.check_interruption()?;
+            if begun.elapsed() >= limit {
+                let (what, output) = (what.to_owned(), self.output_path(role));
+                return Err(LaunchError::NotReady { what, waited: limit, output });
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    pub(super) fn check_interruption(&self) -> Result<(), LaunchError> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            Err(LaunchError::Interrupted)
+        } else {
+            Ok(())
+        }
+    }
+}

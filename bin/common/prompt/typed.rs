@@ -1,0 +1,237 @@
+//! An operation as it was typed, at the prompt or as words of a command line.
+
+use dsm_protocol::command::{PromptLine, COMMAND_FACTS};
+use std::sync::LazyLock;
+
+/// An operation as it was typed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum TypedOperation {
+    /// `READ key`; without a key it is asked for.
+    Read(Option<Vec<u8>>),
+    /// `WRITE key value`; without both they are asked for.
+    Write(Option<(Vec<u8>, Vec<u8>)>),
+    /// `DELETE key`; without a key it is asked for.
+    Delete(Option<Vec<u8>>),
+    /// `STATUS`.
+    Status,
+    /// `FAILOVER`.
+    Failover,
+    /// `HELP`.
+    Help,
+    /// `EXIT`.
+    Exit,
+    /// Nothing but white space.
+    Empty,
+    /// Something else; how to do it right.
+    Invalid(&'static str),
+}
+
+/// How the operations of the store are written, as the commands themselves say.
+pub(super) fn prompt_lines() -> impl Iterator<Item = PromptLine> {
+    COMMAND_FACTS.iter().filter_map(|facts| facts.prompt)
+}
+
+/// How every operation is written.
+pub(super) fn usage() -> &'static str {
+    static USAGE: LazyLock<String> = LazyLock::new(|| {
+        let usages = prompt_lines().map(|line| line.usage).chain(["HELP"]);
+        format!("{} or EXIT", usages.collect::<Vec<_>>().join(", "))
+    });
+    &USAGE
+}
+
+/// How the operation of the store is written that begins with `word`.
+pub(super) fn usage_of(word: &str) -> &'static str {
+    let is_its = |line: &PromptLine| line.usage.split(' ').next() == Some(word);
+    prompt_lines().find(is_its).map_or_else(usage, |line| line.usage)
+}
+
+impl TypedOperation {
+    /// Reads a line. A key is one word, or stands in quotes; a value is what follows the one character after the key,
+    /// without the quotes if all of it stands in quotes.
+    pub fn parse(line: &[u8]) -> TypedOperation {
+        let (word, rest) = first_word(line.trim_ascii_start());
+        let rest = rest.trim_ascii_start();
+        let one_key = |usage| match key_and_rest(rest) {
+            None if rest.is_empty() => Ok(None),
+            Some((key, after)) if after.trim_ascii().is_empty() => Ok(Some(key)),
+            Some(_) | None => Err(TypedOperation::Invalid(usage)),
+        };
+        let alone = |operation| if rest.is_empty() { operation } else { TypedOperation::Invalid(usage()) };
+        match word.to_ascii_uppercase().as_slice() {
+            b"" => TypedOperation::Empty,
+            b"READ" => one_key(usage_of("READ")).map_or_else(|invalid| invalid, TypedOperation::Read),
+            b"DELETE" => one_key(usage_of("DELETE")).map_or_else(|invalid| invalid, TypedOperation::Delete),
+            b"WRITE" if rest.is_empty() => TypedOperation::Write(None),
+            b"WRITE" => match key_and_rest(rest) {
+                Some((key, value)) if !value.trim_ascii().is_empty() => {
+                    TypedOperation::Write(Some((key, value_of(&value[1..]))))
+                }
+                Some(_) | None => TypedOperation::Invalid(usage_of("WRITE")),
+            },
+            b"STATUS" => alone(TypedOperation::Status),
+            b"FAILOVER" => alone(TypedOperation::Failover),
+            b"HELP" => alone(TypedOperation::Help),
+            b"EXIT" | b"QUIT" => alone(TypedOperation::Exit),
+            _ => TypedOperation::Invalid(usage()),
+        }
+    }
+
+    /// Reads the words of a command line; each is taken as it is.
+    pub fn from_words(words: &[Vec<u8>]) -> TypedOperation {
+        let Some((word, rest)) = words.split_first() else { return TypedOperation::Invalid(usage()) };
+        match (word.to_ascii_uppercase().as_slice(), rest) {
+            (b"READ", [key]) => TypedOperation::Read(Some(key.clone())),
+            (b"READ", _) => TypedOperation::Invalid(usage_of("READ")),
+            (b"DELETE", [key]) => TypedOperation::Delete(Some(key.clone())),
+            (b"DELETE", _) => TypedOperation::Invalid(usage_of("DELETE")),
+            (b"WRITE", [key, value @ ..]) if !value.is_empty() => {
+                TypedOperation::Write(Some((key.clone(), value.join(&b' '))))
+            }
+            (b"WRITE", _) => TypedOperation::Invalid(usage_of("WRITE")),
+            (b"STATUS", []) => TypedOperation::Status,
+            (b"FAILOVER", []) => TypedOperation::Failover,
+            (b"HELP", []) => TypedOperation::Help,
+            (b"EXIT" | b"QUIT", []) => TypedOperation::Exit,
+            _ => TypedOperation::Invalid(usage()),
+        }
+    }
+}
+
+/// The bytes up to the first white space, and the rest with it.
+fn first_word(text: &[u8]) -> (&[u8], &[u8]) {
+    let end = text.iter().position(u8::is_ascii_whitespace).unwrap_or(text.len());
+    text.split_at(end)
+}
+
+/// The key at the beginning, one word or in quotes, and the rest with its white space; `None` when there is none, or its
+/// quotes do not close.
+fn key_and_rest(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    match text.first()? {
+        b'"' | b'\'' => quoted(text).filter(|(key, _)| !key.is_empty()),
+        _ => {
+            let (key, rest) = first_word(text);
+            Some((key.to_vec(), rest))
+        }
+    }
+}
+
+/// A value as it was meant: all of it in quotes, or as it is.
+fn value_of(text: &[u8]) -> Vec<u8> {
+    match quoted(text.trim_ascii()) {
+        Some((value, [])) => value,
+        Some(_) | None => text.to_vec(),
+    }
+}
+
+/// What stands in quotes at the beginning, by the rules of redis-cli, and the rest, which begins with white space if
+/// there is one.
+fn quoted(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let (&quote, mut rest) = text.split_first().filter(|(quote, _)| **quote == b'"' || **quote == b'\'')?;
+    let mut word = Vec::new();
+    loop {
+        rest = match (quote, rest) {
+            (b'"', [b'\\', b'x', high, low, rest @ ..])
+                if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
+            {
+                let digit = |letter: u8| char::from(letter).to_digit(16).unwrap_or(0) as u8;
+                word.push(digit(*high) << 4 | digit(*low));
+                rest
+            }
+            (b'"', [b'\\', letter, rest @ ..]) => {
+                word.push(match letter {
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    b'b' => 8,
+                    b'a' => 7,
+                    other => *other,
+                });
+                rest
+            }
+            (b'\'', [b'\\', b'\'', rest @ ..]) => {
+                word.push(b'\'');
+                rest
+            }
+            (_, [letter, rest @ ..]) if *letter == quote => {
+                let ends = rest.first().is_none_or(u8::is_ascii_whitespace);
+                return ends.then_some((word, rest));
+            }
+            (_, [letter, rest @ ..]) => {
+                word.push(*letter);
+                rest
+            }
+            (_, []) => return None,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(text: &str) -> Vec<u8> {
+        text.as_bytes().to_vec()
+    }
+
+    #[test]
+    fn operations_are_read_from_a_line_in_any_case() {
+        let write = |key, value| TypedOperation::Write(Some((bytes(key), bytes(value))));
+        for (line, operation) in [
+            ("READ foo", TypedOperation::Read(Some(bytes("foo")))),
+            ("  read \t foo  ", TypedOperation::Read(Some(bytes("foo")))),
+            ("Read", TypedOperation::Read(None)),
+            ("READ a b", TypedOperation::Invalid(usage_of("READ"))),
+            ("WRITE a one two", write("a", "one two")),
+            ("write a  one ", write("a", " one ")),
+            ("WRITE", TypedOperation::Write(None)),
+            ("WRITE a", TypedOperation::Invalid(usage_of("WRITE"))),
+            ("WRITE a ", TypedOperation::Invalid(usage_of("WRITE"))),
+            ("DELETE a", TypedOperation::Delete(Some(bytes("a")))),
+            ("STATUS", TypedOperation::Status),
+            ("STATUS now", TypedOperation::Invalid(usage())),
+            ("failover", TypedOperation::Failover),
+            ("help", TypedOperation::Help),
+            ("exit", TypedOperation::Exit),
+            ("", TypedOperation::Empty),
+            (" \t", TypedOperation::Empty),
+            ("UPDATE a", TypedOperation::Invalid(usage())),
+            (r#"WRITE "a b" c"#, write("a b", "c")),
+            (r#"WRITE k "one two""#, write("k", "one two")),
+            (r#"WRITE 'a\'b' 'it''s'"#, write("a'b", "'it''s'")),
+            (r#"WRITE k say "hi""#, write("k", r#"say "hi""#)),
+            (r#"WRITE k "hi" he said"#, write("k", r#""hi" he said"#)),
+            (r#"WRITE k """#, write("k", "")),
+            (r#"WRITE k "no end"#, write("k", r#""no end"#)),
+            (r#"WRITE "k"v w"#, TypedOperation::Invalid(usage_of("WRITE"))),
+            (r#"WRITE "no end"#, TypedOperation::Invalid(usage_of("WRITE"))),
+            (r#"READ "a\tb\"\x41\\""#, TypedOperation::Read(Some(bytes("a\tb\"A\\")))),
+            (r#"READ 'a\tb' "#, TypedOperation::Read(Some(bytes(r"a\tb")))),
+            (r#"READ "a" b"#, TypedOperation::Invalid(usage_of("READ"))),
+            (r#"READ """#, TypedOperation::Invalid(usage_of("READ"))),
+            (r#"DELETE a"b"#, TypedOperation::Delete(Some(bytes(r#"a"b"#)))),
+        ] {
+            assert_eq!(TypedOperation::parse(line.as_bytes()), operation, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn words_of_a_command_line_are_taken_as_they_are() {
+        let words = |words: &[&str]| -> Vec<Vec<u8>> { words.iter().map(|word| bytes(word)).collect() };
+        let write = |key, value| TypedOperation::Write(Some((bytes(key), bytes(value))));
+        for (line, operation) in [
+            (&["READ", "a b"][..], TypedOperation::Read(Some(bytes("a b")))),
+            (&["READ"], TypedOperation::Invalid(usage_of("READ"))),
+            (&["write", "k", "one", "two"], write("k", "one two")),
+            (&["WRITE", "k", ""], write("k", "")),
+            (&["WRITE", "k"], TypedOperation::Invalid(usage_of("WRITE"))),
+            (&["DELETE", "-k"], TypedOperation::Delete(Some(bytes("-k")))),
+            (&["FAILOVER"], TypedOperation::Failover),
+            (&["help"], TypedOperation::Help),
+            (&["EXIT"], TypedOperation::Exit),
+            (&["EXIT", "now"], TypedOperation::Invalid(usage())),
+        ] {
+            assert_eq!(TypedOperation::from_words(&words(line)), operation, "{line:?}");
+        }
+    }
+}
