@@ -4,7 +4,7 @@
 use super::options::masters_with;
 use super::record::LoadSettings;
 use anyhow::Context as _;
-use dsm::launcher::{Launcher, LauncherConfig, RoleCommand};
+use dsm::launcher::{Launcher, LauncherConfig, MasterCommand, RoleCommand};
 use std::ffi::OsString;
 use std::path::Path;
 use tempfile::TempDir;
@@ -40,9 +40,9 @@ impl OwnCluster {
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let role = |name: &str| RoleCommand::new(&program).with_prefix(["role", name]);
         let flags = masters_with(&settings.fsync, &settings.placement, master_flags);
-        let primary = role("master").with_extra(flags.clone());
-        let backup = role("backup").with_extra(flags);
-        let mut config = LauncherConfig::new(primary, backup, role("slave"), directory.path());
+        let masters =
+            ["master", "backup"].map(|name| MasterCommand::from(role(name).with_extra(flags.clone())));
+        let mut config = LauncherConfig::new(masters, role("slave"), directory.path());
         config.slaves = settings.slaves as usize;
         Ok(OwnCluster { launcher: Launcher::new(config)?, directory })
     }

@@ -10,6 +10,7 @@ use super::super::stop::StopSignal;
 use super::plan::Peer;
 use anyhow::{bail, ensure, Context as _};
 use dsm::launcher::describe_exit;
+use dsm_server::why_not_launched::sentence;
 use rustix::process::{kill_process, Pid, Signal};
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -147,7 +148,8 @@ fn start_dsm(parent: Option<&Path>, stop: &StopSignal) -> anyhow::Result<Instanc
     };
     let mut cluster = OwnCluster::prepare(&settings, &[], parent)?;
     stop.also_set(cluster.launcher().interruption());
-    cluster.launcher().start_all().context("the cluster does not start")?;
+    let started = cluster.launcher().start_all().map_err(|error| anyhow::anyhow!(sentence(&error)));
+    started.context("the cluster does not start")?;
     let targets = cluster.launcher().masters();
     let commands = vec![
         "dsm-master --listen … --peer … --log DIR/kv_store.log --fsync always --placement hash".to_owned(),
