@@ -13,6 +13,7 @@ use bytesize::ByteSize;
 use clap::Parser;
 use dsm::client::{Client, ClientConfig, ClientError};
 use dsm::config;
+use dsm_protocol::info::Info;
 use dsm_server::cli::{self, Flags};
 use dsm_server::prompt::{self, Host, Store, TypedOperation};
 use std::ffi::OsString;
@@ -145,8 +146,8 @@ fn once(store: &Store, operation: TypedOperation) -> anyhow::Result<ExitCode> {
         TypedOperation::Status => {
             let text = prompt::status_text(&store.run(Client::status).map_err(failed)?);
             prompt::say(text.as_bytes()).context("cannot write the result")?;
-            return Ok(match degraded(&text) {
-                None => ExitCode::SUCCESS,
+            return Ok(match Info::parse(&text).get("degraded") {
+                None | Some("") => ExitCode::SUCCESS,
                 Some(what) => {
                     cli::tell(&format!("degraded: {what}"));
                     ExitCode::from(1)
@@ -168,11 +169,6 @@ fn once(store: &Store, operation: TypedOperation) -> anyhow::Result<ExitCode> {
     };
     prompt::say(&line).context("cannot write the result")?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// What the cluster is short of, if a STATUS says so.
-fn degraded(status: &str) -> Option<&str> {
-    status.lines().find_map(|line| line.strip_prefix("degraded:")).filter(|what| !what.is_empty())
 }
 
 /// A prompt that can do nothing beyond the store.

@@ -259,11 +259,14 @@ impl Cluster {
         let mut lines = self.table(true);
         lines.push(match self.launcher.serving() {
             None => "store: no master serves".to_owned(),
-            Some((role, status)) => {
-                let fields = ["epoch", "active_slaves", "keys", "copies", "log_bytes"];
-                let told = fields.iter().filter_map(|field| Some(format!("{field}:{}", status.get(field)?)));
-                format!("store: the {role} serves, {}", told.collect::<Vec<_>>().join(" "))
-            }
+            Some((role, info)) => format!(
+                "store: the {role} serves, epoch:{} active_slaves:{} keys:{} copies:{} log_bytes:{}",
+                info.replication.epoch,
+                info.slaves.active_slaves,
+                info.keyspace.keys,
+                info.keyspace.copies,
+                info.log.log_bytes,
+            ),
         });
         lines
     }

@@ -40,6 +40,7 @@ use crate::node_error::NodeError;
 use actix::prelude::*;
 pub use bytes::Bytes;
 use dsm_protocol::ids::SlaveId;
+use dsm_protocol::info::MasterInfo;
 use futures_util::future::LocalBoxFuture;
 use std::future::Future;
 use std::path::PathBuf;
@@ -311,9 +312,9 @@ pub async fn wait_serving(master: &MasterNode, slaves: usize, limit: Duration) -
     let serving = async {
         loop {
             if let Ok(Ok(status)) = master.master().send(Status).await {
-                let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
-                let active = field("active_slaves:").and_then(|number| number.parse().ok()).unwrap_or(0);
-                if field("role:") == Some("primary") && active >= slaves {
+                let serves =
+                    |info: MasterInfo| info.is_primary() && info.slaves.active_slaves >= slaves as u64;
+                if MasterInfo::parse(&status).is_ok_and(serves) {
                     return;
                 }
             }

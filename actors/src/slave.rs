@@ -396,12 +396,12 @@ impl Handler<Stop> for SlaveActor {
     type Result = ();
 
     fn handle(&mut self, _: Stop, _: &mut Self::Context) {
-        let longest = self.turns.longest_computing();
+        let turns = self.turns.info();
         log::info!(
             "stopping turns_computing_above_10ms={} turn_longest_computing_us={} turn_longest_computing_in={:?}",
-            self.turns.computing_long(),
-            longest.us,
-            longest.name
+            turns.turns_computing_above_10ms,
+            turns.turn_longest_computing_us,
+            turns.turn_longest_computing_in
         );
         for (_, outbox) in self.links.values() {
             outbox.finish();

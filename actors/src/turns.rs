@@ -6,6 +6,7 @@
 //! clock for each turn; the one for computing, which is a system call, is asked a thousand times a second at most.
 
 use crate::env::Env;
+use dsm_protocol::info::TurnsInfo;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -15,14 +16,11 @@ use std::rc::Rc;
 /// Where the classes of lengths end, in microseconds. The last class has no end.
 const CLASS_ENDS_US: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
 
-/// The names of the classes, as INFO has them.
-const CLASS_NAMES: [&str; 5] =
-    ["turns_below_1ms", "turns_1ms_to_10ms", "turns_10ms_to_100ms", "turns_100ms_to_1s", "turns_above_1s"];
-
 /// The turns of one node.
 pub(crate) struct TurnLengths {
     env: Env,
-    counts: [Cell<u64>; CLASS_NAMES.len()],
+    /// How many turns there were, by their length.
+    counts: [Cell<u64>; CLASS_ENDS_US.len() + 1],
     longest: Cell<Longest>,
     /// How many computed for 10 ms or longer.
     computing_long: Cell<u64>,
@@ -114,31 +112,33 @@ impl TurnLengths {
         *longest = computing_us.max(*longest);
     }
 
-    /// How many turns there were by their length: the classes with their names.
-    pub(crate) fn classes(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        CLASS_NAMES.into_iter().zip(self.counts.iter().map(Cell::get))
+    /// How many turns there were.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> u64 {
+        self.counts.iter().map(Cell::get).sum()
     }
 
-    /// How many turns computed for 10 ms or longer.
-    pub(crate) fn computing_long(&self) -> u64 {
-        self.computing_long.get()
-    }
-
-    /// The longest one.
-    pub(crate) fn longest(&self) -> Longest {
-        self.longest.get()
-    }
-
-    /// The one that computed for longest, and for how long, of those that took a millisecond or longer.
-    pub(crate) fn longest_computing(&self) -> Longest {
-        self.longest_computing.get()
-    }
-
-    /// The same of each kind, in microseconds: `requests=1200,tick=1100`.
-    pub(crate) fn longest_computing_by_kind(&self) -> String {
-        let computing_by = self.computing_by.borrow();
-        let kinds = computing_by.iter().map(|(name, us)| format!("{}={us}", name.replace(' ', "-")));
-        kinds.collect::<Vec<_>>().join(",")
+    /// What INFO says of the turns.
+    pub(crate) fn info(&self) -> TurnsInfo {
+        let count = |class: usize| self.counts[class].get();
+        let (longest, computing) = (self.longest.get(), self.longest_computing.get());
+        let by_kind = self.computing_by.borrow();
+        TurnsInfo {
+            turns_below_1ms: count(0),
+            turns_1ms_to_10ms: count(1),
+            turns_10ms_to_100ms: count(2),
+            turns_100ms_to_1s: count(3),
+            turns_above_1s: count(4),
+            turn_longest_us: longest.us,
+            turn_longest_in: longest.name.to_owned(),
+            turns_computing_above_10ms: self.computing_long.get(),
+            turn_longest_computing_us: computing.us,
+            turn_longest_computing_in: computing.name.to_owned(),
+            turn_longest_computing_by_kind: by_kind
+                .iter()
+                .map(|(name, us)| ((*name).to_owned(), *us))
+                .collect(),
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 //! |---|---|
 //! | [`ids`] | the newtypes: epochs, seqs, versions, links, sessions, slave ids, points in time |
 //! | [`command`] | what a client may ask and hear, and the words that begin an error answer |
+//! | [`info`] | what a master says of itself: the fields of INFO and STATUS |
 //! | [`message`] | everything one node may say to another |
 //! | [`frame`] | how that looks in bytes; the one place that meets bincode |
 //! | [`handshake`] | what either side of a new connection may say before the other one knows it |
@@ -63,6 +64,7 @@ pub mod command;
 pub mod frame;
 pub mod handshake;
 pub mod ids;
+pub mod info;
 pub mod lock_file;
 pub mod machine;
 pub mod message;

@@ -7,9 +7,10 @@
 
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::info::Sections;
 use dsm_protocol::resp::{
-    encode_reply, Args, Conversation, Handling, Limits, Parsed, Parser, Protocol, ProtocolError, Sections,
-    ServerFacts, Shape, CLIENT_ATTRIBUTE_MAX,
+    encode_reply, Args, Conversation, Handling, Limits, Parsed, Parser, Protocol, ProtocolError, ServerFacts,
+    Shape, CLIENT_ATTRIBUTE_MAX,
 };
 use proptest::prelude::*;
 use std::time::Duration;

@@ -193,7 +193,7 @@ pub(crate) fn encoded(request: &[&[u8]]) -> Vec<u8> {
 
 /// The `key:value` lines of INFO.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Info(dsm_protocol::resp::Info);
+pub(crate) struct Info(dsm_protocol::info::Info);
 
 impl Info {
     /// Asks a node for its INFO on a connection of its own.
@@ -209,7 +209,7 @@ impl Info {
     }
 
     fn parse(text: &str) -> Info {
-        Info(dsm_protocol::resp::Info::parse(text))
+        Info(dsm_protocol::info::Info::parse(text))
     }
 
     /// A value as text.

@@ -15,13 +15,12 @@ const BY_MODULE: [(&str, &str); 6] = [
 ];
 
 /// Names that are defined more than once and are not by module, with what they mean. No new ones.
-const TWICE: [(&str, &str); 8] = [
+const TWICE: [(&str, &str); 7] = [
     ("Dismiss", "ends an actor of a node that is over, a master's or a slave's"),
     ("GivenUp", "a handover that came to nothing; the reigns that an EPOCH record gives up"),
     ("Role", "a process of a local cluster; what a master is"),
     ("Seen", "what was seen of the lock; what a slave has seen of the log"),
     ("Slot", "a request's place in its session; a slave's place in sets of holders"),
-    ("Status", "the question to an embedded node; what a master says of itself"),
     ("Stop", "ends a watcher, a master or a slave"),
     ("Verdict", "what is to be done about a log at its path; what a bad line means"),
 ];

@@ -33,8 +33,8 @@ pub use config::{LauncherConfig, MasterCommand, RoleCommand};
 pub use error::{Awaited, LaunchError};
 pub use process::{describe_exit, ProcessState};
 pub use role::{Role, RoleError};
-pub use status::Status;
 
+use dsm_protocol::info::{MasterInfo, MasterRole};
 use output::{last_line, new_output};
 use process::ChildProcess;
 use std::collections::BTreeMap;
@@ -131,7 +131,7 @@ impl Launcher {
     pub fn start_all(&mut self) -> Result<(), LaunchError> {
         self.start(Role::PRIMARY)?;
         // A new log begins with the first slave: it does not serve before that.
-        let has_log = |status: &Status| status.get("role").is_some_and(|role| role != "standby");
+        let has_log = |info: &MasterInfo| info.replication.role != MasterRole::Standby;
         self.wait_status(Role::PRIMARY, Awaited::HasLog(Role::PRIMARY), has_log)?;
         let backups: Vec<Role> = self.master_roles().skip(1).collect();
         for role in &backups {

@@ -5,8 +5,8 @@ use dsm_protocol::command::{Command as StoreCommand, Reply};
 use dsm_protocol::frame;
 use dsm_protocol::handshake::{DialEffect, DialEvent, Dialing};
 use dsm_protocol::ids::{Millis, RequestId};
+use dsm_protocol::info::MasterInfo;
 use dsm_protocol::message::{Hello, HelloRole, Message, Request};
-use dsm_protocol::resp::Info;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -14,74 +14,43 @@ use std::time::{Duration, Instant};
 /// The longest text of a STATUS, in bytes.
 const STATUS_BYTES_MAX: usize = 1024 * 1024;
 
-/// A master's STATUS: lines of `key:value` under headings, as in Redis' INFO.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Status {
-    info: Info,
-}
-
-impl Status {
-    /// Reads the text of a STATUS; what is not `key:value` is passed over.
-    pub fn parse(text: &str) -> Status {
-        Status { info: Info::parse(text) }
-    }
-
-    /// Asks a master over a connection of its own.
-    ///
-    /// # Errors
-    /// What the connection or the handshake ended with, and `TimedOut`.
-    pub fn ask(address: SocketAddr, limit: Duration) -> io::Result<Status> {
-        let deadline = Instant::now() + limit;
-        let mut stream = TcpStream::connect_timeout(&address, limit)?;
-        stream.set_nodelay(true)?;
-        let begun = Instant::now();
-        let now = || Millis(begun.elapsed().as_millis() as u64);
-        let hello = Hello { cluster: None, role: HelloRole::Client };
-        let (mut out, mut input, mut effects) = (Vec::new(), BytesMut::new(), Vec::new());
-        let mut dialing = Dialing::begin(now(), limit.as_millis() as u64, hello, &mut out);
-        stream.set_write_timeout(Some(limit))?;
-        stream.write_all(&out)?;
-        loop {
-            let event = match read_more(&mut stream, &mut input, deadline)? {
-                0 => DialEvent::Ended,
-                _ => DialEvent::Bytes { unread: &mut input, cluster: None },
-            };
-            dialing.step(now(), event, &mut effects);
-            match effects.pop() {
-                Some(DialEffect::Welcomed(_)) => break,
-                Some(DialEffect::GiveUp(why)) => return Err(io::Error::other(why)),
-                None => {}
-            }
-        }
-        out.clear();
-        let request = Request { id: RequestId(1), stream: 0, generation: 0, command: StoreCommand::Status };
-        frame::encode_request(&request, &mut out);
-        stream.write_all(&out)?;
-        match receive(&mut stream, &mut input, deadline)? {
-            Message::Response { reply: Reply::Text(text), .. } => Ok(Status::parse(&text)),
-            Message::Response { reply: Reply::Error(error), .. } => Err(io::Error::other(error)),
-            _ => Err(io::Error::other("did not answer the question")),
+/// Asks a master for its STATUS, over a connection of its own.
+///
+/// # Errors
+/// What the connection or the handshake ended with, `TimedOut`, and that the answer is none of a master of this version.
+pub(super) fn ask_info(address: SocketAddr, limit: Duration) -> io::Result<MasterInfo> {
+    let deadline = Instant::now() + limit;
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_nodelay(true)?;
+    let begun = Instant::now();
+    let now = || Millis(begun.elapsed().as_millis() as u64);
+    let hello = Hello { cluster: None, role: HelloRole::Client };
+    let (mut out, mut input, mut effects) = (Vec::new(), BytesMut::new(), Vec::new());
+    let mut dialing = Dialing::begin(now(), limit.as_millis() as u64, hello, &mut out);
+    stream.set_write_timeout(Some(limit))?;
+    stream.write_all(&out)?;
+    loop {
+        let event = match read_more(&mut stream, &mut input, deadline)? {
+            0 => DialEvent::Ended,
+            _ => DialEvent::Bytes { unread: &mut input, cluster: None },
+        };
+        dialing.step(now(), event, &mut effects);
+        match effects.pop() {
+            Some(DialEffect::Welcomed(_)) => break,
+            Some(DialEffect::GiveUp(why)) => return Err(io::Error::other(why)),
+            None => {}
         }
     }
-
-    /// The value of a field.
-    pub fn get(&self, key: &str) -> Option<&str> {
-        self.info.get(key)
-    }
-
-    /// All fields, by name.
-    pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.info.fields()
-    }
-
-    /// Whether this master serves.
-    pub fn is_primary(&self) -> bool {
-        self.get("role") == Some("primary")
-    }
-
-    /// The number of active slaves; 0 when the field is missing.
-    pub fn active_slaves(&self) -> usize {
-        self.info.number("active_slaves").and_then(|count| count.try_into().ok()).unwrap_or(0)
+    out.clear();
+    let request = Request { id: RequestId(1), stream: 0, generation: 0, command: StoreCommand::Status };
+    frame::encode_request(&request, &mut out);
+    stream.write_all(&out)?;
+    match receive(&mut stream, &mut input, deadline)? {
+        Message::Response { reply: Reply::Text(text), .. } => {
+            MasterInfo::parse(&text).map_err(io::Error::other)
+        }
+        Message::Response { reply: Reply::Error(error), .. } => Err(io::Error::other(error)),
+        _ => Err(io::Error::other("did not answer the question")),
     }
 }
 
@@ -113,22 +82,5 @@ fn read_more(stream: &mut TcpStream, input: &mut BytesMut, deadline: Instant) ->
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_status_is_read_field_by_field() {
-        let text =
-            "# Replication\r\nrole:primary\r\nactive_slaves:2\r\nslave0:id=slave-1,room=5\r\nodd line\r\n";
-        let status = Status::parse(text);
-        assert!(status.is_primary());
-        assert_eq!(status.active_slaves(), 2);
-        assert_eq!(status.get("slave0"), Some("id=slave-1,room=5"));
-        assert_eq!(status.fields().count(), 3);
-        assert!(!Status::parse("role:standby").is_primary());
     }
 }

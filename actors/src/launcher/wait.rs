@@ -3,8 +3,9 @@
 use super::error::{Awaited, LaunchError};
 use super::process::ProcessState;
 use super::role::Role;
-use super::status::Status;
+use super::status::ask_info;
 use super::{Launcher, LOOK_INTERVAL};
+use dsm_protocol::info::MasterInfo;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ impl Launcher {
     /// # Errors
     /// `Ended`, `NotReady` and `Interrupted`.
     pub fn wait_serving(&mut self, role: Role) -> Result<(), LaunchError> {
-        self.wait_status(role, Awaited::Serves(role), Status::is_primary)
+        self.wait_status(role, Awaited::Serves(role), MasterInfo::is_primary)
     }
 
     /// Waits until the master that serves, whichever it is, has `count` active slaves.
@@ -37,8 +38,8 @@ impl Launcher {
         let mut active = 0;
         while begun.elapsed() < self.config.ready_timeout {
             self.check_interruption()?;
-            if let Some(status) = self.serving_status() {
-                active = status.active_slaves();
+            if let Some((_, info)) = self.serving() {
+                active = usize::try_from(info.slaves.active_slaves).unwrap_or(usize::MAX);
                 if active >= count {
                     return Ok(());
                 }
@@ -50,30 +51,25 @@ impl Launcher {
         Err(LaunchError::NotReady { awaited, waited: begun.elapsed(), output })
     }
 
-    /// The state of the master that serves; `None` while none does.
-    pub fn serving_status(&mut self) -> Option<Status> {
-        self.serving().map(|(_, status)| status)
-    }
-
     /// The master that serves, with its state; `None` while none does.
-    pub fn serving(&mut self) -> Option<(Role, Status)> {
+    pub fn serving(&mut self) -> Option<(Role, MasterInfo)> {
         self.master_roles()
             .filter(|role| self.state(*role) == ProcessState::Running)
             .collect::<Vec<_>>()
             .into_iter()
-            .filter_map(|role| Some((role, Status::ask(self.address(role)?, STATUS_TIMEOUT).ok()?)))
-            .find(|(_, status)| status.is_primary())
+            .filter_map(|role| Some((role, ask_info(self.address(role)?, STATUS_TIMEOUT).ok()?)))
+            .find(|(_, info)| info.is_primary())
     }
 
     pub(super) fn wait_status(
         &mut self,
         role: Role,
         awaited: Awaited,
-        met: impl Fn(&Status) -> bool,
+        met: impl Fn(&MasterInfo) -> bool,
     ) -> Result<(), LaunchError> {
         let Some(address) = self.address(role) else { return Err(LaunchError::NotRunning(role)) };
         self.wait_until(role, awaited, self.config.ready_timeout, || {
-            Status::ask(address, STATUS_TIMEOUT).is_ok_and(|status| met(&status))
+            ask_info(address, STATUS_TIMEOUT).is_ok_and(|info| met(&info))
         })
     }
 

@@ -1,215 +1,232 @@
-//! The text of STATUS and INFO: sections of `key:value` lines, as Redis' INFO has them. `docs/FORMATS.md`, *INFO*,
-//! explains each; a test holds the two together.
+//! What a master says of itself in STATUS and INFO. The fields, their names and their order are
+//! [`dsm_protocol::info`]'s; here is where each is taken from.
 
+use super::slave_link::SlaveLink;
 use super::MasterActor;
 use crate::config::{Fsync, MasterKind};
 use dsm_protocol::command::ErrorWord;
-use dsm_protocol::machine::master::Lacking;
-use std::fmt::Write as _;
+use dsm_protocol::ids::SlaveId;
+use dsm_protocol::info::{
+    ActiveSlave, ClientsInfo, ConnectedSlave, ErrorsInfo, KeyspaceInfo, LogInfo, MasterInfo, MasterRole,
+    OrEmpty, OrUnlimited, PeerInfo, QuarantinedSlave, ReplicationInfo, RequestsInfo, ServerInfo, SlaveInfo,
+    SlavesInfo, StartedAs,
+};
+use dsm_protocol::machine::master::{Lacking, Slot};
 
 impl MasterActor {
     /// Describes this node.
     pub(super) fn status(&self) -> String {
-        let mut text = String::with_capacity(1024);
-        // Writing to a string cannot fail.
-        let _ = self.write_status(&mut text);
-        text
+        let info = MasterInfo {
+            server: self.server_info(),
+            replication: self.replication_info(),
+            slaves: self.slaves_info(),
+            keyspace: self.keyspace_info(),
+            log: self.log_info(),
+            requests: self.requests_info(),
+            turns: self.switchboard.turns.info(),
+            errors: self.errors_info(),
+            clients: self.clients_info(),
+        };
+        info.print()
     }
 
-    fn role_name(&self) -> &'static str {
+    fn server_info(&self) -> ServerInfo {
+        ServerInfo {
+            dsm_version: env!("CARGO_PKG_VERSION").to_owned(),
+            process_id: self.env.pid(),
+            started_as: match self.kind {
+                MasterKind::Primary => StartedAs::Primary,
+                MasterKind::Backup => StartedAs::Backup,
+            },
+            address: self.address.clone(),
+            uptime_in_seconds: self.env.now().0 / 1000,
+            used_memory_rss: self.env.resident_bytes(),
+            log_lines_lost: self.env.log_lines_lost(),
+            cluster_id: self.log.cluster(),
+        }
+    }
+
+    fn master_role(&self) -> MasterRole {
         if self.reign.is_standby() {
-            "standby"
+            MasterRole::Standby
         } else if self.serves() {
-            "primary"
+            MasterRole::Primary
         } else {
-            "recovering"
+            MasterRole::Recovering
+        }
+    }
+
+    fn replication_info(&self) -> ReplicationInfo {
+        let waiting_for = self.waiting_for();
+        let lag_ms = if self.serves() { self.peers.lag_ms(self.env.now()) } else { None };
+        ReplicationInfo {
+            role: self.master_role(),
+            epoch: self.reign.epoch(),
+            active_master: self.state().active_address.unwrap_or_default(),
+            peer_connected: self.peers.has_dialed(),
+            peer: self.peer_infos(),
+            standby_lag_ms: OrEmpty(lag_ms),
+            degraded: if waiting_for.is_empty() { self.health.degraded() } else { waiting_for.clone() },
+            waiting_for,
+            takeovers: self.moves.takeovers(),
+            handovers: self.moves.handovers(),
+            reign_id: self.machine.reigns().last().map(|last| last.reign.id).unwrap_or_default(),
+            reigns: self.machine.reigns().len() as u64,
         }
     }
 
     /// The other masters, in the order of the settings.
-    fn write_peers(&self, text: &mut String) -> std::fmt::Result {
-        for (index, address) in self.peer_addresses.iter().enumerate() {
-            let dialed = self.dialed.iter().find(|dialed| dialed.address == *address);
-            let connected = u8::from(dialed.is_some());
-            let serves = u8::from(dialed.is_some_and(|dialed| dialed.state.active));
-            let seq = dialed.map_or(0, |dialed| dialed.state.seq.0);
-            writeln!(text, "peer{index}:address={address},connected={connected},serves={serves},seq={seq}")?;
-        }
-        Ok(())
-    }
-
-    /// The slaves that are connected and do not count, numbered from `first` on.
-    fn write_quarantined(&self, text: &mut String, first: usize) -> std::fmt::Result {
-        let now = self.env.now();
-        let mut waiting: Vec<_> =
-            self.slaves.values().filter(|slave| slave.link.borrow().is_in_quarantine()).collect();
-        waiting.sort_by_key(|slave| &slave.id);
-        for (index, slave) in waiting.into_iter().enumerate() {
-            let Some(record) = self.quarantine.of(slave.link.borrow().life()) else { continue };
-            let left = record.ms_left(now);
-            write!(text, "slave{}:id={},state=quarantined,", first + index, slave.id)?;
-            writeln!(text, "failures={},cause={},ms_left={left}", record.failures, record.cause)?;
-        }
-        Ok(())
-    }
-
-    #[expect(clippy::too_many_lines, reason = "one line for each field, in the order of INFO")]
-    fn write_status(&self, text: &mut String) -> std::fmt::Result {
-        let state = self.state();
-        let gate = &self.switchboard.gate;
-        let kind = match self.kind {
-            MasterKind::Primary => "primary",
-            MasterKind::Backup => "backup",
+    fn peer_infos(&self) -> Vec<PeerInfo> {
+        let info = |address: &String| {
+            let dialed = self.peers.dialed_at(address);
+            PeerInfo {
+                address: address.clone(),
+                connected: dialed.is_some(),
+                serves: dialed.is_some_and(|dialed| dialed.state().active),
+                seq: dialed.map(|dialed| dialed.state().seq).unwrap_or_default(),
+            }
         };
-        writeln!(text, "# Server")?;
-        writeln!(text, "dsm_version:{}", env!("CARGO_PKG_VERSION"))?;
-        writeln!(text, "process_id:{}", self.env.pid())?;
-        writeln!(text, "started_as:{kind}")?;
-        writeln!(text, "address:{}", self.address)?;
-        let now = self.env.now();
-        writeln!(text, "uptime_in_seconds:{}", now.0 / 1000)?;
-        writeln!(text, "used_memory_rss:{}", self.env.resident_bytes())?;
-        writeln!(text, "log_lines_lost:{}", self.env.log_lines_lost())?;
-        if let Some(cluster) = self.cluster.get() {
-            writeln!(text, "cluster_id:{cluster}")?;
-        }
+        self.peers.addresses().iter().map(info).collect()
+    }
 
-        writeln!(text, "\n# Replication")?;
-        writeln!(text, "role:{}", self.role_name())?;
-        writeln!(text, "epoch:{}", self.reign.epoch())?;
-        writeln!(text, "active_master:{}", state.active_address.as_deref().unwrap_or(""))?;
-        writeln!(text, "peer_connected:{}", u8::from(!self.dialed.is_empty()))?;
-        self.write_peers(text)?;
-        let lag = if self.serves() { self.standby_lag_ms(now) } else { None };
-        writeln!(text, "standby_lag_ms:{}", lag.map_or_else(String::new, |ms| ms.to_string()))?;
-        let waiting_for = self.waiting_for();
-        let degraded = if waiting_for.is_empty() { self.health.degraded() } else { waiting_for.clone() };
-        writeln!(text, "degraded:{degraded}")?;
-        writeln!(text, "waiting_for:{waiting_for}")?;
-        writeln!(text, "takeovers:{}", self.takeovers)?;
-        writeln!(text, "handovers:{}", self.handovers)?;
-
-        let counters = self.machine.counters();
-        let mut copies = 0;
-        let reign = self.machine.reigns().last().map(|last| last.reign.id).unwrap_or_default();
-        writeln!(text, "reign_id:{reign}")?;
-        writeln!(text, "reigns:{}", self.machine.reigns().len())?;
-
-        writeln!(text, "\n# Slaves")?;
-        if self.serves() {
-            writeln!(text, "active_slaves:{}", self.machine.slave_count())?;
-            let mut slaves: Vec<_> = self.machine.slaves().collect();
-            slaves.sort_by_key(|(id, ..)| *id);
-            for (index, (id, slot, held, room)) in slaves.into_iter().enumerate() {
-                copies += held;
-                let room = if room == u64::MAX { "unlimited".to_owned() } else { room.to_string() };
-                let acked = self.machine.writes_acked(slot);
-                write!(text, "slave{index}:id={id},slot={},state=active,copies={held},", slot.0)?;
-                writeln!(text, "writes_acked={acked},room_bytes={room}")?;
-            }
-            self.write_quarantined(text, self.machine.slave_count())?;
+    fn slaves_info(&self) -> SlavesInfo {
+        let slave = if self.serves() {
+            let active = self.active_slaves().into_iter().map(SlaveInfo::Active);
+            active.chain(self.quarantined_slaves().into_iter().map(SlaveInfo::Quarantined)).collect()
         } else {
-            writeln!(text, "active_slaves:{}", self.slaves.len())?;
-            let mut ids: Vec<_> = self.slaves.values().map(|slave| &slave.id).collect();
+            let mut ids: Vec<_> = self.slaves.iter().map(|slave| slave.id().clone()).collect();
             ids.sort();
-            for (index, id) in ids.into_iter().enumerate() {
-                writeln!(text, "slave{index}:id={id},state=connected")?;
-            }
+            ids.into_iter().map(|id| SlaveInfo::Connected(ConnectedSlave { id })).collect()
+        };
+        let (slowest, ack_ms) = self.slaves.slowest(self.env.now()).unwrap_or(("", 0));
+        SlavesInfo {
+            active_slaves: if self.serves() { self.machine.slave_count() } else { self.slaves.len() } as u64,
+            slave,
+            slaves_quarantined: self.slaves.quarantined().count() as u64,
+            slaves_full: self.machine.full_slaves().count() as u64,
+            slowest_slave: slowest.to_owned(),
+            slowest_slave_ack_ms: ack_ms,
+            slaves_removed: self.slaves.removed(),
+            slaves_refused: self.slaves.refused(),
+            slaves_disputing: self.slaves.disputing() as u64,
+            substitutions: self.machine.counters().substitutions,
+            reads_waited_for_slave_window: self.slaves.reads_waited(),
         }
-        let waiting = self.slaves.values().filter(|slave| slave.link.borrow().is_in_quarantine()).count();
-        writeln!(text, "slaves_quarantined:{waiting}")?;
-        writeln!(text, "slaves_full:{}", self.machine.full_slaves().count())?;
-        let (slowest, ack_ms) = self.slowest_slave(now).unwrap_or(("", 0));
-        writeln!(text, "slowest_slave:{slowest}")?;
-        writeln!(text, "slowest_slave_ack_ms:{ack_ms}")?;
-        writeln!(text, "slaves_removed:{}", self.slaves_removed)?;
-        writeln!(text, "slaves_refused:{}", self.slaves_refused)?;
-        let disputing = self.slaves.values().filter(|slave| slave.disputes).count();
-        writeln!(text, "slaves_disputing:{disputing}")?;
-        writeln!(text, "substitutions:{}", counters.substitutions)?;
-        let waited = self.slaves.values().map(|slave| slave.link.borrow().reads().waited()).sum::<u64>();
-        writeln!(text, "reads_waited_for_slave_window:{}", self.reads_waited + waited)?;
+    }
 
-        writeln!(text, "\n# Keyspace")?;
-        writeln!(text, "keys:{}", self.machine.directory().len())?;
-        writeln!(text, "copies:{copies}")?;
-        let (counted_at, lacking) = self.census.last().unwrap_or((now, Lacking::default()));
-        writeln!(text, "keys_without_copy:{}", lacking.without_copy)?;
-        writeln!(text, "keys_below_copies:{}", lacking.below_copies)?;
-        writeln!(text, "copies_counted_ms_ago:{}", now.since(counted_at))?;
+    /// The slaves that count, by name.
+    fn active_slaves(&self) -> Vec<ActiveSlave> {
+        let mut slaves: Vec<_> = self.machine.slaves().collect();
+        slaves.sort_by_key(|(id, ..)| *id);
+        let info = |(id, slot, copies, room): (&SlaveId, Slot, u64, u64)| ActiveSlave {
+            id: id.clone(),
+            slot: slot.0.into(),
+            copies,
+            writes_acked: self.machine.writes_acked(slot),
+            room_bytes: OrUnlimited((room != u64::MAX).then_some(room)),
+        };
+        slaves.into_iter().map(info).collect()
+    }
 
-        writeln!(text, "\n# Log")?;
-        writeln!(text, "log_path:{}", self.config.log.display())?;
-        writeln!(text, "log_bytes:{}", self.log_bytes)?;
-        writeln!(text, "log_seq:{}", self.log_seq)?;
+    /// The slaves that are connected and do not count, by name.
+    fn quarantined_slaves(&self) -> Vec<QuarantinedSlave> {
+        let now = self.env.now();
+        let info = |slave: &SlaveLink| {
+            let record = self.slaves.failures(slave)?;
+            Some(QuarantinedSlave {
+                id: slave.id().clone(),
+                failures: record.failures.into(),
+                cause: record.cause.to_string(),
+                ms_left: record.ms_left(now),
+            })
+        };
+        let mut waiting: Vec<_> = self.slaves.quarantined().filter_map(info).collect();
+        waiting.sort_by(|one, other| one.id.cmp(&other.id));
+        waiting
+    }
+
+    fn keyspace_info(&self) -> KeyspaceInfo {
+        let now = self.env.now();
+        let (counted_at, lacking) = self.health.last_count().unwrap_or((now, Lacking::default()));
+        let held = self.machine.slaves().map(|(_, _, copies, _)| copies);
+        KeyspaceInfo {
+            keys: self.machine.directory().len() as u64,
+            copies: if self.serves() { held.sum() } else { 0 },
+            keys_without_copy: lacking.without_copy,
+            keys_below_copies: lacking.below_copies,
+            copies_counted_ms_ago: now.since(counted_at),
+        }
+    }
+
+    fn log_info(&self) -> LogInfo {
+        let is_standby = self.reign.is_standby();
         let fsync = match self.config.fsync {
             Fsync::Always => "always",
             Fsync::Everysec => "everysec",
             Fsync::Never => "never",
         };
-        writeln!(text, "fsync:{fsync}")?;
-        let is_standby = self.reign.is_standby();
-        let lag = if is_standby { self.peer_seq.0.saturating_sub(self.log_seq.0) } else { 0 };
-        writeln!(text, "replay_lag_seq:{lag}")?;
-        let sight = if is_standby || self.reign.is_barred() { self.sight.word() } else { "" };
-        writeln!(text, "standby_log:{sight}")?;
-
-        writeln!(text, "\n# Requests")?;
-        writeln!(text, "reads_total:{}", counters.reads)?;
-        writeln!(text, "writes_total:{}", counters.writes)?;
-        writeln!(text, "unknown_total:{}", counters.unknown)?;
-        writeln!(text, "writes_without_copy:{}", counters.without_copy)?;
-        writeln!(text, "read_retries:{}", counters.read_retries)?;
-        writeln!(text, "reads_from_log:{}", counters.log_reads)?;
-        writeln!(text, "reads_waited_for_log_window:{}", counters.log_reads_waited)?;
-        writeln!(text, "log_read_bytes:{}", self.machine.log_read_bytes())?;
-        writeln!(text, "reads_of_all_slaves:{}", counters.asked_all)?;
-        writeln!(text, "requests_in_flight:{}", self.switchboard.gate.requests())?;
-        writeln!(text, "request_bytes_in_flight:{}", self.switchboard.gate.request_bytes())?;
-        writeln!(text, "requests_waiting_for_master:{}", self.front.waiting())?;
-        writeln!(text, "own_pauses:{}", self.jumps.paused)?;
-        writeln!(text, "own_stalls:{}", self.jumps.busy)?;
-        writeln!(text, "own_waits_for_processor:{}", self.jumps.starved)?;
-        writeln!(text, "computed_between_ticks_most_ms:{}", self.computed_between_ticks_ms)?;
-
-        writeln!(text, "\n# Turns")?;
-        for (class, turns) in self.turns.classes() {
-            writeln!(text, "{class}:{turns}")?;
+        let sight = if is_standby || self.reign.is_barred() { self.log.sight().word() } else { "" };
+        LogInfo {
+            log_path: self.config.log.display().to_string(),
+            log_bytes: self.log.bytes(),
+            log_seq: self.log.seq(),
+            fsync: fsync.to_owned(),
+            replay_lag_seq: if is_standby { self.peers.seqs_behind(self.log.seq()) } else { 0 },
+            standby_log: sight.to_owned(),
         }
-        let longest = self.turns.longest();
-        writeln!(text, "turn_longest_us:{}", longest.us)?;
-        writeln!(text, "turn_longest_in:{}", longest.name)?;
-        writeln!(text, "turns_computing_above_10ms:{}", self.turns.computing_long())?;
-        let longest = self.turns.longest_computing();
-        writeln!(text, "turn_longest_computing_us:{}", longest.us)?;
-        writeln!(text, "turn_longest_computing_in:{}", longest.name)?;
-        writeln!(text, "turn_longest_computing_by_kind:{}", self.turns.longest_computing_by_kind())?;
+    }
 
-        writeln!(text, "\n# Errors")?;
-        for word in ErrorWord::ALL.into_iter().filter(|word| !word.is_reserved()) {
-            let answered = self.switchboard.errors.of(word);
-            writeln!(text, "errors_{}:{answered}", word.as_str().to_ascii_lowercase())?;
+    fn requests_info(&self) -> RequestsInfo {
+        let counters = self.machine.counters();
+        let (gate, jumps) = (&self.switchboard.gate, self.silence.jumps());
+        RequestsInfo {
+            reads_total: counters.reads,
+            writes_total: counters.writes,
+            unknown_total: counters.unknown,
+            writes_without_copy: counters.without_copy,
+            read_retries: counters.read_retries,
+            reads_from_log: counters.log_reads,
+            reads_waited_for_log_window: counters.log_reads_waited,
+            log_read_bytes: self.machine.log_read_bytes(),
+            reads_of_all_slaves: counters.asked_all,
+            requests_in_flight: gate.requests() as u64,
+            request_bytes_in_flight: gate.request_bytes() as u64,
+            requests_waiting_for_master: self.front.waiting() as u64,
+            own_pauses: jumps.paused,
+            own_stalls: jumps.busy,
+            own_waits_for_processor: jumps.starved,
+            computed_between_ticks_most_ms: self.silence.computed_between_ticks_ms(),
         }
+    }
 
-        writeln!(text, "\n# Clients")?;
-        writeln!(text, "connected_clients:{}", self.sessions.len())?;
-        writeln!(text, "connections:{}", gate.connections())?;
-        writeln!(text, "connections_total:{}", gate.counters.connections_total.get())?;
-        writeln!(text, "connections_refused:{}", gate.counters.connections_refused.get())?;
-        writeln!(text, "requests_busy:{}", gate.counters.busy.get())?;
-        writeln!(text, "reads_paused:{}", gate.counters.reads_paused.get())?;
-        writeln!(text, "requests_parked:{}", gate.counters.parked.get())?;
-        writeln!(text, "answer_bytes:{}", self.switchboard.answers.len())?;
-        writeln!(text, "clients_waiting_for_answer_room:{}", self.switchboard.answers.waiting())?;
+    fn errors_info(&self) -> ErrorsInfo {
+        let words = ErrorWord::ALL.into_iter().filter(|word| !word.is_reserved());
+        ErrorsInfo { errors: words.map(|word| (word, self.switchboard.errors.of(word))).collect() }
+    }
+
+    fn clients_info(&self) -> ClientsInfo {
+        let gate = &self.switchboard.gate;
+        let (counters, answers) = (&gate.counters, &self.switchboard.answers);
         let (requests, frames) = (&gate.unfinished_requests, &gate.unfinished_frames);
-        writeln!(text, "unfinished_request_bytes:{}", requests.bytes())?;
-        writeln!(text, "uploads_cut:{}", requests.cut())?;
-        writeln!(text, "unfinished_link_bytes:{}", frames.bytes())?;
-        writeln!(text, "links_cut:{}", frames.cut())?;
-        writeln!(text, "slow_readers_cut:{}", gate.counters.slow_readers_cut.get())?;
-        writeln!(text, "handshakes_timed_out:{}", gate.counters.handshakes_timed_out.get())?;
-        writeln!(text, "protocol_errors:{}", gate.counters.protocol_errors.get())?;
-        writeln!(text, "idle_closed:{}", gate.counters.idle_closed.get())?;
-        writeln!(text, "accept_errors:{}", gate.counters.accept_errors.get())
+        ClientsInfo {
+            connected_clients: self.clients.len() as u64,
+            connections: gate.connections() as u64,
+            connections_total: counters.connections_total.get(),
+            connections_refused: counters.connections_refused.get(),
+            requests_busy: counters.busy.get(),
+            reads_paused: counters.reads_paused.get(),
+            requests_parked: counters.parked.get(),
+            answer_bytes: answers.len() as u64,
+            clients_waiting_for_answer_room: answers.waiting() as u64,
+            unfinished_request_bytes: requests.bytes() as u64,
+            uploads_cut: requests.cut(),
+            unfinished_link_bytes: frames.bytes() as u64,
+            links_cut: frames.cut(),
+            slow_readers_cut: counters.slow_readers_cut.get(),
+            handshakes_timed_out: counters.handshakes_timed_out.get(),
+            protocol_errors: counters.protocol_errors.get(),
+            idle_closed: counters.idle_closed.get(),
+            accept_errors: counters.accept_errors.get(),
+        }
     }
 }

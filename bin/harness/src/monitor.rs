@@ -6,7 +6,7 @@
 
 use super::record::SlaveLoad;
 use anyhow::Context as _;
-use dsm_protocol::resp::Info;
+use dsm_protocol::info::Info;
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};

@@ -5,8 +5,9 @@
 use super::command;
 use super::encode::{array, bulk, error, error_parts, map, null, status, unsigned, verbatim};
 use super::parse::parse_integer;
-use super::{glob, Args, Limits, Protocol, Sections, Shape};
+use super::{glob, Args, Limits, Protocol, Shape};
 use crate::command::{Command, Does, Lengths, Own, Unfit, Words};
+use crate::info::Sections;
 use bytes::Bytes;
 use std::time::Duration;
 

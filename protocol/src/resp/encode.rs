@@ -13,8 +13,9 @@
 //! an error       -ERR why              -ERR why
 //! ```
 
-use super::{Protocol, Sections};
+use super::Protocol;
 use crate::command::Reply;
+use crate::info::Sections;
 use crate::pieces::Sink;
 use bytes::Bytes;
 

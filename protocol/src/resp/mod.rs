@@ -12,12 +12,10 @@ mod command;
 mod conversation;
 mod encode;
 mod glob;
-mod info;
 mod parse;
 
 pub use conversation::{Conversation, Handling, ServerFacts, CLIENT_ATTRIBUTE_MAX};
 pub use encode::{encode_entry, encode_reply, encode_values, Shape};
-pub use info::{Info, Sections, SECTIONS};
 pub use parse::{Parsed, Parser, ProtocolError};
 
 use crate::record::PAYLOAD_BYTES_MAX;

@@ -1,12 +1,7 @@
-//! The status text `INFO`: which of its sections are shown, and how it is read. A node writes the text, section by
-//! section; whoever wants to know a field reads it here.
+//! A status text line by line: which of its sections are shown, and how its fields are found. Knows no field by name.
 
+use super::SECTIONS;
 use std::collections::BTreeMap;
-
-/// The headings of the text, as they can be asked for by name. A name of Redis that is none of them (`memory`, `cpu`)
-/// shows nothing, as any other.
-pub const SECTIONS: [&str; 9] =
-    ["server", "replication", "slaves", "keyspace", "log", "requests", "turns", "errors", "clients"];
 
 /// A choice of sections: `INFO` (all of them), or `INFO section [section ...]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +91,12 @@ impl Info {
     pub fn slaves(&self) -> impl Iterator<Item = BTreeMap<&str, &str>> {
         let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let listed = self.fields().filter(move |(key, _)| key.strip_prefix("slave").is_some_and(is_number));
-        listed.map(|(_, value)| value.split(',').filter_map(|part| part.split_once('=')).collect())
+        listed.map(|(_, value)| Info::parts(value))
+    }
+
+    /// The parts `name=value` of a field, which are separated by commas.
+    pub fn parts(value: &str) -> BTreeMap<&str, &str> {
+        value.split(',').filter_map(|part| part.split_once('=')).collect()
     }
 }
 

@@ -1,0 +1,325 @@
+//! The text of INFO and STATUS: sections of `field:value` lines, as Redis' INFO has them.
+//!
+//! Owns every field that a master shows: its name, its type, its unit and its place. [`MasterInfo`] is printed by the one
+//! who shows it and parsed by those who ask; [`Info`] reads the same lines without knowing the fields, of a Redis too.
+//! `docs/FORMATS.md`, *INFO*, explains each field to users; a test below holds the two together.
+
+mod lines;
+mod value;
+
+pub use lines::{Info, Sections};
+pub use value::{
+    ActiveSlave, ConnectedSlave, InfoError, MasterRole, OrEmpty, OrUnlimited, PeerInfo, QuarantinedSlave,
+    SlaveInfo, StartedAs,
+};
+
+use crate::command::ErrorWord;
+use crate::ids::{ClusterId, Epoch, ReignId, Seq};
+use value::InfoField;
+
+/// What is fixed about a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FieldFacts {
+    /// The heading of its section: `Server`.
+    pub section: &'static str,
+    /// Its name. A numbered field (`peer0`, `slave0`) has it without the number, `errors_busy` and its like are `errors`.
+    pub name: &'static str,
+    /// What its number counts in; empty if that goes without saying.
+    pub unit: &'static str,
+}
+
+/// Makes a struct of each section, [`MasterInfo`] of all of them, and the lists of both. Fields are printed in the order
+/// in which they stand here.
+macro_rules! sections {
+    ($(
+        $(#[$section_doc:meta])*
+        $section:ident: $type:ident = $heading:literal {
+            $( $(#[$doc:meta])* $field:ident: $value:ty $(= $unit:literal)?, )*
+        }
+    )*) => {
+        $(
+            $(#[$section_doc])*
+            #[derive(Clone, Debug, PartialEq, Eq)]
+            pub struct $type {
+                $( $(#[$doc])* pub $field: $value, )*
+            }
+
+            impl $type {
+                fn print(&self, text: &mut String) {
+                    if !text.is_empty() {
+                        text.push('\n');
+                    }
+                    text.push_str(concat!("# ", $heading, "\n"));
+                    $( self.$field.print(stringify!($field), text); )*
+                }
+
+                fn parse(lines: &Info) -> Result<Self, InfoError> {
+                    Ok($type { $( $field: InfoField::parse(stringify!($field), lines)?, )* })
+                }
+            }
+        )*
+
+        /// All that a master shows of itself.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct MasterInfo {
+            $( $(#[$section_doc])* pub $section: $type, )*
+        }
+
+        impl MasterInfo {
+            /// Every field, in the order in which they are printed.
+            pub const FIELDS: &[FieldFacts] = &[
+                $( $( FieldFacts {
+                    section: $heading,
+                    name: stringify!($field),
+                    unit: concat!($($unit)?),
+                }, )* )*
+            ];
+
+            /// The text, its lines ended by LF, with an empty line between sections.
+            pub fn print(&self) -> String {
+                let mut text = String::with_capacity(4096);
+                $( self.$section.print(&mut text); )*
+                text
+            }
+
+            /// Reads the text of a master of this version, with either kind of line ends. Lines that are no field are
+            /// passed over.
+            ///
+            /// # Errors
+            /// The field that is missing or has a value of another kind.
+            pub fn parse(text: &str) -> Result<MasterInfo, InfoError> {
+                let lines = Info::parse(text);
+                Ok(MasterInfo { $( $section: $type::parse(&lines)?, )* })
+            }
+        }
+
+        /// The sections by the names by which they can be asked for. A name of Redis that is none of them (`memory`,
+        /// `cpu`) shows nothing, as any other.
+        pub const SECTIONS: [&str; [$($heading),*].len()] = [$( stringify!($section) ),*];
+    };
+}
+
+sections! {
+    /// The process.
+    server: ServerInfo = "Server" {
+        /// Version of the program.
+        dsm_version: String,
+        /// The process, as the system numbers it.
+        process_id: u32,
+        /// Which of the two programs it is.
+        started_as: StartedAs,
+        /// Where others reach it.
+        address: String,
+        /// Since its start.
+        uptime_in_seconds: u64 = "s",
+        /// Resident memory of this process; 0 if the system does not tell.
+        used_memory_rss: u64 = "bytes",
+        /// Log lines that standard error did not take in time, and that are dropped.
+        log_lines_lost: u64,
+        /// The log's cluster; missing until the log is known.
+        cluster_id: Option<ClusterId>,
+    }
+
+    /// Who reigns, and how the masters stand to one another.
+    replication: ReplicationInfo = "Replication" {
+        /// Whether it serves.
+        role: MasterRole,
+        /// The highest epoch that it knows.
+        epoch: Epoch,
+        /// The address of the master that serves; empty if unknown.
+        active_master: String,
+        /// Whether its own link to another master stands.
+        peer_connected: bool = "0, 1",
+        /// Each other master that `--peer` names, in the order of the settings.
+        peer: Vec<PeerInfo>,
+        /// Of a master that serves: since when its standby lacks something or is silent; 0 when it keeps up, empty when
+        /// none is connected.
+        standby_lag_ms: OrEmpty<u64> = "ms",
+        /// What this master's cluster is short of, in words, separated by `; `; empty when nothing is.
+        degraded: String,
+        /// What keeps this master from serving although it has the lock, in words; empty when nothing does.
+        waiting_for: String,
+        /// How often it began to serve.
+        takeovers: u64,
+        /// How often it gave the reign away.
+        handovers: u64,
+        /// The identity of the last reign in the log; zeros before the first.
+        reign_id: ReignId,
+        /// EPOCH records in the log.
+        reigns: u64,
+    }
+
+    /// The slaves, and how writes and reads went there.
+    slaves: SlavesInfo = "Slaves" {
+        /// Slaves that count for writes; at a standby: connected ones.
+        active_slaves: u64,
+        /// The active ones by name, then those in quarantine by name; at a standby the connected ones.
+        slave: Vec<SlaveInfo> = "bytes, ms",
+        /// Slaves that are connected and have failed too lately to count.
+        slaves_quarantined: u64,
+        /// Active slaves that lately had no room for a value.
+        slaves_full: u64,
+        /// The active slave that takes longest to acknowledge; empty without any.
+        slowest_slave: String,
+        /// How long that one takes; 0 without any.
+        slowest_slave_ack_ms: u64 = "ms",
+        /// Active slaves whose link has ended.
+        slaves_removed: u64,
+        /// Slaves whose hello was refused.
+        slaves_refused: u64,
+        /// Slaves that are connected and have seen records which this log lacks.
+        slaves_disputing: u64,
+        /// Keys of writes that another slave got in the place of one that left or was full.
+        substitutions: u64,
+        /// Reads that waited for `--slave-window`.
+        reads_waited_for_slave_window: u64,
+    }
+
+    /// The keys and their copies.
+    keyspace: KeyspaceInfo = "Keyspace" {
+        /// Keys that exist.
+        keys: u64,
+        /// The sum over the active slaves; 0 at a standby.
+        copies: u64,
+        /// Keys that only the log has, at the last count.
+        keys_without_copy: u64,
+        /// Keys that fewer slaves hold than a write must have, at the last count.
+        keys_below_copies: u64,
+        /// When the last whole count began; 0 before the first.
+        copies_counted_ms_ago: u64 = "ms",
+    }
+
+    /// The log, as this master sees it.
+    log: LogInfo = "Log" {
+        /// Where it is.
+        log_path: String,
+        /// How far it is written or replayed.
+        log_bytes: u64 = "bytes",
+        /// The last record that is written or replayed.
+        log_seq: Seq,
+        /// When it is synced: `always`, `everysec` or `never`.
+        fsync: String,
+        /// What a standby has yet to replay of what the active master told of; 0 at other masters.
+        replay_lag_seq: u64 = "records",
+        /// What a standby sees at the log's path: `follows`, `gone`, `short` or `other`; empty at other masters.
+        standby_log: String,
+    }
+
+    /// What was asked and how it ended, and whether this process got to run.
+    requests: RequestsInfo = "Requests" {
+        /// Reads that this master answered.
+        reads_total: u64,
+        /// Writes that were done.
+        writes_total: u64,
+        /// Writes that are in the log and ended UNKNOWN.
+        unknown_total: u64,
+        /// Keys of writes that are done and stand in the log alone.
+        writes_without_copy: u64,
+        /// Reads that went on to a further slave.
+        read_retries: u64,
+        /// Reads that took the value from the log.
+        reads_from_log: u64,
+        /// Those of them that waited for `--log-read-window`.
+        reads_waited_for_log_window: u64,
+        /// Values on their way from the log.
+        log_read_bytes: u64 = "bytes",
+        /// Reads without a known holder, asked of all slaves that had not reported everything.
+        reads_of_all_slaves: u64,
+        /// Requests that are not answered yet; the one that asks for INFO counts.
+        requests_in_flight: u64,
+        /// Their keys and values.
+        request_bytes_in_flight: u64 = "bytes",
+        /// Those of them that are held or forwarded.
+        requests_waiting_for_master: u64,
+        /// How often this process found that it had been paused.
+        own_pauses: u64,
+        /// How often it found that its own work had held it up for as long.
+        own_stalls: u64,
+        /// How often it found that it had been ready to run for as long, and others had the processors.
+        own_waits_for_processor: u64,
+        /// The most that its thread computed from one tick of its clock to the next.
+        computed_between_ticks_most_ms: u64 = "ms",
+    }
+
+    /// Turns: what runs without a break on the node's one thread.
+    turns: TurnsInfo = "Turns" {
+        /// Turns that took less than a millisecond.
+        turns_below_1ms: u64,
+        /// From 1 ms to less than 10 ms.
+        turns_1ms_to_10ms: u64,
+        /// From 10 ms to less than 100 ms.
+        turns_10ms_to_100ms: u64,
+        /// From 100 ms to less than a second.
+        turns_100ms_to_1s: u64,
+        /// A second or longer.
+        turns_above_1s: u64,
+        /// The longest turn since the start.
+        turn_longest_us: u64 = "microseconds",
+        /// What it did; `none` before the first.
+        turn_longest_in: String,
+        /// Turns in which the thread itself computed for 10 ms or longer.
+        turns_computing_above_10ms: u64,
+        /// The most that one turn computed, of those that took a millisecond or longer.
+        turn_longest_computing_us: u64 = "microseconds",
+        /// What that turn did; `none` before the first.
+        turn_longest_computing_in: String,
+        /// The same of each kind of turn, sorted by kind; a space in its name is printed as `-`.
+        turn_longest_computing_by_kind: Vec<(String, u64)> = "microseconds",
+    }
+
+    /// Requests that were answered with an error.
+    errors: ErrorsInfo = "Errors" {
+        /// How many by each word, in the order of [`ErrorWord::ALL`] without the reserved ones.
+        errors: Vec<(ErrorWord, u64)>,
+    }
+
+    /// Connections, and what they hold.
+    clients: ClientsInfo = "Clients" {
+        /// Sessions: clients, and those that another master forwards.
+        connected_clients: u64,
+        /// Open connections of clients, slaves and other masters.
+        connections: u64,
+        /// Connections that were accepted, or refused with a word.
+        connections_total: u64,
+        /// Connections over `--max-connections`.
+        connections_refused: u64,
+        /// Requests that were answered BUSY because too much was in flight.
+        requests_busy: u64,
+        /// How often a connection was not read any further because of what it had in flight.
+        reads_paused: u64,
+        /// Requests that waited until earlier answers had left.
+        requests_parked: u64,
+        /// Values on their way from slaves, and answers that wait to be taken.
+        answer_bytes: u64 = "bytes",
+        /// Clients whose next request waits for answers of others to leave.
+        clients_waiting_for_answer_room: u64,
+        /// Clients' long requests that have not arrived whole.
+        unfinished_request_bytes: u64 = "bytes",
+        /// Connections cut because these were too many.
+        uploads_cut: u64,
+        /// The same of handshakes and of slaves' and masters' long frames.
+        unfinished_link_bytes: u64 = "bytes",
+        /// Links cut because these were too many.
+        links_cut: u64,
+        /// Connections cut because they took no bytes for too long.
+        slow_readers_cut: u64,
+        /// Connections closed because they did not say in time who they are.
+        handshakes_timed_out: u64,
+        /// Connections closed because of bytes that make no sense.
+        protocol_errors: u64,
+        /// Clients closed after `--idle-timeout`.
+        idle_closed: u64,
+        /// Connections that the system did not hand over.
+        accept_errors: u64,
+    }
+}
+
+impl MasterInfo {
+    /// Whether this master serves.
+    pub fn is_primary(&self) -> bool {
+        self.replication.role == MasterRole::Primary
+    }
+}
+
+#[cfg(test)]
+mod tests;

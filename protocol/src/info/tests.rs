@@ -1,0 +1,235 @@
+//! What the text looks like, that it is read as it was printed, and that `docs/FORMATS.md` has each field.
+
+use super::*;
+use std::collections::BTreeSet;
+
+/// The text of [`example`].
+const TEXT: &str = "\
+# Server
+dsm_version:0.1.0
+process_id:4711
+started_as:primary
+address:127.0.0.1:12345
+uptime_in_seconds:61
+used_memory_rss:1048576
+log_lines_lost:0
+cluster_id:00000000000000ab
+
+# Replication
+role:primary
+epoch:3
+active_master:127.0.0.1:12345
+peer_connected:1
+peer0:address=[::1]:12346,connected=1,serves=0,seq=17
+peer1:address=there:12346,connected=0,serves=0,seq=0
+standby_lag_ms:0
+degraded:2 of 3 slaves are active; no room
+waiting_for:
+takeovers:1
+handovers:0
+reign_id:7f3a9c0e51d24b88
+reigns:2
+
+# Slaves
+active_slaves:2
+slave0:id=slave-1,slot=0,state=active,copies=5,writes_acked=7,room_bytes=unlimited
+slave1:id=slave-2,slot=1,state=active,copies=6,writes_acked=8,room_bytes=4096
+slave2:id=slave-3,state=quarantined,failures=2,cause=ack-timeout,ms_left=1500
+slave3:id=slave-4,state=connected
+slaves_quarantined:1
+slaves_full:0
+slowest_slave:slave-2
+slowest_slave_ack_ms:4
+slaves_removed:1
+slaves_refused:0
+slaves_disputing:0
+substitutions:0
+reads_waited_for_slave_window:0
+
+# Keyspace
+keys:9
+copies:11
+keys_without_copy:0
+keys_below_copies:1
+copies_counted_ms_ago:250
+
+# Log
+log_path:/var/lib/dsm/kv store.log
+log_bytes:1024
+log_seq:18
+fsync:always
+replay_lag_seq:0
+standby_log:
+
+# Requests
+reads_total:20
+writes_total:18
+unknown_total:0
+writes_without_copy:0
+read_retries:0
+reads_from_log:0
+reads_waited_for_log_window:0
+log_read_bytes:0
+reads_of_all_slaves:0
+requests_in_flight:1
+request_bytes_in_flight:0
+requests_waiting_for_master:0
+own_pauses:0
+own_stalls:0
+own_waits_for_processor:0
+computed_between_ticks_most_ms:2
+
+# Turns
+turns_below_1ms:900
+turns_1ms_to_10ms:4
+turns_10ms_to_100ms:0
+turns_100ms_to_1s:0
+turns_above_1s:0
+turn_longest_us:2100
+turn_longest_in:slave link
+turns_computing_above_10ms:0
+turn_longest_computing_us:1800
+turn_longest_computing_in:requests
+turn_longest_computing_by_kind:requests=1800,slave-link=1200
+
+# Errors
+errors_standby:0
+errors_noquorum:3
+errors_loading:0
+errors_readonly:0
+errors_busy:0
+errors_oom:0
+errors_err:0
+errors_unknown:0
+
+# Clients
+connected_clients:1
+connections:4
+connections_total:6
+connections_refused:0
+requests_busy:0
+reads_paused:0
+requests_parked:0
+answer_bytes:0
+clients_waiting_for_answer_room:0
+unfinished_request_bytes:0
+uploads_cut:0
+unfinished_link_bytes:0
+links_cut:0
+slow_readers_cut:0
+handshakes_timed_out:0
+protocol_errors:0
+idle_closed:0
+accept_errors:0
+";
+
+fn example() -> MasterInfo {
+    MasterInfo::parse(TEXT).unwrap()
+}
+
+/// `TEXT` with one line in the place of another.
+fn with(line: &str, other: &str) -> String {
+    let changed = TEXT.replacen(line, other, 1);
+    assert_ne!(changed, TEXT, "{line}");
+    changed
+}
+
+#[test]
+fn a_text_is_printed_as_it_was_read() {
+    assert_eq!(example().print(), TEXT);
+    assert_eq!(MasterInfo::parse(&TEXT.replace('\n', "\r\n")), Ok(example()));
+}
+
+#[test]
+fn fields_are_read_as_what_they_are() {
+    let info = example();
+    assert!(info.is_primary());
+    assert_eq!(info.server.cluster_id, Some(ClusterId(0xab)));
+    assert_eq!(info.replication.epoch, Epoch(3));
+    assert_eq!(info.replication.peer[0].address, "[::1]:12346");
+    assert_eq!((info.replication.peer[0].connected, info.replication.peer[1].connected), (true, false));
+    assert_eq!(info.replication.standby_lag_ms, OrEmpty(Some(0)));
+    let SlaveInfo::Active(slave) = &info.slaves.slave[1] else { panic!("{:?}", info.slaves.slave) };
+    assert_eq!((slave.id.as_str(), slave.slot, slave.room_bytes), ("slave-2", 1, OrUnlimited(Some(4096))));
+    let SlaveInfo::Quarantined(slave) = &info.slaves.slave[2] else { panic!("{:?}", info.slaves.slave) };
+    assert_eq!((slave.failures, slave.cause.as_str(), slave.ms_left), (2, "ack-timeout", 1500));
+    assert!(matches!(&info.slaves.slave[3], SlaveInfo::Connected(slave) if slave.id.as_str() == "slave-4"));
+    assert_eq!(info.turns.turn_longest_computing_by_kind[1], ("slave-link".to_owned(), 1200));
+    assert_eq!(info.errors.errors[1], (ErrorWord::NoQuorum, 3));
+}
+
+#[test]
+fn what_may_be_missing_or_empty_is_read_and_printed_so() {
+    for (line, other) in [
+        ("cluster_id:00000000000000ab\n", ""),
+        ("standby_lag_ms:0\n", "standby_lag_ms:\n"),
+        ("role:primary", "role:standby"),
+        ("role:primary", "role:recovering"),
+        ("started_as:primary", "started_as:backup"),
+        ("slowest_slave:slave-2\n", "slowest_slave:\n"),
+        ("requests=1800,slave-link=1200", ""),
+        ("peer1:address=there:12346,connected=0,serves=0,seq=0\n", ""),
+    ] {
+        let text = with(line, other);
+        assert_eq!(MasterInfo::parse(&text).map(|info| info.print()), Ok(text));
+    }
+}
+
+#[test]
+fn a_field_that_is_missing_or_of_another_kind_is_named() {
+    let missing = |name: &str| Err(InfoError::Missing(name.to_owned()));
+    let value = |name: &str, value: &str| Err(InfoError::Value(name.to_owned(), value.to_owned()));
+    for (text, expected) in [
+        (with("reigns:2\n", ""), missing("reigns")),
+        (with("errors_busy:0\n", ""), missing("errors_busy")),
+        (with("keys:9", "keys:many"), value("keys", "many")),
+        (with("cluster_id:00000000000000ab", "cluster_id:none"), value("cluster_id", "none")),
+        (with("peer_connected:1", "peer_connected:yes"), value("peer_connected", "yes")),
+        (with("role:primary", "role:master"), value("role", "master")),
+        (with("id=slave-4,state=connected", "id=slave-4"), value("slave3", "id=slave-4")),
+        ("redis_version:7.0.15\r\nrole:master\r\n".to_owned(), missing("dsm_version")),
+    ] {
+        assert_eq!(MasterInfo::parse(&text), expected);
+    }
+    let newer = with("# Slaves\n", "# Slaves\nslaves_of_a_later_version:1\n");
+    assert_eq!(MasterInfo::parse(&newer), Ok(example()));
+}
+
+/// The fields as the rows of `docs/FORMATS.md`, *INFO*, explain them: section, name, unit.
+fn explained() -> Vec<(String, String, String)> {
+    let document =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/FORMATS.md")).unwrap();
+    let (_, section) = document.split_once("\n## INFO\n").unwrap();
+    let section = section.split_once("\n## ").map_or(section, |(section, _)| section);
+    let (mut heading, mut fields) = (String::new(), Vec::new());
+    for row in section.lines().filter(|line| line.starts_with('|')).skip(2) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        if !cells[0].is_empty() {
+            cells[0].clone_into(&mut heading);
+        }
+        for name in cells[1].split('`').skip(1).step_by(2) {
+            let name = match name {
+                _ if name.starts_with("errors_") => "errors",
+                _ if name.starts_with("peer") || name.starts_with("slave") => {
+                    name.trim_end_matches(|c: char| c.is_ascii_digit())
+                }
+                _ => name,
+            };
+            fields.push((heading.clone(), name.to_owned(), cells[3].to_owned()));
+        }
+    }
+    // `slave0` and `slave1` stand for one field.
+    fields.dedup();
+    fields
+}
+
+#[test]
+fn the_document_has_each_field_in_its_place_with_its_unit() {
+    let fields = MasterInfo::FIELDS.iter();
+    let fields: Vec<_> = fields
+        .map(|field| (field.section.to_owned(), field.name.to_owned(), field.unit.to_owned()))
+        .collect();
+    assert_eq!(explained(), fields);
+    let sections: BTreeSet<String> = fields.iter().map(|(section, ..)| section.to_lowercase()).collect();
+    assert_eq!(sections, SECTIONS.map(str::to_owned).into());
+}
