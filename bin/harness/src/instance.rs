@@ -9,6 +9,7 @@ use super::monitor::ask;
 use super::stop::StopSignal;
 use anyhow::{bail, ensure, Context as _};
 use dsm::launcher::describe_exit;
+use dsm_server::why_not_launched::sentence;
 use rustix::process::{kill_process, Pid, Signal};
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -51,7 +52,8 @@ impl Instance {
     /// When it cannot be started, does not serve in time, or `stop` is set.
     pub(crate) fn of_cluster(mut cluster: OwnCluster, stop: &StopSignal) -> anyhow::Result<Instance> {
         stop.also_set(cluster.launcher().interruption());
-        cluster.launcher().start_all().context("the cluster does not start")?;
+        let started = cluster.launcher().start_all().map_err(|error| anyhow::anyhow!(sentence(&error)));
+        started.context("the cluster does not start")?;
         let targets = cluster.launcher().masters();
         let commands = vec![
             "dsm-master --listen … --peer … --log DIR/kv_store.log --fsync always --placement hash"
