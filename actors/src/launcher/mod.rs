@@ -36,7 +36,7 @@ pub use role::{Role, RoleError};
 
 use dsm_protocol::info::{MasterInfo, MasterRole};
 use output::{last_line, new_output};
-use process::ChildProcess;
+use process::RoleProcess;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -56,7 +56,7 @@ pub struct Launcher {
     config: LauncherConfig,
     /// Where the masters listen, in the order of the configuration.
     masters: Vec<SocketAddr>,
-    processes: BTreeMap<Role, ChildProcess>,
+    processes: BTreeMap<Role, RoleProcess>,
     interrupted: Arc<AtomicBool>,
 }
 
@@ -181,7 +181,7 @@ impl Launcher {
         let child =
             spawned.map_err(|source| LaunchError::Spawn { role, program: how.program.clone(), source })?;
         log::debug!("process started role={role} pid={}", child.id());
-        self.processes.insert(role, ChildProcess { child, paused: false, ended: None, known: false });
+        self.processes.insert(role, RoleProcess { child, paused: false, ended: None, known: false });
         Ok(())
     }
 
@@ -245,7 +245,7 @@ impl Launcher {
         last_line(&self.output_path(role)).unwrap_or_default()
     }
 
-    fn running(&mut self, role: Role) -> Result<&mut ChildProcess, LaunchError> {
+    fn running(&mut self, role: Role) -> Result<&mut RoleProcess, LaunchError> {
         let process = self.processes.get_mut(&role).ok_or(LaunchError::NotRunning(role))?;
         match process.poll() {
             None => Ok(process),

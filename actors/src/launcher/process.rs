@@ -41,7 +41,7 @@ pub fn describe_exit(status: ExitStatus) -> String {
 
 /// A child, until it is reaped.
 #[derive(Debug)]
-pub(super) struct ChildProcess {
+pub(super) struct RoleProcess {
     pub(super) child: Child,
     pub(super) paused: bool,
     pub(super) ended: Option<ExitStatus>,
@@ -49,7 +49,7 @@ pub(super) struct ChildProcess {
     pub(super) known: bool,
 }
 
-impl ChildProcess {
+impl RoleProcess {
     pub(super) fn poll(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
             // An error here means that somebody else reaped our child; it is gone in any case.
