@@ -20,6 +20,10 @@ use std::time::Duration;
 /// How long the other side may take to close its own end, once this one is closed.
 const PARTING_MAX: Duration = Duration::from_secs(1);
 
+/// So much may the other side still send until then, in bytes: what it had sent before it could hear of the end. Who sends
+/// more is cut off.
+const READ_OFF_BYTES_MAX: usize = 2 * 1024 * 1024;
+
 /// So much of what nobody wants is read at once, in bytes.
 const READ_OFF_BYTES: usize = 16 * 1024;
 
@@ -106,13 +110,15 @@ async fn serve(
     }
 }
 
-/// Reads and throws away what comes until the other side ends.
+/// Reads and throws away what comes until the other side ends, or has sent too much.
 async fn read_off(stream: &Stream, outbox: &Outbox, switchboard: &Switchboard) {
     // Nothing crosses from who has asked nothing for long, and connections that nobody looks at may stay open for ever.
     let is_let_go = switchboard.stopping.get() && outbox.has_asked_within(PARTING_MAX);
     let _counted = is_let_go.then(|| ReadOff::begin(&switchboard.read_off));
     let mut buffer = BytesMut::with_capacity(READ_OFF_BYTES);
-    while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+    let mut thrown_away = 0;
+    while thrown_away < READ_OFF_BYTES_MAX && stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+        thrown_away += buffer.len();
         buffer.clear();
         // The timeout is looked at between two turns only, and some may send without end.
         tokio::task::yield_now().await;
@@ -179,6 +185,20 @@ mod tests {
         far.write_all(&[b'x'; UNREAD_BYTES]).await.unwrap();
         reject(&outbox, "not this one");
         assert_eq!(last_words(&far).await, "not this one");
+    }
+
+    #[actix::test]
+    async fn who_goes_on_sending_is_cut_off() {
+        let (context, _inbox) = deaf_master(MasterConfig::default());
+        let (far, ended) = connected(&context).await;
+        let mut said = PREFACE.to_vec();
+        said[PREFACE.len() - 1] ^= 0xff;
+        far.write_all(&said).await.unwrap();
+        // More than all buffers on the way hold, and than can be read off.
+        let more = vec![b'x'; 64 << 20];
+        let sent = far.write_all(&more).await;
+        assert!(sent.is_err(), "64 MiB were taken of somebody who was refused");
+        ended.await.unwrap();
     }
 
     #[actix::test]
