@@ -22,6 +22,7 @@ use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// How long a connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -76,13 +77,16 @@ pub(crate) async fn keep(introduction: Introduction, context: Context, fate: Fat
         refused_pause_max: BACKOFF_MAX,
     };
     let (env, turns) = (Rc::clone(&context.env), Rc::clone(&context.switchboard.turns));
-    dial::keep(LinkToPeer { introduction, context }, env, manner, turns, fate).await;
+    let call = context.switchboard.peer_calls.keeper(&introduction.peer);
+    dial::keep(LinkToPeer { introduction, context, call }, env, manner, turns, fate).await;
 }
 
-/// A link to the other master.
+/// A link to one of the other masters.
 struct LinkToPeer {
     introduction: Introduction,
     context: Context,
+    /// Calls when that master has connected to us.
+    call: Rc<Notify>,
 }
 
 impl Kept for LinkToPeer {
@@ -126,7 +130,7 @@ impl Kept for LinkToPeer {
         tokio::select! {
             biased;
             // It has just connected to us, so it is there.
-            () = self.context.switchboard.peer_came.notified() => {}
+            () = self.call.notified() => {}
             () = tokio::time::sleep(delay) => {}
         }
     }

@@ -66,6 +66,26 @@ pub(crate) enum Arrived {
     LogRead { read: ReadId, result: Result<bytes::Bytes, String> },
 }
 
+/// Calls those who keep links to other masters: one that has just connected is there, and is dialed at once.
+#[derive(Debug, Default)]
+pub(crate) struct PeerCalls(RefCell<BTreeMap<String, Rc<Notify>>>);
+
+impl PeerCalls {
+    /// What whoever keeps the link to the master at `peer` listens to. The addresses are those of the settings.
+    pub(crate) fn keeper(&self, peer: &str) -> Rc<Notify> {
+        Rc::clone(self.0.borrow_mut().entry(peer.to_owned()).or_default())
+    }
+
+    /// A master has connected that calls itself by `address`. If the settings know it by another name, it may be any of those
+    /// to which no link stands, as far as `is_linked` tells.
+    pub(crate) fn came(&self, address: &str, is_linked: impl Fn(&str) -> bool) {
+        let keepers = self.0.borrow();
+        let is_known = keepers.contains_key(address);
+        let may_be = |peer: &&String| (*peer == address || !is_known) && !is_linked(peer);
+        keepers.iter().filter(|(peer, _)| may_be(peer)).for_each(|(_, keeper)| keeper.notify_one());
+    }
+}
+
 /// What all connection tasks of one master share.
 pub(crate) struct Switchboard {
     pub(super) inbox: Inbox<Arrived>,
@@ -83,8 +103,8 @@ pub(crate) struct Switchboard {
     /// Set when the node stops: no connection is accepted or read any more.
     pub(crate) stopping: Cell<bool>,
     pub(crate) stop: Notify,
-    /// Told when the other master has connected.
-    pub(crate) peer_came: Notify,
+    /// Those who keep links to other masters, to be called when one has connected.
+    pub(crate) peer_calls: PeerCalls,
     /// Connections that have ended on our side and are read off, of clients that have just asked something.
     pub(super) read_off: Cell<usize>,
     /// When it was last told that somebody speaks another version.
@@ -111,7 +131,7 @@ impl Switchboard {
             errors: ErrorCounters::default(),
             stopping: Cell::new(false),
             stop: Notify::new(),
-            peer_came: Notify::new(),
+            peer_calls: PeerCalls::default(),
             read_off: Cell::new(0),
             version_told: Cell::new(None),
         }
@@ -164,5 +184,33 @@ impl Switchboard {
         let next = self.next.get();
         self.next.set(next + 1);
         next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future as _;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    /// Which of these is called, now that the master has come.
+    fn called(calls: &PeerCalls, came: &str, linked: &[&str]) -> Vec<&'static str> {
+        let peers = ["one:1", "two:2", "three:3"];
+        let keepers = peers.map(|peer| (peer, calls.keeper(peer)));
+        calls.came(came, |peer| linked.contains(&peer));
+        let is_called = |keeper: &Notify| {
+            pin!(keeper.notified()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+        };
+        keepers.iter().filter(|(_, keeper)| is_called(keeper)).map(|(peer, _)| *peer).collect()
+    }
+
+    #[test]
+    fn a_master_that_comes_calls_the_one_who_keeps_the_link_to_it() {
+        let calls = PeerCalls::default();
+        assert_eq!(called(&calls, "two:2", &[]), ["two:2"]);
+        assert_eq!(called(&calls, "two:2", &["one:1"]), ["two:2"]);
+        assert_eq!(called(&calls, "two:2", &["two:2"]), [] as [&str; 0], "the link stands");
+        assert_eq!(called(&calls, "2.example:2", &["one:1"]), ["two:2", "three:3"], "it may be either");
     }
 }

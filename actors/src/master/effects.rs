@@ -5,7 +5,7 @@ use super::forwards::Foreknowledge;
 use super::{long_answers, send, MasterActor};
 use crate::door::session::ANSWER_BYTES_FREE;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
-use dsm_protocol::ids::{Millis, Stamp};
+use dsm_protocol::ids::{LinkId, Millis, Stamp};
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::link::WaitingRead;
 use dsm_protocol::machine::master::{Asker, Effect, Event};
@@ -136,10 +136,10 @@ impl MasterActor {
             front::Effect::Serve { asker, deadline, command } => {
                 self.step(now, Event::Request { asker, deadline, command });
             }
-            front::Effect::Forward { id, stream, generation, command } => {
-                self.forward(Request { id, stream, generation, command });
+            front::Effect::Forward { link, id, stream, generation, command } => {
+                self.forward(link, Request { id, stream, generation, command });
             }
-            front::Effect::StreamClosed { stream } => self.peers.close_stream(stream),
+            front::Effect::StreamClosed { link, stream } => self.peers.close_stream(link, stream),
             front::Effect::Reply { to, reply } => self.reply_if_it_fits(to, reply),
             front::Effect::CloseSession { session } => {
                 if let Some(session) = self.clients.get(session) {
@@ -149,10 +149,10 @@ impl MasterActor {
         }
     }
 
-    /// Sends a request to the master that serves.
-    fn forward(&mut self, request: Request) {
+    /// Sends a request to another master.
+    fn forward(&mut self, link: LinkId, request: Request) {
         let (board, machine, value_max) = (&*self.switchboard, &self.machine, self.config.value_max());
-        self.peers.forward(request, &Foreknowledge { board, machine, value_max });
+        self.peers.forward(link, request, &Foreknowledge { board, machine, value_max });
     }
 
     /// Goes on with what is to be sent to other masters.

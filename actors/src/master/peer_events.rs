@@ -2,7 +2,7 @@
 //!
 //! Owns no rule: what they ask goes the way of all requests, what they say of reigns to the machine of the reign.
 
-use super::peers::{PeerOutbound, Removed};
+use super::peers::PeerOutbound;
 use super::{send, told, MasterActor};
 use crate::batch::Outbox;
 use crate::door::admission::check_sizes;
@@ -115,10 +115,8 @@ impl MasterActor {
         self.switchboard.trust(link);
         send(&outbox, &Message::Control(Control::Welcome(welcome)));
         log::debug!("other master connected address={address} link={link}");
+        self.switchboard.peer_calls.came(&address, |peer| self.peers.dialed_at(peer).is_some());
         self.peers.came(link, outbox, address);
-        if !self.peers.has_dialed() {
-            self.switchboard.peer_came.notify_one();
-        }
     }
 
     fn refuse_peer(
@@ -269,14 +267,9 @@ impl MasterActor {
 
     pub(super) fn dialed_down(&mut self, now: Millis, generation: LinkId) {
         self.switchboard.forget(generation);
-        match self.peers.lost(generation) {
-            Removed::Unknown => {}
-            Removed::Idle => self.peers_say(now),
-            Removed::Forwarding => {
-                self.front.set_active_address(None);
-                self.step_front(now, front::Event::PeerDown);
-                self.peers_say(now);
-            }
+        if self.peers.lost(generation) {
+            self.step_front(now, front::Event::PeerDown { link: generation });
+            self.peers_say(now);
         }
     }
 
@@ -284,7 +277,7 @@ impl MasterActor {
         let Some(peer) = self.peers.outbound(generation) else { return };
         match message {
             Message::Response { id, reply } => {
-                self.step_front(now, front::Event::Response { id, reply });
+                self.step_front(now, front::Event::Response { link: generation, id, reply });
             }
             Message::Control(Control::MasterState(state)) => {
                 self.peers.told(now, generation, state, self.log.seq());
@@ -309,15 +302,16 @@ impl MasterActor {
     /// Notes what the other masters say by now: of one that serves, if there is one.
     fn peers_say(&mut self, now: Millis) {
         let Some(foremost) = self.peers.foremost() else {
+            self.front.set_active_address(None);
             self.step_reign(now, reign::Event::PeerLost);
             return;
         };
         let (state, address) = (foremost.state().clone(), foremost.address().to_owned());
+        let leads = (state.active && !self.serves()).then_some((foremost.link(), address));
+        let (link, address) = leads.unzip();
         self.peers.note_seq(state.seq);
-        let active = state.active && !self.serves();
-        self.front.set_active_address(active.then_some(address));
-        self.peers.note_forwarding(active);
-        self.step_front(now, front::Event::PeerState { active });
+        self.front.set_active_address(address);
+        self.step_front(now, front::Event::PeerLeads { link });
         self.step_reign(now, reign::Event::PeerSaid { active: state.active, epoch: state.epoch });
     }
 

@@ -58,6 +58,11 @@ impl PeerOutbound {
         &self.state
     }
 
+    /// Its name.
+    pub(super) fn link(&self) -> LinkId {
+        self.link
+    }
+
     /// The way to it.
     pub(super) fn outbox(&self) -> &Outbox {
         &self.outbox
@@ -70,23 +75,10 @@ pub(super) struct Peers {
     addresses: Vec<String>,
     inbound: BTreeMap<LinkId, PeerInbound>,
     outbound: BTreeMap<LinkId, PeerOutbound>,
-    /// The link over which requests were forwarded last.
-    forwarding: Option<LinkId>,
     /// The last seq that the foremost of them has told of.
     seq: Seq,
     /// What they were told last of how far this one has come, and when.
     told: (Seq, Millis),
-}
-
-/// What a link was that is gone.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Removed {
-    /// It was none of ours any more.
-    Unknown,
-    /// Another one is forwarded to.
-    Idle,
-    /// What was forwarded over it and is not answered will not be; or no link is left.
-    Forwarding,
 }
 
 impl Peers {
@@ -96,7 +88,6 @@ impl Peers {
             addresses,
             inbound: BTreeMap::new(),
             outbound: BTreeMap::new(),
-            forwarding: None,
             seq: Seq::default(),
             told: (Seq::default(), now),
         }
@@ -199,20 +190,9 @@ impl Peers {
         self.outbound.insert(peer.link, peer);
     }
 
-    /// A link to one is gone.
-    pub(super) fn lost(&mut self, link: LinkId) -> Removed {
-        if self.outbound.remove(&link).is_none() {
-            return Removed::Unknown;
-        }
-        let was_forwarding = self.forwarding == Some(link);
-        if was_forwarding {
-            self.forwarding = None;
-        }
-        if was_forwarding || self.outbound.is_empty() {
-            Removed::Forwarding
-        } else {
-            Removed::Idle
-        }
+    /// A link to one is gone; whether it was known.
+    pub(super) fn lost(&mut self, link: LinkId) -> bool {
+        self.outbound.remove(&link).is_some()
     }
 
     /// Whether a link to one stands.
@@ -269,23 +249,18 @@ impl Peers {
         self.seq.0.saturating_sub(own_seq.0)
     }
 
-    /// Notes whether requests are forwarded from now on, to the master that serves.
-    pub(super) fn note_forwarding(&mut self, active: bool) {
-        if active {
-            self.forwarding = self.serving().map(|serving| serving.link);
-        }
-    }
-
-    /// Sends a request to the master that serves.
-    pub(super) fn forward(&mut self, request: Request, known: &Foreknowledge<'_>) {
-        if let Some(peer) = self.forwarding.and_then(|link| self.outbound.get_mut(&link)) {
+    /// Sends a request over a link; over one that is gone, nothing: the front hears of its end.
+    pub(super) fn forward(&mut self, link: LinkId, request: Request, known: &Foreknowledge<'_>) {
+        if let Some(peer) = self.outbound.get_mut(&link) {
             peer.forwards.request(request, known);
         }
     }
 
-    /// Tells all that a forwarded session is closed.
-    pub(super) fn close_stream(&mut self, stream: u64) {
-        self.outbound.values_mut().for_each(|peer| peer.forwards.stream_closed(stream));
+    /// Tells one that a forwarded session is closed.
+    pub(super) fn close_stream(&mut self, link: LinkId, stream: u64) {
+        if let Some(peer) = self.outbound.get_mut(&link) {
+            peer.forwards.stream_closed(stream);
+        }
     }
 
     /// Whether something is still to be encoded for one of them.
@@ -315,23 +290,20 @@ mod tests {
     }
 
     #[test]
-    fn requests_go_to_the_master_of_the_latest_reign_and_are_lost_with_its_link_alone() {
+    fn the_foremost_is_the_one_that_serves_in_the_latest_reign_or_has_come_furthest() {
         let mut peers = peers();
         assert!(peers.foremost().is_none());
         peers.dialed(link(1, 3, false));
         peers.dialed(link(2, 2, true));
         peers.dialed(link(3, 4, true));
         assert_eq!(peers.serving().map(|peer| peer.link), Some(LinkId(3)));
-        peers.note_forwarding(true);
-        assert_eq!(peers.forwarding, Some(LinkId(3)));
-        assert_eq!(peers.lost(LinkId(1)), Removed::Idle);
-        assert_eq!(peers.lost(LinkId(1)), Removed::Unknown);
-        // Nobody says any more that he serves: what was forwarded may still be answered.
+        assert!(peers.lost(LinkId(1)));
+        assert!(!peers.lost(LinkId(1)), "it was gone");
+        // Nobody says any more that he serves.
         peers.outbound.values_mut().for_each(|peer| peer.state.active = false);
-        peers.note_forwarding(false);
         assert!(peers.serving().is_none());
         assert_eq!(peers.foremost().map(|peer| peer.link), Some(LinkId(3)));
-        assert_eq!(peers.lost(LinkId(3)), Removed::Forwarding);
-        assert_eq!(peers.lost(LinkId(2)), Removed::Forwarding, "no link is left");
+        assert!(peers.lost(LinkId(3)));
+        assert_eq!(peers.foremost().map(|peer| peer.link), Some(LinkId(2)));
     }
 }

@@ -7,4 +7,5 @@ mod handover;
 mod lowered;
 mod master;
 mod peer;
+mod several;
 mod slave;

@@ -1,10 +1,11 @@
 //! The front under any events: every request is answered, served or ended with its session, once; the requests of a
-//! session keep their order; what waits is bounded.
+//! session keep their order; what waits is bounded. There are two links to other masters; the end of one concerns nothing
+//! that was sent over the other.
 
 use super::Input;
 use bytes::Bytes;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
-use dsm_protocol::ids::{Millis, RequestId, SessionId};
+use dsm_protocol::ids::{LinkId, Millis, RequestId, SessionId};
 use dsm_protocol::machine::front::{Config, Effect, Event, Front, Kind};
 use dsm_protocol::machine::master::Asker;
 use dsm_protocol::machine::reign::Stance;
@@ -23,19 +24,23 @@ struct Open {
 struct World {
     now: Millis,
     stance: Stance,
-    peer_active: bool,
+    /// The links that stand. One that ends is followed by another at once.
+    links: [LinkId; 2],
+    leader: Option<LinkId>,
     next_tag: u64,
     /// By tag: no two have the same.
     open: BTreeMap<u64, Open>,
-    /// Forwarded and not answered, and for whom.
-    forwarded: BTreeMap<RequestId, Asker>,
+    /// Forwarded and not answered, over which link and for whom.
+    forwarded: BTreeMap<RequestId, (LinkId, Asker)>,
+    /// What was lost with the link that ends just now.
+    lost: Vec<Asker>,
     last_forwarded: RequestId,
     /// The last request of a session that was served, in the order in which they were asked.
     last_served: BTreeMap<SessionId, u64>,
     /// The last write of each session that was done.
     done: BTreeMap<SessionId, u64>,
     closed: BTreeSet<SessionId>,
-    generations: BTreeMap<u64, u32>,
+    generations: BTreeMap<(LinkId, u64), u32>,
 }
 
 /// Events, one after the other; then time passes until nothing may wait any more.
@@ -58,10 +63,12 @@ impl World {
         World {
             now: Millis(0),
             stance: Stance::Standby,
-            peer_active: false,
+            links: [LinkId(1), LinkId(2)],
+            leader: None,
             next_tag: 0,
             open: BTreeMap::new(),
             forwarded: BTreeMap::new(),
+            lost: Vec::new(),
             last_forwarded: RequestId::default(),
             last_served: BTreeMap::new(),
             done: BTreeMap::new(),
@@ -76,7 +83,7 @@ impl World {
             return None;
         }
         self.stance = stance;
-        self.peer_active &= stance != Stance::Serving;
+        self.leader = self.leader.filter(|_| stance != Stance::Serving);
         Some(Event::StanceChanged)
     }
 
@@ -111,30 +118,39 @@ impl World {
             }
             6..=8 => {
                 let which = input.u8();
-                let ids: Vec<_> = self.forwarded.keys().copied().collect();
-                let id = match ids.len() {
-                    0 => RequestId(u64::from(which)),
+                let ids: Vec<_> = self.forwarded.iter().map(|(id, (link, _))| (*id, *link)).collect();
+                let (id, mut link) = match ids.len() {
+                    0 => (RequestId(u64::from(which)), self.links[0]),
                     some => ids[usize::from(which & 15) % some],
                 };
+                if which & 16 != 0 {
+                    // Not the one that was asked.
+                    link = self.links[usize::from(link == self.links[0])];
+                }
                 let reply = match which >> 5 {
                     0 | 1 => Reply::error(ErrorWord::Standby, ""),
                     2 => Reply::error(ErrorWord::Unknown, ""),
                     3 => Reply::NotFound,
                     _ => Reply::Done,
                 };
-                Event::Response { id, reply }
+                Event::Response { link, id, reply }
             }
             9 => {
-                let active = input.flag();
-                self.peer_active = active;
-                Event::PeerState { active }
+                let which = input.u8();
+                self.leader = (which & 1 != 0).then_some(self.links[usize::from(which >> 1 & 1)]);
+                Event::PeerLeads { link: self.leader }
             }
             10 => {
-                self.peer_active = false;
-                self.forwarded.clear();
+                let which = usize::from(choice >> 4 & 1);
+                let link = self.links[which];
+                self.links[which] = LinkId(link.0 + 2);
+                self.leader = self.leader.filter(|leader| *leader != link);
+                let lost = self.forwarded.values().filter(|(over, _)| *over == link);
+                self.lost = lost.map(|(_, asker)| *asker).collect();
+                self.forwarded.retain(|_, (over, _)| *over != link);
                 // The next link knows nothing of the streams of this one.
-                self.generations.clear();
-                Event::PeerDown
+                self.generations.retain(|(over, _), _| *over != link);
+                Event::PeerDown { link }
             }
             11 => self.takes(Stance::Serving)?,
             12 => self.takes(if input.flag() { Stance::Holding } else { Stance::Standby })?,
@@ -156,19 +172,24 @@ impl World {
     fn end(&mut self, session: SessionId) {
         self.closed.insert(session);
         self.open.retain(|_, open| open.session != session);
-        self.forwarded.retain(|_, asker| asker.session != session);
+        self.forwarded.retain(|_, (_, asker)| asker.session != session);
     }
 
     fn step(&mut self, front: &mut Front, event: Event) {
         let mut effects = Vec::new();
         let response = match &event {
-            Event::Response { id, reply } => self.forwarded.remove(id).map(|asker| (asker, reply.clone())),
+            Event::Response { link, id, reply }
+                if self.forwarded.get(id).is_some_and(|(over, _)| over == link) =>
+            {
+                self.forwarded.remove(id).map(|(_, asker)| (asker, reply.clone()))
+            }
             _ => None,
         };
         front.step(self.now, self.stance, event, &mut effects);
         for effect in effects {
             self.performed(effect, response.as_ref());
         }
+        self.lost.clear();
         assert!(front.waiting() <= CONFIG.requests_max, "{} wait", front.waiting());
         let own = self.open.values().filter(|open| !matches!(open.kind, Kind::Forwarded { .. })).count();
         assert_eq!(front.waiting(), own, "what waits is miscounted");
@@ -183,30 +204,36 @@ impl World {
                 let last = self.last_served.insert(asker.session, asker.tag);
                 assert!(last < Some(asker.tag), "a session's order is lost: {asker:?} behind {last:?}");
                 assert!(
-                    !self.forwarded.values().any(|forwarded| forwarded.session == asker.session),
+                    !self.forwarded.values().any(|(_, forwarded)| forwarded.session == asker.session),
                     "served here while earlier ones are out"
                 );
             }
-            Effect::Forward { id, stream, generation, command } => {
-                assert!(self.peer_active && self.stance == Stance::Standby, "forwarded to nobody");
+            Effect::Forward { link, id, stream, generation, command } => {
+                assert!(
+                    self.leader == Some(link) && self.stance == Stance::Standby,
+                    "forwarded to one that does not lead"
+                );
+                let mut out = self.forwarded.values().filter(|(_, asker)| asker.session.0 == stream);
+                assert!(out.all(|(over, _)| *over == link), "a session is on two links");
                 assert!(id > self.last_forwarded, "a number is used twice");
                 self.last_forwarded = id;
-                let highest = self.generations.entry(stream).or_default();
+                let highest = self.generations.entry((link, stream)).or_default();
                 assert!(generation >= *highest, "a generation falls");
                 *highest = generation;
                 // The oldest of the session that is not out already.
-                let out: Vec<u64> = self.forwarded.values().map(|asker| asker.tag).collect();
+                let out: Vec<u64> = self.forwarded.values().map(|(_, asker)| asker.tag).collect();
                 let next =
                     self.open.iter().find(|(tag, open)| open.session.0 == stream && !out.contains(tag));
                 let (tag, open) = next.expect("nobody asked for what is forwarded");
                 assert_eq!(open.command, command, "a session's order is lost");
                 assert!(!matches!(open.kind, Kind::Forwarded { .. }), "forwarded a second time");
-                self.forwarded.insert(id, Asker { session: open.session, tag: *tag });
+                self.forwarded.insert(id, (link, Asker { session: open.session, tag: *tag }));
             }
             Effect::Reply { to, reply } => {
                 let open = self.open.remove(&to.tag).expect("answered twice");
-                let was_out = self.forwarded.values().any(|asker| *asker == to);
-                self.forwarded.retain(|_, asker| *asker != to);
+                let is_lost = self.lost.contains(&to);
+                let was_out = self.forwarded.values().any(|(_, asker)| *asker == to) || is_lost;
+                self.forwarded.retain(|_, (_, asker)| *asker != to);
                 if open.command.is_write() && !matches!(reply, Reply::Error(_)) {
                     let last = self.done.entry(to.session).or_default();
                     *last = to.tag.max(*last);
@@ -214,10 +241,16 @@ impl World {
                 match (response, &reply) {
                     (Some((asker, answer)), _) if *asker == to => assert_eq!(*answer, reply),
                     (_, Reply::Error(error)) => match error.word {
-                        ErrorWord::Unknown => assert!(open.command.is_write(), "a read is unknown"),
+                        ErrorWord::Unknown => {
+                            assert!(open.command.is_write(), "a read is unknown");
+                            assert!(
+                                is_lost || (was_out && open.deadline <= self.now),
+                                "unknown although its link stands"
+                            );
+                        }
                         ErrorWord::Loading => {
                             // Asked again over another link it would see what its session has written since.
-                            let is_overtaken = !self.peer_active
+                            let is_overtaken = is_lost
                                 && !open.command.is_write()
                                 && self.done.get(&to.session).is_some_and(|done| *done > to.tag);
                             assert!(
@@ -232,18 +265,20 @@ impl World {
                     _ => panic!("{reply:?} is made up"),
                 }
             }
-            Effect::StreamClosed { stream } => {
-                self.generations.remove(&stream);
+            Effect::StreamClosed { link, stream } => {
+                assert!(self.links.contains(&link), "said over a link that is gone");
+                self.generations.remove(&(link, stream));
             }
             Effect::CloseSession { session } => self.end(session),
         }
     }
 }
 
-/// A takeover, a handover, a lost link, and noise.
+/// A takeover, a handover, a lost link, two links of which the first is lost after the second leads, and noise.
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let takeover = vec![0, 0, 90, 1, 4, 90, 9, 1, 6, 0, 6, 200, 11, 0, 0, 90, 12, 1, 1, 0, 90, 11];
     let handover = vec![11, 1, 0, 90, 12, 1, 1, 4, 90, 0, 0, 90, 12, 0, 9, 1, 6, 200, 6, 200];
     let lost = vec![9, 1, 1, 0, 90, 0, 2, 90, 10, 0, 2, 90, 9, 1, 6, 200, 13, 2, 14, 255, 0, 0, 9];
-    vec![takeover, handover, lost, super::noise(7, 200), super::noise(8, 600)]
+    let two = vec![9, 1, 1, 0, 90, 9, 3, 1, 0, 90, 1, 2, 90, 0, 2, 90, 10, 6, 200, 26, 9, 1, 0, 2, 90];
+    vec![takeover, handover, lost, super::noise(7, 200), super::noise(8, 600), two]
 }

@@ -1,18 +1,23 @@
 //! The front: where a master sends a request that reached it, whatever its stance is at the moment, which it is told each time.
 //!
-//! Owns the requests that are held back or forwarded to the other master, and the rule that the requests of one
+//! Owns the requests that are held back or forwarded to another master, and the rule that the requests of one
 //! session keep their order through takeovers and handovers. Does not execute anything.
 //!
 //! A request is *served* here, *forwarded* to the active master, *held* while nobody is known to serve, or
 //! *refused* with STANDBY. What was forwarded and refused is sent again under a higher generation once nothing of
 //! the session is outstanding; the other side refuses everything of the old generation from its first refusal on.
 //! So a later request can never overtake an earlier one that has to be sent twice.
+//!
+//! There may be links to several other masters. What is outstanding of one session is all on one of them: before anything
+//! is sent over another, it is answered, or lost with its link. So the end of a link decides about what was sent over that
+//! one, and about nothing else.
 
 use crate::command::{Command, ErrorWord, Reply};
-use crate::ids::{Millis, RequestId, SessionId};
+use crate::ids::{LinkId, Millis, RequestId, SessionId};
 use crate::machine::master::Asker;
 use crate::machine::reign::Stance;
 use crate::planted;
+use smallvec::SmallVec;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// How a session reached this master.
@@ -22,7 +27,7 @@ pub enum Kind {
     Forwardable,
     /// A client that finds the active master by itself: it is told STANDBY.
     Native,
-    /// Forwarded by the other master: never forwarded again.
+    /// Forwarded by another master: never forwarded again.
     Forwarded {
         /// The generation it came with.
         generation: u32,
@@ -49,13 +54,16 @@ impl Default for Config {
 pub enum Event {
     /// The stance is another one from now on.
     StanceChanged,
-    /// The link to the other master stands, and says whether that one is active.
-    PeerState {
-        /// Whether it serves.
-        active: bool,
+    /// The other masters say by now who of them serves.
+    PeerLeads {
+        /// The link to it; `None` when nobody says so.
+        link: Option<LinkId>,
     },
-    /// The link to the other master is gone.
-    PeerDown,
+    /// A link to another master is gone.
+    PeerDown {
+        /// Which.
+        link: LinkId,
+    },
     /// A request.
     Request {
         /// Who asks.
@@ -67,8 +75,10 @@ pub enum Event {
         /// What is asked.
         command: Command,
     },
-    /// The other master answered a forwarded request.
+    /// Another master answered a forwarded request.
     Response {
+        /// Over which link. Only the one over which the request was sent counts.
+        link: LinkId,
         /// The number it was forwarded under.
         id: RequestId,
         /// The answer.
@@ -95,9 +105,11 @@ pub enum Effect {
         /// What is asked.
         command: Command,
     },
-    /// Send the request to the other master.
+    /// Send the request to another master.
     Forward {
-        /// Its number on that link.
+        /// Over which link.
+        link: LinkId,
+        /// Its number, on that link and on all others.
         id: RequestId,
         /// The session's number there.
         stream: u64,
@@ -106,8 +118,10 @@ pub enum Effect {
         /// What is asked.
         command: Command,
     },
-    /// Tell the other master that a forwarded session is closed.
+    /// Tell another master that a forwarded session is closed.
     StreamClosed {
+        /// Over which link.
+        link: LinkId,
         /// The session's number there.
         stream: u64,
     },
@@ -138,10 +152,12 @@ struct Stream {
     generation: u32,
     queue: VecDeque<Queued>,
     outstanding: BTreeMap<RequestId, Queued>,
+    /// The link over which all of them were sent; without any, the last one over which something was.
+    over: Option<LinkId>,
     /// Refused ones of the current generation, by the number they were forwarded under.
     refused: BTreeMap<RequestId, Queued>,
-    /// Whether the other master knows the session, on the link that stands.
-    known: bool,
+    /// The links, of those that stand, over which other masters know the session.
+    known: SmallVec<[LinkId; 1]>,
     /// The last write that the other master has done: what was asked in front of it may not see it.
     done: Option<RequestId>,
     /// How long the longest value is that the session writes with what waits, in bytes. It is kept until nothing waits.
@@ -153,13 +169,19 @@ impl Stream {
     fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.outstanding.is_empty() && self.refused.is_empty()
     }
+
+    /// Whether something is outstanding on another link: until that is answered or lost, nothing may be sent over this one.
+    fn is_elsewhere(&self, link: LinkId) -> bool {
+        self.over != Some(link) && !self.outstanding.is_empty()
+    }
 }
 
 /// The machine.
 #[derive(Clone, Debug)]
 pub struct Front {
     config: Config,
-    peer_active: bool,
+    /// The link to the master that serves.
+    leader: Option<LinkId>,
     active_address: Option<String>,
     streams: BTreeMap<SessionId, Stream>,
     /// Which session a forwarded request belongs to.
@@ -172,11 +194,11 @@ pub struct Front {
 }
 
 impl Front {
-    /// A standby without a link to the other master.
+    /// A standby without a link to another master.
     pub fn new(config: Config) -> Self {
         Front {
             config,
-            peer_active: false,
+            leader: None,
             active_address: None,
             streams: BTreeMap::new(),
             forwarded: BTreeMap::new(),
@@ -209,20 +231,18 @@ impl Front {
     pub fn step(&mut self, now: Millis, stance: Stance, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::StanceChanged => self.stance_changed(stance, effects),
-            Event::PeerState { active } => {
-                self.peer_active = active;
+            Event::PeerLeads { link } => {
+                self.leader = link;
                 self.pump_all(stance, effects);
             }
-            Event::PeerDown => self.peer_down(stance, effects),
+            Event::PeerDown { link } => self.peer_down(stance, link, effects),
             Event::Request { asker, kind, deadline, command } => {
                 self.request(stance, (asker, kind), deadline, command, effects);
             }
-            Event::Response { id, reply } => self.response(stance, id, reply, effects),
+            Event::Response { link, id, reply } => self.response(stance, (link, id), reply, effects),
             Event::SessionClosed { session } => {
                 self.refused_generation.remove(&session);
-                if self.forget(session) {
-                    effects.push(Effect::StreamClosed { stream: session.0 });
-                }
+                self.forget(session, effects);
             }
             Event::Tick => self.tick(now, stance, effects),
         }
@@ -231,7 +251,7 @@ impl Front {
     fn stance_changed(&mut self, stance: Stance, effects: &mut Vec<Effect>) {
         match stance {
             Stance::Stopping => return self.refuse_all(effects),
-            Stance::Serving => self.peer_active = false,
+            Stance::Serving => self.leader = None,
             Stance::Standby | Stance::Holding => {}
         }
         self.pump_all(stance, effects);
@@ -281,7 +301,7 @@ impl Front {
                     effects.push(serve(queued));
                 } else if kind == Kind::Native
                     && stance == Stance::Standby
-                    && self.peer_active
+                    && self.leader.is_some()
                     && !behind_others
                 {
                     effects.push(self.standby(asker));
@@ -348,16 +368,22 @@ impl Front {
                     self.bytes -= queued.command.payload_bytes();
                     effects.push(serve(queued));
                 }
-                if self.forget(session) {
-                    effects.push(Effect::StreamClosed { stream: session.0 });
-                }
+                self.forget(session, effects);
             }
-            Stance::Standby if self.peer_active => {
-                stream.known |= !stream.queue.is_empty();
+            Stance::Standby => {
+                let Some(link) = self.leader.filter(|_| !stream.queue.is_empty()) else { return };
+                if stream.is_elsewhere(link) {
+                    return;
+                }
+                stream.over = Some(link);
+                if !stream.known.contains(&link) {
+                    stream.known.push(link);
+                }
                 while let Some(queued) = stream.queue.pop_front() {
                     let id = self.next_id;
                     self.next_id = RequestId(id.0 + 1);
                     effects.push(Effect::Forward {
+                        link,
                         id,
                         stream: session.0,
                         generation: stream.generation,
@@ -367,13 +393,24 @@ impl Front {
                     stream.outstanding.insert(id, queued);
                 }
             }
-            Stance::Standby | Stance::Holding | Stance::Stopping => {}
+            Stance::Holding | Stance::Stopping => {}
         }
     }
 
-    fn response(&mut self, stance: Stance, id: RequestId, reply: Reply, effects: &mut Vec<Effect>) {
-        let Some(session) = self.forwarded.remove(&id) else { return };
-        let Some(stream) = self.streams.get_mut(&session) else { return };
+    fn response(
+        &mut self,
+        stance: Stance,
+        (link, id): (LinkId, RequestId),
+        reply: Reply,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(session) = self.forwarded.get(&id).copied() else { return };
+        let Some(stream) = self.streams.get_mut(&session).filter(|stream| stream.over == Some(link)) else {
+            return;
+        };
+        self.forwarded.remove(&id);
+        // Who leads by now may get what has waited for this answer.
+        let goes_on = stance == Stance::Serving || self.leader.is_some_and(|leader| leader != link);
         let Some(queued) = stream.outstanding.remove(&id) else { return };
         let word = match &reply {
             Reply::Error(error) => Some(error.word),
@@ -387,7 +424,7 @@ impl Front {
         if word == Some(ErrorWord::Standby) && stance != Stance::Stopping {
             stream.refused.insert(id, queued);
             // While the other side still claims to serve, the next try waits for a tick.
-            if stance == Stance::Serving {
+            if goes_on {
                 self.pump(stance, session, effects);
             }
             return;
@@ -402,21 +439,25 @@ impl Front {
             self.close(session, effects);
         } else {
             self.drop_if_done(stance, session, effects);
-            if stance == Stance::Serving {
+            if goes_on {
                 self.pump(stance, session, effects);
             }
         }
     }
 
-    fn peer_down(&mut self, stance: Stance, effects: &mut Vec<Effect>) {
-        self.peer_active = false;
-        self.forwarded.clear();
+    /// What was sent over a link that is gone is not answered any more. What was sent over others is not concerned.
+    fn peer_down(&mut self, stance: Stance, link: LinkId, effects: &mut Vec<Effect>) {
+        self.leader = self.leader.filter(|leader| *leader != link);
         let sessions: Vec<SessionId> = self.streams.keys().copied().collect();
         for session in sessions {
             let Some(stream) = self.streams.get_mut(&session) else { continue };
-            stream.known = false;
+            stream.known.retain(|known| *known != link);
+            if stream.over != Some(link) {
+                continue;
+            }
             let (mut unknown, mut overtaken) = (Vec::new(), Vec::new());
             for (id, queued) in std::mem::take(&mut stream.outstanding) {
+                self.forwarded.remove(&id);
                 if queued.command.is_write() && !planted!(ForwardedWriteRepeated) {
                     unknown.push(queued);
                 } else if stream.done > Some(id) {
@@ -495,15 +536,13 @@ impl Front {
 
     /// Ends a session after an unknown write; what it still waits for is answered by the connection's end.
     fn close(&mut self, session: SessionId, effects: &mut Vec<Effect>) {
-        if self.forget(session) {
-            effects.push(Effect::StreamClosed { stream: session.0 });
-        }
+        self.forget(session, effects);
         effects.push(Effect::CloseSession { session });
     }
 
-    /// Drops all that is kept of a session; whether the other master knows it.
-    fn forget(&mut self, session: SessionId) -> bool {
-        let Some(stream) = self.streams.remove(&session) else { return false };
+    /// Drops all that is kept of a session, and tells those that know it.
+    fn forget(&mut self, session: SessionId, effects: &mut Vec<Effect>) {
+        let Some(stream) = self.streams.remove(&session) else { return };
         for id in stream.outstanding.keys() {
             self.forwarded.remove(id);
         }
@@ -512,14 +551,14 @@ impl Front {
             self.requests -= 1;
             self.bytes -= queued.command.payload_bytes();
         }
-        stream.known
+        effects.extend(stream.known.into_iter().map(|link| Effect::StreamClosed { link, stream: session.0 }));
     }
 
     /// Forgets a session of which nothing waits, but not its generation while the other master may need it.
     fn drop_if_done(&mut self, stance: Stance, session: SessionId, effects: &mut Vec<Effect>) {
         let done = self.streams.get(&session).is_some_and(Stream::is_idle);
-        if stance == Stance::Serving && done && self.forget(session) {
-            effects.push(Effect::StreamClosed { stream: session.0 });
+        if stance == Stance::Serving && done {
+            self.forget(session, effects);
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Transcripts of the front. `s1: get k` is a request of session 1 that a RESP client sent; `native=true` makes it a
-//! native client's, `generation=N` one that the other master forwarded.
+//! native client's, `generation=N` one that another master forwarded. Links to other masters are numbered; a line that names
+//! none is about the first.
 
 use crate::scripts::{client_command, run_all, show_reply, text, Res};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
-use dsm_protocol::ids::{Millis, RequestId, SessionId};
+use dsm_protocol::ids::{LinkId, Millis, RequestId, SessionId};
 use dsm_protocol::machine::front::{Config, Effect, Event, Front, Kind};
 use dsm_protocol::machine::master::Asker;
 use dsm_protocol::machine::reign::Stance;
@@ -39,6 +40,15 @@ impl Runner {
     }
 }
 
+/// The first link is the only one in most scripts, and not named.
+fn show_link(link: LinkId) -> String {
+    if link == LinkId(1) {
+        String::new()
+    } else {
+        format!(" over {link}")
+    }
+}
+
 fn show_command(command: &Command) -> String {
     match command {
         Command::Get { key } => format!("get {}", text(key)),
@@ -68,6 +78,7 @@ impl goldenscript::Runner for Runner {
             let command = client_command(&command.name, &mut args)?.ok_or("no such request")?;
             Event::Request { asker, kind, deadline: Millis(deadline), command }
         } else {
+            let link = LinkId(args.take_key("over").map_or(Ok(1), str::parse)?);
             match command.name.as_str() {
                 "config" => {
                     let mut config = Config::default();
@@ -83,15 +94,15 @@ impl goldenscript::Runner for Runner {
                 "hold" => self.takes(Stance::Holding),
                 "standby" => self.takes(Stance::Standby),
                 "stop" => self.takes(Stance::Stopping),
-                "peer_active" => Event::PeerState { active: true },
-                "peer_stands_by" => Event::PeerState { active: false },
-                "peer_down" => Event::PeerDown,
+                "peer_active" => Event::PeerLeads { link: Some(link) },
+                "peer_stands_by" => Event::PeerLeads { link: None },
+                "peer_down" => Event::PeerDown { link },
                 "closed" => Event::SessionClosed { session: session(args.next_pos().ok_or("which")?)? },
                 "at" => {
                     self.now = args.next_pos().ok_or("when")?.parse()?;
                     Event::Tick
                 }
-                // answered ID ok|standby|unknown|VALUE
+                // answered ID ok|standby|unknown|VALUE [over=LINK]
                 "answered" => {
                     let id = RequestId(args.next_pos().ok_or("which")?.parse()?);
                     let reply = match args.next_pos().ok_or("what")? {
@@ -100,7 +111,7 @@ impl goldenscript::Runner for Runner {
                         "unknown" => Reply::error(ErrorWord::Unknown, "lost"),
                         value => Reply::Value(value.to_owned().into()),
                     };
-                    Event::Response { id, reply }
+                    Event::Response { link, id, reply }
                 }
                 other => return Err(format!("no such command {other}").into()),
             }
@@ -113,10 +124,13 @@ impl goldenscript::Runner for Runner {
                 Effect::Serve { asker, command, .. } => {
                     format!("serve s{}#{}: {}", asker.session, asker.tag, show_command(&command))
                 }
-                Effect::Forward { id, stream, generation, command } => {
-                    format!("forward {id} of s{stream} generation {generation}: {}", show_command(&command))
+                Effect::Forward { link, id, stream, generation, command } => {
+                    let (over, command) = (show_link(link), show_command(&command));
+                    format!("forward {id} of s{stream} generation {generation}{over}: {command}")
                 }
-                Effect::StreamClosed { stream } => format!("forward end of s{stream}"),
+                Effect::StreamClosed { link, stream } => {
+                    format!("forward end of s{stream}{}", show_link(link))
+                }
                 Effect::Reply { to, reply } => {
                     format!("answer s{}#{}: {}", to.session, to.tag, show_reply(&reply))
                 }

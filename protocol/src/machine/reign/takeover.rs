@@ -2,6 +2,9 @@
 //!
 //! The lock decides who is primary; these rules only decide when to queue for it, when a holder that stands still is to be
 //! fenced, and when a handover is asked for or granted.
+//!
+//! They know one other master, on purpose: a log that is one file takes two (`docs/ARCHITECTURE.md`, *Decisions*, 14). Where
+//! links to several stand, what is said here of the other master is what is known of the foremost of them.
 
 use super::{Config, Effect, Leadership, Role};
 use crate::ids::{ClusterId, Epoch, Millis};
@@ -88,7 +91,8 @@ pub(super) struct Takeover {
     forced: bool,
 }
 
-/// The other master, as long as our link to it stands.
+/// The other master, as long as a link to one stands. With several it is the foremost: the one that serves, or whose log has
+/// come furthest.
 #[derive(Clone, Copy, Debug)]
 struct Peer {
     connected_since: Millis,

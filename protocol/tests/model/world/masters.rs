@@ -77,7 +77,7 @@ impl World {
                 front::Effect::Serve { asker, deadline, command } => {
                     self.core(m, master::Event::Request { asker, deadline, command });
                 }
-                front::Effect::Forward { id, stream, generation, command } => {
+                front::Effect::Forward { link: _, id, stream, generation, command } => {
                     if self.peers[m].dialer_up {
                         self.peers[m].change().to.push_back(ToPeer::Request {
                             id,
@@ -87,7 +87,7 @@ impl World {
                         });
                     }
                 }
-                front::Effect::StreamClosed { stream } => {
+                front::Effect::StreamClosed { link: _, stream } => {
                     if self.peers[m].dialer_up {
                         self.peers[m].change().to.push_back(ToPeer::StreamClosed { stream });
                     }

@@ -29,10 +29,11 @@ impl World {
     /// Master `m` takes in what came over the link that it has dialed.
     pub(super) fn peer_answers(&mut self, m: usize) {
         let link = self.peers[m].change();
+        let id = LinkId(link.generation);
         let Some(message) = link.from.pop_front() else {
             link.dialer_up = false;
             link.to.clear();
-            self.front(m, front::Event::PeerDown);
+            self.front(m, front::Event::PeerDown { link: id });
             self.reign(m, reign::Event::PeerLost);
             return;
         };
@@ -40,12 +41,14 @@ impl World {
         match message {
             FromPeer::State { active, epoch } => {
                 let believed = active && !self.masters[m].serves();
-                self.front(m, front::Event::PeerState { active: believed });
+                self.front(m, front::Event::PeerLeads { link: believed.then_some(id) });
                 let cluster = (epoch > Epoch(0)).then_some(CLUSTER);
                 self.reign(m, reign::Event::PeerNamed { cluster });
                 self.reign(m, reign::Event::PeerSaid { active, epoch });
             }
-            FromPeer::Response { id, reply } => self.front(m, front::Event::Response { id, reply }),
+            FromPeer::Response { id: request, reply } => {
+                self.front(m, front::Event::Response { link: id, id: request, reply });
+            }
             FromPeer::HandoverRefused => {
                 self.reign(m, reign::Event::HandoverRefused);
             }
