@@ -289,7 +289,7 @@ impl Front {
                     && matches!(queued.command, Command::Get { .. })
                     && planted!(StandbyAnswersReads)
                 {
-                    effects.push(serve(queued));
+                    effects.push(Effect::Reply { to: asker, reply: Reply::NotFound });
                 } else {
                     self.enqueue(stance, queued, effects);
                 }

@@ -1,7 +1,8 @@
 //! The master machine: the directory, the active slaves, the writes and reads in flight.
 //!
 //! Owns the rules of replication of the *serving* primary and the directory that a standby keeps by replay. Knows
-//! nothing of sockets, of the log's file, or of who may be primary: it is told when a reign begins and ends.
+//! nothing of sockets or of the log's file. Nor does it know whether this master reigns: the machine of the reign does
+//! (`machine/reign/`). Requests come only from the front, which asks that machine, and slaves only in an announced reign.
 //!
 //! A write is **accepted** (admitted, not yet in the log), **written** (in the log, durable under `--fsync always`;
 //! this is the commit point: from here reads may see it), **replicated** (sent to its slaves), and **done** (enough
@@ -143,7 +144,7 @@ pub enum Event {
     },
     /// This master is a standby from now on. Only after [`Master::in_flight`] said that nothing is.
     ReignEnded,
-    /// A client asks for something.
+    /// A client asks for something, and the front lets it through: this master serves.
     Request {
         /// Who.
         asker: Asker,
@@ -366,7 +367,6 @@ pub struct Counters {
 #[derive(Clone, Debug)]
 pub struct Master {
     config: Config,
-    reign: Option<Version>,
     reigns: Reigns,
     directory: Directory,
     members: Membership,
@@ -384,7 +384,6 @@ impl Master {
     pub fn new(config: Config) -> Self {
         Master {
             config,
-            reign: None,
             reigns: Reigns::default(),
             directory: Directory::new(config.seed),
             members: Membership::default(),
@@ -499,15 +498,14 @@ impl Master {
     pub fn step(&mut self, now: Millis, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::ReignBegan { version, id } => {
-                assert!(self.reign.is_none(), "a reign began within a reign");
+                assert_eq!(self.members.len(), 0, "slaves had places between reigns");
                 assert_eq!(self.in_flight(), 0, "requests in flight between reigns");
-                self.reign = Some(version);
                 let reign = Reign { epoch: version.epoch, id };
                 self.reigns.begin(ReignRecord { reign, first: version.seq, durable: self.config.durable });
             }
             Event::ReignEnded => self.end_reign(),
             Event::Request { asker, deadline, command } => {
-                self.request(now, asker, deadline, command, effects);
+                self.ask_in_order(now, asker, deadline, command, effects);
             }
             Event::SlaveJoined { id, link, room_bytes } => self.slave_joined(id, link, room_bytes, effects),
             Event::SlaveLost { link } => {
@@ -536,28 +534,6 @@ impl Master {
             Event::Tick => self.expire_reads(now, effects),
             Event::Chore => self.chore(now, effects),
         }
-    }
-
-    fn request(
-        &mut self,
-        now: Millis,
-        asker: Asker,
-        deadline: Millis,
-        command: Command,
-        effects: &mut Vec<Effect>,
-    ) {
-        if self.reign.is_none() {
-            planted!(StandbyAnswersReads => {
-                if matches!(&command, Command::Get { key } if self.directory.get(key).is_none()) {
-                    effects.push(Effect::Reply { to: asker, reply: Reply::NotFound });
-                    return;
-                }
-            });
-            let reply = Reply::error(ErrorWord::Standby, "");
-            effects.push(Effect::Reply { to: asker, reply });
-            return;
-        }
-        self.ask_in_order(now, asker, deadline, command, effects);
     }
 
     /// Begins a request that is none for slices.
@@ -594,7 +570,6 @@ impl Master {
 
     fn end_reign(&mut self) {
         assert_eq!(self.in_flight(), 0, "a reign ended with requests in flight");
-        self.reign = None;
         self.reads.log.clear();
         self.waiting_for_slot.clear();
         self.writes.forget_losses();
@@ -604,7 +579,6 @@ impl Master {
     }
 
     fn slave_joined(&mut self, id: SlaveId, link: LinkId, room_bytes: u64, effects: &mut Vec<Effect>) {
-        assert!(self.reign.is_some(), "a slave joined a standby");
         assert!(self.members.iter().all(|(_, member)| member.id != id), "slave {id} is active already");
         match self.members.clean_slot() {
             Some(slot) => {
