@@ -8,15 +8,22 @@
 //! this is the commit point: from here reads may see it), **replicated** (sent to its slaves), and **done** (enough
 //! slaves acknowledged). See `docs/ARCHITECTURE.md`, *How a write and a read go*.
 
+mod acks;
 mod census;
+mod copies;
 mod directory;
 mod hash;
 mod log_reads;
 mod membership;
 mod placement;
+mod read_deadlines;
 mod reads;
 mod reigns;
+mod room;
+mod session_order;
 mod slices;
+mod slots;
+mod substitutes;
 mod unwritten;
 mod work;
 mod writes;
@@ -30,12 +37,12 @@ pub use slices::SLICE_KEYS;
 
 use crate::command::{Command, ErrorWord, Reply};
 use crate::ids::{LinkId, Millis, Reign, ReignId, SessionId, SlaveId, Stamp, Version};
-use crate::planted;
 use crate::record::Place;
 use bytes::Bytes;
-use membership::{Membership, Sent};
+use membership::Membership;
 use placement::Random;
 use reads::Reads;
+use room::payload;
 use slices::Slices;
 use slotmap::{new_key_type, Key as _, KeyData};
 use smallvec::SmallVec;
@@ -50,9 +57,6 @@ new_key_type! {
 
 /// Entries that one chore looks at or frees.
 const CHORE_ENTRIES: usize = 4096;
-
-/// So many messages that an ACK covers are taken in at once. What is left is done as chores.
-const ACKS_AT_ONCE: usize = 1024;
 
 /// Names a write from its acceptance until it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -578,30 +582,6 @@ impl Master {
         }
     }
 
-    fn slave_joined(&mut self, id: SlaveId, link: LinkId, room_bytes: u64, effects: &mut Vec<Effect>) {
-        assert!(self.members.iter().all(|(_, member)| member.id != id), "slave {id} is active already");
-        match self.members.clean_slot() {
-            Some(slot) => {
-                self.members.join(slot, id, link, room_bytes);
-                effects.push(Effect::Joined { link });
-            }
-            None if self.members.len() == SLAVES_MAX => effects.push(Effect::NoSlot { link }),
-            None if self.waiting_for_slot.contains(&link) => {}
-            None => self.waiting_for_slot.push(link),
-        }
-        self.sweep_if_needed();
-    }
-
-    /// Begins to make slots of slaves that have left usable again, before there is none for the next one.
-    fn sweep_if_needed(&mut self) {
-        // A slot that still has part in a write is not to be had again.
-        if self.directory.sweeping().is_none() && !self.writes.has_losses() {
-            if let Some(slots) = self.members.to_sweep() {
-                self.directory.begin_sweep(slots);
-            }
-        }
-    }
-
     /// Whether nothing that was begun waits for its next slice.
     fn is_settled(&self) -> bool {
         self.slices.is_empty() && !self.writes.has_losses() && !self.reads.is_overdue
@@ -633,211 +613,4 @@ impl Master {
         }
         self.directory.tidy(CHORE_ENTRIES);
     }
-
-    fn slave_lost(&mut self, now: Millis, slot: Slot, effects: &mut Vec<Effect>) {
-        if self.members.leave(slot).is_some() {
-            self.lose(now, slot, effects);
-            self.sweep_if_needed();
-        }
-    }
-
-    fn acked(&mut self, link: LinkId, writes: u64, room_bytes: u64, effects: &mut Vec<Effect>) {
-        let Some(slot) = self.members.slot_of(link) else { return };
-        let Some(member) = self.members.get_mut(slot) else { return };
-        member.set_room(room_bytes);
-        member.note_acked(writes);
-        self.take_acks(slot, effects);
-    }
-
-    /// Takes in what a slave has acknowledged, a bounded number of messages: one ACK covers all that it read at once.
-    fn take_acks(&mut self, slot: Slot, effects: &mut Vec<Effect>) {
-        for _ in 0..ACKS_AT_ONCE {
-            let Some(member) = self.members.get_mut(slot) else { return };
-            match member.take_acked() {
-                Some(Sent::Item { write, item, .. }) => {
-                    member.writes_acked += 1;
-                    self.item_acked(write, item, slot, effects);
-                }
-                Some(Sent::Copy { .. } | Sent::Refused) => {}
-                None => return,
-            }
-        }
-    }
-
-    fn full(&mut self, link: LinkId, before: Option<u64>, effects: &mut Vec<Effect>) {
-        let Some(slot) = self.members.slot_of(link) else { return };
-        let Some(member) = self.members.get_mut(slot) else { return };
-        member.set_room(0);
-        let refused = before.and_then(|before| member.take_refused(before));
-        member.lacks(refused.as_ref().map_or(1, Sent::bytes).max(1));
-        match refused {
-            Some(Sent::Item { write, item, .. }) => {
-                if let Some((key, version)) = self.item_key(write, item) {
-                    self.refused(slot, key, version, effects);
-                }
-                self.substitute(write, item, slot, effects);
-            }
-            Some(Sent::Copy { key, version, .. }) => self.refused(slot, key, version, effects),
-            Some(Sent::Refused) | None => {}
-        }
-    }
-
-    /// `slot` had no room for a value. The older one that it may hold instead was spared when it was chosen.
-    fn refused(&mut self, slot: Slot, key: Bytes, version: Version, effects: &mut Vec<Effect>) {
-        self.not_held(slot, &key, version);
-        self.send_drop(slot, version, key, effects);
-    }
-
-    /// Tells `slot`, where a slave is, to forget `version` of `key` and what is older.
-    fn send_drop(&self, slot: Slot, version: Version, key: Bytes, effects: &mut Vec<Effect>) {
-        if let Some(link) = self.members.link_of(slot) {
-            let reign = self.reigns.id_of(version.epoch);
-            effects.push(Effect::SendDrop { link, version, reign, key });
-        }
-    }
-
-    fn holdings(
-        &mut self,
-        link: LinkId,
-        entries: Vec<(Bytes, Stamp)>,
-        last: bool,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Some(slot) = self.members.slot_of(link) else { return };
-        for (key, stamp) in entries {
-            let Stamp { version, reign } = stamp;
-            match self.directory.get_mut(&key) {
-                Some(entry) if entry.version == version && self.reigns.is_ours(stamp) => {
-                    if entry.holders.insert(slot) {
-                        self.count_copies(slot, 1);
-                    }
-                }
-                _ if !self.reigns.may_drop(stamp) => effects.push(Effect::Witnessed { link, stamp }),
-                // Of this reign too: the slave may have missed an overwrite while its link was down. A report that
-                // lags behind what is in flight on the same link does no harm, a drop spares higher versions.
-                _ => effects.push(Effect::SendDrop { link, version, reign, key }),
-            }
-        }
-        if last {
-            self.members.set_reported(slot);
-        } else {
-            effects.push(Effect::SendHoldingsNext { link });
-        }
-    }
-
-    /// Marks `slots` as holders of `key` and sends them the value as a copy nobody waits for.
-    fn copy_to(
-        &mut self,
-        slots: SlotSet,
-        key: &Bytes,
-        version: Version,
-        value: &Bytes,
-        effects: &mut Vec<Effect>,
-    ) {
-        for slot in slots.iter() {
-            self.held(slot, key, version);
-            let sent = Sent::Copy { key: key.clone(), version, bytes: payload(key, value) };
-            self.send_write(slot, sent, version, key, value, effects);
-        }
-    }
-
-    /// Sends a value to `slot`, where a slave is.
-    fn send_write(
-        &mut self,
-        slot: Slot,
-        sent: Sent,
-        version: Version,
-        key: &Bytes,
-        value: &Bytes,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Some(link) = self.members.link_of(slot) else { return };
-        if let Some(member) = self.members.get_mut(slot) {
-            member.sent(sent);
-        }
-        let reign = self.reigns.id_of(version.epoch);
-        effects.push(Effect::SendWrite { link, version, reign, key: key.clone(), value: value.clone() });
-    }
-
-    /// Notes that `slot` holds `key` at `version`, if that is still the latest.
-    fn held(&mut self, slot: Slot, key: &[u8], version: Version) {
-        if let Some(entry) = self.directory.get_mut(key) {
-            if entry.version == version && entry.holders.insert(slot) {
-                self.count_copies(slot, 1);
-            }
-        }
-    }
-
-    /// Notes that `slot` does not hold `key` at `version`.
-    fn not_held(&mut self, slot: Slot, key: &[u8], version: Version) {
-        if let Some(entry) = self.directory.get_mut(key) {
-            if entry.version == version && entry.holders.remove(slot) {
-                self.count_copies(slot, -1);
-            }
-        }
-    }
-
-    /// Whether a write of `key` at `version` is on its way to `slot`: neither acknowledged nor refused.
-    fn is_under_way(&self, slot: Slot, key: &[u8], version: Version) -> bool {
-        let Some(member) = self.members.get(slot) else { return false };
-        member.unacked().any(|sent| match sent {
-            Sent::Item { write, item, .. } => {
-                self.item_key(*write, *item).is_some_and(|(k, v)| k == key && v == version)
-            }
-            Sent::Copy { key: k, version: v, .. } => k == key && *v == version,
-            Sent::Refused => false,
-        })
-    }
-
-    fn count_copies(&mut self, slot: Slot, change: i64) {
-        if let Some(member) = self.members.get_mut(slot) {
-            member.copies = member.copies.saturating_add_signed(change);
-        }
-    }
-
-    /// The live slaves that have room for a value of `key` that takes `bytes` in all: one that holds an older value needs
-    /// room for the difference only. Those that have not are noted.
-    fn with_room_for(&mut self, key: &[u8], bytes: u64) -> SlotSet {
-        if self.members.iter().all(|(_, member)| member.is_unlimited()) || planted!(RoomIgnored) {
-            return self.members.live();
-        }
-        let old = self.directory.get(key).copied();
-        let mut roomy = SlotSet::EMPTY;
-        for slot in self.members.live().iter() {
-            let charge = charge(old.as_ref(), slot, key, bytes);
-            let Some(member) = self.members.get_mut(slot) else { continue };
-            if member.room_bytes() >= charge {
-                roomy.insert(slot);
-            } else {
-                member.lacks(bytes);
-            }
-        }
-        roomy
-    }
-
-    /// The active slaves that lately had no room for a value: name, bytes of room, bytes that the smallest one takes.
-    pub fn full_slaves(&self) -> impl Iterator<Item = (&SlaveId, u64, u64)> {
-        self.members
-            .iter()
-            .filter_map(|(_, member)| Some((&member.id, member.room_bytes(), member.lacking_bytes()?)))
-    }
-
-    /// The live slaves that have room for `bytes` more.
-    fn with_room(&self, bytes: u64) -> SlotSet {
-        self.members.iter().filter(|(_, member)| member.room_bytes() >= bytes).map(|(slot, _)| slot).collect()
-    }
-}
-
-/// Bytes of a key and its value, as room is counted.
-fn payload(key: &[u8], value: &[u8]) -> u64 {
-    (key.len() + value.len()) as u64 + crate::machine::slave::ENTRY_OVERHEAD_BYTES
-}
-
-/// What a value of `key` that takes `bytes` in all adds to what `slot` holds, where `old` is what is written of the key.
-fn charge(old: Option<&Entry>, slot: Slot, key: &[u8], bytes: u64) -> u64 {
-    let held = old.filter(|entry| entry.holders.contains(slot));
-    let held = held.map_or(0, |entry| {
-        key.len() as u64 + u64::from(entry.place.bytes) + crate::machine::slave::ENTRY_OVERHEAD_BYTES
-    });
-    bytes.saturating_sub(held)
 }
