@@ -1,5 +1,5 @@
-//! A cluster of the harness' own: this program again in the roles of the masters and slaves, on free ports, with a
-//! directory that is removed at the end.
+//! A cluster of the harness' own: this program again in the roles of the masters and slaves, or the programs of a build, on
+//! free ports, with a directory that is removed at the end.
 
 use super::options::masters_with;
 use super::record::LoadSettings;
@@ -8,6 +8,9 @@ use dsm::launcher::{Launcher, LauncherConfig, RoleCommand};
 use std::ffi::OsString;
 use std::path::Path;
 use tempfile::TempDir;
+
+/// The programs of the roles.
+pub(crate) const PROGRAMS: [&str; 3] = ["dsm-master", "dsm-backup-master", "dsm-slave"];
 
 /// What statfs says of a file system that lives in memory.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
@@ -21,11 +24,35 @@ pub(crate) struct OwnCluster {
 }
 
 impl OwnCluster {
-    /// Prepares a cluster; nothing runs yet. `parent`: where its directory is made.
+    /// Prepares a cluster of this program in its roles; nothing runs yet. `parent`: where its directory is made.
     ///
     /// # Errors
     /// When the directory cannot be made, or no port is free.
     pub(crate) fn prepare(
+        settings: &LoadSettings,
+        master_flags: &[OsString],
+        parent: Option<&Path>,
+    ) -> anyhow::Result<OwnCluster> {
+        let program = std::env::current_exe().context("cannot find this program's own file")?;
+        let role = |name: &str| RoleCommand::new(&program).with_prefix(["role", name]);
+        OwnCluster::of([role("master"), role("backup"), role("slave")], settings, master_flags, parent)
+    }
+
+    /// The same of the programs in the directory `programs`.
+    ///
+    /// # Errors
+    /// When the directory cannot be made, or no port is free.
+    pub(crate) fn prepare_programs(
+        programs: &Path,
+        settings: &LoadSettings,
+        parent: Option<&Path>,
+    ) -> anyhow::Result<OwnCluster> {
+        let roles = PROGRAMS.map(|name| RoleCommand::new(programs.join(name)));
+        OwnCluster::of(roles, settings, &[], parent)
+    }
+
+    fn of(
+        [primary, backup, slave]: [RoleCommand; 3],
         settings: &LoadSettings,
         master_flags: &[OsString],
         parent: Option<&Path>,
@@ -37,12 +64,9 @@ impl OwnCluster {
             None => builder.tempdir(),
         };
         let directory = directory.context("cannot make the cluster's directory")?;
-        let program = std::env::current_exe().context("cannot find this program's own file")?;
-        let role = |name: &str| RoleCommand::new(&program).with_prefix(["role", name]);
         let flags = masters_with(&settings.fsync, &settings.placement, master_flags);
-        let primary = role("master").with_extra(flags.clone());
-        let backup = role("backup").with_extra(flags);
-        let mut config = LauncherConfig::new(primary, backup, role("slave"), directory.path());
+        let (primary, backup) = (primary.with_extra(flags.clone()), backup.with_extra(flags));
+        let mut config = LauncherConfig::new(primary, backup, slave, directory.path());
         config.slaves = settings.slaves as usize;
         Ok(OwnCluster { launcher: Launcher::new(config)?, directory })
     }

@@ -1,7 +1,8 @@
 //! `dsm-test-harness`: loads a cluster of its own, or any store that speaks Redis' protocol, verifies every answer and
 //! measures. See `--help` and `docs/HARNESS.md`.
 //!
-//! With the feature `peers`, `dsm-test-harness peers` measures this store beside others; see `docs/BENCHMARKS.md`.
+//! `dsm-test-harness one-core` measures a build beside the one before it, and with the feature `peers`, `dsm-test-harness
+//! peers` measures this store beside others; see `docs/BENCHMARKS.md`.
 //!
 //! It runs the roles of its cluster by running itself again (`dsm-test-harness role …`, not meant for people). Nothing
 //! that serves depends on this crate, so that a store is built without plotters, fonts and the drivers of other stores.
@@ -17,7 +18,9 @@
 //! | [`keys`], [`value`], [`ledger`], [`judge`], [`check`] | what is asked for, and whether the answer is true |
 //! | [`verdict`] | what may be wrong, and its names |
 //! | [`window`], [`monitor`], [`system`], [`clock`] | figures |
+//! | [`one_core`] | a build beside the one before it |
 //! | `peers`, with the feature of that name | this store beside others |
+//! | [`instance`] | the processes of both |
 //! | [`record`], [`output`], [`progress`], [`plots`], [`report`] | what is left behind and shown |
 //! | [`cluster`], [`stop`] | processes and signals |
 
@@ -30,11 +33,13 @@ mod cluster;
 mod driver;
 mod failures;
 mod fault;
+mod instance;
 mod judge;
 mod keys;
 mod ledger;
 mod load;
 mod monitor;
+mod one_core;
 mod options;
 mod output;
 mod pacer;
@@ -87,6 +92,9 @@ fn main() -> ExitCode {
     #[cfg(feature = "peers")]
     if std::env::args_os().nth(1).is_some_and(|word| word == "peers") {
         return peers::main(std::env::args_os().skip(1).collect());
+    }
+    if std::env::args_os().nth(1).is_some_and(|word| word == "one-core") {
+        return one_core::main(std::env::args_os().skip(1).collect());
     }
     let mut words = std::env::args_os();
     if words.nth(1).is_some_and(|word| word == "role") {

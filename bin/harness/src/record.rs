@@ -132,6 +132,18 @@ pub(crate) struct LoadSettings {
     pub master_flags: Vec<String>,
 }
 
+impl LoadSettings {
+    /// The settings of a cluster as it is measured beside other stores: 3 slaves, everything on disk.
+    pub(crate) fn standard() -> LoadSettings {
+        LoadSettings {
+            slaves: 3,
+            placement: "hash".to_owned(),
+            fsync: "always".to_owned(),
+            ..LoadSettings::default()
+        }
+    }
+}
+
 /// One second. Latencies are microseconds of successful requests, 0 where there was none.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Second {

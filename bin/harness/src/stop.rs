@@ -95,6 +95,12 @@ impl StopSignal {
         *self.shared.signals.borrow()
     }
 
+    /// A signal came, for tests of others.
+    #[cfg(test)]
+    pub(crate) fn stop_for_test(&self) {
+        self.stop();
+    }
+
     fn child_changed(&self) {
         self.lock().child = true;
         self.shared.changed.notify_all();

@@ -1,4 +1,4 @@
-//! What machine this is, and what processor time this process has used.
+//! What machine this is, and what processor time this process, others and the whole machine have used.
 
 use super::record::SystemRecord;
 use std::fs;
@@ -59,9 +59,41 @@ impl CpuTime {
     }
 }
 
+/// A tick of the files in `/proc`: the kernel's USER_HZ is 100 on every architecture that this runs on.
+pub(crate) const TICK_S: f64 = 0.01;
+
+/// Ticks in user mode and in the kernel: fields 14 and 15 of `/proc/PID/stat`. The name in field 2 may hold anything.
+pub(crate) fn process_ticks(stat: &str) -> Option<(u64, u64)> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let user = fields.next()?.parse().ok()?;
+    let kernel = fields.next()?.parse().ok()?;
+    Some((user, kernel))
+}
+
+/// Ticks that were not idle in `/proc/stat`: `user nice system idle iowait irq softirq steal` of the line `name`, which is
+/// `cpu` for the whole machine and `cpu0` for its first core.
+pub(crate) fn busy_ticks(stat: &str, name: &str) -> Option<u64> {
+    let line = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    let fields: Vec<u64> = line.split_whitespace().map_while(|field| field.parse().ok()).collect();
+    let [user, nice, system, _idle, _wait, irq, softirq, steal, ..] = fields[..] else { return None };
+    Some(user + nice + system + irq + softirq + steal)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ticks_are_read_whatever_the_process_is_called() {
+        let stat = "42 (a ) b) S 1 2 3 4 5 6 7 8 9 10 700 30 0 0 20 0";
+        assert_eq!(process_ticks(stat), Some((700, 30)));
+        assert_eq!(process_ticks(""), None);
+        let machine = "cpu  100 20 3 9999 8888 4 5 6 0 0\ncpu0 1 0 0 9 9 0 0 0 0 0\ncpu01 7";
+        assert_eq!(busy_ticks(machine, "cpu"), Some(138));
+        assert_eq!(busy_ticks(machine, "cpu0"), Some(1));
+        assert_eq!(busy_ticks("intr 1", "cpu"), None);
+    }
 
     #[test]
     fn the_machine_and_the_processor_time_are_told() {

@@ -28,6 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -853,6 +854,137 @@ fn assert_ten_thousand_writes_were_counted(run: &Run, record: &Value) {
         assert_eq!(loads.len(), 9, "{record}");
         let sum: f64 = loads.iter().map(|load| number(load, "/writes")).sum();
         assert!(sum >= 50_000.0, "10,000 writes, five copies of each: {record}");
+    }
+    run.assert_nothing_left();
+}
+
+/// The programs of a build: this one in its roles, each of which first tells on which cores it may run.
+fn programs(run: &Run) -> PathBuf {
+    let directory = run.directory.path().join("programs");
+    fs::create_dir_all(&directory).expect("a directory");
+    for (name, role) in [("dsm-master", "master"), ("dsm-backup-master", "backup"), ("dsm-slave", "slave")] {
+        let script = format!(
+            "#!/bin/sh\n/bin/grep Cpus_allowed_list: /proc/$$/status >> {}/cores\nexec {} role {role} \"$@\"\n",
+            directory.display(),
+            env!("CARGO_BIN_EXE_dsm-test-harness"),
+        );
+        let path = directory.join(name);
+        fs::write(&path, script).expect("a file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("ours");
+    }
+    directory
+}
+
+/// `one-core` with `line`, on the programs of [`programs`] unless `line` names others.
+fn one_core(run: &Run, line: &str) -> Command {
+    let programs = programs(run);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dsm-test-harness"));
+    command.arg("one-core").args(line.split_whitespace());
+    if !line.contains("--build") {
+        command.arg("--build").arg(&programs);
+    }
+    let temporary = run.directory.path().join("tmp");
+    fs::create_dir_all(&temporary).expect("a directory");
+    command.arg("--output").arg(run.output()).env("TMPDIR", temporary);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn builds_are_measured_in_pairs_on_one_core_and_without_redis_too() {
+    let run = Run::new();
+    let mut command = one_core(&run, "--load reads,mixed-16 --rounds 2 --duration 100ms --warmup 20ms");
+    // Neither redis-server nor strace nor perf is found.
+    command.arg("--base").arg(programs(&run)).env("PATH", run.directory.path());
+    let output = Harness(Some(command.spawn().expect("the harness starts"))).wait();
+    assert_code(&output, 0);
+    let text = told(&output);
+    for row in ["| reads | build |", "| reads | base |", "| mixed-16 | build |", "| mixed-16 | base |"] {
+        assert_eq!(text.matches(row).count(), 2, "its rate and its costs: {row}: {text}");
+    }
+    for told in ["Redis is left out", "strace is not installed", "perf is not installed", "Noise: "] {
+        assert!(text.contains(told), "{told}: {text}");
+    }
+    let record = run.json("one-core.json");
+    let runs = record["runs"].as_array().expect("a list");
+    let order: Vec<&str> = runs.iter().map(|run| run["store"].as_str().expect("a name")).collect();
+    assert_eq!(order, ["build", "base", "base", "build", "base", "build", "build", "base"]);
+    for run in runs {
+        assert!(number(run, "/figures/operations") > 0.0 && run["failed"].is_null(), "{run}");
+        for part in ["master", "standby", "slaves"] {
+            assert!(number(run, &format!("/figures/parts/{part}/cpu_s")) > 0.0, "{part}: {run}");
+        }
+    }
+    let table = fs::read_to_string(run.output().join("one-core.csv")).expect("the file is written");
+    assert_eq!(table.lines().count(), 1 + runs.len(), "{table}");
+    let cores = fs::read_to_string(run.directory.path().join("programs/cores")).expect("they ran");
+    let core = format!("Cpus_allowed_list:\t{}", record["core"]);
+    assert_eq!(cores.lines().count(), 2 * 2 * 5, "{cores}");
+    assert!(cores.lines().all(|line| line == core), "{core}: {cores}");
+    run.assert_nothing_left();
+}
+
+#[test]
+fn a_build_is_measured_beside_both_kinds_of_redis() {
+    if let Err(lack) = need_program("redis-server", &["--version"], "redis-server") {
+        return skip(a_build_is_measured_beside_both_kinds_of_redis, "", &lack);
+    }
+    let run = Run::new();
+    let line = "--load mixed --rounds 1 --duration 200ms --warmup 20ms --replicated";
+    let output = Harness(Some(one_core(&run, line).spawn().expect("the harness starts"))).wait();
+    assert_code(&output, 0);
+    let text = told(&output);
+    for row in ["| mixed | build |", "| mixed | redis |", "| mixed | redis always + WAIT 1 |"] {
+        assert!(text.contains(row), "{row}: {text}");
+    }
+    assert!(text.contains("fewer than 3 rounds") && text.contains(" ? |"), "{text}");
+    let record = run.json("one-core.json");
+    assert!(number(&record, "/runs/2/figures/parts/slaves/cpu_s") > 0.0, "the replicas': {record}");
+    // Where strace is there and may attach, calls are counted; else it is said why they are not.
+    let counted = record["counts"].as_array().map_or(0, Vec::len);
+    let remarks = record["remarks"].to_string();
+    assert!(counted == 3 || remarks.contains("strace") || remarks.contains("Not counted"), "{record}");
+    run.assert_nothing_left();
+}
+
+#[test]
+fn a_signal_ends_the_pairs_with_what_was_measured() {
+    let run = Run::new();
+    let command = &mut one_core(&run, "--load reads --rounds 100 --duration 200ms --no-counts");
+    let mut harness = Harness(Some(command.spawn().expect("the harness starts")));
+    // Its lines tell when the first load is measured.
+    let mut lines =
+        BufReader::new(harness.0.as_mut().and_then(|child| child.stderr.take()).expect("piped")).lines();
+    assert!(lines.any(|line| line.expect("text").contains("op/s")), "something is measured");
+    kill_process(harness.pid(), Signal::INT).expect("our child");
+    std::thread::spawn(move || lines.count());
+    let output = harness.wait();
+    assert_code(&output, 1);
+    assert!(told(&output).contains("Ended early: interrupted by a signal."), "{}", told(&output));
+    assert!(run.json("one-core.json")["runs"].as_array().is_some_and(|runs| !runs.is_empty()));
+    run.assert_nothing_left();
+}
+
+#[test]
+fn pairs_that_cannot_be_measured_are_told_in_one_line() {
+    let run = Run::new();
+    let empty = run.directory.path().join("empty");
+    fs::create_dir(&empty).expect("a directory");
+    let no_build = format!("--build {}", empty.display());
+    for (line, code, why) in [
+        (no_build.as_str(), 1, "there is no "),
+        ("--core 1023", 1, "core 1023 is not one of those"),
+        ("--slower-max 5", 2, "--base"),
+        ("--load quiet", 2, "--load"),
+        ("--rounds 0", 2, "--rounds"),
+        ("--duration 1ms", 2, "--duration must be 10ms to 1m"),
+        ("--warmup 2m", 2, "--warmup must be at most 1m"),
+        ("--quick --rounds 4", 2, "--quick"),
+    ] {
+        let output = Harness(Some(one_core(&run, line).spawn().expect("the harness starts"))).wait();
+        assert_code(&output, code);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains(why) && text.lines().count() == 1, "{line}: {text}");
     }
     run.assert_nothing_left();
 }

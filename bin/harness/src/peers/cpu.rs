@@ -2,6 +2,7 @@
 //!
 //! The kernel counts in ticks of 10 ms: a measurement of a second is right to a percent or two.
 
+use super::super::system::{busy_ticks, process_ticks, TICK_S};
 use anyhow::Context as _;
 use std::fs;
 use std::sync::mpsc::{channel, RecvTimeoutError, Sender};
@@ -10,9 +11,6 @@ use std::time::{Duration, SystemTime};
 
 /// How often it is read. Between two readings the time is taken to have been used evenly.
 const INTERVAL: Duration = Duration::from_millis(50);
-
-/// A tick of the files in `/proc`: the kernel's USER_HZ is 100 on every architecture that this runs on.
-const TICK_S: f64 = 0.01;
 
 /// Used so far, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -68,31 +66,10 @@ impl Sampler {
 
 fn sample(pids: &[u32]) -> (SystemTime, Used) {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let servers: u64 = pids.iter().filter_map(|pid| of_process(&read(&format!("/proc/{pid}/stat")))).sum();
-    let machine = of_machine(&read("/proc/stat")).unwrap_or_default();
+    let ticks = pids.iter().filter_map(|pid| process_ticks(&read(&format!("/proc/{pid}/stat"))));
+    let servers: u64 = ticks.map(|(user, kernel)| user + kernel).sum();
+    let machine = busy_ticks(&read("/proc/stat"), "cpu").unwrap_or_default();
     (SystemTime::now(), Used { servers_s: servers as f64 * TICK_S, machine_s: machine as f64 * TICK_S })
-}
-
-/// Ticks in user mode and in the kernel: fields 14 and 15 of `/proc/PID/stat`. The name in field 2 may hold anything.
-fn of_process(stat: &str) -> Option<u64> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
-}
-
-/// Ticks that were not idle: `user nice system idle iowait irq softirq steal` of the line `cpu`.
-fn of_machine(stat: &str) -> Option<u64> {
-    let fields: Vec<u64> = stat
-        .lines()
-        .next()?
-        .strip_prefix("cpu ")?
-        .split_whitespace()
-        .map_while(|field| field.parse().ok())
-        .collect();
-    let [user, nice, system, _idle, _wait, irq, softirq, steal, ..] = fields[..] else { return None };
-    Some(user + nice + system + irq + softirq + steal)
 }
 
 /// What had been used by `time`.
@@ -117,15 +94,6 @@ fn at(samples: &[(SystemTime, Used)], time: SystemTime) -> Used {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ticks_are_read_whatever_the_process_is_called() {
-        let stat = "42 (a ) b) S 1 2 3 4 5 6 7 8 9 10 700 30 0 0 20 0";
-        assert_eq!(of_process(stat), Some(730));
-        assert_eq!(of_process(""), None);
-        assert_eq!(of_machine("cpu  100 20 3 9999 8888 4 5 6 0 0\ncpu0 1"), Some(138));
-        assert_eq!(of_machine("intr 1"), None);
-    }
 
     #[test]
     fn time_between_two_readings_was_used_evenly() {

@@ -3,7 +3,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`plan`] | which stores under which loads |
-//! | [`server`] | their processes |
+//! | [`server`] | how each is started |
 //! | [`cpu`] | what they cost |
 //! | [`record`] | `peers.json` |
 //! | [`plot`] | its pictures, in `img/` beside it |
@@ -18,6 +18,7 @@ mod record;
 mod server;
 mod table;
 
+use super::instance::Instance;
 use super::options::Options;
 use super::progress::Progress;
 use super::record::RunRecord;
@@ -28,7 +29,6 @@ use clap::{Parser, ValueEnum as _};
 use cpu::Sampler;
 use plan::{BenchmarkPlan, Cell, Peer, KEYS, VALUE_BYTES};
 use record::{PeerRecord, PeerRun, PeersRecord, FORMAT};
-use server::Instance;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write as _};
@@ -214,7 +214,7 @@ impl<'a> Bench<'a> {
             self.progress.say(&format!("round {round}: {}", peer.title()));
             let started = match server::missing(peer) {
                 Some(missing) => Err(anyhow::anyhow!(missing)),
-                None => Instance::start(peer, self.options.data.as_deref(), &self.stop),
+                None => server::start(peer, self.options.data.as_deref(), &self.stop),
             };
             match started {
                 Ok(instance) => *running = Some((peer, instance)),
