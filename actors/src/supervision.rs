@@ -2,10 +2,21 @@
 
 use crate::env::Env;
 use crate::node_error::NodeError;
+use actix::prelude::*;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::Notify;
+
+/// Asks an actor to stop cleanly.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Stop;
+
+/// Ends an actor and its children: the node is over.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub(crate) struct Dismiss;
 
 /// How one node ends; the first word counts.
 #[derive(Clone, Debug, Default)]
@@ -144,7 +155,6 @@ impl Default for Backoff {
 mod tests {
     use super::*;
     use crate::env::real::RealEnv;
-    use actix::prelude::*;
 
     struct Panics(PanicGuard);
 

@@ -4,6 +4,7 @@
 //! place. Threads belong to the real environment alone.
 
 pub(crate) mod local;
+mod local_listener;
 pub(crate) mod names;
 mod net;
 pub mod real;
@@ -11,16 +12,16 @@ pub mod real;
 pub mod sim;
 mod threads;
 
-pub use local::LocalListener;
+pub use local_listener::LocalListener;
 pub(crate) use net::keep_alive;
 pub use net::{Listener, Stream};
 
-use crate::journal::shared_file::log_scan::{LogScan, Next, Part};
 use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Millis};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::fence::Spared;
-use dsm_protocol::machine::reign::takeover::Seen;
+use dsm_protocol::machine::log_scan::{LogScan, Next, Part};
+use dsm_protocol::machine::reign::takeover::LockSeen;
 use dsm_protocol::record::{self, Place};
 use futures_util::future::LocalBoxFuture;
 use std::fmt;
@@ -392,7 +393,7 @@ pub trait Locks {
     ///
     /// # Errors
     /// What the system says.
-    fn look<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Seen>>;
+    fn look<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<LockSeen>>;
 
     /// What the lock file says.
     ///

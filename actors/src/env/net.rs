@@ -1,6 +1,6 @@
 //! Sockets behind an enum, so that simulated ones fit without a type parameter on everything.
 
-use super::local::LocalListener;
+use super::local_listener::LocalListener;
 use bytes::BytesMut;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
@@ -57,7 +57,9 @@ impl Listener {
                 stream.set_nodelay(true)?;
                 Ok((Stream::Tcp(stream), address.to_string()))
             }
-            Listener::Local(listener) => listener.accept().await,
+            Listener::Local(listener) => {
+                Ok((Stream::Local(listener.accept().await), "in-process".to_owned()))
+            }
             #[cfg(feature = "sim")]
             Listener::Sim(listener) => {
                 let (stream, address) = listener.accept().await?;

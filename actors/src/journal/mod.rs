@@ -31,6 +31,8 @@
 pub mod memory;
 pub mod shared_file;
 
+pub use dsm_protocol::machine::log_scan::Replay;
+
 use crate::config::MasterConfig;
 use crate::env::Env;
 use crate::node_error::NodeError;
@@ -39,8 +41,8 @@ use actix::prelude::*;
 use bytes::Bytes;
 use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Version};
-use dsm_protocol::machine::master::{Change, ReignRecord, WriteId};
-use dsm_protocol::machine::reign::Seen;
+use dsm_protocol::machine::master::{Change, WriteId};
+use dsm_protocol::machine::reign::LockSeen;
 use dsm_protocol::record::{Place, Position};
 use dsm_protocol::witness_file::WitnessText;
 use smallvec::SmallVec;
@@ -158,7 +160,7 @@ pub enum LogRequest {
 #[rtype(result = "()")]
 pub enum LogEvent {
     /// Who leads, as far as it was looked at. At least every 50 ms while that is wanted.
-    Looked(Seen),
+    Looked(LockSeen),
     /// This master may lead, and nobody else until it gives that up or is deposed.
     Won {
         /// Whose log it is, by what the last leader has declared.
@@ -234,29 +236,6 @@ pub struct ReplayPart {
     pub log: Option<LogId>,
     /// Whether nothing comes after it for now.
     pub caught_up: bool,
-}
-
-/// What a part of the log does to the directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Replay {
-    /// A key has a new version.
-    Put {
-        /// The key.
-        key: Box<[u8]>,
-        /// The version.
-        version: Version,
-        /// Where the value stands.
-        place: Place,
-    },
-    /// A key is gone.
-    Delete {
-        /// The key.
-        key: Box<[u8]>,
-    },
-    /// A reign began.
-    Reign(ReignRecord),
-    /// The loss of a reign was accepted.
-    GivenUp(Reign),
 }
 
 /// Tells one stored log from another: two masters that follow the same one name the same numbers.

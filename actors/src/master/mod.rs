@@ -31,7 +31,7 @@ use crate::journal::{Journal, LogId, LogRequest, MakesJournal, Sight, WrittenRec
 use crate::node_error::NodeError;
 use crate::shown::shown_key;
 use crate::slave_proxy::{self, End, EndReason, SlaveProxy};
-use crate::supervision::{Fate, PanicGuard};
+use crate::supervision::{Dismiss, Fate, PanicGuard, Stop};
 use crate::turns::{Turn, TurnLengths};
 use actix::prelude::*;
 use dsm_protocol::command::{AnswerLength, Command, ErrorWord, Operands, Reply};
@@ -108,16 +108,6 @@ impl Spent {
         (self.at.since(before.at), computed_ms, ms(self.waited_us, before.waited_us))
     }
 }
-
-/// Asks the node to stop cleanly.
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub struct Stop;
-
-/// Ends the actor and its children: the node is over.
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub(crate) struct Dismiss;
 
 /// What has come and is to be done, in its order.
 enum Todo {

@@ -19,8 +19,8 @@ pub use encode::{
 };
 pub use judge::{CrashKind, Evidence, Judge, Verdict};
 pub use parse::{
-    good_line_at_end, parse_legacy, parse_line, Body, Encoded, EpochMark, Fields, GivenUp, Keys, LegacyLine,
-    Pairs, Record,
+    good_line_at_end, parse_legacy, parse_line, Body, Encoded, EpochMark, Fields, GivenUpReigns, Keys,
+    LegacyLine, Pairs, Record,
 };
 pub use scan::{BadLine, Position, Scanner, Step};
 

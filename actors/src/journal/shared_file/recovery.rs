@@ -6,11 +6,11 @@
 use crate::config::Fsync;
 use crate::env::real::passes;
 use crate::env::{Env, File, FileIdentity, Group, OpenMode};
-use crate::journal::shared_file::log_scan::{LogPlace, LogScan, Part, CHUNK_BYTES};
 use crate::journal::shared_file::log_tailer::{self, Replayed};
 use crate::journal::shared_file::log_writer::{is_full, ROOM_EVERY};
 use crate::node_error::{LogDamage, NodeError};
 use actix::prelude::*;
+use dsm_protocol::machine::log_scan::{LogPlace, LogScan, Part, CHUNK_BYTES};
 use dsm_protocol::planted;
 use dsm_protocol::record::{BadLine, CrashKind, Judge, Position, RecordError, Scanner, Step, Verdict};
 use std::io;
