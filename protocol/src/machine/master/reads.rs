@@ -7,8 +7,7 @@
 use super::log_reads::LogReads;
 use super::membership::SlotSet;
 use super::read_deadlines::more_time_ms;
-use super::session_order::HeldRead;
-use super::work::{GatherKey, Work};
+use super::work::{GatherKey, HeldRead, Work};
 use super::{Asker, Effect, Entry, Master, ReadId, ReadKey, Slot};
 use crate::command::{ErrorWord, Reply};
 use crate::ids::{Millis, Stamp, Version};

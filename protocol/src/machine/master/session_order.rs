@@ -8,7 +8,7 @@
 
 use super::hash::hash_bytes;
 use super::reads::Destination;
-use super::work::Work;
+use super::work::{HeldRead, Work};
 use super::{Asker, Change, Effect, Master, WriteId};
 use crate::command::{Command, ErrorWord, Reply};
 use crate::ids::{Millis, SessionId};
@@ -17,15 +17,6 @@ use std::sync::Arc;
 
 /// In a write of more keys than this none is searched for: who waited for it reads like anybody else.
 const PAIRS_SEARCHED_MAX: usize = 16;
-
-/// What a write of the same session holds back.
-#[derive(Clone, Debug)]
-pub(super) enum HeldRead {
-    Get { asker: Asker, deadline: Millis, key: Bytes },
-    GetMany { asker: Asker, deadline: Millis, keys: Vec<Bytes> },
-    Exists { asker: Asker, keys: Vec<Bytes> },
-    KeyCount { asker: Asker },
-}
 
 impl Master {
     /// Begins a request, unless it is one for slices or after such a one of its session.

@@ -5,8 +5,7 @@
 //! its own session, whose record is written later still. Nothing in here waits for anything but its turn. Which requests are
 //! put here is said in `session_order.rs`.
 
-use super::session_order::HeldRead;
-use super::work::{DistinctPairs, Work};
+use super::work::{DistinctPairs, HeldRead, Work};
 use super::{Asker, Change, Effect, Master};
 use crate::command::{Command, Operands, Reply};
 use crate::ids::{Millis, SessionId};

@@ -13,7 +13,7 @@ pub(super) const STEPS_AT_ONCE: usize = 256;
 /// What is to be made good after a slave has left. Until a write is looked through, it cannot end: an acknowledgement of
 /// a slave that is gone does not count.
 #[derive(Clone, Debug)]
-pub(super) struct Loss {
+pub(super) struct SlaveLoss {
     pub(super) slot: Slot,
     /// The writes that were in flight then, ascending.
     pub(super) writes: Vec<WriteId>,
@@ -68,7 +68,7 @@ impl Master {
     pub(super) fn lose(&mut self, now: Millis, slot: Slot, effects: &mut Vec<Effect>) {
         let writes = self.writes.all.keys().map(WriteId).collect();
         let reads = self.reads_in_flight();
-        self.writes.losses.push_back(Loss { slot, writes, writes_done: 0, items_done: 0, reads });
+        self.writes.losses.push_back(SlaveLoss { slot, writes, writes_done: 0, items_done: 0, reads });
         self.make_good(now, effects);
     }
 

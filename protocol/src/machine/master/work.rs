@@ -3,7 +3,6 @@
 //! Reads and writes put it there, `slices.rs` takes it up again. Nothing here looks at the machine.
 
 use super::room::{payload, RoomSought};
-use super::session_order::HeldRead;
 use super::{Asker, Change, WriteId};
 use crate::command::{Command, ErrorWord};
 use crate::ids::{Millis, SessionId};
@@ -97,6 +96,15 @@ pub(super) enum LogOutcome {
         word: ErrorWord,
         detail: String,
     },
+}
+
+/// What a write of the same session holds back.
+#[derive(Clone, Debug)]
+pub(super) enum HeldRead {
+    Get { asker: Asker, deadline: Millis, key: Bytes },
+    GetMany { asker: Asker, deadline: Millis, keys: Vec<Bytes> },
+    Exists { asker: Asker, keys: Vec<Bytes> },
+    KeyCount { asker: Asker },
 }
 
 /// The pairs of a write by their keys. A key that stands twice takes its last value.

@@ -7,10 +7,9 @@ use super::hash::hash_bytes;
 use super::membership::Sent;
 use super::placement::{acks_needed, choose};
 use super::room::{charge, payload, RoomReserved};
-use super::session_order::HeldRead;
-use super::substitutes::Loss;
+use super::substitutes::SlaveLoss;
 use super::unwritten::Unwritten;
-use super::work::{LogOutcome, Work};
+use super::work::{HeldRead, LogOutcome, Work};
 use super::{Asker, Change, Effect, Entry, Master, Slot, SlotSet, WriteId, WriteKey};
 use crate::command::{ErrorWord, Reply};
 use crate::ids::{Millis, SessionId, Version};
@@ -29,7 +28,7 @@ const KEYS_REMEMBERED_MAX: usize = 64;
 pub(super) struct Writes {
     pub(super) all: SlotMap<WriteKey, Write>,
     /// The slaves that have left, and whose part in writes and reads is not made good to its end.
-    pub(super) losses: VecDeque<Loss>,
+    pub(super) losses: VecDeque<SlaveLoss>,
     /// Those whose records are not written yet.
     pub(super) unwritten: Unwritten,
 }
