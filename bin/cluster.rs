@@ -10,10 +10,11 @@ use anyhow::Context as _;
 use clap::{Parser, ValueEnum as _};
 use dsm::client::{ClientConfig, Serving};
 use dsm::config::{self, Fsync};
-use dsm::launcher::{describe_exit, LaunchError, Launcher, LauncherConfig, Role, RoleCommand};
+use dsm::launcher::{describe_exit, LaunchError, Launcher, LauncherConfig, MasterCommand, Role, RoleCommand};
 use dsm_server::cli::{self, Flags};
 use dsm_server::prompt::{self, Host, Store};
 use dsm_server::roles;
+use dsm_server::why_not_launched::sentence;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -91,8 +92,9 @@ struct Args {
 
 impl Flags for Args {
     fn validate(&self) -> Result<(), String> {
-        if self.port != 0 && self.port == self.backup_port {
-            return Err("--port and --backup-port are the same".to_owned());
+        let [(first, first_flag), (second, second_flag)] = self.ports();
+        if first.is_some() && first == second {
+            return Err(format!("{first_flag} and {second_flag} are the same"));
         }
         config::check_timeout("--request-timeout", self.request_timeout)
             .and_then(|()| config::check_timeout("--start-timeout", self.start_timeout))
@@ -101,7 +103,13 @@ impl Flags for Args {
 }
 
 impl Args {
-    /// The flags of both masters.
+    /// The masters' ports, the primary's first, with the flags that name them; `None`: a free one.
+    fn ports(&self) -> [(Option<u16>, &'static str); 2] {
+        [(self.port, "--port"), (self.backup_port, "--backup-port")]
+            .map(|(port, flag)| ((port != 0).then_some(port), flag))
+    }
+
+    /// The flags of all masters.
     fn masters_with(&self) -> Vec<OsString> {
         let mut flags = self.master_flags.clone();
         if let Some(policy) = self.fsync.and_then(|policy| policy.to_possible_value()) {
@@ -135,9 +143,10 @@ fn run(args: Args, value_max: usize) -> anyhow::Result<ExitCode> {
     fs::create_dir_all(&args.data)
         .with_context(|| format!("cannot create the data directory {}", args.data.display()))?;
     let _lock = lock(&args.data)?;
-    check_port(args.port, "--port")?;
-    check_port(args.backup_port, "--backup-port")?;
-    let mut launcher = Launcher::new(launcher_config(&args)?)?;
+    for (port, flag) in args.ports() {
+        port.map_or(Ok(()), |port| check_port(port, flag))?;
+    }
+    let mut launcher = Launcher::new(launcher_config(&args)?).map_err(told)?;
     let client = ClientConfig {
         masters: launcher.masters(),
         request_timeout: args.request_timeout,
@@ -154,7 +163,7 @@ fn run(args: Args, value_max: usize) -> anyhow::Result<ExitCode> {
             launcher.stop_all();
             return Ok(ExitCode::SUCCESS);
         }
-        Err(error) => return Err(error).context("the cluster does not start"),
+        Err(error) => return Err(told(error)).context("the cluster does not start"),
     }
     let mut cluster = Cluster { launcher };
     let shown = cluster.table(false).iter().try_for_each(|line| prompt::say(line.as_bytes()));
@@ -167,15 +176,19 @@ fn run(args: Args, value_max: usize) -> anyhow::Result<ExitCode> {
     result.map(|()| ExitCode::SUCCESS)
 }
 
+fn told(error: LaunchError) -> anyhow::Error {
+    anyhow::anyhow!(sentence(&error))
+}
+
 fn launcher_config(args: &Args) -> anyhow::Result<LauncherConfig> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let role = |name: &str| RoleCommand::new(&program).with_prefix(["role", name]);
     let master_flags = args.masters_with();
-    let primary = role("master").with_extra(master_flags.clone());
-    let backup = role("backup").with_extra(master_flags);
-    let mut config = LauncherConfig::new(primary, backup, role("slave"), &args.data);
-    config.port = (args.port != 0).then_some(args.port);
-    config.backup_port = (args.backup_port != 0).then_some(args.backup_port);
+    let masters = ["master", "backup"].into_iter().zip(args.ports()).map(|(name, (port, _))| {
+        let command = role(name).with_extra(master_flags.clone());
+        MasterCommand { command, port }
+    });
+    let mut config = LauncherConfig::new(masters, role("slave"), &args.data);
     config.slaves = usize::from(args.slaves);
     config.ready_timeout = args.start_timeout;
     Ok(config)
@@ -258,22 +271,24 @@ impl Cluster {
         lines
     }
 
-    /// What is said to who names a slave that never was.
+    /// What is said to who names a process that never was.
     fn no_such(&self, role: Role) -> String {
-        let slaves = self.launcher.roles().iter().filter(|role| matches!(role, Role::Slave(_))).count();
-        match slaves {
-            1 => format!("there is no {role}; there is slave 1"),
-            _ => format!("there is no {role}; there are slaves 1 to {slaves}"),
+        let roles = self.launcher.roles();
+        let (masters, slaves): (Vec<Role>, Vec<Role>) =
+            roles.into_iter().partition(|role| matches!(role, Role::Master(_)));
+        match (role, slaves.len()) {
+            (Role::Master(_), _) => {
+                let masters: Vec<String> = masters.iter().map(Role::to_string).collect();
+                format!("there is no {role}; there are {}", masters.join(" and "))
+            }
+            (Role::Slave(_), 1) => format!("there is no {role}; there is slave 1"),
+            (Role::Slave(_), slaves) => format!("there is no {role}; there are slaves 1 to {slaves}"),
         }
     }
 
     fn act(&mut self, action: &str, role: Role, store: &Store) -> Result<String, LaunchError> {
         let before = store.serving();
-        let serves = match before {
-            Some(Serving::Primary) => role == Role::Primary,
-            Some(Serving::Backup) => role == Role::Backup,
-            None => false,
-        };
+        let serves = before.is_some_and(|serving| role == Role::Master(serving.place));
         match action {
             "kill" => {
                 self.launcher.kill(role)?;
@@ -296,7 +311,7 @@ impl Cluster {
             _ => {
                 self.launcher.restart(role)?;
                 match role {
-                    Role::Primary | Role::Backup => self.launcher.wait_answering(role)?,
+                    Role::Master(_) => self.launcher.wait_answering(role)?,
                     Role::Slave(_) => {}
                 }
                 let pid = self.launcher.pid(role).ok_or(LaunchError::NotRunning(role))?;
@@ -324,7 +339,7 @@ impl Host for Cluster {
                     Err(error @ LaunchError::NotRunning(_)) => {
                         format!("{error}; \"restart {role}\" starts it")
                     }
-                    Err(error) => format!("{:#}", anyhow::Error::new(error)),
+                    Err(error) => sentence(&error),
                 },
                 Err(why) => format!("{action}: {why}"),
             }]),

@@ -322,6 +322,11 @@ impl Outbox {
         self.0.ending.get().is_some()
     }
 
+    /// Whether everything in it was to be written before its end.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.0.ending.get() == Some(Ending::Flush)
+    }
+
     /// Waits until the outbox has ended. For one that nobody pumps.
     pub(crate) async fn ended(&self) {
         while !self.is_ended() {

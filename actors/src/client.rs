@@ -87,12 +87,17 @@ impl Default for ClientConfig {
 }
 
 /// The master that serves a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Serving {
-    /// The first one of [`ClientConfig::masters`].
-    Primary,
-    /// Another one.
-    Backup,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Serving {
+    /// Its place in [`ClientConfig::masters`], from 0: the first one is the primary.
+    pub place: usize,
+}
+
+impl Serving {
+    /// Whether it is the first one of [`ClientConfig::masters`].
+    pub fn is_primary(self) -> bool {
+        self.place == 0
+    }
 }
 
 /// A connection to the store. Clones share one link; the link is closed when the last of them is dropped.
@@ -302,7 +307,7 @@ impl Client {
 
     /// The master that serves now, as far as is known; `None` while the client looks for one.
     pub fn serving(&self) -> Option<Serving> {
-        self.shared.serving.borrow().map(serving_at)
+        self.shared.serving.borrow().map(|place| Serving { place })
     }
 
     /// Waits until a master serves, at most for `limit`.
@@ -317,7 +322,7 @@ impl Client {
 
     async fn wait_until(&self, limit: Duration, met: impl Fn(&Option<Serving>) -> bool) -> Option<Serving> {
         let mut serving = self.shared.serving.clone();
-        let met = |place: &Option<usize>| met(&place.map(serving_at));
+        let met = |place: &Option<usize>| met(&place.map(|place| Serving { place }));
         // Both a timeout and a stopped task end the wait; the answer is then what is known.
         let _ = tokio::time::timeout(limit, serving.wait_for(met)).await;
         self.serving()
@@ -372,14 +377,6 @@ impl Client {
             Ok(None) => Err(ClientError::not_executed(Failure::Stopped)),
             Err(_) => Err(ClientError::not_executed(Failure::Overloaded)),
         }
-    }
-}
-
-fn serving_at(place: usize) -> Serving {
-    if place == 0 {
-        Serving::Primary
-    } else {
-        Serving::Backup
     }
 }
 

@@ -116,7 +116,7 @@ async fn calls_become_requests_and_responses_in_any_order_find_their_caller() {
     assert_eq!(first, Ok(()));
     assert_eq!(second, Ok(Some("two".into())));
     assert_eq!(third, Ok(true));
-    assert_eq!(client.serving(), Some(Serving::Primary));
+    assert_eq!(client.serving(), Some(Serving { place: 0 }));
 }
 
 #[tokio::test]
@@ -125,7 +125,7 @@ async fn concurrent_calls_arrive_in_one_piece() {
     let client = Client::connect(config(&[&master.address])).unwrap();
     let accepted = master.accept(true, None);
     let (mut link, serving) = tokio::join!(accepted, client.wait_serving(Duration::from_secs(5)));
-    assert_eq!(serving, Some(Serving::Primary));
+    assert_eq!(serving, Some(Serving { place: 0 }));
     let calls: Vec<_> = (0..100)
         .map(|number: u32| {
             let client = client.clone();
@@ -167,7 +167,7 @@ async fn a_master_that_dies_makes_the_write_in_flight_unknown_and_the_read_moves
     let (write, read, mut link) = tokio::join!(client.put("a", "1"), client.get("b"), script);
     assert_eq!(write, Err(ClientError::Indeterminate { cause: Failure::LinkLost }));
     assert_eq!(read, Ok(Some("kept".into())));
-    assert_eq!(client.serving(), Some(Serving::Backup));
+    assert_eq!(client.serving(), Some(Serving { place: 1 }));
     // The write never comes again by itself.
     let (next, request) = tokio::join!(client.put("c", "3"), async {
         let request = link.request().await;
@@ -194,7 +194,7 @@ async fn a_standby_redirects_and_the_write_is_executed_once_at_the_other_master(
     };
     let (write, _link) = tokio::join!(client.put("a", "1"), script);
     assert_eq!(write, Ok(()));
-    assert_eq!(client.serving(), Some(Serving::Backup));
+    assert_eq!(client.serving(), Some(Serving { place: 1 }));
 }
 
 #[tokio::test]

@@ -9,7 +9,6 @@ use super::switchboard::Switchboard;
 use super::Context;
 use crate::batch::Outbox;
 use crate::env::Stream;
-use crate::reading::READ_BYTES;
 use bytes::BytesMut;
 use dsm_protocol::frame::FrameError;
 use dsm_protocol::handshake::{AcceptEffect, Accepting, Rejection};
@@ -18,8 +17,11 @@ use std::cell::Cell;
 use std::io;
 use std::time::Duration;
 
-/// How long a client that was let go may take to close its side.
+/// How long the other side may take to close its own end, once this one is closed.
 const PARTING_MAX: Duration = Duration::from_secs(1);
+
+/// So much of what nobody wants is read at once, in bytes.
+const READ_OFF_BYTES: usize = 16 * 1024;
 
 pub(super) async fn connection(stream: Stream, address: String, context: Context, kind: &Cell<&'static str>) {
     let counters = &context.switchboard.gate.counters;
@@ -55,9 +57,9 @@ pub(super) async fn connection(stream: Stream, address: String, context: Context
         count(&counters.slow_readers_cut);
         log::warn!("connection cut address={address} cause={why:?}");
     }
-    if pumped.is_ok() && why.is_none() && context.switchboard.stopping.get() {
-        // What crosses our end is not executed; were it left unread, the kernel would reset the connection, and
-        // answers that the client has not read yet would be lost.
+    if pumped.is_ok() && outbox.is_finished() {
+        // Were something left unread, the kernel would reset the connection, and what the other side has not read yet, the
+        // reason for the end too, would be lost. What crosses our end is not executed.
         let reading = read_off(&stream, &outbox, &context.switchboard);
         let _ = tokio::time::timeout(PARTING_MAX, reading).await;
     }
@@ -107,10 +109,13 @@ async fn serve(
 /// Reads and throws away what comes until the other side ends.
 async fn read_off(stream: &Stream, outbox: &Outbox, switchboard: &Switchboard) {
     // Nothing crosses from who has asked nothing for long, and connections that nobody looks at may stay open for ever.
-    let _counted = outbox.has_asked_within(PARTING_MAX).then(|| ReadOff::begin(&switchboard.read_off));
-    let mut buffer = BytesMut::with_capacity(READ_BYTES);
+    let is_let_go = switchboard.stopping.get() && outbox.has_asked_within(PARTING_MAX);
+    let _counted = is_let_go.then(|| ReadOff::begin(&switchboard.read_off));
+    let mut buffer = BytesMut::with_capacity(READ_OFF_BYTES);
     while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
         buffer.clear();
+        // The timeout is looked at between two turns only, and some may send without end.
+        tokio::task::yield_now().await;
     }
 }
 
@@ -127,5 +132,65 @@ impl<'a> ReadOff<'a> {
 impl Drop for ReadOff<'_> {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_kit::{connected, deaf_master, slave_of};
+    use super::*;
+    use crate::config::MasterConfig;
+    use dsm_protocol::frame::{self, PREFACE};
+    use dsm_protocol::message::{Control, Message};
+
+    /// More than a connection reads before it knows who is there, in bytes.
+    const UNREAD_BYTES: usize = 1 << 20;
+
+    /// What the other side says before it closes its end.
+    async fn last_words(stream: &Stream) -> String {
+        let mut read = BytesMut::new();
+        while stream.read(&mut read).await.expect("an end, and no reset") > 0 {}
+        // Of a connection that was reset the system takes nothing more, and elsewhere than here it forgets what was to be read.
+        stream.write_all(b"more").await.expect("the connection was reset");
+        match frame::decode(&mut read, UNREAD_BYTES) {
+            Ok(Some(Message::Control(Control::Reject { reason }))) if read.is_empty() => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[actix::test]
+    async fn who_speaks_another_wire_hears_why_before_the_end_whatever_it_sends_meanwhile() {
+        let (context, _inbox) = deaf_master(MasterConfig::default());
+        let (far, ended) = connected(&context).await;
+        let mut said = PREFACE.to_vec();
+        // The version stands at its end.
+        said[PREFACE.len() - 1] ^= 0xff;
+        said.resize(UNREAD_BYTES, b'x');
+        far.write_all(&said).await.unwrap();
+        assert!(last_words(&far).await.contains("version"));
+        drop(far);
+        ended.await.unwrap();
+    }
+
+    #[actix::test]
+    async fn a_slave_that_is_refused_hears_why_before_the_end_whatever_it_sends_meanwhile() {
+        let (context, inbox) = deaf_master(MasterConfig::default());
+        let (far, _link, outbox, _said) = slave_of(&context, &inbox).await;
+        far.write_all(&[b'x'; UNREAD_BYTES]).await.unwrap();
+        reject(&outbox, "not this one");
+        assert_eq!(last_words(&far).await, "not this one");
+    }
+
+    #[actix::test]
+    async fn who_never_closes_its_end_is_not_waited_for() {
+        let (context, _inbox) = deaf_master(MasterConfig::default());
+        let (far, ended) = connected(&context).await;
+        let mut said = PREFACE.to_vec();
+        said.resize(PREFACE.len() + frame::HEADER_BYTES, 0xff);
+        far.write_all(&said).await.unwrap();
+        last_words(&far).await;
+        let begun = tokio::time::Instant::now();
+        tokio::time::timeout(10 * PARTING_MAX, ended).await.expect("it ends by itself").unwrap();
+        assert!(begun.elapsed() >= PARTING_MAX / 2, "it was waited for");
     }
 }

@@ -88,7 +88,7 @@ mod tests {
     async fn a_link_says_no_more_than_the_master_can_hear() {
         const FRAMES: usize = 20_000;
         let (context, inbox) = deaf_master(MasterConfig::default());
-        let (far, link, said) = slave_of(&context, &inbox).await;
+        let (far, link, _outbox, said) = slave_of(&context, &inbox).await;
         context.switchboard.trust(link);
         drop(said);
         let mut out = Vec::new();
@@ -121,7 +121,7 @@ mod tests {
     #[actix::test]
     async fn a_link_that_waits_to_be_heard_takes_no_turns() {
         let (context, inbox) = deaf_master(MasterConfig::default());
-        let (far, link, said) = slave_of(&context, &inbox).await;
+        let (far, link, _outbox, said) = slave_of(&context, &inbox).await;
         let mut out = Vec::new();
         frame::encode(&Message::Control(Control::Probe), &mut out);
         far.write_all(&out).await.unwrap();

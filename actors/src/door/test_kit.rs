@@ -6,7 +6,7 @@ use super::heard::Said;
 use super::session::AnswerPool;
 use super::switchboard::{Arrived, Drain, Switchboard};
 use super::{server_facts, Context};
-use crate::batch::Inbox;
+use crate::batch::{Inbox, Outbox};
 use crate::config::MasterConfig;
 use crate::env::Stream;
 use crate::turns::TurnLengths;
@@ -16,6 +16,7 @@ use dsm_protocol::ids::LinkId;
 use dsm_protocol::message::{Hello, HelloRole};
 use std::cell::Cell;
 use std::rc::Rc;
+use tokio::task::JoinHandle;
 
 struct Drains;
 
@@ -50,17 +51,24 @@ pub(super) fn hello_of_slave() -> HelloRole {
     }
 }
 
-/// A connection of a slave to that master, with its end here, its link and that its hello is not heard yet.
-pub(super) async fn slave_of(context: &Context, inbox: &Inbox<Arrived>) -> (Stream, LinkId, Said) {
+/// A connection to that master: its end here, and the end of what serves it.
+pub(super) async fn connected(context: &Context) -> (Stream, JoinHandle<()>) {
     let listener = context.env.listen("127.0.0.1:0").await.unwrap();
     let far = context.env.connect(&listener.local_address().unwrap()).await.unwrap();
     let (near, address) = listener.accept().await.unwrap();
     let theirs = context.clone();
-    actix::spawn(async move {
+    let served = actix::spawn(async move {
         let kind = Cell::new("link");
         let turns = Rc::clone(&theirs.switchboard.turns);
         turns.watch(&kind, connection(near, address, theirs, &kind)).await;
     });
+    (far, served)
+}
+
+/// A connection of a slave to that master, with its end here, its link, the master's outbox for it, and that its hello is not
+/// heard yet.
+pub(super) async fn slave_of(context: &Context, inbox: &Inbox<Arrived>) -> (Stream, LinkId, Outbox, Said) {
+    let (far, _served) = connected(context).await;
     let role = hello_of_slave();
     let mut out = Vec::new();
     greet(Hello { cluster: None, role }, &mut out);
@@ -71,7 +79,7 @@ pub(super) async fn slave_of(context: &Context, inbox: &Inbox<Arrived>) -> (Stre
         inbox.take(&mut arrived);
     }
     match arrived.pop() {
-        Some(Arrived::SlaveHello { link, said, .. }) => (far, link, said),
+        Some(Arrived::SlaveHello { link, outbox, said, .. }) => (far, link, outbox, said),
         other => panic!("{other:?}"),
     }
 }

@@ -36,21 +36,31 @@ impl RoleCommand {
     }
 }
 
+/// How one of the masters is started, and where it listens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MasterCommand {
+    /// `dsm-master` for the first one, `dsm-backup-master` for all others.
+    pub command: RoleCommand,
+    /// Its port; `None`: a free one.
+    pub port: Option<u16>,
+}
+
+impl From<RoleCommand> for MasterCommand {
+    /// At a free port.
+    fn from(command: RoleCommand) -> MasterCommand {
+        MasterCommand { command, port: None }
+    }
+}
+
 /// What a [`Launcher`](super::Launcher) starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LauncherConfig {
-    /// How `dsm-master` is started.
-    pub primary: RoleCommand,
-    /// How `dsm-backup-master` is started.
-    pub backup: RoleCommand,
+    /// The masters, the primary first: one at least.
+    pub masters: Vec<MasterCommand>,
     /// How `dsm-slave` is started.
     pub slave: RoleCommand,
     /// The directory of the log and of the children's output; created if it is missing.
     pub data: PathBuf,
-    /// The primary's port; `None`: a free one.
-    pub port: Option<u16>,
-    /// The backup's port; `None`: a free one.
-    pub backup_port: Option<u16>,
     /// How many slaves [`Launcher::start_all`](super::Launcher::start_all) starts.
     pub slaves: usize,
     /// How long a process may take until it is ready. Default 30 s: a long log takes time to replay.
@@ -60,20 +70,16 @@ pub struct LauncherConfig {
 }
 
 impl LauncherConfig {
-    /// A cluster of one program per role with 3 slaves on free ports.
+    /// A cluster of these masters with 3 slaves.
     pub fn new(
-        primary: RoleCommand,
-        backup: RoleCommand,
+        masters: impl IntoIterator<Item = MasterCommand>,
         slave: RoleCommand,
         data: impl Into<PathBuf>,
     ) -> LauncherConfig {
         LauncherConfig {
-            primary,
-            backup,
+            masters: masters.into_iter().collect(),
             slave,
             data: data.into(),
-            port: None,
-            backup_port: None,
             slaves: 3,
             ready_timeout: Duration::from_secs(30),
             stop_timeout: Duration::from_secs(5),

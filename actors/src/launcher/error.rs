@@ -1,8 +1,10 @@
-//! Why the launcher could not do it.
+//! Why the launcher could not do it. The sentences for people are made where they are printed.
 
 use super::role::Role;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -49,20 +51,20 @@ pub enum LaunchError {
         source: io::Error,
     },
     /// The process ended before it was ready.
-    #[error("{role} ended before it was ready ({ended}): {output}")]
+    #[error("{role} ended before it was ready")]
     Ended {
         /// Which process.
         role: Role,
-        /// How, as [`describe_exit`](super::describe_exit) puts it.
-        ended: String,
-        /// The last line it printed.
+        /// How; [`describe_exit`](super::describe_exit) puts it in words.
+        status: ExitStatus,
+        /// The last line it printed; empty when there is none.
         output: String,
     },
     /// The process is there, but not what was waited for.
-    #[error("{what} not ready after {}, see {output}", humantime::format_duration(*.waited))]
+    #[error("{awaited} not ready")]
     NotReady {
         /// What was waited for.
-        what: String,
+        awaited: Awaited,
         /// How long.
         waited: Duration,
         /// The output of the process in question.
@@ -71,4 +73,38 @@ pub enum LaunchError {
     /// The wait was interrupted through [`Launcher::interruption`](super::Launcher::interruption).
     #[error("interrupted")]
     Interrupted,
+}
+
+/// What a launcher waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// That a master answers at its port.
+    Answers(Role),
+    /// That it has the log.
+    HasLog(Role),
+    /// That it serves.
+    Serves(Role),
+    /// That a process stands still.
+    Pause(Role),
+    /// That enough slaves are active.
+    Slaves {
+        /// How many are wanted.
+        count: usize,
+        /// How many were active at the last look.
+        active: usize,
+    },
+}
+
+impl fmt::Display for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Awaited::Answers(role) => write!(f, "{role}"),
+            Awaited::HasLog(role) => write!(f, "{role} at the log"),
+            Awaited::Serves(role) => write!(f, "{role} serving"),
+            Awaited::Pause(role) => write!(f, "pause of {role}"),
+            Awaited::Slaves { count, active } => {
+                write!(f, "only {active} of {count} slaves active: the cluster")
+            }
+        }
+    }
 }

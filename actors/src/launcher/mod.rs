@@ -29,10 +29,10 @@ mod signals;
 mod status;
 mod wait;
 
-pub use config::{LauncherConfig, RoleCommand};
-pub use error::LaunchError;
+pub use config::{LauncherConfig, MasterCommand, RoleCommand};
+pub use error::{Awaited, LaunchError};
 pub use process::{describe_exit, ProcessState};
-pub use role::Role;
+pub use role::{Role, RoleError};
 
 use dsm_protocol::info::{MasterInfo, MasterRole};
 use output::{last_line, new_output};
@@ -54,8 +54,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub struct Launcher {
     config: LauncherConfig,
-    primary: SocketAddr,
-    backup: SocketAddr,
+    /// Where the masters listen, in the order of the configuration.
+    masters: Vec<SocketAddr>,
     processes: BTreeMap<Role, ChildProcess>,
     interrupted: Arc<AtomicBool>,
 }
@@ -68,12 +68,12 @@ impl Launcher {
     pub fn new(config: LauncherConfig) -> Result<Launcher, LaunchError> {
         fs::create_dir_all(&config.data)
             .map_err(|source| LaunchError::Data { path: config.data.clone(), source })?;
-        // Both are held until both are chosen, or they could be the same.
-        let (first, second) = (free_port(config.port)?, free_port(config.backup_port)?);
-        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        // Each is held until all are chosen, or two could be the same.
+        let ports = config.masters.iter().map(|master| free_port(master.port));
+        let ports = ports.collect::<Result<Vec<_>, _>>()?;
+        let local = |(port, _): &(u16, _)| SocketAddr::from(([127, 0, 0, 1], *port));
         Ok(Launcher {
-            primary: local(first.0),
-            backup: local(second.0),
+            masters: ports.iter().map(local).collect(),
             config,
             processes: BTreeMap::new(),
             interrupted: Arc::default(),
@@ -85,28 +85,22 @@ impl Launcher {
         self.interrupted.clone()
     }
 
-    /// Where the primary listens.
-    pub fn primary_address(&self) -> SocketAddr {
-        self.primary
-    }
-
-    /// Where the backup listens.
-    pub fn backup_address(&self) -> SocketAddr {
-        self.backup
-    }
-
-    /// Where `role` listens; slaves do not.
+    /// Where `role` listens; slaves do not, nor does a master that there is none.
     pub fn address(&self, role: Role) -> Option<SocketAddr> {
         match role {
-            Role::Primary => Some(self.primary),
-            Role::Backup => Some(self.backup),
+            Role::Master(place) => self.masters.get(place).copied(),
             Role::Slave(_) => None,
         }
     }
 
-    /// Both masters' addresses, the primary's first: what clients are configured with.
+    /// The masters' addresses, the primary's first: what clients are configured with.
     pub fn masters(&self) -> Vec<String> {
-        vec![self.primary.to_string(), self.backup.to_string()]
+        self.masters.iter().map(SocketAddr::to_string).collect()
+    }
+
+    /// The masters, the primary first.
+    fn master_roles(&self) -> impl DoubleEndedIterator<Item = Role> {
+        (0..self.masters.len()).map(Role::Master)
     }
 
     /// The directory of the log and the outputs.
@@ -124,10 +118,10 @@ impl Launcher {
         self.config.data.join(format!("{}.out", role.file_name()))
     }
 
-    /// The roles of a whole cluster: both masters and the configured number of slaves.
+    /// The roles of a whole cluster: all masters and the configured number of slaves.
     pub fn roles(&self) -> Vec<Role> {
         let slaves = (1..=self.config.slaves).map(Role::Slave);
-        [Role::Primary, Role::Backup].into_iter().chain(slaves).collect()
+        self.master_roles().chain(slaves).collect()
     }
 
     /// Starts the primary, waits until it has the lock, starts the others and waits until it serves with all slaves.
@@ -135,64 +129,44 @@ impl Launcher {
     /// # Errors
     /// See [`LaunchError`].
     pub fn start_all(&mut self) -> Result<(), LaunchError> {
-        self.start_primary()?;
+        self.start(Role::PRIMARY)?;
         // A new log begins with the first slave: it does not serve before that.
-        let has_lock = |info: &MasterInfo| info.replication.role != MasterRole::Standby;
-        self.wait_status(Role::Primary, "primary at the log", has_lock)?;
-        self.start_backup()?;
-        for number in 1..=self.config.slaves {
-            self.start_slave(number)?;
+        let has_log = |info: &MasterInfo| info.replication.role != MasterRole::Standby;
+        self.wait_status(Role::PRIMARY, Awaited::HasLog(Role::PRIMARY), has_log)?;
+        let backups: Vec<Role> = self.master_roles().skip(1).collect();
+        for role in &backups {
+            self.start(*role)?;
         }
-        self.wait_serving(Role::Primary)?;
-        self.wait_answering(Role::Backup)?;
+        for number in 1..=self.config.slaves {
+            self.start(Role::Slave(number))?;
+        }
+        self.wait_serving(Role::PRIMARY)?;
+        for role in backups {
+            self.wait_answering(role)?;
+        }
         self.wait_active_slaves(self.config.slaves)
-    }
-
-    /// Starts `dsm-master` and does not wait.
-    ///
-    /// # Errors
-    /// See [`Launcher::start`].
-    pub fn start_primary(&mut self) -> Result<(), LaunchError> {
-        self.start(Role::Primary)
-    }
-
-    /// Starts `dsm-backup-master` and does not wait.
-    ///
-    /// # Errors
-    /// See [`Launcher::start`].
-    pub fn start_backup(&mut self) -> Result<(), LaunchError> {
-        self.start(Role::Backup)
-    }
-
-    /// Starts a slave, counted from 1, and does not wait.
-    ///
-    /// # Errors
-    /// See [`Launcher::start`].
-    pub fn start_slave(&mut self, number: usize) -> Result<(), LaunchError> {
-        self.start(Role::Slave(number))
     }
 
     /// Starts a process and does not wait. See the note on threads at the top of this file.
     ///
     /// # Errors
-    /// `Running`, `Data` when its output file cannot be made, and `Spawn`.
+    /// `Running`, `NotRunning` for a master that is not configured, `Data` when its output file cannot be made, and `Spawn`.
     pub fn start(&mut self, role: Role) -> Result<(), LaunchError> {
         if self.is_running(role) {
             return Err(LaunchError::Running(role));
         }
+        let how = match role {
+            Role::Master(place) => self.config.masters.get(place).map(|master| &master.command),
+            Role::Slave(_) => Some(&self.config.slave),
+        };
+        let how = how.ok_or(LaunchError::NotRunning(role))?;
         let path = self.output_path(role);
         let output = new_output(&path).map_err(|source| LaunchError::Data { path: path.clone(), source })?;
         let errors = output.try_clone().map_err(|source| LaunchError::Data { path, source })?;
-        let how = match role {
-            Role::Primary => &self.config.primary,
-            Role::Backup => &self.config.backup,
-            Role::Slave(_) => &self.config.slave,
-        };
         let mut command = Command::new(&how.program);
         command.args(&how.prefix);
         match role {
-            Role::Primary => self.master_flags(&mut command, self.primary, self.backup),
-            Role::Backup => self.master_flags(&mut command, self.backup, self.primary),
+            Role::Master(place) => self.master_flags(&mut command, place),
             Role::Slave(_) => {
                 command.arg("--masters").arg(self.masters().join(","));
                 command.arg("--id").arg(role.file_name());
@@ -211,9 +185,13 @@ impl Launcher {
         Ok(())
     }
 
-    fn master_flags(&self, command: &mut Command, listen: SocketAddr, peer: SocketAddr) {
-        command.arg("--listen").arg(listen.to_string());
-        command.arg("--peer").arg(peer.to_string());
+    fn master_flags(&self, command: &mut Command, place: usize) {
+        let (own, others): (Vec<_>, Vec<_>) =
+            self.masters().into_iter().enumerate().partition(|(other, _)| *other == place);
+        for (flag, addresses) in [("--listen", own), ("--peer", others)] {
+            let addresses: Vec<String> = addresses.into_iter().map(|(_, address)| address).collect();
+            command.arg(flag).arg(addresses.join(","));
+        }
         command.arg("--log").arg(self.log_path());
     }
 
@@ -305,11 +283,17 @@ mod tests {
     use std::sync::atomic::Ordering;
     use std::time::Instant;
 
-    /// A cluster whose every role is the shell script `script`; `$1` and on are the role's flags.
+    /// A cluster of two masters whose every role is the shell script `script`; `$1` and on are the role's flags.
     fn scripted(script: &str) -> (tempfile::TempDir, Launcher) {
+        scripted_with(2, script)
+    }
+
+    /// The same with so many masters.
+    fn scripted_with(masters: usize, script: &str) -> (tempfile::TempDir, Launcher) {
         let data = tempfile::tempdir().unwrap();
         let role = RoleCommand::new("/bin/sh").with_prefix(["-c", script, "role"]);
-        let mut config = LauncherConfig::new(role.clone(), role.clone(), role, data.path());
+        let masters = std::iter::repeat_n(MasterCommand::from(role.clone()), masters);
+        let mut config = LauncherConfig::new(masters, role, data.path());
         config.ready_timeout = Duration::from_secs(10);
         let launcher = Launcher::new(config).unwrap();
         (data, launcher)
@@ -334,25 +318,49 @@ mod tests {
     #[test]
     fn each_role_gets_its_flags() {
         let (_data, mut launcher) = scripted("echo \"$@\"");
-        let (primary, backup) = (launcher.primary_address(), launcher.backup_address());
+        let [primary, backup] = [Role::PRIMARY, Role::BACKUP].map(|role| launcher.address(role).unwrap());
         assert_ne!(primary, backup);
         let log = launcher.log_path().display().to_string();
         let parent = format!("--die-with-parent {}", std::process::id());
-        launcher.start_primary().unwrap();
-        launcher.start_backup().unwrap();
-        launcher.start_slave(2).unwrap();
+        launcher.start(Role::PRIMARY).unwrap();
+        launcher.start(Role::BACKUP).unwrap();
+        launcher.start(Role::Slave(2)).unwrap();
         assert_eq!(
-            wait_for_output(&launcher, Role::Primary),
+            wait_for_output(&launcher, Role::PRIMARY),
             format!("--listen {primary} --peer {backup} --log {log} {parent}")
         );
         assert_eq!(
-            wait_for_output(&launcher, Role::Backup),
+            wait_for_output(&launcher, Role::BACKUP),
             format!("--listen {backup} --peer {primary} --log {log} {parent}")
         );
         assert_eq!(
             wait_for_output(&launcher, Role::Slave(2)),
             format!("--masters {primary},{backup} --id slave-2 {parent}")
         );
+    }
+
+    #[test]
+    fn a_third_master_is_another_entry() {
+        let (_data, mut launcher) = scripted_with(3, "echo \"$@\"; exec sleep 1000");
+        let masters = launcher.masters();
+        let log = launcher.log_path().display().to_string();
+        let parent = format!("--die-with-parent {}", std::process::id());
+        let third = Role::Master(2);
+        assert_eq!(launcher.roles()[..3], [Role::PRIMARY, Role::BACKUP, third]);
+        launcher.start(third).unwrap();
+        let [first, second, own] = &masters[..] else { panic!("{masters:?}") };
+        assert_eq!(
+            wait_for_output(&launcher, third),
+            format!("--listen {own} --peer {first},{second} --log {log} {parent}")
+        );
+        launcher.start(Role::Slave(1)).unwrap();
+        assert_eq!(
+            wait_for_output(&launcher, Role::Slave(1)),
+            format!("--masters {first},{second},{own} --id slave-1 {parent}")
+        );
+        launcher.stop_all();
+        assert!(matches!(launcher.state(third), ProcessState::Ended(_)), "it is stopped with the others");
+        assert!(matches!(launcher.start(Role::Master(3)), Err(LaunchError::NotRunning(_))), "there is none");
     }
 
     #[test]
@@ -379,27 +387,26 @@ mod tests {
     #[test]
     fn a_paused_process_stops_when_asked_to() {
         let (_data, mut launcher) = scripted("trap 'exit 7' TERM; echo up; while :; do sleep 0.01; done");
-        launcher.start_primary().unwrap();
-        wait_for_output(&launcher, Role::Primary);
-        launcher.pause(Role::Primary).unwrap();
-        assert_eq!(launcher.terminate(Role::Primary).unwrap().code(), Some(7));
+        launcher.start(Role::PRIMARY).unwrap();
+        wait_for_output(&launcher, Role::PRIMARY);
+        launcher.pause(Role::PRIMARY).unwrap();
+        assert_eq!(launcher.terminate(Role::PRIMARY).unwrap().code(), Some(7));
     }
 
     #[test]
     fn a_process_that_ends_while_it_is_waited_for_is_told_with_its_last_words() {
         let (_data, mut launcher) = scripted("echo 'ERROR the log is corrupt' >&2; exit 3");
-        launcher.start_primary().unwrap();
-        let error = launcher.wait_serving(Role::Primary).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "primary ended before it was ready (exit code 3): ERROR the log is corrupt"
-        );
+        launcher.start(Role::PRIMARY).unwrap();
+        let error = launcher.wait_serving(Role::PRIMARY).unwrap_err();
+        let LaunchError::Ended { role, status, output } = error else { panic!("{error:?}") };
+        assert_eq!((role, status.code()), (Role::PRIMARY, Some(3)));
+        assert_eq!(output, "ERROR the log is corrupt");
     }
 
     #[test]
     fn a_death_nobody_asked_for_is_reported_once() {
         let (_data, mut launcher) = scripted("exit 4");
-        launcher.start_slave(1).unwrap();
+        launcher.start(Role::Slave(1)).unwrap();
         let begun = Instant::now();
         let ended = loop {
             let ended = launcher.take_ended();
@@ -416,10 +423,10 @@ mod tests {
     #[test]
     fn nothing_survives_the_launcher() {
         let (_data, mut launcher) = scripted("trap '' TERM; exec sleep 1000");
-        launcher.start_primary().unwrap();
-        launcher.start_slave(1).unwrap();
+        launcher.start(Role::PRIMARY).unwrap();
+        launcher.start(Role::Slave(1)).unwrap();
         launcher.pause(Role::Slave(1)).unwrap();
-        let pids = [launcher.pid(Role::Primary).unwrap(), launcher.pid(Role::Slave(1)).unwrap()];
+        let pids = [launcher.pid(Role::PRIMARY).unwrap(), launcher.pid(Role::Slave(1)).unwrap()];
         drop(launcher);
         assert!(!pids.into_iter().any(exists));
     }
@@ -427,8 +434,8 @@ mod tests {
     #[test]
     fn an_interruption_ends_a_wait() {
         let (_data, mut launcher) = scripted("exec sleep 1000");
-        launcher.start_primary().unwrap();
+        launcher.start(Role::PRIMARY).unwrap();
         launcher.interruption().store(true, Ordering::Relaxed);
-        assert!(matches!(launcher.wait_answering(Role::Primary), Err(LaunchError::Interrupted)));
+        assert!(matches!(launcher.wait_answering(Role::PRIMARY), Err(LaunchError::Interrupted)));
     }
 }

@@ -1,6 +1,6 @@
 //! What is done to a process that runs: kill, pause, resume, stop.
 
-use super::error::LaunchError;
+use super::error::{Awaited, LaunchError};
 use super::role::Role;
 use super::{Launcher, LOOK_INTERVAL};
 use rustix::process::Signal;
@@ -31,7 +31,7 @@ impl Launcher {
         process.signal(Signal::STOP).map_err(|source| LaunchError::Signal { role, source })?;
         process.paused = true;
         let stat = PathBuf::from(format!("/proc/{}/stat", process.child.id()));
-        self.wait_until(role, &format!("pause of {role}"), self.config.stop_timeout, || {
+        self.wait_until(role, Awaited::Pause(role), self.config.stop_timeout, || {
             // `pid (name) state …`; the name may hold anything, so the last parenthesis counts.
             let text = fs::read_to_string(&stat).unwrap_or_default();
             text.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
@@ -71,10 +71,10 @@ impl Launcher {
         self.kill(role)
     }
 
-    /// Stops all processes: the backup first, so that it does not take over, then the primary, then the slaves.
+    /// Stops all processes: the backups first, so that none takes over, then the primary, then the slaves.
     pub fn stop_all(&mut self) {
         let slaves = self.processes.keys().copied().filter(|role| matches!(role, Role::Slave(_)));
-        let order: Vec<Role> = [Role::Backup, Role::Primary].into_iter().chain(slaves).collect();
+        let order: Vec<Role> = self.master_roles().rev().chain(slaves).collect();
         for role in order {
             // One that is gone already is stopped as well; one that cannot be signalled is killed on drop.
             let _ = self.terminate(role);

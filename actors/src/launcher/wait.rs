@@ -1,7 +1,7 @@
 //! Waiting for a process or the cluster to come as far as is wanted.
 
-use super::error::LaunchError;
-use super::process::{describe_exit, ProcessState};
+use super::error::{Awaited, LaunchError};
+use super::process::ProcessState;
 use super::role::Role;
 use super::status::ask_info;
 use super::{Launcher, LOOK_INTERVAL};
@@ -18,7 +18,7 @@ impl Launcher {
     /// # Errors
     /// `Ended`, `NotReady` and `Interrupted`.
     pub fn wait_answering(&mut self, role: Role) -> Result<(), LaunchError> {
-        self.wait_status(role, &role.to_string(), |_| true)
+        self.wait_status(role, Awaited::Answers(role), |_| true)
     }
 
     /// Waits until the master is the one that serves.
@@ -26,7 +26,7 @@ impl Launcher {
     /// # Errors
     /// `Ended`, `NotReady` and `Interrupted`.
     pub fn wait_serving(&mut self, role: Role) -> Result<(), LaunchError> {
-        self.wait_status(role, &format!("{role} serving"), MasterInfo::is_primary)
+        self.wait_status(role, Awaited::Serves(role), MasterInfo::is_primary)
     }
 
     /// Waits until the master that serves, whichever it is, has `count` active slaves.
@@ -35,26 +35,25 @@ impl Launcher {
     /// `NotReady` and `Interrupted`.
     pub fn wait_active_slaves(&mut self, count: usize) -> Result<(), LaunchError> {
         let begun = Instant::now();
-        let mut seen = 0;
+        let mut active = 0;
         while begun.elapsed() < self.config.ready_timeout {
             self.check_interruption()?;
             if let Some((_, info)) = self.serving() {
-                seen = usize::try_from(info.slaves.active_slaves).unwrap_or(usize::MAX);
-                if seen >= count {
+                active = usize::try_from(info.slaves.active_slaves).unwrap_or(usize::MAX);
+                if active >= count {
                     return Ok(());
                 }
             }
             std::thread::sleep(LOOK_INTERVAL);
         }
-        let what = format!("only {seen} of {count} slaves active: the cluster");
+        let awaited = Awaited::Slaves { count, active };
         let output = self.output_path(Role::Slave(count));
-        Err(LaunchError::NotReady { what, waited: begun.elapsed(), output })
+        Err(LaunchError::NotReady { awaited, waited: begun.elapsed(), output })
     }
 
     /// The master that serves, with its state; `None` while none does.
     pub fn serving(&mut self) -> Option<(Role, MasterInfo)> {
-        [Role::Primary, Role::Backup]
-            .into_iter()
+        self.master_roles()
             .filter(|role| self.state(*role) == ProcessState::Running)
             .collect::<Vec<_>>()
             .into_iter()
@@ -65,11 +64,11 @@ impl Launcher {
     pub(super) fn wait_status(
         &mut self,
         role: Role,
-        what: &str,
+        awaited: Awaited,
         met: impl Fn(&MasterInfo) -> bool,
     ) -> Result<(), LaunchError> {
         let Some(address) = self.address(role) else { return Err(LaunchError::NotRunning(role)) };
-        self.wait_until(role, what, self.config.ready_timeout, || {
+        self.wait_until(role, awaited, self.config.ready_timeout, || {
             ask_info(address, STATUS_TIMEOUT).is_ok_and(|info| met(&info))
         })
     }
@@ -77,7 +76,7 @@ impl Launcher {
     pub(super) fn wait_until(
         &mut self,
         role: Role,
-        what: &str,
+        awaited: Awaited,
         limit: Duration,
         mut met: impl FnMut() -> bool,
     ) -> Result<(), LaunchError> {
@@ -86,11 +85,11 @@ impl Launcher {
             // In this order: what answers at the port while our process is gone is not ours.
             match self.state(role) {
                 ProcessState::Ended(status) => {
-                    let (ended, output) = (describe_exit(status), self.last_output(role));
+                    let output = self.last_output(role);
                     if let Some(process) = self.processes.get_mut(&role) {
                         process.known = true;
                     }
-                    return Err(LaunchError::Ended { role, ended, output });
+                    return Err(LaunchError::Ended { role, status, output });
                 }
                 ProcessState::NotStarted => return Err(LaunchError::NotRunning(role)),
                 ProcessState::Running | ProcessState::Paused => {}
@@ -100,8 +99,8 @@ impl Launcher {
             }
             self.check_interruption()?;
             if begun.elapsed() >= limit {
-                let (what, output) = (what.to_owned(), self.output_path(role));
-                return Err(LaunchError::NotReady { what, waited: limit, output });
+                let output = self.output_path(role);
+                return Err(LaunchError::NotReady { awaited, waited: limit, output });
             }
             std::thread::sleep(LOOK_INTERVAL);
         }

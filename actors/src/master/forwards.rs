@@ -3,12 +3,17 @@
 //! Owns what has not reached the link's outbox, and keeps its order: a session's later request never overtakes an earlier one
 //! that takes longer to encode. Never decides what is forwarded: the front does.
 
-use super::{send, Allowance, MasterActor, PeerOutbound};
+use super::agenda::Allowance;
+use super::requests::written_bytes;
+use super::send;
+use crate::batch::Outbox;
 use crate::door::switchboard::Switchboard;
 use dsm_protocol::command::Command;
 use dsm_protocol::frame::{self, RequestFrame};
+use dsm_protocol::ids::LinkId;
 use dsm_protocol::machine::master::Master;
 use dsm_protocol::message::{Control, Message, Request};
+use std::collections::VecDeque;
 
 /// A request of more keys, or of more bytes in several, is encoded in parts.
 const KEYS_MAX: usize = 256;
@@ -18,7 +23,7 @@ const BYTES_MAX: usize = 256 * 1024;
 const PART_KEYS: usize = 256;
 
 /// What waits to be encoded, in its order.
-pub(super) enum Forward {
+enum Forward {
     /// A request.
     Request(Request),
     /// One that is being encoded, and how long the values are that it asks for as far as that is known, in bytes.
@@ -33,116 +38,109 @@ fn is_long(command: &Command) -> bool {
     keys > KEYS_MAX || (keys > 1 && command.payload_bytes() > BYTES_MAX)
 }
 
-impl MasterActor {
-    /// Sends something to another master, after whatever is still being encoded for it: a request to the one that serves,
-    /// the end of a session to all.
-    pub(super) fn forward(&mut self, forward: Forward) {
-        match forward {
-            Forward::Request(request) => {
-                let answer_bytes = super::written_bytes(&self.machine, &request.command);
-                let Some(dialed) = self.dialed.forwarding_mut() else { return };
-                if !dialed.forwards.is_empty() || is_long(&request.command) {
-                    dialed.forwards.push_back(Forward::Request(request));
-                    return;
-                }
-                expect_answer(&self.switchboard, self.config.value_max(), dialed, answer_bytes);
-                dialed.outbox.append_pieces(|out| frame::encode_request(&request, out));
-            }
-            Forward::StreamClosed { stream } => {
-                for dialed in self.dialed.iter_mut() {
-                    if dialed.forwards.is_empty() {
-                        send(&dialed.outbox, &Message::Control(Control::StreamClosed { stream }));
-                    } else {
-                        dialed.forwards.push_back(Forward::StreamClosed { stream });
-                    }
-                }
-            }
-            part @ Forward::Part { .. } => {
-                if let Some(dialed) = self.dialed.forwarding_mut() {
-                    dialed.forwards.push_back(part);
-                }
-            }
+/// What tells how long the answer to a forwarded request may be, and whom to tell.
+pub(super) struct Foreknowledge<'a> {
+    pub(super) board: &'a Switchboard,
+    pub(super) machine: &'a Master,
+    /// The longest value that is taken now, in bytes.
+    pub(super) value_max: usize,
+}
+
+impl Foreknowledge<'_> {
+    /// An answer may be longer than a value that is taken now: `--max-value` was once higher, then.
+    fn expect(&self, link: LinkId, answer_bytes: usize) {
+        if answer_bytes > self.value_max {
+            self.board.expect(link, answer_bytes);
+        }
+    }
+}
+
+/// What is sent over one link. It ends with the link.
+pub(super) struct Forwards {
+    link: LinkId,
+    outbox: Outbox,
+    /// What is not encoded yet.
+    queue: VecDeque<Forward>,
+}
+
+impl Forwards {
+    /// Nothing is sent over `link` yet.
+    pub(super) fn new(link: LinkId, outbox: Outbox) -> Self {
+        Forwards { link, outbox, queue: VecDeque::new() }
+    }
+
+    /// Sends a request, after whatever is still being encoded.
+    pub(super) fn request(&mut self, request: Request, known: &Foreknowledge<'_>) {
+        if !self.queue.is_empty() || is_long(&request.command) {
+            self.queue.push_back(Forward::Request(request));
+        } else {
+            self.short(&request, known);
+        }
+    }
+
+    /// Says that a session is closed, after what it has asked.
+    pub(super) fn stream_closed(&mut self, stream: u64) {
+        if self.queue.is_empty() {
+            send(&self.outbox, &Message::Control(Control::StreamClosed { stream }));
+        } else {
+            self.queue.push_back(Forward::StreamClosed { stream });
         }
     }
 
     /// Whether something is still to be encoded.
-    pub(super) fn has_forwards(&self) -> bool {
-        self.dialed.iter().any(|dialed| !dialed.forwards.is_empty())
+    pub(super) fn is_behind(&self) -> bool {
+        !self.queue.is_empty()
     }
 
-    /// Goes on with what is to be sent to other masters, as far as the turn has time for it.
-    pub(super) fn forward_on(&mut self, left: &mut Allowance<'_>) {
-        let (board, machine, value_max) = (&self.switchboard, &self.machine, self.config.value_max());
-        for dialed in self.dialed.iter_mut() {
-            while !left.is_spent() {
-                let Some(first) = dialed.forwards.pop_front() else { break };
-                let (frame, answer_bytes) = match first {
-                    Forward::Request(request) if is_long(&request.command) => {
-                        match RequestFrame::begin(request) {
-                            Ok(frame) => (frame, 0),
-                            Err(request) => {
-                                forward_short((board, machine, value_max), dialed, &request);
-                                continue;
-                            }
+    /// Goes on, as far as the turn has time for it.
+    pub(super) fn go_on(&mut self, known: &Foreknowledge<'_>, left: &mut Allowance<'_>) {
+        while !left.is_spent() {
+            let Some(first) = self.queue.pop_front() else { break };
+            let (frame, answer_bytes) = match first {
+                Forward::Request(request) if is_long(&request.command) => {
+                    match RequestFrame::begin(request) {
+                        Ok(frame) => (frame, 0),
+                        Err(request) => {
+                            self.short(&request, known);
+                            continue;
                         }
                     }
-                    Forward::Request(request) => {
-                        left.spend(1);
-                        forward_short((board, machine, value_max), dialed, &request);
-                        continue;
-                    }
-                    Forward::Part { frame, answer_bytes } => (frame, answer_bytes),
-                    Forward::StreamClosed { stream } => {
-                        left.spend(1);
-                        send(&dialed.outbox, &Message::Control(Control::StreamClosed { stream }));
-                        continue;
-                    }
-                };
-                left.spend(PART_KEYS / 4);
-                match forward_part(machine, frame, answer_bytes) {
-                    ForwardStep::Part(part) => dialed.forwards.push_front(part),
-                    ForwardStep::Whole { frame, answer_bytes } => {
-                        // Of what is removed or counted no value comes back, but room for it does no harm.
-                        expect_answer(board, value_max, dialed, answer_bytes);
-                        dialed.outbox.append_pieces(|out| out.append(&mut frame.finish()));
-                    }
                 }
-            }
+                Forward::Request(request) => {
+                    left.spend(1);
+                    self.short(&request, known);
+                    continue;
+                }
+                Forward::Part { frame, answer_bytes } => (frame, answer_bytes),
+                Forward::StreamClosed { stream } => {
+                    left.spend(1);
+                    send(&self.outbox, &Message::Control(Control::StreamClosed { stream }));
+                    continue;
+                }
+            };
+            left.spend(PART_KEYS / 4);
+            self.part(frame, answer_bytes, known);
         }
     }
-}
 
-/// What is left of a request that was encoded on.
-enum ForwardStep {
-    Part(Forward),
-    Whole { frame: RequestFrame, answer_bytes: usize },
-}
-
-/// Encodes a part of a request.
-fn forward_part(machine: &Master, mut frame: RequestFrame, mut answer_bytes: usize) -> ForwardStep {
-    let directory = machine.directory();
-    let is_whole = frame.step(PART_KEYS, |key| {
-        answer_bytes += directory.get(key).map_or(0, |entry| entry.place.bytes as usize);
-    });
-    if is_whole {
-        ForwardStep::Whole { frame, answer_bytes }
-    } else {
-        ForwardStep::Part(Forward::Part { frame, answer_bytes })
+    /// Sends a request that is encoded in one go.
+    fn short(&self, request: &Request, known: &Foreknowledge<'_>) {
+        known.expect(self.link, written_bytes(known.machine, &request.command));
+        self.outbox.append_pieces(|out| frame::encode_request(request, out));
     }
-}
 
-fn forward_short(
-    (board, machine, value_max): (&Switchboard, &Master, usize),
-    dialed: &PeerOutbound,
-    request: &Request,
-) {
-    expect_answer(board, value_max, dialed, super::written_bytes(machine, &request.command));
-    dialed.outbox.append_pieces(|out| frame::encode_request(request, out));
-}
-
-/// An answer may be longer than a value that is taken now: `--max-value` was once higher, then.
-fn expect_answer(board: &Switchboard, value_max: usize, dialed: &PeerOutbound, answer_bytes: usize) {
-    if answer_bytes > value_max {
-        board.expect(dialed.generation, answer_bytes);
+    /// Encodes a part of a request, and sends it if that was the last one.
+    fn part(&mut self, mut frame: RequestFrame, mut answer_bytes: usize, known: &Foreknowledge<'_>) {
+        let directory = known.machine.directory();
+        let is_whole = frame.step(PART_KEYS, |key| {
+            answer_bytes += directory.get(key).map_or(0, |entry| entry.place.bytes as usize);
+        });
+        if is_whole {
+            // Of what is removed or counted no value comes back, but room for it does no harm.
+            known.expect(self.link, answer_bytes);
+            self.outbox.append_pieces(|out| out.append(&mut frame.finish()));
+        } else {
+            self.queue.push_front(Forward::Part { frame, answer_bytes });
+        }
     }
 }

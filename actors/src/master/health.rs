@@ -1,52 +1,69 @@
 //! What this master's cluster is short of: looked at with every tick, told in the log when it begins and ends.
+//!
+//! Owns the count of copies, and what was seen last of who leads while nobody is known to serve. The rules are
+//! `protocol/src/machine/health.rs`'s.
 
 use super::MasterActor;
 use crate::journal::LogRequest;
 use dsm_protocol::ids::Millis;
-use dsm_protocol::machine::health::{Facts, News};
+use dsm_protocol::machine::health::{Facts, Health, News};
+use dsm_protocol::machine::master::{Census, Lacking, Master};
 
 /// How often a master that knows of nobody that serves looks who holds the lock, in milliseconds.
 const LOOK_MS: u64 = 1000;
 
-/// Who leads, as far as it was looked at.
-#[derive(Debug, Default)]
-pub(super) struct LeaderSeen {
+/// What is watched.
+pub(super) struct HealthWatch {
+    health: Health,
+    census: Census,
+    /// Who holds the lock, as far as it was looked at.
     leader: Option<String>,
-    /// Whether it was asked and is not answered: the disk may take any time for it.
+    /// Whether that is asked and not answered: the disk may take any time for it.
     is_asked: bool,
+    looked_at: Millis,
 }
 
-impl MasterActor {
-    /// Looks at what is missing, and says what is new.
-    pub(super) fn look_after_health(&mut self, now: Millis) {
-        let serves = self.serves();
+impl HealthWatch {
+    /// Nothing is amiss yet.
+    pub(super) fn new(now: Millis) -> Self {
+        HealthWatch {
+            health: Health::default(),
+            census: Census::default(),
+            leader: None,
+            is_asked: false,
+            looked_at: now,
+        }
+    }
+
+    /// Counts on, in the master that serves.
+    fn count(&mut self, now: Millis, machine: &Master, serves: bool) {
         if serves {
-            self.census.look(now, &self.machine);
+            self.census.look(now, machine);
         } else {
             self.census.forget();
         }
-        // Between two roles nobody is short of anything yet.
-        if self.reign.is_stopping() || (!serves && !self.reign.is_standby()) {
-            return;
+    }
+
+    /// Whether it is to be asked who leads: when nobody `is_known` to serve, once in a while, one question at a time.
+    fn is_to_ask(&mut self, now: Millis, is_known: bool) -> bool {
+        if is_known {
+            self.leader = None;
+            return false;
         }
-        let knows_active = self.dialed.serving().is_some();
-        if serves || knows_active {
-            self.leader.leader = None;
-        } else if now.since(self.lock_looked_at) >= LOOK_MS {
-            self.lock_looked_at = now;
-            if !std::mem::replace(&mut self.leader.is_asked, true) {
-                self.journal.ask(LogRequest::WhoLeads);
-            }
+        if now.since(self.looked_at) < LOOK_MS {
+            return false;
         }
-        let facts = Facts {
-            serves,
-            lock_holder: self.leader.leader.clone(),
-            knows_active,
-            standby_lag_ms: self.standby_lag_ms(now),
-            slaves: if serves { self.machine.slave_count() } else { 0 },
-            full: self.machine.full_slaves().map(|(id, ..)| id.to_string()).collect(),
-            keys_without_copy: self.census.last().map_or(0, |(_, lacking)| lacking.without_copy),
-        };
+        self.looked_at = now;
+        !std::mem::replace(&mut self.is_asked, true)
+    }
+
+    /// Who leads, by the log.
+    pub(super) fn leader_seen(&mut self, leader: Option<String>) {
+        (self.leader, self.is_asked) = (leader, false);
+    }
+
+    /// Says what is new.
+    fn look(&mut self, now: Millis, facts: Facts) {
         for news in self.health.look(now, facts) {
             match news {
                 News::Began(trouble) => log::warn!("degraded: {}", self.health.words(trouble)),
@@ -57,20 +74,39 @@ impl MasterActor {
         }
     }
 
-    /// Who leads, by the log.
-    pub(super) fn leader_seen(&mut self, leader: Option<String>) {
-        self.leader = LeaderSeen { leader, is_asked: false };
+    /// What is amiss, in words; nothing when nothing is.
+    pub(super) fn degraded(&self) -> String {
+        self.health.degraded()
     }
 
-    /// How far the best of the other masters is behind; `None` when none is connected.
-    pub(super) fn standby_lag_ms(&self, now: Millis) -> Option<u64> {
-        self.dialed.iter().map(|dialed| dialed.lag.ms(now)).min()
+    /// What copies were lacking at the last count, and when that was.
+    pub(super) fn last_count(&self) -> Option<(Millis, Lacking)> {
+        self.census.last()
     }
+}
 
-    /// The active slave that takes longest to acknowledge, and how long, in milliseconds.
-    pub(super) fn slowest_slave(&self, now: Millis) -> Option<(&str, u64)> {
-        let active = self.slaves.values().filter(|slave| slave.link.borrow().is_active());
-        let waits = active.map(|slave| (slave.id.as_str(), slave.link.borrow().ack_ms(now)));
-        waits.max_by_key(|(_, ms)| *ms)
+impl MasterActor {
+    /// Looks at what is missing, and says what is new.
+    pub(super) fn look_after_health(&mut self, now: Millis) {
+        let serves = self.serves();
+        self.health.count(now, &self.machine, serves);
+        // Between two roles nobody is short of anything yet.
+        if self.reign.is_stopping() || (!serves && !self.reign.is_standby()) {
+            return;
+        }
+        let knows_active = self.peers.serving().is_some();
+        if self.health.is_to_ask(now, serves || knows_active) {
+            self.log.ask(LogRequest::WhoLeads);
+        }
+        let facts = Facts {
+            serves,
+            lock_holder: self.health.leader.clone(),
+            knows_active,
+            standby_lag_ms: self.peers.lag_ms(now),
+            slaves: if serves { self.machine.slave_count() } else { 0 },
+            full: self.machine.full_slaves().map(|(id, ..)| id.to_string()).collect(),
+            keys_without_copy: self.health.last_count().map_or(0, |(_, lacking)| lacking.without_copy),
+        };
+        self.health.look(now, facts);
     }
 }

@@ -3,9 +3,10 @@
 //! Owns no rule: what is written or read goes to the master machine, what is replayed too, and the rest to the machine of
 //! the reign.
 
-use super::{MasterActor, Todo};
+use super::agenda::Todo;
+use super::MasterActor;
 use crate::door::switchboard::Arrived;
-use crate::journal::{LogEvent, LogId, LogRequest, Replay, ReplayPart, Sight, Unread, ValueAnswer, Written};
+use crate::journal::{LogEvent, LogId, LogRequest, Replay, ReplayPart, Unread, ValueAnswer, Written};
 use crate::shown::shown_key;
 use actix::prelude::*;
 use bytes::Bytes;
@@ -36,25 +37,23 @@ impl MasterActor {
             });
             board.push(Arrived::LogRead { read, result });
         });
-        self.journal.ask(LogRequest::Read { place, version, answer });
+        self.log.ask(LogRequest::Read { place, version, answer });
     }
 
     fn written(&mut self, written: Written, ctx: &mut Context<Self>) {
-        let turns = Rc::clone(&self.turns);
-        let turn = turns.begin("written");
-        self.log_bytes = written.bytes;
-        self.todo.extend(written.writes.into_iter().map(Todo::Written));
+        let turn = self.switchboard.turns.begin("written");
+        self.log.note_bytes(written.bytes);
+        self.agenda.extend(written.writes.into_iter().map(Todo::Written));
         if let Some((word, detail)) = written.refusal {
             let refused = written.refused.into_iter();
-            self.todo.extend(refused.map(|write| Todo::Refused(write, word, detail.clone())));
+            self.agenda.extend(refused.map(|write| Todo::Refused(write, word, detail.clone())));
         }
         self.work(&turn, ctx);
     }
 
     fn replayed(&mut self, part: ReplayPart, ctx: &mut Context<Self>) {
-        let turns = Rc::clone(&self.turns);
-        let _turn = turns.begin("replay");
-        self.advance();
+        let _turn = self.switchboard.turns.begin("replay");
+        self.log.advance();
         let ReplayPart { from_start, changes, end, durable, log, caught_up } = part;
         if from_start {
             self.machine.replay_from_start();
@@ -69,12 +68,11 @@ impl MasterActor {
         }
         let now = self.env.now();
         let event = Event::Replayed { end, durable, reigns: self.machine.reigns() };
-        self.reign.step(now, event, &mut self.reign_effects);
-        (self.followed, self.durable) = (log, durable);
-        (self.log_bytes, self.log_seq) = (end.offset, end.seq);
-        if caught_up && !std::mem::replace(&mut self.replay_caught_up, true) && self.reign.is_standby() {
+        self.wanted.step_reign(&mut self.reign, now, event);
+        self.log.note_replayed(log, &end, durable);
+        if caught_up && self.log.note_caught_up() && self.reign.is_standby() {
             let keys = self.machine.directory().len();
-            log::info!("standby has replayed the log keys={keys} seq={}", self.log_seq);
+            log::info!("standby has replayed the log keys={keys} seq={}", self.log.seq());
             self.step_reign(now, Event::CaughtUp);
         }
         self.perform_reign(now);
@@ -83,9 +81,7 @@ impl MasterActor {
 
     fn begun(&mut self, cluster: ClusterId, version: Version, id: ReignId, bytes: u64) {
         let now = self.env.now();
-        // Nobody hears of a new cluster before it is on disk.
-        self.cluster.set(Some(cluster));
-        (self.log_seq, self.log_bytes) = (version.seq, bytes);
+        self.log.note_begun(cluster, version, bytes);
         self.heard_of_log(Event::EpochWritten { version, id });
         self.tick_reign(now);
         self.perform_reign(now);
@@ -95,12 +91,10 @@ impl MasterActor {
         let now = self.env.now();
         // Nothing may be answered once another master may lead.
         self.flush();
-        self.durable = end;
-        let end = Position { cluster: self.cluster.get(), ..end };
-        (self.log_bytes, self.log_seq) = (end.offset, end.seq);
+        let end = self.log.note_closed(end);
         let file = Some(file_at_path(log, end.offset));
         let event = Event::Closed { end, file, reigns: self.machine.reigns() };
-        self.reign.step(now, event, &mut self.reign_effects);
+        self.wanted.step_reign(&mut self.reign, now, event);
         self.perform_reign(now);
         self.tick_reign(now);
         self.perform_reign(now);
@@ -123,8 +117,7 @@ impl MasterActor {
 
     /// What the log has to say of who leads, what is followed, and how a reign begins and ends.
     fn log_event(&mut self, event: LogEvent, ctx: &mut Context<Self>) {
-        let turns = Rc::clone(&self.turns);
-        let turn = turns.begin("role");
+        let turn = self.switchboard.turns.begin("role");
         let now = self.env.now();
         match event {
             LogEvent::Written(_) | LogEvent::Replayed(_) => {}
@@ -133,18 +126,18 @@ impl MasterActor {
                 self.heard_of_log(Event::LockWon { cluster, epoch });
                 if !self.reign.is_barred() {
                     // It came too late for this one.
-                    self.journal.ask(LogRequest::GiveUp);
+                    self.log.ask(LogRequest::GiveUp);
                 }
             }
-            LogEvent::Leader(leader) => self.leader_seen(leader),
+            LogEvent::Leader(leader) => self.health.leader_seen(leader),
             LogEvent::Sighted(sight) => {
-                self.sight = sight;
-                self.heard_of_log(Event::Sighted { follows: self.sight == Sight::Follows });
+                self.log.note_sight(sight);
+                self.heard_of_log(Event::Sighted { follows: self.log.follows() });
             }
             LogEvent::Halted => self.heard_of_log(Event::Halted),
             LogEvent::Opened { log, noted } => {
                 if let Some((id, end)) = log {
-                    (self.followed, self.durable) = (Some(id), end);
+                    self.log.note_opened(id, end);
                 }
                 let read = log.map(|(id, end)| file_at_path(id, end.offset));
                 let log = log.as_ref().map(|(_, end)| end.into());
@@ -167,11 +160,11 @@ impl MasterActor {
                 self.perform_reign(now);
             }
             LogEvent::Deposed(error) => {
-                self.deposed = Some(error);
+                self.log.note_deposed(error);
                 self.heard_of_log(Event::Displaced);
             }
             LogEvent::Abandoned => {
-                self.todo.push_back(Todo::Depart);
+                self.agenda.extend(std::iter::once(Todo::Depart));
                 self.work(&turn, ctx);
             }
             // What was in flight stays unanswered: to the clients a lost connection during a write is *unknown*, which

@@ -3,13 +3,14 @@
 //! Owns those that are not encoded to their end. Each turn does a part of the first of them at least, so that none waits
 //! for short requests for ever. Never decides the order in which answers leave: their sessions do.
 
-use super::{Allowance, MasterActor};
-use crate::door::session::Coding;
+use super::agenda::{Allowance, STEP_BYTES};
+use crate::door::session::{Coding, Session};
 use bytes::Bytes;
 use dsm_protocol::frame::ValuesFrame;
 use dsm_protocol::machine::master::Asker;
 use dsm_protocol::pieces::Pieces;
 use dsm_protocol::resp::{self, Protocol};
+use std::collections::VecDeque;
 
 /// An answer with more values, or more bytes of them, is encoded in parts.
 const VALUES_MAX: usize = 256;
@@ -19,7 +20,7 @@ const BYTES_MAX: usize = 256 * 1024;
 const PART_VALUES: usize = 256;
 
 /// An answer that is being encoded.
-pub(super) struct LongAnswer {
+struct LongAnswer {
     to: Asker,
     values: std::vec::IntoIter<Option<Bytes>>,
     encoding: Encoding,
@@ -59,9 +60,19 @@ impl LongAnswer {
     }
 }
 
-impl MasterActor {
-    /// Begins an answer of many values.
-    pub(super) fn begin_long_answer(&mut self, to: Asker, values: Vec<Option<Bytes>>) {
+/// The answers that are being encoded.
+#[derive(Default)]
+pub(super) struct LongAnswers(VecDeque<LongAnswer>);
+
+impl LongAnswers {
+    /// Begins an answer to a session, if that is still open. Who asks in this process gets the values as they are: then they
+    /// are given back.
+    pub(super) fn begin(
+        &mut self,
+        to: Asker,
+        values: Vec<Option<Bytes>>,
+        session: Option<&Session>,
+    ) -> Option<Vec<Option<Bytes>>> {
         let begin = |coding: &Coding| match coding {
             Coding::Resp(protocol, _) => {
                 let mut out = Pieces::default();
@@ -71,30 +82,30 @@ impl MasterActor {
             Coding::Native(id) => Some(Encoding::Native(ValuesFrame::begin(*id, values.len()))),
             Coding::Embedded(_) => None,
         };
-        let begun = self.sessions.get(&to.session).and_then(|session| session.begin_answer(to.tag, begin));
-        // Who asks in this process gets the values as they are.
-        let Some(encoding) = begun.unwrap_or(Some(Encoding::Forgotten)) else {
-            self.reply(to, &dsm_protocol::command::Reply::Values(values));
-            return;
-        };
-        self.long_answers.push_back(LongAnswer { to, values: values.into_iter(), encoding });
+        let begun = session.and_then(|session| session.begin_answer(to.tag, begin));
+        let Some(encoding) = begun.unwrap_or(Some(Encoding::Forgotten)) else { return Some(values) };
+        self.0.push_back(LongAnswer { to, values: values.into_iter(), encoding });
+        None
     }
 
-    /// Encodes a part of the first answer, whose turn comes again after the others.
-    pub(super) fn encode_part(&mut self, left: &mut Allowance<'_>) {
-        let Some(mut answer) = self.long_answers.pop_front() else { return };
+    /// Encodes a part of the first answer, whose turn comes again after the others; gives the answer when it is whole.
+    pub(super) fn encode_part(&mut self, left: &mut Allowance<'_>) -> Option<(Asker, Pieces)> {
+        let mut answer = self.0.pop_front()?;
         let (bytes, is_whole) = answer.part();
-        left.spend(PART_VALUES / 4 + bytes / super::STEP_BYTES);
+        left.spend(PART_VALUES / 4 + bytes / STEP_BYTES);
         if !is_whole {
-            self.long_answers.push_back(answer);
-            return;
+            self.0.push_back(answer);
+            return None;
         }
-        let coded = match answer.encoding {
-            Encoding::Resp(_, out) => out,
-            Encoding::Native(frame) => frame.finish(),
-            Encoding::Forgotten => return,
-        };
-        let Some(session) = self.sessions.get(&answer.to.session) else { return };
-        session.answer_coded(answer.to.tag, coded);
+        match answer.encoding {
+            Encoding::Resp(_, out) => Some((answer.to, out)),
+            Encoding::Native(frame) => Some((answer.to, frame.finish())),
+            Encoding::Forgotten => None,
+        }
+    }
+
+    /// Whether none is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }

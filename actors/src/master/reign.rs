@@ -3,17 +3,52 @@
 //! Never decides when: `protocol/src/machine/reign/` does.
 
 use super::{send, MasterActor};
-use crate::door::origin::Origin;
 use crate::door::session::Session;
-use crate::journal::{LogRequest, Sight};
+use crate::journal::LogRequest;
 use crate::node_error::NodeError;
 use dsm_protocol::ids::Millis;
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::master;
 use dsm_protocol::machine::reign::may_begin::Lack;
-use dsm_protocol::machine::reign::{Course, Effect, Ending, Event, Hearsay, Saying, Stance, Surroundings};
+use dsm_protocol::machine::reign::{Course, Effect, Ending, Event, Saying, Stance, Surroundings};
 use dsm_protocol::message::{Control, Message};
-use dsm_protocol::record::Position;
+
+/// How often the reign has moved to this master and, by a handover, away from it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ReignMoves {
+    takeovers: u64,
+    handovers: u64,
+}
+
+impl ReignMoves {
+    fn note(&mut self, saying: &Saying) {
+        match saying {
+            Saying::Serving { .. } => self.takeovers += 1,
+            Saying::HandedOver { .. } => self.handovers += 1,
+            Saying::Barred
+            | Saying::Lacking(_)
+            | Saying::OtherFile
+            | Saying::Doubted { .. }
+            | Saying::SlowSync { .. }
+            | Saying::HandingOver
+            | Saying::Refused(_)
+            | Saying::Aborted(_)
+            | Saying::Stopping
+            | Saying::NotHandedOver { .. }
+            | Saying::Unclosed { .. } => {}
+        }
+    }
+
+    /// How often this master began to serve.
+    pub(super) fn takeovers(self) -> u64 {
+        self.takeovers
+    }
+
+    /// How often it handed the reign over.
+    pub(super) fn handovers(self) -> u64 {
+        self.handovers
+    }
+}
 
 impl MasterActor {
     /// Advances the machine of the reign and keeps what it wants done for [`perform_reign`](Self::perform_reign).
@@ -22,14 +57,18 @@ impl MasterActor {
         if is_news {
             log::trace!("reign event={event:?}");
         }
-        self.reign.step(now, event, &mut self.reign_effects);
+        self.wanted.step_reign(&mut self.reign, now, event);
     }
 
     /// Carries out everything that the machine of the reign wants, in order.
     pub(super) fn perform_reign(&mut self, now: Millis) {
         // What is performed may step the machine again.
-        while !self.reign_effects.is_empty() {
-            for effect in std::mem::take(&mut self.reign_effects) {
+        loop {
+            let effects = self.wanted.take_reign();
+            if effects.is_empty() {
+                return;
+            }
+            for effect in effects {
                 log::trace!("reign effect={effect:?}");
                 self.perform_reign_effect(now, effect);
             }
@@ -41,24 +80,18 @@ impl MasterActor {
         Surroundings {
             in_flight: self.machine.in_flight(),
             is_behind: self.is_behind(),
-            standbys: self.peers.len(),
-            has_dialed: !self.dialed.is_empty(),
-            may_forward: self.peers.values().any(|peer| peer.may_forward),
-            slaves_undecided: self
-                .slaves
-                .values()
-                .filter(|slave| !slave.link.borrow().has_accepted())
-                .count(),
+            standbys: self.peers.standbys(),
+            has_dialed: self.peers.has_dialed(),
+            may_forward: self.peers.may_forward(),
+            slaves_undecided: self.slaves.undecided(),
             clients_left: if self.reign.is_leaving() { self.clients_left() } else { 0 },
-            log_follows: self.sight == Sight::Follows,
+            log_follows: self.log.follows(),
         }
     }
 
     /// Clients, and requests of theirs, that a stop has still to let go.
     fn clients_left(&self) -> usize {
-        // Neither the program around this master nor the other master's sessions are let go.
-        let leaves = self.sessions.values().filter(|session| session.origin().leaves_at_a_stop());
-        self.front.waiting() + leaves.count()
+        self.front.waiting() + self.clients.leaving()
     }
 
     /// What is due in the role by now.
@@ -80,47 +113,33 @@ impl MasterActor {
         if !self.reign.is_waiting() {
             return;
         }
-        let slaves = self.slaves.values();
-        let hearsay = Hearsay {
-            slaves: slaves.filter_map(|slave| Some((slave.id.clone(), slave.cluster?, slave.seen))).collect(),
-            has_newcomer: self.slaves.values().any(|slave| slave.cluster.is_none()),
-            reigns: self.machine.reigns(),
-        };
-        self.reign.step(now, Event::Heard(hearsay), &mut self.reign_effects);
+        let hearsay = self.slaves.hearsay(self.machine.reigns());
+        self.wanted.step_reign(&mut self.reign, now, Event::Heard(hearsay));
     }
 
-    #[expect(clippy::too_many_lines, reason = "one arm for each effect, each short")]
     fn perform_reign_effect(&mut self, now: Millis, effect: Effect) {
         match effect {
-            Effect::WatchLock => self.journal.ask(LogRequest::Watch),
-            Effect::WaitForLock => self.journal.ask(LogRequest::Queue),
-            Effect::Fence { beat } => self.journal.ask(LogRequest::Oust { beat }),
-            Effect::LeaveQueue => self.journal.ask(LogRequest::LeaveQueue),
-            Effect::GiveLockBack => self.journal.ask(LogRequest::GiveUp),
+            Effect::WatchLock => self.log.ask(LogRequest::Watch),
+            Effect::WaitForLock => self.log.ask(LogRequest::Queue),
+            Effect::Fence { beat } => self.log.ask(LogRequest::Oust { beat }),
+            Effect::LeaveQueue => self.log.ask(LogRequest::LeaveQueue),
+            Effect::GiveLockBack => self.log.ask(LogRequest::GiveUp),
             Effect::LookAtLog => {
                 log::info!("lock won, taking over epoch_seen={}", self.reign.epoch());
-                self.journal.ask(LogRequest::Look);
+                self.log.ask(LogRequest::Look);
             }
-            Effect::StopFollowing => self.journal.ask(LogRequest::Halt),
-            Effect::Follow => {
-                self.replay_caught_up = false;
-                self.journal.ask(LogRequest::Follow);
-            }
-            Effect::FollowAnew => {
-                self.sight = Sight::Follows;
-                // Nor does this master name that log's epoch to others any more.
-                (self.followed, self.durable) = (None, Position::default());
-                self.journal.ask(LogRequest::FollowAnew);
-            }
-            Effect::Recover { makes_file } => self.journal.ask(LogRequest::Open { makes: makes_file }),
-            Effect::LetGoOfLog => self.journal.ask(LogRequest::PutAside),
-            Effect::LookAtPath => self.journal.ask(LogRequest::Find),
-            Effect::NoteWitnesses(text) => self.journal.ask(LogRequest::Note(text)),
+            Effect::StopFollowing => self.log.ask(LogRequest::Halt),
+            Effect::Follow => self.log.follow(),
+            Effect::FollowAnew => self.log.follow_anew(),
+            Effect::Recover { makes_file } => self.log.ask(LogRequest::Open { makes: makes_file }),
+            Effect::LetGoOfLog => self.log.ask(LogRequest::PutAside),
+            Effect::LookAtPath => self.log.ask(LogRequest::Find),
+            Effect::NoteWitnesses(text) => self.log.ask(LogRequest::Note(text)),
             Effect::WriteEpoch { epoch, given_up } => {
                 given_up.iter().for_each(|reign| self.machine.replay_given_up(*reign));
-                self.journal.ask(LogRequest::Begin { epoch, given_up });
+                self.log.ask(LogRequest::Begin { epoch, given_up });
             }
-            Effect::WriteLockText { serves } => self.journal.ask(LogRequest::Declare { serves }),
+            Effect::WriteLockText { serves } => self.log.ask(LogRequest::Declare { serves }),
             Effect::BeginReign { version, id } => {
                 self.step(now, master::Event::ReignBegan { version, id });
             }
@@ -135,31 +154,27 @@ impl MasterActor {
                 self.tell_state();
                 self.flush();
             }
-            Effect::NameCluster(cluster) => {
-                if self.cluster.get().is_none() {
-                    self.cluster.set(Some(cluster));
-                }
-            }
-            Effect::SyncLog => self.journal.ask(LogRequest::Sync),
+            Effect::NameCluster(cluster) => self.log.name_cluster(cluster),
+            Effect::SyncLog => self.log.ask(LogRequest::Sync),
             Effect::CloseLog => {
                 log::debug!("closing the log at={now}");
                 let to = self.heir();
-                self.journal.ask(LogRequest::Close { to });
+                self.log.ask(LogRequest::Close { to });
             }
             Effect::AskLogBack => {
                 log::debug!("asking for the log back at={now}");
-                self.journal.ask(LogRequest::Reopen);
+                self.log.ask(LogRequest::Reopen);
             }
             Effect::AbandonLog => {
                 self.flush();
-                self.journal.ask(LogRequest::Abandon);
+                self.log.ask(LogRequest::Abandon);
             }
-            Effect::OfferReign => self.offer_reign(),
+            Effect::OfferReign => self.peers.say_to_all(Control::HandoverOffer),
             Effect::AskForReign { forced } => self.ask_handover(forced),
             Effect::RefuseHandover { to, why } => {
-                if let Some(peer) = self.peers.get(&to) {
+                if let Some(outbox) = self.peers.outbox_of(to) {
                     let reason = why.to_string();
-                    send(&peer.outbox, &Message::Control(Control::HandoverRefused { reason }));
+                    send(outbox, &Message::Control(Control::HandoverRefused { reason }));
                 }
             }
             Effect::AnswerOperator { to, reply } => self.reply(to, &reply),
@@ -173,8 +188,7 @@ impl MasterActor {
 
     /// The address of the master that is to lead next, if one has asked for that.
     fn heir(&self) -> Option<String> {
-        let to = self.reign.heir()?;
-        self.peers.get(&to).map(|peer| peer.address.clone())
+        self.peers.address_of(self.reign.heir()?).map(str::to_owned)
     }
 
     /// What is done with requests is another thing from now on.
@@ -183,10 +197,7 @@ impl MasterActor {
         if serves {
             self.front.set_active_address(None);
         }
-        // What the front holds back is served in its turn: there may be thousands.
-        self.releasing = serves;
         self.step_front(now, front::Event::StanceChanged);
-        self.releasing = false;
         self.flush();
     }
 
@@ -195,26 +206,14 @@ impl MasterActor {
         if self.machine.in_flight() == 0 {
             self.step(now, master::Event::ReignEnded);
         }
-        for slave in self.slaves.values() {
-            slave.link.borrow_mut().end_reign();
-        }
-    }
-
-    /// Lets the masters that are connected ask for the reign.
-    fn offer_reign(&self) {
-        for peer in self.peers.values() {
-            send(&peer.outbox, &Message::Control(Control::HandoverOffer));
-        }
+        self.slaves.end_reign();
     }
 
     /// Asks the masters that forward to this one for a sign that they do so no more. What they have forwarded in front of that
     /// is here then, and is answered; what would cross our end would be unknown to its clients.
     fn ask_forwarders(&mut self) {
         self.tell_state();
-        for peer in self.peers.values_mut() {
-            send(&peer.outbox, &Message::Control(Control::Probe));
-            peer.may_forward = true;
-        }
+        self.peers.ask_forwarders();
     }
 
     /// Lets the port go. Who has connected already is still heard.
@@ -226,12 +225,10 @@ impl MasterActor {
 
     fn let_clients_go(&self, silent_too: bool) {
         if !silent_too {
-            log::info!("letting clients go sessions={}", self.sessions.len());
-            let state = self.state();
-            let native = self.sessions.values().filter(|session| matches!(session.origin(), Origin::Native));
-            native.for_each(|session| session.send(&Message::Control(Control::MasterState(state.clone()))));
+            log::info!("letting clients go sessions={}", self.clients.len());
+            self.clients.tell_native(&Message::Control(Control::MasterState(self.state())));
         }
-        self.sessions.values().for_each(|session| session.let_go(silent_too));
+        self.clients.let_go(silent_too);
     }
 
     /// Who comes now may ask one thing.
@@ -246,7 +243,7 @@ impl MasterActor {
         match ending {
             Ending::Clean => {
                 self.flush();
-                self.journal.ask(LogRequest::GiveUp);
+                self.log.ask(LogRequest::GiveUp);
                 self.end_links();
                 self.fate.decide(Ok(()));
             }
@@ -255,7 +252,7 @@ impl MasterActor {
                 self.fate.decide(Ok(()));
             }
             Ending::Displaced => {
-                let Some(error) = self.deposed.take() else { return };
+                let Some(error) = self.log.take_deposed() else { return };
                 self.end_links();
                 self.fate.decide(Err(error));
             }
@@ -264,15 +261,9 @@ impl MasterActor {
 
     /// Closes every link once what is said is sent.
     fn end_links(&self) {
-        for session in self.sessions.values() {
-            session.close();
-        }
-        for slave in self.slaves.values() {
-            slave.outbox.finish();
-        }
-        for peer in self.peers.values() {
-            peer.outbox.finish();
-        }
+        self.clients.finish();
+        self.slaves.iter().for_each(|slave| slave.outbox().finish());
+        self.peers.finish();
     }
 
     /// Ends the node for a reason that no restart of an actor mends.
@@ -281,23 +272,22 @@ impl MasterActor {
         // The lock itself is kept until the process, or the embedded node, is gone.
         let now = self.env.now();
         self.step_reign(now, Event::Failed);
-        self.reign_effects.clear();
+        self.wanted.drop_reign();
         self.step_front(now, front::Event::StanceChanged);
-        for session in self.sessions.values() {
-            session.abort();
-        }
+        self.clients.abort();
         self.fate.decide(Err(error));
     }
 
     fn say(&mut self, saying: Saying) {
+        self.moves.note(&saying);
         let path = self.config.log.display();
         match saying {
             Saying::Barred => log::warn!(
                 "not serving, though no other master does: the log at its path does not go on what was replayed path={path} \
                  cause=\"{}\" seq={}: put the file back, and this master goes on by itself; to give up what it has replayed, \
                  restart it",
-                self.sight,
-                self.log_seq
+                self.log.sight(),
+                self.log.seq()
             ),
             Saying::Lacking(lack) => {
                 let path = path.to_string();
@@ -311,7 +301,6 @@ impl MasterActor {
                 seen.seq
             ),
             Saying::Serving { epoch } => {
-                self.takeovers += 1;
                 let keys = self.machine.directory().len();
                 let slaves = self.machine.slave_count();
                 log::info!("serving epoch={epoch} keys={keys} slaves={slaves} address={}", self.address);
@@ -322,10 +311,7 @@ impl MasterActor {
             Saying::HandingOver => log::info!("handing over in_flight={}", self.machine.in_flight()),
             Saying::Refused(refusal) => log::info!("handover refused cause=\"{refusal}\""),
             Saying::Aborted(why) => log::warn!("handover aborted cause=\"{why}\""),
-            Saying::HandedOver { epoch } => {
-                self.handovers += 1;
-                log::info!("standby, the reign is handed over epoch={epoch}");
-            }
+            Saying::HandedOver { epoch } => log::info!("standby, the reign is handed over epoch={epoch}"),
             Saying::Stopping => log::info!("stopping"),
             Saying::NotHandedOver { is_gone } => {
                 let cause = if is_gone { "it is gone" } else { "it does not ask in time" };
@@ -340,8 +326,8 @@ impl MasterActor {
     /// What is waited for, in words; nothing when nothing is missing.
     pub(super) fn waiting_for(&self) -> String {
         let path = self.config.log.display();
-        if self.reign.is_barred() && self.sight != Sight::Follows {
-            return format!("the log at {path} does not go on what was replayed: {}", self.sight);
+        if self.reign.is_barred() && !self.log.follows() {
+            return format!("the log at {path} does not go on what was replayed: {}", self.log.sight());
         }
         self.reign.lacking().map_or_else(String::new, |lack| lack.what(&path.to_string()))
     }

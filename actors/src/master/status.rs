@@ -1,7 +1,8 @@
 //! What a master says of itself in STATUS and INFO. The fields, their names and their order are
 //! [`dsm_protocol::info`]'s; here is where each is taken from.
 
-use super::{MasterActor, SlaveLink};
+use super::slave_link::SlaveLink;
+use super::MasterActor;
 use crate::config::{Fsync, MasterKind};
 use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::SlaveId;
@@ -22,7 +23,7 @@ impl MasterActor {
             keyspace: self.keyspace_info(),
             log: self.log_info(),
             requests: self.requests_info(),
-            turns: self.turns.info(),
+            turns: self.switchboard.turns.info(),
             errors: self.errors_info(),
             clients: self.clients_info(),
         };
@@ -41,7 +42,7 @@ impl MasterActor {
             uptime_in_seconds: self.env.now().0 / 1000,
             used_memory_rss: self.env.resident_bytes(),
             log_lines_lost: self.env.log_lines_lost(),
-            cluster_id: self.cluster.get(),
+            cluster_id: self.log.cluster(),
         }
     }
 
@@ -57,18 +58,18 @@ impl MasterActor {
 
     fn replication_info(&self) -> ReplicationInfo {
         let waiting_for = self.waiting_for();
-        let lag_ms = if self.serves() { self.standby_lag_ms(self.env.now()) } else { None };
+        let lag_ms = if self.serves() { self.peers.lag_ms(self.env.now()) } else { None };
         ReplicationInfo {
             role: self.master_role(),
             epoch: self.reign.epoch(),
             active_master: self.state().active_address.unwrap_or_default(),
-            peer_connected: !self.dialed.is_empty(),
+            peer_connected: self.peers.has_dialed(),
             peer: self.peer_infos(),
             standby_lag_ms: OrEmpty(lag_ms),
             degraded: if waiting_for.is_empty() { self.health.degraded() } else { waiting_for.clone() },
             waiting_for,
-            takeovers: self.takeovers,
-            handovers: self.handovers,
+            takeovers: self.moves.takeovers(),
+            handovers: self.moves.handovers(),
             reign_id: self.machine.reigns().last().map(|last| last.reign.id).unwrap_or_default(),
             reigns: self.machine.reigns().len() as u64,
         }
@@ -77,41 +78,39 @@ impl MasterActor {
     /// The other masters, in the order of the settings.
     fn peer_infos(&self) -> Vec<PeerInfo> {
         let info = |address: &String| {
-            let dialed = self.dialed.iter().find(|dialed| dialed.address == *address);
+            let dialed = self.peers.dialed_at(address);
             PeerInfo {
                 address: address.clone(),
                 connected: dialed.is_some(),
-                serves: dialed.is_some_and(|dialed| dialed.state.active),
-                seq: dialed.map(|dialed| dialed.state.seq).unwrap_or_default(),
+                serves: dialed.is_some_and(|dialed| dialed.state().active),
+                seq: dialed.map(|dialed| dialed.state().seq).unwrap_or_default(),
             }
         };
-        self.peer_addresses.iter().map(info).collect()
+        self.peers.addresses().iter().map(info).collect()
     }
 
     fn slaves_info(&self) -> SlavesInfo {
-        let links = || self.slaves.values();
         let slave = if self.serves() {
             let active = self.active_slaves().into_iter().map(SlaveInfo::Active);
             active.chain(self.quarantined_slaves().into_iter().map(SlaveInfo::Quarantined)).collect()
         } else {
-            let mut ids: Vec<_> = links().map(|slave| slave.id.clone()).collect();
+            let mut ids: Vec<_> = self.slaves.iter().map(|slave| slave.id().clone()).collect();
             ids.sort();
             ids.into_iter().map(|id| SlaveInfo::Connected(ConnectedSlave { id })).collect()
         };
-        let (slowest, ack_ms) = self.slowest_slave(self.env.now()).unwrap_or(("", 0));
-        let waited = links().map(|slave| slave.link.borrow().reads().waited()).sum::<u64>();
+        let (slowest, ack_ms) = self.slaves.slowest(self.env.now()).unwrap_or(("", 0));
         SlavesInfo {
             active_slaves: if self.serves() { self.machine.slave_count() } else { self.slaves.len() } as u64,
             slave,
-            slaves_quarantined: links().filter(|slave| slave.link.borrow().is_in_quarantine()).count() as u64,
+            slaves_quarantined: self.slaves.quarantined().count() as u64,
             slaves_full: self.machine.full_slaves().count() as u64,
             slowest_slave: slowest.to_owned(),
             slowest_slave_ack_ms: ack_ms,
-            slaves_removed: self.slaves_removed,
-            slaves_refused: self.slaves_refused,
-            slaves_disputing: links().filter(|slave| slave.disputes).count() as u64,
+            slaves_removed: self.slaves.removed(),
+            slaves_refused: self.slaves.refused(),
+            slaves_disputing: self.slaves.disputing() as u64,
             substitutions: self.machine.counters().substitutions,
-            reads_waited_for_slave_window: self.reads_waited + waited,
+            reads_waited_for_slave_window: self.slaves.reads_waited(),
         }
     }
 
@@ -132,24 +131,23 @@ impl MasterActor {
     /// The slaves that are connected and do not count, by name.
     fn quarantined_slaves(&self) -> Vec<QuarantinedSlave> {
         let now = self.env.now();
-        let mut waiting: Vec<_> =
-            self.slaves.values().filter(|slave| slave.link.borrow().is_in_quarantine()).collect();
-        waiting.sort_by_key(|slave| &slave.id);
         let info = |slave: &SlaveLink| {
-            let record = self.quarantine.of(slave.link.borrow().life())?;
+            let record = self.slaves.failures(slave)?;
             Some(QuarantinedSlave {
-                id: slave.id.clone(),
+                id: slave.id().clone(),
                 failures: record.failures.into(),
                 cause: record.cause.to_string(),
                 ms_left: record.ms_left(now),
             })
         };
-        waiting.into_iter().filter_map(info).collect()
+        let mut waiting: Vec<_> = self.slaves.quarantined().filter_map(info).collect();
+        waiting.sort_by(|one, other| one.id.cmp(&other.id));
+        waiting
     }
 
     fn keyspace_info(&self) -> KeyspaceInfo {
         let now = self.env.now();
-        let (counted_at, lacking) = self.census.last().unwrap_or((now, Lacking::default()));
+        let (counted_at, lacking) = self.health.last_count().unwrap_or((now, Lacking::default()));
         let held = self.machine.slaves().map(|(_, _, copies, _)| copies);
         KeyspaceInfo {
             keys: self.machine.directory().len() as u64,
@@ -167,20 +165,20 @@ impl MasterActor {
             Fsync::Everysec => "everysec",
             Fsync::Never => "never",
         };
-        let sight = if is_standby || self.reign.is_barred() { self.sight.word() } else { "" };
+        let sight = if is_standby || self.reign.is_barred() { self.log.sight().word() } else { "" };
         LogInfo {
             log_path: self.config.log.display().to_string(),
-            log_bytes: self.log_bytes,
-            log_seq: self.log_seq,
+            log_bytes: self.log.bytes(),
+            log_seq: self.log.seq(),
             fsync: fsync.to_owned(),
-            replay_lag_seq: if is_standby { self.peer_seq.0.saturating_sub(self.log_seq.0) } else { 0 },
+            replay_lag_seq: if is_standby { self.peers.seqs_behind(self.log.seq()) } else { 0 },
             standby_log: sight.to_owned(),
         }
     }
 
     fn requests_info(&self) -> RequestsInfo {
         let counters = self.machine.counters();
-        let gate = &self.switchboard.gate;
+        let (gate, jumps) = (&self.switchboard.gate, self.silence.jumps());
         RequestsInfo {
             reads_total: counters.reads,
             writes_total: counters.writes,
@@ -194,10 +192,10 @@ impl MasterActor {
             requests_in_flight: gate.requests() as u64,
             request_bytes_in_flight: gate.request_bytes() as u64,
             requests_waiting_for_master: self.front.waiting() as u64,
-            own_pauses: self.jumps.paused,
-            own_stalls: self.jumps.busy,
-            own_waits_for_processor: self.jumps.starved,
-            computed_between_ticks_most_ms: self.computed_between_ticks_ms,
+            own_pauses: jumps.paused,
+            own_stalls: jumps.busy,
+            own_waits_for_processor: jumps.starved,
+            computed_between_ticks_most_ms: self.silence.computed_between_ticks_ms(),
         }
     }
 
@@ -211,7 +209,7 @@ impl MasterActor {
         let (counters, answers) = (&gate.counters, &self.switchboard.answers);
         let (requests, frames) = (&gate.unfinished_requests, &gate.unfinished_frames);
         ClientsInfo {
-            connected_clients: self.sessions.len() as u64,
+            connected_clients: self.clients.len() as u64,
             connections: gate.connections() as u64,
             connections_total: counters.connections_total.get(),
             connections_refused: counters.connections_refused.get(),

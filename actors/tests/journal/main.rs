@@ -1,6 +1,8 @@
 //! The contract of `dsm::journal::Journal`, which every kind of log must keep: one suite, run over the file that masters
 //! share, in a simulated world, and over the log in memory.
+//! `one_file.rs` is what only a file can be asked.
 
+mod one_file;
 mod rigs;
 mod suite;
 

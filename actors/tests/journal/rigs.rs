@@ -74,6 +74,13 @@ impl Rig for OneFile {
     }
 }
 
+impl OneFile {
+    /// What the log holds by now; `None` when there is none.
+    pub(crate) fn content(&self) -> Option<Vec<u8>> {
+        self.machine.content(Path::new(LOG))
+    }
+}
+
 /// A log in memory.
 pub(crate) struct InMemory(MemoryLog);
 

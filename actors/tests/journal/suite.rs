@@ -20,11 +20,11 @@ use tokio::time::sleep;
 const LIMIT_MS: u64 = 5_000;
 
 /// What a master did not hear within so long it will not hear.
-const QUIET: Duration = Duration::from_millis(700);
+pub(crate) const QUIET: Duration = Duration::from_millis(700);
 
 /// A master's part in a log, and what it has heard.
-struct Part {
-    journal: Box<dyn Journal>,
+pub(crate) struct Part {
+    pub(crate) journal: Box<dyn Journal>,
     events: Received<LogEvent>,
     /// What the log has told of each key, and in which order keys were told of.
     directory: BTreeMap<String, (Version, Place)>,
@@ -35,14 +35,14 @@ struct Part {
     noted: WitnessText,
     reign: Option<Version>,
     /// The names of all the other events, in their order.
-    heard: Vec<&'static str>,
+    pub(crate) heard: Vec<&'static str>,
     /// Names the writes: only a machine can.
     machine: master::Master,
     asked: u64,
 }
 
 impl Part {
-    fn join(rig: &impl Rig, address: &str) -> Self {
+    pub(crate) fn join(rig: &impl Rig, address: &str) -> Self {
         let (port, events) = Probe::begin();
         let mut machine = master::Master::new(master::Config::default());
         let mut effects = Vec::new();
@@ -68,7 +68,7 @@ impl Part {
     }
 
     /// Takes in what has come.
-    fn listen(&mut self) {
+    pub(crate) fn listen(&mut self) {
         for event in self.events.take() {
             let name = match event {
                 LogEvent::Looked(_) | LogEvent::Leader(_) | LogEvent::Found(_) => continue,
@@ -146,21 +146,21 @@ impl Part {
     }
 
     /// Waits for an event that was not waited for yet.
-    async fn hear(&mut self, name: &'static str) {
+    pub(crate) async fn hear(&mut self, name: &'static str) {
         self.until(name, |part| part.heard.contains(&name)).await;
         let at = self.heard.iter().position(|heard| *heard == name).expect("just heard");
         self.heard.remove(at);
     }
 
     /// Becomes the leader and begins a reign.
-    async fn lead(&mut self) {
+    pub(crate) async fn lead(&mut self) {
         self.journal.ask(LogRequest::Queue);
         self.hear("won").await;
         self.reign().await;
     }
 
     /// Begins a reign as the one who has just won.
-    async fn reign(&mut self) {
+    pub(crate) async fn reign(&mut self) {
         self.open().await;
         self.begin().await;
     }

@@ -6,6 +6,7 @@ use super::terminal::{LineAnswer, Terminal};
 use super::typed::{usage_of, TypedOperation};
 use super::Host;
 use dsm::client::{Client, Serving};
+use dsm::launcher::Role;
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -133,7 +134,7 @@ impl Dialog<'_> {
     }
 
     /// Says who serves when that has changed, and returns it for the prompt.
-    fn label(&mut self) -> io::Result<&'static str> {
+    fn label(&mut self) -> io::Result<String> {
         if self.told.is_none() {
             self.store.run(|client| client.wait_serving(WELCOME_TIMEOUT));
         }
@@ -142,8 +143,8 @@ impl Dialog<'_> {
         let before = self.told.replace(serving);
         if before != Some(serving) {
             match serving {
-                Some(Serving::Primary) => say(b"Connected to Master Server!!")?,
-                Some(Serving::Backup) | None => {
+                Some(serving) if serving.is_primary() => say(b"Connected to Master Server!!")?,
+                Some(_) | None => {
                     say(b"Connection to Master Server failed, connecting to Backup Master...")?;
                 }
             }
@@ -151,13 +152,14 @@ impl Dialog<'_> {
                 say(b"No master serves at the moment; every operation tries again.")?;
             }
         }
-        Ok(match (serving, answered) {
-            (Some(Serving::Backup), true) => "BACKUP",
-            (Some(Serving::Primary), true) => "PRIMARY",
-            // It served when it was last heard, and says nothing.
-            (Some(Serving::Backup), false) => "BACKUP?",
-            (Some(Serving::Primary), false) => "PRIMARY?",
-            (None, _) => "NO MASTER",
+        Ok(match serving {
+            None => "NO MASTER".to_owned(),
+            Some(Serving { place }) => {
+                let name = Role::Master(place).to_string().to_uppercase();
+                // It served when it was last heard, and says nothing.
+                let doubt = if answered { "" } else { "?" };
+                format!("{name}{doubt}")
+            }
         })
     }
 

@@ -4,7 +4,7 @@
 use super::options::masters_with;
 use super::record::LoadSettings;
 use anyhow::Context as _;
-use dsm::launcher::{Launcher, LauncherConfig, RoleCommand};
+use dsm::launcher::{Launcher, LauncherConfig, MasterCommand, RoleCommand};
 use std::ffi::OsString;
 use std::path::Path;
 use tempfile::TempDir;
@@ -65,8 +65,8 @@ impl OwnCluster {
         };
         let directory = directory.context("cannot make the cluster's directory")?;
         let flags = masters_with(&settings.fsync, &settings.placement, master_flags);
-        let (primary, backup) = (primary.with_extra(flags.clone()), backup.with_extra(flags));
-        let mut config = LauncherConfig::new(primary, backup, slave, directory.path());
+        let masters = [primary, backup].map(|role| MasterCommand::from(role.with_extra(flags.clone())));
+        let mut config = LauncherConfig::new(masters, slave, directory.path());
         config.slaves = settings.slaves as usize;
         Ok(OwnCluster { launcher: Launcher::new(config)?, directory })
     }

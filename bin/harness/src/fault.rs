@@ -53,8 +53,7 @@ impl fmt::Display for FaultAction {
             FaultAction::RequestFailover => return f.write_str("failover-request"),
         };
         match self.role() {
-            Some(Role::Slave(number)) => write!(f, "{verb}-slave:{number}"),
-            Some(role) => write!(f, "{verb}-{role}"),
+            Some(role) => write!(f, "{verb}-{}", role.to_string().replace(' ', ":")),
             None => Ok(()),
         }
     }
@@ -126,10 +125,14 @@ impl FaultPlan {
     /// One that is not.
     pub(crate) fn validate(&self, slaves: u32) -> Result<(), String> {
         for fault in &self.faults {
-            if let Some(Role::Slave(number)) = fault.deed.role() {
-                if number > slaves as usize {
+            match fault.deed.role() {
+                Some(Role::Slave(number)) if number > slaves as usize => {
                     return Err(format!("--fault names slave:{number}, and there are {slaves} slaves"));
                 }
+                Some(role @ Role::Master(_)) if ![Role::PRIMARY, Role::BACKUP].contains(&role) => {
+                    return Err(format!("--fault names {role}, and there are a primary and a backup"));
+                }
+                Some(Role::Slave(_) | Role::Master(_)) | None => {}
             }
         }
         Ok(())

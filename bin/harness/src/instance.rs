@@ -9,6 +9,7 @@ use super::monitor::ask;
 use super::stop::StopSignal;
 use anyhow::{bail, ensure, Context as _};
 use dsm::launcher::describe_exit;
+use dsm_server::why_not_launched::sentence;
 use rustix::process::{kill_process, Pid, Signal};
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -33,7 +34,7 @@ pub(crate) const ASK_LIMIT: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct Instance {
     // In this order: the processes first, then what they write to.
-    processes: Vec<Process>,
+    processes: Vec<ChildProcess>,
     cluster: Option<OwnCluster>,
     directory: Option<TempDir>,
     /// `host:port`; where a leader serves best, it is the first.
@@ -51,7 +52,8 @@ impl Instance {
     /// When it cannot be started, does not serve in time, or `stop` is set.
     pub(crate) fn of_cluster(mut cluster: OwnCluster, stop: &StopSignal) -> anyhow::Result<Instance> {
         stop.also_set(cluster.launcher().interruption());
-        cluster.launcher().start_all().context("the cluster does not start")?;
+        let started = cluster.launcher().start_all().map_err(|error| anyhow::anyhow!(sentence(&error)));
+        started.context("the cluster does not start")?;
         let targets = cluster.launcher().masters();
         let commands = vec![
             "dsm-master --listen … --peer … --log DIR/kv_store.log --fsync always --placement hash"
@@ -115,8 +117,8 @@ impl Instance {
     /// When the directory cannot be removed.
     pub(crate) fn stop(self) -> anyhow::Result<()> {
         let Instance { mut processes, cluster, directory, .. } = self;
-        processes.iter().for_each(Process::ask_to_end);
-        processes.iter_mut().for_each(Process::end);
+        processes.iter().for_each(ChildProcess::ask_to_end);
+        processes.iter_mut().for_each(ChildProcess::end);
         if let Some(cluster) = cluster {
             cluster.stop()?;
         }
@@ -137,7 +139,7 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 #[derive(Debug)]
 pub(crate) struct Starting<'a> {
     // In this order: the processes first, then what they write to.
-    processes: Vec<Process>,
+    processes: Vec<ChildProcess>,
     directory: TempDir,
     commands: Vec<String>,
     stop: &'a StopSignal,
@@ -192,7 +194,7 @@ impl Starting<'_> {
         let shown: Vec<String> =
             words.iter().map(|word| word.replace(&path.to_string_lossy().into_owned(), "DIR")).collect();
         self.commands.push(shown.join(" "));
-        self.processes.push(Process::spawn(name, words, &path.join(format!("{name}.out")))?);
+        self.processes.push(ChildProcess::spawn(name, words, &path.join(format!("{name}.out")))?);
         Ok(())
     }
 
@@ -227,18 +229,18 @@ pub(crate) fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
 
 /// A child process. It is killed and reaped when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Process {
+pub(crate) struct ChildProcess {
     name: String,
     child: Child,
     output: PathBuf,
 }
 
-impl Process {
+impl ChildProcess {
     /// Starts a program; what it prints goes to the file `output`.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(crate) fn spawn(name: &str, words: &[String], output: &Path) -> anyhow::Result<Process> {
+    pub(crate) fn spawn(name: &str, words: &[String], output: &Path) -> anyhow::Result<ChildProcess> {
         let (program, rest) = words.split_first().context("nothing to start")?;
         // It must not outlive us, however we end; setpriv becomes the program itself, under the same id.
         let mut command = if find("setpriv").is_some() {
@@ -252,7 +254,7 @@ impl Process {
         let errors = file.try_clone().context("cannot duplicate a file")?;
         command.args(rest).stdin(Stdio::null()).stdout(file).stderr(errors);
         let child = command.spawn().with_context(|| format!("cannot start {program}"))?;
-        Ok(Process { name: name.to_owned(), child, output: output.to_owned() })
+        Ok(ChildProcess { name: name.to_owned(), child, output: output.to_owned() })
     }
 
     /// # Errors
@@ -297,7 +299,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         // Both fail for a process that has been reaped, which is what is wanted.
         let _ = self.child.kill();
@@ -321,7 +323,7 @@ mod tests {
     fn a_process_that_ends_too_early_is_named_with_its_last_words() {
         let directory = tempfile::tempdir().unwrap();
         let words = ["sh", "-c", "echo first; echo last words; echo; exit 7"].map(str::to_owned);
-        let mut process = Process::spawn("shell", &words, &directory.path().join("out")).unwrap();
+        let mut process = ChildProcess::spawn("shell", &words, &directory.path().join("out")).unwrap();
         process.child.wait().unwrap();
         let error = process.check().unwrap_err().to_string();
         assert!(
@@ -334,12 +336,12 @@ mod tests {
     fn a_process_ends_when_asked_and_when_dropped() {
         let directory = tempfile::tempdir().unwrap();
         let words = ["sleep", "1000"].map(str::to_owned);
-        let mut process = Process::spawn("sleeper", &words, &directory.path().join("out")).unwrap();
+        let mut process = ChildProcess::spawn("sleeper", &words, &directory.path().join("out")).unwrap();
         process.check().unwrap();
         process.ask_to_end();
         process.end();
         assert!(process.child.try_wait().unwrap().is_some());
-        let process = Process::spawn("sleeper", &words, &directory.path().join("out")).unwrap();
+        let process = ChildProcess::spawn("sleeper", &words, &directory.path().join("out")).unwrap();
         let pid = process.child.id();
         drop(process);
         assert!(!Path::new(&format!("/proc/{pid}")).exists());

@@ -62,6 +62,7 @@ mod window;
 use anyhow::Context as _;
 use cluster::OwnCluster;
 use dsm::launcher::{LaunchError, Launcher};
+use dsm_server::why_not_launched::sentence;
 use dsm_server::{cli, roles};
 use options::{Options, PlacementExperiment};
 use plots::Plot;
@@ -282,7 +283,8 @@ fn start(
         Err(error) => {
             // With the cluster its directory goes, and what the nodes said in it.
             let said = last_words(cluster.launcher(), &error);
-            Err(error).with_context(|| format!("the cluster does not start{said}"))
+            Err(anyhow::anyhow!(sentence(&error)))
+                .with_context(|| format!("the cluster does not start{said}"))
         }
     }
 }

@@ -26,6 +26,7 @@ use super::value::{Texts, WriteNumber};
 use super::window::{count_errors, TimeWindow};
 use anyhow::Context as _;
 use dsm::launcher::{Launcher, Role};
+use dsm_server::why_not_launched::sentence;
 use rand::RngExt as _;
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
@@ -410,7 +411,7 @@ impl Control<'_> {
             (_, None) => Ok(()),
         };
         if let Err(error) = done {
-            self.progress.warn(&format!("{}: {error}", strike.deed));
+            self.progress.warn(&format!("{}: {}", strike.deed, sentence(&error)));
         }
     }
 }

@@ -13,7 +13,7 @@ use super::log_writer::{
 };
 use super::recovery::{Recovered, Recovery};
 use super::witness_notes::{self, NotedFile};
-use super::{Hot, SharedFileSetup};
+use super::{Hot, OpenLog, SharedFileSetup};
 use crate::env::{Env, FileIdentity, Locks, OpenMode, Post};
 use crate::journal::{LogEvent, LogId, ReplayPart};
 use crate::node_error::NodeError;
@@ -64,15 +64,6 @@ pub(super) enum KeeperErrand {
     End,
 }
 
-/// The log as a reign needs it.
-struct OpenLog {
-    recovered: Recovered,
-    /// For reads of values.
-    values: Rc<dyn crate::env::File>,
-    /// For syncs beside writes.
-    sync_file: Rc<dyn crate::env::File>,
-}
-
 /// How far this master has come with the log.
 enum KeeperStage {
     /// Follows it, with the lock or without it.
@@ -83,8 +74,8 @@ enum KeeperStage {
     Idle,
     /// Recovery is at work.
     Opening,
-    /// The log is whole, locked and replayed.
-    Open(Box<OpenLog>),
+    /// The log is whole, locked and replayed; `Hot` has it.
+    Open,
     /// A reign's writer has the log.
     Reigning { file: FileIdentity, cluster: ClusterId, reign: Reign },
 }
@@ -164,7 +155,8 @@ impl LogKeeper {
 
     fn open(&mut self, makes: bool, ctx: &mut Context<Self>) {
         // Without the lock it was given up since this was asked for, and the errand that says so comes next.
-        if let (KeeperStage::Idle | KeeperStage::Open(_), true) = (&self.stage, self.hot.has_lock()) {
+        if let (KeeperStage::Idle | KeeperStage::Open, true) = (&self.stage, self.hot.has_lock()) {
+            self.hot.put_aside();
             self.stage = KeeperStage::Opening;
             self.recover(makes, ctx);
         }
@@ -204,32 +196,35 @@ impl LogKeeper {
     }
 
     fn opened(&mut self, open: Option<OpenLog>, noted: WitnessText) {
-        // Given up meanwhile: with the drop of the log its lock is free.
-        let KeeperStage::Opening = self.stage else { return };
+        // Given up meanwhile, be it that the errand that says so is still on its way: with the drop of the log its lock is free.
+        if !matches!(self.stage, KeeperStage::Opening) || !self.hot.has_lock() {
+            return;
+        }
         let log = open.as_ref().map(|open| {
             let Recovered { identity, position, .. } = &open.recovered;
             (log_id(*identity), *position)
         });
-        self.stage = open.map_or(KeeperStage::Idle, |open| KeeperStage::Open(Box::new(open)));
+        self.stage = match open {
+            None => KeeperStage::Idle,
+            Some(open) => {
+                self.hot.hold_opened(open);
+                KeeperStage::Open
+            }
+        };
         self.tell(LogEvent::Opened { log, noted });
     }
 
     fn put_aside(&mut self) {
-        if let KeeperStage::Open(_) = self.stage {
+        if let KeeperStage::Open = self.stage {
+            self.hot.put_aside();
             self.stage = KeeperStage::Idle;
         }
     }
 
     /// Begins the reign with an EPOCH record.
     fn begin(&mut self, epoch: Epoch, given_up: Vec<Reign>, ctx: &mut Context<Self>) {
-        let open = match std::mem::replace(&mut self.stage, KeeperStage::Idle) {
-            // As with `open`: nothing is written without the lock.
-            KeeperStage::Open(open) if self.hot.has_lock() => *open,
-            other => {
-                self.stage = other;
-                return;
-            }
-        };
+        // As with `open`: nothing is written without the lock, with which the opened log is given up.
+        let (KeeperStage::Open, Some(open)) = (&self.stage, self.hot.take_opened()) else { return };
         let setup = Rc::clone(&self.setup);
         let Recovered { file, position, identity } = open.recovered;
         let reign = Reign { epoch, id: ReignId(setup.env.random()) };
@@ -319,7 +314,7 @@ impl LogKeeper {
             KeeperStage::Halting
             | KeeperStage::Idle
             | KeeperStage::Opening
-            | KeeperStage::Open(_)
+            | KeeperStage::Open
             | KeeperStage::Reigning { .. } => KeeperStage::Idle,
         };
     }

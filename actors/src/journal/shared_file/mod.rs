@@ -27,6 +27,7 @@ use dsm_protocol::ids::Version;
 use dsm_protocol::record::Place;
 use keeper::{KeeperErrand, LogKeeper};
 use log_writer::{Abandon, Append, Close, LogWriter, Reopen, Sync};
+use recovery::Recovered;
 use std::cell::RefCell;
 use std::io;
 use std::path::PathBuf;
@@ -187,8 +188,19 @@ impl Drop for SharedFile {
 struct Hot {
     /// The lock, as long as it is held.
     guard: RefCell<Option<Box<dyn LockGuard>>>,
+    /// The log before a reign, whole and locked.
+    opened: RefCell<Option<OpenLog>>,
     /// The log of a reign.
     log: RefCell<Option<HeldLog>>,
+}
+
+/// The log as a reign needs it.
+struct OpenLog {
+    recovered: Recovered,
+    /// For reads of values.
+    values: Rc<dyn File>,
+    /// For syncs beside writes.
+    sync_file: Rc<dyn File>,
 }
 
 /// The log of a reign: who writes it, and the file to read values from.
@@ -206,13 +218,28 @@ impl Hot {
         self.log.replace(Some(HeldLog { writer, values }));
     }
 
+    fn hold_opened(&self, open: OpenLog) {
+        self.opened.replace(Some(open));
+    }
+
+    /// Takes the opened log, if it was not given up with the lock.
+    fn take_opened(&self) -> Option<OpenLog> {
+        self.opened.take()
+    }
+
+    /// Lets the opened log go, and its lock with it.
+    fn put_aside(&self) {
+        self.opened.take();
+    }
+
     fn let_log_go(&self) {
         self.log.take();
     }
 
-    /// Lets the log go, and then the lock: another master has it with that.
+    /// Lets the log go, and then the lock: another master has it with that, and finds the log free.
     fn let_go(&self) {
         self.log.take();
+        self.opened.take();
         self.guard.take();
     }
 

@@ -3,7 +3,7 @@
 //! Both slow the store down (strace very much), and so count in passes of their own, never while anything is timed. Under
 //! strace, batches are of another size than without: its counts are for comparing builds.
 
-use super::super::instance::{find, Process};
+use super::super::instance::{find, ChildProcess};
 use super::super::stop::StopSignal;
 use super::usage::ServerPart;
 use anyhow::{ensure, Context as _};
@@ -28,7 +28,7 @@ pub(crate) type CallCounts = BTreeMap<String, u64>;
 /// Counters that run: one process for each part of the store.
 #[derive(Debug)]
 pub(crate) struct CallCounter {
-    tracers: Vec<(ServerPart, Process, PathBuf)>,
+    tracers: Vec<(ServerPart, ChildProcess, PathBuf)>,
 }
 
 /// Why system calls cannot be counted here; nothing, if they can.
@@ -74,7 +74,7 @@ impl CallCounter {
             words.push(table.display().to_string());
             words.extend(pids.iter().flat_map(|pid| ["-p".to_owned(), pid.to_string()]));
             let said = directory.join(format!("strace-{number}"));
-            tracers.push((part, Process::spawn("strace", &words, &said)?, table));
+            tracers.push((part, ChildProcess::spawn("strace", &words, &said)?, table));
         }
         let mut counter = CallCounter { tracers };
         let limit = Instant::now() + ATTACH_LIMIT;
@@ -143,7 +143,7 @@ pub(crate) fn count_instructions(
     let mut words = ["perf", "stat", "-x", ",", "-o"].map(str::to_owned).to_vec();
     words.extend([table.display().to_string(), "-e".to_owned(), EVENTS.join(",")]);
     words.extend(["-p".to_owned(), pids.join(",")]);
-    let mut perf = Process::spawn("perf", &words, &directory.join("perf"))?;
+    let mut perf = ChildProcess::spawn("perf", &words, &directory.join("perf"))?;
     let operations = load();
     perf.interrupt();
     perf.end();

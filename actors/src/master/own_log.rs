@@ -1,0 +1,194 @@
+//! This master's log, as far as the master knows it: which one it is, where it ends, what of it is certainly on disk.
+//!
+//! Owns the port to it and the batch of a turn's appends, so that what is known changes together with what is asked. Never
+//! opens a file: [`journal`](crate::journal) does. Never judges whose log counts: the machine of the reign does.
+
+use crate::journal::{Journal, LogId, LogRequest, Sight};
+use crate::node_error::NodeError;
+use dsm_protocol::ids::{ClusterId, Epoch, Seq, Version};
+use dsm_protocol::machine::master::{Change, WriteId};
+use dsm_protocol::record::Position;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// The log of one master.
+pub(super) struct OwnLog {
+    journal: Box<dyn Journal>,
+    /// What is to be appended at the end of the turn.
+    appends: Vec<(WriteId, Arc<Change>)>,
+    /// Which cluster's it is, shared with the links to other masters.
+    cluster: Rc<Cell<Option<ClusterId>>>,
+    /// Which log was replayed or written last.
+    followed: Option<LogId>,
+    /// The place through which that is known to be on disk.
+    durable: Position,
+    /// What is seen of the log that is followed.
+    sight: Sight,
+    caught_up: bool,
+    bytes: u64,
+    seq: Seq,
+    /// Why this master leads no more, until it ends for that.
+    deposed: Option<NodeError>,
+}
+
+impl OwnLog {
+    /// A log of which nothing is replayed.
+    pub(super) fn new(journal: Box<dyn Journal>, cluster: Rc<Cell<Option<ClusterId>>>) -> Self {
+        OwnLog {
+            journal,
+            appends: Vec::new(),
+            cluster,
+            followed: None,
+            durable: Position::default(),
+            sight: Sight::Follows,
+            caught_up: false,
+            bytes: 0,
+            seq: Seq::default(),
+            deposed: None,
+        }
+    }
+
+    /// Asks for something that changes nothing of what is known. [`follow`](Self::follow) and
+    /// [`follow_anew`](Self::follow_anew) do, and appends go as one batch.
+    pub(super) fn ask(&mut self, request: LogRequest) {
+        debug_assert!(
+            !matches!(request, LogRequest::Follow | LogRequest::FollowAnew | LogRequest::Append { .. }),
+            "these have methods of their own"
+        );
+        self.journal.ask(request);
+    }
+
+    /// Says that this master makes progress: the standby kills one that does not.
+    pub(super) fn advance(&self) {
+        self.journal.advance();
+    }
+
+    /// Adds to what is appended at the end of the turn.
+    pub(super) fn append(&mut self, write: WriteId, change: Arc<Change>) {
+        self.appends.push((write, change));
+    }
+
+    /// What is to be appended goes to the log as one batch.
+    pub(super) fn send_appends(&mut self) {
+        if self.appends.is_empty() {
+            return;
+        }
+        let changes = std::mem::take(&mut self.appends);
+        self.journal.ask(LogRequest::Append { changes });
+    }
+
+    /// Follows the log from where it was closed.
+    pub(super) fn follow(&mut self) {
+        self.caught_up = false;
+        self.journal.ask(LogRequest::Follow);
+    }
+
+    /// Forgets what was replayed. Nor does this master name that log's epoch to others any more.
+    pub(super) fn follow_anew(&mut self) {
+        self.sight = Sight::Follows;
+        (self.followed, self.durable) = (None, Position::default());
+        self.journal.ask(LogRequest::FollowAnew);
+    }
+
+    /// A part of a log is replayed.
+    pub(super) fn note_replayed(&mut self, log: Option<LogId>, end: &Position, durable: Position) {
+        (self.followed, self.durable) = (log, durable);
+        (self.bytes, self.seq) = (end.offset, end.seq);
+    }
+
+    /// All that there is was replayed; whether that is new since this log is followed.
+    pub(super) fn note_caught_up(&mut self) -> bool {
+        !std::mem::replace(&mut self.caught_up, true)
+    }
+
+    /// What is seen of the log that is followed.
+    pub(super) fn note_sight(&mut self, sight: Sight) {
+        self.sight = sight;
+    }
+
+    /// The log is open, and on disk to its end.
+    pub(super) fn note_opened(&mut self, log: LogId, end: Position) {
+        (self.followed, self.durable) = (Some(log), end);
+    }
+
+    /// A reign has begun with the record of this version. Nobody hears of a new cluster before it is on disk.
+    pub(super) fn note_begun(&mut self, cluster: ClusterId, version: Version, bytes: u64) {
+        self.cluster.set(Some(cluster));
+        (self.seq, self.bytes) = (version.seq, bytes);
+    }
+
+    /// The log has so many bytes by now.
+    pub(super) fn note_bytes(&mut self, bytes: u64) {
+        self.bytes = bytes;
+    }
+
+    /// The record of this seq is written.
+    pub(super) fn note_written(&mut self, seq: Seq) {
+        self.seq = seq;
+    }
+
+    /// The log is closed, and on disk to its end, which is given with the cluster.
+    pub(super) fn note_closed(&mut self, end: Position) -> Position {
+        self.durable = end;
+        (self.bytes, self.seq) = (end.offset, end.seq);
+        Position { cluster: self.cluster.get(), ..end }
+    }
+
+    /// This master leads no more, for this reason.
+    pub(super) fn note_deposed(&mut self, error: NodeError) {
+        self.deposed = Some(error);
+    }
+
+    /// Why this master leads no more, for the node to end with.
+    pub(super) fn take_deposed(&mut self) -> Option<NodeError> {
+        self.deposed.take()
+    }
+
+    /// Names the cluster, as long as nobody has.
+    pub(super) fn name_cluster(&mut self, cluster: ClusterId) {
+        if self.cluster.get().is_none() {
+            self.cluster.set(Some(cluster));
+        }
+    }
+
+    /// Whose log it is, once that is on disk.
+    pub(super) fn cluster(&self) -> Option<ClusterId> {
+        self.cluster.get()
+    }
+
+    /// Which log was replayed or written last.
+    pub(super) fn followed(&self) -> Option<LogId> {
+        self.followed
+    }
+
+    /// The one that this master would take over from: not one that it has replayed and sees no more.
+    pub(super) fn may_be_taken_over(&self) -> Option<LogId> {
+        self.followed.filter(|_| self.follows())
+    }
+
+    /// What is seen of the log that is followed.
+    pub(super) fn sight(&self) -> &Sight {
+        &self.sight
+    }
+
+    /// Whether what is seen goes on what was replayed.
+    pub(super) fn follows(&self) -> bool {
+        self.sight == Sight::Follows
+    }
+
+    /// The epoch of the last EPOCH record that is certainly on disk.
+    pub(super) fn durable_epoch(&self) -> Epoch {
+        self.durable.epoch
+    }
+
+    /// How long it is, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The seq of its last record.
+    pub(super) fn seq(&self) -> Seq {
+        self.seq
+    }
+}

@@ -1,0 +1,349 @@
+//! What a master hears of the other masters: who serves, forwarded requests, handovers.
+//!
+//! Owns no rule: what they ask goes the way of all requests, what they say of reigns to the machine of the reign.
+
+use super::peers::{PeerOutbound, Removed};
+use super::{send, told, MasterActor};
+use crate::batch::Outbox;
+use crate::door::admission::check_sizes;
+use crate::door::counters::count;
+use crate::door::links::reject;
+use crate::door::origin::Origin;
+use crate::door::session::{Coding, Session};
+use crate::node_error::NodeError;
+use crate::shown::shown_message;
+use dsm_protocol::command::{ErrorWord, Reply};
+use dsm_protocol::ids::{LinkId, Millis, Reign as ReignName, Seq, SessionId, SlaveId};
+use dsm_protocol::machine::front;
+use dsm_protocol::machine::master::Asker;
+use dsm_protocol::machine::reign;
+use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Welcome};
+use std::rc::Rc;
+
+/// What a standby that asks for the reign has replayed.
+#[derive(Clone, Copy, Debug)]
+struct Follows {
+    /// Through which seq.
+    replayed: Seq,
+    /// The reign of the last EPOCH record.
+    reign: ReignName,
+    /// Device and inode of the file.
+    file: Option<(u64, u64)>,
+}
+
+/// A standby that lags behind by more records than this is not handed the reign.
+const LAG_MAX: u64 = 10_000;
+
+/// The longest address that is shown, in characters.
+const ADDRESS_SHOWN_MAX: usize = 300;
+
+/// What a master calls itself, in one line: anybody can say that he is one, and it ends up in logs and on terminals.
+fn shown_address(said: &str) -> String {
+    said.escape_debug().take(ADDRESS_SHOWN_MAX).collect()
+}
+
+impl MasterActor {
+    /// What this master says of itself.
+    pub(super) fn state(&self) -> MasterState {
+        // Whoever is told so forwards nothing any more, and holds what its clients ask.
+        let serves = self.serves() && !self.reign.is_closing();
+        let active_address = if serves {
+            Some(self.address.clone())
+        } else {
+            self.peers.serving().map(|serving| serving.address().to_owned())
+        };
+        // What is not on disk yet is not said: who hears it would miss it in the log.
+        let epoch = self.reign.reign().map_or(self.log.durable_epoch(), |reign| reign.epoch);
+        MasterState { active: serves, epoch, seq: self.log.seq(), active_address }
+    }
+
+    /// The answer to a HELLO that is accepted.
+    pub(super) fn welcome(&self) -> Welcome {
+        Welcome {
+            cluster: self.log.cluster(),
+            value_max: self.config.value_max() as u64,
+            state: self.state(),
+        }
+    }
+
+    pub(super) fn serves(&self) -> bool {
+        self.reign.serves()
+    }
+
+    /// Tells the masters that are connected to us who serves.
+    pub(super) fn tell_state(&mut self) {
+        let state = self.state();
+        self.peers.tell(self.env.now(), state);
+    }
+
+    /// Lets the other masters know how far we have come, for their INFO, and that we live.
+    pub(super) fn tell_seq(&mut self, now: Millis) {
+        if self.peers.are_to_be_told(now, self.log.seq(), self.serves()) {
+            self.tell_state();
+        }
+    }
+
+    pub(super) fn peer_hello(
+        &mut self,
+        link: LinkId,
+        hello: Hello,
+        outbox: Outbox,
+        lock: std::io::Result<String>,
+    ) {
+        let HelloRole::Master { address, lock_identity } = hello.role else { return };
+        let address = shown_address(&address);
+        let ours = match lock {
+            Ok(ours) => ours,
+            // It may pass (no descriptor left, say), and a Reject would end the other master: let it dial again.
+            Err(error) => {
+                log::warn!("other master not answered address={address} error={error}");
+                outbox.abort();
+                return;
+            }
+        };
+        let refusal = self.refuse_peer(&address, hello.cluster, &ours, &lock_identity);
+        if let Some(reason) = refusal {
+            if let Some(unsaid) = self.refusals.is_new(&address, &reason, self.env.now()) {
+                log::error!("other master refused address={address} cause={reason:?}{}", told::more(unsaid));
+            }
+            reject(&outbox, &reason);
+            return;
+        }
+        let now = self.env.now();
+        self.step_reign(now, reign::Event::PeerNamed { cluster: hello.cluster });
+        let welcome = self.welcome();
+        self.switchboard.trust(link);
+        send(&outbox, &Message::Control(Control::Welcome(welcome)));
+        log::debug!("other master connected address={address} link={link}");
+        self.peers.came(link, outbox, address);
+        if !self.peers.has_dialed() {
+            self.switchboard.peer_came.notify_one();
+        }
+    }
+
+    fn refuse_peer(
+        &self,
+        address: &str,
+        cluster: Option<dsm_protocol::ids::ClusterId>,
+        ours: &str,
+        lock_identity: &str,
+    ) -> Option<String> {
+        // Our own link, or a master that calls itself by our name.
+        if address == self.address {
+            return Some(format!(
+                "master {address} is called by its own name, or dials itself: give the other master's address with --peer"
+            ));
+        }
+        // Only a lock file that both can lock keeps two masters from serving at once.
+        if ours != lock_identity {
+            return Some(format!(
+                "master {address} uses another log than master {}, which has {}: both must name the same file with --log",
+                self.address,
+                std::path::absolute(&self.config.log).unwrap_or_else(|_| self.config.log.clone()).display()
+            ));
+        }
+        match (self.log.cluster(), cluster) {
+            (Some(ours), Some(theirs)) if ours != theirs => {
+                Some(format!("master {address} belongs to cluster {theirs}, this is cluster {ours}"))
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn peer_gone(&mut self, now: Millis, link: LinkId) {
+        self.switchboard.forget(link);
+        let Some(sessions) = self.peers.went(link) else { return };
+        for session in sessions {
+            self.session_closed(now, session);
+        }
+        let is_last = self.peers.standbys() == 0;
+        self.step_reign(now, reign::Event::StandbyGone { link, is_last });
+    }
+
+    /// The other master says something over its link to us.
+    pub(super) fn peer_message(&mut self, now: Millis, link: LinkId, message: Message) {
+        let Some(outbox) = self.peers.outbox_of(link) else { return };
+        match message {
+            Message::Request(request) => self.forwarded(now, link, request),
+            Message::Control(Control::StreamClosed { stream }) => {
+                if let Some(session) = self.peers.stream_closed(link, stream) {
+                    self.session_closed(now, session);
+                }
+            }
+            Message::Control(Control::Alive) => self.peers.forwards_no_more(link),
+            Message::Control(Control::HandoverRequest { replayed, reign, file, slaves, forced }) => {
+                self.handover_requested(now, link, Follows { replayed, reign, file }, &slaves, forced);
+            }
+            other => {
+                count(&self.switchboard.gate.counters.protocol_errors);
+                reject(outbox, &format!("a master does not say {}", shown_message(&other)));
+            }
+        }
+    }
+
+    /// A request of one of the other master's sessions.
+    fn forwarded(&mut self, now: Millis, link: LinkId, request: Request) {
+        let Request { id, stream, generation, command } = request;
+        let board = Rc::clone(&self.switchboard);
+        let session = match self.peers.session_of(link, stream) {
+            Some(session) => session,
+            None => {
+                let Some(outbox) = self.peers.outbox_of(link) else { return };
+                let session = SessionId(board.next_id());
+                let forwarded = Session::new(session, Origin::forwarded(), outbox.clone(), &board.answers);
+                self.peers.stream_began(link, stream, session);
+                self.clients.open(Rc::new(forwarded));
+                session
+            }
+        };
+        let Some(session) = self.clients.get(session).cloned() else { return };
+        session.set_generation(generation);
+        let permit = board.gate.forwarded_request(command.payload_bytes());
+        let busy = permit.is_none();
+        let asker = Asker { session: session.id(), tag: session.ask(Coding::Native(id), permit) };
+        let refusal = check_sizes(&command, self.config.value_max());
+        let busy = || busy.then(|| Reply::error(ErrorWord::Busy, "too many requests in flight"));
+        match refusal.or_else(busy) {
+            Some(refusal) => self.reply(asker, &refusal),
+            None => self.request(now, asker, command),
+        }
+    }
+
+    fn handover_requested(
+        &mut self,
+        now: Millis,
+        link: LinkId,
+        follows: Follows,
+        slaves: &[SlaveId],
+        forced: bool,
+    ) {
+        let lag = self.log.seq().0.saturating_sub(follows.replayed.0);
+        let has_slaves = self.machine.slaves().all(|(id, ..)| slaves.contains(id));
+        // A seq alone says nothing: it may be one of another file, or of another log.
+        let own = self.log.followed();
+        let own_reign = self.machine.reigns().last().map(|record| record.reign);
+        let is_same = follows.file == own && Some(follows.reign) == own_reign;
+        if !is_same {
+            log::warn!(
+                "the standby follows another log file=\"{:?}\" ours=\"{own:?}\" reign={}",
+                follows.file,
+                follows.reign
+            );
+        }
+        let ready = lag <= LAG_MAX && has_slaves;
+        log::debug!("handover requested lag={lag} has_slaves={has_slaves} forced={forced}");
+        self.step_reign(now, reign::Event::HandoverRequested { from: link, follows: is_same, ready, forced });
+    }
+
+    /// A link of ours to another master stands.
+    pub(super) fn dialed_up(
+        &mut self,
+        now: Millis,
+        (generation, address): (LinkId, String),
+        welcome: Welcome,
+        outbox: Outbox,
+    ) {
+        if let (Some(ours), Some(theirs)) = (self.log.cluster(), welcome.cluster) {
+            if ours != theirs {
+                log::error!("other master belongs to another cluster ours={ours} theirs={theirs}");
+                outbox.abort();
+                return;
+            }
+        }
+        self.step_reign(now, reign::Event::PeerNamed { cluster: welcome.cluster });
+        self.switchboard.trust(generation);
+        let said = (welcome.state, self.log.seq());
+        self.peers.dialed(PeerOutbound::new(now, generation, (address, outbox), said));
+        self.peers_say(now);
+    }
+
+    /// The other master refuses us: it is of another cluster or locks another file. Whoever does not serve yet must
+    /// not begin to; whoever serves goes on, and says so.
+    pub(super) fn dial_refused(&mut self, reason: String) {
+        if self.reign.has_begun() {
+            log::error!("refused by the other master cause={reason:?}");
+        } else {
+            self.fail(NodeError::Refused { reason });
+        }
+    }
+
+    pub(super) fn dialed_down(&mut self, now: Millis, generation: LinkId) {
+        self.switchboard.forget(generation);
+        match self.peers.lost(generation) {
+            Removed::Unknown => {}
+            Removed::Idle => self.peers_say(now),
+            Removed::Forwarding => {
+                self.front.set_active_address(None);
+                self.step_front(now, front::Event::PeerDown);
+                self.peers_say(now);
+            }
+        }
+    }
+
+    pub(super) fn dialed_message(&mut self, now: Millis, generation: LinkId, message: Message) {
+        let Some(peer) = self.peers.outbound(generation) else { return };
+        match message {
+            Message::Response { id, reply } => {
+                self.step_front(now, front::Event::Response { id, reply });
+            }
+            Message::Control(Control::MasterState(state)) => {
+                self.peers.told(now, generation, state, self.log.seq());
+                self.peers_say(now);
+            }
+            Message::Control(Control::HandoverRefused { reason }) => {
+                log::info!("handover refused cause={reason:?}");
+                self.step_reign(now, reign::Event::HandoverRefused);
+            }
+            Message::Control(Control::HandoverOffer) => {
+                self.step_reign(now, reign::Event::HandoverOffered);
+            }
+            Message::Control(Control::Probe) => send(peer.outbox(), &Message::Control(Control::Alive)),
+            other => {
+                let said = shown_message(&other);
+                log::warn!("the other master says what a master does not say: {said}");
+                peer.outbox().abort();
+            }
+        }
+    }
+
+    /// Notes what the other masters say by now: of one that serves, if there is one.
+    fn peers_say(&mut self, now: Millis) {
+        let Some(foremost) = self.peers.foremost() else {
+            self.step_reign(now, reign::Event::PeerLost);
+            return;
+        };
+        let (state, address) = (foremost.state().clone(), foremost.address().to_owned());
+        self.peers.note_seq(state.seq);
+        let active = state.active && !self.serves();
+        self.front.set_active_address(active.then_some(address));
+        self.peers.note_forwarding(active);
+        self.step_front(now, front::Event::PeerState { active });
+        self.step_reign(now, reign::Event::PeerSaid { active: state.active, epoch: state.epoch });
+    }
+
+    /// Asks the active master for the reign.
+    pub(super) fn ask_handover(&self, forced: bool) {
+        let Some(peer) = self.peers.foremost() else { return };
+        let slaves = self.slaves.iter().map(|slave| slave.id().clone()).collect();
+        let replayed = self.log.seq();
+        let file = self.log.may_be_taken_over();
+        let reign = self.machine.reigns().last().map(|record| record.reign).unwrap_or_default();
+        log::info!("asking for the reign address={} replayed={replayed}", peer.address());
+        send(
+            peer.outbox(),
+            &Message::Control(Control::HandoverRequest { replayed, reign, file, slaves, forced }),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_stranger_calls_itself_is_one_short_line() {
+        assert_eq!(shown_address("[::1]:12345"), "[::1]:12345");
+        assert_eq!(shown_address("a:1\n[ERROR] forged\x1b[2J"), "a:1\\n[ERROR] forged\\u{1b}[2J");
+        assert_eq!(shown_address(&"x".repeat(4000)).len(), ADDRESS_SHOWN_MAX);
+    }
+}
