@@ -91,7 +91,7 @@ impl Default for ClientConfig {
 pub enum Serving {
     /// The first one of [`ClientConfig::masters`].
     Primary,
-    /// Another one.
+    /// Another master than the first of the configuration.
     Backup,
 }
 

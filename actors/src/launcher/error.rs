@@ -15,7 +15,7 @@ pub enum LaunchError {
     Data {
         /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// What the system says.
         #[source]
         source: io::Error,
     },
@@ -25,11 +25,11 @@ pub enum LaunchError {
     /// The program cannot be started.
     #[error("cannot start {program} as {role}")]
     Spawn {
-        /// Which process.
+        /// The process that does not start.
         role: Role,
-        /// The executable.
+        /// The executable that was to run.
         program: PathBuf,
-        /// Why.
+        /// What the system says.
         #[source]
         source: io::Error,
     },
@@ -42,16 +42,16 @@ pub enum LaunchError {
     /// A signal could not be sent.
     #[error("cannot signal {role}")]
     Signal {
-        /// Which process.
+        /// The process that gets no signal.
         role: Role,
-        /// Why.
+        /// What the system says.
         #[source]
         source: io::Error,
     },
     /// The process ended before it was ready.
     #[error("{role} ended before it was ready ({ended}): {output}")]
     Ended {
-        /// Which process.
+        /// The process that ended.
         role: Role,
         /// How, as [`describe_exit`](super::describe_exit) puts it.
         ended: String,
@@ -63,7 +63,7 @@ pub enum LaunchError {
     NotReady {
         /// What was waited for.
         what: String,
-        /// How long.
+        /// How long was waited for it.
         waited: Duration,
         /// The output of the process in question.
         output: PathBuf,

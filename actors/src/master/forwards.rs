@@ -19,7 +19,6 @@ const PART_KEYS: usize = 256;
 
 /// What waits to be encoded, in its order.
 pub(super) enum Forward {
-    /// A request.
     Request(Request),
     /// One that is being encoded, and how long the values are that it asks for as far as that is known, in bytes.
     Part { frame: RequestFrame, answer_bytes: usize },

@@ -154,7 +154,6 @@ impl<'a> Allowance<'a> {
 #[rtype(result = "()")]
 struct Resume;
 
-/// A connected slave.
 pub(super) struct SlaveLink {
     id: SlaveId,
     /// All that is known of the link, shared with the proxy.
@@ -300,7 +299,6 @@ pub(crate) struct Parts {
     pub(crate) fate: Fate,
     /// What the other master has said of our cluster, shared with the link to it.
     pub(crate) cluster: Rc<Cell<Option<ClusterId>>>,
-    /// Makes the log.
     pub(crate) journal: MakesJournal,
 }
 

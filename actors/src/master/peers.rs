@@ -23,7 +23,7 @@ use std::rc::Rc;
 /// What a standby that asks for the reign has replayed.
 #[derive(Clone, Copy, Debug)]
 struct Follows {
-    /// Through which seq.
+    /// The last record that it has replayed.
     replayed: Seq,
     /// The reign of the last EPOCH record.
     reign: ReignName,
@@ -56,7 +56,6 @@ impl Dialed {
         self.links.is_empty()
     }
 
-    /// All links.
     pub(super) fn iter(&self) -> impl Iterator<Item = &PeerOutbound> {
         self.links.values()
     }
