@@ -41,9 +41,9 @@ const SELF_TIMEOUT: Duration = Duration::from_millis(500);
 #[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
 pub enum NodeConfig {
-    /// A master.
+    /// A master, with its flags.
     Master(MasterKind, MasterConfig),
-    /// A slave.
+    /// A slave, with its flags.
     Slave(SlaveConfig),
 }
 
@@ -165,7 +165,6 @@ pub(crate) struct OpenSlave {
     links: JoinSet<()>,
 }
 
-/// Starts a slave.
 pub(crate) fn open_slave(config: SlaveConfig, env: &Env) -> Result<OpenSlave, NodeError> {
     config.validate()?;
     let fate = Fate::default();

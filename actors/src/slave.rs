@@ -65,7 +65,6 @@ struct Drain;
 #[rtype(result = "()")]
 struct Resume;
 
-/// What links bring.
 #[derive(Debug)]
 enum Arrived {
     Up { link: LinkId, address: String, outbox: Outbox },

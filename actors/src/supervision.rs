@@ -29,7 +29,7 @@ struct FateState {
 }
 
 impl Fate {
-    /// Ends the node.
+    /// Ends the node with this outcome, unless it has one already.
     pub fn decide(&self, outcome: Result<(), NodeError>) {
         let mut decided = self.0.outcome.borrow_mut();
         if decided.is_none() {
@@ -132,7 +132,7 @@ impl Backoff {
         Backoff { next_ms: Self::FIRST_MS, max_ms: (max.as_millis() as u64).max(Self::FIRST_MS) }
     }
 
-    /// The next delay.
+    /// The next delay, longer than the last one up to the longest, and drawn at random.
     pub fn next(&mut self, env: &Env) -> Duration {
         let full = self.next_ms;
         self.next_ms = (full * 2).min(self.max_ms);

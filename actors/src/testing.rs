@@ -127,7 +127,7 @@ impl<M: Message<Result = ()> + Unpin + 'static> Handler<M> for Probe<M> {
 pub struct MemoryEnv {
     start: Instant,
     random: Rc<Cell<u64>>,
-    /// Its files.
+    /// The files of this world, which outlive its node.
     pub disk: MemoryDisk,
     /// Its locks, of which all paths share one.
     pub locks: MemoryLocks,
@@ -219,7 +219,7 @@ pub enum FileOperation {
     Sync,
     /// The file was cut.
     Truncate {
-        /// To this length.
+        /// The length that the file gets, in bytes.
         length: u64,
     },
 }

@@ -67,16 +67,16 @@ pub trait Environment {
     /// What the system says.
     fn connect<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Stream>>;
 
-    /// The files.
+    /// The files that this node may open.
     fn disk(&self) -> Rc<dyn Disk>;
 
-    /// The locks.
+    /// The locks that this node may take.
     fn locks(&self) -> Rc<dyn Locks>;
 
     /// The running boot of this machine.
     fn boot_id(&self) -> String;
 
-    /// This process.
+    /// This process, as the system numbers it.
     fn pid(&self) -> u32;
 
     /// Log lines of this process that nobody took and that are lost.
@@ -91,7 +91,7 @@ pub trait Environment {
 /// Which file a path or a handle stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileIdentity {
-    /// The device.
+    /// The number of the device that the file is on.
     pub device: u64,
     /// The inode on it.
     pub inode: u64,
@@ -102,7 +102,7 @@ pub struct FileIdentity {
 pub struct Post {
     /// The path. It may lead there over symbolic links.
     pub path: Arc<Path>,
-    /// The file.
+    /// What the path must lead to.
     pub identity: FileIdentity,
 }
 
@@ -131,14 +131,14 @@ pub struct Displaced {
 /// What stands at a path instead of the file that its writer has left there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stands {
-    /// Nothing.
+    /// Nothing stands there.
     Nothing,
     /// A symbolic link that leads nowhere.
     Dangling {
-        /// Where it points.
+        /// Where the link points, where nothing stands.
         target: PathBuf,
     },
-    /// Another file.
+    /// Another file stands there.
     Other,
     /// The same file with less in it.
     Shorter {
@@ -186,7 +186,7 @@ pub enum OpenMode {
     Write,
 }
 
-/// Files by path.
+/// Opens files by path.
 pub trait Disk {
     /// Opens a file.
     ///
@@ -336,7 +336,7 @@ pub trait File {
 /// What [`File::append`] is to write.
 #[derive(Debug, Default)]
 pub struct Group {
-    /// Where.
+    /// Where in the file it is written, in bytes.
     pub offset: u64,
     /// What. The buffer comes back with the answer.
     pub bytes: Vec<u8>,
@@ -426,7 +426,7 @@ pub trait Locks {
 pub enum Fenced {
     /// The holder got SIGKILL.
     Killed {
-        /// Its process id.
+        /// The process that was killed.
         pid: u32,
     },
     /// Nobody holds the lock any more.

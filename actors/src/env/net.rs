@@ -30,14 +30,14 @@ pub(crate) fn keep_alive(stream: &TcpStream, idle: Duration) {
     }
 }
 
-/// A listening socket.
+/// A socket that is listened at, of one of three networks.
 #[derive(Debug)]
 pub enum Listener {
-    /// The real network.
+    /// Over TCP.
     Tcp(TcpListener),
-    /// Within this process.
+    /// Within this process, by name.
     Local(LocalListener),
-    /// The simulated network.
+    /// In the simulated network.
     #[cfg(feature = "sim")]
     Sim(super::sim::SimListener),
 }
@@ -106,11 +106,11 @@ impl Listener {
 /// A connection. One task may read while another writes.
 #[derive(Debug)]
 pub enum Stream {
-    /// The real network.
+    /// Over TCP.
     Tcp(TcpStream),
     /// Within this process.
     Local(UnixStream),
-    /// The simulated network.
+    /// In the simulated network.
     #[cfg(feature = "sim")]
     Sim(super::sim::SimStream),
 }

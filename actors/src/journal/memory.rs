@@ -40,7 +40,7 @@ struct LogInMemory {
     records: Vec<Vec<Replay>>,
     end: Position,
     members: Vec<Participant>,
-    /// Who leads.
+    /// Which of the masters leads, by its number; nobody if none does.
     leader: Option<usize>,
     queue: VecDeque<usize>,
     /// Whose log it was said to be last, and in which epoch.

@@ -135,7 +135,7 @@ pub enum LogRequest {
     Read {
         /// Where the value stands, as the log has told.
         place: Place,
-        /// Its version.
+        /// The version that it has there.
         version: Version,
         /// Where to give it. Not through the mailbox: many may be read in one turn.
         answer: ValueAnswer,
@@ -193,7 +193,7 @@ pub enum LogEvent {
         cluster: ClusterId,
         /// The version of its record.
         version: Version,
-        /// The reign's identity.
+        /// The identity of the new reign.
         id: ReignId,
         /// The length of the log, in bytes.
         bytes: u64,
@@ -207,7 +207,7 @@ pub enum LogEvent {
     Closed {
         /// Which log it is.
         log: LogId,
-        /// Its end.
+        /// The place after its last record.
         end: Position,
     },
     /// The log is still this master's.
@@ -246,7 +246,7 @@ pub type LogId = (u64, u64);
 pub enum Sight {
     /// What is there goes on what was replayed.
     Follows,
-    /// Nothing is there.
+    /// Nothing is there, in words.
     Gone(String),
     /// Something is there in which what was replayed is not found.
     Other(String),
@@ -288,12 +288,12 @@ pub struct Written {
     pub bytes: u64,
 }
 
-/// One written record.
+/// A record that is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrittenRecord {
-    /// The write.
+    /// The write that it is of.
     pub write: WriteId,
-    /// Its version.
+    /// The version that its keys get.
     pub version: Version,
     /// Where its values stand, in the order of its pairs. None for a deletion.
     pub places: SmallVec<[Place; 1]>,
@@ -325,7 +325,7 @@ impl ValueAnswer {
         ValueAnswer(Some(Box::new(give)))
     }
 
-    /// Gives it.
+    /// Sends the result to the one who asked.
     pub fn give(mut self, result: ReadResult) {
         if let Some(give) = self.0.take() {
             give(result);

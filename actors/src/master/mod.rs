@@ -119,7 +119,6 @@ pub(crate) struct Parts {
     pub(crate) fate: Fate,
     /// Whose log it is, once that is known: shared with the links to other masters.
     pub(crate) cluster: Rc<Cell<Option<ClusterId>>>,
-    /// Makes the log.
     pub(crate) journal: MakesJournal,
 }
 

@@ -176,7 +176,6 @@ words! {
 words! {
     /// Whether a master serves.
     MasterRole {
-        /// It serves.
         Primary = "primary",
         /// It follows the log and waits for the lock.
         Standby = "standby",
@@ -321,7 +320,6 @@ parts! {
 parts! {
     /// A slave that counts for writes.
     ActiveSlave {
-        /// Its name.
         id: SlaveId,
         /// Its place in sets of holders, below 64.
         slot: u32,
@@ -338,7 +336,6 @@ parts! {
 parts! {
     /// A slave that is connected and failed too lately to count.
     QuarantinedSlave {
-        /// Its name.
         id: SlaveId,
     } state "quarantined" {
         /// How often it failed in a row.
@@ -353,7 +350,6 @@ parts! {
 parts! {
     /// A slave that is connected to a standby.
     ConnectedSlave {
-        /// Its name.
         id: SlaveId,
     } state "connected" {
     }
@@ -362,7 +358,6 @@ parts! {
 /// A slave that is connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SlaveInfo {
-    /// It counts.
     Active(ActiveSlave),
     /// It does not count yet.
     Quarantined(QuarantinedSlave),

@@ -51,35 +51,35 @@ pub enum Event {
     StanceChanged,
     /// The link to the other master stands, and says whether that one is active.
     PeerState {
-        /// Whether it serves.
+        /// Whether the other master serves.
         active: bool,
     },
     /// The link to the other master is gone.
     PeerDown,
-    /// A request.
+    /// A request has come.
     Request {
-        /// Who asks.
+        /// Who is to get the answer.
         asker: Asker,
         /// How it got here.
         kind: Kind,
         /// When the asker stops waiting.
         deadline: Millis,
-        /// What is asked.
+        /// What the request is.
         command: Command,
     },
     /// The other master answered a forwarded request.
     Response {
         /// The number it was forwarded under.
         id: RequestId,
-        /// The answer.
+        /// The other master's answer.
         reply: Reply,
     },
     /// A session is closed.
     SessionClosed {
-        /// Which.
+        /// The session that is closed.
         session: SessionId,
     },
-    /// Time passed.
+    /// Time passed. At least every 50 ms.
     Tick,
 }
 
@@ -88,11 +88,11 @@ pub enum Event {
 pub enum Effect {
     /// Execute the request here.
     Serve {
-        /// Who asks.
+        /// Who is to get the answer.
         asker: Asker,
         /// When the asker stops waiting.
         deadline: Millis,
-        /// What is asked.
+        /// What the request is.
         command: Command,
     },
     /// Send the request to the other master.
@@ -101,9 +101,9 @@ pub enum Effect {
         id: RequestId,
         /// The session's number there.
         stream: u64,
-        /// The session's generation.
+        /// The session's generation, which the other side compares with what it has refused.
         generation: u32,
-        /// What is asked.
+        /// What the request is.
         command: Command,
     },
     /// Tell the other master that a forwarded session is closed.
@@ -111,16 +111,16 @@ pub enum Effect {
         /// The session's number there.
         stream: u64,
     },
-    /// Answer a request.
+    /// Answer a request without executing it.
     Reply {
-        /// Whom.
+        /// Who is to get the answer.
         to: Asker,
-        /// What.
+        /// The answer itself.
         reply: Reply,
     },
     /// Close a session once its answers are out: what it asked later would run after an unknown write.
     CloseSession {
-        /// Which.
+        /// The session that is to be closed.
         session: SessionId,
     },
 }
@@ -155,7 +155,7 @@ impl Stream {
     }
 }
 
-/// The machine.
+/// The front of one master.
 #[derive(Clone, Debug)]
 pub struct Front {
     config: Config,

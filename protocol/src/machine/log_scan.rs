@@ -18,7 +18,7 @@ const TAIL_BYTES: usize = 64;
 /// A place in a log, and what is known of it.
 #[derive(Clone, Debug, Default)]
 pub struct LogPlace {
-    /// The place.
+    /// The place after the last line that was taken.
     pub position: Position,
     /// The last place in front of it through which the log is known to be on disk.
     pub durable: Position,
@@ -39,19 +39,19 @@ impl LogPlace {
 pub enum Replay {
     /// A key has a new version.
     Put {
-        /// The key.
+        /// The key that was written.
         key: Box<[u8]>,
-        /// The version.
+        /// The version that it has from there on.
         version: Version,
         /// Where the value stands.
         place: Place,
     },
     /// A key is gone.
     Delete {
-        /// The key.
+        /// The key that was deleted.
         key: Box<[u8]>,
     },
-    /// A reign began.
+    /// A reign began with this record.
     Reign(ReignRecord),
     /// The loss of a reign was accepted.
     GivenUp(Reign),
@@ -79,12 +79,12 @@ pub struct Part {
 pub enum Next {
     /// To be told what stands there, by [`LogScan::fill`].
     Read {
-        /// Where.
+        /// The first byte that is wanted.
         offset: u64,
         /// How much at most; less only at the end of the file.
         length: usize,
     },
-    /// To tell this.
+    /// To hand out this part.
     Part(Part),
 }
 

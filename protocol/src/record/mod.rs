@@ -94,7 +94,7 @@ pub enum Operation {
 pub enum SyncMode {
     /// Before a slave or a client heard of them.
     Always,
-    /// Once a second.
+    /// The log is synced once a second.
     Everysec,
     /// When the system liked to.
     Never,
@@ -120,7 +120,7 @@ impl SyncMode {
 /// What an EPOCH record says of its reign.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReignMark {
-    /// Its random identity.
+    /// The identity of the reign.
     pub id: ReignId,
     /// When its records were brought to the disk.
     pub fsync: SyncMode,

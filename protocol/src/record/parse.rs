@@ -53,7 +53,7 @@ impl Record<'_> {
 pub enum Body<'a> {
     /// Which cluster the log belongs to.
     Cluster(ClusterId),
-    /// A reign begins.
+    /// A reign begins with this line.
     Epoch {
         /// Where the new primary serves.
         address: Encoded<'a>,

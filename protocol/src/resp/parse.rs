@@ -84,14 +84,13 @@ pub struct Parser {
 struct Cutting {
     /// Its bytes, which are off the buffer.
     whole: Bytes,
-    /// The first ones.
     args: Args,
 }
 
 /// What a bounded step of a [`Parser`] gives.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Parsed {
-    /// A whole request.
+    /// A request has come whole.
     Request(Args),
     /// There is no whole request: more bytes are needed.
     NotWhole,
@@ -102,7 +101,6 @@ pub enum Parsed {
 /// What is expected at the cursor.
 #[derive(Clone, Copy, Debug)]
 enum Stage {
-    /// A request.
     Start,
     /// The length of the first of `left` arguments.
     Length { left: usize },

@@ -72,7 +72,6 @@ impl Session {
         Self::new(id, Origin::Embedded, Outbox::metered(pool.meter()), pool)
     }
 
-    /// Its number.
     pub(crate) fn id(&self) -> SessionId {
         self.id
     }

@@ -38,7 +38,6 @@ pub(super) enum AnswerState {
     Ready(Pieces),
     /// The same of what the connection says by itself.
     Said(Vec<u8>),
-    /// Answered and sent.
     Done,
 }
 

@@ -51,7 +51,7 @@ pub struct LockWon(pub Box<dyn LockGuard>);
 pub struct Ports {
     /// Hears what each look has shown.
     pub looked: Recipient<LockLooked>,
-    /// Takes the lock.
+    /// Is told that this master holds the lock.
     pub won: Recipient<LockWon>,
 }
 

@@ -35,9 +35,9 @@ use std::rc::Rc;
 
 /// What a [`SharedFile`] is made from.
 pub struct SharedFileSetup {
-    /// The world.
+    /// The world that it runs in.
     pub env: Env,
-    /// The log.
+    /// The path of the log.
     pub path: PathBuf,
     /// The file whose lock says who may append.
     pub lock_path: PathBuf,

@@ -53,7 +53,6 @@ impl Proof {
         self.identity == identity && self.position == *position
     }
 
-    /// The file.
     pub(crate) fn file(&self) -> &Rc<dyn File> {
         &self.file
     }

@@ -23,7 +23,6 @@ impl Count {
         self.ping.is_some()
     }
 
-    /// Counts a write.
     pub fn write(&mut self) {
         self.sent += 1;
     }

@@ -81,7 +81,7 @@ impl ReadId {
 /// Who is to get an answer: a session, and the place of the request in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asker {
-    /// The session.
+    /// The session that the request came over.
     pub session: SessionId,
     /// The session's own number for the request.
     pub tag: u64,
@@ -143,35 +143,35 @@ pub enum Event {
     ReignBegan {
         /// Epoch and place of the EPOCH record.
         version: Version,
-        /// The reign's identity.
+        /// The identity of the reign, as its EPOCH record has it.
         id: ReignId,
     },
     /// This master is a standby from now on. Only after [`Master::in_flight`] said that nothing is.
     ReignEnded,
     /// A client asks for something, and the front lets it through: this master serves.
     Request {
-        /// Who.
+        /// Who is to get the answer.
         asker: Asker,
         /// When a read gives up.
         deadline: Millis,
-        /// What.
+        /// What the request is.
         command: Command,
     },
     /// A slave accepted the reign.
     SlaveJoined {
-        /// Its name.
+        /// The name of the slave.
         id: SlaveId,
-        /// Its link.
+        /// The link that it came over.
         link: LinkId,
         /// Bytes it can take; `u64::MAX` for no limit.
         room_bytes: u64,
     },
     /// A slave's link is gone, or the slave was removed.
     SlaveLost {
-        /// Its link.
+        /// The link that is gone.
         link: LinkId,
     },
-    /// A slave acknowledged.
+    /// A slave acknowledged writes.
     Acked {
         /// Over which link it said so.
         link: LinkId,
@@ -191,20 +191,20 @@ pub enum Event {
     Value {
         /// Over which link it said so.
         link: LinkId,
-        /// The read.
+        /// The read that asked for it.
         read: ReadId,
         /// The version it holds.
         version: Version,
         /// Which reign of its epoch wrote it.
         reign: ReignId,
-        /// The value.
+        /// The value as the slave holds it.
         value: Bytes,
     },
     /// A slave does not hold the version that was asked for.
     Missing {
         /// Over which link it said so.
         link: LinkId,
-        /// The read.
+        /// The read that asked for it.
         read: ReadId,
     },
     /// A slave reported a part of what it holds.
@@ -213,7 +213,7 @@ pub enum Event {
         link: LinkId,
         /// Keys, versions and whose those are.
         entries: Vec<(Bytes, Stamp)>,
-        /// Whether nothing follows.
+        /// Whether the report ends with this part.
         last: bool,
     },
     /// A write's record is written.
@@ -228,7 +228,7 @@ pub enum Event {
     /// A write's record is not in the log and never will be. Or, with UNKNOWN, nobody knows whether it will be found there
     /// by the next reign: this one is at its end.
     NotWritten {
-        /// The write.
+        /// The write that the log refused.
         write: WriteId,
         /// The error word to answer with.
         word: ErrorWord,
@@ -237,7 +237,7 @@ pub enum Event {
     },
     /// The log was read for a read.
     LogRead {
-        /// The read.
+        /// The read that it was read for.
         read: ReadId,
         /// The value, or why there is none.
         result: Result<Bytes, String>,
@@ -251,95 +251,95 @@ pub enum Event {
 /// What the machine wants done, in this order.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Answer a request.
+    /// Answer a request: its only answer.
     Reply {
-        /// Whom.
+        /// Who is to get it.
         to: Asker,
-        /// What.
+        /// The answer itself.
         reply: Reply,
     },
     /// Append a record. Answered by `Written` or `NotWritten`, in the order of the appends.
     Append {
-        /// The write.
+        /// The write under which the log answers.
         write: WriteId,
-        /// What it changes.
+        /// The keys and values of the record.
         change: Arc<Change>,
     },
     /// A slave has its slot; count its messages from 1.
     Joined {
-        /// The slave's link.
+        /// The link of the slave.
         link: LinkId,
     },
     /// Refuse a slave: no slot is free.
     NoSlot {
-        /// The slave's link.
+        /// The link of the slave.
         link: LinkId,
     },
     /// Announce the reign to this slave again: it had enlisted while no slot was to be had, and now one is.
     SlotFree {
-        /// The slave's link.
+        /// The link of the slave.
         link: LinkId,
     },
     /// Send a counted write to a slave.
     SendWrite {
-        /// The slave's link.
+        /// The link of the slave.
         link: LinkId,
-        /// The version.
+        /// The version that it is written with.
         version: Version,
         /// Which reign of its epoch is meant.
         reign: ReignId,
-        /// The key.
+        /// The key to be written.
         key: Bytes,
-        /// The value.
+        /// The value to be held.
         value: Bytes,
     },
     /// Ask a slave for a value.
     SendRead {
-        /// The slave's link.
+        /// The link of the slave.
         link: LinkId,
-        /// The read.
+        /// The read under which it answers.
         read: ReadId,
         /// The version that is wanted.
         version: Version,
         /// Which reign of its epoch wrote it.
         reign: ReignId,
-        /// The key.
+        /// The key to be read.
         key: Bytes,
         /// How long the value is, in bytes.
         bytes: u32,
     },
     /// Tell a slave to forget a version and what is older.
     SendDrop {
-        /// The slave's link.
+        /// The link of the slave.
         link: LinkId,
-        /// The version.
+        /// The newest version that it is to forget.
         version: Version,
         /// Which reign of its epoch is meant.
         reign: ReignId,
-        /// The key.
+        /// The key to be forgotten.
         key: Bytes,
     },
     /// Tell a slave to go on with its report.
     SendHoldingsNext {
-        /// The slave's link.
+        /// The link of the slave.
         link: LinkId,
     },
     /// Read a value from the log. Answered by `LogRead`.
     ReadLog {
-        /// The read.
+        /// The read under which the log answers.
         read: ReadId,
-        /// Where it stands.
+        /// Where the value stands in the log.
         place: Place,
-        /// Its version.
+        /// The version that it has there.
         version: Version,
-        /// Its key.
+        /// The key that it belongs to.
         key: Bytes,
     },
     /// A slave holds a copy that the log does not account for: records were lost. It is not told to drop it.
     Witnessed {
-        /// The slave's link.
+        /// The link of the slave.
         link: LinkId,
-        /// What it holds.
+        /// Version and reign of the copy.
         stamp: Stamp,
     },
 }
@@ -367,7 +367,7 @@ pub struct Counters {
     pub without_copy: u64,
 }
 
-/// The machine.
+/// The rules and tables of one master.
 #[derive(Clone, Debug)]
 pub struct Master {
     config: Config,
@@ -432,7 +432,7 @@ impl Master {
         self.directory.clear();
     }
 
-    /// The directory.
+    /// Which keys exist, at which version, where and by whom they are held.
     pub fn directory(&self) -> &Directory {
         &self.directory
     }

@@ -40,7 +40,7 @@ pub(super) struct RoomSought {
     pub(super) reserved: RoomReserved,
     /// So many pairs are to be placed by themselves; 0 when there is room for all of them everywhere.
     pub(super) pairs: usize,
-    /// So many are.
+    /// How many of them are placed.
     pub(super) done: usize,
 }
 

@@ -30,9 +30,9 @@ pub enum Source {
     LockFile,
     /// This master has read it in the log before.
     Memory,
-    /// The other master.
+    /// Another master.
     Peer,
-    /// A slave.
+    /// A slave, by its name.
     Slave(SlaveId),
     /// The file beside the log says that a slave has seen it before anybody was served.
     Noted(SlaveId),
@@ -53,7 +53,7 @@ impl fmt::Display for Source {
 /// What somebody knows of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// Who.
+    /// Who says so.
     pub source: Source,
     /// Whose log it is.
     pub cluster: ClusterId,
@@ -109,38 +109,38 @@ pub struct Accepted {
 pub enum Lack {
     /// There is no log, but somebody knows of one.
     NoLog {
-        /// Whose it is.
+        /// The cluster that others are of.
         cluster: ClusterId,
-        /// Who says so.
+        /// Who is of that cluster.
         source: Source,
     },
     /// There is no log, and nobody says what is meant.
     Unclaimed,
     /// The log is another cluster's.
     OtherCluster {
-        /// Whose it is.
+        /// The cluster that the log is of; nothing if it names none.
         log: Option<ClusterId>,
         /// Whose it should be.
         named: ClusterId,
-        /// Who says so.
+        /// Who is of another one.
         source: Source,
     },
     /// The log ends before an epoch that it once had.
     Epoch {
-        /// The log's end.
+        /// Where the log ends.
         log: Log,
-        /// The epoch.
+        /// The epoch that the log lacks.
         known: Epoch,
-        /// Who knows it.
+        /// Who knows that epoch.
         source: Source,
     },
     /// The log lacks records of a reign, or all of it.
     Records {
-        /// The log's end.
+        /// Where the log ends.
         log: Log,
         /// What somebody has seen.
         seen: Seen,
-        /// Who.
+        /// Who has seen more than that.
         source: Source,
     },
 }

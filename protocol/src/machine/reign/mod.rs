@@ -74,7 +74,7 @@ impl Default for Config {
 /// What a master is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReignRole {
-    /// Follows the log.
+    /// Follows the log and does not hold the lock.
     Standby {
         /// How it stands to the lock.
         queue: Queue,
@@ -95,35 +95,35 @@ pub enum ReignRole {
     Waiting(Box<Waiting>),
     /// The EPOCH record is on its way to the disk.
     Opening {
-        /// Its epoch.
+        /// The epoch that the record begins.
         epoch: Epoch,
         /// Whether something is noted of witnesses, which the record settles.
         is_noted: bool,
     },
-    /// Slaves are told.
+    /// Slaves are told of the reign, and nobody is served yet.
     Announcing {
-        /// Of which reign.
+        /// The reign that they are told of.
         reign: Reign,
-        /// Since when.
+        /// Since when they are told.
         since: Millis,
     },
     /// A slave has seen records that the log lacks: it is closed, and nobody is served.
     Doubting {
         /// The reign that never will be.
         reign: Reign,
-        /// The slave.
+        /// Which slave that is.
         slave: SlaveId,
         /// What it has seen.
         seen: message::Seen,
     },
-    /// Requests are served.
+    /// Requests are executed.
     Serving {
-        /// In which reign.
+        /// The reign that serves.
         reign: Reign,
     },
     /// Requests are served while the log is synced, so that a handover finds little left to sync.
     Preparing {
-        /// In which reign.
+        /// The reign that serves.
         reign: Reign,
         /// Since when it is synced this time.
         since: Millis,
@@ -134,18 +134,18 @@ pub enum ReignRole {
     },
     /// Requests are held back until those in flight are done, for a handover.
     Yielding {
-        /// Of which reign.
+        /// The reign that is handed over.
         reign: Reign,
-        /// Since when.
+        /// Since when requests are held back.
         since: Millis,
-        /// To which standby.
+        /// The link of the standby that asked.
         to: LinkId,
     },
     /// The log is being closed for a handover, or has been asked back.
     Closing {
-        /// Which reign ends.
+        /// The reign that ends.
         reign: Reign,
-        /// Since when.
+        /// Since when it is being closed.
         since: Millis,
         /// To which standby it goes.
         to: LinkId,
@@ -154,12 +154,12 @@ pub enum ReignRole {
     },
     /// The log is being closed for good.
     Stopping {
-        /// Which reign ends.
+        /// The reign that ends.
         reign: Reign,
     },
     /// The log is not at its path: what is not executed is answered, then the node ends.
     Departing {
-        /// Since when.
+        /// Since when nothing more is accepted.
         since: Millis,
     },
     /// The node ends, and nothing is waited for any more.
@@ -173,7 +173,7 @@ pub enum Stance {
     Standby,
     /// It hands over: they are held.
     Holding,
-    /// It executes them.
+    /// It serves: they are executed.
     Serving,
     /// It is about to end: they are refused.
     Stopping,
@@ -251,12 +251,12 @@ pub enum Event<'a> {
     EpochWritten {
         /// Its epoch and place.
         version: Version,
-        /// The reign's identity.
+        /// The identity of the reign, as the record has it.
         id: ReignId,
     },
     /// A slave of this cluster has seen records that the log lacks.
     Accused {
-        /// Which.
+        /// Which slave that is.
         slave: SlaveId,
         /// What it has seen.
         seen: message::Seen,
@@ -269,7 +269,7 @@ pub enum Event<'a> {
         end: Position,
         /// Which file it is in.
         file: Option<FileAtPath>,
-        /// The log's reigns.
+        /// The reigns of that log.
         reigns: &'a Reigns,
     },
     /// The log was not closed and is open.
@@ -278,25 +278,25 @@ pub enum Event<'a> {
     Displaced,
     /// Everything in front of the loss of the log is answered.
     Answered,
-    /// The node fails.
+    /// Something failed that the node cannot go on without.
     Failed,
     /// The node is asked to stop.
     StopAsked,
     /// A slave has come.
     SlaveCame {
-        /// Its name.
+        /// The name of the slave.
         slave: SlaveId,
         /// Whose it is, if it belongs to a cluster.
         cluster: Option<ClusterId>,
     },
     /// The other master has said whose it is, if it knows.
     PeerNamed {
-        /// Which cluster.
+        /// The cluster that it is of; nothing if it knows of none.
         cluster: Option<ClusterId>,
     },
     /// What the other master says of itself.
     PeerSaid {
-        /// Whether it serves.
+        /// Whether it says that it serves.
         active: bool,
         /// The epoch of its last durable EPOCH record.
         epoch: Epoch,
@@ -305,7 +305,7 @@ pub enum Event<'a> {
     PeerLost,
     /// The other master asks for the reign.
     HandoverRequested {
-        /// Over which link.
+        /// The link of the standby that asks.
         from: LinkId,
         /// Whether it follows this master's log and reign.
         follows: bool,
@@ -320,14 +320,14 @@ pub enum Event<'a> {
     HandoverOffered,
     /// The link of a standby is gone.
     StandbyGone {
-        /// Which.
+        /// The link that is gone.
         link: LinkId,
         /// Whether it was the last one.
         is_last: bool,
     },
     /// An operator wants the standby to serve.
     FailoverAsked {
-        /// Who.
+        /// The operator's session and request.
         asker: Asker,
         /// How long he waits.
         deadline: Millis,
@@ -336,7 +336,7 @@ pub enum Event<'a> {
     },
     /// Nobody waits for the answers of a session any more.
     SessionClosed {
-        /// Which.
+        /// The session that is closed.
         session: SessionId,
     },
 }
@@ -378,21 +378,21 @@ pub enum Effect {
     NoteWitnesses(WitnessText),
     /// Begin to write the log with an EPOCH record.
     WriteEpoch {
-        /// Its epoch.
+        /// The epoch that the record begins.
         epoch: Epoch,
         /// Reigns of which records are given up.
         given_up: Vec<Reign>,
     },
     /// Say in the lock file who holds the lock and that the log is whole; if it serves, of which reign.
     WriteLockText {
-        /// Whether it serves.
+        /// Whether this master serves from now on.
         serves: bool,
     },
     /// Begin the reign in the master machine.
     BeginReign {
         /// Epoch and place of its EPOCH record.
         version: Version,
-        /// Its identity.
+        /// The identity of the reign, as its EPOCH record has it.
         id: ReignId,
     },
     /// Tell the slaves of the reign.
@@ -424,16 +424,16 @@ pub enum Effect {
     },
     /// Answer that the reign is not yielded now.
     RefuseHandover {
-        /// To which standby.
+        /// The link of the standby that asked.
         to: LinkId,
-        /// Why.
+        /// Why it is not handed over.
         why: HandoverFailure,
     },
     /// Tell an operator how the failover that he asked for has ended.
     AnswerOperator {
-        /// Whom.
+        /// The operator's session and request.
         to: Asker,
-        /// What.
+        /// The answer to the operator.
         reply: Reply,
     },
     /// Let the port go. Who has connected already is still heard.
@@ -445,7 +445,7 @@ pub enum Effect {
         /// Whether those that say nothing too.
         silent_too: bool,
     },
-    /// End the node.
+    /// End the node in this way.
     End(Ending),
     /// Say something in the log.
     Say(Saying),
@@ -475,12 +475,12 @@ pub enum Saying {
     Doubted {
         /// Who has seen more than the log holds.
         slave: SlaveId,
-        /// What.
+        /// What that slave has seen.
         seen: message::Seen,
     },
-    /// This master serves.
+    /// This master serves from now on.
     Serving {
-        /// In which epoch.
+        /// The epoch that it serves in.
         epoch: Epoch,
     },
     /// The log took long to be synced, and a handover waits.
@@ -498,10 +498,10 @@ pub enum Saying {
     Aborted(HandoverFailure),
     /// The reign is handed over.
     HandedOver {
-        /// Its epoch.
+        /// The epoch that ended.
         epoch: Epoch,
     },
-    /// This node stops.
+    /// This node was asked to stop.
     Stopping,
     /// A stop does not hand over.
     NotHandedOver {
@@ -515,7 +515,7 @@ pub enum Saying {
     },
 }
 
-/// The machine.
+/// Who one master is, and what it knows for that.
 #[derive(Clone, Debug)]
 pub struct Leadership {
     config: Config,

@@ -29,7 +29,7 @@ const LOOK_MS: u64 = 500;
 pub struct FileAtPath {
     /// The device that it is on.
     pub device: u64,
-    /// Its inode there.
+    /// The number of its inode.
     pub inode: u64,
     /// How long it is, in bytes.
     pub bytes: u64,

@@ -33,21 +33,21 @@ pub enum Course {
     Open,
     /// The standby is offered the reign; requests are served as before.
     Offering {
-        /// Since when.
+        /// Since when it is offered.
         since: Millis,
         /// When it was offered last.
         offered: Millis,
     },
     /// The other master serves. What clients ask is forwarded, and they are let go between their requests.
     Leaving {
-        /// Since when.
+        /// Since when clients are let go.
         since: Millis,
         /// Whether those that say nothing have been let go too.
         silent_too: bool,
     },
     /// There is nobody to hand over to: no request is taken in any more, those in flight are answered.
     Closing {
-        /// Since when.
+        /// Since when the end of what is in flight is waited for.
         since: Millis,
     },
 }

@@ -16,7 +16,7 @@ const STABLE_MAX_MS: u64 = 64_000;
 /// What was seen of the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockSeen {
-    /// Nobody holds it.
+    /// It is free: nobody holds it.
     Free,
     /// Somebody holds it, with this counter (`None`: it has not begun to count).
     Held {
