@@ -30,6 +30,7 @@ pub(crate) struct Drain;
 /// What connections bring to the master.
 #[derive(Debug)]
 pub(crate) enum Arrived {
+    /// A session begins.
     Opened(Rc<Session>),
     /// A session asks; the answer goes to its slot.
     Request { asker: Asker, command: Command },

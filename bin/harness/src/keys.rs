@@ -24,14 +24,17 @@ impl fmt::Display for Distribution {
     }
 }
 
+/// Draws keys.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Chooser {
     /// See [`Distribution::Uniform`].
     Uniform {
+        /// How many keys.
         keys: u32,
     },
     /// See [`Distribution::Zipf`].
     Zipf {
+        /// How many keys.
         keys: u32,
         /// Draws from 1 to `keys`.
         zipf: Zipf<f64>,

@@ -205,6 +205,7 @@ enum Link {
     Waiting { since: Millis, until: Millis },
     /// A link was asked for.
     Connecting { link: LinkId, since: Millis },
+    /// The master has welcomed this client: requests may be sent.
     Open(Open),
     /// The caller has been told to close it.
     Closing { link: LinkId, prefer: Option<usize> },

@@ -84,13 +84,14 @@ pub struct Parser {
 struct Cutting {
     /// Its bytes, which are off the buffer.
     whole: Bytes,
+    /// The first ones.
     args: Args,
 }
 
 /// What a bounded step of a [`Parser`] gives.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Parsed {
-    /// A request has come whole.
+    /// A whole request.
     Request(Args),
     /// There is no whole request: more bytes are needed.
     NotWhole,
@@ -101,6 +102,7 @@ pub enum Parsed {
 /// What is expected at the cursor.
 #[derive(Clone, Copy, Debug)]
 enum Stage {
+    /// A request.
     Start,
     /// The length of the first of `left` arguments.
     Length { left: usize },
