@@ -181,6 +181,7 @@ impl SlaveId {
         }
     }
 
+    /// The name as text: 1 to [`SlaveId::LEN_MAX`] bytes.
     pub fn as_str(&self) -> &str {
         &self.0
     }

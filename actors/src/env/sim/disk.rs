@@ -101,6 +101,7 @@ pub struct DiskFailures {
     pub short_writes: u64,
     /// Writes that did not fit.
     pub full_writes: u64,
+    /// How many syncs said that they failed.
     pub failed_syncs: u64,
     /// Sectors that read as the disk has them after such a sync, and no longer as they were written.
     pub evicted_sectors: u64,
