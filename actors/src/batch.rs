@@ -72,7 +72,7 @@ impl Turns {
 enum Ending {
     /// What is in it is written first.
     Flush,
-    /// At once.
+    /// What waits to be sent is thrown away.
     Abort,
 }
 

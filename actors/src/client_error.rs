@@ -19,13 +19,13 @@ pub enum ClientError {
     /// The request had no effect and never will have one.
     #[error("{cause}")]
     NotExecuted {
-        /// Why.
+        /// Why it was not executed.
         cause: Failure,
     },
     /// The write may or may not take effect, now or later.
     #[error("{cause}; the write may or may not take effect")]
     Indeterminate {
-        /// Why.
+        /// Why its outcome is not known.
         cause: Failure,
     },
 }

@@ -20,17 +20,17 @@ pub enum ConfigError {
         "--listen {listen} is a wildcard: say with --advertise ADDR at which address this node is reached"
     )]
     AdvertiseMissing {
-        /// The wildcard address.
+        /// The wildcard address that is listened at.
         listen: String,
     },
     /// An address is none.
     #[error("{flag} {address:?}: {why}")]
     Address {
-        /// The flag.
+        /// The flag that names it: `--listen`.
         flag: &'static str,
-        /// What it says.
+        /// The address as it was typed.
         address: String,
-        /// Why.
+        /// What is wrong with it.
         why: AddressError,
     },
     /// The two masters would have one address.
@@ -38,7 +38,7 @@ pub enum ConfigError {
     PeerIsSelf {
         /// The flag with this master's own address.
         own: &'static str,
-        /// The address.
+        /// The address that is the master's own.
         address: String,
     },
     /// More other masters are named than the log has a place for.
@@ -47,7 +47,7 @@ pub enum ConfigError {
          gets it, so a reign cannot be handed to the one that asks"
     )]
     TooManyPeers {
-        /// So many.
+        /// How many other masters are named.
         named: usize,
         /// So many may be.
         max: usize,
@@ -55,7 +55,7 @@ pub enum ConfigError {
     /// A duration or number is out of bounds.
     #[error("{flag} must be {bound}")]
     OutOfBounds {
-        /// The flag.
+        /// The flag as it is typed: `--ack-timeout`.
         flag: &'static str,
         /// What it must be.
         bound: &'static str,
@@ -65,7 +65,7 @@ pub enum ConfigError {
         "--peer {peer} leads to this master itself, which listens at {bound}: give the other master's address with --peer"
     )]
     PeerLeadsHere {
-        /// The address.
+        /// The address as it was typed.
         peer: String,
         /// Where this master listens.
         bound: String,

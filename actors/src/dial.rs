@@ -151,7 +151,7 @@ pub(crate) trait Kept {
     /// What its task is called when it panics.
     const TASK: &'static str;
 
-    /// The master's address.
+    /// The address of the master that the link leads to.
     fn master(&self) -> &str;
 
     /// What this side says of itself.

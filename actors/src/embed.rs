@@ -195,7 +195,7 @@ pub struct LocalCluster {
     pub primary: MasterNode,
     /// Follows the log and takes over when the primary is stopped or dropped.
     pub backup: MasterNode,
-    /// The slaves.
+    /// Its slaves, by number.
     pub slaves: Vec<SlaveNode>,
 }
 
@@ -225,7 +225,7 @@ pub enum Doors {
 /// The settings of a [`LocalCluster`].
 #[derive(Clone, Debug)]
 pub struct LocalConfig {
-    /// How many slaves.
+    /// How many slaves it has; at least 1.
     pub slaves: usize,
     /// At which addresses the masters listen.
     pub doors: Doors,

@@ -13,8 +13,8 @@ use crate::env::{Env, Listener};
 use crate::journal::shared_file;
 use crate::master::{self, MasterActor};
 use crate::node_error::NodeError;
-use crate::slave::{self, SlaveActor};
-use crate::supervision::Fate;
+use crate::slave::SlaveActor;
+use crate::supervision::{Dismiss, Fate, Stop};
 use actix::prelude::*;
 use dsm_protocol::ids::SlaveId;
 use dsm_protocol::record::line_bytes_max;
@@ -41,9 +41,9 @@ const SELF_TIMEOUT: Duration = Duration::from_millis(500);
 #[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
 pub enum NodeConfig {
-    /// A master.
+    /// A master, with its flags.
     Master(MasterKind, MasterConfig),
-    /// A slave.
+    /// A slave, with its flags.
     Slave(SlaveConfig),
 }
 
@@ -139,13 +139,13 @@ pub(crate) async fn open_master(
 impl OpenMaster {
     /// Waits for the node's end; once `stop` resolves, asks for it.
     pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-        let outcome = ended(stop, || self.master.do_send(master::Stop), &self.fate).await;
+        let outcome = ended(stop, || self.master.do_send(Stop), &self.fate).await;
         self.linking.shutdown().await;
         // Whatever was answered to the end is to arrive.
         let flushes = matches!(outcome, Ok(()) | Err(NodeError::LogDisplaced { .. }));
         let board = &self.switchboard;
         end_tasks(&mut self.accepting, flushes, || board.has_said_all()).await;
-        self.master.do_send(master::Dismiss);
+        self.master.do_send(Dismiss);
         gone(&self.master).await;
         outcome
     }
@@ -153,7 +153,7 @@ impl OpenMaster {
 
 impl Drop for OpenMaster {
     fn drop(&mut self) {
-        self.master.do_send(master::Dismiss);
+        self.master.do_send(Dismiss);
     }
 }
 
@@ -165,7 +165,6 @@ pub(crate) struct OpenSlave {
     links: JoinSet<()>,
 }
 
-/// Starts a slave.
 pub(crate) fn open_slave(config: SlaveConfig, env: &Env) -> Result<OpenSlave, NodeError> {
     config.validate()?;
     let fate = Fate::default();
@@ -178,9 +177,9 @@ pub(crate) fn open_slave(config: SlaveConfig, env: &Env) -> Result<OpenSlave, No
 impl OpenSlave {
     /// Waits for the node's end; once `stop` resolves, asks for it.
     pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-        let outcome = ended(stop, || self.slave.do_send(slave::Stop), &self.fate).await;
+        let outcome = ended(stop, || self.slave.do_send(Stop), &self.fate).await;
         end_tasks(&mut self.links, outcome.is_ok(), || true).await;
-        self.slave.do_send(slave::Dismiss);
+        self.slave.do_send(Dismiss);
         gone(&self.slave).await;
         outcome
     }
@@ -188,7 +187,7 @@ impl OpenSlave {
 
 impl Drop for OpenSlave {
     fn drop(&mut self) {
-        self.slave.do_send(slave::Dismiss);
+        self.slave.do_send(Dismiss);
     }
 }
 

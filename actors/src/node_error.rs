@@ -22,7 +22,7 @@ pub enum NodeError {
     /// The address cannot be listened at.
     #[error("cannot listen at {address}")]
     Listen {
-        /// The address.
+        /// The address that cannot be listened at.
         address: String,
         /// What the system says.
         #[source]
@@ -31,7 +31,7 @@ pub enum NodeError {
     /// A file cannot be used.
     #[error("cannot use {}", path.display())]
     File {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// What the system says.
         #[source]
@@ -40,7 +40,7 @@ pub enum NodeError {
     /// The log is not one that a reign may go on from.
     #[error("the log {} is damaged", path.display())]
     Corrupt {
-        /// The log.
+        /// The path of the log.
         path: PathBuf,
         /// What is wrong with it.
         #[source]
@@ -49,7 +49,7 @@ pub enum NodeError {
     /// The log failed while it was written: what was in flight is unknown.
     #[error("the log cannot be {step}")]
     LogFailed {
-        /// What failed.
+        /// At which step it failed.
         step: LogStep,
         /// What the system says.
         #[source]
@@ -60,7 +60,7 @@ pub enum NodeError {
     LogDisplaced {
         /// Where it is to stand.
         path: PathBuf,
-        /// What stands there.
+        /// What stands at the log's path now.
         found: Displaced,
     },
     /// Another master leads. What was not executed was answered so.
@@ -69,19 +69,19 @@ pub enum NodeError {
     /// An actor that the node cannot do without has panicked.
     #[error("{actor} has panicked")]
     Panicked {
-        /// Which.
+        /// The actor or task that panicked.
         actor: &'static str,
     },
     /// A master that was waited for does not serve, or not with all its slaves.
     #[error("the master {address} did not begin to serve with all its slaves in time: does another process use its log?")]
     NotServing {
-        /// Where it listens.
+        /// The address of the master that does not serve.
         address: String,
     },
     /// The other master refuses this one for good.
     #[error("the other master refuses this one: {reason}")]
     Refused {
-        /// What it says.
+        /// The other side's reason, in words.
         reason: String,
     },
 }
@@ -99,7 +99,7 @@ impl NodeError {
 /// What a node does to its log when it fails for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogStep {
-    /// To append.
+    /// It was appended to.
     Write,
     /// To bring it to the disk.
     Sync,
@@ -140,7 +140,7 @@ pub enum LogDamage {
     Foreign {
         /// Where that line begins.
         offset: u64,
-        /// Its number.
+        /// The number of the first line that is none of a log; the first line has 1.
         line: u64,
     },
     /// Records that had been acknowledged are damaged.
@@ -148,7 +148,7 @@ pub enum LogDamage {
     Record {
         /// Where the first of them begins.
         offset: u64,
-        /// Its number.
+        /// The number of the bad line; the first line has 1.
         line: u64,
         /// What is wrong with it.
         #[source]

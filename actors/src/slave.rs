@@ -9,7 +9,7 @@ use crate::dial::{self, DialError, Greeted, Kept, Manner};
 use crate::env::{Env, Stream};
 use crate::reading::read_some;
 use crate::shown::{shown_error, shown_message};
-use crate::supervision::{Fate, PanicGuard};
+use crate::supervision::{Dismiss, Fate, PanicGuard, Stop};
 use crate::turns::{Turn, TurnLengths};
 use actix::prelude::*;
 use dsm_protocol::frame::{self, Incoming, Unframer};
@@ -65,17 +65,6 @@ struct Drain;
 #[rtype(result = "()")]
 struct Resume;
 
-/// Asks the slave to stop.
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub struct Stop;
-
-/// Ends the actor: its node is over.
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub(crate) struct Dismiss;
-
-/// What links bring.
 #[derive(Debug)]
 enum Arrived {
     Up { link: LinkId, address: String, outbox: Outbox },

@@ -52,13 +52,13 @@ impl fmt::Display for EndReason {
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct SlaveEnded {
-    /// The link.
+    /// The link that has ended.
     pub link: LinkId,
-    /// Why.
+    /// What ended it.
     pub reason: EndReason,
 }
 
-/// Ends a link.
+/// Ends a link for this reason.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct End(pub EndReason);

@@ -2,10 +2,21 @@
 
 use crate::env::Env;
 use crate::node_error::NodeError;
+use actix::prelude::*;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::Notify;
+
+/// Asks an actor to stop cleanly.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Stop;
+
+/// Ends an actor and its children: the node is over.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub(crate) struct Dismiss;
 
 /// How one node ends; the first word counts.
 #[derive(Clone, Debug, Default)]
@@ -18,7 +29,7 @@ struct FateState {
 }
 
 impl Fate {
-    /// Ends the node.
+    /// Ends the node with this outcome, unless it has one already.
     pub fn decide(&self, outcome: Result<(), NodeError>) {
         let mut decided = self.0.outcome.borrow_mut();
         if decided.is_none() {
@@ -121,7 +132,7 @@ impl Backoff {
         Backoff { next_ms: Self::FIRST_MS, max_ms: (max.as_millis() as u64).max(Self::FIRST_MS) }
     }
 
-    /// The next delay.
+    /// The next delay, longer than the last one up to the longest, and drawn at random.
     pub fn next(&mut self, env: &Env) -> Duration {
         let full = self.next_ms;
         self.next_ms = (full * 2).min(self.max_ms);
@@ -144,7 +155,6 @@ impl Default for Backoff {
 mod tests {
     use super::*;
     use crate::env::real::RealEnv;
-    use actix::prelude::*;
 
     struct Panics(PanicGuard);
 

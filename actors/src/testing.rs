@@ -23,7 +23,7 @@ use dsm_protocol::ids::{Incarnation, LinkId, Millis, SlaveId};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::doubt::SelfDoubt;
 use dsm_protocol::machine::link::{Life, Link, LinkLimits};
-use dsm_protocol::machine::reign::takeover::Seen;
+use dsm_protocol::machine::reign::takeover::LockSeen;
 use dsm_protocol::message::Message as Wire;
 use dsm_protocol::record::{CrashKind, Position};
 use futures_util::future::LocalBoxFuture;
@@ -127,7 +127,7 @@ impl<M: Message<Result = ()> + Unpin + 'static> Handler<M> for Probe<M> {
 pub struct MemoryEnv {
     start: Instant,
     random: Rc<Cell<u64>>,
-    /// Its files.
+    /// The files of this world, which outlive its node.
     pub disk: MemoryDisk,
     /// Its locks, of which all paths share one.
     pub locks: MemoryLocks,
@@ -219,7 +219,7 @@ pub enum FileOperation {
     Sync,
     /// The file was cut.
     Truncate {
-        /// To this length.
+        /// The length that the file gets, in bytes.
         length: u64,
     },
 }
@@ -514,7 +514,7 @@ impl Drop for MemoryFile {
 }
 
 struct LockState {
-    seen: Cell<Seen>,
+    seen: Cell<LockSeen>,
     fenced: Cell<usize>,
     given: Notify,
 }
@@ -525,14 +525,14 @@ pub struct MemoryLocks(Rc<LockState>);
 
 impl Default for MemoryLocks {
     fn default() -> Self {
-        let state = LockState { seen: Cell::new(Seen::Free), fenced: Cell::new(0), given: Notify::new() };
+        let state = LockState { seen: Cell::new(LockSeen::Free), fenced: Cell::new(0), given: Notify::new() };
         MemoryLocks(Rc::new(state))
     }
 }
 
 impl MemoryLocks {
     /// Says what is to be seen of the lock.
-    pub fn set_seen(&self, seen: Seen) {
+    pub fn set_seen(&self, seen: LockSeen) {
         self.0.seen.set(seen);
     }
 
@@ -556,7 +556,7 @@ impl Locks for MemoryLocks {
         })
     }
 
-    fn look<'a>(&'a self, _: &'a Path) -> LocalBoxFuture<'a, io::Result<Seen>> {
+    fn look<'a>(&'a self, _: &'a Path) -> LocalBoxFuture<'a, io::Result<LockSeen>> {
         Box::pin(async { Ok(self.0.seen.get()) })
     }
 

@@ -58,7 +58,6 @@ const LONG_US: u64 = 10_000;
 const COMPUTED_EVERY_US: u64 = 1_000;
 
 impl TurnLengths {
-    /// None yet.
     pub(crate) fn new(env: Env) -> Rc<Self> {
         Rc::new(TurnLengths {
             env,

@@ -15,7 +15,7 @@ use dsm::journal::shared_file::log_writer::{
 use dsm::journal::{LogEvent, Replay};
 use dsm::node_error::NodeError;
 use dsm::slave_proxy::EndReason;
-use dsm::supervision::{Fate, PanicGuard};
+use dsm::supervision::{Fate, PanicGuard, Stop};
 use dsm::testing::{virtual_time, FileOperation, MemoryDisk, MemoryEnv, Probe, ProxyBench, Received};
 use dsm_protocol::command::{Command, ErrorWord};
 use dsm_protocol::frame;
@@ -23,7 +23,7 @@ use dsm_protocol::ids::{
     ClusterId, Epoch, Incarnation, LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version,
 };
 use dsm_protocol::machine::master::{self, Asker, Change, Effect, Master, WriteId};
-use dsm_protocol::machine::reign::{self, Event, Leadership, Seen};
+use dsm_protocol::machine::reign::{self, Event, Leadership, LockSeen};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message as Wire};
 use dsm_protocol::record::{self, Position, Scanner, Step};
 use std::io::{self, Read as _, Write as _};
@@ -972,7 +972,7 @@ mod failover_watcher_actor {
     /// A standby that queues for a lock which somebody holds, with a counter at 1.
     async fn rig(fence: Fence) -> Rig {
         let world = MemoryEnv::new();
-        world.locks.set_seen(Seen::Held { beat: Some(1) });
+        world.locks.set_seen(LockSeen::Held { beat: Some(1) });
         let (port, won) = Probe::begin();
         let fate = Fate::default();
         let config = reign::Config { failover_timeout_ms: 1000, ..reign::Config::default() };
@@ -990,13 +990,13 @@ mod failover_watcher_actor {
         /// The holder makes progress for a while.
         async fn beat_for(&self, beats: std::ops::Range<u64>) {
             for beat in beats {
-                self.world.locks.set_seen(Seen::Held { beat: Some(beat) });
+                self.world.locks.set_seen(LockSeen::Held { beat: Some(beat) });
                 sleep(ms(25)).await;
             }
         }
 
         async fn end(self) {
-            self.watcher.do_send(failover_watcher::Stop);
+            self.watcher.do_send(Stop);
             settle().await;
             assert!(!self.fate.is_decided(), "a stop is no panic");
         }

@@ -83,7 +83,7 @@ pub enum FrameError {
     TooLong {
         /// Bytes of the body.
         length: usize,
-        /// Bytes allowed.
+        /// The longest payload that is read here, in bytes.
         max: usize,
     },
     /// The checksum does not match.
@@ -173,7 +173,7 @@ fn decode_on(
 /// What comes off the front of a link's bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming {
-    /// A message.
+    /// A message that no slave or session counts.
     Message(Message),
     /// A frame that is longer than this side takes. It is skipped: it concerns one request, not the link.
     TooLong {

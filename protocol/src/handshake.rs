@@ -37,13 +37,13 @@ pub const TEXT_BYTES_MAX: usize = 16 * 1024;
 /// What the side that accepts goes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AcceptStage {
-    /// Nothing is said.
+    /// Nothing has come.
     Nothing { until: Millis },
     /// The first byte is the preface's.
     Preface { until: Millis },
     /// The preface is right.
     Hello { until: Millis },
-    /// A text protocol.
+    /// The first bytes are those of a text protocol.
     Text { until: Millis },
     /// A slave or a master that the master behind this side has not taken in.
     Stranger,
@@ -62,7 +62,7 @@ pub enum AcceptEvent<'a> {
     Request,
     /// The master has taken in the slave or the master that connected.
     TakenIn,
-    /// Time has passed.
+    /// Time has passed. At the deadline at the latest.
     Tick,
 }
 
@@ -202,7 +202,7 @@ impl Accepting {
 /// What happens to the side that dials.
 #[derive(Debug)]
 pub enum DialEvent<'a> {
-    /// Bytes have arrived.
+    /// Bytes have arrived, or more of them are to be looked at.
     Bytes {
         /// With them, all that are unread; what is understood is taken off the front.
         unread: &'a mut BytesMut,
@@ -212,7 +212,7 @@ pub enum DialEvent<'a> {
     },
     /// The other side has ended.
     Ended,
-    /// Time has passed.
+    /// Time has passed. At the deadline at the latest.
     Tick,
 }
 
@@ -237,9 +237,9 @@ pub enum HandshakeFailure {
     /// This side refuses the master: what a slave holds belongs to one cluster for good.
     #[error("this slave belongs to cluster {ours}, not to {theirs}")]
     OtherCluster {
-        /// The slave's.
+        /// The cluster that the slave belongs to.
         ours: ClusterId,
-        /// The master's.
+        /// The cluster that the master serves.
         theirs: ClusterId,
     },
     /// Its bytes are no frames of this wire.

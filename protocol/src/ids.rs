@@ -66,7 +66,7 @@ impl Epoch {
 /// The version of a write: the reign of the primary that made it, and its place in the log. Higher wins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Version {
-    /// Compared first.
+    /// The reign that wrote it. Compared first.
     pub epoch: Epoch,
     /// Compared within one epoch.
     pub seq: Seq,
@@ -117,7 +117,7 @@ impl fmt::Display for ReignId {
 /// A reign by number and identity: `3-7f3a9c0e51d24b88` in text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Reign {
-    /// Its epoch.
+    /// Its number, which other logs may have given too.
     pub epoch: Epoch,
     /// Which reign of that epoch it is.
     pub id: ReignId,
@@ -139,7 +139,7 @@ impl fmt::Display for Reign {
 /// What identifies a copy of a value: the version of the write, and which reign of that epoch made it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Stamp {
-    /// The version.
+    /// The version of the write.
     pub version: Version,
     /// The reign that the version's epoch stands for.
     pub reign: ReignId,
@@ -181,7 +181,7 @@ impl SlaveId {
         }
     }
 
-    /// The name.
+    /// The name as text: 1 to [`SlaveId::LEN_MAX`] bytes.
     pub fn as_str(&self) -> &str {
         &self.0
     }

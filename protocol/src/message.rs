@@ -17,7 +17,7 @@ pub enum Message {
     Response {
         /// The id the request came with.
         id: RequestId,
-        /// Its outcome.
+        /// The answer to the request.
         reply: Reply,
     },
     /// Master to slave, counted: hold this value unless a higher version is held.
@@ -26,9 +26,9 @@ pub enum Message {
         version: Version,
         /// Which reign of the version's epoch wrote it.
         reign: ReignId,
-        /// The key.
+        /// The key to be written.
         key: Bytes,
-        /// The value.
+        /// The value to be held.
         value: Bytes,
     },
     /// Master to slave, counted: answer with an ACK, nothing else.
@@ -36,7 +36,7 @@ pub enum Message {
     /// Master to slave, not counted: take these bytes, which mean nothing, and answer with [`Control::Took`]. Asked of a
     /// slave that has failed, before it counts again.
     Trial {
-        /// Any bytes.
+        /// Bytes that stand for values; the slave keeps none of them.
         bytes: Bytes,
     },
     /// Slave to master: every counted message up to `through` is applied (or was refused just before).
@@ -54,18 +54,18 @@ pub enum Message {
         version: Version,
         /// Which reign of the version's epoch wrote it.
         reign: ReignId,
-        /// The key.
+        /// The key to be read.
         key: Bytes,
     },
     /// Slave to master: the value, at `version`, which is at least the one that was asked for.
     Value {
         /// The tag of the read.
         tag: u64,
-        /// The version held.
+        /// The version that is held.
         version: Version,
         /// Which reign of the version's epoch wrote it.
         reign: ReignId,
-        /// The value held.
+        /// The value that is held.
         value: Bytes,
     },
     /// Slave to master: only an older version is held, or none.
@@ -82,7 +82,7 @@ pub enum Message {
         version: Version,
         /// Which reign of the version's epoch is meant.
         reign: ReignId,
-        /// The key.
+        /// The key to be forgotten.
         key: Bytes,
     },
     /// What is rare enough to be coded by serde.
@@ -99,7 +99,7 @@ pub struct Request {
     /// 0 on a client's link. On a link between masters: raised by the origin when it sends a stream's refused
     /// requests again; what comes with a lower number after a refusal is refused too.
     pub generation: u32,
-    /// What is asked.
+    /// What the request is.
     pub command: Command,
 }
 
@@ -112,13 +112,13 @@ pub enum Control {
     Welcome(Welcome),
     /// The answer to a [`Hello`] that is refused, or the reason why the link is closed. One line for people.
     Reject {
-        /// Why.
+        /// Why the connection is refused, in words.
         reason: String,
     },
     /// Master to slave: this master is the primary of `reign`. Answered by [`Control::Enlisted`] or
     /// [`Control::Outdated`].
     Announce {
-        /// The cluster.
+        /// The cluster that the reign is of.
         cluster: ClusterId,
         /// The new reign. Its EPOCH record is on disk.
         reign: Reign,
@@ -158,7 +158,7 @@ pub enum Control {
     /// Either way between a slave and a master, whether it reigns or not: are you there? Answered by
     /// [`Control::Alive`].
     Probe,
-    /// Yes.
+    /// The answer to a probe: whoever sends it lives.
     Alive,
     /// Master to a peer master that is connected to it: who serves.
     MasterState(MasterState),
@@ -182,7 +182,7 @@ pub enum Control {
     },
     /// Active to standby: not now.
     HandoverRefused {
-        /// Why, for people.
+        /// Why it is not handed over, in words.
         reason: String,
     },
     /// Active to standby: an operator asked for a failover; ask for the handover now.
@@ -196,7 +196,7 @@ pub enum Control {
     Quarantined {
         /// How long, in milliseconds.
         ms: u64,
-        /// Why, for people.
+        /// Why the slave must wait, in words.
         reason: String,
     },
     /// Master to slave: the slave has its place in the reign. From here on the reign is the last one it was part of.
@@ -218,11 +218,11 @@ pub struct Hello {
 /// The roles that open links.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HelloRole {
-    /// A client.
+    /// A native client.
     Client,
-    /// A slave.
+    /// A slave, which obeys the master.
     Slave {
-        /// Its name.
+        /// The name of the slave.
         id: SlaveId,
         /// This life of it.
         incarnation: Incarnation,
@@ -231,7 +231,7 @@ pub enum HelloRole {
         /// Bytes it can still take; `u64::MAX` when it has no limit.
         room_bytes: u64,
     },
-    /// The other master.
+    /// Another master.
     Master {
         /// The address it serves at.
         address: String,
@@ -245,7 +245,7 @@ pub enum HelloRole {
 /// before a slave sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
-    /// The reign.
+    /// The reign of those records.
     pub reign: Reign,
     /// The highest seq that the slave has seen in it.
     pub seq: Seq,
@@ -260,7 +260,7 @@ pub struct Welcome {
     pub cluster: Option<ClusterId>,
     /// The longest value of this cluster, in bytes: longer frames are refused, shorter ones must be taken.
     pub value_max: u64,
-    /// Who serves.
+    /// Whether this master serves, and who does if not.
     pub state: MasterState,
 }
 

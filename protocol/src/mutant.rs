@@ -46,14 +46,14 @@ mod on {
     /// The enum, the list of its variants, and their descriptions for the table.
     macro_rules! mutants {
         ($(#[doc = $doc:literal] $name:ident,)+) => {
-            /// A planted bug.
+            /// A bug that can be planted.
             #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
             pub enum Mutant {
                 $(#[doc = $doc] $name,)+
             }
 
             impl Mutant {
-                /// All of them.
+                /// Every bug, in the order of the declaration.
                 pub const ALL: &[Mutant] = &[$(Mutant::$name),+];
 
                 /// What it breaks, in one sentence.

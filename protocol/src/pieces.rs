@@ -24,7 +24,7 @@ pub trait Sink {
     /// Where short things are appended.
     fn tail(&mut self) -> &mut Vec<u8>;
 
-    /// Appends a value.
+    /// Appends a value; a long one is shared, not copied.
     fn value(&mut self, value: &Bytes);
 
     /// Appends a value and adds it to `checksum`, a CRC-32C, which then goes to the four bytes at `at` of the tail, little
@@ -55,14 +55,14 @@ const KEPT_BYTES_MAX: usize = 16 * 1024;
 /// A part of [`Pieces`].
 #[derive(Debug)]
 pub enum Piece {
-    /// Short things.
+    /// Short parts, one after the other.
     Gathered(Vec<u8>),
-    /// A long value.
+    /// One long value, which others may hold too.
     Shared(Bytes),
 }
 
 impl Piece {
-    /// What it holds.
+    /// The bytes of this piece.
     pub fn bytes(&self) -> &[u8] {
         match self {
             Piece::Gathered(bytes) => bytes,
@@ -111,7 +111,7 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// Bytes in all.
+    /// How many bytes there are in all.
     pub fn len(&self) -> usize {
         self.earlier_bytes + self.tail.len()
     }

@@ -23,7 +23,7 @@ pub struct WitnessText {
 }
 
 impl WitnessText {
-    /// Reads the text.
+    /// Reads the text of the file. Lines that are none are passed over.
     pub fn parse(text: &str) -> Self {
         let mut parsed = WitnessText::default();
         for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {

@@ -14,17 +14,6 @@ const BY_MODULE: [(&str, &str); 6] = [
     ("Start", "where an actor goes on"),
 ];
 
-/// Names that are defined more than once and are not by module, with what they mean. No new ones.
-const TWICE: [(&str, &str); 7] = [
-    ("Dismiss", "ends an actor of a node that is over, a master's or a slave's"),
-    ("GivenUp", "a handover that came to nothing; the reigns that an EPOCH record gives up"),
-    ("Role", "a process of a local cluster; what a master is"),
-    ("Seen", "what was seen of the lock; what a slave has seen of the log"),
-    ("Slot", "a request's place in its session; a slave's place in sets of holders"),
-    ("Stop", "ends a watcher, a master or a slave"),
-    ("Verdict", "what is to be done about a log at its path; what a bad line means"),
-];
-
 /// The types of a file that other files may name.
 #[derive(Default)]
 struct Names(BTreeSet<String>);
@@ -71,7 +60,7 @@ pub(crate) fn is_test(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(is_cfg_test)
 }
 
-/// What is defined in several files and excused by neither table, and what is excused and defined once.
+/// What is defined in several files and not excused, and what is excused and defined once.
 pub(crate) fn collisions(sources: &[Source]) -> Vec<String> {
     let mut defined: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for source in sources {
@@ -81,7 +70,7 @@ pub(crate) fn collisions(sources: &[Source]) -> Vec<String> {
             defined.entry(name).or_default().insert(&source.path);
         }
     }
-    let excused: BTreeMap<&str, &str> = BY_MODULE.into_iter().chain(TWICE).collect();
+    let excused: BTreeMap<&str, &str> = BY_MODULE.into_iter().collect();
     let mut wrong = Vec::new();
     for (name, places) in &defined {
         if places.len() > 1 && !excused.contains_key(name.as_str()) {

@@ -28,7 +28,6 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Nobody is in.
     pub(crate) fn new(config: &MasterConfig) -> Rc<Self> {
         let request_bytes_max = config.max_request_bytes.as_u64() as usize;
         Rc::new(Gate {
@@ -145,7 +144,6 @@ impl Pool {
         Pool { bytes_max, bytes: Cell::new(0), cut: Cell::new(0) }
     }
 
-    /// Bytes that wait.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.get()
     }

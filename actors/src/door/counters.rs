@@ -30,7 +30,7 @@ pub(crate) fn count(counter: &Cell<u64>) {
 pub(crate) struct ErrorCounters([Cell<u64>; ErrorWord::ALL.len()]);
 
 impl ErrorCounters {
-    /// Notes an answer.
+    /// Counts the answer under its word, if it is an error.
     pub(crate) fn note(&self, reply: &Reply) {
         if let Reply::Error(error) = reply {
             count(&self.0[error.word as usize]);

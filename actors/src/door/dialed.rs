@@ -37,7 +37,7 @@ const PREFLIGHT_TIMEOUT: Duration = Duration::from_millis(200);
 pub(crate) struct Introduction {
     /// The address of the other master that is dialed.
     pub(crate) peer: String,
-    /// Our own address.
+    /// The address at which others reach this node.
     pub(crate) address: String,
     /// Our settings. Which log they lead to is looked at for each HELLO: somebody may replace it while we run.
     pub(crate) config: Rc<MasterConfig>,

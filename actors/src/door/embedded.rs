@@ -14,7 +14,7 @@ use dsm_protocol::machine::master::Asker;
 use std::rc::Rc;
 use tokio::sync::oneshot;
 
-/// Writes one key.
+/// Asks for one key to be written.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 #[rtype(result = "Result<(), ClientError>")]
 pub struct Put {

@@ -15,7 +15,7 @@ use dsm_protocol::ids::SessionId;
 use dsm_protocol::message::{Control, Message};
 use std::io;
 
-/// A native client.
+/// Serves a native client until it leaves.
 pub(super) async fn native_client(
     stream: &Stream,
     mut buffer: BytesMut,

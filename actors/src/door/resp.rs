@@ -19,7 +19,7 @@ use std::time::Duration;
 /// words at a time.
 const WIDE_ARGS: usize = 4 * 1024;
 
-/// A Redis client.
+/// Serves a Redis client until it leaves.
 #[expect(clippy::too_many_lines, reason = "the life of a connection in its order")]
 pub(super) async fn redis(
     stream: &Stream,

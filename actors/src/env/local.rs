@@ -3,19 +3,17 @@
 //!
 //! Owns who listens under which name. Everything but the network is the real environment's.
 
+use super::local_listener::LocalListener;
 use super::net::{Listener, Stream};
 use super::{Disk, Env, Environment, Locks};
 use dsm_protocol::ids::Millis;
-use futures_util::future::{poll_fn, LocalBoxFuture};
+use futures_util::future::LocalBoxFuture;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
-
-/// Connections that wait to be accepted at one name; beyond them a connect is refused.
-const BACKLOG: usize = 64;
 
 /// Who listens under which name, for all nodes of one program's cluster. They share a thread.
 #[derive(Clone, Default)]
@@ -32,9 +30,9 @@ impl LocalNet {
         if listening.get(address).is_some_and(|listener| !listener.is_closed()) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        let (sender, incoming) = mpsc::channel(BACKLOG);
+        let (sender, listener) = LocalListener::new(address);
         listening.insert(address.to_owned(), sender);
-        Ok(Listener::Local(LocalListener { address: address.to_owned(), incoming: RefCell::new(incoming) }))
+        Ok(Listener::Local(listener))
     }
 
     fn connect(&self, address: &str) -> io::Result<Stream> {
@@ -43,27 +41,6 @@ impl LocalNet {
         let (near, far) = UnixStream::pair()?;
         listener.try_send(far).map_err(|_| io::ErrorKind::ConnectionRefused)?;
         Ok(Stream::Local(near))
-    }
-}
-
-/// A name that is listened at. With its drop connects are refused.
-#[derive(Debug)]
-pub struct LocalListener {
-    address: String,
-    incoming: RefCell<mpsc::Receiver<UnixStream>>,
-}
-
-impl LocalListener {
-    pub(super) async fn accept(&self) -> io::Result<(Stream, String)> {
-        // Somebody may connect as long as the network lives; without it nobody will.
-        match poll_fn(|context| self.incoming.borrow_mut().poll_recv(context)).await {
-            Some(stream) => Ok((Stream::Local(stream), "in-process".to_owned())),
-            None => std::future::pending().await,
-        }
-    }
-
-    pub(super) fn address(&self) -> &str {
-        &self.address
     }
 }
 

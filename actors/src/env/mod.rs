@@ -4,6 +4,7 @@
 //! place. Threads belong to the real environment alone.
 
 pub(crate) mod local;
+mod local_listener;
 pub(crate) mod names;
 mod net;
 pub mod real;
@@ -11,16 +12,16 @@ pub mod real;
 pub mod sim;
 mod threads;
 
-pub use local::LocalListener;
+pub use local_listener::LocalListener;
 pub(crate) use net::keep_alive;
 pub use net::{Listener, Stream};
 
-use crate::journal::shared_file::log_scan::{LogScan, Next, Part};
 use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Millis};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::fence::Spared;
-use dsm_protocol::machine::reign::takeover::Seen;
+use dsm_protocol::machine::log_scan::{LogScan, Next, Part};
+use dsm_protocol::machine::reign::takeover::LockSeen;
 use dsm_protocol::record::{self, Place};
 use futures_util::future::LocalBoxFuture;
 use std::fmt;
@@ -66,16 +67,16 @@ pub trait Environment {
     /// What the system says.
     fn connect<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Stream>>;
 
-    /// The files.
+    /// The files that this node may open.
     fn disk(&self) -> Rc<dyn Disk>;
 
-    /// The locks.
+    /// The locks that this node may take.
     fn locks(&self) -> Rc<dyn Locks>;
 
     /// The running boot of this machine.
     fn boot_id(&self) -> String;
 
-    /// This process.
+    /// This process, as the system numbers it.
     fn pid(&self) -> u32;
 
     /// Log lines of this process that nobody took and that are lost.
@@ -90,7 +91,7 @@ pub trait Environment {
 /// Which file a path or a handle stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileIdentity {
-    /// The device.
+    /// The number of the device that the file is on.
     pub device: u64,
     /// The inode on it.
     pub inode: u64,
@@ -101,7 +102,7 @@ pub struct FileIdentity {
 pub struct Post {
     /// The path. It may lead there over symbolic links.
     pub path: Arc<Path>,
-    /// The file.
+    /// What the path must lead to.
     pub identity: FileIdentity,
 }
 
@@ -130,14 +131,14 @@ pub struct Displaced {
 /// What stands at a path instead of the file that its writer has left there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stands {
-    /// Nothing.
+    /// Nothing stands there.
     Nothing,
     /// A symbolic link that leads nowhere.
     Dangling {
-        /// Where it points.
+        /// Where the link points, where nothing stands.
         target: PathBuf,
     },
-    /// Another file.
+    /// Another file stands there.
     Other,
     /// The same file with less in it.
     Shorter {
@@ -185,7 +186,7 @@ pub enum OpenMode {
     Write,
 }
 
-/// Files by path.
+/// Opens files by path.
 pub trait Disk {
     /// Opens a file.
     ///
@@ -335,7 +336,7 @@ pub trait File {
 /// What [`File::append`] is to write.
 #[derive(Debug, Default)]
 pub struct Group {
-    /// Where.
+    /// Where in the file it is written, in bytes.
     pub offset: u64,
     /// What. The buffer comes back with the answer.
     pub bytes: Vec<u8>,
@@ -392,7 +393,7 @@ pub trait Locks {
     ///
     /// # Errors
     /// What the system says.
-    fn look<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Seen>>;
+    fn look<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<LockSeen>>;
 
     /// What the lock file says.
     ///
@@ -425,7 +426,7 @@ pub trait Locks {
 pub enum Fenced {
     /// The holder got SIGKILL.
     Killed {
-        /// Its process id.
+        /// The process that was killed.
         pid: u32,
     },
     /// Nobody holds the lock any more.

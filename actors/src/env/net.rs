@@ -1,6 +1,6 @@
 //! Sockets behind an enum, so that simulated ones fit without a type parameter on everything.
 
-use super::local::LocalListener;
+use super::local_listener::LocalListener;
 use bytes::BytesMut;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
@@ -30,14 +30,14 @@ pub(crate) fn keep_alive(stream: &TcpStream, idle: Duration) {
     }
 }
 
-/// A listening socket.
+/// A socket that is listened at, of one of three networks.
 #[derive(Debug)]
 pub enum Listener {
-    /// The real network.
+    /// Over TCP.
     Tcp(TcpListener),
-    /// Within this process.
+    /// Within this process, by name.
     Local(LocalListener),
-    /// The simulated network.
+    /// In the simulated network.
     #[cfg(feature = "sim")]
     Sim(super::sim::SimListener),
 }
@@ -57,7 +57,9 @@ impl Listener {
                 stream.set_nodelay(true)?;
                 Ok((Stream::Tcp(stream), address.to_string()))
             }
-            Listener::Local(listener) => listener.accept().await,
+            Listener::Local(listener) => {
+                Ok((Stream::Local(listener.accept().await), "in-process".to_owned()))
+            }
             #[cfg(feature = "sim")]
             Listener::Sim(listener) => {
                 let (stream, address) = listener.accept().await?;
@@ -104,11 +106,11 @@ impl Listener {
 /// A connection. One task may read while another writes.
 #[derive(Debug)]
 pub enum Stream {
-    /// The real network.
+    /// Over TCP.
     Tcp(TcpStream),
     /// Within this process.
     Local(UnixStream),
-    /// The simulated network.
+    /// In the simulated network.
     #[cfg(feature = "sim")]
     Sim(super::sim::SimStream),
 }

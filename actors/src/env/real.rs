@@ -10,12 +10,12 @@ use super::{
     names, Appended, Disk, Displaced, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard,
     Locks, OpenMode, Post, Stands, Stream, Watch,
 };
-use crate::journal::shared_file::log_scan::{LogScan, Next, Part};
 use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Millis};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::fence::{may_kill, Holders, MayKill, Observer};
-use dsm_protocol::machine::reign::takeover::Seen;
+use dsm_protocol::machine::log_scan::{LogScan, Next, Part};
+use dsm_protocol::machine::reign::takeover::LockSeen;
 use dsm_protocol::record::{self, Place};
 use futures_util::future::LocalBoxFuture;
 use nix::fcntl::{fcntl, FcntlArg};
@@ -674,7 +674,7 @@ impl Locks for RealLocks {
         })
     }
 
-    fn look<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Seen>> {
+    fn look<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<LockSeen>> {
         Box::pin(async move {
             let path = path.to_owned();
             self.paths.run(move || look_at_lock(&path)).await?
@@ -711,17 +711,17 @@ impl Locks for RealLocks {
     }
 }
 
-fn look_at_lock(path: &Path) -> io::Result<Seen> {
+fn look_at_lock(path: &Path) -> io::Result<LockSeen> {
     let file = match fs::OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Seen::Free),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(LockSeen::Free),
         Err(error) => return Err(error),
     };
     if let Some(beat) = read_beat(&file)? {
-        return Ok(Seen::Held { beat: Some(beat) });
+        return Ok(LockSeen::Held { beat: Some(beat) });
     }
     let holders = flock_holders(identity_of(&file.metadata()?))?;
-    Ok(if holders.is_empty() { Seen::Free } else { Seen::Held { beat: None } })
+    Ok(if holders.is_empty() { LockSeen::Free } else { LockSeen::Held { beat: None } })
 }
 
 fn lock_text(path: &Path) -> io::Result<LockText> {

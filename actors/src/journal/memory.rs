@@ -10,7 +10,7 @@ use actix::prelude::*;
 use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq, Version};
 use dsm_protocol::machine::master::{Change, ReignRecord, WriteId};
-use dsm_protocol::machine::reign::Seen;
+use dsm_protocol::machine::reign::LockSeen;
 use dsm_protocol::record::{self, Place, Position, Trailer};
 use dsm_protocol::witness_file::WitnessText;
 use smallvec::SmallVec;
@@ -40,7 +40,7 @@ struct LogInMemory {
     records: Vec<Vec<Replay>>,
     end: Position,
     members: Vec<Participant>,
-    /// Who leads.
+    /// Which of the masters leads, by its number; nobody if none does.
     leader: Option<usize>,
     queue: VecDeque<usize>,
     /// Whose log it was said to be last, and in which epoch.
@@ -295,8 +295,8 @@ impl LogInMemory {
     fn answer(&mut self, index: usize, request: LogRequest) {
         match request {
             LogRequest::Watch | LogRequest::Oust { .. } => {
-                let led = Seen::Held { beat: Some(0) };
-                let seen = if self.leader.is_some() { led } else { Seen::Free };
+                let led = LockSeen::Held { beat: Some(0) };
+                let seen = if self.leader.is_some() { led } else { LockSeen::Free };
                 self.tell(index, LogEvent::Looked(seen));
             }
             LogRequest::Queue => {

@@ -31,6 +31,8 @@
 pub mod memory;
 pub mod shared_file;
 
+pub use dsm_protocol::machine::log_scan::Replay;
+
 use crate::config::MasterConfig;
 use crate::env::Env;
 use crate::node_error::NodeError;
@@ -39,8 +41,8 @@ use actix::prelude::*;
 use bytes::Bytes;
 use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Version};
-use dsm_protocol::machine::master::{Change, ReignRecord, WriteId};
-use dsm_protocol::machine::reign::Seen;
+use dsm_protocol::machine::master::{Change, WriteId};
+use dsm_protocol::machine::reign::LockSeen;
 use dsm_protocol::record::{Place, Position};
 use dsm_protocol::witness_file::WitnessText;
 use smallvec::SmallVec;
@@ -133,7 +135,7 @@ pub enum LogRequest {
     Read {
         /// Where the value stands, as the log has told.
         place: Place,
-        /// Its version.
+        /// The version that it has there.
         version: Version,
         /// Where to give it. Not through the mailbox: many may be read in one turn.
         answer: ValueAnswer,
@@ -158,7 +160,7 @@ pub enum LogRequest {
 #[rtype(result = "()")]
 pub enum LogEvent {
     /// Who leads, as far as it was looked at. At least every 50 ms while that is wanted.
-    Looked(Seen),
+    Looked(LockSeen),
     /// This master may lead, and nobody else until it gives that up or is deposed.
     Won {
         /// Whose log it is, by what the last leader has declared.
@@ -191,7 +193,7 @@ pub enum LogEvent {
         cluster: ClusterId,
         /// The version of its record.
         version: Version,
-        /// The reign's identity.
+        /// The identity of the new reign.
         id: ReignId,
         /// The length of the log, in bytes.
         bytes: u64,
@@ -205,7 +207,7 @@ pub enum LogEvent {
     Closed {
         /// Which log it is.
         log: LogId,
-        /// Its end.
+        /// The place after its last record.
         end: Position,
     },
     /// The log is still this master's.
@@ -236,29 +238,6 @@ pub struct ReplayPart {
     pub caught_up: bool,
 }
 
-/// What a part of the log does to the directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Replay {
-    /// A key has a new version.
-    Put {
-        /// The key.
-        key: Box<[u8]>,
-        /// The version.
-        version: Version,
-        /// Where the value stands.
-        place: Place,
-    },
-    /// A key is gone.
-    Delete {
-        /// The key.
-        key: Box<[u8]>,
-    },
-    /// A reign began.
-    Reign(ReignRecord),
-    /// The loss of a reign was accepted.
-    GivenUp(Reign),
-}
-
 /// Tells one stored log from another: two masters that follow the same one name the same numbers.
 pub type LogId = (u64, u64);
 
@@ -267,7 +246,7 @@ pub type LogId = (u64, u64);
 pub enum Sight {
     /// What is there goes on what was replayed.
     Follows,
-    /// Nothing is there.
+    /// Nothing is there, in words.
     Gone(String),
     /// Something is there in which what was replayed is not found.
     Other(String),
@@ -309,12 +288,12 @@ pub struct Written {
     pub bytes: u64,
 }
 
-/// One written record.
+/// A record that is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrittenRecord {
-    /// The write.
+    /// The write that it is of.
     pub write: WriteId,
-    /// Its version.
+    /// The version that its keys get.
     pub version: Version,
     /// Where its values stand, in the order of its pairs. None for a deletion.
     pub places: SmallVec<[Place; 1]>,
@@ -346,7 +325,7 @@ impl ValueAnswer {
         ValueAnswer(Some(Box::new(give)))
     }
 
-    /// Gives it.
+    /// Sends the result to the one who asked.
     pub fn give(mut self, result: ReadResult) {
         if let Some(give) = self.0.take() {
             give(result);

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// How a role is started: `program prefix… FLAGS… extra…`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RoleCommand {
-    /// The executable.
+    /// The executable of the program.
     pub program: PathBuf,
     /// What stands before the role's own flags.
     pub prefix: Vec<OsString>,

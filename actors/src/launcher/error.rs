@@ -17,7 +17,7 @@ pub enum LaunchError {
     Data {
         /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// What the system says.
         #[source]
         source: io::Error,
     },
@@ -27,11 +27,11 @@ pub enum LaunchError {
     /// The program cannot be started.
     #[error("cannot start {program} as {role}")]
     Spawn {
-        /// Which process.
+        /// The process that does not start.
         role: Role,
-        /// The executable.
+        /// The executable that was to run.
         program: PathBuf,
-        /// Why.
+        /// What the system says.
         #[source]
         source: io::Error,
     },
@@ -44,16 +44,16 @@ pub enum LaunchError {
     /// A signal could not be sent.
     #[error("cannot signal {role}")]
     Signal {
-        /// Which process.
+        /// The process that gets no signal.
         role: Role,
-        /// Why.
+        /// What the system says.
         #[source]
         source: io::Error,
     },
     /// The process ended before it was ready.
     #[error("{role} ended before it was ready")]
     Ended {
-        /// Which process.
+        /// The process that ended.
         role: Role,
         /// How; [`describe_exit`](super::describe_exit) puts it in words.
         status: ExitStatus,

@@ -108,7 +108,7 @@ impl Launcher {
         &self.config.data
     }
 
-    /// The log.
+    /// The path of the cluster's log.
     pub fn log_path(&self) -> PathBuf {
         self.config.data.join("kv_store.log")
     }

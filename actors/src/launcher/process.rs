@@ -11,11 +11,11 @@ use std::process::{Child, ExitStatus};
 pub enum ProcessState {
     /// It was never started.
     NotStarted,
-    /// It runs.
+    /// It runs and is not paused.
     Running,
     /// It was stopped with [`Launcher::pause`](super::Launcher::pause).
     Paused,
-    /// It is gone.
+    /// It has ended, with this status.
     Ended(ExitStatus),
 }
 

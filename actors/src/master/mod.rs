@@ -51,7 +51,7 @@ use crate::door::switchboard::{Arrived, Drain, Switchboard};
 use crate::env::Env;
 use crate::journal::{LogRequest, MakesJournal};
 use crate::slave_proxy::EndReason;
-use crate::supervision::{Fate, PanicGuard};
+use crate::supervision::{Dismiss, Fate, PanicGuard, Stop};
 use crate::turns::TurnLengths;
 use actix::prelude::*;
 use agenda::Agenda;
@@ -72,16 +72,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use told::Told;
 use wanted::Wanted;
-
-/// Asks the node to stop cleanly.
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub struct Stop;
-
-/// Ends the actor and its children: the node is over.
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub(crate) struct Dismiss;
 
 /// Asks to go on with what was left at the end of a turn. Others have had theirs in between.
 #[derive(Message, Debug)]
@@ -129,7 +119,6 @@ pub(crate) struct Parts {
     pub(crate) fate: Fate,
     /// Whose log it is, once that is known: shared with the links to other masters.
     pub(crate) cluster: Rc<Cell<Option<ClusterId>>>,
-    /// Makes the log.
     pub(crate) journal: MakesJournal,
 }
 

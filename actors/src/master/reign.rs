@@ -238,7 +238,6 @@ impl MasterActor {
         }
     }
 
-    /// Ends the node.
     fn end(&mut self, ending: Ending) {
         match ending {
             Ending::Clean => {

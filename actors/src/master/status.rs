@@ -14,7 +14,7 @@ use dsm_protocol::info::{
 use dsm_protocol::machine::master::{Lacking, Slot};
 
 impl MasterActor {
-    /// Describes this node.
+    /// The text of STATUS.
     pub(super) fn status(&self) -> String {
         let info = MasterInfo {
             server: self.server_info(),

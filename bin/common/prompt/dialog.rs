@@ -43,7 +43,6 @@ pub fn run(store: &Store, terminal: &mut Terminal, host: &mut dyn Host) -> anyho
 
 /// What follows an operation.
 enum Next {
-    /// The next one.
     Ask,
     /// Nothing: the input ended in the middle of the dialog.
     Leave,

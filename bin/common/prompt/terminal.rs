@@ -26,7 +26,7 @@ pub struct Terminal {
     questions: mpsc::Sender<Question>,
     events: mpsc::Receiver<Event>,
     printer: Option<Box<dyn FnMut(String) + Send>>,
-    /// Prompts are shown.
+    /// Whether prompts are shown.
     pub(super) dialog: bool,
     /// Lines are edited; the editor shows the prompts.
     editing: bool,

@@ -15,11 +15,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// One operation that is over, or a write that may still take effect.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HistoryEntry {
-    /// The connection.
+    /// The number of the connection.
     pub client: u32,
-    /// The key.
+    /// The number of the key.
     pub key: u32,
-    /// What it did.
     pub deed: Deed,
     /// Before it was sent.
     pub invoked_ns: u64,

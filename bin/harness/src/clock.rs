@@ -10,7 +10,6 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// Starts to count.
     pub(crate) fn start() -> Clock {
         Clock { origin: Instant::now(), origin_date: SystemTime::now() }
     }

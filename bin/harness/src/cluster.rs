@@ -76,7 +76,6 @@ impl OwnCluster {
         rustix::fs::statfs(self.directory.path()).is_ok_and(|found| found.f_type as u64 == TMPFS_MAGIC)
     }
 
-    /// The processes.
     pub(crate) fn launcher(&mut self) -> &mut Launcher {
         &mut self.launcher
     }

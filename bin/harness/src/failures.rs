@@ -19,7 +19,6 @@ pub(crate) enum Wrong {
 }
 
 impl Wrong {
-    /// All of them.
     pub(crate) const ALL: [Wrong; 3] = [Wrong::NeverWritten, Wrong::Stale, Wrong::Mangled];
 
     /// The class under which it is counted.
@@ -80,7 +79,7 @@ pub(crate) enum HistoryVerdict {
     /// One order of all operations explains every answer.
     #[serde(rename = "linearizable")]
     Linearizable,
-    /// No order does.
+    /// No order of the operations explains the answers.
     #[serde(rename = "violation")]
     Violation,
     /// The search had a bound, and reached it.

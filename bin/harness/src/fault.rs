@@ -7,7 +7,6 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FaultAction {
     /// SIGKILL.
@@ -33,7 +32,7 @@ impl FaultAction {
         }
     }
 
-    /// What undoes it.
+    /// The action that undoes this one; nothing for one that cannot be undone.
     fn undone_by(self) -> Option<FaultAction> {
         match self {
             FaultAction::Kill(role) => Some(FaultAction::Restart(role)),
@@ -64,7 +63,6 @@ impl fmt::Display for FaultAction {
 pub(crate) struct Strike {
     /// Since the start of the measurement.
     pub at: Duration,
-    /// What.
     pub deed: FaultAction,
     /// The fault in the order of the plan, which this is or undoes.
     pub fault: usize,

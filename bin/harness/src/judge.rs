@@ -25,7 +25,7 @@ pub(crate) struct Flight {
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// No answer yet.
+    /// It is not answered yet.
     Open,
     /// As it may. `seen`: by a read.
     Right { at_ns: u64, seen: Option<ValueRead> },
@@ -53,9 +53,7 @@ pub(crate) fn entry(writer: u32, sent_ns: u64, request: LoadRequest, flight: Fli
 
 /// Looks at each answer as it arrives.
 pub(crate) struct AnswerJudge<'a> {
-    /// What was written.
     pub ledger: &'a Ledger,
-    /// How values look.
     pub texts: &'a Texts,
     pub batch: &'a [LoadRequest],
     pub flights: &'a mut [Flight],

@@ -61,7 +61,6 @@ pub(crate) struct LoadPlan {
     pub threads: usize,
     /// The share of writes, 0 to 1.
     pub write_share: f64,
-    /// The keys.
     pub chooser: Chooser,
     /// Pause between an answer and the next request, or batch of them; closed loop only.
     pub think: Duration,
@@ -78,9 +77,7 @@ pub(crate) struct LoadPlan {
 /// What all connections of a load share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// What to do.
     pub plan: LoadPlan,
-    /// How to connect.
     pub dialer: Dialer,
     /// What is known of the keys.
     pub ledger: Ledger,
@@ -210,7 +207,7 @@ pub(crate) struct FaultPhase {
     pub from_ns: u64,
     /// The longest time without an acknowledged write.
     pub longest_gap_ns: u64,
-    /// What failed.
+    /// Failures of this phase, by class.
     pub errors: Errors,
 }
 
@@ -226,7 +223,6 @@ impl Phases {
         }
     }
 
-    /// A fault strikes.
     pub(crate) fn begin(&self, now_ns: u64) {
         let mut state = lock(&self.state);
         let gap_ns = now_ns.saturating_sub(self.last_write_ns.load(Ordering::Relaxed));

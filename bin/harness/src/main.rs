@@ -193,7 +193,6 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
 /// How the plots are drawn.
 type Draw = fn(&SweepRecord, &Path) -> anyhow::Result<Vec<Plot>>;
 
-/// Writes all files.
 fn leave(sweep: &SweepRecord, single: bool, options: &Options, draw: Draw) -> anyhow::Result<()> {
     output::write(sweep, single, &options.output)?;
     let plots = draw(sweep, &options.output).context("cannot draw the plots")?;

@@ -26,7 +26,6 @@ const FAILOVER_LIMIT: Duration = Duration::from_secs(5);
 /// The longest INFO that is read, in bytes.
 const INFO_BYTES_MAX: usize = 1 << 20;
 
-/// What was seen.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Monitored {
     /// `dsm 0.1.0`, `redis 7.0.15`; empty when it did not say.

@@ -23,9 +23,7 @@ pub(crate) struct RunRecord {
     pub version: String,
     /// What was measured: `dsm 0.1.0`, `redis 7.0.15`; empty when it did not say.
     pub store: String,
-    /// Where.
     pub system: SystemRecord,
-    /// With what load.
     pub settings: LoadSettings,
     /// What was measured, in seconds, without the warm-up; shorter than asked for after Ctrl+C.
     pub duration_s: f64,
@@ -36,7 +34,7 @@ pub(crate) struct RunRecord {
     pub run_tag: String,
     /// One for each second, the warm-up excluded; the last one may be shorter.
     pub seconds: Vec<Second>,
-    /// The whole measurement.
+    /// Sums and latencies over the whole measurement, warm-up left out.
     pub totals: Totals,
     /// Wrong answers to requests that do not belong to the measurement, as those of the warm-up, by class.
     #[serde(default)]
@@ -56,16 +54,15 @@ pub(crate) struct RunRecord {
     pub harness_cpu: CpuRecord,
 }
 
-/// The machine.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct SystemRecord {
     /// As the kernel names it.
     pub cpu_model: String,
     /// Logical processors this process may use.
     pub cores: u64,
-    /// All of it.
+    /// The machine's memory in all.
     pub memory_bytes: u64,
-    /// Name and release.
+    /// Name and release, as `uname` has them.
     pub kernel: String,
     /// The compiler of the harness; empty when it is unknown.
     pub rustc: String,
@@ -78,7 +75,7 @@ pub(crate) struct LoadSettings {
     pub target: Option<String>,
     /// Slaves of the cluster; for a target what it said, 0 if it said nothing.
     pub slaves: u32,
-    /// Clients.
+    /// Connections that ask at once.
     pub clients: u32,
     /// Connections of each client.
     pub pool: u32,
@@ -96,7 +93,6 @@ pub(crate) struct LoadSettings {
     pub rate: Option<f64>,
     /// Requests a connection has in flight at once.
     pub pipeline: u32,
-    /// Warm-up in seconds.
     pub warmup_s: f64,
     /// Measurement asked for, in seconds.
     pub duration_s: f64,
@@ -151,11 +147,11 @@ pub(crate) struct Second {
     pub at_s: f64,
     /// The same as RFC 3339, UTC.
     pub timestamp: String,
-    /// Successes and errors.
+    /// Requests that ended in this second, successes and errors.
     pub total_requests: u64,
     /// Requests with a right answer.
     pub success_count: u64,
-    /// All others.
+    /// Requests that failed, for whatever other reason.
     pub error_count: u64,
     /// Successful reads.
     pub read_count: u64,
@@ -163,13 +159,11 @@ pub(crate) struct Second {
     pub write_count: u64,
     /// Successes only, by the real length of this second.
     pub throughput_rps: f64,
-    /// Mean.
+    /// The mean of the successful reads, in microseconds.
     pub read_latency_us: f64,
-    /// Mean.
+    /// The mean of the successful writes, in microseconds.
     pub write_latency_us: f64,
-    /// Of the reads.
     pub read: Percentiles,
-    /// Of the writes.
     pub write: Percentiles,
     /// By class; the classes stand in docs/HARNESS.md.
     pub errors: BTreeMap<String, u64>,
@@ -180,15 +174,15 @@ pub(crate) struct Second {
 /// A distribution of latencies in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Percentiles {
-    /// Median.
+    /// The median, in microseconds.
     pub p50: u64,
-    /// 90 %.
+    /// The 90th percentile, in microseconds.
     pub p90: u64,
-    /// 99 %.
+    /// The 99th percentile, in microseconds.
     pub p99: u64,
-    /// 99.9 %.
+    /// The 99.9th percentile, in microseconds.
     pub p999: u64,
-    /// The slowest.
+    /// The slowest one, in microseconds.
     pub max: u64,
 }
 
@@ -196,11 +190,11 @@ pub(crate) struct Percentiles {
 /// in none of the seconds; here it counts in everything but the throughput.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Totals {
-    /// Successes and errors.
+    /// Requests that ended, successes and errors.
     pub total_requests: u64,
     /// Requests with a right answer.
     pub success_count: u64,
-    /// All others.
+    /// Requests that failed, for whatever other reason.
     pub error_count: u64,
     /// Successful reads.
     pub read_count: u64,
@@ -211,15 +205,13 @@ pub(crate) struct Totals {
     pub late_count: u64,
     /// Successes within the measurement only.
     pub throughput_rps: f64,
-    /// Mean.
+    /// The mean of the successful reads, in microseconds.
     pub read_latency_us: f64,
-    /// Mean.
+    /// The mean of the successful writes, in microseconds.
     pub write_latency_us: f64,
-    /// Of the reads.
     pub read: Percentiles,
-    /// Of the writes.
     pub write: Percentiles,
-    /// By class.
+    /// How many failed, by class.
     pub errors: BTreeMap<String, u64>,
     /// The longest time without an acknowledged write, over all connections, from the start to the end; `None` when no
     /// write was asked for.
@@ -249,16 +241,16 @@ pub(crate) struct FaultRecord {
 /// How much one slave had to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SlaveLoad {
-    /// Its id.
+    /// The slave's name.
     pub slave: String,
-    /// Writes it acknowledged.
+    /// Writes that it acknowledged during the run.
     pub writes: u64,
 }
 
 /// What the checker of linearizability said.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct CheckRecord {
-    /// Operations judged.
+    /// Operations that were judged.
     pub operations: u64,
     /// Different keys.
     pub keys: u64,
@@ -286,9 +278,9 @@ pub(crate) struct ReadBack {
 /// Processor time of the harness.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct CpuRecord {
-    /// In user mode.
+    /// Time in user mode, in seconds.
     pub user_s: f64,
-    /// In the kernel.
+    /// Time in the kernel, in seconds.
     pub system_s: f64,
     /// Both, for one request.
     pub us_per_request: f64,
@@ -308,7 +300,6 @@ pub(crate) struct SweepRecord {
 /// A single run and what was found beside it: `run.json`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct SingleRecord {
-    /// The run.
     #[serde(flatten)]
     pub run: RunRecord,
     /// The placement experiment; empty when it was not made.

@@ -64,7 +64,6 @@ const FIRST_WRITER: u32 = 0;
 
 /// What a run is made with.
 pub(crate) struct Setting<'a> {
-    /// The command line.
     pub options: &'a Options,
     /// This point of the grid.
     pub settings: LoadSettings,
@@ -72,7 +71,7 @@ pub(crate) struct Setting<'a> {
     pub targets: Vec<String>,
     /// The cluster, if it is the harness' own.
     pub launcher: Option<&'a mut Launcher>,
-    /// Ends it early.
+    /// Ends the run early.
     pub stop: &'a StopSignal,
     /// Shows how it goes.
     pub progress: &'a mut Progress,
@@ -581,7 +580,6 @@ impl<'a> Errand<'a> {
         }
     }
 
-    /// A batch begins.
     fn begin(&mut self) {
         self.begun = Instant::now();
     }
@@ -744,7 +742,6 @@ async fn write_once(
     Ok(fates.into_iter().map(|(fate, _)| fate).collect())
 }
 
-/// The last reading.
 struct LastReading {
     record: ReadBack,
     /// When each lost write had been acknowledged.

@@ -122,7 +122,6 @@ impl StopSignal {
         }
     }
 
-    /// Whether to stop.
     pub(crate) fn is_set(&self) -> bool {
         self.lock().stopped
     }

@@ -57,9 +57,7 @@ impl fmt::Display for Name {
 /// One `--sweep`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Dimension {
-    /// What is varied.
     pub name: Name,
-    /// Its values.
     pub values: Vec<u32>,
 }
 

@@ -53,7 +53,7 @@ impl CpuTime {
         }
     }
 
-    /// In both modes.
+    /// User mode and kernel together, in seconds.
     pub(crate) fn total_s(self) -> f64 {
         self.user_s + self.system_s
     }

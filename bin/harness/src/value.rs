@@ -106,7 +106,6 @@ impl Texts {
         std::str::from_utf8(&self.run).expect("hexadecimal digits are ASCII")
     }
 
-    /// All keys.
     pub(crate) fn keys(&self) -> &TextTable {
         &self.keys
     }

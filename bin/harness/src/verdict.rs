@@ -17,7 +17,7 @@ pub(crate) enum Finding {
     NotReadBack(String),
     /// The history was not found linearizable; with the part that has no explanation.
     History(HistoryVerdict, String),
-    /// No request succeeded.
+    /// No request succeeded, so there is nothing to measure.
     NothingMeasured,
     /// More requests failed than were to, both in percent.
     TooManyErrors { rate: f64, max: f64 },

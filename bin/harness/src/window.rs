@@ -15,7 +15,7 @@ const DIGITS: u8 = 3;
 /// How many classes of errors are told apart.
 const CLASSES_MAX: usize = 40;
 
-/// Errors by class.
+/// How many failed, by class.
 pub(crate) type Errors = BTreeMap<String, u64>;
 
 /// Adds `count` errors of a class.
@@ -90,12 +90,10 @@ pub(crate) struct TimeWindow {
 }
 
 impl TimeWindow {
-    /// A successful read.
     pub(crate) fn read(&mut self, latency_ns: u64) {
         self.reads.record(latency_ns);
     }
 
-    /// A successful write.
     pub(crate) fn write(&mut self, latency_ns: u64) {
         self.writes.record(latency_ns);
     }
@@ -119,12 +117,10 @@ impl TimeWindow {
         }
     }
 
-    /// Successful requests.
     pub(crate) fn successes(&self) -> u64 {
         self.reads.count() + self.writes.count()
     }
 
-    /// Failed requests.
     pub(crate) fn failures(&self) -> u64 {
         self.errors.values().sum()
     }
@@ -190,7 +186,7 @@ impl Windows {
         self.windows.entry(number).or_default()
     }
 
-    /// Behind the end.
+    /// What ended after the measurement.
     pub(crate) fn late(&mut self) -> &mut TimeWindow {
         &mut self.late
     }

@@ -90,32 +90,7 @@ impl World {
     fn event(&mut self, input: &mut Input<'_>) -> Option<Event> {
         let choice = input.u8();
         let event = match choice % 16 {
-            0..=5 => {
-                let who = input.u8();
-                let forwarded = who & 0x30 == 0x30;
-                // The other master's sessions are others than ours.
-                let session = SessionId(u64::from(who & 3) + if forwarded { 100 } else { 0 });
-                if self.closed.contains(&session) {
-                    return None;
-                }
-                let kind = match who >> 4 & 3 {
-                    3 => Kind::Forwarded { generation: u32::from(who >> 6) },
-                    // A session is of one kind.
-                    _ if session.0 & 1 == 1 => Kind::Native,
-                    _ => Kind::Forwardable,
-                };
-                self.next_tag += 1;
-                let asker = Asker { session, tag: self.next_tag };
-                let key = Bytes::from(vec![b'k'; usize::from(who >> 2 & 3)]);
-                let command = if choice & 1 == 0 {
-                    Command::Get { key }
-                } else {
-                    Command::Put { key, value: Bytes::from_static(b"value") }
-                };
-                let deadline = self.now.plus(u64::from(input.u8()) * 4);
-                self.open.insert(asker.tag, Open { session, deadline, command: command.clone(), kind });
-                Event::Request { asker, kind, deadline, command }
-            }
+            0..=5 => self.request(choice, input)?,
             6..=8 => {
                 let which = input.u8();
                 let ids: Vec<_> = self.forwarded.iter().map(|(id, (link, _))| (*id, *link)).collect();
@@ -168,6 +143,34 @@ impl World {
         Some(event)
     }
 
+    /// A request of one of few sessions.
+    fn request(&mut self, choice: u8, input: &mut Input<'_>) -> Option<Event> {
+        let who = input.u8();
+        let forwarded = who & 0x30 == 0x30;
+        // The other master's sessions are others than ours.
+        let session = SessionId(u64::from(who & 3) + if forwarded { 100 } else { 0 });
+        if self.closed.contains(&session) {
+            return None;
+        }
+        let kind = match who >> 4 & 3 {
+            3 => Kind::Forwarded { generation: u32::from(who >> 6) },
+            // A session is of one kind.
+            _ if session.0 & 1 == 1 => Kind::Native,
+            _ => Kind::Forwardable,
+        };
+        self.next_tag += 1;
+        let asker = Asker { session, tag: self.next_tag };
+        let key = Bytes::from(vec![b'k'; usize::from(who >> 2 & 3)]);
+        let command = if choice & 1 == 0 {
+            Command::Get { key }
+        } else {
+            Command::Put { key, value: Bytes::from_static(b"value") }
+        };
+        let deadline = self.now.plus(u64::from(input.u8()) * 4);
+        self.open.insert(asker.tag, Open { session, deadline, command: command.clone(), kind });
+        Some(Event::Request { asker, kind, deadline, command })
+    }
+
     /// The session is over: nobody waits for its answers.
     fn end(&mut self, session: SessionId) {
         self.closed.insert(session);
@@ -195,6 +198,28 @@ impl World {
         assert_eq!(front.waiting(), own, "what waits is miscounted");
     }
 
+    /// A request is sent to the other end of `link`, under the number `id`.
+    fn sent(&mut self, (link, id): (LinkId, RequestId), stream: u64, generation: u32, command: &Command) {
+        assert!(
+            self.leader == Some(link) && self.stance == Stance::Standby,
+            "forwarded to one that does not lead"
+        );
+        let mut out = self.forwarded.values().filter(|(_, asker)| asker.session.0 == stream);
+        assert!(out.all(|(over, _)| *over == link), "a session is on two links");
+        assert!(id > self.last_forwarded, "a number is used twice");
+        self.last_forwarded = id;
+        let highest = self.generations.entry((link, stream)).or_default();
+        assert!(generation >= *highest, "a generation falls");
+        *highest = generation;
+        // The oldest of the session that is not out already.
+        let out: Vec<u64> = self.forwarded.values().map(|(_, asker)| asker.tag).collect();
+        let next = self.open.iter().find(|(tag, open)| open.session.0 == stream && !out.contains(tag));
+        let (tag, open) = next.expect("nobody asked for what is forwarded");
+        assert_eq!(&open.command, command, "a session's order is lost");
+        assert!(!matches!(open.kind, Kind::Forwarded { .. }), "forwarded a second time");
+        self.forwarded.insert(id, (link, Asker { session: open.session, tag: *tag }));
+    }
+
     fn performed(&mut self, effect: Effect, response: Option<&(Asker, Reply)>) {
         match effect {
             Effect::Serve { asker, deadline, command } => {
@@ -209,25 +234,7 @@ impl World {
                 );
             }
             Effect::Forward { link, id, stream, generation, command } => {
-                assert!(
-                    self.leader == Some(link) && self.stance == Stance::Standby,
-                    "forwarded to one that does not lead"
-                );
-                let mut out = self.forwarded.values().filter(|(_, asker)| asker.session.0 == stream);
-                assert!(out.all(|(over, _)| *over == link), "a session is on two links");
-                assert!(id > self.last_forwarded, "a number is used twice");
-                self.last_forwarded = id;
-                let highest = self.generations.entry((link, stream)).or_default();
-                assert!(generation >= *highest, "a generation falls");
-                *highest = generation;
-                // The oldest of the session that is not out already.
-                let out: Vec<u64> = self.forwarded.values().map(|(_, asker)| asker.tag).collect();
-                let next =
-                    self.open.iter().find(|(tag, open)| open.session.0 == stream && !out.contains(tag));
-                let (tag, open) = next.expect("nobody asked for what is forwarded");
-                assert_eq!(open.command, command, "a session's order is lost");
-                assert!(!matches!(open.kind, Kind::Forwarded { .. }), "forwarded a second time");
-                self.forwarded.insert(id, (link, Asker { session: open.session, tag: *tag }));
+                self.sent((link, id), stream, generation, &command);
             }
             Effect::Reply { to, reply } => {
                 let open = self.open.remove(&to.tag).expect("answered twice");

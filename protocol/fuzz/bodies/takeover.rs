@@ -6,7 +6,8 @@ use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, ReignId, Seq, Version}
 use dsm_protocol::machine::master::{ReignRecord, Reigns};
 use dsm_protocol::machine::reign::may_begin::HEAR_MS;
 use dsm_protocol::machine::reign::{
-    Config, Effect, Event, FileAtPath, GivenUp, Hearsay, Leadership, Refusal, Role, Seen, Surroundings,
+    Config, Effect, Event, FileAtPath, HandoverFailure, Hearsay, Leadership, LockSeen, Refusal, ReignRole,
+    Surroundings,
 };
 use dsm_protocol::record::Position;
 use dsm_protocol::witness_file::WitnessText;
@@ -49,7 +50,7 @@ impl Log {
         }
         let hearsay = Hearsay { slaves: Vec::new(), has_newcomer: true, reigns: &self.reigns };
         machine.step(now, Event::Heard(hearsay), &mut effects);
-        let Role::Opening { epoch, .. } = *machine.role() else { panic!("{:?}", machine.role()) };
+        let ReignRole::Opening { epoch, .. } = *machine.role() else { panic!("{:?}", machine.role()) };
         let version = Version { epoch, seq: self.last.seq.next() };
         let reign = dsm_protocol::ids::Reign { epoch, id: ReignId(epoch.0) };
         self.reigns.begin(ReignRecord { reign, first: version.seq, durable: true });
@@ -126,11 +127,11 @@ pub(crate) fn run(data: &[u8]) {
             }
         };
         match event {
-            Event::Looked(Seen::Held { beat: seen }) if stage == Stage::Waiting => match beat {
+            Event::Looked(LockSeen::Held { beat: seen }) if stage == Stage::Waiting => match beat {
                 Some((last, _)) if last == seen => {}
                 _ => beat = Some((seen, now)),
             },
-            Event::Looked(Seen::Free) if stage == Stage::Waiting => beat = None,
+            Event::Looked(LockSeen::Free) if stage == Stage::Waiting => beat = None,
             Event::PeerSaid { active, .. } => {
                 peer_active = active;
                 asked &= peer_active;
@@ -186,7 +187,7 @@ pub(crate) fn run(data: &[u8]) {
                     let gone = Event::StandbyGone { link: STANDBY, is_last: true };
                     machine.step(now, gone, &mut Vec::new());
                 }
-                Effect::RefuseHandover { why: GivenUp::Refused(refusal), .. } => {
+                Effect::RefuseHandover { why: HandoverFailure::Refused(refusal), .. } => {
                     let Event::HandoverRequested { follows, ready, forced, .. } = event else {
                         panic!("{event:?}")
                     };
@@ -218,7 +219,7 @@ fn event(choice: u8, argument: u8, stage: Stage) -> Option<Next> {
     let event = match choice % 16 {
         0..=5 => {
             let beat = (argument > 3).then_some(u64::from(argument >> 5));
-            Event::Looked(if argument == 0 { Seen::Free } else { Seen::Held { beat } })
+            Event::Looked(if argument == 0 { LockSeen::Free } else { LockSeen::Held { beat } })
         }
         6 => Event::CaughtUp,
         7 | 8 => match stage {
@@ -235,7 +236,7 @@ fn event(choice: u8, argument: u8, stage: Stage) -> Option<Next> {
         }
         13 => Event::HandoverRefused,
         14 => Event::HandoverOffered,
-        _ => Event::Looked(Seen::Free),
+        _ => Event::Looked(LockSeen::Free),
     };
     Some(Next::Event(event))
 }

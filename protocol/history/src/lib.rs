@@ -64,7 +64,7 @@ const PRINTED_BYTES_MAX: usize = 48;
 pub enum Action {
     /// Writes the value. Values that are unique within a key make the check sharp and fast.
     Write(Bytes),
-    /// Deletes the key.
+    /// Deletes the key; the answer says whether it existed.
     Delete {
         /// Whether the answer said that the key existed; `None` when it did not say.
         existed: Option<bool>,
@@ -90,11 +90,11 @@ pub enum OperationOutcome {
 pub struct ClientOperation {
     /// Which client, for people only: a client may have several operations open.
     pub client: u64,
-    /// The key.
+    /// The key that it is about.
     pub key: Bytes,
-    /// What was asked.
+    /// What was asked of the store.
     pub action: Action,
-    /// How it ended.
+    /// What the client heard, if anything.
     pub outcome: OperationOutcome,
     /// Nanoseconds on a clock that all clients share: before the request left.
     pub invoked_ns: u64,
@@ -113,7 +113,7 @@ pub struct History {
 }
 
 impl History {
-    /// An empty history.
+    /// A history without operations.
     pub fn new() -> Self {
         History::default()
     }
@@ -187,7 +187,7 @@ impl Default for SearchLimits {
 pub struct Stats {
     /// Operations in the history.
     pub operations: usize,
-    /// Different keys.
+    /// How many different keys were used.
     pub keys: usize,
     /// Operations with a result.
     pub done: usize,
@@ -216,9 +216,9 @@ pub enum Violation {
     NotLinearizable(CounterExample),
     /// The search took more steps than it may: nothing is known about this key.
     GaveUp {
-        /// The key.
+        /// The key whose history is too long to judge.
         key: Bytes,
-        /// Its operations.
+        /// How many operations that has.
         operations: usize,
         /// The steps that were taken.
         steps: u64,
@@ -242,7 +242,7 @@ impl std::error::Error for Violation {}
 /// changing that (unless the bound on the search for a smaller one was reached).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CounterExample {
-    /// The key.
+    /// The key whose history no order explains.
     pub key: Bytes,
     /// The operations that contradict each other, by the time of their invocation.
     pub operations: Vec<ClientOperation>,

@@ -13,7 +13,7 @@ const KEY_OVERHEAD_BYTES: usize = 32;
 /// What is true of a [`Command`] under all of its names.
 #[derive(Debug)]
 pub struct CommandFacts {
-    /// What it changes.
+    /// What it changes in the store, if anything.
     pub changes: Changes,
     /// How long its answer is.
     pub answer: AnswerLength,
@@ -26,7 +26,7 @@ pub struct CommandFacts {
 /// What a command changes: if the answer of one that changes something is lost, the outcome is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changes {
-    /// Nothing.
+    /// It only reads, or does not reach the store.
     Nothing,
     /// Values: it makes one `WRITE` record.
     Values,
@@ -59,9 +59,9 @@ pub struct PromptLine {
 /// The keys and values that a command names, in the order asked.
 #[derive(Clone, Copy, Debug)]
 pub enum Operands<'a> {
-    /// None.
+    /// It has no keys.
     None,
-    /// One key.
+    /// One key, without a value.
     Key(&'a Bytes),
     /// One key and its value.
     KeyAndValue(&'a Bytes, &'a Bytes),
@@ -126,7 +126,6 @@ impl Operands<'_> {
 /// All that a command of many keys consists of.
 #[derive(Debug)]
 pub(crate) enum KeyList {
-    /// Keys.
     Keys(Vec<Bytes>),
     /// Keys with their values.
     Pairs(Vec<(Bytes, Bytes)>),
@@ -159,7 +158,6 @@ pub(crate) enum Does {
     Ask(fn(&mut Words) -> Result<Command, Unfit>),
     /// Asks for a description of the node, of which the words after the name choose sections.
     Describe,
-    /// Ends the connection.
     Quit,
     /// Is answered by the connection alone.
     Own(Own),

@@ -176,7 +176,7 @@ words! {
 words! {
     /// Whether a master serves.
     MasterRole {
-        /// It serves.
+        /// It executes requests.
         Primary = "primary",
         /// It follows the log and waits for the lock.
         Standby = "standby",
@@ -321,7 +321,7 @@ parts! {
 parts! {
     /// A slave that counts for writes.
     ActiveSlave {
-        /// Its name.
+        /// The name that the slave was started with.
         id: SlaveId,
         /// Its place in sets of holders, below 64.
         slot: u32,
@@ -338,7 +338,7 @@ parts! {
 parts! {
     /// A slave that is connected and failed too lately to count.
     QuarantinedSlave {
-        /// Its name.
+        /// The name that the slave was started with.
         id: SlaveId,
     } state "quarantined" {
         /// How often it failed in a row.
@@ -353,7 +353,7 @@ parts! {
 parts! {
     /// A slave that is connected to a standby.
     ConnectedSlave {
-        /// Its name.
+        /// The name that the slave was started with.
         id: SlaveId,
     } state "connected" {
     }
@@ -362,7 +362,7 @@ parts! {
 /// A slave that is connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SlaveInfo {
-    /// It counts.
+    /// It counts for writes.
     Active(ActiveSlave),
     /// It does not count yet.
     Quarantined(QuarantinedSlave),

@@ -78,7 +78,7 @@ impl RequestKind {
     }
 }
 
-/// What happened.
+/// What happens to the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The application asks for something. Ids ascend.
@@ -101,28 +101,28 @@ pub enum Event {
     },
     /// The link could not be opened, broke, or was closed as asked.
     Closed {
-        /// Which link.
+        /// The link that is gone.
         link: LinkId,
         /// The requests of which at least the last byte was never handed to the kernel.
         unsent: Vec<RequestId>,
     },
     /// A part of something came in: the master is not silent.
     Heard {
-        /// On which link.
+        /// The link that something came over.
         link: LinkId,
     },
     /// A response came in.
     Answered {
-        /// On which link.
+        /// The link that it came over.
         link: LinkId,
-        /// To which request.
+        /// The request that is answered.
         request: RequestId,
-        /// What it says.
+        /// The answer itself.
         reply: Reply,
     },
     /// The master says by itself that it does not serve any more: it stops.
     StoodBy {
-        /// On which link.
+        /// The link that it came over.
         link: LinkId,
         /// The address of the one that serves, if it is known.
         active_address: Option<String>,
@@ -144,21 +144,21 @@ pub enum Effect {
     },
     /// Close the link, whatever its state; tell `Closed`.
     Close {
-        /// Which link.
+        /// The link that is to be closed.
         link: LinkId,
     },
     /// Write the request to the link.
     Send {
         /// Which link; it is open.
         link: LinkId,
-        /// Which request.
+        /// The request that is to be sent.
         request: RequestId,
     },
     /// Tell the application. The machine has forgotten the request.
     Finish {
-        /// Which request.
+        /// The request that has ended.
         request: RequestId,
-        /// How it ended.
+        /// What the caller is told.
         outcome: Outcome,
     },
 }
@@ -205,7 +205,7 @@ enum Link {
     Waiting { since: Millis, until: Millis },
     /// A link was asked for.
     Connecting { link: LinkId, since: Millis },
-    /// Welcomed.
+    /// The master has welcomed this client: requests may be sent.
     Open(Open),
     /// The caller has been told to close it.
     Closing { link: LinkId, prefer: Option<usize> },
@@ -240,7 +240,7 @@ impl Open {
     }
 }
 
-/// The client's machine.
+/// The machine of one client, which talks to one master at a time.
 #[derive(Debug)]
 pub struct ClientMachine {
     settings: Settings,

@@ -10,7 +10,7 @@ use std::fmt;
 /// The process that would kill, as it knows itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observer {
-    /// Its process id.
+    /// The process that asks.
     pub pid: u32,
     /// The boot in which it runs.
     pub boot: String,
@@ -34,7 +34,7 @@ pub struct Holders {
 pub enum MayKill {
     /// This process holds the lock, without doubt.
     Yes {
-        /// Its process id.
+        /// The process that may be killed.
         pid: u32,
     },
     /// Nobody holds it any more.
@@ -71,7 +71,7 @@ pub enum Spared {
     },
     /// The process that took the lock has ended, and its id means another one.
     IdReused {
-        /// That id.
+        /// The id that another process has now.
         pid: u32,
     },
 }

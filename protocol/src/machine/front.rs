@@ -61,18 +61,18 @@ pub enum Event {
     },
     /// A link to another master is gone.
     PeerDown {
-        /// Which.
+        /// The link that is gone.
         link: LinkId,
     },
-    /// A request.
+    /// A request has come.
     Request {
-        /// Who asks.
+        /// Who is to get the answer.
         asker: Asker,
         /// How it got here.
         kind: Kind,
         /// When the asker stops waiting.
         deadline: Millis,
-        /// What is asked.
+        /// What the request is.
         command: Command,
     },
     /// Another master answered a forwarded request.
@@ -81,15 +81,15 @@ pub enum Event {
         link: LinkId,
         /// The number it was forwarded under.
         id: RequestId,
-        /// The answer.
+        /// The other master's answer.
         reply: Reply,
     },
     /// A session is closed.
     SessionClosed {
-        /// Which.
+        /// The session that is closed.
         session: SessionId,
     },
-    /// Time passed.
+    /// Time passed. At least every 50 ms.
     Tick,
 }
 
@@ -98,11 +98,11 @@ pub enum Event {
 pub enum Effect {
     /// Execute the request here.
     Serve {
-        /// Who asks.
+        /// Who is to get the answer.
         asker: Asker,
         /// When the asker stops waiting.
         deadline: Millis,
-        /// What is asked.
+        /// What the request is.
         command: Command,
     },
     /// Send the request to another master.
@@ -113,9 +113,9 @@ pub enum Effect {
         id: RequestId,
         /// The session's number there.
         stream: u64,
-        /// The session's generation.
+        /// The session's generation, which the other side compares with what it has refused.
         generation: u32,
-        /// What is asked.
+        /// What the request is.
         command: Command,
     },
     /// Tell another master that a forwarded session is closed.
@@ -125,16 +125,16 @@ pub enum Effect {
         /// The session's number there.
         stream: u64,
     },
-    /// Answer a request.
+    /// Answer a request without executing it.
     Reply {
-        /// Whom.
+        /// Who is to get the answer.
         to: Asker,
-        /// What.
+        /// The answer itself.
         reply: Reply,
     },
     /// Close a session once its answers are out: what it asked later would run after an unknown write.
     CloseSession {
-        /// Which.
+        /// The session that is to be closed.
         session: SessionId,
     },
 }
@@ -176,7 +176,7 @@ impl Stream {
     }
 }
 
-/// The machine.
+/// The front of one master.
 #[derive(Clone, Debug)]
 pub struct Front {
     config: Config,
@@ -309,7 +309,7 @@ impl Front {
                     && matches!(queued.command, Command::Get { .. })
                     && planted!(StandbyAnswersReads)
                 {
-                    effects.push(serve(queued));
+                    effects.push(Effect::Reply { to: asker, reply: Reply::NotFound });
                 } else {
                     self.enqueue(stance, queued, effects);
                 }

@@ -109,7 +109,7 @@ impl Trouble {
 /// What a master sees.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Whether it serves.
+    /// Whether this master serves.
     pub serves: bool,
     /// Whether it knows of another one that does.
     pub knows_active: bool,
@@ -117,7 +117,7 @@ pub struct Facts {
     pub lock_holder: Option<String>,
     /// Whether the other master is connected, and what it is behind by, in milliseconds, as far as it tells.
     pub standby_lag_ms: Option<u64>,
-    /// Active slaves.
+    /// How many slaves are active.
     pub slaves: usize,
     /// The names of those without room.
     pub full: Vec<String>,
@@ -128,11 +128,11 @@ pub struct Facts {
 /// What is to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
-    /// It has begun.
+    /// It has begun and lasted long enough to be told.
     Began(Trouble),
-    /// It is over.
+    /// It is over, and was told when it began.
     Ended {
-        /// What.
+        /// What is over.
         trouble: Trouble,
         /// How long it lasted, in milliseconds.
         ms: u64,
@@ -147,7 +147,7 @@ struct State {
     told: bool,
 }
 
-/// The machine.
+/// What is known of the cluster's lacks.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     facts: Facts,

@@ -18,6 +18,7 @@ pub mod fence;
 pub mod front;
 pub mod health;
 pub mod link;
+pub mod log_scan;
 pub mod master;
 pub mod reign;
 pub mod slave;

@@ -31,19 +31,19 @@ pub const KEPT_BYTES_MIN: usize = 4 << 20;
 pub enum Event {
     /// A link to a master stands.
     LinkUp {
-        /// The link.
+        /// The new link.
         link: LinkId,
     },
     /// A link is gone.
     LinkDown {
-        /// The link.
+        /// The link that is gone.
         link: LinkId,
     },
     /// A master says that it reigns.
     Announced {
-        /// Its link.
+        /// The link of the master that announces.
         link: LinkId,
-        /// The reign.
+        /// The reign that is announced.
         reign: Reign,
         /// Its EPOCH record's seq.
         seq: Seq,
@@ -52,32 +52,32 @@ pub enum Event {
     },
     /// A master has given the slave its place in its reign.
     Admitted {
-        /// Its link.
+        /// The link of the master that admits.
         link: LinkId,
-        /// The reign.
+        /// The reign in which it has a place.
         reign: Reign,
     },
     /// Counted: hold a value.
     Write {
-        /// The link.
+        /// The link that it came over.
         link: LinkId,
-        /// The version.
+        /// The version that the value has.
         version: Version,
         /// Which reign of its epoch wrote it.
         reign: ReignId,
-        /// The key.
+        /// The key to be written.
         key: Bytes,
-        /// The value.
+        /// The value to be held.
         value: Bytes,
     },
     /// Counted: a sign of life is asked for.
     Ping {
-        /// The link.
+        /// The link that it came over.
         link: LinkId,
     },
     /// A value is asked for.
     Read {
-        /// The link.
+        /// The link that it came over.
         link: LinkId,
         /// Comes back with the answer.
         tag: u64,
@@ -85,28 +85,28 @@ pub enum Event {
         version: Version,
         /// Which reign of its epoch wrote it.
         reign: ReignId,
-        /// The key.
+        /// The key to be read.
         key: Bytes,
     },
     /// Forget a version and what is older.
     Drop {
-        /// The link.
+        /// The link that it came over.
         link: LinkId,
-        /// The version.
+        /// The newest version to be forgotten.
         version: Version,
         /// Which reign of its epoch is meant.
         reign: ReignId,
-        /// The key.
+        /// The key to be forgotten.
         key: Bytes,
     },
     /// The next part of the report is asked for.
     HoldingsNext {
-        /// The link.
+        /// The link that it came over.
         link: LinkId,
     },
     /// Everything that arrived together on a link is handed in: acknowledge it.
     BatchEnded {
-        /// The link.
+        /// The link that the batch came over.
         link: LinkId,
     },
 }
@@ -116,9 +116,9 @@ pub enum Event {
 pub enum Effect {
     /// The reign is accepted.
     Enlisted {
-        /// The link.
+        /// The link to answer over.
         link: LinkId,
-        /// The reign.
+        /// The reign that is accepted.
         reign: Reign,
         /// The last one that the slave was part of.
         seen: Option<Seen>,
@@ -127,21 +127,21 @@ pub enum Effect {
     },
     /// What came was of a reign that is over.
     Outdated {
-        /// The link.
+        /// The link to answer over.
         link: LinkId,
         /// The highest reign known.
         seen: Seen,
     },
     /// A counted write did not fit. Always before the ACK that covers it.
     Full {
-        /// The link.
+        /// The link to answer over.
         link: LinkId,
-        /// The write's number.
+        /// The number of the write, among those that came over this link.
         number: u64,
     },
     /// All counted messages up to `through` are applied.
     Ack {
-        /// The link.
+        /// The link to answer over.
         link: LinkId,
         /// The number of the last one.
         through: u64,
@@ -150,33 +150,33 @@ pub enum Effect {
     },
     /// The value that was asked for.
     Value {
-        /// The link.
+        /// The link to answer over.
         link: LinkId,
-        /// The read.
+        /// The read, as the master numbers it.
         tag: u64,
-        /// The version held.
+        /// The version that is held.
         version: Version,
         /// Which reign of its epoch wrote it.
         reign: ReignId,
-        /// The value.
+        /// The value that is held.
         value: Bytes,
     },
     /// Only an older version is held, or none.
     Missing {
-        /// The link.
+        /// The link to answer over.
         link: LinkId,
-        /// The read.
+        /// The read, as the master numbers it.
         tag: u64,
-        /// The older version.
+        /// The version that is held instead, if any is.
         held: Option<Version>,
     },
     /// A part of the report.
     Holdings {
-        /// The link.
+        /// The link to answer over.
         link: LinkId,
         /// Keys, versions and whose those are.
         entries: Vec<(Bytes, Stamp)>,
-        /// Whether nothing follows.
+        /// Whether the report ends with this part.
         last: bool,
     },
 }
@@ -205,7 +205,7 @@ struct Held {
     value: Bytes,
 }
 
-/// The machine.
+/// What a slave holds, and whom it obeys.
 #[derive(Clone, Debug)]
 pub struct Slave {
     memory_max: Option<u64>,

@@ -41,7 +41,7 @@ pub enum Verdict {
     /// Nothing from here on was ever known to be on disk, so nothing of it was acknowledged as durable: it may be
     /// cut.
     Torn {
-        /// Where to cut.
+        /// Bytes in front of the cut.
         offset: u64,
         /// Bytes after the cut.
         bytes: u64,

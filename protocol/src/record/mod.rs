@@ -19,8 +19,8 @@ pub use encode::{
 };
 pub use judge::{CrashKind, Evidence, Judge, Verdict};
 pub use parse::{
-    good_line_at_end, parse_legacy, parse_line, Body, Encoded, EpochMark, Fields, GivenUp, Keys, LegacyLine,
-    Pairs, Record,
+    good_line_at_end, parse_legacy, parse_line, Body, Encoded, EpochMark, Fields, GivenUpReigns, Keys,
+    LegacyLine, Pairs, Record,
 };
 pub use scan::{BadLine, Position, Scanner, Step};
 
@@ -94,7 +94,7 @@ pub enum Operation {
 pub enum SyncMode {
     /// Before a slave or a client heard of them.
     Always,
-    /// Once a second.
+    /// The log is synced once a second.
     Everysec,
     /// When the system liked to.
     Never,
@@ -120,7 +120,7 @@ impl SyncMode {
 /// What an EPOCH record says of its reign.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReignMark {
-    /// Its random identity.
+    /// The identity of the reign.
     pub id: ReignId,
     /// When its records were brought to the disk.
     pub fsync: SyncMode,

@@ -53,7 +53,7 @@ impl Record<'_> {
 pub enum Body<'a> {
     /// Which cluster the log belongs to.
     Cluster(ClusterId),
-    /// A reign begins.
+    /// A reign begins with this line.
     Epoch {
         /// Where the new primary serves.
         address: Encoded<'a>,
@@ -76,16 +76,16 @@ pub struct EpochMark<'a> {
     /// When its records were brought to the disk; `None` in a line of the version before this.
     pub fsync: Option<SyncMode>,
     /// Reigns whose loss is accepted with this line.
-    pub given_up: GivenUp<'a>,
+    pub given_up: GivenUpReigns<'a>,
 }
 
 /// Reigns whose loss is accepted, in the order of the line.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct GivenUp<'a> {
+pub struct GivenUpReigns<'a> {
     rest: &'a [u8],
 }
 
-impl Iterator for GivenUp<'_> {
+impl Iterator for GivenUpReigns<'_> {
     type Item = Reign;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -439,7 +439,7 @@ struct Known<'a> {
     after: Option<Seq>,
     reign: Option<ReignId>,
     fsync: Option<SyncMode>,
-    given_up: Option<GivenUp<'a>>,
+    given_up: Option<GivenUpReigns<'a>>,
 }
 
 /// Checks the fields, which end in a space, and picks out the ones that this version knows.
@@ -462,7 +462,7 @@ fn parse_fields(text: &[u8], at: usize) -> Result<Known<'_>, RecordError> {
                 if !value.split(|byte| *byte == b',').all(|reign| parse_reign(reign).is_some()) {
                     return Err(RecordError::Trailer);
                 }
-                known.given_up = Some(GivenUp { rest: value });
+                known.given_up = Some(GivenUpReigns { rest: value });
             }
             [b'A'..=b'Z', ..] => {
                 return Err(RecordError::RequiredField(String::from_utf8_lossy(name).into_owned()));

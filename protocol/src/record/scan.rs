@@ -8,9 +8,9 @@ use crate::planted;
 /// A place between two lines of a log, and what the lines in front say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
-    /// Bytes in front.
+    /// Bytes in front of the place.
     pub offset: u64,
-    /// Lines in front.
+    /// Lines in front of the place.
     pub line: u64,
     /// The seq of the last record; 0 when there is none.
     pub seq: Seq,
@@ -48,11 +48,11 @@ impl Position {
 /// What stands at a place in the log.
 #[derive(Clone, Debug)]
 pub enum Step<'a> {
-    /// A good line.
+    /// A line that checks.
     Record {
         /// What it says. Lines of the original program get the seq of their place and epoch 0.
         record: Record<'a>,
-        /// Where it stands.
+        /// Where the line stands.
         span: Span,
     },
     /// A READ of the original program.
@@ -70,7 +70,7 @@ pub struct BadLine {
     pub offset: u64,
     /// Its number; the first line has 1.
     pub line: u64,
-    /// What is wrong.
+    /// What is wrong with it.
     pub cause: RecordError,
     /// The seq that a good record in its place would have.
     pub expected_seq: Seq,

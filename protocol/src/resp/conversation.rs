@@ -59,7 +59,7 @@ pub enum Handling {
     /// Ask the store; its reply goes through [`encode_reply`](super::encode_reply), with this shape and the
     /// protocol version that the conversation has now.
     Ask {
-        /// What to ask.
+        /// What the store is asked.
         command: Command,
         /// How the reply is encoded.
         shape: Shape,
@@ -70,7 +70,7 @@ pub enum Handling {
     Close,
 }
 
-/// One connection's state.
+/// What one connection has chosen: the version of the protocol, names.
 #[derive(Clone, Debug)]
 pub struct Conversation {
     id: u64,

@@ -5,7 +5,8 @@ use crate::scripts::{run_all, show_reply, Res};
 use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version};
 use dsm_protocol::machine::master::{Asker, ReignRecord, Reigns};
 use dsm_protocol::machine::reign::{
-    may_begin, Config, Effect, Event, FileAtPath, Hearsay, Leadership, Role, Saying, Seen, Surroundings,
+    may_begin, Config, Effect, Event, FileAtPath, Hearsay, Leadership, LockSeen, ReignRole, Saying,
+    Surroundings,
 };
 use dsm_protocol::message;
 use dsm_protocol::record::Position;
@@ -64,7 +65,7 @@ pub(crate) fn begin_reign(machine: &mut Leadership, now: Millis, log: &mut Log) 
     machine.step(now, Event::PeerLost, &mut effects);
     let hearsay = Hearsay { slaves: Vec::new(), has_newcomer: false, reigns: &log.reigns };
     machine.step(now, Event::Heard(hearsay), &mut effects);
-    let Role::Opening { epoch, .. } = *machine.role() else { panic!("{:?}", machine.role()) };
+    let ReignRole::Opening { epoch, .. } = *machine.role() else { panic!("{:?}", machine.role()) };
     let (version, id) = log.begin(epoch);
     machine.step(now, Event::EpochWritten { version, id }, &mut effects);
     machine.step(now, Event::Tick(Surroundings::default()), &mut effects);
@@ -85,23 +86,23 @@ struct Runner {
     now: u64,
 }
 
-fn name(role: &Role) -> &'static str {
+fn name(role: &ReignRole) -> &'static str {
     match role {
-        Role::Standby { .. } => "standby",
-        Role::Barred { .. } => "barred",
-        Role::Halting => "halting",
-        Role::Recovering { .. } => "recovering",
-        Role::Waiting(_) => "waiting",
-        Role::Opening { .. } => "opening",
-        Role::Announcing { .. } => "announcing",
-        Role::Doubting { .. } => "doubting",
-        Role::Serving { .. } => "serving",
-        Role::Preparing { .. } => "preparing",
-        Role::Yielding { .. } => "yielding",
-        Role::Closing { .. } => "closing",
-        Role::Stopping { .. } => "stopping",
-        Role::Departing { .. } => "departing",
-        Role::Ended => "ended",
+        ReignRole::Standby { .. } => "standby",
+        ReignRole::Barred { .. } => "barred",
+        ReignRole::Halting => "halting",
+        ReignRole::Recovering { .. } => "recovering",
+        ReignRole::Waiting(_) => "waiting",
+        ReignRole::Opening { .. } => "opening",
+        ReignRole::Announcing { .. } => "announcing",
+        ReignRole::Doubting { .. } => "doubting",
+        ReignRole::Serving { .. } => "serving",
+        ReignRole::Preparing { .. } => "preparing",
+        ReignRole::Yielding { .. } => "yielding",
+        ReignRole::Closing { .. } => "closing",
+        ReignRole::Stopping { .. } => "stopping",
+        ReignRole::Departing { .. } => "departing",
+        ReignRole::Ended => "ended",
     }
 }
 
@@ -262,8 +263,8 @@ impl Runner {
             "tick" => Event::Tick(self.around),
             "turn_ended" => Event::TurnEnded(self.around),
             "caught_up" => Event::CaughtUp,
-            "lock_free" => Event::Looked(Seen::Free),
-            "lock_held" => Event::Looked(Seen::Held { beat: Some(number(args, "beat", 1)?) }),
+            "lock_free" => Event::Looked(LockSeen::Free),
+            "lock_held" => Event::Looked(LockSeen::Held { beat: Some(number(args, "beat", 1)?) }),
             // lock_won [cluster=N] [epoch=N]: what the lock file names.
             "lock_won" => {
                 let cluster = args.take_key("cluster").map(str::parse::<u64>).transpose()?.map(ClusterId);

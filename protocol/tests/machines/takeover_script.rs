@@ -4,7 +4,9 @@
 use crate::reign_script::{begin_reign, take_over, Log};
 use crate::scripts::{run_all, Res};
 use dsm_protocol::ids::{Epoch, LinkId, Millis};
-use dsm_protocol::machine::reign::{Config, Effect, Event, GivenUp, Leadership, Role, Seen, Surroundings};
+use dsm_protocol::machine::reign::{
+    Config, Effect, Event, HandoverFailure, Leadership, LockSeen, ReignRole, Surroundings,
+};
 use std::fmt::Write as _;
 
 /// Over which link the other master asks.
@@ -35,13 +37,15 @@ impl Runner {
                 Effect::Fence { .. } => "fence".to_owned(),
                 Effect::AskForReign { forced } => format!("ask for the reign forced={forced}"),
                 Effect::SyncLog => "grant".to_owned(),
-                Effect::RefuseHandover { why: GivenUp::Refused(refusal), .. } => format!("refuse: {refusal}"),
+                Effect::RefuseHandover { why: HandoverFailure::Refused(refusal), .. } => {
+                    format!("refuse: {refusal}")
+                }
                 _ => continue,
             };
             writeln!(out, "{}: {said}", self.now).unwrap();
         }
         // These lines are about when a reign is granted: one that was is given up again.
-        if let Role::Preparing { .. } = self.machine.role() {
+        if let ReignRole::Preparing { .. } = self.machine.role() {
             let gone = Event::StandbyGone { link: STANDBY, is_last: true };
             self.machine.step(Millis(self.now), gone, &mut Vec::new());
         }
@@ -68,9 +72,11 @@ impl goldenscript::Runner for Runner {
         let mut args = command.consume_args();
         let mut out = String::new();
         let seen = |word: Option<&str>| match word {
-            Some("free") => Ok(Seen::Free),
-            Some("nothing") => Ok(Seen::Held { beat: None }),
-            Some(beat) => beat.parse().map(|beat| Seen::Held { beat: Some(beat) }).map_err(|e| e.to_string()),
+            Some("free") => Ok(LockSeen::Free),
+            Some("nothing") => Ok(LockSeen::Held { beat: None }),
+            Some(beat) => {
+                beat.parse().map(|beat| LockSeen::Held { beat: Some(beat) }).map_err(|e| e.to_string())
+            }
             None => Err("free, a number, or nothing".to_owned()),
         };
         match command.name.as_str() {
@@ -87,7 +93,7 @@ impl goldenscript::Runner for Runner {
                 let mut seen = seen(args.next_pos())?;
                 while self.now < until {
                     self.now = (self.now + 50).min(until);
-                    if let (true, Seen::Held { beat: Some(beat) }) = (running, &mut seen) {
+                    if let (true, LockSeen::Held { beat: Some(beat) }) = (running, &mut seen) {
                         *beat += 1;
                     }
                     self.step(Event::Looked(seen), &mut out);

@@ -1,16 +1,16 @@
-//! A client's session: the slots in which its answers wait for their turn, shared by the connection's task, which reads
+//! A client's session: the answers that it owes, which wait for their turn, shared by the connection's task, which reads
 //! and parses (`resp.rs`, `native.rs`), and the master, which answers.
 //!
 //! Owns the order of answers, and what is in flight and put aside. Never reads a socket, never executes anything.
 
 mod answer_pool;
 mod parking;
-mod slots;
+mod pending;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use answer_pool::{AnswerPool, Room, ANSWER_BYTES_FREE};
-pub(crate) use slots::Coding;
+pub(crate) use pending::Coding;
 
 use super::admission::RequestPermit;
 use super::origin::Origin;
@@ -22,14 +22,14 @@ use dsm_protocol::message::Message;
 use dsm_protocol::pieces::Pieces;
 use dsm_protocol::planted;
 use dsm_protocol::resp::{self, Protocol, Shape};
-use slots::{Slot, SlotState, Slots};
+use pending::{AnswerState, PendingAnswer, PendingAnswers};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
 /// What a request or an answer takes in memory beside its own bytes while it waits for an earlier one.
-const SLOT_BYTES: usize = 128;
+const ENTRY_BYTES: usize = 128;
 
 /// Whether a session is to end although its client has not ended it: this master stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub(crate) struct Session {
     parting: Cell<Parting>,
     outbox: Outbox,
     pool: Rc<AnswerPool>,
-    slots: RefCell<Slots>,
+    pending: RefCell<PendingAnswers>,
     answered: Notify,
 }
 
@@ -62,7 +62,7 @@ impl Session {
             parting: Cell::new(Parting::No),
             outbox,
             pool: Rc::clone(pool),
-            slots: RefCell::default(),
+            pending: RefCell::default(),
             answered: Notify::new(),
         }
     }
@@ -72,7 +72,6 @@ impl Session {
         Self::new(id, Origin::Embedded, Outbox::metered(pool.meter()), pool)
     }
 
-    /// Its number.
     pub(crate) fn id(&self) -> SessionId {
         self.id
     }
@@ -123,23 +122,23 @@ impl Session {
         }
     }
 
-    /// Opens the slot of a request, which gives its permit back once it is answered or given up; gives the tag under which
+    /// Notes the answer that a request is owed, which gives its permit back once it is answered or given up; gives the tag under which
     /// it is asked.
     pub(crate) fn ask(&self, coding: Coding, permit: Option<RequestPermit>) -> u64 {
         self.note_asked();
-        let mut slots = self.slots.borrow_mut();
-        slots.bytes += permit.as_ref().map_or(0, RequestPermit::bytes);
-        slots.open(Slot { coding, permit, expected_bytes: 0, state: SlotState::Asked })
+        let mut pending = self.pending.borrow_mut();
+        pending.bytes += permit.as_ref().map_or(0, RequestPermit::bytes);
+        pending.open(PendingAnswer { coding, permit, expected_bytes: 0, state: AnswerState::Asked })
     }
 
     /// Answers the request that was asked under `tag`; whether it was not answered before.
     pub(crate) fn answer(&self, tag: u64, reply: &Reply) -> bool {
-        let slots = &mut *self.slots.borrow_mut();
-        let is_first = match slots.index(tag) {
-            Some(index) => self.answer_in_order(slots, index, |protocol, shape, out| {
+        let pending = &mut *self.pending.borrow_mut();
+        let is_first = match pending.index(tag) {
+            Some(index) => self.answer_in_order(pending, index, |protocol, shape, out| {
                 resp::encode_reply(protocol, shape, reply, out);
             }),
-            None => self.answer_at_once(slots, tag, |coding, outbox| match coding {
+            None => self.answer_at_once(pending, tag, |coding, outbox| match coding {
                 Coding::Native(id) => outbox.append_pieces(|out| frame::encode_response(id, reply, out)),
                 // A caller who does not wait any more wants no answer.
                 Coding::Embedded(caller) => drop(caller.send(reply.clone())),
@@ -156,21 +155,21 @@ impl Session {
 
     /// Begins the answer to the request `tag` as it is to be coded; `None` when it is answered or given up.
     pub(crate) fn begin_answer<T>(&self, tag: u64, begin: impl FnOnce(&Coding) -> T) -> Option<T> {
-        let slots = self.slots.borrow();
-        let slot = match slots.index(tag) {
-            Some(index) => slots.queue.get(index),
-            None => slots.unordered.get(&tag),
+        let pending = self.pending.borrow();
+        let entry = match pending.index(tag) {
+            Some(index) => pending.queue.get(index),
+            None => pending.unordered.get(&tag),
         };
-        slot.filter(|slot| matches!(slot.state, SlotState::Asked)).map(|slot| begin(&slot.coding))
+        entry.filter(|entry| matches!(entry.state, AnswerState::Asked)).map(|entry| begin(&entry.coding))
     }
 
     /// The same as [`Session::answer`] with an answer that is coded already.
     pub(crate) fn answer_coded(&self, tag: u64, mut coded: Pieces) -> bool {
-        let slots = &mut *self.slots.borrow_mut();
-        let is_first = match slots.index(tag) {
-            Some(index) => self.answer_in_order(slots, index, |_, _, out| out.append(&mut coded)),
+        let pending = &mut *self.pending.borrow_mut();
+        let is_first = match pending.index(tag) {
+            Some(index) => self.answer_in_order(pending, index, |_, _, out| out.append(&mut coded)),
             None => self
-                .answer_at_once(slots, tag, |_, outbox| outbox.append_pieces(|out| out.append(&mut coded))),
+                .answer_at_once(pending, tag, |_, outbox| outbox.append_pieces(|out| out.append(&mut coded))),
         };
         if is_first {
             self.answered.notify_one();
@@ -179,41 +178,46 @@ impl Session {
     }
 
     /// Answers a request that waits for no earlier one; whether it was not answered before.
-    fn answer_at_once(&self, slots: &mut Slots, tag: u64, answer: impl FnOnce(Coding, &Outbox)) -> bool {
-        let Some(slot) = slots.unordered.remove(&tag) else { return false };
-        answer(slot.coding, &self.outbox);
-        slots.settle(slot.permit, slot.expected_bytes, &self.outbox);
+    fn answer_at_once(
+        &self,
+        pending: &mut PendingAnswers,
+        tag: u64,
+        answer: impl FnOnce(Coding, &Outbox),
+    ) -> bool {
+        let Some(entry) = pending.unordered.remove(&tag) else { return false };
+        answer(entry.coding, &self.outbox);
+        pending.settle(entry.permit, entry.expected_bytes, &self.outbox);
         true
     }
 
     /// Answers a request after those in front of it; whether it was not answered before.
     fn answer_in_order(
         &self,
-        slots: &mut Slots,
+        pending: &mut PendingAnswers,
         index: usize,
         encode: impl FnOnce(Protocol, Shape, &mut Pieces),
     ) -> bool {
-        let slot = &mut slots.queue[index];
-        let Coding::Resp(protocol, shape) = slot.coding else { return false };
-        if !matches!(slot.state, SlotState::Asked) {
+        let entry = &mut pending.queue[index];
+        let Coding::Resp(protocol, shape) = entry.coding else { return false };
+        if !matches!(entry.state, AnswerState::Asked) {
             return false;
         }
         let mut ready_bytes = 0;
         if index == 0 || planted!(AnswersOutOfOrder) {
             self.outbox.append_pieces(|out| encode(protocol, shape, out));
-            slot.state = SlotState::Done;
+            entry.state = AnswerState::Done;
         } else {
             let mut ready = Pieces::default();
             encode(protocol, shape, &mut ready);
             ready_bytes = ready.len();
-            slot.state = SlotState::Ready(ready);
+            entry.state = AnswerState::Ready(ready);
         }
-        let (permit, expected_bytes) = (slot.permit.take(), slot.expected_bytes);
-        slots.settle(permit, expected_bytes, &self.outbox);
-        slots.ready_bytes += ready_bytes;
+        let (permit, expected_bytes) = (entry.permit.take(), entry.expected_bytes);
+        pending.settle(permit, expected_bytes, &self.outbox);
+        pending.ready_bytes += ready_bytes;
         self.outbox.reserve(ready_bytes);
         if index == 0 {
-            self.release(slots);
+            self.release(pending);
         }
         true
     }
@@ -221,18 +225,18 @@ impl Session {
     /// Sends what the connection answers by itself, after what was asked before.
     pub(crate) fn say(&self, answer: &[u8]) {
         self.note_asked();
-        let mut slots = self.slots.borrow_mut();
-        if slots.queue.is_empty() {
+        let mut pending = self.pending.borrow_mut();
+        if pending.queue.is_empty() {
             self.outbox.append(|out| out.extend_from_slice(answer));
             return;
         }
-        slots.said_bytes += answer.len() + SLOT_BYTES;
-        self.pool.said.set(self.pool.said.get() + answer.len() + SLOT_BYTES);
-        slots.open(Slot {
+        pending.said_bytes += answer.len() + ENTRY_BYTES;
+        self.pool.said.set(self.pool.said.get() + answer.len() + ENTRY_BYTES);
+        pending.open(PendingAnswer {
             coding: Coding::Resp(Protocol::Resp2, Shape::Plain),
             permit: None,
             expected_bytes: 0,
-            state: SlotState::Said(answer.to_vec()),
+            state: AnswerState::Said(answer.to_vec()),
         });
     }
 
@@ -241,31 +245,31 @@ impl Session {
         self.outbox.append(|out| frame::encode(message, out));
     }
 
-    /// Lets go of all slots at the front that need nothing more.
-    fn release(&self, slots: &mut Slots) {
-        while let Some(slot) = slots.queue.front_mut() {
-            match &mut slot.state {
-                SlotState::Asked => return,
-                SlotState::Done => {}
-                SlotState::Ready(ready) => {
-                    slots.ready_bytes -= ready.len();
+    /// Lets go of the entries at the front that need nothing more.
+    fn release(&self, pending: &mut PendingAnswers) {
+        while let Some(entry) = pending.queue.front_mut() {
+            match &mut entry.state {
+                AnswerState::Asked => return,
+                AnswerState::Done => {}
+                AnswerState::Ready(ready) => {
+                    pending.ready_bytes -= ready.len();
                     self.outbox.release(ready.len());
                     self.outbox.append_pieces(|out| out.append(ready));
                 }
-                SlotState::Said(said) => {
-                    slots.said_bytes -= said.len() + SLOT_BYTES;
-                    self.pool.said.set(self.pool.said.get() - said.len() - SLOT_BYTES);
+                AnswerState::Said(said) => {
+                    pending.said_bytes -= said.len() + ENTRY_BYTES;
+                    self.pool.said.set(self.pool.said.get() - said.len() - ENTRY_BYTES);
                     self.outbox.append(|out| out.append(said));
                 }
             }
-            slots.queue.pop_front();
+            pending.queue.pop_front();
         }
     }
 
     /// Requests that are not answered yet, or whose answers wait for earlier ones; and the bytes of the former.
     pub(crate) fn in_flight(&self) -> (usize, usize) {
-        let slots = self.slots.borrow();
-        (slots.len(), slots.bytes)
+        let pending = self.pending.borrow();
+        (pending.len(), pending.bytes)
     }
 
     /// Notes that its client has sent something.
@@ -307,11 +311,11 @@ impl Session {
 
     /// Gives up what is not answered, with its permits.
     pub(crate) fn abandon(&self) {
-        let slots = &mut *self.slots.borrow_mut();
-        self.outbox.release(slots.expected_bytes + slots.ready_bytes);
-        self.pool.said.set(self.pool.said.get() - slots.said_bytes);
-        self.wait_in_all(slots, Millis(0), false);
-        *slots = Slots { next: slots.next, ..Slots::default() };
+        let pending = &mut *self.pending.borrow_mut();
+        self.outbox.release(pending.expected_bytes + pending.ready_bytes);
+        self.pool.said.set(self.pool.said.get() - pending.said_bytes);
+        self.wait_in_all(pending, Millis(0), false);
+        *pending = PendingAnswers { next: pending.next, ..PendingAnswers::default() };
     }
 
     /// Ends the session at once; what is answered and not sent is lost, which tells its client the truth: unknown.

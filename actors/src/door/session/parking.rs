@@ -1,7 +1,7 @@
 //! Requests of a session that wait, for their answers would have no room: on the connection, or in all.
 
 use super::answer_pool::{Room, ANSWER_BYTES_FREE};
-use super::slots::Slots;
+use super::pending::PendingAnswers;
 use super::Session;
 use dsm_protocol::command::Command;
 use dsm_protocol::ids::Millis;
@@ -14,10 +14,10 @@ impl Session {
     /// Whether a request may be executed whose answer will have `answer_bytes`: earlier answers that have not left, and
     /// those that are on their way, must leave room for it, on this connection and in all. One answer alone may always
     /// be under way.
-    pub(super) fn room_for(&self, slots: &Slots, answer_bytes: usize, bytes_max: usize) -> Room {
+    pub(super) fn room_for(&self, pending: &PendingAnswers, answer_bytes: usize, bytes_max: usize) -> Room {
         let load = self.outbox.load();
         // What comes from the other master shares one link: there, only what is on its way is one session's own.
-        let own = if self.origin.shares_its_link() { slots.expected_bytes } else { load };
+        let own = if self.origin.shares_its_link() { pending.expected_bytes } else { load };
         if own + answer_bytes <= ANSWER_BYTES_FREE.min(bytes_max) {
             Room::Yes
         } else if load > 0 && load + answer_bytes > bytes_max {
@@ -32,37 +32,37 @@ impl Session {
     /// Takes room for the answer to `tag`, which will have `answer_bytes`, if there is room on this connection and, if
     /// nobody has waited for it longer, in all.
     pub(crate) fn expect(&self, tag: u64, answer_bytes: usize, bytes_max: usize) -> Room {
-        let slots = &mut *self.slots.borrow_mut();
-        let room = match self.room_for(slots, answer_bytes, bytes_max) {
+        let pending = &mut *self.pending.borrow_mut();
+        let room = match self.room_for(pending, answer_bytes, bytes_max) {
             Room::Yes if self.pool.waiting() > 0 && answer_bytes > ANSWER_BYTES_FREE => Room::NotInAll,
             room => room,
         };
         if room == Room::Yes {
-            self.take_room(slots, tag, answer_bytes);
+            self.take_room(pending, tag, answer_bytes);
         }
         room
     }
 
-    pub(super) fn take_room(&self, slots: &mut Slots, tag: u64, answer_bytes: usize) {
-        let slot = match slots.index(tag) {
-            Some(index) => slots.queue.get_mut(index),
-            None => slots.unordered.get_mut(&tag),
+    pub(super) fn take_room(&self, pending: &mut PendingAnswers, tag: u64, answer_bytes: usize) {
+        let entry = match pending.index(tag) {
+            Some(index) => pending.queue.get_mut(index),
+            None => pending.unordered.get_mut(&tag),
         };
-        if let Some(slot) = slot {
-            slot.expected_bytes = answer_bytes;
-            slots.expected_bytes += answer_bytes;
+        if let Some(entry) = entry {
+            entry.expected_bytes = answer_bytes;
+            pending.expected_bytes += answer_bytes;
             self.outbox.reserve(answer_bytes);
         }
     }
 
     /// Whether there is room for an answer of `answer_bytes` to `tag`, which may be longer than was expected.
     pub(crate) fn fits(&self, tag: u64, answer_bytes: usize, bytes_max: usize) -> bool {
-        let slots = self.slots.borrow();
-        let slot = match slots.index(tag) {
-            Some(index) => slots.queue.get(index),
-            None => slots.unordered.get(&tag),
+        let pending = self.pending.borrow();
+        let entry = match pending.index(tag) {
+            Some(index) => pending.queue.get(index),
+            None => pending.unordered.get(&tag),
         };
-        let expected_bytes = slot.map_or(0, |slot| slot.expected_bytes);
+        let expected_bytes = entry.map_or(0, |entry| entry.expected_bytes);
         let others = self.outbox.load() - expected_bytes;
         answer_bytes <= expected_bytes.max(ANSWER_BYTES_FREE)
             || others == 0
@@ -71,16 +71,16 @@ impl Session {
 
     /// Puts a request aside, behind those that are put aside already.
     pub(crate) fn park(&self, now: Millis, tag: u64, command: Command, room: Room) {
-        let slots = &mut *self.slots.borrow_mut();
-        if slots.parked.is_empty() {
-            self.wait_in_all(slots, now, room == Room::NotInAll);
+        let pending = &mut *self.pending.borrow_mut();
+        if pending.parked.is_empty() {
+            self.wait_in_all(pending, now, room == Room::NotInAll);
         }
-        slots.parked.push_back((tag, command));
+        pending.parked.push_back((tag, command));
     }
 
     /// Whether requests are put aside: whatever comes later must queue behind them.
     pub(crate) fn has_parked(&self) -> bool {
-        !self.slots.borrow().parked.is_empty()
+        !self.pending.borrow().parked.is_empty()
     }
 
     /// Takes the first request that was put aside, if there is room now for its answer, whose length `answer_bytes`
@@ -91,25 +91,25 @@ impl Session {
         bytes_max: usize,
         answer_bytes: impl FnOnce(&Command) -> usize,
     ) -> Result<Option<(u64, Command)>, Room> {
-        let slots = &mut *self.slots.borrow_mut();
-        let Some((tag, command)) = slots.parked.front() else {
-            self.wait_in_all(slots, now, false);
+        let pending = &mut *self.pending.borrow_mut();
+        let Some((tag, command)) = pending.parked.front() else {
+            self.wait_in_all(pending, now, false);
             return Ok(None);
         };
         let (tag, answer_bytes) = (*tag, answer_bytes(command));
-        let room = self.room_for(slots, answer_bytes, bytes_max);
-        self.wait_in_all(slots, now, room == Room::NotInAll);
+        let room = self.room_for(pending, answer_bytes, bytes_max);
+        self.wait_in_all(pending, now, room == Room::NotInAll);
         if room != Room::Yes {
             return Err(room);
         }
-        self.take_room(slots, tag, answer_bytes);
-        Ok(slots.parked.pop_front())
+        self.take_room(pending, tag, answer_bytes);
+        Ok(pending.parked.pop_front())
     }
 
     /// Notes whether the session waits for answers of others to leave.
-    pub(super) fn wait_in_all(&self, slots: &mut Slots, now: Millis, waits: bool) {
-        if slots.waits_in_all.is_some() != waits {
-            slots.waits_in_all = waits.then_some(now);
+    pub(super) fn wait_in_all(&self, pending: &mut PendingAnswers, now: Millis, waits: bool) {
+        if pending.waits_in_all.is_some() != waits {
+            pending.waits_in_all = waits.then_some(now);
             let waiting = self.pool.waiting.get();
             self.pool.waiting.set(if waits { waiting + 1 } else { waiting - 1 });
         }
@@ -117,7 +117,7 @@ impl Session {
 
     /// Whether the first request that was put aside has waited for answers of others for so long.
     pub(crate) fn has_waited_for_others(&self, now: Millis, limit_ms: u64) -> bool {
-        self.slots.borrow().waits_in_all.is_some_and(|since| now.since(since) >= limit_ms)
+        self.pending.borrow().waits_in_all.is_some_and(|since| now.since(since) >= limit_ms)
     }
 
     /// Takes it, in that case, to be refused.
@@ -125,18 +125,18 @@ impl Session {
         if !self.has_waited_for_others(now, limit_ms) {
             return None;
         }
-        let slots = &mut *self.slots.borrow_mut();
-        self.wait_in_all(slots, now, false);
-        slots.parked.pop_front().map(|(tag, _)| tag)
+        let pending = &mut *self.pending.borrow_mut();
+        self.wait_in_all(pending, now, false);
+        pending.parked.pop_front().map(|(tag, _)| tag)
     }
 
     /// Whether there is room for a further request.
     pub(crate) fn has_room(&self, requests_max: usize, bytes_max: usize) -> bool {
-        let slots = self.slots.borrow();
-        let answers = self.outbox.len() + slots.ready_bytes + slots.said_bytes;
-        slots.len() < requests_max
-            && slots.bytes < bytes_max
-            && slots.parked.is_empty()
+        let pending = self.pending.borrow();
+        let answers = self.outbox.len() + pending.ready_bytes + pending.said_bytes;
+        pending.len() < requests_max
+            && pending.bytes < bytes_max
+            && pending.parked.is_empty()
             && answers <= self.answers_max(bytes_max)
     }
 
@@ -153,10 +153,10 @@ impl Session {
     pub(crate) async fn room(&self, requests_max: usize, bytes_max: usize) {
         while !self.has_room(requests_max, bytes_max) && !self.outbox.is_ended() {
             let held_bytes = {
-                let slots = self.slots.borrow();
+                let pending = self.pending.borrow();
                 let is_full =
-                    slots.len() >= requests_max || slots.bytes >= bytes_max || !slots.parked.is_empty();
-                (!is_full).then_some(slots.ready_bytes + slots.said_bytes)
+                    pending.len() >= requests_max || pending.bytes >= bytes_max || !pending.parked.is_empty();
+                (!is_full).then_some(pending.ready_bytes + pending.said_bytes)
             };
             match held_bytes.and_then(|held_bytes| self.answers_max(bytes_max).checked_sub(held_bytes)) {
                 // Answers that the peer does not take are the other half of the bound.

@@ -77,8 +77,11 @@ async fn answers_that_wait_for_an_earlier_one_are_bounded() {
     assert_eq!(room.as_mut().now_or_never(), None, "now they wait for the peer");
     assert!(sent(&session).starts_with("+OK\r\nxxx"));
     assert!(session.has_room(100, 2 * LONG));
-    let slots = session.slots.borrow();
-    assert_eq!((slots.ready_bytes, slots.said_bytes, slots.expected_bytes, slots.len()), (0, 0, 0, 0));
+    let pending = session.pending.borrow();
+    assert_eq!(
+        (pending.ready_bytes, pending.said_bytes, pending.expected_bytes, pending.len()),
+        (0, 0, 0, 0)
+    );
 }
 
 #[test]

@@ -74,7 +74,7 @@ pub enum DiskFault {
     WriteFull,
     /// A write takes this many milliseconds.
     WriteStalls(u64),
-    /// A sync fails.
+    /// A sync says that it failed, and what it was to write is lost or not.
     SyncFails,
     /// A sync takes this many milliseconds.
     SyncStalls(u64),
@@ -101,7 +101,7 @@ pub struct DiskFailures {
     pub short_writes: u64,
     /// Writes that did not fit.
     pub full_writes: u64,
-    /// Syncs that failed.
+    /// How many syncs said that they failed.
     pub failed_syncs: u64,
     /// Sectors that read as the disk has them after such a sync, and no longer as they were written.
     pub evicted_sectors: u64,

@@ -8,7 +8,7 @@ use super::{boot_id, sleep, Moment, Process, World};
 use crate::env::{Fenced, LockGuard, Locks};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::fence::{may_kill, Holders, MayKill, Observer};
-use dsm_protocol::machine::reign::takeover::Seen;
+use dsm_protocol::machine::reign::takeover::LockSeen;
 use futures_util::future::LocalBoxFuture;
 use std::io;
 use std::path::Path;
@@ -78,11 +78,11 @@ impl Locks for SimLocks {
         })
     }
 
-    fn look<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Seen>> {
+    fn look<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<LockSeen>> {
         Box::pin(async move {
-            let Some(inode) = self.existing(path) else { return Ok(Seen::Free) };
+            let Some(inode) = self.existing(path) else { return Ok(LockSeen::Free) };
             let lock = inode.lock.borrow();
-            Ok(lock.as_ref().map_or(Seen::Free, |lock| Seen::Held { beat: lock.beat }))
+            Ok(lock.as_ref().map_or(LockSeen::Free, |lock| LockSeen::Held { beat: lock.beat }))
         })
     }
 

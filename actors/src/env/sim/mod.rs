@@ -73,7 +73,7 @@ pub enum Moment {
 }
 
 impl Moment {
-    /// All of them.
+    /// Every moment, in the order of the declaration.
     pub const ALL: [Moment; 13] = [
         Moment::Opened,
         Moment::WriteBegan,
@@ -259,7 +259,7 @@ impl World {
         self.0.start.elapsed()
     }
 
-    /// The network's settings.
+    /// Takes other settings of the network from now on.
     pub fn set_net(&self, settings: NetSettings) {
         self.0.network.set(settings);
     }
@@ -433,7 +433,7 @@ impl Machine {
         Rc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Its name.
+    /// The name that the simulation gave it.
     pub fn name(&self) -> &str {
         &self.0.name
     }
@@ -506,7 +506,7 @@ enum State {
     Dead,
 }
 
-/// A process.
+/// A process of the simulated world.
 #[derive(Clone)]
 pub struct Process(Rc<ProcessState>);
 
@@ -563,7 +563,7 @@ impl Process {
         &self.0.host
     }
 
-    /// Its number.
+    /// Its process id in the simulated world.
     pub fn pid(&self) -> u32 {
         self.0.pid
     }

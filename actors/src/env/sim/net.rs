@@ -28,7 +28,7 @@ const CONNECT_RETRIES_MS: [u64; 3] = [1000, 2000, 4000];
 /// Bytes at one end of a connection, as they are sent or received there. For the scenario's tap.
 #[derive(Clone, Copy)]
 pub struct Passing<'a> {
-    /// Which connection.
+    /// The number of the connection; each new one has a higher one.
     pub connection: u64,
     /// Whether this is the end that dialed.
     pub is_dialer: bool,
@@ -36,7 +36,7 @@ pub struct Passing<'a> {
     pub is_sent: bool,
     /// The process at this end.
     pub process: &'a Process,
-    /// The bytes.
+    /// The bytes that pass at once.
     pub bytes: &'a [u8],
 }
 
@@ -206,7 +206,7 @@ struct End {
     is_closed: Cell<bool>,
 }
 
-/// One direction.
+/// One direction of a connection.
 #[derive(Default)]
 struct Pipe {
     state: RefCell<PipeState>,
@@ -490,7 +490,7 @@ struct Listening {
     arrived: Notify,
 }
 
-/// A listening socket.
+/// A socket that is listened at in the simulated network.
 pub struct SimListener {
     world: World,
     listening: Rc<Listening>,

@@ -6,10 +6,10 @@
 use crate::config::Fence;
 use crate::env::{Env, Fenced, LockGuard};
 use crate::node_error::NodeError;
-use crate::supervision::{Fate, PanicGuard};
+use crate::supervision::{Fate, PanicGuard, Stop};
 use actix::prelude::*;
 use dsm_protocol::machine::fence::Spared;
-use dsm_protocol::machine::reign::Seen;
+use dsm_protocol::machine::reign::LockSeen;
 use dsm_protocol::planted;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -39,7 +39,7 @@ pub struct FenceHolder {
 /// Says what a look at the lock has shown.
 #[derive(Message, Debug, PartialEq, Eq)]
 #[rtype(result = "()")]
-pub struct LockLooked(pub Seen);
+pub struct LockLooked(pub LockSeen);
 
 /// Hands the lock over: this process holds it.
 #[derive(Message)]
@@ -51,7 +51,7 @@ pub struct LockWon(pub Box<dyn LockGuard>);
 pub struct Ports {
     /// Hears what each look has shown.
     pub looked: Recipient<LockLooked>,
-    /// Takes the lock.
+    /// Is told that this master holds the lock.
     pub won: Recipient<LockWon>,
 }
 
@@ -176,7 +176,7 @@ impl FailoverWatcher {
             watcher.looking = false;
             match seen {
                 Ok(seen) => {
-                    if seen == Seen::Free {
+                    if seen == LockSeen::Free {
                         watcher.complaint = None;
                     }
                     if watcher.watching {
@@ -225,11 +225,6 @@ impl Handler<FenceHolder> for FailoverWatcher {
         self.fence(fence.beat, ctx);
     }
 }
-
-/// Ends the watcher.
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub struct Stop;
 
 impl Handler<Stop> for FailoverWatcher {
     type Result = ();

@@ -7,7 +7,6 @@
 use super::failover_watcher::{
     self, FailoverWatcher, FenceHolder, LockLooked, LockWon, WaitForLock, WatchLock,
 };
-use super::log_scan::LogPlace;
 use super::log_tailer::{self, Halt, Halted, LogTailer, Look, Replayed, Sighted};
 use super::log_writer::{
     self, Abandoned, Closed, EpochWritten, LogDisplaced, LogFailed, LogWriter, Reopened, Synced,
@@ -18,12 +17,13 @@ use super::{Hot, OpenLog, SharedFileSetup};
 use crate::env::{Env, FileIdentity, Locks, OpenMode, Post};
 use crate::journal::{LogEvent, LogId, ReplayPart};
 use crate::node_error::NodeError;
-use crate::supervision::PanicGuard;
+use crate::supervision::{PanicGuard, Stop};
 use crate::turns::TurnLengths;
 use actix::prelude::*;
 use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId};
 use dsm_protocol::lock_file::LockText;
-use dsm_protocol::machine::reign::Seen;
+use dsm_protocol::machine::log_scan::LogPlace;
+use dsm_protocol::machine::reign::LockSeen;
 use dsm_protocol::planted;
 use dsm_protocol::record::{CrashKind, Operation};
 use dsm_protocol::witness_file::WitnessText;
@@ -321,7 +321,7 @@ impl LogKeeper {
 
     fn leave_queue(&mut self) {
         self.has_left = true;
-        self.watcher.do_send(failover_watcher::Stop);
+        self.watcher.do_send(Stop);
     }
 
     /// Looks which file is at the path, beside this thread.
@@ -352,7 +352,7 @@ impl LogKeeper {
     fn end(&mut self, ctx: &mut Context<Self>) {
         // Tailer and writer end with their last address.
         self.give_up();
-        self.watcher.do_send(failover_watcher::Stop);
+        self.watcher.do_send(Stop);
         ctx.stop();
     }
 }
@@ -396,8 +396,8 @@ async fn look(env: Env, path: PathBuf) -> io::Result<Option<(LogId, u64)>> {
 /// Who holds the lock, if somebody does: pid and address from the lock file's text.
 async fn lock_holder(locks: &dyn Locks, path: &Path) -> Option<String> {
     match locks.look(path).await {
-        Ok(Seen::Held { .. }) => {}
-        Ok(Seen::Free) | Err(_) => return None,
+        Ok(LockSeen::Held { .. }) => {}
+        Ok(LockSeen::Free) | Err(_) => return None,
     }
     let text = locks.text(path).await.ok()?;
     let pid = text.pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());

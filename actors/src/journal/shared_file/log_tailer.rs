@@ -7,7 +7,6 @@
 //! to say.
 
 use crate::env::{Displaced, Env, File, FileIdentity, OpenMode, Post, Stands, Watch};
-use crate::journal::shared_file::log_scan::{LogPlace, LogScan, Part};
 use crate::journal::shared_file::same_log::{Proof, ProofVerdict};
 use crate::journal::{Replay, Sight};
 use crate::node_error::NodeError;
@@ -15,6 +14,7 @@ use crate::supervision::{Fate, PanicGuard, TaskGuard};
 use crate::turns::TurnLengths;
 use actix::prelude::*;
 use dsm_protocol::ids::{Epoch, Seq};
+use dsm_protocol::machine::log_scan::{LogPlace, LogScan, Part};
 use dsm_protocol::planted;
 use std::cell::Cell;
 use std::io;

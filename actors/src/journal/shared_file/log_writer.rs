@@ -80,7 +80,7 @@ pub struct EpochWritten {
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct LogFailed {
-    /// What failed.
+    /// At which step it failed.
     pub step: LogStep,
     /// What the system said.
     pub cause: Arc<io::Error>,
@@ -91,7 +91,7 @@ pub struct LogFailed {
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct LogDisplaced {
-    /// What stands there.
+    /// What stands at the log's path now.
     pub found: Displaced,
 }
 
@@ -173,15 +173,15 @@ pub struct Ports {
 
 /// Where and how a [`LogWriter`] goes on.
 pub struct Start {
-    /// The log, locked.
+    /// The log's file, which this master has locked.
     pub file: Rc<dyn File>,
     /// A second handle of the same file, for syncs beside writes.
     pub sync_file: Rc<dyn File>,
-    /// Where it stands.
+    /// Which file must stand at which path.
     pub post: Post,
     /// Its end. All of it is durable.
     pub position: Position,
-    /// The new reign.
+    /// The reign that begins with the next record.
     pub reign: Reign,
     /// Reigns whose loss is accepted with it.
     pub given_up: Vec<Reign>,
@@ -248,7 +248,6 @@ struct Encoded {
 
 /// What a group at the disk consists of.
 struct InFlight {
-    /// The entries.
     entries: Vec<Encoded>,
     first_seq: Seq,
     epoch: Epoch,
@@ -865,7 +864,6 @@ struct Draft {
 }
 
 impl Draft {
-    /// Makes the lines.
     fn encode(self) -> (Vec<u8>, Vec<Encoded>) {
         let Draft { queued, mut bytes, mut last, .. } = self;
         let epoch = self.reign.epoch;

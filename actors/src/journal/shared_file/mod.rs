@@ -3,15 +3,13 @@
 //! [`SharedFile`] is the journal that a master holds. What is asked often goes straight to the one who does it: appends to
 //! [`log_writer`], reads of values to the file itself. The rest goes to `keeper`, which brings this master's part in the
 //! log from following to a reign and back, by the other actors here: [`log_tailer`] follows the log for a standby,
-//! [`failover_watcher`] queues for the lock. `recovery` is what a new holder of the lock does to the file, [`log_scan`]
-//! takes it apart, `same_log` says whether a file is the log that was replayed, and `witness_notes` keeps beside it what
+//! [`failover_watcher`] queues for the lock. `recovery` is what a new holder of the lock does to the file, `same_log` says whether a file is the log that was replayed, and `witness_notes` keeps beside it what
 //! slaves have seen and it lacks.
 //!
 //! Any number of masters may share the file: one leads, the others follow and queue.
 
 pub mod failover_watcher;
 mod keeper;
-pub mod log_scan;
 pub mod log_tailer;
 pub mod log_writer;
 pub(crate) mod recovery;
@@ -37,9 +35,9 @@ use std::rc::Rc;
 
 /// What a [`SharedFile`] is made from.
 pub struct SharedFileSetup {
-    /// The world.
+    /// The world that it runs in.
     pub env: Env,
-    /// The log.
+    /// The path of the log.
     pub path: PathBuf,
     /// The file whose lock says who may append.
     pub lock_path: PathBuf,

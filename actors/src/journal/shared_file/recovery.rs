@@ -6,11 +6,11 @@
 use crate::config::Fsync;
 use crate::env::real::passes;
 use crate::env::{Env, File, FileIdentity, Group, OpenMode};
-use crate::journal::shared_file::log_scan::{LogPlace, LogScan, Part, CHUNK_BYTES};
 use crate::journal::shared_file::log_tailer::{self, Replayed};
 use crate::journal::shared_file::log_writer::{is_full, ROOM_EVERY};
 use crate::node_error::{LogDamage, NodeError};
 use actix::prelude::*;
+use dsm_protocol::machine::log_scan::{LogPlace, LogScan, Part, CHUNK_BYTES};
 use dsm_protocol::planted;
 use dsm_protocol::record::{BadLine, CrashKind, Judge, Position, RecordError, Scanner, Step, Verdict};
 use std::io;
@@ -30,11 +30,10 @@ const INODE_LOCK_EVERY: Duration = Duration::from_millis(20);
 
 /// What recovery starts from.
 pub(crate) struct Recovery {
-    /// The world.
     pub(crate) env: Env,
-    /// The log.
+    /// The path of the log.
     pub(crate) path: PathBuf,
-    /// The longest line.
+    /// The longest line that a record may take, in bytes.
     pub(crate) line_bytes_max: usize,
     /// When records count as written.
     pub(crate) fsync: Fsync,
@@ -60,9 +59,8 @@ struct Found {
 
 /// A log that is whole, durable, locked and replayed.
 pub(crate) struct Recovered {
-    /// The log.
     pub(crate) file: Rc<dyn File>,
-    /// Its end.
+    /// The place after its last record.
     pub(crate) position: Position,
     /// Which file it is.
     pub(crate) identity: FileIdentity,

@@ -4,9 +4,9 @@
 //! that of a part, however long the file is; and goes on where it was when the file has grown.
 
 use crate::env::{File, FileIdentity};
-use crate::journal::shared_file::log_scan::{LogPlace, LogScan};
 use crate::journal::Replay;
 use dsm_protocol::ids::Reign;
+use dsm_protocol::machine::log_scan::{LogPlace, LogScan};
 use dsm_protocol::record::Position;
 use std::io;
 use std::rc::Rc;
@@ -53,7 +53,6 @@ impl Proof {
         self.identity == identity && self.position == *position
     }
 
-    /// The file.
     pub(crate) fn file(&self) -> &Rc<dyn File> {
         &self.file
     }

@@ -54,7 +54,6 @@ impl StoreProtocol {
     }
 }
 
-/// One operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LoadRequest {
     /// Number of the key in [`Texts::keys`].
@@ -66,7 +65,6 @@ pub(crate) struct LoadRequest {
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// The key's value.
     Read,
     /// Writes [`Texts::push_value`] of this version.
     Write(WriteNumber),
@@ -84,7 +82,7 @@ pub(crate) enum Execution {
 /// What came back for one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer<'a> {
-    /// A read's value.
+    /// The value that was read.
     Value(&'a [u8]),
     /// The key that was read has no value.
     Missing,
@@ -92,7 +90,7 @@ pub(crate) enum Answer<'a> {
     Done,
     /// What is no answer to such a request. Nobody knows what became of it.
     Odd,
-    /// Anything else.
+    /// The store answered with an error, or not what was asked.
     Error {
         /// Its kind in one lower case word.
         class: &'a str,
@@ -115,13 +113,10 @@ pub(crate) trait ResponseSink {
 pub(crate) struct Dialer {
     /// `host:port`, in the order in which they are tried.
     pub targets: Vec<String>,
-    /// Keys and values.
     pub texts: Arc<Texts>,
     /// What a RESP connection sends.
     pub script: Arc<resp::Script>,
-    /// Of the run.
     pub clock: Clock,
-    /// Of all targets.
     pub protocol: StoreProtocol,
 }
 
@@ -157,10 +152,8 @@ impl Dialer {
 pub(crate) enum StoreConnection {
     /// To `dsm`, or anything else that speaks Redis' protocol.
     Resp(resp::RespConnection),
-    /// To etcd.
     #[cfg(feature = "peers")]
     Etcd(etcd::EtcdConnection),
-    /// To ZooKeeper.
     #[cfg(feature = "peers")]
     Zookeeper(zookeeper::ZookeeperConnection),
 }

@@ -82,7 +82,6 @@ impl Script {
     }
 }
 
-/// A connection.
 #[derive(Debug)]
 pub(crate) struct RespConnection {
     stream: TcpStream,
@@ -94,7 +93,7 @@ pub(crate) struct RespConnection {
     filled: std::ops::Range<usize>,
 }
 
-/// A reply.
+/// A reply as it stands in the buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reply<'a> {
     Simple(&'a [u8]),

@@ -283,7 +283,6 @@ struct Input {
 }
 
 impl Input {
-    /// Waits for more.
     async fn receive(&mut self, stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> io::Result<()> {
         if self.filled.is_empty() {
             self.filled = 0..0;

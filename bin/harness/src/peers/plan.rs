@@ -89,19 +89,16 @@ impl Peer {
     }
 }
 
-/// A load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Cell {
     /// Writes in percent of all operations.
     pub write_pct: u32,
-    /// Connections.
     pub connections: u32,
     /// Requests in flight on each.
     pub pipeline: u32,
 }
 
 impl Cell {
-    /// In words.
     pub(crate) fn title(self) -> String {
         let mix = match self.write_pct {
             0 => "reads only".to_owned(),

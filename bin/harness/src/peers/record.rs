@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 /// The value of `format`.
 pub(crate) const FORMAT: u32 = 1;
 
-/// All of it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct PeersRecord {
     /// [`FORMAT`].
@@ -19,7 +18,6 @@ pub(crate) struct PeersRecord {
     pub ended_at: String,
     /// How it was called.
     pub command_line: Vec<String>,
-    /// Where.
     pub system: SystemRecord,
     /// How often each cell was to be measured.
     pub rounds: u32,
@@ -31,7 +29,6 @@ pub(crate) struct PeersRecord {
     pub keys: u32,
     /// Length of each value.
     pub value_bytes: u32,
-    /// The loads.
     pub cells: Vec<Cell>,
     /// The stores, in the order of the tables.
     pub peers: Vec<PeerRecord>,
@@ -41,10 +38,8 @@ pub(crate) struct PeersRecord {
     pub ended_early: Option<String>,
 }
 
-/// A store.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct PeerRecord {
-    /// Which.
     pub peer: Peer,
     /// `redis 7.0.15`; empty when it never ran.
     pub version: String,
@@ -55,29 +50,27 @@ pub(crate) struct PeerRecord {
 /// One cell of one store in one round.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct PeerRun {
-    /// Of which store.
     pub peer: Peer,
-    /// Under which load.
     pub cell: Cell,
     /// From 1.
     pub round: u32,
     /// Why there are no figures.
     pub failed: Option<String>,
-    /// Successes.
+    /// Successful operations a second.
     pub throughput_rps: f64,
     /// Successful requests of the measurement.
     pub success_count: u64,
-    /// Failed ones.
+    /// Operations that failed.
     pub error_count: u64,
-    /// By class.
+    /// How many failed, by class.
     pub errors: BTreeMap<String, u64>,
     /// Successful reads.
     pub read_count: u64,
     /// Successful writes.
     pub write_count: u64,
-    /// Of the reads.
+    /// Latencies of the reads, in microseconds.
     pub read: Percentiles,
-    /// Of the writes.
+    /// Latencies of the writes, in microseconds.
     pub write: Percentiles,
     /// Processor time of all processes of the store for one success, in microseconds.
     pub server_cpu_us: f64,

@@ -35,7 +35,6 @@ pub(crate) fn replace(document: &str, tables: &str) -> anyhow::Result<String> {
     Ok(format!("{before}{BEGIN}\n\n{}\n\n{END}{behind}", tables.trim()))
 }
 
-/// All tables.
 pub(crate) fn render(record: &PeersRecord) -> String {
     let view = View { record };
     let mut out = String::new();

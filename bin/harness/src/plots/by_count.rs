@@ -32,7 +32,7 @@ impl SweptBy {
         SweptBy::ValueBytes,
     ];
 
-    /// In file names.
+    /// The name as it stands in names of files.
     pub(super) fn file(self) -> &'static str {
         match self {
             SweptBy::Slaves => "slave_count",
@@ -128,7 +128,7 @@ impl Measure {
     pub(super) const ALL: [Measure; 4] =
         [Measure::Throughput, Measure::ReadLatency, Measure::WriteLatency, Measure::ErrorRate];
 
-    /// In file names.
+    /// The name as it stands in names of files.
     pub(super) fn file(self) -> &'static str {
         match self {
             Measure::Throughput => "throughput_rps",

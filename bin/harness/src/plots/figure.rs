@@ -12,12 +12,11 @@ pub(super) const GREEN: RGBColor = RGBColor(0, 158, 115);
 pub(super) const PURPLE: RGBColor = RGBColor(204, 121, 167);
 pub(super) const GREY: RGBColor = RGBColor(120, 126, 133);
 
-/// One plot.
 pub(super) struct Figure {
     pub(super) title: String,
     /// Lines under the title.
     pub(super) subtitle: Vec<String>,
-    /// Row by row.
+    /// From top to bottom.
     pub(super) panels: Vec<Panel>,
     /// How many panels stand side by side; at least 1.
     pub(super) columns: usize,

@@ -38,7 +38,6 @@ const RUNS_FOLDER: &str = "plots_by_run";
 /// The plot of the placement experiment.
 const PLACEMENTS: &str = "load_distribution";
 
-/// A drawn plot.
 #[derive(Clone, Debug)]
 pub(crate) struct Plot {
     /// What it shows, in a line.

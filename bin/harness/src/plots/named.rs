@@ -6,9 +6,8 @@ use super::axis::Axis;
 use super::figure::{Bar, Figure, Mark, Panel, BLUE, GREY};
 use super::paint;
 
-/// One panel.
 pub(crate) struct Named {
-    /// Above the panel.
+    /// The text above the panel.
     pub title: String,
     /// A name and its value, or none.
     pub values: Vec<(String, Option<f64>)>,

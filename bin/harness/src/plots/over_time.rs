@@ -17,7 +17,7 @@ const BARS_MAX: usize = 150;
 /// Takes the latencies of the reads, or of the writes, and how many there were, from a second.
 type Kind = fn(&Second) -> (&Percentiles, u64);
 
-/// Throughput and errors.
+/// Plots successes and errors a second.
 pub(super) fn throughput(run: &RunRecord) -> Figure {
     let merged = merge(&run.seconds, POINTS_MAX);
     let ok: Vec<Point> = merged.placed().map(|(x, second, _)| Point::new(x, second.throughput_rps)).collect();
@@ -72,7 +72,6 @@ pub(super) fn throughput(run: &RunRecord) -> Figure {
     figure("Throughput over time", run, &merged, "mean", vec![panel])
 }
 
-/// Errors a second.
 fn error_rate(merged: &Merged) -> Vec<Point> {
     let rate = |second: &Second, width: f64| second.error_count as f64 / width.max(1e-3);
     merged.placed().map(|(x, second, width)| Point::new(x, rate(second, width))).collect()

@@ -23,7 +23,7 @@ impl Count {
         self.ping.is_some()
     }
 
-    /// Counts a write.
+    /// Counts one write more as sent over this link.
     pub fn write(&mut self) {
         self.sent += 1;
     }

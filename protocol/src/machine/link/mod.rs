@@ -28,7 +28,7 @@ use deadlines::Deadlines;
 /// The life of a slave's process, which its links belong to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Life {
-    /// The slave's name.
+    /// The name of the slave.
     pub id: SlaveId,
     /// Which process of that name.
     pub incarnation: Incarnation,
@@ -63,7 +63,7 @@ pub enum Standing {
     },
     /// It has a place in the reign: its messages are counted.
     Active {
-        /// Since when.
+        /// When it became active.
         since: Millis,
     },
 }
@@ -71,20 +71,20 @@ pub enum Standing {
 /// What a slave is to be told when there is a reign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Announcement {
-    /// Nothing new.
+    /// There is nothing to tell.
     Nothing,
-    /// The reign.
+    /// Announce the reign to it.
     Reign,
     /// A trial of so many bytes.
     Trial {
-        /// The bytes.
+        /// The bytes that it must acknowledge in time.
         bytes: u64,
     },
     /// That it must wait.
     Quarantined {
         /// Milliseconds that are left.
         ms: u64,
-        /// Why.
+        /// What it failed by.
         cause: QuarantineCause,
     },
 }

@@ -66,18 +66,18 @@ impl fmt::Display for QuarantineCause {
 /// Whether a slave that is connected may be told of the reign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// At once.
+    /// It may be active at once.
     Free,
     /// Once it has taken so many bytes.
     Trial {
-        /// The bytes.
+        /// The bytes that it must acknowledge in time.
         bytes: u64,
     },
     /// Not for so long.
     Wait {
         /// Milliseconds that are left.
         ms: u64,
-        /// Why.
+        /// What it failed by.
         cause: QuarantineCause,
     },
 }

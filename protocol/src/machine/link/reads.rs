@@ -32,11 +32,11 @@ pub struct ReadWindow {
 /// A read that is to be asked of a slave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WaitingRead {
-    /// The read.
+    /// The read that waits.
     pub read: ReadId,
     /// The version that is wanted, and whose.
     pub stamp: Stamp,
-    /// The key.
+    /// The key that it reads.
     pub key: bytes::Bytes,
     /// Expected bytes of the answer.
     pub bytes: u32,

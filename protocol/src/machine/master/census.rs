@@ -45,7 +45,7 @@ impl Waiting {
     }
 }
 
-/// The walk.
+/// A walk over all keys that counts copies, a slice at a time.
 #[derive(Clone, Debug, Default)]
 pub struct Census {
     walk: Option<Walk>,

@@ -25,7 +25,7 @@ pub struct Slot(pub u8);
 pub struct SlotSet(u64);
 
 impl SlotSet {
-    /// The empty set.
+    /// The set without a slot.
     pub const EMPTY: SlotSet = SlotSet(0);
 
     /// Whether `slot` is in the set.
@@ -123,7 +123,7 @@ impl Sent {
     }
 }
 
-/// One active slave.
+/// An active slave.
 #[derive(Clone, Debug)]
 pub(super) struct Member {
     pub(super) id: SlaveId,

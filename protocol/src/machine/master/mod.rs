@@ -1,21 +1,29 @@
 //! The master machine: the directory, the active slaves, the writes and reads in flight.
 //!
 //! Owns the rules of replication of the *serving* primary and the directory that a standby keeps by replay. Knows
-//! nothing of sockets, of the log's file, or of who may be primary: it is told when a reign begins and ends.
+//! nothing of sockets or of the log's file. Nor does it know whether this master reigns: the machine of the reign does
+//! (`machine/reign/`). Requests come only from the front, which asks that machine, and slaves only in an announced reign.
 //!
 //! A write is **accepted** (admitted, not yet in the log), **written** (in the log, durable under `--fsync always`;
 //! this is the commit point: from here reads may see it), **replicated** (sent to its slaves), and **done** (enough
 //! slaves acknowledged). See `docs/ARCHITECTURE.md`, *How a write and a read go*.
 
+mod acks;
 mod census;
+mod copies;
 mod directory;
 mod hash;
 mod log_reads;
 mod membership;
 mod placement;
+mod read_deadlines;
 mod reads;
 mod reigns;
+mod room;
+mod session_order;
 mod slices;
+mod slots;
+mod substitutes;
 mod unwritten;
 mod work;
 mod writes;
@@ -29,12 +37,12 @@ pub use slices::SLICE_KEYS;
 
 use crate::command::{Command, ErrorWord, Reply};
 use crate::ids::{LinkId, Millis, Reign, ReignId, SessionId, SlaveId, Stamp, Version};
-use crate::planted;
 use crate::record::Place;
 use bytes::Bytes;
-use membership::{Membership, Sent};
+use membership::Membership;
 use placement::Random;
 use reads::Reads;
+use room::payload;
 use slices::Slices;
 use slotmap::{new_key_type, Key as _, KeyData};
 use smallvec::SmallVec;
@@ -49,9 +57,6 @@ new_key_type! {
 
 /// Entries that one chore looks at or frees.
 const CHORE_ENTRIES: usize = 4096;
-
-/// So many messages that an ACK covers are taken in at once. What is left is done as chores.
-const ACKS_AT_ONCE: usize = 1024;
 
 /// Names a write from its acceptance until it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,7 +81,7 @@ impl ReadId {
 /// Who is to get an answer: a session, and the place of the request in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asker {
-    /// The session.
+    /// The session that the request came over.
     pub session: SessionId,
     /// The session's own number for the request.
     pub tag: u64,
@@ -138,35 +143,35 @@ pub enum Event {
     ReignBegan {
         /// Epoch and place of the EPOCH record.
         version: Version,
-        /// The reign's identity.
+        /// The identity of the reign, as its EPOCH record has it.
         id: ReignId,
     },
     /// This master is a standby from now on. Only after [`Master::in_flight`] said that nothing is.
     ReignEnded,
-    /// A client asks for something.
+    /// A client asks for something, and the front lets it through: this master serves.
     Request {
-        /// Who.
+        /// Who is to get the answer.
         asker: Asker,
         /// When a read gives up.
         deadline: Millis,
-        /// What.
+        /// What the request is.
         command: Command,
     },
     /// A slave accepted the reign.
     SlaveJoined {
-        /// Its name.
+        /// The name of the slave.
         id: SlaveId,
-        /// Its link.
+        /// The link that it came over.
         link: LinkId,
         /// Bytes it can take; `u64::MAX` for no limit.
         room_bytes: u64,
     },
     /// A slave's link is gone, or the slave was removed.
     SlaveLost {
-        /// Its link.
+        /// The link that is gone.
         link: LinkId,
     },
-    /// A slave acknowledged.
+    /// A slave acknowledged writes.
     Acked {
         /// Over which link it said so.
         link: LinkId,
@@ -186,20 +191,20 @@ pub enum Event {
     Value {
         /// Over which link it said so.
         link: LinkId,
-        /// The read.
+        /// The read that asked for it.
         read: ReadId,
         /// The version it holds.
         version: Version,
         /// Which reign of its epoch wrote it.
         reign: ReignId,
-        /// The value.
+        /// The value as the slave holds it.
         value: Bytes,
     },
     /// A slave does not hold the version that was asked for.
     Missing {
         /// Over which link it said so.
         link: LinkId,
-        /// The read.
+        /// The read that asked for it.
         read: ReadId,
     },
     /// A slave reported a part of what it holds.
@@ -208,7 +213,7 @@ pub enum Event {
         link: LinkId,
         /// Keys, versions and whose those are.
         entries: Vec<(Bytes, Stamp)>,
-        /// Whether nothing follows.
+        /// Whether the report ends with this part.
         last: bool,
     },
     /// A write's record is written.
@@ -223,7 +228,7 @@ pub enum Event {
     /// A write's record is not in the log and never will be. Or, with UNKNOWN, nobody knows whether it will be found there
     /// by the next reign: this one is at its end.
     NotWritten {
-        /// The write.
+        /// The write that the log refused.
         write: WriteId,
         /// The error word to answer with.
         word: ErrorWord,
@@ -232,7 +237,7 @@ pub enum Event {
     },
     /// The log was read for a read.
     LogRead {
-        /// The read.
+        /// The read that it was read for.
         read: ReadId,
         /// The value, or why there is none.
         result: Result<Bytes, String>,
@@ -246,95 +251,95 @@ pub enum Event {
 /// What the machine wants done, in this order.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Answer a request.
+    /// Answer a request: its only answer.
     Reply {
-        /// Whom.
+        /// Who is to get it.
         to: Asker,
-        /// What.
+        /// The answer itself.
         reply: Reply,
     },
     /// Append a record. Answered by `Written` or `NotWritten`, in the order of the appends.
     Append {
-        /// The write.
+        /// The write under which the log answers.
         write: WriteId,
-        /// What it changes.
+        /// The keys and values of the record.
         change: Arc<Change>,
     },
     /// A slave has its slot; count its messages from 1.
     Joined {
-        /// The slave's link.
+        /// The link of the slave.
         link: LinkId,
     },
     /// Refuse a slave: no slot is free.
     NoSlot {
-        /// The slave's link.
+        /// The link of the slave.
         link: LinkId,
     },
     /// Announce the reign to this slave again: it had enlisted while no slot was to be had, and now one is.
     SlotFree {
-        /// The slave's link.
+        /// The link of the slave.
         link: LinkId,
     },
     /// Send a counted write to a slave.
     SendWrite {
-        /// The slave's link.
+        /// The link of the slave.
         link: LinkId,
-        /// The version.
+        /// The version that it is written with.
         version: Version,
         /// Which reign of its epoch is meant.
         reign: ReignId,
-        /// The key.
+        /// The key to be written.
         key: Bytes,
-        /// The value.
+        /// The value to be held.
         value: Bytes,
     },
     /// Ask a slave for a value.
     SendRead {
-        /// The slave's link.
+        /// The link of the slave.
         link: LinkId,
-        /// The read.
+        /// The read under which it answers.
         read: ReadId,
         /// The version that is wanted.
         version: Version,
         /// Which reign of its epoch wrote it.
         reign: ReignId,
-        /// The key.
+        /// The key to be read.
         key: Bytes,
         /// How long the value is, in bytes.
         bytes: u32,
     },
     /// Tell a slave to forget a version and what is older.
     SendDrop {
-        /// The slave's link.
+        /// The link of the slave.
         link: LinkId,
-        /// The version.
+        /// The newest version that it is to forget.
         version: Version,
         /// Which reign of its epoch is meant.
         reign: ReignId,
-        /// The key.
+        /// The key to be forgotten.
         key: Bytes,
     },
     /// Tell a slave to go on with its report.
     SendHoldingsNext {
-        /// The slave's link.
+        /// The link of the slave.
         link: LinkId,
     },
     /// Read a value from the log. Answered by `LogRead`.
     ReadLog {
-        /// The read.
+        /// The read under which the log answers.
         read: ReadId,
-        /// Where it stands.
+        /// Where the value stands in the log.
         place: Place,
-        /// Its version.
+        /// The version that it has there.
         version: Version,
-        /// Its key.
+        /// The key that it belongs to.
         key: Bytes,
     },
     /// A slave holds a copy that the log does not account for: records were lost. It is not told to drop it.
     Witnessed {
-        /// The slave's link.
+        /// The link of the slave.
         link: LinkId,
-        /// What it holds.
+        /// Version and reign of the copy.
         stamp: Stamp,
     },
 }
@@ -362,11 +367,10 @@ pub struct Counters {
     pub without_copy: u64,
 }
 
-/// The machine.
+/// The rules and tables of one master.
 #[derive(Clone, Debug)]
 pub struct Master {
     config: Config,
-    reign: Option<Version>,
     reigns: Reigns,
     directory: Directory,
     members: Membership,
@@ -384,7 +388,6 @@ impl Master {
     pub fn new(config: Config) -> Self {
         Master {
             config,
-            reign: None,
             reigns: Reigns::default(),
             directory: Directory::new(config.seed),
             members: Membership::default(),
@@ -429,7 +432,7 @@ impl Master {
         self.directory.clear();
     }
 
-    /// The directory.
+    /// Which keys exist, at which version, where and by whom they are held.
     pub fn directory(&self) -> &Directory {
         &self.directory
     }
@@ -499,15 +502,14 @@ impl Master {
     pub fn step(&mut self, now: Millis, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::ReignBegan { version, id } => {
-                assert!(self.reign.is_none(), "a reign began within a reign");
+                assert_eq!(self.members.len(), 0, "slaves had places between reigns");
                 assert_eq!(self.in_flight(), 0, "requests in flight between reigns");
-                self.reign = Some(version);
                 let reign = Reign { epoch: version.epoch, id };
                 self.reigns.begin(ReignRecord { reign, first: version.seq, durable: self.config.durable });
             }
             Event::ReignEnded => self.end_reign(),
             Event::Request { asker, deadline, command } => {
-                self.request(now, asker, deadline, command, effects);
+                self.ask_in_order(now, asker, deadline, command, effects);
             }
             Event::SlaveJoined { id, link, room_bytes } => self.slave_joined(id, link, room_bytes, effects),
             Event::SlaveLost { link } => {
@@ -536,28 +538,6 @@ impl Master {
             Event::Tick => self.expire_reads(now, effects),
             Event::Chore => self.chore(now, effects),
         }
-    }
-
-    fn request(
-        &mut self,
-        now: Millis,
-        asker: Asker,
-        deadline: Millis,
-        command: Command,
-        effects: &mut Vec<Effect>,
-    ) {
-        if self.reign.is_none() {
-            planted!(StandbyAnswersReads => {
-                if matches!(&command, Command::Get { key } if self.directory.get(key).is_none()) {
-                    effects.push(Effect::Reply { to: asker, reply: Reply::NotFound });
-                    return;
-                }
-            });
-            let reply = Reply::error(ErrorWord::Standby, "");
-            effects.push(Effect::Reply { to: asker, reply });
-            return;
-        }
-        self.ask_in_order(now, asker, deadline, command, effects);
     }
 
     /// Begins a request that is none for slices.
@@ -594,37 +574,11 @@ impl Master {
 
     fn end_reign(&mut self) {
         assert_eq!(self.in_flight(), 0, "a reign ended with requests in flight");
-        self.reign = None;
         self.reads.log.clear();
         self.waiting_for_slot.clear();
         self.writes.forget_losses();
         for slot in self.members.live().iter() {
             self.members.leave(slot);
-        }
-    }
-
-    fn slave_joined(&mut self, id: SlaveId, link: LinkId, room_bytes: u64, effects: &mut Vec<Effect>) {
-        assert!(self.reign.is_some(), "a slave joined a standby");
-        assert!(self.members.iter().all(|(_, member)| member.id != id), "slave {id} is active already");
-        match self.members.clean_slot() {
-            Some(slot) => {
-                self.members.join(slot, id, link, room_bytes);
-                effects.push(Effect::Joined { link });
-            }
-            None if self.members.len() == SLAVES_MAX => effects.push(Effect::NoSlot { link }),
-            None if self.waiting_for_slot.contains(&link) => {}
-            None => self.waiting_for_slot.push(link),
-        }
-        self.sweep_if_needed();
-    }
-
-    /// Begins to make slots of slaves that have left usable again, before there is none for the next one.
-    fn sweep_if_needed(&mut self) {
-        // A slot that still has part in a write is not to be had again.
-        if self.directory.sweeping().is_none() && !self.writes.has_losses() {
-            if let Some(slots) = self.members.to_sweep() {
-                self.directory.begin_sweep(slots);
-            }
         }
     }
 
@@ -659,211 +613,4 @@ impl Master {
         }
         self.directory.tidy(CHORE_ENTRIES);
     }
-
-    fn slave_lost(&mut self, now: Millis, slot: Slot, effects: &mut Vec<Effect>) {
-        if self.members.leave(slot).is_some() {
-            self.lose(now, slot, effects);
-            self.sweep_if_needed();
-        }
-    }
-
-    fn acked(&mut self, link: LinkId, writes: u64, room_bytes: u64, effects: &mut Vec<Effect>) {
-        let Some(slot) = self.members.slot_of(link) else { return };
-        let Some(member) = self.members.get_mut(slot) else { return };
-        member.set_room(room_bytes);
-        member.note_acked(writes);
-        self.take_acks(slot, effects);
-    }
-
-    /// Takes in what a slave has acknowledged, a bounded number of messages: one ACK covers all that it read at once.
-    fn take_acks(&mut self, slot: Slot, effects: &mut Vec<Effect>) {
-        for _ in 0..ACKS_AT_ONCE {
-            let Some(member) = self.members.get_mut(slot) else { return };
-            match member.take_acked() {
-                Some(Sent::Item { write, item, .. }) => {
-                    member.writes_acked += 1;
-                    self.item_acked(write, item, slot, effects);
-                }
-                Some(Sent::Copy { .. } | Sent::Refused) => {}
-                None => return,
-            }
-        }
-    }
-
-    fn full(&mut self, link: LinkId, before: Option<u64>, effects: &mut Vec<Effect>) {
-        let Some(slot) = self.members.slot_of(link) else { return };
-        let Some(member) = self.members.get_mut(slot) else { return };
-        member.set_room(0);
-        let refused = before.and_then(|before| member.take_refused(before));
-        member.lacks(refused.as_ref().map_or(1, Sent::bytes).max(1));
-        match refused {
-            Some(Sent::Item { write, item, .. }) => {
-                if let Some((key, version)) = self.item_key(write, item) {
-                    self.refused(slot, key, version, effects);
-                }
-                self.substitute(write, item, slot, effects);
-            }
-            Some(Sent::Copy { key, version, .. }) => self.refused(slot, key, version, effects),
-            Some(Sent::Refused) | None => {}
-        }
-    }
-
-    /// `slot` had no room for a value. The older one that it may hold instead was spared when it was chosen.
-    fn refused(&mut self, slot: Slot, key: Bytes, version: Version, effects: &mut Vec<Effect>) {
-        self.not_held(slot, &key, version);
-        self.send_drop(slot, version, key, effects);
-    }
-
-    /// Tells `slot`, where a slave is, to forget `version` of `key` and what is older.
-    fn send_drop(&self, slot: Slot, version: Version, key: Bytes, effects: &mut Vec<Effect>) {
-        if let Some(link) = self.members.link_of(slot) {
-            let reign = self.reigns.id_of(version.epoch);
-            effects.push(Effect::SendDrop { link, version, reign, key });
-        }
-    }
-
-    fn holdings(
-        &mut self,
-        link: LinkId,
-        entries: Vec<(Bytes, Stamp)>,
-        last: bool,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Some(slot) = self.members.slot_of(link) else { return };
-        for (key, stamp) in entries {
-            let Stamp { version, reign } = stamp;
-            match self.directory.get_mut(&key) {
-                Some(entry) if entry.version == version && self.reigns.is_ours(stamp) => {
-                    if entry.holders.insert(slot) {
-                        self.count_copies(slot, 1);
-                    }
-                }
-                _ if !self.reigns.may_drop(stamp) => effects.push(Effect::Witnessed { link, stamp }),
-                // Of this reign too: the slave may have missed an overwrite while its link was down. A report that
-                // lags behind what is in flight on the same link does no harm, a drop spares higher versions.
-                _ => effects.push(Effect::SendDrop { link, version, reign, key }),
-            }
-        }
-        if last {
-            self.members.set_reported(slot);
-        } else {
-            effects.push(Effect::SendHoldingsNext { link });
-        }
-    }
-
-    /// Marks `slots` as holders of `key` and sends them the value as a copy nobody waits for.
-    fn copy_to(
-        &mut self,
-        slots: SlotSet,
-        key: &Bytes,
-        version: Version,
-        value: &Bytes,
-        effects: &mut Vec<Effect>,
-    ) {
-        for slot in slots.iter() {
-            self.held(slot, key, version);
-            let sent = Sent::Copy { key: key.clone(), version, bytes: payload(key, value) };
-            self.send_write(slot, sent, version, key, value, effects);
-        }
-    }
-
-    /// Sends a value to `slot`, where a slave is.
-    fn send_write(
-        &mut self,
-        slot: Slot,
-        sent: Sent,
-        version: Version,
-        key: &Bytes,
-        value: &Bytes,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Some(link) = self.members.link_of(slot) else { return };
-        if let Some(member) = self.members.get_mut(slot) {
-            member.sent(sent);
-        }
-        let reign = self.reigns.id_of(version.epoch);
-        effects.push(Effect::SendWrite { link, version, reign, key: key.clone(), value: value.clone() });
-    }
-
-    /// Notes that `slot` holds `key` at `version`, if that is still the latest.
-    fn held(&mut self, slot: Slot, key: &[u8], version: Version) {
-        if let Some(entry) = self.directory.get_mut(key) {
-            if entry.version == version && entry.holders.insert(slot) {
-                self.count_copies(slot, 1);
-            }
-        }
-    }
-
-    /// Notes that `slot` does not hold `key` at `version`.
-    fn not_held(&mut self, slot: Slot, key: &[u8], version: Version) {
-        if let Some(entry) = self.directory.get_mut(key) {
-            if entry.version == version && entry.holders.remove(slot) {
-                self.count_copies(slot, -1);
-            }
-        }
-    }
-
-    /// Whether a write of `key` at `version` is on its way to `slot`: neither acknowledged nor refused.
-    fn is_under_way(&self, slot: Slot, key: &[u8], version: Version) -> bool {
-        let Some(member) = self.members.get(slot) else { return false };
-        member.unacked().any(|sent| match sent {
-            Sent::Item { write, item, .. } => {
-                self.item_key(*write, *item).is_some_and(|(k, v)| k == key && v == version)
-            }
-            Sent::Copy { key: k, version: v, .. } => k == key && *v == version,
-            Sent::Refused => false,
-        })
-    }
-
-    fn count_copies(&mut self, slot: Slot, change: i64) {
-        if let Some(member) = self.members.get_mut(slot) {
-            member.copies = member.copies.saturating_add_signed(change);
-        }
-    }
-
-    /// The live slaves that have room for a value of `key` that takes `bytes` in all: one that holds an older value needs
-    /// room for the difference only. Those that have not are noted.
-    fn with_room_for(&mut self, key: &[u8], bytes: u64) -> SlotSet {
-        if self.members.iter().all(|(_, member)| member.is_unlimited()) || planted!(RoomIgnored) {
-            return self.members.live();
-        }
-        let old = self.directory.get(key).copied();
-        let mut roomy = SlotSet::EMPTY;
-        for slot in self.members.live().iter() {
-            let charge = charge(old.as_ref(), slot, key, bytes);
-            let Some(member) = self.members.get_mut(slot) else { continue };
-            if member.room_bytes() >= charge {
-                roomy.insert(slot);
-            } else {
-                member.lacks(bytes);
-            }
-        }
-        roomy
-    }
-
-    /// The active slaves that lately had no room for a value: name, bytes of room, bytes that the smallest one takes.
-    pub fn full_slaves(&self) -> impl Iterator<Item = (&SlaveId, u64, u64)> {
-        self.members
-            .iter()
-            .filter_map(|(_, member)| Some((&member.id, member.room_bytes(), member.lacking_bytes()?)))
-    }
-
-    /// The live slaves that have room for `bytes` more.
-    fn with_room(&self, bytes: u64) -> SlotSet {
-        self.members.iter().filter(|(_, member)| member.room_bytes() >= bytes).map(|(slot, _)| slot).collect()
-    }
-}
-
-/// Bytes of a key and its value, as room is counted.
-fn payload(key: &[u8], value: &[u8]) -> u64 {
-    (key.len() + value.len()) as u64 + crate::machine::slave::ENTRY_OVERHEAD_BYTES
-}
-
-/// What a value of `key` that takes `bytes` in all adds to what `slot` holds, where `old` is what is written of the key.
-fn charge(old: Option<&Entry>, slot: Slot, key: &[u8], bytes: u64) -> u64 {
-    let held = old.filter(|entry| entry.holders.contains(slot));
-    let held = held.map_or(0, |entry| {
-        key.len() as u64 + u64::from(entry.place.bytes) + crate::machine::slave::ENTRY_OVERHEAD_BYTES
-    });
-    bytes.saturating_sub(held)
 }

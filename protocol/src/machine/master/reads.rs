@@ -4,12 +4,11 @@
 //! version that is the latest then, and to that version's place in the log. It is answered with that version, whatever is
 //! written while it waits: a session's later write is never seen by its earlier read.
 
-use super::hash::hash_bytes;
-use super::log_reads::{LogReads, EXPIRED_AT_ONCE};
-use super::membership::{Member, SlotSet};
-use super::placement::{acks_needed, choose};
+use super::log_reads::LogReads;
+use super::membership::SlotSet;
+use super::read_deadlines::more_time_ms;
 use super::work::{GatherKey, HeldRead, Work};
-use super::{payload, Asker, Change, Effect, Entry, Master, ReadId, ReadKey, Slot, WriteId};
+use super::{Asker, Effect, Entry, Master, ReadId, ReadKey, Slot};
 use crate::command::{ErrorWord, Reply};
 use crate::ids::{Millis, Stamp, Version};
 use crate::planted;
@@ -19,38 +18,28 @@ use slotmap::SlotMap;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-/// How long others are preferred to a slave that let a read time out, in milliseconds.
-const SLOW_MS: u64 = 1000;
-
-/// In a write of more keys than this none is searched for: who waited for it reads like anybody else.
-const PAIRS_SEARCHED_MAX: usize = 16;
-
-/// So many bytes more of a value, or in front of it on the same link, give a read a millisecond more: that is 8 MiB in a
-/// second, less than a network of 100 Mbit/s moves.
-const BYTES_PER_MS: u64 = 8 * 1024;
-
 /// A value among many that is not longer is copied, or it would keep the buffer it was read into until all are there.
 const COPIED_BYTES_MAX: usize = 4 * 1024;
 
 /// The reads in flight.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reads {
-    all: SlotMap<ReadKey, Read>,
+    pub(super) all: SlotMap<ReadKey, Read>,
     gathers: SlotMap<GatherKey, Gather>,
     /// Questions in the order in which they time out if nothing is long; answered ones stay until their time has come.
-    timeouts: VecDeque<(Millis, ReadId, u32)>,
+    pub(super) timeouts: VecDeque<(Millis, ReadId, u32)>,
     /// Those that were given more time when theirs had come.
-    extended: BinaryHeap<Reverse<(Millis, ReadId, u32)>>,
+    pub(super) extended: BinaryHeap<Reverse<(Millis, ReadId, u32)>>,
     /// Those of them that are to be answered from the log.
     pub(super) log: LogReads,
     /// Reads that wait for a write of their own session.
-    waiting: usize,
+    pub(super) waiting: usize,
     turn: usize,
     /// Whether the time of more reads has come than were moved on.
     pub(super) is_overdue: bool,
     /// When this process noticed last that it had been paused: what was asked before is late when it would be if it had
     /// been asked then.
-    restarted: Option<Millis>,
+    pub(super) restarted: Option<Millis>,
 }
 
 /// The read of one key.
@@ -63,16 +52,16 @@ pub(super) struct Read {
     pub(super) wanted: Version,
     /// Where that stands in the log.
     pub(super) place: Place,
-    asked: SlotSet,
-    tried: SlotSet,
+    pub(super) asked: SlotSet,
+    pub(super) tried: SlotSet,
     /// When the question times out.
-    due: Millis,
+    pub(super) due: Millis,
     /// Counts the questions, so that an old timeout does not end a new one.
-    attempt: u32,
+    pub(super) attempt: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Destination {
+pub(super) enum Destination {
     Asker(Asker),
     Part(GatherKey, usize),
 }
@@ -221,65 +210,12 @@ impl Master {
         self.count_keys(asker, effects);
     }
 
-    fn count_keys(&mut self, asker: Asker, effects: &mut Vec<Effect>) {
+    pub(super) fn count_keys(&mut self, asker: Asker, effects: &mut Vec<Effect>) {
         self.counters.reads += 1;
         effects.push(Effect::Reply { to: asker, reply: Reply::Count(self.directory.len() as u64) });
     }
 
-    /// The last write of the same session that may change any of `keys`: of many keys, its last one of all.
-    pub(super) fn last_unwritten_of_any(&self, asker: Asker, keys: &[Bytes]) -> Option<WriteId> {
-        let unwritten = &self.writes.unwritten;
-        if keys.len() > self.config.slice_keys {
-            return unwritten.last_of_session(asker.session);
-        }
-        unwritten.last_of_keys(asker.session, keys.iter().map(|key| hash_bytes(key)))
-    }
-
-    pub(super) fn wait(&mut self, write: WriteId, waiting: HeldRead) {
-        self.reads.waiting += 1;
-        self.writes.wait(write, waiting);
-    }
-
-    /// The write that held this back is resolved. What is read now is read at this place of the log, after that
-    /// write and in front of all that the session asked for later: whoever pipelines sees its operations in order. What
-    /// concerns several keys is given back, to be done in slices at this very place.
-    pub(super) fn resume(
-        &mut self,
-        now: Millis,
-        waiting: HeldRead,
-        written: Option<&Change>,
-        effects: &mut Vec<Effect>,
-    ) -> Option<Work> {
-        self.reads.waiting -= 1;
-        match waiting {
-            HeldRead::Get { asker, deadline, key } => {
-                let to = Destination::Asker(asker);
-                match written.and_then(|change| value_in(change, &key)) {
-                    Some(value) => self.answer(to, Reply::Value(value), effects),
-                    None => self.start_read(now, to, deadline, key, effects),
-                }
-            }
-            HeldRead::GetMany { asker, deadline, keys } => return Some(self.gather(asker, deadline, keys)),
-            HeldRead::Exists { asker, keys } => {
-                return Some(Work::Count { asker, keys: keys.into_iter(), existing: 0 });
-            }
-            HeldRead::KeyCount { asker } => self.count_keys(asker, effects),
-        }
-        None
-    }
-
-    /// What became of the write that held this back nobody knows.
-    pub(super) fn give_up(&mut self, waiting: &HeldRead, effects: &mut Vec<Effect>) {
-        self.reads.waiting -= 1;
-        let (HeldRead::Get { asker: to, .. }
-        | HeldRead::GetMany { asker: to, .. }
-        | HeldRead::Exists { asker: to, .. }
-        | HeldRead::KeyCount { asker: to }) = *waiting;
-        let reply = Reply::error(ErrorWord::Busy, "what became of the write in front of this is unknown");
-        effects.push(Effect::Reply { to, reply });
-    }
-
-    fn start_read(
+    pub(super) fn start_read(
         &mut self,
         now: Millis,
         to: Destination,
@@ -304,7 +240,7 @@ impl Master {
     }
 
     /// Asks the next holder, or all slaves that may hold the key unbeknown to us, or the log.
-    fn ask(&mut self, now: Millis, id: ReadId, effects: &mut Vec<Effect>) {
+    pub(super) fn ask(&mut self, now: Millis, id: ReadId, effects: &mut Vec<Effect>) {
         let Some(read) = self.reads.all.get_mut(id.0) else { return };
         if read.attempt > 0 {
             self.counters.read_retries += 1;
@@ -420,107 +356,6 @@ impl Master {
         }
     }
 
-    /// Sends a value that came from the log to as many slaves as lack a copy, if it is still the latest.
-    fn put_back(&mut self, key: &Bytes, version: Version, value: &Bytes, effects: &mut Vec<Effect>) {
-        let live = self.members.live();
-        let Some(entry) = self.directory.get(key).filter(|entry| entry.version == version) else { return };
-        let lacking = acks_needed(live.len()).saturating_sub(entry.holders.intersection(live).len());
-        let among = if value.len() <= self.config.value_max {
-            self.with_room(payload(key, value)).without(entry.holders).without(self.behind_on_copies())
-        } else {
-            SlotSet::EMPTY
-        };
-        let hash = hash_bytes(key);
-        let chosen = choose(self.config.placement, &self.members, among, lacking, hash, &mut self.random);
-        self.copy_to(chosen, key, version, value, effects);
-    }
-
-    /// The slaves that already owe acknowledgements for as many bytes as the log may be read at a time. Nobody waits for
-    /// a copy, so nothing else would bound what reads put into their links.
-    fn behind_on_copies(&self) -> SlotSet {
-        let window_bytes = self.config.log_window_bytes;
-        let is_behind = |member: &Member| member.unacked_bytes() >= window_bytes;
-        self.members.iter().filter(|(_, member)| is_behind(member)).map(|(slot, _)| slot).collect()
-    }
-
-    /// The question of a read waits for `bytes_in_front` to come over the same link: it has the time that they need, too.
-    pub fn read_waits(&mut self, now: Millis, id: ReadId, bytes_in_front: u64) {
-        let Some(read) = self.reads.all.get_mut(id.0).filter(|read| !read.asked.is_empty()) else { return };
-        let more_ms = more_time_ms(bytes_in_front + u64::from(read.place.bytes));
-        read.due = now.plus(self.config.read_timeout_ms + more_ms).max(read.due);
-        read.deadline = read.deadline.max(read.due);
-    }
-
-    /// Moves reads on that a holder has not answered in time.
-    pub(super) fn expire_reads(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        let mut left = EXPIRED_AT_ONCE;
-        self.reads.is_overdue = true;
-        self.expire_holders(now, &mut left, effects);
-        self.expire_log_reads(now, &mut left, effects);
-        self.reads.is_overdue = left == 0;
-    }
-
-    fn expire_holders(&mut self, now: Millis, left: &mut usize, effects: &mut Vec<Effect>) {
-        while let Some(&(at, id, attempt)) = self.reads.timeouts.front() {
-            let current = self.reads.all.get(id.0).filter(|read| read.attempt == attempt);
-            if current.is_some() && at > now {
-                break;
-            }
-            if *left == 0 {
-                return;
-            }
-            *left -= 1;
-            let due = current.map(|read| read.due);
-            self.reads.timeouts.pop_front();
-            self.expire_or_extend(now, id, attempt, due, effects);
-        }
-        while let Some(&Reverse((at, id, attempt))) = self.reads.extended.peek() {
-            if at > now || *left == 0 {
-                break;
-            }
-            *left -= 1;
-            let due = self.reads.all.get(id.0).filter(|read| read.attempt == attempt).map(|read| read.due);
-            self.reads.extended.pop();
-            self.expire_or_extend(now, id, attempt, due, effects);
-        }
-    }
-
-    /// The time of a question has come, which is answered when it has no `due`.
-    fn expire_or_extend(
-        &mut self,
-        now: Millis,
-        id: ReadId,
-        attempt: u32,
-        due: Option<Millis>,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Some(due) = due else { return };
-        let Some(read) = self.reads.all.get(id.0) else { return };
-        let bytes = u64::from(read.place.bytes);
-        let restarted = self.reads.restarted;
-        let soonest = restarted.map(|at| at.plus(self.config.read_timeout_ms + more_time_ms(bytes)));
-        let due = soonest.unwrap_or_default().max(due);
-        if due > now {
-            self.reads.extended.push(Reverse((due, id, attempt)));
-            return;
-        }
-        let Some(read) = self.reads.all.get_mut(id.0) else { return };
-        let silent = std::mem::take(&mut read.asked);
-        read.tried = read.tried.union(silent);
-        for slot in silent.iter() {
-            if let Some(member) = self.members.get_mut(slot) {
-                member.slow_until = now.plus(SLOW_MS);
-            }
-        }
-        self.ask(now, id, effects);
-    }
-
-    /// After a pause of our own the answers may lie unread in our sockets: no holder is late yet.
-    pub fn restart_read_timeouts(&mut self, now: Millis) {
-        // Not one by one: there may be hundreds of thousands.
-        self.reads.restarted = Some(now);
-    }
-
     /// The reads in flight, the oldest last.
     pub(super) fn reads_in_flight(&self) -> Vec<ReadId> {
         let mut reads: Vec<ReadId> = self.reads.all.keys().map(ReadId).collect();
@@ -535,7 +370,7 @@ impl Master {
         }
     }
 
-    fn answer(&mut self, to: Destination, reply: Reply, effects: &mut Vec<Effect>) {
+    pub(super) fn answer(&mut self, to: Destination, reply: Reply, effects: &mut Vec<Effect>) {
         match to {
             Destination::Asker(asker) => {
                 self.counters.reads += 1;
@@ -565,19 +400,5 @@ impl Master {
                 effects.push(Effect::Reply { to: all.asker, reply });
             }
         }
-    }
-}
-
-/// How much longer `bytes` may take than nothing, in milliseconds.
-fn more_time_ms(bytes: u64) -> u64 {
-    bytes / BYTES_PER_MS
-}
-
-/// The value that `change` gives to `key`, if that is found at once: many reads may wait for one write of many keys.
-fn value_in(change: &Change, key: &Bytes) -> Option<Bytes> {
-    match change {
-        Change::Put(pairs) if pairs.len() > PAIRS_SEARCHED_MAX => None,
-        Change::Put(pairs) => pairs.iter().find(|(k, _)| k == key).map(|(_, value)| value.clone()),
-        Change::Delete(_) => None,
     }
 }

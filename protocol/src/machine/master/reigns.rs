@@ -8,7 +8,7 @@ use crate::message::Seen;
 /// One reign of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReignRecord {
-    /// Which.
+    /// The reign that the record begins.
     pub reign: Reign,
     /// The seq of its EPOCH record.
     pub first: Seq,
@@ -30,7 +30,7 @@ pub enum Testimony {
     Elsewhere,
 }
 
-/// The table.
+/// The reigns of one log, in its order.
 #[derive(Clone, Debug, Default)]
 pub struct Reigns {
     /// In the order of the log, which is that of their epochs.
@@ -58,7 +58,7 @@ impl Reigns {
         *self = Reigns::default();
     }
 
-    /// The last reign.
+    /// The reign that began last; nothing before the first.
     pub fn last(&self) -> Option<ReignRecord> {
         self.records.last().copied()
     }

@@ -2,8 +2,8 @@
 //!
 //! Owns their order, which is the one in which they came: a read of many keys is after the records that were written
 //! before it and in front of those that were written since, though it takes many steps. So it never sees a later write of
-//! its own session, whose record is written later still. What a session asks for after a request that is in here waits in
-//! here as well. Nothing in here waits for anything but its turn.
+//! its own session, whose record is written later still. Nothing in here waits for anything but its turn. Which requests are
+//! put here is said in `session_order.rs`.
 
 use super::work::{DistinctPairs, HeldRead, Work};
 use super::{Asker, Change, Effect, Master};
@@ -63,7 +63,7 @@ impl Slices {
         self.sessions.get(&session).map_or(0, |of_session| of_session.longest)
     }
 
-    fn has_of(&self, session: SessionId) -> bool {
+    pub(super) fn has_of(&self, session: SessionId) -> bool {
         !self.sessions.is_empty() && self.sessions.contains_key(&session)
     }
 
@@ -103,28 +103,11 @@ impl Slices {
 
 impl Master {
     /// Whether a request is done in slices.
-    fn is_wide(&self, command: &Command) -> bool {
+    pub(super) fn is_wide(&self, command: &Command) -> bool {
         // A deletion is taken in like a write, in slices.
         let is_done_in_slices =
             matches!(command, Command::GetMany { .. } | Command::PutMany { .. } | Command::Exists { .. });
         is_done_in_slices && command.keys() > self.config.slice_keys
-    }
-
-    /// Begins a request, unless it is one for slices or after such a one of its session.
-    pub(super) fn ask_in_order(
-        &mut self,
-        now: Millis,
-        asker: Asker,
-        deadline: Millis,
-        command: Command,
-        effects: &mut Vec<Effect>,
-    ) {
-        if self.slices.has_of(asker.session) || self.is_wide(&command) {
-            self.slices.push_back(Work::Request { asker, deadline, command });
-            self.work_on(now, effects);
-        } else {
-            self.begin(now, asker, deadline, command, effects);
-        }
     }
 
     /// Does what waits in its order: a bounded number of keys.

@@ -13,7 +13,6 @@ use std::hash::Hash;
 /// Never iterated: order cannot reach an effect.
 type Index<K> = HashMap<K, Last, foldhash::fast::FixedState>;
 
-/// The unwritten writes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Unwritten {
     /// In the order of the log.

@@ -2,9 +2,10 @@
 //!
 //! Reads and writes put it there, `slices.rs` takes it up again. Nothing here looks at the machine.
 
-use super::{payload, Asker, Change, Slot, SlotSet, WriteId};
+use super::room::{payload, RoomSought};
+use super::{Asker, Change, WriteId};
 use crate::command::{Command, ErrorWord};
-use crate::ids::{LinkId, Millis, SessionId};
+use crate::ids::{Millis, SessionId};
 use crate::record::Place;
 use bytes::Bytes;
 use hashbrown::hash_table::HashTable;
@@ -104,42 +105,6 @@ pub(super) enum HeldRead {
     GetMany { asker: Asker, deadline: Millis, keys: Vec<Bytes> },
     Exists { asker: Asker, keys: Vec<Bytes> },
     KeyCount { asker: Asker },
-}
-
-/// Room that is set aside for a write between its acceptance and its place in the log. Empty when no slave has a limit.
-#[derive(Clone, Debug, Default)]
-pub(super) struct RoomReserved {
-    /// The slaves of each pair.
-    pub(super) slots: SmallVec<[SlotSet; 1]>,
-    /// Slaves with room for all pairs.
-    pub(super) everywhere: SlotSet,
-    /// Bytes in all at each of them.
-    pub(super) bytes: SmallVec<[(Slot, LinkId, u64); 2]>,
-}
-
-impl RoomReserved {
-    pub(super) fn add(&mut self, slot: Slot, link: LinkId, bytes: u64) {
-        match self.bytes.iter_mut().find(|(at, ..)| *at == slot) {
-            Some((.., sum)) => *sum += bytes,
-            None => self.bytes.push((slot, link, bytes)),
-        }
-    }
-}
-
-/// The room of a write while it is being set aside.
-#[derive(Clone, Debug, Default)]
-pub(super) struct RoomSought {
-    pub(super) reserved: RoomReserved,
-    /// So many pairs are to be placed by themselves; 0 when there is room for all of them everywhere.
-    pub(super) pairs: usize,
-    /// So many are.
-    pub(super) done: usize,
-}
-
-impl RoomSought {
-    pub(super) fn into_reserved(self) -> RoomReserved {
-        self.reserved
-    }
 }
 
 /// The pairs of a write by their keys. A key that stands twice takes its last value.

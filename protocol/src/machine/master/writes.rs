@@ -1,16 +1,18 @@
-//! Writes in flight: acceptance, the log, replication, acknowledgements, substitution.
+//! Writes in flight, from acceptance through the log to their slaves.
+//!
+//! What is admitted is said in `room.rs`, when a write is done in `acks.rs`, who takes the part of a slave that left in
+//! `substitutes.rs`.
 
 use super::hash::hash_bytes;
 use super::membership::Sent;
 use super::placement::{acks_needed, choose};
+use super::room::{charge, payload, RoomReserved};
+use super::substitutes::SlaveLoss;
 use super::unwritten::Unwritten;
-use super::work::{HeldRead, LogOutcome, RoomReserved, RoomSought, Work};
-use super::{
-    charge, payload, Asker, Change, Effect, Entry, Master, ReadId, Slot, SlotSet, WriteId, WriteKey,
-};
+use super::work::{HeldRead, LogOutcome, Work};
+use super::{Asker, Change, Effect, Entry, Master, Slot, SlotSet, WriteId, WriteKey};
 use crate::command::{ErrorWord, Reply};
 use crate::ids::{Millis, SessionId, Version};
-use crate::planted;
 use crate::record::Place;
 use bytes::Bytes;
 use slotmap::SlotMap;
@@ -18,68 +20,46 @@ use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// So many steps are made at once for a slave that has left. What is left is done in pieces, as chores.
-pub(super) const STEPS_AT_ONCE: usize = 256;
-
 /// A write of more keys than this is not remembered by its keys: a read of its session waits for it whatever it reads.
 const KEYS_REMEMBERED_MAX: usize = 64;
-
-/// A write of more keys than this sets its room aside at all slaves as a whole, if they have it: to choose for each key takes
-/// its time, and is only worth it near the edge.
-const PAIRS_PLACED_MAX: usize = 64;
 
 /// The writes in flight.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Writes {
-    all: SlotMap<WriteKey, Write>,
+    pub(super) all: SlotMap<WriteKey, Write>,
     /// The slaves that have left, and whose part in writes and reads is not made good to its end.
-    losses: VecDeque<Loss>,
+    pub(super) losses: VecDeque<SlaveLoss>,
     /// Those whose records are not written yet.
     pub(super) unwritten: Unwritten,
 }
 
-/// What is to be made good after a slave has left. Until a write is looked through, it cannot end: an acknowledgement of
-/// a slave that is gone does not count.
 #[derive(Clone, Debug)]
-struct Loss {
-    slot: Slot,
-    /// The writes that were in flight then, ascending.
-    writes: Vec<WriteId>,
-    /// So many of them are looked through.
-    writes_done: usize,
-    /// So many items of the next one are.
-    items_done: usize,
-    /// The reads that were in flight then and are not looked at yet.
-    reads: Vec<ReadId>,
-}
-
-#[derive(Clone, Debug)]
-struct Write {
-    asker: Asker,
-    change: Arc<Change>,
-    version: Version,
+pub(super) struct Write {
+    pub(super) asker: Asker,
+    pub(super) change: Arc<Change>,
+    pub(super) version: Version,
     /// One for each pair of a `Put`, once it is written.
-    items: SmallVec<[Item; 1]>,
+    pub(super) items: SmallVec<[Item; 1]>,
     /// Items that still lack acknowledgements.
-    items_open: usize,
+    pub(super) items_open: usize,
     /// Whether no slave was left for one of the items.
-    stranded: bool,
+    pub(super) stranded: bool,
     /// The room that is set aside until the record is written.
-    reserved: RoomReserved,
+    pub(super) reserved: RoomReserved,
     /// Reads of the same session that must see this write.
     waiting: Vec<HeldRead>,
 }
 
 /// The replication of one key of a write.
 #[derive(Clone, Copy, Debug, Default)]
-struct Item {
-    pending: SlotSet,
-    acked: SlotSet,
+pub(super) struct Item {
+    pub(super) pending: SlotSet,
+    pub(super) acked: SlotSet,
     /// Slaves that refused or left: not asked again for this item.
-    failed: SlotSet,
+    pub(super) failed: SlotSet,
     /// Fixed when the write is placed; may only fall, never below 1.
-    needed: usize,
-    closed: bool,
+    pub(super) needed: usize,
+    pub(super) closed: bool,
 }
 
 impl Writes {
@@ -142,7 +122,7 @@ impl Writes {
     }
 
     /// Whether a slave has left whose part in this write is not made good.
-    fn is_bereft(&self, id: WriteId) -> bool {
+    pub(super) fn is_bereft(&self, id: WriteId) -> bool {
         self.losses.iter().any(|loss| loss.writes[loss.writes_done..].binary_search(&id).is_ok())
     }
 
@@ -211,103 +191,7 @@ impl Master {
         effects.push(Effect::Append { write, change });
     }
 
-    /// Begins to set room aside for a write that takes `bytes` in all.
-    ///
-    /// # Errors
-    /// Why it cannot be taken now.
-    pub(super) fn begin_admission(&mut self, change: &Change, bytes: u64) -> Result<RoomSought, Reply> {
-        let active = self.members.len();
-        let needed = self.config.slaves_min.max(1);
-        if active < needed {
-            let detail = format!("{active} of at least {needed} slaves are active");
-            return Err(Reply::error(ErrorWord::NoQuorum, detail));
-        }
-        let mut admission = RoomSought::default();
-        let Change::Put(pairs) = change else { return Ok(admission) };
-        if self.members.iter().all(|(_, member)| member.is_unlimited()) {
-            return Ok(admission);
-        }
-        if pairs.len() > PAIRS_PLACED_MAX && self.with_room(bytes) == self.members.live() {
-            for slot in self.members.live().iter() {
-                let Some(link) = self.members.link_of(slot) else { continue };
-                if let Some(member) = self.members.get_mut(slot) {
-                    member.reserve(bytes);
-                    admission.reserved.add(slot, link, bytes);
-                }
-            }
-            admission.reserved.everywhere = self.members.live();
-            return Ok(admission);
-        }
-        admission.pairs = pairs.len();
-        Ok(admission)
-    }
-
-    /// Sets room aside for up to `left` pairs more, each by itself; whether that is all.
-    ///
-    /// # Errors
-    /// Why the write cannot be taken now. Nothing is set aside for it then.
-    pub(super) fn admit_on(
-        &mut self,
-        change: &Change,
-        admission: &mut RoomSought,
-        left: &mut usize,
-    ) -> Result<bool, Reply> {
-        let Change::Put(pairs) = change else { return Ok(true) };
-        let needed = self.config.slaves_min.max(1);
-        let RoomSought { reserved, done, pairs: placed } = admission;
-        while *done < *placed {
-            if *left == 0 {
-                return Ok(false);
-            }
-            *left -= 1;
-            let (key, value) = &pairs[*done];
-            *done += 1;
-            let bytes = payload(key, value);
-            let roomy = self.with_room_for(key, bytes);
-            if roomy.len() < needed {
-                self.release(reserved);
-                let (roomy, active) = (roomy.len(), self.members.len());
-                let detail = format!("{roomy} of {active} slaves have room for {bytes} more bytes");
-                return Err(Reply::error(ErrorWord::OutOfMemory, detail));
-            }
-            let chosen = self.choose(roomy, acks_needed(roomy.len()), key);
-            let old = self.directory.get(key).copied();
-            for slot in chosen.iter() {
-                let charge = charge(old.as_ref(), slot, key, bytes);
-                let Some(link) = self.members.link_of(slot) else { continue };
-                if let Some(member) = self.members.get_mut(slot) {
-                    member.reserve(charge);
-                    reserved.add(slot, link, charge);
-                }
-            }
-            reserved.slots.push(chosen);
-        }
-        Ok(true)
-    }
-
-    /// Gives all of a write's room back.
-    fn release(&mut self, reserved: &mut RoomReserved) {
-        for (slot, link, bytes) in reserved.bytes.drain(..) {
-            if let Some(member) = self.members.on_link(slot, link) {
-                member.release(bytes);
-            }
-        }
-    }
-
-    /// Gives back what was set aside at `slot` for a part of a write that is sent now.
-    fn use_reserved(&mut self, id: WriteId, slot: Slot, charge: u64) {
-        let Some(write) = self.writes.all.get_mut(id.0) else { return };
-        let Some((_, link, left)) = write.reserved.bytes.iter_mut().find(|(at, ..)| *at == slot) else {
-            return;
-        };
-        let used = charge.min(*left);
-        *left -= used;
-        if let Some(member) = self.members.on_link(slot, *link) {
-            member.release(used);
-        }
-    }
-
-    fn choose(&mut self, among: SlotSet, count: usize, key: &[u8]) -> SlotSet {
+    pub(super) fn choose(&mut self, among: SlotSet, count: usize, key: &[u8]) -> SlotSet {
         choose(self.config.placement, &self.members, among, count, hash_bytes(key), &mut self.random)
     }
 
@@ -331,26 +215,6 @@ impl Master {
         }
         self.slices.push_back(Work::Outcome(LogOutcome::Written { write: id, places, done: 0, existed: 0 }));
         self.work_on(now, effects);
-    }
-
-    /// Lets the reads go on that have waited for a write, in front of whatever is to be done next.
-    fn resume_all(
-        &mut self,
-        session: SessionId,
-        waiting: Vec<HeldRead>,
-        written: Option<Arc<Change>>,
-        may_read: bool,
-    ) {
-        if !waiting.is_empty() {
-            let waiting = waiting.into_iter();
-            self.slices.push_front(Work::Resumed { session, waiting, written, may_read });
-        }
-    }
-
-    fn release_rest(&mut self, id: WriteId) {
-        let write = self.writes.all.get_mut(id.0);
-        let mut rest = write.map(|write| std::mem::take(&mut write.reserved)).unwrap_or_default();
-        self.release(&mut rest);
     }
 
     /// The record is not in the log: nothing happened. Or nobody knows.
@@ -498,7 +362,7 @@ impl Master {
         clippy::too_many_arguments,
         reason = "one item of a write, borrowed in parts: its write is in the table"
     )]
-    fn send_item(
+    pub(super) fn send_item(
         &mut self,
         write: WriteId,
         index: usize,
@@ -512,182 +376,12 @@ impl Master {
         self.send_write(slot, sent, version, key, value, effects);
     }
 
-    /// Tells the holders of a superseded version that get no new one to forget it.
-    fn drop_copies(&mut self, key: &Bytes, old: Entry, kept: SlotSet, effects: &mut Vec<Effect>) {
-        for slot in old.holders.intersection(self.members.live()).iter() {
-            self.count_copies(slot, -1);
-            if !kept.contains(slot) {
-                self.send_drop(slot, old.version, key.clone(), effects);
-            }
-        }
-    }
-
     pub(super) fn item_key(&self, id: WriteId, index: u32) -> Option<(Bytes, Version)> {
         let write = self.writes.all.get(id.0)?;
         match &*write.change {
             Change::Put(pairs) => pairs.get(index as usize).map(|(key, _)| (key.clone(), write.version)),
             Change::Delete(_) => None,
         }
-    }
-
-    pub(super) fn item_acked(&mut self, id: WriteId, index: u32, slot: Slot, effects: &mut Vec<Effect>) {
-        let index = index as usize;
-        let Some(item) = self.writes.all.get_mut(id.0).and_then(|write| write.items.get_mut(index)) else {
-            return;
-        };
-        if item.pending.remove(slot) {
-            item.acked.insert(slot);
-        }
-        self.settle_item(id, index);
-        self.finish_if_closed(id, effects);
-    }
-
-    /// `slot` will not acknowledge this item: another active slave takes its place, if one is left.
-    pub(super) fn substitute(&mut self, id: WriteId, index: u32, slot: Slot, effects: &mut Vec<Effect>) {
-        let index = index as usize;
-        let Some(write) = self.writes.all.get_mut(id.0) else { return };
-        let Some(item) = write.items.get_mut(index) else { return };
-        item.pending.remove(slot);
-        item.acked.remove(slot);
-        item.failed.insert(slot);
-        if item.closed {
-            return;
-        }
-        let taken = item.pending.union(item.acked).union(item.failed);
-        // A slave that failed this write once and has come back since is asked only when nobody else is left.
-        let returned = self.members.once_in(item.failed);
-        let Change::Put(pairs) = &*write.change else { return };
-        let (key, value) = pairs[index].clone();
-        let version = write.version;
-        let bytes = payload(&key, &value);
-        let roomy = self.with_room_for(&key, bytes).without(taken);
-        let others = roomy.without(returned);
-        let roomy = if others.is_empty() { roomy } else { others };
-        let next = self.choose(roomy, 1, &key);
-        let superseded = self.directory.get(&key).is_none_or(|entry| entry.version != version);
-        for substitute in next.iter() {
-            self.counters.substitutions += 1;
-            self.held(substitute, &key, version);
-            self.send_item(id, index, substitute, (version, bytes), &key, &value, effects);
-            if superseded {
-                // Acknowledged for the sake of this write, but a copy that the directory does not name would stay.
-                self.send_drop(substitute, version, key.clone(), effects);
-            }
-            self.writes.all[id.0].items[index].pending.insert(substitute);
-        }
-        self.settle_item(id, index);
-        self.finish_if_closed(id, effects);
-    }
-
-    /// A slave has left: its acknowledgements count no more for writes that are not done, others take its place in what
-    /// it owed, and what it was asked for is asked of others.
-    pub(super) fn lose(&mut self, now: Millis, slot: Slot, effects: &mut Vec<Effect>) {
-        let writes = self.writes.all.keys().map(WriteId).collect();
-        let reads = self.reads_in_flight();
-        self.writes.losses.push_back(Loss { slot, writes, writes_done: 0, items_done: 0, reads });
-        self.make_good(now, effects);
-    }
-
-    /// Makes good what slaves that have left have lost, a bounded number of steps.
-    pub(super) fn make_good(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        let mut left = STEPS_AT_ONCE;
-        while let Some(loss) = self.writes.losses.front_mut() {
-            if left == 0 {
-                return;
-            }
-            let slot = loss.slot;
-            // First the writes: none may be done on the word of a slave that is gone.
-            if let Some(write) = loss.writes.get(loss.writes_done).copied() {
-                self.make_good_write(write, slot, &mut left, effects);
-            } else if let Some(read) = loss.reads.pop() {
-                self.missing(now, slot, read, effects);
-                left -= 1;
-            } else {
-                self.writes.losses.pop_front();
-            }
-        }
-    }
-
-    /// Looks through the next items of a write for what the slave of the first loss had part in.
-    fn make_good_write(&mut self, id: WriteId, slot: Slot, left: &mut usize, effects: &mut Vec<Effect>) {
-        let Some(loss) = self.writes.losses.front_mut() else { return };
-        let from = loss.items_done;
-        let items = self.writes.all.get(id.0).map_or(0, |write| write.items.len());
-        let until = items.min(from + STEPS_AT_ONCE);
-        loss.items_done = until;
-        *left -= 1;
-        for index in from..until {
-            let Some(write) = self.writes.all.get_mut(id.0) else { break };
-            let item = &mut write.items[index];
-            if !item.acked.union(item.pending).contains(slot) {
-                continue;
-            }
-            // An item of several may have had enough while another lacks something: the answer is for all.
-            if item.acked.contains(slot) && std::mem::replace(&mut item.closed, false) {
-                write.items_open += 1;
-            }
-            *left = left.saturating_sub(1);
-            if !planted!(NoSubstitute) {
-                self.substitute(id, index as u32, slot, effects);
-            }
-        }
-        if until < items {
-            return;
-        }
-        // It is looked through: what it was told meanwhile counts from here on.
-        if let Some(loss) = self.writes.losses.front_mut() {
-            loss.items_done = 0;
-            loss.writes_done += 1;
-        }
-        // What is not in the log yet has no items, and cannot end.
-        for index in 0..items {
-            self.settle_item(id, index);
-        }
-        if items > 0 {
-            self.finish_if_closed(id, effects);
-        }
-    }
-
-    /// Decides whether an item has what it needs.
-    fn settle_item(&mut self, id: WriteId, index: usize) {
-        if self.writes.is_bereft(id) {
-            return;
-        }
-        let Some(write) = self.writes.all.get_mut(id.0) else { return };
-        let item = &mut write.items[index];
-        // One that is not placed yet needs nothing so far.
-        if item.closed || item.needed == 0 {
-            return;
-        }
-        let reachable = item.acked.len() + item.pending.len();
-        item.needed = item.needed.min(reachable.max(1));
-        let enough = item.acked.len() >= item.needed || planted!(DoneWithoutAck);
-        if enough || reachable == 0 {
-            item.closed = true;
-            write.items_open -= 1;
-            if !enough && self.members.live().is_empty() {
-                write.stranded = true;
-            } else if !enough {
-                // Who has room has left, and the others have none. It stands in the log, and is read from there.
-                self.counters.without_copy += 1;
-            }
-        }
-    }
-
-    fn finish_if_closed(&mut self, id: WriteId, effects: &mut Vec<Effect>) {
-        if self.writes.all.get(id.0).is_none_or(|write| write.items_open > 0) || self.writes.is_bereft(id) {
-            return;
-        }
-        let Some(write) = self.writes.all.remove(id.0) else { return };
-        let reply = if write.stranded {
-            self.counters.unknown += 1;
-            Reply::error(ErrorWord::Unknown, "the write is logged, but no slave was left to acknowledge it")
-        } else {
-            self.counters.writes += 1;
-            Reply::Done
-        };
-        effects.push(Effect::Reply { to: write.asker, reply });
-        self.slices.forget(write.change, self.config.slice_keys);
     }
 }
 
@@ -696,6 +390,7 @@ pub(super) mod tests {
     use super::*;
     use crate::command::Command;
     use crate::ids::{LinkId, ReignId, SlaveId};
+    use crate::machine::master::substitutes::STEPS_AT_ONCE;
     use crate::machine::master::{Config, Event};
 
     /// The most effects of one step: what one turn does for it. A key that is overwritten has a write and a drop for each

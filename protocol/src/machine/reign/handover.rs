@@ -3,7 +3,7 @@
 //!
 //! Any of these that takes too long gives the handover up, and the master serves on.
 
-use super::{Effect, Leadership, Refusal, Role, Saying, Surroundings};
+use super::{Effect, Leadership, Refusal, ReignRole, Saying, Surroundings};
 use crate::command::{ErrorWord, Reply};
 use crate::ids::{LinkId, Millis};
 use crate::machine::master::Asker;
@@ -27,7 +27,7 @@ const CLOSE_MS: u64 = 500;
 
 /// Why a handover does not come to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GivenUp {
+pub enum HandoverFailure {
     /// It was not granted.
     Refused(Refusal),
     /// Requests in flight took too long.
@@ -38,13 +38,13 @@ pub enum GivenUp {
     LogNotClosed,
 }
 
-impl fmt::Display for GivenUp {
+impl fmt::Display for HandoverFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            GivenUp::Refused(refusal) => refusal.fmt(f),
-            GivenUp::RequestsInFlight => f.write_str("requests in flight were not done in time"),
-            GivenUp::StandbyGone => f.write_str("the standby is gone"),
-            GivenUp::LogNotClosed => f.write_str("the log could not be closed in time"),
+            HandoverFailure::Refused(refusal) => refusal.fmt(f),
+            HandoverFailure::RequestsInFlight => f.write_str("requests in flight were not done in time"),
+            HandoverFailure::StandbyGone => f.write_str("the standby is gone"),
+            HandoverFailure::LogNotClosed => f.write_str("the log could not be closed in time"),
         }
     }
 }
@@ -59,43 +59,44 @@ impl Leadership {
         effects: &mut Vec<Effect>,
     ) {
         let may_serve = match self.role {
-            Role::Serving { .. }
-            | Role::Preparing { .. }
-            | Role::Yielding { .. }
-            | Role::Closing { .. }
-            | Role::Stopping { .. } => true,
-            Role::Standby { .. }
-            | Role::Barred { .. }
-            | Role::Halting
-            | Role::Recovering { .. }
-            | Role::Waiting(_)
-            | Role::Opening { .. }
-            | Role::Announcing { .. }
-            | Role::Doubting { .. }
-            | Role::Departing { .. }
-            | Role::Ended => false,
+            ReignRole::Serving { .. }
+            | ReignRole::Preparing { .. }
+            | ReignRole::Yielding { .. }
+            | ReignRole::Closing { .. }
+            | ReignRole::Stopping { .. } => true,
+            ReignRole::Standby { .. }
+            | ReignRole::Barred { .. }
+            | ReignRole::Halting
+            | ReignRole::Recovering { .. }
+            | ReignRole::Waiting(_)
+            | ReignRole::Opening { .. }
+            | ReignRole::Announcing { .. }
+            | ReignRole::Doubting { .. }
+            | ReignRole::Departing { .. }
+            | ReignRole::Ended => false,
         };
         let verdict = if may_serve { self.takeover.verdict(now, said) } else { Err(Refusal::NotActive) };
         if let Err(refusal) = verdict {
             effects.push(Effect::Say(Saying::Refused(refusal)));
-            effects.push(Effect::RefuseHandover { to: from, why: GivenUp::Refused(refusal) });
+            effects.push(Effect::RefuseHandover { to: from, why: HandoverFailure::Refused(refusal) });
             let why = format!("the handover was refused: {refusal}");
             self.answer_operators(&Reply::error(ErrorWord::Busy, why), effects);
             return;
         }
-        if let (Role::Serving { reign }, false) = (&self.role, self.is_closing()) {
+        if let (ReignRole::Serving { reign }, false) = (&self.role, self.is_closing()) {
             let reign = *reign;
-            self.become_role(Role::Preparing { reign, since: now, to: from, syncs: 1 }, effects);
+            self.become_role(ReignRole::Preparing { reign, since: now, to: from, syncs: 1 }, effects);
             effects.push(Effect::SyncLog);
         } else {
             // Operators wait for how the one that is under way ends.
-            effects.push(Effect::RefuseHandover { to: from, why: GivenUp::Refused(Refusal::Occupied) });
+            effects
+                .push(Effect::RefuseHandover { to: from, why: HandoverFailure::Refused(Refusal::Occupied) });
         }
     }
 
     /// The log is synced: with little left to sync, requests may be held.
     pub(super) fn synced(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        let Role::Preparing { reign, since, to, syncs } = self.role else { return };
+        let ReignRole::Preparing { reign, since, to, syncs } = self.role else { return };
         if self.is_closing() {
             // The log is closed for good as soon as nothing is in flight.
             return;
@@ -103,12 +104,12 @@ impl Leadership {
         let took_ms = now.since(since);
         if took_ms > SYNC_MS && syncs < SYNCS_MAX {
             effects.push(Effect::Say(Saying::SlowSync { took_ms, syncs }));
-            self.become_role(Role::Preparing { reign, since: now, to, syncs: syncs + 1 }, effects);
+            self.become_role(ReignRole::Preparing { reign, since: now, to, syncs: syncs + 1 }, effects);
             effects.push(Effect::SyncLog);
             return;
         }
         effects.push(Effect::Say(Saying::HandingOver));
-        self.become_role(Role::Yielding { reign, since: now, to }, effects);
+        self.become_role(ReignRole::Yielding { reign, since: now, to }, effects);
     }
 
     /// A turn has done all that it could: goes on with a handover, or a stop, once nothing is in flight.
@@ -117,12 +118,12 @@ impl Leadership {
             return;
         }
         planted!(HandoverDoesNotWait => {
-            if matches!(self.role, Role::Yielding { .. }) {
+            if matches!(self.role, ReignRole::Yielding { .. }) {
                 return self.close_log(now, effects);
             }
         });
         planted!(StopDoesNotWait => {
-            if !matches!(self.role, Role::Yielding { .. }) {
+            if !matches!(self.role, ReignRole::Yielding { .. }) {
                 return self.close_log(now, effects);
             }
         });
@@ -138,20 +139,20 @@ impl Leadership {
 
     pub(super) fn tick_yielding(&mut self, now: Millis, around: &Surroundings, effects: &mut Vec<Effect>) {
         self.turn_ended(now, around, effects);
-        let Role::Yielding { since, .. } = self.role else { return };
+        let ReignRole::Yielding { since, .. } = self.role else { return };
         // A handover for a stop has nothing to go back to.
         let yield_ms = if self.is_stopping() { super::stop::STOP_MS } else { YIELD_MS };
         if now.since(since) >= yield_ms {
             if self.is_stopping() {
                 self.begin_closing(now, effects);
             }
-            self.abort_handover(GivenUp::RequestsInFlight, effects);
+            self.abort_handover(HandoverFailure::RequestsInFlight, effects);
         }
     }
 
     pub(super) fn tick_log_closing(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         let is_stopping = self.is_stopping();
-        let Role::Closing { since, asked_back, .. } = &mut self.role else { return };
+        let ReignRole::Closing { since, asked_back, .. } = &mut self.role else { return };
         if !*asked_back && now.since(*since) >= CLOSE_MS && !is_stopping {
             *asked_back = true;
             effects.push(Effect::AskLogBack);
@@ -161,30 +162,34 @@ impl Leadership {
     /// Nothing is in flight: the log is closed, for whoever asked for the reign or for good.
     pub(super) fn close_log(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         let role = match self.role {
-            Role::Yielding { reign, to, .. } => Role::Closing { reign, since: now, to, asked_back: false },
-            Role::Serving { reign } | Role::Preparing { reign, .. } => Role::Stopping { reign },
-            Role::Standby { .. }
-            | Role::Barred { .. }
-            | Role::Halting
-            | Role::Recovering { .. }
-            | Role::Waiting(_)
-            | Role::Opening { .. }
-            | Role::Announcing { .. }
-            | Role::Doubting { .. }
-            | Role::Closing { .. }
-            | Role::Stopping { .. }
-            | Role::Departing { .. }
-            | Role::Ended => return,
+            ReignRole::Yielding { reign, to, .. } => {
+                ReignRole::Closing { reign, since: now, to, asked_back: false }
+            }
+            ReignRole::Serving { reign } | ReignRole::Preparing { reign, .. } => {
+                ReignRole::Stopping { reign }
+            }
+            ReignRole::Standby { .. }
+            | ReignRole::Barred { .. }
+            | ReignRole::Halting
+            | ReignRole::Recovering { .. }
+            | ReignRole::Waiting(_)
+            | ReignRole::Opening { .. }
+            | ReignRole::Announcing { .. }
+            | ReignRole::Doubting { .. }
+            | ReignRole::Closing { .. }
+            | ReignRole::Stopping { .. }
+            | ReignRole::Departing { .. }
+            | ReignRole::Ended => return,
         };
         self.become_role(role, effects);
         effects.push(Effect::CloseLog);
     }
 
     /// Gives a handover up and goes on serving.
-    pub(super) fn abort_handover(&mut self, why: GivenUp, effects: &mut Vec<Effect>) {
-        let (Role::Preparing { reign, to, .. }
-        | Role::Yielding { reign, to, .. }
-        | Role::Closing { reign, to, .. }) = self.role
+    pub(super) fn abort_handover(&mut self, why: HandoverFailure, effects: &mut Vec<Effect>) {
+        let (ReignRole::Preparing { reign, to, .. }
+        | ReignRole::Yielding { reign, to, .. }
+        | ReignRole::Closing { reign, to, .. }) = self.role
         else {
             return;
         };
@@ -192,13 +197,13 @@ impl Leadership {
         effects.push(Effect::RefuseHandover { to, why });
         let reply = Reply::error(ErrorWord::Busy, format!("the handover was aborted: {why}"));
         self.answer_operators(&reply, effects);
-        self.become_role(Role::Serving { reign }, effects);
+        self.become_role(ReignRole::Serving { reign }, effects);
     }
 
     pub(super) fn standby_gone(&mut self, link: LinkId, is_last: bool, effects: &mut Vec<Effect>) {
-        if let Role::Preparing { to, .. } | Role::Yielding { to, .. } = self.role {
+        if let ReignRole::Preparing { to, .. } | ReignRole::Yielding { to, .. } = self.role {
             if to == link {
-                self.abort_handover(GivenUp::StandbyGone, effects);
+                self.abort_handover(HandoverFailure::StandbyGone, effects);
             }
         }
         if is_last {

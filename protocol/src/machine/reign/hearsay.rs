@@ -80,7 +80,7 @@ impl Knowledge {
         self.memory.is_some()
     }
 
-    /// This master serves.
+    /// This master serves: what was heard before is settled.
     pub(super) fn served(&mut self) {
         self.has_been_served = true;
         self.slave_of = None;

@@ -30,9 +30,9 @@ pub enum Source {
     LockFile,
     /// This master has read it in the log before.
     Memory,
-    /// The other master.
+    /// Another master.
     Peer,
-    /// A slave.
+    /// A slave, by its name.
     Slave(SlaveId),
     /// The file beside the log says that a slave has seen it before anybody was served.
     Noted(SlaveId),
@@ -53,7 +53,7 @@ impl fmt::Display for Source {
 /// What somebody knows of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// Who.
+    /// Who says so.
     pub source: Source,
     /// Whose log it is.
     pub cluster: ClusterId,
@@ -109,38 +109,38 @@ pub struct Accepted {
 pub enum Lack {
     /// There is no log, but somebody knows of one.
     NoLog {
-        /// Whose it is.
+        /// The cluster that others are of.
         cluster: ClusterId,
-        /// Who says so.
+        /// Who is of that cluster.
         source: Source,
     },
     /// There is no log, and nobody says what is meant.
     Unclaimed,
     /// The log is another cluster's.
     OtherCluster {
-        /// Whose it is.
+        /// The cluster that the log is of; nothing if it names none.
         log: Option<ClusterId>,
         /// Whose it should be.
         named: ClusterId,
-        /// Who says so.
+        /// Who is of another one.
         source: Source,
     },
     /// The log ends before an epoch that it once had.
     Epoch {
-        /// The log's end.
+        /// Where the log ends.
         log: Log,
-        /// The epoch.
+        /// The epoch that the log lacks.
         known: Epoch,
-        /// Who knows it.
+        /// Who knows that epoch.
         source: Source,
     },
     /// The log lacks records of a reign, or all of it.
     Records {
-        /// The log's end.
+        /// Where the log ends.
         log: Log,
         /// What somebody has seen.
         seen: Seen,
-        /// Who.
+        /// Who has seen more than that.
         source: Source,
     },
 }
@@ -199,15 +199,15 @@ impl Lack {
     }
 }
 
-/// What is to be done.
+/// Whether a reign may begin on the log at its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Begin a reign on it; where there is none, begin a new log.
-    Begin,
+pub enum MayBegin {
+    /// It may; where there is no log, with a new one.
+    Yes,
     /// Others may still have something to say.
     NotYet,
-    /// Do not begin.
-    Wait(Lack),
+    /// Not before this is mended.
+    No(Lack),
 }
 
 /// Holds what stands at the log's path (`None`: nothing) against what others know. `reigns` are those of the log.
@@ -217,32 +217,32 @@ pub fn judge(
     claims: &[Claim],
     accepted: &Accepted,
     now: Circumstances,
-) -> Verdict {
+) -> MayBegin {
     match log.filter(|log| !log.is_empty()) {
         None => judge_nothing(claims, now),
         Some(log) => {
             if let Some(lack) = claims.iter().find_map(|claim| lack(log, reigns, claim, accepted)) {
-                Verdict::Wait(lack)
+                MayBegin::No(lack)
             } else if now.is_warm || now.heard_ms >= HEAR_MS {
-                Verdict::Begin
+                MayBegin::Yes
             } else {
-                Verdict::NotYet
+                MayBegin::NotYet
             }
         }
     }
 }
 
-fn judge_nothing(claims: &[Claim], now: Circumstances) -> Verdict {
+fn judge_nothing(claims: &[Claim], now: Circumstances) -> MayBegin {
     if let Some(claim) = claims.first().filter(|_| !planted!(BeginsNewLogOverCluster)) {
-        return Verdict::Wait(Lack::NoLog { cluster: claim.cluster, source: claim.source.clone() });
+        return MayBegin::No(Lack::NoLog { cluster: claim.cluster, source: claim.source.clone() });
     }
     let is_asked_for = now.new && now.heard_ms >= HEAR_MS;
     if is_asked_for || now.newcomer_ms.is_some_and(|ms| ms >= SETTLE_MS) {
-        Verdict::Begin
+        MayBegin::Yes
     } else if now.newcomer_ms.is_some() || now.heard_ms < HEAR_MS {
-        Verdict::NotYet
+        MayBegin::NotYet
     } else {
-        Verdict::Wait(Lack::Unclaimed)
+        MayBegin::No(Lack::Unclaimed)
     }
 }
 
@@ -306,11 +306,11 @@ mod tests {
         Some(Seen { reign: Reign::new(epoch, id), seq: Seq(seq), durable: true })
     }
 
-    fn verdict_on_nothing(claims: &[Claim], now: Circumstances) -> Verdict {
+    fn verdict_on_nothing(claims: &[Claim], now: Circumstances) -> MayBegin {
         judge(None, &Reigns::default(), claims, &Accepted::default(), now)
     }
 
-    fn verdict(claims: &[Claim], now: Circumstances) -> Verdict {
+    fn verdict(claims: &[Claim], now: Circumstances) -> MayBegin {
         let (log, reigns) = log();
         judge(Some(&log), &reigns, claims, &Accepted::default(), now)
     }
@@ -325,57 +325,57 @@ mod tests {
                 Circumstances { newcomer_ms: Some(SETTLE_MS), ..LATE },
             ] {
                 let lack = Lack::NoLog { cluster: OURS, source: source.clone() };
-                assert_eq!(verdict_on_nothing(&claims, now), Verdict::Wait(lack));
+                assert_eq!(verdict_on_nothing(&claims, now), MayBegin::No(lack));
             }
             // An empty file is as good as none.
             let empty = Log { cluster: None, epoch: Epoch(0), end: Seq(0) };
             let verdict = judge(Some(&empty), &Reigns::default(), &claims, &Accepted::default(), LATE);
-            assert!(matches!(verdict, Verdict::Wait(Lack::NoLog { .. })));
+            assert!(matches!(verdict, MayBegin::No(Lack::NoLog { .. })));
         }
     }
 
     #[test]
     fn a_new_log_begins_with_a_slave_of_no_cluster_or_when_it_is_asked_for() {
         let early = Circumstances { heard_ms: HEAR_MS - 1, ..LATE };
-        assert_eq!(verdict_on_nothing(&[], early), Verdict::NotYet);
-        assert_eq!(verdict_on_nothing(&[], LATE), Verdict::Wait(Lack::Unclaimed));
-        assert_eq!(verdict_on_nothing(&[], Circumstances { new: true, ..early }), Verdict::NotYet);
-        assert_eq!(verdict_on_nothing(&[], Circumstances { new: true, ..LATE }), Verdict::Begin);
+        assert_eq!(verdict_on_nothing(&[], early), MayBegin::NotYet);
+        assert_eq!(verdict_on_nothing(&[], LATE), MayBegin::No(Lack::Unclaimed));
+        assert_eq!(verdict_on_nothing(&[], Circumstances { new: true, ..early }), MayBegin::NotYet);
+        assert_eq!(verdict_on_nothing(&[], Circumstances { new: true, ..LATE }), MayBegin::Yes);
         let newcomer = |ms| Circumstances { newcomer_ms: Some(ms), ..early };
-        assert_eq!(verdict_on_nothing(&[], newcomer(SETTLE_MS - 1)), Verdict::NotYet);
-        assert_eq!(verdict_on_nothing(&[], newcomer(SETTLE_MS)), Verdict::Begin);
+        assert_eq!(verdict_on_nothing(&[], newcomer(SETTLE_MS - 1)), MayBegin::NotYet);
+        assert_eq!(verdict_on_nothing(&[], newcomer(SETTLE_MS)), MayBegin::Yes);
     }
 
     #[test]
     fn a_log_of_another_cluster_is_not_served_unless_a_slave_alone_says_so() {
         for source in [Source::LockFile, Source::Memory, Source::Peer] {
             let lack = Lack::OtherCluster { log: Some(OURS), named: OTHERS, source: source.clone() };
-            assert_eq!(verdict(&[claim(source, OTHERS)], LATE), Verdict::Wait(lack));
+            assert_eq!(verdict(&[claim(source, OTHERS)], LATE), MayBegin::No(lack));
         }
-        assert_eq!(verdict(&[claim(slave(), OTHERS)], LATE), Verdict::Begin);
+        assert_eq!(verdict(&[claim(slave(), OTHERS)], LATE), MayBegin::Yes);
         // A log of the original program names none: then the slave's word counts.
         let legacy = Log { cluster: None, epoch: Epoch(0), end: Seq(7) };
         let claims = [claim(slave(), OTHERS)];
         let verdict = judge(Some(&legacy), &Reigns::default(), &claims, &Accepted::default(), LATE);
-        assert!(matches!(verdict, Verdict::Wait(Lack::OtherCluster { log: None, .. })));
+        assert!(matches!(verdict, MayBegin::No(Lack::OtherCluster { log: None, .. })));
     }
 
     #[test]
     fn a_log_that_ends_before_what_is_known_is_not_served() {
         let epoch = |epoch| Claim { epoch: Some(Epoch(epoch)), ..claim(Source::LockFile, OURS) };
-        assert_eq!(verdict(&[epoch(2)], LATE), Verdict::Begin);
-        assert!(matches!(verdict(&[epoch(3)], LATE), Verdict::Wait(Lack::Epoch { known: Epoch(3), .. })));
+        assert_eq!(verdict(&[epoch(2)], LATE), MayBegin::Yes);
+        assert!(matches!(verdict(&[epoch(3)], LATE), MayBegin::No(Lack::Epoch { known: Epoch(3), .. })));
         let (log, reigns) = log();
         let accepted = Accepted { epoch: Epoch(3), reigns: Vec::new() };
-        assert_eq!(judge(Some(&log), &reigns, &[epoch(3)], &accepted, LATE), Verdict::Begin);
+        assert_eq!(judge(Some(&log), &reigns, &[epoch(3)], &accepted, LATE), MayBegin::Yes);
         for source in [Source::Memory, slave()] {
             let saw = |seen| Claim { seen, ..claim(source.clone(), OURS) };
-            assert_eq!(verdict(&[saw(seen(2, 20, 11))], LATE), Verdict::Begin);
-            assert_eq!(verdict(&[saw(seen(1, 10, 7))], LATE), Verdict::Begin);
+            assert_eq!(verdict(&[saw(seen(2, 20, 11))], LATE), MayBegin::Yes);
+            assert_eq!(verdict(&[saw(seen(1, 10, 7))], LATE), MayBegin::Yes);
             for more in [seen(2, 20, 12), seen(3, 30, 1)] {
-                assert!(matches!(verdict(&[saw(more)], LATE), Verdict::Wait(Lack::Records { .. })));
+                assert!(matches!(verdict(&[saw(more)], LATE), MayBegin::No(Lack::Records { .. })));
                 let accepted = Accepted { epoch: Epoch(0), reigns: vec![more.unwrap().reign] };
-                assert_eq!(judge(Some(&log), &reigns, &[saw(more)], &accepted, LATE), Verdict::Begin);
+                assert_eq!(judge(Some(&log), &reigns, &[saw(more)], &accepted, LATE), MayBegin::Yes);
             }
         }
     }
@@ -383,18 +383,18 @@ mod tests {
     #[test]
     fn a_log_that_has_served_since_is_held_up_by_no_slave_of_another_branch() {
         let branched = |source| Claim { seen: seen(2, 21, 9), ..claim(source, OURS) };
-        assert_eq!(verdict(&[branched(slave())], LATE), Verdict::Begin);
+        assert_eq!(verdict(&[branched(slave())], LATE), MayBegin::Yes);
         let noted = Source::Noted(SlaveId::new("s1").unwrap());
         for source in [Source::Memory, noted] {
-            assert!(matches!(verdict(&[branched(source)], LATE), Verdict::Wait(Lack::Records { .. })));
+            assert!(matches!(verdict(&[branched(source)], LATE), MayBegin::No(Lack::Records { .. })));
         }
     }
 
     #[test]
     fn a_cold_log_is_served_once_others_could_say_what_they_know() {
         let early = Circumstances { heard_ms: 0, ..LATE };
-        assert_eq!(verdict(&[], early), Verdict::NotYet);
-        assert_eq!(verdict(&[], LATE), Verdict::Begin);
-        assert_eq!(verdict(&[], Circumstances { is_warm: true, ..early }), Verdict::Begin);
+        assert_eq!(verdict(&[], early), MayBegin::NotYet);
+        assert_eq!(verdict(&[], LATE), MayBegin::Yes);
+        assert_eq!(verdict(&[], Circumstances { is_warm: true, ..early }), MayBegin::Yes);
     }
 }

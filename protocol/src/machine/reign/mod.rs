@@ -1,6 +1,6 @@
 //! Who a master is: a standby, the holder of the lock on its way to a reign, the one that serves, one that yields or ends.
 //!
-//! Owns that one fact, as [`Role`], and every rule and deadline by which it changes: takeover (`takeover.rs`), what comes
+//! Owns that one fact, as [`ReignRole`], and every rule and deadline by which it changes: takeover (`takeover.rs`), what comes
 //! between the lock and the first request (`opening.rs`; what a log must hold, `hearsay.rs` and `may_begin.rs`), handover
 //! (`handover.rs`), stop (`stop.rs`). Never holds a lock, a file or an address: the caller does, and carries out what is
 //! wanted of them. See `docs/ARCHITECTURE.md`, *Takeover*, *What a log must hold*, *Handover and failback*.
@@ -24,11 +24,11 @@ mod opening;
 mod stop;
 pub mod takeover;
 
-pub use handover::{GivenUp, OPERATORS_MAX};
+pub use handover::{HandoverFailure, OPERATORS_MAX};
 pub use hearsay::Hearsay;
 pub use opening::{FileAtPath, Waiting};
 pub use stop::Course;
-pub use takeover::{Queue, Refusal, Seen};
+pub use takeover::{LockSeen, Queue, Refusal};
 
 use crate::command::Reply;
 use crate::ids::{ClusterId, Epoch, LinkId, Millis, Reign, ReignId, SessionId, SlaveId, Version};
@@ -73,8 +73,8 @@ impl Default for Config {
 
 /// What a master is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Follows the log.
+pub enum ReignRole {
+    /// Follows the log and does not hold the lock.
     Standby {
         /// How it stands to the lock.
         queue: Queue,
@@ -95,35 +95,35 @@ pub enum Role {
     Waiting(Box<Waiting>),
     /// The EPOCH record is on its way to the disk.
     Opening {
-        /// Its epoch.
+        /// The epoch that the record begins.
         epoch: Epoch,
         /// Whether something is noted of witnesses, which the record settles.
         is_noted: bool,
     },
-    /// Slaves are told.
+    /// Slaves are told of the reign, and nobody is served yet.
     Announcing {
-        /// Of which reign.
+        /// The reign that they are told of.
         reign: Reign,
-        /// Since when.
+        /// Since when they are told.
         since: Millis,
     },
     /// A slave has seen records that the log lacks: it is closed, and nobody is served.
     Doubting {
         /// The reign that never will be.
         reign: Reign,
-        /// The slave.
+        /// Which slave that is.
         slave: SlaveId,
         /// What it has seen.
         seen: message::Seen,
     },
-    /// Requests are served.
+    /// Requests are executed.
     Serving {
-        /// In which reign.
+        /// The reign that serves.
         reign: Reign,
     },
     /// Requests are served while the log is synced, so that a handover finds little left to sync.
     Preparing {
-        /// In which reign.
+        /// The reign that serves.
         reign: Reign,
         /// Since when it is synced this time.
         since: Millis,
@@ -134,18 +134,18 @@ pub enum Role {
     },
     /// Requests are held back until those in flight are done, for a handover.
     Yielding {
-        /// Of which reign.
+        /// The reign that is handed over.
         reign: Reign,
-        /// Since when.
+        /// Since when requests are held back.
         since: Millis,
-        /// To which standby.
+        /// The link of the standby that asked.
         to: LinkId,
     },
     /// The log is being closed for a handover, or has been asked back.
     Closing {
-        /// Which reign ends.
+        /// The reign that ends.
         reign: Reign,
-        /// Since when.
+        /// Since when it is being closed.
         since: Millis,
         /// To which standby it goes.
         to: LinkId,
@@ -154,12 +154,12 @@ pub enum Role {
     },
     /// The log is being closed for good.
     Stopping {
-        /// Which reign ends.
+        /// The reign that ends.
         reign: Reign,
     },
     /// The log is not at its path: what is not executed is answered, then the node ends.
     Departing {
-        /// Since when.
+        /// Since when nothing more is accepted.
         since: Millis,
     },
     /// The node ends, and nothing is waited for any more.
@@ -173,7 +173,7 @@ pub enum Stance {
     Standby,
     /// It hands over: they are held.
     Holding,
-    /// It executes them.
+    /// It serves: they are executed.
     Serving,
     /// It is about to end: they are refused.
     Stopping,
@@ -219,7 +219,7 @@ pub enum Event<'a> {
     /// The log is replayed to its end for the first time (since the last reign).
     CaughtUp,
     /// A look at the lock. At least every 50 ms while that is wanted.
-    Looked(Seen),
+    Looked(LockSeen),
     /// This master holds the lock.
     LockWon {
         /// Whose log the last holder has served, by the lock file's text.
@@ -251,12 +251,12 @@ pub enum Event<'a> {
     EpochWritten {
         /// Its epoch and place.
         version: Version,
-        /// The reign's identity.
+        /// The identity of the reign, as the record has it.
         id: ReignId,
     },
     /// A slave of this cluster has seen records that the log lacks.
     Accused {
-        /// Which.
+        /// Which slave that is.
         slave: SlaveId,
         /// What it has seen.
         seen: message::Seen,
@@ -269,7 +269,7 @@ pub enum Event<'a> {
         end: Position,
         /// Which file it is in.
         file: Option<FileAtPath>,
-        /// The log's reigns.
+        /// The reigns of that log.
         reigns: &'a Reigns,
     },
     /// The log was not closed and is open.
@@ -278,25 +278,25 @@ pub enum Event<'a> {
     Displaced,
     /// Everything in front of the loss of the log is answered.
     Answered,
-    /// The node fails.
+    /// Something failed that the node cannot go on without.
     Failed,
     /// The node is asked to stop.
     StopAsked,
     /// A slave has come.
     SlaveCame {
-        /// Its name.
+        /// The name of the slave.
         slave: SlaveId,
         /// Whose it is, if it belongs to a cluster.
         cluster: Option<ClusterId>,
     },
     /// The other master has said whose it is, if it knows.
     PeerNamed {
-        /// Which cluster.
+        /// The cluster that it is of; nothing if it knows of none.
         cluster: Option<ClusterId>,
     },
     /// What the other master says of itself.
     PeerSaid {
-        /// Whether it serves.
+        /// Whether it says that it serves.
         active: bool,
         /// The epoch of its last durable EPOCH record.
         epoch: Epoch,
@@ -305,7 +305,7 @@ pub enum Event<'a> {
     PeerLost,
     /// The other master asks for the reign.
     HandoverRequested {
-        /// Over which link.
+        /// The link of the standby that asks.
         from: LinkId,
         /// Whether it follows this master's log and reign.
         follows: bool,
@@ -320,14 +320,14 @@ pub enum Event<'a> {
     HandoverOffered,
     /// The link of a standby is gone.
     StandbyGone {
-        /// Which.
+        /// The link that is gone.
         link: LinkId,
         /// Whether it was the last one.
         is_last: bool,
     },
     /// An operator wants the standby to serve.
     FailoverAsked {
-        /// Who.
+        /// The operator's session and request.
         asker: Asker,
         /// How long he waits.
         deadline: Millis,
@@ -336,7 +336,7 @@ pub enum Event<'a> {
     },
     /// Nobody waits for the answers of a session any more.
     SessionClosed {
-        /// Which.
+        /// The session that is closed.
         session: SessionId,
     },
 }
@@ -378,21 +378,21 @@ pub enum Effect {
     NoteWitnesses(WitnessText),
     /// Begin to write the log with an EPOCH record.
     WriteEpoch {
-        /// Its epoch.
+        /// The epoch that the record begins.
         epoch: Epoch,
         /// Reigns of which records are given up.
         given_up: Vec<Reign>,
     },
     /// Say in the lock file who holds the lock and that the log is whole; if it serves, of which reign.
     WriteLockText {
-        /// Whether it serves.
+        /// Whether this master serves from now on.
         serves: bool,
     },
     /// Begin the reign in the master machine.
     BeginReign {
         /// Epoch and place of its EPOCH record.
         version: Version,
-        /// Its identity.
+        /// The identity of the reign, as its EPOCH record has it.
         id: ReignId,
     },
     /// Tell the slaves of the reign.
@@ -424,16 +424,16 @@ pub enum Effect {
     },
     /// Answer that the reign is not yielded now.
     RefuseHandover {
-        /// To which standby.
+        /// The link of the standby that asked.
         to: LinkId,
-        /// Why.
-        why: GivenUp,
+        /// Why it is not handed over.
+        why: HandoverFailure,
     },
     /// Tell an operator how the failover that he asked for has ended.
     AnswerOperator {
-        /// Whom.
+        /// The operator's session and request.
         to: Asker,
-        /// What.
+        /// The answer to the operator.
         reply: Reply,
     },
     /// Let the port go. Who has connected already is still heard.
@@ -445,7 +445,7 @@ pub enum Effect {
         /// Whether those that say nothing too.
         silent_too: bool,
     },
-    /// End the node.
+    /// End the node in this way.
     End(Ending),
     /// Say something in the log.
     Say(Saying),
@@ -475,12 +475,12 @@ pub enum Saying {
     Doubted {
         /// Who has seen more than the log holds.
         slave: SlaveId,
-        /// What.
+        /// What that slave has seen.
         seen: message::Seen,
     },
-    /// This master serves.
+    /// This master serves from now on.
     Serving {
-        /// In which epoch.
+        /// The epoch that it serves in.
         epoch: Epoch,
     },
     /// The log took long to be synced, and a handover waits.
@@ -495,13 +495,13 @@ pub enum Saying {
     /// A handover is not granted.
     Refused(Refusal),
     /// A handover is given up.
-    Aborted(GivenUp),
+    Aborted(HandoverFailure),
     /// The reign is handed over.
     HandedOver {
-        /// Its epoch.
+        /// The epoch that ended.
         epoch: Epoch,
     },
-    /// This node stops.
+    /// This node was asked to stop.
     Stopping,
     /// A stop does not hand over.
     NotHandedOver {
@@ -515,11 +515,11 @@ pub enum Saying {
     },
 }
 
-/// The machine.
+/// Who one master is, and what it knows for that.
 #[derive(Clone, Debug)]
 pub struct Leadership {
     config: Config,
-    role: Role,
+    role: ReignRole,
     takeover: Takeover,
     known: Knowledge,
     /// The highest epoch of the log, as far as it is replayed or written.
@@ -535,7 +535,7 @@ impl Leadership {
     pub fn new(config: Config, now: Millis) -> Self {
         Leadership {
             config,
-            role: Role::Standby { queue: Queue::Replaying },
+            role: ReignRole::Standby { queue: Queue::Replaying },
             takeover: Takeover::new(config, now),
             known: Knowledge::new(now),
             known_epoch: Epoch::default(),
@@ -546,7 +546,7 @@ impl Leadership {
     }
 
     /// What this master is.
-    pub fn role(&self) -> &Role {
+    pub fn role(&self) -> &ReignRole {
         &self.role
     }
 
@@ -566,44 +566,46 @@ impl Leadership {
             return Stance::Stopping;
         }
         match self.role {
-            Role::Standby { .. }
-            | Role::Barred { .. }
-            | Role::Halting
-            | Role::Recovering { .. }
-            | Role::Waiting(_)
-            | Role::Opening { .. }
-            | Role::Announcing { .. }
-            | Role::Doubting { .. } => Stance::Standby,
-            Role::Serving { .. } | Role::Preparing { .. } => Stance::Serving,
-            Role::Yielding { .. } | Role::Closing { .. } if planted!(HandoverHoldsNothing) => Stance::Serving,
-            Role::Yielding { .. } | Role::Closing { .. } => Stance::Holding,
-            Role::Stopping { .. } | Role::Departing { .. } | Role::Ended => Stance::Stopping,
+            ReignRole::Standby { .. }
+            | ReignRole::Barred { .. }
+            | ReignRole::Halting
+            | ReignRole::Recovering { .. }
+            | ReignRole::Waiting(_)
+            | ReignRole::Opening { .. }
+            | ReignRole::Announcing { .. }
+            | ReignRole::Doubting { .. } => Stance::Standby,
+            ReignRole::Serving { .. } | ReignRole::Preparing { .. } => Stance::Serving,
+            ReignRole::Yielding { .. } | ReignRole::Closing { .. } if planted!(HandoverHoldsNothing) => {
+                Stance::Serving
+            }
+            ReignRole::Yielding { .. } | ReignRole::Closing { .. } => Stance::Holding,
+            ReignRole::Stopping { .. } | ReignRole::Departing { .. } | ReignRole::Ended => Stance::Stopping,
         }
     }
 
     /// Whether requests are served in this role. While a stop takes none in any more, those in flight still are.
     pub fn serves(&self) -> bool {
-        matches!(self.role, Role::Serving { .. } | Role::Preparing { .. })
+        matches!(self.role, ReignRole::Serving { .. } | ReignRole::Preparing { .. })
     }
 
     /// Whether the lock is won, and the log not found yet to go on what was replayed.
     pub fn is_barred(&self) -> bool {
-        matches!(self.role, Role::Barred { .. })
+        matches!(self.role, ReignRole::Barred { .. })
     }
 
     /// Whether this master asks what others know of the log, before it begins on it: [`Event::Heard`].
     pub fn is_waiting(&self) -> bool {
-        matches!(self.role, Role::Waiting(_))
+        matches!(self.role, ReignRole::Waiting(_))
     }
 
     /// Whether this master follows the log of another one.
     pub fn is_standby(&self) -> bool {
-        matches!(self.role, Role::Standby { .. })
+        matches!(self.role, ReignRole::Standby { .. })
     }
 
     /// The standby that is to lead next, while the log is closed for it.
     pub fn heir(&self) -> Option<LinkId> {
-        if let Role::Closing { to, .. } = self.role {
+        if let ReignRole::Closing { to, .. } = self.role {
             return Some(to);
         }
         None
@@ -612,79 +614,80 @@ impl Leadership {
     /// The reign of this master, once its EPOCH record is on disk.
     pub fn reign(&self) -> Option<Reign> {
         match self.role {
-            Role::Announcing { reign, .. }
-            | Role::Doubting { reign, .. }
-            | Role::Serving { reign }
-            | Role::Preparing { reign, .. }
-            | Role::Yielding { reign, .. }
-            | Role::Closing { reign, .. }
-            | Role::Stopping { reign } => Some(reign),
-            Role::Standby { .. }
-            | Role::Barred { .. }
-            | Role::Halting
-            | Role::Recovering { .. }
-            | Role::Waiting(_)
-            | Role::Opening { .. }
-            | Role::Departing { .. }
-            | Role::Ended => None,
+            ReignRole::Announcing { reign, .. }
+            | ReignRole::Doubting { reign, .. }
+            | ReignRole::Serving { reign }
+            | ReignRole::Preparing { reign, .. }
+            | ReignRole::Yielding { reign, .. }
+            | ReignRole::Closing { reign, .. }
+            | ReignRole::Stopping { reign } => Some(reign),
+            ReignRole::Standby { .. }
+            | ReignRole::Barred { .. }
+            | ReignRole::Halting
+            | ReignRole::Recovering { .. }
+            | ReignRole::Waiting(_)
+            | ReignRole::Opening { .. }
+            | ReignRole::Departing { .. }
+            | ReignRole::Ended => None,
         }
     }
 
     /// The reign that slaves are told of, and may have places in.
     pub fn announced(&self) -> Option<Reign> {
         match self.role {
-            Role::Announcing { reign, .. }
-            | Role::Serving { reign }
-            | Role::Preparing { reign, .. }
-            | Role::Yielding { reign, .. }
-            | Role::Closing { reign, .. } => Some(reign),
-            Role::Standby { .. }
-            | Role::Barred { .. }
-            | Role::Halting
-            | Role::Recovering { .. }
-            | Role::Waiting(_)
-            | Role::Opening { .. }
-            | Role::Doubting { .. }
-            | Role::Stopping { .. }
-            | Role::Departing { .. }
-            | Role::Ended => None,
+            ReignRole::Announcing { reign, .. }
+            | ReignRole::Serving { reign }
+            | ReignRole::Preparing { reign, .. }
+            | ReignRole::Yielding { reign, .. }
+            | ReignRole::Closing { reign, .. } => Some(reign),
+            ReignRole::Standby { .. }
+            | ReignRole::Barred { .. }
+            | ReignRole::Halting
+            | ReignRole::Recovering { .. }
+            | ReignRole::Waiting(_)
+            | ReignRole::Opening { .. }
+            | ReignRole::Doubting { .. }
+            | ReignRole::Stopping { .. }
+            | ReignRole::Departing { .. }
+            | ReignRole::Ended => None,
         }
     }
 
     /// Whether slaves that accept the reign wait for their places until it serves: before that, it may still be put aside.
     pub fn holds_places_back(&self) -> bool {
-        matches!(self.role, Role::Announcing { .. })
+        matches!(self.role, ReignRole::Announcing { .. })
     }
 
     /// Whether a slave that has seen what the log lacks keeps this master from serving.
     pub fn may_doubt(&self) -> bool {
-        matches!(self.role, Role::Announcing { .. } | Role::Doubting { .. }) && !planted!(WitnessIgnored)
+        matches!(self.role, ReignRole::Announcing { .. } | ReignRole::Doubting { .. })
+            && !planted!(WitnessIgnored)
     }
 
     /// Whether this master writes the log, or did until the node began to end: being refused by another one ends it no more.
     pub fn has_begun(&self) -> bool {
         match self.role {
-            Role::Opening { .. }
-            | Role::Announcing { .. }
-            | Role::Doubting { .. }
-            | Role::Serving { .. }
-            | Role::Preparing { .. }
-            | Role::Yielding { .. }
-            | Role::Closing { .. }
-            | Role::Stopping { .. }
-            | Role::Departing { .. }
-            | Role::Ended => true,
-            Role::Standby { .. }
-            | Role::Barred { .. }
-            | Role::Halting
-            | Role::Recovering { .. }
-            | Role::Waiting(_) => false,
+            ReignRole::Opening { .. }
+            | ReignRole::Announcing { .. }
+            | ReignRole::Doubting { .. }
+            | ReignRole::Serving { .. }
+            | ReignRole::Preparing { .. }
+            | ReignRole::Yielding { .. }
+            | ReignRole::Closing { .. }
+            | ReignRole::Stopping { .. }
+            | ReignRole::Departing { .. }
+            | ReignRole::Ended => true,
+            ReignRole::Standby { .. }
+            | ReignRole::Barred { .. }
+            | ReignRole::Halting
+            | ReignRole::Recovering { .. }
+            | ReignRole::Waiting(_) => false,
         }
     }
 
     /// The epoch of this master's reign, be its record on disk or not; else the highest that it has seen in the log.
     pub fn epoch(&self) -> Epoch {
-        if let Role::Opening { epoch, .. } = self.role {
+        if let ReignRole::Opening { epoch, .. } = self.role {
             return epoch;
         }
         self.known_epoch
@@ -693,41 +696,41 @@ impl Leadership {
     /// Whether the end of the requests in flight is waited for, to close the log after them.
     pub fn waits_for_requests(&self) -> bool {
         match self.role {
-            Role::Yielding { .. } => true,
-            Role::Serving { .. } | Role::Preparing { .. } => self.is_closing(),
-            Role::Standby { .. }
-            | Role::Barred { .. }
-            | Role::Halting
-            | Role::Recovering { .. }
-            | Role::Waiting(_)
-            | Role::Opening { .. }
-            | Role::Announcing { .. }
-            | Role::Doubting { .. }
-            | Role::Closing { .. }
-            | Role::Stopping { .. }
-            | Role::Departing { .. }
-            | Role::Ended => false,
+            ReignRole::Yielding { .. } => true,
+            ReignRole::Serving { .. } | ReignRole::Preparing { .. } => self.is_closing(),
+            ReignRole::Standby { .. }
+            | ReignRole::Barred { .. }
+            | ReignRole::Halting
+            | ReignRole::Recovering { .. }
+            | ReignRole::Waiting(_)
+            | ReignRole::Opening { .. }
+            | ReignRole::Announcing { .. }
+            | ReignRole::Doubting { .. }
+            | ReignRole::Closing { .. }
+            | ReignRole::Stopping { .. }
+            | ReignRole::Departing { .. }
+            | ReignRole::Ended => false,
         }
     }
 
     /// What was said last to be waited for, if anything is.
     pub fn lacking(&self) -> Option<&Lack> {
         let told = match &self.role {
-            Role::Recovering { told } => told.as_ref(),
-            Role::Waiting(waiting) => waiting.told(),
-            Role::Standby { .. }
-            | Role::Barred { .. }
-            | Role::Halting
-            | Role::Opening { .. }
-            | Role::Announcing { .. }
-            | Role::Doubting { .. }
-            | Role::Serving { .. }
-            | Role::Preparing { .. }
-            | Role::Yielding { .. }
-            | Role::Closing { .. }
-            | Role::Stopping { .. }
-            | Role::Departing { .. }
-            | Role::Ended => None,
+            ReignRole::Recovering { told } => told.as_ref(),
+            ReignRole::Waiting(waiting) => waiting.told(),
+            ReignRole::Standby { .. }
+            | ReignRole::Barred { .. }
+            | ReignRole::Halting
+            | ReignRole::Opening { .. }
+            | ReignRole::Announcing { .. }
+            | ReignRole::Doubting { .. }
+            | ReignRole::Serving { .. }
+            | ReignRole::Preparing { .. }
+            | ReignRole::Yielding { .. }
+            | ReignRole::Closing { .. }
+            | ReignRole::Stopping { .. }
+            | ReignRole::Departing { .. }
+            | ReignRole::Ended => None,
         };
         told.map(|(lack, _)| lack)
     }
@@ -754,10 +757,10 @@ impl Leadership {
             Event::Accused { slave, seen } => self.accused(slave, seen, effects),
             Event::Synced => self.synced(now, effects),
             Event::Closed { end, file, reigns } => self.closed(now, end, file, reigns, effects),
-            Event::Reopened => self.abort_handover(GivenUp::LogNotClosed, effects),
+            Event::Reopened => self.abort_handover(HandoverFailure::LogNotClosed, effects),
             Event::Displaced => self.displaced(now, effects),
             Event::Answered => self.depart(effects),
-            Event::Failed => self.become_role(Role::Ended, effects),
+            Event::Failed => self.become_role(ReignRole::Ended, effects),
             Event::StopAsked => self.stop_asked(now, effects),
             Event::SlaveCame { slave, cluster } => {
                 if !self.serves() {
@@ -781,7 +784,7 @@ impl Leadership {
             }
             Event::SessionClosed { session } => self.operators.retain(|(asker, _)| asker.session != session),
         }
-        if let Role::Standby { queue: Queue::Queued { .. } } = self.role {
+        if let ReignRole::Standby { queue: Queue::Queued { .. } } = self.role {
             self.takeover.ask_if_due(now, effects);
         }
     }
@@ -795,33 +798,33 @@ impl Leadership {
             return;
         }
         match self.role {
-            Role::Standby { .. } => self.tick_standby(around, effects),
-            Role::Barred { .. } => self.tick_barred(now, around, effects),
-            Role::Announcing { .. } => self.tick_announcing(now, around, effects),
-            Role::Serving { .. } | Role::Preparing { .. } => {
+            ReignRole::Standby { .. } => self.tick_standby(around, effects),
+            ReignRole::Barred { .. } => self.tick_barred(now, around, effects),
+            ReignRole::Announcing { .. } => self.tick_announcing(now, around, effects),
+            ReignRole::Serving { .. } | ReignRole::Preparing { .. } => {
                 if was_closing {
                     self.tick_closing(now, around, effects);
                 }
             }
-            Role::Yielding { .. } => self.tick_yielding(now, around, effects),
-            Role::Closing { .. } => self.tick_log_closing(now, effects),
-            Role::Departing { since } => {
+            ReignRole::Yielding { .. } => self.tick_yielding(now, around, effects),
+            ReignRole::Closing { .. } => self.tick_log_closing(now, effects),
+            ReignRole::Departing { since } => {
                 if now.since(since) >= DEPART_MS {
                     self.depart(effects);
                 }
             }
-            Role::Halting
-            | Role::Recovering { .. }
-            | Role::Waiting(_)
-            | Role::Opening { .. }
-            | Role::Doubting { .. }
-            | Role::Stopping { .. }
-            | Role::Ended => {}
+            ReignRole::Halting
+            | ReignRole::Recovering { .. }
+            | ReignRole::Waiting(_)
+            | ReignRole::Opening { .. }
+            | ReignRole::Doubting { .. }
+            | ReignRole::Stopping { .. }
+            | ReignRole::Ended => {}
         }
     }
 
     /// Takes a role. What is done with requests may change with it.
-    fn become_role(&mut self, role: Role, effects: &mut Vec<Effect>) {
+    fn become_role(&mut self, role: ReignRole, effects: &mut Vec<Effect>) {
         let before = self.stance();
         self.role = role;
         if self.stance() != before {
@@ -831,17 +834,17 @@ impl Leadership {
 
     /// The log is not at its path: nobody would find what is written to it.
     fn displaced(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        if !self.has_begun() || matches!(self.role, Role::Departing { .. } | Role::Ended) {
+        if !self.has_begun() || matches!(self.role, ReignRole::Departing { .. } | ReignRole::Ended) {
             return;
         }
         // Whoever asks from now on is told that this master does not serve, which is to say *not executed*.
-        self.become_role(Role::Departing { since: now }, effects);
+        self.become_role(ReignRole::Departing { since: now }, effects);
         effects.push(Effect::AbandonLog);
     }
 
     fn depart(&mut self, effects: &mut Vec<Effect>) {
-        if let Role::Departing { .. } = self.role {
-            self.become_role(Role::Ended, effects);
+        if let ReignRole::Departing { .. } = self.role {
+            self.become_role(ReignRole::Ended, effects);
             effects.push(Effect::End(Ending::Displaced));
         }
     }

@@ -3,8 +3,8 @@
 //!
 //! Owns the looks at the path meanwhile. Whether a reign may begin on what was read is `may_begin.rs`.
 
-use super::may_begin::{self, Accepted, Circumstances, Lack, Log, Source, Verdict};
-use super::{Effect, Hearsay, Leadership, Queue, Role, Saying, Surroundings};
+use super::may_begin::{self, Accepted, Circumstances, Lack, Log, MayBegin, Source};
+use super::{Effect, Hearsay, Leadership, Queue, ReignRole, Saying, Surroundings};
 use crate::ids::{Epoch, Millis, Reign, ReignId, SlaveId, Version};
 use crate::machine::master::Reigns;
 use crate::message;
@@ -29,7 +29,7 @@ const LOOK_MS: u64 = 500;
 pub struct FileAtPath {
     /// The device that it is on.
     pub device: u64,
-    /// Its inode there.
+    /// The number of its inode.
     pub inode: u64,
     /// How long it is, in bytes.
     pub bytes: u64,
@@ -119,7 +119,7 @@ impl Leadership {
 
     /// Says again what keeps this master from serving.
     pub(super) fn tick_barred(&mut self, now: Millis, around: &Surroundings, effects: &mut Vec<Effect>) {
-        let Role::Barred { told_at } = &mut self.role else { return };
+        let ReignRole::Barred { told_at } = &mut self.role else { return };
         if !around.log_follows && now.since(*told_at) >= TELL_BARRED_MS {
             *told_at = now;
             effects.push(Effect::Say(Saying::Barred));
@@ -127,21 +127,21 @@ impl Leadership {
     }
 
     pub(super) fn sighted(&mut self, follows: bool, effects: &mut Vec<Effect>) {
-        if let (Role::Barred { .. }, true) = (&self.role, follows) {
+        if let (ReignRole::Barred { .. }, true) = (&self.role, follows) {
             // What follows the log stops first, so that nothing is replayed twice or out of order.
-            self.become_role(Role::Halting, effects);
+            self.become_role(ReignRole::Halting, effects);
             effects.push(Effect::StopFollowing);
         }
     }
 
     pub(super) fn halted(&mut self, effects: &mut Vec<Effect>) {
-        if self.role == Role::Halting {
+        if self.role == ReignRole::Halting {
             self.recover(false, None, effects);
         }
     }
 
     fn recover(&mut self, makes_file: bool, told: Option<(Lack, Millis)>, effects: &mut Vec<Effect>) {
-        self.become_role(Role::Recovering { told }, effects);
+        self.become_role(ReignRole::Recovering { told }, effects);
         effects.push(Effect::Recover { makes_file });
     }
 
@@ -153,9 +153,9 @@ impl Leadership {
         read: Option<FileAtPath>,
         noted: WitnessText,
     ) {
-        let Role::Recovering { told } = &mut self.role else { return };
+        let ReignRole::Recovering { told } = &mut self.role else { return };
         let told = told.take();
-        self.role = Role::Waiting(Box::new(Waiting {
+        self.role = ReignRole::Waiting(Box::new(Waiting {
             is_open: log.is_some(),
             log,
             read,
@@ -170,7 +170,7 @@ impl Leadership {
 
     /// Asks again whether a reign may begin.
     pub(super) fn consider(&mut self, now: Millis, hearsay: &Hearsay<'_>, effects: &mut Vec<Effect>) {
-        let Role::Waiting(waiting) = &mut self.role else { return };
+        let ReignRole::Waiting(waiting) = &mut self.role else { return };
         let peer_epoch = self.takeover.peer_epoch();
         let claims = self.known.claims(hearsay, peer_epoch, &waiting.noted);
         waiting.newcomer_since =
@@ -183,15 +183,15 @@ impl Leadership {
         };
         let accepted = waiting.accepted();
         match may_begin::judge(waiting.log.as_ref(), hearsay.reigns, &claims, &accepted, circumstances) {
-            Verdict::Begin => self.leave_waiting(effects),
-            Verdict::NotYet => {}
-            Verdict::Wait(lack) => waiting.lacks(now, lack, effects),
+            MayBegin::Yes => self.leave_waiting(effects),
+            MayBegin::NotYet => {}
+            MayBegin::No(lack) => waiting.lacks(now, lack, effects),
         }
     }
 
     /// Begins a reign on what was found; what is not locked any more, or not there yet, is opened first.
     fn leave_waiting(&mut self, effects: &mut Vec<Effect>) {
-        let Role::Waiting(waiting) = &mut self.role else { return };
+        let ReignRole::Waiting(waiting) = &mut self.role else { return };
         let makes_file = waiting.log.is_none();
         let Some(log) = waiting.log.filter(|_| waiting.is_open) else {
             let told = waiting.told.take();
@@ -202,12 +202,12 @@ impl Leadership {
         // Above every epoch that anybody has seen.
         let highest = self.known_epoch.max(log.epoch).max(self.known.lock_epoch());
         let epoch = if planted!(EpochNotRaised) { highest.max(Epoch(1)) } else { highest.next() };
-        self.become_role(Role::Opening { epoch, is_noted }, effects);
+        self.become_role(ReignRole::Opening { epoch, is_noted }, effects);
         effects.push(Effect::WriteEpoch { epoch, given_up });
     }
 
     pub(super) fn path_seen(&mut self, now: Millis, seen: Option<FileAtPath>, effects: &mut Vec<Effect>) {
-        let Role::Waiting(waiting) = &mut self.role else { return };
+        let ReignRole::Waiting(waiting) = &mut self.role else { return };
         (waiting.is_looking, waiting.looked_at) = (false, now);
         let is_new = match (seen, waiting.read) {
             (Some(file), None) => file.bytes > 0,
@@ -229,10 +229,10 @@ impl Leadership {
         id: ReignId,
         effects: &mut Vec<Effect>,
     ) {
-        let Role::Opening { is_noted, .. } = self.role else { return };
+        let ReignRole::Opening { is_noted, .. } = self.role else { return };
         let reign = Reign { epoch: version.epoch, id };
         self.known_epoch = self.known_epoch.max(version.epoch);
-        self.become_role(Role::Announcing { reign, since: now }, effects);
+        self.become_role(ReignRole::Announcing { reign, since: now }, effects);
         if is_noted {
             // What was noted is in the log, or given up in it.
             effects.push(Effect::NoteWitnesses(WitnessText::default()));
@@ -243,7 +243,7 @@ impl Leadership {
     }
 
     pub(super) fn tick_announcing(&mut self, now: Millis, around: &Surroundings, effects: &mut Vec<Effect>) {
-        let Role::Announcing { reign, since } = self.role else { return };
+        let ReignRole::Announcing { reign, since } = self.role else { return };
         if around.slaves_undecided > 0 && now.since(since) < ENLIST_MS {
             return;
         }
@@ -253,15 +253,15 @@ impl Leadership {
         effects.push(Effect::Say(Saying::Serving { epoch: reign.epoch }));
         self.known.served();
         self.takeover.reign_began(now);
-        self.become_role(Role::Serving { reign }, effects);
+        self.become_role(ReignRole::Serving { reign }, effects);
         effects.push(Effect::TellState);
     }
 
     /// A slave has seen what the log lacks. Nobody was served in this reign yet, and nobody will be: the log is closed.
     pub(super) fn accused(&mut self, slave: SlaveId, seen: message::Seen, effects: &mut Vec<Effect>) {
-        let Role::Announcing { reign, .. } = self.role else { return };
+        let ReignRole::Announcing { reign, .. } = self.role else { return };
         effects.push(Effect::Say(Saying::Doubted { slave: slave.clone(), seen }));
-        self.become_role(Role::Doubting { reign, slave, seen }, effects);
+        self.become_role(ReignRole::Doubting { reign, slave, seen }, effects);
         effects.push(Effect::CloseLog);
     }
 
@@ -274,15 +274,16 @@ impl Leadership {
         reigns: &Reigns,
         effects: &mut Vec<Effect>,
     ) {
-        let (Role::Doubting { reign, .. } | Role::Closing { reign, .. } | Role::Stopping { reign }) =
-            &self.role
+        let (ReignRole::Doubting { reign, .. }
+        | ReignRole::Closing { reign, .. }
+        | ReignRole::Stopping { reign }) = &self.role
         else {
             return;
         };
         let reign = *reign;
         effects.push(Effect::EndReign);
         self.known_epoch = self.known_epoch.max(reign.epoch);
-        if let (Role::Doubting { slave, seen, .. }, false) = (&self.role, self.is_closing()) {
+        if let (ReignRole::Doubting { slave, seen, .. }, false) = (&self.role, self.is_closing()) {
             let (slave, seen) = (slave.clone(), *seen);
             self.doubted(now, slave, seen, (Log::from(&end), file), effects);
             return;
@@ -299,7 +300,7 @@ impl Leadership {
         self.answer_operators(&crate::command::Reply::Done, effects);
         self.takeover.yielded(now);
         effects.push(Effect::Follow);
-        self.become_role(Role::Standby { queue: Queue::Replaying }, effects);
+        self.become_role(ReignRole::Standby { queue: Queue::Replaying }, effects);
         effects.push(Effect::TellState);
     }
 
@@ -325,6 +326,6 @@ impl Leadership {
             noted: WitnessText::default(),
         };
         waiting.note_witness(&Lack::Records { log, seen, source: Source::Slave(slave) }, effects);
-        self.become_role(Role::Waiting(Box::new(waiting)), effects);
+        self.become_role(ReignRole::Waiting(Box::new(waiting)), effects);
     }
 }

@@ -1,7 +1,7 @@
 //! How a master that is asked to stop ends: it offers its reign to the standby, lets its clients go between their requests,
 //! and only then is gone. Without a standby it answers what is in flight, and ends.
 
-use super::{Effect, Ending, Leadership, Role, Saying, Stance, Surroundings};
+use super::{Effect, Ending, Leadership, ReignRole, Saying, Stance, Surroundings};
 use crate::ids::Millis;
 use crate::planted;
 
@@ -33,21 +33,21 @@ pub enum Course {
     Open,
     /// The standby is offered the reign; requests are served as before.
     Offering {
-        /// Since when.
+        /// Since when it is offered.
         since: Millis,
         /// When it was offered last.
         offered: Millis,
     },
     /// The other master serves. What clients ask is forwarded, and they are let go between their requests.
     Leaving {
-        /// Since when.
+        /// Since when clients are let go.
         since: Millis,
         /// Whether those that say nothing have been let go too.
         silent_too: bool,
     },
     /// There is nobody to hand over to: no request is taken in any more, those in flight are answered.
     Closing {
-        /// Since when.
+        /// Since when the end of what is in flight is waited for.
         since: Millis,
     },
 }
@@ -87,50 +87,58 @@ impl Leadership {
     pub(super) fn tick_stop(&mut self, now: Millis, around: &Surroundings, effects: &mut Vec<Effect>) {
         let Some(asked) = self.stopping_since else { return };
         match (&self.role, self.course) {
-            (Role::Standby { .. }, Course::Leaving { since, silent_too }) => {
+            (ReignRole::Standby { .. }, Course::Leaving { since, silent_too }) => {
                 let is_late = now.since(asked) >= STOP_MAX_MS;
                 self.leave_on(now, (since, silent_too), is_late, around, effects);
             }
-            (Role::Standby { .. }, Course::Offering { .. }) => self.leave(now, effects),
+            (ReignRole::Standby { .. }, Course::Offering { .. }) => self.leave(now, effects),
             // Another one serves, or is about to: what clients have asked meanwhile is held for it.
-            (Role::Standby { .. }, Course::Open) if around.has_other() => self.leave(now, effects),
+            (ReignRole::Standby { .. }, Course::Open) if around.has_other() => self.leave(now, effects),
             (
-                Role::Standby { .. }
-                | Role::Barred { .. }
-                | Role::Halting
-                | Role::Recovering { .. }
-                | Role::Waiting(_),
+                ReignRole::Standby { .. }
+                | ReignRole::Barred { .. }
+                | ReignRole::Halting
+                | ReignRole::Recovering { .. }
+                | ReignRole::Waiting(_),
                 _,
             ) => {
                 self.begin_closing(now, effects);
                 self.end(effects);
             }
-            (Role::Serving { .. }, Course::Open)
+            (ReignRole::Serving { .. }, Course::Open)
                 if around.standbys > 0 && !planted!(StopHandsOverNothing) =>
             {
                 self.course = Course::Offering { since: now, offered: now };
                 effects.push(Effect::OfferReign);
             }
             // A handover is under way already.
-            (Role::Preparing { .. } | Role::Yielding { .. } | Role::Closing { .. }, Course::Open) => {
+            (
+                ReignRole::Preparing { .. } | ReignRole::Yielding { .. } | ReignRole::Closing { .. },
+                Course::Open,
+            ) => {
                 self.course = Course::Offering { since: now, offered: now };
             }
-            (Role::Serving { .. } | Role::Preparing { .. }, Course::Offering { since, offered }) => {
+            (
+                ReignRole::Serving { .. } | ReignRole::Preparing { .. },
+                Course::Offering { since, offered },
+            ) => {
                 self.offer_on(now, since, offered, around, effects);
             }
-            (Role::Serving { .. }, Course::Open | Course::Leaving { .. }) => self.begin_closing(now, effects),
+            (ReignRole::Serving { .. }, Course::Open | Course::Leaving { .. }) => {
+                self.begin_closing(now, effects)
+            }
             // The log decides how long that takes.
             (
-                Role::Opening { .. }
-                | Role::Announcing { .. }
-                | Role::Doubting { .. }
-                | Role::Serving { .. }
-                | Role::Preparing { .. }
-                | Role::Yielding { .. }
-                | Role::Closing { .. }
-                | Role::Stopping { .. }
-                | Role::Departing { .. }
-                | Role::Ended,
+                ReignRole::Opening { .. }
+                | ReignRole::Announcing { .. }
+                | ReignRole::Doubting { .. }
+                | ReignRole::Serving { .. }
+                | ReignRole::Preparing { .. }
+                | ReignRole::Yielding { .. }
+                | ReignRole::Closing { .. }
+                | ReignRole::Stopping { .. }
+                | ReignRole::Departing { .. }
+                | ReignRole::Ended,
                 _,
             ) => {}
         }
@@ -167,9 +175,9 @@ impl Leadership {
         let waited_ms = self.stopping_since.map_or(0, |since| now.since(since));
         let is_over = waited_ms >= STOP_MAX_MS
             && self.has_begun()
-            && !matches!(self.role, Role::Departing { .. } | Role::Ended);
+            && !matches!(self.role, ReignRole::Departing { .. } | ReignRole::Ended);
         if is_over {
-            self.become_role(Role::Ended, effects);
+            self.become_role(ReignRole::Ended, effects);
             effects.push(Effect::Say(Saying::Unclosed { waited_ms: STOP_MAX_MS }));
             effects.push(Effect::End(Ending::Unclosed));
         }
@@ -187,7 +195,7 @@ impl Leadership {
         if before != Stance::Stopping {
             effects.push(Effect::StanceChanged);
         }
-        if self.has_begun() && self.role != Role::Ended {
+        if self.has_begun() && self.role != ReignRole::Ended {
             effects.push(Effect::AskForwarders);
         }
     }
@@ -224,7 +232,7 @@ impl Leadership {
 
     /// Ends the node cleanly.
     pub(super) fn end(&mut self, effects: &mut Vec<Effect>) {
-        self.become_role(Role::Ended, effects);
+        self.become_role(ReignRole::Ended, effects);
         effects.push(Effect::End(Ending::Clean));
     }
 }

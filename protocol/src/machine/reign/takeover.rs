@@ -6,7 +6,7 @@
 //! They know one other master, on purpose: a log that is one file takes two (`docs/ARCHITECTURE.md`, *Decisions*, 14). Where
 //! links to several stand, what is said here of the other master is what is known of the foremost of them.
 
-use super::{Config, Effect, Leadership, Role};
+use super::{Config, Effect, Leadership, ReignRole};
 use crate::ids::{ClusterId, Epoch, Millis};
 use crate::machine::doubt::SelfDoubt;
 
@@ -18,8 +18,8 @@ const STABLE_MAX_MS: u64 = 64_000;
 
 /// What was seen of the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
-    /// Nobody holds it.
+pub enum LockSeen {
+    /// It is free: nobody holds it.
     Free,
     /// Somebody holds it, with this counter (`None`: it has not begun to count).
     Held {
@@ -237,7 +237,7 @@ impl Takeover {
 
 impl Leadership {
     pub(super) fn caught_up(&mut self, effects: &mut Vec<Effect>) {
-        let Role::Standby { queue } = &mut self.role else { return };
+        let ReignRole::Standby { queue } = &mut self.role else { return };
         if *queue == Queue::Replaying {
             if self.takeover.is_courteous() {
                 *queue = Queue::Courting { until: None };
@@ -250,26 +250,26 @@ impl Leadership {
         }
     }
 
-    pub(super) fn looked(&mut self, now: Millis, seen: Seen, effects: &mut Vec<Effect>) {
-        let Role::Standby { queue } = &mut self.role else { return };
+    pub(super) fn looked(&mut self, now: Millis, seen: LockSeen, effects: &mut Vec<Effect>) {
+        let ReignRole::Standby { queue } = &mut self.role else { return };
         let courtesy_ms = self.config.courtesy_ms;
         let is_over = |until: &Option<Millis>| until.is_some_and(|until| now >= until);
         *queue = match (*queue, seen) {
-            (Queue::Courting { .. }, Seen::Held { .. }) => {
+            (Queue::Courting { .. }, LockSeen::Held { .. }) => {
                 effects.push(Effect::WaitForLock);
                 Queue::Queued { beat: None }
             }
-            (Queue::Courting { until }, Seen::Free) if is_over(&until) => {
+            (Queue::Courting { until }, LockSeen::Free) if is_over(&until) => {
                 effects.push(Effect::WaitForLock);
                 Queue::Queued { beat: None }
             }
-            (Queue::Courting { until }, Seen::Free) => {
+            (Queue::Courting { until }, LockSeen::Free) => {
                 Queue::Courting { until: until.or(Some(now.plus(courtesy_ms))) }
             }
-            (Queue::Queued { beat: last }, Seen::Held { beat }) => {
+            (Queue::Queued { beat: last }, LockSeen::Held { beat }) => {
                 Queue::Queued { beat: self.takeover.suspect(now, beat, last, effects) }
             }
-            (Queue::Queued { .. }, Seen::Free) => Queue::Queued { beat: None },
+            (Queue::Queued { .. }, LockSeen::Free) => Queue::Queued { beat: None },
             (Queue::Replaying, _) => Queue::Replaying,
         };
     }
@@ -289,7 +289,7 @@ impl Leadership {
         }
         self.takeover.lock_won();
         self.known.lock_won(cluster, epoch);
-        self.become_role(Role::Barred { told_at: now }, effects);
+        self.become_role(ReignRole::Barred { told_at: now }, effects);
         effects.push(Effect::LookAtLog);
     }
 }

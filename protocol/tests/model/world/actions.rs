@@ -153,25 +153,25 @@ impl World {
     fn actions_of_role(&self, m: usize, all: &mut Vec<Action>) {
         let (node, lock) = (&self.masters[m], self.disk.lock);
         match node.reign.role() {
-            Role::Standby { queue: Queue::Replaying } => all.push(Action::CatchUp { m }),
-            Role::Standby { queue: Queue::Courting { .. } } => {
+            ReignRole::Standby { queue: Queue::Replaying } => all.push(Action::CatchUp { m }),
+            ReignRole::Standby { queue: Queue::Courting { .. } } => {
                 // A second of courtesy does not pass while somebody who runs waits for a lock that is free.
                 let other = &self.masters[1 - m];
                 if lock.is_some() || !other.runs() || !other.waits_for_lock() {
                     all.push(Action::Look { m });
                 }
             }
-            Role::Standby { queue: Queue::Queued { .. } } => {
+            ReignRole::Standby { queue: Queue::Queued { .. } } => {
                 if lock.is_none() || self.bug(Bug::LockNotAwaited) {
                     all.push(Action::WinLock { m });
                 } else if lock == Some(1 - m) && self.masters[1 - m].shell.life == Life::Paused {
                     all.push(Action::Suspect { m });
                 }
             }
-            Role::Recovering { .. } => all.push(Action::Recover { m }),
-            Role::Waiting(_) if node.shell.now < Millis(HEAR_MS) => all.push(Action::Hear { m }),
-            Role::Preparing { .. } => all.push(Action::SyncForHandover { m }),
-            Role::Closing { asked_back, .. } => {
+            ReignRole::Recovering { .. } => all.push(Action::Recover { m }),
+            ReignRole::Waiting(_) if node.shell.now < Millis(HEAR_MS) => all.push(Action::Hear { m }),
+            ReignRole::Preparing { .. } => all.push(Action::SyncForHandover { m }),
+            ReignRole::Closing { asked_back, .. } => {
                 if node.shell.group.is_empty() && node.shell.queue.is_empty() {
                     all.push(Action::Close { m });
                 }
@@ -179,16 +179,16 @@ impl World {
                     all.push(Action::Reopen { m });
                 }
             }
-            Role::Doubting { .. } | Role::Stopping { .. } => all.push(Action::Close { m }),
-            Role::Barred { .. }
-            | Role::Halting
-            | Role::Waiting(_)
-            | Role::Opening { .. }
-            | Role::Announcing { .. }
-            | Role::Serving { .. }
-            | Role::Yielding { .. }
-            | Role::Departing { .. }
-            | Role::Ended => {}
+            ReignRole::Doubting { .. } | ReignRole::Stopping { .. } => all.push(Action::Close { m }),
+            ReignRole::Barred { .. }
+            | ReignRole::Halting
+            | ReignRole::Waiting(_)
+            | ReignRole::Opening { .. }
+            | ReignRole::Announcing { .. }
+            | ReignRole::Serving { .. }
+            | ReignRole::Yielding { .. }
+            | ReignRole::Departing { .. }
+            | ReignRole::Ended => {}
         }
     }
 
@@ -238,13 +238,13 @@ impl World {
         let (spent, limits) = (&self.spent, &self.setup.faults);
         for m in (0..2).filter(|m| self.masters[*m].runs()) {
             let role = self.masters[m].reign.role();
-            if matches!(role, Role::Announcing { .. }) && limits.enlist_timeout {
+            if matches!(role, ReignRole::Announcing { .. }) && limits.enlist_timeout {
                 all.push(Action::EnlistTimeout { m });
             }
-            if matches!(role, Role::Yielding { .. }) && limits.yield_timeout {
+            if matches!(role, ReignRole::Yielding { .. }) && limits.yield_timeout {
                 all.push(Action::YieldTimeout { m });
             }
-            if matches!(role, Role::Closing { asked_back: false, .. }) && limits.yield_timeout {
+            if matches!(role, ReignRole::Closing { asked_back: false, .. }) && limits.yield_timeout {
                 all.push(Action::CloseTimeout { m });
             }
         }

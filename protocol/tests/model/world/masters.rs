@@ -395,12 +395,12 @@ impl World {
     pub(super) fn look(&mut self, m: usize) {
         match self.disk.lock {
             Some(_) => {
-                self.reign(m, reign::Event::Looked(Seen::Held { beat: Some(1) }));
+                self.reign(m, reign::Event::Looked(LockSeen::Held { beat: Some(1) }));
             }
             None => {
                 let until = self.masters[m].shell.now.plus(1100);
                 while self.masters[m].shell.now < until && !self.masters[m].waits_for_lock() {
-                    self.reign(m, reign::Event::Looked(Seen::Free));
+                    self.reign(m, reign::Event::Looked(LockSeen::Free));
                     let shell = self.masters[m].shell.change();
                     shell.now = shell.now.plus(100);
                 }
@@ -435,7 +435,7 @@ impl World {
         let looks = (0..60).any(|_| {
             let shell = self.masters[m].shell.change();
             shell.now = shell.now.plus(25);
-            self.reign(m, reign::Event::Looked(Seen::Held { beat: Some(7) }))
+            self.reign(m, reign::Event::Looked(LockSeen::Held { beat: Some(7) }))
         });
         if !looks {
             self.wrong("a holder that stands still is not fenced".to_owned());

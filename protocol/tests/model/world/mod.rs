@@ -24,7 +24,7 @@ use dsm_protocol::machine::front::{self, Front, Kind};
 use dsm_protocol::machine::link::Count;
 use dsm_protocol::machine::master::{self, Asker, Change, Master, ReadId, WriteId};
 use dsm_protocol::machine::reign::{
-    self, FileAtPath, Hearsay, Leadership, Queue, Role, Seen, Stance, Surroundings,
+    self, FileAtPath, Hearsay, Leadership, LockSeen, Queue, ReignRole, Stance, Surroundings,
 };
 use dsm_protocol::machine::slave::{self, Slave};
 use dsm_protocol::record::{Place, Position};
@@ -301,7 +301,7 @@ impl Node {
     }
 
     fn waits_for_lock(&self) -> bool {
-        matches!(self.reign.role(), Role::Standby { queue: Queue::Queued { .. } })
+        matches!(self.reign.role(), ReignRole::Standby { queue: Queue::Queued { .. } })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The slots of a session: what was asked and is not answered, and what waits for an earlier answer.
+//! The answers that a session owes: what was asked and is not answered, and what waits for an earlier answer.
 
 use crate::batch::Outbox;
 use crate::door::admission::RequestPermit;
@@ -20,36 +20,35 @@ pub(crate) enum Coding {
     Embedded(oneshot::Sender<Reply>),
 }
 
-/// The place of a request in its session.
+/// An answer that is owed, or waits for an earlier one.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(super) struct PendingAnswer {
     pub(super) coding: Coding,
     /// Until it is answered; none for what never reached the master.
     pub(super) permit: Option<RequestPermit>,
     /// Bytes that the answer is expected to have.
     pub(super) expected_bytes: usize,
-    pub(super) state: SlotState,
+    pub(super) state: AnswerState,
 }
 
 #[derive(Debug)]
-pub(super) enum SlotState {
+pub(super) enum AnswerState {
     Asked,
     /// Answered, but an earlier one is not.
     Ready(Pieces),
     /// The same of what the connection says by itself.
     Said(Vec<u8>),
-    /// Answered and sent.
     Done,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Slots {
+pub(super) struct PendingAnswers {
     /// The tag of the next request.
     pub(super) next: u64,
     /// Of a Redis client, whose answers leave in the order of its requests; the last has the tag in front of `next`.
-    pub(super) queue: VecDeque<Slot>,
+    pub(super) queue: VecDeque<PendingAnswer>,
     /// Of everybody else: an answer leaves when it is there, and nothing of its request stays behind.
-    pub(super) unordered: HashMap<u64, Slot, foldhash::fast::FixedState>,
+    pub(super) unordered: HashMap<u64, PendingAnswer, foldhash::fast::FixedState>,
     /// Bytes of the requests that are not answered.
     pub(super) bytes: usize,
     pub(super) expected_bytes: usize,
@@ -64,14 +63,14 @@ pub(super) struct Slots {
     pub(super) waits_in_all: Option<Millis>,
 }
 
-impl Slots {
-    pub(super) fn open(&mut self, slot: Slot) -> u64 {
+impl PendingAnswers {
+    pub(super) fn open(&mut self, entry: PendingAnswer) -> u64 {
         let tag = self.next;
         self.next += 1;
-        match slot.coding {
-            Coding::Resp(..) => self.queue.push_back(slot),
+        match entry.coding {
+            Coding::Resp(..) => self.queue.push_back(entry),
             Coding::Native(_) | Coding::Embedded(_) => {
-                self.unordered.insert(tag, slot);
+                self.unordered.insert(tag, entry);
             }
         }
         tag

@@ -4,14 +4,13 @@
 //! it wants to read, and is told. So the real disk's thread can do all of it, reading, checksums and parsing, and an
 //! actor hears what the lines do to the directory.
 
-use crate::journal::Replay;
-use dsm_protocol::ids::{Reign, Version};
-use dsm_protocol::machine::master::ReignRecord;
-use dsm_protocol::planted;
-use dsm_protocol::record::{BadLine, Body, Position, Record, Scanner, Span, Step, SyncMode};
+use crate::ids::{Reign, Version};
+use crate::machine::master::ReignRecord;
+use crate::planted;
+use crate::record::{BadLine, Body, Place, Position, Record, Scanner, Span, Step, SyncMode};
 
 /// How much is read at once, in bytes, and how much of the log a part holds, if its lines are not longer.
-pub(crate) const CHUNK_BYTES: usize = 1 << 20;
+pub const CHUNK_BYTES: usize = 1 << 20;
 
 /// How many bytes in front of a place say whether it is still the same place.
 const TAIL_BYTES: usize = 64;
@@ -19,7 +18,7 @@ const TAIL_BYTES: usize = 64;
 /// A place in a log, and what is known of it.
 #[derive(Clone, Debug, Default)]
 pub struct LogPlace {
-    /// The place.
+    /// The place after the last line that was taken.
     pub position: Position,
     /// The last place in front of it through which the log is known to be on disk.
     pub durable: Position,
@@ -33,6 +32,29 @@ impl LogPlace {
     pub fn durable(position: Position) -> Self {
         LogPlace { position, durable: position, tail: Vec::new() }
     }
+}
+
+/// What a part of the log does to the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// A key has a new version.
+    Put {
+        /// The key that was written.
+        key: Box<[u8]>,
+        /// The version that it has from there on.
+        version: Version,
+        /// Where the value stands.
+        place: Place,
+    },
+    /// A key is gone.
+    Delete {
+        /// The key that was deleted.
+        key: Box<[u8]>,
+    },
+    /// A reign began with this record.
+    Reign(ReignRecord),
+    /// The loss of a reign was accepted.
+    GivenUp(Reign),
 }
 
 /// What a part of a log holds.
@@ -57,16 +79,16 @@ pub struct Part {
 pub enum Next {
     /// To be told what stands there, by [`LogScan::fill`].
     Read {
-        /// Where.
+        /// The first byte that is wanted.
         offset: u64,
         /// How much at most; less only at the end of the file.
         length: usize,
     },
-    /// To tell this.
+    /// To hand out this part.
     Part(Part),
 }
 
-/// See the module.
+/// A log that is being taken apart.
 #[derive(Debug)]
 pub struct LogScan {
     scanner: Scanner,
@@ -297,8 +319,8 @@ fn replay(record: &Record<'_>, span: Span, changes: &mut Vec<Replay>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dsm_protocol::ids::{ClusterId, Epoch, Seq};
-    use dsm_protocol::record::{encode, line_bytes_max, Operation};
+    use crate::ids::{ClusterId, Epoch, Seq};
+    use crate::record::{encode, line_bytes_max, Operation};
 
     const LINE_MAX: usize = line_bytes_max(8 << 20);
 

@@ -1,0 +1,36 @@
+//! A name that is listened at within this process: connections to it wait here until they are accepted.
+
+use std::cell::RefCell;
+use std::future::{pending, poll_fn};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+/// Connections that wait to be accepted at one name; beyond them a connect is refused.
+const BACKLOG: usize = 64;
+
+/// A name that is listened at. With its drop connects are refused.
+#[derive(Debug)]
+pub struct LocalListener {
+    address: String,
+    incoming: RefCell<mpsc::Receiver<UnixStream>>,
+}
+
+impl LocalListener {
+    /// Listens at `address`; connections come through the sender.
+    pub(super) fn new(address: &str) -> (mpsc::Sender<UnixStream>, Self) {
+        let (sender, incoming) = mpsc::channel(BACKLOG);
+        (sender, LocalListener { address: address.to_owned(), incoming: RefCell::new(incoming) })
+    }
+
+    pub(super) async fn accept(&self) -> UnixStream {
+        // Somebody may connect as long as the network lives; without it nobody will.
+        match poll_fn(|context| self.incoming.borrow_mut().poll_recv(context)).await {
+            Some(stream) => stream,
+            None => pending().await,
+        }
+    }
+
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+}

@@ -1,0 +1,107 @@
+//! Acknowledgements: what a slave's ACK covers, how many a write needs, and when it is done or its end unknown.
+
+use super::membership::Sent;
+use super::{Effect, Master, Slot, WriteId};
+use crate::command::{ErrorWord, Reply};
+use crate::ids::LinkId;
+use crate::planted;
+
+/// So many messages that an ACK covers are taken in at once. What is left is done as chores.
+const ACKS_AT_ONCE: usize = 1024;
+
+impl Master {
+    pub(super) fn acked(&mut self, link: LinkId, writes: u64, room_bytes: u64, effects: &mut Vec<Effect>) {
+        let Some(slot) = self.members.slot_of(link) else { return };
+        let Some(member) = self.members.get_mut(slot) else { return };
+        member.set_room(room_bytes);
+        member.note_acked(writes);
+        self.take_acks(slot, effects);
+    }
+
+    /// Takes in what a slave has acknowledged, a bounded number of messages: one ACK covers all that it read at once.
+    pub(super) fn take_acks(&mut self, slot: Slot, effects: &mut Vec<Effect>) {
+        for _ in 0..ACKS_AT_ONCE {
+            let Some(member) = self.members.get_mut(slot) else { return };
+            match member.take_acked() {
+                Some(Sent::Item { write, item, .. }) => {
+                    member.writes_acked += 1;
+                    self.item_acked(write, item, slot, effects);
+                }
+                Some(Sent::Copy { .. } | Sent::Refused) => {}
+                None => return,
+            }
+        }
+    }
+
+    pub(super) fn full(&mut self, link: LinkId, before: Option<u64>, effects: &mut Vec<Effect>) {
+        let Some(slot) = self.members.slot_of(link) else { return };
+        let Some(member) = self.members.get_mut(slot) else { return };
+        member.set_room(0);
+        let refused = before.and_then(|before| member.take_refused(before));
+        member.lacks(refused.as_ref().map_or(1, Sent::bytes).max(1));
+        match refused {
+            Some(Sent::Item { write, item, .. }) => {
+                if let Some((key, version)) = self.item_key(write, item) {
+                    self.refused(slot, key, version, effects);
+                }
+                self.substitute(write, item, slot, effects);
+            }
+            Some(Sent::Copy { key, version, .. }) => self.refused(slot, key, version, effects),
+            Some(Sent::Refused) | None => {}
+        }
+    }
+
+    fn item_acked(&mut self, id: WriteId, index: u32, slot: Slot, effects: &mut Vec<Effect>) {
+        let index = index as usize;
+        let Some(item) = self.writes.all.get_mut(id.0).and_then(|write| write.items.get_mut(index)) else {
+            return;
+        };
+        if item.pending.remove(slot) {
+            item.acked.insert(slot);
+        }
+        self.settle_item(id, index);
+        self.finish_if_closed(id, effects);
+    }
+
+    /// Decides whether an item has what it needs.
+    pub(super) fn settle_item(&mut self, id: WriteId, index: usize) {
+        if self.writes.is_bereft(id) {
+            return;
+        }
+        let Some(write) = self.writes.all.get_mut(id.0) else { return };
+        let item = &mut write.items[index];
+        // One that is not placed yet needs nothing so far.
+        if item.closed || item.needed == 0 {
+            return;
+        }
+        let reachable = item.acked.len() + item.pending.len();
+        item.needed = item.needed.min(reachable.max(1));
+        let enough = item.acked.len() >= item.needed || planted!(DoneWithoutAck);
+        if enough || reachable == 0 {
+            item.closed = true;
+            write.items_open -= 1;
+            if !enough && self.members.live().is_empty() {
+                write.stranded = true;
+            } else if !enough {
+                // Who has room has left, and the others have none. It stands in the log, and is read from there.
+                self.counters.without_copy += 1;
+            }
+        }
+    }
+
+    pub(super) fn finish_if_closed(&mut self, id: WriteId, effects: &mut Vec<Effect>) {
+        if self.writes.all.get(id.0).is_none_or(|write| write.items_open > 0) || self.writes.is_bereft(id) {
+            return;
+        }
+        let Some(write) = self.writes.all.remove(id.0) else { return };
+        let reply = if write.stranded {
+            self.counters.unknown += 1;
+            Reply::error(ErrorWord::Unknown, "the write is logged, but no slave was left to acknowledge it")
+        } else {
+            self.counters.writes += 1;
+            Reply::Done
+        };
+        effects.push(Effect::Reply { to: write.asker, reply });
+        self.slices.forget(write.change, self.config.slice_keys);
+    }
+}

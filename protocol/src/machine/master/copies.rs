@@ -1,0 +1,166 @@
+//! Who holds a copy of what: what slaves report, what they are sent and what they are told to forget.
+//!
+//! Owns the holders in the directory and each slave's count of copies, which change together. Which slaves are to get a
+//! write is `writes.rs`' and `room.rs`' business.
+
+use super::hash::hash_bytes;
+use super::membership::{Member, Sent, SlotSet};
+use super::placement::{acks_needed, choose};
+use super::room::payload;
+use super::{Effect, Entry, Master, Slot};
+use crate::ids::{LinkId, Stamp, Version};
+use bytes::Bytes;
+
+impl Master {
+    pub(super) fn holdings(
+        &mut self,
+        link: LinkId,
+        entries: Vec<(Bytes, Stamp)>,
+        last: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(slot) = self.members.slot_of(link) else { return };
+        for (key, stamp) in entries {
+            let Stamp { version, reign } = stamp;
+            match self.directory.get_mut(&key) {
+                Some(entry) if entry.version == version && self.reigns.is_ours(stamp) => {
+                    if entry.holders.insert(slot) {
+                        self.count_copies(slot, 1);
+                    }
+                }
+                _ if !self.reigns.may_drop(stamp) => effects.push(Effect::Witnessed { link, stamp }),
+                // Of this reign too: the slave may have missed an overwrite while its link was down. A report that
+                // lags behind what is in flight on the same link does no harm, a drop spares higher versions.
+                _ => effects.push(Effect::SendDrop { link, version, reign, key }),
+            }
+        }
+        if last {
+            self.members.set_reported(slot);
+        } else {
+            effects.push(Effect::SendHoldingsNext { link });
+        }
+    }
+
+    /// Notes that `slot` holds `key` at `version`, if that is still the latest.
+    pub(super) fn held(&mut self, slot: Slot, key: &[u8], version: Version) {
+        if let Some(entry) = self.directory.get_mut(key) {
+            if entry.version == version && entry.holders.insert(slot) {
+                self.count_copies(slot, 1);
+            }
+        }
+    }
+
+    /// Notes that `slot` does not hold `key` at `version`.
+    pub(super) fn not_held(&mut self, slot: Slot, key: &[u8], version: Version) {
+        if let Some(entry) = self.directory.get_mut(key) {
+            if entry.version == version && entry.holders.remove(slot) {
+                self.count_copies(slot, -1);
+            }
+        }
+    }
+
+    pub(super) fn count_copies(&mut self, slot: Slot, change: i64) {
+        if let Some(member) = self.members.get_mut(slot) {
+            member.copies = member.copies.saturating_add_signed(change);
+        }
+    }
+
+    /// Whether a write of `key` at `version` is on its way to `slot`: neither acknowledged nor refused.
+    pub(super) fn is_under_way(&self, slot: Slot, key: &[u8], version: Version) -> bool {
+        let Some(member) = self.members.get(slot) else { return false };
+        member.unacked().any(|sent| match sent {
+            Sent::Item { write, item, .. } => {
+                self.item_key(*write, *item).is_some_and(|(k, v)| k == key && v == version)
+            }
+            Sent::Copy { key: k, version: v, .. } => k == key && *v == version,
+            Sent::Refused => false,
+        })
+    }
+
+    /// Marks `slots` as holders of `key` and sends them the value as a copy nobody waits for.
+    fn copy_to(
+        &mut self,
+        slots: SlotSet,
+        key: &Bytes,
+        version: Version,
+        value: &Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        for slot in slots.iter() {
+            self.held(slot, key, version);
+            let sent = Sent::Copy { key: key.clone(), version, bytes: payload(key, value) };
+            self.send_write(slot, sent, version, key, value, effects);
+        }
+    }
+
+    /// Sends a value to `slot`, where a slave is.
+    pub(super) fn send_write(
+        &mut self,
+        slot: Slot,
+        sent: Sent,
+        version: Version,
+        key: &Bytes,
+        value: &Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(link) = self.members.link_of(slot) else { return };
+        if let Some(member) = self.members.get_mut(slot) {
+            member.sent(sent);
+        }
+        let reign = self.reigns.id_of(version.epoch);
+        effects.push(Effect::SendWrite { link, version, reign, key: key.clone(), value: value.clone() });
+    }
+
+    /// Tells `slot`, where a slave is, to forget `version` of `key` and what is older.
+    pub(super) fn send_drop(&self, slot: Slot, version: Version, key: Bytes, effects: &mut Vec<Effect>) {
+        if let Some(link) = self.members.link_of(slot) {
+            let reign = self.reigns.id_of(version.epoch);
+            effects.push(Effect::SendDrop { link, version, reign, key });
+        }
+    }
+
+    /// `slot` had no room for a value. The older one that it may hold instead was spared when it was chosen.
+    pub(super) fn refused(&mut self, slot: Slot, key: Bytes, version: Version, effects: &mut Vec<Effect>) {
+        self.not_held(slot, &key, version);
+        self.send_drop(slot, version, key, effects);
+    }
+
+    /// Sends a value that came from the log to as many slaves as lack a copy, if it is still the latest.
+    pub(super) fn put_back(
+        &mut self,
+        key: &Bytes,
+        version: Version,
+        value: &Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        let live = self.members.live();
+        let Some(entry) = self.directory.get(key).filter(|entry| entry.version == version) else { return };
+        let lacking = acks_needed(live.len()).saturating_sub(entry.holders.intersection(live).len());
+        let among = if value.len() <= self.config.value_max {
+            self.with_room(payload(key, value)).without(entry.holders).without(self.behind_on_copies())
+        } else {
+            SlotSet::EMPTY
+        };
+        let hash = hash_bytes(key);
+        let chosen = choose(self.config.placement, &self.members, among, lacking, hash, &mut self.random);
+        self.copy_to(chosen, key, version, value, effects);
+    }
+
+    /// The slaves that already owe acknowledgements for as many bytes as the log may be read at a time. Nobody waits for
+    /// a copy, so nothing else would bound what reads put into their links.
+    fn behind_on_copies(&self) -> SlotSet {
+        let window_bytes = self.config.log_window_bytes;
+        let is_behind = |member: &Member| member.unacked_bytes() >= window_bytes;
+        self.members.iter().filter(|(_, member)| is_behind(member)).map(|(slot, _)| slot).collect()
+    }
+
+    /// Tells the holders of a superseded version that get no new one to forget it.
+    pub(super) fn drop_copies(&mut self, key: &Bytes, old: Entry, kept: SlotSet, effects: &mut Vec<Effect>) {
+        for slot in old.holders.intersection(self.members.live()).iter() {
+            self.count_copies(slot, -1);
+            if !kept.contains(slot) {
+                self.send_drop(slot, old.version, key.clone(), effects);
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Room: what a write must find at the slaves before it is accepted, and what is set aside for it until it is placed.
+//!
+//! Owns that a write in the log finds the room that it was promised (`docs/ARCHITECTURE.md`, *Room*). What room a slave
+//! has said that it has is its member's (`membership.rs`).
+
+use super::placement::acks_needed;
+use super::{Change, Entry, Master, Slot, SlotSet, WriteId};
+use crate::command::{ErrorWord, Reply};
+use crate::ids::{LinkId, SlaveId};
+use crate::planted;
+use smallvec::SmallVec;
+
+/// A write of more keys than this sets its room aside at all slaves as a whole, if they have it: to choose for each key takes
+/// its time, and is only worth it near the edge.
+const PAIRS_PLACED_MAX: usize = 64;
+
+/// Room that is set aside for a write between its acceptance and its place in the log. Empty when no slave has a limit.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RoomReserved {
+    /// The slaves of each pair.
+    pub(super) slots: SmallVec<[SlotSet; 1]>,
+    /// Slaves with room for all pairs.
+    pub(super) everywhere: SlotSet,
+    /// Bytes in all at each of them.
+    pub(super) bytes: SmallVec<[(Slot, LinkId, u64); 2]>,
+}
+
+impl RoomReserved {
+    fn add(&mut self, slot: Slot, link: LinkId, bytes: u64) {
+        match self.bytes.iter_mut().find(|(at, ..)| *at == slot) {
+            Some((.., sum)) => *sum += bytes,
+            None => self.bytes.push((slot, link, bytes)),
+        }
+    }
+}
+
+/// The room of a write while it is being set aside.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RoomSought {
+    pub(super) reserved: RoomReserved,
+    /// So many pairs are to be placed by themselves; 0 when there is room for all of them everywhere.
+    pub(super) pairs: usize,
+    /// How many of them are placed.
+    pub(super) done: usize,
+}
+
+impl RoomSought {
+    pub(super) fn into_reserved(self) -> RoomReserved {
+        self.reserved
+    }
+}
+
+impl Master {
+    /// Begins to set room aside for a write that takes `bytes` in all.
+    ///
+    /// # Errors
+    /// Why it cannot be taken now.
+    pub(super) fn begin_admission(&mut self, change: &Change, bytes: u64) -> Result<RoomSought, Reply> {
+        let active = self.members.len();
+        let needed = self.config.slaves_min.max(1);
+        if active < needed {
+            let detail = format!("{active} of at least {needed} slaves are active");
+            return Err(Reply::error(ErrorWord::NoQuorum, detail));
+        }
+        let mut admission = RoomSought::default();
+        let Change::Put(pairs) = change else { return Ok(admission) };
+        if self.members.iter().all(|(_, member)| member.is_unlimited()) {
+            return Ok(admission);
+        }
+        if pairs.len() > PAIRS_PLACED_MAX && self.with_room(bytes) == self.members.live() {
+            for slot in self.members.live().iter() {
+                let Some(link) = self.members.link_of(slot) else { continue };
+                if let Some(member) = self.members.get_mut(slot) {
+                    member.reserve(bytes);
+                    admission.reserved.add(slot, link, bytes);
+                }
+            }
+            admission.reserved.everywhere = self.members.live();
+            return Ok(admission);
+        }
+        admission.pairs = pairs.len();
+        Ok(admission)
+    }
+
+    /// Sets room aside for up to `left` pairs more, each by itself; whether that is all.
+    ///
+    /// # Errors
+    /// Why the write cannot be taken now. Nothing is set aside for it then.
+    pub(super) fn admit_on(
+        &mut self,
+        change: &Change,
+        admission: &mut RoomSought,
+        left: &mut usize,
+    ) -> Result<bool, Reply> {
+        let Change::Put(pairs) = change else { return Ok(true) };
+        let needed = self.config.slaves_min.max(1);
+        let RoomSought { reserved, done, pairs: placed } = admission;
+        while *done < *placed {
+            if *left == 0 {
+                return Ok(false);
+            }
+            *left -= 1;
+            let (key, value) = &pairs[*done];
+            *done += 1;
+            let bytes = payload(key, value);
+            let roomy = self.with_room_for(key, bytes);
+            if roomy.len() < needed {
+                self.release(reserved);
+                let (roomy, active) = (roomy.len(), self.members.len());
+                let detail = format!("{roomy} of {active} slaves have room for {bytes} more bytes");
+                return Err(Reply::error(ErrorWord::OutOfMemory, detail));
+            }
+            let chosen = self.choose(roomy, acks_needed(roomy.len()), key);
+            let old = self.directory.get(key).copied();
+            for slot in chosen.iter() {
+                let charge = charge(old.as_ref(), slot, key, bytes);
+                let Some(link) = self.members.link_of(slot) else { continue };
+                if let Some(member) = self.members.get_mut(slot) {
+                    member.reserve(charge);
+                    reserved.add(slot, link, charge);
+                }
+            }
+            reserved.slots.push(chosen);
+        }
+        Ok(true)
+    }
+
+    /// Gives all of a write's room back.
+    pub(super) fn release(&mut self, reserved: &mut RoomReserved) {
+        for (slot, link, bytes) in reserved.bytes.drain(..) {
+            if let Some(member) = self.members.on_link(slot, link) {
+                member.release(bytes);
+            }
+        }
+    }
+
+    pub(super) fn release_rest(&mut self, id: WriteId) {
+        let write = self.writes.all.get_mut(id.0);
+        let mut rest = write.map(|write| std::mem::take(&mut write.reserved)).unwrap_or_default();
+        self.release(&mut rest);
+    }
+
+    /// Gives back what was set aside at `slot` for a part of a write that is sent now.
+    pub(super) fn use_reserved(&mut self, id: WriteId, slot: Slot, charge: u64) {
+        let Some(write) = self.writes.all.get_mut(id.0) else { return };
+        let Some((_, link, left)) = write.reserved.bytes.iter_mut().find(|(at, ..)| *at == slot) else {
+            return;
+        };
+        let used = charge.min(*left);
+        *left -= used;
+        if let Some(member) = self.members.on_link(slot, *link) {
+            member.release(used);
+        }
+    }
+
+    /// The live slaves that have room for a value of `key` that takes `bytes` in all: one that holds an older value needs
+    /// room for the difference only. Those that have not are noted.
+    pub(super) fn with_room_for(&mut self, key: &[u8], bytes: u64) -> SlotSet {
+        if self.members.iter().all(|(_, member)| member.is_unlimited()) || planted!(RoomIgnored) {
+            return self.members.live();
+        }
+        let old = self.directory.get(key).copied();
+        let mut roomy = SlotSet::EMPTY;
+        for slot in self.members.live().iter() {
+            let charge = charge(old.as_ref(), slot, key, bytes);
+            let Some(member) = self.members.get_mut(slot) else { continue };
+            if member.room_bytes() >= charge {
+                roomy.insert(slot);
+            } else {
+                member.lacks(bytes);
+            }
+        }
+        roomy
+    }
+
+    /// The live slaves that have room for `bytes` more.
+    pub(super) fn with_room(&self, bytes: u64) -> SlotSet {
+        self.members.iter().filter(|(_, member)| member.room_bytes() >= bytes).map(|(slot, _)| slot).collect()
+    }
+
+    /// The active slaves that lately had no room for a value: name, bytes of room, bytes that the smallest one takes.
+    pub fn full_slaves(&self) -> impl Iterator<Item = (&SlaveId, u64, u64)> {
+        self.members
+            .iter()
+            .filter_map(|(_, member)| Some((&member.id, member.room_bytes(), member.lacking_bytes()?)))
+    }
+}
+
+/// Bytes of a key and its value, as room is counted.
+pub(super) fn payload(key: &[u8], value: &[u8]) -> u64 {
+    (key.len() + value.len()) as u64 + crate::machine::slave::ENTRY_OVERHEAD_BYTES
+}
+
+/// What a value of `key` that takes `bytes` in all adds to what `slot` holds, where `old` is what is written of the key.
+pub(super) fn charge(old: Option<&Entry>, slot: Slot, key: &[u8], bytes: u64) -> u64 {
+    let held = old.filter(|entry| entry.holders.contains(slot));
+    let held = held.map_or(0, |entry| {
+        key.len() as u64 + u64::from(entry.place.bytes) + crate::machine::slave::ENTRY_OVERHEAD_BYTES
+    });
+    bytes.saturating_sub(held)
+}

@@ -1,0 +1,47 @@
+//! Slots: which slave gets one, and when that of a slave that has left is to be had again.
+//!
+//! A slot stands in the directory's sets of holders after its slave is gone. It is given away again only after a sweep over
+//! the directory has taken it out of them, and not while it has part in a write.
+
+use super::membership::SLAVES_MAX;
+use super::{Effect, Master, Slot};
+use crate::ids::{LinkId, Millis, SlaveId};
+
+impl Master {
+    pub(super) fn slave_joined(
+        &mut self,
+        id: SlaveId,
+        link: LinkId,
+        room_bytes: u64,
+        effects: &mut Vec<Effect>,
+    ) {
+        assert!(self.members.iter().all(|(_, member)| member.id != id), "slave {id} is active already");
+        match self.members.clean_slot() {
+            Some(slot) => {
+                self.members.join(slot, id, link, room_bytes);
+                effects.push(Effect::Joined { link });
+            }
+            None if self.members.len() == SLAVES_MAX => effects.push(Effect::NoSlot { link }),
+            None if self.waiting_for_slot.contains(&link) => {}
+            None => self.waiting_for_slot.push(link),
+        }
+        self.sweep_if_needed();
+    }
+
+    pub(super) fn slave_lost(&mut self, now: Millis, slot: Slot, effects: &mut Vec<Effect>) {
+        if self.members.leave(slot).is_some() {
+            self.lose(now, slot, effects);
+            self.sweep_if_needed();
+        }
+    }
+
+    /// Begins to make slots of slaves that have left usable again, before there is none for the next one.
+    pub(super) fn sweep_if_needed(&mut self) {
+        // A slot that still has part in a write is not to be had again.
+        if self.directory.sweeping().is_none() && !self.writes.has_losses() {
+            if let Some(slots) = self.members.to_sweep() {
+                self.directory.begin_sweep(slots);
+            }
+        }
+    }
+}
