@@ -511,6 +511,8 @@ fn who_is_not_known_yet_may_only_say_short_things() {
 #[test]
 fn unfinished_frames_over_the_limit_in_all_are_cut() {
     nobody_notices(&["--max-link-bytes", "2MiB"], |cluster, load| {
+        let long = vec![b'l'; 3 << 20];
+        assert_eq!(cluster.ask(&[b"SET", b"long", &long]), Answer::ok());
         for master in MASTERS {
             let linked = || {
                 let mut link = Native::open(cluster.address(master), seconds(5));
@@ -531,8 +533,12 @@ fn unfinished_frames_over_the_limit_in_all_are_cut() {
             let mut stranger = Native::open(cluster.address(master), seconds(5));
             stranger.send(&PREFACE[..3]).expect("sent");
             assert!(stranger.end().is_none_or(|told| told.contains("too many bytes of unfinished frames")));
-            // Slaves and masters that say short things, and clients, do not suffer.
+            // Slaves and masters that say short things or what they are asked for, and clients, do not suffer.
             load.wait_for_writes(100, seconds(5));
+            for asked in MASTERS {
+                let answer = open(cluster, asked).call(&[b"GET", b"long"]).expect("an answer");
+                assert!(answer == Answer::bulk(&long), "asked {asked:?}");
+            }
             drop(first);
             wait_for("it is given back", seconds(5), || {
                 (info(cluster, master).number("unfinished_link_bytes") == 0).then_some(())

@@ -30,8 +30,13 @@ use tokio::time::Instant;
 /// How long tasks may take to end after a clean end.
 const LINGER: Duration = Duration::from_millis(50);
 
-/// How long answers may take to leave after a clean end, and those who have just asked to notice it.
-const ANSWERS_LINGER: Duration = Duration::from_secs(1);
+/// How long answers are waited for after a clean end of which no socket takes a byte, and for those who have just asked to
+/// notice it. A system whose peer read nothing for a while tries again only after as long a while: whoever was deaf for a
+/// second is heard from within two.
+const ANSWERS_LINGER: Duration = Duration::from_secs(2);
+
+/// How long answers may take to leave in all.
+const ANSWERS_LINGER_MAX: Duration = Duration::from_secs(5);
 
 /// How long a start may look for the meaning of the other master's name.
 const SELF_TIMEOUT: Duration = Duration::from_millis(500);
@@ -144,7 +149,7 @@ impl OpenMaster {
         // Whatever was answered to the end is to arrive.
         let flushes = matches!(outcome, Ok(()) | Err(NodeError::LogDisplaced { .. }));
         let board = &self.switchboard;
-        end_tasks(&mut self.accepting, flushes, || board.has_said_all()).await;
+        end_tasks(&mut self.accepting, flushes, || board.unsaid()).await;
         self.master.do_send(Dismiss);
         gone(&self.master).await;
         outcome
@@ -178,7 +183,7 @@ impl OpenSlave {
     /// Waits for the node's end; once `stop` resolves, asks for it.
     pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
         let outcome = ended(stop, || self.slave.do_send(Stop), &self.fate).await;
-        end_tasks(&mut self.links, outcome.is_ok(), || true).await;
+        end_tasks(&mut self.links, outcome.is_ok(), || 0).await;
         self.slave.do_send(Dismiss);
         gone(&self.slave).await;
         outcome
@@ -191,14 +196,21 @@ impl Drop for OpenSlave {
     }
 }
 
-/// Lets tasks finish what they have to send, longer if something `is_sent` not yet, then ends those that have not.
-async fn end_tasks(tasks: &mut JoinSet<()>, clean: bool, is_sent: impl Fn() -> bool) {
+/// Lets tasks finish what they have to send, longer as long as something `unsaid` becomes less, then ends those that have
+/// not.
+async fn end_tasks(tasks: &mut JoinSet<()>, clean: bool, unsaid: impl Fn() -> usize) {
     let begun = Instant::now();
+    let mut progress = (begun, unsaid());
     // Whether it is all of them or the time is over: the rest is cut off.
     while clean && !tasks.is_empty() {
         let joined = async { while tasks.join_next().await.is_some() {} };
         let is_late = tokio::time::timeout(LINGER, joined).await.is_err();
-        if is_late && (is_sent() || begun.elapsed() >= ANSWERS_LINGER) {
+        let left = unsaid();
+        if left != progress.1 {
+            progress = (Instant::now(), left);
+        }
+        let is_stuck = progress.0.elapsed() >= ANSWERS_LINGER || begun.elapsed() >= ANSWERS_LINGER_MAX;
+        if is_late && (left == 0 || is_stuck) {
             break;
         }
     }

@@ -43,7 +43,7 @@ pub(crate) fn request_body_max(context: &Context) -> usize {
 }
 
 /// A slave's report of what it holds is shorter than this.
-const REPORT_BYTES_MAX: usize = 1024 * 1024;
+pub(crate) const REPORT_BYTES_MAX: usize = 1024 * 1024;
 
 /// The longest body of a frame from a slave: a value, or a part of its report.
 fn slave_body_max(context: &Context) -> usize {
@@ -102,8 +102,13 @@ impl LinkReader<'_> {
                 turns.count().await;
             }
             let bytes = self.buffer.len();
-            let may =
-                if self.stranger.is_some() { unfinished.hold_all(bytes) } else { unfinished.hold(bytes) };
+            let may = if self.stranger.is_some() {
+                unfinished.hold_all(bytes)
+            } else {
+                // What was asked for has its room among the answers, and must not be cut for what others were not asked for.
+                let asked = switchboard.asked(self.link);
+                unfinished.hold(if asked == 0 { bytes } else { bytes.saturating_sub(frame::body_max(asked)) })
+            };
             if !may {
                 return Err(LinkError::Cut);
             }

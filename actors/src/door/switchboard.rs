@@ -5,6 +5,7 @@ use super::counters::ErrorCounters;
 use super::heard::Said;
 use super::session::{AnswerPool, Session};
 use crate::batch::{Inbox, Outbox};
+use crate::reading::READ_BYTES;
 use crate::slave_proxy::EndReason;
 use crate::turns::TurnLengths;
 use actix::prelude::Recipient;
@@ -145,9 +146,10 @@ impl Switchboard {
         }
     }
 
-    /// Whether no answer waits for a socket any more, nor for what may have crossed the end of its connection.
-    pub(crate) fn has_said_all(&self) -> bool {
-        self.answers.len() == 0 && self.read_off.get() == 0
+    /// Bytes of answers that wait for a socket, and one for each connection that is still read for what may have crossed its
+    /// end.
+    pub(crate) fn unsaid(&self) -> usize {
+        self.answers.len() + self.read_off.get()
     }
 
     /// Brings something to the master; one message wakes it for everything that arrives in the meantime.
@@ -162,14 +164,17 @@ impl Switchboard {
         self.trusted.borrow_mut().entry(link).or_default();
     }
 
-    /// Notes that an answer of so many bytes was asked for over a trusted link.
+    /// Notes that an answer of so many bytes was asked for over a trusted link. Short ones need no leave.
     pub(crate) fn expect(&self, link: LinkId, bytes: usize) {
+        if bytes <= READ_BYTES {
+            return;
+        }
         if let Some(longest) = self.trusted.borrow_mut().get_mut(&link) {
             *longest = bytes.max(*longest);
         }
     }
 
-    /// The longest answer that was asked for over a link.
+    /// The longest answer that was asked for over a link; 0 when all were short.
     pub(crate) fn asked(&self, link: LinkId) -> usize {
         self.trusted.borrow().get(&link).copied().unwrap_or_default()
     }

@@ -3,6 +3,7 @@
 use super::agenda::{Allowance, STEP_BYTES};
 use super::forwards::Foreknowledge;
 use super::{long_answers, send, MasterActor};
+use crate::door::links::REPORT_BYTES_MAX;
 use crate::door::session::ANSWER_BYTES_FREE;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::ids::{LinkId, Millis, Stamp};
@@ -64,9 +65,7 @@ impl MasterActor {
             }
             Effect::SendRead { link, read, version, reign, key, bytes } => {
                 if let Some(slave) = self.slaves.active(link) {
-                    if bytes as usize > self.config.value_max() {
-                        self.switchboard.expect(link, bytes as usize);
-                    }
+                    self.switchboard.expect(link, bytes as usize);
                     let stamp = Stamp { version, reign };
                     slave.ask(now, WaitingRead { read, stamp, key, bytes }, &mut self.machine);
                 }
@@ -78,6 +77,7 @@ impl MasterActor {
             }
             Effect::SendHoldingsNext { link } => {
                 if let Some(slave) = self.slaves.active(link) {
+                    self.switchboard.expect(link, REPORT_BYTES_MAX);
                     slave.ask_for_report();
                 }
             }
@@ -151,14 +151,14 @@ impl MasterActor {
 
     /// Sends a request to another master.
     fn forward(&mut self, link: LinkId, request: Request) {
-        let (board, machine, value_max) = (&*self.switchboard, &self.machine, self.config.value_max());
-        self.peers.forward(link, request, &Foreknowledge { board, machine, value_max });
+        let (board, machine) = (&*self.switchboard, &self.machine);
+        self.peers.forward(link, request, &Foreknowledge { board, machine });
     }
 
     /// Goes on with what is to be sent to other masters.
     pub(super) fn forward_on(&mut self, left: &mut Allowance<'_>) {
-        let (board, machine, value_max) = (&*self.switchboard, &self.machine, self.config.value_max());
-        self.peers.forward_on(&Foreknowledge { board, machine, value_max }, left);
+        let (board, machine) = (&*self.switchboard, &self.machine);
+        self.peers.forward_on(&Foreknowledge { board, machine }, left);
     }
 
     /// An operator wants the standby to serve.

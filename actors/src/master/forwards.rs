@@ -42,17 +42,6 @@ fn is_long(command: &Command) -> bool {
 pub(super) struct Foreknowledge<'a> {
     pub(super) board: &'a Switchboard,
     pub(super) machine: &'a Master,
-    /// The longest value that is taken now, in bytes.
-    pub(super) value_max: usize,
-}
-
-impl Foreknowledge<'_> {
-    /// An answer may be longer than a value that is taken now: `--max-value` was once higher, then.
-    fn expect(&self, link: LinkId, answer_bytes: usize) {
-        if answer_bytes > self.value_max {
-            self.board.expect(link, answer_bytes);
-        }
-    }
 }
 
 /// What is sent over one link. It ends with the link.
@@ -125,7 +114,7 @@ impl Forwards {
 
     /// Sends a request that is encoded in one go.
     fn short(&self, request: &Request, known: &Foreknowledge<'_>) {
-        known.expect(self.link, written_bytes(known.machine, &request.command));
+        known.board.expect(self.link, written_bytes(known.machine, &request.command));
         self.outbox.append_pieces(|out| frame::encode_request(request, out));
     }
 
@@ -137,7 +126,7 @@ impl Forwards {
         });
         if is_whole {
             // Of what is removed or counted no value comes back, but room for it does no harm.
-            known.expect(self.link, answer_bytes);
+            known.board.expect(self.link, answer_bytes);
             self.outbox.append_pieces(|out| out.append(&mut frame.finish()));
         } else {
             self.queue.push_front(Forward::Part { frame, answer_bytes });
