@@ -194,6 +194,7 @@ fn machine_settings(config: &MasterConfig, seed: u64) -> master::Config {
         log_window_bytes: config.log_read_window.as_u64(),
         slice_keys: slice_keys(),
         gather_bytes_max: config.gather_bytes_max(),
+        reads_in_a_row: master::READS_IN_A_ROW,
     }
 }
 

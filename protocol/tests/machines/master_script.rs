@@ -173,7 +173,7 @@ impl goldenscript::Runner for Runner {
         let args_are_empty = command.args.is_empty();
         let mut pos = || args.next_pos().ok_or("an argument is missing");
         match command.name.as_str() {
-            // config [random=SEED] [min=SLAVES] [durable=false] [log_window=BYTES]: a new machine.
+            // config [random=SEED] [min=SLAVES] [durable=false] [log_window=BYTES] [reads_in_a_row=N]: a new machine.
             "config" => {
                 let mut config = Config::default();
                 if let Some(seed) = args.take_key("random") {
@@ -184,15 +184,16 @@ impl goldenscript::Runner for Runner {
                 if let Some(bytes) = args.take_key("log_window") {
                     config.log_window_bytes = bytes.parse()?;
                 }
+                config.reads_in_a_row = args.take_key("reads_in_a_row").map_or(Ok(1), str::parse)?;
                 self.master = Master::new(config);
             }
-            // replay KEY=VERSION ...: records of the log.
+            // replay KEY=VERSION ... [bytes=LENGTH]: records of the log.
             "replay" => {
+                let bytes = args.take_key("bytes").map_or(Ok(100), str::parse)?;
                 while let Some((key, at)) = args.next_key() {
                     let at = version(at)?;
                     self.last = self.last.max(at);
-                    let place =
-                        Place { offset: at.seq.0 * 100, text_bytes: 100, bytes: 100, ..Place::default() };
+                    let place = Place { offset: at.seq.0 * 100, text_bytes: 100, bytes, ..Place::default() };
                     self.master.replay_put(key.as_bytes(), at, place);
                 }
             }

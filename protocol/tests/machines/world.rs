@@ -11,7 +11,7 @@ use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId,
 use dsm_protocol::machine::link::Count;
 use dsm_protocol::machine::master::{
     Asker, Change, Config, Counters, Effect, Event, Master, Placement, ReadId, ReignRecord, Testimony,
-    WriteId,
+    WriteId, READS_IN_A_ROW,
 };
 use dsm_protocol::machine::slave::{self, Slave, ENTRY_OVERHEAD_BYTES};
 use dsm_protocol::record::Place;
@@ -222,7 +222,8 @@ impl World {
     pub(crate) fn new(placement: Placement, seed: u64, memory_max: &[Option<u64>]) -> World {
         // One key at a time in every other world: there, what has several is done in slices.
         let slice_keys = if seed % 2 == 1 { 1 } else { Config::default().slice_keys };
-        let config = Config { placement, seed, slice_keys, ..Config::default() };
+        let reads_in_a_row = if seed % 4 < 2 { 1 } else { READS_IN_A_ROW };
+        let config = Config { placement, seed, slice_keys, reads_in_a_row, ..Config::default() };
         let nodes = memory_max
             .iter()
             .map(|max| Node { slave: Slave::new(*max, seed), memory_max: *max, link: None })

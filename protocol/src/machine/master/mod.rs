@@ -32,6 +32,7 @@ pub use census::{Census, Lacking};
 pub use directory::{Directory, Entry};
 pub use membership::{Slot, SlotSet, SLAVES_MAX};
 pub use placement::{acks_needed, Placement};
+pub use reads::READS_IN_A_ROW;
 pub use reigns::{ReignRecord, Reigns, Testimony};
 pub use slices::SLICE_KEYS;
 
@@ -118,6 +119,8 @@ pub struct Config {
     pub slice_keys: usize,
     /// How long the values may be in all that are read together, in bytes.
     pub gather_bytes_max: usize,
+    /// So many reads of short values in a row prefer the same slaves. At least 1.
+    pub reads_in_a_row: usize,
 }
 
 impl Default for Config {
@@ -132,6 +135,7 @@ impl Default for Config {
             log_window_bytes: 64 << 20,
             slice_keys: SLICE_KEYS,
             gather_bytes_max: usize::MAX,
+            reads_in_a_row: 1,
         }
     }
 }

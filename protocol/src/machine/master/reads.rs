@@ -18,6 +18,13 @@ use slotmap::SlotMap;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
+/// How many reads of short values in a row prefer the same slaves in a running master: a message to one more slave costs
+/// more than a read in it, and a slave wakes up for each batch of reads that it has a part in.
+pub const READS_IN_A_ROW: usize = 256;
+
+/// Longer values are asked for in turn, so that several slaves send them at once, in bytes.
+const SHORT_BYTES_MAX: u32 = 4 * 1024;
+
 /// A value among many that is not longer is copied, or it would keep the buffer it was read into until all are there.
 const COPIED_BYTES_MAX: usize = 4 * 1024;
 
@@ -34,6 +41,7 @@ pub(super) struct Reads {
     pub(super) log: LogReads,
     /// Reads that wait for a write of their own session.
     pub(super) waiting: usize,
+    /// Counts the questions, which says whose turn it is.
     turn: usize,
     /// Whether the time of more reads has come than were moved on.
     pub(super) is_overdue: bool,
@@ -53,6 +61,8 @@ pub(super) struct Read {
     /// Where that stands in the log.
     pub(super) place: Place,
     pub(super) asked: SlotSet,
+    /// Whether the directory named those who were asked.
+    is_asked_by_name: bool,
     pub(super) tried: SlotSet,
     /// When the question times out.
     pub(super) due: Millis,
@@ -223,7 +233,7 @@ impl Master {
         key: Bytes,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(entry) = self.directory.get(&key) else {
+        let Some(entry) = self.directory.get(&key).copied() else {
             self.answer(to, Reply::NotFound, effects);
             return;
         };
@@ -234,13 +244,21 @@ impl Master {
         }
         let deadline = deadline.plus(more_time_ms(u64::from(place.bytes)));
         let (asked, tried, due) = (SlotSet::EMPTY, SlotSet::EMPTY, now);
-        let read = Read { to, key, deadline, wanted, place, asked, tried, due, attempt: 0 };
+        let is_asked_by_name = false;
+        let read = Read { to, key, deadline, wanted, place, asked, is_asked_by_name, tried, due, attempt: 0 };
         let id = ReadId(self.reads.all.insert(read));
-        self.ask(now, id, effects);
+        self.ask_about(now, id, Some(entry), effects);
     }
 
     /// Asks the next holder, or all slaves that may hold the key unbeknown to us, or the log.
     pub(super) fn ask(&mut self, now: Millis, id: ReadId, effects: &mut Vec<Effect>) {
+        let Some(read) = self.reads.all.get(id.0) else { return };
+        let entry = self.directory.get(&read.key).copied();
+        self.ask_about(now, id, entry, effects);
+    }
+
+    /// The same with the entry of the key.
+    fn ask_about(&mut self, now: Millis, id: ReadId, entry: Option<Entry>, effects: &mut Vec<Effect>) {
         let Some(read) = self.reads.all.get_mut(id.0) else { return };
         if read.attempt > 0 {
             self.counters.read_retries += 1;
@@ -252,8 +270,8 @@ impl Master {
         }
         read.attempt += 1;
         let live = self.members.live();
-        let is_bound_to = |entry: &&Entry| entry.version == read.wanted || planted!(ReadSeesLaterWrite);
-        let entry = self.directory.get(&read.key).filter(is_bound_to);
+        let is_bound_to = |entry: &Entry| entry.version == read.wanted || planted!(ReadSeesLaterWrite);
+        let entry = entry.filter(is_bound_to);
         let known = entry.map_or(SlotSet::EMPTY, |entry| entry.holders.intersection(live));
         let holders = known.without(read.tried);
         let asked = if holders.is_empty() {
@@ -273,9 +291,12 @@ impl Master {
                 .filter(|slot| self.members.get(*slot).is_some_and(|member| member.slow_until <= now))
                 .collect();
             let among = if quick.is_empty() { holders } else { quick };
-            among.nth(self.reads.turn % among.len()).into_iter().collect()
+            let is_short = read.place.bytes <= SHORT_BYTES_MAX;
+            let turn = if is_short { self.reads.turn / self.config.reads_in_a_row } else { self.reads.turn };
+            among.nth(turn % among.len()).into_iter().collect()
         };
         read.asked = asked;
+        read.is_asked_by_name = !holders.is_empty();
         if asked.is_empty() {
             planted!(MissingMeansNotFound => {
                 self.end_read(id, Reply::NotFound, effects);
@@ -313,8 +334,11 @@ impl Master {
             self.missing(now, slot, id, effects);
             return;
         }
-        let key = read.key.clone();
-        self.held(slot, &key, version);
+        // That one who was known to hold it does so is no news.
+        if !read.is_asked_by_name {
+            let key = read.key.clone();
+            self.held(slot, &key, version);
+        }
         self.end_read(id, Reply::Value(value), effects);
     }
 
