@@ -465,11 +465,17 @@ fn look(file: &fs::File, post: &Post, length: u64) -> io::Result<Option<Displace
     let Some(stands) = post.judge(found.map(|found| (identity_of(&found), found.len())), length) else {
         return Ok(None);
     };
-    let stands = match (stands, fs::read_link(&post.path)) {
-        (Stands::Nothing, Ok(target)) => Stands::Dangling { target },
-        (stands, _) => stands,
-    };
-    Ok(Some(Displaced { stands, is_deleted: file.metadata()?.nlink() == 0 }))
+    Ok(Some(match stands {
+        // It has a name: its path leads to it.
+        Stands::Shorter { .. } | Stands::Longer { .. } => Displaced { stands, is_deleted: false },
+        Stands::Nothing | Stands::Dangling { .. } | Stands::Other => {
+            let stands = match (stands, fs::read_link(&post.path)) {
+                (Stands::Nothing, Ok(target)) => Stands::Dangling { target },
+                (stands, _) => stands,
+            };
+            Displaced { stands, is_deleted: file.metadata()?.nlink() == 0 }
+        }
+    }))
 }
 
 /// Whether an error says that a path leads nowhere, and not that it cannot be followed now.
@@ -534,6 +540,9 @@ struct RealWatch {
     stopped: Arc<AtomicBool>,
 }
 
+/// After a notice the thread rests so long: a busy log is noticed once in a while, not with every group.
+const NOTICE_REST: Duration = Duration::from_millis(5);
+
 /// How long the notice thread may outlive its watch.
 const NOTICE_STOP: Duration = Duration::from_millis(200);
 
@@ -550,7 +559,10 @@ impl RealWatch {
             while !stopped.load(Ordering::Acquire) {
                 match wait_for_notice(&inotify, &name) {
                     Ok(false) => {}
-                    Ok(true) => changed.notify_one(),
+                    Ok(true) => {
+                        changed.notify_one();
+                        std::thread::sleep(NOTICE_REST);
+                    }
                     Err(error) => {
                         log::error!("file notice failed error={error}");
                         failed.store(true, Ordering::Release);

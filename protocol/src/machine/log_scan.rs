@@ -12,6 +12,9 @@ use crate::record::{BadLine, Body, Place, Position, Record, Scanner, Span, Step,
 /// How much is read at once, in bytes, and how much of the log a part holds, if its lines are not longer.
 pub const CHUNK_BYTES: usize = 1 << 20;
 
+/// How much is read first, in bytes: whoever follows a log finds little each time, and room is zeroed before it is read into.
+const FIRST_READ_BYTES: usize = 64 * 1024;
+
 /// How many bytes in front of a place say whether it is still the same place.
 const TAIL_BYTES: usize = 64;
 
@@ -95,6 +98,8 @@ pub struct LogScan {
     /// What was read from `buffer_offset` on. What stands in front of the scanner's place is taken already.
     buffer: Vec<u8>,
     buffer_offset: u64,
+    /// How much is read next if no line is longer.
+    read_bytes: usize,
     /// Whether nothing stands after the buffer.
     ended: bool,
     /// Whether more must be read before anything can be taken.
@@ -115,6 +120,7 @@ impl LogScan {
             scanner: Scanner::resume_from(place.position, place.durable, line_bytes_max),
             buffer: Vec::new(),
             buffer_offset: place.position.offset,
+            read_bytes: FIRST_READ_BYTES,
             ended: false,
             starved: true,
             tail: place.tail.clone(),
@@ -241,6 +247,7 @@ impl LogScan {
         let end = self.buffer_offset + self.buffer.len() as u64;
         self.ended = filled < length || self.end.is_some_and(|limit| end >= limit);
         self.starved = false;
+        self.read_bytes = CHUNK_BYTES;
     }
 
     fn read_more(&mut self) -> Next {
@@ -253,7 +260,8 @@ impl LogScan {
             self.buffer_offset += taken as u64;
         }
         // Doubling keeps the search for the end of a long line linear.
-        let doubled = self.buffer.len().clamp(CHUNK_BYTES, self.scanner.line_bytes_max().max(CHUNK_BYTES));
+        let doubled =
+            self.buffer.len().clamp(self.read_bytes, self.scanner.line_bytes_max().max(CHUNK_BYTES));
         let offset = self.buffer_offset + self.buffer.len() as u64;
         let left = self.end.map_or(u64::MAX, |end| end.saturating_sub(offset));
         self.starved = true;
@@ -287,6 +295,7 @@ impl LogScan {
     fn forget_buffer(&mut self) {
         // Also gives back what a long line took.
         self.buffer = Vec::new();
+        self.read_bytes = FIRST_READ_BYTES;
         self.ended = false;
         self.starved = true;
         self.tail_checked = self.tail.is_empty();
@@ -375,6 +384,27 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn whoever_follows_reads_little_at_first_and_much_where_there_is_much() {
+        let log = log();
+        let mut scan = start();
+        let mut lengths = Vec::new();
+        loop {
+            match scan.advance() {
+                Next::Read { offset, length } => {
+                    lengths.push(length);
+                    let from = (offset as usize).min(log.len());
+                    scan.fill(&log[from..log.len().min(from + length)], length);
+                }
+                Next::Part(part) if part.at_end => break,
+                Next::Part(_) => {}
+            }
+        }
+        assert_eq!(lengths[0], FIRST_READ_BYTES);
+        assert!(lengths[1..].iter().all(|length| *length >= CHUNK_BYTES), "{lengths:?}");
+        assert!(matches!(scan.advance(), Next::Read { length: FIRST_READ_BYTES, .. }), "it has caught up");
     }
 
     fn start() -> LogScan {

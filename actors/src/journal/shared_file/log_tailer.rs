@@ -30,8 +30,8 @@ const CHANGES_MAX: usize = 1024;
 /// Or keys of so many bytes, and one more.
 const KEY_BYTES_MAX: usize = 256 * 1024;
 
-/// After a read the tailer rests this long, so that a busy log costs one wake for many groups.
-const REST: Duration = Duration::from_millis(2);
+/// After a read the tailer rests this long, unless somebody asks, so that a busy log costs one wake for many groups.
+const REST: Duration = Duration::from_millis(10);
 
 /// A look at the file even without a notice: cheap, and a lost notice must not stop a standby for good.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -242,7 +242,10 @@ impl Follower {
             let is_asked = self.asked.is_asked.take();
             let sight = self.look().await?;
             self.say(sight, is_asked);
-            tokio::time::sleep(REST).await;
+            tokio::select! {
+                () = tokio::time::sleep(REST) => {}
+                () = self.asked.wake.notified() => continue,
+            }
             match &mut watch {
                 Some(noticing) => {
                     let noticed = async { tokio::time::timeout(LOOK_EVERY, noticing.changed()).await };
@@ -332,7 +335,7 @@ impl Follower {
         let post = Post { path: self.path.as_path().into(), identity };
         let displaced = file.look(post, self.place().position.offset).await?;
         let Some(Displaced { stands, is_deleted }) = displaced else { return Ok(Found::Same) };
-        let held = match file.shown().filter(|_| is_deleted) {
+        let held = match is_deleted.then(|| file.shown()).flatten() {
             Some(shown) => format!("; this process has it open: `cp {shown} {}`", self.path.display()),
             None => String::new(),
         };
