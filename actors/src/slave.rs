@@ -53,6 +53,13 @@ const TURN_STEPS_MAX: usize = 1024;
 /// Or after so many microseconds. One message may take as long again.
 const TURN_US_MAX: u64 = 3_000;
 
+/// After so many steps it is looked how long the turn has taken, and after each long value, which may take the place of another
+/// one: to look costs as much as a short step does.
+const STEPS_A_LOOK: usize = 16;
+
+/// Longer values are long, in bytes.
+const LONG_BYTES: usize = 32 * 1024;
+
 /// So many messages may wait for their turn before no more are read.
 const BACKLOG_MAX: usize = 4 * TURN_STEPS_MAX;
 
@@ -222,12 +229,13 @@ impl SlaveActor {
     /// Does what has come, in its order, for as long as a turn may take; the rest is done in turns of its own.
     fn work(&mut self, turn: &Turn, ctx: &mut Context<Self>) {
         let mut effects = std::mem::take(&mut self.effects);
-        for _ in 0..TURN_STEPS_MAX {
+        for step in 1..=TURN_STEPS_MAX {
             let Some(arrived) = self.todo.pop_front() else { break };
+            let is_long = matches!(&arrived, Arrived::Frame { message: Wire::Write { value, .. }, .. } if value.len() > LONG_BYTES);
             self.arrived(arrived);
             std::mem::swap(&mut effects, &mut self.effects);
             effects.drain(..).for_each(|effect| self.perform(effect));
-            if turn.took_us() >= TURN_US_MAX {
+            if (is_long || step % STEPS_A_LOOK == 0) && turn.took_us() >= TURN_US_MAX {
                 break;
             }
         }

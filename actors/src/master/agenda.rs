@@ -9,6 +9,7 @@ use crate::turns::Turn;
 use dsm_protocol::command::{Command, ErrorWord};
 use dsm_protocol::ids::Millis;
 use dsm_protocol::machine::master::{Asker, WriteId};
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 /// A turn ends after so many steps, of which each takes some microseconds.
@@ -20,16 +21,27 @@ const TURN_US_MAX: u64 = 3_000;
 /// So many bytes that are copied or checksummed count as a step.
 pub(super) const STEP_BYTES: usize = 32 * 1024;
 
+/// After so many steps it is looked how long the turn has taken: that costs as much as a short step does.
+const STEPS_A_LOOK: usize = 16;
+
 /// So much of a turn is left. It is counted in steps, so that a simulated world without time within a turn sees the same
 /// bounds, and in time.
 pub(super) struct Allowance<'a> {
     turn: &'a Turn,
     steps: usize,
+    /// The clock is looked at when no more steps than this are left.
+    look_at: Cell<usize>,
+    is_late: Cell<bool>,
 }
 
 impl<'a> Allowance<'a> {
     pub(super) fn new(turn: &'a Turn) -> Self {
-        Allowance { turn, steps: TURN_STEPS_MAX }
+        Allowance {
+            turn,
+            steps: TURN_STEPS_MAX,
+            look_at: Cell::new(TURN_STEPS_MAX),
+            is_late: Cell::new(false),
+        }
     }
 
     /// Notes that so many steps were made.
@@ -39,7 +51,11 @@ impl<'a> Allowance<'a> {
 
     /// Whether the turn is to end.
     pub(super) fn is_spent(&self) -> bool {
-        self.steps == 0 || self.turn.took_us() >= TURN_US_MAX
+        if self.steps <= self.look_at.get() {
+            self.look_at.set(self.steps.saturating_sub(STEPS_A_LOOK));
+            self.is_late.set(self.turn.took_us() >= TURN_US_MAX);
+        }
+        self.steps == 0 || self.is_late.get()
     }
 }
 
