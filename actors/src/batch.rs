@@ -3,10 +3,11 @@
 //! Everything here stays on one thread. No cell is borrowed across an await.
 
 use crate::env::Stream;
-use dsm_protocol::pieces::{Pieces, Sink as _};
+use crate::flusher::Flusher;
+use dsm_protocol::pieces::{Piece, Pieces, Sink as _};
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -85,6 +86,9 @@ const FREED_AT_ONCE: usize = 64;
 /// So much is written before others have their turn.
 const PIECE_BYTES: usize = 256 * 1024;
 
+/// No more than this is written by the turn that has appended it, in bytes.
+const AT_ONCE_BYTES_MAX: usize = 16 * 1024;
+
 /// A socket that takes nothing for so long waits for its peer.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -115,6 +119,14 @@ struct Out {
     resumed: Cell<bool>,
     /// When a client last sent something.
     asked_at: Cell<Option<Instant>>,
+    /// Who writes what turns append, and to which socket.
+    direct: RefCell<Option<(Rc<Flusher>, Weak<Stream>)>>,
+    /// Whether whoever pumps waits for something to pump.
+    is_pump_idle: Cell<bool>,
+    /// A piece of which a turn has written so many bytes.
+    begun: RefCell<Option<(Piece, usize)>>,
+    /// Whether what is to be appended next is about to come.
+    is_more_near: Cell<bool>,
     wake: Notify,
     drained: Notify,
 }
@@ -161,6 +173,11 @@ impl Outbox {
         outbox
     }
 
+    /// Lets turns write to `stream` at once what they append, through `flusher`.
+    pub(crate) fn write_through(&self, flusher: &Rc<Flusher>, stream: &Rc<Stream>) {
+        *self.0.direct.borrow_mut() = Some((Rc::clone(flusher), Rc::downgrade(stream)));
+    }
+
     /// Counts its bytes no more: they are no answers.
     pub(crate) fn leave_meter(&self) {
         self.0.meter(|metered| metered - self.load());
@@ -190,7 +207,62 @@ impl Outbox {
             if self.0.writing.get() == 0 {
                 self.0.stuck_since.set(Some(Instant::now()));
             }
-            self.0.wake.notify_one();
+            drop(pieces);
+            if !self.is_left_to_turn() {
+                self.0.wake.notify_one();
+            }
+        }
+    }
+
+    /// Whether the turn that appends writes it at its end.
+    fn is_left_to_turn(&self) -> bool {
+        let direct = self.0.direct.borrow();
+        direct.as_ref().is_some_and(|(flusher, _)| self.0.is_pump_idle.get() && flusher.take(self))
+    }
+
+    /// Notes whether what is to be appended next is about to come.
+    pub(crate) fn set_more_near(&self, is_near: bool) {
+        self.0.is_more_near.set(is_near);
+    }
+
+    /// Whether what is to be appended next is about to come.
+    pub(crate) fn is_more_near(&self) -> bool {
+        self.0.is_more_near.get() && self.0.ending.get().is_none()
+    }
+
+    /// Wakes whoever pumps, who has it all from now on.
+    pub(crate) fn wake(&self) {
+        self.0.is_pump_idle.set(false);
+        self.0.wake.notify_one();
+    }
+
+    /// Writes what the socket takes at once if it is short, and leaves the rest to whoever pumps.
+    pub(crate) fn write_now(&self) {
+        let direct = self.0.direct.borrow();
+        let stream = direct.as_ref().and_then(|(_, stream)| stream.upgrade());
+        let mut pieces = self.0.pieces.borrow_mut();
+        let is_short = pieces.len() <= AT_ONCE_BYTES_MAX && !pieces.sum_on(0);
+        let piece =
+            if self.0.is_pump_idle.get() && is_short && stream.is_some() { pieces.pop() } else { None };
+        drop(pieces);
+        let (Some(stream), Some(piece)) = (stream, piece) else {
+            self.wake();
+            return;
+        };
+        let bytes = piece.bytes().len();
+        self.0.writing.set(bytes);
+        // Whoever pumps hears of an error when it writes on.
+        let written = stream.try_write(piece.bytes()).ok().flatten().unwrap_or(0);
+        if written > 0 {
+            self.0.took(written);
+        }
+        if written == bytes {
+            self.0.pieces.borrow_mut().recycle(piece);
+        } else {
+            self.0.begun.replace(Some((piece, written)));
+        }
+        if self.len() > 0 {
+            self.wake();
         }
     }
 
@@ -361,23 +433,24 @@ impl Outbox {
 
     async fn write(&self, stream: &Stream, stall: Duration) -> io::Result<()> {
         loop {
-            while self.0.pieces.borrow_mut().sum_on(SUMMED_AT_ONCE) {
+            let begun = self.0.begun.take();
+            while begun.is_none() && self.0.pieces.borrow_mut().sum_on(SUMMED_AT_ONCE) {
                 tokio::task::yield_now().await;
             }
-            let popped = {
-                let mut pieces = self.0.pieces.borrow_mut();
-                let piece = pieces.pop();
-                self.0.writing.set(piece.as_ref().map_or(0, |piece| piece.bytes().len()));
-                piece
-            };
-            let Some(piece) = popped else {
+            let popped = begun.or_else(|| self.0.pieces.borrow_mut().pop().map(|piece| (piece, 0)));
+            let left = popped.as_ref().map_or(0, |(piece, written)| piece.bytes().len() - written);
+            self.0.writing.set(left);
+            let Some((piece, written)) = popped else {
                 if self.0.ending.get().is_some() {
                     stream.shut_down_write();
                     return Ok(());
                 }
+                self.0.is_pump_idle.set(true);
                 self.0.wake.notified().await;
+                self.0.is_pump_idle.set(false);
                 continue;
             };
+            let rest = &piece.bytes()[written..];
             let aborted = async {
                 while self.0.ending.get() != Some(Ending::Abort) {
                     self.0.wake.notified().await;
@@ -385,7 +458,7 @@ impl Outbox {
             };
             let written = tokio::select! {
                 biased;
-                written = self.write_piece(stream, piece.bytes(), stall) => Some(written),
+                written = self.write_piece(stream, rest, stall) => Some(written),
                 () = aborted => None,
             };
             // What is left of it goes with the connection.
@@ -406,6 +479,12 @@ impl Outbox {
         for part in bytes.chunks(PIECE_BYTES) {
             let mut rest = part;
             while !rest.is_empty() {
+                // Most sockets take all at once, and no clock is asked.
+                if let Some(written) = stream.try_write(rest)? {
+                    self.0.took(written);
+                    rest = &rest[written..];
+                    continue;
+                }
                 let writing = stream.write(rest);
                 tokio::pin!(writing);
                 let written = loop {

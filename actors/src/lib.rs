@@ -62,6 +62,7 @@ mod dial;
 mod door;
 pub mod embed;
 pub mod env;
+mod flusher;
 pub mod journal;
 pub mod launcher;
 pub mod master;

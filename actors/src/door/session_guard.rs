@@ -9,7 +9,7 @@ use crate::batch::Outbox;
 use crate::env::Stream;
 use crate::reading::read_more;
 use bytes::BytesMut;
-use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::command::{Changes, Command, ErrorWord, Reply};
 use dsm_protocol::ids::SessionId;
 use dsm_protocol::machine::master::Asker;
 use std::io;
@@ -45,7 +45,9 @@ impl SessionGuard {
             self.refuse(coding, &Reply::error(ErrorWord::Busy, "too many requests in flight"));
             return;
         };
-        let asker = Asker { session: self.session.id(), tag: self.session.ask(coding, Some(permit)) };
+        let is_quick = command.facts().changes == Changes::Nothing;
+        let asker =
+            Asker { session: self.session.id(), tag: self.session.ask_for(coding, Some(permit), is_quick) };
         context.switchboard.push(Arrived::Request { asker, command });
     }
 

@@ -5,6 +5,7 @@ use super::counters::ErrorCounters;
 use super::heard::Said;
 use super::session::{AnswerPool, Session};
 use crate::batch::{Inbox, Outbox};
+use crate::flusher::Flusher;
 use crate::reading::READ_BYTES;
 use crate::slave_proxy::EndReason;
 use crate::turns::TurnLengths;
@@ -100,6 +101,8 @@ pub(crate) struct Switchboard {
     pub(super) trusted: RefCell<BTreeMap<LinkId, usize>>,
     /// Bytes of the answers of all connections.
     pub(crate) answers: Rc<AnswerPool>,
+    /// Writes the answers of the master's turns.
+    pub(crate) flusher: Rc<Flusher>,
     pub(crate) errors: ErrorCounters,
     /// Set when the node stops: no connection is accepted or read any more.
     pub(crate) stopping: Cell<bool>,
@@ -123,6 +126,7 @@ impl Switchboard {
     ) -> Self {
         Switchboard {
             answers: Rc::new(answers),
+            flusher: Rc::default(),
             turns,
             inbox,
             drain,

@@ -5,6 +5,7 @@ use bytes::BytesMut;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 /// Probes without an answer until a silent peer is given up, as Redis has it.
@@ -122,20 +123,9 @@ impl Stream {
     /// What the system says.
     pub async fn read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
         match self {
-            Stream::Tcp(stream) => loop {
-                match stream.try_read_buf(buffer) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
-                    other => return other,
-                }
-            },
-            Stream::Local(stream) => loop {
-                match stream.try_read_buf(buffer) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
-                    other => return other,
-                }
-            },
             #[cfg(feature = "sim")]
             Stream::Sim(stream) => stream.read(buffer).await,
+            Stream::Tcp(_) | Stream::Local(_) => self.read_at_most(buffer, usize::MAX).await,
         }
     }
 
@@ -147,15 +137,29 @@ impl Stream {
     pub async fn read_at_most(&self, buffer: &mut BytesMut, bytes_max: usize) -> io::Result<usize> {
         match self {
             Stream::Tcp(stream) => loop {
-                match stream.try_read_buf(&mut bytes::BufMut::limit(&mut *buffer, bytes_max)) {
+                let mut room = bytes::BufMut::limit(&mut *buffer, bytes_max);
+                let most = bytes::BufMut::chunk_mut(&mut room).len();
+                match stream.try_read_buf(&mut room) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
-                    other => return other,
+                    read => {
+                        if is_drained(&read, most) {
+                            let _ = stream.try_io(Interest::READABLE, nothing_more);
+                        }
+                        return read;
+                    }
                 }
             },
             Stream::Local(stream) => loop {
-                match stream.try_read_buf(&mut bytes::BufMut::limit(&mut *buffer, bytes_max)) {
+                let mut room = bytes::BufMut::limit(&mut *buffer, bytes_max);
+                let most = bytes::BufMut::chunk_mut(&mut room).len();
+                match stream.try_read_buf(&mut room) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
-                    other => return other,
+                    read => {
+                        if is_drained(&read, most) {
+                            let _ = stream.try_io(Interest::READABLE, nothing_more);
+                        }
+                        return read;
+                    }
                 }
             },
             #[cfg(feature = "sim")]
@@ -191,6 +195,26 @@ impl Stream {
             return Err(io::ErrorKind::WriteZero.into());
         }
         Ok(written)
+    }
+
+    /// Writes what the system takes at once; `None` when it takes nothing now. Always so in a simulated network, in which
+    /// a write takes its time.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        let written = match self {
+            Stream::Tcp(stream) => stream.try_write(bytes),
+            Stream::Local(stream) => stream.try_write(bytes),
+            #[cfg(feature = "sim")]
+            Stream::Sim(_) => return Ok(None),
+        };
+        match written {
+            Ok(0) if !bytes.is_empty() => Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => Ok(Some(written)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Writes all of `bytes`.
@@ -253,6 +277,17 @@ impl Stream {
             Stream::Sim(stream) => stream.shut_down_write(),
         }
     }
+}
+
+/// Whether a read for which there was room for `most` bytes took all that the system had.
+fn is_drained(read: &io::Result<usize>, most: usize) -> bool {
+    read.as_ref().is_ok_and(|&bytes| 0 < bytes && bytes < most)
+}
+
+/// Lets a socket wait for the system's next word: without it, the next read would ask only to hear that there is nothing. An
+/// end or an error that the system has told already is kept. tokio's own `AsyncRead` does the same, for one reader at a time.
+fn nothing_more() -> io::Result<()> {
+    Err(io::ErrorKind::WouldBlock.into())
 }
 
 #[cfg(test)]

@@ -42,6 +42,7 @@ impl MasterActor {
 
     /// Does what has come, in its order, for as long as a turn may take; the rest is done in turns of its own.
     pub(super) fn work(&mut self, turn: &Turn, ctx: &mut Context<Self>) {
+        let _flushing = self.switchboard.flusher.turn();
         let now = self.env.now();
         self.observe(now);
         self.log.advance();

@@ -125,10 +125,15 @@ impl Session {
     /// Notes the answer that a request is owed, which gives its permit back once it is answered or given up; gives the tag under which
     /// it is asked.
     pub(crate) fn ask(&self, coding: Coding, permit: Option<RequestPermit>) -> u64 {
+        self.ask_for(coding, permit, false)
+    }
+
+    /// The same, and says whether the answer waits for no disk.
+    pub(crate) fn ask_for(&self, coding: Coding, permit: Option<RequestPermit>, is_quick: bool) -> u64 {
         self.note_asked();
         let mut pending = self.pending.borrow_mut();
         pending.bytes += permit.as_ref().map_or(0, RequestPermit::bytes);
-        pending.open(PendingAnswer { coding, permit, expected_bytes: 0, state: AnswerState::Asked })
+        pending.open(PendingAnswer { coding, is_quick, permit, expected_bytes: 0, state: AnswerState::Asked })
     }
 
     /// Answers the request that was asked under `tag`; whether it was not answered before.
@@ -218,6 +223,7 @@ impl Session {
         self.outbox.reserve(ready_bytes);
         if index == 0 {
             self.release(pending);
+            self.outbox.set_more_near(pending.queue.front().is_some_and(|next| next.is_quick));
         }
         true
     }
@@ -234,6 +240,7 @@ impl Session {
         self.pool.said.set(self.pool.said.get() + answer.len() + ENTRY_BYTES);
         pending.open(PendingAnswer {
             coding: Coding::Resp(Protocol::Resp2, Shape::Plain),
+            is_quick: true,
             permit: None,
             expected_bytes: 0,
             state: AnswerState::Said(answer.to_vec()),

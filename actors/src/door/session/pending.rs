@@ -24,6 +24,8 @@ pub(crate) enum Coding {
 #[derive(Debug)]
 pub(super) struct PendingAnswer {
     pub(super) coding: Coding,
+    /// Whether it waits for no disk: when those in front of it are answered, it is about to be.
+    pub(super) is_quick: bool,
     /// Until it is answered; none for what never reached the master.
     pub(super) permit: Option<RequestPermit>,
     /// Bytes that the answer is expected to have.
