@@ -104,6 +104,8 @@ pub(crate) struct Switchboard {
     /// Set when the node stops: no connection is accepted or read any more.
     pub(crate) stopping: Cell<bool>,
     pub(crate) stop: Notify,
+    /// Set when the node ends although its log is not closed: the lock goes with the process, and another master waits for it.
+    pub(crate) is_over_time: Cell<bool>,
     /// Those who keep links to other masters, to be called when one has connected.
     pub(crate) peer_calls: PeerCalls,
     /// Connections that have ended on our side and are read off, of clients that have just asked something.
@@ -132,6 +134,7 @@ impl Switchboard {
             errors: ErrorCounters::default(),
             stopping: Cell::new(false),
             stop: Notify::new(),
+            is_over_time: Cell::new(false),
             peer_calls: PeerCalls::default(),
             read_off: Cell::new(0),
             version_told: Cell::new(None),
@@ -147,8 +150,11 @@ impl Switchboard {
     }
 
     /// Bytes of answers that wait for a socket, and one for each connection that is still read for what may have crossed its
-    /// end.
+    /// end. Nothing is waited for once the node is over its time.
     pub(crate) fn unsaid(&self) -> usize {
+        if self.is_over_time.get() {
+            return 0;
+        }
         self.answers.len() + self.read_off.get()
     }
 
