@@ -105,6 +105,8 @@ pub(crate) struct Switchboard {
     /// Set when the node stops: connections are then neither accepted nor read.
     pub(crate) stopping: Cell<bool>,
     pub(crate) stop: Notify,
+    /// Set when the node ends although its log is not closed: the process keeps the lock, and another master waits for it.
+    pub(crate) is_over_time: Cell<bool>,
     /// Wakes the tasks that keep links to other masters.
     pub(crate) peer_calls: PeerCalls,
     /// Connections of recently active clients that have ended on our side and are still read off.
@@ -133,6 +135,7 @@ impl Switchboard {
             errors: ErrorCounters::default(),
             stopping: Cell::new(false),
             stop: Notify::new(),
+            is_over_time: Cell::new(false),
             peer_calls: PeerCalls::default(),
             read_off: Cell::new(0),
             version_told: Cell::new(None),
@@ -147,8 +150,12 @@ impl Switchboard {
         }
     }
 
-    /// Bytes of answers that wait for a socket, plus one for each connection that is still read off.
+    /// Bytes of answers that wait for a socket, plus one for each connection that is still read off; 0 once the node is over
+    /// its time.
     pub(crate) fn unsaid(&self) -> usize {
+        if self.is_over_time.get() {
+            return 0;
+        }
         self.answers.len() + self.read_off.get()
     }
 
