@@ -155,6 +155,7 @@ fn a_log_of_another_cluster_is_not_served() {
     write(&other, "k", "theirs");
     let mut cluster = Setup::slaves(1).beside_others().start();
     write(&cluster, "k", "ours");
+    is_named(&cluster, 1);
     cluster.kill_at_once(&MASTERS);
     std::fs::rename(cluster.log(), aside(&cluster)).expect("moved");
     std::fs::copy(other.log(), cluster.log()).expect("copied");

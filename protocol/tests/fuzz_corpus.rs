@@ -93,14 +93,31 @@ fn random_bytes_pass() {
     }
 }
 
-/// `cargo test -p dsm-protocol --test fuzz_corpus -- --ignored`, when the formats have changed.
+/// The path and the bytes of each seed of a target.
+fn seeds(target: &Target) -> impl Iterator<Item = (PathBuf, Vec<u8>)> + '_ {
+    let named = |(number, seed)| (folder(target).join(format!("seed-{number:02}")), seed);
+    (target.seeds)().into_iter().enumerate().map(named)
+}
+
+#[test]
+fn the_seeds_of_the_corpus_are_what_the_targets_write() {
+    for target in TARGETS {
+        let expected: Vec<_> = seeds(target).collect();
+        let is_seed = |path: &Path| path.file_name().unwrap().to_string_lossy().starts_with("seed-");
+        let found: Vec<_> = corpus(target).into_iter().filter(|(path, _)| is_seed(path)).collect();
+        let same = found == expected;
+        assert!(same, "{}: write the seeds anew, with --ignored seeds_are_written", folder(target).display());
+    }
+}
+
+/// `cargo test -p dsm-protocol --test fuzz_corpus -- --ignored seeds_are_written`, when the formats have changed.
 #[test]
 #[ignore = "writes the seeds of the corpus anew"]
 fn seeds_are_written() {
     for target in TARGETS {
         fs::create_dir_all(folder(target)).unwrap();
-        for (number, seed) in (target.seeds)().into_iter().enumerate() {
-            fs::write(folder(target).join(format!("seed-{number:02}")), seed).unwrap();
+        for (path, seed) in seeds(target) {
+            fs::write(path, seed).unwrap();
         }
     }
 }

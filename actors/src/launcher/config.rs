@@ -55,7 +55,7 @@ impl From<RoleCommand> for MasterCommand {
 /// What a [`Launcher`](super::Launcher) starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LauncherConfig {
-    /// The masters, the primary first: one at least.
+    /// The masters, the primary first: two at least.
     pub masters: Vec<MasterCommand>,
     /// How `dsm-slave` is started.
     pub slave: RoleCommand,

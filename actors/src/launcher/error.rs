@@ -21,6 +21,12 @@ pub enum LaunchError {
         #[source]
         source: io::Error,
     },
+    /// A cluster needs two masters at least: each names another one with `--peer`.
+    #[error("{named} masters are configured: two at least are needed")]
+    TooFewMasters {
+        /// How many are configured.
+        named: usize,
+    },
     /// No port is free.
     #[error("cannot find a free port")]
     Port(#[source] io::Error),

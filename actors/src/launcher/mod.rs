@@ -64,8 +64,12 @@ impl Launcher {
     /// Creates the data directory and picks the ports. Starts nothing.
     ///
     /// # Errors
-    /// [`LaunchError::Data`] and [`LaunchError::Port`].
+    /// [`LaunchError::TooFewMasters`], [`LaunchError::Data`] and [`LaunchError::Port`].
     pub fn new(config: LauncherConfig) -> Result<Launcher, LaunchError> {
+        let named = config.masters.len();
+        if named < 2 {
+            return Err(LaunchError::TooFewMasters { named });
+        }
         fs::create_dir_all(&config.data)
             .map_err(|source| LaunchError::Data { path: config.data.clone(), source })?;
         // Each is held until all are chosen, or two could be the same.
@@ -361,6 +365,17 @@ mod tests {
         launcher.stop_all();
         assert!(matches!(launcher.state(third), ProcessState::Ended(_)), "it is stopped with the others");
         assert!(matches!(launcher.start(Role::Master(3)), Err(LaunchError::NotRunning(_))), "there is none");
+    }
+
+    #[test]
+    fn a_master_without_another_one_is_refused() {
+        let data = tempfile::tempdir().unwrap();
+        let role = RoleCommand::new("/bin/sh");
+        for named in 0..2 {
+            let masters = std::iter::repeat_n(MasterCommand::from(role.clone()), named);
+            let refused = Launcher::new(LauncherConfig::new(masters, role.clone(), data.path()));
+            assert!(matches!(refused, Err(LaunchError::TooFewMasters { named: told }) if told == named));
+        }
     }
 
     #[test]

@@ -248,6 +248,7 @@ impl MasterActor {
                 self.fate.decide(Ok(()));
             }
             Ending::Unclosed => {
+                self.switchboard.is_over_time.set(true);
                 self.end_links();
                 self.fate.decide(Ok(()));
             }
