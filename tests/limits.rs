@@ -457,8 +457,8 @@ fn other_master(cluster: &TestCluster) -> HelloRole {
     lock.push(".lock");
     let lock = std::fs::metadata(lock).expect("the lock file");
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("the kernel tells");
-    let lock_identity = format!("{}:{}:{}", boot.trim(), lock.dev(), lock.ino());
-    HelloRole::Master { address: "127.0.0.1:1".to_string(), lock_identity }
+    let log_identity = format!("{}:{}:{}", boot.trim(), lock.dev(), lock.ino());
+    HelloRole::Master { address: "127.0.0.1:1".to_string(), log_identity }
 }
 
 /// The beginning of a frame with a body of `length` bytes: the header and `sent` bytes more.

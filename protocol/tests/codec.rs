@@ -91,7 +91,7 @@ fn control() -> impl Strategy<Value = Control> {
             Control::HandoverRequest {
                 replayed: Seq(replayed),
                 reign: Reign::new(replayed, 7),
-                file: Some((1, replayed)),
+                log: Some((1, replayed)),
                 slaves,
                 forced: replayed % 2 == 0,
             }

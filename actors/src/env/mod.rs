@@ -21,7 +21,6 @@ use dsm_protocol::ids::{Epoch, Millis};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::fence::Spared;
 use dsm_protocol::machine::log_scan::{LogScan, Next, Part};
-use dsm_protocol::machine::reign::takeover::LockSeen;
 use dsm_protocol::record::{self, Place};
 use futures_util::future::LocalBoxFuture;
 use std::fmt;
@@ -381,6 +380,18 @@ pub trait Watch {
     /// # Errors
     /// Errors of the system.
     fn changed(&mut self) -> LocalBoxFuture<'_, io::Result<()>>;
+}
+
+/// What was seen of a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockSeen {
+    /// No process holds it.
+    Free,
+    /// A process holds it, with this counter (`None`: it has not begun to count).
+    Held {
+        /// The progress counter that the holder publishes.
+        beat: Option<u64>,
+    },
 }
 
 /// Locks by path, and what can be seen of their holders. A path may be on a disk that hangs, so nothing here waits for a

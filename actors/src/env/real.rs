@@ -9,14 +9,13 @@
 use super::threads::spawn_thread;
 use super::{
     names, Appended, Disk, Displaced, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard,
-    Locks, OpenMode, Post, Stands, Stream, Watch,
+    LockSeen, Locks, OpenMode, Post, Stands, Stream, Watch,
 };
 use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Millis};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::fence::{may_kill, Holders, MayKill, Observer};
 use dsm_protocol::machine::log_scan::{LogScan, Next, Part};
-use dsm_protocol::machine::reign::takeover::LockSeen;
 use dsm_protocol::record::{self, Place};
 use futures_util::future::LocalBoxFuture;
 use nix::fcntl::{fcntl, FcntlArg};

@@ -127,7 +127,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         frame::encode(&message, &mut out);
         out
     };
-    let master = HelloRole::Master { address: "a:1".to_owned(), lock_identity: "boot:1:2".to_owned() };
+    let master = HelloRole::Master { address: "a:1".to_owned(), log_identity: "boot:1:2".to_owned() };
     let state = MasterState { active: true, epoch: Epoch(1), seq: Seq(2), active_address: None };
     let welcome = Welcome { cluster: Some(ClusterId(7)), value_max: 1 << 24, state };
     let accepted = [

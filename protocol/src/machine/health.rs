@@ -113,8 +113,8 @@ pub struct Facts {
     pub serves: bool,
     /// Whether it knows of another one that does.
     pub knows_active: bool,
-    /// The holder of the lock according to the lock file, if this master knows no master that serves.
-    pub lock_holder: Option<String>,
+    /// The leader, in the log's words, if this master knows no master that serves.
+    pub leader: Option<String>,
     /// How far the other master lags, in milliseconds, as far as it tells; `None` when it is not connected.
     pub standby_lag_ms: Option<u64>,
     /// How many slaves are active.
@@ -214,12 +214,12 @@ impl Health {
 
     /// A trouble in words.
     pub fn words(&self, trouble: Trouble) -> String {
-        let Facts { lock_holder, standby_lag_ms, slaves, full, keys_without_copy, .. } = &self.facts;
+        let Facts { leader, standby_lag_ms, slaves, full, keys_without_copy, .. } = &self.facts;
         match trouble {
             Trouble::NoStandby => "no standby is connected".to_owned(),
             Trouble::StandbyLags => format!("the standby is {} ms behind", standby_lag_ms.unwrap_or(0)),
-            Trouble::NobodyServes => match lock_holder {
-                Some(holder) => format!("waiting for the log, which another master holds: {holder}"),
+            Trouble::NobodyServes => match leader {
+                Some(leader) => format!("waiting for the log, which another master holds: {leader}"),
                 None => "no master is known to serve".to_owned(),
             },
             Trouble::SlavesMissing if self.slaves_most == 0 => "no slave is active".to_owned(),
@@ -340,8 +340,8 @@ mod tests {
         let news = told(&mut health, &[(0, Facts::default())], 9000);
         assert_eq!(news, [(2000, News::Began(Trouble::NobodyServes))]);
         assert_eq!(health.degraded(), "no master is known to serve");
-        let holder = Facts { lock_holder: Some("pid=7 address=a:1".to_owned()), ..Facts::default() };
-        health.look(Millis(9025), holder);
+        let led = Facts { leader: Some("pid=7 address=a:1".to_owned()), ..Facts::default() };
+        health.look(Millis(9025), led);
         assert_eq!(health.degraded(), "waiting for the log, which another master holds: pid=7 address=a:1");
         // There was never more than one slave; but without any slave there are too few in any case.
         let mut health = Health::default();

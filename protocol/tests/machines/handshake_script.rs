@@ -41,7 +41,7 @@ fn hello(role: &str, cluster: Option<ClusterId>) -> Res<Hello> {
             seen: None,
             room_bytes: u64::MAX,
         },
-        "master" => HelloRole::Master { address: "a:1".to_owned(), lock_identity: "boot:1:2".to_owned() },
+        "master" => HelloRole::Master { address: "a:1".to_owned(), log_identity: "boot:1:2".to_owned() },
         other => return Err(format!("no such role {other}").into()),
     };
     Ok(Hello { cluster, role })

@@ -5,10 +5,10 @@
 
 use super::disk::{unlock, Inode, Lock};
 use super::{boot_id, sleep, Moment, Process, World};
+use crate::env::LockSeen;
 use crate::env::{Fenced, LockGuard, Locks};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::fence::{may_kill, Holders, MayKill, Observer};
-use dsm_protocol::machine::reign::takeover::LockSeen;
 use futures_util::future::LocalBoxFuture;
 use std::io;
 use std::path::Path;

@@ -24,7 +24,7 @@ use dsm_protocol::machine::front::{self, Front, Kind};
 use dsm_protocol::machine::link::Count;
 use dsm_protocol::machine::master::{self, Asker, Change, Master, ReadId, WriteId};
 use dsm_protocol::machine::reign::{
-    self, FileAtPath, Hearsay, Leadership, LockSeen, Queue, ReignRole, Stance, Surroundings,
+    self, Hearsay, LeaderSeen, Leadership, Queue, ReignRole, Stance, StoredLog, Surroundings,
 };
 use dsm_protocol::machine::slave::{self, Slave};
 use dsm_protocol::record::{Place, Position};
