@@ -321,7 +321,7 @@ pub(crate) struct Process(pub(crate) Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Fails only for what is dead already.
+        // Fails only if it is dead already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -772,7 +772,7 @@ impl TestCluster {
 impl Drop for TestCluster {
     fn drop(&mut self) {
         for child in self.processes.values_mut() {
-            // Fails only for what is dead already.
+            // Fails only if it is dead already.
             let _ = child.kill();
         }
         let mut wrong = Vec::new();
