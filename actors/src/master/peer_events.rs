@@ -1,6 +1,7 @@
 //! What a master hears of the other masters: who serves, forwarded requests, handovers.
 //!
-//! Owns no rule: what they ask goes the way of all requests, what they say of reigns to the machine of the reign.
+//! Owns no rule: `machine/welcome.rs` says who is taken in, what they ask goes the way of all requests, and what they say of reigns
+//! goes to the machine of the reign.
 
 use super::peers::PeerOutbound;
 use super::{send, told, MasterActor};
@@ -18,6 +19,7 @@ use dsm_protocol::ids::{LinkId, Millis, Reign as ReignName, Seq, SessionId, Slav
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::master::Asker;
 use dsm_protocol::machine::reign;
+use dsm_protocol::machine::welcome::{judge_master, MasterNames, Unwelcome};
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Welcome};
 use std::rc::Rc;
 
@@ -93,8 +95,8 @@ impl MasterActor {
     ) {
         let HelloRole::Master { address, log_identity } = hello.role else { return };
         let address = shown_address(&address);
-        let ours = match identity {
-            Ok(ours) => ours,
+        let own_identity = match identity {
+            Ok(own_identity) => own_identity,
             // It may pass (no descriptor left, say), and a Reject would end the other master: let it dial again.
             Err(error) => {
                 log::warn!("other master not answered address={address} error={error}");
@@ -102,12 +104,12 @@ impl MasterActor {
                 return;
             }
         };
-        let refusal = self.refuse_peer(&address, hello.cluster, &ours, &log_identity);
-        if let Some(reason) = refusal {
-            if let Some(unsaid) = self.refusals.is_new(&address, &reason, self.env.now()) {
-                log::error!("other master refused address={address} cause={reason:?}{}", told::more(unsaid));
-            }
-            reject(&outbox, &reason);
+        let own =
+            MasterNames { address: &self.address, cluster: self.log.cluster(), log_identity: &own_identity };
+        let other = MasterNames { address: &address, cluster: hello.cluster, log_identity: &log_identity };
+        let judged = judge_master(own, other, || self.log.words(Wording::HowToShare));
+        if let Err(why) = judged {
+            self.refuse_peer(&address, &outbox, why);
             return;
         }
         let now = self.env.now();
@@ -120,33 +122,13 @@ impl MasterActor {
         self.peers.came(link, outbox, address);
     }
 
-    fn refuse_peer(
-        &self,
-        address: &str,
-        cluster: Option<dsm_protocol::ids::ClusterId>,
-        ours: &str,
-        log_identity: &str,
-    ) -> Option<String> {
-        // Our own link, or a master that calls itself by our name.
-        if address == self.address {
-            return Some(format!(
-                "master {address} is called by its own name, or dials itself: give the other master's address with --peer"
-            ));
+    /// Says no to another master: to it, and in the log.
+    fn refuse_peer(&mut self, address: &str, outbox: &Outbox, why: Unwelcome) {
+        let reason = why.to_string();
+        if let Some(unsaid) = self.refusals.is_new(address, why, self.env.now()) {
+            log::error!("other master refused address={address} cause={reason:?}{}", told::more(unsaid));
         }
-        // Only one log that both have a part in keeps two masters from serving at once.
-        if ours != log_identity {
-            return Some(format!(
-                "master {address} uses another log than master {}, which has {}",
-                self.address,
-                self.log.words(Wording::HowToShare)
-            ));
-        }
-        match (self.log.cluster(), cluster) {
-            (Some(ours), Some(theirs)) if ours != theirs => {
-                Some(format!("master {address} belongs to cluster {theirs}, this is cluster {ours}"))
-            }
-            _ => None,
-        }
+        reject(outbox, &reason);
     }
 
     pub(super) fn peer_gone(&mut self, now: Millis, link: LinkId) {

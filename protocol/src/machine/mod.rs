@@ -22,3 +22,4 @@ pub mod master;
 pub mod reign;
 pub mod slave;
 mod table;
+pub mod welcome;
