@@ -86,7 +86,7 @@ sim:
 	$(if $(SEEDS),SEEDS=$(SEEDS)) $(if $(FIRST),FIRST=$(FIRST)) $(if $(SECONDS),SECONDS=$(SECONDS)) $(if $(SEED),SEED=$(SEED)) \
 		cargo test --locked --profile sim -p dsm --test simulation swarm -- --nocapture
 
-# The model check with its deep worlds: 20 million states, ten minutes of one core, 3 GB. `make test` searches the small ones.
+# The model check with its deep worlds: 40 million states, 24 minutes of one core. `make test` searches the small ones.
 model:
 	MODEL_DEEP=1 cargo test --locked -p dsm-protocol --test model -- --nocapture --test-threads 1
 

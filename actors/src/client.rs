@@ -27,7 +27,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// The longest answer that is taken in, in bytes: what the wire's general messages may hold.
+/// The longest answer that is accepted, in bytes: the limit of the wire's general messages.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Room for one read from the socket, in bytes.
@@ -51,13 +51,13 @@ const KEPT_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 /// How a [`Client`] behaves. `ClientConfig::default()` suits a cluster on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientConfig {
-    /// The masters' addresses as `host:port`, the primary's first. Written as the masters advertise them, so
-    /// that a standby's redirect is understood.
+    /// The masters' addresses as `host:port`, the primary's first. Write them as the masters advertise them: a
+    /// standby's redirect names that address.
     pub masters: Vec<String>,
     /// From a call to its end, whatever happens in between. Default 2 s.
     pub request_timeout: Duration,
-    /// From the first packet to the master's welcome; less while a call waits and another master is left to try. Default
-    /// 2 s.
+    /// From the first packet to the master's Welcome. It is less while a call waits and another master can be tried.
+    /// Default 2 s.
     pub connect_timeout: Duration,
     /// The first pause when no master answers; it doubles. Default 10 ms.
     pub backoff_min: Duration,
@@ -94,7 +94,7 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Whether it is the first one of [`ClientConfig::masters`].
+    /// Whether this is the first one of [`ClientConfig::masters`].
     pub fn is_primary(self) -> bool {
         self.place == 0
     }
@@ -121,11 +121,11 @@ struct Call {
     permits: Permits,
     /// When it was asked for.
     begun: Instant,
-    /// The link that it was given to last, and the place of its end there.
+    /// The link over which it was sent last, and the place of its end in that link's bytes.
     given: Option<(LinkId, u64)>,
 }
 
-/// One of the requests, and its bytes, that may be in flight.
+/// Permits for one request in flight, and for its bytes.
 type Permits = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 impl fmt::Debug for Client {
@@ -315,7 +315,7 @@ impl Client {
         self.wait_until(limit, |serving| serving.is_some()).await
     }
 
-    /// Waits until a master other than `left` serves, at most for `limit`; what serves then.
+    /// Waits until a master other than `left` serves, at most for `limit`; gives the one that serves then.
     pub async fn wait_serving_other(&self, left: Option<Serving>, limit: Duration) -> Option<Serving> {
         self.wait_until(limit, |serving| serving.is_some() && *serving != left).await
     }
@@ -323,7 +323,7 @@ impl Client {
     async fn wait_until(&self, limit: Duration, met: impl Fn(&Option<Serving>) -> bool) -> Option<Serving> {
         let mut serving = self.shared.serving.clone();
         let met = |place: &Option<usize>| met(&place.map(|place| Serving { place }));
-        // Both a timeout and a stopped task end the wait; the answer is then what is known.
+        // A timeout or a stopped task ends the wait; then the last known state is returned.
         let _ = tokio::time::timeout(limit, serving.wait_for(met)).await;
         self.serving()
     }
@@ -342,11 +342,11 @@ impl Client {
         }
     }
 
-    /// What a master would cut the link for is refused here, so that it cannot make other writes unknown.
+    /// Refuses requests for which a master would cut the link: a cut link would make other writes unknown.
     fn check(&self, command: &Command) -> Result<(), &'static str> {
         let value_max = self.shared.config.value_max;
         let operands = command.operands();
-        // Each item costs its length in front, at most 5 bytes for a key and 5 for a value.
+        // Each key and each value has its length before it, of 5 bytes at most.
         let encoded = operands.payload_bytes() + 10 * operands.keys() + 64;
         if operands.lacks_keys() {
             Err("no key given")
@@ -380,7 +380,7 @@ impl Client {
     }
 }
 
-/// Byte permits of the configuration: at least one, and what a single acquisition can name.
+/// The number of byte permits: at least one, at most what a single acquisition can take.
 fn byte_permits_max(config: &ClientConfig) -> usize {
     config.request_bytes_max.clamp(1, (u32::MAX as usize).min(Semaphore::MAX_PERMITS))
 }
@@ -408,7 +408,7 @@ struct Driver {
     calls: foldhash::HashMap<RequestId, Call>,
     connecting: Option<(LinkId, usize, Connecting)>,
     socket: Option<Socket>,
-    /// What happened at each master last, for error messages.
+    /// The last failure at each master, for error messages.
     failures: Vec<MasterFailure>,
     effects: machine::Effects,
 }
@@ -420,15 +420,15 @@ struct Socket {
     input: BytesMut,
     unframer: Unframer,
     output: Vec<u8>,
-    /// Bytes of `output` that the kernel has.
+    /// How many bytes of `output` the kernel has taken.
     written: usize,
-    /// Bytes given to the kernel over this link's life.
+    /// Bytes that the kernel has taken in this link's life.
     written_total: u64,
-    /// Bytes encoded over this link's life.
+    /// Bytes encoded in this link's life.
     encoded_total: u64,
-    /// Requests of which at least the last byte is not with the kernel yet, by the place of their end.
+    /// Requests that the kernel has not taken whole yet, with the place of their end.
     unsent: VecDeque<(u64, RequestId)>,
-    /// What those of them hold whose time is over, by the same place.
+    /// The permits of those whose deadline has passed, by the same place.
     abandoned: BTreeMap<u64, Permits>,
 }
 
@@ -441,7 +441,7 @@ enum Wake {
 
 impl Driver {
     fn new(config: &ClientConfig, serving: watch::Sender<Option<usize>>) -> Driver {
-        // A program that uses the library has no environment to ask; all that it decides is jitter.
+        // A program that uses the library has no `Env`; the seed decides only the jitter.
         #[allow(clippy::disallowed_methods)]
         let settings = machine::Settings {
             masters: config.masters.clone(),
@@ -501,7 +501,8 @@ impl Driver {
                 Wake::Connected(result) => self.connected(result),
                 Wake::Timer => {
                     armed = None;
-                    // Before deadlines are judged, what has arrived is read: it may be us who were paused.
+                    // What has arrived is read before deadlines are judged, because this process itself may have been
+                    // paused.
                     self.drain();
                 }
             }
@@ -517,7 +518,7 @@ impl Driver {
             self.settle();
             self.flush();
             self.publish();
-            // A busy socket must not keep the other tasks of this thread from their turn.
+            // A busy socket must not starve the other tasks of this thread.
             tokio::task::consume_budget().await;
         }
     }
@@ -548,7 +549,7 @@ impl Driver {
         self.step(Event::Submitted { request, kind, waited_ms: to_millis(waited) });
     }
 
-    /// Ends a batch of events and performs all that follows from it.
+    /// Ends a batch of events and performs its effects.
     fn settle(&mut self) {
         loop {
             self.step(Event::Tick);
@@ -605,7 +606,7 @@ impl Driver {
                     Outcome::Unknown(cause) => Err(ClientError::Indeterminate { cause: self.failure(cause) }),
                 };
                 match (&mut self.socket, call.given) {
-                    // Its bytes are still here, although nobody waits for its outcome any more.
+                    // Its bytes are still in the buffer, although no caller waits for it any more.
                     (Some(socket), Some((link, end)))
                         if socket.link == link && end > socket.written_total =>
                     {
@@ -613,7 +614,7 @@ impl Driver {
                     }
                     (Some(_) | None, _) => drop(call.permits),
                 }
-                // The caller may have lost interest.
+                // The caller may no longer wait.
                 let _ = call.answer.send(result);
             }
         }
@@ -664,7 +665,7 @@ impl Driver {
         }
     }
 
-    /// Takes in what the kernel has, up to a bound.
+    /// Reads what the kernel has, up to a bound.
     fn drain(&mut self) {
         for _ in 0..READS_MAX {
             let Some(socket) = &mut self.socket else { return };
@@ -678,7 +679,7 @@ impl Driver {
         }
     }
 
-    /// `read` more bytes are in the input; 0: the master has closed the link.
+    /// Handles `read` new bytes of input; 0 means that the master has closed the link.
     fn take_in(&mut self, read: usize) {
         let decoded = if read == 0 { Err(MasterFailure::Closed) } else { self.decode() };
         if let Err(why) = decoded {
@@ -703,7 +704,7 @@ impl Driver {
                 Some(Incoming::Message(Message::Response { id, reply })) => {
                     self.step(Event::Answered { link, request: id, reply });
                 }
-                // That request's failure, and no other's.
+                // Only that request fails.
                 Some(Incoming::TooLong { about: About::Response(id), length }) => {
                     let why =
                         format!("the answer has {length} bytes, more than this client takes (value_max)");
@@ -725,7 +726,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Hands the kernel what has been encoded, as much as it takes.
+    /// Writes as many encoded bytes as the kernel takes.
     fn flush(&mut self) {
         if let Some(socket) = &mut self.socket {
             if let Err(error) = socket.flush() {
@@ -809,7 +810,7 @@ impl Socket {
     }
 }
 
-/// Waits for bytes of the master, or for room to write what it has not taken yet. `Some` is what was read.
+/// Waits for bytes from the master, or for room to write. `Some` is the result of the read.
 async fn traffic(socket: &mut Option<Socket>) -> io::Result<Option<usize>> {
     let Some(socket) = socket else { return std::future::pending().await };
     let pending = socket.written < socket.output.len();
@@ -817,7 +818,8 @@ async fn traffic(socket: &mut Option<Socket>) -> io::Result<Option<usize>> {
     let (mut reader, writer) = socket.stream.split();
     tokio::select! {
         biased;
-        // Unlike `try_read`, this knows that a short read has emptied the socket: one system call less per wake.
+        // Unlike `try_read`, this knows that a short read has emptied the socket, which saves one system call each
+        // time.
         read = reader.read_buf(&mut socket.input) => read.map(Some),
         room = writer.writable(), if pending => room.map(|()| None),
     }

@@ -1,4 +1,4 @@
-//! `ClientActor`: the client library behind an actor's address, for programs built of actix actors.
+//! `ClientActor`: the client library as an actor, for programs that are built of actix actors.
 //!
 //! Owns a [`Client`] and a bound on what it has in flight; beyond it the answer is `BUSY` at once. Takes the messages
 //! of [`crate::embed`], as an embedded master does. Never waits in a handler: each request is a plain future.
@@ -35,7 +35,7 @@ impl ClientActor {
         Ok(Self::new(Client::connect(config)?, requests_max))
     }
 
-    /// Lets `call` run if there is room for it.
+    /// Runs `call` if the bound on requests in flight allows it.
     fn ask<T, F>(&self, call: impl FnOnce(Client) -> F) -> ResponseFuture<Result<T, ClientError>>
     where
         T: 'static,

@@ -1,4 +1,4 @@
-//! Why a call of the client library, or of a program around a master, has no result.
+//! Why a call of the client library, or of a program that embeds a master, has no result.
 //!
 //! Owns the two kinds of failures, which differ in what a caller may assume, and their causes.
 
@@ -34,7 +34,7 @@ pub enum ClientError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Failure {
-    /// A master says so.
+    /// A master has answered with this error.
     #[error("{0}")]
     Refused(ReplyError),
     /// No master could be reached.
@@ -49,7 +49,7 @@ pub enum Failure {
     /// As many requests or bytes are in flight as the configuration allows.
     #[error("too many requests in flight")]
     Overloaded,
-    /// No master takes a request like this.
+    /// The request is one that every master refuses.
     #[error("{0}")]
     Invalid(&'static str),
     /// The answer does not fit the request.
@@ -128,7 +128,7 @@ impl fmt::Display for Unreached {
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum MasterFailure {
-    /// Another one had the time.
+    /// Not tried: the time was spent on another master.
     #[error("not tried yet")]
     NotTried,
     /// It is being dialed.
@@ -137,10 +137,10 @@ pub enum MasterFailure {
     /// It did not accept the connection, or answer the handshake, in time.
     #[error("connecting timed out")]
     NotConnected,
-    /// The link to it stands.
+    /// The link to it is established.
     #[error("connected, but did not answer")]
     NotAnswered,
-    /// It was left for another one.
+    /// The client has left it for another one.
     #[error("does not serve or does not answer")]
     Left,
     /// It has closed the link.
@@ -149,7 +149,7 @@ pub enum MasterFailure {
     /// It has ended the link for a reason in its own words.
     #[error("{0}")]
     Rejected(String),
-    /// It says what is not for clients.
+    /// It has sent a message that is not for clients.
     #[error("sent a message that is not for clients")]
     NotForClients,
     /// Its bytes are no frames of this wire.
@@ -158,7 +158,7 @@ pub enum MasterFailure {
     /// The handshake has failed in another way.
     #[error(transparent)]
     Handshake(HandshakeFailure),
-    /// What the system says of the connection.
+    /// An error of the connection, from the system.
     #[error(transparent)]
     System(Arc<io::Error>),
 }
@@ -189,7 +189,7 @@ impl From<DialError> for MasterFailure {
     }
 }
 
-/// Two of them are the same if they say the same: what the system says cannot be compared.
+/// Compares the texts, because errors of the system cannot be compared.
 impl PartialEq for MasterFailure {
     fn eq(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)
@@ -199,7 +199,7 @@ impl PartialEq for MasterFailure {
 
 impl Eq for MasterFailure {}
 
-/// A peer's text, fit for a message of one line.
+/// A peer's text on one line.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
 }

@@ -1,7 +1,7 @@
-//! `SlaveActor`: one slave. Holds the values, acknowledges, answers.
+//! `SlaveActor`: one slave. Holds the values, acknowledges writes, answers reads.
 //!
-//! Owns the slave machine; each master's link is a plain task that keeps the connection and hands over what arrives in
-//! batches. A slave is connected to both masters and obeys the one whose reign is the latest.
+//! Owns the slave machine. The link to each master is a plain task, which keeps the connection and hands over in
+//! batches what arrives. A slave is connected to all masters and obeys the one with the latest reign.
 
 use crate::batch::{Inbox, Outbox, Turns};
 use crate::config::SlaveConfig;
@@ -34,23 +34,23 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest pause after a refusal.
 const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// A master that takes no answers for this long is given up.
+/// The link to a master that takes no answers for this long is closed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A master that says nothing for this long is asked whether it is there: one whose machine lost power has not closed
-/// the connection, and a slave that only waits for commands would wait for ever.
+/// A master that sends nothing for this long is asked for a sign of life. A master whose machine lost power has not
+/// closed the connection, and a slave that only waits for commands would wait for ever.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// How long it may take to answer that.
+/// How long the master may take to answer that.
 const SIGN_OF_LIFE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What is in a batch of answers at most before it is written, in bytes of room that is kept.
+/// Room for one read from the socket, in bytes.
 const READ_BYTES: usize = 64 * 1024;
 
-/// A turn ends after so many messages, of which each takes some microseconds.
+/// A turn ends after this many messages, each of which takes some microseconds.
 const TURN_STEPS_MAX: usize = 1024;
 
-/// Or after so many microseconds. One message may take as long again.
+/// A turn also ends after this time, in microseconds. One message may take as long again.
 const TURN_US_MAX: u64 = 3_000;
 
 /// After so many steps it is looked how long the turn has taken, and after each long value, which may take the place of another
@@ -60,14 +60,14 @@ const STEPS_A_LOOK: usize = 16;
 /// Longer values are long, in bytes.
 const LONG_BYTES: usize = 32 * 1024;
 
-/// So many messages may wait for their turn before no more are read.
+/// How many messages may wait for their turn before no more are read.
 const BACKLOG_MAX: usize = 4 * TURN_STEPS_MAX;
 
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 struct Drain;
 
-/// Asks to go on with what was left at the end of a turn. Others have had theirs in between.
+/// Asks the actor to go on with what was left at the end of a turn. Other tasks have run in between.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 struct Resume;
@@ -80,7 +80,7 @@ enum Arrived {
     Down { link: LinkId },
 }
 
-/// What a link says of the slave in its HELLO, kept up to date by the actor.
+/// What a link's HELLO says of the slave. The actor keeps it up to date.
 #[derive(Debug)]
 struct Facts {
     id: SlaveId,
@@ -96,9 +96,9 @@ pub struct SlaveActor {
     facts: Rc<Facts>,
     inbox: Inbox<Arrived>,
     arrived: Vec<Arrived>,
-    /// What has come and is not done.
+    /// What has arrived and is not handled yet.
     todo: VecDeque<Arrived>,
-    /// How much that is, for those who read.
+    /// The number of these, for the tasks that read.
     backlog: Rc<Cell<usize>>,
     /// Whether a [`Resume`] is on its way.
     is_resuming: bool,
@@ -111,7 +111,7 @@ pub struct SlaveActor {
 
 struct Board {
     inbox: Inbox<Arrived>,
-    /// How much the actor has taken out of there and not done.
+    /// How many messages the actor has taken from the channel and not handled yet.
     backlog: Rc<Cell<usize>>,
     drain: Recipient<Drain>,
     next: Cell<u64>,
@@ -125,7 +125,7 @@ impl Board {
         }
     }
 
-    /// Waits until the actor has done what has come, but for a bounded rest. It is at it in its own turns meanwhile.
+    /// Waits until the actor has handled all but a bounded number of the messages that have arrived.
     async fn keep_pace(&self) {
         while self.backlog.get() > BACKLOG_MAX {
             tokio::task::yield_now().await;
@@ -134,7 +134,7 @@ impl Board {
 }
 
 impl SlaveActor {
-    /// Starts a slave and its links, whose tasks it gives; their drop cuts the links.
+    /// Starts a slave and its links, and gives the tasks of the links. Dropping them cuts the links.
     pub(crate) fn begin(
         env: &Env,
         config: &Rc<SlaveConfig>,
@@ -153,7 +153,8 @@ impl SlaveActor {
                 connect_timeout: config.connect_timeout,
                 handshake_timeout: HANDSHAKE_TIMEOUT,
                 keepalive: config.tcp_keepalive,
-                // A master that starts listens to slaves for a while before it serves: who lives must have come by then.
+                // A master that starts waits a while for slaves before it serves: a slave that lives must connect
+                // within that time.
                 pause_max: Duration::from_millis(SLAVE_PAUSE_MAX_MS),
                 refused_pause_max: REFUSED_PAUSE_MAX,
             };
@@ -168,7 +169,7 @@ impl SlaveActor {
         (slave, facts.id.clone(), links)
     }
 
-    /// Starts the actor, and gives what its links share with it.
+    /// Starts the actor, and gives what it shares with its links.
     fn without_links(env: &Env, config: &SlaveConfig, fate: &Fate) -> (Addr<Self>, Rc<Board>, Rc<Facts>) {
         let random_id = || format!("slave-{:08x}", env.random() as u32);
         let id = config.id.clone().unwrap_or_else(|| {
@@ -226,7 +227,7 @@ impl SlaveActor {
         }
     }
 
-    /// Does what has come, in its order, for as long as a turn may take; the rest is done in turns of its own.
+    /// Handles what has arrived, in its order, for as long as a turn may take; the rest is handled in later turns.
     fn work(&mut self, turn: &Turn, ctx: &mut Context<Self>) {
         let mut effects = std::mem::take(&mut self.effects);
         for step in 1..=TURN_STEPS_MAX {
@@ -245,7 +246,7 @@ impl SlaveActor {
         self.backlog.set(self.todo.len());
         if !self.todo.is_empty() && !std::mem::replace(&mut self.is_resuming, true) {
             let slave = ctx.address();
-            // Not from here: actix empties the mailbox before it lets anybody else run.
+            // Not sent from here: actix empties the mailbox before any other task runs.
             actix::spawn(async move {
                 tokio::task::yield_now().await;
                 slave.do_send(Resume);
@@ -275,7 +276,7 @@ impl SlaveActor {
                             outbox.abort();
                         }
                     }
-                    // What is held belongs to one cluster for good.
+                    // A slave's values belong to one cluster for good.
                     Some(_) | None => {
                         self.facts.cluster.set(Some(cluster));
                         self.step(Event::Announced { link, reign, seq, durable });
@@ -296,7 +297,7 @@ impl SlaveActor {
             Wire::Control(Control::Reject { reason }) => {
                 log::warn!("link ended by the master slave={} cause={reason:?}", self.facts.id);
             }
-            // Who serves is told by the announcement alone, and a sign of life is one by having come.
+            // Only the announcement says who serves. A sign of life needs no handling: it is enough that it arrived.
             Wire::Control(Control::MasterState(_) | Control::Alive) => {}
             other => {
                 log::warn!("a master does not say {}, closing the link", shown_message(&other));
@@ -461,7 +462,7 @@ impl Kept for LinkToMaster {
 
     fn failed(&self, why: &DialError, is_first: bool) {
         let cause = shown_error(why);
-        // The loss of a link that stood is told where it is noticed.
+        // The loss of an established link is logged where it is noticed.
         if is_first {
             log::info!("no link yet, trying on master={} cause={cause:?}", self.address);
         } else {
@@ -474,7 +475,7 @@ impl LinkToMaster {
     async fn read(&self, stream: &Stream, outbox: &Outbox, greeted: Greeted) -> Result<(), DialError> {
         let Greeted { welcome, unread: mut buffer } = greeted;
         let link = LinkId(self.board.next.replace(self.board.next.get() + 1));
-        // A slave that refuses what its cluster allows would be cut off by one long value.
+        // If a slave took only shorter values than its cluster allows, one long value would end its link.
         let value_max = usize::try_from(welcome.value_max).unwrap_or(usize::MAX).min(1 << 30);
         let body_max = frame::body_max(value_max.max(self.config.max_value.as_u64() as usize));
         let _down = Down { board: &self.board, link };
@@ -507,10 +508,10 @@ impl LinkToMaster {
     }
 }
 
-/// Reads what a master says; asks one that says nothing whether it is there.
+/// Reads from a master; asks a silent one for a sign of life.
 ///
 /// # Errors
-/// What the system says; that there is no sign of life is `TimedOut`.
+/// Errors of the system; `TimedOut` when there is no sign of life.
 async fn read_or_probe(
     reading: impl Future<Output = io::Result<usize>>,
     outbox: &Outbox,
@@ -523,11 +524,12 @@ async fn read_or_probe(
         return read;
     }
     outbox.append(|out| frame::encode(&Wire::Control(Control::Probe), out));
-    // What has arrived is read before the time is looked at: a slave that was itself paused accuses no master.
+    // What has arrived is read before the time is checked, so that a slave that was paused itself does not blame the
+    // master.
     tokio::time::timeout(SIGN_OF_LIFE_TIMEOUT, reading).await?
 }
 
-/// Reports the end of a link, whatever ends it.
+/// Reports the end of a link, however it ends.
 struct Down<'a> {
     board: &'a Board,
     link: LinkId,
@@ -576,7 +578,7 @@ mod tests {
         }
         board.push(Arrived::BatchEnded { link });
         slave.send(Drain).await.unwrap();
-        // Another turn may have followed before this is looked at, not all of them.
+        // Another turn may have followed before this check, but not all of them.
         assert!(board.backlog.get() >= PINGS / 2, "{} are left", board.backlog.get());
         board.keep_pace().await;
         assert!(board.backlog.get() <= BACKLOG_MAX);

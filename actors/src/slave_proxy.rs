@@ -1,8 +1,8 @@
 //! `SlaveProxy`: one life of one link to one slave.
 //!
-//! Holds the link's book (`machine/link/`), which decides when an acknowledgement is late and when an idle slave is pinged.
-//! The bytes themselves go from the master's machine straight into the link's outbox, and are noted in the same book. Ends
-//! with a typed reason, which its supervisor, `MasterActor`, turns into the slave's removal.
+//! Holds the link's machine (`machine/link/`), which decides when an acknowledgement is late and when an idle slave is
+//! pinged. The bytes themselves go from the master's machine straight into the link's outbox; the link's machine counts
+//! them. The proxy ends with a typed reason, and its supervisor, `MasterActor`, then removes the slave.
 
 use crate::batch::Outbox;
 use crate::env::Env;
@@ -29,9 +29,9 @@ pub enum EndReason {
     AckTimeout,
     /// The same slave, or another one with its name, has taken its place.
     Replaced,
-    /// What the slave sent breaks the protocol.
+    /// The slave has broken the protocol.
     Protocol(String),
-    /// The slave is not wanted.
+    /// The slave is refused.
     Refused(String),
 }
 
@@ -64,7 +64,7 @@ pub struct SlaveEnded {
 pub struct End(pub EndReason);
 
 impl EndReason {
-    /// What the end of a link says of its slave.
+    /// What the reason means for the slave.
     pub(crate) fn ending(&self) -> LinkEnding {
         match self {
             EndReason::AckTimeout => LinkEnding::Late,
@@ -74,23 +74,23 @@ impl EndReason {
     }
 }
 
-/// A link's book, shared by the proxy that holds it and by the master, which moves the link's bytes.
+/// A link's machine, shared by the proxy that holds it and the master, which moves the link's bytes.
 pub(crate) type SharedLink = Rc<RefCell<Link>>;
 
 impl Outbox {
-    /// How far the bytes of the link have come.
+    /// The link's byte counts: queued, taken, reached and heard.
     pub(crate) fn traffic(&self) -> Traffic {
         Traffic { queued: self.queued(), taken: self.taken(), reached: self.reached(), heard: self.heard() }
     }
 }
 
-/// The parts of a link, named once, where it is admitted.
+/// What a proxy is built from.
 pub(crate) struct Parts {
     pub(crate) id: LinkId,
     pub(crate) outbox: Outbox,
     pub(crate) link: SharedLink,
     pub(crate) doubt: Rc<RefCell<SelfDoubt>>,
-    /// Hears of the end.
+    /// Is told of the link's end.
     pub(crate) ended: Recipient<SlaveEnded>,
     pub(crate) turns: Rc<TurnLengths>,
 }
@@ -108,7 +108,7 @@ impl SlaveProxy {
         SlaveProxy { env, parts, ended: false }
     }
 
-    /// Looks at what is owed for longest and comes back at its deadline, or soon.
+    /// Checks the oldest acknowledgement that is owed, and comes back at its deadline at the latest.
     fn watch(&mut self, ctx: &mut Context<Self>) {
         #[cfg(feature = "testing")]
         crate::test_hooks::pass(
@@ -139,7 +139,7 @@ impl SlaveProxy {
             return;
         }
         match &reason {
-            // What is in the outbox may be the reason for the refusal.
+            // The outbox may hold the reason for the refusal.
             EndReason::Refused(_) | EndReason::Protocol(_) | EndReason::Replaced => {
                 self.parts.outbox.finish()
             }

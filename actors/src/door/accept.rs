@@ -14,23 +14,23 @@ use tokio::task::JoinSet;
 /// How long the acceptor rests when the system has no file descriptor left.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
 
-/// How long nobody may have connected before the port of a node that stops goes.
+/// A node that stops closes its port once nobody has connected for this long.
 const ACCEPT_LAST: Duration = Duration::from_millis(2);
 
-/// Accepts connections until the node ends, and then waits for those that are open. With this future's drop all of
-/// them are cut off.
+/// Accepts connections until the node ends, and then waits until the open ones have ended. Dropping this future cuts
+/// all of them off.
 pub(crate) async fn accept(listener: Listener, context: Context, fate: Fate) {
     let _guard = TaskGuard::new("the acceptor", fate.clone());
     let mut connections = JoinSet::new();
     accept_into(&mut connections, &listener, &context, &fate).await;
-    // The port is free before the last answers have left.
+    // The port is freed before the last answers have left.
     drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
 async fn accept_into(connections: &mut JoinSet<()>, listener: &Listener, context: &Context, fate: &Fate) {
     let counters = &context.switchboard.gate.counters;
-    // One line for a time without descriptors; INFO counts.
+    // One line each time the descriptors run out; INFO counts the failed accepts.
     let mut told = false;
     while !fate.is_decided() && !context.switchboard.stopping.get() {
         let accepted = tokio::select! {
@@ -42,7 +42,7 @@ async fn accept_into(connections: &mut JoinSet<()>, listener: &Listener, context
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of descriptors, or a connection that was gone before it was accepted: both pass.
+                // Out of descriptors, or a connection that was gone before it was accepted: both are temporary.
                 count(&counters.accept_errors);
                 if !std::mem::replace(&mut told, true) {
                     log::warn!("connections are not accepted for now, trying on error={error}");
@@ -54,13 +54,13 @@ async fn accept_into(connections: &mut JoinSet<()>, listener: &Listener, context
         told = false;
         take_in(connections, stream, address, context);
     }
-    // Who has connected is heard before the port goes: the kernel would reset it.
+    // Connections that the kernel has queued are accepted before the port is closed: else the kernel would reset them.
     while let Ok(Ok((stream, address))) = tokio::time::timeout(ACCEPT_LAST, listener.accept()).await {
         take_in(connections, stream, address, context);
     }
 }
 
-/// Serves a connection, or says that it is one too many.
+/// Serves a connection, or refuses it when the limit is reached.
 fn take_in(connections: &mut JoinSet<()>, stream: Stream, address: String, context: &Context) {
     stream.keep_alive(context.config.tcp_keepalive);
     stream.show_progress();

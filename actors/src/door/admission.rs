@@ -1,7 +1,7 @@
-//! The limits at the door. Whoever is let in holds a permit, and with the permit's drop its place is free again: with an
-//! answer, a refusal, a connection that ends, a task that panics and a master that stops alike.
+//! The limits at the door. Whatever is admitted holds a permit, and dropping the permit frees its place. So the place is
+//! freed in every case: by an answer, a refusal, the end of a connection, a panic of its task, a stop of the master.
 //!
-//! Owns how many are in and how much they brought. Never waits: who is one too many is told so.
+//! Owns the counts and bytes of what is admitted. Never waits: what exceeds a limit is refused at once.
 
 use super::counters::{count, LimitCounters};
 use crate::config::MasterConfig;
@@ -11,7 +11,7 @@ use dsm_protocol::resp::Limits;
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// What is let in, up to the limits of the configuration.
+/// Admits connections and requests up to the limits of the configuration.
 #[derive(Debug)]
 pub(crate) struct Gate {
     connections_max: usize,
@@ -58,7 +58,7 @@ impl Gate {
         self.request_bytes.get()
     }
 
-    /// Lets a connection in; `None` when it is one too many.
+    /// Admits a connection; `None` when the limit is reached.
     pub(super) fn connect(self: &Rc<Self>) -> Option<ConnectionPermit> {
         count(&self.counters.connections_total);
         if self.connections.get() >= self.connections_max {
@@ -69,7 +69,7 @@ impl Gate {
         Some(ConnectionPermit { gate: Rc::clone(self) })
     }
 
-    /// Lets a request of `bytes` bytes in, unless a limit on all that are in flight is reached.
+    /// Admits a request of `bytes` bytes; `None` when a limit on the requests in flight is reached.
     pub(crate) fn request(self: &Rc<Self>, bytes: usize) -> Option<RequestPermit> {
         let over = self.requests.get() >= self.requests_max
             || self.request_bytes.get() + bytes > self.request_bytes_max;
@@ -80,15 +80,15 @@ impl Gate {
         Some(self.request_always(bytes))
     }
 
-    /// The same for a request that the other master forwards, which has counted it against the same limits: with our own
-    /// clients' that is twice as much at most.
+    /// The same for a request that the other master forwards. That master has counted it against the same limits, so
+    /// that together with our own clients' requests twice the limit may be in flight.
     pub(crate) fn forwarded_request(self: &Rc<Self>, bytes: usize) -> Option<RequestPermit> {
         let over = self.requests.get() >= self.requests_max.saturating_mul(2)
             || self.request_bytes.get() / 2 >= self.request_bytes_max;
         (!over).then(|| self.request_always(bytes))
     }
 
-    /// Lets a request in whatever the limits say.
+    /// Admits a request whatever the limits say.
     pub(super) fn request_always(self: &Rc<Self>, bytes: usize) -> RequestPermit {
         self.requests.set(self.requests.get() + 1);
         self.request_bytes.set(self.request_bytes.get() + bytes);
@@ -131,7 +131,7 @@ impl Drop for RequestPermit {
     }
 }
 
-/// Bytes that wait in the buffers of many connections for the rest of what they belong to.
+/// Bytes of unfinished requests or frames in the buffers of all connections.
 #[derive(Debug)]
 pub(crate) struct Pool {
     bytes_max: usize,
@@ -148,31 +148,32 @@ impl Pool {
         self.bytes.get()
     }
 
-    /// Connections that were cut because their bytes were too many.
+    /// Connections that were cut because the pool was full.
     pub(crate) fn cut(&self) -> u64 {
         self.cut.get()
     }
 
-    /// The part of one connection, which holds nothing yet.
+    /// The share of one connection, empty at first.
     pub(crate) fn part(&self) -> Unfinished<'_> {
         Unfinished { pool: self, held: Cell::new(0) }
     }
 }
 
-/// One connection's part of a [`Pool`], given back by its drop.
+/// One connection's share of a [`Pool`]; its drop gives it back.
 pub(crate) struct Unfinished<'a> {
     pool: &'a Pool,
     held: Cell<usize>,
 }
 
 impl Unfinished<'_> {
-    /// Notes how many bytes wait in the connection's buffer; whether they may. Short ones always may: who sends
-    /// ordinary requests does not suffer from others' endless ones. So may those of one connection alone.
+    /// Notes how many bytes the connection's buffer holds, and tells whether it may go on. A short request always may,
+    /// so that clients with ordinary requests do not suffer from others with endless ones. A connection that is the
+    /// only one in the pool always may, too.
     pub(crate) fn hold(&self, bytes: usize) -> bool {
         self.hold_all(if bytes > READ_BYTES { bytes } else { 0 })
     }
 
-    /// The same for somebody whom nobody knows yet: each of its bytes counts.
+    /// The same before the handshake is done: then every byte counts.
     pub(crate) fn hold_all(&self, bytes: usize) -> bool {
         let others = self.pool.bytes.get() - self.held.replace(bytes);
         self.pool.bytes.set(others + bytes);
@@ -190,7 +191,7 @@ impl Drop for Unfinished<'_> {
     }
 }
 
-/// Why a request is out of bounds, if it is.
+/// Why a request exceeds a limit on sizes; `None` when it does not.
 pub(crate) fn check_sizes(command: &Command, value_max: usize) -> Option<Reply> {
     let key_max = dsm_protocol::command::KEY_MAX;
     if command.keys() > dsm_protocol::command::KEYS_MAX {

@@ -1,4 +1,4 @@
-//! The life of one connection: who is there, whoever serves it, and how it ends.
+//! The life of one connection: its handshake, the task that serves it, and its end.
 
 use super::counters::count;
 use super::links::{peer, reject, slave};
@@ -21,11 +21,11 @@ use std::time::Duration;
 /// How long the other side may take to close its own end, once this one is closed.
 const PARTING_MAX: Duration = Duration::from_secs(1);
 
-/// So much may the other side still send until then, in bytes: what it had sent before it could hear of the end. Who sends
-/// more is cut off.
+/// How many bytes the other side may still send until then: it had sent them before it could know of the end. A connection
+/// that sends more is cut off.
 const READ_OFF_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// So much of what nobody wants is read at once, in bytes.
+/// How many of these bytes are read at once.
 const READ_OFF_BYTES: usize = 16 * 1024;
 
 pub(super) async fn connection(stream: Stream, address: String, context: Context, kind: &Cell<&'static str>) {
@@ -36,7 +36,7 @@ pub(super) async fn connection(stream: Stream, address: String, context: Context
     let mut handshake = Accepting::new(context.env.now(), limit_ms);
     let told = match meet(&stream, &mut buffer, &mut handshake, &context).await {
         Ok(Met::Told(told)) => told,
-        // It passes; a Reject would tell a master or slave that it is not wanted.
+        // The condition is temporary; a Reject would tell a master or slave that it is not wanted at all.
         Ok(Met::Cut | Met::Gone) | Err(_) => return,
     };
     if told == AcceptEffect::TimedOut {
@@ -57,7 +57,7 @@ pub(super) async fn connection(stream: Stream, address: String, context: Context
         pumped = &mut pumping => (pumped, Ok(())),
         served = serving => {
             outbox.finish();
-            // What is answered is still sent, but to nobody who does not take it.
+            // Answers that are ready are still sent, as long as the other side takes them.
             (pumping.await, served)
         }
     };
@@ -68,8 +68,8 @@ pub(super) async fn connection(stream: Stream, address: String, context: Context
         log::warn!("connection cut address={address} cause={why:?}");
     }
     if pumped.is_ok() && outbox.is_finished() {
-        // Were something left unread, the kernel would reset the connection, and what the other side has not read yet, the
-        // reason for the end too, would be lost. What crosses our end is not executed.
+        // If something were left unread, the kernel would reset the connection, and the other side would lose what it has
+        // not read yet, the reason for the end included. What it sends from now on is not executed.
         let reading = read_off(&stream, &outbox, &context.switchboard);
         let _ = tokio::time::timeout(PARTING_MAX, reading).await;
     }
@@ -77,7 +77,7 @@ pub(super) async fn connection(stream: Stream, address: String, context: Context
     log::debug!("connection closed address={address} cause={cause:?}");
 }
 
-/// Serves whoever is there, until one of both has had enough.
+/// Serves the other side until either side ends the connection.
 async fn serve(
     (told, handshake): (AcceptEffect, Accepting),
     stream: &Stream,
@@ -116,9 +116,10 @@ async fn serve(
     }
 }
 
-/// Reads and throws away what comes until the other side ends, or has sent too much.
+/// Reads and discards what arrives, until the other side closes or has sent too much.
 async fn read_off(stream: &Stream, outbox: &Outbox, switchboard: &Switchboard) {
-    // Nothing crosses from who has asked nothing for long, and connections that nobody looks at may stay open for ever.
+    // A client that has asked nothing for some time has nothing on its way, and a client that ignores its connection
+    // may keep it open for ever: a stop waits for neither.
     let is_let_go = switchboard.stopping.get() && outbox.has_asked_within(PARTING_MAX);
     let _counted = is_let_go.then(|| ReadOff::begin(&switchboard.read_off));
     let mut buffer = BytesMut::with_capacity(READ_OFF_BYTES);
@@ -126,12 +127,12 @@ async fn read_off(stream: &Stream, outbox: &Outbox, switchboard: &Switchboard) {
     while thrown_away < READ_OFF_BYTES_MAX && stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
         thrown_away += buffer.len();
         buffer.clear();
-        // The timeout is looked at between two turns only, and some may send without end.
+        // The timeout is checked only when this task yields, and the other side may send without end.
         tokio::task::yield_now().await;
     }
 }
 
-/// Counts a connection as long as it is read off.
+/// Counts a connection while it is read off.
 struct ReadOff<'a>(&'a Cell<usize>);
 
 impl<'a> ReadOff<'a> {
@@ -162,7 +163,7 @@ mod tests {
     async fn last_words(stream: &Stream) -> String {
         let mut read = BytesMut::new();
         while stream.read(&mut read).await.expect("an end, and no reset") > 0 {}
-        // Of a connection that was reset the system takes nothing more, and elsewhere than here it forgets what was to be read.
+        // A write to a connection that was reset fails. Other systems than Linux also lose what was not read yet.
         stream.write_all(b"more").await.expect("the connection was reset");
         match frame::decode(&mut read, UNREAD_BYTES) {
             Ok(Some(Message::Control(Control::Reject { reason }))) if read.is_empty() => reason,
@@ -175,7 +176,7 @@ mod tests {
         let (context, _inbox) = deaf_master(MasterConfig::default());
         let (far, ended) = connected(&context).await;
         let mut said = PREFACE.to_vec();
-        // The version stands at its end.
+        // The version is the last part of the preface.
         said[PREFACE.len() - 1] ^= 0xff;
         said.resize(UNREAD_BYTES, b'x');
         far.write_all(&said).await.unwrap();
@@ -200,7 +201,7 @@ mod tests {
         let mut said = PREFACE.to_vec();
         said[PREFACE.len() - 1] ^= 0xff;
         far.write_all(&said).await.unwrap();
-        // More than all buffers on the way hold, and than can be read off.
+        // More than all buffers on the way hold and the other side reads off.
         let more = vec![b'x'; 64 << 20];
         let sent = far.write_all(&more).await;
         assert!(sent.is_err(), "64 MiB were taken of somebody who was refused");

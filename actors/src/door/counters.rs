@@ -1,16 +1,16 @@
-//! What happened at the door, counted for INFO.
+//! Counters of events at the door, for INFO.
 
 use dsm_protocol::command::{ErrorWord, Reply};
 use std::cell::Cell;
 
-/// Counters of what the limits did, for INFO.
+/// How often each limit took effect, for INFO.
 #[derive(Debug, Default)]
 pub(crate) struct LimitCounters {
     pub(crate) connections_total: Cell<u64>,
     pub(crate) connections_refused: Cell<u64>,
     /// Requests that were refused because too much was in flight; all BUSY answers are among the [`ErrorCounters`].
     pub(crate) busy: Cell<u64>,
-    /// How often a connection was not read any further because of what it had in flight.
+    /// How often reading from a connection paused because it had too much in flight.
     pub(crate) reads_paused: Cell<u64>,
     /// Requests that had to wait for earlier answers of their connection to leave.
     pub(crate) parked: Cell<u64>,

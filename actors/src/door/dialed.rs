@@ -1,7 +1,7 @@
-//! The link to another master that this one has dialed. There is one for each.
+//! The link that this master dials to another one. There is one for each other master.
 //!
-//! What comes over it goes to the master's inbox, as over the links that others have opened; its generation tells old from
-//! new.
+//! What arrives goes to the master's inbox, as it does on links that others have opened. The link's generation tells old
+//! messages from new ones.
 
 use super::heard::Unheard;
 use super::links::{request_body_max, LinkError, LinkGuard, LinkReader};
@@ -30,7 +30,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest pause between attempts: a failback should not wait for it.
 const BACKOFF_MAX: Duration = Duration::from_millis(250);
 
-/// How long a start waits for the other master's word.
+/// How long a start waits for the answer of the other master.
 const PREFLIGHT_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// What this master says of itself.
@@ -39,7 +39,7 @@ pub(crate) struct Introduction {
     pub(crate) peer: String,
     /// The address at which others reach this node.
     pub(crate) address: String,
-    /// Our settings. Which log they lead to is looked at for each HELLO: somebody may replace it while we run.
+    /// Our settings. The log to which they lead is looked up for each HELLO, because it may be replaced while we run.
     pub(crate) config: Rc<MasterConfig>,
     /// The cluster of our log, once it has one.
     pub(crate) cluster: Rc<Cell<Option<ClusterId>>>,
@@ -47,13 +47,13 @@ pub(crate) struct Introduction {
 
 impl Introduction {
     async fn hello(&self, env: &Env) -> io::Result<Hello> {
-        let lock_identity = journal::identity(env, &self.config).await?;
-        let role = HelloRole::Master { address: self.address.clone(), lock_identity };
+        let log_identity = journal::identity(env, &self.config).await?;
+        let role = HelloRole::Master { address: self.address.clone(), log_identity };
         Ok(Hello { cluster: self.cluster.get(), role })
     }
 }
 
-/// Asks the other master, if there is one, whether it accepts this one: two masters that look at different files must
+/// Asks the other master, if there is one, whether it accepts this one: two masters that use different logs must
 /// not both begin to serve. `Some` is its refusal.
 pub(crate) async fn preflight(introduction: &Introduction, env: &Env) -> Option<String> {
     let asking = async {
@@ -66,8 +66,8 @@ pub(crate) async fn preflight(introduction: &Introduction, env: &Env) -> Option<
     tokio::time::timeout(PREFLIGHT_TIMEOUT, asking).await.ok().flatten()
 }
 
-/// Keeps a link to the other master until the node ends. A master that stops needs it too, to forward what its clients still
-/// ask.
+/// Keeps a link to the other master until the node ends. A master that stops needs the link too: it forwards what its
+/// clients still ask.
 pub(crate) async fn keep(introduction: Introduction, context: Context, fate: Fate) {
     let manner = Manner {
         connect_timeout: CONNECT_TIMEOUT,
@@ -85,7 +85,7 @@ pub(crate) async fn keep(introduction: Introduction, context: Context, fate: Fat
 struct LinkToPeer {
     introduction: Introduction,
     context: Context,
-    /// Calls when that master has connected to us.
+    /// Notified when that master has connected to us.
     call: Rc<Notify>,
 }
 
@@ -118,7 +118,7 @@ impl Kept for LinkToPeer {
     fn failed(&self, why: &DialError, is_first: bool) {
         let address = self.master();
         let cause = crate::shown::shown_error(why);
-        // A link that stood and is lost shows in INFO.
+        // INFO shows the loss of a link that was established.
         if is_first {
             log::info!("no link to the other master yet, trying on address={address} cause={cause:?}");
         } else {
@@ -129,7 +129,7 @@ impl Kept for LinkToPeer {
     async fn pause(&self, delay: Duration) {
         tokio::select! {
             biased;
-            // It has just connected to us, so it is there.
+            // It has just connected to us, so it is alive.
             () = self.call.notified() => {}
             () = tokio::time::sleep(delay) => {}
         }
@@ -146,7 +146,8 @@ impl LinkToPeer {
         switchboard.push(Arrived::DialedUp { generation, address, welcome, outbox: up });
         let unheard = Rc::<Unheard>::default();
         let arrived = |message, said| match message {
-            // Only the answer to our HELLO is about who we are. Later ones are about a frame, and pass.
+            // Only a Reject that answers our HELLO is about this master. A later one is about a single frame and is
+            // temporary.
             Message::Control(Control::Reject { reason }) => Err(LinkError::Io(io::Error::other(reason))),
             message => Ok(Arrived::Dialed { generation, message, said }),
         };

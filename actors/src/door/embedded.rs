@@ -1,4 +1,4 @@
-//! The program around a master, which asks it without a socket: one session, and results of three kinds.
+//! Requests of the program that embeds a master, without a socket: one session, and results of three kinds.
 
 use super::admission::check_sizes;
 use super::counters::count;
@@ -46,8 +46,8 @@ pub struct Delete {
 #[rtype(result = "Result<String, ClientError>")]
 pub struct Status;
 
-/// The way in for the program around a master: one session, opened with the first request and again after it had to
-/// be closed.
+/// The session of the embedding program. It is opened with the first request, and opened anew after it had to be
+/// closed.
 pub(crate) struct EmbeddedCaller {
     switchboard: Rc<Switchboard>,
     config: Rc<MasterConfig>,
@@ -59,7 +59,7 @@ impl EmbeddedCaller {
         EmbeddedCaller { switchboard, config, session: None }
     }
 
-    /// Asks what a client may ask, if the limits allow.
+    /// Asks the master what a client may ask, within the limits.
     pub(crate) fn ask(&mut self, command: Command) -> Asked {
         let is_write = command.is_write();
         let answer = match self.admit(command) {
@@ -104,7 +104,7 @@ impl EmbeddedCaller {
         self.switchboard.push(Arrived::Opened(Rc::clone(&session)));
         self.session = Some(Rc::clone(&session));
         let (closing, board) = (Rc::clone(&session), Rc::clone(&self.switchboard));
-        // A session that is closed after an unknown write gives up what it still waits for.
+        // A session that is closed after an unknown write gives up its other requests.
         actix::spawn(async move {
             closing.closed().await;
             board.push(Arrived::Closed(closing.id()));
@@ -127,7 +127,7 @@ pub(crate) fn busy() -> ReplyError {
     ReplyError { word: ErrorWord::Busy, detail: "too many requests in flight".to_owned() }
 }
 
-/// An answer that is here or on its way.
+/// An answer that has arrived or is still expected.
 pub(crate) struct Asked {
     answer: Answer,
     is_write: bool,

@@ -1,17 +1,17 @@
-//! What a link has said and its master has not heard yet: bounded, so that whoever says more waits in his own socket.
+//! The messages of one link that wait for the master. Their number is bounded: beyond it the link's socket is not read.
 
 use std::cell::Cell;
 use std::rc::Rc;
 use tokio::sync::Notify;
 
-/// So many messages of one link may wait for the master; then the link is not read any further.
+/// How many messages of one link may wait for the master before the link is no longer read.
 const UNHEARD_MAX: usize = 4096;
 
 /// The same in bytes of their bodies, or one message.
 const UNHEARD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// What a link has said and the master has not heard yet. Its socket's task waits here, so that whoever says more than the
-/// master can hear waits in his own socket.
+/// The messages of one link that wait for the master. The task of the link's socket waits here while there are too many,
+/// so that a peer that sends faster than the master works fills only its own socket.
 #[derive(Debug, Default)]
 pub(crate) struct Unheard {
     messages: Cell<usize>,
@@ -21,29 +21,29 @@ pub(crate) struct Unheard {
 }
 
 impl Unheard {
-    /// Counts a message of so many bytes until the master has heard it.
+    /// Counts a message of so many bytes until the master has handled it.
     pub(crate) fn say(self: &Rc<Self>, bytes: usize) -> Said {
         self.messages.set(self.messages.get() + 1);
         self.bytes.set(self.bytes.get() + bytes);
         Said { unheard: Rc::clone(self), bytes }
     }
 
-    /// Whether more may be said.
+    /// Whether one more message may be read.
     pub(super) fn has_room(&self) -> bool {
         self.messages.get() < UNHEARD_MAX && (self.bytes.get() < UNHEARD_BYTES_MAX || self.is_empty())
     }
 
-    /// Whether the master has heard all of it.
+    /// Whether the master has handled all messages.
     pub(super) fn is_empty(&self) -> bool {
         self.messages.get() == 0
     }
 
-    /// Waits until more may be said.
+    /// Waits until one more message may be read.
     pub(crate) async fn room(&self) {
         self.wait_until(Self::has_room).await;
     }
 
-    /// Waits until the master has heard all of it.
+    /// Waits until the master has handled all messages.
     pub(super) async fn heard_out(&self) {
         self.wait_until(Self::is_empty).await;
     }
@@ -57,7 +57,7 @@ impl Unheard {
     }
 }
 
-/// One message that the master is to hear. With its drop it is heard.
+/// One message that waits for the master. Its drop marks it as handled.
 #[derive(Debug)]
 pub(crate) struct Said {
     unheard: Rc<Unheard>,
@@ -100,12 +100,12 @@ mod tests {
         while waits() < UNHEARD_MAX {
             tokio::task::yield_now().await;
         }
-        // Whatever else would be read is read within this.
+        // Long enough for everything else that could be read.
         for _ in 0..10_000 {
             tokio::task::yield_now().await;
         }
         assert_eq!(waits(), UNHEARD_MAX);
-        // What is heard makes room for more, and all of it comes.
+        // Each message that is handled makes room for another one, until all have come.
         let mut heard = 0;
         while heard < FRAMES {
             assert!(waits() <= UNHEARD_MAX);

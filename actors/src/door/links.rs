@@ -1,5 +1,5 @@
-//! The links that slaves and the other master have opened: each frame goes to the master's inbox, and no faster than it
-//! hears.
+//! The links that slaves and the other master have opened: each frame goes to the master's inbox, no faster than the
+//! master works.
 
 use super::counters::count;
 use super::heard::{Said, Unheard};
@@ -19,18 +19,18 @@ use dsm_protocol::message::{Control, Hello, Message};
 use std::io;
 use std::rc::Rc;
 
-/// What anybody else hears.
+/// The reason that is sent when a link is cut.
 const LINK_CUT: &str = "too many bytes of unfinished frames";
 
-/// Why a link is not read any further.
+/// Why a link is no longer read.
 pub(super) enum LinkError {
     Io(io::Error),
     Frame(FrameError),
-    /// Too many bytes wait in all for the rest of their frames.
+    /// The unfinished frames of all links are too many bytes.
     Cut,
 }
 
-/// Says why and lets the outbox end.
+/// Sends the reason and finishes the outbox.
 pub(crate) fn reject(outbox: &Outbox, reason: &str) {
     let message = Message::Control(Control::Reject { reason: reason.to_owned() });
     outbox.append(|out| frame::encode(&message, out));
@@ -55,7 +55,7 @@ pub(super) struct LinkReader<'a> {
     pub(super) stream: &'a Stream,
     pub(super) buffer: BytesMut,
     pub(super) context: &'a Context,
-    /// Until the master has taken the other side in; `None` for one that this side knows already.
+    /// Its handshake, until the master has admitted the other side; `None` for one that is known already.
     pub(super) stranger: Option<Accepting>,
     pub(super) link: LinkId,
     pub(super) outbox: &'a Outbox,
@@ -63,10 +63,10 @@ pub(super) struct LinkReader<'a> {
 }
 
 impl LinkReader<'_> {
-    /// Reads frames until the stream or the outbox ends, and brings each to the master as `arrived` makes it. They are as
-    /// short as a handshake's until the master has taken the other side in, and then up to `body_max`; a longer one that
-    /// concerns one request is skipped, and `refuse` is told. What a stranger says is heard before it may say more; others
-    /// may be ahead of the master by a bounded number of messages.
+    /// Reads frames until the stream or the outbox ends, and brings each to the master in the form that `arrived` gives
+    /// it. Until the master has admitted the other side a frame may be as long as one of the handshake, then up to
+    /// `body_max`. A longer frame that concerns one request is skipped, and `refuse` is called. Each frame of a stranger
+    /// is handled before the next one is read; for others a bounded number of messages may wait.
     pub(super) async fn frames(
         mut self,
         body_max: usize,
@@ -88,7 +88,8 @@ impl LinkReader<'_> {
                     frame::decode(&mut self.buffer, HANDSHAKE_BODY_MAX)
                         .map(|message| message.map(Incoming::Message))
                 } else {
-                    // A value from before `--max-value` was lowered is as long as it is, and was asked for.
+                    // A value may be longer than `--max-value` if that limit was lowered later; the master has asked
+                    // for it.
                     let asked = frame::body_max(switchboard.asked(self.link));
                     unframer.next(&mut self.buffer, body_max.max(asked))
                 };
@@ -105,7 +106,8 @@ impl LinkReader<'_> {
             let may = if self.stranger.is_some() {
                 unfinished.hold_all(bytes)
             } else {
-                // What was asked for has its room among the answers, and must not be cut for what others were not asked for.
+                // A frame that was asked for is counted among the answers. It must not be cut because of frames that
+                // nobody asked for.
                 let asked = switchboard.asked(self.link);
                 unfinished.hold(if asked == 0 { bytes } else { bytes.saturating_sub(frame::body_max(asked)) })
             };
@@ -120,14 +122,14 @@ impl LinkReader<'_> {
         }
     }
 
-    /// Looks whether the master has taken the other side in. That is never taken back: what was asked for is still on its
-    /// way.
+    /// Checks whether the master has admitted the other side. That is never revoked: values that were asked for may still
+    /// arrive.
     async fn meet(&mut self) {
         let trusted = &self.context.switchboard.trusted;
         let mut is_taken_in = trusted.borrow().contains_key(&self.link);
         if !is_taken_in && self.buffer.len() >= frame::HEADER_BYTES {
-            // A long frame may stand right after the short one that makes the link known: the master hears that one out
-            // first.
+            // A long frame may follow right after the short one that makes the link known: the master handles the short
+            // one first.
             self.unheard.heard_out().await;
             is_taken_in = trusted.borrow().contains_key(&self.link);
         }
@@ -171,7 +173,7 @@ pub(super) async fn slave(
     let said = unheard.say(0);
     switchboard.push(Arrived::SlaveHello { link, hello, outbox: outbox.clone(), said });
     let arrived = |message, said| Ok(Arrived::Slave { link, message, said });
-    // Longer than was asked for: not what it should be, so it holds nothing that is wanted.
+    // It is longer than the value that was asked for, so it cannot be that value.
     let refuse = |about, length| match about {
         About::Value(tag) => {
             log::warn!("value not taken link={link} bytes={length}");
@@ -179,7 +181,7 @@ pub(super) async fn slave(
             switchboard.push(Arrived::Slave { link, message, said: unheard.say(0) });
             Ok(())
         }
-        // It answers nothing and asks nothing, which it will hear.
+        // It is neither a request nor an answer; the peer will be told.
         About::Request(id) | About::Response(id) => {
             let reply = Reply::error(ErrorWord::Bad, "a slave does not say this");
             let message = Message::Response { id, reply };
@@ -220,11 +222,11 @@ pub(super) async fn peer(
     let _guard = LinkGuard { switchboard, gone: Some(Arrived::PeerGone { link }) };
     let unheard = Rc::<Unheard>::default();
     let said = unheard.say(0);
-    // A disk that hangs here holds up nobody but whoever asks.
-    let lock = journal::identity(&context.env, &context.config).await;
-    switchboard.push(Arrived::PeerHello { link, hello, outbox: outbox.clone(), lock, said });
+    // A disk that hangs here delays only the task that asks.
+    let identity = journal::identity(&context.env, &context.config).await;
+    switchboard.push(Arrived::PeerHello { link, hello, outbox: outbox.clone(), identity, said });
     let arrived = |message, said| Ok(Arrived::Peer { link, message, said });
-    // Of a client of the other master, where longer ones are allowed: its error, and nobody else's.
+    // A request of a client of the other master, where longer ones are allowed: only that client gets an error.
     let refuse = |about, length| match about {
         About::Request(id) => {
             let why =

@@ -1,4 +1,4 @@
-//! Who has connected: reads what a connection says first, until the handshake tells.
+//! Reads the first bytes of a connection until the handshake tells who has connected.
 
 use super::Context;
 use crate::env::Stream;
@@ -10,18 +10,18 @@ use std::time::Duration;
 
 /// What a new connection turns out to be.
 pub(super) enum Met {
-    /// What the handshake says.
+    /// The result of the handshake.
     Told(AcceptEffect),
-    /// It has ended before that.
+    /// The connection has ended before that.
     Gone,
-    /// Too many bytes of handshakes wait in all.
+    /// The unfinished handshakes of all connections are too many bytes.
     Cut,
 }
 
-/// Reads into `buffer` until it is known who is there; what is not understood yet stays in it.
+/// Reads into `buffer` until it is known who has connected. What follows the handshake stays in the buffer.
 ///
 /// # Errors
-/// What the socket says.
+/// Errors of the socket.
 pub(super) async fn meet(
     stream: &Stream,
     buffer: &mut BytesMut,

@@ -1,23 +1,23 @@
-//! The door of a master: who comes in, by which protocol, within which limits, and the sessions of those who ask.
+//! The door of a master: connections, their protocols, the limits, and the sessions of clients.
 //!
-//! Owns the sockets, their tasks and what is counted of them. A connection's task ends with its connection, and a panic in it
-//! ends that connection only: its place in the master's tables is given back by a guard's drop. Nothing here executes a
-//! request, and nothing here imports the master.
+//! Owns the sockets, their tasks and the counters. A connection's task ends with its connection, and a panic in it ends only
+//! that connection: a guard's drop frees its place in the master's tables. Nothing here executes a request, and nothing here
+//! imports the master.
 //!
 //! | file | is |
 //! |---|---|
 //! | `accept` | the listening socket |
-//! | `connection` | the life of one connection, whoever it is |
-//! | `preface` | who is there; the rules are `dsm_protocol::handshake`'s |
+//! | `connection` | the life of one connection, of whatever kind |
+//! | `meet` | the handshake; its rules are in `dsm_protocol::handshake` |
 //! | `native`, `resp` | a client's requests: in frames, and in Redis' protocol |
-//! | `links`, `dialed` | the links that slaves and the other master have opened; the one that this master has |
-//! | `admission` | the limits, and the permits of those who are in |
-//! | `counters` | what happened, for INFO |
-//! | `heard` | what a link has said and the master has not heard yet |
+//! | `links`, `dialed` | the links that slaves and the other master have opened; the links that this master dials |
+//! | `admission` | the limits, and the permits of what is admitted |
+//! | `counters` | counters for INFO |
+//! | `heard` | the messages of a link that wait for the master |
 //! | `origin` | where a session's requests come from |
 //! | `session`, `session_guard` | the order of a client's answers and the room for them; a connection's hold on its session |
-//! | `embedded` | the program around a master, which asks without a socket |
-//! | `switchboard` | how all of them reach the master |
+//! | `embedded` | requests of the program that embeds a master, without a socket |
+//! | `switchboard` | what all connections share, and their way to the master |
 
 pub(crate) mod accept;
 pub(crate) mod admission;
@@ -57,7 +57,7 @@ pub(crate) struct Context {
     pub(crate) switchboard: Rc<Switchboard>,
 }
 
-/// The facts that Redis clients may ask for.
+/// What Redis clients may ask about the server.
 pub(crate) fn server_facts(config: &MasterConfig) -> ServerFacts {
     ServerFacts {
         limits: Limits::for_values(config.value_max()),

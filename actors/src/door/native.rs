@@ -43,7 +43,7 @@ pub(super) async fn native_client(
     }
 }
 
-/// Reads a native client's requests until it has no more.
+/// Reads a native client's requests until it closes its side.
 async fn native_requests(
     stream: &Stream,
     buffer: &mut BytesMut,

@@ -12,23 +12,23 @@ pub(crate) enum Origin {
     Native,
     /// A session of the other master, over the link that all of them share.
     Forwarded {
-        /// That of the session's stream with which the last request came.
+        /// The generation of the session's stream that came with the last request.
         generation: Cell<u32>,
     },
-    /// The program around this master, without a connection.
+    /// The program that embeds this master, without a connection.
     Embedded,
 }
 
 impl Origin {
-    /// A session that the other master forwards, of which nothing has come yet.
+    /// A session that the other master forwards, before its first request.
     pub(crate) fn forwarded() -> Self {
         Origin::Forwarded { generation: Cell::new(0) }
     }
 
-    /// What the front is to know of it.
+    /// Its kind, as the front distinguishes them.
     pub(crate) fn kind(&self) -> Kind {
         match self {
-            // Neither knows of masters: a standby forwards for them.
+            // Neither of them knows several masters, so a standby forwards their requests.
             Origin::Resp | Origin::Embedded => Kind::Forwardable,
             Origin::Native => Kind::Native,
             Origin::Forwarded { generation } => Kind::Forwarded { generation: generation.get() },
@@ -43,7 +43,7 @@ impl Origin {
         }
     }
 
-    /// Whether a stop is told to it by messages, so that it goes by itself.
+    /// Whether it is told of a stop by a message, and then leaves by itself.
     pub(super) fn is_told_of_a_stop(&self) -> bool {
         match self {
             Origin::Native | Origin::Forwarded { .. } => true,
@@ -51,7 +51,7 @@ impl Origin {
         }
     }
 
-    /// Whether a stop waits until it has gone.
+    /// Whether a stop waits until the session has ended.
     pub(crate) fn leaves_at_a_stop(&self) -> bool {
         match self {
             Origin::Resp | Origin::Native => true,

@@ -1,4 +1,5 @@
-//! Each limit's permit comes back on every way out: refused, cut in the handshake, timed out, ended by a panic, stopped.
+//! Tests that the permit of each limit is returned however a connection or request ends: by a refusal, a cut in the
+//! handshake, a timeout, a panic, a stop.
 
 use super::accept::accept;
 use super::session::Session;
@@ -19,10 +20,10 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
-/// How long the world may take over what it does at once.
+/// How long anything may take here that happens at once.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A master's door that is open, and what its master hears.
+/// An open door, and the inbox of its master.
 struct Open {
     context: Context,
     inbox: Inbox<Arrived>,
@@ -30,7 +31,7 @@ struct Open {
     accepting: JoinHandle<()>,
 }
 
-/// A master that waits for the answers of a client that has gone no longer than a moment.
+/// Settings of a master that waits only a moment for the answers of a client that has gone.
 fn impatient() -> MasterConfig {
     MasterConfig { request_timeout: Duration::from_millis(50), ..MasterConfig::default() }
 }
@@ -69,25 +70,25 @@ impl Open {
         self.until(&format!("{connections} are connected"), |_| gate.connections() == connections).await;
     }
 
-    /// Waits until nothing is in any more.
+    /// Waits until nothing is admitted any more.
     async fn until_empty(&self, way: &str) {
         self.until(&format!("everything is given back: {way}"), is_empty).await;
     }
 
-    /// What the master hears next.
+    /// The next thing in the master's inbox.
     async fn next(&self) -> Arrived {
         let mut arrived = Vec::new();
         self.until("something arrives", |_| self.inbox.len() > 0).await;
         self.inbox.take(&mut arrived);
         let first = arrived.remove(0);
-        // Nobody else pushes: what comes after it is put back as it was.
+        // Nobody else pushes, so the rest is put back in the same order.
         for later in arrived {
             self.inbox.push(later);
         }
         first
     }
 
-    /// The session that is opened next, which the master keeps.
+    /// Takes the next session that is opened, as the master does.
     async fn session(&self) -> Rc<Session> {
         match self.next().await {
             Arrived::Opened(session) => session,
@@ -95,7 +96,7 @@ impl Open {
         }
     }
 
-    /// The request that is asked next.
+    /// Takes the next request.
     async fn request(&self) -> Asker {
         match self.next().await {
             Arrived::Request { asker, .. } => asker,
@@ -103,7 +104,7 @@ impl Open {
         }
     }
 
-    /// The end of a session, which the master hears as every master does.
+    /// Takes the end of a session, and does what every master does then.
     async fn closed(&self, session: &Session) {
         match self.next().await {
             Arrived::Closed(closed) if closed == session.id() => session.abandon(),
@@ -131,7 +132,7 @@ fn is_empty(context: &Context) -> bool {
     counted == [0; 7]
 }
 
-/// Reads until the other side ends; what it said.
+/// Reads until the other side ends, and gives what it said.
 async fn hear_out(stream: &Stream) -> Vec<u8> {
     let mut heard = BytesMut::new();
     // A connection that is reset has ended too.
@@ -179,7 +180,7 @@ async fn whoever_leaves_in_the_handshake_or_after_it_gives_his_place_back() {
     ];
     for (number, (way, bytes)) in ways.iter().enumerate() {
         let stream = door.say(bytes).await;
-        // It was in, be it for a moment only.
+        // It was admitted, if only for a moment.
         let total = || door.context.switchboard.gate.counters.connections_total.get();
         door.until("it is let in", |_| total() == number as u64 + 1).await;
         drop(stream);
@@ -254,19 +255,19 @@ async fn a_request_gives_its_permit_back_with_its_answer_its_refusal_and_its_ses
     let key_max = dsm_protocol::command::KEY_MAX;
     let door = open(config).await;
     let get = |key: &str| format!("*2\r\n$3\r\nGET\r\n${}\r\n{key}\r\n", key.len());
-    // Two are in flight, and the third is one too many.
+    // Two are in flight, and the third exceeds the limit.
     let asks = format!("{}{}{}", get("a"), get("bb"), get("ccc"));
     let client = door.say(asks.as_bytes()).await;
     let session = door.session().await;
     let (first, second) = (door.request().await, door.request().await);
     door.until("one is refused", |context| context.switchboard.errors.of(ErrorWord::Busy) == 1).await;
     assert_eq!(door.in_flight(), (2, 3));
-    // Answered after another one that is not: the answer waits, the permit does not.
+    // Answered while an earlier one is not: the answer waits, but its permit is returned.
     assert!(session.answer(second.tag, &Reply::NotFound));
     assert_eq!(door.in_flight(), (1, 1));
     assert!(!session.answer(second.tag, &Reply::NotFound), "it is answered once");
     assert_eq!(door.in_flight(), (1, 1));
-    // Now there is room for one more, which is never answered; what is out of bounds takes none.
+    // Now there is room for one more request, which is never answered. A request of a forbidden size takes no permit.
     let long = get(&"x".repeat(key_max + 1));
     client.write_all(format!("{}{long}", get("dddd")).as_bytes()).await.unwrap();
     door.request().await;
@@ -275,7 +276,7 @@ async fn a_request_gives_its_permit_back_with_its_answer_its_refusal_and_its_ses
     assert!(session.answer(first.tag, &Reply::Done));
     assert_eq!(door.in_flight(), (1, 4));
     drop(client);
-    // What is not answered is waited for, and the session ends by itself when its client is found to be gone.
+    // The session waits for what is not answered, and ends by itself when its client is found to be gone.
     session.abort();
     door.closed(&session).await;
     door.until_empty("the session's end").await;
@@ -290,7 +291,7 @@ async fn long_requests_and_frames_that_never_come_whole_give_their_bytes_back() 
     let gate = Rc::clone(&door.context.switchboard.gate);
     let first = door.say(half.as_bytes()).await;
     door.until("it waits for the rest", |_| gate.unfinished_requests.bytes() > 40_000).await;
-    // The second one has no room, and is told so.
+    // The second one has no room and is refused.
     let second = door.say(half.as_bytes()).await;
     assert!(hear_out(&second).await.starts_with(b"-BUSY too many bytes of unfinished requests"));
     assert_eq!(gate.unfinished_requests.cut(), 1);
@@ -300,7 +301,7 @@ async fn long_requests_and_frames_that_never_come_whole_give_their_bytes_back() 
     door.inbox.take(&mut sessions);
     drop(sessions);
     door.until_empty("unfinished requests").await;
-    // The same of handshakes, of which each byte counts.
+    // The same with handshakes, of which each byte counts.
     let half = [&PREFACE[..], &unfinished(CONTROL, 4096, 4000)].concat();
     let strangers = futures_util::future::join_all([(); 30].map(|()| door.say(&half))).await;
     door.until("some are cut", |_| gate.unfinished_frames.cut() > 0).await;
@@ -325,7 +326,7 @@ async fn a_stop_gives_everything_back() {
             && gate.unfinished_frames.bytes() > 100
     })
     .await;
-    // The tasks are cut off, and then the master goes with all that it has heard.
+    // First the tasks are cut off, then the master is dropped with its inbox.
     door.accepting.abort();
     door.until_connected(0).await;
     let mut heard = Vec::new();

@@ -15,8 +15,7 @@ use dsm_protocol::resp::{Conversation, Handling, Parsed, Parser};
 use std::io;
 use std::time::Duration;
 
-/// A request of more words than this is looked through and handed over in turns of their own, and taken apart so many
-/// words at a time.
+/// A request of more words than this is checked and handed over in turns of its own, so many words at a time.
 const WIDE_ARGS: usize = 4 * 1024;
 
 /// Serves a Redis client until it leaves.

@@ -1,4 +1,4 @@
-//! A connection that has a session: its place at the master, and how long its client may be silent.
+//! A connection's hold on its session, and how long its client may be silent.
 
 use super::counters::count;
 use super::origin::Origin;
@@ -16,10 +16,10 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// What a client hears whose unfinished request is one too many.
+/// The error for a client whose unfinished request exceeds the limit.
 pub(super) const UPLOADS_CUT: &str = "too many bytes of unfinished requests";
 
-/// Gives up a session's place at the master, also when its task panics.
+/// Ends a session at the master when it is dropped, also when its task panics.
 pub(super) struct SessionGuard {
     pub(super) switchboard: Rc<Switchboard>,
     pub(super) session: Rc<Session>,
@@ -38,7 +38,7 @@ impl SessionGuard {
         crate::test_hooks::pass(|place| *place == crate::test_hooks::PanicPlace::Session);
         let bytes = command.payload_bytes();
         let gate = &context.switchboard.gate;
-        // Whoever looks for the reason of BUSY must not be answered BUSY.
+        // STATUS must not be answered BUSY: it shows the reason for BUSY.
         let permit =
             if command == Command::Status { Some(gate.request_always(bytes)) } else { gate.request(bytes) };
         let Some(permit) = permit else {
@@ -51,14 +51,14 @@ impl SessionGuard {
         context.switchboard.push(Arrived::Request { asker, command });
     }
 
-    /// Refuses a request, which the master is not asked and which takes no permit.
+    /// Refuses a request without asking the master; it takes no permit.
     pub(super) fn refuse(&self, coding: Coding, refusal: &Reply) {
         self.switchboard.errors.note(refusal);
         let tag = self.session.ask(coding, None);
         self.session.answer(tag, refusal);
     }
 
-    /// Sends what the connection says by itself, after what was asked before.
+    /// Sends an answer that the connection gives by itself, after the answers to earlier requests.
     pub(super) fn say(&self, answer: &[u8]) {
         self.switchboard.errors.note_encoded(answer);
         self.session.say(answer);
@@ -73,8 +73,8 @@ impl SessionGuard {
         }
     }
 
-    /// The client has said all that it wants to say, and still hears the answers. Those that wait for earlier ones to
-    /// leave have as long as these take: a client that takes none is cut by the writer.
+    /// Waits for the answers of a client that has closed its sending side. Requests that wait for earlier answers to
+    /// leave have as long as those take: the writer cuts a client that takes none.
     pub(super) async fn hear_out(&self, context: &Context) {
         let patience = 2 * context.config.request_timeout;
         loop {
@@ -106,8 +106,8 @@ impl Drop for SessionGuard {
     }
 }
 
-/// Waits until a connection may be closed although its client has not closed it: this master lets its clients go,
-/// nothing of this one is unanswered, and no part of a request has arrived.
+/// Waits until a connection may be closed although its client has not closed it: this master dismisses its clients,
+/// everything of this one is answered, and no part of a request has arrived.
 pub(super) async fn parted(stream: &Stream, session: &Session, is_between_requests: bool) {
     session.let_go_of().await;
     if !is_between_requests {
@@ -117,16 +117,16 @@ pub(super) async fn parted(stream: &Stream, session: &Session, is_between_reques
     session.may_part().await;
 }
 
-/// What a client's read may end in.
+/// How the read of a client may end.
 pub(super) enum Heard {
     More,
     End,
-    /// Nothing came for the idle timeout.
+    /// Nothing arrived within the idle timeout.
     Nothing,
 }
 
-/// Reads more of a client's bytes, for `patience` at most, of which none of the time counts in which it waits for an
-/// answer: the request takes as long as it takes, and then the client has all of it again.
+/// Reads more of a client's bytes, for `patience` at most. The time in which the client waits for an answer does not
+/// count: once it is answered, it has all of `patience` again.
 pub(super) async fn hear(
     stream: &Stream,
     buffer: &mut BytesMut,

@@ -1,4 +1,4 @@
-//! What all connection tasks of one master share with it: the inbox through which they reach it, and what is counted in all.
+//! What all connection tasks of one master share with it: the master's inbox, and the counters of all connections.
 
 use super::admission::Gate;
 use super::counters::ErrorCounters;
@@ -21,7 +21,7 @@ use std::io;
 use std::rc::Rc;
 use tokio::sync::Notify;
 
-/// How often it is told that somebody speaks another version of the wire, in milliseconds.
+/// How often a peer with another version of the wire is logged, in milliseconds.
 const VERSION_TOLD_EVERY_MS: u64 = 10_000;
 
 /// Tells the master that its inbox is no longer empty.
@@ -29,28 +29,28 @@ const VERSION_TOLD_EVERY_MS: u64 = 10_000;
 #[rtype(result = "()")]
 pub(crate) struct Drain;
 
-/// What connections bring to the master.
+/// What connections put into the master's inbox.
 #[derive(Debug)]
 pub(crate) enum Arrived {
     /// A session begins.
     Opened(Rc<Session>),
-    /// A session asks; the answer goes to its slot.
+    /// A session asks; the answer goes to its place in the session.
     Request { asker: Asker, command: Command },
     /// A session is over.
     Closed(SessionId),
     /// A slave wants to register over a new link.
     SlaveHello { link: LinkId, hello: Hello, outbox: Outbox, said: Said },
-    /// A slave said something.
+    /// A slave has sent a message.
     Slave { link: LinkId, message: Message, said: Said },
     /// A slave's link is closed.
     SlaveGone { link: LinkId, reason: EndReason },
-    /// The other master has connected. `lock` is the lock file as we see it.
-    PeerHello { link: LinkId, hello: Hello, outbox: Outbox, lock: io::Result<String>, said: Said },
-    /// The other master said something over the link that it opened.
+    /// The other master has connected. `identity` is what our log is called among the masters that have a part in it.
+    PeerHello { link: LinkId, hello: Hello, outbox: Outbox, identity: io::Result<String>, said: Said },
+    /// The other master has sent a message over the link that it opened.
     Peer { link: LinkId, message: Message, said: Said },
     /// That link is closed.
     PeerGone { link: LinkId },
-    /// Our own link to the other master stands.
+    /// The link that we dialed to the other master is established.
     DialedUp {
         generation: LinkId,
         /// The address that was dialed.
@@ -58,28 +58,28 @@ pub(crate) enum Arrived {
         welcome: dsm_protocol::message::Welcome,
         outbox: Outbox,
     },
-    /// The other master said something over our own link.
+    /// The other master has sent a message over the link that we dialed.
     Dialed { generation: LinkId, message: Message, said: Said },
     /// The other master refuses us.
     DialRefused { reason: String },
-    /// Our own link is closed.
+    /// The link that we dialed is closed.
     DialedDown { generation: LinkId },
-    /// The log was read for a read.
+    /// A value was read from the log for a read.
     LogRead { read: ReadId, result: Result<bytes::Bytes, String> },
 }
 
-/// Calls those who keep links to other masters: one that has just connected is there, and is dialed at once.
+/// Wakes the tasks that keep links to other masters: a master that has just connected is alive, and is dialed at once.
 #[derive(Debug, Default)]
 pub(crate) struct PeerCalls(RefCell<BTreeMap<String, Rc<Notify>>>);
 
 impl PeerCalls {
-    /// What whoever keeps the link to the master at `peer` listens to. The addresses are those of the settings.
+    /// The notification for the task that keeps the link to the master at `peer`, an address of the settings.
     pub(crate) fn keeper(&self, peer: &str) -> Rc<Notify> {
         Rc::clone(self.0.borrow_mut().entry(peer.to_owned()).or_default())
     }
 
-    /// A master has connected that calls itself by `address`. If the settings know it by another name, it may be any of those
-    /// to which no link stands, as far as `is_linked` tells.
+    /// A master has connected and gives `address` as its own. If the settings know it by another name, it may be any of those
+    /// for which `is_linked` tells that there is no link.
     pub(crate) fn came(&self, address: &str, is_linked: impl Fn(&str) -> bool) {
         let keepers = self.0.borrow();
         let is_known = keepers.contains_key(address);
@@ -93,25 +93,28 @@ pub(crate) struct Switchboard {
     pub(super) inbox: Inbox<Arrived>,
     pub(super) drain: Recipient<Drain>,
     pub(super) next: Cell<u64>,
-    /// How long the turns of the node are.
+    /// The lengths of the node's turns.
     pub(crate) turns: Rc<TurnLengths>,
-    /// Bytes and requests in flight in all, kept by the tasks and the master together.
+    /// The limits on connections, requests and bytes, shared by the tasks and the master.
     pub(crate) gate: Rc<Gate>,
-    /// The links whose frames may be longer than a handshake's, and how long a value was asked for over each.
+    /// The links whose frames may be longer than one of the handshake, with the longest value that was asked for over
+    /// each, in bytes.
     pub(super) trusted: RefCell<BTreeMap<LinkId, usize>>,
     /// Bytes of the answers of all connections.
     pub(crate) answers: Rc<AnswerPool>,
     /// Writes the answers of the master's turns.
     pub(crate) flusher: Rc<Flusher>,
     pub(crate) errors: ErrorCounters,
-    /// Set when the node stops: no connection is accepted or read any more.
+    /// Set when the node stops: connections are then neither accepted nor read.
     pub(crate) stopping: Cell<bool>,
     pub(crate) stop: Notify,
-    /// Those who keep links to other masters, to be called when one has connected.
+    /// Set when the node ends although its log is not closed: the process keeps the lock, and another master waits for it.
+    pub(crate) is_over_time: Cell<bool>,
+    /// Wakes the tasks that keep links to other masters.
     pub(crate) peer_calls: PeerCalls,
-    /// Connections that have ended on our side and are read off, of clients that have just asked something.
+    /// Connections of recently active clients that have ended on our side and are still read off.
     pub(super) read_off: Cell<usize>,
-    /// When it was last told that somebody speaks another version.
+    /// When a peer with another version was last logged.
     pub(super) version_told: Cell<Option<Millis>>,
 }
 
@@ -136,13 +139,14 @@ impl Switchboard {
             errors: ErrorCounters::default(),
             stopping: Cell::new(false),
             stop: Notify::new(),
+            is_over_time: Cell::new(false),
             peer_calls: PeerCalls::default(),
             read_off: Cell::new(0),
             version_told: Cell::new(None),
         }
     }
 
-    /// Says in the log that somebody speaks another version of the wire: seldom, for it tries again and again.
+    /// Logs that a peer speaks another version of the wire; seldom, because such a peer tries again and again.
     pub(super) fn tell_of_version(&self, now: Millis, address: &str, error: &FrameError) {
         if self.version_told.get().is_none_or(|told| now.since(told) >= VERSION_TOLD_EVERY_MS) {
             self.version_told.set(Some(now));
@@ -150,13 +154,16 @@ impl Switchboard {
         }
     }
 
-    /// Bytes of answers that wait for a socket, and one for each connection that is still read for what may have crossed its
-    /// end.
+    /// Bytes of answers that wait for a socket, plus one for each connection that is still read off; 0 once the node is over
+    /// its time.
     pub(crate) fn unsaid(&self) -> usize {
+        if self.is_over_time.get() {
+            return 0;
+        }
         self.answers.len() + self.read_off.get()
     }
 
-    /// Brings something to the master; one message wakes it for everything that arrives in the meantime.
+    /// Puts something into the master's inbox. One message wakes the master for all that arrives until it runs.
     pub(crate) fn push(&self, arrived: Arrived) {
         if self.inbox.push(arrived) {
             self.drain.do_send(Drain);
@@ -168,7 +175,7 @@ impl Switchboard {
         self.trusted.borrow_mut().entry(link).or_default();
     }
 
-    /// Notes that an answer of so many bytes was asked for over a trusted link. Short ones need no leave.
+    /// Notes that an answer of so many bytes was asked for over a trusted link. Short ones need not be noted.
     pub(crate) fn expect(&self, link: LinkId, bytes: usize) {
         if bytes <= READ_BYTES {
             return;
@@ -203,7 +210,7 @@ mod tests {
     use std::pin::pin;
     use std::task::{Context, Waker};
 
-    /// Which of these is called, now that the master has come.
+    /// Which of these is woken when that master has connected.
     fn called(calls: &PeerCalls, came: &str, linked: &[&str]) -> Vec<&'static str> {
         let peers = ["one:1", "two:2", "three:3"];
         let keepers = peers.map(|peer| (peer, calls.keeper(peer)));

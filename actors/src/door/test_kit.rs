@@ -1,4 +1,4 @@
-//! A master that hears nothing, for the tests of what stands at its door.
+//! A master that does nothing by itself, for the tests of the door.
 
 use super::admission::Gate;
 use super::connection::connection;
@@ -30,7 +30,7 @@ impl Handler<Drain> for Drains {
     fn handle(&mut self, _: Drain, _: &mut Self::Context) {}
 }
 
-/// A master that hears nothing until the test takes what is in its inbox.
+/// A master that does nothing until the test takes what is in its inbox.
 pub(super) fn deaf_master(config: MasterConfig) -> (Context, Inbox<Arrived>) {
     let inbox = Inbox::default();
     let env = crate::env::real::RealEnv::new();
@@ -51,7 +51,7 @@ pub(super) fn hello_of_slave() -> HelloRole {
     }
 }
 
-/// A connection to that master: its end here, and the end of what serves it.
+/// A connection to that master: the test's end of it, and the task that serves it.
 pub(super) async fn connected(context: &Context) -> (Stream, JoinHandle<()>) {
     let listener = context.env.listen("127.0.0.1:0").await.unwrap();
     let far = context.env.connect(&listener.local_address().unwrap()).await.unwrap();
@@ -65,8 +65,8 @@ pub(super) async fn connected(context: &Context) -> (Stream, JoinHandle<()>) {
     (far, served)
 }
 
-/// A connection of a slave to that master, with its end here, its link, the master's outbox for it, and that its hello is not
-/// heard yet.
+/// A connection of a slave to that master: the test's end of it, its link, the master's outbox for it, and the mark that its
+/// HELLO is not handled yet.
 pub(super) async fn slave_of(context: &Context, inbox: &Inbox<Arrived>) -> (Stream, LinkId, Outbox, Said) {
     let (far, _served) = connected(context).await;
     let role = hello_of_slave();

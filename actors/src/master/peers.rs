@@ -283,27 +283,33 @@ mod tests {
         Peers::new(Vec::new(), Millis(0))
     }
 
-    fn link(number: u64, epoch: u64, active: bool) -> PeerOutbound {
-        let state = MasterState { active, epoch: Epoch(epoch), seq: Seq(number), active_address: None };
+    fn link(number: u64, (epoch, seq): (u64, u64), active: bool) -> PeerOutbound {
+        let state = MasterState { active, epoch: Epoch(epoch), seq: Seq(seq), active_address: None };
         let way = (format!("peer{number}:1"), Outbox::default());
         PeerOutbound::new(Millis(0), LinkId(number), way, (state, Seq(0)))
+    }
+
+    fn foremost(peers: &Peers) -> Option<u64> {
+        peers.foremost().map(|peer| peer.link.0)
     }
 
     #[test]
     fn the_foremost_is_the_one_that_serves_in_the_latest_reign_or_has_come_furthest() {
         let mut peers = peers();
-        assert!(peers.foremost().is_none());
-        peers.dialed(link(1, 3, false));
-        peers.dialed(link(2, 2, true));
-        peers.dialed(link(3, 4, true));
-        assert_eq!(peers.serving().map(|peer| peer.link), Some(LinkId(3)));
-        assert!(peers.lost(LinkId(1)));
-        assert!(!peers.lost(LinkId(1)), "it was gone");
-        // Nobody says any more that he serves.
+        assert_eq!(foremost(&peers), None);
+        peers.dialed(link(1, (2, 9), true));
+        peers.dialed(link(2, (4, 7), true));
+        peers.dialed(link(3, (3, 9), true));
+        peers.dialed(link(4, (5, 8), false));
+        peers.dialed(link(5, (5, 6), false));
+        assert_eq!(peers.serving().map(|peer| peer.link), Some(LinkId(2)));
+        assert_eq!(foremost(&peers), Some(2), "the one that serves, though the log of another one is longer");
+        // Nobody says any more that it serves.
         peers.outbound.values_mut().for_each(|peer| peer.state.active = false);
         assert!(peers.serving().is_none());
-        assert_eq!(peers.foremost().map(|peer| peer.link), Some(LinkId(3)));
-        assert!(peers.lost(LinkId(3)));
-        assert_eq!(peers.foremost().map(|peer| peer.link), Some(LinkId(2)));
+        assert_eq!(foremost(&peers), Some(4), "a record of a later epoch stands further on");
+        assert!(peers.lost(LinkId(4)));
+        assert!(!peers.lost(LinkId(4)), "it was gone");
+        assert_eq!(foremost(&peers), Some(5));
     }
 }

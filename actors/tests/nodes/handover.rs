@@ -273,6 +273,39 @@ fn a_master_whose_disk_stalls_stops_in_bounded_time_and_answers_nothing_that_it_
 }
 
 #[test]
+fn a_master_that_ends_for_its_disk_does_not_wait_for_those_who_take_their_answers_slowly() {
+    World::run(1, |world| async move {
+        let cluster = Cluster::start(&world, Fsync::Always).await;
+        let (mut slow, writer) = (cluster.client(0).await, cluster.client(0).await);
+        let long = "x".repeat(8 << 20);
+        slow.send(&["SET", "long", &long]).await;
+        assert_eq!(slow.line().await.as_deref(), Some("+OK"));
+        cluster.machine.fail(1, DiskFault::SyncStalls(3_600_000));
+        writer.send(&["SET", "k", "v"]).await;
+        slow.send(&["GET", "long"]).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let asked = Instant::now();
+        cluster.stop.send(()).unwrap();
+        let takes = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                // Until that ends there is always a little more.
+                if slow.stream.read(&mut slow.input).await.unwrap_or(0) == 0 {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            end = cluster.end => end.unwrap().unwrap(),
+            () = takes => {}
+        }
+        // The other master waits for the lock all the while.
+        assert!(asked.elapsed() < Duration::from_millis(6500), "it took {:?}", asked.elapsed());
+    });
+}
+
+#[test]
 fn a_master_whose_disk_stalls_before_it_serves_stops_in_bounded_time() {
     // Whichever sync it is of those on the way to a reign.
     for nth in 1..=5 {

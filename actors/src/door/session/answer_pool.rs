@@ -1,22 +1,22 @@
-//! What the answers of all connections take in memory, and who waits for room there.
+//! The memory of the answers of all connections, and how many sessions wait for room in it.
 
 use crate::batch::Meter;
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// So many bytes of answers each connection may have on their way and waiting, whatever all others have: who asks for
-/// short things does not suffer from those who ask for long ones and do not listen.
+/// How many bytes of answers each connection may have under way and waiting, whatever the others have. So clients with
+/// short answers do not suffer from those that ask for long ones and do not read them.
 pub(crate) const ANSWER_BYTES_FREE: usize = 16 * 1024;
 
-/// What the answers of all connections take in memory: `--max-answer-bytes`.
+/// The memory of the answers of all connections: `--max-answer-bytes`.
 #[derive(Debug)]
 pub(crate) struct AnswerPool {
     pub(super) bytes_max: usize,
-    /// Bytes of values that are on their way from slaves, and of answers that wait for an earlier one or for a socket.
+    /// Bytes of values that slaves are sending, and of answers that wait for an earlier answer or for a socket.
     pub(super) bytes: Meter,
-    /// Bytes of what connections say by themselves and must hold back, for an earlier request is not answered.
+    /// Bytes of answers that connections give by themselves and hold back because an earlier request is not answered.
     pub(super) said: Cell<usize>,
-    /// Sessions with a request that waits for room in here.
+    /// Sessions with a request that waits for room in the pool.
     pub(super) waiting: Cell<usize>,
 }
 
@@ -30,12 +30,12 @@ impl AnswerPool {
         Rc::clone(&self.bytes)
     }
 
-    /// Bytes that are taken.
+    /// Bytes in use.
     pub(crate) fn len(&self) -> usize {
         self.bytes.get() + self.said.get()
     }
 
-    /// Whether an answer of `bytes` may be under way as well. One alone always may.
+    /// Whether there is room for an answer of `bytes`. A single answer always has room.
     pub(super) fn has_room_for(&self, bytes: usize) -> bool {
         self.bytes.get() == 0 || self.bytes.get() + bytes <= self.bytes_max
     }
@@ -44,7 +44,7 @@ impl AnswerPool {
         self.len() >= self.bytes_max
     }
 
-    /// Sessions with a request that waits for room in here.
+    /// Sessions with a request that waits for room in the pool.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.get()
     }

@@ -1,7 +1,7 @@
-//! A client's session: the answers that it owes, which wait for their turn, shared by the connection's task, which reads
-//! and parses (`resp.rs`, `native.rs`), and the master, which answers.
+//! A client's session: the answers that are owed, in their order. It is shared by the connection's task, which reads and
+//! parses (`resp.rs`, `native.rs`), and the master, which answers.
 //!
-//! Owns the order of answers, and what is in flight and put aside. Never reads a socket, never executes anything.
+//! Owns the order of answers, and the requests in flight and put aside. Never reads a socket, never executes anything.
 
 mod answer_pool;
 mod parking;
@@ -28,16 +28,16 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// What a request or an answer takes in memory beside its own bytes while it waits for an earlier one.
+/// The memory of a request or an answer in addition to its own bytes, while it waits for an earlier one.
 const ENTRY_BYTES: usize = 128;
 
 /// Whether a session is to end although its client has not ended it: this master stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Parting {
     No,
-    /// As soon as something more was asked and is answered.
+    /// After the next answer to a new request.
     WithAnAnswer,
-    /// As soon as nothing is unanswered.
+    /// As soon as everything is answered.
     Now,
 }
 
@@ -67,7 +67,7 @@ impl Session {
         }
     }
 
-    /// The session of the program around this master: nothing of it goes over a socket.
+    /// The session of the embedding program: nothing of it goes over a socket.
     pub(crate) fn embedded(id: SessionId, pool: &Rc<AnswerPool>) -> Self {
         Self::new(id, Origin::Embedded, Outbox::metered(pool.meter()), pool)
     }
@@ -81,8 +81,8 @@ impl Session {
         &self.origin
     }
 
-    /// Lets the session end between two requests: with the next answer, or at once when it `may_be_silent` and asks
-    /// nothing.
+    /// Ends the session between two requests: after the next answer or, if the client `may_be_silent`, at once when
+    /// nothing is unanswered.
     pub(crate) fn let_go(&self, may_be_silent: bool) {
         let parting = match self.parting.get() {
             _ if may_be_silent => Parting::Now,
@@ -94,21 +94,21 @@ impl Session {
         self.answered.notify_one();
     }
 
-    /// Notes that something is asked: the session may end with the answer.
+    /// Notes that something was asked, so that the session may end with its answer.
     fn note_asked(&self) {
         if self.parting.get() == Parting::WithAnAnswer && !self.origin.is_told_of_a_stop() {
             self.parting.set(Parting::Now);
         }
     }
 
-    /// Waits until the session is let go.
+    /// Waits until the session is told to end.
     pub(crate) async fn let_go_of(&self) {
         while self.parting.get() == Parting::No {
             self.answered.notified().await;
         }
     }
 
-    /// Waits until the session may end: it is let go and nothing of it is unanswered.
+    /// Waits until the session was told to end and everything is answered.
     pub(crate) async fn may_part(&self) {
         while self.parting.get() != Parting::Now || self.in_flight().0 > 0 {
             self.answered.notified().await;
@@ -122,8 +122,8 @@ impl Session {
         }
     }
 
-    /// Notes the answer that a request is owed, which gives its permit back once it is answered or given up; gives the tag under which
-    /// it is asked.
+    /// Notes that a request is owed an answer, and gives the tag under which the master is asked. The permit is returned when
+    /// the request is answered or given up.
     pub(crate) fn ask(&self, coding: Coding, permit: Option<RequestPermit>) -> u64 {
         self.ask_for(coding, permit, false)
     }
@@ -145,7 +145,7 @@ impl Session {
             }),
             None => self.answer_at_once(pending, tag, |coding, outbox| match coding {
                 Coding::Native(id) => outbox.append_pieces(|out| frame::encode_response(id, reply, out)),
-                // A caller who does not wait any more wants no answer.
+                // A caller that no longer waits needs no answer.
                 Coding::Embedded(caller) => drop(caller.send(reply.clone())),
                 Coding::Resp(protocol, shape) => {
                     outbox.append_pieces(|out| resp::encode_reply(protocol, shape, reply, out));
@@ -158,7 +158,7 @@ impl Session {
         is_first
     }
 
-    /// Begins the answer to the request `tag` as it is to be coded; `None` when it is answered or given up.
+    /// Begins the answer to the request `tag` in its coding; `None` when the request is answered or given up.
     pub(crate) fn begin_answer<T>(&self, tag: u64, begin: impl FnOnce(&Coding) -> T) -> Option<T> {
         let pending = self.pending.borrow();
         let entry = match pending.index(tag) {
@@ -228,7 +228,7 @@ impl Session {
         true
     }
 
-    /// Sends what the connection answers by itself, after what was asked before.
+    /// Sends an answer that the connection gives by itself, after the answers to earlier requests.
     pub(crate) fn say(&self, answer: &[u8]) {
         self.note_asked();
         let mut pending = self.pending.borrow_mut();
@@ -252,7 +252,7 @@ impl Session {
         self.outbox.append(|out| frame::encode(message, out));
     }
 
-    /// Lets go of the entries at the front that need nothing more.
+    /// Sends the answers at the front of the queue that are ready.
     fn release(&self, pending: &mut PendingAnswers) {
         while let Some(entry) = pending.queue.front_mut() {
             match &mut entry.state {
@@ -284,7 +284,7 @@ impl Session {
         self.outbox.note_sends();
     }
 
-    /// For how long its client has taken none of its answers, if that is a client's own connection.
+    /// For how long the client has taken none of its answers; 0 if it shares its connection with others.
     pub(crate) fn is_deaf_for(&self) -> Duration {
         if self.origin.shares_its_link() || self.outbox.len() <= ANSWER_BYTES_FREE {
             Duration::ZERO
@@ -293,12 +293,12 @@ impl Session {
         }
     }
 
-    /// Whether its client was seen to take some after a while without: it reads slowly, and yet reads.
+    /// Whether the client took some answers after a pause: it reads slowly, but it reads.
     pub(crate) fn reads_slowly(&self) -> bool {
         self.outbox.has_resumed()
     }
 
-    /// Ends the session at once, for a reason that its connection tells.
+    /// Ends the session at once; its connection logs the reason.
     pub(crate) fn cut(&self, why: &'static str) {
         self.outbox.cut(why);
         self.answered.notify_one();
@@ -325,7 +325,8 @@ impl Session {
         *pending = PendingAnswers { next: pending.next, ..PendingAnswers::default() };
     }
 
-    /// Ends the session at once; what is answered and not sent is lost, which tells its client the truth: unknown.
+    /// Ends the session at once. Answers that are not sent yet are lost, so the client rightly takes their outcome as
+    /// unknown.
     pub(crate) fn abort(&self) {
         self.outbox.abort();
         self.answered.notify_one();
@@ -336,7 +337,7 @@ impl Session {
         self.outbox.is_ended()
     }
 
-    /// Waits until the session is closed. For a session without a socket, whose outbox nobody pumps.
+    /// Waits until the session is closed. For a session without a socket, whose outbox no task pumps.
     pub(crate) async fn closed(&self) {
         self.outbox.ended().await;
     }
@@ -349,7 +350,7 @@ impl Session {
 }
 
 impl Drop for Session {
-    // What it had taken of what is shared.
+    // What it held of the shared pool.
     fn drop(&mut self) {
         self.abandon();
     }

@@ -1,4 +1,5 @@
-//! Requests of a session that wait, for their answers would have no room: on the connection, or in all.
+//! Requests of a session that wait because there is no room for their answers: on the connection, or in the pool of all
+//! connections.
 
 use super::answer_pool::{Room, ANSWER_BYTES_FREE};
 use super::pending::PendingAnswers;
@@ -7,16 +8,16 @@ use dsm_protocol::command::Command;
 use dsm_protocol::ids::Millis;
 use std::time::Duration;
 
-/// How soon a connection that waits because the answers of all are too many looks whether they still are.
+/// How often a connection that waits for room in the pool of all connections checks for it.
 const FULL_LOOK: Duration = Duration::from_millis(100);
 
 impl Session {
-    /// Whether a request may be executed whose answer will have `answer_bytes`: earlier answers that have not left, and
-    /// those that are on their way, must leave room for it, on this connection and in all. One answer alone may always
-    /// be under way.
+    /// Whether a request may be executed whose answer will have `answer_bytes`. Together with the answers that have not
+    /// left and those under way it must have room, on this connection and in the pool of all. A single answer may
+    /// always be under way.
     pub(super) fn room_for(&self, pending: &PendingAnswers, answer_bytes: usize, bytes_max: usize) -> Room {
         let load = self.outbox.load();
-        // What comes from the other master shares one link: there, only what is on its way is one session's own.
+        // Sessions that the other master forwards share one link: there, only what is under way belongs to one session.
         let own = if self.origin.shares_its_link() { pending.expected_bytes } else { load };
         if own + answer_bytes <= ANSWER_BYTES_FREE.min(bytes_max) {
             Room::Yes
@@ -29,8 +30,8 @@ impl Session {
         }
     }
 
-    /// Takes room for the answer to `tag`, which will have `answer_bytes`, if there is room on this connection and, if
-    /// nobody has waited for it longer, in all.
+    /// Reserves room for the answer to `tag`, of `answer_bytes`, if there is room on this connection and in the pool of
+    /// all, and no other session has waited longer for the latter.
     pub(crate) fn expect(&self, tag: u64, answer_bytes: usize, bytes_max: usize) -> Room {
         let pending = &mut *self.pending.borrow_mut();
         let room = match self.room_for(pending, answer_bytes, bytes_max) {
@@ -69,7 +70,7 @@ impl Session {
             || others + answer_bytes <= bytes_max
     }
 
-    /// Puts a request aside, behind those that are put aside already.
+    /// Puts a request aside, after those that are put aside already.
     pub(crate) fn park(&self, now: Millis, tag: u64, command: Command, room: Room) {
         let pending = &mut *self.pending.borrow_mut();
         if pending.parked.is_empty() {
@@ -78,13 +79,13 @@ impl Session {
         pending.parked.push_back((tag, command));
     }
 
-    /// Whether requests are put aside: whatever comes later must queue behind them.
+    /// Whether requests are put aside: later ones must queue after them.
     pub(crate) fn has_parked(&self) -> bool {
         !self.pending.borrow().parked.is_empty()
     }
 
-    /// Takes the first request that was put aside, if there is room now for its answer, whose length `answer_bytes`
-    /// tells. `Err` says where there is none.
+    /// Takes the first request that was put aside, if there is room now for its answer; `answer_bytes` gives its
+    /// length. `Err` says where room is missing.
     pub(crate) fn unpark(
         &self,
         now: Millis,
@@ -115,12 +116,12 @@ impl Session {
         }
     }
 
-    /// Whether the first request that was put aside has waited for answers of others for so long.
+    /// Whether the first request that was put aside has waited for the answers of others for this long.
     pub(crate) fn has_waited_for_others(&self, now: Millis, limit_ms: u64) -> bool {
         self.pending.borrow().waits_in_all.is_some_and(|since| now.since(since) >= limit_ms)
     }
 
-    /// Takes it, in that case, to be refused.
+    /// Takes that request, if it has waited so long; the caller refuses it.
     pub(crate) fn give_up(&self, now: Millis, limit_ms: u64) -> Option<u64> {
         if !self.has_waited_for_others(now, limit_ms) {
             return None;
@@ -140,7 +141,7 @@ impl Session {
             && answers <= self.answers_max(bytes_max)
     }
 
-    /// Up to how many bytes of answers may wait here for more to be asked.
+    /// How many bytes of answers may wait here before no further request is read.
     pub(super) fn answers_max(&self, bytes_max: usize) -> usize {
         if self.pool.is_full() {
             ANSWER_BYTES_FREE.min(bytes_max)
@@ -149,7 +150,7 @@ impl Session {
         }
     }
 
-    /// Waits until there is room for a further request, or nothing more can be answered.
+    /// Waits until there is room for a further request, or until the session can answer nothing more.
     pub(crate) async fn room(&self, requests_max: usize, bytes_max: usize) {
         while !self.has_room(requests_max, bytes_max) && !self.outbox.is_ended() {
             let held_bytes = {
@@ -159,9 +160,10 @@ impl Session {
                 (!is_full).then_some(pending.ready_bytes + pending.said_bytes)
             };
             match held_bytes.and_then(|held_bytes| self.answers_max(bytes_max).checked_sub(held_bytes)) {
-                // Answers that the peer does not take are the other half of the bound.
+                // Answers that the peer does not take count against the bound, too.
                 Some(left) if !self.pool.is_full() => self.outbox.drained_to(left).await,
-                // Its client may be one that asks for all before it takes any: then it is others who make room.
+                // The client may send all its requests before it reads any answer; then only other sessions can make
+                // room.
                 Some(left) => drop(tokio::time::timeout(FULL_LOOK, self.outbox.drained_to(left)).await),
                 None => self.answered.notified().await,
             }

@@ -16,7 +16,7 @@ pub(crate) enum Coding {
     Resp(Protocol, Shape),
     /// For a native client or a forwarding master.
     Native(RequestId),
-    /// For a caller in this process, who gets it as it is. One whose request is given up hears that its sender is dropped.
+    /// For a caller in this process, which gets the reply itself. If the request is given up, its sender is dropped.
     Embedded(oneshot::Sender<Reply>),
 }
 
@@ -26,9 +26,9 @@ pub(super) struct PendingAnswer {
     pub(super) coding: Coding,
     /// Whether it waits for no disk: when those in front of it are answered, it is about to be.
     pub(super) is_quick: bool,
-    /// Until it is answered; none for what never reached the master.
+    /// Held until the request is answered; `None` for a request that never reached the master.
     pub(super) permit: Option<RequestPermit>,
-    /// Bytes that the answer is expected to have.
+    /// Expected length of the answer, in bytes.
     pub(super) expected_bytes: usize,
     pub(super) state: AnswerState,
 }
@@ -36,9 +36,9 @@ pub(super) struct PendingAnswer {
 #[derive(Debug)]
 pub(super) enum AnswerState {
     Asked,
-    /// Answered, but an earlier one is not.
+    /// Answered, but an earlier request is not.
     Ready(Pieces),
-    /// The same of what the connection says by itself.
+    /// The same for an answer that the connection gives by itself.
     Said(Vec<u8>),
     Done,
 }
@@ -47,21 +47,22 @@ pub(super) enum AnswerState {
 pub(super) struct PendingAnswers {
     /// The tag of the next request.
     pub(super) next: u64,
-    /// Of a Redis client, whose answers leave in the order of its requests; the last has the tag in front of `next`.
+    /// Requests of a Redis client, whose answers leave in the order of its requests. The last one has the tag before
+    /// `next`.
     pub(super) queue: VecDeque<PendingAnswer>,
-    /// Of everybody else: an answer leaves when it is there, and nothing of its request stays behind.
+    /// Requests of all others: an answer leaves as soon as it is ready, and its entry goes with it.
     pub(super) unordered: HashMap<u64, PendingAnswer, foldhash::fast::FixedState>,
     /// Bytes of the requests that are not answered.
     pub(super) bytes: usize,
     pub(super) expected_bytes: usize,
     /// Bytes of the answers that wait for an earlier one.
     pub(super) ready_bytes: usize,
-    /// The same of what the connection says by itself. It may wait for a request that is put aside: it cannot be a
-    /// reason for that to wait.
+    /// The same for answers that the connection gives by itself. They may wait for a request that is put aside, so that
+    /// request must not wait for them.
     pub(super) said_bytes: usize,
     /// Requests that are not executed before earlier answers have left.
     pub(super) parked: VecDeque<(u64, Command)>,
-    /// Since when the first of them waits for answers of others, if it does.
+    /// Since when the first of them waits for the answers of others; `None` if it does not.
     pub(super) waits_in_all: Option<Millis>,
 }
 
@@ -84,14 +85,14 @@ impl PendingAnswers {
         usize::try_from(tag.checked_sub(first)?).ok().filter(|index| *index < self.queue.len())
     }
 
-    /// Lets go of what an answered request has held, with its permit.
+    /// Frees what an answered request has held, with its permit.
     pub(super) fn settle(&mut self, permit: Option<RequestPermit>, expected_bytes: usize, outbox: &Outbox) {
         self.bytes -= permit.map_or(0, |permit| permit.bytes());
         self.expected_bytes -= expected_bytes;
         outbox.release(expected_bytes);
     }
 
-    /// Requests that take memory, be it for an answer that waits for an earlier one.
+    /// Requests that take memory, those included whose answers wait for an earlier one.
     pub(super) fn len(&self) -> usize {
         self.queue.len() + self.unordered.len()
     }

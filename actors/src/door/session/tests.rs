@@ -1,4 +1,4 @@
-//! The order of answers, and the room that they have.
+//! Tests of the order of answers, and of the room for them.
 
 use super::*;
 use crate::config::MasterConfig;
@@ -57,7 +57,7 @@ fn value(bytes: usize) -> Reply {
     Reply::Value(Bytes::from(vec![b'y'; bytes]))
 }
 
-/// An answer of so many bytes is bound to be.
+/// Bytes of an answer that counts as long.
 const LONG: usize = 3 * ANSWER_BYTES_FREE;
 
 #[tokio::test]
@@ -151,7 +151,7 @@ fn what_all_sessions_may_have_under_way_is_bounded_but_for_short_things() {
 async fn who_waits_because_the_answers_of_all_are_too_many_goes_on_when_others_have_taken_theirs() {
     let pool = pool(2 * LONG);
     let (patient, other) = (session_in(&pool), session_in(&pool));
-    // As a client does that sends all that it asks before it takes any answer.
+    // As a client does that sends all its requests before it reads any answer.
     patient.say(&vec![b'x'; LONG]);
     other.say(&vec![b'x'; LONG]);
     let room = patient.room(100, 2 * LONG);
@@ -175,10 +175,10 @@ fn who_waits_too_long_for_the_answers_of_others_is_refused_request_by_request() 
     assert_eq!(waits.unpark(Millis(109), 100 * LONG, |_| LONG), Err(Room::NotInAll));
     assert_eq!((waits.give_up(Millis(109), 100), pool.waiting()), (None, 1));
     assert_eq!((waits.give_up(Millis(110), 100), pool.waiting()), (Some(first), 0));
-    // What stands after it and needs no room has waited for it alone.
+    // The request after it needs no room and waited only for the first one.
     assert_eq!(waits.give_up(Millis(110), 100), None);
     assert_eq!(waits.unpark(Millis(110), 100 * LONG, |_| 0), Ok(Some((second, Command::KeyCount))));
-    // And the next one that does has all of its time.
+    // The next one that needs room has its full time to wait.
     assert_eq!(waits.unpark(Millis(110), 100 * LONG, |_| LONG), Err(Room::NotInAll));
     assert_eq!(waits.give_up(Millis(209), 100), None);
     assert_eq!(waits.give_up(Millis(210), 100), Some(third));
