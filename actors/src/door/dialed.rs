@@ -112,7 +112,9 @@ impl Kept for LinkToPeer {
     }
 
     fn refused(&self, why: &DialError) {
-        self.context.switchboard.push(Arrived::DialRefused { reason: why.to_string() });
+        self.context
+            .switchboard
+            .push(Arrived::DialRefused { address: self.master().to_owned(), reason: why.to_string() });
     }
 
     fn failed(&self, why: &DialError, is_first: bool) {
