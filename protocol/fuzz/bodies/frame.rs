@@ -29,7 +29,7 @@ pub(crate) fn run(data: &[u8]) {
     }
 }
 
-/// Puts a header with the right checksum in front of any body.
+/// Puts a header with the right checksum before any body.
 fn seal(kind: u8, body: &[u8], wire: &mut Vec<u8>) {
     let checksum = crc32c::crc32c_append(crc32c::crc32c(&[kind]), body);
     wire.extend_from_slice(&(body.len() as u32).to_le_bytes());
