@@ -174,7 +174,8 @@ pub(crate) struct World {
     reign: Version,
     log: Vec<Record>,
     appends: VecDeque<(WriteId, Change)>,
-    log_reads: Vec<(ReadId, Place, Version, Bytes)>,
+    /// Reads of the log that are under way, with the master that has asked: no other one hears of the answer.
+    log_reads: Vec<(usize, ReadId, Place, Version, Bytes)>,
     nodes: Vec<Node>,
     links: BTreeMap<LinkId, Link>,
     /// Links of reigns that are over, whose last messages may still arrive.
@@ -438,7 +439,7 @@ impl World {
             }
             Effect::SendHoldingsNext { link } => self.send(link, ToSlave::HoldingsNext),
             Effect::ReadLog { read, place, version, key } => {
-                self.log_reads.push((read, place, version, key));
+                self.log_reads.push((self.active, read, place, version, key));
             }
             Effect::Witnessed { link, stamp } => {
                 panic!("{link:?} accuses a whole log of lacking {stamp}")
@@ -602,13 +603,21 @@ impl World {
         if self.log_reads.is_empty() {
             return;
         }
-        let (read, place, version, key) = self.log_reads.swap_remove(which % self.log_reads.len());
+        let (master, read, place, version, key) = self.log_reads.swap_remove(which % self.log_reads.len());
         let record = &self.log[place.offset as usize];
         assert_eq!(record.version, version, "the place names another version");
         let change = record.change.as_ref().expect("the place of an EPOCH");
         let value = value_in(change, &key).flatten().expect("the place names another key");
         let result = if fails { Err("the disk says no".to_owned()) } else { Ok(value) };
-        self.step(Event::LogRead { read, result });
+        let event = Event::LogRead { read, result };
+        if master == self.active {
+            self.step(event);
+        } else {
+            // It has handed over since, with nothing in flight: nobody waits for this any more.
+            let mut effects = Vec::new();
+            self.masters[master].step(self.now, event, &mut effects);
+            assert!(effects.is_empty(), "{effects:?} of a standby");
+        }
     }
 
     /// Lets the master do a piece of what it does beside requests, if there is something.
@@ -728,7 +737,7 @@ impl World {
             self.append(change);
         }
         self.appends.clear();
-        self.log_reads.clear();
+        self.log_reads.retain(|(master, ..)| *master != self.active);
         self.tags.clear();
         // Writes stay unknown in the history; what was read, nobody heard.
         self.asked.clear();
