@@ -1,11 +1,11 @@
 //! `dsm-client`: the prompt, or one operation given on the command line.
 //!
-//! One operation prints its result alone on standard output and ends with 0 (found, done), 1 (not found; of STATUS: the
-//! cluster is short of something, told in one line on standard error) or 2 (error, told likewise).
+//! One operation prints only its result on standard output. The exit code is 0 (found, done), 1 (not found; STATUS: the
+//! cluster is degraded, with a line on standard error) or 2 (error, with a line on standard error).
 
-// Nobody may wait for whoever reads standard error, nor fail with it: `dsm_server::cli::tell`.
+// A blocked or closed standard error must neither delay nor end this process: print with `dsm_server::cli::tell`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
-// The doc comments of flags are their help texts, in which `<key>` is no tag.
+// The doc comments of flags are their help texts, in which `<key>` is not an HTML tag.
 #![allow(rustdoc::invalid_html_tags)]
 
 use anyhow::Context as _;
@@ -92,7 +92,8 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         value_max: args.max_value.as_u64() as usize,
         ..ClientConfig::default()
     };
-    // What begins the operation may begin with a dash, so that keys and values may; no operation does.
+    // Words of the operation may begin with a dash, because keys and values may. The first word, the operation itself,
+    // never does.
     let first = args.operation.first().map(|word| word.to_string_lossy().into_owned());
     let mistaken = first.filter(|word| word.starts_with('-'));
     let operation = match args.operation.is_empty() {
@@ -171,7 +172,7 @@ fn once(store: &Store, operation: TypedOperation) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A prompt that can do nothing beyond the store.
+/// The host of a prompt without further commands.
 struct NoHost;
 
 impl Host for NoHost {

@@ -1,9 +1,9 @@
 //! `dsm-cluster`: a whole local cluster as child processes, with the client's prompt.
 //!
-//! It starts the roles by running itself again (`dsm-cluster role …`, not meant for people), reports a child's
-//! death and restarts nothing by itself. All children end with it. One cluster per data directory.
+//! It starts the roles by running itself again (`dsm-cluster role …`, for internal use), reports the end of a child and
+//! restarts nothing by itself. All children end with it. There is one cluster per data directory.
 
-// Nobody may wait for whoever reads standard error, nor fail with it: `dsm_server::cli::tell`.
+// A blocked or closed standard error must neither delay nor end this process: print with `dsm_server::cli::tell`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 use anyhow::Context as _;
@@ -23,11 +23,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-// It runs the roles too, and they spend much of their time on small allocations.
+// The roles run in this program too, and spend much of their time on small allocations.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How long a port may still belong to the dying processes of the cluster before this one.
+/// How long a port may still be held by ending processes of the previous cluster.
 const PORT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the prompt waits for the other master after the one that serves was killed or paused.
@@ -130,7 +130,7 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(code) => return code,
     };
-    // The masters' own flags are looked at before anything is started.
+    // The masters' own flags are checked before anything is started.
     let value_max = match roles::value_max(&args.masters_with()) {
         Ok(value_max) => value_max,
         Err(code) => return code,
@@ -153,7 +153,7 @@ fn run(args: Args, value_max: usize) -> anyhow::Result<ExitCode> {
         value_max,
         ..ClientConfig::default()
     };
-    // Signals are caught from here on: nothing may be started before.
+    // Signals are caught from here on, so nothing may be started before.
     let store = Store::start(client).context("cannot start the client")?;
     let mut terminal = prompt::Terminal::open(&store, args.prompt, launcher.interruption())
         .context("cannot read standard input")?;
@@ -194,7 +194,7 @@ fn launcher_config(args: &Args) -> anyhow::Result<LauncherConfig> {
     Ok(config)
 }
 
-/// Takes the data directory for this process; the kernel gives it back when the process ends, however it does.
+/// Locks the data directory for this process. The kernel releases the lock when the process ends, however it ends.
 fn lock(data: &Path) -> anyhow::Result<File> {
     let path = data.join("cluster.lock");
     let open = File::options().create(true).read(true).write(true).truncate(false).open(&path);
@@ -203,7 +203,7 @@ fn lock(data: &Path) -> anyhow::Result<File> {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut holder = String::new();
-            // Only to name it.
+            // Only to name its holder.
             let _ = file.read_to_string(&mut holder);
             let (data, holder) = (data.display(), holder.trim());
             anyhow::bail!(
@@ -271,7 +271,7 @@ impl Cluster {
         lines
     }
 
-    /// What is said to who names a process that never was.
+    /// The answer when a process is named that does not exist.
     fn no_such(&self, role: Role) -> String {
         let roles = self.launcher.roles();
         let (masters, slaves): (Vec<Role>, Vec<Role>) =
@@ -321,7 +321,7 @@ impl Cluster {
     }
 }
 
-/// Until the prompt can tell which master serves; not longer than a takeover takes.
+/// Waits until the prompt can tell which master serves, at most as long as a takeover takes.
 fn wait_takeover(store: &Store, before: Option<Serving>) {
     store.run(|client| client.wait_serving_other(before, TAKEOVER_PATIENCE));
 }

@@ -1,9 +1,9 @@
 //! `dsm-log`: looks at, repairs and imports logs while no master runs. It streams the file, never holds more of it
 //! than one line, and never talks to a master or a slave.
 
-// Nobody may wait for whoever reads standard error, nor fail with it: `dsm_server::cli::tell`.
+// A blocked or closed standard error must neither delay nor end this process: print with `dsm_server::cli::tell`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
-// The doc comments of subcommands are their help texts, in which `<offset>` is no tag.
+// The doc comments of subcommands are their help texts, in which `<offset>` is not an HTML tag.
 #![allow(rustdoc::invalid_html_tags)]
 
 #[path = "log/json.rs"]
@@ -42,10 +42,10 @@ const EXIT_TORN: u8 = 1;
 /// The log is corrupt, unreadable or in use.
 const EXIT_CORRUPT: u8 = 2;
 
-/// Who may read and write what is made here: it holds everybody's values.
+/// Access rights of the files that are created here, which hold the values of all clients.
 const OWNER_ONLY: u32 = 0o600;
 
-/// The longest text of a lock file that is looked at, in bytes.
+/// How many bytes of a lock file are read at most.
 const LOCK_TEXT_MAX: usize = 4096;
 
 /// Bytes read at a time.
@@ -171,14 +171,14 @@ fn main() -> ExitCode {
     };
     match run(&args) {
         Ok(code) => cli::ended(ExitCode::from(code)),
-        // Whoever reads us has seen enough.
+        // The reader of the output has closed it.
         Err(error) if cli::is_broken_pipe(&error) => cli::ended(ExitCode::from(EXIT_CLEAN)),
         Err(error) => cli::fail(&format!("{error:#}"), EXIT_CORRUPT),
     }
 }
 
 fn run(args: &Args) -> anyhow::Result<u8> {
-    // As the masters have it: one record may hold several of the longest values.
+    // As in the masters: one record may hold several values of the longest length.
     let line_max = line_bytes_max(Limits::for_values(args.max_value.as_u64() as usize).request_bytes_max);
     let mut out = BufWriter::new(io::stdout().lock());
     match &args.command {
@@ -201,13 +201,13 @@ fn run(args: &Args) -> anyhow::Result<u8> {
 
 /// How a log ended.
 struct Walk {
-    /// The place after the last good line.
+    /// The end of the last good line.
     position: Position,
-    /// What stands after it; `None` when it is the end.
+    /// The judgement of what follows; `None` when the file ends there.
     verdict: Option<Verdict>,
 }
 
-/// Reads a log to its end or its first bad line, which is judged by all that stands after it.
+/// Reads a log to its end, or to its first bad line, which is judged by everything after it.
 fn walk(
     mut file: impl Read,
     crash: CrashKind,
@@ -216,7 +216,7 @@ fn walk(
 ) -> anyhow::Result<Walk> {
     let mut scanner = Scanner::new(line_max);
     let mut buffer = vec![0; CHUNK_BYTES];
-    // The bytes of the buffer that are read and not yet taken.
+    // The bytes of the buffer that are read and not parsed yet.
     let (mut start, mut end) = (0, 0);
     let mut at_end = false;
     let bad = loop {
@@ -234,7 +234,7 @@ fn walk(
                          passed over"
                     ));
                 }
-                // The line after it decides, and is not read yet.
+                // The line after it decides, but is not read yet.
                 None if !at_end => {
                     read_more(&mut file, &mut buffer, &mut start, &mut end, &mut at_end)?;
                     continue;
@@ -259,7 +259,7 @@ fn walk(
     Ok(Walk { position: scanner.position(), verdict: Some(judge.finish()) })
 }
 
-/// Reads more after what stands in the buffer from `start` to `end`.
+/// Reads more after the buffer's bytes from `start` to `end`.
 fn read_more(
     file: &mut impl Read,
     buffer: &mut Vec<u8>,
@@ -285,7 +285,7 @@ fn open(path: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// Says on standard error what is wrong, if something is. Gives the exit code.
+/// Prints on standard error what is wrong, if anything is, and gives the exit code.
 fn explain(path: &Path, verdict: Option<&Verdict>) -> u8 {
     let path = path.display();
     match verdict {
@@ -320,10 +320,10 @@ struct Census {
     legacy: u64,
     reigns: u64,
     marks: u64,
-    /// Key to the bytes of the log that hold its value: its share of the line.
+    /// For each key the bytes of the log that hold its value: its share of the line.
     live: HashMap<Box<[u8]>, u64>,
     live_bytes: u64,
-    /// Bytes of CLUSTER, which a compacted log keeps too.
+    /// Bytes of the CLUSTER line, which a compacted log keeps too.
     head_bytes: u64,
 }
 
@@ -457,7 +457,7 @@ fn operation_name(body: &Body<'_>) -> &'static str {
     }
 }
 
-/// The text in quotes, with what a terminal should not get escaped.
+/// The text in quotes; what could change a terminal's state is escaped.
 fn printable(text: Encoded<'_>) -> String {
     let text = text.decode();
     let mut shown = String::with_capacity(text.len() + 2);
@@ -505,7 +505,7 @@ fn new_cluster(path: &Path, crash: Crash, line_max: usize, out: &mut impl Write)
     );
     let text = text_of(&mut lock_file)?;
     overwrite(&file, &line, span.offset).context("cannot write the CLUSTER line")?;
-    // What the lock file says is of the original.
+    // The lock file is that of the original log.
     let _ = fs::remove_file(beside(path, ".witness"));
     let text = LockText { cluster: None, epoch: None, reign: None, ..LockText::parse(&text) };
     write_lock_text(&lock_file, &text).with_context(|| {
@@ -630,7 +630,7 @@ fn text_of(lock_file: &mut File) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Takes the cluster and its epoch out of the lock file's text, and away what slaves have seen of it.
+/// Removes the cluster and its epoch from the lock file's text, and the file of what slaves have seen of it.
 fn forget_cluster(path: &Path, lock_file: &mut File) -> anyhow::Result<()> {
     lock_file.rewind().context("cannot read the lock file")?;
     let text = LockText::parse(&text_of(lock_file)?);
@@ -639,8 +639,8 @@ fn forget_cluster(path: &Path, lock_file: &mut File) -> anyhow::Result<()> {
     write_lock_text(lock_file, &text).context("cannot write the lock file")
 }
 
-/// Writes the lock file's text in place. What is longer now is blanked with the same write, so that whatever ends this
-/// leaves no line of the old text behind the new one.
+/// Writes the lock file's text in place. The rest of a longer old text is blanked with the same write, so that no
+/// interruption leaves a line of it after the new text.
 fn write_lock_text(lock_file: &File, text: &LockText) -> io::Result<()> {
     let text = text.to_string();
     let mut bytes = text.clone().into_bytes();
@@ -651,7 +651,7 @@ fn write_lock_text(lock_file: &File, text: &LockText) -> io::Result<()> {
     lock_file.sync_all()
 }
 
-/// Says, of a log that may lack what slaves have seen last, why its start may wait and what to do then.
+/// For a log that may lack the last records that slaves have seen: explains why a start may wait, and what to do then.
 fn say_how_to_go_on(path: &Path, out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,
@@ -661,14 +661,14 @@ fn say_how_to_go_on(path: &Path, out: &mut impl Write) -> io::Result<()> {
     )
 }
 
-/// Writes over bytes of a file, all or none of them: a limit or an error in their midst would leave a line that is neither
-/// the old nor the new one.
+/// Overwrites bytes of a file, all or none: a limit or an error in the middle would leave a line that is neither the old
+/// nor the new one.
 fn overwrite(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     let mut old = vec![0; bytes.len()];
     file.read_exact_at(&mut old, offset)?;
     let written = file.write_all_at(bytes, offset).and_then(|()| file.sync_all());
     if written.is_err() {
-        // As far as something was written, there is room for what stood there.
+        // Where new bytes were written, the old ones fit again.
         let _ = file.write_all_at(&old, offset);
         let _ = file.sync_all();
     }
@@ -681,7 +681,7 @@ fn open_locked(path: &Path) -> anyhow::Result<(File, File)> {
     let file = open.with_context(|| format!("cannot open {}", path.display()))?;
     let lock_file = lock_beside(path)?;
     lock(&file, path)?;
-    // A compaction may have put another file in its place before we had the lock.
+    // A compaction may have replaced the file before we had the lock.
     let (locked, named) = (file.metadata()?, fs::metadata(path)?);
     let same = (locked.dev(), locked.ino()) == (named.dev(), named.ino());
     ensure!(same, "{} was replaced while it was opened, try again", path.display());
@@ -731,7 +731,7 @@ fn repair(
     Ok(EXIT_CLEAN)
 }
 
-/// Copies what stands after `offset` to a new file beside the log, on disk before this returns.
+/// Copies everything from `offset` on to a new file beside the log. It is on disk before this returns.
 fn save_tail(file: &mut File, path: &Path, offset: u64) -> anyhow::Result<(PathBuf, u64)> {
     let mut attempt = 1;
     let (saved_to, mut copy) = loop {
@@ -739,7 +739,7 @@ fn save_tail(file: &mut File, path: &Path, offset: u64) -> anyhow::Result<(PathB
         let candidate = beside(path, &suffix);
         match OpenOptions::new().write(true).create_new(true).mode(OWNER_ONLY).open(&candidate) {
             Ok(copy) => break (candidate, copy),
-            // An earlier repair cut here too; what it saved stays.
+            // An earlier repair has cut here too; the file that it saved is kept.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < 100 => attempt += 1,
             Err(error) => return Err(error).context(format!("cannot create {}", candidate.display())),
         }
@@ -749,7 +749,7 @@ fn save_tail(file: &mut File, path: &Path, offset: u64) -> anyhow::Result<(PathB
         .and_then(|_| io::copy(file, &mut copy))
         .and_then(|bytes| copy.sync_all().map(|()| bytes));
     if saved.is_err() {
-        // Half of a copy is none.
+        // Remove a partial copy.
         let _ = fs::remove_file(&saved_to);
     }
     let bytes = saved.with_context(|| format!("cannot save to {}", saved_to.display()))?;
@@ -765,7 +765,7 @@ fn import(legacy: &Path, path: &Path, line_max: usize, out: &mut impl Write) -> 
     ensure!(fs::symlink_metadata(path).is_err(), "{} exists, it is not overwritten", path.display());
     let draft = beside(path, ".import");
     let written = write_import(source, legacy, &draft, line_max);
-    // The new log appears whole or not at all, and never in the place of another.
+    // The new log appears whole or not at all, and never replaces another file.
     let renamed = written.and_then(|records| {
         renameat_with(CWD, &draft, CWD, path, RenameFlags::NOREPLACE)
             .with_context(|| format!("cannot name the new log {}", path.display()))?;
@@ -781,7 +781,7 @@ fn import(legacy: &Path, path: &Path, line_max: usize, out: &mut impl Write) -> 
     Ok(EXIT_CLEAN)
 }
 
-/// Writes the new log under a name of its own and syncs it. Gives the number of records taken over.
+/// Writes the new log under a temporary name and syncs it. Gives the number of records that were imported.
 fn write_import(source: File, legacy: &Path, draft: &Path, line_max: usize) -> anyhow::Result<u64> {
     let options = OpenOptions::new().write(true).create(true).truncate(true).mode(OWNER_ONLY).open(draft);
     let file = options.with_context(|| format!("cannot create {}", draft.display()))?;
@@ -812,7 +812,7 @@ fn write_import(source: File, legacy: &Path, draft: &Path, line_max: usize) -> a
             legacy.display()
         );
     }
-    // The file gets its name only when it is on disk, so the mark is true for whoever can read it.
+    // The file gets its final name only when it is on disk, so the mark is true for every reader.
     line.clear();
     encode(&Operation::Synced, seq, epoch, seq, &mut line);
     writer.write_all(&line).and_then(|()| writer.flush()).with_context(context)?;
@@ -821,7 +821,7 @@ fn write_import(source: File, legacy: &Path, draft: &Path, line_max: usize) -> a
     Ok(position.seq.0)
 }
 
-/// A random number that nobody else has drawn.
+/// A random number, for an id.
 fn random() -> anyhow::Result<u64> {
     let mut random = [0; 8];
     let read = File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut random));
@@ -843,7 +843,7 @@ fn sync_directory(path: &Path) -> anyhow::Result<()> {
     synced.with_context(|| format!("cannot sync directory {}", parent.display()))
 }
 
-/// Takes the lock that says who may write the log. It is never waited for.
+/// Takes the lock of the log's writer, without waiting.
 fn lock_beside(path: &Path) -> anyhow::Result<File> {
     let lock_path = beside(path, ".lock");
     let mut options = OpenOptions::new();

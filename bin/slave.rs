@@ -1,6 +1,6 @@
 //! `dsm-slave`. See `--help`.
 
-// Nobody may wait for whoever reads standard error, nor fail with it: `dsm_server::cli::tell`.
+// A blocked or closed standard error must neither delay nor end this process: print with `dsm_server::cli::tell`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 use dsm_server::roles;

@@ -1,9 +1,9 @@
 //! Faults of all kinds, drawn by a seed, under a load whose histories are checked: kills and pauses of masters and slaves,
 //! power losses of the log's disk, networks that are cut one way.
 //!
-//! In CI 15 kills, 3 pauses and 5 power losses; with `DSM_NIGHTLY=1` 3,000, 600 and 1,000, in rounds with a cluster each.
-//! `DSM_CHAOS_SEED=n` takes the printed seed of a round and runs that one alone. What the machine does not allow is
-//! skipped aloud on standard error; the last `chaos summary` says what was done.
+//! In CI there are 15 kills, 3 pauses and 5 power losses; with `DSM_NIGHTLY=1` 3,000, 600 and 1,000, in rounds with a
+//! cluster each. `DSM_CHAOS_SEED=n` takes the printed seed of a round and runs only that round. What the machine does not
+//! allow is reported as skipped on standard error; the last `chaos summary` says what was done.
 
 mod common;
 
@@ -42,7 +42,7 @@ fn count(counter: &AtomicU64, more: usize) {
     counter.fetch_add(more as u64, Ordering::Relaxed);
 }
 
-/// Says on standard error, also where a test's output is captured, what all tests of this process have done so far.
+/// Prints what all tests of this process have done so far, on standard error even if a test's output is captured.
 fn tell_summary() {
     let [kills, pauses, power_losses, cuts] =
         [&KILLS, &PAUSES, &POWER_LOSSES, &CUTS].map(|counter| counter.load(Ordering::Relaxed));
@@ -78,7 +78,7 @@ fn kills_pauses_and_restart_storms_break_no_promise() {
         fail_over_and_back(&mut cluster, &load);
         left.kills -= 1;
         while left.kills + left.pauses > 0 {
-            // The pauses come evenly among the kills.
+            // The pauses are spread evenly among the kills.
             if random.random_range(0..left.kills + left.pauses) < left.pauses {
                 left.pauses -= 1;
                 pause(&mut cluster, &mut random);
@@ -102,7 +102,7 @@ fn fail_over_and_back(cluster: &mut TestCluster, load: &Load) {
     cluster.wait_until_serves(Node::Master, PATIENCE);
 }
 
-/// SIGSTOP for less or more than what masters and slaves put up with.
+/// SIGSTOP for a shorter or longer time than masters and slaves tolerate.
 fn pause(cluster: &mut TestCluster, random: &mut StdRng) {
     let node = *cluster.nodes().choose(random).expect("five nodes");
     cluster.pause(node);
@@ -111,11 +111,11 @@ fn pause(cluster: &mut TestCluster, random: &mut StdRng) {
     cluster.resume(node);
 }
 
-/// One fault that consists of kills, at most `kills_max`; how many there were.
+/// One fault that consists of at most `kills_max` kills; gives how many there were.
 fn kill(cluster: &mut TestCluster, random: &mut StdRng, kills_max: usize) -> usize {
     let nodes = cluster.nodes();
     let groups = [
-        // Thrice one alone: that is what happens most.
+        // A single kill has three chances: it is the most frequent fault.
         vec![*nodes.choose(random).expect("five nodes")],
         vec![*MASTERS.choose(random).expect("two masters")],
         vec![*cluster.slaves().choose(random).expect("three slaves")],
@@ -125,7 +125,7 @@ fn kill(cluster: &mut TestCluster, random: &mut StdRng, kills_max: usize) -> usi
         nodes.clone(),
     ];
     let kills = if random.random_bool(0.25) {
-        // A storm: each is killed again before it or the others have found their place.
+        // A storm: each process is killed again before it or the others have settled.
         let kills = random.random_range(2..=4).min(kills_max);
         for _ in 0..kills {
             cluster.restart(*nodes.choose(random).expect("five nodes"));
@@ -167,19 +167,19 @@ fn lose_power_again_and_again(disk: &CuttableDisk, losses: u64, mut random: StdR
     let mut cluster = Setup::slaves(3).log_in(&disk.mounted()).start();
     let load = Load::start(&cluster, 12, 20);
     for loss in 0..losses {
-        // Every other time in the middle of what the masters do after the loss before.
+        // Every other time while the masters still recover from the previous loss.
         if loss % 2 == 0 {
             load.wait_for_writes(random.random_range(1..200), PATIENCE);
         } else {
             std::thread::sleep(millis(random.random_range(0..150)));
         }
-        // A name of its own each time: ext4 syncs what is written over a file that it had truncated.
+        // A new name each time: ext4 syncs what is written to a file after it was truncated.
         let witness = disk.mounted().join(format!("witness-{loss}"));
         std::fs::write(&witness, "never synced").expect("the file system works");
-        // Slaves on other machines live on, and would tell of records that they have seen and the log lacks.
+        // Slaves on other machines would survive, and would report records that they have seen and the log lacks.
         let lost = if random.random_bool(0.5) { cluster.nodes() } else { MASTERS.to_vec() };
-        // The processes must lose their power no later than the disk. One that outlives its disk may be told by ext4 or
-        // xfs that a sync succeeded whose commit has just been thrown away, and would spread it.
+        // The processes must stop no later than the disk. If a process outlives its disk, ext4 or xfs may report
+        // success for a sync whose commit was just lost, and the process would act on that.
         cluster.freeze(&lost);
         disk.cut_power();
         count(&POWER_LOSSES, 1);
@@ -198,7 +198,7 @@ fn lose_power_again_and_again(disk: &CuttableDisk, losses: u64, mut random: StdR
     load.prove(&mut cluster);
 }
 
-/// The machine was off, so it runs another boot now than the one that the lock file tells of.
+/// The machine was off, so the boot in the lock file must not be the running one.
 fn note_another_boot(lock: &Path) {
     let Ok(text) = std::fs::read(lock) else { return };
     let text = String::from_utf8_lossy(&text);
@@ -259,7 +259,7 @@ fn a_client_cut_off_one_way_knows_nothing_of_its_writes() {
             let mut cluster = Setup::slaves(3).masters_at(masters_at()).start();
             let load = networks.within("clients", || Load::start(&cluster, 12, 20));
             let clients = networks.address("clients");
-            // What one of them writes in the middle of it; the answers are looked at from the masters' side.
+            // What a client writes during the cut; the answers are read from the masters' side.
             let mut one = networks.within("clients", || {
                 Connection::open(cluster.address(Node::Master), seconds(2)).expect("a link")
             });
@@ -296,7 +296,7 @@ fn a_client_cut_off_one_way_knows_nothing_of_its_writes() {
 #[test]
 fn a_name_that_nobody_answers_for_holds_no_stop_and_no_other_master() {
     let prepare = || {
-        // A name server that says nothing.
+        // A name server that does not answer.
         let server =
             UdpSocket::bind("127.0.0.1:53").map_err(|error| Lack::Refused(format!("port 53: {error}")))?;
         std::fs::write("/run/resolv.conf", "nameserver 127.0.0.1\noptions timeout:30 attempts:2\n")
@@ -320,7 +320,7 @@ fn a_name_that_nobody_answers_for_holds_no_stop_and_no_other_master() {
         slave.args(["--id", "named", "--masters", &format!("slave-asks.test:12345,{primary},{backup}")]);
         let (slave, _) = cluster.start_stranger(slave, "named");
         asked("slave-asks");
-        // The other masters are reached meanwhile.
+        // The other masters must be reachable meanwhile.
         cluster.wait_for_active_slaves(2, PATIENCE);
         let directory = tempfile::tempdir().expect("a directory");
         let mut master = command(Node::Master);
@@ -366,7 +366,7 @@ fn a_test_that_is_killed_leaves_no_process() {
     let ids = ids.expect("the cluster stands");
     let ids: Vec<&str> = ids.split(", ").collect();
     assert_eq!(ids.len(), 4, "{ids:?}");
-    // One that is dead may wait for somebody to take note.
+    // A dead process may not be reaped yet.
     let lives = |id: &&str| {
         let stat = std::fs::read_to_string(format!("/proc/{id}/stat"));
         stat.is_ok_and(|stat| !stat.contains(") Z "))

@@ -23,7 +23,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Nothing here takes longer, unless it hangs.
+/// Anything here that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a read of `slow` takes.
@@ -31,8 +31,8 @@ const SLOW: Duration = Duration::from_millis(700);
 
 type Map = Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>;
 
-/// A master that serves from a map, on threads of its own. The key `busy` is always refused, `lost` ends the link, whoever
-/// reads `slow` finds that he has `asked`, and while it has the key `hangs`, it does not say how many keys it has.
+/// A master that serves from a map, on its own threads. The key `busy` is always refused, `lost` ends the link, a read of
+/// `slow` sets the key `asked`, and while the key `hangs` exists, it does not answer how many keys it has.
 fn small_master(values: &Map) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -306,7 +306,7 @@ fn a_bad_flag_and_help_are_told() {
         &["--port", "7", "--backup-port", "7"],
         "error: --port and --backup-port are the same; see dsm-cluster --help\n",
     );
-    // Before anything is started.
+    // This must fail before anything is started.
     is_refused(
         cluster,
         &["--", "--no-such-flag"],
@@ -321,7 +321,7 @@ fn a_bad_flag_and_help_are_told() {
     is_refused(log, &["check"], "error: the following required arguments were not provided: <FILE>; see ");
 }
 
-/// The program says what is wrong with its flags in one line, and ends with 2.
+/// Checks that the program names the wrong flag on one line, and ends with 2.
 fn is_refused(program: &str, flags: &[&str], begin: &str) {
     let mut command = Command::new(program);
     command.args(flags);
@@ -454,7 +454,7 @@ impl RunningCluster {
 
 impl Drop for RunningCluster {
     fn drop(&mut self) {
-        // It is gone in most tests.
+        // In most tests it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -472,7 +472,7 @@ fn pid_of(row: &str) -> Option<u32> {
     row.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Whether the process is there and not merely waiting to be reaped.
+/// Whether the process runs, and is not a zombie.
 fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
@@ -486,7 +486,7 @@ fn a_cluster_answers_what_is_piped_into_it() {
     assert!(lines[0].starts_with("ROLE") && lines[1].starts_with("primary"), "{lines:?}");
     assert_eq!(lines[6..], ["WRITE_DONE", "Value for key a = one two"]);
     assert_eq!(output.status.code(), Some(0));
-    // What it wrote is there the next time.
+    // What it wrote is in the log of the next cluster.
     let output = run(cluster(data.path()), b"READ a\n");
     assert_eq!(text(&output.stdout).lines().last(), Some("Value for key a = one two"));
 }
@@ -547,7 +547,7 @@ fn a_cluster_leaves_no_child_behind_however_it_ends() {
 #[test]
 fn a_cluster_without_input_serves_until_a_signal_and_outlives_a_hangup_that_is_ignored() {
     let data = tempfile::tempdir().unwrap();
-    // As under nohup; systemd gives no input either.
+    // As under nohup; systemd gives no input, either.
     let mut shell = Command::new("sh");
     shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_dsm-cluster")]);
     shell.args(cluster(data.path()).get_args());
@@ -563,7 +563,7 @@ fn a_cluster_without_input_serves_until_a_signal_and_outlives_a_hangup_that_is_i
     }
     let written = run(client(&[&primary], &["WRITE", "a", "1"]), b"");
     assert_eq!(text(&written.stdout), "WRITE_DONE\n", "{}", text(&written.stderr));
-    // What is said of a death shows that it listens.
+    // Its report of a death shows that it still watches the processes.
     signal("KILL", running.pids[4]);
     assert!(read_line(&mut running.output).starts_with("slave 3 ended"));
     signal("TERM", running.child.id());
@@ -581,7 +581,7 @@ fn a_cluster_that_ends_because_nothing_was_piped_in_says_so() {
         told.contains("standard input has ended without an operation") && told.lines().count() == 1,
         "{told}"
     );
-    // With operations, it has done what was asked.
+    // With operations on its input, it has done what was asked.
     let output = run(cluster(data.path()), b"WRITE a b\n");
     assert_eq!((text(&output.stderr), output.status.code()), ("", Some(0)));
 }
@@ -606,7 +606,7 @@ fn a_cluster_keeps_its_output_beside_its_log() {
     }
 }
 
-/// A pipe that takes nothing more. Nobody reads it as long as the reader lives.
+/// A full pipe. Nothing reads it while the returned reader lives.
 fn full_pipe() -> (io::PipeReader, io::PipeWriter) {
     let (reader, writer) = io::pipe().unwrap();
     let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
@@ -623,7 +623,7 @@ fn broken_pipe() -> io::PipeWriter {
     io::pipe().unwrap().1
 }
 
-/// Processes that end with the test.
+/// Processes that are killed at the end of the test.
 #[derive(Default)]
 struct Running(Vec<Child>);
 
@@ -637,7 +637,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         for child in &mut self.0 {
-            // It may be gone.
+            // It may have ended.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -677,12 +677,12 @@ fn a_standby_whose_standard_error_takes_nothing_serves_when_the_primary_dies() {
     let (reader, writer) = full_pipe();
     let mut standby = master(env!("CARGO_BIN_EXE_dsm-backup-master"), &backup, &primary);
     let standby = running.start(standby.stderr(writer));
-    // It has the value only once the slave is registered there too.
+    // The backup can read the value only after the slave has registered there too.
     let begun = Instant::now();
     while !until_done(&masters[1..], &["STATUS"]).contains("role:standby") {
         assert!(begun.elapsed() < PATIENCE);
     }
-    // What gets lost is counted where it can be seen.
+    // Lost lines are counted in INFO.
     let lost = |status: &str| -> u64 {
         let line = status.lines().find_map(|line| line.strip_prefix("log_lines_lost:"));
         line.expect("a field of STATUS").parse().expect("a number")
@@ -764,7 +764,7 @@ fn a_variable_is_read_as_people_write_it_and_named_when_it_is_wrong() {
         (output.status.code().unwrap(), text(&output.stderr).to_owned())
     };
     let master = env!("CARGO_BIN_EXE_dsm-master");
-    // What is looked at after the flags: so far it comes only when all of them are taken.
+    // An argument that is checked only after all flags were accepted.
     let log = ["--log", "/no/such/directory/kv_store.log", "--listen", "127.0.0.1:0"];
     for (variable, value) in [
         ("DSM_NO_FAILBACK", "1"),
@@ -772,7 +772,7 @@ fn a_variable_is_read_as_people_write_it_and_named_when_it_is_wrong() {
         ("DSM_NO_FAILBACK", ""),
         ("DSM_MIN_SLAVES", ""),
         ("DSM_LOG_LEVEL", "warning"),
-        // A Service that Kubernetes knows by the program's name.
+        // Variables that Kubernetes sets for a Service with the program's name.
         ("DSM_LISTEN", "tcp://10.96.7.1:12345"),
     ] {
         let (code, told) = with(master, variable, value, &log);
@@ -790,10 +790,10 @@ fn a_variable_is_read_as_people_write_it_and_named_when_it_is_wrong() {
         "{told}"
     );
     assert_eq!(code, 2);
-    // Not the variable's fault.
+    // Here the variable must not be blamed.
     let (_, told) = with(master, "DSM_ACK_TIMEOUT", "1s", &["--ack-timeout", "soon"]);
     assert!(told.contains("--ack-timeout") && !told.contains("DSM_ACK_TIMEOUT"), "{told}");
-    // One that is for all programs must not silence this one's errors.
+    // RUST_LOG is for all programs; it must not silence this one's errors.
     let data = tempfile::tempdir().unwrap();
     let full = |name: &str| data.path().join(name).display().to_string();
     std::fs::create_dir(full("kv_store.log")).unwrap();
@@ -814,7 +814,7 @@ fn a_cluster_takes_flags_with_one_dash_and_no_variable_of_a_kubernetes_service()
     let lines: Vec<_> = text(&output.stdout).lines().collect();
     assert!(lines[3].starts_with("slave 1"), "{lines:?}");
     assert_eq!((lines[4], lines.len()), ("WRITE_DONE", 5), "{}", text(&output.stderr));
-    // Without a flag, the port is the usual one, whatever that variable says.
+    // Without a flag the port is the default, whatever that variable says.
     let _taken = TcpListener::bind("127.0.0.1:12345");
     let mut command = Command::new(env!("CARGO_BIN_EXE_dsm-cluster"));
     command.args(["--backup-port", "0", "--data"]).arg(data.path()).env("DSM_PORT", "tcp://10.96.7.1:12345");
@@ -826,7 +826,7 @@ fn a_cluster_takes_flags_with_one_dash_and_no_variable_of_a_kubernetes_service()
 fn a_first_master_that_hangs_leaves_the_second_one_its_time() {
     let values = Map::default();
     let serving = small_master(&values);
-    // The kernel accepts for a process that hangs, and nobody answers.
+    // The kernel accepts the connection of a process that hangs, but nothing answers.
     let hanging = TcpListener::bind("127.0.0.1:0").unwrap();
     let hangs = hanging.local_addr().unwrap().to_string();
     let once = |words: &[&str]| {
@@ -837,7 +837,7 @@ fn a_first_master_that_hangs_leaves_the_second_one_its_time() {
     assert_eq!(once(&["WRITE", "k", "v"]), done("WRITE_DONE"));
     assert_eq!(once(&["READ", "k"]), done("v"));
     assert_eq!(once(&["STATUS"]), done("# Replication\nrole:primary"));
-    // When nobody answers, it is told of each.
+    // When no master answers, the error names each of them.
     let also = TcpListener::bind("127.0.0.1:0").unwrap();
     let output = run(client(&[&hangs, &also.local_addr().unwrap().to_string()], &["READ", "k"]), b"");
     assert!(!text(&output.stderr).contains("not tried"), "{}", text(&output.stderr));
@@ -889,7 +889,7 @@ fn a_master_that_is_told_to_be_its_own_peer_is_refused() {
     assert!(told.contains("leads to this master itself"), "{told}");
     let told = refused(&["--listen", &any, "--advertise", &own], Some(("DSM_PEER", &own)));
     assert!(told.contains("--advertise and --peer are both") && told.contains("DSM_PEER"), "{told}");
-    // A wildcard, however it is written, is not where others could reach it.
+    // A wildcard, however it is written, is not an address at which others could reach it.
     for listen in [any, format!("[::0]:{port}"), format!("0.0.0.0:{port}")] {
         let told = refused(&[], Some(("DSM_LISTEN", &listen)));
         assert!(
@@ -911,7 +911,7 @@ impl AtTerminal {
         let words: Vec<_> =
             std::iter::once(command.get_program()).chain(command.get_args()).map(quote).collect();
         let mut script = Command::new("script");
-        // Without a shell between them: some die of the Ctrl+C that their child has survived.
+        // Without a shell in between: some shells die of a Ctrl+C that their child has survived.
         let alone = format!("exec {}", words.join(" "));
         script.args(["--quiet", "--return", "--command", &alone, "/dev/null"]);
         script.env("DSM_HISTORY", "/dev/null").env("TERM", "xterm").env("SHELL", "/bin/sh");
@@ -935,7 +935,7 @@ impl AtTerminal {
         String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
     }
 
-    /// Waits until a text was shown so many times.
+    /// Waits until a text was shown this many times.
     fn wait_for(&self, text: &str, times: usize) {
         let begun = Instant::now();
         while self.shown().matches(text).count() < times {
@@ -1002,7 +1002,7 @@ fn ctrl_c_clears_the_line_and_ends_neither_the_client_nor_a_cluster() {
         terminal.type_in(CTRL_C);
         terminal.wait_for(hint, 2);
         if name == "client" {
-            // While a command waits: it is for the line that comes.
+            // While a command waits: it applies to the next line.
             terminal.type_in("READ slow\r");
             let begun = Instant::now();
             while !values.lock().unwrap().contains_key(&b"asked"[..]) {
@@ -1069,7 +1069,7 @@ fn each_prompt_says_who_serves_at_that_moment_and_waits_for_nobody() {
     let master = small_master(&values);
     let mut terminal = AtTerminal::start(&client(&[&master], &["--request-timeout", "60s"]));
     terminal.wait_for(&begins("PRIMARY"), 1);
-    // A master that hangs: without an operation that waits for it, and sooner than any of its time-outs.
+    // A master that hangs is noticed without an operation that waits for it, and earlier than by any time-out.
     values.lock().unwrap().insert(b"hangs".to_vec(), Vec::new());
     let begun = Instant::now();
     for times in 1..=5 {
@@ -1081,7 +1081,7 @@ fn each_prompt_says_who_serves_at_that_moment_and_waits_for_nobody() {
     terminal.type_in("\r");
     terminal.wait_for(&begins("PRIMARY"), 2);
 
-    // Masters that die and come back, seen by a client that asks them for nothing.
+    // Masters that die and come back, seen by an idle client.
     let data = tempfile::tempdir().unwrap();
     let mut cluster = AtTerminal::start(&cluster(data.path()));
     cluster.wait_for(&begins("PRIMARY"), 1);
@@ -1106,7 +1106,7 @@ fn each_prompt_says_who_serves_at_that_moment_and_waits_for_nobody() {
     cluster.type_in("restart primary\r");
     cluster.wait_for("primary restarted", 1);
     cluster.wait_for(&begins("PRIMARY"), 2);
-    // Whom nobody asks anything tries again by itself, and each prompt asks.
+    // An idle client tries again by itself, and each prompt asks.
     let begun = Instant::now();
     while terminal.shown().matches(&begins("PRIMARY")).count() < 2 {
         assert!(begun.elapsed() < PATIENCE, "{}", terminal.shown());

@@ -1,11 +1,11 @@
-//! A disk that fails, is full, writes half or hangs, at each of the first writes and syncs of a master's life.
+//! A disk that fails, is full, writes only half or hangs, at each of the first writes and syncs of a master's life.
 //!
-//! `tests/shim/disk_faults.c`, preloaded into `dsm-master`, makes one chosen call on the log go wrong while a client runs a
-//! script. Each case is a cluster of its own, and ends in the proof that the client was told the truth: its history is
+//! `tests/shim/disk_faults.c`, preloaded into `dsm-master`, makes one chosen call on the log fail while a client runs a
+//! script. Each case has its own cluster, and ends with the check that the client's answers were true: its history is
 //! linearizable, before and after a restart of everything without faults.
 //!
-//! The first 20 calls are tried; with `DSM_NIGHTLY=1` the first 200. What the machine does not allow is skipped aloud on
-//! standard error; the last `disk_errors summary` says what was done.
+//! The first 20 calls are tried; with `DSM_NIGHTLY=1` the first 200. What the machine does not allow is reported as
+//! skipped on standard error; the last `disk_errors summary` says what was done.
 
 mod common;
 
@@ -33,10 +33,10 @@ const STALL: Duration = millis(2000);
 /// That patience.
 const FAILOVER_TIMEOUT: &str = "1200ms";
 
-/// How many cases run at the same time. They wait much more than they compute.
+/// How many cases run at the same time. They wait far more than they compute.
 const AT_ONCE: usize = 10;
 
-/// How long a case may take to get anywhere.
+/// How long a case may take without progress.
 const PATIENCE: Duration = seconds(30);
 
 /// Steps of the script that must succeed after the fault.
@@ -48,7 +48,7 @@ const SLAVES: usize = 2;
 static ERRORS: AtomicUsize = AtomicUsize::new(0);
 static FULL_DISKS: AtomicUsize = AtomicUsize::new(0);
 
-/// Says on standard error, also where a test's output is captured, what all tests of this process have done so far.
+/// Prints what all tests of this process have done so far, on standard error even if a test's output is captured.
 fn tell_summary() {
     let [errors, full_disks] = [&ERRORS, &FULL_DISKS].map(|counter| counter.load(Ordering::Relaxed));
     tell(&format!("disk_errors summary: errors={errors} full_disks={full_disks} skipped={}", skipped()));
@@ -58,15 +58,15 @@ fn tell_summary() {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
     WriteError,
-    /// For three calls, so that trying again with a smaller reserve does not help.
+    /// For three calls, so that a retry with a smaller reserve does not help.
     WriteFull,
     /// Half is written, the rest does not fit.
     WriteShort,
-    /// The same, and the half line cannot be cut.
+    /// The same, and the half line cannot be cut off.
     WriteShortForGood,
     WriteStall,
     SyncError,
-    /// What a file system says that finds no place for what it had accepted.
+    /// ENOSPC from a sync: the file system finds no room for bytes that it had accepted.
     SyncFull,
     SyncStall,
 }
@@ -114,8 +114,8 @@ impl fmt::Display for Case {
 }
 
 impl Case {
-    /// Whether the master must end by itself: of every error of a write or sync, and of half a line that stays. A full
-    /// disk ends none: where a reign cannot begin, it waits for room.
+    /// Whether the master must end by itself: after any error of a write or sync, and when half a line stays. A full
+    /// disk does not end it: if a reign cannot begin, the master waits for room.
     fn ends_master(self) -> bool {
         match self.fault {
             Fault::WriteError | Fault::WriteShortForGood | Fault::SyncError | Fault::SyncFull => true,
@@ -124,7 +124,7 @@ impl Case {
     }
 }
 
-/// What a case showed, for the test to see that the faults were met where they hurt.
+/// What happened in a case. The test checks that the faults have had their effects.
 #[derive(Clone, Copy, Debug, Default)]
 struct Shown {
     /// The master ended by itself.
@@ -133,7 +133,7 @@ struct Shown {
     read_only: u64,
     /// Writes with unknown outcome.
     unknown: u64,
-    /// Batches of which some stand and the rest does not.
+    /// Batches of which only a part was executed.
     parted: u64,
 }
 
@@ -151,7 +151,7 @@ fn each_disk_error_is_met_with_the_truth() {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some(&case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    // The other cases go on, and the cluster's own account of the failure is printed.
+                    // The other cases go on, and the cluster prints its own report of the failure.
                     match catch_unwind(AssertUnwindSafe(|| run(case, &shim))) {
                         Ok(result) => drop(shown.lock().expect("no panic").insert(case, result)),
                         Err(_) => failed.lock().expect("no panic").push(case.to_string()),
@@ -170,7 +170,7 @@ fn each_disk_error_is_met_with_the_truth() {
         let (ended, read_only) = (sum(|s| u64::from(s.ended)), sum(|s| s.read_only));
         let (unknown, parted) = (sum(|s| s.unknown), sum(|s| s.parted));
         println!("{fault:?}: {calls} cases, {ended} masters ended, {read_only} READONLY, {unknown} unknown, {parted} parted");
-        // What each fault must have led to at least once, or the script does not meet it.
+        // The effect that each fault must have had at least once; else the script does not reach it.
         match fault {
             Fault::WriteError | Fault::SyncError | Fault::SyncFull => {
                 assert_eq!(ended, calls, "{fault:?} ends the master each time");
@@ -205,7 +205,7 @@ fn fill_and_take_over(disk: &CuttableDisk) {
     let load = Load::start(&cluster, 6, 10);
     assert_eq!(cluster.ask(&[b"SET", b"kept", b"value"]), Answer::ok());
     let filler = disk.fill();
-    // The log has room of its own set aside: longer and then shorter values use it up.
+    // The log has space set aside: longer and then shorter values use it up.
     for bytes in [256 << 10, 16 << 10, 1 << 10, 1] {
         let value = vec![b'x'; bytes];
         let refused = (0..200).find_map(|_| match cluster.ask(&[b"SET", b"large", &value]) {
@@ -235,7 +235,7 @@ fn run(case: Case, shim: &Path) -> Shown {
     let mut cluster = Setup::slaves(SLAVES)
         .beside_others()
         .masters_with(&["--failover-timeout", FAILOVER_TIMEOUT, "--no-failback"])
-        // Many clusters share the machine: none of them is to lose a slave that only waits for its turn.
+        // Many clusters share the machine: none of them must lose a slave that only waits for a processor.
         .masters_with(&["--ack-timeout", "20s"])
         .node_with_variable(Node::Master, "LD_PRELOAD", shim)
         .node_with_variable(Node::Master, "DISK_FAULTS_NAME", LOG_NAME)
@@ -277,7 +277,7 @@ fn run(case: Case, shim: &Path) -> Shown {
     Shown { ended, ..shown }
 }
 
-/// The client: fixed steps, one after another, each recorded with what became of it.
+/// The client: fixed steps, one after another, each recorded with its outcome.
 struct Script {
     addresses: [std::net::SocketAddr; 2],
     report: PathBuf,
@@ -285,10 +285,10 @@ struct Script {
     history: History,
     keys: BTreeSet<Bytes>,
     connection: Option<Connection>,
-    /// Which of the masters it talks to.
+    /// The master to which it talks.
     master: usize,
     step: u64,
-    /// A write was answered with a result: from then on nobody may be found that does not serve, or lacks slaves.
+    /// A write was answered with a result: from then on no master may answer that it does not serve or lacks slaves.
     served: bool,
     shown: Shown,
 }
@@ -340,7 +340,7 @@ impl Script {
         }
     }
 
-    /// One step; whether all its requests ended in results.
+    /// Runs one step, and tells whether all its requests had results.
     fn next_step(&mut self) -> bool {
         let opened = match self.connection.take() {
             Some(connection) => Some(connection),
@@ -361,9 +361,9 @@ impl Script {
                 .collect(),
             2 => vec![(shared, Action::Write(value(0)))],
             3 => vec![(shared, Action::Delete { existed: None })],
-            // Several at once, over one another.
+            // Several at once, which overwrite each other.
             4 => (0..3).map(|part| (format!("shared-{part}").into(), Action::Write(value(part)))).collect(),
-            // A rest in front of this one lets the log be marked.
+            // A pause before this step, so that the log gets its mark.
             _ => {
                 std::thread::sleep(millis(15));
                 vec![(shared, Action::Read(None))]
@@ -393,7 +393,7 @@ impl Script {
         }
         let stand = words.iter().take_while(|word| **word == Word::Result).count();
         let refused = words.iter().filter(|word| **word == Word::ReadOnly).count();
-        // What is refused takes with it all that was sent after it.
+        // A refused write means that all later ones are refused, too.
         if refused > 0 {
             assert_eq!(stand + refused, words.len(), "whole lines stand in front of refused ones: {words:?}");
             self.shown.parted += u64::from(stand > 0);
@@ -433,7 +433,7 @@ impl Script {
                 }
                 _ => panic!("{text:?} to {action:?}"),
             },
-            // The connection ended: nobody knows.
+            // The connection ended: the outcome is unknown.
             (_, None) => {
                 self.history.finish(begun, OperationOutcome::Unknown, now);
                 self.shown.unknown += u64::from(is_write);
@@ -451,7 +451,7 @@ impl Script {
 enum Word {
     Result,
     ReadOnly,
-    /// Not executed, because nobody serves yet.
+    /// Not executed, because no master serves yet.
     Early,
     Broken,
 }

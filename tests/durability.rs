@@ -1,5 +1,5 @@
-//! What the log keeps: kills of everything, faster than any timeout; a torn end, a flipped byte, a log of the
-//! original program.
+//! What the log preserves: after kills of everything, faster than any timeout; with a torn end, a flipped byte, or
+//! lines of the original program.
 
 mod common;
 
@@ -48,7 +48,7 @@ fn everything_killed_at_once_again_and_again_loses_nothing() {
     for _ in 0..5 {
         cluster.kill_all();
         cluster.start_all();
-        // Into the middle of locks, replays, takeovers and first writes.
+        // In the middle of locks, replays, takeovers and first writes.
         std::thread::sleep(millis(random.random_range(0..600)));
     }
     load.wait_for_writes(200, seconds(15));

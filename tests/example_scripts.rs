@@ -1,13 +1,13 @@
-//! The example scripts check themselves; here they are run against the binaries under test.
+//! Runs the example scripts, which check themselves, with the binaries under test.
 
 use std::path::Path;
 use std::process::Command;
 
-/// Runs a script with the binaries under test and shows what it said when it is wrong.
+/// Runs a script with the binaries under test, and prints its output when it fails.
 fn holds(script: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let binaries = Path::new(env!("CARGO_BIN_EXE_dsm-master")).parent().expect("a binary has a folder");
-    // Named so that cargo builds them.
+    // Named here so that cargo builds them.
     let _ = [
         env!("CARGO_BIN_EXE_dsm-backup-master"),
         env!("CARGO_BIN_EXE_dsm-slave"),

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 /// No example may run longer than this.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Builds the examples, once, and gives the place of one.
+/// Builds the examples once, and gives the path of one.
 fn example(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let directory = BUILT.get_or_init(|| {
-        // They are fresh when all tests are built; not when this file is run by itself.
+        // They are up to date when all tests are built, but not when only this file is.
         let built = Command::new(env!("CARGO"))
             .args(["build", "--quiet", "--locked", "--examples", "--manifest-path"])
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
@@ -58,7 +58,7 @@ impl Drop for Running {
     }
 }
 
-/// Runs an example to its end; what it has printed.
+/// Runs an example to its end, and gives what it printed.
 fn printed(name: &str) -> String {
     let mut running = Running::start(name, &[]);
     let status = running.wait();
@@ -83,7 +83,7 @@ fn tokio_client_writes_reads_and_ends() {
     assert!(text.ends_with("done\n"), "{text}");
 }
 
-/// One request over a connection of its own; the status line's number and the body.
+/// One request over a new connection; gives the status code and the body.
 fn http(address: &str, method: &str, path: &str, body: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).expect("the server listens");
     stream.set_read_timeout(Some(LIMIT)).expect("a timeout can be set");

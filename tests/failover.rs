@@ -13,7 +13,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-/// What a status shows of a reign: its epoch and how many slaves are active.
+/// The reign as INFO shows it: its epoch and how many slaves are active.
 fn reign(cluster: &TestCluster) -> Option<(Node, u64, u64)> {
     let (node, info) = cluster.primary()?;
     Some((node, info.number("epoch"), info.number("active_slaves")))
@@ -29,7 +29,7 @@ fn a_killed_primary_is_replaced_and_takes_its_place_again_without_an_error() {
     let info = cluster.wait_until_serves(Node::Backup, seconds(1));
     assert_eq!(info.number("active_slaves"), 3, "all slaves serve the new primary");
 
-    // From here on nothing may fail: all clients talk to the backup, and a handover is nobody's fault.
+    // From here on nothing may fail: all clients talk to the backup, and a handover fails no request.
     let restarted = Instant::now();
     cluster.start(Node::Master);
     let back = cluster.wait_until_serves(Node::Master, seconds(20));
@@ -41,7 +41,7 @@ fn a_killed_primary_is_replaced_and_takes_its_place_again_without_an_error() {
     load.prove(&mut cluster);
 }
 
-/// From now on each look of a process at a path takes so many seconds; ends with what is given.
+/// From now on each access of a process to a path takes this many seconds, until the returned value is dropped.
 fn slow_path(
     pid: u32,
     path: &std::path::Path,
@@ -84,7 +84,8 @@ fn a_look_at_the_lock_that_hangs_holds_up_neither_master() {
         Ok(tracer) => tracer,
         Err(why) => return skip(a_look_at_the_lock_that_hangs_holds_up_neither_master, "", &why),
     };
-    // The other one comes, and is asked whether it sees the same lock file: four times as long as a primary may hang.
+    // The backup comes and is asked whether it sees the same lock file, which takes four times as long as a primary may
+    // hang.
     cluster.start(Node::Backup);
     stays("the primary serves", seconds(6), || {
         let asked = Instant::now();
@@ -95,7 +96,7 @@ fn a_look_at_the_lock_that_hangs_holds_up_neither_master() {
     });
     let told = cluster.stderr(Node::Backup);
     assert!(!told.contains("fenced"), "{told}");
-    // It is written down once it is over.
+    // The trace is written when the call has ended.
     let hung = std::fs::read_to_string(&said).unwrap_or_default();
     assert!(hung.contains("DELAYED"), "no look hung: {hung}");
     rustix::process::kill_process(rustix::process::Pid::from_child(&tracer), rustix::process::Signal::TERM)
@@ -133,7 +134,7 @@ fn without_failback_a_returning_primary_stays_standby() {
     cluster.start(Node::Master);
     assert_eq!(cluster.settle_under_load(), Node::Backup);
     let before = reign(&cluster);
-    // Longer than the stable second after which it would ask for its place.
+    // Longer than the second after which it would ask for its place.
     stays("the backup serves", millis(2500), || match reign(&cluster) {
         now if now == before => Ok(()),
         now => Err(now),
@@ -174,7 +175,7 @@ fn a_hung_backup_changes_nothing() {
     stays("the primary serves as before", millis(2500), || unchanged(&cluster));
     load.wait_for_writes(200, seconds(5));
     cluster.resume(Node::Backup);
-    // Awake again, it must not take its own pause for the primary's.
+    // When it runs again, it must not take its own pause for one of the primary.
     stays("the primary serves as before", millis(2000), || unchanged(&cluster));
     load.wait_for_writes(200, seconds(5));
     assert_eq!(load.failed(), 0, "nobody noticed");
@@ -282,7 +283,7 @@ fn a_hung_slave_is_removed_and_used_again_when_it_returns() {
     cluster.resume(Node::Slave(1));
     cluster.wait_for_active_slaves(3, seconds(5));
     load.wait_for_writes(300, seconds(5));
-    // Alone it must do.
+    // It must serve alone.
     cluster.kill_at_once(&[Node::Slave(0), Node::Slave(2)]);
     cluster.wait_for_active_slaves(1, seconds(5));
     load.wait_for_writes(300, seconds(5));
@@ -296,7 +297,7 @@ fn slaves_and_primary_killed_together_lose_nothing() {
     let killed = cluster.kill_at_once(&[Node::Master, Node::Slave(0), Node::Slave(1)]);
     load.wait_for_write_by(Node::Backup, killed, seconds(5));
     load.wait_for_writes(300, seconds(5));
-    // The last one that still held what was written before, dies after the takeover.
+    // The last slave that still held the earlier writes dies after the takeover.
     cluster.start(Node::Slave(0));
     cluster.wait_for_active_slaves(2, seconds(5));
     cluster.kill(Node::Slave(2));
@@ -314,7 +315,7 @@ fn a_backup_killed_while_it_serves_gives_way_to_the_primary() {
         load.wait_for_write_by(primary.other(), killed, seconds(5));
         cluster.start(primary);
         cluster.settle_under_load();
-        // Aimed at the moment when the handover back is under way.
+        // Timed for the handover back.
         std::thread::sleep(millis(rand::random_range(800..1400)));
         cluster.restart(primary.other());
         load.wait_for_writes(200, seconds(10));

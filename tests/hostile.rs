@@ -1,5 +1,5 @@
-//! Peers that speak nonsense, stop in the middle, want too much or never listen: they are cut off or told so, and
-//! everybody else goes on as if they were not there.
+//! Peers that send garbage, stop in the middle, ask for too much or never read: they are cut off or refused, and all
+//! others are unaffected.
 
 mod common;
 
@@ -71,7 +71,7 @@ fn a_protocol_error_is_told_in_redis_words_and_ends_the_connection() {
     });
 }
 
-/// Sends a frame that ends the link, on a link whose handshake is done; the reason that is told.
+/// Sends a frame that ends the link, after the handshake; gives the reason that the master sends.
 fn ends_link(cluster: &TestCluster, master: Node, bytes: &[u8]) -> String {
     let mut link = Native::client(cluster.address(master), seconds(5));
     link.send(bytes).expect("sent");
@@ -104,7 +104,7 @@ fn a_malformed_frame_of_every_kind_is_told_and_ends_the_link() {
     });
 }
 
-/// Whether this happens to be a whole request, of kind 16 (GET): its key may be any bytes.
+/// Whether this happens to be a whole request of kind 16 (GET), whose key may be any bytes.
 fn is_request(kind: u8, body: &[u8]) -> bool {
     kind == 16 && body.len() >= 20
 }
@@ -196,7 +196,7 @@ fn half_requests_are_never_executed_and_hold_nothing_up() {
             for master in MASTERS {
                 let mut connection = open(cluster, master);
                 connection.send(&whole[..length]).expect("sent");
-                // Half of them hang up, half of them stay.
+                // Half of them hang up, the others stay.
                 if length % 2 == 0 {
                     held.push(connection);
                 }
@@ -227,8 +227,8 @@ fn a_wrong_version_of_the_wire_is_refused() {
 
 #[test]
 fn a_client_that_never_reads_is_bounded_and_holds_nobody_up() {
-    // With the default of 32 MiB four of them make the master copy 128 MiB at once: on a machine that is busy with other
-    // things that lasts longer than the two seconds for which the load's clients wait.
+    // With the default of 32 MiB, four of them make the master copy 128 MiB at once. On a busy machine that takes longer
+    // than the two seconds for which the load's clients wait.
     nobody_notices(&["--max-pipeline-bytes", "4MiB"], |cluster, load| {
         let large = vec![b'x'; 1024 * 1024];
         assert_eq!(cluster.ask(&[b"SET", b"large", &large]), Answer::ok());
@@ -238,14 +238,14 @@ fn a_client_that_never_reads_is_bounded_and_holds_nobody_up() {
             let connection = open(cluster, Node::Master);
             let mut sender = connection.sender().expect("a second handle");
             sender.set_write_timeout(Some(millis(500))).expect("a timeout");
-            // 2 GB of answers: the server must stop reading, or close, long before.
+            // 2 GB of answers: the server must stop reading, or close, long before that.
             let requests = encoded(&[b"GET", b"large"]).repeat(500);
             let _ = std::io::Write::write_all(&mut sender, &requests);
             deaf.push(connection);
         }
         load.wait_for_writes(500, seconds(20));
         let grown = cluster.resident_bytes(Node::Master).saturating_sub(before) >> 20;
-        // Twice 4 MiB each while they are handed over, and what an honest load takes.
+        // Twice 4 MiB each while they are handed over, and the memory of an honest load.
         assert!(grown < 4 * 2 * 4 + 64, "the master grew by {grown} MiB");
     });
 }
@@ -264,7 +264,7 @@ fn thousands_of_hostile_connections_at_once_hurt_nobody_and_memory_stays_flat() 
         let grown_max = std::thread::scope(|scope| {
             for master in MASTERS {
                 let stop = &stop;
-                // The attackers' pace: they share their processors with those whom they attack.
+                // The attackers' pace, because they share the processors with the servers.
                 scope.spawn(move || {
                     while_not(stop, || {
                         throw_garbage(cluster, master);
@@ -275,7 +275,7 @@ fn thousands_of_hostile_connections_at_once_hurt_nobody_and_memory_stays_flat() 
                     let mut half_open: Vec<_> = (0..300).map(|_| open(cluster, master)).collect();
                     let mut oldest = 0;
                     while_not(stop, || {
-                        // Some leave without a word, others come.
+                        // Some leave without notice, others come.
                         half_open[oldest] = open(cluster, master);
                         oldest = (oldest + 1) % 300;
                         std::thread::sleep(millis(5));
@@ -311,7 +311,7 @@ fn thousands_of_hostile_connections_at_once_hurt_nobody_and_memory_stays_flat() 
             let mut grown_max = 0;
             let attacked = || MASTERS.iter().all(|&m| info(cluster, m).number("connections_total") >= 1000);
             while load.writes() < enough || !attacked() {
-                // A panic here would leave the attackers at work.
+                // A panic here would leave the attackers running.
                 if begun.elapsed() > seconds(30) {
                     break;
                 }
@@ -336,7 +336,7 @@ fn while_not(stop: &AtomicBool, mut work: impl FnMut()) {
     }
 }
 
-/// A connection that sends random bytes, after the beginning of a request or of a link or not, and leaves.
+/// A connection that sends random bytes, sometimes after the beginning of a request or of a link, and leaves.
 fn throw_garbage(cluster: &TestCluster, master: Node) {
     let mut random = rand::rng();
     let mut garbage: Vec<u8> = (0..random.random_range(1..2000)).map(|_| random.random()).collect();
@@ -345,7 +345,7 @@ fn throw_garbage(cluster: &TestCluster, master: Node) {
         1 => garbage.splice(0..0, *b"*3\r\n$3\r\nSET\r\n").for_each(drop),
         _ => {}
     }
-    // It may close before it has heard all.
+    // The master may close before it has read everything.
     let _ = open(cluster, master).send(&garbage);
 }
 
@@ -375,7 +375,7 @@ fn get(key: &[u8]) -> Command {
     Command::Get { key: key.to_vec().into() }
 }
 
-/// Sets and gets by RESP, and wants the same of what came in by the other door.
+/// Sets and gets by RESP, and expects the same values for what was written natively.
 fn both_doors_store(resp: &mut Connection, native: &mut Native, key: &[u8], value: &[u8]) {
     assert_eq!(resp.call(&[b"SET", key, value]).expect("an answer"), Answer::ok());
     assert!(native.call(get(key)) == Reply::Value(value.to_vec().into()), "written by RESP, read natively");
@@ -386,7 +386,7 @@ fn both_doors_store(resp: &mut Connection, native: &mut Native, key: &[u8], valu
 
 #[test]
 fn keys_and_values_at_the_limit_are_taken_and_over_it_refused() {
-    // The load beside it writes values of up to 300,000 bytes.
+    // The load that runs at the same time writes values of up to 300,000 bytes.
     const VALUE_MAX: usize = 400_000;
     nobody_notices(&["--max-value", "400000B"], |cluster, _| {
         let is_refused = |reply: &Reply| matches!(reply, Reply::Error(e) if e.word.as_str() == "ERR");
@@ -398,7 +398,7 @@ fn keys_and_values_at_the_limit_are_taken_and_over_it_refused() {
             both_doors_store(&mut resp, &mut link, &longest, &largest);
             both_doors_store(&mut resp, &mut link, b"empty", b"");
 
-            // Refused natively, whichever command carries it, and the link goes on.
+            // The native protocol refuses it, in whatever command, and the link goes on.
             let pairs = |value: &[u8]| vec![(b"p".to_vec().into(), value.to_vec().into())];
             for command in [
                 put(&too_long, b"v"),
@@ -434,7 +434,7 @@ fn keys_and_values_at_the_limit_are_taken_and_over_it_refused() {
 #[test]
 fn a_frame_at_the_limit_is_taken_and_one_byte_more_ends_the_link() {
     let cluster = Setup::slaves(2).beside_others().start();
-    // No request of 64 MiB is allowed by itself; that its frame is read to the end shows in the answer.
+    // A single request of 64 MiB is not allowed; the answer shows that its frame was read to the end.
     let body_max = frame::body_max(64 << 20);
     let mut link = Native::client(cluster.address(Node::Master), seconds(10));
     let mut bytes = native::framed(16, &vec![b'k'; body_max]);
@@ -494,7 +494,7 @@ fn ten_thousand_short_connections_hold_nobody_up() {
         for master in MASTERS {
             let total = info(cluster, master).number("connections_total");
             assert!(total >= 5000, "{total} connections reached {master:?}");
-            // Sessions that one master forwards count at the other one too.
+            // Sessions that one master forwards count at the other one, too.
             common::wait_for(&format!("{master:?} gives their places back"), seconds(5), || {
                 let now = info(cluster, master);
                 (now.number("connections") < 50 && now.number("connected_clients") < 50).then_some(())
@@ -514,7 +514,7 @@ fn be_brief(cluster: &TestCluster, master: Node, round: u32) {
         }
         3 => connection.send(&encoded(&[b"GET", b"key-1"])).expect("sent"),
         _ => {
-            // The other half stays open: the answer is still wanted.
+            // The other half stays open, because the answer is still wanted.
             connection.send(&encoded(&[b"GET", b"nobody wrote this"])).expect("sent");
             connection.sender().expect("a handle").shutdown(Shutdown::Write).expect("half closed");
             assert_eq!(connection.answer().expect("an answer"), Answer::Null);
@@ -595,7 +595,7 @@ fn a_full_cluster_refuses_writes_and_still_reads() {
     }
     let refused = connection.call(&[b"GET", format!("key-{stored}").as_bytes()]).expect("an answer");
     assert_eq!(refused, Answer::Null, "what was refused is not there");
-    // What is deleted makes room.
+    // Deleted values make room.
     for number in 0..stored / 2 {
         connection.call(&[b"DEL", format!("key-{number}").as_bytes()]).expect("an answer");
     }

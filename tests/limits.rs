@@ -1,5 +1,5 @@
-//! Each limit on real masters: it bites, INFO shows that it did, the one that caused it hears why or is cut, and
-//! nobody else notices.
+//! Each limit on real masters: it takes effect, INFO shows it, the peer that exceeded it gets the reason or is cut, and
+//! others are unaffected.
 
 mod common;
 
@@ -28,19 +28,19 @@ fn info(cluster: &TestCluster, master: Node) -> Info {
     cluster.info(master).expect("INFO is always answered")
 }
 
-/// Waits until a limit has bitten so often more than `before`.
+/// Waits until a limit has taken effect this many times more than in `before`.
 fn wait_for_count(cluster: &TestCluster, master: Node, counter: &str, count: u64) {
     wait_for(&format!("INFO shows {counter} at {count}"), seconds(5), || {
         (info(cluster, master).number(counter) >= count).then_some(())
     });
 }
 
-/// Fills a master with connections until one is refused; those that were taken.
+/// Fills a master with connections until one is refused; gives those that were accepted.
 fn fill(cluster: &TestCluster, master: Node, at_most: usize) -> Vec<Connection> {
     let mut taken = Vec::new();
     loop {
         let mut connection = open(cluster, master);
-        // Sent before the answer is known: a refusal may come without it having been read.
+        // Sent before the answer is known: a refusal may come although this was not read.
         let _ = connection.send(&encoded(&[b"PING"]));
         match connection.answer() {
             Ok(Answer::Simple(pong)) if pong == "PONG" => taken.push(connection),
@@ -49,7 +49,7 @@ fn fill(cluster: &TestCluster, master: Node, at_most: usize) -> Vec<Connection> 
                 connection.wait_for_close().expect("a refused connection is closed");
                 return taken;
             }
-            // A reset may overtake the words.
+            // A reset may overtake the error text.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return taken,
             other => panic!("{other:?}"),
         }
@@ -81,7 +81,7 @@ fn open_files_that_are_too_few_lower_the_limit_and_hurt_nobody() {
     let load = common::load::Load::start(&cluster, 4, 10);
     for master in MASTERS {
         assert!(cluster.stderr(master).contains("lowering --max-connections"), "{}", cluster.stderr(master));
-        // Twice: what was refused or closed must leave nothing behind.
+        // Twice: refused and closed connections must leave nothing behind.
         for _ in 0..2 {
             let taken = fill(&cluster, master, 64);
             assert!(!taken.is_empty());
@@ -92,7 +92,7 @@ fn open_files_that_are_too_few_lower_the_limit_and_hurt_nobody() {
         assert!(info(&cluster, master).number("connections_refused") >= 2);
         assert_eq!(info(&cluster, master).number("accept_errors"), 0, "no file was lacking");
     }
-    // A role change needs files too.
+    // A takeover needs file descriptors, too.
     cluster.kill(Node::Master);
     cluster.wait_until_serves(Node::Backup, seconds(5));
     load.prove(&mut cluster);
@@ -119,7 +119,7 @@ fn a_pipeline_over_the_limit_waits_and_is_answered_whole() {
     });
 }
 
-/// Writes to slaves that do not answer stay in flight: one more than fits is BUSY at once, and INFO is answered.
+/// Writes to slaves that do not answer stay in flight: one more than the limit is BUSY at once, and INFO is answered.
 fn busy_beyond(flags: &[&str], fitting: usize, value_bytes: usize) {
     let mut cluster = Setup::slaves(2).masters_with(flags).start();
     cluster.pause(Node::Slave(0));
@@ -150,7 +150,7 @@ fn busy_beyond(flags: &[&str], fitting: usize, value_bytes: usize) {
     }
     wait_for("nothing is in flight any more", seconds(5), || {
         let now = info(&cluster, Node::Master);
-        // The question itself is one.
+        // The INFO request itself counts.
         (now.number("requests_in_flight") <= 1 && now.number("request_bytes_in_flight") == 0).then_some(())
     });
     cluster.settle();
@@ -190,8 +190,8 @@ fn a_log_that_may_not_grow_refuses_writes_until_it_may_and_ends_nobody() {
     assert_eq!(client.call(&[b"GET", b"k30"]).expect("an answer"), Answer::Null);
 }
 
-/// In how many seconds the system probes the other end of each connection with an end at `masters`, both ends listed apart
-/// (`None`: never), without the dialing ends that this test has.
+/// After how many seconds the system probes the peer of each connection with an end at `masters` (`None`: never). Both
+/// ends are listed separately, except the dialing ends of this test.
 fn probed_in(masters: [std::net::SocketAddr; 2], own: &[u16]) -> Vec<Option<u64>> {
     let connections = std::fs::read_to_string("/proc/net/tcp").expect("the kernel lists them");
     let ends = connections.lines().skip(1).filter_map(|line| {
@@ -205,7 +205,7 @@ fn probed_in(masters: [std::net::SocketAddr; 2], own: &[u16]) -> Vec<Option<u64>
         }
         let (timer, ticks) = words[5].split_once(':')?;
         let seconds = u64::from_str_radix(ticks, 16).ok()? / 100;
-        // 02: nothing is unacknowledged, and the timer runs that probes.
+        // 02: nothing is unacknowledged, and the keepalive timer runs.
         Some((timer == "02").then_some(seconds))
     });
     ends.collect()
@@ -272,7 +272,7 @@ fn is_cut_before_the_end(cluster: &TestCluster, master: Node, bytes: &[u8]) {
     let mut connection = open(cluster, master);
     let begun = Instant::now();
     for byte in bytes {
-        // The pace is the attack.
+        // The slow pace is the attack.
         std::thread::sleep(millis(50));
         if begun.elapsed() > millis(1200) || connection.send(&[*byte]).is_err() {
             break;
@@ -294,7 +294,7 @@ fn an_idle_client_is_closed_at_either_door_and_a_busy_one_is_not() {
             let mut halfway = open(cluster, master);
             halfway.call(&[b"PING"]).expect("an answer");
             halfway.send(b"*2\r\n$3\r\nGET\r\n").expect("sent");
-            // Its answer comes when the master is already waiting for more.
+            // Its answer comes while the master already waits for more.
             let mut asked = open(cluster, master);
             asked.call(&[b"GET", b"nothing"]).expect("an answer");
             let mut asked_link = Native::client(cluster.address(master), seconds(3));
@@ -314,8 +314,8 @@ fn an_idle_client_is_closed_at_either_door_and_a_busy_one_is_not() {
     });
 }
 
-/// The established IPv4 connections between two ports of this machine, by the port of the side whose socket it is, and
-/// the one it talks to: whether the system will probe the other side, and after how long at the latest.
+/// The established IPv4 connections between ports of this machine, by local and remote port: whether the system will
+/// probe the other side, and after how long at the latest.
 fn probed_after(local: &[u16], remote: &[u16]) -> Vec<Option<std::time::Duration>> {
     const ESTABLISHED: &str = "01";
     const KEEPALIVE: &str = "02";
@@ -344,7 +344,7 @@ fn every_socket_is_probed_as_redis_probes_its_clients() {
     let cluster = Setup::slaves(2).start();
     let ports = MASTERS.map(|master| cluster.address(master).port());
     let clients: Vec<Connection> = MASTERS.into_iter().map(|master| open(&cluster, master)).collect();
-    // What the masters have accepted: two slaves, the other master and a client each.
+    // Accepted by the masters: two slaves, the other master and a client each.
     let by_default = wait_for("every accepted connection is probed", seconds(10), || {
         let probed = probed_after(&ports, &[]);
         (probed.len() >= 8 && probed.iter().all(Option::is_some)).then_some(probed)
@@ -352,7 +352,7 @@ fn every_socket_is_probed_as_redis_probes_its_clients() {
     for after in by_default.into_iter().flatten() {
         assert!((seconds(200)..=seconds(300)).contains(&after), "{after:?}");
     }
-    // What slaves and masters have dialed. The test's own clients ask for nothing.
+    // Dialed by slaves and masters. The test's own clients set no keepalive.
     wait_for("every dialed connection but the test's own is probed", seconds(10), || {
         let probed = probed_after(&[], &ports);
         (probed.iter().flatten().count() >= 6).then_some(())
@@ -360,12 +360,12 @@ fn every_socket_is_probed_as_redis_probes_its_clients() {
     drop(clients);
 }
 
-/// Asks for far more than it reads; what it could send.
+/// Asks for far more than it reads; gives how much it could send.
 fn be_deaf(cluster: &TestCluster, requests: usize) -> Connection {
     let connection = open(cluster, Node::Master);
     let mut sender = connection.sender().expect("a second handle");
     sender.set_write_timeout(Some(millis(200))).expect("a timeout");
-    // Cut, or held up, in the middle.
+    // It is cut, or blocked, in the middle.
     let _ = sender.write_all(&encoded(&[b"GET", b"large"]).repeat(requests));
     connection
 }
@@ -394,7 +394,7 @@ fn a_client_that_has_nothing_more_to_say_may_take_its_answers_slowly() {
         stream.shutdown(std::net::Shutdown::Write).expect("it is connected");
         let (begun, mut taken, mut part) = (Instant::now(), 0, vec![0; 1 << 20]);
         loop {
-            // 10 MiB a second, which is 256 KiB in far less than the timeout.
+            // 10 MiB a second: 256 KiB take far less than the timeout.
             let read = stream.read(&mut part).expect("nothing is cut");
             if read == 0 {
                 break;
@@ -413,9 +413,9 @@ fn memory_stays_flat_while_deaf_and_greedy_clients_flood() {
     nobody_notices(&flags, |cluster, load| {
         assert_eq!(cluster.ask(&[b"SET", b"large", &vec![b'x'; MIB as usize]]), Answer::ok());
         let before = cluster.resident_bytes(Node::Master);
-        // 20 deaf ones may make the master hold 4 MiB of answers each, twice while they are handed over.
+        // For 20 clients that read nothing the master may hold 4 MiB of answers each, twice while they are handed over.
         let deaf: Vec<Connection> = (0..20).map(|_| be_deaf(cluster, 2000)).collect();
-        // 40 greedy ones send all but the end of a value of 15 MiB: 600 MiB.
+        // 40 clients send all but the end of a value of 15 MiB: 600 MiB.
         let (mut greedy, mut told) = (Vec::new(), 0);
         for _ in 0..40 {
             let mut connection = open(cluster, Node::Master);
@@ -440,7 +440,7 @@ fn memory_stays_flat_while_deaf_and_greedy_clients_flood() {
         assert!(during.number("unfinished_request_bytes") <= 32 * MIB, "{during:?}");
         assert!(during.number("uploads_cut") > 0, "{during:?}");
         assert!(during.number("requests_parked") > 0, "{during:?}");
-        // Those who send ordinary requests do not suffer.
+        // Clients with ordinary requests are unaffected.
         load.wait_for_writes(100, seconds(5));
         drop(greedy);
         drop(deaf);
@@ -452,14 +452,14 @@ fn memory_stays_flat_while_deaf_and_greedy_clients_flood() {
     });
 }
 
-/// What the other master of this cluster says of itself.
+/// The HELLO of this cluster's other master.
 fn other_master(cluster: &TestCluster) -> HelloRole {
     let mut lock = cluster.log().into_os_string();
     lock.push(".lock");
     let lock = std::fs::metadata(lock).expect("the lock file");
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("the kernel tells");
-    let lock_identity = format!("{}:{}:{}", boot.trim(), lock.dev(), lock.ino());
-    HelloRole::Master { address: "127.0.0.1:1".to_string(), lock_identity }
+    let log_identity = format!("{}:{}:{}", boot.trim(), lock.dev(), lock.ino());
+    HelloRole::Master { address: "127.0.0.1:1".to_string(), log_identity }
 }
 
 /// The beginning of a frame with a body of `length` bytes: the header and `sent` bytes more.
@@ -476,11 +476,11 @@ fn who_is_not_known_yet_may_only_say_short_things() {
             let before = cluster.resident_bytes(master);
             let mut held = Vec::new();
             for number in 0..50 {
-                // In place of a hello.
+                // Instead of a HELLO.
                 let mut link = Native::open(cluster.address(master), seconds(5));
                 link.send(&[&PREFACE[..], &unfinished(4097, 0)].concat()).expect("sent");
                 assert!(link.end().expect("a reason").contains("over the limit of 4096"));
-                // Behind that of a slave that does not enlist: nobody has asked it for a value.
+                // After the HELLO of a slave that does not enlist: no value was asked of it.
                 let mut link = Native::open(cluster.address(master), seconds(5));
                 link.say_hello(None, native::slave(&format!("stranger-{number}"))).expect("sent");
                 link.welcome().expect("a slave is welcome");
@@ -490,7 +490,7 @@ fn who_is_not_known_yet_may_only_say_short_things() {
                 sent.resize(1 << 20, 17);
                 let _ = link.send(&sent);
                 assert!(link.end().is_none_or(|told| told.contains("over the limit of 4096")));
-                // What waits for the rest of a hello counts.
+                // Unfinished HELLOs count.
                 let mut link = Native::open(cluster.address(master), seconds(5));
                 link.send(&[&PREFACE[..], &unfinished(4096, 4000)].concat()).expect("sent");
                 held.push(link);
@@ -528,13 +528,14 @@ fn unfinished_frames_over_the_limit_in_all_are_cut() {
             let _ = second.send(&unfinished(16 << 20, 1 << 20));
             assert!(second.end().is_none_or(|told| told.contains("too many bytes of unfinished frames")));
             wait_for_count(cluster, master, "links_cut", 1);
-            // Nor is there room for strangers.
+            // There is no room for strangers, either.
             first.send(&vec![17; 1 << 20]).expect("it may still send what it likes");
             wait_for_count(cluster, master, "unfinished_link_bytes", 5 << 19);
             let mut stranger = Native::open(cluster.address(master), seconds(5));
             stranger.send(&PREFACE[..3]).expect("sent");
             assert!(stranger.end().is_none_or(|told| told.contains("too many bytes of unfinished frames")));
-            // Slaves and masters that say short things or what they are asked for, and clients, do not suffer.
+            // Clients are unaffected, and so are slaves and masters that send short frames or values that were asked
+            // for.
             load.wait_for_writes(100, seconds(5));
             for asked in MASTERS {
                 let answer = open(cluster, asked).call(&[b"GET", b"long"]).expect("an answer");
@@ -653,7 +654,7 @@ fn a_long_request_leaves_no_memory_behind() {
     });
 }
 
-/// The lines of a table's cells between a heading of a document and the next one of its rank.
+/// The rows of a table, as cells, between a heading of a document and the next heading of the same level.
 fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(document);
     let text = std::fs::read_to_string(path).expect("the document");
@@ -663,7 +664,7 @@ fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
     rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_string()).collect()).collect()
 }
 
-/// The words of a cell that stand in backquotes.
+/// The words of a cell in backquotes.
 fn quoted(cell: &str) -> impl Iterator<Item = &str> {
     cell.split('`').skip(1).step_by(2)
 }

@@ -1,5 +1,5 @@
-//! Logs that are lost: moved away, on a volume that is not mounted, of another cluster, older than they were. No master
-//! serves what is not all there, each says what it misses and how to go on, and goes on by itself when the log is back.
+//! Logs that are lost: moved away, on a volume that is not mounted, of another cluster, or an older copy. No master
+//! serves an incomplete log; each says what is missing and how to go on, and goes on by itself when the log is back.
 
 mod common;
 
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 const SOON: Duration = seconds(10);
 
-/// Runs `dsm-log`: exit code, and what it says.
+/// Runs `dsm-log`; gives its exit code and its output.
 fn dsm_log(arguments: &[&str], log: &Path) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_dsm-log")).args(arguments).arg(log).output();
     let output = output.expect("the binary is built");
@@ -31,7 +31,7 @@ fn waits(cluster: &TestCluster, master: Node, why: &[&str]) {
     assert_eq!(info.get("degraded"), info.get("waiting_for"), "STATUS ends with 1 for it");
 }
 
-/// What a client hears that asks for a key.
+/// The answer to a client that asks for a key.
 fn asked(cluster: &TestCluster, master: Node, key: &str) -> Answer {
     cluster.connect(master).call(&[b"GET", key.as_bytes()]).expect("an answer")
 }
@@ -44,7 +44,7 @@ fn is_loading(answer: &Answer) -> bool {
     matches!(answer, Answer::Error(text) if text.starts_with("LOADING"))
 }
 
-/// Waits until the lock file names a reign: its text is written beside what the master does.
+/// Waits until the lock file names a reign: its text is written in the background.
 fn is_named(cluster: &TestCluster, epoch: u64) {
     wait_for(&format!("the lock file names epoch {epoch}"), SOON, || {
         let text = std::fs::read_to_string(cluster.lock()).ok()?;
@@ -62,7 +62,7 @@ fn no_empty_cluster_is_served_in_the_place_of_a_log_that_was_moved_away() {
     let mut cluster = Setup::slaves(2).masters_with(&["--new"]).start();
     write(&cluster, "k", "v");
     is_named(&cluster, 1);
-    // With the slaves alive, and again with nobody left but the lock file.
+    // First with the slaves alive, then with only the lock file left as a witness.
     for slaves_too in [false, true] {
         if slaves_too {
             cluster.kill_all();
@@ -95,7 +95,7 @@ fn no_empty_cluster_is_served_in_the_place_of_a_log_that_was_moved_away() {
     waits(&cluster, Node::Master, &["there is no log at"]);
     assert!(cluster.terminate(Node::Master).success());
     assert!(!cluster.dir().join("target.log").exists(), "it made the target");
-    // It is lost for good: said by hand, with masters and slaves stopped, a new one begins.
+    // The log is lost for good: once an operator says so, with masters and slaves stopped, a new one begins.
     std::fs::remove_file(cluster.log()).expect("removed");
     cluster.kill_all();
     let (code, said) = dsm_log(&["forget"], &cluster.log());
@@ -110,7 +110,7 @@ fn a_volume_that_is_not_mounted_begins_no_empty_cluster_as_long_as_a_slave_knows
     let mut cluster = Setup::slaves(2).masters_with(&["--new"]).start();
     write(&cluster, "k", "v");
     cluster.kill_at_once(&MASTERS);
-    // Nothing of it is there, neither log nor lock file.
+    // Neither the log nor the lock file is there.
     let lock_aside = cluster.dir().join("elsewhere.lock");
     std::fs::rename(cluster.log(), aside(&cluster)).expect("moved");
     std::fs::rename(cluster.lock(), &lock_aside).expect("moved");
@@ -142,7 +142,7 @@ fn a_fresh_cluster_begins_with_its_first_slave_or_when_it_is_told_to() {
     let mut cluster = alone.prepare();
     cluster.start(Node::Master);
     cluster.wait_until_serves(Node::Master, SOON);
-    // The flag that was left set touches no log that is there.
+    // The flag is still set, but an existing log is not touched.
     let log = std::fs::read(cluster.log()).expect("the log is there");
     cluster.restart(Node::Master);
     cluster.wait_until_serves(Node::Master, SOON);
@@ -177,7 +177,7 @@ fn a_copy_from_before_the_last_reign_is_not_served() {
     cluster.start_all();
     cluster.settle();
     write(&cluster, "k", "new");
-    // Nobody is left who has seen more, but the lock file.
+    // Only the lock file is left as a witness.
     is_named(&cluster, 2);
     cluster.kill_all();
     std::fs::rename(cluster.log(), aside(&cluster)).expect("moved");
@@ -200,7 +200,7 @@ fn a_copy_from_before_the_last_reign_is_not_served() {
     assert_eq!(cluster.info(Node::Master).expect("INFO").number("epoch"), 4, "above all that was");
 }
 
-/// Puts an older copy in the place of the log, while no master runs, and starts all again.
+/// Replaces the log by an older copy while no master runs, and starts everything again.
 fn restore(cluster: &mut TestCluster, copy: &[u8]) {
     cluster.kill_at_once(&MASTERS);
     std::fs::rename(cluster.log(), aside(cluster)).expect("moved");
@@ -215,7 +215,7 @@ fn a_copy_that_lacks_what_a_slave_has_seen_is_not_served_until_it_is_replaced_or
     write(&cluster, "k", "old");
     let copy = std::fs::read(cluster.log()).expect("the log is there");
     write(&cluster, "k", "new");
-    // Of the same reign: only slaves know.
+    // The copy is of the same reign, so only slaves know of the loss.
     restore(&mut cluster, &copy);
     let lacks = [
         "ends in epoch 1 at seq 3",
@@ -227,7 +227,7 @@ fn a_copy_that_lacks_what_a_slave_has_seen_is_not_served_until_it_is_replaced_or
     waits(&cluster, Node::Master, &lacks);
     assert!(is_loading(&asked(&cluster, Node::Master, "k")), "not the old value");
     assert!(is_loading(&asked(&cluster, Node::Backup, "k")), "not the old value");
-    // Nobody needs to say it again.
+    // It need not be said again.
     wait_for("it is noted", SOON, || {
         std::fs::read_to_string(&witness).ok().filter(|text| text.contains("seen=1-"))
     });
@@ -242,7 +242,7 @@ fn a_copy_that_lacks_what_a_slave_has_seen_is_not_served_until_it_is_replaced_or
     assert_eq!(asked(&cluster, Node::Master, "k"), Answer::bulk("new"));
     wait_for("what was noted is settled", SOON, || (std::fs::read(&witness).ok()?.is_empty()).then_some(()));
 
-    // The next time it is lost for good.
+    // This time the log is lost for good.
     let copy = std::fs::read(cluster.log()).expect("the log is there");
     write(&cluster, "k", "given-up");
     restore(&mut cluster, &copy);

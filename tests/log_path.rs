@@ -1,5 +1,5 @@
-//! The log's file is moved, deleted, cut or replaced under a running master: by logrotate, an editor, a backup that is put
-//! back, a volume that goes. Nothing is acknowledged into a file that no restart finds.
+//! The log's file is moved, deleted, cut or replaced under a running master: by logrotate, an editor, a restored backup,
+//! or a volume that is unmounted. No write is acknowledged that goes to a file which no restart would find.
 
 mod common;
 
@@ -12,17 +12,17 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
-/// How long a master may take to see it and to end.
+/// How long a master may take to notice and to end.
 const ENDS_WITHIN: Duration = millis(2000);
 
-/// The primary alone, so that there is nobody who takes over.
+/// The primary alone, so that no standby takes over.
 fn alone() -> TestCluster {
     let mut cluster = Setup::slaves(2).start();
     cluster.kill(Node::Backup);
     cluster
 }
 
-/// Waits for the primary's end, which must be no success and told in a line that says what stands at the path.
+/// Waits for the primary's end: it must be a failure, with a line that says what is at the path.
 fn ends(cluster: &mut TestCluster, begun: Instant, found: &str) -> String {
     node_ends(cluster, Node::Master, begun, found)
 }
@@ -39,7 +39,7 @@ fn node_ends(cluster: &mut TestCluster, node: Node, begun: Instant, found: &str)
     last
 }
 
-/// Begins to serve again, and lets the load see it.
+/// Starts it again, and waits until the load is served.
 fn goes_on(cluster: &mut TestCluster, load: &Load) {
     cluster.start(Node::Master);
     cluster.wait_until_serves(Node::Master, seconds(10));
@@ -61,7 +61,7 @@ fn a_log_that_is_moved_or_deleted_ends_the_primary_and_is_found_again_when_it_is
     goes_on(&mut cluster, &load);
 
     let begun = Instant::now();
-    // At once, so that it is seen as it is to be; and so below.
+    // Done in one step, so that the master sees only the final state; the same below.
     let new = cluster.dir().join("new");
     File::create(&new).expect("touched");
     fs::hard_link(&log, &moved).expect("moved");
@@ -79,7 +79,7 @@ fn a_log_that_is_moved_or_deleted_ends_the_primary_and_is_found_again_when_it_is
     fs::rename(&moved, &log).expect("moved back");
     goes_on(&mut cluster, &load);
 
-    // What nobody has open is gone with the process.
+    // A deleted file is gone once no process has it open.
     let mut held = File::open(&log).expect("the log");
     let begun = Instant::now();
     fs::remove_file(&log).expect("deleted");
@@ -99,7 +99,7 @@ fn a_log_that_is_cut_or_overwritten_ends_the_primary_and_nothing_is_acknowledged
     let load = Load::start(&cluster, 6, 20);
     let older = fs::read(&log).expect("the log");
     load.wait_for_writes(100, seconds(5));
-    // In the same file each time, as `truncate`, `cp` and `>>` do it.
+    // In the same file each time, as `truncate`, `cp` and `>>` do.
     let open = |log| File::options().write(true).open(log).expect("the log");
     type Do<'a> = &'a dyn Fn(&mut File);
     let faults: [(Do<'_>, &str); 3] = [
@@ -120,7 +120,7 @@ fn a_log_that_is_cut_or_overwritten_ends_the_primary_and_nothing_is_acknowledged
         ),
     ];
     for (fault, found) in faults {
-        // What is acknowledged by now is lost with it, unless there is a copy; nothing more may be.
+        // Writes that are acknowledged by now are lost with it, unless there is a copy; no further ones may be.
         cluster.freeze(&[Node::Master]);
         let newest = fs::read(&log).expect("the log");
         let begun = Instant::now();
@@ -136,7 +136,7 @@ fn a_log_that_is_cut_or_overwritten_ends_the_primary_and_nothing_is_acknowledged
     load.prove(&mut cluster);
 }
 
-/// Nobody serves for a while, and nobody begins a log.
+/// Checks that for a while no master serves, and none creates a log.
 fn nobody_serves(cluster: &TestCluster, standby: Node, word: &str) {
     wait_for("the standby sees it", seconds(3), || {
         cluster.info(standby).filter(|info| info.get("standby_log") == Some(word))
@@ -152,7 +152,7 @@ fn a_standby_takes_over_from_no_other_file_and_goes_on_by_itself_when_the_log_is
     let mut cluster = Setup::slaves(2).masters_with(&["--no-failback"]).start();
     let (log, moved) = (cluster.log(), cluster.dir().join("kv_store.log.1"));
     let load = Load::start(&cluster, 6, 20);
-    // Each time the other one is the primary.
+    // The masters take turns as the primary.
     let takes_over = |cluster: &mut TestCluster, standby: Node| {
         cluster.wait_until_serves(standby, seconds(5));
         load.wait_for_writes(50, seconds(10));
@@ -168,7 +168,7 @@ fn a_standby_takes_over_from_no_other_file_and_goes_on_by_itself_when_the_log_is
     fs::rename(&moved, &log).expect("moved back");
     takes_over(&mut cluster, Node::Backup);
 
-    // The standby has it open, and says how it is had from there.
+    // The standby has it open, and says how to copy it from there.
     let begun = Instant::now();
     fs::remove_file(&log).expect("deleted");
     node_ends(&mut cluster, Node::Backup, begun, "nothing stands there, it was deleted");
@@ -206,7 +206,7 @@ fn a_failover_to_a_standby_that_sees_another_file_is_refused_and_the_reign_is_no
     wait_for("the standby sees it", seconds(3), || {
         cluster.info(Node::Backup).filter(|info| info.get("standby_log") == Some("short"))
     });
-    // Or the primary has seen it by itself.
+    // Or the primary has noticed it by itself.
     if let Ok(answer) = operator.call(&[b"FAILOVER"]) {
         let Answer::Error(text) = answer else { panic!("{answer:?}") };
         let is_refused = text.contains("the standby follows another log");
@@ -226,7 +226,7 @@ fn a_log_behind_a_symbolic_link_is_served_and_watched_where_it_leads() {
     let mut cluster = Setup::slaves(1).prepare();
     let (log, volume) = (cluster.log(), cluster.dir().join("volume"));
     fs::create_dir(&volume).expect("a directory");
-    // No master makes a log where a symbolic link leads.
+    // No master creates a log at the target of a symbolic link.
     fs::write(volume.join("real.log"), "").expect("an empty log");
     symlink(volume.join("real.log"), &log).expect("linked");
     cluster.start_all();

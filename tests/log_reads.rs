@@ -1,5 +1,5 @@
-//! Reads of values that only the log has, at default limits: each costs what its value costs, and all of them together
-//! no more memory than the window.
+//! Reads of values that only the log has, at default limits: each costs only its own value, and all together use no
+//! more memory than the window.
 
 mod common;
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
 
-/// A cluster whose values no slave holds any more.
+/// A cluster whose values are no longer on any slave.
 fn without_slaves(masters_with: &[&str], requests: &[Vec<u8>]) -> TestCluster {
     let mut cluster = Setup::slaves(1).masters_with(masters_with).start();
     let mut writer = cluster.connect(Node::Master);
@@ -23,16 +23,16 @@ fn without_slaves(masters_with: &[&str], requests: &[Vec<u8>]) -> TestCluster {
     cluster
 }
 
-/// What answers have cost.
+/// The cost of answers.
 struct Cost {
     took: Duration,
-    /// By how much the master's memory grew at most, in bytes.
+    /// The peak growth of the master's memory, in bytes.
     grew: u64,
-    /// What the master read meanwhile, of files and sockets, be it from the disk or from memory, in bytes.
+    /// How many bytes the master read meanwhile from files and sockets, whether from disk or from memory.
     read: u64,
 }
 
-/// Lets each connection send all of its keys in one piece; gives their answers, and what those cost.
+/// Lets each connection send all of its keys at once; gives the answers and their cost.
 fn read_all(cluster: &TestCluster, keys: &[Vec<String>]) -> (Vec<Vec<Answer>>, Cost) {
     let mut connections: Vec<Connection> = keys.iter().map(|_| cluster.connect(Node::Master)).collect();
     let before = cluster.resident_bytes(Node::Master);
@@ -80,10 +80,10 @@ fn small_values_of_a_large_record_cost_what_they_answer() {
     let info = cluster.info(Node::Master).expect("INFO");
     assert_eq!(info.number("reads_from_log"), 500);
     assert_eq!(info.number("log_read_bytes"), 0);
-    // The record has 58 MB: read whole for each, it was 5.5 GB and 40 s.
+    // The record has 58 MB. If it were read whole for each value, that would be 5.5 GB and take 40 s.
     assert!(grew < 16 * MIB, "{grew} bytes more for 500 kB of answers");
     assert!(took < seconds(2), "{took:?}");
-    // A page of the log for each, the requests, and what masters and slaves tell each other meanwhile.
+    // A page of the log for each value, the requests, and the messages of masters and slaves meanwhile.
     assert!(read < 4 * MIB, "{read} bytes read for 500 kB of answers");
 }
 

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use tempfile::TempDir;
 
-/// What one run of the tool gave.
+/// The result of one run of the tool.
 struct Run {
     code: i32,
     stdout: String,
@@ -44,8 +44,7 @@ impl Directory {
         self.run_command(tool)
     }
 
-    /// The same where no file may grow beyond so many blocks of 512 bytes. What `dsm-log` prints goes to a file if it has a
-    /// name.
+    /// The same with a limit on file sizes, in blocks of 512 bytes. The output of `dsm-log` goes to a file if one is named.
     fn run_limited(&self, blocks: u32, args: &[&str], output: Option<&str>) -> Run {
         let mut shell = Command::new("sh");
         let output = output.map_or(String::new(), |name| format!(" >{name}"));
@@ -89,7 +88,7 @@ fn log() -> (Vec<u8>, Vec<usize>) {
     (bytes, starts)
 }
 
-/// The value after a name in what `check` prints.
+/// The value after a name in the output of `check`.
 fn shown<'a>(run: &'a Run, name: &str) -> &'a str {
     let line = run.stdout.lines().find_map(|line| line.strip_prefix(name));
     line.unwrap_or_else(|| panic!("no {name} in {}", run.stdout)).trim()
@@ -230,7 +229,7 @@ fn repair_keeps_every_line_that_checks_and_lists_what_is_lost() {
             assert_eq!(done.code, 0, "line {damaged_line}: {}", done.stderr);
             let repaired = dir.get("a.log");
             let is_mark = damaged_line == 7;
-            // All lines but the damaged one, in their order. What a mark said is said again.
+            // All lines but the damaged one, in their order. Marks are written again.
             let mut expected = lines(&bytes);
             if !is_mark {
                 expected.remove(damaged_line);
@@ -264,7 +263,7 @@ fn repair_that_cannot_name_the_damaged_log_leaves_it_where_it_is() {
     let dir = Directory::new();
     let (mut damaged, starts) = log();
     damaged[starts[3]] ^= 1;
-    // The longest name that a draft can stand beside; the damaged log's would be longer than any may be.
+    // The longest name for which the draft's name is allowed; that of the damaged log would be too long.
     let name = "a".repeat(248);
     dir.put(&name, &damaged);
     let refused = dir.run(&["repair", "--crash", "process", &name]);
@@ -310,7 +309,7 @@ fn repair_names_the_keys_of_a_damaged_line_and_saves_the_line_behind_a_damaged_n
         !text.contains("WRITE user%202") && text.contains("\nWRITE \u{fffd}%00 % ;5 1 3 After=3 "),
         "{text}"
     );
-    // The name of the cluster is in the lock file too.
+    // The id of the cluster is in the lock file, too.
     let mut damaged = bytes.clone();
     damaged[10] ^= 1;
     dir.put("b.log", &damaged);
@@ -331,7 +330,7 @@ fn repair_keeps_the_good_line_behind_a_hole_that_is_longer_than_a_line_may_be() 
     dir.put("a.log", &bytes[..starts[3]]);
     let file = File::options().write(true).open(dir.path("a.log")).unwrap();
     let behind = starts[3] as u64 + hole;
-    // Two lines of the log are lost, and the next one has no newline in front of it.
+    // Two lines of the log are lost, and no newline precedes the next one.
     file.write_all_at(&bytes[starts[5]..], behind).unwrap();
     let done = dir.run(&["repair", "--crash", "process", "a.log"]);
     assert_eq!(done.code, 0, "{}", done.stderr);
@@ -364,7 +363,7 @@ fn repair_says_when_slaves_may_know_what_is_lost() {
         assert_eq!(done.code, 0, "{}", done.stderr);
         assert_eq!(done.stdout.contains("`dsm-log accept-loss a.log`"), is_said, "{place}: {}", done.stdout);
     }
-    // Two places: the second one is the last line's, which nothing contradicts any more.
+    // Two places: the second is the last line, after which no line proves the loss.
     let dir = Directory::new();
     let mut damaged = longer.clone();
     (damaged[starts[3] + 8], damaged[last]) = (damaged[starts[3] + 8] ^ 1, damaged[last] ^ 1);
@@ -428,7 +427,7 @@ fn a_copied_log_gets_a_cluster_of_its_own_and_keeps_the_rest() {
     assert_eq!(changed[starts[1]..], bytes[starts[1]..], "nothing else");
     assert_eq!(dir.run(&["check", "a.log"]).code, 0);
     assert_eq!(dir.get("a.log.lock"), b"pid=4711\nlog_boot=b\n");
-    // One that was ended before it came to the lock file is run again; or `forget`, as a start says.
+    // A run that was interrupted before it changed the lock file is repeated; or `forget` is used, as a start suggests.
     for again in ["new-cluster", "forget"] {
         dir.put("a.log.lock", b"pid=4711\ncluster=0000000000000abc\nepoch=1\nlog_boot=b\n");
         let run = dir.run(&[again, "a.log"]);
@@ -436,7 +435,7 @@ fn a_copied_log_gets_a_cluster_of_its_own_and_keeps_the_rest() {
         assert_eq!(dir.get("a.log.lock"), b"pid=4711\nlog_boot=b\n");
         assert_eq!(dir.run(&["check", "a.log"]).code, 0);
     }
-    // A torn log is no log to begin with.
+    // A torn log is refused.
     dir.put("b.log", &bytes[..starts[7] + 3]);
     assert_eq!(dir.run(&["new-cluster", "b.log"]).code, 1);
     assert_eq!(dir.get("b.log"), &bytes[..starts[7] + 3]);
@@ -501,7 +500,7 @@ fn import_writes_a_synced_log_with_trailers_and_overwrites_nothing() {
     assert!(!dir.path("x.log").exists() && !dir.path("x.log.import").exists());
 }
 
-/// One line says what could not be written; nothing but lock files is new, and nothing has changed.
+/// Checks that one line says what could not be written, that only lock files are new, and that nothing has changed.
 fn changes_nothing(dir: &Directory, blocks: u32, args: &[&str], told: &str) {
     let files = || -> BTreeMap<PathBuf, Vec<u8>> {
         let entries = fs::read_dir(dir.0.path()).unwrap().map(|entry| entry.unwrap().path());
@@ -530,7 +529,7 @@ fn a_file_that_may_not_grow_is_one_line_and_leaves_the_original_as_it_was() {
     dir.put("whole.log.lock", lock);
     changes_nothing(&dir, 0, &["new-cluster", "whole.log"], "cannot write the CLUSTER line");
 
-    // The limit is in the midst of the line that is written over.
+    // The limit is in the middle of the line that is overwritten.
     let old: String = (0..32).map(|number| format!("WRITE key{number:03} {}\n", "x".repeat(17))).collect();
     dir.put("old.log", old.as_bytes());
     dir.run(&["import", "old.log", "longer.log"]);
@@ -557,7 +556,7 @@ fn a_file_that_may_not_grow_is_one_line_and_leaves_the_original_as_it_was() {
     let mut damaged = bytes.clone();
     damaged[starts[3] + 8] ^= 1;
     dir.put("damaged.log", &damaged);
-    // In the midst of the draft, and when its last buffer is written.
+    // In the middle of the draft, and when its last buffer is written.
     let last = (bytes.len() as u32 - 2000) / 512;
     for (blocks, told) in [(3, "the repaired log"), (last, "damaged.log.repair")] {
         changes_nothing(&dir, blocks, &["repair", "damaged.log"], &format!("cannot write {told}: "));
@@ -567,7 +566,7 @@ fn a_file_that_may_not_grow_is_one_line_and_leaves_the_original_as_it_was() {
     assert_eq!((run.code, run.stderr.lines().count()), (2, 1), "{}", run.stderr);
     assert_eq!(dir.get("damaged.log"), damaged);
 
-    // What is printed is a file too.
+    // The output is a file, too.
     let dump = dir.run_limited(1, &["dump", "torn.log"], Some("dump.txt"));
     assert_eq!((dump.code, dump.stderr.lines().count()), (2, 1), "{}", dump.stderr);
     assert!(dump.stderr.contains("File too large"), "{}", dump.stderr);

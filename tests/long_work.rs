@@ -1,5 +1,5 @@
 //! Work is not taken for a hang: with values and requests as long as the limits allow, from several clients at once, no
-//! master is fenced, nobody hears an error, and nothing is told of a pause.
+//! master is fenced, no client gets an error, and no pause is reported.
 
 mod common;
 
@@ -11,10 +11,10 @@ use std::io::Write as _;
 
 const MIB: usize = 1 << 20;
 
-/// At default time-outs a master has held itself up if it computed for so long without a tick.
+/// At default time-outs a master reports a stall if it computed this long without a tick.
 const OWN_STALL_MS: u64 = 250;
 
-/// A value that is percent-encoded in parts, as any value that is no text.
+/// A value that is percent-encoded in parts, as values that are not text are.
 fn value(bytes: usize) -> Bytes {
     (0..bytes).map(|at| (at.wrapping_mul(31) % 251) as u8).collect()
 }
@@ -28,7 +28,7 @@ fn info(cluster: &TestCluster) -> Info {
     cluster.info(Node::Master).expect("INFO is always answered")
 }
 
-/// What each of so many clients gets for its one request, all sent at once, in parts. `None` where it was cut.
+/// The answers to several clients that each send one request in parts, all at once; `None` for a client that was cut.
 fn ask_at_once(
     cluster: &TestCluster,
     clients: usize,
@@ -49,7 +49,7 @@ fn ask_at_once(
     asking.into_iter().map(|thread| thread.join().expect("no panic")).collect()
 }
 
-/// Nobody has taken the work for a hang: the first reign goes on, and nothing is told of a pause.
+/// Checks that the work was not taken for a hang: the first reign goes on, and no pause is reported.
 fn prove_one_reign(cluster: &TestCluster, before: &Info) {
     let after = info(cluster);
     assert_eq!(after.number("epoch"), before.number("epoch"), "another reign has begun");
@@ -79,7 +79,7 @@ fn twenty_clients_with_a_value_of_16_mib_each_get_nobody_fenced() {
         let head = format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${}\r\n", key.len(), value.len());
         vec![Bytes::from(head), value.clone(), Bytes::from_static(b"\r\n")]
     };
-    // Together they have more bytes than may be in flight: some are told so, or cut, and ask again.
+    // Together they have more bytes than may be in flight: some are refused or cut, and ask again.
     let mut asked: Vec<usize> = (0..20).collect();
     let mut rounds = 0;
     while !asked.is_empty() {
@@ -122,7 +122,7 @@ fn requests_of_as_many_keys_as_the_limit_allows_get_nobody_fenced() {
     assert_eq!(cluster.ask(&[b"GET", last.as_bytes()]), Answer::bulk(&last));
 }
 
-/// A request of one word for each key.
+/// A request of a command word and these keys.
 fn of_keys(word: &str, keys: &[String]) -> Vec<Bytes> {
     let mut request = format!("*{}\r\n${}\r\n{word}\r\n", 1 + keys.len(), word.len()).into_bytes();
     for key in keys {

@@ -1,5 +1,5 @@
-//! Pipelines at default limits, with values of real sizes: what clients ask for and do not take is bounded by its bytes
-//! from the first one on, and what a connection reads is in the order of what it asked.
+//! Pipelines at default limits, with realistic value sizes: answers that clients do not take are bounded by their bytes
+//! from the first one on, and a connection's reads are consistent with the order of its requests.
 
 mod common;
 
@@ -35,7 +35,7 @@ fn deaf_natives(cluster: &TestCluster, clients: usize, requests: usize) -> Vec<N
     links
 }
 
-/// Clients that ask for a value so many times, in one packet, and never read.
+/// Clients that ask for a value many times, in one packet, and never read.
 fn deaf(cluster: &TestCluster, master: Node, clients: usize, requests: usize) -> Vec<Connection> {
     let packet = encoded(&[b"GET", b"long"]).repeat(requests);
     let mut connections: Vec<Connection> = (0..clients).map(|_| open(cluster, master)).collect();
@@ -51,7 +51,7 @@ fn long_answers_that_nobody_takes_are_bounded_and_hold_nobody_up() {
         let long = vec![b'x'; 16 << 20];
         assert_eq!(cluster.ask(&[b"SET", b"long", &long]), Answer::ok());
         for master in MASTERS {
-            // What was written or read before has left.
+            // The answers to earlier requests have left.
             wait_for("the masters are idle", seconds(10), || {
                 MASTERS.iter().all(|master| info(cluster, *master).number("answer_bytes") < MIB).then_some(())
             });
@@ -60,7 +60,7 @@ fn long_answers_that_nobody_takes_are_bounded_and_hold_nobody_up() {
             wait_for("requests wait for answers to leave", seconds(10), || {
                 (info(cluster, master).number("requests_parked") >= 12).then_some(())
             });
-            // 32 MiB for each, and what the honest load and a value in each link take.
+            // 32 MiB for each, and the memory of the honest load and of a value in each link.
             let most = (12 * 32 + 128) * MIB;
             stays("the masters' memory is bounded", seconds(3), || {
                 for (master, before) in MASTERS.into_iter().zip(before) {
@@ -102,7 +102,7 @@ fn long_answers_that_nobody_takes_are_bounded_and_hold_nobody_up() {
     });
 }
 
-/// A record of a long value under `long` and so many short ones.
+/// A record with a long value under `long` and many short ones.
 fn long_and_short(bytes: usize, short: usize) -> Vec<u8> {
     let mut words = vec![b"MSET".to_vec(), b"long".to_vec(), vec![b'x'; bytes]];
     words.extend((0..short).flat_map(|number| [format!("short{number}").into_bytes(), b"s".to_vec()]));
@@ -115,7 +115,7 @@ fn long_answers_are_bounded_behind_the_write_that_makes_them_long() {
     const READS: usize = 100;
     let long = Answer::Bulk(vec![b'x'; 2 << 20]);
     for master in MASTERS {
-        // Of few keys and of many, each of which is another record to look into.
+        // Requests of few keys and of many, each key in another record.
         for short in [0, 16, 70] {
             assert!(matches!(cluster.ask(&[b"DEL", b"long"]), Answer::Integer(_)));
             let mut connection = open(&cluster, master);
@@ -139,7 +139,7 @@ fn long_answers_are_bounded_behind_the_write_that_makes_them_long() {
                 assert!(answer == long, "{master:?}, {short} others, {number}: {answer:.60?}");
             }
         }
-        // The limit on the values of one MGET holds for such a record, too, and for short values it says nothing.
+        // The limit on the values of one MGET holds for such a record, too, but not for short values.
         for short in [0, 16, 70] {
             assert!(matches!(cluster.ask(&[b"DEL", b"long"]), Answer::Integer(_)));
             let mut connection = open(&cluster, master);
@@ -192,8 +192,8 @@ fn who_reads_slowly_and_yet_reads_is_not_cut_for_others() {
     let cluster = Setup::slaves(1).masters_with(&["--max-answer-bytes", "32MiB"]).start();
     assert_eq!(cluster.ask(&[b"SET", b"long", &vec![b'x'; 16 << 20]]), Answer::ok());
     let info = |name: &str| cluster.info(Node::Master).expect("INFO").number(name);
-    // 256 KiB and 1 MiB a second. Their kernels take little in advance: whoever lets its kernel take megabytes, and then asks
-    // for no more for a second, looks deaf.
+    // 256 KiB and 1 MiB a second, with small receive buffers: a client whose kernel takes megabytes, and then nothing for a
+    // second, looks deaf.
     let slow = [(32 << 10, millis(125)), (128 << 10, millis(125))].map(|(part, pause)| {
         let mut connection = open(&cluster, Node::Master);
         let mut stream = connection.sender().expect("a second handle");
@@ -247,7 +247,7 @@ fn who_waits_for_slow_readers_is_refused_in_time_and_what_needs_no_room_is_answe
     wait_for("the answers of one take all the room", seconds(5), || {
         (info("answer_bytes") > 50 << 20).then_some(())
     });
-    // It takes them, 2 MiB a second, for as long as it takes.
+    // It reads them at 2 MiB a second, to the end.
     let reads = std::thread::spawn(move || {
         let mut part = vec![0; 128 << 10];
         while stream.read(&mut part).is_ok_and(|read| read > 0) {
@@ -372,7 +372,7 @@ fn many_values_of_one_record_are_read_by_their_own_size() {
         panic!("24 MiB are no array")
     };
     assert_eq!(two.len(), 2);
-    // Nothing is left of it.
+    // No memory stays in use.
     wait_for("the room is given back", seconds(5), || {
         (info(&cluster, Node::Master).number("answer_bytes") < MIB).then_some(())
     });

@@ -1,5 +1,5 @@
-//! Programs and libraries that people use with Redis, against both masters: they connect, set, get and leave, and none
-//! of them warns of anything. What is missing on the machine is skipped aloud; `.ci/run` installs it.
+//! Programs and libraries that people use with Redis, against both masters: they connect, set, get and leave, without
+//! any warning. What is missing on the machine is reported as skipped; `.ci/run` installs it.
 
 mod common;
 
@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-/// A program that is ended after a minute, with nothing to read.
+/// A program with empty input, which is killed after a minute.
 fn program(name: &str) -> Command {
     let mut command = Command::new("timeout");
     command.args(["--signal=KILL", "60", name]).stdin(Stdio::null());
@@ -24,7 +24,7 @@ fn redis_cli(cluster: &TestCluster, master: Node, arguments: &[&str]) -> Command
     command
 }
 
-/// Runs a program that must end well and say nothing on standard error; what it says on standard output.
+/// Runs a program that must succeed and print nothing on standard error; gives its standard output.
 fn said(mut command: Command) -> String {
     let output = command.output().expect("timeout is installed");
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -76,7 +76,7 @@ fn redis_cli_reads_commands_from_a_pipe() {
     }
     let cluster = Setup::slaves(2).beside_others().start();
     for master in MASTERS {
-        // It takes QUIT for itself.
+        // It handles QUIT itself.
         let script = "SET k 'a value'\nGET k\nDEL k\n\nPING\nQUIT\nPING\n";
         let answers = said_to(&cluster, redis_cli(&cluster, master, &[]), script);
         assert_eq!(answers, "OK\na value\n1\nPONG\n", "{master:?}");
@@ -116,7 +116,7 @@ fn redis_cli_talks_at_a_terminal() {
         terminal.send("GET k", "\"a value\"");
         terminal.send("GET nothing", "(nil)");
         terminal.send("SELECT 1", "(error) ERR DB index is out of range");
-        // A command that Redis does not have: it has read of it in COMMAND DOCS.
+        // A command that Redis does not have: the program knows it from COMMAND DOCS.
         terminal.send("HELP WRITE", "  \x1b[33msummary:\x1b[0m Set the string value of a key");
         terminal.send("HELLO 3", "1# \"server\" => \"dsm\"");
         terminal.send("CLIENT GETNAME", "(nil)");
@@ -159,7 +159,7 @@ impl Terminal {
         String::from_utf8_lossy(&std::fs::read(&self.output).expect("a file")).into_owned()
     }
 
-    /// Waits for a text after all that was waited for before.
+    /// Waits for a text after those that were already found.
     fn expect(&mut self, wanted: &str) {
         let end = wait_for(&format!("the terminal shows {wanted:?}"), seconds(30), || {
             let text = self.text();
@@ -185,12 +185,12 @@ impl Terminal {
         self.expect_prompt();
     }
 
-    /// Waits for the prompt: what is typed before it is thrown away.
+    /// Waits for the prompt: anything typed before it is discarded.
     fn expect_prompt(&mut self) {
         self.expect(&self.prompt.clone());
     }
 
-    /// Waits for the end; all that was shown.
+    /// Waits for the end; gives everything that was shown.
     fn ended(&mut self) -> String {
         let status = wait_for("redis-cli ends", seconds(30), || {
             self.process.0.try_wait().expect("a child can be asked")
@@ -234,7 +234,7 @@ fn redis_benchmark_finds_nothing_to_complain_about() {
     assert!((1..=1000).contains(&keys), "{keys} of 1000 keys");
 }
 
-/// What redis-py does for most people. Each warning is an error, each log line shows.
+/// A typical use of redis-py. Each warning is an error, and each log line is printed.
 const PYTHON: &str = r#"
 import inspect, logging, sys, warnings
 warnings.simplefilter("error")
@@ -279,7 +279,7 @@ fn redis_py_connects_sets_and_gets() {
         probe.args(["-c", "import redis"]).stdout(Stdio::null()).stderr(Stdio::null());
         probe.status().expect("timeout is installed").success()
     };
-    // A Python of its own may stand in front of the system's, which is the one that packages extend.
+    // Another Python may precede the system's in PATH; only the system's has the packages.
     let pythons: Vec<&str> = ["python3", "/usr/bin/python3"].into_iter().filter(has_it).collect();
     if pythons.is_empty() {
         let why = "no python3 has redis-py; Debian has it in python3-redis";

@@ -1,9 +1,10 @@
-//! The RESP door against Redis, byte by byte: the same bytes that were sent to Redis go to the primary and to the
-//! standby, and what comes back must be the same. Where it is not, [`DIFFERENCES`] says why, and what comes instead.
+//! Compares the RESP protocol with Redis, byte by byte: the bytes that were sent to Redis are sent to the primary and
+//! to the standby, and the answers must be the same. Where they differ, [`DIFFERENCES`] gives the reason and the other
+//! answer.
 //!
-//! What Redis 7.0 answers stands in `tests/redis_parity/recorded.txt`, so that no Redis is needed. Where one is, the record
-//! is compared with it; `UPDATE_GOLDENFILES=1` writes the record anew. It ran with this server's settings where it has
-//! them. What cannot be alike (ids, versions) is masked by name.
+//! The answers of Redis 7.0 are in `tests/redis_parity/recorded.txt`, so that no Redis is needed. If one is installed, the
+//! record is compared with it; `UPDATE_GOLDENFILES=1` writes the record anew. Redis ran with this server's settings where
+//! it has them. Values that must differ (ids, versions) are masked by name.
 
 mod common;
 
@@ -19,7 +20,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// Where this server answers otherwise than Redis 7.0, on purpose: the scripts, what it answers them, and why. The
+/// Where this server's answers differ from those of Redis 7.0 on purpose: the scripts, the answers, and the reason. The
 /// table in `docs/SEMANTICS.md` has a line for each reason.
 const DIFFERENCES: &[Difference] = &[
     Difference {
@@ -99,7 +100,7 @@ const DIFFERENCES: &[Difference] = &[
             ("a request over 64 MiB", "-ERR Protocol error: too big request^<closed>"),
         ],
     },
-    // What shows only with long values or deaf clients is shown in `tests/pipelines.rs` and `tests/limits.rs`.
+    // Differences that need long values or clients that do not read are in `tests/pipelines.rs` and `tests/limits.rs`.
     Difference { why: "The values of an MGET have at most 32 MiB in all", answers: &[] },
     Difference { why: "Answers that a client does not take wait up to 32 MiB", answers: &[] },
     Difference {
@@ -131,21 +132,21 @@ const DIFFERENCES: &[Difference] = &[
     },
 ];
 
-/// One reason for scripts to be answered otherwise.
+/// One reason for different answers.
 struct Difference {
-    /// Stands in `docs/SEMANTICS.md`.
+    /// Also in `docs/SEMANTICS.md`.
     why: &'static str,
-    /// A script by its name, and what this server answers, as [`shown`].
+    /// Scripts by name, with this server's answers, as [`shown`].
     answers: &'static [(&'static str, &'static str)],
 }
 
 /// How long an answer may take.
 const PATIENCE: Duration = seconds(20);
 
-/// Every key that a script sets, one script's to be gone before the next.
+/// Every key that a script sets. They are deleted before the next script.
 const KEYS: [&str; 5] = ["k", "a", "b", "c", "\"\""];
 
-/// What ends the talk of a script that does not end the connection.
+/// The last request of a script that does not end the connection.
 const SENTINEL: &[u8] = b"the end of the script";
 
 /// What is not compared.
@@ -157,13 +158,13 @@ enum Mask {
     Integers,
     /// The order of the pairs of a map.
     PairOrder,
-    /// All but what kind of value an answer is.
+    /// Everything except the type of the answer.
     All,
-    /// All texts but these names: what remains is the shape.
+    /// All texts except these names, so that only the shape is compared.
     TextsBut(&'static [&'static str]),
 }
 
-/// Bytes to send and what may become of the connection.
+/// Bytes to send, and what may happen to the connection.
 struct Script {
     name: String,
     bytes: Vec<u8>,
@@ -183,7 +184,8 @@ impl Script {
         }
     }
 
-    /// Requests, one a line, their words separated by single spaces; named as they stand. `""` is an empty word.
+    /// Requests, one per line, their words separated by single spaces. The text is also the script's name. `""` is an
+    /// empty word.
     fn of(lines: &str) -> Script {
         let mut bytes = Vec::new();
         for line in lines.split('\n') {
@@ -270,7 +272,7 @@ fn the_record_is_what_redis_answers() {
             if is_to_be_updated() {
                 record.write();
             }
-            // Another 7.0 may have mended its texts; the answers must be the same.
+            // Another 7.0 may have changed its texts; the answers must be the same.
             let recorded = Record::read();
             record.redis.clone_from(&recorded.redis);
             for (name, said) in &record.said {
@@ -285,14 +287,14 @@ fn the_record_is_what_redis_answers() {
     }
 }
 
-/// Where Redis' answers stand.
+/// The file of Redis' answers.
 const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/redis_parity/recorded.txt");
 
 fn is_to_be_updated() -> bool {
     std::env::var_os("UPDATE_GOLDENFILES").is_some_and(|value| value == "1")
 }
 
-/// What Redis answered to each script.
+/// Redis' answers to each script.
 #[derive(Debug, PartialEq, Eq)]
 struct Record {
     /// Its version.
@@ -343,14 +345,14 @@ impl Record {
         Record { redis, said: said.collect() }
     }
 
-    /// What came back, if the script is in the record as it is now.
+    /// The answers, if the script is in the record in its present form.
     fn answers(&self, script: &Script) -> Option<&str> {
         let (sent, answered) = self.said.get(&script.name)?;
         (*sent == escaped(&script.bytes)).then_some(answered)
     }
 }
 
-/// Bytes on one line, which are the same only if the bytes are.
+/// Bytes as one line of text, unambiguously.
 fn escaped(bytes: &[u8]) -> String {
     const LONGEST: usize = 2000;
     const HEAD: usize = 200;
@@ -394,7 +396,7 @@ impl Redis {
     /// Starts one with the settings that our masters have by default.
     ///
     /// # Errors
-    /// That there is none, or one of another version.
+    /// That there is no Redis, or one of another version.
     fn start() -> Result<Redis, Lack> {
         need_program("redis-server", &["--version"], "redis-server")?;
         for _ in 0..20 {
@@ -415,7 +417,7 @@ impl Redis {
                     return Some(None);
                 }
                 let info = Info::of(address, seconds(2)).ok()?;
-                // Somebody else may have taken the port meanwhile.
+                // Another process may have taken the port meanwhile.
                 (info.get("process_id") == Some(&id.to_string())).then_some(Some(info))
             });
             let Some(info) = up else { continue };
@@ -430,7 +432,7 @@ impl Redis {
     }
 }
 
-/// What a server answers to a script, masked, on a connection of its own.
+/// A server's answers to a script, masked, over a new connection.
 fn answers_of(address: SocketAddr, script: &Script, patience: Duration) -> Vec<u8> {
     let mut answers = talk(address, script, patience);
     for mask in &script.masks {
@@ -439,7 +441,7 @@ fn answers_of(address: SocketAddr, script: &Script, patience: Duration) -> Vec<u
     answers
 }
 
-/// Sends a script and reads what comes, until nothing comes for `patience`.
+/// Sends a script and reads until nothing arrives for `patience`.
 fn talk(address: SocketAddr, script: &Script, patience: Duration) -> Vec<u8> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the server accepts connections");
     stream.set_nodelay(true).expect("a socket option");
@@ -450,7 +452,7 @@ fn talk(address: SocketAddr, script: &Script, patience: Duration) -> Vec<u8> {
     if !script.closes {
         bytes.extend(encoded(&[b"ECHO", SENTINEL]));
     }
-    // Who closes may do so before it has heard all; what it said until then is read below.
+    // The server may close before it has read everything; its answers until then are read below.
     let _ = stream.write_all(&bytes);
     let mut answers = Vec::new();
     let mut chunk = [0; 16 * 1024];
@@ -488,7 +490,7 @@ fn masked(answer: &[u8], mask: Mask) -> Vec<u8> {
     while !rest.is_empty() {
         match Value::take(&mut rest) {
             Some(value) => values.push(value),
-            // The mark of an end, or no RESP: it stays as it is.
+            // The mark of an end, or not RESP: it stays unchanged.
             None => {
                 values.push(Value::Other(rest.to_vec()));
                 rest = &[];
@@ -578,7 +580,7 @@ impl Value {
         }
     }
 
-    /// Keeps only what kind of value it is.
+    /// Keeps only the type of the value.
     fn hide(&mut self) {
         match self {
             Value::Other(bytes) => *bytes = b"<masked>\r\n".to_vec(),
@@ -695,7 +697,7 @@ fn data() -> Vec<Script> {
     all
 }
 
-/// What a server says of itself and cannot be alike.
+/// Facts of a server about itself, which must differ.
 const HELLO: Mask = Mask::Fields(&["server", "version", "id"]);
 
 #[expect(clippy::too_many_lines, reason = "a list of scripts")]
@@ -989,7 +991,7 @@ fn unknown() -> Vec<Script> {
     all
 }
 
-/// Every command with no argument up to six, where that many are wrong for Redis: what is right is asked elsewhere.
+/// Every command with zero to six arguments, where that number is wrong for Redis; right numbers are in other scripts.
 fn arities() -> Vec<Script> {
     let mut all = Vec::new();
     // Redis' arity: the number of words, at least that many if negative.
@@ -1086,7 +1088,7 @@ fn introspection() -> Vec<Script> {
         }
         all.push(script);
     }
-    // A hash decides over the order.
+    // The order depends on a hash.
     all.push(Script::of("CONFIG GET timeout save databases").mask(Mask::PairOrder));
     all.push(Script::of("CONFIG GET SAVE Save save").mask(Mask::PairOrder));
     all.push(Script::of(&format!("CONFIG GET{}", " timeout".repeat(257))).named("257 names in CONFIG GET"));

@@ -1,5 +1,5 @@
-//! Who may be what in a cluster: slaves with names that are taken, slaves of other clusters, clients that pretend,
-//! masters too many, masters with another log, logs that cannot be.
+//! Who may join a cluster, and who is refused: slaves with a taken name, slaves of other clusters, clients that pretend
+//! to be slaves or masters, a third master, masters with another log, unusable logs.
 
 mod common;
 
@@ -68,7 +68,7 @@ fn a_slave_with_a_used_name_is_refused_as_long_as_the_first_lives() {
     assert_eq!(load.failures(), Vec::<String>::new());
     assert_eq!(cluster.info(Node::Master).expect("INFO").slave_ids(), ["slave-0", "slave-1", "slave-2"]);
     assert_eq!(cluster.info(Node::Master).expect("INFO").number("slaves_removed"), 0);
-    // Once the first is gone, it takes the name.
+    // Once the first slave is gone, the second one gets the name.
     cluster.kill(Node::Slave(1));
     cluster.wait_for_active_slaves(3, seconds(5));
     load.wait_for_writes(200, seconds(5));
@@ -83,7 +83,7 @@ fn a_slave_with_the_name_of_one_that_hangs_takes_its_place() {
     let mut cluster = Setup::slaves(2).start();
     cluster.pause(Node::Slave(1));
     let (_process, said) = cluster.start_stranger(slave("slave-1", &cluster.addresses()), "stranger");
-    // It is active and answers reads and writes: two copies of one key need it.
+    // It is active and answers reads and writes: two copies of a key need it.
     wait_until_said(&said, "slave");
     wait_for("the stranger is active", seconds(5), || {
         let info = cluster.info(Node::Master)?;
@@ -152,7 +152,7 @@ fn a_client_that_registers_as_a_slave_and_is_none_is_removed() {
             link.send(&native::encoded(&Message::Control(enlisted))).expect("sent");
             link
         };
-        // One that says what clients say, one that acknowledges what it was never sent, one that sends a flood.
+        // One that sends requests of clients, one that acknowledges what it was never sent, one that sends a flood.
         let request = Request { id: RequestId(1), stream: 0, generation: 0, command: StoreCommand::KeyCount };
         let nonsense = [
             Message::Request(request),
@@ -169,14 +169,14 @@ fn a_client_that_registers_as_a_slave_and_is_none_is_removed() {
             link.send(&native::encoded(message)).expect("sent");
             link.end();
         }
-        // One that never enlists, one that enlists in a reign that never was: they count for nothing.
+        // One that never enlists, one that enlists in a reign that never existed: they do not count.
         let mut idle = Native::open(address, seconds(5));
         idle.say_hello(None, native::slave("idle")).expect("sent");
         let mut future = Native::open(address, seconds(5));
         future.say_hello(None, native::slave("future")).expect("sent");
         let enlisted = Control::Enlisted { reign: Reign::new(u64::MAX, 1), seen: None, room_bytes: u64::MAX };
         future.send(&native::encoded(&Message::Control(enlisted))).expect("sent");
-        // One that is silent gets writes, and is removed when it does not acknowledge them.
+        // A silent one gets writes, and is removed when it does not acknowledge them.
         let mut silent = enlist("silent");
         silent.end();
         load.wait_for_writes(100, seconds(5));
@@ -206,7 +206,7 @@ fn further_masters_on_other_ports_never_serve() {
     nobody_notices(&[], |cluster, load| {
         let [first, second] = free_ports();
         let [primary, backup] = cluster.addresses();
-        // Of a pair of their own, and posing as the other half of ours.
+        // Masters of another pair, and one that claims to be the other master of this pair.
         let a =
             cluster.start_stranger(master(Node::Master, [first, backup], &cluster.log()), "further-primary");
         let b =
@@ -396,7 +396,7 @@ fn a_dead_holders_lock_on_the_log_is_no_alarm_before_it_lasts() {
     let log = directory.path().join("kv_store.log");
     let said = directory.path().join("said");
     for (held, is_strange) in [(millis(250), false), (millis(1500), true)] {
-        // The kernel gives the locks of a dead process back one after another.
+        // The kernel releases the locks of a dead process one after another.
         let file = std::fs::File::options().create(true).append(true).open(&log).expect("a file");
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("ours");
         let mut command = master(Node::Master, free_ports(), &log);
@@ -448,12 +448,12 @@ fn a_hanging_holder_in_another_pid_namespace_is_told_as_that() {
     wait_until_said(&second, "serving epoch=2");
 }
 
-/// A master to which the system refuses what `strace` is told to refuse it, with what it says.
+/// A master for which `strace` makes system calls fail, with its standard error.
 fn refused(injections: &[&str], directory: &Path) -> Result<(Process, [SocketAddr; 2], PathBuf), Lack> {
     need_program("strace", &["-V"], "strace")?;
     let (ports, said) = (free_ports(), directory.join("said"));
     let mut command = Command::new("strace");
-    // The tracer is a grandchild: the process that is started here becomes the master.
+    // The tracer is a grandchild, so the process that is started here becomes the master.
     command.args(["-D", "-f", "-qq", "-o", "/dev/null"]);
     for injection in injections {
         command.args(["-e", &format!("inject={injection}")]);
@@ -464,7 +464,7 @@ fn refused(injections: &[&str], directory: &Path) -> Result<(Process, [SocketAdd
     let process =
         command.stderr(std::fs::File::create(&said).expect("a file")).spawn().expect("strace is there");
     let process = Process(process);
-    // Where it may not trace, it says so and ends.
+    // Where tracing is forbidden, strace says so and ends.
     let begun = wait_for("it says something", seconds(20), || {
         std::fs::read_to_string(&said).ok().filter(|text| text.contains('\n'))
     });
@@ -478,7 +478,7 @@ fn refused(injections: &[&str], directory: &Path) -> Result<(Process, [SocketAdd
 fn what_the_system_refuses_for_a_while_ends_nobody_and_is_told_once() {
     let directory = tempfile::tempdir().expect("a directory");
     let injections = [
-        // The first threads; each thread's first locks; and two things that are done without for good.
+        // The first threads; each thread's first locks; and two calls that are optional.
         "clone,clone3:error=EAGAIN:when=1..6",
         "flock:error=ENOLCK:when=1..2",
         "fallocate:error=EOPNOTSUPP",

@@ -1,5 +1,5 @@
-//! Reigns that are told apart: copies of a log that was given up, copies of another copy of the log, and strangers that
-//! claim to know of reigns that never were.
+//! Reigns are distinguished: values of a log that was given up, values of another copy of the log, and strangers that
+//! claim to know reigns that never existed.
 
 mod common;
 
@@ -16,7 +16,7 @@ fn cluster_id(cluster: &TestCluster) -> ClusterId {
     info.get("cluster_id").expect("a cluster id").parse().expect("hexadecimal")
 }
 
-/// Reads `key` so often that each slave that may hold it is asked.
+/// Reads `key` so often that each slave that may hold it was asked.
 fn always_reads(connection: &mut Connection, key: &str, value: &str) {
     for round in 0..20 {
         let answer = connection.call(&[b"GET", key.as_bytes()]).expect("an answer");
@@ -60,7 +60,7 @@ fn a_slave_that_holds_what_was_given_up_with_the_log_serves_none_of_it() {
     let log = cluster.log();
     let copy = std::fs::read(&log).expect("the log is there");
     assert_eq!(cluster.ask(&[b"SET", b"k", b"given-up"]), Answer::ok());
-    // The slave is away while the log is restored from the copy, on a machine that knows nothing of the old one.
+    // The slave is disconnected while the log is restored from the copy, on a machine without the old lock file.
     cluster.pause(Node::Slave(0));
     cluster.kill_at_once(&[Node::Master, Node::Backup]);
     std::fs::remove_file(&log).expect("removed");
@@ -77,7 +77,7 @@ fn a_slave_that_holds_what_was_given_up_with_the_log_serves_none_of_it() {
     wait_for("the new slave is active", seconds(5), || {
         cluster.info(Node::Master).filter(|info| info.slave_ids() == ["fresh"])
     });
-    // In the same place, by a reign of the same number.
+    // At the same place in the log, by a reign with the same number.
     let mut connection = cluster.connect(Node::Master);
     assert_eq!(connection.call(&[b"SET", b"k", b"restored"]).expect("an answer"), Answer::ok());
     cluster.resume(Node::Slave(0));
@@ -97,13 +97,13 @@ fn a_slave_that_holds_what_was_given_up_with_the_log_serves_none_of_it() {
 fn a_slave_of_a_copy_of_the_cluster_serves_the_copy_alone() {
     let mut production = Setup::slaves(1).beside_others().start();
     let copy = std::fs::read(production.log()).expect("the log is there");
-    // Both have begun reigns of the same epochs since they were one.
+    // Both have had reigns with the same epochs since they were copied.
     let mut staging = Setup::slaves(0).beside_others().log(copy).prepare();
     staging.start_all();
     staging.wait_until_serves(Node::Master, seconds(10));
     production.restart(Node::Master);
     production.settle();
-    // The slave finds staging first.
+    // The slave connects to staging first.
     let masters = [Node::Master, Node::Backup];
     production.freeze(&masters);
     let names = [staging.address(Node::Master), production.address(Node::Master)];
@@ -128,14 +128,14 @@ fn a_slave_of_a_copy_of_the_cluster_serves_the_copy_alone() {
         always_reads(&mut at_staging, &key, "staging");
         always_reads(&mut at_production, &key, "production");
     }
-    // It has stayed where it was, and production knows what it is.
+    // It has stayed there, and production recognises it.
     wait_for("production has set it aside", seconds(10), || {
         (serving_disputes(&production) == 1).then_some(())
     });
     staging.wait_for_active_slaves(1, seconds(1));
 }
 
-/// How many slaves the master that serves has set aside.
+/// How many slaves the serving master counts as disputing.
 fn serving_disputes(cluster: &TestCluster) -> u64 {
     cluster.primary().map_or(0, |(_, info)| info.number("slaves_disputing"))
 }

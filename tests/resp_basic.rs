@@ -1,4 +1,4 @@
-//! The RESP door's first commands on a healthy cluster, and how the roles start and stop.
+//! The basic RESP commands on a healthy cluster, and how the roles start and stop.
 
 mod common;
 
@@ -13,7 +13,7 @@ use common::{seconds, wait_for};
 use std::net::TcpListener;
 use std::process::{ExitStatus, Stdio};
 
-/// Runs a role that is expected to end by itself: its status and what it wrote to standard error.
+/// Runs a role that is expected to end by itself; gives its status and its standard error.
 fn fails_with(node: Node, arguments: &[&str]) -> (ExitStatus, String) {
     let mut role = command(node);
     role.args(arguments);
@@ -311,7 +311,7 @@ fn a_second_pair_of_masters_on_the_same_log_never_serves() {
         let answer = Connection::open(listen, seconds(1)).and_then(|mut c| c.call(&[b"SET", b"k", b"w"]));
         match answer {
             Ok(Answer::Error(_)) | Err(_) => Ok(()),
-            // Forwarded to the one primary: so be it.
+            // Forwarded to the only primary, which is allowed.
             Ok(_) if cluster.info(Node::Master).map(|info| info.number("epoch")) == epoch => Ok(()),
             Ok(other) => Err(other),
         }

@@ -1,18 +1,18 @@
-//! Holds `docs/SEMANTICS.md` to the code: each test that it names stands in the file that it names, so that no promise
-//! rests on one that was renamed or never written.
+//! Checks `docs/SEMANTICS.md` against the code: each test that it names exists in the file that it names, so that no
+//! promise refers to a test that was renamed or never written.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs;
 use std::path::Path;
 
-/// Where transcripts stand; the document names them by folder and file.
+/// The folder of the transcripts; the document names them by folder and file.
 const TRANSCRIPTS: &str = "protocol/src/testscripts";
 
-/// What a document names.
+/// The tests that a document names.
 #[derive(Debug, Default)]
 struct Links {
-    /// Tests and transcripts that are there.
+    /// Tests and transcripts that exist.
     found: usize,
     /// What is wrong with the others.
     wrong: Vec<String>,
@@ -27,8 +27,8 @@ fn source(path: &Path) -> Option<String> {
     Some(entries.filter_map(|entry| source(&entry.unwrap().path())).collect())
 }
 
-/// Reads bullets, rows and paragraphs apart from each other. In each, code that is a path says where the tests stand that
-/// are named after it, outside of code.
+/// Reads bullets, rows and paragraphs separately. In each, code that is a path gives the file of the tests that are named
+/// after it.
 fn links(root: &Path, document: &str) -> Links {
     let mut parts = vec![String::new()];
     for line in document.lines() {

@@ -1,5 +1,5 @@
-//! Slaves that do not do what they should, and clusters that are short of them: real processes, and a wire between them
-//! that the test bends.
+//! Slaves that misbehave, and clusters with too few of them: real processes, with a wire between them that the test
+//! controls.
 
 mod common;
 
@@ -26,8 +26,8 @@ fn info(cluster: &TestCluster) -> Info {
     cluster.info(Node::Master).expect("INFO is always answered")
 }
 
-/// A wire to a master on which frames from it pass only up to a length, and only so many bytes a second. At a longer one the
-/// stream stands still, as behind a router that drops full packets.
+/// A wire to a master that passes the master's frames only up to a length, and at a limited rate. At a longer frame the
+/// stream stalls, as with a router that drops full packets.
 struct Wire {
     address: SocketAddr,
     /// Bytes of the longest frame that passes.
@@ -83,7 +83,7 @@ fn copy_frames(
             from.read_exact(&mut frame)?;
             let length = u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]) as usize;
             if frame.len() + length > frame_max.load(Ordering::Relaxed) {
-                // What comes after it is taken as a full buffer takes it: not at all, until the connection ends.
+                // Later bytes are not read until the connection ends, as with a full buffer.
                 while from.peek(&mut [0])? > 0 && from.take_error()?.is_none() {
                     std::thread::sleep(common::millis(20));
                     if is_closed(&to) {
@@ -93,7 +93,7 @@ fn copy_frames(
                 return Ok(());
             }
             frame.resize(9 + length, 0);
-            // What has arrived goes on: a wire does not wait for whole frames.
+            // Bytes that have arrived are passed on: a wire does not wait for whole frames.
             to.write_all(&frame[..9])?;
             for piece in frame[9..].chunks_mut(64 * 1024) {
                 from.read_exact(piece)?;
@@ -114,7 +114,7 @@ fn is_closed(socket: &TcpStream) -> bool {
     socket.peer_addr().is_err()
 }
 
-/// Writes so many keys, one after the other, each with a value of that many bytes.
+/// Writes many keys, one after the other, each with a value of `bytes` bytes.
 fn write(connection: &mut Connection, prefix: &str, count: usize, bytes: usize) {
     for number in 0..count {
         let (key, value) = (format!("{prefix}-{number}"), vec![b'v'; bytes]);
@@ -123,7 +123,7 @@ fn write(connection: &mut Connection, prefix: &str, count: usize, bytes: usize) 
     }
 }
 
-/// Clients that ask all the time for more than can be done, in pipelines, and take their answers.
+/// Clients that constantly ask for more than can be done, in pipelines, and read their answers.
 struct Flood {
     stop: Arc<AtomicBool>,
     clients: Vec<JoinHandle<()>>,
@@ -175,7 +175,7 @@ fn a_slave_joins_and_one_that_hangs_is_noticed_while_clients_ask_more_than_can_b
     wait_for("it is gone", seconds(5), || (info(&cluster).number("active_slaves") == 1).then_some(()));
     cluster.start(one);
     cluster.wait_for_active_slaves(2, seconds(5));
-    // Nobody writes, so that nothing is owed but an answer to a ping.
+    // Without writes, so that only an answer to a ping is owed.
     cluster.pause(one);
     wait_for("it is missed", seconds(5), || (info(&cluster).number("active_slaves") == 1).then_some(()));
     cluster.resume(one);
@@ -193,7 +193,7 @@ fn a_slave_that_takes_no_long_frames_costs_one_write_a_wait_and_is_used_again_wh
     cluster.wait_for_active_slaves(3, seconds(5));
     let mut connection = cluster.connect_to_primary();
     write(&mut connection, "first", 300, 2048);
-    // On it goes until the slave has failed twice more, in trials.
+    // This goes on until the slave has failed twice more, in trials.
     let mut rounds = 0;
     wait_for("the slave fails its trials", seconds(12), || {
         rounds += 1;
@@ -230,7 +230,7 @@ fn a_long_value_on_a_slow_link_costs_no_slave() {
     let (_slave, _) = cluster.start_stranger(slave("slow", &[wires[0].address, wires[1].address]), "slow");
     cluster.wait_for_active_slaves(1, seconds(5));
     let mut connection = cluster.connect_to_primary();
-    // Over two seconds each on the way, with an ACK timeout of one; and two of them in each other's way.
+    // Each takes over two seconds on the way, with an ACK timeout of one; and then two at the same time.
     let value = vec![b'v'; 16 * MIB as usize];
     let mut other = cluster.connect_to_primary();
     let sent = std::thread::spawn(move || other.call(&[b"SET", b"other", &[b'w'; 1000]]));
@@ -241,7 +241,7 @@ fn a_long_value_on_a_slow_link_costs_no_slave() {
     assert!(now.number("slowest_slave_ack_ms") > 0, "{now:?}");
 }
 
-/// Sets keys one after the other until one is refused: how many were taken. No answer may leave its outcome open.
+/// Sets keys one after the other until one is refused; gives how many were accepted. No outcome may be unknown.
 fn fill(address: SocketAddr, prefix: &str, value: &[u8]) -> usize {
     let mut connection = Connection::open(address, seconds(10)).expect("the master accepts connections");
     for number in 0..100_000 {
@@ -270,7 +270,7 @@ fn slaves_that_are_added_to_a_full_store_take_what_the_full_ones_cannot() {
         cluster.connect_to_primary().call(&request).expect("an answer")
     };
     assert_eq!(many(&[b'v'; 1000]), Answer::ok());
-    // Eight at once come to the edge together: each is done or refused in front of the log.
+    // Eight clients reach the limit at once: each write is done, or refused before it reaches the log.
     let filling: Vec<JoinHandle<usize>> = (0..8)
         .map(|client| {
             std::thread::spawn(move || fill(address, &format!("full-{client}"), &[b'v'; 64 * 1024]))
@@ -323,7 +323,7 @@ fn slaves_that_are_added_to_a_full_store_take_what_the_full_ones_cannot() {
     drop(added);
 }
 
-/// `dsm-client STATUS`: its exit code, and what it says beside the text.
+/// `dsm-client STATUS`: its exit code, and its standard error.
 fn status(cluster: &TestCluster) -> (i32, String) {
     let masters = cluster.addresses().map(|address| address.to_string()).join(",");
     let mut client = Command::new(env!("CARGO_BIN_EXE_dsm-client"));
@@ -357,7 +357,7 @@ fn what_is_lost_is_told_when_it_begins_and_when_it_ends() {
 
     cluster.kill(Node::Slave(1));
     wait_for_status(&cluster, "1 of 2 slaves are active");
-    // Half of the keys were on it alone.
+    // Half of the keys were only on this slave.
     wait_for_status(&cluster, "keys have no copy");
     let lost = info(&cluster).number("keys_without_copy");
     assert!((20..=180).contains(&lost), "{lost}");

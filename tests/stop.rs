@@ -1,5 +1,5 @@
-//! A stop that is asked for: who serves hands over, clients are let go between their requests, and nobody's request
-//! fails.
+//! A requested stop: the serving master hands over, connections of clients are closed between their requests, and no
+//! request fails.
 
 mod common;
 
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// Clients that use the client library, and count what did not go well.
+/// Clients that use the client library, and count their failures.
 struct Natives {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
@@ -83,7 +83,7 @@ fn a_rolling_restart_of_every_process_under_load_fails_no_request() {
         cluster.start(node);
         cluster.settle_under_load();
     }
-    // The primary takes its place again, which fails nothing either.
+    // The primary takes its place again, which fails no request, either.
     cluster.wait_until_serves(Node::Master, seconds(10));
     load.wait_for_writes(200, seconds(5));
     assert_eq!(load.failed_requests(), Vec::<String>::new());
@@ -123,7 +123,7 @@ fn a_connection_is_closed_between_two_requests_and_what_crosses_is_not_executed(
         assert_eq!(busy.answer().expect("each that was sent before is answered"), Answer::ok(), "{number}");
     }
     busy.wait_for_close().expect("then it ends");
-    // As a client that has not looked.
+    // As a client that has not noticed.
     let sent = silent.send(&encoded(&[b"SET", b"k", b"crossed"]));
     let answer = sent.and_then(|()| silent.answer());
     assert!(answer.is_err(), "{answer:?}");
@@ -151,7 +151,7 @@ fn what_is_answered_leaves_before_the_end_however_long_it_is() {
     let mut cluster = Setup::slaves(2).masters_with(&["--no-failback"]).start();
     let value = vec![b'x'; 16 << 20];
     assert_eq!(cluster.ask(&[b"SET", b"long", &value]), Answer::ok());
-    // With a standby, to which the silent ones are left after half a second, and then without one.
+    // With a standby, where silent clients are dismissed after half a second, and then without one.
     for (serving, patience) in [(Node::Master, millis(1000)), (Node::Backup, millis(400))] {
         let mut slow = cluster.connect(serving);
         slow.send(&[encoded(&[b"GET", b"long"]), encoded(&[b"SET", b"k", b"done"])].concat()).expect("sent");
@@ -193,7 +193,7 @@ fn a_hangup_ends_nobody_who_was_not_started_at_a_terminal() {
 #[test]
 fn a_second_signal_ends_a_role_at_once() {
     let mut cluster = Setup::slaves(2).start();
-    // A client that sends half a request keeps the master that stops waiting.
+    // A client that has sent half a request makes the stopping master wait.
     let mut half = cluster.connect(Node::Master);
     half.send(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$100\r\n").expect("it is connected");
     cluster.signal(Node::Master, Signal::TERM);

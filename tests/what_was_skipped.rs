@@ -1,5 +1,5 @@
-//! Runs last of all, by its name and its package's: what all tests of this `cargo test` have skipped, and that a skip is told,
-//! counted and, with `DSM_REQUIRE_ALL=1`, a failure.
+//! Runs last, because of its name and its package's. Prints what all tests of this `cargo test` have skipped, and checks that
+//! a skip is reported, counted and, with `DSM_REQUIRE_ALL=1`, a failure.
 
 mod common;
 
@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// Where the tests stand that may be skipped.
+/// The folders of the tests that may be skipped.
 const DIRECTORIES: [&str; 2] = ["tests", "bin/harness/tests"];
 
-/// The names of all of them.
+/// The names of all these tests.
 fn tests() -> BTreeSet<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = |directory| std::fs::read_dir(root.join(directory)).expect("the tests are there");
@@ -62,7 +62,7 @@ fn one_that_the_machine_refuses() {
 fn a_skip_is_told_and_fails_where_all_is_required_and_could_be_there() {
     let run = |name: &str, required: bool| -> Output {
         let mut command = Command::new(std::env::current_exe().expect("this test is a program"));
-        // Output is captured, as always; a skip must be seen all the same.
+        // Output is captured as usual, but a skip must still be shown.
         command.args(["--ignored", "--exact", name]).env_remove("DSM_REQUIRE_ALL");
         if required {
             command.env("DSM_REQUIRE_ALL", "1");

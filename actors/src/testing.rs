@@ -9,7 +9,7 @@ use crate::batch::Outbox;
 use crate::config::Fsync;
 use crate::env::{
     Appended, Disk, Displaced, Env, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard,
-    Locks, OpenMode, Post, Stream, Watch,
+    LockSeen, Locks, OpenMode, Post, Stream, Watch,
 };
 use crate::journal::shared_file::log_tailer::{self, Replayed};
 use crate::journal::shared_file::recovery::Recovery;
@@ -23,7 +23,6 @@ use dsm_protocol::ids::{Incarnation, LinkId, Millis, SlaveId};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::doubt::SelfDoubt;
 use dsm_protocol::machine::link::{Life, Link, LinkLimits};
-use dsm_protocol::machine::reign::takeover::LockSeen;
 use dsm_protocol::message::Message as Wire;
 use dsm_protocol::record::{CrashKind, Position};
 use futures_util::future::LocalBoxFuture;

@@ -3,7 +3,7 @@
 use actix::prelude::*;
 use dsm::config::{Fence, Fsync};
 use dsm::embed::{self, Get, Put, Status};
-use dsm::env::{Disk as _, OpenMode, Post, Stands};
+use dsm::env::{Disk as _, LockSeen, OpenMode, Post, Stands};
 use dsm::journal::shared_file::failover_watcher::{
     self, FailoverWatcher, FenceHolder, LockLooked, LockWon, WaitForLock, WatchLock,
 };
@@ -23,7 +23,7 @@ use dsm_protocol::ids::{
     ClusterId, Epoch, Incarnation, LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version,
 };
 use dsm_protocol::machine::master::{self, Asker, Change, Effect, Master, WriteId};
-use dsm_protocol::machine::reign::{self, Event, Leadership, LockSeen};
+use dsm_protocol::machine::reign::{self, Event, Leadership};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message as Wire};
 use dsm_protocol::record::{self, Position, Scanner, Step};
 use std::io::{self, Read as _, Write as _};
@@ -936,8 +936,8 @@ mod failover_watcher_actor {
             let watcher = self.watcher.as_ref().expect("it is begun before it is told anything");
             for effect in effects {
                 match effect {
-                    reign::Effect::WatchLock => watcher.do_send(WatchLock),
-                    reign::Effect::WaitForLock => watcher.do_send(WaitForLock),
+                    reign::Effect::WatchLeader => watcher.do_send(WatchLock),
+                    reign::Effect::QueueToLead => watcher.do_send(WaitForLock),
                     reign::Effect::Fence { beat } => watcher.do_send(FenceHolder { beat }),
                     other => panic!("a standby alone wants {other:?}"),
                 }

@@ -1,5 +1,4 @@
-//! What all binaries share: flags and their variables, logging to standard error, one line for what went wrong, exit
-//! codes.
+//! What all binaries share: flags and their variables, logging to standard error, one-line errors, exit codes.
 
 pub use crate::error_output::{flush, lines_lost, tell};
 pub use crate::words::two_dashes;
@@ -25,7 +24,7 @@ impl LogArgs {
     /// Starts logging; `default` is the level when the flag is not given.
     pub fn start(&self, default: &str) {
         let usual = std::env::var("RUST_LOG").ok().filter(|filter| !filter.trim().is_empty());
-        // That variable is for all programs: what is said there for others must not silence this one.
+        // RUST_LOG is for all programs: a filter for other programs must not silence this one.
         let (usual, refused) = match usual.as_deref().map(levels::parse) {
             Some(Ok(filter)) => (Some(filter), None),
             Some(Err(why)) => (None, Some(why)),
@@ -50,19 +49,19 @@ impl LogArgs {
     }
 }
 
-/// `[2026-11-21T07:13:49.834Z INFO  dsm::node] started`. As env_logger has it, but for the crate that it would bring to tell
-/// the time, which takes as long to build as a tenth of this project.
+/// `[2026-11-21T07:13:49.834Z INFO  dsm::node] started`. The format of env_logger, but without its crate for the time, which
+/// takes a tenth of this project's build time.
 fn log_line(line: &mut env_logger::fmt::Formatter, record: &log::Record<'_>) -> io::Result<()> {
     let now = humantime::format_rfc3339_millis(SystemTime::now());
     let (level, style) = (record.level(), line.default_level_style(record.level()));
     writeln!(line, "[{now} {style}{level:<5}{style:#} {}] {}", record.target(), record.args())
 }
 
-/// From now on this process outlives SIGXFSZ: a write beyond the limit for a file's size (`ulimit -f`) is an error like any
-/// other of a full disk, and not its end. Roles do that by themselves, with their environment.
+/// From now on SIGXFSZ does not end this process: a write beyond the limit on the file size (`ulimit -f`) is an error like
+/// that of a full disk. The environment of a role does this too.
 pub fn outlive_file_limit() {
     let kind = tokio::signal::unix::SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
-    // A handler stays when the runtime that asked for it is gone. Nobody needs to hear of the signal.
+    // The handler stays when its runtime is gone. Nothing needs to receive the signal.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
     let caught = runtime.and_then(|runtime| {
         let _inside = runtime.enter();
@@ -73,10 +72,10 @@ pub fn outlive_file_limit() {
     }
 }
 
-/// A stream of SIGHUP, which never comes where whoever started this program had it ignored, as nohup does.
+/// A stream of SIGHUP; `None` if this program was started with SIGHUP ignored, as nohup does.
 ///
 /// # Errors
-/// When it cannot be caught.
+/// When the signal cannot be caught.
 pub fn hangup() -> io::Result<Option<tokio::signal::unix::Signal>> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -98,19 +97,19 @@ pub async fn hung_up(hangup: &mut Option<tokio::signal::unix::Signal>) {
 
 /// What a command line is read into.
 pub trait Flags: clap::Parser {
-    /// Checks what clap cannot: flags that are out of bounds or contradict each other.
+    /// Checks what clap cannot check: flags that are out of bounds or contradict each other.
     ///
     /// # Errors
-    /// What is wrong, with the flags' names as they are typed.
+    /// What is wrong, naming the flags as they are typed.
     fn validate(&self) -> Result<(), String>;
 }
 
 /// The exit code of a program whose flags are wrong.
 const EXIT_USAGE: u8 = 2;
 
-/// Reads the words of a command line, the program's name first. What is wrong with it, found by clap or by
-/// [`Flags::validate`], is told in one line; help and version are printed as clap prints them. The exit code is for what
-/// the caller has nothing more to do.
+/// Parses the words of a command line, the program's name first. An error, found by clap or by [`Flags::validate`], is
+/// printed on one line; help and version are printed as clap prints them. In these cases the caller must end with the
+/// exit code.
 pub fn parse<A: Flags>(words: impl IntoIterator<Item = OsString>) -> Result<A, ExitCode> {
     let command = A::command().mut_args(with_variable);
     let words = words::two_dashes(&command, words);
@@ -120,7 +119,7 @@ pub fn parse<A: Flags>(words: impl IntoIterator<Item = OsString>) -> Result<A, E
             let code = u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE);
             fail(&words::one_line(&error, &command, &words), code)
         } else {
-            // Whoever reads it may have enough of it.
+            // The reader of the output may have closed it.
             let _ = error.print();
             ExitCode::SUCCESS
         }
@@ -131,15 +130,15 @@ pub fn parse<A: Flags>(words: impl IntoIterator<Item = OsString>) -> Result<A, E
     }
 }
 
-/// Adds to a text that names flags of `A` which of them a variable has set, and not the words of the command line.
+/// Adds to a text that names flags of `A` which of them were set by a variable and not on the command line.
 pub fn with_variables<A: clap::Parser>(text: &str, words: impl IntoIterator<Item = OsString>) -> String {
     let command = A::command().mut_args(with_variable);
     let words = words::two_dashes(&command, words);
     words::with_variables(text, &command, &words)
 }
 
-/// How a flag reads its variable: one that is empty is not set, and one that Kubernetes sets for a Service is not meant
-/// for us. A flag without a value takes every usual word for yes and no.
+/// How a flag reads its variable. An empty variable counts as not set, and one that Kubernetes sets for a Service is
+/// ignored. A flag without a value takes the usual words for yes and no.
 fn with_variable(arg: Arg) -> Arg {
     let arg = match arg.get_action() {
         ArgAction::SetTrue => arg.value_parser(BoolishValueParser::new()),
@@ -154,7 +153,7 @@ fn with_variable(arg: Arg) -> Arg {
     }
 }
 
-/// Says what went wrong in one line, and gives the exit code for it.
+/// Prints an error on one line, and gives its exit code.
 pub fn fail(what: &str, code: u8) -> ExitCode {
     let what = what.replace(['\n', '\r'], " ");
     let begun = if what.starts_with("error: ") { "" } else { "error: " };
@@ -162,14 +161,14 @@ pub fn fail(what: &str, code: u8) -> ExitCode {
     ended(ExitCode::from(code))
 }
 
-/// Gives the lines of a program that has nothing more to say a moment to leave. To be called last.
+/// Gives the program's last lines a moment to be written. Call this last.
 pub fn ended(code: ExitCode) -> ExitCode {
     flush();
     code
 }
 
-/// Turns the result of a binary into its exit code and prints the chain of an error once, in one line. Whoever read our
-/// results and has seen enough is no error.
+/// Turns the result of a binary into its exit code, and prints the chain of an error once, on one line. A closed
+/// standard output is not an error.
 pub fn finish(result: anyhow::Result<ExitCode>, failure: u8) -> ExitCode {
     match result {
         Ok(code) => ended(code),
@@ -179,7 +178,7 @@ pub fn finish(result: anyhow::Result<ExitCode>, failure: u8) -> ExitCode {
     }
 }
 
-/// Whether nobody reads our standard output any more.
+/// Whether the error means that standard output was closed by its reader.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
     io.is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)

@@ -1,8 +1,8 @@
-//! Standard error behind a bounded queue, so that nobody who logs ever waits for whoever reads it.
+//! Standard error with a bounded queue, so that logging never waits for the reader of standard error.
 //!
-//! Owns the lines that are not written yet, at most [`QUEUE_BYTES_MAX`] of them, and the thread that writes them. A pipe
-//! that nobody reads, a terminal that stands still or a disk that is full costs lines, which are counted and told once
-//! something can be written again; it never costs the caller time, nor the process its exit code.
+//! Owns the lines that are not written yet, at most [`QUEUE_BYTES_MAX`] of them, and the thread that writes them. With a
+//! pipe that is not read, a terminal that is stopped or a full disk, lines are dropped, and their number is printed once
+//! writing works again. The caller never waits, and the exit code of the process does not change.
 
 use rustix::event::{PollFd, PollFlags};
 use std::io::{self, Write};
@@ -10,38 +10,38 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lines that wait in all, in bytes; what does not fit is dropped and counted.
+/// The most bytes of lines that wait; lines that do not fit are dropped and counted.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
 
-/// How long the end of the process waits for the last lines to be taken.
+/// How long the end of the process waits for the last lines to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// How long the report of a panic of the main thread may hold that thread.
 const PANIC_FLUSH_TIMEOUT: Duration = Duration::from_millis(25);
 
-/// How long a thread that could not be had is not asked for again.
+/// How long after the system has refused a thread no new one is asked for.
 const THREAD_RETRY: Duration = Duration::from_millis(100);
 
 static QUEUE: Queue = Queue { state: Mutex::new(State::EMPTY), filled: Condvar::new(), idle: Condvar::new() };
 
-/// [`State::lost`] for whoever asks, without the queue's lock.
+/// A copy of [`State::lost`] that is read without the queue's lock.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
 struct Queue {
     state: Mutex<State>,
     /// There is something to write.
     filled: Condvar,
-    /// Everything is written, or was tried.
+    /// Every line was written, or has failed.
     idle: Condvar,
 }
 
 struct State {
     waiting: Vec<u8>,
-    /// Lines lost and not told yet.
+    /// Lines lost and not reported yet.
     dropped: u64,
     /// Lines lost since the beginning.
     lost: u64,
-    /// The thread has lines in its hands.
+    /// The thread is writing lines.
     writing: bool,
     thread: Thread,
 }
@@ -49,11 +49,11 @@ struct State {
 enum Thread {
     None,
     Runs,
-    /// The system refused it then.
+    /// The system refused the thread at that time.
     Refused(Instant),
 }
 
-/// What becomes of lines, apart from the file they go to.
+/// The rules for lines, apart from the file to which they go.
 impl State {
     const EMPTY: State =
         State { waiting: Vec::new(), dropped: 0, lost: 0, writing: false, thread: Thread::None };
@@ -78,7 +78,7 @@ impl State {
         self.lost += lost;
     }
 
-    /// What tells of the lines that were dropped so far; empty when there are none.
+    /// The message about the lines that were dropped so far; empty when there are none.
     fn note(&self) -> String {
         match self.dropped {
             0 => String::new(),
@@ -86,18 +86,18 @@ impl State {
         }
     }
 
-    /// `tried` lines were written, or the last `failed` bytes of them could not be.
+    /// The lines of `tried` were written, except the last `failed` bytes.
     fn written(&mut self, tried: &[u8], failed: Option<&[u8]>) {
         match failed {
             Some(rest) => self.drop_lines(rest),
-            // Nothing may follow for long, so what was dropped meanwhile is told now.
+            // The next line may come much later, so what was dropped meanwhile is reported now.
             None if self.waiting.is_empty() && !tried.is_empty() && self.dropped > 0 => self.push(b""),
             None => {}
         }
     }
 }
 
-/// Lines in `bytes`, the last one with or without its end.
+/// The number of lines in `bytes`, the last one with or without its line end.
 fn count(bytes: &[u8]) -> u64 {
     let ends = memchr::memchr_iter(b'\n', bytes).count() as u64;
     ends + u64::from(!bytes.is_empty() && !bytes.ends_with(b"\n"))
@@ -105,7 +105,7 @@ fn count(bytes: &[u8]) -> u64 {
 
 impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing is left half done when somebody panics.
+        // A panic leaves nothing inconsistent here.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -170,7 +170,7 @@ impl Queue {
     }
 }
 
-/// Writes to standard error, however long that takes; where it failed, if it did.
+/// Writes to standard error, however long that takes; gives where it failed, if it did.
 fn write(bytes: &[u8]) -> Option<usize> {
     let mut written = 0;
     while written < bytes.len() {
@@ -178,7 +178,7 @@ fn write(bytes: &[u8]) -> Option<usize> {
             Ok(0) => return Some(written),
             Ok(count) => written += count,
             Err(rustix::io::Errno::INTR) => {}
-            // Somebody else has set the file to that: it is shared.
+            // Another process has made the shared file non-blocking.
             Err(rustix::io::Errno::AGAIN) => {
                 let output = io::stderr();
                 let ready = rustix::event::poll(&mut [PollFd::new(&output, PollFlags::OUT)], None);
@@ -192,9 +192,9 @@ fn write(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// Writes as much as is taken until `end`, by a caller that must not wait longer.
+/// Writes as much as is accepted until `end`, for a caller that must not wait longer.
 fn write_without_thread(bytes: &[u8], end: Instant) {
-    // What a pipe that polls as writable takes at once.
+    // As much as a pipe that polls as writable accepts at once.
     const CHUNK: usize = 4096;
     for chunk in bytes.chunks(CHUNK) {
         let left = end.saturating_duration_since(Instant::now());
@@ -216,28 +216,28 @@ impl Write for ErrorOutput {
         Ok(bytes.len())
     }
 
-    /// The thread does that.
+    /// The thread flushes.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
 
-/// Puts one line for people on standard error, soon and without waiting.
+/// Prints one line for people on standard error, soon and without waiting.
 pub fn tell(line: &str) {
     QUEUE.push(format!("{line}\n").as_bytes());
 }
 
-/// Lines that were lost so far, because nobody took them.
+/// How many lines were lost so far because standard error did not take them.
 pub fn lines_lost() -> u64 {
     LOST.load(Ordering::Relaxed)
 }
 
-/// Gives the last lines a moment to leave, before the process ends.
+/// Gives the last lines a moment to be written before the process ends.
 pub fn flush() {
     QUEUE.flush(FLUSH_TIMEOUT);
 }
 
-/// Sends the report of a panic the same way: the usual hook would wait for whoever reads standard error.
+/// Reports a panic through the same queue: the usual hook would wait for the reader of standard error.
 pub(crate) fn catch_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
@@ -253,7 +253,7 @@ pub(crate) fn catch_panics() {
         };
         tell(&format!("thread '{name}' panicked at {place}:\n{why}{trace}"));
         if name == "main" {
-            // It may be the process's last word.
+            // It may be the last line of the process.
             QUEUE.flush(PANIC_FLUSH_TIMEOUT);
         }
     }));
@@ -273,7 +273,7 @@ mod tests {
         assert_eq!((state.waiting.len(), state.dropped), (QUEUE_BYTES_MAX, 2));
         state.push(b"two\nlines");
         assert_eq!(state.dropped, 4);
-        // The thread takes what waits and writes it: nothing may be logged for long, so the note comes at once.
+        // The thread takes and writes the lines. The next line may come much later, so the note comes at once.
         let batch = std::mem::take(&mut state.waiting);
         state.written(&batch, None);
         let note = "dsm: 4 lines dropped here: standard error did not take them\n";
@@ -288,7 +288,7 @@ mod tests {
         let mut state = State::EMPTY;
         state.push(b"one\ntwo\nthree\n");
         let batch = std::mem::take(&mut state.waiting);
-        // "one" is out.
+        // "one" is written.
         state.written(&batch, Some(&batch[4..]));
         assert!(state.waiting.is_empty(), "writing the note again and again would turn in circles");
         state.push(b"four\n");

@@ -1,10 +1,10 @@
-//! What may be asked to be logged: `info,dsm::client=debug`. A word that means nothing is refused: the logger would take
-//! it for a module, and silence everything else.
+//! Log filters: `info,dsm::client=debug`. An unknown word is refused: the logger would take it for a module, and silence
+//! everything else.
 
 /// Reads a filter and gives it back as the logger understands it.
 ///
 /// # Errors
-/// The part that means nothing.
+/// The unknown part.
 pub(crate) fn parse(text: &str) -> Result<String, String> {
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(|part| {
         let (module, level) = match part.split_once('=') {
@@ -13,7 +13,7 @@ pub(crate) fn parse(text: &str) -> Result<String, String> {
             }
             None => match level(part) {
                 Some(level) => (None, Some(level)),
-                // All that a module says.
+                // All lines of a module.
                 None if part.contains("::") || part.starts_with("dsm") => (Some(part), None),
                 None => return Err(no_level(part)),
             },

@@ -1,13 +1,13 @@
-//! What the programs of this package share. No program's file uses another's: what two of them need stands here.
+//! What the programs of this package share. No program's file uses another's: what two of them need is here.
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`cli`] | flags and their variables, logging, signals, one line for what went wrong, exit codes |
+//! | [`cli`] | flags and their variables, logging, signals, one-line errors, exit codes |
 //! | [`roles`] | the roles as whole programs |
 //! | [`prompt`] | the dialog of `dsm-client` and `dsm-cluster` |
-//! | [`why_not_launched`] | what is said of a cluster's process that does not start |
+//! | [`why_not_launched`] | the sentences for launcher errors |
 
-// Nobody may wait for whoever reads standard error, nor fail with it: `cli::tell`.
+// A blocked or closed standard error must neither delay nor end a program: print with `cli::tell`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod cli;

@@ -12,7 +12,7 @@ pub(crate) fn sentence(error: &NodeError) -> String {
         NodeError::File { cause, .. } | NodeError::LogFailed { cause, .. } => format!("{error}: {cause}"),
         NodeError::Corrupt { path, damage } => corrupt(path, damage),
         NodeError::LogDisplaced { path, found } => displaced(path, found),
-        // What may come later has no better words than its own.
+        // Later variants are shown by their own text.
         other => other.to_string(),
     }
 }
@@ -43,7 +43,7 @@ fn corrupt(path: &Path, damage: &LogDamage) -> String {
     }
 }
 
-/// Says what stands at the log's path, what that means and how to go on.
+/// Says what is at the log's path, what that means and how to go on.
 fn displaced(path: &Path, found: &Displaced) -> String {
     let path = path.display();
     let remedy = match &found.stands {

@@ -12,7 +12,7 @@ pub fn sentence(error: &LaunchError) -> String {
         LaunchError::NotReady { waited, output, .. } => {
             format!("{error} after {}, see {}", humantime::format_duration(*waited), output.display())
         }
-        // What may come later has no better words than its own.
+        // Later variants are shown by their own text.
         other => match other.source() {
             Some(cause) => format!("{other}: {cause}"),
             None => other.to_string(),

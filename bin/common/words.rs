@@ -1,10 +1,10 @@
-//! The words of a command line: what people type that clap does not take, and what is said of words that are wrong.
+//! The words of a command line: spellings that clap does not accept, and the errors for wrong words.
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, Command};
 use std::ffi::{OsStr, OsString};
 
-/// Gives long flags with one dash their second one. The words of an operation, and what follows `--`, stay as they are.
+/// Adds the second dash to long flags with one dash. The words of an operation, and words after `--`, are not changed.
 pub fn two_dashes(command: &Command, words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let find = |name: &str| {
         command.get_arguments().find(|arg| {
@@ -14,7 +14,7 @@ pub fn two_dashes(command: &Command, words: impl IntoIterator<Item = OsString>) 
     let has_operation = command.get_arguments().any(Arg::is_trailing_var_arg_set);
     let (mut over, mut is_value) = (false, false);
     let words = words.into_iter().enumerate().map(|(place, word)| {
-        // The first one is the program's name.
+        // The first word is the program's name.
         if place == 0 || over || std::mem::take(&mut is_value) {
             return word;
         }
@@ -45,7 +45,7 @@ pub(crate) fn is_service_link(value: &str) -> bool {
     ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme))
 }
 
-/// What is wrong with a command line, in one line, with where to read more.
+/// An error of a command line on one line, with a pointer to the help.
 pub(crate) fn one_line(error: &clap::Error, command: &Command, words: &[OsString]) -> String {
     let text = error.render().to_string();
     let mut paragraphs = text.split("\n\n");
@@ -55,7 +55,7 @@ pub(crate) fn one_line(error: &clap::Error, command: &Command, words: &[OsString
         line.push_str(&format!(" (it is from the environment variable {variable})"));
     }
     let tips = paragraphs.flat_map(str::lines).map(str::trim).filter(|line| line.starts_with("tip:"));
-    // That a word may follow `--` helps nobody who mistyped a flag.
+    // The hint that words may follow `--` does not help after a mistyped flag.
     for tip in tips.filter(|tip| !tip.contains(" as a value")) {
         line.push_str("; ");
         line.push_str(tip);
@@ -63,7 +63,7 @@ pub(crate) fn one_line(error: &clap::Error, command: &Command, words: &[OsString
     format!("{line}; {}", see_help(command))
 }
 
-/// The same of a command line that clap has taken: `what` is wrong with it.
+/// The same for a command line that clap has accepted: `what` is wrong with it.
 pub(crate) fn refused(what: &str, command: &Command, words: &[OsString]) -> String {
     format!("{}; {}", with_variables(what, command, words), see_help(command))
 }
@@ -95,11 +95,11 @@ fn is_given(long: &str, words: &[OsString]) -> bool {
     words.iter().any(|word| word.to_str().is_some_and(|word| word == long || word.starts_with(&with_value)))
 }
 
-/// The variable that brought the value which is refused, if it was one.
+/// The variable from which the refused value came, if it came from one.
 fn variable_of(error: &clap::Error, command: &Command, words: &[OsString]) -> Option<String> {
     let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) else { return None };
     let mut command = command.clone();
-    // Before that, arguments cannot show themselves.
+    // Before that, arguments cannot be displayed.
     command.build();
     let arg = command.get_arguments().find(|arg| arg.to_string() == *shown)?;
     let variable = arg.get_env()?.to_str()?.to_owned();
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_told_with_the_variables_that_the_program_reads() {
-        // A variable that is always there.
+        // A variable that is always set.
         let wait = Arg::new("wait").long("wait").env("PATH");
         let command = Command::new("program").arg(wait).arg(Arg::new("path").long("path"));
         let told = |words: &[&str]| {

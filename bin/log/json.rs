@@ -1,7 +1,8 @@
 //! A record as one JSON object, for `dump --json`.
 //!
-//! It owns the names of the members. A key or value that is not UTF-8 has no place in JSON and stands as digits under
-//! `key_hex` or `value_hex`; what could change a terminal's state is escaped although JSON would not ask for it.
+//! Owns the names of the members. A key or value that is not UTF-8 cannot be a JSON string, so it is printed as
+//! hexadecimal digits under `key_hex` or `value_hex`. Characters that could change a terminal's state are escaped
+//! although JSON does not require it.
 
 use crate::operation_name;
 use dsm_protocol::record::{Body, Encoded, Record, Span};
@@ -10,7 +11,7 @@ use serde::Serialize;
 use serde_json::ser::{CharEscape, Formatter};
 use std::io::{self, Write};
 
-/// Writes `record`, which stands at `span` of the log, as one line.
+/// Writes `record`, which is at `span` of the log, as one line.
 pub(crate) fn write(record: &Record<'_>, span: Span, out: &mut impl Write) -> io::Result<()> {
     let mut serializer = serde_json::Serializer::with_formatter(&mut *out, Printable);
     Line { record, span }.serialize(&mut serializer)?;
@@ -90,7 +91,7 @@ fn entry<M: SerializeMap>(object: &mut M, name: &str, text: Encoded<'_>) -> Resu
     }
 }
 
-/// JSON without spaces, in which each control character, those above ASCII too, stands as `\u000a`.
+/// JSON without spaces, with every control character, also above ASCII, written as `\u000a`.
 struct Printable;
 
 impl Formatter for Printable {

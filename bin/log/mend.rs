@@ -1,5 +1,5 @@
-//! `dsm-log repair` of a corrupt log: writes a new one of all lines that still check, lists what is lost, and puts it in the
-//! place of the damaged one, which stays beside it.
+//! `dsm-log repair` of a corrupt log: writes a new log of all lines that are still good, lists what is lost, and replaces
+//! the damaged log, which is kept beside it.
 
 use crate::{
     beside, cli, explain, lock, lock_text, say_how_to_go_on, sync_directory, CHUNK_BYTES, EXIT_CLEAN,
@@ -18,29 +18,29 @@ use std::os::unix::fs::{fchown, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// How many damaged places are listed; the rest is counted.
+/// How many damaged places are listed; further ones are only counted.
 const LISTED_MAX: usize = 100;
 
 /// How many keys of a damaged place are shown.
 const KEYS_SHOWN_MAX: usize = 20;
 
-/// So much of the begin of a damaged line is kept, to say what it was about.
+/// How much of the beginning of a damaged line is kept, to name its keys.
 const HEAD_BYTES: usize = 4096;
 
-/// Lines of the damaged log that follow each other and that nobody can read.
+/// Consecutive lines of the damaged log that cannot be read.
 struct Damage {
     offset: u64,
     line: u64,
     bytes: u64,
     lines: u64,
-    /// What the first of them begins with, as far as a key or two go.
+    /// The beginning of the first of them, enough for a key or two.
     head: Vec<u8>,
 }
 
-/// The good lines of the damaged log, written anew.
+/// The new log, made of the good lines of the damaged one.
 struct Draft<W> {
     writer: W,
-    /// Reads what is written, as a master will.
+    /// Checks what is written, as a master will.
     scanner: Scanner,
     /// Damage since the last good line.
     open: Option<Damage>,
@@ -51,13 +51,13 @@ struct Draft<W> {
     kept: u64,
     /// The epoch of the last EPOCH record that is kept.
     named: Epoch,
-    /// Whether what is lost may be the last that slaves have seen.
+    /// Whether the lost records may be the last ones that slaves have seen.
     may_be_known: bool,
 }
 
 /// Repairs the locked log at `path`.
 pub(crate) fn mend(file: &File, path: &Path, line_max: usize, out: &mut impl Write) -> anyhow::Result<u8> {
-    // The new file stands where the old one does, whatever leads there.
+    // The new file goes where the old one is, even if the path leads over links.
     let is_link = fs::symlink_metadata(path).is_ok_and(|named| named.is_symlink());
     let found = if is_link { fs::canonicalize(path) } else { Ok(path.to_owned()) };
     let place = found.with_context(|| format!("cannot find {}", path.display()))?;
@@ -97,7 +97,7 @@ pub(crate) fn mend(file: &File, path: &Path, line_max: usize, out: &mut impl Wri
     Ok(EXIT_CLEAN)
 }
 
-/// Why a file is not mended: it is not one of ours, or one of a newer version.
+/// Why a file is not repaired: it is not a log, or it is one of a newer version.
 #[derive(Debug)]
 struct Foreign(Verdict);
 
@@ -130,7 +130,7 @@ fn write_draft(
     let (uid, gid) = (original.uid(), original.gid());
     let made = output.metadata()?;
     if (made.uid(), made.gid()) != (uid, gid) {
-        // It is the masters' file, whoever repairs it. One that they cannot open is told when they start.
+        // The file keeps the masters' owner, whoever repairs it. If they cannot open it, they say so at their start.
         if let Err(error) = fchown(&output, Some(uid), Some(gid)) {
             cli::tell(&format!(
                 "warning: the new log will not belong to user {uid} and group {gid}, as the damaged one does: {error}"
@@ -138,7 +138,7 @@ fn write_draft(
         }
     }
     output.set_permissions(original.permissions()).with_context(context)?;
-    // Whoever finds the new log at the path before it is whole must find it locked.
+    // If the new log is found at the path before it is whole, it must be locked.
     lock(&output, path)?;
     let mut draft = Draft {
         writer: BufWriter::with_capacity(CHUNK_BYTES, &output),
@@ -167,11 +167,11 @@ fn write_draft(
     while let Some(line) = lines.next()? {
         draft.take(path, &line)?;
     }
-    // Of what is lost in front of that, what follows is proof enough.
+    // For losses before that, the following lines are proof enough.
     draft.may_be_known = draft.open.is_some() || draft.scanner.position().epoch > draft.named;
     draft.close_damage(None);
     ensure!(draft.kept > 0, "{} has no good line to keep: it may not be a log at all", path.display());
-    // All of it is on disk before it gets its name, so the mark is true for whoever can read it.
+    // Everything is on disk before the file gets its final name, so the mark is true for every reader.
     let Position { seq, epoch, ends_with_mark, .. } = draft.scanner.position();
     if !ends_with_mark && draft.scanner.position().seen_trailer {
         let mut mark = Vec::new();
@@ -195,14 +195,14 @@ fn write_draft(
     })
 }
 
-/// Puts the draft in the log's place; gives where the damaged one is now.
+/// Replaces the log by the draft; gives the path of the damaged log.
 fn swap(file: &File, path: &Path, draft_path: &Path) -> anyhow::Result<std::path::PathBuf> {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let kept_at = beside(path, &format!(".damaged-{seconds}"));
     ensure!(fs::symlink_metadata(&kept_at).is_err(), "{} exists, try again", kept_at.display());
     file.sync_all().with_context(|| format!("cannot sync {}", path.display()))?;
-    // The name is taken first, so that the two files change their places in one step: what fails or ends this before it
-    // has changed nothing, and the damaged log never has a name that anything here would take away.
+    // The new name is reserved first, and then the two files are exchanged in one step. A failure before that step
+    // changes nothing, and the damaged log never has a name under which anything here would remove it.
     renameat_with(CWD, draft_path, CWD, &kept_at, RenameFlags::NOREPLACE)
         .with_context(|| format!("cannot take the name {} for the damaged log", kept_at.display()))?;
     if let Err(error) = renameat_with(CWD, &kept_at, CWD, path, RenameFlags::EXCHANGE) {
@@ -241,7 +241,7 @@ impl<W: Write> Draft<W> {
             }
             Some(Ok(_) | Err(_)) | None => {}
         }
-        // A damaged newline, or a hole, joins a line with the next one, which may be good.
+        // A damaged newline or a hole joins a line with the next one, which may be good.
         let end = if line.is_whole() { line.text } else { line.end };
         let found = good_line_at_end(end.strip_suffix(b"\n").unwrap_or(end));
         if let Some(good) = found.map(|begins| &end[begins..]).filter(|good| (good.len() as u64) < line.bytes)
@@ -255,7 +255,7 @@ impl<W: Write> Draft<W> {
         Ok(())
     }
 
-    /// A log whose first line is damaged has lost the name of its cluster. The lock file knows it too.
+    /// A log whose first line is damaged has lost the id of its cluster, but the lock file has it too.
     fn begin(&mut self, path: &Path, line: &Line<'_>) -> anyhow::Result<()> {
         let foreign = |cause| {
             let (offset, number) = (line.offset, line.number);
@@ -263,7 +263,7 @@ impl<W: Write> Draft<W> {
             let expected_seq = Seq(1);
             Foreign::at(BadLine { offset, line: number, cause, expected_seq, finished, before_trailer })
         };
-        // Behind lines of the original program nothing tells damage from a file that is none of ours.
+        // After lines of the original program, damage cannot be told from a file that is not a log.
         if line.offset > 0 {
             return Err(foreign(RecordError::Foreign).into());
         }
@@ -277,7 +277,7 @@ impl<W: Write> Draft<W> {
         Ok(())
     }
 
-    /// Writes a line as it is, if it follows what is written.
+    /// Writes a line unchanged, if it may follow what is written.
     fn accept(&mut self, line: &[u8]) -> anyhow::Result<bool> {
         let mut ahead = self.scanner.clone();
         match ahead.next(line) {
@@ -294,7 +294,7 @@ impl<W: Write> Draft<W> {
         }
     }
 
-    /// Writes a good line that comes after lost ones: with the field that names the record in front of the gap.
+    /// Writes a good line that comes after lost ones, with the field that names the record before the gap.
     fn accept_behind_a_gap(&mut self, record: &Record<'_>) -> anyhow::Result<bool> {
         let before = self.scanner.position();
         let operation = record.to_operation();
@@ -304,7 +304,7 @@ impl<W: Write> Draft<W> {
             .map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value.to_bytes()))
             .collect();
         let fields: Vec<_> = fields.iter().map(|(name, value)| (&name[..], &value[..])).collect();
-        // It may say that what is lost is on disk; what is in front of it, now, is.
+        // Its SYNCED may cover lost records; now it covers the records before it.
         let is_mark = operation == Operation::Synced;
         let synced_max = if is_mark { record.seq } else { before.seq };
         let synced = record.synced.min(synced_max).max(before.synced);
@@ -343,8 +343,8 @@ impl<W: Write> Draft<W> {
         }
     }
 
-    /// Lists the damage in front of a good line. `seqs` are those of the records that are missing; none is where nothing
-    /// but marks was damaged, or the end of the log.
+    /// Lists the damage before a good line. `seqs` are those of the missing records; `None` where only marks were
+    /// damaged, or the end of the log.
     fn close_damage(&mut self, seqs: Option<(Seq, Seq)>) {
         let damage = self.open.take();
         let what = match seqs {
@@ -378,7 +378,7 @@ impl<W: Write> Draft<W> {
     }
 }
 
-/// The keys of a damaged line, as far as they look like some.
+/// The keys of a damaged line, as far as they can be recognised.
 fn keys_in(head: &[u8]) -> Vec<String> {
     let words = match head {
         [b'W', b'R', b'I', b'T', b'E', b' ', words @ ..] => words,
@@ -398,11 +398,11 @@ fn keys_in(head: &[u8]) -> Vec<String> {
 #[derive(Clone, Copy)]
 struct Line<'a> {
     offset: u64,
-    /// The first one has 1.
+    /// Its number; the first line has 1.
     number: u64,
-    /// It with its newline, or the begin of one that is longer than a line may be.
+    /// The line with its newline, or the beginning of one that is too long.
     text: &'a [u8],
-    /// The end of one that is longer, with its newline: as much of it as a line may have.
+    /// The end of a line that is too long, with its newline: as many bytes as a line may have.
     end: &'a [u8],
     bytes: u64,
 }
@@ -413,17 +413,17 @@ impl Line<'_> {
     }
 }
 
-/// Reads lines, however damaged, in memory that a line's limit bounds.
+/// Reads lines, however damaged; its memory is bounded by the limit for a line.
 struct Lines<'f> {
     file: &'f File,
-    /// What a line that is longer than one may be begins with.
+    /// The beginning of a line that is too long.
     head: Vec<u8>,
     buffer: Vec<u8>,
     start: usize,
     offset: u64,
     number: u64,
     at_end: bool,
-    /// Where the line ends in the buffer that [`Lines::pass_long_line`] has come to the end of.
+    /// Where the line ends in the buffer that [`Lines::pass_long_line`] has read.
     line_end: usize,
     line_max: usize,
 }
@@ -476,16 +476,16 @@ impl Lines<'_> {
         Ok(())
     }
 
-    /// Reads on to the end of a line that is longer than one may be, of which nothing in the buffer is the end; gives how many
-    /// of its bytes are gone by then. Its last bytes, as many as a line may have, stay in the buffer.
+    /// Reads to the end of a line that is too long, if the end is not in the buffer yet; gives how many of its bytes are gone
+    /// by then. As many of its last bytes as a line may have stay in the buffer.
     fn pass_long_line(&mut self) -> io::Result<u64> {
         let head = &self.buffer[self.start..];
         self.head = head[..head.len().min(HEAD_BYTES)].to_vec();
-        // One byte more, so that a line that begins there is seen to begin behind something.
+        // One byte more, so that a line that begins there is seen to follow something.
         let (kept, mut passed) = (self.line_max + 1, 0);
         loop {
             let length = self.buffer.len() - self.start;
-            // Not each time: what stays has to move.
+            // Not each time, because the bytes that stay must be moved.
             if length > 2 * kept {
                 self.buffer.drain(..self.start + length - kept);
                 self.start = 0;

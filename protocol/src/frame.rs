@@ -1,4 +1,4 @@
-//! The wire: how a [`Message`] looks in bytes. The one place that meets bincode.
+//! The wire: the bytes of a [`Message`]. The only module that uses bincode.
 //!
 //! A link begins with the [`PREFACE`] of the side that connected. Then frames follow in both directions:
 //!
@@ -10,9 +10,9 @@
 //! 9       ..     body
 //! ```
 //!
-//! The messages of the request path are coded by hand: they are what a busy master spends its time on. All
-//! others are one kind, coded by serde and bincode with a size limit. The byte tables are in `docs/FORMATS.md`. A codec of a
-//! library would copy each value once more, and know nothing of frames that come in parts.
+//! The messages of the request path are coded by hand, because a busy master spends its time on them. All others are of one
+//! kind, coded by serde and bincode with a size limit. The byte tables are in `docs/FORMATS.md`. A library's codec would
+//! copy each value once more, and could not take frames in parts.
 
 use crate::command::{Command, ErrorWord, KeyList, Reply, ReplyError, KEYS_MAX};
 use crate::ids::{Epoch, ReignId, RequestId, Seq, Stamp, Version};
@@ -28,13 +28,13 @@ pub const PREFACE: [u8; 6] = [0xd5, b'D', b'S', b'M', WIRE_VERSION as u8, (WIRE_
 /// The version of the wire that this code speaks.
 pub const WIRE_VERSION: u16 = 2;
 
-/// Bytes of a frame in front of its body.
+/// Bytes of a frame before its body.
 pub const HEADER_BYTES: usize = 9;
 
 /// The longest body before the handshake is done, in bytes.
 pub const HANDSHAKE_BODY_MAX: usize = 4096;
 
-/// A buffer grows by itself up to this length, and then in doublings.
+/// Above this length a buffer is grown by doubling.
 const GROW_BYTES_MIN: usize = 16 * 1024;
 
 /// The longest body of a frame that carries `value_max` bytes of values.
@@ -60,11 +60,11 @@ const KIND_DROP: u8 = 37;
 const KIND_PING: u8 = 38;
 const KIND_TRIAL: u8 = 39;
 
-/// What bincode may believe of one body, in bytes. The body itself is bounded by the caller and bincode cannot read
-/// beyond it; this only stops lengths that lie by orders of magnitude.
+/// The limit of bincode for one body, in bytes. The caller bounds the body itself, and bincode cannot read beyond it;
+/// this limit only stops lengths that are wrong by orders of magnitude.
 const CONTROL_BYTES_MAX: usize = 8 << 30;
 
-/// Why bytes are not a frame. Every one of them ends the link: after it the stream has no known frame border.
+/// Why bytes are not a frame. Each of them ends the link, because the next frame border is unknown.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum FrameError {
     /// The stream does not begin with [`PREFACE`]'s name.
@@ -116,8 +116,8 @@ pub fn check_preface(bytes: &[u8]) -> Result<bool, FrameError> {
     Ok(true)
 }
 
-/// Takes the next whole frame off the front of `buffer`; `None` when it is not whole yet. The length is checked
-/// before a byte is waited for, so `buffer` never needs to grow beyond `body_max` and a header.
+/// Takes the next whole frame off the front of `buffer`; `None` when it is not whole yet. The length is checked before
+/// the body has arrived, so `buffer` never needs to grow beyond `body_max` and a header.
 ///
 /// # Errors
 /// `TooLong`, `Checksum`, `Kind` and `Malformed`.
@@ -125,22 +125,23 @@ pub fn decode(buffer: &mut BytesMut, body_max: usize) -> Result<Option<Message>,
     let mut summed = Summed::default();
     let decoded = decode_on(buffer, body_max, &mut summed);
     let lacking = missing(buffer);
-    // Room for what was announced only as far as it has arrived: a header alone costs its sender nothing.
+    // The buffer grows with the bytes that arrive, not with the announced length: to announce a length costs the sender
+    // nothing.
     if decoded == Ok(None) && lacking > 0 && buffer.len() >= GROW_BYTES_MIN {
         buffer.reserve(lacking.min(buffer.len()));
     }
     decoded
 }
 
-/// How much of a frame's checksum is known while the frame arrives.
+/// The checksum of the part of a frame that has arrived.
 #[derive(Clone, Copy, Debug, Default)]
 struct Summed {
-    /// Bytes of kind and body that are in it.
+    /// How many bytes of kind and body are in it.
     bytes: usize,
     checksum: u32,
 }
 
-/// The same as [`decode`], with what is summed up of the frame's checksum: each call adds what has arrived.
+/// The same as [`decode`] with a running checksum: each call adds the bytes that have arrived.
 fn decode_on(
     buffer: &mut BytesMut,
     body_max: usize,
@@ -170,21 +171,21 @@ fn decode_on(
     decode_body(kind, body).map(Some)
 }
 
-/// What comes off the front of a link's bytes.
+/// A frame of a link, taken or skipped.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming {
-    /// A message that no slave or session counts.
+    /// A whole message.
     Message(Message),
     /// A frame that is longer than this side takes. It is skipped: it concerns one request, not the link.
     TooLong {
-        /// What it would have been.
+        /// What the frame is about.
         about: About,
         /// Bytes of its body.
         length: usize,
     },
 }
 
-/// What a frame is about that is not taken.
+/// What a skipped frame is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum About {
     /// A request with this id.
@@ -195,18 +196,18 @@ pub enum About {
     Value(u64),
 }
 
-/// Takes frames off a link whose messages concern many requests, so that one which is too long ends none of the others. Each
-/// byte of a long frame is summed up when it arrives: nothing takes longer when the last one is there.
+/// Takes frames off a link that carries the requests of many clients: a frame that is too long ends only its own request.
+/// The checksum of a long frame is computed as its bytes arrive, so that its last byte causes no long step.
 #[derive(Debug, Default)]
 pub struct Unframer {
-    /// Bytes that are still to come of a frame that is skipped.
+    /// How many bytes of a skipped frame are still to come.
     skip: usize,
     summed: Summed,
 }
 
 impl Unframer {
-    /// Takes the next whole frame off the front of `buffer` of a link that concerns one client alone: a frame that is too
-    /// long ends it, as soon as its header tells. `None` when more is needed. Between two calls the caller may only append to
+    /// Takes the next whole frame off the front of `buffer`, on a link of one client: a frame that is too long ends the link
+    /// as soon as its header has arrived. `None` when more bytes are needed. Between two calls the caller may only append to
     /// `buffer`.
     ///
     /// # Errors
@@ -219,7 +220,7 @@ impl Unframer {
         decode_on(buffer, body_max, &mut self.summed)
     }
 
-    /// Takes the next whole frame off the front of `buffer`, or skips it; `None` when more is needed to tell. Between two
+    /// Takes the next whole frame off the front of `buffer`, or skips it; `None` when more bytes are needed. Between two
     /// calls the caller may only append to `buffer`.
     ///
     /// # Errors
@@ -253,7 +254,7 @@ impl Unframer {
     }
 }
 
-/// How many bytes the first frame in `buffer` lacks, as far as its length is there; 0 when that is not known, or none.
+/// How many bytes the first frame in `buffer` lacks; 0 when it lacks none, or when its length has not arrived.
 pub fn missing(buffer: &[u8]) -> usize {
     match buffer.first_chunk::<4>() {
         Some(length) => (HEADER_BYTES + u32::from_le_bytes(*length) as usize).saturating_sub(buffer.len()),
@@ -389,7 +390,7 @@ pub fn encode_request(request: &Request, out: &mut impl Sink) {
         put_u64(out, request.stream);
         out.extend_from_slice(&request.generation.to_le_bytes());
     };
-    // What is asked most has kinds of its own.
+    // The most frequent commands have kinds of their own.
     if let Command::Get { key } = &request.command {
         framed(KIND_GET, out.tail(), |out| {
             head(out);
@@ -430,7 +431,7 @@ pub fn encode_response(id: RequestId, reply: &Reply, out: &mut impl Sink) {
     }
 }
 
-/// A frame whose body is made part by part, and summed up when it leaves: no step need be long.
+/// A frame whose body is encoded part by part and whose checksum is computed when it leaves, so that no step is long.
 #[derive(Debug)]
 struct LongFrame {
     kind: u8,
@@ -446,7 +447,7 @@ impl LongFrame {
         self.body.tail()
     }
 
-    /// Appends bytes with their length in front, as bincode has them.
+    /// Appends the length of bytes and the bytes, as bincode encodes them.
     fn counted(&mut self, bytes: &Bytes) {
         put_varint(self.body.tail(), bytes.len());
         self.body.value(bytes);
@@ -461,7 +462,7 @@ impl LongFrame {
     }
 }
 
-/// The answer to a read of many keys as one frame, made value by value: no step need be long.
+/// The answer to a read of many keys as one frame, encoded value by value, so that no step is long.
 #[derive(Debug)]
 pub struct ValuesFrame(LongFrame);
 
@@ -489,14 +490,14 @@ impl ValuesFrame {
     }
 }
 
-/// A request that names many keys as one frame, made key by key: no step need be long.
+/// A request of many keys as one frame, encoded key by key, so that no step is long.
 #[derive(Debug)]
 pub struct RequestFrame {
     frame: LongFrame,
     entries: Entries,
 }
 
-/// What of a request is not in its frame yet.
+/// The part of a request that is not encoded yet.
 #[derive(Debug)]
 enum Entries {
     Keys(std::vec::IntoIter<Bytes>),
@@ -507,7 +508,7 @@ impl RequestFrame {
     /// Begins the frame of a request.
     ///
     /// # Errors
-    /// The request, when it is none of many keys and is to be encoded at once: [`encode_request`].
+    /// Gives the request back when it is not one of many keys: encode it at once, with [`encode_request`].
     pub fn begin(request: Request) -> Result<Self, Request> {
         let Request { id, stream, generation, command } = request;
         let (number, list) =
@@ -532,7 +533,8 @@ impl RequestFrame {
         Ok(RequestFrame { frame, entries })
     }
 
-    /// Encodes up to `keys` keys more, and shows those that are read or removed to `show`. Whether all are in the frame.
+    /// Encodes up to `keys` more keys, and passes those that are read or removed to `show`. Returns whether all keys
+    /// are encoded.
     pub fn step(&mut self, keys: usize, mut show: impl FnMut(&Bytes)) -> bool {
         match &mut self.entries {
             Entries::Keys(left) => {
@@ -629,9 +631,9 @@ fn put_sized(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// What bincode puts in front of these, the place of the variant in its enum; and how it codes lengths: a byte below 251,
-/// or 251, 252 or 253 and two, four or eight bytes. What holds tens of thousands of values is coded by hand, so that none
-/// is copied and no step is long. A test holds that it is the same.
+/// The numbers by which bincode encodes these variants: their places in their enums. It encodes a length as one byte
+/// below 251, or as 251, 252 or 253 and two, four or eight bytes. A message with tens of thousands of values is coded by
+/// hand, so that no value is copied and no step is long. A test requires the same bytes as bincode's.
 const VARIANT_VALUES: u8 = 3;
 
 fn put_varint(out: &mut Vec<u8>, number: usize) {
@@ -718,7 +720,7 @@ impl Reader {
         usize::try_from(number).map_err(|_| FrameError::Malformed(self.kind))
     }
 
-    /// Bytes with their length in front, as bincode has them.
+    /// Bytes after their length, as bincode encodes them.
     fn counted(&mut self) -> Result<Bytes, FrameError> {
         let length = self.varint()?;
         self.need(length)?;
@@ -747,7 +749,7 @@ impl Reader {
         Ok(Reply::Values(values))
     }
 
-    /// A command that consists of a list alone: of the kind of `list`, which is empty.
+    /// Reads the elements of a command that consists only of a list into `list`, which is empty and of the right kind.
     fn listed(&mut self, mut list: KeyList) -> Result<Command, FrameError> {
         let number = self.u8()?;
         let count = self.count()?;

@@ -1,5 +1,5 @@
-//! The handshake: what either side of a new connection may say before the other one knows it, in which order, how much of
-//! it, for how long, and what it is told when it says something else.
+//! The handshake: what each side of a new connection may send before the other one knows it, in which order, how much,
+//! within which time, and how anything else is refused.
 //!
 //! ```text
 //! who dials                       who accepts
@@ -7,21 +7,21 @@
 //!                ◀─────────────── Welcome, or Reject with a reason
 //! ```
 //!
-//! Owns the rules of both sides, as a machine each: [`Accepting`] and [`Dialing`]. They see bytes and the time; whoever has
-//! the socket reads, writes and closes. Neither knows what a HELLO is worth: that is judged by the master, which answers it.
-//! A text client (Redis) says no HELLO. Its first whole request makes it known.
+//! Owns the rules of both sides, one machine for each: [`Accepting`] and [`Dialing`]. They see bytes and the time; the owner
+//! of the socket reads, writes and closes. Neither judges a HELLO: the master does, and answers it. A text client (Redis)
+//! sends no HELLO. Its first whole request makes it known.
 //!
-//! | the accepting side is at | may be said | by when |
+//! | state of the accepting side | what the other side may send | by when |
 //! |---|---|---|
-//! | nothing | anything; the first byte tells frames from text | a time limit from the beginning |
+//! | nothing received | anything; the first byte tells frames from text | a time limit from the beginning |
 //! | the preface, HELLO | preface and one HELLO, of at most [`frame::HANDSHAKE_BODY_MAX`] bytes | the limit again, from the first byte |
-//! | text | a request; more than [`TEXT_BYTES_MAX`] of one is a client's, however slow its line is | the same |
-//! | a stranger | frames as short as a HELLO, each only once the master has heard the one in front | none |
+//! | text | a request; once more than [`TEXT_BYTES_MAX`] of it have arrived, the client counts as known | the same |
+//! | a stranger | frames as short as a HELLO, each only after the master has handled the previous one | none |
 //! | known | whatever its protocol allows | none |
 //!
-//! What is to come has its place here. TLS is one more first byte (0x16) in front of everything. Who must prove a secret is
-//! challenged between HELLO and Welcome, at both sides, and is a stranger until it has answered. A user of the text protocol
-//! has said nothing before its AUTH, so it stays unknown until then.
+//! Planned extensions belong here. TLS is one more first byte (0x16), before everything else. A side that must prove a
+//! secret is challenged between HELLO and Welcome, and is a stranger until it has answered. A user of the text protocol
+//! stays unknown until its AUTH.
 //!
 //! Source: `docs/FORMATS.md`, "The wire".
 
@@ -31,10 +31,10 @@ use crate::message::{Control, Hello, HelloRole, Message, Welcome};
 use bytes::{Buf as _, BytesMut};
 use thiserror::Error;
 
-/// So much of a text client's first request, in bytes, may come as slowly as it comes.
+/// How many bytes of a text client's first request must arrive within the time limit. After that it may take its time.
 pub const TEXT_BYTES_MAX: usize = 16 * 1024;
 
-/// What the side that accepts goes through.
+/// The states of the accepting side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AcceptStage {
     /// Nothing has come.
@@ -45,47 +45,47 @@ enum AcceptStage {
     Hello { until: Millis },
     /// The first bytes are those of a text protocol.
     Text { until: Millis },
-    /// A slave or a master that the master behind this side has not taken in.
+    /// A slave or another master that this master has not admitted yet.
     Stranger,
     /// The other side is known.
     Known,
-    /// There is nothing more to say.
+    /// The handshake has failed.
     Over,
 }
 
 /// What happens to the side that accepts.
 #[derive(Debug)]
 pub enum AcceptEvent<'a> {
-    /// Bytes have arrived. With them here are all that are unread; what is understood is taken off the front.
+    /// Bytes have arrived: all unread bytes. What the machine understands, it takes off the front.
     Bytes(&'a mut BytesMut),
     /// The first request of a text client is whole.
     Request,
-    /// The master has taken in the slave or the master that connected.
+    /// The master has admitted the slave or master that connected.
     TakenIn,
-    /// Time has passed. At the deadline at the latest.
+    /// Time has passed. Due at the deadline at the latest.
     Tick,
 }
 
 /// What the side that accepts is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AcceptEffect {
-    /// Serve a text client. All that it has said is unread.
+    /// Serve a text client. All its bytes are still unread.
     Text,
-    /// Serve whoever says this HELLO.
+    /// Serve the sender of this HELLO.
     Native(Hello),
-    /// Say why, in a Reject, and close.
+    /// Send the reason in a Reject, and close.
     Reject(Rejection),
-    /// Close without a word: the time is over.
+    /// Close without an answer: the time limit has passed.
     TimedOut,
 }
 
-/// Why somebody is turned away before it is known.
+/// Why the other side is refused before it is known.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Rejection {
     /// Its bytes are no frames of this wire.
     #[error(transparent)]
     Frame(FrameError),
-    /// Its first frame is no HELLO.
+    /// Its first frame is not a HELLO.
     #[error("the first frame is no HELLO")]
     NoHello,
 }
@@ -98,7 +98,8 @@ pub struct Accepting {
 }
 
 impl Accepting {
-    /// A connection that has just come. The other side has `limit_ms` for its first byte, and as long again for the rest.
+    /// A connection that was just accepted. The other side has `limit_ms` for its first byte, and as long again for the
+    /// rest.
     pub fn new(now: Millis, limit_ms: u64) -> Self {
         Accepting { stage: AcceptStage::Nothing { until: now.plus(limit_ms) }, limit_ms }
     }
@@ -144,7 +145,7 @@ impl Accepting {
         }
     }
 
-    /// Whether the other side is known: it may say more before what it said is heard, and long things.
+    /// Whether the other side is known: it may then send long frames, and several before the first is handled.
     pub fn is_known(&self) -> bool {
         self.stage == AcceptStage::Known
     }
@@ -174,7 +175,7 @@ impl Accepting {
                 Ok(None) => {}
                 Ok(Some(Message::Control(Control::Hello(hello)))) => {
                     self.stage = match hello.role {
-                        // All that a client says concerns itself alone.
+                        // What a client sends concerns only that client.
                         HelloRole::Client => AcceptStage::Known,
                         HelloRole::Slave { .. } | HelloRole::Master { .. } => AcceptStage::Stranger,
                     };
@@ -202,39 +203,39 @@ impl Accepting {
 /// What happens to the side that dials.
 #[derive(Debug)]
 pub enum DialEvent<'a> {
-    /// Bytes have arrived, or more of them are to be looked at.
+    /// Bytes have arrived, or more of them can be parsed.
     Bytes {
-        /// With them, all that are unread; what is understood is taken off the front.
+        /// All unread bytes. What the machine understands, it takes off the front.
         unread: &'a mut BytesMut,
-        /// The cluster that the other side must be of, if it is of one; `None` where that is no matter. A slave may have
-        /// learnt its own, from another master, since it said HELLO.
+        /// The cluster to which the other side must belong, if it belongs to any; `None` if any will do. A slave may
+        /// have learnt its cluster from another master since it sent its HELLO.
         cluster: Option<ClusterId>,
     },
     /// The other side has ended.
     Ended,
-    /// Time has passed. At the deadline at the latest.
+    /// Time has passed. Due at the deadline at the latest.
     Tick,
 }
 
 /// What the side that dials is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DialEffect {
-    /// The link stands. What is unread belongs to it.
+    /// The link is established. The unread bytes belong to it.
     Welcomed(Welcome),
-    /// Close, and say so to whoever wanted the link.
+    /// Close, and report the failure.
     GiveUp(HandshakeFailure),
 }
 
-/// Why a link does not come to stand although there was a connection.
+/// Why a connection did not become a link.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum HandshakeFailure {
     /// The master refuses this side, for a reason in its own words.
     #[error("{reason}")]
     Rejected {
-        /// One line, of which the sender decides; at most [`frame::HANDSHAKE_BODY_MAX`] bytes.
+        /// One line of the sender's choice; at most [`frame::HANDSHAKE_BODY_MAX`] bytes.
         reason: String,
     },
-    /// This side refuses the master: what a slave holds belongs to one cluster for good.
+    /// This side refuses the master: a slave's values belong to one cluster for good.
     #[error("this slave belongs to cluster {ours}, not to {theirs}")]
     OtherCluster {
         /// The cluster that the slave belongs to.
@@ -256,15 +257,15 @@ pub enum HandshakeFailure {
     TimedOut,
 }
 
-/// The handshake of a connection, seen from the side that dials. It ends with its one effect.
+/// The handshake of a connection, seen from the side that dials. It ends with its only effect.
 #[derive(Clone, Debug)]
 pub struct Dialing {
     until: Millis,
 }
 
 impl Dialing {
-    /// A connection that stands, over which `hello` is said; `greeting` gets the bytes. The other side has `limit_ms` to
-    /// answer.
+    /// A new connection, over which `hello` is sent; its bytes are appended to `greeting`. The other side has `limit_ms`
+    /// to answer.
     pub fn begin(now: Millis, limit_ms: u64, hello: Hello, greeting: &mut Vec<u8>) -> Self {
         greet(hello, greeting);
         Dialing { until: now.plus(limit_ms) }
@@ -304,7 +305,7 @@ impl Dialing {
     }
 }
 
-/// Appends what a side that dials says first: the preface and its HELLO.
+/// Appends what the dialing side sends first: the preface and its HELLO.
 pub fn greet(hello: Hello, out: &mut Vec<u8>) {
     out.extend_from_slice(&PREFACE);
     frame::encode(&Message::Control(Control::Hello(hello)), out);

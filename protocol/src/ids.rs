@@ -1,8 +1,11 @@
-//! The newtypes that name things: nothing that means something travels as a bare `u64` or `String`.
+//! The newtypes of ids, places and times: none of them travels as a bare `u64` or `String`.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use thiserror::Error;
+
+/// Tells one stored log from another: two masters that follow the same one name the same numbers.
+pub type LogId = (u64, u64);
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
@@ -103,8 +106,8 @@ impl std::str::FromStr for ClusterId {
     }
 }
 
-/// The random identity of one reign, from its EPOCH record: 16 hexadecimal digits in text. An epoch alone is only a
-/// number: two logs that began as copies of one another give it twice.
+/// The random identity of one reign, from its EPOCH record: 16 hexadecimal digits in text. An epoch alone does not
+/// identify a reign: two logs that began as copies of each other use the same epochs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ReignId(pub u64);
 
@@ -117,9 +120,9 @@ impl fmt::Display for ReignId {
 /// A reign by number and identity: `3-7f3a9c0e51d24b88` in text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Reign {
-    /// Its number, which other logs may have given too.
+    /// Its number. Other logs may have a reign with the same number.
     pub epoch: Epoch,
-    /// Which reign of that epoch it is.
+    /// Its identity.
     pub id: ReignId,
 }
 
@@ -141,7 +144,7 @@ impl fmt::Display for Reign {
 pub struct Stamp {
     /// The version of the write.
     pub version: Version,
-    /// The reign that the version's epoch stands for.
+    /// The identity of the reign with that epoch.
     pub reign: ReignId,
 }
 
@@ -169,7 +172,7 @@ impl SlaveId {
     /// Checks and takes a name.
     ///
     /// # Errors
-    /// When `name` is none.
+    /// When `name` is not a valid name.
     pub fn new(name: impl Into<String>) -> Result<Self, SlaveIdError> {
         let name = name.into();
         let fits = (1..=Self::LEN_MAX).contains(&name.len())

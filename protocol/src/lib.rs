@@ -11,25 +11,25 @@
 //! | module | owns |
 //! |---|---|
 //! | [`ids`] | the newtypes: epochs, seqs, versions, links, sessions, slave ids, points in time |
-//! | [`command`] | what a client may ask and hear, and the words that begin an error answer |
-//! | [`info`] | what a master says of itself: the fields of INFO and STATUS |
-//! | [`message`] | everything one node may say to another |
-//! | [`frame`] | how that looks in bytes; the one place that meets bincode |
-//! | [`handshake`] | what either side of a new connection may say before the other one knows it |
-//! | [`pieces`] | encoded bytes on their way out |
-//! | [`record`] | a line of the log, a whole log line by line, and what tells a torn tail from corruption |
+//! | [`command`] | the commands and replies of clients, and the words that begin an error answer |
+//! | [`info`] | the fields of INFO and STATUS |
+//! | [`message`] | all messages between nodes |
+//! | [`frame`] | the bytes of a message; the only module that uses bincode |
+//! | [`handshake`] | the first bytes of a new connection, until each side knows the other |
+//! | [`pieces`] | queues of encoded bytes that wait for a socket |
+//! | [`record`] | a line of the log, a whole log line by line, and how a torn tail differs from corruption |
 //! | [`lock_file`] | the text of the lock file |
 //! | [`resp`] | the front door for Redis clients: requests, answers, what a connection answers by itself |
-//! | [`machine`] | the rules as state machines: master, slave, takeover, front, client, self-doubt |
+//! | [`machine`] | the rules as state machines: master, reign, slave, link, front, client, self-doubt |
 //!
 //! # Glossary
 //!
 //! The life of a write; each word has this one meaning everywhere:
 //!
 //! * **accepted**: the active master has admitted it and queued it for the log. It can still end *not executed*.
-//! * **written**: its line stands whole in the log: under `--fsync always` synced too, else handed to the kernel.
-//! * **synced**: an `fdatasync` that began after its line was written has returned: it outlives a power cut. A line's
-//!   SYNCED field says through which seq that was known when the line's group was formed.
+//! * **written**: its whole line is in the log: under `--fsync always` synced too, else handed to the kernel.
+//! * **synced**: an `fdatasync` that began after its line was written has returned, so it survives a power cut. A
+//!   line's SYNCED field gives the seq through which that was known when the line's group was formed.
 //! * **committed**: no crash that the fsync policy covers can take it back, and reads may see it. With a log that is
 //!   the moment when it is written.
 //! * **replicated**: it has been sent to the slaves that were chosen for it.
@@ -50,12 +50,12 @@
 //!   older link says is ignored. **slot**: a number below 64 that stands for an active slave's link in sets of holders.
 //! * **session**: one client's connection at a master. **stream**: such a session as the other master knows it, when
 //!   its requests are forwarded; its **generation** is raised when refused requests are sent again.
-//! * **beat**: the progress counter that the holder of the lock publishes. **fence**: to make sure that a holder who
-//!   stands still runs no more.
+//! * **beat**: the progress counter that the holder of the lock publishes. **fence**: to make sure that a holder that
+//!   makes no progress no longer runs.
 //! * **takeover**: coming to reign because the lock is free. **handover**: giving the lock away on request.
 //!   **failback**: the handover that a returned primary asks for.
-//! * **torn**: what a crash left behind the last durable line; it may be cut. **corrupt**: what no crash explains, or
-//!   what was known to be on disk; it is never cut without being asked for.
+//! * **torn**: what a crash left after the last durable line; it may be cut. **corrupt**: damage that no crash
+//!   explains, or damage to what was known to be on disk; it is cut only when an operator asks for it.
 
 #![deny(clippy::disallowed_methods)]
 #![deny(clippy::wildcard_enum_match_arm)]

@@ -1,7 +1,7 @@
-//! The text of `kv_store.log.lock`: who holds the lock, for people and for fencing (`machine/fence.rs`).
+//! The text of `kv_store.log.lock`: the holder of the lock, for people and for fencing (`machine/fence.rs`).
 //!
-//! The lock itself is the kernel's; this text only names its holder. Lines of `key=value`, unknown keys ignored.
-//! See `docs/ARCHITECTURE.md`, *Fencing*.
+//! The lock itself is held in the kernel; this text only names its holder. It has lines of `key=value`; unknown keys
+//! are ignored. See `docs/ARCHITECTURE.md`, *Fencing*.
 
 use crate::ids::{ClusterId, Epoch, ReignId};
 use std::fmt;
@@ -25,13 +25,14 @@ pub struct LockText {
     pub epoch: Option<Epoch>,
     /// The identity of that reign.
     pub reign: Option<ReignId>,
-    /// The boot in which the log was last known to be whole. It decides what can be torn: within one boot, only an
+    /// The boot in which the log was last known to be whole. It decides what can be torn: within the same boot only an
     /// unfinished last line.
     pub log_boot: Option<String>,
 }
 
 impl LockText {
-    /// Reads the text. What is garbled, or has no end, counts as absent: after a power cut the file may hold anything.
+    /// Reads the text. A line that is garbled or unfinished counts as absent: after a power cut the file may hold
+    /// anything.
     pub fn parse(text: &str) -> Self {
         let mut parsed = LockText::default();
         for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
@@ -89,7 +90,7 @@ mod tests {
         };
         assert_eq!(LockText::parse(&text.to_string()), text);
         assert_eq!(LockText::parse("pid=x\n\0\0\0=\nepoch"), LockText::default());
-        // Half of an id would be another cluster's.
+        // A cut id would be the id of another cluster.
         assert_eq!(LockText::parse("cluster=7f3a"), LockText::default());
     }
 }

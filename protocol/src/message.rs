@@ -1,7 +1,9 @@
 //! Everything one node may say to another over a native link. How it looks in bytes is `frame.rs`'s business.
 
 use crate::command::{Command, Reply};
-use crate::ids::{ClusterId, Epoch, Incarnation, Reign, ReignId, RequestId, Seq, SlaveId, Stamp, Version};
+use crate::ids::{
+    ClusterId, Epoch, Incarnation, LogId, Reign, ReignId, RequestId, Seq, SlaveId, Stamp, Version,
+};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -173,8 +175,8 @@ pub enum Control {
         replayed: Seq,
         /// The reign of the last record it has replayed.
         reign: Reign,
-        /// The file that it replays: device and inode; `None` when there is none.
-        file: Option<(u64, u64)>,
+        /// The log that it replays; `None` when there is none.
+        log: Option<LogId>,
         /// The slaves that are connected to the standby.
         slaves: Vec<SlaveId>,
         /// Whether an operator asked for it.
@@ -235,8 +237,8 @@ pub enum HelloRole {
     Master {
         /// The address it serves at.
         address: String,
-        /// The lock file it sees: `boot-id:device:inode`. Masters on one machine must see the same.
-        lock_identity: String,
+        /// What all masters that have a part in one log name alike, and no others.
+        log_identity: String,
     },
 }
 

@@ -1,17 +1,17 @@
 //! Planted bugs: proof that the simulation would find such a bug if it were real. See `docs/ARCHITECTURE.md`, *Planted
 //! bugs*.
 //!
-//! Owns the list of them and the switch that turns one on for the thread that sets it. Without the feature `mutants`
-//! nothing of this exists, and `planted!(…)` is the word `false`. With it there is no build without debug assertions,
-//! so that no released program can carry a planted bug.
+//! Owns the list of the bugs and the switch that plants one in the current thread. Without the feature `mutants` none
+//! of this exists, and `planted!(…)` is `false`. With the feature the build fails without debug assertions, so that no
+//! released program can contain a planted bug.
 
 #[cfg(all(feature = "mutants", not(debug_assertions)))]
 compile_error!(
     "planted bugs (feature `mutants`) are for tests: they are never built without debug assertions"
 );
 
-/// Whether the named `Mutant` is planted in this thread: where it is, the code does the wrong thing. With a block, the
-/// wrong thing itself, a statement.
+/// Whether the named `Mutant` is planted in this thread; the code then does the wrong thing. With a block: runs the
+/// block, which is the wrong thing, if the mutant is planted.
 #[cfg(feature = "mutants")]
 #[doc(hidden)]
 #[macro_export]
@@ -172,12 +172,12 @@ mod on {
         static REACHED: Cell<u64> = const { Cell::new(0) };
     }
 
-    /// A mutant in this thread, until the drop.
+    /// Keeps a mutant planted in this thread until it is dropped.
     #[derive(Debug)]
     pub struct Planted(PhantomData<*const ()>);
 
     impl Planted {
-        /// How often the code came to where the bug is.
+        /// How often the code has reached the place of the bug.
         pub fn reached(&self) -> u64 {
             REACHED.get()
         }
@@ -192,7 +192,7 @@ mod on {
     /// Plants a bug in this thread.
     ///
     /// # Panics
-    /// When another one is planted: each is proven alone.
+    /// When another one is planted: only one at a time is tested.
     pub fn plant(mutant: Mutant) -> Planted {
         let before = PLANTED.replace(Some(mutant));
         assert_eq!(before, None, "one bug at a time");

@@ -1,19 +1,21 @@
-//! Bytes on their way out, in pieces: what is short is gathered, a long value is shared with whoever holds it.
+//! Queues of encoded bytes that wait for a socket, in pieces. Short parts are gathered; a long value is shared with its
+//! other owners, not copied.
 //!
-//! Owns how encoded bytes stand in memory until a socket takes them. Copies no long value and never moves what it has
-//! gathered, so that a queue of many long answers costs the same few steps as one of short ones. The checksum of what is
-//! long is made up when its turn comes to leave, in steps: [`Pieces::sum_on`].
+//! Owns how encoded bytes are kept in memory until a socket takes them. Never copies a long value and never moves
+//! gathered bytes, so that a queue of many long answers costs as few steps as one of short ones. The checksum of long
+//! bytes is computed in steps, just before they leave: [`Pieces::sum_on`].
 
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// A value of at least so many bytes is shared, not copied: each piece is a write of its own.
+/// A value of at least this many bytes is shared, not copied. Shorter ones are copied because each piece is a write of
+/// its own.
 const SHARED_BYTES_MIN: usize = 32 * 1024;
 
 /// A gathered piece is not grown beyond this.
 const GATHERED_BYTES_MAX: usize = 64 * 1024;
 
-/// The checksum of at least so many bytes is not made up when they are appended.
+/// The checksum of at least this many bytes is computed later, not when they are appended.
 const SUMMED_LATER_MIN: usize = 1 << 20;
 
 /// Bytes of a checksum.
@@ -21,14 +23,14 @@ const CHECKSUM_BYTES: usize = 4;
 
 /// What an encoder writes to.
 pub trait Sink {
-    /// Where short things are appended.
+    /// The buffer to which short parts are appended.
     fn tail(&mut self) -> &mut Vec<u8>;
 
     /// Appends a value; a long one is shared, not copied.
     fn value(&mut self, value: &Bytes);
 
-    /// Appends a value and adds it to `checksum`, a CRC-32C, which then goes to the four bytes at `at` of the tail, little
-    /// endian.
+    /// Appends a value and adds it to `checksum`, a CRC-32C. The result is written to the four bytes at `at` of the tail,
+    /// little endian.
     fn summed_value(&mut self, at: usize, checksum: u32, value: &Bytes) {
         put_checksum(self.tail(), at, crc32c::crc32c_append(checksum, value));
         self.value(value);
@@ -49,7 +51,7 @@ impl Sink for Vec<u8> {
     }
 }
 
-/// A gathered piece of at most this size is used again.
+/// The memory of a gathered piece of at most this size is reused.
 const KEPT_BYTES_MAX: usize = 16 * 1024;
 
 /// A part of [`Pieces`].
@@ -84,18 +86,18 @@ impl From<Piece> for Queued {
     }
 }
 
-/// The checksum that is lacking in a gathered piece.
+/// A checksum that is still to be written into a gathered piece.
 #[derive(Debug)]
 struct Unsummed {
     /// Where in the piece it goes.
     at: usize,
-    /// As far as it is made up.
+    /// The checksum so far.
     checksum: u32,
-    /// So many of the pieces that follow go into it.
+    /// How many of the following pieces it covers.
     pieces: usize,
-    /// So many of them are in it.
+    /// How many of them are in it already.
     done: usize,
-    /// And so many bytes of the next one.
+    /// How many bytes of the next one are in it already.
     bytes: usize,
 }
 
@@ -121,7 +123,7 @@ impl Pieces {
         self.len() == 0
     }
 
-    /// Frees up to `pieces` pieces; whether some are left.
+    /// Frees up to `pieces` pieces, and returns whether some are left.
     pub fn free(&mut self, pieces: usize) -> bool {
         self.tail = Vec::new();
         let freed = pieces.min(self.earlier.len());
@@ -130,7 +132,7 @@ impl Pieces {
         !self.earlier.is_empty()
     }
 
-    /// Appends everything of `later`, which is left empty.
+    /// Moves everything from `later` to the end.
     pub fn append(&mut self, later: &mut Pieces) {
         if later.earlier.is_empty() {
             // Most answers are short ones.
@@ -144,8 +146,8 @@ impl Pieces {
         *later = Pieces::default();
     }
 
-    /// Puts `head` in front of everything, and everything into `checksum`, which then goes to the four bytes at `at` of
-    /// `head`.
+    /// Puts `head` before everything, and adds everything to `checksum`. The result is written to the four bytes at
+    /// `at` of `head`.
     #[must_use]
     pub fn headed(mut self, head: Vec<u8>, at: usize, checksum: u32) -> Pieces {
         self.close_tail();
@@ -155,8 +157,8 @@ impl Pieces {
         self
     }
 
-    /// Goes on with the checksum of what leaves next: up to `bytes` bytes of it. Whether something is left to do, and this
-    /// is to be called again before [`Pieces::pop`], which else does all of it.
+    /// Goes on with the checksum of what leaves next, for up to `bytes` bytes. Returns whether it is unfinished: then call
+    /// this again before [`Pieces::pop`], which would otherwise compute the rest at once.
     pub fn sum_on(&mut self, bytes: usize) -> bool {
         let mut left = bytes;
         loop {
@@ -202,7 +204,7 @@ impl Pieces {
         }
     }
 
-    /// Uses the memory of a piece again that was popped.
+    /// Reuses the memory of a piece that was popped.
     pub fn recycle(&mut self, piece: Piece) {
         match piece {
             Piece::Gathered(mut bytes) if self.tail.capacity() == 0 && bytes.capacity() <= KEPT_BYTES_MAX => {
@@ -284,7 +286,7 @@ mod tests {
         assert_eq!(taken(&mut pieces), b"short");
     }
 
-    /// What `pieces` hold when they are summed up `step` bytes at a time.
+    /// The bytes of `pieces` when their checksums are computed `step` bytes at a time.
     fn taken_in_steps(pieces: &mut Pieces, step: usize) -> Vec<u8> {
         let mut all = Vec::new();
         while !pieces.is_empty() {

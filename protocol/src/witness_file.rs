@@ -1,4 +1,5 @@
-//! The text of `kv_store.log.witness`: who has seen records that the log lacks, and what of that an operator has given up.
+//! The text of `kv_store.log.witness`: the slaves that have seen records which the log lacks, and the losses that an
+//! operator has accepted.
 //!
 //! Lines of `key=value`, as in the lock file; unknown keys, and lines that cannot be read, are ignored.
 
@@ -6,15 +7,15 @@ use crate::ids::{ClusterId, Epoch, Reign, ReignId, Seq, SlaveId};
 use crate::message::Seen;
 use std::fmt;
 
-/// So many witnesses, and so many reigns that are given up, are kept.
+/// The most witnesses, and the most reigns that are given up, that are kept.
 pub const NOTED_MAX: usize = 64;
 
 /// What the file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WitnessText {
-    /// Whose log it is about.
+    /// The cluster of the log.
     pub cluster: Option<ClusterId>,
-    /// What slaves have seen of it, while nobody was served.
+    /// What slaves have seen of the log, noted while no master served.
     pub seen: Vec<(SlaveId, Seen)>,
     /// Reigns whose loss is accepted, in part or whole: the next EPOCH record names them.
     pub accepted: Vec<Reign>,
@@ -23,7 +24,7 @@ pub struct WitnessText {
 }
 
 impl WitnessText {
-    /// Reads the text of the file. Lines that are none are passed over.
+    /// Reads the text of the file. Lines that cannot be read are skipped.
     pub fn parse(text: &str) -> Self {
         let mut parsed = WitnessText::default();
         for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
@@ -47,7 +48,8 @@ impl WitnessText {
         parsed
     }
 
-    /// Adds what a slave has seen, unless as much of that reign is noted, or there is no room. Whether it is new.
+    /// Notes what a slave has seen, unless as much of that reign is noted already, or there is no room. Returns whether
+    /// it is new.
     pub fn note(&mut self, slave: SlaveId, seen: Seen) -> bool {
         let is_known = |(_, noted): &(SlaveId, Seen)| noted.reign == seen.reign && noted.seq >= seen.seq;
         if self.seen.iter().any(is_known) {
@@ -61,7 +63,7 @@ impl WitnessText {
         has_room
     }
 
-    /// Gives a reign up, unless there is no room.
+    /// Notes that the loss of a reign is accepted, unless there is no room.
     pub fn accept(&mut self, reign: Reign) {
         if !self.accepted.contains(&reign) && self.accepted.len() < NOTED_MAX {
             self.accepted.push(reign);

@@ -91,7 +91,7 @@ fn control() -> impl Strategy<Value = Control> {
             Control::HandoverRequest {
                 replayed: Seq(replayed),
                 reign: Reign::new(replayed, 7),
-                file: Some((1, replayed)),
+                log: Some((1, replayed)),
                 slaves,
                 forced: replayed % 2 == 0,
             }
@@ -185,7 +185,7 @@ fn a_body_over_the_limit_is_refused_from_its_header_alone() {
     assert_eq!(frame::decode(&mut header, 4096), Err(FrameError::TooLong { length: 4097, max: 4096 }));
 }
 
-/// Feeds a link's bytes in parts of `part` bytes; what comes off.
+/// Feeds a link's bytes in parts of `part` bytes, and gives what was decoded.
 fn unframed(bytes: &[u8], part: usize, body_max: usize) -> Result<Vec<Incoming>, FrameError> {
     let (mut unframer, mut buffer, mut all) = (Unframer::default(), BytesMut::new(), Vec::new());
     for part in bytes.chunks(part) {
@@ -233,7 +233,7 @@ fn a_frame_over_the_limit_ends_its_request_and_not_the_link() {
     for part in [1, 7, 9, 17, 100, 5009, bytes.len()] {
         assert_eq!(unframed(&bytes, part, 4096).unwrap(), expected, "in parts of {part}");
     }
-    // What concerns no request cannot be left out: a slave counts the writes it gets.
+    // A frame that concerns no single request cannot be skipped: a slave counts the writes that it gets.
     let mut write = Vec::new();
     frame::encode(
         &Message::Write { version: Version::new(1, 2), reign: ReignId(3), key, value: long },
@@ -253,7 +253,7 @@ fn the_preface_tells_native_links_and_versions_apart() {
     );
 }
 
-/// Lengths around each border of the code for lengths.
+/// Values with lengths around each border of the encoding of lengths.
 fn odd_values() -> Vec<Option<Bytes>> {
     let lengths = [0, 1, 250, 251, 252, 65_535, 65_536, 200_000];
     let long = lengths.into_iter().map(|length| Some(Bytes::from(vec![b'v'; length])));

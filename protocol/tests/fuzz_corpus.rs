@@ -1,6 +1,6 @@
 //! Runs the bodies of the fuzz targets (`fuzz/bodies`) without a fuzzer: over every file of the corpus, over damaged
-//! copies of them, and over random bytes. Damage and random bytes are others in each run, from a seed that is printed
-//! with a failure; `DSM_FUZZ_SEED=n` takes it back. A bug that is found stays found by a file in the corpus.
+//! copies of them, and over random bytes. Damage and random bytes differ in each run. Their seed is printed with a
+//! failure, and `DSM_FUZZ_SEED=n` uses it again. For each bug that is found a file is added to the corpus.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../fuzz/bodies/mod.rs"]
@@ -28,16 +28,16 @@ fn corpus(target: &Target) -> Vec<(PathBuf, Vec<u8>)> {
     paths.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
 }
 
-/// What this run's noise begins with: drawn, or asked for.
+/// The seed of this run: random, or the one that was asked for.
 fn seed() -> u64 {
     match std::env::var("DSM_FUZZ_SEED") {
         Ok(seed) => seed.parse().expect("DSM_FUZZ_SEED is a number"),
-        // The keys of the standard library's hashes are the one source of randomness without a dependency.
+        // The keys of the standard library's hashes are the only source of randomness without a dependency.
         Err(_) => RandomState::new().build_hasher().finish(),
     }
 }
 
-/// Runs a body, and tells how to do it again when it panics.
+/// Runs a body; if it panics, prints how to repeat it.
 fn run(target: &Target, input: &[u8], what: &dyn Fn() -> String) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (target.body)(input))) {
         eprintln!("target {} with {}: {}", target.name, what(), input.escape_ascii());

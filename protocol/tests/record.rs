@@ -16,7 +16,7 @@ const LINE_MAX: usize = line_bytes_max(1 << 20);
 /// A record as the scanner saw it, copied.
 type Seen = (Seq, Epoch, Operation, Span);
 
-/// Scans all of `log`, which ends there. Gives what was accepted and the bad line that ended it.
+/// Scans all of `log` as a whole file. Gives the accepted records and the bad line that ended the scan.
 fn scan(log: &[u8], from: Position) -> (Vec<Seen>, Option<BadLine>, Position) {
     let mut scanner = Scanner::resume(from, LINE_MAX);
     let mut seen = Vec::new();
@@ -51,7 +51,7 @@ fn write(key: &str, value: &str) -> Operation {
     Operation::Write(vec![(Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()))])
 }
 
-/// A log in the making, written in groups: a group's lines carry the seq that was synced when it began.
+/// A log that is being written, in groups: a group's lines carry the seq that was synced when the group began.
 #[derive(Default)]
 struct Log {
     bytes: Vec<u8>,
@@ -151,7 +151,8 @@ proptest! {
             prop_assert_eq!(&record.fields.get(name).unwrap().decode()[..], *value);
         }
         let Operation::Write(pairs) = operation else { return Ok(()) };
-        // What a writer says of the places is what a scanner finds, and each value is read back from its place alone.
+        // The places that the writer gives are those that a scanner finds, and each value can be read back from its
+        // place alone.
         let offset = seq % 1_000_000;
         let mut file = vec![b'#'; offset as usize];
         let mut places = Vec::new();
@@ -189,8 +190,8 @@ proptest! {
         }
     }
 
-    /// A power cut: what was synced stands, after it any 16 bytes either arrived, are zero, or hold old bytes,
-    /// and the file may end early.
+    /// A power cut: synced bytes stay; after them each 16 bytes have either arrived, are zero, or hold old bytes, and
+    /// the file may end early.
     #[test]
     fn a_power_cut_leaves_every_synced_record_and_a_tail_that_may_be_cut(
         groups in prop::collection::vec(prop::collection::vec(operation(), 1..6), 1..6),
@@ -205,7 +206,7 @@ proptest! {
             log.group(group);
             ends.push((log.bytes.len(), log.seq));
         }
-        // A group is begun only when the one before it is synced: two are never in flight.
+        // A group begins only when the previous one is synced: two are never in flight.
         let first_in_flight = synced_groups.index(groups.len());
         let (synced_bytes, synced_seq) = ends[first_in_flight];
         let mut disk = log.bytes[..ends[first_in_flight + 1].0].to_vec();
@@ -279,7 +280,7 @@ fn a_bit_flipped_at_any_byte_is_noticed_and_is_corruption_as_soon_as_a_later_lin
                 assert!(seen.is_empty(), "bit {bit} of byte {at}: {seen:?}");
                 let bad = bad.unwrap();
                 assert_eq!((bad.offset, bad.line), (start as u64, index as u64 + 1));
-                // A line without its newline takes the next one with it, but that one is still a witness.
+                // A line without its newline is joined with the next one, but that one is still a proof.
                 let behind = index + 1;
                 let witness = log.lines.iter().skip(behind).position(|line| line.2 >= bad.expected_seq.0);
                 match judge(&bytes, &bad, CrashKind::MayHaveLostPower) {
@@ -303,7 +304,7 @@ fn a_bit_flipped_at_any_byte_is_noticed_and_is_corruption_as_soon_as_a_later_lin
         }
         position = scan(&log.bytes[..end], position).2;
     }
-    // The last mark says that all in front of it is on disk: only it can be torn.
+    // The last mark says that everything before it is on disk: only the mark can be torn.
     assert!(torn >= log.bytes.len() - log.lines.last().unwrap().1, "{torn} torn");
     assert!(torn < 200 && corrupt > 30_000, "{torn} torn, {corrupt} corrupt");
 }
@@ -340,7 +341,7 @@ fn a_line_that_lost_its_newline_does_not_hide_the_witness_behind_it() {
         let unfinished = &log.bytes[..log.bytes.len() - 1];
         assert_eq!(judge(unfinished, &bad, CrashKind::MayHaveLostPower), verdict, "{damaged:#x}");
     }
-    // Damaged itself, it is none.
+    // A damaged mark says nothing.
     log.bytes[mark + 3] ^= 1;
     let bad = scan(&log.bytes, Position::default()).1.unwrap();
     assert!(matches!(judge(&log.bytes, &bad, CrashKind::MayHaveLostPower), Verdict::Torn { .. }));
@@ -370,7 +371,7 @@ fn a_hole_is_what_was_never_on_disk() {
     assert!(torn(&verdict(496..512, CrashKind::SameBoot, &log)));
     assert!(torn(&verdict(300..512, CrashKind::SameBoot, &log)));
     assert!(torn(&verdict(512 - 200..512, CrashKind::MayHaveLostPower, &log)));
-    // What was synced ended shortly in front of the sector's end.
+    // The synced bytes ended shortly before the sector's end.
     let mut short = Log { bytes: Log::started().bytes, ..Log::default() };
     let pad = 500 - short.bytes.len() - write_length("pad", "");
     encode(&write("pad", &"p".repeat(pad + 1)), Seq(3), Epoch(1), Seq(2), &mut short.bytes);
@@ -382,12 +383,12 @@ fn a_hole_is_what_was_never_on_disk() {
     assert!(matches!(found, Verdict::Torn { offset: 500, lines: 2, .. }), "{found:?}");
     let found = verdict(begins + 1..512, CrashKind::SameBoot, &short);
     assert!(matches!(found, Verdict::Corrupt { .. }), "{found:?}");
-    // That is how damage looks, and in the same boot nothing else explains it.
+    // This looks like damage, and in the same boot nothing else explains it.
     for zeros in [497..512, 511..512, 300..511, 300..301, 513..700] {
         let found = verdict(zeros.clone(), CrashKind::SameBoot, &log);
         assert!(matches!(found, Verdict::Corrupt { evidence: None, .. }), "{zeros:?} {found:?}");
     }
-    // What a good line after it says had been synced was.
+    // A good line after it says that it had been synced.
     log.group(&[write("d", "4")]);
     for crash in [CrashKind::SameBoot, CrashKind::MayHaveLostPower] {
         let found = verdict(300..512, crash, &log);
@@ -510,7 +511,7 @@ fn a_log_of_the_original_program_counts_by_place_until_the_first_trailer() {
         ]
     );
     assert!(position.lacks_newline);
-    // What stands there is meant: nothing is decoded.
+    // Nothing is decoded in these lines.
     let Step::Record { record: Record { body: Body::Write(mut pairs), .. }, span } =
         Scanner::new(LINE_MAX).next(legacy)
     else {
@@ -564,7 +565,7 @@ fn a_line_that_does_not_end_is_bad_in_bounded_memory() {
     assert!(lowered_limit.is_decided(), "the line may be good under a higher limit");
     assert!(matches!(lowered_limit.finish(), Verdict::Corrupt { .. }));
 
-    // Whatever the pieces are, and where its newline stands: the scanner found this line too long as well.
+    // Whatever the pieces, and wherever its newline is: the scanner finds this line too long, too.
     for length in [1000, 1500, 4000] {
         let mut line = vec![b'x'; length];
         line.push(b'\n');

@@ -1,4 +1,4 @@
-//! The RESP front door, byte by byte: what Redis answers, what is our own, and what no bytes may do.
+//! Tests of the RESP protocol, byte by byte: the answers of Redis, our own ones, and bad input.
 //!
 //! In the tables `^` stands for CR LF, so that an answer reads as one line. The bytes of `AS_REDIS`, `INLINE`
 //! and `PROTOCOL_ERRORS` were taken from redis-server 7.0.15 over a plain socket.
@@ -63,7 +63,7 @@ fn answer(conversation: &mut Conversation, args: Args) -> String {
     show(&out)
 }
 
-/// Parses and handles all of `bytes`, asks nothing: the answers, and whether the connection is to be closed.
+/// Parses and handles all of `bytes`, without a store; gives the answers, and whether the connection is to be closed.
 fn answers_to(bytes: &[u8]) -> (String, bool) {
     let mut parser = Parser::new(facts().limits);
     let mut conversation = conversation(Protocol::Resp2);
@@ -510,7 +510,7 @@ fn arguments_are_slices_of_what_was_received() {
     }
 }
 
-/// With a parser that starts over at every piece this takes minutes.
+/// A parser that starts over at every piece would take minutes.
 #[test]
 fn a_request_in_small_pieces_costs_no_more_than_its_bytes() {
     let request = array(&vec!["x"; 200_000]);
@@ -551,7 +551,7 @@ fn a_request_of_many_words_is_taken_apart_in_steps_of_so_many() {
     assert_eq!(parser.next_within(&mut buffer, STEP), Ok(Parsed::NotWhole));
 }
 
-/// Everything that a parser makes of `bytes` when they come in pieces that end at `cuts`.
+/// Everything that a parser gives for `bytes` that arrive in pieces which end at `cuts`.
 fn parse_in_pieces(limits: Limits, bytes: &[u8], cuts: &[usize]) -> (Vec<Vec<Bytes>>, Option<ProtocolError>) {
     parse_in_steps(limits, bytes, cuts, &[usize::MAX])
 }
@@ -596,7 +596,7 @@ fn word() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// A request's bytes, in one of the forms that clients send, or almost.
+/// A request's bytes, in one of the forms that clients send, or nearly so.
 fn request() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         4 => prop::collection::vec(word(), 1..6).prop_map(|words| array(&words)),
@@ -906,7 +906,7 @@ const AS_REDIS: &[(&str, &str, &str)] = &[
     ("COMMAND HELP x", "-ERR wrong number of arguments for 'command|help' command^", SAME),
 ];
 
-/// Request, answer in RESP2, answer in RESP3, where this server is not Redis.
+/// Request, answer in RESP2, answer in RESP3, where this server differs from Redis.
 const OUR_OWN: &[(&str, &str, &str)] = &[
     ("EXPIRE k 1", "-ERR unknown command 'EXPIRE', with args beginning with: 'k' '1' ^", SAME),
     ("TTL k", "-ERR unknown command 'TTL', with args beginning with: 'k' ^", SAME),

@@ -1,9 +1,10 @@
-//! The tables of flags in `docs/OPERATIONS.md` are those of `--help`. `UPDATE_GOLDENFILES=1` writes them anew.
+//! Checks that the tables of flags in `docs/OPERATIONS.md` are those of `--help`. `UPDATE_GOLDENFILES=1` writes them
+//! anew.
 
 use std::fmt::Write as _;
 use std::process::Command;
 
-/// A heading of the document, and the programs whose flags stand below it.
+/// The headings of the document, each with the programs whose flags are below it.
 const TABLES: [(&str, &[&str]); 4] = [
     (
         "### `dsm-master` and `dsm-backup-master`",
@@ -14,7 +15,7 @@ const TABLES: [(&str, &[&str]); 4] = [
     ("### `dsm-cluster`", &[env!("CARGO_BIN_EXE_dsm-cluster")]),
 ];
 
-/// What all programs have, and the document says once.
+/// Flags of all programs, which the document describes once.
 const COMMON: [&str; 3] = ["--log-level", "-h", "-V"];
 
 const HEAD: &str = "| flag | variable | default | |\n|---|---|---|---|\n";
@@ -58,7 +59,7 @@ fn flags(program: &str) -> Vec<Flag> {
         {
             let separator = if flag.text.ends_with(':') { " " } else { "; " };
             let mut meaning = meaning.trim_start().to_owned();
-            // A sentence there, a part of one here.
+            // There a sentence, here a part of one.
             meaning[..1].make_ascii_lowercase();
             write!(flag.text, "{separator}`{value}` {meaning}").unwrap();
         } else if !words.is_empty() {
@@ -66,7 +67,7 @@ fn flags(program: &str) -> Vec<Flag> {
             write!(flag.text, "{separator}{words}").unwrap();
         }
     }
-    // A default that is no value stands in the text.
+    // A default that is not a value is in the text.
     for flag in &mut flags {
         let Some((text, rest)) = flag.text.split_once(" [default: ") else { continue };
         let (default, rest) = rest.split_once(']').unwrap();

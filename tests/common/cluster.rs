@@ -1,9 +1,9 @@
-//! A cluster of the real binaries: both masters and some slaves on free loopback ports, with a log in a
-//! directory of its own. Processes are killed, paused and restarted by their ids; none outlives its
-//! [`TestCluster`], nor the test's process. What they wrote to standard error is printed when the test fails.
+//! A cluster of the real binaries: both masters and some slaves on free loopback ports, with a log in a directory of
+//! its own. Processes are killed, paused and restarted by their ids. None outlives its [`TestCluster`] or the test's
+//! process. Their standard error is printed when the test fails.
 //!
-//! A test that kills must not hide a death of another cause: whatever is found dead must have died by SIGKILL, ours or a
-//! fence's, unless the test waits for the end itself ([`TestCluster::wait_for_exit`]), and nobody may have panicked.
+//! A test that kills must not hide a death of another cause. So every dead process must have died by SIGKILL, ours or a
+//! fence's, unless the test itself waits for its end ([`TestCluster::wait_for_exit`]), and none may have panicked.
 
 use super::resp::{Answer, Connection, Info};
 use super::{seconds, wait_for};
@@ -24,7 +24,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// How long a cluster may take to come to rest after the last fault.
+/// How long a cluster may take to settle after the last fault.
 pub(crate) const SETTLE: Duration = seconds(25);
 
 /// How long one question to a node may take.
@@ -88,9 +88,9 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// Both masters and this many slaves, all flags at their defaults, with the machine to itself.
+    /// Both masters and this many slaves, with default flags and the machine to itself.
     pub(crate) fn slaves(slaves: usize) -> Setup {
-        // A new log begins with the first slave, if there is one.
+        // With a new log the masters wait for the first slave, if there is one.
         let master_arguments = if slaves == 0 { vec!["--new".to_string()] } else { Vec::new() };
         Setup {
             slaves,
@@ -136,13 +136,13 @@ impl Setup {
         self
     }
 
-    /// The log stands in this directory, which may be on another file system.
+    /// The log is in this directory, which may be on another file system.
     pub(crate) fn log_in(mut self, directory: &Path) -> Setup {
         self.log_directory = Some(directory.to_owned());
         self
     }
 
-    /// Both masters listen there, and not at free ports of the loopback.
+    /// Both masters listen at these addresses instead of free loopback ports.
     pub(crate) fn masters_at(mut self, addresses: [SocketAddr; 2]) -> Setup {
         self.addresses = Some(addresses);
         self
@@ -154,7 +154,7 @@ impl Setup {
         self
     }
 
-    /// Lets other tests run at the same time: for tests in which no timeout matters.
+    /// Allows other tests to run at the same time: for tests in which no timeout matters.
     pub(crate) fn beside_others(mut self) -> Setup {
         self.beside_others = true;
         self
@@ -195,7 +195,7 @@ impl Setup {
     }
 }
 
-/// The right to use the machine, alone or beside others; across test binaries too.
+/// The right to use the machine, alone or together with others, across test binaries too.
 struct Turn(#[allow(dead_code, reason = "the lock goes with the file")] File);
 
 impl Turn {
@@ -211,19 +211,19 @@ impl Turn {
     }
 }
 
-/// A port that nobody else is given as long as this lives, though nobody listens at it: a dead master's, for example.
+/// A port that no other process gets while this lives, even if nothing listens at it, as at a dead master's.
 ///
-/// The kernel keeps it, for all processes and whatever becomes of this one. A socket is bound to the port alone, which
-/// fails if anybody else's is bound there. Only then it says SO_REUSEADDR, beside which whoever says so too, as every
-/// server does, may bind and listen.
+/// The kernel reserves it, for all processes and whatever happens to this one. A socket is bound to the port without
+/// SO_REUSEADDR, which fails if any other socket is bound there. Only then it sets SO_REUSEADDR: a server that sets it
+/// too, as every server does, may then bind and listen.
 struct ReservedPort {
     address: SocketAddr,
     _socket: OwnedFd,
 }
 
 impl ReservedPort {
-    /// One below the range from which the kernel takes ports for outgoing connections: otherwise a connection to a dead
-    /// master could meet itself, or sit on its port at the restart.
+    /// A port below the range from which the kernel takes ports for outgoing connections. Otherwise a connection to a
+    /// dead master could connect to itself, or occupy its port at the restart.
     fn take() -> ReservedPort {
         let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
         let end = range.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(32768_u16);
@@ -247,7 +247,7 @@ pub(crate) fn is_free(port: u16) -> bool {
     ReservedPort::of(port).is_some()
 }
 
-/// Two ports that nobody listens at, and nobody else is given as long as this process lives.
+/// Two ports at which nothing listens, and which no other process gets while this one lives.
 pub(crate) fn free_ports() -> [SocketAddr; 2] {
     static RESERVED: Mutex<Vec<ReservedPort>> = Mutex::new(Vec::new());
     let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -268,7 +268,7 @@ pub(crate) fn binary(node: Node) -> &'static str {
     }
 }
 
-/// A command for a role that sees none of this process's `DSM_` variables, and ends with the thread that starts it.
+/// A command for a role, without this process's `DSM_` variables. It ends with the thread that starts it.
 pub(crate) fn command(node: Node) -> Command {
     for_tests(Command::new(binary(node)))
 }
@@ -280,7 +280,7 @@ fn limited_command(node: Node, open_files_max: u32) -> Command {
     for_tests(shell)
 }
 
-/// The same in a network of `ip netns`. The process becomes the binary, so its id is the binary's.
+/// The same in a network of `ip netns`. The process execs the binary, so they have the same id.
 fn command_in_network(node: Node, network: &str) -> Command {
     let mut ip = Command::new("ip");
     ip.args(["netns", "exec", network]).arg(binary(node));
@@ -298,8 +298,7 @@ fn for_tests(mut command: Command) -> Command {
     command
 }
 
-/// Runs a process that is expected to end by itself with an error: its exit code and what it wrote to standard
-/// error.
+/// Runs a process that is expected to end by itself with an error; gives its exit code and its standard error.
 ///
 /// # Panics
 /// When it does not end within 10 s, ends well, or ends by a signal or a panic.
@@ -322,7 +321,7 @@ pub(crate) struct Process(pub(crate) Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Fails only for what is dead already.
+        // Fails only if it is dead already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -364,12 +363,12 @@ impl TestCluster {
         self.log().with_extension("log.lock")
     }
 
-    /// From the next starts on all nodes have the environment of any other cluster's.
+    /// From their next starts on, all nodes have the default environment.
     pub(crate) fn forget_environment(&mut self) {
         self.setup.environment.clear();
     }
 
-    /// A directory that goes with the cluster.
+    /// A directory that is removed with the cluster.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -443,7 +442,7 @@ impl TestCluster {
         }
     }
 
-    /// `kill -9`, and waits until the process is gone. The moment is when the signal was sent.
+    /// `kill -9`, and waits until the process is gone. Gives when the signal was sent.
     pub(crate) fn kill(&mut self, node: Node) -> Instant {
         self.kill_at_once(&[node])
     }
@@ -477,7 +476,7 @@ impl TestCluster {
         self.start(node);
     }
 
-    /// Starts the masters that were fenced: they stay dead until somebody does.
+    /// Starts the masters that were fenced; they do not come back by themselves.
     ///
     /// # Panics
     /// When a process has ended by itself.
@@ -496,8 +495,8 @@ impl TestCluster {
         Instant::now()
     }
 
-    /// SIGSTOP to several, and waits until none of their threads runs any more: one that waits in the kernel (for a disk)
-    /// stops before it is back. The state of the moment is what a loss of power would leave.
+    /// SIGSTOP to several, and waits until none of their threads runs any more; a thread that waits in the kernel (for a
+    /// disk) stops before it returns. Their state is then what a loss of power would leave.
     pub(crate) fn freeze(&mut self, nodes: &[Node]) {
         for &node in nodes {
             self.pause(node);
@@ -540,8 +539,8 @@ impl TestCluster {
     /// Sends a signal.
     pub(crate) fn signal(&self, node: Node, signal: Signal) {
         let child = self.processes.get(&node).unwrap_or_else(|| panic!("{node:?} is not running"));
-        // Until it is waited for, even a dead child's id is nobody else's. One that was waited for, because it was
-        // found dead, needs no signal any more.
+        // Until it is reaped, even a dead child's id is not reused. A child that was reaped, because it was found dead,
+        // needs no signal.
         match kill_process(Pid::from_child(child), signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => {}
             Err(error) => panic!("a child can be signalled: {error}"),
@@ -553,24 +552,24 @@ impl TestCluster {
         self.processes.values().map(Child::id).collect()
     }
 
-    /// The memory of a node that is in use and resident, in bytes.
+    /// The resident memory of a node, in bytes.
     pub(crate) fn resident_bytes(&self, node: Node) -> u64 {
         self.status_bytes(node, "VmRSS:")
     }
 
-    /// The most that it was since the node began, or since [`forget_peak`](Self::forget_peak), in bytes.
+    /// The peak of the resident memory since the node's start, or since [`forget_peak`](Self::forget_peak), in bytes.
     pub(crate) fn peak_bytes(&self, node: Node) -> u64 {
         self.status_bytes(node, "VmHWM:")
     }
 
-    /// Lets the peak of a node's memory begin anew.
+    /// Resets the peak of a node's memory.
     pub(crate) fn forget_peak(&self, node: Node) {
         let id = self.processes[&node].id();
         std::fs::write(format!("/proc/{id}/clear_refs"), "5")
             .expect("the kernel takes it of our own processes");
     }
 
-    /// What a node has read so far, of files and sockets, be it from the disk or from memory, in bytes.
+    /// How many bytes a node has read so far from files and sockets, whether from disk or from memory.
     pub(crate) fn bytes_read(&self, node: Node) -> u64 {
         let id = self.processes[&node].id();
         let text = std::fs::read_to_string(format!("/proc/{id}/io")).expect("our own process");
@@ -578,7 +577,7 @@ impl TestCluster {
         found.and_then(|bytes| bytes.parse().ok()).expect("the kernel counts what is read")
     }
 
-    /// Limits, or no longer limits, the length of the files that a node writes: `ulimit -f`.
+    /// Sets or removes a limit on the length of the files that a node writes: `ulimit -f`.
     pub(crate) fn limit_file_length(&self, node: Node, bytes: Option<u64>) {
         let id = rustix::process::Pid::from_child(&self.processes[&node]);
         let limit = rustix::process::Rlimit { current: bytes, maximum: None };
@@ -593,7 +592,7 @@ impl TestCluster {
         kib * 1024
     }
 
-    /// Starts a process beside the members; its standard error goes to a file of the cluster's directory.
+    /// Starts a process that is not a member; its standard error goes to a file of the cluster's directory.
     pub(crate) fn start_stranger(&self, mut command: Command, name: &str) -> (Process, PathBuf) {
         let path = self.dir.path().join(format!("{name}.stderr"));
         let errors = File::create(&path).expect("a file for standard error");
@@ -644,13 +643,13 @@ impl TestCluster {
         });
     }
 
-    /// Waits until one master serves with all slaves active, and the other one, connected to all slaves too,
-    /// has replayed the whole log; the one that serves. Fails at once when a process has ended by itself.
+    /// Waits until one master serves with all slaves active, and the other one is connected to all slaves and has
+    /// replayed the whole log; gives the one that serves. Fails at once when a process has ended by itself.
     pub(crate) fn settle(&mut self) -> Node {
         self.settle_within_lag(0)
     }
 
-    /// [`settle`](Self::settle) while clients write: the standby is never quite at the end of the log then.
+    /// [`settle`](Self::settle) while clients write: then the standby never quite reaches the end of the log.
     pub(crate) fn settle_under_load(&mut self) -> Node {
         self.settle_within_lag(1000)
     }
@@ -685,7 +684,7 @@ impl TestCluster {
         }
     }
 
-    /// Undoes all faults: resumes what is paused, starts what is dead, waits until all is at rest.
+    /// Undoes all faults: resumes paused processes, starts dead ones, and waits until the cluster has settled.
     ///
     /// # Panics
     /// When a process has ended by itself.
@@ -728,22 +727,22 @@ impl TestCluster {
     }
 }
 
-/// A process that is found dead died by SIGKILL: by the test's, or as a fenced master.
+/// Asserts that a dead process died by SIGKILL: the test's, or as a fenced master.
 fn assert_killed(node: Node, status: ExitStatus) {
     assert_eq!(status.signal(), Some(9), "{node:?} ended by itself: {status}");
 }
 
-/// Whether a thread runs or may run any moment. One that is gone does not.
+/// Whether a thread runs or may run at any moment; false if it is gone.
 fn runs(task: &Path) -> bool {
     let stat = std::fs::read_to_string(task.join("stat")).unwrap_or_default();
-    // The name in parentheses may hold anything; after it stands the state: T is stopped, D waits in the kernel.
+    // The name in parentheses may hold anything. The state follows it: T is stopped, D waits in the kernel.
     let state = stat.rsplit_once(") ").map_or("", |(_, behind)| behind).chars().next();
     state.is_some_and(|state| !"TtDZX".contains(state))
 }
 
 impl TestCluster {
-    /// The standard errors, strangers' included, that tell of a panic. One that ends only a connection or a link would
-    /// else go by unnoticed.
+    /// The standard errors, those of non-members included, that report a panic. Else a panic that ends only a
+    /// connection or a link would go unnoticed.
     fn panics(&self) -> Vec<String> {
         let files = std::fs::read_dir(self.dir.path()).expect("the cluster's directory");
         let paths = files.map(|file| file.expect("the cluster's directory").path());
@@ -756,12 +755,12 @@ impl TestCluster {
         paths.filter(|path| path.extension().is_some_and(|end| end == "stderr")).filter_map(told).collect()
     }
 
-    /// What a night has found must be there in the morning.
+    /// The findings of a nightly run must be kept.
     fn keep_evidence(&mut self) {
         if self.setup.log_directory.is_some() {
             for file in [self.log(), self.lock()] {
                 let name = file.file_name().expect("a file has a name");
-                // It may not have been made yet, or its disk may be gone.
+                // It may not exist yet, or its disk may be gone.
                 let _ = std::fs::copy(&file, self.dir.path().join(name));
             }
         }
@@ -773,7 +772,7 @@ impl TestCluster {
 impl Drop for TestCluster {
     fn drop(&mut self) {
         for child in self.processes.values_mut() {
-            // Fails only for what is dead already.
+            // Fails only if it is dead already.
             let _ = child.kill();
         }
         let mut wrong = Vec::new();

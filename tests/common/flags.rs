@@ -1,4 +1,4 @@
-//! What programs say of flags that are wrong: one line that names the flag, and exit code 2.
+//! Checks of the errors for wrong flags: one line that names the flag, and exit code 2.
 
 use super::{millis, seconds};
 use std::io::Read as _;
@@ -6,7 +6,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 /// What a flag refuses.
 pub(crate) enum Refuses {
-    /// Among others, these values.
+    /// These values, among others.
     These(&'static [&'static str]),
     /// Nothing: it takes any text.
     Nothing,
@@ -28,8 +28,8 @@ pub(crate) const NO_BYTES: Refuses = These(&["0", "several"]);
 pub(crate) const NO_DURATION: Refuses = These(&["soon"]);
 pub(crate) const NO_LEVEL: Refuses = These(&["loud"]);
 
-/// Whether each flag of a program is named with what it refuses, by clap or afterwards, as a flag or as its variable: one
-/// line that names the flag, the variable if it was that, and where to read more; the exit code is 2.
+/// Gives each flag of a program, and its variable, the values that it refuses. Checks that the error is one line with the
+/// flag, the variable if that was set, and a pointer to the help, and that the exit code is 2.
 ///
 /// # Panics
 /// When it is not, or `flags` are not those of the program's help.
@@ -37,7 +37,7 @@ pub(crate) fn bad_flags_are_named(program: &str, words: &[&str], flags: Flags) {
     let name = program.rsplit('/').next().expect("a name");
     let is_bad = |flag: &str, variable: Option<(&str, &str)>| {
         let mut command = without_variables(program);
-        // The words of an operation end the flags.
+        // The words of an operation end the list of flags.
         command.args((!flag.is_empty()).then_some(flag)).args(words).envs(variable);
         let (status, told) = fails(command);
         let line = one_line(&told);
@@ -71,7 +71,7 @@ pub(crate) fn bad_flags_are_named(program: &str, words: &[&str], flags: Flags) {
     }
 }
 
-/// Whether a program that starts a cluster looks at its masters' flags before anything is started.
+/// Checks that a program that starts a cluster validates its masters' flags before it starts anything.
 ///
 /// # Panics
 /// When it does not.
@@ -86,8 +86,8 @@ pub(crate) fn masters_flags_are_looked_at_first(program: &str) {
     }
 }
 
-/// Whether a program says of addresses that are none what they lack, in one line that names the flag, or the variable if it
-/// has one.
+/// Checks that a program says what is wrong with malformed addresses, on one line that names the flag, or the variable if
+/// it has one.
 ///
 /// # Panics
 /// When it does not.
@@ -118,10 +118,10 @@ pub(crate) fn wrong_addresses_are_named(program: &str, words: &[&str], flag: &st
     }
 }
 
-/// Runs a program that is expected to end by itself: its status and what it wrote to standard error.
+/// Runs a program that is expected to end by itself; gives its status and its standard error.
 ///
 /// # Panics
-/// When it does not end, or ends well.
+/// When it does not end, or succeeds.
 pub(crate) fn fails(mut command: Command) -> (ExitStatus, String) {
     let dir = tempfile::tempdir().expect("a directory");
     let mut child = command
@@ -176,7 +176,7 @@ fn flags_and_variables(program: &str) -> Vec<(String, Option<String>)> {
     let help = String::from_utf8(output.stdout).expect("text");
     let mut found: Vec<(String, String)> = Vec::new();
     for line in help.lines() {
-        // Texts stand further to the right.
+        // Help texts are indented further.
         match line.strip_prefix("      --") {
             Some(rest) => {
                 let name = rest.split([' ', '[', '=']).next().expect("a first part");

@@ -1,7 +1,7 @@
-//! Name spaces of a test's own, so that its mounts and networks are nobody else's and go away with its last process,
-//! however the test ends; what stands in them: a file system whose power can be cut, networks that can be cut one way.
+//! Runs a test in its own name spaces, so that its mounts and networks are private and vanish with its last process,
+//! however the test ends. Provides a file system whose power can be cut, and networks that can be cut one way.
 //!
-//! All of it needs root (CAP_SYS_ADMIN). Where that is not to be had, an `Err` says why, and the test is to be skipped
+//! All of it needs root (CAP_SYS_ADMIN). Without that an `Err` says why, and the test is to be skipped
 //! ([`super::skip`]).
 
 use super::programs::compile;
@@ -16,16 +16,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
-/// Runs a test in name spaces of mounts and of networks that begin as copies and end with it. The pid name space stays:
-/// masters must see each other's pids.
+/// Runs a test in name spaces of mounts and networks that begin as copies and end with the test. The pid name space
+/// stays the same, because masters must see each other's pids.
 ///
-/// `prepare` says whether all that the test needs is there; only then `test` runs.
+/// `prepare` checks that everything the test needs is there; only then `test` runs.
 ///
 /// # Errors
 /// Why there are no such name spaces, or what `prepare` lacks: nothing was tested.
 ///
 /// # Panics
-/// When the test does.
+/// When the test panics.
 pub(crate) fn isolated<T: Send>(
     prepare: impl FnOnce() -> Result<T, Lack> + Send,
     test: impl FnOnce(T) + Send,
@@ -33,11 +33,11 @@ pub(crate) fn isolated<T: Send>(
     if !rustix::process::geteuid().is_root() {
         return Err(Lack::Missing("needs root".into()));
     }
-    // A thread enters, never the process: other tests stay where they are.
+    // A thread enters, not the process, so other tests stay where they are.
     let run = || {
         let spaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET;
         unshare(spaces).map_err(|error| Lack::Refused(format!("unshare of mounts and networks: {error}")))?;
-        // Nothing that is mounted here may be seen outside, and /run is where `ip netns` keeps its names.
+        // Mounts here must not be seen outside, and `ip netns` keeps its names in /run.
         run_tool("mount", &["--make-rprivate", "/"])?;
         run_tool("mount", &["-t", "tmpfs", "dsm-test", "/run"])?;
         run_tool("ip", &["link", "set", "lo", "up"])?;
@@ -48,7 +48,7 @@ pub(crate) fn isolated<T: Send>(
     })
 }
 
-/// What programs say when the kernel, or the container around it, has not or does not allow what they ask of it.
+/// Error texts of programs when the kernel, or the container, lacks or forbids what they ask for.
 const REFUSALS: [&str; 9] = [
     "Operation not permitted",
     "Permission denied",
@@ -64,10 +64,10 @@ const REFUSALS: [&str; 9] = [
 /// Runs a program of the system.
 ///
 /// # Errors
-/// That it is missing, or that the kernel refuses what it asks for.
+/// When it is missing, or the kernel refuses what it asks for.
 ///
 /// # Panics
-/// When it fails for another reason, which would be a mistake of the test.
+/// When it fails for another reason, which would be a mistake in the test.
 fn run_tool(program: &str, arguments: &[&str]) -> Result<String, Lack> {
     let output = match Command::new(program).args(arguments).stdin(Stdio::null()).output() {
         Ok(output) => output,
@@ -98,7 +98,7 @@ pub(crate) struct CuttableDisk {
 }
 
 impl CuttableDisk {
-    /// Makes and mounts one. Only within [`isolated`]: that is what takes the mount away in the end.
+    /// Makes and mounts one. Only within [`isolated`], which removes the mount in the end.
     ///
     /// # Errors
     /// What is missing or not allowed.
@@ -107,7 +107,7 @@ impl CuttableDisk {
         let shutdown = compile("file_system_shutdown", dir.path(), &[]);
         let disk = CuttableDisk { dir, shutdown };
         let image = disk.image();
-        // No xfs is smaller than this. The file has holes where nothing is written.
+        // The minimum size of xfs. The file is sparse.
         File::create(&image).and_then(|file| file.set_len(320 << 20)).expect("an image");
         std::fs::create_dir(disk.mounted()).expect("a directory");
         run_tool(&format!("mkfs.{file_system}"), &["-q", text(&image)])?;
@@ -128,7 +128,7 @@ impl CuttableDisk {
         run_tool("mount", &["-o", "loop", text(&self.image()), text(&self.mounted())]).map(drop)
     }
 
-    /// Takes all the room that is left; removing the file gives it back.
+    /// Fills the disk with a file; removing the file frees the space.
     pub(crate) fn fill(&self) -> PathBuf {
         let path = self.mounted().join("filler");
         let filler = File::create(&path).expect("the file system works");
@@ -144,13 +144,13 @@ impl CuttableDisk {
         path
     }
 
-    /// Cuts the power: what was not synced is gone, and all that is still asked of the file system fails.
+    /// Cuts the power: what was not synced is lost, and all further operations of the file system fail.
     pub(crate) fn cut_power(&self) {
         run_tool(text(&self.shutdown), &[text(&self.mounted())])
             .expect("a file system that can be shut down");
     }
 
-    /// Switches the power on again. Nobody may have a file open.
+    /// Switches the power on again. No process may have a file open.
     pub(crate) fn restore_power(&self) {
         run_tool("umount", &[text(&self.mounted())]).expect("nobody uses it");
         self.mount().expect("it could be mounted before");
@@ -159,7 +159,7 @@ impl CuttableDisk {
 
 impl Drop for CuttableDisk {
     fn drop(&mut self) {
-        // So that the directory can be removed. If somebody still has a file open, the name space's end does the rest.
+        // So that the directory can be removed. If a file is still open, the end of the name space does the rest.
         let _ = Command::new("umount").arg("--lazy").arg(self.mounted()).stderr(Stdio::null()).status();
     }
 }
@@ -167,14 +167,14 @@ impl Drop for CuttableDisk {
 /// Which packets are lost, as the machine in the middle sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cut {
-    /// What comes from this address.
+    /// Packets from this address.
     From(Ipv4Addr),
-    /// What goes to this address.
+    /// Packets to this address.
     To(Ipv4Addr),
 }
 
-/// The network in which the test's own thread is, and one for each name, linked with it. Packets can be cut where they
-/// come in and go out at the test's own.
+/// The network of the test's own thread, and one for each name, linked with it. Packets can be dropped where they enter
+/// and leave the test's own network.
 pub(crate) struct Networks {
     names: Vec<String>,
 }
@@ -218,7 +218,7 @@ impl Networks {
         Ipv4Addr::new(10, 77, 0, u8::try_from(number + 11).expect("few"))
     }
 
-    /// Runs on a thread in a named network, whose threads and processes are in it too.
+    /// Runs on a thread in a named network. The threads and processes that it starts are in it too.
     pub(crate) fn within<T: Send>(&self, name: &str, run: impl FnOnce() -> T + Send) -> T {
         let path = Path::new("/run/netns").join(name);
         let run = move || {
@@ -231,7 +231,7 @@ impl Networks {
         })
     }
 
-    /// Loses packets from now on.
+    /// Drops packets from now on.
     pub(crate) fn cut(&self, cut: Cut) {
         let (hook, side, address) = match cut {
             Cut::From(address) => ("input", "saddr", address),
@@ -241,7 +241,7 @@ impl Networks {
         run_tool("nft", &rule).expect("it made the table");
     }
 
-    /// Loses nothing any more.
+    /// Drops no packets any more.
     pub(crate) fn heal(&self) {
         run_tool("nft", &["flush", "table", "ip", "cuts"]).expect("it made the table");
     }

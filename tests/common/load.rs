@@ -1,9 +1,9 @@
-//! Clients that load a cluster while a test breaks it, and the proof at the end that nobody was lied to.
+//! Clients that load a cluster while a test breaks it, and the check at the end that every answer was true.
 //!
 //! Each client does what a real one would: it stays with a master until that one fails it, then tries the other. It
 //! sends single requests and pipelines, of one key and of several, with values of a few bytes and of hundreds of KiB.
-//! It never repeats a request: each operation is sent once, and recorded with what became of it. What requests are made
-//! of stands in [`super::requests`].
+//! It never repeats a request: each operation is sent once, and recorded with its outcome. The requests are made in
+//! [`super::requests`].
 
 use super::cluster::{Node, TestCluster, MASTERS};
 use super::requests::{name_of, order_of, Request, Requests, Together};
@@ -33,28 +33,28 @@ const FAILURES_MAX: usize = 100_000;
 /// How many reads of the final reading are in flight at once.
 const READ_BACK_BATCH: usize = 256;
 
-/// The number under which the final readings stand in a history.
+/// The client number of the final readings in a history.
 pub(crate) const READER: u64 = 1000;
 
 /// A write that was acknowledged.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Acknowledged {
-    /// Before it was sent.
+    /// When it was sent, at the earliest.
     pub(crate) invoked: Instant,
-    /// After the answer had come.
+    /// When the answer came, at the latest.
     pub(crate) returned: Instant,
-    /// Who answered.
+    /// The master that answered.
     pub(crate) by: Node,
 }
 
-/// A request that did not end in a result.
+/// A request without a result.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
-    /// When the client learned of it.
+    /// When the client noticed.
     pub(crate) at: Instant,
-    /// Whom it had asked.
+    /// The master that it had asked.
     pub(crate) asked: Node,
-    /// What it was told.
+    /// The error.
     pub(crate) text: String,
 }
 
@@ -71,7 +71,7 @@ struct Shared {
     /// Answers that the contract does not allow.
     broken_words: Mutex<Vec<String>>,
     acknowledged: Mutex<Vec<Acknowledged>>,
-    /// Keys that one request wrote together, and nobody else ever.
+    /// Keys that one request wrote together, and that no other request writes.
     together: Mutex<Vec<Together>>,
 }
 
@@ -117,12 +117,12 @@ impl Load {
         self.shared.writes.load(Ordering::Relaxed)
     }
 
-    /// Requests that did not end in a result so far.
+    /// Requests without a result so far.
     pub(crate) fn failed(&self) -> u64 {
         self.shared.failed.load(Ordering::Relaxed)
     }
 
-    /// What the clients were told in place of a result.
+    /// The errors that the clients got.
     pub(crate) fn failures(&self) -> Vec<String> {
         let failures = self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.iter().map(|failure| failure.text.clone()).collect()
@@ -134,12 +134,12 @@ impl Load {
         failures.iter().filter(|f| (from..to).contains(&f.at)).cloned().collect()
     }
 
-    /// The requests that were sent and had no result; a master that is not there is no failure of one.
+    /// The requests that were sent and had no result; a refused connection does not count.
     pub(crate) fn failed_requests(&self) -> Vec<String> {
         self.failures().into_iter().filter(|text| !text.starts_with("connect: ")).collect()
     }
 
-    /// The longest time that a request took of those which had a result.
+    /// The longest time of a request with a result.
     pub(crate) fn longest(&self) -> Duration {
         Duration::from_micros(self.shared.longest_us.load(Ordering::Relaxed))
     }
@@ -150,7 +150,7 @@ impl Load {
         failures.iter().any(|f| f.text.split(' ').next() == Some(word))
     }
 
-    /// Waits until so many more writes are acknowledged.
+    /// Waits until this many more writes are acknowledged.
     pub(crate) fn wait_for_writes(&self, more: u64, within: Duration) {
         let enough = self.writes() + more;
         wait_for(&format!("{more} more writes are acknowledged"), within, || {
@@ -158,8 +158,8 @@ impl Load {
         });
     }
 
-    /// Waits for the first acknowledgement by `by` of a write that was sent after `after`; the time from
-    /// `after` to the acknowledgement.
+    /// Waits for the first acknowledgement by `by` of a write that was sent after `after`; gives the time from `after`
+    /// to it.
     pub(crate) fn wait_for_write_by(&self, by: Node, after: Instant, within: Duration) -> Duration {
         let returned = wait_for(&format!("{by:?} acknowledges a write"), within, || {
             let acknowledged = self.shared.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
@@ -200,8 +200,8 @@ impl Load {
 }
 
 impl Load {
-    /// What one request wrote together is there as a whole or not at all, an unknown outcome or not; how many of these
-    /// were unknown.
+    /// Checks that what one request wrote together is there as a whole or not at all, even if its outcome is unknown;
+    /// gives how many were unknown.
     fn judge_together(&self, history: &History, reader: u64, when: &str) -> usize {
         let read =
             history.operations().iter().filter(|o| o.client == reader && o.outcome == OperationOutcome::Done);
@@ -231,12 +231,12 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        // A test that failed: the clients end by themselves.
+        // The test has failed: the clients end by themselves.
         self.shared.stop.store(true, Ordering::Relaxed);
     }
 }
 
-/// Reads every key until it was read.
+/// Reads every key, and repeats until the read succeeds.
 pub(crate) fn read_back(
     cluster: &TestCluster,
     keys: &BTreeSet<Bytes>,
@@ -313,7 +313,7 @@ struct Client {
     requests: Requests,
     history: History,
     connection: Option<Connection>,
-    /// Which of the masters it stays with.
+    /// The master that it uses.
     master: usize,
 }
 
@@ -331,7 +331,7 @@ impl Client {
         self.history
     }
 
-    /// Sends one pipeline, often of one request, and takes in its answers.
+    /// Sends one pipeline, often of one request, and reads its answers.
     fn operate(&mut self) {
         let Some(mut connection) = self.connected() else { return };
         let mut pipeline = self.requests.pipeline();
@@ -357,7 +357,7 @@ impl Client {
             self.broken(overtaken);
         }
         match lost {
-            // No answer, or half of one: nobody knows what became of the rest. A read that failed says nothing.
+            // No answer, or half of one: the outcome of the rest is unknown. A failed read proves nothing.
             Some(error) => {
                 self.failed(format!("connection: {error}"));
                 self.master ^= 1;
@@ -367,7 +367,7 @@ impl Client {
         }
     }
 
-    /// Takes in an answer; whether it says that another master serves.
+    /// Records an answer; tells whether it says that another master serves.
     fn answered(&mut self, request: &mut Request, answer: Answer, invoked: Instant) -> bool {
         let now = now_ns(self.shared.origin);
         if let Answer::Error(text) = answer {
@@ -410,7 +410,8 @@ impl Client {
     }
 
     fn connected(&mut self) -> Option<Connection> {
-        // As connection pools do: one that the server has ended between two requests is replaced, and nothing has failed.
+        // As in connection pools, a connection that the server has closed between two requests is replaced; that is not
+        // a failure.
         if self.connection.as_ref().is_some_and(Connection::is_ended) {
             self.connection = None;
             self.master ^= 1;

@@ -22,8 +22,8 @@ pub(crate) mod wait;
 #[allow(unused_imports, reason = "each test file uses its part")]
 pub(crate) use wait::{millis, seconds, stays, wait_for};
 
-/// What a load must be through without a failure: three slaves, eight clients, no master replaced, every promise
-/// kept. `masters_with` are the masters' flags; `attack` is what nobody may notice.
+/// Checks that a load runs without a failure during `attack`: three slaves, eight clients, no takeover, every promise
+/// kept. `masters_with` are the masters' flags.
 pub(crate) fn nobody_notices(masters_with: &[&str], attack: impl FnOnce(&cluster::TestCluster, &load::Load)) {
     let mut cluster = cluster::Setup::slaves(3).masters_with(masters_with).start();
     let load = load::Load::start(&cluster, 8, 20);

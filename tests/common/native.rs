@@ -1,5 +1,5 @@
-//! A small blocking client of the native door that can also say what no client should: raw bytes, frames with true
-//! checksums around false bodies, the hello of a slave.
+//! A small blocking client of the native protocol that can also send what no client should: raw bytes, frames with a
+//! right checksum and a wrong body, the HELLO of a slave.
 
 use bytes::BytesMut;
 use dsm_protocol::command::{Command, Reply};
@@ -18,7 +18,7 @@ pub(crate) struct Native {
 }
 
 impl Native {
-    /// Connects and says nothing; no read or write lasts longer than `timeout`.
+    /// Connects and sends nothing; no read or write lasts longer than `timeout`.
     pub(crate) fn open(address: SocketAddr, timeout: Duration) -> Native {
         let stream = TcpStream::connect_timeout(&address, timeout).expect("the master accepts connections");
         stream.set_nodelay(true).expect("a socket option");
@@ -97,7 +97,7 @@ impl Native {
     /// The next frame.
     ///
     /// # Errors
-    /// What the socket says; `UnexpectedEof` at the end.
+    /// Errors of the socket; `UnexpectedEof` at the end.
     pub(crate) fn message(&mut self) -> io::Result<Message> {
         loop {
             let decoded = frame::decode(&mut self.received, 1 << 27);
@@ -112,7 +112,7 @@ impl Native {
         }
     }
 
-    /// Waits until the master ends the link: the reason that it gives, if it gives one.
+    /// Waits until the master ends the link; gives its reason, if it sends one.
     ///
     /// # Panics
     /// When it does not within the link's timeout.
@@ -124,14 +124,14 @@ impl Native {
                 Ok(Message::Control(Control::Reject { reason })) => told = Some(reason),
                 Ok(_) => assert!(begun.elapsed() < super::seconds(20), "the link is still open, and busy"),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("the link is still open"),
-                // What was sent and not read any more makes the end a reset.
+                // If sent bytes were left unread, the end is a reset.
                 Err(_) => return told,
             }
         }
     }
 }
 
-/// A frame with a true length and checksum, whatever its kind and body.
+/// A frame with the right length and checksum, whatever its kind and body.
 pub(crate) fn framed(kind: u8, body: &[u8]) -> Vec<u8> {
     let content = [&[kind], body].concat();
     let mut bytes = u32::try_from(body.len()).expect("short").to_le_bytes().to_vec();
@@ -147,7 +147,7 @@ pub(crate) fn encoded(message: &Message) -> Vec<u8> {
     bytes
 }
 
-/// What a slave without values says of itself.
+/// The HELLO of a slave without values.
 pub(crate) fn slave(id: &str) -> HelloRole {
     HelloRole::Slave {
         id: SlaveId::new(id).expect("a name"),

@@ -1,4 +1,5 @@
-//! Small C programs of the tests (`tests/shim/`), compiled where a test needs them: what they do has no safe call in Rust.
+//! Small C programs of the tests (`tests/shim/`), compiled when a test needs them. There is no safe call in Rust for
+//! what they do.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,7 +7,7 @@ use std::process::Command;
 /// Compiles `tests/shim/NAME.c` into `directory`, as a library to preload or as a program.
 ///
 /// # Panics
-/// When there is no `cc` (Rust needs it too), or it finds anything to say.
+/// When there is no `cc` (Rust needs it too), or it prints a warning.
 pub(crate) fn compile(name: &str, directory: &Path, flags: &[&str]) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim").join(name).with_extension("c");
     let target = directory.join(name);

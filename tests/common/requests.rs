@@ -1,5 +1,5 @@
-//! What the clients of a load ask: requests of one key and of several, alone and in pipelines, and what their answers
-//! must be. Sends nothing and reads no clock.
+//! The requests of a load's clients, of one key and of several, alone and in pipelines, and the checks of their
+//! answers. Sends nothing and reads no clock.
 
 use super::resp::{encoded, Answer};
 use bytes::Bytes;
@@ -10,10 +10,10 @@ use rand::RngExt as _;
 /// The most requests in one pipeline.
 const PIPELINE_MAX: usize = 8;
 
-/// What fills a value up to its length: long enough that a shifted or repeated piece of it does not fit.
+/// The text that fills a value up to its length. It is so long that a shifted or repeated piece is noticed.
 const FILLER: &[u8] = b"a value that is longer than it needs to be: \x00\r\n%25\xff ";
 
-/// A value to write: its name is unique, and stands for it in histories; the rest of it only makes it long.
+/// A value to write. Its name is unique and represents it in histories; the rest only makes it long.
 #[derive(Clone, Debug)]
 pub(crate) struct Value {
     name: Bytes,
@@ -32,7 +32,7 @@ impl Value {
     }
 }
 
-/// The name of a value, if every byte of it is as it was written; else all of it, which nobody wrote.
+/// The name of a value, if every byte is as it was written; else the whole value, which no request has written.
 pub(crate) fn name_of(value: Vec<u8>) -> Bytes {
     let mut parts = value.splitn(3, |byte| *byte == b'#');
     let (name, bytes, filler) = (parts.next(), parts.next(), parts.next());
@@ -58,12 +58,12 @@ enum Ask {
     Delete(Bytes),
 }
 
-/// Keys that one request wrote together, and nobody else ever, and what became of it.
+/// Keys that one request wrote together and that no other request writes, with the outcome.
 #[derive(Clone, Debug)]
 pub(crate) struct Together {
     /// The keys.
     pub(crate) keys: Vec<Bytes>,
-    /// What each of them was given.
+    /// The value of each of them.
     pub(crate) value: Bytes,
     /// Whether it happened.
     pub(crate) outcome: OperationOutcome,
@@ -139,7 +139,7 @@ impl Request {
         out.extend(request);
     }
 
-    /// Notes how it ended, for all of its keys.
+    /// Records its outcome, for all of its keys.
     pub(crate) fn finish(&mut self, outcome: OperationOutcome, now_ns: u64, history: &mut History) {
         self.outcome = outcome;
         for begun in &self.begun {
@@ -147,10 +147,10 @@ impl Request {
         }
     }
 
-    /// Notes what it was answered.
+    /// Records its answer.
     ///
     /// # Errors
-    /// The answer, when it is none to this request.
+    /// The answer, when it does not fit this request.
     pub(crate) fn finish_with(
         &mut self,
         answer: Answer,
@@ -195,7 +195,7 @@ impl Request {
         Ok(())
     }
 
-    /// What it wrote together, if the keys are its alone.
+    /// What it wrote together, if no other request writes these keys.
     pub(crate) fn together(&self) -> Option<Together> {
         match &self.ask {
             Ask::SetMany(keys, value, true) => {
@@ -206,7 +206,7 @@ impl Request {
     }
 }
 
-/// What is wrong with what the request in place `at` of a pipeline read: a value that a later request of the same
+/// What is wrong with the values that the request at place `at` of a pipeline has read: one that a later request of the
 /// pipeline writes, or one that an earlier request of it had overwritten.
 pub(crate) fn order_of(pipeline: &[Request], at: usize) -> Option<String> {
     let reader = &pipeline[at];
@@ -229,7 +229,7 @@ pub(crate) fn order_of(pipeline: &[Request], at: usize) -> Option<String> {
     None
 }
 
-/// What one client draws its requests from.
+/// The random requests of one client.
 pub(crate) struct Requests {
     client: u64,
     shared_keys: u64,
@@ -250,7 +250,7 @@ impl Requests {
         (0..length).map(|_| Request::new(self.ask())).collect()
     }
 
-    /// Some writes go to keys of their own that are never written again: nothing can hide their loss.
+    /// Some writes go to keys that are never written again, so that nothing can hide their loss.
     fn ask(&mut self) -> Ask {
         match self.random.random_range(0..20) {
             0..=6 => Ask::Get(self.shared()),

@@ -33,7 +33,7 @@ impl Answer {
         Answer::Bulk(value.as_ref().to_vec())
     }
 
-    /// The first word of an error, which says its kind.
+    /// The first word of an error, which gives its kind.
     pub(crate) fn error_word(&self) -> Option<&str> {
         match self {
             Answer::Error(text) => text.split(' ').next(),
@@ -53,7 +53,7 @@ impl Connection {
     /// Connects; no read or write on the connection lasts longer than `timeout`.
     ///
     /// # Errors
-    /// What the socket says: nothing has been sent.
+    /// Errors of the socket; nothing was sent.
     pub(crate) fn open(address: SocketAddr, timeout: Duration) -> io::Result<Connection> {
         let stream = TcpStream::connect_timeout(&address, timeout)?;
         stream.set_nodelay(true)?;
@@ -62,7 +62,7 @@ impl Connection {
         Ok(Connection { stream, received: Vec::new(), consumed: 0 })
     }
 
-    /// Whether the peer has closed, so far as is known here: what connection pools look at before they use one again.
+    /// Whether the peer is known to have closed, as connection pools check before they reuse a connection.
     pub(crate) fn is_ended(&self) -> bool {
         self.stream.set_nonblocking(true).expect("a socket option");
         let peeked = self.stream.peek(&mut [0]);
@@ -76,7 +76,7 @@ impl Connection {
     /// Sends one request and reads its answer.
     ///
     /// # Errors
-    /// What the socket says, or that the answer is no RESP: the request may have been executed.
+    /// Errors of the socket, or an answer that is not RESP: the request may have been executed.
     pub(crate) fn call(&mut self, request: &[&[u8]]) -> io::Result<Answer> {
         self.send(&encoded(request))?;
         self.answer()
@@ -101,7 +101,7 @@ impl Connection {
     /// Reads the next answer.
     ///
     /// # Errors
-    /// What the socket says; `UnexpectedEof` at the end; `InvalidData` for what is no RESP.
+    /// Errors of the socket; `UnexpectedEof` at the end; `InvalidData` for what is not RESP.
     pub(crate) fn answer(&mut self) -> io::Result<Answer> {
         let line = self.line()?;
         let (kind, rest) = line.split_at_checked(1).ok_or_else(|| invalid("an empty line"))?;
@@ -125,7 +125,7 @@ impl Connection {
         }
     }
 
-    /// Reads until the peer closes, and drops what comes until then.
+    /// Reads and discards until the peer closes.
     ///
     /// # Errors
     /// `WouldBlock` when the peer does not close in time. A reset counts as a close.
@@ -199,7 +199,7 @@ impl Info {
     /// Asks a node for its INFO on a connection of its own.
     ///
     /// # Errors
-    /// What the socket says, or that the answer is not INFO.
+    /// Errors of the socket, or that the answer is not INFO.
     pub(crate) fn of(address: SocketAddr, timeout: Duration) -> io::Result<Info> {
         let mut connection = Connection::open(address, timeout)?;
         match connection.call(&[b"INFO"])? {
@@ -220,7 +220,7 @@ impl Info {
     /// A value as a number.
     ///
     /// # Panics
-    /// When it is missing or no number: INFO must always carry it.
+    /// When it is missing or not a number: INFO must always have it.
     pub(crate) fn number(&self, key: &str) -> u64 {
         let value = self.get(key).unwrap_or_else(|| panic!("INFO lacks {key}: {:?}", self.0));
         value.parse().unwrap_or_else(|_| panic!("INFO: {key}:{value} is no number"))

@@ -1,7 +1,7 @@
-//! Tests that cannot run here. Each is told on standard error, also where a test's output is captured, and counted:
-//! `tests/what_was_skipped.rs` runs last and tells the sum.
+//! Tests that cannot run here. Each is reported on standard error, even if a test's output is captured, and counted:
+//! `tests/what_was_skipped.rs` runs last and prints the sum.
 //!
-//! With `DSM_REQUIRE_ALL=1`, which `.ci/run` sets, a test that lacks what could be there fails.
+//! With `DSM_REQUIRE_ALL=1`, which `.ci/run` sets, a test fails when it lacks something that could be installed.
 
 use std::fmt::Display;
 use std::fs::OpenOptions;
@@ -14,19 +14,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Why a test cannot run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Lack {
-    /// Something that could be there: a program, a library, the rights of root.
+    /// Something that could be provided: a program, a library, the rights of root.
     Missing(String),
-    /// Something that the kernel, or the container around it, has not or does not allow; no package brings it.
+    /// Something that the kernel or the container lacks or forbids; no package provides it.
     Refused(String),
 }
 
 /// How many were skipped by this process.
 static SKIPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Tells that `test`, or the `part` of it, is not run, and why. The test is to end then.
+/// Reports that `test`, or the `part` of it, is not run, and why. The test must then end.
 ///
 /// # Panics
-/// When all that can be there must be there, and something is missing.
+/// When `DSM_REQUIRE_ALL=1` is set and something is missing.
 pub(crate) fn skip<T>(test: T, part: &str, lack: &Lack) {
     let part = if part.is_empty() { String::new() } else { format!(" ({part})") };
     let name = name_of(&test);
@@ -45,22 +45,22 @@ pub(crate) fn skip<T>(test: T, part: &str, lack: &Lack) {
     }
 }
 
-/// How often this process has told that it skipped something.
+/// How often this process has reported a skip.
 pub(crate) fn skipped() -> u64 {
     SKIPPED.load(Ordering::Relaxed)
 }
 
-/// A line on standard error that a passing test does not keep to itself, as it does with `eprintln!`.
+/// Prints a line on standard error that is shown even if the test passes, unlike with `eprintln!`.
 pub(crate) fn tell(line: &str) {
     writeln!(std::io::stderr(), "{line}").expect("standard error is open");
 }
 
-/// Whether a test fails that lacks what could be there.
+/// Whether a test must fail when it lacks something that could be provided.
 pub(crate) fn is_all_required() -> bool {
     std::env::var_os("DSM_REQUIRE_ALL").is_some_and(|value| value == "1")
 }
 
-/// Whether what is started here hears of a SIGHUP: under nohup it is ignored, by children too.
+/// Whether a process that is started here receives SIGHUP: under nohup it is ignored, by children too.
 ///
 /// # Errors
 /// That it is ignored.
@@ -74,10 +74,10 @@ pub(crate) fn hears_hangups() -> Result<(), Lack> {
     }
 }
 
-/// Whether a program can be started; `arguments` make it say something and end.
+/// Whether a program can be started; `arguments` make it print something and end.
 ///
 /// # Errors
-/// That it is not there, and which package has it.
+/// That it is missing, and which package has it.
 pub(crate) fn need_program(program: &str, arguments: &[&str], package: &str) -> Result<(), Lack> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -91,7 +91,7 @@ fn missing(program: &str, package: &str, error: &dyn Display) -> Lack {
     Lack::Missing(format!("{program}: {error}; Debian has it in {package}"))
 }
 
-/// What the processes of one `cargo test` have skipped so far, a line each: they share a parent.
+/// What the processes of this `cargo test` have skipped so far, one line each. They share a parent.
 pub(crate) fn noted() -> std::io::Result<Vec<String>> {
     match std::fs::read_to_string(notes(&notes_directory()?)?) {
         Ok(text) => Ok(text.lines().map(str::to_string).collect()),
@@ -100,7 +100,7 @@ pub(crate) fn noted() -> std::io::Result<Vec<String>> {
     }
 }
 
-/// Takes the notes away of each `cargo test` that is over.
+/// Removes the notes of every `cargo test` that is over.
 pub(crate) fn forget_others() -> std::io::Result<()> {
     for entry in std::fs::read_dir(notes_directory()?)? {
         let entry = entry?;
@@ -138,7 +138,7 @@ fn notes(directory: &Path) -> std::io::Result<PathBuf> {
     Ok(directory.join(format!("{parent}-{started}")))
 }
 
-/// The name of a function, as the compiler knows it: one that is written down would outlive a renaming.
+/// The name of a function, from the compiler: a literal could become stale after a renaming.
 fn name_of<T>(_: &T) -> &'static str {
     let path = std::any::type_name::<T>();
     path.rsplit_once("::").map_or(path, |(_, name)| name)

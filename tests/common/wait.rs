@@ -1,14 +1,14 @@
-//! Waiting for a condition, and durations that are short to write.
+//! Waiting for a condition, and short names for durations.
 
 use std::time::{Duration, Instant};
 
-/// How often a condition is looked at.
+/// How often a condition is checked.
 pub(crate) const POLL: Duration = Duration::from_millis(3);
 
-/// Looks at a condition until it holds.
+/// Waits until a condition holds.
 ///
 /// # Panics
-/// When it does not within `within`; `what` says what was waited for.
+/// When it does not hold within `within`; `what` names the condition.
 pub(crate) fn wait_for<T>(what: &str, within: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
@@ -20,10 +20,10 @@ pub(crate) fn wait_for<T>(what: &str, within: Duration, mut condition: impl FnMu
     }
 }
 
-/// Holds a condition to be true for a while.
+/// Checks that a condition stays true for a while.
 ///
 /// # Panics
-/// When it is not, once; `what` says what should have stayed true.
+/// When it is false once; `what` says what should have stayed true.
 pub(crate) fn stays<D: std::fmt::Debug>(
     what: &str,
     during: Duration,

@@ -1,5 +1,5 @@
-//! What the crates of others bring, held against `deny.toml`: licences and doubles. Where cargo-deny is installed,
-//! `make deny` holds the rest of it, too; it takes longer to build than this project, and its advisories need the network.
+//! Checks dependencies against `deny.toml`: licences and duplicate versions. Where cargo-deny is installed, `make deny`
+//! checks the rest, too; it takes longer to build than this project, and its advisories need the network.
 
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// What is read of `deny.toml`.
+/// The parts of `deny.toml` that are read.
 #[derive(Deserialize)]
 struct Deny {
     licenses: Licenses,
@@ -50,8 +50,8 @@ fn deny() -> Deny {
     toml::from_str(&fs::read_to_string(root().join("deny.toml")).unwrap()).unwrap()
 }
 
-/// Crates of which the lock file has two versions, and of these none is expected; and those that are expected and are not
-/// there any more.
+/// Crates with several versions in the lock file that `deny.toml` does not list, and listed ones that no longer have
+/// several.
 pub(crate) fn doubles() -> Vec<String> {
     let lock: Lock = toml::from_str(&fs::read_to_string(root().join("Cargo.lock")).unwrap()).unwrap();
     let mut versions: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -78,7 +78,7 @@ pub(crate) fn doubles() -> Vec<String> {
     wrong
 }
 
-/// Crates whose licence `deny.toml` does not allow, of those that `cargo test` builds here.
+/// Crates whose licence `deny.toml` does not allow, among those that `cargo test` builds here.
 pub(crate) fn licences() -> Vec<String> {
     let host = host();
     let metadata = Command::new(env!("CARGO"))
@@ -109,7 +109,7 @@ pub(crate) fn licences() -> Vec<String> {
         .collect()
 }
 
-/// What the compiler builds for.
+/// The target of the compiler.
 fn host() -> String {
     let version = Command::new("rustc").arg("-vV").output().unwrap();
     let version = String::from_utf8_lossy(&version.stdout).into_owned();

@@ -1,12 +1,12 @@
-//! Imports point one way. Of the modules in one folder none may import, itself or by what stands below it, from one that
-//! imports from it: each can then be read, tested and replaced without the ones above it.
+//! Imports go in one direction. Of the modules in one folder, none may import (itself, or through its submodules) from
+//! one that imports from it. So each can be read, tested and replaced without those above it.
 
 use crate::names::is_test;
 use crate::sources::{in_folder, Source, PRODUCT};
 use std::collections::{BTreeMap, BTreeSet};
 use syn::visit::{self, Visit};
 
-/// Imports that close a circle, and why they are there still: crate, folder, who imports, from whom.
+/// Allowed imports that close a circle: crate, folder, importing module, imported module, reason.
 const EXCUSED: [(&str, &str, &str, &str, &str); 1] = [(
     "dsm",
     "env",
@@ -19,12 +19,12 @@ const EXCUSED: [(&str, &str, &str, &str, &str); 1] = [(
 /// A module's place in its crate: the names from the root on.
 type Place = Vec<String>;
 
-/// What a module's names stand for.
+/// The names and paths of a module.
 #[derive(Default)]
 struct Module {
-    /// Names that a `use` brings: where they come from, as it is written.
+    /// Names from `use` items, each with its path as written.
     names: BTreeMap<String, Place>,
-    /// All paths that are written in it.
+    /// All paths in the module.
     paths: Vec<Place>,
 }
 
@@ -75,7 +75,7 @@ impl Module {
     }
 }
 
-/// The circles of each crate, a line each.
+/// The circles of each crate, one line each.
 pub(crate) fn circles(sources: &[Source]) -> Vec<String> {
     PRODUCT
         .into_iter()
@@ -104,7 +104,7 @@ fn modules(sources: &[Source], folder: &str) -> BTreeMap<Place, Module> {
     modules
 }
 
-/// Which module `path` leads to when it is written in `from`; `None` if it leads out of the crate.
+/// The module to which `path` leads when it is written in `from`; `None` if it leads out of the crate.
 fn resolve(modules: &BTreeMap<Place, Module>, from: &Place, path: &[String], depth: usize) -> Option<Place> {
     let (first, rest) = path.split_first()?;
     let (mut at, mut rest) = match first.as_str() {
@@ -136,7 +136,7 @@ fn resolve(modules: &BTreeMap<Place, Module>, from: &Place, path: &[String], dep
     (!is_local).then_some(at)
 }
 
-/// Who imports from whom, and an instance of it.
+/// Importing and imported module, with an instance.
 type Edges = BTreeMap<(String, String), String>;
 
 /// The imports between neighbours, in each folder.
@@ -156,7 +156,7 @@ fn neighbours(modules: &BTreeMap<Place, Module>) -> BTreeMap<Place, Edges> {
     neighbours
 }
 
-/// The imports that are part of a circle, but for what is excused; and excuses of what closes none.
+/// The imports that are part of a circle and not allowed, and allowed ones that close no circle.
 fn circles_of(name: &str, modules: &BTreeMap<Place, Module>) -> Vec<String> {
     let mut excuses: BTreeSet<_> = EXCUSED
         .into_iter()

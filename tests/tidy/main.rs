@@ -1,4 +1,5 @@
-//! Holds the sources to the habits of this project that neither the compiler nor clippy knows: CONTRIBUTING.md, "Habits".
+//! Checks the sources for the habits of this project that neither the compiler nor clippy checks: CONTRIBUTING.md,
+//! "Habits".
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -9,7 +10,7 @@ mod sources;
 
 use sources::{product, sources, Source};
 
-/// A list of what is wrong, a line each.
+/// The findings, one line each.
 fn lines(wrong: &[String]) -> String {
     wrong.join("\n")
 }

@@ -4,7 +4,7 @@ use crate::sources::Source;
 use std::collections::{BTreeMap, BTreeSet};
 use syn::visit::{self, Visit};
 
-/// Names that each machine or actor has for itself.
+/// Names that every machine or actor may define.
 const BY_MODULE: [(&str, &str); 6] = [
     ("Config", "the settings of a machine"),
     ("Effect", "what a machine wants done"),
@@ -60,7 +60,7 @@ pub(crate) fn is_test(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(is_cfg_test)
 }
 
-/// What is defined in several files and not excused, and what is excused and defined once.
+/// Names that are defined in several files and not allowed, and allowed ones that are defined only once.
 pub(crate) fn collisions(sources: &[Source]) -> Vec<String> {
     let mut defined: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for source in sources {

@@ -5,13 +5,13 @@ use std::path::Path;
 
 /// One file of Rust.
 pub(crate) struct Source {
-    /// Where it stands, from the root of the workspace on.
+    /// Its path from the root of the workspace.
     pub(crate) path: String,
     pub(crate) text: String,
 }
 
 impl Source {
-    /// What the compiler would make of it.
+    /// Its syntax tree.
     pub(crate) fn syntax(&self) -> syn::File {
         syn::parse_file(&self.text).unwrap_or_else(|error| panic!("{}: {error}", self.path))
     }
@@ -26,7 +26,7 @@ pub(crate) const PRODUCT: [(&str, &str); 5] = [
     ("dsm_harness", "bin/harness/src"),
 ];
 
-/// Every file of Rust that somebody wrote.
+/// Every Rust source of the workspace, without generated ones.
 pub(crate) fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
@@ -37,13 +37,13 @@ pub(crate) fn sources() -> Vec<Source> {
     found
 }
 
-/// Those of the crates that are the product, without their tests.
+/// The sources of the crates that are the product, without their tests.
 pub(crate) fn product() -> Vec<Source> {
     let in_product = |source: &Source| PRODUCT.iter().any(|(_, folder)| in_folder(&source.path, folder));
     sources().into_iter().filter(in_product).collect()
 }
 
-/// Whether `path` stands below `folder`.
+/// Whether `path` is below `folder`.
 pub(crate) fn in_folder(path: &str, folder: &str) -> bool {
     path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
 }

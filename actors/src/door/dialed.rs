@@ -47,13 +47,13 @@ pub(crate) struct Introduction {
 
 impl Introduction {
     async fn hello(&self, env: &Env) -> io::Result<Hello> {
-        let lock_identity = journal::identity(env, &self.config).await?;
-        let role = HelloRole::Master { address: self.address.clone(), lock_identity };
+        let log_identity = journal::identity(env, &self.config).await?;
+        let role = HelloRole::Master { address: self.address.clone(), log_identity };
         Ok(Hello { cluster: self.cluster.get(), role })
     }
 }
 
-/// Asks the other master, if there is one, whether it accepts this one: two masters that look at different files must
+/// Asks the other master, if there is one, whether it accepts this one: two masters that use different logs must
 /// not both begin to serve. `Some` is its refusal.
 pub(crate) async fn preflight(introduction: &Introduction, env: &Env) -> Option<String> {
     let asking = async {

@@ -232,8 +232,8 @@ pub(super) async fn peer(
     let unheard = Rc::<Unheard>::default();
     let said = unheard.say(0);
     // A disk that hangs here delays only the task that asks.
-    let lock = journal::identity(&context.env, &context.config).await;
-    switchboard.push(Arrived::PeerHello { link, hello, outbox: outbox.clone(), lock, said });
+    let identity = journal::identity(&context.env, &context.config).await;
+    switchboard.push(Arrived::PeerHello { link, hello, outbox: outbox.clone(), identity, said });
     let arrived = |message, said| Ok(Arrived::Peer { link, message, said });
     // A request of a client of the other master, where longer ones are allowed: only that client gets an error.
     let refuse = |about, length| match about {

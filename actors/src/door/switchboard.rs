@@ -43,8 +43,8 @@ pub(crate) enum Arrived {
     Slave { link: LinkId, message: Message, said: Said },
     /// A slave's link is closed.
     SlaveGone { link: LinkId, reason: EndReason },
-    /// The other master has connected. `lock` is the lock file as we see it.
-    PeerHello { link: LinkId, hello: Hello, outbox: Outbox, lock: io::Result<String>, said: Said },
+    /// The other master has connected. `identity` is what our log is called among the masters that have a part in it.
+    PeerHello { link: LinkId, hello: Hello, outbox: Outbox, identity: io::Result<String>, said: Said },
     /// The other master has sent a message over the link that it opened.
     Peer { link: LinkId, message: Message, said: Said },
     /// That link is closed.

@@ -1,7 +1,7 @@
-//! The real world with a network that ends at the process: the nodes of a cluster inside one program reach each other by
-//! name, and nobody else reaches them.
+//! The real world with a network inside one process: the nodes of a cluster in one program reach each other by name, and
+//! are not reachable from outside.
 //!
-//! Owns who listens under which name. Everything but the network is the real environment's.
+//! Owns the listeners by name. Everything but the network is the real environment.
 
 use super::local_listener::LocalListener;
 use super::net::{Listener, Stream};
@@ -15,7 +15,7 @@ use std::rc::Rc;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
-/// Who listens under which name, for all nodes of one program's cluster. They share a thread.
+/// The listeners by name, of all nodes of one program's cluster. They share a thread.
 #[derive(Clone, Default)]
 pub(crate) struct LocalNet(Rc<RefCell<BTreeMap<String, mpsc::Sender<UnixStream>>>>);
 

@@ -1,14 +1,14 @@
-//! A name that is listened at within this process: connections to it wait here until they are accepted.
+//! A listener on a name within this process: connections wait here until they are accepted.
 
 use std::cell::RefCell;
 use std::future::{pending, poll_fn};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
-/// Connections that wait to be accepted at one name; beyond them a connect is refused.
+/// The most connections that wait to be accepted at one name; further connects are refused.
 const BACKLOG: usize = 64;
 
-/// A name that is listened at. With its drop connects are refused.
+/// A listener on a name. Once it is dropped, connects are refused.
 #[derive(Debug)]
 pub struct LocalListener {
     address: String,
@@ -23,7 +23,7 @@ impl LocalListener {
     }
 
     pub(super) async fn accept(&self) -> UnixStream {
-        // Somebody may connect as long as the network lives; without it nobody will.
+        // The network holds the sender. Once the network is gone, no connection will come.
         match poll_fn(|context| self.incoming.borrow_mut().poll_recv(context)).await {
             Some(stream) => stream,
             None => pending().await,

@@ -1,7 +1,7 @@
-//! The seam between the actors and the world: network, disk, locks and fencing, file notice, clocks, randomness.
+//! The interface between the actors and the world: network, disk, locks and fencing, file notice, clocks, randomness.
 //!
-//! Everything an actor does to the world goes through [`Env`], so that a simulated world can take the real one's
-//! place. Threads belong to the real environment alone.
+//! Everything that an actor does to the world goes through [`Env`], so that a simulated world can replace the real one.
+//! Only the real environment has threads.
 
 pub(crate) mod local;
 mod local_listener;
@@ -21,7 +21,6 @@ use dsm_protocol::ids::{Epoch, Millis};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::fence::Spared;
 use dsm_protocol::machine::log_scan::{LogScan, Next, Part};
-use dsm_protocol::machine::reign::takeover::LockSeen;
 use dsm_protocol::record::{self, Place};
 use futures_util::future::LocalBoxFuture;
 use std::fmt;
@@ -35,19 +34,19 @@ pub type Env = Rc<dyn Environment>;
 
 /// What a node may ask of the world.
 pub trait Environment {
-    /// Time since the environment was made. Stands still nowhere, follows tokio's clock in tests.
+    /// Time since the environment was made. It never stops, except in tests, where it follows tokio's clock.
     fn now(&self) -> Millis;
 
     /// The same in microseconds, to tell how long a turn takes.
     fn clock_us(&self) -> u64;
 
-    /// For how long this thread has computed so far, in microseconds. `None` where nobody counts that.
+    /// The processor time of this thread so far, in microseconds. `None` where the system does not count it.
     fn computed_us(&self) -> Option<u64> {
         None
     }
 
-    /// For how long this thread was ready to compute and others had the processors, in microseconds. `None` where nobody
-    /// counts that.
+    /// How long this thread was ready to run but waited for a processor so far, in microseconds. `None` where the system
+    /// does not count it.
     fn waited_us(&self) -> Option<u64> {
         None
     }
@@ -58,13 +57,13 @@ pub trait Environment {
     /// Listens at `address` (`host:port`).
     ///
     /// # Errors
-    /// What the system says, as for a port in use.
+    /// Errors of the system, as for a port in use.
     fn listen<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Listener>>;
 
     /// Connects to `address` (`host:port`). The caller sets the time limit.
     ///
     /// # Errors
-    /// What the system says.
+    /// Errors of the system.
     fn connect<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Stream>>;
 
     /// The files that this node may open.
@@ -79,16 +78,16 @@ pub trait Environment {
     /// This process, as the system numbers it.
     fn pid(&self) -> u32;
 
-    /// Log lines of this process that nobody took and that are lost.
+    /// Log lines of this process that were lost because standard error did not take them.
     fn log_lines_lost(&self) -> u64 {
         0
     }
 
-    /// Memory of this process that is resident, in bytes; 0 when nobody knows.
+    /// Resident memory of this process, in bytes; 0 when it is not known.
     fn resident_bytes(&self) -> u64;
 }
 
-/// Which file a path or a handle stands for.
+/// The identity of a file, whatever its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileIdentity {
     /// The number of the device that the file is on.
@@ -97,17 +96,17 @@ pub struct FileIdentity {
     pub inode: u64,
 }
 
-/// Where a file is to stand.
+/// The path at which a file must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Post {
-    /// The path. It may lead there over symbolic links.
+    /// The path. It may lead over symbolic links.
     pub path: Arc<Path>,
-    /// What the path must lead to.
+    /// The file to which the path must lead.
     pub identity: FileIdentity,
 }
 
 impl Post {
-    /// What is wrong with what a look has found: a file with its length, or nothing.
+    /// What is wrong with what was found at the path: a file with its length, or nothing.
     pub(crate) fn judge(&self, found: Option<(FileIdentity, u64)>, length: u64) -> Option<Stands> {
         match found {
             None => Some(Stands::Nothing),
@@ -119,33 +118,33 @@ impl Post {
     }
 }
 
-/// Says that a file does not stand where it is to stand as its writer has left it.
+/// A file is not at its path as its writer has left it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Displaced {
-    /// What stands there instead.
+    /// What is there instead.
     pub stands: Stands,
-    /// Whether the file has no name at all any more: it goes with the last process that has it open.
+    /// Whether the file has no name any more: it is deleted once the last process closes it.
     pub is_deleted: bool,
 }
 
-/// What stands at a path instead of the file that its writer has left there.
+/// What is at a path instead of the file that its writer has left there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stands {
-    /// Nothing stands there.
+    /// Nothing.
     Nothing,
-    /// A symbolic link that leads nowhere.
+    /// A dangling symbolic link.
     Dangling {
-        /// Where the link points, where nothing stands.
+        /// The path to which the link points.
         target: PathBuf,
     },
-    /// Another file stands there.
+    /// Another file.
     Other,
-    /// The same file with less in it.
+    /// The same file, shorter.
     Shorter {
         /// How many bytes are missing.
         bytes: u64,
     },
-    /// The same file with more in it.
+    /// The same file, longer.
     Longer {
         /// How many bytes are too many.
         bytes: u64,
@@ -182,7 +181,7 @@ pub enum OpenMode {
     Read,
     /// For reading and writing; it must exist.
     Existing,
-    /// For reading and writing; made when it does not exist, but never where a symbolic link leads to.
+    /// For reading and writing; created when it does not exist, but never at the target of a symbolic link.
     Write,
 }
 
@@ -191,19 +190,19 @@ pub trait Disk {
     /// Opens a file.
     ///
     /// # Errors
-    /// What the system says.
+    /// Errors of the system.
     fn open<'a>(&'a self, path: &'a Path, mode: OpenMode) -> LocalBoxFuture<'a, io::Result<Rc<dyn File>>>;
 
-    /// Which file stands at `path`; `None` when there is none.
+    /// The identity of the file at `path`; `None` when there is none.
     ///
     /// # Errors
-    /// What the system says.
+    /// Errors of the system.
     fn identity<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Option<FileIdentity>>>;
 
     /// The access rights of the file at `path`, if they let others than its owner read it.
     ///
     /// # Errors
-    /// What the system says.
+    /// Errors of the system.
     fn others_may_read<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Option<u32>>> {
         let _ = path;
         Box::pin(async { Ok(None) })
@@ -212,30 +211,30 @@ pub trait Disk {
     /// Makes the entries of the directory that holds `path` durable.
     ///
     /// # Errors
-    /// What the system says.
+    /// Errors of the system.
     fn sync_directory<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<()>>;
 
     /// Watches the directory that holds `path` for changes of that file.
     ///
     /// # Errors
-    /// What the system says.
+    /// Errors of the system.
     fn watch<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Box<dyn Watch>>>;
 }
 
-/// An open file. Operations on one handle happen one after another, in the order of the calls, on a thread of their
-/// own; those on different handles are independent.
+/// An open file. Operations on one handle run one after another, in the order of the calls, on the handle's own thread.
+/// Operations on different handles are independent.
 pub trait File {
     /// Reads up to `length` bytes at `offset`; fewer only at the end of the file.
     ///
     /// # Errors
-    /// What the system says.
+    /// Errors of the system.
     fn read_at(&self, offset: u64, length: usize) -> LocalBoxFuture<'_, io::Result<Vec<u8>>>;
 
-    /// Runs `work`, which takes a while and touches nothing of the world, beside the node's own thread, in the order of
-    /// the other operations. Where there are no threads it runs at once.
+    /// Runs `work`, which takes a while and does no IO, off the node's own thread, in order with the other operations.
+    /// Where there are no threads it runs at once.
     ///
     /// # Errors
-    /// What the system says. The work may not have been done then.
+    /// Errors of the system. Then the work may not have been done.
     fn compute(&self, work: Box<dyn FnOnce() + Send>) -> LocalBoxFuture<'_, io::Result<()>> {
         Box::pin(async move {
             work();
@@ -243,11 +242,11 @@ pub trait File {
         })
     }
 
-    /// Reads the value at `place`, of a version of that epoch, checks it and decodes it: none of it on the caller's thread
-    /// where files have one of their own.
+    /// Reads, checks and decodes the value at `place`, of a version of that epoch; off the caller's thread where files
+    /// have their own.
     ///
     /// # Errors
-    /// What the system says, and that something else stands there.
+    /// Errors of the system, or that the place holds something else.
     fn read_value(&self, place: Place, epoch: Epoch) -> LocalBoxFuture<'_, io::Result<Bytes>> {
         Box::pin(async move {
             let text = self.read_at(place.offset, place.text_bytes as usize).await?;
@@ -255,56 +254,57 @@ pub trait File {
         })
     }
 
-    /// Writes a group at `offset` and, if asked, makes it durable. What `reserve_to` asks for is tried first.
+    /// Writes a group at its `offset` and, if asked, makes it durable. Space is set aside first if `reserve_to` asks
+    /// for it.
     fn append(&self, group: Group) -> LocalBoxFuture<'_, Appended>;
 
-    /// Looks whether this file, with that length, stands where it is to stand.
+    /// Checks whether this file, with that length, is at its path.
     ///
     /// # Errors
-    /// What the system says. Nothing is known then.
+    /// Errors of the system. Then nothing is known.
     fn look(&self, post: Post, length: u64) -> LocalBoxFuture<'_, io::Result<Option<Displaced>>>;
 
     /// Makes what was written durable.
     ///
     /// # Errors
-    /// What the system says. After an error nothing is known of what was written since the last success.
+    /// Errors of the system. After one, nothing is known about what was written since the last success.
     fn sync(&self) -> LocalBoxFuture<'_, io::Result<()>>;
 
     /// Cuts the file to `length` bytes.
     ///
     /// # Errors
-    /// What the system says.
+    /// Errors of the system.
     fn truncate(&self, length: u64) -> LocalBoxFuture<'_, io::Result<()>>;
 
     /// The file's length in bytes.
     ///
     /// # Errors
-    /// What the system says.
+    /// Errors of the system.
     fn length(&self) -> LocalBoxFuture<'_, io::Result<u64>>;
 
     /// Which file this is.
     ///
     /// # Errors
-    /// What the system says.
+    /// Errors of the system.
     fn identity(&self) -> LocalBoxFuture<'_, io::Result<FileIdentity>>;
 
-    /// A path at which another process can read what this handle has open, be the file deleted; `None` where there is none.
+    /// A path at which another process can read this open file, even if it is deleted; `None` where there is none.
     fn shown(&self) -> Option<String> {
         None
     }
 
-    /// A second handle of the same file, whatever stands at its path by now. Its operations are independent of this
-    /// one's. The lock is this handle's and is released with it, or when it is given back.
+    /// A second handle of the same file, whatever is at its path now. Its operations are independent of this one's. The
+    /// lock stays with this handle: it is released when this handle is dropped or gives it back.
     ///
     /// # Errors
-    /// What the system says.
+    /// Errors of the system.
     fn duplicate(&self) -> LocalBoxFuture<'_, io::Result<Rc<dyn File>>>;
 
-    /// Goes on with a scan: reads and takes apart until it has a part to tell, none of it on the caller's thread where
-    /// files have one of their own.
+    /// Goes on with a scan: reads and parses until a part is complete; off the caller's thread where files have their
+    /// own.
     ///
     /// # Errors
-    /// What the system says.
+    /// Errors of the system.
     fn scan(&self, scan: LogScan) -> LocalBoxFuture<'_, io::Result<(LogScan, Part)>> {
         let mut scan = scan;
         Box::pin(async move {
@@ -320,49 +320,49 @@ pub trait File {
         })
     }
 
-    /// Takes the exclusive lock on the file without waiting; it is released with the last handle's drop.
+    /// Takes the exclusive lock on the file without waiting; it is released when the last handle is dropped.
     ///
     /// # Errors
-    /// What the system says; that somebody else holds it is `Ok(false)`.
+    /// Errors of the system; `Ok(false)` when another process holds the lock.
     fn try_lock(&self) -> io::Result<bool>;
 
     /// Gives that lock back before the handle is dropped.
     ///
     /// # Errors
-    /// What the system says.
+    /// Errors of the system.
     fn unlock(&self) -> io::Result<()>;
 }
 
 /// What [`File::append`] is to write.
 #[derive(Debug, Default)]
 pub struct Group {
-    /// Where in the file it is written, in bytes.
+    /// The offset in the file, in bytes.
     pub offset: u64,
-    /// What. The buffer comes back with the answer.
+    /// The bytes to write. The buffer is returned with the result.
     pub bytes: Vec<u8>,
     /// Whether to make it durable before answering.
     pub sync: bool,
-    /// Set disk space aside up to this offset first; without it nothing is written.
+    /// Set disk space aside up to this offset first; if that fails, nothing is written.
     pub reserve_to: Option<u64>,
-    /// Look before and after whether the file stands there, and ends where the group begins and ends. If it does not
-    /// before, nothing is written.
+    /// Check before and after the write that the file is at this path, and ends where the group begins or ends. If the
+    /// first check fails, nothing is written.
     pub post: Option<Post>,
 }
 
-/// What became of a group.
+/// The result of [`File::append`].
 #[derive(Debug)]
 pub struct Appended {
     /// The buffer, for the next group.
     pub bytes: Vec<u8>,
-    /// How many bytes stand in the file.
+    /// How many bytes of the group were written.
     pub written: usize,
-    /// Why not all of them do.
+    /// Why not all were written.
     pub write_error: Option<io::Error>,
-    /// Why what stands is not known to be durable, if it was to be.
+    /// Why what was written is not known to be durable, if it was to be.
     pub sync_error: Option<io::Error>,
-    /// That the file does not stand where it is to: whatever was written is not where anybody will look for it.
+    /// That the file is not at its path: no restart will find what was written.
     pub displaced: Option<Displaced>,
-    /// Why that is not known.
+    /// Why it is not known whether the file is at its path.
     pub unseen: Option<io::Error>,
 }
 
@@ -378,50 +378,62 @@ pub trait Watch {
     /// Waits until the file may have changed since the last call returned.
     ///
     /// # Errors
-    /// What the system says.
+    /// Errors of the system.
     fn changed(&mut self) -> LocalBoxFuture<'_, io::Result<()>>;
 }
 
-/// Locks by path, and what can be seen of their holders. A path may be on a disk that hangs: nothing here waits for one on
-/// the caller's thread.
+/// What was seen of a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockSeen {
+    /// No process holds it.
+    Free,
+    /// A process holds it, with this counter (`None`: it has not begun to count).
+    Held {
+        /// The progress counter that the holder publishes.
+        beat: Option<u64>,
+    },
+}
+
+/// Locks by path, and what can be seen of their holders. A path may be on a disk that hangs, so nothing here waits for a
+/// disk on the caller's thread.
 pub trait Locks {
-    /// Queues for the exclusive lock on the file at `path` (made when it does not exist) and resolves when it is
+    /// Queues for the exclusive lock on the file at `path` (created when it does not exist). Resolves when the lock is
     /// held and the file is still the one at `path`. Dropping the future leaves the queue.
     fn acquire<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Box<dyn LockGuard>>>;
 
-    /// Whether somebody holds the lock, and how far its counter has come.
+    /// Whether a process holds the lock, and its progress counter.
     ///
     /// # Errors
-    /// What the system says.
+    /// Errors of the system.
     fn look<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<LockSeen>>;
 
-    /// What the lock file says.
+    /// Reads the text of the lock file.
     ///
     /// # Errors
-    /// What the system says.
+    /// Errors of the system.
     fn text<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<LockText>>;
 
-    /// Tries, on a file of its own beside the one at `path`, the kinds of locks that are needed.
+    /// Tries the needed kinds of locks, on a file of its own beside the one at `path`.
     ///
     /// # Errors
-    /// What is missing, for good: no master can serve there.
+    /// The kind that is missing for good: no master can serve there.
     fn try_kinds<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<()>> {
         let _ = path;
         Box::pin(async { Ok(()) })
     }
 
-    /// Makes sure that the holder of the lock runs no more, whose counter stood at `beat` (`None`: it has not begun to
-    /// count). One whose counter has moved since is spared.
+    /// Makes sure that the holder of the lock no longer runs, if its counter still is `beat` (`None`: it has not begun
+    /// to count). A holder whose counter has moved is spared.
     fn fence<'a>(&'a self, path: &'a Path, beat: Option<u64>) -> LocalBoxFuture<'a, Fenced>;
 
-    /// `boot-id:device:inode` of the lock file (made when it does not exist): equal for masters that share it.
+    /// `boot-id:device:inode` of the lock file (created when it does not exist): equal for masters that share it.
     ///
     /// # Errors
-    /// What the system says.
+    /// Errors of the system.
     fn identity<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<String>>;
 }
 
-/// What became of an attempt to fence.
+/// The result of an attempt to fence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fenced {
     /// The holder got SIGKILL.
@@ -433,25 +445,25 @@ pub enum Fenced {
     Gone,
     /// It is not certain who the holder is, or it must not be killed.
     Spared(Spared),
-    /// What would tell could not be had.
+    /// The facts could not be read.
     Failed {
-        /// What the system says.
+        /// Errors of the system.
         error: String,
     },
 }
 
-/// The lock, as long as this lives.
+/// The lock, held until this is dropped.
 pub trait LockGuard: Send {
-    /// What the lock file said before this holder wrote itself in.
+    /// The text of the lock file before this holder wrote its own.
     fn previous(&self) -> &LockText;
 
-    /// What the lock file says of this holder.
+    /// The lock file's text about this holder.
     fn held(&self) -> LockText;
 
-    /// Writes the lock file's text in place, soon and without waiting for it. With the drop of the guard the lock is given
-    /// back, after a text that is just being written.
+    /// Has the lock file's text written in place, and does not wait for it. When the guard is dropped, the lock is
+    /// released after a write that is under way.
     fn write_text(&self, text: LockText);
 
-    /// Says that the holder makes progress. Cheap; published to others within 50 ms without touching a disk.
+    /// Marks that the holder makes progress. Cheap; published to others within 50 ms without a disk access.
     fn advance(&self);
 }

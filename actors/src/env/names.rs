@@ -1,7 +1,7 @@
-//! Names and TCP: looks a name up anew at each dial, and tries every address that it has.
+//! Names and TCP: looks a name up at each dial, and tries every address that it has.
 //!
-//! Owns the threads in which the system is asked for names, one for each name at a time. Its answer may take a minute, and
-//! nobody is held by that: neither an actor's thread nor the end of a process, as a thread of tokio's pool would.
+//! Owns the threads that ask the system for names, one at a time for each name. The answer may take a minute. That delays
+//! no actor, nor the end of the process, as a thread of tokio's pool would.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,26 +12,26 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-/// Every address of a name is tried within this, whatever those in front of it do: a dial of a client, which has other
-/// masters to try, may have no more than twice as long.
+/// Every address of a name is tried within this time, whatever the earlier ones do. A client's dial may have only twice
+/// as long, because it has other masters to try.
 const TURNS_WITHIN: Duration = Duration::from_millis(250);
 
-/// What was found, or what the system says: its errors cannot be copied.
+/// The addresses, or the parts of the system's error, which cannot be cloned.
 type Found = Result<Vec<SocketAddr>, (io::ErrorKind, String)>;
 
-/// Who waits for which name.
+/// The waiting callers by name.
 type Asked = HashMap<String, Vec<oneshot::Sender<Found>>>;
 
 fn asked() -> MutexGuard<'static, Asked> {
     static ASKED: OnceLock<Mutex<Asked>> = OnceLock::new();
-    // Nothing is left half done when somebody panics.
+    // A panic leaves nothing inconsistent here.
     ASKED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The addresses of `HOST:PORT`, at least one.
 ///
 /// # Errors
-/// What the system says. The caller sets the time limit.
+/// Errors of the system. The caller sets the time limit.
 pub(crate) async fn look_up(address: &str) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = address.parse() {
         return Ok(vec![address]);
@@ -49,7 +49,7 @@ async fn look_up_by(
         let mut asked = asked();
         let waiting = asked.entry(address.to_owned()).or_default();
         let is_first = waiting.is_empty();
-        // Those who gave up are of no use to anybody, but the first one stands for the thread.
+        // Callers that gave up are removed, except the first entry, which shows that a thread is at work.
         waiting.retain(|sender| !sender.is_closed());
         waiting.push(sender);
         is_first
@@ -59,7 +59,7 @@ async fn look_up_by(
         let answer = move || {
             let found = ask(name.clone()).map_err(|error| (error.kind(), error.to_string()));
             for sender in asked().remove(&name).unwrap_or_default() {
-                // Who gave up does not want it.
+                // A caller that gave up does not need it.
                 let _ = sender.send(found.clone());
             }
         };
@@ -81,13 +81,13 @@ async fn look_up_by(
 /// Connects to the first address of `HOST:PORT` that answers.
 ///
 /// # Errors
-/// What the system says of the last one. The caller sets the time limit.
+/// The system's error of the last address. The caller sets the time limit.
 pub(crate) async fn connect(address: &str) -> io::Result<TcpStream> {
     connect_to(look_up(address).await?).await
 }
 
-/// Connects to the first of `addresses` that answers. Each gets its turn within [`TURNS_WITHIN`], however many there are,
-/// and keeps trying while others have theirs; the next one's comes at once when one has failed.
+/// Connects to the first of `addresses` that answers. All are started within [`TURNS_WITHIN`], however many there are,
+/// and an attempt goes on while later ones run. When one fails, the next one is started at once.
 async fn connect_to(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let apart = TURNS_WITHIN / u32::try_from(addresses.len().saturating_sub(1).max(1)).unwrap_or(u32::MAX);
     let mut rest = addresses.into_iter();
@@ -107,7 +107,7 @@ async fn connect_to(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
         };
         let Some(connected) = connected else { return Err(last) };
         match connected.map_err(io::Error::other).and_then(|connected| connected) {
-            // On loopback a connect to a free port of the ephemeral range can meet itself.
+            // On loopback, a connect to a free port of the ephemeral range can connect to itself.
             Ok(stream) if stream.local_addr()? == stream.peer_addr()? => {
                 last = io::ErrorKind::ConnectionRefused.into();
             }
@@ -146,7 +146,7 @@ mod tests {
         answer.send(()).unwrap();
         assert_eq!(waiting.await.unwrap().unwrap(), [address]);
         assert!(!asked().contains_key(name));
-        // Anew at the next dial: it may have moved.
+        // The name is looked up again at the next dial: it may have moved.
         let moved: SocketAddr = "127.0.0.2:1".parse().unwrap();
         assert_eq!(look_up_by(name, move |_| Ok(vec![moved])).await.unwrap(), [moved]);
     }
@@ -170,7 +170,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_behind_many_that_hang_has_its_turn_within_a_dial() {
-        // Nobody accepts, and the queue is full: the system answers no more.
+        // No connection is accepted and the queue is full, so the system no longer answers.
         let full = tokio::net::TcpSocket::new_v4().unwrap();
         full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let full = full.listen(1).unwrap();

@@ -1,21 +1,21 @@
 //! The real world: TCP, files with a thread each, flock, `/proc`, inotify.
 //!
-//! inotify by nix and not by a crate that watches trees from threads of its own: one folder is watched for one name.
+//! inotify is used through nix, because one folder is watched for one name; crates for file notice watch trees, with
+//! threads of their own.
 //!
-//! The threads of a node all live here: one for each open file, one while a path is opened or looked at, one that looks at
-//! lock files, one while the lock is waited for, one that publishes the holder's counter.
+//! All threads of a node are started here: one for each open file, one while a path is opened or checked, one that reads
+//! lock files, one that waits for the lock and then publishes the holder's counter.
 
 use super::threads::spawn_thread;
 use super::{
     names, Appended, Disk, Displaced, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard,
-    Locks, OpenMode, Post, Stands, Stream, Watch,
+    LockSeen, Locks, OpenMode, Post, Stands, Stream, Watch,
 };
 use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Millis};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::fence::{may_kill, Holders, MayKill, Observer};
 use dsm_protocol::machine::log_scan::{LogScan, Next, Part};
-use dsm_protocol::machine::reign::takeover::LockSeen;
 use dsm_protocol::record::{self, Place};
 use futures_util::future::LocalBoxFuture;
 use nix::fcntl::{fcntl, FcntlArg};
@@ -42,10 +42,10 @@ use tokio::signal::unix::{signal, SignalKind};
 use tokio::sync::{oneshot, Notify};
 use tokio::time::Instant;
 
-/// Who may read and write what a master keeps: it holds everybody's values.
+/// Access rights of a master's files, which hold the values of all clients.
 const OWNER_ONLY: u32 = 0o600;
 
-/// How long the system may take to find the name that is to be listened at.
+/// How long the system may take to look up the name on which to listen.
 const NAME_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The real environment of one node.
@@ -60,15 +60,16 @@ impl RealEnv {
     /// An environment whose time begins now. Must be called within a tokio runtime.
     #[allow(clippy::new_ret_no_self, reason = "everybody takes an environment as an `Env`")]
     ///
-    /// From now on the process outlives SIGXFSZ: a write beyond the limit for a file's size (`ulimit -f`) is an error like
-    /// any other of a full disk, and not its end.
+    /// From now on SIGXFSZ does not end the process: a write beyond the limit on the file size (`ulimit -f`) is an error
+    /// like that of a full disk.
     pub fn new() -> super::Env {
         RealEnv::logging(|| 0)
     }
 
-    /// The same where log lines may get lost: `lines_lost` counts them since the start, and never waits.
+    /// The same for a process that may lose log lines: `lines_lost` gives their number since the start, and never
+    /// waits.
     pub fn logging(lines_lost: fn() -> u64) -> super::Env {
-        // What a handler is called for does not do what it does by default. Nobody needs to hear of it.
+        // A signal with a handler does not have its default effect. Nothing needs to receive it.
         if let Err(error) = signal(SignalKind::from_raw(libc::SIGXFSZ)) {
             log::warn!("a file that outgrows its limit will end this process cause={error}");
         }
@@ -91,13 +92,14 @@ impl Environment for RealEnv {
     }
 
     fn waited_us(&self) -> Option<u64> {
-        // Nanoseconds on a processor, nanoseconds of waiting for one, and how often. A file of the kernel's memory.
+        // Nanoseconds on a processor, nanoseconds of waiting for one, and the number of time slices. No disk is read
+        // for it.
         let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
         let waited_ns: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
         Some(waited_ns / 1000)
     }
 
-    // This is what others are to ask.
+    // Everything else must use this clock.
     #[allow(clippy::disallowed_methods)]
     fn random(&self) -> u64 {
         rand::random()
@@ -143,7 +145,7 @@ impl Environment for RealEnv {
         std::process::id()
     }
 
-    // No disk is asked: the kernel writes this file when it is read.
+    // No disk is read: the kernel makes this file's content when it is read.
     fn log_lines_lost(&self) -> u64 {
         (self.lines_lost)()
     }
@@ -160,7 +162,7 @@ fn boot_id() -> String {
         .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 
-/// The name space in which this process has its id: two processes of different ones may have the same.
+/// The pid name space of this process: processes in different name spaces may have the same id.
 fn pid_namespace() -> Option<String> {
     let name = fs::read_link("/proc/self/ns/pid").ok()?;
     let name = name.to_str()?;
@@ -187,20 +189,20 @@ fn directory_of(path: &Path) -> PathBuf {
     }
 }
 
-/// How soon what the system has refused is asked for again; twice as late each time.
+/// The first pause before the system is asked again for something it has refused. It doubles each time.
 const REFUSED_PAUSE_MIN: Duration = Duration::from_millis(20);
 
 /// The longest of these pauses.
 const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Whether the system lacks only now what it was asked for: a thread, a descriptor, memory, room in a table of locks.
+/// Whether an error is temporary: the system lacks a thread, a descriptor, memory or room in a table of locks.
 pub(crate) fn passes(error: &io::Error) -> bool {
     let Some(code) = error.raw_os_error() else { return false };
     [libc::EAGAIN, libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::ENOLCK, libc::EINTR]
         .contains(&code)
 }
 
-/// Tries for as long as the system refuses what it may give later, and says so once: whoever ends for that may be the
+/// Retries while the system refuses temporarily, and logs it once. The process must not end for that: it may be the
 /// only one that could serve.
 async fn patiently<T>(what: &str, mut attempt: impl AsyncFnMut() -> io::Result<T>) -> io::Result<T> {
     let mut pause = REFUSED_PAUSE_MIN;
@@ -227,7 +229,7 @@ fn open_or_make(path: &Path) -> io::Result<fs::File> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         opened => return opened,
     }
-    // This follows no symbolic link: what one leads to is missing, and is not made anew.
+    // This does not follow a symbolic link: if the link's target is missing, it is not created.
     let made = fs::OpenOptions::new().read(true).write(true).create_new(true).mode(OWNER_ONLY).open(path);
     match made {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open_existing(path),
@@ -276,7 +278,7 @@ impl Disk for RealDisk {
                 on_thread(move || fs::File::open(directory)).await?
             };
             let directory = patiently("a directory", open).await?;
-            // The sync itself is tried once, whatever it says.
+            // The sync itself is tried only once, whatever its result.
             let sync = async || {
                 let directory = directory.try_clone()?;
                 on_thread(move || directory.sync_all()).await
@@ -306,7 +308,7 @@ impl Disk for RealDisk {
     }
 }
 
-/// Does what may wait for a disk on a thread of its own: a path can be on one that hangs.
+/// Runs work that may wait for a disk on its own thread: the path can be on a disk that hangs.
 async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     let (answer, answered) = oneshot::channel();
     spawn_thread("dsm-path", move || drop(answer.send(work())))?;
@@ -328,7 +330,7 @@ impl RealFile {
         let on_thread = Arc::clone(&file);
         spawn_thread("dsm-disk", move || {
             while let Ok(job) = queue.recv() {
-                // A job that panics drops its answer, which its caller takes for an error. The jobs after it are done: a
+                // A job that panics drops its answer, and its caller takes that for an error. Later jobs still run: a
                 // bug in one must not leave all other readers of the file without answers.
                 let _ = std::panic::catch_unwind(AssertUnwindSafe(|| job(&on_thread)));
             }
@@ -441,7 +443,7 @@ fn read_at(file: &fs::File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads until the room is filled or the file ends; gives how much that is.
+/// Reads until the room is filled or the file ends, and gives how much was read.
 fn read_into(file: &fs::File, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < bytes.len() {
@@ -455,7 +457,7 @@ fn read_into(file: &fs::File, offset: u64, bytes: &mut [u8]) -> io::Result<usize
     Ok(filled)
 }
 
-/// Looks whether `file` stands at its path with that length. One system call, if it does.
+/// Checks whether `file` is at its path with that length. One system call, if it is.
 fn look(file: &fs::File, post: &Post, length: u64) -> io::Result<Option<Displaced>> {
     let found = match fs::metadata(&post.path) {
         Ok(found) => Some(found),
@@ -472,7 +474,7 @@ fn look(file: &fs::File, post: &Post, length: u64) -> io::Result<Option<Displace
     Ok(Some(Displaced { stands, is_deleted: file.metadata()?.nlink() == 0 }))
 }
 
-/// Whether an error says that a path leads nowhere, and not that it cannot be followed now.
+/// Whether an error means that there is nothing at a path, rather than that the path cannot be followed now.
 fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
         || error.raw_os_error() == Some(libc::ELOOP)
@@ -499,7 +501,7 @@ fn append(file: &fs::File, group: Group) -> Appended {
                 other => break other,
             }
         };
-        // Only a lack of space is a reason not to write; a file system that cannot set space aside does without.
+        // Only a lack of space forbids the write; on a file system that cannot set space aside it is written without.
         if let Err(error @ (rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT | rustix::io::Errno::FBIG)) =
             reserved
         {
@@ -527,7 +529,7 @@ fn append(file: &fs::File, group: Group) -> Appended {
     Appended { bytes, written, write_error, sync_error, displaced, unseen }
 }
 
-/// A notice of changes, from a thread that waits for the kernel's.
+/// A notice of changes, from a thread that waits for inotify.
 struct RealWatch {
     changed: Arc<Notify>,
     failed: Arc<AtomicBool>,
@@ -564,7 +566,7 @@ impl RealWatch {
     }
 }
 
-/// Waits for a while; whether something about the file was noticed.
+/// Waits for a while, and tells whether something about the file was noticed.
 fn wait_for_notice(inotify: &Inotify, name: &OsString) -> io::Result<bool> {
     let mut polled = [PollFd::new(inotify, PollFlags::IN)];
     let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: NOTICE_STOP.as_nanos() as i64 };
@@ -574,7 +576,7 @@ fn wait_for_notice(inotify: &Inotify, name: &OsString) -> io::Result<bool> {
         Err(error) => return Err(error.into()),
     }
     match inotify.read_events() {
-        // An event without a name is an overflow: anything may have changed.
+        // An event without a name is an overflow: then anything may have changed.
         Ok(events) => Ok(events.iter().any(|event| event.name.as_ref().is_none_or(|n| n == name))),
         Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => Ok(false),
         Err(error) => Err(error.into()),
@@ -602,8 +604,8 @@ impl Drop for RealWatch {
 /// One look at a lock file.
 type Look = Box<dyn FnOnce() + Send>;
 
-/// The thread in which lock files are looked at: one for all looks, since there are many, and a disk that hangs may hold up
-/// one. It begins with the first look that the system has a thread for.
+/// The thread that reads lock files. It is one for all looks, because there are many of them and a disk that hangs must
+/// block only one thread. It starts with the first look for which the system has a thread.
 #[derive(Default)]
 struct LockPaths(RefCell<Option<mpsc::Sender<Look>>>);
 
@@ -617,7 +619,7 @@ impl LockPaths {
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
         let jobs = match self.jobs() {
             Ok(jobs) => jobs,
-            // A look at a disk that may hang is better than none.
+            // Without a thread, look from here: a look that may hang is better than none.
             Err(error) if passes(&error) => return Ok(work()),
             Err(error) => return Err(error),
         };
@@ -635,7 +637,7 @@ impl LockPaths {
         let (sender, queue) = mpsc::channel::<Look>();
         spawn_thread("dsm-lock-look", move || {
             while let Ok(job) = queue.recv() {
-                // One that panics drops its answer, which its caller takes for an error.
+                // A look that panics drops its answer, and its caller takes that for an error.
                 let _ = std::panic::catch_unwind(AssertUnwindSafe(job));
             }
         })?;
@@ -655,7 +657,7 @@ impl Locks for RealLocks {
             let mut start = || {
                 let (path, answer) =
                     asked.take().ok_or_else(|| io::Error::other("the lock is waited for"))?;
-                // A thread that cannot be had takes what it was to have with it.
+                // When a thread cannot be started, what was given to it is dropped.
                 let (into, from) = mpsc::channel();
                 match spawn_thread("dsm-lock", move || hold_lock(from)) {
                     Ok(()) => {
@@ -743,7 +745,7 @@ fn try_kinds(path: &Path) -> io::Result<()> {
     name.push(format!(".try-{}", std::process::id()));
     let mut options = fs::OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(OWNER_ONLY);
-    // What keeps a file from being made is told where it matters.
+    // An error is reported by the call that needs the file.
     let Ok(file) = options.open(&name) else { return Ok(()) };
     let _ = fs::remove_file(&name);
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -769,14 +771,14 @@ fn open_lock_file(path: &Path) -> io::Result<fs::File> {
     fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(OWNER_ONLY).open(path)
 }
 
-/// Whom the lock at a path is for.
+/// A request for the lock at a path.
 type LockAsked = (PathBuf, oneshot::Sender<io::Result<RealGuard>>);
 
-/// The thread that waits for the lock, and then publishes the holder's progress: no other thread is needed for a takeover,
-/// which the system might refuse.
+/// The thread that waits for the lock and then publishes the holder's progress. So a takeover needs no new thread, which
+/// the system might refuse.
 fn hold_lock(asked: mpsc::Receiver<LockAsked>) {
     let Ok((path, answer)) = asked.recv() else { return };
-    // If nobody waits any more, the guard is dropped here and with it the lock.
+    // If no caller waits any more, the guard is dropped here, and the lock with it.
     match wait_for_lock(&path, || answer.is_closed()).map(|file| file.map(RealGuard::new)) {
         Ok(None) => {}
         Ok(Some(Ok((guard, beat)))) => {
@@ -787,7 +789,7 @@ fn hold_lock(asked: mpsc::Receiver<LockAsked>) {
     }
 }
 
-/// Takes the lock, however long that lasts; `None` when nobody wants it any more by then.
+/// Waits for the lock and takes it; `None` when it is no longer wanted by then.
 fn wait_for_lock(path: &Path, unwanted: impl Fn() -> bool) -> io::Result<Option<fs::File>> {
     let mut told = false;
     loop {
@@ -816,7 +818,7 @@ fn queue_for_lock(path: &Path, unwanted: impl Fn() -> bool) -> io::Result<Option
                 Err(error) => return Err(error.into()),
             }
         }
-        // A lock on a file that is no longer at the path protects nothing: queue at the new one.
+        // A lock on a file that is no longer at the path protects nothing: queue for the new file.
         if identity_at(path)? != Some(identity_of(&file.metadata()?)) {
             continue;
         }
@@ -827,7 +829,7 @@ fn queue_for_lock(path: &Path, unwanted: impl Fn() -> bool) -> io::Result<Option
     }
 }
 
-/// The longest text of a lock file that is written over, in bytes.
+/// The longest text of a lock file that is overwritten, in bytes.
 const LOCK_TEXT_MAX: usize = 4096;
 
 /// Where the counter's byte range begins in the lock file: far after any text.
@@ -852,8 +854,8 @@ fn byte_lock(kind: libc::c_int, start: i64, length: i64) -> libc::flock {
 
 /// The counter that the holder of the lock publishes; `None` when it publishes none.
 ///
-/// The counter is the place of a locked byte, not the content of one: the kernel keeps locks in memory, so neither
-/// side ever waits for the disk that may be what hangs.
+/// The counter is the offset of a locked byte, not the content of the file. The kernel keeps locks in memory, so
+/// neither side waits for a disk, which may be what hangs.
 fn read_beat(file: &fs::File) -> io::Result<Option<u64>> {
     let mut probe = byte_lock(libc::F_WRLCK, BEAT_OFFSET, BEAT_MODULUS as i64);
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut probe))?;
@@ -869,15 +871,15 @@ struct RealGuard {
     texts: Arc<Mutex<Texts>>,
 }
 
-/// What is to be written into the lock file. A text must not be written once the lock is another holder's, so whoever is
-/// writing one when the lock is given back gives it back after that.
+/// The text to be written into the lock file. It must not be written once another process holds the lock. So if a write
+/// is under way when the lock is to be released, the writing thread releases it afterwards.
 #[derive(Default)]
 struct Texts {
-    /// The text that is written next.
+    /// The next text.
     next: Option<LockText>,
     /// Whether a thread is writing.
     writing: bool,
-    /// Whether the lock is not wanted any more.
+    /// Whether the lock is to be released.
     released: bool,
 }
 
@@ -896,17 +898,17 @@ impl RealGuard {
             released: Arc::clone(&released),
             texts: Arc::default(),
         };
-        // The lock counts, not the text: without it this holder can only not be fenced.
+        // Only the lock matters. Without the text this holder merely cannot be fenced.
         if let Err(error) = write_text(&guard.file, &guard.held()) {
             log::warn!("lock file not written error={error}");
         }
-        // It must not keep the lock alive, and holds the file weakly.
+        // It must not keep the lock alive, so it holds the file weakly.
         let beat = Beat { file: Arc::downgrade(&file), progress, released };
         Ok((guard, beat))
     }
 }
 
-/// What publishes a holder's progress.
+/// Publishes the holder's progress.
 struct Beat {
     file: Weak<fs::File>,
     progress: Arc<AtomicU64>,
@@ -914,7 +916,7 @@ struct Beat {
 }
 
 impl Beat {
-    /// Publishes until the lock is given back.
+    /// Publishes until the lock is released.
     fn publish(self) {
         let mut published = 0;
         while !self.released.load(Ordering::Acquire) {
@@ -929,7 +931,8 @@ impl Beat {
     }
 }
 
-/// Moves the locked byte. The new one is locked before the old one is given up, so that a watcher sees one at least.
+/// Moves the locked byte. The new byte is locked before the old one is released, so that a watcher always sees at least
+/// one.
 fn publish_beat(file: &fs::File, from: u64, to: u64) {
     let at = |counter: u64| BEAT_OFFSET + (counter % BEAT_MODULUS) as i64;
     let lock = byte_lock(libc::F_WRLCK, at(to), 1);
@@ -963,7 +966,7 @@ impl LockGuard for RealGuard {
             return;
         }
         drop(texts);
-        // A write can wait for the disk, and a holder that waits makes no progress.
+        // A write can wait for the disk, and a holder that waits would make no progress.
         let (file, texts) = (Arc::clone(&self.file), Arc::clone(&self.texts));
         if let Err(error) = spawn_thread("dsm-lock-text", move || write_texts(&file, &texts)) {
             log::warn!("lock file not written error={error}");
@@ -991,7 +994,7 @@ fn locked(texts: &Mutex<Texts>) -> MutexGuard<'_, Texts> {
     texts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writes what is to be written into the lock file, and gives the lock back if it was to be given back meanwhile.
+/// Writes the texts into the lock file, and releases the lock if that was asked for meanwhile.
 fn write_texts(file: &fs::File, texts: &Mutex<Texts>) {
     loop {
         let mut state = locked(texts);
@@ -1010,7 +1013,7 @@ fn write_texts(file: &fs::File, texts: &Mutex<Texts>) {
     }
 }
 
-/// Gives the lock and the beat back. Closing the file would do both, but threads may hold it for another moment.
+/// Releases the lock and the beat. Closing the file would do both, but other threads may keep it open for a moment.
 fn release(file: &fs::File) {
     let unlock = byte_lock(libc::F_UNLCK, BEAT_OFFSET, BEAT_MODULUS as i64);
     let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&unlock));
@@ -1019,7 +1022,8 @@ fn release(file: &fs::File) {
 
 fn write_text(file: &fs::File, text: &LockText) -> io::Result<()> {
     let text = text.to_string();
-    // What is longer now is blanked with the same write: a holder that is killed in between leaves no line of the old text.
+    // The rest of a longer old text is blanked with the same write, so that a holder that is killed here leaves no line
+    // of it.
     let mut bytes = text.clone().into_bytes();
     let length = usize::try_from(file.metadata()?.len()).unwrap_or(0).min(LOCK_TEXT_MAX);
     bytes.resize(bytes.len().max(length), b'\n');
@@ -1027,9 +1031,9 @@ fn write_text(file: &fs::File, text: &LockText) -> io::Result<()> {
     file.set_len(text.len() as u64)
 }
 
-/// The processes that hold a flock on a file with this inode number, from the kernel's list (which does not show those
-/// of other pid namespaces). The list names devices as the file system does, which is not always what stat says, so
-/// files of other devices with the same number may be among them.
+/// The processes that hold a flock on a file with this inode number, from the kernel's list, which omits those of other
+/// pid name spaces. The list's device numbers are not always those of stat, so the result may include files with the
+/// same number on other devices.
 fn flock_holders(identity: FileIdentity) -> io::Result<Vec<u32>> {
     let mut holders = Vec::new();
     let inode = identity.inode.to_string();
@@ -1055,15 +1059,15 @@ fn start_of(pid: u32) -> io::Result<u64> {
 
 /// Kills the holder of the lock at `path` if [`may_kill`] allows it.
 fn fence(path: &Path, stood_at: Option<u64>) -> io::Result<Fenced> {
-    // The progress is probed for with a lock that only a writer could take.
+    // The progress is probed with a lock for which the file must be open for writing.
     let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
     let text = lock_text(path)?;
-    // From here on the named pid cannot come to mean another process unnoticed.
+    // From here on the pid cannot be reused unnoticed.
     let named = text.pid.map(pin).transpose()?.flatten();
     let start = match (&named, text.pid) {
         (Some(_), Some(pid)) => match start_of(pid) {
             Ok(start) => Some(start),
-            // It ends just now, or its file is hidden from us.
+            // It is just ending, or its file is hidden from us.
             Err(error) => pin(pid)?.map_or(Ok(None), |_| Err(error))?,
         },
         (None, _) | (_, None) => None,
@@ -1085,7 +1089,7 @@ fn fence(path: &Path, stood_at: Option<u64>) -> io::Result<Fenced> {
     }
 }
 
-/// Holds on to the process that has this id now; `None` if there is none.
+/// Opens a pidfd of the process that has this id now; `None` if there is none.
 fn pin(pid: u32) -> io::Result<Option<OwnedFd>> {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
     match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
@@ -1114,7 +1118,7 @@ mod tests {
             }
             let texts = Arc::clone(&first.texts);
             drop(first);
-            // Its own text is written before it is given out.
+            // The holder's own text is written before the lock is handed out.
             let second = lock();
             let written = fs::read(&path).expect("the lock file");
             assert!(!locked(&texts).writing, "the next has the lock while the last one writes");

@@ -3,14 +3,14 @@
 //! Owns the lines, whose they are, and who queues. Everything is done a moment after it is asked, as on a disk, so that what
 //! crosses it in the meantime crosses it here too. For tests alone.
 
-use super::{Journal, LogEvent, LogId, LogRequest, ReadResult, Replay, ReplayPart, Sight, Unread};
-use super::{Written, WrittenRecord};
+use super::{Hindrance, Journal, LogEvent, LogId, LogRequest, ReadResult, Replay, ReplayPart, Sight, Unread};
+use super::{Wording, Written, WrittenRecord};
 use crate::node_error::NodeError;
 use actix::prelude::*;
 use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq, Version};
 use dsm_protocol::machine::master::{Change, ReignRecord, WriteId};
-use dsm_protocol::machine::reign::LockSeen;
+use dsm_protocol::machine::reign::LeaderSeen;
 use dsm_protocol::record::{self, Place, Position, Trailer};
 use dsm_protocol::witness_file::WitnessText;
 use smallvec::SmallVec;
@@ -295,8 +295,8 @@ impl LogInMemory {
     fn answer(&mut self, index: usize, request: LogRequest) {
         match request {
             LogRequest::Watch | LogRequest::Oust { .. } => {
-                let led = LockSeen::Held { beat: Some(0) };
-                let seen = if self.leader.is_some() { led } else { LockSeen::Free };
+                let led = LeaderSeen::Leads { beat: Some(0) };
+                let seen = if self.leader.is_some() { led } else { LeaderSeen::Nobody };
                 self.tell(index, LogEvent::Looked(seen));
             }
             LogRequest::Queue => {
@@ -371,6 +371,22 @@ impl Journal for MemoryJournal {
     }
 
     fn advance(&self) {}
+
+    fn words(&self, wording: Wording<'_>) -> String {
+        match wording {
+            Wording::Place => "memory".to_owned(),
+            Wording::HowToShare => "one in memory, which is shared by joining it".to_owned(),
+            Wording::Won => "leading".to_owned(),
+            Wording::AnotherLog => "another log is there".to_owned(),
+            Wording::WaitsFor(Hindrance::Barred { sight, seq })
+            | Wording::DoesNotServe(Hindrance::Barred { sight, seq }) => {
+                format!("what was replayed through seq {seq} is not in memory: {sight}")
+            }
+            Wording::WaitsFor(Hindrance::Lacks(lack)) | Wording::DoesNotServe(Hindrance::Lacks(lack)) => {
+                format!("the log in memory lacks {lack:?}")
+            }
+        }
+    }
 }
 
 impl Drop for MemoryJournal {

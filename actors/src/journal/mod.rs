@@ -31,6 +31,7 @@
 pub mod memory;
 pub mod shared_file;
 
+pub use dsm_protocol::ids::LogId;
 pub use dsm_protocol::machine::log_scan::Replay;
 
 use crate::config::MasterConfig;
@@ -40,9 +41,10 @@ use crate::turns::TurnLengths;
 use actix::prelude::*;
 use bytes::Bytes;
 use dsm_protocol::command::ErrorWord;
-use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Version};
+use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq, Version};
 use dsm_protocol::machine::master::{Change, WriteId};
-use dsm_protocol::machine::reign::LockSeen;
+use dsm_protocol::machine::reign::may_begin::Lack;
+use dsm_protocol::machine::reign::LeaderSeen;
 use dsm_protocol::record::{Place, Position};
 use dsm_protocol::witness_file::WitnessText;
 use smallvec::SmallVec;
@@ -71,6 +73,41 @@ pub trait Journal {
 
     /// Says that this master makes progress: one that leads and says nothing for long loses its leadership. Cheap.
     fn advance(&self);
+
+    /// What a master says of its log to people, in one line: only the journal knows what the log is made of, and how that is
+    /// mended.
+    fn words(&self, wording: Wording<'_>) -> String;
+}
+
+/// What is to be said of a log.
+#[derive(Clone, Copy, Debug)]
+pub enum Wording<'a> {
+    /// Where the log is, for INFO.
+    Place,
+    /// Which log this is and how another master comes to use it too, for one that uses another: the end of a sentence.
+    HowToShare,
+    /// This master leads: the beginning of a sentence.
+    Won,
+    /// Another log is there, and is read.
+    AnotherLog,
+    /// What keeps a master that leads from serving, for INFO.
+    WaitsFor(Hindrance<'a>),
+    /// The same as a sentence of the master's log, and how to go on.
+    DoesNotServe(Hindrance<'a>),
+}
+
+/// What keeps a master that leads from serving.
+#[derive(Clone, Copy, Debug)]
+pub enum Hindrance<'a> {
+    /// What is seen of the log does not go on what was replayed.
+    Barred {
+        /// What is seen.
+        sight: &'a Sight,
+        /// The seq through which the log was replayed.
+        seq: Seq,
+    },
+    /// The log lacks what others know of.
+    Lacks(&'a Lack),
 }
 
 /// What a master asks of its log.
@@ -160,7 +197,7 @@ pub enum LogRequest {
 #[rtype(result = "()")]
 pub enum LogEvent {
     /// Who leads, as far as it was looked at. At least every 50 ms while that is wanted.
-    Looked(LockSeen),
+    Looked(LeaderSeen),
     /// This master may lead, and nobody else until it gives that up or is deposed.
     Won {
         /// Whose log it is, by what the last leader has declared.
@@ -237,9 +274,6 @@ pub struct ReplayPart {
     /// Whether nothing comes after it for now.
     pub caught_up: bool,
 }
-
-/// Tells one stored log from another: two masters that follow the same one name the same numbers.
-pub type LogId = (u64, u64);
 
 /// What a master that follows the log sees of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 pub struct RoleCommand {
     /// The executable of the program.
     pub program: PathBuf,
-    /// What stands before the role's own flags.
+    /// Words before the role's own flags.
     pub prefix: Vec<OsString>,
     /// Further flags, after the ones that the launcher gives.
     pub extra: Vec<OsString>,
@@ -46,7 +46,7 @@ pub struct MasterCommand {
 }
 
 impl From<RoleCommand> for MasterCommand {
-    /// At a free port.
+    /// With a free port.
     fn from(command: RoleCommand) -> MasterCommand {
         MasterCommand { command, port: None }
     }

@@ -1,4 +1,4 @@
-//! Why the launcher could not do it. The sentences for people are made where they are printed.
+//! Errors of the launcher. The sentences for people are made where they are printed.
 
 use super::role::Role;
 use std::fmt;
@@ -41,7 +41,7 @@ pub enum LaunchError {
         #[source]
         source: io::Error,
     },
-    /// The role's process is there already.
+    /// The role's process runs already.
     #[error("{0} is running already")]
     Running(Role),
     /// There is no such process now.
@@ -50,7 +50,7 @@ pub enum LaunchError {
     /// A signal could not be sent.
     #[error("cannot signal {role}")]
     Signal {
-        /// The process that gets no signal.
+        /// The process that was to get the signal.
         role: Role,
         /// What the system says.
         #[source]
@@ -61,12 +61,12 @@ pub enum LaunchError {
     Ended {
         /// The process that ended.
         role: Role,
-        /// How; [`describe_exit`](super::describe_exit) puts it in words.
+        /// How it ended; [`describe_exit`](super::describe_exit) puts it in words.
         status: ExitStatus,
         /// The last line it printed; empty when there is none.
         output: String,
     },
-    /// The process is there, but not what was waited for.
+    /// The process runs, but the awaited condition was not met in time.
     #[error("{awaited} not ready")]
     NotReady {
         /// What was waited for.
@@ -90,7 +90,7 @@ pub enum Awaited {
     HasLog(Role),
     /// That it serves.
     Serves(Role),
-    /// That a process stands still.
+    /// That a process is stopped.
     Pause(Role),
     /// That enough slaves are active.
     Slaves {

@@ -1,23 +1,23 @@
 //! Starts, signals and reaps the processes of a local cluster: for `dsm-cluster`, the harness and the tests.
 //!
 //! [`Launcher`] owns the child processes, their ports and their output files. It restarts nothing by itself and never
-//! touches the log. Blocking, without a runtime. By hand, over `std::process`: supervisors of others restart what ends,
-//! and here it is the test that does.
+//! touches the log. Blocking, without a runtime. Written by hand over `std::process`: the available supervisors restart
+//! what ends, which here the test must decide.
 //!
 //! | file | owns |
 //! |---|---|
 //! | `role.rs` | the processes and their names |
 //! | `config.rs` | what is started, and how |
-//! | `process.rs`, `signals.rs` | one process; what is done to one that runs |
+//! | `process.rs`, `signals.rs` | one process; the signals to a running one |
 //! | `output.rs` | the files that take their output |
-//! | `wait.rs`, `status.rs` | whether it is up and serves; what a master says of itself |
-//! | `error.rs` | why it could not be done |
+//! | `wait.rs`, `status.rs` | waiting until a process is up or serves; the STATUS of a master |
+//! | `error.rs` | the errors |
 //!
 //! **Call it from the main thread**, or from a thread that outlives the cluster: every child is started with
 //! `--die-with-parent PID`, by which it asks the kernel to kill it when its parent dies, and the kernel takes the
 //! *thread* that spawned it for the parent.
 
-// Real processes live in real time; there is no virtual clock to ask.
+// Real processes run in real time, so there is no virtual clock.
 #![allow(clippy::disallowed_methods)]
 
 mod config;
@@ -47,7 +47,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between two looks at something that cannot wake us: another process's progress.
+/// The interval at which another process's progress is polled.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The processes of a local cluster. All of them are killed and reaped when it is dropped.
@@ -72,7 +72,7 @@ impl Launcher {
         }
         fs::create_dir_all(&config.data)
             .map_err(|source| LaunchError::Data { path: config.data.clone(), source })?;
-        // Each is held until all are chosen, or two could be the same.
+        // Each port is held until all are chosen, or two could be the same.
         let ports = config.masters.iter().map(|master| free_port(master.port));
         let ports = ports.collect::<Result<Vec<_>, _>>()?;
         let local = |(port, _): &(u16, _)| SocketAddr::from(([127, 0, 0, 1], *port));
@@ -89,7 +89,7 @@ impl Launcher {
         self.interrupted.clone()
     }
 
-    /// Where `role` listens; slaves do not, nor does a master that there is none.
+    /// Where `role` listens; `None` for slaves, and for a master that is not configured.
     pub fn address(&self, role: Role) -> Option<SocketAddr> {
         match role {
             Role::Master(place) => self.masters.get(place).copied(),
@@ -117,7 +117,7 @@ impl Launcher {
         self.config.data.join("kv_store.log")
     }
 
-    /// Where the standard output and error of `role` go. The output of the life before stands in `….out.1`.
+    /// The file of the standard output and error of `role`. The output of its previous life is in `….out.1`.
     pub fn output_path(&self, role: Role) -> PathBuf {
         self.config.data.join(format!("{}.out", role.file_name()))
     }
@@ -134,7 +134,7 @@ impl Launcher {
     /// See [`LaunchError`].
     pub fn start_all(&mut self) -> Result<(), LaunchError> {
         self.start(Role::PRIMARY)?;
-        // A new log begins with the first slave: it does not serve before that.
+        // With a new log the primary does not serve before the first slave has come.
         let has_log = |info: &MasterInfo| info.replication.role != MasterRole::Standby;
         self.wait_status(Role::PRIMARY, Awaited::HasLog(Role::PRIMARY), has_log)?;
         let backups: Vec<Role> = self.master_roles().skip(1).collect();
@@ -179,7 +179,7 @@ impl Launcher {
         command.arg("--die-with-parent").arg(std::process::id().to_string());
         command.args(&how.extra);
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
-        // A Ctrl+C at the terminal is for the parent, which then stops them in order.
+        // A Ctrl+C at the terminal goes only to the parent, which then stops the children in order.
         command.process_group(0);
         let spawned = command.spawn();
         let child =
@@ -209,12 +209,12 @@ impl Launcher {
         }
         self.start(role)
     }
-    /// The process id, while the process is there.
+    /// The process id, while the process exists.
     pub fn pid(&mut self, role: Role) -> Option<u32> {
         self.running(role).ok().map(|process| process.child.id())
     }
 
-    /// Whether the process is there, paused or not.
+    /// Whether the process exists, paused or not.
     pub fn is_running(&mut self, role: Role) -> bool {
         self.running(role).is_ok()
     }
@@ -231,7 +231,7 @@ impl Launcher {
         }
     }
 
-    /// The processes that ended by themselves and were not returned here before.
+    /// The processes that have ended by themselves since the last call.
     pub fn take_ended(&mut self) -> Vec<(Role, ExitStatus)> {
         let mut ended = Vec::new();
         for (role, process) in &mut self.processes {
@@ -261,7 +261,7 @@ impl Launcher {
 impl Drop for Launcher {
     fn drop(&mut self) {
         for process in self.processes.values_mut().filter(|process| process.ended.is_none()) {
-            // It may be gone by itself; `wait` below says so in any case.
+            // It may have ended by itself; `wait` below tells in any case.
             let _ = process.child.kill();
         }
         for process in self.processes.values_mut().filter(|process| process.ended.is_none()) {
@@ -292,7 +292,7 @@ mod tests {
         scripted_with(2, script)
     }
 
-    /// The same with so many masters.
+    /// The same with this many masters.
     fn scripted_with(masters: usize, script: &str) -> (tempfile::TempDir, Launcher) {
         let data = tempfile::tempdir().unwrap();
         let role = RoleCommand::new("/bin/sh").with_prefix(["-c", script, "role"]);

@@ -5,10 +5,10 @@ use std::io::{self, Read as _, Seek as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// The end of a child's output that is looked at for the reason of its death, in bytes.
+/// How many bytes at the end of a child's output are searched for the reason of its end.
 const OUTPUT_TAIL_BYTES: u64 = 4096;
 
-/// Makes an empty output file; the one before is kept under the name with `.1`.
+/// Creates an empty output file; the previous one is kept with `.1` added to its name.
 pub(super) fn new_output(path: &Path) -> io::Result<File> {
     let mut old = path.as_os_str().to_owned();
     old.push(".1");
@@ -20,7 +20,7 @@ pub(super) fn new_output(path: &Path) -> io::Result<File> {
     File::options().create(true).append(true).mode(0o600).open(path)
 }
 
-/// The last line with something in it; of a long file, if it stands near its end.
+/// The last line that is not empty; of a long file, only if it is near the end.
 pub(super) fn last_line(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let start = file.metadata()?.len().saturating_sub(OUTPUT_TAIL_BYTES);

@@ -45,14 +45,14 @@ pub(super) struct RoleProcess {
     pub(super) child: Child,
     pub(super) paused: bool,
     pub(super) ended: Option<ExitStatus>,
-    /// Whether the caller knows that it ended: it asked for it, or was told.
+    /// Whether the caller knows that it ended: it has asked for the end, or was told of it.
     pub(super) known: bool,
 }
 
 impl RoleProcess {
     pub(super) fn poll(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
-            // An error here means that somebody else reaped our child; it is gone in any case.
+            // An error here means that our child was reaped elsewhere; it is gone in any case.
             self.ended = self.child.try_wait().unwrap_or(Some(ExitStatus::from_raw(0)));
         }
         self.ended

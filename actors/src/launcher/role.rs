@@ -28,10 +28,10 @@ impl fmt::Display for Role {
 /// Why a text names no process.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RoleError {
-    /// It does not begin as any name does, or goes on.
+    /// It does not begin with a name, or something follows the name.
     #[error("name one of: primary, backup, slave N")]
     Unknown,
-    /// What should be a number, from 1 on, is none.
+    /// What should be a number from 1 on is not one.
     #[error("{number:?} is not the number of a {kind}")]
     Number {
         /// `backup` or `slave`.

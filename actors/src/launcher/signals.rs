@@ -1,4 +1,4 @@
-//! What is done to a process that runs: kill, pause, resume, stop.
+//! Signals to a running process: kill, pause, resume, stop.
 
 use super::error::{Awaited, LaunchError};
 use super::role::Role;
@@ -22,7 +22,7 @@ impl Launcher {
         ended.map_err(|source| LaunchError::Signal { role, source })
     }
 
-    /// Stops the process in its tracks (SIGSTOP) and waits until it stands still.
+    /// Stops the process (SIGSTOP) and waits until it is stopped.
     ///
     /// # Errors
     /// `NotRunning`, `Signal` and `NotReady`.
@@ -76,7 +76,7 @@ impl Launcher {
         let slaves = self.processes.keys().copied().filter(|role| matches!(role, Role::Slave(_)));
         let order: Vec<Role> = self.master_roles().rev().chain(slaves).collect();
         for role in order {
-            // One that is gone already is stopped as well; one that cannot be signalled is killed on drop.
+            // A process that is gone counts as stopped; one that cannot be signalled is killed on drop.
             let _ = self.terminate(role);
         }
     }

@@ -1,4 +1,4 @@
-//! A master's STATUS, asked over a socket of its own.
+//! Asks a master for its STATUS, over a new connection.
 
 use bytes::BytesMut;
 use dsm_protocol::command::{Command as StoreCommand, Reply};
@@ -17,7 +17,7 @@ const STATUS_BYTES_MAX: usize = 1024 * 1024;
 /// Asks a master for its STATUS, over a connection of its own.
 ///
 /// # Errors
-/// What the connection or the handshake ended with, `TimedOut`, and that the answer is none of a master of this version.
+/// The error of the connection or the handshake, `TimedOut`, or that the answer is not from a master of this version.
 pub(super) fn ask_info(address: SocketAddr, limit: Duration) -> io::Result<MasterInfo> {
     let deadline = Instant::now() + limit;
     let mut stream = TcpStream::connect_timeout(&address, limit)?;

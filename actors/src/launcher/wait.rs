@@ -1,4 +1,4 @@
-//! Waiting for a process or the cluster to come as far as is wanted.
+//! Waits until a process or the cluster has reached a state.
 
 use super::error::{Awaited, LaunchError};
 use super::process::ProcessState;
@@ -82,7 +82,7 @@ impl Launcher {
     ) -> Result<(), LaunchError> {
         let begun = Instant::now();
         loop {
-            // In this order: what answers at the port while our process is gone is not ours.
+            // In this order: if our process is gone, another one answers at the port.
             match self.state(role) {
                 ProcessState::Ended(status) => {
                     let output = self.last_output(role);

@@ -53,7 +53,7 @@ pub(super) enum Todo {
     Refused(WriteId, ErrorWord, String),
     /// A request that the front has held back.
     Serve { asker: Asker, deadline: Millis, command: Command },
-    /// The log is not at its path: end, now that everything in front of this is answered.
+    /// This master leads no more: end, now that everything in front of this is answered.
     Depart,
 }
 

@@ -9,14 +9,14 @@ use dsm_protocol::ids::Millis;
 use dsm_protocol::machine::health::{Facts, Health, News};
 use dsm_protocol::machine::master::{Census, Lacking, Master};
 
-/// How often a master that knows of nobody that serves looks who holds the lock, in milliseconds.
+/// How often a master that knows of nobody that serves looks who leads, in milliseconds.
 const LOOK_MS: u64 = 1000;
 
 /// What is watched.
 pub(super) struct HealthWatch {
     health: Health,
     census: Census,
-    /// Who holds the lock, as far as it was looked at.
+    /// Who leads, as far as it was looked at.
     leader: Option<String>,
     /// Whether that is asked and not answered: the disk may take any time for it.
     is_asked: bool,
@@ -100,7 +100,7 @@ impl MasterActor {
         }
         let facts = Facts {
             serves,
-            lock_holder: self.health.leader.clone(),
+            leader: self.health.leader.clone(),
             knows_active,
             standby_lag_ms: self.peers.lag_ms(now),
             slaves: if serves { self.machine.slave_count() } else { 0 },

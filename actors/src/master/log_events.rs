@@ -12,13 +12,9 @@ use actix::prelude::*;
 use bytes::Bytes;
 use dsm_protocol::ids::{ClusterId, ReignId, Version};
 use dsm_protocol::machine::master::ReadId;
-use dsm_protocol::machine::reign::{Event, FileAtPath};
+use dsm_protocol::machine::reign::{Event, StoredLog};
 use dsm_protocol::record::{Place, Position};
 use std::rc::Rc;
-
-fn file_at_path((device, inode): LogId, bytes: u64) -> FileAtPath {
-    FileAtPath { device, inode, bytes }
-}
 
 impl MasterActor {
     /// Reads a value from the log.
@@ -92,8 +88,8 @@ impl MasterActor {
         // Nothing may be answered once another master may lead.
         self.flush();
         let end = self.log.note_closed(end);
-        let file = Some(file_at_path(log, end.offset));
-        let event = Event::Closed { end, file, reigns: self.machine.reigns() };
+        let log = Some(StoredLog { id: log, bytes: end.offset });
+        let event = Event::Closed { end, log, reigns: self.machine.reigns() };
         self.wanted.step_reign(&mut self.reign, now, event);
         self.perform_reign(now);
         self.tick_reign(now);
@@ -123,7 +119,7 @@ impl MasterActor {
             LogEvent::Written(_) | LogEvent::Replayed(_) => {}
             LogEvent::Looked(seen) => self.heard_of_log(Event::Looked(seen)),
             LogEvent::Won { cluster, epoch } => {
-                self.heard_of_log(Event::LockWon { cluster, epoch });
+                self.heard_of_log(Event::Won { cluster, epoch });
                 if !self.reign.is_barred() {
                     // It came too late for this one.
                     self.log.ask(LogRequest::GiveUp);
@@ -139,13 +135,13 @@ impl MasterActor {
                 if let Some((id, end)) = log {
                     self.log.note_opened(id, end);
                 }
-                let read = log.map(|(id, end)| file_at_path(id, end.offset));
+                let read = log.map(|(id, end)| StoredLog { id, bytes: end.offset });
                 let log = log.as_ref().map(|(_, end)| end.into());
                 self.opened(Event::Recovered { log, read, noted });
             }
             LogEvent::Found(found) => {
-                let found = found.map(|(id, bytes)| file_at_path(id, bytes));
-                self.heard_of_log(Event::PathSeen(found));
+                let found = found.map(|(id, bytes)| StoredLog { id, bytes });
+                self.heard_of_log(Event::LogFound(found));
             }
             LogEvent::Begun { cluster, version, id, bytes } => self.begun(cluster, version, id, bytes),
             LogEvent::Synced => {
@@ -161,7 +157,7 @@ impl MasterActor {
             }
             LogEvent::Deposed(error) => {
                 self.log.note_deposed(error);
-                self.heard_of_log(Event::Displaced);
+                self.heard_of_log(Event::Deposed);
             }
             LogEvent::Abandoned => {
                 self.agenda.extend(std::iter::once(Todo::Depart));

@@ -1,12 +1,13 @@
 //! This master's log, as far as the master knows it: which one it is, where it ends, what of it is certainly on disk.
 //!
 //! Owns the port to it and the batch of a turn's appends, so that what is known changes together with what is asked. Never
-//! opens a file: [`journal`](crate::journal) does. Never judges whose log counts: the machine of the reign does.
+//! knows what it is made of: [`journal`](crate::journal) does. Never judges whose log counts: the machine of the reign does.
 
-use crate::journal::{Journal, LogId, LogRequest, Sight};
+use crate::journal::{Hindrance, Journal, LogId, LogRequest, Sight, Wording};
 use crate::node_error::NodeError;
 use dsm_protocol::ids::{ClusterId, Epoch, Seq, Version};
 use dsm_protocol::machine::master::{Change, WriteId};
+use dsm_protocol::machine::reign::Leadership;
 use dsm_protocol::record::Position;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -59,9 +60,27 @@ impl OwnLog {
         self.journal.ask(request);
     }
 
-    /// Says that this master makes progress: the standby kills one that does not.
+    /// Says that this master makes progress: one that does not loses its leadership.
     pub(super) fn advance(&self) {
         self.journal.advance();
+    }
+
+    /// What is said of it to people.
+    pub(super) fn words(&self, wording: Wording<'_>) -> String {
+        self.journal.words(wording)
+    }
+
+    /// What keeps a master that leads from serving: that its log was seen not to go on what was replayed, or lacks something.
+    pub(super) fn hindrance<'a>(&'a self, reign: &'a Leadership) -> Option<Hindrance<'a>> {
+        if reign.is_barred() && !self.follows() {
+            return Some(self.barred());
+        }
+        reign.lacking().map(Hindrance::Lacks)
+    }
+
+    /// What is seen of the log, to be said as what keeps this master from serving.
+    pub(super) fn barred(&self) -> Hindrance<'_> {
+        Hindrance::Barred { sight: &self.sight, seq: self.seq }
     }
 
     /// Adds to what is appended at the end of the turn.

@@ -1,6 +1,7 @@
 //! What a master hears of the other masters: who serves, forwarded requests, handovers.
 //!
-//! Owns no rule: what they ask goes the way of all requests, what they say of reigns to the machine of the reign.
+//! Owns no rule: `machine/welcome.rs` says who is taken in, what they ask goes the way of all requests, and what they say of reigns
+//! goes to the machine of the reign.
 
 use super::peers::PeerOutbound;
 use super::{send, told, MasterActor};
@@ -10,6 +11,7 @@ use crate::door::counters::count;
 use crate::door::links::reject;
 use crate::door::origin::Origin;
 use crate::door::session::{Coding, Session};
+use crate::journal::{LogId, Wording};
 use crate::node_error::NodeError;
 use crate::shown::shown_message;
 use dsm_protocol::command::{ErrorWord, Reply};
@@ -18,6 +20,7 @@ use dsm_protocol::ids::{LinkId, Millis, Reign as ReignName, Seq, SessionId, Slav
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::master::Asker;
 use dsm_protocol::machine::reign;
+use dsm_protocol::machine::welcome::{judge_master, MasterNames, Unwelcome};
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Welcome};
 use std::rc::Rc;
 
@@ -28,8 +31,8 @@ struct Follows {
     replayed: Seq,
     /// The reign of the last EPOCH record.
     reign: ReignName,
-    /// Device and inode of the file.
-    file: Option<(u64, u64)>,
+    /// Which log it follows.
+    log: Option<LogId>,
 }
 
 /// A standby that lags behind by more records than this is not handed the reign.
@@ -89,12 +92,12 @@ impl MasterActor {
         link: LinkId,
         hello: Hello,
         outbox: Outbox,
-        lock: std::io::Result<String>,
+        identity: std::io::Result<String>,
     ) {
-        let HelloRole::Master { address, lock_identity } = hello.role else { return };
+        let HelloRole::Master { address, log_identity } = hello.role else { return };
         let address = shown_address(&address);
-        let ours = match lock {
-            Ok(ours) => ours,
+        let own_identity = match identity {
+            Ok(own_identity) => own_identity,
             // It may pass (no descriptor left, say), and a Reject would end the other master: let it dial again.
             Err(error) => {
                 log::warn!("other master not answered address={address} error={error}");
@@ -102,12 +105,12 @@ impl MasterActor {
                 return;
             }
         };
-        let refusal = self.refuse_peer(&address, hello.cluster, &ours, &lock_identity);
-        if let Some(reason) = refusal {
-            if let Some(unsaid) = self.refusals.is_new(&address, &reason, self.env.now()) {
-                log::error!("other master refused address={address} cause={reason:?}{}", told::more(unsaid));
-            }
-            reject(&outbox, &reason);
+        let own =
+            MasterNames { address: &self.address, cluster: self.log.cluster(), log_identity: &own_identity };
+        let other = MasterNames { address: &address, cluster: hello.cluster, log_identity: &log_identity };
+        let judged = judge_master(own, other, || self.log.words(Wording::HowToShare));
+        if let Err(why) = judged {
+            self.refuse_peer(&address, &outbox, why);
             return;
         }
         let now = self.env.now();
@@ -120,33 +123,13 @@ impl MasterActor {
         self.peers.came(link, outbox, address);
     }
 
-    fn refuse_peer(
-        &self,
-        address: &str,
-        cluster: Option<dsm_protocol::ids::ClusterId>,
-        ours: &str,
-        lock_identity: &str,
-    ) -> Option<String> {
-        // Our own link, or a master that calls itself by our name.
-        if address == self.address {
-            return Some(format!(
-                "master {address} is called by its own name, or dials itself: give the other master's address with --peer"
-            ));
+    /// Says no to another master: to it, and in the log.
+    fn refuse_peer(&mut self, address: &str, outbox: &Outbox, why: Unwelcome) {
+        let reason = why.to_string();
+        if let Some(unsaid) = self.refusals.is_new(address, why, self.env.now()) {
+            log::error!("other master refused address={address} cause={reason:?}{}", told::more(unsaid));
         }
-        // Only a lock file that both can lock keeps two masters from serving at once.
-        if ours != lock_identity {
-            return Some(format!(
-                "master {address} uses another log than master {}, which has {}: both must name the same file with --log",
-                self.address,
-                std::path::absolute(&self.config.log).unwrap_or_else(|_| self.config.log.clone()).display()
-            ));
-        }
-        match (self.log.cluster(), cluster) {
-            (Some(ours), Some(theirs)) if ours != theirs => {
-                Some(format!("master {address} belongs to cluster {theirs}, this is cluster {ours}"))
-            }
-            _ => None,
-        }
+        reject(outbox, &reason);
     }
 
     pub(super) fn peer_gone(&mut self, now: Millis, link: LinkId) {
@@ -170,8 +153,8 @@ impl MasterActor {
                 }
             }
             Message::Control(Control::Alive) => self.peers.forwards_no_more(link),
-            Message::Control(Control::HandoverRequest { replayed, reign, file, slaves, forced }) => {
-                self.handover_requested(now, link, Follows { replayed, reign, file }, &slaves, forced);
+            Message::Control(Control::HandoverRequest { replayed, reign, log, slaves, forced }) => {
+                self.handover_requested(now, link, Follows { replayed, reign, log }, &slaves, forced);
             }
             other => {
                 count(&self.switchboard.gate.counters.protocol_errors);
@@ -224,14 +207,14 @@ impl MasterActor {
     ) {
         let lag = self.log.seq().0.saturating_sub(follows.replayed.0);
         let has_slaves = self.machine.slaves().all(|(id, ..)| slaves.contains(id));
-        // A seq alone says nothing: it may be one of another file, or of another log.
+        // A seq alone says nothing: it may be one of another log.
         let own = self.log.followed();
         let own_reign = self.machine.reigns().last().map(|record| record.reign);
-        let is_same = follows.file == own && Some(follows.reign) == own_reign;
+        let is_same = follows.log == own && Some(follows.reign) == own_reign;
         if !is_same {
             log::warn!(
                 "the standby follows another log file=\"{:?}\" ours=\"{own:?}\" reign={}",
-                follows.file,
+                follows.log,
                 follows.reign
             );
         }
@@ -262,7 +245,7 @@ impl MasterActor {
         self.peers_say(now);
     }
 
-    /// The other master refuses us: it is of another cluster or locks another file. Whoever does not serve yet must
+    /// The other master refuses us: it is of another cluster or uses another log. Whoever does not serve yet must
     /// not begin to; whoever serves goes on, and says so.
     pub(super) fn dial_refused(&mut self, reason: String) {
         if self.reign.has_begun() {
@@ -327,12 +310,12 @@ impl MasterActor {
         let Some(peer) = self.peers.foremost() else { return };
         let slaves = self.slaves.iter().map(|slave| slave.id().clone()).collect();
         let replayed = self.log.seq();
-        let file = self.log.may_be_taken_over();
+        let log = self.log.may_be_taken_over();
         let reign = self.machine.reigns().last().map(|record| record.reign).unwrap_or_default();
         log::info!("asking for the reign address={} replayed={replayed}", peer.address());
         send(
             peer.outbox(),
-            &Message::Control(Control::HandoverRequest { replayed, reign, file, slaves, forced }),
+            &Message::Control(Control::HandoverRequest { replayed, reign, log, slaves, forced }),
         );
     }
 }

@@ -1,10 +1,10 @@
-//! How a master carries out what the machine of its reign wants: of the lock, the log, slaves, clients and the other master.
+//! How a master carries out what the machine of its reign wants: of the log, slaves, clients and the other master.
 //!
 //! Never decides when: `protocol/src/machine/reign/` does.
 
 use super::{send, MasterActor};
 use crate::door::session::Session;
-use crate::journal::LogRequest;
+use crate::journal::{Hindrance, LogRequest, Wording};
 use crate::node_error::NodeError;
 use dsm_protocol::ids::Millis;
 use dsm_protocol::machine::front;
@@ -27,7 +27,7 @@ impl ReignMoves {
             Saying::HandedOver { .. } => self.handovers += 1,
             Saying::Barred
             | Saying::Lacking(_)
-            | Saying::OtherFile
+            | Saying::AnotherLog
             | Saying::Doubted { .. }
             | Saying::SlowSync { .. }
             | Saying::HandingOver
@@ -119,27 +119,28 @@ impl MasterActor {
 
     fn perform_reign_effect(&mut self, now: Millis, effect: Effect) {
         match effect {
-            Effect::WatchLock => self.log.ask(LogRequest::Watch),
-            Effect::WaitForLock => self.log.ask(LogRequest::Queue),
+            Effect::WatchLeader => self.log.ask(LogRequest::Watch),
+            Effect::QueueToLead => self.log.ask(LogRequest::Queue),
             Effect::Fence { beat } => self.log.ask(LogRequest::Oust { beat }),
             Effect::LeaveQueue => self.log.ask(LogRequest::LeaveQueue),
-            Effect::GiveLockBack => self.log.ask(LogRequest::GiveUp),
+            Effect::StopLeading => self.log.ask(LogRequest::GiveUp),
             Effect::LookAtLog => {
-                log::info!("lock won, taking over epoch_seen={}", self.reign.epoch());
+                let won = self.log.words(Wording::Won);
+                log::info!("{won}, taking over epoch_seen={}", self.reign.epoch());
                 self.log.ask(LogRequest::Look);
             }
             Effect::StopFollowing => self.log.ask(LogRequest::Halt),
             Effect::Follow => self.log.follow(),
             Effect::FollowAnew => self.log.follow_anew(),
-            Effect::Recover { makes_file } => self.log.ask(LogRequest::Open { makes: makes_file }),
+            Effect::Recover { makes_log } => self.log.ask(LogRequest::Open { makes: makes_log }),
             Effect::LetGoOfLog => self.log.ask(LogRequest::PutAside),
-            Effect::LookAtPath => self.log.ask(LogRequest::Find),
+            Effect::FindLog => self.log.ask(LogRequest::Find),
             Effect::NoteWitnesses(text) => self.log.ask(LogRequest::Note(text)),
             Effect::WriteEpoch { epoch, given_up } => {
                 given_up.iter().for_each(|reign| self.machine.replay_given_up(*reign));
                 self.log.ask(LogRequest::Begin { epoch, given_up });
             }
-            Effect::WriteLockText { serves } => self.log.ask(LogRequest::Declare { serves }),
+            Effect::Declare { serves } => self.log.ask(LogRequest::Declare { serves }),
             Effect::BeginReign { version, id } => {
                 self.step(now, master::Event::ReignBegan { version, id });
             }
@@ -251,7 +252,7 @@ impl MasterActor {
                 self.end_links();
                 self.fate.decide(Ok(()));
             }
-            Ending::Displaced => {
+            Ending::Deposed => {
                 let Some(error) = self.log.take_deposed() else { return };
                 self.end_links();
                 self.fate.decide(Err(error));
@@ -268,8 +269,8 @@ impl MasterActor {
 
     /// Ends the node for a reason that no restart of an actor mends.
     pub(super) fn fail(&mut self, error: NodeError) {
-        // Nothing may be answered once the lock is free: the other master may have acknowledged newer writes by then.
-        // The lock itself is kept until the process, or the embedded node, is gone.
+        // Nothing may be answered once nobody leads: the other master may have acknowledged newer writes by then. The
+        // leadership itself is kept until the process, or the embedded node, is gone.
         let now = self.env.now();
         self.step_reign(now, Event::Failed);
         self.wanted.drop_reign();
@@ -280,21 +281,17 @@ impl MasterActor {
 
     fn say(&mut self, saying: Saying) {
         self.moves.note(&saying);
-        let path = self.config.log.display();
         match saying {
-            Saying::Barred => log::warn!(
-                "not serving, though no other master does: the log at its path does not go on what was replayed path={path} \
-                 cause=\"{}\" seq={}: put the file back, and this master goes on by itself; to give up what it has replayed, \
-                 restart it",
-                self.log.sight(),
-                self.log.seq()
-            ),
-            Saying::Lacking(lack) => {
-                let path = path.to_string();
-                let level = if lack == Lack::Unclaimed { log::Level::Warn } else { log::Level::Error };
-                log::log!(level, "not serving: {}; {}", lack.what(&path), lack.way_on(&path));
+            Saying::Barred => {
+                let words = self.log.words(Wording::DoesNotServe(self.log.barred()));
+                log::warn!("{words}");
             }
-            Saying::OtherFile => log::info!("another file is there, reading it path={path}"),
+            Saying::Lacking(lack) => {
+                let level = if lack == Lack::Unclaimed { log::Level::Warn } else { log::Level::Error };
+                let words = self.log.words(Wording::DoesNotServe(Hindrance::Lacks(&lack)));
+                log::log!(level, "{words}");
+            }
+            Saying::AnotherLog => log::info!("{}", self.log.words(Wording::AnotherLog)),
             Saying::Doubted { slave, seen } => log::warn!(
                 "the reign is given up before it serves slave={slave} reign={} seq={}",
                 seen.reign,
@@ -325,10 +322,7 @@ impl MasterActor {
 
     /// What is waited for, in words; nothing when nothing is missing.
     pub(super) fn waiting_for(&self) -> String {
-        let path = self.config.log.display();
-        if self.reign.is_barred() && !self.log.follows() {
-            return format!("the log at {path} does not go on what was replayed: {}", self.log.sight());
-        }
-        self.reign.lacking().map_or_else(String::new, |lack| lack.what(&path.to_string()))
+        let hindrance = self.log.hindrance(&self.reign);
+        hindrance.map_or_else(String::new, |hindrance| self.log.words(Wording::WaitsFor(hindrance)))
     }
 }

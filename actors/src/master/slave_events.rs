@@ -1,6 +1,7 @@
 //! What a master hears of its slaves: registration, messages, the ends of their links.
 //!
-//! Owns no rule: what slaves have done goes to the master machine, what they know of the log to the machine of the reign.
+//! Owns no rule: `machine/welcome.rs` says who is taken in, what slaves have done goes to the master machine, and what they know
+//! of the log to the machine of the reign.
 
 use super::slave_link::{Herald, SlaveLink};
 use super::{send, told, MasterActor};
@@ -12,8 +13,9 @@ use actix::prelude::*;
 use dsm_protocol::command::KEY_MAX;
 use dsm_protocol::ids::{LinkId, Millis, Reign, SlaveId};
 use dsm_protocol::machine::link::{Life, Link, LinkLimits};
-use dsm_protocol::machine::master::{Event, ReadId, Testimony, SLAVES_MAX};
+use dsm_protocol::machine::master::{Event, ReadId, Testimony};
 use dsm_protocol::machine::reign;
+use dsm_protocol::machine::welcome::{judge_slave, SlaveReception, Unwelcome, Welcomed};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message, Seen};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -29,31 +31,26 @@ impl MasterActor {
         ctx: &mut Context<Self>,
     ) {
         let HelloRole::Slave { id, incarnation, .. } = &hello.role else { return };
-        if self.reign.is_closing() || self.reign.is_leaving() {
-            reject(&outbox, "this master is stopping");
-            return;
-        }
-        if let (Some(ours), Some(theirs)) = (self.log.cluster(), hello.cluster) {
-            if ours != theirs {
-                let reason = format!("slave {id} belongs to cluster {theirs}, this is cluster {ours}");
-                self.refuse_slave(id, &outbox, &format!("other-cluster theirs={theirs}"), &reason);
-                return;
+        let old = self.slaves.named(id);
+        let here = SlaveReception {
+            is_stopping: self.reign.is_closing() || self.reign.is_leaving(),
+            cluster: self.log.cluster(),
+            is_name_taken: old.is_some(),
+            slaves: self.machine.slave_count(),
+        };
+        match judge_slave(id, hello.cluster, here) {
+            Welcomed::Yes => self.admit(link, hello, outbox, ctx),
+            Welcomed::Waits => {
+                if let Some(old) = old {
+                    old.challenge(now, *incarnation);
+                }
+                let id = id.clone();
+                if let Some(displaced) = self.slaves.park(link, hello, outbox) {
+                    self.refuse_slave(&id, &displaced, Unwelcome::NameAskedAgain { id: id.clone() });
+                }
             }
+            Welcomed::No(why) => self.refuse_slave(id, &outbox, why),
         }
-        if let Some(old) = self.slaves.named(id) {
-            old.challenge(now, *incarnation);
-            let id = id.clone();
-            if let Some(displaced) = self.slaves.park(link, hello, outbox) {
-                let reason = format!("another slave named {id} has registered since");
-                self.refuse_slave(&id, &displaced, "registered-again", &reason);
-            }
-            return;
-        }
-        if self.machine.slave_count() >= SLAVES_MAX {
-            self.refuse_for_want_of_a_slot(id, &outbox);
-            return;
-        }
-        self.admit(link, hello, outbox, ctx);
     }
 
     fn admit(&mut self, link: LinkId, hello: Hello, outbox: Outbox, ctx: &mut Context<Self>) {
@@ -221,31 +218,30 @@ impl MasterActor {
     /// The other one with this name lives: the newcomer must take another.
     fn refuse_parked(&mut self, id: &SlaveId) {
         if let Some((_, _, outbox)) = self.slaves.unpark(id) {
-            let reason = format!("a slave named {id} is registered and answers: choose another --id");
-            self.refuse_slave(id, &outbox, "id-in-use", &reason);
+            self.refuse_slave(id, &outbox, Unwelcome::NameInUse { id: id.clone() });
         }
     }
 
-    /// Says no to a slave: to it, in the log and in INFO. It asks again, less and less often.
-    fn refuse_slave(&mut self, id: &SlaveId, outbox: &Outbox, cause: &str, reason: &str) {
+    /// Says no to a slave: to it, in the log and in INFO. It asks again, less and less often. That this master stops is only
+    /// said to it.
+    fn refuse_slave(&mut self, id: &SlaveId, outbox: &Outbox, why: Unwelcome) {
+        reject(outbox, &why.to_string());
+        if why == Unwelcome::Stopping {
+            return;
+        }
         self.slaves.note_refused();
-        if let Some(unsaid) = self.refusals.is_new(id.as_str(), cause, self.env.now()) {
+        let cause = why.cause();
+        if let Some(unsaid) = self.refusals.is_new(id.as_str(), why, self.env.now()) {
             let more = told::more(unsaid);
             log::warn!("slave refused slave={id} cause={cause}; it asks again, which is not told{more}");
         }
-        reject(outbox, reason);
-    }
-
-    fn refuse_for_want_of_a_slot(&mut self, id: &SlaveId, outbox: &Outbox) {
-        let reason = format!("{SLAVES_MAX} slaves are active, which is the most: stop one first");
-        self.refuse_slave(id, outbox, &format!("no-slot max={SLAVES_MAX}"), &reason);
     }
 
     /// The machine has no slot for a slave that has enlisted: others were faster since its hello.
     pub(super) fn slave_without_slot(&mut self, link: LinkId) {
         let Some(slave) = self.slaves.get(link) else { return };
         let (id, outbox) = (slave.id().clone(), slave.outbox().clone());
-        self.refuse_for_want_of_a_slot(&id, &outbox);
+        self.refuse_slave(&id, &outbox, Unwelcome::NoSlot);
         self.slaves.end(link, EndReason::Refused("all slots for slaves are taken".to_owned()));
     }
 

@@ -4,6 +4,7 @@
 use super::slave_link::SlaveLink;
 use super::MasterActor;
 use crate::config::{Fsync, MasterKind};
+use crate::journal::Wording;
 use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::SlaveId;
 use dsm_protocol::info::{
@@ -167,7 +168,7 @@ impl MasterActor {
         };
         let sight = if is_standby || self.reign.is_barred() { self.log.sight().word() } else { "" };
         LogInfo {
-            log_path: self.config.log.display().to_string(),
+            log_path: self.log.words(Wording::Place),
             log_bytes: self.log.bytes(),
             log_seq: self.log.seq(),
             fsync: fsync.to_owned(),

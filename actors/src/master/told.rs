@@ -2,6 +2,7 @@
 //! takes a new name each time gets no more lines than anybody.
 
 use dsm_protocol::ids::Millis;
+use dsm_protocol::machine::welcome::Unwelcome;
 use std::collections::VecDeque;
 
 /// How many are remembered; of more, the oldest are told again.
@@ -16,7 +17,7 @@ const SPAN_MS: u64 = 60_000;
 /// Who was told of, and why.
 #[derive(Debug, Default)]
 pub(super) struct Told {
-    known: VecDeque<(String, String)>,
+    known: VecDeque<(String, Unwelcome)>,
     /// When the span began.
     since: Millis,
     /// How much was told in it.
@@ -28,8 +29,8 @@ pub(super) struct Told {
 impl Told {
     /// Whether this is to be told: it is of somebody, or for a reason, that was not told before, and not too much was. If so,
     /// how much was not told since the last line.
-    pub(super) fn is_new(&mut self, who: &str, why: &str, now: Millis) -> Option<u64> {
-        if self.known.iter().any(|(known, reason)| known == who && reason == why) {
+    pub(super) fn is_new(&mut self, who: &str, why: Unwelcome, now: Millis) -> Option<u64> {
+        if self.known.iter().any(|(known, reason)| known == who && *reason == why) {
             return None;
         }
         if now.since(self.since) >= SPAN_MS {
@@ -44,7 +45,7 @@ impl Told {
         if self.known.len() >= KNOWN_MAX {
             self.known.pop_front();
         }
-        self.known.push_back((who.to_owned(), why.to_owned()));
+        self.known.push_back((who.to_owned(), why));
         Some(std::mem::take(&mut self.unsaid))
     }
 
@@ -65,23 +66,25 @@ pub(super) fn more(unsaid: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dsm_protocol::ids::SlaveId;
 
     #[test]
     fn each_reason_is_told_once_and_again_after_it_had_passed() {
         let mut told = Told::default();
-        let mut is_new = |who: &str, why: &str, forget: bool| {
+        let in_use = Unwelcome::NameInUse { id: SlaveId::new("slave-1").unwrap() };
+        let mut is_new = |who: &str, why: &Unwelcome, forget: bool| {
             if forget {
                 told.forget(who);
             }
-            told.is_new(who, why, Millis(0)).is_some()
+            told.is_new(who, why.clone(), Millis(0)).is_some()
         };
-        assert!(is_new("slave-1", "id-in-use", false));
-        assert!(!is_new("slave-1", "id-in-use", false));
-        assert!(is_new("slave-2", "id-in-use", false));
-        assert!(is_new("slave-1", "no-slot", false));
-        assert!(!is_new("slave-1", "no-slot", false));
-        assert!(is_new("slave-1", "no-slot", true));
-        assert!(!is_new("slave-2", "id-in-use", false));
+        assert!(is_new("slave-1", &in_use, false));
+        assert!(!is_new("slave-1", &in_use, false));
+        assert!(is_new("slave-2", &in_use, false));
+        assert!(is_new("slave-1", &Unwelcome::NoSlot, false));
+        assert!(!is_new("slave-1", &Unwelcome::NoSlot, false));
+        assert!(is_new("slave-1", &Unwelcome::NoSlot, true));
+        assert!(!is_new("slave-2", &in_use, false));
     }
 
     #[test]
@@ -90,7 +93,7 @@ mod tests {
         for span in 0..20 {
             let now = Millis(span * SPAN_MS);
             let lines = (0..KNOWN_MAX)
-                .filter_map(|number| told.is_new(&format!("{span}-{number}"), "no-slot", now))
+                .filter_map(|number| told.is_new(&format!("{span}-{number}"), Unwelcome::NoSlot, now))
                 .collect::<Vec<_>>();
             assert_eq!(lines.len(), LINES_MAX);
             let before = if span == 0 { 0 } else { (KNOWN_MAX - LINES_MAX) as u64 };

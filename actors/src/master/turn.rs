@@ -150,8 +150,8 @@ impl MasterActor {
             }
             Arrived::Slave { link, message, said: _said } => self.slave_message(now, link, message),
             Arrived::SlaveGone { link, reason } => self.slave_gone(link, reason),
-            Arrived::PeerHello { link, hello, outbox, lock, said: _said } => {
-                self.peer_hello(link, hello, outbox, lock);
+            Arrived::PeerHello { link, hello, outbox, identity, said: _said } => {
+                self.peer_hello(link, hello, outbox, identity);
             }
             Arrived::Peer { link, message, said: _said } => self.peer_message(now, link, message),
             Arrived::PeerGone { link } => self.peer_gone(now, link),

@@ -45,4 +45,5 @@ all_keep!(
     a_value_is_not_read_from_a_log_that_is_closed,
     what_is_noted_is_told_until_a_reign_begins,
     who_leaves_the_queue_does_not_lead,
+    what_keeps_a_leader_from_serving_is_told_in_one_line_with_its_cause,
 );

@@ -1,11 +1,14 @@
 //! The rules. Each is told in the port's words alone.
 
 use crate::rigs::Rig;
-use dsm::journal::{Journal, LogEvent, LogRequest, Replay, Sight, Unread, ValueAnswer, WrittenRecord};
+use dsm::journal::{
+    Hindrance, Journal, LogEvent, LogRequest, Replay, Sight, Unread, ValueAnswer, Wording, WrittenRecord,
+};
 use dsm::testing::{Probe, Received};
 use dsm_protocol::command::{Command, ErrorWord};
-use dsm_protocol::ids::{Epoch, LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version};
+use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version};
 use dsm_protocol::machine::master::{self, Asker, Change, Effect, WriteId};
+use dsm_protocol::machine::reign::may_begin::{Lack, Log, Source};
 use dsm_protocol::message::Seen;
 use dsm_protocol::record::{Place, Position};
 use dsm_protocol::witness_file::WitnessText;
@@ -523,4 +526,38 @@ pub(crate) async fn who_leaves_the_queue_does_not_lead(rig: impl Rig) {
     assert!(!two.heard.contains(&"won"));
     let mut three = Part::join(&rig, "three:1");
     three.lead().await;
+}
+
+pub(crate) async fn what_keeps_a_leader_from_serving_is_told_in_one_line_with_its_cause(rig: impl Rig) {
+    let part = Part::join(&rig, "one:1");
+    let say = |wording| {
+        let line = part.journal.words(wording);
+        assert!(!line.is_empty() && !line.contains('\n'), "{line:?}");
+        line
+    };
+    let (cluster, named) = (ClusterId(1), ClusterId(2));
+    let (log, source) = (Log { cluster: Some(cluster), epoch: Epoch(3), end: Seq(7) }, Source::LastLeader);
+    let seen = Seen { reign: Reign::new(4, 40), seq: Seq(9), durable: true };
+    let lacks = [
+        Lack::NoLog { cluster, source: source.clone() },
+        Lack::Unclaimed,
+        Lack::OtherCluster { log: Some(cluster), named, source: source.clone() },
+        Lack::Epoch { log, known: Epoch(4), source: source.clone() },
+        Lack::Records { log, seen, source },
+    ];
+    let mut waits: Vec<String> = Vec::new();
+    for lack in &lacks {
+        waits.push(say(Wording::WaitsFor(Hindrance::Lacks(lack))));
+        let line = say(Wording::DoesNotServe(Hindrance::Lacks(lack)));
+        assert!(line.contains(waits.last().expect("just pushed")), "{line}");
+    }
+    let sight = Sight::Short("it ends too soon".to_owned());
+    let barred = Hindrance::Barred { sight: &sight, seq: Seq(7) };
+    waits.push(say(Wording::WaitsFor(barred)));
+    for line in [say(Wording::WaitsFor(barred)), say(Wording::DoesNotServe(barred))] {
+        assert!(line.contains("it ends too soon"), "{line}");
+    }
+    waits.sort();
+    waits.dedup();
+    assert_eq!(waits.len(), lacks.len() + 1, "each is told from the others: {waits:?}");
 }

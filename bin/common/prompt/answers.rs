@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 /// The last line of a dialog.
 pub const FAREWELL: &[u8] = b"Exiting Client...";
 
-/// What everybody is told who asks for an operation that is not there.
+/// The answer to an unknown operation.
 pub const INVALID: &str = "Invalid Operation! Please Try Again.";
 
 /// What HELP says after the operations of the store.
@@ -16,7 +16,7 @@ EXIT                  leaves
 READ, WRITE and DELETE alone ask for the rest. A key, or a whole value, may stand in quotes as in redis-cli:
 \"a b\" with \\n, \\\", \\x00 and the like in it, 'a b' as it is.";
 
-/// What HELP shows: the prompt's operations, and the host's commands, which win where both know a word.
+/// The text of HELP: the prompt's operations, and the host's commands, which take precedence.
 pub fn help(of_host: &str) -> String {
     let word = |line: &str| line.split(' ').next().unwrap_or("").to_ascii_lowercase();
     let is_hosts = |line: &str| of_host.lines().any(|host| word(host) == word(line));
@@ -26,8 +26,8 @@ pub fn help(of_host: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// One line about an error, beginning with the word that says its kind: the store's own, `NOT_EXECUTED`, or
-/// `UNKNOWN` for a write that may or may not take effect.
+/// One line about an error. Its first word gives the kind: the store's error word, `NOT_EXECUTED`, or `UNKNOWN` for a
+/// write that may or may not take effect.
 pub fn error_line(error: &ClientError) -> String {
     match error {
         ClientError::NotExecuted { cause: Failure::Refused(refusal) }

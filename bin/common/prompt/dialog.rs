@@ -1,4 +1,4 @@
-//! The dialog: asks for operations, carries them out, and says who serves.
+//! The dialog: asks for operations, carries them out, and shows which master serves.
 
 use super::answers::{error_line, help, not_found, say, shown, status_text, FAREWELL, INVALID};
 use super::store::Store;
@@ -11,7 +11,7 @@ use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
-/// How long the first prompt waits for a master before it shows itself.
+/// How long the first prompt waits for a master before it is shown.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long each prompt waits for the master to show that it still answers.
@@ -23,7 +23,7 @@ const UNANSWERED_MAX: usize = 8;
 const ASK_KEY: &str = "Enter the key you want to perform the operation on: ";
 const ASK_VALUE: &str = "Enter the value corresponding to the key: ";
 
-/// Whether standard input is something that operations could come from: a terminal, a pipe, a file; not /dev/null.
+/// Whether standard input may give operations: a terminal, a pipe or a file, but not /dev/null.
 fn is_fed() -> bool {
     let kind = rustix::fs::fstat(io::stdin()).map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode));
     kind.is_ok_and(|kind| kind != rustix::fs::FileType::CharacterDevice) || io::stdin().is_terminal()
@@ -35,7 +35,7 @@ fn is_fed() -> bool {
 /// When the input cannot be read or the output not be written.
 pub fn run(store: &Store, terminal: &mut Terminal, host: &mut dyn Host) -> anyhow::Result<()> {
     match (Dialog { store, terminal, host, told: None, unanswered: Vec::new() }).run() {
-        // Whoever read our answers has enough of them.
+        // The reader of our answers has closed the output.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => Ok(other?),
     }
@@ -44,7 +44,7 @@ pub fn run(store: &Store, terminal: &mut Terminal, host: &mut dyn Host) -> anyho
 /// What follows an operation.
 enum Next {
     Ask,
-    /// Nothing: the input ended in the middle of the dialog.
+    /// End the dialog: the input ended in the middle of a question.
     Leave,
 }
 
@@ -52,7 +52,7 @@ struct Dialog<'a> {
     store: &'a Store,
     terminal: &'a mut Terminal,
     host: &'a mut dyn Host,
-    /// What the user was told last about who serves.
+    /// The serving master that the user was told of last.
     told: Option<Option<Serving>>,
     /// Questions of [`Dialog::refresh`].
     unanswered: Vec<JoinHandle<()>>,
@@ -94,7 +94,7 @@ impl Dialog<'_> {
         }
     }
 
-    /// Nobody will give another line, or, as under systemd and nohup, a first one.
+    /// Handles the end of the input: there will be no further line or, as under systemd and nohup, no first one.
     fn end_of_input(&mut self, is_first: bool) -> io::Result<()> {
         if !self.host.outlives_input() || self.terminal.dialog {
             return self.farewell();
@@ -109,7 +109,7 @@ impl Dialog<'_> {
         self.farewell()
     }
 
-    /// The end that nobody typed: told to people only, so that a script sees its answers and nothing else.
+    /// Announces an end that was not typed. Only for people, so that a script gets only its answers.
     fn farewell(&self) -> io::Result<()> {
         if self.terminal.dialog {
             say(&[b"\n", FAREWELL].concat())?;
@@ -117,22 +117,22 @@ impl Dialog<'_> {
         Ok(())
     }
 
-    /// Whether a master answers now. A client that nobody asks for anything does not notice one that hangs, and looks for
-    /// one that has come back only now and then.
+    /// Whether a master answers now. An idle client does not notice a master that hangs, and looks for one that has come
+    /// back only now and then.
     fn refresh(&mut self) -> bool {
         let Store { handle, client, .. } = self.store;
         self.unanswered.retain(|question| !question.is_finished());
-        // However often a prompt is shown.
+        // Bounded, however often a prompt is shown.
         if self.unanswered.len() < UNANSWERED_MAX {
             let client = client.clone();
-            // Whom it leads to is what counts, and not what is answered.
+            // Which master the client finds is what counts, not the answer.
             self.unanswered.push(handle.spawn(async move { drop(client.key_count().await) }));
         }
         let Some(question) = self.unanswered.last_mut() else { return false };
         handle.block_on(async { tokio::time::timeout(REFRESH_TIMEOUT, question).await.is_ok() })
     }
 
-    /// Says who serves when that has changed, and returns it for the prompt.
+    /// Tells which master serves if that has changed, and returns it for the prompt.
     fn label(&mut self) -> io::Result<String> {
         if self.told.is_none() {
             self.store.run(|client| client.wait_serving(WELCOME_TIMEOUT));
@@ -155,7 +155,7 @@ impl Dialog<'_> {
             None => "NO MASTER".to_owned(),
             Some(Serving { place }) => {
                 let name = Role::Master(place).to_string().to_uppercase();
-                // It served when it was last heard, and says nothing.
+                // It served when it last answered, and is silent now.
                 let doubt = if answered { "" } else { "?" };
                 format!("{name}{doubt}")
             }
@@ -225,7 +225,7 @@ impl Dialog<'_> {
         Ok(Next::Ask)
     }
 
-    /// What was given, or the answer to `question`; else what follows instead of the operation.
+    /// The given word, or the answer to `question`; else what happens instead of the operation.
     fn given_or_asked(
         &mut self,
         given: Option<Vec<u8>>,

@@ -17,8 +17,8 @@ pub(super) fn history_path() -> Option<PathBuf> {
     kept_in(std::env::var_os("DSM_HISTORY").map(PathBuf::from).or_else(in_home)?)
 }
 
-/// The path, if lines can be kept there. The editor takes a history away from all but its owner, and must not do that
-/// to a device: then nobody could use /dev/null any more.
+/// The path, if lines can be kept there. The editor removes everyone else's access to a history file. It must not do
+/// that to a device, or /dev/null would become unusable.
 fn kept_in(path: PathBuf) -> Option<PathBuf> {
     let can_be = std::fs::metadata(&path).map_or(!path.as_os_str().is_empty(), |there| there.is_file());
     can_be.then_some(path)

@@ -1,4 +1,4 @@
-//! How lines are read, each when it is asked for: from a pipe, or edited at a terminal.
+//! Reads lines on request, from a pipe or edited at a terminal.
 
 use super::history::{history_path, HISTORY_MAX};
 use rustyline::error::ReadlineError;
@@ -18,7 +18,7 @@ pub(super) enum Event {
     Child,
 }
 
-/// A line that is wanted.
+/// A request for a line.
 pub(super) struct Question {
     /// What is shown where it is typed.
     pub(super) text: String,
@@ -63,7 +63,7 @@ pub(super) fn edit_lines(
     sender: &mpsc::Sender<Event>,
     line_bytes_max: usize,
 ) {
-    // Without bracketed paste: pasted lines are operations, one each, and a kill leaves the terminal as it was.
+    // Bracketed paste is off: each pasted line is an operation, and a kill leaves the terminal as it was.
     let config = rustyline::Config::builder().bracketed_paste(false).max_history_size(HISTORY_MAX);
     let editor = config.and_then(|config| rustyline::DefaultEditor::with_config(config.build()));
     let mut editor = match editor {
@@ -83,7 +83,7 @@ pub(super) fn edit_lines(
     }
     let history = history_path();
     if let Some(path) = &history {
-        // It is not there the first time.
+        // The file does not exist the first time.
         let _ = editor.load_history(path);
     }
     for question in asked {

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::io;
 use tokio::runtime::Handle;
 
-/// What a line may have beside a key and a value, in bytes.
+/// Bytes of a line in addition to a key and a value.
 const LINE_BYTES_MORE: usize = 64;
 
 /// The client on a thread of its own, for callers that block.
@@ -26,7 +26,7 @@ impl Store {
         let handle = runtime.handle().clone();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         std::thread::Builder::new().name("client".to_owned()).spawn(move || {
-            // The sender's end is the message.
+            // The drop of the sender is the message.
             let _ = runtime.block_on(stopped);
         })?;
         let line_bytes_max = config.value_max.saturating_add(KEY_MAX + LINE_BYTES_MORE);

@@ -1,4 +1,4 @@
-//! Where lines come from and signals arrive, as one queue of events for the main thread.
+//! Lines and signals as one queue of events for the main thread.
 
 use super::answers::{say, say_part};
 use super::input::{edit_lines, read_lines, Event, Question};
@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{mpsc, Arc};
 use tokio::signal::unix::{signal, SignalKind};
 
-/// What is told of Ctrl+C at a terminal.
+/// The hint about Ctrl+C at a terminal.
 const HINT: &str = "Ctrl+C clears the line; EXIT or Ctrl+D leaves.";
 
-/// What a question was answered with.
+/// The answer to a question.
 pub(super) enum LineAnswer {
     Line(Vec<u8>),
     /// Ctrl+C: nothing was asked for.
@@ -21,7 +21,7 @@ pub(super) enum LineAnswer {
     Stop,
 }
 
-/// Where lines come from and signals arrive.
+/// The source of lines and signals.
 pub struct Terminal {
     questions: mpsc::Sender<Question>,
     events: mpsc::Receiver<Event>,
@@ -32,13 +32,13 @@ pub struct Terminal {
     editing: bool,
     /// The terminal's mode before the editor changed it.
     mode: Option<rustix::termios::Termios>,
-    /// A signal has asked for an end of what runs now.
+    /// A signal has asked to end the command that runs now.
     interrupted: Arc<AtomicBool>,
 }
 
 impl Terminal {
-    /// Prepares to read lines. `interrupted` is set when a signal asks the process to stop, and by Ctrl+C: where lines
-    /// are edited, that ends the command that runs, and no more.
+    /// Prepares to read lines. `interrupted` is set when a signal asks the process to stop, and by Ctrl+C. Where lines
+    /// are edited, Ctrl+C ends only the command that runs.
     pub fn open(store: &Store, dialog: bool, interrupted: Arc<AtomicBool>) -> io::Result<Terminal> {
         let editing = io::stdin().is_terminal() && io::stdout().is_terminal();
         let mode = editing.then(|| rustix::termios::tcgetattr(io::stdin()).ok()).flatten();
@@ -78,7 +78,7 @@ impl Terminal {
                 }
                 Ok(Event::Printer(printer)) => self.printer = Some(printer),
                 Ok(Event::Stop) => return Ok(LineAnswer::Stop),
-                // It was for the command before, or comes from another process, whose SIGTERM would be meant.
+                // Ignored: it was for the previous command, or another process has sent it, which should send SIGTERM.
                 Ok(Event::Interrupt) if self.editing => {
                     self.forget_interruption();
                     self.notice(HINT)?;
@@ -107,14 +107,14 @@ impl Terminal {
 
     fn notice(&mut self, line: &str) -> io::Result<()> {
         match &mut self.printer {
-            // Above the line that is being edited.
+            // Printed above the line that is being edited.
             Some(print) => print(format!("{line}\n")),
             None => say(line.as_bytes())?,
         }
         Ok(())
     }
 
-    /// What was interrupted has ended. A request to stop stays in force: its event is on its way.
+    /// The interrupted command has ended. A request to stop stays in force, because its event is on its way.
     fn forget_interruption(&self) {
         self.interrupted.store(false, Ordering::Relaxed);
     }
@@ -123,7 +123,7 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         if let Some(mode) = &self.mode {
-            // The editor may still be waiting for a key, with the terminal in its mode.
+            // The editor may still wait for a key, with the terminal in its mode.
             let _ = rustix::termios::tcsetattr(io::stdin(), rustix::termios::OptionalActions::Now, mode);
         }
     }

@@ -22,16 +22,16 @@ pub enum TypedOperation {
     Exit,
     /// Nothing but white space.
     Empty,
-    /// Something else; how to do it right.
+    /// Something else, with the right usage.
     Invalid(&'static str),
 }
 
-/// How the operations of the store are written, as the commands themselves say.
+/// The usage of the store's operations, from the entries of the commands.
 pub(super) fn prompt_lines() -> impl Iterator<Item = PromptLine> {
     COMMAND_FACTS.iter().filter_map(|facts| facts.prompt)
 }
 
-/// How every operation is written.
+/// The usage of all operations.
 pub(super) fn usage() -> &'static str {
     static USAGE: LazyLock<String> = LazyLock::new(|| {
         let usages = prompt_lines().map(|line| line.usage).chain(["HELP"]);
@@ -40,15 +40,15 @@ pub(super) fn usage() -> &'static str {
     &USAGE
 }
 
-/// How the operation of the store is written that begins with `word`.
+/// The usage of the store's operation that begins with `word`.
 pub(super) fn usage_of(word: &str) -> &'static str {
     let is_its = |line: &PromptLine| line.usage.split(' ').next() == Some(word);
     prompt_lines().find(is_its).map_or_else(usage, |line| line.usage)
 }
 
 impl TypedOperation {
-    /// Reads a line. A key is one word, or stands in quotes; a value is what follows the one character after the key,
-    /// without the quotes if all of it stands in quotes.
+    /// Parses a line. A key is one word, or in quotes. The value begins after the one character that follows the key;
+    /// if all of it is in quotes, it is taken without them.
     pub fn parse(line: &[u8]) -> TypedOperation {
         let (word, rest) = first_word(line.trim_ascii_start());
         let rest = rest.trim_ascii_start();
@@ -77,7 +77,7 @@ impl TypedOperation {
         }
     }
 
-    /// Reads the words of a command line; each is taken as it is.
+    /// Parses the words of a command line; each is taken literally.
     pub fn from_words(words: &[Vec<u8>]) -> TypedOperation {
         let Some((word, rest)) = words.split_first() else { return TypedOperation::Invalid(usage()) };
         match (word.to_ascii_uppercase().as_slice(), rest) {
@@ -116,7 +116,7 @@ fn key_and_rest(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     }
 }
 
-/// A value as it was meant: all of it in quotes, or as it is.
+/// The value of a text: without its quotes if all of it is in quotes, else unchanged.
 fn value_of(text: &[u8]) -> Vec<u8> {
     match quoted(text.trim_ascii()) {
         Some((value, [])) => value,
@@ -124,8 +124,8 @@ fn value_of(text: &[u8]) -> Vec<u8> {
     }
 }
 
-/// What stands in quotes at the beginning, by the rules of redis-cli, and the rest, which begins with white space if
-/// there is one.
+/// The quoted text at the beginning, by the rules of redis-cli, and the rest, which is empty or begins with white
+/// space.
 fn quoted(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let (&quote, mut rest) = text.split_first().filter(|(quote, _)| **quote == b'"' || **quote == b'\'')?;
     let mut word = Vec::new();

@@ -1,8 +1,8 @@
 //! The recorded history of a run, and its judgement by [`dsm_history`].
 //!
-//! Operations are kept small until the end (48 bytes each), and at most [`Recorder::max`] of them. From the moment
-//! that bound is reached nothing more is recorded; what was begun before is judged. It owns the translation and the
-//! bound, never the rules of linearizability.
+//! Operations are kept small until the end (48 bytes each), and at most [`Recorder::max`] of them. Once that bound is
+//! reached nothing more is recorded; operations that began before are judged. Owns the translation and the bound, never
+//! the rules of linearizability.
 
 use super::driver::Execution;
 use super::failures::HistoryVerdict;
@@ -29,7 +29,7 @@ pub(crate) struct HistoryEntry {
 /// What an operation did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Deed {
-    /// This write of the key; `None`: it was done.
+    /// The number of the write; `None` for one that was acknowledged.
     Wrote(u64, Option<Execution>),
     /// A read that brought this.
     Saw(ValueRead),
@@ -93,8 +93,8 @@ impl Recorder {
 /// Judges what was recorded, key by key.
 pub(crate) fn judge(mut entries: Vec<HistoryEntry>, cut_ns: Option<u64>, texts: &Texts) -> CheckRecord {
     if let Some(cut_ns) = cut_ns {
-        // A write that began before is needed, whenever it ended. A read that ended after may have seen a write that
-        // is not recorded; without it the history is as good as before.
+        // A write that began before is needed, whenever it ended. A read that ended later may have seen a write that is
+        // not recorded, and may be left out.
         entries.retain(|entry| {
             let writes = matches!(entry.deed, Deed::Wrote(..));
             entry.invoked_ns < cut_ns && (writes || entry.returned_ns < cut_ns)
@@ -113,7 +113,7 @@ pub(crate) fn judge(mut entries: Vec<HistoryEntry>, cut_ns: Option<u64>, texts: 
                 record.counter_example = Some(violation.to_string());
                 break;
             }
-            // A proven contradiction of another key would say more.
+            // A proven contradiction of another key takes precedence.
             Err(violation @ Violation::GaveUp { .. }) => {
                 record.verdict = HistoryVerdict::GaveUp;
                 record.counter_example.get_or_insert(violation.to_string());

@@ -19,7 +19,7 @@ impl Clock {
         ns(self.origin.elapsed())
     }
 
-    /// The time until `at_ns`; nothing when it is over.
+    /// The time until `at_ns`; zero when it has passed.
     pub(crate) fn until(&self, at_ns: u64) -> Duration {
         Duration::from_nanos(at_ns.saturating_sub(self.now_ns()))
     }

@@ -1,5 +1,5 @@
-//! A cluster of the harness' own: this program again in the roles of the masters and slaves, or the programs of a build, on
-//! free ports, with a directory that is removed at the end.
+//! The harness' own cluster: this program in the roles of masters and slaves, or the programs of a build, on free ports,
+//! with a directory that is removed at the end.
 
 use super::options::masters_with;
 use super::record::LoadSettings;

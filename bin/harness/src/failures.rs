@@ -1,8 +1,8 @@
-//! What may be wrong, as types: one request ([`RequestFailure`]), one answer ([`Wrong`]), a history ([`HistoryVerdict`]). What is
-//! wrong with a whole run is in `verdict.rs`.
+//! The types of failures: of a request ([`RequestFailure`]), of an answer ([`Wrong`]), of a history ([`HistoryVerdict`]). Those
+//! of a whole run are in `verdict.rs`.
 //!
-//! It owns the words that stand for these in files (`stale_value`, `gave up`) and on standard error. It never looks at a
-//! value: `judge`, `ledger` and `check` do.
+//! Owns the words for these in files (`stale_value`, `gave up`) and on standard error. Never looks at a value: `judge`,
+//! `ledger` and `check` do.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -14,7 +14,7 @@ pub(crate) enum Wrong {
     NeverWritten,
     /// A value that had certainly been replaced, or none although there must be one.
     Stale,
-    /// Bytes that nobody wrote, or an answer that is none to the request.
+    /// Bytes that were never written, or something that does not answer the request.
     Mangled,
 }
 
@@ -50,7 +50,7 @@ impl Wrong {
 pub(crate) enum RequestFailure {
     /// It was answered, and the answer must never be.
     Wrong(Wrong),
-    /// The connection ended first, or could not be had.
+    /// The connection ended first, or could not be opened.
     Connection,
     /// No answer in time.
     Timeout,

@@ -1,4 +1,4 @@
-//! The faults of a run: their spelling, and in what order they strike.
+//! The faults of a run: their spelling, and their order.
 //!
 //! `kill-primary@10s,restart-primary@15s,pause-slave:2@20s+3s,failover-request@30s`
 

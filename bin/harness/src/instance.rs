@@ -1,8 +1,8 @@
 //! A store that runs for a measurement: its processes on free ports of the loopback, in a temporary directory, up to the
 //! moment they serve; and how redis-server is started.
 //!
-//! It owns the children, and ends them by their ids. Call it from the main thread: the children ask the kernel to be killed
-//! when the thread that started them is gone.
+//! Owns the children, and ends them by their ids. Call it from the main thread: the kernel kills the children when the
+//! thread that started them ends.
 
 use super::cluster::OwnCluster;
 use super::monitor::ask;
@@ -24,7 +24,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long a process may take to end when asked to, before it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
-/// Between two looks at another process's progress, which cannot wake us.
+/// The interval at which another process's progress is polled.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long one question may take.
@@ -198,7 +198,7 @@ impl Starting<'_> {
         Ok(())
     }
 
-    /// Asks `look` until it tells something.
+    /// Calls `look` until it gives a result.
     pub(crate) fn wait<T>(&mut self, what: &str, look: impl Fn() -> Option<T>) -> anyhow::Result<T> {
         loop {
             if let Some(found) = look() {

@@ -1,5 +1,5 @@
-//! The judge of single answers: what was asked for, what came back, what the ledger knows. It sends nothing, counts
-//! nothing and has no time of its own; `load` and the last reading of `run` bring their answers here.
+//! Judges single answers by what was asked and what the ledger knows. Sends nothing, counts nothing and reads no clock;
+//! `load` and the last reading of `run` pass their answers to it.
 
 use super::check::{Deed, HistoryEntry, ValueRead};
 use super::driver::{Access, Answer, Execution, LoadRequest, ResponseSink};
@@ -16,7 +16,7 @@ pub(crate) struct Flight {
     pub begun_ns: u64,
     /// Reads: what is stale, as of before it was sent.
     pub floor: u64,
-    /// Reads: the write of the same key that is in front of it in the batch.
+    /// Reads: the write of the same key before it in the batch.
     pub behind: Option<u32>,
     /// What became of it so far.
     pub ended: Ended,
@@ -33,7 +33,7 @@ pub(crate) enum Ended {
     Wrong { at_ns: u64, fate: Execution, seen: Option<ValueRead> },
 }
 
-/// What the check must know of an operation; nothing of a read that brought nothing.
+/// What the check must know of an operation; nothing for a read without a result.
 pub(crate) fn entry(writer: u32, sent_ns: u64, request: LoadRequest, flight: Flight) -> Option<HistoryEntry> {
     let (deed, returned_ns) = match (request.action, flight.ended) {
         (Access::Write(version), Ended::Open) => {

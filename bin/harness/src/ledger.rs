@@ -1,5 +1,4 @@
-//! What was written and acknowledged, key by key: enough to call a value that comes back stale, while the load runs,
-//! in bounded memory.
+//! What was written and acknowledged, for each key: enough to find stale values while the load runs, in bounded memory.
 //!
 //! Each write of a key takes the key's next number and notes its *floor*: all writes of the key through that number
 //! were over (answered) when it was begun. A reader that is certain of a write (it was acknowledged, or somebody has
@@ -7,7 +6,7 @@
 //! across all connections, and misses nothing at the end, when no write is open. A write with an unknown outcome may
 //! take effect at any later time: it is never called stale.
 //!
-//! It never judges in what order concurrent operations may be seen: `--check` does.
+//! It does not judge the order of concurrent operations: `--check` does.
 
 use super::value::WriteNumber;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -79,7 +78,7 @@ impl Ledger {
             open.writes.iter().filter(|(_, by)| !self.ordered || *by != writer).map(|(seq, _)| *seq).min();
         let floor = concurrent.unwrap_or(seq) - 1;
         open.writes.push((seq, writer));
-        // Behind the lock: whoever reads the value has got it from a store that got it from here.
+        // Within the lock: a reader can have the value only from a store that got it from here.
         key.last.store(seq, Ordering::Release);
         WriteNumber { writer, seq, floor }
     }
@@ -127,7 +126,7 @@ impl Ledger {
             return Err(Misread::Stale);
         }
         if version.floor > key.floor.load(Ordering::Relaxed) {
-            // It was seen, so whoever comes later must not see what it had replaced.
+            // It was seen, so later reads must not see what it had replaced.
             raise(key, &mut lock(&key.open), version.floor, now_ns);
         }
         Ok(())
@@ -150,7 +149,7 @@ impl Ledger {
 }
 
 fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
-    // Nothing panics half way through a change.
+    // No panic can leave a change unfinished.
     open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -1,12 +1,12 @@
-//! The load itself: threads, connections, the loop of each connection. What an answer is worth is said by `judge`.
+//! The load itself: threads, connections, the loop of each connection. `judge` judges the answers.
 //!
 //! One thread serves many connections with one single-threaded runtime. A connection is one task that lives as long as
 //! the load and reconnects by itself; a request costs no task, no timer and no allocation. What is counted goes once
 //! a batch into [`Windows`], in the second in which the request ended.
 //!
-//! A request belongs to the measurement if it was begun (in the open loop: was due) within it. Those that are answered
-//! after its end are late: they count in the totals, as leaving them out would leave out the slowest, but in no second
-//! and no throughput. What the open loop did not get done in the warm-up is dropped when the measurement begins.
+//! A request belongs to the measurement if it was begun (in the open loop: was due) within it. Requests that are
+//! answered after its end are late. They count in the totals, because without them the slowest would be missing, but in
+//! no second and no throughput. The open loop's backlog of the warm-up is dropped when the measurement begins.
 
 use super::check::{HistoryEntry, Recorder};
 use super::clock::ns;
@@ -33,20 +33,22 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{sleep_until, Sleep};
 
-/// How long a connection rests after a round of targets that did not serve it, at first and at most.
+/// The first and the longest pause of a connection after a round of targets that did not serve it.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 
-/// How long what was due before an interruption may still be sent, at most.
+/// How long after an interruption requests that were due before may still be sent.
 const GRACE_MAX: Duration = Duration::from_secs(2);
 
-/// How far back failures are laid to a process that is found to have ended: so many moments of this length.
+/// When a process is found to have ended, failures of the last moments are attributed to it: this many moments of this
+/// length.
 const MOMENT_NS: u64 = 10_000_000;
 const MOMENTS_MAX: usize = 20;
 
 /// A second of the measurement.
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// The shortest time at the end that is a second of its own: a shorter one would make a rate of very few requests.
+/// The shortest rest at the end that counts as a second of its own: a shorter one would give a rate from very few
+/// requests.
 const LAST_SECOND_NS_MIN: u64 = 500_000_000;
 
 /// How far back in a batch a write of the same key is looked for.
@@ -149,7 +151,7 @@ impl Shared {
     pub(crate) fn last_second(&self) -> u64 {
         let length_ns = self.end_ns().saturating_sub(self.from_ns);
         let full = length_ns / SECOND_NS;
-        // What is too short belongs to the second before.
+        // A rest that is too short belongs to the previous second.
         full - u64::from(full > 0 && length_ns % SECOND_NS < LAST_SECOND_NS_MIN)
     }
 
@@ -168,7 +170,8 @@ impl Shared {
         self.windows.iter().flat_map(|windows| lock(windows).take_before(number)).collect()
     }
 
-    /// Takes what is in no second, of all threads: what ended after the end, and wrong answers outside the measurement.
+    /// Takes from all threads what is in no second: requests that ended after the end, and wrong answers outside the
+    /// measurement.
     pub(crate) fn take_rest(&self) -> (TimeWindow, Errors) {
         let (mut late, mut outside) = (TimeWindow::default(), Errors::new());
         for windows in &self.windows {
@@ -233,8 +236,8 @@ impl Phases {
         self.begun.store(true, Ordering::Release);
     }
 
-    /// A process is found to have ended a moment ago. Its connections knew before we did: what failed in that moment is
-    /// due to it.
+    /// A process is found to have ended a moment ago. Its connections noticed earlier, so the failures of that moment
+    /// are attributed to it.
     pub(crate) fn begin_late(&self, now_ns: u64) {
         self.begin(now_ns);
         let mut state = lock(&self.state);
@@ -294,7 +297,7 @@ impl Phases {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics half way through a change.
+    // No panic can leave a change unfinished.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -326,7 +329,7 @@ impl Load {
     /// Ends the measurement now, if it has not ended.
     pub(crate) fn interrupt(&self) {
         self.shared.interrupt();
-        // Without receivers there is nobody left to stop.
+        // Without receivers there is nothing left to stop.
         let _ = self.stop.send(true);
     }
 
@@ -437,7 +440,8 @@ impl Client {
     fn is_over(&self) -> bool {
         let (now_ns, end_ns) = (self.now_ns(), self.shared.end_ns());
         match &self.schedule {
-            // What was due within the measurement is still sent, or the requests that waited longest were left out.
+            // Requests that were due within the measurement are still sent: else those that waited longest would be
+            // left out.
             Some(schedule) => {
                 let never_measured = end_ns <= self.shared.from_ns && now_ns >= end_ns;
                 schedule.due_ns() >= end_ns || never_measured || now_ns >= self.shared.grace_until_ns()
@@ -459,7 +463,7 @@ impl Client {
     async fn run(mut self) -> Vec<HistoryEntry> {
         let think = self.shared.plan.think;
         if !think.is_zero() && self.schedule.is_none() {
-            // Or all would ask at once, again and again.
+            // Otherwise all would connect at the same moments.
             let first = self.random.random_range(Duration::ZERO..think);
             let at_ns = self.now_ns() + ns(first);
             self.pause(at_ns).await;
@@ -476,7 +480,8 @@ impl Client {
                 self.target += 1;
             }
             if self.refused >= self.shared.dialer.targets.len() {
-                // Whether they take no connection, close it, or serve nobody: asked at once they would say the same.
+                // Whether they refuse or close the connection, or do not serve: an immediate retry would give the same
+                // result.
                 self.refused = 0;
                 let rest = backoff.mul_f64(self.random.random_range(0.5..1.0));
                 backoff = (backoff * 2).min(BACKOFF.1);
@@ -525,7 +530,8 @@ impl Client {
         None
     }
 
-    /// Sends batches until the connection breaks, is to be left, or the load is over. Whether it was of any use.
+    /// Sends batches until the connection breaks, is to be left, or the load is over. Returns whether any request
+    /// succeeded.
     async fn use_up(&mut self, mut connection: StoreConnection) -> bool {
         let timeout = self.shared.plan.timeout;
         let mut useful = false;
@@ -683,7 +689,8 @@ impl Client {
         shared.phases.failed(failure, ended_ns, 1);
     }
 
-    /// Open loop: what was due within the measurement and could not even be sent failed when it was due.
+    /// Open loop: requests that were due within the measurement and could not be sent count as failed when they were
+    /// due.
     fn count_unsent(&mut self) {
         let shared = Arc::clone(&self.shared);
         let Some(schedule) = &mut self.schedule else { return };
@@ -702,8 +709,8 @@ impl Client {
     }
 }
 
-/// What `future` gives, or nothing after `deadline`. The timer is moved only when it goes off too early, so that a
-/// request costs none; its last deadline must not lie after this one.
+/// The result of `future`, or `None` after `deadline`. The timer is moved only when it fires too early, so that a
+/// request costs no timer call. Deadlines must not decrease.
 async fn within<F: Future>(
     mut timer: Pin<&mut Sleep>,
     deadline: tokio::time::Instant,

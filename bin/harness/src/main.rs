@@ -4,8 +4,8 @@
 //! `dsm-test-harness one-core` measures a build beside the one before it, and with the feature `peers`, `dsm-test-harness
 //! peers` measures this store beside others; see `docs/BENCHMARKS.md`.
 //!
-//! It runs the roles of its cluster by running itself again (`dsm-test-harness role …`, not meant for people). Nothing
-//! that serves depends on this crate, so that a store is built without plotters, fonts and the drivers of other stores.
+//! It runs the roles of its cluster by running itself again (`dsm-test-harness role …`, for internal use). The store
+//! does not depend on this crate, so it is built without plotters, fonts and the drivers of other stores.
 //!
 //! This file has the order of things from the command line to the exit code.
 //!
@@ -18,13 +18,13 @@
 //! | [`keys`], [`value`], [`ledger`], [`judge`], [`check`] | what is asked for, and whether the answer is true |
 //! | [`verdict`] | what may be wrong, and its names |
 //! | [`window`], [`monitor`], [`system`], [`clock`] | figures |
-//! | [`one_core`] | a build beside the one before it |
-//! | `peers`, with the feature of that name | this store beside others |
+//! | [`one_core`] | compares a build with the previous one |
+//! | `peers`, with the feature of that name | compares this store with others |
 //! | [`instance`] | the processes of both |
 //! | [`record`], [`output`], [`progress`], [`plots`], [`report`] | what is left behind and shown |
 //! | [`cluster`], [`stop`] | processes and signals |
 
-// Nobody may wait for whoever reads standard error, nor fail with it: `dsm_server::cli::tell`.
+// A blocked or closed standard error must neither delay nor end this process: print with `dsm_server::cli::tell`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 mod check;
@@ -85,7 +85,7 @@ const PLACEMENT_S: f64 = 2.0;
 /// How many lines of a node that does not start are shown.
 const LAST_LINES: usize = 5;
 
-// It runs the roles too, and they are to be measured with the allocator they have in their own binaries.
+// The roles run in this program too, and are measured with the allocator of their own binaries.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -158,7 +158,7 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
             wrong.extend(found.iter().map(ToString::to_string));
             let table = progress::table(&record);
             sweep.runs.push(record);
-            // The files first, after each point, so that an hour's work survives whatever comes.
+            // The files are written first, after each point, so that long work is not lost.
             if let Err(error) = leave(&sweep, single, options, plots::draw_after_point) {
                 progress.warn(&format!("{error:#}"));
             }
@@ -170,7 +170,7 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
         match placement::experiment(options, seed, &stop, &mut progress) {
             Ok(records) => sweep.placement = records,
             Err(error) if alone => return Err(error),
-            // The runs are measured, whatever became of the experiment after them.
+            // The runs are complete even if the experiment after them fails.
             Err(error) => progress.warn(&format!("no placement experiment: {error:#}")),
         }
         progress.table(&placement::table(&sweep.placement));
@@ -180,7 +180,7 @@ fn measure(options: &Options) -> anyhow::Result<ExitCode> {
     } else {
         match leave(&sweep, single, options, plots::draw) {
             Ok(()) => progress.say(&format!("written to {}", options.output.display())),
-            // What was found out is told all the same.
+            // What was found is still reported.
             Err(error) => wrong.push(format!("{error:#}")),
         }
     }
@@ -280,7 +280,7 @@ fn start(
             Ok(None)
         }
         Err(error) => {
-            // With the cluster its directory goes, and what the nodes said in it.
+            // The directory with the nodes' output is removed with the cluster.
             let said = last_words(cluster.launcher(), &error);
             Err(anyhow::anyhow!(sentence(&error)))
                 .with_context(|| format!("the cluster does not start{said}"))

@@ -1,8 +1,8 @@
-//! What the store says about itself during a run: who it is, how many slaves are active, how many writes each of
-//! them acknowledged. A thread of its own asks every target for INFO once a second.
+//! The INFO of the store during a run: its version, the active slaves, the writes that each of them acknowledged. A
+//! separate thread asks every target once a second.
 //!
-//! A master counts the acknowledgements it got itself, from its start on. So the growth of each counter is summed up
-//! over both masters, and a master that dies takes at most one second of them along.
+//! A master counts only the acknowledgements that it got itself since its start. So the growth of each counter is
+//! summed over both masters, and when a master dies at most one second of them is lost.
 
 use super::record::SlaveLoad;
 use anyhow::Context as _;
@@ -70,7 +70,7 @@ impl Monitor {
 
     /// Asks a last time; what was seen.
     pub(crate) fn finish(self) -> Monitored {
-        // It ends in any case: the channel is gone with us.
+        // The thread ends in any case, because the channel is dropped with us.
         let _ = self.finish.send(());
         match self.thread.join() {
             Ok(monitored) => monitored,
@@ -92,7 +92,7 @@ struct State {
 impl State {
     fn look(&mut self) {
         for target in self.targets.clone() {
-            // A target that is down or hangs is no news here: the load notices.
+            // A target that is down or hangs is not reported here: the load notices it.
             if let Ok(info) = ask(&target, &["INFO"], LIMIT) {
                 self.take(&target, &info);
             }

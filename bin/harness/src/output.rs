@@ -95,7 +95,7 @@ fn put(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     new.push(".new");
     let written = fs::write(&new, content).and_then(|()| fs::rename(&new, path));
     if written.is_err() {
-        // Half a file, where there was any room at all.
+        // Removes a partial file.
         let _ = fs::remove_file(&new);
     }
     written.with_context(|| format!("cannot write {}", path.display()))

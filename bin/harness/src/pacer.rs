@@ -1,7 +1,7 @@
-//! Waits that end on time: a timer in the kernel for each thread of the load, exact to some ten microseconds.
+//! Precise waits: one kernel timer for each thread of the load, exact to some ten microseconds.
 //!
-//! tokio's timer counts whole milliseconds, which an open loop would find again in every latency. One descriptor
-//! serves all waits of a thread, so a wait costs a place in a heap, and an early end ([`Pacer::close`]) wakes all.
+//! tokio's timer counts whole milliseconds, which would show in every latency of an open loop. One descriptor serves
+//! all waits of a thread, so that a wait costs only a place in a heap, and an early end ([`Pacer::close`]) wakes all.
 
 use super::clock::Clock;
 use rustix::time::{
@@ -53,7 +53,7 @@ impl Pacer {
             armed_ns: u64::MAX,
             closed: false,
         };
-        // Deprecated for types that may swap their descriptor, which an `OwnedFd` that nobody else has cannot; its
+        // Deprecated for types that may swap their descriptor, which an `OwnedFd` that is not shared cannot. The
         // successor is unsafe, and unsafe code is forbidden here.
         #[allow(deprecated)]
         let timer = AsyncFd::with_interest(timer, Interest::READABLE)?;
@@ -63,7 +63,7 @@ impl Pacer {
     /// Waits until `at_ns`, give or take [`SLACK_NS`], or until all waits are ended. `waiter` has one wait at a time.
     pub(crate) async fn until(&self, waiter: usize, at_ns: u64) {
         poll_fn(|context| {
-            // Whoever was woken is due: with a stricter rule here it would wait for a timer that has gone off.
+            // A waiter that was woken is due: a stricter check would make it wait for a timer that has already fired.
             if self.clock.now_ns() + SLACK_NS >= at_ns {
                 return Poll::Ready(());
             }
@@ -148,7 +148,7 @@ impl Pacer {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics half way through a change.
+        // No panic can leave a change unfinished.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

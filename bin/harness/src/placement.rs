@@ -52,7 +52,7 @@ pub(crate) fn experiment(
 }
 
 fn settings(options: &Options, seed: u64, placement: &str) -> LoadSettings {
-    // What counts is how many writes there are, not how long the values of the runs are.
+    // The number of writes matters, not the length of the runs' values.
     let shortest = Texts::value_bytes_min(&options.key_prefix, options.keys);
     let value_bytes = VALUE_BYTES.max(u32::try_from(shortest).unwrap_or(u32::MAX));
     LoadSettings { slaves: SLAVES, placement: placement.to_owned(), value_bytes, ..options.settings(seed) }

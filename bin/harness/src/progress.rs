@@ -1,8 +1,8 @@
-//! What a person sees while and after a run: a bar with live figures on a terminal, a line now and then elsewhere,
-//! and the table at the end. Everything but the table goes to standard error. With `--quiet`: warnings alone.
+//! What is shown during and after a run: a bar with live figures on a terminal, a line now and then elsewhere, and the
+//! table at the end. Everything but the table goes to standard error. With `--quiet` only warnings.
 //!
-//! Kept by hand: one line that is redrawn once a second, and one table of eight columns of a fixed width. indicatif and
-//! comfy-table would bring four crates to each build of the harness for about forty lines here.
+//! Written by hand: one line that is redrawn once a second, and one table of eight columns of fixed width. indicatif
+//! and comfy-table would add four crates to each build of the harness to save about forty lines.
 
 use super::record::{Percentiles, RunRecord, Second};
 use std::collections::BTreeMap;
@@ -91,7 +91,7 @@ impl Progress {
             return;
         }
         self.end();
-        // Nobody reads it any more, perhaps; the files are what is left behind.
+        // Its reader may have closed it; the results are in the files.
         let _ = writeln!(io::stdout(), "{table}");
     }
 
@@ -120,7 +120,7 @@ impl Progress {
     }
 }
 
-/// What of `text` fits into a line of so many columns: one that is wrapped could not be taken away again.
+/// The part of `text` that fits on a line of this many columns: a wrapped line could not be erased.
 fn cut(text: &str, columns: usize) -> &str {
     match text.char_indices().nth(columns.saturating_sub(1)) {
         Some((end, _)) => &text[..end],

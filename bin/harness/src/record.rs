@@ -1,7 +1,7 @@
-//! What a run leaves behind: the types of `run.json` ([`RunRecord`]) and `sweep.json` ([`SweepRecord`]).
+//! The results of a run: the types of `run.json` ([`RunRecord`]) and `sweep.json` ([`SweepRecord`]).
 //!
-//! It owns names, units and meanings (docs/HARNESS.md explains them to readers of the files), and never computes.
-//! Plots and the report read nothing but these.
+//! Owns names, units and meanings (docs/HARNESS.md explains them to readers of the files), and never computes. Plots
+//! and the report read only these.
 
 use super::failures::HistoryVerdict;
 use serde::{Deserialize, Serialize};
@@ -221,7 +221,7 @@ pub(crate) struct Totals {
     pub bound_by_think: bool,
 }
 
-/// A fault, or the end of a process that nobody asked for, and what became of the load from it to the next one.
+/// A fault, or an unrequested end of a process, with the effect on the load until the next one.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct FaultRecord {
     /// As in `--fault`: `kill-primary`, `pause-slave:2`; or `primary ended (signal 9)`.
@@ -271,7 +271,7 @@ pub(crate) struct ReadBack {
     pub keys_checked: u64,
     /// Keys whose latest acknowledged write is gone.
     pub lost: u64,
-    /// Keys whose value nobody wrote.
+    /// Keys with a value that was never written.
     pub mangled: u64,
 }
 

@@ -1,6 +1,6 @@
 //! One run from beginning to end: first values, warm-up, measurement with its faults, the last reading, the verdicts.
 //!
-//! It runs on the main thread, which alone may start processes (see `dsm::launcher`), and never loads anything itself.
+//! Runs on the main thread, because only that may start processes (see `dsm::launcher`). Never loads the store itself.
 
 use super::check::{self, Deed, HistoryEntry, Recorder, ValueRead};
 use super::clock::{ns, Clock};
@@ -41,10 +41,10 @@ const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long the store may take to accept a batch of the first values, or to answer one of the last reading.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long it may take to accept the very first ones: nobody there is told soon.
+/// How long it may take to accept the very first ones, so that a target that does not answer is reported soon.
 const FIRST_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long the last reading may take for a batch once a signal came: somebody waits for the end.
+/// How long the last reading may take for a batch after a signal: the user waits for the end.
 const STOPPED_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a failed batch of those rests before it is tried again.
@@ -53,7 +53,7 @@ const REST: Duration = Duration::from_millis(20);
 /// How long after its end a second is still open for requests that ended in it and were not counted at once.
 const SECOND_OPEN_NS: u64 = 500_000_000;
 
-/// The share of what the pauses alone allow that makes a run bound by them.
+/// From this share of the throughput that the pauses alone would allow, a run counts as limited by them.
 const BOUND_SHARE: f64 = 0.8;
 
 /// How many milliseconds WAIT gives the replicas.
@@ -171,7 +171,7 @@ pub(crate) fn run(setting: Setting<'_>) -> anyhow::Result<RunRecord> {
             us_per_request: cpu.total_s() * 1e6 / requests,
         },
     };
-    // Whatever becomes of what follows, the measurement is there.
+    // The measurement is saved before anything else can fail.
     if let Err(error) = keep(&record) {
         progress.warn(&format!("{error:#}"));
     }
@@ -212,13 +212,13 @@ pub(crate) fn run(setting: Setting<'_>) -> anyhow::Result<RunRecord> {
     Ok(record)
 }
 
-/// What tells the values of this run from those of any other, the other points of its grid included.
+/// Distinguishes the values of this run from those of any other, including other points of its grid.
 fn run_tag(settings: &LoadSettings) -> u32 {
     let folded = (settings.seed ^ (settings.seed >> 32)) as u32;
     folded ^ rand::rng().random::<u32>()
 }
 
-/// Judges the history on a thread of its own: a second signal does not wait for it.
+/// Judges the history on a separate thread, so that a second signal need not wait for it.
 fn judged(
     entries: Vec<HistoryEntry>,
     cut_ns: Option<u64>,
@@ -228,7 +228,7 @@ fn judged(
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let texts = Arc::clone(texts);
     let work = move || {
-        // Nobody waits for it any more after a second signal.
+        // After a second signal its result is no longer awaited.
         let _ = sender.send(check::judge(entries, cut_ns, &texts));
     };
     std::thread::Builder::new().name("check".to_owned()).spawn(work).context("cannot start a thread")?;
@@ -356,7 +356,7 @@ impl Control<'_> {
 
     /// A second is over.
     fn tick(&mut self, now_ns: u64, from_ns: u64) {
-        // While a fault lasts, refused connections are no news.
+        // While a fault lasts, refused connections are expected.
         if let (Some(error), false, []) =
             (self.shared.connect_error.get(), self.connect_error_told, &self.faults[..])
         {
@@ -509,7 +509,7 @@ fn fault_records(
 ) -> Vec<FaultRecord> {
     let seconds = |at_ns: u64| at_ns.saturating_sub(from_ns) as f64 / 1e9;
     let records = struck.iter().zip(phases).map(|(struck, phase)| FaultRecord {
-        // Nothing strikes in the warm-up, but a process may die there.
+        // No fault strikes in the warm-up, but a process may die.
         name: format!("{}{}", struck.name, if struck.at_ns < from_ns { " in the warm-up" } else { "" }),
         at_s: seconds(struck.at_ns),
         until_s: struck.until_ns.map(seconds),

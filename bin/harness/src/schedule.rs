@@ -1,5 +1,5 @@
-//! When the requests of an open loop are due: evenly spaced slots, each computed from its number, so that no rate and
-//! no length of a run adds up errors.
+//! When the requests of an open loop are due: evenly spaced slots, each computed from its number, so that rounding
+//! errors do not add up.
 
 /// The slots of one connection.
 #[derive(Clone, Copy, Debug)]

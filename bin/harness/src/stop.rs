@@ -1,5 +1,5 @@
-//! Ctrl+C and SIGTERM: the first one ends the measurement early and cleanly, the second one what is done after it, the
-//! third one the process at once. And the news that a child may have ended.
+//! Ctrl+C and SIGTERM: the first one ends the measurement early and cleanly, the second one the work after it, the
+//! third one the process at once. Also notices that a child may have ended.
 
 use anyhow::Context as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -127,7 +127,7 @@ impl StopSignal {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics half way through a change.
+        // No panic can leave a change unfinished.
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,9 +1,8 @@
 //! The texts of keys and values: what a write sends and what a read must bring back.
 //!
-//! A value names its key, the run, who wrote it, as which write of that key, and what that write had left behind,
-//! and is filled up with a pattern: `key42:9f3c01:2a:1f4:1;ABCDEF…`. So one value tells whether it was written at
-//! all, for this key, whole, and how old it is. It owns this text and never knows what was acknowledged
-//! ([`super::ledger`] does).
+//! A value names its key, the run, who wrote it, as which write of that key, and what that write had left behind, and
+//! is filled up with a pattern: `key42:9f3c01:2a:1f4:1;ABCDEF…`. So a value shows whether it was written for this key,
+//! is whole, and how old it is. Owns this text; [`super::ledger`] knows what was acknowledged.
 
 /// Which write a value came from. Writes of one key are numbered from 1 in the order in which they were begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +11,7 @@ pub(crate) struct WriteNumber {
     pub writer: u32,
     /// Which write of its key.
     pub seq: u64,
-    /// All writes of the key through this number were over, one way or the other, when this one was begun.
+    /// All writes of the key through this number had ended, with whatever outcome, when this one was begun.
     pub floor: u64,
 }
 

@@ -1,19 +1,19 @@
-//! What is not good about a run ([`Finding`]). The table, the exit code and the report all ask here.
+//! The problems of a run ([`Finding`]). The table, the exit code and the report all use them.
 
 use super::failures::{HistoryVerdict, Wrong};
 use super::record::RunRecord;
 use std::fmt;
 
-/// Why a run is not good: each makes the exit code 1.
+/// A problem of a run; each one makes the exit code 1.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Finding {
     /// So many answers were wrong; `outside`: not within the measurement.
     Answers { wrong: Wrong, count: u64, outside: bool },
     /// So many keys lost their latest acknowledged write.
     Lost(u64),
-    /// So many keys hold at the end what nobody wrote.
+    /// So many keys hold a value at the end that was never written.
     MangledKeys(u64),
-    /// Nobody knows what was lost, and why.
+    /// It is unknown what was lost, and why.
     NotReadBack(String),
     /// The history was not found linearizable; with the part that has no explanation.
     History(HistoryVerdict, String),
@@ -58,7 +58,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// All that is not good about a run. `error_rate_max`: `--max-error-rate`, in percent.
+/// All problems of a run. `error_rate_max`: `--max-error-rate`, in percent.
 pub(crate) fn findings(run: &RunRecord, error_rate_max: Option<f64>) -> Vec<Finding> {
     let mut found = Vec::new();
     let totals = &run.totals;

@@ -54,7 +54,7 @@ impl Latencies {
 
     fn add(&mut self, other: &Latencies) {
         let Some(histogram) = &other.histogram else { return };
-        // Both have the same constant bounds, so there is nothing that does not fit.
+        // Both have the same constant bounds, so everything fits.
         let _ = self.histogram().add(histogram);
         self.sum_ns += other.sum_ns;
         self.max_ns = self.max_ns.max(other.max_ns);
@@ -169,7 +169,7 @@ impl TimeWindow {
     }
 }
 
-/// What one thread counted and nobody has taken yet.
+/// What one thread has counted and was not taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct Windows {
     /// The seconds of the measurement in which requests ended.
@@ -191,7 +191,7 @@ impl Windows {
         &mut self.late
     }
 
-    /// Notes a failure outside the measurement. Only a wrong answer is worth a word there.
+    /// Notes a failure outside the measurement, where only wrong answers count.
     pub(crate) fn outside(&mut self, failure: &RequestFailure) {
         if let RequestFailure::Wrong(wrong) = failure {
             count_errors(&mut self.outside, wrong.class(), 1);

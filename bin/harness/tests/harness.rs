@@ -1,9 +1,9 @@
-//! `dsm-test-harness` as a user runs it: real stores, real clusters, and servers that lie or stall, which it must
-//! find out.
+//! `dsm-test-harness` as a user runs it: with real stores, real clusters, and servers that lie or stall, which it must
+//! detect.
 
 #[path = "../../../tests/common"]
 mod common {
-    //! What it uses of what the tests of the whole system share.
+    //! The parts of the system tests' shared code that it uses.
     #![allow(dead_code, reason = "it uses a part")]
 
     pub(crate) mod flags;
@@ -35,7 +35,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// How long a short run may take on a machine with much else to do.
+/// How long a short run may take on a busy machine.
 const PATIENCE: Duration = seconds(120);
 
 /// A run of the harness in a directory of its own.
@@ -97,7 +97,7 @@ impl Run {
         lines.map(row).collect()
     }
 
-    /// Whether nothing of a cluster is left: no directory, no process that was started with one.
+    /// Checks that nothing of a cluster is left: no directory, and no process with one in its command line.
     fn assert_nothing_left(&self) {
         let left: Vec<_> = fs::read_dir(self.directory.path().join("tmp")).expect("ours").collect();
         assert!(left.is_empty(), "{left:?}");
@@ -133,7 +133,7 @@ impl Harness {
         let (done, waited) = std::sync::mpsc::channel();
         let waiter = std::thread::spawn(move || {
             let output = child.wait_with_output();
-            // Nobody listens any more if it took too long.
+            // The receiver is gone if it took too long.
             let _ = done.send(());
             output
         });
@@ -211,10 +211,10 @@ impl Drop for Redis {
     }
 }
 
-/// What a request of the harness is answered with; the store is at hand, the number of the connection, and the words.
+/// Gives the answer to a request of the harness, from the store, the number of the connection, and the words.
 type Answer = dyn Fn(&Mutex<BTreeMap<Vec<u8>, Vec<u8>>>, &[Vec<u8>]) -> Vec<u8> + Send + Sync;
 
-/// A server that does as it likes. Its threads end with its connections.
+/// A server with arbitrary answers. Its threads end with its connections.
 fn server(answer: Arc<Answer>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
@@ -689,7 +689,7 @@ fn silent_to(word: &'static [u8]) -> (SocketAddr, Arc<Mutex<bool>>) {
     let address = server(Arc::new(move |store, words| {
         if words[0] == word {
             *noted.lock().expect("no panic") = true;
-            // Until the process of this test ends.
+            // Blocks until the process of this test ends.
             loop {
                 std::thread::park();
             }

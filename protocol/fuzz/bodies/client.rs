@@ -1,5 +1,5 @@
-//! The client's machine between an application and masters that do anything: every request ends once and in time, and a
-//! write that may have been executed is never sent again.
+//! The client's machine with masters that do anything: every request ends once and in time, and a write that may have
+//! been executed is never sent again.
 
 use super::Input;
 use bytes::Bytes;
@@ -109,7 +109,7 @@ impl World {
                 let (which, word) = (input.below(8), input.u8());
                 let link = match self.link {
                     Link::Open(link) | Link::Closing(link) => link,
-                    // An answer from nowhere is for nobody.
+                    // An answer to a request that was never sent is ignored.
                     Link::None | Link::Connecting(_) => LinkId(0),
                 };
                 let known = self.in_flight.iter().nth(which).copied();
@@ -173,7 +173,7 @@ impl World {
             for (request, open) in &self.open {
                 assert!(self.now.since(open.begun) < TIMEOUT_MS, "{request} is kept behind its deadline");
             }
-            // Who is woken at once, again and again, never sleeps.
+            // A machine that always asks to be woken at once would never sleep.
             let wakeup = self.client.wakeup();
             assert!(wakeup.is_none_or(|wakeup| wakeup > self.now), "{wakeup:?} is not behind {:?}", self.now);
         }
@@ -181,7 +181,7 @@ impl World {
         assert!(serving.is_none_or(|place| place < self.masters && matches!(self.link, Link::Open(_))));
     }
 
-    /// Requests without an outcome that are sent on the link that stands.
+    /// Requests without an outcome that were sent over the current link.
     fn awaited(&self) -> impl Iterator<Item = &Open> {
         self.in_flight.iter().filter_map(|request| self.open.get(request))
     }

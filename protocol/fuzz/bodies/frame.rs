@@ -29,7 +29,7 @@ pub(crate) fn run(data: &[u8]) {
     }
 }
 
-/// Puts a header with the right checksum in front of any body.
+/// Puts a header with the right checksum before any body.
 fn seal(kind: u8, body: &[u8], wire: &mut Vec<u8>) {
     let checksum = crc32c::crc32c_append(crc32c::crc32c(&[kind]), body);
     wire.extend_from_slice(&(body.len() as u32).to_le_bytes());
@@ -90,7 +90,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         seen: Some(Seen { reign: Reign::new(2, 9), seq: Seq(9), durable: true }),
         room_bytes: u64::MAX,
     };
-    let master = HelloRole::Master { address: "a:1".to_owned(), lock_identity: "boot:1:2".to_owned() };
+    let master = HelloRole::Master { address: "a:1".to_owned(), log_identity: "boot:1:2".to_owned() };
     let hello = |role| Message::Control(Control::Hello(Hello { cluster: Some(ClusterId(7)), role }));
     let messages = [
         vec![request(Command::Get { key: bytes("k") }), request(Command::Status)],
@@ -136,7 +136,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
             Message::Control(Control::HandoverRequest {
                 replayed: Seq(9),
                 reign: Reign::new(3, 1),
-                file: Some((1, 2)),
+                log: Some((1, 2)),
                 slaves: vec![id],
                 forced: false,
             }),

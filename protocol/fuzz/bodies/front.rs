@@ -1,6 +1,6 @@
 //! The front under any events: every request is answered, served or ended with its session, once; the requests of a
-//! session keep their order; what waits is bounded. There are two links to other masters; the end of one concerns nothing
-//! that was sent over the other.
+//! session keep their order; what waits is bounded. There are two links to other masters; the end of one must not affect
+//! requests that were sent over the other.
 
 use super::Input;
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const CONFIG: Config = Config { requests_max: 12, bytes_max: 60 };
 
-/// What a request may still become.
+/// A request without an outcome, and what may still happen to it.
 struct Open {
     session: SessionId,
     deadline: Millis,
@@ -24,15 +24,15 @@ struct Open {
 struct World {
     now: Millis,
     stance: Stance,
-    /// The links that stand. One that ends is followed by another at once.
+    /// The open links. When one ends, another follows at once.
     links: [LinkId; 2],
     leader: Option<LinkId>,
     next_tag: u64,
-    /// By tag: no two have the same.
+    /// By tag, which is unique.
     open: BTreeMap<u64, Open>,
     /// Forwarded and not answered, over which link and for whom.
     forwarded: BTreeMap<RequestId, (LinkId, Asker)>,
-    /// What was lost with the link that ends just now.
+    /// The requests that were lost with the link that ends just now.
     lost: Vec<Asker>,
     last_forwarded: RequestId,
     /// The last request of a session that was served, in the order in which they were asked.
@@ -43,7 +43,7 @@ struct World {
     generations: BTreeMap<(LinkId, u64), u32>,
 }
 
-/// Events, one after the other; then time passes until nothing may wait any more.
+/// Events, one after the other; then time passes until no request may wait any more.
 pub(crate) fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let mut front = Front::new(CONFIG);
@@ -77,7 +77,7 @@ impl World {
         }
     }
 
-    /// A stance, but for one who is about to end: he takes no other one.
+    /// Takes a stance, except when the master is about to end: then its stance stays.
     fn takes(&mut self, stance: Stance) -> Option<Event> {
         if self.stance == Stance::Stopping {
             return None;
@@ -147,7 +147,7 @@ impl World {
     fn request(&mut self, choice: u8, input: &mut Input<'_>) -> Option<Event> {
         let who = input.u8();
         let forwarded = who & 0x30 == 0x30;
-        // The other master's sessions are others than ours.
+        // The other master's sessions are different from ours.
         let session = SessionId(u64::from(who & 3) + if forwarded { 100 } else { 0 });
         if self.closed.contains(&session) {
             return None;
@@ -171,7 +171,7 @@ impl World {
         Some(Event::Request { asker, kind, deadline, command })
     }
 
-    /// The session is over: nobody waits for its answers.
+    /// The session is over: no answers are expected.
     fn end(&mut self, session: SessionId) {
         self.closed.insert(session);
         self.open.retain(|_, open| open.session != session);
@@ -211,7 +211,7 @@ impl World {
         let highest = self.generations.entry((link, stream)).or_default();
         assert!(generation >= *highest, "a generation falls");
         *highest = generation;
-        // The oldest of the session that is not out already.
+        // The oldest request of the session that is not forwarded already.
         let out: Vec<u64> = self.forwarded.values().map(|(_, asker)| asker.tag).collect();
         let next = self.open.iter().find(|(tag, open)| open.session.0 == stream && !out.contains(tag));
         let (tag, open) = next.expect("nobody asked for what is forwarded");
@@ -256,7 +256,7 @@ impl World {
                             );
                         }
                         ErrorWord::Loading => {
-                            // Asked again over another link it would see what its session has written since.
+                            // Sent again over another link, it would see a later write of its session.
                             let is_overtaken = is_lost
                                 && !open.command.is_write()
                                 && self.done.get(&to.session).is_some_and(|done| *done > to.tag);

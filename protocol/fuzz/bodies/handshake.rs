@@ -1,5 +1,5 @@
-//! Both sides of the handshake under any bytes, in any pieces: whoever is let in has said what it must, nobody has longer or
-//! says more than he may, and it makes no difference how the bytes come.
+//! Both sides of the handshake with any bytes, in any pieces: a side that is accepted has sent what it must, neither the
+//! time nor the number of bytes exceeds its limit, and the pieces make no difference.
 
 use super::Input;
 use bytes::BytesMut;
@@ -28,7 +28,7 @@ pub(crate) fn run(data: &[u8]) {
     }
 }
 
-/// What became of the side that accepts, and what it left unread.
+/// The result of the accepting side, and the bytes that it left unread.
 fn accept(said: &[u8], chunk: usize) -> (Option<AcceptEffect>, Vec<u8>) {
     let begun = Millis(5);
     let mut machine = Accepting::new(begun, LIMIT_MS);
@@ -71,7 +71,7 @@ fn accept(said: &[u8], chunk: usize) -> (Option<AcceptEffect>, Vec<u8>) {
         assert_eq!(machine.deadline(), None);
     }
     match end {
-        // What is said after it belongs to nobody.
+        // Bytes after it belong to no one.
         Some(AcceptEffect::Reject(_)) => (end, Vec::new()),
         Some(AcceptEffect::Native(_) | AcceptEffect::Text | AcceptEffect::TimedOut) | None => {
             (end, unread.to_vec())
@@ -79,7 +79,7 @@ fn accept(said: &[u8], chunk: usize) -> (Option<AcceptEffect>, Vec<u8>) {
     }
 }
 
-/// What became of the side that dials, and what it left unread.
+/// The result of the dialing side, and the bytes that it left unread.
 fn dial(hello: &Hello, said: &[u8], chunk: usize) -> (Option<DialEffect>, Vec<u8>) {
     let mut greeting = Vec::new();
     let (mut machine, cluster) =
@@ -127,7 +127,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         frame::encode(&message, &mut out);
         out
     };
-    let master = HelloRole::Master { address: "a:1".to_owned(), lock_identity: "boot:1:2".to_owned() };
+    let master = HelloRole::Master { address: "a:1".to_owned(), log_identity: "boot:1:2".to_owned() };
     let state = MasterState { active: true, epoch: Epoch(1), seq: Seq(2), active_address: None };
     let welcome = Welcome { cluster: Some(ClusterId(7)), value_max: 1 << 24, state };
     let accepted = [

@@ -9,7 +9,7 @@ pub(crate) fn run(data: &[u8]) {
     let read = LockText::parse(&text);
     let written = read.to_string();
     assert!(written.len() <= text.len() + 128, "the text grows");
-    // A CR in front of a line's end belongs to it, so a value that ends in two loses one each time.
+    // A CR before a line feed belongs to the line end, so a value that ends in two of them loses one each time.
     if !text.contains('\r') {
         assert_eq!(LockText::parse(&written), read, "{written:?} does not come back");
     }

@@ -1,5 +1,5 @@
 //! The master machine and slave machines behind links that deliver late or never: the world of the machines' tests,
-//! driven by bytes. Every answer is held against one order, and directory and slaves must agree at rest.
+//! driven by bytes. One order must explain all answers, and the directory must agree with the slaves at rest.
 
 use super::Input;
 use dsm_protocol::machine::master::Placement;
@@ -11,7 +11,7 @@ mod world;
 
 use world::{Action, World};
 
-/// More would make single inputs slow and find nothing that fewer do not.
+/// More would make single inputs slow without finding more.
 const ACTIONS_MAX: usize = 400;
 
 /// `PLACEMENT SEED SLAVES MEMORY*` and then actions.

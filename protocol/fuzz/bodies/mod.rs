@@ -1,8 +1,8 @@
 //! What each fuzz target does with its bytes. Shared by the targets in `fuzz_targets/`, which libFuzzer drives, and by
 //! `protocol/tests/fuzz_corpus.rs`, which runs the same bodies over the corpus and over random bytes in every test run.
 //!
-//! A body takes any bytes, makes of them what its subject takes, and panics when the subject breaks a promise. It knows
-//! no clock and no randomness: the same bytes always do the same.
+//! A body takes any bytes, derives inputs for its subject from them, and panics when the subject breaks a promise. It
+//! knows no clock and no randomness: the same bytes always do the same.
 
 pub(crate) mod client;
 pub(crate) mod frame;
@@ -40,7 +40,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "takeover", body: takeover::run, seeds: takeover::seeds },
 ];
 
-/// Takes decisions off the front of the bytes. Behind their end everything is zero.
+/// Takes decisions off the front of the bytes. After their end everything is zero.
 pub(crate) struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -71,7 +71,7 @@ impl<'a> Input<'a> {
         usize::from(self.u8()) % end
     }
 
-    /// A number: small ones, and now and then one from the far end.
+    /// A number: mostly small, now and then near the maximum.
     pub(crate) fn number(&mut self) -> u64 {
         match self.u8() {
             255 => u64::MAX,
@@ -88,7 +88,7 @@ impl<'a> Input<'a> {
         taken
     }
 
-    /// Some bytes, their number in front.
+    /// Some bytes, preceded by their number.
     pub(crate) fn sized(&mut self) -> &'a [u8] {
         let length = usize::from(self.u8());
         self.take(length)

@@ -1,5 +1,5 @@
-//! The log: lines come back as they were written, a scan is the same however the bytes arrive and agrees with the lines
-//! taken one by one, and a verdict does not depend on the pieces either.
+//! The log: lines are read as they were written; a scan does not depend on the pieces in which the bytes arrive, and
+//! agrees with the lines parsed one by one; a verdict does not depend on the pieces, either.
 
 use super::Input;
 use bytes::Bytes;
@@ -118,7 +118,7 @@ struct Seen {
     bad: Option<BadLine>,
 }
 
-/// Scans a file that ends there, reading so much at a time and more only when that is too little.
+/// Scans a whole file, reading `chunk` bytes at a time, and more only when that is too little.
 fn scan(log: &[u8], chunk: usize) -> Seen {
     let mut scanner = Scanner::new(LINE_MAX);
     let mut records = Vec::new();
@@ -151,7 +151,7 @@ fn scan(log: &[u8], chunk: usize) -> Seen {
     Seen { records, position: scanner.position(), bad }
 }
 
-/// A line that a scan accepts is one that is good alone, and says the same.
+/// A line that a scan accepts is also good when parsed alone, with the same content.
 fn agrees(line: &[u8], record: &Record<'_>, before: Position) {
     assert!(line.len() <= LINE_MAX, "a line over the limit");
     let text = line.strip_suffix(b"\n").unwrap_or(line);
@@ -160,7 +160,7 @@ fn agrees(line: &[u8], record: &Record<'_>, before: Position) {
             assert!(line.ends_with(b"\n"), "a line without its newline is accepted");
             assert_eq!((alone.seq, alone.epoch, alone.synced), (record.seq, record.epoch, record.synced));
             assert_eq!(alone.to_operation(), record.to_operation());
-            // Written anew it says the same, though perhaps in other bytes.
+            // Encoded again it has the same content, though perhaps other bytes.
             let fields: Vec<_> = record
                 .fields
                 .filter(|(name, _)| *name != b"After")
@@ -182,7 +182,7 @@ fn agrees(line: &[u8], record: &Record<'_>, before: Position) {
     }
 }
 
-/// Each value is read back from its place alone, and nothing else is taken for it.
+/// Each value can be read back from its place alone, and other bytes are not accepted for it.
 fn values_come_back(log: &[u8], record: &Record<'_>, span: Span) {
     let Body::Write(pairs) = record.body else { return };
     for (_, value) in pairs {
@@ -222,7 +222,7 @@ fn without_evidence(verdict: Verdict) -> Verdict {
 fn check(log: &[u8], chunk: usize) {
     let seen = scan(log, log.len().max(1));
     let mut in_pieces = scan(log, chunk);
-    // A hole is bad before its line's end is seen, so its cause is not that of the whole line.
+    // A hole is found before the end of its line, so its cause differs from that of the whole line.
     if let (Some(bad), Some(whole)) = (&mut in_pieces.bad, &seen.bad) {
         if log[whole.offset as usize..].contains(&0) {
             (bad.cause, bad.finished) = (whole.cause.clone(), whole.finished);
@@ -237,7 +237,7 @@ fn check(log: &[u8], chunk: usize) {
     let rest = &log[bad.offset as usize..];
     for crash in [CrashKind::SameBoot, CrashKind::MayHaveLostPower] {
         let verdict = judge(log, bad, crash, rest.len().max(1));
-        // Only how much of the proof is found before the rest need not be read.
+        // Only the amount that is read before the verdict is certain may differ.
         assert_eq!(without_evidence(judge(log, bad, crash, chunk)), without_evidence(verdict.clone()));
         match verdict {
             Verdict::Torn { offset, bytes, .. } => {

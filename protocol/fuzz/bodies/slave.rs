@@ -7,7 +7,7 @@ use dsm_protocol::machine::slave::{Effect, Event, Slave, ENTRY_OVERHEAD_BYTES};
 use dsm_protocol::message::Seen;
 use std::collections::BTreeMap;
 
-/// What a link has said and heard.
+/// The state of a link.
 #[derive(Default)]
 struct Link {
     announced: Option<Seen>,
@@ -39,7 +39,7 @@ pub(crate) fn run(data: &[u8]) {
         let event = event(&mut input, choice & 0x3f, link);
         let expected = model.expect(&event);
         slave.step(event, &mut effects);
-        // The order of a report is the table's; what it says is checked.
+        // The order of a report is that of the table; its content is checked.
         let effects: Vec<_> = effects.into_iter().filter(|effect| !model.is_report(effect)).collect();
         assert_eq!(effects, expected);
         model.agrees(&slave);
@@ -49,7 +49,7 @@ pub(crate) fn run(data: &[u8]) {
 fn event(input: &mut Input<'_>, choice: u8, link: LinkId) -> Event {
     let version = |input: &mut Input<'_>| Version::new(input.number(), input.number());
     let key = |input: &mut Input<'_>| Bytes::from(vec![b'k'; input.below(5)]);
-    // Few numbers, so that they meet again.
+    // Few numbers, so that they repeat.
     let id = |input: &mut Input<'_>| ReignId(input.below(2) as u64);
     match choice % 12 {
         0 => Event::LinkUp { link },
@@ -85,7 +85,7 @@ impl Model {
         self.memory_max.map_or(u64::MAX, |max| max - self.memory_bytes())
     }
 
-    /// Whether the link's master reigns; if not, what it is told, once.
+    /// Whether the link's master is obeyed; if not, the refusal that it gets, once.
     fn obeys(&mut self, id: LinkId) -> Result<&mut Link, Vec<Effect>> {
         let obeyed = self.seen;
         let Some(link) = self.links.get_mut(&id) else { return Err(Vec::new()) };
@@ -97,7 +97,7 @@ impl Model {
         Err(if told { Vec::new() } else { vec![Effect::Outdated { link: id, seen }] })
     }
 
-    /// What a reign is told that does not follow the one that is known.
+    /// The refusal of a reign that does not follow the known one.
     fn refusal(&self, link: LinkId, reign: Reign) -> Option<Vec<Effect>> {
         let seen = self.seen?;
         let follows = reign == seen.reign || reign.epoch > seen.reign.epoch;

@@ -6,7 +6,7 @@ use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, ReignId, Seq, Version}
 use dsm_protocol::machine::master::{ReignRecord, Reigns};
 use dsm_protocol::machine::reign::may_begin::HEAR_MS;
 use dsm_protocol::machine::reign::{
-    Config, Effect, Event, FileAtPath, HandoverFailure, Hearsay, Leadership, LockSeen, Refusal, ReignRole,
+    Config, Effect, Event, HandoverFailure, Hearsay, LeaderSeen, Leadership, Refusal, ReignRole, StoredLog,
     Surroundings,
 };
 use dsm_protocol::record::Position;
@@ -43,7 +43,7 @@ impl Log {
     fn begin(&mut self, machine: &mut Leadership, now: Millis) {
         let mut effects = Vec::new();
         let end = self.end();
-        let read = Some(FileAtPath { device: 1, inode: 1, bytes: 1 });
+        let read = Some(StoredLog { id: (1, 1), bytes: 1 });
         let recovered = Event::Recovered { log: Some((&end).into()), read, noted: WitnessText::default() };
         for event in [Event::Sighted { follows: true }, Event::Halted, recovered] {
             machine.step(now, event, &mut effects);
@@ -67,7 +67,7 @@ impl Log {
         for event in [asked, Event::Synced, Event::TurnEnded(Surroundings::default())] {
             machine.step(now, event, &mut effects);
         }
-        let closed = Event::Closed { end: self.end(), file: None, reigns: &self.reigns };
+        let closed = Event::Closed { end: self.end(), log: None, reigns: &self.reigns };
         machine.step(now, closed, &mut effects);
     }
 }
@@ -127,11 +127,11 @@ pub(crate) fn run(data: &[u8]) {
             }
         };
         match event {
-            Event::Looked(LockSeen::Held { beat: seen }) if stage == Stage::Waiting => match beat {
+            Event::Looked(LeaderSeen::Leads { beat: seen }) if stage == Stage::Waiting => match beat {
                 Some((last, _)) if last == seen => {}
                 _ => beat = Some((seen, now)),
             },
-            Event::Looked(LockSeen::Free) if stage == Stage::Waiting => beat = None,
+            Event::Looked(LeaderSeen::Nobody) if stage == Stage::Waiting => beat = None,
             Event::PeerSaid { active, .. } => {
                 peer_active = active;
                 asked &= peer_active;
@@ -140,7 +140,7 @@ pub(crate) fn run(data: &[u8]) {
             Event::HandoverRefused => (asked, offered) = (false, false),
             Event::HandoverOffered => offered = true,
             Event::CaughtUp if stage == Stage::Replaying => stage = Stage::Standby,
-            Event::LockWon { .. } => {
+            Event::Won { .. } => {
                 stage = Stage::Recovering;
                 (asked, offered) = (false, false);
                 beat = None;
@@ -153,13 +153,13 @@ pub(crate) fn run(data: &[u8]) {
         effects.retain(|effect| {
             !matches!(
                 effect,
-                Effect::WatchLock | Effect::LookAtLog | Effect::Say(_) | Effect::AnswerOperator { .. }
+                Effect::WatchLeader | Effect::LookAtLog | Effect::Say(_) | Effect::AnswerOperator { .. }
             )
         });
         assert!(effects.len() <= 2, "{effects:?}");
         for effect in effects {
             match effect {
-                Effect::WaitForLock => {
+                Effect::QueueToLead => {
                     assert_eq!(stage, Stage::Standby, "queued twice or out of turn");
                     stage = Stage::Waiting;
                     beat = None;
@@ -219,11 +219,11 @@ fn event(choice: u8, argument: u8, stage: Stage) -> Option<Next> {
     let event = match choice % 16 {
         0..=5 => {
             let beat = (argument > 3).then_some(u64::from(argument >> 5));
-            Event::Looked(if argument == 0 { LockSeen::Free } else { LockSeen::Held { beat } })
+            Event::Looked(if argument == 0 { LeaderSeen::Nobody } else { LeaderSeen::Leads { beat } })
         }
         6 => Event::CaughtUp,
         7 | 8 => match stage {
-            Stage::Waiting => Event::LockWon { cluster: None, epoch: None },
+            Stage::Waiting => Event::Won { cluster: None, epoch: None },
             Stage::Recovering => return Some(Next::ReignBegan),
             Stage::Reigning => return Some(Next::ReignEnded),
             Stage::Replaying | Stage::Standby => return None,
@@ -236,7 +236,7 @@ fn event(choice: u8, argument: u8, stage: Stage) -> Option<Next> {
         }
         13 => Event::HandoverRefused,
         14 => Event::HandoverOffered,
-        _ => Event::Looked(LockSeen::Free),
+        _ => Event::Looked(LeaderSeen::Nobody),
     };
     Some(Next::Event(event))
 }

@@ -1,10 +1,10 @@
-//! The linearizability checker: takes what concurrent clients saw of single keys and says whether one order
-//! of their operations explains all of it.
+//! The linearizability checker: takes what concurrent clients saw of single keys, and tells whether one order of their
+//! operations explains all of it.
 //!
-//! It owns the recorded [`History`], the search, and the counter-example that a person can read. It never
-//! asks a clock, never talks to a cluster, and knows nothing of how a history came to be: tests, harness and
-//! simulation bring the times along. Nothing that serves depends on this crate. By hand: the checkers of others (Porcupine,
-//! Knossos) are not in Rust, or know no outcome that is unknown for ever.
+//! Owns the recorded [`History`], the search, and the counter-example that a person can read. Never reads a clock, never
+//! talks to a cluster, and does not know how a history was made: tests, harness and simulation give the times. No serving
+//! code depends on this crate. Written by hand, because other checkers (Porcupine, Knossos) are not in Rust, or do not
+//! allow an outcome that stays unknown.
 //!
 //! Linearizability is local (Herlihy and Wing, 1990): a history is linearizable if each key's part is. Each
 //! part is searched as Wing and Gong (1993) and Lowe (2017) describe: linearize one operation after the other,
@@ -13,9 +13,9 @@
 //! * An operation whose outcome is unknown returns at infinity, and may or may not have happened.
 //! * An operation that was answered *not executed* must not have happened: it is left out, so that a read of
 //!   its value has no explanation.
-//! * A read that fits the present state is linearized at once, without a branch: it changes nothing. So is a
-//!   write that nobody read, once nobody needs the present state.
-//! * A state that a read still needs, and that no open operation can produce again, is not left.
+//! * A read that fits the present state is linearized at once, without a branch: it changes nothing. So is a write that
+//!   was never read, once no operation needs the present state.
+//! * A state is not left while a read still needs it and no open operation can produce it again.
 //!
 //! The set of linearized operations is remembered as a 128 bit sum of random numbers, one for each operation.
 //!
@@ -59,7 +59,7 @@ const TIMELINE_COLUMNS_MAX: usize = 60;
 /// The bytes of a key or value that a counter-example prints.
 const PRINTED_BYTES_MAX: usize = 48;
 
-/// What a client asked of one key, with what it heard where the answer carries something.
+/// What a client asked of one key, with the answer's content if it has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Writes the value. Values that are unique within a key make the check sharp and fast.
@@ -94,7 +94,7 @@ pub struct ClientOperation {
     pub key: Bytes,
     /// What was asked of the store.
     pub action: Action,
-    /// What the client heard, if anything.
+    /// How it ended, as the client knows.
     pub outcome: OperationOutcome,
     /// Nanoseconds on a clock that all clients share: before the request left.
     pub invoked_ns: u64,
@@ -150,7 +150,7 @@ impl History {
         self.finish(begun, OperationOutcome::Done, now_ns);
     }
 
-    /// Takes in what another client recorded on the same clock.
+    /// Adds the operations that another client recorded on the same clock.
     pub fn merge(&mut self, other: History) {
         self.operations.extend(other.operations);
     }
@@ -172,7 +172,7 @@ impl History {
 /// Bounds of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SearchLimits {
-    /// How many operations the search may linearize for one key, those that it takes back included.
+    /// How many operations the search may linearize for one key, including those that it takes back.
     pub steps_max: u64,
 }
 
@@ -317,7 +317,7 @@ pub fn check_within(operations: &[ClientOperation], limits: SearchLimits) -> Res
         match search(&part, limits.steps_max) {
             Verdict::Linearizable { steps } => stats.steps += steps,
             Verdict::Not => return Err(Violation::NotLinearizable(counter_example(key, part))),
-            // A key with a proven contradiction says more than one that nothing is known about.
+            // A proven contradiction of one key is reported before a search that gave up.
             Verdict::GaveUp { steps } => {
                 gave_up.get_or_insert(Violation::GaveUp { key: key.clone(), operations: part.len(), steps });
             }
@@ -326,10 +326,10 @@ pub fn check_within(operations: &[ClientOperation], limits: SearchLimits) -> Res
     gave_up.map_or(Ok(stats), Err)
 }
 
-/// What a key may hold once all its operations are over, and so what must be readable then.
+/// What a key may hold once all its operations are over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Readable {
-    /// The values that may stand: written, and not certainly overwritten or deleted.
+    /// The possible values: written, and not certainly overwritten or deleted.
     pub values: Vec<Bytes>,
     /// Whether the key may be missing.
     pub missing: bool,
@@ -345,9 +345,9 @@ impl Readable {
     }
 }
 
-/// Says for each key what must be readable when nothing is in flight any more: the acknowledged writes that no
-/// later one replaced. Weaker than [`check`] with the final reads in the history, but simple enough to be
-/// seen right, and it names the write that is lost.
+/// For each key, what may be read when nothing is in flight any more: the acknowledged writes that no later one
+/// replaced. Weaker than [`check`] with the final reads in the history, but so simple that it is easily seen to be
+/// right, and it names the write that is lost.
 pub fn readable_after(operations: &[ClientOperation]) -> BTreeMap<Bytes, Readable> {
     by_key(operations)
         .into_iter()
@@ -406,7 +406,7 @@ enum Verdict {
     GaveUp { steps: u64 },
 }
 
-/// The state of a key, numbered: missing, some value that nobody read, or one of the values that were read.
+/// The state of a key, numbered: missing, some value that was never read, or one of the values that were read.
 type State = usize;
 
 const MISSING: State = 0;
@@ -430,7 +430,7 @@ enum Effect {
     Set { to: State, needs_present: bool },
 }
 
-/// Numbers the states and leaves out what says nothing: failed reads, and what was not executed.
+/// Numbers the states, and leaves out operations without information: failed reads, and those that were not executed.
 fn steps_of(part: &[ClientOperation]) -> (Vec<Step>, usize) {
     let mut numbers: HashMap<&Bytes, State, FixedState> = HashMap::default();
     for operation in part {
@@ -472,8 +472,8 @@ fn search(part: &[ClientOperation], steps_max: u64) -> Verdict {
 
 /// The search for an order: the present place in it, and what leads back.
 ///
-/// Calls and returns stand in one doubly linked list by time, from which a linearized operation's two events are
-/// unlinked. What may come next are the calls in front of the first return.
+/// Calls and returns are in one doubly linked list by time, from which the two events of a linearized operation are
+/// unlinked. The candidates for the next operation are the calls before the first return.
 struct Search {
     steps: Vec<Step>,
     next: Vec<usize>,
@@ -523,8 +523,8 @@ impl Search {
                 Effect::Set { to, needs_present } => {
                     producers[to] += 1;
                     need_present += usize::from(needs_present);
-                    // Those with unknown outcome that leave the same state stand for each other: none of
-                    // them has to return, and both were invoked if both could be chosen.
+                    // Operations with unknown outcome that leave the same state are interchangeable: none of them has
+                    // to return, and both were invoked if both could be chosen.
                     if step.returned_ns.is_none() {
                         class = count + to;
                     }
@@ -597,7 +597,7 @@ impl Search {
         Verdict::Linearizable { steps: taken }
     }
 
-    /// The first change at or after `cursor` that may come next and is worth it; moves `cursor` to its call.
+    /// The first change at or after `cursor` that may come next and is of use; moves `cursor` to its call.
     fn candidate(&self, cursor: &mut usize) -> Option<(usize, State)> {
         let head = 2 * self.steps.len();
         let needed = self.readers[self.state] > 0 && self.producers[self.state] == 0;
@@ -616,15 +616,15 @@ impl Search {
         None
     }
 
-    /// Whether a change that need not happen would serve anybody.
+    /// Whether a change that need not happen would be of use.
     fn is_wanted(&self, to: State) -> bool {
         let read = self.readers[to] > 0;
         let present = to != MISSING && self.state == MISSING && self.need_present > 0;
         to != self.state && (read || present)
     }
 
-    /// Linearizes what may come next and takes no choice away: reads that fit, and, when nobody needs the
-    /// present state or cares whether the key is there, writes that nobody read.
+    /// Linearizes operations that exclude no choice: reads that fit and, when no operation needs the present state or
+    /// the key's existence, writes that were never read.
     fn absorb(&mut self) {
         let head = 2 * self.steps.len();
         loop {
@@ -705,7 +705,7 @@ impl Search {
         self.previous[behind] = before;
     }
 
-    /// Undoes the latest [`unlink`](Self::unlink) that was not undone: the event still knows its place.
+    /// Undoes the latest [`unlink`](Self::unlink) that was not undone: the event still has its links.
     fn relink(&mut self, event: usize) {
         let (before, behind) = (self.previous[event], self.next[event]);
         self.next[before] = event;
@@ -724,13 +724,13 @@ fn random_number(seed: u64) -> u128 {
     u128::from(mix(2 * seed)) << 64 | u128::from(mix(2 * seed + 1))
 }
 
-/// Makes a history that has no explanation as small as it can be, and says what is wrong with it.
+/// Makes a history without an explanation as small as possible, and says what is wrong with it.
 fn counter_example(key: Bytes, part: Vec<ClientOperation>) -> CounterExample {
     let of = part.len();
     let whole = part.clone();
     let mut operations = shrink(part);
     let reason = reason(&operations, &whole);
-    // The write that should not have happened belongs into the picture, though it proves nothing.
+    // The write that should not have happened is shown, though it proves nothing.
     let refused = whole.into_iter().filter(|o| o.outcome == OperationOutcome::NotExecuted);
     let read: Vec<Bytes> = operations.iter().filter_map(|o| read_value(o).cloned()).collect();
     operations.extend(refused.filter(|o| matches!(&o.action, Action::Write(v) if read.contains(v))));
@@ -758,14 +758,14 @@ fn reason(operations: &[ClientOperation], whole: &[ClientOperation]) -> String {
     "no order of the operations explains the answers".to_string()
 }
 
-/// Leaves out operations as long as the rest still has no explanation.
+/// Leaves out operations while the rest still has no explanation.
 ///
-/// Only what cannot itself create the contradiction may go (any order that explains the whole must explain
-/// the part): a read always; what a delete said about the key's existence; a value with all its writes and
-/// reads, if no delete is left that needs the key to be there; a delete, if no read is left that may have seen
-/// the key missing because of it.
+/// Only an omission that cannot itself create a contradiction is allowed (any order that explains the whole must
+/// explain the part): a read always; a delete's statement about the key's existence; a value with all its writes and
+/// reads, if no delete is left that needs the key to exist; a delete, if no read is left that may have seen the key
+/// missing because of it.
 fn shrink(part: Vec<ClientOperation>) -> Vec<ClientOperation> {
-    // Says nothing to the search.
+    // It does not affect the search.
     let mut kept: Vec<ClientOperation> = part
         .into_iter()
         .filter(|o| match (&o.action, o.outcome) {
@@ -796,7 +796,7 @@ fn shrink(part: Vec<ClientOperation>) -> Vec<ClientOperation> {
     }
 }
 
-/// `kept` without the operations `from..to` and what has to go with them, less what has to stay; `None` when
+/// `kept` without the operations `from..to` and those that must go with them, except those that must stay; `None` when
 /// nothing would change.
 fn without(kept: &[ClientOperation], from: usize, to: usize) -> Option<Vec<ClientOperation>> {
     let mut gone = vec![false; kept.len()];
@@ -804,7 +804,7 @@ fn without(kept: &[ClientOperation], from: usize, to: usize) -> Option<Vec<Clien
     for index in from..to {
         match &mut rest[index].action {
             Action::Read(_) => gone[index] = true,
-            // First it only says less; the next time the whole delete may go.
+            // First only its statement is dropped; the next time the whole delete may go.
             Action::Delete { existed }
                 if existed.is_some() && kept[index].outcome == OperationOutcome::Done =>
             {
@@ -861,7 +861,7 @@ fn written_value(action: &Action) -> Option<&Bytes> {
     }
 }
 
-/// Where the events of a counter-example stand on its timeline: by rank, because what counts is the order.
+/// The columns of the events on the timeline of a counter-example: by rank, because only the order counts.
 struct Columns {
     times: Vec<u64>,
 }

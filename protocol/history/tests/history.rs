@@ -270,7 +270,7 @@ fn what_must_be_readable_is_what_nothing_certainly_replaced() {
     );
 }
 
-/// The definition itself, without any cleverness: tries every order of every choice of operations.
+/// The plain definition: tries every order of every choice of operations.
 fn brute_force(operations: &[ClientOperation]) -> bool {
     fn explained(operations: &[ClientOperation], used: &mut Vec<bool>, state: &Option<Bytes>) -> bool {
         let done = |i: usize| operations[i].outcome == OperationOutcome::Done;
@@ -363,7 +363,7 @@ proptest! {
         let mut last = operation(9, Action::Read(value), OperationOutcome::Done, u64::MAX - 2, u64::MAX - 1);
         last.key = key;
         operations.push(last);
-        // The rule knows nothing of what others read: it may allow more than the checker, never less.
+        // The rule ignores what others have read, so it may allow more than the checker, never less.
         prop_assert!(allowed || check(&operations).is_err());
     }
 }
@@ -393,7 +393,7 @@ impl Simulated {
             let from = free_at[client] + below(50);
             let unknown = below(100) < self.unknown_percent;
             let takes = 1 + below(1000);
-            // What is unknown may take effect long after its client gave up, or never.
+            // An operation with unknown outcome may take effect long after its client gave up, or never.
             let effect_at = match unknown {
                 true if below(2) == 0 => u64::MAX,
                 true => from + below(20_000),

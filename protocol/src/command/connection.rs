@@ -1,4 +1,4 @@
-//! Commands on the connection, which the connection answers alone: PING, HELLO, CLIENT and the like.
+//! Commands that the connection answers without the master: PING, HELLO, CLIENT and the like.
 
 use super::entry::{argument, spec, token, Argument, Does, Own, Spec, ADMIN};
 

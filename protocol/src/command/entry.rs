@@ -1,29 +1,29 @@
-//! The parts of a command's entry: what a command says of itself, in the file of its family.
+//! The types of a command's entry. Each command has one, in the file of its family.
 //!
-//! Owns the types alone. Everything that is told of commands, checked of requests or foreseen of answers is derived from
-//! them: `COMMAND` and its like (`resp/command.rs`), the limits at the doors, the words of the log, the prompt's help.
+//! Owns only the types. Everything about commands is derived from the entries: the answers to `COMMAND`
+//! (`resp/command.rs`), the checks of requests, the expected length of answers, the words in logs, the prompt's help.
 
 use super::words::{Unfit, Words};
 use super::Command;
 use bytes::Bytes;
 
-/// What a key costs in the count of bytes in flight, beside its own length, where a request names several.
+/// What each key of a request with several keys counts in the bytes in flight, in addition to its own length.
 const KEY_OVERHEAD_BYTES: usize = 32;
 
-/// What is true of a [`Command`] under all of its names.
+/// The facts about a [`Command`] that do not depend on the name under which it is asked.
 #[derive(Debug)]
 pub struct CommandFacts {
     /// What it changes in the store, if anything.
     pub changes: Changes,
     /// How long its answer is.
     pub answer: AnswerLength,
-    /// Its word in the log of the program.
+    /// Its word in the program's log lines.
     pub log_word: &'static str,
-    /// What the prompt says of it, if the prompt knows it.
+    /// The prompt's help for it, if the prompt has this command.
     pub prompt: Option<PromptLine>,
 }
 
-/// What a command changes: if the answer of one that changes something is lost, the outcome is unknown.
+/// What a command changes. If the answer to a command that changes something is lost, the outcome is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changes {
     /// It only reads, or does not reach the store.
@@ -114,7 +114,7 @@ impl Operands<'_> {
         }
     }
 
-    /// Whether there is to be a key and is none.
+    /// Whether the command must name keys but names none.
     pub fn lacks_keys(self) -> bool {
         match self {
             Operands::Keys(_) | Operands::Pairs(_) => self.keys() == 0,
@@ -123,7 +123,7 @@ impl Operands<'_> {
     }
 }
 
-/// All that a command of many keys consists of.
+/// The list that is the whole content of a command with many keys.
 #[derive(Debug)]
 pub(crate) enum KeyList {
     Keys(Vec<Bytes>),
@@ -131,8 +131,7 @@ pub(crate) enum KeyList {
     Pairs(Vec<(Bytes, Bytes)>),
 }
 
-/// One name under which RESP clients ask for something, or a subcommand of one, with what `COMMAND INFO` and
-/// `COMMAND DOCS` say about it.
+/// One name of the RESP protocol, or a subcommand of one, with what `COMMAND INFO` and `COMMAND DOCS` say about it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spec {
     /// In lower case; `client|id` for a subcommand.
@@ -154,16 +153,16 @@ pub(crate) struct Spec {
 /// What is done for a request, once its name and the number of its arguments are known to be right.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Does {
-    /// Asks the store for what the words after the name say.
+    /// Asks the store; the words after the name make the command.
     Ask(fn(&mut Words) -> Result<Command, Unfit>),
-    /// Asks for a description of the node, of which the words after the name choose sections.
+    /// Asks for the INFO text; the words after the name choose its sections.
     Describe,
     Quit,
-    /// Is answered by the connection alone.
+    /// The connection answers it without the master.
     Own(Own),
 }
 
-/// What the connection answers alone.
+/// What the connection answers without the master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Own {
     Ping,
@@ -172,7 +171,7 @@ pub(crate) enum Own {
     Hello,
     Auth,
     Reset,
-    /// `CLIENT`, `CONFIG`: nothing without the second word, which says what to do.
+    /// `CLIENT`, `CONFIG`: the second word says what to do.
     Container,
     ClientGetName,
     ClientHelp,
@@ -231,7 +230,7 @@ pub(crate) const KEYS: Argument = Argument { flags: &["multiple"], ..KEY };
 /// The flags of commands for administrators.
 pub(crate) const ADMIN: &[&str] = &["admin", "noscript", "loading", "stale"];
 
-/// What most entries share.
+/// An entry with the values that most entries share.
 pub(crate) const fn spec(name: &'static str, does: Does, arity: i32, summary: &'static str) -> Spec {
     Spec {
         name,

@@ -1,9 +1,9 @@
-//! The table of the names under which RESP clients ask for something, put together from the families, and the lookup in it.
+//! The table of all command names of the RESP protocol, joined from the families, and the lookup in it.
 
 use super::entry::Spec;
 use super::{connection, generic, server, strings};
 
-/// The families, in the order in which `COMMAND` tells of them.
+/// The families, in the order in which `COMMAND` lists them.
 const FAMILIES: [&[Spec]; 4] = [strings::NAMES, generic::NAMES, connection::NAMES, server::NAMES];
 
 /// How many names there are.
@@ -32,7 +32,7 @@ pub(crate) static COMMANDS: [Spec; COUNT] = {
     all
 };
 
-/// Slots of the hash table. Twice as many as names keep the way to each short.
+/// Slots of the hash table: at least twice as many as names, so that each lookup is short.
 const SLOTS: usize = 512;
 
 const _: () = assert!(2 * COUNT <= SLOTS && COUNT < u8::MAX as usize, "the table of names needs more slots");
@@ -51,8 +51,8 @@ static PACKED: [u128; COUNT] = {
     packed
 };
 
-/// For each slot the place of a name, counted from 1; 0 where there is none. A name stands in its own slot, or in the next
-/// ones that were free.
+/// For each slot the place of a name, counted from 1; 0 for an empty slot. A name is in the slot of its hash, or in the
+/// next one that was free.
 static PLACES: [u8; SLOTS] = {
     let mut places = [0; SLOTS];
     let mut at = 0;
@@ -68,7 +68,7 @@ static PLACES: [u8; SLOTS] = {
     places
 };
 
-/// A name as one number, the same in either case; `None` for one that no command can have.
+/// A name as one number, ignoring case; `None` for a name that no command can have.
 const fn pack(name: &[u8]) -> Option<u128> {
     if name.is_empty() || name.len() > 16 {
         return None;
@@ -90,7 +90,7 @@ const fn slot_of(packed: u128) -> usize {
     (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SLOTS.trailing_zeros())) as usize
 }
 
-/// Finds what `name` asks for, in either case.
+/// Finds the entry of `name`, ignoring case.
 pub(crate) fn find_command(name: &[u8]) -> Option<&'static Spec> {
     let packed = pack(name)?;
     let mut slot = slot_of(packed);

@@ -1,11 +1,11 @@
-//! What a client may ask and hear, whichever protocol it speaks.
+//! The commands and replies of clients, whichever protocol they speak.
 //!
 //! | file | owns |
 //! |---|---|
 //! | `mod.rs` | the list of commands: their fields, and their numbers on the wire |
-//! | `strings.rs`, `generic.rs`, `server.rs`, `connection.rs` | a family each: everything that its commands say of themselves |
-//! | `entry.rs` | what that is |
-//! | `words.rs` | the words of a request, and what is wrong with them |
+//! | `strings.rs`, `generic.rs`, `server.rs`, `connection.rs` | one family each: the entries of its commands |
+//! | `entry.rs` | the types of an entry |
+//! | `words.rs` | the words of a request, and the checks of them |
 //! | `lookup.rs` | the names, and the lookup in them |
 //! | `reply.rs` | answers |
 //!
@@ -40,18 +40,18 @@ pub const KEYS_MAX: usize = 64 * 1024;
 /// The default of `--max-value`: the longest value, in bytes (16 MiB).
 pub const VALUE_MAX_DEFAULT: usize = 16 * 1024 * 1024;
 
-/// Declares [`Command`]: for each one its fields, its facts, and which keys and values it names. One that consists of a list
-/// alone says so: it goes over the wire key by key.
+/// Declares [`Command`]: the fields, facts and operands of each command. A command that consists only of a list is marked,
+/// because it is encoded key by key.
 macro_rules! commands {
     ($(
         $(#[$doc:meta])*
         $name:ident $({ $( $(#[$field_doc:meta])* $field:ident : $type:ty ),+ $(,)? })?
             => $facts:path, $operands:expr $(, list $kind:ident($list:ident))? ;
     )+) => {
-        /// A request of a client that concerns the store. What concerns only the connection (PING, AUTH, ...) is
-        /// answered by the session and never becomes a command.
+        /// A request of a client that concerns the store. Requests that concern only the connection (PING, AUTH, ...)
+        /// are answered by the session and never become a command.
         ///
-        /// The place in the list is the number on the wire: a new command stands at its end.
+        /// The place in the list is the number on the wire, so a new command goes at the end.
         #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
         pub enum Command {
             $( $(#[$doc])* $name $({ $( $(#[$field_doc])* $field: $type ),+ })? ),+
@@ -63,7 +63,7 @@ macro_rules! commands {
             $($name),+
         }
 
-        /// What is true of each command, in the order of their numbers.
+        /// The facts about each command, in the order of their numbers.
         pub static COMMAND_FACTS: &[&CommandFacts] = &[$(&$facts),+];
 
         impl Command {
@@ -73,7 +73,7 @@ macro_rules! commands {
                 }
             }
 
-            /// What is true of the command.
+            /// The facts about the command.
             pub fn facts(&self) -> &'static CommandFacts {
                 match self {
                     $(Command::$name { .. } => &$facts,)+
@@ -84,14 +84,14 @@ macro_rules! commands {
             pub fn operands(&self) -> Operands<'_> {
                 match self {
                     $(Command::$name $({ $($field),+ })? => {
-                        // An operand is not every field.
+                        // Not every field is an operand.
                         $($( let _ = $field; )+)?
                         $operands
                     })+
                 }
             }
 
-            /// The number and the list of a command that consists of a list alone; else the command.
+            /// The number and the list of a command that consists only of a list; else the command itself.
             pub(crate) fn into_list(self) -> Result<(u8, KeyList), Command> {
                 let number = self.number();
                 match self {
@@ -101,7 +101,7 @@ macro_rules! commands {
                 }
             }
 
-            /// An empty list for the command with that number on the wire, if it consists of a list alone.
+            /// An empty list for the command with this number on the wire, if it consists only of a list.
             pub(crate) fn empty_list(number: u8) -> Option<KeyList> {
                 $($(
                     if number == Number::$name as u8 {
@@ -112,7 +112,7 @@ macro_rules! commands {
                 None
             }
 
-            /// The command with that number on the wire that consists of `list` alone, if there is one.
+            /// The command with this number on the wire that consists only of `list`, if there is one.
             pub(crate) fn from_list(number: u8, list: KeyList) -> Option<Command> {
                 $(
                     command_of_list!(number, list, [$($kind($list))?] $name $({ $($field),+ })?);
@@ -212,7 +212,7 @@ impl Command {
     }
 }
 
-/// Reads a list and stops at the first element too many: a few bytes a key must not become a long list in memory.
+/// Reads a list and stops when it is too long: short keys must not become a long list in memory.
 fn at_most_keys_max<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: serde::Deserializer<'de>,

@@ -1,4 +1,4 @@
-//! What a client may hear, whichever protocol it speaks: results, and the words that begin an error.
+//! Replies to clients, whichever protocol they speak: results, and the words that begin an error.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ pub enum Reply {
     Count(u64),
     /// A text for people and scripts.
     Text(String),
-    /// The request did not end in a result.
+    /// The request has no result.
     Error(ReplyError),
 }
 

@@ -73,7 +73,7 @@ const SET_SPEC: Spec = Spec {
 
 const WRITE_SPEC: Spec = Spec { name: "write", arity: 3, ..SET_SPEC };
 
-/// What Redis 7 takes after the value of `SET`, and this server does not yet.
+/// Options of `SET` that Redis 7 has and this server does not have yet.
 const SET_OPTIONS: [&str; 8] = ["NX", "XX", "GET", "EX", "PX", "EXAT", "PXAT", "KEEPTTL"];
 
 fn set(words: &mut Words) -> Result<Command, Unfit> {

@@ -1,7 +1,7 @@
-//! The words of a request after its name, on their way to a [`Command`](super::Command).
+//! The words of a request after its name, from which a [`Command`](super::Command) is made.
 //!
-//! Owns the checks that every command has in common: how long a key and a value may be, and what is wrong with a request
-//! in words. What a word means is said in the file of the command's family.
+//! Owns the checks that all commands share: the lengths of keys and values, and the errors of a malformed request. The
+//! file of the command's family gives each word its meaning.
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -18,7 +18,7 @@ pub(crate) struct Lengths {
 pub(crate) enum Unfit {
     /// There are too few or too many words.
     Arity,
-    /// A word is none that may stand there.
+    /// A word is not allowed at its place.
     Syntax,
     /// An option that Redis has, and this server has not.
     Option {
@@ -32,7 +32,7 @@ pub(crate) enum Unfit {
     },
 }
 
-/// What is left of the words.
+/// The words that are not taken yet.
 pub(crate) struct Words {
     left: smallvec::IntoIter<[Bytes; 4]>,
     lengths: Lengths,

@@ -1,4 +1,4 @@
-//! A status text line by line: which of its sections are shown, and how its fields are found. Knows no field by name.
+//! A status text line by line: the choice of sections, and the search for fields. Knows no field by name.
 
 use super::SECTIONS;
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 pub struct Sections(u32);
 
 impl Sections {
-    /// Everything, headings that are not in [`SECTIONS`] too.
+    /// All sections, including headings that are not in [`SECTIONS`].
     pub const ALL: Sections = Sections(u32::MAX);
 
     /// The sections with these names, in either case; all of them when there is no name, or one is `all`,
@@ -64,7 +64,7 @@ pub struct Info {
 }
 
 impl Info {
-    /// Reads a text with either kind of line ends. Headings, and lines that are not `key:value`, are passed over.
+    /// Reads a text with either kind of line ends. Headings, and lines that are not `key:value`, are skipped.
     pub fn parse(text: &str) -> Info {
         let pairs =
             text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(':'));

@@ -1,8 +1,8 @@
 //! The text of INFO and STATUS: sections of `field:value` lines, as Redis' INFO has them.
 //!
-//! Owns every field that a master shows: its name, its type, its unit and its place. [`MasterInfo`] is printed by the one
-//! who shows it and parsed by those who ask; [`Info`] reads the same lines without knowing the fields, of a Redis too.
-//! `docs/FORMATS.md`, *INFO*, explains each field to users; a test below holds the two together.
+//! Owns every field that a master shows: its name, type, unit and place. A master prints [`MasterInfo`], and its clients
+//! parse it. [`Info`] reads the same lines, or those of a Redis, without knowing the fields. `docs/FORMATS.md`, *INFO*,
+//! explains each field to users; a test below holds the two together.
 
 mod lines;
 mod value;
@@ -24,12 +24,12 @@ pub struct FieldFacts {
     pub section: &'static str,
     /// Its name. A numbered field (`peer0`, `slave0`) has it without the number, `errors_busy` and its like are `errors`.
     pub name: &'static str,
-    /// What its number counts in; empty if that goes without saying.
+    /// The unit of its number; empty if it is a plain count or no number.
     pub unit: &'static str,
 }
 
 /// Makes a struct of each section, [`MasterInfo`] of all of them, and the lists of both. Fields are printed in the order
-/// in which they stand here.
+/// of their declaration.
 macro_rules! sections {
     ($(
         $(#[$section_doc:meta])*
@@ -82,8 +82,8 @@ macro_rules! sections {
                 text
             }
 
-            /// Reads the text of a master of this version, with either kind of line ends. Lines that are no field are
-            /// passed over.
+            /// Reads the text of a master of this version, with either kind of line ends. Lines that are not fields are
+            /// skipped.
             ///
             /// # Errors
             /// The field that is missing or has a value of another kind.
@@ -231,11 +231,11 @@ sections! {
         request_bytes_in_flight: u64 = "bytes",
         /// Those of them that are held or forwarded.
         requests_waiting_for_master: u64,
-        /// How often this process found that it had been paused.
+        /// How often this process noticed that it had been paused.
         own_pauses: u64,
-        /// How often it found that its own work had held it up for as long.
+        /// How often it noticed that its own work had taken as long as such a pause.
         own_stalls: u64,
-        /// How often it found that it had been ready to run for as long, and others had the processors.
+        /// How often it noticed that it had waited for a processor for as long.
         own_waits_for_processor: u64,
         /// The most that its thread computed from one tick of its clock to the next.
         computed_between_ticks_most_ms: u64 = "ms",
@@ -279,13 +279,13 @@ sections! {
         connected_clients: u64,
         /// Open connections of clients, slaves and other masters.
         connections: u64,
-        /// Connections that were accepted, or refused with a word.
+        /// Connections that were accepted, or refused with an error.
         connections_total: u64,
         /// Connections over `--max-connections`.
         connections_refused: u64,
         /// Requests that were answered BUSY because too much was in flight.
         requests_busy: u64,
-        /// How often a connection was not read any further because of what it had in flight.
+        /// How often reading from a connection paused because it had too much in flight.
         reads_paused: u64,
         /// Requests that waited until earlier answers had left.
         requests_parked: u64,
@@ -309,7 +309,7 @@ sections! {
         protocol_errors: u64,
         /// Clients closed after `--idle-timeout`.
         idle_closed: u64,
-        /// Connections that the system did not hand over.
+        /// Errors of `accept`.
         accept_errors: u64,
     }
 }

@@ -1,4 +1,4 @@
-//! What the text looks like, that it is read as it was printed, and that `docs/FORMATS.md` has each field.
+//! Tests of the text, of parsing what was printed, and that `docs/FORMATS.md` has each field.
 
 use super::*;
 use std::collections::BTreeSet;
@@ -127,7 +127,7 @@ fn example() -> MasterInfo {
     MasterInfo::parse(TEXT).unwrap()
 }
 
-/// `TEXT` with one line in the place of another.
+/// `TEXT` with one line replaced.
 fn with(line: &str, other: &str) -> String {
     let changed = TEXT.replacen(line, other, 1);
     assert_ne!(changed, TEXT, "{line}");

@@ -1,6 +1,6 @@
-//! How the value of a field is written in INFO, and read.
+//! How the value of an INFO field is printed and parsed.
 //!
-//! Owns the types that have no other home than the text: words, lists of parts, values that may be empty.
+//! Owns the types that exist only for the text: words, lists of parts, values that may be empty.
 
 use super::{ErrorWord, Info};
 use crate::ids::{ClusterId, Epoch, ReignId, Seq, SlaveId};
@@ -98,7 +98,7 @@ impl Word for bool {
     }
 }
 
-/// A value whose field is there and empty when it is `None`.
+/// A value whose field is printed empty when it is `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrEmpty<T>(pub Option<T>);
 
@@ -180,7 +180,7 @@ words! {
         Primary = "primary",
         /// It follows the log and waits for the lock.
         Standby = "standby",
-        /// It has the lock and does not serve yet, or is about to end.
+        /// It has the lock but does not serve yet, or it is about to end.
         Recovering = "recovering",
     }
 }

@@ -1,20 +1,20 @@
 //! The client's machine: which master to talk to, when to try again, and what an outcome may be called.
 //!
-//! It owns the list of masters, the state of the one link, the requests that have no outcome yet and their
-//! deadlines. It never sees a key, a value or a socket. Source: `docs/ARCHITECTURE.md`, "The client".
+//! Owns the list of masters, the state of the one link, the requests without an outcome and their deadlines. Never sees
+//! a key, a value or a socket. Source: `docs/ARCHITECTURE.md`, "The client".
 //!
 //! The rules:
 //!
-//! * One link at a time. When it breaks, the other master is tried at once; only when all of them have been
-//!   tried does the machine pause: 5 to 20 ms while some master is alive but does not serve yet, 10 ms doubling
-//!   to 2 s while none answers.
+//! * There is one link at a time. When it breaks, the next master is tried at once. The machine pauses only when it has
+//!   tried all masters: 5 to 20 ms while some master is alive but does not serve yet, 10 ms doubling to 2 s while none
+//!   answers.
 //! * A request that no master can have executed (not wholly written, or answered `STANDBY` or `LOADING`) is sent
 //!   again until its deadline. So is a read, whatever happened to it.
 //! * A write that was sent and got no answer is *unknown* and never sent again.
 //! * A link is left for another master only when no write is in flight on it, unless it broke or fell silent.
-//! * A master that says nothing does not use up the time of those that wait: with `n` masters, a handshake that somebody
-//!   waits for, and reads in flight, may last the `n`th part of a request's time before another master is tried. Over a
-//!   link that is silent for that long nothing more is sent, so that it can still move.
+//! * A silent master does not use up the whole time of the requests that wait. With `n` masters, a handshake for which a
+//!   request waits, or reads in flight, may last the `n`th part of a request's time; then another master is tried.
+//!   Nothing more is sent over a link that has been silent for that long, so that the client can still leave it.
 
 use crate::command::{Command, ErrorWord, Reply, ReplyError};
 use crate::ids::{LinkId, Millis, RequestId};
@@ -30,21 +30,21 @@ const STANDBY_DOUBLINGS_MAX: u32 = 2;
 /// A new request never waits longer than this for the next attempt to connect, in milliseconds.
 const FRESH_REQUEST_PAUSE_MS: u64 = 100;
 
-/// The shortest time that a master has for its welcome, or to say anything, before another one is tried, in milliseconds.
+/// The shortest time that a master has to send its Welcome, or anything, before another one is tried, in milliseconds.
 const SILENCE_MIN_MS: u64 = 10;
 
-/// A link that lasted this long without an answer was a good one too, in milliseconds.
+/// A link that lasted this long counts as good even without an answer, in milliseconds.
 const STABLE_LINK_MS: u64 = 1000;
 
-/// What the machine is told once.
+/// The settings of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The masters' addresses, the primary's first.
     pub masters: Vec<String>,
     /// From the submission of a request to its end, in milliseconds.
     pub request_timeout_ms: u64,
-    /// From the first packet to the master's welcome, in milliseconds; less where somebody waits and another master is
-    /// left to try.
+    /// From the first packet to the master's Welcome, in milliseconds. It is less while a request waits and another
+    /// master can be tried.
     pub connect_timeout_ms: u64,
     /// The first pause when no master answers, in milliseconds; it doubles.
     pub backoff_min_ms: u64,
@@ -81,13 +81,13 @@ impl RequestKind {
 /// What happens to the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The application asks for something. Ids ascend.
+    /// The application has submitted a request. Ids ascend.
     Submitted {
         /// The new request's id.
         request: RequestId,
         /// What its loss means.
         kind: RequestKind,
-        /// So much of its time is over already, in milliseconds.
+        /// How much of its time has passed already, in milliseconds.
         waited_ms: u64,
     },
     /// The link is connected and the master has welcomed us.
@@ -106,9 +106,9 @@ pub enum Event {
         /// The requests of which at least the last byte was never handed to the kernel.
         unsent: Vec<RequestId>,
     },
-    /// A part of something came in: the master is not silent.
+    /// Some bytes have arrived: the master is not silent.
     Heard {
-        /// The link that something came over.
+        /// The link over which they arrived.
         link: LinkId,
     },
     /// A response came in.
@@ -120,15 +120,15 @@ pub enum Event {
         /// The answer itself.
         reply: Reply,
     },
-    /// The master says by itself that it does not serve any more: it stops.
+    /// The master has announced that it no longer serves, because it stops.
     StoodBy {
         /// The link that it came over.
         link: LinkId,
         /// The address of the one that serves, if it is known.
         active_address: Option<String>,
     },
-    /// All events that were at hand have been given: judge deadlines, decide where to go. Every batch of events
-    /// ends with one, so that an answer that is already here is never taken for a timeout.
+    /// All events at hand have been given: judge deadlines, and choose the master. Every batch of events ends with a
+    /// tick, so that an answer that has arrived already is never taken for a timeout.
     Tick,
 }
 
@@ -201,7 +201,7 @@ struct Pending {
 
 #[derive(Debug)]
 enum Link {
-    /// No link until then.
+    /// A pause: there is no link until then.
     Waiting { since: Millis, until: Millis },
     /// A link was asked for.
     Connecting { link: LinkId, since: Millis },
@@ -221,11 +221,11 @@ struct Open {
     hold_until: Millis,
     /// When something last came in, or when the first of the requests in flight was sent.
     heard: Millis,
-    /// It has been silent for too long: what was not sent waits.
+    /// It has been silent for too long: no further request is sent.
     silent: bool,
-    /// It does not serve: go elsewhere as soon as no write is in flight, to that master first.
+    /// It does not serve: leave it as soon as no write is in flight, for that master first.
     leaving: Option<Option<usize>>,
-    /// It has said by itself that it does not serve any more.
+    /// It has announced that it no longer serves.
     stops: bool,
     /// When to look for the active master although nobody asks for anything.
     look_at: Millis,
@@ -234,7 +234,7 @@ struct Open {
 }
 
 impl Open {
-    /// Something is in flight, and nothing that becomes unknown with the link.
+    /// Whether requests are in flight, and none of them becomes unknown when the link ends.
     fn may_be_left(&self) -> bool {
         self.leaving.is_none() && self.in_flight > 0 && self.writes_in_flight == 0
     }
@@ -293,13 +293,13 @@ impl ClientMachine {
         }
     }
 
-    /// When the next [`Event::Tick`] is due although nothing happens; `None`: not before something does.
+    /// When the next [`Event::Tick`] is due if nothing happens; `None` if only an event makes one necessary.
     pub fn wakeup(&self) -> Option<Millis> {
         let deadline = self.deadlines.first().map(|(deadline, _)| *deadline);
         let link = match &self.link {
             Link::Waiting { until, .. } => Some(*until),
             Link::Connecting { since, .. } => Some(since.plus(self.welcome_ms())),
-            // It is left when the last write in flight ends, which no clock brings about.
+            // The link is left when the last write in flight ends, and no timer causes that.
             Link::Open(open) if open.leaving.is_some() => None,
             Link::Open(open) => {
                 let can_send = !self.queued.is_empty() && !open.silent;
@@ -362,7 +362,7 @@ impl ClientMachine {
             Link::Waiting { since, until } => {
                 *until = (*until).min(since.plus(FRESH_REQUEST_PAUSE_MS));
                 if self.requests.len() == 1 {
-                    // Nobody has waited so far: the pause was for idle times only.
+                    // No request has waited so far: the pause was meant for idle times.
                     self.pauses = 0;
                     *until = (*until).min(since.plus(self.settings.backoff_min_ms));
                 }
@@ -381,7 +381,7 @@ impl ClientMachine {
         if !active {
             self.alive = true;
             let hint = active_address.and_then(|address| self.place_of(address));
-            // What it says may be older than what we have just seen for ourselves.
+            // What the master says may be older than what we have just seen ourselves.
             if hint.is_some_and(|place| place != self.master && !self.tried.contains(&place)) {
                 leaving = Some(hint);
             }
@@ -407,7 +407,8 @@ impl ClientMachine {
         match &self.link {
             Link::Connecting { link, .. } if *link == closed => {}
             Link::Open(open) if open.link == closed => {
-                // The search begins anew, unless masters that welcome us and hang up would make it run in circles.
+                // The search begins anew. It does not after a short link: masters that welcome us and then hang up
+                // would make it endless.
                 if open.active && now.since(open.since) >= STABLE_LINK_MS {
                     self.found();
                 }
@@ -463,7 +464,7 @@ impl ClientMachine {
             Link::Open(open) if open.link == link => open,
             Link::Open(_) | Link::Waiting { .. } | Link::Connecting { .. } | Link::Closing { .. } => return,
         };
-        // An answer to a request that has timed out, or that a confused master invented, is for nobody.
+        // The request has timed out, or the master has answered something that was never asked.
         let Some(pending) = self.requests.get_mut(&request).filter(|pending| pending.sent) else { return };
         open.in_flight -= 1;
         if pending.kind == RequestKind::Write {
@@ -502,7 +503,7 @@ impl ClientMachine {
             | Reply::Values(_)
             | Reply::Count(_)
             | Reply::Text(_)) => {
-                // One that stops has answered what was asked before.
+                // A master that stops has answered all earlier requests.
                 if kind != RequestKind::Status && !open.stops {
                     open.active = true;
                     open.leaving = None;
@@ -516,7 +517,7 @@ impl ClientMachine {
         effects.push(Effect::Finish { request, outcome });
     }
 
-    /// A master served: the next search begins without a past.
+    /// A master served: the next search starts from scratch.
     fn found(&mut self) {
         self.tried.clear();
         self.alive = false;
@@ -638,7 +639,7 @@ impl ClientMachine {
                 effects.push(Effect::Close { link });
                 return;
             }
-            // All have been asked: stay, this one may be about to serve.
+            // All masters have been asked: stay, this one may be about to serve.
             let pause = self.pause_ms();
             let look = self.backoff_ms();
             self.tried.clear();
@@ -651,7 +652,7 @@ impl ClientMachine {
         self.send(now, effects);
     }
 
-    /// Leaves a master that says nothing, while reads alone are in flight: they may be put to another one.
+    /// Leaves a silent master while only reads are in flight: they may be sent to another one.
     fn leave_silent(&mut self, now: Millis, effects: &mut Effects) {
         let Link::Open(open) = &self.link else { return };
         let is_silent = self.silence_ms().is_some_and(|limit| now.since(open.heard) >= limit);
@@ -665,7 +666,7 @@ impl ClientMachine {
         }
     }
 
-    /// Sends what waits, if the link takes it now.
+    /// Sends the queued requests, if the link takes them now.
     fn send(&mut self, now: Millis, effects: &mut Effects) {
         let silence_ms = self.silence_ms();
         let Link::Open(open) = &mut self.link else { return };
@@ -699,13 +700,13 @@ impl ClientMachine {
         effects.push(Effect::Connect { link, master });
     }
 
-    /// How long a master may be silent while somebody waits and there is another one; `None` when there is none.
+    /// How long a master may be silent while requests wait and there is another master; `None` when there is no other.
     fn silence_ms(&self) -> Option<u64> {
         let count = self.settings.masters.len() as u64;
         (count > 1).then(|| (self.settings.request_timeout_ms / count).max(SILENCE_MIN_MS))
     }
 
-    /// How long the master that is being connected to has for its welcome.
+    /// How long the master to which we connect has for its Welcome.
     fn welcome_ms(&self) -> u64 {
         let timeout = self.settings.connect_timeout_ms;
         let others = (0..self.settings.masters.len())
@@ -978,7 +979,7 @@ mod tests {
         let mut rig = Rig::new();
         let (mut link, mut pauses) = (1, 0);
         rig.batch([submit(1, RequestKind::Read)]);
-        // Nobody answers until the pauses are long.
+        // No master answers until the pauses are long.
         while pauses < 6 {
             let mut effects = rig.batch([closed(link, &[])]);
             if effects.is_empty() {
@@ -1096,7 +1097,7 @@ mod tests {
         assert_eq!(rig.wait_for_wakeup(), 1000);
         assert_eq!(rig.tick(), [close(1)]);
         assert_eq!(rig.batch([closed(1, &[])]), [connect(2, BACKUP)]);
-        // Nobody is left to try: this one has all that remains.
+        // No other master is left to try: this one has all the remaining time.
         assert_eq!(rig.machine.wakeup(), Some(Millis(2000)));
         rig.now = Millis(1900);
         assert_eq!(rig.batch([opened(2, true, None)]), [send(2, 1)]);
@@ -1128,7 +1129,7 @@ mod tests {
         rig.now = Millis(2600);
         let finished = rig.batch([submit(3, RequestKind::Write)]);
         assert_eq!(finished, [finish(1, Outcome::Unknown(FailureCause::TimedOut))]);
-        // The second one's time is over: the third was never sent, and another master executes it.
+        // The time of the second one has passed. The third was never sent, so another master may execute it.
         rig.now = Millis(3500);
         assert_eq!(rig.tick(), [finish(2, Outcome::Unknown(FailureCause::TimedOut)), close(1)]);
         assert_eq!(rig.batch([closed(1, &[])]), [connect(2, BACKUP)]);
@@ -1153,7 +1154,7 @@ mod tests {
         assert_eq!(rig.batch([answer(1, 1, Reply::error(ErrorWord::Standby, "b:2"))]), []);
         rig.now = rig.now.plus(500);
         assert_eq!(rig.tick(), []);
-        // The caller would turn in circles.
+        // Else the caller would loop.
         assert_eq!(rig.machine.wakeup(), Some(Millis(2000)), "the deadline alone");
         let refused = Reply::error(ErrorWord::Standby, "b:2");
         assert_eq!(rig.batch([answer(1, 2, refused)]), [close(1)]);

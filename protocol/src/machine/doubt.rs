@@ -1,11 +1,11 @@
-//! Self-doubt: whether a deadline that passed says something about the peer, or only that we slept.
+//! Self-doubt: whether a deadline has passed because of the peer, or because this process did not run.
 //!
-//! Owns the rule that a verdict by timeout counts only time in which this process ran. Never judges by itself.
+//! Owns the rule that a timeout counts only time in which this process ran. Decides nothing about peers.
 
 use crate::ids::Millis;
 
-/// Watches our own clock. It must be told the time at least every few dozen milliseconds while the process runs;
-/// a longer silence means that the process did not run (SIGSTOP, a suspended machine, a starved scheduler).
+/// Watches our own clock. It must be told the time every few dozen milliseconds. A longer gap means that the process
+/// did not run (SIGSTOP, a suspended machine, a starved scheduler).
 #[derive(Clone, Debug)]
 pub struct SelfDoubt {
     jump_ms: u64,
@@ -15,7 +15,7 @@ pub struct SelfDoubt {
 }
 
 impl SelfDoubt {
-    /// A silence of more than `jump_ms` counts as a pause of our own.
+    /// A gap of more than `jump_ms` counts as a pause of our own.
     pub fn new(now: Millis, jump_ms: u64) -> Self {
         SelfDoubt { jump_ms, last: now, resumed: None, jumps: 0 }
     }
@@ -31,8 +31,8 @@ impl SelfDoubt {
         jumped
     }
 
-    /// The point from which a wait that began at `began` is to be counted: after a pause of our own the wait
-    /// starts again, since the answers may lie unread in our sockets.
+    /// The point from which a wait that began at `began` is counted. After a pause of our own the wait starts again,
+    /// because answers may lie unread in our sockets.
     pub fn counted_from(&self, began: Millis) -> Millis {
         self.resumed.map_or(began, |resumed| resumed.max(began))
     }
@@ -51,16 +51,16 @@ impl SelfDoubt {
 /// Why a process has fallen silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// Its own work held it up.
+    /// Its own work took so long.
     Busy,
-    /// It was ready to run, and others had the processors.
+    /// It was ready to run, but other processes had the processors.
     Starved,
     /// Neither: it was stopped, or its machine was.
     Paused,
 }
 
-/// Why a process has fallen silent for `silent_ms`, of which it computed for `computed_ms` and waited for a processor for
-/// `waited_ms`, as far as the system counts that: whatever took most of it.
+/// Why a process has fallen silent for `silent_ms`: whatever took most of that time. It computed for `computed_ms` and
+/// waited for a processor for `waited_ms`, as far as the system counts that.
 pub fn cause(silent_ms: u64, computed_ms: u64, waited_ms: u64) -> Cause {
     let unaccounted_ms = silent_ms.saturating_sub(computed_ms).saturating_sub(waited_ms);
     if unaccounted_ms > computed_ms.max(waited_ms) {
@@ -84,7 +84,7 @@ mod tests {
             (300, 290, 5, Cause::Busy),
             (300, 100, 190, Cause::Starved),
             (300, 10, 285, Cause::Starved),
-            // Counted in other places at other times: not to be held against anybody.
+            // The three times are counted in different places, so their sum may exceed the whole.
             (300, 290, 290, Cause::Busy),
             (300, 100, 60, Cause::Paused),
         ] {

@@ -1,16 +1,17 @@
-//! Whom a standby may kill, who holds the lock and makes no progress: only whoever is proven to be the holder.
+//! Which process a standby may kill when the holder of the lock makes no progress: only one that is proven to be the
+//! holder.
 //!
-//! When a holder is to be fenced at all says `reign/takeover.rs`; who looks, and kills, is the caller. See
+//! `reign/takeover.rs` decides when a holder is to be fenced. The caller reads the facts, and kills. See
 //! `docs/ARCHITECTURE.md`, *Fencing*.
 
 use crate::lock_file::LockText;
 use crate::planted;
 use std::fmt;
 
-/// The process that would kill, as it knows itself.
+/// What the process that would kill knows of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observer {
-    /// The process that asks.
+    /// Its process id.
     pub pid: u32,
     /// The boot in which it runs.
     pub boot: String,
@@ -18,14 +19,14 @@ pub struct Observer {
     pub pid_ns: Option<String>,
 }
 
-/// Who holds the lock, as far as the kernel tells.
+/// The holders of the lock, as far as the kernel tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holders {
-    /// The ids of those processes that the observer can see. Others may be among them, whose lock is on a file of the
-    /// same number on another device.
+    /// The ids of the holders that the observer can see. It may include processes whose lock is on a file with the same
+    /// number on another device.
     pub pids: Vec<u32>,
-    /// The progress counter that is published on the lock file, which holders in other pid name spaces do as well; `None`
-    /// if there is none.
+    /// The progress counter that the holder publishes on the lock file, also from another pid name space; `None` if there
+    /// is none.
     pub beat: Option<u64>,
 }
 
@@ -46,9 +47,9 @@ pub enum MayKill {
 /// Why a holder of the lock is not killed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Spared {
-    /// It runs where process ids mean other processes.
+    /// It runs in another pid name space.
     Elsewhere,
-    /// It is the one that would kill.
+    /// It is the process that would kill.
     Oneself,
     /// It makes progress again.
     Running,
@@ -57,21 +58,21 @@ pub enum Spared {
         /// Who holds it, by process id.
         holders: Vec<u32>,
     },
-    /// The lock file was written by another process than holds the lock.
+    /// The lock file names another process than the one that holds the lock.
     OtherNamed {
         /// Who holds it, by process id.
         holders: Vec<u32>,
         /// Whom the file names.
         named: u32,
     },
-    /// The file was written in another boot, whose process ids mean nothing now.
+    /// The file was written in another boot, so its process id means nothing now.
     OtherBoot {
         /// Who holds it, by process id.
         holders: Vec<u32>,
     },
-    /// The process that took the lock has ended, and its id means another one.
+    /// The process that took the lock has ended, and another process has its id.
     IdReused {
-        /// The id that another process has now.
+        /// That id.
         pid: u32,
     },
 }
@@ -98,12 +99,12 @@ impl fmt::Display for Spared {
     }
 }
 
-/// Whether the process that `text` names may be killed as the holder of the lock: only if nothing speaks against it.
+/// Whether the process that `text` names may be killed as the holder of the lock: only if every check passes.
 ///
 /// `start` is when the process that has the named id now was started, in clock ticks since boot, or `None` if there is
-/// none. `stood_at` is the counter at which the holder stood still for too long. The caller must hold on to that process (a
-/// pidfd) from before `start` and `holders` were read until the signal is
-/// sent: then the id cannot come to mean another one in between.
+/// none. `stood_at` is the value at which the holder's counter has stood still for too long. The caller must hold a pidfd
+/// of that process from before `start` and `holders` were read until the signal is sent: then no other process can get the
+/// id in between.
 pub fn may_kill(
     text: &LockText,
     holders: &Holders,
@@ -122,7 +123,7 @@ pub fn may_kill(
     let pids = || holders.pids.clone();
     let same_boot = text.boot.as_ref().map(|boot| *boot == observer.boot);
     if let (Some(theirs), Some(ours), Some(true)) = (&text.pid_ns, &observer.pid_ns, same_boot) {
-        // Their ids mean nothing here: not even that the holder has ours.
+        // Ids of another name space mean nothing here, even if one equals ours.
         if theirs != ours {
             return MayKill::No(Spared::Elsewhere);
         }
@@ -176,12 +177,12 @@ mod tests {
     fn the_process_that_the_file_names_and_the_kernel_lists_may_be_killed() {
         let yes = MayKill::Yes { pid: 10 };
         assert_eq!(may_kill(&named(), &held_by(&[10]), &observer(), Some(500), STOOD_AT), yes);
-        // A lock on a file of the same number elsewhere.
+        // A lock on a file with the same number on another device.
         assert_eq!(may_kill(&named(), &held_by(&[7, 10]), &observer(), Some(500), STOOD_AT), yes);
         // It holds the lock and has published nothing yet.
         let silent = Holders { beat: None, ..held_by(&[10]) };
         assert_eq!(may_kill(&named(), &silent, &observer(), Some(500), None), yes);
-        // Where the system does not tell of name spaces, the rest must do.
+        // Where the system does not tell name spaces, the other checks must suffice.
         let unknown = Observer { pid_ns: None, ..observer() };
         assert_eq!(may_kill(&named(), &held_by(&[10]), &unknown, Some(500), STOOD_AT), yes);
     }

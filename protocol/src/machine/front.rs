@@ -1,16 +1,16 @@
-//! The front: where a master sends a request that reached it, whatever its stance is at the moment, which it is told each time.
+//! The front: what a master does with a request, given its stance. The stance is an argument of each step.
 //!
 //! Owns the requests that are held back or forwarded to another master, and the rule that the requests of one
 //! session keep their order through takeovers and handovers. Does not execute anything.
 //!
-//! A request is *served* here, *forwarded* to the active master, *held* while nobody is known to serve, or
-//! *refused* with STANDBY. What was forwarded and refused is sent again under a higher generation once nothing of
-//! the session is outstanding; the other side refuses everything of the old generation from its first refusal on.
-//! So a later request can never overtake an earlier one that has to be sent twice.
+//! A request is *served* here, *forwarded* to the active master, *held* while nobody is known to serve, or *refused*
+//! with STANDBY. A forwarded request that was refused is sent again under a higher generation, once nothing of its
+//! session is outstanding. After its first refusal the other side refuses everything of the old generation. So a later
+//! request can never overtake an earlier one that has to be sent twice.
 //!
-//! There may be links to several other masters. What is outstanding of one session is all on one of them: before anything
-//! is sent over another, it is answered, or lost with its link. So the end of a link decides about what was sent over that
-//! one, and about nothing else.
+//! There may be links to several other masters. All outstanding requests of one session are on one link: nothing is sent
+//! over another link before they are answered, or lost with theirs. So the end of a link concerns only the requests that
+//! were sent over it.
 
 use crate::command::{Command, ErrorWord, Reply};
 use crate::ids::{LinkId, Millis, RequestId, SessionId};
@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 /// How a session reached this master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A client that does not know of masters: it is forwarded to the active one.
+    /// A client that does not know several masters: its requests are forwarded to the active one.
     Forwardable,
     /// A client that finds the active master by itself: it is told STANDBY.
     Native,
@@ -52,9 +52,9 @@ impl Default for Config {
 /// What happens to the machine.
 #[derive(Debug)]
 pub enum Event {
-    /// The stance is another one from now on.
+    /// The stance has changed.
     StanceChanged,
-    /// The other masters say by now who of them serves.
+    /// The other masters tell which of them serves.
     PeerLeads {
         /// The link to it; `None` when nobody says so.
         link: Option<LinkId>,
@@ -77,9 +77,9 @@ pub enum Event {
     },
     /// Another master answered a forwarded request.
     Response {
-        /// Over which link. Only the one over which the request was sent counts.
+        /// The link that it came over. Only an answer over the link that carried the request counts.
         link: LinkId,
-        /// The number it was forwarded under.
+        /// The id under which it was forwarded.
         id: RequestId,
         /// The other master's answer.
         reply: Reply,
@@ -109,7 +109,7 @@ pub enum Effect {
     Forward {
         /// Over which link.
         link: LinkId,
-        /// Its number, on that link and on all others.
+        /// Its id, which is unique over all links.
         id: RequestId,
         /// The session's number there.
         stream: u64,
@@ -132,7 +132,7 @@ pub enum Effect {
         /// The answer itself.
         reply: Reply,
     },
-    /// Close a session once its answers are out: what it asked later would run after an unknown write.
+    /// Close a session once its answers are sent: its later requests would run after an unknown write.
     CloseSession {
         /// The session that is to be closed.
         session: SessionId,
@@ -146,21 +146,21 @@ struct Queued {
     command: Command,
 }
 
-/// A session with requests that are not served here at once.
+/// A session with requests that are held or forwarded.
 #[derive(Clone, Debug, Default)]
 struct Stream {
     generation: u32,
     queue: VecDeque<Queued>,
     outstanding: BTreeMap<RequestId, Queued>,
-    /// The link over which all of them were sent; without any, the last one over which something was.
+    /// The link over which all outstanding ones were sent; if there are none, the last link that was used.
     over: Option<LinkId>,
-    /// Refused ones of the current generation, by the number they were forwarded under.
+    /// Refused ones of the current generation, by the id under which they were forwarded.
     refused: BTreeMap<RequestId, Queued>,
-    /// The links, of those that stand, over which other masters know the session.
+    /// The open links over which other masters know the session.
     known: SmallVec<[LinkId; 1]>,
-    /// The last write that the other master has done: what was asked in front of it may not see it.
+    /// The last write that the other master has executed: an earlier read must not see it.
     done: Option<RequestId>,
-    /// How long the longest value is that the session writes with what waits, in bytes. It is kept until nothing waits.
+    /// The longest value among the session's waiting writes, in bytes. It is kept until nothing waits.
     longest: usize,
 }
 
@@ -170,7 +170,8 @@ impl Stream {
         self.queue.is_empty() && self.outstanding.is_empty() && self.refused.is_empty()
     }
 
-    /// Whether something is outstanding on another link: until that is answered or lost, nothing may be sent over this one.
+    /// Whether a request is outstanding on another link: until it is answered or lost, nothing may be sent over this
+    /// one.
     fn is_elsewhere(&self, link: LinkId) -> bool {
         self.over != Some(link) && !self.outstanding.is_empty()
     }
@@ -186,7 +187,7 @@ pub struct Front {
     streams: BTreeMap<SessionId, Stream>,
     /// Which session a forwarded request belongs to.
     forwarded: BTreeMap<RequestId, SessionId>,
-    /// For sessions of the other master: the highest generation of which something was refused.
+    /// For sessions of other masters: the highest generation of which a request was refused.
     refused_generation: HashMap<SessionId, u32, foldhash::fast::FixedState>,
     next_id: RequestId,
     requests: usize,
@@ -214,8 +215,7 @@ impl Front {
         self.requests
     }
 
-    /// How long a value may be that a session reads now because it writes it itself in front of that, with something that
-    /// waits here: in bytes, at most.
+    /// The longest value, in bytes, that a read of `session` may see because of the session's own writes that wait here.
     pub fn longest_waiting(&self, session: SessionId) -> usize {
         let stream = if self.streams.is_empty() { None } else { self.streams.get(&session) };
         stream.filter(|stream| !stream.is_idle()).map_or(0, |stream| stream.longest)
@@ -257,7 +257,7 @@ impl Front {
         self.pump_all(stance, effects);
     }
 
-    /// What waits here is refused; what the other master has is answered by it.
+    /// Refuses what waits here. The other master answers what was forwarded to it.
     fn refuse_all(&mut self, effects: &mut Vec<Effect>) {
         let sessions: Vec<SessionId> = self.streams.keys().copied().collect();
         for session in sessions {
@@ -409,7 +409,7 @@ impl Front {
             return;
         };
         self.forwarded.remove(&id);
-        // Who leads by now may get what has waited for this answer.
+        // Another leader may now get the requests that have waited for this answer.
         let goes_on = stance == Stance::Serving || self.leader.is_some_and(|leader| leader != link);
         let Some(queued) = stream.outstanding.remove(&id) else { return };
         let word = match &reply {
@@ -445,7 +445,8 @@ impl Front {
         }
     }
 
-    /// What was sent over a link that is gone is not answered any more. What was sent over others is not concerned.
+    /// Ends the requests that were sent over a link that is gone. Requests that were sent over other links are not
+    /// concerned.
     fn peer_down(&mut self, stance: Stance, link: LinkId, effects: &mut Vec<Effect>) {
         self.leader = self.leader.filter(|leader| *leader != link);
         let sessions: Vec<SessionId> = self.streams.keys().copied().collect();
@@ -469,7 +470,7 @@ impl Front {
             for queued in overtaken {
                 self.requests -= 1;
                 self.bytes -= queued.command.payload_bytes();
-                // Asked again it would see what its session has written since.
+                // Sent again, the read would see a later write of its session.
                 let reply = Reply::error(ErrorWord::Loading, "the active master was lost during the read");
                 effects.push(Effect::Reply { to: queued.asker, reply });
             }
@@ -492,7 +493,7 @@ impl Front {
         for session in sessions {
             let Some(stream) = self.streams.get_mut(&session) else { continue };
             let mut late = Vec::new();
-            // With nothing left outstanding it would be sent again, even after its deadline.
+            // Else a refused request would be sent again after its deadline, as nothing is outstanding.
             if stream.outstanding.values().all(|queued| queued.deadline <= now) {
                 stream.refused.retain(|_, queued| keep_or_take(queued, now, &mut late));
             }
@@ -534,13 +535,13 @@ impl Front {
         }
     }
 
-    /// Ends a session after an unknown write; what it still waits for is answered by the connection's end.
+    /// Ends a session after an unknown write. The end of the connection answers its other requests.
     fn close(&mut self, session: SessionId, effects: &mut Vec<Effect>) {
         self.forget(session, effects);
         effects.push(Effect::CloseSession { session });
     }
 
-    /// Drops all that is kept of a session, and tells those that know it.
+    /// Drops all that is kept of a session, and tells the masters that know it.
     fn forget(&mut self, session: SessionId, effects: &mut Vec<Effect>) {
         let Some(stream) = self.streams.remove(&session) else { return };
         for id in stream.outstanding.keys() {
@@ -554,7 +555,7 @@ impl Front {
         effects.extend(stream.known.into_iter().map(|link| Effect::StreamClosed { link, stream: session.0 }));
     }
 
-    /// Forgets a session of which nothing waits, but not its generation while the other master may need it.
+    /// Forgets a session of which nothing waits, if this master serves. Else its generation may still be needed.
     fn drop_if_done(&mut self, stance: Stance, session: SessionId, effects: &mut Vec<Effect>) {
         let done = self.streams.get(&session).is_some_and(Stream::is_idle);
         if stance == Stance::Serving && done {

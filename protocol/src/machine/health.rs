@@ -1,7 +1,7 @@
-//! What a cluster is short of: when it begins, when it ends, and in what words.
+//! The health of a cluster: when a trouble begins, when it ends, and how it is worded.
 //!
-//! Owns the rules by which a lack is one: how long it must last before anybody is told, and how long it must be gone. It is
-//! told the facts several times a second, and mends nothing.
+//! Owns how long a trouble must last before it is reported, and how long it must be gone before it counts as over. Gets the
+//! facts several times a second, and repairs nothing.
 
 use crate::ids::{Millis, Seq};
 use crate::planted;
@@ -13,7 +13,7 @@ pub const LAG_MS_MAX: u64 = 5000;
 /// How often a master tells the other one how far it has come, in milliseconds.
 pub const TELL_MS: u64 = 500;
 
-/// How far the other master is behind, as far as it tells. One that hangs tells nothing.
+/// How far the other master lags, as far as it tells. One that hangs tells nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Lag {
     heard: Millis,
@@ -23,12 +23,12 @@ pub struct Lag {
 }
 
 impl Lag {
-    /// The other one has connected, and has come as far as `theirs`.
+    /// The other master has connected, and has come as far as `theirs`.
     pub fn new(now: Millis, theirs: Seq, ours: Seq) -> Self {
         Lag { heard: now, theirs, mark: (ours, now) }
     }
 
-    /// It tells how far it has come.
+    /// Notes how far it says it has come.
     pub fn told(&mut self, now: Millis, theirs: Seq, ours: Seq) {
         (self.heard, self.theirs) = (now, theirs);
         if theirs >= self.mark.0 {
@@ -36,13 +36,13 @@ impl Lag {
         }
     }
 
-    /// We did not run ourselves: what it has told meanwhile is not read yet.
+    /// This process did not run: what the other master told meanwhile is not read yet.
     pub fn restart(&mut self, now: Millis) {
         self.heard = now;
         self.mark.1 = now;
     }
 
-    /// How far it is behind, in milliseconds: since when it lacks something, or has been silent.
+    /// How far it lags, in milliseconds: the time since it lacks a record, or has been silent.
     pub fn ms(&self, now: Millis) -> u64 {
         let silent_ms = now.since(self.heard);
         let behind_ms = if self.theirs < self.mark.0 { now.since(self.mark.1) } else { 0 };
@@ -54,16 +54,16 @@ impl Lag {
     }
 }
 
-/// What may be wrong.
+/// The troubles that are reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trouble {
-    /// There is nobody to take over.
+    /// There is no standby to take over.
     NoStandby,
-    /// Whoever is to take over is behind, or says nothing.
+    /// The standby lags, or is silent.
     StandbyLags,
     /// This master does not serve and knows of none that does.
     NobodyServes,
-    /// Fewer slaves are active than have been.
+    /// Fewer slaves are active than there were before.
     SlavesMissing,
     /// Slaves have no room for a value.
     SlavesFull,
@@ -81,7 +81,7 @@ impl Trouble {
         Trouble::KeysWithoutCopy,
     ];
 
-    /// What is said when it is over.
+    /// The message when it is over.
     pub fn over(self) -> &'static str {
         match self {
             Trouble::NoStandby => "a standby is connected",
@@ -93,29 +93,29 @@ impl Trouble {
         }
     }
 
-    /// How long it must last before it is told, and how long it must be gone before that is, in milliseconds.
+    /// How long it must last before it is reported, and how long it must be gone before its end is, in milliseconds.
     fn patience_ms(self) -> (u64, u64) {
         match self {
             Trouble::NoStandby | Trouble::NobodyServes => (2000, 0),
             Trouble::StandbyLags => (0, 1000),
             Trouble::SlavesMissing => (500, 0),
-            // One that is full is now and then not, while values come and go.
+            // A full slave has room now and then, while values come and go.
             Trouble::SlavesFull => (0, 10_000),
             Trouble::KeysWithoutCopy => (0, 0),
         }
     }
 }
 
-/// What a master sees.
+/// The facts, as a master sees them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Whether this master serves.
     pub serves: bool,
     /// Whether it knows of another one that does.
     pub knows_active: bool,
-    /// Who holds the lock, as the lock file says, if this master knows of nobody that serves.
-    pub lock_holder: Option<String>,
-    /// Whether the other master is connected, and what it is behind by, in milliseconds, as far as it tells.
+    /// The leader, in the log's words, if this master knows no master that serves.
+    pub leader: Option<String>,
+    /// How far the other master lags, in milliseconds, as far as it tells; `None` when it is not connected.
     pub standby_lag_ms: Option<u64>,
     /// How many slaves are active.
     pub slaves: usize,
@@ -125,12 +125,12 @@ pub struct Facts {
     pub keys_without_copy: u64,
 }
 
-/// What is to be told.
+/// What is to be reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
-    /// It has begun and lasted long enough to be told.
+    /// A trouble has lasted long enough to be reported.
     Began(Trouble),
-    /// It is over, and was told when it began.
+    /// A trouble that was reported is over.
     Ended {
         /// What is over.
         trouble: Trouble,
@@ -142,25 +142,25 @@ pub enum News {
 #[derive(Clone, Copy, Debug)]
 struct State {
     since: Millis,
-    /// When it was there last.
+    /// When it was last seen.
     seen: Millis,
     told: bool,
 }
 
-/// What is known of the cluster's lacks.
+/// The cluster's troubles, as far as they are known.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     facts: Facts,
-    /// The most slaves that were active at once since this master serves.
+    /// The most slaves that were active at once while this master has served.
     slaves_most: usize,
     troubles: BTreeMap<Trouble, State>,
 }
 
 impl Health {
-    /// Takes in the facts of now; what is new.
+    /// Takes the present facts, and gives what is to be reported.
     pub fn look(&mut self, now: Millis, facts: Facts) -> Vec<News> {
         if facts.serves != self.facts.serves {
-            // What a master is short of is another matter in another role.
+            // Troubles of one role do not apply to the other.
             self.troubles.clear();
             self.slaves_most = 0;
         }
@@ -201,7 +201,7 @@ impl Health {
         }
     }
 
-    /// The troubles that have been told and are not over.
+    /// The troubles that were reported and are not over.
     pub fn troubles(&self) -> impl Iterator<Item = Trouble> + '_ {
         self.troubles.iter().filter(|(_, state)| state.told).map(|(trouble, _)| *trouble)
     }
@@ -214,12 +214,12 @@ impl Health {
 
     /// A trouble in words.
     pub fn words(&self, trouble: Trouble) -> String {
-        let Facts { lock_holder, standby_lag_ms, slaves, full, keys_without_copy, .. } = &self.facts;
+        let Facts { leader, standby_lag_ms, slaves, full, keys_without_copy, .. } = &self.facts;
         match trouble {
             Trouble::NoStandby => "no standby is connected".to_owned(),
             Trouble::StandbyLags => format!("the standby is {} ms behind", standby_lag_ms.unwrap_or(0)),
-            Trouble::NobodyServes => match lock_holder {
-                Some(holder) => format!("waiting for the log, which another master holds: {holder}"),
+            Trouble::NobodyServes => match leader {
+                Some(leader) => format!("waiting for the log, which another master holds: {leader}"),
                 None => "no master is known to serve".to_owned(),
             },
             Trouble::SlavesMissing if self.slaves_most == 0 => "no slave is active".to_owned(),
@@ -238,7 +238,7 @@ mod tests {
         Facts { serves: true, standby_lag_ms: Some(0), slaves: 3, ..Facts::default() }
     }
 
-    /// What is told, and when, while the facts stay what they are from each of these moments on.
+    /// What is reported and when, if the facts change at each of these moments.
     fn told(health: &mut Health, changes: &[(u64, Facts)], until: u64) -> Vec<(u64, News)> {
         let mut told = Vec::new();
         for now in (0..=until).step_by(25) {
@@ -291,13 +291,13 @@ mod tests {
         let mut lag = Lag::new(now, Seq(100), ours);
         assert_eq!(lag.ms(Millis(1500)), 0, "it speaks now and then");
         assert_eq!(lag.ms(Millis(1501)), 1501, "it hangs");
-        // It speaks, is behind by what is being written, and keeps up.
+        // It reports, lacks only what is being written, and keeps up.
         for step in 1..=20 {
             now = Millis(500 * step);
             lag.told(now, Seq(90 + 10 * step), Seq(100 + 10 * step));
             assert!(lag.ms(now) <= 500, "{} at {now}", lag.ms(now));
         }
-        // It speaks and does not move.
+        // It reports, but does not move.
         for step in 21..=40 {
             now = Millis(500 * step);
             lag.told(now, Seq(290), Seq(100 + 10 * step));
@@ -340,10 +340,10 @@ mod tests {
         let news = told(&mut health, &[(0, Facts::default())], 9000);
         assert_eq!(news, [(2000, News::Began(Trouble::NobodyServes))]);
         assert_eq!(health.degraded(), "no master is known to serve");
-        let holder = Facts { lock_holder: Some("pid=7 address=a:1".to_owned()), ..Facts::default() };
-        health.look(Millis(9025), holder);
+        let led = Facts { leader: Some("pid=7 address=a:1".to_owned()), ..Facts::default() };
+        health.look(Millis(9025), led);
         assert_eq!(health.degraded(), "waiting for the log, which another master holds: pid=7 address=a:1");
-        // One slave is all that has ever been; none at all is too few whatever has been.
+        // There was never more than one slave; but without any slave there are too few in any case.
         let mut health = Health::default();
         let none = [(0, Facts { slaves: 0, ..fine() })];
         assert_eq!(told(&mut health, &none, 9000), [(500, News::Began(Trouble::SlavesMissing))]);

@@ -1,34 +1,34 @@
-//! Takes a log apart in parts, each byte read once.
+//! Parses a log part by part, reading each byte once.
 //!
-//! Owns a place in a log and the bytes that were read after it and not taken yet. Does no input or output: it says what
-//! it wants to read, and is told. So the real disk's thread can do all of it, reading, checksums and parsing, and an
-//! actor hears what the lines do to the directory.
+//! Owns a place in a log and the bytes read after it that are not parsed yet. Does no IO: it says what it wants to
+//! read, and is given the bytes. So the disk's thread can do all the work of reading, checksums and parsing, and an
+//! actor gets only the changes to the directory.
 
 use crate::ids::{Reign, Version};
 use crate::machine::master::ReignRecord;
 use crate::planted;
 use crate::record::{BadLine, Body, Place, Position, Record, Scanner, Span, Step, SyncMode};
 
-/// How much is read at once, in bytes, and how much of the log a part holds, if its lines are not longer.
+/// How much is read at once, in bytes. Also the length of a part, unless a single line is longer.
 pub const CHUNK_BYTES: usize = 1 << 20;
 
-/// How many bytes in front of a place say whether it is still the same place.
+/// How many bytes before a place are compared to tell whether the log there is still the same.
 const TAIL_BYTES: usize = 64;
 
 /// A place in a log, and what is known of it.
 #[derive(Clone, Debug, Default)]
 pub struct LogPlace {
-    /// The place after the last line that was taken.
+    /// The end of the last line that was parsed.
     pub position: Position,
-    /// The last place in front of it through which the log is known to be on disk.
+    /// The last place before it through which the log is known to be on disk.
     pub durable: Position,
-    /// The bytes in front of it: something else there means that the log was cut since, and written again. Empty when
-    /// they are not known.
+    /// The bytes before it. If they differ in the file, the log was cut and written again. Empty when they are not
+    /// known.
     pub tail: Vec<u8>,
 }
 
 impl LogPlace {
-    /// A place in a log that is on disk up to there.
+    /// A place in a log that is durable up to there.
     pub fn durable(position: Position) -> Self {
         LogPlace { position, durable: position, tail: Vec::new() }
     }
@@ -41,7 +41,7 @@ pub enum Replay {
     Put {
         /// The key that was written.
         key: Box<[u8]>,
-        /// The version that it has from there on.
+        /// Its new version.
         version: Version,
         /// Where the value stands.
         place: Place,
@@ -57,47 +57,47 @@ pub enum Replay {
     GivenUp(Reign),
 }
 
-/// What a part of a log holds.
+/// One parsed part of a log.
 #[derive(Debug, Default)]
 pub struct Part {
-    /// What its lines do to the directory, in their order.
+    /// The changes to the directory, in the order of the lines.
     pub changes: Vec<Replay>,
     /// Its bytes, if they are kept.
     pub bytes: Vec<u8>,
-    /// The bad line that stands after it.
+    /// The bad line that follows it, if one does.
     pub bad: Option<BadLine>,
     /// Whether the end was reached.
     pub at_end: bool,
-    /// Whether what stands in front of the place is not what stood there: nothing was taken.
+    /// Whether the bytes before the place have changed; then nothing was parsed.
     pub lost: bool,
-    /// Where damaged SYNCED marks were passed over.
+    /// The offsets of damaged SYNCED marks that were skipped.
     pub damaged_marks: Vec<u64>,
 }
 
 /// What a [`LogScan`] wants next.
 #[derive(Debug)]
 pub enum Next {
-    /// To be told what stands there, by [`LogScan::fill`].
+    /// To be given these bytes, by [`LogScan::fill`].
     Read {
         /// The first byte that is wanted.
         offset: u64,
-        /// How much at most; less only at the end of the file.
+        /// How many bytes; fewer only at the end of the file.
         length: usize,
     },
     /// To hand out this part.
     Part(Part),
 }
 
-/// A log that is being taken apart.
+/// A log that is being parsed.
 #[derive(Debug)]
 pub struct LogScan {
     scanner: Scanner,
-    /// What was read from `buffer_offset` on. What stands in front of the scanner's place is taken already.
+    /// What was read from `buffer_offset` on. The bytes before the scanner's place are parsed already.
     buffer: Vec<u8>,
     buffer_offset: u64,
-    /// Whether nothing stands after the buffer.
+    /// Whether the buffer ends where the file ends.
     ended: bool,
-    /// Whether more must be read before anything can be taken.
+    /// Whether more must be read before anything can be parsed.
     starved: bool,
     tail: Vec<u8>,
     tail_checked: bool,
@@ -109,7 +109,7 @@ pub struct LogScan {
 }
 
 impl LogScan {
-    /// Goes on at `place`.
+    /// A scan from `place` on.
     pub fn new(place: &LogPlace, line_bytes_max: usize) -> Self {
         LogScan {
             scanner: Scanner::resume_from(place.position, place.durable, line_bytes_max),
@@ -125,19 +125,19 @@ impl LogScan {
         }
     }
 
-    /// Takes the file's end for the end of the log: a last line of the original program needs no newline.
+    /// Takes the end of the file as the end of the log: a last line of the original program needs no newline.
     #[must_use]
     pub fn finishing(self) -> Self {
         LogScan { finishes: true, ..self }
     }
 
-    /// Stops at `end`, and keeps the bytes of the lines that it takes.
+    /// Stops at `end`, and keeps the bytes of the lines that it parses.
     #[must_use]
     pub fn keeping_bytes_to(self, end: u64) -> Self {
         LogScan { end: Some(end), keeps_bytes: true, finishes: true, ..self }
     }
 
-    /// The place after everything taken so far.
+    /// The end of everything parsed so far.
     pub fn place(&self) -> LogPlace {
         LogPlace {
             position: self.scanner.position(),
@@ -197,7 +197,7 @@ impl LogScan {
                     let rest = &self.buffer[self.taken()..];
                     match self.scanner.pass_damaged_mark(rest) {
                         Some(true) => part.damaged_marks.push(at),
-                        // What is not read yet may say that nothing is missing.
+                        // Bytes that are not read yet may show that nothing is missing.
                         None if !self.ended && self.taken() == begins => return self.read_more(),
                         None if !self.ended => {
                             self.starved = true;
@@ -214,16 +214,17 @@ impl LogScan {
         }
     }
 
-    /// Takes what was read, when [`Next::Read`] asked for `length` bytes.
+    /// Takes the bytes that were read when [`Next::Read`] asked for `length` bytes.
     pub fn fill(&mut self, bytes: &[u8], length: usize) {
         self.buffer.extend_from_slice(bytes);
         self.filled(bytes.len(), length);
     }
 
-    /// The same for whoever reads into the buffer itself. `read` is given the room and gives how much of it is filled.
+    /// The same for a caller that reads straight into the buffer. `read` is given the free room, and returns how much
+    /// of it was filled.
     ///
     /// # Errors
-    /// What `read` says.
+    /// The error of `read`.
     pub fn fill_by<E>(
         &mut self,
         length: usize,
@@ -278,14 +279,14 @@ impl LogScan {
             part.bytes = lines.to_vec();
         }
         if part.at_end || part.bad.is_some() {
-            // What stands there may be written anew before it is looked at again.
+            // These bytes may be overwritten before the next read.
             self.forget_buffer();
         }
         Next::Part(part)
     }
 
     fn forget_buffer(&mut self) {
-        // Also gives back what a long line took.
+        // Also frees the memory of a long line.
         self.buffer = Vec::new();
         self.ended = false;
         self.starved = true;
@@ -324,7 +325,7 @@ mod tests {
 
     const LINE_MAX: usize = line_bytes_max(8 << 20);
 
-    /// Lines of which some are many times as long as a chunk, with a mark after every third.
+    /// Lines, some of them many times as long as a chunk, with a mark after every third.
     fn log() -> Vec<u8> {
         let mut log = Vec::new();
         encode(&Operation::Cluster(ClusterId(7)), Seq(1), Epoch(1), Seq(0), &mut log);

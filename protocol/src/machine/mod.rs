@@ -1,16 +1,15 @@
 //! The rules of dsm as deterministic state machines.
 //!
 //! A machine is a plain struct. It does no IO, reads no clock and draws no random numbers of its own: time is an
-//! argument, randomness a seed. Its one entrance is
+//! argument, randomness a seed. Its one entry point is
 //!
 //! ```text
 //! fn step(&mut self, now: Millis, event: Event, effects: &mut Vec<Effect>)
 //! ```
 //!
-//! and the caller must perform the effects in the order in which they stand. `Event` and `Effect` are closed
-//! enums and matched without a catch-all, so that a new variant fails to compile wherever it must be handled.
-//! Whatever order can reach an effect comes from ordered collections, so that the same events give the same
-//! effects.
+//! and the caller must perform the effects in their order. `Event` and `Effect` are closed enums and matched without a
+//! catch-all, so that a new variant fails to compile wherever it must be handled. Wherever iteration order can reach an
+//! effect, the collection is ordered, so that the same events give the same effects.
 
 pub mod client;
 pub mod doubt;
@@ -23,3 +22,4 @@ pub mod master;
 pub mod reign;
 pub mod slave;
 mod table;
+pub mod welcome;

@@ -1,7 +1,7 @@
-//! The slave machine: keys, versions, values, and whom to obey.
+//! The slave machine: keys, versions, values, and which master to obey.
 //!
-//! Owns the values. Applies a write only over a lower version, refuses what a reign that is over asks for, and
-//! knows nothing of placement: whatever arrives is held until it is dropped or overwritten.
+//! Owns the values. Applies a write only over a lower version, and refuses the requests of a reign that is over. Knows
+//! nothing of placement: every value that arrives is held until it is dropped or overwritten.
 
 use super::table::Table;
 use crate::ids::{Epoch, LinkId, Reign, ReignId, Seq, Stamp, Version};
@@ -10,7 +10,7 @@ use crate::planted;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
-/// What an entry costs beside its key and value, in bytes: table slots, two allocations, version and reign.
+/// The memory of an entry in addition to its key and value, in bytes: table slots, two allocations, version and reign.
 pub const ENTRY_OVERHEAD_BYTES: u64 = 104;
 
 /// The most entries in one part of a report.
@@ -22,14 +22,14 @@ const HOLDINGS_PLACES_MAX: usize = 16 * 1024;
 /// The most bytes of keys in one part of a report.
 const HOLDINGS_BYTES_MAX: usize = 256 * 1024;
 
-/// A value of at least so many bytes is held as it comes, for to copy it takes long: whoever reads it from a socket gives
+/// A value of at least this many bytes is kept without a copy, because copying takes long. The reader of the socket gives
 /// it a buffer of its own.
 pub const KEPT_BYTES_MIN: usize = 4 << 20;
 
 /// What happens to the machine.
 #[derive(Debug)]
 pub enum Event {
-    /// A link to a master stands.
+    /// A link to a master is established.
     LinkUp {
         /// The new link.
         link: LinkId,
@@ -47,7 +47,7 @@ pub enum Event {
         reign: Reign,
         /// Its EPOCH record's seq.
         seq: Seq,
-        /// Whether its records are on disk before a slave sees them.
+        /// Whether its records are on disk before a slave gets them.
         durable: bool,
     },
     /// A master has given the slave its place in its reign.
@@ -94,7 +94,7 @@ pub enum Event {
         link: LinkId,
         /// The newest version to be forgotten.
         version: Version,
-        /// Which reign of its epoch is meant.
+        /// The reign of that version.
         reign: ReignId,
         /// The key to be forgotten.
         key: Bytes,
@@ -104,7 +104,7 @@ pub enum Event {
         /// The link that it came over.
         link: LinkId,
     },
-    /// Everything that arrived together on a link is handed in: acknowledge it.
+    /// All messages that arrived together on a link were given: acknowledge them.
     BatchEnded {
         /// The link that the batch came over.
         link: LinkId,
@@ -125,7 +125,7 @@ pub enum Effect {
         /// Bytes of room; `u64::MAX` for no limit.
         room_bytes: u64,
     },
-    /// What came was of a reign that is over.
+    /// A message came from a reign that is over.
     Outdated {
         /// The link to answer over.
         link: LinkId,
@@ -181,10 +181,10 @@ pub enum Effect {
     },
 }
 
-/// What a master's link has said so far.
+/// What a master has said over its link.
 #[derive(Clone, Debug, Default)]
 struct Master {
-    /// What it has announced and not yet given a place in.
+    /// The reign that it has announced but not given a place in yet.
     announced: Option<Seen>,
     /// The reign in which it has given this slave a place.
     reign: Option<Reign>,
@@ -200,12 +200,12 @@ struct Held {
     version: Version,
     /// Which reign of the version's epoch wrote it.
     reign: ReignId,
-    // Shared with answers under way, so that a read copies nothing here. No slice of a socket's buffer, unless that holds
-    // nothing else.
+    // Shared with answers under way, so that a read copies nothing. Never a slice of a socket's buffer that holds
+    // anything else.
     value: Bytes,
 }
 
-/// What a slave holds, and whom it obeys.
+/// The values of a slave, and the reign that it obeys.
 #[derive(Clone, Debug)]
 pub struct Slave {
     memory_max: Option<u64>,
@@ -301,7 +301,8 @@ impl Slave {
         }
     }
 
-    /// Says what this slave was part of. Nothing else changes yet: the master may find that its log lacks that.
+    /// Answers with the last reign of which this slave was part. Nothing else changes yet: the master may find that its
+    /// log lacks that reign.
     fn announced(&mut self, link: LinkId, announced: Seen, effects: &mut Vec<Effect>) {
         let reign = announced.reign;
         if let Some(seen) = self.seen.filter(|seen| !is_later(reign, seen.reign)) {
@@ -314,7 +315,7 @@ impl Slave {
         effects.push(Effect::Enlisted { link, reign, seen, room_bytes });
     }
 
-    /// From here on that reign is obeyed, and hears what is held.
+    /// From here on that reign is obeyed, and gets the report of what is held.
     fn admitted(&mut self, link: LinkId, reign: Reign, effects: &mut Vec<Effect>) {
         let to_report = self.held.numbers();
         let Some(master) = self.masters.get_mut(&link) else { return };
@@ -332,7 +333,7 @@ impl Slave {
         self.report(link, effects);
     }
 
-    /// Whether the master of `link` reigns; if not, says so once.
+    /// Whether the master of `link` is the one obeyed; if not, tells it so once.
     fn obeys(&mut self, link: LinkId, effects: &mut Vec<Effect>) -> bool {
         let obeyed = self.seen;
         let Some(master) = self.masters.get_mut(&link) else { return false };
@@ -346,7 +347,7 @@ impl Slave {
         false
     }
 
-    /// Numbers a counted message of a master that reigns.
+    /// Numbers a counted message of the master that is obeyed.
     fn count(&mut self, link: LinkId, effects: &mut Vec<Effect>) -> Option<u64> {
         if !self.obeys(link, effects) {
             return None;
@@ -361,7 +362,8 @@ impl Slave {
         let Stamp { version, reign } = stamp;
         let bytes = |value: &Bytes| (key.len() + value.len()) as u64 + ENTRY_OVERHEAD_BYTES;
         let held = self.held.get_mut(key);
-        // What another reign of that epoch wrote is of another time line: the master that is obeyed knows better.
+        // A value of another reign of that epoch belongs to another history of the log; the master that is obeyed
+        // decides.
         let is_lower = |held: &Held| held.version >= version && !is_of_other_reign(held, stamp);
         if held.as_ref().is_some_and(|held| is_lower(held)) && !planted!(SlaveAppliesLower) {
             return true;
@@ -409,8 +411,8 @@ impl Slave {
         }
     }
 
-    /// Sends the next part of the report, from the end of the table down. An entry stays at its place, so that none is
-    /// missed; what comes meanwhile is known to the master, which has sent it.
+    /// Sends the next part of the report, from the end of the table down. Entries keep their places, so none is missed.
+    /// The master knows what arrives meanwhile, because it sends it.
     fn report(&mut self, link: LinkId, effects: &mut Vec<Effect>) {
         let Some(master) = self.masters.get_mut(&link) else { return };
         let mut index = master.to_report.min(self.held.numbers());
@@ -429,13 +431,13 @@ impl Slave {
     }
 }
 
-/// Whether a copy is of the stamp's epoch, but of another reign: of another time line.
+/// Whether a copy is of the stamp's epoch but of another reign, and so of another history of the log.
 fn is_of_other_reign(held: &Held, stamp: Stamp) -> bool {
     held.version.epoch == stamp.version.epoch && held.reign != stamp.reign
 }
 
-/// Whether a slave that is bound to a reign follows an announced one. One of the same epoch and another id is of another
-/// time line: two logs that were once one.
+/// Whether a slave that is bound to a reign follows an announced one. A reign with the same epoch and another id belongs
+/// to another history: the log was copied, and both copies were continued.
 fn is_later(announced: Reign, bound: Reign) -> bool {
     announced.epoch > bound.epoch || announced == bound
 }

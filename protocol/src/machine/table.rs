@@ -1,9 +1,9 @@
-//! A map from keys that never does much at once: no call touches more than a few hundred entries, at any size.
+//! A map from keys with bounded work per call: no call touches more than a few hundred entries, at any size.
 //!
-//! Owns growth, removal and the giving back of memory in small steps. Knows nothing of what it holds. An ordinary hash
-//! table doubles in one call, which at some millions of keys takes seconds; this one is many small tables, of which one
-//! is split when there are too many keys for all (*linear hashing*, Litwin 1980). What is forgotten is freed a little
-//! with each call, and by [`Table::tidy`].
+//! Owns growth, removal and the freeing of memory in small steps. Knows nothing of the values. An ordinary hash table
+//! doubles in one call, which at some millions of keys takes seconds; this one is many small tables, of which one is
+//! split when there are too many keys for all (*linear hashing*, Litwin 1980). Forgotten entries are freed a few with
+//! each call, and by [`Table::tidy`].
 
 use foldhash::fast::FixedState;
 use hashbrown::hash_table::HashTable;
@@ -12,10 +12,10 @@ use std::hash::BuildHasher as _;
 /// Nodes in one piece of [`Nodes`].
 const PIECE_NODES: usize = 4096;
 
-/// Keys for each small table, on average, above which another one is made.
+/// Average number of keys in a small table above which one more is made.
 const SMALL_KEYS: usize = 128;
 
-/// So many forgotten entries are freed with each new one: what was forgotten is gone before as much again is there.
+/// How many forgotten entries are freed with each new one: all are freed before as many new ones are there.
 const FREED_WITH_INSERT: usize = 2;
 
 /// Where a small table is chosen by the hash. `hashbrown` looks at the lowest bits, and at the seven highest.
@@ -24,7 +24,7 @@ const SMALL_SHIFT: u32 = 24;
 #[derive(Clone, Debug)]
 enum Node<V> {
     Kept {
-        // A boxed slice: a key in flight pins the buffer it was read into, a key at rest must not.
+        // A boxed slice: a key in flight keeps the buffer alive into which it was read, a key at rest must not.
         key: Box<[u8]>,
         value: V,
     },
@@ -32,8 +32,8 @@ enum Node<V> {
     Vacant { next: Option<u32> },
 }
 
-/// Nodes by number, in pieces that never move: a million keys take no copying, so that the peak of memory is its size,
-/// and whoever walks by number neither misses nor repeats one.
+/// Nodes by number, in pieces that never move. So growth copies nothing and needs no extra memory, and a walk by number
+/// neither misses nor repeats a node.
 #[derive(Clone, Debug)]
 struct Nodes<V> {
     pieces: Vec<Vec<Node<V>>>,
@@ -72,7 +72,7 @@ impl<V> Nodes<V> {
             return number;
         }
         if self.pieces.last().is_none_or(|piece| piece.len() == PIECE_NODES) {
-            // The first piece grows with its content: most tables of tests are tiny.
+            // The first piece grows with its content, because most tables in tests are tiny.
             let room = if self.pieces.is_empty() { 0 } else { PIECE_NODES };
             self.pieces.push(Vec::with_capacity(room));
         }
@@ -94,7 +94,7 @@ impl<V> Nodes<V> {
     }
 }
 
-/// What was forgotten at once and is to be freed.
+/// Entries that were forgotten all at once and are still to be freed.
 #[derive(Clone, Debug)]
 struct Forgotten<V> {
     pieces: Vec<Vec<Node<V>>>,
@@ -102,7 +102,7 @@ struct Forgotten<V> {
 }
 
 impl<V> Forgotten<V> {
-    /// Frees up to `entries` entries; how many it did not free for want of any.
+    /// Frees up to `entries` entries; gives how many of these it did not need because no more were left.
     fn free(&mut self, entries: usize) -> usize {
         let mut left = entries;
         while left > 0 {
@@ -154,11 +154,11 @@ impl<V> Table<V> {
         }
     }
 
-    /// Which small table a key with this hash is in.
+    /// The small table of a key with this hash.
     fn which(&self, hash: u64) -> usize {
         let bits = (hash >> SMALL_SHIFT) as usize;
         let whole = bits & ((2 << self.level) - 1);
-        // That one is not made yet: what belongs there is still in the one that is to be split.
+        // That small table is not made yet: its keys are still in the one that will be split.
         if whole < self.small.len() {
             whole
         } else {
@@ -217,7 +217,7 @@ impl<V> Table<V> {
         }
         for (hash, number) in hashes {
             let which = self.which(hash);
-            // There is room for it, so that no hash is asked for.
+            // There is room for it, so no hash is needed.
             let Table { hasher, small, nodes, .. } = self;
             small[which].insert_unique(hash, number, |number| hasher.hash_one(nodes.key(*number)));
         }
@@ -239,7 +239,7 @@ impl<V> Table<V> {
         self.len
     }
 
-    /// Forgets everything. The memory is given back little by little.
+    /// Forgets everything. The memory is freed little by little.
     pub(crate) fn clear(&mut self) {
         self.forgotten.pieces.append(&mut std::mem::replace(&mut self.nodes, Nodes::EMPTY).pieces);
         self.forgotten.small.append(&mut self.small);
@@ -252,7 +252,7 @@ impl<V> Table<V> {
         self.forgotten.free(entries);
     }
 
-    /// Whether nothing that was forgotten is left to be freed.
+    /// Whether no forgotten entry is left to be freed.
     pub(crate) fn is_tidy(&self) -> bool {
         self.forgotten.is_empty()
     }

@@ -1,20 +1,20 @@
-//! Writes lines. The hot ones, WRITE and DELETE, without building an [`Operation`].
+//! Writes lines. WRITE and DELETE, the frequent ones, are written without building an [`Operation`].
 
 use super::parse::is_field_name;
 use super::{Operation, Place, ReignMark};
 use crate::ids::{Epoch, Reign, Seq};
 
-/// What stands behind the `;` of a line, except the checksum.
+/// What follows the `;` of a line, except the checksum.
 #[derive(Clone, Copy, Debug)]
 pub struct Trailer<'f> {
-    /// The record's seq; for SYNCED, that of the last record in front.
+    /// The record's seq; for SYNCED, that of the last record before it.
     pub seq: Seq,
     /// The reign that writes.
     pub epoch: Epoch,
     /// The seq through which the log is known to be on disk.
     pub synced: Seq,
-    /// In a compacted log, where the records in between are left out: the seq of the record in front. `None`
-    /// where the seq is simply the next one.
+    /// In a compacted log, where records before this one were left out: the seq of the previous record. `None` where
+    /// the seq is simply the next one.
     pub after: Option<Seq>,
     /// Further fields, in this order. A name is a letter and then letters, digits, `_` and `-`; one that begins
     /// with an upper-case letter must be understood by every reader.
@@ -39,7 +39,7 @@ pub fn encode(operation: &Operation, seq: Seq, epoch: Epoch, synced: Seq, out: &
 /// Appends one line with further fields in its trailer.
 ///
 /// # Panics
-/// When a WRITE or DELETE has no key, or a field's name is not one.
+/// When a WRITE or DELETE has no key, or a field's name is not valid.
 pub fn encode_with(operation: &Operation, trailer: Trailer<'_>, out: &mut Vec<u8>) {
     match operation {
         Operation::Write(pairs) => encode_write_with(pairs, trailer, out),
@@ -97,7 +97,7 @@ where
     put_write(pairs, trailer, out, |_, _, _| {});
 }
 
-/// Appends a WRITE line that will stand at `offset` in the log, and adds to `places` where each of its values will, in
+/// Appends a WRITE line that will be at `offset` in the log, and adds the place of each of its values to `places`, in
 /// the order of `pairs`.
 ///
 /// # Panics
@@ -125,8 +125,8 @@ pub fn encode_write_at<K, V>(
     });
 }
 
-/// Appends a WRITE line. `placed` is told of each value: what is written so far, where the value's text begins in it,
-/// and how long the value is.
+/// Appends a WRITE line. `placed` is called for each value, with what is written so far, where the value's text begins
+/// in it, and the length of the value.
 fn put_write<K, V>(
     pairs: &[(K, V)],
     trailer: Trailer<'_>,
@@ -226,7 +226,7 @@ fn put_text(out: &mut Vec<u8>, text: &[u8]) {
     }
     let mut plain_from = 0;
     for (at, &byte) in text.iter().enumerate() {
-        // Everything else stays as it is, so that UTF-8 stays readable.
+        // All other bytes are written unchanged, so that UTF-8 stays readable.
         if byte <= b' ' || byte == 0x7f || byte == b'%' || (byte == b';' && at == 0) {
             out.extend_from_slice(&text[plain_from..at]);
             out.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);

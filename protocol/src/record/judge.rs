@@ -1,4 +1,4 @@
-//! Tells a torn tail from corruption: what stands after a bad line decides. Streams, in bounded memory.
+//! Tells a torn tail from corruption by what follows the bad line. Reads the rest of the log in bounded memory.
 
 use super::parse::{check, check_end_of};
 use super::{BadLine, RecordError};
@@ -8,28 +8,28 @@ use crate::planted;
 /// What can have happened to the log since it was last known to be whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CrashKind {
-    /// The machine kept running, so everything that was written is there, unless the disk failed to take it: only a line
-    /// whose write was cut short, the last one, can be torn, and one with a hole in it.
+    /// The machine kept running, so everything that was written is there unless the disk failed. Only two lines can be
+    /// torn: the last one, if its write was cut short, and one with a hole.
     SameBoot,
     /// The power may have gone: whatever was not synced may be missing, garbled or zero, in any order.
     MayHaveLostPower,
 }
 
-/// What reaches a disk, or does not, as a whole: a divisor of every page and sector size.
+/// The unit in which bytes reach a disk or do not: a divisor of every page and sector size.
 const SECTOR_BYTES: u64 = 512;
 
-/// So many zeros that reach the end of a sector, or fewer if nothing of the line stands in front of them, are a hole: bytes that were written and never got to the disk. The file
-/// was extended, the write of its page failed, and the page was thrown away; or the disk was put back to a snapshot. Then
-/// the machine may have run all the time, and yet what was not synced may be missing. Damage looks different.
+/// At least this many zeros up to the end of a sector (fewer, if the line begins with them) are a hole: bytes that were written
+/// and never reached the disk. Either the file was extended and then the write of its page failed, or the disk was reset to a
+/// snapshot. So what was not synced may be missing although the machine kept running. Other damage looks different.
 const HOLE_BYTES_MIN: u64 = 16;
 
-/// A good line which says that the bad one had been on disk.
+/// A good line which proves that the bad one had been on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Evidence {
-    /// Bytes in front of the good line.
+    /// Bytes before the good line.
     pub offset: u64,
-    /// The number of the line in which it stands, the first having 1: its own, or that of one in front which lost
-    /// its newline.
+    /// The number of the line in which it was found; the first line has 1. It is its own line, or an earlier one that
+    /// lost its newline.
     pub line: u64,
     /// The seq through which it says the log was on disk.
     pub synced: Seq,
@@ -38,25 +38,25 @@ pub struct Evidence {
 /// What a bad line means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing from here on was ever known to be on disk, so nothing of it was acknowledged as durable: it may be
-    /// cut.
+    /// Nothing from here on was ever known to be on disk, and so nothing was acknowledged as durable: it may be cut.
     Torn {
-        /// Bytes in front of the cut.
+        /// Bytes before the cut.
         offset: u64,
         /// Bytes after the cut.
         bytes: u64,
         /// Lines after the cut, an unfinished one included.
         lines: u64,
     },
-    /// Acknowledged data is damaged, or the file is not what it should be. It must not be cut without asking.
+    /// Acknowledged data is damaged, or the file is not a log. It must not be cut unless an operator asks for it.
     Corrupt {
-        /// Bytes in front of the bad line.
+        /// Bytes before the bad line.
         offset: u64,
         /// Its number; the first line has 1.
         line: u64,
         /// What is wrong with it.
         cause: RecordError,
-        /// The line that proves it; `None` when the rule for the crash, or a line that no crash explains, decides.
+        /// The line that proves it; `None` when it follows from the kind of crash, or from a line that no crash
+        /// explains.
         evidence: Option<Evidence>,
     },
 }
@@ -67,23 +67,23 @@ pub struct Judge {
     bad: BadLine,
     crash: CrashKind,
     line_bytes_max: usize,
-    /// The begin of the line that the last chunk left unfinished, as far as a good line could reach.
+    /// The beginning of the line that the last chunk left unfinished, up to the longest length of a good line.
     carry: Vec<u8>,
-    /// Bytes of that line, the ones that were not kept included.
+    /// Bytes of that line, including those that were not kept.
     carry_bytes: u64,
-    /// Whether the part of it that was kept has a zero byte, which no good line has.
+    /// Whether the kept part has a zero byte, which no good line has.
     carry_has_hole: bool,
     /// Bytes and finished lines so far.
     bytes: u64,
     newlines: u64,
     evidence: Option<Evidence>,
-    /// Whether something stands there that no crash of this program leaves at the start of a log.
+    /// Whether the file begins with something that no crash of this program leaves at the start of a log.
     foreign: bool,
-    /// Zero bytes of the bad line up to here without another one between them.
+    /// Zero bytes at the end of what was read of the bad line.
     zeros: u64,
     /// Whether the bad line has a hole: see [`HOLE_BYTES_MIN`].
     has_hole: bool,
-    /// Whether a line is too long to be looked at, and yet could be good under a higher limit.
+    /// Whether a line is too long to be checked, and could be good under a higher limit.
     oversized: bool,
 }
 
@@ -157,7 +157,7 @@ impl Judge {
         }
     }
 
-    /// Looks at the bad line's bytes for zeros that reach the end of a sector.
+    /// Searches the bad line for zeros that reach the end of a sector.
     fn look_for_hole(&mut self, chunk: &[u8]) {
         let line = &chunk[..memchr::memchr(b'\n', chunk).unwrap_or(chunk.len())];
         let mut offset = self.bad.offset + self.bytes + self.carry_bytes;
@@ -176,8 +176,8 @@ impl Judge {
         self.carry.extend_from_slice(kept);
         self.carry_bytes += part.len() as u64;
         self.carry_has_hole |= memchr::memchr(0, kept).is_some();
-        // Cutting here because the limit was lowered would cut acknowledged data. The scanner finds the same lines too
-        // long, newline included.
+        // If the limit was lowered, a cut here would remove acknowledged data. The scanner uses the same limit, newline
+        // included.
         self.oversized |= self.carry_bytes >= self.line_bytes_max as u64 && !self.carry_has_hole;
     }
 
@@ -187,16 +187,16 @@ impl Judge {
         self.carry = carry;
     }
 
-    /// Looks for a reason against cutting in one line. The bad line itself can be one: a line with a right
-    /// checksum after a gap says that what was in the gap had been on disk.
+    /// Checks whether one line forbids the cut. The bad line itself can: a line with a right checksum after a gap
+    /// proves that the missing records had been on disk.
     fn weigh(&mut self, line: &[u8]) {
         let good = match check(line) {
             Ok(good) => Some((0, good)),
             Err(_) => {
-                // Behind the lines of the original program, and in a new log, this program first syncs CLUSTER and
-                // EPOCH. If anything else stands there, someone gave us the wrong file: it is not ours to cut.
+                // In a new log, and after the lines of the original program, this program first syncs CLUSTER and
+                // EPOCH. Anything else there means that this is the wrong file, which must not be cut.
                 self.foreign |= self.bad.before_trailer && !may_be_torn_head(line);
-                // A line whose newline is damaged takes the next one with it, which may be the only witness.
+                // A damaged newline joins a line with the next one, which may be the only proof.
                 check_end_of(line)
             }
         };

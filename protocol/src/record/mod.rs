@@ -5,8 +5,8 @@
 //! OPERATION KEY VALUE[ KEY VALUE]* ;SEQ EPOCH SYNCED[ name=value]* CRC
 //! ```
 //!
-//! [`encode`](fn@encode) writes lines, [`parse_line`] reads one, [`Scanner`] follows a whole log and holds its
-//! rules from line to line, [`Judge`] tells a torn tail from corruption. The grammar is in `docs/FORMATS.md`.
+//! [`encode`](fn@encode) writes lines, [`parse_line`] reads one, [`Scanner`] reads a whole log and checks the rules
+//! between lines, [`Judge`] tells a torn tail from corruption. The grammar is in `docs/FORMATS.md`.
 
 mod encode;
 mod judge;
@@ -29,7 +29,7 @@ use crate::ids::{ClusterId, Epoch, Reign, ReignId, Seq};
 use bytes::Bytes;
 use thiserror::Error;
 
-/// What the trailer, the operation and the fields of a line may take beside its keys and values, in bytes.
+/// The most bytes of a line's trailer, operation and fields, without its keys and values.
 const LINE_OVERHEAD_BYTES: usize = 64 * 1024;
 
 /// The longest line of a log whose writes carry at most `value_max` bytes of values, in bytes with the newline:
@@ -38,32 +38,32 @@ pub const fn line_bytes_max(value_max: usize) -> usize {
     3 * (KEY_MAX + value_max) + LINE_OVERHEAD_BYTES
 }
 
-/// The most bytes of keys and values in one record: its line is shorter than 4 GiB whatever they are, as a [`Span`], a
-/// [`Place`] and the log's reader need.
+/// The most bytes of keys and values in one record. Any such line is shorter than 4 GiB, as a [`Span`], a [`Place`] and
+/// the log's reader require.
 pub const PAYLOAD_BYTES_MAX: usize = (u32::MAX as usize - LINE_OVERHEAD_BYTES) / 3 - KEY_MAX;
 
 const _: () = assert!(line_bytes_max(PAYLOAD_BYTES_MAX) <= u32::MAX as usize);
 
-/// Where a line stands in the log.
+/// The place of a line in the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
-    /// Bytes in front of the line.
+    /// Bytes before the line.
     pub offset: u64,
     /// Bytes of the line, with its newline.
     pub bytes: u32,
 }
 
-/// Where a value stands in the log, and enough of it to notice that something else stands there.
+/// The place of a value in the log, and enough about it to notice that the bytes there have changed.
 ///
-/// It names the value, not its line: a line may hold tens of thousands of values, and reading one must not cost what
-/// reading all of them costs.
+/// It is the place of the value, not of its line. A line may hold tens of thousands of values, and reading one must not
+/// cost as much as reading all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
-    /// Bytes in front of the value's text.
+    /// Bytes before the value's text.
     pub offset: u64,
     /// Bytes of its text, percent-encoded.
     pub text_bytes: u32,
-    /// CRC-32C of its text. The line's own checksum covers the whole line, and so cannot be checked from a part.
+    /// CRC-32C of its text. The line's own checksum covers the whole line and cannot be checked with a part of it.
     pub text_crc: u32,
     /// Bytes of the value.
     pub bytes: u32,
@@ -78,25 +78,25 @@ pub enum Operation {
     Epoch {
         /// Where the new primary serves.
         address: String,
-        /// What identifies the reign; `None` in a log of the version before this.
+        /// The identity of the reign; `None` in a log of the previous version.
         mark: Option<ReignMark>,
     },
     /// Writes keys, all or none. A key that stands twice takes its last value.
     Write(Vec<(Bytes, Bytes)>),
     /// Deletes keys, all or none.
     Delete(Vec<Bytes>),
-    /// No record: a mark that says through which seq the log is on disk. It takes no seq of its own.
+    /// Not a record but a mark: it gives the seq through which the log is on disk, and has no seq of its own.
     Synced,
 }
 
-/// When the records of a reign were brought to the disk.
+/// When the records of a reign were synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncMode {
-    /// Before a slave or a client heard of them.
+    /// Before a slave or a client was told of them.
     Always,
     /// The log is synced once a second.
     Everysec,
-    /// When the system liked to.
+    /// Never by the program; the system decides.
     Never,
 }
 
@@ -122,13 +122,13 @@ impl SyncMode {
 pub struct ReignMark {
     /// The identity of the reign.
     pub id: ReignId,
-    /// When its records were brought to the disk.
+    /// When its records were synced.
     pub fsync: SyncMode,
     /// Reigns that this log lacks and whose loss is accepted with this record.
     pub given_up: Vec<Reign>,
 }
 
-/// Why a line is not a good one.
+/// Why a line is bad.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum RecordError {
     /// The line does not end in a trailer.
@@ -137,10 +137,10 @@ pub enum RecordError {
     /// The checksum does not match.
     #[error("the checksum does not match")]
     Checksum,
-    /// The checksum matches, but the trailer's numbers or fields are not what the grammar says.
+    /// The checksum matches, but the trailer's numbers or fields do not fit the grammar.
     #[error("the trailer is malformed")]
     Trailer,
-    /// The checksum matches, but keys or values are not what the operation takes.
+    /// The checksum matches, but the keys or values do not fit the operation.
     #[error("keys or values of the line are malformed")]
     Body,
     /// A newer program wrote the line: its operation is not known.
@@ -149,28 +149,28 @@ pub enum RecordError {
     /// A newer program wrote the line: a field that must be understood is not known.
     #[error("field {0} is not known to this version and must be understood")]
     RequiredField(String),
-    /// The seq is not the one that follows.
+    /// The seq is not the next one.
     #[error("seq {found} stands where {expected} belongs")]
     Seq {
-        /// The seq that follows the record in front.
+        /// The seq after that of the previous record.
         expected: Seq,
         /// The seq in the line.
         found: Seq,
     },
-    /// The epoch is lower than that of the record in front.
+    /// The epoch is lower than that of the previous record.
     #[error("epoch {found} stands behind epoch {before}")]
     EpochFell {
-        /// The epoch in front.
+        /// The epoch of the previous record.
         before: Epoch,
         /// The epoch in the line.
         found: Epoch,
     },
-    /// The line says that more is on disk than stands in front of it, or less than was said before.
+    /// The line says that more is on disk than the lines before it, or less than an earlier line said.
     #[error("synced {found} is not within {low} and {high}")]
     Synced {
-        /// What the lines in front say.
+        /// The seq that an earlier line gave.
         low: Seq,
-        /// The last seq in front.
+        /// The last seq before the line.
         high: Seq,
         /// The number in the line.
         found: Seq,
@@ -178,36 +178,36 @@ pub enum RecordError {
     /// The first line with a trailer is not CLUSTER.
     #[error("the first line with a trailer is not CLUSTER")]
     NoCluster,
-    /// CLUSTER stands a second time.
+    /// There is a second CLUSTER line.
     #[error("CLUSTER stands a second time")]
     SecondCluster,
-    /// In front of the first trailer stands a line that the original program did not write.
+    /// Before the first trailer there is a line that the original program does not write.
     #[error("the line is neither a record nor a line of the original program")]
     Foreign,
-    /// The line is longer than any record may be. It may be good all the same, if the limit was higher when it
-    /// was written, so it is never torn.
+    /// The line is longer than any record may be. It may still be good, if the limit was higher when it was written, so
+    /// it is never torn.
     #[error("the line is longer than {0} bytes (is --max-value lower than it was?)")]
     TooLong(usize),
-    /// The file ends before the line does.
+    /// The file ends within the line.
     #[error("the line has no end")]
     Unfinished,
-    /// What stands at the place of a value is not what was written there.
+    /// The bytes at the place of a value are not those that were written.
     #[error("what stands there is not the value that was written")]
     OtherValue,
 }
 
 impl RecordError {
-    /// Whether the line is whole, but written by a program that knows more than this one. It is never torn.
+    /// Whether the line is whole, but written by a newer program. It is never torn.
     pub fn is_from_newer(&self) -> bool {
         matches!(self, RecordError::Operation(_) | RecordError::RequiredField(_))
     }
 }
 
-/// Reads back a value: `text` is what the log holds at `place`, and `epoch` that of the value's version. Values of the
-/// original program (epoch 0) are not percent-encoded.
+/// Decodes a value: `text` is what the log holds at `place`, and `epoch` is the epoch of the value's version. Values of
+/// the original program (epoch 0) are not percent-encoded.
 ///
 /// # Errors
-/// `OtherValue` when it is not what was written there: the file was damaged, cut or replaced.
+/// `OtherValue` when the text is not what was written there: the file was damaged, cut or replaced.
 pub fn value_at(text: Vec<u8>, place: Place, epoch: Epoch) -> Result<Bytes, RecordError> {
     if text.len() != place.text_bytes as usize || crc32c::crc32c(&text) != place.text_crc {
         return Err(RecordError::OtherValue);

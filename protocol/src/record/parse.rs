@@ -6,19 +6,19 @@ use crate::planted;
 use bytes::Bytes;
 use std::borrow::Cow;
 
-/// Bytes of the checksum and the space in front of it.
+/// Bytes of the checksum and the space before it.
 const CHECKSUM_BYTES: usize = 9;
 
 /// A parsed line. It borrows from the line.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
-    /// The record's seq; for SYNCED, that of the last record in front.
+    /// The record's seq; for SYNCED, that of the last record before it.
     pub seq: Seq,
     /// The reign that wrote it; 0 for a line of the original program.
     pub epoch: Epoch,
     /// The seq through which the log was known to be on disk.
     pub synced: Seq,
-    /// In a compacted log: the seq of the record in front. `None` where the seq is simply the next one.
+    /// In a compacted log: the seq of the previous record. `None` where the seq is simply the next one.
     pub after: Option<Seq>,
     /// What the line does.
     pub body: Body<'a>,
@@ -71,9 +71,9 @@ pub enum Body<'a> {
 /// What an EPOCH line says of its reign.
 #[derive(Clone, Copy, Debug)]
 pub struct EpochMark<'a> {
-    /// Its identity. A line of the version before this has none: its checksum stands for it.
+    /// Its identity. A line of the previous version has none, and its checksum is used instead.
     pub id: ReignId,
-    /// When its records were brought to the disk; `None` in a line of the version before this.
+    /// When its records were synced; `None` in a line of the previous version.
     pub fsync: Option<SyncMode>,
     /// Reigns whose loss is accepted with this line.
     pub given_up: GivenUpReigns<'a>,
@@ -96,18 +96,18 @@ impl Iterator for GivenUpReigns<'_> {
     }
 }
 
-/// One key or value as it stands in a line.
+/// One key or value, encoded as in the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Encoded<'a> {
     text: &'a [u8],
-    /// Bytes of the line in front of it.
+    /// Bytes of the line before it.
     at: usize,
-    /// A line of the original program: what stands there is meant.
+    /// A line of the original program: nothing is encoded.
     raw: bool,
 }
 
 impl<'a> Encoded<'a> {
-    /// What was written. Borrows from the line unless something is percent-encoded.
+    /// The decoded bytes. Borrows from the line unless something is percent-encoded.
     pub fn decode(self) -> Cow<'a, [u8]> {
         if self.raw {
             return Cow::Borrowed(self.text);
@@ -121,7 +121,7 @@ impl<'a> Encoded<'a> {
         }
     }
 
-    /// How long that is, in bytes.
+    /// The length of the decoded bytes.
     pub fn decoded_bytes(self) -> usize {
         if self.raw {
             return self.text.len();
@@ -132,7 +132,7 @@ impl<'a> Encoded<'a> {
         self.text.len() - 2 * memchr::memchr_iter(b'%', self.text).count()
     }
 
-    /// Where it stands in the log, as a value of a line at `span`.
+    /// Its place in the log, as a value of a line at `span`.
     pub fn place(self, span: Span) -> Place {
         Place {
             offset: span.offset + self.at as u64,
@@ -143,7 +143,7 @@ impl<'a> Encoded<'a> {
         }
     }
 
-    /// What was written, as bytes of its own.
+    /// The decoded bytes, copied.
     pub fn to_bytes(self) -> Bytes {
         match self.decode() {
             Cow::Borrowed(text) => Bytes::copy_from_slice(text),
@@ -151,12 +151,12 @@ impl<'a> Encoded<'a> {
         }
     }
 
-    /// Whether `plain` was written.
+    /// Whether it decodes to `plain`.
     pub fn is(self, plain: &[u8]) -> bool {
         *self.decode() == *plain
     }
 
-    /// How it stands in the line.
+    /// The encoded text.
     pub fn as_text(self) -> &'a [u8] {
         self.text
     }
@@ -228,8 +228,8 @@ impl<'a> Iterator for Keys<'a> {
     }
 }
 
-/// The further fields of a trailer, in the order of the line. Names that are not known are to be ignored: those
-/// that must be understood never get this far.
+/// The further fields of a trailer, in the order of the line. Ignore unknown names: lines with a field that must be
+/// understood are refused before this.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Fields<'a> {
     rest: &'a [u8],
@@ -261,7 +261,7 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-/// A line whose checksum and numbers are right; its body and fields are not looked at yet.
+/// A line whose checksum and numbers are right; its body and fields are not checked yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Checked<'a> {
     body: &'a [u8],
@@ -285,7 +285,7 @@ pub(super) fn check(line: &[u8]) -> Result<Checked<'_>, RecordError> {
     if crc32c::crc32c(sealed) != checksum && !planted!(BadChecksumAccepted) {
         return Err(RecordError::Checksum);
     }
-    // No word in front of the trailer begins with a plain `;`, so the last ` ;` is the only one.
+    // No word before the trailer begins with a plain `;`, so the last ` ;` is the only one.
     let mut search = sealed;
     let marker = loop {
         let at = memchr::memrchr(b';', search).ok_or(RecordError::Trailer)?;
@@ -304,12 +304,12 @@ pub(super) fn check(line: &[u8]) -> Result<Checked<'_>, RecordError> {
 /// The first word of a line.
 const OPERATIONS: [&[u8]; 5] = [b"WRITE", b"DELETE", b"SYNCED", b"EPOCH", b"CLUSTER"];
 
-/// How many times a bad line's length may be read in search of a good one at its end. Keys and values may look like the
-/// begin of a line; without such ones, one time is enough.
+/// How many times the bytes of a bad line may be read in the search for a good line at its end. Once is enough unless
+/// keys or values look like the beginning of a line.
 const SEARCH_PASSES: usize = 8;
 
-/// Looks for a good line that is the end of a bad one, because the newline between them is damaged, and says where it
-/// begins. Takes time in proportion to the length: what is not found within it counts as not there.
+/// Finds the good line at the end of a bad one (the newline between them is damaged), and gives where it begins. Takes
+/// time proportional to the length: a line that is not found within that time counts as absent.
 pub(super) fn check_end_of(line: &[u8]) -> Option<(usize, Checked<'_>)> {
     let mut bytes_left = line.len().saturating_mul(SEARCH_PASSES);
     // A good line ends in a space and its checksum.
@@ -331,7 +331,8 @@ pub(super) fn check_end_of(line: &[u8]) -> Option<(usize, Checked<'_>)> {
     None
 }
 
-/// Where the good line begins that is the end of a bad one, given without its newline: the newline between them is damaged.
+/// Where the good line at the end of a bad one begins, if the newline between them is damaged. The bad line is given
+/// without its newline.
 pub fn good_line_at_end(line: &[u8]) -> Option<usize> {
     check_end_of(line).map(|(begin, _)| begin)
 }
@@ -371,7 +372,7 @@ pub(super) fn parse_checked(line: Checked<'_>) -> Result<Record<'_>, RecordError
             }
             let at = body.len() - address.len();
             let address = Encoded { text: address, at, raw: false };
-            // Both stand there, or none.
+            // Both fields are there, or neither.
             let id = match (reign, fsync) {
                 (Some(id), Some(_)) => id,
                 (None, None) if given_up.is_none() => ReignId(u64::from(checksum)),
@@ -388,7 +389,7 @@ pub(super) fn parse_checked(line: Checked<'_>) -> Result<Record<'_>, RecordError
     if is_marked && !matches!(body, Body::Epoch { .. }) {
         return Err(RecordError::Trailer);
     }
-    // SYNCED speaks of the records in front of it; a record cannot know that it is itself on disk.
+    // SYNCED is about earlier records; a record cannot know that it is on disk itself.
     let synced_max = if matches!(body, Body::Synced) { seq.0 } else { seq.0.saturating_sub(1) };
     if seq == Seq(0) || synced.0 > synced_max {
         return Err(RecordError::Trailer);
@@ -432,7 +433,7 @@ pub(super) fn is_field_name(name: &[u8]) -> bool {
         && name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
-/// The fields of a line, and of those the ones that this version knows.
+/// The fields of a line, and separately those that this version knows.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known<'a> {
     fields: Fields<'a>,
@@ -469,7 +470,7 @@ fn parse_fields(text: &[u8], at: usize) -> Result<Known<'_>, RecordError> {
             }
             _ => {}
         }
-        // A word and a space were there, so an empty rest after a space is an empty field.
+        // A word and a space came before, so an empty rest is an empty field.
         if rest.is_empty() && field.len() == words.len() {
             return Ok(known);
         }
@@ -477,7 +478,7 @@ fn parse_fields(text: &[u8], at: usize) -> Result<Known<'_>, RecordError> {
     }
 }
 
-/// Cuts off the part in front of the next space; all of it when there is none.
+/// Cuts off the part before the next space; all of it when there is none.
 fn cut_word(text: &[u8]) -> (&[u8], &[u8]) {
     match memchr::memchr(b' ', text) {
         Some(space) => (&text[..space], &text[space + 1..]),
@@ -501,10 +502,10 @@ fn are_pairs(words: &[u8], value_fits: impl Fn(&[u8]) -> bool) -> bool {
     }
 }
 
-/// How many bytes of a word are looked at before it is asked whether one was wrong.
+/// How many bytes of a word are checked before the result is looked at.
 const BLOCK_BYTES: usize = 4096;
 
-/// Whether `text` is a key or value as a line holds it, so that decoding it cannot fail.
+/// Whether `text` is a well-formed encoded key or value, so that decoding it cannot fail.
 fn is_word(text: &[u8]) -> bool {
     if text == b"%" {
         return true;
@@ -512,8 +513,8 @@ fn is_word(text: &[u8]) -> bool {
     if text.is_empty() || text[0] == b';' {
         return false;
     }
-    // The digits of an escape are no `%`, so each `%` begins one: every byte can be looked at together with the two after
-    // it and without regard to those in front. Values may be long, and their bytes any: no branch depends on one.
+    // The digits of an escape are never `%`, so each `%` begins one. So every byte can be checked with only the two after
+    // it. Values may be long and hold any bytes, so no branch depends on a byte.
     let (front, last) = text.split_at(text.len().saturating_sub(2));
     if last.iter().any(|byte| is_forbidden(*byte) || *byte == b'%') {
         return false;
@@ -533,7 +534,7 @@ fn is_word(text: &[u8]) -> bool {
     true
 }
 
-/// Whether no word holds this byte.
+/// Whether this byte is not allowed in a word.
 #[inline]
 fn is_forbidden(byte: u8) -> bool {
     (byte <= b' ') | (byte == 0x7f)

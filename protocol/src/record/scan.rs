@@ -1,22 +1,22 @@
-//! Follows a log line by line and holds the rules between lines. Keeps a place, never bytes.
+//! Reads a log line by line and checks the rules between lines. Keeps a place, never bytes.
 
 use super::parse::{check, parse_checked, parse_legacy, parse_line, Body, Fields, LegacyLine, Record};
 use super::{RecordError, Span};
 use crate::ids::{ClusterId, Epoch, Reign, Seq};
 use crate::planted;
 
-/// A place between two lines of a log, and what the lines in front say.
+/// A place between two lines of a log, with the state after the lines before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
-    /// Bytes in front of the place.
+    /// Bytes before the place.
     pub offset: u64,
-    /// Lines in front of the place.
+    /// Lines before the place.
     pub line: u64,
     /// The seq of the last record; 0 when there is none.
     pub seq: Seq,
     /// The epoch of the last record.
     pub epoch: Epoch,
-    /// The reign of the last EPOCH record; that of the original program's lines, 0, before the first.
+    /// The reign of the last EPOCH record; 0, as for the original program's lines, before the first.
     pub reign: Reign,
     /// The seq through which the log is known to have been on disk.
     pub synced: Seq,
@@ -24,17 +24,17 @@ pub struct Position {
     pub cluster: Option<ClusterId>,
     /// Whether a line with a trailer was seen. From then on lines of the original program are bad.
     pub seen_trailer: bool,
-    /// Whether the last line is a SYNCED mark that covers everything in front of it.
+    /// Whether the last line is a SYNCED mark that covers everything before it.
     pub ends_with_mark: bool,
-    /// Where the last SYNCED mark that covers everything in front of it begins: the bytes before are on disk.
-    /// 0 when there is none.
+    /// Where the last SYNCED mark begins that covers everything before it: the bytes before are on disk. 0 when there
+    /// is none.
     pub mark_offset: u64,
-    /// The bytes before are known to be on disk: where the group begins whose lines were written last, or the SYNCED
-    /// mark in front of it, which was not synced by itself. Never too high; lower than it could be where syncs lag
-    /// after.
+    /// The bytes before this offset are known to be on disk. It is the beginning of the last group of lines, or of the
+    /// SYNCED mark before that group, which was not synced by itself. It is never too high, but may be lower than
+    /// necessary where syncs lag.
     pub unsynced_offset: u64,
-    /// Whether the last line, one of the original program, has no newline: one must be written before anything
-    /// else is appended.
+    /// Whether the last line, one of the original program, has no newline: then one must be written before anything is
+    /// appended.
     pub lacks_newline: bool,
 }
 
@@ -45,19 +45,19 @@ impl Position {
     }
 }
 
-/// What stands at a place in the log.
+/// The next step of a scan.
 #[derive(Clone, Debug)]
 pub enum Step<'a> {
-    /// A line that checks.
+    /// A good line.
     Record {
-        /// What it says. Lines of the original program get the seq of their place and epoch 0.
+        /// Its content. Lines of the original program get the seq of their place and epoch 0.
         record: Record<'a>,
-        /// Where the line stands.
+        /// The place of the line.
         span: Span,
     },
     /// A READ of the original program.
     Ignored,
-    /// No newline yet (or no byte): more is needed to tell. The position stays.
+    /// There is no newline yet (or no byte): more bytes are needed. The position stays.
     Partial,
     /// A bad line. The position stays.
     Bad(BadLine),
@@ -66,7 +66,7 @@ pub enum Step<'a> {
 /// A line that breaks the format or the order of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadLine {
-    /// Bytes in front of it.
+    /// Bytes before it.
     pub offset: u64,
     /// Its number; the first line has 1.
     pub line: u64,
@@ -76,11 +76,11 @@ pub struct BadLine {
     pub expected_seq: Seq,
     /// Whether its newline was seen.
     pub finished: bool,
-    /// Whether it stands in front of the first line with a trailer.
+    /// Whether it is before the first line with a trailer.
     pub before_trailer: bool,
 }
 
-/// Takes a log apart into records, one line a call, in memory that does not depend on the log's length.
+/// Parses a log into records, one line per call, in memory that does not depend on the log's length.
 #[derive(Clone, Debug)]
 pub struct Scanner {
     position: Position,
@@ -96,24 +96,24 @@ impl Scanner {
         Scanner::resume(Position::default(), line_bytes_max)
     }
 
-    /// Goes on where another scanner was, for one that does not ask for [`durable`](Self::durable).
+    /// Goes on where another scanner was. The caller must not use [`durable`](Self::durable).
     pub fn resume(position: Position, line_bytes_max: usize) -> Self {
         Scanner::resume_from(position, position, line_bytes_max)
     }
 
-    /// Goes on where another scanner was, which gave these two.
+    /// Goes on where another scanner was; both positions are from that scanner.
     pub fn resume_from(position: Position, durable: Position, line_bytes_max: usize) -> Self {
         // A span's length is a u32.
         Scanner { position, durable, line_bytes_max: line_bytes_max.min(u32::MAX as usize) }
     }
 
-    /// The place after everything taken so far.
+    /// The end of everything parsed so far.
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// The place at the position's `unsynced_offset`: what stands in front of it is known to be on disk, and a scanner
-    /// that begins there reads again all that is not.
+    /// The place at the position's `unsynced_offset`: everything before it is known to be on disk, and a scanner that
+    /// begins there reads the rest again.
     pub fn durable(&self) -> Position {
         self.durable
     }
@@ -123,9 +123,9 @@ impl Scanner {
         self.line_bytes_max
     }
 
-    /// After `Bad`: whether the line can only have been a SYNCED mark, because the good line after it is the one that
-    /// follows the record in front, so that none is missing. It is passed over, then. `None` when `bytes`, the same as
-    /// before or more of them, do not hold all of the line after.
+    /// After `Bad`: whether the bad line can only have been a SYNCED mark, because the good line after it has the next
+    /// seq, so that no record is missing. If so, the mark is skipped. `bytes` are those of the last call, or more.
+    /// `None` when they do not hold the whole line after the bad one.
     pub fn pass_damaged_mark(&mut self, bytes: &[u8]) -> Option<bool> {
         if !self.position.seen_trailer || self.position.lacks_newline {
             return Some(false);
@@ -146,7 +146,7 @@ impl Scanner {
         Some(follows)
     }
 
-    /// Takes the next line as [`next`](Self::next) does, after damaged marks that can be passed over.
+    /// Takes the next line as [`next`](Self::next) does, but skips damaged marks.
     pub fn next_past_marks<'a>(&mut self, bytes: &'a [u8]) -> Step<'a> {
         let start = self.position.offset;
         loop {
@@ -158,8 +158,8 @@ impl Scanner {
         }
     }
 
-    /// Takes the next line. `bytes` begins at the position's offset and goes as far as the caller has read; to
-    /// stay within linear time, a caller that hears `Partial` should double what it gives.
+    /// Takes the next line. `bytes` begins at the position's offset and goes as far as the caller has read. To stay
+    /// within linear time, a caller that gets `Partial` should double the bytes that it gives.
     #[inline]
     pub fn next<'a>(&mut self, bytes: &'a [u8]) -> Step<'a> {
         let mut bytes = bytes;
@@ -179,8 +179,8 @@ impl Scanner {
         self.take(&bytes[..end], end + 1)
     }
 
-    /// Takes what is left when the file ends at the end of `rest`: nothing (`None`), a last line of the original
-    /// program without its newline, which counts, or an unfinished line, which is bad.
+    /// Takes the rest of a file that ends at the end of `rest`: nothing (`None`), a last line of the original program
+    /// without a newline, which is good, or an unfinished line, which is bad.
     pub fn finish<'a>(&mut self, rest: &'a [u8]) -> Option<Step<'a>> {
         let step = match self.next(rest) {
             Step::Partial => match self.finish_legacy(rest) {
@@ -193,8 +193,8 @@ impl Scanner {
         Some(step)
     }
 
-    /// Accepts the last line of a log of the original program although it has no newline: that program's last
-    /// write may stand so. `None` when `rest` is not such a line.
+    /// Accepts the last line of a log of the original program without a newline, as that program may leave it. `None`
+    /// when `rest` is not such a line.
     pub fn finish_legacy<'a>(&mut self, rest: &'a [u8]) -> Option<Step<'a>> {
         let whole = !self.position.seen_trailer && !self.position.lacks_newline && check(rest).is_err();
         if !whole || memchr::memchr(b'\n', rest).is_some() || parse_legacy(rest).is_none() {
@@ -205,9 +205,9 @@ impl Scanner {
         Some(step)
     }
 
-    /// Tells a line that is still being written from one that no newline can make good.
+    /// Tells a line that is still being written from one that stays bad whatever follows.
     fn without_newline(&self, bytes: &[u8]) -> Step<'static> {
-        // A hole reads as zeros. No line holds one, so there is no need to wait for the end of a long hole.
+        // A hole reads as zeros. No line holds a zero, so the end of a long hole need not be read.
         let hole = if self.position.seen_trailer {
             memchr::memchr(0, &bytes[..bytes.len().min(self.line_bytes_max)]).is_some()
         } else {
@@ -262,7 +262,7 @@ impl Scanner {
         }
     }
 
-    /// Checks a good line against the lines in front of it.
+    /// Checks a well-formed line against the lines before it.
     fn admit(&self, record: &Record<'_>) -> Result<(), RecordError> {
         let before = &self.position;
         match (record.body, before.seen_trailer) {
@@ -279,14 +279,14 @@ impl Scanner {
             None => record.seq == expected,
             Some(after) => after == before.seq && record.seq >= expected,
         };
-        // A seq at the end of the numbers has no successor.
+        // The highest seq has no successor.
         if !follows || (!is_mark && record.seq == before.seq) {
             return Err(RecordError::Seq { expected, found: record.seq });
         }
         if record.epoch < before.epoch {
             return Err(RecordError::EpochFell { before: before.epoch, found: record.epoch });
         }
-        // A reign has an epoch of its own. The version before this could be told of a higher one within a reign.
+        // Every reign has its own epoch. In the previous version the epoch could rise within a reign.
         if let Body::Epoch { mark, .. } = record.body {
             if mark.fsync.is_some() && record.epoch <= before.reign.epoch {
                 return Err(RecordError::EpochFell { before: before.reign.epoch, found: record.epoch });
@@ -313,7 +313,7 @@ impl Scanner {
         if position.ends_with_mark {
             position.mark_offset = position.offset;
         }
-        // A mark says that what stands in front of it is on disk; it is not on disk itself before the group after it.
+        // A mark says that everything before it is on disk. The mark itself reaches the disk with the next group.
         if position.ends_with_mark || (record.synced == before && !follows_mark) {
             position.unsynced_offset = position.offset;
             self.durable = Position { unsynced_offset: front.offset, ..front };

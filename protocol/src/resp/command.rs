@@ -1,16 +1,16 @@
-//! What RESP clients are told of the commands: the answers of `COMMAND`, in the shapes of Redis 7, and the errors for a name
-//! that is none and for a wrong number of arguments. All of it is derived from the table (`command/`); owns its looks alone.
+//! The answers to `COMMAND`, in the shapes of Redis 7, and the errors for an unknown name and for a wrong number of
+//! arguments. All of it is derived from the table (`command/`); owns only its form.
 
 use super::encode::{array, bulk, error, error_parts, integer, map, null, set, status, unsigned};
 use super::{glob, Protocol};
 use crate::command::{find_command, Argument, Spec, COMMANDS};
 use bytes::Bytes;
 
-/// The most names that one `COMMAND INFO` or `COMMAND DOCS` may ask for: a short name has a long answer.
+/// The most names that one `COMMAND INFO` or `COMMAND DOCS` may ask for, because the answer for each is long.
 const NAMES_MAX: usize = 256;
 
-/// Finds what a request asks for, or appends the error that Redis answers when there is no such command, or
-/// the number of its arguments is wrong. `args` holds at least the name.
+/// Finds the command of a request, or appends the error of Redis for an unknown command or a wrong number of arguments.
+/// `args` holds at least the name.
 pub(super) fn find(args: &[Bytes], out: &mut Vec<u8>) -> Option<&'static Spec> {
     let Some(mut spec) = find_command(&args[0]) else {
         unknown_command(args, out);
@@ -49,7 +49,7 @@ fn find_subcommand(container: &'static Spec, word: &[u8]) -> Option<&'static Spe
         .find(|spec| spec.name.as_bytes()[container.name.len() + 1..].eq_ignore_ascii_case(word))
 }
 
-/// Finds `get` or `client|id`, as the answers of `COMMAND` name them.
+/// Finds a command by its full name: `get` or `client|id`.
 fn find_by_full_name(name: &[u8]) -> Option<&'static Spec> {
     let mut words = name.splitn(2, |&byte| byte == b'|');
     let spec = find_command(words.next()?)?;
@@ -75,7 +75,7 @@ fn unknown_command(args: &[Bytes], out: &mut Vec<u8>) {
     error_parts(out, &[b"ERR unknown command '", name, b"', with args beginning with: ", &shown]);
 }
 
-/// What Redis shows of a client's word: up to `length_max` bytes, or to the first zero byte.
+/// The part of a client's word that Redis shows: up to `length_max` bytes, or to the first zero byte.
 pub(super) fn printable(word: &[u8], length_max: usize) -> &[u8] {
     let word = &word[..word.len().min(length_max)];
     &word[..memchr::memchr(0, word).unwrap_or(word.len())]
@@ -140,7 +140,7 @@ fn describe_one(protocol: Protocol, spec: &Spec, out: &mut Vec<u8>) {
         bulk(out, b"limit");
         integer(out, 0);
     }
-    // Redis says set where there is none, and array where there are some.
+    // Redis answers an empty set, but an array if there are subcommands.
     if spec.subcommands.is_empty() {
         set(protocol, out, 0);
     } else {
@@ -212,8 +212,7 @@ fn document_arguments(protocol: Protocol, arguments: &[Argument], out: &mut Vec<
     }
 }
 
-/// Appends the answer of `COMMAND LIST [FILTERBY MODULE|ACLCAT|PATTERN what]`; `filter` is what stands after
-/// `LIST`.
+/// Appends the answer of `COMMAND LIST [FILTERBY MODULE|ACLCAT|PATTERN what]`; `filter` is what follows `LIST`.
 pub(super) fn list(filter: &[Bytes], out: &mut Vec<u8>) {
     let all = || COMMANDS.iter().flat_map(|spec| std::iter::once(spec).chain(spec.subcommands));
     let names: Vec<&str> = match filter {

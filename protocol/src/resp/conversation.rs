@@ -1,5 +1,5 @@
-//! One connection's talk: what concerns only the connection is answered here, the rest becomes a [`Command`].
-//! Owns the connection's state (protocol version, names), never the socket, the store or the order of
+//! The conversation on one connection: requests that concern only the connection are answered here, all others become a
+//! [`Command`]. Owns the connection's state (protocol version, names), never the socket, the store or the order of
 //! answers.
 
 use super::command;
@@ -21,7 +21,7 @@ const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user i
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 const SYNTAX_ERROR: &str = "ERR syntax error";
 
-/// What `CONFIG GET` and `HELLO` tell about the server, besides what is fixed.
+/// The settings that `CONFIG GET` and `HELLO` show, in addition to the fixed ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerFacts {
     /// What a connection may ask for.
@@ -59,18 +59,18 @@ pub enum Handling {
     /// Ask the store; its reply goes through [`encode_reply`](super::encode_reply), with this shape and the
     /// protocol version that the conversation has now.
     Ask {
-        /// What the store is asked.
+        /// The command for the store.
         command: Command,
         /// How the reply is encoded.
         shape: Shape,
     },
-    /// The answer is in `out`: send what is due, then close the connection.
+    /// The answer is in `out`: send all answers that are due, then close the connection.
     AnsweredAndClose,
     /// Close the connection without an answer.
     Close,
 }
 
-/// What one connection has chosen: the version of the protocol, names.
+/// The state of one connection: the version of the protocol, names.
 #[derive(Clone, Debug)]
 pub struct Conversation {
     id: u64,
@@ -84,7 +84,7 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Begins the talk of the connection that is shown as `id`, in RESP2 and without a name.
+    /// A new connection, shown as `id`, in RESP2 and without a name.
     pub fn new(id: u64, facts: ServerFacts) -> Self {
         Conversation {
             id,
@@ -116,8 +116,8 @@ impl Conversation {
         &self.client_name
     }
 
-    /// Takes one request as [`Parser`](super::Parser) gives it. What concerns only the connection, and what
-    /// is wrong with the request, is answered: the answer is appended to `out`.
+    /// Takes one request as [`Parser`](super::Parser) gives it. Answers a request that concerns only the connection, or
+    /// that is malformed: the answer is appended to `out`.
     ///
     /// # Panics
     /// When `args` is empty: the parser never gives that.
@@ -126,8 +126,7 @@ impl Conversation {
         let before = out.len();
         let Some(spec) = command::find(&args, out) else {
             if ["post", "host:"].iter().any(|name| args[0].eq_ignore_ascii_case(name.as_bytes())) {
-                // A browser that was tricked into talking to this port: leave before its body is taken for
-                // requests.
+                // A browser that was tricked into sending to this port: close before its body is taken for requests.
                 out.truncate(before);
                 return Handling::Close;
             }
@@ -159,7 +158,7 @@ impl Conversation {
         }
     }
 
-    /// Answers what concerns only the connection; `args` is what stands after the name.
+    /// Answers a request that concerns only the connection; `args` is what follows the name.
     fn answer(&mut self, own: Own, name: &str, args: &[Bytes], out: &mut Vec<u8>) {
         // A subcommand's own arguments.
         let rest = args.get(1..).unwrap_or_default();
@@ -184,7 +183,7 @@ impl Conversation {
             Own::ClientInfo => verbatim(self.protocol, out, &self.describe(name)),
             Own::ClientList => self.client_list(name, rest, out),
             Own::ClientNoEvict | Own::ClientNoTouch => {
-                // Nothing is evicted, and nothing counts when a key was used last: both are always so.
+                // Nothing is evicted and the last use of a key is not tracked, so both settings are always on.
                 let known = ["on", "off"].iter().any(|word| rest[0].eq_ignore_ascii_case(word.as_bytes()));
                 if known {
                     status(out, "OK");
@@ -295,7 +294,7 @@ impl Conversation {
         )
     }
 
-    /// `CLIENT LIST [TYPE type | ID id [id ...]]`, as if this connection were alone: it knows of no other.
+    /// `CLIENT LIST [TYPE type | ID id [id ...]]`. It lists only this connection, which knows no other.
     fn client_list(&self, name: &str, filter: &[Bytes], out: &mut Vec<u8>) {
         let shown = match filter {
             [] => true,
@@ -348,8 +347,8 @@ impl Conversation {
         }
     }
 
-    /// `CONFIG GET pattern [pattern ...]`: each parameter once, whichever patterns match it. As in Redis, a name that
-    /// is no pattern is shown as it was spelled first.
+    /// `CONFIG GET pattern [pattern ...]`: each parameter once, whichever patterns match it. As in Redis, a plain name
+    /// is shown as it was spelled first.
     fn config_get(&self, patterns: &[Bytes], out: &mut Vec<u8>) {
         let parameters = self.facts.parameters();
         let mut found: Vec<(&[u8], &str)> = Vec::new();
@@ -375,7 +374,7 @@ impl Conversation {
     }
 }
 
-/// Appends the error that says what is wrong with a request.
+/// Appends the error for a malformed request.
 fn say_unfit(name: &str, unfit: &Unfit, out: &mut Vec<u8>) {
     match unfit {
         Unfit::Arity => command::wrong_arity(name, out),
@@ -431,7 +430,7 @@ enum AttributeError {
     Length,
 }
 
-/// A name that stays on one line of `CLIENT LIST`, between spaces.
+/// Checks that a name fits between spaces on one line of `CLIENT LIST`.
 fn attribute_text(bytes: &[u8]) -> Result<String, AttributeError> {
     if bytes.len() > CLIENT_ATTRIBUTE_MAX {
         return Err(AttributeError::Length);
@@ -443,7 +442,7 @@ fn attribute_text(bytes: &[u8]) -> Result<String, AttributeError> {
     }
 }
 
-/// Takes a client's name, or appends the error that says what is wrong with it.
+/// Takes a client's name, or appends the error for a bad one.
 fn client_name(name: &[u8], out: &mut Vec<u8>) -> Option<String> {
     match attribute_text(name) {
         Ok(name) => return Some(name),

@@ -1,4 +1,4 @@
-//! Answers to bytes, in both versions of RESP. Owns how things look on the wire, never what is answered.
+//! Encodes answers in both versions of RESP. Owns their form on the wire, never their content.
 //!
 //! ```text
 //!                RESP2                 RESP3
@@ -19,7 +19,7 @@ use crate::info::Sections;
 use crate::pieces::Sink;
 use bytes::Bytes;
 
-/// What a command adds to how its reply is encoded. All but texts follow from the reply itself.
+/// How the reply to a command is encoded. Only the form of texts depends on the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// `Done` is `OK`, a value a bulk string, `NotFound` null, values an array, a count an integer.
@@ -71,7 +71,7 @@ fn stored(out: &mut impl Sink, value: &Bytes) {
     out.tail().extend_from_slice(b"\r\n");
 }
 
-/// `+OK`: a word of ours, without line ends.
+/// `+OK`: a word of this program, without line ends.
 pub(super) fn status(out: &mut Vec<u8>, word: &str) {
     out.push(b'+');
     out.extend_from_slice(word.as_bytes());
@@ -170,7 +170,7 @@ fn header(out: &mut Vec<u8>, kind: u8, number: u64) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends a number without the detour over the formatting machinery: every answer holds one.
+/// Appends a number without the standard formatting, which is slower: every answer holds a number.
 fn decimal(out: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20];
     let mut at = digits.len();

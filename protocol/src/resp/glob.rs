@@ -1,14 +1,14 @@
 //! Redis' glob patterns, for `CONFIG GET` and `COMMAND LIST`. Owns the matching, never what is matched.
 //!
-//! By hand, in sixty lines: the globs of crates are those of shells, with braces and paths, and not Redis'.
+//! Written by hand, in sixty lines: the available crates match shell globs, with braces and paths, not Redis' patterns.
 
-/// Whether `text` matches `pattern`, ASCII letters in either case: `*`, `?`, `[abc]`, `[^a-c]`, and `\` in
-/// front of a byte that stands for itself.
+/// Whether `text` matches `pattern`, ignoring the case of ASCII letters: `*`, `?`, `[abc]`, `[^a-c]`, and `\` before a
+/// byte that is taken literally.
 ///
-/// Goes back to the last star only, so it costs at most `pattern` times `text` steps.
+/// Goes back only to the last star, so it takes at most `pattern` times `text` steps.
 pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
-    // Behind the last star, and the text that it does not cover yet.
+    // The pattern after the last star, and the text that the star does not cover yet.
     let mut retry: Option<(usize, usize)> = None;
     loop {
         if pattern.get(p) == Some(&b'*') {
@@ -36,7 +36,7 @@ pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// Matches one byte with the head of `pattern`; the bytes of the pattern that this used up, if it matches.
+/// Matches one byte with the head of `pattern`; gives how many bytes of the pattern were used, if it matches.
 fn match_one(pattern: &[u8], byte: u8) -> Option<usize> {
     match *pattern.first()? {
         b'?' => Some(1),

@@ -1,8 +1,8 @@
-//! The RESP front door: what a Redis client sends and hears, as pure code.
+//! The RESP protocol, as pure code: the requests and answers of Redis clients.
 //!
-//! Bytes become requests ([`Parser`]), a request is answered at once or becomes a
-//! [`Command`](crate::command::Command) ([`Conversation`]), and the store's reply becomes bytes again
-//! ([`encode_reply`]). Wording and shapes follow Redis 7.0, which `tests/resp.rs` pins byte by byte.
+//! Bytes become requests ([`Parser`]), a request is answered at once or becomes a [`Command`](crate::command::Command)
+//! ([`Conversation`]), and the store's reply becomes bytes again ([`encode_reply`]). Wording and shapes follow Redis
+//! 7.0; `tests/resp.rs` checks them byte by byte.
 //!
 //! Nothing here does IO, keeps time or queues: the caller owns the socket, and the order of answers.
 //!
@@ -22,7 +22,7 @@ use crate::record::PAYLOAD_BYTES_MAX;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-/// One request as it came: the command's name and its arguments, at least one entry.
+/// One request: the command's name and its arguments, at least one entry.
 ///
 /// The entries of an array of bulk strings are slices of one allocation, the request's bytes. They keep it
 /// alive.
@@ -31,7 +31,7 @@ pub type Args = SmallVec<[Bytes; 4]>;
 /// The version of RESP that a connection speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Protocol {
-    /// What a connection begins with.
+    /// Used until `HELLO 3`.
     #[default]
     Resp2,
     /// After `HELLO 3`.
@@ -47,8 +47,7 @@ pub struct Limits {
     pub key_max: usize,
     /// The most bulk strings in one request.
     pub args_max: usize,
-    /// The longest request, in bytes as it came, framing included. At most 4 GiB - 1, a larger one counts as
-    /// that.
+    /// The longest request, in bytes with its framing. At most 4 GiB - 1; a larger limit counts as that.
     pub request_bytes_max: usize,
     /// The longest inline request, and the longest line that holds a length, in bytes without the line's end.
     pub inline_max: usize,
@@ -62,14 +61,14 @@ impl Limits {
             value_max,
             key_max: crate::command::KEY_MAX,
             args_max: 1024 * 1024,
-            // An MSET of several of the longest values must fit, or of many short ones.
+            // An MSET of several values of the longest length must fit, or of many short ones.
             request_bytes_max: (4 * value_max).clamp(64 * 1024 * 1024, PAYLOAD_BYTES_MAX),
             inline_max: 64 * 1024,
         }
     }
 
-    /// The longest bulk string that is read at all. A value up to the longest key's length is read whole even
-    /// if `value_max` is lower, so that its error answer need not close the connection.
+    /// The longest bulk string that is read. A value up to the longest key's length is read whole even if `value_max`
+    /// is lower, so that the connection need not be closed with the error.
     pub fn bulk_max(&self) -> usize {
         self.value_max.max(self.key_max)
     }

@@ -1,7 +1,8 @@
-//! Bytes to requests: `*2\r\n$3\r\nGET\r\n$1\r\nk\r\n`, or inline `GET k\r\n`. Owns the framing and its
-//! limits, never what a request means.
+//! Parses requests: `*2\r\n$3\r\nGET\r\n$1\r\nk\r\n`, or inline `GET k\r\n`. Owns the framing and its limits, never
+//! what a request means.
 //!
-//! By hand: redis-protocol and its like own values, and have neither Redis' words for what is wrong nor bounds per argument.
+//! Written by hand: redis-protocol and similar crates copy values, and have neither Redis' error texts nor a limit per
+//! argument.
 
 use super::{Args, Limits};
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -9,14 +10,14 @@ use memchr::memchr;
 use smallvec::SmallVec;
 use thiserror::Error;
 
-/// Why bytes are not a request, in Redis' words. Every one of them ends the connection: after it the stream
-/// has no known border. [`ProtocolError::encode`] writes the last answer.
+/// Why bytes are not a request, in Redis' words. Each of these errors ends the connection, because the next request's
+/// beginning is unknown. [`ProtocolError::encode`] writes the last answer.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum ProtocolError {
-    /// The number after `*` is not one, or over [`Limits::args_max`].
+    /// The number after `*` is not a number, or over [`Limits::args_max`].
     #[error("Protocol error: invalid multibulk length")]
     InvalidArrayLength,
-    /// The number after `$` is not one, is negative, or over [`Limits::bulk_max`].
+    /// The number after `$` is not a number, is negative, or over [`Limits::bulk_max`].
     #[error("Protocol error: invalid bulk length")]
     InvalidBulkLength,
     /// An array's entry does not begin with `$`.
@@ -40,10 +41,10 @@ pub enum ProtocolError {
 }
 
 impl ProtocolError {
-    /// Appends the error's answer: `-ERR Protocol error: ...`, one line whatever the offending byte.
+    /// Appends the error's answer: `-ERR Protocol error: ...`, on one line whatever the wrong byte is.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match *self {
-            // Not through text, which would turn a byte over 0x7f into two.
+            // Not as text, which would turn a byte over 0x7f into two.
             ProtocolError::ExpectedBulk(byte) => super::encode::error_parts(
                 out,
                 &[b"ERR Protocol error: expected '$', got '", &[byte][..], b"'"],
@@ -59,15 +60,15 @@ impl ProtocolError {
     }
 }
 
-/// Takes requests off a growing buffer.
+/// Parses requests from a growing buffer.
 ///
-/// It remembers where it was in a request that is not whole yet, so every byte is looked at once, however
-/// small the pieces are in which it arrives. Until a request is whole it stays in the buffer, in one piece: a
-/// trickle of short arguments cannot pin many half-empty buffers.
+/// It remembers its place in an unfinished request, so every byte is looked at once, however small the pieces that
+/// arrive. An unfinished request stays in the buffer in one piece, so that a trickle of short arguments cannot keep
+/// many half-empty buffers alive.
 #[derive(Debug)]
 pub struct Parser {
     limits: Limits,
-    /// Bytes at the buffer's front that are understood and belong to the request in progress.
+    /// Bytes at the buffer's front that are parsed and belong to the request in progress.
     cursor: usize,
     /// Bytes after the cursor that are known to hold no line end.
     scanned: usize,
@@ -82,9 +83,9 @@ pub struct Parser {
 /// A whole request whose arguments are being cut out.
 #[derive(Debug)]
 struct Cutting {
-    /// Its bytes, which are off the buffer.
+    /// Its bytes, which are taken off the buffer.
     whole: Bytes,
-    /// The first ones.
+    /// The arguments that are cut out so far.
     args: Args,
 }
 
@@ -95,7 +96,7 @@ pub enum Parsed {
     Request(Args),
     /// There is no whole request: more bytes are needed.
     NotWhole,
-    /// Nothing yet: call again. No more bytes are needed for that.
+    /// Nothing yet: call again. No more bytes are needed.
     Unfinished,
 }
 
@@ -111,7 +112,7 @@ enum Stage {
 }
 
 impl Parser {
-    /// Starts in front of a request.
+    /// Starts at the beginning of a request.
     pub fn new(limits: Limits) -> Self {
         // Spans are 32 bits wide.
         let limits = Limits { request_bytes_max: limits.request_bytes_max.min(u32::MAX as usize), ..limits };
@@ -148,8 +149,8 @@ impl Parser {
         }
     }
 
-    /// The same in a step that goes through `words` arguments at most, and at least one: a request may have a million. What
-    /// it gives in the end does not depend on the steps.
+    /// The same in a step of at most `words` arguments, and at least one: a request may have a million. The result does not
+    /// depend on the steps.
     ///
     /// # Errors
     /// As [`Parser::next`].
@@ -167,8 +168,8 @@ impl Parser {
         result
     }
 
-    /// How many bytes the request in progress lacks for certain, given that `buffered` are there: with a long
-    /// value on its way the caller can make room in one step. 0 when that is not known.
+    /// How many bytes the request in progress lacks at least, when `buffered` have arrived. So the caller can make room
+    /// for a long value in one step. 0 when it is not known.
     pub fn missing(&self, buffered: usize) -> usize {
         match self.stage {
             Stage::Body { length, .. } => (self.cursor + length + 2).saturating_sub(buffered),
@@ -228,7 +229,7 @@ impl Parser {
                     self.stage = Stage::Body { left, length };
                 }
                 Stage::Body { left, length } => {
-                    // What stands where CR LF should is not looked at, as in Redis.
+                    // The two bytes in the place of CR LF are not checked, as in Redis.
                     if buffer.len() < self.cursor + length + 2 {
                         return Ok(Parsed::NotWhole);
                     }
@@ -345,7 +346,7 @@ fn split_line(line: &Bytes) -> Result<Args, ProtocolError> {
     }
 }
 
-/// Appends what stands between the quote at `at` and the one that closes it; where the word ends.
+/// Appends the text between the quote at `at` and its closing quote, and gives where the word ends.
 fn unquote(line: &[u8], at: usize, word: &mut Vec<u8>) -> Result<usize, ProtocolError> {
     let quote = line[at];
     let mut at = at + 1;
@@ -399,7 +400,7 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r')
 }
 
-/// A decimal number as Redis reads one: no plus sign, no leading zeros, no `-0`, nothing around it.
+/// A decimal number as Redis reads it: no plus sign, no leading zeros, no `-0`, nothing around it.
 pub(super) fn parse_integer(text: &[u8]) -> Option<i64> {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
     let negative = digits.len() < text.len();

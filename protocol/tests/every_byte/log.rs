@@ -1,4 +1,5 @@
-//! Logs to be damaged, written as the log writer writes them, with what is known of every line beside the bytes.
+//! Makes the logs that are damaged: written as the log writer writes them, with the facts about every line beside the
+//! bytes.
 
 use bytes::Bytes;
 use dsm_protocol::ids::{ClusterId, Epoch, Seq, Version};
@@ -7,7 +8,7 @@ use dsm_protocol::record::{encode_with, line_bytes_max, Operation, Position, Sca
 /// The longest line that a scan takes.
 pub(crate) const LINE_MAX: usize = line_bytes_max(1 << 20);
 
-/// A small generator with a seed (splitmix64), so that every run sees the same log.
+/// A small random generator with a seed (splitmix64), so that every run gets the same log.
 pub(crate) struct Numbers(pub(crate) u64);
 
 impl Numbers {
@@ -67,7 +68,7 @@ impl Numbers {
         Operation::Write((0..keys).map(|_| (self.key(), self.value())).collect())
     }
 
-    /// The fields of a client's retry and of an expiry, and one that nobody knows: on some lines.
+    /// Fields for some lines: those of a client's retry and of an expiry, and an unknown one.
     fn fields(&mut self) -> Vec<(&'static str, Bytes)> {
         let mut fields = Vec::new();
         if self.one_in(4) {
@@ -87,7 +88,7 @@ pub(crate) struct Line {
     pub(crate) start: usize,
     pub(crate) end: usize,
     pub(crate) operation: Operation,
-    /// The records in front; a mark is none.
+    /// The number of records before it; marks do not count.
     pub(crate) records_before: u64,
     fields: Vec<(&'static str, Bytes)>,
     after: Option<Seq>,
@@ -103,23 +104,23 @@ impl Line {
     }
 }
 
-/// What is written between two syncs: under `--fsync always` one group of lines, under `everysec` many. A mark is a unit
-/// of its own; nobody waits for it.
+/// The lines that are written between two syncs: under `--fsync always` one group of lines, under `everysec` many. A
+/// mark is a unit of its own, for which no client waits.
 pub(crate) struct Unit {
     pub(crate) start: usize,
     pub(crate) end: usize,
 }
 
-/// A log in the making.
+/// A log that is being written.
 pub(crate) struct Log {
     pub(crate) bytes: Vec<u8>,
     pub(crate) lines: Vec<Line>,
     pub(crate) units: Vec<Unit>,
-    /// A scanner's place in front of each line, and at the end.
+    /// A scanner's place before each line, and at the end.
     pub(crate) positions: Vec<Position>,
     /// Where the first line with a checksum begins.
     pub(crate) checked_from: usize,
-    /// What stands in front was synced before the log was first opened: no crash can have met it half written.
+    /// Everything before this was synced before the log was first opened, so no crash can have interrupted its write.
     pub(crate) written_from: usize,
     seq: u64,
     epoch: u64,
@@ -188,7 +189,7 @@ impl Log {
             let operation = log.numbers.operation();
             log.line_after((log.seq != before).then_some(Seq(before)), operation);
         }
-        // What was left out at the end counts too.
+        // Records that were left out at the end count too.
         let before = log.seq;
         log.seq += 5;
         log.sync();
@@ -203,7 +204,7 @@ impl Log {
         log.finished()
     }
 
-    /// A log that goes on after the lines of the original program.
+    /// A log that begins with lines of the original program.
     pub(crate) fn imported(seed: u64, records: u64) -> Log {
         let mut log = Log::empty(seed);
         for number in 0..30 {
@@ -233,13 +234,13 @@ impl Log {
         self.sync();
     }
 
-    /// Writes a group of new records, at a takeover with EPOCH in front. Its lines know of the last sync.
+    /// Writes a group of new records, at a takeover with EPOCH first. Its lines carry the seq of the last sync.
     fn group(&mut self) {
         if self.numbers.one_in(60) {
             self.epoch += 1 + self.numbers.below(3) as u64;
             self.line(epoch());
         }
-        // A client alone, some clients, and now and then a group of several sectors and pages.
+        // One client, some clients, and now and then a group of several sectors and pages.
         let writes = match self.numbers.below(40) {
             0..=19 => 1,
             20..=38 => 2 + self.numbers.below(5),
@@ -251,7 +252,7 @@ impl Log {
         }
     }
 
-    /// Everything so far is on disk, and whatever is written next will say so.
+    /// Everything so far is on disk, and the next lines will say so.
     fn sync(&mut self) {
         self.synced = self.seq;
         if self.unit_start < self.bytes.len() {
@@ -297,7 +298,7 @@ impl Log {
         self.lines.push(Line { start, end, operation, records_before, fields, after, trailer });
     }
 
-    /// Scans all of it from the start, compares every line with what was written, and keeps the places between lines.
+    /// Scans the log from the start, compares every line with what was written, and keeps the places between lines.
     fn finished(mut self) -> Log {
         let mut scanner = Scanner::new(LINE_MAX);
         for line in &self.lines {
@@ -325,7 +326,7 @@ impl Log {
         self
     }
 
-    /// The number, from 0, of the line in which the byte at `at` stands.
+    /// The number, from 0, of the line that holds the byte at `at`.
     pub(crate) fn line_at(&self, at: usize) -> usize {
         self.lines.partition_point(|line| line.end <= at)
     }
@@ -335,7 +336,7 @@ impl Log {
         self.lines[line].operation == Operation::Synced
     }
 
-    /// How many records stand in front of the line with this number.
+    /// How many records are before the line with this number.
     pub(crate) fn records_before(&self, line: usize) -> u64 {
         self.lines.get(line).map_or(self.records, |line| line.records_before)
     }

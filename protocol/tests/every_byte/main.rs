@@ -1,22 +1,22 @@
-//! A log of 1,000 records, cut and damaged at every byte: what is acknowledged is either there, or its loss is refused
-//! with the place of the damage.
+//! A log of 1,000 records, cut and damaged at every byte: either every acknowledged record is there, or the log is
+//! refused with the place of the damage.
 //!
 //! The log is written as the log writer writes it ([`log`]), in groups whose lines say what was synced when the group was
 //! formed. The oracle is [`Crash`]: it knows which bytes were synced when the system stopped, and so which records may
-//! have been acknowledged; it never looks at what the lines say. Every recovery must end in exactly one of
+//! have been acknowledged. It never looks at the lines. Every recovery must end in exactly one of
 //!
 //! * whole, with every acknowledged record,
 //! * torn, and nothing from there on was ever acknowledged,
 //! * corrupt, with the offset and the number of the damaged line,
 //!
-//! and whatever it accepts must be what was written. Most recoveries begin at the last good line in front of the damage,
-//! a few at the start of the file; both must say the same.
+//! and every line that it accepts must be one that was written. Most recoveries begin at the last good line before the
+//! damage, a few at the start of the file; the results must be the same.
 //!
-//! One loss cannot be seen in the file, because nothing is left in it that contradicts: that of the log's end, when no
-//! SYNCED stands after it. A file that is cut at the end of a line is whole. One that is cut within a line, or damaged
-//! in its last group before any line said that the group was synced, looks like the crash that would have left it so, and
-//! is cut there, with a warning. Only a slave that holds a lost version can tell. And lines of the original program have
-//! no checksum. The tests about what is invisible hold the borders of these cases, so that they cannot grow unnoticed.
+//! One loss cannot be seen in the file: that of the log's end, if no SYNCED follows it. A file that is cut at the end of
+//! a line is whole. A file that is cut within a line, or damaged in its last group before any line said that the group
+//! was synced, looks as after a crash, and is cut there, with a warning. Only a slave that holds a lost version can tell.
+//! Also, lines of the original program have no checksum. The tests of invisible losses fix the limits of these cases, so
+//! that they cannot grow unnoticed.
 #![allow(clippy::unwrap_used)]
 
 mod log;
@@ -30,28 +30,28 @@ use CrashKind::{MayHaveLostPower, SameBoot};
 
 const RECORDS: u64 = 1_000;
 
-/// How much is read at once: little, so that the rest of the log is not looked at for each of a million damages.
+/// How much is read at once. It is little, so that the rest of the log is not read for each of a million damages.
 const CHUNK_BYTES: usize = 512;
 
-/// One in so many recoveries is done a second time, from the start of the file and in chunks of another length.
+/// One in this many recoveries is repeated from the start of the file, in chunks of another length.
 const CHECK_EVERY: u64 = 4001;
 
-/// What reaches the disk whole.
+/// The unit that reaches the disk as a whole, in bytes.
 const SECTOR_BYTES: usize = 512;
 
-/// As many ways of damage as there are.
+/// All ways of damage.
 const EVERY_WAY: usize = usize::MAX;
 
-/// What is written in place of a byte, beside each of its bits flipped: what means something in a line, and zeros.
+/// What replaces a byte, in addition to flips of each bit: bytes with a meaning in a line, and zero.
 const REPLACEMENTS: [u8; 7] = [b'\n', b' ', b'%', b';', b'0', 0, 0xff];
 
-/// What was on disk when the system stopped, and therefore what may have been acknowledged.
+/// What was on disk when the system stopped, and so what may have been acknowledged.
 #[derive(Clone, Copy, Debug)]
 struct Crash {
     kind: CrashKind,
     /// The file's length.
     file_end: usize,
-    /// Everything in front was synced, so its records are acknowledged; nothing after was.
+    /// Everything before this was synced, so its records are acknowledged; nothing after it was.
     synced_end: usize,
 }
 
@@ -84,10 +84,10 @@ impl Outcome {
 }
 
 /// Does with `file` what a new holder of the lock does, from line `from` on: reads to the end, and judges a bad line.
-/// Gives the number of lines in front of the place where it ended, and how.
+/// Gives the number of lines before the place where it ended, and the outcome.
 ///
 /// # Panics
-/// When a line is accepted that was not written, there and like that.
+/// When a line is accepted that was not written at that place.
 fn recover(log: &Log, file: &[u8], from: usize, kind: CrashKind, chunk_bytes: usize) -> (usize, Outcome) {
     let mut scanner = Scanner::resume(log.positions[from], LINE_MAX);
     let mut reached = from;
@@ -134,7 +134,7 @@ fn recover(log: &Log, file: &[u8], from: usize, kind: CrashKind, chunk_bytes: us
     (reached, outcome)
 }
 
-/// Counts recoveries, and holds each of them to the promise.
+/// Counts recoveries, and checks each of them.
 #[derive(Default)]
 struct Checked(u64);
 
@@ -175,8 +175,8 @@ impl Checked {
         (reached, outcome)
     }
 
-    /// Damages each byte of `range` in the first `ways` ways and recovers. `expected` says which outcomes are right beyond the
-    /// promise. `file` comes back as it was.
+    /// Damages each byte of `range` in the first `ways` ways and recovers. `expected` restricts the allowed outcomes further.
+    /// `file` is restored.
     fn damage_every_byte(
         &mut self,
         log: &Log,
@@ -200,22 +200,23 @@ impl Checked {
     }
 }
 
-/// What the byte at `at` may become. The first one is another bit at each place.
+/// What the byte at `at` may become. First comes one flipped bit, another one at each place.
 fn damages(byte: u8, at: usize) -> impl Iterator<Item = u8> {
     let flipped = (at..at + 8).map(move |bit| byte ^ 1 << (bit % 8));
     flipped.chain(REPLACEMENTS.into_iter().filter(move |other| *other != byte))
 }
 
-/// Whether the byte decides that the file is a log at all. There a refusal is right even for what was never synced.
+/// Whether the byte belongs to the head, by which the file is known to be a log. There a refusal is right even if
+/// nothing was synced.
 fn is_in_head(log: &Log, at: usize) -> bool {
     matches!(log.lines[log.line_at(at)].operation, Operation::Cluster(_))
 }
 
-/// Cuts a log at every byte that its writer was writing; each time everything that was synced before must be there.
+/// Cuts a log at every byte while it was written; each time everything that was synced before must be there.
 fn cut_at_every_byte(log: &Log) {
     let mut checked = Checked::default();
     for (number, unit) in log.units.iter().enumerate() {
-        // A scan of what stands in front shows that the places between lines are right.
+        // A scan of everything before shows that the places between lines are right.
         let from = log.line_at(log.units[number.saturating_sub(1)].start);
         for file_end in unit.start.max(log.written_from)..=unit.end {
             let line = log.line_at(file_end);
@@ -232,7 +233,7 @@ fn cut_at_every_byte(log: &Log) {
     assert!(checked.0 as usize >= 2 * (log.bytes.len() - log.written_from));
 }
 
-/// Damages every byte of a log that ends in a mark: only the mark itself, which is no record, may be torn.
+/// Damages every byte of a log that ends in a mark: only the mark itself, which is not a record, may be torn.
 fn damage_what_a_mark_covers(log: &Log) {
     let mut checked = Checked::default();
     let mut file = log.bytes.clone();
@@ -250,15 +251,15 @@ fn damage_what_a_mark_covers(log: &Log) {
     assert!(checked.0 as usize > 15 * (file_end - log.checked_from) && file == log.bytes);
 }
 
-/// Damages every byte of what was written after the last sync, and of what that sync had covered, at each sync. Of what
-/// was covered a mark alone may be torn: no record goes with it.
+/// For each sync, damages every byte of what was written after it, and of what it had covered. Of the latter only a
+/// mark may be torn, which loses no record.
 fn damage_what_was_under_way(log: &Log) {
     let mut checked = Checked::default();
     let mut file = log.bytes.clone();
     for (number, unit) in log.units.iter().enumerate().filter(|(_, unit)| unit.end > log.written_from) {
         let synced_end = unit.start.max(log.written_from);
         let crash = Crash { kind: MayHaveLostPower, file_end: unit.end, synced_end };
-        // What stands further in front has only more after it that contradicts.
+        // For earlier bytes only more lines follow that prove the loss.
         let range = log.units[number.saturating_sub(1)].start.max(log.checked_from)..unit.end;
         checked.damage_every_byte(log, &mut file, crash, (range.clone(), EVERY_WAY), |at, outcome| {
             if at < synced_end {
@@ -267,7 +268,7 @@ fn damage_what_was_under_way(log: &Log) {
                 outcome.is_torn() || is_in_head(log, at)
             }
         });
-        // The machine ran on: a write that is cut short leaves no garbage in front of its end.
+        // The machine kept running: a write that is cut short leaves no garbage before its end.
         let crash = Crash { kind: SameBoot, ..crash };
         checked.damage_every_byte(log, &mut file, crash, (range, 2), |at, outcome| {
             at + 1 == unit.end || outcome.is_corrupt()
@@ -370,7 +371,7 @@ fn sectors_that_reached_the_disk_in_any_order_or_not_at_all_are_torn() {
                     swaps += 1;
                 }
             }
-            // Any of them arrived, is a hole, or holds what once stood there: lines of an older file.
+            // Each of them has arrived, or is a hole, or holds old bytes: lines of an earlier file.
             for _ in 0..sectors.len().pow(2).min(400) {
                 let fates = numbers.next();
                 for (number, sector) in sectors.iter().enumerate() {
@@ -397,7 +398,7 @@ fn a_sector_lost_from_a_log_that_a_mark_covers_is_refused() {
     let mut file = log.bytes.clone();
     let mark = log.lines.last().unwrap().start;
     let crash = Crash { kind: MayHaveLostPower, file_end: log.bytes.len(), synced_end: mark };
-    // The sectors in front of the mark: what is lost together with its only witness is invisible.
+    // Only the sectors before the mark: a loss together with its only proof is invisible.
     for start in (0..mark + 1 - SECTOR_BYTES).step_by(SECTOR_BYTES / 8) {
         let sector = start..start + SECTOR_BYTES;
         let elsewhere = numbers.below(mark - SECTOR_BYTES);
@@ -445,7 +446,7 @@ fn two_or_three_bits_flipped_in_a_line_never_make_another_line() {
     assert!(checked.0 > 150 * RECORDS);
 }
 
-/// The invisible loss, within a group: no line after it has said yet that it was synced.
+/// The invisible loss, within a group: no later line says yet that it was synced.
 #[test]
 fn only_damage_to_a_last_group_that_nothing_behind_contradicts_is_taken_for_torn() {
     let log = Log::always(71, RECORDS);
@@ -454,10 +455,10 @@ fn only_damage_to_a_last_group_that_nothing_behind_contradicts_is_taken_for_torn
         for at in unit.start..unit.end {
             file[at] ^= 1 << (at % 8);
             let line = log.line_at(at);
-            // It was synced, perhaps answered; but the file is the same as if it had not been.
+            // It was synced and perhaps acknowledged, but the file looks as if it had not been.
             let (reached, outcome) = recover(&log, &file[..unit.end], line, MayHaveLostPower, CHUNK_BYTES);
             assert!(reached == line && (outcome.is_torn() || is_in_head(&log, at)), "{at}: {outcome:?}");
-            // After the crash of a process alone only the newline at the very end is such a byte.
+            // After the crash of only a process, the last newline is the only such byte.
             let (_, outcome) = recover(&log, &file[..unit.end], line, SameBoot, CHUNK_BYTES);
             assert_eq!(outcome.is_torn(), at + 1 == unit.end, "{at}: {outcome:?}");
             file[at] ^= 1 << (at % 8);
@@ -465,8 +466,8 @@ fn only_damage_to_a_last_group_that_nothing_behind_contradicts_is_taken_for_torn
     }
 }
 
-/// The invisible loss, of an end that is cut off: whole lines leave no trace in the file, but the slaves that hold what
-/// they wrote are witnesses.
+/// The invisible loss of an end that is cut off: whole lines leave no trace in the file, but slaves that hold their
+/// values are witnesses.
 #[test]
 fn a_synced_log_cut_at_a_line_end_is_whole_until_a_slave_reports_what_is_lost() {
     let log = Log::always(81, RECORDS);
@@ -503,7 +504,7 @@ fn a_synced_log_cut_at_a_line_end_is_whole_until_a_slave_reports_what_is_lost() 
     assert!(witnessed > RECORDS / 2, "{witnessed}");
 }
 
-/// The invisible change: nothing vouches for a line of the original program but that it reads as one.
+/// The invisible change: a line of the original program has no checksum, so any change that keeps its form is accepted.
 #[test]
 fn a_letter_changed_in_a_line_of_the_original_program_goes_unnoticed() {
     let log = Log::imported(91, 100);

@@ -1,5 +1,5 @@
-//! Transcripts of the client's machine. The masters are `p:1` and `b:2`. Each line is a batch of its own: a tick
-//! follows, as it does for the real caller.
+//! Transcripts of the client's machine. The masters are `p:1` and `b:2`. Each line is a batch of its own, followed by a
+//! tick, as with the real caller.
 
 use crate::scripts::{run_all, show_reply, Res};
 use dsm_protocol::command::{ErrorWord, Reply};

@@ -40,7 +40,7 @@ impl Runner {
     }
 }
 
-/// The first link is the only one in most scripts, and not named.
+/// Most scripts have only the first link, which is not named.
 fn show_link(link: LinkId) -> String {
     if link == LinkId(1) {
         String::new()

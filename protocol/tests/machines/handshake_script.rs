@@ -1,4 +1,4 @@
-//! Transcripts of the handshake, of both sides. Time stands still unless a line says `at=MS`.
+//! Transcripts of both sides of the handshake. Time does not pass unless a line says `at=MS`.
 
 use crate::scripts::{run_all, Res};
 use bytes::BytesMut;
@@ -41,7 +41,7 @@ fn hello(role: &str, cluster: Option<ClusterId>) -> Res<Hello> {
             seen: None,
             room_bytes: u64::MAX,
         },
-        "master" => HelloRole::Master { address: "a:1".to_owned(), lock_identity: "boot:1:2".to_owned() },
+        "master" => HelloRole::Master { address: "a:1".to_owned(), log_identity: "boot:1:2".to_owned() },
         other => return Err(format!("no such role {other}").into()),
     };
     Ok(Hello { cluster, role })
@@ -171,7 +171,7 @@ impl goldenscript::Runner for Runner {
             "dial" => {
                 let limit_ms = args.take_key("limit").map_or(Ok(100), str::parse)?;
                 let hello = hello(args.next_pos().ok_or("which role")?, cluster)?;
-                // What another cluster means to a master, it judges itself, and a client is of none.
+                // A master judges a slave's cluster itself, and a client belongs to none.
                 self.ours = cluster.filter(|_| role(&hello) == "slave");
                 let mut greeting = Vec::new();
                 let machine = Dialing::begin(Millis(self.now), limit_ms, hello.clone(), &mut greeting);

@@ -1,7 +1,7 @@
 //! Transcripts of the links to slaves, and of the quarantine that they share.
 //!
-//! Slaves are named; a name means the slave's last link. `at MS` lets time go on: each link is looked at when its last
-//! verdict said, and its socket takes as many bytes in each millisecond as `takes` said (all, at first).
+//! Slaves are named; a name means the slave's last link. `at MS` lets time pass: each link is judged when its last
+//! verdict asked for it, and its socket takes as many bytes per millisecond as `takes` set (all, at first).
 
 use crate::scripts::{run_all, Res};
 use bytes::Bytes;
@@ -104,7 +104,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Looks at the links whose time has come.
+    /// Judges the links that are due.
     fn look(&mut self, out: &mut String) -> Res<()> {
         let now = self.now;
         let mut late = Vec::new();

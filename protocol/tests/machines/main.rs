@@ -1,5 +1,5 @@
-//! The machines held to `docs/ARCHITECTURE.md`: transcripts of one behaviour each, and properties under a random
-//! driver.
+//! Tests of the machines against `docs/ARCHITECTURE.md`: transcripts, one for each behaviour, and properties under a
+//! random driver.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

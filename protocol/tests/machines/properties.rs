@@ -72,7 +72,7 @@ proptest! {
     }
 }
 
-/// A driver that reached nothing would prove nothing.
+/// The random driver must reach the interesting cases, or the properties prove nothing.
 #[test]
 fn the_driver_reaches_every_way_out() {
     let mut runner = TestRunner::deterministic();
@@ -103,7 +103,7 @@ fn the_driver_reaches_every_way_out() {
     assert!(log_reads > 20 && asked_all > 3 && read_retries > 20 && substitutions > 20, "{counters:?}");
 }
 
-/// What happens to a slave while it reports.
+/// An event of a slave while it reports.
 #[derive(Clone, Debug)]
 enum Step {
     Write { key: u16, seq: u64, bytes: u8 },
@@ -127,7 +127,7 @@ fn announce(slave: &mut Slave, link: LinkId, effects: &mut Vec<Effect>) {
     slave.step(Event::Admitted { link, reign }, effects);
 }
 
-/// A key long enough that a report has several parts by bytes, and many enough that it has by number.
+/// Keys so long, and so many, that both limits split a report into several parts.
 fn key(number: u16) -> Bytes {
     Bytes::from(format!("{number:0>200}"))
 }

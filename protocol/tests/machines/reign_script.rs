@@ -5,8 +5,7 @@ use crate::scripts::{run_all, show_reply, Res};
 use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version};
 use dsm_protocol::machine::master::{Asker, ReignRecord, Reigns};
 use dsm_protocol::machine::reign::{
-    may_begin, Config, Effect, Event, FileAtPath, Hearsay, Leadership, LockSeen, ReignRole, Saying,
-    Surroundings,
+    may_begin, Config, Effect, Event, Hearsay, LeaderSeen, Leadership, ReignRole, StoredLog, Surroundings,
 };
 use dsm_protocol::message;
 use dsm_protocol::record::Position;
@@ -44,14 +43,14 @@ impl Log {
     }
 }
 
-/// From the lock to the log that is read: nothing is wrong with it.
+/// From the leadership to the log that is read: nothing is wrong with it.
 pub(crate) fn take_over(machine: &mut Leadership, now: Millis, log: &mut Log) {
     if log.last.seq == Seq(0) {
         log.begin(Epoch(1));
     }
     let end = log.end();
-    let file = Some(FileAtPath { device: 1, inode: 1, bytes: 100 });
-    let recovered = Event::Recovered { log: Some((&end).into()), read: file, noted: WitnessText::default() };
+    let read = Some(StoredLog { id: (1, 1), bytes: 100 });
+    let recovered = Event::Recovered { log: Some((&end).into()), read, noted: WitnessText::default() };
     for event in [Event::Sighted { follows: true }, Event::Halted, recovered] {
         machine.step(now, event, &mut Vec::new());
     }
@@ -108,21 +107,21 @@ fn name(role: &ReignRole) -> &'static str {
 
 fn show(effect: &Effect, machine: &Leadership) -> String {
     match effect {
-        Effect::WatchLock => "watch the lock".to_owned(),
-        Effect::WaitForLock => "wait for the lock".to_owned(),
-        Effect::Fence { beat } => format!("fence the holder whose counter stands at {beat:?}"),
-        Effect::LeaveQueue => "want the lock no more".to_owned(),
-        Effect::GiveLockBack => "give the lock back".to_owned(),
+        Effect::WatchLeader => "watch who leads".to_owned(),
+        Effect::QueueToLead => "queue to lead".to_owned(),
+        Effect::Fence { beat } => format!("fence the leader whose counter stands at {beat:?}"),
+        Effect::LeaveQueue => "want to lead no more".to_owned(),
+        Effect::StopLeading => "stop leading".to_owned(),
         Effect::LookAtLog => "look whether the log goes on what was replayed".to_owned(),
         Effect::StopFollowing => "stop following the log".to_owned(),
         Effect::Follow => "follow the log".to_owned(),
-        Effect::FollowAnew => "forget what was replayed, follow what stands at the path".to_owned(),
-        Effect::Recover { makes_file } => format!("lock the log and make it whole makes_file={makes_file}"),
+        Effect::FollowAnew => "forget what was replayed, follow what is there".to_owned(),
+        Effect::Recover { makes_log } => format!("make the log whole makes_log={makes_log}"),
         Effect::LetGoOfLog => "let go of the log".to_owned(),
-        Effect::LookAtPath => "look at the log's path".to_owned(),
+        Effect::FindLog => "find the log".to_owned(),
         Effect::NoteWitnesses(text) => format!("note witnesses {:?}", text.to_string()),
         Effect::WriteEpoch { epoch, given_up } => format!("write EPOCH {epoch} given_up={given_up:?}"),
-        Effect::WriteLockText { serves } => format!("write the lock file serves={serves}"),
+        Effect::Declare { serves } => format!("declare serves={serves}"),
         Effect::BeginReign { version, id } => format!("begin reign {id} at {version}"),
         Effect::Announce => "announce the reign to the slaves".to_owned(),
         Effect::GivePlaces => "give slaves their places".to_owned(),
@@ -142,7 +141,6 @@ fn show(effect: &Effect, machine: &Leadership) -> String {
         Effect::AskForwarders => "ask masters whether they forward".to_owned(),
         Effect::LetClientsGo { silent_too } => format!("let clients go silent_too={silent_too}"),
         Effect::End(ending) => format!("end the node: {ending:?}"),
-        Effect::Say(Saying::Lacking(lack)) => format!("say: {}", lack.what("LOG")),
         Effect::Say(saying) => format!("say: {saying:?}"),
     }
 }
@@ -194,11 +192,11 @@ fn saw(text: &str) -> Res<message::Seen> {
     Ok(message::Seen { reign: Reign::new(epoch, id), seq: Seq(seq), durable: true })
 }
 
-/// `file=INODE.BYTES`, or nothing.
-fn file(args: &mut Args<'_>) -> Res<Option<FileAtPath>> {
-    let Some(text) = args.take_key("file") else { return Ok(None) };
-    let (inode, bytes) = text.split_once('.').ok_or("file=INODE.BYTES")?;
-    Ok(Some(FileAtPath { device: 1, inode: inode.parse()?, bytes: bytes.parse()? }))
+/// `log=NUMBER.BYTES`, or nothing.
+fn stored(args: &mut Args<'_>) -> Res<Option<StoredLog>> {
+    let Some(text) = args.take_key("log") else { return Ok(None) };
+    let (number, bytes) = text.split_once('.').ok_or("log=NUMBER.BYTES")?;
+    Ok(Some(StoredLog { id: (1, number.parse()?), bytes: bytes.parse()? }))
 }
 
 impl Runner {
@@ -217,7 +215,7 @@ impl Runner {
             // serving: one that has taken over a log of one reign, and serves.
             "serving" => {
                 let mut effects = Vec::new();
-                let won = Event::LockWon { cluster: None, epoch: None };
+                let won = Event::Won { cluster: None, epoch: None };
                 self.machine.step(Millis(self.now), Event::CaughtUp, &mut effects);
                 self.machine.step(Millis(self.now), won, &mut effects);
                 take_over(&mut self.machine, Millis(self.now), &mut self.log);
@@ -263,18 +261,18 @@ impl Runner {
             "tick" => Event::Tick(self.around),
             "turn_ended" => Event::TurnEnded(self.around),
             "caught_up" => Event::CaughtUp,
-            "lock_free" => Event::Looked(LockSeen::Free),
-            "lock_held" => Event::Looked(LockSeen::Held { beat: Some(number(args, "beat", 1)?) }),
-            // lock_won [cluster=N] [epoch=N]: what the lock file names.
-            "lock_won" => {
+            "nobody_leads" => Event::Looked(LeaderSeen::Nobody),
+            "somebody_leads" => Event::Looked(LeaderSeen::Leads { beat: Some(number(args, "beat", 1)?) }),
+            // won [cluster=N] [epoch=N]: what the last leader has declared.
+            "won" => {
                 let cluster = args.take_key("cluster").map(str::parse::<u64>).transpose()?.map(ClusterId);
-                Event::LockWon { cluster, epoch: epoch.or(cluster.and(Some(Epoch(1)))) }
+                Event::Won { cluster, epoch: epoch.or(cluster.and(Some(Epoch(1)))) }
             }
             "sighted" => Event::Sighted { follows: flag(args, "follows", true)? },
             "halted" => Event::Halted,
-            // recovered [file=INODE.BYTES] [noted=SLAVE:EPOCH.ID.SEQ]: the log is read, or there is none.
+            // recovered [log=NUMBER.BYTES] [noted=SLAVE:EPOCH.ID.SEQ]: the log is read, or there is none.
             "recovered" => {
-                let read = file(args)?;
+                let read = stored(args)?;
                 let mut noted = WitnessText::default();
                 if let Some((slave, seen)) = args.take_key("noted").and_then(|text| text.split_once(':')) {
                     noted.cluster = Some(OURS);
@@ -283,7 +281,7 @@ impl Runner {
                 let log = read.map(|_| may_begin::Log::from(&self.log.end()));
                 Event::Recovered { log, read, noted }
             }
-            "path_seen" => Event::PathSeen(file(args)?),
+            "log_found" => Event::LogFound(stored(args)?),
             "epoch_written" => {
                 let (version, id) = self.log.begin(in_epoch);
                 Event::EpochWritten { version, id }
@@ -294,7 +292,7 @@ impl Runner {
             }
             "synced" => Event::Synced,
             "reopened" => Event::Reopened,
-            "displaced" => Event::Displaced,
+            "deposed" => Event::Deposed,
             "answered" => Event::Answered,
             "failed" => Event::Failed,
             "stop" => Event::StopAsked,
@@ -360,8 +358,8 @@ impl goldenscript::Runner for Runner {
                 step(&mut self.machine, self.now, event, &mut out);
             }
             "closed" => {
-                let file = file(&mut args)?;
-                let event = Event::Closed { end: self.log.end(), file, reigns: &self.log.reigns };
+                let log = stored(&mut args)?;
+                let event = Event::Closed { end: self.log.end(), log, reigns: &self.log.reigns };
                 step(&mut self.machine, self.now, event, &mut out);
             }
             _ => {

@@ -1,4 +1,4 @@
-//! Transcripts of the slave machine. Links are numbers; what is sent stands after the number of its link.
+//! Transcripts of the slave machine. Links are numbers; each message that is sent follows the number of its link.
 
 use crate::scripts::{run_all, text, version, Res};
 use dsm_protocol::ids::{LinkId, Reign, ReignId, Seq, Version};

@@ -5,7 +5,7 @@ use crate::reign_script::{begin_reign, take_over, Log};
 use crate::scripts::{run_all, Res};
 use dsm_protocol::ids::{Epoch, LinkId, Millis};
 use dsm_protocol::machine::reign::{
-    Config, Effect, Event, HandoverFailure, Leadership, LockSeen, ReignRole, Surroundings,
+    Config, Effect, Event, HandoverFailure, LeaderSeen, Leadership, ReignRole, Surroundings,
 };
 use std::fmt::Write as _;
 
@@ -33,7 +33,7 @@ impl Runner {
         self.machine.step(Millis(self.now), event, &mut effects);
         for effect in effects {
             let said = match effect {
-                Effect::WaitForLock => "wait for the lock".to_owned(),
+                Effect::QueueToLead => "queue to lead".to_owned(),
                 Effect::Fence { .. } => "fence".to_owned(),
                 Effect::AskForReign { forced } => format!("ask for the reign forced={forced}"),
                 Effect::SyncLog => "grant".to_owned(),
@@ -59,7 +59,7 @@ impl Runner {
         for event in [asked, Event::Synced, Event::TurnEnded(quiet)] {
             self.machine.step(now, event, &mut Vec::new());
         }
-        let closed = Event::Closed { end: self.log.end(), file: None, reigns: &self.log.reigns };
+        let closed = Event::Closed { end: self.log.end(), log: None, reigns: &self.log.reigns };
         self.machine.step(now, closed, &mut Vec::new());
         assert!(self.machine.is_standby(), "{:?}", self.machine.role());
     }
@@ -72,10 +72,10 @@ impl goldenscript::Runner for Runner {
         let mut args = command.consume_args();
         let mut out = String::new();
         let seen = |word: Option<&str>| match word {
-            Some("free") => Ok(LockSeen::Free),
-            Some("nothing") => Ok(LockSeen::Held { beat: None }),
+            Some("free") => Ok(LeaderSeen::Nobody),
+            Some("nothing") => Ok(LeaderSeen::Leads { beat: None }),
             Some(beat) => {
-                beat.parse().map(|beat| LockSeen::Held { beat: Some(beat) }).map_err(|e| e.to_string())
+                beat.parse().map(|beat| LeaderSeen::Leads { beat: Some(beat) }).map_err(|e| e.to_string())
             }
             None => Err("free, a number, or nothing".to_owned()),
         };
@@ -93,7 +93,7 @@ impl goldenscript::Runner for Runner {
                 let mut seen = seen(args.next_pos())?;
                 while self.now < until {
                     self.now = (self.now + 50).min(until);
-                    if let (true, LockSeen::Held { beat: Some(beat) }) = (running, &mut seen) {
+                    if let (true, LeaderSeen::Leads { beat: Some(beat) }) = (running, &mut seen) {
                         *beat += 1;
                     }
                     self.step(Event::Looked(seen), &mut out);
@@ -101,8 +101,8 @@ impl goldenscript::Runner for Runner {
             }
             // asleep until=MS: this process does not run.
             "asleep" => self.now = args.take_key("until").ok_or("until when")?.parse()?,
-            "lock_won" => {
-                let won = Event::LockWon { cluster: None, epoch: None };
+            "won" => {
+                let won = Event::Won { cluster: None, epoch: None };
                 self.machine.step(Millis(self.now), won, &mut Vec::new());
             }
             // What stands between the lock and the first request is all in order.

@@ -1,8 +1,8 @@
-//! A world of real machines, driven at random: two masters, slaves behind links that deliver late or never, a log,
-//! and clients whose history is checked.
+//! A world of real machines, driven at random: two masters, slaves on links that deliver late or never, a log, and
+//! clients whose history is checked.
 //!
 //! Owns what is not a machine: links as queues, the log as a list, time as a counter. Never decides what a machine
-//! should do; it only holds them to `docs/ARCHITECTURE.md`.
+//! should do; it only checks them against `docs/ARCHITECTURE.md`.
 
 use bytes::Bytes;
 use dsm_history::{check, Action as Did, Begun, History, OperationOutcome};
@@ -23,7 +23,7 @@ pub(crate) const SESSIONS: u8 = 4;
 const PIPELINE_MAX: usize = 5;
 const DEADLINE_MS: u64 = 1000;
 
-/// What the driver does next. Numbers pick among what there is.
+/// The driver's next action. Numbers choose among the candidates.
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
     Get {
@@ -87,7 +87,7 @@ pub(crate) enum Action {
     Join {
         node: u8,
     },
-    /// The slave connects anew.
+    /// The slave connects again.
     Connect {
         node: u8,
     },
@@ -105,7 +105,7 @@ pub(crate) enum Action {
     Sleep {
         ms: u16,
     },
-    /// The master dies; so many of the appends that nobody has heard of are in the log. The other one takes over.
+    /// The master dies; this many of the appends that were not reported yet are in the log. The other one takes over.
     Crash {
         logged: u8,
     },
@@ -150,16 +150,16 @@ struct Record {
     change: Option<Change>,
 }
 
-/// A request without an answer, with what its answer will be held to.
+/// A request without an answer, with what its answer must fulfil.
 struct Asked {
     session: SessionId,
     begun: Vec<Begun>,
     command: Command,
-    /// For each key the session's own last write that had no answer yet, and whether the log had not spoken.
+    /// For each key the session's own last write without an answer, and whether the log had not answered it either.
     own_before: Vec<(Bytes, Option<(u64, bool)>)>,
 }
 
-/// What the log said of a write.
+/// The log's answer to a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Open,
@@ -186,7 +186,7 @@ pub(crate) struct World {
     history: History,
     asked: BTreeMap<u64, Asked>,
     next_tag: u64,
-    /// What the log said of each write, by the tag of its request.
+    /// The log's answer to each write, by the tag of its request.
     fates: BTreeMap<u64, Fate>,
     /// The request of each append that is under way.
     tags: Vec<(WriteId, u64)>,
@@ -223,7 +223,7 @@ fn value_in(change: &Change, key: &[u8]) -> Option<Option<Bytes>> {
 impl World {
     /// `memory_max`: how many bytes each slave may take.
     pub(crate) fn new(placement: Placement, seed: u64, memory_max: &[Option<u64>]) -> World {
-        // One key at a time in every other world: there, what has several is done in slices.
+        // In every other world a slice has one key, so that requests of several keys are done in slices.
         let slice_keys = if seed % 2 == 1 { 1 } else { Config::default().slice_keys };
         let config = Config { placement, seed, slice_keys, ..Config::default() };
         let nodes = memory_max
@@ -279,7 +279,7 @@ impl World {
                 self.ask(session, Command::Put { key: key_of(key), value });
             }
             Action::PutMany { session, keys: (a, b) } => {
-                // A key that stands twice takes its last value: what the first would have been, nobody may see.
+                // A key that is named twice takes its last value: the first value must never be visible.
                 let pairs = vec![(key_of(a), self.fresh_value("a")), (key_of(b), self.fresh_value("b"))];
                 self.ask(session, Command::PutMany { pairs });
             }
@@ -467,7 +467,7 @@ impl World {
             Reply::Error(error) if error.word == ErrorWord::Unknown => {
                 assert!(matches!(fate, Some(Fate::Written(_))), "{reply:?} to what is not in the log");
                 let active = self.masters[self.active].slave_count();
-                // One of several keys may have been placed while there was none, and one has come since.
+                // One of several keys may have been placed while there was no slave, and a slave has come since.
                 let is_sliced = keys_of(&asked.command).len() > self.config.slice_keys;
                 assert!(active == 0 || is_sliced, "{reply:?} with {active} slaves, full or not");
                 self.unknown += 1;
@@ -515,7 +515,7 @@ impl World {
                         self.history.finish(*begun, OperationOutcome::Done, now);
                     }
                 }
-                // Decided by the directory at this very moment.
+                // The directory alone decides this, at this moment.
                 (Command::Exists { keys }, _) => {
                     let directory = self.masters[self.active].directory();
                     let exist = keys.iter().filter(|key| directory.get(key).is_some()).count();
@@ -530,7 +530,7 @@ impl World {
         }
     }
 
-    /// Whoever acknowledged `version` of `key` has it, unless it was overtaken since.
+    /// A slave that acknowledged `version` of `key` holds it, unless a later version has replaced it.
     fn somebody_holds(&mut self, key: &Bytes, version: Version) {
         let Some(entry) = self.masters[self.active].directory().get(key).copied() else { return };
         if entry.version != version {
@@ -547,7 +547,7 @@ impl World {
         // The only holder may be one that a read of the log has put the value back on: the write does not wait for that copy.
         let is_from_log = self.put_back.contains(&(key.clone(), version));
         if !is_named || (held == 0 && is_from_log) {
-            // Those that had room have left since it was accepted.
+            // The slaves with room have left since the write was accepted.
             assert!(self.nodes.iter().any(|node| node.memory_max.is_some()), "{key:?} has no copy");
             self.without_copy += 1;
             return;
@@ -555,8 +555,8 @@ impl World {
         assert!(held >= 1, "{key:?} at {version} is acknowledged, but no active slave holds it");
     }
 
-    /// A read after the session's own write sees that write or a later one. A single one that waited for the log
-    /// sees exactly that write: it stands after it and in front of all that comes later.
+    /// A read after the session's own write sees that write or a later one. A read of a single key that waited for the
+    /// log sees exactly that write: its place is right after the write.
     fn sees_its_own(&self, key: &Bytes, own: Option<(u64, bool)>, value: Option<&Bytes>, single: bool) {
         let Some((tag, waited)) = own else { return };
         let Fate::Written(own) = self.fates[&tag] else { return };
@@ -620,7 +620,7 @@ impl World {
         }
     }
 
-    /// Lets the master do a piece of what it does beside requests, if there is something.
+    /// Lets the master do one chore, if there is one.
     fn chore(&mut self) -> bool {
         let has_chores = self.masters[self.active].has_chores();
         if has_chores {
@@ -731,7 +731,7 @@ impl World {
     }
 
     fn crash(&mut self, logged: usize) {
-        // Some of what was handed to the disk is in the log although nobody was told.
+        // Some of the records that were handed to the disk are in the log although this was not reported.
         for _ in 0..logged {
             let Some((_, change)) = self.appends.pop_front() else { break };
             self.append(change);
@@ -739,7 +739,7 @@ impl World {
         self.appends.clear();
         self.log_reads.retain(|(master, ..)| *master != self.active);
         self.tags.clear();
-        // Writes stay unknown in the history; what was read, nobody heard.
+        // Writes stay unknown in the history; the results of reads were never delivered.
         self.asked.clear();
         let mut newborn = Master::new(self.config);
         for (index, record) in self.log.iter().enumerate() {
@@ -789,7 +789,7 @@ impl World {
         self.check_at_rest();
     }
 
-    /// What the slave at the other end of `link` holds of `key`.
+    /// The version of `key` that the slave at the other end of `link` holds.
     fn held(&mut self, link: LinkId, key: &Bytes) -> Option<(Version, Bytes)> {
         let mut effects = Vec::new();
         let (version, reign) = (Version::default(), ReignId(0));
@@ -805,7 +805,7 @@ impl World {
         }
     }
 
-    /// With nothing under way, everyone has an answer, and directory and slaves agree on who holds what.
+    /// With nothing under way, every request has an answer, and the directory agrees with the slaves on who holds what.
     fn check_at_rest(&mut self) {
         let in_flight = self.masters[self.active].in_flight();
         assert_eq!(
@@ -859,7 +859,7 @@ impl World {
         }
     }
 
-    /// Reads all keys at the end, and holds all answers against one order. Whatever was answered, it is in there.
+    /// Reads all keys at the end, and checks that one order explains all answers.
     pub(crate) fn finish(&mut self) {
         for node in 0..self.nodes.len() {
             if self.nodes[node].link.is_none() {
@@ -881,7 +881,7 @@ fn nth(links: &BTreeMap<LinkId, Link>, which: u8) -> Option<LinkId> {
     links.keys().nth(usize::from(which) % links.len().max(1)).copied()
 }
 
-/// What identifies the reign of an EPOCH record: no two stand in one place.
+/// The identity of the reign of an EPOCH record, made from its place: no two have the same.
 fn reign_of(version: Version) -> Reign {
     Reign { epoch: version.epoch, id: ReignId(version.seq.0) }
 }

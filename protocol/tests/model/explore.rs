@@ -1,6 +1,6 @@
 //! The search: every state that the actions of a world can reach, nearest first.
 //!
-//! Owns the set of visited states and the way to each. Knows nothing of masters and slaves.
+//! Owns the set of visited states and the path to each. Knows nothing of masters and slaves.
 
 use crate::part::Digest;
 use foldhash::fast::FixedState;
@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::fmt::Display;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
-/// What can be searched.
+/// A system that can be searched.
 pub(crate) trait Model: Clone {
     /// One step.
     type Action: Copy + Display;
@@ -22,17 +22,17 @@ pub(crate) trait Model: Clone {
     /// What is wrong with this state, or with how it was reached.
     fn violation(&self) -> Option<String>;
 
-    /// What is wrong with this state, looked at more closely than a step can afford; called once for each state.
-    /// Also says whether nothing is left to happen in it but faults. Lines after the first tell how it was found.
+    /// What is wrong with this state, by checks that are too costly for each step; called once for each state. Also
+    /// tells whether only faults can happen in it. Lines after the first tell how the violation was found.
     fn inspect(&self, digest: Digest) -> (bool, Option<String>);
 
-    /// Stands for the state: states with the same digest have the same future.
+    /// Identifies the state: states with the same digest have the same future.
     fn digest(&self, text: &mut String) -> Digest;
 
-    /// Begins to write down what happens.
+    /// Begins to record what happens.
     fn narrate(&mut self);
 
-    /// What happened since it was last asked.
+    /// What has happened since the last call.
     fn told(&mut self) -> Vec<String>;
 }
 
@@ -43,24 +43,24 @@ pub(crate) struct Report {
     pub(crate) states: usize,
     /// Steps taken, to new states and to known ones.
     pub(crate) steps: usize,
-    /// Steps on the shortest way to the farthest state.
+    /// Length of the shortest path to the farthest state.
     pub(crate) depth: usize,
-    /// States in which nothing but faults is left to happen.
+    /// States in which only faults can happen.
     pub(crate) quiet: usize,
-    /// Whether every state was looked at.
+    /// Whether every state was visited.
     pub(crate) complete: bool,
     /// The nearest state in which something is wrong.
     pub(crate) violation: Option<Violation>,
 }
 
-/// Something wrong, with one of the shortest ways to it.
+/// Something wrong, with one of the shortest paths to it.
 #[derive(Debug)]
 pub(crate) struct Violation {
     /// What is wrong.
     pub(crate) what: String,
-    /// Number of steps on the way.
+    /// Number of steps of the path.
     pub(crate) length: usize,
-    /// The way, for people.
+    /// The path, for people.
     pub(crate) trace: String,
 }
 
@@ -73,11 +73,11 @@ impl Report {
     }
 }
 
-/// Goes through all states that `initial` leads to, at most `states_max` of them.
+/// Visits all states that can be reached from `initial`, at most `states_max` of them.
 pub(crate) fn explore<M: Model>(initial: &M, states_max: usize) -> Report {
     let mut text = String::new();
     let mut visited: HashSet<Digest, FixedState> = HashSet::default();
-    // For each state from which one it was reached first, and how.
+    // For each state, the state from which it was reached first, and the step.
     let mut ways: Vec<(u32, Option<M::Action>)> = vec![(0, None)];
     let mut report = Report { states: 1, steps: 0, depth: 0, quiet: 0, complete: true, violation: None };
     let digest = initial.digest(&mut text);
@@ -135,7 +135,7 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> String {
     format!("a machine panicked: {}", text.unwrap_or("without a text"))
 }
 
-/// Takes the way to a state again, and writes it down.
+/// Repeats the path to a state, and records it.
 fn retell<M: Model>(
     initial: &M,
     ways: &[(u32, Option<M::Action>)],

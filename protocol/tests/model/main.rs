@@ -1,4 +1,4 @@
-//! The model check: every interleaving of a small world of the real machines, held to `docs/ARCHITECTURE.md`.
+//! The model check: every interleaving of a small world of the real machines, checked against `docs/ARCHITECTURE.md`.
 //!
 //! Each test searches one world to its end: all orders of messages, disk and faults, as many faults as the world
 //! allows. `MODEL_DEEP=1` adds the worlds with more of everything (`make model`). The tests of bugs neglect one duty
@@ -16,14 +16,14 @@ use explore::{explore, Report};
 use setup::{Bug, Faults, Plan, Setup, Wish};
 use world::World;
 
-/// A world that has more states than this is not small.
+/// A search of more states than this fails.
 const STATES_MAX: usize = 20_000_000;
 
 fn native(wishes: &[Wish]) -> Plan {
     Plan { kind: Kind::Native, pipelines: false, wishes: wishes.to_vec() }
 }
 
-/// A Redis client: it asks for everything at once, of whichever master it has found.
+/// A Redis client: it asks for everything at once, at either master.
 fn forwarded(wishes: &[Wish]) -> Plan {
     Plan { kind: Kind::Forwardable, pipelines: true, wishes: wishes.to_vec() }
 }
@@ -60,17 +60,17 @@ fn handover_and(other: Faults) -> Faults {
     Faults { total: 2, handover: 1, ..other }
 }
 
-/// As [`handover_and`]; slaves may be late for the new reign, and what is in flight for the handover.
+/// As [`handover_and`]; slaves may also be too late for the new reign, and requests in flight for the handover.
 fn late_handover_and(other: Faults) -> Faults {
     Faults { enlist_timeout: true, yield_timeout: true, ..handover_and(other) }
 }
 
-/// One client that writes once. What has become of it is looked at when the world has healed.
+/// One client that writes once. The outcome is checked when the world has healed.
 fn one_writer() -> Vec<Plan> {
     vec![native(&[Wish::Write])]
 }
 
-/// Two clients that write one key over each other, and look what has become of it.
+/// Two clients that overwrite the same key; one then reads it.
 fn two_writers() -> Vec<Plan> {
     vec![native(&[Wish::Write, Wish::Read]), native(&[Wish::Write])]
 }
@@ -100,7 +100,7 @@ fn is_noticed(bug: Bug, what: &str, setup: Setup) {
     assert!(violation.what.contains(what), "{bug:?}: {}", violation.what);
 }
 
-/// As [`holds`], in a world too large for every run of the tests.
+/// As [`holds`], for a world that is too large for every run of the tests.
 fn deep(setup: Setup) {
     if std::env::var_os("MODEL_DEEP").is_some() {
         holds(setup);

@@ -1,7 +1,7 @@
 //! A piece of the world that is shared between states until one of them changes it, with its digest beside it.
 //!
-//! Owns what makes the search cheap: a successor copies only the piece that its action touches, and only that piece is
-//! put into text and hashed again.
+//! Makes the search cheap: a successor copies only the pieces that its action changes, and only these are formatted and
+//! hashed again.
 
 use foldhash::fast::FixedState;
 use std::cell::Cell;
@@ -9,11 +9,11 @@ use std::fmt::{Debug, Write as _};
 use std::hash::BuildHasher as _;
 use std::rc::Rc;
 
-/// A number that stands for a text. Two halves with different seeds: among ten million states the chance that any
-/// two different ones are taken for the same is below 10^-24.
+/// A hash of a text, of two halves with different seeds. Among ten million states the chance that any two different
+/// ones have the same hash is below 10^-24.
 pub(crate) type Digest = u128;
 
-/// A value that is copied when it is changed, and never before.
+/// A value that is copied only when it is changed.
 #[derive(Clone)]
 pub(crate) struct Part<T> {
     value: Rc<T>,
@@ -30,8 +30,8 @@ impl<T: Clone + Debug> Part<T> {
         Rc::make_mut(&mut self.value)
     }
 
-    /// The digest of the value's `Debug` text. The machines derive `Debug` with all their fields, so two values of
-    /// one text behave alike; two texts for values that behave alike only cost time.
+    /// The digest of the value's `Debug` text. The machines derive `Debug` with all their fields, so two values with
+    /// the same text behave alike. Different texts for values that behave alike only cost time.
     pub(crate) fn digest(&self, text: &mut String) -> Digest {
         if let Some(digest) = self.digest.get() {
             return digest;

@@ -14,7 +14,7 @@ pub(crate) enum Wish {
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) kind: Kind,
-    /// Whether it asks for the next thing before it has heard of the last.
+    /// Whether it sends the next request before the last one is answered.
     pub(crate) pipelines: bool,
     pub(crate) wishes: Vec<Wish>,
 }
@@ -28,7 +28,7 @@ pub(crate) struct Faults {
     pub(crate) crash: u8,
     /// Both masters lose power.
     pub(crate) power: u8,
-    /// A master's process stands still, keeping its locks.
+    /// A master's process is stopped, and keeps its locks.
     pub(crate) pause: u8,
     /// A slave's process dies: it comes back empty.
     pub(crate) slave_crash: u8,
@@ -38,13 +38,13 @@ pub(crate) struct Faults {
     pub(crate) read_timeout: u8,
     /// An operator wants the standby to serve.
     pub(crate) handover: u8,
-    /// A client gives up waiting and goes away from its master.
+    /// A client gives up waiting and leaves its master.
     pub(crate) leave: u8,
-    /// A client asks a master that does not serve. Beside `total`.
+    /// A client asks a master that does not serve. Not counted in `total`.
     pub(crate) stray: u8,
-    /// Whether a new reign may begin without slaves that are connected. As often as may be.
+    /// Whether a new reign may begin without connected slaves, any number of times.
     pub(crate) enlist_timeout: bool,
-    /// Whether what is in flight may take too long for a handover. As often as may be.
+    /// Whether requests in flight may take too long for a handover, any number of times.
     pub(crate) yield_timeout: bool,
 }
 
@@ -63,7 +63,7 @@ pub(crate) enum Bug {
     EpochNotRaised,
     /// The standby takes over although the lock is held.
     LockNotAwaited,
-    /// A holder that stands still is taken for dead without being killed.
+    /// A holder that is stopped counts as dead without being killed.
     FenceWithoutKill,
     /// A handover gives the lock away with requests in flight.
     YieldedInFlight,
@@ -73,7 +73,7 @@ pub(crate) enum Bug {
     UnknownSentAgain,
     /// The master does not notice that the link of a slave has ended.
     LostSlaveKept,
-    /// What a slave reports that it holds is not looked at.
+    /// The report of what a slave holds is ignored.
     ReportIgnored,
 }
 

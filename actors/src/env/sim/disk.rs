@@ -1,8 +1,9 @@
-//! The simulated disk: what stands in the cache, what is durable, and everything that can go wrong between the two.
+//! The simulated disk: what is in the cache, what is durable, and everything that can go wrong between the two.
 //!
-//! A write changes the cache. A sync makes durable what stood there when it began. A power cut keeps any subset of the
-//! sectors that were not synced, in any order. A sync that fails leaves pages that count as clean, and only some of which
-//! are on the disk: the next sync says all is well, and when such a page is thrown away, readers get what the disk has. A new file's name is durable once its directory is synced.
+//! A write changes the cache. A sync makes durable what was in the cache when it began. A power cut keeps any subset of the
+//! sectors that were not synced. After a failed sync all pages count as clean, though only some are on the disk: the next sync
+//! succeeds, and when such a page is evicted, readers get what the disk has. The name of a new file is durable once its
+//! directory is synced.
 
 use super::{boot_id, sleep, Machine, Moment, Process, World};
 use crate::env::{Appended, Disk, Displaced, File, FileIdentity, Group, OpenMode, Post, Watch};
@@ -16,17 +17,17 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 use tokio::sync::{oneshot, Mutex, Notify};
 
-/// The unit that reaches the disk whole.
+/// The unit that reaches the disk as a whole, in bytes.
 const SECTOR_BYTES: usize = 512;
 
-/// How often the pages that a failed sync left clean are thrown away, in thousandths. Half of the times that is so many
-/// milliseconds later; else it is in front of one of the next operations on the file, whenever those come: a takeover has
-/// few, and takes hardly any time.
+/// How often the pages that a failed sync left clean are evicted, in thousandths. Half of the time that happens some
+/// milliseconds later, else before one of the next operations on the file: a takeover has few operations and takes hardly
+/// any time.
 const EVICTED_PER_MILLE: u64 = 500;
 const EVICTED_AFTER_MS: RangeInclusive<u64> = 0..=40;
 const EVICTED_AFTER_OPERATIONS: RangeInclusive<u64> = 0..=8;
 
-/// How long the kernel may take to tell of a change.
+/// How long the kernel may take to notify of a change.
 const NOTICE_MS: RangeInclusive<u64> = 0..=2;
 
 /// How a machine's disk behaves.
@@ -36,16 +37,16 @@ pub struct DiskSettings {
     pub write_ms: RangeInclusive<u64>,
     /// How long a sync takes, in milliseconds.
     pub sync_ms: RangeInclusive<u64>,
-    /// How long a sync takes that is slow, in milliseconds.
+    /// How long a slow sync takes, in milliseconds.
     pub slow_ms: RangeInclusive<u64>,
     /// How often a sync is slow, in thousandths.
     pub slow_per_mille: u64,
-    /// How many bytes all files may have together; `None` for no end.
+    /// How many bytes all files may have together; `None` for no limit.
     pub capacity: Option<u64>,
-    /// Whether space can be set aside. A file system that cannot does without, and is full without warning.
+    /// Whether space can be set aside. On a file system that cannot, a write may find the disk full without warning.
     pub can_reserve: bool,
-    /// Whether the pages that a failed sync left clean may be thrown away. Without `--fsync always` that takes acknowledged
-    /// writes, and nothing can be done about it.
+    /// Whether the pages that a failed sync left clean may be evicted. Without `--fsync always` that loses acknowledged
+    /// writes, which cannot be prevented.
     pub evicts: bool,
 }
 
@@ -68,13 +69,13 @@ impl Default for DiskSettings {
 pub enum DiskFault {
     /// A write fails after some of its bytes: an input/output error.
     WriteFails,
-    /// A write finds no more room after some of its bytes.
+    /// A write finds the disk full after some of its bytes.
     WriteShort,
-    /// A write finds no room at all.
+    /// A write finds the disk full at once.
     WriteFull,
     /// A write takes this many milliseconds.
     WriteStalls(u64),
-    /// A sync says that it failed, and what it was to write is lost or not.
+    /// A sync fails; some of its pages may be lost.
     SyncFails,
     /// A sync takes this many milliseconds.
     SyncStalls(u64),
@@ -92,31 +93,31 @@ impl DiskFault {
     }
 }
 
-/// How often a disk has failed whoever used it.
+/// How often operations of a disk have failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskFailures {
     /// Writes that ended with an input/output error.
     pub failed_writes: u64,
-    /// Writes that fell short, or found no room, because they were told to.
+    /// Writes that were short, or found the disk full, because of a fault.
     pub short_writes: u64,
     /// Writes that did not fit.
     pub full_writes: u64,
-    /// How many syncs said that they failed.
+    /// Syncs that failed.
     pub failed_syncs: u64,
-    /// Sectors that read as the disk has them after such a sync, and no longer as they were written.
+    /// Sectors that were evicted after such a sync: they read as they are on the disk, not as they were written.
     pub evicted_sectors: u64,
 }
 
-/// What a power cut does to that which was not synced.
+/// What a power cut does to bytes that were not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// All of it is gone.
+    /// All are lost.
     All,
-    /// None of it is.
+    /// None is lost.
     Nothing,
-    /// Each sector by chance; a file's length too.
+    /// Each sector is lost or kept by chance, and so is a file's length.
     Torn,
-    /// As torn, and a lost sector may hold garbage.
+    /// Like `Torn`, and a lost sector may hold garbage.
     Garbled,
 }
 
@@ -152,9 +153,9 @@ pub(super) struct Inode {
     /// Sectors that are to be written by the next sync.
     dirty: RefCell<BTreeSet<usize>>,
     under_way: RefCell<Vec<UnderWay>>,
-    /// Clean pages that are thrown away after so many further operations.
+    /// Clean pages that are evicted after so many further operations.
     evictions: RefCell<Vec<(u64, Vec<usize>)>>,
-    /// A page that is on its way to the disk is waited for by the next sync: one at a time.
+    /// One sync at a time: a sync waits for the pages that an earlier one is writing.
     syncing: Mutex<()>,
     reserved_to: Cell<u64>,
     pub(super) lock: RefCell<Option<Lock>>,
@@ -215,8 +216,8 @@ impl Inode {
         durable[start..start + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// A sync has ended. One that failed has brought some of its sectors to the disk, and nobody knows which; gives the
-    /// others, whose pages count as clean.
+    /// A sync has ended. A failed one has brought an unknown part of its sectors to the disk; gives the others, whose
+    /// pages count as clean.
     fn arrive(&self, world: &World, id: u64, is_good: bool) -> Vec<usize> {
         let mut under_way = self.under_way.borrow_mut();
         let Some(index) = under_way.iter().position(|sync| sync.id == id) else { return Vec::new() };
@@ -237,8 +238,8 @@ impl Inode {
         missing
     }
 
-    /// The memory of a clean page is wanted for something else: from now on readers get what the disk has. The file keeps
-    /// its length, what never got to the disk reads as zeros.
+    /// Evicts a clean page: from now on readers get what the disk has. The file keeps its length, and what never reached
+    /// the disk reads as zeros.
     fn evict(&self, sector: usize) -> bool {
         let is_clean = !self.dirty.borrow().contains(&sector)
             && !self.under_way.borrow().iter().any(|sync| sync.sectors.iter().any(|(at, _)| *at == sector));
@@ -264,8 +265,8 @@ impl Inode {
         let length_before = durable.len();
         let length = self.cached.borrow().len();
         let mut reached = length_before;
-        // Garbage in a file of which nothing was ever on disk cannot be told from a file that is no log, which a master
-        // does not cut: `docs/SEMANTICS.md` says what to do then. A simulated cluster has nobody to do it.
+        // Garbage in a file of which nothing was ever durable looks like a file that is not a log, which a master does
+        // not cut. `docs/SEMANTICS.md` says what an operator does then, but a simulated cluster has no operator.
         let may_garble = length_before > 0;
         for (sector, bytes) in syncs.iter().flat_map(|sync| &sync.sectors) {
             let (kept, garbled) = match loss {
@@ -277,8 +278,8 @@ impl Inode {
             if kept || garbled {
                 let mut bytes = bytes.clone();
                 if !kept {
-                    // Only what was never synced may come to hold garbage: a sector in front of the durable end holds
-                    // synced bytes, which a disk does not take back.
+                    // Only sectors that were never synced may hold garbage: a sector before the durable end holds
+                    // synced bytes, which a disk does not lose.
                     let start = sector * SECTOR_BYTES;
                     for (index, byte) in bytes.iter_mut().enumerate() {
                         *byte = match durable.get(start + index).filter(|_| start + index < length_before) {
@@ -358,12 +359,12 @@ impl FileSystem {
         self.durable.borrow_mut().remove(path);
     }
 
-    /// Gives a file another name, as `mv` does, over whatever has it. Whether there was one.
+    /// Renames a file, as `mv` does, over any file with that name. Returns whether there was a file to rename.
     pub(super) fn rename(&self, from: &Path, to: &Path) -> bool {
         let mut files = self.files.borrow_mut();
         let Some(inode) = files.remove(from) else { return false };
         files.insert(to.to_owned(), Rc::clone(&inode));
-        // The journal takes both names at once.
+        // Both names change in one journal entry.
         let mut durable = self.durable.borrow_mut();
         durable.remove(from);
         durable.insert(to.to_owned(), inode);
@@ -374,7 +375,7 @@ impl FileSystem {
         self.files.borrow().get(path).cloned()
     }
 
-    /// The file at `path`, made when there is none.
+    /// The file at `path`, created when there is none.
     pub(super) fn inode(&self, path: &Path) -> Rc<Inode> {
         if let Some(inode) = self.existing(path) {
             return inode;
@@ -394,7 +395,7 @@ impl FileSystem {
         self.files.borrow().values().map(|inode| inode.allocated()).sum()
     }
 
-    /// How many bytes the file may still take on, from what it has now.
+    /// By how many bytes the file may still grow.
     fn room(&self, inode: &Inode) -> u64 {
         let capacity = self.settings.borrow().capacity;
         capacity
@@ -417,7 +418,7 @@ impl FileSystem {
         }
     }
 
-    /// Gives back the locks of a dead process.
+    /// Releases the locks of a dead process.
     pub(super) fn release(&self, process: &Process) {
         let files: Vec<_> =
             self.files.borrow().values().chain(self.durable.borrow().values()).cloned().collect();
@@ -565,7 +566,7 @@ struct Opened {
     turn: Mutex<()>,
 }
 
-/// An open file. What was asked of it is the kernel's affair: it is done even if nobody waits for it any more.
+/// An open file. The kernel finishes what was asked of it even if no caller waits any more.
 struct SimFile(Rc<Opened>);
 
 impl SimFile {
@@ -581,7 +582,7 @@ impl SimFile {
         // The place in the queue is taken in the order of the calls.
         world.spawn(async move {
             let turn = opened.turn.lock().await;
-            // What a process had queued dies with it; what the kernel had begun does not.
+            // Operations that a process had queued end with it; those that the kernel had begun do not.
             if opened.process.is_alive() && boot == boot_id(&opened.machine) {
                 let process = &opened.process.0;
                 process.at_disk.set(process.at_disk.get() + 1);
@@ -610,7 +611,7 @@ impl Opened {
         boot_id(&self.machine) == boot
     }
 
-    /// Throws away the pages whose time has come with the operation that begins now.
+    /// Evicts the pages that are due with the operation that begins now.
     fn evict_due(&self) {
         let mut due = Vec::new();
         self.inode.evictions.borrow_mut().retain_mut(|(left, sectors)| {
@@ -793,7 +794,7 @@ impl File for SimFile {
             let length = length as usize;
             opened.inode.cached.borrow_mut().resize(length, 0);
             opened.inode.reserved_to.set(0);
-            // The sector that the cut goes through changes on the disk too.
+            // The sector in which the cut lies changes on the disk too.
             opened.inode.dirty.borrow_mut().retain(|sector| sector * SECTOR_BYTES < length);
             opened.world.fold((length as u64) << 8 | 6);
             opened.world.moment(&opened.process, Moment::Truncated);
@@ -851,7 +852,7 @@ impl Drop for SimFile {
     }
 }
 
-/// Gives a lock back, if that handle of a live process has it.
+/// Releases a lock, if that handle of a live process has it.
 pub(super) fn unlock(process: &Process, inode: &Inode, handle: u64) {
     let is_ours = inode.lock.borrow().as_ref().is_some_and(|lock| lock.handle == handle);
     if process.is_alive() && is_ours {

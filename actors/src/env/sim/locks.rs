@@ -1,14 +1,14 @@
 //! The simulated locks: flock on a path with a queue, the holder's published progress, and SIGKILL.
 //!
-//! A waiter stands in the kernel's queue: it is given the lock even while its process is stopped. The holder's
-//! progress is published by a part of the process beside its tasks, which a stop stops too.
+//! A waiter is in the kernel's queue: it gets the lock even while its process is stopped. The holder's progress is
+//! published outside the tasks of its process, but a stop of the process stops that too.
 
 use super::disk::{unlock, Inode, Lock};
 use super::{boot_id, sleep, Moment, Process, World};
+use crate::env::LockSeen;
 use crate::env::{Fenced, LockGuard, Locks};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::fence::{may_kill, Holders, MayKill, Observer};
-use dsm_protocol::machine::reign::takeover::LockSeen;
 use futures_util::future::LocalBoxFuture;
 use std::io;
 use std::path::Path;
@@ -18,10 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// How long a waiter may take to wake up, and a text to be written.
+/// How long a waiter may take to wake up, and the write of a text may take.
 const WAKE_MS: std::ops::RangeInclusive<u64> = 0..=2;
 
-/// How long a holder takes to write itself into the lock file.
+/// How long a holder takes to write its text into the lock file.
 const NAMED_AFTER: Duration = Duration::from_millis(1);
 
 /// How often progress is published.
@@ -71,7 +71,7 @@ impl Locks for SimLocks {
                 }
                 self.world.moment(&self.process, Moment::LockWon);
                 self.world.say(|| format!("{} holds the lock", self.process.host()));
-                // A process that is stopped here holds the lock, and the file still names the last holder.
+                // A process that is stopped here holds the lock while the file still names the previous holder.
                 sleep(NAMED_AFTER).await;
                 return Ok(self.guard(inode, handle));
             }
@@ -138,7 +138,7 @@ fn text_of(inode: &Inode) -> LockText {
     LockText::parse(&String::from_utf8_lossy(&inode.bytes()))
 }
 
-/// Stands in the queue, whatever the process does meanwhile.
+/// Waits in the queue, whatever the process does meanwhile.
 async fn wait(world: World, process: Process, inode: Rc<Inode>, handle: u64, granted: oneshot::Sender<()>) {
     loop {
         if !process.is_alive() || granted.is_closed() {
@@ -181,7 +181,7 @@ impl SimLocks {
     }
 }
 
-/// What a process does for its lock beside its tasks.
+/// What a process does for its lock outside its tasks.
 struct Holding {
     world: World,
     process: Process,
@@ -248,7 +248,7 @@ impl LockGuard for SimGuard {
     }
 
     fn write_text(&self, text: LockText) {
-        // Nobody is left to write it only when the process has ended.
+        // Only when the process has ended, the text is not written.
         let _ = self.texts.send(text);
     }
 

@@ -1,16 +1,15 @@
 //! A simulated world in virtual time (feature `sim`): machines with disks, processes, and the network between them.
 //!
 //! The real actors run in it unchanged. One thread, one paused tokio clock, a `LocalSet` per process. [`World::run`]
-//! runs a scenario from a seed; the same seed gives the same run, which [`World::digest`] shows. The world is as unkind
-//! as a real one: streams that stand still and resume, connects that hang, disks that tear and reorder what was not
-//! synced, processes that stop for seconds or end between two lines of code. It is never kinder: what a kernel does
-//! not promise, it does not do.
+//! runs a scenario from a seed; the same seed gives the same run, which [`World::digest`] shows. The world is as harsh
+//! as a real one: streams stall and resume, connects hang, disks tear and reorder what was not synced, processes stop
+//! for seconds or end between two lines of code. It gives no guarantee that a kernel does not give.
 //!
-//! It owns what survives a process: files, locks and the bytes under way. It knows nothing of what the store promises;
-//! that is for the scenario and its checks.
+//! It owns what survives a process: files, locks and the bytes under way. It knows nothing of the store's promises; the
+//! scenario checks those.
 //!
-//! A process that was killed never acts again: its locks are released and its sockets closed first, and whatever its
-//! destructors then do to the world is ignored.
+//! A process that was killed never acts again: its locks are released and its sockets closed first, and then whatever
+//! its destructors do is ignored.
 
 mod disk;
 mod locks;
@@ -37,18 +36,18 @@ use tokio::sync::{mpsc, oneshot, Notify};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
-/// How long SIGKILL may take to give back what a process holds.
+/// How long SIGKILL may take to release what a process holds.
 const KILL_MS: RangeInclusive<u64> = 0..=2;
 
-/// Something that happened in the world, told to the scenario's hook while it happens: the process that did it is in
-/// the middle of its turn. What the hook does to it takes effect right there.
+/// Something that happens in the world. The scenario's hook is called while it happens, in the middle of the turn of
+/// the process that does it. What the hook does to that process takes effect at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Moment {
     /// A file was opened.
     Opened,
     /// Bytes are about to be written to a file.
     WriteBegan,
-    /// Bytes stand in a file, if only in the cache.
+    /// Bytes were written to a file, if only in the cache.
     Written,
     /// A sync of a file has begun.
     SyncBegan,
@@ -60,7 +59,7 @@ pub enum Moment {
     DirectorySynced,
     /// A lock on a path was taken.
     LockWon,
-    /// A lock on a path was given back.
+    /// A lock on a path was released.
     LockReleased,
     /// This process has killed the holder of a lock.
     Fenced,
@@ -96,7 +95,7 @@ thread_local! {
     static TURN: RefCell<Option<(String, Duration)>> = const { RefCell::new(None) };
 }
 
-/// The host of the process whose turn it is, and the time since the world began. For a log's lines.
+/// The host of the process whose turn it is, and the time since the world began. For log lines.
 pub fn turn() -> Option<(String, Duration)> {
     TURN.with_borrow(Clone::clone)
 }
@@ -128,7 +127,7 @@ struct Inner {
 }
 
 impl World {
-    /// Runs a scenario in a new world, on a clock that stands still while anything can run.
+    /// Runs a scenario in a new world. Its clock stands still while any task can run.
     ///
     /// # Panics
     /// When the scenario does.
@@ -154,7 +153,7 @@ impl World {
                 tap: RefCell::default(),
                 narrate: Cell::new(false),
             }));
-            // What the kernel does for processes goes on when they have ended: it runs beside them, not in them.
+            // The kernel's work for processes goes on after they have ended, so it runs outside them.
             let working = tokio::task::spawn_local(async move {
                 while let Some(job) = queue.recv().await {
                     tokio::task::spawn_local(job);
@@ -174,7 +173,8 @@ impl World {
         let processes = std::mem::take(&mut *self.0.processes.borrow_mut());
         for process in processes {
             process.die();
-            // A lock names its holder, and the holder its machine with the file: nothing would be freed.
+            // A lock refers to its holder, and the holder to its machine with the file: this cycle would never be
+            // freed.
             process.0.machine.0.files.release(&process);
         }
     }
@@ -203,7 +203,7 @@ impl World {
         self.0.next_pid.set(pid + 1);
         self.0.hosts.borrow_mut().insert(host.to_owned(), machine.clone());
         let process = self.process(machine, host, pid);
-        // One that is dead and not gone is at the disk: should the power go, that is over, too.
+        // A process that is dead but not gone still has work at the disk, which a power cut ends too.
         self.0.processes.borrow_mut().retain(|process| !process.is_gone());
         self.0.processes.borrow_mut().push(process.clone());
         self.say(|| format!("{host} starts pid={pid}"));
@@ -249,7 +249,7 @@ impl World {
         self.0.random.borrow_mut().random_range(range)
     }
 
-    /// True so many times in a thousand.
+    /// True with this probability, in thousandths.
     pub fn chance(&self, per_mille: u64) -> bool {
         per_mille > 0 && self.random_within(0..=999) < per_mille
     }
@@ -270,7 +270,7 @@ impl World {
         self.0.network.cut(from, to);
     }
 
-    /// Takes one cut of the way from `from` to `to` back. Whether it was still there and has held anything up.
+    /// Takes back one cut of the way from `from` to `to`. Returns whether it was still there and has held anything up.
     pub fn heal_way(&self, from: &str, to: &str) -> bool {
         self.say(|| format!("healed {from} -> {to}"));
         net::heal_way(self, from, to)
@@ -282,22 +282,23 @@ impl World {
         net::heal(self);
     }
 
-    /// Calls `hook` at every [`Moment`], or nobody.
+    /// Sets the hook that is called at every [`Moment`]; `None` for no hook.
     pub fn set_hook(&self, hook: Option<Hook>) {
         *self.0.hook.borrow_mut() = hook;
     }
 
-    /// Lets `tap` hear everything that passes through a connection, at both ends, or nobody. It must only listen.
+    /// Sets the tap that sees everything that passes through a connection, at both ends; `None` for no tap. It must
+    /// change nothing.
     pub fn set_tap(&self, tap: Option<Tap>) {
         *self.0.tap.borrow_mut() = tap;
     }
 
-    /// Says on standard output what happens, with the time.
+    /// Prints what happens, with the time.
     pub fn set_narrate(&self, narrate: bool) {
         self.0.narrate.set(narrate);
     }
 
-    /// Says a line, if somebody listens; it counts for the digest too.
+    /// Prints a line if narration is on, and adds it to the digest.
     pub fn say(&self, line: impl FnOnce() -> String) {
         let line = line();
         self.fold(line.bytes().fold(17, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte))));
@@ -333,9 +334,9 @@ impl World {
         }
     }
 
-    /// Runs `job` as a part of the kernel: whatever becomes of the process that caused it.
+    /// Runs `job` as a part of the kernel, independently of the process that caused it.
     fn spawn(&self, job: impl Future<Output = ()> + 'static) {
-        // The kernel ends with the scenario, and nothing is wanted of it then.
+        // The kernel ends with the scenario, and then nothing more is needed of it.
         let _ = self.0.jobs.send(Box::pin(job));
     }
 
@@ -377,7 +378,7 @@ impl World {
         let (world, dead) = (self.clone(), process.clone());
         self.spawn(async move {
             sleep(delay).await;
-            // A thread that is at the disk comes to the end of that first, and until then all is held.
+            // A thread at the disk first finishes its work; until then the process keeps what it holds.
             while dead.0.at_disk.get() > 0 {
                 dead.0.left_disk.notified().await;
             }
@@ -385,7 +386,7 @@ impl World {
         });
     }
 
-    /// Cuts the power of a machine: its processes end, nobody is told, and what was not synced may be gone.
+    /// Cuts the power of a machine: its processes end without notice to others, and what was not synced may be lost.
     pub fn power_off(&self, machine: &Machine, loss: Loss) {
         if !machine.0.on.replace(false) {
             return;
@@ -408,7 +409,7 @@ impl World {
         }
     }
 
-    /// Gives back what a dead process held.
+    /// Releases what a dead process held.
     fn release(&self, process: &Process, tell: bool) {
         process.0.machine.0.files.release(process);
         self.0.network.close_all(self, process, tell);
@@ -453,17 +454,17 @@ impl Machine {
         self.0.files.failures()
     }
 
-    /// Lets the `nth` operation of its kind from now on a file fail (1 is the next one).
+    /// Makes the `nth` operation of its kind on a file fail, counted from now (1 is the next one).
     pub fn fail(&self, nth: u64, fault: DiskFault) {
         self.0.files.fail(nth, fault);
     }
 
-    /// Forgets the faults that have not come yet.
+    /// Forgets the faults that have not happened yet.
     pub fn mend(&self) {
         self.0.files.mend();
     }
 
-    /// How many bytes all files have, what is set aside included.
+    /// How many bytes all files have, including space that is set aside.
     pub fn allocated(&self) -> u64 {
         self.0.files.allocated()
     }
@@ -473,27 +474,27 @@ impl Machine {
         self.0.files.operations()
     }
 
-    /// What is certain to stand at a path after a power cut; `None` when not even a file is.
+    /// What is certain to be at a path after a power cut; `None` when not even the file is certain.
     pub fn read_durable<T>(&self, path: &std::path::Path, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
         self.0.files.read_durable(path, read)
     }
 
-    /// What stands in a file, as a process would read it.
+    /// The content of a file, as a process would read it.
     pub fn content(&self, path: &std::path::Path) -> Option<Vec<u8>> {
         self.0.files.content(path)
     }
 
-    /// Changes what stands in a file, on the disk too: damage, or a person at work.
+    /// Changes the content of a file, on the disk too: damage, or an edit by a person.
     pub fn edit(&self, path: &std::path::Path, edit: impl FnOnce(&mut Vec<u8>)) {
         self.0.files.edit(path, edit);
     }
 
-    /// Gives a file another name, over whatever has it; whether there was one. Nobody is noticed.
+    /// Renames a file, over any file with that name, and returns whether there was one. Watchers are not notified.
     pub fn rename(&self, from: &std::path::Path, to: &std::path::Path) -> bool {
         self.0.files.rename(from, to)
     }
 
-    /// Takes a file away.
+    /// Removes a file.
     pub fn remove(&self, path: &std::path::Path) {
         self.0.files.remove(path);
     }
@@ -515,19 +516,19 @@ struct ProcessState {
     machine: Machine,
     pid: u32,
     state: Cell<State>,
-    /// Wakes the one who polls its tasks.
+    /// Wakes the task that polls the process.
     waker: RefCell<Option<Waker>>,
     random: RefCell<StdRng>,
     clock: Cell<Clock>,
-    /// Whether what it held is given back.
+    /// Whether what it held is released.
     gone: Cell<bool>,
     leaving: Notify,
-    /// What the kernel does for it at the disk.
+    /// The number of its operations under way at the disk.
     at_disk: Cell<u64>,
     left_disk: Notify,
 }
 
-/// A monotonic clock: what it showed when it was last set, and how fast it has run since. It never goes back.
+/// A monotonic clock: its value when it was last set, and its speed since. It never goes back.
 #[derive(Clone, Copy, Debug)]
 struct Clock {
     set: Instant,
@@ -547,7 +548,7 @@ impl Clock {
         self.shown + Duration::from_nanos(shown as u64)
     }
 
-    /// The same clock from now on, with another drift and ahead by a jump.
+    /// The same clock from now on, with another drift, moved ahead by a jump.
     fn set(&self, drift_ppm: i64, jump: Duration) -> Self {
         Clock { set: Instant::now(), shown: self.now() + jump, drift_ppm }
     }
@@ -568,7 +569,7 @@ impl Process {
         self.0.pid
     }
 
-    /// When it was started, in the unit of a lock file. No two processes here are started at the same tick.
+    /// When it was started, in the unit of a lock file. No two processes have the same start.
     fn start(&self) -> u64 {
         u64::from(self.0.pid)
     }
@@ -598,13 +599,13 @@ impl Process {
         }
     }
 
-    /// Lets its monotonic clock run faster or slower from now on, in millionths. Timers do not drift.
+    /// Makes its monotonic clock run faster or slower from now on, in millionths. Timers do not drift.
     pub fn set_drift_ppm(&self, ppm: i64) {
         let clock = self.0.clock.get();
         self.0.clock.set(clock.set(ppm, Duration::ZERO));
     }
 
-    /// Lets its monotonic clock jump ahead. Timers do not jump.
+    /// Makes its monotonic clock jump ahead. Timers do not jump.
     pub fn jump(&self, by: Duration) {
         let clock = self.0.clock.get();
         self.0.clock.set(clock.set(clock.drift_ppm, by));
@@ -615,7 +616,7 @@ impl Process {
         self.0.clock.get().now()
     }
 
-    /// Whether what it held is given back: a supervisor does not start its successor before.
+    /// Whether what it held is released. A supervisor does not start a successor before that.
     pub fn is_gone(&self) -> bool {
         self.0.gone.get()
     }
@@ -728,7 +729,7 @@ fn boot_id(machine: &Machine) -> String {
     format!("{}-boot-{}", machine.0.name, machine.0.boot.get())
 }
 
-/// Waits; without asking the clock when there is nothing to wait for.
+/// Waits; does not use the clock when the delay is zero.
 async fn sleep(delay: Duration) {
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;

@@ -1,8 +1,8 @@
 //! The simulated network: listeners, connections, delays, cuts.
 //!
-//! A connection is two pipes. Bytes lie in a pipe until their delivery time; while the way is cut they stand still, and
-//! resume after the heal as retransmissions do. A connect into a cut hangs. A closed end says so after its bytes (FIN), or
-//! in front of them when it left something unread (RST); a machine without power says nothing.
+//! A connection is two pipes. Bytes stay in a pipe until their delivery time. While the way is cut they are held, and
+//! resume after the heal as retransmissions do. A connect into a cut hangs. A closed end is reported after its bytes
+//! (FIN), or before them if it left something unread (RST); a machine without power reports nothing.
 
 use super::{sleep, Moment, Process, World};
 use bytes::{Bytes, BytesMut};
@@ -22,10 +22,10 @@ const PIPE_BYTES_MAX: usize = 256 * 1024;
 /// How long retransmission may take to notice that a way is free again.
 const RETRANSMIT_MS: RangeInclusive<u64> = 0..=200;
 
-/// The pauses between the attempts of a connect that hears nothing, the last one repeated.
+/// The pauses between the attempts of a connect without an answer, the last one repeated.
 const CONNECT_RETRIES_MS: [u64; 3] = [1000, 2000, 4000];
 
-/// Bytes at one end of a connection, as they are sent or received there. For the scenario's tap.
+/// Bytes that are sent or received at one end of a connection. For the scenario's tap.
 #[derive(Clone, Copy)]
 pub struct Passing<'a> {
     /// The number of the connection; each new one has a higher one.
@@ -49,7 +49,7 @@ pub struct NetSettings {
     pub late_ms: RangeInclusive<u64>,
     /// How often they are late, in thousandths.
     pub late_per_mille: u64,
-    /// How often what is written at once arrives in two parts, in thousandths.
+    /// How often the bytes of one write arrive in two parts, in thousandths.
     pub split_per_mille: u64,
 }
 
@@ -71,7 +71,7 @@ pub(super) struct Network {
 /// A way that is cut.
 #[derive(Default)]
 struct Cut {
-    /// How often: it is free when each of them is healed.
+    /// The number of cuts: the way is free when all of them are healed.
     times: u32,
     /// Whether anything wanted to pass.
     has_held: bool,
@@ -86,7 +86,7 @@ impl Network {
         self.cuts.borrow_mut().entry((from.to_owned(), to.to_owned())).or_default().times += 1;
     }
 
-    /// Whether the way is cut; `wants` says that something would pass now.
+    /// Whether the way is cut; `wants` tells that something is to pass now.
     fn is_cut(&self, from: &str, to: &str, wants: bool) -> bool {
         let mut cuts = self.cuts.borrow_mut();
         if cuts.is_empty() {
@@ -118,7 +118,7 @@ impl Network {
     }
 }
 
-/// Lets everything pass again; what stood still arrives after a while.
+/// Lets everything pass again; held bytes arrive after a while.
 pub(super) fn heal(world: &World) {
     let cuts = std::mem::take(&mut *world.0.network.cuts.borrow_mut());
     if !cuts.is_empty() {
@@ -126,7 +126,7 @@ pub(super) fn heal(world: &World) {
     }
 }
 
-/// Takes one cut of a way back; whether it has held anything up.
+/// Takes back one cut of a way, and returns whether it has held anything up.
 pub(super) fn heal_way(world: &World, from: &str, to: &str) -> bool {
     let network = &world.0.network;
     let way = (from.to_owned(), to.to_owned());
@@ -142,7 +142,7 @@ pub(super) fn heal_way(world: &World, from: &str, to: &str) -> bool {
     has_held
 }
 
-/// Lets go on what stands still on ways that are free.
+/// Resumes what is held on ways that are free now.
 fn resume(world: &World) {
     let network = &world.0.network;
     let now = Instant::now();
@@ -167,7 +167,7 @@ fn resume(world: &World) {
     }
 }
 
-/// A machine is back: whoever still writes to a process that it had before hears that there is none.
+/// A machine is back: connections to its former processes are reset.
 pub(super) fn reset_orphans(world: &World) {
     for connection in world.0.network.live() {
         for side in Side::BOTH {
@@ -221,7 +221,7 @@ struct PipeState {
     last: Option<Instant>,
     /// Something could not be delivered because of a cut.
     is_held: bool,
-    /// The reader was told that the connection is broken, or will be at that time.
+    /// When the reader is told that the connection is broken.
     broken: Option<Instant>,
     finished: bool,
 }
@@ -275,7 +275,7 @@ impl Connection {
         pipe.readable.notify_one();
     }
 
-    /// Breaks the pipe from `from`: whoever reads from it gets an error after a while, whatever is in it.
+    /// Breaks the pipe from `from`: its reader gets an error after a while, whatever is in the pipe.
     fn break_from(&self, from: Side) {
         let at = Instant::now() + delay(&self.world);
         let pipe = self.pipe_from(from);
@@ -308,7 +308,7 @@ impl Connection {
         self.push(side, Bytes::new());
     }
 
-    /// Reads what has arrived, or says until when nothing will.
+    /// Reads what has arrived, or gives the time until which nothing will arrive.
     fn try_read(&self, side: Side, buffer: &mut BytesMut) -> Result<io::Result<usize>, Option<Instant>> {
         let from = side.other();
         let pipe = self.pipe_from(from);
@@ -437,7 +437,7 @@ impl SimStream {
             let room = PIPE_BYTES_MAX.saturating_sub(pipe.state.borrow().bytes);
             if far.is_closed.get() {
                 if far.process.0.machine.is_on() {
-                    // Nobody reads there any more: what is sent is answered by a reset.
+                    // The other side no longer reads: bytes that are sent are answered by a reset.
                     if !connection.is_cut_from(self.side, true) {
                         connection.break_from(self.side.other());
                     }
@@ -490,7 +490,7 @@ struct Listening {
     arrived: Notify,
 }
 
-/// A socket that is listened at in the simulated network.
+/// A listener in the simulated network.
 pub struct SimListener {
     world: World,
     listening: Rc<Listening>,

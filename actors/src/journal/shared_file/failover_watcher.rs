@@ -4,12 +4,12 @@
 //! mailbox or for a disk: the holder's counter is read from the kernel.
 
 use crate::config::Fence;
-use crate::env::{Env, Fenced, LockGuard};
+use crate::env::{Env, Fenced, LockGuard, LockSeen};
 use crate::node_error::NodeError;
 use crate::supervision::{Fate, PanicGuard, Stop};
 use actix::prelude::*;
 use dsm_protocol::machine::fence::Spared;
-use dsm_protocol::machine::reign::LockSeen;
+use dsm_protocol::machine::reign::LeaderSeen;
 use dsm_protocol::planted;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -39,7 +39,17 @@ pub struct FenceHolder {
 /// Says what a look at the lock has shown.
 #[derive(Message, Debug, PartialEq, Eq)]
 #[rtype(result = "()")]
-pub struct LockLooked(pub LockSeen);
+pub struct LockLooked(pub LeaderSeen);
+
+/// Whoever holds the lock leads.
+impl From<LockSeen> for LeaderSeen {
+    fn from(seen: LockSeen) -> LeaderSeen {
+        match seen {
+            LockSeen::Free => LeaderSeen::Nobody,
+            LockSeen::Held { beat } => LeaderSeen::Leads { beat },
+        }
+    }
+}
 
 /// Hands the lock over: this process holds it.
 #[derive(Message)]
@@ -180,7 +190,7 @@ impl FailoverWatcher {
                         watcher.complaint = None;
                     }
                     if watcher.watching {
-                        watcher.ports.looked.do_send(LockLooked(seen));
+                        watcher.ports.looked.do_send(LockLooked(seen.into()));
                     }
                 }
                 Err(error) => watcher.complain(format!("the lock cannot be looked at: {error}")),

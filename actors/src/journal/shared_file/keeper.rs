@@ -14,7 +14,7 @@ use super::log_writer::{
 use super::recovery::{Recovered, Recovery};
 use super::witness_notes::{self, NotedFile};
 use super::{Hot, OpenLog, SharedFileSetup};
-use crate::env::{Env, FileIdentity, Locks, OpenMode, Post};
+use crate::env::{Env, FileIdentity, LockSeen, Locks, OpenMode, Post};
 use crate::journal::{LogEvent, LogId, ReplayPart};
 use crate::node_error::NodeError;
 use crate::supervision::{PanicGuard, Stop};
@@ -23,7 +23,6 @@ use actix::prelude::*;
 use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::log_scan::LogPlace;
-use dsm_protocol::machine::reign::LockSeen;
 use dsm_protocol::planted;
 use dsm_protocol::record::{CrashKind, Operation};
 use dsm_protocol::witness_file::WitnessText;

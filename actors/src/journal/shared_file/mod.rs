@@ -4,7 +4,7 @@
 //! [`log_writer`], reads of values to the file itself. The rest goes to `keeper`, which brings this master's part in the
 //! log from following to a reign and back, by the other actors here: [`log_tailer`] follows the log for a standby,
 //! [`failover_watcher`] queues for the lock. `recovery` is what a new holder of the lock does to the file, `same_log` says whether a file is the log that was replayed, and `witness_notes` keeps beside it what
-//! slaves have seen and it lacks.
+//! slaves have seen and it lacks; `words` is what people are told of all that.
 //!
 //! Any number of masters may share the file: one leads, the others follow and queue.
 
@@ -15,8 +15,9 @@ pub mod log_writer;
 pub(crate) mod recovery;
 pub(crate) mod same_log;
 mod witness_notes;
+mod words;
 
-use super::{Journal, LogEvent, LogRequest, MakesJournal, Unread, ValueAnswer};
+use super::{Journal, LogEvent, LogRequest, MakesJournal, Unread, ValueAnswer, Wording};
 use crate::config::{Fence, Fsync, MasterConfig};
 use crate::env::{Env, File, LockGuard, OpenMode};
 use crate::node_error::NodeError;
@@ -61,6 +62,8 @@ pub struct SharedFileSetup {
 pub struct SharedFile {
     keeper: Addr<LogKeeper>,
     hot: Rc<Hot>,
+    /// The path of the log.
+    path: PathBuf,
 }
 
 impl SharedFile {
@@ -74,8 +77,9 @@ impl SharedFile {
     pub(crate) fn counting(setup: SharedFileSetup, turns: Rc<TurnLengths>) -> Self {
         let hot = Rc::<Hot>::default();
         let for_keeper = Rc::clone(&hot);
+        let path = setup.path.clone();
         let keeper = LogKeeper::create(move |ctx| LogKeeper::new(setup, turns, for_keeper, ctx));
-        SharedFile { keeper, hot }
+        SharedFile { keeper, hot, path }
     }
 }
 
@@ -173,6 +177,10 @@ impl Journal for SharedFile {
 
     fn advance(&self) {
         self.hot.with_guard(|guard| guard.advance());
+    }
+
+    fn words(&self, wording: Wording<'_>) -> String {
+        words::of(&self.path, wording)
     }
 }
 

@@ -1,8 +1,8 @@
 //! etcd's key-value API, version 3: a linearizable Range and a Put, each a gRPC call over one HTTP/2 connection.
 //!
-//! The calls of a batch are streams of that connection, all at once. It owns the two calls and gRPC's framing of them
-//! (a prefix of five bytes, the status in the trailers: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>);
-//! HTTP/2 itself is the crate `h2`'s. It never follows a leader and knows no authentication.
+//! The calls of a batch are streams of that connection, all at once. Owns the two calls and their framing in gRPC (a
+//! prefix of five bytes, the status in the trailers: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>);
+//! the crate `h2` does HTTP/2. Never follows a leader and knows no authentication.
 
 use super::{Access, Answer, Execution, LoadRequest, ResponseSink};
 use crate::clock::Clock;
@@ -17,13 +17,13 @@ use std::io;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 
-/// Compression flag and length, in front of each message.
+/// Compression flag and length, before each message.
 const PREFIX_BYTES: usize = 5;
 
 /// The longest answer that is taken, in bytes.
 const ANSWER_BYTES_MAX: usize = 512 * 1024 * 1024;
 
-/// What may be under way to us, in bytes, on one stream and on the connection: HTTP/2 would begin with 64 KiB for all.
+/// The receive windows of a stream and of the connection, in bytes. HTTP/2's default is 64 KiB for all.
 const WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 
 /// `etcdserverpb.RangeRequest`, as far as it is used. `serializable` (number 7) is left out: the read is linearizable.
@@ -74,7 +74,7 @@ pub(crate) struct EtcdConnection {
 
 impl Drop for EtcdConnection {
     fn drop(&mut self) {
-        // Streams that nobody waits for any more would keep it open.
+        // Abandoned streams would keep it open.
         self.driver.abort();
     }
 }

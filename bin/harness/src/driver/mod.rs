@@ -1,8 +1,8 @@
 //! Connections to the stores that can be measured, one variant for each way to talk to one.
 //!
-//! A driver sends a batch and hands each answer, with the instant at which it was read, to a [`ResponseSink`]. It owns bytes
-//! and buffers; it never looks into a value, keeps no figures, has no timeouts and does not reconnect: [`super::load`]
-//! does, alike for all.
+//! A driver sends a batch and hands each answer, with the instant at which it was read, to a [`ResponseSink`]. Owns bytes
+//! and buffers. It never looks into a value, counts nothing, has no timeouts and does not reconnect: [`super::load`] does
+//! all of that, the same way for each store.
 
 #[cfg(feature = "peers")]
 pub(crate) mod etcd;
@@ -42,7 +42,7 @@ impl fmt::Display for StoreProtocol {
 }
 
 impl StoreProtocol {
-    /// Whether the requests of a batch are executed in their order. etcd's are streams that know nothing of each other.
+    /// Whether the requests of a batch are executed in their order. etcd's are independent streams.
     pub(crate) fn keeps_order(self) -> bool {
         match self {
             StoreProtocol::Resp => true,
@@ -88,7 +88,7 @@ pub(crate) enum Answer<'a> {
     Missing,
     /// A write was executed.
     Done,
-    /// What is no answer to such a request. Nobody knows what became of it.
+    /// Something that does not answer such a request. The outcome is unknown.
     Odd,
     /// The store answered with an error, or not what was asked.
     Error {
@@ -121,7 +121,7 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    /// Connects to the target with this number, counted round and round.
+    /// Connects to the target with this number, modulo the number of targets.
     ///
     /// # Errors
     /// What the connection ended with. It has no time limit of its own.

@@ -1,7 +1,7 @@
 //! Redis' protocol: GET and SET, or SET and WAIT, in batches over one connection.
 //!
-//! It keeps two buffers that it fills again and again, and allocates nothing for a request. The parser of replies is
-//! its own, not the store's: what is to be measured must not judge itself.
+//! It reuses two buffers, and allocates nothing for a request. It has its own parser of replies and does not use the
+//! store's: what is measured must not judge itself.
 
 use super::{Access, Answer, Execution, LoadRequest, ResponseSink};
 use crate::clock::Clock;
@@ -127,7 +127,7 @@ impl RespConnection {
         }
         let mut sent = 0;
         let mut answered = 0;
-        // With WAIT: the error that the SET before it was answered with, or that it was not.
+        // With WAIT: the error answer to the SET before it, if there was one.
         let mut set = None;
         while answered < batch.len() {
             self.send_and_receive(&mut sent).await?;
@@ -141,7 +141,7 @@ impl RespConnection {
                 };
                 let answer = match (waits, set.take()) {
                     (Some(_), None) => {
-                        // The word must outlive the input; there are few.
+                        // The word must outlive the input; there are few different ones.
                         set = Some(match write_answer(reply) {
                             Answer::Error { class, fate, leave } => {
                                 Err(Some((class.to_owned(), fate, leave)))
@@ -179,8 +179,8 @@ impl RespConnection {
         Ok(())
     }
 
-    /// Sends what is left to send and waits for some input. Both at once: with a long batch a server may want its
-    /// answers taken before it reads on.
+    /// Sends the rest and waits for input, both at once: with a long batch a server may stop reading until its answers
+    /// are taken.
     async fn send_and_receive(&mut self, sent: &mut usize) -> io::Result<()> {
         if self.filled.is_empty() {
             self.filled = 0..0;
@@ -201,7 +201,8 @@ impl RespConnection {
                     Poll::Pending => break,
                 }
             }
-            // Through `AsyncRead`, which after a short read knows that there is no more, and asks the kernel no second time.
+            // Through `AsyncRead`, which after a short read knows that the socket is empty, and saves a second system
+            // call.
             let mut buffer = ReadBuf::new(&mut input[filled.end..]);
             match Pin::new(&mut *stream).poll_read(context, &mut buffer) {
                 Poll::Ready(Ok(())) => Poll::Ready(Ok(buffer.filled().len())),

@@ -1,9 +1,9 @@
-//! ZooKeeper's protocol: getData, with a sync in front of it or without, and setData, in batches over one session.
+//! ZooKeeper's protocol: getData, with or without a sync before it, and setData, in batches over one session.
 //!
-//! The calls of a batch are sent at once; a session is answered in the order in which it asked. It owns the five calls
-//! and their encoding (jute: big endian, lengths in front), which are fewer lines than fitting a client library to
-//! batches would be; those that were looked at leave Nagle's algorithm on, and a store would be blamed for it. It sends
-//! no pings: a session that asks nothing expires.
+//! The calls of a batch are sent at once; a session is answered in the order in which it asked. Owns the five calls and
+//! their encoding (jute: big endian, lengths first), which takes fewer lines than to adapt a client library to batches.
+//! The libraries that were examined leave Nagle's algorithm on, which would make the store look slow. It sends no
+//! pings: an idle session expires.
 
 use super::{Access, Answer, Execution, LoadRequest, ResponseSink};
 use crate::clock::Clock;
@@ -73,7 +73,8 @@ enum Call {
 
 impl Drop for ZookeeperConnection {
     fn drop(&mut self) {
-        // Or the server would keep the session until it expires. If it cannot be sent at once, so be it.
+        // Otherwise the server would keep the session until it expires. If this cannot be sent at once, that is
+        // accepted.
         let _ = self.stream.try_write(&CLOSE);
     }
 }
@@ -170,7 +171,7 @@ impl ZookeeperConnection {
     }
 
     fn push(&mut self, index: usize, request: LoadRequest, call: Call) {
-        // Any number will do that the answer repeats; those below 0 mean something.
+        // Any number that the answer repeats, but not below 0: those have a meaning.
         self.xid = self.xid.wrapping_add(1) & i32::MAX;
         let (xid, texts, path) = (self.xid, &self.texts, self.paths.get(request.key));
         frame(&mut self.output, |out| {
@@ -206,8 +207,8 @@ impl ZookeeperConnection {
         self.expected.push((index, call));
     }
 
-    /// Sends what is in `output` and takes the answers to `expected`. Both at once: with a long batch a server may want
-    /// its answers taken before it reads on.
+    /// Sends `output` and takes the answers to `expected`, both at once: with a long batch a server may stop reading
+    /// until its answers are taken.
     async fn round(&mut self, batch: &[LoadRequest], sink: &mut impl ResponseSink) -> io::Result<()> {
         let ZookeeperConnection { stream, clock, xid, output, input, expected, absent, .. } = self;
         // Numbered one after the other up to the last one sent.
@@ -216,7 +217,7 @@ impl ZookeeperConnection {
         let send = async { writer.write_all(output).await };
         let receive = async {
             let mut answered = 0;
-            // The error that the sync in front of a read was answered with.
+            // The error answer to the sync before a read.
             let mut unsynced = None;
             while answered < expected.len() {
                 input.receive(&mut reader).await?;
@@ -364,7 +365,7 @@ fn buffer(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 fn int_len(length: usize) -> [u8; 4] {
-    // A server takes no more than its `jute.maxbuffer`, 1 MiB by default: this is a limit that nobody meets.
+    // A server takes at most its `jute.maxbuffer`, 1 MiB by default, so this limit is never reached.
     i32::try_from(length).unwrap_or(i32::MAX).to_be_bytes()
 }
 

@@ -49,7 +49,7 @@ impl Sampler {
 
     /// What was used from `from` to `until`.
     pub(crate) fn finish(self, from: SystemTime, until: SystemTime) -> Used {
-        // It ends in any case: the channel is gone with us.
+        // The thread ends in any case, because the channel is dropped with us.
         let _ = self.finish.send(());
         match self.thread.join() {
             Ok(samples) => {
@@ -116,7 +116,7 @@ mod tests {
             number = std::hint::black_box(number.wrapping_mul(3));
         }
         let used = sampler.finish(start, SystemTime::now());
-        // Other tests of this process may run meanwhile; it is a tick off at either end.
+        // Other tests of this process may run meanwhile, and each end is accurate to one tick.
         assert!(used.servers_s > 0.1 && used.machine_s > 0.1, "{used:?}");
     }
 }

@@ -234,10 +234,10 @@ impl<'a> Bench<'a> {
             told.commands.clone_from(&instance.commands);
         }
         if !shared {
-            // Caches, heaps and just-in-time compilers of a store that was started a moment ago.
+            // Warms the caches, heaps and just-in-time compilers of a store that was just started.
             let warm = Cell { write_pct: 30, connections: 50, pipeline: 16 };
             let first = (self.plan.first, Duration::from_millis(100));
-            // If it fails, the cells will, and tell.
+            // If it fails, the measurements will fail too, and report it.
             let _ = one(peer, warm, instance, first, &self.stop, &mut self.progress);
         }
         for cell in cells {
@@ -257,7 +257,7 @@ impl<'a> Bench<'a> {
                 None => format!("{}, {}: {:.0} op/s", peer.title(), cell.title(), run.throughput_rps),
             });
             self.record.runs.push(run);
-            // After each, so that an hour's work survives whatever comes.
+            // After each run, so that long work is not lost.
             self.save()?;
         }
         Ok(())
@@ -347,7 +347,7 @@ fn window(run: &RunRecord) -> anyhow::Result<(SystemTime, SystemTime)> {
     Ok((from, from + Duration::from_secs_f64(run.duration_s)))
 }
 
-/// The harness' options for a load: they are the ones that anybody can give it.
+/// The harness' options for a load, as they can be given on its command line.
 fn load(
     peer: Peer,
     cell: Cell,

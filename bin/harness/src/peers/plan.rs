@@ -72,7 +72,7 @@ impl Peer {
         (self == Peer::RedisWait).then_some(1)
     }
 
-    /// Whether the same processes as the ones of the peer in front of it in [`Peer::ALL`] serve it.
+    /// Whether the processes of the previous peer in [`Peer::ALL`] serve it, too.
     pub(crate) fn shares_processes(self) -> bool {
         self == Peer::ZookeeperLocal
     }
@@ -83,7 +83,7 @@ impl Peer {
         self == Peer::Zookeeper
     }
 
-    /// Whether `cell` says anything about it: two ways to read do not differ where nothing is read.
+    /// Whether `cell` is useful for it: two ways to read do not differ where nothing is read.
     pub(crate) fn takes(self, cell: Cell) -> bool {
         self != Peer::ZookeeperLocal || cell.write_pct < 100
     }

@@ -152,7 +152,7 @@ fn zookeeper(starting: &mut Starting<'_>) -> anyhow::Result<(Vec<String>, String
     Ok((targets, format!("ZooKeeper {}", version.unwrap_or("?"))))
 }
 
-/// The nodes with the one for which `leads` holds in front; nothing, if there is none.
+/// The nodes, with the one for which `leads` holds first; `None` if there is none.
 fn leader_first(nodes: &[String], leads: impl Fn(&String) -> bool) -> Option<Vec<String>> {
     let leader = nodes.iter().position(leads)?;
     let mut nodes = nodes.to_vec();

@@ -1,7 +1,7 @@
 //! The tables of docs/BENCHMARKS.md, made from a record of a run and nothing else.
 //!
-//! It owns medians, ratios and Markdown. Ratios are made within each round, between figures that lie minutes apart, and
-//! only then is their median taken.
+//! Owns medians, ratios and Markdown. Ratios are made within each round, between figures that were measured minutes
+//! apart; then their median is taken.
 
 use super::super::record::Percentiles;
 use super::plan::{Cell, Peer};
@@ -10,14 +10,14 @@ use anyhow::Context as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-/// What stands before and after the tables.
+/// The marks before and after the tables.
 const BEGIN: &str = "<!-- tables of `make bench-peers`: begin -->";
 const END: &str = "<!-- tables of `make bench-peers`: end -->";
 
-/// From this share of one core on, in percent, the load generator's only thread may have set the figure.
+/// From this share of one core on, in percent, the load generator's only thread may have limited the figure.
 const BUSY_PCT: f64 = 90.0;
 
-/// What stands for a figure that there is not.
+/// The text for a missing figure.
 const NONE: &str = "–";
 
 /// Puts `tables` between the marks of `document`.

@@ -1,7 +1,7 @@
 //! Writes the report of a sweep: one HTML file that needs nothing else, no network, no script, no other file.
 //!
-//! It owns the page's looks (`page.html`, `report.css`) and how a text is shown in it; `page.rs` has its words. It computes
-//! no measurement: every number is in the record of the runs, and the plots are those that were drawn.
+//! Owns the page's look (`page.html`, `report.css`) and how a text is shown in it; `page.rs` has its content. It computes
+//! no measurement: every number is from the record of the runs, and the plots are those that were drawn.
 
 mod page;
 

@@ -1,7 +1,8 @@
-//! The numbers of the counted messages on a link: the one count that both of its ends keep.
+//! The numbers of the counted messages on a link. Both ends count them.
 //!
-//! Owns how many messages were sent, through which number they are acknowledged, and which one is a ping. What a write was
-//! for is the master machine's: it is told how many of its writes an acknowledgement covers, and meets no numbers.
+//! Owns how many messages were sent, through which number they are acknowledged, and which one is a ping. The master
+//! machine knows what each write was for. It is told how many of its writes an acknowledgement covers, and sees no
+//! numbers.
 
 /// The count of one link. Messages are numbered from 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,7 +29,7 @@ impl Count {
         self.sent += 1;
     }
 
-    /// Counts a ping; false when one is on its way already, and no other one is to be sent.
+    /// Counts a ping; false when one is on its way already, so that no other is to be sent.
     pub fn ping(&mut self) -> bool {
         let may = self.ping.is_none();
         if may {
@@ -38,13 +39,13 @@ impl Count {
         may
     }
 
-    /// Whether an acknowledgement through `through` says something that can be: it covers nothing that was never sent, and
-    /// no less than the one before.
+    /// Whether an acknowledgement through `through` is possible: it covers nothing that was never sent, and no less than
+    /// the previous one.
     pub fn is_possible(&self, through: u64) -> bool {
         (self.acked..=self.sent).contains(&through)
     }
 
-    /// Takes in an acknowledgement; how many writes it covers that none before did. `None` when it cannot be.
+    /// Notes an acknowledgement, and gives how many writes it newly covers. `None` when it is impossible.
     pub fn ack(&mut self, through: u64) -> Option<u64> {
         if !self.is_possible(through) {
             return None;
@@ -58,8 +59,8 @@ impl Count {
         Some(writes)
     }
 
-    /// How many writes that are not acknowledged stand in front of message `number`, which the slave has refused. `None`
-    /// when no such write is on its way.
+    /// How many unacknowledged writes were sent before message `number`, which the slave has refused. `None` when no
+    /// such write is on its way.
     pub fn writes_before(&self, number: u64) -> Option<u64> {
         if number <= self.acked || number > self.sent || self.ping == Some(number) {
             return None;

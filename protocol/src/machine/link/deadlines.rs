@@ -1,17 +1,17 @@
 //! When an acknowledgement or an answer is late.
 //!
-//! Owns what the other side of a link owes, where that ends in the link's bytes, and when bytes that somebody waits for
-//! were last seen to move. See `docs/ARCHITECTURE.md`, *Slaves*.
+//! Owns which answers the other side of a link owes, where each question ends in the link's bytes, and when awaited
+//! bytes were last seen to move. See `docs/ARCHITECTURE.md`, *Slaves*.
 
 use crate::ids::Millis;
 use crate::machine::doubt::SelfDoubt;
 use std::collections::VecDeque;
 
-/// A link that moves fewer bytes than this in a second is too slow: what is on its way may take
-/// `--ack-timeout` and a second for each so many bytes.
+/// A link that moves fewer bytes per second than this is too slow: what is on its way may take `--ack-timeout`, plus
+/// one second for each this many bytes.
 pub const LINK_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 
-/// What the systems at both ends may hold of the bytes that we send while nobody sees them move.
+/// How many sent bytes the systems at both ends may buffer, so that we cannot see them move.
 const UNSEEN_BYTES_MAX: u64 = 4 << 20;
 
 /// How long so many bytes may take, in milliseconds.
@@ -19,27 +19,27 @@ fn allowance_ms(bytes: u64) -> u64 {
     bytes.saturating_mul(1000) / LINK_BYTES_PER_SECOND_MIN
 }
 
-/// How far a link's bytes have come, counted from its beginning.
+/// The byte counts of a link, from its beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Bytes given to the link.
     pub queued: u64,
-    /// Bytes of these that its socket has certainly taken.
+    /// Of these, the bytes that the socket has certainly taken.
     pub taken: u64,
-    /// Bytes of these that the other side may have: of what is being written, the socket may have taken a part.
+    /// Of these, the bytes that the other side may have: the socket may have taken a part of the write under way.
     pub reached: u64,
-    /// Bytes that the other side has said.
+    /// Bytes that the other side has sent.
     pub heard: u64,
 }
 
 /// What is to be done about a link now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkVerdict {
-    /// An acknowledgement or an answer is late: the link is to end.
+    /// An acknowledgement or an answer is late: end the link.
     Late,
-    /// Nothing has been asked for a while: a ping is to be sent. Look again in so many milliseconds.
+    /// Nothing was asked for a while: send a ping. Look again in this many milliseconds.
     Ping(u64),
-    /// Look again in so many milliseconds.
+    /// Look again in this many milliseconds.
     Wait(u64),
 }
 
@@ -59,16 +59,16 @@ struct Awaited {
 #[derive(Clone, Debug)]
 pub(super) struct Deadlines {
     ack_timeout_ms: u64,
-    /// The counted messages that are not acknowledged; those of one moment are one batch.
+    /// The counted messages that are not acknowledged, one batch for all that were sent in the same millisecond.
     batches: VecDeque<Awaited>,
     /// An announcement, a probe or a trial that is not answered.
     question: Option<Awaited>,
     idle_since: Millis,
-    /// The other side has everything in front of this place in the bytes given to the link.
+    /// The other side has everything before this place in the bytes given to the link.
     confirmed: u64,
     taken: u64,
     heard: u64,
-    /// When bytes that somebody waits for were last seen to move.
+    /// When awaited bytes were last seen to move.
     moved: Millis,
     /// How long acknowledgements take, in eighths of a millisecond, as a moving average.
     ack_eighths: u64,
@@ -107,8 +107,8 @@ impl Deadlines {
         Awaited { through, at, end, ahead: end.saturating_sub(self.confirmed) }
     }
 
-    /// Whether the other side can have what it acknowledges: no more than `reached` bytes have left. One that
-    /// acknowledges what it never reads would be sent, and kept, ever more.
+    /// Whether the other side can have what it acknowledges, as no more than `reached` bytes have left. A peer that
+    /// acknowledges without reading would make this side send, and buffer, without end.
     pub(super) fn can_have(&self, through: u64, reached: u64) -> bool {
         let covered = self.batches.partition_point(|batch| batch.through <= through);
         covered
@@ -122,7 +122,7 @@ impl Deadlines {
         while let Some(batch) = self.batches.front().filter(|batch| batch.through <= through).copied() {
             self.batches.pop_front();
             self.confirmed = self.confirmed.max(batch.end);
-            // What stood after it has had to wait for it.
+            // Later messages had to wait for it.
             self.moved = now;
             let ack_ms = now.since(batch.at);
             self.ack_eighths = self.ack_eighths - self.ack_eighths / 8 + ack_ms;
@@ -135,19 +135,19 @@ impl Deadlines {
         self.question.get_or_insert(asked);
     }
 
-    /// Notes that it has come.
+    /// Notes that the answer has come.
     pub(super) fn note_answer(&mut self) {
         if let Some(question) = self.question.take() {
             self.confirmed = self.confirmed.max(question.end);
         }
     }
 
-    /// Waits for the answer no more.
+    /// Stops waiting for the answer.
     pub(super) fn forget_question(&mut self) {
         self.question = None;
     }
 
-    /// What is owed for longest.
+    /// The oldest answer that is owed.
     fn oldest(&self) -> Option<Awaited> {
         match (self.batches.front(), self.question.as_ref()) {
             (Some(batch), Some(question)) if question.at < batch.at => Some(*question),
@@ -156,8 +156,8 @@ impl Deadlines {
         }
     }
 
-    /// Judges the link, on which `owed` bytes of values were asked for and are not here yet: an acknowledgement may stand
-    /// after them. `may_ping`: while nothing is owed it is to be pinged.
+    /// Judges the link. `owed` bytes of values were asked for and have not arrived: an acknowledgement may come after
+    /// them. With `may_ping`, a ping is sent while nothing is owed.
     pub(super) fn look(
         &mut self,
         now: Millis,
@@ -176,14 +176,14 @@ impl Deadlines {
         let soon = (self.ack_timeout_ms / 8).max(1);
         let Some(oldest) = oldest else {
             if may_ping && now.since(self.idle_since) >= self.ack_timeout_ms {
-                // A slave that hangs while nobody writes is found before somebody does.
+                // So a slave that hangs while nothing is written is found before the next write.
                 self.idle_since = now;
                 return LinkVerdict::Ping(soon);
             }
             return LinkVerdict::Wait(soon);
         };
         self.idle_since = now;
-        // What comes to us is seen to move: it excuses no silence.
+        // Incoming bytes can be seen to move, so they excuse no silence.
         let unseen_ms = allowance_ms(oldest.ahead.min(UNSEEN_BYTES_MAX));
         let still = (oldest.at.max(self.moved), self.ack_timeout_ms + unseen_ms);
         let slow = (oldest.at, self.ack_timeout_ms + allowance_ms(oldest.ahead + owed));
@@ -197,7 +197,7 @@ impl Deadlines {
         LinkVerdict::Wait(next.max(1))
     }
 
-    /// How much was on its way to what is owed for longest, in bytes.
+    /// How many bytes were on their way, up to the end of the oldest question that is not answered.
     pub(super) fn bytes_ahead(&self) -> u64 {
         self.oldest().map_or(0, |oldest| oldest.ahead)
     }

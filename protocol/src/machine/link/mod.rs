@@ -1,10 +1,10 @@
-//! One slave's link, as its master sees it: the one book of it.
+//! One slave's link, as its master sees it.
 //!
 //! Owns how far a connected slave has come, the count of the messages on its link and the deadlines of their
 //! acknowledgements, the values that it is asked for, and the quarantine of slaves that were late. Never looks at a clock
-//! or a socket: it is told the time and how far the bytes have come. Which keys a slave holds, what a write was for and
-//! what the loss of a slave means is the master machine's (`machine/master/membership.rs`): it names a slave by its link,
-//! and hears how many of its writes an acknowledgement covers. See `docs/ARCHITECTURE.md`, *Slaves*.
+//! or a socket: the time and the byte counts are arguments. The master machine (`machine/master/membership.rs`) knows
+//! which keys a slave holds, what a write was for and what the loss of a slave means. It names a slave by its link, and
+//! is told how many of its writes an acknowledgement covers. See `docs/ARCHITECTURE.md`, *Slaves*.
 
 mod count;
 mod deadlines;
@@ -41,22 +41,22 @@ pub struct LinkLimits {
     pub ack_timeout_ms: u64,
     /// The most bytes of values that are asked for at once, unless it is one value alone: `--slave-window`.
     pub read_bytes_max: usize,
-    /// The most bytes of a trial: no more than the slave must take anyway.
+    /// The most bytes of a trial: not more than the longest value that the slave must take anyway.
     pub trial_bytes_max: u64,
 }
 
 /// How far a connected slave has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Its hello is welcomed.
+    /// Its HELLO is answered by a Welcome.
     Connected,
     /// It waits for the end of its quarantine, and has been told.
     Quarantined,
     /// It was sent a trial, and has not yet answered.
     OnTrial,
-    /// It may be told of each reign, and was told of the one that is announced.
+    /// It needs no trial, and was told of the reign that is announced, if any.
     Proven,
-    /// It has accepted the reign, and gets its place when that begins to serve.
+    /// It has accepted the reign, and gets its place when the reign begins to serve.
     Enlisted {
         /// Bytes it can take; `u64::MAX` for no limit.
         room_bytes: u64,
@@ -80,7 +80,7 @@ pub enum Announcement {
         /// The bytes that it must acknowledge in time.
         bytes: u64,
     },
-    /// That it must wait.
+    /// Tell it that it must wait.
     Quarantined {
         /// Milliseconds that are left.
         ms: u64,
@@ -89,12 +89,12 @@ pub enum Announcement {
     },
 }
 
-/// What is done about a link when another one says hello in the same slave's name.
+/// What happens to a link when another one sends a HELLO in the same slave's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Challenge {
-    /// It ends. The same process has come over a new connection: the old one is dead, even if we do not see it.
+    /// It ends. The same process has opened a new connection, so the old one is dead even if we do not see it.
     Replaced,
-    /// Its slave is asked for a sign of life. Another process has its name, and waits for the answer.
+    /// Its slave is asked for a sign of life. Another process claims its name, and waits for the result.
     Probed,
 }
 
@@ -107,14 +107,14 @@ pub struct Link {
     count: Count,
     deadlines: Deadlines,
     reads: ReadWindow,
-    /// Where the last sign of life that it asked for ends in the bytes given to the link.
+    /// Where our last sign of life ends in the bytes given to the link.
     alive_end: u64,
-    /// Where the question for the next part of its report ends in them; `None` when it is not asked for one.
+    /// Where the question for the next part of its report ends in these bytes; `None` when none is asked for.
     report_end: Option<u64>,
 }
 
 impl Link {
-    /// A link whose hello is welcomed.
+    /// A link whose HELLO was answered by a Welcome.
     pub fn new(life: Life, limits: LinkLimits, now: Millis) -> Self {
         Link {
             life,
@@ -133,7 +133,7 @@ impl Link {
         &self.life
     }
 
-    /// Another link has said hello in the slave's name, from the process that is `incarnation`.
+    /// Another link has sent a HELLO in the slave's name, from the process `incarnation`.
     pub fn challenged(&self, incarnation: Incarnation) -> Challenge {
         if self.life.incarnation == incarnation {
             Challenge::Replaced
@@ -164,7 +164,7 @@ impl Link {
         self.active_since().is_some()
     }
 
-    /// Whether the slave has accepted the reign: it has its place in it, or waits for that.
+    /// Whether the slave has accepted the reign: it has a place in it, or waits for one.
     pub fn has_accepted(&self) -> bool {
         matches!(self.standing, Standing::Enlisted { .. } | Standing::Active { .. })
     }
@@ -174,8 +174,8 @@ impl Link {
         matches!(self.standing, Standing::Quarantined | Standing::OnTrial)
     }
 
-    /// There is a reign: what the slave is to be told now. One that has failed is told that it must wait, and then tried
-    /// first. `is_needed`: without it there are too few.
+    /// There is a reign: gives what the slave is to be told now. A slave that has failed is told to wait, and then must
+    /// pass a trial first. `is_needed`: without this slave there are too few.
     pub fn announce(&mut self, now: Millis, quarantine: &Quarantine, is_needed: bool) -> Announcement {
         let is_proven = match self.standing {
             Standing::OnTrial => return Announcement::Nothing,
@@ -204,7 +204,7 @@ impl Link {
         }
     }
 
-    /// The slave has taken its trial; false when it was not sent one.
+    /// Notes that the slave has passed its trial; false when it was not sent one.
     pub fn took(&mut self) -> bool {
         let was_tried = self.standing == Standing::OnTrial;
         if was_tried {
@@ -213,19 +213,19 @@ impl Link {
         was_tried
     }
 
-    /// Whether the slave may have a place in the reign: it was told of it, and has none.
+    /// Whether the slave may get a place in the reign: it was told of it, and has none.
     pub fn may_enlist(&self) -> bool {
         matches!(self.standing, Standing::Proven | Standing::Enlisted { .. })
     }
 
-    /// Notes that a slave that may has accepted the reign, and is to wait until that serves.
+    /// Notes that a slave that may get a place has accepted the reign. It waits until the reign serves.
     pub fn enlist(&mut self, room_bytes: u64) {
         if self.may_enlist() {
             self.standing = Standing::Enlisted { room_bytes };
         }
     }
 
-    /// The room of a slave that has waited with [`Link::enlist`] and is to have its place now.
+    /// The room of a slave that waits since [`Link::enlist`] and is to get its place now.
     pub fn take_enlisted(&mut self) -> Option<u64> {
         match self.standing {
             Standing::Enlisted { room_bytes } => {
@@ -240,8 +240,8 @@ impl Link {
         }
     }
 
-    /// The slave has its place: its messages are counted from 1, and it reports what it holds. Gives the window of reads
-    /// of former reigns.
+    /// The slave has got its place: its messages are counted from 1, and it reports what it holds. Gives the read window
+    /// of earlier reigns.
     pub fn begin(&mut self, now: Millis, queued: u64) -> ReadWindow {
         self.standing = Standing::Active { since: now };
         self.count = Count::default();
@@ -251,8 +251,8 @@ impl Link {
         self.take_reads()
     }
 
-    /// The reign is over, and with it the count. What was asked outside the count is owed all the same: a slave on trial
-    /// would else be on trial for ever.
+    /// The reign is over, and with it the count. Questions outside the count are still owed an answer: else a slave
+    /// could stay on trial for ever.
     pub fn end_reign(&mut self) {
         match self.standing {
             Standing::Enlisted { .. } | Standing::Active { .. } => self.standing = Standing::Proven,
@@ -262,7 +262,7 @@ impl Link {
         self.deadlines.forget_counted();
     }
 
-    /// Takes the window of reads: they are given up.
+    /// Takes the window of reads, which are given up.
     pub fn take_reads(&mut self) -> ReadWindow {
         std::mem::replace(&mut self.reads, ReadWindow::new(self.limits.read_bytes_max))
     }
@@ -272,7 +272,7 @@ impl Link {
         &self.reads
     }
 
-    /// The same, to ask and to note answers.
+    /// The same, mutable.
     pub fn reads_mut(&mut self) -> &mut ReadWindow {
         &mut self.reads
     }
@@ -283,15 +283,15 @@ impl Link {
         self.deadlines.note_sent(now, self.count.sent(), queued);
     }
 
-    /// Notes a ping that was sent because of [`LinkVerdict::Ping`], and ends at `queued` in them.
+    /// Notes a ping that was sent because of [`LinkVerdict::Ping`], and ends at `queued` in these bytes.
     pub fn note_ping(&mut self, now: Millis, queued: u64) {
         if self.count.ping() {
             self.deadlines.note_sent(now, self.count.sent(), queued);
         }
     }
 
-    /// Notes an acknowledgement: how many writes it covers that none before did. `None` when it covers what was never sent,
-    /// or cannot have arrived: of the bytes given to the link no more than `reached` have left it.
+    /// Notes an acknowledgement, and gives how many writes it newly covers. `None` when it covers messages that were never
+    /// sent, or that cannot have arrived: of the bytes given to the link, no more than `reached` have left.
     pub fn note_acked(&mut self, now: Millis, through: u64, reached: u64) -> Option<u64> {
         if !self.deadlines.can_have(through, reached) {
             return None;
@@ -301,8 +301,8 @@ impl Link {
         Some(writes)
     }
 
-    /// Notes that a message has come, before its turn: what it acknowledges or answers is owed no more. What is done at our
-    /// end may take a while, and the slave is not to blame for that.
+    /// Notes that a message has arrived, before it is handled: what it acknowledges or answers is no longer owed. Handling
+    /// it may take a while, and that is not the slave's fault.
     pub fn note_arrived(&mut self, now: Millis, message: &Message, reached: u64) {
         let is_answer = matches!(
             message,
@@ -319,20 +319,20 @@ impl Link {
         }
     }
 
-    /// Which of the writes that are not acknowledged the slave has refused with the counted message `number`: how many
-    /// stand in front of it. `None` when it is none of them.
+    /// The slave has refused the counted message `number`: how many unacknowledged writes were sent before it. `None`
+    /// when it is not an unacknowledged write.
     pub fn refused(&self, number: u64) -> Option<u64> {
         self.count.writes_before(number)
     }
 
-    /// Notes a question outside the count: an announcement, a probe or a trial, which ends at `queued` in the bytes given
-    /// to the link. An answer is owed.
+    /// Notes a question outside the count (an announcement, a probe or a trial), which ends at `queued` in the bytes
+    /// given to the link. An answer is owed.
     pub fn note_question(&mut self, now: Millis, queued: u64) {
         self.deadlines.note_question(now, self.count.sent(), queued);
     }
 
-    /// Whether the slave's probe is to be answered: one sign of life that waits for the socket is enough, however often it
-    /// is asked for. Of the bytes given to the link the socket has taken `taken`.
+    /// Whether the slave's probe is to be answered. One sign of life that waits for the socket is enough, however often
+    /// the slave asks. The socket has taken `taken` of the bytes given to the link.
     pub fn is_to_say_alive(&self, taken: u64) -> bool {
         self.alive_end <= taken
     }
@@ -347,20 +347,20 @@ impl Link {
         self.report_end = Some(queued);
     }
 
-    /// Notes a part of the slave's report; false when it was not asked for. One that reports unasked, and reads nothing,
-    /// would be sent, and kept, ever more drops.
+    /// Notes a part of the slave's report; false when it was not asked for. A slave that reports unasked and reads
+    /// nothing would make this side send, and buffer, drops without end.
     pub fn note_reported(&mut self, reached: u64) -> bool {
         self.report_end.take().is_some_and(|end| end <= reached)
     }
 
-    /// Judges the link. To be called when a `LinkVerdict` says so. A ping that it asks for goes out at once, with
+    /// Judges the link. Call it when the previous [`LinkVerdict`] says so. Send a ping that it asks for at once, with
     /// [`Link::note_ping`].
     ///
-    /// It is late when the bytes that somebody waits for have not moved for `--ack-timeout`, or when they take so long
-    /// in all that the link moves fewer than [`LINK_BYTES_PER_SECOND_MIN`].
+    /// An answer is late when the awaited bytes have not moved for `--ack-timeout`, or when they take so long in all
+    /// that the link moves fewer than [`LINK_BYTES_PER_SECOND_MIN`].
     pub fn look(&mut self, now: Millis, at: Traffic, doubt: &SelfDoubt) -> LinkVerdict {
         let owed = self.reads.asked_bytes() as u64;
-        // One ping on its way is enough, be its acknowledgement here and not dealt with yet.
+        // One ping at a time is enough, even if its acknowledgement has arrived and is not handled yet.
         let may_ping = self.is_active() && !self.count.is_pinged();
         self.deadlines.look(now, at, owed, may_ping, doubt)
     }
@@ -419,7 +419,8 @@ mod tests {
             assert!(self.link.reads_mut().send_now(&read, |_| true));
         }
 
-        /// Time goes on to `until`; the socket takes `rate` bytes in each millisecond. When the link was late, if it was.
+        /// Lets time pass until `until`, while the socket takes `rate` bytes each millisecond. Gives when the link was
+        /// late, if it was.
         fn run(&mut self, until: u64, rate: u64) -> Option<u64> {
             while self.now.0 < until {
                 self.now = self.now.plus(5);
@@ -448,12 +449,12 @@ mod tests {
 
     #[test]
     fn a_long_value_may_take_as_long_as_a_slow_link_needs_for_it() {
-        // 16 MiB over 100 Mbit/s: 1.3 s, and a while until the slave has looked at it.
+        // 16 MiB over 100 Mbit/s: 1.3 s, and some time until the slave has handled it.
         let mut bench = Bench::new();
         bench.send(16 << 20);
         assert_eq!(bench.run(2200, 12_500), None);
         assert!(bench.link.note_acked(bench.now, 1, u64::MAX).is_some());
-        // Eight of them after each other, at hardly more than the least rate: over two minutes.
+        // Eight of them one after the other, just above the minimum rate: over two minutes.
         for _ in 0..8 {
             bench.send(16 << 20);
         }
@@ -511,7 +512,7 @@ mod tests {
             bench.run(at * 50, 1000);
             bench.send(100);
         }
-        // One each 300 ms: the fourth, sent at 150, is owed for a second at 1150.
+        // One acknowledgement each 300 ms: the fourth message, sent at 150, has been owed for a second at 1150.
         for number in 1..=3 {
             assert_eq!(bench.run(450 + 200 * number, 1000), None);
             assert!(bench.link.note_acked(bench.now, number, u64::MAX).is_some());
@@ -529,7 +530,7 @@ mod tests {
             bench.run(10 * number, 0);
         }
         assert!(bench.link.note_acked(bench.now, 2, 2000).is_some());
-        // Before its turn it is not believed either.
+        // It is not believed before it is handled, either.
         bench.link.note_arrived(bench.now, &ack(4), 3999);
         assert_eq!(bench.link.bytes_ahead(), 3000, "the third is owed still");
         assert_eq!(bench.link.note_acked(bench.now, 4, 3999), None, "a byte of the last one has not left");

@@ -7,10 +7,10 @@ use crate::ids::{Incarnation, Millis, SlaveId};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// The least that a slave must take before it counts again, in bytes.
+/// The smallest trial that a slave must pass before it counts again, in bytes.
 pub const TRIAL_BYTES_MIN: u64 = 64 * 1024;
 
-/// The most that it must take, in bytes: what was lost may have been longer.
+/// The largest trial, in bytes, even if more was under way when the slave failed.
 pub const TRIAL_BYTES_MAX: u64 = 1 << 20;
 
 /// The first quarantine, in milliseconds. Each further one is twice as long.
@@ -19,16 +19,16 @@ pub const QUARANTINE_MS_MIN: u64 = 1000;
 /// The longest quarantine, in milliseconds.
 pub const QUARANTINE_MS_MAX: u64 = 30_000;
 
-/// A slave that has been active for so long has no past, in milliseconds.
+/// After this time as an active slave earlier failures are forgotten, in milliseconds.
 pub const STABLE_MS: u64 = 60_000;
 
-/// A link that breaks earlier has flapped, in milliseconds.
+/// A link that breaks within this time counts as a flap, in milliseconds.
 const FLAP_MS: u64 = 10_000;
 
-/// So many flaps are forgiven.
+/// How many flaps are tolerated.
 const FLAPS_FORGIVEN: u32 = 2;
 
-/// The most slaves that are remembered for what they missed.
+/// The most slaves whose failures are remembered.
 const RECORDS_MAX: usize = 64;
 
 /// How a link ended, as far as its slave is to blame.
@@ -47,9 +47,9 @@ pub enum LinkEnding {
 pub enum QuarantineCause {
     /// An acknowledgement was late.
     AckTimeout,
-    /// It did not take a trial.
+    /// It did not pass a trial.
     TrialFailed,
-    /// Its links break soon after they stand, again and again.
+    /// Its links break soon after they are established, again and again.
     Flapping,
 }
 
@@ -68,12 +68,12 @@ impl fmt::Display for QuarantineCause {
 pub enum Admission {
     /// It may be active at once.
     Free,
-    /// Once it has taken so many bytes.
+    /// It may after a trial of this many bytes.
     Trial {
         /// The bytes that it must acknowledge in time.
         bytes: u64,
     },
-    /// Not for so long.
+    /// It must wait.
     Wait {
         /// Milliseconds that are left.
         ms: u64,
@@ -82,7 +82,7 @@ pub enum Admission {
     },
 }
 
-/// What a slave has missed in this life of its process.
+/// The failures of a slave in this life of its process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MissRecord {
     incarnation: Incarnation,
@@ -95,26 +95,26 @@ pub struct MissRecord {
     at: Millis,
     /// When its quarantine is over.
     until: Millis,
-    /// What it is to take then.
+    /// The size of the trial after that, in bytes.
     trial_bytes: u64,
 }
 
 /// The slaves that have failed, and how long each must wait.
 ///
-/// A slave that restarts has no past: its incarnation is another one. Only slaves that were active get in, and at most
-/// 64 of them: strangers cannot make it grow.
+/// A slave that restarts has a new incarnation and starts without failures. Only slaves that were active are listed,
+/// and at most 64 of them, so strangers cannot make the list grow.
 #[derive(Clone, Debug, Default)]
 pub struct Quarantine {
     records: BTreeMap<SlaveId, MissRecord>,
 }
 
 impl Quarantine {
-    /// Notes that a link has ended. Returns what is held against its slave if it has failed.
+    /// Notes that a link has ended. Returns the record of its slave if the slave has failed.
     pub fn ended(&mut self, now: Millis, link: &Link, ending: LinkEnding) -> Option<MissRecord> {
         self.judge(now, link.life(), link.standing(), ending, link.bytes_ahead())
     }
 
-    /// The same for a slave that had come so far, with so many bytes on their way to it.
+    /// The same for a slave with this standing and this many bytes on their way to it.
     fn judge(
         &mut self,
         now: Millis,
@@ -174,8 +174,8 @@ impl Quarantine {
         failed.then_some(record)
     }
 
-    /// Whether a slave may be told of the reign. One without which there are too few waits no longer than for the first
-    /// time: a slave that is all there is.
+    /// Whether a slave may be told of the reign. A slave without which there are too few never waits longer than the
+    /// first quarantine.
     pub fn admission(&self, now: Millis, life: &Life, is_needed: bool) -> Admission {
         let Some(record) = self.of(life).filter(|record| record.failures > 0) else {
             return Admission::Free;
@@ -188,7 +188,7 @@ impl Quarantine {
         }
     }
 
-    /// What is held against a slave.
+    /// The record of a slave.
     pub fn of(&self, life: &Life) -> Option<&MissRecord> {
         self.records.get(&life.id).filter(|record| record.incarnation == life.incarnation)
     }
@@ -287,10 +287,10 @@ mod tests {
         }
         let failed = quarantine.judge(Millis(300), &one, active(Millis(250)), broken, BYTES);
         assert_eq!(failed.map(|record| record.cause), Some(QuarantineCause::Flapping));
-        // After that each one counts.
+        // After that each flap counts.
         let failed = quarantine.judge(Millis(9000), &one, active(Millis(3000)), broken, BYTES);
         assert_eq!(failed.map(|record| record.failures), Some(2));
-        // Links that stood for a while, that we ended, or that were never active hold nothing against anybody.
+        // No record is made for links that lasted a while, that we ended, or that were never active.
         for time in 0..10 {
             let since = Millis(10_000 * time);
             let now = since.plus(FLAP_MS);

@@ -1,16 +1,16 @@
 //! The reads under way to one slave, and those that wait for room.
 //!
-//! Owns their order and how many bytes of values may be on their way. Looks at a bounded number of reads at once: most of
-//! those that wait may have gone elsewhere meanwhile. Never decides where a read goes: the machine does.
+//! Owns their order and how many bytes of values may be on their way. Looks at a bounded number of reads at once, because
+//! many of those that wait may have gone elsewhere. Never decides where a read goes: the master machine does.
 
 use crate::ids::Stamp;
 use crate::machine::master::ReadId;
 use std::collections::VecDeque;
 
-/// So many reads that have waited are looked at in one step.
+/// How many waiting reads are looked at in one step.
 const LOOKED_AT_MAX: usize = 256;
 
-/// Long values are asked for a few at a time: acknowledgements travel on the same link and must not wait behind more of them
+/// Long values are asked for a few at a time. Acknowledgements travel on the same link, and must not wait for more values
 /// than the link moves in a fraction of the acknowledgement timeout.
 #[derive(Debug)]
 pub struct ReadWindow {
@@ -18,14 +18,14 @@ pub struct ReadWindow {
     bytes_max: usize,
     /// How many reads had to wait for room.
     waited: u64,
-    /// Expected bytes of the answers, in the order in which a slave gives them.
+    /// Expected bytes of the answers, in the order in which the slave sends them.
     asked: VecDeque<u32>,
     asked_bytes: usize,
     /// Reads that wait for room in the window.
     waiting: VecDeque<WaitingRead>,
     /// Expected bytes of their answers.
     waiting_bytes: u64,
-    /// Whether a step ended before all of those were looked at that may have room.
+    /// Whether a step ended before all waiting reads for which there may be room were looked at.
     is_behind: bool,
 }
 
@@ -34,7 +34,7 @@ pub struct ReadWindow {
 pub struct WaitingRead {
     /// The read that waits.
     pub read: ReadId,
-    /// The version that is wanted, and whose.
+    /// The version that is wanted, and its reign.
     pub stamp: Stamp,
     /// The key that it reads.
     pub key: bytes::Bytes,
@@ -71,14 +71,15 @@ impl ReadWindow {
         self.is_behind
     }
 
-    /// What waits, when the window is given up: to free it takes its time where it is much.
+    /// The waiting reads, when the window is given up. There may be so many that freeing them takes long.
     pub fn into_waiting(self) -> VecDeque<WaitingRead> {
         self.waiting
     }
 
-    /// Whether a read may be sent now. It counts as sent, then.
+    /// Whether a read may be sent now. If so, it is counted as sent.
     pub fn send_now(&mut self, read: &WaitingRead, is_reading: impl Fn(ReadId) -> bool) -> bool {
-        // Reads that have gone elsewhere meanwhile. A slave that answers none would else be sent, and kept, ever more.
+        // Reads that have gone elsewhere still count. Else a slave that answers nothing would be sent reads without
+        // end, and this side would buffer them.
         for _ in 0..LOOKED_AT_MAX {
             if self.waiting.front().is_none_or(|oldest| is_reading(oldest.read)) {
                 break;
@@ -92,12 +93,12 @@ impl ReadWindow {
         may
     }
 
-    /// Lets a read wait for room; gives the bytes that are on their way or wait, with its own.
+    /// Lets a read wait for room. Gives the bytes that are under way or wait, its own included.
     pub fn wait(&mut self, read: WaitingRead) -> u64 {
         self.waited += 1;
         self.waiting_bytes += u64::from(read.bytes);
         self.waiting.push_back(read);
-        // No answer will come that would go on with it.
+        // No answer is under way that would let it go on.
         self.is_behind |= self.asked.is_empty();
         self.asked_bytes as u64 + self.waiting_bytes
     }
@@ -109,7 +110,8 @@ impl ReadWindow {
         true
     }
 
-    /// Shows the reads for which there is room now, in their order, and counts them as sent: a bounded number is looked at.
+    /// Gives the reads for which there is room now, in their order, and counts them as sent. Looks at a bounded number
+    /// of them.
     pub fn go_on(&mut self, is_reading: impl Fn(ReadId) -> bool, mut send: impl FnMut(&WaitingRead)) {
         self.is_behind = false;
         for _ in 0..LOOKED_AT_MAX {
@@ -155,7 +157,7 @@ mod tests {
         WaitingRead { read: ReadId::from_tag(number), stamp, key, bytes }
     }
 
-    /// A window with one read under way, and `dead` and then `live` ones that wait.
+    /// A window with one read under way, and `dead` and then `live` reads that wait.
     fn window(dead: u64, live: u64) -> ReadWindow {
         let mut window = ReadWindow::new(100);
         assert!(window.send_now(&read(1, 100), |_| true));
@@ -169,7 +171,7 @@ mod tests {
 
     const DEAD: u64 = 10_000;
 
-    /// Which of those that wait it is. The machine's own part of the tag stands in the higher half.
+    /// The number of a waiting read in its test: the lower half of its tag.
     fn number(read: ReadId) -> u64 {
         (read.tag() & u64::from(u32::MAX)) - 1000
     }

@@ -41,10 +41,10 @@ pub(super) struct Knowledge {
     peer_cluster: Option<ClusterId>,
     /// A slave that has named a cluster while nobody serves.
     slave_of: Option<(SlaveId, ClusterId)>,
-    /// Whose log the last holder of the lock has served, by the lock file.
-    lock_cluster: Option<ClusterId>,
-    /// The epoch that the lock file names.
-    lock_epoch: Option<Epoch>,
+    /// Whose log the last leader has served, by what he has declared.
+    declared_cluster: Option<ClusterId>,
+    /// The epoch that he has declared.
+    declared_epoch: Option<Epoch>,
 }
 
 impl Knowledge {
@@ -55,17 +55,17 @@ impl Knowledge {
             memory: None,
             peer_cluster: None,
             slave_of: None,
-            lock_cluster: None,
-            lock_epoch: None,
+            declared_cluster: None,
+            declared_epoch: None,
         }
     }
 
-    pub(super) fn lock_won(&mut self, cluster: Option<ClusterId>, epoch: Option<Epoch>) {
-        (self.lock_cluster, self.lock_epoch) = (cluster, epoch);
+    pub(super) fn won(&mut self, cluster: Option<ClusterId>, epoch: Option<Epoch>) {
+        (self.declared_cluster, self.declared_epoch) = (cluster, epoch);
     }
 
-    pub(super) fn lock_epoch(&self) -> Epoch {
-        self.lock_epoch.unwrap_or_default()
+    pub(super) fn declared_epoch(&self) -> Epoch {
+        self.declared_epoch.unwrap_or_default()
     }
 
     pub(super) fn heard_ms(&self, now: Millis) -> u64 {
@@ -112,8 +112,13 @@ impl Knowledge {
         noted: &WitnessText,
     ) -> Vec<Claim> {
         let mut claims = Vec::new();
-        if let Some(cluster) = self.lock_cluster {
-            claims.push(Claim { source: Source::LockFile, cluster, epoch: self.lock_epoch, seen: None });
+        if let Some(cluster) = self.declared_cluster {
+            claims.push(Claim {
+                source: Source::LastLeader,
+                cluster,
+                epoch: self.declared_epoch,
+                seen: None,
+            });
         }
         if let Some(Memory { cluster, seen }) = self.memory {
             claims.push(Claim { source: Source::Memory, cluster, epoch: None, seen });

@@ -1,6 +1,6 @@
-//! Whether a reign may begin on what stands at the log's path.
+//! Whether a reign may begin on the log that is there.
 //!
-//! Owns the rule by which the log is held against all that others know of it: the lock file, what this master has read
+//! Owns the rule by which the log is held against all that others know of it: the last leader, what this master has read
 //! itself, the other master, slaves. Whoever knows of a cluster, a reign or a record that the log lacks keeps it from
 //! being served: an empty cluster in the place of a lost log answers every question wrongly. Asked again whenever
 //! something may have changed. See `docs/ARCHITECTURE.md`, *What a log must hold*.
@@ -9,7 +9,6 @@ use super::super::master::{Reigns, Testimony};
 use crate::ids::{ClusterId, Epoch, Reign, Seq, SlaveId};
 use crate::message::Seen;
 use crate::planted;
-use std::fmt;
 
 /// How long a master that has just started lets slaves and the other master reach it before it serves a log that nobody
 /// has served since, or begins one because it was told to, in milliseconds. A slave that lives dials at least every
@@ -26,28 +25,16 @@ pub const SETTLE_MS: u64 = 100;
 /// Who knows something of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The text of the lock file, which a former holder has written.
-    LockFile,
+    /// The last leader, by what he has declared.
+    LastLeader,
     /// This master has read it in the log before.
     Memory,
     /// Another master.
     Peer,
     /// A slave, by its name.
     Slave(SlaveId),
-    /// The file beside the log says that a slave has seen it before anybody was served.
+    /// It is noted beside the log that a slave has seen it before anybody was served.
     Noted(SlaveId),
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Source::LockFile => f.write_str("the lock file"),
-            Source::Memory => f.write_str("this master, which has read it before,"),
-            Source::Peer => f.write_str("the other master"),
-            Source::Slave(id) => write!(f, "slave {id}"),
-            Source::Noted(id) => write!(f, "slave {id}, by what is noted beside the log,"),
-        }
-    }
 }
 
 /// What somebody knows of the log.
@@ -63,7 +50,7 @@ pub struct Claim {
     pub seen: Option<Seen>,
 }
 
-/// What stands at the path.
+/// The log that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
     /// Whose it is; `None` when it does not say, as one of the original program.
@@ -75,7 +62,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Whether it is as good as none: a file without a record.
+    /// Whether it is as good as none: it has no record.
     fn is_empty(&self) -> bool {
         self.cluster.is_none() && self.end == Seq(0)
     }
@@ -100,11 +87,11 @@ pub struct Circumstances {
 pub struct Accepted {
     /// Reigns that count as given up, in part or whole.
     pub reigns: Vec<Reign>,
-    /// The lock file's word counts no more up to this epoch.
+    /// What the last leader has declared counts no more up to this epoch.
     pub epoch: Epoch,
 }
 
-/// What keeps a reign from beginning.
+/// What keeps a reign from beginning. The words for it are the log's: how it is mended depends on what it is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lack {
     /// There is no log, but somebody knows of one.
@@ -145,61 +132,7 @@ pub enum Lack {
     },
 }
 
-impl Lack {
-    /// What is missing, in words. `path` is the log's.
-    pub fn what(&self, path: &str) -> String {
-        match self {
-            Lack::NoLog { cluster, source } => {
-                format!("there is no log at {path}, and {source} names cluster {cluster}")
-            }
-            Lack::Unclaimed => format!("there is no log at {path}, and no slave has come"),
-            Lack::OtherCluster { log: None, named, source } => {
-                format!("the log at {path} names no cluster, and {source} names cluster {named}")
-            }
-            Lack::OtherCluster { log: Some(log), named, source } => {
-                format!("the log at {path} is of cluster {log}, and {source} names cluster {named}")
-            }
-            Lack::Epoch { log, known, source } => format!(
-                "the log at {path} ends in epoch {} at seq {}, and {source} knows of its epoch {known}: it is an older copy, \
-                 or was cut",
-                log.epoch, log.end
-            ),
-            Lack::Records { log, seen, source } => {
-                let Seen { reign, seq, .. } = seen;
-                let missing = seq.0.saturating_sub(log.end.0);
-                let many = if missing > 0 { format!(", so that {missing} records or more are missing") } else { String::new() };
-                format!(
-                    "the log at {path} ends in epoch {} at seq {}, and {source} has seen reign {reign} through seq \
-                     {seq}{many}: it is an older copy, or was cut",
-                    log.epoch, log.end
-                )
-            }
-        }
-    }
-
-    /// How to go on, in words. `path` is the log's.
-    pub fn way_on(&self, path: &str) -> String {
-        match self {
-            Lack::NoLog { .. } => format!(
-                "put the file back at {path} (is its volume mounted?), and this master goes on by itself; if it is lost for \
-                 good and an empty cluster is meant, stop masters and slaves, run `dsm-log forget {path}`, and start again"
-            ),
-            Lack::Unclaimed => {
-                format!("a new log begins with the first slave, or with --new; if there was one, put it at {path}")
-            }
-            Lack::OtherCluster { .. } => format!(
-                "put the right file at {path}, and this master goes on by itself; if this one is meant, stop masters and \
-                 slaves, run `dsm-log forget {path}`, and start again"
-            ),
-            Lack::Epoch { .. } | Lack::Records { .. } => format!(
-                "put the newer file back at {path}, and this master goes on by itself; if what is missing is lost for good, \
-                 stop the masters, run `dsm-log accept-loss {path}`, and start them again"
-            ),
-        }
-    }
-}
-
-/// Whether a reign may begin on the log at its path.
+/// Whether a reign may begin on the log that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MayBegin {
     /// It may; where there is no log, with a new one.
@@ -210,7 +143,7 @@ pub enum MayBegin {
     No(Lack),
 }
 
-/// Holds what stands at the log's path (`None`: nothing) against what others know. `reigns` are those of the log.
+/// Holds the log that is there (`None`: nothing) against what others know. `reigns` are those of the log.
 pub fn judge(
     log: Option<&Log>,
     reigns: &Reigns,
@@ -317,7 +250,7 @@ mod tests {
 
     #[test]
     fn no_log_is_begun_where_anybody_names_a_cluster() {
-        for source in [Source::LockFile, Source::Memory, Source::Peer, slave()] {
+        for source in [Source::LastLeader, Source::Memory, Source::Peer, slave()] {
             let claims = [claim(source.clone(), OURS)];
             for now in [
                 LATE,
@@ -327,7 +260,7 @@ mod tests {
                 let lack = Lack::NoLog { cluster: OURS, source: source.clone() };
                 assert_eq!(verdict_on_nothing(&claims, now), MayBegin::No(lack));
             }
-            // An empty file is as good as none.
+            // A log without a record is as good as none.
             let empty = Log { cluster: None, epoch: Epoch(0), end: Seq(0) };
             let verdict = judge(Some(&empty), &Reigns::default(), &claims, &Accepted::default(), LATE);
             assert!(matches!(verdict, MayBegin::No(Lack::NoLog { .. })));
@@ -348,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_log_of_another_cluster_is_not_served_unless_a_slave_alone_says_so() {
-        for source in [Source::LockFile, Source::Memory, Source::Peer] {
+        for source in [Source::LastLeader, Source::Memory, Source::Peer] {
             let lack = Lack::OtherCluster { log: Some(OURS), named: OTHERS, source: source.clone() };
             assert_eq!(verdict(&[claim(source, OTHERS)], LATE), MayBegin::No(lack));
         }
@@ -362,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_log_that_ends_before_what_is_known_is_not_served() {
-        let epoch = |epoch| Claim { epoch: Some(Epoch(epoch)), ..claim(Source::LockFile, OURS) };
+        let epoch = |epoch| Claim { epoch: Some(Epoch(epoch)), ..claim(Source::LastLeader, OURS) };
         assert_eq!(verdict(&[epoch(2)], LATE), MayBegin::Yes);
         assert!(matches!(verdict(&[epoch(3)], LATE), MayBegin::No(Lack::Epoch { known: Epoch(3), .. })));
         let (log, reigns) = log();

@@ -1,14 +1,14 @@
-//! Who a master is: a standby, the holder of the lock on its way to a reign, the one that serves, one that yields or ends.
+//! Who a master is: a standby, one that leads and is on its way to a reign, the one that serves, one that yields or ends.
 //!
 //! Owns that one fact, as [`ReignRole`], and every rule and deadline by which it changes: takeover (`takeover.rs`), what comes
-//! between the lock and the first request (`opening.rs`; what a log must hold, `hearsay.rs` and `may_begin.rs`), handover
-//! (`handover.rs`), stop (`stop.rs`). Never holds a lock, a file or an address: the caller does, and carries out what is
-//! wanted of them. See `docs/ARCHITECTURE.md`, *Takeover*, *What a log must hold*, *Handover and failback*.
+//! between the leadership and the first request (`opening.rs`; what a log must hold, `hearsay.rs` and `may_begin.rs`), handover
+//! (`handover.rs`), stop (`stop.rs`). Never holds a log, a link or an address: the caller does, and carries out what is
+//! wanted of them. To lead the log is to be the only one that may append to it; how that is won is the log's business. See `docs/ARCHITECTURE.md`, *Takeover*, *What a log must hold*, *Handover and failback*.
 //!
 //! ```text
-//!            lock won      it goes on what was replayed        whole, and read
+//!            leads         it goes on what was replayed        whole, and read
 //! Standby ─▶ Barred ─────▶ Halting ─▶ Recovering ─────────────▶ Waiting ─┐ begins
-//!    ▲                                    ▲  another file is there │     ▼
+//!    ▲                                    ▲  another log is there  │     ▼
 //!    │ closed                             └─────────────────────────┘   Opening ─▶ Announcing ─▶ Serving
 //!    └──────────── Closing ◀─ Yielding ◀─ Preparing ◀─────────────────────────────────┘
 //!                      └─ the log was slow, or a request: Serving again
@@ -26,9 +26,9 @@ pub mod takeover;
 
 pub use handover::{HandoverFailure, OPERATORS_MAX};
 pub use hearsay::Hearsay;
-pub use opening::{FileAtPath, Waiting};
+pub use opening::{StoredLog, Waiting};
 pub use stop::Course;
-pub use takeover::{LockSeen, Queue, Refusal};
+pub use takeover::{LeaderSeen, Queue, Refusal};
 
 use crate::command::Reply;
 use crate::ids::{ClusterId, Epoch, LinkId, Millis, Reign, ReignId, SessionId, SlaveId, Version};
@@ -50,9 +50,9 @@ pub struct Config {
     pub failback: bool,
     /// Whether an empty cluster is meant where nobody names one (`--new`).
     pub new: bool,
-    /// How long a holder's counter may stand still, in milliseconds.
+    /// How long a leader's counter may stand still, in milliseconds.
     pub failover_timeout_ms: u64,
-    /// How long a free lock is left to the other master, in milliseconds.
+    /// How long the leadership is left to the other master when nobody has it, in milliseconds.
     pub courtesy_ms: u64,
     /// How long a returning preferred master must have been stable before it asks, in milliseconds.
     pub stable_ms: u64,
@@ -74,24 +74,24 @@ impl Default for Config {
 /// What a master is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReignRole {
-    /// Follows the log and does not hold the lock.
+    /// Follows the log and does not lead.
     Standby {
-        /// How it stands to the lock.
+        /// Whether it wants to lead.
         queue: Queue,
     },
-    /// Has won the lock, and waits for a look at the log: from what does not go on what was replayed nobody takes over.
+    /// Leads, and waits for a look at the log: from what does not go on what was replayed nobody takes over.
     Barred {
         /// When it was said last that this master cannot take over.
         told_at: Millis,
     },
-    /// Has won the lock; what follows the log is told to stop, so that nothing is replayed twice.
+    /// Leads; what follows the log is told to stop, so that nothing is replayed twice.
     Halting,
     /// Makes the log whole.
     Recovering {
         /// What is waited for, and when it was said last, if the log was not the right one before.
         told: Option<(Lack, Millis)>,
     },
-    /// Has the lock, and does not begin yet: the log is missing or lacks something, or others may still say so.
+    /// Leads, and does not begin yet: the log is missing or lacks something, or others may still say so.
     Waiting(Box<Waiting>),
     /// The EPOCH record is on its way to the disk.
     Opening {
@@ -157,7 +157,7 @@ pub enum ReignRole {
         /// The reign that ends.
         reign: Reign,
     },
-    /// The log is not at its path: what is not executed is answered, then the node ends.
+    /// Leads no more, without having been asked: what is not executed is answered, then the node ends.
     Departing {
         /// Since when nothing more is accepted.
         since: Millis,
@@ -196,7 +196,7 @@ pub struct Surroundings {
     pub slaves_undecided: usize,
     /// How many clients, and requests of theirs that wait for a master, a stop has still to let go.
     pub clients_left: usize,
-    /// Whether what stands at the log's path goes on what was replayed.
+    /// Whether the log that is there goes on what was replayed.
     pub log_follows: bool,
 }
 
@@ -218,35 +218,35 @@ pub enum Event<'a> {
     },
     /// The log is replayed to its end for the first time (since the last reign).
     CaughtUp,
-    /// A look at the lock. At least every 50 ms while that is wanted.
-    Looked(LockSeen),
-    /// This master holds the lock.
-    LockWon {
-        /// Whose log the last holder has served, by the lock file's text.
+    /// A look at who leads. At least every 50 ms while that is wanted.
+    Looked(LeaderSeen),
+    /// This master leads.
+    Won {
+        /// Whose log it is, by what the last leader has declared.
         cluster: Option<ClusterId>,
-        /// The epoch that it names.
+        /// The epoch that he has declared.
         epoch: Option<Epoch>,
     },
-    /// What stands at the log's path was looked at.
+    /// The log that is there was looked at.
     Sighted {
         /// Whether it goes on what was replayed.
         follows: bool,
     },
     /// Nothing more will be replayed by what followed the log.
     Halted,
-    /// The log is whole, locked and read; or there is none.
+    /// The log is open, whole and read; or there is none.
     Recovered {
         /// What it says of itself.
         log: Option<Log>,
-        /// Which file was read.
-        read: Option<FileAtPath>,
-        /// What stands in the file of witnesses.
+        /// Which one was read.
+        read: Option<StoredLog>,
+        /// What is noted of witnesses.
         noted: WitnessText,
     },
     /// What others know of the log, as far as they have said so. At least with each tick of a master that is `Waiting`.
     Heard(Hearsay<'a>),
-    /// Which file stands at the log's path: the answer to [`Effect::LookAtPath`].
-    PathSeen(Option<FileAtPath>),
+    /// Which log is there: the answer to [`Effect::FindLog`].
+    LogFound(Option<StoredLog>),
     /// The EPOCH record is on disk.
     EpochWritten {
         /// Its epoch and place.
@@ -267,16 +267,16 @@ pub enum Event<'a> {
     Closed {
         /// Its end, of the reign that has ended.
         end: Position,
-        /// Which file it is in.
-        file: Option<FileAtPath>,
+        /// Which one it is.
+        log: Option<StoredLog>,
         /// The reigns of that log.
         reigns: &'a Reigns,
     },
     /// The log was not closed and is open.
     Reopened,
-    /// The log is not at its path.
-    Displaced,
-    /// Everything in front of the loss of the log is answered.
+    /// This master leads no more, without having been asked.
+    Deposed,
+    /// Everything in front of that is answered.
     Answered,
     /// Something failed that the node cannot go on without.
     Failed,
@@ -344,36 +344,36 @@ pub enum Event<'a> {
 /// What the machine wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Look at the lock now, and every 50 ms or more often until it is won.
-    WatchLock,
-    /// Queue for the lock.
-    WaitForLock,
-    /// Make sure that the holder of the lock runs no more, unless it makes progress again.
+    /// Look who leads now, and every 50 ms or more often until this master does.
+    WatchLeader,
+    /// Queue for the leadership.
+    QueueToLead,
+    /// Make sure that whoever leads runs no more, unless it makes progress again.
     Fence {
         /// Where its counter stands.
         beat: Option<u64>,
     },
-    /// Leave the queue, and look at the lock no more.
+    /// Leave the queue, and look no more who leads.
     LeaveQueue,
-    /// Give the lock back, with all that is held of the log: another master may serve from now on.
-    GiveLockBack,
-    /// Have what follows the log look whether that stands at its path and goes on what was replayed.
+    /// Give the leadership back, with all that is held of the log: another master may serve from now on.
+    StopLeading,
+    /// Have what follows the log look whether what is there goes on what was replayed.
     LookAtLog,
     /// Have what follows the log stop.
     StopFollowing,
     /// Follow the log from where it was closed.
     Follow,
-    /// Forget what was replayed, and follow whatever log stands at the path.
+    /// Forget what was replayed, and follow whatever log is there.
     FollowAnew,
-    /// Lock the log, make it whole and read it.
+    /// Open the log, make it whole and read it.
     Recover {
         /// Whether one is made if there is none.
-        makes_file: bool,
+        makes_log: bool,
     },
-    /// Let go of the log: another file may be put in its place.
+    /// Let go of the log: another one may be put in its place.
     LetGoOfLog,
-    /// Look which file stands at the log's path.
-    LookAtPath,
+    /// Look which log is there.
+    FindLog,
     /// Note what slaves have seen and the log lacks; nothing, when all of it is settled.
     NoteWitnesses(WitnessText),
     /// Begin to write the log with an EPOCH record.
@@ -383,8 +383,8 @@ pub enum Effect {
         /// Reigns of which records are given up.
         given_up: Vec<Reign>,
     },
-    /// Say in the lock file who holds the lock and that the log is whole; if it serves, of which reign.
-    WriteLockText {
+    /// Let others know that this master leads and has a whole log; if it serves, of which reign.
+    Declare {
         /// Whether this master serves from now on.
         serves: bool,
     },
@@ -456,21 +456,21 @@ pub enum Effect {
 pub enum Ending {
     /// Cleanly, with nothing held any more.
     Clean,
-    /// Cleanly, although the log is not closed: the locks are kept until the process is gone.
+    /// Cleanly, although the log is not closed: the leadership is kept until the process is gone.
     Unclosed,
-    /// Because its log was moved away: the locks are kept until the process is gone.
-    Displaced,
+    /// Because it leads no more, without having been asked: what it holds is kept until the process is gone.
+    Deposed,
 }
 
 /// What is to be said in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Saying {
-    /// This master has the lock, and the log does not go on what it has replayed.
+    /// This master leads, and the log does not go on what it has replayed.
     Barred,
-    /// This master has the lock, and waits for what the log lacks.
+    /// This master leads, and waits for what the log lacks.
     Lacking(Lack),
-    /// Another file stands at the path, and is read.
-    OtherFile,
+    /// Another log is there, and is read.
+    AnotherLog,
     /// A reign is given up before it serves.
     Doubted {
         /// Who has seen more than the log holds.
@@ -588,7 +588,7 @@ impl Leadership {
         matches!(self.role, ReignRole::Serving { .. } | ReignRole::Preparing { .. })
     }
 
-    /// Whether the lock is won, and the log not found yet to go on what was replayed.
+    /// Whether this master leads, and the log is not found yet to go on what was replayed.
     pub fn is_barred(&self) -> bool {
         matches!(self.role, ReignRole::Barred { .. })
     }
@@ -747,18 +747,18 @@ impl Leadership {
             }
             Event::CaughtUp => self.caught_up(effects),
             Event::Looked(seen) => self.looked(now, seen, effects),
-            Event::LockWon { cluster, epoch } => self.lock_won(now, cluster, epoch, effects),
+            Event::Won { cluster, epoch } => self.won(now, cluster, epoch, effects),
             Event::Sighted { follows } => self.sighted(follows, effects),
             Event::Halted => self.halted(effects),
             Event::Recovered { log, read, noted } => self.recovered(now, log, read, noted),
             Event::Heard(hearsay) => self.consider(now, &hearsay, effects),
-            Event::PathSeen(seen) => self.path_seen(now, seen, effects),
+            Event::LogFound(seen) => self.log_found(now, seen, effects),
             Event::EpochWritten { version, id } => self.epoch_written(now, version, id, effects),
             Event::Accused { slave, seen } => self.accused(slave, seen, effects),
             Event::Synced => self.synced(now, effects),
-            Event::Closed { end, file, reigns } => self.closed(now, end, file, reigns, effects),
+            Event::Closed { end, log, reigns } => self.closed(now, end, log, reigns, effects),
             Event::Reopened => self.abort_handover(HandoverFailure::LogNotClosed, effects),
-            Event::Displaced => self.displaced(now, effects),
+            Event::Deposed => self.deposed(now, effects),
             Event::Answered => self.depart(effects),
             Event::Failed => self.become_role(ReignRole::Ended, effects),
             Event::StopAsked => self.stop_asked(now, effects),
@@ -832,8 +832,8 @@ impl Leadership {
         }
     }
 
-    /// The log is not at its path: nobody would find what is written to it.
-    fn displaced(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+    /// Nobody would find what this master writes from now on.
+    fn deposed(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         if !self.has_begun() || matches!(self.role, ReignRole::Departing { .. } | ReignRole::Ended) {
             return;
         }
@@ -845,10 +845,10 @@ impl Leadership {
     fn depart(&mut self, effects: &mut Vec<Effect>) {
         if let ReignRole::Departing { .. } = self.role {
             self.become_role(ReignRole::Ended, effects);
-            effects.push(Effect::End(Ending::Displaced));
+            effects.push(Effect::End(Ending::Deposed));
         }
     }
 }
 
-/// How long the answers may take that say what is not executed because the log was moved away, in milliseconds.
+/// How long the answers may take that say what is not executed because this master leads no more, in milliseconds.
 const DEPART_MS: u64 = 500;

@@ -1,11 +1,11 @@
-//! What comes between the lock and the first request: the log is looked at, made whole, held against what others know of it,
-//! and begun with an EPOCH record; the slaves are told. With the lock and without the right log, a master waits.
+//! What comes between the leadership and the first request: the log is looked at, made whole, held against what others know of it,
+//! and begun with an EPOCH record; the slaves are told. One that leads without the right log waits.
 //!
-//! Owns the looks at the path meanwhile. Whether a reign may begin on what was read is `may_begin.rs`.
+//! Owns the looks for another log meanwhile. Whether a reign may begin on what was read is `may_begin.rs`.
 
 use super::may_begin::{self, Accepted, Circumstances, Lack, Log, MayBegin, Source};
 use super::{Effect, Hearsay, Leadership, Queue, ReignRole, Saying, Surroundings};
-use crate::ids::{Epoch, Millis, Reign, ReignId, SlaveId, Version};
+use crate::ids::{Epoch, LogId, Millis, Reign, ReignId, SlaveId, Version};
 use crate::machine::master::Reigns;
 use crate::message;
 use crate::planted;
@@ -21,38 +21,36 @@ const TELL_BARRED_MS: u64 = 5000;
 /// How often it is said what is waited for.
 const TELL_LACK_MS: u64 = 60_000;
 
-/// How often the path is looked at while the right log is not there.
+/// How often it is looked which log is there while the right one is not.
 const LOOK_MS: u64 = 500;
 
-/// A file that stands at the log's path.
+/// A log that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileAtPath {
-    /// The device that it is on.
-    pub device: u64,
-    /// The number of its inode.
-    pub inode: u64,
+pub struct StoredLog {
+    /// Which one it is.
+    pub id: LogId,
     /// How long it is, in bytes.
     pub bytes: u64,
 }
 
-/// With the lock, and without what is needed to begin.
+/// A master that leads, without what is needed to begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
     /// What the log says; `None` when there is none.
     log: Option<Log>,
-    /// Whether it is open and locked, which it is as long as nothing is known to be wrong with it.
+    /// Whether it is open, which it is as long as nothing is known to be wrong with it.
     is_open: bool,
-    /// The file that was read.
-    read: Option<FileAtPath>,
+    /// The one that was read.
+    read: Option<StoredLog>,
     /// Another one that was there at the last look: it is read once it does not grow any more.
-    candidate: Option<FileAtPath>,
+    candidate: Option<StoredLog>,
     looked_at: Millis,
     is_looking: bool,
     /// Since when a slave of no cluster is connected.
     newcomer_since: Option<Millis>,
     /// What is waited for, and when it was said last.
     told: Option<(Lack, Millis)>,
-    /// What stands in the file of witnesses.
+    /// What is noted of witnesses.
     noted: WitnessText,
 }
 
@@ -83,7 +81,7 @@ impl Waiting {
     }
 
     fn lacks(&mut self, now: Millis, lack: Lack, effects: &mut Vec<Effect>) {
-        // Whoever puts another file there need not wait for our lock on this one.
+        // Whoever puts another one there need not wait until we have let go of this one.
         if std::mem::replace(&mut self.is_open, false) {
             effects.push(Effect::LetGoOfLog);
         }
@@ -95,7 +93,7 @@ impl Waiting {
         }
         if !self.is_looking && now.since(self.looked_at) >= LOOK_MS {
             self.is_looking = true;
-            effects.push(Effect::LookAtPath);
+            effects.push(Effect::FindLog);
         }
     }
 }
@@ -140,17 +138,17 @@ impl Leadership {
         }
     }
 
-    fn recover(&mut self, makes_file: bool, told: Option<(Lack, Millis)>, effects: &mut Vec<Effect>) {
+    fn recover(&mut self, makes_log: bool, told: Option<(Lack, Millis)>, effects: &mut Vec<Effect>) {
         self.become_role(ReignRole::Recovering { told }, effects);
-        effects.push(Effect::Recover { makes_file });
+        effects.push(Effect::Recover { makes_log });
     }
 
-    /// The log is locked and read, or there is none: from now on it is asked whether a reign may begin on it.
+    /// The log is open and read, or there is none: from now on it is asked whether a reign may begin on it.
     pub(super) fn recovered(
         &mut self,
         now: Millis,
         log: Option<Log>,
-        read: Option<FileAtPath>,
+        read: Option<StoredLog>,
         noted: WitnessText,
     ) {
         let ReignRole::Recovering { told } = &mut self.role else { return };
@@ -189,35 +187,35 @@ impl Leadership {
         }
     }
 
-    /// Begins a reign on what was found; what is not locked any more, or not there yet, is opened first.
+    /// Begins a reign on what was found; what is not open any more, or not there yet, is opened first.
     fn leave_waiting(&mut self, effects: &mut Vec<Effect>) {
         let ReignRole::Waiting(waiting) = &mut self.role else { return };
-        let makes_file = waiting.log.is_none();
+        let makes_log = waiting.log.is_none();
         let Some(log) = waiting.log.filter(|_| waiting.is_open) else {
             let told = waiting.told.take();
-            self.recover(makes_file, told, effects);
+            self.recover(makes_log, told, effects);
             return;
         };
         let (is_noted, given_up) = (!waiting.noted.is_empty(), std::mem::take(&mut waiting.noted.accepted));
         // Above every epoch that anybody has seen.
-        let highest = self.known_epoch.max(log.epoch).max(self.known.lock_epoch());
+        let highest = self.known_epoch.max(log.epoch).max(self.known.declared_epoch());
         let epoch = if planted!(EpochNotRaised) { highest.max(Epoch(1)) } else { highest.next() };
         self.become_role(ReignRole::Opening { epoch, is_noted }, effects);
         effects.push(Effect::WriteEpoch { epoch, given_up });
     }
 
-    pub(super) fn path_seen(&mut self, now: Millis, seen: Option<FileAtPath>, effects: &mut Vec<Effect>) {
+    pub(super) fn log_found(&mut self, now: Millis, seen: Option<StoredLog>, effects: &mut Vec<Effect>) {
         let ReignRole::Waiting(waiting) = &mut self.role else { return };
         (waiting.is_looking, waiting.looked_at) = (false, now);
         let is_new = match (seen, waiting.read) {
-            (Some(file), None) => file.bytes > 0,
+            (Some(found), None) => found.bytes > 0,
             (seen, read) => seen != read,
         };
         let before = std::mem::replace(&mut waiting.candidate, seen.filter(|_| is_new));
-        // A file that is being copied there is left alone until it is whole.
+        // One that is being copied there is left alone until it is whole.
         if waiting.candidate.is_some() && waiting.candidate == before {
             let told = waiting.told.take();
-            effects.push(Effect::Say(Saying::OtherFile));
+            effects.push(Effect::Say(Saying::AnotherLog));
             self.recover(false, told, effects);
         }
     }
@@ -237,7 +235,7 @@ impl Leadership {
             // What was noted is in the log, or given up in it.
             effects.push(Effect::NoteWitnesses(WitnessText::default()));
         }
-        effects.push(Effect::WriteLockText { serves: false });
+        effects.push(Effect::Declare { serves: false });
         effects.push(Effect::BeginReign { version, id });
         effects.push(Effect::Announce);
     }
@@ -249,7 +247,7 @@ impl Leadership {
         }
         effects.push(Effect::GivePlaces);
         // Until now nobody was served in this reign, and nothing is missing if its log is put aside.
-        effects.push(Effect::WriteLockText { serves: true });
+        effects.push(Effect::Declare { serves: true });
         effects.push(Effect::Say(Saying::Serving { epoch: reign.epoch }));
         self.known.served();
         self.takeover.reign_began(now);
@@ -265,12 +263,12 @@ impl Leadership {
         effects.push(Effect::CloseLog);
     }
 
-    /// The log is closed: give the locks away and follow the other master from here on, or end, or wait for the right log.
+    /// The log is closed: give the leadership away and follow the other master from here on, or end, or wait for the right log.
     pub(super) fn closed(
         &mut self,
         now: Millis,
         end: Position,
-        file: Option<FileAtPath>,
+        stored: Option<StoredLog>,
         reigns: &Reigns,
         effects: &mut Vec<Effect>,
     ) {
@@ -285,13 +283,13 @@ impl Leadership {
         self.known_epoch = self.known_epoch.max(reign.epoch);
         if let (ReignRole::Doubting { slave, seen, .. }, false) = (&self.role, self.is_closing()) {
             let (slave, seen) = (slave.clone(), *seen);
-            self.doubted(now, slave, seen, (Log::from(&end), file), effects);
+            self.doubted(now, slave, seen, (Log::from(&end), stored), effects);
             return;
         }
         let end = Position { reign, ..end };
         self.remember(&end, end.seq, reigns, effects);
-        // The standby that waits for the locks wakes up.
-        effects.push(Effect::GiveLockBack);
+        // The standby that queues for it wakes up.
+        effects.push(Effect::StopLeading);
         if self.is_closing() {
             self.end(effects);
             return;
@@ -310,14 +308,14 @@ impl Leadership {
         now: Millis,
         slave: SlaveId,
         seen: message::Seen,
-        (log, file): (Log, Option<FileAtPath>),
+        (log, stored): (Log, Option<StoredLog>),
         effects: &mut Vec<Effect>,
     ) {
         effects.push(Effect::LetGoOfLog);
         let mut waiting = Waiting {
             log: Some(log),
             is_open: false,
-            read: file,
+            read: stored,
             candidate: None,
             looked_at: now,
             is_looking: false,

@@ -203,7 +203,7 @@ impl Leadership {
     /// Another master serves, or is about to.
     fn leave(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         self.course = Course::Leaving { since: now, silent_too: false };
-        // This master wins no lock any more.
+        // This master leads no more.
         effects.push(Effect::LeaveQueue);
         effects.push(Effect::StopAccepting);
         effects.push(Effect::LetClientsGo { silent_too: false });

@@ -1,6 +1,6 @@
-//! When to queue for the lock, whom to suspect, when to ask for the reign, and when a standby that asks is trusted with it.
+//! When to queue for the leadership, whom to suspect, when to ask for the reign, and when a standby that asks is trusted with it.
 //!
-//! The lock decides who is primary; these rules only decide when to queue for it, when a holder that stands still is to be
+//! The log decides who leads; these rules only decide when to queue for that, when a leader that stands still is to be
 //! fenced, and when a handover is asked for or granted.
 //!
 //! They know one other master, on purpose: a log that is one file takes two (`docs/ARCHITECTURE.md`, *Decisions*, 14). Where
@@ -16,14 +16,14 @@ const SHORT_REIGN_MS: u64 = 10_000;
 /// The longest stable time that is asked for.
 const STABLE_MAX_MS: u64 = 64_000;
 
-/// What was seen of the lock.
+/// What was seen of who leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LockSeen {
-    /// It is free: nobody holds it.
-    Free,
-    /// Somebody holds it, with this counter (`None`: it has not begun to count).
-    Held {
-        /// The progress counter that the holder publishes.
+pub enum LeaderSeen {
+    /// Nobody does.
+    Nobody,
+    /// Somebody does, with this counter (`None`: it has not begun to count).
+    Leads {
+        /// The progress counter that the leader publishes.
         beat: Option<u64>,
     },
 }
@@ -60,19 +60,19 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-/// How a standby stands to the lock.
+/// Whether a standby wants to lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queue {
     /// Not at all: it is behind the log.
     Replaying,
-    /// It leaves a free lock to the other master until then.
+    /// It leaves the leadership to the other master until then.
     Courting {
-        /// When its courtesy ends; `None` before it has seen the lock free.
+        /// When its courtesy ends; `None` before it has seen that nobody leads.
         until: Option<Millis>,
     },
-    /// Queued for the lock.
+    /// Queued for the leadership.
     Queued {
-        /// The holder's counter and since when it stands there.
+        /// The leader's counter and since when it stands there.
         beat: Option<(Option<u64>, Millis)>,
     },
 }
@@ -133,7 +133,7 @@ impl Takeover {
         !self.config.preferred || self.yielded_at.is_some()
     }
 
-    fn lock_won(&mut self) {
+    fn won(&mut self) {
         self.asked = false;
         self.forced = false;
     }
@@ -180,7 +180,7 @@ impl Takeover {
         self.forced = true;
     }
 
-    /// Asks the active master for the reign, if it is time: for one that is queued for the lock.
+    /// Asks the active master for the reign, if it is time: for one that is queued to lead.
     pub(super) fn ask_if_due(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         if self.asked {
             return;
@@ -194,7 +194,7 @@ impl Takeover {
         }
     }
 
-    /// A counter that stands still while our own clock runs is a holder that hangs.
+    /// A counter that stands still while our own clock runs is a leader that hangs.
     fn suspect(
         &self,
         now: Millis,
@@ -243,40 +243,40 @@ impl Leadership {
                 *queue = Queue::Courting { until: None };
             } else {
                 *queue = Queue::Queued { beat: None };
-                effects.push(Effect::WaitForLock);
+                effects.push(Effect::QueueToLead);
             }
-            // A holder who dies before the next regular look must not cost the courtesy of a second.
-            effects.push(Effect::WatchLock);
+            // A leader who dies before the next regular look must not cost the courtesy of a second.
+            effects.push(Effect::WatchLeader);
         }
     }
 
-    pub(super) fn looked(&mut self, now: Millis, seen: LockSeen, effects: &mut Vec<Effect>) {
+    pub(super) fn looked(&mut self, now: Millis, seen: LeaderSeen, effects: &mut Vec<Effect>) {
         let ReignRole::Standby { queue } = &mut self.role else { return };
         let courtesy_ms = self.config.courtesy_ms;
         let is_over = |until: &Option<Millis>| until.is_some_and(|until| now >= until);
         *queue = match (*queue, seen) {
-            (Queue::Courting { .. }, LockSeen::Held { .. }) => {
-                effects.push(Effect::WaitForLock);
+            (Queue::Courting { .. }, LeaderSeen::Leads { .. }) => {
+                effects.push(Effect::QueueToLead);
                 Queue::Queued { beat: None }
             }
-            (Queue::Courting { until }, LockSeen::Free) if is_over(&until) => {
-                effects.push(Effect::WaitForLock);
+            (Queue::Courting { until }, LeaderSeen::Nobody) if is_over(&until) => {
+                effects.push(Effect::QueueToLead);
                 Queue::Queued { beat: None }
             }
-            (Queue::Courting { until }, LockSeen::Free) => {
+            (Queue::Courting { until }, LeaderSeen::Nobody) => {
                 Queue::Courting { until: until.or(Some(now.plus(courtesy_ms))) }
             }
-            (Queue::Queued { beat: last }, LockSeen::Held { beat }) => {
+            (Queue::Queued { beat: last }, LeaderSeen::Leads { beat }) => {
                 Queue::Queued { beat: self.takeover.suspect(now, beat, last, effects) }
             }
-            (Queue::Queued { .. }, LockSeen::Free) => Queue::Queued { beat: None },
+            (Queue::Queued { .. }, LeaderSeen::Nobody) => Queue::Queued { beat: None },
             (Queue::Replaying, _) => Queue::Replaying,
         };
     }
 
-    /// The lock is won: have the log looked at, before anything is done to it. A lock that is not wanted any more is let go by
-    /// the caller, who finds that this master is not `Barred`.
-    pub(super) fn lock_won(
+    /// This master leads: have the log looked at, before anything is done to it. A leadership that is not wanted any more is given
+    /// up by the caller, who finds that this master is not `Barred`.
+    pub(super) fn won(
         &mut self,
         now: Millis,
         cluster: Option<ClusterId>,
@@ -287,8 +287,8 @@ impl Leadership {
         if !self.is_standby() || self.is_leaving() {
             return;
         }
-        self.takeover.lock_won();
-        self.known.lock_won(cluster, epoch);
+        self.takeover.won();
+        self.known.won(cluster, epoch);
         self.become_role(ReignRole::Barred { told_at: now }, effects);
         effects.push(Effect::LookAtLog);
     }

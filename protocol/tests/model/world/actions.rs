@@ -1,4 +1,4 @@
-//! What may happen next in a world, and what then happens to what is no machine.
+//! The possible actions of a world, and their effects on what is not a machine.
 
 use super::*;
 
@@ -85,7 +85,7 @@ impl fmt::Display for Action {
 }
 
 impl World {
-    /// What may happen without a fault, healing among it.
+    /// The actions without a fault, including recovery from faults.
     pub(super) fn progress_actions(&self) -> Vec<Action> {
         let mut all = Vec::new();
         for m in 0..2 {
@@ -155,7 +155,7 @@ impl World {
         match node.reign.role() {
             ReignRole::Standby { queue: Queue::Replaying } => all.push(Action::CatchUp { m }),
             ReignRole::Standby { queue: Queue::Courting { .. } } => {
-                // A second of courtesy does not pass while somebody who runs waits for a lock that is free.
+                // The second of a cold start does not pass while a running master waits for a free lock.
                 let other = &self.masters[1 - m];
                 if lock.is_some() || !other.runs() || !other.waits_for_lock() {
                     all.push(Action::Look { m });
@@ -203,7 +203,7 @@ impl World {
         !effects.is_empty()
     }
 
-    /// What clients ask, where it is served in the end, or (`stray`) elsewhere.
+    /// Requests of clients, at the master that will serve them, or (`stray`) at the other one.
     pub(super) fn client_actions(&self, stray: bool, all: &mut Vec<Action>) {
         for (c, client) in self.clients.all.iter().enumerate() {
             let Some(plan) = self.setup.clients.get(c) else { continue };
@@ -214,7 +214,7 @@ impl World {
             if asked && !plan.pipelines {
                 continue;
             }
-            // What was refused in the middle of a pipeline is asked again when the rest has been answered.
+            // A request that was refused in the middle of a pipeline is asked again once the rest is answered.
             if client.requests[next + 1..].iter().any(|r| r.progress == Progress::Asked) {
                 continue;
             }
@@ -233,7 +233,7 @@ impl World {
         }
     }
 
-    /// What may go wrong, as far as the world allows.
+    /// The faults that the world still allows.
     pub(super) fn fault_actions(&self, all: &mut Vec<Action>) {
         let (spent, limits) = (&self.spent, &self.setup.faults);
         for m in (0..2).filter(|m| self.masters[*m].runs()) {
@@ -298,7 +298,7 @@ impl World {
         }
     }
 
-    /// Takes a step, and what masters do by themselves after it.
+    /// Takes a step, followed by what masters do by themselves.
     #[expect(clippy::too_many_lines, reason = "one arm for each action, each short")]
     pub(super) fn perform(&mut self, action: Action) {
         match action {
@@ -422,7 +422,7 @@ impl World {
         self.check_state();
     }
 
-    /// What a master looks at whenever something has happened.
+    /// What a master checks after every event.
     pub(super) fn after_turn(&mut self, m: usize) {
         let reign = &self.masters[m].reign;
         if reign.is_waiting() {

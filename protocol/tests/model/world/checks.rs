@@ -1,9 +1,10 @@
-//! What must hold in every state, and what must hold once everything has healed.
+//! The checks of every state, and of the healed world.
 
 use super::*;
 
 impl World {
-    /// Whether master `m` holds the lock. A world whose bug is about the lock is to show what comes of it.
+    /// Whether master `m` holds the lock. Not checked in a world whose bug is about the lock: there the consequences
+    /// must be found.
     pub(super) fn may_serve(&self, m: usize) -> bool {
         self.disk.lock == Some(m) || self.bug(Bug::LockNotAwaited) || self.bug(Bug::FenceWithoutKill)
     }
@@ -24,7 +25,7 @@ impl World {
         }
     }
 
-    /// Takes the steps that are no faults until nothing is left to do.
+    /// Takes steps that are not faults until nothing is left to do.
     pub(super) fn settle(&mut self, booting: bool) {
         self.front_ticks = 0;
         for _ in 0..SETTLE_STEPS_MAX {
@@ -52,7 +53,7 @@ impl World {
         self.wrong(format!("the world does not come to rest, there is always: {}", next.join("; ")));
     }
 
-    /// What is wrong when all has healed and nothing is under way.
+    /// Checks the world when it has healed and nothing is under way.
     pub(super) fn check_at_rest(&mut self) {
         let Some(m) = (0..2).find(|m| self.masters[*m].serves()) else {
             self.wrong("nobody serves although all has healed".to_owned());
@@ -101,7 +102,7 @@ impl World {
         }
     }
 
-    /// Heals everything, and holds that a write and a read by a new client end well.
+    /// Heals everything, and checks that a write and a read of a new client succeed.
     pub(super) fn heals(&self) -> Option<String> {
         let wrong = self.healed(false).violation?;
         let way = self.healed(true).told.unwrap_or_default();

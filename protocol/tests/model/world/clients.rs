@@ -1,4 +1,4 @@
-//! Clients: what they ask, what they hear, and what each answer is held to.
+//! Clients: their requests, the answers, and the check of each answer.
 
 use super::*;
 
@@ -42,7 +42,7 @@ impl World {
         self.front(m, front::Event::Request { asker, kind, deadline: DEADLINE, command });
     }
 
-    /// `first_hand`: master `m` answers for itself and not for the other one.
+    /// `first_hand`: master `m` has executed the request itself, and does not forward the other one's answer.
     pub(super) fn reply(&mut self, m: usize, to: Asker, reply: Reply, first_hand: bool) {
         if to.session.0 >= FORWARDED {
             let link = self.peers[1 - m].change();
@@ -158,14 +158,14 @@ impl World {
         }
     }
 
-    /// Whoever acknowledged a write holds it, unless it was overtaken since.
+    /// A slave that acknowledged a write holds it, unless a later version has replaced it.
     pub(super) fn somebody_holds(&mut self, m: usize, place: usize) {
         let version = self.disk.log[place - 1].version;
         if self.masters[m].core.directory().get(&key()).map(|entry| entry.version) != Some(version) {
             return;
         }
         let active = (0..self.slaves.len()).filter(|s| self.links[m][*s].count.is_some());
-        // One that is gone may have held it: its last word is still taken in.
+        // A slave that is gone may have held it: its last messages are still handled.
         let may_hold =
             |s: usize| !self.links[m][s].slave_up || self.held(s).is_some_and(|(held, _)| held == version);
         if !active.into_iter().any(may_hold) {
@@ -186,7 +186,7 @@ impl World {
         clients.floor = clients.floor.max(place);
     }
 
-    /// A client's session is gone: what it had asked has no answer.
+    /// A client's session is gone: its open requests get no answer.
     pub(super) fn session_lost(&mut self, c: usize, anew: bool) {
         let again = self.bug(Bug::UnknownSentAgain);
         let wishes = self.setup.clients[c].wishes.clone();

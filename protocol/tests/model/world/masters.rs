@@ -156,7 +156,7 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Fence { .. } => fences = true,
-                Effect::GiveLockBack => self.disk.change().lock = None,
+                Effect::StopLeading => self.disk.change().lock = None,
                 Effect::LookAtLog => {
                     self.reign(m, reign::Event::Sighted { follows: true });
                 }
@@ -169,7 +169,7 @@ impl World {
                     }
                 }
                 Effect::WriteEpoch { epoch, .. } => self.begin_log(m, epoch),
-                Effect::WriteLockText { serves } => {
+                Effect::Declare { serves } => {
                     if serves {
                         self.disk.change().lock_epoch = self.masters[m].shell.epoch;
                     }
@@ -192,8 +192,8 @@ impl World {
                 Effect::RefuseHandover { .. } => self.refuse_handover(m),
                 Effect::Say(saying) => self.tell(|| format!("master {m}: {saying:?}")),
                 // Steps of their own, which the role allows.
-                Effect::WatchLock
-                | Effect::WaitForLock
+                Effect::WatchLeader
+                | Effect::QueueToLead
                 | Effect::Recover { .. }
                 | Effect::SyncLog
                 | Effect::CloseLog
@@ -203,7 +203,7 @@ impl World {
                 Effect::LeaveQueue
                 | Effect::FollowAnew
                 | Effect::LetGoOfLog
-                | Effect::LookAtPath
+                | Effect::FindLog
                 | Effect::AbandonLog
                 | Effect::OfferReign
                 | Effect::AnswerOperator { .. }
@@ -395,12 +395,12 @@ impl World {
     pub(super) fn look(&mut self, m: usize) {
         match self.disk.lock {
             Some(_) => {
-                self.reign(m, reign::Event::Looked(LockSeen::Held { beat: Some(1) }));
+                self.reign(m, reign::Event::Looked(LeaderSeen::Leads { beat: Some(1) }));
             }
             None => {
                 let until = self.masters[m].shell.now.plus(1100);
                 while self.masters[m].shell.now < until && !self.masters[m].waits_for_lock() {
-                    self.reign(m, reign::Event::Looked(LockSeen::Free));
+                    self.reign(m, reign::Event::Looked(LeaderSeen::Nobody));
                     let shell = self.masters[m].shell.change();
                     shell.now = shell.now.plus(100);
                 }
@@ -412,7 +412,7 @@ impl World {
         let disk = self.disk.change();
         disk.lock = Some(m);
         let named = Some(disk.lock_epoch).filter(|epoch| *epoch > Epoch(0));
-        self.reign(m, reign::Event::LockWon { cluster: named.map(|_| CLUSTER), epoch: named });
+        self.reign(m, reign::Event::Won { cluster: named.map(|_| CLUSTER), epoch: named });
     }
 
     pub(super) fn recover(&mut self, m: usize) {
@@ -424,7 +424,7 @@ impl World {
             disk.synced = disk.log.len();
         }
         let end = self.end_of(self.disk.log.len());
-        let read = FileAtPath { device: 1, inode: 1, bytes: end.offset };
+        let read = StoredLog { id: (1, 1), bytes: end.offset };
         let noted = dsm_protocol::witness_file::WitnessText::default();
         self.reign(m, reign::Event::Recovered { log: Some((&end).into()), read: Some(read), noted });
         self.hear(m);
@@ -435,7 +435,7 @@ impl World {
         let looks = (0..60).any(|_| {
             let shell = self.masters[m].shell.change();
             shell.now = shell.now.plus(25);
-            self.reign(m, reign::Event::Looked(LockSeen::Held { beat: Some(7) }))
+            self.reign(m, reign::Event::Looked(LeaderSeen::Leads { beat: Some(7) }))
         });
         if !looks {
             self.wrong("a holder that stands still is not fenced".to_owned());
@@ -461,10 +461,10 @@ impl World {
         }
         let records = self.disk.log.len();
         let end = self.end_of(records);
-        let file = Some(FileAtPath { device: 1, inode: 1, bytes: end.offset });
+        let log = Some(StoredLog { id: (1, 1), bytes: end.offset });
         let node = &mut self.masters[m];
         node.shell.change().replayed = records;
-        let closed = reign::Event::Closed { end, file, reigns: node.core.reigns() };
+        let closed = reign::Event::Closed { end, log, reigns: node.core.reigns() };
         let mut effects = Vec::new();
         node.reign.change().step(node.shell.now, closed, &mut effects);
         self.perform_reign(m, effects);

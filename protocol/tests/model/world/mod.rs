@@ -1,8 +1,8 @@
 //! The world that is searched: two masters of real machines, slaves, one log, one lock, clients, and all that may
 //! happen next.
 //!
-//! Owns what is not a machine, as small as it can be: links as queues, the log as a list with a synced prefix, the lock
-//! as a name, the shell's duties as `actors/` performs them. Never decides what a machine should do.
+//! Owns what is not a machine, in its simplest form: links as queues, the log as a list with a synced prefix, the lock
+//! as a name, and the shell's duties as `actors/` performs them. Never decides what a machine should do.
 
 mod actions;
 mod checks;
@@ -24,7 +24,7 @@ use dsm_protocol::machine::front::{self, Front, Kind};
 use dsm_protocol::machine::link::Count;
 use dsm_protocol::machine::master::{self, Asker, Change, Master, ReadId, WriteId};
 use dsm_protocol::machine::reign::{
-    self, FileAtPath, Hearsay, Leadership, LockSeen, Queue, ReignRole, Stance, Surroundings,
+    self, Hearsay, LeaderSeen, Leadership, Queue, ReignRole, Stance, StoredLog, Surroundings,
 };
 use dsm_protocol::machine::slave::{self, Slave};
 use dsm_protocol::record::{Place, Position};
@@ -32,16 +32,16 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::rc::Rc;
 
-/// No request of the world waits long enough to be given up by a machine.
+/// A deadline that no request reaches.
 const DEADLINE: Millis = Millis(u64::MAX / 2);
 
 /// The cluster of the one log.
 const CLUSTER: ClusterId = ClusterId(1);
 
-/// The link over which a master hears the other one.
+/// The link over which a master gets the other one's messages.
 const STANDBY: LinkId = LinkId(1);
 
-/// A master that has just been started waits so long for what others know of the log.
+/// How long a master that was just started waits for what others know of the log.
 const HEAR_MS: u64 = reign::may_begin::HEAR_MS;
 
 /// Longer than any wait of a handover or for slaves, and too short for a pause of our own.
@@ -50,16 +50,16 @@ const TIMEOUT_MS: u64 = 500;
 /// Sessions from here on are those of the other master's clients.
 const FORWARDED: u64 = 1000;
 
-/// How often time passes for requests that are held, in one run: each try is forwarded under numbers of its own.
+/// How often time passes for held requests in one run. It is bounded because each retry is forwarded under new numbers.
 const FRONT_TICKS_MAX: u8 = 3;
 
-/// More steps than any world needs to come to rest.
+/// More steps than any world needs to settle.
 const SETTLE_STEPS_MAX: usize = 2000;
 
-/// The most lines that are told of the way to rest.
+/// The most lines that are printed about the settling.
 const TOLD_MAX: usize = 80;
 
-/// Every how many states the way to rest is tried (all quiet ones are looked at in any case).
+/// One in this many states is healed (and every quiet one).
 const SETTLE_EVERY: Digest = 64;
 
 #[derive(Clone, Debug)]
@@ -125,14 +125,14 @@ enum Queued {
     Epoch,
 }
 
-/// What is on its way to the disk: written, and not yet known to be synced.
+/// A record that is written and not known to be synced yet.
 #[derive(Clone, Debug)]
 enum InGroup {
     Change(WriteId, usize),
     Epoch(usize),
 }
 
-/// What a master has beside its machines.
+/// A master's state outside its machines.
 #[derive(Clone, Debug)]
 struct Shell {
     life: Life,
@@ -145,8 +145,8 @@ struct Shell {
     log_reads: Vec<(ReadId, Place, Version, Bytes)>,
 }
 
-/// The machine of a reign. Its doubt of itself, which decides when nobody is asked in vain and no master is fenced, is no part of
-/// what tells two states apart: here a timeout may come at any moment, and a holder is suspected when it stands still.
+/// The machine of a reign. Its self-doubt is left out of the digest: here a timeout may come at any moment, and a holder is
+/// suspected when it is stopped.
 #[derive(Clone)]
 struct Timeless(Leadership);
 
@@ -211,11 +211,11 @@ enum Progress {
     Unknown,
 }
 
-/// Something that a client asks for.
+/// A client's request.
 #[derive(Clone, Debug)]
 struct Request {
     progress: Progress,
-    /// The highest place in the log that anybody had heard of when this was first asked.
+    /// The highest place in the log that any client had seen when this was first asked.
     floor: Option<usize>,
     /// Whether a later request of the same session was answered while this one was not.
     overtaken: bool,
@@ -230,7 +230,7 @@ struct Client {
     requests: Vec<Request>,
 }
 
-/// The clients, and what the world has heard from them.
+/// The clients, and what they have seen.
 #[derive(Clone, Debug)]
 struct Clients {
     all: Vec<Client>,
@@ -255,7 +255,7 @@ pub(crate) struct World {
     told: Option<Vec<String>>,
 }
 
-/// What identifies the reign of an EPOCH record: no two stand in one place.
+/// The identity of the reign of an EPOCH record, made from its place: no two have the same.
 fn reign_of(version: Version) -> Reign {
     Reign { epoch: version.epoch, id: ReignId(version.seq.0) }
 }
@@ -334,7 +334,7 @@ impl World {
             told: None,
             setup: Rc::new(Setup { clients: Vec::new(), bug: None, ..setup.clone() }),
         };
-        // Nobody asks for anything before the cluster stands.
+        // No client asks before the cluster is ready.
         world.settle(true);
         assert_eq!(world.violation, None);
         assert!(world.masters[0].serves() && world.masters[1].waits_for_lock());
@@ -358,7 +358,7 @@ impl World {
     }
 }
 
-/// What a record makes of a key: `None` when nothing, `Some(None)` when it deletes it.
+/// The effect of a record on a key: `None` when there is none, `Some(None)` when it deletes the key.
 fn value_in(record: &Record, key: &Bytes) -> Option<Option<Bytes>> {
     match record.change.as_ref()? {
         Change::Put(pairs) => {

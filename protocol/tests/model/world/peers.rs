@@ -1,4 +1,4 @@
-//! The links between the masters: who serves, forwarded requests, handovers.
+//! The links between the masters: announcements of who serves, forwarded requests, handovers.
 
 use super::*;
 
@@ -26,7 +26,7 @@ impl World {
         }
     }
 
-    /// Master `m` takes in what came over the link that it has dialed.
+    /// Master `m` handles a message from the link that it has dialed.
     pub(super) fn peer_answers(&mut self, m: usize) {
         let link = self.peers[m].change();
         let id = LinkId(link.generation);
@@ -55,7 +55,7 @@ impl World {
         }
     }
 
-    /// The other master takes in what `m` sent over the link that it has dialed.
+    /// The other master handles a message that `m` sent over the link that it has dialed.
     pub(super) fn peer_asks(&mut self, m: usize) {
         let link = self.peers[m].change();
         let generation = link.generation;

@@ -47,7 +47,7 @@ impl World {
         }
     }
 
-    /// No slave may ever accuse the log of lacking a record: what it has seen is there.
+    /// No slave may ever testify that the log lacks a record: everything that it has seen is there.
     fn no_witness(&mut self, m: usize, seen: Option<&Seen>) {
         let testimony = seen.map_or(Testimony::Agrees, |seen| self.masters[m].core.reigns().testimony(seen));
         if testimony != Testimony::Agrees {
@@ -55,7 +55,7 @@ impl World {
         }
     }
 
-    /// The master removes a slave. What was sent to it may still arrive there.
+    /// The master removes a slave. Messages to it may still arrive.
     pub(super) fn slave_ended(&mut self, m: usize, s: usize) {
         if !self.links[m][s].master_up {
             return;
@@ -162,7 +162,7 @@ impl World {
                 let entries = if self.bug(Bug::ReportIgnored) { Vec::new() } else { entries };
                 master::Event::Holdings { link: id, entries, last }
             }
-            // What a slave said to a reign that has ended since.
+            // A slave's message to a reign that has ended since.
             (
                 slave::Effect::Enlisted { .. }
                 | slave::Effect::Ack { .. }
