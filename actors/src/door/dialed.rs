@@ -163,7 +163,10 @@ impl LinkToPeer {
             About::Request(_) | About::Value(_) => Err(LinkError::Io(io::ErrorKind::InvalidData.into())),
         };
         let (link, unheard) = (generation, &unheard);
-        let reader = LinkReader { stream, buffer, context, stranger: None, link, outbox, unheard };
+        // The requests on their way are bounded where they are forwarded.
+        let unsent_max = usize::MAX;
+        let reader =
+            LinkReader { stream, buffer, context, stranger: None, link, outbox, unheard, unsent_max };
         match reader.frames(request_body_max(context), arrived, refuse).await {
             Ok(()) => Err(io::ErrorKind::UnexpectedEof.into()),
             Err(LinkError::Io(error)) => Err(error),

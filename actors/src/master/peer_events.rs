@@ -14,6 +14,7 @@ use crate::door::session::{Coding, Session};
 use crate::journal::{LogId, Wording};
 use crate::shown::shown_message;
 use dsm_protocol::command::{ErrorWord, Reply};
+use dsm_protocol::frame;
 use dsm_protocol::ids::{LinkId, Millis, Reign as ReignName, Seq, SessionId, SlaveId};
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::master::Asker;
@@ -169,6 +170,12 @@ impl MasterActor {
             Some(session) => session,
             None => {
                 let Some(outbox) = self.peers.outbox_of(link) else { return };
+                if self.peers.streams() >= board.gate.forwarded_sessions_max() {
+                    let refusal = Reply::error(ErrorWord::Busy, "too many clients of the other master");
+                    board.errors.note(&refusal);
+                    outbox.append_pieces(|out| frame::encode_response(id, &refusal, out));
+                    return;
+                }
                 let session = SessionId(board.next_id());
                 let forwarded = Session::new(session, Origin::forwarded(), outbox.clone(), &board.answers);
                 self.peers.stream_began(link, stream, session);

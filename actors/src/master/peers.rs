@@ -171,6 +171,11 @@ impl Peers {
         self.inbound.get(&link)?.streams.get(&stream).copied()
     }
 
+    /// How many sessions are forwarded for.
+    pub(super) fn streams(&self) -> usize {
+        self.inbound.values().map(|peer| peer.streams.len()).sum()
+    }
+
     /// A session begins for a stream.
     pub(super) fn stream_began(&mut self, link: LinkId, stream: u64, session: SessionId) {
         if let Some(peer) = self.inbound.get_mut(&link) {
