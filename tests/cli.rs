@@ -124,7 +124,7 @@ fn answer(command: &StoreCommand, map: &Map) -> Option<Reply> {
     })
 }
 
-/// An address nobody listens at.
+/// An address at which nothing listens.
 fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }

@@ -8,10 +8,11 @@ use common::cluster::{Node, Setup, TestCluster, MASTERS};
 use common::native::{self, Native};
 use common::resp::{encoded, Answer, Connection, Info};
 use common::{millis, nobody_notices, seconds, wait_for};
-use dsm_protocol::command::{Command, Reply};
-use dsm_protocol::frame::PREFACE;
+use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::frame::{self, PREFACE};
+use dsm_protocol::ids::RequestId;
 use dsm_protocol::info::SECTIONS;
-use dsm_protocol::message::HelloRole;
+use dsm_protocol::message::{HelloRole, Message, Request};
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -545,6 +546,85 @@ fn unfinished_frames_over_the_limit_in_all_are_cut() {
                 (info(cluster, master).number("unfinished_link_bytes") == 0).then_some(())
             });
         }
+    });
+}
+
+/// A link of somebody who says that he is the other master.
+fn as_other_master(cluster: &TestCluster) -> Native {
+    let mut link = Native::open(cluster.address(Node::Master), seconds(2));
+    link.say_hello(None, other_master(cluster)).expect("sent");
+    link.welcome().expect("a master of the same log is welcome");
+    link
+}
+
+/// So many requests for a key, as a master forwards them; `stream` gives the session of each.
+fn forwarded(command: &Command, ids: std::ops::Range<u64>, stream: impl Fn(u64) -> u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for id in ids {
+        let request =
+            Request { id: RequestId(id), stream: stream(id), generation: 0, command: command.clone() };
+        frame::encode_request(&request, &mut bytes);
+    }
+    bytes
+}
+
+#[test]
+fn another_master_that_takes_no_answers_is_not_read_further() {
+    const BATCH: u64 = 1000;
+    const REQUESTS_MAX: u64 = 60_000;
+    nobody_notices(&["--max-pipeline-bytes", "4MiB"], |cluster, load| {
+        assert_eq!(cluster.ask(&[b"SET", b"some", &vec![b's'; 10_000]]), Answer::ok());
+        let commands = [Command::Get { key: "some".into() }, Command::Exists { keys: vec!["some".into()] }];
+        // Each value is a copy of its own in the master; what is counted is short, and more of it is asked.
+        for (command, times) in commands.into_iter().zip([1, 40]) {
+            let before = cluster.resident_bytes(Node::Master);
+            let mut link = as_other_master(cluster);
+            let mut sent = 0;
+            // Until it is not read any further.
+            while sent < times * REQUESTS_MAX
+                && link.send(&forwarded(&command, sent..sent + BATCH, |_| 1)).is_ok()
+            {
+                sent += BATCH;
+            }
+            // What was read is answered meanwhile, as far as there is room for it.
+            load.wait_for_writes(2000, seconds(10));
+            let grown = cluster.resident_bytes(Node::Master).saturating_sub(before);
+            assert!(grown < 64 * MIB, "{} MiB more after {sent} times {command:?}", grown / MIB);
+            // Beyond `--max-pipeline-bytes` goes what was on its way when that was reached.
+            let answer_bytes = info(cluster, Node::Master).number("answer_bytes");
+            assert!(answer_bytes < 8 * MIB, "{answer_bytes} bytes of answers to {sent} times {command:?}");
+            drop(link);
+        }
+    });
+}
+
+#[test]
+fn another_master_has_no_more_sessions_than_two_masters_have_connections() {
+    const STREAMS: u64 = 5000;
+    nobody_notices(&["--max-connections", "100"], |cluster, load| {
+        let mut link = as_other_master(cluster);
+        let command = Command::Exists { keys: vec!["some".into()] };
+        let mut busy = 0;
+        for from in (0..STREAMS).step_by(500) {
+            link.send(&forwarded(&command, from..from + 500, |id| id)).expect("it is read");
+            for _ in 0..500 {
+                let reply = loop {
+                    // What it says of who serves comes in between.
+                    if let Message::Response { reply, .. } = link.message().expect("an answer") {
+                        break reply;
+                    }
+                };
+                busy += u64::from(matches!(&reply, Reply::Error(error) if error.word == ErrorWord::Busy));
+            }
+        }
+        let clients = info(cluster, Node::Master).number("connected_clients");
+        assert!(clients <= 300, "{clients} sessions");
+        assert!((STREAMS - 300..=STREAMS - 100).contains(&busy), "{busy} were BUSY");
+        load.wait_for_writes(100, seconds(5));
+        drop(link);
+        wait_for("the sessions are over", seconds(5), || {
+            (info(cluster, Node::Master).number("connected_clients") < 100).then_some(())
+        });
     });
 }
 

@@ -262,6 +262,7 @@ fn a_copy_that_lacks_what_a_slave_has_seen_is_not_served_until_it_is_replaced_or
     assert!(log.lines().any(|line| line.starts_with("EPOCH 3 ") && line.contains(" GivenUp=2-")), "{log}");
     write(&cluster, "k", "newest");
     assert_eq!(asked(&cluster, Node::Master, "k"), Answer::bulk("newest"));
+    wait_for("what was noted is settled", SOON, || (std::fs::read(&witness).ok()?.is_empty()).then_some(()));
     let (code, said) = {
         cluster.kill_all();
         dsm_log(&["accept-loss"], &cluster.log())

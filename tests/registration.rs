@@ -319,7 +319,7 @@ fn a_log_that_cannot_be_is_one_clear_line() {
     std::fs::write(&file, "").expect("a file");
     let directory = dir.path().join("directory.log");
     std::fs::create_dir(&directory).expect("a directory");
-    // Where nobody may create a file, not even root.
+    // In a directory where not even root may create a file.
     let read_only = Path::new("/proc/self");
     let logs = [
         dir.path().join("missing/kv_store.log"),

@@ -17,6 +17,7 @@ use crate::slave::SlaveActor;
 use crate::supervision::{Dismiss, Fate, Stop};
 use actix::prelude::*;
 use dsm_protocol::ids::SlaveId;
+use dsm_protocol::machine::welcome::is_outvoted;
 use dsm_protocol::record::line_bytes_max;
 use futures_util::future::join_all;
 use std::cell::Cell;
@@ -115,8 +116,9 @@ pub(crate) async fn open_master(
     }
     let asked =
         join_all(introductions.iter().map(|introduction| dialed::preflight(introduction, &env))).await;
-    if let Some(reason) = asked.into_iter().flatten().next() {
-        return Err(NodeError::Refused { reason });
+    let refusals: Vec<String> = asked.into_iter().flatten().collect();
+    if is_outvoted(refusals.len(), introductions.len()) {
+        return Err(NodeError::Refused { reason: refusals.join("; ") });
     }
     let fate = Fate::default();
     // One record may hold several of the longest values.

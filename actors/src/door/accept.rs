@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 /// How long the acceptor rests when the system has no file descriptor left.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
 
-/// A node that stops closes its port once nobody has connected for this long.
+/// A node that stops closes its port once no connection has come for this long.
 const ACCEPT_LAST: Duration = Duration::from_millis(2);
 
 /// Accepts connections until the node ends, and then waits until the open ones have ended. Dropping this future cuts

@@ -80,6 +80,11 @@ impl Gate {
         Some(self.request_always(bytes))
     }
 
+    /// The most sessions that other masters may forward for, in all: with our own clients', as many as two masters have.
+    pub(crate) fn forwarded_sessions_max(&self) -> usize {
+        self.connections_max.saturating_mul(2)
+    }
+
     /// The same for a request that the other master forwards. That master has counted it against the same limits, so
     /// that together with our own clients' requests twice the limit may be in flight.
     pub(crate) fn forwarded_request(self: &Rc<Self>, bytes: usize) -> Option<RequestPermit> {

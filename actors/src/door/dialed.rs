@@ -112,7 +112,9 @@ impl Kept for LinkToPeer {
     }
 
     fn refused(&self, why: &DialError) {
-        self.context.switchboard.push(Arrived::DialRefused { reason: why.to_string() });
+        self.context
+            .switchboard
+            .push(Arrived::DialRefused { address: self.master().to_owned(), reason: why.to_string() });
     }
 
     fn failed(&self, why: &DialError, is_first: bool) {
@@ -161,7 +163,10 @@ impl LinkToPeer {
             About::Request(_) | About::Value(_) => Err(LinkError::Io(io::ErrorKind::InvalidData.into())),
         };
         let (link, unheard) = (generation, &unheard);
-        let reader = LinkReader { stream, buffer, context, stranger: None, link, outbox, unheard };
+        // The requests on their way are bounded where they are forwarded.
+        let unsent_max = usize::MAX;
+        let reader =
+            LinkReader { stream, buffer, context, stranger: None, link, outbox, unheard, unsent_max };
         match reader.frames(request_body_max(context), arrived, refuse).await {
             Ok(()) => Err(io::ErrorKind::UnexpectedEof.into()),
             Err(LinkError::Io(error)) => Err(error),

@@ -60,6 +60,8 @@ pub(super) struct LinkReader<'a> {
     pub(super) link: LinkId,
     pub(super) outbox: &'a Outbox,
     pub(super) unheard: &'a Rc<Unheard>,
+    /// While more bytes wait for its socket, the link is not read: whoever asks must take the answers.
+    pub(super) unsent_max: usize,
 }
 
 impl LinkReader<'_> {
@@ -74,7 +76,7 @@ impl LinkReader<'_> {
         mut refuse: impl FnMut(About, usize) -> Result<(), LinkError>,
     ) -> Result<(), LinkError> {
         let switchboard = &*self.context.switchboard;
-        let unfinished = switchboard.gate.unfinished_frames.part();
+        let (gate, unfinished) = (&switchboard.gate, switchboard.gate.unfinished_frames.part());
         let mut turns = Turns::default();
         let mut unframer = Unframer::default();
         loop {
@@ -83,6 +85,10 @@ impl LinkReader<'_> {
                     self.meet().await;
                 }
                 self.unheard.room().await;
+                if self.outbox.len() > self.unsent_max {
+                    count(&gate.counters.reads_paused);
+                    self.outbox.drained_to(self.unsent_max).await;
+                }
                 let before = self.buffer.len();
                 let incoming = if self.stranger.is_some() {
                     frame::decode(&mut self.buffer, HANDSHAKE_BODY_MAX)
@@ -190,7 +196,10 @@ pub(super) async fn slave(
         }
     };
     let stranger = Some(handshake);
-    let reader = LinkReader { stream, buffer, context, stranger, link, outbox, unheard: &unheard };
+    // Its acknowledgements are what values that wait for its socket must not hold up.
+    let unsent_max = usize::MAX;
+    let reader =
+        LinkReader { stream, buffer, context, stranger, link, outbox, unheard: &unheard, unsent_max };
     let result = reader.frames(slave_body_max(context), arrived, refuse).await;
     let reason = match &result {
         Ok(()) => EndReason::Closed("end of stream".to_owned()),
@@ -243,7 +252,9 @@ pub(super) async fn peer(
         }
     };
     let stranger = Some(handshake);
-    let reader = LinkReader { stream, buffer, context, stranger, link, outbox, unheard: &unheard };
+    let unsent_max = context.config.max_pipeline_bytes.as_u64() as usize;
+    let reader =
+        LinkReader { stream, buffer, context, stranger, link, outbox, unheard: &unheard, unsent_max };
     let result = reader.frames(request_body_max(context), arrived, refuse).await;
     match result {
         Ok(()) | Err(LinkError::Io(_)) => {}

@@ -61,7 +61,7 @@ pub(crate) enum Arrived {
     /// The other master has sent a message over the link that we dialed.
     Dialed { generation: LinkId, message: Message, said: Said },
     /// The other master refuses us.
-    DialRefused { reason: String },
+    DialRefused { address: String, reason: String },
     /// The link that we dialed is closed.
     DialedDown { generation: LinkId },
     /// A value was read from the log for a read.

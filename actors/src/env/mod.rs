@@ -441,7 +441,7 @@ pub enum Fenced {
         /// The process that was killed.
         pid: u32,
     },
-    /// Nobody holds the lock any more.
+    /// The lock is free.
     Gone,
     /// It is not certain who the holder is, or it must not be killed.
     Spared(Spared),

@@ -12,9 +12,9 @@ use crate::door::links::reject;
 use crate::door::origin::Origin;
 use crate::door::session::{Coding, Session};
 use crate::journal::{LogId, Wording};
-use crate::node_error::NodeError;
 use crate::shown::shown_message;
 use dsm_protocol::command::{ErrorWord, Reply};
+use dsm_protocol::frame;
 use dsm_protocol::ids::{LinkId, Millis, Reign as ReignName, Seq, SessionId, SlaveId};
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::master::Asker;
@@ -170,6 +170,12 @@ impl MasterActor {
             Some(session) => session,
             None => {
                 let Some(outbox) = self.peers.outbox_of(link) else { return };
+                if self.peers.streams() >= board.gate.forwarded_sessions_max() {
+                    let refusal = Reply::error(ErrorWord::Busy, "too many clients of the other master");
+                    board.errors.note(&refusal);
+                    outbox.append_pieces(|out| frame::encode_response(id, &refusal, out));
+                    return;
+                }
                 let session = SessionId(board.next_id());
                 let forwarded = Session::new(session, Origin::forwarded(), outbox.clone(), &board.answers);
                 self.peers.stream_began(link, stream, session);
@@ -238,20 +244,22 @@ impl MasterActor {
         self.peers_say(now);
     }
 
-    /// The other master refuses us: it is of another cluster or uses another log. Whoever does not serve yet must
-    /// not begin to; whoever serves goes on, and says so.
-    pub(super) fn dial_refused(&mut self, reason: String) {
-        if self.reign.has_begun() {
-            log::error!("refused by the other master cause={reason:?}");
-        } else {
-            self.fail(NodeError::Refused { reason });
+    /// Another master refuses us: it is of another cluster or uses another log. Whoever serves goes on, and says so; whether
+    /// one that does not serve yet ends for it is the machine's to say.
+    pub(super) fn dial_refused(&mut self, now: Millis, address: String, reason: String) {
+        if self.reign.has_begun() || self.peers.addresses().len() > 1 {
+            log::error!("refused by the other master address={address} cause={reason:?}");
         }
+        self.peers.refused_by(address, reason);
+        let (refusing, peers) = (self.peers.refusing(), self.peers.addresses().len());
+        self.step_reign(now, reign::Event::Refused { refusing, peers });
     }
 
     pub(super) fn dialed_down(&mut self, now: Millis, generation: LinkId) {
         self.switchboard.forget(generation);
         if self.peers.lost(generation) {
             self.step_front(now, front::Event::PeerDown { link: generation });
+            self.step_reign(now, reign::Event::PeerLost { link: generation });
             self.peers_say(now);
         }
     }
@@ -268,10 +276,10 @@ impl MasterActor {
             }
             Message::Control(Control::HandoverRefused { reason }) => {
                 log::info!("handover refused cause={reason:?}");
-                self.step_reign(now, reign::Event::HandoverRefused);
+                self.step_reign(now, reign::Event::HandoverRefused { link: generation });
             }
             Message::Control(Control::HandoverOffer) => {
-                self.step_reign(now, reign::Event::HandoverOffered);
+                self.step_reign(now, reign::Event::HandoverOffered { link: generation });
             }
             Message::Control(Control::Probe) => send(peer.outbox(), &Message::Control(Control::Alive)),
             other => {
@@ -286,21 +294,21 @@ impl MasterActor {
     fn peers_say(&mut self, now: Millis) {
         let Some(foremost) = self.peers.foremost() else {
             self.front.set_active_address(None);
-            self.step_reign(now, reign::Event::PeerLost);
             return;
         };
         let (state, address) = (foremost.state().clone(), foremost.address().to_owned());
-        let leads = (state.active && !self.serves()).then_some((foremost.link(), address));
+        let peer = foremost.link();
+        let leads = (state.active && !self.serves()).then_some((peer, address));
         let (link, address) = leads.unzip();
         self.peers.note_seq(state.seq);
         self.front.set_active_address(address);
         self.step_front(now, front::Event::PeerLeads { link });
-        self.step_reign(now, reign::Event::PeerSaid { active: state.active, epoch: state.epoch });
+        self.step_reign(now, reign::Event::PeerSaid { link: peer, active: state.active, epoch: state.epoch });
     }
 
     /// Asks the active master for the reign.
-    pub(super) fn ask_handover(&self, forced: bool) {
-        let Some(peer) = self.peers.foremost() else { return };
+    pub(super) fn ask_handover(&self, to: LinkId, forced: bool) {
+        let Some(peer) = self.peers.outbound(to) else { return };
         let slaves = self.slaves.iter().map(|slave| slave.id().clone()).collect();
         let replayed = self.log.seq();
         let log = self.log.may_be_taken_over();

@@ -75,6 +75,8 @@ pub(super) struct Peers {
     addresses: Vec<String>,
     inbound: BTreeMap<LinkId, PeerInbound>,
     outbound: BTreeMap<LinkId, PeerOutbound>,
+    /// Those that have refused this one when it dialed them last, by their addresses in the settings, and why.
+    refusals: BTreeMap<String, String>,
     /// The last seq that the foremost of them has told of.
     seq: Seq,
     /// What they were told last of how far this one has come, and when.
@@ -88,6 +90,7 @@ impl Peers {
             addresses,
             inbound: BTreeMap::new(),
             outbound: BTreeMap::new(),
+            refusals: BTreeMap::new(),
             seq: Seq::default(),
             told: (Seq::default(), now),
         }
@@ -168,6 +171,11 @@ impl Peers {
         self.inbound.get(&link)?.streams.get(&stream).copied()
     }
 
+    /// How many sessions are forwarded for.
+    pub(super) fn streams(&self) -> usize {
+        self.inbound.values().map(|peer| peer.streams.len()).sum()
+    }
+
     /// A session begins for a stream.
     pub(super) fn stream_began(&mut self, link: LinkId, stream: u64, session: SessionId) {
         if let Some(peer) = self.inbound.get_mut(&link) {
@@ -185,8 +193,24 @@ impl Peers {
         self.inbound.values().for_each(|peer| peer.outbox.finish());
     }
 
-    /// A link to one stands.
+    /// One of those in the settings refuses this one.
+    pub(super) fn refused_by(&mut self, address: String, reason: String) {
+        self.refusals.insert(address, reason);
+    }
+
+    /// How many refuse this one.
+    pub(super) fn refusing(&self) -> usize {
+        self.refusals.len()
+    }
+
+    /// Why they do.
+    pub(super) fn refusals(&self) -> String {
+        self.refusals.values().map(String::as_str).collect::<Vec<_>>().join("; ")
+    }
+
+    /// A link to one stands: it does not refuse this one any more.
     pub(super) fn dialed(&mut self, peer: PeerOutbound) {
+        self.refusals.remove(&peer.address);
         self.outbound.insert(peer.link, peer);
     }
 
@@ -291,6 +315,17 @@ mod tests {
 
     fn foremost(peers: &Peers) -> Option<u64> {
         peers.foremost().map(|peer| peer.link.0)
+    }
+
+    #[test]
+    fn a_refusal_counts_once_for_each_master_until_that_takes_this_one_in() {
+        let mut peers = peers();
+        for (address, reason) in [("peer1:1", "no"), ("peer2:1", "never"), ("peer1:1", "still no")] {
+            peers.refused_by(address.to_owned(), reason.to_owned());
+        }
+        assert_eq!((peers.refusing(), peers.refusals().as_str()), (2, "still no; never"));
+        peers.dialed(link(1, (1, 1), false));
+        assert_eq!((peers.refusing(), peers.refusals().as_str()), (1, "never"));
     }
 
     #[test]

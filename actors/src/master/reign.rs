@@ -171,7 +171,7 @@ impl MasterActor {
                 self.log.ask(LogRequest::Abandon);
             }
             Effect::OfferReign => self.peers.say_to_all(Control::HandoverOffer),
-            Effect::AskForReign { forced } => self.ask_handover(forced),
+            Effect::AskForReign { to, forced } => self.ask_handover(to, forced),
             Effect::RefuseHandover { to, why } => {
                 if let Some(outbox) = self.peers.outbox_of(to) {
                     let reason = why.to_string();
@@ -251,6 +251,10 @@ impl MasterActor {
                 self.switchboard.is_over_time.set(true);
                 self.end_links();
                 self.fate.decide(Ok(()));
+            }
+            Ending::Refused => {
+                let reason = self.peers.refusals();
+                self.fail(NodeError::Refused { reason });
             }
             Ending::Deposed => {
                 let Some(error) = self.log.take_deposed() else { return };

@@ -162,7 +162,7 @@ impl MasterActor {
             Arrived::Dialed { generation, message, said: _said } => {
                 self.dialed_message(now, generation, message);
             }
-            Arrived::DialRefused { reason } => self.dial_refused(reason),
+            Arrived::DialRefused { address, reason } => self.dial_refused(now, address, reason),
             Arrived::DialedDown { generation } => self.dialed_down(now, generation),
             Arrived::LogRead { read, result } => self.step(now, master::Event::LogRead { read, result }),
         }

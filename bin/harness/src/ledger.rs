@@ -1,10 +1,10 @@
 //! What was written and acknowledged, for each key: enough to find stale values while the load runs, in bounded memory.
 //!
 //! Each write of a key takes the key's next number and notes its *floor*: all writes of the key through that number
-//! were over (answered) when it was begun. A reader that is certain of a write (it was acknowledged, or somebody has
-//! read it, before the read was sent) must therefore never see a number at or below that write's floor. That holds
-//! across all connections, and misses nothing at the end, when no write is open. A write with an unknown outcome may
-//! take effect at any later time: it is never called stale.
+//! were over (answered) when it was begun. So after a write is certain (it was acknowledged or read before a further
+//! read was sent), that read must never see a number at or below the write's floor. That holds across all connections,
+//! and misses nothing at the end, when no write is open. A write with an unknown outcome may take effect at any later
+//! time: it is never called stale.
 //!
 //! It does not judge the order of concurrent operations: `--check` does.
 

@@ -21,7 +21,7 @@
 //! | [`one_core`] | compares a build with the previous one |
 //! | `peers`, with the feature of that name | compares this store with others |
 //! | [`instance`] | the processes of both |
-//! | [`record`], [`output`], [`progress`], [`plots`], [`report`] | what is left behind and shown |
+//! | [`record`], [`output`], [`progress`], [`plots`], [`report`] | the results, in files and on the screen |
 //! | [`cluster`], [`stop`] | processes and signals |
 
 // A blocked or closed standard error must neither delay nor end this process: print with `dsm_server::cli::tell`.

@@ -341,7 +341,7 @@ impl Control<'_> {
         self.progress.end();
     }
 
-    /// Notices the processes that ended although nobody here asked them to.
+    /// Notices the processes that ended without a request of the harness.
     fn notice_ends(&mut self, launcher: &mut Launcher) {
         for (role, status) in launcher.take_ended() {
             let at_ns = self.clock.now_ns();

@@ -31,7 +31,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     stopped: bool,
-    /// Whether a child's state has changed and nobody has looked yet.
+    /// Whether a child's state has changed and was not checked yet.
     child: bool,
     /// What is to be set when it is time to stop.
     flags: Vec<Arc<AtomicBool>>,

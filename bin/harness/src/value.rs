@@ -1,8 +1,8 @@
 //! The texts of keys and values: what a write sends and what a read must bring back.
 //!
-//! A value names its key, the run, who wrote it, as which write of that key, and what that write had left behind, and
-//! is filled up with a pattern: `key42:9f3c01:2a:1f4:1;ABCDEF…`. So a value shows whether it was written for this key,
-//! is whole, and how old it is. Owns this text; [`super::ledger`] knows what was acknowledged.
+//! A value names its key, the run, the writer, the number of the write of that key and its distance from the latest
+//! finished write, and is filled up with a pattern: `key42:9f3c01:2a:1f4:1;ABCDEF…`. So a value shows whether it was
+//! written for this key, is whole, and how old it is. Owns this text; [`super::ledger`] knows what was acknowledged.
 
 /// Which write a value came from. Writes of one key are numbered from 1 in the order in which they were begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub(crate) enum Misfit {
     OtherKey,
     /// Another run wrote it, before this one wrote all keys.
     OtherRun,
-    /// Nobody wrote this.
+    /// It was never written.
     Mangled,
 }
 

@@ -15,6 +15,9 @@ use dsm_protocol::witness_file::WitnessText;
 /// Over which link the other master asks.
 const STANDBY: LinkId = LinkId(1);
 
+/// Our link to the other master.
+const PEER: LinkId = LinkId(2);
+
 /// Where the master stands, as its caller knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -102,7 +105,7 @@ pub(crate) fn run(data: &[u8]) {
     let mut resumed = Millis(0);
     let mut asked = false;
     let mut offered = false;
-    let mut peer_active = false;
+    let (mut peer_known, mut peer_active) = (false, false);
     while !input.is_empty() {
         let pace = input.u8();
         // Mostly the pace of the watcher's looks, now and then a pause of our own.
@@ -133,12 +136,15 @@ pub(crate) fn run(data: &[u8]) {
             },
             Event::Looked(LeaderSeen::Nobody) if stage == Stage::Waiting => beat = None,
             Event::PeerSaid { active, .. } => {
-                peer_active = active;
+                (peer_known, peer_active) = (true, active);
                 asked &= peer_active;
             }
-            Event::PeerLost => (peer_active, asked) = (false, false),
-            Event::HandoverRefused => (asked, offered) = (false, false),
-            Event::HandoverOffered => offered = true,
+            Event::PeerLost { .. } => {
+                (peer_known, peer_active) = (false, false);
+                (asked, offered) = (false, false);
+            }
+            Event::HandoverRefused { link: PEER } => (asked, offered) = (false, false),
+            Event::HandoverOffered { link: PEER } => offered = peer_known,
             Event::CaughtUp if stage == Stage::Replaying => stage = Stage::Standby,
             Event::Won { .. } => {
                 stage = Stage::Recovering;
@@ -171,7 +177,8 @@ pub(crate) fn run(data: &[u8]) {
                     assert!(stood >= config.failover_timeout_ms, "a counter that stood for {stood} ms");
                     beat = beat.map(|(counter, _)| (counter, now));
                 }
-                Effect::AskForReign { forced } => {
+                Effect::AskForReign { to, forced } => {
+                    assert_eq!(to, PEER);
                     assert_eq!(stage, Stage::Waiting, "one that does not wait asks");
                     assert!(peer_active && !asked, "asked twice, or nobody");
                     assert!(forced == offered, "an operator's word is made up or forgotten");
@@ -214,6 +221,15 @@ pub(crate) fn run(data: &[u8]) {
     }
 }
 
+/// Now and then somebody speaks to whom nobody has listened.
+fn peer_or_another(argument: u8) -> LinkId {
+    if argument < 224 {
+        PEER
+    } else {
+        LinkId(PEER.0 + 1)
+    }
+}
+
 /// What can happen in this stage.
 fn event(choice: u8, argument: u8, stage: Stage) -> Option<Next> {
     let event = match choice % 16 {
@@ -228,14 +244,14 @@ fn event(choice: u8, argument: u8, stage: Stage) -> Option<Next> {
             Stage::Reigning => return Some(Next::ReignEnded),
             Stage::Replaying | Stage::Standby => return None,
         },
-        9 | 10 if argument > 8 => Event::PeerSaid { active: argument & 1 == 1, epoch: Epoch(0) },
-        9 | 10 => Event::PeerLost,
+        9 | 10 if argument > 8 => Event::PeerSaid { link: PEER, active: argument & 1 == 1, epoch: Epoch(0) },
+        9 | 10 => Event::PeerLost { link: PEER },
         11 | 12 => {
             let (follows, ready) = (argument & 56 != 56, argument & 1 == 1);
             Event::HandoverRequested { from: STANDBY, follows, ready, forced: argument & 6 == 6 }
         }
-        13 => Event::HandoverRefused,
-        14 => Event::HandoverOffered,
+        13 => Event::HandoverRefused { link: peer_or_another(argument) },
+        14 => Event::HandoverOffered { link: peer_or_another(argument) },
         _ => Event::Looked(LeaderSeen::Nobody),
     };
     Some(Next::Event(event))

@@ -227,7 +227,7 @@ struct Open {
     leaving: Option<Option<usize>>,
     /// It has announced that it no longer serves.
     stops: bool,
-    /// When to look for the active master although nobody asks for anything.
+    /// When to look for the active master without a request.
     look_at: Millis,
     writes_in_flight: usize,
     in_flight: usize,

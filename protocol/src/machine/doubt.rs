@@ -99,7 +99,7 @@ mod tests {
         for at in (0..=900).step_by(25) {
             assert!(!doubt.observe(Millis(at)));
         }
-        // Stopped from 900 to 5000: the deadline at 1000 passed while nobody could read the answer.
+        // Stopped from 900 to 5000: the deadline at 1000 passed while the process could not read the answer.
         assert!(!doubt.expired(Millis(5000), Millis(0), 1000), "a verdict before anyone observed the jump");
         assert!(doubt.observe(Millis(5000)));
         assert!(!doubt.expired(Millis(5000), Millis(0), 1000));

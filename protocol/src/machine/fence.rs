@@ -38,7 +38,7 @@ pub enum MayKill {
         /// The process that may be killed.
         pid: u32,
     },
-    /// Nobody holds it any more.
+    /// The lock is free.
     Gone,
     /// It is not certain who holds it, or that process must not be killed.
     No(Spared),

@@ -3,7 +3,7 @@
 //! Owns the requests that are held back or forwarded to another master, and the rule that the requests of one
 //! session keep their order through takeovers and handovers. Does not execute anything.
 //!
-//! A request is *served* here, *forwarded* to the active master, *held* while nobody is known to serve, or *refused*
+//! A request is *served* here, *forwarded* to the active master, *held* while no master is known to serve, or *refused*
 //! with STANDBY. A forwarded request that was refused is sent again under a higher generation, once nothing of its
 //! session is outstanding. After its first refusal the other side refuses everything of the old generation. So a later
 //! request can never overtake an earlier one that has to be sent twice.
@@ -56,7 +56,7 @@ pub enum Event {
     StanceChanged,
     /// The other masters tell which of them serves.
     PeerLeads {
-        /// The link to it; `None` when nobody says so.
+        /// The link to it; `None` when none of them says that it serves.
         link: Option<LinkId>,
     },
     /// A link to another master is gone.

@@ -1,6 +1,6 @@
 //! Which other masters and which slaves a master takes in, by what their HELLOs say.
 //!
-//! Owns the rules and the reasons for a refusal, as [`Unwelcome`]: the Reject that is sent, the line of the log and the memory of
+//! Owns the rules, what it means to be refused by others, and the reasons for a refusal, as [`Unwelcome`]: the Reject that is sent, the line of the log and the memory of
 //! what was logged already are all made from that one value. Never sends or logs anything: the master does.
 //! Sources: `docs/ARCHITECTURE.md`, *Decisions*, 9, 11 and 14; *What a log must hold*.
 
@@ -144,6 +144,16 @@ pub fn judge_master(
     }
 }
 
+/// Whether a master that has not begun to write must end, as `refusing` of its `peers` other masters refuse it: with all that do not
+/// it would be no majority. Of two masters that is so with the first refusal; one of three goes on without one of the others.
+///
+/// Where masters share one file there are two. Where a majority elects the leader, whoever has no majority cannot lead, and a
+/// single master that is misled must not end the others.
+pub fn is_outvoted(refusing: usize, peers: usize) -> bool {
+    let masters = peers + 1;
+    masters.saturating_sub(refusing) <= masters / 2
+}
+
 /// What decides about a slave beside its own words.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SlaveReception {
@@ -228,6 +238,16 @@ mod tests {
             judged(OWN, MasterNames { log_identity: OWN.log_identity, ..stranger }),
             Err("master b:1 belongs to cluster 0000000000000002, this is cluster 0000000000000001".to_owned())
         );
+    }
+
+    #[test]
+    fn refusals_end_a_master_that_is_no_majority_without_those_who_refuse_it() {
+        // Masters in all, and the refusals with which one of them ends.
+        for (masters, enough) in [(2, 1), (3, 2), (4, 2), (5, 3)] {
+            let first = (0..masters).find(|refusing| is_outvoted(*refusing, masters - 1));
+            assert_eq!(first, Some(enough), "of {masters}");
+        }
+        assert!(!is_outvoted(0, 0), "one that is alone");
     }
 
     #[test]

@@ -58,10 +58,11 @@ pub(crate) fn take_over(machine: &mut Leadership, now: Millis, log: &mut Log) {
 
 /// From the log that is read to the first request, of a master that need not wait for what others know.
 pub(crate) fn begin_reign(machine: &mut Leadership, now: Millis, log: &mut Log) {
-    let warm = Event::PeerSaid { active: true, epoch: Epoch(0) };
+    let link = LinkId(1);
+    let warm = Event::PeerSaid { link, active: true, epoch: Epoch(0) };
     let mut effects = Vec::new();
     machine.step(now, warm, &mut effects);
-    machine.step(now, Event::PeerLost, &mut effects);
+    machine.step(now, Event::PeerLost { link }, &mut effects);
     let hearsay = Hearsay { slaves: Vec::new(), has_newcomer: false, reigns: &log.reigns };
     machine.step(now, Event::Heard(hearsay), &mut effects);
     let ReignRole::Opening { epoch, .. } = *machine.role() else { panic!("{:?}", machine.role()) };
@@ -134,7 +135,7 @@ fn show(effect: &Effect, machine: &Leadership) -> String {
         Effect::AskLogBack => "ask for the log back".to_owned(),
         Effect::AbandonLog => "abandon the log".to_owned(),
         Effect::OfferReign => "offer the reign".to_owned(),
-        Effect::AskForReign { forced } => format!("ask for the reign forced={forced}"),
+        Effect::AskForReign { to, forced } => format!("ask for the reign over link {to} forced={forced}"),
         Effect::RefuseHandover { to, why } => format!("refuse standby {to}: {why}"),
         Effect::AnswerOperator { to, reply } => format!("answer s{}: {}", to.session, show_reply(reply)),
         Effect::StopAccepting => "let the port go".to_owned(),
@@ -302,17 +303,26 @@ impl Runner {
                 Event::SlaveCame { slave, cluster: cluster.map(ClusterId) }
             }
             "peer_named" => Event::PeerNamed { cluster: Some(ClusterId(number(args, "cluster", 1)?)) },
-            "peer_active" => Event::PeerSaid { active: true, epoch: in_epoch },
-            "peer_stands_by" => Event::PeerSaid { active: false, epoch: in_epoch },
-            "peer_lost" => Event::PeerLost,
+            "peer_active" => {
+                Event::PeerSaid { link: LinkId(number(args, "link", 1)?), active: true, epoch: in_epoch }
+            }
+            "peer_stands_by" => {
+                Event::PeerSaid { link: LinkId(number(args, "link", 1)?), active: false, epoch: in_epoch }
+            }
+            "peer_lost" => Event::PeerLost { link: LinkId(number(args, "link", 1)?) },
+            // refused_by N of=PEERS: so many of the other masters refuse this one.
+            "refused_by" => Event::Refused {
+                refusing: args.next_pos().ok_or("by how many")?.parse()?,
+                peers: number(args, "of", 1)? as usize,
+            },
             "requested" => Event::HandoverRequested {
                 from: LinkId(number(args, "from", 1)?),
                 follows: flag(args, "follows", true)?,
                 ready: flag(args, "ready", true)?,
                 forced: flag(args, "forced", true)?,
             },
-            "refused" => Event::HandoverRefused,
-            "offered" => Event::HandoverOffered,
+            "refused" => Event::HandoverRefused { link: LinkId(number(args, "link", 1)?) },
+            "offered" => Event::HandoverOffered { link: LinkId(number(args, "link", 1)?) },
             "standby_gone" => Event::StandbyGone {
                 link: LinkId(number(args, "link", 1)?),
                 is_last: flag(args, "last", true)?,

@@ -12,9 +12,17 @@ use std::fmt::Write as _;
 /// Over which link the other master asks.
 const STANDBY: LinkId = LinkId(1);
 
+/// Our link to the other master, unless a line names another.
+const PEER: LinkId = LinkId(2);
+
 #[test]
 fn takeover() {
     run_all("takeover", || Runner::new(Config::default()));
+}
+
+/// `link=N`: our link to a master that is meant.
+fn link(args: &mut goldenscript::ArgumentConsumer<'_>) -> Res<LinkId> {
+    Ok(args.take_key("link").map_or(Ok(PEER), |link| link.parse().map(LinkId))?)
 }
 
 struct Runner {
@@ -35,7 +43,12 @@ impl Runner {
             let said = match effect {
                 Effect::QueueToLead => "queue to lead".to_owned(),
                 Effect::Fence { .. } => "fence".to_owned(),
-                Effect::AskForReign { forced } => format!("ask for the reign forced={forced}"),
+                Effect::AskForReign { to, forced } if to == PEER => {
+                    format!("ask for the reign forced={forced}")
+                }
+                Effect::AskForReign { to, forced } => {
+                    format!("ask for the reign over link {to} forced={forced}")
+                }
                 Effect::SyncLog => "grant".to_owned(),
                 Effect::RefuseHandover { why: HandoverFailure::Refused(refusal), .. } => {
                     format!("refuse: {refusal}")
@@ -116,17 +129,17 @@ impl goldenscript::Runner for Runner {
                 let event = match name {
                     "look" => Event::Looked(seen(args.next_pos())?),
                     "caught_up" => Event::CaughtUp,
-                    "peer_active" => Event::PeerSaid { active: true, epoch },
-                    "peer_stands_by" => Event::PeerSaid { active: false, epoch },
-                    "peer_gone" => Event::PeerLost,
+                    "peer_active" => Event::PeerSaid { link: link(&mut args)?, active: true, epoch },
+                    "peer_stands_by" => Event::PeerSaid { link: link(&mut args)?, active: false, epoch },
+                    "peer_gone" => Event::PeerLost { link: link(&mut args)? },
                     "requested" => Event::HandoverRequested {
                         from: STANDBY,
                         follows: args.take_key("follows").map_or(Ok(true), str::parse)?,
                         ready: args.take_key("ready").map_or(Ok(true), str::parse)?,
                         forced: args.take_key("forced").map_or(Ok(false), str::parse)?,
                     },
-                    "refused" => Event::HandoverRefused,
-                    "offered" => Event::HandoverOffered,
+                    "refused" => Event::HandoverRefused { link: link(&mut args)? },
+                    "offered" => Event::HandoverOffered { link: link(&mut args)? },
                     other => return Err(format!("no such command {other}").into()),
                 };
                 self.step(event, &mut out);

@@ -19,7 +19,7 @@ impl Session {
         let load = self.outbox.load();
         // Sessions that the other master forwards share one link: there, only what is under way belongs to one session.
         let own = if self.origin.shares_its_link() { pending.expected_bytes } else { load };
-        if own + answer_bytes <= ANSWER_BYTES_FREE.min(bytes_max) {
+        if own + answer_bytes <= ANSWER_BYTES_FREE.min(bytes_max) && load <= bytes_max {
             Room::Yes
         } else if load > 0 && load + answer_bytes > bytes_max {
             Room::NotHere

@@ -17,7 +17,7 @@ fn pool(bytes_max: usize) -> Rc<AnswerPool> {
     Rc::new(AnswerPool::new(bytes_max))
 }
 
-/// A session whose outbox nobody pumps.
+/// A session whose outbox is never pumped.
 fn session_in(pool: &Rc<AnswerPool>) -> Session {
     Session::new(SessionId(1), Origin::Resp, Outbox::metered(pool.meter()), pool)
 }

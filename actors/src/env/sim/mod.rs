@@ -362,7 +362,7 @@ impl World {
         self.0.wrong_kill.borrow_mut().get_or_insert(what);
     }
 
-    /// Who was killed as the holder of a lock that it did not hold; `None` if nobody was.
+    /// The process that was killed as the holder of a lock that it did not hold; `None` if there was none.
     pub fn wrong_kill(&self) -> Option<String> {
         self.0.wrong_kill.borrow().clone()
     }

@@ -299,7 +299,7 @@ impl Connection {
                 self.finish(side);
             }
         }
-        // A writer that waits for room finds out that nobody reads.
+        // A writer that waits for room notices that the reader is gone.
         self.pipe_from(other).writable.notify_one();
     }
 

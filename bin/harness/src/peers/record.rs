@@ -1,4 +1,4 @@
-//! What a run of the benchmark leaves behind: the types of `peers.json`. Tables are made from nothing else.
+//! The results of a run of the benchmark: the types of `peers.json`. Tables are made only from these.
 
 use super::super::record::{Percentiles, SystemRecord};
 use super::plan::{Cell, Peer};

@@ -27,7 +27,7 @@ use self::figure::Figure;
 use self::number::{count, counted, short};
 use super::record::{PlacementRecord, RunRecord, SweepRecord, Totals};
 
-/// So many runs of a sweep have plots over time: nobody looks through more of them, and the record has what is in them.
+/// How many runs of a sweep have plots over time. More would not be looked at, and the record has their figures.
 const RUNS_OVER_TIME_MAX: usize = 12;
 
 /// The plots of one run, and where they lie in a sweep.
@@ -269,7 +269,7 @@ fn load_of(run: &RunRecord) -> (PlacementRecord, load::Spread) {
     };
     let record = PlacementRecord {
         placement: run.settings.placement.clone(),
-        // Counted where the copies are, so it includes the warm-up and what nobody waited for any more.
+        // Counted at the slaves, so it includes the warm-up and copies for which no client waited.
         writes: applied / copies.max(1),
         copies,
         squares: 0,

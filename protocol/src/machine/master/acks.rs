@@ -1,4 +1,4 @@
-//! Acknowledgements: what a slave's ACK covers, how many a write needs, and when it is done or its end unknown.
+//! Acknowledgements: what a slave's ACK covers, how many a write needs, and when the write is done or unknown.
 
 use super::membership::Sent;
 use super::{Effect, Master, Slot, WriteId};
@@ -6,7 +6,7 @@ use crate::command::{ErrorWord, Reply};
 use crate::ids::LinkId;
 use crate::planted;
 
-/// So many messages that an ACK covers are taken in at once. What is left is done as chores.
+/// How many messages that an ACK covers are handled at once. The rest is done as chores.
 const ACKS_AT_ONCE: usize = 1024;
 
 impl Master {
@@ -18,7 +18,8 @@ impl Master {
         self.take_acks(slot, effects);
     }
 
-    /// Takes in what a slave has acknowledged, a bounded number of messages: one ACK covers all that it read at once.
+    /// Handles what a slave has acknowledged, up to a bounded number of messages: one ACK covers everything that the
+    /// slave read at once.
     pub(super) fn take_acks(&mut self, slot: Slot, effects: &mut Vec<Effect>) {
         for _ in 0..ACKS_AT_ONCE {
             let Some(member) = self.members.get_mut(slot) else { return };
@@ -70,7 +71,7 @@ impl Master {
         }
         let Some(write) = self.writes.all.get_mut(id.0) else { return };
         let item = &mut write.items[index];
-        // One that is not placed yet needs nothing so far.
+        // An item that is not placed yet needs no acknowledgement so far.
         if item.closed || item.needed == 0 {
             return;
         }
@@ -83,7 +84,8 @@ impl Master {
             if !enough && self.members.live().is_empty() {
                 write.stranded = true;
             } else if !enough {
-                // Who has room has left, and the others have none. It stands in the log, and is read from there.
+                // The slaves with room have left, and the others have none. The value is in the log, and is read from
+                // there.
                 self.counters.without_copy += 1;
             }
         }

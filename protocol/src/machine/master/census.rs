@@ -1,7 +1,7 @@
 //! How many keys lack copies.
 //!
-//! A walk over the directory, a slice at a time: a slave that leaves takes copies of millions of keys with it at once, and
-//! nobody may count them in one turn. What it gives is as old as its walk. Only reads.
+//! A walk over the directory, a slice at a time: when a slave leaves, millions of keys lose a copy at once, which cannot
+//! be counted in one turn. The result is as old as the walk. Only reads.
 
 use super::{acks_needed, Master};
 use crate::ids::Millis;
@@ -12,7 +12,7 @@ const SLICE_ENTRIES: usize = 32 * 1024;
 /// How long a walk rests before the next one, in milliseconds.
 const REST_MS: u64 = 1000;
 
-/// It rests so many times as long as it took, too.
+/// It also rests this many times as long as the walk took.
 const REST_TIMES: u64 = 4;
 
 /// How many keys lack copies.
@@ -20,17 +20,18 @@ const REST_TIMES: u64 = 4;
 pub struct Lacking {
     /// Keys that no active slave is known to hold.
     pub without_copy: u64,
-    /// Keys of which fewer active slaves are known to hold a copy than a write has to have: half of them.
+    /// Keys with fewer copies on active slaves than a write must have: half of the active slaves.
     pub below_copies: u64,
 }
 
-/// A slave that reports nothing new for so long is not waited for, in milliseconds: what it may hold is not known.
+/// A slave that reports nothing new for this long is not waited for, in milliseconds: what it holds stays unknown.
 const REPORT_STILL_MS: u64 = 5000;
 
-/// Nor is any report that takes longer than this, in milliseconds. One of ten million keys takes half a minute.
+/// A report that takes longer than this is not waited for, either, in milliseconds. One of ten million keys takes half
+/// a minute.
 const REPORT_MS: u64 = 120_000;
 
-/// Since when slaves are waited for that have not reported all they hold.
+/// Since when the walk waits for slaves that have not reported everything.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     since: Millis,
@@ -62,9 +63,9 @@ struct Walk {
 }
 
 impl Census {
-    /// Looks at the next slice, if it is time. To be called every few dozen milliseconds while `master` reigns. Nothing is
-    /// counted before its slaves have reported what they hold, but one that does not come to an end keeps nobody from seeing
-    /// what the others lack.
+    /// Counts the next slice, if it is due. Call it every few dozen milliseconds while `master` reigns. Nothing is counted
+    /// before the slaves have reported what they hold, but a report that does not end delays the count only for a bounded
+    /// time.
     pub fn look(&mut self, now: Millis, master: &Master) {
         let unreported = master.members.unreported();
         if unreported.is_empty() {
@@ -105,7 +106,7 @@ impl Census {
         *self = Census::default();
     }
 
-    /// What the last whole walk has counted, and when it began.
+    /// The result of the last whole walk, and when that walk began.
     pub fn last(&self) -> Option<(Millis, Lacking)> {
         self.last
     }
@@ -138,7 +139,7 @@ mod tests {
         link
     }
 
-    /// Ticks of 25 ms until the next whole walk has ended: how many there were with work in them, and what it counted.
+    /// Ticks of 25 ms until the next whole walk has ended; gives how many ticks had work, and the result.
     fn walk(census: &mut Census, now: &mut Millis, master: &Master) -> (u64, Lacking) {
         let (before, mut slices) = (census.last, 0);
         loop {
@@ -198,7 +199,8 @@ mod tests {
         let (link, id) = (LinkId(2), SlaveId::new("two").expect("a valid id"));
         step(&mut master, Event::SlaveJoined { id, link, room_bytes: u64::MAX });
         let (mut census, mut now, mut first) = (Census::default(), Millis(0), None);
-        // It reports something new every two seconds until it has nothing any more, and goes on saying so.
+        // It reports something new every two seconds until it has nothing more, and then goes on reporting without
+        // news.
         for tick in 0..1000 {
             now = now.plus(25);
             if tick % 80 == 0 {

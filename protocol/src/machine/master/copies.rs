@@ -1,7 +1,7 @@
-//! Who holds a copy of what: what slaves report, what they are sent and what they are told to forget.
+//! The holders of copies: what slaves report, what they are sent and what they are told to forget.
 //!
-//! Owns the holders in the directory and each slave's count of copies, which change together. Which slaves are to get a
-//! write is `writes.rs`' and `room.rs`' business.
+//! Owns the holders in the directory and each slave's count of copies, which change together. `writes.rs` and `room.rs`
+//! choose the slaves of a write.
 
 use super::hash::hash_bytes;
 use super::membership::{Member, Sent, SlotSet};
@@ -29,8 +29,9 @@ impl Master {
                     }
                 }
                 _ if !self.reigns.may_drop(stamp) => effects.push(Effect::Witnessed { link, stamp }),
-                // Of this reign too: the slave may have missed an overwrite while its link was down. A report that
-                // lags behind what is in flight on the same link does no harm, a drop spares higher versions.
+                // This includes versions of this reign: the slave may have missed an overwrite while its link was down.
+                // A report that is older than messages in flight on the same link does no harm, because a drop spares
+                // higher versions.
                 _ => effects.push(Effect::SendDrop { link, version, reign, key }),
             }
         }
@@ -77,7 +78,7 @@ impl Master {
         })
     }
 
-    /// Marks `slots` as holders of `key` and sends them the value as a copy nobody waits for.
+    /// Marks `slots` as holders of `key` and sends them the value as a copy for which no client waits.
     fn copy_to(
         &mut self,
         slots: SlotSet,
@@ -93,7 +94,7 @@ impl Master {
         }
     }
 
-    /// Sends a value to `slot`, where a slave is.
+    /// Sends a value to `slot`, which must have a slave.
     pub(super) fn send_write(
         &mut self,
         slot: Slot,
@@ -111,7 +112,7 @@ impl Master {
         effects.push(Effect::SendWrite { link, version, reign, key: key.clone(), value: value.clone() });
     }
 
-    /// Tells `slot`, where a slave is, to forget `version` of `key` and what is older.
+    /// Tells `slot`, which must have a slave, to forget `version` of `key` and older ones.
     pub(super) fn send_drop(&self, slot: Slot, version: Version, key: Bytes, effects: &mut Vec<Effect>) {
         if let Some(link) = self.members.link_of(slot) {
             let reign = self.reigns.id_of(version.epoch);
@@ -119,13 +120,14 @@ impl Master {
         }
     }
 
-    /// `slot` had no room for a value. The older one that it may hold instead was spared when it was chosen.
+    /// `slot` had no room for a value. It may still hold the older value, which was not dropped when the slave was
+    /// chosen.
     pub(super) fn refused(&mut self, slot: Slot, key: Bytes, version: Version, effects: &mut Vec<Effect>) {
         self.not_held(slot, &key, version);
         self.send_drop(slot, version, key, effects);
     }
 
-    /// Sends a value that came from the log to as many slaves as lack a copy, if it is still the latest.
+    /// Sends a value from the log to as many slaves as copies are missing, if it is still the latest.
     pub(super) fn put_back(
         &mut self,
         key: &Bytes,
@@ -146,15 +148,15 @@ impl Master {
         self.copy_to(chosen, key, version, value, effects);
     }
 
-    /// The slaves that already owe acknowledgements for as many bytes as the log may be read at a time. Nobody waits for
-    /// a copy, so nothing else would bound what reads put into their links.
+    /// The slaves that already owe acknowledgements for as many bytes as may be read from the log at a time. No client
+    /// waits for a copy, so nothing else would bound what reads put into their links.
     fn behind_on_copies(&self) -> SlotSet {
         let window_bytes = self.config.log_window_bytes;
         let is_behind = |member: &Member| member.unacked_bytes() >= window_bytes;
         self.members.iter().filter(|(_, member)| is_behind(member)).map(|(slot, _)| slot).collect()
     }
 
-    /// Tells the holders of a superseded version that get no new one to forget it.
+    /// Tells the holders of a superseded version that do not get the new one to forget it.
     pub(super) fn drop_copies(&mut self, key: &Bytes, old: Entry, kept: SlotSet, effects: &mut Vec<Effect>) {
         for slot in old.holders.intersection(self.members.live()).iter() {
             self.count_copies(slot, -1);

@@ -1,4 +1,4 @@
-//! A hash that any two masters agree on, of every build: placement and what is remembered by keys go by it.
+//! A hash that is the same in all masters and builds. Placement and tables by key use it.
 
 /// A hash that is the same in every process: FNV-1a, finished by the mixer of splitmix64.
 pub(super) fn hash_bytes(bytes: &[u8]) -> u64 {

@@ -1,8 +1,8 @@
-//! Reads from the log: a few at a time, and none for those that wait no more.
+//! Reads from the log: a few at a time, and none for reads that have ended.
 //!
 //! Owns which reads wait for the log, which are under way there, and how many bytes those may bring into memory. A read
-//! whose deadline has come is answered BUSY whether it waits or is under way; what is under way keeps its part of the
-//! window until the log has answered, for its bytes are in memory until then.
+//! whose deadline has passed is answered BUSY whether it waits or is under way. A read under way keeps its part of the
+//! window until the log has answered, because its bytes are in memory until then.
 
 use super::{Effect, Master, ReadId};
 use crate::command::{ErrorWord, Reply};
@@ -10,27 +10,28 @@ use crate::ids::Millis;
 use crate::record::Place;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// So many reads whose time has come are moved on at once. What is left is done as chores.
+/// How many reads past their deadline are answered at once. The rest is done as chores.
 pub(super) const EXPIRED_AT_ONCE: usize = 1024;
 
-/// What a read costs beside its value, in bytes: many small ones must not pass for nothing.
+/// What a read costs in addition to its value, in bytes, so that many small reads count, too.
 const READ_BYTES: u64 = 512;
 
 /// The reads from the log.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LogReads {
-    /// Those that wait, in the order in which they came. Some may be answered by now. Bounded as the reads in flight.
+    /// Those that wait, in the order in which they came. Some may be answered by now. Bounded by the limit on reads in
+    /// flight.
     waiting: VecDeque<(ReadId, Place)>,
-    /// Those that the log was asked for, with the bytes that each may bring.
+    /// Those that the log was asked for, with the bytes that each may bring into memory.
     under_way: BTreeMap<ReadId, u64>,
     under_way_bytes: u64,
-    /// When those that wait or are under way give up.
+    /// The deadlines of those that wait or are under way.
     deadlines: BTreeSet<(Millis, ReadId)>,
 }
 
 impl LogReads {
     fn has_room(&self, bytes: u64, window_bytes: u64) -> bool {
-        // One value alone always fits.
+        // A single value always fits.
         self.under_way.is_empty() || self.under_way_bytes + bytes <= window_bytes
     }
 
@@ -46,7 +47,7 @@ impl LogReads {
         }
     }
 
-    /// A read has ended, or goes on elsewhere.
+    /// A read has ended, or goes on at a slave.
     pub(super) fn forget(&mut self, id: ReadId, deadline: Millis) {
         self.deadlines.remove(&(deadline, id));
     }
@@ -56,13 +57,13 @@ impl LogReads {
         self.under_way_bytes
     }
 
-    /// The reign is over, and nobody waits for anything: what the log still answers is ignored.
+    /// The reign is over: later answers of the log are ignored.
     pub(super) fn clear(&mut self) {
         *self = LogReads::default();
     }
 }
 
-/// What a value's text and the value itself may take while it is read.
+/// The memory of a value's text and of the value itself while it is read.
 fn cost(place: Place) -> u64 {
     u64::from(place.text_bytes) + READ_BYTES
 }
@@ -79,7 +80,7 @@ impl Master {
         self.start_log_reads(now, effects);
     }
 
-    /// The log has answered a read: its bytes are this turn's now, and others may follow.
+    /// The log has answered a read: its bytes no longer count in the window, and further reads may begin.
     pub(super) fn log_answered(&mut self, now: Millis, id: ReadId, effects: &mut Vec<Effect>) {
         self.reads.log.end(id);
         if let Some(deadline) = self.reads.get(id).map(|read| read.deadline) {
@@ -92,13 +93,13 @@ impl Master {
         let mut left = EXPIRED_AT_ONCE;
         while let Some(&(id, place)) = self.reads.log.waiting.front() {
             if left == 0 {
-                // Many that wait no more: the rest is looked at with what is overdue.
+                // Many have ended: the rest is checked together with the overdue ones.
                 self.reads.is_overdue = true;
                 return;
             }
             left -= 1;
             match self.reads.get(id).map(|read| read.deadline) {
-                // Answered by a slave after all, or given up.
+                // A slave has answered it after all, or it was given up.
                 None => {}
                 Some(deadline) if deadline <= now => self.give_up_log_read(id, effects),
                 Some(_) => {

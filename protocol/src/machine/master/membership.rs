@@ -1,8 +1,8 @@
 //! Which slaves are active, in which slot, and which writes are on their way to each.
 //!
-//! A slot is a small number that stands for one life of one slave's link, so that a set of holders is one word. Nobody
-//! outside of the machine needs it: what happens to a slave and what it is to be sent names its link. The numbers of
-//! messages, and when one is late, are the link's own (`machine/link/`).
+//! A slot is a small number for one life of one slave's link, so that a set of holders is one word. It is used only in
+//! the machine: events and effects name a slave by its link. `machine/link/` has the numbers of messages, and decides
+//! when one is late.
 
 use super::hash::hash_bytes;
 use super::WriteId;
@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 /// The most slaves that can be active at once.
 pub const SLAVES_MAX: usize = 64;
 
-/// With fewer clean slots than this a sweep begins: it takes its time, and slaves that join meanwhile need some.
+/// With fewer clean slots than this a sweep begins: it takes a while, and slaves that join meanwhile need slots.
 const CLEAN_MIN: usize = 16;
 
 /// The place of an active slave in sets of holders.
@@ -108,9 +108,9 @@ impl FromIterator<Slot> for SlotSet {
 pub(super) enum Sent {
     /// An item of a client's write.
     Item { write: WriteId, item: u32, bytes: u64 },
-    /// A copy that nobody waits for.
+    /// A copy for which no client waits.
     Copy { key: Bytes, version: Version, bytes: u64 },
-    /// One that the slave has refused. Its acknowledgement comes all the same.
+    /// A write that the slave has refused. It is still acknowledged.
     Refused,
 }
 
@@ -134,21 +134,21 @@ pub(super) struct Member {
     pub(super) copies: u64,
     /// How many items of clients' writes it acknowledged over this link.
     pub(super) writes_acked: u64,
-    /// A read of it timed out: others are asked first until then.
+    /// A read from it timed out: until this point others are asked first.
     pub(super) slow_until: Millis,
     room_bytes: u64,
-    /// What writes that are accepted and not yet in the log will take, in bytes.
+    /// Room for writes that are accepted and not in the log yet, in bytes.
     reserved_bytes: u64,
-    /// The smallest value for which it had no room lately, in bytes as room is counted.
+    /// The smallest value for which it recently had no room, in bytes as room is counted.
     lacking_bytes: Option<u64>,
     unacked_bytes: u64,
-    /// So many writes at the front of `unacked` are acknowledged, and not yet taken.
+    /// How many writes at the front of `unacked` are acknowledged and not taken yet.
     acked: usize,
     unacked: VecDeque<Sent>,
 }
 
 impl Member {
-    /// Room that is left when everything under way and everything accepted has arrived, in bytes.
+    /// Room that will be left when everything under way and accepted has arrived, in bytes.
     pub(super) fn room_bytes(&self) -> u64 {
         if self.is_unlimited() {
             u64::MAX
@@ -157,7 +157,7 @@ impl Member {
         }
     }
 
-    /// Whether it takes whatever comes.
+    /// Whether its memory has no limit.
     pub(super) fn is_unlimited(&self) -> bool {
         self.room_bytes == u64::MAX
     }
@@ -175,7 +175,7 @@ impl Member {
         self.lacking_bytes = Some(self.lacking_bytes.map_or(bytes, |lacking| lacking.min(bytes)));
     }
 
-    /// The smallest value for which it had no room, as long as it has not half as much more.
+    /// The smallest value for which it had no room, until it has room for one and a half times as much.
     pub(super) fn lacking_bytes(&self) -> Option<u64> {
         self.lacking_bytes
     }
@@ -186,7 +186,7 @@ impl Member {
         self.unacked.push_back(sent);
     }
 
-    /// Notes that so many more writes are acknowledged; they are taken with [`Member::take_acked`].
+    /// Notes that this many more writes are acknowledged; [`Member::take_acked`] takes them.
     pub(super) fn note_acked(&mut self, writes: u64) {
         let writes = usize::try_from(writes).unwrap_or(usize::MAX);
         self.acked = self.acked.saturating_add(writes).min(self.unacked.len());
@@ -205,8 +205,8 @@ impl Member {
         Some(sent)
     }
 
-    /// Takes a write out of what is owed that the slave has refused: the one with so many in front of it that are not
-    /// acknowledged. Its place stays.
+    /// Takes a write that the slave has refused: the one with `before` unacknowledged writes before it. Its place
+    /// stays, because it will be acknowledged.
     pub(super) fn take_refused(&mut self, before: u64) -> Option<Sent> {
         let index = usize::try_from(before).ok()?.checked_add(self.acked)?;
         let refused = std::mem::replace(self.unacked.get_mut(index)?, Sent::Refused);
@@ -214,7 +214,7 @@ impl Member {
         Some(refused)
     }
 
-    /// What is under way to it, in bytes.
+    /// The bytes under way to it.
     pub(super) fn unacked_bytes(&self) -> u64 {
         self.unacked_bytes
     }
@@ -227,7 +227,7 @@ impl Member {
         }
     }
 
-    /// What is sent and neither acknowledged nor refused, in order.
+    /// The writes that are sent and neither acknowledged nor refused, in order.
     pub(super) fn unacked(&self) -> impl Iterator<Item = &Sent> {
         self.unacked.iter()
     }
@@ -246,9 +246,9 @@ pub(super) struct Membership {
     /// Slots whose bits may still stand in the directory.
     stale: SlotSet,
     unreported: SlotSet,
-    /// Who is in each slot, or was last: the hash of its name.
+    /// The hash of the name of the present or last slave in each slot.
     names: Vec<u64>,
-    /// Over which link, likewise.
+    /// Its link, likewise.
     links: Vec<LinkId>,
 }
 
@@ -284,7 +284,7 @@ impl Membership {
         self.live.iter().filter_map(|slot| self.get(slot).map(|member| (slot, member)))
     }
 
-    /// The first slave of which an ACK covers more than what was taken.
+    /// The first slave with acknowledged writes that are not taken yet.
     pub(super) fn acknowledging(&self) -> Option<Slot> {
         self.iter().find(|(_, member)| member.has_acked()).map(|(slot, _)| slot)
     }
@@ -352,7 +352,7 @@ impl Membership {
         Some(member)
     }
 
-    /// The live slaves that were in one of `slots`, under whatever number they are now.
+    /// The slots in which slaves are now that were once in one of `slots`.
     pub(super) fn once_in(&self, slots: SlotSet) -> SlotSet {
         let name = |slot: Slot| self.names.get(usize::from(slot.0)).copied();
         let was_there = |now: &Slot| slots.iter().any(|then| name(then) == name(*now));
@@ -405,7 +405,7 @@ mod tests {
         step(&mut master, Event::ReignBegan { version: Version::new(1, 1), id: ReignId(1) });
         join(&mut master, 0);
         ask_much(&mut master, 0);
-        // One comes and goes until no slot is left that nobody has been in.
+        // A slave comes and goes until every slot was used once.
         let waits = (1..200).find(|number| {
             let has_slot = join(&mut master, *number).iter().any(|e| matches!(e, Effect::Joined { .. }));
             if has_slot {

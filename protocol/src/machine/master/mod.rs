@@ -1,8 +1,9 @@
 //! The master machine: the directory, the active slaves, the writes and reads in flight.
 //!
-//! Owns the rules of replication of the *serving* primary and the directory that a standby keeps by replay. Knows
-//! nothing of sockets or of the log's file. Nor does it know whether this master reigns: the machine of the reign does
-//! (`machine/reign/`). Requests come only from the front, which asks that machine, and slaves only in an announced reign.
+//! Owns the rules of replication of the *serving* primary and the directory that a standby keeps by replay. Knows nothing
+//! of sockets or of the log's file. It does not decide whether this master reigns: the machine of the reign does
+//! (`machine/reign/`). Requests come only through the front, which is told the master's stance, and slaves join only an
+//! announced reign.
 //!
 //! A write is **accepted** (admitted, not yet in the log), **written** (in the log, durable under `--fsync always`;
 //! this is the commit point: from here reads may see it), **replicated** (sent to its slaves), and **done** (enough
@@ -56,7 +57,7 @@ new_key_type! {
     struct ReadKey;
 }
 
-/// Entries that one chore looks at or frees.
+/// How many entries one chore checks or frees.
 const CHORE_ENTRIES: usize = 4096;
 
 /// Names a write from its acceptance until it is done.
@@ -108,16 +109,16 @@ pub struct Config {
     pub read_timeout_ms: u64,
     /// Seeds random placement and the directory's hash.
     pub seed: u64,
-    /// Whether the log is synced before a write counts as written. Then a slave that has seen a version of this reign proves
-    /// that the log once held it.
+    /// Whether the log is synced before a write counts as written. If so, a slave that has seen a version of this reign
+    /// proves that the log once held it.
     pub durable: bool,
-    /// The longest value that slaves take, in bytes. The log may hold longer ones: this was once higher, then.
+    /// The longest value that slaves take, in bytes. The log may hold longer ones, if this was once higher.
     pub value_max: usize,
     /// How many bytes of values may be on their way from the log at once, unless it is one value alone.
     pub log_window_bytes: u64,
-    /// So many keys of requests and records are gone through in one step.
+    /// How many keys of requests and records are processed in one step.
     pub slice_keys: usize,
-    /// How long the values may be in all that are read together, in bytes.
+    /// The longest total of values that one request reads, in bytes.
     pub gather_bytes_max: usize,
     /// So many reads of short values in a row prefer the same slaves. At least 1.
     pub reads_in_a_row: usize,
@@ -150,7 +151,7 @@ pub enum Event {
         /// The identity of the reign, as its EPOCH record has it.
         id: ReignId,
     },
-    /// This master is a standby from now on. Only after [`Master::in_flight`] said that nothing is.
+    /// This master is a standby from now on. Only when [`Master::in_flight`] is 0.
     ReignEnded,
     /// A client asks for something, and the front lets it through: this master serves.
     Request {
@@ -179,7 +180,7 @@ pub enum Event {
     Acked {
         /// Over which link it said so.
         link: LinkId,
-        /// So many writes that were sent to it and that it had not acknowledged before.
+        /// How many further writes it has acknowledged.
         writes: u64,
         /// Bytes it can take.
         room_bytes: u64,
@@ -188,7 +189,7 @@ pub enum Event {
     Full {
         /// Over which link it said so.
         link: LinkId,
-        /// Which one: so many that are not acknowledged were sent in front of it. `None` when it names none of them.
+        /// Which write: how many unacknowledged ones were sent before it. `None` when it names none of them.
         before: Option<u64>,
     },
     /// A slave sent a value.
@@ -229,8 +230,8 @@ pub enum Event {
         /// Where its values stand, in the order of its pairs. None for a deletion.
         places: SmallVec<[Place; 1]>,
     },
-    /// A write's record is not in the log and never will be. Or, with UNKNOWN, nobody knows whether it will be found there
-    /// by the next reign: this one is at its end.
+    /// A write's record is not in the log and never will be. Or, with UNKNOWN, it is not known whether the next reign will
+    /// find it there: this one is at its end.
     NotWritten {
         /// The write that the log refused.
         write: WriteId,
@@ -248,7 +249,7 @@ pub enum Event {
     },
     /// Time passed. At least every 50 ms while reads are in flight.
     Tick,
-    /// There is time for a piece of what is done beside requests, as long as [`Master::has_chores`] says so.
+    /// Do one piece of background work. Sent while [`Master::has_chores`] holds.
     Chore,
 }
 
@@ -279,7 +280,7 @@ pub enum Effect {
         /// The link of the slave.
         link: LinkId,
     },
-    /// Announce the reign to this slave again: it had enlisted while no slot was to be had, and now one is.
+    /// Announce the reign to this slave again: it had enlisted while no slot was free, and now one is.
     SlotFree {
         /// The link of the slave.
         link: LinkId,
@@ -357,7 +358,7 @@ pub struct Counters {
     pub writes: u64,
     /// Reads for which the log was read.
     pub log_reads: u64,
-    /// Those of them that had to wait until earlier ones had left room.
+    /// Reads from the log that had to wait for room in the window.
     pub log_reads_waited: u64,
     /// Reads of keys without a known holder that were asked of all slaves that had not yet reported.
     pub asked_all: u64,
@@ -367,7 +368,7 @@ pub struct Counters {
     pub substitutions: u64,
     /// Writes that ended *unknown*.
     pub unknown: u64,
-    /// Items of writes that no slave took, for want of room: they stand in the log alone.
+    /// Items of writes that no slave had room for: they are only in the log.
     pub without_copy: u64,
 }
 
@@ -383,7 +384,7 @@ pub struct Master {
     slices: Slices,
     random: Random,
     counters: Counters,
-    /// Links of slaves that enlisted while the slots of former ones were not usable again yet.
+    /// Links of slaves that enlisted while no slot was usable.
     waiting_for_slot: Vec<LinkId>,
 }
 
@@ -456,8 +457,8 @@ impl Master {
         self.members.iter().map(|(slot, member)| (&member.id, slot, member.copies, member.room_bytes()))
     }
 
-    /// How many items of clients' writes the slave in `slot` acknowledged since it joined; copies that nobody waited
-    /// for do not count.
+    /// How many items of clients' writes the slave in `slot` has acknowledged since it joined, without copies for which
+    /// no client waits.
     pub fn writes_acked(&self, slot: Slot) -> u64 {
         self.members.get(slot).map_or(0, |member| member.writes_acked)
     }
@@ -478,19 +479,18 @@ impl Master {
         member.is_none_or(membership::Member::is_idle)
     }
 
-    /// Whose write this is, until it is answered.
+    /// The asker of a write, until it is answered.
     pub fn asker(&self, write: WriteId) -> Option<Asker> {
         self.writes.asker(write)
     }
 
-    /// How many bytes reads of the log may bring into memory that are under way now.
+    /// How many bytes the reads from the log that are under way may bring into memory.
     pub fn log_read_bytes(&self) -> u64 {
         self.reads.log.under_way_bytes()
     }
 
-    /// How long the value of `key` is that a read of `session` will be answered with, in bytes, as far as that is known:
-    /// the latest one that is written, or the one that the session itself has asked to be written in front of the read.
-    /// Where that is a write of many keys it may be shorter.
+    /// The expected length of the value with which a read of `key` by `session` will be answered, in bytes: that of the
+    /// latest written value, or of the session's own earlier write. After a write of many keys the value may be shorter.
     pub fn foreseen_bytes(&self, session: SessionId, key: &Bytes) -> usize {
         let written = || self.directory.get(key).map_or(0, |entry| entry.place.bytes as usize);
         let (unwritten, longest_of_many) = self.writes.unwritten_bytes(session, key);
@@ -544,7 +544,7 @@ impl Master {
         }
     }
 
-    /// Begins a request that is none for slices.
+    /// Begins a request that is not done in slices.
     fn begin(
         &mut self,
         now: Millis,
@@ -586,12 +586,12 @@ impl Master {
         }
     }
 
-    /// Whether nothing that was begun waits for its next slice.
+    /// Whether no work that was begun is left for a later step.
     fn is_settled(&self) -> bool {
         self.slices.is_empty() && !self.writes.has_losses() && !self.reads.is_overdue
     }
 
-    /// Whether there is something to do beside requests, in pieces, each with an [`Event::Chore`].
+    /// Whether there is background work, to be done in pieces, each with an [`Event::Chore`].
     pub fn has_chores(&self) -> bool {
         self.members.acknowledging().is_some() || !self.is_settled() || !self.directory.is_at_rest()
     }
@@ -609,7 +609,7 @@ impl Master {
             }
             self.sweep_if_needed();
         }
-        // Be there ever so much else to do: slaves may wait for a slot.
+        // However much else there is to do: slaves may wait for a slot.
         if let Some(slots) = self.directory.sweep_on(CHORE_ENTRIES) {
             self.members.swept(slots);
             effects.extend(self.waiting_for_slot.drain(..).map(|link| Effect::SlotFree { link }));

@@ -1,4 +1,4 @@
-//! The reigns of the log: which identity each epoch stands for, and what a slave's word about them proves.
+//! The reigns of the log: the identity of each epoch, and what a slave's memory of reigns proves.
 //!
 //! Grows with the log's EPOCH records, one entry each. See `docs/ARCHITECTURE.md`, *Reigns*.
 
@@ -13,20 +13,20 @@ pub struct ReignRecord {
     /// The seq of its EPOCH record.
     pub first: Seq,
     /// Whether each of its records was on disk before a slave saw it (`--fsync always`). A log of the previous version
-    /// does not say, which is no.
+    /// does not say; then this is false.
     pub durable: bool,
 }
 
 /// What a slave's memory of its last reign says about the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Testimony {
-    /// The log has that reign, and all that the slave can prove of it. Or its loss was accepted.
+    /// The log has that reign, and everything in it that the slave can prove; or the loss was accepted.
     Agrees,
     /// The log ended before what the slave has seen: synced records are missing at the end of what was there when this
     /// reign began.
     LogIsShort,
-    /// The slave's last reign branches off from this log in front of its last reigns: the log was restored from a copy and
-    /// has served since, or the slave belongs to another copy of it.
+    /// The slave's last reign branches off from this log before the log's last reigns: the log was restored from a copy
+    /// and has served since, or the slave belongs to another copy of it.
     Elsewhere,
 }
 
@@ -35,19 +35,19 @@ pub enum Testimony {
 pub struct Reigns {
     /// In the order of the log, which is that of their epochs.
     records: Vec<ReignRecord>,
-    /// What `dsm-log accept-loss` gave up, in order.
+    /// The reigns whose loss `dsm-log accept-loss` has accepted, in order.
     given_up: Vec<Reign>,
 }
 
 impl Reigns {
-    /// Takes in an EPOCH record. What is not after the last one is ignored: the log's rules do not let it happen.
+    /// Adds an EPOCH record. One that is not after the last one is ignored; the log's rules exclude it.
     pub fn begin(&mut self, record: ReignRecord) {
         if self.records.last().is_none_or(|last| last.reign.epoch < record.reign.epoch) {
             self.records.push(record);
         }
     }
 
-    /// Takes in a reign whose loss was accepted.
+    /// Adds a reign whose loss was accepted.
     pub fn give_up(&mut self, reign: Reign) {
         if let Err(index) = self.given_up.binary_search(&reign) {
             self.given_up.insert(index, reign);
@@ -58,7 +58,7 @@ impl Reigns {
         *self = Reigns::default();
     }
 
-    /// The reign that began last; nothing before the first.
+    /// The reign that began last; `None` before the first.
     pub fn last(&self) -> Option<ReignRecord> {
         self.records.last().copied()
     }
@@ -73,8 +73,8 @@ impl Reigns {
         self.records.is_empty()
     }
 
-    /// The identity of the log's reign of that epoch; 0 for an epoch without an EPOCH record, as that of the original
-    /// program's lines.
+    /// The identity of the log's reign with that epoch; 0 for an epoch without an EPOCH record, such as that of the
+    /// original program's lines.
     pub fn id_of(&self, epoch: Epoch) -> ReignId {
         match self.records.last() {
             Some(last) if last.reign.epoch == epoch => last.reign.id,
@@ -87,13 +87,13 @@ impl Reigns {
         Stamp { version, reign: self.id_of(version.epoch) }
     }
 
-    /// Whether a copy is one of what this log says.
+    /// Whether a copy is from a reign of this log.
     pub(super) fn is_ours(&self, stamp: Stamp) -> bool {
         self.id_of(stamp.version.epoch) == stamp.reign
     }
 
-    /// Whether a copy that the directory does not name may be dropped: the log itself says that it is superseded, or that
-    /// nothing is lost with it. If not, it bears witness of records that the log lacks.
+    /// Whether a copy that the directory does not name may be dropped: the log proves that it is superseded, or that
+    /// nothing is lost with it. If not, it is evidence of records that the log lacks.
     pub(super) fn may_drop(&self, stamp: Stamp) -> bool {
         let Stamp { version, reign } = stamp;
         if self.is_given_up(Reign { epoch: version.epoch, id: reign }) {
@@ -105,7 +105,7 @@ impl Reigns {
                 !record.durable || self.end_of(version.epoch).is_none_or(|end| version.seq < end)
             }
             Some(_) => false,
-            // An epoch without an EPOCH record: lines of the original program, or of a hand.
+            // An epoch without an EPOCH record: lines of the original program, or written by hand.
             None => reign == ReignId(0),
         }
     }
@@ -119,12 +119,12 @@ impl Reigns {
         self.weigh(before, own.first, seen)
     }
 
-    /// Judges what somebody remembers, at a master that has not begun its reign: the log ends with the record `end`.
+    /// Judges a slave's memory at a master whose reign has not begun: the log ends with the record `end`.
     pub fn testimony_at(&self, end: Seq, seen: &Seen) -> Testimony {
         self.weigh(&self.records, end.next(), seen)
     }
 
-    /// The same of the reigns in `log`, of which the last has ended in front of the seq `end`.
+    /// The same for the reigns in `log`, the last of which has ended before the seq `end`.
     fn weigh(&self, log: &[ReignRecord], end: Seq, seen: &Seen) -> Testimony {
         if self.is_given_up(seen.reign) {
             return Testimony::Agrees;
@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(reigns.testimony(&seen(2, 20, 12)), Testimony::LogIsShort);
         assert_eq!(reigns.testimony(&seen(3, 31, 12)), Testimony::LogIsShort);
         assert_eq!(reigns.testimony(&seen(7, 70, 1)), Testimony::LogIsShort);
-        // The branch lies in front of a reign that has served since.
+        // The branch is before a reign that has served since.
         assert_eq!(reigns.testimony(&seen(2, 21, 9)), Testimony::Elsewhere);
         assert_eq!(reigns.testimony(&seen(1, 10, 8)), Testimony::Elsewhere);
     }

@@ -1,7 +1,7 @@
-//! Room: what a write must find at the slaves before it is accepted, and what is set aside for it until it is placed.
+//! Room: what a write needs at the slaves before it is accepted, and what is reserved for it until it is placed.
 //!
-//! Owns that a write in the log finds the room that it was promised (`docs/ARCHITECTURE.md`, *Room*). What room a slave
-//! has said that it has is its member's (`membership.rs`).
+//! Guarantees that a logged write finds its reserved room (`docs/ARCHITECTURE.md`, *Room*). The room that a slave
+//! reports is kept in `membership.rs`.
 
 use super::placement::acks_needed;
 use super::{Change, Entry, Master, Slot, SlotSet, WriteId};
@@ -10,8 +10,8 @@ use crate::ids::{LinkId, SlaveId};
 use crate::planted;
 use smallvec::SmallVec;
 
-/// A write of more keys than this sets its room aside at all slaves as a whole, if they have it: to choose for each key takes
-/// its time, and is only worth it near the edge.
+/// A write of more keys than this first reserves room for all of them at every slave, if there is enough: to choose slaves
+/// for each key takes long, and is useful only when room is scarce.
 const PAIRS_PLACED_MAX: usize = 64;
 
 /// Room that is set aside for a write between its acceptance and its place in the log. Empty when no slave has a limit.
@@ -38,7 +38,7 @@ impl RoomReserved {
 #[derive(Clone, Debug, Default)]
 pub(super) struct RoomSought {
     pub(super) reserved: RoomReserved,
-    /// So many pairs are to be placed by themselves; 0 when there is room for all of them everywhere.
+    /// How many pairs are to be placed one by one; 0 when there is room for all of them everywhere.
     pub(super) pairs: usize,
     /// How many of them are placed.
     pub(super) done: usize,
@@ -82,7 +82,7 @@ impl Master {
         Ok(admission)
     }
 
-    /// Sets room aside for up to `left` pairs more, each by itself; whether that is all.
+    /// Sets room aside for up to `left` more pairs, one by one; returns whether that is all.
     ///
     /// # Errors
     /// Why the write cannot be taken now. Nothing is set aside for it then.
@@ -125,7 +125,7 @@ impl Master {
         Ok(true)
     }
 
-    /// Gives all of a write's room back.
+    /// Releases all of a write's room.
     pub(super) fn release(&mut self, reserved: &mut RoomReserved) {
         for (slot, link, bytes) in reserved.bytes.drain(..) {
             if let Some(member) = self.members.on_link(slot, link) {
@@ -140,7 +140,7 @@ impl Master {
         self.release(&mut rest);
     }
 
-    /// Gives back what was set aside at `slot` for a part of a write that is sent now.
+    /// Releases the room at `slot` for a part of a write that is sent now.
     pub(super) fn use_reserved(&mut self, id: WriteId, slot: Slot, charge: u64) {
         let Some(write) = self.writes.all.get_mut(id.0) else { return };
         let Some((_, link, left)) = write.reserved.bytes.iter_mut().find(|(at, ..)| *at == slot) else {
@@ -153,8 +153,8 @@ impl Master {
         }
     }
 
-    /// The live slaves that have room for a value of `key` that takes `bytes` in all: one that holds an older value needs
-    /// room for the difference only. Those that have not are noted.
+    /// The live slaves with room for a value of `key` that takes `bytes` in all; a slave that holds an older value needs
+    /// room only for the difference. Notes those without room.
     pub(super) fn with_room_for(&mut self, key: &[u8], bytes: u64) -> SlotSet {
         if self.members.iter().all(|(_, member)| member.is_unlimited()) || planted!(RoomIgnored) {
             return self.members.live();
@@ -178,7 +178,7 @@ impl Master {
         self.members.iter().filter(|(_, member)| member.room_bytes() >= bytes).map(|(slot, _)| slot).collect()
     }
 
-    /// The active slaves that lately had no room for a value: name, bytes of room, bytes that the smallest one takes.
+    /// The active slaves that recently had no room for a value: name, bytes of room, bytes of the smallest such value.
     pub fn full_slaves(&self) -> impl Iterator<Item = (&SlaveId, u64, u64)> {
         self.members
             .iter()
@@ -191,7 +191,8 @@ pub(super) fn payload(key: &[u8], value: &[u8]) -> u64 {
     (key.len() + value.len()) as u64 + crate::machine::slave::ENTRY_OVERHEAD_BYTES
 }
 
-/// What a value of `key` that takes `bytes` in all adds to what `slot` holds, where `old` is what is written of the key.
+/// By how many bytes a value of `key` that takes `bytes` in all grows the content of `slot`; `old` is the key's present
+/// entry.
 pub(super) fn charge(old: Option<&Entry>, slot: Slot, key: &[u8], bytes: u64) -> u64 {
     let held = old.filter(|entry| entry.holders.contains(slot));
     let held = held.map_or(0, |entry| {

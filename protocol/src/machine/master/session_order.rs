@@ -1,10 +1,10 @@
-//! The order of one session: what it asks for takes effect in the order in which it asks.
+//! The order of one session: its requests take effect in the order in which it sends them.
 //!
-//! Two rules make it so. A read waits for the writes of its own session to the same keys that are not written yet, and is
-//! bound at their place in the log (`docs/ARCHITECTURE.md`, *How a write and a read go*). And whatever a session asks for
-//! after a request that is done in slices waits in line with it (`slices.rs`). A session never waits for another one.
+//! Two rules ensure this. A read waits for the unwritten writes of its own session to the same keys, and is bound at
+//! their place in the log (`docs/ARCHITECTURE.md`, *How a write and a read go*). And requests of a session after one that
+//! is done in slices queue after it (`slices.rs`). A session never waits for another one.
 //!
-//! In which order the answers are sent is the business of the session's own task.
+//! The session's own task owns the order in which answers are sent.
 
 use super::hash::hash_bytes;
 use super::reads::Destination;
@@ -15,11 +15,11 @@ use crate::ids::{Millis, SessionId};
 use bytes::Bytes;
 use std::sync::Arc;
 
-/// In a write of more keys than this none is searched for: who waited for it reads like anybody else.
+/// A write of more keys than this is not searched for a key: reads that waited for it are done like all others.
 const PAIRS_SEARCHED_MAX: usize = 16;
 
 impl Master {
-    /// Begins a request, unless it is one for slices or after such a one of its session.
+    /// Begins a request, unless it is to be done in slices or follows such a request of its session.
     pub(super) fn ask_in_order(
         &mut self,
         now: Millis,
@@ -36,7 +36,7 @@ impl Master {
         }
     }
 
-    /// The last write of the same session that may change any of `keys`: of many keys, its last one of all.
+    /// The last write of the same session that may change any of `keys`; for many keys, the session's last write.
     pub(super) fn last_unwritten_of_any(&self, asker: Asker, keys: &[Bytes]) -> Option<WriteId> {
         let unwritten = &self.writes.unwritten;
         if keys.len() > self.config.slice_keys {
@@ -50,7 +50,7 @@ impl Master {
         self.writes.wait(write, waiting);
     }
 
-    /// Lets the reads go on that have waited for a write, in front of whatever is to be done next.
+    /// Resumes the reads that have waited for a write, before any other work.
     pub(super) fn resume_all(
         &mut self,
         session: SessionId,
@@ -64,9 +64,9 @@ impl Master {
         }
     }
 
-    /// The write that held this back is resolved. What is read now is read at this place of the log, after that
-    /// write and in front of all that the session asked for later: whoever pipelines sees its operations in order. What
-    /// concerns several keys is given back, to be done in slices at this very place.
+    /// The write that held this back is resolved. The read is done at this place of the log, after that write and
+    /// before all later requests of the session, so that a pipelining client sees its operations in order. A read of
+    /// several keys is given back, to be done in slices at this place.
     pub(super) fn resume(
         &mut self,
         now: Millis,
@@ -92,7 +92,7 @@ impl Master {
         None
     }
 
-    /// What became of the write that held this back nobody knows.
+    /// The outcome of the write that held this back is unknown.
     pub(super) fn give_up(&mut self, waiting: &HeldRead, effects: &mut Vec<Effect>) {
         self.reads.waiting -= 1;
         let (HeldRead::Get { asker: to, .. }

@@ -1,9 +1,9 @@
-//! What takes too long for one step, in slices: records to be taken in, and requests of many keys.
+//! Work that is too long for one step, in slices: records of many keys, and requests of many keys.
 //!
-//! Owns their order, which is the one in which they came: a read of many keys is after the records that were written
-//! before it and in front of those that were written since, though it takes many steps. So it never sees a later write of
-//! its own session, whose record is written later still. Nothing in here waits for anything but its turn. Which requests are
-//! put here is said in `session_order.rs`.
+//! Owns their order, which is that of their arrival: a read of many keys comes after the records that were written before it
+//! and before those that were written since, even if it takes many steps. So it never sees a later write of its own session,
+//! whose record is written even later. Everything in here waits only for its turn. `session_order.rs` decides which requests
+//! are put here.
 
 use super::work::{DistinctPairs, HeldRead, Work};
 use super::{Asker, Change, Effect, Master};
@@ -14,37 +14,37 @@ use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// So many keys are gone through in one step, by default: [`super::Config::slice_keys`].
+/// How many keys are processed in one step, by default: [`super::Config::slice_keys`].
 pub const SLICE_KEYS: usize = 256;
 
-/// So many pairs are freed in the time that one is worked at.
+/// How many pairs can be freed in the time in which one is processed.
 const FREED_FOR_ONE: usize = 8;
 
-/// What is in here of a session.
+/// The queued work of a session.
 #[derive(Clone, Copy, Debug, Default)]
 struct OfSession {
     count: usize,
-    /// How long the longest value is that was to be written of all that was in here together, in bytes.
+    /// The longest value to be written among the work that was queued together, in bytes.
     longest: usize,
 }
 
-/// What is done in slices, in its order.
+/// The queue of work that is done in slices.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Slices {
     queue: VecDeque<Work>,
-    /// How much of it is of a session. Never iterated.
+    /// The amount of work by session. Never iterated.
     sessions: HashMap<SessionId, OfSession, foldhash::fast::FixedState>,
     /// How much of it is requests.
     requests: usize,
 }
 
 impl Slices {
-    /// Requests that are not answered, and of which neither a write nor a read may be in flight.
+    /// Unanswered requests of which no write or read is in flight yet.
     pub(super) fn requests(&self) -> usize {
         self.requests
     }
 
-    /// Frees what a write leaves behind, if nobody else holds it.
+    /// Frees the memory of a finished write, if nothing else holds it.
     pub(super) fn forget(&mut self, change: Arc<Change>, keys_at_once: usize) {
         match Arc::into_inner(change) {
             Some(Change::Put(pairs)) if pairs.len() > keys_at_once => {
@@ -58,7 +58,7 @@ impl Slices {
         self.queue.is_empty()
     }
 
-    /// How long the longest value is that a session writes with what is in here, in bytes, or longer.
+    /// An upper bound of the longest value that a session writes with its queued work, in bytes.
     pub(super) fn longest_of(&self, session: SessionId) -> usize {
         self.sessions.get(&session).map_or(0, |of_session| of_session.longest)
     }
@@ -104,13 +104,13 @@ impl Slices {
 impl Master {
     /// Whether a request is done in slices.
     pub(super) fn is_wide(&self, command: &Command) -> bool {
-        // A deletion is taken in like a write, in slices.
+        // A deletion is processed like a write, in slices.
         let is_done_in_slices =
             matches!(command, Command::GetMany { .. } | Command::PutMany { .. } | Command::Exists { .. });
         is_done_in_slices && command.keys() > self.config.slice_keys
     }
 
-    /// Does what waits in its order: a bounded number of keys.
+    /// Works on the queue, in its order, for a bounded number of keys.
     pub(super) fn work_on(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         let mut left = self.config.slice_keys.max(1);
         while left > 0 {
@@ -127,7 +127,7 @@ impl Master {
         }
     }
 
-    /// Does up to `left` keys of `work`, and gives the rest of it. One without keys counts as one.
+    /// Processes up to `left` keys of `work`, and gives the rest. Work without keys counts as one.
     #[expect(clippy::too_many_lines, reason = "one arm for each kind of work, each short")]
     fn slice(
         &mut self,
@@ -147,7 +147,7 @@ impl Master {
                         continue;
                     }
                     if let Some(own) = self.resume(now, next, written.as_deref(), effects) {
-                        // It has slices of its own, in front of what has waited behind it.
+                        // It has slices of its own, before the requests that have waited for it.
                         if waiting.len() > 0 {
                             self.slices.push_front(Work::Resumed { session, waiting, written, may_read });
                         }
@@ -270,7 +270,8 @@ mod tests {
         world
     }
 
-    /// Does what is left, a step at a time; the versions of all values that are asked for, and how many steps asked.
+    /// Does the rest step by step; gives the versions of all values that are asked for, and the number of steps that
+    /// asked.
     fn read_in_steps(world: &mut World) -> (Vec<u64>, usize) {
         let (mut read, mut steps) = (world.read.clone(), usize::from(!world.read.is_empty()));
         while world.master.has_chores() {
@@ -340,7 +341,7 @@ mod tests {
         let pieces = world.chores();
         assert!(pieces >= 2 * (KEYS / SLICE_KEYS) - 2, "{pieces} pieces");
         assert_eq!((world.appended.len(), world.answer(asked)), (1, None));
-        // Another one finds no room any more, and is told so; the first one is not touched by that.
+        // Another write finds no room and is refused, which does not affect the first one.
         let refused = world.ask(1, command);
         world.chores();
         assert!(matches!(world.answer(refused), Some(Reply::Error(_))), "{:?}", world.answer(refused));

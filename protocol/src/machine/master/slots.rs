@@ -1,7 +1,7 @@
-//! Slots: which slave gets one, and when that of a slave that has left is to be had again.
+//! Slots: which slave gets one, and when the slot of a slave that has left can be used again.
 //!
-//! A slot stands in the directory's sets of holders after its slave is gone. It is given away again only after a sweep over
-//! the directory has taken it out of them, and not while it has part in a write.
+//! After its slave is gone, a slot is still in the directory's sets of holders. It is reused only after a sweep over the
+//! directory has removed it from them, and not while it takes part in a write.
 
 use super::membership::SLAVES_MAX;
 use super::{Effect, Master, Slot};
@@ -35,9 +35,9 @@ impl Master {
         }
     }
 
-    /// Begins to make slots of slaves that have left usable again, before there is none for the next one.
+    /// Begins a sweep when few usable slots are left.
     pub(super) fn sweep_if_needed(&mut self) {
-        // A slot that still has part in a write is not to be had again.
+        // A slot that still takes part in a write cannot be reused.
         if self.directory.sweeping().is_none() && !self.writes.has_losses() {
             if let Some(slots) = self.members.to_sweep() {
                 self.directory.begin_sweep(slots);

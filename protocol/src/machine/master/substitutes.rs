@@ -1,27 +1,27 @@
 //! Substitution: another slave takes the part of one that left, or had no room, in the writes and reads in flight.
 //!
-//! Owns what of that is not done yet: until a write is looked through, it cannot end.
+//! Owns the part of that work that is not done yet: until a write is checked, it cannot end.
 
 use super::room::payload;
 use super::{Change, Effect, Master, ReadId, Slot, WriteId};
 use crate::ids::Millis;
 use crate::planted;
 
-/// So many steps are made at once for a slave that has left. What is left is done in pieces, as chores.
+/// How many steps are made at once for a slave that has left. The rest is done in pieces, as chores.
 pub(super) const STEPS_AT_ONCE: usize = 256;
 
-/// What is to be made good after a slave has left. Until a write is looked through, it cannot end: an acknowledgement of
-/// a slave that is gone does not count.
+/// The substitution that is still to be done after a slave has left. Until a write is checked, it cannot end: an
+/// acknowledgement of a slave that is gone does not count.
 #[derive(Clone, Debug)]
 pub(super) struct SlaveLoss {
     pub(super) slot: Slot,
     /// The writes that were in flight then, ascending.
     pub(super) writes: Vec<WriteId>,
-    /// So many of them are looked through.
+    /// How many of them are checked.
     pub(super) writes_done: usize,
-    /// So many items of the next one are.
+    /// How many items of the next one are checked.
     pub(super) items_done: usize,
-    /// The reads that were in flight then and are not looked at yet.
+    /// The reads that were in flight then and are not checked yet.
     pub(super) reads: Vec<ReadId>,
 }
 
@@ -38,7 +38,7 @@ impl Master {
             return;
         }
         let taken = item.pending.union(item.acked).union(item.failed);
-        // A slave that failed this write once and has come back since is asked only when nobody else is left.
+        // A slave that failed this write once and has come back since is chosen only when no other is left.
         let returned = self.members.once_in(item.failed);
         let Change::Put(pairs) = &*write.change else { return };
         let (key, value) = pairs[index].clone();
@@ -54,7 +54,8 @@ impl Master {
             self.held(substitute, &key, version);
             self.send_item(id, index, substitute, (version, bytes), &key, &value, effects);
             if superseded {
-                // Acknowledged for the sake of this write, but a copy that the directory does not name would stay.
+                // The slave's acknowledgement is no longer needed, but a copy that the directory does not name would
+                // remain there.
                 self.send_drop(substitute, version, key.clone(), effects);
             }
             self.writes.all[id.0].items[index].pending.insert(substitute);
@@ -63,8 +64,8 @@ impl Master {
         self.finish_if_closed(id, effects);
     }
 
-    /// A slave has left: its acknowledgements count no more for writes that are not done, others take its place in what
-    /// it owed, and what it was asked for is asked of others.
+    /// A slave has left: its acknowledgements no longer count for writes that are not done, others replace it in these
+    /// writes, and its reads are sent to others.
     pub(super) fn lose(&mut self, now: Millis, slot: Slot, effects: &mut Vec<Effect>) {
         let writes = self.writes.all.keys().map(WriteId).collect();
         let reads = self.reads_in_flight();
@@ -72,7 +73,7 @@ impl Master {
         self.make_good(now, effects);
     }
 
-    /// Makes good what slaves that have left have lost, a bounded number of steps.
+    /// Does substitution work for slaves that have left, for a bounded number of steps.
     pub(super) fn make_good(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         let mut left = STEPS_AT_ONCE;
         while let Some(loss) = self.writes.losses.front_mut() {
@@ -80,7 +81,7 @@ impl Master {
                 return;
             }
             let slot = loss.slot;
-            // First the writes: none may be done on the word of a slave that is gone.
+            // First the writes: none may be done by the acknowledgement of a slave that is gone.
             if let Some(write) = loss.writes.get(loss.writes_done).copied() {
                 self.make_good_write(write, slot, &mut left, effects);
             } else if let Some(read) = loss.reads.pop() {
@@ -92,7 +93,7 @@ impl Master {
         }
     }
 
-    /// Looks through the next items of a write for what the slave of the first loss had part in.
+    /// Checks the next items of a write in which the slave of the first loss took part.
     fn make_good_write(&mut self, id: WriteId, slot: Slot, left: &mut usize, effects: &mut Vec<Effect>) {
         let Some(loss) = self.writes.losses.front_mut() else { return };
         let from = loss.items_done;
@@ -106,7 +107,7 @@ impl Master {
             if !item.acked.union(item.pending).contains(slot) {
                 continue;
             }
-            // An item of several may have had enough while another lacks something: the answer is for all.
+            // One of several items may be complete while another is not: the answer is for all.
             if item.acked.contains(slot) && std::mem::replace(&mut item.closed, false) {
                 write.items_open += 1;
             }
@@ -118,12 +119,12 @@ impl Master {
         if until < items {
             return;
         }
-        // It is looked through: what it was told meanwhile counts from here on.
+        // It is checked: acknowledgements that arrived meanwhile count from here on.
         if let Some(loss) = self.writes.losses.front_mut() {
             loss.items_done = 0;
             loss.writes_done += 1;
         }
-        // What is not in the log yet has no items, and cannot end.
+        // A write that is not in the log yet has no items, and cannot end.
         for index in 0..items {
             self.settle_item(id, index);
         }

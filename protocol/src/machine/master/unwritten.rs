@@ -1,8 +1,8 @@
 //! The writes whose records are not written yet: their order, and the last one of each session and of each key.
 //!
-//! Owns what a read must know to wait for the writes of its own session. A question and a change take the same few
-//! steps however many writes wait: a flood of writes to one key must not make a turn long. Holds nothing of a write
-//! that is written or refused, and never looks into one.
+//! Owns what a read must know to wait for the writes of its own session. Lookups and changes take a constant number of
+//! steps, so that a flood of writes to one key cannot make a turn long. Holds nothing of a write that is written or
+//! refused, and never looks into one.
 
 use super::WriteId;
 use crate::ids::SessionId;
@@ -19,13 +19,13 @@ pub(super) struct Unwritten {
     order: VecDeque<WriteId>,
     /// How many were ever added.
     added: u64,
-    /// The last one by its session and the hash of a key that it changes. Two keys of one hash share an entry, which
-    /// makes a read wait for a later write of its own session than it had to: it sees no less.
+    /// The last one by its session and the hash of a key that it changes. Two keys with the same hash share an entry,
+    /// so a read may wait for a later write of its session than necessary, which does no harm.
     of_key: Index<(SessionId, u64)>,
     of_session: Index<SessionId>,
     /// The last one of those that change many keys.
     of_many: Index<SessionId>,
-    /// How long the longest value is of all of these together, in bytes.
+    /// The longest value of all of these together, in bytes.
     longest_of_many: HashMap<SessionId, usize, foldhash::fast::FixedState>,
 }
 
@@ -55,8 +55,8 @@ impl Number {
 }
 
 impl Unwritten {
-    /// Adds a write of `session` that changes the keys with these hashes. The log gets it after all others.
-    /// Without hashes it is one of many keys, may change any, and gives none more than `longest` bytes.
+    /// Adds a write of `session` that changes the keys with these hashes, after all others in the log. Without hashes
+    /// it is a write of many keys: it may change any key, to a value of at most `longest` bytes.
     pub(super) fn push(
         &mut self,
         write: WriteId,
@@ -78,7 +78,7 @@ impl Unwritten {
         self.of_session.insert(session, last);
     }
 
-    /// Takes off the first write, which must be `write`, as it was added.
+    /// Removes the first write, which must be `write`, with the same hashes as when it was added.
     pub(super) fn resolve(&mut self, write: WriteId, session: SessionId, hashes: Option<&[u64]>) {
         let number = Number(self.added - self.order.len() as u64);
         let first = self.order.pop_front();
@@ -112,17 +112,17 @@ impl Unwritten {
         last.map(|last| last.write)
     }
 
-    /// Whether there is none of `session`.
+    /// Whether `session` has none.
     pub(super) fn is_none_of(&self, session: SessionId) -> bool {
         !self.of_session.contains_key(&session)
     }
 
-    /// The last write of `session` to a key with this hash, but for those of many keys.
+    /// The last write of `session` to a key with this hash, except writes of many keys.
     pub(super) fn last_of_key(&self, session: SessionId, hash: u64) -> Option<WriteId> {
         self.of_key.get(&(session, hash)).map(|last| last.write)
     }
 
-    /// How long the longest value is that writes of many keys of `session` give, in bytes; 0 without any.
+    /// The longest value among the writes of many keys of `session`, in bytes; 0 without any.
     pub(super) fn longest_of_many(&self, session: SessionId) -> usize {
         self.longest_of_many.get(&session).copied().unwrap_or_default()
     }
@@ -139,7 +139,7 @@ impl Unwritten {
     }
 }
 
-/// Takes the write with `number` out of `index`, unless a later one stands in its place.
+/// Removes the write with `number` from `index`, unless a later one has replaced it.
 fn forget<K: Eq + Hash>(index: &mut Index<K>, key: K, number: Number) {
     if let Entry::Occupied(entry) = index.entry(key) {
         if entry.get().number.is(number) {
@@ -160,14 +160,14 @@ mod tests {
     use std::cell::Cell;
 
     thread_local! {
-        /// How often two writes were told apart. Whoever looks for one among many does it once for each.
+        /// How many comparisons of writes were made. A search among many makes one for each.
         pub(super) static STEPS: Cell<u64> = const { Cell::new(0) };
     }
 
     /// A reigning master with one slave.
     struct Flooded {
         master: Master,
-        /// What stands to be written, in order, and how long the values are.
+        /// The writes for the log, in order, with the lengths of their values.
         appended: Vec<(WriteId, Vec<u32>)>,
         replies: Vec<(Asker, Reply)>,
         tags: u64,
@@ -256,7 +256,7 @@ mod tests {
             for session in 1..=8 {
                 flooded.ask(session, put("hot", round));
                 flooded.ask(session, put("warm", round));
-                // A session that only reads, too: it waits for nobody.
+                // Also a session that only reads, which waits for no write.
                 for reader in [session, 100] {
                     flooded.ask(reader, Command::Get { key: Bytes::from_static(b"hot") });
                     flooded.ask(reader, Command::GetMany { keys: keys(&["warm", "cold", "hot"]) });
@@ -336,7 +336,7 @@ mod tests {
         assert_eq!((foreseen(&flooded, 1, "c"), foreseen(&flooded, 2, "a")), (0, 1), "of nobody else's");
         flooded.ask(1, Command::Delete { keys: keys(&["a"]) });
         assert_eq!(foreseen(&flooded, 1, "a"), 0);
-        // Of writes of many keys at most the longest value of them all, until the last one is written.
+        // For writes of many keys: the longest value of all of them, until the last one is written.
         let many = |longest: usize| (0..100).map(move |n| (format!("k{n}"), longest / (n + 1)));
         flooded.ask(1, put_many(many(5000)));
         flooded.ask(1, put_many(many(900)));

@@ -1,6 +1,6 @@
-//! What is put off to later steps, as data: [`Work`], and what its steps carry from one to the next.
+//! Work that is left for later steps, as data: [`Work`], and the state that its steps pass on.
 //!
-//! Reads and writes put it there, `slices.rs` takes it up again. Nothing here looks at the machine.
+//! Reads and writes create it, `slices.rs` continues it. Nothing here uses the machine.
 
 use super::room::{payload, RoomSought};
 use super::{Asker, Change, WriteId};
@@ -18,41 +18,41 @@ new_key_type! {
     pub(super) struct GatherKey;
 }
 
-/// What is done in slices.
+/// Work that is done in slices.
 #[derive(Clone, Debug)]
 pub(super) enum Work {
     /// What the log has answered.
     Outcome(LogOutcome),
-    /// Reads that have waited for a write of their own session, which is resolved.
+    /// Reads that have waited for a write of their own session, which is now resolved.
     Resumed {
         session: SessionId,
         waiting: std::vec::IntoIter<HeldRead>,
-        /// What was written, if it was.
+        /// The write, if it was written.
         written: Option<Arc<Change>>,
-        /// Whether they go on: not when nobody knows what became of the write.
+        /// Whether they go on: not when the outcome of the write is unknown.
         may_read: bool,
     },
-    /// A request that is not begun.
+    /// A request that has not begun.
     Request { asker: Asker, deadline: Millis, command: Command },
-    /// A read of several keys of which some are not asked for yet.
+    /// A read of several keys, some of which are not asked for yet.
     Gather { asker: Asker, deadline: Millis, gather: GatherKey, next: usize, keys: std::vec::IntoIter<Bytes> },
     /// A count of those that exist.
     Count { asker: Asker, keys: std::vec::IntoIter<Bytes>, existing: u64 },
-    /// A write whose keys are told apart.
+    /// A write whose keys are being deduplicated.
     Distinguish {
         asker: Asker,
         longest: usize,
         pairs: std::vec::IntoIter<(Bytes, Bytes)>,
         distinct: DistinctPairs,
     },
-    /// What a write of many keys leaves behind, which is to be freed.
+    /// The memory of a finished write of many keys, to be freed.
     Forget { pairs: smallvec::IntoIter<[(Bytes, Bytes); 1]> },
     /// A write for which room is being set aside.
     Admit { asker: Asker, longest: usize, change: Change, admission: RoomSought },
 }
 
 impl Work {
-    /// The session whose request this is; it has nothing to do with the log's answer.
+    /// The session of the request; `None` for an answer of the log and for memory to be freed.
     pub(super) fn session(&self) -> Option<SessionId> {
         match self {
             Work::Outcome(_) | Work::Forget { .. } => None,
@@ -65,7 +65,7 @@ impl Work {
         }
     }
 
-    /// How long the longest value is that it writes, in bytes.
+    /// The longest value that it writes, in bytes.
     pub(super) fn longest(&self) -> usize {
         match self {
             Work::Distinguish { longest, .. } | Work::Admit { longest, .. } => *longest,
@@ -79,16 +79,16 @@ impl Work {
     }
 }
 
-/// What became of a write in the log.
+/// The log's answer to a write.
 #[derive(Clone, Debug)]
 pub(super) enum LogOutcome {
     Written {
         write: WriteId,
         /// One for each pair of a `Put`.
         places: SmallVec<[Place; 1]>,
-        /// So many keys are taken in.
+        /// How many keys are processed.
         done: usize,
-        /// So many of them were there: what a deletion answers.
+        /// How many of them existed: the answer of a deletion.
         existed: u64,
     },
     NotWritten {
@@ -98,7 +98,7 @@ pub(super) enum LogOutcome {
     },
 }
 
-/// What a write of the same session holds back.
+/// A read that waits for a write of the same session.
 #[derive(Clone, Debug)]
 pub(super) enum HeldRead {
     Get { asker: Asker, deadline: Millis, key: Bytes },
@@ -111,14 +111,14 @@ pub(super) enum HeldRead {
 #[derive(Clone, Debug)]
 pub(super) struct DistinctPairs {
     hasher: foldhash::fast::FixedState,
-    /// Where in `pairs` a key stands.
+    /// The place of each key in `pairs`.
     seen: HashTable<u32>,
     pairs: Vec<(Bytes, Bytes)>,
     payload_bytes: u64,
 }
 
 impl DistinctPairs {
-    /// Room for so many pairs, so that none of them takes long.
+    /// Room for this many pairs, so that no insertion takes long.
     pub(super) fn of(pairs: usize) -> Self {
         DistinctPairs {
             hasher: foldhash::fast::FixedState::default(),
@@ -144,7 +144,7 @@ impl DistinctPairs {
             *earlier = value;
             return;
         }
-        // There is room for all of them, so that no hash is asked for again.
+        // There is room for all of them, so no hash is computed again.
         seen.insert_unique(hash, pairs.len() as u32, |place| hasher.hash_one(&pairs[*place as usize].0));
         pairs.push((key, value));
     }

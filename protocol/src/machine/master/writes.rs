@@ -1,7 +1,7 @@
 //! Writes in flight, from acceptance through the log to their slaves.
 //!
-//! What is admitted is said in `room.rs`, when a write is done in `acks.rs`, who takes the part of a slave that left in
-//! `substitutes.rs`.
+//! `room.rs` decides what is admitted, `acks.rs` when a write is done, `substitutes.rs` which slave replaces one that
+//! left.
 
 use super::hash::hash_bytes;
 use super::membership::Sent;
@@ -20,14 +20,14 @@ use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// A write of more keys than this is not remembered by its keys: a read of its session waits for it whatever it reads.
+/// A write of more keys than this is not indexed by its keys: every read of its session waits for it.
 const KEYS_REMEMBERED_MAX: usize = 64;
 
 /// The writes in flight.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Writes {
     pub(super) all: SlotMap<WriteKey, Write>,
-    /// The slaves that have left, and whose part in writes and reads is not made good to its end.
+    /// The slaves that have left and for which the substitution is not finished.
     pub(super) losses: VecDeque<SlaveLoss>,
     /// Those whose records are not written yet.
     pub(super) unwritten: Unwritten,
@@ -95,8 +95,8 @@ impl Writes {
         self.all.get(id.0).map(|write| write.asker)
     }
 
-    /// How long the value of `key` is that `session` has asked to be written and that is not written yet, in bytes, and
-    /// how long it may be at most for a write of many keys; `None` for one that it has not.
+    /// The length of the value of `key` in an unwritten write of `session` (`None` without one), and the longest value
+    /// in its unwritten writes of many keys, in bytes.
     pub(super) fn unwritten_bytes(&self, session: SessionId, key: &Bytes) -> (Option<usize>, usize) {
         if self.unwritten.is_none_of(session) {
             return (None, 0);
@@ -121,17 +121,17 @@ impl Writes {
         !self.losses.is_empty()
     }
 
-    /// Whether a slave has left whose part in this write is not made good.
+    /// Whether a slave has left for which this write is not checked yet.
     pub(super) fn is_bereft(&self, id: WriteId) -> bool {
         self.losses.iter().any(|loss| loss.writes[loss.writes_done..].binary_search(&id).is_ok())
     }
 
-    /// Forgets what is to be made good: nothing is in flight.
+    /// Forgets all substitution work: nothing is in flight.
     pub(super) fn forget_losses(&mut self) {
         self.losses.clear();
     }
 
-    /// Takes `id` off the unwritten ones.
+    /// Removes `id` from the unwritten ones.
     fn resolved(&mut self, id: WriteId) {
         let write = self.all.get(id.0).expect("an unwritten write is in flight");
         self.unwritten.resolve(id, write.asker.session, key_hashes(&write.change).as_deref());
@@ -145,7 +145,7 @@ fn longest_value(change: &Change) -> usize {
     }
 }
 
-/// By which keys a write is remembered; `None` for a write of many.
+/// The hashes of a write's keys; `None` for a write of many keys.
 fn key_hashes(change: &Change) -> Option<SmallVec<[u64; 4]>> {
     match change {
         Change::Put(pairs) => (pairs.len() <= KEYS_REMEMBERED_MAX)
@@ -157,7 +157,7 @@ fn key_hashes(change: &Change) -> Option<SmallVec<[u64; 4]>> {
 }
 
 impl Master {
-    /// Admits a write of few keys and hands it to the log, or refuses it: not executed. `bytes` is what it takes in all.
+    /// Admits a write of few keys and passes it to the log, or refuses it: not executed. `bytes` is its total size.
     pub(super) fn write(&mut self, asker: Asker, change: Change, bytes: u64, effects: &mut Vec<Effect>) {
         let mut left = usize::MAX;
         let admitted = self.begin_admission(&change, bytes).and_then(|mut admission| {
@@ -169,7 +169,7 @@ impl Master {
         }
     }
 
-    /// Hands a write to the log for which room is set aside.
+    /// Passes a write to the log, after room was reserved for it.
     pub(super) fn accept(
         &mut self,
         asker: Asker,
@@ -195,9 +195,9 @@ impl Master {
         choose(self.config.placement, &self.members, among, count, hash_bytes(key), &mut self.random)
     }
 
-    /// The record stands in the log: the write is committed. The directory names it and its slaves get it, key by key,
-    /// once the records in front of it are taken in. A record of many keys takes several turns: meanwhile some of its
-    /// keys have their new value and others not yet, and its own session's reads wait.
+    /// The record is in the log: the write is committed. Once the earlier records are processed, the directory and the
+    /// slaves get it, key by key. A record of many keys takes several turns: meanwhile some of its keys have their new
+    /// value and others not yet, and its own session's reads wait.
     pub(super) fn written(
         &mut self,
         now: Millis,
@@ -217,7 +217,7 @@ impl Master {
         self.work_on(now, effects);
     }
 
-    /// The record is not in the log: nothing happened. Or nobody knows.
+    /// The record is not in the log: nothing happened. Or, with UNKNOWN, the outcome is unknown.
     pub(super) fn not_written(
         &mut self,
         now: Millis,
@@ -230,7 +230,7 @@ impl Master {
         self.work_on(now, effects);
     }
 
-    /// Takes in what the log has answered, up to `left` keys of it; gives what is left of it.
+    /// Processes the log's answer, up to `left` keys, and gives the rest.
     pub(super) fn take_in(
         &mut self,
         outcome: LogOutcome,
@@ -251,7 +251,7 @@ impl Master {
                 self.release_rest(write);
                 let refused = self.writes.all.remove(write.0).expect("an unwritten write is in flight");
                 effects.push(Effect::Reply { to: refused.asker, reply: Reply::error(word, detail) });
-                // What they would read is older than what may have happened in front of them.
+                // They could read a value that is older than the unknown write before them.
                 let may_read = word != ErrorWord::Unknown;
                 self.resume_all(refused.asker.session, refused.waiting, None, may_read);
                 *left = left.saturating_sub(1);
@@ -260,7 +260,8 @@ impl Master {
         None
     }
 
-    /// Takes in up to `left` keys of a record of which `done` are in; how many are then, and how many existed.
+    /// Processes up to `left` keys of a record, of which `done` are processed; gives the new number, and how many keys
+    /// existed.
     fn take_in_keys(
         &mut self,
         id: WriteId,
@@ -294,7 +295,7 @@ impl Master {
         (done, existed)
     }
 
-    /// All keys of a record are taken in.
+    /// All keys of a record are processed.
     fn end_written(&mut self, id: WriteId, existed: u64, effects: &mut Vec<Effect>) {
         self.writes.resolved(id);
         let write = self.writes.all.get_mut(id.0).expect("an unwritten write is in flight");
@@ -333,8 +334,8 @@ impl Master {
         let live = self.members.live();
         let reserved = &self.writes.all[id.0].reserved;
         let reserved = reserved.slots.get(index).copied().unwrap_or(reserved.everywhere).intersection(live);
-        // Those that have no room count as absent. Slaves where room was set aside have it. When all of these have left
-        // since, nobody gets it: what room the others have was promised to other writes.
+        // Slaves without room count as absent. Slaves with reserved room have it. If all of these have left since, no
+        // slave gets the value: the room of the others was promised to other writes.
         let among = self.with_room_for(key, bytes).union(reserved);
         let count = acks_needed(among.len());
         let chosen = if reserved.len() >= count {
@@ -393,13 +394,12 @@ pub(super) mod tests {
     use crate::machine::master::substitutes::STEPS_AT_ONCE;
     use crate::machine::master::{Config, Event};
 
-    /// The most effects of one step: what one turn does for it. A key that is overwritten has a write and a drop for each
-    /// of three slaves.
+    /// The most effects of one step. A key that is overwritten has a write and a drop for each of three slaves.
     const EFFECTS_MAX: usize = STEPS_AT_ONCE * 6 + 1;
 
     pub(in super::super) struct World {
         pub(in super::super) master: Master,
-        /// What is to be written, in order.
+        /// The appends, in order.
         pub(in super::super) appended: VecDeque<(WriteId, usize)>,
         /// The keys and values of the last of them.
         pub(in super::super) last_appended: Vec<(Bytes, Bytes)>,
@@ -486,7 +486,7 @@ pub(super) mod tests {
             self.step(Event::Written { write, version: Version::new(1, self.seq), places });
         }
 
-        /// Does what is left to be done; in how many pieces.
+        /// Does all chores, and gives their number.
         pub(in super::super) fn chores(&mut self) -> usize {
             let mut pieces = 0;
             while self.master.has_chores() {
@@ -528,7 +528,7 @@ pub(super) mod tests {
         let many = world.ask(1, put_many(KEYS));
         let own = world.ask(1, Command::Exists { keys: vec![key(7)] });
         world.chores();
-        // Of another session, and after it in the log.
+        // A write of another session, later in the log.
         let later = world.ask(2, Command::Put { key: key(KEYS - 1), value: Bytes::from_static(b"later") });
         let (many_written, later_written) = (3, 4);
         world.written();
@@ -616,14 +616,15 @@ pub(super) mod tests {
         world.step(Event::SlaveLost { link: LinkId(0) });
         assert!(world.master.has_chores(), "all at once");
         world.step(Event::Chore);
-        // What it shared with slave 1 is not done with the word of slave 1, for slave 2 is to have it too.
+        // Items that it shared with slave 1 are not done by the acknowledgement of slave 1, because slave 2 must have
+        // them, too.
         world.ack_all(1);
         assert!(world.chores() >= KEYS / STEPS_AT_ONCE);
         assert!(world.replies.is_empty());
         world.ack_all(2);
         world.chores();
         let by_then = world.replies.len();
-        // Which leaves what slave 1 got in the place of slave 0, after it had acknowledged the rest.
+        // This leaves what slave 1 got instead of slave 0, after it had acknowledged the rest.
         world.ack_all(1);
         world.chores();
         assert!(0 < by_then && by_then < world.replies.len(), "{by_then}");

@@ -33,6 +33,7 @@ pub use takeover::{LeaderSeen, Queue, Refusal};
 use crate::command::Reply;
 use crate::ids::{ClusterId, Epoch, LinkId, Millis, Reign, ReignId, SessionId, SlaveId, Version};
 use crate::machine::master::{Asker, Reigns};
+use crate::machine::welcome::is_outvoted;
 use crate::message;
 use crate::planted;
 use crate::record::Position;
@@ -294,15 +295,27 @@ pub enum Event<'a> {
         /// The cluster that it is of; nothing if it knows of none.
         cluster: Option<ClusterId>,
     },
-    /// What the other master says of itself.
+    /// What another master says of itself: of several, the foremost.
     PeerSaid {
+        /// Our link to it.
+        link: LinkId,
         /// Whether it says that it serves.
         active: bool,
         /// The epoch of its last durable EPOCH record.
         epoch: Epoch,
     },
-    /// The link to the other master is gone.
-    PeerLost,
+    /// A link to another master is gone.
+    PeerLost {
+        /// The link that is gone.
+        link: LinkId,
+    },
+    /// Other masters refuse this one.
+    Refused {
+        /// So many of them, as far as they have answered.
+        refusing: usize,
+        /// So many there are, beside this one.
+        peers: usize,
+    },
     /// The other master asks for the reign.
     HandoverRequested {
         /// The link of the standby that asks.
@@ -314,10 +327,16 @@ pub enum Event<'a> {
         /// Whether an operator asked for it.
         forced: bool,
     },
-    /// The other master does not yield.
-    HandoverRefused,
-    /// An operator wants this standby to serve.
-    HandoverOffered,
+    /// Another master does not yield.
+    HandoverRefused {
+        /// Our link to it.
+        link: LinkId,
+    },
+    /// Another master offers its reign: an operator wants this standby to serve.
+    HandoverOffered {
+        /// Our link to it.
+        link: LinkId,
+    },
     /// The link of a standby is gone.
     StandbyGone {
         /// The link that is gone.
@@ -419,6 +438,8 @@ pub enum Effect {
     OfferReign,
     /// Ask the active master for the reign.
     AskForReign {
+        /// Our link to it.
+        to: LinkId,
         /// Whether an operator wants it.
         forced: bool,
     },
@@ -454,6 +475,8 @@ pub enum Effect {
 /// How a node ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
+    /// Because other masters refuse it, before it has begun to write.
+    Refused,
     /// Cleanly, with nothing held any more.
     Clean,
     /// Cleanly, although the log is not closed: the leadership is kept until the process is gone.
@@ -527,6 +550,8 @@ pub struct Leadership {
     /// Who waits for an operator's failover, and how long.
     operators: Vec<(Asker, Millis)>,
     stopping_since: Option<Millis>,
+    /// Since when what is at the log's place does not continue what was replayed, although the other master serves.
+    strays_since: Option<Millis>,
     course: Course,
 }
 
@@ -541,6 +566,7 @@ impl Leadership {
             known_epoch: Epoch::default(),
             operators: Vec::new(),
             stopping_since: None,
+            strays_since: None,
             course: Course::Open,
         }
     }
@@ -768,16 +794,17 @@ impl Leadership {
                 }
             }
             Event::PeerNamed { cluster } => self.known.peer_named(cluster),
-            Event::PeerSaid { active, epoch } => {
+            Event::PeerSaid { link, active, epoch } => {
                 self.known.peer_said(active);
-                self.takeover.peer_said(now, active, epoch);
+                self.takeover.peer_said(now, link, active, epoch);
             }
-            Event::PeerLost => self.takeover.peer_lost(),
+            Event::PeerLost { link } => self.takeover.peer_lost(link),
+            Event::Refused { refusing, peers } => self.refused(refusing, peers, effects),
             Event::HandoverRequested { from, follows, ready, forced } => {
                 self.handover_requested(now, from, (follows, ready, forced), effects);
             }
-            Event::HandoverRefused => self.takeover.refused(now),
-            Event::HandoverOffered => self.takeover.offered(),
+            Event::HandoverRefused { link } => self.takeover.refused(now, link),
+            Event::HandoverOffered { link } => self.takeover.offered(link),
             Event::StandbyGone { link, is_last } => self.standby_gone(link, is_last, effects),
             Event::FailoverAsked { asker, deadline, standbys } => {
                 self.failover_asked(asker, deadline, standbys, effects);
@@ -798,7 +825,7 @@ impl Leadership {
             return;
         }
         match self.role {
-            ReignRole::Standby { .. } => self.tick_standby(around, effects),
+            ReignRole::Standby { .. } => self.tick_standby(now, around, effects),
             ReignRole::Barred { .. } => self.tick_barred(now, around, effects),
             ReignRole::Announcing { .. } => self.tick_announcing(now, around, effects),
             ReignRole::Serving { .. } | ReignRole::Preparing { .. } => {
@@ -840,6 +867,14 @@ impl Leadership {
         // Whoever asks from now on is told that this master does not serve, which is to say *not executed*.
         self.become_role(ReignRole::Departing { since: now }, effects);
         effects.push(Effect::AbandonLog);
+    }
+
+    /// Others refuse this master: it ends before it has begun to write, once it is a minority without them.
+    fn refused(&mut self, refusing: usize, peers: usize, effects: &mut Vec<Effect>) {
+        if !self.has_begun() && is_outvoted(refusing, peers) {
+            self.become_role(ReignRole::Ended, effects);
+            effects.push(Effect::End(Ending::Refused));
+        }
     }
 
     fn depart(&mut self, effects: &mut Vec<Effect>) {

@@ -24,6 +24,10 @@ const TELL_LACK_MS: u64 = 60_000;
 /// How often it is looked which log is there while the right one is not.
 const LOOK_MS: u64 = 500;
 
+/// A master whose log was moved away ceases to serve well within this time, in milliseconds: it looks twice a second. One that
+/// serves on serves another log than what its standby has replayed.
+const STRAYS_MS: u64 = 3_000;
+
 /// A log that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredLog {
@@ -106,11 +110,18 @@ impl From<&Position> for Log {
 }
 
 impl Leadership {
-    /// Lets a standby forget what it has replayed, where nobody ever served that and the other master serves something
-    /// else: it was the wrong log.
-    pub(super) fn tick_standby(&mut self, around: &Surroundings, effects: &mut Vec<Effect>) {
+    /// Lets a standby forget what it has replayed, where nobody ever served that and the other master serves something else:
+    /// it was the wrong log. The other master is given the time to notice that its own log was moved away: then what was
+    /// replayed may be the log that it serves.
+    pub(super) fn tick_standby(&mut self, now: Millis, around: &Surroundings, effects: &mut Vec<Effect>) {
         let is_served = self.takeover.served_epoch().is_some();
-        if is_served && !around.log_follows && !self.known.has_memory() {
+        if !is_served || around.log_follows || self.known.has_memory() {
+            self.strays_since = None;
+            return;
+        }
+        let since = *self.strays_since.get_or_insert(now);
+        if now.since(since) >= STRAYS_MS {
+            self.strays_since = None;
             effects.push(Effect::FollowAnew);
         }
     }

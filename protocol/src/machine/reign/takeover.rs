@@ -7,7 +7,7 @@
 //! links to several stand, what is said here of the other master is what is known of the foremost of them.
 
 use super::{Config, Effect, Leadership, ReignRole};
-use crate::ids::{ClusterId, Epoch, Millis};
+use crate::ids::{ClusterId, Epoch, LinkId, Millis};
 use crate::machine::doubt::SelfDoubt;
 
 /// A reign of the other master that ended sooner than this doubles how long it must be stable before the next.
@@ -87,18 +87,24 @@ pub(super) struct Takeover {
     yielded_at: Option<Millis>,
     /// How long the other one must be stable before it gets the reign.
     patience_ms: u64,
-    asked: bool,
-    forced: bool,
 }
 
 /// The other master, as long as a link to one stands. With several it is the foremost: the one that serves, or whose log has
 /// come furthest.
 #[derive(Clone, Copy, Debug)]
 struct Peer {
+    /// Our link to it. What is asked and said over another link is about somebody else.
+    link: LinkId,
+    /// Since when a link stands to it, or to the one that was the foremost before it.
     connected_since: Millis,
+    /// Since when it serves, as far as this is known.
     active_since: Option<Millis>,
     /// The epoch of its last durable EPOCH record.
     epoch: Epoch,
+    /// Whether it was asked for the reign, and has not answered.
+    is_asked: bool,
+    /// Whether it has offered the reign: an operator wants this master to serve.
+    has_offered: bool,
 }
 
 impl Takeover {
@@ -109,8 +115,6 @@ impl Takeover {
             peer: None,
             yielded_at: None,
             patience_ms: config.stable_ms,
-            asked: false,
-            forced: false,
         }
     }
 
@@ -134,8 +138,9 @@ impl Takeover {
     }
 
     fn won(&mut self) {
-        self.asked = false;
-        self.forced = false;
+        if let Some(peer) = &mut self.peer {
+            (peer.is_asked, peer.has_offered) = (false, false);
+        }
     }
 
     /// A reign of this master has begun.
@@ -153,44 +158,53 @@ impl Takeover {
         self.yielded_at = Some(now);
     }
 
-    pub(super) fn peer_said(&mut self, now: Millis, active: bool, epoch: Epoch) {
-        let before = self.peer;
+    pub(super) fn peer_said(&mut self, now: Millis, link: LinkId, active: bool, epoch: Epoch) {
+        let connected_since = self.peer.map_or(now, |peer| peer.connected_since);
+        // What was asked of another one, or offered by it, ends with its being the foremost.
+        let same = self.peer.filter(|peer| peer.link == link);
         self.peer = Some(Peer {
-            connected_since: before.map_or(now, |peer| peer.connected_since),
-            active_since: active.then(|| before.and_then(|peer| peer.active_since).unwrap_or(now)),
+            link,
+            connected_since,
+            active_since: active.then(|| same.and_then(|peer| peer.active_since).unwrap_or(now)),
             epoch,
+            is_asked: active && same.is_some_and(|peer| peer.is_asked),
+            has_offered: same.is_some_and(|peer| peer.has_offered),
         });
-        self.asked &= active;
     }
 
-    pub(super) fn peer_lost(&mut self) {
-        self.peer = None;
-        self.asked = false;
+    pub(super) fn peer_lost(&mut self, link: LinkId) {
+        self.peer = self.peer.filter(|peer| peer.link != link);
     }
 
-    pub(super) fn refused(&mut self, now: Millis) {
-        self.asked = false;
-        self.forced = false;
-        if let Some(peer) = &mut self.peer {
+    /// The other master, if that is the link to it.
+    fn peer_on(&mut self, link: LinkId) -> Option<&mut Peer> {
+        self.peer.as_mut().filter(|peer| peer.link == link)
+    }
+
+    /// The master on that link does not yield.
+    pub(super) fn refused(&mut self, now: Millis, link: LinkId) {
+        if let Some(peer) = self.peer_on(link) {
+            (peer.is_asked, peer.has_offered) = (false, false);
             peer.active_since = peer.active_since.map(|_| now);
         }
     }
 
-    pub(super) fn offered(&mut self) {
-        self.forced = true;
+    /// The master on that link offers its reign.
+    pub(super) fn offered(&mut self, link: LinkId) {
+        if let Some(peer) = self.peer_on(link) {
+            peer.has_offered = true;
+        }
     }
 
     /// Asks the active master for the reign, if it is time: for one that is queued to lead.
     pub(super) fn ask_if_due(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        if self.asked {
-            return;
-        }
-        let Some(since) = self.peer.and_then(|peer| peer.active_since) else { return };
+        let Some(peer) = self.peer.as_mut().filter(|peer| !peer.is_asked) else { return };
+        let Some(since) = peer.active_since else { return };
         let by_itself = self.config.preferred && self.config.failback;
         let due = by_itself && self.doubt.expired(now, since, self.config.stable_ms);
-        if due || self.forced {
-            self.asked = true;
-            effects.push(Effect::AskForReign { forced: self.forced });
+        if due || peer.has_offered {
+            peer.is_asked = true;
+            effects.push(Effect::AskForReign { to: peer.link, forced: peer.has_offered });
         }
     }
 

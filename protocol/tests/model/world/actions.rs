@@ -279,7 +279,7 @@ impl World {
             if spent.read_timeout < limits.read_timeout && asked {
                 all.push(Action::ReadTimeout { m });
             }
-            let standby = node.waits_for_lock();
+            let standby = node.waits_for_lock() && self.peers[m].dialer_up;
             if spent.handover < limits.handover && standby && self.masters[1 - m].serves() {
                 all.push(Action::Handover { m });
             }
@@ -400,7 +400,8 @@ impl World {
             Action::Handover { m } => {
                 self.spent.handover += 1;
                 self.spent.total += 1;
-                self.reign(m, reign::Event::HandoverOffered);
+                let link = LinkId(self.peers[m].generation);
+                self.reign(m, reign::Event::HandoverOffered { link });
             }
             Action::Leave { c } => {
                 self.spent.leave += 1;

@@ -182,7 +182,8 @@ impl World {
                 Effect::EndReign => self.end_reign(m),
                 Effect::StanceChanged => self.front(m, front::Event::StanceChanged),
                 Effect::TellState => self.tell_state(m),
-                Effect::AskForReign { forced } => {
+                Effect::AskForReign { to, forced } => {
+                    assert_eq!(to, LinkId(self.peers[m].generation), "asks over another link");
                     let slaves = (0..self.slaves.len()).filter(|s| self.links[m][*s].master_up).collect();
                     if self.peers[m].dialer_up {
                         let request = ToPeer::HandoverRequest { slaves, forced };

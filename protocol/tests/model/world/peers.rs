@@ -34,7 +34,7 @@ impl World {
             link.dialer_up = false;
             link.to.clear();
             self.front(m, front::Event::PeerDown { link: id });
-            self.reign(m, reign::Event::PeerLost);
+            self.reign(m, reign::Event::PeerLost { link: id });
             return;
         };
         self.tell(|| format!("{message:?}"));
@@ -44,13 +44,13 @@ impl World {
                 self.front(m, front::Event::PeerLeads { link: believed.then_some(id) });
                 let cluster = (epoch > Epoch(0)).then_some(CLUSTER);
                 self.reign(m, reign::Event::PeerNamed { cluster });
-                self.reign(m, reign::Event::PeerSaid { active, epoch });
+                self.reign(m, reign::Event::PeerSaid { link: id, active, epoch });
             }
             FromPeer::Response { id: request, reply } => {
                 self.front(m, front::Event::Response { link: id, id: request, reply });
             }
             FromPeer::HandoverRefused => {
-                self.reign(m, reign::Event::HandoverRefused);
+                self.reign(m, reign::Event::HandoverRefused { link: id });
             }
         }
     }
