@@ -16,6 +16,10 @@ const QUEUE_BYTES_MAX: usize = 1 << 20;
 /// How long the end of the process waits for the last lines to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(250);
 
+/// How long the end of the process waits for them if standard error would take them: then this process itself has not had the
+/// processor.
+const STARVED_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long the report of a panic of the main thread may hold that thread.
 const PANIC_FLUSH_TIMEOUT: Duration = Duration::from_millis(25);
 
@@ -150,14 +154,19 @@ impl Queue {
         }
     }
 
-    /// Waits until all lines are written, at most for `limit`.
-    fn flush(&self, limit: Duration) {
-        let end = Instant::now() + limit;
+    /// Waits until all lines are written, at most for `limit`, and for `starved` while standard error would take them.
+    fn flush(&self, limit: Duration, starved: Duration) {
+        let begun = Instant::now();
+        let mut end = begun + limit;
         let mut state = self.lock();
         while state.writing || !state.waiting.is_empty() {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return;
+                if begun.elapsed() >= starved || !is_writable() {
+                    return;
+                }
+                end = Instant::now() + limit;
+                continue;
             }
             if !matches!(state.thread, Thread::Runs) {
                 let lines = std::mem::take(&mut state.waiting);
@@ -168,6 +177,14 @@ impl Queue {
             state = self.idle.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+}
+
+/// Whether standard error would take something now.
+fn is_writable() -> bool {
+    let output = io::stderr();
+    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let ready = rustix::event::poll(&mut [PollFd::new(&output, PollFlags::OUT)], Some(&now));
+    matches!(ready, Ok(count) if count > 0)
 }
 
 /// Writes to standard error, however long that takes; gives where it failed, if it did.
@@ -234,7 +251,7 @@ pub fn lines_lost() -> u64 {
 
 /// Gives the last lines a moment to be written before the process ends.
 pub fn flush() {
-    QUEUE.flush(FLUSH_TIMEOUT);
+    QUEUE.flush(FLUSH_TIMEOUT, STARVED_FLUSH_TIMEOUT);
 }
 
 /// Reports a panic through the same queue: the usual hook would wait for the reader of standard error.
@@ -254,7 +271,7 @@ pub(crate) fn catch_panics() {
         tell(&format!("thread '{name}' panicked at {place}:\n{why}{trace}"));
         if name == "main" {
             // It may be the last line of the process.
-            QUEUE.flush(PANIC_FLUSH_TIMEOUT);
+            QUEUE.flush(PANIC_FLUSH_TIMEOUT, PANIC_FLUSH_TIMEOUT);
         }
     }));
 }
