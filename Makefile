@@ -1,6 +1,6 @@
 # make verify writes nothing and is what CI runs; make fix rewrites; make nightly runs for hours.
 
-.PHONY: verify format spelling deny lint doc test fix cluster demo bench bench-core bench-peers sim model mutants mutants-quick test-peers fuzz nightly nightly-faults nightly-sim
+.PHONY: verify format spelling deny lint doc test fix cluster demo bench bench-core bench-micro bench-peers sim model mutants mutants-quick test-peers fuzz nightly nightly-faults nightly-sim
 
 verify: format spelling lint doc test mutants-quick test-peers
 
@@ -69,6 +69,10 @@ bench-core:
 		fi; \
 	fi; \
 	target/$(PROFILE)/dsm-test-harness one-core --base $$base $(CORE_FLAGS)
+
+# The steps of a request, each by itself, with criterion. BENCH=directory runs some.
+bench-micro:
+	cargo bench --locked -p dsm-benches -- $(BENCH)
 
 # What only the comparison with other stores is built with: their drivers against recorded answers, tables and pictures.
 test-peers:

@@ -3,7 +3,6 @@
 //! Everything here stays on one thread. No cell is borrowed across an await.
 
 use crate::env::Stream;
-use crate::flusher::Flusher;
 use dsm_protocol::pieces::{Piece, Pieces, Sink as _};
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -92,8 +91,21 @@ const AT_ONCE_BYTES_MAX: usize = 16 * 1024;
 /// A socket that takes nothing for so long waits for its peer.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Writes at the end of an actor's turn what the turn has appended.
+pub(crate) trait TurnWriter: std::fmt::Debug {
+    /// Takes an outbox that had nothing and has something now; whether it will be written.
+    fn take(&self, outbox: &Outbox) -> bool;
+}
+
 /// Counts the bytes in many outboxes.
 pub(crate) type Meter = Rc<Cell<usize>>;
+
+/// How a turn may write by itself.
+#[derive(Debug)]
+struct Direct {
+    writer: Rc<dyn TurnWriter>,
+    stream: Weak<Stream>,
+}
 
 #[derive(Debug, Default)]
 struct Out {
@@ -120,7 +132,7 @@ struct Out {
     /// When a client last sent something.
     asked_at: Cell<Option<Instant>>,
     /// Who writes what turns append, and to which socket.
-    direct: RefCell<Option<(Rc<Flusher>, Weak<Stream>)>>,
+    direct: RefCell<Option<Direct>>,
     /// Whether whoever pumps waits for something to pump.
     is_pump_idle: Cell<bool>,
     /// A piece of which a turn has written so many bytes.
@@ -173,9 +185,9 @@ impl Outbox {
         outbox
     }
 
-    /// Lets turns write to `stream` at once what they append, through `flusher`.
-    pub(crate) fn write_through(&self, flusher: &Rc<Flusher>, stream: &Rc<Stream>) {
-        *self.0.direct.borrow_mut() = Some((Rc::clone(flusher), Rc::downgrade(stream)));
+    /// Lets turns write to `stream` at once what they append, through `writer`.
+    pub(crate) fn write_through(&self, writer: Rc<dyn TurnWriter>, stream: &Rc<Stream>) {
+        *self.0.direct.borrow_mut() = Some(Direct { writer, stream: Rc::downgrade(stream) });
     }
 
     /// Counts its bytes no more: they are no answers.
@@ -217,7 +229,7 @@ impl Outbox {
     /// Whether the turn that appends writes it at its end.
     fn is_left_to_turn(&self) -> bool {
         let direct = self.0.direct.borrow();
-        direct.as_ref().is_some_and(|(flusher, _)| self.0.is_pump_idle.get() && flusher.take(self))
+        direct.as_ref().is_some_and(|direct| self.0.is_pump_idle.get() && direct.writer.take(self))
     }
 
     /// Notes whether what is to be appended next is about to come.
@@ -239,7 +251,7 @@ impl Outbox {
     /// Writes what the socket takes at once if it is short, and leaves the rest to whoever pumps.
     pub(crate) fn write_now(&self) {
         let direct = self.0.direct.borrow();
-        let stream = direct.as_ref().and_then(|(_, stream)| stream.upgrade());
+        let stream = direct.as_ref().and_then(|direct| direct.stream.upgrade());
         let mut pieces = self.0.pieces.borrow_mut();
         let is_short = pieces.len() <= AT_ONCE_BYTES_MAX && !pieces.sum_on(0);
         let piece =

@@ -5,7 +5,7 @@
 //! slaves, and leave together when the next of them is about to come. Writes only what a socket takes at once; the rest,
 //! and everything long, is left to [`Outbox::pump`].
 
-use crate::batch::Outbox;
+use crate::batch::{Outbox, TurnWriter};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -48,15 +48,6 @@ impl Flusher {
         FlushingTurn(Rc::clone(self))
     }
 
-    /// Takes an outbox that had nothing and has something now; whether it will be written.
-    pub(crate) fn take(&self, outbox: &Outbox) -> bool {
-        if !self.is_in_turn.get() {
-            return false;
-        }
-        self.waiting.borrow_mut().push(Waiting { outbox: outbox.clone(), turns: 0 });
-        true
-    }
-
     fn end_turn(self: &Rc<Self>) {
         self.is_in_turn.set(false);
         self.write(|waiting| {
@@ -95,6 +86,16 @@ impl Flusher {
     }
 }
 
+impl TurnWriter for Flusher {
+    fn take(&self, outbox: &Outbox) -> bool {
+        if !self.is_in_turn.get() {
+            return false;
+        }
+        self.waiting.borrow_mut().push(Waiting { outbox: outbox.clone(), turns: 0 });
+        true
+    }
+}
+
 /// A turn at the end of which answers are written.
 #[must_use]
 pub(crate) struct FlushingTurn(Rc<Flusher>);
@@ -121,7 +122,7 @@ mod tests {
         let (near, _) = listener.accept().await.unwrap();
         near.show_progress();
         let (near, outbox) = (Rc::new(near), Outbox::metered(Rc::clone(meter)));
-        outbox.write_through(flusher, &near);
+        outbox.write_through(Rc::<Flusher>::clone(flusher), &near);
         let pumped = outbox.clone();
         actix::spawn(async move { pumped.pump(&near, STALL).await });
         // The pump has nothing to do, and knows it.

@@ -31,13 +31,23 @@ use tokio::time::Instant;
 /// How long tasks may take to end after a clean end.
 const LINGER: Duration = Duration::from_millis(50);
 
-/// How long answers are waited for after a clean end of which no socket takes a byte, and for those who have just asked to
-/// notice it. A system whose peer read nothing for a while tries again only after as long a while: whoever was deaf for a
-/// second is heard from within two.
-const ANSWERS_LINGER: Duration = Duration::from_secs(2);
+/// How long a node waits for answers to leave, and for those who have just asked to notice its end.
+#[derive(Clone, Copy)]
+struct Linger {
+    /// While no socket takes a byte.
+    stalled: Duration,
+    /// In all.
+    longest: Duration,
+}
 
-/// How long answers may take to leave in all.
-const ANSWERS_LINGER_MAX: Duration = Duration::from_secs(5);
+impl Linger {
+    /// After a clean end. A system whose peer read nothing for a while tries again only after as long a while: a client that
+    /// read nothing for a second gets the rest within two.
+    const CLEAN: Linger = Linger { stalled: Duration::from_secs(2), longest: Duration::from_secs(5) };
+
+    /// After the loss of the log, of which people are to hear soon.
+    const DISPLACED: Linger = Linger { stalled: Duration::from_secs(1), longest: Duration::from_secs(1) };
+}
 
 /// How long a start may look for the meaning of the other master's name.
 const SELF_TIMEOUT: Duration = Duration::from_millis(500);
@@ -149,9 +159,13 @@ impl OpenMaster {
         let outcome = ended(stop, || self.master.do_send(Stop), &self.fate).await;
         self.linking.shutdown().await;
         // Whatever was answered to the end is to arrive.
-        let flushes = matches!(outcome, Ok(()) | Err(NodeError::LogDisplaced { .. }));
+        let linger = match &outcome {
+            Ok(()) => Some(Linger::CLEAN),
+            Err(NodeError::LogDisplaced { .. }) => Some(Linger::DISPLACED),
+            Err(_) => None,
+        };
         let board = &self.switchboard;
-        end_tasks(&mut self.accepting, flushes, || board.unsaid()).await;
+        end_tasks(&mut self.accepting, linger, || board.unsaid()).await;
         self.master.do_send(Dismiss);
         gone(&self.master).await;
         outcome
@@ -185,7 +199,7 @@ impl OpenSlave {
     /// Waits for the node's end; once `stop` resolves, asks for it.
     pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
         let outcome = ended(stop, || self.slave.do_send(Stop), &self.fate).await;
-        end_tasks(&mut self.links, outcome.is_ok(), || 0).await;
+        end_tasks(&mut self.links, outcome.is_ok().then_some(Linger::CLEAN), || 0).await;
         self.slave.do_send(Dismiss);
         gone(&self.slave).await;
         outcome
@@ -198,20 +212,19 @@ impl Drop for OpenSlave {
     }
 }
 
-/// Lets tasks finish what they have to send, longer as long as something `unsaid` becomes less, then ends those that have
-/// not.
-async fn end_tasks(tasks: &mut JoinSet<()>, clean: bool, unsaid: impl Fn() -> usize) {
+/// Lets tasks finish what they have to send, while there is something `unsaid` and for as long as `linger` says, then ends
+/// those that have not.
+async fn end_tasks(tasks: &mut JoinSet<()>, linger: Option<Linger>, unsaid: impl Fn() -> usize) {
     let begun = Instant::now();
-    let mut progress = (begun, unsaid());
-    // Whether it is all of them or the time is over: the rest is cut off.
-    while clean && !tasks.is_empty() {
+    let (mut least, mut stalled_since) = (unsaid(), begun);
+    while let Some(linger) = linger.filter(|_| !tasks.is_empty()) {
         let joined = async { while tasks.join_next().await.is_some() {} };
         let is_late = tokio::time::timeout(LINGER, joined).await.is_err();
         let left = unsaid();
-        if left != progress.1 {
-            progress = (Instant::now(), left);
+        if left < least {
+            (least, stalled_since) = (left, Instant::now());
         }
-        let is_stuck = progress.0.elapsed() >= ANSWERS_LINGER || begun.elapsed() >= ANSWERS_LINGER_MAX;
+        let is_stuck = stalled_since.elapsed() >= linger.stalled || begun.elapsed() >= linger.longest;
         if is_late && (left == 0 || is_stuck) {
             break;
         }

@@ -9,6 +9,7 @@ use super::switchboard::Switchboard;
 use super::Context;
 use crate::batch::Outbox;
 use crate::env::Stream;
+use crate::flusher::Flusher;
 use bytes::BytesMut;
 use dsm_protocol::frame::FrameError;
 use dsm_protocol::handshake::{AcceptEffect, Accepting, Rejection};
@@ -47,7 +48,7 @@ pub(super) async fn connection(stream: Stream, address: String, context: Context
     let outbox = Outbox::metered(context.switchboard.answers.meter());
     if matches!(&told, AcceptEffect::Text | AcceptEffect::Native(Hello { role: HelloRole::Client, .. })) {
         // Not those of links: what waits for a link's own task leaves in larger parts, and wakes the other side less often.
-        outbox.write_through(&context.switchboard.flusher, &stream);
+        outbox.write_through(Rc::<Flusher>::clone(&context.switchboard.flusher), &stream);
     }
     let serving = serve((told, handshake), &stream, buffer, &outbox, &context, &address, kind);
     let pumping = outbox.pump(&stream, context.config.write_timeout);
