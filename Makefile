@@ -1,6 +1,6 @@
 # make verify writes nothing and is what CI runs; make fix rewrites; make nightly runs for hours.
 
-.PHONY: verify format spelling deny lint doc test fix cluster demo bench bench-core bench-micro bench-peers sim model mutants mutants-quick test-peers fuzz nightly nightly-faults nightly-sim
+.PHONY: verify format spelling deny lint doc test fix cluster demo bench bench-core bench-micro bench-peers dist sim model mutants mutants-quick test-peers fuzz nightly nightly-faults nightly-sim
 
 verify: format spelling lint doc test mutants-quick test-peers
 
@@ -69,6 +69,19 @@ bench-core:
 		fi; \
 	fi; \
 	target/$(PROFILE)/dsm-test-harness one-core --base $$base $(CORE_FLAGS)
+
+# The programs as they are packaged, in target/pgo/dist: built once to see under the loads of bench-core what they do, and once
+# more arranged for that. Needs `rustup component add llvm-tools` and redis-server. DIST_FLAGS= trains longer.
+PGO = $(CURDIR)/target/pgo
+DIST_FLAGS ?= --rounds 1 --duration 2s
+
+dist:
+	RUSTFLAGS="-Cprofile-generate=$(PGO)/seen" cargo build --profile dist --locked -p dsm-server --target-dir $(PGO)/watched
+	cargo build --release --locked -p dsm-harness --bin dsm-test-harness
+	rm -rf $(PGO)/seen
+	target/release/dsm-test-harness one-core --build $(PGO)/watched/dist --no-counts --output $(PGO) $(DIST_FLAGS)
+	"$$(find "$$(rustc --print sysroot)" -name llvm-profdata)" merge -o $(PGO)/seen.profdata $(PGO)/seen
+	RUSTFLAGS="-Cprofile-use=$(PGO)/seen.profdata" cargo build --profile dist --locked -p dsm-server --target-dir $(PGO)
 
 # The steps of a request, each by itself, with criterion. BENCH=directory runs some.
 bench-micro:
