@@ -6,6 +6,11 @@ use crate::command::{ErrorWord, Reply};
 use crate::ids::LinkId;
 use crate::planted;
 
+/// How many of `active` slaves must acknowledge a write.
+pub fn acks_needed(active: usize) -> usize {
+    active.div_ceil(2)
+}
+
 /// How many messages that an ACK covers are handled at once. The rest is done as chores.
 const ACKS_AT_ONCE: usize = 1024;
 
@@ -105,5 +110,15 @@ impl Master {
         };
         effects.push(Effect::Reply { to: write.asker, reply });
         self.slices.forget(write.change, self.config.slice_keys);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ceil_half_must_acknowledge() {
+        assert_eq!([1, 2, 3, 4, 5].map(acks_needed), [1, 1, 2, 2, 3]);
     }
 }

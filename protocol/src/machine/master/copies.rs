@@ -3,9 +3,10 @@
 //! Owns the holders in the directory and each slave's count of copies, which change together. `writes.rs` and `room.rs`
 //! choose the slaves of a write.
 
+use super::acks::acks_needed;
 use super::hash::hash_bytes;
 use super::membership::{Member, Sent, SlotSet};
-use super::placement::{acks_needed, choose};
+use super::placement::choose;
 use super::room::payload;
 use super::{Effect, Entry, Master, Slot};
 use crate::ids::{LinkId, Stamp, Version};

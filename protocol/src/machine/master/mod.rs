@@ -29,10 +29,11 @@ mod unwritten;
 mod work;
 mod writes;
 
+pub use acks::acks_needed;
 pub use census::{Census, Lacking};
 pub use directory::{Directory, Entry};
 pub use membership::{Slot, SlotSet, SLAVES_MAX};
-pub use placement::{acks_needed, Placement};
+pub use placement::Placement;
 pub use reads::READS_IN_A_ROW;
 pub use reigns::{ReignRecord, Reigns, Testimony};
 pub use slices::SLICE_KEYS;

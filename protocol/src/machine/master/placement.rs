@@ -14,11 +14,6 @@ pub enum Placement {
     Random,
 }
 
-/// How many of `active` slaves must acknowledge a write.
-pub fn acks_needed(active: usize) -> usize {
-    active.div_ceil(2)
-}
-
 /// A seeded sequence of numbers (splitmix64): randomness is an argument of the machine.
 #[derive(Clone, Debug)]
 pub(super) struct Random(u64);
@@ -97,11 +92,6 @@ mod tests {
             members.join(Slot(n), id, LinkId(u64::from(n)), u64::MAX);
         }
         members
-    }
-
-    #[test]
-    fn ceil_half_must_acknowledge() {
-        assert_eq!([1, 2, 3, 4, 5].map(acks_needed), [1, 1, 2, 2, 3]);
     }
 
     #[test]

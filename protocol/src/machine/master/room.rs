@@ -3,7 +3,7 @@
 //! Guarantees that a logged write finds its reserved room (`docs/ARCHITECTURE.md`, *Room*). The room that a slave
 //! reports is kept in `membership.rs`.
 
-use super::placement::acks_needed;
+use super::acks::acks_needed;
 use super::{Change, Entry, Master, Slot, SlotSet, WriteId};
 use crate::command::{ErrorWord, Reply};
 use crate::ids::{LinkId, SlaveId};

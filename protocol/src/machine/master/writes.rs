@@ -3,9 +3,10 @@
 //! `room.rs` decides what is admitted, `acks.rs` when a write is done, `substitutes.rs` which slave replaces one that
 //! left.
 
+use super::acks::acks_needed;
 use super::hash::hash_bytes;
 use super::membership::Sent;
-use super::placement::{acks_needed, choose};
+use super::placement::choose;
 use super::room::{charge, payload, RoomReserved};
 use super::substitutes::SlaveLoss;
 use super::unwritten::Unwritten;
