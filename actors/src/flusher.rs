@@ -102,6 +102,11 @@ pub(crate) struct FlushingTurn(Rc<Flusher>);
 
 impl Drop for FlushingTurn {
     fn drop(&mut self) {
+        // Half an answer may stand where a panic came from.
+        if std::thread::panicking() {
+            self.0.is_in_turn.set(false);
+            return;
+        }
         self.0.end_turn();
     }
 }

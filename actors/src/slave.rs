@@ -53,12 +53,9 @@ const TURN_STEPS_MAX: usize = 1024;
 /// A turn also ends after this time, in microseconds. One message may take as long again.
 const TURN_US_MAX: u64 = 3_000;
 
-/// After so many steps it is looked how long the turn has taken, and after each long value, which may take the place of another
-/// one: to look costs as much as a short step does.
+/// After so many reads the turn looks how long it has taken, and after anything else: the value that a write replaces may be a
+/// long one, which takes its time to be freed. To look costs as much as a short step does.
 const STEPS_A_LOOK: usize = 16;
-
-/// Longer values are long, in bytes.
-const LONG_BYTES: usize = 32 * 1024;
 
 /// How many messages may wait for their turn before no more are read.
 const BACKLOG_MAX: usize = 4 * TURN_STEPS_MAX;
@@ -232,11 +229,11 @@ impl SlaveActor {
         let mut effects = std::mem::take(&mut self.effects);
         for step in 1..=TURN_STEPS_MAX {
             let Some(arrived) = self.todo.pop_front() else { break };
-            let is_long = matches!(&arrived, Arrived::Frame { message: Wire::Write { value, .. }, .. } if value.len() > LONG_BYTES);
+            let is_read = matches!(arrived, Arrived::Frame { message: Wire::Read { .. }, .. });
             self.arrived(arrived);
             std::mem::swap(&mut effects, &mut self.effects);
             effects.drain(..).for_each(|effect| self.perform(effect));
-            if (is_long || step % STEPS_A_LOOK == 0) && turn.took_us() >= TURN_US_MAX {
+            if (!is_read || step % STEPS_A_LOOK == 0) && turn.took_us() >= TURN_US_MAX {
                 break;
             }
         }

@@ -139,27 +139,31 @@ impl Stream {
             Stream::Tcp(stream) => loop {
                 let mut room = bytes::BufMut::limit(&mut *buffer, bytes_max);
                 let most = bytes::BufMut::chunk_mut(&mut room).len();
-                match stream.try_read_buf(&mut room) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
-                    read => {
-                        if is_drained(&read, most) {
-                            let _ = stream.try_io(Interest::READABLE, nothing_more);
-                        }
-                        return read;
+                let mut drained = None;
+                let read = stream.try_io(Interest::READABLE, || {
+                    drain(stream.try_read_buf(&mut room)?, most, &mut drained)
+                });
+                match (drained, read) {
+                    (Some(read), _) => return Ok(read),
+                    (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                        stream.readable().await?;
                     }
+                    (None, read) => return read,
                 }
             },
             Stream::Local(stream) => loop {
                 let mut room = bytes::BufMut::limit(&mut *buffer, bytes_max);
                 let most = bytes::BufMut::chunk_mut(&mut room).len();
-                match stream.try_read_buf(&mut room) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
-                    read => {
-                        if is_drained(&read, most) {
-                            let _ = stream.try_io(Interest::READABLE, nothing_more);
-                        }
-                        return read;
+                let mut drained = None;
+                let read = stream.try_io(Interest::READABLE, || {
+                    drain(stream.try_read_buf(&mut room)?, most, &mut drained)
+                });
+                match (drained, read) {
+                    (Some(read), _) => return Ok(read),
+                    (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                        stream.readable().await?;
                     }
+                    (None, read) => return read,
                 }
             },
             #[cfg(feature = "sim")]
@@ -279,15 +283,16 @@ impl Stream {
     }
 }
 
-/// Whether a read for which there was room for `most` bytes took all that the system had.
-fn is_drained(read: &io::Result<usize>, most: usize) -> bool {
-    read.as_ref().is_ok_and(|&bytes| 0 < bytes && bytes < most)
-}
-
-/// Lets a socket wait for the system's next word: without it, the next read would ask only to hear that there is nothing. An
-/// end or an error that the system has told already is kept. tokio's own `AsyncRead` does the same, for one reader at a time.
-fn nothing_more() -> io::Result<()> {
-    Err(io::ErrorKind::WouldBlock.into())
+/// Says of a read for which there was room for `most` bytes whether it took all that the system had: then the socket waits for
+/// the system's next word, instead of asking once more only to hear that there is nothing. tokio compares with what it knew
+/// before the read, so that a word which comes meanwhile (another thread may bring it) is not lost; an end or an error that
+/// the system has told already stays. Its own `AsyncRead` does the same, for one reader at a time.
+fn drain(read: usize, most: usize, drained: &mut Option<usize>) -> io::Result<usize> {
+    if 0 < read && read < most {
+        *drained = Some(read);
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    Ok(read)
 }
 
 #[cfg(test)]
@@ -308,5 +313,40 @@ mod tests {
             assert_eq!(sockopt::tcp_keepintvl(&stream).unwrap(), Duration::from_secs(apart));
             assert_eq!(sockopt::tcp_keepcnt(&stream).unwrap(), 3);
         }
+    }
+
+    /// Where the runtime has several threads, another one hears from the system what comes while this one reads.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[expect(clippy::disallowed_methods, reason = "the other side of a socket is elsewhere")]
+    async fn what_comes_while_a_read_takes_all_there_was_is_read_too() {
+        use std::io::{Read as _, Write as _};
+        const ROUNDS: u32 = 20_000;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let asker = std::thread::spawn(move || {
+            let mut far = std::net::TcpStream::connect(address).unwrap();
+            far.set_nodelay(true).unwrap();
+            for round in 0..ROUNDS {
+                far.write_all(b"1").unwrap();
+                // The second byte comes at another moment of the first one's read each time.
+                (0..round % 2_000).for_each(|_| std::hint::spin_loop());
+                far.write_all(b"2").unwrap();
+                far.read_exact(&mut [0]).unwrap();
+            }
+        });
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let near = Stream::Tcp(stream);
+        let answering = async {
+            for round in 0..ROUNDS {
+                let mut read = BytesMut::new();
+                while read.len() < 2 {
+                    assert!(near.read(&mut read).await.unwrap() > 0, "it ended in round {round}");
+                }
+                near.write_all(b"!").await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), answering).await.expect("a byte was never read");
+        asker.join().unwrap();
     }
 }

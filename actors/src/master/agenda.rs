@@ -22,7 +22,7 @@ const TURN_US_MAX: u64 = 3_000;
 pub(super) const STEP_BYTES: usize = 32 * 1024;
 
 /// After so many steps it is looked how long the turn has taken: that costs as much as a short step does.
-const STEPS_A_LOOK: usize = 16;
+pub(super) const STEPS_A_LOOK: usize = 16;
 
 /// So much of a turn is left. It is counted in steps, so that a simulated world without time within a turn sees the same
 /// bounds, and in time.

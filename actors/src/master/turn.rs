@@ -3,7 +3,7 @@
 //! Owns no state: [`Agenda`](super::agenda::Agenda) has what waits. However much there is, a turn ends after a bounded number
 //! of steps and bytes, and everybody else has theirs before the next.
 
-use super::agenda::{Allowance, Todo};
+use super::agenda::{Allowance, Todo, STEPS_A_LOOK};
 use super::{MasterActor, Resume};
 use crate::door::switchboard::Arrived;
 use crate::journal::WrittenRecord;
@@ -53,7 +53,7 @@ impl MasterActor {
         self.slaves.read_on(&self.machine, &mut left);
         while !left.is_spent() {
             let Some(todo) = self.agenda.next() else { break };
-            left.spend(1);
+            left.spend(if is_short(&todo) { 1 } else { STEPS_A_LOOK });
             match todo {
                 Todo::Arrived(arrived) => self.arrived(now, arrived, ctx),
                 Todo::Written(WrittenRecord { write, version, places }) => {
@@ -175,5 +175,17 @@ impl MasterActor {
             self.step_reign(now, reign::Event::SessionClosed { session });
         }
         self.step_front(now, front::Event::SessionClosed { session });
+    }
+}
+
+/// Whether this takes some microseconds, as all that is frequent does. After anything else the turn looks at the clock.
+fn is_short(todo: &Todo) -> bool {
+    match todo {
+        Todo::Arrived(
+            Arrived::Slave { message, .. } | Arrived::Peer { message, .. } | Arrived::Dialed { message, .. },
+        ) => !matches!(message, Wire::Control(_)),
+        Todo::Arrived(arrived) => matches!(arrived, Arrived::Request { .. }),
+        Todo::Written(_) | Todo::Refused(..) | Todo::Serve { .. } => true,
+        Todo::Depart => false,
     }
 }
