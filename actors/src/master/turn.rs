@@ -183,7 +183,7 @@ fn is_short(todo: &Todo) -> bool {
     match todo {
         Todo::Arrived(
             Arrived::Slave { message, .. } | Arrived::Peer { message, .. } | Arrived::Dialed { message, .. },
-        ) => !matches!(message, Wire::Control(_)),
+        ) => !matches!(message, Wire::Control(Control::Holdings { .. })),
         Todo::Arrived(arrived) => matches!(arrived, Arrived::Request { .. }),
         Todo::Written(_) | Todo::Refused(..) | Todo::Serve { .. } => true,
         Todo::Depart => false,
