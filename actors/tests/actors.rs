@@ -194,6 +194,7 @@ mod log_writer_actor {
         let (file, sync_file) = (open().await.expect("in memory"), open().await.expect("in memory"));
         let identity = file.identity().await.expect("in memory");
         let start = log_writer::Start {
+            env: world.env(),
             file,
             sync_file,
             post: Post { path: Path::new(LOG).into(), identity },
@@ -408,6 +409,43 @@ mod log_writer_actor {
                 ),
                 "{operations:?}"
             );
+        });
+    }
+
+    #[test]
+    fn the_next_group_waits_while_those_who_were_answered_write_again() {
+        virtual_time(async {
+            let mut rig = rig().await;
+            let sizes = |rig: &mut Rig| {
+                let written = rig.written.take_written();
+                written.iter().map(|written| written.writes.len()).collect::<Vec<_>>()
+            };
+            rig.disk.set_latency(ms(32));
+            rig.append(10);
+            sleep(ms(33)).await;
+            assert_eq!(sizes(&mut rig), [10]);
+            // One after another they write again.
+            for _ in 0..4 {
+                rig.append(1);
+                sleep(ms(1)).await;
+            }
+            rig.append(6);
+            sleep(ms(33)).await;
+            assert_eq!(sizes(&mut rig), [10], "all in one group");
+            // This time one does, and no other comes.
+            rig.append(1);
+            sleep(ms(10)).await;
+            rig.append(9);
+            sleep(ms(33)).await;
+            assert_eq!(sizes(&mut rig), [1]);
+            // What is asked for before the log closes is not waited with.
+            sleep(ms(33)).await;
+            assert_eq!(sizes(&mut rig), [9]);
+            rig.append(1);
+            settle().await;
+            rig.writer.do_send(Close);
+            sleep(ms(33)).await;
+            assert_eq!(sizes(&mut rig), [1]);
         });
     }
 

@@ -101,6 +101,7 @@ impl Reign {
         let file = open().await;
         let identity = file.identity().await.expect("in memory");
         let start = log_writer::Start {
+            env: world.env(),
             file,
             sync_file: open().await,
             post: Post { path: path().into(), identity },

@@ -12,6 +12,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
@@ -64,6 +65,10 @@ impl Environment for LocalEnv {
 
     fn waited_us(&self) -> Option<u64> {
         self.env.waited_us()
+    }
+
+    fn pause(&self, time: Duration) -> LocalBoxFuture<'static, ()> {
+        self.env.pause(time)
     }
 
     fn random(&self) -> u64 {

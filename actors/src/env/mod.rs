@@ -8,6 +8,7 @@ mod local_listener;
 pub(crate) mod names;
 mod net;
 pub mod real;
+mod short_timer;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod threads;
@@ -28,6 +29,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The world, as one node sees it.
 pub type Env = Rc<dyn Environment>;
@@ -49,6 +51,11 @@ pub trait Environment {
     /// does not count it.
     fn waited_us(&self) -> Option<u64> {
         None
+    }
+
+    /// Waits for `time`, which may be less than a millisecond. It may take longer.
+    fn pause(&self, time: Duration) -> LocalBoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(time))
     }
 
     /// A random number, not for cryptography.

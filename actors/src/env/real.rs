@@ -6,6 +6,7 @@
 //! All threads of a node are started here: one for each open file, one while a path is opened or checked, one that reads
 //! lock files, one that waits for the lock and then publishes the holder's counter.
 
+use super::short_timer::ShortTimer;
 use super::threads::spawn_thread;
 use super::{
     names, Appended, Disk, Displaced, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard,
@@ -54,6 +55,7 @@ pub struct RealEnv {
     start: Instant,
     lines_lost: fn() -> u64,
     lock_paths: Rc<LockPaths>,
+    short_timer: ShortTimer,
 }
 
 impl RealEnv {
@@ -73,7 +75,12 @@ impl RealEnv {
         if let Err(error) = signal(SignalKind::from_raw(libc::SIGXFSZ)) {
             log::warn!("a file that outgrows its limit will end this process cause={error}");
         }
-        Rc::new(RealEnv { start: Instant::now(), lines_lost, lock_paths: Rc::default() })
+        Rc::new(RealEnv {
+            start: Instant::now(),
+            lines_lost,
+            lock_paths: Rc::default(),
+            short_timer: ShortTimer::default(),
+        })
     }
 }
 
@@ -97,6 +104,10 @@ impl Environment for RealEnv {
         let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
         let waited_ns: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
         Some(waited_ns / 1000)
+    }
+
+    fn pause(&self, time: Duration) -> LocalBoxFuture<'static, ()> {
+        Box::pin(self.short_timer.clone().wait(time))
     }
 
     // Everything else must use this clock.

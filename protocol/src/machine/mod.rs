@@ -15,6 +15,7 @@ pub mod client;
 pub mod doubt;
 pub mod fence;
 pub mod front;
+pub mod grouping;
 pub mod health;
 pub mod link;
 pub mod log_scan;

@@ -238,6 +238,7 @@ impl LogKeeper {
         self.replayed = log_tailer::Start { place: LogPlace::durable(position), file: Some(identity) };
         let writer = LogWriter::new(
             log_writer::Start {
+                env: Rc::clone(&setup.env),
                 file,
                 sync_file: open.sync_file,
                 post: Post { path: setup.path.as_path().into(), identity },

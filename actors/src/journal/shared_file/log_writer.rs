@@ -7,7 +7,7 @@
 //! path as it was left there: what is written into a file that no restart finds is not kept.
 
 use crate::config::Fsync;
-use crate::env::{Appended, Displaced, File, Group, Post};
+use crate::env::{Appended, Displaced, Env, File, Group, Post};
 use crate::journal::{LogEvent, Written, WrittenRecord};
 use crate::node_error::LogStep;
 use crate::supervision::PanicGuard;
@@ -15,6 +15,7 @@ use crate::turns::{Turn, TurnLengths};
 use actix::prelude::*;
 use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::{Epoch, Reign, Seq, Version};
+use dsm_protocol::machine::grouping::Grouping;
 use dsm_protocol::machine::master::{Change, WriteId};
 use dsm_protocol::planted;
 use dsm_protocol::record::{self, Operation, Place, Position, ReignMark, SyncMode, Trailer};
@@ -173,6 +174,8 @@ pub struct Ports {
 
 /// Where and how a [`LogWriter`] goes on.
 pub struct Start {
+    /// The world's clocks.
+    pub env: Env,
     /// The log's file, which this master has locked.
     pub file: Rc<dyn File>,
     /// A second handle of the same file, for syncs beside writes.
@@ -200,6 +203,10 @@ pub struct LogWriter {
     queue: VecDeque<Queued>,
     buffer: Vec<u8>,
     busy: bool,
+    /// When what waits becomes a group.
+    grouping: Grouping,
+    /// What ends a pause in which more may arrive.
+    pause: Option<SpawnHandle>,
     /// Whether a sync beside the writes is under way.
     syncing: bool,
     /// Whether another one was asked for since it began.
@@ -248,6 +255,8 @@ struct Encoded {
 
 /// What a group at the disk consists of.
 struct InFlight {
+    /// When it was closed, in microseconds.
+    closed_us: u64,
     entries: Vec<Encoded>,
     first_seq: Seq,
     epoch: Epoch,
@@ -265,6 +274,8 @@ impl LogWriter {
             queue: VecDeque::from([Queued::Epoch]),
             buffer: Vec::new(),
             busy: false,
+            grouping: Grouping::default(),
+            pause: None,
             syncing: false,
             sync_asked: false,
             failed: false,
@@ -322,6 +333,9 @@ impl LogWriter {
         if let Some(timer) = self.mark_timer.take() {
             ctx.cancel_future(timer);
         }
+        if self.waits_for_more(ctx) {
+            return;
+        }
         let mut queued = Vec::new();
         let mut payload_bytes = 0;
         while let Some(next) = self.queue.pop_front() {
@@ -352,6 +366,35 @@ impl LogWriter {
         self.write(draft, payload_bytes >= LONG_BYTES_MIN, has_epoch, ctx);
     }
 
+    /// Whether what waits is no group yet, as more is about to arrive. Sees to it that this is asked again.
+    fn waits_for_more(&mut self, ctx: &mut Context<Self>) -> bool {
+        let must_go = self.closing || !self.is_durable() || matches!(self.queue.front(), Some(Queued::Epoch));
+        let env = &self.start.env;
+        let pause_us = if must_go { 0 } else { self.grouping.pause_us(env.clock_us(), self.queue.len()) };
+        if pause_us == 0 {
+            if let Some(pause) = self.pause.take() {
+                ctx.cancel_future(pause);
+            }
+            return false;
+        }
+        if self.pause.is_some() {
+            return true;
+        }
+        let pause = env.pause(Duration::from_micros(pause_us));
+        self.pause = Some(ctx.spawn(pause.into_actor(self).map(|(), writer, ctx| {
+            writer.pause = None;
+            writer.next_group(ctx);
+        })));
+        true
+    }
+
+    /// Notes how the group at the disk went, so that the next one is closed in time.
+    fn note_group(&mut self, in_flight: &InFlight) {
+        let now_us = self.start.env.clock_us();
+        let took_us = now_us.saturating_sub(in_flight.closed_us);
+        self.grouping.done(now_us, took_us, in_flight.entries.len(), self.queue.len());
+    }
+
     /// Where the log is to stand.
     fn post(&self) -> Option<Post> {
         (!planted!(LogPathNotWatched)).then(|| self.start.post.clone())
@@ -371,8 +414,10 @@ impl LogWriter {
         let sync = durable && !is_broken[usize::from(has_epoch)];
         let reserved = self.reserved_to;
         let post = self.post();
+        let closed_us = self.start.env.clock_us();
         let writing = async move {
-            let mut in_flight = InFlight { entries: Vec::new(), first_seq, epoch, offset, durable };
+            let mut in_flight =
+                InFlight { closed_us, entries: Vec::new(), first_seq, epoch, offset, durable };
             let made = if is_long {
                 let (answer, answered) = oneshot::channel();
                 let work = Box::new(move || drop(answer.send(draft.encode())));
@@ -454,6 +499,7 @@ impl LogWriter {
                 if std::mem::take(&mut self.is_full) {
                     log::info!("log is written again, the disk has room");
                 }
+                self.note_group(&in_flight);
                 self.answer(in_flight, whole, None);
                 self.next_group(ctx);
             }
@@ -517,7 +563,7 @@ impl LogWriter {
 
     /// Tells the outcome of a group of which the first `whole` entries stand.
     fn answer(&mut self, in_flight: InFlight, whole: usize, refusal: Option<(ErrorWord, String)>) {
-        let InFlight { entries, first_seq, epoch, mut offset, durable } = in_flight;
+        let InFlight { entries, first_seq, epoch, mut offset, durable, closed_us: _ } = in_flight;
         let mut writes = Vec::with_capacity(whole);
         let mut refused = Vec::new();
         let mut epochs = Vec::new();
