@@ -27,7 +27,7 @@ use std::time::Duration;
 #[derive(Parser, Debug)]
 #[command(name = "dsm-client", version, after_help = prompt::HISTORY_HELP)]
 struct Args {
-    /// The masters, the primary first
+    /// The masters, the primary first, HOST:PORT or unix:/PATH
     #[arg(
         long,
         env = "DSM_MASTERS",
