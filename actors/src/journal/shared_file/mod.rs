@@ -7,7 +7,7 @@
 //! slaves have seen and it lacks; `words` is what people are told of all that.
 //!
 //! Any number of masters could follow the file and queue, but the kernel gives the lock to the one that has waited longest, and
-//! no master can name the next: so two share it ([`PEERS_MAX`]).
+//! no master can name the next: so two share it (`PEERS_MAX`).
 
 pub mod failover_watcher;
 mod keeper;
