@@ -283,7 +283,7 @@ fn a_bad_flag_and_help_are_told() {
         is_refused(
             program,
             &["--request-timeout"],
-            "error: a value is required for '--request-timeout <TIME>'",
+            "error: a value is required for '--request-timeout <DURATION>'",
         );
         let mut help = Command::new(program);
         help.arg("--help");
