@@ -247,7 +247,7 @@ pub(super) async fn peer(
         }
         About::Response(_) | About::Value(_) => {
             count(&switchboard.gate.counters.protocol_errors);
-            reject(outbox, "a master does not say this");
+            reject(outbox, "a master must not send this");
             Ok(())
         }
     };

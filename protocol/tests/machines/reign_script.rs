@@ -113,7 +113,7 @@ fn show(effect: &Effect, machine: &Leadership) -> String {
         Effect::Fence { beat } => format!("fence the leader whose counter stands at {beat:?}"),
         Effect::LeaveQueue => "want to lead no more".to_owned(),
         Effect::StopLeading => "stop leading".to_owned(),
-        Effect::LookAtLog => "look whether the log goes on what was replayed".to_owned(),
+        Effect::LookAtLog => "check that the log continues what was replayed".to_owned(),
         Effect::StopFollowing => "stop following the log".to_owned(),
         Effect::Follow => "follow the log".to_owned(),
         Effect::FollowAnew => "forget what was replayed, follow what is there".to_owned(),
