@@ -10,7 +10,7 @@ use crate::door::dialed::{self, Introduction};
 use crate::door::switchboard::Switchboard;
 use crate::door::{self, Context};
 use crate::env::{Env, Listener};
-use crate::journal::shared_file;
+use crate::journal::JournalKind;
 use crate::master::{self, MasterActor};
 use crate::node_error::NodeError;
 use crate::slave::SlaveActor;
@@ -69,18 +69,30 @@ pub enum NodeConfig {
 /// A [`NodeError`] when the node cannot start, or ends without having been asked to.
 pub async fn run_node(config: NodeConfig, env: Env, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
     match config {
-        NodeConfig::Master(kind, config) => {
-            let mut stop = pin!(stop);
-            // A start may wait for names, files and the other master, and a stop must not wait for that.
-            let opened = tokio::select! {
-                biased;
-                opened = open_master(kind, config, env, None) => opened?,
-                () = &mut stop => return Ok(()),
-            };
-            opened.run(stop).await
-        }
+        NodeConfig::Master(kind, config) => run_master(kind, config, JournalKind::default(), env, stop).await,
         NodeConfig::Slave(config) => open_slave(config, &env)?.run(stop).await,
     }
+}
+
+/// Runs a master whose log is of this kind, as [`run_node`] does.
+///
+/// # Errors
+/// As [`run_node`].
+pub async fn run_master(
+    kind: MasterKind,
+    config: MasterConfig,
+    journal: JournalKind,
+    env: Env,
+    stop: impl Future<Output = ()>,
+) -> Result<(), NodeError> {
+    let mut stop = pin!(stop);
+    // A start may wait for names, files and the other master, and a stop must not wait for that.
+    let opened = tokio::select! {
+        biased;
+        opened = open_master(kind, config, journal, env, None) => opened?,
+        () = &mut stop => return Ok(()),
+    };
+    opened.run(stop).await
 }
 
 /// A master that is started: its actors and the tasks around them. What is left of it ends with the drop.
@@ -99,16 +111,18 @@ pub(crate) struct OpenMaster {
 pub(crate) async fn open_master(
     kind: MasterKind,
     config: MasterConfig,
+    journal: JournalKind,
     env: Env,
     listener: Option<Listener>,
 ) -> Result<OpenMaster, NodeError> {
     config.validate(kind)?;
+    journal.check_peers(config.peer_addresses(kind).len())?;
     let listen = config.listen_address(kind);
     let listener = match listener {
         Some(listener) => listener,
         None => env.listen(&listen).await.map_err(|error| NodeError::listen(&listen, error))?,
     };
-    shared_file::check(&env, &config).await?;
+    journal.check(&env, &config).await?;
     let config = Rc::new(config);
     let bound = listener.local_address().unwrap_or(listen);
     let address = config.advertise.clone().unwrap_or_else(|| bound.clone());
@@ -121,8 +135,9 @@ pub(crate) async fn open_master(
         if tokio::time::timeout(SELF_TIMEOUT, is_itself).await.unwrap_or(false) {
             return Err(ConfigError::PeerLeadsHere { peer, bound }.into());
         }
-        let (address, config, cluster) = (address.clone(), Rc::clone(&config), Rc::clone(&cluster));
-        introductions.push(Introduction { peer, address, config, cluster });
+        let (address, journal) = (address.clone(), journal.clone());
+        let (config, cluster) = (Rc::clone(&config), Rc::clone(&cluster));
+        introductions.push(Introduction { peer, address, config, journal, cluster });
     }
     let asked =
         join_all(introductions.iter().map(|introduction| dialed::preflight(introduction, &env))).await;
@@ -140,10 +155,10 @@ pub(crate) async fn open_master(
         address: address.clone(),
         fate: fate.clone(),
         cluster,
-        journal: shared_file::of_master(&env, &config, (&address, line_bytes_max), &fate),
+        journal: journal.of_master(&env, &config, (&address, line_bytes_max), &fate),
     });
     let facts = door::server_facts(&config);
-    let context = Context { env, config: Rc::clone(&config), facts, switchboard: Rc::clone(&switchboard) };
+    let context = Context { env, config, facts, journal, switchboard: Rc::clone(&switchboard) };
     let mut linking = JoinSet::new();
     for introduction in introductions {
         linking.spawn_local(dialed::keep(introduction, context.clone(), fate.clone()));

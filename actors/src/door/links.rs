@@ -7,7 +7,6 @@ use super::switchboard::{Arrived, Switchboard};
 use super::Context;
 use crate::batch::{Outbox, Turns};
 use crate::env::Stream;
-use crate::journal;
 use crate::reading::read_more;
 use crate::slave_proxy::EndReason;
 use bytes::BytesMut;
@@ -232,7 +231,7 @@ pub(super) async fn peer(
     let unheard = Rc::<Unheard>::default();
     let said = unheard.say(0);
     // A disk that hangs here delays only the task that asks.
-    let identity = journal::identity(&context.env, &context.config).await;
+    let identity = context.journal.identity(&context.env, &context.config).await;
     switchboard.push(Arrived::PeerHello { link, hello, outbox: outbox.clone(), identity, said });
     let arrived = |message, said| Ok(Arrived::Peer { link, message, said });
     // A request of a client of the other master, where longer ones are allowed: only that client gets an error.

@@ -34,9 +34,10 @@ pub mod shared_file;
 pub use dsm_protocol::ids::LogId;
 pub use dsm_protocol::machine::log_scan::Replay;
 
-use crate::config::MasterConfig;
+use crate::config::{ConfigError, MasterConfig};
 use crate::env::Env;
 use crate::node_error::NodeError;
+use crate::supervision::Fate;
 use crate::turns::TurnLengths;
 use actix::prelude::*;
 use bytes::Bytes;
@@ -57,13 +58,80 @@ use thiserror::Error;
 /// Makes a master's log, which tells it what happens and counts its turns among the master's.
 pub(crate) type MakesJournal = Box<dyn FnOnce(Recipient<LogEvent>, Rc<TurnLengths>) -> Box<dyn Journal>>;
 
-/// What all masters that have a part in one log name alike, and no others: two that name different things must not both
-/// serve.
-///
-/// # Errors
-/// What the system says. It may pass.
-pub(crate) async fn identity(env: &Env, config: &MasterConfig) -> io::Result<String> {
-    shared_file::identity(env, config).await
+/// What a master's log is made of.
+#[derive(Clone, Default)]
+pub enum JournalKind {
+    /// One file that the masters of one machine share, at the path of the settings.
+    #[default]
+    SharedFile,
+    /// A log in memory.
+    #[cfg(feature = "testing")]
+    Memory(memory::MemoryLog),
+}
+
+impl JournalKind {
+    /// How many other masters may have a part in such a log; `None` when any number may.
+    fn peers_max(&self) -> Option<usize> {
+        match self {
+            JournalKind::SharedFile => Some(shared_file::PEERS_MAX),
+            #[cfg(feature = "testing")]
+            JournalKind::Memory(_) => None,
+        }
+    }
+
+    /// Checks that so many other masters may have a part in the log.
+    ///
+    /// # Errors
+    /// [`ConfigError::TooManyPeers`].
+    pub(crate) fn check_peers(&self, named: usize) -> Result<(), ConfigError> {
+        match self.peers_max() {
+            Some(max) if named > max => Err(ConfigError::TooManyPeers { named, max }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Finds out early whether the log can be used at all, so that a wrong setting is one clear line at the start.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub(crate) async fn check(&self, env: &Env, config: &MasterConfig) -> Result<(), NodeError> {
+        match self {
+            JournalKind::SharedFile => shared_file::check(env, config).await,
+            #[cfg(feature = "testing")]
+            JournalKind::Memory(_) => Ok(()),
+        }
+    }
+
+    /// What all masters that have a part in one log name alike, and no others: two that name different things must not both
+    /// serve.
+    ///
+    /// # Errors
+    /// What the system says. It may pass.
+    pub(crate) async fn identity(&self, env: &Env, config: &MasterConfig) -> io::Result<String> {
+        match self {
+            JournalKind::SharedFile => shared_file::identity(env, config).await,
+            #[cfg(feature = "testing")]
+            JournalKind::Memory(log) => Ok(log.identity()),
+        }
+    }
+
+    /// Gives what makes the log of a master that is reached at `address`, with lines of so many bytes.
+    pub(crate) fn of_master(
+        &self,
+        env: &Env,
+        config: &MasterConfig,
+        (address, line_bytes_max): (&str, usize),
+        fate: &Fate,
+    ) -> MakesJournal {
+        match self {
+            JournalKind::SharedFile => shared_file::of_master(env, config, (address, line_bytes_max), fate),
+            #[cfg(feature = "testing")]
+            JournalKind::Memory(log) => {
+                let (log, address) = (log.clone(), address.to_owned());
+                Box::new(move |events, _| Box::new(log.join(&address, events)))
+            }
+        }
+    }
 }
 
 /// A master's log. With its drop everything of it is given back, leadership included.
@@ -378,5 +446,18 @@ impl Drop for ValueAnswer {
 impl fmt::Debug for ValueAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ValueAnswer")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_is_one_file_takes_one_other_master_and_one_in_memory_any_number() {
+        let file = JournalKind::default();
+        assert_eq!(file.check_peers(1), Ok(()));
+        assert_eq!(file.check_peers(2), Err(ConfigError::TooManyPeers { named: 2, max: 1 }));
+        assert_eq!(JournalKind::Memory(memory::MemoryLog::default()).check_peers(8), Ok(()));
     }
 }

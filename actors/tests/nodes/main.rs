@@ -9,3 +9,4 @@ mod master;
 mod peer;
 mod several;
 mod slave;
+mod trio;

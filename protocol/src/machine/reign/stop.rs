@@ -80,7 +80,10 @@ impl Leadership {
     /// Whether the answers of masters that forward to this one are still waited for: what they had on its way would be
     /// unknown to its clients if it crossed our end.
     pub(super) fn awaits_forwarders(&self, now: Millis) -> bool {
-        matches!(self.course, Course::Closing { since } if now.since(since) < FAREWELL_MS)
+        match self.course {
+            Course::Closing { since } | Course::Leaving { since, .. } => now.since(since) < FAREWELL_MS,
+            Course::Open | Course::Offering { .. } => false,
+        }
     }
 
     /// What is due about a stop by now.
@@ -206,6 +209,8 @@ impl Leadership {
         // This master leads no more.
         effects.push(Effect::LeaveQueue);
         effects.push(Effect::StopAccepting);
+        // Of several other masters, one that did not get the reign may not have heard yet that this one has given it away.
+        effects.push(Effect::AskForwarders);
         effects.push(Effect::LetClientsGo { silent_too: false });
     }
 
@@ -220,7 +225,9 @@ impl Leadership {
         let waited_ms = now.since(since);
         // Nobody is there to forward to: what waits is refused, which is no lie.
         let is_stranded = !around.has_other();
-        let is_over = around.clients_left == 0 || is_stranded || is_late || waited_ms >= LEAVE_MS;
+        let has_farewells = !(around.may_forward && self.awaits_forwarders(now));
+        let is_done = around.clients_left == 0 && has_farewells;
+        let is_over = is_done || is_stranded || is_late || waited_ms >= LEAVE_MS;
         if is_over || planted!(StopDoesNotWait) {
             self.begin_closing(now, effects);
             self.end(effects);
