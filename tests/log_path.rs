@@ -34,7 +34,7 @@ fn node_ends(cluster: &mut TestCluster, node: Node, begun: Instant, found: &str)
     assert!(took < ENDS_WITHIN, "it took {took:?}");
     let said = cluster.stderr(node);
     let last = said.lines().rfind(|line| line.starts_with("error: ")).unwrap_or_default().to_owned();
-    assert!(last.contains("any more: ") && last.contains(found), "{last}\n{said}");
+    assert!(last.contains("is no longer the file at ") && last.contains(found), "{last}\n{said}");
     assert!(last.contains("then start the master again"), "{last}");
     last
 }

@@ -178,7 +178,7 @@ impl MasterActor {
             ) => {}
             (other, _) => {
                 let said = shown_message(&other);
-                slave.end(EndReason::Protocol(format!("a slave does not say {said}")));
+                slave.end(EndReason::Protocol(format!("a slave must not send {said}")));
             }
         }
     }

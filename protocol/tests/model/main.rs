@@ -286,7 +286,7 @@ fn a_takeover_that_serves_what_it_has_not_synced_is_noticed() {
 #[test]
 fn a_takeover_that_does_not_read_the_log_to_its_end_is_noticed() {
     let faults = Faults { total: 1, crash: 1, ..Faults::default() };
-    is_noticed(Bug::TailNotRead, "nothing is read behind place", Setup { faults, ..setup("a bug", 1) });
+    is_noticed(Bug::TailNotRead, "nothing is read after place", Setup { faults, ..setup("a bug", 1) });
 }
 
 #[test]
@@ -305,18 +305,18 @@ fn an_epoch_that_is_announced_before_it_is_durable_is_noticed() {
 #[test]
 fn an_epoch_that_is_not_raised_is_noticed() {
     let faults = Faults { total: 1, crash: 1, ..Faults::default() };
-    is_noticed(Bug::EpochNotRaised, "begins behind", Setup { faults, ..setup("a bug", 1) });
+    is_noticed(Bug::EpochNotRaised, "begins after", Setup { faults, ..setup("a bug", 1) });
 }
 
 #[test]
 fn a_takeover_without_the_lock_is_noticed() {
-    is_noticed(Bug::LockNotAwaited, "stands behind", setup("a bug", 1));
+    is_noticed(Bug::LockNotAwaited, "is written after", setup("a bug", 1));
 }
 
 #[test]
 fn a_fence_that_does_not_kill_is_noticed() {
     let faults = Faults { total: 1, pause: 1, ..Faults::default() };
-    is_noticed(Bug::FenceWithoutKill, "stands behind", Setup { faults, ..setup("a bug", 1) });
+    is_noticed(Bug::FenceWithoutKill, "is written after", Setup { faults, ..setup("a bug", 1) });
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What people are told of a log that is a file: where it is, what is wrong with it, and how to go on.
 //!
-//! Owns the sentences. Never judges: what a log lacks is `protocol/src/machine/reign/may_begin.rs`'s, whether it goes on what was
+//! Owns the sentences. Never judges: what a log lacks is `protocol/src/machine/reign/may_begin.rs`'s, whether it continues what was
 //! replayed is `same_log`'s.
 
 use super::super::{Hindrance, Sight, Wording};

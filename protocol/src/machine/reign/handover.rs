@@ -222,7 +222,7 @@ impl Leadership {
         let refusal = if standbys == 0 {
             Reply::error(ErrorWord::Bad, "no standby is connected")
         } else if self.operators.len() >= OPERATORS_MAX {
-            Reply::error(ErrorWord::Busy, "a failover is being asked for already")
+            Reply::error(ErrorWord::Busy, "a failover is already under way")
         } else {
             self.operators.push((asker, deadline));
             effects.push(Effect::OfferReign);
