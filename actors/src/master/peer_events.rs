@@ -120,6 +120,7 @@ impl MasterActor {
         log::debug!("other master connected address={address} link={link}");
         self.switchboard.peer_calls.came(&address, |peer| self.peers.dialed_at(peer).is_some());
         self.peers.came(link, outbox, address);
+        self.step_reign(now, reign::Event::StandbyCame { link });
     }
 
     /// Says no to another master: to it, and in the log.
@@ -137,8 +138,7 @@ impl MasterActor {
         for session in sessions {
             self.session_closed(now, session);
         }
-        let is_last = self.peers.standbys() == 0;
-        self.step_reign(now, reign::Event::StandbyGone { link, is_last });
+        self.step_reign(now, reign::Event::StandbyGone { link });
     }
 
     /// The other master says something over its link to us.

@@ -114,11 +114,6 @@ impl Peers {
         Some(peer.streams.into_values())
     }
 
-    /// How many have connected.
-    pub(super) fn standbys(&self) -> usize {
-        self.inbound.len()
-    }
-
     /// What the one that has connected over `link` calls itself.
     pub(super) fn address_of(&self, link: LinkId) -> Option<&str> {
         self.inbound.get(&link).map(|peer| peer.address.as_str())

@@ -80,7 +80,6 @@ impl MasterActor {
         Surroundings {
             in_flight: self.machine.in_flight(),
             is_behind: self.is_behind(),
-            standbys: self.peers.standbys(),
             has_dialed: self.peers.has_dialed(),
             may_forward: self.peers.may_forward(),
             slaves_undecided: self.slaves.undecided(),

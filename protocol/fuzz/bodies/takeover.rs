@@ -96,6 +96,7 @@ pub(crate) fn run(data: &[u8]) {
     };
     let mut now = Millis(HEAR_MS);
     let mut machine = Leadership::new(config, Millis(0));
+    machine.step(Millis(0), Event::StandbyCame { link: STANDBY }, &mut Vec::new());
     // One that was begun by somebody else.
     let mut log = Log { last: Version { epoch: Epoch(0), seq: Seq(1) }, ..Log::default() };
     let mut stage = Stage::Replaying;
@@ -191,8 +192,10 @@ pub(crate) fn run(data: &[u8]) {
                         matches!(event, Event::HandoverRequested { follows: true, ready: true, .. }),
                         "{event:?}"
                     );
-                    let gone = Event::StandbyGone { link: STANDBY, is_last: true };
-                    machine.step(now, gone, &mut Vec::new());
+                    for event in [Event::StandbyGone { link: STANDBY }, Event::StandbyCame { link: STANDBY }]
+                    {
+                        machine.step(now, event, &mut Vec::new());
+                    }
                 }
                 Effect::RefuseHandover { why: HandoverFailure::Refused(refusal), .. } => {
                     let Event::HandoverRequested { follows, ready, forced, .. } = event else {

@@ -222,12 +222,18 @@ impl Runner {
                 take_over(&mut self.machine, Millis(self.now), &mut self.log);
                 begin_reign(&mut self.machine, Millis(self.now), &mut self.log);
             }
-            // around [in_flight=N] [behind=B] [standbys=N] [dialed=B] [may_forward=B] [undecided=N] [clients=N] [follows=B]
+            // standbys N: other masters are connected, over the links 1 to N.
+            "standbys" => {
+                for link in 1..=args.next_pos().ok_or("how many")?.parse()? {
+                    let came = Event::StandbyCame { link: LinkId(link) };
+                    self.machine.step(Millis(self.now), came, &mut Vec::new());
+                }
+            }
+            // around [in_flight=N] [behind=B] [dialed=B] [may_forward=B] [undecided=N] [clients=N] [follows=B]
             "around" => {
                 let around = &mut self.around;
                 around.in_flight = number(args, "in_flight", around.in_flight as u64)? as usize;
                 around.is_behind = flag(args, "behind", around.is_behind)?;
-                around.standbys = number(args, "standbys", around.standbys as u64)? as usize;
                 around.has_dialed = flag(args, "dialed", around.has_dialed)?;
                 around.may_forward = flag(args, "may_forward", around.may_forward)?;
                 around.slaves_undecided = number(args, "undecided", around.slaves_undecided as u64)? as usize;
@@ -323,16 +329,13 @@ impl Runner {
             },
             "refused" => Event::HandoverRefused { link: LinkId(number(args, "link", 1)?) },
             "offered" => Event::HandoverOffered { link: LinkId(number(args, "link", 1)?) },
-            "standby_gone" => Event::StandbyGone {
-                link: LinkId(number(args, "link", 1)?),
-                is_last: flag(args, "last", true)?,
-            },
+            "standby_gone" => Event::StandbyGone { link: LinkId(number(args, "link", 1)?) },
             // failover sN [deadline=MS]: an operator wants it.
             "failover" => {
                 let session = args.next_pos().ok_or("who")?.trim_start_matches('s').parse()?;
                 let asker = Asker { session: SessionId(session), tag: 1 };
                 let deadline = Millis(number(args, "deadline", 2000)?);
-                Event::FailoverAsked { asker, deadline, standbys: self.around.standbys }
+                Event::FailoverAsked { asker, deadline }
             }
             "session_closed" => {
                 let session = args.next_pos().ok_or("which")?.trim_start_matches('s').parse()?;

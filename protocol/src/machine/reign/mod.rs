@@ -2,7 +2,7 @@
 //!
 //! Owns that one fact, as [`ReignRole`], and every rule and deadline by which it changes: takeover (`takeover.rs`), what comes
 //! between the leadership and the first request (`opening.rs`; what a log must hold, `hearsay.rs` and `may_begin.rs`), handover
-//! (`handover.rs`), stop (`stop.rs`). Never holds a log, a link or an address: the caller does, and carries out what is
+//! (`handover.rs`, `standbys.rs`), stop (`stop.rs`). Never holds a log, a link or an address: the caller does, and carries out what is
 //! wanted of them. To lead the log is to be the only one that may append to it; how that is won is the log's business. See `docs/ARCHITECTURE.md`, *Takeover*, *What a log must hold*, *Handover and failback*.
 //!
 //! ```text
@@ -21,6 +21,7 @@ mod handover;
 mod hearsay;
 pub mod may_begin;
 mod opening;
+mod standbys;
 mod stop;
 pub mod takeover;
 
@@ -40,6 +41,7 @@ use crate::record::Position;
 use crate::witness_file::WitnessText;
 use hearsay::Knowledge;
 use may_begin::{Lack, Log};
+use standbys::Standbys;
 use takeover::Takeover;
 
 /// The settings of the machine.
@@ -187,8 +189,6 @@ pub struct Surroundings {
     pub in_flight: usize,
     /// Whether something that has come is not begun yet.
     pub is_behind: bool,
-    /// How many masters are connected that may ask for the reign.
-    pub standbys: usize,
     /// Whether our link to another master stands.
     pub has_dialed: bool,
     /// Whether a master was asked for a sign that it forwards nothing any more, and has given none.
@@ -316,6 +316,11 @@ pub enum Event<'a> {
         /// So many there are, beside this one.
         peers: usize,
     },
+    /// Another master has connected, and may ask for the reign.
+    StandbyCame {
+        /// Its link to this one.
+        link: LinkId,
+    },
     /// The other master asks for the reign.
     HandoverRequested {
         /// The link of the standby that asks.
@@ -341,8 +346,6 @@ pub enum Event<'a> {
     StandbyGone {
         /// The link that is gone.
         link: LinkId,
-        /// Whether it was the last one.
-        is_last: bool,
     },
     /// An operator wants the standby to serve.
     FailoverAsked {
@@ -350,8 +353,6 @@ pub enum Event<'a> {
         asker: Asker,
         /// How long he waits.
         deadline: Millis,
-        /// How many standbys are connected.
-        standbys: usize,
     },
     /// Nobody waits for the answers of a session any more.
     SessionClosed {
@@ -544,6 +545,7 @@ pub struct Leadership {
     config: Config,
     role: ReignRole,
     takeover: Takeover,
+    standbys: Standbys,
     known: Knowledge,
     /// The highest epoch of the log, as far as it is replayed or written.
     known_epoch: Epoch,
@@ -562,6 +564,7 @@ impl Leadership {
             config,
             role: ReignRole::Standby { queue: Queue::Replaying },
             takeover: Takeover::new(config, now),
+            standbys: Standbys::default(),
             known: Knowledge::new(now),
             known_epoch: Epoch::default(),
             operators: Vec::new(),
@@ -805,10 +808,9 @@ impl Leadership {
             }
             Event::HandoverRefused { link } => self.takeover.refused(now, link),
             Event::HandoverOffered { link } => self.takeover.offered(link),
-            Event::StandbyGone { link, is_last } => self.standby_gone(link, is_last, effects),
-            Event::FailoverAsked { asker, deadline, standbys } => {
-                self.failover_asked(asker, deadline, standbys, effects);
-            }
+            Event::StandbyCame { link } => self.standbys.came(now, link),
+            Event::StandbyGone { link } => self.standby_gone(link, effects),
+            Event::FailoverAsked { asker, deadline } => self.failover_asked(asker, deadline, effects),
             Event::SessionClosed { session } => self.operators.retain(|(asker, _)| asker.session != session),
         }
         if let ReignRole::Standby { queue: Queue::Queued { .. } } = self.role {

@@ -142,7 +142,6 @@ impl World {
         let in_flight = self.masters[m].core.in_flight();
         Surroundings {
             in_flight: if self.bug(Bug::YieldedInFlight) { 0 } else { in_flight },
-            standbys: usize::from(self.peers[1 - m].other_up),
             has_dialed: self.peers[m].dialer_up,
             slaves_undecided: self.links[m].iter().filter(undecided).count(),
             log_follows: true,
