@@ -242,7 +242,7 @@ fn a_master_that_cannot_have_its_socket_says_why() {
     assert!(code == 1 && told.contains("a file that is no socket is there"), "{code} {told}");
     assert_eq!(fs::read_to_string(&precious).expect("it is still there"), "precious");
     let (code, told) = refused(&dir.path().join("x".repeat(108)).display().to_string());
-    assert!(code == 2 && told.contains("--listen") && told.contains("may have 107 bytes"), "{code} {told}");
+    assert!(code == 2 && told.contains("--listen") && told.contains("at most 107 bytes"), "{code} {told}");
     let (code, told) = refused(&dir.path().join("none/a.sock").display().to_string());
     assert!(code == 1 && told.contains("No such file or directory"), "{code} {told}");
 

@@ -417,7 +417,7 @@ mod tests {
 
     /// Where the runtime has several threads, another one hears from the system what comes while this one reads.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn what_comes_while_a_read_takes_all_there_was_is_read_too() {
+    async fn bytes_that_arrive_during_a_read_are_read_too() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let far = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         far.set_nodelay(true).unwrap();
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn what_comes_while_a_read_of_a_unix_socket_takes_all_there_was_is_read_too() {
+    async fn bytes_that_arrive_during_a_read_of_a_unix_socket_are_read_too() {
         let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
         nothing_is_left(OsStream::Unix(UnixConnection::new(near).unwrap()), far).await;
     }
