@@ -713,7 +713,7 @@ fn repair(
         Some(Verdict::Corrupt { offset, .. }) if cut_at_corruption => {
             let length = locked.len();
             ensure!(offset > 0, "{} has no good line to keep: it may not be a log at all", path.display());
-            writeln!(out, "giving up {} bytes behind byte {offset} of acknowledged data", length - offset)?;
+            writeln!(out, "giving up {} bytes of acknowledged data after byte {offset}", length - offset)?;
             offset
         }
         Some(Verdict::Corrupt { .. }) => return mend::mend(&file, path, line_max, out),

@@ -22,22 +22,24 @@ pub enum AddressError {
     #[error("what follows the colon is no port: give HOST:PORT, with a port from 1 to 65535")]
     Port,
     /// `127.0.0.1:0` where somebody is to connect to.
-    #[error("nobody can connect to port 0: give the port that is listened at")]
+    #[error("nobody can connect to port 0: give the port that it listens at")]
     PortZero,
     /// `:12345`.
     #[error("it names no host: give HOST:PORT, as 127.0.0.1:PORT")]
     NoHost,
     /// `::1:12345`.
-    #[error("an IPv6 address stands in brackets: give [ADDRESS]:PORT, as [::1]:12345")]
+    #[error("an IPv6 address must be in brackets: give [ADDRESS]:PORT, as [::1]:12345")]
     Brackets,
     /// `127.0.0:1`, `10.0.0.256:1`.
     #[error("it is no IPv4 address: give four numbers from 0 to 255, as 127.0.0.1:PORT")]
     Ipv4,
     /// A space or another letter that no name has.
-    #[error("no name has the letter {0:?}: give HOST:PORT")]
+    #[error("a name cannot contain {0:?}: give HOST:PORT")]
     Letter(char),
     /// `0.0.0.0:12345` where somebody is to connect to.
-    #[error("it is a wildcard, which is only listened at: give the address at which the machine is reached")]
+    #[error(
+        "it is a wildcard, to which nothing can connect: give the address at which the machine is reached"
+    )]
     Wildcard,
 }
 
@@ -148,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_told_as_what_it_is() {
+    fn a_malformed_address_is_refused_with_the_reason() {
         for (typed, why) in [
             ("", AddressError::Empty),
             ("  ", AddressError::Empty),

@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn what_a_master_says_behind_its_welcome_belongs_to_the_link() {
+    async fn bytes_after_the_welcome_of_a_master_belong_to_the_link() {
         let env: Env = RealEnv::new();
         let (mut near, far) = pair(&env).await;
         let said = framed(&[welcome(), Message::Ping]);

@@ -124,7 +124,7 @@ impl Kept for LinkToPeer {
         let cause = crate::shown::shown_error(why);
         // INFO shows the loss of a link that was established.
         if is_first {
-            log::info!("no link to the other master yet, trying on address={address} cause={cause:?}");
+            log::info!("no link to the other master yet, retrying address={address} cause={cause:?}");
         } else {
             log::debug!("no link to the other master address={address} error={cause}");
         }

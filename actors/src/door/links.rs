@@ -188,7 +188,7 @@ pub(super) async fn slave(
         }
         // It is neither a request nor an answer; the peer will be told.
         About::Request(id) | About::Response(id) => {
-            let reply = Reply::error(ErrorWord::Bad, "a slave does not say this");
+            let reply = Reply::error(ErrorWord::Bad, "a slave must not send this");
             let message = Message::Response { id, reply };
             switchboard.push(Arrived::Slave { link, message, said: unheard.say(0) });
             Ok(())
@@ -246,7 +246,7 @@ pub(super) async fn peer(
         }
         About::Response(_) | About::Value(_) => {
             count(&switchboard.gate.counters.protocol_errors);
-            reject(outbox, "a master does not say this");
+            reject(outbox, "a master must not send this");
             Ok(())
         }
     };

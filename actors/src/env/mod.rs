@@ -154,15 +154,15 @@ pub enum Stands {
 impl fmt::Display for Displaced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.stands {
-            Stands::Nothing if self.is_deleted => f.write_str("nothing stands there, it was deleted"),
+            Stands::Nothing if self.is_deleted => f.write_str("nothing is there, it was deleted"),
             Stands::Nothing => {
-                f.write_str("nothing stands there, it was moved away or its volume is not mounted")
+                f.write_str("nothing is there, it was moved away or its volume is not mounted")
             }
             Stands::Dangling { target } => {
-                write!(f, "a symbolic link to {} stands there, which leads nowhere", target.display())
+                write!(f, "a symbolic link to {} is there, which leads nowhere", target.display())
             }
-            Stands::Other if self.is_deleted => f.write_str("another file stands there, and it was deleted"),
-            Stands::Other => f.write_str("another file stands there, it was moved away"),
+            Stands::Other if self.is_deleted => f.write_str("another file is there, and it was deleted"),
+            Stands::Other => f.write_str("another file is there, it was moved away"),
             Stands::Shorter { bytes } => write!(
                 f,
                 "it is {bytes} bytes shorter than what was written, it was truncated or an older copy was written over it"

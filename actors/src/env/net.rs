@@ -318,7 +318,7 @@ mod tests {
     /// Where the runtime has several threads, another one hears from the system what comes while this one reads.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     #[expect(clippy::disallowed_methods, reason = "the other side of a socket is elsewhere")]
-    async fn what_comes_while_a_read_takes_all_there_was_is_read_too() {
+    async fn bytes_that_arrive_during_a_read_are_read_too() {
         use std::io::{Read as _, Write as _};
         const ROUNDS: u32 = 20_000;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -210,7 +210,7 @@ async fn patiently<T>(what: &str, mut attempt: impl AsyncFnMut() -> io::Result<T
         match attempt().await {
             Err(error) if passes(&error) => {
                 if pause == REFUSED_PAUSE_MIN {
-                    log::warn!("the system refuses for now, trying on what={what:?} error={error}");
+                    log::warn!("the system refuses for now, retrying what={what:?} error={error}");
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(REFUSED_PAUSE_MAX);
@@ -808,7 +808,7 @@ fn wait_for_lock(path: &Path, unwanted: impl Fn() -> bool) -> io::Result<Option<
         match queue_for_lock(path, &unwanted) {
             Err(error) if passes(&error) => {
                 if !std::mem::replace(&mut told, true) {
-                    log::warn!("the system refuses for now, trying on what=\"the lock\" error={error}");
+                    log::warn!("the system refuses for now, retrying what=\"the lock\" error={error}");
                 }
                 std::thread::sleep(REFUSED_PAUSE_MAX);
                 if unwanted() {
@@ -1133,7 +1133,7 @@ mod tests {
             // The holder's own text is written before the lock is handed out.
             let second = lock();
             let written = fs::read(&path).expect("the lock file");
-            assert!(!locked(&texts).writing, "the next has the lock while the last one writes");
+            assert!(!locked(&texts).writing, "the next holder has the lock while the last one writes");
             std::thread::yield_now();
             assert_eq!(fs::read(&path).expect("the lock file"), written);
             drop(second);

@@ -6,7 +6,7 @@
 //!
 //! | a master | the log as one file ([`shared_file`]) | a log replicated by Raft |
 //! |---|---|---|
-//! | follows: [`LogEvent::Replayed`], [`LogEvent::Sighted`] | reads the file as it grows, and proves that another file at its path goes on what was replayed | hands out the entries of its own log once they are committed; the sight never changes |
+//! | follows: [`LogEvent::Replayed`], [`LogEvent::Sighted`] | reads the file as it grows, and proves that another file at its path continues what was replayed | hands out the entries of its own log once they are committed; the sight never changes |
 //! | [`LogRequest::Queue`], [`LogEvent::Won`] | waits for the lock file's lock; holds it | may campaign; has won an election, whose term is known and whose first entry is not committed yet |
 //! | suspects: [`LogEvent::Looked`], [`LogRequest::Oust`] | the holder's beat stands still: it is killed, once it is certain who it is | the elections do that by themselves; it looks as if the leader made progress |
 //! | [`LogRequest::Open`] | locks the inode, cuts what is torn, writes again and syncs what is not known to be on disk, replays the rest | replays its own log to the end |
@@ -167,7 +167,7 @@ pub enum Wording<'a> {
 /// What keeps a master that leads from serving.
 #[derive(Clone, Copy, Debug)]
 pub enum Hindrance<'a> {
-    /// What is seen of the log does not go on what was replayed.
+    /// What is seen of the log does not continue what was replayed.
     Barred {
         /// What is seen.
         sight: &'a Sight,
@@ -346,7 +346,7 @@ pub struct ReplayPart {
 /// What a master that follows the log sees of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sight {
-    /// What is there goes on what was replayed.
+    /// What is there continues what was replayed.
     Follows,
     /// Nothing is there, in words.
     Gone(String),
@@ -371,7 +371,7 @@ impl Sight {
 impl fmt::Display for Sight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Sight::Follows => f.write_str("it goes on what was replayed"),
+            Sight::Follows => f.write_str("it continues what was replayed"),
             Sight::Gone(what) | Sight::Other(what) | Sight::Short(what) => f.write_str(what),
         }
     }

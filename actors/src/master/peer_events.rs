@@ -138,7 +138,7 @@ impl MasterActor {
             Some(unsaid) => {
                 let more = told::more(unsaid);
                 log::error!(
-                    "other master refused address={address} cause={reason:?}; it asks again, which is not told{more}"
+                    "other master refused address={address} cause={reason:?}; its further attempts are not logged{more}"
                 );
             }
             None => log::debug!("other master refused again address={address} cause={reason:?}"),
@@ -170,7 +170,7 @@ impl MasterActor {
             }
             other => {
                 count(&self.switchboard.gate.counters.protocol_errors);
-                reject(outbox, &format!("a master does not say {}", shown_message(&other)));
+                reject(outbox, &format!("a master must not send {}", shown_message(&other)));
             }
         }
     }
@@ -299,7 +299,7 @@ impl MasterActor {
             Message::Control(Control::Probe) => send(peer.outbox(), &Message::Control(Control::Alive)),
             other => {
                 let said = shown_message(&other);
-                log::warn!("the other master says what a master does not say: {said}");
+                log::warn!("the other master sent what a master must not send: {said}");
                 peer.outbox().abort();
             }
         }
@@ -341,7 +341,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_stranger_calls_itself_is_one_short_line() {
+    fn the_name_of_an_unknown_peer_is_logged_as_one_short_line() {
         assert_eq!(shown_address("[::1]:12345"), "[::1]:12345");
         assert_eq!(shown_address("a:1\n[ERROR] forged\x1b[2J"), "a:1\\n[ERROR] forged\\u{1b}[2J");
         assert_eq!(shown_address(&"x".repeat(4000)).len(), ADDRESS_SHOWN_MAX);

@@ -225,7 +225,7 @@ impl MasterActor {
 
     fn let_clients_go(&self, silent_too: bool) {
         if !silent_too {
-            log::info!("letting clients go sessions={}", self.clients.len());
+            log::info!("dismissing clients sessions={}", self.clients.len());
             self.clients.tell_native(&Message::Control(Control::MasterState(self.state())));
         }
         self.clients.let_go(silent_too);

@@ -109,7 +109,7 @@ async fn answer(link: &Link, request: &Request, reply: Reply) {
 }
 
 #[test]
-fn the_end_of_a_link_makes_unknown_what_went_over_it_and_nothing_else() {
+fn the_end_of_a_link_makes_only_what_was_sent_over_it_unknown() {
     World::run(1, |world| async move {
         let mut trio = Trio::start(&world).await;
         let (mut first, mut second) = (trio.client().await, trio.client().await);
@@ -121,7 +121,7 @@ fn the_end_of_a_link_makes_unknown_what_went_over_it_and_nothing_else() {
         drop(trio.one);
         let lost = first.line().await.expect("an answer");
         assert!(lost.starts_with("-UNKNOWN"), "{lost}");
-        assert_eq!(first.line().await, None, "what comes after an unknown write would run");
+        assert_eq!(first.line().await, None, "a request after an unknown write would be executed");
         answer(&trio.two, &held, Reply::Done).await;
         assert_eq!(second.line().await.as_deref(), Some("+OK"));
     });

@@ -172,7 +172,7 @@ pub(crate) fn run(data: &[u8]) {
                     beat = None;
                 }
                 Effect::Fence { .. } => {
-                    assert_eq!(stage, Stage::Waiting, "a fence by one that does not wait");
+                    assert_eq!(stage, Stage::Waiting, "a master that does not wait fences");
                     let (_, since) = beat.expect("a fence without a holder");
                     let stood = now.since(since.max(resumed));
                     assert!(stood >= config.failover_timeout_ms, "a counter that stood for {stood} ms");
@@ -180,8 +180,8 @@ pub(crate) fn run(data: &[u8]) {
                 }
                 Effect::AskForReign { to, forced } => {
                     assert_eq!(to, PEER);
-                    assert_eq!(stage, Stage::Waiting, "one that does not wait asks");
-                    assert!(peer_active && !asked, "asked twice, or nobody");
+                    assert_eq!(stage, Stage::Waiting, "a master that does not wait asks");
+                    assert!(peer_active && !asked, "asked twice, or asked nobody");
                     assert!(forced == offered, "an operator's word is made up or forgotten");
                     assert!(forced || (config.preferred && config.failback), "asks by itself");
                     asked = true;

@@ -231,7 +231,7 @@ impl Leadership {
         let refusal = if self.standbys.is_empty() {
             Reply::error(ErrorWord::Bad, "no standby is connected")
         } else if self.operators.len() >= OPERATORS_MAX {
-            Reply::error(ErrorWord::Busy, "a failover is being asked for already")
+            Reply::error(ErrorWord::Busy, "a failover is already under way")
         } else {
             self.operators.push((asker, deadline));
             self.standbys.forget_refusals();

@@ -6,7 +6,7 @@
 //! wanted of them. To lead the log is to be the only one that may append to it; how that is won is the log's business. See `docs/ARCHITECTURE.md`, *Takeover*, *What a log must hold*, *Handover and failback*.
 //!
 //! ```text
-//!            leads         it goes on what was replayed        whole, and read
+//!            leads         it continues what was replayed        whole, and read
 //! Standby ─▶ Barred ─────▶ Halting ─▶ Recovering ─────────────▶ Waiting ─┐ begins
 //!    ▲                                    ▲  another log is there  │     ▼
 //!    │ closed                             └─────────────────────────┘   Opening ─▶ Announcing ─▶ Serving
@@ -82,7 +82,7 @@ pub enum ReignRole {
         /// Whether it wants to lead.
         queue: Queue,
     },
-    /// Leads, and waits for a look at the log: from what does not go on what was replayed nobody takes over.
+    /// Leads, and waits for a look at the log: from what does not continue what was replayed nobody takes over.
     Barred {
         /// When it was said last that this master cannot take over.
         told_at: Millis,
@@ -197,7 +197,7 @@ pub struct Surroundings {
     pub slaves_undecided: usize,
     /// How many clients, and requests of theirs that wait for a master, a stop has still to let go.
     pub clients_left: usize,
-    /// Whether the log that is there goes on what was replayed.
+    /// Whether the log that is there continues what was replayed.
     pub log_follows: bool,
 }
 
@@ -230,7 +230,7 @@ pub enum Event<'a> {
     },
     /// The log that is there was looked at.
     Sighted {
-        /// Whether it goes on what was replayed.
+        /// Whether it continues what was replayed.
         follows: bool,
     },
     /// Nothing more will be replayed by what followed the log.
@@ -377,7 +377,7 @@ pub enum Effect {
     LeaveQueue,
     /// Give the leadership back, with all that is held of the log: another master may serve from now on.
     StopLeading,
-    /// Have what follows the log look whether what is there goes on what was replayed.
+    /// Have what follows the log look whether what is there continues what was replayed.
     LookAtLog,
     /// Have what follows the log stop.
     StopFollowing,
@@ -489,7 +489,7 @@ pub enum Ending {
 /// What is to be said in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Saying {
-    /// This master leads, and the log does not go on what it has replayed.
+    /// This master leads, and the log does not continue what it has replayed.
     Barred,
     /// This master leads, and waits for what the log lacks.
     Lacking(Lack),
@@ -617,7 +617,7 @@ impl Leadership {
         matches!(self.role, ReignRole::Serving { .. } | ReignRole::Preparing { .. })
     }
 
-    /// Whether this master leads, and the log is not found yet to go on what was replayed.
+    /// Whether this master leads, and the log is not found yet to continue what was replayed.
     pub fn is_barred(&self) -> bool {
         matches!(self.role, ReignRole::Barred { .. })
     }

@@ -273,10 +273,10 @@ impl World {
         }
         let last = self.disk.log.last().map(|record| record.version).unwrap_or_default();
         if record.change.is_none() && version.epoch <= last.epoch {
-            self.wrong(format!("epoch {} begins behind epoch {}", version.epoch, last.epoch));
+            self.wrong(format!("epoch {} begins after epoch {}", version.epoch, last.epoch));
         }
         if version.epoch < last.epoch {
-            self.wrong(format!("{version} stands behind {last}"));
+            self.wrong(format!("{version} is written after {last}"));
         }
         if let Some(Change::Put(pairs)) = &record.change {
             let value = &pairs[0].1;
@@ -299,7 +299,7 @@ impl World {
             }
             let Request { overtaken, progress, .. } = self.clients.all[c].requests[index];
             if overtaken {
-                self.wrong(format!("{value:?} is executed behind what its session asked for later"));
+                self.wrong(format!("{value:?} is executed after what its session asked for later"));
             }
             if progress == Progress::NotExecuted {
                 self.wrong(format!("{value:?} was answered 'not executed' and is executed"));
