@@ -169,7 +169,7 @@ pub(crate) trait Kept {
     /// How it ended.
     async fn serve(&self, stream: &Stream, greeted: Greeted) -> Result<(), DialError>;
 
-    /// Hears that one of both sides does not want the other: once for each reason, until there was a link again.
+    /// Hears that one of both sides does not want the other: once for each reason, until there was a link that ended otherwise.
     fn refused(&self, why: &DialError);
 
     /// Hears that there is no link; `is_first`: for the first time, and there was none before. A wrong address, perhaps.
@@ -191,13 +191,14 @@ pub(crate) async fn keep<K: Kept>(kept: K, env: Env, manner: Manner, turns: Rc<T
     let mut told = false;
     let mut has_been_up = false;
     while !fate.is_decided() {
-        let mut is_refused = false;
-        match link(&kept, &env, &manner, &turns, || {
+        let (mut is_refused, mut is_up) = (false, false);
+        let ended = link(&kept, &env, &manner, &turns, || {
             backoff.reset();
-            has_been_up = true;
-        })
-        .await
-        {
+            is_up = true;
+        });
+        let ended = ended.await;
+        has_been_up |= is_up;
+        match ended {
             Ok(()) => complaint = None,
             Err(why) if why.is_refusal() => {
                 is_refused = true;
@@ -207,7 +208,12 @@ pub(crate) async fn keep<K: Kept>(kept: K, env: Env, manner: Manner, turns: Rc<T
                     complaint = Some(said);
                 }
             }
-            Err(why) => kept.failed(&why, !has_been_up && !std::mem::replace(&mut told, true)),
+            Err(why) => {
+                if is_up {
+                    complaint = None;
+                }
+                kept.failed(&why, !has_been_up && !std::mem::replace(&mut told, true));
+            }
         }
         if fate.is_decided() {
             return;
@@ -362,7 +368,8 @@ mod tests {
 
         async fn serve(&self, _: &Stream, _: Greeted) -> Result<(), DialError> {
             self.news.borrow_mut().push(News::Served);
-            Ok(())
+            // As the links of masters and slaves do: their other end is not expected to leave.
+            Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
         }
 
         fn refused(&self, why: &DialError) {
@@ -414,6 +421,7 @@ mod tests {
             refused("it is full"),
             refused("it is another one's"),
             News::Served,
+            News::Failed { is_first: false },
             refused("it is another one's"),
             News::Failed { is_first: false },
         ];

@@ -16,23 +16,23 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-const ADDRESS: &str = "master:12345";
+pub(crate) const ADDRESS: &str = "master:12345";
 
 const BACKUP_ADDRESS: &str = "backup:12346";
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A master in a world with nobody else.
-struct Alone {
+pub(crate) struct Alone {
     world: World,
-    env: Env,
+    pub(crate) env: Env,
     machine: Machine,
     process: Process,
     end: oneshot::Receiver<Result<(), NodeError>>,
 }
 
 impl Alone {
-    fn start(world: &World) -> Alone {
+    pub(crate) fn start(world: &World) -> Alone {
         Alone::start_on(world, world.machine("machine"))
     }
 
@@ -53,7 +53,7 @@ impl Alone {
     }
 
     /// Registers a slave, and waits until the master counts on it.
-    async fn slave(&self, name: &str, incarnation: u64) -> Slave {
+    pub(crate) async fn slave(&self, name: &str, incarnation: u64) -> Slave {
         while !self.is_serving().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -99,7 +99,7 @@ impl Alone {
     }
 
     /// Waits until INFO shows a number.
-    async fn wait_for(&self, name: &str, number: u64) {
+    pub(crate) async fn wait_for(&self, name: &str, number: u64) {
         let begun = Instant::now();
         // At the start nobody listens yet.
         while fact_of(&self.env, ADDRESS, name).await != Some(number) {
@@ -161,7 +161,7 @@ async fn fact_of(env: &Env, address: &str, name: &str) -> Option<u64> {
 }
 
 /// A slave that does what the test says.
-struct Slave {
+pub(crate) struct Slave {
     link: Link,
     /// Counted messages so far.
     counted: u64,
