@@ -21,13 +21,13 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Reads and writes keys of a dsm cluster, at a prompt or by one operation.
+/// Reads and writes keys of a dsm cluster, at a prompt or with one operation.
 ///
-/// One operation ends with 0 (found, done), 1 (not found; STATUS: degraded) or 2 (error).
+/// With an operation it prints the result and ends with one of the exit codes below. Without one it shows a prompt.
 #[derive(Parser, Debug)]
-#[command(name = "dsm-client", version, after_help = prompt::HISTORY_HELP)]
+#[command(name = "dsm-client", version, after_help = format!("{EXAMPLES}\n\n{}", prompt::HISTORY_HELP))]
 struct Args {
-    /// The masters, the primary first
+    /// Addresses of the masters, HOST:PORT or unix:/PATH, the primary first
     #[arg(
         long,
         env = "DSM_MASTERS",
@@ -39,30 +39,37 @@ struct Args {
     masters: Vec<String>,
 
     /// How long one operation may take before it is given up, as in 500ms or 2s
-    #[arg(long, env = "DSM_REQUEST_TIMEOUT", value_name = "TIME", default_value = "2s",
+    #[arg(long, env = "DSM_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "2s",
           value_parser = humantime::parse_duration)]
     request_timeout: Duration,
 
-    /// How long connecting to one master may take, as in 500ms or 2s; less while another one is left to try
-    #[arg(long, env = "DSM_CONNECT_TIMEOUT", value_name = "TIME", default_value = "2s",
+    /// How long a connection to one master may take to open, as in 500ms or 2s; less if another one can be tried
+    #[arg(long, env = "DSM_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "2s",
           value_parser = humantime::parse_duration)]
     connect_timeout: Duration,
 
-    /// Longest value to write or read; should be the masters'
+    /// Longest value to write or read; should be the same as the masters'
     #[arg(long, env = "DSM_MAX_VALUE", value_name = "BYTES", default_value = "16MiB")]
     max_value: ByteSize,
 
-    /// Show prompts although standard input is not a terminal
+    /// Show prompts even if standard input is not a terminal
     #[arg(long, env = "DSM_PROMPT")]
     prompt: bool,
 
     #[command(flatten)]
     log: cli::LogArgs,
 
-    /// READ KEY | WRITE KEY VALUE... | DELETE KEY | STATUS | FAILOVER | HELP; nothing: the prompt
+    /// READ KEY | WRITE KEY VALUE... | DELETE KEY | STATUS | FAILOVER | HELP [default: show a prompt]
     #[arg(value_name = "OPERATION", trailing_var_arg = true, allow_hyphen_values = true)]
     operation: Vec<OsString>,
 }
+
+const EXAMPLES: &str = "Examples:
+  dsm-client
+  dsm-client WRITE greeting hello world
+  dsm-client --masters 127.0.0.1:7001,127.0.0.1:7002 READ greeting
+
+Exit codes: 0 done or found; 1 not found, or STATUS: the cluster is degraded; 2 error.";
 
 impl Flags for Args {
     fn validate(&self) -> Result<(), String> {

@@ -37,55 +37,60 @@ const HELP: &str = "\
 status                shows the processes and the state of the store
 kill ROLE             kills a process (SIGKILL); ROLE: primary, backup, slave N
 restart ROLE          starts a process again, after stopping it if it runs
-pause ROLE            stops a process in its tracks (SIGSTOP)
-continue ROLE         lets it go on (SIGCONT)";
+pause ROLE            pauses a process (SIGSTOP)
+continue ROLE         continues a paused process (SIGCONT)";
 
-/// Starts a local cluster (primary, backup and slaves as child processes) and shows the client's prompt.
+const EXAMPLES: &str = "Examples:
+  dsm-cluster
+  dsm-cluster --slaves 5 --data /var/lib/dsm
+  dsm-cluster --port 0 --backup-port 0 -- --placement random --min-slaves 2";
+
+/// Starts a local cluster (a primary, a backup and slaves as child processes) and shows the client's prompt.
 ///
-/// Data and the output of the processes stand in the data directory; a log that is there is used. All processes
-/// end with this one. A flag of theirs can be set through its environment variable `DSM_…` too.
+/// The data directory holds the log and the output of the processes; an existing log is used. All processes end with this
+/// one. They read the environment variables of their flags (`DSM_…`), too.
 #[derive(Parser, Debug)]
-#[command(name = "dsm-cluster", version, after_help = prompt::HISTORY_HELP)]
+#[command(name = "dsm-cluster", version, after_help = format!("{EXAMPLES}\n\n{}", prompt::HISTORY_HELP))]
 struct Args {
     /// Number of slaves, 1 to 64
     #[arg(long, env = "DSM_SLAVES", value_name = "N", default_value = "3",
           value_parser = clap::value_parser!(u16).range(1..=64))]
     slaves: u16,
 
-    /// Directory of the log and of the processes' output
+    /// Directory for the log and the output of the processes
     #[arg(long, env = "DSM_DATA", value_name = "DIR", default_value = "./dsm-data")]
     data: PathBuf,
 
-    /// Port of the primary; 0: a free one
+    /// Port of the primary; 0: any free port
     #[arg(long, env = "DSM_PORT", value_name = "PORT", default_value = "12345")]
     port: u16,
 
-    /// Port of the backup; 0: a free one
+    /// Port of the backup; 0: any free port
     #[arg(long, env = "DSM_BACKUP_PORT", value_name = "PORT", default_value = "12346")]
     backup_port: u16,
 
-    /// When the log is forced to disk [default: that of dsm-master]
+    /// When a write counts as written to the log [default: that of dsm-master]
     #[arg(long, env = "DSM_FSYNC", value_name = "POLICY", value_enum)]
     fsync: Option<Fsync>,
 
     /// How long one operation at the prompt may take before it is given up, as in 500ms or 2s
-    #[arg(long, env = "DSM_REQUEST_TIMEOUT", value_name = "TIME", default_value = "2s",
+    #[arg(long, env = "DSM_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "2s",
           value_parser = humantime::parse_duration)]
     request_timeout: Duration,
 
     /// How long the processes may take to start, replaying the log included, as in 30s or 2min
-    #[arg(long, env = "DSM_START_TIMEOUT", value_name = "TIME", default_value = "60s",
+    #[arg(long, env = "DSM_START_TIMEOUT", value_name = "DURATION", default_value = "60s",
           value_parser = humantime::parse_duration)]
     start_timeout: Duration,
 
-    /// Show prompts although standard input is not a terminal
+    /// Show prompts even if standard input is not a terminal
     #[arg(long, env = "DSM_PROMPT")]
     prompt: bool,
 
     #[command(flatten)]
     log: cli::LogArgs,
 
-    /// Further flags for both masters, behind `--`
+    /// Further flags for both masters, after `--`
     #[arg(last = true, value_name = "MASTER_FLAGS")]
     master_flags: Vec<OsString>,
 }
@@ -190,6 +195,7 @@ fn launcher_config(args: &Args) -> anyhow::Result<LauncherConfig> {
     });
     let mut config = LauncherConfig::new(masters, role("slave"), &args.data);
     config.slaves = usize::from(args.slaves);
+    config.unix_sockets = true;
     config.ready_timeout = args.start_timeout;
     Ok(config)
 }

@@ -15,7 +15,6 @@ use anyhow::{bail, ensure, Context as _};
 use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
 use dsm::config::check_max_value;
-use dsm_protocol::command::VALUE_MAX_DEFAULT;
 use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::master::{ReignRecord, Reigns, Testimony};
@@ -55,25 +54,24 @@ const CHUNK_BYTES: usize = 256 * 1024;
 #[command(
     name = "dsm-log",
     version,
-    about = "Checks, dumps, repairs and imports the log of a dsm cluster, offline",
+    about = "Checks, dumps, repairs and imports the log of a dsm cluster while no master runs",
     after_help = "Examples:\n  \
-        dsm-log check kv_store.log                   is it whole? exit code 0 clean, 1 torn tail, 2 corrupt\n  \
-        dsm-log dump kv_store.log --key user1        everything that happened to one key\n  \
-        dsm-log repair kv_store.log                  cut a torn tail, or take damaged lines out, and say what is lost\n  \
-        dsm-log new-cluster staging/kv_store.log     a copy that is served beside the original: its own cluster id\n  \
-        dsm-log accept-loss kv_store.log             it lacks records that are lost for good: serve without them\n  \
-        dsm-log forget kv_store.log                  it is lost for good: let a new, empty cluster begin\n  \
-        dsm-log import old_store.log kv_store.log    take over a log of the original program\n\n\
-        Exit codes: 0 clean or done, 1 torn tail, 2 corrupt, unreadable or in use, or wrong usage."
+        dsm-log check kv_store.log                   check that the log is whole\n  \
+        dsm-log dump kv_store.log --key user1        print every record of one key\n  \
+        dsm-log repair kv_store.log                  cut a torn tail, or remove damaged lines\n  \
+        dsm-log new-cluster staging/kv_store.log     give a copied log its own cluster id\n  \
+        dsm-log accept-loss kv_store.log             give up records that are lost for good\n  \
+        dsm-log forget kv_store.log                  let a new cluster begin after a lost log\n  \
+        dsm-log import old_store.log kv_store.log    convert a log of the original program\n\n\
+        Exit codes: 0 clean or done; 1 torn tail; 2 corrupt, unreadable, in use, or wrong usage."
 )]
 struct Args {
     #[command(subcommand)]
     command: Command,
-    /// The masters' --max-value, which bounds the length of a line.
-    #[arg(long, global = true, env = "DSM_MAX_VALUE", default_value_t = ByteSize(VALUE_MAX_DEFAULT as u64), value_name = "BYTES")]
+    /// The masters' --max-value, which limits how long a line may be
+    #[arg(long, global = true, env = "DSM_MAX_VALUE", default_value = "16MiB", value_name = "BYTES")]
     max_value: ByteSize,
-    /// What happened since the log was last whole. After the crash of a process only an unfinished last line is
-    /// torn; after a power cut more can be. `auto` asks the lock file.
+    /// What may have interrupted the writing of the log
     #[arg(long, global = true, value_enum, default_value_t = Crash::Auto)]
     crash: Crash,
 }
@@ -86,79 +84,85 @@ impl Flags for Args {
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Crash {
+    /// The end of a process if the lock file shows that the machine has not restarted since, else a power cut
     Auto,
+    /// The end of a process: only an unfinished last line is torn
     Process,
+    /// A power cut: lines that were not synced may be torn
     Power,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Counts lines, records and keys, and says whether the log is whole. Changes nothing.
+    /// Counts lines, records and keys, and says whether the log is whole; changes nothing
     Check {
-        /// The log.
+        /// The log
         file: PathBuf,
     },
-    /// Prints the records, one a line: seq, epoch, operation, keys and values. Changes nothing.
-    #[command(after_help = "Bytes that cannot be printed appear as \\xNN. With --json, one object a line; \
-        a key or value that is not UTF-8 appears as key_hex or value_hex.")]
+    /// Prints the records, one a line: seq, epoch, operation, keys and values; changes nothing
+    #[command(
+        after_help = "Bytes that cannot be printed appear as \\xNN. With --json, each line is one object, and a key or \
+        value that is not UTF-8 is in key_hex or value_hex."
+    )]
     Dump {
-        /// The log.
+        /// The log
         file: PathBuf,
-        /// Prints only records of this key.
+        /// Print only the records of this key
         #[arg(long)]
         key: Option<String>,
-        /// Prints JSON, one object a line.
+        /// Print JSON, one object a line
         #[arg(long)]
         json: bool,
     },
-    /// Cuts a torn tail, after saving it to FILE.cut-OFFSET; takes damaged lines out of a corrupt log, keeps every line
-    /// that still checks, lists what is lost, and leaves the damaged file as FILE.damaged-TIME.
+    /// Cuts a torn tail, or removes the damaged lines of a corrupt log.
+    ///
+    /// A torn tail is saved to FILE.cut-OFFSET before it is cut. Of a corrupt log, every line with a correct checksum is kept,
+    /// what is lost is listed, and the damaged file is kept as FILE.damaged-TIME.
     #[command(
-        after_help = "What is lost is not fetched from slaves in this version. A key of a lost line reads as \
-        the lines in front of it left it."
+        after_help = "Lost records are not fetched from slaves. The key of a lost line has the value that the lines before it \
+        gave it."
     )]
     Repair {
-        /// The log.
+        /// The log
         file: PathBuf,
-        /// Instead of that, cuts at corruption: everything from the damaged line on is taken out of the log, and saved.
+        /// Cut a corrupt log at its first damaged line, and save what follows, instead of removing only damaged lines
         #[arg(long)]
         cut_at_corruption: bool,
     },
-    /// Gives a copied log a cluster id of its own, and forgets what the copied lock file says.
+    /// Gives a copied log a new cluster id, and removes what the copied lock file says
     #[command(
-        after_help = "For a copy that is to be served beside the original, as staging beside production: slaves tell the \
-        two apart by the cluster id. Run it on the copy, before its first start."
+        after_help = "Use it when a copy is to be served beside the original, for example as staging beside production: slaves \
+        distinguish the two clusters by their ids. Run it on the copy before a master serves it."
     )]
     NewCluster {
-        /// The log.
+        /// The log
         file: PathBuf,
     },
-    /// Gives up what a log lacks: records that a slave or the lock file knows of, and that are lost for good. The next master
-    /// serves without them.
+    /// Gives up the records that a log has lost for good, so that the next master serves without them
     #[command(
         after_help = "A master does not serve a log that ends before what a slave has seen, or in a lower epoch than the lock \
-        file names: it is an older copy, or was cut. If there is no newer one, this says so, and the next EPOCH record names \
-        the reigns that are given up; slaves drop what they hold of them. Stop the masters first. Changes nothing in the log."
+        file names: the log is an older copy, or was cut. If there is no newer one, stop the masters and run this command. The \
+        log does not change. The next master names the lost reigns in its EPOCH record, and slaves drop what they hold of them."
     )]
     AcceptLoss {
-        /// The log.
+        /// The log
         file: PathBuf,
     },
-    /// Forgets which cluster the lock file names, where its log is lost for good: the next master may begin a new, empty one.
+    /// Removes the cluster id from the lock file of a lost log, so that the next master may begin a new, empty one
     #[command(
-        after_help = "A master begins no new log, and serves none of another cluster, while the lock file names one: the log \
-        may only be moved away, or on a volume that is not mounted. Stop the masters first, and the slaves, which name \
-        their cluster too."
+        after_help = "While the lock file names a cluster, a master neither begins a new log nor serves that of another cluster: \
+        the log may only have been moved, or its volume may not be mounted. If the log is lost for good, stop the masters and \
+        the slaves (they know their cluster, too), and run this command."
     )]
     Forget {
-        /// The log.
+        /// The log
         file: PathBuf,
     },
-    /// Writes a new log from one of the original program.
+    /// Writes a new log from a log of the original program
     Import {
-        /// The original program's log. It stays as it is.
+        /// Log of the original program; it is not changed
         legacy: PathBuf,
-        /// The new log, which must not exist.
+        /// The new log; the file must not exist
         file: PathBuf,
     },
 }
@@ -709,7 +713,7 @@ fn repair(
         Some(Verdict::Corrupt { offset, .. }) if cut_at_corruption => {
             let length = locked.len();
             ensure!(offset > 0, "{} has no good line to keep: it may not be a log at all", path.display());
-            writeln!(out, "giving up {} bytes behind byte {offset} of acknowledged data", length - offset)?;
+            writeln!(out, "giving up {} bytes of acknowledged data after byte {offset}", length - offset)?;
             offset
         }
         Some(Verdict::Corrupt { .. }) => return mend::mend(&file, path, line_max, out),

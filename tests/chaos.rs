@@ -269,7 +269,7 @@ fn a_client_cut_off_one_way_knows_nothing_of_its_writes() {
                 networks.cut(cut);
                 count(&CUTS, 1);
                 let answer = one.call(&[b"SET", key.as_bytes(), b"unknown"]);
-                assert!(answer.is_err(), "{cut:?}: nobody says what became of it: {answer:?}");
+                assert!(answer.is_err(), "{cut:?}: no answer says what became of it: {answer:?}");
                 wait_for("all clients know nothing", PATIENCE, || {
                     (load.failed() >= failed + 12).then_some(())
                 });
@@ -294,7 +294,7 @@ fn a_client_cut_off_one_way_knows_nothing_of_its_writes() {
 }
 
 #[test]
-fn a_name_that_nobody_answers_for_holds_no_stop_and_no_other_master() {
+fn a_name_without_an_answer_delays_no_stop_and_no_other_master() {
     let prepare = || {
         // A name server that does not answer.
         let server =
@@ -339,7 +339,7 @@ fn a_name_that_nobody_answers_for_holds_no_stop_and_no_other_master() {
         }
     });
     if let Err(why) = tested {
-        skip(a_name_that_nobody_answers_for_holds_no_stop_and_no_other_master, "", &why);
+        skip(a_name_without_an_answer_delays_no_stop_and_no_other_master, "", &why);
     }
     tell_summary();
 }
@@ -382,8 +382,8 @@ fn a_test_that_is_killed_leaves_no_process() {
 fn the_port_of_a_dead_master_is_given_to_nobody_else() {
     let cluster = Setup::slaves(1).beside_others().prepare();
     for address in cluster.addresses() {
-        assert!(!is_free(address.port()), "nobody listens there yet");
+        assert!(!is_free(address.port()), "no process listens there yet");
         drop(TcpListener::bind(address).expect("the master itself may"));
-        assert!(!is_free(address.port()), "nobody listens there any more");
+        assert!(!is_free(address.port()), "no process listens there any more");
     }
 }

@@ -272,7 +272,7 @@ fn errors_are_one_line_and_code_2() {
 }
 
 #[test]
-fn a_bad_flag_and_help_are_told() {
+fn a_bad_flag_is_named_and_help_is_shown() {
     for program in [env!("CARGO_BIN_EXE_dsm-client"), env!("CARGO_BIN_EXE_dsm-cluster")] {
         is_refused(
             program,
@@ -283,7 +283,7 @@ fn a_bad_flag_and_help_are_told() {
         is_refused(
             program,
             &["--request-timeout"],
-            "error: a value is required for '--request-timeout <TIME>'",
+            "error: a value is required for '--request-timeout <DURATION>'",
         );
         let mut help = Command::new(program);
         help.arg("--help");
@@ -823,7 +823,7 @@ fn a_cluster_takes_flags_with_one_dash_and_no_variable_of_a_kubernetes_service()
 }
 
 #[test]
-fn a_first_master_that_hangs_leaves_the_second_one_its_time() {
+fn a_first_master_that_hangs_leaves_time_for_the_second_one() {
     let values = Map::default();
     let serving = small_master(&values);
     // The kernel accepts the connection of a process that hangs, but nothing answers.

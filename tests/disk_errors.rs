@@ -138,7 +138,7 @@ struct Shown {
 }
 
 #[test]
-fn each_disk_error_is_met_with_the_truth() {
+fn each_disk_error_is_answered_truthfully() {
     let calls: u64 = if is_nightly() { 200 } else { 20 };
     let dir = TempDir::with_prefix("dsm-shim-").expect("a directory for temporary files");
     let shim = compile("disk_faults", dir.path(), &["-shared", "-fPIC"]);
@@ -177,7 +177,7 @@ fn each_disk_error_is_met_with_the_truth() {
                 assert!(unknown > 0, "{fault:?} leaves writes unknown");
             }
             Fault::WriteFull => assert!(read_only > 0, "a full disk is told"),
-            Fault::WriteShort => assert!(parted > 0, "of a short write the whole lines stand"),
+            Fault::WriteShort => assert!(parted > 0, "the whole lines of a short write stay"),
             Fault::WriteShortForGood => assert!(ended > 0, "half a line that stays ends the master"),
             Fault::WriteStall | Fault::SyncStall => assert_eq!((ended, read_only, unknown), (0, 0, 0)),
         }
@@ -335,7 +335,7 @@ impl Script {
         while succeeded < STEPS_BEHIND {
             assert!(begun.elapsed() < PATIENCE, "no {STEPS_BEHIND} steps in a row succeed");
             let gone = if ended { None } else { cluster.exited(Node::Master) };
-            assert_eq!(gone, None, "the fault is none to end of");
+            assert_eq!(gone, None, "the fault must not end a master");
             succeeded = if self.next_step() { succeeded + 1 } else { 0 };
         }
     }
@@ -395,7 +395,7 @@ impl Script {
         let refused = words.iter().filter(|word| **word == Word::ReadOnly).count();
         // A refused write means that all later ones are refused, too.
         if refused > 0 {
-            assert_eq!(stand + refused, words.len(), "whole lines stand in front of refused ones: {words:?}");
+            assert_eq!(stand + refused, words.len(), "whole lines come before refused ones: {words:?}");
             self.shown.parted += u64::from(stand > 0);
         }
         stand == words.len()

@@ -73,7 +73,7 @@ fn slow_path(
 }
 
 #[test]
-fn a_look_at_the_lock_that_hangs_holds_up_neither_master() {
+fn a_hanging_look_at_the_lock_delays_neither_master() {
     let mut cluster = Setup::slaves(1).prepare();
     cluster.start(Node::Master);
     cluster.start(Node::Slave(0));
@@ -82,7 +82,7 @@ fn a_look_at_the_lock_that_hangs_holds_up_neither_master() {
     let said = cluster.dir().join("strace");
     let tracer = match slow_path(pid, &cluster.lock(), 4, &said) {
         Ok(tracer) => tracer,
-        Err(why) => return skip(a_look_at_the_lock_that_hangs_holds_up_neither_master, "", &why),
+        Err(why) => return skip(a_hanging_look_at_the_lock_delays_neither_master, "", &why),
     };
     // The backup comes and is asked whether it sees the same lock file, which takes four times as long as a primary may
     // hang.

@@ -110,7 +110,7 @@ fn is_request(kind: u8, body: &[u8]) -> bool {
 }
 
 #[test]
-fn what_a_client_may_not_say_ends_its_link() {
+fn a_message_that_a_client_may_not_send_ends_its_link() {
     nobody_notices(&[], |cluster, _| {
         let (key, value) = (bytes::Bytes::from("k"), bytes::Bytes::from("v"));
         let (version, reign) = (Version::new(u64::MAX, u64::MAX), ReignId(u64::MAX));
@@ -523,7 +523,7 @@ fn be_brief(cluster: &TestCluster, master: Node, round: u32) {
 }
 
 #[test]
-fn a_slave_name_that_is_none_is_refused_at_the_wire() {
+fn an_invalid_slave_name_is_refused_at_the_wire() {
     nobody_notices(&[], |cluster, _| {
         for name in ["a\nslave9:id=forged", "", "with space", &"x".repeat(65)] {
             for master in MASTERS {

@@ -303,7 +303,7 @@ fn an_idle_client_is_closed_at_either_door_and_a_busy_one_is_not() {
             let mut silent = Native::client(cluster.address(master), seconds(3));
             silent.send(&[100, 0, 0, 0, 0, 0, 0, 0, 17]).expect("sent");
             resp.wait_for_close().expect("closed");
-            asked.wait_for_close().expect("closed behind its answer");
+            asked.wait_for_close().expect("closed after its answer");
             asked_link.end();
             halfway.wait_for_close().expect("closed in the middle of a request");
             link.end();
@@ -470,7 +470,7 @@ fn unfinished(length: usize, sent: usize) -> Vec<u8> {
 }
 
 #[test]
-fn who_is_not_known_yet_may_only_say_short_things() {
+fn an_unknown_peer_may_send_only_short_messages() {
     nobody_notices(&[], |cluster, _| {
         for master in MASTERS {
             let before = cluster.resident_bytes(master);

@@ -106,7 +106,7 @@ fn no_empty_cluster_is_served_in_the_place_of_a_log_that_was_moved_away() {
 }
 
 #[test]
-fn a_volume_that_is_not_mounted_begins_no_empty_cluster_as_long_as_a_slave_knows_better() {
+fn no_empty_cluster_begins_on_an_unmounted_volume_while_a_slave_knows_the_old_one() {
     let mut cluster = Setup::slaves(2).masters_with(&["--new"]).start();
     write(&cluster, "k", "v");
     cluster.kill_at_once(&MASTERS);

@@ -295,7 +295,7 @@ fn repair_follows_a_link_to_the_log_and_leaves_the_link() {
 }
 
 #[test]
-fn repair_names_the_keys_of_a_damaged_line_and_saves_the_line_behind_a_damaged_newline() {
+fn repair_names_the_keys_of_a_damaged_line_and_saves_the_line_after_a_damaged_newline() {
     let dir = Directory::new();
     let (bytes, starts) = log();
     let mut damaged = bytes.clone();
@@ -323,7 +323,7 @@ fn repair_names_the_keys_of_a_damaged_line_and_saves_the_line_behind_a_damaged_n
 }
 
 #[test]
-fn repair_keeps_the_good_line_behind_a_hole_that_is_longer_than_a_line_may_be() {
+fn repair_keeps_the_good_line_after_a_hole_that_is_longer_than_a_line_may_be() {
     let dir = Directory::new();
     let (bytes, starts) = log();
     let hole = 300 << 20;

@@ -57,7 +57,7 @@ fn prove_one_reign(cluster: &TestCluster, before: &Info) {
     assert_eq!(after.number("slaves_removed"), before.number("slaves_removed"), "a slave was removed");
     let computed_ms = after.number("computed_between_ticks_most_ms");
     eprintln!("between two ticks it computed for {computed_ms} ms at most");
-    assert!(computed_ms < OWN_STALL_MS, "the master held itself up: it computed for {computed_ms} ms");
+    assert!(computed_ms < OWN_STALL_MS, "the master delayed itself: it computed for {computed_ms} ms");
     // How long it all took, by the clock, depends on what else runs on the machine.
     eprintln!("own_stalls: {}", after.number("own_stalls"));
     for class in ["turns_below_1ms", "turns_1ms_to_10ms", "turns_10ms_to_100ms", "turns_100ms_to_1s"] {

@@ -110,7 +110,7 @@ fn long_and_short(bytes: usize, short: usize) -> Vec<u8> {
 }
 
 #[test]
-fn long_answers_are_bounded_behind_the_write_that_makes_them_long() {
+fn long_answers_are_bounded_after_the_write_that_makes_them_long() {
     let cluster = Setup::slaves(2).start();
     const READS: usize = 100;
     let long = Answer::Bulk(vec![b'x'; 2 << 20]);
@@ -156,7 +156,7 @@ fn long_answers_are_bounded_behind_the_write_that_makes_them_long() {
 }
 
 #[test]
-fn answers_in_all_are_bounded_and_who_takes_none_is_cut_for_others() {
+fn answers_of_all_connections_are_bounded_and_a_client_that_takes_none_is_cut_for_others() {
     nobody_notices(&["--max-answer-bytes", "64MiB"], |cluster, load| {
         let long = vec![b'x'; 4 << 20];
         assert_eq!(cluster.ask(&[b"SET", b"long", &long]), Answer::ok());
@@ -188,7 +188,7 @@ fn answers_in_all_are_bounded_and_who_takes_none_is_cut_for_others() {
 }
 
 #[test]
-fn who_reads_slowly_and_yet_reads_is_not_cut_for_others() {
+fn a_client_that_reads_slowly_is_not_cut_for_others() {
     let cluster = Setup::slaves(1).masters_with(&["--max-answer-bytes", "32MiB"]).start();
     assert_eq!(cluster.ask(&[b"SET", b"long", &vec![b'x'; 16 << 20]]), Answer::ok());
     let info = |name: &str| cluster.info(Node::Master).expect("INFO").number(name);
@@ -233,7 +233,7 @@ fn who_reads_slowly_and_yet_reads_is_not_cut_for_others() {
 }
 
 #[test]
-fn who_waits_for_slow_readers_is_refused_in_time_and_what_needs_no_room_is_answered() {
+fn a_request_that_waits_for_slow_readers_is_refused_in_time_and_one_that_needs_no_room_is_answered() {
     let flags =
         ["--max-answer-bytes", "64MiB", "--max-pipeline-bytes", "64MiB", "--request-timeout", "700ms"];
     let cluster = Setup::slaves(1).masters_with(&flags).start();
@@ -289,7 +289,7 @@ fn a_million_requests_may_be_sent_before_an_answer_is_read() {
 }
 
 #[test]
-fn a_client_that_takes_no_answers_is_told_of_in_the_log() {
+fn a_client_that_takes_no_answers_is_named_in_the_log() {
     let cluster = Setup::slaves(2).masters_with(&["--write-timeout", "300ms"]).start();
     assert_eq!(cluster.ask(&[b"SET", b"long", &vec![b'x'; 16 << 20]]), Answer::ok());
     let mut deaf = deaf(&cluster, Node::Master, 1, 10);

@@ -807,8 +807,8 @@ fn connection() -> Vec<Script> {
         ("QUIT", "QUIT"),
         ("quit", "quit"),
         ("QUIT with arguments", "QUIT now please"),
-        ("QUIT behind others", "SET k v\nGET k\nQUIT"),
-        ("requests behind QUIT", "SET k v\nQUIT\nSET k w\nGET k"),
+        ("QUIT after others", "SET k v\nGET k\nQUIT"),
+        ("requests after QUIT", "SET k v\nQUIT\nSET k w\nGET k"),
         ("QUIT in RESP3", "HELLO 3\nGET k\nQUIT"),
     ] {
         all.push(Script::of(lines).closes().mask(HELLO).named(name));
@@ -971,7 +971,7 @@ fn unknown() -> Vec<Script> {
             "arguments of 130 bytes in all",
             vec![b"nosuch", &long.as_bytes()[..60], &long.as_bytes()[..70], b"a"],
         ),
-        ("a name with a zero behind a command", vec![b"get\0", b"k"]),
+        ("a name with a zero after a command", vec![b"get\0", b"k"]),
         ("a subcommand with a line end", vec![b"CLIENT", b"no\r\nsuch"]),
         ("a subcommand with a zero", vec![b"CLIENT", b"no\0such"]),
         ("a subcommand of 200 bytes", vec![b"CLIENT", long.as_bytes()]),

@@ -37,7 +37,7 @@ fn wait_until_said(file: &Path, word: &str) {
 }
 
 fn wait_until_said_within(file: &Path, word: &str, limit: std::time::Duration) {
-    wait_for(&format!("{word:?} stands in {}", file.display()), limit, || {
+    wait_for(&format!("{word:?} is in {}", file.display()), limit, || {
         std::fs::read_to_string(file).ok().filter(|text| text.contains(word))
     });
 }
@@ -296,7 +296,7 @@ fn a_deleted_lock_file_makes_no_second_primary() {
 }
 
 #[test]
-fn a_slave_that_is_refused_again_and_again_is_told_of_once() {
+fn a_slave_that_is_refused_again_and_again_is_logged_once() {
     let cluster = Setup::slaves(2).beside_others().start();
     let mut stranger = slave("slave-0", &cluster.addresses());
     stranger.args(["--connect-timeout", "1s"]);
@@ -391,7 +391,7 @@ fn a_new_log_is_its_owners_alone_and_an_old_one_that_others_may_read_is_told() {
 }
 
 #[test]
-fn a_dead_holders_lock_on_the_log_is_no_alarm_before_it_lasts() {
+fn a_dead_holders_lock_on_the_log_is_logged_only_if_it_lasts() {
     let directory = tempfile::tempdir().expect("a directory");
     let log = directory.path().join("kv_store.log");
     let said = directory.path().join("said");
@@ -413,7 +413,7 @@ fn a_dead_holders_lock_on_the_log_is_no_alarm_before_it_lasts() {
 }
 
 #[test]
-fn a_hanging_holder_in_another_pid_namespace_is_told_as_that() {
+fn a_hanging_holder_in_another_pid_namespace_is_named_as_such() {
     let directory = tempfile::tempdir().expect("a directory");
     let log = directory.path().join("kv_store.log");
     let ports = free_ports();
@@ -436,7 +436,7 @@ fn a_hanging_holder_in_another_pid_namespace_is_told_as_that() {
     let (first, second) = (directory.path().join("first"), directory.path().join("second"));
     let primary = match start(Node::Master, ports, &first) {
         Ok(primary) => primary,
-        Err(why) => return skip(a_hanging_holder_in_another_pid_namespace_is_told_as_that, "", &why),
+        Err(why) => return skip(a_hanging_holder_in_another_pid_namespace_is_named_as_such, "", &why),
     };
     wait_until_said(&first, "serving epoch=1");
     let [listen, peer] = ports;
@@ -475,7 +475,7 @@ fn refused(injections: &[&str], directory: &Path) -> Result<(Process, [SocketAdd
 }
 
 #[test]
-fn what_the_system_refuses_for_a_while_ends_nobody_and_is_told_once() {
+fn a_temporary_refusal_by_the_system_ends_no_process_and_is_logged_once() {
     let directory = tempfile::tempdir().expect("a directory");
     let injections = [
         // The first threads; each thread's first locks; and two calls that are optional.
@@ -486,7 +486,9 @@ fn what_the_system_refuses_for_a_while_ends_nobody_and_is_told_once() {
     ];
     let (process, [address, peer], said) = match refused(&injections, directory.path()) {
         Ok(started) => started,
-        Err(why) => return skip(what_the_system_refuses_for_a_while_ends_nobody_and_is_told_once, "", &why),
+        Err(why) => {
+            return skip(a_temporary_refusal_by_the_system_ends_no_process_and_is_logged_once, "", &why)
+        }
     };
     wait_until_said_within(&said, "serving epoch=1", seconds(20));
     let (_slave, told) = {

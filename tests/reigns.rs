@@ -50,7 +50,7 @@ fn a_stranger_that_claims_to_know_of_higher_reigns_disturbs_nobody() {
         load.wait_for_writes(200, seconds(5));
         assert_eq!(cluster.info(Node::Master).expect("INFO").number("slaves_removed"), 0);
         let said = cluster.stderr(Node::Master);
-        assert_eq!(said.matches("slave set aside").count(), 1, "said seldom:\n{said}");
+        assert_eq!(said.matches("slave set aside").count(), 1, "logged seldom:\n{said}");
     });
 }
 

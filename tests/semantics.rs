@@ -52,7 +52,7 @@ fn links(root: &Path, document: &str) -> Links {
                 match &place {
                     Some((_, source)) if source.contains(&format!("fn {name}(")) => links.found += 1,
                     Some((path, _)) => links.wrong.push(format!("{path} has no {name}")),
-                    None => links.wrong.push(format!("{name} stands behind no file")),
+                    None => links.wrong.push(format!("{name} is named before any file")),
                 }
             }
         }
@@ -89,19 +89,19 @@ fn every_test_that_the_semantics_name_is_there() {
 }
 
 #[test]
-fn a_name_that_is_not_there_is_found() {
-    let document = "* `tests/semantics.rs`: a_name_that_is_not_there_is_found,\n  a_name_of_nobody\n\
-                    * `tests/chaos.rs` (all of it, a_name_that_is_not_there_is_found), `front/no_such_file`\n\
-                    * a_name_that_is_not_there_is_found, `tests/nothing.rs`\n\n\
+fn a_name_that_does_not_exist_is_found() {
+    let document = "* `tests/semantics.rs`: a_name_that_does_not_exist_is_found,\n  a_name_of_nobody\n\
+                    * `tests/chaos.rs` (all of it, a_name_that_does_not_exist_is_found), `front/no_such_file`\n\
+                    * a_name_that_does_not_exist_is_found, `tests/nothing.rs`\n\n\
                     `protocol/tests/model/`: a_handover_loses_nothing; `front/a_stopping_master_refuses`";
     let links = links(root(), document);
     assert_eq!(
         links.wrong,
         [
             "tests/semantics.rs has no a_name_of_nobody".to_owned(),
-            "tests/chaos.rs has no a_name_that_is_not_there_is_found".to_owned(),
+            "tests/chaos.rs has no a_name_that_does_not_exist_is_found".to_owned(),
             "there is no transcript front/no_such_file".to_owned(),
-            "a_name_that_is_not_there_is_found stands behind no file".to_owned(),
+            "a_name_that_does_not_exist_is_found is named before any file".to_owned(),
             "there is no tests/nothing.rs".to_owned(),
         ]
     );

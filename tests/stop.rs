@@ -94,7 +94,7 @@ fn a_rolling_restart_of_every_process_under_load_fails_no_request() {
 }
 
 #[test]
-fn the_reign_goes_to_whoever_is_there_when_its_master_stops() {
+fn the_reign_goes_to_the_other_master_when_its_master_stops() {
     let mut cluster = Setup::slaves(2).masters_with(&["--no-failback"]).start();
     let load = Load::start(&cluster, 12, 20);
     for (serving, other) in [(Node::Master, Node::Backup), (Node::Backup, Node::Master)] {
@@ -139,7 +139,11 @@ fn without_a_standby_a_stop_answers_what_is_in_flight_and_ends() {
     assert_eq!(connection.call(&[b"SET", b"k", b"v"]).expect("an answer"), Answer::ok());
     let begun = Instant::now();
     assert_eq!(cluster.terminate(Node::Master).code(), Some(0));
-    assert!(begun.elapsed() < seconds(2), "it waited {:?} for nobody", begun.elapsed());
+    assert!(
+        begun.elapsed() < seconds(2),
+        "it waited {:?}, though nobody was left to wait for",
+        begun.elapsed()
+    );
     connection.wait_for_close().expect("it ends");
     cluster.start_all();
     cluster.settle();
@@ -147,7 +151,7 @@ fn without_a_standby_a_stop_answers_what_is_in_flight_and_ends() {
 }
 
 #[test]
-fn what_is_answered_leaves_before_the_end_however_long_it_is() {
+fn answers_leave_before_the_end_however_long_they_are() {
     let mut cluster = Setup::slaves(2).masters_with(&["--no-failback"]).start();
     let value = vec![b'x'; 16 << 20];
     assert_eq!(cluster.ask(&[b"SET", b"long", &value]), Answer::ok());
@@ -174,9 +178,9 @@ fn what_is_answered_leaves_before_the_end_however_long_it_is() {
 }
 
 #[test]
-fn a_hangup_ends_nobody_who_was_not_started_at_a_terminal() {
+fn a_hangup_ends_no_role_that_was_not_started_at_a_terminal() {
     if let Err(why) = hears_hangups() {
-        return skip(a_hangup_ends_nobody_who_was_not_started_at_a_terminal, "", &why);
+        return skip(a_hangup_ends_no_role_that_was_not_started_at_a_terminal, "", &why);
     }
     let cluster = Setup::slaves(2).beside_others().start();
     for node in cluster.nodes() {
@@ -198,7 +202,7 @@ fn a_second_signal_ends_a_role_at_once() {
     half.send(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$100\r\n").expect("it is connected");
     cluster.signal(Node::Master, Signal::TERM);
     wait_for("it stops", seconds(5), || {
-        cluster.stderr(Node::Master).contains("letting clients go").then_some(())
+        cluster.stderr(Node::Master).contains("dismissing clients").then_some(())
     });
     stays("it waits for the rest", millis(700), || match cluster.exited(Node::Master) {
         None => Ok(()),

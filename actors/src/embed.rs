@@ -34,6 +34,7 @@ pub use crate::door::embedded::{Delete, Get, Put, Status};
 use crate::env::local::LocalNet;
 use crate::env::real::RealEnv;
 use crate::env::{Env, Listener};
+use crate::journal::JournalKind;
 use crate::master::MasterActor;
 use crate::node::{open_master, open_slave};
 use crate::node_error::NodeError;
@@ -166,7 +167,7 @@ async fn start_master_at(
     env: Env,
     listener: Option<Listener>,
 ) -> Result<MasterNode, NodeError> {
-    let open = open_master(kind, config, env, listener).await?;
+    let open = open_master(kind, config, JournalKind::default(), env, listener).await?;
     let (address, master) = (open.address.clone(), open.master.clone());
     let running = Running::start(|stopped| open.run(until(stopped)));
     Ok(MasterNode { address, master, running })
@@ -273,7 +274,7 @@ pub async fn start_local(config: LocalConfig) -> Result<LocalCluster, NodeError>
     let (primary_listener, primary_address) = open_door(&envs[0], &listen[0]).await?;
     let (backup_listener, backup_address) = open_door(&envs[1], &listen[1]).await?;
     let masters = |listen: &str, peer: &str| MasterConfig {
-        listen: Some(listen.to_owned()),
+        listen: vec![listen.to_owned()],
         advertise: None,
         peers: vec![peer.to_owned()],
         // Where its directory holds nothing, a cluster in this process is a new one.

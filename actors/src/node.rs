@@ -4,13 +4,14 @@
 //! a process, and then must not fence each other: give masters `fence: Fence::None`. A node that has ended has given
 //! everything back: its port, its locks, its tasks and its actors.
 
+use crate::address;
 use crate::config::ConfigError;
 use crate::config::{MasterConfig, MasterKind, SlaveConfig};
 use crate::door::dialed::{self, Introduction};
 use crate::door::switchboard::Switchboard;
 use crate::door::{self, Context};
 use crate::env::{Env, Listener};
-use crate::journal::shared_file;
+use crate::journal::JournalKind;
 use crate::master::{self, MasterActor};
 use crate::node_error::NodeError;
 use crate::slave::SlaveActor;
@@ -69,18 +70,30 @@ pub enum NodeConfig {
 /// A [`NodeError`] when the node cannot start, or ends without having been asked to.
 pub async fn run_node(config: NodeConfig, env: Env, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
     match config {
-        NodeConfig::Master(kind, config) => {
-            let mut stop = pin!(stop);
-            // A start may wait for names, files and the other master, and a stop must not wait for that.
-            let opened = tokio::select! {
-                biased;
-                opened = open_master(kind, config, env, None) => opened?,
-                () = &mut stop => return Ok(()),
-            };
-            opened.run(stop).await
-        }
+        NodeConfig::Master(kind, config) => run_master(kind, config, JournalKind::default(), env, stop).await,
         NodeConfig::Slave(config) => open_slave(config, &env)?.run(stop).await,
     }
+}
+
+/// Runs a master whose log is of this kind, as [`run_node`] does.
+///
+/// # Errors
+/// As [`run_node`].
+pub async fn run_master(
+    kind: MasterKind,
+    config: MasterConfig,
+    journal: JournalKind,
+    env: Env,
+    stop: impl Future<Output = ()>,
+) -> Result<(), NodeError> {
+    let mut stop = pin!(stop);
+    // A start may wait for names, files and the other master, and a stop must not wait for that.
+    let opened = tokio::select! {
+        biased;
+        opened = open_master(kind, config, journal, env, None) => opened?,
+        () = &mut stop => return Ok(()),
+    };
+    opened.run(stop).await
 }
 
 /// A master that is started: its actors and the tasks around them. What is left of it ends with the drop.
@@ -90,39 +103,52 @@ pub(crate) struct OpenMaster {
     pub(crate) master: Addr<MasterActor>,
     fate: Fate,
     switchboard: Rc<Switchboard>,
-    /// The acceptor with all connections, and the link to the other master.
+    /// The acceptors with all connections, and the link to the other master.
     accepting: JoinSet<()>,
     linking: JoinSet<()>,
 }
 
-/// Starts a master, which listens at `listener` if there is one.
+/// Starts a master. If there is a `listener`, it is the one by which others know it.
 pub(crate) async fn open_master(
     kind: MasterKind,
     config: MasterConfig,
+    journal: JournalKind,
     env: Env,
     listener: Option<Listener>,
 ) -> Result<OpenMaster, NodeError> {
     config.validate(kind)?;
-    let listen = config.listen_address(kind);
-    let listener = match listener {
-        Some(listener) => listener,
-        None => env.listen(&listen).await.map_err(|error| NodeError::listen(&listen, error))?,
-    };
-    shared_file::check(&env, &config).await?;
+    journal.check_peers(config.peer_addresses(kind).len())?;
+    let listen = config.listen_addresses(kind).ok_or(ConfigError::ListenUntold)?;
+    let mut listeners = Vec::new();
+    match listener {
+        Some(listener) => listeners.push(listener),
+        None => listeners.push(open_door(&env, &listen.main, &config).await?),
+    }
+    for address in &listen.further {
+        listeners.push(open_door(&env, address, &config).await?);
+    }
+    journal.check(&env, &config).await?;
     let config = Rc::new(config);
-    let bound = listener.local_address().unwrap_or(listen);
+    let bound = listeners[0].local_address().unwrap_or(listen.main);
     let address = config.advertise.clone().unwrap_or_else(|| bound.clone());
     log::info!("started as={kind:?} address={address} log={} pid={}", config.log.display(), env.pid());
+    for further in listeners.iter().skip(1).flat_map(Listener::local_address) {
+        log::info!("listening too address={further}");
+    }
     let cluster = Rc::new(Cell::new(None));
     let mut introductions = Vec::new();
     for peer in config.peer_addresses(kind) {
-        let is_itself = listener.is_reached_at(&peer);
-        // What takes longer shows when the link is dialed.
-        if tokio::time::timeout(SELF_TIMEOUT, is_itself).await.unwrap_or(false) {
-            return Err(ConfigError::PeerLeadsHere { peer, bound }.into());
+        for listener in &listeners {
+            let is_itself = listener.is_reached_at(&peer);
+            // What takes longer shows when the link is dialed.
+            if tokio::time::timeout(SELF_TIMEOUT, is_itself).await.unwrap_or(false) {
+                let bound = listener.local_address().unwrap_or(bound);
+                return Err(ConfigError::PeerLeadsHere { peer, bound }.into());
+            }
         }
-        let (address, config, cluster) = (address.clone(), Rc::clone(&config), Rc::clone(&cluster));
-        introductions.push(Introduction { peer, address, config, cluster });
+        let (address, journal) = (address.clone(), journal.clone());
+        let (config, cluster) = (Rc::clone(&config), Rc::clone(&cluster));
+        introductions.push(Introduction { peer, address, config, journal, cluster });
     }
     let asked =
         join_all(introductions.iter().map(|introduction| dialed::preflight(introduction, &env))).await;
@@ -140,17 +166,28 @@ pub(crate) async fn open_master(
         address: address.clone(),
         fate: fate.clone(),
         cluster,
-        journal: shared_file::of_master(&env, &config, (&address, line_bytes_max), &fate),
+        journal: journal.of_master(&env, &config, (&address, line_bytes_max), &fate),
     });
     let facts = door::server_facts(&config);
-    let context = Context { env, config: Rc::clone(&config), facts, switchboard: Rc::clone(&switchboard) };
+    let context = Context { env, config, facts, journal, switchboard: Rc::clone(&switchboard) };
     let mut linking = JoinSet::new();
     for introduction in introductions {
         linking.spawn_local(dialed::keep(introduction, context.clone(), fate.clone()));
     }
     let mut accepting = JoinSet::new();
-    accepting.spawn_local(door::accept::accept(listener, context, fate.clone()));
+    for listener in listeners {
+        accepting.spawn_local(door::accept::accept(listener, context.clone(), fate.clone()));
+    }
     Ok(OpenMaster { address, master, fate, switchboard, accepting, linking })
+}
+
+/// Listens at one of the addresses of `--listen`.
+async fn open_door(env: &Env, address: &str, config: &MasterConfig) -> Result<Listener, NodeError> {
+    let opened = match address::unix_path(address) {
+        Some(path) => env.listen_unix(path, config.unix_mode.bits()).await,
+        None => env.listen(address).await,
+    };
+    opened.map_err(|error| NodeError::listen(address, error))
 }
 
 impl OpenMaster {

@@ -56,11 +56,11 @@ pub enum NodeError {
         cause: Arc<io::Error>,
     },
     /// The log does not stand at its path any more. What was not executed was answered so.
-    #[error("the log is not what stands at {} any more: {found}", path.display())]
+    #[error("the log is no longer the file at {}: {found}", path.display())]
     LogDisplaced {
         /// Where it is to stand.
         path: PathBuf,
-        /// What stands at the log's path now.
+        /// What is at the log's path now.
         found: Displaced,
     },
     /// Another master leads. What was not executed was answered so.

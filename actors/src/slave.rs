@@ -297,7 +297,7 @@ impl SlaveActor {
             // Only the announcement says who serves. A sign of life needs no handling: it is enough that it arrived.
             Wire::Control(Control::MasterState(_) | Control::Alive) => {}
             other => {
-                log::warn!("a master does not say {}, closing the link", shown_message(&other));
+                log::warn!("a master must not send {}, closing the link", shown_message(&other));
                 if let Some((_, outbox)) = self.links.get(&link) {
                     outbox.abort();
                 }
@@ -461,7 +461,7 @@ impl Kept for LinkToMaster {
         let cause = shown_error(why);
         // The loss of an established link is logged where it is noticed.
         if is_first {
-            log::info!("no link yet, trying on master={} cause={cause:?}", self.address);
+            log::info!("no link yet, retrying master={} cause={cause:?}", self.address);
         } else {
             log::debug!("no link master={} error={cause}", self.address);
         }

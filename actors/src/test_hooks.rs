@@ -20,7 +20,6 @@ pub enum PanicPlace {
 thread_local! {
     static PANIC_AT: RefCell<Option<PanicPlace>> = const { RefCell::new(None) };
     static SLICE_KEYS: Cell<Option<usize>> = const { Cell::new(None) };
-    static PEERS_MAX: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
 /// How many keys the masters that start in this thread from now on go through in one turn; `None`: as many as usual.
@@ -30,15 +29,6 @@ pub fn set_slice_keys(keys: Option<usize>) {
 
 pub(crate) fn slice_keys() -> Option<usize> {
     SLICE_KEYS.get()
-}
-
-/// How many other masters the settings of masters may name that start in this thread from now on; `None`: as many as usual.
-pub fn set_peers_max(peers: Option<usize>) {
-    PEERS_MAX.set(peers);
-}
-
-pub(crate) fn peers_max() -> Option<usize> {
-    PEERS_MAX.get()
 }
 
 /// Lets whoever of this thread's nodes comes to `place` first panic there, once.

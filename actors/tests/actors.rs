@@ -78,7 +78,7 @@ mod slave_proxy {
                 sleep(ms(900)).await;
                 assert!(bench.ack(number));
             }
-            assert_eq!(bench.pings(), 0, "nobody pings a busy link");
+            assert_eq!(bench.pings(), 0, "a busy link is not pinged");
             sleep(ms(1200)).await;
             assert_eq!(bench.pings(), 1);
             assert!(bench.ended.is_empty());
@@ -104,7 +104,7 @@ mod slave_proxy {
     }
 
     #[test]
-    fn acknowledgements_that_wait_behind_a_pause_of_our_own_remove_nobody() {
+    fn acknowledgements_that_arrive_in_a_pause_of_this_process_are_not_late() {
         virtual_time(async {
             let bench = ProxyBench::start(&MemoryEnv::new().env(), ACK_TIMEOUT);
             sleep(ms(500)).await;
@@ -113,7 +113,7 @@ mod slave_proxy {
             // Stopped for ten seconds; what the slave has said meanwhile lies unread in the socket.
             advance(Duration::from_secs(10)).await;
             sleep(ms(900)).await;
-            assert!(bench.ended.is_empty(), "judged by time in which nobody could have read");
+            assert!(bench.ended.is_empty(), "judged by a time in which nothing could be read");
             assert!(bench.ack(1));
             for _ in 0..10 {
                 sleep(Duration::from_secs(1)).await;
@@ -138,7 +138,7 @@ mod slave_proxy {
             bench.send();
             for _ in 0..1200 {
                 for _ in 0..50 {
-                    assert!(bench.ack(1), "said before, which is no crime");
+                    assert!(bench.ack(1), "a repeated ACK is allowed");
                 }
                 sleep(ms(1)).await;
             }
@@ -316,7 +316,7 @@ mod log_writer_actor {
     }
 
     #[test]
-    fn what_is_written_is_synced_beside_the_writes_and_said_once_to_all_who_asked_in_time() {
+    fn the_log_is_synced_while_it_is_written_and_one_sync_answers_all_who_asked_before_it() {
         virtual_time(async {
             let mut rig = rig().await;
             rig.append(1);
@@ -498,7 +498,7 @@ mod log_writer_actor {
     }
 
     #[test]
-    fn nothing_is_appended_to_a_log_that_does_not_stand_at_its_path_as_it_was_left() {
+    fn nothing_is_appended_to_a_log_that_is_not_at_its_path_as_it_was_left() {
         let path = Path::new(LOG);
         let moved = Path::new("/moved");
         type Do = fn(&MemoryDisk, &Path, &Path);
@@ -553,7 +553,7 @@ mod log_writer_actor {
     }
 
     #[test]
-    fn a_group_whose_log_goes_while_it_is_at_the_disk_is_unknown_and_what_waits_is_refused() {
+    fn a_group_whose_log_is_moved_during_the_write_is_unknown_and_later_writes_are_refused() {
         virtual_time(async {
             let mut rig = rig().await;
             rig.disk.set_latency(ms(5));
@@ -574,7 +574,7 @@ mod log_writer_actor {
     }
 
     #[test]
-    fn the_path_is_looked_at_though_nothing_is_written_and_right_before_a_log_is_closed() {
+    fn the_path_is_checked_even_if_nothing_is_written_and_right_before_a_log_is_closed() {
         virtual_time(async {
             let idle = rig().await;
             sleep(Duration::from_secs(5)).await;
@@ -638,7 +638,7 @@ mod log_writer_actor {
             let done: Vec<_> = written[0].writes.iter().map(|record| record.write).collect();
             assert_eq!(done, first[..2]);
             let refused: Vec<_> = first[2..].iter().chain(&behind).copied().collect();
-            assert_eq!(written[0].refused, refused, "what is behind it is refused too, in its order");
+            assert_eq!(written[0].refused, refused, "what comes after it is refused too, in order");
             let word = written[0].refusal.as_ref().map(|(word, _)| *word);
             assert_eq!(word, Some(ErrorWord::ReadOnly));
             assert_eq!(rig.content().len(), before + 3 * line, "the half line is cut");
@@ -829,7 +829,7 @@ mod log_tailer_actor {
     }
 
     #[test]
-    fn what_does_not_hold_what_was_replayed_replaces_nothing_and_the_log_put_back_goes_on() {
+    fn a_file_without_what_was_replayed_is_not_followed_and_the_log_is_once_it_is_back() {
         let path = Path::new(LOG);
         let keys = ["a", "b", "c", "d"];
         type Do = fn(&MemoryDisk, &Path);
@@ -921,7 +921,7 @@ mod log_tailer_actor {
     }
 
     #[test]
-    fn a_bad_line_is_left_alone_and_judged_by_nobody() {
+    fn the_tailer_does_not_judge_a_bad_line() {
         virtual_time(async {
             let mut rig = rig();
             let path = Path::new(LOG);
@@ -934,7 +934,7 @@ mod log_tailer_actor {
     }
 
     #[test]
-    fn a_halted_tailer_says_so_behind_everything_it_has_replayed() {
+    fn a_halted_tailer_says_so_after_everything_it_has_replayed() {
         virtual_time(async {
             let mut rig = rig();
             rig.disk.extend(Path::new(LOG), &log(&["a"]));
@@ -1055,7 +1055,7 @@ mod failover_watcher_actor {
     }
 
     #[test]
-    fn a_watcher_that_was_itself_paused_accuses_nobody() {
+    fn a_watcher_that_was_paused_fences_nobody() {
         virtual_time(async {
             let rig = rig(Fence::Kill).await;
             rig.beat_for(2..40).await;
@@ -1140,7 +1140,7 @@ fn flood(address: &str, stop: &AtomicBool) -> io::Result<()> {
 }
 
 #[actix::test]
-async fn a_slave_that_floods_starves_nobody_and_is_cut_for_a_word_that_is_none() {
+async fn a_slave_that_floods_delays_nobody_and_is_cut_for_a_malformed_message() {
     let directory = tempfile::tempdir().unwrap();
     let mut config = embed::LocalConfig::new(directory.path().join(LOG), 1);
     // The flood comes from outside.

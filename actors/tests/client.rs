@@ -343,7 +343,7 @@ async fn a_rejected_handshake_is_told_to_the_caller() {
 }
 
 #[tokio::test]
-async fn what_no_master_takes_is_refused_without_a_connection() {
+async fn a_request_that_no_master_accepts_is_refused_without_a_connection() {
     let client = Client::connect(config(&[&free_address()])).unwrap();
     let long_key = vec![b'k'; dsm_protocol::command::KEY_MAX + 1];
     let half = bytes::Bytes::from(vec![b'v'; dsm_protocol::command::VALUE_MAX_DEFAULT * 2 / 3]);
@@ -384,7 +384,7 @@ async fn calls_beyond_the_bounds_wait_for_their_turn() {
 }
 
 #[tokio::test]
-async fn the_time_in_which_a_call_waits_for_its_turn_is_a_part_of_its_own() {
+async fn the_time_of_a_call_includes_the_wait_for_its_turn() {
     let master = FakeMaster::new().await;
     let limit = Duration::from_secs(1);
     let config = ClientConfig { requests_max: 1, request_timeout: limit, ..config(&[&master.address]) };

@@ -248,7 +248,7 @@ async fn recover(history: &History, crash: &Crash, what: &str) -> Option<usize> 
             let length = recovered.position.offset as usize;
             assert_eq!(left, history.bytes[..length], "{what}: what is left is not what was written");
             assert_eq!(contents_of(&recovered), history.contents(length), "{what}: replayed");
-            assert!(length >= crash.synced_end, "{what}: acknowledged records are lost behind {length}");
+            assert!(length >= crash.synced_end, "{what}: acknowledged records after {length} are lost");
             if length < crash.file.len() {
                 // The cut is durable before anything is written after it.
                 let cut = [FileOperation::Truncate { length: length as u64 }, FileOperation::Sync];

@@ -14,8 +14,8 @@ use std::time::SystemTime;
 /// The flags about logging, flattened into each binary's own.
 #[derive(clap::Args, Clone, Debug)]
 pub struct LogArgs {
-    /// What to log to standard error: error, warn, info, debug (operations) or trace (frames), also per module
-    /// as in `info,dsm::client=debug`; RUST_LOG works too [default: info; for dsm-client and dsm-cluster: warn]
+    /// What to log to standard error: error, warn, info, debug (operations) or trace (frames); also per module, as in
+    /// `info,dsm::client=debug`; without the flag, RUST_LOG is read [default: info for the roles, warn for other programs]
     #[arg(long, env = "DSM_LOG_LEVEL", value_name = "LEVEL", value_parser = levels::parse)]
     log_level: Option<String>,
 }

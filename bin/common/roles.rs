@@ -14,10 +14,10 @@ use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 use tokio::signal::unix::{signal, SignalKind};
 
-/// Runs the primary master: serves slaves and clients, keeps the log
+/// Runs the primary master, which serves clients, writes the log and sends values to the slaves.
 ///
-/// It knows which slaves hold which key and keeps no values itself. While another master holds the log's lock, it is a
-/// standby; a returning primary takes its place again by a handover in which no request fails.
+/// It knows which slaves hold which key and keeps no values itself. It is a standby while the backup serves, and asks the
+/// backup to hand over a second after it is ready; no request fails by that.
 #[derive(Parser, Debug)]
 #[command(name = "dsm-master", version, after_help = MASTER_EXAMPLES)]
 struct MasterArgs {
@@ -27,9 +27,9 @@ struct MasterArgs {
     process: ProcessArgs,
 }
 
-/// Runs the backup master: follows the log and takes over when the primary dies
+/// Runs the backup master, which follows the log and takes over when the primary dies.
 ///
-/// It serves until the primary has returned and asks for its place.
+/// It then serves until the primary is back and asks it to hand over.
 #[derive(Parser, Debug)]
 #[command(name = "dsm-backup-master", version, after_help = BACKUP_EXAMPLES)]
 struct BackupArgs {
@@ -39,9 +39,9 @@ struct BackupArgs {
     process: ProcessArgs,
 }
 
-/// Runs a slave: holds values in memory and acknowledges writes
+/// Runs a slave, which holds values in memory and acknowledges writes.
 ///
-/// It registers at both masters and obeys the one that serves. It keeps nothing on disk: a restarted slave is empty.
+/// It connects to both masters and obeys the one that serves. It keeps nothing on disk: a restarted slave is empty.
 #[derive(Parser, Debug)]
 #[command(name = "dsm-slave", version, after_help = SLAVE_EXAMPLES)]
 struct SlaveArgs {

@@ -57,25 +57,25 @@ fn displaced(path: &Path, found: &Displaced) -> String {
             format!("put the file back (`mv` it back to where {path} points, or mount its volume)")
         }
         Stands::Other => format!(
-            "put the file back (move what stands there out of the way, and `mv` the log back to {path})"
+            "put the file back (move the other file out of the way, and `mv` the log back to {path})"
         ),
         Stands::Shorter { .. } => {
             format!("put the file back (the newest copy that there is, as {path})")
         }
         Stands::Longer { .. } => format!(
-            "end whoever else writes to it, stop the other master, look with `dsm-log check {path}`, and let `dsm-log repair \
+            "end the other program that writes to it, stop the other master, look with `dsm-log check {path}`, and let `dsm-log repair \
              {path}` take out what is no record"
         ),
     };
     let before = match &found.stands {
         Stands::Shorter { .. } => "what was cut or overwritten is no longer in that file",
         Stands::Nothing | Stands::Dangling { .. } | Stands::Other | Stands::Longer { .. } => {
-            "what was acknowledged before stands in the file that it had open"
+            "what was acknowledged before is in the file that it had open"
         }
     };
     format!(
-        "the log is not what stands at {path} any more: {found}; a restart would not find what is written on, so that \
-         nothing was acknowledged since this was seen and this master ends; {before}: {remedy}, then start the master again"
+        "the log is no longer the file at {path}: {found}; a restart would not find what is written now, so \
+         nothing was acknowledged since this was noticed, and this master ends; {before}: {remedy}, then start the master again"
     )
 }
 

@@ -71,19 +71,19 @@ mod on {
         GroupNotSynced,
         /// The EPOCH record of a new reign is not synced.
         EpochNotSynced,
-        /// A sync that failed is taken for one that succeeded at a second try.
+        /// A failed sync is tried again, and counts as done when the second try succeeds.
         FailedSyncRetried,
         /// Writes whose sync failed are answered *not executed*, and the log goes on.
         FailedSyncNotExecuted,
-        /// SYNCED claims what stands in front in the same group.
+        /// SYNCED claims that the earlier records of the same group are on disk.
         SyncedTooHigh,
         /// A short write is answered as a whole one.
         ShortWriteWhole,
-        /// The half line of a short write stays in front of the next group.
+        /// The half line of a short write stays before the next group.
         HalfLineStays,
         /// A new holder of the lock does not write again what no SYNCED covers.
         RecoveryWritesNothingAgain,
-        /// A new holder of the lock writes again what it reads, without a look at whether it is what was replayed.
+        /// A new holder of the lock writes again what it reads, without checking that it is what was replayed.
         RecoveryBelievesMemory,
         /// A SYNCED mark that is not known to be on disk is not written again.
         MarkNotWrittenAgain,
@@ -91,7 +91,7 @@ mod on {
         RecoveryNotSynced,
         /// A new holder of the lock does not sync the log's directory.
         DirectoryNotSynced,
-        /// A new holder of the lock goes on where its tailer stood, and not at the log's end.
+        /// A new holder of the lock goes on where its tailer was, and not at the log's end.
         RecoveryStopsEarly,
         /// A bad line is cut although a line after it proves that it had been on disk.
         EvidenceIgnored,
@@ -105,17 +105,17 @@ mod on {
         ReplayForgetsDelete,
         /// A read is answered with a value that is not in the log yet.
         ReadOfUnwritten,
-        /// A read does not wait for the write that the same connection has pipelined in front of it.
+        /// A read does not wait for the write before it in the pipeline of the same connection.
         ReadOvertakesOwnWrite,
-        /// A read that waits is answered with whatever is written meanwhile, be it by the same connection.
+        /// A read that waits is answered with whatever is written meanwhile, even by the same connection.
         ReadSeesLaterWrite,
-        /// A write that is written while a read of many keys is done in slices is seen by the rest of them.
+        /// The later slices of a read of many keys see what is written after the first one.
         SliceSeesLaterWrite,
         /// A key that its last holder lacks counts as not found, though the log has it.
         MissingMeansNotFound,
         /// A write is done before any slave has acknowledged it.
         DoneWithoutAck,
-        /// A write is placed without a look at the room that slaves have.
+        /// A write is placed without regard to the room of the slaves.
         RoomIgnored,
         /// A slave that leaves is not replaced in the writes that wait for it.
         NoSubstitute,
@@ -147,23 +147,23 @@ mod on {
         StopDoesNotWait,
         /// A master that is asked to stop does not hand over first.
         StopHandsOverNothing,
-        /// A standby says by itself that a key does not exist.
+        /// A standby answers by itself that a key does not exist.
         StandbyAnswersReads,
         /// A forwarded write is sent again when the link to the active master is lost.
         ForwardedWriteRepeated,
-        /// What a cluster is short of is not told.
+        /// Lost redundancy is not reported.
         LackNotTold,
         /// A client gives a master that hangs all of a request's time.
         HangTakesAllTime,
-        /// Answers leave a connection in the order in which they are known.
+        /// Answers leave a connection in the order in which they become known.
         AnswersOutOfOrder,
-        /// A master begins a new log although somebody names a cluster whose log is lost.
+        /// A master begins a new log although another process names a cluster whose log is lost.
         BeginsNewLogOverCluster,
         /// A log is served although a slave has seen records that it lacks.
         WitnessIgnored,
-        /// A master does not look whether its log stands at its path.
+        /// A master does not check whether its log is at its path.
         LogPathNotWatched,
-        /// A standby replays whatever stands at the log's path in place of what it has.
+        /// A standby replays whatever is at the log's path instead of what it has.
         StandbyBelievesAnyFile,
     }
 

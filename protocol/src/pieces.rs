@@ -251,8 +251,8 @@ impl Sink for Pieces {
         let unsummed = Unsummed { at, checksum, pieces: 1, done: 0, bytes: 0 };
         self.value(value);
         let behind_head = self.earlier.len().checked_sub(2).and_then(|head| self.earlier.get_mut(head));
-        let head = behind_head
-            .expect("a long value is a piece of its own, and the tail in front of it was not empty");
+        let head =
+            behind_head.expect("a long value is a piece of its own, and the tail before it was not empty");
         head.unsummed = Some(unsummed);
     }
 }
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_value_is_summed_up_in_steps_when_it_leaves() {
+    fn the_checksum_of_a_long_value_is_computed_in_steps_when_it_leaves() {
         for length in
             [0, 10, SHARED_BYTES_MIN, SUMMED_LATER_MIN - 1, SUMMED_LATER_MIN, 3 * SUMMED_LATER_MIN + 5]
         {
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_wants_any_more_is_freed_in_steps_without_being_summed_up() {
+    fn an_abandoned_value_is_freed_in_steps_without_a_checksum() {
         let mut pieces = Pieces::default();
         let value = Bytes::from(vec![b'x'; SUMMED_LATER_MIN]);
         for _ in 0..10 {
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_headed_is_summed_up_in_steps_over_all_of_its_pieces() {
+    fn the_checksum_in_a_header_covers_all_pieces_and_is_computed_in_steps() {
         let mut body = Pieces::default();
         for length in [3, 100_000, 5, 40_000] {
             body.tail().extend_from_slice(b"short");

@@ -310,7 +310,7 @@ fn a_bit_flipped_at_any_byte_is_noticed_and_is_corruption_as_soon_as_a_later_lin
 }
 
 #[test]
-fn a_line_behind_a_gap_that_says_the_gap_was_synced_is_corruption() {
+fn a_line_after_a_gap_that_says_the_gap_was_synced_is_corruption() {
     let mut log = Log::started();
     log.group(&[write("a", "1")]);
     log.group(&[write("b", "2")]);
@@ -326,7 +326,7 @@ fn a_line_behind_a_gap_that_says_the_gap_was_synced_is_corruption() {
 }
 
 #[test]
-fn a_line_that_lost_its_newline_does_not_hide_the_witness_behind_it() {
+fn a_line_that_lost_its_newline_does_not_hide_the_witness_after_it() {
     let mut log = Log::started();
     log.group(&[write("a", "1"), write("WRITE", "SYNCED")]);
     log.mark();
@@ -535,7 +535,7 @@ fn a_log_of_the_original_program_counts_by_place_until_the_first_trailer() {
 }
 
 #[test]
-fn only_the_begin_of_a_new_log_is_cut_in_front_of_the_first_trailer() {
+fn only_the_beginning_of_a_new_log_is_cut_before_the_first_trailer() {
     let verdict = |log: &[u8]| {
         let bad = scan(log, Position::default()).1.unwrap();
         judge(log, &bad, CrashKind::MayHaveLostPower)

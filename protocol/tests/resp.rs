@@ -437,7 +437,7 @@ fn protocol_errors_are_worded_as_redis_words_them() {
 }
 
 #[test]
-fn what_redis_lets_pass_passes() {
+fn odd_input_that_redis_accepts_is_accepted() {
     for bytes in
         ["*-1^PING^", "*-9223372036854775808^PING^", "*0^PING^", "^PING^", "*1\rX$4\rXPING^", "*1^$4^PINGxx"]
     {
@@ -476,7 +476,7 @@ fn a_value_over_the_limit_is_an_error_before_it_arrives() {
 }
 
 #[test]
-fn nothing_is_read_behind_an_error() {
+fn nothing_is_read_after_an_error() {
     let mut parser = Parser::new(facts().limits);
     let mut buffer = BytesMut::from(&b"PING \"\r\nPING\r\n"[..]);
     for _ in 0..3 {

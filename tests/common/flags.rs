@@ -94,7 +94,7 @@ pub(crate) fn masters_flags_are_looked_at_first(program: &str) {
 pub(crate) fn wrong_addresses_are_named(program: &str, words: &[&str], flag: &str, variable: &str) {
     for (typed, why) in [
         ("localhost", "it names no port"),
-        ("::1:12345", "an IPv6 address stands in brackets"),
+        ("::1:12345", "an IPv6 address must be in brackets"),
         ("redis://localhost:1", "it is a URL"),
         ("127.0.0.300:1", "it is no IPv4 address"),
         (":12345", "it names no host"),

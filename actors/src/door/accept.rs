@@ -45,7 +45,7 @@ async fn accept_into(connections: &mut JoinSet<()>, listener: &Listener, context
                 // Out of descriptors, or a connection that was gone before it was accepted: both are temporary.
                 count(&counters.accept_errors);
                 if !std::mem::replace(&mut told, true) {
-                    log::warn!("connections are not accepted for now, trying on error={error}");
+                    log::warn!("connections are not accepted for now, retrying error={error}");
                 }
                 tokio::time::sleep(ACCEPT_REST).await;
                 continue;

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn who_speaks_another_wire_hears_why_before_the_end_whatever_it_sends_meanwhile() {
+    async fn a_peer_with_another_wire_version_is_told_why_before_the_end_whatever_it_sends() {
         let (context, _inbox) = deaf_master(MasterConfig::default());
         let (far, ended) = connected(&context).await;
         let mut said = PREFACE.to_vec();
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_slave_that_is_refused_hears_why_before_the_end_whatever_it_sends_meanwhile() {
+    async fn a_refused_slave_is_told_why_before_the_end_whatever_it_sends() {
         let (context, inbox) = deaf_master(MasterConfig::default());
         let (far, _link, outbox, _said) = slave_of(&context, &inbox).await;
         far.write_all(&[b'x'; UNREAD_BYTES]).await.unwrap();
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn who_goes_on_sending_is_cut_off() {
+    async fn a_peer_that_goes_on_sending_is_cut_off() {
         let (context, _inbox) = deaf_master(MasterConfig::default());
         let (far, ended) = connected(&context).await;
         let mut said = PREFACE.to_vec();
@@ -205,12 +205,12 @@ mod tests {
         // More than all buffers on the way hold and the other side reads off.
         let more = vec![b'x'; 64 << 20];
         let sent = far.write_all(&more).await;
-        assert!(sent.is_err(), "64 MiB were taken of somebody who was refused");
+        assert!(sent.is_err(), "64 MiB were read of a refused peer");
         ended.await.unwrap();
     }
 
     #[actix::test]
-    async fn who_never_closes_its_end_is_not_waited_for() {
+    async fn a_peer_that_never_closes_its_end_is_not_waited_for() {
         let (context, _inbox) = deaf_master(MasterConfig::default());
         let (far, ended) = connected(&context).await;
         let mut said = PREFACE.to_vec();

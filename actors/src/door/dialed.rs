@@ -11,7 +11,7 @@ use crate::batch::Outbox;
 use crate::config::MasterConfig;
 use crate::dial::{self, DialError, Greeted, Kept, Manner};
 use crate::env::{Env, Stream};
-use crate::journal;
+use crate::journal::JournalKind;
 use crate::supervision::Fate;
 use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::frame::About;
@@ -41,13 +41,15 @@ pub(crate) struct Introduction {
     pub(crate) address: String,
     /// Our settings. The log to which they lead is looked up for each HELLO, because it may be replaced while we run.
     pub(crate) config: Rc<MasterConfig>,
+    /// What our log is made of.
+    pub(crate) journal: JournalKind,
     /// The cluster of our log, once it has one.
     pub(crate) cluster: Rc<Cell<Option<ClusterId>>>,
 }
 
 impl Introduction {
     async fn hello(&self, env: &Env) -> io::Result<Hello> {
-        let log_identity = journal::identity(env, &self.config).await?;
+        let log_identity = self.journal.identity(env, &self.config).await?;
         let role = HelloRole::Master { address: self.address.clone(), log_identity };
         Ok(Hello { cluster: self.cluster.get(), role })
     }
@@ -122,7 +124,7 @@ impl Kept for LinkToPeer {
         let cause = crate::shown::shown_error(why);
         // INFO shows the loss of a link that was established.
         if is_first {
-            log::info!("no link to the other master yet, trying on address={address} cause={cause:?}");
+            log::info!("no link to the other master yet, retrying address={address} cause={cause:?}");
         } else {
             log::debug!("no link to the other master address={address} error={cause}");
         }

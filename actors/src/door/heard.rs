@@ -85,7 +85,7 @@ mod tests {
     use dsm_protocol::message::{Control, Message};
 
     #[actix::test]
-    async fn a_link_says_no_more_than_the_master_can_hear() {
+    async fn a_link_is_read_no_faster_than_the_master_handles_it() {
         const FRAMES: usize = 20_000;
         let (context, inbox) = deaf_master(MasterConfig::default());
         let (far, link, _outbox, said) = slave_of(&context, &inbox).await;
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_link_that_waits_to_be_heard_takes_no_turns() {
+    async fn a_link_that_waits_for_the_master_takes_no_turns() {
         let (context, inbox) = deaf_master(MasterConfig::default());
         let (far, link, _outbox, said) = slave_of(&context, &inbox).await;
         let mut out = Vec::new();

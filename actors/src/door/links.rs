@@ -7,7 +7,6 @@ use super::switchboard::{Arrived, Switchboard};
 use super::Context;
 use crate::batch::{Outbox, Turns};
 use crate::env::Stream;
-use crate::journal;
 use crate::reading::read_more;
 use crate::slave_proxy::EndReason;
 use bytes::BytesMut;
@@ -189,7 +188,7 @@ pub(super) async fn slave(
         }
         // It is neither a request nor an answer; the peer will be told.
         About::Request(id) | About::Response(id) => {
-            let reply = Reply::error(ErrorWord::Bad, "a slave does not say this");
+            let reply = Reply::error(ErrorWord::Bad, "a slave must not send this");
             let message = Message::Response { id, reply };
             switchboard.push(Arrived::Slave { link, message, said: unheard.say(0) });
             Ok(())
@@ -232,7 +231,7 @@ pub(super) async fn peer(
     let unheard = Rc::<Unheard>::default();
     let said = unheard.say(0);
     // A disk that hangs here delays only the task that asks.
-    let identity = journal::identity(&context.env, &context.config).await;
+    let identity = context.journal.identity(&context.env, &context.config).await;
     switchboard.push(Arrived::PeerHello { link, hello, outbox: outbox.clone(), identity, said });
     let arrived = |message, said| Ok(Arrived::Peer { link, message, said });
     // A request of a client of the other master, where longer ones are allowed: only that client gets an error.
@@ -247,7 +246,7 @@ pub(super) async fn peer(
         }
         About::Response(_) | About::Value(_) => {
             count(&switchboard.gate.counters.protocol_errors);
-            reject(outbox, "a master does not say this");
+            reject(outbox, "a master must not send this");
             Ok(())
         }
     };

@@ -41,6 +41,7 @@ mod test_kit;
 
 use crate::config::MasterConfig;
 use crate::env::Env;
+use crate::journal::JournalKind;
 use dsm_protocol::ids::SessionId;
 use dsm_protocol::resp::{Limits, ServerFacts};
 use session::Session;
@@ -54,6 +55,8 @@ pub(crate) struct Context {
     pub(crate) env: Env,
     pub(crate) config: Rc<MasterConfig>,
     pub(crate) facts: ServerFacts,
+    /// What the master's log is made of.
+    pub(crate) journal: JournalKind,
     pub(crate) switchboard: Rc<Switchboard>,
 }
 

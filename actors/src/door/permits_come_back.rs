@@ -62,7 +62,7 @@ impl Open {
                 tokio::task::yield_now().await;
             }
         };
-        assert!(tokio::time::timeout(LIMIT, waiting).await.is_ok(), "it does not come to pass that {what}");
+        assert!(tokio::time::timeout(LIMIT, waiting).await.is_ok(), "{what} does not happen");
     }
 
     async fn until_connected(&self, connections: usize) {
@@ -154,7 +154,7 @@ fn hello(role: HelloRole) -> Vec<u8> {
 const CONTROL: u8 = 1;
 
 #[actix::test]
-async fn whoever_leaves_in_the_handshake_or_after_it_gives_his_place_back() {
+async fn a_connection_that_ends_in_its_handshake_or_later_gives_its_place_back() {
     let door = open(MasterConfig::default()).await;
     let of_another_version = [&PREFACE[..4], &[0xff, 0xff]].concat();
     let half_hello = [&PREFACE[..], &unfinished(CONTROL, 4000, 100)].concat();
@@ -198,7 +198,7 @@ async fn whoever_leaves_in_the_handshake_or_after_it_gives_his_place_back() {
 }
 
 #[actix::test]
-async fn whoever_takes_too_long_over_the_handshake_gives_his_place_back() {
+async fn a_handshake_that_takes_too_long_gives_its_place_back() {
     let config = MasterConfig { handshake_timeout: Duration::from_millis(50), ..MasterConfig::default() };
     let door = open(config).await;
     let half_hello = [&PREFACE[..], &unfinished(CONTROL, 4000, 100)].concat();
@@ -213,7 +213,7 @@ async fn whoever_takes_too_long_over_the_handshake_gives_his_place_back() {
 }
 
 #[actix::test]
-async fn whoever_is_one_too_many_takes_no_place_and_the_next_one_finds_it_free() {
+async fn a_connection_over_the_limit_takes_no_place() {
     let door = open(MasterConfig { max_connections: 2, ..MasterConfig::default() }).await;
     let first = door.connect().await;
     let _second = door.connect().await;

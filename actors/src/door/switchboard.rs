@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_master_that_comes_calls_the_one_who_keeps_the_link_to_it() {
+    fn a_master_that_connects_wakes_the_task_that_keeps_the_link_to_it() {
         let calls = PeerCalls::default();
         assert_eq!(called(&calls, "two:2", &[]), ["two:2"]);
         assert_eq!(called(&calls, "two:2", &["one:1"]), ["two:2"]);

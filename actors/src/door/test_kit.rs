@@ -9,6 +9,7 @@ use super::{server_facts, Context};
 use crate::batch::{Inbox, Outbox};
 use crate::config::MasterConfig;
 use crate::env::Stream;
+use crate::journal::JournalKind;
 use crate::turns::TurnLengths;
 use actix::prelude::{Actor, Context as ActorContext, Handler};
 use dsm_protocol::handshake::greet;
@@ -38,7 +39,8 @@ pub(super) fn deaf_master(config: MasterConfig) -> (Context, Inbox<Arrived>) {
     let (answers, drain) = (AnswerPool::new(usize::MAX), Drains.start().recipient());
     let board = Switchboard::new(inbox.clone(), drain, Gate::new(&config), answers, turns);
     let facts = server_facts(&config);
-    (Context { env, facts, config: Rc::new(config), switchboard: Rc::new(board) }, inbox)
+    let (config, switchboard) = (Rc::new(config), Rc::new(board));
+    (Context { env, facts, config, journal: JournalKind::default(), switchboard }, inbox)
 }
 
 /// What a slave says of itself.

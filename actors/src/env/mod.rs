@@ -5,17 +5,21 @@
 
 pub(crate) mod local;
 mod local_listener;
-pub(crate) mod names;
+mod names;
 mod net;
+mod path_listener;
 pub mod real;
 mod short_timer;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod threads;
+mod unix_connection;
 
 pub use local_listener::LocalListener;
-pub(crate) use net::keep_alive;
-pub use net::{Listener, Stream};
+pub use net::{Listener, OsStream, Stream};
+pub(crate) use path_listener::try_sockets_in;
+pub use path_listener::PathListener;
+pub use unix_connection::UnixConnection;
 
 use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Millis};
@@ -67,7 +71,16 @@ pub trait Environment {
     /// Errors of the system, as for a port in use.
     fn listen<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Listener>>;
 
-    /// Connects to `address` (`host:port`). The caller sets the time limit.
+    /// Listens at the Unix socket `path`, to which those may connect whom the access rights `mode` let write.
+    ///
+    /// # Errors
+    /// Errors of the system, as for a path at which somebody listens; `Unsupported` where there are none.
+    fn listen_unix<'a>(&'a self, path: &'a Path, mode: u32) -> LocalBoxFuture<'a, io::Result<Listener>> {
+        let _ = (path, mode);
+        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+    }
+
+    /// Connects to `address` (`host:port`, or `unix:/path` where there are such). The caller sets the time limit.
     ///
     /// # Errors
     /// Errors of the system.
@@ -161,15 +174,15 @@ pub enum Stands {
 impl fmt::Display for Displaced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.stands {
-            Stands::Nothing if self.is_deleted => f.write_str("nothing stands there, it was deleted"),
+            Stands::Nothing if self.is_deleted => f.write_str("nothing is there, it was deleted"),
             Stands::Nothing => {
-                f.write_str("nothing stands there, it was moved away or its volume is not mounted")
+                f.write_str("nothing is there, it was moved away or its volume is not mounted")
             }
             Stands::Dangling { target } => {
-                write!(f, "a symbolic link to {} stands there, which leads nowhere", target.display())
+                write!(f, "a symbolic link to {} is there, which leads nowhere", target.display())
             }
-            Stands::Other if self.is_deleted => f.write_str("another file stands there, and it was deleted"),
-            Stands::Other => f.write_str("another file stands there, it was moved away"),
+            Stands::Other if self.is_deleted => f.write_str("another file is there, and it was deleted"),
+            Stands::Other => f.write_str("another file is there, it was moved away"),
             Stands::Shorter { bytes } => write!(
                 f,
                 "it is {bytes} bytes shorter than what was written, it was truncated or an older copy was written over it"

@@ -126,7 +126,7 @@ mod tests {
     use std::sync::mpsc;
 
     #[tokio::test]
-    async fn a_name_that_hangs_is_asked_for_once_and_answers_all_who_still_wait() {
+    async fn a_slow_name_is_looked_up_once_for_all_who_wait() {
         let (answer, wait) = mpsc::channel::<()>();
         let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
         let ask = move |_| {
@@ -135,12 +135,12 @@ mod tests {
         };
         let name = "hangs.test:1";
         let first = tokio::time::timeout(Duration::from_millis(20), look_up_by(name, ask)).await;
-        assert!(first.is_err(), "it hangs, and holds nobody");
+        assert!(first.is_err(), "it hangs and delays nobody");
         let never = |_| panic!("it is being asked for");
         for _ in 0..3 {
             assert!(tokio::time::timeout(Duration::from_millis(5), look_up_by(name, never)).await.is_err());
         }
-        assert!(asked()[name].len() <= 2, "those who gave up are forgotten");
+        assert!(asked()[name].len() <= 2, "callers that gave up are forgotten");
         let waiting = tokio::spawn(look_up_by(name, never));
         tokio::task::yield_now().await;
         answer.send(()).unwrap();
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_behind_many_that_hang_has_its_turn_within_a_dial() {
+    async fn an_address_after_many_that_hang_is_tried_within_a_dial() {
         // No connection is accepted and the queue is full, so the system no longer answers.
         let full = tokio::net::TcpSocket::new_v4().unwrap();
         full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_is_slow_to_answer_is_not_given_up_for_those_behind_it() {
+    async fn a_slow_address_is_not_given_up_for_those_after_it() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let answers = listener.local_addr().unwrap();
         let refuses = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -9,8 +9,8 @@
 use super::short_timer::ShortTimer;
 use super::threads::spawn_thread;
 use super::{
-    names, Appended, Disk, Displaced, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard,
-    LockSeen, Locks, OpenMode, Post, Stands, Stream, Watch,
+    names, path_listener, Appended, Disk, Displaced, Environment, Fenced, File, FileIdentity, Group,
+    Listener, LockGuard, LockSeen, Locks, OpenMode, OsStream, PathListener, Post, Stands, Stream, Watch,
 };
 use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Millis};
@@ -133,11 +133,16 @@ impl Environment for RealEnv {
         })
     }
 
-    fn connect<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Stream>> {
+    fn listen_unix<'a>(&'a self, path: &'a Path, mode: u32) -> LocalBoxFuture<'a, io::Result<Listener>> {
         Box::pin(async move {
-            let stream = names::connect(address).await?;
-            Ok(Stream::Tcp(stream))
+            let at = path.to_owned();
+            let made = on_thread(move || path_listener::make(&at, mode)).await??;
+            Ok(Listener::Unix(PathListener::new(path.to_owned(), made)?))
         })
+    }
+
+    fn connect<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Stream>> {
+        Box::pin(async move { Ok(Stream::Os(OsStream::connect(address).await?)) })
     }
 
     fn disk(&self) -> Rc<dyn Disk> {
@@ -221,7 +226,7 @@ async fn patiently<T>(what: &str, mut attempt: impl AsyncFnMut() -> io::Result<T
         match attempt().await {
             Err(error) if passes(&error) => {
                 if pause == REFUSED_PAUSE_MIN {
-                    log::warn!("the system refuses for now, trying on what={what:?} error={error}");
+                    log::warn!("the system refuses for now, retrying what={what:?} error={error}");
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(REFUSED_PAUSE_MAX);
@@ -819,7 +824,7 @@ fn wait_for_lock(path: &Path, unwanted: impl Fn() -> bool) -> io::Result<Option<
         match queue_for_lock(path, &unwanted) {
             Err(error) if passes(&error) => {
                 if !std::mem::replace(&mut told, true) {
-                    log::warn!("the system refuses for now, trying on what=\"the lock\" error={error}");
+                    log::warn!("the system refuses for now, retrying what=\"the lock\" error={error}");
                 }
                 std::thread::sleep(REFUSED_PAUSE_MAX);
                 if unwanted() {
@@ -1144,7 +1149,7 @@ mod tests {
             // The holder's own text is written before the lock is handed out.
             let second = lock();
             let written = fs::read(&path).expect("the lock file");
-            assert!(!locked(&texts).writing, "the next has the lock while the last one writes");
+            assert!(!locked(&texts).writing, "the next holder has the lock while the last one writes");
             std::thread::yield_now();
             assert_eq!(fs::read(&path).expect("the lock file"), written);
             drop(second);

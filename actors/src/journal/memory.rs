@@ -1,7 +1,9 @@
 //! A log in memory that any number of masters share, with a leader by decree: the least that keeps the port's contract.
 //!
 //! Owns the lines, whose they are, and who queues. Everything is done a moment after it is asked, as on a disk, so that what
-//! crosses it in the meantime crosses it here too. For tests alone.
+//! crosses it in the meantime crosses it here too. A leader that is asked to close the log for another master gives the
+//! leadership to that one, so any number of masters may share it. Nobody is ousted: who ends or drops its part leads no more.
+//! For tests alone.
 
 use super::{Hindrance, Journal, LogEvent, LogId, LogRequest, ReadResult, Replay, ReplayPart, Sight, Unread};
 use super::{Wording, Written, WrittenRecord};
@@ -19,6 +21,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How often those who watch are told who leads.
+const WATCH: Duration = Duration::from_millis(25);
 
 /// Which log it is: there is one.
 const ONLY: LogId = (1, 1);
@@ -42,6 +48,8 @@ struct LogInMemory {
     members: Vec<Participant>,
     /// Which of the masters leads, by its number; nobody if none does.
     leader: Option<usize>,
+    /// How often a leader has said that it makes progress.
+    beat: u64,
     queue: VecDeque<usize>,
     /// Whose log it was said to be last, and in which epoch.
     declared: Option<(ClusterId, Epoch)>,
@@ -53,6 +61,8 @@ struct Participant {
     address: String,
     events: Recipient<LogEvent>,
     stage: PartStage,
+    /// Whether it wants to be told who leads.
+    watches: bool,
     /// So many records are replayed or written here.
     replayed: usize,
     /// What was asked for and is not done.
@@ -82,10 +92,16 @@ impl MemoryLog {
     pub fn join(&self, address: &str, events: Recipient<LogEvent>) -> MemoryJournal {
         let mut shared = self.0.borrow_mut();
         let (address, asked) = (address.to_owned(), VecDeque::new());
-        shared.members.push(Participant { address, events, stage: PartStage::Following, replayed: 0, asked });
+        let (stage, watches) = (PartStage::Following, false);
+        shared.members.push(Participant { address, events, stage, watches, replayed: 0, asked });
         let member = shared.members.len() - 1;
         shared.replay(member);
         MemoryJournal { log: self.clone(), member }
+    }
+
+    /// What those who share this log call it, and nobody else calls another one.
+    pub(crate) fn identity(&self) -> String {
+        format!("memory:{:p}", Rc::as_ptr(&self.0))
     }
 
     /// Whether there is room for no record more.
@@ -103,6 +119,20 @@ impl MemoryLog {
         shared.elect();
     }
 
+    /// Tells a member who leads, again and again, until it leads itself or wants it no more.
+    fn watch(&self, member: usize) {
+        if std::mem::replace(&mut self.0.borrow_mut().members[member].watches, true) {
+            return;
+        }
+        let log = self.clone();
+        actix::spawn(async move {
+            while log.0.borrow().members[member].watches {
+                log.0.borrow().tell_who_leads(member);
+                tokio::time::sleep(WATCH).await;
+            }
+        });
+    }
+
     fn soon(&self, member: usize) {
         let log = self.clone();
         actix::spawn(async move {
@@ -117,6 +147,11 @@ impl LogInMemory {
         self.members[member].events.do_send(event);
     }
 
+    fn tell_who_leads(&self, member: usize) {
+        let leads = self.leader.map(|_| LeaderSeen::Leads { beat: Some(self.beat) });
+        self.tell(member, LogEvent::Looked(leads.unwrap_or(LeaderSeen::Nobody)));
+    }
+
     /// Gives the leadership to the one who has waited longest, if nobody has it.
     fn elect(&mut self) {
         if self.leader.is_some() {
@@ -124,6 +159,7 @@ impl LogInMemory {
         }
         if let Some(next) = self.queue.pop_front() {
             self.leader = Some(next);
+            self.members[next].watches = false;
             let declared = self.declared;
             let cluster = declared.map(|(cluster, _)| cluster);
             self.tell(next, LogEvent::Won { cluster, epoch: declared.map(|(_, epoch)| epoch) });
@@ -140,6 +176,15 @@ impl LogInMemory {
         let (end, log) = (self.end, Some(ONLY));
         let part = ReplayPart { from_start, changes, end, durable: end, log, caught_up: true };
         self.tell(index, LogEvent::Replayed(part));
+    }
+
+    /// Tells those who follow of what this member has written.
+    fn replay_to_followers(&mut self, writer: usize) {
+        self.members[writer].replayed = self.records.len();
+        let following = |member: &Participant| member.stage == PartStage::Following;
+        let behind: Vec<usize> =
+            (0..self.members.len()).filter(|other| following(&self.members[*other])).collect();
+        behind.into_iter().for_each(|other| self.replay(other));
     }
 
     /// Does what a member has asked for.
@@ -170,11 +215,7 @@ impl LogInMemory {
             self.tell(index, LogEvent::Written(Written { writes, refused, refusal, bytes }));
         }
         if is_left {
-            self.members[index].replayed = self.records.len();
-            let following = |member: &Participant| member.stage == PartStage::Following;
-            let behind: Vec<usize> =
-                (0..self.members.len()).filter(|other| following(&self.members[*other])).collect();
-            behind.into_iter().for_each(|other| self.replay(other));
+            self.replay_to_followers(index);
         }
         for asked in rest {
             match asked {
@@ -236,6 +277,7 @@ impl LogInMemory {
         self.noted = WitnessText::default();
         let (version, bytes) = (Version { epoch, seq }, self.end.offset);
         self.tell(index, LogEvent::Begun { cluster, version, id: reign.id, bytes });
+        self.replay_to_followers(index);
     }
 
     fn read(&self, index: usize, place: Place, version: Version) -> ReadResult {
@@ -294,16 +336,15 @@ impl LogInMemory {
     /// Does what is answered at once.
     fn answer(&mut self, index: usize, request: LogRequest) {
         match request {
-            LogRequest::Watch | LogRequest::Oust { .. } => {
-                let led = LeaderSeen::Leads { beat: Some(0) };
-                let seen = if self.leader.is_some() { led } else { LeaderSeen::Nobody };
-                self.tell(index, LogEvent::Looked(seen));
-            }
+            LogRequest::Oust { .. } => self.tell_who_leads(index),
             LogRequest::Queue => {
                 self.queue.push_back(index);
                 self.elect();
             }
-            LogRequest::LeaveQueue => self.queue.retain(|queued| *queued != index),
+            LogRequest::LeaveQueue => {
+                self.members[index].watches = false;
+                self.queue.retain(|queued| *queued != index);
+            }
             LogRequest::GiveUp => self.give_up(index),
             LogRequest::WhoLeads => {
                 let leader = self.leader.map(|leader| self.members[leader].address.clone());
@@ -341,14 +382,21 @@ impl LogInMemory {
                     self.tell(index, LogEvent::Reopened);
                 }
             }
-            LogRequest::Append { .. } | LogRequest::Sync | LogRequest::Close { .. } | LogRequest::Abandon => {
-            }
+            LogRequest::Watch
+            | LogRequest::Append { .. }
+            | LogRequest::Sync
+            | LogRequest::Close { .. }
+            | LogRequest::Abandon => {}
         }
     }
 }
 
 impl Journal for MemoryJournal {
     fn ask(&mut self, request: LogRequest) {
+        if let LogRequest::Watch = request {
+            self.log.watch(self.member);
+            return;
+        }
         let mut log = self.log.0.borrow_mut();
         let asked = &mut log.members[self.member].asked;
         match request {
@@ -370,7 +418,12 @@ impl Journal for MemoryJournal {
         self.log.soon(self.member);
     }
 
-    fn advance(&self) {}
+    fn advance(&self) {
+        let mut log = self.log.0.borrow_mut();
+        if log.leader == Some(self.member) {
+            log.beat += 1;
+        }
+    }
 
     fn words(&self, wording: Wording<'_>) -> String {
         match wording {
@@ -394,6 +447,7 @@ impl Drop for MemoryJournal {
         let mut shared = self.log.0.borrow_mut();
         let index = self.member;
         shared.queue.retain(|queued| *queued != index);
+        shared.members[index].watches = false;
         shared.members[index].stage = PartStage::Idle;
         shared.give_up(index);
     }

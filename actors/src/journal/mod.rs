@@ -6,7 +6,7 @@
 //!
 //! | a master | the log as one file ([`shared_file`]) | a log replicated by Raft |
 //! |---|---|---|
-//! | follows: [`LogEvent::Replayed`], [`LogEvent::Sighted`] | reads the file as it grows, and proves that another file at its path goes on what was replayed | hands out the entries of its own log once they are committed; the sight never changes |
+//! | follows: [`LogEvent::Replayed`], [`LogEvent::Sighted`] | reads the file as it grows, and proves that another file at its path continues what was replayed | hands out the entries of its own log once they are committed; the sight never changes |
 //! | [`LogRequest::Queue`], [`LogEvent::Won`] | waits for the lock file's lock; holds it | may campaign; has won an election, whose term is known and whose first entry is not committed yet |
 //! | suspects: [`LogEvent::Looked`], [`LogRequest::Oust`] | the holder's beat stands still: it is killed, once it is certain who it is | the elections do that by themselves; it looks as if the leader made progress |
 //! | [`LogRequest::Open`] | locks the inode, cuts what is torn, writes again and syncs what is not known to be on disk, replays the rest | replays its own log to the end |
@@ -34,9 +34,10 @@ pub mod shared_file;
 pub use dsm_protocol::ids::LogId;
 pub use dsm_protocol::machine::log_scan::Replay;
 
-use crate::config::MasterConfig;
+use crate::config::{ConfigError, MasterConfig};
 use crate::env::Env;
 use crate::node_error::NodeError;
+use crate::supervision::Fate;
 use crate::turns::TurnLengths;
 use actix::prelude::*;
 use bytes::Bytes;
@@ -57,13 +58,80 @@ use thiserror::Error;
 /// Makes a master's log, which tells it what happens and counts its turns among the master's.
 pub(crate) type MakesJournal = Box<dyn FnOnce(Recipient<LogEvent>, Rc<TurnLengths>) -> Box<dyn Journal>>;
 
-/// What all masters that have a part in one log name alike, and no others: two that name different things must not both
-/// serve.
-///
-/// # Errors
-/// What the system says. It may pass.
-pub(crate) async fn identity(env: &Env, config: &MasterConfig) -> io::Result<String> {
-    shared_file::identity(env, config).await
+/// What a master's log is made of.
+#[derive(Clone, Default)]
+pub enum JournalKind {
+    /// One file that the masters of one machine share, at the path of the settings.
+    #[default]
+    SharedFile,
+    /// A log in memory.
+    #[cfg(feature = "testing")]
+    Memory(memory::MemoryLog),
+}
+
+impl JournalKind {
+    /// How many other masters may have a part in such a log; `None` when any number may.
+    fn peers_max(&self) -> Option<usize> {
+        match self {
+            JournalKind::SharedFile => Some(shared_file::PEERS_MAX),
+            #[cfg(feature = "testing")]
+            JournalKind::Memory(_) => None,
+        }
+    }
+
+    /// Checks that so many other masters may have a part in the log.
+    ///
+    /// # Errors
+    /// [`ConfigError::TooManyPeers`].
+    pub(crate) fn check_peers(&self, named: usize) -> Result<(), ConfigError> {
+        match self.peers_max() {
+            Some(max) if named > max => Err(ConfigError::TooManyPeers { named, max }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Finds out early whether the log can be used at all, so that a wrong setting is one clear line at the start.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub(crate) async fn check(&self, env: &Env, config: &MasterConfig) -> Result<(), NodeError> {
+        match self {
+            JournalKind::SharedFile => shared_file::check(env, config).await,
+            #[cfg(feature = "testing")]
+            JournalKind::Memory(_) => Ok(()),
+        }
+    }
+
+    /// What all masters that have a part in one log name alike, and no others: two that name different things must not both
+    /// serve.
+    ///
+    /// # Errors
+    /// What the system says. It may pass.
+    pub(crate) async fn identity(&self, env: &Env, config: &MasterConfig) -> io::Result<String> {
+        match self {
+            JournalKind::SharedFile => shared_file::identity(env, config).await,
+            #[cfg(feature = "testing")]
+            JournalKind::Memory(log) => Ok(log.identity()),
+        }
+    }
+
+    /// Gives what makes the log of a master that is reached at `address`, with lines of so many bytes.
+    pub(crate) fn of_master(
+        &self,
+        env: &Env,
+        config: &MasterConfig,
+        (address, line_bytes_max): (&str, usize),
+        fate: &Fate,
+    ) -> MakesJournal {
+        match self {
+            JournalKind::SharedFile => shared_file::of_master(env, config, (address, line_bytes_max), fate),
+            #[cfg(feature = "testing")]
+            JournalKind::Memory(log) => {
+                let (log, address) = (log.clone(), address.to_owned());
+                Box::new(move |events, _| Box::new(log.join(&address, events)))
+            }
+        }
+    }
 }
 
 /// A master's log. With its drop everything of it is given back, leadership included.
@@ -99,7 +167,7 @@ pub enum Wording<'a> {
 /// What keeps a master that leads from serving.
 #[derive(Clone, Copy, Debug)]
 pub enum Hindrance<'a> {
-    /// What is seen of the log does not go on what was replayed.
+    /// What is seen of the log does not continue what was replayed.
     Barred {
         /// What is seen.
         sight: &'a Sight,
@@ -278,7 +346,7 @@ pub struct ReplayPart {
 /// What a master that follows the log sees of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sight {
-    /// What is there goes on what was replayed.
+    /// What is there continues what was replayed.
     Follows,
     /// Nothing is there, in words.
     Gone(String),
@@ -303,7 +371,7 @@ impl Sight {
 impl fmt::Display for Sight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Sight::Follows => f.write_str("it goes on what was replayed"),
+            Sight::Follows => f.write_str("it continues what was replayed"),
             Sight::Gone(what) | Sight::Other(what) | Sight::Short(what) => f.write_str(what),
         }
     }
@@ -378,5 +446,18 @@ impl Drop for ValueAnswer {
 impl fmt::Debug for ValueAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ValueAnswer")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_is_one_file_takes_one_other_master_and_one_in_memory_any_number() {
+        let file = JournalKind::default();
+        assert_eq!(file.check_peers(1), Ok(()));
+        assert_eq!(file.check_peers(2), Err(ConfigError::TooManyPeers { named: 2, max: 1 }));
+        assert_eq!(JournalKind::Memory(memory::MemoryLog::default()).check_peers(8), Ok(()));
     }
 }

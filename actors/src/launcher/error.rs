@@ -22,7 +22,7 @@ pub enum LaunchError {
         source: io::Error,
     },
     /// A cluster needs two masters at least: each names another one with `--peer`.
-    #[error("{named} masters are configured: two at least are needed")]
+    #[error("{named} masters are configured: at least two are needed")]
     TooFewMasters {
         /// How many are configured.
         named: usize,

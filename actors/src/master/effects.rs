@@ -165,7 +165,6 @@ impl MasterActor {
     fn failover(&mut self, asker: Asker) {
         let now = self.env.now();
         let deadline = now.plus(self.config.request_timeout.as_millis() as u64);
-        let standbys = self.peers.standbys();
-        self.step_reign(now, reign::Event::FailoverAsked { asker, deadline, standbys });
+        self.step_reign(now, reign::Event::FailoverAsked { asker, deadline });
     }
 }

@@ -70,7 +70,7 @@ impl OwnLog {
         self.journal.words(wording)
     }
 
-    /// What keeps a master that leads from serving: that its log was seen not to go on what was replayed, or lacks something.
+    /// What keeps a master that leads from serving: that its log was seen not to continue what was replayed, or lacks something.
     pub(super) fn hindrance<'a>(&'a self, reign: &'a Leadership) -> Option<Hindrance<'a>> {
         if reign.is_barred() && !self.follows() {
             return Some(self.barred());
@@ -191,7 +191,7 @@ impl OwnLog {
         &self.sight
     }
 
-    /// Whether what is seen goes on what was replayed.
+    /// Whether what is seen continues what was replayed.
     pub(super) fn follows(&self) -> bool {
         self.sight == Sight::Follows
     }

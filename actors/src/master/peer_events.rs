@@ -113,6 +113,7 @@ impl MasterActor {
             return;
         }
         let now = self.env.now();
+        self.refusals.forget(&address);
         self.step_reign(now, reign::Event::PeerNamed { cluster: hello.cluster });
         let welcome = self.welcome();
         self.switchboard.trust(link);
@@ -120,15 +121,28 @@ impl MasterActor {
         log::debug!("other master connected address={address} link={link}");
         self.switchboard.peer_calls.came(&address, |peer| self.peers.dialed_at(peer).is_some());
         self.peers.came(link, outbox, address);
+        self.step_reign(now, reign::Event::StandbyCame { link });
     }
 
     /// Says no to another master: to it, and in the log.
     fn refuse_peer(&mut self, address: &str, outbox: &Outbox, why: Unwelcome) {
         let reason = why.to_string();
-        if let Some(unsaid) = self.refusals.is_new(address, why, self.env.now()) {
-            log::error!("other master refused address={address} cause={reason:?}{}", told::more(unsaid));
-        }
+        self.tell_of_refused_peer(address, why);
         reject(outbox, &reason);
+    }
+
+    /// Says in the log that another master is refused. It asks again, several times a second.
+    fn tell_of_refused_peer(&mut self, address: &str, why: Unwelcome) {
+        let reason = why.to_string();
+        match self.refusals.is_new(address, why, self.env.now()) {
+            Some(unsaid) => {
+                let more = told::more(unsaid);
+                log::error!(
+                    "other master refused address={address} cause={reason:?}; its further attempts are not logged{more}"
+                );
+            }
+            None => log::debug!("other master refused again address={address} cause={reason:?}"),
+        }
     }
 
     pub(super) fn peer_gone(&mut self, now: Millis, link: LinkId) {
@@ -137,8 +151,7 @@ impl MasterActor {
         for session in sessions {
             self.session_closed(now, session);
         }
-        let is_last = self.peers.standbys() == 0;
-        self.step_reign(now, reign::Event::StandbyGone { link, is_last });
+        self.step_reign(now, reign::Event::StandbyGone { link });
     }
 
     /// The other master says something over its link to us.
@@ -157,7 +170,7 @@ impl MasterActor {
             }
             other => {
                 count(&self.switchboard.gate.counters.protocol_errors);
-                reject(outbox, &format!("a master does not say {}", shown_message(&other)));
+                reject(outbox, &format!("a master must not send {}", shown_message(&other)));
             }
         }
     }
@@ -232,11 +245,13 @@ impl MasterActor {
     ) {
         if let (Some(ours), Some(theirs)) = (self.log.cluster(), welcome.cluster) {
             if ours != theirs {
-                log::error!("other master belongs to another cluster ours={ours} theirs={theirs}");
+                let refused = Unwelcome::MasterOfOtherCluster { address: address.clone(), theirs, ours };
+                self.tell_of_refused_peer(&address, refused);
                 outbox.abort();
                 return;
             }
         }
+        self.refusals.forget(&address);
         self.step_reign(now, reign::Event::PeerNamed { cluster: welcome.cluster });
         self.switchboard.trust(generation);
         let said = (welcome.state, self.log.seq());
@@ -284,7 +299,7 @@ impl MasterActor {
             Message::Control(Control::Probe) => send(peer.outbox(), &Message::Control(Control::Alive)),
             other => {
                 let said = shown_message(&other);
-                log::warn!("the other master says what a master does not say: {said}");
+                log::warn!("the other master sent what a master must not send: {said}");
                 peer.outbox().abort();
             }
         }
@@ -326,7 +341,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_stranger_calls_itself_is_one_short_line() {
+    fn the_name_of_an_unknown_peer_is_logged_as_one_short_line() {
         assert_eq!(shown_address("[::1]:12345"), "[::1]:12345");
         assert_eq!(shown_address("a:1\n[ERROR] forged\x1b[2J"), "a:1\\n[ERROR] forged\\u{1b}[2J");
         assert_eq!(shown_address(&"x".repeat(4000)).len(), ADDRESS_SHOWN_MAX);

@@ -114,11 +114,6 @@ impl Peers {
         Some(peer.streams.into_values())
     }
 
-    /// How many have connected.
-    pub(super) fn standbys(&self) -> usize {
-        self.inbound.len()
-    }
-
     /// What the one that has connected over `link` calls itself.
     pub(super) fn address_of(&self, link: LinkId) -> Option<&str> {
         self.inbound.get(&link).map(|peer| peer.address.as_str())
@@ -318,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_counts_once_for_each_master_until_that_takes_this_one_in() {
+    fn a_refusal_counts_once_for_each_master_until_that_admits_this_one() {
         let mut peers = peers();
         for (address, reason) in [("peer1:1", "no"), ("peer2:1", "never"), ("peer1:1", "still no")] {
             peers.refused_by(address.to_owned(), reason.to_owned());
@@ -338,11 +333,15 @@ mod tests {
         peers.dialed(link(4, (5, 8), false));
         peers.dialed(link(5, (5, 6), false));
         assert_eq!(peers.serving().map(|peer| peer.link), Some(LinkId(2)));
-        assert_eq!(foremost(&peers), Some(2), "the one that serves, though the log of another one is longer");
+        assert_eq!(
+            foremost(&peers),
+            Some(2),
+            "the one that serves, even if the log of another one is longer"
+        );
         // Nobody says any more that it serves.
         peers.outbound.values_mut().for_each(|peer| peer.state.active = false);
         assert!(peers.serving().is_none());
-        assert_eq!(foremost(&peers), Some(4), "a record of a later epoch stands further on");
+        assert_eq!(foremost(&peers), Some(4), "a record of a later epoch follows");
         assert!(peers.lost(LinkId(4)));
         assert!(!peers.lost(LinkId(4)), "it was gone");
         assert_eq!(foremost(&peers), Some(5));

@@ -80,7 +80,6 @@ impl MasterActor {
         Surroundings {
             in_flight: self.machine.in_flight(),
             is_behind: self.is_behind(),
-            standbys: self.peers.standbys(),
             has_dialed: self.peers.has_dialed(),
             may_forward: self.peers.may_forward(),
             slaves_undecided: self.slaves.undecided(),
@@ -226,7 +225,7 @@ impl MasterActor {
 
     fn let_clients_go(&self, silent_too: bool) {
         if !silent_too {
-            log::info!("letting clients go sessions={}", self.clients.len());
+            log::info!("dismissing clients sessions={}", self.clients.len());
             self.clients.tell_native(&Message::Control(Control::MasterState(self.state())));
         }
         self.clients.let_go(silent_too);

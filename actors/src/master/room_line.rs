@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn who_went_on_waits_for_all_others_in_line() {
+    fn a_session_that_went_on_waits_for_all_others_in_line() {
         let mut line = RoomLine::default();
         line.set_aside(Millis(1), SessionId(1), Room::NotInAll);
         line.set_aside(Millis(2), SessionId(2), Room::NotInAll);

@@ -89,7 +89,7 @@ impl SilenceWatch {
             Cause::Starved => {
                 self.jumps.starved += 1;
                 log::warn!(
-                    "this process waited for a processor, which others had, deadlines start again ms={silent_ms} waited_ms={waited_ms}"
+                    "this process waited for a processor, deadlines start again ms={silent_ms} waited_ms={waited_ms}"
                 );
             }
             Cause::Paused => {

@@ -60,7 +60,7 @@ pub(super) fn more(unsaid: u64) -> String {
     if unsaid == 0 {
         return String::new();
     }
-    format!("; {unsaid} more were refused and not told")
+    format!("; {unsaid} more were refused and not logged")
 }
 
 #[cfg(test)]

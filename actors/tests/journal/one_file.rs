@@ -50,7 +50,7 @@ fn no_reign_is_begun_without_the_lock() {
 }
 
 #[test]
-fn who_wins_after_that_leads() {
+fn the_next_master_that_wins_the_lock_leads() {
     OneFile::run(|rig| async move {
         let mut part = Part::join(&rig, "one:1");
         let mut next = Part::join(&rig, "two:1");

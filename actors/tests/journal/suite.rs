@@ -363,7 +363,7 @@ pub(crate) async fn a_leader_that_is_deposed_hears_it_and_all_that_it_asked_for_
     let mut asked: Vec<_> = before.into_iter().chain(after).collect();
     asked.sort();
     assert_eq!(answered, asked, "each once");
-    assert_eq!(leader.written.len(), 0, "what is written there no later leader replays");
+    assert_eq!(leader.written.len(), 0, "no later leader replays what is written there");
 }
 
 pub(crate) async fn a_refused_append_is_in_nobodys_log(rig: impl Rig) {
@@ -418,7 +418,7 @@ pub(crate) async fn a_handover_loses_nothing(rig: impl Rig) {
     two.hand_over(&mut one, "one:1").await;
     one.write(&["e"]).await;
     two.learns(&["e"]).await;
-    assert_eq!(two.told, ["a", "b", "c", "e"], "what it wrote itself it need not be told");
+    assert_eq!(two.told, ["a", "b", "c", "e"], "it is not told what it wrote itself");
 }
 
 pub(crate) async fn a_handover_may_be_asked_back(rig: impl Rig) {

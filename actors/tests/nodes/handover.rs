@@ -36,7 +36,7 @@ impl Cluster {
         let node = |kind, ours: usize| {
             let config = MasterConfig {
                 new: true,
-                listen: Some(ADDRESSES[ours].to_owned()),
+                listen: vec![ADDRESSES[ours].to_owned()],
                 peers: vec![ADDRESSES[1 - ours].to_owned()],
                 log: LOG.into(),
                 fsync,
@@ -273,7 +273,7 @@ fn a_master_whose_disk_stalls_stops_in_bounded_time_and_answers_nothing_that_it_
 }
 
 #[test]
-fn a_master_that_ends_for_its_disk_does_not_wait_for_those_who_take_their_answers_slowly() {
+fn a_master_that_ends_because_of_its_disk_does_not_wait_for_slow_readers() {
     World::run(1, |world| async move {
         let cluster = Cluster::start(&world, Fsync::Always).await;
         let (mut slow, writer) = (cluster.client(0).await, cluster.client(0).await);
@@ -313,7 +313,7 @@ fn a_master_whose_disk_stalls_before_it_serves_stops_in_bounded_time() {
             let machine = world.machine("masters");
             let config = MasterConfig {
                 new: true,
-                listen: Some(ADDRESSES[0].to_owned()),
+                listen: vec![ADDRESSES[0].to_owned()],
                 peers: vec![ADDRESSES[1].to_owned()],
                 log: LOG.into(),
                 ..MasterConfig::default()

@@ -16,30 +16,30 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-const ADDRESS: &str = "master:12345";
+pub(crate) const ADDRESS: &str = "master:12345";
 
 const BACKUP_ADDRESS: &str = "backup:12346";
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A master in a world with nobody else.
-struct Alone {
+pub(crate) struct Alone {
     world: World,
-    env: Env,
+    pub(crate) env: Env,
     machine: Machine,
     process: Process,
     end: oneshot::Receiver<Result<(), NodeError>>,
 }
 
 impl Alone {
-    fn start(world: &World) -> Alone {
+    pub(crate) fn start(world: &World) -> Alone {
         Alone::start_on(world, world.machine("machine"))
     }
 
     fn start_on(world: &World, machine: Machine) -> Alone {
         let config = MasterConfig {
             new: true,
-            listen: Some(ADDRESS.to_owned()),
+            listen: vec![ADDRESS.to_owned()],
             peers: vec!["nobody:12346".to_owned()],
             log: "/data/kv_store.log".into(),
             ack_timeout: ACK_TIMEOUT,
@@ -53,7 +53,7 @@ impl Alone {
     }
 
     /// Registers a slave, and waits until the master counts on it.
-    async fn slave(&self, name: &str, incarnation: u64) -> Slave {
+    pub(crate) async fn slave(&self, name: &str, incarnation: u64) -> Slave {
         while !self.is_serving().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -99,7 +99,7 @@ impl Alone {
     }
 
     /// Waits until INFO shows a number.
-    async fn wait_for(&self, name: &str, number: u64) {
+    pub(crate) async fn wait_for(&self, name: &str, number: u64) {
         let begun = Instant::now();
         // At the start nobody listens yet.
         while fact_of(&self.env, ADDRESS, name).await != Some(number) {
@@ -161,7 +161,7 @@ async fn fact_of(env: &Env, address: &str, name: &str) -> Option<u64> {
 }
 
 /// A slave that does what the test says.
-struct Slave {
+pub(crate) struct Slave {
     link: Link,
     /// Counted messages so far.
     counted: u64,
@@ -325,7 +325,7 @@ fn a_read_is_answered_while_another_clients_write_waits_for_its_sync() {
         }
         reader.send(&["GET", "k"]).await;
         let (tag, wanted) = slave.read().await;
-        assert_eq!(wanted, old, "what is not synced is nobody's to read");
+        assert_eq!(wanted, old, "what is not synced cannot be read");
         slave.value(tag, old, "old").await;
         assert_eq!(reader.bulk().await, "old");
         assert!(begun.elapsed() < stall / 10, "the read took {:?}", begun.elapsed());
@@ -358,7 +358,7 @@ fn a_read_is_answered_while_another_clients_write_waits_for_its_acknowledgement(
 }
 
 #[test]
-fn a_write_is_done_while_a_read_in_front_of_it_waits_for_its_slave() {
+fn a_write_is_done_while_a_read_before_it_waits_for_its_slave() {
     World::run(1, |world| async move {
         let alone = Alone::start(&world);
         let mut slave = alone.slave("one", 1).await;
@@ -380,10 +380,10 @@ fn a_write_is_done_while_a_read_in_front_of_it_waits_for_its_slave() {
         assert_eq!(wanted, new);
         slave.value(others, new, "new").await;
         assert_eq!(other.bulk().await, "new");
-        assert_eq!(alone.fact("read_retries").await, 0, "the read in front still waits for its slave");
+        assert_eq!(alone.fact("read_retries").await, 0, "the earlier read still waits for its slave");
 
         slave.value(tag, old, "old").await;
-        assert_eq!(client.bulk().await, "old", "it was asked in front of the write");
+        assert_eq!(client.bulk().await, "old", "it was asked before the write");
         assert_eq!(client.line().await.as_deref(), Some("+OK"));
     });
 }
@@ -555,7 +555,7 @@ async fn keep_alive<T>(slave: &mut Slave, waited_for: impl std::future::Future<O
 }
 
 #[test]
-fn a_trial_that_is_not_taken_is_a_failure_and_no_write_waits_for_it() {
+fn an_unanswered_trial_is_a_failure_and_no_write_waits_for_it() {
     World::run(1, |world| async move {
         let alone = Alone::start(&world);
         let (mut one, mut two) = (alone.slave("one", 1).await, alone.slave("two", 2).await);
@@ -574,7 +574,7 @@ fn a_trial_that_is_not_taken_is_a_failure_and_no_write_waits_for_it() {
 }
 
 #[test]
-fn a_slave_that_is_all_there_is_waits_for_a_second_at_most() {
+fn the_only_slave_waits_for_a_second_at_most() {
     World::run(1, |world| async move {
         let alone = Alone::start(&world);
         let mut one = alone.slave("one", 1).await;
@@ -599,7 +599,7 @@ fn a_panic_in_a_session_ends_that_connection_and_gives_its_permits_back() {
         other.send(&["PING"]).await;
         assert_eq!(other.line().await.as_deref(), Some("+PONG"));
         let epoch = alone.fact("epoch").await;
-        // The slave, the other one, and who asks.
+        // The slave, the other client, and the one that asks.
         let connections = 3;
         alone.wait_for("connections", connections).await;
 
@@ -616,7 +616,7 @@ fn a_panic_in_a_session_ends_that_connection_and_gives_its_permits_back() {
         assert_eq!(alone.fact("requests_in_flight").await, 1);
         assert_eq!(alone.fact("request_bytes_in_flight").await, 0);
         assert_eq!(alone.fact("connections").await, connections);
-        assert_eq!(alone.fact("connected_clients").await, 2, "the other one, and who asks");
+        assert_eq!(alone.fact("connected_clients").await, 2, "the other client, and the one that asks");
 
         // What it had asked for is in the log; the others go on.
         slave.ack().await;
@@ -773,7 +773,7 @@ fn a_reign_that_a_slave_disputes_before_it_serves_is_put_aside_and_begins_again_
                 other => panic!("{other:?}"),
             }
         };
-        assert!(after.epoch > next.epoch, "{after} behind {next}");
+        assert!(after.epoch > next.epoch, "{after} after {next}");
         assert_eq!(alone.fact("keys").await, 1);
     });
 }
@@ -827,7 +827,7 @@ fn what_is_noted_of_one_slave_survives_a_full_disk_when_another_one_has_seen_mor
 }
 
 #[test]
-fn acknowledgements_that_wait_behind_a_pause_of_our_own_remove_nobody() {
+fn acknowledgements_that_arrive_in_a_pause_of_this_process_are_not_late() {
     World::run(1, |world| async move {
         let alone = Alone::start(&world);
         let mut slave = alone.slave("one", 1).await;
@@ -971,7 +971,7 @@ fn a_standby_counts_its_errors_too() {
         let _slave = alone.slave("one", 1).await;
         let config = MasterConfig {
             new: true,
-            listen: Some(BACKUP_ADDRESS.to_owned()),
+            listen: vec![BACKUP_ADDRESS.to_owned()],
             peers: vec![ADDRESS.to_owned()],
             log: "/data/kv_store.log".into(),
             failover_timeout: LIMIT,
@@ -1022,7 +1022,7 @@ fn the_standby_serves_nobody_while_the_lock_is_held() {
         let _slave = alone.slave("one", 1).await;
         let config = MasterConfig {
             new: true,
-            listen: Some(BACKUP_ADDRESS.to_owned()),
+            listen: vec![BACKUP_ADDRESS.to_owned()],
             peers: vec![ADDRESS.to_owned()],
             log: "/data/kv_store.log".into(),
             ..MasterConfig::default()
@@ -1058,14 +1058,14 @@ fn a_restarted_slave_takes_its_name_over_only_when_the_old_one_gives_no_sign_of_
 }
 
 #[test]
-fn a_master_that_is_told_off_behind_a_welcome_stays_a_standby() {
+fn a_master_that_is_refused_after_its_welcome_stays_a_standby() {
     World::run(1, |world| async move {
         let alone = Alone::start(&world);
         let _slave = alone.slave("one", 1).await;
         let listener = alone.env.listen("other:12346").await.unwrap();
         let config = MasterConfig {
             new: true,
-            listen: Some("backup:12346".to_owned()),
+            listen: vec!["backup:12346".to_owned()],
             peers: vec!["other:12346".to_owned()],
             log: "/data/kv_store.log".into(),
             ..MasterConfig::default()
@@ -1095,14 +1095,14 @@ fn a_master_that_is_told_off_behind_a_welcome_stays_a_standby() {
 
 /// The long request takes many turns to encode. The short one of the same client is there in the first of them.
 #[test]
-fn a_forwarded_request_of_many_keys_is_overtaken_by_none_of_its_client() {
+fn no_request_overtakes_a_forwarded_one_of_many_keys_of_the_same_client() {
     World::run(1, |world| async move {
         const KEYS: usize = 60_000;
         let alone = Alone::start(&world);
         let _slave = alone.slave("one", 1).await;
         let listener = alone.env.listen("other:12346").await.unwrap();
         let config = MasterConfig {
-            listen: Some("backup:12346".to_owned()),
+            listen: vec!["backup:12346".to_owned()],
             peers: vec!["other:12346".to_owned()],
             log: "/data/kv_store.log".into(),
             ..MasterConfig::default()

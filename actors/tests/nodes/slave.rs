@@ -221,7 +221,7 @@ fn a_silent_master_that_gives_a_sign_of_life_is_kept() {
 }
 
 #[test]
-fn a_slave_that_was_paused_accuses_no_master() {
+fn a_slave_that_was_paused_leaves_no_master() {
     World::run(1, |world| async move {
         let master = FakeMaster::new(&world, "master").await;
         let slave = slave(&world, &[&master], None);

@@ -112,7 +112,7 @@ impl Recorder {
             if !explains {
                 let Overtaken { client, key, written, read, .. } = overtaken;
                 return Err(format!(
-                    "client {client} reads {read:?} from {key:?} behind its own write of {written}, which is later"
+                    "client {client} reads {read:?} from {key:?} after its own write of {written}, which is later"
                 ));
             }
         }
@@ -611,7 +611,7 @@ impl Client {
         if is_early {
             let (client, key) = (self.id, &part.key);
             let early =
-                format!("client {client} reads {read:?} from {key:?}, which it writes behind the read");
+                format!("client {client} reads {read:?} from {key:?}, which it writes after the read");
             self.recorder.0.early.borrow_mut().get_or_insert(early);
         }
         let Some((last, earlier)) = own.0.get(&part.key).and_then(|own| own.split_last()) else { return };

@@ -8,8 +8,8 @@ pub(super) const HISTORY_MAX: usize = 1000;
 /// What the binaries' help says of the history.
 pub const HISTORY_HELP: &str = "\
 Environment:
-  DSM_HISTORY   File that keeps the last 1000 lines typed at a terminal, with their keys and values; /dev/null keeps
-                none [default: ~/.dsm_history]";
+  DSM_HISTORY   File for the last 1000 lines typed at a terminal, with their keys and values;
+                /dev/null keeps none [default: ~/.dsm_history]";
 
 /// `DSM_HISTORY`, or `.dsm_history` in the home directory.
 pub(super) fn history_path() -> Option<PathBuf> {

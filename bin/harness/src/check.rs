@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_behind_the_bound_is_not_held_against_the_store() {
+    fn operations_beyond_the_bound_are_not_judged() {
         // The write that the read saw was not recorded.
         let history = vec![write(1, 0, 1, None), read(ValueRead::Write(2), 4, 12)];
         assert_eq!(verdict(history.clone(), Some(10)), HistoryVerdict::Linearizable);

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_behind_a_write_of_its_own_batch_must_not_see_what_that_write_replaced() {
+    fn a_read_after_a_write_of_its_own_batch_must_not_see_what_that_write_replaced() {
         let (ledger, texts) = (Ledger::new(1), Texts::new("key", 1, 64, 0));
         let old = ledger.begin(0, 1);
         ledger.acknowledged(0, old, 1);

@@ -8,10 +8,10 @@ use std::fmt;
 /// How requests spread over the keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Distribution {
-    /// Every key is as likely as any other.
+    /// Every key is equally likely.
     #[default]
     Uniform,
-    /// Key n is asked for in proportion to 1/(n+1)^s.
+    /// The probability of key n is proportional to 1/(n+1)^s.
     Zipf,
 }
 

@@ -754,7 +754,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_has_the_gap_and_the_errors_behind_it() {
+    fn each_fault_has_the_gap_and_the_errors_after_it() {
         let phases = Phases::new(0, 0);
         phases.write_acknowledged(90 * MS);
         phases.failed(&refused("early"), 95 * MS, 1);
@@ -774,7 +774,7 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_just_before_a_process_was_found_dead_is_laid_to_it() {
+    fn errors_just_before_a_process_was_found_dead_are_attributed_to_its_death() {
         let phases = Phases::new(0, 0);
         phases.begin(0);
         phases.failed(&refused("busy"), 100 * MS, 1);

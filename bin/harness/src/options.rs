@@ -26,40 +26,42 @@ const RATE: std::ops::RangeInclusive<f64> = 0.001..=1e8;
 
 const EXAMPLES: &str = "Examples:
   dsm-test-harness --slaves 5 --clients 18
-      starts a primary, a backup and 5 slaves, loads them for 30 s after a warm-up of 5 s
+      starts a primary, a backup and 5 slaves, and loads them for 30 s after a warm-up of 5 s
   dsm-test-harness --slaves 3 --clients 10 --think 0 --check
-      as fast as it goes, and every answer in one linearizable history
+      loads the cluster as fast as it answers, and checks that the history is linearizable
   dsm-test-harness --slaves 3 --clients 10 --rate 5000 --fault kill-primary@10s,restart-primary@15s
-      5000 requests a second whatever happens; what did the clients notice of the failover?
+      sends 5000 requests a second, and measures how long a failover interrupts them
   dsm-test-harness --target 127.0.0.1:12345,127.0.0.1:12346 --clients 50 --write-pct 50
-      a cluster that runs already; its keys key0 to key999 are overwritten
+      loads a running cluster, whose keys key0 to key999 are overwritten
   dsm-test-harness --target 127.0.0.1:6379 --think 0 --pipeline 16
-      Redis, measured alike
+      loads Redis in the same way
   dsm-test-harness --sweep slaves=1..9 --sweep clients=1,2,5,10,20,50 --duration 10s
-      the whole grid, a cluster for each point
+      runs each combination, on a new cluster each
 
-Exit codes: 0 good; 1 an answer was wrong, an acknowledged write was lost, the check failed, --max-error-rate was
-exceeded, nothing succeeded, or it could not be measured at all; 2 wrong usage.
-docs/HARNESS.md explains the columns of results.csv, run.json and the faults.";
+Exit codes: 0 measured, and every answer was right; 1 an answer was wrong, an acknowledged write was
+lost, the check failed, --max-error-rate was exceeded, no request succeeded, or nothing could be
+measured; 2 wrong usage.
 
-/// Loads a cluster of its own, or any store that speaks Redis' protocol, verifies every answer, and measures.
+docs/HARNESS.md explains the columns of results.csv, the fields of run.json, and the faults.";
+
+/// Loads its own cluster, or any store that speaks the Redis protocol, verifies every answer, and measures.
 ///
-/// Without --target it starts a real cluster on free ports with a data directory of its own, and removes both.
-/// Long options may be written with one dash: -slaves 5 -clients 18.
+/// Without --target it starts a cluster of real processes on free ports in a temporary directory, which it removes at the
+/// end. Long options may be written with one dash: -slaves 5 -clients 18.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "dsm-test-harness", version, after_help = EXAMPLES)]
 pub(crate) struct Options {
-    /// Slaves of the cluster, 1 to 64
+    /// Number of slaves of the cluster, 1 to 64
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64),
           help_heading = "Store")]
     pub slaves: u32,
 
-    /// Loads this store instead: HOST:PORT,HOST:PORT, tried in this order
-    #[arg(long, value_name = "ADDRS", value_delimiter = ',', value_parser = dsm::address::to_connect, help_heading = "Store",
+    /// Load this running store instead: HOST:PORT,HOST:PORT, tried in this order
+    #[arg(long, value_name = "ADDR,ADDR", value_delimiter = ',', value_parser = dsm::address::to_connect_by_tcp, help_heading = "Store",
           conflicts_with_all = ["slaves", "placement", "fsync", "data"])]
     pub target: Vec<String>,
 
-    /// How to talk to it; etcd and ZooKeeper if the harness was built with the feature `peers`
+    /// Protocol of the store; etcd and ZooKeeper only if the harness was built with the feature `peers`
     #[arg(
         long,
         value_name = "NAME",
@@ -72,117 +74,125 @@ pub(crate) struct Options {
     )]
     pub protocol: StoreProtocol,
 
-    /// How the cluster spreads values over its slaves
-    #[arg(long, value_name = "HOW", default_value = "hash", value_parser = ["hash", "random"],
+    /// How the slaves of a write are chosen
+    #[arg(long, value_name = "POLICY", default_value = "hash", value_parser = ["hash", "random"],
           help_heading = "Store")]
     pub placement: String,
 
-    /// When the cluster forces its log to disk
-    #[arg(long, value_name = "WHEN", default_value = "always", value_parser = ["always", "everysec", "never"],
+    /// When a write counts as written to the log
+    #[arg(long, value_name = "POLICY", default_value = "always", value_parser = ["always", "everysec", "never"],
           help_heading = "Store")]
     pub fsync: String,
 
-    /// Where the cluster's directory is made, and removed at the end [default: the system's temporary directory]
+    /// Directory in which the cluster's own directory is created [default: the system's temporary directory]
     #[arg(long, value_name = "DIR", help_heading = "Store")]
     pub data: Option<PathBuf>,
 
-    /// Clients
+    /// Number of clients, each with connections of its own
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000),
           help_heading = "Load")]
     pub clients: u32,
 
-    /// Connections of each client
+    /// Number of connections of each client
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000),
           help_heading = "Load")]
     pub pool: u32,
 
-    /// Different keys: key0 to key999
+    /// Number of different keys: with 1000, key0 to key999
     #[arg(long, value_name = "N", default_value_t = 1000,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = "Load")]
     pub keys: u32,
 
-    /// What keys begin with
+    /// Text that each key begins with
     #[arg(long, value_name = "TEXT", default_value = "key", help_heading = "Load")]
     pub key_prefix: String,
 
-    /// How requests spread over the keys
-    #[arg(long, value_name = "HOW", value_enum, default_value = "uniform", help_heading = "Load")]
+    /// How the key of a request is chosen
+    #[arg(long, value_name = "DISTRIBUTION", value_enum, default_value = "uniform", help_heading = "Load")]
     pub distribution: Distribution,
 
-    /// The exponent of zipf
+    /// Exponent s of --distribution zipf
     #[arg(long, value_name = "S", default_value_t = 0.99, help_heading = "Load")]
     pub zipf_exponent: f64,
 
-    /// Writes in percent of all operations
+    /// Share of writes among all requests, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 30.0, help_heading = "Load")]
     pub write_pct: f64,
 
-    /// Length of each value
+    /// Length of each value, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 64, help_heading = "Load")]
     pub value_bytes: u32,
 
-    /// Pause of a connection between an answer and its next operation; 0: none, full speed
-    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = duration, help_heading = "Load")]
+    /// Pause of a connection between an answer and its next request; 0: no pause
+    #[arg(long, value_name = "DURATION", default_value = "10ms", value_parser = duration, help_heading = "Load")]
     pub think: Duration,
 
-    /// Requests per second of all connections together, sent when they are due (open loop; no --think); latency
-    /// counts from when a request was due
+    /// Requests per second of all connections together, sent at fixed times whatever the store does (open loop).
+    ///
+    /// The latency of a request counts from the time at which it was due. --think is not used.
     #[arg(long, value_name = "RPS", help_heading = "Load")]
     pub rate: Option<f64>,
 
-    /// Requests each connection has in flight
+    /// Number of requests that each connection has in flight
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000),
           help_heading = "Load")]
     pub pipeline: u32,
 
-    /// Sends WAIT N 1000 after each SET and counts it to the write (Redis with replicas)
-    #[arg(long, value_name = "REPLICAS", help_heading = "Load")]
+    /// Send WAIT N 1000 after each SET, and count both as one write (for Redis with replicas)
+    #[arg(long, value_name = "N", help_heading = "Load")]
     pub wait: Option<u32>,
 
-    /// How long an answer, or a connect, may take; the connection is given up then
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration, help_heading = "Load")]
+    /// How long an answer may take, or a connection to open; then the connection is closed
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration, help_heading = "Load")]
     pub timeout: Duration,
 
-    /// Threads that make the load
+    /// Number of threads that send requests
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256),
           help_heading = "Load")]
     pub threads: u32,
 
-    /// Of the random choices [default: a random one, told in run.json]
+    /// Seed of the random choices [default: a random one, noted in run.json]
     #[arg(long, value_name = "NUMBER", help_heading = "Load")]
     pub seed: Option<u64>,
 
-    /// Load before the measurement, in no figure
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration, help_heading = "Measurement")]
+    /// How long to load the store before the measurement
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, help_heading = "Measurement")]
     pub warmup: Duration,
 
-    /// The measurement
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, help_heading = "Measurement")]
+    /// How long to measure
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration, help_heading = "Measurement")]
     pub duration: Duration,
 
-    /// Faults of the cluster, since the start of the measurement: kill-primary@10s,pause-slave:2@20s+3s
+    /// Faults to cause, each with its time since the start of the measurement: kill-primary@10s,pause-slave:2@20s+3s
     ///
-    /// kill-, restart-, pause- or resume- with primary, backup or slave:N; failover-request. With +TIME a kill or a
-    /// pause is undone after that time.
-    #[arg(long, value_name = "FAULTS", default_value = "", help_heading = "Measurement")]
+    /// A fault is kill-, restart-, pause- or resume- with primary, backup or slave:N, or failover-request. With +DURATION, a
+    /// kill or a pause is undone after that time.
+    #[arg(
+        long,
+        value_name = "FAULTS",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Measurement"
+    )]
     pub fault: FaultPlan,
 
-    /// Records every operation and proves that the history is linearizable
+    /// Record every request, and check that the history is linearizable
     #[arg(long, help_heading = "Measurement")]
     pub check: bool,
 
-    /// Operations that --check records at most, 48 bytes each; what comes later is not judged
+    /// Most requests that --check records, in 48 bytes of memory each; later ones are not checked
     #[arg(long, value_name = "N", default_value_t = 5_000_000, help_heading = "Measurement")]
     pub check_max: u64,
 
-    /// Runs once for each value, as slaves=1..9 or clients=1,2,5; again for a grid. Also pipeline, write-pct,
-    /// value-bytes, pool
+    /// Run once for each value, as in slaves=1..9 or clients=1,2,5; given again, run each combination.
+    ///
+    /// NAME is slaves, clients, pool, pipeline, write-pct or value-bytes.
     #[arg(long, value_name = "NAME=VALUES", help_heading = "Measurement")]
     pub sweep: Vec<Dimension>,
 
-    /// When to show how both placements spread 10,000 writes over 9 slaves, on clusters of its own
+    /// When to measure how each --placement spreads 10,000 writes over 9 slaves, on a new cluster each.
     ///
-    /// It takes some seconds. Against --target there is none.
+    /// It takes some seconds, and is not done with --target.
     #[arg(
         long,
         value_name = "WHEN",
@@ -195,7 +205,7 @@ pub(crate) struct Options {
     )]
     pub placement_experiment: PlacementExperiment,
 
-    /// Directory of results.csv, run.json, the plots and the report
+    /// Directory for results.csv, run.json, the plots and the report
     #[arg(
         long,
         visible_alias = "out",
@@ -205,18 +215,18 @@ pub(crate) struct Options {
     )]
     pub output: PathBuf,
 
-    /// Prints nothing but errors and warnings
+    /// Print only errors and warnings
     #[arg(long, help_heading = "Output")]
     pub quiet: bool,
 
-    /// Exit code 1 when more than this share of the requests failed
+    /// Largest share of failed requests, in percent; with more, the exit code is 1
     #[arg(long, value_name = "PERCENT", help_heading = "Output")]
     pub max_error_rate: Option<f64>,
 
     #[command(flatten)]
     pub log: dsm_server::cli::LogArgs,
 
-    /// Further flags for both masters, behind `--`
+    /// Further flags for both masters, after `--`
     #[arg(last = true, value_name = "MASTER_FLAGS", conflicts_with = "target")]
     pub master_flags: Vec<OsString>,
 }
@@ -224,11 +234,11 @@ pub(crate) struct Options {
 /// When the placement experiment is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PlacementExperiment {
-    /// Behind the runs
+    /// After the runs
     After,
-    /// Instead of runs; what the flag without a value means
+    /// Instead of the runs; the flag without a value means this
     Only,
-    /// Not at all
+    /// Never
     Never,
 }
 
@@ -271,13 +281,11 @@ impl dsm_server::cli::Flags for Options {
                 (self.check, "--check"),
             ];
             if let Some((_, other)) = with.into_iter().find(|(given, _)| *given) {
-                return Err(format!(
-                    "--placement-experiment runs nothing else: {other} means nothing beside it"
-                ));
+                return Err(format!("--placement-experiment runs nothing else, so {other} cannot be given"));
             }
         }
         if let Some(late) = self.fault.first_after(self.duration) {
-            return Err(format!("--fault {late} would strike behind the end of --duration"));
+            return Err(format!("--fault {late} would strike after the end of --duration"));
         }
         for point in self.points(0)? {
             self.validate_point(&point).map_err(|why| match self.sweep.is_empty() {

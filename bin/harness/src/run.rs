@@ -207,7 +207,7 @@ pub(crate) fn run(setting: Setting<'_>) -> anyhow::Result<RunRecord> {
         progress.warn("too many writes had unknown outcomes: stale values were no longer told apart");
     }
     for (role, status) in launcher.map(Launcher::take_ended).unwrap_or_default() {
-        progress.warn(&format!("{} behind the measurement", ended(role, status)));
+        progress.warn(&format!("{} after the measurement", ended(role, status)));
     }
     Ok(record)
 }

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_answered_behind_the_end_counts_but_is_no_throughput() {
+    fn answers_after_the_end_count_but_are_no_throughput() {
         let (mut window, mut late) = (TimeWindow::default(), TimeWindow::default());
         for _ in 0..10 {
             window.read(1_000_000);

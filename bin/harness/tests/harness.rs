@@ -301,7 +301,7 @@ fn a_redis_is_measured_and_every_file_is_written() {
     assert_eq!(rows.len(), record["seconds"].as_array().expect("a list").len());
     let sum: f64 = rows.iter().map(|row| row["success_count"].parse::<f64>().expect("a number")).sum();
     let late = number(&record, "/totals/late_count");
-    assert_eq!(sum + late, number(&record, "/totals/success_count"), "but for what came behind the end");
+    assert_eq!(sum + late, number(&record, "/totals/success_count"), "except for what came after the end");
     assert_eq!(rows[0]["client_count"], "3");
     let table = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(table.contains("reads") && table.contains("p99.9") && table.contains("redis"), "{table}");
@@ -588,7 +588,7 @@ fn an_open_loop_above_capacity_shows_what_the_store_did_in_each_second() {
         assert_eq!(number(second, "/total_requests"), all);
     }
     let late = number(&record, "/totals/late_count");
-    assert!(late > 0.0, "what was due is still sent behind the end: {record}");
+    assert!(late > 0.0, "what was due is still sent after the end: {record}");
     assert_eq!(number(&record, "/totals/total_requests"), sum("/total_requests") + late);
     assert!((10_990.0..=11_010.0).contains(&number(&record, "/totals/total_requests")), "{record}");
     let throughput = number(&record, "/totals/throughput_rps") * number(&record, "/duration_s");
@@ -822,7 +822,7 @@ fn a_sweep_runs_every_point_and_announces_its_time() {
 }
 
 #[test]
-fn placement_is_counted_by_the_slaves_behind_each_run() {
+fn placement_is_counted_by_the_slaves_after_each_run() {
     let run = Run::new();
     let output = run.run("--slaves 1 --clients 1 --keys 500 --placement-experiment=after");
     assert_code(&output, 0);

@@ -171,11 +171,11 @@ impl World {
         }
         if is_tick {
             for (request, open) in &self.open {
-                assert!(self.now.since(open.begun) < TIMEOUT_MS, "{request} is kept behind its deadline");
+                assert!(self.now.since(open.begun) < TIMEOUT_MS, "{request} is kept after its deadline");
             }
             // A machine that always asks to be woken at once would never sleep.
             let wakeup = self.client.wakeup();
-            assert!(wakeup.is_none_or(|wakeup| wakeup > self.now), "{wakeup:?} is not behind {:?}", self.now);
+            assert!(wakeup.is_none_or(|wakeup| wakeup > self.now), "{wakeup:?} is not after {:?}", self.now);
         }
         let serving = self.client.serving();
         assert!(serving.is_none_or(|place| place < self.masters && matches!(self.link, Link::Open(_))));
@@ -205,7 +205,7 @@ impl World {
                 if self.awaited().next().is_none() {
                     self.heard = self.now;
                 }
-                let open = self.open.get_mut(&request).expect("sent behind its outcome");
+                let open = self.open.get_mut(&request).expect("sent after its outcome");
                 assert!(open.kind != RequestKind::Write || !open.in_doubt, "{request} may be executed twice");
                 open.in_doubt = true;
                 assert!(self.in_flight.insert(request), "sent twice over one link");

@@ -202,7 +202,7 @@ impl World {
     fn sent(&mut self, (link, id): (LinkId, RequestId), stream: u64, generation: u32, command: &Command) {
         assert!(
             self.leader == Some(link) && self.stance == Stance::Standby,
-            "forwarded to one that does not lead"
+            "forwarded to a master that does not lead"
         );
         let mut out = self.forwarded.values().filter(|(_, asker)| asker.session.0 == stream);
         assert!(out.all(|(over, _)| *over == link), "a session is on two links");
@@ -223,11 +223,11 @@ impl World {
     fn performed(&mut self, effect: Effect, response: Option<&(Asker, Reply)>) {
         match effect {
             Effect::Serve { asker, deadline, command } => {
-                let open = self.open.remove(&asker.tag).expect("served twice, or behind its answer");
+                let open = self.open.remove(&asker.tag).expect("served twice, or after its answer");
                 assert_eq!((open.deadline, open.command), (deadline, command));
-                assert!(self.stance == Stance::Serving, "served by one that does not serve");
+                assert!(self.stance == Stance::Serving, "served by a master that does not serve");
                 let last = self.last_served.insert(asker.session, asker.tag);
-                assert!(last < Some(asker.tag), "a session's order is lost: {asker:?} behind {last:?}");
+                assert!(last < Some(asker.tag), "a session's order is lost: {asker:?} after {last:?}");
                 assert!(
                     !self.forwarded.values().any(|(_, forwarded)| forwarded.session == asker.session),
                     "served here while earlier ones are out"
@@ -273,7 +273,7 @@ impl World {
                 }
             }
             Effect::StreamClosed { link, stream } => {
-                assert!(self.links.contains(&link), "said over a link that is gone");
+                assert!(self.links.contains(&link), "sent over a closed link");
                 self.generations.remove(&(link, stream));
             }
             Effect::CloseSession { session } => self.end(session),

@@ -175,7 +175,7 @@ fn agrees(line: &[u8], record: &Record<'_>, before: Position) {
             push(&record.to_operation(), trailer, &mut Vec::new());
         }
         Err(_) => {
-            assert!(!before.seen_trailer, "a bad line is accepted behind the first trailer");
+            assert!(!before.seen_trailer, "a bad line is accepted after the first trailer");
             assert!(parse_legacy(text).is_some(), "a line that nobody wrote is accepted");
             assert_eq!((record.epoch, record.synced), (Epoch(0), Seq(0)));
         }

@@ -32,7 +32,7 @@ pub(crate) fn run(data: &[u8]) {
                 return;
             }
             Handling::Close => {
-                assert!(out.is_empty(), "an answer in front of a close without one");
+                assert!(out.is_empty(), "an answer before a close without one");
                 return;
             }
             Handling::Ask { command, shape } => {
@@ -69,7 +69,7 @@ fn parse(sent: &[u8], chunk: usize) -> (Vec<Args>, Option<ProtocolError>) {
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    assert_eq!(parser.next(&mut buffer), Err(error), "something is read behind an error");
+                    assert_eq!(parser.next(&mut buffer), Err(error), "something is read after an error");
                     return (requests, Some(error));
                 }
             }

@@ -96,6 +96,7 @@ pub(crate) fn run(data: &[u8]) {
     };
     let mut now = Millis(HEAR_MS);
     let mut machine = Leadership::new(config, Millis(0));
+    machine.step(Millis(0), Event::StandbyCame { link: STANDBY }, &mut Vec::new());
     // One that was begun by somebody else.
     let mut log = Log { last: Version { epoch: Epoch(0), seq: Seq(1) }, ..Log::default() };
     let mut stage = Stage::Replaying;
@@ -171,7 +172,7 @@ pub(crate) fn run(data: &[u8]) {
                     beat = None;
                 }
                 Effect::Fence { .. } => {
-                    assert_eq!(stage, Stage::Waiting, "a fence by one that does not wait");
+                    assert_eq!(stage, Stage::Waiting, "a master that does not wait fences");
                     let (_, since) = beat.expect("a fence without a holder");
                     let stood = now.since(since.max(resumed));
                     assert!(stood >= config.failover_timeout_ms, "a counter that stood for {stood} ms");
@@ -179,8 +180,8 @@ pub(crate) fn run(data: &[u8]) {
                 }
                 Effect::AskForReign { to, forced } => {
                     assert_eq!(to, PEER);
-                    assert_eq!(stage, Stage::Waiting, "one that does not wait asks");
-                    assert!(peer_active && !asked, "asked twice, or nobody");
+                    assert_eq!(stage, Stage::Waiting, "a master that does not wait asks");
+                    assert!(peer_active && !asked, "asked twice, or asked nobody");
                     assert!(forced == offered, "an operator's word is made up or forgotten");
                     assert!(forced || (config.preferred && config.failback), "asks by itself");
                     asked = true;
@@ -191,8 +192,10 @@ pub(crate) fn run(data: &[u8]) {
                         matches!(event, Event::HandoverRequested { follows: true, ready: true, .. }),
                         "{event:?}"
                     );
-                    let gone = Event::StandbyGone { link: STANDBY, is_last: true };
-                    machine.step(now, gone, &mut Vec::new());
+                    for event in [Event::StandbyGone { link: STANDBY }, Event::StandbyCame { link: STANDBY }]
+                    {
+                        machine.step(now, event, &mut Vec::new());
+                    }
                 }
                 Effect::RefuseHandover { why: HandoverFailure::Refused(refusal), .. } => {
                     let Event::HandoverRequested { follows, ready, forced, .. } = event else {

@@ -59,7 +59,7 @@ static PLACES: [u8; SLOTS] = {
     while at < COUNT {
         let mut slot = slot_of(PACKED[at]);
         while places[slot] != 0 {
-            assert!(PACKED[places[slot] as usize - 1] != PACKED[at], "a name stands twice in the table");
+            assert!(PACKED[places[slot] as usize - 1] != PACKED[at], "a name is twice in the table");
             slot = (slot + 1) % SLOTS;
         }
         places[slot] = at as u8 + 1;

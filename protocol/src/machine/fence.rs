@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_makes_progress_again_is_spared() {
+    fn a_holder_that_makes_progress_again_is_not_killed() {
         for (beat, stood_at) in [(Some(78), STOOD_AT), (Some(77), None), (None, STOOD_AT)] {
             let holders = Holders { beat, ..held_by(&[10]) };
             let may = may_kill(&named(), &holders, &observer(), Some(500), stood_at);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_not_proven_to_hold_the_lock_is_spared() {
+    fn a_process_that_is_not_proven_to_hold_the_lock_is_not_killed() {
         let spared = |text: LockText, holders: &[u32], start| match may_kill(
             &text,
             &held_by(holders),

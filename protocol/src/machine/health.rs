@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_before_anybody_could_mind_is_not_told() {
+    fn a_trouble_that_ends_soon_is_not_reported() {
         let mut health = Health::default();
         let restarts = [
             (0, fine()),
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn another_role_is_another_matter() {
+    fn a_change_of_role_ends_the_troubles_of_the_old_one() {
         let mut health = Health::default();
         let standby = Facts { knows_active: true, ..Facts::default() };
         let changes = [(0, fine()), (1000, Facts { slaves: 1, ..fine() }), (3000, standby)];

@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_follows_reads_little_at_first_and_much_where_there_is_much() {
+    fn a_follower_reads_a_small_part_first_and_large_ones_where_there_is_much() {
         let log = log();
         let mut scan = start();
         let mut lengths = Vec::new();
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_whose_front_was_written_anew_is_lost() {
+    fn a_place_is_lost_when_the_bytes_before_it_were_rewritten() {
         let mut log = log();
         let place = run(start(), &log).place;
         log.extend_from_slice(b"more");

@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn who_walks_by_number_meets_each_key_that_stays_once() {
+    fn a_walk_by_number_meets_each_remaining_key_once() {
         let mut table = Table::new(1);
         for key in 0..10_000u64 {
             table.insert(&key.to_le_bytes(), key);

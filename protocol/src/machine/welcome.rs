@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_master_of_the_same_log_is_taken_in_and_may_belong_to_no_cluster_yet() {
+    fn a_master_of_the_same_log_is_admitted_even_if_it_belongs_to_no_cluster_yet() {
         assert_eq!(judged(OWN, PEER), Ok(()));
         assert_eq!(judged(OWN, MasterNames { cluster: None, ..PEER }), Ok(()));
         assert_eq!(judged(MasterNames { cluster: None, ..OWN }, PEER), Ok(()));
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_end_a_master_that_is_no_majority_without_those_who_refuse_it() {
+    fn a_master_ends_when_refusals_leave_it_no_majority() {
         // Masters in all, and the refusals with which one of them ends.
         for (masters, enough) in [(2, 1), (3, 2), (4, 2), (5, 3)] {
             let first = (0..masters).find(|refusing| is_outvoted(*refusing, masters - 1));
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slave_is_taken_in_if_it_belongs_here_has_a_name_of_its_own_and_finds_a_slot() {
+    fn a_slave_is_admitted_if_it_belongs_here_has_its_own_name_and_finds_a_slot() {
         let here = SlaveReception { cluster: Some(OURS), ..SlaveReception::default() };
         let judged = |cluster, here| judge_slave(&slave(), cluster, here);
         for cluster in [None, Some(OURS)] {

@@ -150,7 +150,7 @@ pub enum RecordError {
     #[error("field {0} is not known to this version and must be understood")]
     RequiredField(String),
     /// The seq is not the next one.
-    #[error("seq {found} stands where {expected} belongs")]
+    #[error("seq {found} is in the place of seq {expected}")]
     Seq {
         /// The seq after that of the previous record.
         expected: Seq,
@@ -158,7 +158,7 @@ pub enum RecordError {
         found: Seq,
     },
     /// The epoch is lower than that of the previous record.
-    #[error("epoch {found} stands behind epoch {before}")]
+    #[error("epoch {found} follows epoch {before}")]
     EpochFell {
         /// The epoch of the previous record.
         before: Epoch,
@@ -179,7 +179,7 @@ pub enum RecordError {
     #[error("the first line with a trailer is not CLUSTER")]
     NoCluster,
     /// There is a second CLUSTER line.
-    #[error("CLUSTER stands a second time")]
+    #[error("a second CLUSTER record")]
     SecondCluster,
     /// Before the first trailer there is a line that the original program does not write.
     #[error("the line is neither a record nor a line of the original program")]
@@ -192,7 +192,7 @@ pub enum RecordError {
     #[error("the line has no end")]
     Unfinished,
     /// The bytes at the place of a value are not those that were written.
-    #[error("what stands there is not the value that was written")]
+    #[error("the bytes there are not the value that was written")]
     OtherValue,
 }
 

@@ -163,7 +163,7 @@ impl Checked {
         let place = log.positions[reached].offset as usize;
         let nothing_lost = log.records_before(reached) >= crash.acknowledged(log);
         match outcome {
-            Outcome::Whole => assert!(nothing_lost, "silent loss behind {place}: {}, {crash:?}", what()),
+            Outcome::Whole => assert!(nothing_lost, "silent loss after {place}: {}, {crash:?}", what()),
             Outcome::Torn { offset } => {
                 assert_eq!(offset, place, "{}, {crash:?}", what());
                 assert!(nothing_lost, "acknowledged records are cut at {place}: {}, {crash:?}", what());
@@ -448,7 +448,7 @@ fn two_or_three_bits_flipped_in_a_line_never_make_another_line() {
 
 /// The invisible loss, within a group: no later line says yet that it was synced.
 #[test]
-fn only_damage_to_a_last_group_that_nothing_behind_contradicts_is_taken_for_torn() {
+fn only_damage_to_a_last_group_that_nothing_after_it_contradicts_counts_as_torn() {
     let log = Log::always(71, RECORDS);
     let mut file = log.bytes.clone();
     for unit in &log.units {

@@ -181,7 +181,7 @@ impl goldenscript::Runner for Runner {
                     return Err("no HELLO".into());
                 };
                 assert_eq!(said, hello);
-                writeln!(out, "say the preface and HELLO of a {}", role(&said))?;
+                writeln!(out, "send the preface and HELLO of a {}", role(&said))?;
                 writeln!(out, "until={}", machine.deadline())?;
                 self.side = Side::Dialing(machine);
                 self.unread.clear();

@@ -256,8 +256,8 @@ impl goldenscript::Runner for Runner {
             "ack" => {
                 let (held, through) = (self.held(name)?, number()?);
                 match held.link.note_acked(now, through, held.at.reached) {
-                    Some(writes) => writeln!(out, "it covers {writes} more")?,
-                    None => writeln!(out, "it cannot have that")?,
+                    Some(writes) => writeln!(out, "it covers {writes} more writes")?,
+                    None => writeln!(out, "it cannot have received that")?,
                 }
             }
             // arrived NAME THROUGH: the acknowledgement has come, and its turn has not.
@@ -268,8 +268,8 @@ impl goldenscript::Runner for Runner {
             }
             // full NAME NUMBER: it had no room.
             "full" => match self.held(name)?.link.refused(number()?) {
-                Some(before) => writeln!(out, "the write with {before} in front of it")?,
-                None => writeln!(out, "no write that is on its way")?,
+                Some(before) => writeln!(out, "the write after {before} others")?,
+                None => writeln!(out, "no such write is on its way")?,
             },
             "ask" => {
                 let bytes = u32::try_from(number()?)?;

@@ -57,7 +57,7 @@ proptest! {
     #![proptest_config(config(300))]
 
     #[test]
-    fn whatever_happens_answers_are_true_and_the_directory_names_the_holders(
+    fn answers_are_true_and_the_directory_names_the_holders_whatever_happens(
         random in any::<bool>(),
         seed in any::<u64>(),
         memory in memory(),
@@ -172,7 +172,7 @@ proptest! {
         loop {
             for effect in effects.drain(..) {
                 if let Effect::Holdings { entries, last: end, .. } = effect {
-                    prop_assert!(!last, "a part behind the last one");
+                    prop_assert!(!last, "a part after the last one");
                     prop_assert!(entries.len() <= 1024 && (end || !entries.is_empty()));
                     reported.extend(entries.into_iter().map(|(key, stamp)| (key, stamp.version)));
                     last = end;

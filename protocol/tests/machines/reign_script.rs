@@ -111,14 +111,14 @@ fn show(effect: &Effect, machine: &Leadership) -> String {
         Effect::WatchLeader => "watch who leads".to_owned(),
         Effect::QueueToLead => "queue to lead".to_owned(),
         Effect::Fence { beat } => format!("fence the leader whose counter stands at {beat:?}"),
-        Effect::LeaveQueue => "want to lead no more".to_owned(),
+        Effect::LeaveQueue => "leave the queue to lead".to_owned(),
         Effect::StopLeading => "stop leading".to_owned(),
-        Effect::LookAtLog => "look whether the log goes on what was replayed".to_owned(),
+        Effect::LookAtLog => "check that the log continues what was replayed".to_owned(),
         Effect::StopFollowing => "stop following the log".to_owned(),
         Effect::Follow => "follow the log".to_owned(),
         Effect::FollowAnew => "forget what was replayed, follow what is there".to_owned(),
-        Effect::Recover { makes_log } => format!("make the log whole makes_log={makes_log}"),
-        Effect::LetGoOfLog => "let go of the log".to_owned(),
+        Effect::Recover { makes_log } => format!("recover the log makes_log={makes_log}"),
+        Effect::LetGoOfLog => "release the log".to_owned(),
         Effect::FindLog => "find the log".to_owned(),
         Effect::NoteWitnesses(text) => format!("note witnesses {:?}", text.to_string()),
         Effect::WriteEpoch { epoch, given_up } => format!("write EPOCH {epoch} given_up={given_up:?}"),
@@ -138,9 +138,9 @@ fn show(effect: &Effect, machine: &Leadership) -> String {
         Effect::AskForReign { to, forced } => format!("ask for the reign over link {to} forced={forced}"),
         Effect::RefuseHandover { to, why } => format!("refuse standby {to}: {why}"),
         Effect::AnswerOperator { to, reply } => format!("answer s{}: {}", to.session, show_reply(reply)),
-        Effect::StopAccepting => "let the port go".to_owned(),
+        Effect::StopAccepting => "close the port".to_owned(),
         Effect::AskForwarders => "ask masters whether they forward".to_owned(),
-        Effect::LetClientsGo { silent_too } => format!("let clients go silent_too={silent_too}"),
+        Effect::LetClientsGo { silent_too } => format!("dismiss clients silent_too={silent_too}"),
         Effect::End(ending) => format!("end the node: {ending:?}"),
         Effect::Say(saying) => format!("say: {saying:?}"),
     }
@@ -222,12 +222,18 @@ impl Runner {
                 take_over(&mut self.machine, Millis(self.now), &mut self.log);
                 begin_reign(&mut self.machine, Millis(self.now), &mut self.log);
             }
-            // around [in_flight=N] [behind=B] [standbys=N] [dialed=B] [may_forward=B] [undecided=N] [clients=N] [follows=B]
+            // standbys N: other masters are connected, over the links 1 to N.
+            "standbys" => {
+                for link in 1..=args.next_pos().ok_or("how many")?.parse()? {
+                    let came = Event::StandbyCame { link: LinkId(link) };
+                    self.machine.step(Millis(self.now), came, &mut Vec::new());
+                }
+            }
+            // around [in_flight=N] [behind=B] [dialed=B] [may_forward=B] [undecided=N] [clients=N] [follows=B]
             "around" => {
                 let around = &mut self.around;
                 around.in_flight = number(args, "in_flight", around.in_flight as u64)? as usize;
                 around.is_behind = flag(args, "behind", around.is_behind)?;
-                around.standbys = number(args, "standbys", around.standbys as u64)? as usize;
                 around.has_dialed = flag(args, "dialed", around.has_dialed)?;
                 around.may_forward = flag(args, "may_forward", around.may_forward)?;
                 around.slaves_undecided = number(args, "undecided", around.slaves_undecided as u64)? as usize;
@@ -323,16 +329,13 @@ impl Runner {
             },
             "refused" => Event::HandoverRefused { link: LinkId(number(args, "link", 1)?) },
             "offered" => Event::HandoverOffered { link: LinkId(number(args, "link", 1)?) },
-            "standby_gone" => Event::StandbyGone {
-                link: LinkId(number(args, "link", 1)?),
-                is_last: flag(args, "last", true)?,
-            },
+            "standby_gone" => Event::StandbyGone { link: LinkId(number(args, "link", 1)?) },
             // failover sN [deadline=MS]: an operator wants it.
             "failover" => {
                 let session = args.next_pos().ok_or("who")?.trim_start_matches('s').parse()?;
                 let asker = Asker { session: SessionId(session), tag: 1 };
                 let deadline = Millis(number(args, "deadline", 2000)?);
-                Event::FailoverAsked { asker, deadline, standbys: self.around.standbys }
+                Event::FailoverAsked { asker, deadline }
             }
             "session_closed" => {
                 let session = args.next_pos().ok_or("which")?.trim_start_matches('s').parse()?;

@@ -9,7 +9,7 @@ use dsm_protocol::machine::reign::{
 };
 use std::fmt::Write as _;
 
-/// Over which link the other master asks.
+/// Over which link another master asks, unless a line names another.
 const STANDBY: LinkId = LinkId(1);
 
 /// Our link to the other master, unless a line names another.
@@ -23,6 +23,11 @@ fn takeover() {
 /// `link=N`: our link to a master that is meant.
 fn link(args: &mut goldenscript::ArgumentConsumer<'_>) -> Res<LinkId> {
     Ok(args.take_key("link").map_or(Ok(PEER), |link| link.parse().map(LinkId))?)
+}
+
+/// `from=N`: the link of the standby that is meant.
+fn standby(args: &mut goldenscript::ArgumentConsumer<'_>) -> Res<LinkId> {
+    Ok(args.take_key("from").map_or(Ok(STANDBY), |link| link.parse().map(LinkId))?)
 }
 
 struct Runner {
@@ -59,8 +64,7 @@ impl Runner {
         }
         // These lines are about when a reign is granted: one that was is given up again.
         if let ReignRole::Preparing { .. } = self.machine.role() {
-            let gone = Event::StandbyGone { link: STANDBY, is_last: true };
-            self.machine.step(Millis(self.now), gone, &mut Vec::new());
+            self.machine.step(Millis(self.now), Event::Reopened, &mut Vec::new());
         }
     }
 
@@ -68,7 +72,7 @@ impl Runner {
     fn end_reign(&mut self) {
         let now = Millis(self.now);
         let asked = Event::HandoverRequested { from: STANDBY, follows: true, ready: true, forced: true };
-        let quiet = Surroundings { standbys: 1, ..Surroundings::default() };
+        let quiet = Surroundings::default();
         for event in [asked, Event::Synced, Event::TurnEnded(quiet)] {
             self.machine.step(now, event, &mut Vec::new());
         }
@@ -131,9 +135,11 @@ impl goldenscript::Runner for Runner {
                     "caught_up" => Event::CaughtUp,
                     "peer_active" => Event::PeerSaid { link: link(&mut args)?, active: true, epoch },
                     "peer_stands_by" => Event::PeerSaid { link: link(&mut args)?, active: false, epoch },
+                    "standby_came" => Event::StandbyCame { link: standby(&mut args)? },
+                    "standby_gone" => Event::StandbyGone { link: standby(&mut args)? },
                     "peer_gone" => Event::PeerLost { link: link(&mut args)? },
                     "requested" => Event::HandoverRequested {
-                        from: STANDBY,
+                        from: standby(&mut args)?,
                         follows: args.take_key("follows").map_or(Ok(true), str::parse)?,
                         ready: args.take_key("ready").map_or(Ok(true), str::parse)?,
                         forced: args.take_key("forced").map_or(Ok(false), str::parse)?,

@@ -426,7 +426,7 @@ impl World {
             }
             Effect::NoSlot { .. } => panic!("no slot for a handful of slaves"),
             Effect::SlotFree { link } => {
-                let link = self.links.get_mut(&link).expect("who waits for a slot is connected");
+                let link = self.links.get_mut(&link).expect("a slave that waits for a slot is connected");
                 link.to_slave.push_back(ToSlave::Announce(reign_of(self.reign), self.reign.seq));
             }
             Effect::SendWrite { link, version, reign, key, value } => {
@@ -565,7 +565,7 @@ impl World {
             record.change.as_ref().is_some_and(|change| value_in(change, key) == Some(value.cloned()))
         };
         let seen = self.log.iter().rev().find(gives).map(|record| record.version);
-        assert!(seen >= Some(own), "{key:?}: {value:?} of {seen:?} is read behind the own write {own}");
+        assert!(seen >= Some(own), "{key:?}: {value:?} of {seen:?} is read after the own write {own}");
         if waited && single {
             let record = self.log.iter().find(|record| record.version == own).expect("it is written");
             assert!(gives(&record), "{key:?}: {value:?} of {seen:?} instead of the own write {own}");

@@ -179,14 +179,14 @@ fn a_master_that_dies_around_a_handover_loses_nothing() {
 }
 
 #[test]
-fn a_master_that_stands_still_around_a_handover_loses_nothing() {
+fn a_master_that_is_paused_around_a_handover_loses_nothing() {
     let faults = handover_and(Faults { pause: 1, ..Faults::default() });
     let setup = setup("a handover and a pause, one writer, one slave", 1);
     holds(Setup { clients: one_writer(), faults, peers: true, ..setup });
 }
 
 #[test]
-fn a_slave_that_fails_around_a_handover_takes_nothing() {
+fn a_slave_that_fails_around_a_handover_loses_nothing() {
     let faults = late_handover_and(Faults { slave_crash: 1, ack_timeout: 1, ..Faults::default() });
     holds(Setup { faults, peers: true, ..setup("a late handover and a fault of the slave", 1) });
 }
@@ -210,13 +210,13 @@ fn deep_a_master_that_dies_around_a_handover_loses_nothing() {
 }
 
 #[test]
-fn deep_a_master_that_stands_still_around_a_handover_loses_nothing() {
+fn deep_a_master_that_is_paused_around_a_handover_loses_nothing() {
     let faults = late_handover_and(Faults { pause: 1, ..Faults::default() });
     deep(Setup { faults, peers: true, ..setup("a late handover and a pause, one slave", 1) });
 }
 
 #[test]
-fn deep_power_that_fails_around_a_handover_takes_nothing() {
+fn deep_a_power_cut_around_a_handover_loses_nothing() {
     let faults = handover_and(Faults { power: 1, ..Faults::default() });
     deep(Setup { faults, peers: true, ..setup("a handover and a power cut, one slave", 1) });
 }
@@ -236,7 +236,7 @@ fn deep_two_writers_lose_nothing_when_a_master_dies_around_a_handover() {
 }
 
 #[test]
-fn deep_a_forwarded_write_is_lost_to_nobody_when_a_master_dies_around_a_handover() {
+fn deep_a_forwarded_write_is_not_lost_when_a_master_dies_around_a_handover() {
     let clients = vec![forwarded(&[Wish::Write])];
     let faults = handover_and(Faults { crash: 1, ..Faults::default() });
     let setup = setup("a handover and a crash, a forwarded write, one slave", 1);
@@ -269,7 +269,7 @@ fn deep_a_long_pipeline_goes_through_a_handover_in_order_and_without_a_failure()
 }
 
 #[test]
-fn a_write_that_is_told_as_written_before_it_is_synced_is_noticed() {
+fn a_write_that_counts_as_written_before_it_is_synced_is_noticed() {
     is_noticed(Bug::WrittenBeforeSync, "before it is durable", setup("a bug", 1));
 }
 
@@ -286,7 +286,7 @@ fn a_takeover_that_serves_what_it_has_not_synced_is_noticed() {
 #[test]
 fn a_takeover_that_does_not_read_the_log_to_its_end_is_noticed() {
     let faults = Faults { total: 1, crash: 1, ..Faults::default() };
-    is_noticed(Bug::TailNotRead, "nothing is read behind place", Setup { faults, ..setup("a bug", 1) });
+    is_noticed(Bug::TailNotRead, "nothing is read after place", Setup { faults, ..setup("a bug", 1) });
 }
 
 #[test]
@@ -305,18 +305,18 @@ fn an_epoch_that_is_announced_before_it_is_durable_is_noticed() {
 #[test]
 fn an_epoch_that_is_not_raised_is_noticed() {
     let faults = Faults { total: 1, crash: 1, ..Faults::default() };
-    is_noticed(Bug::EpochNotRaised, "begins behind", Setup { faults, ..setup("a bug", 1) });
+    is_noticed(Bug::EpochNotRaised, "begins after", Setup { faults, ..setup("a bug", 1) });
 }
 
 #[test]
 fn a_takeover_without_the_lock_is_noticed() {
-    is_noticed(Bug::LockNotAwaited, "stands behind", setup("a bug", 1));
+    is_noticed(Bug::LockNotAwaited, "is written after", setup("a bug", 1));
 }
 
 #[test]
 fn a_fence_that_does_not_kill_is_noticed() {
     let faults = Faults { total: 1, pause: 1, ..Faults::default() };
-    is_noticed(Bug::FenceWithoutKill, "stands behind", Setup { faults, ..setup("a bug", 1) });
+    is_noticed(Bug::FenceWithoutKill, "is written after", Setup { faults, ..setup("a bug", 1) });
 }
 
 #[test]

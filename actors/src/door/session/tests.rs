@@ -40,7 +40,7 @@ fn sent(session: &Session) -> String {
 }
 
 #[test]
-fn answers_leave_in_the_order_of_the_questions() {
+fn answers_leave_in_the_order_of_the_requests() {
     let session = resp_session(usize::MAX);
     let first = session.ask(RESP, permit(10));
     let second = session.ask(RESP, permit(20));
@@ -67,7 +67,11 @@ async fn answers_that_wait_for_an_earlier_one_are_bounded() {
     session.say(&vec![b'x'; LONG]);
     assert!(session.has_room(100, 2 * LONG));
     let late = session.ask(RESP, permit(1));
-    assert_eq!(session.expect(late, LONG, 2 * LONG), Room::Yes, "what is said waits for nobody");
+    assert_eq!(
+        session.expect(late, LONG, 2 * LONG),
+        Room::Yes,
+        "an answer that has been sent does not count"
+    );
     session.answer(late, &value(LONG));
     assert!(!session.has_room(100, 2 * LONG), "both wait");
     let room = session.room(100, 2 * LONG);
@@ -94,13 +98,13 @@ fn the_first_long_answer_counts_like_the_thirty_third() {
 }
 
 #[test]
-fn one_answer_longer_than_the_bound_is_under_way_alone() {
+fn one_answer_longer_than_the_bound_is_sent_alone() {
     let session = resp_session(LONG);
     let (first, second) = (session.ask(RESP, permit(1)), session.ask(RESP, permit(1)));
     assert_eq!(session.expect(first, 9 * LONG, LONG), Room::Yes);
     assert_eq!(session.expect(second, 9 * LONG, LONG), Room::NotHere);
     session.park(Millis(0), second, Command::KeyCount, Room::NotHere);
-    assert!(!session.has_room(100, LONG), "nobody is heard whose requests wait");
+    assert!(!session.has_room(100, LONG), "a connection with parked requests is not read");
     assert_eq!(session.unpark(Millis(0), LONG, |_| 9 * LONG), Err(Room::NotHere));
     session.answer(first, &value(9 * LONG));
     assert_eq!(session.unpark(Millis(0), LONG, |_| 9 * LONG), Err(Room::NotHere), "it has not left");
@@ -109,7 +113,7 @@ fn one_answer_longer_than_the_bound_is_under_way_alone() {
 }
 
 #[test]
-fn an_answer_that_is_longer_than_was_foreseen_needs_room() {
+fn an_answer_that_is_longer_than_estimated_needs_room() {
     let session = resp_session(usize::MAX);
     let (first, second) = (session.ask(RESP, permit(1)), session.ask(RESP, permit(1)));
     assert_eq!(session.expect(first, LONG, 2 * LONG), Room::Yes);
@@ -119,11 +123,11 @@ fn an_answer_that_is_longer_than_was_foreseen_needs_room() {
     assert!(!session.fits(second, LONG + 1, 2 * LONG));
     session.answer(first, &Reply::NotFound);
     sent(&session);
-    assert!(session.fits(second, 9 * LONG, LONG), "one alone always may");
+    assert!(session.fits(second, 9 * LONG, LONG), "a single one is always sent");
 }
 
 #[test]
-fn what_all_sessions_may_have_under_way_is_bounded_but_for_short_things() {
+fn answers_of_all_sessions_are_bounded_except_short_ones() {
     let pool = pool(2 * LONG);
     let (first, second) = (session_in(&pool), session_in(&pool));
     let ask = |session: &Session, bytes| {
@@ -133,22 +137,22 @@ fn what_all_sessions_may_have_under_way_is_bounded_but_for_short_things() {
     let (held, _) = ask(&first, 2 * LONG);
     let (waits, room) = ask(&second, LONG);
     assert_eq!(room, Room::NotInAll);
-    assert_eq!(ask(&second, ANSWER_BYTES_FREE).1, Room::Yes, "short answers are for everybody");
+    assert_eq!(ask(&second, ANSWER_BYTES_FREE).1, Room::Yes, "short answers are always sent");
     second.park(Millis(0), waits, Command::KeyCount, room);
     assert_eq!((pool.waiting(), pool.len()), (1, 2 * LONG + ANSWER_BYTES_FREE));
     assert_eq!(second.unpark(Millis(0), 100 * LONG, |_| LONG), Err(Room::NotInAll));
     // An answer that turns out to be short.
     first.answer(held, &Reply::NotFound);
-    assert_eq!(ask(&first, LONG).1, Room::NotInAll, "who has waited longer comes first");
+    assert_eq!(ask(&first, LONG).1, Room::NotInAll, "the one that has waited longest comes first");
     assert_eq!(second.unpark(Millis(0), 100 * LONG, |_| LONG), Ok(Some((waits, Command::KeyCount))));
     assert_eq!(second.unpark(Millis(0), 100 * LONG, |_| 0), Ok(None));
     assert_eq!(pool.waiting(), 0);
     drop((first, second));
-    assert_eq!((pool.len(), pool.waiting()), (0, 0), "nothing is left of sessions that are gone");
+    assert_eq!((pool.len(), pool.waiting()), (0, 0), "nothing is left of sessions that have ended");
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_because_the_answers_of_all_are_too_many_goes_on_when_others_have_taken_theirs() {
+async fn a_session_that_waits_for_room_goes_on_when_others_have_taken_their_answers() {
     let pool = pool(2 * LONG);
     let (patient, other) = (session_in(&pool), session_in(&pool));
     // As a client does that sends all its requests before it reads any answer.
@@ -162,7 +166,7 @@ async fn who_waits_because_the_answers_of_all_are_too_many_goes_on_when_others_h
 }
 
 #[test]
-fn who_waits_too_long_for_the_answers_of_others_is_refused_request_by_request() {
+fn a_session_that_waits_too_long_for_room_is_refused_request_by_request() {
     let pool = pool(LONG);
     let (holds, waits) = (session_in(&pool), session_in(&pool));
     assert_eq!(holds.expect(holds.ask(RESP, permit(1)), LONG, 100 * LONG), Room::Yes);
@@ -200,14 +204,14 @@ fn an_answered_request_takes_no_place_where_no_order_is_held() {
 }
 
 #[tokio::test]
-async fn an_embedded_caller_hears_its_answer_at_once_and_an_end_when_the_session_is_given_up() {
+async fn an_embedded_caller_gets_its_answer_at_once_or_is_told_that_the_session_has_ended() {
     let session = Session::embedded(SessionId(1), &pool(usize::MAX));
     let (first, given_up) = oneshot::channel();
     let (second, answered) = oneshot::channel();
     session.ask(Coding::Embedded(first), permit(1));
     let tag = session.ask(Coding::Embedded(second), permit(2));
     assert!(session.answer(tag, &Reply::Done));
-    assert_eq!(answered.await, Ok(Reply::Done), "it does not wait for the answer in front of it");
+    assert_eq!(answered.await, Ok(Reply::Done), "it does not wait for the answer before it");
     session.close();
     session.closed().await;
     assert_eq!(session.in_flight(), (1, 1));

@@ -193,7 +193,7 @@ impl FailoverWatcher {
                         watcher.ports.looked.do_send(LockLooked(seen.into()));
                     }
                 }
-                Err(error) => watcher.complain(format!("the lock cannot be looked at: {error}")),
+                Err(error) => watcher.complain(format!("the lock cannot be checked: {error}")),
             }
         }));
     }

@@ -181,7 +181,7 @@ impl LogKeeper {
             let noted = witness_notes::read(&setup.env, &setup.witness_path).await?;
             let Some(recovered) = recovery.run().await? else { return Ok((None, noted)) };
             let error = |error: io::Error| NodeError::file(&setup.path, error);
-            // Of the file that is locked, whatever stands at the path by now.
+            // Of the file that is locked, whatever is at the path by now.
             let values = recovered.file.duplicate().await.map_err(error)?;
             let sync_file = recovered.file.duplicate().await.map_err(error)?;
             Ok((Some(OpenLog { recovered, values, sync_file }), noted))

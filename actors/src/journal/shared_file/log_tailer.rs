@@ -211,12 +211,12 @@ struct Follower {
     asked: Rc<Asked>,
     /// Absent only while a file's thread has it.
     scan: Option<LogScan>,
-    /// The file that is followed, open. It stays so, whatever stands at its path: it may have no other name.
+    /// The file that is followed, open. It stays so, whatever is at its path: it may have no other name.
     file: Option<Rc<dyn File>>,
     identity: Option<FileIdentity>,
     /// What was replayed and is to be found again in whatever is followed.
     proven: LogPlace,
-    /// The search for it, in what stands at the path by now.
+    /// The search for it, in what is at the path by now.
     proof: Option<Proof>,
     /// What was said of the log last.
     sight: Sight,
@@ -225,7 +225,7 @@ struct Follower {
     told: LogPlace,
     /// The place of the bad line that was complained about.
     warned_at: Option<u64>,
-    /// Whether it was said that the path cannot be looked at.
+    /// Whether it was said that the path cannot be checked.
     is_unseen: bool,
 }
 
@@ -268,10 +268,10 @@ impl Follower {
         let path = self.path.display();
         let is_new = sight != self.sight;
         if is_new && sight == Sight::Follows {
-            log::info!("log at its path goes on what was replayed path={path}");
+            log::info!("log at its path continues what was replayed path={path}");
         } else if is_new {
             log::warn!(
-                "standby does not take over from what stands at the log's path path={path} cause=\"{sight}\": put the \
+                "standby does not take over from the file at the log's path path={path} cause=\"{sight}\": put the \
                  file back, and this master goes on by itself"
             );
         }
@@ -281,7 +281,7 @@ impl Follower {
         }
     }
 
-    /// Reads what there is to read, if what stands at the path goes on what was replayed.
+    /// Reads what there is to read, if what is at the path continues what was replayed.
     async fn look(&mut self) -> io::Result<Sight> {
         let found = match self.find().await {
             Ok(found) => found,
@@ -289,16 +289,12 @@ impl Follower {
                 // What the system does not tell now it may tell later; that is no reason to end, and none to believe.
                 if !std::mem::replace(&mut self.is_unseen, true) {
                     log::warn!(
-                        "the log's path cannot be looked at, trying on path={} error={error}",
+                        "the log's path cannot be checked, retrying path={} error={error}",
                         self.path.display()
                     );
                 }
                 let stays = |what: &str| Sight::Gone(format!("{what}: {error}"));
-                return Ok(if self.has_replayed() {
-                    stays("it cannot be looked at")
-                } else {
-                    Sight::Follows
-                });
+                return Ok(if self.has_replayed() { stays("it cannot be checked") } else { Sight::Follows });
             }
         };
         self.is_unseen = false;
@@ -318,7 +314,7 @@ impl Follower {
         self.read_to_end().await
     }
 
-    /// Whether something would be lost if what stands at the path were believed whatever it is.
+    /// Whether something would be lost if what is at the path were believed whatever it is.
     ///
     /// A record that somebody was told of stands after an EPOCH, which is synced, so that its line says so. Lines of the
     /// original program say nothing.
@@ -328,7 +324,7 @@ impl Follower {
         has_replayed && !planted!(StandbyBelievesAnyFile)
     }
 
-    /// Looks what stands at the path.
+    /// Looks what is at the path.
     async fn find(&mut self) -> io::Result<Found> {
         let Some(file) = self.file.clone() else { return self.open().await };
         let Some(identity) = self.identity else { return self.open().await };
@@ -351,9 +347,9 @@ impl Follower {
         }
     }
 
-    /// Opens what stands at the path.
+    /// Opens what is at the path.
     async fn open(&mut self) -> io::Result<Found> {
-        let nothing = || Found::Nothing("nothing stands there".to_owned());
+        let nothing = || Found::Nothing("nothing is there".to_owned());
         let file = match self.env.disk().open(&self.path, OpenMode::Read).await {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(nothing()),
@@ -489,7 +485,7 @@ impl Follower {
     }
 }
 
-/// What stands at the path.
+/// What is at the path.
 enum Found {
     /// The file that is followed, and no less of it than was replayed.
     Same,

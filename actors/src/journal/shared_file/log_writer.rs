@@ -92,7 +92,7 @@ pub struct LogFailed {
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct LogDisplaced {
-    /// What stands at the log's path now.
+    /// What is at the log's path now.
     pub found: Displaced,
 }
 
@@ -212,11 +212,11 @@ pub struct LogWriter {
     /// Whether another one was asked for since it began.
     sync_asked: bool,
     failed: bool,
-    /// What stands at the log's path instead of it.
+    /// What is at the log's path instead of it.
     displaced: Option<Displaced>,
     /// When it was last seen at its path.
     looked_at: Instant,
-    /// Whether it was said that the path cannot be looked at.
+    /// Whether it was said that the path cannot be checked.
     is_unseen: bool,
     closing: bool,
     /// Whether an EPOCH record found no room: it is tried again, nobody else could write it either.
@@ -688,7 +688,7 @@ impl LogWriter {
                 record::encode(&Operation::Synced, seq, epoch, seq, &mut bytes);
             }
             let length = bytes.len();
-            // Whoever gets the reign opens the file that stands at the path: it must be this one, to the last moment.
+            // Whoever gets the reign opens the file that is at the path: it must be this one, to the last moment.
             let group = Group { offset, bytes, sync: true, post, ..Group::default() };
             let appended = file.append(group).await;
             if let Some(error) = appended.sync_error {
@@ -825,9 +825,9 @@ impl LogWriter {
         let path = self.start.post.path.display();
         match unseen {
             Some(error) if !was_unseen => {
-                log::warn!("the log's path cannot be looked at, writing on path={path} error={error}");
+                log::warn!("the log's path cannot be checked, still writing path={path} error={error}");
             }
-            None if was_unseen => log::info!("the log's path can be looked at again path={path}"),
+            None if was_unseen => log::info!("the log's path can be checked again path={path}"),
             Some(_) | None => {}
         }
     }

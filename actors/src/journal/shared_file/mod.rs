@@ -6,7 +6,8 @@
 //! [`failover_watcher`] queues for the lock. `recovery` is what a new holder of the lock does to the file, `same_log` says whether a file is the log that was replayed, and `witness_notes` keeps beside it what
 //! slaves have seen and it lacks; `words` is what people are told of all that.
 //!
-//! Any number of masters may share the file: one leads, the others follow and queue.
+//! Any number of masters could follow the file and queue, but the kernel gives the lock to the one that has waited longest, and
+//! no master can name the next: so two share it (`PEERS_MAX`).
 
 pub mod failover_watcher;
 mod keeper;
@@ -33,6 +34,10 @@ use std::cell::RefCell;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
+
+/// So many other masters may share the file. The lock goes to whoever has waited for it longest: with three masters a reign
+/// that one asks for would go to the other.
+pub(super) const PEERS_MAX: usize = 1;
 
 /// What a [`SharedFile`] is made from.
 pub struct SharedFileSetup {

@@ -105,7 +105,7 @@ impl Recovery {
             };
             let end = found.place.position;
             log::warn!(
-                "log was read from memory, and the disk has not got it: a write of it failed, and nothing of that was \
+                "log was read from memory, but it is not on the disk: a write failed, and nothing of that was \
                  acknowledged path={path} offset={} line={} bytes={} lines={}",
                 hole.offset,
                 hole.line,
@@ -132,7 +132,7 @@ impl Recovery {
                 Err(error) if passes(&error) => {
                     if !std::mem::replace(&mut refused, true) {
                         log::warn!(
-                            "the system refuses for now, trying on what=\"the log's lock\" error={error}"
+                            "the system refuses for now, retrying what=\"the log's lock\" error={error}"
                         );
                     }
                     tokio::time::sleep(INODE_LOCK_EVERY).await;

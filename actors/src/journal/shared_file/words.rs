@@ -1,6 +1,6 @@
 //! What people are told of a log that is a file: where it is, what is wrong with it, and how to go on.
 //!
-//! Owns the sentences. Never judges: what a log lacks is `protocol/src/machine/reign/may_begin.rs`'s, whether it goes on what was
+//! Owns the sentences. Never judges: what a log lacks is `protocol/src/machine/reign/may_begin.rs`'s, whether it continues what was
 //! replayed is `same_log`'s.
 
 use super::super::{Hindrance, Sight, Wording};
@@ -21,7 +21,7 @@ pub(super) fn of(path: &Path, wording: Wording<'_>) -> String {
         Wording::Won => "lock won".to_owned(),
         Wording::AnotherLog => format!("another file is there, reading it path={shown}"),
         Wording::WaitsFor(Hindrance::Barred { sight, .. }) => {
-            format!("the log at {shown} does not go on what was replayed: {sight}")
+            format!("the log at {shown} does not continue what was replayed: {sight}")
         }
         Wording::WaitsFor(Hindrance::Lacks(lack)) => what(lack, &shown),
         Wording::DoesNotServe(Hindrance::Barred { sight, seq }) => barred(&shown, sight, seq),
@@ -33,7 +33,7 @@ pub(super) fn of(path: &Path, wording: Wording<'_>) -> String {
 
 fn barred(path: &str, sight: &Sight, seq: Seq) -> String {
     format!(
-        "not serving, though no other master does: the log at its path does not go on what was replayed path={path} \
+        "not serving, though no other master does: the log at its path does not continue what was replayed path={path} \
          cause=\"{sight}\" seq={seq}: put the file back, and this master goes on by itself; to give up what it has replayed, \
          restart it"
     )
@@ -164,7 +164,7 @@ mod tests {
             "{line}"
         );
         let info = of(Path::new("kv.log"), Wording::WaitsFor(barred));
-        assert_eq!(info, "the log at kv.log does not go on what was replayed: the file is shorter");
+        assert_eq!(info, "the log at kv.log does not continue what was replayed: the file is shorter");
     }
 
     #[test]

@@ -19,16 +19,16 @@ use std::sync::Arc;
 /// How to talk to a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum StoreProtocol {
-    /// Redis' protocol: `dsm` and many others
+    /// The Redis protocol: dsm and many other stores
     #[default]
     Resp,
     /// etcd, version 3
     #[cfg(feature = "peers")]
     Etcd,
-    /// ZooKeeper, a sync in front of each read
+    /// ZooKeeper, with a sync before each read
     #[cfg(feature = "peers")]
     Zookeeper,
-    /// ZooKeeper, reads of what the server has, however old
+    /// ZooKeeper, without a sync: a read may return an old value
     #[cfg(feature = "peers")]
     ZookeeperLocal,
 }

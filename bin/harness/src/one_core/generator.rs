@@ -57,7 +57,7 @@ enum Expected {
     Replicas { wanted: u32 },
 }
 
-/// What stands at the front of what was read.
+/// What is at the front of what was read.
 #[derive(Debug, PartialEq, Eq)]
 enum Front {
     /// The answer, of this length.

@@ -57,73 +57,76 @@ const COUNT_S: f64 = 1.0;
 
 const EXAMPLES: &str = "Examples:
   dsm-test-harness one-core --build target/dist --base before/bin
-      the programs in target/dist beside those in before/bin and beside redis-server
+      compares the programs in target/dist with those in before/bin and with redis-server
   dsm-test-harness one-core --load reads,mixed-16 --rounds 9
-      two loads, often
+      measures two loads in 9 rounds
   make bench-core BASE=HEAD~3
-      builds both, and measures them
+      builds the working tree and the commit HEAD~3, and compares them
 
-Exit codes: 0 measured; 1 a measurement failed, --slower-max was exceeded, or it could not be measured at all; 2 wrong
-usage. docs/BENCHMARKS.md explains the columns.";
+Exit codes: 0 measured; 1 a measurement failed, --slower-max was exceeded, or nothing could be
+measured; 2 wrong usage.
 
-/// Measures a build beside the one before it and beside redis-server, everything pinned to one core.
+docs/BENCHMARKS.md explains the columns.";
+
+/// Compares a build with an earlier one and with redis-server, with all processes pinned to one core.
 ///
-/// In each round each store is started afresh; under each load they are measured one after the other, each round in another
-/// order. Ratios are medians of the rounds' ratios. System calls are counted in a pass of their own, by strace.
+/// Each round starts every store anew and measures them one after the other under each load, in a different order each round.
+/// A ratio is the median of the rounds' ratios. System calls are counted in a separate pass, with strace.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "dsm-test-harness one-core", version, after_help = EXAMPLES)]
+#[command(name = "dsm-test-harness one-core", bin_name = "dsm-test-harness one-core", version, after_help = EXAMPLES)]
 struct CoreOptions {
-    /// Directory of the programs under test [default: that of this program]
+    /// Directory of the programs to measure [default: that of this program]
     #[arg(long, value_name = "DIR")]
     build: Option<PathBuf>,
 
-    /// Directory of the programs that they are compared with
+    /// Directory of the programs to compare them with [default: none]
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
 
-    /// Only these loads [default: all]
+    /// Loads to measure [default: all]
     #[arg(long, value_name = "NAMES", value_enum, value_delimiter = ',')]
     load: Vec<CoreLoad>,
 
-    /// Rounds
+    /// Number of rounds
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
 
-    /// Measurement of each load on each store in each round; at most 1m
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
+    /// How long to measure each load on each store in each round; at most 1m
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
     duration: Duration,
 
-    /// Load before each measurement, in no figure; at most 1m
-    #[arg(long, value_name = "TIME", default_value = "200ms", value_parser = humantime::parse_duration)]
+    /// How long to load the store before each measurement; at most 1m
+    #[arg(long, value_name = "DURATION", default_value = "200ms", value_parser = humantime::parse_duration)]
     warmup: Duration,
 
-    /// The first loads only, reads and 30 % writes with 50 connections, 3 rounds: about 40 s
+    /// Measure only the loads reads, reads-16, mixed and mixed-16, in 3 rounds: about 40 s
     #[arg(long, conflicts_with_all = ["load", "rounds"])]
     quick: bool,
 
-    /// Also redis-server with `appendfsync always`, 2 replicas and WAIT 1: the nearest to ours in what a write has behind it
+    /// Measure also redis-server with `appendfsync always`, 2 replicas and WAIT 1, which comes closest to what dsm guarantees
     #[arg(long)]
     replicated: bool,
 
-    /// Counts no system calls and no instructions
+    /// Do not count system calls and instructions
     #[arg(long)]
     no_counts: bool,
 
-    /// The core, from 0 [default: the last one]
+    /// Number of the core to use, from 0 [default: the last one]
     #[arg(long, value_name = "N")]
     core: Option<usize>,
 
-    /// Exit code 1 when, under any load, an operation costs more than this many percent more processor time than in the
-    /// base, by the lower quartile of the rounds
+    /// Largest increase of the processor time of an operation over the base, in percent; with more, the exit code is 1.
+    ///
+    /// Each load is judged by the lower quartile of its rounds.
     #[arg(long, value_name = "PERCENT", requires = "base")]
     slower_max: Option<f64>,
 
-    /// Where the stores' directories are made; it should be on the disk in question, not in memory [default: the
-    /// system's temporary directory]
+    /// Directory in which the stores' directories are created, on the disk to be measured [default: the system's temporary
+    /// directory]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 
-    /// Where `one-core.json` and `one-core.csv` go
+    /// Directory for one-core.json and one-core.csv
     #[arg(long, value_name = "DIR", default_value = "results")]
     output: PathBuf,
 

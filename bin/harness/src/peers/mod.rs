@@ -36,43 +36,43 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Measures this store beside its peers: redis-server, etcd and ZooKeeper from Debian's packages
+/// Compares dsm with redis-server, etcd and ZooKeeper, as installed from Debian's packages.
 ///
-/// Each store is started on free ports with a directory of its own, loaded, stopped and removed, one at a time, in
-/// several rounds. A store that is not installed is left out and said so.
+/// In each round each store, one at a time, is started on free ports with its own directory, loaded, stopped and removed. A
+/// store that is not installed is left out, with a warning.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "dsm-test-harness peers", version)]
+#[command(name = "dsm-test-harness peers", bin_name = "dsm-test-harness peers", version)]
 struct PeersOptions {
-    /// A few loads only: about 6 minutes instead of 50
+    /// Measure only a few loads: about 6 minutes instead of 50
     #[arg(long)]
     quick: bool,
 
-    /// Rounds [default: 3]
+    /// Number of rounds [default: 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: Option<u32>,
 
-    /// Measurement of each load on each store [default: 5s, with --quick 1500ms]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    /// How long to measure each load on each store in each round [default: 5s, with --quick 1500ms]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     duration: Option<Duration>,
 
-    /// Only these stores
+    /// Stores to measure [default: all]
     #[arg(long, value_name = "NAMES", value_enum, value_delimiter = ',')]
     only: Vec<Peer>,
 
-    /// Where the stores' directories are made; it should be on the disk in question, not in memory [default: the
-    /// system's temporary directory]
+    /// Directory in which the stores' directories are created, on the disk to be measured [default: the system's temporary
+    /// directory]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 
-    /// Where all figures go; with --tables-only, where they come from
+    /// File to which all figures are written; with --tables-only, from which they are read
     #[arg(long, value_name = "FILE", default_value = "results/peers.json")]
     json: PathBuf,
 
-    /// The document whose tables, between two marks, are replaced
+    /// Document in which the tables between two marks are replaced [default: print them]
     #[arg(long, value_name = "FILE")]
     document: Option<PathBuf>,
 
-    /// Measures nothing, only makes the tables again
+    /// Measure nothing; only write the tables again
     #[arg(long)]
     tables_only: bool,
 

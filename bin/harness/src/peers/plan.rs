@@ -18,17 +18,17 @@ pub(crate) const VALUE_BYTES: u32 = 64;
 pub(crate) enum Peer {
     /// This store: a primary, a backup, 3 slaves
     Dsm,
-    /// redis-server alone, nothing on disk
+    /// redis-server alone, which keeps nothing on disk
     Redis,
-    /// redis-server alone, `appendfsync always`
+    /// redis-server alone, with `appendfsync always`
     RedisAlways,
-    /// The same with 2 replicas in memory, `WAIT 1` after each SET
+    /// redis-server with `appendfsync always`, 2 replicas in memory, and `WAIT 1` after each SET
     RedisWait,
-    /// 3 nodes, linearizable reads
+    /// etcd with 3 nodes and linearizable reads
     Etcd,
-    /// 3 nodes, a sync in front of each read
+    /// ZooKeeper with 3 nodes and a sync before each read
     Zookeeper,
-    /// The same 3 nodes, reads without a sync
+    /// The same ZooKeeper without a sync before reads
     ZookeeperLocal,
 }
 

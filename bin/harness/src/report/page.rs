@@ -657,7 +657,7 @@ fn load(sweep: &SweepRecord) -> Vec<(&'static str, String)> {
         ("length of a value", all(&|run| format!("{} B", count(run.settings.value_bytes.into())))),
         ("protocol", all(&|run| or(&run.settings.protocol, "unknown"))),
         (
-            "WAIT behind each write",
+            "WAIT after each write",
             all(&|run| run.settings.wait.map_or("no".into(), |replicas| format!("for {replicas} replicas"))),
         ),
         ("time for an answer", all(&|run| format!("{} s", short(run.settings.timeout_s)))),

@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_value_may_take_as_long_as_a_slow_link_needs_for_it() {
+    fn a_long_value_gets_the_time_that_a_slow_link_needs() {
         // 16 MiB over 100 Mbit/s: 1.3 s, and some time until the slave has handled it.
         let mut bench = Bench::new();
         bench.send(16 << 20);
@@ -540,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_longest_is_seen_by_what_is_owed_and_by_what_was() {
+    fn a_slow_slave_is_seen_by_what_it_owes_and_by_earlier_acknowledgements() {
         let mut bench = Bench::new();
         assert_eq!(bench.link.ack_ms(bench.now), 0);
         for number in 1..=100 {
@@ -555,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ping_that_is_acknowledged_and_not_dealt_with_yet_is_not_followed_by_another() {
+    fn no_ping_follows_one_whose_acknowledgement_is_not_handled_yet() {
         let mut bench = Bench::new();
         let look = |bench: &mut Bench, at| {
             bench.doubt.observe(Millis(at));

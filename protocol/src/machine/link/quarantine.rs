@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slave_that_is_all_there_is_waits_for_a_second_at_most_and_is_tried_all_the_same() {
+    fn the_only_slave_waits_for_a_second_at_most_but_still_has_a_trial() {
         let mut quarantine = Quarantine::default();
         let one = life("one");
         for _ in 0..5 {
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lost_is_what_is_tried_within_bounds() {
+    fn a_trial_has_as_many_bytes_as_were_lost_within_bounds() {
         for (bytes, tried) in [(10, TRIAL_BYTES_MIN), (300_000, 300_000), (16 << 20, TRIAL_BYTES_MAX)] {
             let mut quarantine = Quarantine::default();
             quarantine.judge(Millis(0), &life("one"), active(Millis(0)), LinkEnding::Late, bytes);
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_slaves_fail_only_so_many_are_remembered() {
+    fn only_a_bounded_number_of_failed_slaves_is_remembered() {
         let mut quarantine = Quarantine::default();
         for number in 0..1000 {
             let now = Millis(number);

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_that_went_elsewhere_are_passed_over_in_steps_and_those_behind_them_are_sent() {
+    fn reads_that_went_elsewhere_are_passed_over_in_steps_and_those_after_them_are_sent() {
         let mut window = window(DEAD, 2);
         assert!(window.answered());
         let looked_at = Cell::new(0);
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_that_waits_for_no_answer_is_gone_on_with() {
+    fn reads_are_sent_in_further_steps_even_if_no_answer_is_awaited() {
         let mut window = window(DEAD, 0);
         assert!(window.answered());
         let live = read(1000 + DEAD, 1);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_that_comes_passes_over_a_bounded_number_of_those_that_went_elsewhere() {
+    fn a_new_read_passes_over_a_bounded_number_of_those_that_went_elsewhere() {
         let mut window = window(DEAD, 0);
         assert!(window.answered());
         let mut asked = 0;

@@ -99,7 +99,7 @@ impl Master {
         | HeldRead::GetMany { asker: to, .. }
         | HeldRead::Exists { asker: to, .. }
         | HeldRead::KeyCount { asker: to }) = *waiting;
-        let reply = Reply::error(ErrorWord::Busy, "what became of the write in front of this is unknown");
+        let reply = Reply::error(ErrorWord::Busy, "the outcome of the write before this one is unknown");
         effects.push(Effect::Reply { to, reply });
     }
 }

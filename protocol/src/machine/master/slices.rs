@@ -317,13 +317,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_session_asks_behind_a_read_in_slices_is_done_behind_it() {
+    fn later_requests_of_a_session_wait_for_its_read_in_slices() {
         let mut world = written();
         let count = world.ask(2, Command::Exists { keys: all_keys() });
         let behind = world.ask(2, Command::KeyCount);
         let other = world.ask(3, Command::KeyCount);
         assert_eq!((world.answer(count), world.answer(behind)), (None, None));
-        assert_eq!(world.answer(other), Some(&Reply::Count(KEYS as u64)), "others wait for nobody");
+        assert_eq!(world.answer(other), Some(&Reply::Count(KEYS as u64)), "others do not wait");
         let pieces = world.chores();
         assert!(pieces >= KEYS / SLICE_KEYS - 1, "{pieces} pieces");
         assert_eq!(world.answer(count), Some(&Reply::Count(KEYS as u64)));

@@ -311,7 +311,7 @@ mod tests {
         let answered = flooded.replies.len();
         flooded.ask(1, Command::Exists { keys: keys(&["a"]) });
         flooded.ask(1, Command::KeyCount);
-        assert_eq!(flooded.replies.len(), answered, "answered in front of the write");
+        assert_eq!(flooded.replies.len(), answered, "answered before the write");
         flooded.write_all();
         let counts: Vec<_> = flooded.replies[answered..].iter().map(|(_, reply)| reply.clone()).collect();
         assert_eq!(counts, [Reply::Count(1), Reply::Count(1)]);
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_length_of_a_value_is_foreseen_from_the_sessions_own_writes_that_are_not_written_yet() {
+    fn the_length_of_a_value_is_estimated_from_the_sessions_own_unwritten_writes() {
         let mut flooded = Flooded::new();
         let foreseen = |flooded: &Flooded, session, key: &str| {
             flooded.master.foreseen_bytes(SessionId(session), &Bytes::copy_from_slice(key.as_bytes()))
@@ -333,7 +333,7 @@ mod tests {
         flooded.write_all();
         flooded.ask(1, put_many([("a".to_owned(), 700), ("b".to_owned(), 70)].into_iter()));
         assert_eq!((foreseen(&flooded, 1, "a"), foreseen(&flooded, 1, "b")), (700, 70));
-        assert_eq!((foreseen(&flooded, 1, "c"), foreseen(&flooded, 2, "a")), (0, 1), "of nobody else's");
+        assert_eq!((foreseen(&flooded, 1, "c"), foreseen(&flooded, 2, "a")), (0, 1), "of no other session");
         flooded.ask(1, Command::Delete { keys: keys(&["a"]) });
         assert_eq!(foreseen(&flooded, 1, "a"), 0);
         // For writes of many keys: the longest value of all of them, until the last one is written.

@@ -522,7 +522,7 @@ pub(super) mod tests {
     const KEYS: usize = 5000;
 
     #[test]
-    fn a_record_of_many_keys_is_taken_in_in_pieces_and_in_the_order_of_the_log() {
+    fn a_record_of_many_keys_is_handled_in_pieces_and_in_the_order_of_the_log() {
         let mut world = World::new(3);
         let old = world.ask(1, Command::Put { key: key(KEYS - 1), value: Bytes::from_static(b"old") });
         world.written();
@@ -559,7 +559,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_record_that_was_refused_behind_one_of_many_keys_is_refused_in_its_turn() {
+    fn a_record_that_was_refused_after_one_of_many_keys_is_refused_in_its_turn() {
         let mut world = World::new(1);
         let many = world.ask(1, put_many(KEYS));
         let refused = world.ask(1, Command::Put { key: key(0), value: Bytes::new() });
@@ -577,7 +577,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_read_behind_a_write_that_nobody_knows_of_is_not_answered_with_what_was_before() {
+    fn a_read_after_a_write_of_unknown_outcome_is_not_answered_with_the_earlier_value() {
         let mut world = World::new(1);
         let old = world.ask(1, Command::Put { key: key(0), value: Bytes::from_static(b"old") });
         world.written();
@@ -598,7 +598,7 @@ pub(super) mod tests {
 
     /// Two of three slaves hold each key; the third one's acknowledgements alone make nothing done.
     #[test]
-    fn the_loss_of_a_slave_is_made_good_in_pieces_and_no_write_ends_on_its_word() {
+    fn a_lost_slave_is_substituted_in_pieces_and_its_acknowledgements_do_not_count() {
         let mut world = World::new(3);
         let many = world.ask(1, put_many(KEYS));
         world.written();

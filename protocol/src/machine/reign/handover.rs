@@ -58,12 +58,16 @@ impl Leadership {
         said: (bool, bool, bool),
         effects: &mut Vec<Effect>,
     ) {
-        let may_serve = match self.role {
+        let verdict = match self.role {
+            ReignRole::Serving { reign } if !self.is_closing() => {
+                let connected_ms = self.standbys.connected_ms(now, from);
+                self.takeover.verdict(connected_ms, said).map(|()| reign)
+            }
             ReignRole::Serving { .. }
             | ReignRole::Preparing { .. }
             | ReignRole::Yielding { .. }
             | ReignRole::Closing { .. }
-            | ReignRole::Stopping { .. } => true,
+            | ReignRole::Stopping { .. } => Err(Refusal::Occupied),
             ReignRole::Standby { .. }
             | ReignRole::Barred { .. }
             | ReignRole::Halting
@@ -73,24 +77,32 @@ impl Leadership {
             | ReignRole::Announcing { .. }
             | ReignRole::Doubting { .. }
             | ReignRole::Departing { .. }
-            | ReignRole::Ended => false,
+            | ReignRole::Ended => Err(Refusal::NotActive),
         };
-        let verdict = if may_serve { self.takeover.verdict(now, said) } else { Err(Refusal::NotActive) };
-        if let Err(refusal) = verdict {
+        let refusal = match verdict {
+            Ok(reign) => {
+                self.become_role(ReignRole::Preparing { reign, since: now, to: from, syncs: 1 }, effects);
+                effects.push(Effect::SyncLog);
+                return;
+            }
+            Err(refusal) => refusal,
+        };
+        // Of one that is under way it is told how it ends, and operators wait for that.
+        if refusal != Refusal::Occupied {
             effects.push(Effect::Say(Saying::Refused(refusal)));
-            effects.push(Effect::RefuseHandover { to: from, why: HandoverFailure::Refused(refusal) });
+        }
+        effects.push(Effect::RefuseHandover { to: from, why: HandoverFailure::Refused(refusal) });
+        if refusal != Refusal::Occupied && !self.operators.is_empty() {
+            self.standbys.refused(from, refusal);
+            self.answer_if_all_refused(effects);
+        }
+    }
+
+    /// Tells operators that none of the standbys gets the reign, once that is so.
+    fn answer_if_all_refused(&mut self, effects: &mut Vec<Effect>) {
+        if let Some(refusal) = self.standbys.all_refused() {
             let why = format!("the handover was refused: {refusal}");
             self.answer_operators(&Reply::error(ErrorWord::Busy, why), effects);
-            return;
-        }
-        if let (ReignRole::Serving { reign }, false) = (&self.role, self.is_closing()) {
-            let reign = *reign;
-            self.become_role(ReignRole::Preparing { reign, since: now, to: from, syncs: 1 }, effects);
-            effects.push(Effect::SyncLog);
-        } else {
-            // Operators wait for how the one that is under way ends.
-            effects
-                .push(Effect::RefuseHandover { to: from, why: HandoverFailure::Refused(Refusal::Occupied) });
         }
     }
 
@@ -200,31 +212,29 @@ impl Leadership {
         self.become_role(ReignRole::Serving { reign }, effects);
     }
 
-    pub(super) fn standby_gone(&mut self, link: LinkId, is_last: bool, effects: &mut Vec<Effect>) {
+    pub(super) fn standby_gone(&mut self, link: LinkId, effects: &mut Vec<Effect>) {
+        self.standbys.went(link);
         if let ReignRole::Preparing { to, .. } | ReignRole::Yielding { to, .. } = self.role {
             if to == link {
                 self.abort_handover(HandoverFailure::StandbyGone, effects);
             }
         }
-        if is_last {
+        if self.standbys.is_empty() {
             self.answer_operators(&Reply::error(ErrorWord::Bad, "the standby is gone"), effects);
+        } else {
+            self.answer_if_all_refused(effects);
         }
     }
 
     /// An operator wants the standby to serve.
-    pub(super) fn failover_asked(
-        &mut self,
-        asker: Asker,
-        deadline: Millis,
-        standbys: usize,
-        effects: &mut Vec<Effect>,
-    ) {
-        let refusal = if standbys == 0 {
+    pub(super) fn failover_asked(&mut self, asker: Asker, deadline: Millis, effects: &mut Vec<Effect>) {
+        let refusal = if self.standbys.is_empty() {
             Reply::error(ErrorWord::Bad, "no standby is connected")
         } else if self.operators.len() >= OPERATORS_MAX {
-            Reply::error(ErrorWord::Busy, "a failover is being asked for already")
+            Reply::error(ErrorWord::Busy, "a failover is already under way")
         } else {
             self.operators.push((asker, deadline));
+            self.standbys.forget_refusals();
             effects.push(Effect::OfferReign);
             return;
         };
@@ -241,6 +251,7 @@ impl Leadership {
 
     /// Tells operators how the failover that they asked for has ended.
     pub(super) fn answer_operators(&mut self, reply: &Reply, effects: &mut Vec<Effect>) {
+        self.standbys.forget_refusals();
         for (to, _) in std::mem::take(&mut self.operators) {
             effects.push(Effect::AnswerOperator { to, reply: reply.clone() });
         }

@@ -2,11 +2,11 @@
 //!
 //! Owns that one fact, as [`ReignRole`], and every rule and deadline by which it changes: takeover (`takeover.rs`), what comes
 //! between the leadership and the first request (`opening.rs`; what a log must hold, `hearsay.rs` and `may_begin.rs`), handover
-//! (`handover.rs`), stop (`stop.rs`). Never holds a log, a link or an address: the caller does, and carries out what is
+//! (`handover.rs`, `standbys.rs`), stop (`stop.rs`). Never holds a log, a link or an address: the caller does, and carries out what is
 //! wanted of them. To lead the log is to be the only one that may append to it; how that is won is the log's business. See `docs/ARCHITECTURE.md`, *Takeover*, *What a log must hold*, *Handover and failback*.
 //!
 //! ```text
-//!            leads         it goes on what was replayed        whole, and read
+//!            leads         it continues what was replayed        whole, and read
 //! Standby ─▶ Barred ─────▶ Halting ─▶ Recovering ─────────────▶ Waiting ─┐ begins
 //!    ▲                                    ▲  another log is there  │     ▼
 //!    │ closed                             └─────────────────────────┘   Opening ─▶ Announcing ─▶ Serving
@@ -21,6 +21,7 @@ mod handover;
 mod hearsay;
 pub mod may_begin;
 mod opening;
+mod standbys;
 mod stop;
 pub mod takeover;
 
@@ -40,6 +41,7 @@ use crate::record::Position;
 use crate::witness_file::WitnessText;
 use hearsay::Knowledge;
 use may_begin::{Lack, Log};
+use standbys::Standbys;
 use takeover::Takeover;
 
 /// The settings of the machine.
@@ -80,7 +82,7 @@ pub enum ReignRole {
         /// Whether it wants to lead.
         queue: Queue,
     },
-    /// Leads, and waits for a look at the log: from what does not go on what was replayed nobody takes over.
+    /// Leads, and waits for a look at the log: from what does not continue what was replayed nobody takes over.
     Barred {
         /// When it was said last that this master cannot take over.
         told_at: Millis,
@@ -187,8 +189,6 @@ pub struct Surroundings {
     pub in_flight: usize,
     /// Whether something that has come is not begun yet.
     pub is_behind: bool,
-    /// How many masters are connected that may ask for the reign.
-    pub standbys: usize,
     /// Whether our link to another master stands.
     pub has_dialed: bool,
     /// Whether a master was asked for a sign that it forwards nothing any more, and has given none.
@@ -197,7 +197,7 @@ pub struct Surroundings {
     pub slaves_undecided: usize,
     /// How many clients, and requests of theirs that wait for a master, a stop has still to let go.
     pub clients_left: usize,
-    /// Whether the log that is there goes on what was replayed.
+    /// Whether the log that is there continues what was replayed.
     pub log_follows: bool,
 }
 
@@ -230,7 +230,7 @@ pub enum Event<'a> {
     },
     /// The log that is there was looked at.
     Sighted {
-        /// Whether it goes on what was replayed.
+        /// Whether it continues what was replayed.
         follows: bool,
     },
     /// Nothing more will be replayed by what followed the log.
@@ -316,6 +316,11 @@ pub enum Event<'a> {
         /// So many there are, beside this one.
         peers: usize,
     },
+    /// Another master has connected, and may ask for the reign.
+    StandbyCame {
+        /// Its link to this one.
+        link: LinkId,
+    },
     /// The other master asks for the reign.
     HandoverRequested {
         /// The link of the standby that asks.
@@ -341,8 +346,6 @@ pub enum Event<'a> {
     StandbyGone {
         /// The link that is gone.
         link: LinkId,
-        /// Whether it was the last one.
-        is_last: bool,
     },
     /// An operator wants the standby to serve.
     FailoverAsked {
@@ -350,8 +353,6 @@ pub enum Event<'a> {
         asker: Asker,
         /// How long he waits.
         deadline: Millis,
-        /// How many standbys are connected.
-        standbys: usize,
     },
     /// Nobody waits for the answers of a session any more.
     SessionClosed {
@@ -376,7 +377,7 @@ pub enum Effect {
     LeaveQueue,
     /// Give the leadership back, with all that is held of the log: another master may serve from now on.
     StopLeading,
-    /// Have what follows the log look whether what is there goes on what was replayed.
+    /// Have what follows the log look whether what is there continues what was replayed.
     LookAtLog,
     /// Have what follows the log stop.
     StopFollowing,
@@ -488,7 +489,7 @@ pub enum Ending {
 /// What is to be said in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Saying {
-    /// This master leads, and the log does not go on what it has replayed.
+    /// This master leads, and the log does not continue what it has replayed.
     Barred,
     /// This master leads, and waits for what the log lacks.
     Lacking(Lack),
@@ -544,6 +545,7 @@ pub struct Leadership {
     config: Config,
     role: ReignRole,
     takeover: Takeover,
+    standbys: Standbys,
     known: Knowledge,
     /// The highest epoch of the log, as far as it is replayed or written.
     known_epoch: Epoch,
@@ -562,6 +564,7 @@ impl Leadership {
             config,
             role: ReignRole::Standby { queue: Queue::Replaying },
             takeover: Takeover::new(config, now),
+            standbys: Standbys::default(),
             known: Knowledge::new(now),
             known_epoch: Epoch::default(),
             operators: Vec::new(),
@@ -614,7 +617,7 @@ impl Leadership {
         matches!(self.role, ReignRole::Serving { .. } | ReignRole::Preparing { .. })
     }
 
-    /// Whether this master leads, and the log is not found yet to go on what was replayed.
+    /// Whether this master leads, and the log is not found yet to continue what was replayed.
     pub fn is_barred(&self) -> bool {
         matches!(self.role, ReignRole::Barred { .. })
     }
@@ -805,10 +808,9 @@ impl Leadership {
             }
             Event::HandoverRefused { link } => self.takeover.refused(now, link),
             Event::HandoverOffered { link } => self.takeover.offered(link),
-            Event::StandbyGone { link, is_last } => self.standby_gone(link, is_last, effects),
-            Event::FailoverAsked { asker, deadline, standbys } => {
-                self.failover_asked(asker, deadline, standbys, effects);
-            }
+            Event::StandbyCame { link } => self.standbys.came(now, link),
+            Event::StandbyGone { link } => self.standby_gone(link, effects),
+            Event::FailoverAsked { asker, deadline } => self.failover_asked(asker, deadline, effects),
             Event::SessionClosed { session } => self.operators.retain(|(asker, _)| asker.session != session),
         }
         if let ReignRole::Standby { queue: Queue::Queued { .. } } = self.role {

@@ -15,7 +15,7 @@ use crate::witness_file::WitnessText;
 /// How long a takeover waits for the connected slaves to accept the new reign before it serves with those that did.
 const ENLIST_MS: u64 = 100;
 
-/// How often it is said that nobody serves because the log does not go on what was replayed.
+/// How often it is said that nobody serves because the log does not continue what was replayed.
 const TELL_BARRED_MS: u64 = 5000;
 
 /// How often it is said what is waited for.

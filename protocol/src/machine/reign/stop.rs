@@ -52,12 +52,6 @@ pub enum Course {
     },
 }
 
-impl Surroundings {
-    fn has_other(&self) -> bool {
-        self.has_dialed || self.standbys > 0
-    }
-}
-
 impl Leadership {
     /// Whether no request is taken in any more.
     pub fn is_closing(&self) -> bool {
@@ -67,6 +61,11 @@ impl Leadership {
     /// Whether clients are let go.
     pub fn is_leaving(&self) -> bool {
         matches!(self.course, Course::Leaving { .. })
+    }
+
+    /// Whether a link to another master stands, in one direction or the other.
+    fn has_other(&self, around: &Surroundings) -> bool {
+        around.has_dialed || !self.standbys.is_empty()
     }
 
     /// Asks for the end of this node.
@@ -80,7 +79,10 @@ impl Leadership {
     /// Whether the answers of masters that forward to this one are still waited for: what they had on its way would be
     /// unknown to its clients if it crossed our end.
     pub(super) fn awaits_forwarders(&self, now: Millis) -> bool {
-        matches!(self.course, Course::Closing { since } if now.since(since) < FAREWELL_MS)
+        match self.course {
+            Course::Closing { since } | Course::Leaving { since, .. } => now.since(since) < FAREWELL_MS,
+            Course::Open | Course::Offering { .. } => false,
+        }
     }
 
     /// What is due about a stop by now.
@@ -93,7 +95,7 @@ impl Leadership {
             }
             (ReignRole::Standby { .. }, Course::Offering { .. }) => self.leave(now, effects),
             // Another one serves, or is about to: what clients have asked meanwhile is held for it.
-            (ReignRole::Standby { .. }, Course::Open) if around.has_other() => self.leave(now, effects),
+            (ReignRole::Standby { .. }, Course::Open) if self.has_other(around) => self.leave(now, effects),
             (
                 ReignRole::Standby { .. }
                 | ReignRole::Barred { .. }
@@ -106,7 +108,7 @@ impl Leadership {
                 self.end(effects);
             }
             (ReignRole::Serving { .. }, Course::Open)
-                if around.standbys > 0 && !planted!(StopHandsOverNothing) =>
+                if !self.standbys.is_empty() && !planted!(StopHandsOverNothing) =>
             {
                 self.course = Course::Offering { since: now, offered: now };
                 effects.push(Effect::OfferReign);
@@ -122,7 +124,7 @@ impl Leadership {
                 ReignRole::Serving { .. } | ReignRole::Preparing { .. },
                 Course::Offering { since, offered },
             ) => {
-                self.offer_on(now, since, offered, around, effects);
+                self.offer_on(now, since, offered, effects);
             }
             (ReignRole::Serving { .. }, Course::Open | Course::Leaving { .. }) => {
                 self.begin_closing(now, effects)
@@ -144,15 +146,8 @@ impl Leadership {
         }
     }
 
-    fn offer_on(
-        &mut self,
-        now: Millis,
-        since: Millis,
-        offered: Millis,
-        around: &Surroundings,
-        effects: &mut Vec<Effect>,
-    ) {
-        let is_gone = around.standbys == 0;
+    fn offer_on(&mut self, now: Millis, since: Millis, offered: Millis, effects: &mut Vec<Effect>) {
+        let is_gone = self.standbys.is_empty();
         if is_gone || now.since(since) >= OFFER_MS {
             effects.push(Effect::Say(Saying::NotHandedOver { is_gone }));
             self.begin_closing(now, effects);
@@ -206,6 +201,8 @@ impl Leadership {
         // This master leads no more.
         effects.push(Effect::LeaveQueue);
         effects.push(Effect::StopAccepting);
+        // Of several other masters, one that did not get the reign may not have heard yet that this one has given it away.
+        effects.push(Effect::AskForwarders);
         effects.push(Effect::LetClientsGo { silent_too: false });
     }
 
@@ -219,8 +216,10 @@ impl Leadership {
     ) {
         let waited_ms = now.since(since);
         // Nobody is there to forward to: what waits is refused, which is no lie.
-        let is_stranded = !around.has_other();
-        let is_over = around.clients_left == 0 || is_stranded || is_late || waited_ms >= LEAVE_MS;
+        let is_stranded = !self.has_other(around);
+        let has_farewells = !(around.may_forward && self.awaits_forwarders(now));
+        let is_done = around.clients_left == 0 && has_farewells;
+        let is_over = is_done || is_stranded || is_late || waited_ms >= LEAVE_MS;
         if is_over || planted!(StopDoesNotWait) {
             self.begin_closing(now, effects);
             self.end(effects);

@@ -3,8 +3,8 @@
 //! The log decides who leads; these rules only decide when to queue for that, when a leader that stands still is to be
 //! fenced, and when a handover is asked for or granted.
 //!
-//! They know one other master, on purpose: a log that is one file takes two (`docs/ARCHITECTURE.md`, *Decisions*, 14). Where
-//! links to several stand, what is said here of the other master is what is known of the foremost of them.
+//! Of several other masters the foremost is the one that is asked, and what is said here of the other master is what is known of
+//! it. One that asks is judged by itself: `standbys.rs`.
 
 use super::{Config, Effect, Leadership, ReignRole};
 use crate::ids::{ClusterId, Epoch, LinkId, Millis};
@@ -85,7 +85,7 @@ pub(super) struct Takeover {
     peer: Option<Peer>,
     /// When this master last yielded.
     yielded_at: Option<Millis>,
-    /// How long the other one must be stable before it gets the reign.
+    /// For how long a standby must be connected before it gets the reign.
     patience_ms: u64,
 }
 
@@ -95,8 +95,6 @@ pub(super) struct Takeover {
 struct Peer {
     /// Our link to it. What is asked and said over another link is about somebody else.
     link: LinkId,
-    /// Since when a link stands to it, or to the one that was the foremost before it.
-    connected_since: Millis,
     /// Since when it serves, as far as this is known.
     active_since: Option<Millis>,
     /// The epoch of its last durable EPOCH record.
@@ -159,12 +157,10 @@ impl Takeover {
     }
 
     pub(super) fn peer_said(&mut self, now: Millis, link: LinkId, active: bool, epoch: Epoch) {
-        let connected_since = self.peer.map_or(now, |peer| peer.connected_since);
         // What was asked of another one, or offered by it, ends with its being the foremost.
         let same = self.peer.filter(|peer| peer.link == link);
         self.peer = Some(Peer {
             link,
-            connected_since,
             active_since: active.then(|| same.and_then(|peer| peer.active_since).unwrap_or(now)),
             epoch,
             is_asked: active && same.is_some_and(|peer| peer.is_asked),
@@ -228,10 +224,11 @@ impl Takeover {
         }
     }
 
-    /// Whether a standby that asks is trusted with the reign by what it has replayed and by how long it was there; if not, why.
+    /// Whether a standby that asks is trusted with the reign by what it has replayed and by how long it was connected itself; if
+    /// not, why.
     pub(super) fn verdict(
         &self,
-        now: Millis,
+        connected_ms: u64,
         (follows, ready, forced): (bool, bool, bool),
     ) -> Result<(), Refusal> {
         if !follows {
@@ -240,9 +237,8 @@ impl Takeover {
         if !ready {
             return Err(Refusal::NotReady);
         }
-        let stable_ms = self.peer.map_or(0, |peer| now.since(peer.connected_since));
-        if !forced && stable_ms < self.patience_ms {
-            let remaining_ms = self.patience_ms - stable_ms;
+        if !forced && connected_ms < self.patience_ms {
+            let remaining_ms = self.patience_ms - connected_ms;
             return Err(Refusal::Unstable { remaining_ms });
         }
         Ok(())

@@ -129,7 +129,7 @@ impl World {
             world.settle(false);
             let last = world.clients.all.last().unwrap();
             if last.requests.iter().any(|request| request.progress != Progress::Answered) {
-                world.wrong("a write and a read behind all faults have no result".to_owned());
+                world.wrong("a write and a read after all faults have no result".to_owned());
             }
         }
         if world.violation.is_none() {

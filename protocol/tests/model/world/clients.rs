@@ -93,7 +93,7 @@ impl World {
                 let never = (floor == 0).then_some(0);
                 match never.or(self.place_of(|record| value_in(record, &key()) == Some(None), floor)) {
                     Some(place) => self.has_read(place, floor),
-                    None => self.wrong(format!("nothing is read behind place {floor} of the log")),
+                    None => self.wrong(format!("nothing is read after place {floor} of the log")),
                 }
                 Progress::Answered
             }
@@ -175,9 +175,7 @@ impl World {
 
     pub(super) fn has_read(&mut self, place: usize, floor: usize) {
         if place < floor {
-            self.wrong(format!(
-                "a read shows place {place} of the log, behind an answer that showed {floor}"
-            ));
+            self.wrong(format!("a read shows place {place} of the log, after an answer that showed {floor}"));
         }
         if place > self.disk.synced {
             self.wrong(format!("a read shows place {place} of the log, which is not synced"));

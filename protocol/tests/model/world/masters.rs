@@ -142,7 +142,6 @@ impl World {
         let in_flight = self.masters[m].core.in_flight();
         Surroundings {
             in_flight: if self.bug(Bug::YieldedInFlight) { 0 } else { in_flight },
-            standbys: usize::from(self.peers[1 - m].other_up),
             has_dialed: self.peers[m].dialer_up,
             slaves_undecided: self.links[m].iter().filter(undecided).count(),
             log_follows: true,
@@ -274,10 +273,10 @@ impl World {
         }
         let last = self.disk.log.last().map(|record| record.version).unwrap_or_default();
         if record.change.is_none() && version.epoch <= last.epoch {
-            self.wrong(format!("epoch {} begins behind epoch {}", version.epoch, last.epoch));
+            self.wrong(format!("epoch {} begins after epoch {}", version.epoch, last.epoch));
         }
         if version.epoch < last.epoch {
-            self.wrong(format!("{version} stands behind {last}"));
+            self.wrong(format!("{version} is written after {last}"));
         }
         if let Some(Change::Put(pairs)) = &record.change {
             let value = &pairs[0].1;
@@ -300,7 +299,7 @@ impl World {
             }
             let Request { overtaken, progress, .. } = self.clients.all[c].requests[index];
             if overtaken {
-                self.wrong(format!("{value:?} is executed behind what its session asked for later"));
+                self.wrong(format!("{value:?} is executed after what its session asked for later"));
             }
             if progress == Progress::NotExecuted {
                 self.wrong(format!("{value:?} was answered 'not executed' and is executed"));

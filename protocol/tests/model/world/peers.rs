@@ -9,6 +9,7 @@ impl World {
         let generation = link.generation + 1;
         *link = PeerLink { generation, dialer_up: true, other_up: true, ..PeerLink::default() };
         link.from.push_back(state);
+        self.reign(1 - m, reign::Event::StandbyCame { link: STANDBY });
     }
 
     /// What a master says of itself.
@@ -66,7 +67,7 @@ impl World {
             for stream in std::mem::take(&mut link.streams) {
                 self.front(1 - m, front::Event::SessionClosed { session: session(stream) });
             }
-            self.reign(1 - m, reign::Event::StandbyGone { link: STANDBY, is_last: true });
+            self.reign(1 - m, reign::Event::StandbyGone { link: STANDBY });
             return;
         };
         self.tell(|| format!("{message:?}"));
