@@ -74,7 +74,7 @@ impl Drop for Lent<'_> {
 mod tests {
     use super::*;
     use futures_util::FutureExt as _;
-    use std::time::Instant;
+    use tokio::time::Instant;
 
     #[actix::test]
     async fn it_waits_as_long_as_it_is_told_and_never_less() {
