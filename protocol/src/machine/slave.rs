@@ -405,7 +405,7 @@ impl Slave {
             (held.version <= told.version && !is_of_other_reign(held, told)) || planted!(SlaveDropsAnyVersion)
         };
         if self.held.get(key).is_some_and(is_told) {
-            if let Some((key, held)) = self.held.remove(key) {
+            if let Some(held) = self.held.remove(key) {
                 self.memory_bytes -= (key.len() + held.value.len()) as u64 + ENTRY_OVERHEAD_BYTES;
             }
         }

@@ -533,7 +533,7 @@ impl World {
 
     /// A slave that acknowledged `version` of `key` holds it, unless a later version has replaced it.
     fn somebody_holds(&mut self, key: &Bytes, version: Version) {
-        let Some(entry) = self.masters[self.active].directory().get(key).copied() else { return };
+        let Some(entry) = self.masters[self.active].directory().get(key) else { return };
         if entry.version != version {
             return;
         }
@@ -840,7 +840,7 @@ impl World {
             let (mut bytes, mut copies) = (0, 0);
             for number in 0..KEYS {
                 let key = key_of(number);
-                let entry = self.masters[self.active].directory().get(&key).copied();
+                let entry = self.masters[self.active].directory().get(&key);
                 let named = entry.filter(|entry| entry.holders.contains(slot)).map(|entry| entry.version);
                 let held = self.held(id, &key);
                 let version = held.as_ref().map(|(version, _)| *version);

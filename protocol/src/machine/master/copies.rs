@@ -23,9 +23,9 @@ impl Master {
         let Some(slot) = self.members.slot_of(link) else { return };
         for (key, stamp) in entries {
             let Stamp { version, reign } = stamp;
-            match self.directory.get_mut(&key) {
-                Some(entry) if entry.version == version && self.reigns.is_ours(stamp) => {
-                    if entry.holders.insert(slot) {
+            match self.directory.holders_mut(&key, version) {
+                Some(holders) if self.reigns.is_ours(stamp) => {
+                    if holders.insert(slot) {
                         self.count_copies(slot, 1);
                     }
                 }
@@ -45,19 +45,15 @@ impl Master {
 
     /// Notes that `slot` holds `key` at `version`, if that is still the latest.
     pub(super) fn held(&mut self, slot: Slot, key: &[u8], version: Version) {
-        if let Some(entry) = self.directory.get_mut(key) {
-            if entry.version == version && entry.holders.insert(slot) {
-                self.count_copies(slot, 1);
-            }
+        if self.directory.holders_mut(key, version).is_some_and(|holders| holders.insert(slot)) {
+            self.count_copies(slot, 1);
         }
     }
 
     /// Notes that `slot` does not hold `key` at `version`.
     pub(super) fn not_held(&mut self, slot: Slot, key: &[u8], version: Version) {
-        if let Some(entry) = self.directory.get_mut(key) {
-            if entry.version == version && entry.holders.remove(slot) {
-                self.count_copies(slot, -1);
-            }
+        if self.directory.holders_mut(key, version).is_some_and(|holders| holders.remove(slot)) {
+            self.count_copies(slot, -1);
         }
     }
 

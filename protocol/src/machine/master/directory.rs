@@ -3,9 +3,10 @@
 //! Owns nothing of a value. With a log, a key that is not here was never written, or was deleted.
 
 use super::membership::SlotSet;
-use crate::ids::Version;
+use crate::ids::{Epoch, Seq, Version};
 use crate::machine::table::Table;
 use crate::record::Place;
+use std::collections::BTreeMap;
 
 /// What the directory knows of one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,13 +19,59 @@ pub struct Entry {
     pub holders: SlotSet,
 }
 
-/// There is one for every key.
-const _: () = assert!(size_of::<Entry>() <= 48);
+/// An [`Entry`] as it is stored, once for every key: of the epoch, which most entries share, the number.
+#[derive(Clone, Copy, Debug)]
+struct StoredEntry {
+    seq: Seq,
+    offset: u64,
+    holders: SlotSet,
+    /// The epoch's place in [`Epochs`].
+    epoch: u32,
+    text_bytes: u32,
+    text_crc: u32,
+    bytes: u32,
+}
+
+const _: () = assert!(size_of::<StoredEntry>() == 40);
+
+/// The epochs of all entries, each once. There are as many as reigns have written to the log.
+#[derive(Clone, Debug, Default)]
+struct Epochs {
+    all: Vec<Epoch>,
+    /// Their places in `all`.
+    places: BTreeMap<Epoch, u32>,
+}
+
+impl Epochs {
+    fn place(&mut self, epoch: Epoch) -> u32 {
+        // Nearly all that is put in is of the latest one.
+        if self.all.last() == Some(&epoch) {
+            return (self.all.len() - 1) as u32;
+        }
+        *self.places.entry(epoch).or_insert_with(|| {
+            self.all.push(epoch);
+            u32::try_from(self.all.len() - 1).expect("there are fewer than 4 billion reigns")
+        })
+    }
+
+    fn whole(&self, stored: &StoredEntry) -> Entry {
+        let StoredEntry { seq, offset, holders, epoch, text_bytes, text_crc, bytes } = *stored;
+        let version = Version { epoch: self.all[epoch as usize], seq };
+        Entry { version, place: Place { offset, text_bytes, text_crc, bytes }, holders }
+    }
+
+    fn stored(&mut self, entry: Entry) -> StoredEntry {
+        let Entry { version: Version { epoch, seq }, place, holders } = entry;
+        let Place { offset, text_bytes, text_crc, bytes } = place;
+        StoredEntry { seq, offset, holders, epoch: self.place(epoch), text_bytes, text_crc, bytes }
+    }
+}
 
 /// Key to [`Entry`]. Iteration order is the same for the same sequence of calls.
 #[derive(Clone, Debug)]
 pub struct Directory {
-    table: Table<Entry>,
+    table: Table<StoredEntry>,
+    epochs: Epochs,
     sweep: Option<Sweep>,
 }
 
@@ -39,27 +86,30 @@ struct Sweep {
 impl Directory {
     /// An empty directory. Keys come from clients, so their hash is seeded.
     pub fn new(seed: u64) -> Self {
-        Directory { table: Table::new(seed), sweep: None }
+        Directory { table: Table::new(seed), epochs: Epochs::default(), sweep: None }
     }
 
     /// The entry of `key`.
-    pub fn get(&self, key: &[u8]) -> Option<&Entry> {
-        self.table.get(key)
+    pub fn get(&self, key: &[u8]) -> Option<Entry> {
+        self.table.get(key).map(|stored| self.epochs.whole(stored))
     }
 
-    /// The entry of `key`, to change its holders.
-    pub fn get_mut(&mut self, key: &[u8]) -> Option<&mut Entry> {
-        self.table.get_mut(key)
+    /// The holders of `key`, to change them, if its latest version is this one.
+    pub(super) fn holders_mut(&mut self, key: &[u8], version: Version) -> Option<&mut SlotSet> {
+        let Directory { table, epochs, .. } = self;
+        let stored = table.get_mut(key)?;
+        (epochs.whole(stored).version == version).then_some(&mut stored.holders)
     }
 
     /// Replaces the entry of `key` and returns the one it supersedes.
     pub fn insert(&mut self, key: &[u8], entry: Entry) -> Option<Entry> {
-        self.table.insert(key, entry)
+        let stored = self.epochs.stored(entry);
+        self.table.insert(key, stored).map(|stored| self.epochs.whole(&stored))
     }
 
     /// Removes `key` and returns its last entry.
     pub fn remove(&mut self, key: &[u8]) -> Option<Entry> {
-        self.table.remove(key).map(|(_, entry)| entry)
+        self.table.remove(key).map(|stored| self.epochs.whole(&stored))
     }
 
     /// The number of keys.
@@ -76,6 +126,7 @@ impl Directory {
     /// what is put in.
     pub fn clear(&mut self) {
         self.table.clear();
+        self.epochs = Epochs::default();
     }
 
     /// Begins to clear the bits of `slots` everywhere; [`Directory::sweep_on`] does it. Nothing that is put in
@@ -109,7 +160,8 @@ impl Directory {
     /// Shows up to `entries` entries from number `from` on. Where to go on; `None` at the end.
     pub(super) fn walk(&self, from: usize, entries: usize, mut show: impl FnMut(&Entry)) -> Option<usize> {
         let end = from.saturating_add(entries).min(self.table.numbers());
-        (from..end).filter_map(|number| self.table.at(number)).for_each(|(_, entry)| show(entry));
+        let entries = (from..end).filter_map(|number| self.table.at(number));
+        entries.for_each(|(_, stored)| show(&self.epochs.whole(stored)));
         (end < self.table.numbers()).then_some(end)
     }
 
@@ -124,8 +176,8 @@ impl Directory {
     }
 
     /// All keys with their entries.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Entry)> {
-        self.table.iter()
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], Entry)> {
+        self.table.iter().map(|(key, stored)| (key, self.epochs.whole(stored)))
     }
 }
 
@@ -137,9 +189,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn entry(seq: u64) -> Entry {
-        let place = Place { offset: seq * 100, bytes: 50, ..Place::default() };
+        let place = Place { offset: seq * 100, bytes: 50, text_bytes: 60, text_crc: 70 };
         Entry {
-            version: Version::new(1, seq),
+            version: Version::new(1 + seq / 100, seq),
             place,
             holders: [Slot((seq % 64) as u8)].into_iter().collect(),
         }
@@ -199,7 +251,7 @@ mod tests {
                 }
                 prop_assert_eq!(directory.len(), model.len());
             }
-            let mut all: Vec<(Vec<u8>, Entry)> = directory.iter().map(|(k, e)| (k.to_vec(), *e)).collect();
+            let mut all: Vec<(Vec<u8>, Entry)> = directory.iter().map(|(k, e)| (k.to_vec(), e)).collect();
             all.sort_by(|a, b| a.0.cmp(&b.0));
             prop_assert_eq!(all, model.into_iter().collect::<Vec<_>>());
         }

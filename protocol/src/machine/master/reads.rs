@@ -233,7 +233,7 @@ impl Master {
         key: Bytes,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(entry) = self.directory.get(&key).copied() else {
+        let Some(entry) = self.directory.get(&key) else {
             self.answer(to, Reply::NotFound, effects);
             return;
         };
@@ -253,7 +253,7 @@ impl Master {
     /// Asks the next holder, or all slaves that may hold the key unbeknown to us, or the log.
     pub(super) fn ask(&mut self, now: Millis, id: ReadId, effects: &mut Vec<Effect>) {
         let Some(read) = self.reads.all.get(id.0) else { return };
-        let entry = self.directory.get(&read.key).copied();
+        let entry = self.directory.get(&read.key);
         self.ask_about(now, id, entry, effects);
     }
 

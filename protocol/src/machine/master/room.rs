@@ -111,7 +111,7 @@ impl Master {
                 return Err(Reply::error(ErrorWord::OutOfMemory, detail));
             }
             let chosen = self.choose(roomy, acks_needed(roomy.len()), key);
-            let old = self.directory.get(key).copied();
+            let old = self.directory.get(key);
             for slot in chosen.iter() {
                 let charge = charge(old.as_ref(), slot, key, bytes);
                 let Some(link) = self.members.link_of(slot) else { continue };
@@ -159,7 +159,7 @@ impl Master {
         if self.members.iter().all(|(_, member)| member.is_unlimited()) || planted!(RoomIgnored) {
             return self.members.live();
         }
-        let old = self.directory.get(key).copied();
+        let old = self.directory.get(key);
         let mut roomy = SlotSet::EMPTY;
         for slot in self.members.live().iter() {
             let charge = charge(old.as_ref(), slot, key, bytes);
