@@ -5,7 +5,7 @@
 //! `env/names.rs`, behind [`Environment::connect`](crate::env::Environment::connect). TLS would stand between connect and
 //! greeting.
 
-use crate::env::{Env, Stream};
+use crate::env::{Env, OsStream, Stream};
 use crate::supervision::{Backoff, Fate, TaskGuard};
 use crate::turns::TurnLengths;
 use bytes::BytesMut;
@@ -17,8 +17,6 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 /// Room for what a master answers, in bytes.
@@ -72,13 +70,13 @@ impl Socket for Stream {
     }
 }
 
-impl Socket for TcpStream {
+impl Socket for OsStream {
     async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        AsyncWriteExt::write_all(self, bytes).await
+        OsStream::write_all(self, bytes).await
     }
 
     async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
-        self.read_buf(buffer).await
+        OsStream::read_at_most(self, buffer, usize::MAX).await
     }
 }
 
@@ -171,7 +169,7 @@ pub(crate) trait Kept {
     /// How it ended.
     async fn serve(&self, stream: &Stream, greeted: Greeted) -> Result<(), DialError>;
 
-    /// Hears that one of both sides does not want the other: once for each reason, until there was a link again.
+    /// Hears that one of both sides does not want the other: once for each reason, until there was a link that ended otherwise.
     fn refused(&self, why: &DialError);
 
     /// Hears that there is no link; `is_first`: for the first time, and there was none before. A wrong address, perhaps.
@@ -193,13 +191,14 @@ pub(crate) async fn keep<K: Kept>(kept: K, env: Env, manner: Manner, turns: Rc<T
     let mut told = false;
     let mut has_been_up = false;
     while !fate.is_decided() {
-        let mut is_refused = false;
-        match link(&kept, &env, &manner, &turns, || {
+        let (mut is_refused, mut is_up) = (false, false);
+        let ended = link(&kept, &env, &manner, &turns, || {
             backoff.reset();
-            has_been_up = true;
-        })
-        .await
-        {
+            is_up = true;
+        });
+        let ended = ended.await;
+        has_been_up |= is_up;
+        match ended {
             Ok(()) => complaint = None,
             Err(why) if why.is_refusal() => {
                 is_refused = true;
@@ -209,7 +208,12 @@ pub(crate) async fn keep<K: Kept>(kept: K, env: Env, manner: Manner, turns: Rc<T
                     complaint = Some(said);
                 }
             }
-            Err(why) => kept.failed(&why, !has_been_up && !std::mem::replace(&mut told, true)),
+            Err(why) => {
+                if is_up {
+                    complaint = None;
+                }
+                kept.failed(&why, !has_been_up && !std::mem::replace(&mut told, true));
+            }
         }
         if fate.is_decided() {
             return;
@@ -364,7 +368,8 @@ mod tests {
 
         async fn serve(&self, _: &Stream, _: Greeted) -> Result<(), DialError> {
             self.news.borrow_mut().push(News::Served);
-            Ok(())
+            // As the links of masters and slaves do: their other end is not expected to leave.
+            Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
         }
 
         fn refused(&self, why: &DialError) {
@@ -416,6 +421,7 @@ mod tests {
             refused("it is full"),
             refused("it is another one's"),
             News::Served,
+            News::Failed { is_first: false },
             refused("it is another one's"),
             News::Failed { is_first: false },
         ];

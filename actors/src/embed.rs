@@ -274,7 +274,7 @@ pub async fn start_local(config: LocalConfig) -> Result<LocalCluster, NodeError>
     let (primary_listener, primary_address) = open_door(&envs[0], &listen[0]).await?;
     let (backup_listener, backup_address) = open_door(&envs[1], &listen[1]).await?;
     let masters = |listen: &str, peer: &str| MasterConfig {
-        listen: Some(listen.to_owned()),
+        listen: vec![listen.to_owned()],
         advertise: None,
         peers: vec![peer.to_owned()],
         // Where its directory holds nothing, a cluster in this process is a new one.

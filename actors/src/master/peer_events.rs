@@ -113,6 +113,7 @@ impl MasterActor {
             return;
         }
         let now = self.env.now();
+        self.refusals.forget(&address);
         self.step_reign(now, reign::Event::PeerNamed { cluster: hello.cluster });
         let welcome = self.welcome();
         self.switchboard.trust(link);
@@ -126,10 +127,22 @@ impl MasterActor {
     /// Says no to another master: to it, and in the log.
     fn refuse_peer(&mut self, address: &str, outbox: &Outbox, why: Unwelcome) {
         let reason = why.to_string();
-        if let Some(unsaid) = self.refusals.is_new(address, why, self.env.now()) {
-            log::error!("other master refused address={address} cause={reason:?}{}", told::more(unsaid));
-        }
+        self.tell_of_refused_peer(address, why);
         reject(outbox, &reason);
+    }
+
+    /// Says in the log that another master is refused. It asks again, several times a second.
+    fn tell_of_refused_peer(&mut self, address: &str, why: Unwelcome) {
+        let reason = why.to_string();
+        match self.refusals.is_new(address, why, self.env.now()) {
+            Some(unsaid) => {
+                let more = told::more(unsaid);
+                log::error!(
+                    "other master refused address={address} cause={reason:?}; its further attempts are not logged{more}"
+                );
+            }
+            None => log::debug!("other master refused again address={address} cause={reason:?}"),
+        }
     }
 
     pub(super) fn peer_gone(&mut self, now: Millis, link: LinkId) {
@@ -232,11 +245,13 @@ impl MasterActor {
     ) {
         if let (Some(ours), Some(theirs)) = (self.log.cluster(), welcome.cluster) {
             if ours != theirs {
-                log::error!("other master belongs to another cluster ours={ours} theirs={theirs}");
+                let refused = Unwelcome::MasterOfOtherCluster { address: address.clone(), theirs, ours };
+                self.tell_of_refused_peer(&address, refused);
                 outbox.abort();
                 return;
             }
         }
+        self.refusals.forget(&address);
         self.step_reign(now, reign::Event::PeerNamed { cluster: welcome.cluster });
         self.switchboard.trust(generation);
         let said = (welcome.state, self.log.seq());

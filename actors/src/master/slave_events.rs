@@ -231,9 +231,14 @@ impl MasterActor {
         }
         self.slaves.note_refused();
         let cause = why.cause();
-        if let Some(unsaid) = self.refusals.is_new(id.as_str(), why, self.env.now()) {
-            let more = told::more(unsaid);
-            log::warn!("slave refused slave={id} cause={cause}; its further attempts are not logged{more}");
+        match self.refusals.is_new(id.as_str(), why, self.env.now()) {
+            Some(unsaid) => {
+                let more = told::more(unsaid);
+                log::warn!(
+                    "slave refused slave={id} cause={cause}; its further attempts are not logged{more}"
+                );
+            }
+            None => log::debug!("slave refused again slave={id} cause={cause}"),
         }
     }
 

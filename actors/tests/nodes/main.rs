@@ -4,9 +4,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod handover;
+mod logged;
 mod lowered;
 mod master;
 mod peer;
+mod refused;
 mod several;
 mod slave;
 mod trio;

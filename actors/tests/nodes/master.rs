@@ -16,30 +16,30 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-const ADDRESS: &str = "master:12345";
+pub(crate) const ADDRESS: &str = "master:12345";
 
 const BACKUP_ADDRESS: &str = "backup:12346";
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A master in a world with nobody else.
-struct Alone {
+pub(crate) struct Alone {
     world: World,
-    env: Env,
+    pub(crate) env: Env,
     machine: Machine,
     process: Process,
     end: oneshot::Receiver<Result<(), NodeError>>,
 }
 
 impl Alone {
-    fn start(world: &World) -> Alone {
+    pub(crate) fn start(world: &World) -> Alone {
         Alone::start_on(world, world.machine("machine"))
     }
 
     fn start_on(world: &World, machine: Machine) -> Alone {
         let config = MasterConfig {
             new: true,
-            listen: Some(ADDRESS.to_owned()),
+            listen: vec![ADDRESS.to_owned()],
             peers: vec!["nobody:12346".to_owned()],
             log: "/data/kv_store.log".into(),
             ack_timeout: ACK_TIMEOUT,
@@ -53,7 +53,7 @@ impl Alone {
     }
 
     /// Registers a slave, and waits until the master counts on it.
-    async fn slave(&self, name: &str, incarnation: u64) -> Slave {
+    pub(crate) async fn slave(&self, name: &str, incarnation: u64) -> Slave {
         while !self.is_serving().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -99,7 +99,7 @@ impl Alone {
     }
 
     /// Waits until INFO shows a number.
-    async fn wait_for(&self, name: &str, number: u64) {
+    pub(crate) async fn wait_for(&self, name: &str, number: u64) {
         let begun = Instant::now();
         // At the start nobody listens yet.
         while fact_of(&self.env, ADDRESS, name).await != Some(number) {
@@ -161,7 +161,7 @@ async fn fact_of(env: &Env, address: &str, name: &str) -> Option<u64> {
 }
 
 /// A slave that does what the test says.
-struct Slave {
+pub(crate) struct Slave {
     link: Link,
     /// Counted messages so far.
     counted: u64,
@@ -971,7 +971,7 @@ fn a_standby_counts_its_errors_too() {
         let _slave = alone.slave("one", 1).await;
         let config = MasterConfig {
             new: true,
-            listen: Some(BACKUP_ADDRESS.to_owned()),
+            listen: vec![BACKUP_ADDRESS.to_owned()],
             peers: vec![ADDRESS.to_owned()],
             log: "/data/kv_store.log".into(),
             failover_timeout: LIMIT,
@@ -1022,7 +1022,7 @@ fn the_standby_serves_nobody_while_the_lock_is_held() {
         let _slave = alone.slave("one", 1).await;
         let config = MasterConfig {
             new: true,
-            listen: Some(BACKUP_ADDRESS.to_owned()),
+            listen: vec![BACKUP_ADDRESS.to_owned()],
             peers: vec![ADDRESS.to_owned()],
             log: "/data/kv_store.log".into(),
             ..MasterConfig::default()
@@ -1065,7 +1065,7 @@ fn a_master_that_is_refused_after_its_welcome_stays_a_standby() {
         let listener = alone.env.listen("other:12346").await.unwrap();
         let config = MasterConfig {
             new: true,
-            listen: Some("backup:12346".to_owned()),
+            listen: vec!["backup:12346".to_owned()],
             peers: vec!["other:12346".to_owned()],
             log: "/data/kv_store.log".into(),
             ..MasterConfig::default()
@@ -1102,7 +1102,7 @@ fn no_request_overtakes_a_forwarded_one_of_many_keys_of_the_same_client() {
         let _slave = alone.slave("one", 1).await;
         let listener = alone.env.listen("other:12346").await.unwrap();
         let config = MasterConfig {
-            listen: Some("backup:12346".to_owned()),
+            listen: vec!["backup:12346".to_owned()],
             peers: vec!["other:12346".to_owned()],
             log: "/data/kv_store.log".into(),
             ..MasterConfig::default()
