@@ -27,7 +27,7 @@ use std::time::Duration;
 #[derive(Parser, Debug)]
 #[command(name = "dsm-client", version, after_help = format!("{EXAMPLES}\n\n{}", prompt::HISTORY_HELP))]
 struct Args {
-    /// Addresses of the masters, HOST:PORT,HOST:PORT, the primary first
+    /// Addresses of the masters, HOST:PORT or unix:/PATH, the primary first
     #[arg(
         long,
         env = "DSM_MASTERS",

@@ -214,9 +214,10 @@ fn an_unusable_log_is_one_clear_line() {
 }
 
 const MASTER: Flags = &[
-    ("--listen", These(&["nowhere", "0.0.0.0:1"])),
-    ("--advertise", These(&["nowhere", "0.0.0.0:1"])),
-    ("--peer", These(&["nowhere", "0.0.0.0:1"])),
+    ("--listen", These(&["nowhere", "0.0.0.0:1", "unix:a.sock", "unix:/run/a.sock"])),
+    ("--unix-mode", These(&["rw", "1777"])),
+    ("--advertise", These(&["nowhere", "0.0.0.0:1", "unix:/run/a.sock"])),
+    ("--peer", These(&["nowhere", "0.0.0.0:1", "unix:/run/a.sock"])),
     ("--log", Nothing),
     ("--new", AnythingButYesAndNo),
     ("--fsync", These(&["sometimes"])),
@@ -246,7 +247,7 @@ const MASTER: Flags = &[
 ];
 
 const SLAVE: Flags = &[
-    ("--masters", These(&["nowhere", "127.0.0.1:1,"])),
+    ("--masters", These(&["nowhere", "127.0.0.1:1,", "unix:a.sock"])),
     ("--id", These(&["no spaces allowed"])),
     ("--max-memory", NO_BYTES),
     ("--max-value", NO_VALUE_MAX),
@@ -256,7 +257,7 @@ const SLAVE: Flags = &[
 ];
 
 const CLIENT: Flags = &[
-    ("--masters", These(&["nowhere", "127.0.0.1:1,"])),
+    ("--masters", These(&["nowhere", "127.0.0.1:1,", "unix:a.sock"])),
     ("--request-timeout", TOO_SHORT),
     ("--connect-timeout", TOO_SHORT),
     ("--max-value", NO_VALUE_MAX),

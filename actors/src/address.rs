@@ -1,10 +1,21 @@
-//! Addresses as people type them: `HOST:PORT`, for every flag and every program the same.
+//! Addresses as people type them: `HOST:PORT`, and `unix:/PATH` for a Unix socket of this machine; for every flag and every
+//! program the same.
 //!
 //! Owns the rules by which a text is an address, and the one spelling in which it is kept. Looks no name up: a name may
 //! come to mean another machine, so that is done at each dial.
+//!
+//! A master is known to others by its TCP address alone ([`to_connect_by_tcp`]). Its Unix sockets are told to nobody, and
+//! nobody connects to a path that another process has told: those who use one have it in their own settings.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6};
+use std::path::Path;
 use thiserror::Error;
+
+/// What the address of a Unix socket begins with.
+const UNIX: &str = "unix:";
+
+/// The longest path of a Unix socket, in bytes: `sun_path` has 108, and a zero byte ends it.
+pub const UNIX_PATH_BYTES_MAX: usize = 107;
 
 /// Why a text is no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -41,22 +52,48 @@ pub enum AddressError {
         "it is a wildcard, to which nothing can connect: give the address at which the machine is reached"
     )]
     Wildcard,
+    /// `unix:a.sock`, `unix:/`, `/run/a.sock`.
+    #[error("a Unix socket is named by its whole path: give unix:/PATH")]
+    UnixPath,
+    /// A path with more than [`UNIX_PATH_BYTES_MAX`] bytes.
+    #[error("the path of a Unix socket has at most {UNIX_PATH_BYTES_MAX} bytes, and this one has {0}")]
+    UnixLong(usize),
+    /// `unix:/run/a,b`: commas stand between addresses, and spaces between the fields of logs and answers.
+    #[error("the path of a Unix socket cannot contain {0:?} here")]
+    UnixLetter(char),
+    /// `unix:/run/a.sock` where others are told the address.
+    #[error("it is a Unix socket, which other machines cannot reach: give HOST:PORT")]
+    UnixUntold,
 }
 
-/// Reads an address to listen at, which may be a wildcard or leave the port to the system.
+/// Reads an address to listen at, which may be a wildcard, leave the port to the system, or be a Unix socket.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn to_listen(text: &str) -> Result<String, AddressError> {
+    if let Some(unix) = read_unix(text) {
+        return unix;
+    }
     let (host, port) = read(text)?;
     Ok(format!("{host}:{port}"))
 }
 
-/// Reads an address to connect to.
+/// Reads an address to connect to, which may be a Unix socket.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn to_connect(text: &str) -> Result<String, AddressError> {
+    read_unix(text).unwrap_or_else(|| to_connect_by_tcp(text))
+}
+
+/// Reads an address that others are told, or know a master by. A Unix socket is none.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn to_connect_by_tcp(text: &str) -> Result<String, AddressError> {
+    if let Some(unix) = read_unix(text) {
+        return unix.and(Err(AddressError::UnixUntold));
+    }
     let (host, port) = read(text)?;
     let address = format!("{host}:{port}");
     if is_wildcard(&address) {
@@ -71,6 +108,45 @@ pub fn to_connect(text: &str) -> Result<String, AddressError> {
 /// Whether an address stands for all of a machine's.
 pub fn is_wildcard(address: &str) -> bool {
     address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified())
+}
+
+/// The path of the Unix socket at `address`, in the spelling that is kept; `None` if that is none.
+pub fn unix_path(address: &str) -> Option<&Path> {
+    address.strip_prefix(UNIX).map(Path::new).filter(|path| path.is_absolute())
+}
+
+/// The address of the Unix socket at `path`.
+///
+/// # Errors
+/// Why that has none.
+pub fn of_unix_path(path: &Path) -> Result<String, AddressError> {
+    let text = path.to_str().ok_or(AddressError::UnixLetter(char::REPLACEMENT_CHARACTER))?;
+    if !path.is_absolute() || path.file_name().is_none() {
+        return Err(AddressError::UnixPath);
+    }
+    if let Some(letter) =
+        text.chars().find(|letter| *letter == ',' || letter.is_whitespace() || letter.is_control())
+    {
+        return Err(AddressError::UnixLetter(letter));
+    }
+    // Without what does not matter: `//` and `/./`.
+    let path: std::path::PathBuf = path.components().collect();
+    let bytes = path.as_os_str().len();
+    if bytes > UNIX_PATH_BYTES_MAX {
+        return Err(AddressError::UnixLong(bytes));
+    }
+    Ok(format!("{UNIX}{}", path.display()))
+}
+
+/// `unix:/PATH` in the one spelling that is kept, or why it is none; `None` if it is no Unix socket. A host may be called
+/// `unix`, too.
+fn read_unix(text: &str) -> Option<Result<String, AddressError>> {
+    let text = text.trim();
+    match text.strip_prefix(UNIX) {
+        Some(port) if port.parse::<u16>().is_ok() => None,
+        Some(path) => Some(of_unix_path(Path::new(path))),
+        None => text.starts_with('/').then_some(Err(AddressError::UnixPath)),
+    }
 }
 
 /// Host and port, in the one spelling that is kept.
@@ -147,6 +223,42 @@ mod tests {
         }
         assert_eq!(to_listen("127.0.0.1:0").as_deref(), Ok("127.0.0.1:0"));
         assert_eq!(to_connect("127.0.0.1:0"), Err(AddressError::PortZero));
+    }
+
+    #[test]
+    fn a_unix_socket_is_kept_in_one_spelling_and_told_to_nobody() {
+        for (typed, kept) in [
+            ("unix:/run/dsm/a.sock", "unix:/run/dsm/a.sock"),
+            (" unix:///run//dsm/./a.sock/ ", "unix:/run/dsm/a.sock"),
+            ("unix:/run/../a:1", "unix:/run/../a:1"),
+        ] {
+            assert_eq!(to_connect(typed).as_deref(), Ok(kept), "{typed:?}");
+            assert_eq!(to_listen(typed).as_deref(), Ok(kept), "{typed:?}");
+            assert_eq!(to_connect_by_tcp(typed), Err(AddressError::UnixUntold), "{typed:?}");
+            assert_eq!(unix_path(kept), Some(Path::new(&kept["unix:".len()..])));
+            assert!(!is_wildcard(kept));
+        }
+        // A host of that name.
+        assert_eq!(to_connect_by_tcp("unix:12345").as_deref(), Ok("unix:12345"));
+        assert_eq!(unix_path("unix:12345"), None);
+        assert_eq!(unix_path("127.0.0.1:12345"), None);
+        let longest = format!("unix:/{}", "x".repeat(UNIX_PATH_BYTES_MAX - 1));
+        assert_eq!(to_listen(&longest), Ok(longest.clone()));
+        for (typed, why) in [
+            ("unix:", AddressError::UnixPath),
+            ("unix:/", AddressError::UnixPath),
+            ("unix:/run/..", AddressError::UnixPath),
+            ("unix:a.sock", AddressError::UnixPath),
+            ("/run/a.sock", AddressError::UnixPath),
+            ("unix:/a,b", AddressError::UnixLetter(',')),
+            ("unix:/a b", AddressError::UnixLetter(' ')),
+            ("unix:/a\nb", AddressError::UnixLetter('\n')),
+            (&format!("{longest}x"), AddressError::UnixLong(UNIX_PATH_BYTES_MAX + 1)),
+        ] {
+            assert_eq!(to_connect(typed), Err(why), "{typed:?}");
+            assert_eq!(to_listen(typed), Err(why), "{typed:?}");
+            assert_eq!(to_connect_by_tcp(typed), Err(why), "{typed:?}");
+        }
     }
 
     #[test]

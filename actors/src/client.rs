@@ -7,7 +7,7 @@
 pub use crate::client_error::{ClientError, Failure, MasterFailure, Unreached};
 use crate::config::VALUE_BYTES_MAX;
 use crate::dial::{self, DialError, Greeted};
-use crate::env::names;
+use crate::env::OsStream;
 use crate::shown::shown_error;
 use bytes::{Bytes, BytesMut};
 pub use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError, KEY_MAX, VALUE_MAX_DEFAULT};
@@ -22,8 +22,6 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -52,7 +50,8 @@ const KEPT_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientConfig {
     /// The masters' addresses as `host:port`, the primary's first. Write them as the masters advertise them: a
-    /// standby's redirect names that address.
+    /// standby's redirect names that address. `unix:/path` reaches a master on this machine; a redirect never names one, so
+    /// the next address is tried instead.
     pub masters: Vec<String>,
     /// From a call to its end, whatever happens in between. Default 2 s.
     pub request_timeout: Duration,
@@ -393,7 +392,7 @@ fn unpinned(value: Bytes) -> Bytes {
     }
 }
 
-type Connecting = Pin<Box<dyn Future<Output = Result<(TcpStream, Greeted), DialError>> + Send>>;
+type Connecting = Pin<Box<dyn Future<Output = Result<(OsStream, Greeted), DialError>> + Send>>;
 
 /// The background task: sockets, frames and time for the machine.
 struct Driver {
@@ -416,7 +415,7 @@ struct Driver {
 struct Socket {
     link: LinkId,
     master: usize,
-    stream: TcpStream,
+    stream: OsStream,
     input: BytesMut,
     unframer: Unframer,
     output: Vec<u8>,
@@ -435,7 +434,7 @@ struct Socket {
 enum Wake {
     Calls(usize),
     Traffic(io::Result<Option<usize>>),
-    Connected(Result<(TcpStream, Greeted), DialError>),
+    Connected(Result<(OsStream, Greeted), DialError>),
     Timer,
 }
 
@@ -632,7 +631,7 @@ impl Driver {
         }
     }
 
-    fn connected(&mut self, result: Result<(TcpStream, Greeted), DialError>) {
+    fn connected(&mut self, result: Result<(OsStream, Greeted), DialError>) {
         let Some((link, master, _)) = self.connecting.take() else { return };
         match result {
             Ok((stream, Greeted { welcome, unread: input })) => {
@@ -670,7 +669,7 @@ impl Driver {
         for _ in 0..READS_MAX {
             let Some(socket) = &mut self.socket else { return };
             socket.make_room();
-            match socket.stream.try_read_buf(&mut socket.input) {
+            match socket.stream.try_read(&mut socket.input, usize::MAX) {
                 Ok(read) => self.take_in(read),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -750,7 +749,7 @@ impl Driver {
 }
 
 impl Socket {
-    fn new(link: LinkId, master: usize, stream: TcpStream, input: BytesMut) -> Socket {
+    fn new(link: LinkId, master: usize, stream: OsStream, input: BytesMut) -> Socket {
         Socket {
             link,
             master,
@@ -784,11 +783,11 @@ impl Socket {
     fn flush(&mut self) -> io::Result<()> {
         while self.written < self.output.len() {
             match self.stream.try_write(&self.output[self.written..]) {
-                Ok(written) => {
+                Ok(Some(written)) => {
                     self.written += written;
                     self.written_total += written as u64;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Ok(None) => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -815,19 +814,17 @@ async fn traffic(socket: &mut Option<Socket>) -> io::Result<Option<usize>> {
     let Some(socket) = socket else { return std::future::pending().await };
     let pending = socket.written < socket.output.len();
     socket.make_room();
-    let (mut reader, writer) = socket.stream.split();
+    let Socket { stream, input, .. } = socket;
     tokio::select! {
         biased;
-        // Unlike `try_read`, this knows that a short read has emptied the socket, which saves one system call each
-        // time.
-        read = reader.read_buf(&mut socket.input) => read.map(Some),
-        room = writer.writable(), if pending => room.map(|()| None),
+        read = stream.read_at_most(input, usize::MAX) => read.map(Some),
+        room = stream.writable(), if pending => room.map(|()| None),
     }
 }
 
 async fn connected(
     connecting: &mut Option<(LinkId, usize, Connecting)>,
-) -> Result<(TcpStream, Greeted), DialError> {
+) -> Result<(OsStream, Greeted), DialError> {
     match connecting {
         Some((_, _, opening)) => opening.await,
         None => std::future::pending().await,
@@ -835,9 +832,9 @@ async fn connected(
 }
 
 /// Connects and shakes hands.
-async fn open(address: String, limit: Duration) -> Result<(TcpStream, Greeted), DialError> {
-    let mut stream = names::connect(&address).await?;
-    crate::env::keep_alive(&stream, crate::config::TCP_KEEPALIVE_DEFAULT);
+async fn open(address: String, limit: Duration) -> Result<(OsStream, Greeted), DialError> {
+    let mut stream = OsStream::connect(&address).await?;
+    stream.keep_alive(crate::config::TCP_KEEPALIVE_DEFAULT);
     let hello = Hello { cluster: None, role: HelloRole::Client };
     let greeted = dial::greet(&mut stream, hello, limit, || None).await?;
     Ok((stream, greeted))

@@ -8,7 +8,9 @@ use dsm_protocol::command::VALUE_MAX_DEFAULT;
 pub use dsm_protocol::ids::{SlaveId, SlaveIdError};
 use dsm_protocol::machine::master::Placement;
 use dsm_protocol::record::SyncMode;
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -23,6 +25,9 @@ pub enum ConfigError {
         /// The wildcard address that is listened at.
         listen: String,
     },
+    /// Only Unix sockets are listened at, of which nobody is told.
+    #[error("--listen names Unix sockets alone: name HOST:PORT too, by which the other master and clients know this one")]
+    ListenUntold,
     /// An address is none.
     #[error("{flag} {address:?}: {why}")]
     Address {
@@ -135,20 +140,66 @@ pub enum Fence {
     None,
 }
 
+/// The access rights of a Unix socket. Whoever may write to it may connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnixMode(u32);
+
+impl UnixMode {
+    /// The bits, as in `0o660`.
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+}
+
+/// For this master's user alone.
+impl Default for UnixMode {
+    fn default() -> Self {
+        UnixMode(0o600)
+    }
+}
+
+impl fmt::Display for UnixMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:03o}", self.0)
+    }
+}
+
+/// A text that gives no access rights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("give three octal digits, as 660")]
+pub struct UnixModeError;
+
+impl FromStr for UnixMode {
+    type Err = UnixModeError;
+
+    /// Reads `660` or `0660`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.strip_prefix('0').filter(|digits| digits.len() == 3).unwrap_or(text);
+        let is_octal = digits.len() == 3 && digits.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+        let mode = u32::from_str_radix(digits, 8).ok().filter(|_| is_octal);
+        mode.map(UnixMode).ok_or(UnixModeError)
+    }
+}
+
 /// Settings of a master, primary or backup.
 #[derive(Clone, Debug, Args)]
 pub struct MasterConfig {
-    /// Address to listen on for slaves and clients, HOST:PORT [default: 127.0.0.1:12345, backup 127.0.0.1:12346]
-    #[arg(long, env = "DSM_LISTEN", value_name = "ADDR", value_parser = address::to_listen)]
-    pub listen: Option<String>,
+    /// Addresses to listen on for slaves and clients, HOST:PORT or unix:/PATH; others know this master by the first
+    /// HOST:PORT [default: 127.0.0.1:12345, backup 127.0.0.1:12346]
+    #[arg(long, env = "DSM_LISTEN", value_name = "ADDR,ADDR", value_delimiter = ',', value_parser = address::to_listen)]
+    pub listen: Vec<String>,
+
+    /// Access rights of the Unix sockets of --listen, as in chmod
+    #[arg(long, env = "DSM_UNIX_MODE", value_name = "MODE", default_value_t = UnixMode::default())]
+    pub unix_mode: UnixMode,
 
     /// Address at which slaves, clients and the other master reach this one, HOST:PORT; required when --listen is a
     /// wildcard [default: that of --listen]
-    #[arg(long, env = "DSM_ADVERTISE", value_name = "ADDR", value_parser = address::to_connect)]
+    #[arg(long, env = "DSM_ADVERTISE", value_name = "ADDR", value_parser = address::to_connect_by_tcp)]
     pub advertise: Option<String>,
 
     /// Address of the other master, HOST:PORT; there can be only one [default: 127.0.0.1:12346, backup 127.0.0.1:12345]
-    #[arg(long = "peer", env = "DSM_PEER", value_name = "ADDR", value_delimiter = ',', value_parser = address::to_connect)]
+    #[arg(long = "peer", env = "DSM_PEER", value_name = "ADDR", value_delimiter = ',', value_parser = address::to_connect_by_tcp)]
     pub peers: Vec<String>,
 
     /// Write-ahead log; both masters must name the same file
@@ -283,7 +334,8 @@ pub enum MasterKind {
 impl Default for MasterConfig {
     fn default() -> Self {
         MasterConfig {
-            listen: None,
+            listen: Vec::new(),
+            unix_mode: UnixMode::default(),
             advertise: None,
             peers: Vec::new(),
             log: PathBuf::from("kv_store.log"),
@@ -315,14 +367,37 @@ impl Default for MasterConfig {
     }
 }
 
+/// Where a master listens.
+pub(crate) struct ListenAddresses {
+    /// `HOST:PORT`: the one by which others know it.
+    pub(crate) main: String,
+    /// All others, Unix sockets or not.
+    pub(crate) further: Vec<String>,
+}
+
+impl ListenAddresses {
+    fn all(self) -> impl Iterator<Item = String> {
+        std::iter::once(self.main).chain(self.further)
+    }
+}
+
 impl MasterConfig {
-    /// The address to listen at.
-    pub fn listen_address(&self, kind: MasterKind) -> String {
+    /// The addresses to listen at, each once: first the one by which others know this master, if `--advertise` names no
+    /// other. `None` if there are only Unix sockets.
+    pub(crate) fn listen_addresses(&self, kind: MasterKind) -> Option<ListenAddresses> {
         let default = match kind {
             MasterKind::Primary => PRIMARY_ADDRESS,
             MasterKind::Backup => BACKUP_ADDRESS,
         };
-        self.listen.clone().unwrap_or_else(|| default.to_owned())
+        let default = self.listen.is_empty().then(|| default.to_owned());
+        let mut further: Vec<String> = Vec::new();
+        for address in default.iter().chain(&self.listen) {
+            if !further.contains(address) {
+                further.push(address.clone());
+            }
+        }
+        let main = further.iter().position(|address| address::unix_path(address).is_none())?;
+        Some(ListenAddresses { main: further.remove(main), further })
     }
 
     /// The addresses of the other masters, each once.
@@ -362,25 +437,29 @@ impl MasterConfig {
     /// # Errors
     /// The first setting that is out of bounds or contradicts another.
     pub fn validate(&self, kind: MasterKind) -> Result<(), ConfigError> {
-        let listen = self.listen_address(kind);
         let given = |flag, address: &str, read: Reader| {
             read(address).map_err(|why| ConfigError::Address { flag, address: address.to_owned(), why })
         };
-        let listen = given("--listen", &listen, address::to_listen)?;
+        for address in &self.listen {
+            given("--listen", address, address::to_listen)?;
+        }
+        let listen = self.listen_addresses(kind).ok_or(ConfigError::ListenUntold)?;
         let peers = self.peer_addresses(kind);
         let peers: Result<Vec<String>, ConfigError> =
-            peers.iter().map(|peer| given("--peer", peer, address::to_connect)).collect();
+            peers.iter().map(|peer| given("--peer", peer, address::to_connect_by_tcp)).collect();
         let peers = peers?;
         let advertise = match &self.advertise {
-            Some(address) => Some(given("--advertise", address, address::to_connect)?),
-            None if address::is_wildcard(&listen) => return Err(ConfigError::AdvertiseMissing { listen }),
+            Some(address) => Some(given("--advertise", address, address::to_connect_by_tcp)?),
+            None if address::is_wildcard(&listen.main) => {
+                return Err(ConfigError::AdvertiseMissing { listen: listen.main });
+            }
             None => None,
         };
         if let Some(address) = advertise.filter(|advertise| peers.contains(advertise)) {
             return Err(ConfigError::PeerIsSelf { own: "--advertise", address });
         }
-        if peers.contains(&listen) {
-            return Err(ConfigError::PeerIsSelf { own: "--listen", address: listen });
+        if let Some(address) = listen.all().find(|listen| peers.contains(listen)) {
+            return Err(ConfigError::PeerIsSelf { own: "--listen", address });
         }
         check_timeout("--ack-timeout", self.ack_timeout)?;
         check_timeout("--read-timeout", self.read_timeout)?;
@@ -430,7 +509,7 @@ const GATHER_BYTES_MAX: u64 = 2 << 30;
 /// Settings of a slave.
 #[derive(Clone, Debug, Args)]
 pub struct SlaveConfig {
-    /// Addresses of the masters, HOST:PORT,HOST:PORT
+    /// Addresses of the masters, HOST:PORT or unix:/PATH
     #[arg(long, env = "DSM_MASTERS", value_name = "ADDR,ADDR", value_delimiter = ',', value_parser = address::to_connect, default_values_t = [PRIMARY_ADDRESS.to_owned(), BACKUP_ADDRESS.to_owned()])]
     pub masters: Vec<String>,
 
@@ -560,11 +639,45 @@ mod tests {
 
     #[test]
     fn a_wildcard_without_an_advertised_address_is_refused() {
-        let mut config = MasterConfig { listen: Some("0.0.0.0:1".into()), ..MasterConfig::default() };
+        let mut config = MasterConfig { listen: vec!["0.0.0.0:1".into()], ..MasterConfig::default() };
         let missing = ConfigError::AdvertiseMissing { listen: "0.0.0.0:1".into() };
         assert_eq!(config.validate(MasterKind::Primary), Err(missing));
         config.advertise = Some("127.0.0.1:1".into());
         assert_eq!(config.validate(MasterKind::Primary), Ok(()));
+    }
+
+    #[test]
+    fn others_know_a_master_by_the_first_of_its_tcp_addresses() {
+        use clap::Parser as _;
+        let read = |words: &[&str]| Flags::<MasterConfig>::parse_from([&["dsm"], words].concat()).config;
+        let listens = |config: &MasterConfig| {
+            let ListenAddresses { main, further } = config.listen_addresses(MasterKind::Backup).unwrap();
+            (main, further)
+        };
+        let both = read(&["--listen", "unix:/run/a,a:1", "--listen", "b:2", "--listen", "unix:/run//a"]);
+        assert_eq!(both.validate(MasterKind::Primary), Ok(()));
+        assert_eq!(listens(&both), ("a:1".to_owned(), vec!["unix:/run/a".to_owned(), "b:2".to_owned()]));
+        assert_eq!(listens(&read(&[])), (BACKUP_ADDRESS.to_owned(), Vec::new()));
+        let alone = read(&["--listen", "unix:/run/a"]);
+        assert_eq!(alone.validate(MasterKind::Primary), Err(ConfigError::ListenUntold));
+        let own = read(&["--listen", "a:1,b:2", "--peer", "b:2"]);
+        let refused = ConfigError::PeerIsSelf { own: "--listen", address: "b:2".to_owned() };
+        assert_eq!(own.validate(MasterKind::Primary), Err(refused));
+        for flag in ["--peer", "--advertise"] {
+            let words = ["dsm", flag, "unix:/run/a"];
+            assert!(Flags::<MasterConfig>::try_parse_from(words).is_err(), "{flag}");
+        }
+    }
+
+    #[test]
+    fn the_access_rights_of_a_unix_socket_are_read_as_chmod_reads_them() {
+        for (typed, bits) in [("600", 0o600), ("0660", 0o660), ("777", 0o777), ("000", 0)] {
+            assert_eq!(typed.parse(), Ok(UnixMode(bits)), "{typed}");
+        }
+        assert_eq!(UnixMode(0o60).to_string().parse(), Ok(UnixMode(0o60)));
+        for typed in ["", "60", "1777", "6660", "0o660", "680", "+60", "rw-"] {
+            assert_eq!(typed.parse::<UnixMode>(), Err(UnixModeError), "{typed}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! `env/names.rs`, behind [`Environment::connect`](crate::env::Environment::connect). TLS would stand between connect and
 //! greeting.
 
-use crate::env::{Env, Stream};
+use crate::env::{Env, OsStream, Stream};
 use crate::supervision::{Backoff, Fate, TaskGuard};
 use crate::turns::TurnLengths;
 use bytes::BytesMut;
@@ -17,8 +17,6 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 /// Room for what a master answers, in bytes.
@@ -72,13 +70,13 @@ impl Socket for Stream {
     }
 }
 
-impl Socket for TcpStream {
+impl Socket for OsStream {
     async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        AsyncWriteExt::write_all(self, bytes).await
+        OsStream::write_all(self, bytes).await
     }
 
     async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
-        self.read_buf(buffer).await
+        OsStream::read_at_most(self, buffer, usize::MAX).await
     }
 }
 

@@ -288,7 +288,7 @@ pub async fn start_local(config: LocalConfig) -> Result<LocalCluster, NodeError>
         let kind = if place == 0 { MasterKind::Primary } else { MasterKind::Backup };
         let settings = MasterConfig {
             peers: addresses.iter().filter(|other| **other != address).cloned().collect(),
-            listen: Some(address),
+            listen: vec![address],
             advertise: None,
             // Where its directory holds nothing, a cluster in this process is a new one.
             new: true,

@@ -4,6 +4,7 @@
 //! a process, and then must not fence each other: give masters `fence: Fence::None`. A node that has ended has given
 //! everything back: its port, its locks, its tasks and its actors.
 
+use crate::address;
 use crate::config::ConfigError;
 use crate::config::{MasterConfig, MasterKind, SlaveConfig};
 use crate::door::dialed::{self, Introduction};
@@ -102,12 +103,12 @@ pub(crate) struct OpenMaster {
     pub(crate) master: Addr<MasterActor>,
     fate: Fate,
     switchboard: Rc<Switchboard>,
-    /// The acceptor with all connections, and the link to the other master.
+    /// The acceptors with all connections, and the link to the other master.
     accepting: JoinSet<()>,
     linking: JoinSet<()>,
 }
 
-/// Starts a master, which listens at `listener` if there is one.
+/// Starts a master. If there is a `listener`, it is the one by which others know it.
 pub(crate) async fn open_master(
     kind: MasterKind,
     config: MasterConfig,
@@ -117,23 +118,33 @@ pub(crate) async fn open_master(
 ) -> Result<OpenMaster, NodeError> {
     config.validate(kind)?;
     journal.check_peers(config.peer_addresses(kind).len())?;
-    let listen = config.listen_address(kind);
-    let listener = match listener {
-        Some(listener) => listener,
-        None => env.listen(&listen).await.map_err(|error| NodeError::listen(&listen, error))?,
-    };
+    let listen = config.listen_addresses(kind).ok_or(ConfigError::ListenUntold)?;
+    let mut listeners = Vec::new();
+    match listener {
+        Some(listener) => listeners.push(listener),
+        None => listeners.push(open_door(&env, &listen.main, &config).await?),
+    }
+    for address in &listen.further {
+        listeners.push(open_door(&env, address, &config).await?);
+    }
     journal.check(&env, &config).await?;
     let config = Rc::new(config);
-    let bound = listener.local_address().unwrap_or(listen);
+    let bound = listeners[0].local_address().unwrap_or(listen.main);
     let address = config.advertise.clone().unwrap_or_else(|| bound.clone());
     log::info!("started as={kind:?} address={address} log={} pid={}", config.log.display(), env.pid());
+    for further in listeners.iter().skip(1).flat_map(Listener::local_address) {
+        log::info!("listening too address={further}");
+    }
     let cluster = Rc::new(Cell::new(None));
     let mut introductions = Vec::new();
     for peer in config.peer_addresses(kind) {
-        let is_itself = listener.is_reached_at(&peer);
-        // What takes longer shows when the link is dialed.
-        if tokio::time::timeout(SELF_TIMEOUT, is_itself).await.unwrap_or(false) {
-            return Err(ConfigError::PeerLeadsHere { peer, bound }.into());
+        for listener in &listeners {
+            let is_itself = listener.is_reached_at(&peer);
+            // What takes longer shows when the link is dialed.
+            if tokio::time::timeout(SELF_TIMEOUT, is_itself).await.unwrap_or(false) {
+                let bound = listener.local_address().unwrap_or(bound);
+                return Err(ConfigError::PeerLeadsHere { peer, bound }.into());
+            }
         }
         let (address, journal) = (address.clone(), journal.clone());
         let (config, cluster) = (Rc::clone(&config), Rc::clone(&cluster));
@@ -164,8 +175,19 @@ pub(crate) async fn open_master(
         linking.spawn_local(dialed::keep(introduction, context.clone(), fate.clone()));
     }
     let mut accepting = JoinSet::new();
-    accepting.spawn_local(door::accept::accept(listener, context, fate.clone()));
+    for listener in listeners {
+        accepting.spawn_local(door::accept::accept(listener, context.clone(), fate.clone()));
+    }
     Ok(OpenMaster { address, master, fate, switchboard, accepting, linking })
+}
+
+/// Listens at one of the addresses of `--listen`.
+async fn open_door(env: &Env, address: &str, config: &MasterConfig) -> Result<Listener, NodeError> {
+    let opened = match address::unix_path(address) {
+        Some(path) => env.listen_unix(path, config.unix_mode.bits()).await,
+        None => env.listen(address).await,
+    };
+    opened.map_err(|error| NodeError::listen(address, error))
 }
 
 impl OpenMaster {

@@ -93,7 +93,7 @@ async fn too_much_at_once_is_busy_and_the_rest_is_done() {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("kv_store.log");
     let masters = MasterConfig {
-        listen: Some("127.0.0.1:0".into()),
+        listen: vec!["127.0.0.1:0".into()],
         peers: vec!["127.0.0.1:1".into()],
         log,
         fence: Fence::None,
@@ -229,11 +229,44 @@ async fn a_request_to_a_master_that_stops_is_never_left_open() {
 }
 
 #[actix::test]
+async fn a_node_serves_at_each_of_its_addresses_and_takes_its_socket_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, log) = (directory.path().join("a.sock"), directory.path().join("kv_store.log"));
+    let socket = format!("unix:{}", path.display());
+    let config = MasterConfig {
+        listen: vec![socket.clone(), "127.0.0.1:0".into(), "127.0.0.1:0".into()],
+        peers: vec!["127.0.0.1:1".into()],
+        log,
+        fence: Fence::None,
+        ..MasterConfig::default()
+    };
+    let env = RealEnv::new();
+    let master = embed::start_master(MasterKind::Primary, config.clone(), env.clone()).await.unwrap();
+    assert!(master.address().starts_with("127.0.0.1:"), "others know it by {}", master.address());
+    let masters = SlaveConfig { masters: vec![socket.clone()], ..SlaveConfig::default() };
+    let slave = embed::start_slave(masters, &env).unwrap();
+    embed::wait_serving(&master, 1, LIMIT).await.unwrap();
+    for address in [socket.clone(), master.address().to_owned()] {
+        let client =
+            Client::connect(ClientConfig { masters: vec![address], ..ClientConfig::default() }).unwrap();
+        client.put("a", "1").await.unwrap();
+        assert_eq!(client.get("a").await.unwrap().as_deref(), Some(&b"1"[..]));
+    }
+    // Another one at the same path is refused, and the first one keeps it.
+    let second = embed::start_master(MasterKind::Backup, config, RealEnv::new()).await.unwrap_err();
+    assert!(matches!(&second, NodeError::Listen { address, .. } if *address == socket), "{second:?}");
+    assert!(path.exists());
+    slave.stop().await.unwrap();
+    master.stop().await.unwrap();
+    assert!(!path.exists());
+}
+
+#[actix::test]
 async fn a_node_that_cannot_start_says_why() {
     let directory = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let config = MasterConfig {
-        listen: Some(taken.local_addr().unwrap().to_string()),
+        listen: vec![taken.local_addr().unwrap().to_string()],
         log: directory.path().join("kv_store.log"),
         ..MasterConfig::default()
     };
@@ -305,7 +338,7 @@ fn ports() -> Vec<String> {
 async fn a_local_cluster_by_its_settings() {
     let directory = tempfile::tempdir().unwrap();
     let defaults = MasterConfig::default();
-    assert_eq!((defaults.fsync, defaults.min_slaves, defaults.listen), (Fsync::Always, 1, None));
+    assert_eq!((defaults.fsync, defaults.min_slaves, defaults.listen), (Fsync::Always, 1, Vec::new()));
     let mut config = LocalConfig::new(directory.path().join("kv_store.log"), 2);
     config.masters.min_slaves = 2;
     config.masters.max_value = ByteSize(100);

@@ -63,7 +63,8 @@ impl Node {
         }
     }
 
-    fn name(self) -> String {
+    /// Its name: a slave's `--id`.
+    pub(crate) fn name(self) -> String {
         match self {
             Node::Master => "master".to_string(),
             Node::Backup => "backup".to_string(),
@@ -85,6 +86,7 @@ pub(crate) struct Setup {
     addresses: Option<[SocketAddr; 2]>,
     networks: BTreeMap<Node, String>,
     beside_others: bool,
+    unix_sockets: bool,
 }
 
 impl Setup {
@@ -103,7 +105,14 @@ impl Setup {
             addresses: None,
             networks: BTreeMap::new(),
             beside_others: false,
+            unix_sockets: false,
         }
+    }
+
+    /// The masters listen at Unix sockets too, and the slaves know no other addresses.
+    pub(crate) fn by_unix_sockets(mut self) -> Setup {
+        self.unix_sockets = true;
+        self
     }
 
     /// More flags for both masters.
@@ -390,6 +399,11 @@ impl TestCluster {
             .unwrap_or_default()
     }
 
+    /// The path of a master's Unix socket.
+    pub(crate) fn socket(&self, master: Node) -> PathBuf {
+        self.dir.path().join(format!("{}.sock", master.name()))
+    }
+
     fn stderr_path(&self, node: Node) -> PathBuf {
         self.dir.path().join(format!("{}.stderr", node.name()))
     }
@@ -421,9 +435,16 @@ impl TestCluster {
                 command.args(&self.setup.master_arguments);
             }
             Node::Slave(_) => {
-                command.args(["--masters", &format!("{master},{backup}"), "--id", &node.name()]);
+                let masters = match self.setup.unix_sockets {
+                    false => [master, backup],
+                    true => MASTERS.map(|master| unix_address(&self.socket(master))),
+                };
+                command.args(["--masters", &masters.join(","), "--id", &node.name()]);
                 command.args(&self.setup.slave_arguments);
             }
+        }
+        if self.setup.unix_sockets && MASTERS.contains(&node) {
+            command.args(["--listen", &unix_address(&self.socket(node))]);
         }
         command.env("RUST_LOG", "info").current_dir(self.dir.path());
         command
@@ -725,6 +746,11 @@ impl TestCluster {
     pub(crate) fn ask(&self, request: &[&[u8]]) -> Answer {
         self.connect_to_primary().call(request).expect("the master answers")
     }
+}
+
+/// The address of a Unix socket.
+pub(crate) fn unix_address(path: &Path) -> String {
+    format!("unix:{}", path.display())
 }
 
 /// Asserts that a dead process died by SIGKILL: the test's, or as a fenced master.

@@ -4,7 +4,8 @@
 //! Owns the listeners by name. Everything but the network is the real environment.
 
 use super::local_listener::LocalListener;
-use super::net::{Listener, Stream};
+use super::net::{Listener, OsStream, Stream};
+use super::unix_connection::UnixConnection;
 use super::{Disk, Env, Environment, Locks};
 use dsm_protocol::ids::Millis;
 use futures_util::future::LocalBoxFuture;
@@ -12,12 +13,11 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 /// The listeners by name, of all nodes of one program's cluster. They share a thread.
 #[derive(Clone, Default)]
-pub(crate) struct LocalNet(Rc<RefCell<BTreeMap<String, mpsc::Sender<UnixStream>>>>);
+pub(crate) struct LocalNet(Rc<RefCell<BTreeMap<String, mpsc::Sender<UnixConnection>>>>);
 
 impl LocalNet {
     /// `env` for one more node of this network.
@@ -38,9 +38,9 @@ impl LocalNet {
     fn connect(&self, address: &str) -> io::Result<Stream> {
         let listening = self.0.borrow();
         let listener = listening.get(address).ok_or(io::ErrorKind::ConnectionRefused)?;
-        let (near, far) = UnixStream::pair()?;
+        let (near, far) = UnixConnection::pair()?;
         listener.try_send(far).map_err(|_| io::ErrorKind::ConnectionRefused)?;
-        Ok(Stream::Local(near))
+        Ok(Stream::Os(OsStream::Unix(near)))
     }
 }
 

@@ -1,8 +1,9 @@
 //! A listener on a name within this process: connections wait here until they are accepted.
 
+use super::unix_connection::UnixConnection;
 use std::cell::RefCell;
 use std::future::{pending, poll_fn};
-use tokio::net::UnixStream;
+
 use tokio::sync::mpsc;
 
 /// The most connections that wait to be accepted at one name; further connects are refused.
@@ -12,17 +13,17 @@ const BACKLOG: usize = 64;
 #[derive(Debug)]
 pub struct LocalListener {
     address: String,
-    incoming: RefCell<mpsc::Receiver<UnixStream>>,
+    incoming: RefCell<mpsc::Receiver<UnixConnection>>,
 }
 
 impl LocalListener {
     /// Listens at `address`; connections come through the sender.
-    pub(super) fn new(address: &str) -> (mpsc::Sender<UnixStream>, Self) {
+    pub(super) fn new(address: &str) -> (mpsc::Sender<UnixConnection>, Self) {
         let (sender, incoming) = mpsc::channel(BACKLOG);
         (sender, LocalListener { address: address.to_owned(), incoming: RefCell::new(incoming) })
     }
 
-    pub(super) async fn accept(&self) -> UnixStream {
+    pub(super) async fn accept(&self) -> UnixConnection {
         // The network holds the sender. Once the network is gone, no connection will come.
         match poll_fn(|context| self.incoming.borrow_mut().poll_recv(context)).await {
             Some(stream) => stream,

@@ -5,16 +5,19 @@
 
 pub(crate) mod local;
 mod local_listener;
-pub(crate) mod names;
+mod names;
 mod net;
+mod path_listener;
 pub mod real;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod threads;
+mod unix_connection;
 
 pub use local_listener::LocalListener;
-pub(crate) use net::keep_alive;
-pub use net::{Listener, Stream};
+pub use net::{Listener, OsStream, Stream};
+pub use path_listener::PathListener;
+pub use unix_connection::UnixConnection;
 
 use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Millis};
@@ -60,7 +63,16 @@ pub trait Environment {
     /// Errors of the system, as for a port in use.
     fn listen<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Listener>>;
 
-    /// Connects to `address` (`host:port`). The caller sets the time limit.
+    /// Listens at the Unix socket `path`, to which those may connect whom the access rights `mode` let write.
+    ///
+    /// # Errors
+    /// Errors of the system, as for a path at which somebody listens; `Unsupported` where there are none.
+    fn listen_unix<'a>(&'a self, path: &'a Path, mode: u32) -> LocalBoxFuture<'a, io::Result<Listener>> {
+        let _ = (path, mode);
+        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+    }
+
+    /// Connects to `address` (`host:port`, or `unix:/path` where there are such). The caller sets the time limit.
     ///
     /// # Errors
     /// Errors of the system.

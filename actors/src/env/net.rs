@@ -1,50 +1,39 @@
 //! Sockets behind an enum, so that simulated ones fit without a type parameter on everything.
 
 use super::local_listener::LocalListener;
+use super::path_listener::{self, PathListener};
+use super::unix_connection::UnixConnection;
+use crate::address;
 use bytes::BytesMut;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 use tokio::io::Interest;
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::{TcpListener, TcpStream};
 
 /// Probes without an answer until a silent peer is given up, as Redis has it.
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// Lets the system probe a peer that has been silent for `idle`, and end the connection when it answers none of three
-/// probes, a third of `idle` apart. Zero: never. As Redis does: a peer whose machine lost power says nothing at all.
-pub(crate) fn keep_alive(stream: &TcpStream, idle: Duration) {
-    use rustix::net::sockopt;
-    if idle.is_zero() {
-        return;
-    }
-    // The kernel counts whole seconds, up to 32767 of them.
-    let idle = Duration::from_secs(idle.as_secs().clamp(1, 32_767));
-    let between = Duration::from_secs((idle.as_secs() / 3).max(1));
-    let set = sockopt::set_socket_keepalive(stream, true)
-        .and_then(|()| sockopt::set_tcp_keepidle(stream, idle))
-        .and_then(|()| sockopt::set_tcp_keepintvl(stream, between))
-        .and_then(|()| sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES));
-    // Only of a connection that has ended meanwhile, which its next read tells.
-    if let Err(error) = set {
-        log::debug!("keepalive not set error={error}");
-    }
-}
+/// What the system may take and not send, in bytes.
+const UNSENT_BYTES_MAX: u32 = 64 * 1024;
 
-/// A socket that is listened at, of one of three networks.
+/// What the system may keep in a Unix socket, in bytes, of which it makes twice as many with what it needs itself. It is
+/// Linux's default, which people raise for the sake of other sockets.
+const UNIX_SEND_BYTES: usize = 104 * 1024;
+
+/// A socket that is listened at, of one of these networks.
 #[derive(Debug)]
 pub enum Listener {
     /// Over TCP.
     Tcp(TcpListener),
+    /// On this machine, by a path.
+    Unix(PathListener),
     /// Within this process, by name.
     Local(LocalListener),
     /// In the simulated network.
     #[cfg(feature = "sim")]
     Sim(super::sim::SimListener),
 }
-
-/// What the system may take and not send, in bytes.
-const UNSENT_BYTES_MAX: u32 = 64 * 1024;
 
 impl Listener {
     /// Waits for the next connection; gives the stream and the other side's address.
@@ -56,10 +45,14 @@ impl Listener {
             Listener::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok((Stream::Tcp(stream), address.to_string()))
+                Ok((Stream::Os(OsStream::Tcp(stream)), address.to_string()))
+            }
+            Listener::Unix(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Ok((Stream::Os(OsStream::Unix(stream)), address))
             }
             Listener::Local(listener) => {
-                Ok((Stream::Local(listener.accept().await), "in-process".to_owned()))
+                Ok((Stream::Os(OsStream::Unix(listener.accept().await)), "in-process".to_owned()))
             }
             #[cfg(feature = "sim")]
             Listener::Sim(listener) => {
@@ -84,6 +77,7 @@ impl Listener {
                         && (there.ip() == ours.ip() || (ours.ip().is_unspecified() && is_here(there.ip())))
                 })
             }
+            Listener::Unix(listener) => listener.address() == address,
             Listener::Local(listener) => listener.address() == address,
             #[cfg(feature = "sim")]
             Listener::Sim(listener) => listener.local_address() == address,
@@ -97,6 +91,7 @@ impl Listener {
     pub fn local_address(&self) -> io::Result<String> {
         match self {
             Listener::Tcp(listener) => Ok(listener.local_addr()?.to_string()),
+            Listener::Unix(listener) => Ok(listener.address().to_owned()),
             Listener::Local(listener) => Ok(listener.address().to_owned()),
             #[cfg(feature = "sim")]
             Listener::Sim(listener) => Ok(listener.local_address()),
@@ -107,13 +102,180 @@ impl Listener {
 /// A connection. One task may read while another writes.
 #[derive(Debug)]
 pub enum Stream {
-    /// Over TCP.
-    Tcp(TcpStream),
-    /// Within this process.
-    Local(UnixStream),
+    /// Of the system.
+    Os(OsStream),
     /// In the simulated network.
     #[cfg(feature = "sim")]
     Sim(super::sim::SimStream),
+}
+
+/// A connection of the system. One task may read while another writes.
+#[derive(Debug)]
+pub enum OsStream {
+    /// Over TCP.
+    Tcp(TcpStream),
+    /// Within this machine or this process.
+    Unix(UnixConnection),
+}
+
+impl OsStream {
+    /// Connects to `HOST:PORT` or `unix:/PATH`. The caller sets the time limit.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) async fn connect(address: &str) -> io::Result<OsStream> {
+        match address::unix_path(address) {
+            Some(path) => Ok(OsStream::Unix(path_listener::connect(path)?)),
+            None => Ok(OsStream::Tcp(super::names::connect(address).await?)),
+        }
+    }
+
+    /// Reads at most `bytes_max` bytes of what is there into `buffer`; 0 at the end of the stream.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) async fn read_at_most(&self, buffer: &mut BytesMut, bytes_max: usize) -> io::Result<usize> {
+        loop {
+            match self.try_read(buffer, bytes_max) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable().await?,
+                read => return read,
+            }
+        }
+    }
+
+    /// The same for what is there now.
+    ///
+    /// # Errors
+    /// What the system says; `WouldBlock` when nothing is there.
+    pub(crate) fn try_read(&self, buffer: &mut BytesMut, bytes_max: usize) -> io::Result<usize> {
+        let mut room = bytes::BufMut::limit(buffer, bytes_max);
+        let most = bytes::BufMut::chunk_mut(&mut room).len();
+        let mut drained = None;
+        let read = match self {
+            OsStream::Tcp(stream) => stream
+                .try_io(Interest::READABLE, || drain(stream.try_read_buf(&mut room)?, most, &mut drained)),
+            OsStream::Unix(stream) => {
+                stream.try_io(|| drain(stream.try_read_buf(&mut room)?, most, &mut drained))
+            }
+        };
+        drained.map_or(read, Ok)
+    }
+
+    /// Writes what the system takes at once; `None` when it takes nothing now.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        let written = match self {
+            OsStream::Tcp(stream) => stream.try_write(bytes),
+            OsStream::Unix(stream) => stream.try_write(bytes),
+        };
+        match written {
+            Ok(0) if !bytes.is_empty() => Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => Ok(Some(written)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn readable(&self) -> io::Result<()> {
+        match self {
+            OsStream::Tcp(stream) => stream.readable().await,
+            OsStream::Unix(stream) => stream.readable().await,
+        }
+    }
+
+    /// Waits until the system may take something.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        match self {
+            OsStream::Tcp(stream) => stream.writable().await,
+            OsStream::Unix(stream) => stream.writable().await,
+        }
+    }
+
+    /// Writes some of `bytes`: as much as the system takes at once.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.try_write(bytes)? {
+                Some(written) => return Ok(written),
+                None => self.writable().await?,
+            }
+        }
+    }
+
+    /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = self.write(bytes).await?;
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+
+    /// Lets the system probe a peer that has been silent for `idle`, and end the connection when it answers none of three
+    /// probes, a third of `idle` apart. Zero: never. As Redis does: a peer whose machine lost power says nothing at all. One
+    /// on this machine ends with its process, and the system tells so.
+    pub(crate) fn keep_alive(&self, idle: Duration) {
+        use rustix::net::sockopt;
+        let OsStream::Tcp(stream) = self else { return };
+        if idle.is_zero() {
+            return;
+        }
+        // The kernel counts whole seconds, up to 32767 of them.
+        let idle = Duration::from_secs(idle.as_secs().clamp(1, 32_767));
+        let between = Duration::from_secs((idle.as_secs() / 3).max(1));
+        let set = sockopt::set_socket_keepalive(stream, true)
+            .and_then(|()| sockopt::set_tcp_keepidle(stream, idle))
+            .and_then(|()| sockopt::set_tcp_keepintvl(stream, between))
+            .and_then(|()| sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES));
+        // Only of a connection that has ended meanwhile, which its next read tells.
+        if let Err(error) = set {
+            log::debug!("keepalive not set error={error}");
+        }
+    }
+
+    /// See [`Stream::show_progress`].
+    fn show_progress(&self) {
+        match self {
+            // Where it cannot be, a slow reader is seen less often.
+            OsStream::Tcp(stream) => {
+                drop(socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX));
+            }
+            // All that its reader has not read is this side's, and it is told of room once three quarters are read.
+            OsStream::Unix(stream) => {
+                let _ =
+                    rustix::net::sockopt::set_socket_send_buffer_size(stream.descriptor(), UNIX_SEND_BYTES);
+            }
+        }
+    }
+
+    /// See [`Stream::hold_back`].
+    fn hold_back(&self) {
+        match self {
+            // Where it cannot be, the end comes a moment later.
+            OsStream::Tcp(stream) => drop(rustix::net::sockopt::set_tcp_cork(stream, true)),
+            OsStream::Unix(_) => {}
+        }
+    }
+
+    fn shut_down_write(&self) {
+        // Fails only when the peer is gone already.
+        let _ = match self {
+            OsStream::Tcp(stream) => rustix::net::shutdown(stream, rustix::net::Shutdown::Write),
+            OsStream::Unix(stream) => {
+                rustix::net::shutdown(stream.descriptor(), rustix::net::Shutdown::Write)
+            }
+        };
+    }
 }
 
 impl Stream {
@@ -122,11 +284,7 @@ impl Stream {
     /// # Errors
     /// What the system says.
     pub async fn read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-        match self {
-            #[cfg(feature = "sim")]
-            Stream::Sim(stream) => stream.read(buffer).await,
-            Stream::Tcp(_) | Stream::Local(_) => self.read_at_most(buffer, usize::MAX).await,
-        }
+        self.read_at_most(buffer, usize::MAX).await
     }
 
     /// The same for at most `bytes_max` bytes, so that `buffer` ends where something long ends. A simulated socket may
@@ -136,36 +294,7 @@ impl Stream {
     /// What the system says.
     pub async fn read_at_most(&self, buffer: &mut BytesMut, bytes_max: usize) -> io::Result<usize> {
         match self {
-            Stream::Tcp(stream) => loop {
-                let mut room = bytes::BufMut::limit(&mut *buffer, bytes_max);
-                let most = bytes::BufMut::chunk_mut(&mut room).len();
-                let mut drained = None;
-                let read = stream.try_io(Interest::READABLE, || {
-                    drain(stream.try_read_buf(&mut room)?, most, &mut drained)
-                });
-                match (drained, read) {
-                    (Some(read), _) => return Ok(read),
-                    (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                        stream.readable().await?;
-                    }
-                    (None, read) => return read,
-                }
-            },
-            Stream::Local(stream) => loop {
-                let mut room = bytes::BufMut::limit(&mut *buffer, bytes_max);
-                let most = bytes::BufMut::chunk_mut(&mut room).len();
-                let mut drained = None;
-                let read = stream.try_io(Interest::READABLE, || {
-                    drain(stream.try_read_buf(&mut room)?, most, &mut drained)
-                });
-                match (drained, read) {
-                    (Some(read), _) => return Ok(read),
-                    (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                        stream.readable().await?;
-                    }
-                    (None, read) => return read,
-                }
-            },
+            Stream::Os(stream) => stream.read_at_most(buffer, bytes_max).await,
             #[cfg(feature = "sim")]
             Stream::Sim(stream) => stream.read(buffer).await,
         }
@@ -176,29 +305,14 @@ impl Stream {
     /// # Errors
     /// What the system says.
     pub async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let written = match self {
-            Stream::Tcp(stream) => loop {
-                match stream.try_write(bytes) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
-                    written => break written?,
-                }
-            },
-            Stream::Local(stream) => loop {
-                match stream.try_write(bytes) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
-                    written => break written?,
-                }
-            },
+        match self {
+            Stream::Os(stream) => stream.write(bytes).await,
             #[cfg(feature = "sim")]
             Stream::Sim(stream) => {
                 stream.write_all(bytes).await?;
-                bytes.len()
+                Ok(bytes.len())
             }
-        };
-        if written == 0 && !bytes.is_empty() {
-            return Err(io::ErrorKind::WriteZero.into());
         }
-        Ok(written)
     }
 
     /// Writes what the system takes at once; `None` when it takes nothing now. Always so in a simulated network, in which
@@ -207,17 +321,10 @@ impl Stream {
     /// # Errors
     /// What the system says.
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
-        let written = match self {
-            Stream::Tcp(stream) => stream.try_write(bytes),
-            Stream::Local(stream) => stream.try_write(bytes),
+        match self {
+            Stream::Os(stream) => stream.try_write(bytes),
             #[cfg(feature = "sim")]
-            Stream::Sim(_) => return Ok(None),
-        };
-        match written {
-            Ok(0) if !bytes.is_empty() => Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => Ok(Some(written)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
+            Stream::Sim(_) => Ok(None),
         }
     }
 
@@ -237,11 +344,7 @@ impl Stream {
     /// else take megabytes at once, and then nothing for as long as they last.
     pub fn show_progress(&self) {
         match self {
-            // Where it cannot be, a slow reader is seen less often.
-            Stream::Tcp(stream) => {
-                drop(socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX));
-            }
-            Stream::Local(_) => {}
+            Stream::Os(stream) => stream.show_progress(),
             #[cfg(feature = "sim")]
             Stream::Sim(_) => {}
         }
@@ -251,9 +354,7 @@ impl Stream {
     /// every third of it. A simulated network does not.
     pub fn keep_alive(&self, idle: Duration) {
         match self {
-            Stream::Tcp(stream) => keep_alive(stream, idle),
-            // Whose other end is gone tells so.
-            Stream::Local(_) => {}
+            Stream::Os(stream) => stream.keep_alive(idle),
             #[cfg(feature = "sim")]
             Stream::Sim(_) => {}
         }
@@ -263,9 +364,7 @@ impl Stream {
     /// one packet: who has read the one knows the other.
     pub fn hold_back(&self) {
         match self {
-            // Where it cannot be, the end comes a moment later.
-            Stream::Tcp(stream) => drop(rustix::net::sockopt::set_tcp_cork(stream, true)),
-            Stream::Local(_) => {}
+            Stream::Os(stream) => stream.hold_back(),
             #[cfg(feature = "sim")]
             Stream::Sim(_) => {}
         }
@@ -274,9 +373,7 @@ impl Stream {
     /// Says that nothing more will be written; the other side may still be read.
     pub fn shut_down_write(&self) {
         match self {
-            // Fails only when the peer is gone already.
-            Stream::Tcp(stream) => drop(rustix::net::shutdown(stream, rustix::net::Shutdown::Write)),
-            Stream::Local(stream) => drop(rustix::net::shutdown(stream, rustix::net::Shutdown::Write)),
+            Stream::Os(stream) => stream.shut_down_write(),
             #[cfg(feature = "sim")]
             Stream::Sim(stream) => stream.shut_down_write(),
         }
@@ -303,29 +400,42 @@ mod tests {
     #[tokio::test]
     async fn a_socket_is_probed_as_redis_probes_its_own() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        keep_alive(&stream, Duration::ZERO);
-        assert!(!sockopt::socket_keepalive(&stream).unwrap());
+        let near = OsStream::connect(&listener.local_addr().unwrap().to_string()).await.unwrap();
+        near.keep_alive(Duration::ZERO);
+        let OsStream::Tcp(stream) = &near else { panic!("over TCP") };
+        assert!(!sockopt::socket_keepalive(stream).unwrap());
         for (idle, probed_after, apart) in [(300, 300, 100), (1, 1, 1), (1 << 20, 32_767, 10_922)] {
-            keep_alive(&stream, Duration::from_secs(idle));
-            assert!(sockopt::socket_keepalive(&stream).unwrap());
-            assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), Duration::from_secs(probed_after));
-            assert_eq!(sockopt::tcp_keepintvl(&stream).unwrap(), Duration::from_secs(apart));
-            assert_eq!(sockopt::tcp_keepcnt(&stream).unwrap(), 3);
+            near.keep_alive(Duration::from_secs(idle));
+            assert!(sockopt::socket_keepalive(stream).unwrap());
+            assert_eq!(sockopt::tcp_keepidle(stream).unwrap(), Duration::from_secs(probed_after));
+            assert_eq!(sockopt::tcp_keepintvl(stream).unwrap(), Duration::from_secs(apart));
+            assert_eq!(sockopt::tcp_keepcnt(stream).unwrap(), 3);
         }
     }
 
+    const ROUNDS: u32 = 20_000;
+
     /// Where the runtime has several threads, another one hears from the system what comes while this one reads.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    #[expect(clippy::disallowed_methods, reason = "the other side of a socket is elsewhere")]
     async fn bytes_that_arrive_during_a_read_are_read_too() {
-        use std::io::{Read as _, Write as _};
-        const ROUNDS: u32 = 20_000;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let far = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        far.set_nodelay(true).unwrap();
+        let (near, _) = listener.accept().await.unwrap();
+        near.set_nodelay(true).unwrap();
+        nothing_is_left(OsStream::Tcp(near), far).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn bytes_that_arrive_during_a_read_of_a_unix_socket_are_read_too() {
+        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        nothing_is_left(OsStream::Unix(UnixConnection::new(near).unwrap()), far).await;
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the other side of a socket is elsewhere")]
+    async fn nothing_is_left(near: OsStream, mut far: impl io::Read + io::Write + Send + 'static) {
+        let near = Stream::Os(near);
         let asker = std::thread::spawn(move || {
-            let mut far = std::net::TcpStream::connect(address).unwrap();
-            far.set_nodelay(true).unwrap();
             for round in 0..ROUNDS {
                 far.write_all(b"1").unwrap();
                 // The second byte comes at another moment of the first one's read each time.
@@ -334,9 +444,6 @@ mod tests {
                 far.read_exact(&mut [0]).unwrap();
             }
         });
-        let (stream, _) = listener.accept().await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let near = Stream::Tcp(stream);
         let answering = async {
             for round in 0..ROUNDS {
                 let mut read = BytesMut::new();

@@ -8,8 +8,8 @@
 
 use super::threads::spawn_thread;
 use super::{
-    names, Appended, Disk, Displaced, Environment, Fenced, File, FileIdentity, Group, Listener, LockGuard,
-    LockSeen, Locks, OpenMode, Post, Stands, Stream, Watch,
+    names, path_listener, Appended, Disk, Displaced, Environment, Fenced, File, FileIdentity, Group,
+    Listener, LockGuard, LockSeen, Locks, OpenMode, OsStream, PathListener, Post, Stands, Stream, Watch,
 };
 use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Millis};
@@ -122,11 +122,16 @@ impl Environment for RealEnv {
         })
     }
 
-    fn connect<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Stream>> {
+    fn listen_unix<'a>(&'a self, path: &'a Path, mode: u32) -> LocalBoxFuture<'a, io::Result<Listener>> {
         Box::pin(async move {
-            let stream = names::connect(address).await?;
-            Ok(Stream::Tcp(stream))
+            let at = path.to_owned();
+            let made = on_thread(move || path_listener::make(&at, mode)).await??;
+            Ok(Listener::Unix(PathListener::new(path.to_owned(), made)?))
         })
+    }
+
+    fn connect<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Stream>> {
+        Box::pin(async move { Ok(Stream::Os(OsStream::connect(address).await?)) })
     }
 
     fn disk(&self) -> Rc<dyn Disk> {

@@ -36,7 +36,7 @@ impl Cluster {
         let node = |kind, ours: usize| {
             let config = MasterConfig {
                 new: true,
-                listen: Some(ADDRESSES[ours].to_owned()),
+                listen: vec![ADDRESSES[ours].to_owned()],
                 peers: vec![ADDRESSES[1 - ours].to_owned()],
                 log: LOG.into(),
                 fsync,
@@ -313,7 +313,7 @@ fn a_master_whose_disk_stalls_before_it_serves_stops_in_bounded_time() {
             let machine = world.machine("masters");
             let config = MasterConfig {
                 new: true,
-                listen: Some(ADDRESSES[0].to_owned()),
+                listen: vec![ADDRESSES[0].to_owned()],
                 peers: vec![ADDRESSES[1].to_owned()],
                 log: LOG.into(),
                 ..MasterConfig::default()

@@ -18,7 +18,7 @@ const STANDBY: &str = "standby:12346";
 fn start_master(world: &World, machine: &Machine, max_value: ByteSize) -> Process {
     let config = MasterConfig {
         new: true,
-        listen: Some(ADDRESS.to_owned()),
+        listen: vec![ADDRESS.to_owned()],
         peers: vec!["nobody:12346".to_owned()],
         log: "/data/kv_store.log".into(),
         max_value,
@@ -32,7 +32,7 @@ fn start_master(world: &World, machine: &Machine, max_value: ByteSize) -> Proces
 fn start_pair(world: &World, machine: &Machine, max_value: ByteSize) -> [Process; 2] {
     let config = |listen: &str, peer: &str| MasterConfig {
         new: true,
-        listen: Some(listen.to_owned()),
+        listen: vec![listen.to_owned()],
         peers: vec![peer.to_owned()],
         log: "/data/kv_store.log".into(),
         max_value,

@@ -39,7 +39,7 @@ impl Alone {
     fn start_on(world: &World, machine: Machine) -> Alone {
         let config = MasterConfig {
             new: true,
-            listen: Some(ADDRESS.to_owned()),
+            listen: vec![ADDRESS.to_owned()],
             peers: vec!["nobody:12346".to_owned()],
             log: "/data/kv_store.log".into(),
             ack_timeout: ACK_TIMEOUT,
@@ -971,7 +971,7 @@ fn a_standby_counts_its_errors_too() {
         let _slave = alone.slave("one", 1).await;
         let config = MasterConfig {
             new: true,
-            listen: Some(BACKUP_ADDRESS.to_owned()),
+            listen: vec![BACKUP_ADDRESS.to_owned()],
             peers: vec![ADDRESS.to_owned()],
             log: "/data/kv_store.log".into(),
             failover_timeout: LIMIT,
@@ -1022,7 +1022,7 @@ fn the_standby_serves_nobody_while_the_lock_is_held() {
         let _slave = alone.slave("one", 1).await;
         let config = MasterConfig {
             new: true,
-            listen: Some(BACKUP_ADDRESS.to_owned()),
+            listen: vec![BACKUP_ADDRESS.to_owned()],
             peers: vec![ADDRESS.to_owned()],
             log: "/data/kv_store.log".into(),
             ..MasterConfig::default()
@@ -1065,7 +1065,7 @@ fn a_master_that_is_refused_after_its_welcome_stays_a_standby() {
         let listener = alone.env.listen("other:12346").await.unwrap();
         let config = MasterConfig {
             new: true,
-            listen: Some("backup:12346".to_owned()),
+            listen: vec!["backup:12346".to_owned()],
             peers: vec!["other:12346".to_owned()],
             log: "/data/kv_store.log".into(),
             ..MasterConfig::default()
@@ -1102,7 +1102,7 @@ fn no_request_overtakes_a_forwarded_one_of_many_keys_of_the_same_client() {
         let _slave = alone.slave("one", 1).await;
         let listener = alone.env.listen("other:12346").await.unwrap();
         let config = MasterConfig {
-            listen: Some("backup:12346".to_owned()),
+            listen: vec!["backup:12346".to_owned()],
             peers: vec!["other:12346".to_owned()],
             log: "/data/kv_store.log".into(),
             ..MasterConfig::default()

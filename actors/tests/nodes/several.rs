@@ -53,7 +53,7 @@ impl Trio {
         let env = world.env(&world.machine("others"), "others");
         let (one, two) = (env.listen(ONE).await.unwrap(), env.listen(TWO).await.unwrap());
         let config = MasterConfig {
-            listen: Some(STANDBY.to_owned()),
+            listen: vec![STANDBY.to_owned()],
             peers: vec![ONE.to_owned(), TWO.to_owned()],
             ..MasterConfig::default()
         };

@@ -77,7 +77,7 @@ impl Trio {
     fn run(&self, master: usize) -> Running {
         let config = MasterConfig {
             new: true,
-            listen: Some(address(master)),
+            listen: vec![address(master)],
             peers: (0..HOSTS.len()).filter(|other| *other != master).map(address).collect(),
             ..MasterConfig::default()
         };

@@ -288,7 +288,7 @@ impl Cluster {
         dsm::testing::set_slice_keys(shape.slice_keys);
         let [primary, backup] = [&Self::masters()[0], &Self::masters()[1]].map(String::clone);
         let master = |listen: &str, peer: &str| MasterConfig {
-            listen: Some(listen.to_owned()),
+            listen: vec![listen.to_owned()],
             peers: vec![peer.to_owned()],
             log: PathBuf::from(LOG),
             // It may stand in a unit file for ever: what names a cluster counts first.

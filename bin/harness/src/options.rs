@@ -57,7 +57,7 @@ pub(crate) struct Options {
     pub slaves: u32,
 
     /// Load this running store instead: HOST:PORT,HOST:PORT, tried in this order
-    #[arg(long, value_name = "ADDR,ADDR", value_delimiter = ',', value_parser = dsm::address::to_connect, help_heading = "Store",
+    #[arg(long, value_name = "ADDR,ADDR", value_delimiter = ',', value_parser = dsm::address::to_connect_by_tcp, help_heading = "Store",
           conflicts_with_all = ["slaves", "placement", "fsync", "data"])]
     pub target: Vec<String>,
 

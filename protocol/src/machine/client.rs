@@ -928,6 +928,19 @@ mod tests {
         assert_eq!(rig.batch([opened(2, true, None)]), [send(2, 1)]);
     }
 
+    /// Be it a path of this machine: a master cannot make its client open one.
+    #[test]
+    fn a_redirect_to_an_address_that_is_none_of_the_settings_leads_to_the_next_master_of_the_settings() {
+        let elsewhere = "unix:/run/other.sock";
+        let mut rig = Rig::new();
+        rig.batch([submit(1, RequestKind::Read)]);
+        assert_eq!(rig.batch([opened(1, false, Some(elsewhere))]), [send(1, 1)]);
+        let standby = |link| answer(link, 1, Reply::error(ErrorWord::Standby, elsewhere));
+        assert_eq!(rig.batch([standby(1)]), [close(1)]);
+        assert_eq!(rig.batch([closed(1, &[])]), [connect(2, BACKUP)]);
+        assert_eq!(rig.batch([opened(2, true, Some(elsewhere))]), [send(2, 1)]);
+    }
+
     #[test]
     fn with_no_master_the_pauses_double_and_the_request_ends_as_unreachable() {
         let mut rig = Rig::new();
