@@ -195,6 +195,7 @@ fn launcher_config(args: &Args) -> anyhow::Result<LauncherConfig> {
     });
     let mut config = LauncherConfig::new(masters, role("slave"), &args.data);
     config.slaves = usize::from(args.slaves);
+    config.unix_sockets = true;
     config.ready_timeout = args.start_timeout;
     Ok(config)
 }

@@ -280,3 +280,41 @@ fn a_slave_may_know_one_master_by_its_socket_and_one_by_its_port() {
     cluster.wait_until_serves(Node::Master, seconds(20));
     wait_for_two(&cluster);
 }
+
+#[test]
+fn the_slaves_of_a_local_cluster_use_sockets_in_its_directory() {
+    let data = tempfile::tempdir().expect("a directory");
+    let mut command = Command::new("timeout");
+    command.args([
+        "--signal=KILL",
+        "60",
+        env!("CARGO_BIN_EXE_dsm-cluster"),
+        "--port",
+        "0",
+        "--backup-port",
+        "0",
+    ]);
+    command
+        .arg("--data")
+        .arg(data.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut cluster = command.spawn().expect("timeout is installed");
+    let typed = "WRITE a 1\nkill primary\nREAD a\nWRITE a 2\nrestart primary\nREAD a\n";
+    cluster.stdin.take().expect("piped").write_all(typed.as_bytes()).expect("it reads");
+    let output = cluster.wait_with_output().expect("a child can be waited for");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(told.contains("Value for key a = 1") && told.contains("Value for key a = 2"), "{told}");
+    for name in ["primary", "backup"] {
+        let socket = data.path().join(format!("{name}.sock"));
+        let registered = format!("master={}", unix_address(&socket));
+        for number in 1..=3 {
+            let path = data.path().join(format!("slave-{number}.out"));
+            let said = fs::read_to_string(path).expect("its output");
+            assert!(said.contains(&registered), "{said}");
+        }
+        assert!(!socket.exists(), "it was stopped in order");
+    }
+}

@@ -16,6 +16,7 @@ mod unix_connection;
 
 pub use local_listener::LocalListener;
 pub use net::{Listener, OsStream, Stream};
+pub(crate) use path_listener::try_sockets_in;
 pub use path_listener::PathListener;
 pub use unix_connection::UnixConnection;
 

@@ -119,6 +119,18 @@ pub(super) fn make(path: &Path, mode: u32) -> io::Result<(OwnedFd, FileIdentity)
     }
 }
 
+/// Whether there can be sockets in a directory: makes one, and removes it. Waits for disks.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn try_sockets_in(directory: &Path) -> io::Result<()> {
+    let path = directory.join(format!("{}.sock", std::process::id()));
+    let (socket, _) = make(&path, 0o600)?;
+    std::fs::remove_file(&path)?;
+    drop(socket);
+    Ok(())
+}
+
 /// Makes the file of a socket. From the start it has no more than the rights `mode`, so that nobody connects who may not; and
 /// fewer by what the umask takes.
 fn bound(address: &SocketAddrUnix, mode: u32) -> io::Result<OwnedFd> {

@@ -34,6 +34,7 @@ pub use error::{Awaited, LaunchError};
 pub use process::{describe_exit, ProcessState};
 pub use role::{Role, RoleError};
 
+use crate::{address, env};
 use dsm_protocol::info::{MasterInfo, MasterRole};
 use output::{last_line, new_output};
 use process::RoleProcess;
@@ -57,6 +58,8 @@ pub struct Launcher {
     config: LauncherConfig,
     /// Where the masters listen, in the order of the configuration.
     masters: Vec<SocketAddr>,
+    /// The addresses of their Unix sockets, in the same order; none if they have none.
+    sockets: Vec<String>,
     processes: BTreeMap<Role, RoleProcess>,
     interrupted: Arc<AtomicBool>,
 }
@@ -78,6 +81,7 @@ impl Launcher {
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Ok(Launcher {
             masters: ports.into_iter().map(local).collect(),
+            sockets: if config.unix_sockets { sockets(&config.data, named) } else { Vec::new() },
             config,
             processes: BTreeMap::new(),
             interrupted: Arc::default(),
@@ -172,7 +176,8 @@ impl Launcher {
         match role {
             Role::Master(place) => self.master_flags(&mut command, place),
             Role::Slave(_) => {
-                command.arg("--masters").arg(self.masters().join(","));
+                let known = if self.sockets.is_empty() { self.masters() } else { self.sockets.clone() };
+                command.arg("--masters").arg(known.join(","));
                 command.arg("--id").arg(role.file_name());
             }
         }
@@ -190,12 +195,10 @@ impl Launcher {
     }
 
     fn master_flags(&self, command: &mut Command, place: usize) {
-        let (own, others): (Vec<_>, Vec<_>) =
-            self.masters().into_iter().enumerate().partition(|(other, _)| *other == place);
-        for (flag, addresses) in [("--listen", own), ("--peer", others)] {
-            let addresses: Vec<String> = addresses.into_iter().map(|(_, address)| address).collect();
-            command.arg(flag).arg(addresses.join(","));
-        }
+        let mut others = self.masters();
+        let own = [others.remove(place)].into_iter().chain(self.sockets.get(place).cloned());
+        command.arg("--listen").arg(own.collect::<Vec<_>>().join(","));
+        command.arg("--peer").arg(others.join(","));
         command.arg("--log").arg(self.log_path());
     }
 
@@ -298,6 +301,21 @@ fn choose_ports<L>(
     wanted.iter().map(&mut choose).collect()
 }
 
+/// The addresses of Unix sockets in `data` for so many masters; none if there cannot be any.
+fn sockets(data: &Path, masters: usize) -> Vec<String> {
+    let addresses = || -> Result<Vec<String>, Box<dyn std::error::Error>> {
+        let data = std::path::absolute(data)?;
+        env::try_sockets_in(&data)?;
+        let of =
+            |place| address::of_unix_path(&data.join(format!("{}.sock", Role::Master(place).file_name())));
+        Ok((0..masters).map(of).collect::<Result<_, _>>()?)
+    };
+    addresses().unwrap_or_else(|error| {
+        log::info!("the slaves use TCP, for want of Unix sockets in={} cause={error}", data.display());
+        Vec::new()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,10 +333,12 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let role = RoleCommand::new("/bin/sh").with_prefix(["-c", script, "role"]);
         let masters = std::iter::repeat_n(MasterCommand::from(role.clone()), masters);
-        let mut config = LauncherConfig::new(masters, role, data.path());
-        config.ready_timeout = Duration::from_secs(10);
-        let launcher = Launcher::new(config).unwrap();
+        let launcher = Launcher::new(quick(LauncherConfig::new(masters, role, data.path()))).unwrap();
         (data, launcher)
+    }
+
+    fn quick(config: LauncherConfig) -> LauncherConfig {
+        LauncherConfig { ready_timeout: Duration::from_secs(10), ..config }
     }
 
     fn exists(pid: u32) -> bool {
@@ -369,6 +389,39 @@ mod tests {
             wait_for_output(&launcher, Role::Slave(2)),
             format!("--masters {primary},{backup} --id slave-2 {parent}")
         );
+    }
+
+    #[test]
+    fn slaves_use_unix_sockets_where_there_can_be_some_and_else_tcp() {
+        let data = tempfile::tempdir().unwrap();
+        let longest =
+            address::UNIX_PATH_BYTES_MAX - data.path().as_os_str().len() - "/".len() - "/primary.sock".len();
+        for (directory, has_sockets) in
+            [("x".repeat(longest), true), ("x".repeat(longest + 1), false), ("a b".to_owned(), false)]
+        {
+            let directory = data.path().join(directory);
+            let role = RoleCommand::new("/bin/sh").with_prefix(["-c", "echo \"$@\"", "role"]);
+            let masters = std::iter::repeat_n(MasterCommand::from(role.clone()), 2);
+            let mut config = quick(LauncherConfig::new(masters, role, &directory));
+            config.unix_sockets = true;
+            let mut launcher = Launcher::new(config).unwrap();
+            let masters = launcher.masters();
+            let socket = |name: &str| format!("unix:{}", directory.join(name).display());
+            let sockets = [socket("primary.sock"), socket("backup.sock")];
+            launcher.start(Role::PRIMARY).unwrap();
+            launcher.start(Role::Slave(1)).unwrap();
+            let (listen, known) = match has_sockets {
+                true => (format!("{},{}", masters[0], sockets[0]), sockets.join(",")),
+                false => (masters[0].clone(), masters.join(",")),
+            };
+            let told = wait_for_output(&launcher, Role::PRIMARY);
+            assert!(told.starts_with(&format!("--listen {listen} --peer {} --log ", masters[1])), "{told}");
+            let told = wait_for_output(&launcher, Role::Slave(1));
+            assert!(told.starts_with(&format!("--masters {known} --id slave-1 ")), "{told}");
+            assert_eq!(launcher.masters(), masters, "clients use TCP");
+            let left: Vec<_> = fs::read_dir(&directory).unwrap().flatten().map(|file| file.path()).collect();
+            assert!(!left.iter().any(|path| path.extension().is_some_and(|end| end == "sock")), "{left:?}");
+        }
     }
 
     #[test]
