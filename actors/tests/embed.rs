@@ -400,7 +400,7 @@ fn a_cluster_within_a_program_opens_no_port_and_reads_no_environment() {
 }
 
 #[test]
-fn a_client_that_is_told_of_no_master_or_has_no_runtime_is_an_error() {
+fn a_client_without_a_master_or_a_runtime_is_an_error() {
     let nobody = ClientConfig { masters: Vec::new(), ..ClientConfig::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let refused = runtime.block_on(async { Client::connect(nobody).map(drop) });

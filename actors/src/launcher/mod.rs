@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_ends_while_it_is_waited_for_is_told_with_its_last_words() {
+    fn a_process_that_ends_while_it_is_waited_for_is_reported_with_its_last_line() {
         let (_data, mut launcher) = scripted("echo 'ERROR the log is corrupt' >&2; exit 3");
         launcher.start(Role::PRIMARY).unwrap();
         let error = launcher.wait_serving(Role::PRIMARY).unwrap_err();
@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn a_death_nobody_asked_for_is_reported_once() {
+    fn an_unexpected_death_is_reported_once() {
         let (_data, mut launcher) = scripted("exit 4");
         launcher.start(Role::Slave(1)).unwrap();
         let begun = Instant::now();
