@@ -514,7 +514,7 @@ fn new_cluster(path: &Path, crash: Crash, line_max: usize, out: &mut impl Write)
     let text = LockText { cluster: None, epoch: None, reign: None, ..LockText::parse(&text) };
     write_lock_text(&lock_file, &text).with_context(|| {
         format!(
-            "cluster {old} is cluster {new} from here on, but the lock file still speaks of the original: remove {}",
+            "cluster {old} is cluster {new} from here on, but the lock file still names the original: remove {}",
             beside(path, ".lock").display()
         )
     })?;

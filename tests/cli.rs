@@ -1046,7 +1046,7 @@ fn a_history_that_may_not_grow_ends_no_prompt() {
 }
 
 #[test]
-fn the_prompt_and_status_say_who_serves_and_when_nobody_does() {
+fn the_prompt_and_status_say_which_master_serves_or_that_none_does() {
     let down = free_address();
     let output = run(client(&[&down], &["--prompt", "--request-timeout", "50ms"]), b"READ a\n");
     let shown = text(&output.stdout);
@@ -1060,9 +1060,9 @@ fn the_prompt_and_status_say_who_serves_and_when_nobody_does() {
 }
 
 #[test]
-fn each_prompt_says_who_serves_at_that_moment_and_waits_for_nobody() {
+fn each_prompt_says_which_master_serves_and_does_not_wait() {
     if let Err(why) = need_program("script", &["--version"], "bsdutils") {
-        return skip(each_prompt_says_who_serves_at_that_moment_and_waits_for_nobody, "", &why);
+        return skip(each_prompt_says_which_master_serves_and_does_not_wait, "", &why);
     }
     let begins = |label: &str| format!("[{label}] Enter the Operation");
     let values = Map::default();

@@ -33,7 +33,7 @@ fn garbage_hurts_nobody() {
 }
 
 #[test]
-fn a_protocol_error_is_told_in_redis_words_and_ends_the_connection() {
+fn a_protocol_error_is_worded_as_in_redis_and_ends_the_connection() {
     nobody_notices(&[], |cluster, _| {
         let array = "Protocol error: invalid multibulk length";
         let bulk = "Protocol error: invalid bulk length";
@@ -79,7 +79,7 @@ fn ends_link(cluster: &TestCluster, master: Node, bytes: &[u8]) -> String {
 }
 
 #[test]
-fn a_malformed_frame_of_every_kind_is_told_and_ends_the_link() {
+fn a_malformed_frame_of_every_kind_is_reported_and_ends_the_link() {
     nobody_notices(&[], |cluster, _| {
         for master in MASTERS {
             let before = info(cluster, master).number("protocol_errors");
@@ -146,7 +146,7 @@ fn a_message_that_a_client_may_not_send_ends_its_link() {
 }
 
 #[test]
-fn a_length_that_lies_is_told_at_once_or_waits_alone() {
+fn a_false_length_is_refused_at_once_or_waits_alone() {
     nobody_notices(&[], |cluster, load| {
         let lying = |length: u32| [&length.to_le_bytes()[..], &[0, 0, 0, 0, 17]].concat();
         let (mut silent, mut half) = (Vec::new(), Vec::new());

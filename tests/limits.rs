@@ -162,7 +162,7 @@ fn busy_beyond(flags: &[&str], fitting: usize, value_bytes: usize) {
 }
 
 #[test]
-fn a_log_that_may_not_grow_refuses_writes_until_it_may_and_ends_nobody() {
+fn a_log_that_may_not_grow_refuses_writes_until_it_may_and_ends_no_master() {
     let mut cluster = Setup::slaves(2).start();
     assert_eq!(cluster.ask(&[b"SET", b"before", b"v"]), Answer::ok());
     let mut client = cluster.connect(Node::Master);

@@ -114,7 +114,7 @@ fn check_counts_a_clean_log() {
 }
 
 #[test]
-fn a_torn_tail_is_told_from_corruption_by_place_and_exit_code() {
+fn a_torn_tail_is_distinguished_from_corruption_by_place_and_exit_code() {
     let dir = Directory::new();
     let (bytes, starts) = log();
     dir.put("torn.log", &bytes[..starts[7] + 5]);

@@ -367,7 +367,7 @@ fn a_read_only_log_directory_is_one_clear_line() {
 }
 
 #[test]
-fn a_new_log_is_its_owners_alone_and_an_old_one_that_others_may_read_is_told() {
+fn a_new_log_is_accessible_only_to_its_owner_and_an_old_one_that_others_may_read_is_reported() {
     let directory = tempfile::tempdir().expect("a directory");
     let log = directory.path().join("kv_store.log");
     let said = directory.path().join("said");
@@ -513,7 +513,7 @@ fn a_temporary_refusal_by_the_system_ends_no_process_and_is_logged_once() {
 }
 
 #[test]
-fn a_file_system_without_locks_is_told_at_the_start() {
+fn a_file_system_without_locks_is_reported_at_the_start() {
     let directory = tempfile::tempdir().expect("a directory");
     match refused(&["flock:error=EOPNOTSUPP"], directory.path()) {
         Ok((mut process, _, said)) => {
@@ -526,6 +526,6 @@ fn a_file_system_without_locks_is_told_at_the_start() {
                 "{left:?}"
             );
         }
-        Err(why) => skip(a_file_system_without_locks_is_told_at_the_start, "", &why),
+        Err(why) => skip(a_file_system_without_locks_is_reported_at_the_start, "", &why),
     }
 }

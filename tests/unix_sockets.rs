@@ -197,7 +197,7 @@ fn a_hung_slave_is_removed_and_used_again_when_it_returns_over_sockets_too() {
 }
 
 #[test]
-fn who_takes_no_answers_from_a_socket_is_cut_and_who_takes_them_slowly_is_not() {
+fn a_client_that_takes_no_answers_from_a_socket_is_cut_and_a_slow_one_is_not() {
     let cluster = Setup::slaves(2).by_unix_sockets().masters_with(&["--write-timeout", "500ms"]).start();
     let path = cluster.socket(Node::Master);
     let value = vec![b'x'; 16 * MIB];

@@ -28,7 +28,7 @@ fn tests() -> BTreeSet<String> {
 }
 
 #[test]
-fn what_was_skipped_is_told_as_a_sum() {
+fn the_number_of_skipped_tests_is_reported() {
     forget_others().expect("old notes can be removed");
     let lines = noted().expect("the notes can be read");
     let tests = tests();
@@ -59,7 +59,7 @@ fn one_that_the_machine_refuses() {
 }
 
 #[test]
-fn a_skip_is_told_and_fails_where_all_is_required_and_could_be_there() {
+fn a_skip_is_reported_and_fails_if_all_is_required_and_possible() {
     let run = |name: &str, required: bool| -> Output {
         let mut command = Command::new(std::env::current_exe().expect("this test is a program"));
         // Output is captured as usual, but a skip must still be shown.

@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_link_is_dialed_again_and_again_and_each_refusal_is_told_once() {
+    async fn a_link_is_dialed_again_and_again_and_each_refusal_is_logged_once() {
         let env: Env = RealEnv::new();
         let listener = env.listen("127.0.0.1:0").await.unwrap();
         let (news, fate) = (Rc::<RefCell<Vec<News>>>::default(), Fate::default());

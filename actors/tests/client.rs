@@ -246,7 +246,7 @@ async fn answers(said: Vec<u8>) -> String {
 }
 
 #[tokio::test]
-async fn what_happened_at_each_master_is_told_with_its_cause() {
+async fn the_error_says_what_happened_at_each_master() {
     let mut reject = Vec::new();
     frame::encode(&Message::Control(Control::Reject { reason: "it is\nfull".to_owned() }), &mut reject);
     let mut ping = Vec::new();
@@ -322,7 +322,7 @@ async fn garbage_from_a_master_ends_the_link_and_is_named() {
 }
 
 #[tokio::test]
-async fn a_rejected_handshake_is_told_to_the_caller() {
+async fn a_rejected_handshake_is_reported_to_the_caller() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let masters = config(&[&address]);

@@ -281,7 +281,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_fit_is_counted_and_told_where_it_is_missing() {
+    fn lost_lines_are_counted_and_reported_where_they_are_missing() {
         let mut state = State::EMPTY;
         let line = [&[b'x'; 1023][..], b"\n"].concat();
         for _ in 0..QUEUE_BYTES_MAX / line.len() + 2 {
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_cannot_be_written_are_told_before_the_next_one_that_can() {
+    fn lines_that_cannot_be_written_are_reported_before_the_next_one_that_can() {
         let mut state = State::EMPTY;
         state.push(b"one\ntwo\nthree\n");
         let batch = std::mem::take(&mut state.waiting);

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_told_with_its_place_its_proof_and_a_way_on() {
+    fn damage_is_reported_with_its_place_its_proof_and_a_remedy() {
         let evidence = Some(Evidence { offset: 155, line: 5, synced: Seq(4) });
         let cause = RecordError::Checksum;
         assert_eq!(

@@ -30,7 +30,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn what_went_wrong_is_told_with_its_cause_and_where_to_look() {
+    fn a_failed_launch_is_reported_with_its_cause_and_where_to_look() {
         let output = "ERROR the log is corrupt".to_owned();
         let ended = LaunchError::Ended { role: Role::PRIMARY, status: ExitStatus::from_raw(3 << 8), output };
         assert_eq!(

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_the_variables_that_the_program_reads() {
+    fn an_error_names_the_variables_that_have_set_its_flags() {
         // A variable that is always set.
         let wait = Arg::new("wait").long("wait").env("PATH");
         let command = Command::new("program").arg(wait).arg(Arg::new("path").long("path"));

@@ -349,10 +349,10 @@ impl<W: Write> Draft<W> {
         let damage = self.open.take();
         let what = match seqs {
             Some((first, last)) if first > last && damage.is_none() => return,
-            Some((first, last)) if first > last => "no record in front of a good one is lost".to_owned(),
+            Some((first, last)) if first > last => "no record before a good one is lost".to_owned(),
             Some((first, last)) if first < last => format!("seqs {first} to {last} are lost"),
             Some((first, _)) => format!("seq {first} is lost"),
-            None if damage.is_some() => "no record in front of a good one is lost".to_owned(),
+            None if damage.is_some() => "no record before a good one is lost".to_owned(),
             None => return,
         };
         if self.listed.len() >= LISTED_MAX {
@@ -372,7 +372,10 @@ impl<W: Write> Draft<W> {
         let about = if keys.is_empty() {
             String::new()
         } else {
-            format!("; as far as it can be read it is about {} (may read as before it)", keys.join(" "))
+            format!(
+                "; as far as it can be read, it is about {} (which may have older values)",
+                keys.join(" ")
+            )
         };
         self.listed.push(format!("{place}: {what}{about}"));
     }

@@ -69,7 +69,7 @@ mod tests {
     use dsm_protocol::ids::SlaveId;
 
     #[test]
-    fn each_reason_is_told_once_and_again_after_it_had_passed() {
+    fn each_reason_is_logged_once_and_again_after_it_has_passed() {
         let mut told = Told::default();
         let in_use = Unwelcome::NameInUse { id: SlaveId::new("slave-1").unwrap() };
         let mut is_new = |who: &str, why: &Unwelcome, forget: bool| {

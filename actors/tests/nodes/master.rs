@@ -458,7 +458,7 @@ impl Returned {
 }
 
 #[test]
-fn a_slave_is_given_one_sign_of_life_however_often_it_asks_before_it_listens() {
+fn a_slave_is_given_one_sign_of_life_however_often_it_asks_before_it_reads() {
     World::run(1, |world| async move {
         let alone = Alone::start(&world);
         let mut slave = alone.slave("one", 1).await;

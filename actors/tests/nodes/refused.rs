@@ -34,7 +34,7 @@ async fn welcome(link: &Link, cluster: ClusterId) {
 }
 
 #[test]
-fn a_master_that_is_refused_when_it_calls_is_told_of_once_until_it_is_taken_in() {
+fn a_refused_master_is_logged_once_until_it_is_admitted() {
     World::run(1, |world| async move {
         logged::keep();
         let alone = Alone::start(&world);
@@ -62,7 +62,7 @@ fn a_master_that_is_refused_when_it_calls_is_told_of_once_until_it_is_taken_in()
 }
 
 #[test]
-fn a_master_of_another_cluster_that_is_dialed_again_and_again_is_told_of_once_until_it_is_of_this_one() {
+fn a_dialed_master_of_another_cluster_is_logged_once_until_it_belongs_to_this_one() {
     World::run(1, |world| async move {
         logged::keep();
         let alone = Alone::start(&world);

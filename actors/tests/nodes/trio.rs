@@ -200,7 +200,7 @@ fn one_of_two_standbys_takes_over_from_a_master_that_dies_and_the_other_follows_
 }
 
 #[test]
-fn an_operator_s_failover_moves_the_reign_to_one_of_two_standbys() {
+fn a_failover_by_an_operator_moves_the_reign_to_one_of_two_standbys() {
     in_some_worlds(|world| async move {
         let trio = Trio::start(&world).await;
         trio.set(0, "a", "1").await;

@@ -13,8 +13,8 @@ pub const INVALID: &str = "Invalid Operation! Please Try Again.";
 /// What HELP says after the operations of the store.
 const HELP_MORE: &str = "\
 EXIT                  leaves
-READ, WRITE and DELETE alone ask for the rest. A key, or a whole value, may stand in quotes as in redis-cli:
-\"a b\" with \\n, \\\", \\x00 and the like in it, 'a b' as it is.";
+READ, WRITE and DELETE alone ask for key and value. A key, or a whole value, may be in quotes, as in redis-cli:
+\"a b\" may contain \\n, \\\", \\x00 and the like; 'a b' is taken literally.";
 
 /// The text of HELP: the prompt's operations, and the host's commands, which take precedence.
 pub fn help(of_host: &str) -> String {
@@ -103,15 +103,15 @@ mod tests {
              STATUS                describes the master that serves\n\
              FAILOVER              asks the master that serves to hand over to the other one\n\
              EXIT                  leaves\n\
-             READ, WRITE and DELETE alone ask for the rest. A key, or a whole value, may stand in quotes as in \
+             READ, WRITE and DELETE alone ask for key and value. A key, or a whole value, may be in quotes, as in \
              redis-cli:\n\
-             \"a b\" with \\n, \\\", \\x00 and the like in it, 'a b' as it is."
+             \"a b\" may contain \\n, \\\", \\x00 and the like; 'a b' is taken literally."
         );
         assert_eq!(usage(), "READ <key>, WRITE <key> <value>, DELETE <key>, STATUS, FAILOVER, HELP or EXIT");
         assert_eq!(usage_of("WRITE"), "WRITE <key> <value>");
         let both = help("status   shows more\nkill N   kills");
         assert!(!both.contains("STATUS") && both.contains("FAILOVER"), "{both}");
-        assert!(both.ends_with("as it is.\nstatus   shows more\nkill N   kills"), "{both}");
+        assert!(both.ends_with("taken literally.\nstatus   shows more\nkill N   kills"), "{both}");
     }
 
     #[test]

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn the_machine_and_the_processor_time_are_told() {
+    fn the_machine_and_the_processor_time_are_reported() {
         let system = describe();
         assert!(system.cores > 0 && system.memory_bytes > 1 << 20, "{system:?}");
         assert!(system.kernel.starts_with("Linux "), "{system:?}");

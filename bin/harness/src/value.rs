@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn another_key_and_another_run_are_told_apart() {
+    fn another_key_and_another_run_are_distinguished() {
         let texts = texts(7);
         assert_eq!(texts.read_value(4, &value(&texts, 42, VERSION)), Err(Misfit::OtherKey));
         let other = Texts::new("key", 1000, 100, 8);

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_fault_is_found_and_told_by_itself() {
+    fn each_kind_of_fault_is_found_and_reported_by_itself() {
         assert_eq!(findings(&good(), Some(0.0)), []);
         assert!(is_right(&good()));
         type Spoil = fn(&mut RunRecord);

@@ -344,7 +344,7 @@ fn a_cluster_is_started_checked_and_removed() {
 }
 
 #[test]
-fn a_killed_primary_is_told_with_its_gap_and_nothing_is_lost() {
+fn a_killed_primary_is_reported_with_its_gap_and_nothing_is_lost() {
     let run = Run::new();
     let faults = "--fault kill-primary@500ms+500ms,pause-slave:1@1s+200ms";
     let output =
@@ -407,7 +407,7 @@ fn wait_for_log(run: &Run, bytes: u64) {
 }
 
 #[test]
-fn a_primary_that_is_killed_by_hand_is_told_like_a_fault() {
+fn a_primary_that_is_killed_by_hand_is_reported_like_a_fault() {
     let run = Run::new();
     let harness = run.spawn("--slaves 2 --clients 2 --pool 2 --think 2ms --warmup 0 --duration 1h");
     wait_for_log(&run, 200_000);
@@ -644,7 +644,7 @@ fn a_wrong_answer_in_the_warm_up_is_exit_code_1_and_in_no_figure() {
 }
 
 #[test]
-fn the_files_are_written_though_nobody_reads_the_table() {
+fn the_files_are_written_even_if_nobody_reads_the_table() {
     let address = server(Arc::new(honest));
     let run = Run::new();
     let mut harness = run.spawn(&format!("--target {address} --clients 1 --pool 1 --think 0 --keys 5"));
@@ -655,7 +655,7 @@ fn the_files_are_written_though_nobody_reads_the_table() {
 }
 
 #[test]
-fn the_verdicts_are_told_though_the_files_cannot_be_written() {
+fn the_verdicts_are_printed_even_if_the_files_cannot_be_written() {
     let address = server(Arc::new(honest));
     let run = Run::new();
     fs::create_dir_all(run.output().join("results.csv")).expect("a directory");
@@ -668,7 +668,7 @@ fn the_verdicts_are_told_though_the_files_cannot_be_written() {
 }
 
 #[test]
-fn a_file_that_may_not_grow_is_told_and_ends_no_run() {
+fn a_file_that_may_not_grow_is_reported_and_ends_no_run() {
     let address = server(Arc::new(honest));
     let run = Run::new();
     let harness = run.spawn(&format!("--target {address} --clients 1 --pool 1 --think 0 --keys 5"));
@@ -966,7 +966,7 @@ fn a_signal_ends_the_pairs_with_what_was_measured() {
 }
 
 #[test]
-fn pairs_that_cannot_be_measured_are_told_in_one_line() {
+fn pairs_that_cannot_be_measured_are_reported_in_one_line() {
     let run = Run::new();
     let empty = run.directory.path().join("empty");
     fs::create_dir(&empty).expect("a directory");
@@ -990,7 +990,7 @@ fn pairs_that_cannot_be_measured_are_told_in_one_line() {
 }
 
 #[test]
-fn wrong_usage_and_an_unreachable_target_are_told_apart() {
+fn wrong_usage_and_an_unreachable_target_are_distinguished() {
     let run = Run::new();
     for line in
         ["--slaves 0", "--target a:1 --slaves 2", "--fault explode@1s", "--no-such-flag", "--sweep a=1"]

@@ -1131,7 +1131,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_more_is_sent_into_a_silence() {
+    fn nothing_more_is_sent_to_a_silent_master() {
         let mut rig = Rig::connected();
         rig.batch([submit(1, RequestKind::Write)]);
         rig.now = Millis(1500);
@@ -1150,7 +1150,7 @@ mod tests {
     }
 
     #[test]
-    fn masters_that_welcome_and_hang_up_are_not_called_in_circles_without_a_pause() {
+    fn masters_that_welcome_and_hang_up_are_dialed_with_pauses() {
         let mut rig = Rig::connected();
         assert_eq!(rig.batch([closed(1, &[])]), [connect(2, BACKUP)]);
         assert_eq!(rig.batch([opened(2, true, None), closed(2, &[])]), []);

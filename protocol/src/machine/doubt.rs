@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_silence_is_called_by_what_took_most_of_it() {
+    fn a_pause_is_named_after_what_took_most_of_it() {
         for (silent_ms, computed_ms, waited_ms, expected) in [
             (5000, 0, 0, Cause::Paused),
             (5000, 20, 40, Cause::Paused),
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_counts_from_the_end_of_our_own_pause() {
+    fn a_wait_counts_from_the_end_of_a_pause_of_this_process() {
         let mut doubt = SelfDoubt::new(Millis(0), 250);
         for at in (0..=900).step_by(25) {
             assert!(!doubt.observe(Millis(at)));

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn each_loss_is_told_once_when_it_begins_and_once_when_it_ends() {
+    fn each_loss_is_reported_once_when_it_begins_and_once_when_it_ends() {
         use Trouble::*;
         let losses = [
             (NoStandby, Facts { standby_lag_ms: None, ..fine() }, "no standby is connected", 2000, 0),
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_slave_that_has_room_now_and_then_is_told_once() {
+    fn a_full_slave_that_has_room_now_and_then_is_reported_once() {
         let full = Facts { full: vec!["a".into()], ..fine() };
         let changes: Vec<(u64, Facts)> =
             (0..20).map(|n| (n * 3000, if n % 2 == 0 { full.clone() } else { fine() })).collect();

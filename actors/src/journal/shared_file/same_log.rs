@@ -102,7 +102,7 @@ impl Proof {
                 ))),
                 _ => part.bad.map(|bad| {
                     ProofVerdict::Other(format!(
-                        "it is no log, or damaged, at byte {}, line {}, in front of what was replayed: {}",
+                        "it is not a log, or is damaged, at byte {}, line {}, before what was replayed: {}",
                         bad.offset, bad.line, bad.cause
                     ))
                 }),

@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_scatters_or_was_measured_too_seldom_is_not_trusted() {
+    fn scattered_or_too_few_figures_are_not_trusted() {
         assert!(!Quartiles::of(&[0.9, 1.0, 1.1, 1.2, 0.8]).unwrap().is_trusted());
         assert!(!Quartiles::of(&[1.0, 1.0]).unwrap().is_trusted());
         assert!(!Quartiles::of(&[0.0, 0.0, 1.0]).unwrap().is_trusted(), "a median of 0");

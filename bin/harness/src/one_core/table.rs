@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_scatters_is_marked_and_what_failed_is_told() {
+    fn scattered_figures_are_marked_and_failures_are_listed() {
         let mut record = record();
         record.runs[0].figures.operations = 30_000;
         record.runs[4].failed = Some("it fell over".to_owned());

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_told_with_their_number() {
+    fn errors_are_listed_with_their_number() {
         let mut bad = run(Peer::Dsm, 2, 1.0);
         bad.errors.insert("stale_value".to_owned(), 3);
         bad.error_count = 3;

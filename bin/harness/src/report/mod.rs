@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_went_wrong_is_told_of_each_run_and_what_went_right_of_all() {
+    fn a_report_lists_what_went_wrong_in_each_run_and_what_went_right_in_all() {
         let right = |slaves| {
             let mut run = made_up_run(slaves, 8, 3);
             run.read_back = Some(ReadBack { keys_checked: 10, ..ReadBack::default() });

@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledgements_that_come_one_by_one_excuse_none_that_does_not() {
+    fn acknowledgements_that_come_one_by_one_do_not_excuse_a_missing_one() {
         let mut bench = Bench::new();
         for at in 0..10 {
             bench.run(at * 50, 1000);

@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slave_gets_its_slot_though_there_is_always_something_else_to_be_done() {
+    fn a_slave_gets_its_slot_even_if_there_is_always_other_work() {
         let mut master = Master::new(Config::default());
         step(&mut master, Event::ReignBegan { version: Version::new(1, 1), id: ReignId(1) });
         join(&mut master, 0);

@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_has_served_since_is_held_up_by_no_slave_of_another_branch() {
+    fn no_slave_of_another_branch_holds_up_a_log_that_has_served_since() {
         let branched = |source| Claim { seen: seen(2, 21, 9), ..claim(source, OURS) };
         assert_eq!(verdict(&[branched(slave())], LATE), MayBegin::Yes);
         let noted = Source::Noted(SlaveId::new("s1").unwrap());
