@@ -32,7 +32,7 @@ async fn main() -> anyhow::Result<()> {
 
     // The nodes live in this System, beside the web server.
     let cluster = embed::start_local(LocalConfig::new(log, 3)).await?;
-    let store = Store::new(cluster.primary.master().clone());
+    let store = Store::new(cluster.primary().master().clone());
     let server = HttpServer::new(move || {
         App::new()
             .app_data(store.clone())

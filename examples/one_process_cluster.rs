@@ -15,7 +15,7 @@ async fn main() -> anyhow::Result<()> {
     println!("a primary and a backup run, and no port is open");
 
     // The address is cheap to keep and may go to other threads; the result says done, not executed or unknown.
-    let primary = cluster.primary.master();
+    let primary = cluster.primary().master();
     for number in 0..100 {
         let (key, value) = (format!("key{number}").into(), format!("value{number}").into());
         primary.send(Put { key, value }).await??;
@@ -23,9 +23,10 @@ async fn main() -> anyhow::Result<()> {
     let existed = primary.send(Delete { key: "key0".into() }).await??;
     println!("100 keys written, key0 deleted (it existed: {existed})");
 
-    let LocalCluster { primary, backup, slaves } = cluster;
+    let LocalCluster { mut masters, slaves } = cluster;
     let stopping = Instant::now();
-    primary.stop().await?;
+    masters.remove(0).stop().await?;
+    let backup = masters.remove(0);
     embed::wait_serving(&backup, slaves.len(), Duration::from_secs(10)).await?;
     println!("the primary is stopped, the backup serves after {} ms", stopping.elapsed().as_millis());
 

@@ -19,7 +19,7 @@ async fn main() -> anyhow::Result<()> {
     // Its ports are open to every user of this machine; without a word of it there are none.
     let config = LocalConfig { doors: Doors::Loopback, ..LocalConfig::new(log, 2) };
     let start = move || embed::start_local(config);
-    let (masters, cluster) = embed::on_own_thread(start, LocalCluster::masters).await?;
+    let (masters, cluster) = embed::on_own_thread(start, LocalCluster::addresses).await?;
     println!("a cluster runs at {}", masters.join(" and "));
     talk(masters).await?;
     cluster.stop().await?;

@@ -147,7 +147,7 @@ impl Client {
     /// // A cluster to talk to: on a thread of its own, for this program runs no actors.
     /// let config = LocalConfig { doors: Doors::Loopback, ..LocalConfig::new(log, 1) };
     /// let start = move || embed::start_local(config);
-    /// let (masters, cluster) = embed::on_own_thread(start, embed::LocalCluster::masters).await?;
+    /// let (masters, cluster) = embed::on_own_thread(start, embed::LocalCluster::addresses).await?;
     ///
     /// let client = Client::connect(ClientConfig { masters, ..ClientConfig::default() })?;
     /// client.put("user1", "Alice").await?;

@@ -57,6 +57,12 @@ pub enum ConfigError {
         /// So many may be.
         max: usize,
     },
+    /// A cluster of fewer than two masters.
+    #[error("a cluster has two masters at least, and {named} are named")]
+    TooFewMasters {
+        /// How many are named.
+        named: usize,
+    },
     /// A duration or number is out of bounds.
     #[error("{flag} must be {bound}")]
     OutOfBounds {

@@ -17,7 +17,7 @@
 //!     let directory = tempfile::tempdir()?;
 //!     let config = LocalConfig::new(directory.path().join("kv_store.log"), 2);
 //!     let cluster = embed::start_local(config).await?;
-//!     let master = cluster.primary.master();
+//!     let master = cluster.primary().master();
 //!     master.send(Put { key: "user1".into(), value: "Alice".into() }).await??;
 //!     assert_eq!(master.send(Get { key: "user1".into() }).await??, Some("Alice".into()));
 //!     cluster.stop().await?;
@@ -189,16 +189,18 @@ async fn until(stopped: oneshot::Receiver<()>) {
     let _ = stopped.await;
 }
 
-/// A cluster within one process: two masters and slaves.
+/// A cluster within one process: masters and slaves.
 #[derive(Debug)]
 pub struct LocalCluster {
-    /// Serves when both can.
-    pub primary: MasterNode,
-    /// Follows the log and takes over when the primary is stopped or dropped.
-    pub backup: MasterNode,
+    /// Its masters. The first one serves when all can; the others follow the log, and one of them takes over when the one that
+    /// serves is stopped or dropped.
+    pub masters: Vec<MasterNode>,
     /// Its slaves, by number.
     pub slaves: Vec<SlaveNode>,
 }
+
+/// So many masters a cluster has: a log that is one file takes no more.
+const MASTERS: usize = 2;
 
 /// How often [`wait_serving`] looks.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -214,13 +216,9 @@ pub enum Doors {
     Closed,
     /// At free ports of the loopback, open to every user and program of this machine.
     Loopback,
-    /// At these addresses, which no wildcard may be.
-    At {
-        /// Where the primary listens, HOST:PORT.
-        primary: String,
-        /// Where the backup listens, HOST:PORT.
-        backup: String,
-    },
+    /// At these addresses, HOST:PORT, one for each master, the primary's first. No wildcard may be among them. A log that is one
+    /// file takes two masters.
+    At(Vec<String>),
 }
 
 /// The settings of a [`LocalCluster`].
@@ -230,7 +228,7 @@ pub struct LocalConfig {
     pub slaves: usize,
     /// At which addresses the masters listen.
     pub doors: Doors,
-    /// The settings of both masters. Their addresses (`listen`, `advertise`, `peer`) are set by [`start_local`], and
+    /// The settings of each master. Its addresses (`listen`, `advertise`, `peer`) are set by [`start_local`], and
     /// `fence` is [`Fence::None`] unless it is set otherwise after [`LocalConfig::new`].
     pub masters: MasterConfig,
     /// The settings of each slave. Its `masters` and `id` (`slave1`, `slave2`, ...) are set by [`start_local`].
@@ -252,49 +250,61 @@ impl LocalConfig {
     }
 }
 
-/// Under which names the masters of a cluster without ports reach each other.
-const NAMES: [&str; 2] = ["primary.in-process:1", "backup.in-process:1"];
+/// What stands behind the names of masters that are reached within the process alone.
+const IN_PROCESS: &str = ".in-process:1";
 
-/// Starts a cluster on the current `LocalSet`, and waits until the primary serves with all slaves. Neither master kills
-/// anybody, unless the settings say so.
+/// Where each master of a cluster listens.
+fn listen_addresses(doors: &Doors) -> Result<Vec<String>, ConfigError> {
+    match doors {
+        Doors::Closed => Ok((1..=MASTERS).map(|number| format!("master{number}{IN_PROCESS}")).collect()),
+        Doors::Loopback => Ok(vec!["127.0.0.1:0".to_owned(); MASTERS]),
+        Doors::At(addresses) if addresses.len() < MASTERS => {
+            Err(ConfigError::TooFewMasters { named: addresses.len() })
+        }
+        Doors::At(addresses) => Ok(addresses.clone()),
+    }
+}
+
+/// Starts a cluster on the current `LocalSet`, and waits until the primary serves with all slaves. No master kills anybody,
+/// unless the settings say so.
 ///
 /// # Errors
-/// As [`start_master`] and [`start_slave`]; [`NodeError::NotServing`] when the primary does not serve in time, as when
-/// another process has this log.
+/// As [`start_master`] and [`start_slave`]; [`ConfigError::TooFewMasters`]; [`NodeError::NotServing`] when the primary does not
+/// serve in time, as when another process has this log.
 pub async fn start_local(config: LocalConfig) -> Result<LocalCluster, NodeError> {
     let net = LocalNet::default();
     let is_closed = config.doors == Doors::Closed;
     let env = || if is_closed { net.env(RealEnv::new()) } else { RealEnv::new() };
-    let listen = match &config.doors {
-        Doors::Closed => NAMES.map(str::to_owned),
-        Doors::Loopback => [(); 2].map(|()| "127.0.0.1:0".to_owned()),
-        Doors::At { primary, backup } => [primary.clone(), backup.clone()],
-    };
-    let envs = [env(), env()];
-    let (primary_listener, primary_address) = open_door(&envs[0], &listen[0]).await?;
-    let (backup_listener, backup_address) = open_door(&envs[1], &listen[1]).await?;
-    let masters = |listen: &str, peer: &str| MasterConfig {
-        listen: vec![listen.to_owned()],
-        advertise: None,
-        peers: vec![peer.to_owned()],
-        // Where its directory holds nothing, a cluster in this process is a new one.
-        new: true,
-        ..config.masters.clone()
-    };
-    let [primary_env, backup_env] = envs;
-    let settings = masters(&primary_address, &backup_address);
-    let primary = start_master_at(MasterKind::Primary, settings, primary_env, Some(primary_listener)).await?;
-    let settings = masters(&backup_address, &primary_address);
-    let backup = start_master_at(MasterKind::Backup, settings, backup_env, Some(backup_listener)).await?;
+    // All doors are open before the first master dials.
+    let mut doors = Vec::new();
+    for listen in listen_addresses(&config.doors)? {
+        let env = env();
+        let (listener, address) = open_door(&env, &listen).await?;
+        doors.push((env, listener, address));
+    }
+    let addresses: Vec<String> = doors.iter().map(|(.., address)| address.clone()).collect();
+    let mut masters = Vec::new();
+    for (place, (env, listener, address)) in doors.into_iter().enumerate() {
+        let kind = if place == 0 { MasterKind::Primary } else { MasterKind::Backup };
+        let settings = MasterConfig {
+            peers: addresses.iter().filter(|other| **other != address).cloned().collect(),
+            listen: vec![address],
+            advertise: None,
+            // Where its directory holds nothing, a cluster in this process is a new one.
+            new: true,
+            ..config.masters.clone()
+        };
+        masters.push(start_master_at(kind, settings, env, Some(listener)).await?);
+    }
     let slaves = (1..=config.slaves)
         .map(|number| {
             let id = SlaveId::new(format!("slave{number}")).map_err(ConfigError::SlaveId)?;
-            let masters = vec![primary_address.clone(), backup_address.clone()];
+            let masters = addresses.clone();
             start_slave(SlaveConfig { masters, id: Some(id), ..config.slave.clone() }, &env())
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let cluster = LocalCluster { primary, backup, slaves };
-    wait_serving(&cluster.primary, cluster.slaves.len(), config.start_limit).await?;
+    let cluster = LocalCluster { masters, slaves };
+    wait_serving(cluster.primary(), cluster.slaves.len(), config.start_limit).await?;
     Ok(cluster)
 }
 
@@ -410,25 +420,31 @@ where
 }
 
 impl LocalCluster {
-    /// The masters' addresses, for clients; none when the cluster has no doors ([`Doors::Closed`]).
-    pub fn masters(&self) -> Vec<String> {
-        let addresses = [self.primary.address(), self.backup.address()];
-        addresses
-            .iter()
-            .filter(|address| !NAMES.contains(address))
-            .map(|address| (*address).to_owned())
-            .collect()
+    /// The master that serves when all can: the first one.
+    ///
+    /// # Panics
+    /// When all masters were taken out of the cluster.
+    pub fn primary(&self) -> &MasterNode {
+        self.masters.first().expect("a cluster is started with masters")
     }
 
-    /// Stops all nodes, the slaves last.
+    /// The masters' addresses, for clients; none when the cluster has no doors ([`Doors::Closed`]).
+    pub fn addresses(&self) -> Vec<String> {
+        let addresses = self.masters.iter().map(MasterNode::address);
+        addresses.filter(|address| !address.ends_with(IN_PROCESS)).map(str::to_owned).collect()
+    }
+
+    /// Stops all nodes: the masters, the first one after the others, and then the slaves.
     ///
     /// # Errors
     /// Why the first of them had ended by itself before; the others are stopped all the same.
     pub async fn stop(self) -> Result<(), NodeError> {
-        let LocalCluster { primary, backup, slaves } = self;
-        // The standby first: it must not take over for a moment.
-        let mut outcomes = vec![backup.stop().await, primary.stop().await];
-        for slave in slaves {
+        let mut outcomes = Vec::new();
+        // Standbys first: none of them must take over for a moment.
+        for master in self.masters.into_iter().rev() {
+            outcomes.push(master.stop().await);
+        }
+        for slave in self.slaves {
             outcomes.push(slave.stop().await);
         }
         outcomes.into_iter().collect()

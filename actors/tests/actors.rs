@@ -1146,8 +1146,8 @@ async fn a_slave_that_floods_delays_nobody_and_is_cut_for_a_malformed_message() 
     // The flood comes from outside.
     config.doors = embed::Doors::Loopback;
     let cluster = embed::start_local(config).await.unwrap();
-    let master = cluster.primary.master().clone();
-    let address = cluster.primary.address().to_owned();
+    let master = cluster.primary().master().clone();
+    let address = cluster.primary().address().to_owned();
     let stop = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&stop);
     // Load from outside of the runtime that is under test.

@@ -3,8 +3,8 @@
 use actix::prelude::*;
 use dsm::client::{Client, ClientConfig, ClientError, ErrorWord, Failure};
 use dsm::client_actor::ClientActor;
-use dsm::config::{ByteSize, Fence, Fsync, MasterConfig, MasterKind, SlaveConfig};
-use dsm::embed::{self, Delete, Doors, Get, LocalCluster, LocalConfig, Put, Status};
+use dsm::config::{ByteSize, ConfigError, Fence, Fsync, MasterConfig, MasterKind, SlaveConfig};
+use dsm::embed::{self, Delete, Doors, Get, LocalCluster, LocalConfig, MasterNode, Put, SlaveNode, Status};
 use dsm::env::real::RealEnv;
 use dsm::node_error::NodeError;
 use std::fs::File;
@@ -28,12 +28,19 @@ fn is_unlocked(path: &Path) -> bool {
     flock(File::open(path).expect("it exists"), FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
+/// The two masters and the slaves, to be stopped one by one.
+fn parts(cluster: LocalCluster) -> (MasterNode, MasterNode, Vec<SlaveNode>) {
+    let LocalCluster { masters, slaves } = cluster;
+    let [primary, backup] = <[MasterNode; 2]>::try_from(masters).expect("it has two masters");
+    (primary, backup, slaves)
+}
+
 #[actix::test]
 async fn a_master_takes_typed_messages() {
     let directory = tempfile::tempdir().unwrap();
     let cluster =
         embed::start_local(LocalConfig::new(directory.path().join("kv_store.log"), 2)).await.unwrap();
-    let master = cluster.primary.master().clone();
+    let master = cluster.primary().master().clone();
     assert_eq!(master.send(get("a")).await.unwrap(), Ok(None));
     assert_eq!(master.send(put("a", "1")).await.unwrap(), Ok(()));
     assert_eq!(master.send(get("a")).await.unwrap(), Ok(Some("1".into())));
@@ -54,7 +61,7 @@ async fn messages_are_executed_in_the_order_in_which_they_were_sent() {
     let directory = tempfile::tempdir().unwrap();
     let cluster =
         embed::start_local(LocalConfig::new(directory.path().join("kv_store.log"), 1)).await.unwrap();
-    let master = cluster.primary.master();
+    let master = cluster.primary().master();
     let mut answers = Vec::new();
     for number in 0..200 {
         answers.push(master.send(Put { key: "a".into(), value: number.to_string().into() }));
@@ -72,9 +79,9 @@ async fn a_standby_forwards_what_it_is_asked() {
     let directory = tempfile::tempdir().unwrap();
     let cluster =
         embed::start_local(LocalConfig::new(directory.path().join("kv_store.log"), 2)).await.unwrap();
-    let backup = cluster.backup.master();
+    let backup = cluster.masters[1].master();
     assert_eq!(backup.send(put("a", "1")).await.unwrap(), Ok(()));
-    assert_eq!(cluster.primary.master().send(get("a")).await.unwrap(), Ok(Some("1".into())));
+    assert_eq!(cluster.primary().master().send(get("a")).await.unwrap(), Ok(Some("1".into())));
     assert_eq!(backup.send(get("a")).await.unwrap(), Ok(Some("1".into())));
     let status = backup.send(Status).await.unwrap().unwrap();
     assert!(status.contains("role:standby"), "it speaks for itself: {status}");
@@ -124,14 +131,14 @@ async fn a_client_actor_takes_the_same_messages_and_survives_a_failover() {
     let directory = tempfile::tempdir().unwrap();
     let config = LocalConfig::new(directory.path().join("kv_store.log"), 2);
     let cluster = embed::start_local(LocalConfig { doors: Doors::Loopback, ..config }).await.unwrap();
-    let config = ClientConfig { masters: cluster.masters(), ..ClientConfig::default() };
+    let config = ClientConfig { masters: cluster.addresses(), ..ClientConfig::default() };
     let client = ClientActor::connect(config).unwrap().start();
     assert_eq!(client.send(put("a", "1")).await.unwrap(), Ok(()));
     assert_eq!(client.send(get("a")).await.unwrap(), Ok(Some("1".into())));
     assert_eq!(client.send(Delete { key: "b".into() }).await.unwrap(), Ok(false));
     let status = client.send(Status).await.unwrap().unwrap();
     assert!(status.contains("started_as:primary"), "{status}");
-    let embed::LocalCluster { primary, backup, slaves } = cluster;
+    let (primary, backup, slaves) = parts(cluster);
     primary.stop().await.unwrap();
     assert_eq!(client.send(get("a")).await.unwrap(), Ok(Some("1".into())));
     backup.stop().await.unwrap();
@@ -170,13 +177,13 @@ fn the_backup_takes_over_in_one_process_and_nothing_is_left_of_the_nodes() {
     let addresses = local.block_on(&runtime, async {
         let config = LocalConfig { doors: Doors::Loopback, ..LocalConfig::new(&log, 2) };
         let cluster = embed::start_local(config).await.unwrap();
-        let addresses = cluster.masters();
+        let addresses = cluster.addresses();
         for number in 0..20 {
             let key = format!("key{number}").into();
             let put = Put { key, value: number.to_string().into() };
-            assert_eq!(cluster.primary.master().send(put).await.unwrap(), Ok(()));
+            assert_eq!(cluster.primary().master().send(put).await.unwrap(), Ok(()));
         }
-        let embed::LocalCluster { primary, backup, slaves } = cluster;
+        let (primary, backup, slaves) = parts(cluster);
         drop(primary);
         embed::wait_serving(&backup, 2, LIMIT).await.unwrap();
         for number in 0..20 {
@@ -206,7 +213,7 @@ async fn a_request_to_a_master_that_stops_is_never_left_open() {
     let directory = tempfile::tempdir().unwrap();
     let cluster =
         embed::start_local(LocalConfig::new(directory.path().join("kv_store.log"), 1)).await.unwrap();
-    let embed::LocalCluster { primary, backup, slaves } = cluster;
+    let (primary, backup, slaves) = parts(cluster);
     backup.stop().await.unwrap();
     for slave in slaves {
         slave.stop().await.unwrap();
@@ -269,6 +276,24 @@ async fn a_node_that_cannot_start_says_why() {
     assert!(matches!(embed::start_slave(config, &RealEnv::new()), Err(NodeError::Config(_))));
 }
 
+#[actix::test]
+async fn a_cluster_has_as_many_masters_as_addresses_and_a_log_that_is_one_file_takes_two() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = LocalConfig::new(directory.path().join("kv_store.log"), 1);
+    let start = |masters: usize| {
+        let doors = Doors::At(vec!["127.0.0.1:0".to_owned(); masters]);
+        embed::start_local(LocalConfig { doors, ..config.clone() })
+    };
+    let alone = start(1).await.unwrap_err();
+    assert!(matches!(alone, NodeError::Config(ConfigError::TooFewMasters { named: 1 })), "{alone:?}");
+    let three = start(3).await.unwrap_err();
+    assert!(matches!(three, NodeError::Config(ConfigError::TooManyPeers { named: 2, max: 1 })), "{three:?}");
+    let cluster = start(2).await.unwrap();
+    assert_eq!((cluster.masters.len(), cluster.addresses().len()), (2, 2));
+    assert_eq!(cluster.masters[1].master().send(put("a", "1")).await.unwrap(), Ok(()));
+    cluster.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_program_without_a_system_runs_nodes_on_a_thread_of_their_own() {
     let directory = tempfile::tempdir().unwrap();
@@ -276,7 +301,7 @@ async fn a_program_without_a_system_runs_nodes_on_a_thread_of_their_own() {
     let path = log.clone();
     let (master, thread) = embed::on_own_thread(
         move || embed::start_local(LocalConfig::new(path, 1)),
-        |cluster| cluster.primary.master().clone(),
+        |cluster| cluster.primary().master().clone(),
     )
     .await
     .unwrap();
@@ -320,17 +345,17 @@ async fn a_local_cluster_by_its_settings() {
     config.slave.max_memory = Some(ByteSize::mib(1));
     let cluster = embed::start_local(config.clone()).await.unwrap();
     assert_eq!(ports(), Vec::<String>::new());
-    assert_eq!(cluster.masters(), Vec::<String>::new(), "there is no address that a client could have");
-    let master = cluster.primary.master();
+    assert_eq!(cluster.addresses(), Vec::<String>::new(), "there is no address that a client could have");
+    let master = cluster.primary().master();
     assert_eq!(master.send(put("a", "1")).await.unwrap(), Ok(()));
-    assert_eq!(cluster.backup.master().send(get("a")).await.unwrap(), Ok(Some("1".into())));
+    assert_eq!(cluster.masters[1].master().send(get("a")).await.unwrap(), Ok(Some("1".into())));
     let too_long = Put { key: "a".into(), value: vec![0; 101].into() };
     let error = master.send(too_long).await.unwrap().unwrap_err();
     assert!(error.to_string().contains("longer than 100 bytes"), "{error}");
     let status = master.send(Status).await.unwrap().unwrap();
     assert!(!status.contains("room_bytes=unlimited"), "{status}");
     // The backup takes over without a port, too.
-    let LocalCluster { primary, backup, mut slaves } = cluster;
+    let (primary, backup, mut slaves) = parts(cluster);
     primary.stop().await.unwrap();
     embed::wait_serving(&backup, 2, LIMIT).await.unwrap();
     assert_eq!(backup.master().send(get("a")).await.unwrap(), Ok(Some("1".into())));
@@ -350,7 +375,7 @@ async fn a_local_cluster_by_its_settings() {
     // With doors, there are two.
     let config = LocalConfig { doors: Doors::Loopback, ..config };
     let cluster = embed::start_local(config).await.unwrap();
-    assert_eq!((ports().len(), cluster.masters().len()), (2, 2));
+    assert_eq!((ports().len(), cluster.addresses().len()), (2, 2));
     cluster.stop().await.unwrap();
     assert_eq!(ports(), Vec::<String>::new());
 }

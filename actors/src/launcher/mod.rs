@@ -40,6 +40,7 @@ use output::{last_line, new_output};
 use process::RoleProcess;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -75,12 +76,11 @@ impl Launcher {
         }
         fs::create_dir_all(&config.data)
             .map_err(|source| LaunchError::Data { path: config.data.clone(), source })?;
-        // Each port is held until all are chosen, or two could be the same.
-        let ports = config.masters.iter().map(|master| free_port(master.port));
-        let ports = ports.collect::<Result<Vec<_>, _>>()?;
-        let local = |(port, _): &(u16, _)| SocketAddr::from(([127, 0, 0, 1], *port));
+        let wanted: Vec<Option<u16>> = config.masters.iter().map(|master| master.port).collect();
+        let ports = choose_ports(&wanted, free_port).map_err(LaunchError::Port)?;
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Ok(Launcher {
-            masters: ports.iter().map(local).collect(),
+            masters: ports.into_iter().map(local).collect(),
             sockets: if config.unix_sockets { sockets(&config.data, named) } else { Vec::new() },
             config,
             processes: BTreeMap::new(),
@@ -273,14 +273,32 @@ impl Drop for Launcher {
     }
 }
 
-/// The wanted port, or a free one together with the socket that keeps it free until it is dropped.
-fn free_port(wanted: Option<u16>) -> Result<(u16, Option<TcpListener>), LaunchError> {
-    if let Some(port) = wanted {
-        return Ok((port, None));
-    }
-    let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(LaunchError::Port)?;
-    let port = listener.local_addr().map_err(LaunchError::Port)?.port();
-    Ok((port, Some(listener)))
+/// A free port, and the socket that keeps it from being given again until it is dropped.
+fn free_port() -> io::Result<(u16, TcpListener)> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    Ok((listener.local_addr()?.port(), listener))
+}
+
+/// The ports that are wanted, with one from `free` in place of each that is left open. No two are the same, unless they are
+/// wanted so.
+fn choose_ports<L>(
+    wanted: &[Option<u16>],
+    mut free: impl FnMut() -> io::Result<(u16, L)>,
+) -> io::Result<Vec<u16>> {
+    // Held until all are chosen: each port is given once, so this takes no more than all of them.
+    let mut held = Vec::new();
+    let mut choose = |port: &Option<u16>| match port {
+        Some(port) => Ok(*port),
+        None => loop {
+            let (port, holder) = free()?;
+            held.push(holder);
+            // A process that is not started yet does not hold the port that it is to have.
+            if !wanted.contains(&Some(port)) {
+                return Ok(port);
+            }
+        },
+    };
+    wanted.iter().map(&mut choose).collect()
 }
 
 /// The addresses of Unix sockets in `data` for so many masters; none if there cannot be any.
@@ -337,6 +355,16 @@ mod tests {
             std::thread::sleep(LOOK_INTERVAL);
         }
         panic!("{role} printed nothing");
+    }
+
+    #[test]
+    fn a_free_port_is_none_that_another_master_is_to_have() {
+        let mut free = [7003, 7001, 7002, 7004].into_iter();
+        let chosen = choose_ports(&[None, Some(7001), None, Some(7003)], || {
+            Ok((free.next().expect("no more are asked for"), ()))
+        });
+        // The first one given is the one that the fourth master is to have.
+        assert_eq!(chosen.unwrap(), [7002, 7001, 7004, 7003]);
     }
 
     #[test]
