@@ -215,6 +215,15 @@ mod tests {
     fn killed(path: &Path) {
         drop(make(path, OWNER).unwrap());
         assert!(std::fs::metadata(path).unwrap().file_type().is_socket());
+        is_left(path);
+    }
+
+    /// Waits until nobody listens at `path` any more: a process that another test starts has what is open here until it
+    /// executes its program.
+    fn is_left(path: &Path) {
+        let address = SocketAddrUnix::new(path).unwrap();
+        let connect = || rustix::net::connect(new_socket().unwrap(), &address);
+        assert!((0..1_000_000).any(|_| connect() == Err(Errno::CONNREFUSED)), "{:?}", connect());
     }
 
     /// Connects to `path`, and says something that the listener hears.
@@ -346,6 +355,7 @@ mod tests {
             assert_eq!(listening.len(), 1, "in round {round}: {started:?}");
             assert_eq!(look(&path).unwrap().unwrap().0, listening[0].1, "in round {round}");
             drop(started);
+            is_left(&path);
         }
     }
 }
