@@ -7,7 +7,10 @@
 //! in that time, as clients read in between or are many, it is better to sync while they come: after such a pause there
 //! is none for a while.
 //!
-//! Owns what is known of the last group. Source: PostgreSQL's `commit_delay` and `commit_siblings`, which an operator
+//! While the processors are full, a pause of a fixed time pays on a fast disk, too: each group costs a sync and several
+//! changes of threads, which delay everybody else.
+//!
+//! Owns what is known of the last group, and whether the processors are full. Source: PostgreSQL's `commit_delay` and `commit_siblings`, which an operator
 //! must set; here both follow from what is measured.
 
 /// After a group of fewer records there is no pause: the sync that it might save delays nobody else.
@@ -25,6 +28,18 @@ const PAUSE_US_MAX: u64 = 5_000;
 /// So many groups have no pause after one that was in vain.
 const REST_GROUPS: u8 = 32;
 
+/// While the processors are full, the first record of a group waits so long for others, in microseconds.
+const FULL_PAUSE_US: u64 = 300;
+
+/// If the last group took this long, the disk is what everybody waits for, in microseconds.
+const FULL_TOOK_US_MAX: u64 = 1_000;
+
+/// How often it is asked whether the processors are full, in microseconds.
+const LOOK_EVERY_US: u64 = 10_000;
+
+/// They are if this thread waited for one for at least a fifth of that time.
+const WAITED_PART: u64 = 5;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Grouping {
@@ -39,6 +54,11 @@ pub struct Grouping {
     step: Option<PauseStep>,
     /// How many groups have no pause.
     resting: u8,
+    /// When it was last asked how long the thread had waited for a processor, and the answer, both in microseconds.
+    looked: Option<(u64, Option<u64>)>,
+    are_processors_full: bool,
+    /// Whether that is a reason for a pause in front of the next group.
+    pauses_as_full: bool,
 }
 
 #[derive(Debug)]
@@ -52,9 +72,11 @@ impl Grouping {
     /// A group of `records` is done, `took_us` microseconds after it was closed; `waiting` more have arrived meanwhile.
     pub fn done(&mut self, now_us: u64, took_us: u64, records: usize, waiting: usize) {
         self.resting = self.resting.saturating_sub(1);
-        if self.step.take().is_some() && records < self.expected - self.expected / 8 {
+        let was_in_vain = records < self.expected - self.expected / 8;
+        if self.step.take().is_some() && was_in_vain && !self.pauses_as_full {
             self.resting = REST_GROUPS;
         }
+        self.pauses_as_full = self.are_processors_full && took_us < FULL_TOOK_US_MAX;
         self.last = records;
         self.expected = records + waiting;
         self.step_us = took_us / STEPS;
@@ -68,8 +90,14 @@ impl Grouping {
     ///
     /// To be asked again when that time is over, and whenever a record arrives.
     pub fn pause_us(&mut self, now_us: u64, waiting: usize) -> u64 {
-        let is_worth_it = self.last >= RETURNING_MIN && self.step_us > 0;
-        if !is_worth_it || waiting >= self.expected || now_us >= self.until_us {
+        if self.last < RETURNING_MIN || waiting >= self.expected {
+            return 0;
+        }
+        if self.step.is_none() && self.pauses_as_full {
+            // It begins when the first record arrives: whoever sends one waits for a processor, too.
+            (self.step_us, self.until_us) = (FULL_PAUSE_US, now_us + FULL_PAUSE_US);
+        }
+        if self.step_us == 0 || now_us >= self.until_us {
             return 0;
         }
         match &self.step {
@@ -80,6 +108,22 @@ impl Grouping {
         let ends_us = self.until_us.min(now_us + self.step_us);
         self.step = Some(PauseStep { ends_us, waiting });
         ends_us - now_us
+    }
+
+    /// Whether [`Grouping::look`] is to be called.
+    pub fn is_look_due(&self, now_us: u64) -> bool {
+        self.looked.is_none_or(|(at_us, _)| now_us >= at_us + LOOK_EVERY_US)
+    }
+
+    /// Until now this thread has waited for a processor for `waited_us` microseconds in all. `None`: that is not known.
+    pub fn look(&mut self, now_us: u64, waited_us: Option<u64>) {
+        let before = self.looked.replace((now_us, waited_us));
+        self.are_processors_full = match (before, waited_us) {
+            (Some((at_us, Some(before_us))), Some(waited_us)) if at_us < now_us => {
+                waited_us.saturating_sub(before_us) * WAITED_PART >= now_us - at_us
+            }
+            _ => false,
+        };
     }
 }
 
@@ -213,5 +257,37 @@ mod tests {
         assert_eq!(grouping.pause_us(30_000, 1), STEP_US_MIN);
         // What arrives later is a new beginning.
         assert_eq!(grouping.pause_us(30_400, 1), 0);
+    }
+
+    #[test]
+    fn while_the_processors_are_full_records_wait_for_others_on_a_fast_disk_too() {
+        let mut grouping = Grouping::default();
+        assert!(grouping.is_look_due(0));
+        grouping.look(0, Some(500));
+        assert!(!grouping.is_look_due(LOOK_EVERY_US - 1));
+        assert!(grouping.is_look_due(LOOK_EVERY_US));
+        grouping.look(10_000, Some(500 + 2_000));
+        grouping.done(10_000, 100, 50, 0);
+        assert_eq!(grouping.pause_us(10_500, 1), FULL_PAUSE_US, "from the first one on");
+        assert_eq!(grouping.pause_us(10_510, 2), FULL_PAUSE_US - 10);
+        assert_eq!(grouping.pause_us(10_550, 50), 0, "all are there");
+        for group in 0..5 {
+            let now_us = 11_000 + group * 1_000;
+            grouping.done(now_us, 100, 50, 0);
+            assert_eq!(grouping.pause_us(now_us, 1), FULL_PAUSE_US);
+            assert_eq!(grouping.pause_us(now_us + FULL_PAUSE_US, 20), 0, "and again, though not all come");
+        }
+        // A slow disk is waited for anyway.
+        grouping.done(17_000, FULL_TOOK_US_MAX, 50, 0);
+        assert_eq!(grouping.pause_us(17_000, 1), FULL_TOOK_US_MAX / STEPS);
+        grouping.look(20_000, Some(2_500 + 1_999));
+        grouping.done(20_000, 100, 50, 0);
+        assert_eq!(grouping.pause_us(20_000, 1), 0, "others have left");
+        // Where the system does not say, they are not full.
+        for (now_us, waited_us) in [(30_000, None), (40_000, Some(90_000)), (50_000, None)] {
+            grouping.look(now_us, waited_us);
+            grouping.done(now_us, 100, 50, 0);
+            assert_eq!(grouping.pause_us(now_us, 1), 0);
+        }
     }
 }

@@ -391,6 +391,9 @@ impl LogWriter {
     /// Notes how the group at the disk went, so that the next one is closed in time.
     fn note_group(&mut self, in_flight: &InFlight) {
         let now_us = self.start.env.clock_us();
+        if self.grouping.is_look_due(now_us) {
+            self.grouping.look(now_us, self.start.env.waited_us());
+        }
         let took_us = now_us.saturating_sub(in_flight.closed_us);
         self.grouping.done(now_us, took_us, in_flight.entries.len(), self.queue.len());
     }
