@@ -145,7 +145,7 @@ impl LinkToPeer {
         let (context, switchboard) = (&self.context, &*self.context.switchboard);
         let Greeted { welcome, unread: buffer } = greeted;
         let generation = LinkId(switchboard.next_id());
-        let _guard = LinkGuard { switchboard, gone: Some(Arrived::DialedDown { generation }) };
+        let _guard = LinkGuard::new(switchboard, generation, Arrived::DialedDown { generation });
         let (address, up) = (self.master().to_owned(), outbox.clone());
         switchboard.push(Arrived::DialedUp { generation, address, welcome, outbox: up });
         let unheard = Rc::<Unheard>::default();

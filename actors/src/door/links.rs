@@ -130,13 +130,13 @@ impl LinkReader<'_> {
     /// Checks whether the master has admitted the other side. That is never revoked: values that were asked for may still
     /// arrive.
     async fn meet(&mut self) {
-        let trusted = &self.context.switchboard.trusted;
-        let mut is_taken_in = trusted.borrow().contains_key(&self.link);
+        let board = &self.context.switchboard;
+        let mut is_taken_in = board.is_trusted(self.link);
         if !is_taken_in && self.buffer.len() >= frame::HEADER_BYTES {
             // A long frame may follow right after the short one that makes the link known: the master handles the short
             // one first.
             self.unheard.heard_out().await;
-            is_taken_in = trusted.borrow().contains_key(&self.link);
+            is_taken_in = board.is_trusted(self.link);
         }
         if let (true, Some(handshake)) = (is_taken_in, &mut self.stranger) {
             handshake.step(self.context.env.now(), AcceptEvent::TakenIn, &mut Vec::new());
@@ -147,14 +147,24 @@ impl LinkReader<'_> {
     }
 }
 
-/// Reports the end of a link, also when its task panics.
+/// A link that is read. Its drop reports the end of the link, also when its task panics.
 pub(super) struct LinkGuard<'a> {
-    pub(super) switchboard: &'a Switchboard,
-    pub(super) gone: Option<Arrived>,
+    switchboard: &'a Switchboard,
+    link: LinkId,
+    gone: Option<Arrived>,
+}
+
+impl<'a> LinkGuard<'a> {
+    /// The link begins; its end is told by `gone`.
+    pub(super) fn new(switchboard: &'a Switchboard, link: LinkId, gone: Arrived) -> Self {
+        switchboard.link_began(link);
+        LinkGuard { switchboard, link, gone: Some(gone) }
+    }
 }
 
 impl Drop for LinkGuard<'_> {
     fn drop(&mut self) {
+        self.switchboard.link_ended(self.link);
         if let Some(gone) = self.gone.take() {
             self.switchboard.push(gone);
         }
@@ -173,7 +183,7 @@ pub(super) async fn slave(
     outbox.leave_meter();
     let link = LinkId(switchboard.next_id());
     let reason = EndReason::Closed("the connection's task is gone".to_owned());
-    let mut guard = LinkGuard { switchboard, gone: Some(Arrived::SlaveGone { link, reason }) };
+    let mut guard = LinkGuard::new(switchboard, link, Arrived::SlaveGone { link, reason });
     let unheard = Rc::<Unheard>::default();
     let said = unheard.say(0);
     switchboard.push(Arrived::SlaveHello { link, hello, outbox: outbox.clone(), said });
@@ -227,7 +237,7 @@ pub(super) async fn peer(
 ) -> io::Result<()> {
     let switchboard = &*context.switchboard;
     let link = LinkId(switchboard.next_id());
-    let _guard = LinkGuard { switchboard, gone: Some(Arrived::PeerGone { link }) };
+    let _guard = LinkGuard::new(switchboard, link, Arrived::PeerGone { link });
     let unheard = Rc::<Unheard>::default();
     let said = unheard.say(0);
     // A disk that hangs here delays only the task that asks.
@@ -264,4 +274,32 @@ pub(super) async fn peer(
         Err(LinkError::Cut) => reject(outbox, LINK_CUT),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::MasterConfig;
+    use crate::door::test_kit::{deaf_master, slave_of};
+
+    #[actix::test]
+    async fn of_a_link_that_is_gone_nothing_is_kept_though_the_master_trusts_it_after_that() {
+        let (context, inbox) = deaf_master(MasterConfig::default());
+        let (far, link, _outbox, said) = slave_of(&context, &inbox).await;
+        drop(said);
+        let board = &context.switchboard;
+        board.trust(link);
+        board.expect(link, 1 << 20);
+        assert_eq!((board.is_trusted(link), board.asked(link)), (true, 1 << 20));
+        drop(far);
+        let mut arrived = Vec::new();
+        while !matches!(arrived.last(), Some(Arrived::SlaveGone { .. })) {
+            tokio::task::yield_now().await;
+            inbox.take(&mut arrived);
+        }
+        // The master gives it a place before it hears that.
+        board.trust(link);
+        board.expect(link, 1 << 20);
+        assert_eq!((board.is_trusted(link), board.asked(link)), (false, 0));
+    }
 }

@@ -97,9 +97,9 @@ pub(crate) struct Switchboard {
     pub(crate) turns: Rc<TurnLengths>,
     /// The limits on connections, requests and bytes, shared by the tasks and the master.
     pub(crate) gate: Rc<Gate>,
-    /// The links whose frames may be longer than one of the handshake, with the longest value that was asked for over
-    /// each, in bytes.
-    pub(super) trusted: RefCell<BTreeMap<LinkId, usize>>,
+    /// The links that are read, each from the begin of its task to its end. For one whose frames may be longer than one of the
+    /// handshake: the longest value that was asked for over it, in bytes.
+    links: RefCell<BTreeMap<LinkId, Option<usize>>>,
     /// Bytes of the answers of all connections.
     pub(crate) answers: Rc<AnswerPool>,
     /// Writes the answers of the master's turns.
@@ -135,7 +135,7 @@ impl Switchboard {
             drain,
             next: Cell::new(1),
             gate,
-            trusted: RefCell::default(),
+            links: RefCell::default(),
             errors: ErrorCounters::default(),
             stopping: Cell::new(false),
             stop: Notify::new(),
@@ -170,29 +170,46 @@ impl Switchboard {
         }
     }
 
-    /// Lets a link send long frames from now on: the master knows who it is and asks for them.
+    /// A link is read from now on.
+    pub(super) fn link_began(&self, link: LinkId) {
+        self.links.borrow_mut().insert(link, None);
+    }
+
+    /// A link is read no more.
+    pub(super) fn link_ended(&self, link: LinkId) {
+        self.links.borrow_mut().remove(&link);
+    }
+
+    /// Lets a link send long frames from now on: the master knows who it is and asks for them. Of one that is gone, which the
+    /// master may not have heard, nothing is kept.
     pub(crate) fn trust(&self, link: LinkId) {
-        self.trusted.borrow_mut().entry(link).or_default();
+        if let Some(longest) = self.links.borrow_mut().get_mut(&link) {
+            longest.get_or_insert(0);
+        }
+    }
+
+    /// Whether a link may send long frames.
+    pub(super) fn is_trusted(&self, link: LinkId) -> bool {
+        self.links.borrow().get(&link).is_some_and(Option::is_some)
     }
 
     /// Notes that an answer of so many bytes was asked for over a trusted link. Short ones need not be noted.
+    ///
+    /// This never falls while the link stands: an answer may come late, when nobody waits for it any more. Whoever keeps a long
+    /// frame unfinished so holds no more than one value as long as one that he was asked for, for each link, and the master asks
+    /// only its slaves and the master that serves.
     pub(crate) fn expect(&self, link: LinkId, bytes: usize) {
         if bytes <= READ_BYTES {
             return;
         }
-        if let Some(longest) = self.trusted.borrow_mut().get_mut(&link) {
+        if let Some(Some(longest)) = self.links.borrow_mut().get_mut(&link) {
             *longest = bytes.max(*longest);
         }
     }
 
     /// The longest answer that was asked for over a link; 0 when all were short.
     pub(crate) fn asked(&self, link: LinkId) -> usize {
-        self.trusted.borrow().get(&link).copied().unwrap_or_default()
-    }
-
-    /// Forgets a link that is gone.
-    pub(crate) fn forget(&self, link: LinkId) {
-        self.trusted.borrow_mut().remove(&link);
+        self.links.borrow().get(&link).copied().flatten().unwrap_or_default()
     }
 
     /// A number that no session and no link of this process has had.

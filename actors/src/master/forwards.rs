@@ -28,8 +28,8 @@ enum Forward {
     Request(Request),
     /// One that is being encoded, and how long the values are that it asks for as far as that is known, in bytes.
     Part { frame: RequestFrame, answer_bytes: usize },
-    /// A session that is closed.
-    StreamClosed { stream: u64 },
+    /// What is said of them: that a session is closed, or that nothing more is forwarded.
+    Said(Control),
 }
 
 /// Whether a request is to be encoded in parts.
@@ -67,12 +67,12 @@ impl Forwards {
         }
     }
 
-    /// Says that a session is closed, after what it has asked.
-    pub(super) fn stream_closed(&mut self, stream: u64) {
+    /// Says something of what was forwarded, after whatever is still being encoded.
+    pub(super) fn say(&mut self, said: Control) {
         if self.queue.is_empty() {
-            send(&self.outbox, &Message::Control(Control::StreamClosed { stream }));
+            send(&self.outbox, &Message::Control(said));
         } else {
-            self.queue.push_back(Forward::StreamClosed { stream });
+            self.queue.push_back(Forward::Said(said));
         }
     }
 
@@ -101,9 +101,9 @@ impl Forwards {
                     continue;
                 }
                 Forward::Part { frame, answer_bytes } => (frame, answer_bytes),
-                Forward::StreamClosed { stream } => {
+                Forward::Said(said) => {
                     left.spend(1);
-                    send(&self.outbox, &Message::Control(Control::StreamClosed { stream }));
+                    send(&self.outbox, &Message::Control(said));
                     continue;
                 }
             };
@@ -131,5 +131,26 @@ impl Forwards {
         } else {
             self.queue.push_front(Forward::Part { frame, answer_bytes });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dsm_protocol::ids::RequestId;
+
+    #[test]
+    fn the_sign_that_nothing_more_is_forwarded_does_not_overtake_a_request_that_is_still_being_encoded() {
+        let outbox = Outbox::default();
+        let mut forwards = Forwards::new(LinkId(1), outbox.clone());
+        forwards.say(Control::Alive);
+        let sign = outbox.len();
+        assert!(sign > 0);
+        let command = Command::Delete { keys: vec!["k".into(); KEYS_MAX + 1] };
+        let request = Request { id: RequestId(1), stream: 1, generation: 0, command };
+        forwards.queue.push_back(Forward::Request(request));
+        forwards.say(Control::Alive);
+        assert_eq!(outbox.len(), sign, "it is sent first, and a master that ends after it loses the request");
+        assert!(matches!(forwards.queue.back(), Some(Forward::Said(Control::Alive))));
     }
 }

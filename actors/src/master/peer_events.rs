@@ -146,7 +146,6 @@ impl MasterActor {
     }
 
     pub(super) fn peer_gone(&mut self, now: Millis, link: LinkId) {
-        self.switchboard.forget(link);
         let Some(sessions) = self.peers.went(link) else { return };
         for session in sessions {
             self.session_closed(now, session);
@@ -271,7 +270,6 @@ impl MasterActor {
     }
 
     pub(super) fn dialed_down(&mut self, now: Millis, generation: LinkId) {
-        self.switchboard.forget(generation);
         if self.peers.lost(generation) {
             self.step_front(now, front::Event::PeerDown { link: generation });
             self.step_reign(now, reign::Event::PeerLost { link: generation });
@@ -296,7 +294,7 @@ impl MasterActor {
             Message::Control(Control::HandoverOffer) => {
                 self.step_reign(now, reign::Event::HandoverOffered { link: generation });
             }
-            Message::Control(Control::Probe) => send(peer.outbox(), &Message::Control(Control::Alive)),
+            Message::Control(Control::Probe) => self.peers.sign_off(generation),
             other => {
                 let said = shown_message(&other);
                 log::warn!("the other master sent what a master must not send: {said}");

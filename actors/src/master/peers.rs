@@ -278,7 +278,14 @@ impl Peers {
     /// Tells one that a forwarded session is closed.
     pub(super) fn close_stream(&mut self, link: LinkId, stream: u64) {
         if let Some(peer) = self.outbound.get_mut(&link) {
-            peer.forwards.stream_closed(stream);
+            peer.forwards.say(Control::StreamClosed { stream });
+        }
+    }
+
+    /// Says to one of them that nothing more is forwarded to it than what it gets before this.
+    pub(super) fn sign_off(&mut self, link: LinkId) {
+        if let Some(peer) = self.outbound.get_mut(&link) {
+            peer.forwards.say(Control::Alive);
         }
     }
 

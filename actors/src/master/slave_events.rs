@@ -251,7 +251,6 @@ impl MasterActor {
     }
 
     pub(super) fn slave_gone(&mut self, link: LinkId, reason: EndReason) {
-        self.switchboard.forget(link);
         self.slaves.forget_parked(link);
         self.slaves.end(link, reason);
     }
