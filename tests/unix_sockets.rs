@@ -228,6 +228,33 @@ fn a_client_that_takes_no_answers_from_a_socket_is_cut_and_a_slow_one_is_not() {
 }
 
 #[test]
+fn clients_that_take_no_answers_from_sockets_use_up_no_open_files() {
+    let cluster = Setup::slaves(1).by_unix_sockets().masters_with_open_files(200).start();
+    let value = vec![b'x'; MIB];
+    assert_eq!(cluster.ask(&[b"SET", b"large", &value]), Answer::ok());
+    let asked = encoded(&[b"GET", b"large"]);
+    let deaf: Vec<UnixStream> = (0..150)
+        .map(|_| {
+            let mut stream = connect(&cluster.socket(Node::Master));
+            // Those that are too many are told so, and may be gone before they ask.
+            let _ = stream.write_all(&asked);
+            stream
+        })
+        .collect();
+    // Those that are served get the beginning of a long answer, others a refusal.
+    let mut served = 0;
+    for mut stream in &deaf {
+        let mut begin = [0];
+        served += u32::from(stream.read(&mut begin).is_ok() && begin == *b"$");
+    }
+    drop(deaf);
+    let info = wait_for("connections are accepted again", seconds(5), || cluster.info(Node::Master));
+    assert!(served >= 50, "{served} were served");
+    assert!(info.number("connections_refused") > 0);
+    assert_eq!(info.number("accept_errors"), 0, "no file was lacking");
+}
+
+#[test]
 fn a_master_that_cannot_have_its_socket_says_why() {
     let dir = tempfile::tempdir().expect("a directory");
     let precious = dir.path().join("precious");

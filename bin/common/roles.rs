@@ -5,6 +5,7 @@ use crate::cli::{self, Flags, LogArgs};
 use crate::why_ended;
 use anyhow::Context as _;
 use clap::Parser;
+use dsm::address;
 use dsm::config::{MasterConfig, MasterKind, SlaveConfig, BACKUP_ADDRESS, PRIMARY_ADDRESS};
 use dsm::env::real::RealEnv;
 use dsm::node::{run_node, NodeConfig};
@@ -160,7 +161,10 @@ const OWN_DESCRIPTORS: u64 = 32;
 /// connection too many is refused with a reason, and the master's own files can always be opened.
 fn fit_descriptors(config: &mut MasterConfig) {
     let mut limit = getrlimit(Resource::Nofile);
-    let wanted = (config.max_connections as u64).saturating_add(OWN_DESCRIPTORS);
+    let has_sockets = config.listen.iter().any(|address| address::unix_path(address).is_some());
+    // A Unix socket whose peer takes nothing has a second descriptor, by which the system tells when it does again.
+    let of_each = if has_sockets { 2 } else { 1 };
+    let wanted = (config.max_connections as u64).saturating_mul(of_each).saturating_add(OWN_DESCRIPTORS);
     if limit.current.is_none_or(|current| current >= wanted) {
         return;
     }
@@ -169,8 +173,8 @@ fn fit_descriptors(config: &mut MasterConfig) {
     if setrlimit(Resource::Nofile, limit).is_err() {
         limit.current = before;
     }
-    let fitting = limit.current.unwrap_or(wanted).saturating_sub(OWN_DESCRIPTORS).max(1);
-    let fitting = usize::try_from(fitting).unwrap_or(usize::MAX);
+    let fitting = limit.current.unwrap_or(wanted).saturating_sub(OWN_DESCRIPTORS) / of_each;
+    let fitting = usize::try_from(fitting).unwrap_or(usize::MAX).max(1);
     if fitting < config.max_connections {
         log::warn!(
             "open files are limited, lowering --max-connections from={} to={fitting}: raise the limit (ulimit -n)",

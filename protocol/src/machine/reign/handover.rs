@@ -81,6 +81,7 @@ impl Leadership {
         };
         let refusal = match verdict {
             Ok(reign) => {
+                self.standbys.granted(from);
                 self.become_role(ReignRole::Preparing { reign, since: now, to: from, syncs: 1 }, effects);
                 effects.push(Effect::SyncLog);
                 return;

@@ -49,6 +49,13 @@ impl Standbys {
         }
     }
 
+    /// The one on that link has asked, and the log is being handed over to it.
+    pub(super) fn granted(&mut self, link: LinkId) {
+        if let Some(standby) = self.0.get_mut(&link) {
+            standby.refused = None;
+        }
+    }
+
     /// Why none of them gets the reign; nothing while one may still ask for it.
     pub(super) fn all_refused(&self) -> Option<Refusal> {
         let refusals: Option<Vec<Refusal>> = self.0.values().map(|standby| standby.refused).collect();
