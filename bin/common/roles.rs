@@ -176,7 +176,11 @@ fn fit_descriptors(config: &mut MasterConfig) {
     let fitting = limit.current.unwrap_or(wanted).saturating_sub(OWN_DESCRIPTORS) / of_each;
     let fitting = usize::try_from(fitting).unwrap_or(usize::MAX).max(1);
     if fitting < config.max_connections {
-        log::warn!(
+        // A few fewer change nothing for anybody.
+        let level =
+            if fitting < config.max_connections / 10 * 9 { log::Level::Warn } else { log::Level::Info };
+        log::log!(
+            level,
             "open files are limited, lowering --max-connections from={} to={fitting}: raise the limit (ulimit -n)",
             config.max_connections
         );

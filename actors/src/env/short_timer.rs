@@ -41,8 +41,19 @@ impl ShortTimer {
                 Self::registered(timerfd_create(TimerfdClockId::Monotonic, flags)?)?
             }
         };
-        let timer = Lent { timer: Some(timer), home: self };
-        let Some(timer) = &timer.timer else { return Ok(()) };
+        let mut lent = Lent { timer: Some(timer), home: self };
+        let waited = match &lent.timer {
+            Some(timer) => Self::expiry(timer, time).await,
+            None => Ok(()),
+        };
+        if waited.is_err() {
+            // The runtime to which it belongs may be gone.
+            lent.timer = None;
+        }
+        waited
+    }
+
+    async fn expiry(timer: &AsyncFd<OwnedFd>, time: Duration) -> io::Result<()> {
         // Zero would stop it.
         let time = Timespec::try_from(time.max(Duration::from_nanos(1))).map_err(io::Error::other)?;
         let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: time };
@@ -84,6 +95,16 @@ mod tests {
             timer.clone().wait(time).await;
             assert!(began.elapsed() >= time, "{time_us} µs: {:?}", began.elapsed());
         }
+    }
+
+    #[test]
+    fn it_works_on_when_its_runtime_has_gone() {
+        let timer = ShortTimer::default();
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime().block_on(timer.clone().wait_exactly(Duration::from_micros(100))).unwrap();
+        let second = runtime();
+        second.block_on(timer.clone().wait(Duration::from_micros(100)));
+        second.block_on(timer.wait_exactly(Duration::from_micros(100))).unwrap();
     }
 
     #[actix::test]

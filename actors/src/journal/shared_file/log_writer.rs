@@ -368,7 +368,9 @@ impl LogWriter {
 
     /// Whether what waits is no group yet, as more is about to arrive. Sees to it that this is asked again.
     fn waits_for_more(&mut self, ctx: &mut Context<Self>) -> bool {
-        let must_go = self.closing || !self.is_durable() || matches!(self.queue.front(), Some(Queued::Epoch));
+        let is_whole =
+            self.queue.len() >= GROUP_ENTRIES_MAX || matches!(self.queue.front(), Some(Queued::Epoch));
+        let must_go = self.closing || !self.is_durable() || is_whole;
         let env = &self.start.env;
         let pause_us = if must_go { 0 } else { self.grouping.pause_us(env.clock_us(), self.queue.len()) };
         if pause_us == 0 {
