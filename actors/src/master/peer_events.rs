@@ -1,7 +1,7 @@
 //! What a master hears of the other masters: who serves, forwarded requests, handovers.
 //!
-//! Owns no rule: `machine/welcome.rs` says who is taken in, what they ask goes the way of all requests, and what they say of reigns
-//! goes to the machine of the reign.
+//! Owns one rule: how far a standby may lag when the reign is handed to it. `machine/welcome.rs` says who is taken in, what they
+//! ask goes the way of all requests, and what they say of reigns goes to the machine of the reign.
 
 use super::peers::PeerOutbound;
 use super::{send, told, MasterActor};
@@ -19,7 +19,7 @@ use dsm_protocol::ids::{LinkId, Millis, Reign as ReignName, Seq, SessionId, Slav
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::master::Asker;
 use dsm_protocol::machine::reign;
-use dsm_protocol::machine::welcome::{judge_master, MasterNames, Unwelcome};
+use dsm_protocol::machine::welcome::{judge_cluster, judge_master, MasterNames, Unwelcome};
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Welcome};
 use std::rc::Rc;
 
@@ -242,13 +242,10 @@ impl MasterActor {
         welcome: Welcome,
         outbox: Outbox,
     ) {
-        if let (Some(ours), Some(theirs)) = (self.log.cluster(), welcome.cluster) {
-            if ours != theirs {
-                let refused = Unwelcome::MasterOfOtherCluster { address: address.clone(), theirs, ours };
-                self.tell_of_refused_peer(&address, refused);
-                outbox.abort();
-                return;
-            }
+        if let Err(refused) = judge_cluster(&address, self.log.cluster(), welcome.cluster) {
+            self.tell_of_refused_peer(&address, refused);
+            outbox.abort();
+            return;
         }
         self.refusals.forget(&address);
         self.step_reign(now, reign::Event::PeerNamed { cluster: welcome.cluster });

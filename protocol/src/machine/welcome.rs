@@ -135,11 +135,22 @@ pub fn judge_master(
         let own_address = own.address.to_owned();
         return Err(Unwelcome::OtherLog { address, own_address, how_to_share: how_to_share() });
     }
-    match (own.cluster, other.cluster) {
+    judge_cluster(other.address, own.cluster, other.cluster)
+}
+
+/// Judges the cluster of the master at `address`. Who belongs to none yet will belong to this one.
+///
+/// # Errors
+/// [`Unwelcome::MasterOfOtherCluster`].
+pub fn judge_cluster(
+    address: &str,
+    ours: Option<ClusterId>,
+    theirs: Option<ClusterId>,
+) -> Result<(), Unwelcome> {
+    match (ours, theirs) {
         (Some(ours), Some(theirs)) if ours != theirs => {
-            Err(Unwelcome::MasterOfOtherCluster { address, theirs, ours })
+            Err(Unwelcome::MasterOfOtherCluster { address: address.to_owned(), theirs, ours })
         }
-        // Who belongs to none yet will belong to this one.
         (Some(_) | None, _) => Ok(()),
     }
 }
