@@ -6,8 +6,8 @@ use bytes::Bytes;
 use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq};
 use dsm_protocol::record::{
     encode, encode_with, encode_write, encode_write_at, line_bytes_max, parse_line, value_at, BadLine, Body,
-    CrashKind, Evidence, Judge, Operation, Place, Position, Record, RecordError, ReignMark, Scanner, Span,
-    Step, SyncMode, Trailer, Verdict,
+    CrashKind, Evidence, FileNumber, Judge, Operation, Place, Position, Record, RecordError, ReignMark,
+    Scanner, Span, Step, SyncMode, Trailer, Verdict,
 };
 use proptest::prelude::*;
 
@@ -156,10 +156,10 @@ proptest! {
         let offset = seq % 1_000_000;
         let mut file = vec![b'#'; offset as usize];
         let mut places = Vec::new();
-        encode_write_at(&pairs, trailer, offset, &mut file, &mut places);
+        encode_write_at(&pairs, trailer, (FileNumber(3), offset), &mut file, &mut places);
         prop_assert_eq!(&file[offset as usize..], &line[..]);
         let Body::Write(found) = record.body else { unreachable!() };
-        let span = Span { offset, bytes: line.len() as u32 };
+        let span = Span { file: FileNumber(3), offset, bytes: line.len() as u32 };
         prop_assert_eq!(found.map(|(_, value)| value.place(span)).collect::<Vec<_>>(), places.clone());
         let read = |from: u64, place: Place| {
             let from = from as usize;

@@ -7,7 +7,9 @@
 use crate::ids::{Reign, Version};
 use crate::machine::master::ReignRecord;
 use crate::planted;
-use crate::record::{BadLine, Body, Place, Position, Record, Scanner, Span, Step, SyncMode};
+use crate::record::{
+    BadLine, Body, Continuation, FileNumber, Place, Position, Record, Scanner, Span, Step, SyncMode,
+};
 
 /// How much is read at once, in bytes. Also the length of a part, unless a single line is longer.
 pub const CHUNK_BYTES: usize = 1 << 20;
@@ -75,6 +77,8 @@ pub struct Part {
     pub lost: bool,
     /// The offsets of damaged SYNCED marks that were skipped.
     pub damaged_marks: Vec<u64>,
+    /// Where the log goes on in another file, if the last line says so.
+    pub continued: Option<Continuation>,
 }
 
 /// What a [`LogScan`] wants next.
@@ -129,6 +133,12 @@ impl LogScan {
             finishes: false,
             keeps_bytes: false,
         }
+    }
+
+    /// Gives places in a file of that number.
+    #[must_use]
+    pub fn in_file(self, file: FileNumber) -> Self {
+        LogScan { scanner: self.scanner.in_file(file), ..self }
     }
 
     /// Takes the end of the file as the end of the log: a last line of the original program needs no newline.
@@ -187,7 +197,10 @@ impl LogScan {
                 self.scanner.next(rest)
             };
             match step {
-                Step::Record { record, span } => replay(&record, span, &mut part.changes),
+                Step::Record { record, span } => {
+                    part.continued = Continuation::of(&record);
+                    replay(&record, span, &mut part.changes);
+                }
                 Step::Ignored => {}
                 Step::Partial if self.ended => {
                     part.at_end = true;

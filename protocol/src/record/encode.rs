@@ -1,7 +1,7 @@
 //! Writes lines. WRITE and DELETE, the frequent ones, are written without building an [`Operation`].
 
-use super::parse::is_field_name;
-use super::{Operation, Place, ReignMark};
+use super::parse::{is_field_name, Encoded, Record};
+use super::{FileNumber, Operation, Place, ReignMark};
 use crate::ids::{Epoch, Reign, Seq};
 
 /// What follows the `;` of a line, except the checksum.
@@ -73,6 +73,47 @@ fn encode_epoch(address: &str, mark: Option<&ReignMark>, trailer: Trailer<'_>, o
     sealed(Trailer { fields: &fields, ..trailer }, out, body);
 }
 
+/// Appends an EPOCH line again, with another trailer and the fields that it has.
+pub(super) fn encode_epoch_with(record: &Record<'_>, trailer: Trailer<'_>, out: &mut Vec<u8>) {
+    let fields = further_fields(record, |name| matches!(name, b"After" | b"Reign" | b"Fsync" | b"GivenUp"));
+    let fields: Vec<_> = fields.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+    encode_with(&record.to_operation(), Trailer { fields: &fields, ..trailer }, out);
+}
+
+/// Appends a WRITE line again, with the pairs of `live`, with another trailer and the fields that it has. Nothing when there
+/// is no pair; gives whether there was one. Keys and values are copied as they are.
+pub(super) fn encode_live<'a>(
+    live: impl Iterator<Item = (Encoded<'a>, Encoded<'a>)>,
+    record: &Record<'_>,
+    trailer: Trailer<'_>,
+    out: &mut Vec<u8>,
+) -> bool {
+    let mut live = live.peekable();
+    if live.peek().is_none() {
+        return false;
+    }
+    let fields = further_fields(record, |name| name == b"After");
+    let fields: Vec<_> = fields.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+    sealed(Trailer { fields: &fields, ..trailer }, out, |out| {
+        out.extend_from_slice(b"WRITE");
+        for (key, value) in live {
+            out.push(b' ');
+            out.extend_from_slice(key.as_text());
+            out.push(b' ');
+            out.extend_from_slice(value.as_text());
+        }
+    });
+    true
+}
+
+/// The fields of a record, decoded, without those that are written in another way.
+fn further_fields(record: &Record<'_>, is_known: impl Fn(&[u8]) -> bool) -> Vec<(String, Vec<u8>)> {
+    let fields = record.fields.filter(|(name, _)| !is_known(name));
+    fields
+        .map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value.decode().into_owned()))
+        .collect()
+}
+
 /// Appends a WRITE line.
 ///
 /// # Panics
@@ -97,7 +138,7 @@ where
     put_write(pairs, trailer, out, |_, _, _| {});
 }
 
-/// Appends a WRITE line that will be at `offset` in the log, and adds the place of each of its values to `places`, in
+/// Appends a WRITE line that will be at `offset` in the file of that number, and adds the place of each of its values to `places`, in
 /// the order of `pairs`.
 ///
 /// # Panics
@@ -105,7 +146,7 @@ where
 pub fn encode_write_at<K, V>(
     pairs: &[(K, V)],
     trailer: Trailer<'_>,
-    offset: u64,
+    (file, offset): (FileNumber, u64),
     out: &mut Vec<u8>,
     places: &mut impl Extend<Place>,
 ) where
@@ -117,6 +158,7 @@ pub fn encode_write_at<K, V>(
         let text = &line[at..];
         let length = |bytes: usize| u32::try_from(bytes).expect("a line is shorter than 4 GiB");
         places.extend([Place {
+            file,
             offset: offset + (at - start) as u64,
             text_bytes: length(text.len()),
             text_crc: crc32c::crc32c(text),

@@ -11,6 +11,7 @@
 mod encode;
 mod judge;
 mod parse;
+mod rewrite;
 mod scan;
 
 pub use encode::{
@@ -22,6 +23,7 @@ pub use parse::{
     good_line_at_end, parse_legacy, parse_line, Body, Encoded, EpochMark, Fields, GivenUpReigns, Keys,
     LegacyLine, Pairs, Record,
 };
+pub use rewrite::{Continuation, NoContinuation, Rewriter};
 pub use scan::{BadLine, Position, Scanner, Step};
 
 use crate::command::KEY_MAX;
@@ -47,10 +49,24 @@ const _: () = assert!(line_bytes_max(PAYLOAD_BYTES_MAX) <= u32::MAX as usize);
 /// The place of a line in the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
+    /// The file that it is in.
+    pub file: FileNumber,
     /// Bytes before the line.
     pub offset: u64,
     /// Bytes of the line, with its newline.
     pub bytes: u32,
+}
+
+/// Counts the files that a log has been since a process opened it: each compaction makes another one. Wraps around.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileNumber(pub u16);
+
+impl FileNumber {
+    /// The number of the file that replaces this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        FileNumber(self.0.wrapping_add(1))
+    }
 }
 
 /// The place of a value in the log, and enough about it to notice that the bytes there have changed.
@@ -59,6 +75,8 @@ pub struct Span {
 /// cost as much as reading all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
+    /// The file that it is in.
+    pub file: FileNumber,
     /// Bytes before the value's text.
     pub offset: u64,
     /// Bytes of its text, percent-encoded.

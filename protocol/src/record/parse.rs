@@ -135,6 +135,7 @@ impl<'a> Encoded<'a> {
     /// Its place in the log, as a value of a line at `span`.
     pub fn place(self, span: Span) -> Place {
         Place {
+            file: span.file,
             offset: span.offset + self.at as u64,
             // A line is shorter than 4 GiB, as its span.
             text_bytes: self.text.len() as u32,

@@ -1,7 +1,7 @@
 //! Reads a log line by line and checks the rules between lines. Keeps a place, never bytes.
 
 use super::parse::{check, parse_checked, parse_legacy, parse_line, Body, Fields, LegacyLine, Record};
-use super::{RecordError, Span};
+use super::{FileNumber, RecordError, Span};
 use crate::ids::{ClusterId, Epoch, Reign, Seq};
 use crate::planted;
 
@@ -87,6 +87,7 @@ pub struct Scanner {
     /// The position at its `unsynced_offset`.
     durable: Position,
     line_bytes_max: usize,
+    file: FileNumber,
 }
 
 impl Scanner {
@@ -104,7 +105,14 @@ impl Scanner {
     /// Goes on where another scanner was; both positions are from that scanner.
     pub fn resume_from(position: Position, durable: Position, line_bytes_max: usize) -> Self {
         // A span's length is a u32.
-        Scanner { position, durable, line_bytes_max: line_bytes_max.min(u32::MAX as usize) }
+        let line_bytes_max = line_bytes_max.min(u32::MAX as usize);
+        Scanner { position, durable, line_bytes_max, file: FileNumber::default() }
+    }
+
+    /// Gives places in a file of that number.
+    #[must_use]
+    pub fn in_file(self, file: FileNumber) -> Self {
+        Scanner { file, ..self }
     }
 
     /// The end of everything parsed so far.
@@ -139,9 +147,7 @@ impl Scanner {
         };
         let follows = parse_line(&next[..next_end]).is_ok_and(|record| self.admit(&record).is_ok());
         if follows {
-            self.position.offset += end as u64 + 1;
-            self.position.line += 1;
-            self.position.ends_with_mark = false;
+            self.skip_line(end + 1);
         }
         Some(follows)
     }
@@ -244,7 +250,7 @@ impl Scanner {
                 Step::Ignored
             }
             Some(LegacyLine::Operation(body)) => {
-                let span = Span { offset: self.position.offset, bytes: bytes as u32 };
+                let span = Span { file: self.file, offset: self.position.offset, bytes: bytes as u32 };
                 self.position.seq = self.position.expected_seq();
                 self.position.offset += bytes as u64;
                 self.position.line += 1;
@@ -302,7 +308,7 @@ impl Scanner {
     fn advance(&mut self, record: &Record<'_>, bytes: usize) -> Span {
         let front = self.position;
         let position = &mut self.position;
-        let span = Span { offset: position.offset, bytes: bytes as u32 };
+        let span = Span { file: self.file, offset: position.offset, bytes: bytes as u32 };
         let before = position.seq;
         position.seq = record.seq;
         position.epoch = record.epoch;
@@ -338,6 +344,18 @@ impl Scanner {
             }
         });
         span
+    }
+
+    /// Passes over a line of so many bytes, a mark that cannot be read.
+    pub(super) fn skip_line(&mut self, bytes: usize) {
+        self.position.offset += bytes as u64;
+        self.position.line += 1;
+        self.position.ends_with_mark = false;
+    }
+
+    /// The line that begins here, as one that has no end.
+    pub(super) fn unfinished(&self) -> BadLine {
+        self.bad(RecordError::Unfinished, false)
     }
 
     fn bad(&self, cause: RecordError, finished: bool) -> BadLine {

@@ -5,7 +5,7 @@
 use super::membership::SlotSet;
 use crate::ids::{Epoch, Seq, Version};
 use crate::machine::table::Table;
-use crate::record::Place;
+use crate::record::{FileNumber, Place};
 use std::collections::BTreeMap;
 
 /// What the directory knows of one key.
@@ -23,6 +23,7 @@ pub struct Entry {
 #[derive(Clone, Copy, Debug)]
 struct StoredEntry {
     seq: Seq,
+    /// The place's offset, and its file's number in the upper 16 bits.
     offset: u64,
     holders: SlotSet,
     /// The epoch's place in [`Epochs`].
@@ -33,6 +34,23 @@ struct StoredEntry {
 }
 
 const _: () = assert!(size_of::<StoredEntry>() == 40);
+
+/// So many bits an offset has beside its file's number: no log is longer than 256 TiB.
+const OFFSET_BITS: u32 = 48;
+const OFFSET_MAX: u64 = (1 << OFFSET_BITS) - 1;
+
+fn located(file: FileNumber, offset: u64) -> u64 {
+    assert!(offset <= OFFSET_MAX, "a log is shorter than 256 TiB");
+    u64::from(file.0) << OFFSET_BITS | offset
+}
+
+/// Bytes of a line beside its key and its value, about.
+const LINE_BYTES: u64 = 48;
+
+/// How long the line of this key and value would be in a log of nothing else, about, in bytes.
+fn line_bytes(key: &[u8], stored: &StoredEntry) -> u64 {
+    key.len() as u64 + u64::from(stored.text_bytes) + LINE_BYTES
+}
 
 /// The epochs of all entries, each once. There are as many as reigns have written to the log.
 #[derive(Clone, Debug, Default)]
@@ -57,12 +75,15 @@ impl Epochs {
     fn whole(&self, stored: &StoredEntry) -> Entry {
         let StoredEntry { seq, offset, holders, epoch, text_bytes, text_crc, bytes } = *stored;
         let version = Version { epoch: self.all[epoch as usize], seq };
-        Entry { version, place: Place { offset, text_bytes, text_crc, bytes }, holders }
+        let file = FileNumber((offset >> OFFSET_BITS) as u16);
+        let offset = offset & OFFSET_MAX;
+        Entry { version, place: Place { file, offset, text_bytes, text_crc, bytes }, holders }
     }
 
     fn stored(&mut self, entry: Entry) -> StoredEntry {
         let Entry { version: Version { epoch, seq }, place, holders } = entry;
-        let Place { offset, text_bytes, text_crc, bytes } = place;
+        let Place { file, offset, text_bytes, text_crc, bytes } = place;
+        let offset = located(file, offset);
         StoredEntry { seq, offset, holders, epoch: self.place(epoch), text_bytes, text_crc, bytes }
     }
 }
@@ -73,6 +94,8 @@ pub struct Directory {
     table: Table<StoredEntry>,
     epochs: Epochs,
     sweep: Option<Sweep>,
+    /// The sum of [`line_bytes`].
+    live_bytes: u64,
 }
 
 /// A walk over all entries that takes slots out of them.
@@ -86,7 +109,7 @@ struct Sweep {
 impl Directory {
     /// An empty directory. Keys come from clients, so their hash is seeded.
     pub fn new(seed: u64) -> Self {
-        Directory { table: Table::new(seed), epochs: Epochs::default(), sweep: None }
+        Directory { table: Table::new(seed), epochs: Epochs::default(), sweep: None, live_bytes: 0 }
     }
 
     /// The entry of `key`.
@@ -104,12 +127,33 @@ impl Directory {
     /// Replaces the entry of `key` and returns the one it supersedes.
     pub fn insert(&mut self, key: &[u8], entry: Entry) -> Option<Entry> {
         let stored = self.epochs.stored(entry);
-        self.table.insert(key, stored).map(|stored| self.epochs.whole(&stored))
+        self.live_bytes += line_bytes(key, &stored);
+        self.table.insert(key, stored).map(|stored| self.superseded(key, &stored))
     }
 
     /// Removes `key` and returns its last entry.
     pub fn remove(&mut self, key: &[u8]) -> Option<Entry> {
-        self.table.remove(key).map(|stored| self.epochs.whole(&stored))
+        self.table.remove(key).map(|stored| self.superseded(key, &stored))
+    }
+
+    fn superseded(&mut self, key: &[u8], stored: &StoredEntry) -> Entry {
+        self.live_bytes -= line_bytes(key, stored);
+        self.epochs.whole(stored)
+    }
+
+    /// Notes that the value of this version of `key` stands in another place now; nothing if another one is the latest.
+    pub(super) fn relocate(&mut self, key: &[u8], version: Version, place: Place) {
+        let Directory { table, epochs, .. } = self;
+        if let Some(stored) = table.get_mut(key) {
+            if epochs.whole(stored).version == version {
+                stored.offset = located(place.file, place.offset);
+            }
+        }
+    }
+
+    /// How long a log of nothing but the latest versions would be, about, in bytes.
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes
     }
 
     /// The number of keys.
@@ -126,6 +170,7 @@ impl Directory {
     /// what is put in.
     pub fn clear(&mut self) {
         self.table.clear();
+        self.live_bytes = 0;
         self.epochs = Epochs::default();
     }
 
@@ -189,12 +234,25 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn entry(seq: u64) -> Entry {
-        let place = Place { offset: seq * 100, bytes: 50, text_bytes: 60, text_crc: 70 };
+        let file = FileNumber((seq % 3) as u16 * 0x7fff);
+        let place = Place { file, offset: seq * 100, bytes: 50, text_bytes: 60, text_crc: 70 };
         Entry {
             version: Version::new(1 + seq / 100, seq),
             place,
             holders: [Slot((seq % 64) as u8)].into_iter().collect(),
         }
+    }
+
+    #[test]
+    fn only_the_latest_version_of_a_key_is_relocated() {
+        let mut directory = Directory::new(7);
+        directory.insert(b"k", entry(5));
+        let moved = Place { file: FileNumber(9), offset: OFFSET_MAX, ..entry(5).place };
+        directory.relocate(b"k", entry(4).version, moved);
+        directory.relocate(b"other", entry(5).version, moved);
+        assert_eq!(directory.get(b"k"), Some(entry(5)));
+        directory.relocate(b"k", entry(5).version, moved);
+        assert_eq!(directory.get(b"k"), Some(Entry { place: moved, ..entry(5) }));
     }
 
     #[derive(Clone, Debug)]
@@ -250,6 +308,8 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(directory.len(), model.len());
+                let live: u64 = model.iter().map(|(key, entry)| key.len() as u64 + u64::from(entry.place.text_bytes) + LINE_BYTES).sum();
+                prop_assert_eq!(directory.live_bytes(), live);
             }
             let mut all: Vec<(Vec<u8>, Entry)> = directory.iter().map(|(k, e)| (k.to_vec(), e)).collect();
             all.sort_by(|a, b| a.0.cmp(&b.0));

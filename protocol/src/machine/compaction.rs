@@ -1,0 +1,248 @@
+//! When a log is compacted, how fast, and when one that failed is tried again.
+//!
+//! A log only grows: what was overwritten or deleted stays in it until the log is written anew without that. This begins when
+//! at least half of the log, and not too little, is superseded. So each byte that is written costs at most one further byte
+//! that is copied, and the log has at most twice the bytes of what is live, and what is written while the copy is made. It
+//! begins earlier when the disk is about to have no room for a copy: later there would never be any.
+//!
+//! Owns what was learnt from the last compaction: how long the lines of what is live really are. Has no clock and does no IO.
+//! Source: the rewriting of Redis' append-only file, which begins at a growth of 100 % and 64 MB; and Bitcask's merge, which
+//! looks at the part that is dead.
+
+use crate::ids::Millis;
+
+/// A disk with so much room beside what is live is not about to have too little, in bytes.
+const ROOM_BYTES: u64 = 64 << 20;
+
+/// What must stay free beside a copy, in bytes: the log goes on growing.
+const SPARE_BYTES: u64 = 16 << 20;
+
+/// After a failure it is tried again after so long, and twice as long after each further one, in milliseconds.
+const RETRY_MS: u64 = 10_000;
+const RETRY_MS_MAX: u64 = 600_000;
+
+/// Free space is looked at so often, in milliseconds.
+const LOOK_EVERY_MS: u64 = 1_000;
+
+/// A copy rests for this many times what its last part took, so that requests keep most of disk and processor.
+const RESTS: u64 = 1;
+
+/// What is known of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogSizes {
+    /// The length of the file, in bytes.
+    pub log_bytes: u64,
+    /// How long a log of nothing but the latest versions would be, as the directory reckons, in bytes.
+    pub live_bytes: u64,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// Nothing now.
+    Wait,
+    /// Say how much room the disk has, by [`Compaction::decide`].
+    LookForRoom,
+    /// Begin.
+    Begin,
+    /// It is time, but the disk has no room for the copy. Told once until that changes.
+    NoRoom {
+        /// How many bytes it would take.
+        needed_bytes: u64,
+        /// How many there are.
+        free_bytes: u64,
+    },
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Compaction {
+    /// So much must be superseded. `None`: the log is never compacted.
+    least_bytes: Option<u64>,
+    /// What a byte of the directory's reckoning was worth in the last copy, in thousandths.
+    worth: u64,
+    is_running: bool,
+    failures: u32,
+    /// Nothing is begun, nor looked at, before this.
+    not_before: Millis,
+    told_no_room: bool,
+}
+
+impl Compaction {
+    /// A log that is compacted when `least_bytes` and half of it are superseded; never, if that is 0.
+    pub fn new(least_bytes: u64) -> Self {
+        Compaction {
+            least_bytes: (least_bytes > 0).then_some(least_bytes),
+            worth: 1000,
+            is_running: false,
+            failures: 0,
+            not_before: Millis(0),
+            told_no_room: false,
+        }
+    }
+
+    /// What is live, in bytes, by what the last copy has taught.
+    pub fn live_bytes(&self, sizes: LogSizes) -> u64 {
+        sizes.live_bytes.saturating_mul(self.worth) / 1000
+    }
+
+    /// Whether the size of the log is a reason to look further.
+    pub fn weigh(&mut self, now: Millis, sizes: LogSizes) -> Advice {
+        let Some(least) = self.least_bytes else { return Advice::Wait };
+        if self.is_running || now < self.not_before {
+            return Advice::Wait;
+        }
+        let live = self.live_bytes(sizes);
+        let superseded = sizes.log_bytes.saturating_sub(live);
+        if superseded < (least / 4).max(live / 8) {
+            return Advice::Wait;
+        }
+        self.not_before = now.plus(LOOK_EVERY_MS);
+        Advice::LookForRoom
+    }
+
+    /// Decides, with what the disk has free.
+    pub fn decide(&mut self, sizes: LogSizes, free_bytes: u64) -> Advice {
+        let Some(least) = self.least_bytes.filter(|_| !self.is_running) else { return Advice::Wait };
+        let live = self.live_bytes(sizes);
+        let superseded = sizes.log_bytes.saturating_sub(live);
+        let is_due = superseded >= least.max(live);
+        let is_tight = free_bytes < live.saturating_add(live / 4).saturating_add(ROOM_BYTES.min(least));
+        if !is_due && !is_tight {
+            return Advice::Wait;
+        }
+        let needed_bytes = live.saturating_add(SPARE_BYTES.min(least));
+        if free_bytes < needed_bytes {
+            if std::mem::replace(&mut self.told_no_room, true) {
+                return Advice::Wait;
+            }
+            return Advice::NoRoom { needed_bytes, free_bytes };
+        }
+        self.told_no_room = false;
+        self.is_running = true;
+        Advice::Begin
+    }
+
+    /// The copy stands in the log's place. Of what was live when it began it has `copied_bytes`, and the directory reckoned
+    /// `live_bytes`.
+    pub fn done(&mut self, live_bytes: u64, copied_bytes: u64) {
+        self.is_running = false;
+        self.failures = 0;
+        // A small log says little: EPOCH lines and marks count in it.
+        if live_bytes >= self.least_bytes.unwrap_or(0) / 4 && live_bytes > 0 {
+            self.worth = (copied_bytes.saturating_mul(1000) / live_bytes).clamp(500, 8000);
+        }
+    }
+
+    /// Nothing has come of it.
+    pub fn failed(&mut self, now: Millis) {
+        self.is_running = false;
+        let wait = RETRY_MS << self.failures.min(6);
+        self.failures += 1;
+        self.not_before = now.plus(wait.min(RETRY_MS_MAX));
+    }
+
+    /// It was given up for something else, as for a handover.
+    pub fn given_up(&mut self) {
+        self.is_running = false;
+    }
+
+    /// How long the copy rests after a part that took `took_us`, in microseconds. It does not where the log grows faster than it
+    /// is copied.
+    pub fn rest_us(&self, took_us: u64, sizes: LogSizes) -> u64 {
+        let live = self.live_bytes(sizes);
+        let least = self.least_bytes.unwrap_or(0);
+        let is_late = sizes.log_bytes > live.saturating_mul(9) / 4 + least + least / 2;
+        if is_late {
+            0
+        } else {
+            took_us * RESTS
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const PLENTY: u64 = 1 << 40;
+
+    fn sizes(log_mib: u64, live_mib: u64) -> LogSizes {
+        LogSizes { log_bytes: log_mib * MIB, live_bytes: live_mib * MIB }
+    }
+
+    fn at_start() -> Compaction {
+        Compaction::new(64 * MIB)
+    }
+
+    #[test]
+    fn a_log_is_compacted_when_half_of_it_and_enough_is_superseded() {
+        assert_eq!(at_start().decide(sizes(63, 0), PLENTY), Advice::Wait, "too little to be worth it");
+        assert_eq!(at_start().decide(sizes(64, 0), PLENTY), Advice::Begin);
+        assert_eq!(at_start().decide(sizes(1999, 1000), PLENTY), Advice::Wait);
+        assert_eq!(at_start().decide(sizes(2000, 1000), PLENTY), Advice::Begin);
+        let mut off = Compaction::new(0);
+        assert_eq!(off.weigh(Millis(1), sizes(2000, 0)), Advice::Wait, "never");
+        assert_eq!(off.decide(sizes(2000, 0), PLENTY), Advice::Wait);
+    }
+
+    #[test]
+    fn the_disk_is_asked_for_its_room_once_a_second_and_only_when_something_could_come_of_it() {
+        let mut machine = at_start();
+        assert_eq!(machine.weigh(Millis(0), sizes(1015, 1000)), Advice::Wait);
+        assert_eq!(machine.weigh(Millis(0), sizes(1130, 1000)), Advice::LookForRoom);
+        assert_eq!(machine.weigh(Millis(999), sizes(9000, 1000)), Advice::Wait);
+        assert_eq!(machine.weigh(Millis(1000), sizes(9000, 1000)), Advice::LookForRoom);
+    }
+
+    #[test]
+    fn it_begins_early_when_the_disk_is_about_to_have_no_room_for_a_copy() {
+        assert_eq!(at_start().decide(sizes(1200, 1000), 1400 * MIB), Advice::Wait);
+        assert_eq!(at_start().decide(sizes(1200, 1000), 1300 * MIB), Advice::Begin);
+        let mut machine = at_start();
+        let (needed_bytes, free_bytes) = (1016 * MIB, 1015 * MIB);
+        assert_eq!(
+            machine.decide(sizes(1200, 1000), free_bytes),
+            Advice::NoRoom { needed_bytes, free_bytes }
+        );
+        assert_eq!(machine.decide(sizes(1200, 1000), free_bytes), Advice::Wait, "told once");
+        assert_eq!(machine.decide(sizes(1200, 1000), needed_bytes), Advice::Begin);
+    }
+
+    #[test]
+    fn one_runs_at_a_time_and_one_that_failed_is_tried_again_later_and_later() {
+        let mut machine = at_start();
+        assert_eq!(machine.decide(sizes(500, 100), PLENTY), Advice::Begin);
+        assert_eq!(machine.decide(sizes(500, 100), PLENTY), Advice::Wait);
+        machine.failed(Millis(1000));
+        assert_eq!(machine.weigh(Millis(10_999), sizes(500, 100)), Advice::Wait);
+        assert_eq!(machine.weigh(Millis(11_000), sizes(500, 100)), Advice::LookForRoom);
+        assert_eq!(machine.decide(sizes(500, 100), PLENTY), Advice::Begin);
+        machine.failed(Millis(20_000));
+        assert_eq!(machine.weigh(Millis(39_999), sizes(500, 100)), Advice::Wait);
+        for _ in 0..80 {
+            machine.failed(Millis(0));
+        }
+        assert_eq!(machine.weigh(Millis(599_999), sizes(500, 100)), Advice::Wait);
+        assert_eq!(machine.weigh(Millis(600_000), sizes(500, 100)), Advice::LookForRoom);
+    }
+
+    #[test]
+    fn what_a_copy_has_taught_keeps_a_log_of_long_lines_from_being_copied_again_and_again() {
+        let mut machine = at_start();
+        // Keys and values of bytes that each take three.
+        let of_binary = sizes(310, 100);
+        assert_eq!(machine.decide(of_binary, PLENTY), Advice::Begin);
+        machine.done(100 * MIB, 300 * MIB);
+        assert_eq!(machine.decide(of_binary, PLENTY), Advice::Wait);
+        assert_eq!(machine.decide(sizes(600, 100), PLENTY), Advice::Begin);
+    }
+
+    #[test]
+    fn a_copy_rests_as_long_as_it_works_unless_the_log_grows_too_fast() {
+        let machine = at_start();
+        assert_eq!(machine.rest_us(3000, sizes(2000, 1000)), 3000);
+        assert_eq!(machine.rest_us(3000, sizes(2400, 1000)), 0);
+    }
+}
