@@ -14,6 +14,7 @@
 //! | [`LogRequest::Append`] | one group, one write, one sync | one proposal, the own sync beside the replication |
 //! | written | the file has it, on disk under `--fsync always` | a majority has it on disk, this machine among them |
 //! | [`LogRequest::Read`] | the file that is locked, at a place | this machine's own log: a place is local, and what is written is here |
+//! | [`LogRequest::Weigh`] | the file is written anew without what is superseded, and exchanged | a snapshot of this machine's own log |
 //! | [`LogRequest::Sync`] | a sync beside the writes | the follower that is to lead next has all but the last moment |
 //! | [`LogRequest::Close`] | all is synced and marked, the inode is unlocked | leadership goes to the follower that is named |
 //! | [`LogEvent::Deposed`] | another file stands at the path: no restart would find what is written | a higher term is seen |
@@ -46,7 +47,7 @@ use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq, Version};
 use dsm_protocol::machine::master::{Change, WriteId};
 use dsm_protocol::machine::reign::may_begin::Lack;
 use dsm_protocol::machine::reign::LeaderSeen;
-use dsm_protocol::record::{Place, Position};
+use dsm_protocol::record::{FileNumber, Place, Position};
 use dsm_protocol::witness_file::WitnessText;
 use smallvec::SmallVec;
 use std::fmt;
@@ -54,6 +55,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use thiserror::Error;
+use tokio::sync::oneshot;
 
 /// Makes a master's log, which tells it what happens and counts its turns among the master's.
 pub(crate) type MakesJournal = Box<dyn FnOnce(Recipient<LogEvent>, Rc<TurnLengths>) -> Box<dyn Journal>>;
@@ -245,6 +247,12 @@ pub enum LogRequest {
         /// Where to give it. Not through the mailbox: many may be read in one turn.
         answer: ValueAnswer,
     },
+    /// Hear how long a log of nothing but the latest versions would be, about: a log that has much beside them is compacted,
+    /// while it is written and read. Asked now and then in a reign.
+    Weigh {
+        /// That length, in bytes.
+        live_bytes: u64,
+    },
     /// Bring to the disk what is written so far, while records are appended: what [`LogRequest::Close`] finds is little
     /// then. Answered by [`LogEvent::Synced`], once for all that ask before it begins.
     Sync,
@@ -306,6 +314,39 @@ pub enum LogEvent {
 
     /// Writes are in the log, or refused.
     Written(Written),
+    /// Answer once all records through this seq are taken in, if they are not.
+    Settle {
+        /// The seq.
+        through: Seq,
+        /// Gets the answer.
+        answer: oneshot::Sender<()>,
+    },
+    /// Answer which of these are the latest versions.
+    WhichLive {
+        /// Keys and versions.
+        keys: Vec<(Box<[u8]>, Version)>,
+        /// Gets the answers, in the order of the keys.
+        answer: oneshot::Sender<Vec<bool>>,
+    },
+    /// The values of these versions stand in other places now; those of others, which are superseded, do not matter.
+    /// It is answered when it is taken in.
+    Relocated(Vec<Replay>),
+    /// Answer once no read asks for a value in this file any more.
+    Unread {
+        /// The number of the file.
+        file: FileNumber,
+        /// Gets the answer.
+        answer: oneshot::Sender<()>,
+    },
+    /// The log was compacted: it is another one to those who name it, and has so many bytes.
+    Replaced {
+        /// Which log it is.
+        log: LogId,
+        /// Its length in bytes.
+        bytes: u64,
+    },
+    /// How a compaction goes.
+    Compaction(CompactionNews),
     /// What was written when [`LogRequest::Sync`] was asked is on disk.
     Synced,
     /// Everything is on disk, and nothing is appended any more.
@@ -324,6 +365,36 @@ pub enum LogEvent {
     Abandoned,
     /// Nothing is known of what was in flight, and nothing more is told of it: the node must end.
     Failed(NodeError),
+}
+
+/// What is told of a compaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CompactionNews {
+    /// So much of the log is gone through.
+    Copying {
+        /// The bytes that are, of the log that is there.
+        bytes: u64,
+        /// All that are to be.
+        of: u64,
+    },
+    /// The log is compacted.
+    Done {
+        /// How long that took, in milliseconds.
+        took_ms: u64,
+        /// How long writes waited for the exchange, in microseconds.
+        held_us: u64,
+    },
+    /// Nothing has come of it, and the log is as it was.
+    Failed(String),
+    /// It was given up for something else.
+    GivenUp,
+    /// The disk has no room for it.
+    NoRoom {
+        /// How many bytes it takes.
+        needed_bytes: u64,
+        /// How many there are.
+        free_bytes: u64,
+    },
 }
 
 /// A part of a log.

@@ -147,6 +147,19 @@ impl LogScan {
         LogScan { finishes: true, ..self }
     }
 
+    /// Stops at `end`.
+    #[must_use]
+    pub fn up_to(self, end: u64) -> Self {
+        LogScan { end: Some(end), finishes: true, ..self }
+    }
+
+    /// Goes on to `end`, after it was read to an earlier one.
+    pub fn go_on_to(&mut self, end: u64) {
+        self.end = Some(end);
+        self.ended = false;
+        self.starved = true;
+    }
+
     /// Stops at `end`, and keeps the bytes of the lines that it parses.
     #[must_use]
     pub fn keeping_bytes_to(self, end: u64) -> Self {

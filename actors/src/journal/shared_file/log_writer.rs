@@ -7,7 +7,7 @@
 //! path as it was left there: what is written into a file that no restart finds is not kept.
 
 use crate::config::Fsync;
-use crate::env::{Appended, Displaced, Env, File, Group, Post};
+use crate::env::{Appended, Displaced, Env, File, FileIdentity, Group, Post};
 use crate::journal::{LogEvent, Written, WrittenRecord};
 use crate::node_error::LogStep;
 use crate::supervision::PanicGuard;
@@ -18,8 +18,9 @@ use dsm_protocol::ids::{Epoch, Reign, Seq, Version};
 use dsm_protocol::machine::grouping::Grouping;
 use dsm_protocol::machine::master::{Change, WriteId};
 use dsm_protocol::planted;
-use dsm_protocol::record::{self, Operation, Place, Position, ReignMark, SyncMode, Trailer};
+use dsm_protocol::record::{self, FileNumber, Operation, Place, Position, ReignMark, SyncMode, Trailer};
 use smallvec::SmallVec;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
@@ -151,6 +152,69 @@ pub struct Closed {
     pub position: Position,
 }
 
+/// Asks where the log ends: what is written, and told to be.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct WhereEnds {
+    /// Gets the answer.
+    pub answer: oneshot::Sender<LogEnd>,
+}
+
+/// Asks to write nothing more until [`GoOn`], and to say where the log ends then. There is no answer from a writer that closes
+/// the log, or cannot write it any more.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Hold {
+    /// Gets the answer.
+    pub answer: oneshot::Sender<LogEnd>,
+}
+
+/// After [`Hold`]: go on, in the file that is handed over, or in the same one.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct GoOn {
+    /// How many bytes of a mark were appended to the same file meanwhile.
+    pub grown: u64,
+}
+
+/// Where a log ends.
+#[derive(Clone, Copy, Debug)]
+pub struct LogEnd {
+    /// The end in the file, in bytes.
+    pub offset: u64,
+    /// The seq of the last record.
+    pub seq: Seq,
+    /// The epoch that is written.
+    pub epoch: Epoch,
+    /// The seq through which it is on disk.
+    pub synced: Seq,
+}
+
+/// The file in which the log goes on.
+pub struct NextLog {
+    /// It, locked.
+    pub file: Rc<dyn File>,
+    /// A second handle, for syncs beside writes.
+    pub sync_file: Rc<dyn File>,
+    /// Which file it is.
+    pub identity: FileIdentity,
+    /// Its number in the places of values.
+    pub number: FileNumber,
+    /// Its end: all before is on disk, and the last line says so.
+    pub offset: u64,
+    /// Lines before that.
+    pub lines: u64,
+}
+
+/// What a writer that is held and whoever holds it give each other.
+#[derive(Default)]
+pub struct Handoff {
+    /// The file that is written, with its lock: the lock is not free before this is dropped.
+    pub locked: Option<Rc<dyn File>>,
+    /// The file in which to go on.
+    pub next: Option<NextLog>,
+}
+
 /// Whom a [`LogWriter`] tells what.
 #[derive(Clone)]
 pub struct Ports {
@@ -182,6 +246,10 @@ pub struct Start {
     pub sync_file: Rc<dyn File>,
     /// Which file must stand at which path.
     pub post: Post,
+    /// The number of that file in the places of values.
+    pub number: FileNumber,
+    /// By which another file is handed over.
+    pub handoff: Rc<RefCell<Handoff>>,
     /// Its end. All of it is durable.
     pub position: Position,
     /// The reign that begins with the next record.
@@ -219,6 +287,7 @@ pub struct LogWriter {
     /// Whether it was said that the path cannot be checked.
     is_unseen: bool,
     closing: bool,
+    holding: Holding,
     /// Whether an EPOCH record found no room: it is tried again, nobody else could write it either.
     waits_for_room: bool,
     /// Whether it was said that the disk is full.
@@ -242,6 +311,14 @@ enum Queued {
     Change(WriteId, Arc<Change>),
     /// Begins the reign, as the only entry of its group.
     Epoch,
+}
+
+/// Whether somebody wants nothing to be written.
+enum Holding {
+    No,
+    /// As soon as the disk has done what it is at.
+    Asked(oneshot::Sender<LogEnd>),
+    Held,
 }
 
 /// One entry of a group.
@@ -283,6 +360,7 @@ impl LogWriter {
             looked_at: Instant::now(),
             is_unseen: false,
             closing: false,
+            holding: Holding::No,
             waits_for_room: false,
             is_full: false,
             offset,
@@ -308,7 +386,7 @@ impl LogWriter {
 
     /// Sends what waits to the disk, unless a group is there already.
     fn next_group(&mut self, ctx: &mut Context<Self>) {
-        if self.busy || self.failed {
+        if self.busy || self.failed || self.is_held() {
             return;
         }
         if std::mem::take(&mut self.waits_for_room) {
@@ -356,6 +434,7 @@ impl LogWriter {
             synced: self.synced,
             synced_too_high: planted!(SyncedTooHigh),
             offset: self.offset,
+            number: self.start.number,
             reign: self.start.reign,
             given_up: if has_epoch { self.start.given_up.clone() } else { Vec::new() },
             fsync: self.start.fsync.into(),
@@ -364,6 +443,61 @@ impl LogWriter {
         };
         self.busy = true;
         self.write(draft, payload_bytes >= LONG_BYTES_MIN, has_epoch, ctx);
+    }
+
+    fn end(&self) -> LogEnd {
+        LogEnd { offset: self.offset, seq: self.seq, epoch: self.start.reign.epoch, synced: self.synced }
+    }
+
+    /// Whether nothing may be written for now. Lets whoever has asked for that know.
+    fn is_held(&mut self) -> bool {
+        match std::mem::replace(&mut self.holding, Holding::No) {
+            Holding::No => false,
+            Holding::Held => {
+                self.holding = Holding::Held;
+                true
+            }
+            Holding::Asked(answer) => {
+                if self.closing {
+                    return false;
+                }
+                self.start.handoff.borrow_mut().locked = Some(Rc::clone(&self.start.file));
+                let is_held = answer.send(self.end()).is_ok();
+                if is_held {
+                    self.holding = Holding::Held;
+                } else {
+                    self.start.handoff.borrow_mut().locked = None;
+                }
+                is_held
+            }
+        }
+    }
+
+    /// Goes on in the file that was handed over, if one was.
+    fn go_on(&mut self, grown: u64, ctx: &mut Context<Self>) {
+        if !matches!(self.holding, Holding::Held) {
+            return;
+        }
+        self.holding = Holding::No;
+        let Handoff { locked, next } = std::mem::take(&mut *self.start.handoff.borrow_mut());
+        drop(locked);
+        match next {
+            Some(NextLog { file, sync_file, identity, number, offset, lines }) => {
+                self.start.file = file;
+                self.start.sync_file = sync_file;
+                self.start.post.identity = identity;
+                self.start.number = number;
+                (self.offset, self.lines, self.reserved_to) = (offset, lines, 0);
+                (self.synced, self.marked) = (self.seq, true);
+                self.looked_at = Instant::now();
+            }
+            None if grown > 0 => {
+                self.offset += grown;
+                self.lines += 1;
+            }
+            None => {}
+        }
+        self.next_group(ctx);
     }
 
     /// Whether what waits is no group yet, as more is about to arrive. Sees to it that this is asked again.
@@ -632,7 +766,9 @@ impl LogWriter {
 
     /// Covers the last group with a SYNCED mark, which itself need not be durable.
     fn mark(&mut self, ctx: &mut Context<Self>) {
-        if self.busy || self.failed || self.marked || !self.queue.is_empty() || self.synced < self.seq {
+        let is_held = matches!(self.holding, Holding::Held);
+        let is_in_vain = self.marked || !self.queue.is_empty() || self.synced < self.seq;
+        if self.busy || self.failed || is_held || is_in_vain {
             return;
         }
         let mut bytes = std::mem::take(&mut self.buffer);
@@ -801,7 +937,8 @@ impl LogWriter {
     /// Looks at the log's path if no group has done so for a while.
     fn look(&mut self, ctx: &mut Context<Self>) {
         // A group that is at the disk looks itself.
-        if self.failed || self.busy || self.looked_at.elapsed() < LOOK_AFTER {
+        let is_held = matches!(self.holding, Holding::Held);
+        if self.failed || self.busy || is_held || self.looked_at.elapsed() < LOOK_AFTER {
             return;
         }
         let Some(post) = self.post() else { return };
@@ -907,6 +1044,7 @@ struct Draft {
     synced: Seq,
     synced_too_high: bool,
     offset: u64,
+    number: FileNumber,
     reign: Reign,
     given_up: Vec<Reign>,
     fsync: SyncMode,
@@ -930,7 +1068,8 @@ impl Draft {
                 Queued::Change(_, change) => match &**change {
                     Change::Put(pairs) => {
                         let offset = self.offset + before as u64;
-                        record::encode_write_at(pairs, trailer, offset, &mut bytes, &mut places);
+                        let at = (self.number, offset);
+                        record::encode_write_at(pairs, trailer, at, &mut bytes, &mut places);
                     }
                     Change::Delete(keys) => record::encode_delete(keys, last, epoch, synced, &mut bytes),
                 },
@@ -980,6 +1119,35 @@ impl Handler<Append> for LogWriter {
         }
         self.queue.extend(changes);
         self.next_group(ctx);
+    }
+}
+
+impl Handler<WhereEnds> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, asked: WhereEnds, _: &mut Self::Context) {
+        if !self.failed && !self.closing {
+            let _ = asked.answer.send(self.end());
+        }
+    }
+}
+
+impl Handler<Hold> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, hold: Hold, ctx: &mut Self::Context) {
+        if !self.failed && !self.closing {
+            self.holding = Holding::Asked(hold.answer);
+            self.next_group(ctx);
+        }
+    }
+}
+
+impl Handler<GoOn> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, go_on: GoOn, ctx: &mut Self::Context) {
+        self.go_on(go_on.grown, ctx);
     }
 }
 

@@ -40,7 +40,7 @@ pub use slices::SLICE_KEYS;
 
 use crate::command::{Command, ErrorWord, Reply};
 use crate::ids::{LinkId, Millis, Reign, ReignId, SessionId, SlaveId, Stamp, Version};
-use crate::record::Place;
+use crate::record::{FileNumber, Place};
 use bytes::Bytes;
 use membership::Membership;
 use placement::Random;
@@ -415,6 +415,26 @@ impl Master {
     /// Takes in a deletion of the log, as a standby or before a reign begins.
     pub fn replay_delete(&mut self, key: &[u8]) {
         self.directory.remove(key);
+    }
+
+    /// Whether this version of `key` is the latest one that was taken in.
+    pub fn is_latest(&self, key: &[u8], version: Version) -> bool {
+        self.directory.get(key).is_some_and(|entry| entry.version == version)
+    }
+
+    /// The value of this version of `key` stands at `place` by now.
+    pub fn relocate(&mut self, key: &[u8], version: Version, place: Place) {
+        self.directory.relocate(key, version, place);
+    }
+
+    /// Whether a read may still ask for a value in this file of the log.
+    pub fn reads_from(&self, file: FileNumber) -> bool {
+        self.reads.all.values().any(|read| read.place.file == file)
+    }
+
+    /// Whether all records that were told to be written are taken in: those of many keys take several steps.
+    pub fn has_taken_in_all(&self) -> bool {
+        !self.slices.has_outcome()
     }
 
     /// Takes in an EPOCH record of the log, as a standby or before a reign begins.

@@ -54,6 +54,11 @@ impl Slices {
         }
     }
 
+    /// Whether an answer of the log is not taken in yet.
+    pub(super) fn has_outcome(&self) -> bool {
+        self.queue.iter().any(|work| matches!(work, Work::Outcome(_)))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
