@@ -14,12 +14,12 @@ use futures_util::future::LocalBoxFuture;
 use nix::libc;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{renameat_with, FallocateFlags, FlockOperation, RenameFlags, CWD};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{fchown, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -43,6 +43,90 @@ fn open_or_make(path: &Path) -> io::Result<fs::File> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open_existing(path),
         made => made,
     }
+}
+
+/// Makes an empty file for [`Disk::create`].
+fn make_like(path: &Path, like: &Path) -> io::Result<fs::File> {
+    let like = fs::metadata(like)?;
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_file() => fs::remove_file(path)?,
+        Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    // Nobody else may open it before it has its own rights.
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(OWNER_ONLY).custom_flags(libc::O_NOFOLLOW);
+    let file = options.open(path)?;
+    if let Err(error) = take_over_access(&file, path, &like) {
+        // It was made just now, and is empty.
+        let _ = fs::remove_file(path);
+        return Err(error);
+    }
+    Ok(file)
+}
+
+/// Gives a new file the owner and the access rights of another one.
+fn take_over_access(file: &fs::File, path: &Path, like: &fs::Metadata) -> io::Result<()> {
+    let (uid, gid) = (like.uid(), like.gid());
+    let made = file.metadata()?;
+    if (made.uid(), made.gid()) != (uid, gid) {
+        // Who is not root may give a file to a group of its own, though not to another user.
+        let given =
+            fchown(file, Some(uid), Some(gid)).or_else(|error| fchown(file, None, Some(gid)).and(Err(error)));
+        if let Err(error) = given {
+            log::warn!(
+                "a new file has not the owner of the old one path={path:?} uid={uid} gid={gid} error={error}"
+            );
+        }
+    }
+    let has_group = file.metadata()?.gid() == gid;
+    file.set_permissions(fs::Permissions::from_mode(mode_like(like.mode(), has_group)))
+}
+
+/// The access rights of a file that is to be like one with this mode. Without its group, those who were in the group may
+/// be others now, and others in the group: both get only what both had.
+fn mode_like(mode: u32, has_group: bool) -> u32 {
+    if has_group {
+        return mode & 0o777;
+    }
+    let shared = mode & (mode >> 3) & 0o007;
+    mode & 0o700 | shared << 3 | shared
+}
+
+fn exchange(first: &Path, second: &Path) -> io::Result<()> {
+    use rustix::io::Errno;
+    renameat_with(CWD, first, CWD, second, RenameFlags::EXCHANGE).map_err(|errno| match errno {
+        // What a file system, or an old kernel, says that does not know this.
+        Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOTTY => io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("its file system cannot exchange two files: {errno}"),
+        ),
+        errno => errno.into(),
+    })
+}
+
+/// Removes the file at `path` if it is that one.
+fn remove(path: &Path, identity: FileIdentity) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_file() && identity_of(&found) == identity => {}
+        Ok(_) => return Ok(false),
+        Err(error) if is_absence(&error) => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if is_absence(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Runs work that may wait for a disk on a thread of its own, for which it waits while the system has none. The work is done
+/// once, whatever its result.
+async fn on_some_thread<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Clone + Send + 'static,
+) -> io::Result<T> {
+    patiently("a thread for a path", async || on_thread(work.clone()).await).await?
 }
 
 /// The files of this machine.
@@ -78,6 +162,40 @@ impl Disk for RealDisk {
             let mode = on_thread(move || fs::metadata(path)).await??.mode() & 0o777;
             Ok((mode & 0o044 != 0).then_some(mode))
         })
+    }
+
+    fn resolve<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<PathBuf>> {
+        let path = path.to_owned();
+        Box::pin(on_some_thread(move || fs::canonicalize(path)))
+    }
+
+    fn create<'a>(&'a self, path: &'a Path, like: &'a Path) -> LocalBoxFuture<'a, io::Result<Rc<dyn File>>> {
+        Box::pin(async move {
+            let create = async || {
+                let (path, like) = (path.to_owned(), like.to_owned());
+                RealFile::new(on_thread(move || make_like(&path, &like)).await??)
+            };
+            let file: Rc<dyn File> = Rc::new(patiently("a new file and its thread", create).await?);
+            Ok(file)
+        })
+    }
+
+    fn exchange<'a>(&'a self, first: &'a Path, second: &'a Path) -> LocalBoxFuture<'a, io::Result<()>> {
+        let (first, second) = (first.to_owned(), second.to_owned());
+        Box::pin(on_some_thread(move || exchange(&first, &second)))
+    }
+
+    fn remove<'a>(&'a self, path: &'a Path, identity: FileIdentity) -> LocalBoxFuture<'a, io::Result<bool>> {
+        let path = path.to_owned();
+        Box::pin(on_some_thread(move || remove(&path, identity)))
+    }
+
+    fn free_bytes<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<u64>> {
+        let path = path.to_owned();
+        Box::pin(on_some_thread(move || {
+            let found = rustix::fs::statvfs(&path)?;
+            Ok(found.f_bavail.saturating_mul(found.f_frsize))
+        }))
     }
 
     fn sync_directory<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<()>> {
