@@ -217,6 +217,11 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_FSYNC", value_name = "POLICY", value_enum, default_value = "always")]
     pub fsync: Fsync,
 
+    /// The log is written anew without what was overwritten and deleted once that makes up so much, and half of the log;
+    /// 0: never
+    #[arg(long, env = "DSM_COMPACT_MIN", value_name = "BYTES", default_value = "64MiB")]
+    pub compact_min: ByteSize,
+
     /// How the slaves of a write (half of the active ones, rounded up) are chosen
     #[arg(long, env = "DSM_PLACEMENT", value_name = "POLICY", value_enum, default_value = "hash")]
     pub placement: PlacementFlag,
@@ -341,6 +346,7 @@ impl Default for MasterConfig {
             log: PathBuf::from("kv_store.log"),
             new: false,
             fsync: Fsync::default(),
+            compact_min: ByteSize::mib(64),
             placement: PlacementFlag::default(),
             min_slaves: 1,
             ack_timeout: Duration::from_secs(1),

@@ -107,6 +107,8 @@ pub enum LogStep {
     Cut,
     /// To let another process have it.
     Unlock,
+    /// To put a compacted file in its place.
+    Exchange,
 }
 
 impl std::fmt::Display for LogStep {
@@ -116,6 +118,7 @@ impl std::fmt::Display for LogStep {
             LogStep::Sync => "synced",
             LogStep::Cut => "cut after a short write",
             LogStep::Unlock => "unlocked",
+            LogStep::Exchange => "exchanged for its compacted copy",
         })
     }
 }

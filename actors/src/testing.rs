@@ -685,6 +685,7 @@ pub async fn recover_log_from(
         from,
         replayed: port,
         makes_file: true,
+        volumes: Rc::default(),
     };
     let recovered = recovery.run().await?;
     let recovered = recovered.ok_or_else(|| NodeError::file(path, io::ErrorKind::NotFound.into()))?;

@@ -25,7 +25,7 @@ use dsm_protocol::ids::{
 use dsm_protocol::machine::master::{self, Asker, Change, Effect, Master, WriteId};
 use dsm_protocol::machine::reign::{self, Event, Leadership};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message as Wire};
-use dsm_protocol::record::{self, Position, Scanner, Step};
+use dsm_protocol::record::{self, FileNumber, Position, Scanner, Step};
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -200,6 +200,8 @@ mod log_writer_actor {
             post: Post { path: Path::new(LOG).into(), identity },
             position: Position::default(),
             reign: Reign::new(1, 1),
+            number: FileNumber::default(),
+            handoff: Rc::default(),
             given_up: Vec::new(),
             head: Some(record::Operation::Cluster(ClusterId(7))),
             address: "127.0.0.1:1".to_owned(),

@@ -20,7 +20,7 @@ use dsm::testing::{
 use dsm_protocol::command::Command;
 use dsm_protocol::ids::{ClusterId, LinkId, Millis, Reign as Name, ReignId, SessionId, SlaveId, Version};
 use dsm_protocol::machine::master::{self, Asker, Change, Effect, Master};
-use dsm_protocol::record::{self, line_bytes_max, CrashKind, Place, Position};
+use dsm_protocol::record::{self, line_bytes_max, CrashKind, FileNumber, Place, Position};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -107,6 +107,8 @@ impl Reign {
             post: Post { path: path().into(), identity },
             position,
             reign: Name::new(position.epoch.0 + 1, 7),
+            number: FileNumber::default(),
+            handoff: Rc::default(),
             given_up: Vec::new(),
             head: position.cluster.is_none().then_some(record::Operation::Cluster(ClusterId(7))),
             address: "127.0.0.1:12345".to_owned(),

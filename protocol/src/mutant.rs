@@ -75,6 +75,16 @@ mod on {
         FailedSyncRetried,
         /// Writes whose sync failed are answered *not executed*, and the log goes on.
         FailedSyncNotExecuted,
+        /// A compacted log takes the place of the log before it is synced.
+        CompactedNotSynced,
+        /// After a compaction writes are answered before the directory is synced.
+        ExchangeNotSynced,
+        /// A compaction asks what is live before the master has taken in all that is written.
+        CompactedUnsettled,
+        /// What was written last while a log was compacted is not copied.
+        CompactionSkipsRest,
+        /// The place of a key's value is replaced by that of an older version.
+        RelocatedUnchecked,
         /// SYNCED claims that the earlier records of the same group are on disk.
         SyncedTooHigh,
         /// A short write is answered as a whole one.

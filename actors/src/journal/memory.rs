@@ -13,7 +13,7 @@ use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq, Version};
 use dsm_protocol::machine::master::{Change, ReignRecord, WriteId};
 use dsm_protocol::machine::reign::LeaderSeen;
-use dsm_protocol::record::{self, Place, Position, Trailer};
+use dsm_protocol::record::{self, FileNumber, Place, Position, Trailer};
 use dsm_protocol::witness_file::WitnessText;
 use smallvec::SmallVec;
 use std::cell::RefCell;
@@ -239,7 +239,13 @@ impl LogInMemory {
         let replays = match change {
             Change::Put(pairs) => {
                 let mut line = Vec::new();
-                record::encode_write_at(pairs, trailer, offset, &mut line, &mut places);
+                record::encode_write_at(
+                    pairs,
+                    trailer,
+                    (FileNumber::default(), offset),
+                    &mut line,
+                    &mut places,
+                );
                 self.text.extend(line);
                 let keys = pairs.iter().map(|(key, _)| key.as_ref());
                 let put =
@@ -382,7 +388,9 @@ impl LogInMemory {
                     self.tell(index, LogEvent::Reopened);
                 }
             }
-            LogRequest::Watch
+            // It is gone before it is long.
+            LogRequest::Weigh { .. }
+            | LogRequest::Watch
             | LogRequest::Append { .. }
             | LogRequest::Sync
             | LogRequest::Close { .. }

@@ -250,7 +250,9 @@ pub enum LogRequest {
     /// Hear how long a log of nothing but the latest versions would be, about: a log that has much beside them is compacted,
     /// while it is written and read. Asked now and then in a reign.
     Weigh {
-        /// That length, in bytes.
+        /// How long it is, in bytes.
+        log_bytes: u64,
+        /// How long it would be, in bytes.
         live_bytes: u64,
     },
     /// Bring to the disk what is written so far, while records are appended: what [`LogRequest::Close`] finds is little

@@ -144,6 +144,22 @@ impl MasterActor {
                 self.heard_of_log(Event::LogFound(found));
             }
             LogEvent::Begun { cluster, version, id, bytes } => self.begun(cluster, version, id, bytes),
+            LogEvent::Settle { through, answer } => self.log.settle(through, answer),
+            LogEvent::WhichLive { keys, answer } => {
+                let is_live = |(key, version): &(Box<[u8]>, Version)| self.machine.is_latest(key, *version);
+                // Nobody is left to hear it when the log was let go meanwhile.
+                let _ = answer.send(keys.iter().map(is_live).collect());
+            }
+            LogEvent::Relocated(changes) => {
+                for change in changes {
+                    if let Replay::Put { key, version, place } = change {
+                        self.machine.relocate(&key, version, place);
+                    }
+                }
+            }
+            LogEvent::Unread { file, answer } => self.log.await_unread(file, answer),
+            LogEvent::Replaced { log, bytes } => self.log.note_replaced(log, bytes),
+            LogEvent::Compaction(news) => self.log.note_compaction(news),
             LogEvent::Synced => {
                 self.heard_of_log(Event::Synced);
                 self.turn_ended(now);

@@ -3,15 +3,16 @@
 //! Owns the port to it and the batch of a turn's appends, so that what is known changes together with what is asked. Never
 //! knows what it is made of: [`journal`](crate::journal) does. Never judges whose log counts: the machine of the reign does.
 
-use crate::journal::{Hindrance, Journal, LogId, LogRequest, Sight, Wording};
+use crate::journal::{CompactionNews, Hindrance, Journal, LogId, LogRequest, Sight, Wording};
 use crate::node_error::NodeError;
 use dsm_protocol::ids::{ClusterId, Epoch, Seq, Version};
-use dsm_protocol::machine::master::{Change, WriteId};
+use dsm_protocol::machine::master::{Change, Master, WriteId};
 use dsm_protocol::machine::reign::Leadership;
-use dsm_protocol::record::Position;
+use dsm_protocol::record::{FileNumber, Position};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use tokio::sync::oneshot;
 
 /// The log of one master.
 pub(super) struct OwnLog {
@@ -31,6 +32,28 @@ pub(super) struct OwnLog {
     seq: Seq,
     /// Why this master leads no more, until it ends for that.
     deposed: Option<NodeError>,
+    /// Who waits until all records through a seq are taken in.
+    settling: Option<(Seq, oneshot::Sender<()>)>,
+    /// Who waits until nothing is read from a file any more.
+    unread: Vec<(FileNumber, oneshot::Sender<()>)>,
+    compactions: Compactions,
+}
+
+/// What is known of compactions, for INFO.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Compactions {
+    /// How many bytes of how many are gone through, while one runs.
+    pub(super) running: Option<(u64, u64)>,
+    /// How many there were since the start.
+    pub(super) done: u64,
+    /// How many came to nothing.
+    pub(super) failed: u64,
+    /// How long the last one took, in milliseconds.
+    pub(super) took_ms: u64,
+    /// How long writes waited for it, in microseconds.
+    pub(super) held_us: u64,
+    /// Why the last try came to nothing.
+    pub(super) hindrance: Option<String>,
 }
 
 impl OwnLog {
@@ -47,6 +70,9 @@ impl OwnLog {
             bytes: 0,
             seq: Seq::default(),
             deposed: None,
+            settling: None,
+            unread: Vec::new(),
+            compactions: Compactions::default(),
         }
     }
 
@@ -145,6 +171,69 @@ impl OwnLog {
     /// The record of this seq is written.
     pub(super) fn note_written(&mut self, seq: Seq) {
         self.seq = seq;
+    }
+
+    /// Answers once all records through `through` are taken in.
+    pub(super) fn settle(&mut self, through: Seq, answer: oneshot::Sender<()>) {
+        self.settling = Some((through, answer));
+    }
+
+    /// Answers once nothing is read from that file any more.
+    pub(super) fn await_unread(&mut self, file: FileNumber, answer: oneshot::Sender<()>) {
+        self.unread.push((file, answer));
+    }
+
+    /// Answers those for whom it is time.
+    pub(super) fn answer_waiting(&mut self, machine: &Master) {
+        if let Some((through, _)) = &self.settling {
+            if self.seq >= *through && machine.has_taken_in_all() {
+                if let Some((_, answer)) = self.settling.take() {
+                    let _ = answer.send(());
+                }
+            }
+        }
+        let is_read = |(file, _): &mut (FileNumber, _)| !machine.reads_from(*file);
+        for (_, answer) in self.unread.extract_if(.., is_read) {
+            let _ = answer.send(());
+        }
+    }
+
+    /// Has the log compacted if it is time for that.
+    pub(super) fn weigh(&mut self, live_bytes: u64) {
+        let log_bytes = self.bytes;
+        self.journal.ask(LogRequest::Weigh { log_bytes, live_bytes });
+    }
+
+    /// The log was compacted.
+    pub(super) fn note_replaced(&mut self, log: LogId, bytes: u64) {
+        (self.followed, self.bytes) = (Some(log), bytes);
+    }
+
+    /// How a compaction goes.
+    pub(super) fn note_compaction(&mut self, news: CompactionNews) {
+        let known = &mut self.compactions;
+        known.running = None;
+        match news {
+            CompactionNews::Copying { bytes, of } => known.running = Some((bytes, of)),
+            CompactionNews::Done { took_ms, held_us } => {
+                known.done += 1;
+                (known.took_ms, known.held_us, known.hindrance) = (took_ms, held_us, None);
+            }
+            CompactionNews::Failed(why) => {
+                known.failed += 1;
+                known.hindrance = Some(why);
+            }
+            CompactionNews::GivenUp => {}
+            CompactionNews::NoRoom { needed_bytes, free_bytes } => {
+                known.hindrance =
+                    Some(format!("a copy takes {needed_bytes} bytes, and the disk has {free_bytes}"));
+            }
+        }
+    }
+
+    /// What is known of compactions.
+    pub(super) fn compactions(&self) -> &Compactions {
+        &self.compactions
     }
 
     /// The log is closed, and on disk to its end, which is given with the cluster.

@@ -166,14 +166,25 @@ impl MasterActor {
             Fsync::Everysec => "everysec",
             Fsync::Never => "never",
         };
+        let known = self.log.compactions();
         let sight = if is_standby || self.reign.is_barred() { self.log.sight().word() } else { "" };
         LogInfo {
             log_path: self.log.words(Wording::Place),
             log_bytes: self.log.bytes(),
+            log_live_bytes: self.machine.directory().live_bytes(),
             log_seq: self.log.seq(),
             fsync: fsync.to_owned(),
             replay_lag_seq: if is_standby { self.peers.seqs_behind(self.log.seq()) } else { 0 },
             standby_log: sight.to_owned(),
+            compaction: match known.running {
+                Some((bytes, of)) => format!("{}%", bytes * 100 / of.max(1)),
+                None => "no".to_owned(),
+            },
+            compactions: known.done,
+            compactions_failed: known.failed,
+            compaction_hindrance: known.hindrance.clone().unwrap_or_default(),
+            compaction_last_ms: known.took_ms,
+            compaction_last_pause_us: known.held_us,
         }
     }
 

@@ -36,6 +36,10 @@ impl MasterActor {
         self.admit_waiting(now);
         self.look_after_health(now);
         self.tell_seq(now);
+        self.log.answer_waiting(&self.machine);
+        if self.serves() {
+            self.log.weigh(self.machine.directory().live_bytes());
+        }
         self.work(&turn, ctx);
         ctx.run_later(TICK, Self::tick);
     }

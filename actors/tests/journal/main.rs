@@ -2,6 +2,7 @@
 //! share, in a simulated world, and over the log in memory.
 //! `one_file.rs` is what only a file can be asked.
 
+mod compaction;
 mod one_file;
 mod rigs;
 mod suite;

@@ -11,6 +11,7 @@ use std::future::Future;
 use std::path::Path;
 
 const LOG: &str = "kv_store.log";
+const DRAFT: &str = "kv_store.log.compact";
 
 /// One kind of log, which masters share.
 pub(crate) trait Rig: Sized + 'static {
@@ -52,6 +53,7 @@ impl Rig for OneFile {
             witness_path: format!("{LOG}.witness").into(),
             line_bytes_max: 1 << 20,
             fsync: Fsync::Always,
+            compact_min_bytes: 4 << 10,
             fence: Fence::None,
             address: address.to_owned(),
             fate: Fate::default(),
@@ -75,6 +77,34 @@ impl Rig for OneFile {
 }
 
 impl OneFile {
+    /// Lets the `nth` operation from now on go wrong.
+    pub(crate) fn fail(&self, nth: u64, fault: DiskFault) {
+        self.machine.fail(nth, fault);
+    }
+
+    /// Lets everything at the disk take its time, so that a test can come between any two steps.
+    pub(crate) fn slow_disk(&self) {
+        self.machine.change_disk(|disk| {
+            disk.write_ms = 1..=2;
+            disk.sync_ms = 1..=3;
+        });
+    }
+
+    /// What the log would hold if the power failed now, and nothing of what was not synced were kept.
+    pub(crate) fn durable(&self) -> Vec<u8> {
+        self.machine.read_durable(Path::new(LOG), <[u8]>::to_vec).unwrap_or_default()
+    }
+
+    /// What stands beside the log as its unfinished copy.
+    pub(crate) fn draft(&self) -> Option<Vec<u8>> {
+        self.machine.content(Path::new(DRAFT))
+    }
+
+    /// Leaves such a copy.
+    pub(crate) fn leave_draft(&self) {
+        self.machine.edit(Path::new(DRAFT), |bytes| bytes.extend_from_slice(b"CLUSTER"));
+    }
+
     /// What the log holds by now; `None` when there is none.
     pub(crate) fn content(&self) -> Option<Vec<u8>> {
         self.machine.content(Path::new(LOG))

@@ -2,7 +2,8 @@
 
 use crate::rigs::Rig;
 use dsm::journal::{
-    Hindrance, Journal, LogEvent, LogRequest, Replay, Sight, Unread, ValueAnswer, Wording, WrittenRecord,
+    CompactionNews, Hindrance, Journal, LogEvent, LogRequest, Replay, Sight, Unread, ValueAnswer, Wording,
+    WrittenRecord,
 };
 use dsm::testing::{Probe, Received};
 use dsm_protocol::command::{Command, ErrorWord};
@@ -30,8 +31,8 @@ pub(crate) struct Part {
     pub(crate) journal: Box<dyn Journal>,
     events: Received<LogEvent>,
     /// What the log has told of each key, and in which order keys were told of.
-    directory: BTreeMap<String, (Version, Place)>,
-    told: Vec<String>,
+    pub(crate) directory: BTreeMap<String, (Version, Place)>,
+    pub(crate) told: Vec<String>,
     end: Position,
     written: Vec<WrittenRecord>,
     refused: Vec<(WriteId, ErrorWord)>,
@@ -42,6 +43,14 @@ pub(crate) struct Part {
     /// Names the writes: only a machine can.
     machine: master::Master,
     asked: u64,
+    /// The keys of the writes that were asked for.
+    keys: Vec<(WriteId, String)>,
+    /// Whether it takes in where values stand by now, and other questions of a compaction.
+    pub(crate) answers_relocation: bool,
+    pub(crate) answers_questions: bool,
+    unanswered: Vec<LogEvent>,
+    /// Whether the log may fail.
+    pub(crate) may_fail: bool,
 }
 
 impl Part {
@@ -67,13 +76,71 @@ impl Part {
             heard: Vec::new(),
             machine,
             asked: 0,
+            keys: Vec::new(),
+            answers_relocation: true,
+            answers_questions: true,
+            unanswered: Vec::new(),
+            may_fail: false,
         }
     }
 
+    /// Says how long the log is, and what of it is live.
+    pub(crate) fn weigh(&mut self, log_bytes: usize) {
+        let live_bytes = self.directory.len() as u64 * 60;
+        self.journal.ask(LogRequest::Weigh { log_bytes: log_bytes as u64, live_bytes });
+    }
+
+    /// Answers what a compaction asks a master.
+    fn answer(&mut self, event: LogEvent) -> Option<&'static str> {
+        match event {
+            LogEvent::Settle { answer, .. } => answer.send(()).ok().map(|()| "settled"),
+            LogEvent::WhichLive { keys, answer } => {
+                let is_live = |(key, version): &(Box<[u8]>, Version)| {
+                    let known = self.directory.get(&*String::from_utf8_lossy(key));
+                    known.is_some_and(|(known, _)| known == version)
+                };
+                answer.send(keys.iter().map(is_live).collect()).ok().map(|()| "asked")
+            }
+            LogEvent::Relocated(changes) => {
+                for change in changes {
+                    let Replay::Put { key, version, place } = change else { panic!("{change:?}") };
+                    let known = self.directory.get_mut(&*String::from_utf8_lossy(&key));
+                    if let Some(known) = known.filter(|known| known.0 == version) {
+                        known.1 = place;
+                    }
+                }
+                Some("relocated")
+            }
+            LogEvent::Unread { answer, .. } => answer.send(()).ok().map(|()| "unread"),
+            other => panic!("{other:?}"),
+        }
+    }
     /// Takes in what has come.
     pub(crate) fn listen(&mut self) {
-        for event in self.events.take() {
+        let waiting = std::mem::take(&mut self.unanswered);
+        for event in waiting.into_iter().chain(self.events.take()) {
             let name = match event {
+                event @ (LogEvent::Relocated(_) | LogEvent::Unread { .. }) if !self.answers_relocation => {
+                    self.unanswered.push(event);
+                    continue;
+                }
+                event @ (LogEvent::Settle { .. } | LogEvent::WhichLive { .. }) if !self.answers_questions => {
+                    self.unanswered.push(event);
+                    "asked"
+                }
+                event @ (LogEvent::Relocated(_)
+                | LogEvent::Unread { .. }
+                | LogEvent::Settle { .. }
+                | LogEvent::WhichLive { .. }) => match self.answer(event) {
+                    Some(name) => name,
+                    None => continue,
+                },
+                LogEvent::Replaced { .. } => "replaced",
+                LogEvent::Compaction(CompactionNews::Copying { .. }) => continue,
+                LogEvent::Compaction(CompactionNews::Done { .. }) => "compacted",
+                LogEvent::Compaction(CompactionNews::Failed(_)) => "not compacted",
+                LogEvent::Compaction(CompactionNews::GivenUp) => "given up",
+                LogEvent::Compaction(CompactionNews::NoRoom { .. }) => "no room",
                 LogEvent::Looked(_) | LogEvent::Leader(_) | LogEvent::Found(_) => continue,
                 LogEvent::Sighted(sight) => {
                     if sight == Sight::Follows {
@@ -93,6 +160,11 @@ impl Part {
                 }
                 LogEvent::Written(written) => {
                     let word = written.refusal.map(|(word, _)| word);
+                    for record in &written.writes {
+                        if let Some((_, key)) = self.keys.iter().find(|(write, _)| *write == record.write) {
+                            self.directory.insert(key.clone(), (record.version, record.places[0]));
+                        }
+                    }
                     self.written.extend(written.writes);
                     let refused = written.refused.into_iter();
                     self.refused.extend(refused.map(|write| (write, word.expect("a refusal has a word"))));
@@ -116,6 +188,7 @@ impl Part {
                 LogEvent::Reopened => "reopened",
                 LogEvent::Deposed(_) => "deposed",
                 LogEvent::Abandoned => "abandoned",
+                LogEvent::Failed(_) if self.may_fail => "failed",
                 LogEvent::Failed(error) => panic!("the log failed: {error:?}"),
             };
             self.heard.push(name);
@@ -137,7 +210,7 @@ impl Part {
     }
 
     /// Waits until what has come satisfies `is_enough`.
-    async fn until(&mut self, what: &str, is_enough: impl Fn(&Self) -> bool) {
+    pub(crate) async fn until(&mut self, what: &str, is_enough: impl Fn(&Self) -> bool) {
         for _ in 0..LIMIT_MS {
             self.listen();
             if is_enough(self) {
@@ -201,24 +274,25 @@ impl Part {
     /// Asks for writes of these keys as one batch.
     fn append(&mut self, keys: &[&str]) -> Vec<WriteId> {
         let changes: Vec<_> = keys.iter().map(|key| self.change(key)).collect();
-        let names = changes.iter().map(|(write, _)| *write).collect();
+        let names: Vec<WriteId> = changes.iter().map(|(write, _)| *write).collect();
+        self.keys.extend(names.iter().copied().zip(keys.iter().map(|key| (*key).to_owned())));
         self.journal.ask(LogRequest::Append { changes });
         names
     }
 
     /// Writes them, and waits for it.
-    async fn write(&mut self, keys: &[&str]) {
+    pub(crate) async fn write(&mut self, keys: &[&str]) {
         let before = self.written.len();
         self.append(keys);
         self.until("written", |part| part.written.len() == before + keys.len()).await;
     }
 
-    async fn learns(&mut self, keys: &[&str]) {
+    pub(crate) async fn learns(&mut self, keys: &[&str]) {
         self.until("replayed", |part| keys.iter().all(|key| part.directory.contains_key(*key))).await;
     }
 
     /// Closes the log and gives the leadership to another master, which begins its reign.
-    async fn hand_over(&mut self, other: &mut Part, address: &str) {
+    pub(crate) async fn hand_over(&mut self, other: &mut Part, address: &str) {
         other.journal.ask(LogRequest::Queue);
         self.journal.ask(LogRequest::Sync);
         self.hear("synced").await;
@@ -231,7 +305,7 @@ impl Part {
     }
 
     /// Reads a value; `None` when it is not had.
-    async fn read(&mut self, version: Version, place: Place) -> Result<String, Unread> {
+    pub(crate) async fn read(&mut self, version: Version, place: Place) -> Result<String, Unread> {
         let read = Rc::new(RefCell::new(None));
         let given = Rc::clone(&read);
         let answer = ValueAnswer::new(move |result| *given.borrow_mut() = Some(result));
@@ -246,7 +320,7 @@ impl Part {
     }
 }
 
-fn value_of(key: &str) -> String {
+pub(crate) fn value_of(key: &str) -> String {
     format!("value of {key}")
 }
 

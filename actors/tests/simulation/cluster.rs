@@ -54,6 +54,8 @@ pub(crate) struct Shape {
     pub(crate) slave_window: ByteSize,
     /// Keys of a request that are done in one turn.
     pub(crate) slice_keys: Option<usize>,
+    /// So much of the log must be superseded before it is compacted.
+    pub(crate) compact_min: ByteSize,
 }
 
 impl Default for Shape {
@@ -68,6 +70,7 @@ impl Default for Shape {
             failover_timeout: Duration::from_secs(1),
             slave_window: MasterConfig::default().slave_window,
             slice_keys: None,
+            compact_min: MasterConfig::default().compact_min,
         }
     }
 }
@@ -86,6 +89,7 @@ impl Shape {
             failover_timeout: ms(300, 1000),
             slave_window: MasterConfig::default().slave_window,
             slice_keys: None,
+            compact_min: MasterConfig::default().compact_min,
         }
     }
 }
@@ -299,6 +303,7 @@ impl Cluster {
             read_timeout: shape.read_timeout,
             failover_timeout: shape.failover_timeout,
             slave_window: shape.slave_window,
+            compact_min: shape.compact_min,
             ..MasterConfig::default()
         };
         match node {

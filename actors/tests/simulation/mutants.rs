@@ -30,6 +30,13 @@ struct Trial {
 fn finders(mutant: Mutant) -> &'static [Check] {
     match mutant {
         Mutant::GroupNotSynced | Mutant::DirectoryNotSynced => &[Check::LogFirst],
+        Mutant::CompactedNotSynced
+        | Mutant::ExchangeNotSynced
+        | Mutant::CompactedUnsettled
+        | Mutant::CompactionSkipsRest
+        | Mutant::RelocatedUnchecked => {
+            &[Check::LogFirst, Check::Linearizable, Check::Ends, Check::Answers, Check::Serves]
+        }
         // Slaves have seen the reign: nobody serves a log that lacks it.
         Mutant::EpochNotSynced => &[Check::OneReign, Check::Ends, Check::Serves],
         // The log's own rule, or the announcement: whichever is looked at first.

@@ -68,6 +68,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(7);
 /// keys elsewhere is in slices here.
 const SLICED_EVERY: u64 = 2;
 
+/// In every so many of them the log is compacted again and again.
+const COMPACTED_EVERY: u64 = 3;
+
 /// How long a primary that hangs may stay without a successor, beyond the failover timeout.
 const REPLACE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -298,6 +301,9 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
     }
     if seed % SLICED_EVERY == 1 {
         shape.slice_keys = Some(1);
+    }
+    if seed % COMPACTED_EVERY == 1 {
+        shape.compact_min = bytesize::ByteSize::b(world.random_within(1..=20) * 1000);
     }
     let cluster = Cluster::start(&world, shape);
     cluster.set_restart_ms(0, world.random_within(0..=2000));

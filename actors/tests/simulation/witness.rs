@@ -10,8 +10,9 @@ use bytes::{Bytes, BytesMut};
 use dsm::config::Fsync;
 use dsm::env::sim::{Machine, Passing, World};
 use dsm_protocol::frame::{self, PREFACE};
-use dsm_protocol::ids::{Epoch, Reign as Name, Version};
+use dsm_protocol::ids::{Epoch, Reign as Name, Seq, Version};
 use dsm_protocol::message::{Control, HelloRole, Message};
+use dsm_protocol::record::parse_line;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
@@ -182,6 +183,14 @@ impl Witness {
     }
 }
 
+/// Whether a line of a compacted log says that this record was left out before it: it was superseded.
+fn is_left_out(line: &[u8], seq: Seq) -> bool {
+    const AFTER: &[u8] = b" After=";
+    line.windows(AFTER.len()).any(|part| part == AFTER)
+        && parse_line(line)
+            .is_ok_and(|record| record.after.is_some_and(|after| after < seq && seq <= record.seq))
+}
+
 impl State {
     fn fail(&mut self, check: Check, what: impl FnOnce() -> String) {
         if self.failure.is_none() {
@@ -346,8 +355,10 @@ impl State {
         // What was synced just before the log was moved away is there all the same.
         let is_durable = [LOG, MOVED].into_iter().any(|path| {
             let found = machine.read_durable(Path::new(path), |log| {
-                log.rsplit(|byte| *byte == b'\n')
-                    .any(|line| line.windows(trailer.len()).any(|part| part == trailer.as_bytes()))
+                log.rsplit(|byte| *byte == b'\n').any(|line| {
+                    line.windows(trailer.len()).any(|part| part == trailer.as_bytes())
+                        || is_left_out(line, version.seq)
+                })
             });
             found == Some(true)
         });

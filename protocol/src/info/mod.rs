@@ -195,6 +195,8 @@ sections! {
         log_path: String,
         /// How far it is written or replayed.
         log_bytes: u64 = "bytes",
+        /// How long a log of nothing but the latest versions would be, about.
+        log_live_bytes: u64 = "bytes",
         /// The last record that is written or replayed.
         log_seq: Seq,
         /// When it is synced: `always`, `everysec` or `never`.
@@ -203,6 +205,18 @@ sections! {
         replay_lag_seq: u64 = "records",
         /// What a standby sees at the log's path: `follows`, `gone`, `short` or `other`; empty at other masters.
         standby_log: String,
+        /// Whether the log is compacted: `no`, or how far it is, in percent.
+        compaction: String,
+        /// How often it was since this process started.
+        compactions: u64,
+        /// How often that came to nothing.
+        compactions_failed: u64,
+        /// Why the last try came to nothing, in words; empty after one that did not.
+        compaction_hindrance: String,
+        /// How long the last one took.
+        compaction_last_ms: u64 = "ms",
+        /// How long writes waited for it.
+        compaction_last_pause_us: u64 = "microseconds",
     }
 
     /// What was asked and how it ended, and whether this process got to run.

@@ -56,10 +56,17 @@ copies_counted_ms_ago:250
 # Log
 log_path:/var/lib/dsm/kv store.log
 log_bytes:1024
+log_live_bytes:700
 log_seq:18
 fsync:always
 replay_lag_seq:0
 standby_log:
+compaction:42%
+compactions:2
+compactions_failed:1
+compaction_hindrance:
+compaction_last_ms:1500
+compaction_last_pause_us:900
 
 # Requests
 reads_total:20

@@ -28,7 +28,7 @@ const LOOK_EVERY_MS: u64 = 1_000;
 const RESTS: u64 = 1;
 
 /// What is known of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogSizes {
     /// The length of the file, in bytes.
     pub log_bytes: u64,

@@ -4,31 +4,37 @@
 //! between its win and its loss; the looks at the log's path while the right log is not there. Decides nothing that a
 //! master must decide: it does what is asked by [`KeeperErrand`]s, and passes on what the others tell.
 
+use super::compactor::{draft_path, Compacted, Compactor, GivenUp, NotCompacted};
 use super::failover_watcher::{
     self, FailoverWatcher, FenceHolder, LockLooked, LockWon, WaitForLock, WatchLock,
 };
 use super::log_tailer::{self, Halt, Halted, LogTailer, Look, Replayed, Sighted};
 use super::log_writer::{
-    self, Abandoned, Closed, EpochWritten, LogDisplaced, LogFailed, LogWriter, Reopened, Synced,
+    self, Abandoned, Closed, EpochWritten, Handoff, LogDisplaced, LogFailed, LogWriter, Reopened, Synced,
 };
 use super::recovery::{Recovered, Recovery};
+use super::relocator::Relocator;
 use super::witness_notes::{self, NotedFile};
 use super::{Hot, OpenLog, SharedFileSetup};
-use crate::env::{Env, FileIdentity, LockSeen, Locks, OpenMode, Post};
-use crate::journal::{LogEvent, LogId, ReplayPart};
-use crate::node_error::NodeError;
+use crate::env::{Env, File, FileIdentity, LockSeen, Locks, OpenMode, Post};
+use crate::journal::{CompactionNews, LogEvent, LogId, ReplayPart};
+use crate::node_error::{LogStep, NodeError};
 use crate::supervision::{PanicGuard, Stop};
 use crate::turns::TurnLengths;
 use actix::prelude::*;
-use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId};
+use dsm_protocol::ids::{ClusterId, Epoch, Millis, Reign, ReignId};
 use dsm_protocol::lock_file::LockText;
+use dsm_protocol::machine::compaction::{Advice, Compaction, LogSizes};
 use dsm_protocol::machine::log_scan::LogPlace;
 use dsm_protocol::planted;
 use dsm_protocol::record::{CrashKind, Operation};
 use dsm_protocol::witness_file::WitnessText;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::oneshot;
 
 /// What a keeper is asked to do. The words are those of `LogRequest`.
 #[derive(Message, Debug)]
@@ -59,6 +65,10 @@ pub(super) enum KeeperErrand {
     Declare {
         serves: bool,
     },
+    /// Compact the log, if it is time.
+    Weigh(LogSizes),
+    /// The log is about to be handed over.
+    StopCompacting,
     /// Give everything back: the master is gone.
     End,
 }
@@ -95,6 +105,13 @@ pub(super) struct LogKeeper {
     /// Whether no lock is wanted any more.
     has_left: bool,
     notes: Rc<NotedFile>,
+    /// When the log is compacted.
+    rule: Rc<RefCell<Compaction>>,
+    sizes: Rc<Cell<LogSizes>>,
+    /// By which a compaction under way is told to stop.
+    compacting: Option<Rc<GivenUp>>,
+    /// The one who tells the master where values stand since the last one.
+    relocating: Option<SpawnHandle>,
     guard: PanicGuard,
 }
 
@@ -116,8 +133,12 @@ impl LogKeeper {
         )
         .start();
         let replayed = log_tailer::Start::default();
-        let tailer = tailer(&setup, &turns, &replayed, ctx);
+        let tailer = tailer(&setup, &turns, &replayed, &hot, ctx);
         LogKeeper {
+            rule: Rc::new(RefCell::new(Compaction::new(setup.compact_min_bytes))),
+            sizes: Rc::default(),
+            compacting: None,
+            relocating: None,
             guard: PanicGuard::new("LogKeeper", setup.fate.clone()),
             setup,
             turns,
@@ -176,6 +197,7 @@ impl LogKeeper {
             from: self.replayed.clone(),
             replayed: ctx.address().recipient(),
             makes_file: makes,
+            volumes: Rc::clone(&self.hot.volumes),
         };
         let opening = async move {
             let noted = witness_notes::read(&setup.env, &setup.witness_path).await?;
@@ -225,7 +247,7 @@ impl LogKeeper {
         // As with `open`: nothing is written without the lock, with which the opened log is given up.
         let (KeeperStage::Open, Some(open)) = (&self.stage, self.hot.take_opened()) else { return };
         let setup = Rc::clone(&self.setup);
-        let Recovered { file, position, identity } = open.recovered;
+        let Recovered { file, position, identity, number } = open.recovered;
         let reign = Reign { epoch, id: ReignId(setup.env.random()) };
         let (cluster, head) = match position.cluster {
             Some(id) => (id, None),
@@ -235,13 +257,18 @@ impl LogKeeper {
                 (id, Some(Operation::Cluster(id)))
             }
         };
-        self.replayed = log_tailer::Start { place: LogPlace::durable(position), file: Some(identity) };
+        self.replayed =
+            log_tailer::Start { place: LogPlace::durable(position), file: Some(identity), number };
+        let handoff = Rc::<RefCell<Handoff>>::default();
+        self.remove_draft();
         let writer = LogWriter::new(
             log_writer::Start {
                 env: Rc::clone(&setup.env),
                 file,
                 sync_file: open.sync_file,
                 post: Post { path: setup.path.as_path().into(), identity },
+                number,
+                handoff: Rc::clone(&handoff),
                 position,
                 reign,
                 given_up,
@@ -262,7 +289,7 @@ impl LogKeeper {
             PanicGuard::new("LogWriter", setup.fate.clone()),
         )
         .counting(Rc::clone(&self.turns));
-        self.hot.hold_log(writer.start(), open.values);
+        self.hot.hold_log(writer.start(), handoff, open.values);
         self.stage = KeeperStage::Reigning { file: identity, cluster, reign };
     }
 
@@ -288,8 +315,9 @@ impl LogKeeper {
 
     fn follow(&mut self, ctx: &mut Context<Self>) {
         if let KeeperStage::Idle = self.stage {
-            self.stage =
-                KeeperStage::Following { tailer: tailer(&self.setup, &self.turns, &self.replayed, ctx) };
+            self.stage = KeeperStage::Following {
+                tailer: tailer(&self.setup, &self.turns, &self.replayed, &self.hot, ctx),
+            };
         }
     }
 
@@ -301,13 +329,15 @@ impl LogKeeper {
             );
             old.do_send(Halt);
             self.replayed = log_tailer::Start::default();
-            self.stage =
-                KeeperStage::Following { tailer: tailer(&self.setup, &self.turns, &self.replayed, ctx) };
+            self.stage = KeeperStage::Following {
+                tailer: tailer(&self.setup, &self.turns, &self.replayed, &self.hot, ctx),
+            };
         }
     }
 
     /// Gives the locks away: whoever waits for them wakes up with this.
     fn give_up(&mut self) {
+        self.stop_compacting();
         self.hot.let_go();
         self.stage = match std::mem::replace(&mut self.stage, KeeperStage::Idle) {
             KeeperStage::Following { tailer } => KeeperStage::Following { tailer },
@@ -317,6 +347,207 @@ impl LogKeeper {
             | KeeperStage::Open
             | KeeperStage::Reigning { .. } => KeeperStage::Idle,
         };
+    }
+
+    /// A master that ended while it compacted the log has left its copy, or the log as it was before. What is at the path is
+    /// whole: it is replayed.
+    fn remove_draft(&self) {
+        let (disk, path) = (self.setup.env.disk(), self.setup.path.clone());
+        actix::spawn(async move {
+            let removing = async {
+                let draft = draft_path(&disk.resolve(&path).await?);
+                let Some(identity) = disk.identity(&draft).await? else { return Ok(None) };
+                Ok::<_, io::Error>(disk.remove(&draft, identity).await?.then_some(draft))
+            };
+            match removing.await {
+                Ok(Some(draft)) => log::info!("unfinished copy of the log removed path={}", draft.display()),
+                Ok(None) => {}
+                Err(error) => log::warn!("unfinished copy of the log not removed error={error}"),
+            }
+        });
+    }
+
+    /// Looks whether it is time to compact the log.
+    fn weigh(&mut self, sizes: LogSizes, ctx: &mut Context<Self>) {
+        self.sizes.set(sizes);
+        let is_moving = self.relocating.is_some() || self.compacting.is_some();
+        if is_moving || !matches!(self.stage, KeeperStage::Reigning { .. }) {
+            return;
+        }
+        let env = Rc::clone(&self.setup.env);
+        if self.rule.borrow_mut().weigh(env.now(), sizes) != Advice::LookForRoom {
+            return;
+        }
+        let path = self.setup.path.clone();
+        let looking = async move { env.disk().free_bytes(&path).await };
+        ctx.spawn(looking.into_actor(self).map(|free, keeper, ctx| match free {
+            Ok(free) => keeper.decide(free, ctx),
+            Err(error) => log::debug!("room of the log's disk is not known error={error}"),
+        }));
+    }
+
+    fn decide(&mut self, free_bytes: u64, ctx: &mut Context<Self>) {
+        let KeeperStage::Reigning { file, .. } = self.stage else { return };
+        let Some((writer, handoff)) = self.hot.writer() else { return };
+        let sizes = self.sizes.get();
+        let advice = self.rule.borrow_mut().decide(sizes, free_bytes);
+        match advice {
+            Advice::Wait | Advice::LookForRoom => {}
+            Advice::NoRoom { needed_bytes, free_bytes } => {
+                log::warn!(
+                    "log is not compacted, the disk has no room for a copy needed_bytes={needed_bytes} free_bytes={free_bytes}"
+                );
+                self.tell(LogEvent::Compaction(CompactionNews::NoRoom { needed_bytes, free_bytes }));
+            }
+            Advice::Begin => {
+                let values = self.hot.volumes.borrow().current();
+                let Some(values) = values else { return self.rule.borrow_mut().given_up() };
+                self.compact(file, (writer, handoff), values, ctx);
+            }
+        }
+    }
+
+    fn compact(
+        &mut self,
+        old_identity: FileIdentity,
+        (writer, handoff): (Addr<LogWriter>, Rc<RefCell<Handoff>>),
+        values: Rc<dyn File>,
+        ctx: &mut Context<Self>,
+    ) {
+        let sizes = self.sizes.get();
+        log::info!(
+            "log is compacted path={} bytes={} live_bytes={}",
+            self.setup.path.display(),
+            sizes.log_bytes,
+            sizes.live_bytes
+        );
+        let given_up = Rc::<GivenUp>::default();
+        self.compacting = Some(Rc::clone(&given_up));
+        let (setup, rule, sizes) = (Rc::clone(&self.setup), Rc::clone(&self.rule), Rc::clone(&self.sizes));
+        let number = self.hot.volumes.borrow().number().next();
+        let (begun, writer) = (setup.env.now(), writer.downgrade());
+        let compacting = async move {
+            // Reads of values do not wait for the copy.
+            let old = values.duplicate().await?;
+            let compactor = Compactor {
+                env: Rc::clone(&setup.env),
+                path: setup.path.clone(),
+                line_bytes_max: setup.line_bytes_max,
+                events: setup.events.clone(),
+                writer,
+                handoff,
+                old,
+                old_identity,
+                number,
+                rule,
+                sizes,
+                given_up,
+            };
+            compactor.run().await
+        };
+        // Not as a part of this actor, with which it would end between two steps: while the files are exchanged nobody else
+        // may have the log.
+        let (answer, answered) = oneshot::channel();
+        actix::spawn(async move { drop(answer.send(compacting.await)) });
+        ctx.spawn(answered.into_actor(self).map(move |compacted, keeper, ctx| {
+            keeper.compacting = None;
+            match compacted {
+                Ok(compacted) => keeper.compacted(compacted, begun, ctx),
+                Err(_) => keeper.compaction_panicked(),
+            }
+        }));
+    }
+
+    fn compacted(
+        &mut self,
+        compacted: Result<Compacted, NotCompacted>,
+        begun: Millis,
+        ctx: &mut Context<Self>,
+    ) {
+        let now = self.setup.env.now();
+        let path = self.setup.path.display();
+        let news = match compacted {
+            Ok(compacted) => {
+                let Compacted { values, identity, number, moved_to, bytes, .. } = compacted;
+                let Compacted { live_bytes, copied_bytes, held_us, .. } = compacted;
+                self.rule.borrow_mut().done(live_bytes, copied_bytes);
+                let took_ms = now.since(begun);
+                log::info!("log was compacted path={path} bytes={bytes} took_ms={took_ms} writes_waited_us={held_us}");
+                let given = self.hot.volumes.borrow_mut().go_on_in(values, None);
+                debug_assert_eq!(given, number);
+                if let KeeperStage::Reigning { file, .. } = &mut self.stage {
+                    *file = identity;
+                }
+                (self.replayed.file, self.replayed.number) = (Some(identity), number);
+                self.tell(LogEvent::Replaced { log: log_id(identity), bytes });
+                self.relocate(moved_to, ctx);
+                CompactionNews::Done { took_ms, held_us }
+            }
+            Err(NotCompacted::GivenUp) => {
+                log::info!("compaction of the log given up path={path}");
+                self.rule.borrow_mut().given_up();
+                CompactionNews::GivenUp
+            }
+            Err(NotCompacted::Failed(error)) => {
+                log::warn!("log not compacted, it goes on as it is path={path} error={error}");
+                self.rule.borrow_mut().failed(now);
+                CompactionNews::Failed(error.to_string())
+            }
+            Err(NotCompacted::Unknown(error)) => {
+                log::error!("log failed error=\"the log cannot be {}: {error}\"", LogStep::Exchange);
+                let cause = Arc::new(error);
+                self.tell(LogEvent::Failed(NodeError::LogFailed { step: LogStep::Exchange, cause }));
+                return;
+            }
+        };
+        self.tell(LogEvent::Compaction(news));
+    }
+
+    /// Nothing is known of what it has done to the files.
+    fn compaction_panicked(&self) {
+        let cause = Arc::new(io::Error::other("the compaction has panicked"));
+        self.tell(LogEvent::Failed(NodeError::LogFailed { step: LogStep::Exchange, cause }));
+    }
+
+    fn stop_compacting(&mut self) {
+        if let Some(compacting) = &self.compacting {
+            compacting.give_up();
+        }
+    }
+
+    /// Tells the master where the values stand that the log had when it went on in this file, and lets the old one go.
+    fn relocate(&mut self, through: u64, ctx: &mut Context<Self>) {
+        self.stop_relocating(ctx);
+        let volumes = self.hot.volumes.borrow();
+        let Some(file) = volumes.current() else { return };
+        let old = volumes.old();
+        let relocator = Relocator {
+            env: Rc::clone(&self.setup.env),
+            events: self.setup.events.clone(),
+            file,
+            number: volumes.number(),
+            through,
+            line_bytes_max: self.setup.line_bytes_max,
+            old: old.clone(),
+        };
+        drop(volumes);
+        let relocating = relocator.run().into_actor(self).map(move |relocated, keeper, _| {
+            match relocated {
+                Ok(()) => {
+                    keeper.relocating = None;
+                    old.into_iter().for_each(|number| keeper.hot.volumes.borrow_mut().forget(number));
+                }
+                // It stays open, and the log is not compacted again: as before, a restart reads it whole.
+                Err(error) => log::error!("compacted log not read, the old one stays open error={error}"),
+            }
+        });
+        self.relocating = Some(ctx.spawn(relocating));
+    }
+
+    fn stop_relocating(&mut self, ctx: &mut Context<Self>) {
+        if let Some(relocating) = self.relocating.take() {
+            ctx.cancel_future(relocating);
+        }
     }
 
     fn leave_queue(&mut self) {
@@ -361,6 +592,7 @@ fn tailer(
     setup: &SharedFileSetup,
     turns: &Rc<TurnLengths>,
     from: &log_tailer::Start,
+    hot: &Hot,
     ctx: &mut Context<LogKeeper>,
 ) -> Addr<LogTailer> {
     LogTailer::new(
@@ -376,6 +608,7 @@ fn tailer(
         setup.fate.clone(),
     )
     .counting(Rc::clone(turns))
+    .keeping(Rc::clone(&hot.volumes))
     .start()
 }
 
@@ -439,6 +672,8 @@ impl Handler<KeeperErrand> for LogKeeper {
             KeeperErrand::Note(text) => self.note(text),
             KeeperErrand::Begin { epoch, given_up } => self.begin(epoch, given_up, ctx),
             KeeperErrand::Declare { serves } => self.write_lock_text(serves),
+            KeeperErrand::Weigh(sizes) => self.weigh(sizes, ctx),
+            KeeperErrand::StopCompacting => self.stop_compacting(),
             KeeperErrand::End => self.end(ctx),
         }
     }
@@ -447,8 +682,14 @@ impl Handler<KeeperErrand> for LogKeeper {
 impl Handler<Replayed> for LogKeeper {
     type Result = ResponseActFuture<Self, ()>;
 
-    fn handle(&mut self, replayed: Replayed, _: &mut Self::Context) -> Self::Result {
-        let Replayed { from_start, changes, place, file, caught_up } = replayed;
+    fn handle(&mut self, replayed: Replayed, ctx: &mut Self::Context) -> Self::Result {
+        let Replayed { from_start, changes, place, file, number, caught_up, moved_to } = replayed;
+        if from_start {
+            self.stop_relocating(ctx);
+        }
+        if let Some(through) = moved_to {
+            self.relocate(through, ctx);
+        }
         let (end, durable, log) = (place.position, place.durable, file.map(log_id));
         let part = ReplayPart { from_start, changes, end, durable, log, caught_up };
         self.under_way += 1;
@@ -457,7 +698,7 @@ impl Handler<Replayed> for LogKeeper {
             keeper.under_way -= 1;
             // A master that is gone takes nothing in, and needs nothing.
             if taken.is_ok() {
-                keeper.replayed = log_tailer::Start { place, file };
+                keeper.replayed = log_tailer::Start { place, file, number };
             }
             keeper.tell_if_halted();
         }))

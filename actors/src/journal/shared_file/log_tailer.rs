@@ -8,6 +8,7 @@
 
 use crate::env::{Displaced, Env, File, FileIdentity, OpenMode, Post, Stands, Watch};
 use crate::journal::shared_file::same_log::{Proof, ProofVerdict};
+use crate::journal::shared_file::volumes::Volumes;
 use crate::journal::{Replay, Sight};
 use crate::node_error::NodeError;
 use crate::supervision::{Fate, PanicGuard, TaskGuard};
@@ -16,7 +17,8 @@ use actix::prelude::*;
 use dsm_protocol::ids::{Epoch, Seq};
 use dsm_protocol::machine::log_scan::{LogPlace, LogScan, Part};
 use dsm_protocol::planted;
-use std::cell::Cell;
+use dsm_protocol::record::{parse_line, Continuation, FileNumber, Position};
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -39,6 +41,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often the file is looked at where there are no notices.
 const LOOK_WITHOUT_NOTICE: Duration = Duration::from_millis(10);
 
+/// No mark is longer, in bytes.
+const MARK_BYTES_MAX: usize = 4096;
+
 /// Says what a part of the log holds. Answered when it is taken in, so that at most one part is under way.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
@@ -51,8 +56,13 @@ pub struct Replayed {
     pub place: LogPlace,
     /// Which file it is a place in.
     pub file: Option<FileIdentity>,
+    /// The number of that file in the places of values.
+    pub number: FileNumber,
     /// Whether the end of the log was reached.
     pub caught_up: bool,
+    /// The log was compacted, and this is the place in the new file up to which it was made of the old one, in bytes: values
+    /// before it are still named by places in that.
+    pub moved_to: Option<u64>,
 }
 
 /// Says what is seen of the log: when that changes, and to whoever asks by [`Look`], once the file is read to its end.
@@ -82,6 +92,8 @@ pub struct Start {
     pub place: LogPlace,
     /// Which file it is a place in; `None` for the start of whatever file is there.
     pub file: Option<FileIdentity>,
+    /// The number of that file in the places of values.
+    pub number: FileNumber,
 }
 
 /// Whom a [`LogTailer`] tells what.
@@ -107,6 +119,7 @@ pub struct LogTailer {
     guard: PanicGuard,
     task: Option<JoinHandle<()>>,
     turns: Rc<TurnLengths>,
+    volumes: Rc<RefCell<Volumes>>,
 }
 
 /// Whether somebody waits for a fresh look.
@@ -129,7 +142,13 @@ impl LogTailer {
         let guard = PanicGuard::new("LogTailer", fate.clone());
         let turns = TurnLengths::new(Rc::clone(&env));
         let asked = Rc::default();
-        LogTailer { env, path, line_bytes_max, from, ports, asked, fate, guard, task: None, turns }
+        let volumes = Rc::default();
+        LogTailer { env, path, line_bytes_max, from, ports, asked, fate, guard, task: None, turns, volumes }
+    }
+
+    /// Keeps the files in which values stand where others find them.
+    pub(super) fn keeping(self, volumes: Rc<RefCell<Volumes>>) -> Self {
+        LogTailer { volumes, ..self }
     }
 
     /// Counts its turns among those of its node.
@@ -148,9 +167,13 @@ impl Actor for LogTailer {
             line_bytes_max: self.line_bytes_max,
             ports: self.ports.clone(),
             asked: Rc::clone(&self.asked),
-            scan: Some(LogScan::new(&self.from.place, self.line_bytes_max)),
+            scan: Some(LogScan::new(&self.from.place, self.line_bytes_max).in_file(self.from.number)),
             file: None,
             identity: self.from.file,
+            number: self.from.number,
+            volumes: Rc::clone(&self.volumes),
+            continued: None,
+            moved_to: None,
             proven: self.from.place.clone(),
             proof: None,
             sight: Sight::Follows,
@@ -214,6 +237,13 @@ struct Follower {
     /// The file that is followed, open. It stays so, whatever is at its path: it may have no other name.
     file: Option<Rc<dyn File>>,
     identity: Option<FileIdentity>,
+    /// Its number in the places of values.
+    number: FileNumber,
+    volumes: Rc<RefCell<Volumes>>,
+    /// Where the log goes on, if that is what its last line says.
+    continued: Option<Continuation>,
+    /// What is to be told of a log that has gone on in another file.
+    moved_to: Option<u64>,
     /// What was replayed and is to be found again in whatever is followed.
     proven: LogPlace,
     /// The search for it, in what is at the path by now.
@@ -306,12 +336,52 @@ impl Follower {
                 return Ok(Sight::Follows);
             }
             Found::Another { file, identity, through } => {
-                if let Some(sight) = self.prove(file, identity, through).await? {
+                if self.goes_on_in(&file, identity).await? {
+                    self.go_on_in(file, identity);
+                } else if let Some(sight) = self.prove(file, identity, through).await? {
                     return Ok(sight);
                 }
             }
         }
         self.read_to_end().await
+    }
+
+    /// Whether another file is the one in which the log goes on after a compaction. Reads what the old one still has.
+    async fn goes_on_in(&mut self, file: &Rc<dyn File>, identity: FileIdentity) -> io::Result<bool> {
+        let Some(own) = self.identity.filter(|own| *own != identity) else { return Ok(false) };
+        self.read_to_end().await?;
+        let Some(moved) = self.continued.filter(|moved| moved.file == (identity.device, identity.inode))
+        else {
+            return Ok(false);
+        };
+        // The two lines name each other, so that no file that happens to have that inode is taken for it.
+        let text = file.read_at(moved.offset, MARK_BYTES_MAX).await?;
+        let Some(end) = text.iter().position(|byte| *byte == b'\n') else { return Ok(false) };
+        let Ok(record) = parse_line(&text[..end]) else { return Ok(false) };
+        let at = self.place().position;
+        let came_from = format!("{}:{}", own.device, own.inode);
+        let names_own = record.fields.get("continues").is_some_and(|named| named.is(came_from.as_bytes()));
+        Ok(names_own && (record.seq, record.epoch) == (at.seq, at.epoch))
+    }
+
+    /// Goes on there, behind what was replayed of the old file.
+    fn go_on_in(&mut self, file: Rc<dyn File>, identity: FileIdentity) {
+        let Some(moved) = self.continued.take() else { return };
+        log::info!("log was compacted, following it there path={}", self.path.display());
+        let position = Position {
+            offset: moved.offset,
+            line: moved.line,
+            ends_with_mark: false,
+            mark_offset: 0,
+            unsynced_offset: moved.offset,
+            ..self.place().position
+        };
+        let place = LogPlace::durable(position);
+        self.number = self.volumes.borrow_mut().go_on_in(Rc::clone(&file), self.file.take());
+        self.scan = Some(LogScan::new(&place, self.line_bytes_max).in_file(self.number));
+        (self.file, self.identity, self.moved_to) = (Some(file), Some(identity), Some(moved.offset));
+        (self.told, self.proven) = (place.clone(), place);
+        (self.proof, self.warned_at) = (None, None);
     }
 
     /// Whether something would be lost if what is at the path were believed whatever it is.
@@ -414,8 +484,9 @@ impl Follower {
         if self.place().position.offset > 0 {
             log::info!("log is replayed from its start path={} cause={why:?}", self.path.display());
         }
-        self.scan = Some(LogScan::new(&LogPlace::default(), self.line_bytes_max));
-        self.from_start = true;
+        self.number = self.volumes.borrow_mut().begin_anew();
+        self.scan = Some(LogScan::new(&LogPlace::default(), self.line_bytes_max).in_file(self.number));
+        (self.from_start, self.continued, self.moved_to) = (true, None, None);
         self.told = LogPlace::default();
         self.warned_at = None;
     }
@@ -429,7 +500,11 @@ impl Follower {
         let Some(file) = self.file.clone() else { return Ok(Sight::Follows) };
         loop {
             let Some(scan) = self.scan.take() else { return Ok(Sight::Follows) };
+            let before = scan.position().offset;
             let (scan, part) = file.scan(scan).await?;
+            if scan.position().offset > before {
+                self.continued = part.continued;
+            }
             self.scan = Some(scan);
             tell_of_marks(&self.path, &part);
             if part.lost {
@@ -478,7 +553,9 @@ impl Follower {
             changes,
             place: self.place(),
             file: self.identity,
+            number: self.number,
             caught_up,
+            moved_to: self.moved_to.take(),
         };
         let before = std::mem::replace(&mut self.told, replayed.place.clone());
         hand_over(&self.ports.replayed, replayed, before).await;
@@ -529,7 +606,9 @@ pub(crate) async fn hand_over(replayed: &Recipient<Replayed>, mut part: Replayed
             changes: piece,
             place: before.clone(),
             file: part.file,
+            number: part.number,
             caught_up: false,
+            moved_to: part.moved_to.take(),
         };
         // The master is gone only when the node ends.
         let _ = replayed.send(piece).await;
@@ -538,7 +617,7 @@ pub(crate) async fn hand_over(replayed: &Recipient<Replayed>, mut part: Replayed
 }
 
 /// Takes off as many changes as one turn may take in.
-fn next_piece(changes: &mut std::vec::IntoIter<Replay>) -> Vec<Replay> {
+pub(super) fn next_piece(changes: &mut std::vec::IntoIter<Replay>) -> Vec<Replay> {
     let mut piece = Vec::with_capacity(changes.len().min(CHANGES_MAX));
     let mut bytes = 0;
     while piece.len() < CHANGES_MAX && bytes < KEY_BYTES_MAX {

@@ -9,12 +9,15 @@
 //! Any number of masters could follow the file and queue, but the kernel gives the lock to the one that has waited longest, and
 //! no master can name the next: so two share it (`PEERS_MAX`).
 
+mod compactor;
 pub mod failover_watcher;
 mod keeper;
 pub mod log_tailer;
 pub mod log_writer;
 pub(crate) mod recovery;
+mod relocator;
 pub(crate) mod same_log;
+pub(crate) mod volumes;
 mod witness_notes;
 mod words;
 
@@ -26,14 +29,16 @@ use crate::supervision::Fate;
 use crate::turns::TurnLengths;
 use actix::prelude::*;
 use dsm_protocol::ids::Version;
+use dsm_protocol::machine::compaction::LogSizes;
 use dsm_protocol::record::Place;
 use keeper::{KeeperErrand, LogKeeper};
-use log_writer::{Abandon, Append, Close, LogWriter, Reopen, Sync};
+use log_writer::{Abandon, Append, Close, Handoff, LogWriter, Reopen, Sync};
 use recovery::Recovered;
 use std::cell::RefCell;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
+use volumes::Volumes;
 
 /// So many other masters may share the file. The lock goes to whoever has waited for it longest: with three masters a reign
 /// that one asks for would go to the other.
@@ -53,6 +58,8 @@ pub struct SharedFileSetup {
     pub line_bytes_max: usize,
     /// When a record counts as written.
     pub fsync: Fsync,
+    /// The log is compacted when so many bytes of it, and half, are superseded; never, if this is 0.
+    pub compact_min_bytes: u64,
     /// What is done about a holder of the lock that hangs.
     pub fence: Fence,
     /// The address at which others reach this master.
@@ -97,7 +104,7 @@ pub(crate) fn of_master(
 ) -> MakesJournal {
     let (env, fate, address) = (Rc::clone(env), fate.clone(), address.to_owned());
     let (path, lock_path, witness_path) = (config.log.clone(), config.lock_path(), config.witness_path());
-    let (fsync, fence) = (config.fsync, config.fence);
+    let (fsync, fence, compact_min_bytes) = (config.fsync, config.fence, config.compact_min.as_u64());
     Box::new(move |events, turns| {
         let setup = SharedFileSetup {
             env,
@@ -106,6 +113,7 @@ pub(crate) fn of_master(
             witness_path,
             line_bytes_max,
             fsync,
+            compact_min_bytes,
             fence,
             address,
             fate,
@@ -151,9 +159,18 @@ impl Journal for SharedFile {
             // Admission has counted these requests, so the mailbox is bounded by the permits.
             LogRequest::Append { changes } => return self.hot.write(Append { changes }),
             LogRequest::Read { place, version, answer } => return self.hot.read(place, version, answer),
-            LogRequest::Sync => return self.hot.write(Sync),
+            LogRequest::Sync => {
+                self.keeper.do_send(KeeperErrand::StopCompacting);
+                return self.hot.write(Sync);
+            }
             // Whoever waits for the lock leads next.
-            LogRequest::Close { to: _ } => return self.hot.write(Close),
+            LogRequest::Close { to: _ } => {
+                self.keeper.do_send(KeeperErrand::StopCompacting);
+                return self.hot.write(Close);
+            }
+            LogRequest::Weigh { log_bytes, live_bytes } => {
+                KeeperErrand::Weigh(LogSizes { log_bytes, live_bytes })
+            }
             LogRequest::Reopen => return self.hot.write(Reopen),
             LogRequest::Abandon => return self.hot.write(Abandon),
             LogRequest::Watch => KeeperErrand::Watch,
@@ -205,6 +222,8 @@ struct Hot {
     opened: RefCell<Option<OpenLog>>,
     /// The log of a reign.
     log: RefCell<Option<HeldLog>>,
+    /// Where the values are.
+    volumes: Rc<RefCell<Volumes>>,
 }
 
 /// The log as a reign needs it.
@@ -216,10 +235,10 @@ struct OpenLog {
     sync_file: Rc<dyn File>,
 }
 
-/// The log of a reign: who writes it, and the file to read values from.
+/// The log of a reign: who writes it, and how another file is handed to him.
 struct HeldLog {
     writer: Addr<LogWriter>,
-    values: Rc<dyn File>,
+    handoff: Rc<RefCell<Handoff>>,
 }
 
 impl Hot {
@@ -227,8 +246,15 @@ impl Hot {
         self.guard.replace(Some(guard));
     }
 
-    fn hold_log(&self, writer: Addr<LogWriter>, values: Rc<dyn File>) {
-        self.log.replace(Some(HeldLog { writer, values }));
+    fn hold_log(&self, writer: Addr<LogWriter>, handoff: Rc<RefCell<Handoff>>, values: Rc<dyn File>) {
+        self.volumes.borrow_mut().read_by(values);
+        self.log.replace(Some(HeldLog { writer, handoff }));
+    }
+
+    /// Who writes the log of a reign, and how another file is handed to him.
+    fn writer(&self) -> Option<(Addr<LogWriter>, Rc<RefCell<Handoff>>)> {
+        let log = self.log.borrow();
+        log.as_ref().map(|log| (log.writer.clone(), Rc::clone(&log.handoff)))
     }
 
     fn hold_opened(&self, open: OpenLog) {
@@ -252,6 +278,7 @@ impl Hot {
     /// Lets the log go, and then the lock: another master has it with that, and finds the log free.
     fn let_go(&self) {
         self.log.take();
+        self.volumes.borrow_mut().let_go();
         self.opened.take();
         self.guard.take();
     }
@@ -277,7 +304,8 @@ impl Hot {
 
     /// Reads a value beside the caller's turn.
     fn read(&self, place: Place, version: Version, answer: ValueAnswer) {
-        let values = self.log.borrow().as_ref().map(|log| Rc::clone(&log.values));
+        let is_held = self.log.borrow().is_some();
+        let values = self.volumes.borrow().file(place.file).filter(|_| is_held);
         let Some(values) = values else {
             answer.give(Err(Unread::Closed));
             return;

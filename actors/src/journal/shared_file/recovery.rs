@@ -8,11 +8,15 @@ use crate::env::real::passes;
 use crate::env::{Env, File, FileIdentity, Group, OpenMode};
 use crate::journal::shared_file::log_tailer::{self, Replayed};
 use crate::journal::shared_file::log_writer::{is_full, ROOM_EVERY};
+use crate::journal::shared_file::volumes::Volumes;
 use crate::node_error::{LogDamage, NodeError};
 use actix::prelude::*;
 use dsm_protocol::machine::log_scan::{LogPlace, LogScan, Part, CHUNK_BYTES};
 use dsm_protocol::planted;
-use dsm_protocol::record::{BadLine, CrashKind, Judge, Position, RecordError, Scanner, Step, Verdict};
+use dsm_protocol::record::{
+    BadLine, CrashKind, FileNumber, Judge, Position, RecordError, Scanner, Step, Verdict,
+};
+use std::cell::RefCell;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -45,6 +49,8 @@ pub(crate) struct Recovery {
     pub(crate) replayed: Recipient<Replayed>,
     /// Whether the file is made if there is none.
     pub(crate) makes_file: bool,
+    /// Where the files are kept in which values stand.
+    pub(crate) volumes: Rc<RefCell<Volumes>>,
 }
 
 /// How far a replay has come.
@@ -64,6 +70,8 @@ pub(crate) struct Recovered {
     pub(crate) position: Position,
     /// Which file it is.
     pub(crate) identity: FileIdentity,
+    /// Its number in the places of values.
+    pub(crate) number: FileNumber,
 }
 
 impl Recovery {
@@ -82,13 +90,17 @@ impl Recovery {
         let length = file.length().await.map_err(io_error)?;
         let same = self.from.file == Some(identity) && self.from.place.position.offset <= length;
         let mut from_start = !same;
+        let mut number = self.from.number;
         let mut crash = self.crash;
         let place = loop {
+            if from_start {
+                number = self.volumes.borrow_mut().begin_anew();
+            }
             let begin = if from_start { LogPlace::default() } else { self.from.place.clone() };
             let found = if same && planted!(RecoveryStopsEarly) {
                 Found { place: begin, bad: None, lost: false }
             } else {
-                self.replay(&file, begin, from_start, identity).await.map_err(io_error)?
+                self.replay(&file, begin, from_start, (identity, number)).await.map_err(io_error)?
             };
             if found.lost {
                 // The disk has not got it, or somebody has found that out before us, cut it, and written on.
@@ -118,7 +130,7 @@ impl Recovery {
             from_start = true;
         };
         let position = self.end_line(&file, place.position).await.map_err(io_error)?;
-        Ok(Some(Recovered { file, position, identity }))
+        Ok(Some(Recovered { file, position, identity, number }))
     }
 
     /// Opens the log and takes the lock on its inode; whoever still has it reigns without the lock file.
@@ -162,11 +174,11 @@ impl Recovery {
         file: &Rc<dyn File>,
         begin: LogPlace,
         from_start: bool,
-        identity: FileIdentity,
+        (identity, number): (FileIdentity, FileNumber),
     ) -> io::Result<Found> {
         let begin =
             if planted!(RecoveryBelievesMemory) { LogPlace { tail: Vec::new(), ..begin } } else { begin };
-        let mut scan = LogScan::new(&begin, self.line_bytes_max).finishing();
+        let mut scan = LogScan::new(&begin, self.line_bytes_max).in_file(number).finishing();
         let mut from_start = from_start;
         loop {
             let before = scan.place();
@@ -180,7 +192,9 @@ impl Recovery {
                     changes,
                     place: scan.place(),
                     file: Some(identity),
+                    number,
                     caught_up: at_end,
+                    moved_to: None,
                 };
                 log_tailer::hand_over(&self.replayed, replayed, before).await;
             }

@@ -1,0 +1,451 @@
+//! Compacts the log: writes a new file of what is live, and puts it in the log's place while the log is written and read.
+//!
+//! Owns the new file until it is the log. The order of the steps is what keeps every acknowledged record in the file at the
+//! path, whatever ends this process or the machine, and at whatever moment; `docs/ARCHITECTURE.md`, *Compaction*, says why:
+//!
+//! 1. What is live of the log through a seq that the master has taken in is copied, then what was written since, as it is,
+//!    until little is left. Every line is checked on the way.
+//! 2. The writer is held. The rest is copied and synced; a mark says that all of it is on disk, and is synced.
+//! 3. The old file's last line says where the log goes on, for those that follow it.
+//! 4. The two files are exchanged, the directory is synced, and what came out is removed, if it is the file that was held.
+//! 5. The writer goes on in the new file.
+//!
+//! Until the exchange nothing has changed, and a failure costs nothing but the copy.
+
+use super::log_writer::{GoOn, Handoff, Hold, LogEnd, LogWriter, NextLog, WhereEnds};
+use crate::env::{Env, File, FileIdentity, Group};
+use crate::journal::{CompactionNews, LogEvent, Replay};
+use actix::prelude::*;
+use actix::WeakAddr;
+use dsm_protocol::ids::{Seq, Version};
+use dsm_protocol::machine::compaction::{Compaction, LogSizes};
+use dsm_protocol::machine::log_scan::{LogPlace, LogScan, Part};
+use dsm_protocol::planted;
+use dsm_protocol::record::{self, Continuation, FileNumber, Operation, Rewriter, Trailer};
+use std::cell::{Cell, RefCell};
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::sync::{oneshot, Notify};
+
+/// The new file is brought to the disk each time so much was written: one sync of all would hold up those of the log.
+const SYNC_BYTES: u64 = 8 << 20;
+
+/// What is copied while the writer is held, in bytes.
+const REST_BYTES: u64 = 256 << 10;
+
+/// So often what was written meanwhile is copied before that. Then the writer is held, however much there is.
+const ROUNDS_MAX: usize = 24;
+
+/// So many keys are asked for at once, or keys of so many bytes.
+const KEYS_MAX: usize = 1024;
+const KEY_BYTES_MAX: usize = 256 << 10;
+
+/// How a compaction ends without a new log.
+#[derive(Debug, Error)]
+pub(super) enum NotCompacted {
+    /// The system refuses something, or a line cannot be read. The log is as it was.
+    #[error("{0}")]
+    Failed(#[from] io::Error),
+    /// The reign is about to end, or has.
+    #[error("the log is closed")]
+    GivenUp,
+    /// The files are exchanged, and it is not known which of them a restart finds.
+    #[error("{0}")]
+    Unknown(io::Error),
+}
+
+/// What a compaction has come to.
+pub(super) struct Compacted {
+    /// The new log, to read values from.
+    pub(super) values: Rc<dyn File>,
+    pub(super) identity: FileIdentity,
+    pub(super) number: FileNumber,
+    /// Values before this are named by places in the old file.
+    pub(super) moved_to: u64,
+    /// Its length in bytes.
+    pub(super) bytes: u64,
+    /// What was reckoned to be live when it began, and how long that has become, both in bytes.
+    pub(super) live_bytes: u64,
+    pub(super) copied_bytes: u64,
+    /// How long writes waited, in microseconds.
+    pub(super) held_us: u64,
+}
+
+/// A compaction under way.
+pub(super) struct Compactor {
+    pub(super) env: Env,
+    /// The path of the log.
+    pub(super) path: PathBuf,
+    pub(super) line_bytes_max: usize,
+    pub(super) events: Recipient<LogEvent>,
+    /// Not kept alive by this: the log is locked as long as he lives.
+    pub(super) writer: WeakAddr<LogWriter>,
+    pub(super) handoff: Rc<RefCell<Handoff>>,
+    /// A handle of the log, to read it and to write its last line.
+    pub(super) old: Rc<dyn File>,
+    pub(super) old_identity: FileIdentity,
+    /// The number of the new file.
+    pub(super) number: FileNumber,
+    /// How fast.
+    pub(super) rule: Rc<RefCell<Compaction>>,
+    /// What is known of the log by now.
+    pub(super) sizes: Rc<Cell<LogSizes>>,
+    /// Whether to stop.
+    pub(super) given_up: Rc<GivenUp>,
+}
+
+/// By which a compaction is told to stop.
+#[derive(Default)]
+pub(super) struct GivenUp {
+    is_given_up: Cell<bool>,
+    wake: Notify,
+}
+
+impl GivenUp {
+    /// Tells it.
+    pub(super) fn give_up(&self) {
+        self.is_given_up.set(true);
+        self.wake.notify_one();
+    }
+}
+
+/// The new file.
+struct Draft {
+    file: Rc<dyn File>,
+    identity: FileIdentity,
+    path: PathBuf,
+    /// The path of the log itself, behind symbolic links.
+    place: PathBuf,
+    bytes: u64,
+    lines: u64,
+    synced_bytes: u64,
+}
+
+/// The name of the new file while it is written, beside the log; and for a moment that of the old one.
+pub(super) fn draft_path(log: &Path) -> PathBuf {
+    let mut name = log.file_name().map_or_else(OsString::new, OsString::from);
+    name.push(".compact");
+    log.with_file_name(name)
+}
+
+impl Compactor {
+    /// Compacts the log.
+    ///
+    /// # Errors
+    /// See [`NotCompacted`].
+    pub(super) async fn run(self) -> Result<Compacted, NotCompacted> {
+        let live_bytes = self.sizes.get().live_bytes;
+        let place = self.env.disk().resolve(&self.path).await?;
+        let path = draft_path(&place);
+        let file = self.env.disk().create(&path, &place).await?;
+        let identity = file.identity().await?;
+        let draft = Draft { file, identity, path, place, bytes: 0, lines: 0, synced_bytes: 0 };
+        let path = draft.path.clone();
+        let compacted = self.write_and_exchange(draft, live_bytes).await;
+        if let Err(NotCompacted::Failed(_) | NotCompacted::GivenUp) = &compacted {
+            if let Err(error) = self.env.disk().remove(&path, identity).await {
+                log::warn!("unfinished copy of the log not removed path={} error={error}", path.display());
+            }
+        }
+        compacted
+    }
+
+    async fn write_and_exchange(&self, mut draft: Draft, live_bytes: u64) -> Result<Compacted, NotCompacted> {
+        // Whoever finds it at the log's path must find it locked.
+        if !draft.file.try_lock()? {
+            return Err(io::Error::other("the new file is locked by another process").into());
+        }
+        let reserve_to = Some(self.rule.borrow().live_bytes(self.sizes.get()));
+        self.append(&mut draft, Vec::new(), reserve_to).await?;
+        let end = self.where_ends().await?;
+        self.settle(end.seq).await?;
+        let mut scan = self.copy_live(&mut draft, end.offset).await?;
+        let copied_bytes = draft.bytes;
+        for _ in 0..ROUNDS_MAX {
+            let end = self.where_ends().await?;
+            if end.offset - scan.position().offset <= REST_BYTES {
+                break;
+            }
+            scan = self.copy_rest(&mut draft, scan, end.offset, true).await?;
+            draft.file.sync().await?;
+        }
+        let (values, sync_file) = (draft.file.duplicate().await?, draft.file.duplicate().await?);
+        self.stop_if_given_up()?;
+        let (answer, held) = oneshot::channel();
+        // He lives until the exchange is over.
+        let writer = self.writer.upgrade().ok_or(NotCompacted::GivenUp)?;
+        writer.do_send(Hold { answer });
+        let end = held.await.map_err(|_| NotCompacted::GivenUp)?;
+        let begun_us = self.env.clock_us();
+        // The old file stays locked by this until its place is taken.
+        let locked = self.handoff.borrow().locked.clone();
+        let mut grown = 0;
+        let exchanged = self.exchange(&mut draft, scan, end, &mut grown).await;
+        let outcome = exchanged.map(|moved_to| {
+            let Draft { file, identity, bytes, lines, .. } = draft;
+            let next = NextLog { file, sync_file, identity, number: self.number, offset: bytes, lines };
+            self.handoff.borrow_mut().next = Some(next);
+            let held_us = self.env.clock_us().saturating_sub(begun_us);
+            Compacted {
+                values,
+                identity,
+                number: self.number,
+                moved_to,
+                bytes,
+                live_bytes,
+                copied_bytes,
+                held_us,
+            }
+        });
+        if !matches!(outcome, Err(NotCompacted::Unknown(_))) {
+            writer.do_send(GoOn { grown });
+        }
+        drop(locked);
+        outcome
+    }
+
+    /// Copies what is live of the log up to `end`.
+    async fn copy_live(&self, draft: &mut Draft, end: u64) -> Result<LogScan, NotCompacted> {
+        let mut rewriter = Rewriter::new(self.line_bytes_max);
+        let mut scan = LogScan::new(&LogPlace::default(), self.line_bytes_max).keeping_bytes_to(end);
+        while scan.position().offset < end {
+            self.stop_if_given_up()?;
+            let begun_us = self.env.clock_us();
+            let (then, part) = self.old.scan(scan).await?;
+            scan = then;
+            check(&part, &scan, end)?;
+            let live = self.which_live(part.changes).await?;
+            let (bytes, damaged) = (part.bytes, part.damaged_marks);
+            let (answer, answered) = oneshot::channel();
+            let work = move || {
+                let mut out = Vec::new();
+                let rewritten = rewriter.rewrite(&bytes, &damaged, live.into_iter(), &mut out);
+                drop(answer.send((rewriter, rewritten.map(|()| out))));
+            };
+            draft.file.compute(Box::new(work)).await?;
+            let (then, rewritten) = answered.await.map_err(io::Error::other)?;
+            rewriter = then;
+            let out = rewritten.map_err(|bad| io::Error::other(bad.cause.to_string()))?;
+            self.append(draft, out, None).await?;
+            self.sync_at_times(draft).await?;
+            let of = end;
+            self.tell(CompactionNews::Copying { bytes: scan.position().offset, of });
+            self.rest(begun_us).await;
+        }
+        let mut joint = Vec::new();
+        rewriter.join(&mut joint);
+        self.append(draft, joint, None).await?;
+        draft.lines = rewriter.lines();
+        draft.file.sync().await?;
+        Ok(scan)
+    }
+
+    /// Copies what the log has up to `end`, as it is.
+    async fn copy_rest(
+        &self,
+        draft: &mut Draft,
+        mut scan: LogScan,
+        end: u64,
+        rests: bool,
+    ) -> Result<LogScan, NotCompacted> {
+        scan.go_on_to(end);
+        while scan.position().offset < end {
+            if rests {
+                self.stop_if_given_up()?;
+            }
+            let lines = scan.position().line;
+            let (then, part) = self.old.scan(scan).await?;
+            scan = then;
+            check(&part, &scan, end)?;
+            draft.lines += scan.position().line - lines;
+            self.append(draft, part.bytes, None).await?;
+        }
+        Ok(scan)
+    }
+
+    /// With the writer held: makes the new file whole, and puts it in the place of the log. Gives the end of what was copied.
+    async fn exchange(
+        &self,
+        draft: &mut Draft,
+        scan: LogScan,
+        end: LogEnd,
+        grown: &mut u64,
+    ) -> Result<u64, NotCompacted> {
+        if !planted!(CompactionSkipsRest) {
+            self.copy_rest(draft, scan, end.offset, false).await?;
+        }
+        let moved = Continuation {
+            file: (draft.identity.device, draft.identity.inode),
+            offset: draft.bytes,
+            line: draft.lines,
+        };
+        // Space that was set aside beyond the end is given back: it was for what has turned out not to be live.
+        draft.file.truncate(draft.bytes).await?;
+        if !planted!(CompactedNotSynced) {
+            draft.file.sync().await?;
+        }
+        let came_from = format!("{}:{}", self.old_identity.device, self.old_identity.inode);
+        let fields = [("continues", came_from.as_bytes())];
+        let mut mark = Vec::new();
+        let trailer = Trailer { fields: &fields, ..Trailer::new(end.seq, end.epoch, end.seq) };
+        record::encode_with(&Operation::Synced, trailer, &mut mark);
+        self.append(draft, mark, None).await?;
+        draft.lines += 1;
+        if !planted!(CompactedNotSynced) {
+            draft.file.sync().await?;
+        }
+        *grown = self.write_last_line(&moved, end).await?;
+        let disk = self.env.disk();
+        if let Err(error) = disk.exchange(&draft.path, &draft.place).await {
+            return Err(match disk.identity(&draft.place).await {
+                Ok(there) if there != Some(draft.identity) => error.into(),
+                Ok(_) | Err(_) => NotCompacted::Unknown(error),
+            });
+        }
+        // From here on nothing may be taken back but by another exchange.
+        if !planted!(ExchangeNotSynced) {
+            disk.sync_directory(&draft.place).await.map_err(NotCompacted::Unknown)?;
+        }
+        let came_out = disk.identity(&draft.path).await.map_err(NotCompacted::Unknown)?;
+        if came_out != Some(self.old_identity) {
+            disk.exchange(&draft.path, &draft.place).await.map_err(NotCompacted::Unknown)?;
+            disk.sync_directory(&draft.place).await.map_err(NotCompacted::Unknown)?;
+            let found = "another file stood at the log's path, and was put back";
+            return Err(io::Error::other(found).into());
+        }
+        if let Err(error) = disk.remove(&draft.path, self.old_identity).await {
+            log::warn!("old log not removed path={} error={error}", draft.path.display());
+        }
+        Ok(moved.offset)
+    }
+
+    /// Writes into the old file where the log goes on. Gives how long that line is.
+    async fn write_last_line(&self, moved: &Continuation, end: LogEnd) -> io::Result<u64> {
+        let mut line = Vec::new();
+        moved.encode(end.seq, end.epoch, end.synced, &mut line);
+        let length = line.len();
+        let appended = self.old.append(Group { offset: end.offset, bytes: line, ..Group::default() }).await;
+        if appended.written == length {
+            return Ok(length as u64);
+        }
+        self.old.truncate(end.offset).await?;
+        Err(appended.write_error.unwrap_or_else(|| io::ErrorKind::WriteZero.into()))
+    }
+
+    async fn append(&self, draft: &mut Draft, bytes: Vec<u8>, reserve_to: Option<u64>) -> io::Result<()> {
+        let length = bytes.len();
+        if length == 0 && reserve_to.is_none() {
+            return Ok(());
+        }
+        let group = Group { offset: draft.bytes, bytes, reserve_to, ..Group::default() };
+        let appended = draft.file.append(group).await;
+        if appended.written < length || appended.write_error.is_some() {
+            return Err(appended.write_error.unwrap_or_else(|| io::ErrorKind::WriteZero.into()));
+        }
+        draft.bytes += length as u64;
+        Ok(())
+    }
+
+    async fn sync_at_times(&self, draft: &mut Draft) -> io::Result<()> {
+        if draft.bytes - draft.synced_bytes >= SYNC_BYTES {
+            draft.file.sync().await?;
+            draft.synced_bytes = draft.bytes;
+        }
+        Ok(())
+    }
+
+    /// Leaves disk and processor to others for a while.
+    async fn rest(&self, begun_us: u64) {
+        let took_us = self.env.clock_us().saturating_sub(begun_us);
+        let rest_us = self.rule.borrow().rest_us(took_us, self.sizes.get());
+        if rest_us > 0 {
+            self.env.pause(Duration::from_micros(rest_us)).await;
+        }
+    }
+
+    async fn where_ends(&self) -> Result<LogEnd, NotCompacted> {
+        let (answer, answered) = oneshot::channel();
+        self.writer.upgrade().ok_or(NotCompacted::GivenUp)?.do_send(WhereEnds { answer });
+        self.await_answer(answered).await
+    }
+
+    /// Waits for an answer, or until this is given up: a master whose reign has ended may give none.
+    async fn await_answer<T>(&self, answered: oneshot::Receiver<T>) -> Result<T, NotCompacted> {
+        tokio::select! {
+            answer = answered => answer.map_err(|_| NotCompacted::GivenUp),
+            () = self.given_up.wake.notified() => Err(NotCompacted::GivenUp),
+        }
+    }
+
+    async fn settle(&self, through: Seq) -> Result<(), NotCompacted> {
+        let (answer, answered) = oneshot::channel();
+        if planted!(CompactedUnsettled) {
+            return Ok(());
+        }
+        self.tell_master(LogEvent::Settle { through, answer });
+        self.await_answer(answered).await
+    }
+
+    /// Which of the pairs that these changes write are the latest versions.
+    async fn which_live(&self, changes: Vec<Replay>) -> Result<Vec<bool>, NotCompacted> {
+        let mut live = Vec::with_capacity(changes.len());
+        let mut asked: Vec<(Box<[u8]>, Version)> = Vec::new();
+        let mut bytes = 0;
+        for change in changes {
+            let Replay::Put { key, version, .. } = change else { continue };
+            bytes += key.len();
+            asked.push((key, version));
+            if asked.len() >= KEYS_MAX || bytes >= KEY_BYTES_MAX {
+                bytes = 0;
+                self.ask_which_live(std::mem::take(&mut asked), &mut live).await?;
+            }
+        }
+        self.ask_which_live(asked, &mut live).await?;
+        Ok(live)
+    }
+
+    async fn ask_which_live(
+        &self,
+        keys: Vec<(Box<[u8]>, Version)>,
+        live: &mut Vec<bool>,
+    ) -> Result<(), NotCompacted> {
+        if !keys.is_empty() {
+            let (answer, answered) = oneshot::channel();
+            self.tell_master(LogEvent::WhichLive { keys, answer });
+            live.extend(self.await_answer(answered).await?);
+        }
+        Ok(())
+    }
+
+    fn stop_if_given_up(&self) -> Result<(), NotCompacted> {
+        if self.given_up.is_given_up.get() {
+            return Err(NotCompacted::GivenUp);
+        }
+        Ok(())
+    }
+
+    fn tell(&self, news: CompactionNews) {
+        self.tell_master(LogEvent::Compaction(news));
+    }
+
+    fn tell_master(&self, event: LogEvent) {
+        // One that is gone answers nothing, and its dropped question says so.
+        self.events.do_send(event);
+    }
+}
+
+/// Whether all of a part could be read.
+fn check(part: &Part, scan: &LogScan, end: u64) -> io::Result<()> {
+    if let Some(bad) = &part.bad {
+        let what = format!("byte {}, line {} cannot be read: {}", bad.offset, bad.line, bad.cause);
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    if part.lost || (part.at_end && scan.position().offset < end) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(())
+}
