@@ -179,7 +179,14 @@ impl Compactor {
         // He lives until the exchange is over.
         let writer = self.writer.upgrade().ok_or(NotCompacted::GivenUp)?;
         writer.do_send(Hold { answer });
-        let end = held.await.map_err(|_| NotCompacted::GivenUp)?;
+        let end = match self.await_answer(held).await {
+            Ok(end) => end,
+            Err(error) => {
+                // It may have been held in the same moment.
+                writer.do_send(GoOn { grown: 0 });
+                return Err(error);
+            }
+        };
         let begun_us = self.env.clock_us();
         // The old file stays locked by this until its place is taken.
         let locked = self.handoff.borrow().locked.clone();

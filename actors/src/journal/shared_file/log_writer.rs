@@ -473,6 +473,13 @@ impl LogWriter {
         }
     }
 
+    /// Whoever has asked for a hold waits for nothing.
+    fn refuse_hold(&mut self) {
+        if let Holding::Asked(_) = self.holding {
+            self.holding = Holding::No;
+        }
+    }
+
     /// Goes on in the file that was handed over, if one was.
     fn go_on(&mut self, grown: u64, ctx: &mut Context<Self>) {
         if !matches!(self.holding, Holding::Held) {
@@ -980,6 +987,7 @@ impl LogWriter {
         if std::mem::replace(&mut self.failed, true) {
             return;
         }
+        self.refuse_hold();
         let queued = |entries: Vec<Encoded>| entries.into_iter().map(|entry| entry.queued);
         let waits = std::mem::take(&mut self.queue);
         self.displaced = Some(found.clone());
@@ -1006,6 +1014,7 @@ impl LogWriter {
 
     fn fail(&mut self, step: LogStep, error: io::Error) {
         if !std::mem::replace(&mut self.failed, true) {
+            self.refuse_hold();
             log::error!("log failed error=\"the log cannot be {step}: {error}\"");
             self.ports.failed.do_send(LogFailed { step, cause: Arc::new(error) });
         }
