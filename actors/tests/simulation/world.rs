@@ -142,7 +142,7 @@ fn a_cut_says_whether_it_held_anything_and_ends_when_each_is_healed() {
 
 /// A file with this text, on the disk but for its name.
 async fn put(env: &Env, path: &str, text: &str) -> Rc<dyn File> {
-    let file = env.disk().open(Path::new(path), OpenMode::Write).await.unwrap();
+    let file = env.disk().open(Path::new(path), OpenMode::Write).await.expect("a file");
     let appended = file.append(group(text.as_bytes().to_vec())).await;
     assert_eq!((appended.written, appended.sync_error.is_none()), (text.len(), true));
     file
@@ -171,7 +171,7 @@ fn after_a_power_cut<F: Future<Output = ()> + 'static>(
         in_process(&world, &machine, |env| async move {
             put(&env, FILE, "old").await;
             put(&env, DRAFT, "new").await;
-            env.disk().sync_directory(Path::new(FILE)).await.unwrap();
+            env.disk().sync_directory(Path::new(FILE)).await.expect("a directory");
             work(env.disk()).await;
         })
         .await;
@@ -182,12 +182,12 @@ fn after_a_power_cut<F: Future<Output = ()> + 'static>(
 }
 
 async fn exchange(disk: &Rc<dyn Disk>) {
-    disk.exchange(Path::new(FILE), Path::new(DRAFT)).await.unwrap();
+    disk.exchange(Path::new(FILE), Path::new(DRAFT)).await.expect("both are there");
 }
 
 async fn remove(disk: &Rc<dyn Disk>, path: &str) {
-    let identity = disk.identity(Path::new(path)).await.unwrap().unwrap();
-    assert!(disk.remove(Path::new(path), identity).await.unwrap());
+    let identity = disk.identity(Path::new(path)).await.expect("a look").expect("it is there");
+    assert!(disk.remove(Path::new(path), identity).await.expect("a removal"));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use futures_util::future::LocalBoxFuture;
 use nix::libc;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{renameat_with, FallocateFlags, FlockOperation, RenameFlags, CWD};
+use rustix::fs::{renameat_with, FallocateFlags, FlockOperation, RenameFlags, XattrFlags, CWD};
 use rustix::io::Errno;
 use std::ffi::OsString;
 use std::fs;
@@ -48,7 +48,8 @@ fn open_or_make(path: &Path) -> io::Result<fs::File> {
 
 /// Makes an empty file for [`Disk::create`].
 fn make_like(path: &Path, like: &Path) -> io::Result<fs::File> {
-    let like = fs::metadata(like)?;
+    let original = fs::metadata(like)?;
+    let list = access_list(like)?;
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => fs::remove_file(path)?,
         Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
@@ -59,7 +60,7 @@ fn make_like(path: &Path, like: &Path) -> io::Result<fs::File> {
     let mut options = fs::OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(OWNER_ONLY).custom_flags(libc::O_NOFOLLOW);
     let file = options.open(path)?;
-    if let Err(error) = take_over_access(&file, path, &like) {
+    if let Err(error) = take_over_access(&file, path, &original, list.as_deref()) {
         // It was made just now, and is empty.
         let _ = fs::remove_file(path);
         return Err(error);
@@ -67,9 +68,14 @@ fn make_like(path: &Path, like: &Path) -> io::Result<fs::File> {
     Ok(file)
 }
 
-/// Gives a new file the owner and the access rights of another one.
-fn take_over_access(file: &fs::File, path: &Path, like: &fs::Metadata) -> io::Result<()> {
-    let (uid, gid) = (like.uid(), like.gid());
+/// Gives a new file the owner, the access list and the access rights of another one.
+fn take_over_access(
+    file: &fs::File,
+    path: &Path,
+    original: &fs::Metadata,
+    list: Option<&[u8]>,
+) -> io::Result<()> {
+    let (uid, gid) = (original.uid(), original.gid());
     let made = file.metadata()?;
     if (made.uid(), made.gid()) != (uid, gid) {
         // Who is not root may give a file to a group of its own, though not to another user.
@@ -77,22 +83,52 @@ fn take_over_access(file: &fs::File, path: &Path, like: &fs::Metadata) -> io::Re
             fchown(file, Some(uid), Some(gid)).or_else(|error| fchown(file, None, Some(gid)).and(Err(error)));
         if let Err(error) = given {
             log::warn!(
-                "a new file has not the owner of the old one path={path:?} uid={uid} gid={gid} error={error}"
+                "a new file lacks the owner of the old one path={path:?} uid={uid} gid={gid} error={error}"
             );
         }
     }
-    let has_group = file.metadata()?.gid() == gid;
-    file.set_permissions(fs::Permissions::from_mode(mode_like(like.mode(), has_group)))
+    // It may have got the list that its directory has for new files.
+    match rustix::fs::fremovexattr(file, ACCESS_LIST) {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let mut is_like = file.metadata()?.gid() == gid;
+    if let Some(list) = list.filter(|_| is_like) {
+        if let Err(error) = rustix::fs::fsetxattr(file, ACCESS_LIST, list, XattrFlags::empty()) {
+            log::warn!("a new file lacks the access list of the old one path={path:?} error={error}");
+            is_like = false;
+        }
+    }
+    file.set_permissions(fs::Permissions::from_mode(mode_like(original.mode(), is_like)))
 }
 
-/// The access rights of a file that is to be like one with this mode. Without its group, those who were in the group may
-/// be others now, and others in the group: both get only what both had.
-fn mode_like(mode: u32, has_group: bool) -> u32 {
-    if has_group {
+/// The access rights of a file that is to be like one with this mode; `is_like`: it has the group and the access list of that
+/// one. Without them, whoever was in the group may be one of the others, or the reverse: both get only what both had.
+fn mode_like(mode: u32, is_like: bool) -> u32 {
+    if is_like {
         return mode & 0o777;
     }
     let shared = mode & (mode >> 3) & 0o007;
     mode & 0o700 | shared << 3 | shared
+}
+
+/// The attribute in which Linux keeps who has rights beside owner, group and others.
+const ACCESS_LIST: &str = "system.posix_acl_access";
+
+/// The longest attribute, in bytes.
+const ACCESS_LIST_MAX: usize = 1 << 16;
+
+/// The access list of a file; `None` when it has none, or its file system knows none.
+fn access_list(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let mut list = vec![0; ACCESS_LIST_MAX];
+    match rustix::fs::getxattr(path, ACCESS_LIST, &mut *list) {
+        Ok(length) => {
+            list.truncate(length);
+            Ok(Some(list))
+        }
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 fn exchange(first: &Path, second: &Path) -> io::Result<()> {
@@ -599,6 +635,37 @@ mod tests {
             assert_eq!(found(&path), found(&like));
             fs::remove_file(&like).expect("it was made here");
         }
+    }
+
+    /// Owner rw, user 12345 r, group nothing, at most r, others nothing.
+    fn list() -> Vec<u8> {
+        let entry = |tag: u16, rights: u16, id: u32| {
+            [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat()
+        };
+        let entries = [(0x01, 6, !0), (0x02, 4, 12345), (0x04, 0, !0), (0x10, 4, !0), (0x20, 0, !0)];
+        let entries = entries.into_iter().flat_map(|(tag, rights, id)| entry(tag, rights, id));
+        2u32.to_le_bytes().into_iter().chain(entries).collect()
+    }
+
+    #[tokio::test]
+    async fn a_file_is_created_with_the_access_list_of_another_and_with_no_other_list() {
+        let folder = folder();
+        let (like, path) = (folder.path().join("like"), folder.path().join("new"));
+        put(&like, "log", 0o600);
+        let mode = |path| fs::metadata(path).expect("a file").mode() & 0o777;
+        let set = rustix::fs::setxattr(&like, ACCESS_LIST, &list(), XattrFlags::empty());
+        let expected = (set != Err(Errno::OPNOTSUPP)).then(list);
+        assert_eq!(access_list(&like).expect("a look"), expected);
+        RealDisk.create(&path, &like).await.expect("a file");
+        assert_eq!((access_list(&path).expect("a look"), mode(&path)), (expected.clone(), mode(&like)));
+        if expected.is_some() {
+            rustix::fs::removexattr(&like, ACCESS_LIST).expect("it has one");
+            let of_new_files = "system.posix_acl_default";
+            rustix::fs::setxattr(folder.path(), of_new_files, &list(), XattrFlags::empty()).expect("a list");
+        }
+        put(&like, "log", 0o640);
+        RealDisk.create(&path, &like).await.expect("a file");
+        assert_eq!((access_list(&path).expect("a look"), mode(&path)), (None, 0o640));
     }
 
     #[test]
