@@ -201,7 +201,7 @@ mod log_writer_actor {
             position: Position::default(),
             reign: Reign::new(1, 1),
             number: FileNumber::default(),
-            handoff: Rc::default(),
+            handoff: std::rc::Rc::default(),
             given_up: Vec::new(),
             head: Some(record::Operation::Cluster(ClusterId(7))),
             address: "127.0.0.1:1".to_owned(),

@@ -108,7 +108,7 @@ impl Reign {
             position,
             reign: Name::new(position.epoch.0 + 1, 7),
             number: FileNumber::default(),
-            handoff: Rc::default(),
+            handoff: std::rc::Rc::default(),
             given_up: Vec::new(),
             head: position.cluster.is_none().then_some(record::Operation::Cluster(ClusterId(7))),
             address: "127.0.0.1:12345".to_owned(),
@@ -396,7 +396,8 @@ fn what_the_disk_lost_is_not_written_again_and_not_served() {
                 let last = read.replayed.last().expect("it has read something");
                 assert_eq!(last.place.position.offset as usize, end);
                 assert_eq!(last.place.durable.offset as usize, start - mark_before(&history, start));
-                let from = log_tailer::Start { place: last.place.clone(), file: last.file };
+                let from =
+                    log_tailer::Start { place: last.place.clone(), file: last.file, number: last.number };
                 world.disk.lose(path(), hole.clone());
                 world.disk.take_operations();
                 let recovered = recover(from).await.expect("nothing acknowledged is lost");

@@ -35,7 +35,7 @@ fn lines() -> impl Strategy<Value = Vec<Line>> {
 
 fn key(number: u8) -> Bytes {
     // Some need to be encoded.
-    Bytes::from(format!("key{}{}", if number % 3 == 0 { " " } else { "" }, number))
+    Bytes::from(format!("key{}{}", if number.is_multiple_of(3) { " " } else { "" }, number))
 }
 
 /// The text of such a log, line by line, with some lines of the original program in front.

@@ -116,6 +116,7 @@ impl Part {
         }
     }
     /// Takes in what has come.
+    #[expect(clippy::too_many_lines, reason = "one arm for each event, each short")]
     pub(crate) fn listen(&mut self) {
         let waiting = std::mem::take(&mut self.unanswered);
         for event in waiting.into_iter().chain(self.events.take()) {

@@ -58,8 +58,9 @@ pub(super) enum NotCompacted {
     Unknown(io::Error),
 }
 
-/// What a compaction has come to.
+/// What a compaction has come to. The writer is held until it is taken in.
 pub(super) struct Compacted {
+    pub(super) writer: Addr<LogWriter>,
     /// The new log, to read values from.
     pub(super) values: Rc<dyn File>,
     pub(super) identity: FileIdentity,
@@ -198,6 +199,7 @@ impl Compactor {
             self.handoff.borrow_mut().next = Some(next);
             let held_us = self.env.clock_us().saturating_sub(begun_us);
             Compacted {
+                writer: writer.clone(),
                 values,
                 identity,
                 number: self.number,
@@ -208,7 +210,7 @@ impl Compactor {
                 held_us,
             }
         });
-        if !matches!(outcome, Err(NotCompacted::Unknown(_))) {
+        if matches!(outcome, Err(NotCompacted::Failed(_) | NotCompacted::GivenUp)) {
             writer.do_send(GoOn { grown });
         }
         drop(locked);

@@ -10,7 +10,8 @@ use super::failover_watcher::{
 };
 use super::log_tailer::{self, Halt, Halted, LogTailer, Look, Replayed, Sighted};
 use super::log_writer::{
-    self, Abandoned, Closed, EpochWritten, Handoff, LogDisplaced, LogFailed, LogWriter, Reopened, Synced,
+    self, Abandoned, Closed, EpochWritten, GoOn, Handoff, LogDisplaced, LogFailed, LogWriter, Reopened,
+    Synced,
 };
 use super::recovery::{Recovered, Recovery};
 use super::relocator::Relocator;
@@ -110,6 +111,8 @@ pub(super) struct LogKeeper {
     sizes: Rc<Cell<LogSizes>>,
     /// By which a compaction under way is told to stop.
     compacting: Option<Rc<GivenUp>>,
+    /// Whether it is looked for a copy that somebody else has left.
+    is_tidying: bool,
     /// The one who tells the master where values stand since the last one.
     relocating: Option<SpawnHandle>,
     guard: PanicGuard,
@@ -138,6 +141,7 @@ impl LogKeeper {
             rule: Rc::new(RefCell::new(Compaction::new(setup.compact_min_bytes))),
             sizes: Rc::default(),
             compacting: None,
+            is_tidying: false,
             relocating: None,
             guard: PanicGuard::new("LogKeeper", setup.fate.clone()),
             setup,
@@ -260,7 +264,7 @@ impl LogKeeper {
         self.replayed =
             log_tailer::Start { place: LogPlace::durable(position), file: Some(identity), number };
         let handoff = Rc::<RefCell<Handoff>>::default();
-        self.remove_draft();
+        self.remove_draft(ctx);
         let writer = LogWriter::new(
             log_writer::Start {
                 env: Rc::clone(&setup.env),
@@ -351,26 +355,29 @@ impl LogKeeper {
 
     /// A master that ended while it compacted the log has left its copy, or the log as it was before. What is at the path is
     /// whole: it is replayed.
-    fn remove_draft(&self) {
+    fn remove_draft(&mut self, ctx: &mut Context<Self>) {
         let (disk, path) = (self.setup.env.disk(), self.setup.path.clone());
-        actix::spawn(async move {
-            let removing = async {
-                let draft = draft_path(&disk.resolve(&path).await?);
-                let Some(identity) = disk.identity(&draft).await? else { return Ok(None) };
-                Ok::<_, io::Error>(disk.remove(&draft, identity).await?.then_some(draft))
-            };
-            match removing.await {
+        let removing = async move {
+            let draft = draft_path(&disk.resolve(&path).await?);
+            let Some(identity) = disk.identity(&draft).await? else { return Ok(None) };
+            Ok::<_, io::Error>(disk.remove(&draft, identity).await?.then_some(draft))
+        };
+        // Until then no copy is begun, which would have the same name.
+        self.is_tidying = true;
+        ctx.spawn(removing.into_actor(self).map(|removed, keeper, _| {
+            keeper.is_tidying = false;
+            match removed {
                 Ok(Some(draft)) => log::info!("unfinished copy of the log removed path={}", draft.display()),
                 Ok(None) => {}
                 Err(error) => log::warn!("unfinished copy of the log not removed error={error}"),
             }
-        });
+        }));
     }
 
     /// Looks whether it is time to compact the log.
     fn weigh(&mut self, sizes: LogSizes, ctx: &mut Context<Self>) {
         self.sizes.set(sizes);
-        let is_moving = self.relocating.is_some() || self.compacting.is_some();
+        let is_moving = self.relocating.is_some() || self.compacting.is_some() || self.is_tidying;
         if is_moving || !matches!(self.stage, KeeperStage::Reigning { .. }) {
             return;
         }
@@ -469,18 +476,22 @@ impl LogKeeper {
         let news = match compacted {
             Ok(compacted) => {
                 let Compacted { values, identity, number, moved_to, bytes, .. } = compacted;
-                let Compacted { live_bytes, copied_bytes, held_us, .. } = compacted;
+                let Compacted { live_bytes, copied_bytes, held_us, writer, .. } = compacted;
                 self.rule.borrow_mut().done(live_bytes, copied_bytes);
                 let took_ms = now.since(begun);
                 log::info!("log was compacted path={path} bytes={bytes} took_ms={took_ms} writes_waited_us={held_us}");
-                let given = self.hot.volumes.borrow_mut().go_on_in(values, None);
-                debug_assert_eq!(given, number);
                 if let KeeperStage::Reigning { file, .. } = &mut self.stage {
                     *file = identity;
+                    let given = self.hot.volumes.borrow_mut().go_on_in(values, None);
+                    debug_assert_eq!(given, number);
+                    (self.replayed.file, self.replayed.number) = (Some(identity), number);
+                    self.tell(LogEvent::Replaced { log: log_id(identity), bytes });
+                    self.relocate(moved_to, ctx);
+                } else {
+                    // The reign has ended meanwhile: whoever follows the log next reads it from its start.
+                    self.replayed = log_tailer::Start::default();
                 }
-                (self.replayed.file, self.replayed.number) = (Some(identity), number);
-                self.tell(LogEvent::Replaced { log: log_id(identity), bytes });
-                self.relocate(moved_to, ctx);
+                writer.do_send(GoOn { grown: 0 });
                 CompactionNews::Done { took_ms, held_us }
             }
             Err(NotCompacted::GivenUp) => {

@@ -1,0 +1,84 @@
+//! A log that is compacted by real masters, under load and kills.
+
+mod common;
+
+use common::cluster::{Node, Setup, MASTERS};
+use common::load::Load;
+use common::resp::Answer;
+use common::{seconds, wait_for};
+use std::fs;
+
+/// How often a master has said that its log was compacted.
+fn compactions(cluster: &common::cluster::TestCluster) -> usize {
+    MASTERS.iter().map(|master| cluster.stderr(*master).matches("log was compacted path=").count()).sum()
+}
+
+#[test]
+fn a_log_of_overwrites_stays_short_while_masters_are_killed_and_nothing_is_lost() {
+    let mut cluster = Setup::slaves(3).masters_with(&["--compact-min", "50KB"]).start();
+    let load = Load::start(&cluster, 12, 20);
+    let mut longest = 0;
+    for round in 0..6 {
+        let before = compactions(&cluster);
+        wait_for("another compaction", seconds(20), || (compactions(&cluster) > before + 1).then_some(()));
+        longest = longest.max(fs::metadata(cluster.log()).expect("the log").len());
+        // In the middle of one, or right behind it.
+        let (primary, _) = cluster.wait_for_primary(seconds(10));
+        if round % 3 == 2 {
+            cluster.kill_at_once(&MASTERS);
+            MASTERS.into_iter().for_each(|master| cluster.start(master));
+        } else {
+            cluster.kill(primary);
+            cluster.start(primary);
+        }
+        load.wait_for_writes(100, seconds(10));
+    }
+    let (_, info) = cluster.wait_for_primary(seconds(10));
+    // A record takes more than 60 bytes, so that a log of all of them would be several times as long.
+    let written = info.number("log_seq") * 60;
+    assert!(longest * 3 < written, "{longest} bytes at most, and {written} were written");
+    assert!(info.number("log_live_bytes") < 20_000, "{info:?}");
+    load.prove(&mut cluster);
+    let beside: Vec<_> = fs::read_dir(cluster.dir()).expect("the directory").collect();
+    let names = beside.iter().map(|entry| entry.as_ref().expect("an entry").file_name());
+    assert!(!names.into_iter().any(|name| name.to_string_lossy().ends_with(".compact")), "{beside:?}");
+}
+
+#[test]
+fn a_compaction_that_cannot_begin_is_put_off_and_nothing_else_happens() {
+    let mut cluster = Setup::slaves(2).masters_with(&["--compact-min", "50KB"]).start();
+    let draft = cluster.dir().join("kv_store.log.compact");
+    fs::create_dir(&draft).expect("in the way of the copy");
+    let load = Load::start(&cluster, 6, 20);
+    let info = wait_for("a failure", seconds(20), || {
+        cluster.info(Node::Master).filter(|info| info.number("compactions_failed") == 1)
+    });
+    assert!(!info.get("compaction_hindrance").unwrap_or_default().is_empty(), "{info:?}");
+    assert_eq!(info.number("compactions"), 0);
+    load.wait_for_writes(500, seconds(10));
+    load.prove(&mut cluster);
+    assert!(draft.is_dir(), "what stood in the way is left alone");
+}
+
+#[test]
+fn values_of_a_compacted_log_are_read_from_it_when_no_slave_has_them() {
+    let mut cluster = Setup::slaves(1).masters_with(&["--compact-min", "50KB"]).start();
+    for round in 0..200 {
+        for key in ["a", "b", "c d"] {
+            let value = format!("{key} {round} {}", "x".repeat(200));
+            assert_eq!(cluster.ask(&[b"SET", key.as_bytes(), value.as_bytes()]), Answer::ok());
+        }
+    }
+    assert_eq!(cluster.ask(&[b"DEL", b"c d"]), Answer::Integer(1));
+    wait_for("a compaction", seconds(20), || (compactions(&cluster) > 0).then_some(()));
+    cluster.kill(Node::Slave(1));
+    cluster.kill_at_once(&MASTERS);
+    cluster.start_all();
+    cluster.wait_for_primary(seconds(10));
+    cluster.wait_for_active_slaves(1, seconds(10));
+    for key in ["a", "b"] {
+        let value = format!("{key} 199 {}", "x".repeat(200));
+        assert_eq!(cluster.ask(&[b"GET", key.as_bytes()]), Answer::bulk(value.as_bytes()));
+    }
+    assert_eq!(cluster.ask(&[b"GET", b"c d"]), Answer::Null);
+}
