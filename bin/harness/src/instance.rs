@@ -55,12 +55,14 @@ impl Instance {
         let started = cluster.launcher().start_all().map_err(|error| anyhow::anyhow!(sentence(&error)));
         started.context("the cluster does not start")?;
         let targets = cluster.launcher().masters();
+        let slaves = cluster.launcher().roles().len() - 2;
+        let others = if slaves > 1 { format!(" (to slave-{slaves})") } else { String::new() };
         let commands = vec![
             "dsm-master --listen … --peer … --log DIR/kv_store.log --fsync always --placement hash"
                 .to_owned(),
             "dsm-backup-master --listen … --peer … --log DIR/kv_store.log --fsync always --placement hash"
                 .to_owned(),
-            "dsm-slave --masters …,… --id slave-1 (and 2, 3)".to_owned(),
+            format!("dsm-slave --masters …,… --id slave-1{others}"),
         ];
         let version = format!("dsm {}", env!("CARGO_PKG_VERSION"));
         let processes = Vec::new();
