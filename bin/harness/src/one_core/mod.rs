@@ -125,6 +125,10 @@ struct CoreOptions {
     #[arg(long)]
     replicated: bool,
 
+    /// Measure also valkey-server, which keeps nothing on disk
+    #[arg(long)]
+    valkey: bool,
+
     /// Do not count system calls and instructions
     #[arg(long)]
     no_counts: bool,
@@ -276,6 +280,11 @@ impl<'a> CoreBench<'a> {
         } else {
             remarks.push("Redis is left out: not installed: Debian's package redis-server".to_owned());
         }
+        if options.valkey && find("valkey-server").is_some() {
+            stores.push(CoreStore::Valkey);
+        } else if options.valkey {
+            remarks.push("Valkey is left out: not installed: Debian's package valkey-server".to_owned());
+        }
         fs::create_dir_all(&options.output)
             .with_context(|| format!("cannot make {}", options.output.display()))?;
         let (loads, rounds) = match (options.quick, options.load.is_empty()) {
@@ -395,9 +404,11 @@ impl<'a> CoreBench<'a> {
             }
             return Instance::of_cluster(cluster, &self.stop);
         }
-        let replicas = if store == CoreStore::RedisWait { 2 } else { 0 };
-        let appends = if store == CoreStore::RedisWait { "yes" } else { "no" };
-        Instance::start(parent, &self.stop, |starting| starting.redis(appends, replicas))
+        Instance::start(parent, &self.stop, |starting| match store {
+            CoreStore::RedisWait => starting.redis_always(2),
+            CoreStore::Valkey => starting.valkey(),
+            CoreStore::Build | CoreStore::Base | CoreStore::Redis => starting.redis(),
+        })
     }
 
     fn measure_one(&mut self, round: u32, load: CoreLoad, store: CoreStore, instance: &mut Instance) {

@@ -16,6 +16,8 @@ pub(crate) enum CoreStore {
     Redis,
     /// redis-server, `appendfsync always`, 2 replicas in memory, `WAIT 1` after each SET.
     RedisWait,
+    /// valkey-server alone, nothing on disk.
+    Valkey,
 }
 
 impl CoreStore {
@@ -26,6 +28,7 @@ impl CoreStore {
             CoreStore::Base => "base",
             CoreStore::Redis => "redis",
             CoreStore::RedisWait => "redis always + WAIT 1",
+            CoreStore::Valkey => "valkey",
         }
     }
 
