@@ -57,7 +57,8 @@ impl UsualLength {
     }
 }
 
-/// The same for a link over which much that is short may come at once, up to `short_bytes` of it; how many bytes came.
+/// The same as [`read_more`] for a link over which much that is short may come at once, up to `short_bytes` of it; how many bytes
+/// came.
 pub(crate) async fn read_some(
     stream: &Stream,
     buffer: &mut BytesMut,
