@@ -375,6 +375,54 @@ impl Disk for MemoryDisk {
         Box::pin(std::future::ready(Ok(found)))
     }
 
+    fn resolve<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<PathBuf>> {
+        let found = self.0.files.borrow().contains_key(path);
+        let resolved = found.then(|| path.to_owned()).ok_or_else(|| io::ErrorKind::NotFound.into());
+        Box::pin(std::future::ready(resolved))
+    }
+
+    fn create<'a>(&'a self, path: &'a Path, like: &'a Path) -> LocalBoxFuture<'a, io::Result<Rc<dyn File>>> {
+        Box::pin(async move {
+            if !self.0.files.borrow().contains_key(like) {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            self.replace(path, b"");
+            self.open(path, OpenMode::Existing).await
+        })
+    }
+
+    fn exchange<'a>(&'a self, first: &'a Path, second: &'a Path) -> LocalBoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            {
+                let mut files = self.0.files.borrow_mut();
+                let at = |path| files.get(path).cloned().ok_or(io::ErrorKind::NotFound);
+                let (at_first, at_second) = (at(first)?, at(second)?);
+                files.insert(first.to_owned(), at_second);
+                files.insert(second.to_owned(), at_first);
+            }
+            self.notice();
+            Ok(())
+        })
+    }
+
+    fn remove<'a>(&'a self, path: &'a Path, identity: FileIdentity) -> LocalBoxFuture<'a, io::Result<bool>> {
+        Box::pin(async move {
+            let is_there = self.identity(path).await? == Some(identity);
+            if is_there {
+                self.0.files.borrow_mut().remove(path);
+                self.notice();
+            }
+            Ok(is_there)
+        })
+    }
+
+    /// As many as the file at `path` may grow.
+    fn free_bytes<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<u64>> {
+        let length = self.content(path).len();
+        let free = self.0.length_max.get().map_or(u64::MAX / 4, |max| max.saturating_sub(length) as u64);
+        Box::pin(std::future::ready(Ok(free)))
+    }
+
     fn sync_directory<'a>(&'a self, _: &'a Path) -> LocalBoxFuture<'a, io::Result<()>> {
         Box::pin(std::future::ready(Ok(())))
     }

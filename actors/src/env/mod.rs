@@ -205,7 +205,7 @@ pub enum OpenMode {
     Write,
 }
 
-/// Opens files by path.
+/// Opens files by path, and changes what is at a path. A change goes on when its future is dropped.
 pub trait Disk {
     /// Opens a file.
     ///
@@ -227,6 +227,40 @@ pub trait Disk {
         let _ = path;
         Box::pin(async { Ok(None) })
     }
+
+    /// Where the file is to which `path` leads over symbolic links.
+    ///
+    /// # Errors
+    /// Errors of the system; `NotFound` when it leads nowhere.
+    fn resolve<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<PathBuf>>;
+
+    /// Makes an empty file at `path` with the owner and the access rights of the file at `like`, open for reading and
+    /// writing. A regular file that is there is removed first. Never follows a symbolic link at `path`. If the owner
+    /// cannot be taken over, the file is made all the same, with rights that nobody lacks at `like`.
+    ///
+    /// # Errors
+    /// Errors of the system; `AlreadyExists` when something else than a regular file is there. Then no new file is
+    /// there, but the old one may be gone.
+    fn create<'a>(&'a self, path: &'a Path, like: &'a Path) -> LocalBoxFuture<'a, io::Result<Rc<dyn File>>>;
+
+    /// Exchanges the two files in one step. Durable once the directory is synced.
+    ///
+    /// # Errors
+    /// Errors of the system; `Unsupported` when the file system cannot do it. Then nothing has changed.
+    fn exchange<'a>(&'a self, first: &'a Path, second: &'a Path) -> LocalBoxFuture<'a, io::Result<()>>;
+
+    /// Removes the file at `path` if it is that one; says whether it was. Never follows a symbolic link. Durable once
+    /// the directory is synced.
+    ///
+    /// # Errors
+    /// Errors of the system. Then nothing has changed.
+    fn remove<'a>(&'a self, path: &'a Path, identity: FileIdentity) -> LocalBoxFuture<'a, io::Result<bool>>;
+
+    /// How many bytes this user may still write on the file system that holds `path`.
+    ///
+    /// # Errors
+    /// Errors of the system.
+    fn free_bytes<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<u64>>;
 
     /// Makes the entries of the directory that holds `path` durable.
     ///

@@ -2,8 +2,11 @@
 //!
 //! A write changes the cache. A sync makes durable what was in the cache when it began. A power cut keeps any subset of the
 //! sectors that were not synced. After a failed sync all pages count as clean, though only some are on the disk: the next sync
-//! succeeds, and when such a page is evicted, readers get what the disk has. The name of a new file is durable once its
-//! directory is synced.
+//! succeeds, and when such a page is evicted, readers get what the disk has.
+//!
+//! A name, too, is durable once its directory is synced. A power cut keeps any of the changes of names that were not synced,
+//! each as a whole, but none of a name of which an earlier one is lost: that much a journal gives. A file that has no name
+//! any more takes up space until it is closed.
 
 use super::{boot_id, sleep, Machine, Moment, Process, World};
 use crate::env::{Appended, Disk, Displaced, File, FileIdentity, Group, OpenMode, Post, Watch};
@@ -45,6 +48,8 @@ pub struct DiskSettings {
     pub capacity: Option<u64>,
     /// Whether space can be set aside. On a file system that cannot, a write may find the disk full without warning.
     pub can_reserve: bool,
+    /// Whether two files can be exchanged in one step.
+    pub can_exchange: bool,
     /// Whether the pages that a failed sync left clean may be evicted. Without `--fsync always` that loses acknowledged
     /// writes, which cannot be prevented.
     pub evicts: bool,
@@ -59,12 +64,13 @@ impl Default for DiskSettings {
             slow_per_mille: 2,
             capacity: None,
             can_reserve: true,
+            can_exchange: true,
             evicts: true,
         }
     }
 }
 
-/// How one operation fails. The first two count writes, the others syncs.
+/// How one operation fails. Writes, syncs and changes of names are counted each by themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DiskFault {
     /// A write fails after some of its bytes: an input/output error.
@@ -79,18 +85,8 @@ pub enum DiskFault {
     SyncFails,
     /// A sync takes this many milliseconds.
     SyncStalls(u64),
-}
-
-impl DiskFault {
-    fn is_of_write(self) -> bool {
-        match self {
-            DiskFault::WriteFails
-            | DiskFault::WriteShort
-            | DiskFault::WriteFull
-            | DiskFault::WriteStalls(_) => true,
-            DiskFault::SyncFails | DiskFault::SyncStalls(_) => false,
-        }
-    }
+    /// A file is not created, exchanged or removed: an input/output error.
+    NameFails,
 }
 
 /// How often operations of a disk have failed.
@@ -104,6 +100,8 @@ pub struct DiskFailures {
     pub full_writes: u64,
     /// Syncs that failed.
     pub failed_syncs: u64,
+    /// Changes of names that failed.
+    pub failed_names: u64,
     /// Sectors that were evicted after such a sync: they read as they are on the disk, not as they were written.
     pub evicted_sectors: u64,
 }
@@ -128,14 +126,41 @@ pub(super) struct FileSystem {
     files: RefCell<BTreeMap<PathBuf, Rc<Inode>>>,
     /// What a restart of the machine sees.
     durable: RefCell<BTreeMap<PathBuf, Rc<Inode>>>,
+    /// The changes of names that are not durable, in their order.
+    pending: RefCell<Vec<NameChange>>,
+    /// How many changes of names there were, with those of new files.
+    changes: Cell<u64>,
+    /// Files without a name.
+    nameless: RefCell<Vec<Weak<Inode>>>,
     inodes: Cell<u64>,
     handles: Cell<u64>,
     watches: RefCell<Vec<(PathBuf, Weak<Notify>)>>,
     writes: Cell<u64>,
     syncs: Cell<u64>,
+    /// How many files were created for another's place, exchanged or removed.
+    names: Cell<u64>,
     write_faults: RefCell<BTreeMap<u64, DiskFault>>,
     sync_faults: RefCell<BTreeMap<u64, DiskFault>>,
+    name_faults: RefCell<BTreeMap<u64, DiskFault>>,
     failures: Cell<DiskFailures>,
+}
+
+/// A change of names that reaches the disk as a whole.
+struct NameChange {
+    number: u64,
+    /// What is at each of the paths from then on.
+    entries: Vec<(PathBuf, Option<Rc<Inode>>)>,
+}
+
+impl NameChange {
+    fn apply(self, names: &mut BTreeMap<PathBuf, Rc<Inode>>) {
+        for (path, inode) in self.entries {
+            match inode {
+                Some(inode) => names.insert(path, inode),
+                None => names.remove(&path),
+            };
+        }
+    }
 }
 
 /// Sectors on their way to the disk, as they were when a sync began.
@@ -158,6 +183,8 @@ pub(super) struct Inode {
     /// One sync at a time: a sync waits for the pages that an earlier one is writing.
     syncing: Mutex<()>,
     reserved_to: Cell<u64>,
+    /// By how many handles it is open.
+    handles: Cell<u64>,
     pub(super) lock: RefCell<Option<Lock>>,
     pub(super) unlocked: Notify,
 }
@@ -323,20 +350,29 @@ impl FileSystem {
     }
 
     pub(super) fn fail(&self, nth: u64, fault: DiskFault) {
-        if fault.is_of_write() {
-            self.write_faults.borrow_mut().insert(self.writes.get() + nth, fault);
-        } else {
-            self.sync_faults.borrow_mut().insert(self.syncs.get() + nth, fault);
-        }
+        let (done, faults) = match fault {
+            DiskFault::WriteFails
+            | DiskFault::WriteShort
+            | DiskFault::WriteFull
+            | DiskFault::WriteStalls(_) => (&self.writes, &self.write_faults),
+            DiskFault::SyncFails | DiskFault::SyncStalls(_) => (&self.syncs, &self.sync_faults),
+            DiskFault::NameFails => (&self.names, &self.name_faults),
+        };
+        faults.borrow_mut().insert(done.get() + nth, fault);
     }
 
     pub(super) fn mend(&self) {
         self.write_faults.borrow_mut().clear();
         self.sync_faults.borrow_mut().clear();
+        self.name_faults.borrow_mut().clear();
     }
 
     pub(super) fn operations(&self) -> (u64, u64) {
         (self.writes.get(), self.syncs.get())
+    }
+
+    pub(super) fn name_operations(&self) -> u64 {
+        self.names.get()
     }
 
     pub(super) fn content(&self, path: &Path) -> Option<Vec<u8>> {
@@ -351,24 +387,89 @@ impl FileSystem {
         let inode = self.inode(path);
         edit(&mut inode.cached.borrow_mut());
         *inode.durable.borrow_mut() = inode.cached.borrow().clone();
-        self.durable.borrow_mut().insert(path.to_owned(), inode);
+        self.settle(self.changes.get(), |at| at == path);
     }
 
     pub(super) fn remove(&self, path: &Path) {
-        self.files.borrow_mut().remove(path);
-        self.durable.borrow_mut().remove(path);
+        self.change_names(vec![(path.to_owned(), None)]);
+        self.settle(self.changes.get(), |at| at == path);
     }
 
     /// Renames a file, as `mv` does, over any file with that name. Returns whether there was a file to rename.
     pub(super) fn rename(&self, from: &Path, to: &Path) -> bool {
-        let mut files = self.files.borrow_mut();
-        let Some(inode) = files.remove(from) else { return false };
-        files.insert(to.to_owned(), Rc::clone(&inode));
+        let Some(inode) = self.existing(from) else { return false };
         // Both names change in one journal entry.
-        let mut durable = self.durable.borrow_mut();
-        durable.remove(from);
-        durable.insert(to.to_owned(), inode);
+        self.change_names(vec![(from.to_owned(), None), (to.to_owned(), Some(inode))]);
+        self.settle(self.changes.get(), |at| at == from || at == to);
         true
+    }
+
+    /// Changes names in the cache. Durable later, each call as a whole.
+    fn change_names(&self, entries: Vec<(PathBuf, Option<Rc<Inode>>)>) {
+        let number = self.changes.get() + 1;
+        self.changes.set(number);
+        let mut files = self.files.borrow_mut();
+        let before: Vec<_> = entries.iter().filter_map(|(path, _)| files.get(path).cloned()).collect();
+        NameChange { number, entries: entries.clone() }.apply(&mut files);
+        let mut nameless = self.nameless.borrow_mut();
+        nameless.retain(|inode| inode.strong_count() > 0);
+        let lost = before.iter().filter(|inode| !files.values().any(|named| Rc::ptr_eq(named, inode)));
+        nameless.extend(lost.map(Rc::downgrade));
+        self.pending.borrow_mut().push(NameChange { number, entries });
+    }
+
+    /// Makes the changes durable, up to the one with the number `last`, of the paths that are wanted. What concerns a path
+    /// becomes durable in its order and each change as a whole, so further paths may come along.
+    fn settle(&self, last: u64, is_wanted: impl Fn(&Path) -> bool) {
+        let mut pending = self.pending.borrow_mut();
+        let mut paths = BTreeSet::new();
+        let is_due = |change: &NameChange, paths: &BTreeSet<PathBuf>| {
+            let mut of = change.entries.iter().map(|(path, _)| path);
+            change.number <= last && of.any(|path| is_wanted(path) || paths.contains(path))
+        };
+        loop {
+            let before = paths.len();
+            let due: Vec<_> = pending.iter().filter(|change| is_due(change, &paths)).collect();
+            let touched = due.into_iter().flat_map(|change| &change.entries).map(|(path, _)| path.clone());
+            let touched: Vec<_> = touched.collect();
+            paths.extend(touched);
+            if paths.len() == before {
+                break;
+            }
+        }
+        let (due, later) =
+            std::mem::take(&mut *pending).into_iter().partition(|change| is_due(change, &paths));
+        *pending = later;
+        let due: Vec<NameChange> = due;
+        let mut durable = self.durable.borrow_mut();
+        due.into_iter().for_each(|change| change.apply(&mut durable));
+    }
+
+    /// A new empty file in place of what is at `path`.
+    fn create(&self, path: &Path, like: &Path) -> io::Result<Rc<Inode>> {
+        self.existing(like).ok_or(io::ErrorKind::NotFound)?;
+        if self.existing(path).is_some() {
+            self.change_names(vec![(path.to_owned(), None)]);
+        }
+        Ok(self.inode(path))
+    }
+
+    fn exchange(&self, first: &Path, second: &Path) -> io::Result<()> {
+        if !self.settings.borrow().can_exchange {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let at_first = self.existing(first).ok_or(io::ErrorKind::NotFound)?;
+        let at_second = self.existing(second).ok_or(io::ErrorKind::NotFound)?;
+        self.change_names(vec![(first.to_owned(), Some(at_second)), (second.to_owned(), Some(at_first))]);
+        Ok(())
+    }
+
+    fn remove_that(&self, path: &Path, identity: FileIdentity) -> bool {
+        let is_there = self.existing(path).is_some_and(|inode| identity_of(&inode) == identity);
+        if is_there {
+            self.change_names(vec![(path.to_owned(), None)]);
+        }
+        is_there
     }
 
     pub(super) fn existing(&self, path: &Path) -> Option<Rc<Inode>> {
@@ -382,7 +483,7 @@ impl FileSystem {
         }
         self.inodes.set(self.inodes.get() + 1);
         let inode = Rc::new(Inode { number: self.inodes.get(), ..Inode::default() });
-        self.files.borrow_mut().insert(path.to_owned(), Rc::clone(&inode));
+        self.change_names(vec![(path.to_owned(), Some(Rc::clone(&inode)))]);
         inode
     }
 
@@ -392,7 +493,18 @@ impl FileSystem {
     }
 
     pub(super) fn allocated(&self) -> u64 {
-        self.files.borrow().values().map(|inode| inode.allocated()).sum()
+        let nameless = self.nameless();
+        let open = nameless.iter().filter(|inode| inode.handles.get() > 0);
+        self.files.borrow().values().chain(open).map(|inode| inode.allocated()).sum()
+    }
+
+    fn nameless(&self) -> Vec<Rc<Inode>> {
+        self.nameless.borrow().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn free_bytes(&self) -> u64 {
+        let capacity = self.settings.borrow().capacity;
+        capacity.map_or(u64::MAX / 4, |capacity| capacity.saturating_sub(self.allocated()))
     }
 
     /// By how many bytes the file may still grow.
@@ -402,26 +514,29 @@ impl FileSystem {
             .map_or(u64::MAX / 2, |capacity| inode.allocated() + capacity.saturating_sub(self.allocated()))
     }
 
+    /// Notifies those who watch the path of a file.
     fn notice(&self, world: &World, inode: &Rc<Inode>) {
         let files = self.files.borrow();
+        self.notify(world, |path| files.get(path).is_some_and(|at_path| Rc::ptr_eq(at_path, inode)));
+    }
+
+    fn notify(&self, world: &World, is_changed: impl Fn(&Path) -> bool) {
         let mut watches = self.watches.borrow_mut();
         watches.retain(|(_, watch)| watch.strong_count() > 0);
-        for (path, watch) in &*watches {
-            if files.get(path).is_some_and(|at_path| Rc::ptr_eq(at_path, inode)) {
-                let watch = Weak::clone(watch);
-                world.later(Duration::from_millis(world.random_within(NOTICE_MS)), move |_| {
-                    if let Some(watch) = watch.upgrade() {
-                        watch.notify_one();
-                    }
-                });
-            }
+        for (_, watch) in watches.iter().filter(|(path, _)| is_changed(path)) {
+            let watch = Weak::clone(watch);
+            world.later(Duration::from_millis(world.random_within(NOTICE_MS)), move |_| {
+                if let Some(watch) = watch.upgrade() {
+                    watch.notify_one();
+                }
+            });
         }
     }
 
     /// Releases the locks of a dead process.
     pub(super) fn release(&self, process: &Process) {
-        let files: Vec<_> =
-            self.files.borrow().values().chain(self.durable.borrow().values()).cloned().collect();
+        let mut files = self.nameless();
+        files.extend(self.files.borrow().values().chain(self.durable.borrow().values()).cloned());
         for inode in files {
             let is_held = inode.lock.borrow().as_ref().is_some_and(|lock| lock.process.is(process));
             if is_held {
@@ -432,33 +547,27 @@ impl FileSystem {
     }
 
     pub(super) fn lose_power(&self, world: &World, loss: Loss) {
-        let mut files = self.files.borrow_mut();
         let mut durable = self.durable.borrow_mut();
-        if loss != Loss::All {
-            for (path, inode) in &*files {
-                if loss == Loss::Nothing || world.chance(500) {
-                    durable.insert(path.clone(), Rc::clone(inode));
-                }
+        let mut lost = BTreeSet::new();
+        for change in std::mem::take(&mut *self.pending.borrow_mut()) {
+            let mut paths = change.entries.iter().map(|(path, _)| path);
+            let is_kept = match loss {
+                Loss::All => false,
+                Loss::Nothing => true,
+                Loss::Torn | Loss::Garbled => world.chance(500) && !paths.any(|path| lost.contains(path)),
+            };
+            if is_kept {
+                change.apply(&mut durable);
+            } else {
+                lost.extend(change.entries.into_iter().map(|(path, _)| path));
             }
         }
         for inode in durable.values() {
             inode.lose_power(world, loss);
         }
-        *files = durable.clone();
+        *self.files.borrow_mut() = durable.clone();
+        self.nameless.borrow_mut().clear();
         self.watches.borrow_mut().clear();
-    }
-
-    /// What the directory of `path` names now.
-    fn names(&self, path: &Path) -> BTreeMap<PathBuf, Rc<Inode>> {
-        let files = self.files.borrow();
-        let of_directory = files.iter().filter(|(at, _)| at.parent() == path.parent());
-        of_directory.map(|(at, inode)| (at.clone(), Rc::clone(inode))).collect()
-    }
-
-    fn sync_names(&self, path: &Path, names: BTreeMap<PathBuf, Rc<Inode>>) {
-        let mut durable = self.durable.borrow_mut();
-        durable.retain(|at, _| at.parent() != path.parent() || names.contains_key(at));
-        durable.extend(names);
     }
 }
 
@@ -484,6 +593,48 @@ impl SimDisk {
     fn files(&self) -> &FileSystem {
         &self.process.0.machine.0.files
     }
+
+    /// Changes names. The kernel finishes what was asked of it even if no caller waits any more.
+    async fn change<T: 'static>(
+        &self,
+        paths: Vec<PathBuf>,
+        change: impl FnOnce(&FileSystem) -> io::Result<T> + 'static,
+    ) -> io::Result<T> {
+        alive(&self.process).await;
+        let (answer, answered) = oneshot::channel();
+        let (world, process) = (self.world.clone(), self.process.clone());
+        let boot = boot_id(&process.0.machine);
+        process.0.at_disk.set(process.0.at_disk.get() + 1);
+        self.world.spawn(async move {
+            let files = &process.0.machine.0.files;
+            let range = files.settings.borrow().write_ms.clone();
+            sleep(Duration::from_millis(world.random_within(range))).await;
+            if boot == boot_id(&process.0.machine) {
+                files.names.set(files.names.get() + 1);
+                let fault = files.name_faults.borrow_mut().remove(&files.names.get());
+                let result = if fault.is_some() {
+                    files.note_failure(|failures| failures.failed_names += 1);
+                    Err(broken())
+                } else {
+                    change(files)
+                };
+                if result.is_ok() {
+                    files.notify(&world, |at| paths.iter().any(|path| path == at));
+                    world.moment(&process, Moment::NamesChanged);
+                }
+                // Nobody hears of it whose power was cut meanwhile.
+                if boot == boot_id(&process.0.machine) {
+                    drop(answer.send(result));
+                }
+            }
+            process.0.at_disk.set(process.0.at_disk.get() - 1);
+            process.0.left_disk.notify_one();
+        });
+        match answered.await {
+            Ok(result) => result,
+            Err(_) => std::future::pending().await,
+        }
+    }
 }
 
 impl Disk for SimDisk {
@@ -497,14 +648,7 @@ impl Disk for SimDisk {
                 OpenMode::Write => self.files().inode(path),
             };
             self.world.moment(&self.process, Moment::Opened);
-            let file: Rc<dyn File> = Rc::new(SimFile(Rc::new(Opened {
-                world: self.world.clone(),
-                process: self.process.clone(),
-                machine: self.process.0.machine.clone(),
-                inode,
-                handle: self.files().next_handle(),
-                turn: Mutex::new(()),
-            })));
+            let file: Rc<dyn File> = Rc::new(SimFile::new(&self.world, &self.process, inode));
             Ok(file)
         })
     }
@@ -513,14 +657,49 @@ impl Disk for SimDisk {
         Box::pin(async move { Ok(self.files().existing(path).map(|inode| identity_of(&inode))) })
     }
 
+    fn resolve<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<PathBuf>> {
+        Box::pin(async move {
+            alive(&self.process).await;
+            self.files().existing(path).ok_or(io::ErrorKind::NotFound)?;
+            Ok(path.to_owned())
+        })
+    }
+
+    fn create<'a>(&'a self, path: &'a Path, like: &'a Path) -> LocalBoxFuture<'a, io::Result<Rc<dyn File>>> {
+        let (at, like) = (path.to_owned(), like.to_owned());
+        Box::pin(async move {
+            let inode = self.change(vec![path.to_owned()], move |files| files.create(&at, &like)).await?;
+            let file: Rc<dyn File> = Rc::new(SimFile::new(&self.world, &self.process, inode));
+            Ok(file)
+        })
+    }
+
+    fn exchange<'a>(&'a self, first: &'a Path, second: &'a Path) -> LocalBoxFuture<'a, io::Result<()>> {
+        let (first, second) = (first.to_owned(), second.to_owned());
+        let paths = vec![first.clone(), second.clone()];
+        Box::pin(self.change(paths, move |files| files.exchange(&first, &second)))
+    }
+
+    fn remove<'a>(&'a self, path: &'a Path, identity: FileIdentity) -> LocalBoxFuture<'a, io::Result<bool>> {
+        let at = path.to_owned();
+        Box::pin(self.change(vec![path.to_owned()], move |files| Ok(files.remove_that(&at, identity))))
+    }
+
+    fn free_bytes<'a>(&'a self, _: &'a Path) -> LocalBoxFuture<'a, io::Result<u64>> {
+        Box::pin(async move {
+            alive(&self.process).await;
+            Ok(self.files().free_bytes())
+        })
+    }
+
     fn sync_directory<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
             alive(&self.process).await;
-            let names = self.files().names(path);
+            let last = self.files().changes.get();
             let range = self.files().settings.borrow().sync_ms.clone();
             sleep(Duration::from_millis(self.world.random_within(range))).await;
             alive(&self.process).await;
-            self.files().sync_names(path, names);
+            self.files().settle(last, |at| at.parent() == path.parent());
             self.world.moment(&self.process, Moment::DirectorySynced);
             Ok(())
         })
@@ -570,6 +749,14 @@ struct Opened {
 struct SimFile(Rc<Opened>);
 
 impl SimFile {
+    fn new(world: &World, process: &Process, inode: Rc<Inode>) -> Self {
+        inode.handles.set(inode.handles.get() + 1);
+        let machine = process.0.machine.clone();
+        let handle = machine.0.files.next_handle();
+        let (world, process, turn) = (world.clone(), process.clone(), Mutex::new(()));
+        SimFile(Rc::new(Opened { world, process, machine, inode, handle, turn }))
+    }
+
     async fn run<T: 'static, F>(&self, work: impl FnOnce(Rc<Opened>) -> F) -> T
     where
         F: std::future::Future<Output = T> + 'static,
@@ -598,6 +785,12 @@ impl SimFile {
             Ok(result) => result,
             Err(_) => std::future::pending().await,
         }
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.inode.handles.set(self.inode.handles.get() - 1);
     }
 }
 
@@ -814,14 +1007,8 @@ impl File for SimFile {
     fn duplicate(&self) -> LocalBoxFuture<'_, io::Result<Rc<dyn File>>> {
         Box::pin(async move {
             let opened = &self.0;
-            let file: Rc<dyn File> = Rc::new(SimFile(Rc::new(Opened {
-                world: opened.world.clone(),
-                process: opened.process.clone(),
-                machine: opened.machine.clone(),
-                inode: Rc::clone(&opened.inode),
-                handle: opened.files().next_handle(),
-                turn: Mutex::new(()),
-            })));
+            let inode = Rc::clone(&opened.inode);
+            let file: Rc<dyn File> = Rc::new(SimFile::new(&opened.world, &opened.process, inode));
             Ok(file)
         })
     }

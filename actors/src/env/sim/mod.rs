@@ -69,11 +69,13 @@ pub enum Moment {
     Sent,
     /// Bytes were taken from a connection.
     Received,
+    /// A file was created for another's place, exchanged or removed.
+    NamesChanged,
 }
 
 impl Moment {
     /// Every moment, in the order of the declaration.
-    pub const ALL: [Moment; 13] = [
+    pub const ALL: [Moment; 14] = [
         Moment::Opened,
         Moment::WriteBegan,
         Moment::Written,
@@ -87,6 +89,7 @@ impl Moment {
         Moment::Accepted,
         Moment::Sent,
         Moment::Received,
+        Moment::NamesChanged,
     ];
 }
 
@@ -454,7 +457,7 @@ impl Machine {
         self.0.files.failures()
     }
 
-    /// Makes the `nth` operation of its kind on a file fail, counted from now (1 is the next one).
+    /// Makes the `nth` operation of its kind fail, counted from now (1 is the next one).
     pub fn fail(&self, nth: u64, fault: DiskFault) {
         self.0.files.fail(nth, fault);
     }
@@ -472,6 +475,11 @@ impl Machine {
     /// How many writes and how many syncs were done.
     pub fn disk_operations(&self) -> (u64, u64) {
         self.0.files.operations()
+    }
+
+    /// How often a file was created for another's place, exchanged or removed, or would have been.
+    pub fn name_operations(&self) -> u64 {
+        self.0.files.name_operations()
     }
 
     /// What is certain to be at a path after a power cut; `None` when not even the file is certain.
