@@ -347,7 +347,7 @@ fn wait_for_status(cluster: &TestCluster, says: &str) {
 
 #[test]
 fn lost_redundancy_is_logged_when_it_begins_and_when_it_ends() {
-    let mut cluster = Setup::slaves(2).start();
+    let mut cluster = Setup::slaves(2).masters_with(&["--repair-rate", "0"]).start();
     let mut connection = cluster.connect_to_primary();
     write(&mut connection, "key", 200, 10);
     wait_for_status(&cluster, "");

@@ -170,7 +170,7 @@ mod tests {
         let lacking = Lacking { without_copy: 10_000, under_replicated: 90_000 };
         assert_eq!(walk(&mut census, &mut now, &master).1, lacking);
         step(&mut master, Event::SlaveLost { link: two });
-        let lacking = Lacking { without_copy: 30_000, under_replicated: KEYS };
+        let lacking = Lacking { without_copy: 30_000, under_replicated: 30_000 };
         assert_eq!(walk(&mut census, &mut now, &master).1, lacking);
     }
 

@@ -86,7 +86,7 @@ struct Sweep {
 
 /// What was found among the entries that were looked at.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct FoundEntry {
     /// The first one that was sought.
     pub(super) entry: Option<(Bytes, Entry)>,
     /// Where to go on; `None` at the end.
@@ -182,7 +182,7 @@ impl Directory {
         from: usize,
         entries: &mut usize,
         mut is_sought: impl FnMut(&Entry) -> bool,
-    ) -> Found {
+    ) -> FoundEntry {
         let end = from.saturating_add(*entries).min(self.table.numbers());
         for number in from..end {
             *entries -= 1;
@@ -190,10 +190,10 @@ impl Directory {
             let entry = self.epochs.whole(stored);
             if is_sought(&entry) {
                 let entry = Some((Bytes::copy_from_slice(key), entry));
-                return Found { entry, next: Some(number + 1) };
+                return FoundEntry { entry, next: Some(number + 1) };
             }
         }
-        Found { entry: None, next: (end < self.table.numbers()).then_some(end) }
+        FoundEntry { entry: None, next: (end < self.table.numbers()).then_some(end) }
     }
 
     /// Gives back the memory of up to `entries` entries that were forgotten.

@@ -95,9 +95,9 @@ pub enum RepairNews {
     },
 }
 
-/// What repair has done, and has to do.
+/// What got copies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Done {
+struct Repaired {
     keys: u64,
     bytes: u64,
 }
@@ -105,7 +105,7 @@ struct Done {
 /// The state of repair.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Repair {
-    /// The most slaves that were active at once in this reign.
+    /// The most slaves that were active at once in this reign; 0 without repair.
     slaves_most: usize,
     /// When the next run begins, or this one's first round again; and why.
     due: Option<(Millis, RepairCause)>,
@@ -113,7 +113,7 @@ pub(super) struct Repair {
     reports: Option<ReportWait>,
     /// Whether all that slaves hold is known, as far as that is waited for.
     is_informed: bool,
-    run: Option<Run>,
+    run: Option<RepairRun>,
     /// Keys whose values are being read, and the bytes of these.
     reading: usize,
     reading_bytes: u64,
@@ -131,28 +131,28 @@ pub(super) struct Repair {
     rests_since: Millis,
     /// Until when a count of copies begins nothing.
     not_before: Millis,
-    done: Done,
+    done: Repaired,
 }
 
 /// From the loss of a slave until nothing more can be done.
 #[derive(Clone, Debug)]
-struct Run {
+struct RepairRun {
     cause: RepairCause,
     began: Millis,
     is_told: bool,
-    done: Done,
+    done: Repaired,
     /// Keys that were begun since the last first round.
     begun: u64,
     /// `done.keys` at that round.
     done_before: u64,
     /// How many first rounds there were since slaves came or went.
     cycles: usize,
-    round: Round,
+    round: RepairRound,
 }
 
 /// One walk over the directory.
 #[derive(Clone, Debug)]
-struct Round {
+struct RepairRound {
     /// Keys with more copies have their turn later.
     copies_max: usize,
     /// Whether it is the first one since slaves came or went: `left` is not known before its end.
@@ -165,13 +165,13 @@ struct Round {
     stuck: u64,
 }
 
-impl Round {
+impl RepairRound {
     fn first() -> Self {
-        Round { is_first: true, ..Round::of(0) }
+        RepairRound { is_first: true, ..RepairRound::of(0) }
     }
 
     fn of(copies_max: usize) -> Self {
-        Round { copies_max, is_first: false, next: Some(0), later: [0; LEVELS], stuck: 0 }
+        RepairRound { copies_max, is_first: false, next: Some(0), later: [0; LEVELS], stuck: 0 }
     }
 }
 
@@ -184,7 +184,7 @@ impl Repair {
     }
 
     fn fill(&mut self, now: Millis, bytes_per_second: u64) {
-        let burst = (bytes_per_second * BURST_MS / 1000).max(1);
+        let burst = (bytes_per_second.saturating_mul(BURST_MS) / 1000).max(1);
         let more = bytes_per_second.saturating_mul(now.since(self.filled)) / 1000;
         if more > 0 {
             self.filled = now;
@@ -195,7 +195,7 @@ impl Repair {
 
     /// A copy is acknowledged.
     pub(super) fn acked(&mut self, bytes: u64, is_first: bool) {
-        let key = Done { keys: u64::from(is_first), bytes };
+        let key = Repaired { keys: u64::from(is_first), bytes };
         for done in [Some(&mut self.done), self.run.as_mut().map(|run| &mut run.done)].into_iter().flatten() {
             done.keys += key.keys;
             done.bytes += key.bytes;
@@ -216,7 +216,7 @@ impl Repair {
 
 impl Master {
     /// How many copies a key is to have: those of half of the slaves of this reign, the missing ones included, as far as so many
-    /// are active.
+    /// are active. Without repair, those that a write must have.
     pub fn copies_wanted(&self) -> usize {
         let live = self.members.len();
         acks_needed(self.repair.slaves_most.max(live)).min(live)
@@ -236,13 +236,14 @@ impl Master {
 
     /// A slave has its place.
     pub(super) fn repair_after_join(&mut self, now: Millis) {
+        if !self.repairs() {
+            return;
+        }
         let live = self.members.len();
         let is_whole = live >= self.repair.slaves_most;
         self.repair.slaves_most = self.repair.slaves_most.max(live);
-        if self.repairs() {
-            let grace_ms = if is_whole { LOST_GRACE_MS } else { JOINED_GRACE_MS };
-            self.repair.plan(now.plus(grace_ms), RepairCause::SlaveJoined);
-        }
+        let grace_ms = if is_whole { LOST_GRACE_MS } else { JOINED_GRACE_MS };
+        self.repair.plan(now.plus(grace_ms), RepairCause::SlaveJoined);
     }
 
     /// The count of copies that began at `began` has ended.
@@ -337,25 +338,27 @@ impl Master {
         };
         if self.members.live().is_empty() {
             repair.due = None;
-            self.end_repair(now, 0, effects);
+            repair.left = self.directory.len() as u64;
+            self.end_repair(now, self.repair.left, effects);
             return;
         }
         if !repair.is_informed {
             return;
         }
         repair.due = None;
-        let began = repair.run.take().unwrap_or(Run {
+        let began = repair.run.take().unwrap_or(RepairRun {
             cause,
             began: now,
             is_told: false,
-            done: Done::default(),
+            done: Repaired::default(),
             begun: 0,
             done_before: 0,
             cycles: 0,
-            round: Round::first(),
+            round: RepairRound::first(),
         });
         let done_before = began.done.keys;
-        repair.run = Some(Run { begun: 0, done_before, cycles: 0, round: Round::first(), ..began });
+        repair.run =
+            Some(RepairRun { begun: 0, done_before, cycles: 0, round: RepairRound::first(), ..began });
         repair.left = 0;
     }
 
@@ -372,7 +375,7 @@ impl Master {
         let mut entries = ENTRIES_AT_ONCE;
         for _ in 0..keys_max {
             let Some(run) = self.repair.run.as_mut() else { return };
-            let Round { copies_max, next, later, is_first, .. } = &mut run.round;
+            let RepairRound { copies_max, next, later, is_first, .. } = &mut run.round;
             let Some(from) = *next else { break };
             let left = &mut self.repair.left;
             let found = self.directory.find(from, &mut entries, |entry| {
@@ -461,13 +464,13 @@ impl Master {
     /// Begins the next round, or ends the run. Nothing is under way.
     fn end_round(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         let Some(run) = self.repair.run.as_mut() else { return };
-        let Round { later, stuck, .. } = run.round;
+        let RepairRound { later, stuck, .. } = run.round;
         let left = later.iter().sum::<u64>() + stuck;
         self.repair.expected = 0;
         if let Some(copies) = later.iter().position(|keys| *keys > 0) {
             self.repair.left = left;
             let stuck = run.round.stuck;
-            run.round = Round { stuck, ..Round::of(copies) };
+            run.round = RepairRound { stuck, ..RepairRound::of(copies) };
             return;
         }
         // Slaves may have refused copies, or have left: it is over when a walk over all keys finds nothing that it can do.
@@ -475,7 +478,7 @@ impl Master {
         run.cycles += 1;
         if run.begun > 0 && has_helped && run.cycles < CYCLES_MAX {
             (run.begun, run.done_before) = (0, run.done.keys);
-            run.round = Round::first();
+            run.round = RepairRound::first();
             self.repair.left = 0;
             return;
         }
@@ -486,7 +489,7 @@ impl Master {
     fn end_repair(&mut self, now: Millis, left: u64, effects: &mut Vec<Effect>) {
         let Some(run) = self.repair.run.take() else { return };
         if run.is_told {
-            let Run { cause, done: Done { keys, bytes }, began, .. } = run;
+            let RepairRun { cause, done: Repaired { keys, bytes }, began, .. } = run;
             let ms = now.since(began);
             effects.push(Effect::Repair(RepairNews::Ended { cause, keys, bytes, ms, left }));
         }
