@@ -56,7 +56,7 @@ const CYCLES_MAX: usize = 3;
 const RETRY_MS: u64 = 10_000;
 
 /// A slave gets copies as long as this part of the room is left that it had at its best: clients' writes come first.
-const ROOM_LEFT_PART: u64 = 16;
+const ROOM_LEFT_PART: u64 = 4;
 
 /// The most copies that a key can lack.
 const LEVELS: usize = SLAVES_MAX / 2 + 1;
