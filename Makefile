@@ -91,7 +91,7 @@ bench-micro:
 test-peers:
 	cargo test --locked -p dsm-harness --features peers --bin dsm-test-harness -- driver peers named
 
-# Beside redis-server, etcd and ZooKeeper; rewrites the tables of docs/BENCHMARKS.md. PEERS_FLAGS=--quick takes 6 minutes
+# Beside redis-server, valkey-server, etcd and ZooKeeper; rewrites the tables of docs/BENCHMARKS.md. PEERS_FLAGS=--quick takes 6 minutes
 # instead of 50.
 bench-peers:
 	cargo build --profile dist --locked -p dsm-harness --features peers

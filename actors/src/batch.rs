@@ -5,7 +5,8 @@
 use crate::env::Stream;
 use dsm_protocol::pieces::{Piece, Pieces, Sink as _};
 use std::cell::{Cell, RefCell};
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -84,6 +85,9 @@ const FREED_AT_ONCE: usize = 64;
 
 /// So much is written before others have their turn.
 const PIECE_BYTES: usize = 256 * 1024;
+
+/// So many pieces are written at once.
+const PIECES_AT_ONCE: usize = 8;
 
 /// No more than this is written by the turn that has appended it, in bytes.
 const AT_ONCE_BYTES_MAX: usize = 16 * 1024;
@@ -444,15 +448,18 @@ impl Outbox {
     }
 
     async fn write(&self, stream: &Stream, stall: Duration) -> io::Result<()> {
+        let mut leaving = Leaving::default();
         loop {
-            let begun = self.0.begun.take();
-            while begun.is_none() && self.0.pieces.borrow_mut().sum_on(SUMMED_AT_ONCE) {
-                tokio::task::yield_now().await;
+            if let Some((piece, written)) = self.0.begun.take() {
+                leaving = Leaving { pieces: VecDeque::from([piece]), written };
+            } else {
+                while self.0.pieces.borrow_mut().sum_on(SUMMED_AT_ONCE) {
+                    tokio::task::yield_now().await;
+                }
             }
-            let popped = begun.or_else(|| self.0.pieces.borrow_mut().pop().map(|piece| (piece, 0)));
-            let left = popped.as_ref().map_or(0, |(piece, written)| piece.bytes().len() - written);
-            self.0.writing.set(left);
-            let Some((piece, written)) = popped else {
+            leaving.take(&mut self.0.pieces.borrow_mut());
+            self.0.writing.set(leaving.bytes());
+            if leaving.pieces.is_empty() {
                 if self.0.ending.get().is_some() {
                     stream.shut_down_write();
                     return Ok(());
@@ -461,8 +468,7 @@ impl Outbox {
                 self.0.wake.notified().await;
                 self.0.is_pump_idle.set(false);
                 continue;
-            };
-            let rest = &piece.bytes()[written..];
+            }
             let aborted = async {
                 while self.0.ending.get() != Some(Ending::Abort) {
                     self.0.wake.notified().await;
@@ -470,7 +476,7 @@ impl Outbox {
             };
             let written = tokio::select! {
                 biased;
-                written = self.write_piece(stream, rest, stall) => Some(written),
+                written = self.write_all(stream, &mut leaving, stall) => Some(written),
                 () = aborted => None,
             };
             // What is left of it goes with the connection.
@@ -481,40 +487,104 @@ impl Outbox {
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),
             }
-            self.0.pieces.borrow_mut().recycle(piece);
         }
     }
 
-    /// Writes `bytes` in parts. The peer must take something within `stall`, or be a client that still asks: who asks for much
-    /// before it listens has not gone.
-    async fn write_piece(&self, stream: &Stream, bytes: &[u8], stall: Duration) -> io::Result<()> {
-        for part in bytes.chunks(PIECE_BYTES) {
-            let mut rest = part;
-            while !rest.is_empty() {
-                // Most sockets take all at once, and no clock is asked.
-                if let Some(written) = stream.try_write(rest)? {
-                    self.0.took(written);
-                    rest = &rest[written..];
-                    continue;
-                }
-                let writing = stream.write(rest);
-                tokio::pin!(writing);
-                let written = loop {
-                    match tokio::time::timeout(stall, &mut writing).await {
-                        Ok(written) => break written?,
-                        Err(_) if self.has_asked_within(stall) => {}
-                        Err(_) => return Err(io::ErrorKind::TimedOut.into()),
-                    }
-                };
-                self.0.took(written);
-                rest = &rest[written..];
-            }
+    /// Writes all that leaves, in parts. The peer must take something within `stall`, or be a client that still asks: who asks
+    /// for much before it listens has not gone.
+    async fn write_all(&self, stream: &Stream, leaving: &mut Leaving, stall: Duration) -> io::Result<()> {
+        let mut in_a_row = 0;
+        while !leaving.pieces.is_empty() {
+            // Most sockets take all at once, and no clock is asked.
+            let written = match leaving.try_write(stream, PIECE_BYTES - in_a_row)? {
+                Some(written) => written,
+                None => self.write_some(stream, leaving.first(PIECE_BYTES - in_a_row), stall).await?,
+            };
+            self.0.took(written);
+            leaving.went(written, |piece| self.0.pieces.borrow_mut().recycle(piece));
+            in_a_row += written;
             // A peer that takes all at once keeps nobody else waiting.
-            if part.len() == PIECE_BYTES {
+            if in_a_row == PIECE_BYTES {
+                in_a_row = 0;
                 tokio::task::yield_now().await;
             }
         }
         Ok(())
+    }
+
+    /// Waits until the peer takes some of `bytes`.
+    async fn write_some(&self, stream: &Stream, bytes: &[u8], stall: Duration) -> io::Result<usize> {
+        let writing = stream.write(bytes);
+        tokio::pin!(writing);
+        loop {
+            match tokio::time::timeout(stall, &mut writing).await {
+                Ok(written) => return written,
+                Err(_) if self.has_asked_within(stall) => {}
+                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+    }
+}
+
+/// Pieces that are being written: a long value with what comes before and after it, so that these are no packets of their own.
+#[derive(Debug, Default)]
+struct Leaving {
+    pieces: VecDeque<Piece>,
+    /// So many bytes of the first one have been written.
+    written: usize,
+}
+
+impl Leaving {
+    /// Takes the next ones, as long as there is little.
+    fn take(&mut self, pieces: &mut Pieces) {
+        let mut bytes = self.bytes();
+        while self.pieces.len() < PIECES_AT_ONCE && bytes < PIECE_BYTES && !pieces.sum_on(0) {
+            let Some(piece) = pieces.pop() else { break };
+            bytes += piece.bytes().len();
+            self.pieces.push_back(piece);
+        }
+    }
+
+    /// Bytes that are left to be written.
+    fn bytes(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.bytes().len()).sum::<usize>() - self.written
+    }
+
+    /// What is left of the first piece, or so much of it.
+    fn first(&self, bytes_max: usize) -> &[u8] {
+        let rest = self.pieces.front().map_or(&[][..], |piece| &piece.bytes()[self.written..]);
+        &rest[..rest.len().min(bytes_max)]
+    }
+
+    /// Writes up to so many bytes, as many as the system takes at once; `None` when it takes nothing now.
+    fn try_write(&self, stream: &Stream, bytes_max: usize) -> io::Result<Option<usize>> {
+        if self.pieces.len() == 1 {
+            return stream.try_write(self.first(bytes_max));
+        }
+        let mut parts = [IoSlice::new(&[]); PIECES_AT_ONCE];
+        let (mut count, mut left) = (0, bytes_max);
+        let rests = self.pieces.iter().skip(1).map(Piece::bytes);
+        for (part, rest) in parts.iter_mut().zip(std::iter::once(self.first(bytes_max)).chain(rests)) {
+            if left == 0 {
+                break;
+            }
+            *part = IoSlice::new(&rest[..rest.len().min(left)]);
+            left -= part.len();
+            count += 1;
+        }
+        stream.try_write_parts(&parts[..count])
+    }
+
+    /// Notes that so many bytes have been written; `done` gets the pieces that are through.
+    fn went(&mut self, bytes: usize, mut done: impl FnMut(Piece)) {
+        self.written += bytes;
+        while let Some(length) = self.pieces.front().map(|piece| piece.bytes().len()) {
+            if self.written < length {
+                break;
+            }
+            self.written -= length;
+            self.pieces.pop_front().into_iter().for_each(&mut done);
+        }
     }
 }
 
@@ -545,6 +615,58 @@ mod tests {
         let mut read = BytesMut::new();
         while far.read(&mut read).await.unwrap() > 0 {}
         assert_eq!(&read[..], b"one two");
+    }
+
+    #[tokio::test]
+    async fn long_values_and_what_is_around_them_arrive_in_their_order() {
+        let (near, far) = pair().await;
+        let (meter, mut said) = (Meter::default(), Vec::new());
+        let outbox = Outbox::metered(Rc::clone(&meter));
+        for number in 0..200_usize {
+            // Shorter and longer than what is shared, than what is written at once, and than what the socket takes.
+            let length = [5, 40_000, 70_000, 300_000, 1_500_000][number % 5];
+            let value: Vec<u8> = (0..length).map(|at| (at * 31 + number) as u8).collect();
+            outbox.append_pieces(|out| {
+                out.tail().extend_from_slice(format!("<{number}:").as_bytes());
+                out.value(&value.clone().into());
+                out.tail().push(b'>');
+            });
+            said.extend_from_slice(format!("<{number}:").as_bytes());
+            said.extend(value);
+            said.push(b'>');
+        }
+        outbox.finish();
+        let mut read = BytesMut::new();
+        let reading = async { while far.read(&mut read).await.unwrap() > 0 {} };
+        let (pumped, ()) = tokio::join!(outbox.pump(&near, Duration::from_secs(20)), reading);
+        pumped.unwrap();
+        assert!(read[..] == said[..], "{} of {} bytes", read.len(), said.len());
+        assert_eq!((outbox.len(), meter.get()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_long_value_leaves_with_what_is_around_it() {
+        let (near, far) = pair().await;
+        let mut pieces = Pieces::default();
+        pieces.tail().extend_from_slice(b"head");
+        pieces.value(&vec![b'x'; 40_000].into());
+        pieces.tail().extend_from_slice(b"end");
+        let mut leaving = Leaving::default();
+        leaving.take(&mut pieces);
+        assert_eq!(leaving.bytes(), 40_007);
+        // Two and a half pieces, and then the rest.
+        assert_eq!(leaving.try_write(&near, 40_005).unwrap(), Some(40_005));
+        let mut done = 0;
+        leaving.went(40_005, |_| done += 1);
+        assert_eq!((done, leaving.first(10)), (2, &b"nd"[..]));
+        assert_eq!(leaving.try_write(&near, 10).unwrap(), Some(2));
+        leaving.went(2, |_| done += 1);
+        assert_eq!((done, leaving.pieces.len(), leaving.written), (3, 0, 0));
+        let mut read = BytesMut::new();
+        while read.len() < 40_007 {
+            far.read(&mut read).await.unwrap();
+        }
+        assert!(read.starts_with(b"headx") && read.ends_with(b"xend"));
     }
 
     #[tokio::test]

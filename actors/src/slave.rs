@@ -313,10 +313,10 @@ impl SlaveActor {
 
     fn perform(&self, effect: Effect) {
         match effect {
-            Effect::Value { link, tag, version, reign, value } => {
+            Effect::Value { link, tag, version, reign, value, checksum } => {
                 if let Some((_, outbox)) = self.links.get(&link) {
                     let stamp = Stamp { version, reign };
-                    outbox.append_pieces(|out| frame::encode_value(tag, stamp, &value, out));
+                    outbox.append_pieces(|out| frame::encode_value(tag, stamp, &value, checksum, out));
                 }
             }
             Effect::Ack { link, through, room_bytes } => {

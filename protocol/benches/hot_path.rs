@@ -70,7 +70,7 @@ fn frames(bench: &mut Criterion) {
         });
     });
     let mut bytes = Vec::new();
-    frame::encode_value(1, stamp, &value, &mut bytes);
+    frame::encode_value(1, stamp, &value, None, &mut bytes);
     let bytes = BytesMut::from(&bytes[..]);
     group.bench_function("decode a value", |b| {
         let decode = |mut buffer: BytesMut| {

@@ -14,10 +14,11 @@
 //! kind, coded by serde and bincode with a size limit. The byte tables are in `docs/FORMATS.md`. A library's codec would
 //! copy each value once more, and could not take frames in parts.
 
+use crate::checksum;
 use crate::command::{Command, ErrorWord, KeyList, Reply, ReplyError, KEYS_MAX};
 use crate::ids::{Epoch, ReignId, RequestId, Seq, Stamp, Version};
 use crate::message::{Message, Request};
-use crate::pieces::{Pieces, Sink};
+use crate::pieces::{put_checksum, Pieces, Sink};
 use bytes::{Buf as _, Bytes, BytesMut};
 use thiserror::Error;
 
@@ -363,7 +364,7 @@ pub fn encode(message: &Message, out: &mut Vec<u8>) {
             encode_read(*tag, Stamp { version: *version, reign: *reign }, key, out);
         }
         Message::Value { tag, version, reign, value } => {
-            encode_value(*tag, Stamp { version: *version, reign: *reign }, value, out);
+            encode_value(*tag, Stamp { version: *version, reign: *reign }, value, None, out);
         }
         Message::Missing { tag, held } => framed(KIND_MISSING, out, |out| {
             put_u64(out, *tag);
@@ -578,13 +579,21 @@ pub fn encode_read(tag: u64, stamp: Stamp, key: &[u8], out: &mut Vec<u8>) {
     });
 }
 
-/// Appends a [`Message::Value`] as one frame, without the message.
-pub fn encode_value(tag: u64, stamp: Stamp, value: &Bytes, out: &mut impl Sink) {
+/// Appends a [`Message::Value`] as one frame, without the message. With the `checksum` of the value, its bytes need not be gone
+/// through.
+pub fn encode_value(tag: u64, stamp: Stamp, value: &Bytes, checksum: Option<u32>, out: &mut impl Sink) {
     let head = |out: &mut Vec<u8>| {
         put_u64(out, tag);
         put_stamp(out, stamp);
     };
-    framed_value(KIND_VALUE, out, head, value);
+    let (at, of_head) = framed_head(KIND_VALUE, out.tail(), head, value);
+    match checksum {
+        Some(checksum) => {
+            put_checksum(out.tail(), at, checksum::joined(of_head, checksum, value.len()));
+            out.value(value);
+        }
+        None => out.summed_value(at, of_head, value),
+    }
 }
 
 /// Writes header, body and, once the body is there, its length and checksum.
@@ -600,7 +609,12 @@ fn framed(kind: u8, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
 
 /// The same for a body that ends in a value, which need not be copied for it.
 fn framed_value(kind: u8, out: &mut impl Sink, head: impl FnOnce(&mut Vec<u8>), value: &Bytes) {
-    let tail = out.tail();
+    let (at, checksum) = framed_head(kind, out.tail(), head, value);
+    out.summed_value(at, checksum, value);
+}
+
+/// Writes all of such a frame that comes before the value, but for the checksum: where that goes, and what it is so far.
+fn framed_head(kind: u8, tail: &mut Vec<u8>, head: impl FnOnce(&mut Vec<u8>), value: &Bytes) -> (usize, u32) {
     let start = tail.len();
     tail.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, kind]);
     head(tail);
@@ -608,7 +622,7 @@ fn framed_value(kind: u8, out: &mut impl Sink, head: impl FnOnce(&mut Vec<u8>), 
     let length = u32::try_from(length).expect("limits keep a body below 4 GiB");
     let checksum = crc32c::crc32c(&tail[start + 8..]);
     tail[start..start + 4].copy_from_slice(&length.to_le_bytes());
-    out.summed_value(start + 4, checksum, value);
+    (start + 4, checksum)
 }
 
 fn put_u64(out: &mut Vec<u8>, number: u64) {

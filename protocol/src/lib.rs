@@ -60,6 +60,7 @@
 #![deny(clippy::disallowed_methods)]
 #![deny(clippy::wildcard_enum_match_arm)]
 
+mod checksum;
 pub mod command;
 pub mod frame;
 pub mod handshake;

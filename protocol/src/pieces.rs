@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 /// A value of at least this many bytes is shared, not copied. Shorter ones are copied because each piece is a write of
 /// its own.
-const SHARED_BYTES_MIN: usize = 32 * 1024;
+pub(crate) const SHARED_BYTES_MIN: usize = 32 * 1024;
 
 /// A gathered piece is not grown beyond this.
 const GATHERED_BYTES_MAX: usize = 64 * 1024;
@@ -37,7 +37,8 @@ pub trait Sink {
     }
 }
 
-fn put_checksum(bytes: &mut [u8], at: usize, checksum: u32) {
+/// Writes a checksum to the four bytes at `at`, little endian.
+pub(crate) fn put_checksum(bytes: &mut [u8], at: usize, checksum: u32) {
     bytes[at..at + CHECKSUM_BYTES].copy_from_slice(&checksum.to_le_bytes());
 }
 

@@ -7,6 +7,7 @@ use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
 use dsm_protocol::ids::{Epoch, Incarnation, Reign, ReignId, RequestId, Seq, SlaveId, Stamp, Version};
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Seen, Welcome};
+use dsm_protocol::pieces::Pieces;
 use proptest::prelude::*;
 
 fn bytes() -> impl Strategy<Value = Bytes> {
@@ -240,6 +241,32 @@ fn a_frame_over_the_limit_ends_its_request_and_not_the_link() {
         &mut write,
     );
     assert!(matches!(unframed(&write, 100, 4096), Err(FrameError::TooLong { .. })));
+}
+
+#[test]
+fn a_value_whose_checksum_is_known_makes_the_same_frame() {
+    let stamp = Stamp { version: Version::new(1, 2), reign: ReignId(3) };
+    for length in [0, 10, 40_000, 1_200_000] {
+        let value: Bytes = (0..length).map(|at: usize| (at % 251) as u8).collect::<Vec<_>>().into();
+        let (mut plain, mut known, mut pieces) = (Vec::new(), Vec::new(), Pieces::default());
+        frame::encode_value(9, stamp, &value, None, &mut plain);
+        let checksum = Some(crc32c::crc32c(&value));
+        frame::encode_value(9, stamp, &value, checksum, &mut known);
+        frame::encode_value(9, stamp, &value, checksum, &mut pieces);
+        let mut shared = Vec::new();
+        while let Some(piece) = pieces.pop() {
+            shared.extend_from_slice(piece.bytes());
+        }
+        assert!(known == plain && shared == plain, "{length} bytes");
+        // What has changed since it was summed is noticed.
+        let mut changed = value.to_vec();
+        let Some(last) = changed.last_mut() else { continue };
+        *last ^= 1;
+        known.clear();
+        frame::encode_value(9, stamp, &changed.into(), checksum, &mut known);
+        let decoded = frame::decode(&mut BytesMut::from(&known[..]), 2 << 20);
+        assert_eq!(decoded, Err(FrameError::Checksum), "{length} bytes");
+    }
 }
 
 #[test]

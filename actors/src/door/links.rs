@@ -7,7 +7,7 @@ use super::switchboard::{Arrived, Switchboard};
 use super::Context;
 use crate::batch::{Outbox, Turns};
 use crate::env::Stream;
-use crate::reading::read_more;
+use crate::reading::UsualLength;
 use crate::slave_proxy::EndReason;
 use bytes::BytesMut;
 use dsm_protocol::command::{ErrorWord, Reply};
@@ -78,6 +78,7 @@ impl LinkReader<'_> {
         let (gate, unfinished) = (&switchboard.gate, switchboard.gate.unfinished_frames.part());
         let mut turns = Turns::default();
         let mut unframer = Unframer::default();
+        let mut usual = UsualLength::default();
         loop {
             loop {
                 if self.stranger.is_some() {
@@ -100,7 +101,9 @@ impl LinkReader<'_> {
                 };
                 match incoming.map_err(LinkError::Frame)? {
                     Some(Incoming::Message(message)) => {
-                        switchboard.push(arrived(message, self.unheard.say(before - self.buffer.len()))?);
+                        let length = before - self.buffer.len();
+                        usual.note(length);
+                        switchboard.push(arrived(message, self.unheard.say(length))?);
                     }
                     Some(Incoming::TooLong { about, length }) => refuse(about, length)?,
                     None => break,
@@ -120,7 +123,7 @@ impl LinkReader<'_> {
                 return Err(LinkError::Cut);
             }
             let need = frame::missing(&self.buffer);
-            if !read_more(self.stream, &mut self.buffer, need).await.map_err(LinkError::Io)? {
+            if !usual.read_more(self.stream, &mut self.buffer, need).await.map_err(LinkError::Io)? {
                 return Ok(());
             }
             self.outbox.note_heard(self.buffer.len() - bytes);

@@ -5,7 +5,7 @@ use super::path_listener::{self, PathListener};
 use super::unix_connection::UnixConnection;
 use crate::address;
 use bytes::BytesMut;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 use tokio::io::Interest;
@@ -166,16 +166,21 @@ impl OsStream {
     /// # Errors
     /// What the system says.
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
-        let written = match self {
+        taken(match self {
             OsStream::Tcp(stream) => stream.try_write(bytes),
             OsStream::Unix(stream) => stream.try_write(bytes),
-        };
-        match written {
-            Ok(0) if !bytes.is_empty() => Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => Ok(Some(written)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
-        }
+        })
+    }
+
+    /// The same of what is in several places, none of them empty.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn try_write_parts(&self, parts: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+        taken(match self {
+            OsStream::Tcp(stream) => stream.try_write_vectored(parts),
+            OsStream::Unix(stream) => stream.try_write_parts(parts),
+        })
     }
 
     async fn readable(&self) -> io::Result<()> {
@@ -278,6 +283,16 @@ impl OsStream {
     }
 }
 
+/// What the system took of something that is not empty; `None` when it takes nothing now.
+fn taken(written: io::Result<usize>) -> io::Result<Option<usize>> {
+    match written {
+        Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+        Ok(written) => Ok(Some(written)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 impl Stream {
     /// Reads what is there into `buffer`; 0 at the end of the stream.
     ///
@@ -323,6 +338,18 @@ impl Stream {
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
         match self {
             Stream::Os(stream) => stream.try_write(bytes),
+            #[cfg(feature = "sim")]
+            Stream::Sim(_) => Ok(None),
+        }
+    }
+
+    /// The same of what is in several places, none of them empty: one system call and, if it is short, one packet.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn try_write_parts(&self, parts: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+        match self {
+            Stream::Os(stream) => stream.try_write_parts(parts),
             #[cfg(feature = "sim")]
             Stream::Sim(_) => Ok(None),
         }

@@ -6,8 +6,8 @@
 //! than TCP's work saved. So here the system is asked about room only while a write waits for it.
 
 use bytes::BufMut;
-use rustix::net::SendFlags;
-use std::io;
+use rustix::net::{SendAncillaryBuffer, SendFlags};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -71,6 +71,15 @@ impl UnixConnection {
     /// What the system says; `WouldBlock` when it takes nothing now.
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         Ok(rustix::net::send(&self.socket, bytes, SendFlags::NOSIGNAL)?)
+    }
+
+    /// The same of what is in several places.
+    ///
+    /// # Errors
+    /// As [`UnixConnection::try_write`].
+    pub(super) fn try_write_parts(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut nothing = SendAncillaryBuffer::default();
+        Ok(rustix::net::sendmsg(&self.socket, parts, &mut nothing, SendFlags::NOSIGNAL)?)
     }
 
     /// Waits until the system may take something.

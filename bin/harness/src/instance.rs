@@ -1,5 +1,5 @@
 //! A store that runs for a measurement: its processes on free ports of the loopback, in a temporary directory, up to the
-//! moment they serve; and how redis-server is started.
+//! moment they serve; and how redis-server and valkey-server are started.
 //!
 //! Owns the children, and ends them by their ids. Call it from the main thread: the kernel kills the children when the
 //! thread that started them ends.
@@ -55,12 +55,14 @@ impl Instance {
         let started = cluster.launcher().start_all().map_err(|error| anyhow::anyhow!(sentence(&error)));
         started.context("the cluster does not start")?;
         let targets = cluster.launcher().masters();
+        let slaves = cluster.launcher().roles().len() - 2;
+        let others = if slaves > 1 { format!(" (to slave-{slaves})") } else { String::new() };
         let commands = vec![
             "dsm-master --listen … --peer … --log DIR/kv_store.log --fsync always --placement hash"
                 .to_owned(),
             "dsm-backup-master --listen … --peer … --log DIR/kv_store.log --fsync always --placement hash"
                 .to_owned(),
-            "dsm-slave --masters …,… --id slave-1 (and 2, 3)".to_owned(),
+            format!("dsm-slave --masters …,… --id slave-1{others}"),
         ];
         let version = format!("dsm {}", env!("CARGO_PKG_VERSION"));
         let processes = Vec::new();
@@ -147,20 +149,42 @@ pub(crate) struct Starting<'a> {
 }
 
 impl Starting<'_> {
-    /// redis-server: one process with `appends` for its `appendonly` (then with `appendfsync always`), and replicas in memory.
-    pub(crate) fn redis(&mut self, appends: &str, replicas: usize) -> anyhow::Result<(Vec<String>, String)> {
+    /// redis-server, alone and with nothing on disk.
+    pub(crate) fn redis(&mut self) -> anyhow::Result<(Vec<String>, String)> {
+        self.like_redis("redis", false, 0)
+    }
+
+    /// redis-server with `appendfsync always`, and so many replicas in memory.
+    pub(crate) fn redis_always(&mut self, replicas: usize) -> anyhow::Result<(Vec<String>, String)> {
+        self.like_redis("redis", true, replicas)
+    }
+
+    /// valkey-server, alone and with nothing on disk.
+    pub(crate) fn valkey(&mut self) -> anyhow::Result<(Vec<String>, String)> {
+        self.like_redis("valkey", false, 0)
+    }
+
+    /// The store `name`, which is Redis or was forked from it: one process that `appends` each write to a file, or not, and
+    /// replicas in memory.
+    fn like_redis(
+        &mut self,
+        name: &str,
+        appends: bool,
+        replicas: usize,
+    ) -> anyhow::Result<(Vec<String>, String)> {
         let ports = free_ports(1 + replicas)?;
+        let program = format!("{name}-server");
         for (number, port) in ports.iter().enumerate() {
-            let directory = self.make(&format!("redis-{number}"))?;
-            let mut words = vec!["redis-server".to_owned()];
+            let directory = self.make(&format!("{name}-{number}"))?;
+            let mut words = vec![program.clone()];
             let port = port.to_string();
             let mut option = |name: &str, value: &str| words.extend([format!("--{name}"), value.to_owned()]);
             option("port", &port);
             option("bind", "127.0.0.1");
             option("dir", &directory);
             option("save", "");
-            option("appendonly", if number == 0 { appends } else { "no" });
-            if number == 0 && appends == "yes" {
+            option("appendonly", if number == 0 && appends { "yes" } else { "no" });
+            if number == 0 && appends {
                 option("appendfsync", "always");
             }
             if number == 0 && replicas > 0 {
@@ -169,14 +193,15 @@ impl Starting<'_> {
             if number > 0 {
                 option("replicaof", &format!("127.0.0.1 {}", ports[0]));
             }
-            self.spawn(&format!("redis-{number}"), &words)?;
+            self.spawn(&format!("{name}-{number}"), &words)?;
         }
         let target = format!("127.0.0.1:{}", ports[0]);
-        let version = self.wait("redis-server", || {
+        let version = self.wait(&program, || {
             let info = ask(&target, &["INFO"], ASK_LIMIT).ok()?;
             let online = info.lines().filter(|line| line.contains("state=online")).count();
-            let version = info.lines().find_map(|line| line.trim_end().strip_prefix("redis_version:"))?;
-            (online == replicas).then(|| format!("redis {version}"))
+            let field = format!("{name}_version:");
+            let version = info.lines().find_map(|line| line.trim_end().strip_prefix(&field))?;
+            (online == replicas).then(|| format!("{name} {version}"))
         })?;
         Ok((vec![target], version))
     }

@@ -948,6 +948,27 @@ fn a_build_is_measured_beside_both_kinds_of_redis() {
 }
 
 #[test]
+fn sizes_keys_connections_and_slaves_are_those_that_were_asked_for() {
+    let run = Run::new();
+    let line = "--load mixed-16 --rounds 1 --duration 200ms --warmup 20ms --no-counts --value-bytes 100000 --keys 20 \
+                --connections 3 --slaves 2";
+    let mut command = one_core(&run, line);
+    command.env("PATH", run.directory.path());
+    let output = Harness(Some(command.spawn().expect("the harness starts"))).wait();
+    assert_code(&output, 0);
+    let title = "20 keys, values of 100000 bytes, 3 connections, 2 slaves";
+    assert!(told(&output).contains(title), "{}", told(&output));
+    let record = run.json("one-core.json");
+    for (name, value) in [("keys", 20), ("value_bytes", 100_000), ("connections", 3), ("slaves", 2)] {
+        assert_eq!(record[name], value, "{name}: {record}");
+    }
+    assert!(number(&record, "/runs/0/figures/operations") > 0.0, "{record}");
+    let cores = fs::read_to_string(run.directory.path().join("programs/cores")).expect("they ran");
+    assert_eq!(cores.lines().count(), 2 + 2, "two masters and two slaves: {cores}");
+    run.assert_nothing_left();
+}
+
+#[test]
 fn a_signal_ends_the_pairs_with_what_was_measured() {
     let run = Run::new();
     let command = &mut one_core(&run, "--load reads --rounds 100 --duration 200ms --no-counts");
@@ -977,6 +998,8 @@ fn pairs_that_cannot_be_measured_are_reported_in_one_line() {
         ("--slower-max 5", 2, "--base"),
         ("--load quiet", 2, "--load"),
         ("--rounds 0", 2, "--rounds"),
+        ("--value-bytes 15", 2, "--value-bytes"),
+        ("--slaves 65", 2, "--slaves"),
         ("--duration 1ms", 2, "--duration must be 10ms to 1m"),
         ("--warmup 2m", 2, "--warmup must be at most 1m"),
         ("--quick --rounds 4", 2, "--quick"),

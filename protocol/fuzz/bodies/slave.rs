@@ -178,7 +178,14 @@ impl Model {
                 let (link, tag) = (*link, *tag);
                 return vec![match self.held.get(key).cloned() {
                     Some((held, value)) if held.version >= *version && !is_other(held, wanted) => {
-                        Effect::Value { link, tag, version: held.version, reign: held.reign, value }
+                        Effect::Value {
+                            link,
+                            tag,
+                            version: held.version,
+                            reign: held.reign,
+                            value,
+                            checksum: None,
+                        }
                     }
                     Some((held, _)) => Effect::Missing { link, tag, held: Some(held.version) },
                     None => Effect::Missing { link, tag, held: None },

@@ -6,9 +6,11 @@
 use super::table::Table;
 use crate::ids::{Epoch, LinkId, Reign, ReignId, Seq, Stamp, Version};
 use crate::message::Seen;
+use crate::pieces::SHARED_BYTES_MIN;
 use crate::planted;
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 /// The memory of an entry in addition to its key and value, in bytes: table slots, two allocations, version and reign.
 pub const ENTRY_OVERHEAD_BYTES: u64 = 104;
@@ -21,6 +23,10 @@ const HOLDINGS_PLACES_MAX: usize = 16 * 1024;
 
 /// The most bytes of keys in one part of a report.
 const HOLDINGS_BYTES_MAX: usize = 256 * 1024;
+
+/// The checksum of a value of so many bytes is kept from its first answer on. To go through a shorter one costs less than to
+/// look for it; a longer one goes out in steps, and so does the work on its checksum.
+const SUMMED_BYTES: RangeInclusive<usize> = SHARED_BYTES_MIN..=2 << 20;
 
 /// A value of at least this many bytes is kept without a copy, because copying takes long. The reader of the socket gives
 /// it a buffer of its own.
@@ -160,6 +166,8 @@ pub enum Effect {
         reign: ReignId,
         /// The value that is held.
         value: Bytes,
+        /// Its CRC-32C, if that is known.
+        checksum: Option<u32>,
     },
     /// Only an older version is held, or none.
     Missing {
@@ -213,13 +221,22 @@ pub struct Slave {
     /// The reign that this slave has a place in, or had last. It is the one that is obeyed.
     seen: Option<Seen>,
     held: Table<Held>,
+    /// Of long values that were asked for, by the number of the entry: whose it is, and its CRC-32C.
+    checksums: BTreeMap<u32, (Stamp, u32)>,
     masters: BTreeMap<LinkId, Master>,
 }
 
 impl Slave {
     /// An empty slave that takes up to `memory_max` bytes (`None`: no limit). The seed is for the table's hash.
     pub fn new(memory_max: Option<u64>, seed: u64) -> Self {
-        Slave { memory_max, memory_bytes: 0, seen: None, held: Table::new(seed), masters: BTreeMap::new() }
+        Slave {
+            memory_max,
+            memory_bytes: 0,
+            seen: None,
+            held: Table::new(seed),
+            checksums: BTreeMap::new(),
+            masters: BTreeMap::new(),
+        }
     }
 
     /// The epoch that is obeyed.
@@ -388,16 +405,30 @@ impl Slave {
         true
     }
 
-    fn read(&self, link: LinkId, tag: u64, wanted: Stamp, key: &[u8]) -> Effect {
+    fn read(&mut self, link: LinkId, tag: u64, wanted: Stamp, key: &[u8]) -> Effect {
         let is_wanted = |held: &Held| held.version >= wanted.version && !is_of_other_reign(held, wanted);
         match self.held.get(key) {
             Some(held) if is_wanted(held) || planted!(SlaveReadsOlder) => {
                 let (version, reign, value) = (held.version, held.reign, held.value.clone());
-                Effect::Value { link, tag, version, reign, value }
+                let checksum =
+                    SUMMED_BYTES.contains(&value.len()).then(|| self.checksum(key, &value)).flatten();
+                Effect::Value { link, tag, version, reign, value, checksum }
             }
             Some(held) => Effect::Missing { link, tag, held: Some(held.version) },
             None => Effect::Missing { link, tag, held: None },
         }
+    }
+
+    /// The checksum of the value of a key: it is computed once for each value.
+    fn checksum(&mut self, key: &[u8], value: &[u8]) -> Option<u32> {
+        let number = self.held.number(key)?;
+        let (_, held) = self.held.at(number as usize)?;
+        let stamp = Stamp { version: held.version, reign: held.reign };
+        let (of, checksum) = self.checksums.entry(number).or_insert_with(|| (stamp, crc32c::crc32c(value)));
+        if *of != stamp {
+            (*of, *checksum) = (stamp, crc32c::crc32c(value));
+        }
+        Some(*checksum)
     }
 
     fn drop_copy(&mut self, told: Stamp, key: &[u8]) {
@@ -405,6 +436,9 @@ impl Slave {
             (held.version <= told.version && !is_of_other_reign(held, told)) || planted!(SlaveDropsAnyVersion)
         };
         if self.held.get(key).is_some_and(is_told) {
+            if let Some(number) = self.held.number(key).filter(|_| !self.checksums.is_empty()) {
+                self.checksums.remove(&number);
+            }
             if let Some(held) = self.held.remove(key) {
                 self.memory_bytes -= (key.len() + held.value.len()) as u64 + ENTRY_OVERHEAD_BYTES;
             }

@@ -205,6 +205,11 @@ impl<V> Table<V> {
         self.small[self.which(hash)].find(hash, |number| self.nodes.key(*number) == key).copied()
     }
 
+    /// The number of the entry of `key`, which it keeps as long as its key is there.
+    pub(crate) fn number(&self, key: &[u8]) -> Option<u32> {
+        self.find(key)
+    }
+
     /// The value of `key`.
     pub(crate) fn get(&self, key: &[u8]) -> Option<&V> {
         self.nodes.at(self.find(key)? as usize).map(|(_, value)| value)

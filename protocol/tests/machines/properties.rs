@@ -129,6 +129,68 @@ fn announce(slave: &mut Slave, link: LinkId, effects: &mut Vec<Effect>) {
     slave.step(Event::Admitted { link, reign }, effects);
 }
 
+/// What is done to one of a few keys.
+#[derive(Clone, Copy, Debug)]
+enum Touch {
+    Write { key: u16, bytes: usize, fill: u8 },
+    Read { key: u16 },
+    Drop { key: u16 },
+}
+
+fn touch() -> impl Strategy<Value = Touch> {
+    let key = || 0..3u16;
+    let bytes = prop_oneof![Just(10), Just(LONG_BYTES - 1), Just(LONG_BYTES), Just(LONG_BYTES + 7)];
+    prop_oneof![
+        3 => (key(), bytes, any::<u8>()).prop_map(|(key, bytes, fill)| Touch::Write { key, bytes, fill }),
+        5 => key().prop_map(|key| Touch::Read { key }),
+        1 => key().prop_map(|key| Touch::Drop { key }),
+    ]
+}
+
+/// The checksum of a value of so many bytes is kept.
+const LONG_BYTES: usize = 32 * 1024;
+
+proptest! {
+    #![proptest_config(config(100))]
+
+    #[test]
+    fn a_long_value_comes_with_its_checksum_whatever_was_held_before(
+        touches in prop::collection::vec(touch(), 0..60),
+    ) {
+        let (link, reign) = (LinkId(1), ReignId(1));
+        let mut slave = Slave::new(None, 7);
+        let mut held: BTreeMap<u16, Bytes> = BTreeMap::new();
+        let mut effects = Vec::new();
+        slave.step(Event::LinkUp { link }, &mut effects);
+        announce(&mut slave, link, &mut effects);
+        for (number, touch) in touches.into_iter().enumerate() {
+            let version = Version::new(1, 2 + number as u64);
+            effects.clear();
+            match touch {
+                Touch::Write { key: number, bytes, fill } => {
+                    let value = Bytes::from(vec![fill; bytes]);
+                    held.insert(number, value.clone());
+                    slave.step(Event::Write { link, version, reign, key: key(number), value }, &mut effects);
+                }
+                Touch::Drop { key: number } => {
+                    held.remove(&number);
+                    slave.step(Event::Drop { link, version, reign, key: key(number) }, &mut effects);
+                }
+                Touch::Read { key: number } => {
+                    let version = Version::new(1, 1);
+                    slave.step(Event::Read { link, tag: 1, version, reign, key: key(number) }, &mut effects);
+                    let found = match effects.pop() {
+                        Some(Effect::Value { value, checksum, .. }) => Some((value, checksum)),
+                        _ => None,
+                    };
+                    let sum = |value: &Bytes| (value.len() >= LONG_BYTES).then(|| crc32c::crc32c(value));
+                    prop_assert_eq!(found, held.get(&number).map(|value| (value.clone(), sum(value))));
+                }
+            }
+        }
+    }
+}
+
 /// Keys so long, and so many, that both limits split a report into several parts.
 fn key(number: u16) -> Bytes {
     Bytes::from(format!("{number:0>200}"))

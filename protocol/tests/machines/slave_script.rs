@@ -90,7 +90,7 @@ impl goldenscript::Runner for Runner {
                 Effect::Ack { link, through, room_bytes } => {
                     writeln!(out, "{link}: ack {through} room {}", room(room_bytes))?;
                 }
-                Effect::Value { link, tag, version, reign, value } => {
+                Effect::Value { link, tag, version, reign, value, .. } => {
                     writeln!(out, "{link}: value {tag} {version}{} {}", show_id(reign), text(&value))?;
                 }
                 Effect::Missing { link, tag, held } => {

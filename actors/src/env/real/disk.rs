@@ -14,7 +14,8 @@ use futures_util::future::LocalBoxFuture;
 use nix::libc;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{renameat_with, FallocateFlags, FlockOperation, RenameFlags, CWD};
+use rustix::fs::{renameat_with, FallocateFlags, FlockOperation, RenameFlags, XattrFlags, CWD};
+use rustix::io::Errno;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -47,7 +48,8 @@ fn open_or_make(path: &Path) -> io::Result<fs::File> {
 
 /// Makes an empty file for [`Disk::create`].
 fn make_like(path: &Path, like: &Path) -> io::Result<fs::File> {
-    let like = fs::metadata(like)?;
+    let original = fs::metadata(like)?;
+    let list = access_list(like)?;
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => fs::remove_file(path)?,
         Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
@@ -58,7 +60,7 @@ fn make_like(path: &Path, like: &Path) -> io::Result<fs::File> {
     let mut options = fs::OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(OWNER_ONLY).custom_flags(libc::O_NOFOLLOW);
     let file = options.open(path)?;
-    if let Err(error) = take_over_access(&file, path, &like) {
+    if let Err(error) = take_over_access(&file, path, &original, list.as_deref()) {
         // It was made just now, and is empty.
         let _ = fs::remove_file(path);
         return Err(error);
@@ -66,9 +68,14 @@ fn make_like(path: &Path, like: &Path) -> io::Result<fs::File> {
     Ok(file)
 }
 
-/// Gives a new file the owner and the access rights of another one.
-fn take_over_access(file: &fs::File, path: &Path, like: &fs::Metadata) -> io::Result<()> {
-    let (uid, gid) = (like.uid(), like.gid());
+/// Gives a new file the owner, the access list and the access rights of another one.
+fn take_over_access(
+    file: &fs::File,
+    path: &Path,
+    original: &fs::Metadata,
+    list: Option<&[u8]>,
+) -> io::Result<()> {
+    let (uid, gid) = (original.uid(), original.gid());
     let made = file.metadata()?;
     if (made.uid(), made.gid()) != (uid, gid) {
         // Who is not root may give a file to a group of its own, though not to another user.
@@ -76,34 +83,65 @@ fn take_over_access(file: &fs::File, path: &Path, like: &fs::Metadata) -> io::Re
             fchown(file, Some(uid), Some(gid)).or_else(|error| fchown(file, None, Some(gid)).and(Err(error)));
         if let Err(error) = given {
             log::warn!(
-                "a new file has not the owner of the old one path={path:?} uid={uid} gid={gid} error={error}"
+                "a new file lacks the owner of the old one path={path:?} uid={uid} gid={gid} error={error}"
             );
         }
     }
-    let has_group = file.metadata()?.gid() == gid;
-    file.set_permissions(fs::Permissions::from_mode(mode_like(like.mode(), has_group)))
+    // It may have got the list that its directory has for new files.
+    match rustix::fs::fremovexattr(file, ACCESS_LIST) {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let mut is_like = file.metadata()?.gid() == gid;
+    if let Some(list) = list.filter(|_| is_like) {
+        if let Err(error) = rustix::fs::fsetxattr(file, ACCESS_LIST, list, XattrFlags::empty()) {
+            log::warn!("a new file lacks the access list of the old one path={path:?} error={error}");
+            is_like = false;
+        }
+    }
+    file.set_permissions(fs::Permissions::from_mode(mode_like(original.mode(), is_like)))
 }
 
-/// The access rights of a file that is to be like one with this mode. Without its group, those who were in the group may
-/// be others now, and others in the group: both get only what both had.
-fn mode_like(mode: u32, has_group: bool) -> u32 {
-    if has_group {
+/// The access rights of a file that is to be like one with this mode; `is_like`: it has the group and the access list of that
+/// one. Without them, whoever was in the group may be one of the others, or the reverse: both get only what both had.
+fn mode_like(mode: u32, is_like: bool) -> u32 {
+    if is_like {
         return mode & 0o777;
     }
     let shared = mode & (mode >> 3) & 0o007;
     mode & 0o700 | shared << 3 | shared
 }
 
+/// The attribute in which Linux keeps who has rights beside owner, group and others.
+const ACCESS_LIST: &str = "system.posix_acl_access";
+
+/// The longest attribute, in bytes.
+const ACCESS_LIST_MAX: usize = 1 << 16;
+
+/// The access list of a file; `None` when it has none, or its file system knows none.
+fn access_list(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let mut list = vec![0; ACCESS_LIST_MAX];
+    match rustix::fs::getxattr(path, ACCESS_LIST, &mut *list) {
+        Ok(length) => {
+            list.truncate(length);
+            Ok(Some(list))
+        }
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 fn exchange(first: &Path, second: &Path) -> io::Result<()> {
-    use rustix::io::Errno;
-    renameat_with(CWD, first, CWD, second, RenameFlags::EXCHANGE).map_err(|errno| match errno {
-        // What a file system, or an old kernel, says that does not know this.
-        Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOTTY => io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!("its file system cannot exchange two files: {errno}"),
-        ),
-        errno => errno.into(),
-    })
+    renameat_with(CWD, first, CWD, second, RenameFlags::EXCHANGE).map_err(not_exchanged)
+}
+
+fn not_exchanged(errno: Errno) -> io::Error {
+    // What a file system says that cannot do this, or a kernel that does not know it.
+    if [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP, Errno::NOTTY].contains(&errno) {
+        let what = format!("its file system cannot exchange two files: {errno}");
+        return io::Error::new(io::ErrorKind::Unsupported, what);
+    }
+    errno.into()
 }
 
 /// Removes the file at `path` if it is that one.
@@ -353,7 +391,7 @@ impl File for RealFile {
     fn try_lock(&self) -> io::Result<bool> {
         match rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(true),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
@@ -430,14 +468,12 @@ fn append(file: &fs::File, group: Group) -> Appended {
         let length = end.saturating_sub(offset);
         let reserved = loop {
             match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, offset, length) {
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 other => break other,
             }
         };
         // Only a lack of space forbids the write; on a file system that cannot set space aside it is written without.
-        if let Err(error @ (rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT | rustix::io::Errno::FBIG)) =
-            reserved
-        {
+        if let Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) = reserved {
             return Appended { write_error: Some(error.into()), ..Appended::nothing(bytes) };
         }
     }
@@ -510,7 +546,7 @@ fn wait_for_notice(inotify: &Inotify, name: &OsString) -> io::Result<bool> {
     let mut polled = [PollFd::new(inotify, PollFlags::IN)];
     let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: NOTICE_STOP.as_nanos() as i64 };
     match rustix::event::poll(&mut polled, Some(&timeout)) {
-        Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(false),
+        Ok(0) | Err(Errno::INTR) => return Ok(false),
         Ok(_) => {}
         Err(error) => return Err(error.into()),
     }
@@ -553,5 +589,214 @@ mod tests {
         let failed = file.run(|_| panic!("on purpose")).await;
         assert!(failed.expect_err("no answer").to_string().contains("panicked"));
         assert_eq!(file.read_at(1, 3).await.expect("the thread goes on"), b"alu");
+    }
+
+    /// How long a notice may take: longer than any machine needs.
+    const NOTICED: Duration = Duration::from_secs(30);
+
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a folder for temporary files")
+    }
+
+    /// A file with this text and these access rights.
+    fn put(path: &Path, text: &str, mode: u32) {
+        fs::write(path, text).expect("a temporary file");
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it was just made");
+    }
+
+    fn text(path: &Path) -> String {
+        fs::read_to_string(path).expect("a file")
+    }
+
+    fn identity(path: &Path) -> FileIdentity {
+        identity_of(&fs::symlink_metadata(path).expect("something is there"))
+    }
+
+    #[tokio::test]
+    async fn a_file_is_created_with_the_owner_and_the_rights_of_another_in_place_of_a_stale_one() {
+        let folder = folder();
+        let (like, path) = (folder.path().join("like"), folder.path().join("new"));
+        for mode in [0o600, 0o640, 0o666, 0o440] {
+            put(&like, "log", mode);
+            // Only root may give it away. Anybody else sees that an owner is not lost.
+            let _ = std::os::unix::fs::chown(&like, Some(12345), Some(54321));
+            put(&path, "stale", 0o644);
+            let stale = fs::File::open(&path).expect("it was just made");
+            let file = RealDisk.create(&path, &like).await.expect("a file");
+            let group = Group { bytes: b"new".to_vec(), ..Group::default() };
+            assert_eq!(file.append(group).await.written, 3);
+            assert_eq!(file.read_at(0, 10).await.expect("it is open for reading"), b"new");
+            assert_eq!(file.identity().await.expect("an open file"), identity(&path));
+            assert_eq!(read_at(&stale, 0, 10).expect("it is open"), b"stale", "another file is written");
+            let found = |path| {
+                let found = fs::metadata(path).expect("a file");
+                (found.mode() & 0o7777, found.uid(), found.gid())
+            };
+            assert_eq!(found(&path), found(&like));
+            fs::remove_file(&like).expect("it was made here");
+        }
+    }
+
+    /// Owner rw, user 12345 r, group nothing, at most r, others nothing.
+    fn list() -> Vec<u8> {
+        let entry = |tag: u16, rights: u16, id: u32| {
+            [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat()
+        };
+        let entries = [(0x01, 6, !0), (0x02, 4, 12345), (0x04, 0, !0), (0x10, 4, !0), (0x20, 0, !0)];
+        let entries = entries.into_iter().flat_map(|(tag, rights, id)| entry(tag, rights, id));
+        2u32.to_le_bytes().into_iter().chain(entries).collect()
+    }
+
+    #[tokio::test]
+    async fn a_file_is_created_with_the_access_list_of_another_and_with_no_other_list() {
+        let folder = folder();
+        let (like, path) = (folder.path().join("like"), folder.path().join("new"));
+        put(&like, "log", 0o600);
+        let mode = |path| fs::metadata(path).expect("a file").mode() & 0o777;
+        let set = rustix::fs::setxattr(&like, ACCESS_LIST, &list(), XattrFlags::empty());
+        let expected = (set != Err(Errno::OPNOTSUPP)).then(list);
+        assert_eq!(access_list(&like).expect("a look"), expected);
+        RealDisk.create(&path, &like).await.expect("a file");
+        assert_eq!((access_list(&path).expect("a look"), mode(&path)), (expected.clone(), mode(&like)));
+        if expected.is_some() {
+            rustix::fs::removexattr(&like, ACCESS_LIST).expect("it has one");
+            let of_new_files = "system.posix_acl_default";
+            rustix::fs::setxattr(folder.path(), of_new_files, &list(), XattrFlags::empty()).expect("a list");
+        }
+        put(&like, "log", 0o640);
+        RealDisk.create(&path, &like).await.expect("a file");
+        assert_eq!((access_list(&path).expect("a look"), mode(&path)), (None, 0o640));
+    }
+
+    #[test]
+    fn without_its_group_a_file_gives_nobody_what_he_lacked() {
+        for (mode, with, without) in [
+            (0o600, 0o600, 0o600),
+            (0o640, 0o640, 0o600),
+            (0o644, 0o644, 0o644),
+            (0o664, 0o664, 0o644),
+            (0o604, 0o604, 0o600),
+            (0o6750, 0o750, 0o700),
+        ] {
+            assert_eq!((mode_like(mode, true), mode_like(mode, false)), (with, without), "{mode:o}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_is_created_only_in_place_of_a_regular_one() {
+        let folder = folder();
+        let at = |name: &str| folder.path().join(name);
+        put(&at("like"), "log", 0o600);
+        put(&at("target"), "target", 0o600);
+        fs::create_dir(at("directory")).expect("a directory");
+        std::os::unix::fs::symlink(at("target"), at("link")).expect("a link");
+        std::os::unix::fs::symlink(at("nothing"), at("dangling")).expect("a link");
+        for name in ["directory", "link", "dangling"] {
+            let before = identity(&at(name));
+            let error = RealDisk.create(&at(name), &at("like")).await.err().expect(name);
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{name}");
+            assert_eq!(identity(&at(name)), before, "{name}");
+        }
+        assert_eq!(text(&at("target")), "target");
+        assert!(!at("nothing").exists(), "made over a link");
+        let error = RealDisk.create(&at("target"), &at("nothing")).await.err().expect("nothing to be like");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert_eq!(text(&at("target")), "target", "removed for nothing");
+    }
+
+    #[tokio::test]
+    async fn two_files_are_exchanged_or_stay() {
+        let folder = folder();
+        let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+        put(&first, "one", 0o600);
+        put(&second, "two", 0o600);
+        let before = (identity(&first), identity(&second));
+        RealDisk.exchange(&first, &second).await.expect("a file system that can");
+        assert_eq!((identity(&second), identity(&first)), before);
+        assert_eq!((text(&first).as_str(), text(&second).as_str()), ("two", "one"));
+        fs::remove_file(&second).expect("it is there");
+        for (one, other) in [(&first, &second), (&second, &first)] {
+            let error = RealDisk.exchange(one, other).await.expect_err("one is missing");
+            assert_eq!(error.kind(), io::ErrorKind::NotFound);
+            assert_eq!(text(&first), "two");
+            assert!(!second.exists(), "a file was moved");
+        }
+    }
+
+    #[test]
+    fn a_file_system_that_cannot_exchange_is_told_from_one_that_fails() {
+        for errno in [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP, Errno::NOTTY] {
+            assert_eq!(not_exchanged(errno).kind(), io::ErrorKind::Unsupported, "{errno}");
+        }
+        assert_eq!(not_exchanged(Errno::NOENT).kind(), io::ErrorKind::NotFound);
+        assert_eq!(not_exchanged(Errno::IO).raw_os_error(), Some(libc::EIO));
+    }
+
+    #[tokio::test]
+    async fn only_the_file_that_is_meant_is_removed() {
+        let folder = folder();
+        let (path, other) = (folder.path().join("path"), folder.path().join("other"));
+        let link = folder.path().join("link");
+        put(&path, "path", 0o600);
+        put(&other, "other", 0o600);
+        std::os::unix::fs::symlink(&path, &link).expect("a link");
+        let meant = identity(&path);
+        for wrong in [&other, &link] {
+            assert!(!RealDisk.remove(wrong, meant).await.expect("a look"), "{wrong:?}");
+        }
+        assert!(!RealDisk.remove(&path, identity(&other)).await.expect("a look"));
+        assert_eq!((text(&link).as_str(), text(&other).as_str()), ("path", "other"));
+        assert!(RealDisk.remove(&path, meant).await.expect("a removal"));
+        assert!(!path.exists(), "it is still there");
+        assert!(!RealDisk.remove(&path, meant).await.expect("nothing is there"));
+    }
+
+    #[tokio::test]
+    async fn a_path_is_followed_to_its_file() {
+        let folder = folder();
+        let root = folder.path().canonicalize().expect("a folder");
+        let at = |name: &str| root.join(name);
+        fs::create_dir(at("far")).expect("a directory");
+        put(&at("far/log"), "log", 0o600);
+        std::os::unix::fs::symlink("far/log", at("near")).expect("a link");
+        std::os::unix::fs::symlink(at("near"), at("link")).expect("a link");
+        assert_eq!(RealDisk.resolve(&at("link")).await.expect("a file"), at("far/log"));
+        assert_eq!(RealDisk.resolve(&at("far/log")).await.expect("a file"), at("far/log"));
+        fs::remove_file(at("far/log")).expect("it is there");
+        let error = RealDisk.resolve(&at("link")).await.expect_err("a dangling link");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn the_free_bytes_are_those_of_the_disk_of_a_path() {
+        let folder = folder();
+        let free = RealDisk.free_bytes(folder.path()).await.expect("a disk");
+        let disk = rustix::fs::statvfs(folder.path()).expect("a disk");
+        let all = disk.f_blocks * disk.f_frsize;
+        assert!(free > 0 && free <= all, "{free} of {all} bytes");
+        let error = RealDisk.free_bytes(&folder.path().join("nothing")).await.expect_err("no file");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_watch_notices_that_its_file_was_created_exchanged_or_removed() {
+        let folder = folder();
+        let (path, other) = (folder.path().join("path"), folder.path().join("other"));
+        put(&path, "path", 0o600);
+        put(&other, "other", 0o600);
+        for (first, second) in [(&path, &other), (&other, &path)] {
+            let mut watch = RealDisk.watch(&path).await.expect("a watch");
+            RealDisk.exchange(first, second).await.expect("two files");
+            let noticed = tokio::time::timeout(NOTICED, watch.changed()).await;
+            noticed.expect("an exchange is noticed").expect("a watch");
+        }
+        let mut watch = RealDisk.watch(&path).await.expect("a watch");
+        assert!(RealDisk.remove(&path, identity(&path)).await.expect("a removal"));
+        let noticed = tokio::time::timeout(NOTICED, watch.changed()).await;
+        noticed.expect("a removal is noticed").expect("a watch");
+        let mut watch = RealDisk.watch(&path).await.expect("a watch");
+        RealDisk.create(&path, &other).await.expect("a file");
+        let noticed = tokio::time::timeout(NOTICED, watch.changed()).await;
+        noticed.expect("a new file is noticed").expect("a watch");
     }
 }

@@ -5,7 +5,8 @@
 //! [`super::super::load`] verifies more, and costs more.
 
 use super::super::stop::StopSignal;
-use super::plan::{LoadShape, KEYS};
+use super::answer::{digits, put_value, shown, AnswerCheck, AnswerForm, Expected, Front};
+use super::plan::{LoadData, LoadShape};
 use anyhow::{bail, ensure, Context as _};
 use hdrhistogram::Histogram;
 use rand::rngs::SmallRng;
@@ -16,27 +17,25 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-/// Length of a value: the number of its key and of its write, eight hexadecimal digits each.
-pub(crate) const VALUE_BYTES: usize = 16;
-
 /// How long an answer, or a connect, may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Between two looks at the clock while nothing comes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The most of a wrong answer that is shown.
-const SHOWN_BYTES_MAX: usize = 120;
+/// The most requests in a batch of those that write all keys, and about the most bytes.
+const FILL_PIPELINE_MAX: usize = 500;
+const FILL_BYTES_MAX: usize = 4 << 20;
 
-/// Requests in a batch that writes all keys.
-const FILL_PIPELINE: u32 = 50;
+/// What is read at once: it stays in the processor's cache. One is enough for all connections, as a value is checked piece
+/// by piece.
+const INPUT_BYTES: usize = 128 << 10;
+
+/// Requests are made ahead of the socket up to this length, and one more.
+const OUTPUT_BYTES: usize = 64 << 10;
 
 /// The latencies that are told apart: up to a minute, in nanoseconds, with two digits.
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
-
-const READ_HEAD: &[u8] = b"$16\r\n";
-const WRITE_ANSWER: &[u8] = b"+OK\r\n";
-const READ_ANSWER_BYTES: usize = READ_HEAD.len() + VALUE_BYTES + 2;
 
 /// What a load did.
 #[derive(Clone, Debug)]
@@ -49,35 +48,23 @@ pub(crate) struct Driven {
     pub latency_ns: Histogram<u64>,
 }
 
-/// An answer that is still to come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Expected {
-    Value { key: u32 },
-    Done,
-    Replicas { wanted: u32 },
-}
-
-/// What is at the front of what was read.
-#[derive(Debug, PartialEq, Eq)]
-enum Front {
-    /// The answer, of this length.
-    Right(usize),
-    /// Not yet all of it.
-    Incomplete,
-    /// Something else.
-    Wrong,
-}
-
 /// A connection: what it has sent, and what has come back.
 #[derive(Debug)]
 struct Lane {
     stream: TcpStream,
+    /// Requests; what is before `sent` is in the socket.
     output: Vec<u8>,
+    sent: usize,
+    /// Requests of the batch that are still to be made.
+    unmade: u32,
+    /// Whether it waits for room in the socket.
+    is_full: bool,
     /// Of the batch that is in flight, those before `answered` have come.
     expected: Vec<Expected>,
     answered: usize,
-    input: Box<[u8]>,
-    filled: usize,
+    check: AnswerCheck,
+    /// What was read and is too little to be checked: the beginning of a line or of a stamp.
+    rest: Vec<u8>,
     sent_at: Instant,
 }
 
@@ -87,10 +74,15 @@ pub(crate) struct Generator {
     poller: OwnedFd,
     lanes: Vec<Lane>,
     shape: LoadShape,
+    data: LoadData,
+    form: AnswerForm,
     wait: Option<u32>,
     random: SmallRng,
+    /// The next key, while all are written in order.
+    filling: Option<u32>,
     /// Number of the next write; it makes each value differ from the one before.
     next_write: u32,
+    input: Box<[u8]>,
 }
 
 impl Generator {
@@ -101,6 +93,7 @@ impl Generator {
     pub(crate) fn connect(
         target: &str,
         shape: LoadShape,
+        data: LoadData,
         wait: Option<u32>,
         seed: u64,
     ) -> anyhow::Result<Generator> {
@@ -114,37 +107,44 @@ impl Generator {
             stream.set_nonblocking(true).context("cannot make a socket non-blocking")?;
             let data = epoll::EventData::new_u64(u64::from(number));
             epoll::add(&poller, &stream, data, epoll::EventFlags::IN).context("cannot watch a socket")?;
-            // Room for two batches of the longest answers, so that no read ends in the middle of one.
-            let room =
-                2 * shape.pipeline as usize * (READ_ANSWER_BYTES + WRITE_ANSWER.len()) + SHOWN_BYTES_MAX;
             lanes.push(Lane {
                 stream,
                 output: Vec::new(),
+                sent: 0,
+                unmade: 0,
+                is_full: false,
                 expected: Vec::new(),
                 answered: 0,
-                input: vec![0; room].into_boxed_slice(),
-                filled: 0,
+                check: AnswerCheck::default(),
+                rest: Vec::new(),
                 sent_at: Instant::now(),
             });
         }
-        let random = SmallRng::seed_from_u64(seed);
-        Ok(Generator { poller, lanes, shape, wait, random, next_write: 0 })
+        Ok(Generator {
+            poller,
+            lanes,
+            shape,
+            data,
+            form: AnswerForm::new(data.value_bytes),
+            wait,
+            random: SmallRng::seed_from_u64(seed),
+            filling: None,
+            next_write: 0,
+            input: vec![0; INPUT_BYTES].into_boxed_slice(),
+        })
     }
 
     /// Writes every key once.
     ///
     /// # Errors
     /// When an answer is wrong, or does not come.
-    pub(crate) fn fill(target: &str, stop: &StopSignal) -> anyhow::Result<()> {
-        let shape = LoadShape { write_pct: 100, connections: 1, pipeline: FILL_PIPELINE };
-        let mut generator = Generator::connect(target, shape, None, 0)?;
-        for first in (0..KEYS).step_by(FILL_PIPELINE as usize) {
-            let until = KEYS.min(first + FILL_PIPELINE);
-            generator.send(0, |generator| {
-                for key in first..until {
-                    generator.put_write(0, key);
-                }
-            })?;
+    pub(crate) fn fill(target: &str, data: LoadData, stop: &StopSignal) -> anyhow::Result<()> {
+        let pipeline = (FILL_BYTES_MAX / data.value_bytes).clamp(1, FILL_PIPELINE_MAX) as u32;
+        let shape = LoadShape { write_pct: 100, connections: 1, pipeline };
+        let mut generator = Generator::connect(target, shape, data, None, 0)?;
+        for first in (0..data.keys).step_by(pipeline as usize) {
+            generator.filling = Some(first);
+            generator.begin(0, pipeline.min(data.keys - first))?;
             let limit = Instant::now() + ANSWER_LIMIT;
             while !generator.lanes[0].is_idle() {
                 ensure!(!stop.is_set(), "interrupted");
@@ -164,7 +164,7 @@ impl Generator {
         let started = Instant::now();
         let (mut operations, mut last) = (0, started);
         for lane in 0..self.lanes.len() {
-            self.send_batch(lane)?;
+            self.begin(lane, self.shape.pipeline)?;
         }
         let mut busy = self.lanes.len();
         while busy > 0 {
@@ -185,7 +185,7 @@ impl Generator {
                 if over || stop.is_set() {
                     busy -= 1;
                 } else {
-                    self.send_batch(lane)?;
+                    self.begin(lane, self.shape.pipeline)?;
                 }
             }
         }
@@ -193,29 +193,65 @@ impl Generator {
         Ok(Driven { operations, elapsed: started.elapsed(), latency_ns })
     }
 
-    fn send_batch(&mut self, lane: usize) -> anyhow::Result<()> {
-        self.send(lane, |generator| {
-            for _ in 0..generator.shape.pipeline {
-                let key = generator.random.random_range(0..KEYS);
-                if generator.random.random_range(0..100) < generator.shape.write_pct {
-                    generator.put_write(lane, key);
-                } else {
-                    generator.put_read(lane, key);
-                }
-            }
-        })
+    /// Sends a batch of so many requests, or as much of it as has room in the socket.
+    fn begin(&mut self, lane: usize, requests: u32) -> anyhow::Result<()> {
+        let Lane { expected, answered, unmade, sent_at, .. } = &mut self.lanes[lane];
+        expected.clear();
+        (*answered, *unmade, *sent_at) = (0, requests, Instant::now());
+        self.send(lane)
     }
 
-    /// Sends what `put` puts into the lane's output.
-    fn send(&mut self, lane: usize, put: impl FnOnce(&mut Generator)) -> anyhow::Result<()> {
+    /// Makes requests and sends them, until the batch is sent or the socket is full.
+    fn send(&mut self, lane: usize) -> anyhow::Result<()> {
+        loop {
+            if self.lanes[lane].sent == self.lanes[lane].output.len() {
+                self.make(lane);
+            }
+            let Lane { stream, output, sent, .. } = &mut self.lanes[lane];
+            if output.is_empty() {
+                return self.watch_room(lane, false);
+            }
+            match stream.write(&output[*sent..]) {
+                Ok(0) => bail!("the store takes nothing"),
+                Ok(length) => *sent += length,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return self.watch_room(lane, true),
+                Err(error) => return Err(error).context("cannot send"),
+            }
+        }
+    }
+
+    /// Has the poller tell, or no longer tell, when the socket has room.
+    fn watch_room(&mut self, number: usize, is_full: bool) -> anyhow::Result<()> {
+        let lane = &mut self.lanes[number];
+        if lane.is_full == is_full {
+            return Ok(());
+        }
+        lane.is_full = is_full;
+        let room = if is_full { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
+        let data = epoll::EventData::new_u64(number as u64);
+        epoll::modify(&self.poller, &lane.stream, data, epoll::EventFlags::IN | room)
+            .context("cannot watch a socket")
+    }
+
+    /// Fills the empty output with the next requests of the batch.
+    fn make(&mut self, lane: usize) {
         self.lanes[lane].output.clear();
-        self.lanes[lane].expected.clear();
-        self.lanes[lane].answered = 0;
-        put(self);
-        let Lane { stream, output, sent_at, .. } = &mut self.lanes[lane];
-        *sent_at = Instant::now();
-        // All before it was answered: a batch finds room in the socket.
-        stream.write_all(output).context("cannot send")
+        self.lanes[lane].sent = 0;
+        while self.lanes[lane].unmade > 0 && self.lanes[lane].output.len() < OUTPUT_BYTES {
+            self.lanes[lane].unmade -= 1;
+            if let Some(key) = self.filling {
+                self.filling = Some(key + 1);
+                self.put_write(lane, key);
+                continue;
+            }
+            let key = self.random.random_range(0..self.data.keys);
+            if self.random.random_range(0..100) < self.shape.write_pct {
+                self.put_write(lane, key);
+            } else {
+                self.put_read(lane, key);
+            }
+        }
     }
 
     fn put_read(&mut self, lane: usize, key: u32) {
@@ -230,9 +266,9 @@ impl Generator {
         let Lane { output, expected, .. } = &mut self.lanes[lane];
         output.extend_from_slice(b"*3\r\n$3\r\nSET\r\n$8\r\n");
         output.extend_from_slice(&digits(key));
-        output.extend_from_slice(b"\r\n$16\r\n");
-        output.extend_from_slice(&digits(key));
-        output.extend_from_slice(&digits(self.next_write));
+        output.extend_from_slice(b"\r\n");
+        output.extend_from_slice(self.form.value_head());
+        put_value(output, key, self.next_write, self.data.value_bytes);
         output.extend_from_slice(b"\r\n");
         expected.push(Expected::Done);
         self.next_write = self.next_write.wrapping_add(1);
@@ -255,7 +291,10 @@ impl Generator {
         for event in events {
             // The numbers are ours.
             let lane = event.data.u64() as usize;
-            if self.lanes[lane].take()? {
+            if self.lanes[lane].is_full {
+                self.send(lane)?;
+            }
+            if self.lanes[lane].take(&mut self.input, &self.form)? {
                 idle(lane);
             }
         }
@@ -264,13 +303,15 @@ impl Generator {
 }
 
 impl Lane {
+    /// Whether all of the batch has been made and answered.
     fn is_idle(&self) -> bool {
-        self.answered == self.expected.len()
+        self.unmade == 0 && self.answered == self.expected.len()
     }
 
-    /// Reads once and takes the answers; whether that completes the batch.
-    fn take(&mut self) -> anyhow::Result<bool> {
-        let read = match self.stream.read(&mut self.input[self.filled..]) {
+    /// Reads once, by way of `input`, and takes the answers; whether that completes the batch.
+    fn take(&mut self, input: &mut [u8], form: &AnswerForm) -> anyhow::Result<bool> {
+        let kept = self.rest.len();
+        let read = match self.stream.read(&mut input[kept..]) {
             Ok(0) => bail!("the store closed a connection"),
             Ok(read) => read,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
@@ -278,92 +319,27 @@ impl Lane {
             }
             Err(error) => return Err(error).context("cannot read"),
         };
-        self.filled += read;
-        let mut taken = 0;
+        input[..kept].copy_from_slice(&self.rest);
+        let mut rest = &input[..kept + read];
         loop {
-            let rest = &self.input[taken..self.filled];
             let Some(expected) = self.expected.get(self.answered) else {
                 ensure!(rest.is_empty(), "the store sent what nobody asked for: {}", shown(rest));
                 break;
             };
-            match expected.front(rest) {
-                Front::Right(length) => taken += length,
+            match self.check.front(*expected, rest, form) {
+                Front::Right(length) => {
+                    rest = &rest[length..];
+                    self.answered += 1;
+                }
+                Front::Part(length) => rest = &rest[length..],
                 Front::Incomplete => break,
                 Front::Wrong => bail!("a wrong answer: {} instead of {expected:?}", shown(rest)),
             }
-            self.answered += 1;
         }
-        self.input.copy_within(taken..self.filled, 0);
-        self.filled -= taken;
+        self.rest.clear();
+        self.rest.extend_from_slice(rest);
         Ok(self.is_idle())
     }
-}
-
-impl Expected {
-    fn front(self, input: &[u8]) -> Front {
-        match self {
-            Expected::Value { key } => {
-                let begins = input.len().min(READ_HEAD.len());
-                if input[..begins] != READ_HEAD[..begins] {
-                    return whole_line(input);
-                }
-                let Some(value) = input.get(READ_HEAD.len()..READ_ANSWER_BYTES) else {
-                    return Front::Incomplete;
-                };
-                let right = value.starts_with(&digits(key)) && value.ends_with(b"\r\n");
-                if right {
-                    Front::Right(READ_ANSWER_BYTES)
-                } else {
-                    Front::Wrong
-                }
-            }
-            Expected::Done => {
-                let begins = input.len().min(WRITE_ANSWER.len());
-                if input[..begins] != WRITE_ANSWER[..begins] {
-                    return whole_line(input);
-                }
-                if begins == WRITE_ANSWER.len() {
-                    Front::Right(begins)
-                } else {
-                    Front::Incomplete
-                }
-            }
-            Expected::Replicas { wanted } => {
-                let Some(end) = input.iter().position(|byte| *byte == b'\n') else {
-                    return Front::Incomplete;
-                };
-                let line = std::str::from_utf8(&input[..end]).unwrap_or_default().trim_end();
-                match line.strip_prefix(':').and_then(|count| count.parse::<u32>().ok()) {
-                    Some(count) if count >= wanted => Front::Right(end + 1),
-                    Some(_) | None => Front::Wrong,
-                }
-            }
-        }
-    }
-}
-
-/// What to say of an answer that is certainly wrong: it is shown with its first line, when that is there.
-fn whole_line(input: &[u8]) -> Front {
-    if input.contains(&b'\n') || input.len() >= SHOWN_BYTES_MAX {
-        Front::Wrong
-    } else {
-        Front::Incomplete
-    }
-}
-
-/// Eight hexadecimal digits.
-fn digits(number: u32) -> [u8; 8] {
-    let mut digits = [0; 8];
-    for (place, digit) in digits.iter_mut().rev().enumerate() {
-        *digit = b"0123456789abcdef"[(number >> (4 * place)) as usize & 15];
-    }
-    digits
-}
-
-/// The first line of an answer, as far as it is shown.
-fn shown(input: &[u8]) -> String {
-    let line = input.split(|byte| *byte == b'\r').next().unwrap_or_default();
-    String::from_utf8_lossy(&line[..line.len().min(SHOWN_BYTES_MAX)]).into_owned()
 }
 
 #[cfg(test)]
@@ -371,36 +347,6 @@ mod tests {
     use super::*;
     use std::io::BufRead as _;
     use std::net::TcpListener;
-
-    #[test]
-    fn numbers_have_eight_digits() {
-        assert_eq!(&digits(0x1f3), b"000001f3");
-        assert_eq!(&digits(u32::MAX), b"ffffffff");
-    }
-
-    #[test]
-    fn an_answer_is_right_when_it_names_its_key() {
-        let expected = Expected::Value { key: 7 };
-        let right = b"$16\r\n0000000700000001\r\n+OK\r\n";
-        assert_eq!(expected.front(right), Front::Right(23));
-        for end in 0..23 {
-            assert_eq!(expected.front(&right[..end]), Front::Incomplete, "{end}");
-        }
-        assert_eq!(expected.front(b"$16\r\n0000000800000001\r\n"), Front::Wrong);
-        assert_eq!(expected.front(b"$-1\r\n"), Front::Wrong);
-        assert_eq!(expected.front(b"-STANDBY"), Front::Incomplete, "it is shown whole");
-    }
-
-    #[test]
-    fn writes_are_done_and_have_their_replicas() {
-        assert_eq!(Expected::Done.front(b"+OK\r\n+OK\r\n"), Front::Right(5));
-        assert_eq!(Expected::Done.front(b"+O"), Front::Incomplete);
-        assert_eq!(Expected::Done.front(b"-ERR no\r\n"), Front::Wrong);
-        let expected = Expected::Replicas { wanted: 1 };
-        assert_eq!(expected.front(b":2\r\n"), Front::Right(4));
-        assert_eq!(expected.front(b":2"), Front::Incomplete);
-        assert_eq!(expected.front(b":0\r\n"), Front::Wrong);
-    }
 
     /// A store for one connection that answers each request with what `answer` makes of its words, `None` ends it.
     fn store(answer: impl Fn(&[String]) -> Option<String> + Send + 'static) -> String {
@@ -442,9 +388,10 @@ mod tests {
     }
 
     const SHAPE: LoadShape = LoadShape { write_pct: 50, connections: 1, pipeline: 4 };
+    const DATA: LoadData = LoadData { keys: 1000, value_bytes: 16 };
 
     fn drive(target: &str, wait: Option<u32>) -> anyhow::Result<Driven> {
-        let mut generator = Generator::connect(target, SHAPE, wait, 1)?;
+        let mut generator = Generator::connect(target, SHAPE, DATA, wait, 1)?;
         generator.run(Duration::from_millis(50), &StopSignal::default())
     }
 
@@ -463,11 +410,40 @@ mod tests {
             sender.send(words.to_vec()).unwrap();
             honest(words)
         });
-        Generator::fill(&target, &StopSignal::default()).unwrap();
+        Generator::fill(&target, DATA, &StopSignal::default()).unwrap();
         let words: Vec<Vec<String>> = receiver.try_iter().collect();
-        assert_eq!(words.len(), KEYS as usize);
+        assert_eq!(words.len(), 1000);
         assert!(words.iter().all(|words| words[0] == "SET" && words[2].starts_with(&words[1])));
         assert_eq!(words[999][1], "000003e7");
+    }
+
+    #[test]
+    fn values_longer_than_the_socket_has_room_for_are_written_and_read() {
+        let written = std::sync::Mutex::new(std::collections::BTreeMap::<String, String>::new());
+        let target = store(move |words| match words[0].as_str() {
+            "GET" => {
+                let written = written.lock().unwrap();
+                let value = written.get(&words[1]).unwrap();
+                Some(format!("${}\r\n{value}\r\n", value.len()))
+            }
+            _ => {
+                written.lock().unwrap().insert(words[1].clone(), words[2].clone());
+                Some("+OK\r\n".to_owned())
+            }
+        });
+        let data = LoadData { keys: 10, value_bytes: 3_000_001 };
+        let shape = LoadShape { pipeline: 8, ..SHAPE };
+        let stop = StopSignal::default();
+        let mut generator = Generator::connect(&target, shape, data, None, 1).unwrap();
+        generator.filling = Some(0);
+        generator.begin(0, data.keys).unwrap();
+        assert!(generator.lanes[0].is_full, "or this test shows nothing");
+        while !generator.lanes[0].is_idle() {
+            generator.wait_and_take(&mut |_| {}).unwrap();
+        }
+        generator.filling = None;
+        let driven = generator.run(Duration::from_millis(10), &stop).unwrap();
+        assert!(driven.operations >= 8, "{driven:?}");
     }
 
     #[test]
@@ -492,7 +468,7 @@ mod tests {
     fn a_stop_ends_the_load_with_all_answered() {
         let stop = StopSignal::default();
         let stopper = stop.clone();
-        let mut generator = Generator::connect(&store(honest), SHAPE, None, 1).unwrap();
+        let mut generator = Generator::connect(&store(honest), SHAPE, DATA, None, 1).unwrap();
         std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(20));
             stopper.stop_for_test();

@@ -9,12 +9,14 @@
 //! |---|---|
 //! | [`plan`] | which stores under which loads |
 //! | [`generator`] | the load |
+//! | [`answer`] | keys, values, and the check of answers |
 //! | [`usage`] | what the store's processes used |
 //! | [`count`] | system calls and instructions |
 //! | [`figures`] | the arithmetic |
 //! | [`record`] | what is left behind |
 //! | [`table`] | what is shown |
 
+mod answer;
 mod count;
 mod figures;
 mod generator;
@@ -32,8 +34,8 @@ use super::system::{self, busy_ticks, CpuTime, TICK_S};
 use anyhow::{ensure, Context as _};
 use clap::Parser;
 use count::CallCounter;
-use generator::{Driven, Generator, VALUE_BYTES};
-use plan::{CoreLoad, CoreStore, KEYS};
+use generator::{Driven, Generator};
+use plan::{CoreLoad, CoreStore, LoadData};
 use record::{CoreFigures, CoreRecord, CoreRun, CountRecord, StoreRecord, FORMAT};
 use rustix::thread::CpuSet;
 use std::collections::BTreeMap;
@@ -103,9 +105,29 @@ struct CoreOptions {
     #[arg(long, conflicts_with_all = ["load", "rounds"])]
     quick: bool,
 
+    /// Length of each value, from 16 bytes to 16 MiB
+    #[arg(long, value_name = "BYTES", default_value_t = 16, value_parser = clap::value_parser!(u32).range(16..=16 << 20))]
+    value_bytes: u32,
+
+    /// Number of different keys
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    keys: u32,
+
+    /// Number of connections of all loads but one-reader and one-writer
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    connections: u32,
+
+    /// Number of slaves of each cluster of dsm
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
+    slaves: u32,
+
     /// Measure also redis-server with `appendfsync always`, 2 replicas and WAIT 1, which comes closest to what dsm guarantees
     #[arg(long)]
     replicated: bool,
+
+    /// Measure also valkey-server, which keeps nothing on disk
+    #[arg(long)]
+    valkey: bool,
 
     /// Do not count system calls and instructions
     #[arg(long)]
@@ -258,6 +280,11 @@ impl<'a> CoreBench<'a> {
         } else {
             remarks.push("Redis is left out: not installed: Debian's package redis-server".to_owned());
         }
+        if options.valkey && find("valkey-server").is_some() {
+            stores.push(CoreStore::Valkey);
+        } else if options.valkey {
+            remarks.push("Valkey is left out: not installed: Debian's package valkey-server".to_owned());
+        }
         fs::create_dir_all(&options.output)
             .with_context(|| format!("cannot make {}", options.output.display()))?;
         let (loads, rounds) = match (options.quick, options.load.is_empty()) {
@@ -278,8 +305,10 @@ impl<'a> CoreBench<'a> {
             rounds,
             warmup_s: options.warmup.as_secs_f64(),
             duration_s: options.duration.as_secs_f64(),
-            keys: KEYS,
-            value_bytes: VALUE_BYTES,
+            keys: options.keys,
+            value_bytes: options.value_bytes as usize,
+            connections: options.connections,
+            slaves: options.slaves,
             loads,
             stores: stores
                 .iter()
@@ -343,7 +372,7 @@ impl<'a> CoreBench<'a> {
             }
             self.progress.say(&format!("round {round}: starting {}", store.title()));
             let filled = self.start_one(store).and_then(|instance| {
-                Generator::fill(first(&instance)?, &self.stop)?;
+                Generator::fill(first(&instance)?, self.data(), &self.stop)?;
                 Ok(instance)
             });
             let instance = match filled {
@@ -366,7 +395,8 @@ impl<'a> CoreBench<'a> {
     fn start_one(&mut self, store: CoreStore) -> anyhow::Result<Instance> {
         let parent = self.options.data.as_deref();
         if let Some(programs) = self.programs.get(&store) {
-            let cluster = OwnCluster::prepare_programs(programs, &LoadSettings::standard(), parent)?;
+            let settings = LoadSettings { slaves: self.options.slaves, ..LoadSettings::standard() };
+            let cluster = OwnCluster::prepare_programs(programs, &settings, parent)?;
             let remark = "The log lies in memory (tmpfs), where a sync costs nothing: --data DIR chooses another place";
             if cluster.is_in_memory() && !self.record.remarks.iter().any(|told| told == remark) {
                 self.progress.warn(remark);
@@ -374,9 +404,11 @@ impl<'a> CoreBench<'a> {
             }
             return Instance::of_cluster(cluster, &self.stop);
         }
-        let replicas = if store == CoreStore::RedisWait { 2 } else { 0 };
-        let appends = if store == CoreStore::RedisWait { "yes" } else { "no" };
-        Instance::start(parent, &self.stop, |starting| starting.redis(appends, replicas))
+        Instance::start(parent, &self.stop, |starting| match store {
+            CoreStore::RedisWait => starting.redis_always(2),
+            CoreStore::Valkey => starting.valkey(),
+            CoreStore::Build | CoreStore::Base | CoreStore::Redis => starting.redis(),
+        })
     }
 
     fn measure_one(&mut self, round: u32, load: CoreLoad, store: CoreStore, instance: &mut Instance) {
@@ -401,6 +433,15 @@ impl<'a> CoreBench<'a> {
         self.record.runs.push(CoreRun { round, load, store, failed, figures });
     }
 
+    fn data(&self) -> LoadData {
+        LoadData { keys: self.record.keys, value_bytes: self.record.value_bytes }
+    }
+
+    fn generator(&self, load: CoreLoad, store: CoreStore, instance: &Instance) -> anyhow::Result<Generator> {
+        let shape = load.shape(self.record.connections);
+        Generator::connect(first(instance)?, shape, self.data(), store.wait(), rand::random())
+    }
+
     fn timed(
         &self,
         load: CoreLoad,
@@ -408,7 +449,7 @@ impl<'a> CoreBench<'a> {
         instance: &mut Instance,
     ) -> anyhow::Result<CoreFigures> {
         let processes = parts(instance);
-        let mut generator = Generator::connect(first(instance)?, load.shape(), store.wait(), rand::random())?;
+        let mut generator = self.generator(load, store, instance)?;
         if !self.options.warmup.is_zero() {
             generator.run(self.options.warmup, &self.stop)?;
         }
@@ -476,7 +517,7 @@ impl<'a> CoreBench<'a> {
         (with_calls, with_instructions): (bool, bool),
     ) -> anyhow::Result<CountRecord> {
         let processes = parts(instance);
-        let mut generator = Generator::connect(first(instance)?, load.shape(), store.wait(), rand::random())?;
+        let mut generator = self.generator(load, store, instance)?;
         let mut count =
             CountRecord { load, store, operations: 0, calls: BTreeMap::new(), instructions: BTreeMap::new() };
         if with_instructions {

@@ -4,9 +4,6 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Different keys.
-pub(crate) const KEYS: u32 = 1000;
-
 /// A store that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -19,6 +16,8 @@ pub(crate) enum CoreStore {
     Redis,
     /// redis-server, `appendfsync always`, 2 replicas in memory, `WAIT 1` after each SET.
     RedisWait,
+    /// valkey-server alone, nothing on disk.
+    Valkey,
 }
 
 impl CoreStore {
@@ -29,6 +28,7 @@ impl CoreStore {
             CoreStore::Base => "base",
             CoreStore::Redis => "redis",
             CoreStore::RedisWait => "redis always + WAIT 1",
+            CoreStore::Valkey => "valkey",
         }
     }
 
@@ -42,19 +42,19 @@ impl CoreStore {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum CoreLoad {
-    /// Reads only, 50 connections, pipeline 1
+    /// Reads only, pipeline 1
     Reads,
-    /// Reads only, 50 connections, pipeline 16
+    /// Reads only, pipeline 16
     #[value(name = "reads-16")]
     #[serde(rename = "reads-16")]
     Reads16,
-    /// 30 % writes, 50 connections, pipeline 1
+    /// 30 % writes, pipeline 1
     Mixed,
-    /// 30 % writes, 50 connections, pipeline 16
+    /// 30 % writes, pipeline 16
     #[value(name = "mixed-16")]
     #[serde(rename = "mixed-16")]
     Mixed16,
-    /// Writes only, 50 connections, pipeline 1
+    /// Writes only, pipeline 1
     Writes,
     /// Reads only, 1 connection
     OneReader,
@@ -91,19 +91,28 @@ impl CoreLoad {
         }
     }
 
-    /// What it asks for.
-    pub(crate) fn shape(self) -> LoadShape {
+    /// What it asks for; `connections` is for those that have many.
+    pub(crate) fn shape(self, connections: u32) -> LoadShape {
         let of = |write_pct, connections, pipeline| LoadShape { write_pct, connections, pipeline };
         match self {
-            CoreLoad::Reads => of(0, 50, 1),
-            CoreLoad::Reads16 => of(0, 50, 16),
-            CoreLoad::Mixed => of(30, 50, 1),
-            CoreLoad::Mixed16 => of(30, 50, 16),
-            CoreLoad::Writes => of(100, 50, 1),
+            CoreLoad::Reads => of(0, connections, 1),
+            CoreLoad::Reads16 => of(0, connections, 16),
+            CoreLoad::Mixed => of(30, connections, 1),
+            CoreLoad::Mixed16 => of(30, connections, 16),
+            CoreLoad::Writes => of(100, connections, 1),
             CoreLoad::OneReader => of(0, 1, 1),
             CoreLoad::OneWriter => of(100, 1, 1),
         }
     }
+}
+
+/// The keys and values of all loads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LoadData {
+    /// Different keys.
+    pub keys: u32,
+    /// Length of each value, at least [`super::answer::STAMP_BYTES`].
+    pub value_bytes: usize,
 }
 
 /// The numbers of a load.
@@ -139,6 +148,12 @@ mod tests {
             assert_eq!(serde_json::to_string(&load).unwrap(), format!("\"{}\"", load.name()));
         }
         assert_eq!(CoreLoad::ALL, CoreLoad::value_variants());
+    }
+
+    #[test]
+    fn only_loads_of_many_connections_get_more() {
+        let connections = CoreLoad::ALL.map(|load| load.shape(200).connections);
+        assert_eq!(connections, [200, 200, 200, 200, 200, 1, 1]);
     }
 
     #[test]

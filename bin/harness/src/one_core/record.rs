@@ -35,6 +35,10 @@ pub(crate) struct CoreRecord {
     pub keys: u32,
     /// Length of each value.
     pub value_bytes: usize,
+    /// Connections of the loads that have many.
+    pub connections: u32,
+    /// Slaves of the clusters.
+    pub slaves: u32,
     /// The loads.
     pub loads: Vec<CoreLoad>,
     /// The stores that were measured.

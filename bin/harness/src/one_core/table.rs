@@ -49,7 +49,7 @@ fn head(record: &CoreRecord) -> String {
     let stores = record.stores.iter().map(|store| format!("{}: {}", store.store.title(), store.what));
     format!(
         "All on core {} of {} ({}), {} rounds, {} s of warm-up and {} s of measurement each; {} keys, values of {} bytes, \
-         `--fsync always`.\n{}.\n\n",
+         {} connections, {} slaves, `--fsync always`.\n{}.\n\n",
         record.core,
         record.system.cpu_model,
         record.system.kernel,
@@ -58,6 +58,8 @@ fn head(record: &CoreRecord) -> String {
         record.duration_s,
         record.keys,
         record.value_bytes,
+        record.connections,
+        record.slaves,
         stores.collect::<Vec<_>>().join("; ")
     )
 }
@@ -300,6 +302,14 @@ mod tests {
         );
         assert!(!text.contains("WAIT 1 |"), "a store without figures has no row: {text}");
         assert!(text.contains("others used 2 % of the core") && text.contains("can be believed"), "{text}");
+    }
+
+    #[test]
+    fn the_title_says_what_was_loaded() {
+        let record = CoreRecord { keys: 7, value_bytes: 65_536, connections: 200, slaves: 9, ..record() };
+        let text = render(&record);
+        let title = "; 7 keys, values of 65536 bytes, 200 connections, 9 slaves, `--fsync always`.\n";
+        assert!(text.contains(title), "{text}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `dsm-test-harness peers`: this store beside Redis, etcd and ZooKeeper, the same load on each, in one run.
+//! `dsm-test-harness peers`: this store beside Redis, Valkey, etcd and ZooKeeper, the same load on each, in one run.
 //!
 //! | module | owns |
 //! |---|---|
@@ -36,7 +36,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Compares dsm with redis-server, etcd and ZooKeeper, as installed from Debian's packages.
+/// Compares dsm with redis-server, valkey-server, etcd and ZooKeeper, as installed from Debian's packages.
 ///
 /// In each round each store, one at a time, is started on free ports with its own directory, loaded, stopped and removed. A
 /// store that is not installed is left out, with a warning.

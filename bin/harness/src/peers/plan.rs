@@ -20,6 +20,8 @@ pub(crate) enum Peer {
     Dsm,
     /// redis-server alone, which keeps nothing on disk
     Redis,
+    /// valkey-server alone, which keeps nothing on disk
+    Valkey,
     /// redis-server alone, with `appendfsync always`
     RedisAlways,
     /// redis-server with `appendfsync always`, 2 replicas in memory, and `WAIT 1` after each SET
@@ -34,9 +36,10 @@ pub(crate) enum Peer {
 
 impl Peer {
     /// All, in the order of the tables.
-    pub(crate) const ALL: [Peer; 7] = [
+    pub(crate) const ALL: [Peer; 8] = [
         Peer::Dsm,
         Peer::Redis,
+        Peer::Valkey,
         Peer::RedisAlways,
         Peer::RedisWait,
         Peer::Etcd,
@@ -49,6 +52,7 @@ impl Peer {
         match self {
             Peer::Dsm => "dsm",
             Peer::Redis => "redis",
+            Peer::Valkey => "valkey",
             Peer::RedisAlways => "redis always",
             Peer::RedisWait => "redis always + WAIT 1",
             Peer::Etcd => "etcd",
@@ -60,7 +64,9 @@ impl Peer {
     /// How it is talked to.
     pub(crate) fn protocol(self) -> StoreProtocol {
         match self {
-            Peer::Dsm | Peer::Redis | Peer::RedisAlways | Peer::RedisWait => StoreProtocol::Resp,
+            Peer::Dsm | Peer::Redis | Peer::Valkey | Peer::RedisAlways | Peer::RedisWait => {
+                StoreProtocol::Resp
+            }
             Peer::Etcd => StoreProtocol::Etcd,
             Peer::Zookeeper => StoreProtocol::Zookeeper,
             Peer::ZookeeperLocal => StoreProtocol::ZookeeperLocal,

@@ -28,6 +28,7 @@ pub(crate) fn missing(peer: Peer) -> Option<String> {
     let (program, file, package) = match peer {
         Peer::Dsm => return None,
         Peer::Redis | Peer::RedisAlways | Peer::RedisWait => ("redis-server", None, "redis-server"),
+        Peer::Valkey => ("valkey-server", None, "valkey-server"),
         Peer::Etcd => ("etcd", None, "etcd-server"),
         Peer::Zookeeper | Peer::ZookeeperLocal => {
             ("java", Some(ZOOKEEPER_JAR), "zookeeper and default-jre-headless")
@@ -47,9 +48,10 @@ pub(crate) fn start(peer: Peer, parent: Option<&Path>, stop: &StopSignal) -> any
             let settings = LoadSettings::standard();
             Instance::of_cluster(OwnCluster::prepare(&settings, &[], parent)?, stop)
         }
-        Peer::Redis => Instance::start(parent, stop, |starting| starting.redis("no", 0)),
-        Peer::RedisAlways => Instance::start(parent, stop, |starting| starting.redis("yes", 0)),
-        Peer::RedisWait => Instance::start(parent, stop, |starting| starting.redis("yes", 2)),
+        Peer::Redis => Instance::start(parent, stop, |starting| starting.redis()),
+        Peer::Valkey => Instance::start(parent, stop, |starting| starting.valkey()),
+        Peer::RedisAlways => Instance::start(parent, stop, |starting| starting.redis_always(0)),
+        Peer::RedisWait => Instance::start(parent, stop, |starting| starting.redis_always(2)),
         Peer::Etcd => Instance::start(parent, stop, etcd),
         Peer::Zookeeper | Peer::ZookeeperLocal => Instance::start(parent, stop, zookeeper),
     }
