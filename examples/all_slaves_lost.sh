@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Loss of every slave: writes are refused as not executed, reads are answered from the log, and new, empty slaves get the
-# values back as they are read. Every step is checked.
+# values back by themselves, and at once as they are read. Every step is checked.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 

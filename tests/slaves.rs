@@ -260,7 +260,8 @@ fn fill(address: SocketAddr, prefix: &str, value: &[u8]) -> usize {
 #[test]
 fn slaves_that_are_added_to_a_full_store_take_what_the_full_ones_cannot() {
     const MEMORY: [&str; 2] = ["--max-memory", "8MiB"];
-    let cluster = Setup::slaves(3).slaves_with(&MEMORY).start();
+    // Repair would give the new slaves second copies, too.
+    let cluster = Setup::slaves(3).slaves_with(&MEMORY).masters_with(&["--repair-rate", "0"]).start();
     let address = cluster.address(Node::Master);
     let value = [b'v'; 64 * 1024];
     let keys: Vec<String> = (0..100).map(|number| format!("many-{number}")).collect();
@@ -347,7 +348,7 @@ fn wait_for_status(cluster: &TestCluster, says: &str) {
 
 #[test]
 fn lost_redundancy_is_logged_when_it_begins_and_when_it_ends() {
-    let mut cluster = Setup::slaves(2).start();
+    let mut cluster = Setup::slaves(2).masters_with(&["--repair-rate", "0"]).start();
     let mut connection = cluster.connect_to_primary();
     write(&mut connection, "key", 200, 10);
     wait_for_status(&cluster, "");
@@ -408,4 +409,80 @@ fn a_second_pair_on_the_same_log_says_whom_it_waits_for() {
     });
     let second = Info::of(listen, seconds(2)).expect("INFO");
     assert!(second.get("degraded").is_some_and(|what| what.contains(&words)), "{second:?}");
+}
+
+const KEYS: usize = 3000;
+
+fn value_of(number: usize) -> Vec<u8> {
+    format!("value-{number}").into_bytes()
+}
+
+/// Writes all keys with one request.
+fn write_all(connection: &mut Connection) {
+    let mut words: Vec<Vec<u8>> = vec![b"MSET".to_vec()];
+    for number in 0..KEYS {
+        words.extend([format!("key-{number}").into_bytes(), value_of(number)]);
+    }
+    let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+    assert_eq!(connection.call(&words).expect("an answer"), Answer::ok());
+}
+
+/// Reads all keys, and finds each with its value.
+fn read_all(connection: &mut Connection) {
+    for number in 0..KEYS {
+        let key = format!("key-{number}");
+        let answer = connection.call(&[b"GET", key.as_bytes()]).expect("an answer");
+        assert_eq!(answer, Answer::bulk(value_of(number)), "{key}");
+    }
+}
+
+/// Waits until repair has nothing more to do; gives INFO of then.
+fn wait_for_repair(cluster: &TestCluster, slaves: u64, copies: u64) -> Info {
+    wait_for("all copies are there", seconds(20), || {
+        let now = info(cluster);
+        let rests = now.get("repair_state") == Some("resting") && now.number("keys_under_replicated") == 0;
+        (rests && now.number("active_slaves") == slaves && now.number("copies") == copies).then_some(now)
+    })
+}
+
+#[test]
+fn when_a_slave_is_lost_the_others_get_its_copies_without_a_write_and_without_the_log() {
+    let mut cluster = Setup::slaves(3).start();
+    let mut connection = cluster.connect_to_primary();
+    write_all(&mut connection);
+    let copies = 2 * KEYS as u64;
+    assert_eq!(wait_for_repair(&cluster, 3, copies).number("repaired_keys"), 0);
+    cluster.kill(Node::Slave(0));
+    let now = wait_for_repair(&cluster, 2, copies);
+    let repaired = now.number("repaired_keys");
+    assert!(repaired > KEYS as u64 / 3 && now.number("repaired_bytes") > 10 * repaired, "{now:?}");
+    // What is left now is enough without the log.
+    cluster.kill(Node::Slave(1));
+    cluster.wait_for_active_slaves(1, seconds(5));
+    read_all(&mut connection);
+    assert_eq!(info(&cluster).number("reads_from_log"), 0);
+    let told = cluster.stderr(Node::Master);
+    let ended = format!("repair ended keys={repaired} bytes={} ms=", now.number("repaired_bytes"));
+    assert!(told.contains("repair began cause=\"a slave was lost\"") && told.contains(&ended), "{told}");
+    // A slave that comes back empty gets its share.
+    cluster.start(Node::Slave(1));
+    let now = wait_for_repair(&cluster, 2, copies);
+    assert!(now.number("repaired_keys") >= repaired + KEYS as u64, "{now:?}");
+}
+
+#[test]
+fn when_all_slaves_are_back_empty_everything_is_readable_at_once_and_the_copies_are_restored() {
+    let mut cluster = Setup::slaves(3).start();
+    let mut connection = cluster.connect_to_primary();
+    write_all(&mut connection);
+    let slaves = cluster.slaves();
+    cluster.kill_at_once(&slaves);
+    cluster.wait_for_active_slaves(0, seconds(5));
+    slaves.iter().for_each(|slave| cluster.start(*slave));
+    cluster.wait_for_active_slaves(1, seconds(5));
+    read_all(&mut connection);
+    wait_for_repair(&cluster, 3, 2 * KEYS as u64);
+    let before = info(&cluster).number("reads_from_log");
+    read_all(&mut connection);
+    assert_eq!(info(&cluster).number("reads_from_log"), before);
 }

@@ -284,6 +284,12 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_LOG_READ_WINDOW", value_name = "BYTES", default_value = "64MiB")]
     pub log_read_window: ByteSize,
 
+    /// Most bytes a second that are copied so that keys have all their copies again when slaves leave or join; 0 for none.
+    ///
+    /// Each key counts with 104 bytes for its entry. Clients come first, whatever this says.
+    #[arg(long, env = "DSM_REPAIR_RATE", value_name = "BYTES", default_value = "64MiB")]
+    pub repair_rate: ByteSize,
+
     /// Most requests in flight of all connections; beyond it the answer is BUSY
     #[arg(long, env = "DSM_MAX_REQUESTS", value_name = "N", default_value_t = 200_000)]
     pub max_requests: usize,
@@ -362,6 +368,7 @@ impl Default for MasterConfig {
             max_answer_bytes: ByteSize::mib(512),
             slave_window: ByteSize::mib(8),
             log_read_window: ByteSize::mib(64),
+            repair_rate: ByteSize::mib(64),
             max_requests: 200_000,
             max_request_bytes: ByteSize::mib(512),
             max_link_bytes: ByteSize::mib(512),

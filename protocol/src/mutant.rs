@@ -161,6 +161,10 @@ mod on {
         StandbyAnswersReads,
         /// A forwarded write is sent again when the link to the active master is lost.
         ForwardedWriteRepeated,
+        /// Lost copies are not made again.
+        LostCopiesStayLost,
+        /// A repair sends the value that it has read as the latest one, which it is no longer.
+        RepairCopiesOlder,
         /// Lost redundancy is not reported.
         LackNotTold,
         /// A client gives a master that hangs all of a request's time.

@@ -9,7 +9,7 @@ use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::ids::{LinkId, Millis, Stamp};
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::link::WaitingRead;
-use dsm_protocol::machine::master::{Asker, Effect, Event};
+use dsm_protocol::machine::master::{Asker, Effect, Event, RepairCause, RepairNews};
 use dsm_protocol::machine::reign;
 use dsm_protocol::message::{Message, Request};
 
@@ -27,7 +27,27 @@ fn bytes_of(effect: &Effect) -> usize {
         | Effect::SendDrop { .. }
         | Effect::SendHoldingsNext { .. }
         | Effect::ReadLog { .. }
-        | Effect::Witnessed { .. } => 0,
+        | Effect::Witnessed { .. }
+        | Effect::Repair(_) => 0,
+    }
+}
+
+/// Logs what repair does. What slaves that come and go give it to do is for everybody; the rest follows from writes while
+/// slaves are missing or full.
+fn say_of_repair(news: RepairNews) {
+    let level = |cause| if cause == RepairCause::Counted { log::Level::Debug } else { log::Level::Info };
+    match news {
+        RepairNews::Began { cause } => {
+            let why = match cause {
+                RepairCause::SlaveLost => "a slave was lost",
+                RepairCause::SlaveJoined => "a slave has joined",
+                RepairCause::Counted => "keys lack copies",
+            };
+            log::log!(level(cause), "repair began cause={why:?}");
+        }
+        RepairNews::Ended { cause, keys, bytes, ms, left } => {
+            log::log!(level(cause), "repair ended keys={keys} bytes={bytes} ms={ms} left={left}");
+        }
     }
 }
 
@@ -82,6 +102,7 @@ impl MasterActor {
                 }
             }
             Effect::ReadLog { read, place, version, key } => self.read_log(read, place, version, key),
+            Effect::Repair(news) => say_of_repair(news),
             Effect::Witnessed { link, stamp } => {
                 let Some(id) = self.slaves.active(link).map(|slave| slave.id().clone()) else { return };
                 if let Some(unsaid) = self.slaves.may_accuse(now) {

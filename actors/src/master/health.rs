@@ -90,6 +90,9 @@ impl MasterActor {
     pub(super) fn look_after_health(&mut self, now: Millis) {
         let serves = self.serves();
         self.health.count(now, &self.machine, serves);
+        if let Some((began, lacking)) = self.health.last_count().filter(|_| serves) {
+            self.machine.note_count(now, began, lacking);
+        }
         // Between two roles nobody is short of anything yet.
         if self.reign.is_stopping() || (!serves && !self.reign.is_standby()) {
             return;

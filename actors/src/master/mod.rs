@@ -195,6 +195,7 @@ fn machine_settings(config: &MasterConfig, seed: u64) -> master::Config {
         slice_keys: slice_keys(),
         gather_bytes_max: config.gather_bytes_max(),
         reads_in_a_row: master::READS_IN_A_ROW,
+        repair_bytes_per_second: config.repair_rate.as_u64(),
     }
 }
 

@@ -150,12 +150,17 @@ impl MasterActor {
         let now = self.env.now();
         let (counted_at, lacking) = self.health.last_count().unwrap_or((now, Lacking::default()));
         let held = self.machine.slaves().map(|(_, _, copies, _)| copies);
+        let (repaired_keys, repaired_bytes) = self.machine.repaired();
         KeyspaceInfo {
             keys: self.machine.directory().len() as u64,
             copies: if self.serves() { held.sum() } else { 0 },
             keys_without_copy: lacking.without_copy,
-            keys_below_copies: lacking.below_copies,
+            keys_under_replicated: self.machine.keys_under_replicated(self.health.last_count()),
             copies_counted_ms_ago: now.since(counted_at),
+            copies_wanted: self.machine.copies_wanted() as u64,
+            repair_state: self.machine.repair_state(),
+            repaired_keys,
+            repaired_bytes,
         }
     }
 

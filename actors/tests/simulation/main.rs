@@ -20,6 +20,7 @@ mod moved;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod nemesis;
+mod repaired;
 mod seed;
 mod short;
 mod windows;

@@ -68,6 +68,9 @@ fn finders(mutant: Mutant) -> &'static [Check] {
         Mutant::ReadSeesLaterWrite | Mutant::SliceSeesLaterWrite => &[Check::Order],
         Mutant::DoneWithoutAck => &[Check::DoneIsAcknowledged],
         Mutant::RoomIgnored => &[Check::Room],
+        Mutant::LostCopiesStayLost => &[Check::Repairs],
+        // A version has two values, which a read shows, too.
+        Mutant::RepairCopiesOlder => &[Check::OneValue, Check::Linearizable],
         Mutant::LackNotTold => &[Check::Told],
         Mutant::HangTakesAllTime => &[Check::Reaches],
         Mutant::NoSubstitute => &[Check::Handover, Check::ServesClients],

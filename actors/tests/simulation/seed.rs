@@ -7,6 +7,7 @@ use crate::damage;
 use crate::lost;
 use crate::moved;
 use crate::nemesis::{Nemesis, Tally};
+use crate::repaired;
 use crate::short;
 use crate::witness::Witness;
 use bytes::Bytes;
@@ -41,6 +42,9 @@ const LOST_EVERY: u64 = 4;
 
 /// In one seed of so many, the log is moved away at the end, and back.
 const MOVED_EVERY: u64 = 4;
+
+/// In one seed of so many, slaves lose all that they hold at the end.
+const EMPTIED_EVERY: u64 = 2;
 
 /// In one seed of so many, the primary hangs at the end.
 const HUNG_EVERY: u64 = 4;
@@ -124,6 +128,8 @@ pub(crate) enum Check {
     Stops,
     /// A slave is sent nothing that it has no room for, while others have.
     Room,
+    /// Lost copies are made again.
+    Repairs,
     /// What the cluster is short of is told, until it is over.
     Told,
     /// A client reaches the master that serves within a request's time, though others hang.
@@ -329,6 +335,7 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
         is_damaged: seed % DAMAGED_EVERY == DAMAGED_EVERY - 1,
         is_lost: seed.is_multiple_of(LOST_EVERY),
         is_moved: seed % MOVED_EVERY == 2,
+        is_emptied: seed % EMPTIED_EVERY == 1,
         is_hung: seed % HUNG_EVERY == 1,
         is_stopped: seed.is_multiple_of(STOPPED_EVERY),
         is_short: seed % SHORT_EVERY == 2 && cluster.shape().slaves > 1,
@@ -368,6 +375,8 @@ pub(crate) struct Trials {
     pub(crate) is_lost: bool,
     /// Its log is moved away and back.
     pub(crate) is_moved: bool,
+    /// Slaves lose all that they hold.
+    pub(crate) is_emptied: bool,
     /// Its primary hangs.
     pub(crate) is_hung: bool,
     /// Its masters are asked to stop, first the one that serves, and then both.
@@ -435,6 +444,12 @@ pub(crate) async fn verdict(
     // Of the reign that has seen the faults: a write that waits for ever, as nobody took a lost slave's place, keeps it.
     hands_over(&env).await?;
     converged(cluster, &env).await?;
+    if trials.is_emptied {
+        let keys: Vec<Bytes> = replay(&cluster.log())?.into_keys().collect();
+        repaired::strike(cluster, &env, witness, &keys).await?;
+        ends(cluster)?;
+        converged(cluster, &env).await?;
+    }
     if trials.is_hung {
         replaces(cluster, &env).await?;
         ends(cluster)?;

@@ -73,6 +73,8 @@ struct Slave {
     epoch: Epoch,
     /// What it has acknowledged and was not told to drop.
     holds: BTreeMap<Bytes, Version>,
+    /// What it has reported: it may have been sent that when nobody could hear its acknowledgement any more.
+    reported: BTreeMap<Bytes, Version>,
     /// The highest version that it was told to drop.
     dropped: BTreeMap<Bytes, Version>,
 }
@@ -165,6 +167,18 @@ impl Witness {
     /// What was said of a handover in what passes right now, once.
     pub(crate) fn take_handover(&self) -> Option<Handover> {
         self.0.borrow_mut().handover.take()
+    }
+
+    /// How many of these slaves' processes hold the latest value of a key that any of them was sent.
+    pub(crate) fn copies(&self, key: &Bytes, pids: &[u32]) -> usize {
+        let state = self.0.borrow();
+        let versions = state.values.keys().filter(|(_, of)| of == key).map(|(version, _)| *version);
+        let Some(latest) = versions.max() else { return 0 };
+        let holds = |slave: &Slave| {
+            let is_dropped = slave.dropped.get(key).is_some_and(|dropped| *dropped >= latest);
+            !is_dropped && [&slave.holds, &slave.reported].iter().any(|held| held.get(key) == Some(&latest))
+        };
+        pids.iter().filter_map(|pid| state.slaves.get(pid)).filter(|slave| holds(slave)).count()
     }
 
     /// Somebody else has found something wrong.
@@ -378,7 +392,9 @@ impl State {
                 link.enlisting = Some(epoch);
             }
             // The first part of a report says that the slave has got its place.
-            Message::Control(Control::Holdings { .. }) => {
+            Message::Control(Control::Holdings { entries, .. }) => {
+                let slave = self.slaves.entry(link.slave).or_default();
+                slave.reported.extend(entries.into_iter().map(|(key, stamp)| (key, stamp.version)));
                 let Some(epoch) = link.enlisting.take() else { return };
                 while let Some(reign) = link.coming.pop_front() {
                     link.now = reign;

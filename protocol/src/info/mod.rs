@@ -10,7 +10,7 @@ mod value;
 pub use lines::{Info, Sections};
 pub use value::{
     ActiveSlave, ConnectedSlave, InfoError, MasterRole, OrEmpty, OrUnlimited, PeerInfo, QuarantinedSlave,
-    SlaveInfo, StartedAs,
+    RepairState, SlaveInfo, StartedAs,
 };
 
 use crate::command::ErrorWord;
@@ -183,10 +183,18 @@ sections! {
         copies: u64,
         /// Keys that only the log has, at the last count.
         keys_without_copy: u64,
-        /// Keys that fewer slaves hold than a write must have, at the last count.
-        keys_below_copies: u64,
+        /// Keys with fewer copies than `copies_wanted`, as far as counted.
+        keys_under_replicated: u64,
         /// When the last whole count began; 0 before the first.
         copies_counted_ms_ago: u64 = "ms",
+        /// How many copies each key is to have.
+        copies_wanted: u64,
+        /// What repair is doing.
+        repair_state: RepairState,
+        /// Keys that repair has given copies.
+        repaired_keys: u64,
+        /// These copies, with their keys.
+        repaired_bytes: u64 = "bytes",
     }
 
     /// The log, as this master sees it.

@@ -50,8 +50,12 @@ reads_waited_for_slave_window:0
 keys:9
 copies:11
 keys_without_copy:0
-keys_below_copies:1
+keys_under_replicated:1
 copies_counted_ms_ago:250
+copies_wanted:2
+repair_state:copying
+repaired_keys:7
+repaired_bytes:800
 
 # Log
 log_path:/var/lib/dsm/kv store.log

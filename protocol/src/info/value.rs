@@ -185,6 +185,20 @@ words! {
     }
 }
 
+words! {
+    /// What repair is doing.
+    RepairState {
+        /// It is switched off.
+        Off = "off",
+        /// There is nothing to be done, as far as is known.
+        Resting = "resting",
+        /// It begins soon: slaves may be back at once, or report what they hold.
+        Waiting = "waiting",
+        /// It walks over the keys, and copies.
+        Copying = "copying",
+    }
+}
+
 /// A field that is missing when its value is `None`.
 impl InfoField for Option<ClusterId> {
     fn print(&self, name: &str, text: &mut String) {

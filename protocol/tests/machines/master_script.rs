@@ -9,7 +9,7 @@ use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Stamp, Version};
 use dsm_protocol::machine::link::Count;
 use dsm_protocol::machine::master::{
-    Asker, Change, Config, Effect, Event, Master, Placement, ReadId, ReignRecord, Slot, WriteId,
+    Asker, Change, Config, Effect, Event, Master, Placement, ReadId, ReignRecord, RepairNews, Slot, WriteId,
 };
 use dsm_protocol::record::Place;
 use std::collections::{BTreeMap, VecDeque};
@@ -139,6 +139,10 @@ impl Runner {
                 let read = self.read_name(read);
                 format!("read log {read} {}@{version} at {}", text(&key), place.offset)
             }
+            Effect::Repair(RepairNews::Began { cause }) => format!("repair began: {cause:?}"),
+            Effect::Repair(RepairNews::Ended { keys, bytes, ms, left, .. }) => {
+                format!("repair ended: {keys} keys, {bytes} bytes, {ms} ms, {left} left")
+            }
             Effect::Witnessed { link, stamp } => {
                 let (version, id) = (stamp.version, show_id(stamp.reign));
                 format!("{} is a witness of {version}{id}", self.name(link))
@@ -173,7 +177,8 @@ impl goldenscript::Runner for Runner {
         let args_are_empty = command.args.is_empty();
         let mut pos = || args.next_pos().ok_or("an argument is missing");
         match command.name.as_str() {
-            // config [random=SEED] [min=SLAVES] [durable=false] [log_window=BYTES] [reads_in_a_row=N]: a new machine.
+            // config [random=SEED] [min=SLAVES] [durable=false] [log_window=BYTES] [reads_in_a_row=N] [repair=BYTES]:
+            // a new machine.
             "config" => {
                 let mut config = Config::default();
                 if let Some(seed) = args.take_key("random") {
@@ -184,6 +189,7 @@ impl goldenscript::Runner for Runner {
                 if let Some(bytes) = args.take_key("log_window") {
                     config.log_window_bytes = bytes.parse()?;
                 }
+                config.repair_bytes_per_second = args.take_key("repair").map_or(Ok(0), str::parse)?;
                 config.reads_in_a_row = args.take_key("reads_in_a_row").map_or(Ok(1), str::parse)?;
                 self.master = Master::new(config);
             }
@@ -309,6 +315,12 @@ impl goldenscript::Runner for Runner {
                 while self.master.has_chores() {
                     self.step(Event::Chore, &mut out);
                 }
+            }
+            // repair: what it is doing.
+            "repair" => {
+                let (state, left) = (self.master.repair_state(), self.master.keys_under_replicated(None));
+                let (keys, bytes) = self.master.repaired();
+                writeln!(out, "{state:?}, {left} left, {keys} keys repaired, {bytes} bytes")?;
             }
             // paused_until MS: this process did not run.
             "paused_until" => {

@@ -77,7 +77,7 @@ proptest! {
 fn the_driver_reaches_every_way_out() {
     let mut runner = TestRunner::deterministic();
     let (mut done, mut unknown, mut read, mut counters) = (0, 0, 0, Counters::default());
-    let mut without_copy = 0;
+    let (mut without_copy, mut repaired) = (0, 0);
     for _ in 0..100 {
         let memory = memory().new_tree(&mut runner).unwrap().current();
         let actions = prop::collection::vec(action(), 100..200).new_tree(&mut runner).unwrap().current();
@@ -90,13 +90,15 @@ fn the_driver_reaches_every_way_out() {
         unknown += world.unknown;
         read += world.read;
         without_copy += world.without_copy;
+        repaired += world.repaired;
         let counted = world.counters();
         counters.log_reads += counted.log_reads;
         counters.asked_all += counted.asked_all;
         counters.read_retries += counted.read_retries;
         counters.substitutions += counted.substitutions;
     }
-    println!("writes {done} unknown {unknown} without copy {without_copy} reads {read} {counters:?}");
+    println!("writes {done} unknown {unknown} without copy {without_copy} repaired {repaired} reads {read} {counters:?}");
+    assert!(repaired > 30, "{repaired} keys repaired");
     assert!(without_copy > 0, "room never left with its slave");
     assert!(done > 300 && unknown > 5 && read > 500, "writes {done} unknown {unknown} reads {read}");
     let Counters { log_reads, asked_all, read_retries, substitutions, .. } = counters;

@@ -8,10 +8,11 @@ use bytes::Bytes;
 use dsm_history::{check, Action as Did, Begun, History, OperationOutcome};
 use dsm_protocol::command::{Command, ErrorWord, Operands, Reply};
 use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version};
+use dsm_protocol::info::RepairState;
 use dsm_protocol::machine::link::Count;
 use dsm_protocol::machine::master::{
-    Asker, Change, Config, Counters, Effect, Event, Master, Placement, ReadId, ReignRecord, Testimony,
-    WriteId, READS_IN_A_ROW,
+    Asker, Change, Config, Counters, Effect, Event, Lacking, Master, Placement, ReadId, ReignRecord,
+    Testimony, WriteId, READS_IN_A_ROW,
 };
 use dsm_protocol::machine::slave::{self, Slave, ENTRY_OVERHEAD_BYTES};
 use dsm_protocol::record::Place;
@@ -196,6 +197,8 @@ pub(crate) struct World {
     pub(crate) unknown: usize,
     pub(crate) without_copy: usize,
     pub(crate) read: usize,
+    /// Keys that repair gave copies at last.
+    pub(crate) repaired: u64,
 }
 
 fn key_of(number: u8) -> Bytes {
@@ -226,7 +229,16 @@ impl World {
         // In every other world a slice has one key, so that requests of several keys are done in slices.
         let slice_keys = if seed % 2 == 1 { 1 } else { Config::default().slice_keys };
         let reads_in_a_row = if seed % 4 < 2 { 1 } else { READS_IN_A_ROW };
-        let config = Config { placement, seed, slice_keys, reads_in_a_row, ..Config::default() };
+        // In one world of three nothing is repaired.
+        let repair_bytes_per_second = if seed % 3 == 2 { 0 } else { 1 << 20 };
+        let config = Config {
+            placement,
+            seed,
+            slice_keys,
+            reads_in_a_row,
+            repair_bytes_per_second,
+            ..Config::default()
+        };
         let nodes = memory_max
             .iter()
             .map(|max| Node { slave: Slave::new(*max, seed), memory_max: *max, link: None })
@@ -255,6 +267,7 @@ impl World {
             unknown: 0,
             without_copy: 0,
             read: 0,
+            repaired: 0,
         };
         world.begin_reign();
         for node in 0..world.nodes.len() {
@@ -442,6 +455,7 @@ impl World {
             Effect::ReadLog { read, place, version, key } => {
                 self.log_reads.push((self.active, read, place, version, key));
             }
+            Effect::Repair(_) => {}
             Effect::Witnessed { link, stamp } => {
                 panic!("{link:?} accuses a whole log of lacking {stamp}")
             }
@@ -860,6 +874,33 @@ impl World {
         }
     }
 
+    /// Without another write, each key gets all its copies, if all slaves have room.
+    fn check_repaired(&mut self) {
+        let has_limits = self.nodes.iter().any(|node| node.memory_max.is_some());
+        if self.config.repair_bytes_per_second == 0 || has_limits {
+            return;
+        }
+        let count = Lacking { without_copy: 0, under_replicated: 1 };
+        for _ in 0..4 {
+            // Long enough for everything that is waited for.
+            self.now = self.now.plus(11_000);
+            self.masters[self.active].note_count(self.now, self.now, count);
+            self.step(Event::Tick);
+            self.settle();
+        }
+        let master = &self.masters[self.active];
+        let wanted = master.copies_wanted();
+        assert!(wanted >= master.slave_count().div_ceil(2));
+        let live: Vec<_> = master.slaves().map(|(_, slot, ..)| slot).collect();
+        for (key, entry) in master.directory().iter() {
+            let copies = live.iter().filter(|slot| entry.holders.contains(**slot)).count();
+            assert!(copies >= wanted, "{key:?} has {copies} copies of {wanted}");
+        }
+        let (left, state) = (master.keys_under_replicated(None), master.repair_state());
+        assert_eq!((left, state), (0, RepairState::Resting));
+        self.repaired = master.repaired().0;
+    }
+
     /// Reads all keys at the end, and checks that one order explains all answers.
     pub(crate) fn finish(&mut self) {
         for node in 0..self.nodes.len() {
@@ -872,6 +913,7 @@ impl World {
             self.ask(0, Command::Get { key: key_of(key) });
             self.settle();
         }
+        self.check_repaired();
         if let Err(violation) = check(self.history.operations()) {
             panic!("{violation}");
         }

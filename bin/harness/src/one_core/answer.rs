@@ -48,7 +48,7 @@ pub(crate) fn put_value(output: &mut Vec<u8>, key: u32, write: u32, value_bytes:
 
 /// An answer that is still to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Expected {
+pub(crate) enum ExpectedAnswer {
     /// A value of this key.
     Value { key: u32 },
     /// The write is done.
@@ -59,7 +59,7 @@ pub(crate) enum Expected {
 
 /// What is at the front of what was read.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Front {
+pub(crate) enum AnswerFront {
     /// The rest of the answer, of this length.
     Right(usize),
     /// So many bytes of an answer that goes on.
@@ -98,34 +98,34 @@ pub(crate) struct AnswerCheck {
 
 impl AnswerCheck {
     /// Looks at the front of `input`, which begins with the answer that is expected, or with what is missing of it.
-    pub(crate) fn front(&mut self, expected: Expected, input: &[u8], form: &AnswerForm) -> Front {
+    pub(crate) fn front(&mut self, expected: ExpectedAnswer, input: &[u8], form: &AnswerForm) -> AnswerFront {
         match expected {
-            Expected::Value { key } => self.value(key, input, form),
-            Expected::Done => {
+            ExpectedAnswer::Value { key } => self.value(key, input, form),
+            ExpectedAnswer::Done => {
                 let begins = input.len().min(WRITE_ANSWER.len());
                 if input[..begins] != WRITE_ANSWER[..begins] {
                     return whole_line(input);
                 }
                 if begins == WRITE_ANSWER.len() {
-                    Front::Right(begins)
+                    AnswerFront::Right(begins)
                 } else {
-                    Front::Incomplete
+                    AnswerFront::Incomplete
                 }
             }
-            Expected::Replicas { wanted } => {
+            ExpectedAnswer::Replicas { wanted } => {
                 let Some(end) = input.iter().position(|byte| *byte == b'\n') else {
                     return whole_line(input);
                 };
                 let line = std::str::from_utf8(&input[..end]).unwrap_or_default().trim_end();
                 match line.strip_prefix(':').and_then(|count| count.parse::<u32>().ok()) {
-                    Some(count) if count >= wanted => Front::Right(end + 1),
-                    Some(_) | None => Front::Wrong,
+                    Some(count) if count >= wanted => AnswerFront::Right(end + 1),
+                    Some(_) | None => AnswerFront::Wrong,
                 }
             }
         }
     }
 
-    fn value(&mut self, key: u32, input: &[u8], form: &AnswerForm) -> Front {
+    fn value(&mut self, key: u32, input: &[u8], form: &AnswerForm) -> AnswerFront {
         let mut taken = 0;
         let (mut at, mut stamp) = match self.begun {
             Some(begun) => begun,
@@ -135,7 +135,7 @@ impl AnswerCheck {
                     return whole_line(input);
                 }
                 if begins < form.value_head.len() {
-                    return Front::Incomplete;
+                    return AnswerFront::Incomplete;
                 }
                 taken = begins;
                 (0, [0; STAMP_BYTES])
@@ -151,7 +151,7 @@ impl AnswerCheck {
                     stamp.copy_from_slice(found);
                 }
                 if !stamp.starts_with(found) || !stamp.starts_with(&digits(key)) {
-                    return Front::Wrong;
+                    return AnswerFront::Wrong;
                 }
                 found.len()
             } else {
@@ -167,26 +167,26 @@ impl AnswerCheck {
             Some(end) if at == form.value_bytes => {
                 self.begun = None;
                 if end == b"\r\n" {
-                    Front::Right(taken + 2)
+                    AnswerFront::Right(taken + 2)
                 } else {
-                    Front::Wrong
+                    AnswerFront::Wrong
                 }
             }
-            _ if taken == 0 => Front::Incomplete,
+            _ if taken == 0 => AnswerFront::Incomplete,
             _ => {
                 self.begun = Some((at, stamp));
-                Front::Part(taken)
+                AnswerFront::Part(taken)
             }
         }
     }
 }
 
 /// What to say of an answer that is not the one that was expected: it is shown with its first line, when that is there.
-fn whole_line(input: &[u8]) -> Front {
+fn whole_line(input: &[u8]) -> AnswerFront {
     if input.contains(&b'\n') || input.len() >= SHOWN_BYTES_MAX {
-        Front::Wrong
+        AnswerFront::Wrong
     } else {
-        Front::Incomplete
+        AnswerFront::Incomplete
     }
 }
 
@@ -206,33 +206,33 @@ mod tests {
         assert_eq!(&digits(u32::MAX), b"ffffffff");
     }
 
-    fn front(expected: Expected, input: &[u8]) -> Front {
+    fn front(expected: ExpectedAnswer, input: &[u8]) -> AnswerFront {
         AnswerCheck::default().front(expected, input, &AnswerForm::new(16))
     }
 
     #[test]
     fn an_answer_is_right_when_it_names_its_key() {
-        let expected = Expected::Value { key: 7 };
+        let expected = ExpectedAnswer::Value { key: 7 };
         let right = b"$16\r\n0000000700000001\r\n+OK\r\n";
-        assert_eq!(front(expected, right), Front::Right(23));
+        assert_eq!(front(expected, right), AnswerFront::Right(23));
         for end in 0..5 {
-            assert_eq!(front(expected, &right[..end]), Front::Incomplete, "{end}");
+            assert_eq!(front(expected, &right[..end]), AnswerFront::Incomplete, "{end}");
         }
-        assert_eq!(front(expected, b"$16\r\n0000000800000001\r\n"), Front::Wrong);
-        assert_eq!(front(expected, b"$16\r\n0000000700000001+OK"), Front::Wrong);
-        assert_eq!(front(expected, b"$-1\r\n"), Front::Wrong);
-        assert_eq!(front(expected, b"-STANDBY"), Front::Incomplete, "it is shown whole");
+        assert_eq!(front(expected, b"$16\r\n0000000800000001\r\n"), AnswerFront::Wrong);
+        assert_eq!(front(expected, b"$16\r\n0000000700000001+OK"), AnswerFront::Wrong);
+        assert_eq!(front(expected, b"$-1\r\n"), AnswerFront::Wrong);
+        assert_eq!(front(expected, b"-STANDBY"), AnswerFront::Incomplete, "it is shown whole");
     }
 
     #[test]
     fn writes_are_done_and_have_their_replicas() {
-        assert_eq!(front(Expected::Done, b"+OK\r\n+OK\r\n"), Front::Right(5));
-        assert_eq!(front(Expected::Done, b"+O"), Front::Incomplete);
-        assert_eq!(front(Expected::Done, b"-ERR no\r\n"), Front::Wrong);
-        let expected = Expected::Replicas { wanted: 1 };
-        assert_eq!(front(expected, b":2\r\n"), Front::Right(4));
-        assert_eq!(front(expected, b":2"), Front::Incomplete);
-        assert_eq!(front(expected, b":0\r\n"), Front::Wrong);
+        assert_eq!(front(ExpectedAnswer::Done, b"+OK\r\n+OK\r\n"), AnswerFront::Right(5));
+        assert_eq!(front(ExpectedAnswer::Done, b"+O"), AnswerFront::Incomplete);
+        assert_eq!(front(ExpectedAnswer::Done, b"-ERR no\r\n"), AnswerFront::Wrong);
+        let expected = ExpectedAnswer::Replicas { wanted: 1 };
+        assert_eq!(front(expected, b":2\r\n"), AnswerFront::Right(4));
+        assert_eq!(front(expected, b":2"), AnswerFront::Incomplete);
+        assert_eq!(front(expected, b":0\r\n"), AnswerFront::Wrong);
     }
 
     /// Feeds an answer in pieces of `piece` new bytes each; how much was taken until it was right, `None` if it is wrong.
@@ -240,11 +240,11 @@ mod tests {
         let (mut check, form) = (AnswerCheck::default(), AnswerForm::new(value_bytes));
         let (mut taken, mut filled) = (0, 0);
         loop {
-            match check.front(Expected::Value { key: 3 }, &answer[taken..filled], &form) {
-                Front::Right(length) => return Some(taken + length),
-                Front::Part(length) => taken += length,
-                Front::Incomplete if filled < answer.len() => filled = answer.len().min(filled + piece),
-                Front::Incomplete | Front::Wrong => return None,
+            match check.front(ExpectedAnswer::Value { key: 3 }, &answer[taken..filled], &form) {
+                AnswerFront::Right(length) => return Some(taken + length),
+                AnswerFront::Part(length) => taken += length,
+                AnswerFront::Incomplete if filled < answer.len() => filled = answer.len().min(filled + piece),
+                AnswerFront::Incomplete | AnswerFront::Wrong => return None,
             }
         }
     }

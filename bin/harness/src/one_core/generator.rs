@@ -5,7 +5,7 @@
 //! [`super::super::load`] verifies more, and costs more.
 
 use super::super::stop::StopSignal;
-use super::answer::{digits, put_value, shown, AnswerCheck, AnswerForm, Expected, Front};
+use super::answer::{digits, put_value, shown, AnswerCheck, AnswerForm, AnswerFront, ExpectedAnswer};
 use super::plan::{LoadData, LoadShape};
 use anyhow::{bail, ensure, Context as _};
 use hdrhistogram::Histogram;
@@ -60,7 +60,7 @@ struct Lane {
     /// Whether it waits for room in the socket.
     is_full: bool,
     /// Of the batch that is in flight, those before `answered` have come.
-    expected: Vec<Expected>,
+    expected: Vec<ExpectedAnswer>,
     answered: usize,
     check: AnswerCheck,
     /// What was read and is too little to be checked: the beginning of a line or of a stamp.
@@ -259,7 +259,7 @@ impl Generator {
         output.extend_from_slice(b"*2\r\n$3\r\nGET\r\n$8\r\n");
         output.extend_from_slice(&digits(key));
         output.extend_from_slice(b"\r\n");
-        expected.push(Expected::Value { key });
+        expected.push(ExpectedAnswer::Value { key });
     }
 
     fn put_write(&mut self, lane: usize, key: u32) {
@@ -270,13 +270,13 @@ impl Generator {
         output.extend_from_slice(self.form.value_head());
         put_value(output, key, self.next_write, self.data.value_bytes);
         output.extend_from_slice(b"\r\n");
-        expected.push(Expected::Done);
+        expected.push(ExpectedAnswer::Done);
         self.next_write = self.next_write.wrapping_add(1);
         if let Some(wanted) = self.wait {
             output.extend_from_slice(
                 format!("*3\r\n$4\r\nWAIT\r\n$1\r\n{wanted}\r\n$4\r\n1000\r\n").as_bytes(),
             );
-            expected.push(Expected::Replicas { wanted });
+            expected.push(ExpectedAnswer::Replicas { wanted });
         }
     }
 
@@ -327,13 +327,13 @@ impl Lane {
                 break;
             };
             match self.check.front(*expected, rest, form) {
-                Front::Right(length) => {
+                AnswerFront::Right(length) => {
                     rest = &rest[length..];
                     self.answered += 1;
                 }
-                Front::Part(length) => rest = &rest[length..],
-                Front::Incomplete => break,
-                Front::Wrong => bail!("a wrong answer: {} instead of {expected:?}", shown(rest)),
+                AnswerFront::Part(length) => rest = &rest[length..],
+                AnswerFront::Incomplete => break,
+                AnswerFront::Wrong => bail!("a wrong answer: {} instead of {expected:?}", shown(rest)),
             }
         }
         self.rest.clear();

@@ -1,9 +1,10 @@
 //! Acknowledgements: what a slave's ACK covers, how many a write needs, and when the write is done or unknown.
 
-use super::membership::Sent;
+use super::membership::{CopyCause, Sent};
 use super::{Effect, Master, Slot, WriteId};
 use crate::command::{ErrorWord, Reply};
 use crate::ids::LinkId;
+use crate::machine::slave::ENTRY_OVERHEAD_BYTES;
 use crate::planted;
 
 /// How many of `active` slaves must acknowledge a write.
@@ -33,7 +34,10 @@ impl Master {
                     member.writes_acked += 1;
                     self.item_acked(write, item, slot, effects);
                 }
-                Some(Sent::Copy { .. } | Sent::Refused) => {}
+                Some(Sent::Copy { cause: CopyCause::Repair { is_first }, bytes, .. }) => {
+                    self.repair.acked(bytes - ENTRY_OVERHEAD_BYTES, is_first);
+                }
+                Some(Sent::Copy { cause: CopyCause::PutBack, .. } | Sent::Refused) => {}
                 None => return,
             }
         }

@@ -3,7 +3,7 @@
 //! A walk over the directory, a slice at a time: when a slave leaves, millions of keys lose a copy at once, which cannot
 //! be counted in one turn. The result is as old as the walk. Only reads.
 
-use super::{acks_needed, Master};
+use super::{Master, SlotSet};
 use crate::ids::Millis;
 
 /// Entries that one slice looks at: about a millisecond.
@@ -20,8 +20,8 @@ const REST_TIMES: u64 = 4;
 pub struct Lacking {
     /// Keys that no active slave is known to hold.
     pub without_copy: u64,
-    /// Keys with fewer copies on active slaves than a write must have: half of the active slaves.
-    pub below_copies: u64,
+    /// Keys with fewer copies on active slaves than half of the slaves of this reign, or than slaves are active.
+    pub under_replicated: u64,
 }
 
 /// A slave that reports nothing new for this long is not waited for, in milliseconds: what it holds stays unknown.
@@ -31,18 +31,27 @@ const REPORT_STILL_MS: u64 = 5000;
 /// a minute.
 const REPORT_MS: u64 = 120_000;
 
-/// Since when the walk waits for slaves that have not reported everything.
+/// Since when it is waited for slaves that have not reported everything.
 #[derive(Clone, Copy, Debug)]
-struct Waiting {
+pub(super) struct ReportWait {
     since: Millis,
     /// When they last reported something new, and how many copies they are known to hold.
     moved: Millis,
     copies: u64,
 }
 
-impl Waiting {
-    fn is_over(&self, now: Millis) -> bool {
-        now.since(self.moved) >= REPORT_STILL_MS || now.since(self.since) >= REPORT_MS
+impl ReportWait {
+    /// Whether `unreported`, which are known to hold so many `copies`, are not to be waited for (any more).
+    pub(super) fn is_over(wait: &mut Option<Self>, now: Millis, unreported: SlotSet, copies: u64) -> bool {
+        if unreported.is_empty() {
+            *wait = None;
+            return true;
+        }
+        let wait = wait.get_or_insert(ReportWait { since: now, moved: now, copies });
+        if wait.copies != copies {
+            (wait.moved, wait.copies) = (now, copies);
+        }
+        now.since(wait.moved) >= REPORT_STILL_MS || now.since(wait.since) >= REPORT_MS
     }
 }
 
@@ -52,7 +61,7 @@ pub struct Census {
     walk: Option<Walk>,
     last: Option<(Millis, Lacking)>,
     due: Millis,
-    waiting: Option<Waiting>,
+    waiting: Option<ReportWait>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -68,31 +77,22 @@ impl Census {
     /// time.
     pub fn look(&mut self, now: Millis, master: &Master) {
         let unreported = master.members.unreported();
-        if unreported.is_empty() {
-            self.waiting = None;
-        } else {
-            let members = master.members.iter().filter(|(slot, _)| unreported.contains(*slot));
-            let copies = members.map(|(_, member)| member.copies).sum();
-            let waiting = self.waiting.get_or_insert(Waiting { since: now, moved: now, copies });
-            if waiting.copies != copies {
-                (waiting.moved, waiting.copies) = (now, copies);
-            }
-            if !waiting.is_over(now) {
-                (self.walk, self.due) = (None, now);
-                return;
-            }
+        let copies = master.members.copies_of(unreported);
+        if !ReportWait::is_over(&mut self.waiting, now, unreported, copies) {
+            (self.walk, self.due) = (None, now);
+            return;
         }
         if self.walk.is_none() && now < self.due {
             return;
         }
         let mut walk = self.walk.unwrap_or(Walk { next: 0, began: now, lacking: Lacking::default() });
         let live = master.members.live();
-        let wanted = acks_needed(live.len()).max(1);
+        let wanted = master.copies_wanted().max(1);
         let lacking = &mut walk.lacking;
         let next = master.directory.walk(walk.next, SLICE_ENTRIES, |entry| {
             let copies = entry.holders.intersection(live).len();
             lacking.without_copy += u64::from(copies == 0);
-            lacking.below_copies += u64::from(copies < wanted);
+            lacking.under_replicated += u64::from(copies < wanted);
         });
         self.walk = next.map(|next| Walk { next, ..walk });
         if next.is_none() {
@@ -162,15 +162,15 @@ mod tests {
         }
         step(&mut master, Event::ReignBegan { version: Version::new(2, KEYS + 2), id: ReignId(2) });
         let (mut census, mut now) = (Census::default(), Millis(0));
-        let all = Lacking { without_copy: KEYS, below_copies: KEYS };
+        let all = Lacking { without_copy: KEYS, under_replicated: KEYS };
         assert_eq!(walk(&mut census, &mut now, &master), (KEYS.div_ceil(SLICE_ENTRIES as u64), all));
         join(&mut master, 1, 0..70_000);
         let two = join(&mut master, 2, 60_000..90_000);
         join(&mut master, 3, 0..0);
-        let lacking = Lacking { without_copy: 10_000, below_copies: 90_000 };
+        let lacking = Lacking { without_copy: 10_000, under_replicated: 90_000 };
         assert_eq!(walk(&mut census, &mut now, &master).1, lacking);
         step(&mut master, Event::SlaveLost { link: two });
-        let lacking = Lacking { without_copy: 30_000, below_copies: 30_000 };
+        let lacking = Lacking { without_copy: 30_000, under_replicated: 30_000 };
         assert_eq!(walk(&mut census, &mut now, &master).1, lacking);
     }
 

@@ -3,9 +3,8 @@
 //! Owns the holders in the directory and each slave's count of copies, which change together. `writes.rs` and `room.rs`
 //! choose the slaves of a write.
 
-use super::acks::acks_needed;
 use super::hash::hash_bytes;
-use super::membership::{Member, Sent, SlotSet};
+use super::membership::{CopyCause, Member, Sent, SlotSet};
 use super::placement::choose;
 use super::room::payload;
 use super::{Effect, Entry, Master, Slot};
@@ -75,20 +74,20 @@ impl Master {
         })
     }
 
-    /// Marks `slots` as holders of `key` and sends them the value as a copy for which no client waits.
-    fn copy_to(
+    /// Marks `slot` as a holder of `key` and sends it the value as a copy for which no client waits. What it is sent later, as
+    /// the drop of a version that is superseded meanwhile, arrives after it.
+    pub(super) fn copy_to(
         &mut self,
-        slots: SlotSet,
+        slot: Slot,
         key: &Bytes,
         version: Version,
         value: &Bytes,
+        cause: CopyCause,
         effects: &mut Vec<Effect>,
     ) {
-        for slot in slots.iter() {
-            self.held(slot, key, version);
-            let sent = Sent::Copy { key: key.clone(), version, bytes: payload(key, value) };
-            self.send_write(slot, sent, version, key, value, effects);
-        }
+        self.held(slot, key, version);
+        let sent = Sent::Copy { key: key.clone(), version, bytes: payload(key, value), cause };
+        self.send_write(slot, sent, version, key, value, effects);
     }
 
     /// Sends a value to `slot`, which must have a slave.
@@ -134,7 +133,7 @@ impl Master {
     ) {
         let live = self.members.live();
         let Some(entry) = self.directory.get(key).filter(|entry| entry.version == version) else { return };
-        let lacking = acks_needed(live.len()).saturating_sub(entry.holders.intersection(live).len());
+        let lacking = self.copies_wanted().saturating_sub(entry.holders.intersection(live).len());
         let among = if value.len() <= self.config.value_max {
             self.with_room(payload(key, value)).without(entry.holders).without(self.behind_on_copies())
         } else {
@@ -142,7 +141,9 @@ impl Master {
         };
         let hash = hash_bytes(key);
         let chosen = choose(self.config.placement, &self.members, among, lacking, hash, &mut self.random);
-        self.copy_to(chosen, key, version, value, effects);
+        for slot in chosen.iter() {
+            self.copy_to(slot, key, version, value, CopyCause::PutBack, effects);
+        }
     }
 
     /// The slaves that already owe acknowledgements for as many bytes as may be read from the log at a time. No client

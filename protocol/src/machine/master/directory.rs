@@ -7,6 +7,7 @@ use crate::ids::{Epoch, Seq, Version};
 use crate::machine::table::Table;
 use crate::planted;
 use crate::record::{FileNumber, Place};
+use bytes::Bytes;
 use std::collections::BTreeMap;
 
 /// What the directory knows of one key.
@@ -105,6 +106,15 @@ struct Sweep {
     slots: SlotSet,
     /// Entries with lower numbers are done.
     next: usize,
+}
+
+/// What was found among the entries that were looked at.
+#[derive(Debug)]
+pub(super) struct FoundEntry {
+    /// The first one that was sought.
+    pub(super) entry: Option<(Bytes, Entry)>,
+    /// Where to go on; `None` at the end.
+    pub(super) next: Option<usize>,
 }
 
 impl Directory {
@@ -209,6 +219,27 @@ impl Directory {
         let entries = (from..end).filter_map(|number| self.table.at(number));
         entries.for_each(|(_, stored)| show(&self.epochs.whole(stored)));
         (end < self.table.numbers()).then_some(end)
+    }
+
+    /// Looks from number `from` on, at up to `entries` entries, for one that `is_sought`. Takes those that were looked at from
+    /// `entries`.
+    pub(super) fn find(
+        &self,
+        from: usize,
+        entries: &mut usize,
+        mut is_sought: impl FnMut(&Entry) -> bool,
+    ) -> FoundEntry {
+        let end = from.saturating_add(*entries).min(self.table.numbers());
+        for number in from..end {
+            *entries -= 1;
+            let Some((key, stored)) = self.table.at(number) else { continue };
+            let entry = self.epochs.whole(stored);
+            if is_sought(&entry) {
+                let entry = Some((Bytes::copy_from_slice(key), entry));
+                return FoundEntry { entry, next: Some(number + 1) };
+            }
+        }
+        FoundEntry { entry: None, next: (end < self.table.numbers()).then_some(end) }
     }
 
     /// Gives back the memory of up to `entries` entries that were forgotten.

@@ -52,6 +52,11 @@ impl LogReads {
         self.deadlines.remove(&(deadline, id));
     }
 
+    /// Whether reads wait for room.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// The bytes that reads under way may bring into memory.
     pub(super) fn under_way_bytes(&self) -> u64 {
         self.under_way_bytes
@@ -72,9 +77,10 @@ impl Master {
     /// Reads a value from the log as soon as the window has room for it.
     pub(super) fn read_from_log(&mut self, now: Millis, id: ReadId, place: Place, effects: &mut Vec<Effect>) {
         let Some(read) = self.reads.get(id) else { return };
-        self.reads.log.deadlines.insert((read.deadline, id));
+        let (deadline, is_repair) = (read.deadline, read.is_repair());
+        self.reads.log.deadlines.insert((deadline, id));
         if !self.reads.log.has_room(cost(place), self.config.log_window_bytes) {
-            self.counters.log_reads_waited += 1;
+            self.counters.log_reads_waited += u64::from(!is_repair);
         }
         self.reads.log.waiting.push_back((id, place));
         self.start_log_reads(now, effects);
@@ -107,8 +113,8 @@ impl Master {
                         return;
                     }
                     self.reads.log.begin(id, cost(place));
-                    self.counters.log_reads += 1;
                     let Some(read) = self.reads.get(id) else { return };
+                    self.counters.log_reads += u64::from(!read.is_repair());
                     let (version, key) = (read.wanted, read.key.clone());
                     effects.push(Effect::ReadLog { read: id, place, version, key });
                 }

@@ -103,13 +103,25 @@ impl FromIterator<Slot> for SlotSet {
     }
 }
 
+/// Why a slave gets a copy for which no client waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CopyCause {
+    /// A read took the value from the log.
+    PutBack,
+    /// Repair.
+    Repair {
+        /// Whether it is the first copy that repair sends of this key now.
+        is_first: bool,
+    },
+}
+
 /// What a write that was sent to a slave was for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
     /// An item of a client's write.
     Item { write: WriteId, item: u32, bytes: u64 },
     /// A copy for which no client waits.
-    Copy { key: Bytes, version: Version, bytes: u64 },
+    Copy { key: Bytes, version: Version, bytes: u64, cause: CopyCause },
     /// A write that the slave has refused. It is still acknowledged.
     Refused,
 }
@@ -120,6 +132,10 @@ impl Sent {
             Sent::Item { bytes, .. } | Sent::Copy { bytes, .. } => *bytes,
             Sent::Refused => 0,
         }
+    }
+
+    fn is_repair(&self) -> bool {
+        matches!(self, Sent::Copy { cause: CopyCause::Repair { .. }, .. })
     }
 }
 
@@ -142,6 +158,10 @@ pub(super) struct Member {
     /// The smallest value for which it recently had no room, in bytes as room is counted.
     lacking_bytes: Option<u64>,
     unacked_bytes: u64,
+    /// The copies of repair among these, and their bytes.
+    repairing: (usize, u64),
+    /// The most room that it has had, in bytes.
+    room_most: u64,
     /// How many writes at the front of `unacked` are acknowledged and not taken yet.
     acked: usize,
     unacked: VecDeque<Sent>,
@@ -183,7 +203,32 @@ impl Member {
     /// Notes a write that is sent now.
     pub(super) fn sent(&mut self, sent: Sent) {
         self.unacked_bytes += sent.bytes();
+        if sent.is_repair() {
+            self.repairing = (self.repairing.0 + 1, self.repairing.1 + sent.bytes());
+        }
         self.unacked.push_back(sent);
+    }
+
+    /// A write is no longer under way to it.
+    fn settled(&mut self, sent: &Sent) {
+        self.unacked_bytes -= sent.bytes();
+        if sent.is_repair() {
+            self.repairing = (self.repairing.0 - 1, self.repairing.1 - sent.bytes());
+        }
+    }
+
+    /// Copies of repair that are under way to it, and their bytes.
+    pub(super) fn repairing(&self) -> (usize, u64) {
+        self.repairing
+    }
+
+    /// The most room that it has had, in bytes; 0 when its memory has no limit.
+    pub(super) fn room_most(&self) -> u64 {
+        if self.is_unlimited() {
+            0
+        } else {
+            self.room_most
+        }
     }
 
     /// Notes that this many more writes are acknowledged; [`Member::take_acked`] takes them.
@@ -201,7 +246,7 @@ impl Member {
     pub(super) fn take_acked(&mut self) -> Option<Sent> {
         self.acked = self.acked.checked_sub(1)?;
         let sent = self.unacked.pop_front()?;
-        self.unacked_bytes -= sent.bytes();
+        self.settled(&sent);
         Some(sent)
     }
 
@@ -210,7 +255,7 @@ impl Member {
     pub(super) fn take_refused(&mut self, before: u64) -> Option<Sent> {
         let index = usize::try_from(before).ok()?.checked_add(self.acked)?;
         let refused = std::mem::replace(self.unacked.get_mut(index)?, Sent::Refused);
-        self.unacked_bytes -= refused.bytes();
+        self.settled(&refused);
         Some(refused)
     }
 
@@ -221,6 +266,7 @@ impl Member {
 
     pub(super) fn set_room(&mut self, room_bytes: u64) {
         self.room_bytes = room_bytes;
+        self.room_most = self.room_most.max(room_bytes);
         let has_room = |lacking: &u64| room_bytes.saturating_sub(self.unacked_bytes) >= lacking + lacking / 2;
         if self.lacking_bytes.as_ref().is_some_and(has_room) {
             self.lacking_bytes = None;
@@ -284,6 +330,11 @@ impl Membership {
         self.live.iter().filter_map(|slot| self.get(slot).map(|member| (slot, member)))
     }
 
+    /// How many copies those in `slots` are known to hold in all.
+    pub(super) fn copies_of(&self, slots: SlotSet) -> u64 {
+        slots.iter().filter_map(|slot| self.get(slot)).map(|member| member.copies).sum()
+    }
+
     /// The first slave with acknowledged writes that are not taken yet.
     pub(super) fn acknowledging(&self) -> Option<Slot> {
         self.iter().find(|(_, member)| member.has_acked()).map(|(slot, _)| slot)
@@ -330,6 +381,8 @@ impl Membership {
             reserved_bytes: 0,
             lacking_bytes: None,
             unacked_bytes: 0,
+            repairing: (0, 0),
+            room_most: room_bytes,
             acked: 0,
             unacked: VecDeque::new(),
         });

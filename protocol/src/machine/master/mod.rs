@@ -20,6 +20,7 @@ mod placement;
 mod read_deadlines;
 mod reads;
 mod reigns;
+mod repair;
 mod room;
 mod session_order;
 mod slices;
@@ -36,6 +37,7 @@ pub use membership::{Slot, SlotSet, SLAVES_MAX};
 pub use placement::Placement;
 pub use reads::READS_IN_A_ROW;
 pub use reigns::{ReignRecord, Reigns, Testimony};
+pub use repair::{RepairCause, RepairNews};
 pub use slices::SLICE_KEYS;
 
 use crate::command::{Command, ErrorWord, Reply};
@@ -45,6 +47,7 @@ use bytes::Bytes;
 use membership::Membership;
 use placement::Random;
 use reads::Reads;
+use repair::Repair;
 use room::payload;
 use slices::Slices;
 use slotmap::{new_key_type, Key as _, KeyData};
@@ -123,6 +126,8 @@ pub struct Config {
     pub gather_bytes_max: usize,
     /// So many reads of short values in a row prefer the same slaves. At least 1.
     pub reads_in_a_row: usize,
+    /// How many bytes repair copies in a second, as room is counted. 0 for no repair.
+    pub repair_bytes_per_second: u64,
 }
 
 impl Default for Config {
@@ -138,6 +143,7 @@ impl Default for Config {
             slice_keys: SLICE_KEYS,
             gather_bytes_max: usize::MAX,
             reads_in_a_row: 1,
+            repair_bytes_per_second: 0,
         }
     }
 }
@@ -348,6 +354,8 @@ pub enum Effect {
         /// Version and reign of the copy.
         stamp: Stamp,
     },
+    /// Repair has begun or ended.
+    Repair(RepairNews),
 }
 
 /// What the machine counts, for INFO.
@@ -383,6 +391,7 @@ pub struct Master {
     writes: Writes,
     reads: Reads,
     slices: Slices,
+    repair: Repair,
     random: Random,
     counters: Counters,
     /// Links of slaves that enlisted while no slot was usable.
@@ -400,6 +409,7 @@ impl Master {
             writes: Writes::default(),
             reads: Reads::default(),
             slices: Slices::default(),
+            repair: Repair::default(),
             random: Random::new(config.seed),
             counters: Counters::default(),
             waiting_for_slot: Vec::new(),
@@ -470,7 +480,7 @@ impl Master {
 
     /// Writes and reads that have not been answered yet.
     pub fn in_flight(&self) -> usize {
-        self.writes.len() + self.reads.len() + self.slices.requests()
+        self.writes.len() + self.reads.len() + self.slices.requests() - self.repair.reading()
     }
 
     /// The active slaves: name, slot, copies it is known to hold, bytes it has room for.
@@ -536,7 +546,9 @@ impl Master {
             Event::Request { asker, deadline, command } => {
                 self.ask_in_order(now, asker, deadline, command, effects);
             }
-            Event::SlaveJoined { id, link, room_bytes } => self.slave_joined(id, link, room_bytes, effects),
+            Event::SlaveJoined { id, link, room_bytes } => {
+                self.slave_joined(now, id, link, room_bytes, effects);
+            }
             Event::SlaveLost { link } => {
                 self.waiting_for_slot.retain(|waiting| *waiting != link);
                 if let Some(slot) = self.members.slot_of(link) {
@@ -560,7 +572,10 @@ impl Master {
             Event::Written { write, version, places } => self.written(now, write, version, places, effects),
             Event::NotWritten { write, word, detail } => self.not_written(now, write, word, detail, effects),
             Event::LogRead { read, result } => self.log_read(now, read, result, effects),
-            Event::Tick => self.expire_reads(now, effects),
+            Event::Tick => {
+                self.tick_repair(now, effects);
+                self.expire_reads(now, effects);
+            }
             Event::Chore => self.chore(now, effects),
         }
     }
@@ -599,7 +614,10 @@ impl Master {
 
     fn end_reign(&mut self) {
         assert_eq!(self.in_flight(), 0, "a reign ended with requests in flight");
+        // Only repair reads now, and nobody waits for it.
+        self.reads.all.clear();
         self.reads.log.clear();
+        self.repair.clear();
         self.waiting_for_slot.clear();
         self.writes.forget_losses();
         for slot in self.members.live().iter() {
@@ -614,7 +632,10 @@ impl Master {
 
     /// Whether there is background work, to be done in pieces, each with an [`Event::Chore`].
     pub fn has_chores(&self) -> bool {
-        self.members.acknowledging().is_some() || !self.is_settled() || !self.directory.is_at_rest()
+        self.members.acknowledging().is_some()
+            || !self.is_settled()
+            || !self.directory.is_at_rest()
+            || self.may_repair()
     }
 
     fn chore(&mut self, now: Millis, effects: &mut Vec<Effect>) {
@@ -637,5 +658,6 @@ impl Master {
             self.sweep_if_needed();
         }
         self.directory.tidy(CHORE_ENTRIES);
+        self.repair_on(now, effects);
     }
 }

@@ -16,9 +16,13 @@ impl Master {
     /// The question of a read waits for `bytes_in_front` to come over the same link: it has the time that they need, too.
     pub fn read_waits(&mut self, now: Millis, id: ReadId, bytes_in_front: u64) {
         let Some(read) = self.reads.all.get_mut(id.0).filter(|read| !read.asked.is_empty()) else { return };
+        let is_repair = read.is_repair();
         let more_ms = more_time_ms(bytes_in_front + u64::from(read.place.bytes));
         read.due = now.plus(self.config.read_timeout_ms + more_ms).max(read.due);
         read.deadline = read.deadline.max(read.due);
+        if !is_repair {
+            self.yield_to_clients(now);
+        }
     }
 
     /// Moves reads on that a holder has not answered in time.

@@ -74,6 +74,10 @@ pub(super) struct Read {
 pub(super) enum Destination {
     Asker(Asker),
     Part(GatherKey, usize),
+    /// Repair, with so many bytes of its window.
+    Repair {
+        bytes: u64,
+    },
 }
 
 /// A read of several keys that is answered as one.
@@ -85,6 +89,13 @@ pub(super) struct Gather {
     bytes: usize,
     open: usize,
     failed: Option<Reply>,
+}
+
+impl Read {
+    /// Whether no client waits for it.
+    pub(super) fn is_repair(&self) -> bool {
+        matches!(self.to, Destination::Repair { .. })
+    }
 }
 
 impl Reads {
@@ -237,11 +248,24 @@ impl Master {
             self.answer(to, Reply::NotFound, effects);
             return;
         };
-        let (wanted, place) = (entry.version, entry.place);
-        if let Err(refusal) = self.reads.add_to_gather(to, place, self.config.gather_bytes_max) {
+        if let Err(refusal) = self.reads.add_to_gather(to, entry.place, self.config.gather_bytes_max) {
             self.answer(to, refusal, effects);
             return;
         }
+        self.read_entry(now, to, deadline, key, entry, effects);
+    }
+
+    /// Begins the read of a key, bound to what its entry is now.
+    pub(super) fn read_entry(
+        &mut self,
+        now: Millis,
+        to: Destination,
+        deadline: Millis,
+        key: Bytes,
+        entry: Entry,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (wanted, place) = (entry.version, entry.place);
         let deadline = deadline.plus(more_time_ms(u64::from(place.bytes)));
         let (asked, tried, due) = (SlotSet::EMPTY, SlotSet::EMPTY, now);
         let is_asked_by_name = false;
@@ -261,7 +285,7 @@ impl Master {
     fn ask_about(&mut self, now: Millis, id: ReadId, entry: Option<Entry>, effects: &mut Vec<Effect>) {
         let Some(read) = self.reads.all.get_mut(id.0) else { return };
         if read.attempt > 0 {
-            self.counters.read_retries += 1;
+            self.counters.read_retries += u64::from(!read.is_repair());
             if now >= read.deadline {
                 let reply = Reply::error(ErrorWord::Busy, "no holder of the key answered in time");
                 self.end_read(id, reply, effects);
@@ -279,7 +303,7 @@ impl Master {
             // A known holder that failed us does not make the others likelier: only with none known ask all. A version
             // that is superseded has no holder for certain: the log has it.
             if entry.is_some() && known.is_empty() && !unreported.is_empty() {
-                self.counters.asked_all += 1;
+                self.counters.asked_all += u64::from(!read.is_repair());
                 unreported
             } else {
                 SlotSet::EMPTY
@@ -372,8 +396,10 @@ impl Master {
         let Some(read) = self.reads.all.get(id.0) else { return };
         match result {
             Ok(value) => {
-                let (key, version) = (read.key.clone(), read.wanted);
-                self.put_back(&key, version, &value, effects);
+                if !read.is_repair() {
+                    let (key, version) = (read.key.clone(), read.wanted);
+                    self.put_back(&key, version, &value, effects);
+                }
                 self.end_read(id, Reply::Value(value), effects);
             }
             Err(detail) => self.end_read(id, Reply::error(ErrorWord::Bad, detail), effects),
@@ -390,12 +416,19 @@ impl Master {
     pub(super) fn end_read(&mut self, id: ReadId, reply: Reply, effects: &mut Vec<Effect>) {
         if let Some(read) = self.reads.all.remove(id.0) {
             self.reads.log.forget(id, read.deadline);
-            self.answer(read.to, reply, effects);
+            match read.to {
+                Destination::Repair { bytes } => {
+                    self.repair_read((read.key, read.wanted), bytes, reply, effects);
+                }
+                to @ (Destination::Asker(_) | Destination::Part(..)) => self.answer(to, reply, effects),
+            }
         }
     }
 
     pub(super) fn answer(&mut self, to: Destination, reply: Reply, effects: &mut Vec<Effect>) {
         match to {
+            // What it reads comes to `end_read`.
+            Destination::Repair { .. } => {}
             Destination::Asker(asker) => {
                 self.counters.reads += 1;
                 effects.push(Effect::Reply { to: asker, reply });

@@ -10,6 +10,7 @@ use crate::ids::{LinkId, Millis, SlaveId};
 impl Master {
     pub(super) fn slave_joined(
         &mut self,
+        now: Millis,
         id: SlaveId,
         link: LinkId,
         room_bytes: u64,
@@ -19,6 +20,7 @@ impl Master {
         match self.members.clean_slot() {
             Some(slot) => {
                 self.members.join(slot, id, link, room_bytes);
+                self.repair_after_join(now);
                 effects.push(Effect::Joined { link });
             }
             None if self.members.len() == SLAVES_MAX => effects.push(Effect::NoSlot { link }),
@@ -29,7 +31,8 @@ impl Master {
     }
 
     pub(super) fn slave_lost(&mut self, now: Millis, slot: Slot, effects: &mut Vec<Effect>) {
-        if self.members.leave(slot).is_some() {
+        if let Some(member) = self.members.leave(slot) {
+            self.repair_after_loss(now, member.copies);
             self.lose(now, slot, effects);
             self.sweep_if_needed();
         }

@@ -210,7 +210,8 @@ mod tests {
                     | Effect::SendDrop { .. }
                     | Effect::SendHoldingsNext { .. }
                     | Effect::ReadLog { .. }
-                    | Effect::Witnessed { .. } => {}
+                    | Effect::Witnessed { .. }
+                    | Effect::Repair(_) => {}
                 }
             }
         }

@@ -464,7 +464,8 @@ pub(super) mod tests {
                     | Effect::SendDrop { .. }
                     | Effect::SendHoldingsNext { .. }
                     | Effect::ReadLog { .. }
-                    | Effect::Witnessed { .. } => {}
+                    | Effect::Witnessed { .. }
+                    | Effect::Repair(_) => {}
                 }
             }
         }
