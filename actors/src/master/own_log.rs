@@ -186,7 +186,7 @@ impl OwnLog {
     /// Answers those for whom it is time.
     pub(super) fn answer_waiting(&mut self, machine: &Master) {
         if let Some((through, _)) = &self.settling {
-            if self.seq >= *through && machine.has_taken_in_all() {
+            if self.seq >= *through && machine.has_taken_in(*through) {
                 if let Some((_, answer)) = self.settling.take() {
                     let _ = answer.send(());
                 }

@@ -1,7 +1,7 @@
 //! A log that is compacted while masters write, follow and take it over, and while they end.
 
 use crate::rigs::{OneFile, Rig};
-use crate::suite::{value_of, Part};
+use crate::suite::{value_of, Part, QUIET};
 use dsm::env::sim::DiskFault;
 use dsm::journal::LogRequest;
 use dsm_protocol::ids::Version;
@@ -66,6 +66,27 @@ fn a_log_of_overwrites_becomes_short_and_values_are_read_before_and_after() {
         sleep(Duration::from_secs(1)).await;
         part.weigh(rig.content().expect("there is a log").len());
         part.hear("compacted").await;
+        part.hear("unread").await;
+        reads_all(&mut part).await;
+    });
+}
+
+#[test]
+fn no_place_is_told_before_all_that_is_in_the_old_file_is_taken_in() {
+    OneFile::run(|rig| async move {
+        let mut part = Part::join(&rig, "one:1");
+        part.lead().await;
+        overwrite(&mut part).await;
+        part.settles = 1;
+        part.weigh(rig.content().expect("there is a log").len());
+        part.hear("compacted").await;
+        sleep(QUIET).await;
+        part.listen();
+        let told = ["relocated", "unread"].map(|name| part.heard.contains(&name));
+        assert_eq!(told, [false, false], "a record of many keys may still name the old file");
+        reads_all(&mut part).await;
+        part.settles = 1;
+        part.hear("relocated").await;
         part.hear("unread").await;
         reads_all(&mut part).await;
     });

@@ -49,6 +49,8 @@ pub(crate) struct Part {
     pub(crate) answers_relocation: bool,
     pub(crate) answers_questions: bool,
     unanswered: Vec<LogEvent>,
+    /// How often it may say that it has taken in all.
+    pub(crate) settles: usize,
     /// Whether the log may fail.
     pub(crate) may_fail: bool,
 }
@@ -80,6 +82,7 @@ impl Part {
             answers_relocation: true,
             answers_questions: true,
             unanswered: Vec::new(),
+            settles: usize::MAX,
             may_fail: false,
         }
     }
@@ -93,7 +96,10 @@ impl Part {
     /// Answers what a compaction asks a master.
     fn answer(&mut self, event: LogEvent) -> Option<&'static str> {
         match event {
-            LogEvent::Settle { answer, .. } => answer.send(()).ok().map(|()| "settled"),
+            LogEvent::Settle { answer, .. } => {
+                self.settles -= 1;
+                answer.send(()).ok().map(|()| "settled")
+            }
             LogEvent::WhichLive { keys, answer } => {
                 let is_live = |(key, version): &(Box<[u8]>, Version)| {
                     let known = self.directory.get(&*String::from_utf8_lossy(key));
@@ -122,6 +128,10 @@ impl Part {
         for event in waiting.into_iter().chain(self.events.take()) {
             let name = match event {
                 event @ (LogEvent::Relocated(_) | LogEvent::Unread { .. }) if !self.answers_relocation => {
+                    self.unanswered.push(event);
+                    continue;
+                }
+                event @ LogEvent::Settle { .. } if self.settles == 0 => {
                     self.unanswered.push(event);
                     continue;
                 }

@@ -61,6 +61,8 @@ pub struct Compaction {
     least_bytes: Option<u64>,
     /// What a byte of the directory's reckoning was worth in the last copy, in thousandths.
     worth: u64,
+    /// What the last copy kept beside that, in bytes: the table of reigns, lines of the original program.
+    kept: u64,
     is_running: bool,
     failures: u32,
     /// Nothing is begun, nor looked at, before this.
@@ -74,6 +76,7 @@ impl Compaction {
         Compaction {
             least_bytes: (least_bytes > 0).then_some(least_bytes),
             worth: 1000,
+            kept: 0,
             is_running: false,
             failures: 0,
             not_before: Millis(0),
@@ -93,7 +96,7 @@ impl Compaction {
             return Advice::Wait;
         }
         let live = self.live_bytes(sizes);
-        let superseded = sizes.log_bytes.saturating_sub(live);
+        let superseded = sizes.log_bytes.saturating_sub(live).saturating_sub(self.kept);
         if superseded < (least / 4).max(live / 8) {
             return Advice::Wait;
         }
@@ -105,7 +108,7 @@ impl Compaction {
     pub fn decide(&mut self, sizes: LogSizes, free_bytes: u64) -> Advice {
         let Some(least) = self.least_bytes.filter(|_| !self.is_running) else { return Advice::Wait };
         let live = self.live_bytes(sizes);
-        let superseded = sizes.log_bytes.saturating_sub(live);
+        let superseded = sizes.log_bytes.saturating_sub(live).saturating_sub(self.kept);
         let is_due = superseded >= least.max(live);
         let is_tight = free_bytes < live.saturating_add(live / 4).saturating_add(ROOM_BYTES.min(least));
         if !is_due && !is_tight {
@@ -132,6 +135,7 @@ impl Compaction {
         if live_bytes >= self.least_bytes.unwrap_or(0) / 4 && live_bytes > 0 {
             self.worth = (copied_bytes.saturating_mul(1000) / live_bytes).clamp(500, 8000);
         }
+        self.kept = copied_bytes.saturating_sub(live_bytes.saturating_mul(self.worth) / 1000);
     }
 
     /// Nothing has come of it.
@@ -237,6 +241,15 @@ mod tests {
         machine.done(100 * MIB, 300 * MIB);
         assert_eq!(machine.decide(of_binary, PLENTY), Advice::Wait);
         assert_eq!(machine.decide(sizes(600, 100), PLENTY), Advice::Begin);
+    }
+
+    #[test]
+    fn what_every_copy_keeps_is_no_reason_for_the_next_one() {
+        let mut machine = at_start();
+        assert_eq!(machine.decide(sizes(200, 1), PLENTY), Advice::Begin);
+        machine.done(MIB, 150 * MIB);
+        assert_eq!(machine.decide(sizes(150, 1), PLENTY), Advice::Wait);
+        assert_eq!(machine.decide(sizes(216, 1), PLENTY), Advice::Begin);
     }
 
     #[test]

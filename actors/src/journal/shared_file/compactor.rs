@@ -37,8 +37,9 @@ const SYNC_BYTES: u64 = 8 << 20;
 /// What is copied while the writer is held, in bytes.
 const REST_BYTES: u64 = 256 << 10;
 
-/// So often what was written meanwhile is copied before that. Then the writer is held, however much there is.
+/// So often what was written meanwhile is copied before that. Then the writer is held, if no more than this is left.
 const ROUNDS_MAX: usize = 24;
+const LEFT_BYTES_MAX: u64 = 16 << 20;
 
 /// So many keys are asked for at once, or keys of so many bytes.
 const KEYS_MAX: usize = 1024;
@@ -67,6 +68,8 @@ pub(super) struct Compacted {
     pub(super) number: FileNumber,
     /// Values before this are named by places in the old file.
     pub(super) moved_to: u64,
+    /// The seq of the last record before it.
+    pub(super) through: Seq,
     /// Its length in bytes.
     pub(super) bytes: u64,
     /// What was reckoned to be live when it began, and how long that has become, both in bytes.
@@ -144,6 +147,9 @@ impl Compactor {
         let path = draft_path(&place);
         let file = self.env.disk().create(&path, &place).await?;
         let identity = file.identity().await?;
+        // Until it is removed nobody else's file may get its inode.
+        let held = Rc::clone(&file);
+        self.handoff.borrow_mut().is_full = false;
         let draft = Draft { file, identity, path, place, bytes: 0, lines: 0, synced_bytes: 0 };
         let path = draft.path.clone();
         let compacted = self.write_and_exchange(draft, live_bytes).await;
@@ -152,6 +158,7 @@ impl Compactor {
                 log::warn!("unfinished copy of the log not removed path={} error={error}", path.display());
             }
         }
+        drop(held);
         compacted
     }
 
@@ -173,6 +180,11 @@ impl Compactor {
             }
             scan = self.copy_rest(&mut draft, scan, end.offset, true).await?;
             draft.file.sync().await?;
+        }
+        let left = self.where_ends().await?.offset - scan.position().offset;
+        if left > LEFT_BYTES_MAX {
+            let what = format!("the log grows faster than it is copied: {left} bytes are left");
+            return Err(io::Error::other(what).into());
         }
         let (values, sync_file) = (draft.file.duplicate().await?, draft.file.duplicate().await?);
         self.stop_if_given_up()?;
@@ -204,6 +216,7 @@ impl Compactor {
                 identity,
                 number: self.number,
                 moved_to,
+                through: end.seq,
                 bytes,
                 live_bytes,
                 copied_bytes,
@@ -333,7 +346,7 @@ impl Compactor {
     }
 
     /// Writes into the old file where the log goes on. Gives how long that line is.
-    async fn write_last_line(&self, moved: &Continuation, end: LogEnd) -> io::Result<u64> {
+    async fn write_last_line(&self, moved: &Continuation, end: LogEnd) -> Result<u64, NotCompacted> {
         let mut line = Vec::new();
         moved.encode(end.seq, end.epoch, end.synced, &mut line);
         let length = line.len();
@@ -341,8 +354,9 @@ impl Compactor {
         if appended.written == length {
             return Ok(length as u64);
         }
-        self.old.truncate(end.offset).await?;
-        Err(appended.write_error.unwrap_or_else(|| io::ErrorKind::WriteZero.into()))
+        // Half a line must not stay in front of what is appended next.
+        self.old.truncate(end.offset).await.map_err(NotCompacted::Unknown)?;
+        Err(NotCompacted::Failed(appended.write_error.unwrap_or_else(|| io::ErrorKind::WriteZero.into())))
     }
 
     async fn append(&self, draft: &mut Draft, bytes: Vec<u8>, reserve_to: Option<u64>) -> io::Result<()> {
@@ -433,6 +447,10 @@ impl Compactor {
     fn stop_if_given_up(&self) -> Result<(), NotCompacted> {
         if self.given_up.is_given_up.get() {
             return Err(NotCompacted::GivenUp);
+        }
+        if self.handoff.borrow().is_full {
+            // The room is the log's.
+            return Err(io::Error::from(io::ErrorKind::StorageFull).into());
         }
         Ok(())
     }

@@ -23,7 +23,7 @@ use crate::node_error::{LogStep, NodeError};
 use crate::supervision::{PanicGuard, Stop};
 use crate::turns::TurnLengths;
 use actix::prelude::*;
-use dsm_protocol::ids::{ClusterId, Epoch, Millis, Reign, ReignId};
+use dsm_protocol::ids::{ClusterId, Epoch, Millis, Reign, ReignId, Seq};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::compaction::{Advice, Compaction, LogSizes};
 use dsm_protocol::machine::log_scan::LogPlace;
@@ -340,8 +340,13 @@ impl LogKeeper {
     }
 
     /// Gives the locks away: whoever waits for them wakes up with this.
-    fn give_up(&mut self) {
+    fn give_up(&mut self, ctx: &mut Context<Self>) {
         self.stop_compacting();
+        if let KeeperStage::Reigning { .. } = self.stage {
+            // It was not closed: what is known of it is from before the reign, and each handle of it keeps it locked.
+            self.stop_relocating(ctx);
+            self.replayed = log_tailer::Start::default();
+        }
         self.hot.let_go();
         self.stage = match std::mem::replace(&mut self.stage, KeeperStage::Idle) {
             KeeperStage::Following { tailer } => KeeperStage::Following { tailer },
@@ -476,17 +481,18 @@ impl LogKeeper {
         let news = match compacted {
             Ok(compacted) => {
                 let Compacted { values, identity, number, moved_to, bytes, .. } = compacted;
-                let Compacted { live_bytes, copied_bytes, held_us, writer, .. } = compacted;
+                let Compacted { live_bytes, copied_bytes, held_us, writer, through, .. } = compacted;
                 self.rule.borrow_mut().done(live_bytes, copied_bytes);
                 let took_ms = now.since(begun);
                 log::info!("log was compacted path={path} bytes={bytes} took_ms={took_ms} writes_waited_us={held_us}");
-                if let KeeperStage::Reigning { file, .. } = &mut self.stage {
+                let reigns = if self.hot.has_lock() { Some(&mut self.stage) } else { None };
+                if let Some(KeeperStage::Reigning { file, .. }) = reigns {
                     *file = identity;
                     let given = self.hot.volumes.borrow_mut().go_on_in(values, None);
                     debug_assert_eq!(given, number);
                     (self.replayed.file, self.replayed.number) = (Some(identity), number);
                     self.tell(LogEvent::Replaced { log: log_id(identity), bytes });
-                    self.relocate(moved_to, ctx);
+                    self.relocate(moved_to, Some(through), ctx);
                 } else {
                     // The reign has ended meanwhile: whoever follows the log next reads it from its start.
                     self.replayed = log_tailer::Start::default();
@@ -526,8 +532,9 @@ impl LogKeeper {
         }
     }
 
-    /// Tells the master where the values stand that the log had when it went on in this file, and lets the old one go.
-    fn relocate(&mut self, through: u64, ctx: &mut Context<Self>) {
+    /// Tells the master where the values stand that the log had when it went on in this file, and lets the old one go. First it
+    /// must have taken in all records through `settled`.
+    fn relocate(&mut self, through: u64, settled: Option<Seq>, ctx: &mut Context<Self>) {
         self.stop_relocating(ctx);
         let volumes = self.hot.volumes.borrow();
         let Some(file) = volumes.current() else { return };
@@ -538,6 +545,7 @@ impl LogKeeper {
             file,
             number: volumes.number(),
             through,
+            settled,
             line_bytes_max: self.setup.line_bytes_max,
             old: old.clone(),
         };
@@ -593,7 +601,7 @@ impl LogKeeper {
 
     fn end(&mut self, ctx: &mut Context<Self>) {
         // Tailer and writer end with their last address.
-        self.give_up();
+        self.give_up(ctx);
         self.watcher.do_send(Stop);
         ctx.stop();
     }
@@ -667,7 +675,7 @@ impl Handler<KeeperErrand> for LogKeeper {
             KeeperErrand::Oust { beat } => self.watcher.do_send(FenceHolder { beat }),
             KeeperErrand::Queue => self.watcher.do_send(WaitForLock),
             KeeperErrand::LeaveQueue => self.leave_queue(),
-            KeeperErrand::GiveUp => self.give_up(),
+            KeeperErrand::GiveUp => self.give_up(ctx),
             KeeperErrand::WhoLeads => self.who_leads(),
             KeeperErrand::Follow => self.follow(ctx),
             KeeperErrand::FollowAnew => self.follow_anew(ctx),
@@ -698,8 +706,8 @@ impl Handler<Replayed> for LogKeeper {
         if from_start {
             self.stop_relocating(ctx);
         }
-        if let Some(through) = moved_to {
-            self.relocate(through, ctx);
+        if let Some(moved_to) = moved_to {
+            self.relocate(moved_to, None, ctx);
         }
         let (end, durable, log) = (place.position, place.durable, file.map(log_id));
         let part = ReplayPart { from_start, changes, end, durable, log, caught_up };
@@ -819,9 +827,9 @@ impl Handler<Closed> for LogKeeper {
 
     fn handle(&mut self, closed: Closed, _: &mut Self::Context) {
         let KeeperStage::Reigning { file, .. } = self.stage else { return };
-        let end = closed.position;
+        let Closed { position: end, tail } = closed;
         self.hot.let_log_go();
-        self.replayed.place = LogPlace::durable(end);
+        self.replayed.place = LogPlace { tail, ..LogPlace::durable(end) };
         self.stage = KeeperStage::Idle;
         self.tell(LogEvent::Closed { log: log_id(file), end });
     }

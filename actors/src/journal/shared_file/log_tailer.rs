@@ -338,6 +338,8 @@ impl Follower {
             Found::Another { file, identity, through } => {
                 if self.goes_on_in(&file, identity).await? {
                     self.go_on_in(file, identity);
+                    // Whoever opens the log next, were it in a moment, begins there.
+                    self.tell(Vec::new(), false).await;
                 } else if let Some(sight) = self.prove(file, identity, through).await? {
                     return Ok(sight);
                 }

@@ -45,6 +45,9 @@ const LINE_BYTES: usize = 64;
 /// The lines of a group of so many bytes are made on the disk's thread: below, the way there costs more.
 const LONG_BYTES_MIN: usize = 64 * 1024;
 
+/// How many bytes before the end of a log are told when it is closed.
+const TAIL_BYTES: u64 = 64;
+
 /// After so long without writes a SYNCED mark covers the last group.
 const MARK_AFTER: Duration = Duration::from_millis(10);
 
@@ -150,6 +153,8 @@ pub struct Reopened;
 pub struct Closed {
     /// The end of the log.
     pub position: Position,
+    /// The bytes before it, by which the file is known again.
+    pub tail: Vec<u8>,
 }
 
 /// Asks where the log ends: what is written, and told to be.
@@ -213,6 +218,8 @@ pub struct Handoff {
     pub locked: Option<Rc<dyn File>>,
     /// The file in which to go on.
     pub next: Option<NextLog>,
+    /// Whether the disk was full since this was last set to false: then room that is set aside elsewhere is wanted here.
+    pub is_full: bool,
 }
 
 /// Whom a [`LogWriter`] tells what.
@@ -329,6 +336,9 @@ struct Encoded {
     /// Where its values stand.
     places: SmallVec<[Place; 1]>,
 }
+
+/// What closes a log: how long its last mark is, if one was written for that, and the last bytes of the file.
+type LastBytes = (Option<u64>, Vec<u8>);
 
 /// What a group at the disk consists of.
 struct InFlight {
@@ -486,7 +496,7 @@ impl LogWriter {
             return;
         }
         self.holding = Holding::No;
-        let Handoff { locked, next } = std::mem::take(&mut *self.start.handoff.borrow_mut());
+        let Handoff { locked, next, .. } = std::mem::take(&mut *self.start.handoff.borrow_mut());
         drop(locked);
         match next {
             Some(NextLog { file, sync_file, identity, number, offset, lines }) => {
@@ -498,11 +508,12 @@ impl LogWriter {
                 (self.synced, self.marked) = (self.seq, true);
                 self.looked_at = Instant::now();
             }
-            None if grown > 0 => {
+            None => {
                 self.offset += grown;
-                self.lines += 1;
+                self.lines += u64::from(grown > 0);
+                // A cut may have freed what was set aside.
+                self.reserved_to = 0;
             }
-            None => {}
         }
         self.next_group(ctx);
     }
@@ -665,6 +676,7 @@ impl LogWriter {
             end += u64::from(*length);
             whole += 1;
         }
+        self.start.handoff.borrow_mut().is_full = true;
         if !std::mem::replace(&mut self.is_full, true) {
             log::warn!("log not written cause=disk-full whole={whole} of={}", in_flight.entries.len());
         }
@@ -849,11 +861,15 @@ impl LogWriter {
             if !whole {
                 file.truncate(offset).await?;
             }
-            Ok(Ok((whole && !marked).then_some(length as u64)))
+            let mark = (whole && !marked).then_some(length as u64);
+            let end = offset + mark.unwrap_or(0);
+            let from = end.saturating_sub(TAIL_BYTES);
+            let tail = file.read_at(from, (end - from) as usize).await?;
+            Ok(Ok((mark, tail)))
         };
         ctx.spawn(closing.into_actor(self).map(
-            |settled: io::Result<Result<Option<u64>, Displaced>>, writer, ctx| match settled {
-                Ok(Ok(mark)) => writer.let_go(mark, ctx),
+            |settled: io::Result<Result<LastBytes, Displaced>>, writer, ctx| match settled {
+                Ok(Ok((mark, tail))) => writer.let_go(mark, tail, ctx),
                 Ok(Err(found)) => writer.abandon(found, Vec::new(), Vec::new()),
                 Err(error) => writer.fail(LogStep::Sync, error),
             },
@@ -861,7 +877,7 @@ impl LogWriter {
     }
 
     /// Everything is durable and covered by a mark of so many bytes, or by one that stood there.
-    fn let_go(&mut self, mark: Option<u64>, ctx: &mut Context<Self>) {
+    fn let_go(&mut self, mark: Option<u64>, tail: Vec<u8>, ctx: &mut Context<Self>) {
         if self.failed {
             return;
         }
@@ -893,7 +909,7 @@ impl LogWriter {
         }
         match self.start.file.unlock() {
             Ok(()) => {
-                self.ports.closed.do_send(Closed { position });
+                self.ports.closed.do_send(Closed { position, tail });
                 ctx.stop();
             }
             Err(error) => self.fail(LogStep::Unlock, error),

@@ -278,7 +278,9 @@ impl Recovery {
         planted!(DirectoryNotSynced => {
             return Ok(None);
         });
-        self.env.disk().sync_directory(&self.path).await?;
+        // That of the file itself, if the path leads there over links: a compaction exchanges it there.
+        let place = self.env.disk().resolve(&self.path).await?;
+        self.env.disk().sync_directory(&place).await?;
         Ok(None)
     }
 

@@ -7,6 +7,7 @@ use super::log_tailer::next_piece;
 use crate::env::{Env, File};
 use crate::journal::{LogEvent, Replay};
 use actix::prelude::*;
+use dsm_protocol::ids::Seq;
 use dsm_protocol::machine::log_scan::{LogPlace, LogScan};
 use dsm_protocol::record::FileNumber;
 use std::io;
@@ -22,6 +23,8 @@ pub(super) struct Relocator {
     pub(super) number: FileNumber,
     /// Values before this offset are told of.
     pub(super) through: u64,
+    /// What the master has not taken in yet it would not find.
+    pub(super) settled: Option<Seq>,
     pub(super) line_bytes_max: usize,
     /// The numbers of the old files.
     pub(super) old: Vec<FileNumber>,
@@ -33,6 +36,11 @@ impl Relocator {
     /// # Errors
     /// What the system says, or that a line cannot be read. The old files must stay open then.
     pub(super) async fn run(self) -> io::Result<()> {
+        if let Some(through) = self.settled {
+            let (answer, answered) = oneshot::channel();
+            self.events.do_send(LogEvent::Settle { through, answer });
+            answered.await.map_err(io::Error::other)?;
+        }
         let file = self.file.duplicate().await?;
         let mut scan =
             LogScan::new(&LogPlace::default(), self.line_bytes_max).in_file(self.number).up_to(self.through);

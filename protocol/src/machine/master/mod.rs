@@ -41,7 +41,7 @@ pub use repair::{RepairCause, RepairNews};
 pub use slices::SLICE_KEYS;
 
 use crate::command::{Command, ErrorWord, Reply};
-use crate::ids::{LinkId, Millis, Reign, ReignId, SessionId, SlaveId, Stamp, Version};
+use crate::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Stamp, Version};
 use crate::record::{FileNumber, Place};
 use bytes::Bytes;
 use membership::Membership;
@@ -442,9 +442,12 @@ impl Master {
         self.reads.all.values().any(|read| read.place.file == file)
     }
 
-    /// Whether all records that were told to be written are taken in: those of many keys take several steps.
-    pub fn has_taken_in_all(&self) -> bool {
-        !self.slices.has_outcome()
+    /// Whether all records through this seq that were told to be written are taken in: those of many keys take several steps.
+    pub fn has_taken_in(&self, through: Seq) -> bool {
+        // They are taken in in their order.
+        let first = self.slices.first_written();
+        let waiting = first.and_then(|write| self.writes.all.get(write.0)).map(|write| write.version.seq);
+        waiting.is_none_or(|seq| seq > through)
     }
 
     /// Takes in an EPOCH record of the log, as a standby or before a reign begins.

@@ -5,8 +5,8 @@
 //! whose record is written even later. Everything in here waits only for its turn. `session_order.rs` decides which requests
 //! are put here.
 
-use super::work::{DistinctPairs, HeldRead, Work};
-use super::{Asker, Change, Effect, Master};
+use super::work::{DistinctPairs, HeldRead, LogOutcome, Work};
+use super::{Asker, Change, Effect, Master, WriteId};
 use crate::command::{Command, Operands, Reply};
 use crate::ids::{Millis, SessionId};
 use crate::planted;
@@ -54,9 +54,12 @@ impl Slices {
         }
     }
 
-    /// Whether an answer of the log is not taken in yet.
-    pub(super) fn has_outcome(&self) -> bool {
-        self.queue.iter().any(|work| matches!(work, Work::Outcome(_)))
+    /// The first record that is written and not taken in yet.
+    pub(super) fn first_written(&self) -> Option<WriteId> {
+        self.queue.iter().find_map(|work| {
+            let Work::Outcome(LogOutcome::Written { write, .. }) = work else { return None };
+            Some(*write)
+        })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -370,6 +373,24 @@ mod tests {
             |number: usize| (number..KEYS).step_by(7).next_back().expect("there are more keys than that");
         let expected = (0..7).map(|number| (key(number), Bytes::from(last(number).to_string())));
         assert_eq!(world.last_appended, expected.collect::<Vec<_>>());
+    }
+
+    /// A compaction counts on it: what is not taken in is not in the directory.
+    #[test]
+    fn a_record_of_many_keys_is_taken_in_once_all_of_them_are_and_later_ones_do_not_matter() {
+        let mut world = written();
+        world.ask(2, put_many(KEYS));
+        while world.master.has_chores() {
+            world.step(Event::Chore);
+        }
+        let through = world.last_seq();
+        assert!(world.master.has_taken_in(through), "the first record");
+        world.written();
+        let seq = world.last_seq();
+        assert!(!world.master.has_taken_in(seq), "a slice of it is");
+        assert!(world.master.has_taken_in(through), "the one before still is");
+        world.chores();
+        assert!(world.master.has_taken_in(seq));
     }
 
     /// A slave is silent: all reads are late at one moment.

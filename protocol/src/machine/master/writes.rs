@@ -391,7 +391,7 @@ impl Master {
 pub(super) mod tests {
     use super::*;
     use crate::command::Command;
-    use crate::ids::{LinkId, ReignId, SlaveId};
+    use crate::ids::{LinkId, ReignId, Seq, SlaveId};
     use crate::machine::master::substitutes::STEPS_AT_ONCE;
     use crate::machine::master::{Config, Event};
 
@@ -486,6 +486,11 @@ pub(super) mod tests {
             self.seq += 1;
             let places = SmallVec::from_elem(Place::default(), values);
             self.step(Event::Written { write, version: Version::new(1, self.seq), places });
+        }
+
+        /// The seq of the last record that is written.
+        pub(in super::super) fn last_seq(&self) -> Seq {
+            Seq(self.seq)
         }
 
         /// Does all chores, and gives their number.
