@@ -6,6 +6,8 @@
 // The doc comments of subcommands are their help texts, in which `<offset>` is not an HTML tag.
 #![allow(rustdoc::invalid_html_tags)]
 
+#[path = "log/compact.rs"]
+mod compact;
 #[path = "log/json.rs"]
 mod json;
 #[path = "log/mend.rs"]
@@ -58,6 +60,7 @@ const CHUNK_BYTES: usize = 256 * 1024;
     after_help = "Examples:\n  \
         dsm-log check kv_store.log                   check that the log is whole\n  \
         dsm-log dump kv_store.log --key user1        print every record of one key\n  \
+        dsm-log compact kv_store.log                 leave out what was overwritten and deleted\n  \
         dsm-log repair kv_store.log                  cut a torn tail, or remove damaged lines\n  \
         dsm-log new-cluster staging/kv_store.log     give a copied log its own cluster id\n  \
         dsm-log accept-loss kv_store.log             give up records that are lost for good\n  \
@@ -113,6 +116,15 @@ enum Command {
         /// Print JSON, one object a line
         #[arg(long)]
         json: bool,
+    },
+    /// Writes the log anew without what was overwritten and deleted; the old file is removed
+    #[command(
+        after_help = "A master does this by itself while it serves (--compact-min). The keys of the log must fit into memory. The \
+        new file is FILE.compact until it takes the place of the log."
+    )]
+    Compact {
+        /// The log
+        file: PathBuf,
     },
     /// Cuts a torn tail, or removes the damaged lines of a corrupt log.
     ///
@@ -191,6 +203,7 @@ fn run(args: &Args) -> anyhow::Result<u8> {
             let key = key.as_ref().map(String::as_bytes);
             dump(file, crash_kind(args.crash, file), line_max, key, *json, &mut out)
         }
+        Command::Compact { file } => compact::compact(file, crash_kind(args.crash, file), line_max, &mut out),
         Command::Repair { file, cut_at_corruption } => {
             repair(file, args.crash, line_max, *cut_at_corruption, &mut out)
         }

@@ -414,6 +414,57 @@ fn repair_cuts_at_corruption_only_when_told() {
 }
 
 #[test]
+fn compact_leaves_the_latest_values_and_the_log_is_one_like_any_other() {
+    let dir = Directory::new();
+    let (log, _) = log();
+    dir.put("kv.log", &log);
+    let before = dir.run(&["dump", "kv.log", "--key", "user1"]);
+    let run = dir.run(&["compact", "kv.log"]);
+    assert_eq!((run.code, &run.stderr[..]), (0, ""), "{}", run.stdout);
+    let after = dir.get("kv.log");
+    let told = format!("compacted kv.log: {} bytes before, {} now, 2 keys\n", log.len(), after.len());
+    assert_eq!(run.stdout, told);
+    let lines = after.split(|byte| *byte == b'\n').map(|line| String::from_utf8_lossy(line).into_owned());
+    let without_checksums: Vec<_> =
+        lines.filter_map(|line| line.rsplit_once(' ').map(|(line, _)| line.to_owned())).collect();
+    assert_eq!(
+        without_checksums,
+        [
+            "CLUSTER 0000000000000abc % ;1 1 0",
+            "EPOCH 1 127.0.0.1:12345 ;2 1 1",
+            "WRITE \u{fffd}%00 % ;5 1 1 After=2",
+            "WRITE user1 Bob ;6 1 1",
+            "SYNCED % % ;7 1 1 After=6",
+            "SYNCED % % ;7 1 7",
+        ]
+    );
+    assert_eq!(dir.run(&["check", "kv.log"]).code, 0);
+    let last = |run: &Run| run.stdout.lines().last().map(str::to_owned);
+    assert_eq!(last(&dir.run(&["dump", "kv.log", "--key", "user1"])), last(&before));
+    let again = dir.run(&["compact", "kv.log"]);
+    assert_eq!((again.code, dir.get("kv.log")), (0, after), "nothing more is left out");
+    assert!(!dir.path("kv.log.compact").exists());
+}
+
+#[test]
+fn compact_touches_no_log_that_is_damaged_or_in_use() {
+    let dir = Directory::new();
+    let (mut log, begins) = log();
+    dir.put("kv.log", &log);
+    let held = File::open(dir.path("kv.log")).unwrap();
+    flock(&held, FlockOperation::LockExclusive).unwrap();
+    let run = dir.run(&["compact", "kv.log"]);
+    assert!(run.code == 2 && run.stderr.contains("is in use by a master"), "{}", run.stderr);
+    drop(held);
+    log[begins[3] + 7] ^= 1;
+    dir.put("kv.log", &log);
+    let run = dir.run(&["compact", "kv.log"]);
+    assert!(run.code == 2 && run.stderr.contains("is corrupt at byte"), "{}", run.stderr);
+    assert_eq!(dir.get("kv.log"), log);
+    assert!(!dir.path("kv.log.compact").exists());
+}
+
+#[test]
 fn a_copied_log_gets_a_cluster_of_its_own_and_keeps_the_rest() {
     let dir = Directory::new();
     let (bytes, starts) = log();

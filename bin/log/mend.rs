@@ -15,7 +15,7 @@ use rustix::fs::{renameat_with, RenameFlags, CWD};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek as _, SeekFrom, Write};
 use std::os::unix::fs::{fchown, MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How many damaged places are listed; further ones are only counted.
@@ -57,10 +57,7 @@ struct Draft<W> {
 
 /// Repairs the locked log at `path`.
 pub(crate) fn mend(file: &File, path: &Path, line_max: usize, out: &mut impl Write) -> anyhow::Result<u8> {
-    // The new file goes where the old one is, even if the path leads over links.
-    let is_link = fs::symlink_metadata(path).is_ok_and(|named| named.is_symlink());
-    let found = if is_link { fs::canonicalize(path) } else { Ok(path.to_owned()) };
-    let place = found.with_context(|| format!("cannot find {}", path.display()))?;
+    let place = place_of(path)?;
     let draft_path = beside(&place, ".repair");
     let written = write_draft(file, path, &draft_path, line_max);
     let swapped = written.and_then(|draft| swap(file, &place, &draft_path).map(|kept_at| (draft, kept_at)));
@@ -97,6 +94,34 @@ pub(crate) fn mend(file: &File, path: &Path, line_max: usize, out: &mut impl Wri
     Ok(EXIT_CLEAN)
 }
 
+/// Where the log is: a new file goes there, even if the path leads over links.
+pub(crate) fn place_of(path: &Path) -> anyhow::Result<PathBuf> {
+    let is_link = fs::symlink_metadata(path).is_ok_and(|named| named.is_symlink());
+    let found = if is_link { fs::canonicalize(path) } else { Ok(path.to_owned()) };
+    found.with_context(|| format!("cannot find {}", path.display()))
+}
+
+/// Makes the file of a new log, with the owner and the access rights of the old one.
+pub(crate) fn create_draft(file: &File, draft_path: &Path) -> anyhow::Result<File> {
+    let context = || format!("cannot write {}", draft_path.display());
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(OWNER_ONLY);
+    let output = options.open(draft_path).with_context(context)?;
+    let original = file.metadata()?;
+    let (uid, gid) = (original.uid(), original.gid());
+    let made = output.metadata()?;
+    if (made.uid(), made.gid()) != (uid, gid) {
+        // The file keeps the masters' owner, whoever repairs it. If they cannot open it, they say so at their start.
+        if let Err(error) = fchown(&output, Some(uid), Some(gid)) {
+            cli::tell(&format!(
+                "warning: the new log will not belong to user {uid} and group {gid}, as the one before does: {error}"
+            ));
+        }
+    }
+    output.set_permissions(original.permissions()).with_context(context)?;
+    Ok(output)
+}
+
 /// Why a file is not repaired: it is not a log, or it is one of a newer version.
 #[derive(Debug)]
 struct Foreign(Verdict);
@@ -123,21 +148,7 @@ fn write_draft(
     line_max: usize,
 ) -> anyhow::Result<Draft<()>> {
     let context = || format!("cannot write {}", draft_path.display());
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true).mode(OWNER_ONLY);
-    let output = options.open(draft_path).with_context(context)?;
-    let original = file.metadata()?;
-    let (uid, gid) = (original.uid(), original.gid());
-    let made = output.metadata()?;
-    if (made.uid(), made.gid()) != (uid, gid) {
-        // The file keeps the masters' owner, whoever repairs it. If they cannot open it, they say so at their start.
-        if let Err(error) = fchown(&output, Some(uid), Some(gid)) {
-            cli::tell(&format!(
-                "warning: the new log will not belong to user {uid} and group {gid}, as the damaged one does: {error}"
-            ));
-        }
-    }
-    output.set_permissions(original.permissions()).with_context(context)?;
+    let output = create_draft(file, draft_path)?;
     // If the new log is found at the path before it is whole, it must be locked.
     lock(&output, path)?;
     let mut draft = Draft {
@@ -196,7 +207,7 @@ fn write_draft(
 }
 
 /// Replaces the log by the draft; gives the path of the damaged log.
-fn swap(file: &File, path: &Path, draft_path: &Path) -> anyhow::Result<std::path::PathBuf> {
+fn swap(file: &File, path: &Path, draft_path: &Path) -> anyhow::Result<PathBuf> {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let kept_at = beside(path, &format!(".damaged-{seconds}"));
     ensure!(fs::symlink_metadata(&kept_at).is_err(), "{} exists, try again", kept_at.display());

@@ -62,7 +62,7 @@ fn a_log_of_overwrites_becomes_short_and_values_are_read_before_and_after() {
         assert_eq!(versions(&late), versions(&part));
         // And once more, in the new file.
         overwrite(&mut part).await;
-        // The disk is asked for its room once a second.
+        // The disk is asked for its room now and then.
         sleep(Duration::from_secs(1)).await;
         part.weigh(rig.content().expect("there is a log").len());
         part.hear("compacted").await;
