@@ -285,7 +285,8 @@ fn contents_of(recovered: &RecoveredLog) -> Contents {
     for change in recovered.replayed.iter().flat_map(|replayed| &replayed.changes) {
         match change {
             Replay::Put { key, version, place } => {
-                contents.insert(key.to_vec(), (*version, *place));
+                // Which number its file has is the reader's.
+                contents.insert(key.to_vec(), (*version, Place { file: FileNumber::default(), ..*place }));
             }
             Replay::Delete { key } => {
                 contents.remove(&key[..]);
