@@ -173,6 +173,7 @@ impl Actor for LogTailer {
             number: self.from.number,
             volumes: Rc::clone(&self.volumes),
             continued: None,
+            drained_for: None,
             moved_to: None,
             proven: self.from.place.clone(),
             proof: None,
@@ -242,6 +243,8 @@ struct Follower {
     volumes: Rc<RefCell<Volumes>>,
     /// Where the log goes on, if that is what its last line says.
     continued: Option<Continuation>,
+    /// The file at the path for which the old one was read to its end.
+    drained_for: Option<FileIdentity>,
     /// What is to be told of a log that has gone on in another file.
     moved_to: Option<u64>,
     /// What was replayed and is to be found again in whatever is followed.
@@ -351,7 +354,11 @@ impl Follower {
     /// Whether another file is the one in which the log goes on after a compaction. Reads what the old one still has.
     async fn goes_on_in(&mut self, file: &Rc<dyn File>, identity: FileIdentity) -> io::Result<bool> {
         let Some(own) = self.identity.filter(|own| *own != identity) else { return Ok(false) };
-        self.read_to_end().await?;
+        // Once: its last line was written before the other file came to the path. To tell the master again and again of a log that
+        // is not there would keep it from giving that log up.
+        if self.drained_for.replace(identity) != Some(identity) {
+            self.read_to_end().await?;
+        }
         let Some(moved) = self.continued.filter(|moved| moved.file == (identity.device, identity.inode))
         else {
             return Ok(false);
