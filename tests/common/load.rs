@@ -62,6 +62,8 @@ struct Shared {
     addresses: [SocketAddr; 2],
     origin: Instant,
     keys: u64,
+    /// No value is filled up to more than this.
+    value_bytes_max: usize,
     stop: AtomicBool,
     writes: AtomicU64,
     reads: AtomicU64,
@@ -84,12 +86,22 @@ pub(crate) struct Load {
 impl Load {
     /// Starts `clients` clients on `keys` shared keys, and waits until the cluster serves them.
     pub(crate) fn start(cluster: &TestCluster, clients: u64, keys: u64) -> Load {
+        Load::begin(cluster, clients, keys, usize::MAX)
+    }
+
+    /// The same with requests of no more than 16 KiB.
+    pub(crate) fn start_short(cluster: &TestCluster, clients: u64, keys: u64) -> Load {
+        Load::begin(cluster, clients, keys, 1000)
+    }
+
+    fn begin(cluster: &TestCluster, clients: u64, keys: u64, value_bytes_max: usize) -> Load {
         let seed: u64 = rand::random();
         println!("load: {clients} clients, {keys} keys, seed {seed}");
         let shared = Arc::new(Shared {
             addresses: cluster.addresses(),
             origin: Instant::now(),
             keys,
+            value_bytes_max,
             stop: AtomicBool::new(false),
             writes: AtomicU64::new(0),
             reads: AtomicU64::new(0),
@@ -319,7 +331,7 @@ struct Client {
 
 impl Client {
     fn new(shared: Arc<Shared>, id: u64, random: StdRng) -> Client {
-        let requests = Requests::new(id, shared.keys, random);
+        let requests = Requests::new(id, shared.keys, shared.value_bytes_max, random);
         Client { shared, id, requests, history: History::new(), connection: None, master: 0 }
     }
 

@@ -233,14 +233,16 @@ pub(crate) fn order_of(pipeline: &[Request], at: usize) -> Option<String> {
 pub(crate) struct Requests {
     client: u64,
     shared_keys: u64,
+    /// No value is filled up to more than this.
+    value_bytes_max: usize,
     random: StdRng,
     written: u64,
 }
 
 impl Requests {
     /// The requests of `client` on `shared_keys` keys that all clients use, and on keys of its own.
-    pub(crate) fn new(client: u64, shared_keys: u64, random: StdRng) -> Requests {
-        Requests { client, shared_keys, random, written: 0 }
+    pub(crate) fn new(client: u64, shared_keys: u64, value_bytes_max: usize, random: StdRng) -> Requests {
+        Requests { client, shared_keys, value_bytes_max, random, written: 0 }
     }
 
     /// The next pipeline: in three of five a single request.
@@ -292,6 +294,7 @@ impl Requests {
             7..=30 => 1_000,
             _ => 0,
         };
+        let bytes = bytes.min(self.value_bytes_max);
         Value { name: format!("{}.{}", self.client, self.written).into(), bytes }
     }
 }
