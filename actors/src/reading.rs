@@ -123,12 +123,17 @@ mod tests {
 
     const FRAME_BYTES: usize = 300_000;
 
-    #[tokio::test]
-    async fn memory_for_a_frame_that_is_as_long_as_the_last_one_is_made_once() {
+    async fn link() -> (Stream, Stream) {
         let env = RealEnv::new();
         let listener = env.listen("127.0.0.1:0").await.unwrap();
         let near = env.connect(&listener.local_address().unwrap()).await.unwrap();
         let (far, _) = listener.accept().await.unwrap();
+        (near, far)
+    }
+
+    #[tokio::test]
+    async fn memory_for_a_frame_that_is_as_long_as_the_last_one_is_made_once() {
+        let (near, far) = link().await;
         let (mut usual, mut buffer) = (UsualLength::default(), BytesMut::new());
         usual.note(FRAME_BYTES);
         let reading = async {
@@ -156,10 +161,7 @@ mod tests {
 
     #[tokio::test]
     async fn short_frames_are_read_together_soon_after_a_long_one() {
-        let env = RealEnv::new();
-        let listener = env.listen("127.0.0.1:0").await.unwrap();
-        let near = env.connect(&listener.local_address().unwrap()).await.unwrap();
-        let (far, _) = listener.accept().await.unwrap();
+        let (near, far) = link().await;
         let (mut usual, mut buffer) = (UsualLength::default(), BytesMut::new());
         usual.note(FRAME_BYTES);
         (0..10).for_each(|_| usual.note(20));

@@ -163,6 +163,20 @@ fn whoever_comes_after_a_leader_that_ends_at_any_moment_of_a_compaction_finds_al
     assert!((5..55).contains(&compacted), "{compacted} of 60 moments were after the exchange");
 }
 
+/// The latest versions that a log names, as far as it can be read.
+fn latest_in(log: &[u8]) -> BTreeMap<String, Version> {
+    let mut latest = BTreeMap::new();
+    let mut scanner = Scanner::new(1 << 20);
+    while let Step::Record { record, .. } = scanner.next(&log[scanner.position().offset as usize..]) {
+        if let Body::Write(pairs) = record.body {
+            let version = Version { epoch: record.epoch, seq: record.seq };
+            latest
+                .extend(pairs.map(|(key, _)| (String::from_utf8_lossy(&key.decode()).into_owned(), version)));
+        }
+    }
+    latest
+}
+
 #[test]
 fn at_every_moment_of_a_compaction_the_disk_has_a_log_with_all_that_was_written() {
     let mut compacted = 0;
@@ -184,16 +198,7 @@ fn at_every_moment_of_a_compaction_the_disk_has_a_log_with_all_that_was_written(
                 leader.write(&["g"]).await;
             }
             let log = rig.durable();
-            let mut latest = BTreeMap::new();
-            let mut scanner = Scanner::new(1 << 20);
-            while let Step::Record { record, .. } = scanner.next(&log[scanner.position().offset as usize..]) {
-                if let Body::Write(pairs) = record.body {
-                    let version = Version { epoch: record.epoch, seq: record.seq };
-                    latest.extend(
-                        pairs.map(|(key, _)| (String::from_utf8_lossy(&key.decode()).into_owned(), version)),
-                    );
-                }
-            }
+            let latest = latest_in(&log);
             let known: BTreeMap<String, Version> = versions(&leader).into_iter().collect();
             assert_eq!(latest, known, "{moment}: {}", String::from_utf8_lossy(&log));
             noted.set(log.len() < 3000);
@@ -201,6 +206,30 @@ fn at_every_moment_of_a_compaction_the_disk_has_a_log_with_all_that_was_written(
         compacted += usize::from(was_compacted.get());
     }
     assert!((5..35).contains(&compacted), "{compacted} of 40 moments were after the exchange");
+}
+
+#[test]
+fn a_file_that_is_put_in_the_place_of_the_log_while_it_is_compacted_is_left_alone_and_so_is_the_log() {
+    for moment in 0..40u64 {
+        OneFile::run(|rig| async move {
+            let mut leader = Part::join(&rig, "one:1");
+            leader.lead().await;
+            overwrite(&mut leader).await;
+            rig.slow_disk();
+            leader.weigh(rig.content().expect("there is a log").len());
+            for _ in 0..moment {
+                sleep(Duration::from_millis(1)).await;
+                leader.listen();
+            }
+            let known: BTreeMap<String, Version> = versions(&leader).into_iter().collect();
+            rig.replace(b"not a log");
+            leader.hear("deposed").await;
+            sleep(QUIET).await;
+            assert_eq!(rig.content().as_deref(), Some(&b"not a log"[..]), "{moment}");
+            assert_eq!(latest_in(&rig.elsewhere()), known, "{moment}");
+            assert_eq!(rig.draft(), None, "{moment}");
+        });
+    }
 }
 
 #[test]

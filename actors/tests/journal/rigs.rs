@@ -11,6 +11,7 @@ use std::future::Future;
 use std::path::Path;
 
 const LOG: &str = "kv_store.log";
+const ELSEWHERE: &str = "elsewhere";
 const DRAFT: &str = "kv_store.log.compact";
 
 /// One kind of log, which masters share.
@@ -72,7 +73,7 @@ impl Rig for OneFile {
 
     fn depose(&self) {
         // Nobody who starts anew would find what is written there.
-        assert!(self.machine.rename(Path::new(LOG), Path::new("elsewhere")), "there is a log");
+        assert!(self.machine.rename(Path::new(LOG), Path::new(ELSEWHERE)), "there is a log");
     }
 }
 
@@ -93,6 +94,17 @@ impl OneFile {
     /// What the log would hold if the power failed now, and nothing of what was not synced were kept.
     pub(crate) fn durable(&self) -> Vec<u8> {
         self.machine.read_durable(Path::new(LOG), <[u8]>::to_vec).unwrap_or_default()
+    }
+
+    /// Moves the log away and puts another file in its place.
+    pub(crate) fn replace(&self, text: &[u8]) {
+        assert!(self.machine.rename(Path::new(LOG), Path::new(ELSEWHERE)), "there is a log");
+        self.machine.edit(Path::new(LOG), |bytes| bytes.extend_from_slice(text));
+    }
+
+    /// What stands where the log was moved to.
+    pub(crate) fn elsewhere(&self) -> Vec<u8> {
+        self.machine.content(Path::new(ELSEWHERE)).unwrap_or_default()
     }
 
     /// What stands beside the log as its unfinished copy.

@@ -27,6 +27,36 @@ const LOOK_EVERY_MS: u64 = 1_000;
 /// A copy rests for this many times what its last part took, so that requests keep most of disk and processor.
 const RESTS: u64 = 1;
 
+/// What may be left to copy while no write goes on, in bytes.
+const HOLD_BYTES: u64 = 256 << 10;
+
+/// So often what was written meanwhile is copied before that; then this much may be left.
+const ROUNDS_MAX: usize = 24;
+const HOLD_BYTES_MAX: u64 = 16 << 20;
+
+/// What follows a round of copying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NextStep {
+    /// Copy what was written meanwhile.
+    CopyOn,
+    /// Hold the writer, copy the rest, exchange the files.
+    Hold,
+    /// The log grows faster than it is copied: give it up.
+    Fail,
+}
+
+/// What to do when so many rounds were copied and so many bytes of the log are not.
+pub fn after_round(rounds: usize, left_bytes: u64) -> NextStep {
+    let is_last = rounds >= ROUNDS_MAX;
+    if left_bytes <= if is_last { HOLD_BYTES_MAX } else { HOLD_BYTES } {
+        NextStep::Hold
+    } else if is_last {
+        NextStep::Fail
+    } else {
+        NextStep::CopyOn
+    }
+}
+
 /// What is known of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogSizes {
@@ -241,6 +271,15 @@ mod tests {
         machine.done(100 * MIB, 300 * MIB);
         assert_eq!(machine.decide(of_binary, PLENTY), Advice::Wait);
         assert_eq!(machine.decide(sizes(600, 100), PLENTY), Advice::Begin);
+    }
+
+    #[test]
+    fn the_writer_is_held_when_little_is_left_and_never_for_much() {
+        assert_eq!(after_round(0, 300 << 10), NextStep::CopyOn);
+        assert_eq!(after_round(0, 200 << 10), NextStep::Hold);
+        assert_eq!(after_round(23, 10 * MIB), NextStep::CopyOn);
+        assert_eq!(after_round(24, 10 * MIB), NextStep::Hold);
+        assert_eq!(after_round(24, 20 * MIB), NextStep::Fail);
     }
 
     #[test]

@@ -12,13 +12,14 @@
 //!
 //! Until the exchange nothing has changed, and a failure costs nothing but the copy.
 
+use super::log_tailer::next_piece;
 use super::log_writer::{GoOn, Handoff, Hold, LogEnd, LogWriter, NextLog, WhereEnds};
 use crate::env::{Env, File, FileIdentity, Group};
 use crate::journal::{CompactionNews, LogEvent, Replay};
 use actix::prelude::*;
 use actix::WeakAddr;
 use dsm_protocol::ids::{Seq, Version};
-use dsm_protocol::machine::compaction::{Compaction, LogSizes};
+use dsm_protocol::machine::compaction::{after_round, Compaction, LogSizes, NextStep};
 use dsm_protocol::machine::log_scan::{LogPlace, LogScan, Part};
 use dsm_protocol::planted;
 use dsm_protocol::record::{self, Continuation, FileNumber, Operation, Rewriter, Trailer};
@@ -33,17 +34,6 @@ use tokio::sync::{oneshot, Notify};
 
 /// The new file is brought to the disk each time so much was written: one sync of all would hold up those of the log.
 const SYNC_BYTES: u64 = 8 << 20;
-
-/// What is copied while the writer is held, in bytes.
-const REST_BYTES: u64 = 256 << 10;
-
-/// So often what was written meanwhile is copied before that. Then the writer is held, if no more than this is left.
-const ROUNDS_MAX: usize = 24;
-const LEFT_BYTES_MAX: u64 = 16 << 20;
-
-/// So many keys are asked for at once, or keys of so many bytes.
-const KEYS_MAX: usize = 1024;
-const KEY_BYTES_MAX: usize = 256 << 10;
 
 /// How a compaction ends without a new log.
 #[derive(Debug, Error)]
@@ -86,7 +76,7 @@ pub(super) struct Compactor {
     pub(super) path: PathBuf,
     pub(super) line_bytes_max: usize,
     pub(super) events: Recipient<LogEvent>,
-    /// Not kept alive by this: the log is locked as long as he lives.
+    /// Not kept alive by this: the log stays locked as long as its writer lives.
     pub(super) writer: WeakAddr<LogWriter>,
     pub(super) handoff: Rc<RefCell<Handoff>>,
     /// A handle of the log, to read it and to write its last line.
@@ -110,7 +100,7 @@ pub(super) struct GivenUp {
 }
 
 impl GivenUp {
-    /// Tells it.
+    /// Tells the compaction to stop at its next step.
     pub(super) fn give_up(&self) {
         self.is_given_up.set(true);
         self.wake.notify_one();
@@ -122,7 +112,7 @@ struct Draft {
     file: Rc<dyn File>,
     identity: FileIdentity,
     path: PathBuf,
-    /// The path of the log itself, behind symbolic links.
+    /// The path of the log itself, where symbolic links lead.
     place: PathBuf,
     bytes: u64,
     lines: u64,
@@ -173,23 +163,24 @@ impl Compactor {
         self.settle(end.seq).await?;
         let mut scan = self.copy_live(&mut draft, end.offset).await?;
         let copied_bytes = draft.bytes;
-        for _ in 0..ROUNDS_MAX {
+        for round in 0.. {
             let end = self.where_ends().await?;
-            if end.offset - scan.position().offset <= REST_BYTES {
-                break;
+            let left_bytes = end.offset - scan.position().offset;
+            match after_round(round, left_bytes) {
+                NextStep::Hold => break,
+                NextStep::CopyOn => {}
+                NextStep::Fail => {
+                    let what = format!("the log grows faster than it is copied: {left_bytes} bytes are left");
+                    return Err(io::Error::other(what).into());
+                }
             }
             scan = self.copy_rest(&mut draft, scan, end.offset, true).await?;
             draft.file.sync().await?;
         }
-        let left = self.where_ends().await?.offset - scan.position().offset;
-        if left > LEFT_BYTES_MAX {
-            let what = format!("the log grows faster than it is copied: {left} bytes are left");
-            return Err(io::Error::other(what).into());
-        }
         let (values, sync_file) = (draft.file.duplicate().await?, draft.file.duplicate().await?);
         self.stop_if_given_up()?;
         let (answer, held) = oneshot::channel();
-        // He lives until the exchange is over.
+        // From here on it must live until the exchange is over.
         let writer = self.writer.upgrade().ok_or(NotCompacted::GivenUp)?;
         writer.do_send(Hold { answer });
         let end = match self.await_answer(held).await {
@@ -416,32 +407,22 @@ impl Compactor {
     /// Which of the pairs that these changes write are the latest versions.
     async fn which_live(&self, changes: Vec<Replay>) -> Result<Vec<bool>, NotCompacted> {
         let mut live = Vec::with_capacity(changes.len());
-        let mut asked: Vec<(Box<[u8]>, Version)> = Vec::new();
-        let mut bytes = 0;
-        for change in changes {
-            let Replay::Put { key, version, .. } = change else { continue };
-            bytes += key.len();
-            asked.push((key, version));
-            if asked.len() >= KEYS_MAX || bytes >= KEY_BYTES_MAX {
-                bytes = 0;
-                self.ask_which_live(std::mem::take(&mut asked), &mut live).await?;
+        let mut changes = changes.into_iter();
+        while changes.len() > 0 {
+            let keys: Vec<(Box<[u8]>, Version)> = next_piece(&mut changes)
+                .into_iter()
+                .filter_map(|change| match change {
+                    Replay::Put { key, version, .. } => Some((key, version)),
+                    Replay::Delete { .. } | Replay::Reign(_) | Replay::GivenUp(_) => None,
+                })
+                .collect();
+            if !keys.is_empty() {
+                let (answer, answered) = oneshot::channel();
+                self.tell_master(LogEvent::WhichLive { keys, answer });
+                live.extend(self.await_answer(answered).await?);
             }
         }
-        self.ask_which_live(asked, &mut live).await?;
         Ok(live)
-    }
-
-    async fn ask_which_live(
-        &self,
-        keys: Vec<(Box<[u8]>, Version)>,
-        live: &mut Vec<bool>,
-    ) -> Result<(), NotCompacted> {
-        if !keys.is_empty() {
-            let (answer, answered) = oneshot::channel();
-            self.tell_master(LogEvent::WhichLive { keys, answer });
-            live.extend(self.await_answer(answered).await?);
-        }
-        Ok(())
     }
 
     fn stop_if_given_up(&self) -> Result<(), NotCompacted> {
@@ -466,7 +447,7 @@ impl Compactor {
 }
 
 /// Whether all of a part could be read.
-fn check(part: &Part, scan: &LogScan, end: u64) -> io::Result<()> {
+pub(super) fn check(part: &Part, scan: &LogScan, end: u64) -> io::Result<()> {
     if let Some(bad) = &part.bad {
         let what = format!("byte {}, line {} cannot be read: {}", bad.offset, bad.line, bad.cause);
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));

@@ -3,6 +3,7 @@
 //! Owns nothing. Reads the new file as far as it was made of the old one, and takes its time: meanwhile values are read from
 //! the old file, and neither a reign nor a takeover waits for this.
 
+use super::compactor::check;
 use super::log_tailer::next_piece;
 use crate::env::{Env, File};
 use crate::journal::{LogEvent, Replay};
@@ -48,13 +49,7 @@ impl Relocator {
             let begun_us = self.env.clock_us();
             let (then, part) = file.scan(scan).await?;
             scan = then;
-            if let Some(bad) = part.bad {
-                let what = format!("byte {}, line {} cannot be read: {}", bad.offset, bad.line, bad.cause);
-                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-            }
-            if part.lost || (part.at_end && scan.position().offset < self.through) {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+            check(&part, &scan, self.through)?;
             let values = part.changes.into_iter().filter(|change| matches!(change, Replay::Put { .. }));
             let mut changes = values.collect::<Vec<Replay>>().into_iter();
             while changes.len() > 0 {
