@@ -222,6 +222,7 @@ const MASTER: Flags = &[
     ("--new", AnythingButYesAndNo),
     ("--fsync", These(&["sometimes"])),
     ("--compact-min", These(&["much", "-1"])),
+    ("--copies", These(&["0", "65", "some", "-1"])),
     ("--placement", These(&["left"])),
     ("--min-slaves", NO_NUMBER),
     ("--ack-timeout", TOO_SHORT),

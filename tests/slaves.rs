@@ -508,6 +508,34 @@ fn when_a_slave_is_lost_the_others_get_its_copies_without_a_write_and_without_th
 }
 
 #[test]
+fn with_a_fixed_number_of_copies_keys_have_that_many_however_many_slaves_there_are() {
+    let mut cluster = Setup::slaves(5).masters_with(&["--copies", "2"]).start();
+    let mut connection = cluster.connect_to_primary();
+    write_all(&mut connection);
+    // Half of five would be three.
+    let copies = 2 * KEYS as u64;
+    let now = wait_for_repair(&cluster, 5, copies);
+    assert_eq!((now.get("copies_setting"), now.number("copies_wanted")), (Some("2"), 2));
+    cluster.kill(Node::Slave(0));
+    wait_for_repair(&cluster, 4, copies);
+    for slave in 1..4 {
+        cluster.kill(Node::Slave(slave));
+    }
+    // With one left, writes are acknowledged by that one, and the lack is told.
+    wait_for_repair(&cluster, 1, KEYS as u64);
+    assert_eq!(connection.call(&[b"SET", b"key-0", &value_of(0)]).expect("an answer"), Answer::ok());
+    wait_for("the lack is told", seconds(5), || {
+        info(&cluster)
+            .get("degraded")
+            .is_some_and(|told| told.contains("1 of 5 slaves are active"))
+            .then_some(())
+    });
+    cluster.start(Node::Slave(1));
+    wait_for_repair(&cluster, 2, copies);
+    read_all(&mut connection);
+}
+
+#[test]
 fn when_all_slaves_are_back_empty_everything_is_readable_at_once_and_the_copies_are_restored() {
     let mut cluster = Setup::slaves(3).start();
     let mut connection = cluster.connect_to_primary();
@@ -516,7 +544,8 @@ fn when_all_slaves_are_back_empty_everything_is_readable_at_once_and_the_copies_
     cluster.kill_at_once(&slaves);
     cluster.wait_for_active_slaves(0, seconds(5));
     slaves.iter().for_each(|slave| cluster.start(*slave));
-    cluster.wait_for_active_slaves(1, seconds(5));
+    // They may come so close together that nobody sees the first one alone.
+    wait_for("a slave is back", seconds(5), || (info(&cluster).number("active_slaves") > 0).then_some(()));
     read_all(&mut connection);
     wait_for_repair(&cluster, 3, 2 * KEYS as u64);
     let before = info(&cluster).number("reads_from_log");

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
 pub use dsm_protocol::ids::{SlaveId, SlaveIdError};
 use dsm_protocol::machine::master::Placement;
+pub use dsm_protocol::machine::master::{CopyCount, CopyCountError};
 use dsm_protocol::record::SyncMode;
 use std::fmt;
 use std::path::PathBuf;
@@ -222,7 +223,12 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_COMPACT_MIN", value_name = "BYTES", default_value = "64MiB")]
     pub compact_min: ByteSize,
 
-    /// How the slaves of a write (half of the active ones, rounded up) are chosen
+    /// How many slaves must acknowledge a write, and hold a key: `half` of the active ones, rounded up, or a number; while
+    /// fewer are active, all of them
+    #[arg(long, env = "DSM_COPIES", value_name = "COPIES", default_value_t = CopyCount::default())]
+    pub copies: CopyCount,
+
+    /// How the slaves of a write are chosen
     #[arg(long, env = "DSM_PLACEMENT", value_name = "POLICY", value_enum, default_value = "hash")]
     pub placement: PlacementFlag,
 
@@ -359,6 +365,7 @@ impl Default for MasterConfig {
             new: false,
             fsync: Fsync::default(),
             compact_min: ByteSize::mib(64),
+            copies: CopyCount::default(),
             placement: PlacementFlag::default(),
             min_slaves: 1,
             ack_timeout: Duration::from_secs(1),

@@ -7,7 +7,7 @@ use super::MasterActor;
 use crate::journal::LogRequest;
 use dsm_protocol::ids::Millis;
 use dsm_protocol::machine::health::{Facts, Health, News};
-use dsm_protocol::machine::master::{Census, Lacking, Master};
+use dsm_protocol::machine::master::{Census, CopyCount, Lacking, Master};
 
 /// How often a master that knows of nobody that serves looks who leads, in milliseconds.
 const LOOK_MS: u64 = 1000;
@@ -107,6 +107,10 @@ impl MasterActor {
             knows_active,
             standby_lag_ms: self.peers.lag_ms(now),
             slaves: if serves { self.machine.slave_count() } else { 0 },
+            slaves_wanted: match self.config.copies {
+                CopyCount::Half => 0,
+                CopyCount::Fixed(copies) => copies.into(),
+            },
             full: self.machine.full_slaves().map(|(id, ..)| id.to_string()).collect(),
             keys_without_copy: self.health.last_count().map_or(0, |(_, lacking)| lacking.without_copy),
         };

@@ -191,6 +191,7 @@ impl MasterActor {
 fn machine_settings(config: &MasterConfig, seed: u64) -> master::Config {
     master::Config {
         placement: config.placement.into(),
+        copies: config.copies,
         slaves_min: config.min_slaves,
         read_timeout_ms: config.read_timeout.as_millis() as u64,
         seed,

@@ -157,6 +157,7 @@ impl MasterActor {
             keys_without_copy: lacking.without_copy,
             keys_under_replicated: self.machine.keys_under_replicated(self.health.last_count()),
             copies_counted_ms_ago: now.since(counted_at),
+            copies_setting: self.config.copies.to_string(),
             copies_wanted: self.machine.copies_wanted() as u64,
             repair_state: self.machine.repair_state(),
             repaired_keys,

@@ -187,6 +187,8 @@ sections! {
         keys_under_replicated: u64,
         /// When the last whole count began; 0 before the first.
         copies_counted_ms_ago: u64 = "ms",
+        /// `--copies` of this master: `half` or a number.
+        copies_setting: String,
         /// How many copies each key is to have.
         copies_wanted: u64,
         /// What repair is doing.

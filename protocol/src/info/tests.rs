@@ -52,6 +52,7 @@ copies:11
 keys_without_copy:0
 keys_under_replicated:1
 copies_counted_ms_ago:250
+copies_setting:half
 copies_wanted:2
 repair_state:copying
 repaired_keys:7

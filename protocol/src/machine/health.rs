@@ -119,6 +119,8 @@ pub struct Facts {
     pub standby_lag_ms: Option<u64>,
     /// How many slaves are active.
     pub slaves: usize,
+    /// How many must be, so that keys can have the number of copies that is set; 0 when none is.
+    pub slaves_wanted: usize,
     /// The names of those without room.
     pub full: Vec<String>,
     /// Keys without a copy.
@@ -189,13 +191,18 @@ impl Health {
         news
     }
 
+    /// How many slaves are to be active.
+    fn slaves_due(&self) -> usize {
+        self.slaves_most.max(self.facts.slaves_wanted)
+    }
+
     fn is_there(&self, trouble: Trouble) -> bool {
         let Facts { serves, knows_active, standby_lag_ms, slaves, full, keys_without_copy, .. } = &self.facts;
         match trouble {
             Trouble::NoStandby => *serves && standby_lag_ms.is_none(),
             Trouble::StandbyLags => *serves && standby_lag_ms.is_some_and(|ms| ms >= LAG_MS_MAX),
             Trouble::NobodyServes => !serves && !knows_active,
-            Trouble::SlavesMissing => *serves && (*slaves < self.slaves_most || *slaves == 0),
+            Trouble::SlavesMissing => *serves && (*slaves < self.slaves_due() || *slaves == 0),
             Trouble::SlavesFull => *serves && !full.is_empty(),
             Trouble::KeysWithoutCopy => *serves && *keys_without_copy > 0,
         }
@@ -223,7 +230,7 @@ impl Health {
                 None => "no master is known to serve".to_owned(),
             },
             Trouble::SlavesMissing if self.slaves_most == 0 => "no slave is active".to_owned(),
-            Trouble::SlavesMissing => format!("{slaves} of {} slaves are active", self.slaves_most),
+            Trouble::SlavesMissing => format!("{slaves} of {} slaves are active", self.slaves_due()),
             Trouble::SlavesFull => format!("no room at {}", full.join(", ")),
             Trouble::KeysWithoutCopy => format!("{keys_without_copy} keys have no copy"),
         }
@@ -262,6 +269,7 @@ mod tests {
                 1000,
             ),
             (SlavesMissing, Facts { slaves: 2, ..fine() }, "2 of 3 slaves are active", 500, 0),
+            (SlavesMissing, Facts { slaves_wanted: 4, ..fine() }, "3 of 4 slaves are active", 500, 0),
             (
                 SlavesFull,
                 Facts { full: vec!["a".into(), "b".into()], ..fine() },

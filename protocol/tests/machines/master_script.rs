@@ -9,7 +9,8 @@ use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Stamp, Version};
 use dsm_protocol::machine::link::Count;
 use dsm_protocol::machine::master::{
-    Asker, Change, Config, Effect, Event, Master, Placement, ReadId, ReignRecord, RepairNews, Slot, WriteId,
+    Asker, Change, Config, CopyCount, Effect, Event, Master, Placement, ReadId, ReignRecord, RepairNews,
+    Slot, WriteId,
 };
 use dsm_protocol::record::Place;
 use std::collections::{BTreeMap, VecDeque};
@@ -177,7 +178,7 @@ impl goldenscript::Runner for Runner {
         let args_are_empty = command.args.is_empty();
         let mut pos = || args.next_pos().ok_or("an argument is missing");
         match command.name.as_str() {
-            // config [random=SEED] [min=SLAVES] [durable=false] [log_window=BYTES] [reads_in_a_row=N] [repair=BYTES]
+            // config [random=SEED] [copies=half|N] [min=SLAVES] [durable=false] [log_window=BYTES] [reads_in_a_row=N] [repair=BYTES]
             // [hedge=PERCENT]:
             // a new machine.
             "config" => {
@@ -185,6 +186,7 @@ impl goldenscript::Runner for Runner {
                 if let Some(seed) = args.take_key("random") {
                     (config.placement, config.seed) = (Placement::Random, seed.parse()?);
                 }
+                config.copies = args.take_key("copies").map_or(Ok(CopyCount::Half), str::parse)?;
                 config.slaves_min = args.take_key("min").map_or(Ok(1), str::parse)?;
                 config.durable = args.take_key("durable").map_or(Ok(true), str::parse)?;
                 if let Some(bytes) = args.take_key("log_window") {

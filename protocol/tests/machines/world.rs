@@ -11,8 +11,8 @@ use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId,
 use dsm_protocol::info::RepairState;
 use dsm_protocol::machine::link::Count;
 use dsm_protocol::machine::master::{
-    Asker, Change, Config, Counters, Effect, Event, Lacking, Master, Placement, ReadId, ReignRecord,
-    Testimony, WriteId, READS_IN_A_ROW,
+    Asker, Change, Config, CopyCount, Counters, Effect, Event, Lacking, Master, Placement, ReadId,
+    ReignRecord, Testimony, WriteId, READS_IN_A_ROW,
 };
 use dsm_protocol::machine::slave::{self, Slave, ENTRY_OVERHEAD_BYTES};
 use dsm_protocol::record::Place;
@@ -232,9 +232,15 @@ impl World {
         // In one world of three nothing is repaired.
         let repair_bytes_per_second = if seed % 3 == 2 { 0 } else { 1 << 20 };
         // In some a second holder is asked only after the first one's time is over.
-        let hedge_percent = if seed % 5 == 0 { 0 } else { 100 };
+        let hedge_percent = if seed % 7 == 0 { 0 } else { 100 };
+        let copies = match seed % 5 {
+            0 => CopyCount::Fixed(1),
+            1 => CopyCount::Fixed(2),
+            _ => CopyCount::Half,
+        };
         let config = Config {
             placement,
+            copies,
             seed,
             slice_keys,
             reads_in_a_row,
@@ -896,7 +902,7 @@ impl World {
         }
         let master = &self.masters[self.active];
         let wanted = master.copies_wanted();
-        assert!(wanted >= master.slave_count().div_ceil(2));
+        assert!(wanted >= self.config.copies.of(master.slave_count()));
         let live: Vec<_> = master.slaves().map(|(_, slot, ..)| slot).collect();
         for (key, entry) in master.directory().iter() {
             let copies = live.iter().filter(|slot| entry.holders.contains(**slot)).count();

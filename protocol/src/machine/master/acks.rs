@@ -1,15 +1,60 @@
 //! Acknowledgements: what a slave's ACK covers, how many a write needs, and when the write is done or unknown.
 
-use super::membership::{CopyCause, Sent};
+use super::membership::{CopyCause, Sent, SLAVES_MAX};
 use super::{Effect, Master, Slot, WriteId};
 use crate::command::{ErrorWord, Reply};
 use crate::ids::LinkId;
 use crate::machine::slave::ENTRY_OVERHEAD_BYTES;
 use crate::planted;
+use std::fmt;
+use std::str::FromStr;
+use thiserror::Error;
 
-/// How many of `active` slaves must acknowledge a write.
-pub fn acks_needed(active: usize) -> usize {
-    active.div_ceil(2)
+/// How many slaves must acknowledge a write, and hold a key. See `docs/SEMANTICS.md`, *How many copies*.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CopyCount {
+    /// Half of those that are active, rounded up.
+    #[default]
+    Half,
+    /// So many, or all that are active if these are fewer. 1 to [`SLAVES_MAX`].
+    Fixed(u8),
+}
+
+impl CopyCount {
+    /// How many of `active` slaves.
+    pub fn of(self, active: usize) -> usize {
+        match self {
+            CopyCount::Half => active.div_ceil(2),
+            CopyCount::Fixed(copies) => active.min(copies.into()),
+        }
+    }
+}
+
+/// A text that is no number of copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("give `half`, or a number from 1 to {SLAVES_MAX}")]
+pub struct CopyCountError;
+
+impl FromStr for CopyCount {
+    type Err = CopyCountError;
+
+    /// Reads `half` or `2`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "half" {
+            return Ok(CopyCount::Half);
+        }
+        let copies = text.parse().ok().filter(|copies| (1..=SLAVES_MAX).contains(&usize::from(*copies)));
+        copies.map(CopyCount::Fixed).ok_or(CopyCountError)
+    }
+}
+
+impl fmt::Display for CopyCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CopyCount::Half => f.write_str("half"),
+            CopyCount::Fixed(copies) => copies.fmt(f),
+        }
+    }
 }
 
 /// How many messages that an ACK covers are handled at once. The rest is done as chores.
@@ -123,6 +168,23 @@ mod tests {
 
     #[test]
     fn ceil_half_must_acknowledge() {
-        assert_eq!([1, 2, 3, 4, 5].map(acks_needed), [1, 1, 2, 2, 3]);
+        assert_eq!([1, 2, 3, 4, 5].map(|active| CopyCount::Half.of(active)), [1, 1, 2, 2, 3]);
+    }
+
+    #[test]
+    fn a_fixed_number_must_acknowledge_or_all_of_fewer_slaves() {
+        assert_eq!([1, 2, 3, 4, 5].map(|active| CopyCount::Fixed(2).of(active)), [1, 2, 2, 2, 2]);
+    }
+
+    #[test]
+    fn a_number_of_copies_is_half_or_one_to_64() {
+        for (text, copies) in
+            [("half", CopyCount::Half), ("1", CopyCount::Fixed(1)), ("64", CopyCount::Fixed(64))]
+        {
+            assert_eq!((text.parse(), copies.to_string()), (Ok(copies), text.to_owned()));
+        }
+        for text in ["", "0", "65", "257", "-1", "Half", "2.0", "all"] {
+            assert_eq!(text.parse::<CopyCount>(), Err(CopyCountError), "{text:?}");
+        }
     }
 }

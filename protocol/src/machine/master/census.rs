@@ -20,7 +20,7 @@ const REST_TIMES: u64 = 4;
 pub struct Lacking {
     /// Keys that no active slave is known to hold.
     pub without_copy: u64,
-    /// Keys with fewer copies on active slaves than half of the slaves of this reign, or than slaves are active.
+    /// Keys with fewer copies on active slaves than [`Master::copies_wanted`].
     pub under_replicated: u64,
 }
 

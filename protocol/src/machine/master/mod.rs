@@ -31,7 +31,7 @@ mod unwritten;
 mod work;
 mod writes;
 
-pub use acks::acks_needed;
+pub use acks::{CopyCount, CopyCountError};
 pub use census::{Census, Lacking};
 pub use directory::{Directory, Entry};
 pub use membership::{Slot, SlotSet, SLAVES_MAX};
@@ -108,6 +108,8 @@ pub enum Change {
 pub struct Config {
     /// How slaves are chosen.
     pub placement: Placement,
+    /// How many slaves must acknowledge a write, and hold a key.
+    pub copies: CopyCount,
     /// Fewer active slaves than this refuse writes. At least 1.
     pub slaves_min: usize,
     /// How long one holder may take to answer a read, in milliseconds.
@@ -138,6 +140,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             placement: Placement::Hash,
+            copies: CopyCount::Half,
             slaves_min: 1,
             read_timeout_ms: 200,
             seed: 0,

@@ -3,7 +3,7 @@
 use super::hash::mix;
 use super::membership::{Membership, Slot, SlotSet};
 
-/// How the `ceil(n/2)` slaves of a write are chosen.
+/// How the slaves of a write are chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Placement {
     /// Rendezvous hashing of the key over the slaves' ids: a key keeps its slaves while membership stands still,

@@ -12,7 +12,7 @@ use super::membership::{CopyCause, Member, SLAVES_MAX};
 use super::placement::choose;
 use super::reads::Destination;
 use super::room::payload;
-use super::{acks_needed, Effect, Entry, Master, SlotSet};
+use super::{Effect, Entry, Master, SlotSet};
 use crate::command::Reply;
 use crate::ids::{Millis, Version};
 use crate::info::RepairState;
@@ -58,8 +58,8 @@ const RETRY_MS: u64 = 10_000;
 /// A slave gets copies as long as this part of the room is left that it had at its best: clients' writes come first.
 const ROOM_LEFT_PART: u64 = 4;
 
-/// The most copies that a key can lack.
-const LEVELS: usize = SLAVES_MAX / 2 + 1;
+/// A key that lacks copies has fewer than this.
+const LEVELS: usize = SLAVES_MAX;
 
 /// Why repair has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,11 +215,11 @@ impl Repair {
 }
 
 impl Master {
-    /// How many copies a key is to have: those of half of the slaves of this reign, the missing ones included, as far as so many
-    /// are active. Without repair, those that a write must have.
+    /// How many copies a key is to have: as many as a write would if all slaves of this reign were active, the missing ones
+    /// included, but not more than are active. Without repair, those that a write must have.
     pub fn copies_wanted(&self) -> usize {
         let live = self.members.len();
-        acks_needed(self.repair.slaves_most.max(live)).min(live)
+        self.config.copies.of(self.repair.slaves_most.max(live)).min(live)
     }
 
     fn repairs(&self) -> bool {

@@ -3,7 +3,6 @@
 //! Guarantees that a logged write finds its reserved room (`docs/ARCHITECTURE.md`, *Room*). The room that a slave
 //! reports is kept in `membership.rs`.
 
-use super::acks::acks_needed;
 use super::{Change, Entry, Master, Slot, SlotSet, WriteId};
 use crate::command::{ErrorWord, Reply};
 use crate::ids::{LinkId, SlaveId};
@@ -110,7 +109,7 @@ impl Master {
                 let detail = format!("{roomy} of {active} slaves have room for {bytes} more bytes");
                 return Err(Reply::error(ErrorWord::OutOfMemory, detail));
             }
-            let chosen = self.choose(roomy, acks_needed(roomy.len()), key);
+            let chosen = self.choose(roomy, self.config.copies.of(roomy.len()), key);
             let old = self.directory.get(key);
             for slot in chosen.iter() {
                 let charge = charge(old.as_ref(), slot, key, bytes);

@@ -3,7 +3,6 @@
 //! `room.rs` decides what is admitted, `acks.rs` when a write is done, `substitutes.rs` which slave replaces one that
 //! left.
 
-use super::acks::acks_needed;
 use super::hash::hash_bytes;
 use super::membership::Sent;
 use super::placement::choose;
@@ -338,7 +337,7 @@ impl Master {
         // Slaves without room count as absent. Slaves with reserved room have it. If all of these have left since, no
         // slave gets the value: the room of the others was promised to other writes.
         let among = self.with_room_for(key, bytes).union(reserved);
-        let count = acks_needed(among.len());
+        let count = self.config.copies.of(among.len());
         let chosen = if reserved.len() >= count {
             self.choose(reserved, count, key)
         } else {
