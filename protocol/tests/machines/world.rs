@@ -232,7 +232,7 @@ impl World {
         // In one world of three nothing is repaired.
         let repair_bytes_per_second = if seed % 3 == 2 { 0 } else { 1 << 20 };
         // In some a second holder is asked only after the first one's time is over.
-        let hedge_percent = if seed % 7 == 0 { 0 } else { 100 };
+        let hedge_percent = if seed.is_multiple_of(7) { 0 } else { 100 };
         let copies = match seed % 5 {
             0 => CopyCount::Fixed(1),
             1 => CopyCount::Fixed(2),
