@@ -535,6 +535,74 @@ fn with_a_fixed_number_of_copies_keys_have_that_many_however_many_slaves_there_a
     read_all(&mut connection);
 }
 
+/// Waits until keys have this many copies in all, and are where they belong; gives INFO of then.
+fn wait_for_balance(cluster: &TestCluster, master: Node, slaves: u64, copies: u64) -> Info {
+    wait_for("the keys are where they belong", seconds(60), || {
+        let now = cluster.info(master)?;
+        let rests = ["repair_state", "rebalance_state"].iter().all(|state| now.get(state) == Some("resting"));
+        let is_placed = now.number("keys_misplaced") == 0 && now.number("keys_under_replicated") == 0;
+        let is_there = now.number("active_slaves") == slaves && now.number("copies") == copies;
+        (rests && is_placed && is_there && now.get("role") == Some("primary")).then_some(now)
+    })
+}
+
+/// How many keys a slave holds, as INFO says.
+fn copies_at(info: &Info, slave: &str) -> u64 {
+    let lines = (0..8).filter_map(|number| info.get(&format!("slave{number}")));
+    let fields = lines.map(|line| line.split(',').collect::<Vec<_>>());
+    let mut of_slave = fields.filter(|fields| fields.contains(&format!("id={slave}").as_str()));
+    let fields = of_slave.next().unwrap_or_else(|| panic!("{slave} is active: {info:?}"));
+    let copies = fields.iter().find_map(|field| field.strip_prefix("copies="));
+    copies.and_then(|copies| copies.parse().ok()).expect("an active slave has copies")
+}
+
+#[test]
+fn a_joining_slave_gets_its_share_and_the_others_give_up_theirs() {
+    let mut cluster = Setup::slaves(3).masters_with(&["--copies", "2"]).prepare();
+    for node in [Node::Master, Node::Backup, Node::Slave(0), Node::Slave(1)] {
+        cluster.start(node);
+    }
+    cluster.wait_until_serves(Node::Master, seconds(20));
+    cluster.wait_for_active_slaves(2, seconds(20));
+    let mut connection = cluster.connect_to_primary();
+    write_all(&mut connection);
+    let copies = 2 * KEYS as u64;
+    wait_for_balance(&cluster, Node::Master, 2, copies);
+    cluster.start(Node::Slave(2));
+    let now = wait_for_balance(&cluster, Node::Master, 3, copies);
+    // A third of all copies, which are two of three keys.
+    let share = copies / 3;
+    for slave in ["slave-0", "slave-1", "slave-2"] {
+        let held = copies_at(&now, slave);
+        assert!(held.abs_diff(share) < share / 10, "{slave} has {held} keys of {share}");
+    }
+    assert_eq!(now.number("moved_keys"), copies_at(&now, "slave-2"));
+    let told = cluster.stderr(Node::Master);
+    assert!(told.contains("rebalancing began keys=") && told.contains("rebalancing ended keys="), "{told}");
+    // Any one of them may go, and what it has been given is what counts.
+    cluster.kill(Node::Slave(0));
+    cluster.wait_for_active_slaves(2, seconds(5));
+    read_all(&mut connection);
+    assert_eq!(info(&cluster).number("reads_from_log"), 0);
+}
+
+#[test]
+fn after_a_takeover_by_a_master_with_another_number_of_copies_keys_get_that_number() {
+    let setup = Setup::slaves(3).node_with_variable(Node::Master, "DSM_COPIES", "2");
+    let mut cluster = setup.node_with_variable(Node::Backup, "DSM_COPIES", "1").start();
+    write_all(&mut cluster.connect_to_primary());
+    wait_for_balance(&cluster, Node::Master, 3, 2 * KEYS as u64);
+    cluster.kill(Node::Master);
+    let now = wait_for_balance(&cluster, Node::Backup, 3, KEYS as u64);
+    assert_eq!(now.number("surplus_copies_dropped"), KEYS as u64, "{now:?}");
+    read_all(&mut cluster.connect(Node::Backup));
+    assert_eq!(cluster.info(Node::Backup).map(|info| info.number("reads_from_log")), Some(0));
+    cluster.start(Node::Master);
+    cluster.wait_until_serves(Node::Master, seconds(30));
+    wait_for_balance(&cluster, Node::Master, 3, 2 * KEYS as u64);
+    read_all(&mut cluster.connect_to_primary());
+}
+
 #[test]
 fn when_all_slaves_are_back_empty_everything_is_readable_at_once_and_the_copies_are_restored() {
     let mut cluster = Setup::slaves(3).start();

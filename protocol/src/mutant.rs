@@ -165,6 +165,8 @@ mod on {
         LostCopiesStayLost,
         /// A repair sends the value that it has read as the latest one, which it is no longer.
         RepairCopiesOlder,
+        /// Copies stay where they are, however slaves come and go.
+        MisplacedCopiesStay,
         /// Lost redundancy is not reported.
         LackNotTold,
         /// A client gives a master that hangs all of a request's time.

@@ -32,7 +32,7 @@ fn bytes_of(effect: &Effect) -> usize {
     }
 }
 
-/// Logs what repair does. What slaves that come and go give it to do is for everybody; the rest follows from writes while
+/// Logs what repair and rebalancing do. What slaves that come and go give it to do is for everybody; the rest follows from writes while
 /// slaves are missing or full.
 fn say_of_repair(news: RepairNews) {
     let level = |cause| if cause == RepairCause::Counted { log::Level::Debug } else { log::Level::Info };
@@ -47,6 +47,10 @@ fn say_of_repair(news: RepairNews) {
         }
         RepairNews::Ended { cause, keys, bytes, ms, left } => {
             log::log!(level(cause), "repair ended keys={keys} bytes={bytes} ms={ms} left={left}");
+        }
+        RepairNews::RebalanceBegan { keys } => log::info!("rebalancing began keys={keys}"),
+        RepairNews::RebalanceEnded { keys, bytes, surplus, ms, left } => {
+            log::info!("rebalancing ended keys={keys} bytes={bytes} surplus={surplus} ms={ms} left={left}");
         }
     }
 }

@@ -151,6 +151,7 @@ impl MasterActor {
         let (counted_at, lacking) = self.health.last_count().unwrap_or((now, Lacking::default()));
         let held = self.machine.slaves().map(|(_, _, copies, _)| copies);
         let (repaired_keys, repaired_bytes) = self.machine.repaired();
+        let moved = self.machine.moved();
         KeyspaceInfo {
             keys: self.machine.directory().len() as u64,
             copies: if self.serves() { held.sum() } else { 0 },
@@ -162,6 +163,11 @@ impl MasterActor {
             repair_state: self.machine.repair_state(),
             repaired_keys,
             repaired_bytes,
+            rebalance_state: self.machine.rebalance_state(),
+            keys_misplaced: self.machine.keys_misplaced(),
+            moved_keys: moved.keys,
+            moved_bytes: moved.bytes,
+            surplus_copies_dropped: moved.surplus,
         }
     }
 

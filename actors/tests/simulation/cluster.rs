@@ -3,7 +3,7 @@
 //! Owns the processes. Never breaks one by itself; that is the nemesis' part.
 
 use bytesize::ByteSize;
-use dsm::config::{Fsync, MasterConfig, MasterKind, PlacementFlag, SlaveConfig};
+use dsm::config::{CopyCount, Fsync, MasterConfig, MasterKind, PlacementFlag, SlaveConfig};
 use dsm::env::sim::{Machine, Process, World};
 use dsm::node::{run_node, NodeConfig};
 use dsm::node_error::NodeError;
@@ -46,6 +46,7 @@ pub(crate) struct Shape {
     /// Whether the slaves stand on the machine of the masters.
     pub(crate) is_one_machine: bool,
     pub(crate) placement: PlacementFlag,
+    pub(crate) copies: CopyCount,
     pub(crate) fsync: Fsync,
     pub(crate) ack_timeout: Duration,
     pub(crate) read_timeout: Duration,
@@ -64,6 +65,7 @@ impl Default for Shape {
             slaves: 3,
             is_one_machine: false,
             placement: PlacementFlag::Hash,
+            copies: CopyCount::Half,
             fsync: Fsync::Always,
             ack_timeout: Duration::from_secs(1),
             read_timeout: Duration::from_millis(200),
@@ -88,6 +90,7 @@ impl Shape {
             slaves: world.random_within(1..=5) as usize,
             is_one_machine: world.chance(250),
             placement: if world.chance(300) { PlacementFlag::Random } else { PlacementFlag::Hash },
+            copies: CopyCount::Half,
             fsync: Fsync::Always,
             ack_timeout: ms(100, 1000),
             read_timeout: ms(50, 200),
@@ -304,6 +307,7 @@ impl Cluster {
             new: true,
             fsync: shape.fsync,
             placement: shape.placement,
+            copies: shape.copies,
             ack_timeout: shape.ack_timeout,
             read_timeout: shape.read_timeout,
             failover_timeout: shape.failover_timeout,

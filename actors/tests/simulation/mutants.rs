@@ -66,7 +66,7 @@ fn finders(mutant: Mutant) -> &'static [Check] {
         Mutant::ReadSeesLaterWrite | Mutant::SliceSeesLaterWrite => &[Check::Order],
         Mutant::DoneWithoutAck => &[Check::DoneIsAcknowledged],
         Mutant::RoomIgnored => &[Check::Room],
-        Mutant::LostCopiesStayLost => &[Check::Repairs],
+        Mutant::LostCopiesStayLost | Mutant::MisplacedCopiesStay => &[Check::Repairs],
         // A version has two values, which a read shows, too.
         Mutant::RepairCopiesOlder => &[Check::OneValue, Check::Linearizable],
         Mutant::LackNotTold => &[Check::Told],

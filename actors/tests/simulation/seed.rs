@@ -11,7 +11,7 @@ use crate::repaired;
 use crate::short;
 use crate::witness::Witness;
 use bytes::Bytes;
-use dsm::config::Fsync;
+use dsm::config::{CopyCount, Fsync};
 use dsm::env::sim::{NetSettings, World};
 use dsm::node_error::NodeError;
 use dsm_history::Violation;
@@ -42,6 +42,9 @@ const LOST_EVERY: u64 = 4;
 
 /// In one seed of so many, the log is moved away at the end, and back.
 const MOVED_EVERY: u64 = 4;
+
+/// In every so many seeds keys have a fixed number of copies, one or two.
+const FIXED_COPIES_EVERY: u64 = 4;
 
 /// In one seed of so many, slaves lose all that they hold at the end.
 const EMPTIED_EVERY: u64 = 2;
@@ -310,6 +313,9 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
     }
     if seed % COMPACTED_EVERY == 1 {
         shape.compact_min = bytesize::ByteSize::b(world.random_within(1..=20) * 1000);
+    }
+    if seed % FIXED_COPIES_EVERY == 1 {
+        shape.copies = CopyCount::Fixed(1 + (seed / FIXED_COPIES_EVERY % 2) as u8);
     }
     let cluster = Cluster::start(&world, shape);
     cluster.set_restart_ms(0, world.random_within(0..=2000));

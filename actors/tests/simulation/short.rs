@@ -9,6 +9,7 @@ use crate::seed::{converged, info, reigning, Check, Failure};
 use crate::witness::Witness;
 use bytes::Bytes;
 use bytesize::ByteSize;
+use dsm::config::CopyCount;
 use dsm::env::Env;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -19,8 +20,8 @@ const SMALL: Node = Node::Slave(1);
 /// What it may hold.
 const ROOM: ByteSize = ByteSize::kib(16);
 
-/// So many values are written: each slave is to get at least half of them.
-const VALUES: usize = 48;
+/// So many values are written for each that the slave is to get, about: more than it has room for.
+const VALUES: usize = 24;
 
 /// So long each.
 const VALUE_BYTES: usize = 1000;
@@ -42,7 +43,7 @@ pub(crate) async fn strike(cluster: &Cluster, env: &Env, witness: &Witness) -> R
     let full = format!("no room at {}", SMALL.host());
     for is_last in [false, true] {
         let reign = reign_id(env).await;
-        fill(env, witness).await?;
+        fill(cluster, env, witness).await?;
         let is_told = told(env, &full, true, TOLD_WITHIN).await;
         // A master knows of a full slave what it has itself seen of it. One that came meanwhile, as a primary does that takes its
         // reign back, has seen nothing yet.
@@ -80,9 +81,15 @@ async fn reign_id(env: &Env) -> Option<String> {
 }
 
 /// Writes more than the slave that is short of room can take.
-async fn fill(env: &Env, witness: &Witness) -> Result<(), Failure> {
+async fn fill(cluster: &Cluster, env: &Env, witness: &Witness) -> Result<(), Failure> {
     let refused = witness.refused();
-    for number in 0..VALUES {
+    let slaves = cluster.shape().slaves;
+    let values = match cluster.shape().copies {
+        CopyCount::Half => VALUES * 2,
+        // Of few keys one slave may get fewer than its part.
+        CopyCount::Fixed(copies) => VALUES * 3 / 2 * slaves / usize::from(copies),
+    };
+    for number in 0..values {
         let words = ["SET".to_owned(), format!("short{number}"), "v".repeat(VALUE_BYTES)];
         let request = words.map(Bytes::from);
         if insist(env, &request, WRITE_LIMIT).await != Some(Answer::Ok) {

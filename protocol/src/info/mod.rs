@@ -10,7 +10,7 @@ mod value;
 pub use lines::{Info, Sections};
 pub use value::{
     ActiveSlave, ConnectedSlave, InfoError, MasterRole, OrEmpty, OrUnlimited, PeerInfo, QuarantinedSlave,
-    RepairState, SlaveInfo, StartedAs,
+    RebalanceState, RepairState, SlaveInfo, StartedAs,
 };
 
 use crate::command::ErrorWord;
@@ -197,6 +197,16 @@ sections! {
         repaired_keys: u64,
         /// These copies, with their keys.
         repaired_bytes: u64 = "bytes",
+        /// What rebalancing is doing.
+        rebalance_state: RebalanceState,
+        /// Keys with copies at other slaves than they should be, or with too many, as far as counted.
+        keys_misplaced: u64,
+        /// Keys of which rebalancing has moved a copy.
+        moved_keys: u64,
+        /// These copies, with their keys.
+        moved_bytes: u64 = "bytes",
+        /// Copies that were too many, and are dropped.
+        surplus_copies_dropped: u64,
     }
 
     /// The log, as this master sees it.

@@ -57,6 +57,11 @@ copies_wanted:2
 repair_state:copying
 repaired_keys:7
 repaired_bytes:800
+rebalance_state:waiting
+keys_misplaced:3
+moved_keys:4
+moved_bytes:500
+surplus_copies_dropped:1
 
 # Log
 log_path:/var/lib/dsm/kv store.log

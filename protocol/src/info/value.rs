@@ -199,6 +199,20 @@ words! {
     }
 }
 
+words! {
+    /// What rebalancing is doing.
+    RebalanceState {
+        /// It is switched off.
+        Off = "off",
+        /// Keys are where they belong, as far as is known.
+        Resting = "resting",
+        /// It begins when no slave has come or gone for a while, or looks for what is to be moved.
+        Waiting = "waiting",
+        /// It moves copies, or drops what is too many.
+        Moving = "moving",
+    }
+}
+
 /// A field that is missing when its value is `None`.
 impl InfoField for Option<ClusterId> {
     fn print(&self, name: &str, text: &mut String) {

@@ -144,6 +144,10 @@ impl Runner {
             Effect::Repair(RepairNews::Ended { keys, bytes, ms, left, .. }) => {
                 format!("repair ended: {keys} keys, {bytes} bytes, {ms} ms, {left} left")
             }
+            Effect::Repair(RepairNews::RebalanceBegan { keys }) => format!("rebalancing began: {keys} keys"),
+            Effect::Repair(RepairNews::RebalanceEnded { keys, bytes, surplus, ms, left }) => format!(
+                "rebalancing ended: {keys} keys, {bytes} bytes, {surplus} too many, {ms} ms, {left} left"
+            ),
             Effect::Witnessed { link, stamp } => {
                 let (version, id) = (stamp.version, show_id(stamp.reign));
                 format!("{} is a witness of {version}{id}", self.name(link))
@@ -334,6 +338,12 @@ impl goldenscript::Runner for Runner {
                 let (state, left) = (self.master.repair_state(), self.master.keys_under_replicated(None));
                 let (keys, bytes) = self.master.repaired();
                 writeln!(out, "{state:?}, {left} left, {keys} keys repaired, {bytes} bytes")?;
+            }
+            // rebalance: what it is doing.
+            "rebalance" => {
+                let (state, left, moved) =
+                    (self.master.rebalance_state(), self.master.keys_misplaced(), self.master.moved());
+                writeln!(out, "{state:?}, {left} left, {moved:?}")?;
             }
             // paused_until MS: this process did not run.
             "paused_until" => {

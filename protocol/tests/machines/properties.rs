@@ -77,15 +77,17 @@ proptest! {
 fn the_driver_reaches_every_way_out() {
     let mut runner = TestRunner::deterministic();
     let (mut done, mut unknown, mut read, mut counters) = (0, 0, 0, Counters::default());
-    let (mut without_copy, mut repaired) = (0, 0);
-    for _ in 0..100 {
+    let (mut without_copy, mut repaired, mut moved, mut surplus) = (0, 0, 0, 0);
+    for number in 0..100 {
         let memory = memory().new_tree(&mut runner).unwrap().current();
         let actions = prop::collection::vec(action(), 100..200).new_tree(&mut runner).unwrap().current();
-        let mut world = World::new(Placement::Random, 1, &memory);
+        let placement = if number % 2 == 0 { Placement::Random } else { Placement::Hash };
+        let mut world = World::new(placement, 1, &memory);
         for action in &actions {
             world.act(action);
         }
         world.finish();
+        (moved, surplus) = (moved + world.moved.keys, surplus + world.moved.surplus);
         done += world.acknowledged;
         unknown += world.unknown;
         read += world.read;
@@ -101,6 +103,7 @@ fn the_driver_reaches_every_way_out() {
     }
     println!("writes {done} unknown {unknown} without copy {without_copy} repaired {repaired} reads {read} {counters:?}");
     assert!(repaired > 30, "{repaired} keys repaired");
+    assert!(moved > 5 && surplus > 2, "{moved} keys moved, {surplus} copies too many");
     assert!(without_copy > 0, "room never left with its slave");
     assert!(done > 300 && unknown > 5 && read > 500, "writes {done} unknown {unknown} reads {read}");
     let Counters { log_reads, asked_all, read_retries, substitutions, .. } = counters;

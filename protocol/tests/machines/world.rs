@@ -8,10 +8,10 @@ use bytes::Bytes;
 use dsm_history::{check, Action as Did, Begun, History, OperationOutcome};
 use dsm_protocol::command::{Command, ErrorWord, Operands, Reply};
 use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version};
-use dsm_protocol::info::RepairState;
+use dsm_protocol::info::{RebalanceState, RepairState};
 use dsm_protocol::machine::link::Count;
 use dsm_protocol::machine::master::{
-    Asker, Change, Config, CopyCount, Counters, Effect, Event, Lacking, Master, Placement, ReadId,
+    Asker, Change, Config, CopyCount, Counters, Effect, Event, Lacking, Master, Moved, Placement, ReadId,
     ReignRecord, Testimony, WriteId, READS_IN_A_ROW,
 };
 use dsm_protocol::machine::slave::{self, Slave, ENTRY_OVERHEAD_BYTES};
@@ -199,6 +199,8 @@ pub(crate) struct World {
     pub(crate) read: usize,
     /// Keys that repair gave copies at last.
     pub(crate) repaired: u64,
+    /// What was rebalanced in the last reign.
+    pub(crate) moved: Moved,
 }
 
 fn key_of(number: u8) -> Bytes {
@@ -277,6 +279,7 @@ impl World {
             without_copy: 0,
             read: 0,
             repaired: 0,
+            moved: Moved::default(),
         };
         world.begin_reign();
         for node in 0..world.nodes.len() {
@@ -911,6 +914,35 @@ impl World {
         let (left, state) = (master.keys_under_replicated(None), master.repair_state());
         assert_eq!((left, state), (0, RepairState::Resting));
         self.repaired = master.repaired().0;
+        self.check_balanced(wanted);
+    }
+
+    /// After a calm time each key has exactly its copies, and with placement by hash at the slaves that a write would go to.
+    fn check_balanced(&mut self, wanted: usize) {
+        for _ in 0..12 {
+            self.now = self.now.plus(301_000);
+            self.step(Event::Tick);
+            self.settle();
+        }
+        let holders = |world: &World, key: &Bytes| {
+            let master = &world.masters[world.active];
+            let live = master.slaves().map(|(_, slot, ..)| slot);
+            let entry = master.directory().get(key)?;
+            Some(live.filter(|slot| entry.holders.contains(*slot)).collect::<Vec<_>>())
+        };
+        let master = &self.masters[self.active];
+        assert_eq!((master.keys_misplaced(), master.rebalance_state()), (0, RebalanceState::Resting));
+        self.moved = master.moved();
+        for key in (0..KEYS).map(key_of) {
+            let Some(balanced) = holders(self, &key) else { continue };
+            assert_eq!(balanced.len(), wanted, "{key:?}");
+            if self.config.placement == Placement::Hash {
+                let value = self.fresh_value("balanced");
+                self.ask(0, Command::Put { key: key.clone(), value });
+                self.settle();
+                assert_eq!(holders(self, &key), Some(balanced), "{key:?}");
+            }
+        }
     }
 
     /// Reads all keys at the end, and checks that one order explains all answers.

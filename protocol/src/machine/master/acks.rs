@@ -82,6 +82,10 @@ impl Master {
                 Some(Sent::Copy { cause: CopyCause::Repair { is_first }, bytes, .. }) => {
                     self.repair.acked(bytes - ENTRY_OVERHEAD_BYTES, is_first);
                 }
+                Some(Sent::Copy { cause: CopyCause::Move { is_first }, key, version, bytes }) => {
+                    let bytes = bytes - ENTRY_OVERHEAD_BYTES;
+                    self.moved_to(slot, (&key, version), (bytes, is_first), effects);
+                }
                 Some(Sent::Copy { cause: CopyCause::PutBack, .. } | Sent::Refused) => {}
                 None => return,
             }

@@ -49,6 +49,9 @@ fn located(file: FileNumber, offset: u64) -> u64 {
 /// Bytes of a line beside its key and its value, about.
 const LINE_BYTES: u64 = 48;
 
+/// To look at so many bytes of a key takes as long as to look at an entry.
+const KEY_BYTES_LOOKED_AT: usize = 256;
+
 /// How long the line of this key and value would be in a log of nothing else, about, in bytes.
 fn line_bytes(key: &[u8], stored: &StoredEntry) -> u64 {
     key.len() as u64 + u64::from(stored.text_bytes) + LINE_BYTES
@@ -222,24 +225,29 @@ impl Directory {
     }
 
     /// Looks from number `from` on, at up to `entries` entries, for one that `is_sought`. Takes those that were looked at from
-    /// `entries`.
+    /// `entries`; a long key counts as several.
     pub(super) fn find(
         &self,
         from: usize,
         entries: &mut usize,
-        mut is_sought: impl FnMut(&Entry) -> bool,
+        mut is_sought: impl FnMut(&[u8], &Entry) -> bool,
     ) -> FoundEntry {
-        let end = from.saturating_add(*entries).min(self.table.numbers());
-        for number in from..end {
-            *entries -= 1;
-            let Some((key, stored)) = self.table.at(number) else { continue };
+        let mut next = from;
+        while next < self.table.numbers() && *entries > 0 {
+            let found = self.table.at(next);
+            next += 1;
+            let Some((key, stored)) = found else {
+                *entries -= 1;
+                continue;
+            };
+            *entries = entries.saturating_sub(1 + key.len() / KEY_BYTES_LOOKED_AT);
             let entry = self.epochs.whole(stored);
-            if is_sought(&entry) {
+            if is_sought(key, &entry) {
                 let entry = Some((Bytes::copy_from_slice(key), entry));
-                return FoundEntry { entry, next: Some(number + 1) };
+                return FoundEntry { entry, next: Some(next) };
             }
         }
-        FoundEntry { entry: None, next: (end < self.table.numbers()).then_some(end) }
+        FoundEntry { entry: None, next: (next < self.table.numbers()).then_some(next) }
     }
 
     /// Gives back the memory of up to `entries` entries that were forgotten.

@@ -114,6 +114,11 @@ pub(super) enum CopyCause {
         /// Whether it is the first copy that repair sends of this key now.
         is_first: bool,
     },
+    /// Rebalancing: another slave may drop its copy once this one is acknowledged.
+    Move {
+        /// Whether it is the first copy that rebalancing sends of this key now.
+        is_first: bool,
+    },
 }
 
 /// What a write that was sent to a slave was for.
@@ -136,8 +141,16 @@ impl Sent {
     }
 
     fn is_repair(&self) -> bool {
-        matches!(self, Sent::Copy { cause: CopyCause::Repair { .. }, .. })
+        matches!(self, Sent::Copy { cause: CopyCause::Repair { .. } | CopyCause::Move { .. }, .. })
     }
+}
+
+/// How many writes a slave had been sent at some moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SentMark {
+    slot: Slot,
+    link: LinkId,
+    writes: u64,
 }
 
 /// An active slave.
@@ -161,7 +174,9 @@ pub(super) struct Member {
     /// The smallest value for which it recently had no room, in bytes as room is counted.
     lacking_bytes: Option<u64>,
     unacked_bytes: u64,
-    /// The copies of repair among these, and their bytes.
+    /// How many writes it was sent.
+    sent_writes: u64,
+    /// The copies of repair and rebalancing among those unacknowledged, and their bytes.
     repairing: (usize, u64),
     /// The most room that it has had, in bytes.
     room_most: u64,
@@ -206,6 +221,7 @@ impl Member {
     /// Notes a write that is sent now.
     pub(super) fn sent(&mut self, sent: Sent) {
         self.unacked_bytes += sent.bytes();
+        self.sent_writes += 1;
         if sent.is_repair() {
             self.repairing = (self.repairing.0 + 1, self.repairing.1 + sent.bytes());
         }
@@ -333,6 +349,22 @@ impl Membership {
         self.live.iter().filter_map(|slot| self.get(slot).map(|member| (slot, member)))
     }
 
+    /// How far each slave was sent writes.
+    pub(super) fn sent_marks(&self) -> Vec<SentMark> {
+        let mark = |(slot, member): (Slot, &Member)| {
+            Some(SentMark { slot, link: self.link_of(slot)?, writes: member.sent_writes })
+        };
+        self.iter().filter_map(mark).collect()
+    }
+
+    /// Whether the slaves have acknowledged everything up to these marks, or are gone.
+    pub(super) fn have_acked(&self, marks: &[SentMark]) -> bool {
+        marks.iter().all(|mark| {
+            let member = self.get(mark.slot).filter(|_| self.link_of(mark.slot) == Some(mark.link));
+            member.is_none_or(|member| member.sent_writes - member.unacked.len() as u64 >= mark.writes)
+        })
+    }
+
     /// How many copies those in `slots` are known to hold in all.
     pub(super) fn copies_of(&self, slots: SlotSet) -> u64 {
         slots.iter().filter_map(|slot| self.get(slot)).map(|member| member.copies).sum()
@@ -385,6 +417,7 @@ impl Membership {
             reserved_bytes: 0,
             lacking_bytes: None,
             unacked_bytes: 0,
+            sent_writes: 0,
             repairing: (0, 0),
             room_most: room_bytes,
             acked: 0,

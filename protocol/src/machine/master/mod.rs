@@ -20,6 +20,7 @@ mod membership;
 mod placement;
 mod read_deadlines;
 mod reads;
+mod rebalance;
 mod reigns;
 mod repair;
 mod room;
@@ -37,6 +38,7 @@ pub use directory::{Directory, Entry};
 pub use membership::{Slot, SlotSet, SLAVES_MAX};
 pub use placement::Placement;
 pub use reads::READS_IN_A_ROW;
+pub use rebalance::Moved;
 pub use reigns::{ReignRecord, Reigns, Testimony};
 pub use repair::{RepairCause, RepairNews};
 pub use slices::SLICE_KEYS;
@@ -48,6 +50,7 @@ use bytes::Bytes;
 use membership::Membership;
 use placement::Random;
 use reads::Reads;
+use rebalance::Rebalance;
 use repair::Repair;
 use room::payload;
 use slices::Slices;
@@ -364,7 +367,7 @@ pub enum Effect {
         /// Version and reign of the copy.
         stamp: Stamp,
     },
-    /// Repair has begun or ended.
+    /// Repair or rebalancing has begun or ended.
     Repair(RepairNews),
 }
 
@@ -406,6 +409,7 @@ pub struct Master {
     reads: Reads,
     slices: Slices,
     repair: Repair,
+    rebalance: Rebalance,
     random: Random,
     counters: Counters,
     /// Links of slaves that enlisted while no slot was usable.
@@ -424,6 +428,7 @@ impl Master {
             reads: Reads::default(),
             slices: Slices::default(),
             repair: Repair::default(),
+            rebalance: Rebalance::default(),
             random: Random::new(config.seed),
             counters: Counters::default(),
             waiting_for_slot: Vec::new(),
@@ -557,6 +562,7 @@ impl Master {
                 assert_eq!(self.members.len(), 0, "slaves had places between reigns");
                 assert_eq!(self.in_flight(), 0, "requests in flight between reigns");
                 let reign = Reign { epoch: version.epoch, id };
+                self.rebalance.note_placed(version);
                 self.reigns.begin(ReignRecord { reign, first: version.seq, durable: self.config.durable });
             }
             Event::ReignEnded => self.end_reign(),
@@ -591,6 +597,7 @@ impl Master {
             Event::LogRead { read, result } => self.log_read(now, read, result, effects),
             Event::Tick => {
                 self.tick_repair(now, effects);
+                self.tick_rebalance(now);
                 self.expire_reads(now, effects);
             }
             Event::Hedge => self.hedge_reads(now, effects),
@@ -637,6 +644,7 @@ impl Master {
         self.reads.log.clear();
         self.reads.hedges.clear();
         self.repair.clear();
+        self.rebalance.clear();
         self.waiting_for_slot.clear();
         self.writes.forget_losses();
         for slot in self.members.live().iter() {
@@ -655,6 +663,7 @@ impl Master {
             || !self.is_settled()
             || !self.directory.is_at_rest()
             || self.may_repair()
+            || self.may_rebalance()
     }
 
     fn chore(&mut self, now: Millis, effects: &mut Vec<Effect>) {
@@ -678,5 +687,6 @@ impl Master {
         }
         self.directory.tidy(CHORE_ENTRIES);
         self.repair_on(now, effects);
+        self.rebalance_on(now, effects);
     }
 }

@@ -47,14 +47,7 @@ pub(super) fn choose(
         return among;
     }
     match placement {
-        Placement::Hash => {
-            let mut chosen = SlotSet::EMPTY;
-            for _ in 0..count {
-                let best = among.without(chosen).iter().max_by_key(|slot| weight(members, *slot, key_hash));
-                chosen.extend_one(best);
-            }
-            chosen
-        }
+        Placement::Hash => ranked(members, among, count, key_hash),
         Placement::Random => {
             let mut rest = among;
             while rest.len() > among.len() - count {
@@ -65,6 +58,24 @@ pub(super) fn choose(
             among.without(rest)
         }
     }
+}
+
+/// The `count` of `among` with the highest rank for a key.
+pub(super) fn ranked(members: &Membership, among: SlotSet, count: usize, key_hash: u64) -> SlotSet {
+    if count >= among.len() {
+        return among;
+    }
+    let mut chosen = SlotSet::EMPTY;
+    for _ in 0..count {
+        let best = among.without(chosen).iter().max_by_key(|slot| weight(members, *slot, key_hash));
+        chosen.extend_one(best);
+    }
+    chosen
+}
+
+/// The one of `among` with the lowest rank for a key.
+pub(super) fn worst(members: &Membership, among: SlotSet, key_hash: u64) -> Option<Slot> {
+    among.iter().min_by_key(|slot| weight(members, *slot, key_hash))
 }
 
 fn weight(members: &Membership, slot: Slot, key_hash: u64) -> u64 {

@@ -79,10 +79,20 @@ pub(super) struct Read {
 pub(super) enum Destination {
     Asker(Asker),
     Part(GatherKey, usize),
-    /// Repair, with so many bytes of its window.
+    /// Repair or rebalancing, with so many bytes of their window.
     Repair {
         bytes: u64,
+        purpose: CopyPurpose,
     },
+}
+
+/// For what a value is read for which no client waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CopyPurpose {
+    /// The key lacks copies.
+    Repairs,
+    /// A copy is to move.
+    Moves,
 }
 
 /// A read of several keys that is answered as one.
@@ -439,8 +449,8 @@ impl Master {
         if let Some(read) = self.reads.all.remove(id.0) {
             self.reads.log.forget(id, read.deadline);
             match read.to {
-                Destination::Repair { bytes } => {
-                    self.repair_read((read.key, read.wanted), bytes, reply, effects);
+                Destination::Repair { bytes, purpose } => {
+                    self.repair_read((read.key, read.wanted), (bytes, purpose), reply, effects);
                 }
                 to @ (Destination::Asker(_) | Destination::Part(..)) => self.answer(to, reply, effects),
             }

@@ -10,7 +10,7 @@ use super::census::{Lacking, ReportWait};
 use super::hash::hash_bytes;
 use super::membership::{CopyCause, Member, SLAVES_MAX};
 use super::placement::choose;
-use super::reads::Destination;
+use super::reads::{CopyPurpose, Destination};
 use super::room::payload;
 use super::{Effect, Entry, Master, SlotSet};
 use crate::command::Reply;
@@ -43,7 +43,7 @@ const YIELD_MS: u64 = 100;
 const ENTRIES_AT_ONCE: usize = 4096;
 
 /// How long the value of one key may take, from all its holders and the log, in milliseconds.
-const READ_MS: u64 = 10_000;
+pub(super) const READ_MS: u64 = 10_000;
 
 /// Bytes that may be used at once after a pause: those of so many milliseconds.
 const BURST_MS: u64 = 100;
@@ -91,6 +91,24 @@ pub enum RepairNews {
         /// How long it took, in milliseconds.
         ms: u64,
         /// Keys that still lack copies: no slave has room for them, or their values cannot be read.
+        left: u64,
+    },
+    /// The first key of a rebalancing is moved.
+    RebalanceBegan {
+        /// Misplaced keys.
+        keys: u64,
+    },
+    /// Nothing more can be moved, or slaves have come or gone.
+    RebalanceEnded {
+        /// Keys of which a copy was moved.
+        keys: u64,
+        /// Bytes of these copies, with their keys.
+        bytes: u64,
+        /// Copies that were too many, and are dropped.
+        surplus: u64,
+        /// How long it took, in milliseconds.
+        ms: u64,
+        /// Keys that are still misplaced.
         left: u64,
     },
 }
@@ -203,6 +221,17 @@ impl Repair {
         self.left = self.left.saturating_sub(key.keys);
     }
 
+    /// Uses bytes of the rate.
+    pub(super) fn charge(&mut self, bytes: u64) {
+        self.tokens -= i64::try_from(bytes).unwrap_or(i64::MAX);
+    }
+
+    /// A value of a key, so many bytes together, is being read.
+    pub(super) fn begin_read(&mut self, bytes: u64) {
+        self.reading += 1;
+        self.reading_bytes += bytes;
+    }
+
     /// Keys whose values are being read.
     pub(super) fn reading(&self) -> usize {
         self.reading
@@ -222,8 +251,19 @@ impl Master {
         self.config.copies.of(self.repair.slaves_most.max(live)).min(live)
     }
 
-    fn repairs(&self) -> bool {
+    pub(super) fn repairs(&self) -> bool {
         self.config.repair_bytes_per_second > 0
+    }
+
+    /// Whether repair has nothing to do, and knows what slaves hold.
+    pub(super) fn is_repaired(&self) -> bool {
+        self.repair.is_informed && self.repair.run.is_none() && self.repair.due.is_none()
+    }
+
+    /// Whether a further key may be under way. Not one by one: a slave wakes up for each batch that it has a part in.
+    pub(super) fn has_repair_room(&self) -> bool {
+        let (keys, bytes) = self.repairing();
+        self.repair.tokens > 0 && keys <= self.repair_keys_max() / 2 && bytes < BYTES_MAX
     }
 
     /// A slave has left that held `copies`.
@@ -295,7 +335,7 @@ impl Master {
     }
 
     /// Keys under way, and the bytes of their values.
-    fn repairing(&self) -> (usize, u64) {
+    pub(super) fn repairing(&self) -> (usize, u64) {
         let members = self.members.iter().map(|(_, member)| member.repairing());
         members.fold((self.repair.reading, self.repair.reading_bytes), |(keys, bytes), (more, of)| {
             (keys + more, bytes + of)
@@ -305,15 +345,13 @@ impl Master {
     /// Whether a step of repair would do something.
     pub(super) fn may_repair(&self) -> bool {
         let Some(run) = self.repair.run.as_ref().filter(|_| self.repair.is_informed) else { return false };
-        let (keys, bytes) = self.repairing();
         match run.round.next {
-            // Not one by one: a slave wakes up for each batch that it has a part in.
-            Some(_) => self.repair.tokens > 0 && keys <= self.repair_keys_max() / 2 && bytes < BYTES_MAX,
-            None => keys == 0,
+            Some(_) => self.has_repair_room(),
+            None => self.repairing().0 == 0,
         }
     }
 
-    fn repair_keys_max(&self) -> usize {
+    pub(super) fn repair_keys_max(&self) -> usize {
         if self.repair.is_yielding || self.reads.log.has_waiting() {
             KEYS_MAX_YIELDING
         } else {
@@ -378,7 +416,7 @@ impl Master {
             let RepairRound { copies_max, next, later, is_first, .. } = &mut run.round;
             let Some(from) = *next else { break };
             let left = &mut self.repair.left;
-            let found = self.directory.find(from, &mut entries, |entry| {
+            let found = self.directory.find(from, &mut entries, |_, entry| {
                 let copies = entry.holders.intersection(live).len();
                 let lacks = copies < wanted;
                 *left += u64::from(lacks && *is_first);
@@ -417,14 +455,14 @@ impl Master {
         }
         let copies =
             self.copies_wanted().saturating_sub(entry.holders.intersection(self.members.live()).len());
-        self.repair.tokens -= i64::try_from(charge * copies as u64).unwrap_or(i64::MAX);
-        self.repair.reading += 1;
-        self.repair.reading_bytes += bytes;
-        self.read_entry(now, Destination::Repair { bytes }, now.plus(READ_MS), key, entry, effects);
+        self.repair.charge(charge * copies as u64);
+        self.repair.begin_read(bytes);
+        let to = Destination::Repair { bytes, purpose: CopyPurpose::Repairs };
+        self.read_entry(now, to, now.plus(READ_MS), key, entry, effects);
     }
 
     /// The slaves that lack a copy and may get one of so many bytes, as room is counted.
-    fn takers(&self, entry: &Entry, charge: u64) -> SlotSet {
+    pub(super) fn takers(&self, entry: &Entry, charge: u64) -> SlotSet {
         if entry.place.bytes as usize > self.config.value_max {
             return SlotSet::EMPTY;
         }
@@ -440,7 +478,7 @@ impl Master {
     pub(super) fn repair_read(
         &mut self,
         (key, wanted): (Bytes, Version),
-        bytes: u64,
+        (bytes, purpose): (u64, CopyPurpose),
         reply: Reply,
         effects: &mut Vec<Effect>,
     ) {
@@ -449,6 +487,9 @@ impl Master {
         let Reply::Value(value) = reply else { return };
         let is_current = |entry: &Entry| entry.version == wanted || planted!(RepairCopiesOlder);
         let Some(entry) = self.directory.get(&key).filter(is_current) else { return };
+        if purpose == CopyPurpose::Moves {
+            return self.move_read(&key, &entry, &value, effects);
+        }
         let live = self.members.live();
         let lacking = self.copies_wanted().saturating_sub(entry.holders.intersection(live).len());
         let among = self.takers(&entry, payload(&key, &value));

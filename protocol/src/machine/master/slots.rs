@@ -21,6 +21,7 @@ impl Master {
             Some(slot) => {
                 self.members.join(slot, id, link, room_bytes);
                 self.repair_after_join(now);
+                self.rebalance_after_change(now, false, effects);
                 effects.push(Effect::Joined { link });
             }
             None if self.members.len() == SLAVES_MAX => effects.push(Effect::NoSlot { link }),
@@ -33,6 +34,7 @@ impl Master {
     pub(super) fn slave_lost(&mut self, now: Millis, slot: Slot, effects: &mut Vec<Effect>) {
         if let Some(member) = self.members.leave(slot) {
             self.repair_after_loss(now, member.copies);
+            self.rebalance_after_change(now, true, effects);
             self.lose(now, slot, effects);
             self.sweep_if_needed();
         }

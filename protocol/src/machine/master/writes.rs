@@ -331,6 +331,7 @@ impl Master {
         effects: &mut Vec<Effect>,
     ) {
         let bytes = payload(key, value);
+        self.rebalance.note_placed(version);
         let live = self.members.live();
         let reserved = &self.writes.all[id.0].reserved;
         let reserved = reserved.slots.get(index).copied().unwrap_or(reserved.everywhere).intersection(live);
