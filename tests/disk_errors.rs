@@ -16,7 +16,7 @@ use common::load::{judge, now_ns, read_back, Load, READER};
 use common::programs::compile;
 use common::resp::{encoded, Answer, Connection};
 use common::skip::{skip, skipped, tell};
-use common::{is_nightly, millis, seconds};
+use common::{is_nightly, millis, seconds, wait_for};
 use dsm_history::{Action, Begun, History, OperationOutcome};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -226,6 +226,54 @@ fn fill_and_take_over(disk: &CuttableDisk) {
     std::fs::remove_file(filler).expect("it was just made");
     load.wait_for_writes(200, PATIENCE);
     assert_eq!(cluster.ask(&[b"SET", b"large", &[b'x'; 64 << 10]]), Answer::ok());
+    load.prove(&mut cluster);
+}
+
+#[test]
+fn a_log_on_a_full_disk_is_compacted_once_there_is_room() {
+    for file_system in ["ext4", "xfs"] {
+        let tested = isolated(|| CuttableDisk::new(file_system), |disk| fill_and_compact(&disk));
+        if let Err(why) = tested {
+            skip(a_log_on_a_full_disk_is_compacted_once_there_is_room, file_system, &why);
+        } else {
+            FULL_DISKS.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    tell_summary();
+}
+
+fn fill_and_compact(disk: &CuttableDisk) {
+    const LEFT_BYTES: u64 = 16 << 20;
+    let mut cluster =
+        Setup::slaves(SLAVES).masters_with(&["--compact-min", "4MiB"]).log_in(&disk.mounted()).start();
+    let load = Load::start(&cluster, 6, 10);
+    let filler = disk.fill();
+    let all = std::fs::metadata(&filler).expect("it is there").len();
+    let file = std::fs::File::options().write(true).open(&filler).expect("it is there");
+    file.set_len(all - LEFT_BYTES).expect("it may be shortened");
+    // It would keep its space while it is open.
+    drop(file);
+    // A copy needs room for one of them and 4 MiB.
+    let refused =
+        (b'a'..=b'z').find_map(|letter| match cluster.ask(&[b"SET", b"large", &vec![letter; 4 << 20]]) {
+            Answer::Simple(_) => None,
+            refused => Some((letter, refused)),
+        });
+    let (letter, refused) = refused.expect("the disk is full");
+    assert_eq!(refused.error_word(), Some("READONLY"), "{refused:?}");
+    let now = wait_for("the compaction waits for room", PATIENCE, || {
+        let info = cluster.info(Node::Master)?;
+        info.get("compaction_hindrance").is_some_and(|why| !why.is_empty()).then_some(info)
+    });
+    assert_eq!(now.number("compactions"), 0, "{now:?}");
+    assert_eq!(cluster.ask(&[b"GET", b"large"]), Answer::bulk(vec![letter - 1; 4 << 20]), "reads go on");
+
+    std::fs::remove_file(filler).expect("it was just made");
+    wait_for("the log is compacted", PATIENCE, || {
+        cluster.info(Node::Master).filter(|info| info.number("compactions") > 0)
+    });
+    assert_eq!(cluster.ask(&[b"GET", b"large"]), Answer::bulk(vec![letter - 1; 4 << 20]));
+    load.wait_for_writes(200, PATIENCE);
     load.prove(&mut cluster);
 }
 
