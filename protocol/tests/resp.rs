@@ -7,6 +7,7 @@
 
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::ids::SlaveId;
 use dsm_protocol::info::Sections;
 use dsm_protocol::resp::{
     encode_reply, Args, Conversation, Handling, Limits, Parsed, Parser, Protocol, ProtocolError, ServerFacts,
@@ -137,6 +138,7 @@ fn requests_for_the_store_become_commands() {
         ("INFO Server nothing", Command::Status, server()),
         ("STATUS server", Command::Status, server()),
         ("FAILOVER", Command::Failover, Shape::Plain),
+        ("remove-slave slave-2", Command::RemoveSlave { id: SlaveId::new("slave-2").unwrap() }, Shape::Plain),
     ] {
         let mut out = Vec::new();
         let action = conversation(Protocol::Resp2).handle(words(request), &mut out);

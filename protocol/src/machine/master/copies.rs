@@ -131,9 +131,9 @@ impl Master {
         value: &Bytes,
         effects: &mut Vec<Effect>,
     ) {
-        let live = self.members.live();
+        let staying = self.members.staying();
         let Some(entry) = self.directory.get(key).filter(|entry| entry.version == version) else { return };
-        let lacking = self.copies_wanted().saturating_sub(entry.holders.intersection(live).len());
+        let lacking = self.copies_wanted().saturating_sub(entry.holders.intersection(staying).len());
         let among = if value.len() <= self.config.value_max {
             self.with_room(payload(key, value)).without(entry.holders).without(self.behind_on_copies())
         } else {

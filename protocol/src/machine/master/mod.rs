@@ -14,6 +14,7 @@ mod census;
 mod copies;
 mod directory;
 mod hash;
+mod leaving;
 mod log_reads;
 mod membership;
 mod placement;
@@ -34,6 +35,7 @@ mod writes;
 pub use acks::{CopyCount, CopyCountError};
 pub use census::{Census, Lacking};
 pub use directory::{Directory, Entry};
+pub use leaving::Leaving;
 pub use membership::{Slot, SlotSet, SLAVES_MAX};
 pub use placement::Placement;
 pub use reads::READS_IN_A_ROW;
@@ -46,6 +48,7 @@ use crate::command::{Command, ErrorWord, Reply};
 use crate::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Stamp, Version};
 use crate::record::{FileNumber, Place};
 use bytes::Bytes;
+use leaving::LeavingSlaves;
 use membership::Membership;
 use placement::Random;
 use reads::Reads;
@@ -188,6 +191,11 @@ pub enum Event {
     SlaveLost {
         /// The link that is gone.
         link: LinkId,
+    },
+    /// A slave that was removed comes from another process than then: it is wanted again.
+    SlaveStartedAnew {
+        /// The name of the slave.
+        id: SlaveId,
     },
     /// A slave acknowledged writes.
     Acked {
@@ -360,6 +368,13 @@ pub enum Effect {
         /// Version and reign of the copy.
         stamp: Stamp,
     },
+    /// A slave is drained from now on, or is let go: then its link is to be closed.
+    Leaving {
+        /// The link of the slave.
+        link: LinkId,
+        /// How far it is.
+        state: Leaving,
+    },
     /// Repair or rebalancing has begun or ended.
     Repair(RepairNews),
 }
@@ -399,6 +414,7 @@ pub struct Master {
     slices: Slices,
     repair: Repair,
     rebalance: Rebalance,
+    leaving: LeavingSlaves,
     random: Random,
     counters: Counters,
     /// Links of slaves that enlisted while no slot was usable.
@@ -418,6 +434,7 @@ impl Master {
             slices: Slices::default(),
             repair: Repair::default(),
             rebalance: Rebalance::default(),
+            leaving: LeavingSlaves::default(),
             random: Random::new(config.seed),
             counters: Counters::default(),
             waiting_for_slot: Vec::new(),
@@ -567,6 +584,7 @@ impl Master {
                     self.slave_lost(now, slot, effects);
                 }
             }
+            Event::SlaveStartedAnew { id } => self.slave_started_anew(&id),
             Event::Acked { link, writes, room_bytes } => self.acked(link, writes, room_bytes, effects),
             Event::Full { link, before } => self.full(link, before, effects),
             Event::Value { link, read, version, reign, value } => {
@@ -586,6 +604,7 @@ impl Master {
             Event::LogRead { read, result } => self.log_read(now, read, result, effects),
             Event::Tick => {
                 self.tick_repair(now, effects);
+                self.let_go(effects);
                 self.tick_rebalance(now);
                 self.expire_reads(now, effects);
             }
@@ -618,6 +637,7 @@ impl Master {
             Command::Delete { keys } => {
                 self.write(asker, Change::Delete(SmallVec::from_vec(keys)), 0, effects);
             }
+            Command::RemoveSlave { id } => self.remove_slave(now, asker, id, effects),
             Command::Status | Command::Failover => {
                 let reply = Reply::error(ErrorWord::Bad, "this command is for the node, not for the store");
                 effects.push(Effect::Reply { to: asker, reply });
@@ -632,6 +652,7 @@ impl Master {
         self.reads.log.clear();
         self.repair.clear();
         self.rebalance.clear();
+        self.leaving.clear();
         self.waiting_for_slot.clear();
         self.writes.forget_losses();
         for slot in self.members.live().iter() {
