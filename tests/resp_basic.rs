@@ -239,6 +239,7 @@ const MASTER: Flags = &[
     ("--slave-window", NO_BYTES),
     ("--log-read-window", NO_BYTES),
     ("--repair-rate", These(&["fast", "-1"])),
+    ("--hedge-reads", These(&["many", "-1", "101"])),
     ("--max-requests", NO_NUMBER),
     ("--max-request-bytes", NO_BYTES),
     ("--max-link-bytes", NO_BYTES),

@@ -12,6 +12,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 const MIB: u64 = 1 << 20;
 
@@ -322,6 +323,42 @@ fn slaves_that_are_added_to_a_full_store_take_what_the_full_ones_cannot() {
         assert_eq!(answer, Answer::bulk([letter; 64 * 1024]), "{key}");
     }
     drop(added);
+}
+
+#[test]
+fn a_slave_that_hangs_holds_no_read_up() {
+    // Nobody is removed, and no read goes on to another slave because its time is over.
+    let patient = ["--read-timeout", "20s", "--ack-timeout", "20s", "--request-timeout", "40s"];
+    let mut cluster = Setup::slaves(3).masters_with(&patient).start();
+    let mut connection = cluster.connect_to_primary();
+    let keys: Vec<String> = (0..100).map(|number| format!("key-{number}")).collect();
+    let ask = |connection: &mut Connection| {
+        let begun = Instant::now();
+        for key in &keys {
+            assert_eq!(
+                connection.call(&[b"GET", key.as_bytes()]).expect("an answer"),
+                Answer::bulk(key.as_str())
+            );
+        }
+        begun.elapsed()
+    };
+    for key in &keys {
+        assert_eq!(
+            connection.call(&[b"SET", key.as_bytes(), key.as_bytes()]).expect("an answer"),
+            Answer::ok()
+        );
+    }
+    ask(&mut connection);
+    cluster.pause(Node::Slave(1));
+    for _ in 0..20 {
+        assert!(ask(&mut connection) < seconds(10), "a read waited for the slave that hangs");
+    }
+    let now = info(&cluster);
+    assert_eq!((now.number("read_retries"), now.number("reads_from_log")), (0, 0), "{now:?}");
+    let (hedged, won) = (now.number("reads_hedged"), now.number("reads_hedged_won"));
+    assert!(won > 0 && won <= hedged && hedged <= 200, "{hedged} of 2,100 asked twice, {won} won");
+    cluster.resume(Node::Slave(1));
+    ask(&mut connection);
 }
 
 /// `dsm-client STATUS`: its exit code, and its standard error.

@@ -296,6 +296,12 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_REPAIR_RATE", value_name = "BYTES", default_value = "64MiB")]
     pub repair_rate: ByteSize,
 
+    /// Most bytes that a second slave is asked for when the first one takes unusually long, in percent of all that is read; 0
+    /// for none
+    #[arg(long, env = "DSM_HEDGE_READS", value_name = "PERCENT", default_value_t = 10,
+          value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub hedge_reads: u8,
+
     /// Most requests in flight of all connections; beyond it the answer is BUSY
     #[arg(long, env = "DSM_MAX_REQUESTS", value_name = "N", default_value_t = 200_000)]
     pub max_requests: usize,
@@ -376,6 +382,7 @@ impl Default for MasterConfig {
             slave_window: ByteSize::mib(8),
             log_read_window: ByteSize::mib(64),
             repair_rate: ByteSize::mib(64),
+            hedge_reads: 10,
             max_requests: 200_000,
             max_request_bytes: ByteSize::mib(512),
             max_link_bytes: ByteSize::mib(512),

@@ -14,6 +14,7 @@
 //! | `clients`, `long_answers` | the sessions of those who ask, and answers of many values | `requests`, `asked` |
 //! | `room_line` | sessions that wait for room for their answers | `requests` |
 //! | `health` | what the cluster was short of when it was looked at last | |
+//! | `hedges` | when it looks at reads that wait unusually long | |
 //! | `silence` | whether this process has fallen silent itself | `turn` |
 //! | `told` | which refusals the log tells of already | |
 //!
@@ -25,6 +26,7 @@ mod clients;
 mod effects;
 mod forwards;
 mod health;
+mod hedges;
 mod log_events;
 mod long_answers;
 mod own_log;
@@ -62,6 +64,7 @@ use dsm_protocol::machine::master::{self, Master};
 use dsm_protocol::machine::reign::{self as reign_rules, Leadership};
 use dsm_protocol::message::Message as Wire;
 use health::HealthWatch;
+use hedges::HedgeTimer;
 use own_log::OwnLog;
 use peers::Peers;
 use reign::ReignMoves;
@@ -99,6 +102,7 @@ pub struct MasterActor {
     wanted: Wanted,
     log: OwnLog,
     silence: SilenceWatch,
+    hedges: HedgeTimer,
     clients: Clients,
     line: RoomLine,
     slaves: Slaves,
@@ -166,6 +170,7 @@ impl MasterActor {
             wanted: Wanted::default(),
             log: OwnLog::new(journal, cluster),
             silence: SilenceWatch::new(&env, jump_ms),
+            hedges: HedgeTimer::default(),
             clients: Clients::default(),
             line: RoomLine::default(),
             slaves: Slaves::default(),
@@ -197,6 +202,7 @@ fn machine_settings(config: &MasterConfig, seed: u64) -> master::Config {
         gather_bytes_max: config.gather_bytes_max(),
         reads_in_a_row: master::READS_IN_A_ROW,
         repair_bytes_per_second: config.repair_rate.as_u64(),
+        hedge_percent: u64::from(config.hedge_reads),
     }
 }
 

@@ -212,6 +212,8 @@ impl MasterActor {
             unknown_total: counters.unknown,
             writes_without_copy: counters.without_copy,
             read_retries: counters.read_retries,
+            reads_hedged: counters.hedges,
+            reads_hedged_won: counters.hedges_won,
             reads_from_log: counters.log_reads,
             reads_waited_for_log_window: counters.log_reads_waited,
             log_read_bytes: self.machine.log_read_bytes(),

@@ -87,6 +87,7 @@ impl MasterActor {
         self.log.advance();
         self.turn_ended(now);
         self.perform_reign(now);
+        self.look_after_reads(now, ctx);
         self.resume_later(ctx);
     }
 

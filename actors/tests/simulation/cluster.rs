@@ -78,6 +78,11 @@ impl Default for Shape {
 }
 
 impl Shape {
+    /// Whether logs of a few kilobytes are compacted.
+    pub(crate) fn compacts(&self) -> bool {
+        self.compact_min < MasterConfig::default().compact_min
+    }
+
     /// A shape that the world draws.
     pub(crate) fn draw(world: &World) -> Self {
         let ms = |low, high| Duration::from_millis(world.random_within(low..=high));

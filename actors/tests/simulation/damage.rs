@@ -41,10 +41,12 @@ pub(crate) async fn strike(cluster: &Cluster) -> Result<bool, Failure> {
         world.power_off(cluster.log_machine(), Loss::Nothing);
         world.power_on(cluster.log_machine());
     } else {
-        for node in [Node::Primary, Node::Backup] {
-            if let Some(process) = cluster.process(node) {
-                world.kill(&process);
-            }
+        let processes: Vec<_> =
+            [Node::Primary, Node::Backup].into_iter().filter_map(|node| cluster.process(node)).collect();
+        processes.iter().for_each(|process| world.kill(process));
+        // One that waits for a slow disk holds its sockets until then, and no other is started before.
+        for process in &processes {
+            process.gone().await;
         }
     }
     tokio::time::sleep(Duration::from_millis(50)).await;

@@ -31,8 +31,8 @@ fn finders(mutant: Mutant) -> &'static [Check] {
     match mutant {
         Mutant::GroupNotSynced | Mutant::DirectoryNotSynced => &[Check::LogFirst],
         Mutant::CompactedNotSynced | Mutant::ExchangeNotSynced => &[Check::LogFirst],
-        // A record is missing that the next one counts.
-        Mutant::CompactionSkipsRest => &[Check::Ends, Check::LogFirst],
+        // A record is missing that the next one counts, or that was answered.
+        Mutant::CompactionSkipsRest => &[Check::Ends, Check::Log, Check::LogFirst],
         // The value that the directory names is not in the log, or not at its place.
         Mutant::CompactedUnsettled | Mutant::RelocatedUnchecked => &[Check::Answers, Check::Linearizable],
         // Slaves have seen the reign: nobody serves a log that lacks it.

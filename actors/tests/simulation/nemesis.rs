@@ -27,6 +27,7 @@ pub(crate) enum Class {
     SyncFails,
     WriteFails,
     WriteShort,
+    NameFails,
     DiskFull,
     ClockJump,
     Drift,
@@ -35,7 +36,7 @@ pub(crate) enum Class {
 }
 
 impl Class {
-    pub(crate) const ALL: [Class; 16] = [
+    pub(crate) const ALL: [Class; 17] = [
         Class::Kill,
         Class::KillAll,
         Class::Pause,
@@ -47,6 +48,7 @@ impl Class {
         Class::SyncFails,
         Class::WriteFails,
         Class::WriteShort,
+        Class::NameFails,
         Class::DiskFull,
         Class::ClockJump,
         Class::Drift,
@@ -120,6 +122,10 @@ impl Nemesis {
             // What was acknowledged may be gone then: nothing is promised.
             classes.remove(&Class::PowerCut);
         }
+        if !cluster.shape().compacts() {
+            // No name of a file is changed.
+            classes.remove(&Class::NameFails);
+        }
         if classes.is_empty() {
             classes.insert(Class::Kill);
         }
@@ -150,6 +156,7 @@ impl Nemesis {
             (Class::SyncFails, failures.failed_syncs),
             (Class::WriteFails, failures.failed_writes),
             (Class::WriteShort, failures.short_writes),
+            (Class::NameFails, failures.failed_names),
             (Class::DiskFull, failures.full_writes),
         ] {
             tally.faults.insert(class, count);
@@ -193,7 +200,10 @@ impl Nemesis {
                 return;
             }
             if can_aim && self.world().chance(self.0.aimed_per_mille) {
-                let window = self.one_of(&Window::ALL);
+                let is_there =
+                    |window: &Window| *window != Window::Exchange || self.0.cluster.shape().compacts();
+                let windows: Vec<Window> = Window::ALL.into_iter().filter(is_there).collect();
+                let window = self.one_of(&windows);
                 self.arm(window, false);
             } else {
                 self.strike(self.one_of(&classes));
@@ -293,6 +303,7 @@ impl Nemesis {
             Class::SyncFails => cluster.log_machine().fail(self.within(1, 20), DiskFault::SyncFails),
             Class::WriteFails => cluster.log_machine().fail(self.within(1, 20), DiskFault::WriteFails),
             Class::WriteShort => cluster.log_machine().fail(self.within(1, 20), DiskFault::WriteShort),
+            Class::NameFails => cluster.log_machine().fail(self.within(1, 4), DiskFault::NameFails),
             Class::DiskFull => {
                 let machine = cluster.log_machine().clone();
                 let capacity = machine.allocated() + self.within(0, 4000);

@@ -31,10 +31,12 @@ pub(crate) enum Window {
     Replicate,
     /// A slave's acknowledgement of it goes to the master.
     Acknowledge,
+    /// A file is made for the place of the log, is exchanged with it, or the old one is removed.
+    Exchange,
 }
 
 impl Window {
-    pub(crate) const ALL: [Window; 7] = [
+    pub(crate) const ALL: [Window; 8] = [
         Window::Recovery,
         Window::Takeover,
         Window::Handover,
@@ -42,11 +44,12 @@ impl Window {
         Window::Sync,
         Window::Replicate,
         Window::Acknowledge,
+        Window::Exchange,
     ];
 
     /// Whether a run has only a few of them.
     pub(crate) fn is_rare(self) -> bool {
-        matches!(self, Window::Recovery | Window::Takeover | Window::Handover)
+        matches!(self, Window::Recovery | Window::Takeover | Window::Handover | Window::Exchange)
     }
 
     /// The moments of it that a node can have.
@@ -79,12 +82,18 @@ impl Window {
                 Moment::Synced,
                 Moment::LockReleased,
             ],
+            (Window::Exchange, true) => &[Moment::NamesChanged],
             (Window::Append, true) => &[Moment::WriteBegan, Moment::Written],
             (Window::Sync, true) => &[Moment::SyncBegan, Moment::Synced],
             (Window::Replicate, true) | (Window::Acknowledge, false) => &[Moment::Sent],
             (Window::Replicate, false) | (Window::Acknowledge, true) => &[Moment::Received],
             (
-                Window::Recovery | Window::Takeover | Window::Handover | Window::Append | Window::Sync,
+                Window::Recovery
+                | Window::Takeover
+                | Window::Handover
+                | Window::Append
+                | Window::Sync
+                | Window::Exchange,
                 false,
             ) => &[],
         }
@@ -119,6 +128,7 @@ impl Windows {
         lasting.or(match (moment, talk) {
             (Moment::Sent | Moment::Received, Talk::Write) => Some(Window::Replicate),
             (Moment::Sent | Moment::Received, Talk::Ack) => Some(Window::Acknowledge),
+            (Moment::NamesChanged, _) if is_master => Some(Window::Exchange),
             (Moment::WriteBegan | Moment::Written, _) if is_master => Some(Window::Append),
             (Moment::SyncBegan | Moment::Synced, _) if is_master => Some(Window::Sync),
             _ => None,

@@ -257,6 +257,10 @@ sections! {
         writes_without_copy: u64,
         /// Reads that went on to a further slave.
         read_retries: u64,
+        /// Reads that a second slave was asked about, because the first one took unusually long.
+        reads_hedged: u64,
+        /// Those of them that the second one answered first.
+        reads_hedged_won: u64,
         /// Reads that took the value from the log.
         reads_from_log: u64,
         /// Those of them that waited for `--log-read-window`.

@@ -87,6 +87,8 @@ writes_total:18
 unknown_total:0
 writes_without_copy:0
 read_retries:0
+reads_hedged:0
+reads_hedged_won:0
 reads_from_log:0
 reads_waited_for_log_window:0
 log_read_bytes:0

@@ -183,7 +183,8 @@ impl goldenscript::Runner for Runner {
         let args_are_empty = command.args.is_empty();
         let mut pos = || args.next_pos().ok_or("an argument is missing");
         match command.name.as_str() {
-            // config [random=SEED] [copies=half|N] [min=SLAVES] [durable=false] [log_window=BYTES] [reads_in_a_row=N] [repair=BYTES]:
+            // config [random=SEED] [copies=half|N] [min=SLAVES] [durable=false] [log_window=BYTES] [reads_in_a_row=N] [repair=BYTES]
+            // [hedge=PERCENT]:
             // a new machine.
             "config" => {
                 let mut config = Config::default();
@@ -197,6 +198,7 @@ impl goldenscript::Runner for Runner {
                     config.log_window_bytes = bytes.parse()?;
                 }
                 config.repair_bytes_per_second = args.take_key("repair").map_or(Ok(0), str::parse)?;
+                config.hedge_percent = args.take_key("hedge").map_or(Ok(0), str::parse)?;
                 config.reads_in_a_row = args.take_key("reads_in_a_row").map_or(Ok(1), str::parse)?;
                 self.master = Master::new(config);
             }
@@ -317,6 +319,15 @@ impl goldenscript::Runner for Runner {
                 self.now = Millis(pos()?.parse()?);
                 self.step(Event::Tick, &mut out);
             }
+            // hedge: the time comes at which a second holder may be asked.
+            "hedge" => match self.master.hedge_at() {
+                Some(at) => {
+                    self.now = self.now.max(at);
+                    out += &format!("at {}\n", self.now.0);
+                    self.step(Event::Hedge, &mut out);
+                }
+                None => out += "never\n",
+            },
             // chores: what is done beside requests, to its end.
             "chores" => {
                 while self.master.has_chores() {

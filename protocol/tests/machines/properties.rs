@@ -100,6 +100,8 @@ fn the_driver_reaches_every_way_out() {
         counters.asked_all += counted.asked_all;
         counters.read_retries += counted.read_retries;
         counters.substitutions += counted.substitutions;
+        counters.hedges += counted.hedges;
+        counters.hedges_won += counted.hedges_won;
     }
     println!("writes {done} unknown {unknown} without copy {without_copy} repaired {repaired} reads {read} {counters:?}");
     assert!(repaired > 30, "{repaired} keys repaired");
@@ -108,6 +110,7 @@ fn the_driver_reaches_every_way_out() {
     assert!(without_copy > 0, "room never left with its slave");
     assert!(done > 300 && unknown > 5 && read > 500, "writes {done} unknown {unknown} reads {read}");
     let Counters { log_reads, asked_all, read_retries, substitutions, .. } = counters;
+    assert!(counters.hedges > 20 && counters.hedges_won > 5, "{counters:?}");
     assert!(log_reads > 20 && asked_all > 3 && read_retries > 20 && substitutions > 20, "{counters:?}");
 }
 

@@ -246,6 +246,8 @@ impl World {
         let reads_in_a_row = if seed % 4 < 2 { 1 } else { READS_IN_A_ROW };
         // In one world of three nothing is repaired.
         let repair_bytes_per_second = if seed % 3 == 2 { 0 } else { 1 << 20 };
+        // In some a second holder is asked only after the first one's time is over.
+        let hedge_percent = if seed.is_multiple_of(7) { 0 } else { 100 };
         let copies = match seed % 5 {
             0 => CopyCount::Fixed(1),
             1 => CopyCount::Fixed(2),
@@ -258,6 +260,7 @@ impl World {
             slice_keys,
             reads_in_a_row,
             repair_bytes_per_second,
+            hedge_percent,
             ..Config::default()
         };
         let nodes = memory_max
@@ -376,6 +379,9 @@ impl World {
             }
             Action::Sleep { ms } => {
                 self.now = self.now.plus(u64::from(ms));
+                if self.masters[self.active].hedge_at().is_some_and(|at| at <= self.now) {
+                    self.step(Event::Hedge);
+                }
                 self.step(Event::Tick);
                 self.chore();
             }

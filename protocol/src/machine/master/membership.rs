@@ -5,6 +5,7 @@
 //! when one is late.
 
 use super::hash::hash_bytes;
+use super::hedges::AnswerTime;
 use super::WriteId;
 use crate::ids::{LinkId, Millis, SlaveId, Version};
 use bytes::Bytes;
@@ -165,6 +166,8 @@ pub(super) struct Member {
     pub(super) writes_acked: u64,
     /// A read from it timed out: until this point others are asked first.
     pub(super) slow_until: Millis,
+    /// How long it usually takes to answer a read.
+    pub(super) answer_time: AnswerTime,
     room_bytes: u64,
     /// Room for writes that are accepted and not in the log yet, in bytes.
     reserved_bytes: u64,
@@ -430,6 +433,7 @@ impl Membership {
             copies: 0,
             writes_acked: 0,
             slow_until: Millis(0),
+            answer_time: AnswerTime::default(),
             room_bytes,
             reserved_bytes: 0,
             lacking_bytes: None,

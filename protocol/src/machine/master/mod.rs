@@ -14,6 +14,7 @@ mod census;
 mod copies;
 mod directory;
 mod hash;
+mod hedges;
 mod leaving;
 mod log_reads;
 mod membership;
@@ -136,6 +137,9 @@ pub struct Config {
     pub reads_in_a_row: usize,
     /// How many bytes repair copies in a second, as room is counted. 0 for no repair.
     pub repair_bytes_per_second: u64,
+    /// So many percent of the bytes that are read may be asked of a second holder, too, when the first one takes longer
+    /// than is usual. 0 for none.
+    pub hedge_percent: u64,
 }
 
 impl Default for Config {
@@ -153,6 +157,7 @@ impl Default for Config {
             gather_bytes_max: usize::MAX,
             reads_in_a_row: 1,
             repair_bytes_per_second: 0,
+            hedge_percent: 0,
         }
     }
 }
@@ -270,6 +275,8 @@ pub enum Event {
     },
     /// Time passed. At least every 50 ms while reads are in flight.
     Tick,
+    /// The time that [`Master::hedge_at`] gave has come.
+    Hedge,
     /// Do one piece of background work. Sent while [`Master::has_chores`] holds.
     Chore,
 }
@@ -394,6 +401,10 @@ pub struct Counters {
     pub asked_all: u64,
     /// Reads that went on to a further holder.
     pub read_retries: u64,
+    /// Reads that a second holder was asked about, because the first one took long.
+    pub hedges: u64,
+    /// Those that the second one answered first.
+    pub hedges_won: u64,
     /// Items of writes that were sent to a substitute.
     pub substitutions: u64,
     /// Writes that ended *unknown*.
@@ -608,6 +619,7 @@ impl Master {
                 self.tick_rebalance(now);
                 self.expire_reads(now, effects);
             }
+            Event::Hedge => self.hedge_reads(now, effects),
             Event::Chore => self.chore(now, effects),
         }
     }
@@ -650,6 +662,7 @@ impl Master {
         // Only repair reads now, and nobody waits for it.
         self.reads.all.clear();
         self.reads.log.clear();
+        self.reads.hedges.clear();
         self.repair.clear();
         self.rebalance.clear();
         self.leaving.clear();

@@ -5,8 +5,9 @@ use super::{Effect, Master, ReadId};
 use crate::ids::Millis;
 use std::cmp::Reverse;
 
-/// How long others are preferred to a slave that let a read time out, in milliseconds.
-const SLOW_MS: u64 = 1000;
+/// How long others are preferred to a slave that let a read time out, or was slower than the second one that was asked, in
+/// milliseconds.
+pub(super) const SLOW_MS: u64 = 1000;
 
 /// So many bytes more of a value, or in front of it on the same link, give a read a millisecond more: that is 8 MiB in a
 /// second, less than a network of 100 Mbit/s moves.
@@ -46,6 +47,7 @@ impl Master {
             *left -= 1;
             let due = current.map(|read| read.due);
             self.reads.timeouts.pop_front();
+            self.reads.hedges.forget_oldest();
             self.expire_or_extend(now, id, attempt, due, effects);
         }
         while let Some(&Reverse((at, id, attempt))) = self.reads.extended.peek() {

@@ -4,6 +4,7 @@
 //! version that is the latest then, and to that version's place in the log. It is answered with that version, whatever is
 //! written while it waits: a session's later write is never seen by its earlier read.
 
+use super::hedges::Hedges;
 use super::log_reads::LogReads;
 use super::membership::SlotSet;
 use super::read_deadlines::more_time_ms;
@@ -37,6 +38,8 @@ pub(super) struct Reads {
     pub(super) timeouts: VecDeque<(Millis, ReadId, u32)>,
     /// Those that were given more time when theirs had come.
     pub(super) extended: BinaryHeap<Reverse<(Millis, ReadId, u32)>>,
+    /// Those that may be asked of a second holder.
+    pub(super) hedges: Hedges,
     /// Those of them that are to be answered from the log.
     pub(super) log: LogReads,
     /// Reads that wait for a write of their own session.
@@ -62,7 +65,9 @@ pub(super) struct Read {
     pub(super) place: Place,
     pub(super) asked: SlotSet,
     /// Whether the directory named those who were asked.
-    is_asked_by_name: bool,
+    pub(super) is_asked_by_name: bool,
+    /// Who of them was asked because the first one took long.
+    pub(super) hedge: Option<Slot>,
     pub(super) tried: SlotSet,
     /// When the question times out.
     pub(super) due: Millis,
@@ -105,6 +110,10 @@ impl Read {
     /// Whether no client waits for it.
     pub(super) fn is_repair(&self) -> bool {
         matches!(self.to, Destination::Repair { .. })
+    }
+
+    pub(super) fn has_short_value(&self) -> bool {
+        self.place.bytes <= SHORT_BYTES_MAX
     }
 }
 
@@ -278,8 +287,10 @@ impl Master {
         let (wanted, place) = (entry.version, entry.place);
         let deadline = deadline.plus(more_time_ms(u64::from(place.bytes)));
         let (asked, tried, due) = (SlotSet::EMPTY, SlotSet::EMPTY, now);
-        let is_asked_by_name = false;
-        let read = Read { to, key, deadline, wanted, place, asked, is_asked_by_name, tried, due, attempt: 0 };
+        let (is_asked_by_name, hedge) = (false, None);
+        let read =
+            Read { to, key, deadline, wanted, place, asked, is_asked_by_name, hedge, tried, due, attempt: 0 };
+        self.reads.hedges.earn(place.bytes, self.config.hedge_percent);
         let id = ReadId(self.reads.all.insert(read));
         self.ask_about(now, id, Some(entry), effects);
     }
@@ -325,12 +336,16 @@ impl Master {
                 .filter(|slot| self.members.get(*slot).is_some_and(|member| member.slow_until <= now))
                 .collect();
             let among = if quick.is_empty() { holders } else { quick };
-            let is_short = read.place.bytes <= SHORT_BYTES_MAX;
-            let turn = if is_short { self.reads.turn / self.config.reads_in_a_row } else { self.reads.turn };
+            let turn = if read.has_short_value() {
+                self.reads.turn / self.config.reads_in_a_row
+            } else {
+                self.reads.turn
+            };
             among.nth(turn % among.len()).into_iter().collect()
         };
         read.asked = asked;
         read.is_asked_by_name = !holders.is_empty();
+        read.hedge = None;
         if asked.is_empty() {
             planted!(MissingMeansNotFound => {
                 self.end_read(id, Reply::NotFound, effects);
@@ -344,12 +359,18 @@ impl Master {
         let soonest = now.plus(self.config.read_timeout_ms);
         read.due = soonest.plus(more_time_ms(u64::from(bytes)));
         self.reads.timeouts.push_back((soonest, id, read.attempt));
-        let reign = self.reigns.id_of(read.wanted.epoch);
         for slot in asked.iter() {
-            let Some(link) = self.members.link_of(slot) else { continue };
-            let (version, key) = (read.wanted, read.key.clone());
-            effects.push(Effect::SendRead { link, read: id, version, reign, key, bytes });
+            self.send_read(id, slot, effects);
         }
+    }
+
+    /// Asks a slave for the value of a read.
+    pub(super) fn send_read(&self, id: ReadId, slot: Slot, effects: &mut Vec<Effect>) {
+        let Some(read) = self.reads.all.get(id.0) else { return };
+        let Some(link) = self.members.link_of(slot) else { return };
+        let (version, key, bytes) = (read.wanted, read.key.clone(), read.place.bytes);
+        let reign = self.reigns.id_of(version.epoch);
+        effects.push(Effect::SendRead { link, read: id, version, reign, key, bytes });
     }
 
     pub(super) fn value(
@@ -373,6 +394,7 @@ impl Master {
             let key = read.key.clone();
             self.held(slot, &key, version);
         }
+        self.note_answer_time(now, slot, id);
         self.end_read(id, Reply::Value(value), effects);
     }
 
