@@ -7,7 +7,6 @@
 use super::log_reads::EXPIRED_AT_ONCE;
 use super::membership::SlotSet;
 use super::read_deadlines::SLOW_MS;
-use super::reads::Read;
 use super::{Effect, Master, ReadId, Slot};
 use crate::ids::Millis;
 use std::cmp::Reverse;
@@ -22,29 +21,6 @@ const READ_COST_BYTES: u64 = 256;
 
 /// The most that may be asked for twice at once after a time in which nothing was, in bytes; or one longer value.
 const BURST_BYTES: u64 = 1 << 20;
-
-/// How long a slave usually takes to answer reads of short values: a moving average, and how far answers are from it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct AnswerTime {
-    /// Eighths of a millisecond.
-    mean_eighths: u64,
-    /// Quarters of a millisecond.
-    spread_quarters: u64,
-}
-
-impl AnswerTime {
-    /// Notes an answer. Jacobson's estimator, as TCP has it for its retransmissions (RFC 6298).
-    pub(super) fn note(&mut self, took_ms: u64) {
-        let off_ms = took_ms.abs_diff(self.mean_eighths / 8);
-        self.mean_eighths = self.mean_eighths - self.mean_eighths / 8 + took_ms;
-        self.spread_quarters = self.spread_quarters - self.spread_quarters / 4 + off_ms;
-    }
-
-    /// Longer than this is unusual, in milliseconds.
-    fn usual_ms(self) -> u64 {
-        self.mean_eighths / 8 + self.spread_quarters
-    }
-}
 
 /// Which reads are to be looked at, and what may be asked for twice.
 #[derive(Clone, Debug, Default)]
@@ -160,7 +136,7 @@ impl Master {
         if !is_one || read.is_repair() || !self.reads.hedges.has_credit() {
             return Verdict::Leave;
         }
-        let Some(second) = self.second_holder(now, read) else { return Verdict::Leave };
+        let Some(second) = self.second_holder(now, id) else { return Verdict::Leave };
         // A read has more time for what is in front of it on the link, and for its own length.
         let at = self.hedge_after(read.due, self.usual_ms(second));
         if at > now {
@@ -171,7 +147,8 @@ impl Master {
     }
 
     /// The quickest of the other holders. One that was slow lately is better than none: the first one may hang.
-    fn second_holder(&self, now: Millis, read: &Read) -> Option<Slot> {
+    fn second_holder(&self, now: Millis, id: ReadId) -> Option<Slot> {
+        let read = self.reads.get(id)?;
         let entry = self.directory.get(&read.key).filter(|entry| entry.version == read.wanted)?;
         let others = entry.holders.intersection(self.members.live()).without(read.asked).without(read.tried);
         others.iter().min_by_key(|slot| (self.is_slow(now, *slot), self.usual_ms(*slot)))
@@ -226,23 +203,6 @@ impl Master {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_usual_time_follows_what_answers_take() {
-        let mut time = AnswerTime::default();
-        for _ in 0..100 {
-            time.note(0);
-        }
-        assert_eq!(time.usual_ms(), 0);
-        for _ in 0..100 {
-            time.note(10);
-        }
-        assert!((10..=13).contains(&time.usual_ms()), "{time:?}");
-        for n in 0..100 {
-            time.note(if n % 2 == 0 { 5 } else { 15 });
-        }
-        assert!((20..=35).contains(&time.usual_ms()), "mean and four times the spread: {time:?}");
-    }
 
     #[test]
     fn as_many_bytes_are_asked_for_twice_as_the_share_allows() {

@@ -4,8 +4,8 @@
 //! the machine: events and effects name a slave by its link. `machine/link/` has the numbers of messages, and decides
 //! when one is late.
 
+use super::answer_time::AnswerTime;
 use super::hash::hash_bytes;
-use super::hedges::AnswerTime;
 use super::WriteId;
 use crate::ids::{LinkId, Millis, SlaveId, Version};
 use bytes::Bytes;

@@ -10,6 +10,7 @@
 //! slaves acknowledged). See `docs/ARCHITECTURE.md`, *How a write and a read go*.
 
 mod acks;
+mod answer_time;
 mod census;
 mod copies;
 mod directory;
