@@ -453,6 +453,16 @@ impl Master {
         }
     }
 
+    /// Prepares to take in about so many keys, which the log still has.
+    pub fn expect_keys(&mut self, more: usize) {
+        self.directory.expect(more);
+    }
+
+    /// Prepares to take in changes of these keys: what is looked at first is fetched from memory for all of them at once.
+    pub fn expect_replay<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) {
+        self.directory.warm(keys);
+    }
+
     /// Takes in a write of the log, as a standby or before a reign begins: the key has that version, and its value stands
     /// at `place`.
     pub fn replay_put(&mut self, key: &[u8], version: Version, place: Place) {
