@@ -1,6 +1,6 @@
 # make verify writes nothing and is what CI runs; make fix rewrites; make nightly runs for hours.
 
-.PHONY: verify format spelling deny lint doc test fix cluster demo bench bench-core bench-micro bench-peers dist sim model mutants mutants-quick test-peers fuzz nightly nightly-faults nightly-sim
+.PHONY: verify format spelling deny lint doc test fix cluster demo bench bench-core bench-start bench-micro bench-peers dist sim model mutants mutants-quick test-peers fuzz nightly nightly-faults nightly-sim
 
 verify: format spelling lint doc test mutants-quick test-peers
 
@@ -82,6 +82,11 @@ dist:
 	target/release/dsm-test-harness one-core --build $(PGO)/watched/dist --no-counts --output $(PGO) $(DIST_FLAGS)
 	"$$(find "$$(rustc --print sysroot)" -name llvm-profdata)" merge -o $(PGO)/seen.profdata $(PGO)/seen
 	RUSTFLAGS="-Cprofile-use=$(PGO)/seen.profdata" cargo build --profile dist --locked -p dsm-server --target-dir $(PGO)
+
+# How long a master needs until it serves ten million keys, and its memory, beside redis-server. START_FLAGS="--keys 1000000".
+bench-start:
+	$(CORE_BUILD) -p dsm-server -p dsm-harness --bin dsm-test-harness
+	target/$(PROFILE)/dsm-test-harness cold-start --redis $(START_FLAGS)
 
 # The steps of a request, each by itself, with criterion. BENCH=directory runs some.
 bench-micro:

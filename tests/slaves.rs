@@ -586,6 +586,62 @@ fn a_joining_slave_gets_its_share_and_the_others_give_up_theirs() {
     assert_eq!(info(&cluster).number("reads_from_log"), 0);
 }
 
+/// An error that a master answers.
+fn refused(cluster: &TestCluster, words: &[&[u8]]) -> String {
+    match cluster.ask(words) {
+        Answer::Error(why) => why,
+        other => panic!("{words:?} is answered {other:?}"),
+    }
+}
+
+#[test]
+fn a_removed_slave_is_drained_and_let_go_and_comes_back_only_when_it_is_started_anew() {
+    let mut cluster = Setup::slaves(3).masters_with(&["--copies", "2"]).start();
+    let mut connection = cluster.connect_to_primary();
+    write_all(&mut connection);
+    let copies = 2 * KEYS as u64;
+    wait_for_balance(&cluster, Node::Master, 3, copies);
+    let why = refused(&cluster, &[b"REMOVE-SLAVE", b"slave-9"]);
+    assert!(why.contains("no slave named slave-9 is active"), "{why}");
+    // The standby passes it on to the master that serves.
+    let mut standby = cluster.connect(Node::Backup);
+    assert_eq!(standby.call(&[b"REMOVE-SLAVE", b"slave-1"]).expect("an answer"), Answer::ok());
+    let let_go = |cluster: &TestCluster, master: Node, slaves: u64| {
+        wait_for("the slave is let go", seconds(30), || {
+            let now = cluster.info(master).filter(|now| now.get("role") == Some("primary"))?;
+            let is_gone = now.number("active_slaves") == slaves && now.number("slaves_let_go") == 3 - slaves;
+            (is_gone && now.number("keys_to_drain") == 0).then_some(now)
+        })
+    };
+    let now = let_go(&cluster, Node::Master, 2);
+    assert_eq!(
+        (now.number("copies"), now.get("slaves_leaving"), now.get("degraded")),
+        (copies, Some(""), Some(""))
+    );
+    assert_eq!(cluster.ask(&[b"REMOVE-SLAVE", b"slave-1"]), Answer::ok());
+    wait_for("it is refused", seconds(10), || (info(&cluster).number("slaves_refused") > 0).then_some(()));
+    // Nothing was needed from it.
+    cluster.kill(Node::Slave(1));
+    read_all(&mut connection);
+    assert_eq!(info(&cluster).number("reads_from_log"), 0);
+    // Another process of that name is wanted.
+    cluster.start(Node::Slave(1));
+    wait_for_balance(&cluster, Node::Master, 3, copies);
+    // After a takeover nobody knows of a removal: it is told again.
+    assert_eq!(cluster.ask(&[b"REMOVE-SLAVE", b"slave-2"]), Answer::ok());
+    cluster.kill(Node::Master);
+    wait_for_balance(&cluster, Node::Backup, 3, copies);
+    assert_eq!(cluster.ask(&[b"REMOVE-SLAVE", b"slave-2"]), Answer::ok());
+    let_go(&cluster, Node::Backup, 2);
+    read_all(&mut cluster.connect(Node::Backup));
+    // Another one may go, and the last one not.
+    assert_eq!(cluster.ask(&[b"REMOVE-SLAVE", b"slave-0"]), Answer::ok());
+    let_go(&cluster, Node::Backup, 1);
+    let why = refused(&cluster, &[b"REMOVE-SLAVE", b"slave-1"]);
+    assert!(why.contains("slave-1 is the last slave"), "{why}");
+    read_all(&mut cluster.connect(Node::Backup));
+}
+
 #[test]
 fn after_a_takeover_by_a_master_with_another_number_of_copies_keys_get_that_number() {
     let setup = Setup::slaves(3).node_with_variable(Node::Master, "DSM_COPIES", "2");

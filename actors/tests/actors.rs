@@ -683,6 +683,9 @@ mod log_writer_actor {
 
 mod log_tailer_actor {
     use super::*;
+    use std::cell::RefCell;
+    use std::rc::Rc;
+    use tokio::sync::Notify;
 
     struct Rig {
         disk: MemoryDisk,
@@ -793,6 +796,60 @@ mod log_tailer_actor {
                 sleep(ms(1)).await;
             }
             assert!(began.elapsed() <= ms(4), "{:?}", began.elapsed());
+        });
+    }
+
+    /// A master that takes in a part when it is let, and how many keys each had and where it ended.
+    struct Busy {
+        parts: Rc<RefCell<Vec<(usize, u64)>>>,
+        free: Rc<Notify>,
+    }
+
+    impl Actor for Busy {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<Replayed> for Busy {
+        type Result = ResponseFuture<()>;
+
+        fn handle(&mut self, replayed: Replayed, _: &mut Self::Context) -> Self::Result {
+            self.parts.borrow_mut().push((replayed.changes.len(), replayed.place.position.offset));
+            let free = Rc::clone(&self.free);
+            Box::pin(async move { free.notified().await })
+        }
+    }
+
+    #[test]
+    fn the_next_part_and_no_more_is_read_while_the_master_takes_one_in() {
+        virtual_time(async {
+            let (world, path) = (MemoryEnv::new(), Path::new(LOG));
+            let (parts, free) = (Rc::default(), Rc::new(Notify::new()));
+            let busy = Busy { parts: Rc::clone(&parts), free: Rc::clone(&free) }.start();
+            let ((sighted, _told), (halted, _ended)) = (Probe::begin(), Probe::begin());
+            let ports = log_tailer::Ports { replayed: busy.recipient(), sighted, halted };
+            let mut content = log(&[]);
+            for seq in 2..=2000 {
+                let pairs = [(format!("key{seq}"), "v".repeat(1000))];
+                record::encode_write(&pairs, Seq(seq), Epoch(1), Seq(seq - 1), &mut content);
+            }
+            world.disk.extend(path, &content);
+            let start = log_tailer::Start::default();
+            let _tailer =
+                LogTailer::new(world.env(), LOG.into(), 1 << 20, start, ports, Fate::default()).start();
+            let taken = || parts.borrow().iter().map(|(keys, _)| keys).sum::<usize>();
+            while taken() < 200 {
+                free.notify_one();
+                sleep(ms(1)).await;
+            }
+            let (first, end) = (taken(), parts.borrow().last().map_or(0, |(_, end)| *end));
+            // What is read later than now is not found.
+            world.disk.lose(path, end as usize..content.len());
+            for _ in 0..100 {
+                free.notify_one();
+                sleep(ms(1)).await;
+            }
+            let second = taken() - first;
+            assert!((200..=300).contains(&second), "{second} keys of the next part, of 256 KiB");
         });
     }
 

@@ -18,6 +18,7 @@
 //! | [`handshake`] | the first bytes of a new connection, until each side knows the other |
 //! | [`pieces`] | queues of encoded bytes that wait for a socket |
 //! | [`record`] | a line of the log, a whole log line by line, and how a torn tail differs from corruption |
+//! | [`stored_key`] | a key at rest |
 //! | [`lock_file`] | the text of the lock file |
 //! | [`resp`] | the front door for Redis clients: requests, answers, what a connection answers by itself |
 //! | [`machine`] | the rules as state machines: master, reign, slave, link, front, client, self-doubt |
@@ -74,4 +75,5 @@ pub mod mutant;
 pub mod pieces;
 pub mod record;
 pub mod resp;
+pub mod stored_key;
 pub mod witness_file;

@@ -34,6 +34,7 @@ fn command() -> impl Strategy<Value = Command> {
         Just(Command::KeyCount),
         Just(Command::Status),
         Just(Command::Failover),
+        Just(Command::RemoveSlave { id: SlaveId::new("slave-2").unwrap() }),
     ]
 }
 

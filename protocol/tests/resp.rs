@@ -7,6 +7,7 @@
 
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::ids::SlaveId;
 use dsm_protocol::info::Sections;
 use dsm_protocol::resp::{
     encode_reply, Args, Conversation, Handling, Limits, Parsed, Parser, Protocol, ProtocolError, ServerFacts,
@@ -137,6 +138,7 @@ fn requests_for_the_store_become_commands() {
         ("INFO Server nothing", Command::Status, server()),
         ("STATUS server", Command::Status, server()),
         ("FAILOVER", Command::Failover, Shape::Plain),
+        ("remove-slave slave-2", Command::RemoveSlave { id: SlaveId::new("slave-2").unwrap() }, Shape::Plain),
     ] {
         let mut out = Vec::new();
         let action = conversation(Protocol::Resp2).handle(words(request), &mut out);
@@ -345,10 +347,10 @@ fn many_names_do_not_make_a_huge_answer() {
 #[test]
 fn command_describes_every_command() {
     let all = answer(&mut conversation(Protocol::Resp2), words("COMMAND"));
-    assert!(all.starts_with("*23^*10^$3^get^:2^"), "{all}");
+    assert!(all.starts_with("*24^*10^$3^get^:2^"), "{all}");
     assert_eq!(all, answer(&mut conversation(Protocol::Resp2), words("COMMAND INFO")));
     let docs = answer(&mut conversation(Protocol::Resp3), words("COMMAND DOCS"));
-    assert!(docs.starts_with("%23^$3^get^%5^"), "{docs}");
+    assert!(docs.starts_with("%24^$3^get^%5^"), "{docs}");
     let listed = answer(&mut conversation(Protocol::Resp2), words("COMMAND LIST"));
     for name in listed.split('^').skip(2).step_by(2) {
         let one = answer(&mut conversation(Protocol::Resp2), words(&format!("COMMAND INFO {name}")));
@@ -970,7 +972,7 @@ const OUR_OWN: &[(&str, &str, &str)] = &[
          ere is no configuration file^+SET^+    Not supported: settings are fixed at the start^",
         SAME,
     ),
-    ("COMMAND COUNT", ":23^", SAME),
+    ("COMMAND COUNT", ":24^", SAME),
     (
         "COMMAND DOCS get",
         "*2^$3^get^*10^$7^summary^$22^Get the value of a key^$5^since^$5^0.1.0^$5^group^$6^string^$10\

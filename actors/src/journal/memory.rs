@@ -14,6 +14,7 @@ use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq, Version};
 use dsm_protocol::machine::master::{Change, ReignRecord, WriteId};
 use dsm_protocol::machine::reign::LeaderSeen;
 use dsm_protocol::record::{self, FileNumber, Place, Position, Trailer};
+use dsm_protocol::stored_key::StoredKey;
 use dsm_protocol::witness_file::WitnessText;
 use smallvec::SmallVec;
 use std::cell::RefCell;
@@ -174,7 +175,7 @@ impl LogInMemory {
         member.replayed = self.records.len();
         let changes = records.iter().flatten().cloned().collect();
         let (end, log) = (self.end, Some(ONLY));
-        let part = ReplayPart { from_start, changes, end, durable: end, log, caught_up: true };
+        let part = ReplayPart { from_start, changes, more: 0, end, durable: end, log, caught_up: true };
         self.tell(index, LogEvent::Replayed(part));
     }
 
@@ -254,7 +255,7 @@ impl LogInMemory {
             }
             Change::Delete(keys) => {
                 record::encode_delete(keys, version.seq, version.epoch, self.end.seq, &mut self.text);
-                keys.iter().map(|key| Replay::Delete { key: key.as_ref().into() }).collect()
+                keys.iter().map(|key| Replay::Delete { key: StoredKey::from(key.as_ref()) }).collect()
             }
         };
         self.record(version.seq, replays);

@@ -48,6 +48,7 @@ use dsm_protocol::machine::master::{Change, WriteId};
 use dsm_protocol::machine::reign::may_begin::Lack;
 use dsm_protocol::machine::reign::LeaderSeen;
 use dsm_protocol::record::{FileNumber, Place, Position};
+use dsm_protocol::stored_key::StoredKey;
 use dsm_protocol::witness_file::WitnessText;
 use smallvec::SmallVec;
 use std::fmt;
@@ -326,7 +327,7 @@ pub enum LogEvent {
     /// Answer which of these are the latest versions.
     WhichLive {
         /// Keys and versions.
-        keys: Vec<(Box<[u8]>, Version)>,
+        keys: Vec<(StoredKey, Version)>,
         /// Gets the answers, in the order of the keys.
         answer: oneshot::Sender<Vec<bool>>,
     },
@@ -406,6 +407,8 @@ pub struct ReplayPart {
     pub from_start: bool,
     /// What it does to the directory, in the order of the log.
     pub changes: Vec<Replay>,
+    /// How many changes more come after it, about; 0 where that is not known.
+    pub more: usize,
     /// The place after it.
     pub end: Position,
     /// The last place before that through which the log is known to be on disk.

@@ -9,7 +9,7 @@ use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::ids::{LinkId, Millis, Stamp};
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::link::WaitingRead;
-use dsm_protocol::machine::master::{Asker, Effect, Event, RepairCause, RepairNews};
+use dsm_protocol::machine::master::{Asker, Effect, Event, Leaving, RepairCause, RepairNews};
 use dsm_protocol::machine::reign;
 use dsm_protocol::message::{Message, Request};
 
@@ -28,6 +28,7 @@ fn bytes_of(effect: &Effect) -> usize {
         | Effect::SendHoldingsNext { .. }
         | Effect::ReadLog { .. }
         | Effect::Witnessed { .. }
+        | Effect::Leaving { .. }
         | Effect::Repair(_) => 0,
     }
 }
@@ -41,6 +42,7 @@ fn say_of_repair(news: RepairNews) {
             let why = match cause {
                 RepairCause::SlaveLost => "a slave was lost",
                 RepairCause::SlaveJoined => "a slave has joined",
+                RepairCause::SlaveLeaves => "a slave is to leave",
                 RepairCause::Counted => "keys lack copies",
             };
             log::log!(level(cause), "repair began cause={why:?}");
@@ -107,6 +109,8 @@ impl MasterActor {
             }
             Effect::ReadLog { read, place, version, key } => self.read_log(read, place, version, key),
             Effect::Repair(news) => say_of_repair(news),
+            Effect::Leaving { link, state: Leaving::Draining } => self.slave_leaves(link),
+            Effect::Leaving { link, state: Leaving::LetGo } => self.slave_let_go(link),
             Effect::Witnessed { link, stamp } => {
                 let Some(id) = self.slaves.active(link).map(|slave| slave.id().clone()) else { return };
                 if let Some(unsaid) = self.slaves.may_accuse(now) {

@@ -107,6 +107,7 @@ impl MasterActor {
             knows_active,
             standby_lag_ms: self.peers.lag_ms(now),
             slaves: if serves { self.machine.slave_count() } else { 0 },
+            slaves_not_missed: if serves { self.machine.slaves_not_missed() } else { 0 },
             slaves_wanted: match self.config.copies {
                 CopyCount::Half => 0,
                 CopyCount::Fixed(copies) => copies.into(),

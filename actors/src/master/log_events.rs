@@ -14,7 +14,12 @@ use dsm_protocol::ids::{ClusterId, ReignId, Version};
 use dsm_protocol::machine::master::ReadId;
 use dsm_protocol::machine::reign::{Event, StoredLog};
 use dsm_protocol::record::{Place, Position};
+use dsm_protocol::stored_key::StoredKey;
 use std::rc::Rc;
+
+/// For so many changes of a log at once the machine fetches from memory what they touch: few enough that it is still in a
+/// cache when they are taken in.
+const EXPECTED_CHANGES: usize = 64;
 
 impl MasterActor {
     /// Reads a value from the log.
@@ -50,16 +55,20 @@ impl MasterActor {
     fn replayed(&mut self, part: ReplayPart, ctx: &mut Context<Self>) {
         let _turn = self.switchboard.turns.begin("replay");
         self.log.advance();
-        let ReplayPart { from_start, changes, end, durable, log, caught_up } = part;
+        let ReplayPart { from_start, changes, more, end, durable, log, caught_up } = part;
         if from_start {
             self.machine.replay_from_start();
         }
-        for change in changes {
-            match change {
-                Replay::Put { key, version, place } => self.machine.replay_put(&key, version, place),
-                Replay::Delete { key } => self.machine.replay_delete(&key),
-                Replay::Reign(record) => self.machine.replay_reign(record),
-                Replay::GivenUp(reign) => self.machine.replay_given_up(reign),
+        self.machine.expect_keys(more);
+        for group in changes.chunks(EXPECTED_CHANGES) {
+            self.machine.expect_replay(group.iter().filter_map(Replay::key));
+            for change in group {
+                match change {
+                    Replay::Put { key, version, place } => self.machine.replay_put(key, *version, *place),
+                    Replay::Delete { key } => self.machine.replay_delete(key),
+                    Replay::Reign(record) => self.machine.replay_reign(*record),
+                    Replay::GivenUp(reign) => self.machine.replay_given_up(*reign),
+                }
             }
         }
         let now = self.env.now();
@@ -146,7 +155,7 @@ impl MasterActor {
             LogEvent::Begun { cluster, version, id, bytes } => self.begun(cluster, version, id, bytes),
             LogEvent::Settle { through, answer } => self.log.settle(through, answer),
             LogEvent::WhichLive { keys, answer } => {
-                let is_live = |(key, version): &(Box<[u8]>, Version)| self.machine.is_latest(key, *version);
+                let is_live = |(key, version): &(StoredKey, Version)| self.machine.is_latest(key, *version);
                 // Nobody is left to hear it when the log was let go meanwhile.
                 let _ = answer.send(keys.iter().map(is_live).collect());
             }

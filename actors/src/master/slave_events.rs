@@ -13,7 +13,7 @@ use actix::prelude::*;
 use dsm_protocol::command::KEY_MAX;
 use dsm_protocol::ids::{LinkId, Millis, Reign, SlaveId};
 use dsm_protocol::machine::link::{Life, Link, LinkLimits};
-use dsm_protocol::machine::master::{Event, ReadId, Testimony};
+use dsm_protocol::machine::master::{Event, Leaving, ReadId, Testimony};
 use dsm_protocol::machine::reign;
 use dsm_protocol::machine::welcome::{judge_slave, SlaveReception, Unwelcome, Welcomed};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message, Seen};
@@ -36,6 +36,8 @@ impl MasterActor {
             is_stopping: self.reign.is_closing() || self.reign.is_leaving(),
             cluster: self.log.cluster(),
             is_name_taken: old.is_some(),
+            is_removed: self.slaves.sent_away(id) == Some(*incarnation)
+                && self.machine.removal(id) == Some(Leaving::LetGo),
             slaves: self.machine.slave_count(),
         };
         match judge_slave(id, hello.cluster, here) {
@@ -56,6 +58,10 @@ impl MasterActor {
     fn admit(&mut self, link: LinkId, hello: Hello, outbox: Outbox, ctx: &mut Context<Self>) {
         let HelloRole::Slave { id, incarnation, seen, .. } = hello.role else { return };
         let now = self.env.now();
+        if self.slaves.sent_away(&id).is_some_and(|then| then != incarnation) {
+            self.slaves.forget_sent_away(&id);
+            self.step(now, Event::SlaveStartedAnew { id: id.clone() });
+        }
         self.step_reign(now, reign::Event::SlaveCame { slave: id.clone(), cluster: hello.cluster });
         let life = Life { id, incarnation };
         let limits = LinkLimits {
@@ -248,6 +254,23 @@ impl MasterActor {
         let (id, outbox) = (slave.id().clone(), slave.outbox().clone());
         self.refuse_slave(&id, &outbox, Unwelcome::NoSlot);
         self.slaves.end(link, EndReason::Refused("all slots for slaves are taken".to_owned()));
+    }
+
+    /// An operator has removed a slave: it is drained.
+    pub(super) fn slave_leaves(&mut self, link: LinkId) {
+        self.slaves.note_sent_away(link);
+        if let Some(slave) = self.slaves.get(link) {
+            log::info!("slave leaves slave={}: its copies are made elsewhere", slave.id());
+        }
+    }
+
+    /// A slave is drained: it is told to leave.
+    pub(super) fn slave_let_go(&mut self, link: LinkId) {
+        let Some(slave) = self.slaves.get(link) else { return };
+        let id = slave.id().clone();
+        log::info!("slave drained slave={id}: nothing is needed from it, its process may be stopped");
+        reject(slave.outbox(), &Unwelcome::Removed { id }.to_string());
+        self.slaves.end(link, EndReason::Refused("removed by REMOVE-SLAVE".to_owned()));
     }
 
     pub(super) fn slave_gone(&mut self, link: LinkId, reason: EndReason) {

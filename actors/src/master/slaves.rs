@@ -7,7 +7,7 @@ use super::agenda::Allowance;
 use super::slave_link::{Herald, SlaveLink};
 use crate::batch::Outbox;
 use crate::slave_proxy::{EndReason, SlaveEnded};
-use dsm_protocol::ids::{LinkId, Millis, SlaveId};
+use dsm_protocol::ids::{Incarnation, LinkId, Millis, SlaveId};
 use dsm_protocol::machine::link::{MissRecord, Quarantine, ReadWindow, WaitingRead};
 use dsm_protocol::machine::master::{Master, Reigns};
 use dsm_protocol::machine::reign::Hearsay;
@@ -33,6 +33,8 @@ pub(super) struct Slaves {
     parked: BTreeMap<LinkId, (Hello, Outbox)>,
     removed: u64,
     refused: u64,
+    /// Which processes the slaves are that were removed by command in this reign. The machine bounds them.
+    sent_away: BTreeMap<SlaveId, Incarnation>,
     /// When it was last said that a slave accuses the log, and how often it was not said since.
     accused: (Option<Millis>, u64),
     /// Reads that had to wait for room in the windows of slaves that are gone.
@@ -121,6 +123,24 @@ impl Slaves {
         self.parked.remove(&link);
     }
 
+    /// Notes that the slave on `link` was removed by command.
+    pub(super) fn note_sent_away(&mut self, link: LinkId) {
+        let life = self.get(link).map(|slave| slave.with_book(|book| book.life().clone()));
+        if let Some(life) = life {
+            self.sent_away.insert(life.id, life.incarnation);
+        }
+    }
+
+    /// Which process the slave of this name was when it was removed by command.
+    pub(super) fn sent_away(&self, id: &SlaveId) -> Option<Incarnation> {
+        self.sent_away.get(id).copied()
+    }
+
+    /// A slave that was removed by command is wanted again.
+    pub(super) fn forget_sent_away(&mut self, id: &SlaveId) {
+        self.sent_away.remove(id);
+    }
+
     /// Notes that one was refused.
     pub(super) fn note_refused(&mut self) {
         self.refused += 1;
@@ -157,7 +177,8 @@ impl Slaves {
     }
 
     /// The reign is over: none has a place any more.
-    pub(super) fn end_reign(&self) {
+    pub(super) fn end_reign(&mut self) {
+        self.sent_away.clear();
         self.iter().for_each(SlaveLink::end_reign);
     }
 

@@ -110,6 +110,9 @@ impl MasterActor {
             slaves_removed: self.slaves.removed(),
             slaves_refused: self.slaves.refused(),
             slaves_disputing: self.slaves.disputing() as u64,
+            slaves_leaving: self.machine.draining().map(SlaveId::as_str).collect::<Vec<_>>().join(","),
+            keys_to_drain: self.machine.keys_to_drain(),
+            slaves_let_go: self.machine.slaves_let_go() as u64,
             substitutions: self.machine.counters().substitutions,
             reads_waited_for_slave_window: self.slaves.reads_waited(),
         }

@@ -12,6 +12,7 @@ use dsm_protocol::machine::master::{self, Asker, Change, Effect, WriteId};
 use dsm_protocol::machine::reign::may_begin::{Lack, Log, Source};
 use dsm_protocol::message::Seen;
 use dsm_protocol::record::{Place, Position};
+use dsm_protocol::stored_key::StoredKey;
 use dsm_protocol::witness_file::WitnessText;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -101,7 +102,7 @@ impl Part {
                 answer.send(()).ok().map(|()| "settled")
             }
             LogEvent::WhichLive { keys, answer } => {
-                let is_live = |(key, version): &(Box<[u8]>, Version)| {
+                let is_live = |(key, version): &(StoredKey, Version)| {
                     let known = self.directory.get(&*String::from_utf8_lossy(key));
                     known.is_some_and(|(known, _)| known == version)
                 };

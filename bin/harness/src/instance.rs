@@ -293,6 +293,11 @@ impl ChildProcess {
         Ok(())
     }
 
+    /// Its id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks it to end, by SIGTERM.
     pub(crate) fn ask_to_end(&self) {
         self.signal(Signal::TERM);

@@ -1,8 +1,9 @@
 //! `dsm-test-harness`: loads a cluster of its own, or any store that speaks Redis' protocol, verifies every answer and
 //! measures. See `--help` and `docs/HARNESS.md`.
 //!
-//! `dsm-test-harness one-core` measures a build beside the one before it, and with the feature `peers`, `dsm-test-harness
-//! peers` measures this store beside others; see `docs/BENCHMARKS.md`.
+//! `dsm-test-harness one-core` measures a build beside the one before it, `dsm-test-harness cold-start` how long a master
+//! needs until it serves, and with the feature `peers`, `dsm-test-harness peers` measures this store beside others; see
+//! `docs/BENCHMARKS.md`.
 //!
 //! It runs the roles of its cluster by running itself again (`dsm-test-harness role …`, for internal use). The store
 //! does not depend on this crate, so it is built without plotters, fonts and the drivers of other stores.
@@ -19,6 +20,7 @@
 //! | [`verdict`] | what may be wrong, and its names |
 //! | [`window`], [`monitor`], [`system`], [`clock`] | figures |
 //! | [`one_core`] | compares a build with the previous one |
+//! | [`cold_start`] | how long a master needs until it serves a log of many keys |
 //! | `peers`, with the feature of that name | compares this store with others |
 //! | [`instance`] | the processes of both |
 //! | [`record`], [`output`], [`progress`], [`plots`], [`report`] | the results, in files and on the screen |
@@ -30,6 +32,7 @@
 mod check;
 mod clock;
 mod cluster;
+mod cold_start;
 mod driver;
 mod failures;
 mod fault;
@@ -96,6 +99,9 @@ fn main() -> ExitCode {
     }
     if std::env::args_os().nth(1).is_some_and(|word| word == "one-core") {
         return one_core::main(std::env::args_os().skip(1).collect());
+    }
+    if std::env::args_os().nth(1).is_some_and(|word| word == "cold-start") {
+        return cold_start::main(std::env::args_os().skip(1).collect());
     }
     let mut words = std::env::args_os();
     if words.nth(1).is_some_and(|word| word == "role") {

@@ -891,6 +891,26 @@ fn one_core(run: &Run, line: &str) -> Command {
 }
 
 #[test]
+fn a_start_is_measured_with_slaves_that_are_empty_and_with_slaves_that_stayed() {
+    let run = Run::new();
+    let (programs, temporary) = (programs(&run), run.directory.path().join("tmp"));
+    fs::create_dir_all(&temporary).expect("a directory");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dsm-test-harness"));
+    command.args("cold-start --keys 2000 --slaves 1 --build".split_whitespace()).arg(programs);
+    command.env("TMPDIR", &temporary).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = Harness(Some(command.spawn().expect("the harness starts"))).wait();
+    assert_code(&output, 0);
+    let text = String::from_utf8_lossy(&output.stdout);
+    for what in ["slaves that are empty", "slaves that stayed"] {
+        let row = text.lines().find(|line| line.contains(what)).unwrap_or_else(|| panic!("{what}: {text}"));
+        let figures = row.split('|').skip(3).take(3).map(|word| word.trim().trim_end_matches(" s"));
+        assert!(figures.into_iter().all(|word| word.parse::<f64>().is_ok_and(|value| value > 0.0)), "{row}");
+    }
+    let left = fs::read_dir(&temporary).expect("a directory").count();
+    assert_eq!(left, 0, "the log and what the processes said is removed");
+}
+
+#[test]
 fn builds_are_measured_in_pairs_on_one_core_and_without_redis_too() {
     let run = Run::new();
     let mut command = one_core(&run, "--load reads,mixed-16 --rounds 2 --duration 100ms --warmup 20ms");

@@ -27,6 +27,7 @@ pub(crate) use lookup::{find_command, COMMANDS};
 pub use reply::{ErrorWord, Reply, ReplyError};
 pub(crate) use words::{Lengths, Unfit, Words};
 
+use crate::ids::SlaveId;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -193,6 +194,12 @@ commands! {
 
     /// Asks the active master to hand over to its standby. Answer: `Done`.
     Failover => server::FAILOVER, Operands::None;
+
+    /// Drains a slave and lets it go. Answer: `Done`, as soon as that has begun.
+    RemoveSlave {
+        /// Its name.
+        id: SlaveId,
+    } => server::REMOVE_SLAVE, Operands::None;
 }
 
 impl Command {
@@ -245,7 +252,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{LinkId, Millis, ReignId, SessionId, SlaveId, Version};
+    use crate::ids::{LinkId, Millis, ReignId, SessionId, Version};
     use crate::machine::master::{Asker, Change, Config, Effect, Event, Master};
 
     /// One of each, in the order of their numbers.
@@ -263,6 +270,7 @@ mod tests {
             Command::KeyCount,
             Command::Status,
             Command::Failover,
+            Command::RemoveSlave { id: SlaveId::new("one").unwrap() },
         ];
         assert_eq!(all.len(), COMMAND_FACTS.len(), "each command is one of the samples");
         all
@@ -338,7 +346,7 @@ mod tests {
         });
         let (key, two_keys) = ((1, 3, 3, 0), (2, 9 + 64, 6, 0));
         let (pair, pairs, none) = ((1, 8, 3, 5), (1, 8 + 32, 3, 5), (0, 0, 0, 0));
-        let expected = [key, two_keys, pair, pairs, two_keys, two_keys, none, none, none];
+        let expected = [key, two_keys, pair, pairs, two_keys, two_keys, none, none, none, none];
         assert!(measured.eq(expected));
         assert!(Command::Exists { keys: Vec::new() }.operands().lacks_keys());
         assert!(!Command::KeyCount.operands().lacks_keys());

@@ -1,10 +1,11 @@
-//! Commands on the server: DBSIZE, INFO and STATUS, FAILOVER, COMMAND, CONFIG.
+//! Commands on the server: DBSIZE, INFO and STATUS, FAILOVER, REMOVE-SLAVE, COMMAND, CONFIG.
 
 use super::entry::{
     argument, spec, AnswerLength, Argument, Changes, CommandFacts, Does, Own, PromptLine, Spec, ADMIN,
 };
 use super::words::{Unfit, Words};
 use super::Command;
+use crate::ids::SlaveId;
 
 const COMMAND_NAMES: Argument =
     Argument { flags: &["optional", "multiple"], ..argument("command-name", "string") };
@@ -16,6 +17,7 @@ pub(super) const NAMES: &[Spec] = &[
     INFO_SPEC,
     Spec { name: "status", ..INFO_SPEC },
     FAILOVER_SPEC,
+    REMOVE_SLAVE_SPEC,
     Spec {
         flags: &["loading", "stale"],
         categories: &["slow", "connection"],
@@ -91,6 +93,28 @@ const FAILOVER_SPEC: Spec = Spec {
 
 fn failover(_: &mut Words) -> Result<Command, Unfit> {
     Ok(Command::Failover)
+}
+
+/// See [`Command::RemoveSlave`].
+pub(super) static REMOVE_SLAVE: CommandFacts = CommandFacts {
+    changes: Changes::Server,
+    answer: AnswerLength::Short,
+    log_word: "REMOVE-SLAVE",
+    prompt: None,
+};
+
+const REMOVE_SLAVE_SPEC: Spec = Spec {
+    flags: &["admin", "noscript", "stale"],
+    categories: &["admin", "slow", "dangerous"],
+    group: "server",
+    arguments: &[argument("slave-id", "string")],
+    ..spec("remove-slave", Does::Ask(remove_slave), 2, "Drain a slave and let it go")
+};
+
+fn remove_slave(words: &mut Words) -> Result<Command, Unfit> {
+    let word = words.word().ok_or(Unfit::Arity)?;
+    let id = std::str::from_utf8(&word).ok().and_then(|id| SlaveId::new(id).ok());
+    Ok(Command::RemoveSlave { id: id.ok_or(Unfit::NoSlaveId)? })
 }
 
 /// A subcommand of `COMMAND`.

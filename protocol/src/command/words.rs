@@ -20,6 +20,8 @@ pub(crate) enum Unfit {
     Arity,
     /// A word is not allowed at its place.
     Syntax,
+    /// A word is no slave's name.
+    NoSlaveId,
     /// An option that Redis has, and this server has not.
     Option {
         of: &'static str,

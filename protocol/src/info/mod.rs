@@ -169,6 +169,12 @@ sections! {
         slaves_refused: u64,
         /// Slaves that are connected and have seen records which this log lacks.
         slaves_disputing: u64,
+        /// The names of slaves that are drained, separated by commas.
+        slaves_leaving: String,
+        /// Keys that have not all their copies elsewhere yet, while slaves are drained.
+        keys_to_drain: u64,
+        /// Slaves that were drained and let go in this reign.
+        slaves_let_go: u64,
         /// Keys of writes that another slave got in the place of one that left or was full.
         substitutions: u64,
         /// Reads that waited for `--slave-window`.

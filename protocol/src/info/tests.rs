@@ -43,6 +43,9 @@ slowest_slave_ack_ms:4
 slaves_removed:1
 slaves_refused:0
 slaves_disputing:0
+slaves_leaving:slave-1,slave-2
+keys_to_drain:5
+slaves_let_go:1
 substitutions:0
 reads_waited_for_slave_window:0
 

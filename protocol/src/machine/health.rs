@@ -119,6 +119,8 @@ pub struct Facts {
     pub standby_lag_ms: Option<u64>,
     /// How many slaves are active.
     pub slaves: usize,
+    /// How many were removed and are not active: nobody misses them.
+    pub slaves_not_missed: usize,
     /// How many must be, so that keys can have the number of copies that is set; 0 when none is.
     pub slaves_wanted: usize,
     /// The names of those without room.
@@ -166,7 +168,7 @@ impl Health {
             self.troubles.clear();
             self.slaves_most = 0;
         }
-        self.slaves_most = self.slaves_most.max(facts.slaves);
+        self.slaves_most = self.slaves_most.max(facts.slaves + facts.slaves_not_missed);
         self.facts = facts;
         let mut news = Vec::new();
         for trouble in Trouble::ALL {
@@ -193,7 +195,8 @@ impl Health {
 
     /// How many slaves are to be active.
     fn slaves_due(&self) -> usize {
-        self.slaves_most.max(self.facts.slaves_wanted)
+        let most = self.slaves_most.saturating_sub(self.facts.slaves_not_missed);
+        most.max(self.facts.slaves_wanted)
     }
 
     fn is_there(&self, trouble: Trouble) -> bool {
@@ -269,6 +272,13 @@ mod tests {
                 1000,
             ),
             (SlavesMissing, Facts { slaves: 2, ..fine() }, "2 of 3 slaves are active", 500, 0),
+            (
+                SlavesMissing,
+                Facts { slaves: 1, slaves_not_missed: 1, ..fine() },
+                "1 of 2 slaves are active",
+                500,
+                0,
+            ),
             (SlavesMissing, Facts { slaves_wanted: 4, ..fine() }, "3 of 4 slaves are active", 500, 0),
             (
                 SlavesFull,

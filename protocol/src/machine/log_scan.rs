@@ -10,9 +10,11 @@ use crate::planted;
 use crate::record::{
     BadLine, Body, Continuation, FileNumber, Place, Position, Record, Scanner, Span, Step, SyncMode,
 };
+use crate::stored_key::StoredKey;
 
-/// How much is read at once, in bytes. Also the length of a part, unless a single line is longer.
-pub const CHUNK_BYTES: usize = 1 << 20;
+/// How much is read at once, in bytes. Also the length of a part, unless a single line is longer. What one part does to the
+/// directory fits into a processor's cache while it is on its way from the file's thread.
+pub const CHUNK_BYTES: usize = 256 * 1024;
 
 /// How much is read first, in bytes: whoever follows a log finds little each time, and room is zeroed before it is read into.
 const FIRST_READ_BYTES: usize = 64 * 1024;
@@ -45,7 +47,7 @@ pub enum Replay {
     /// A key has a new version.
     Put {
         /// The key that was written.
-        key: Box<[u8]>,
+        key: StoredKey,
         /// Its new version.
         version: Version,
         /// Where the value stands.
@@ -54,12 +56,22 @@ pub enum Replay {
     /// A key is gone.
     Delete {
         /// The key that was deleted.
-        key: Box<[u8]>,
+        key: StoredKey,
     },
     /// A reign began with this record.
     Reign(ReignRecord),
     /// The loss of a reign was accepted.
     GivenUp(Reign),
+}
+
+impl Replay {
+    /// The key that it changes.
+    pub fn key(&self) -> Option<&[u8]> {
+        match self {
+            Replay::Put { key, .. } | Replay::Delete { key } => Some(key),
+            Replay::Reign(_) | Replay::GivenUp(_) => None,
+        }
+    }
 }
 
 /// One parsed part of a log.

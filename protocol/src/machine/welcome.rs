@@ -55,6 +55,11 @@ pub enum Unwelcome {
         /// The name.
         id: SlaveId,
     },
+    /// The slave was removed, and is the same process as then.
+    Removed {
+        /// Its name.
+        id: SlaveId,
+    },
     /// As many slaves are active as there are slots.
     NoSlot,
 }
@@ -72,6 +77,7 @@ impl Unwelcome {
             Unwelcome::Stopping => "stopping".to_owned(),
             Unwelcome::NameInUse { .. } => "id-in-use".to_owned(),
             Unwelcome::NameAskedAgain { .. } => "registered-again".to_owned(),
+            Unwelcome::Removed { .. } => "removed".to_owned(),
             Unwelcome::NoSlot => format!("no-slot max={SLAVES_MAX}"),
         }
     }
@@ -99,6 +105,9 @@ impl fmt::Display for Unwelcome {
                 write!(f, "a slave named {id} is registered and answers: choose another --id")
             }
             Unwelcome::NameAskedAgain { id } => write!(f, "another slave named {id} has registered since"),
+            Unwelcome::Removed { id } => {
+                write!(f, "slave {id} was removed with REMOVE-SLAVE: stop it, or start it anew if it is to serve again")
+            }
             Unwelcome::NoSlot => {
                 write!(f, "{SLAVES_MAX} slaves are active, which is the most: stop one first")
             }
@@ -174,6 +183,8 @@ pub struct SlaveReception {
     pub cluster: Option<ClusterId>,
     /// Whether a slave with the same name is connected.
     pub is_name_taken: bool,
+    /// Whether this very slave was removed, and is not needed any more.
+    pub is_removed: bool,
     /// How many slaves are active.
     pub slaves: usize,
 }
@@ -199,7 +210,9 @@ pub fn judge_slave(id: &SlaveId, cluster: Option<ClusterId>, here: SlaveReceptio
             return Welcomed::No(Unwelcome::SlaveOfOtherCluster { id: id.clone(), theirs, ours });
         }
     }
-    if here.is_name_taken {
+    if here.is_removed {
+        Welcomed::No(Unwelcome::Removed { id: id.clone() })
+    } else if here.is_name_taken {
         Welcomed::Waits
     } else if here.slaves >= SLAVES_MAX {
         Welcomed::No(Unwelcome::NoSlot)
@@ -280,6 +293,8 @@ mod tests {
         assert_eq!(judged(None, SlaveReception { is_name_taken: true, ..full }), Welcomed::Waits);
         let other = Unwelcome::SlaveOfOtherCluster { id: slave(), theirs: OTHERS, ours: OURS };
         assert_eq!(judged(Some(OTHERS), SlaveReception { is_name_taken: true, ..full }), Welcomed::No(other));
+        let removed = SlaveReception { is_removed: true, ..here };
+        assert_eq!(judged(None, removed), Welcomed::No(Unwelcome::Removed { id: slave() }));
         let stopping = SlaveReception { is_stopping: true, ..full };
         assert_eq!(judged(Some(OTHERS), stopping), Welcomed::No(Unwelcome::Stopping));
     }

@@ -7,6 +7,7 @@ use super::encode::{array, bulk, error, error_parts, map, null, status, unsigned
 use super::parse::parse_integer;
 use super::{glob, Args, Limits, Protocol, Shape};
 use crate::command::{Command, Does, Lengths, Own, Unfit, Words};
+use crate::ids::SlaveIdError;
 use crate::info::Sections;
 use bytes::Bytes;
 use std::time::Duration;
@@ -379,6 +380,7 @@ fn say_unfit(name: &str, unfit: &Unfit, out: &mut Vec<u8>) {
     match unfit {
         Unfit::Arity => command::wrong_arity(name, out),
         Unfit::Syntax => error(out, SYNTAX_ERROR),
+        Unfit::NoSlaveId => error(out, &format!("ERR {SlaveIdError}")),
         Unfit::Option { of, option } => {
             let of = of.as_bytes();
             error_parts(

@@ -5,7 +5,7 @@
 
 use crate::scripts::{client_command, run_all, show_reply, text, version, Res};
 use bytes::Bytes;
-use dsm_protocol::command::ErrorWord;
+use dsm_protocol::command::{Command as ClientCommand, ErrorWord};
 use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Stamp, Version};
 use dsm_protocol::machine::link::Count;
 use dsm_protocol::machine::master::{
@@ -144,6 +144,7 @@ impl Runner {
             Effect::Repair(RepairNews::Ended { keys, bytes, ms, left, .. }) => {
                 format!("repair ended: {keys} keys, {bytes} bytes, {ms} ms, {left} left")
             }
+            Effect::Leaving { link, state } => format!("{}: {state:?}", self.name(link)),
             Effect::Repair(RepairNews::RebalanceBegan { keys }) => format!("rebalancing began: {keys} keys"),
             Effect::Repair(RepairNews::RebalanceEnded { keys, bytes, surplus, ms, left }) => format!(
                 "rebalancing ended: {keys} keys, {bytes} bytes, {surplus} too many, {ms} ms, {left} left"
@@ -338,6 +339,18 @@ impl goldenscript::Runner for Runner {
                 let (state, left) = (self.master.repair_state(), self.master.keys_under_replicated(None));
                 let (keys, bytes) = self.master.repaired();
                 writeln!(out, "{state:?}, {left} left, {keys} keys repaired, {bytes} bytes")?;
+            }
+            // remove NAME: an operator has it drained. anew NAME: it was started anew since.
+            "remove" => {
+                let id = SlaveId::new(pos()?)?;
+                let asker = Asker { session: SessionId(9), tag: self.next_tag };
+                self.next_tag += 1;
+                let (deadline, command) = (Millis(u64::MAX), ClientCommand::RemoveSlave { id });
+                self.step(Event::Request { asker, deadline, command }, &mut out);
+            }
+            "anew" => {
+                let id = SlaveId::new(pos()?)?;
+                self.step(Event::SlaveStartedAnew { id }, &mut out);
             }
             // rebalance: what it is doing.
             "rebalance" => {

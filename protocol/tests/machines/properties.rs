@@ -33,6 +33,7 @@ fn action() -> impl Strategy<Value = Action> {
         2 => any::<u8>().prop_map(|node| Action::Connect { node }),
         1 => any::<u8>().prop_map(|node| Action::Lose { node }),
         1 => any::<u8>().prop_map(|node| Action::Kill { node }),
+        1 => any::<u8>().prop_map(|node| Action::Remove { node }),
         1 => any::<u8>().prop_map(|link| Action::Ping { link }),
         3 => (1..300u16).prop_map(|ms| Action::Sleep { ms }),
         1 => any::<u8>().prop_map(|logged| Action::Crash { logged }),
@@ -77,8 +78,8 @@ proptest! {
 fn the_driver_reaches_every_way_out() {
     let mut runner = TestRunner::deterministic();
     let (mut done, mut unknown, mut read, mut counters) = (0, 0, 0, Counters::default());
-    let (mut without_copy, mut repaired, mut moved, mut surplus) = (0, 0, 0, 0);
-    for number in 0..100 {
+    let (mut without_copy, mut repaired, mut moved, mut surplus, mut let_go) = (0, 0, 0, 0, 0);
+    for number in 0..150 {
         let memory = memory().new_tree(&mut runner).unwrap().current();
         let actions = prop::collection::vec(action(), 100..200).new_tree(&mut runner).unwrap().current();
         let placement = if number % 2 == 0 { Placement::Random } else { Placement::Hash };
@@ -87,6 +88,7 @@ fn the_driver_reaches_every_way_out() {
             world.act(action);
         }
         world.finish();
+        let_go += world.let_go;
         (moved, surplus) = (moved + world.moved.keys, surplus + world.moved.surplus);
         done += world.acknowledged;
         unknown += world.unknown;
@@ -103,6 +105,7 @@ fn the_driver_reaches_every_way_out() {
     }
     println!("writes {done} unknown {unknown} without copy {without_copy} repaired {repaired} reads {read} {counters:?}");
     assert!(repaired > 30, "{repaired} keys repaired");
+    assert!(let_go > 5, "{let_go} slaves drained");
     assert!(moved > 5 && surplus > 2, "{moved} keys moved, {surplus} copies too many");
     assert!(without_copy > 0, "room never left with its slave");
     assert!(done > 300 && unknown > 5 && read > 500, "writes {done} unknown {unknown} reads {read}");

@@ -11,8 +11,8 @@ use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId,
 use dsm_protocol::info::{RebalanceState, RepairState};
 use dsm_protocol::machine::link::Count;
 use dsm_protocol::machine::master::{
-    Asker, Change, Config, CopyCount, Counters, Effect, Event, Lacking, Master, Moved, Placement, ReadId,
-    ReignRecord, Testimony, WriteId, READS_IN_A_ROW,
+    Asker, Change, Config, CopyCount, Counters, Effect, Event, Lacking, Leaving, Master, Moved, Placement,
+    ReadId, ReignRecord, Testimony, WriteId, READS_IN_A_ROW,
 };
 use dsm_protocol::machine::slave::{self, Slave, ENTRY_OVERHEAD_BYTES};
 use dsm_protocol::record::Place;
@@ -23,6 +23,9 @@ pub(crate) const KEYS: u8 = 5;
 pub(crate) const SESSIONS: u8 = 4;
 const PIPELINE_MAX: usize = 5;
 const DEADLINE_MS: u64 = 1000;
+
+/// Who removes slaves.
+const OPERATOR: SessionId = SessionId(99);
 
 /// The driver's next action. Numbers choose among the candidates.
 #[derive(Clone, Debug)]
@@ -100,6 +103,10 @@ pub(crate) enum Action {
     Kill {
         node: u8,
     },
+    /// An operator removes the slave.
+    Remove {
+        node: u8,
+    },
     Ping {
         link: u8,
     },
@@ -142,6 +149,8 @@ struct Node {
     slave: Slave,
     memory_max: Option<u64>,
     link: Option<LinkId>,
+    /// Whether it was drained, and not started anew since.
+    is_let_go: bool,
 }
 
 /// One record of the log.
@@ -201,6 +210,10 @@ pub(crate) struct World {
     pub(crate) repaired: u64,
     /// What was rebalanced in the last reign.
     pub(crate) moved: Moved,
+    /// Slaves that are let go now: their links end after what else the same step wants.
+    leaving: Vec<LinkId>,
+    /// How many slaves were drained.
+    pub(crate) let_go: u64,
 }
 
 fn key_of(number: u8) -> Bytes {
@@ -252,7 +265,7 @@ impl World {
         };
         let nodes = memory_max
             .iter()
-            .map(|max| Node { slave: Slave::new(*max, seed), memory_max: *max, link: None })
+            .map(|max| Node { slave: Slave::new(*max, seed), memory_max: *max, link: None, is_let_go: false })
             .collect();
         let mut world = World {
             config,
@@ -280,6 +293,8 @@ impl World {
             read: 0,
             repaired: 0,
             moved: Moved::default(),
+            leaving: Vec::new(),
+            let_go: 0,
         };
         world.begin_reign();
         for node in 0..world.nodes.len() {
@@ -346,6 +361,14 @@ impl World {
                 self.lose(node);
                 self.zombies.retain(|_, link| link.node != node);
                 self.nodes[node].slave = Slave::new(self.nodes[node].memory_max, 3);
+                self.nodes[node].is_let_go = false;
+                self.step(Event::SlaveStartedAnew { id: slave_id(node) });
+            }
+            Action::Remove { node } => {
+                let id = slave_id(usize::from(node) % self.nodes.len());
+                let asker = Asker { session: OPERATOR, tag: 0 };
+                let (deadline, command) = (self.now.plus(DEADLINE_MS), Command::RemoveSlave { id });
+                self.step(Event::Request { asker, deadline, command });
             }
             Action::Ping { link } => {
                 if let Some(link) = nth(&self.links, link).and_then(|id| self.links.get_mut(&id)) {
@@ -400,7 +423,8 @@ impl World {
                 keys.dedup();
                 keys.iter().map(|key| begin(key, Did::Delete { existed: None })).collect()
             }
-            Command::Exists { .. } | Command::KeyCount | Command::Status | Command::Failover => Vec::new(),
+            Command::Exists { .. } | Command::KeyCount => Vec::new(),
+            Command::Status | Command::Failover | Command::RemoveSlave { .. } => Vec::new(),
         };
         let own_before = keys_of(&command)
             .into_iter()
@@ -435,10 +459,16 @@ impl World {
             }
             self.perform(effect);
         }
+        while let Some(link) = self.leaving.pop() {
+            self.let_go(link);
+        }
     }
 
     fn perform(&mut self, effect: Effect) {
         match effect {
+            Effect::Reply { to, .. } if to.session == OPERATOR => {}
+            Effect::Leaving { state: Leaving::Draining, .. } => {}
+            Effect::Leaving { link, state: Leaving::LetGo } => self.leaving.push(link),
             Effect::Reply { to, reply } => self.answered(to, reply),
             Effect::Append { write, change } => {
                 let asker = self.masters[self.active].asker(write);
@@ -661,6 +691,9 @@ impl World {
 
     fn connect(&mut self, node: usize) {
         self.lose(node);
+        if self.nodes[node].is_let_go {
+            return;
+        }
         let id = LinkId(self.next_link);
         self.next_link += 1;
         self.nodes[node].slave.step(slave::Event::LinkUp { link: id }, &mut Vec::new());
@@ -668,6 +701,31 @@ impl World {
         let mut link = Link { node, ..Link::default() };
         link.to_slave.push_back(ToSlave::Announce(reign_of(self.reign), self.reign.seq));
         self.links.insert(id, link);
+    }
+
+    /// A slave is drained: every key of which it has a copy has all its copies on others.
+    fn let_go(&mut self, link: LinkId) {
+        let node = self.links[&link].node;
+        let others: Vec<LinkId> = self.links.keys().copied().filter(|other| *other != link).collect();
+        let master = &self.masters[self.active];
+        let (keys, wanted) = ((0..KEYS).map(key_of), master.copies_wanted());
+        let slot = master.slot_of(link).expect("it is active");
+        let entries = keys.filter_map(|key| Some((master.directory().get(&key)?, key)));
+        let entries: Vec<_> = entries.filter(|(entry, _)| entry.holders.contains(slot)).collect();
+        for (entry, key) in entries {
+            let is_held = |other: &LinkId| {
+                let slot = self.masters[self.active].slot_of(*other);
+                slot.is_some_and(|slot| entry.holders.contains(slot))
+            };
+            let holders = others.iter().filter(|other| is_held(other)).count();
+            assert!(
+                holders >= wanted,
+                "{key:?} has {holders} copies of {wanted} when slave {node} is let go"
+            );
+        }
+        self.let_go += 1;
+        self.nodes[node].is_let_go = true;
+        self.lose(node);
     }
 
     fn lose(&mut self, node: usize) {
@@ -754,6 +812,8 @@ impl World {
             self.zombies.insert(id, link);
         }
         self.active = 1 - self.active;
+        // The next reign knows of nobody that was removed.
+        self.nodes.iter_mut().for_each(|node| node.is_let_go = false);
         self.begin_reign();
         for node in 0..self.nodes.len() {
             self.connect(node);
@@ -905,7 +965,7 @@ impl World {
         }
         let master = &self.masters[self.active];
         let wanted = master.copies_wanted();
-        assert!(wanted >= self.config.copies.of(master.slave_count()));
+        assert!(wanted >= self.config.copies.of(master.slave_count() - master.draining().count()).max(1));
         let live: Vec<_> = master.slaves().map(|(_, slot, ..)| slot).collect();
         for (key, entry) in master.directory().iter() {
             let copies = live.iter().filter(|slot| entry.holders.contains(**slot)).count();

@@ -23,6 +23,7 @@ use dsm_protocol::machine::compaction::{after_round, Compaction, LogSizes, NextS
 use dsm_protocol::machine::log_scan::{LogPlace, LogScan, Part};
 use dsm_protocol::planted;
 use dsm_protocol::record::{self, Continuation, FileNumber, Operation, Rewriter, Trailer};
+use dsm_protocol::stored_key::StoredKey;
 use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
 use std::io;
@@ -409,7 +410,7 @@ impl Compactor {
         let mut live = Vec::with_capacity(changes.len());
         let mut changes = changes.into_iter();
         while changes.len() > 0 {
-            let keys: Vec<(Box<[u8]>, Version)> = next_piece(&mut changes)
+            let keys: Vec<(StoredKey, Version)> = next_piece(&mut changes)
                 .into_iter()
                 .filter_map(|change| match change {
                     Replay::Put { key, version, .. } => Some((key, version)),

@@ -18,8 +18,11 @@ use dsm_protocol::ids::{Epoch, Seq};
 use dsm_protocol::machine::log_scan::{LogPlace, LogScan, Part};
 use dsm_protocol::planted;
 use dsm_protocol::record::{parse_line, Continuation, FileNumber, Position};
+use futures_util::future;
 use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -52,6 +55,8 @@ pub struct Replayed {
     pub from_start: bool,
     /// The changes, in the order of the log.
     pub changes: Vec<Replay>,
+    /// How many changes more come after them, about; 0 where that is not known.
+    pub more: usize,
     /// The place after them.
     pub place: LogPlace,
     /// Which file it is a place in.
@@ -507,10 +512,16 @@ impl Follower {
     /// Reads what the file has, and says whether all that was replayed before is among it.
     async fn read_to_end(&mut self) -> io::Result<Sight> {
         let Some(file) = self.file.clone() else { return Ok(Sight::Follows) };
+        let (mut ahead, mut length) = (None, None);
         loop {
-            let Some(scan) = self.scan.take() else { return Ok(Sight::Follows) };
-            let before = scan.position().offset;
-            let (scan, part) = file.scan(scan).await?;
+            let before = self.told.position.offset;
+            let (scan, part) = match ahead.take() {
+                Some(scanned) => scanned,
+                None => {
+                    let Some(scan) = self.scan.take() else { return Ok(Sight::Follows) };
+                    file.scan(scan).await?
+                }
+            };
             if scan.position().offset > before {
                 self.continued = part.continued;
             }
@@ -541,10 +552,20 @@ impl Follower {
                 self.tell(part.changes, true).await;
                 return Ok(self.completeness());
             }
-            self.tell(part.changes, part.at_end).await;
             if part.at_end {
+                self.tell(part.changes, true).await;
                 return Ok(self.completeness());
             }
+            let length = match length {
+                Some(length) => length,
+                None => *length.insert(file.length().await?),
+            };
+            let more = more_changes(part.changes.len(), before..self.place().position.offset, length);
+            let telling = self.telling(part.changes, more, false);
+            // The next part is read and parsed while the master takes this one in.
+            let Some(scan) = self.scan.take() else { return Ok(Sight::Follows) };
+            let ((), scanned) = future::join(telling, file.scan(scan)).await;
+            ahead = Some(scanned?);
         }
     }
 
@@ -557,9 +578,15 @@ impl Follower {
     }
 
     async fn tell(&mut self, changes: Vec<Replay>, caught_up: bool) {
+        self.telling(changes, 0, caught_up).await;
+    }
+
+    /// Tells the master what is replayed up to this place, when it is awaited.
+    fn telling(&mut self, changes: Vec<Replay>, more: usize, caught_up: bool) -> impl Future<Output = ()> {
         let replayed = Replayed {
             from_start: std::mem::take(&mut self.from_start),
             changes,
+            more,
             place: self.place(),
             file: self.identity,
             number: self.number,
@@ -567,7 +594,8 @@ impl Follower {
             moved_to: self.moved_to.take(),
         };
         let before = std::mem::replace(&mut self.told, replayed.place.clone());
-        hand_over(&self.ports.replayed, replayed, before).await;
+        let port = self.ports.replayed.clone();
+        async move { hand_over(&port, replayed, before).await }
     }
 }
 
@@ -613,6 +641,7 @@ pub(crate) async fn hand_over(replayed: &Recipient<Replayed>, mut part: Replayed
         let piece = Replayed {
             from_start: std::mem::take(&mut part.from_start),
             changes: piece,
+            more: part.more.saturating_add(changes.len()),
             place: before.clone(),
             file: part.file,
             number: part.number,
@@ -623,6 +652,14 @@ pub(crate) async fn hand_over(replayed: &Recipient<Replayed>, mut part: Replayed
         let _ = replayed.send(piece).await;
     }
     let _ = replayed.send(part).await;
+}
+
+/// How many changes come after a part of so many, whose lines stand at these bytes of a file of that length, if it goes on like
+/// that.
+pub(crate) fn more_changes(changes: usize, part: Range<u64>, length: u64) -> usize {
+    let bytes = (part.end - part.start).max(1) as u128;
+    let more = changes as u128 * u128::from(length.saturating_sub(part.end)) / bytes;
+    usize::try_from(more).unwrap_or(usize::MAX)
 }
 
 /// Takes off as many changes as one turn may take in.
@@ -645,8 +682,16 @@ mod tests {
     use super::*;
 
     fn deletions(keys: usize, key_bytes: usize) -> std::vec::IntoIter<Replay> {
-        let deletion = |_| Replay::Delete { key: vec![b'k'; key_bytes].into() };
+        let deletion = |_| Replay::Delete { key: vec![b'k'; key_bytes].as_slice().into() };
         (0..keys).map(deletion).collect::<Vec<_>>().into_iter()
+    }
+
+    #[test]
+    fn the_rest_of_a_log_is_expected_to_be_like_its_last_part() {
+        assert_eq!(more_changes(10, 1000..2000, 12_000), 100);
+        assert_eq!(more_changes(10, 1000..2000, 2000), 0);
+        assert_eq!(more_changes(10, 1000..2000, 1500), 0, "it was cut");
+        assert_eq!(more_changes(0, 0..0, u64::MAX), 0);
     }
 
     #[test]

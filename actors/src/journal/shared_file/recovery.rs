@@ -16,6 +16,7 @@ use dsm_protocol::planted;
 use dsm_protocol::record::{
     BadLine, CrashKind, FileNumber, Judge, Position, RecordError, Scanner, Step, Verdict,
 };
+use futures_util::future;
 use std::cell::RefCell;
 use std::io;
 use std::path::PathBuf;
@@ -178,29 +179,39 @@ impl Recovery {
     ) -> io::Result<Found> {
         let begin =
             if planted!(RecoveryBelievesMemory) { LogPlace { tail: Vec::new(), ..begin } } else { begin };
-        let mut scan = LogScan::new(&begin, self.line_bytes_max).in_file(number).finishing();
+        let scan = LogScan::new(&begin, self.line_bytes_max).in_file(number).finishing();
         let mut from_start = from_start;
+        let mut before = scan.place();
+        let mut scanned = file.scan(scan).await?;
         loop {
-            let before = scan.place();
-            let (then, part) = file.scan(scan).await?;
-            scan = then;
+            let (scan, part) = scanned;
             log_tailer::tell_of_marks(&self.path, &part);
             let Part { changes, bad, at_end, lost, .. } = part;
-            if !lost {
-                let replayed = Replayed {
-                    from_start: std::mem::take(&mut from_start),
-                    changes,
-                    place: scan.place(),
-                    file: Some(identity),
-                    number,
-                    caught_up: at_end,
-                    moved_to: None,
-                };
-                log_tailer::hand_over(&self.replayed, replayed, before).await;
+            let place = scan.place();
+            if lost {
+                return Ok(Found { place, bad, lost });
             }
-            if at_end || lost || bad.is_some() {
-                return Ok(Found { place: scan.place(), bad, lost });
+            let replayed = Replayed {
+                from_start: std::mem::take(&mut from_start),
+                changes,
+                more: 0,
+                place: place.clone(),
+                file: Some(identity),
+                number,
+                caught_up: at_end,
+                moved_to: None,
+            };
+            let handing_over = log_tailer::hand_over(
+                &self.replayed,
+                replayed,
+                std::mem::replace(&mut before, place.clone()),
+            );
+            if at_end || bad.is_some() {
+                handing_over.await;
+                return Ok(Found { place, bad, lost });
             }
+            // The next part is read and parsed while the master takes this one in.
+            scanned = future::join(handing_over, file.scan(scan)).await.1?;
         }
     }
 

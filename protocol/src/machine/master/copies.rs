@@ -22,12 +22,9 @@ impl Master {
         let Some(slot) = self.members.slot_of(link) else { return };
         for (key, stamp) in entries {
             let Stamp { version, reign } = stamp;
-            match self.directory.holders_mut(&key, version) {
-                Some(holders) if self.reigns.is_ours(stamp) => {
-                    if holders.insert(slot) {
-                        self.count_copies(slot, 1);
-                    }
-                }
+            let is_ours = self.reigns.is_ours(stamp);
+            match self.directory.change_holders(&key, version, |holders| is_ours && holders.insert(slot)) {
+                Some(is_new) if is_ours => self.count_copies(slot, i64::from(is_new)),
                 _ if !self.reigns.may_drop(stamp) => effects.push(Effect::Witnessed { link, stamp }),
                 // This includes versions of this reign: the slave may have missed an overwrite while its link was down.
                 // A report that is older than messages in flight on the same link does no harm, because a drop spares
@@ -44,14 +41,14 @@ impl Master {
 
     /// Notes that `slot` holds `key` at `version`, if that is still the latest.
     pub(super) fn held(&mut self, slot: Slot, key: &[u8], version: Version) {
-        if self.directory.holders_mut(key, version).is_some_and(|holders| holders.insert(slot)) {
+        if self.directory.change_holders(key, version, |holders| holders.insert(slot)) == Some(true) {
             self.count_copies(slot, 1);
         }
     }
 
     /// Notes that `slot` does not hold `key` at `version`.
     pub(super) fn not_held(&mut self, slot: Slot, key: &[u8], version: Version) {
-        if self.directory.holders_mut(key, version).is_some_and(|holders| holders.remove(slot)) {
+        if self.directory.change_holders(key, version, |holders| holders.remove(slot)) == Some(true) {
             self.count_copies(slot, -1);
         }
     }
@@ -131,9 +128,9 @@ impl Master {
         value: &Bytes,
         effects: &mut Vec<Effect>,
     ) {
-        let live = self.members.live();
+        let staying = self.members.staying();
         let Some(entry) = self.directory.get(key).filter(|entry| entry.version == version) else { return };
-        let lacking = self.copies_wanted().saturating_sub(entry.holders.intersection(live).len());
+        let lacking = self.copies_wanted().saturating_sub(entry.holders.intersection(staying).len());
         let among = if value.len() <= self.config.value_max {
             self.with_room(payload(key, value)).without(entry.holders).without(self.behind_on_copies())
         } else {

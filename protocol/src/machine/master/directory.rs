@@ -21,21 +21,24 @@ pub struct Entry {
     pub holders: SlotSet,
 }
 
-/// An [`Entry`] as it is stored, once for every key: of the epoch, which most entries share, the number.
+/// An [`Entry`] as it is stored, once for every key. With a key, and its number in a chain, it fills a line of a processor's
+/// cache.
 #[derive(Clone, Copy, Debug)]
+#[repr(Rust, packed(4))]
 struct StoredEntry {
-    seq: Seq,
     /// The place's offset, and its file's number in the upper 16 bits.
     offset: u64,
     holders: SlotSet,
-    /// The epoch's place in [`Epochs`].
-    epoch: u32,
+    /// The lower half of the seq.
+    seq: u32,
+    /// The place of the rest of the version in [`Eras`].
+    era: u32,
     text_bytes: u32,
     text_crc: u32,
     bytes: u32,
 }
 
-const _: () = assert!(size_of::<StoredEntry>() == 40);
+const _: () = assert!(size_of::<StoredEntry>() == 36);
 
 /// So many bits an offset has beside its file's number: no log is longer than 256 TiB.
 const OFFSET_BITS: u32 = 48;
@@ -57,29 +60,34 @@ fn line_bytes(key: &[u8], stored: &StoredEntry) -> u64 {
     key.len() as u64 + u64::from(stored.text_bytes) + LINE_BYTES
 }
 
-/// The epochs of all entries, each once. There are as many as reigns have written to the log.
+/// What many versions have in common: the epoch, and the upper half of the seq.
+type Era = (Epoch, u32);
+
+/// The eras of all entries, each once. There are as many as reigns have written to the log, and one more for every 4 billion
+/// records.
 #[derive(Clone, Debug, Default)]
-struct Epochs {
-    all: Vec<Epoch>,
+struct Eras {
+    all: Vec<Era>,
     /// Their places in `all`.
-    places: BTreeMap<Epoch, u32>,
+    places: BTreeMap<Era, u32>,
 }
 
-impl Epochs {
-    fn place(&mut self, epoch: Epoch) -> u32 {
+impl Eras {
+    fn place(&mut self, era: Era) -> u32 {
         // Nearly all that is put in is of the latest one.
-        if self.all.last() == Some(&epoch) {
+        if self.all.last() == Some(&era) {
             return (self.all.len() - 1) as u32;
         }
-        *self.places.entry(epoch).or_insert_with(|| {
-            self.all.push(epoch);
+        *self.places.entry(era).or_insert_with(|| {
+            self.all.push(era);
             u32::try_from(self.all.len() - 1).expect("there are fewer than 4 billion reigns")
         })
     }
 
     fn whole(&self, stored: &StoredEntry) -> Entry {
-        let StoredEntry { seq, offset, holders, epoch, text_bytes, text_crc, bytes } = *stored;
-        let version = Version { epoch: self.all[epoch as usize], seq };
+        let StoredEntry { seq, offset, holders, era, text_bytes, text_crc, bytes } = *stored;
+        let (epoch, upper) = self.all[era as usize];
+        let version = Version { epoch, seq: Seq(u64::from(upper) << 32 | u64::from(seq)) };
         let file = FileNumber((offset >> OFFSET_BITS) as u16);
         let offset = offset & OFFSET_MAX;
         Entry { version, place: Place { file, offset, text_bytes, text_crc, bytes }, holders }
@@ -89,7 +97,8 @@ impl Epochs {
         let Entry { version: Version { epoch, seq }, place, holders } = entry;
         let Place { file, offset, text_bytes, text_crc, bytes } = place;
         let offset = located(file, offset);
-        StoredEntry { seq, offset, holders, epoch: self.place(epoch), text_bytes, text_crc, bytes }
+        let era = self.place((epoch, (seq.0 >> 32) as u32));
+        StoredEntry { offset, holders, seq: seq.0 as u32, era, text_bytes, text_crc, bytes }
     }
 }
 
@@ -97,7 +106,7 @@ impl Epochs {
 #[derive(Clone, Debug)]
 pub struct Directory {
     table: Table<StoredEntry>,
-    epochs: Epochs,
+    eras: Eras,
     sweep: Option<Sweep>,
     /// The sum of [`line_bytes`].
     live_bytes: u64,
@@ -123,24 +132,42 @@ pub(super) struct FoundEntry {
 impl Directory {
     /// An empty directory. Keys come from clients, so their hash is seeded.
     pub fn new(seed: u64) -> Self {
-        Directory { table: Table::new(seed), epochs: Epochs::default(), sweep: None, live_bytes: 0 }
+        Directory { table: Table::new(seed), eras: Eras::default(), sweep: None, live_bytes: 0 }
     }
 
     /// The entry of `key`.
     pub fn get(&self, key: &[u8]) -> Option<Entry> {
-        self.table.get(key).map(|stored| self.epochs.whole(stored))
+        self.table.get(key).map(|stored| self.eras.whole(stored))
     }
 
-    /// The holders of `key`, to change them, if its latest version is this one.
-    pub(super) fn holders_mut(&mut self, key: &[u8], version: Version) -> Option<&mut SlotSet> {
-        let Directory { table, epochs, .. } = self;
+    /// Changes the holders of `key`, if its latest version is this one, and gives what `change` does.
+    pub(super) fn change_holders<T>(
+        &mut self,
+        key: &[u8],
+        version: Version,
+        change: impl FnOnce(&mut SlotSet) -> T,
+    ) -> Option<T> {
+        let Directory { table, eras, .. } = self;
         let stored = table.get_mut(key)?;
-        (epochs.whole(stored).version == version).then_some(&mut stored.holders)
+        let Entry { version: latest, mut holders, .. } = eras.whole(stored);
+        let changed = (latest == version).then(|| change(&mut holders));
+        stored.holders = holders;
+        changed
+    }
+
+    /// Makes room for so many keys more, a little in each call.
+    pub(super) fn expect(&mut self, more: usize) {
+        self.table.expect(more);
+    }
+
+    /// Fetches from memory what is looked at first when these keys are put in or sought.
+    pub(super) fn warm<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) {
+        self.table.warm(keys);
     }
 
     /// Replaces the entry of `key` and returns the one it supersedes.
     pub fn insert(&mut self, key: &[u8], entry: Entry) -> Option<Entry> {
-        let stored = self.epochs.stored(entry);
+        let stored = self.eras.stored(entry);
         self.live_bytes += line_bytes(key, &stored);
         self.table.insert(key, stored).map(|stored| self.superseded(key, &stored))
     }
@@ -152,14 +179,14 @@ impl Directory {
 
     fn superseded(&mut self, key: &[u8], stored: &StoredEntry) -> Entry {
         self.live_bytes -= line_bytes(key, stored);
-        self.epochs.whole(stored)
+        self.eras.whole(stored)
     }
 
     /// Notes that the value of this version of `key` stands in another place now; nothing if another one is the latest.
     pub(super) fn relocate(&mut self, key: &[u8], version: Version, place: Place) {
-        let Directory { table, epochs, .. } = self;
+        let Directory { table, eras, .. } = self;
         if let Some(stored) = table.get_mut(key) {
-            if epochs.whole(stored).version == version || planted!(RelocatedUnchecked) {
+            if eras.whole(stored).version == version || planted!(RelocatedUnchecked) {
                 stored.offset = located(place.file, place.offset);
             }
         }
@@ -185,7 +212,7 @@ impl Directory {
     pub fn clear(&mut self) {
         self.table.clear();
         self.live_bytes = 0;
-        self.epochs = Epochs::default();
+        self.eras = Eras::default();
     }
 
     /// Begins to clear the bits of `slots` everywhere; [`Directory::sweep_on`] does it. Nothing that is put in
@@ -220,7 +247,7 @@ impl Directory {
     pub(super) fn walk(&self, from: usize, entries: usize, mut show: impl FnMut(&Entry)) -> Option<usize> {
         let end = from.saturating_add(entries).min(self.table.numbers());
         let entries = (from..end).filter_map(|number| self.table.at(number));
-        entries.for_each(|(_, stored)| show(&self.epochs.whole(stored)));
+        entries.for_each(|(_, stored)| show(&self.eras.whole(stored)));
         (end < self.table.numbers()).then_some(end)
     }
 
@@ -241,7 +268,7 @@ impl Directory {
                 continue;
             };
             *entries = entries.saturating_sub(1 + key.len() / KEY_BYTES_LOOKED_AT);
-            let entry = self.epochs.whole(stored);
+            let entry = self.eras.whole(stored);
             if is_sought(key, &entry) {
                 let entry = Some((Bytes::copy_from_slice(key), entry));
                 return FoundEntry { entry, next: Some(next) };
@@ -262,7 +289,7 @@ impl Directory {
 
     /// All keys with their entries.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], Entry)> {
-        self.table.iter().map(|(key, stored)| (key, self.epochs.whole(stored)))
+        self.table.iter().map(|(key, stored)| (key, self.eras.whole(stored)))
     }
 }
 

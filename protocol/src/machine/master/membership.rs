@@ -311,6 +311,8 @@ pub(super) struct Membership {
     /// Slots whose bits may still stand in the directory.
     stale: SlotSet,
     unreported: SlotSet,
+    /// Live ones that are to leave.
+    leaving: SlotSet,
     /// The hash of the name of the present or last slave in each slot.
     names: Vec<u64>,
     /// Its link, likewise.
@@ -320,6 +322,25 @@ pub(super) struct Membership {
 impl Membership {
     pub(super) fn live(&self) -> SlotSet {
         self.live
+    }
+
+    /// The live slaves that are to hold keys: all but those that are to leave, unless nobody else is there.
+    pub(super) fn staying(&self) -> SlotSet {
+        let staying = self.live.without(self.leaving);
+        if staying.is_empty() {
+            self.live
+        } else {
+            staying
+        }
+    }
+
+    /// Those that are to leave.
+    pub(super) fn leaving(&self) -> SlotSet {
+        self.leaving
+    }
+
+    pub(super) fn set_leaving(&mut self, slot: Slot) {
+        self.leaving.insert(slot);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -438,6 +459,7 @@ impl Membership {
         let member = self.members.get_mut(usize::from(slot.0))?.take()?;
         self.live.remove(slot);
         self.unreported.remove(slot);
+        self.leaving.remove(slot);
         self.stale.insert(slot);
         Some(member)
     }

@@ -16,6 +16,7 @@ mod copies;
 mod directory;
 mod hash;
 mod hedges;
+mod leaving;
 mod log_reads;
 mod membership;
 mod placement;
@@ -36,6 +37,7 @@ mod writes;
 pub use acks::{CopyCount, CopyCountError};
 pub use census::{Census, Lacking};
 pub use directory::{Directory, Entry};
+pub use leaving::Leaving;
 pub use membership::{Slot, SlotSet, SLAVES_MAX};
 pub use placement::Placement;
 pub use reads::READS_IN_A_ROW;
@@ -48,6 +50,7 @@ use crate::command::{Command, ErrorWord, Reply};
 use crate::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Stamp, Version};
 use crate::record::{FileNumber, Place};
 use bytes::Bytes;
+use leaving::LeavingSlaves;
 use membership::Membership;
 use placement::Random;
 use reads::Reads;
@@ -194,6 +197,11 @@ pub enum Event {
     SlaveLost {
         /// The link that is gone.
         link: LinkId,
+    },
+    /// A slave that was removed comes from another process than then: it is wanted again.
+    SlaveStartedAnew {
+        /// The name of the slave.
+        id: SlaveId,
     },
     /// A slave acknowledged writes.
     Acked {
@@ -368,6 +376,13 @@ pub enum Effect {
         /// Version and reign of the copy.
         stamp: Stamp,
     },
+    /// A slave is drained from now on, or is let go: then its link is to be closed.
+    Leaving {
+        /// The link of the slave.
+        link: LinkId,
+        /// How far it is.
+        state: Leaving,
+    },
     /// Repair or rebalancing has begun or ended.
     Repair(RepairNews),
 }
@@ -411,6 +426,7 @@ pub struct Master {
     slices: Slices,
     repair: Repair,
     rebalance: Rebalance,
+    leaving: LeavingSlaves,
     random: Random,
     counters: Counters,
     /// Links of slaves that enlisted while no slot was usable.
@@ -430,10 +446,21 @@ impl Master {
             slices: Slices::default(),
             repair: Repair::default(),
             rebalance: Rebalance::default(),
+            leaving: LeavingSlaves::default(),
             random: Random::new(config.seed),
             counters: Counters::default(),
             waiting_for_slot: Vec::new(),
         }
+    }
+
+    /// Prepares to take in about so many keys, which the log still has.
+    pub fn expect_keys(&mut self, more: usize) {
+        self.directory.expect(more);
+    }
+
+    /// Prepares to take in changes of these keys: what is looked at first is fetched from memory for all of them at once.
+    pub fn expect_replay<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) {
+        self.directory.warm(keys);
     }
 
     /// Takes in a write of the log, as a standby or before a reign begins: the key has that version, and its value stands
@@ -579,6 +606,7 @@ impl Master {
                     self.slave_lost(now, slot, effects);
                 }
             }
+            Event::SlaveStartedAnew { id } => self.slave_started_anew(&id),
             Event::Acked { link, writes, room_bytes } => self.acked(link, writes, room_bytes, effects),
             Event::Full { link, before } => self.full(link, before, effects),
             Event::Value { link, read, version, reign, value } => {
@@ -598,6 +626,7 @@ impl Master {
             Event::LogRead { read, result } => self.log_read(now, read, result, effects),
             Event::Tick => {
                 self.tick_repair(now, effects);
+                self.let_go(effects);
                 self.tick_rebalance(now);
                 self.expire_reads(now, effects);
             }
@@ -631,6 +660,7 @@ impl Master {
             Command::Delete { keys } => {
                 self.write(asker, Change::Delete(SmallVec::from_vec(keys)), 0, effects);
             }
+            Command::RemoveSlave { id } => self.remove_slave(now, asker, id, effects),
             Command::Status | Command::Failover => {
                 let reply = Reply::error(ErrorWord::Bad, "this command is for the node, not for the store");
                 effects.push(Effect::Reply { to: asker, reply });
@@ -646,6 +676,7 @@ impl Master {
         self.reads.hedges.clear();
         self.repair.clear();
         self.rebalance.clear();
+        self.leaving.clear();
         self.waiting_for_slot.clear();
         self.writes.forget_losses();
         for slot in self.members.live().iter() {

@@ -218,13 +218,13 @@ impl Master {
 
     /// What is wrong with the copies of a key, if something is. Keys that lack copies are repair's.
     fn misplaced(&self, key: &[u8], entry: &Entry, drops_surplus: bool) -> Option<Misplaced> {
-        let (live, wanted) = (self.members.live(), self.copies_wanted());
-        let holders = entry.holders.intersection(live);
+        let (staying, wanted) = (self.members.staying(), self.copies_wanted());
+        let holders = entry.holders.intersection(staying);
         if holders.len() < wanted {
             return None;
         }
         let is_elsewhere = self.config.placement == Placement::Hash && {
-            let right = ranked(&self.members, live, wanted, hash_bytes(key));
+            let right = ranked(&self.members, staying, wanted, hash_bytes(key));
             !right.without(holders).is_empty()
         };
         if is_elsewhere {
@@ -256,7 +256,7 @@ impl Master {
                     }
                     RebalanceWalk::Move => misplaced == Some(Misplaced::Elsewhere),
                     RebalanceWalk::Drop => {
-                        let holders = entry.holders.intersection(self.members.live());
+                        let holders = entry.holders.intersection(self.members.staying());
                         misplaced.is_some() && holders.len() > self.copies_wanted() && entry.version <= newest
                     }
                 }
@@ -284,7 +284,7 @@ impl Master {
 
     /// The slaves to which a key is to be copied: those that placement names, lack it and have room.
     fn movers(&self, key: &[u8], entry: &Entry, charge: u64) -> SlotSet {
-        let right = ranked(&self.members, self.members.live(), self.copies_wanted(), hash_bytes(key));
+        let right = ranked(&self.members, self.members.staying(), self.copies_wanted(), hash_bytes(key));
         right.intersection(self.takers(entry, charge))
     }
 
@@ -338,7 +338,7 @@ impl Master {
         self.rebalance.left = self.rebalance.left.saturating_sub(u64::from(is_first));
         let is_current = |entry: &Entry| entry.version == version && entry.holders.contains(slot);
         let Some(entry) = self.directory.get(key).filter(is_current) else { return };
-        let holders = entry.holders.intersection(self.members.live());
+        let holders = entry.holders.intersection(self.members.staying());
         if holders.len() > self.copies_wanted() {
             if let Some(old) = worst(&self.members, holders, hash_bytes(key)) {
                 self.drop_at(old, key, version, effects);
@@ -348,7 +348,7 @@ impl Master {
 
     /// Drops the copies of a key that are too many. Those that stay are acknowledged: that was waited for.
     fn drop_surplus(&mut self, key: Bytes, entry: Entry, effects: &mut Vec<Effect>) {
-        let holders = entry.holders.intersection(self.members.live());
+        let holders = entry.holders.intersection(self.members.staying());
         let (hash, wanted) = (hash_bytes(&key), self.copies_wanted());
         let kept = choose(self.config.placement, &self.members, holders, wanted, hash, &mut self.random);
         self.tell_rebalance(effects);

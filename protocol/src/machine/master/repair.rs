@@ -68,6 +68,8 @@ pub enum RepairCause {
     SlaveLost,
     /// A slave has joined.
     SlaveJoined,
+    /// A slave is to leave: its copies are made elsewhere.
+    SlaveLeaves,
     /// The count of copies has found keys that lack some.
     Counted,
 }
@@ -165,6 +167,8 @@ struct RepairRun {
     done_before: u64,
     /// How many first rounds there were since slaves came or went.
     cycles: usize,
+    /// Whether the last walk has found that no key lacks copies.
+    is_complete: bool,
     round: RepairRound,
 }
 
@@ -247,8 +251,8 @@ impl Master {
     /// How many copies a key is to have: as many as a write would if all slaves of this reign were active, the missing ones
     /// included, but not more than are active. Without repair, those that a write must have.
     pub fn copies_wanted(&self) -> usize {
-        let live = self.members.len();
-        self.config.copies.of(self.repair.slaves_most.max(live)).min(live)
+        let staying = self.members.staying().len();
+        self.config.copies.of(self.repair.slaves_most.max(staying)).min(staying)
     }
 
     pub(super) fn repairs(&self) -> bool {
@@ -266,6 +270,16 @@ impl Master {
         self.repair.tokens > 0 && keys <= self.repair_keys_max() / 2 && bytes < BYTES_MAX
     }
 
+    /// A slave leaves for good: it will not be missing.
+    pub(super) fn miss_no_longer(&mut self) {
+        let staying = self.members.staying().len();
+        self.repair.slaves_most = self.repair.slaves_most.saturating_sub(1).max(staying);
+    }
+
+    pub(super) fn plan_repair(&mut self, at: Millis, cause: RepairCause) {
+        self.repair.plan(at, cause);
+    }
+
     /// A slave has left that held `copies`.
     pub(super) fn repair_after_loss(&mut self, now: Millis, copies: u64) {
         if self.repairs() {
@@ -279,9 +293,9 @@ impl Master {
         if !self.repairs() {
             return;
         }
-        let live = self.members.len();
-        let is_whole = live >= self.repair.slaves_most;
-        self.repair.slaves_most = self.repair.slaves_most.max(live);
+        let staying = self.members.staying().len();
+        let is_whole = staying >= self.repair.slaves_most;
+        self.repair.slaves_most = self.repair.slaves_most.max(staying);
         let grace_ms = if is_whole { LOST_GRACE_MS } else { JOINED_GRACE_MS };
         self.repair.plan(now.plus(grace_ms), RepairCause::SlaveJoined);
     }
@@ -384,6 +398,8 @@ impl Master {
             return;
         }
         repair.due = None;
+        self.cover_leaving();
+        let repair = &mut self.repair;
         let began = repair.run.take().unwrap_or(RepairRun {
             cause,
             began: now,
@@ -392,6 +408,7 @@ impl Master {
             begun: 0,
             done_before: 0,
             cycles: 0,
+            is_complete: false,
             round: RepairRound::first(),
         });
         let done_before = began.done.keys;
@@ -409,7 +426,7 @@ impl Master {
         let (under_way, _) = self.repairing();
         let keys_max = self.repair_keys_max().saturating_sub(under_way);
         let wanted = self.copies_wanted();
-        let live = self.members.live();
+        let staying = self.members.staying();
         let mut entries = ENTRIES_AT_ONCE;
         for _ in 0..keys_max {
             let Some(run) = self.repair.run.as_mut() else { return };
@@ -417,7 +434,7 @@ impl Master {
             let Some(from) = *next else { break };
             let left = &mut self.repair.left;
             let found = self.directory.find(from, &mut entries, |_, entry| {
-                let copies = entry.holders.intersection(live).len();
+                let copies = entry.holders.intersection(staying).len();
                 let lacks = copies < wanted;
                 *left += u64::from(lacks && *is_first);
                 if lacks && copies > *copies_max {
@@ -454,7 +471,7 @@ impl Master {
             effects.push(Effect::Repair(RepairNews::Began { cause: run.cause }));
         }
         let copies =
-            self.copies_wanted().saturating_sub(entry.holders.intersection(self.members.live()).len());
+            self.copies_wanted().saturating_sub(entry.holders.intersection(self.members.staying()).len());
         self.repair.charge(charge * copies as u64);
         self.repair.begin_read(bytes);
         let to = Destination::Repair { bytes, purpose: CopyPurpose::Repairs };
@@ -470,7 +487,7 @@ impl Master {
             member.room_bytes() >= charge.saturating_add(member.room_most() / ROOM_LEFT_PART)
         };
         let roomy = self.members.iter().filter(|(_, member)| has_room(member)).map(|(slot, _)| slot);
-        roomy.collect::<SlotSet>().without(entry.holders)
+        roomy.collect::<SlotSet>().intersection(self.members.staying()).without(entry.holders)
     }
 
     /// The value of a key has been read, or could not be. A version that is superseded has nothing to gain: its successor was
@@ -490,8 +507,8 @@ impl Master {
         if purpose == CopyPurpose::Moves {
             return self.move_read(&key, &entry, &value, effects);
         }
-        let live = self.members.live();
-        let lacking = self.copies_wanted().saturating_sub(entry.holders.intersection(live).len());
+        let staying = self.members.staying();
+        let lacking = self.copies_wanted().saturating_sub(entry.holders.intersection(staying).len());
         let among = self.takers(&entry, payload(&key, &value));
         let hash = hash_bytes(&key);
         let chosen = choose(self.config.placement, &self.members, among, lacking, hash, &mut self.random);
@@ -523,12 +540,15 @@ impl Master {
             self.repair.left = 0;
             return;
         }
+        run.is_complete = stuck + run.begun == 0;
         let left = if has_helped { stuck } else { stuck + run.begun };
         self.end_repair(now, left, effects);
     }
 
     fn end_repair(&mut self, now: Millis, left: u64, effects: &mut Vec<Effect>) {
         let Some(run) = self.repair.run.take() else { return };
+        let again_ms = if left > 0 { RETRY_MS } else { LOST_GRACE_MS };
+        self.note_drained(now, run.is_complete, again_ms);
         if run.is_told {
             let RepairRun { cause, done: Repaired { keys, bytes }, began, .. } = run;
             let ms = now.since(began);

@@ -3,6 +3,7 @@
 //! Guarantees that a logged write finds its reserved room (`docs/ARCHITECTURE.md`, *Room*). The room that a slave
 //! reports is kept in `membership.rs`.
 
+use super::membership::Member;
 use super::{Change, Entry, Master, Slot, SlotSet, WriteId};
 use crate::command::{ErrorWord, Reply};
 use crate::ids::{LinkId, SlaveId};
@@ -55,7 +56,7 @@ impl Master {
     /// # Errors
     /// Why it cannot be taken now.
     pub(super) fn begin_admission(&mut self, change: &Change, bytes: u64) -> Result<RoomSought, Reply> {
-        let active = self.members.len();
+        let active = self.members.staying().len();
         let needed = self.config.slaves_min.max(1);
         if active < needed {
             let detail = format!("{active} of at least {needed} slaves are active");
@@ -66,15 +67,15 @@ impl Master {
         if self.members.iter().all(|(_, member)| member.is_unlimited()) {
             return Ok(admission);
         }
-        if pairs.len() > PAIRS_PLACED_MAX && self.with_room(bytes) == self.members.live() {
-            for slot in self.members.live().iter() {
+        if pairs.len() > PAIRS_PLACED_MAX && self.with_room(bytes) == self.members.staying() {
+            for slot in self.members.staying().iter() {
                 let Some(link) = self.members.link_of(slot) else { continue };
                 if let Some(member) = self.members.get_mut(slot) {
                     member.reserve(bytes);
                     admission.reserved.add(slot, link, bytes);
                 }
             }
-            admission.reserved.everywhere = self.members.live();
+            admission.reserved.everywhere = self.members.staying();
             return Ok(admission);
         }
         admission.pairs = pairs.len();
@@ -105,7 +106,7 @@ impl Master {
             let roomy = self.with_room_for(key, bytes);
             if roomy.len() < needed {
                 self.release(reserved);
-                let (roomy, active) = (roomy.len(), self.members.len());
+                let (roomy, active) = (roomy.len(), self.members.staying().len());
                 let detail = format!("{roomy} of {active} slaves have room for {bytes} more bytes");
                 return Err(Reply::error(ErrorWord::OutOfMemory, detail));
             }
@@ -156,11 +157,11 @@ impl Master {
     /// room only for the difference. Notes those without room.
     pub(super) fn with_room_for(&mut self, key: &[u8], bytes: u64) -> SlotSet {
         if self.members.iter().all(|(_, member)| member.is_unlimited()) || planted!(RoomIgnored) {
-            return self.members.live();
+            return self.members.staying();
         }
         let old = self.directory.get(key);
         let mut roomy = SlotSet::EMPTY;
-        for slot in self.members.live().iter() {
+        for slot in self.members.staying().iter() {
             let charge = charge(old.as_ref(), slot, key, bytes);
             let Some(member) = self.members.get_mut(slot) else { continue };
             if member.room_bytes() >= charge {
@@ -174,7 +175,9 @@ impl Master {
 
     /// The live slaves that have room for `bytes` more.
     pub(super) fn with_room(&self, bytes: u64) -> SlotSet {
-        self.members.iter().filter(|(_, member)| member.room_bytes() >= bytes).map(|(slot, _)| slot).collect()
+        let has_room = |(_, member): &(Slot, &Member)| member.room_bytes() >= bytes;
+        let roomy: SlotSet = self.members.iter().filter(has_room).map(|(slot, _)| slot).collect();
+        roomy.intersection(self.members.staying())
     }
 
     /// The active slaves that recently had no room for a value: name, bytes of room, bytes of the smallest such value.

@@ -19,7 +19,8 @@ impl Master {
         assert!(self.members.iter().all(|(_, member)| member.id != id), "slave {id} is active already");
         match self.members.clean_slot() {
             Some(slot) => {
-                self.members.join(slot, id, link, room_bytes);
+                self.members.join(slot, id.clone(), link, room_bytes);
+                self.drain_after_join(now, &id);
                 self.repair_after_join(now);
                 self.rebalance_after_change(now, false, effects);
                 effects.push(Effect::Joined { link });
@@ -33,8 +34,11 @@ impl Master {
 
     pub(super) fn slave_lost(&mut self, now: Millis, slot: Slot, effects: &mut Vec<Effect>) {
         if let Some(member) = self.members.leave(slot) {
-            self.repair_after_loss(now, member.copies);
-            self.rebalance_after_change(now, true, effects);
+            self.leaving.doubt();
+            if !self.leaving.is_let_go(&member.id) {
+                self.repair_after_loss(now, member.copies);
+                self.rebalance_after_change(now, true, effects);
+            }
             self.lose(now, slot, effects);
             self.sweep_if_needed();
         }

@@ -211,6 +211,7 @@ mod tests {
                     | Effect::SendHoldingsNext { .. }
                     | Effect::ReadLog { .. }
                     | Effect::Witnessed { .. }
+                    | Effect::Leaving { .. }
                     | Effect::Repair(_) => {}
                 }
             }

@@ -332,7 +332,7 @@ impl Master {
     ) {
         let bytes = payload(key, value);
         self.rebalance.note_placed(version);
-        let live = self.members.live();
+        let live = self.members.staying();
         let reserved = &self.writes.all[id.0].reserved;
         let reserved = reserved.slots.get(index).copied().unwrap_or(reserved.everywhere).intersection(live);
         // Slaves without room count as absent. Slaves with reserved room have it. If all of these have left since, no
@@ -465,6 +465,7 @@ pub(super) mod tests {
                     | Effect::SendHoldingsNext { .. }
                     | Effect::ReadLog { .. }
                     | Effect::Witnessed { .. }
+                    | Effect::Leaving { .. }
                     | Effect::Repair(_) => {}
                 }
             }

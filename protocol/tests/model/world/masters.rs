@@ -56,7 +56,7 @@ impl World {
             master::Effect::ReadLog { read, place, version, key } => {
                 self.masters[m].shell.change().log_reads.push((read, place, version, key));
             }
-            master::Effect::Repair(_) => {}
+            master::Effect::Repair(_) | master::Effect::Leaving { .. } => {}
             master::Effect::Witnessed { stamp, .. } => {
                 self.wrong(format!("a slave holds {stamp}, which the log lacks"));
             }

@@ -490,7 +490,7 @@ impl Handler<Replayed> for LogKeeper {
     type Result = ResponseActFuture<Self, ()>;
 
     fn handle(&mut self, replayed: Replayed, ctx: &mut Self::Context) -> Self::Result {
-        let Replayed { from_start, changes, place, file, number, caught_up, moved_to } = replayed;
+        let Replayed { from_start, changes, more, place, file, number, caught_up, moved_to } = replayed;
         if from_start {
             self.stop_relocating(ctx);
         }
@@ -498,7 +498,7 @@ impl Handler<Replayed> for LogKeeper {
             self.relocate(moved_to, None, ctx);
         }
         let (end, durable, log) = (place.position, place.durable, file.map(log_id));
-        let part = ReplayPart { from_start, changes, end, durable, log, caught_up };
+        let part = ReplayPart { from_start, changes, more, end, durable, log, caught_up };
         self.under_way += 1;
         let taking_in = self.setup.events.send(LogEvent::Replayed(part));
         Box::pin(taking_in.into_actor(self).map(move |taken, keeper, _| {
