@@ -59,7 +59,7 @@ struct Args {
     #[command(flatten)]
     log: cli::LogArgs,
 
-    /// READ KEY | WRITE KEY VALUE... | DELETE KEY | STATUS | FAILOVER | HELP [default: show a prompt]
+    /// READ KEY | WRITE KEY VALUE... | DELETE KEY | STATUS | FAILOVER | REMOVE-SLAVE SLAVE | HELP [default: show a prompt]
     #[arg(value_name = "OPERATION", trailing_var_arg = true, allow_hyphen_values = true)]
     operation: Vec<OsString>,
 }
@@ -165,6 +165,10 @@ fn once(store: &Store, operation: TypedOperation) -> anyhow::Result<ExitCode> {
         TypedOperation::Failover => {
             store.run(Client::failover).map_err(failed)?;
             b"FAILOVER_DONE".to_vec()
+        }
+        TypedOperation::RemoveSlave(slave) => {
+            store.run(|client| client.remove_slave(slave)).map_err(failed)?;
+            prompt::REMOVAL_BEGUN.to_vec()
         }
         TypedOperation::Help => prompt::help("").into_bytes(),
         // There is nothing to leave.

@@ -119,7 +119,7 @@ fn answer(command: &StoreCommand, map: &Map) -> Option<Reply> {
             }
             Reply::Count(values.len() as u64)
         }
-        StoreCommand::Failover => Reply::Done,
+        StoreCommand::Failover | StoreCommand::RemoveSlave { .. } => Reply::Done,
         other => panic!("the client does not ask {other:?}"),
     })
 }
@@ -155,7 +155,7 @@ fn assert_one_line(error: &[u8]) {
 fn a_piped_session_gets_one_answer_a_line_and_nothing_else() {
     let master = small_master(&Map::default());
     let script = "WRITE foo one two\nREAD foo\nread nothing\nDELETE foo\nDELETE foo\nWRITE\nk e y\nv a l\n\
-                  READ\nk e y\n\nFROB x\nWRITE foo\nWRITE busy 1\nSTATUS\nFAILOVER\nEXIT\nREAD foo\n";
+                  READ\nk e y\n\nFROB x\nWRITE foo\nWRITE busy 1\nSTATUS\nFAILOVER\nREMOVE-SLAVE slave-2\nEXIT\nREAD foo\n";
     let output = run(client(&[&master], &[]), script.as_bytes());
     assert_eq!(
         text(&output.stdout).lines().collect::<Vec<_>>(),
@@ -173,6 +173,7 @@ fn a_piped_session_gets_one_answer_a_line_and_nothing_else() {
             "# Replication",
             "role:primary",
             "FAILOVER_DONE",
+            "REMOVE-SLAVE_BEGUN",
             "Exiting Client...",
         ]
     );

@@ -12,7 +12,7 @@ use crate::shown::shown_error;
 use bytes::{Bytes, BytesMut};
 pub use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError, KEY_MAX, VALUE_MAX_DEFAULT};
 use dsm_protocol::frame::{self, About, Incoming, Unframer};
-use dsm_protocol::ids::{LinkId, Millis, RequestId};
+use dsm_protocol::ids::{LinkId, Millis, RequestId, SlaveId};
 use dsm_protocol::machine::client::{self as machine, Effect, Event, FailureCause, Outcome, RequestKind};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message, Request};
 use std::collections::{BTreeMap, VecDeque};
@@ -282,6 +282,15 @@ impl Client {
     /// See [`ClientError`].
     pub async fn failover(&self) -> Result<(), ClientError> {
         self.change(Command::Failover).await
+    }
+
+    /// Asks the active master to move the copies of a slave to others and to let it go. Done when that has begun; INFO says how
+    /// far it is.
+    ///
+    /// # Errors
+    /// See [`ClientError`]. Refused for a name that no active slave has, and for a slave that cannot be spared.
+    pub async fn remove_slave(&self, slave: SlaveId) -> Result<(), ClientError> {
+        self.change(Command::RemoveSlave { id: slave }).await
     }
 
     /// Sends any command and returns its result, which is never [`Reply::Error`].

@@ -7,6 +7,9 @@ use std::io::{self, IsTerminal as _, Write as _};
 /// The last line of a dialog.
 pub const FAREWELL: &[u8] = b"Exiting Client...";
 
+/// The answer to a REMOVE-SLAVE that is accepted.
+pub const REMOVAL_BEGUN: &[u8] = b"REMOVE-SLAVE_BEGUN";
+
 /// The answer to an unknown operation.
 pub const INVALID: &str = "Invalid Operation! Please Try Again.";
 
@@ -102,12 +105,16 @@ mod tests {
              DELETE <key>          deletes the key\n\
              STATUS                describes the master that serves\n\
              FAILOVER              asks the master that serves to hand over to the other one\n\
+             REMOVE-SLAVE <slave>  moves the copies of that slave to others and lets it go\n\
              EXIT                  leaves\n\
              READ, WRITE and DELETE alone ask for key and value. A key, or a whole value, may be in quotes, as in \
              redis-cli:\n\
              \"a b\" may contain \\n, \\\", \\x00 and the like; 'a b' is taken literally."
         );
-        assert_eq!(usage(), "READ <key>, WRITE <key> <value>, DELETE <key>, STATUS, FAILOVER, HELP or EXIT");
+        assert_eq!(
+            usage(),
+            "READ <key>, WRITE <key> <value>, DELETE <key>, STATUS, FAILOVER, REMOVE-SLAVE <slave>, HELP or EXIT"
+        );
         assert_eq!(usage_of("WRITE"), "WRITE <key> <value>");
         let both = help("status   shows more\nkill N   kills");
         assert!(!both.contains("STATUS") && both.contains("FAILOVER"), "{both}");

@@ -1,6 +1,8 @@
 //! The dialog: asks for operations, carries them out, and shows which master serves.
 
-use super::answers::{error_line, help, not_found, say, shown, status_text, FAREWELL, INVALID};
+use super::answers::{
+    error_line, help, not_found, say, shown, status_text, FAREWELL, INVALID, REMOVAL_BEGUN,
+};
 use super::store::Store;
 use super::terminal::{LineAnswer, Terminal};
 use super::typed::{usage_of, TypedOperation};
@@ -217,6 +219,9 @@ impl Dialog<'_> {
                 self.store.run(Client::status).map(|text| status_text(&text).into_bytes())
             }
             TypedOperation::Failover => self.store.run(Client::failover).map(|()| b"FAILOVER_DONE".to_vec()),
+            TypedOperation::RemoveSlave(slave) => {
+                self.store.run(|client| client.remove_slave(slave)).map(|()| REMOVAL_BEGUN.to_vec())
+            }
         };
         match answer {
             Ok(line) => say(&line)?,

@@ -1,6 +1,7 @@
 //! An operation as it was typed, at the prompt or as words of a command line.
 
 use dsm_protocol::command::{PromptLine, COMMAND_FACTS};
+use dsm_protocol::ids::SlaveId;
 use std::sync::LazyLock;
 
 /// An operation as it was typed.
@@ -16,6 +17,8 @@ pub enum TypedOperation {
     Status,
     /// `FAILOVER`.
     Failover,
+    /// `REMOVE-SLAVE slave`.
+    RemoveSlave(SlaveId),
     /// `HELP`.
     Help,
     /// `EXIT`.
@@ -71,6 +74,7 @@ impl TypedOperation {
             },
             b"STATUS" => alone(TypedOperation::Status),
             b"FAILOVER" => alone(TypedOperation::Failover),
+            b"REMOVE-SLAVE" => remove_slave(rest.trim_ascii_end()),
             b"HELP" => alone(TypedOperation::Help),
             b"EXIT" | b"QUIT" => alone(TypedOperation::Exit),
             _ => TypedOperation::Invalid(usage()),
@@ -91,11 +95,18 @@ impl TypedOperation {
             (b"WRITE", _) => TypedOperation::Invalid(usage_of("WRITE")),
             (b"STATUS", []) => TypedOperation::Status,
             (b"FAILOVER", []) => TypedOperation::Failover,
+            (b"REMOVE-SLAVE", [slave]) => remove_slave(slave),
+            (b"REMOVE-SLAVE", _) => TypedOperation::Invalid(usage_of("REMOVE-SLAVE")),
             (b"HELP", []) => TypedOperation::Help,
             (b"EXIT" | b"QUIT", []) => TypedOperation::Exit,
             _ => TypedOperation::Invalid(usage()),
         }
     }
+}
+
+fn remove_slave(name: &[u8]) -> TypedOperation {
+    let slave = std::str::from_utf8(name).ok().and_then(|name| SlaveId::new(name).ok());
+    slave.map_or(TypedOperation::Invalid(usage_of("REMOVE-SLAVE")), TypedOperation::RemoveSlave)
 }
 
 /// The bytes up to the first white space, and the rest with it.
@@ -191,6 +202,9 @@ mod tests {
             ("STATUS", TypedOperation::Status),
             ("STATUS now", TypedOperation::Invalid(usage())),
             ("failover", TypedOperation::Failover),
+            ("remove-slave  slave-2 ", TypedOperation::RemoveSlave(SlaveId::new("slave-2").unwrap())),
+            ("REMOVE-SLAVE", TypedOperation::Invalid(usage_of("REMOVE-SLAVE"))),
+            ("REMOVE-SLAVE a b", TypedOperation::Invalid(usage_of("REMOVE-SLAVE"))),
             ("help", TypedOperation::Help),
             ("exit", TypedOperation::Exit),
             ("", TypedOperation::Empty),
@@ -227,6 +241,9 @@ mod tests {
             (&["WRITE", "k"], TypedOperation::Invalid(usage_of("WRITE"))),
             (&["DELETE", "-k"], TypedOperation::Delete(Some(bytes("-k")))),
             (&["FAILOVER"], TypedOperation::Failover),
+            (&["REMOVE-SLAVE", "one"], TypedOperation::RemoveSlave(SlaveId::new("one").unwrap())),
+            (&["REMOVE-SLAVE"], TypedOperation::Invalid(usage_of("REMOVE-SLAVE"))),
+            (&["REMOVE-SLAVE", ""], TypedOperation::Invalid(usage_of("REMOVE-SLAVE"))),
             (&["help"], TypedOperation::Help),
             (&["EXIT"], TypedOperation::Exit),
             (&["EXIT", "now"], TypedOperation::Invalid(usage())),

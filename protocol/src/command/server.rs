@@ -100,7 +100,10 @@ pub(super) static REMOVE_SLAVE: CommandFacts = CommandFacts {
     changes: Changes::Server,
     answer: AnswerLength::Short,
     log_word: "REMOVE-SLAVE",
-    prompt: None,
+    prompt: Some(PromptLine {
+        usage: "REMOVE-SLAVE <slave>",
+        means: "moves the copies of that slave to others and lets it go",
+    }),
 };
 
 const REMOVE_SLAVE_SPEC: Spec = Spec {
