@@ -181,8 +181,8 @@ impl Master {
         let (hedge, first, is_short) = (read.hedge, read.asked, read.has_short_value());
         match hedge {
             Some(second) if second == slot => {
-                self.counters.hedges_won += 1;
                 let slower: SlotSet = first.without(SlotSet::from_iter([second]));
+                self.counters.hedges_won += u64::from(!slower.is_empty());
                 for slot in slower.iter() {
                     if let Some(member) = self.members.get_mut(slot) {
                         member.slow_until = now.plus(SLOW_MS);

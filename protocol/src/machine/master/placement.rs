@@ -2,6 +2,7 @@
 
 use super::hash::mix;
 use super::membership::{Membership, Slot, SlotSet};
+use smallvec::SmallVec;
 
 /// How the slaves of a write are chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,12 +66,11 @@ pub(super) fn ranked(members: &Membership, among: SlotSet, count: usize, key_has
     if count >= among.len() {
         return among;
     }
-    let mut chosen = SlotSet::EMPTY;
-    for _ in 0..count {
-        let best = among.without(chosen).iter().max_by_key(|slot| weight(members, *slot, key_hash));
-        chosen.extend_one(best);
-    }
-    chosen
+    let Some(last) = count.checked_sub(1) else { return SlotSet::EMPTY };
+    let weighed = among.iter().map(|slot| (weight(members, slot, key_hash), slot));
+    let mut weighed: SmallVec<[(u64, Slot); 16]> = weighed.collect();
+    weighed.select_nth_unstable_by(last, |one, other| other.cmp(one));
+    weighed.iter().take(count).map(|(_, slot)| *slot).collect()
 }
 
 /// The one of `among` with the lowest rank for a key.
@@ -80,14 +80,6 @@ pub(super) fn worst(members: &Membership, among: SlotSet, key_hash: u64) -> Opti
 
 fn weight(members: &Membership, slot: Slot, key_hash: u64) -> u64 {
     members.get(slot).map_or(0, |member| mix(key_hash ^ member.id_hash))
-}
-
-impl SlotSet {
-    fn extend_one(&mut self, slot: Option<Slot>) {
-        if let Some(slot) = slot {
-            self.insert(slot);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -240,7 +240,7 @@ impl Master {
             return;
         }
         self.rebalance.steps = self.rebalance.steps.saturating_sub(1);
-        let ranks = self.members.len() * self.copies_wanted();
+        let ranks = self.members.len();
         let mut entries = (LOOKS_AT_ONCE / (ranks / RANKS_FOR_ONE).max(1)).max(1);
         let mut keys_left = self.repair_keys_max().saturating_sub(self.repairing().0);
         while let Some(run) = &self.rebalance.run {
@@ -340,7 +340,9 @@ impl Master {
         let Some(entry) = self.directory.get(key).filter(is_current) else { return };
         let holders = entry.holders.intersection(self.members.staying());
         if holders.len() > self.copies_wanted() {
-            if let Some(old) = worst(&self.members, holders, hash_bytes(key)) {
+            // Of one that still reports, an older report may come after the drop, and would make it a holder again.
+            let reported = holders.without(self.members.unreported());
+            if let Some(old) = worst(&self.members, reported, hash_bytes(key)) {
                 self.drop_at(old, key, version, effects);
             }
         }
@@ -352,7 +354,8 @@ impl Master {
         let (hash, wanted) = (hash_bytes(&key), self.copies_wanted());
         let kept = choose(self.config.placement, &self.members, holders, wanted, hash, &mut self.random);
         self.tell_rebalance(effects);
-        for slot in holders.without(kept).iter() {
+        // See `moved_to`.
+        for slot in holders.without(kept).without(self.members.unreported()).iter() {
             self.repair.charge(payload(&key, &[]));
             self.drop_at(slot, &key, entry.version, effects);
             self.rebalance.done.surplus += 1;

@@ -163,12 +163,14 @@ struct RepairRun {
     done: Repaired,
     /// Keys that were begun since the last first round.
     begun: u64,
+    /// Keys of slaves that leave, of those that were begun since, or for which no slave is left.
+    to_drain: u64,
     /// `done.keys` at that round.
     done_before: u64,
     /// How many first rounds there were since slaves came or went.
     cycles: usize,
-    /// Whether the last walk has found that no key lacks copies.
-    is_complete: bool,
+    /// Whether the last walk has found that no key of slaves that leave lacks copies elsewhere. Others may: writes go on.
+    is_drained: bool,
     round: RepairRound,
 }
 
@@ -406,14 +408,21 @@ impl Master {
             is_told: false,
             done: Repaired::default(),
             begun: 0,
+            to_drain: 0,
             done_before: 0,
             cycles: 0,
-            is_complete: false,
+            is_drained: false,
             round: RepairRound::first(),
         });
         let done_before = began.done.keys;
-        repair.run =
-            Some(RepairRun { begun: 0, done_before, cycles: 0, round: RepairRound::first(), ..began });
+        repair.run = Some(RepairRun {
+            begun: 0,
+            to_drain: 0,
+            done_before,
+            cycles: 0,
+            round: RepairRound::first(),
+            ..began
+        });
         repair.left = 0;
     }
 
@@ -461,7 +470,9 @@ impl Master {
         let bytes = key.len() as u64 + u64::from(entry.place.bytes);
         let charge = payload(&key, &[]) + u64::from(entry.place.bytes);
         let has_taker = !self.takers(&entry, charge).is_empty();
+        let is_to_drain = !entry.holders.intersection(self.covered()).is_empty();
         let Some(run) = self.repair.run.as_mut() else { return };
+        run.to_drain += u64::from(is_to_drain);
         if !has_taker {
             run.round.stuck += 1;
             return;
@@ -535,12 +546,12 @@ impl Master {
         let has_helped = run.done.keys > run.done_before;
         run.cycles += 1;
         if run.begun > 0 && has_helped && run.cycles < CYCLES_MAX {
-            (run.begun, run.done_before) = (0, run.done.keys);
+            (run.begun, run.to_drain, run.done_before) = (0, 0, run.done.keys);
             run.round = RepairRound::first();
             self.repair.left = 0;
             return;
         }
-        run.is_complete = stuck + run.begun == 0;
+        run.is_drained = run.to_drain == 0;
         let left = if has_helped { stuck } else { stuck + run.begun };
         self.end_repair(now, left, effects);
     }
@@ -548,7 +559,7 @@ impl Master {
     fn end_repair(&mut self, now: Millis, left: u64, effects: &mut Vec<Effect>) {
         let Some(run) = self.repair.run.take() else { return };
         let again_ms = if left > 0 { RETRY_MS } else { LOST_GRACE_MS };
-        self.note_drained(now, run.is_complete, again_ms);
+        self.note_drained(now, run.is_drained, again_ms);
         if run.is_told {
             let RepairRun { cause, done: Repaired { keys, bytes }, began, .. } = run;
             let ms = now.since(began);
