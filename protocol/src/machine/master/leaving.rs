@@ -233,28 +233,27 @@ mod tests {
             let mut effects = Vec::new();
             self.master.step(self.now, event, &mut effects);
             for effect in effects {
-                match effect {
-                    Effect::Append { write, change } => {
-                        self.seq += 1;
-                        let items = match &*change {
-                            Change::Put(pairs) => pairs.len(),
-                            Change::Delete(_) => 0,
-                        };
-                        let places = SmallVec::from_elem(Place { bytes: 1, ..Place::default() }, items);
-                        self.step(Event::Written { write, version: Version::new(1, self.seq), places });
-                    }
-                    Effect::SendWrite { link, .. } if self.hangs != Some(link) => {
+                if let Effect::Append { write, change } = effect {
+                    self.seq += 1;
+                    let items = match &*change {
+                        Change::Put(pairs) => pairs.len(),
+                        Change::Delete(_) => 0,
+                    };
+                    let places = SmallVec::from_elem(Place { bytes: 1, ..Place::default() }, items);
+                    self.step(Event::Written { write, version: Version::new(1, self.seq), places });
+                } else if let Effect::SendWrite { link, .. } = effect {
+                    if self.hangs != Some(link) {
                         self.step(Event::Acked { link, writes: 1, room_bytes: 1 << 40 });
                     }
-                    Effect::SendRead { link, read, version, reign, .. } if self.hangs != Some(link) => {
+                } else if let Effect::SendRead { link, read, version, reign, .. } = effect {
+                    if self.hangs != Some(link) {
                         let value = Bytes::from_static(b"v");
                         self.step(Event::Value { link, read, version, reign, value });
                     }
-                    Effect::ReadLog { read, .. } => {
-                        self.step(Event::LogRead { read, result: Ok(Bytes::from_static(b"v")) });
-                    }
-                    Effect::Leaving { link, state: Leaving::LetGo } => self.let_go.push(link),
-                    _ => {}
+                } else if let Effect::ReadLog { read, .. } = effect {
+                    self.step(Event::LogRead { read, result: Ok(Bytes::from_static(b"v")) });
+                } else if let Effect::Leaving { link, state: Leaving::LetGo } = effect {
+                    self.let_go.push(link);
                 }
             }
         }
