@@ -24,8 +24,15 @@ const RETRY_MS_MAX: u64 = 600_000;
 /// Free space is looked at so often, in milliseconds.
 const LOOK_EVERY_MS: u64 = 1_000;
 
-/// A copy rests for this many times what its last part took, so that requests keep most of disk and processor.
-const RESTS: u64 = 1;
+/// A copy rests for this many times what its last part took, so that requests keep most of disk and processor: a sync of the log
+/// waits for what the copy has given to the disk, and so do all writes behind it.
+const RESTS: u64 = 4;
+
+/// The same once the log has used half of the room that it may grow by meanwhile.
+const RESTS_IN_HASTE: u64 = 1;
+
+/// The longest rest, in microseconds: a disk may have hung.
+const REST_US_MAX: u64 = 500_000;
 
 /// What may be left to copy while no write goes on, in bytes.
 const HOLD_BYTES: u64 = 256 << 10;
@@ -181,18 +188,29 @@ impl Compaction {
         self.is_running = false;
     }
 
-    /// How long the copy rests after a part that took `took_us`, in microseconds. It does not where the log grows faster than it
-    /// is copied.
+    /// How long the copy rests after a part that took `took_us`, in microseconds: less as the log grows, and not at all where it
+    /// grows faster than it is copied.
     pub fn rest_us(&self, took_us: u64, sizes: LogSizes) -> u64 {
         let live = self.live_bytes(sizes);
         let least = self.least_bytes.unwrap_or(0);
-        let is_late = sizes.log_bytes > live.saturating_mul(9) / 4 + least + least / 2;
-        if is_late {
+        let rests = if sizes.log_bytes > live.saturating_mul(9) / 4 + least + least / 2 {
             0
+        } else if sizes.log_bytes > live.saturating_mul(17) / 8 + least + least / 4 {
+            RESTS_IN_HASTE
         } else {
-            took_us * RESTS
-        }
+            RESTS
+        };
+        rest(took_us, rests)
     }
+}
+
+/// How long to rest, in microseconds, after a part that took `took_us` of what nothing waits for.
+pub fn unhurried_rest_us(took_us: u64) -> u64 {
+    rest(took_us, RESTS)
+}
+
+fn rest(took_us: u64, times: u64) -> u64 {
+    took_us.saturating_mul(times).min(REST_US_MAX)
 }
 
 #[cfg(test)]
@@ -292,9 +310,12 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_rests_as_long_as_it_works_unless_the_log_grows_too_fast() {
+    fn a_copy_rests_less_the_more_the_log_grows_meanwhile() {
         let machine = at_start();
-        assert_eq!(machine.rest_us(3000, sizes(2000, 1000)), 3000);
+        assert_eq!(machine.rest_us(3000, sizes(2000, 1000)), 12_000);
+        assert_eq!(machine.rest_us(3000, sizes(2210, 1000)), 3000);
         assert_eq!(machine.rest_us(3000, sizes(2400, 1000)), 0);
+        assert_eq!(machine.rest_us(9_000_000, sizes(2000, 1000)), 500_000, "a disk that hung");
+        assert_eq!(unhurried_rest_us(3000), 12_000);
     }
 }

@@ -33,8 +33,8 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{oneshot, Notify};
 
-/// The new file is brought to the disk each time so much was written: one sync of all would hold up those of the log.
-const SYNC_BYTES: u64 = 8 << 20;
+/// The new file is brought to the disk each time so much was written: a sync of the log waits for it.
+const SYNC_BYTES: u64 = 256 << 10;
 
 /// How a compaction ends without a new log.
 #[derive(Debug, Error)]
