@@ -14,6 +14,9 @@ use std::hash::BuildHasher as _;
 /// Elements in one page of [`Paged`].
 const PAGE_ELEMENTS: usize = 4096;
 
+/// Chains in one page of [`Heads`]. Where far more keys are expected than come, each may cost a page.
+const PAGE_CHAINS: usize = 256;
+
 /// How many forgotten entries are freed with each new one: all are freed before as many new ones are there.
 const FREED_WITH_INSERT: usize = 2;
 
@@ -22,6 +25,9 @@ const WARMED_KEYS: usize = 32;
 
 /// How many chains for each key there may be when many keys more are expected. Each takes 4 bytes.
 const CHAINS_AHEAD: usize = 4;
+
+/// How many chains at most an empty table is given: one call makes the list of their pages.
+const CHAINS_EXPECTED_MAX: usize = 1 << 26;
 
 /// How many chains at most are made in one call because more keys are expected.
 const SPLITS_AHEAD: usize = 4096;
@@ -173,12 +179,59 @@ impl<V> Forgotten<V> {
     }
 }
 
+/// The first node of each chain, in pages, of which one takes no memory until one of its chains has a node.
+#[derive(Clone, Debug)]
+struct Heads {
+    pages: Vec<Vec<u32>>,
+    len: usize,
+}
+
+impl Heads {
+    /// So many empty chains.
+    fn new(len: usize) -> Self {
+        Heads { pages: vec![Vec::new(); len.div_ceil(PAGE_CHAINS)], len }
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn get(&self, chain: usize) -> u32 {
+        self.pages
+            .get(chain / PAGE_CHAINS)
+            .and_then(|page| page.get(chain % PAGE_CHAINS))
+            .copied()
+            .unwrap_or(NONE)
+    }
+
+    fn set(&mut self, chain: usize, number: u32) {
+        let (page, at) = (&mut self.pages[chain / PAGE_CHAINS], chain % PAGE_CHAINS);
+        if at >= page.len() {
+            if number == NONE {
+                return;
+            }
+            // The first page grows with its content, because most tables in tests are tiny.
+            let whole = if self.len <= PAGE_CHAINS { at + 1 } else { PAGE_CHAINS };
+            page.resize(whole, NONE);
+        }
+        page[at] = number;
+    }
+
+    /// Adds an empty chain.
+    fn push(&mut self) {
+        if self.len.is_multiple_of(PAGE_CHAINS) {
+            self.pages.push(Vec::new());
+        }
+        self.len += 1;
+    }
+}
+
 /// Keys to values. Iteration order is the same for the same sequence of calls.
 #[derive(Clone, Debug)]
 pub(crate) struct Table<V> {
     hasher: FixedState,
     /// The first node of each chain. There are between `2^level` and twice as many chains; the first ones are split already.
-    heads: Paged<u32>,
+    heads: Heads,
     level: u32,
     len: usize,
     nodes: Nodes<V>,
@@ -190,18 +243,12 @@ impl<V> Table<V> {
     pub(crate) fn new(seed: u64) -> Self {
         Table {
             hasher: FixedState::with_seed(seed),
-            heads: Self::one_chain(),
+            heads: Heads::new(1),
             level: 0,
             len: 0,
             nodes: Nodes::EMPTY,
             forgotten: Forgotten { nodes: Vec::new(), heads: Vec::new() },
         }
-    }
-
-    fn one_chain() -> Paged<u32> {
-        let mut heads = Paged::EMPTY;
-        heads.push(NONE);
-        heads
     }
 
     /// The chain of this key.
@@ -216,17 +263,9 @@ impl<V> Table<V> {
         }
     }
 
-    fn head(&self, chain: usize) -> u32 {
-        *self.heads.get(chain).expect("each hash has a chain")
-    }
-
-    fn set_head(&mut self, chain: usize, number: u32) {
-        *self.heads.get_mut(chain).expect("each hash has a chain") = number;
-    }
-
     /// The node of `key` in its chain, and the one before it there.
     fn find(&self, chain: usize, key: &[u8]) -> Option<(Option<u32>, u32)> {
-        let (mut before, mut number) = (None, self.head(chain));
+        let (mut before, mut number) = (None, self.heads.get(chain));
         loop {
             let (held, next) = self.nodes.link(number)?;
             if held == key {
@@ -263,9 +302,9 @@ impl<V> Table<V> {
             let (own, splitting) = numbers.split_at_mut(WARMED_KEYS);
             let mut count = 0;
             for ((own, splitting), key) in own.iter_mut().zip(splitting).zip(&mut keys) {
-                *own = self.head(self.chain(key));
+                *own = self.heads.get(self.chain(key));
                 if splits {
-                    *splitting = self.heads.get(split + count).copied().unwrap_or(NONE);
+                    *splitting = self.heads.get(split + count);
                 }
                 count += 1;
             }
@@ -285,9 +324,15 @@ impl<V> Table<V> {
         }
     }
 
-    /// Makes chains for so many keys more, a few in each call. To split a chain later, with each new key, would be to wait for
-    /// its keys. Keys that do not come after all cost little, as only some chains for each key that is there are made.
+    /// Makes chains for so many keys more: in an empty table all, which takes no memory yet; later a few in each call. To split a
+    /// chain with each new key would be to wait for its keys. Keys that do not come after all cost little, as then only some chains
+    /// for each key that is there are made.
     pub(crate) fn expect(&mut self, more: usize) {
+        if self.len == 0 && more > self.heads.len() {
+            let chains = more.min(CHAINS_EXPECTED_MAX);
+            self.level = chains.ilog2();
+            self.heads = Heads::new(chains);
+        }
         let wanted = self.len.saturating_add(more).min(self.len.saturating_mul(CHAINS_AHEAD));
         let missing = wanted.saturating_sub(self.heads.len());
         (0..missing.min(SPLITS_AHEAD)).for_each(|_| self.split());
@@ -301,8 +346,8 @@ impl<V> Table<V> {
             return Some(std::mem::replace(held, value));
         }
         self.forgotten.free(FREED_WITH_INSERT);
-        let number = self.nodes.insert(key, value, self.head(chain));
-        self.set_head(chain, number);
+        let number = self.nodes.insert(key, value, self.heads.get(chain));
+        self.heads.set(chain, number);
         self.len += 1;
         if self.len > self.heads.len() {
             self.split();
@@ -314,13 +359,13 @@ impl<V> Table<V> {
     fn split(&mut self) {
         let added = self.heads.len();
         let from = added - (1 << self.level);
-        let mut number = self.head(from);
-        self.set_head(from, NONE);
-        self.heads.push(NONE);
+        let mut number = self.heads.get(from);
+        self.heads.set(from, NONE);
+        self.heads.push();
         while let Some((key, next)) = self.nodes.link(number) {
             let chain = self.chain(key);
-            self.nodes.set_next(number, self.head(chain));
-            self.set_head(chain, number);
+            self.nodes.set_next(number, self.heads.get(chain));
+            self.heads.set(chain, number);
             number = next;
         }
         if self.heads.len() == 2 << self.level {
@@ -335,7 +380,7 @@ impl<V> Table<V> {
         let (_, next) = self.nodes.link(number)?;
         match before {
             Some(before) => self.nodes.set_next(before, next),
-            None => self.set_head(chain, next),
+            None => self.heads.set(chain, next),
         }
         self.len -= 1;
         self.nodes.remove(number)
@@ -349,7 +394,7 @@ impl<V> Table<V> {
     /// Forgets everything. The memory is freed little by little.
     pub(crate) fn clear(&mut self) {
         let nodes = std::mem::replace(&mut self.nodes, Nodes::EMPTY);
-        let heads = std::mem::replace(&mut self.heads, Self::one_chain());
+        let heads = std::mem::replace(&mut self.heads, Heads::new(1));
         self.forgotten.nodes.extend(nodes.all.pages);
         self.forgotten.heads.extend(heads.pages);
         (self.level, self.len) = (0, 0);
@@ -457,7 +502,8 @@ mod tests {
             let mut table = Table::new(7);
             let (mut inserts, mut most) = (0, 0);
             for key in 0..100_000u64 {
-                if expects && key % 1000 == 0 {
+                // Not at the beginning: that is another test.
+                if expects && key % 1000 == 1 {
                     most = most.max(touches(|| table.expect(100_000 - key as usize)));
                 }
                 inserts += touches(|| table.insert(&key.to_le_bytes(), key));
@@ -469,10 +515,35 @@ mod tests {
         let (with, without) = (insert_all(true), insert_all(false));
         assert!(with * 3 < without, "{with} touched instead of {without}");
         let mut table = Table::new(7);
-        table.expect(1_000_000);
         table.insert(b"one", 1);
         table.expect(1_000_000);
         assert_eq!(table.heads.len(), CHAINS_AHEAD, "there may be no more keys");
+    }
+
+    #[test]
+    fn an_empty_table_is_given_all_chains_at_once_which_take_no_memory_yet() {
+        let memory = |table: &Table<u64>| table.heads.pages.iter().map(Vec::capacity).sum::<usize>();
+        for expected in [0, 1, 2, 3, 4095, 4096, 4097, 100_000] {
+            let mut table = Table::new(7);
+            assert_eq!(touches(|| table.expect(expected)), 0);
+            assert_eq!((table.heads.len(), memory(&table)), (expected.max(1), 0));
+            let inserts: usize =
+                (0..expected as u64).map(|key| touches(|| table.insert(&key.to_le_bytes(), key))).sum();
+            assert!(inserts < expected + 10, "{inserts} touched by {expected} inserts: no chain is split");
+            assert!((0..expected as u64).all(|key| table.get(&key.to_le_bytes()) == Some(&key)));
+            // It grows on from there, and is emptied, as any other.
+            for key in expected as u64..2 * expected as u64 + 10 {
+                table.insert(&key.to_le_bytes(), key);
+            }
+            assert_eq!(table.heads.len(), table.len());
+            assert!((0..table.len() as u64).all(|key| table.remove(&key.to_le_bytes()) == Some(key)));
+            assert_eq!(table.len(), 0);
+        }
+        let mut table = Table::<u64>::new(7);
+        table.expect(usize::MAX);
+        assert_eq!(table.heads.len(), CHAINS_EXPECTED_MAX);
+        table.insert(b"one", 1);
+        assert_eq!(memory(&table), PAGE_CHAINS, "there may be no more keys");
     }
 
     #[test]
@@ -504,6 +575,7 @@ mod tests {
         Insert(u16),
         Remove(u16),
         Clear,
+        Expect(usize),
         Tidy(usize),
     }
 
@@ -517,6 +589,7 @@ mod tests {
             2000 => (0..3000u16).prop_map(Op::Insert),
             1000 => (0..3000u16).prop_map(Op::Remove),
             1 => Just(Op::Clear),
+            1 => (0..10_000usize).prop_map(Op::Expect),
             5 => (0..1000usize).prop_map(Op::Tidy),
         ]
     }
@@ -544,6 +617,7 @@ mod tests {
                         table.clear();
                         model.clear();
                     }
+                    Op::Expect(more) => table.expect(more),
                     Op::Tidy(entries) => table.tidy(entries),
                 }
                 prop_assert_eq!(table.len(), model.len());
